@@ -1,0 +1,46 @@
+"""Every setting of a run: one pydantic model with a section a stage, loaded from YAML presets, files and `--set`."""
+
+from lorapar.config.load import dump_config, load_config, preset_names, preset_text
+from lorapar.config.sections import (
+    SYSTEMS,
+    AdapterConfig,
+    ColumnMapping,
+    DataConfig,
+    EvaluateConfig,
+    ModelConfig,
+    PartitionConfig,
+    PromptConfig,
+    ReportConfig,
+    RlConfig,
+    RunConfig,
+    ScoreConfig,
+    SftConfig,
+    TaskMixConfig,
+    TeacherConfig,
+    TeacherTemplate,
+    VotingConfig,
+)
+
+__all__ = [
+    "SYSTEMS",
+    "AdapterConfig",
+    "ColumnMapping",
+    "DataConfig",
+    "EvaluateConfig",
+    "ModelConfig",
+    "PartitionConfig",
+    "PromptConfig",
+    "ReportConfig",
+    "RlConfig",
+    "RunConfig",
+    "ScoreConfig",
+    "SftConfig",
+    "TaskMixConfig",
+    "TeacherConfig",
+    "TeacherTemplate",
+    "VotingConfig",
+    "dump_config",
+    "load_config",
+    "preset_names",
+    "preset_text",
+]

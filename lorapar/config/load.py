@@ -1,0 +1,143 @@
+"""Read a run's settings: a preset or a YAML file, then `--set section.key=value` on top; every mistake in one line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from lorapar.config.sections import RunConfig
+from lorapar.errors import BadInputError, nearest
+
+_PRESETS = "lorapar.presets"
+
+
+def preset_names() -> list[str]:
+    """Names of the presets that ship with the package, sorted."""
+    files = resources.files(_PRESETS).iterdir()
+    return sorted(file.name.removesuffix(".yaml") for file in files if file.name.endswith(".yaml"))
+
+
+def preset_text(name: str) -> str:
+    """The YAML of a preset; raises BadInputError with the nearest right name."""
+    known = preset_names()
+    if name not in known:
+        raise BadInputError(f"--preset: no preset is called '{name}'{nearest(name, known)}; known: {', '.join(known)}")
+    return resources.files(_PRESETS).joinpath(f"{name}.yaml").read_text(encoding="utf-8")
+
+
+def load_config(*, preset: str | None = None, file: Path | None = None, overrides: Iterable[str] = ()) -> RunConfig:
+    """Settings from a preset or a file, with `section.key=value` overrides; raises BadInputError in one line."""
+    if preset is not None and file is not None:
+        raise BadInputError("--preset and --config exclude each other; give one of them")
+    origin = str(file) if file is not None else f"preset {preset}" if preset is not None else "the defaults"
+    text = _read(file) if file is not None else preset_text(preset) if preset is not None else ""
+    values = _parse(text, origin)
+    for override in overrides:
+        _apply(values, override)
+    return _validate(values, origin)
+
+
+def dump_config(config: BaseModel) -> str:
+    """YAML of the settings, every default written out, in the order of the sections."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=100)
+
+
+def _read(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise BadInputError(f"--config: there is no file {file}") from None
+    except UnicodeDecodeError as error:
+        raise BadInputError(f"--config: {file} is not UTF-8 (byte {error.start}); save it as UTF-8") from None
+    except OSError as error:
+        raise BadInputError(f"--config: {file} cannot be read: {error.strerror}") from None
+
+
+def _parse(text: str, origin: str) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(text) or {}
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark is not None else ""
+        raise BadInputError(f"{origin}{where}: not YAML: {getattr(error, 'problem', error)}") from None
+    if not isinstance(values, dict):
+        raise BadInputError(f"{origin}: expected sections such as 'model:', got {type(values).__name__}")
+    return values
+
+
+def _apply(values: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    parts = key.strip().split(".")
+    if not equals or not all(parts):
+        raise BadInputError(f"--set {override}: write it as section.key=value")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        value = text
+    if isinstance(value, str):
+        value = _number(value)
+    target = values
+    for part in parts[:-1]:
+        target = target.setdefault(part, {})
+        if not isinstance(target, dict):
+            raise BadInputError(f"--set {key}: '{part}' is not a section")
+    target[parts[-1]] = value
+
+
+def _number(text: str) -> str | float:
+    """YAML 1.1 reads 2e-4 as text; people mean the number."""
+    try:
+        return float(text) if "e" in text.lower() and text[:1] in "+-.0123456789" else text
+    except ValueError:
+        return text
+
+
+def _validate(values: Mapping[str, Any], origin: str) -> RunConfig:
+    try:
+        return RunConfig.model_validate(values)
+    except ValidationError as error:
+        raise BadInputError(f"{origin}: {_one_line(error)}") from None
+
+
+def _one_line(error: ValidationError) -> str:
+    """Each mistake as `section.key: what is wrong`, the nearest right key for unknown ones."""
+    lines = []
+    for problem in error.errors():
+        path = ".".join(str(part) for part in problem["loc"]) or "settings"
+        if problem["type"] == "extra_forbidden":
+            lines.append(f"{path}: no such key{nearest(str(problem['loc'][-1]), _siblings(problem['loc'][:-1]))}")
+        else:
+            message = problem["msg"].removeprefix("Value error, ")
+            lines.append(f"{path}: {message}" + _given(problem))
+    return "; ".join(lines)
+
+
+def _given(problem: Mapping[str, Any]) -> str:
+    value = problem.get("input")
+    return f" (got {value!r})" if isinstance(value, str | int | float | bool) else ""
+
+
+def _siblings(location: tuple[int | str, ...]) -> list[str]:
+    """The keys that would have been right at this place of the settings."""
+    model: Any = RunConfig
+    for part in location:
+        if isinstance(part, int):
+            continue
+        model = _model_of(model.model_fields[part].annotation) if part in model.model_fields else model
+    return list(model.model_fields)
+
+
+def _model_of(annotation: Any) -> Any:
+    """The pydantic model inside an annotation such as `Model`, `Model | None` or `tuple[Model, ...]`."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    for inner in getattr(annotation, "__args__", ()):
+        found = _model_of(inner)
+        if found is not None:
+            return found
+    return None

@@ -1,0 +1,68 @@
+"""What can go wrong, and the exit code each kind ends with.
+
+Every error a person can cause or mend is a `LoraparError`: one clear line that says what is wrong, where, and what to
+do. Anything else that escapes is a bug and keeps its traceback. `docs/exit-codes.md` lists the codes; a test keeps
+the two in step.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """Exit codes of every `lorapar` command. Frozen: scripts and CI jobs branch on them."""
+
+    OK = 0
+    BUG = 1
+    BAD_INPUT = 2
+    UNREACHABLE = 3
+    TRAINING_FAILED = 4
+    STORAGE = 5
+    INTEGRITY = 6
+    INTERRUPTED = 130
+    TERMINATED = 143
+
+
+class LoraparError(Exception):
+    """Base of everything a person can cause or mend; the message is one line for that person."""
+
+    exit_code: ExitCode = ExitCode.BUG
+
+
+class BadInputError(LoraparError):
+    """An option, a setting or a piece of data is wrong; the message names it and the nearest right one."""
+
+    exit_code = ExitCode.BAD_INPUT
+
+
+class UnreachableError(LoraparError):
+    """Something outside this machine (hub, object store, endpoint) did not answer or refused."""
+
+    exit_code = ExitCode.UNREACHABLE
+
+
+class TrainingError(LoraparError):
+    """Training or scoring cannot go on: a loss is not finite, nothing would be trained, a frozen element moved."""
+
+    exit_code = ExitCode.TRAINING_FAILED
+
+
+class StorageError(LoraparError):
+    """Writing failed: the disk is full or the folder cannot be written."""
+
+    exit_code = ExitCode.STORAGE
+
+
+class IntegrityError(LoraparError):
+    """An artifact is missing or its bytes are not those its manifest names."""
+
+    exit_code = ExitCode.INTEGRITY
+
+
+def nearest(word: str, known: list[str]) -> str:
+    """A ` (did you mean 'x'?)` suffix for the closest known word, or an empty string when none is close."""
+    from difflib import get_close_matches
+
+    close = get_close_matches(word, known, n=1, cutoff=0.5)
+    return f" (did you mean '{close[0]}'?)" if close else ""

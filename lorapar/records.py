@@ -1,0 +1,128 @@
+"""Rows of data that stages hand to each other, and how they are written: JSON Lines, one validated record a line."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from lorapar.errors import BadInputError
+
+System = Literal["system1", "system2"]
+
+
+class Record(BaseModel):
+    """A row; unknown fields are errors, values do not change once read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Example(Record):
+    """One question with the answer the model learns to write."""
+
+    id: str
+    question: str
+    answer: str
+    """The whole text the model is trained to produce."""
+    reference: str | None = None
+    """The short exact answer that rewards and accuracy compare with; None where there is none."""
+    known_system: System | None = None
+    """The true system where the data names it: used to judge teachers, never to label training rows."""
+    split: Literal["train", "heldout"] = "train"
+
+
+class Vote(Record):
+    """One teacher's opinion of one example."""
+
+    example_id: str
+    teacher: str
+    label: System
+    weight: float = 1.0
+    confidence: float | None = None
+    """Probability of the label among the label words, from unmasked log-probabilities; None where not to be had."""
+    log_probs: dict[str, float] | None = None
+    """Unmasked log-probability of each system's label word."""
+    template: str
+    """Digest of the template the teacher was asked with."""
+    raw: str
+    """What the teacher answered, as text."""
+    tokens: int = 0
+    """Tokens the teacher read and wrote for this vote."""
+
+
+class Label(Record):
+    """What the votes on one example came to."""
+
+    example_id: str
+    system: System | None
+    """None: held out (a tie or too little agreement, where the settings say so)."""
+    votes: dict[str, float]
+    """Weight of the votes cast for each system."""
+    agreement: float
+    """Share of the cast weight that went to the label."""
+    tied: bool = False
+    decided: bool = True
+    """False: a remaining teacher's vote could still change the outcome."""
+
+
+class Answer(Record):
+    """One generated answer to a held-out example."""
+
+    example_id: str
+    system: System
+    model: str
+    """Which model answered: `base`, `after_sft` or `after_rl`."""
+    text: str
+    tokens: int
+    strict: bool | None
+    """Right by the strict rule (the text inside the answer tags, or the whole answer); None: nothing to compare."""
+    lenient: bool | None
+    """Right by the lenient rule (last number in the text, or the reference contained in it)."""
+    loss: float
+    """Mean cross-entropy of the reference answer's tokens, in nats."""
+
+
+R = TypeVar("R", bound=Record)
+
+
+def digest_of(value: Any) -> str:
+    """sha256 of a JSON value in canonical form (sorted keys, no spaces): equal values, equal digests."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()
+
+
+def write_records(path: Path, records: Iterable[Record]) -> int:
+    """Write one JSON object a line; returns the number of rows."""
+    count = 0
+    with path.open("w", encoding="utf-8") as file:
+        for record in records:
+            file.write(record.model_dump_json(exclude_none=True) + "\n")
+            count += 1
+    return count
+
+
+def read_records(path: Path, kind: type[R]) -> Iterator[R]:
+    """Rows of a file that `write_records` made; raises BadInputError with file and line."""
+    with path.open(encoding="utf-8") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                yield kind.model_validate_json(line)
+            except ValidationError as error:
+                raise BadInputError(f"{path}:{number}: not a {kind.__name__} row: {error.errors()[0]['msg']}") from None
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON value, indented; NaN and infinities are refused because no JSON reader takes them."""
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def read_json(path: Path) -> Any:
+    """A JSON value; raises BadInputError with file and line."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise BadInputError(f"{path}:{error.lineno}: not JSON: {error.msg}") from None

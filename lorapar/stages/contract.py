@@ -1,0 +1,107 @@
+"""The contract of a stage: typed settings and input folders in, output folders and metrics out.
+
+The same function runs in `lorapar run`, in `lorapar stage NAME` and in a container of a Kubeflow pipeline; none of the
+three knows what is inside. A stage module holds a `SPEC` (importable without torch) and `run(call)`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from pydantic import BaseModel, ConfigDict
+
+from lorapar.errors import BadInputError, nearest
+from lorapar.progress import Progress, Silent
+
+Metrics = dict[str, float]
+
+
+class StageSettings(BaseModel):
+    """The part of a run's settings that one stage sees: its fields are section names of RunConfig, or parameters."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+S = TypeVar("S", bound=StageSettings)
+
+
+@dataclass(frozen=True)
+class StageSpec(Generic[S]):
+    """What a stage takes and makes. Inputs in `many` may be several folders (the votes of several teachers)."""
+
+    name: str
+    summary: str
+    settings: type[S]
+    inputs: tuple[str, ...] = ()
+    many: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
+    image: str = "trainer"
+    cached: bool = True
+
+    @property
+    def sections(self) -> tuple[str, ...]:
+        """Names of the RunConfig sections and parameters the stage reads."""
+        return tuple(self.settings.model_fields)
+
+
+@dataclass(frozen=True)
+class StageCall(Generic[S]):
+    """One call of a stage."""
+
+    settings: S
+    inputs: Mapping[str, tuple[Path, ...]]
+    outputs: Mapping[str, Path]
+    """An empty folder for each output; the caller seals it with a manifest afterwards."""
+    scratch: Path
+    """A folder that outlives a failure and is found again by the next call with the same settings and inputs."""
+    progress: Progress = field(default_factory=Silent)
+
+    def input(self, name: str) -> Path:
+        """The one folder of an input."""
+        (path,) = self.inputs[name]
+        return path
+
+    def output(self, name: str) -> Path:
+        """The folder of an output."""
+        return self.outputs[name]
+
+
+STAGE_NAMES = (
+    "plan",
+    "prepare",
+    "vote",
+    "tally",
+    "init",
+    "score",
+    "partition",
+    "sft",
+    "rl",
+    "publish",
+    "evaluate",
+    "report",
+)
+
+
+def stage_module(name: str) -> Any:
+    """The module of a stage; raises BadInputError with the nearest right name."""
+    if name not in STAGE_NAMES:
+        raise BadInputError(
+            f"no stage is called '{name}'{nearest(name, list(STAGE_NAMES))}; known: {', '.join(STAGE_NAMES)}"
+        )
+    return importlib.import_module(f"lorapar.stages.{name}")
+
+
+def stage_spec(name: str) -> StageSpec[Any]:
+    """What a stage takes and makes."""
+    spec: StageSpec[Any] = stage_module(name).SPEC
+    return spec
+
+
+def run_stage(name: str, call: StageCall[Any]) -> Metrics:
+    """Run a stage; returns flat, finite metrics."""
+    metrics: Metrics = stage_module(name).run(call)
+    return metrics

@@ -1,0 +1,124 @@
+"""Artifacts on disk: a folder with a manifest of sizes and digests, written last and verified by every reader.
+
+A folder without a manifest is unfinished work and never read; one whose bytes differ from its manifest is refused.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from lorapar.errors import IntegrityError, StorageError
+from lorapar.records import digest_of
+
+MANIFEST = "manifest.json"
+_CHUNK_BYTES = 1 << 20
+
+
+class FileEntry(BaseModel):
+    """Size and content of one file."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    size_bytes: int
+    sha256: str
+
+
+class Manifest(BaseModel):
+    """What an artifact holds; its own digest is the artifact's digest."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    schema_version: int = 1
+    kind: str
+    files: dict[str, FileEntry]
+
+    @property
+    def digest(self) -> str:
+        """sha256 over kind and contents: equal bytes under equal names, equal digest."""
+        return digest_of(self.model_dump(mode="json"))
+
+
+def file_sha256(path: Path) -> str:
+    """sha256 of a file's bytes, read in chunks."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def seal(folder: Path, kind: str) -> Manifest:
+    """Write the manifest of a finished folder, atomically and last; returns it."""
+    files = {}
+    for path in _files_below(folder):
+        files[path.relative_to(folder).as_posix()] = FileEntry(size_bytes=path.stat().st_size, sha256=file_sha256(path))
+    manifest = Manifest(kind=kind, files=files)
+    write_atomically(folder / MANIFEST, manifest.model_dump_json(indent=2) + "\n")
+    return manifest
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of an artifact, not yet compared with its files; raises IntegrityError where there is none."""
+    path = folder / MANIFEST
+    try:
+        return Manifest.model_validate_json(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise IntegrityError(f"{folder}: no {MANIFEST}, so it is missing or unfinished; run its stage again") from None
+    except ValidationError as error:
+        raise IntegrityError(f"{path}: not a manifest ({error.errors()[0]['msg']}); run its stage again") from None
+
+
+def verify(folder: Path) -> Manifest:
+    """The manifest, once every file has the size and sha256 it names; raises IntegrityError naming the file."""
+    manifest = read_manifest(folder)
+    for name, entry in manifest.files.items():
+        path = folder / name
+        if not path.is_file():
+            raise IntegrityError(f"{path}: named in the manifest but missing; run its stage again")
+        if path.stat().st_size != entry.size_bytes or file_sha256(path) != entry.sha256:
+            raise IntegrityError(f"{path}: its bytes are not those the manifest names; run its stage again")
+    return manifest
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a small file so that a reader sees the old or the new one, never half of it."""
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    scratch.write_text(text, encoding="utf-8")
+    os.replace(scratch, path)
+
+
+def replace_folder(made: Path, final: Path) -> None:
+    """Put a finished folder in its place; what stood there before goes only once the new one is complete."""
+    final.parent.mkdir(parents=True, exist_ok=True)
+    old = final.with_name(f".{final.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if final.exists():
+        os.replace(final, old)
+    os.replace(made, final)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+@contextmanager
+def storage_errors(where: Path) -> Iterator[None]:
+    """Turn a full disk or a forbidden folder into one clear StorageError that names the place."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise StorageError(f"{where}: the disk is full; free some room and run again, it continues") from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise StorageError(f"{error.filename or where}: cannot be written ({error.strerror})") from error
+        raise
+
+
+def _files_below(folder: Path) -> list[Path]:
+    names = (path for path in folder.rglob("*") if path.is_file() and path != folder / MANIFEST)
+    return sorted(names)
