@@ -1,0 +1,84 @@
+# What a developer and CI run, by name. Every target sets up what it needs; `make help` lists them.
+
+PYTHON ?= python3
+# Address of an extra package index that offers a CPU build of torch; see "Installing" in README.md.
+TORCH_INDEX ?=
+PYTEST_ARGS ?=
+UV_VERSION := 0.13.9
+
+VENV := .venv
+BIN := $(VENV)/bin
+LOCK := locks/trainer-cpu.txt
+STAMP := $(VENV)/.installed
+
+# Waiting threads must sleep: spinning ones made an SFT step three times slower on busy cores.
+export OMP_WAIT_POLICY := PASSIVE
+# uv does not read pip's variables; the wheels and the index that pip is told of count for uv too.
+comma := ,
+space := $(subst ,, )
+ifdef PIP_FIND_LINKS
+export UV_FIND_LINKS ?= $(subst $(space),$(comma),$(strip $(PIP_FIND_LINKS)))
+endif
+ifdef PIP_INDEX_URL
+export UV_DEFAULT_INDEX ?= $(PIP_INDEX_URL)
+endif
+# An index for torch also holds old versions of other packages: take the best version of all indexes, as pip does.
+export UV_INDEX_STRATEGY := unsafe-best-match
+INDEX := $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help setup demo test lint types unit bench docs locks wheel gpu-check clean
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+
+setup: $(STAMP) ## create .venv with the locked packages; costs nothing the second time
+
+$(STAMP): $(LOCK) pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	  echo "lorapar needs Python 3.11 or newer, and '$(PYTHON)' is not; name another one: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 2; }
+	@echo "setting up $(VENV) (once; needs about 2 GB of disk)"
+	@test -x $(BIN)/pip || $(PYTHON) -m venv --clear $(VENV) || { \
+	  echo "'$(PYTHON) -m venv' failed; on Debian and Ubuntu install the package python3-venv" >&2; exit 2; }
+	@$(BIN)/pip install --quiet --disable-pip-version-check uv==$(UV_VERSION) || echo "uv cannot be had; pip does it, slower"
+	@if test -x $(BIN)/uv; then $(BIN)/uv pip install --quiet --python $(BIN)/python $(INDEX) -r $(LOCK) --editable .; \
+	  else $(BIN)/pip install --quiet --disable-pip-version-check $(INDEX) -r $(LOCK) --editable .; fi
+	@touch $@
+
+demo: $(STAMP) ## tune SmolLM2-135M on this machine, about 10 minutes on 2 cores; continues where it stopped
+	@$(BIN)/lorapar run --preset demo --out runs/demo
+
+test: lint types unit ## everything CI checks: lint, types, tests
+
+lint: $(STAMP) ## ruff: rules and format
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/ruff format --quiet --check . || { echo "not formatted: run '$(BIN)/ruff format .'" >&2; exit 1; }
+
+types: $(STAMP) ## mypy, strict
+	@$(BIN)/mypy
+
+unit: $(STAMP) ## pytest; make unit PYTEST_ARGS="-k voting -x" picks some
+	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+docs: $(STAMP) ## write docs/configuration.md anew from the settings' models
+	@$(BIN)/python -m lorapar.config.reference > docs/configuration.md.new
+	@mv docs/configuration.md.new docs/configuration.md
+
+wheel: $(STAMP) ## build dist/lorapar-*.whl
+	@$(BIN)/python -m build --wheel --outdir dist
+
+# torch is pinned to what the vLLM builds of later images want; its CPU build differs only in the local version.
+locks: $(STAMP) ## resolve the locks anew (torch must be offered as a CPU build, or CUDA packages come along)
+	@for lock in client trainer-cpu; do \
+	  if test $$lock = client; then what=""; else what="--extra train --group dev"; fi; \
+	  $(BIN)/uv pip compile --quiet --upgrade --python-version 3.11 --no-header --no-annotate --no-emit-index-url $(INDEX) \
+	    --constraint locks/constraints.txt $$what pyproject.toml --output-file locks/$$lock.new || exit 1; \
+	  if grep -q '^nvidia-' locks/$$lock.new; then rm locks/$$lock.new; \
+	    echo "torch came as a CUDA build; give TORCH_INDEX or PIP_FIND_LINKS with a CPU build" >&2; exit 2; fi; \
+	  sed 's/+cpu$$//' locks/$$lock.new > locks/$$lock.txt; rm locks/$$lock.new; \
+	done
+
+clean: ## remove .venv, caches and builds; runs/ stays
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find lorapar tests -name __pycache__ -type d -prune -exec rm -rf {} +
