@@ -60,6 +60,18 @@ class IntegrityError(LoraparError):
     exit_code = ExitCode.INTEGRITY
 
 
+class StoppedError(LoraparError):
+    """A person (Ctrl-C) or the system (SIGTERM) stopped the run; what is finished stays and the next run continues."""
+
+    def __init__(self, message: str, *, terminated: bool = False) -> None:
+        super().__init__(message)
+        self.exit_code = ExitCode.TERMINATED if terminated else ExitCode.INTERRUPTED
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM arrived: unwinds like Ctrl-C, ends with its own exit code."""
+
+
 def nearest(word: str, known: list[str]) -> str:
     """A ` (did you mean 'x'?)` suffix for the closest known word, or an empty string when none is close."""
     from difflib import get_close_matches

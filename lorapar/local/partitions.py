@@ -1,0 +1,43 @@
+"""The partition of a finished run, and what other values of theta would give, from its saved scores."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.table import Table
+
+from lorapar.errors import BadInputError
+from lorapar.local.folder import RunFolder
+from lorapar.records import read_json
+
+THETAS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.925, 0.95, 0.975, 0.99, 1.0)
+
+
+def sweep_table(folder: Path) -> tuple[Table, Path]:
+    """A table over many thetas and the path of its plot; raises BadInputError where nothing has been scored."""
+    from lorapar.adapter import load_scores, sweep
+    from lorapar.report.sweep import sweep_plot, sweep_rows
+
+    run = RunFolder(folder)
+    scores = {}
+    for system in ("system1", "system2"):
+        path = run.artifact(f"score-{system}", "scores") / "scores.safetensors"
+        if not path.is_file():
+            raise BadInputError(f"{folder}: no scores of {system} in it; `lorapar run --until score` makes them")
+        scores[system], _ = load_scores(path)
+    rows = sweep(scores, THETAS)
+    plot = folder / "theta-sweep.svg"
+    sweep_plot(rows, plot)
+    return sweep_rows(rows), plot
+
+
+def partition_table(folder: Path) -> Table:
+    """Sizes, active fractions and Jaccard of the run's own partition."""
+    path = RunFolder(folder).artifact("partition", "partition") / "summary.json"
+    if not path.is_file():
+        raise BadInputError(f"{folder}: no partition in it; `lorapar run --until partition` makes one")
+    table = Table("figure", "value", box=None, header_style="bold")
+    for name, value in read_json(path).items():
+        if isinstance(value, int | float | str):
+            table.add_row(name, f"{value:.4g}" if isinstance(value, float) else str(value))
+    return table

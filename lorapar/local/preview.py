@@ -1,0 +1,99 @@
+"""What a run would do, before anything starts: which nodes run, which are reused, and which digest changed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from lorapar import __version__
+from lorapar.local.folder import RunFolder, StageRecord
+from lorapar.stages.code import code_digest
+from lorapar.stages.contract import stage_spec
+from lorapar.stages.graph import GRAPH, Node
+from lorapar.stages.plan import Plan
+
+
+@dataclass(frozen=True)
+class PlannedNode:
+    """What will happen to one node."""
+
+    node: Node
+    reused: bool
+    reason: str
+
+
+def preview(plan: Plan, folder: RunFolder) -> list[PlannedNode]:
+    """Each node in order. A node that runs again may make equal outputs; what follows it may then still be reused."""
+    planned: list[PlannedNode] = []
+    running: set[str] = set()
+    for node in GRAPH:
+        upstream = sorted({edge.node for edges in node.inputs.values() for edge in edges} & (running - {"plan"}))
+        if node.stage == "plan":
+            reused, reason = False, "always runs first"
+        elif upstream:
+            reused, reason = False, f"after {', '.join(upstream)}"
+        else:
+            reused, reason = _state(node, plan, folder)
+        if not reused:
+            running.add(node.name)
+        planned.append(PlannedNode(node, reused, reason))
+    return planned
+
+
+def expected_record(node: Node, settings: Mapping[str, Any], folder: RunFolder) -> StageRecord:
+    """The record a node would have if it ran now, before it has made anything; its inputs must be finished."""
+    inputs = {}
+    for name, edges in node.inputs.items():
+        inputs[name] = [_output_digest(folder, edge.node, edge.output) for edge in edges]
+    return StageRecord(
+        node=node.name,
+        stage=node.stage,
+        version=__version__,
+        settings=dict(settings),
+        inputs=inputs,
+        code=code_digest(f"lorapar.stages.{node.stage}"),
+    )
+
+
+def changes(old: StageRecord, new: StageRecord) -> str:
+    """What differs between two records, in words: settings by their key, inputs by name, code."""
+    parts = [f"{key} {before} -> {after}" for key, before, after in _differences(old.settings, new.settings)]
+    parts += [f"input {name} changed" for name in new.inputs if new.inputs[name] != old.inputs.get(name)]
+    if old.code != new.code:
+        parts.append("its code changed")
+    return "; ".join(parts[:4]) + (f"; and {len(parts) - 4} more" if len(parts) > 4 else "")
+
+
+def _state(node: Node, plan: Plan, folder: RunFolder) -> tuple[bool, str]:
+    if not stage_spec(node.stage).cached:
+        return False, "always runs"
+    old = folder.record(node.name)
+    if old is None:
+        return False, "not run yet"
+    new = expected_record(node, plan.sections[node.name], folder)
+    if old.key != new.key:
+        return False, changes(old, new)
+    damage = folder.damage(old)
+    return (False, f"damaged: {damage}") if damage else (True, "unchanged")
+
+
+def _output_digest(folder: RunFolder, node: str, output: str) -> str:
+    record = folder.record(node)
+    if record is None:
+        raise AssertionError(f"{node} has not finished, so what reads it cannot be planned")
+    return record.outputs[output]
+
+
+def _differences(old: Any, new: Any, path: str = "") -> list[tuple[str, str, str]]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        found = []
+        for key in sorted(old.keys() | new.keys()):
+            found += _differences(old.get(key), new.get(key), f"{path}.{key}" if path else key)
+        return found
+    return [] if old == new else [(path, _short(old), _short(new))]
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 40 else text[:37] + "..."

@@ -1,0 +1,94 @@
+"""What people come for, put at the top of the run folder: report, metrics, adapter, lineage."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from lorapar.errors import LoraparError
+from lorapar.local.folder import RunFolder, StageRecord
+from lorapar.report import ReportSources, write_report
+from lorapar.stages.graph import GRAPH, Node
+from lorapar.stages.plan import read_plan
+from lorapar.store import MANIFEST, replace_folder
+
+
+def collect_results(folder: RunFolder, ran: set[str]) -> None:
+    """Copy the published adapter to `adapter/` and its lineage to `lineage.json`, and write report and metrics."""
+    scratch = folder.root / "work" / "adapter"
+    shutil.rmtree(scratch, ignore_errors=True)
+    shutil.copytree(
+        folder.artifact("publish", "adapter"), scratch, ignore=shutil.ignore_patterns(MANIFEST), dirs_exist_ok=True
+    )
+    shutil.copyfile(scratch / "lineage.json", folder.root / "lineage.json")
+    replace_folder(scratch, folder.root / "adapter")
+    write_run_report(folder, ran)
+
+
+def report_so_far(folder: RunFolder) -> None:
+    """Write the report of a run that failed; the failure itself matters more than a report that cannot be written."""
+    try:
+        write_run_report(folder)
+    except (OSError, LoraparError) as error:
+        (folder.root / "report-error.txt").write_text(f"{error}\n", encoding="utf-8")
+
+
+def write_run_report(folder: RunFolder, ran: set[str] | None = None) -> Path | None:
+    """Write report.html and metrics.json from whatever has finished; returns the report's path, None for nothing."""
+    records = current_records(folder)
+    if not records:
+        return None
+    write_report(report_sources(folder, records, ran), folder.root)
+    return folder.root / "report.html"
+
+
+def current_records(folder: RunFolder) -> dict[str, StageRecord]:
+    """Records that belong to the last plan: its settings, made from inputs that are themselves current.
+
+    After a change of settings and a failure half-way, what later stages made in an earlier run is still there; it
+    must not be mixed into the report of this one.
+    """
+    plan = folder.record("plan")
+    if plan is None:
+        return {}
+    sections = read_plan(folder.artifact("plan", "plan")).sections
+    current = {"plan": plan}
+    for node in GRAPH:
+        record = folder.record(node.name)
+        if record is not None and record.settings == sections.get(node.name) and _inputs_current(node, record, current):
+            current[node.name] = record
+    return current
+
+
+def _inputs_current(node: Node, record: StageRecord, current: dict[str, StageRecord]) -> bool:
+    for name, edges in node.inputs.items():
+        for edge, digest in zip(edges, record.inputs.get(name, []), strict=False):
+            upstream = current.get(edge.node)
+            if upstream is None or upstream.outputs.get(edge.output) != digest:
+                return False
+    return True
+
+
+def report_sources(folder: RunFolder, records: dict[str, StageRecord], ran: set[str] | None) -> ReportSources:
+    """The artifacts the report stage would read, those that are missing left out, and the timings."""
+    found: dict[str, Any] = {}
+    for name, edges in GRAPH[-1].inputs.items():
+        present = tuple(folder.artifact(edge.node, edge.output) for edge in edges if edge.node in records)
+        found[name] = present if len(edges) > 1 else (present[0] if present else None)
+    return ReportSources(**found, timings=timings(records, ran))
+
+
+def timings(records: dict[str, StageRecord], ran: set[str] | None) -> list[dict[str, Any]]:
+    """Seconds and peak memory of each finished node, in the order they run."""
+    return [
+        {
+            "node": node.name,
+            "stage": node.stage,
+            "seconds": records[node.name].seconds,
+            "peak_memory_bytes": records[node.name].peak_memory_bytes,
+            "reused": ran is not None and node.name not in ran,
+        }
+        for node in GRAPH
+        if node.name in records
+    ]

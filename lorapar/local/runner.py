@@ -1,0 +1,152 @@
+"""Run the graph on this machine: in order, resumable, one process, one run folder."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from lorapar.config import RunConfig, dump_config
+from lorapar.errors import BadInputError, StoppedError, Terminated, nearest
+from lorapar.local.folder import RunFolder, StageRecord
+from lorapar.local.memory import peak_bytes, reset_peak
+from lorapar.local.preview import changes, expected_record
+from lorapar.local.results import collect_results, report_so_far, write_run_report
+from lorapar.progress import Progress
+from lorapar.stages.contract import StageCall, run_stage, stage_spec
+from lorapar.stages.graph import GRAPH, Node, node_names
+from lorapar.stages.plan import node_settings, read_plan
+from lorapar.store import replace_folder, seal, storage_errors, verify, write_atomically
+
+Reporter = Callable[[str], AbstractContextManager[Progress]]
+"""Makes the Progress of a node from its name."""
+
+
+def run_local(
+    config: RunConfig, out: Path, reporter: Reporter, *, until: str | None = None, fresh: bool = False
+) -> RunFolder:
+    """Run every node (up to and including `until`) into `out`; finished nodes with unchanged inputs are reused.
+
+    Raises the LoraparError of the node that failed; what was finished stays and the next call continues.
+    """
+    last = _last_node(until)
+    folder = RunFolder(out)
+    with storage_errors(out), folder.locked():
+        if fresh:
+            folder.forget()
+        try:
+            ran = _run_nodes(config, folder, reporter, last)
+        except BaseException:
+            # Ctrl-C included: people look at the report to see how far a run came.
+            report_so_far(folder)
+            raise
+        if last == GRAPH[-1].name:
+            collect_results(folder, ran)
+        else:
+            write_run_report(folder, ran)
+    return folder
+
+
+def _run_nodes(config: RunConfig, folder: RunFolder, reporter: Reporter, last: str) -> set[str]:
+    """Names of the nodes that ran, as against those reused."""
+    ran: set[str] = set()
+    sections: dict[str, dict[str, Any]] = {"plan": {"config": config.model_dump(mode="json")}}
+    for position, node in enumerate(GRAPH, 1):
+        with reporter(f"[{position}/{len(GRAPH)}] {node.name}:") as progress:
+            if _run_node(node, sections[node.name], folder, progress):
+                ran.add(node.name)
+        if node.stage == "plan":
+            resolved = read_plan(folder.artifact("plan", "plan"))
+            write_atomically(folder.root / "config.yaml", dump_config(resolved.config))
+            sections |= node_settings(resolved.config)
+        if node.name == last:
+            break
+    return ran
+
+
+def _run_node(node: Node, settings: dict[str, Any], folder: RunFolder, progress: Progress) -> bool:
+    """Run one node unless it can be reused; returns whether it ran."""
+    record = expected_record(node, settings, folder)
+    old = folder.record(node.name)
+    if old is not None and stage_spec(node.stage).cached:
+        if old.key == record.key:
+            damage = folder.damage(old)
+            if damage is None:
+                progress.say("reused, nothing it depends on has changed")
+                return False
+            progress.say(f"runs again: {damage}")
+        else:
+            progress.say(f"runs again: {changes(old, record)}")
+    try:
+        _execute(node, record, folder, progress)
+    except KeyboardInterrupt as stop:
+        how = "terminated" if isinstance(stop, Terminated) else "interrupted"
+        raise StoppedError(
+            f"{how} during {node.name}; what is finished is kept, run the same command again to continue",
+            terminated=isinstance(stop, Terminated),
+        ) from None
+    return True
+
+
+def _execute(node: Node, record: StageRecord, folder: RunFolder, progress: Progress) -> None:
+    spec = stage_spec(node.stage)
+    work = folder.work(record)
+    made = work / "made"
+    shutil.rmtree(made, ignore_errors=True)
+    for output in spec.outputs:
+        (made / output).mkdir(parents=True)
+    (work / "scratch").mkdir(exist_ok=True)
+    call = StageCall(
+        settings=spec.settings.model_validate(record.settings),
+        inputs=_verified_inputs(node, folder),
+        outputs={output: made / output for output in spec.outputs},
+        scratch=work / "scratch",
+        progress=progress,
+    )
+    reset_peak()
+    started = time.monotonic()
+    metrics = run_stage(node.stage, call)
+    seconds = time.monotonic() - started
+    finished = record.model_copy(
+        update={
+            "outputs": {output: seal(made / output, f"{node.stage}.{output}").digest for output in spec.outputs},
+            "metrics": metrics,
+            "seconds": round(seconds, 3),
+            "peak_memory_bytes": peak_bytes(),
+            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+    )
+    folder.write_record(made, finished)
+    replace_folder(made, folder.node(node.name))
+    shutil.rmtree(work, ignore_errors=True)
+    progress.say(f"done in {seconds:.1f} s" + _summary(metrics))
+
+
+def _verified_inputs(node: Node, folder: RunFolder) -> dict[str, tuple[Path, ...]]:
+    inputs = {name: tuple(folder.artifact(e.node, e.output) for e in edges) for name, edges in node.inputs.items()}
+    for paths in inputs.values():
+        for path in paths:
+            verify(path)
+    return inputs
+
+
+def _summary(metrics: dict[str, float]) -> str:
+    parts = [f"{name} {value:.4g}" for name, value in list(metrics.items())[:5] if name != "seconds"]
+    return f"  ({', '.join(parts)})" if parts else ""
+
+
+def _last_node(until: str | None) -> str:
+    """The node to stop after; a stage that is called more than once stops after its last call."""
+    if until is None:
+        return GRAPH[-1].name
+    if until in node_names():
+        return until
+    calls = [node.name for node in GRAPH if node.stage == until]
+    if calls:
+        return calls[-1]
+    known = node_names()
+    raise BadInputError(f"--until: no stage is called '{until}'{nearest(until, known)}; known: {', '.join(known)}")

@@ -1,0 +1,140 @@
+"""One stage with local folders in and out: what a developer debugs with, and what a container will run."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lorapar import __version__
+from lorapar.config import RunConfig
+from lorapar.errors import BadInputError, nearest
+from lorapar.local.folder import StageRecord
+from lorapar.local.memory import peak_bytes, reset_peak
+from lorapar.progress import Progress
+from lorapar.stages.code import code_digest
+from lorapar.stages.contract import StageCall, StageSpec, run_stage, stage_spec
+from lorapar.stages.plan import make_plan, stage_settings
+from lorapar.store import seal, storage_errors, verify, write_atomically
+
+
+@dataclass(frozen=True)
+class StageOptions:
+    """The options of `lorapar stage`, checked against what the stage takes and makes."""
+
+    spec: StageSpec[Any]
+    inputs: Mapping[str, tuple[Path, ...]]
+    outputs: Mapping[str, Path]
+    parameters: Mapping[str, Any]
+    scratch: Path | None
+
+    @classmethod
+    def parse(
+        cls,
+        name: str,
+        inputs: Iterable[str],
+        outputs: Iterable[str],
+        parameters: Iterable[str],
+        scratch: Path | None,
+    ) -> StageOptions:
+        """Read name=value options; raises BadInputError naming what is missing, unknown or given twice."""
+        spec = stage_spec(name)
+        many = _pairs("--input", inputs)
+        for key, values in many.items():
+            if len(values) > 1 and key not in spec.many:
+                raise BadInputError(f"--input {key}: given {len(values)} times, but {name} takes one")
+        _check_names(name, "--input", many, (*spec.inputs, *spec.many))
+        made = _pairs("--output", outputs)
+        _check_names(name, "--output", made, spec.outputs)
+        parsed = {key: yaml.safe_load(values[-1]) for key, values in _pairs("--param", parameters).items()}
+        return cls(
+            spec,
+            {key: tuple(Path(value) for value in values) for key, values in many.items()},
+            {key: Path(values[-1]) for key, values in made.items()},
+            parsed,
+            scratch,
+        )
+
+
+def run_single(config: RunConfig, options: StageOptions, progress: Progress) -> StageRecord:
+    """Run the stage; outputs are sealed with a manifest, and metrics and digests are returned."""
+    spec = options.spec
+    if spec.name != "plan":
+        config = make_plan(config).config
+        settings = stage_settings(config, spec.name, _known_parameters(spec, options.parameters))
+    else:
+        settings = spec.settings(config=config)
+    for folder in options.outputs.values():
+        _make_empty(folder)
+    digests = {name: [verify(path).digest for path in paths] for name, paths in options.inputs.items()}
+    with tempfile.TemporaryDirectory(prefix="lorapar-") as temporary, storage_errors(Path.cwd()):
+        scratch = options.scratch or Path(temporary)
+        scratch.mkdir(parents=True, exist_ok=True)
+        call = StageCall(settings, options.inputs, options.outputs, scratch, progress)
+        reset_peak()
+        started = time.monotonic()
+        metrics = run_stage(spec.name, call)
+    sealed = {name: seal(folder, f"{spec.name}.{name}").digest for name, folder in options.outputs.items()}
+    record = StageRecord(
+        node=spec.name,
+        stage=spec.name,
+        version=__version__,
+        settings=settings.model_dump(mode="json"),
+        inputs=digests,
+        code=code_digest(f"lorapar.stages.{spec.name}"),
+        outputs=sealed,
+        metrics=metrics,
+        seconds=round(time.monotonic() - started, 3),
+        peak_memory_bytes=peak_bytes(),
+    )
+    if options.scratch is not None:
+        write_atomically(options.scratch / "stage.json", record.model_dump_json(indent=2) + "\n")
+    return record
+
+
+def _pairs(option: str, texts: Iterable[str]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not (equals and name and value):
+            raise BadInputError(f"{option} {text}: write it as name=value")
+        found.setdefault(name, []).append(value)
+    return found
+
+
+def _check_names(stage: str, option: str, given: Iterable[str], known: tuple[str, ...]) -> None:
+    for name in given:
+        if name not in known:
+            raise BadInputError(
+                f"{option} {name}: {stage} has no such one{nearest(name, list(known))}; it has: "
+                f"{', '.join(known) or 'none'}"
+            )
+    missing = [name for name in known if name not in given]
+    if missing:
+        raise BadInputError(f"{option} {missing[0]}=FOLDER is missing; {stage} needs: {', '.join(known)}")
+
+
+def _known_parameters(spec: StageSpec[Any], given: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The parameters, once each is known and none is missing; sections of the settings are no parameters."""
+    wanted = [name for name in spec.sections if name not in RunConfig.model_fields]
+    for name in given:
+        if name not in wanted:
+            raise BadInputError(
+                f"--param {name}: {spec.name} has no such parameter{nearest(name, wanted)}; it has: "
+                f"{', '.join(wanted) or 'none'}"
+            )
+    missing = [name for name in wanted if name not in given and spec.settings.model_fields[name].is_required()]
+    if missing:
+        raise BadInputError(f"--param {missing[0]}=VALUE is missing; {spec.name} needs: {', '.join(wanted)}")
+    return given
+
+
+def _make_empty(folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    if any(folder.iterdir()):
+        raise BadInputError(f"--output {folder}: the folder is not empty; give a new one")

@@ -1,0 +1,69 @@
+"""The digest of a stage's own code: its module and everything of this package that it imports, directly or not.
+
+A finished stage is reused only while the code that made it is unchanged; a change to the report leaves SFT alone.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+from functools import cache
+from pathlib import Path
+
+import lorapar
+from lorapar import __version__
+
+_PACKAGE = "lorapar"
+_ROOT = Path(lorapar.__file__).parent
+# What only says how a call is made, or how a person is told, does not decide what a stage makes.
+_WITHOUT_EFFECT = {f"{_PACKAGE}.{name}" for name in ("errors", "progress", "stages.contract")} | {_PACKAGE}
+
+
+@cache
+def code_digest(module: str) -> str:
+    """sha256 over the package version and the source of `module` and of what it imports from this package."""
+    digest = hashlib.sha256(__version__.encode())
+    for name in sorted(_reachable(module)):
+        digest.update(name.encode() + b"\0" + _source(name).encode() + b"\0")
+    return digest.hexdigest()
+
+
+def _reachable(module: str) -> set[str]:
+    found: set[str] = set()
+    waiting = [module]
+    while waiting:
+        name = waiting.pop()
+        if name in found or name in _WITHOUT_EFFECT or not _is_module(name):
+            continue
+        found.add(name)
+        waiting += _imports(name)
+    return found
+
+
+def _imports(module: str) -> list[str]:
+    """Names this package's modules might have in the imports of one module, those inside functions included."""
+    names: list[str] = []
+    for node in ast.walk(ast.parse(_source(module))):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    return [name for name in names if name.split(".")[0] == _PACKAGE]
+
+
+def _is_module(name: str) -> bool:
+    """Whether a dotted name is a module of this package, not a name inside one."""
+    return _file_of(name) is not None
+
+
+def _source(module: str) -> str:
+    path = _file_of(module)
+    return path.read_text(encoding="utf-8") if path is not None else ""
+
+
+@cache
+def _file_of(module: str) -> Path | None:
+    """The file of a module; found by path, because importing it could need torch."""
+    place = _ROOT.joinpath(*module.split(".")[1:])
+    candidates = (place.with_suffix(".py"), place / "__init__.py")
+    return next((path for path in candidates if path.is_file()), None)

@@ -1,0 +1,100 @@
+"""plan: validate everything before anything starts, fix what is open, and hand each stage its own settings.
+
+It resolves the model's revision and the data's digest, so that changed weights or changed rows at the same address
+re-run what reads them. It needs no torch and runs in the client image.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from lorapar import __version__
+from lorapar.basemodel import resolve_model
+from lorapar.config import RunConfig
+from lorapar.data import data_digest
+from lorapar.records import write_json
+from lorapar.stages.contract import Metrics, StageCall, StageSettings, StageSpec, stage_spec
+from lorapar.stages.graph import GRAPH
+
+
+class Settings(StageSettings):
+    """The whole run."""
+
+    config: RunConfig
+
+
+SPEC = StageSpec(
+    name="plan",
+    summary="validate the settings, resolve model and data, hand each stage its own settings",
+    settings=Settings,
+    outputs=("plan",),
+    image="client",
+    cached=False,
+)
+
+
+def run(call: StageCall[Settings]) -> Metrics:
+    """Write plan.json."""
+    plan = make_plan(call.settings.config)
+    write_json(call.output("plan") / "plan.json", plan.model_dump(mode="json"))
+    return {"nodes": len(GRAPH)}
+
+
+class Plan(BaseModel):
+    """What `plan` settles before anything starts."""
+
+    version: str
+    created: str
+    config: RunConfig
+    """The settings with model revision, model digest and data digest filled in."""
+    sections: dict[str, dict[str, Any]]
+    """The settings of each node of the graph, parameters included, as JSON."""
+
+
+def make_plan(config: RunConfig) -> Plan:
+    """Resolve what is open in the settings; raises BadInputError or UnreachableError in the first seconds."""
+    model = resolve_model(config.model)
+    teachers = tuple(
+        teacher if teacher.model is None else teacher.model_copy(update=_pin(teacher.model, teacher.revision))
+        for teacher in config.teachers
+    )
+    data = config.data.model_copy(update={"digest": data_digest(config.data)})
+    resolved = config.model_copy(update={"model": model, "teachers": teachers, "data": data})
+    return Plan(
+        version=__version__,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        config=resolved,
+        sections=node_settings(resolved),
+    )
+
+
+def read_plan(folder: Path) -> Plan:
+    """The plan an earlier call of the stage wrote."""
+    return Plan.model_validate_json((folder / "plan.json").read_text(encoding="utf-8"))
+
+
+def node_settings(config: RunConfig) -> dict[str, dict[str, Any]]:
+    """The settings of every node but `plan`: the sections its stage reads, then the node's own parameters."""
+    sections = {}
+    for node in GRAPH:
+        if node.stage != "plan":
+            sections[node.name] = stage_settings(config, node.stage, node.parameters).model_dump(mode="json")
+    return sections
+
+
+def stage_settings(config: RunConfig, stage: str, parameters: Any) -> StageSettings:
+    """The typed settings of one stage: sections of the run's settings by name, parameters on top."""
+    spec = stage_spec(stage)
+    values = {name: getattr(config, name) for name in spec.sections if hasattr(config, name)}
+    settings: StageSettings = spec.settings.model_validate({**values, **parameters})
+    return settings
+
+
+def _pin(name: str, revision: str | None) -> dict[str, Any]:
+    from lorapar.config import ModelConfig
+
+    return {"revision": resolve_model(ModelConfig(name=name, revision=revision)).revision}
