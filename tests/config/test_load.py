@@ -1,0 +1,85 @@
+"""Settings come from a preset or a file, with --set on top; every mistake is one line that names the key."""
+
+import pytest
+
+from lorapar.config import RunConfig, dump_config, load_config, preset_names
+from lorapar.errors import BadInputError
+
+
+def test_set_goes_on_top_of_a_preset():
+    config = load_config(preset="tiny", overrides=["rl.learning_rate=2e-4", "partition.theta=0.5", "name=mine"])
+    assert config.rl.learning_rate == 2e-4
+    assert config.partition.theta == 0.5
+    assert config.name == "mine"
+
+
+def test_the_defaults_are_the_papers():
+    config = RunConfig()
+    assert (config.adapter.rank, config.adapter.alpha, config.adapter.dropout) == (8, 64, 0.05)
+    assert (config.partition.theta, config.partition.alpha, config.partition.beta) == (0.9, 1, 1)
+    assert (config.sft.learning_rate, config.sft.warmup_ratio, config.sft.gradient_accumulation) == (2e-4, 0.03, 32)
+    assert (config.rl.learning_rate, config.rl.num_generations, config.rl.max_grad_norm) == (5e-6, 8, 0.1)
+
+
+def test_written_settings_read_back_equal(tmp_path):
+    config = load_config(preset="tiny", overrides=["rl.kl_beta=0.02"])
+    file = tmp_path / "config.yaml"
+    file.write_text(dump_config(config), encoding="utf-8")
+    assert load_config(file=file) == config
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("partition.theta=1.5", "partition.theta"),
+        ("partition.theta=0", "partition.theta"),
+        ("rl.learning_rat=1e-4", "did you mean 'learning_rate'?"),
+        ("partitoin.theta=0.9", "did you mean 'partition'?"),
+        ("sft.rows=everything", "sft.rows"),
+        ("rl.rewards={exact_anwser: 1}", "did you mean 'exact_answer'?"),
+        ("rl.rewards={exact_answer: 0}", "every weight is 0"),
+        ("rl.num_generations=7", "multiple of num_generations"),
+        ("teachers=[{name: a}, {name: a}]", "'a' is used twice"),
+        ("voting.quorum=9", "voting.quorum is 9"),
+        ("name=../up", "name"),
+        ("theta", "write it as section.key=value"),
+        ("name.x=1", "not a section"),
+    ],
+)
+def test_a_wrong_setting_is_one_line_that_names_it(override, message):
+    with pytest.raises(BadInputError) as caught:
+        load_config(preset="tiny", overrides=[override])
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unknown_preset_names_the_nearest():
+    with pytest.raises(BadInputError, match="did you mean 'tiny'"):
+        load_config(preset="tinny")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"model: [", "line 1"), (b"- a\n", "expected sections"), (b"name: \xff\n", "not UTF-8")],
+)
+def test_a_broken_file_is_one_line_that_names_it(tmp_path, content, message):
+    file = tmp_path / "settings.yaml"
+    file.write_bytes(content)
+    with pytest.raises(BadInputError) as caught:
+        load_config(file=file)
+    assert message in str(caught.value)
+    assert "settings.yaml" in str(caught.value)
+
+
+def test_a_missing_file_and_two_sources_are_refused(tmp_path):
+    with pytest.raises(BadInputError, match="there is no file"):
+        load_config(file=tmp_path / "none.yaml")
+    with pytest.raises(BadInputError, match="exclude each other"):
+        load_config(preset="tiny", file=tmp_path / "none.yaml")
+
+
+def test_every_preset_says_in_its_first_line_what_it_is_for():
+    from lorapar.config import preset_text
+
+    for name in preset_names():
+        assert preset_text(name).startswith("# "), name

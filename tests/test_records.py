@@ -1,0 +1,38 @@
+"""Rows survive writing and reading; a broken line is named by file and number."""
+
+import pytest
+
+from lorapar.errors import BadInputError
+from lorapar.records import Example, digest_of, read_json, read_records, write_json, write_records
+
+
+def test_rows_read_back_as_they_were_written(tmp_path):
+    rows = [Example(id="a", question="Wo?", answer="Hier — «da»\nund dort"), Example(id="b", question="q", answer="5")]
+    file = tmp_path / "rows.jsonl"
+    assert write_records(file, rows) == 2
+    assert list(read_records(file, Example)) == rows
+    assert len(file.read_text(encoding="utf-8").splitlines()) == 2
+
+
+def test_a_broken_row_is_named_by_file_and_line(tmp_path):
+    file = tmp_path / "rows.jsonl"
+    file.write_text('{"id": "a", "question": "q", "answer": "x"}\n{"id": "b"\n', encoding="utf-8")
+    with pytest.raises(BadInputError, match=r"rows\.jsonl:2"):
+        list(read_records(file, Example))
+
+
+def test_equal_values_have_equal_digests_whatever_the_order():
+    assert digest_of({"a": 1, "b": [1.5, None]}) == digest_of({"b": [1.5, None], "a": 1})
+    assert digest_of({"a": 1}) != digest_of({"a": 2})
+
+
+def test_json_that_no_reader_takes_is_not_written(tmp_path):
+    with pytest.raises(ValueError, match="Out of range"):
+        write_json(tmp_path / "x.json", {"loss": float("nan")})
+
+
+def test_broken_json_is_named_by_file_and_line(tmp_path):
+    file = tmp_path / "x.json"
+    file.write_text('{\n"a": }', encoding="utf-8")
+    with pytest.raises(BadInputError, match=r"x\.json:2"):
+        read_json(file)
