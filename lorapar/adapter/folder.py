@@ -1,0 +1,133 @@
+"""An adapter on disk: an ordinary PEFT folder plus `lorapar_adapter.json`.
+
+adapter_config.json         plain LoRA, no init marks: any PEFT or serving engine loads it
+adapter_model.safetensors   the LoRA matrices
+lorapar_adapter.json        trainable rank and init; needed to score or to train on, not to use the adapter
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftConfig, PeftModel
+
+from lorapar.adapter.attach import refuse_second_adapter, wrap
+from lorapar.adapter.files import read_tensors, write_tensors
+from lorapar.adapter.names import DEFAULT_ADAPTER, lora_parameters
+from lorapar.adapter.settings import AdapterMark, adapter_mark, set_mark
+from lorapar.errors import BadInputError, StorageError
+
+CONFIG_FILE = "adapter_config.json"
+WEIGHTS_FILE = "adapter_model.safetensors"
+MARK_FILE = "lorapar_adapter.json"
+
+
+def save_adapter(model: PeftModel, folder: str | Path, *, adapter_name: str = DEFAULT_ADAPTER) -> None:
+    """Write one adapter as a PEFT folder with its mark; the same adapter gives the same bytes.
+
+    Raises:
+        BadInputError: the adapter has no mark (it came from neither attach nor load_adapter).
+        StorageError: the folder cannot be written.
+    """
+    folder = Path(folder)
+    mark = adapter_mark(model)
+    tensors = {name: p.detach() for name, p in lora_parameters(model, adapter_name).items()}
+    write_tensors(folder / WEIGHTS_FILE, tensors, {"format": "pt"})
+    _write_json(folder / CONFIG_FILE, _published_config(model, adapter_name))
+    _write_json(folder / MARK_FILE, {"format": 1, "rank": mark.rank, "init": mark.init})
+
+
+def load_adapter(base_model: torch.nn.Module, folder: str | Path, *, trainable: bool) -> PeftModel:
+    """Wrap a base model with the adapter of a PEFT folder, bit for bit as it was saved.
+
+    Args:
+        base_model: the unmodified base model.
+        folder: a folder with adapter_config.json and adapter_model.safetensors. Where `lorapar_adapter.json` is
+            missing (an adapter made elsewhere), the whole LoRA rank counts as trainable.
+        trainable: False freezes every tensor, and training such a model is refused (`assert_trainable`).
+
+    Raises:
+        BadInputError: the folder is no PEFT LoRA folder, its tensors do not fit the base model, or the model already
+            carries an adapter.
+    """
+    folder = Path(folder)
+    refuse_second_adapter(base_model)
+    config = _read_config(folder)
+    config.inference_mode = not trainable
+    tensors, _ = read_tensors(folder / WEIGHTS_FILE)
+    model = _wrap_named_by_folder(base_model, config, folder)
+    _copy_in(model, tensors, folder)
+    set_mark(model, _read_mark(folder, config, trainable=trainable))
+    return model
+
+
+def _wrap_named_by_folder(base_model: torch.nn.Module, config: LoraConfig, folder: Path) -> PeftModel:
+    name, config.base_model_name_or_path = config.base_model_name_or_path, None
+    try:
+        return wrap(base_model, config, base_model_name=name)
+    except ValueError as error:
+        raise BadInputError(f"the adapter in {folder} does not fit {type(base_model).__name__}: {error}") from error
+
+
+@torch.no_grad()
+def _copy_in(model: PeftModel, tensors: dict[str, torch.Tensor], folder: Path) -> None:
+    # PEFT's loader only warns about absent tensors and leaves them random; here they are an error.
+    parameters = lora_parameters(model)
+    differing = sorted(set(parameters) ^ set(tensors))
+    if differing:
+        where = "the model lacks" if differing[0] in tensors else "the file lacks"
+        raise BadInputError(
+            f"the adapter in {folder} does not fit {type(model.get_base_model()).__name__}: {where} '{differing[0]}' "
+            f"({len(differing)} such tensors): load it on the base model it was trained for"
+        )
+    for name, parameter in parameters.items():
+        if parameter.shape != tensors[name].shape:
+            raise BadInputError(
+                f"the adapter in {folder} does not fit: '{name}' is {tuple(tensors[name].shape)} in the file and "
+                f"{tuple(parameter.shape)} in the model: load it on the base model it was trained for"
+            )
+        parameter.data = tensors[name].to(parameter.device)
+
+
+def _read_config(folder: Path) -> LoraConfig:
+    if not (folder / CONFIG_FILE).is_file():
+        raise BadInputError(f"{folder} is not an adapter folder: it has no {CONFIG_FILE}")
+    try:
+        config = PeftConfig.from_pretrained(str(folder))
+    except (ValueError, TypeError, KeyError) as error:
+        raise BadInputError(f"cannot read {folder / CONFIG_FILE}: {error}") from error
+    if not isinstance(config, LoraConfig):
+        raise BadInputError(f"the adapter in {folder} is of type {config.peft_type}, not LoRA")
+    # PEFT would start from the named init and edit the base weights, only to have A and B replaced.
+    config.init_lora_weights = True
+    return config
+
+
+def _read_mark(folder: Path, config: LoraConfig, *, trainable: bool) -> AdapterMark:
+    path = folder / MARK_FILE
+    if not path.is_file():
+        return AdapterMark(rank=config.r, init="unknown", trainable=trainable)
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return AdapterMark(rank=int(content["rank"]), init=str(content["init"]), trainable=trainable)
+    except (ValueError, KeyError, TypeError) as error:
+        raise BadInputError(f"cannot read {path}: {error!r}; save the adapter again") from error
+
+
+def _published_config(model: PeftModel, adapter_name: str) -> dict[str, Any]:
+    config = copy.deepcopy(model.peft_config[adapter_name])
+    config.inference_mode = True
+    published = config.to_dict()
+    # PEFT holds sets; sorted lists give the same bytes on every run.
+    return {key: sorted(value) if isinstance(value, set) else value for key, value in published.items()}
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    try:
+        path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise StorageError(f"cannot write {path}: {error}; free some space or choose another folder") from error
