@@ -103,7 +103,8 @@ def _first_reaching(
 ) -> tuple[int, float]:
     """The highest bin at which the descending running sum, started at `above`, reaches the target.
 
-    Given with the sum before it. Where rounding keeps the sum an ulp short of the target, it is the last bin that holds anything.
+    Given with the sum before it. Where rounding keeps the sum an ulp short of the target, it is the last bin that
+    holds anything.
     """
     descending = amounts[::-1]
     running = above + np.cumsum(descending)
