@@ -37,8 +37,10 @@ def cached_folder(name: str, make: Callable[[Path], None]) -> Path:
 
 
 def _make(final: Path, make: Callable[[Path], None]) -> None:
+    for left in final.parent.glob(f".{final.name}.*/"):  # by a process that was killed: the lock is ours now
+        shutil.rmtree(left, ignore_errors=True)
     with tempfile.TemporaryDirectory(dir=final.parent, prefix=f".{final.name}.") as scratch:
         made = Path(scratch) / "model"
         made.mkdir()
         make(made)
-        shutil.move(made, final)
+        os.replace(made, final)

