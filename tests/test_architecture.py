@@ -1,0 +1,146 @@
+"""The house rules a reader can rely on, checked in every file: who may import whom, sizes, and what never occurs."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "lorapar"
+
+# docs/architecture.md draws the same floors. A room imports from its own floor or a lower one, never in a circle.
+FLOORS = {
+    1: ("errors", "records", "config", "presets", "store", "progress"),
+    2: ("adapter", "voting", "data", "basemodel", "prompts", "answers"),
+    3: ("training", "evaluation", "registry", "report"),
+    5: ("stages",),
+    6: ("local",),
+    7: ("cli", "doctor", "terminal"),
+}
+FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
+MAX_FILE_LINES = 450
+MAX_FUNCTION_LINES = 60
+
+SOURCES = sorted(PACKAGE.rglob("*.py"))
+ALL_SOURCES = SOURCES + sorted((ROOT / "tests").rglob("*.py"))
+
+
+def module_name(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def room_of(module: str) -> str | None:
+    """`lorapar.adapter.names` is in `adapter`; the package itself, which holds only the version, is in no room."""
+    parts = module.split(".")
+    return parts[1] if parts[0] == "lorapar" and len(parts) > 1 else None
+
+
+def imports_of(path: Path) -> Iterator[str]:
+    """Every module a file imports, at its top or inside a function."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: write the import in full, as `from lorapar.x import y`"
+            module = node.module or ""
+            yield from (f"lorapar.{alias.name}" for alias in node.names) if module == "lorapar" else (module,)
+
+
+def room_imports() -> set[tuple[str, str, str]]:
+    """(file, importing room, imported room) for all imports from one room to another."""
+    found = set()
+    for path in SOURCES:
+        room = room_of(module_name(path))
+        for module in imports_of(path):
+            other = room_of(module)
+            if room and other and other in FLOOR_OF and other != room:
+                found.add((str(path.relative_to(ROOT)), room, other))
+    return found
+
+
+def test_every_room_has_a_floor() -> None:
+    rooms = {room_of(module_name(path)) for path in SOURCES} - {None}
+    homeless = sorted(str(room) for room in rooms - set(FLOOR_OF))
+    assert not homeless, f"give {homeless} a floor here and in docs/architecture.md"
+
+
+def test_rooms_import_only_downwards() -> None:
+    upwards = sorted(
+        f"{path} imports {other} (floor {FLOOR_OF[other]}) from floor {FLOOR_OF[room]}"
+        for path, room, other in room_imports()
+        if FLOOR_OF[other] > FLOOR_OF[room]
+    )
+    assert not upwards, "\n".join(upwards)
+
+
+def test_rooms_of_one_floor_do_not_import_in_a_circle() -> None:
+    below: dict[str, set[str]] = {room: set() for room in FLOOR_OF}
+    for _, room, other in room_imports():
+        below[room].add(other)
+    finished: set[str] = set()
+    while ready := {room for room in set(below) - finished if below[room] <= finished}:
+        finished |= ready
+    assert finished == set(below), f"these rooms import each other in a circle: {sorted(set(below) - finished)}"
+
+
+def test_files_and_functions_stay_short() -> None:
+    long = []
+    for path in SOURCES:
+        text = path.read_text(encoding="utf-8")
+        if text.count("\n") > MAX_FILE_LINES:
+            long.append(f"{path.relative_to(ROOT)} has {text.count(chr(10))} lines")
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                lines = (node.end_lineno or node.lineno) - node.lineno + 1
+                if lines > MAX_FUNCTION_LINES:
+                    long.append(f"{path.relative_to(ROOT)}:{node.lineno} {node.name} has {lines} lines")
+    assert not long, "\n".join(long)
+
+
+# Written in two halves so that this file does not find itself.
+FORBIDDEN = {
+    r"^\s*(import|from) (pickle|dill|cloudpickle|joblib)\b": "pickles run code when read; use safetensors or JSON",
+    r"torch\.load\(": "torch.load reads pickles; use safetensors",
+    r"trust_remote_code\s*=\s*" + "True": "only the setting may switch that on",
+    r"\b(TO" + r"DO|FIX" + r"ME|X" + r"XX|HA" + r"CK)\b": "finish it, or say in an issue what is missing",
+}
+
+
+@pytest.mark.parametrize(("pattern", "why"), FORBIDDEN.items())
+def test_never_occurs(pattern: str, why: str) -> None:
+    found = [
+        f"{path.relative_to(ROOT)}:{number}: {line.strip()}"
+        for path in ALL_SOURCES
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+        if re.search(pattern, line) and path != Path(__file__)
+    ]
+    assert not found, f"{why}:\n" + "\n".join(found)
+
+
+# The client image has no torch: these rooms must be importable there, and stages must show their SPEC there.
+HEAVY = {"torch", "transformers", "trl", "peft", "datasets", "accelerate", "gguf", "pandas", "pyarrow", "tokenizers"}
+LIGHT_ROOMS = ("errors", "records", "config", "store", "progress", "answers", "stages", "local", "cli", "doctor")
+
+
+def imports_at_top(path: Path) -> Iterator[str]:
+    """Modules imported when the file is imported; those under `if TYPE_CHECKING:` and in functions are not."""
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module or ""
+
+
+def test_rooms_of_the_client_do_not_import_torch_at_the_top() -> None:
+    heavy = [
+        f"{path.relative_to(ROOT)} imports {module}"
+        for path in SOURCES
+        if room_of(module_name(path)) in LIGHT_ROOMS
+        for module in imports_at_top(path)
+        if module.split(".")[0] in HEAVY
+    ]
+    assert not heavy, "import these inside the function that needs them:\n" + "\n".join(heavy)

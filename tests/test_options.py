@@ -1,0 +1,51 @@
+"""The public surface is frozen: command-line options and settings keys change only together with these two files.
+
+A failure here is a question: is the change meant, and can people's scripts and YAML files live with it? If so, run
+`python tests/test_options.py` and commit the changed files with the change.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import typer.main
+
+from lorapar.cli import app
+from lorapar.config.reference import setting_keys
+
+FROZEN = Path(__file__).parent / "frozen"
+HOW = "changed; if that is meant, run `python tests/test_options.py` and commit tests/frozen with the change"
+
+
+def option_lines() -> list[str]:
+    """One line for each argument and option of each command, as `run --preset` or `run --fresh (flag)`."""
+    group: Any = typer.main.get_command(app)
+    lines = [f"lorapar {_describe(parameter)}" for parameter in group.params]
+    for name, command in sorted(group.commands.items()):
+        lines.append(name)
+        lines += [f"{name} {_describe(parameter)}" for parameter in command.params]
+    return lines
+
+
+def _describe(parameter: Any) -> str:
+    if parameter.param_type_name == "argument":
+        return f"{parameter.name.upper()} (argument)"
+    traits = [trait for trait, has in (("flag", parameter.is_flag), ("several", parameter.multiple)) if has]
+    return " ".join([*sorted(parameter.opts), *(f"({trait})" for trait in traits)])
+
+
+def test_command_line_is_frozen() -> None:
+    frozen = (FROZEN / "options.txt").read_text(encoding="utf-8").splitlines()
+    assert option_lines() == frozen, f"the commands or their options {HOW}"
+
+
+def test_settings_keys_are_frozen() -> None:
+    frozen = (FROZEN / "settings.txt").read_text(encoding="utf-8").splitlines()
+    assert setting_keys() == frozen, f"the keys of the settings {HOW}"
+
+
+if __name__ == "__main__":
+    FROZEN.mkdir(exist_ok=True)
+    (FROZEN / "options.txt").write_text("\n".join(option_lines()) + "\n", encoding="utf-8")
+    (FROZEN / "settings.txt").write_text("\n".join(setting_keys()) + "\n", encoding="utf-8")
