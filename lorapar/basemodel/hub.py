@@ -69,12 +69,6 @@ def snapshot(config: ModelConfig, progress: Progress) -> Path:
 _SILENCE = (HTTPError, HfHubHTTPError, OfflineModeIsEnabled, TimeoutError, ConnectionError)
 
 
-def config_file(config: ModelConfig) -> Path:
-    """The config.json of a commit, without its weights."""
-    with hub_errors(config.name, config.revision, "model"):
-        return Path(hf_hub_download(config.name, "config.json", revision=config.revision))
-
-
 @contextmanager
 def hub_errors(name: str, revision: str | None, section: str) -> Iterator[None]:
     """What the hub may answer, as one line: `section` (model, data) is where the person wrote the name."""
