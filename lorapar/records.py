@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import random
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -113,6 +114,12 @@ def read_records(path: Path, kind: type[R]) -> Iterator[R]:
                 yield kind.model_validate_json(line)
             except ValidationError as error:
                 raise BadInputError(f"{path}:{number}: not a {kind.__name__} row: {error.errors()[0]['msg']}") from None
+
+
+def sample_rows(rows: Iterable[Example], count: int, seed: int) -> list[Example]:
+    """At most `count` rows, drawn and ordered by the seed alone: the order of the file does not matter."""
+    by_id = sorted(rows, key=lambda row: row.id)
+    return random.Random(seed).sample(by_id, min(count, len(by_id)))
 
 
 def write_json(path: Path, value: Any) -> None:

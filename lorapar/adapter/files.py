@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +17,8 @@ from lorapar.errors import BadInputError, StorageError
 def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> None:
     """Write tensors and string metadata as safetensors; an interrupted write leaves no half file under the name.
 
+    Equal contents give equal bytes, so that digests of artifacts can be compared.
+
     Raises:
         StorageError: the disk is full or the folder cannot be written.
     """
@@ -23,10 +26,24 @@ def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Map
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, part, dict(metadata))
+        _order_metadata(part)
         os.replace(part, path)
     except (OSError, SafetensorError) as error:
         part.unlink(missing_ok=True)
         raise StorageError(f"cannot write {path}: {error}; free some space or choose another folder") from error
+
+
+def _order_metadata(path: Path) -> None:
+    """Sort the header's metadata, which safetensors writes in an order that changes from call to call."""
+    with path.open("r+b") as file:
+        size_bytes = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size_bytes))
+        header["__metadata__"] = dict(sorted(header.get("__metadata__", {}).items()))
+        ordered = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode().ljust(size_bytes)
+        # The same keys and values take the same room; were a character written another way, the file stays as it is.
+        if len(ordered) == size_bytes:
+            file.seek(8)
+            file.write(ordered)
 
 
 def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:

@@ -1,0 +1,75 @@
+"""Greedy generation in batches: left padding, rows of like length together, a stop at the end of the turn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from transformers import GenerationConfig, PreTrainedTokenizerBase
+
+
+def batches_by_length(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
+    """Row numbers in batches of rows of like length, the longest first; the same lengths give the same batches."""
+    order = sorted(range(len(lengths)), key=lambda row: (-lengths[row], row))
+    return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+
+
+@torch.inference_mode()
+def generate_greedy(
+    model: torch.nn.Module,
+    prompts: Sequence[Sequence[int]],
+    *,
+    stop_ids: Sequence[int],
+    pad_id: int,
+    max_new_tokens: int,
+) -> list[list[int]]:
+    """The most likely continuation of each prompt, token by token.
+
+    Args:
+        model: a causal language model of transformers, with or without a PEFT adapter.
+        prompts: token ids of each row, not padded.
+        stop_ids: tokens that end an answer.
+        pad_id: token that fills short rows; may equal a stop token, because masks come from lengths.
+        max_new_tokens: longest answer, in tokens.
+
+    Returns:
+        New token ids of each row, up to and including its first stop token.
+    """
+    longest = max(map(len, prompts))
+    device = next(model.parameters()).device
+    input_ids = torch.tensor([[pad_id] * (longest - len(row)) + list(row) for row in prompts], device=device)
+    mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in prompts], device=device)
+    config = _greedy_config(stop_ids, pad_id, max_new_tokens)
+    output = model.generate(input_ids=input_ids, attention_mask=mask, generation_config=config)  # type: ignore[operator]
+    return [_until_stop(row, set(stop_ids)) for row in output[:, longest:].tolist()]
+
+
+def stop_tokens(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Tokens that end an answer: the tokenizer's end token and those the model's generation settings name."""
+    named = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    more = named if isinstance(named, list) else [named]
+    return sorted({int(token) for token in [tokenizer.eos_token_id, *more] if token is not None})
+
+
+def _greedy_config(stop_ids: Sequence[int], pad_id: int, max_new_tokens: int) -> GenerationConfig:
+    # Every value is written out: transformers fills what is left open from the model's own settings, and a model that
+    # ships a repetition penalty would then not be greedy.
+    return GenerationConfig(
+        do_sample=False,
+        num_beams=1,
+        temperature=1.0,
+        top_k=50,
+        top_p=1.0,
+        repetition_penalty=1.0,
+        no_repeat_ngram_size=0,
+        min_new_tokens=0,
+        max_new_tokens=max_new_tokens,
+        eos_token_id=list(stop_ids),
+        pad_token_id=pad_id,
+        use_cache=True,
+    )
+
+
+def _until_stop(tokens: list[int], stops: set[int]) -> list[int]:
+    end = next((place for place, token in enumerate(tokens) if token in stops), len(tokens) - 1)
+    return tokens[: end + 1]

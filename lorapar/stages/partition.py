@@ -1,0 +1,182 @@
+"""partition: from the scores of both systems, decide which elements each stage of training may touch.
+
+summary.json, where a share is of all trainable elements of the adapter unless it says otherwise:
+
+theta, alpha, beta                  the settings
+elements                            trainable elements of the adapter
+system1_elements, system2_elements  elements in each system's set (its own and the shared ones)
+system1_active_fraction, ...        the same as a share: what the paper's table 3 calls active
+system1_only_elements, system2_only_elements, shared_elements, unused_elements     the four regions
+system1_only_fraction, system2_only_fraction, shared_fraction, unused_fraction     the same as shares
+system1_only_share_of_set, ...      a system's own region as a share of its set, as in the paper's region table
+sft_active_fraction, rl_active_fraction    what each training stage may really move, after alpha and beta
+jaccard                             shared elements over those of either set
+regions                             counts by layer and module: layer, module, total, system1_only, system2_only, shared
+scatter                             about 3,000 elements: their scores for both systems and their region, as columns
+theta_curve                         active fractions, region shares and Jaccard for other values of theta, as columns
+provenance                          base model, adapter and rows the scores were made from
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lorapar.config import SYSTEMS, PartitionConfig
+from lorapar.errors import BadInputError
+from lorapar.records import write_json
+from lorapar.stages.contract import Metrics, StageCall, StageSettings, StageSpec
+
+if TYPE_CHECKING:
+    import torch
+
+    from lorapar.adapter import Partition
+
+    Scores = dict[str, dict[str, torch.Tensor]]
+
+SCATTER_ELEMENTS = 3000
+THETAS = (
+    *(0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75),
+    *(0.8, 0.85, 0.875, 0.9, 0.925, 0.95, 0.97, 0.98, 0.99, 0.995, 1.0),
+)
+"""The curve's values; the steep end is drawn more finely."""
+
+
+class Settings(StageSettings):
+    """How much importance each system keeps, and how much of the shared region each may train."""
+
+    partition: PartitionConfig
+
+
+SPEC = StageSpec(
+    name="partition",
+    summary="decide which elements SFT and RL may train",
+    settings=Settings,
+    many=("scores",),
+    outputs=("partition",),
+)
+
+
+def run(call: StageCall[Settings]) -> Metrics:
+    """Write partition.safetensors and summary.json; the metrics are the summary's single figures."""
+    from lorapar.adapter import partition_elements
+
+    config = call.settings.partition
+    scores, provenance = _read_scores(call.inputs["scores"])
+    shared = dict(zip(SYSTEMS, (config.alpha, config.beta), strict=True))
+    partition = partition_elements(scores, theta=config.theta, shared=shared)
+    partition.save(call.output("partition") / "partition.safetensors", _flat(provenance))
+    figures = _figures(partition, config)
+    summary = {
+        **figures,
+        "regions": _regions(partition),
+        "scatter": _scatter(scores, partition),
+        "theta_curve": _theta_curve(scores, shared),
+        "provenance": provenance,
+    }
+    write_json(call.output("partition") / "summary.json", summary)
+    return {name: float(value) for name, value in figures.items()}
+
+
+def _read_scores(folders: tuple[Path, ...]) -> tuple[Scores, dict[str, dict[str, str]]]:
+    """Scores and their provenance by system, in the order of SYSTEMS; both must come from one adapter on one base."""
+    from lorapar.adapter import load_scores
+
+    found: dict[str, Any] = {}
+    for folder in folders:
+        scores, metadata = load_scores(folder / "scores.safetensors")
+        system = metadata.get("system", "unnamed")
+        if system not in SYSTEMS or system in found:
+            raise BadInputError(
+                f"{folder}: scores of '{system}', but one folder is needed for each of {', '.join(SYSTEMS)}"
+            )
+        found[system] = (scores, metadata)
+    missing = [system for system in SYSTEMS if system not in found]
+    if missing:
+        raise BadInputError(f"there are no scores of {missing[0]}; run the stage score for it")
+    provenance = {system: found[system][1] for system in SYSTEMS}
+    _check_same_adapter(provenance)
+    return {system: found[system][0] for system in SYSTEMS}, provenance
+
+
+def _check_same_adapter(provenance: dict[str, dict[str, str]]) -> None:
+    first, second = (provenance[system] for system in SYSTEMS)
+    for key in ("model_digest", "adapter_digest"):
+        if first.get(key) != second.get(key):
+            raise BadInputError(
+                f"the scores of {SYSTEMS[0]} and {SYSTEMS[1]} differ in {key}: they were made with different adapters "
+                "or base models; score both systems again"
+            )
+
+
+def _flat(provenance: dict[str, dict[str, str]]) -> dict[str, str]:
+    return {f"{system}.{key}": value for system, entries in provenance.items() for key, value in entries.items()}
+
+
+def _figures(partition: Partition, config: PartitionConfig) -> dict[str, float]:
+    one, two = (partition.sizes()[system] for system in SYSTEMS)
+    total = one.total
+    regions = {"system1_only": one.exclusive, "system2_only": two.exclusive, "shared": one.shared}
+    regions["unused"] = total - sum(regions.values())
+    return {
+        "theta": config.theta,
+        "alpha": config.alpha,
+        "beta": config.beta,
+        "elements": total,
+        "system1_elements": one.selected,
+        "system2_elements": two.selected,
+        "system1_active_fraction": one.selected / total,
+        "system2_active_fraction": two.selected / total,
+        **{f"{region}_elements": count for region, count in regions.items()},
+        **{f"{region}_fraction": count / total for region, count in regions.items()},
+        "system1_only_share_of_set": one.exclusive / one.selected,
+        "system2_only_share_of_set": two.exclusive / two.selected,
+        "sft_active_fraction": one.active / total,
+        "rl_active_fraction": two.active / total,
+        "jaccard": partition.jaccard(*SYSTEMS),
+    }
+
+
+def _regions(partition: Partition) -> list[dict[str, Any]]:
+    return [
+        {
+            "layer": row.layer,
+            "module": row.module,
+            "total": row.total,
+            **{f"{system}_only": row.exclusive[system] for system in SYSTEMS},
+            "shared": row.shared,
+        }
+        for row in partition.counts_by_layer_and_module()
+    ]
+
+
+def _scatter(scores: Scores, partition: Partition) -> dict[str, list[Any]]:
+    """An even draw over all elements, so that a region's share of the points is its share of the elements."""
+    import numpy as np
+
+    def flat(tensors: dict[str, torch.Tensor]) -> Any:
+        return np.concatenate([tensors[name].numpy().reshape(-1) for name in sorted(tensors)])
+
+    values = {system: flat(scores[system]) for system in SYSTEMS}
+    chosen = {system: flat(partition.selected(system)) for system in SYSTEMS}
+    count = values[SYSTEMS[0]].size
+    drawn = np.sort(np.random.default_rng(0).choice(count, min(count, SCATTER_ELEMENTS), replace=False))
+    region = chosen[SYSTEMS[0]][drawn].astype(int) + 2 * chosen[SYSTEMS[1]][drawn].astype(int)
+    names = ("unused", "system1_only", "system2_only", "shared")
+    return {
+        **{system: [float(f"{value:.5g}") for value in values[system][drawn]] for system in SYSTEMS},
+        "region": [names[number] for number in region],
+    }
+
+
+def _theta_curve(scores: Scores, shared: dict[str, float]) -> dict[str, list[float]]:
+    from lorapar.adapter import sweep
+
+    rows = sweep(scores, THETAS, shared=shared)
+    return {
+        "theta": [row.theta for row in rows],
+        **{f"{system}_active_fraction": [row.selected[system] / row.total for row in rows] for system in SYSTEMS},
+        **{f"{system}_only_fraction": [row.exclusive[system] / row.total for row in rows] for system in SYSTEMS},
+        "shared_fraction": [row.shared[SYSTEMS[0]] / row.total for row in rows],
+        "jaccard": [row.jaccard[(SYSTEMS[0], SYSTEMS[1])] for row in rows],
+    }

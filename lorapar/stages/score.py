@@ -1,0 +1,141 @@
+"""score: how much one system's loss depends on each LoRA element, from a sample of that system's training rows."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lorapar.config import ModelConfig, PromptConfig, ScoreConfig
+from lorapar.errors import BadInputError
+from lorapar.progress import Progress
+from lorapar.prompts import collate, encode_rows, rows_of
+from lorapar.records import Example, System, digest_of, read_records, sample_rows
+from lorapar.stages.contract import Metrics, StageCall, StageSettings, StageSpec
+from lorapar.store import read_manifest
+
+if TYPE_CHECKING:
+    from lorapar.adapter import ScoreAccumulator
+
+Encoded = dict[str, list[int]]
+SAVE_SECONDS = 30.0
+"""A killed stage loses at most about so much work."""
+
+
+class Settings(StageSettings):
+    """The base model, how rows are asked, how many are scored, and which system they are of."""
+
+    model: ModelConfig
+    prompts: PromptConfig
+    score: ScoreConfig
+    seed: int
+    system: System
+
+
+SPEC = StageSpec(
+    name="score",
+    summary="score every LoRA element's importance for one system",
+    settings=Settings,
+    inputs=("adapter", "rows"),
+    outputs=("scores",),
+)
+
+
+def run(call: StageCall[Settings]) -> Metrics:
+    """Write scores.safetensors with its provenance; a killed call goes on from the partial sums in scratch."""
+    from lorapar.adapter import ScoreAccumulator, load_adapter, save_scores
+    from lorapar.basemodel import load_model, load_tokenizer
+
+    settings = call.settings
+    tokenizer = load_tokenizer(settings.model, call.progress)
+    rows = _chosen(call)
+    encoded = _encoded(tokenizer, rows, settings, call.progress)
+    model = load_adapter(load_model(settings.model, call.progress), call.input("adapter"), trainable=True)
+    accumulator = ScoreAccumulator(model)
+    pad = int(tokenizer.pad_token_id)
+    seconds = _accumulate(accumulator, encoded, settings.score.batch_size, pad, call)
+    scores = accumulator.scores()
+    save_scores(call.output("scores") / "scores.safetensors", scores, _provenance(call, rows, len(encoded)))
+    return {
+        "rows": float(len(encoded)),
+        "seconds_per_row": seconds,
+        "total_importance": sum(float(tensor.double().sum()) for tensor in scores.values()),
+    }
+
+
+def _chosen(call: StageCall[Settings]) -> list[Example]:
+    wanted, system = call.settings.score.examples, call.settings.system
+    path = call.input("rows") / "examples.jsonl"
+    rows = sample_rows(list(read_records(path, Example)), wanted, call.settings.seed)
+    if not rows:
+        raise BadInputError(f"{path}: no row of {system} to score with; change the voting or add data")
+    if len(rows) < wanted:
+        call.progress.say(f"score.examples is {wanted}, but {system} has only {len(rows)} training rows: all are used")
+    return rows
+
+
+def _encoded(tokenizer: Any, rows: Sequence[Example], settings: Settings, progress: Progress) -> list[Encoded]:
+    limit = settings.score.max_length
+    encoded = encode_rows(tokenizer, rows_of(rows, settings.system), settings.prompts, limit)
+    if not encoded:
+        raise BadInputError(
+            f"score.max_length is {limit}, which cuts off the whole answer of all {len(rows)} rows; raise it"
+        )
+    if len(encoded) < len(rows):
+        progress.say(f"{len(rows) - len(encoded)} rows left out: no token of their answer is within {limit} tokens")
+    return encoded
+
+
+def _accumulate(
+    accumulator: ScoreAccumulator,
+    encoded: Sequence[Encoded],
+    batch_size: int,
+    pad_id: int,
+    call: StageCall[Settings],
+) -> float:
+    """Add all rows, going on after those of an earlier call; returns the seconds a row took."""
+    partial = call.scratch / "partial.safetensors"
+    done = _resume(accumulator, partial, call.progress)
+    call.progress.start(f"scoring {call.settings.system}", total=len(encoded) - done)
+    started = saved = time.monotonic()
+    for start in range(done, len(encoded), batch_size):
+        batch = encoded[start : start + batch_size]
+        accumulator.update(collate(batch, pad_id))
+        call.progress.advance(len(batch))
+        if time.monotonic() - saved > SAVE_SECONDS:
+            _save(accumulator, partial)
+            saved = time.monotonic()
+    return (time.monotonic() - started) / max(1, len(encoded) - done)
+
+
+def _resume(accumulator: ScoreAccumulator, partial: Path, progress: Progress) -> int:
+    """Take up what an earlier call left; returns the number of rows it had scored."""
+    from lorapar.adapter.files import read_tensors
+
+    if partial.is_file():
+        accumulator.load_state_dict(read_tensors(partial)[0])
+        progress.say(f"going on after {accumulator.examples} rows that were scored before")
+    return accumulator.examples
+
+
+def _save(accumulator: ScoreAccumulator, partial: Path) -> None:
+    from lorapar.adapter.files import write_tensors
+
+    write_tensors(partial, accumulator.state_dict(), {})
+
+
+def _provenance(call: StageCall[Settings], rows: Sequence[Example], scored: int) -> dict[str, str]:
+    """What the scores were made from; string values, because safetensors metadata holds nothing else."""
+    settings = call.settings
+    return {
+        "system": settings.system,
+        "model": settings.model.name,
+        "model_revision": settings.model.revision or "",
+        "model_digest": settings.model.digest or "",
+        "adapter_digest": read_manifest(call.input("adapter")).digest,
+        "data_digest": read_manifest(call.input("rows")).digest,
+        "sample_digest": digest_of([row.model_dump(mode="json") for row in rows]),
+        "samples": str(scored),
+        "seed": str(settings.seed),
+    }

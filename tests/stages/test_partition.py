@@ -1,0 +1,93 @@
+"""From two files of scores to masks and the figures a report shows."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from lorapar.adapter import Partition, load_scores, partition_elements, save_scores
+from lorapar.config import SYSTEMS
+from lorapar.errors import BadInputError
+from lorapar.store import seal
+
+
+def made(kit, folders, out, **partition):
+    metrics, out = kit.run("partition", out, {"partition": partition}, {"scores": tuple(folders)})
+    summary = json.loads((out / "partition" / "summary.json").read_text())
+    return metrics, Partition.load(out / "partition" / "partition.safetensors"), summary
+
+
+def test_the_masks_are_those_of_the_adapter_room_in_any_order_of_the_folders(kit, scores, tmp_path) -> None:
+    loaded = {system: load_scores(folder / "scores.safetensors")[0] for system, folder in scores.items()}
+    expected = partition_elements(loaded, theta=0.8, shared={"system1": 0.5, "system2": 0.25})
+    _, partition, _ = made(kit, reversed(scores.values()), tmp_path, theta=0.8, alpha=0.5, beta=0.25)
+    for system in SYSTEMS:
+        for name, mask in expected.mask(system).items():
+            assert torch.equal(partition.mask(system)[name], mask)
+    assert partition.metadata["system1.system"] == "system1"
+    assert partition.metadata["system2.samples"] == "4"
+
+
+def test_the_figures_add_up(kit, scores, tmp_path) -> None:
+    metrics, partition, summary = made(kit, scores.values(), tmp_path, alpha=0.0, beta=0.5)
+    sizes = partition.sizes()
+    regions = ("system1_only", "system2_only", "shared", "unused")
+    assert sum(summary[f"{region}_elements"] for region in regions) == summary["elements"]
+    assert sum(summary[f"{region}_fraction"] for region in regions) == pytest.approx(1)
+    assert summary["sft_active_fraction"] == pytest.approx(summary["system1_only_fraction"])
+    assert summary["rl_active_fraction"] == sizes["system2"].active / summary["elements"]
+    either = summary["elements"] - summary["unused_elements"]
+    assert summary["jaccard"] == pytest.approx(summary["shared_elements"] / either)
+    assert summary["system1_only_share_of_set"] == pytest.approx(
+        summary["system1_only_elements"] / summary["system1_elements"]
+    )
+    assert metrics == {name: value for name, value in summary.items() if isinstance(value, int | float)}
+    for region in regions[:3]:
+        assert sum(row[region] for row in summary["regions"]) == summary[f"{region}_elements"]
+    assert {(row["layer"], row["module"]) for row in summary["regions"]} == {
+        (layer, f"{module}_proj") for layer in (0, 1) for module in ("q", "k", "v", "gate", "up", "down")
+    }
+
+
+def test_the_scatter_shows_real_elements_with_their_region(kit, scores, tmp_path) -> None:
+    _, partition, summary = made(kit, scores.values(), tmp_path)
+    scatter = summary["scatter"]
+    assert len(scatter["region"]) == len(scatter["system1"]) == len(scatter["system2"]) == 3000
+    for region in ("system1_only", "system2_only", "shared", "unused"):
+        share = scatter["region"].count(region) / 3000
+        assert share == pytest.approx(summary[f"{region}_fraction"], abs=0.03)
+    # In one system's order, whatever is selected scores at least what is not.
+    selected = [
+        s for s, r in zip(scatter["system1"], scatter["region"], strict=True) if r in ("shared", "system1_only")
+    ]
+    rest = [s for s, r in zip(scatter["system1"], scatter["region"], strict=True) if r in ("unused", "system2_only")]
+    assert min(selected) >= max(rest)
+    assert partition.theta == 0.9
+
+
+def test_the_curve_rises_with_theta_and_passes_through_the_partition(kit, scores, tmp_path) -> None:
+    _, _, summary = made(kit, scores.values(), tmp_path)
+    curve = summary["theta_curve"]
+    assert {0.3, 0.6, 0.8, 0.9, 0.95, 1.0} <= set(curve["theta"])
+    assert curve["theta"] == sorted(curve["theta"])
+    for system in SYSTEMS:
+        active = curve[f"{system}_active_fraction"]
+        assert active == sorted(active)
+        assert active[curve["theta"].index(0.9)] == summary[f"{system}_active_fraction"]
+        assert active[-1] == 1.0
+    assert curve["jaccard"][-1] == 1.0
+
+
+def test_one_folder_a_system_from_one_adapter(kit, scores, tmp_path) -> None:
+    with pytest.raises(BadInputError, match="scores of 'system1', but one folder is needed for each"):
+        made(kit, [scores["system1"], scores["system1"]], tmp_path / "twice")
+    with pytest.raises(BadInputError, match="there are no scores of system2; run the stage score"):
+        made(kit, [scores["system1"]], tmp_path / "one")
+    tensors, metadata = load_scores(scores["system2"] / "scores.safetensors")
+    other = tmp_path / "other"
+    save_scores(other / "scores.safetensors", tensors, {**metadata, "adapter_digest": "another"})
+    seal(other, "score.scores")
+    with pytest.raises(BadInputError, match="differ in adapter_digest"):
+        made(kit, [scores["system1"], other], tmp_path / "mixed")
