@@ -1,0 +1,119 @@
+"""The documentation says what the code does: generated pages, exit codes, command lines, links, and a page a stage."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer.main
+
+from lorapar.cli import app
+from lorapar.config import load_config
+from lorapar.config.reference import reference_text
+from lorapar.errors import ExitCode
+from lorapar.stages.contract import STAGE_NAMES, stage_spec
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
+LINK = re.compile(r"(?<!!)\[[^\]]*(?:\[\][^\]]*)*\]\(([^)\s]+)\)|!\[[^\]]*\]\(([^)\s]+)\)")
+ELLIPSES = ("…", "...")
+
+
+def text_of(page: Path) -> str:
+    return page.read_text(encoding="utf-8")
+
+
+def ids(pages: list[Path]) -> list[str]:
+    return [page.relative_to(ROOT).as_posix() for page in pages]
+
+
+def test_settings_page_is_what_the_models_say() -> None:
+    assert text_of(DOCS / "configuration.md") == reference_text(), "run `make docs` and commit docs/configuration.md"
+
+
+def test_exit_codes_page_lists_exactly_the_codes() -> None:
+    rows = re.findall(r"^\| (\d+) \| ([A-Z_]+) \|", text_of(DOCS / "exit-codes.md"), re.MULTILINE)
+    assert [(int(code), name) for code, name in rows] == [(code.value, code.name) for code in ExitCode]
+
+
+@pytest.mark.parametrize("stage", STAGE_NAMES)
+def test_stage_has_a_page_that_names_its_settings_inputs_and_outputs(stage: str) -> None:
+    text, spec = text_of(DOCS / "stages" / f"{stage}.md"), stage_spec(stage)
+    assert text.startswith(f"# {stage}\n")
+    sections = () if stage == "plan" else spec.sections
+    missing = [name for name in (*sections, *spec.inputs, *spec.many, *spec.outputs) if f"`{name}`" not in text]
+    assert not missing, f"docs/stages/{stage}.md does not mention {missing}"
+
+
+def test_no_page_for_a_stage_that_is_not_there() -> None:
+    assert {page.stem for page in (DOCS / "stages").glob("*.md")} == set(STAGE_NAMES)
+
+
+def anchors_of(page: Path) -> set[str]:
+    """Anchors that Markdown renderers give a page's headings."""
+    headings = re.findall(r"^#+ (.+)$", text_of(page), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=ids(PAGES))
+def test_links_lead_somewhere(page: Path) -> None:
+    broken = []
+    for target in (first or second for first, second in LINK.findall(text_of(page))):
+        if target.startswith(("http:", "https:", "mailto:")):
+            continue
+        name, _, anchor = target.partition("#")
+        file = (page.parent / name).resolve() if name else page
+        if not file.exists() or (anchor and anchor not in anchors_of(file)):
+            broken.append(target)
+    assert not broken, f"{page}: these lead nowhere: {broken}"
+
+
+def code_lines(page: Path, command: str) -> list[str]:
+    """Lines in code, fenced or between backticks, that call a command; `\\` at a line's end joins it with the next."""
+    text = text_of(page).replace("\\\n", " ")
+    blocks = "\n".join(re.findall(r"^```.*?\n(.*?)^```", text, re.MULTILINE | re.DOTALL))
+    prose = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
+    fenced = re.findall(rf"^\s*(?:\w+=\S+ )*({command} .+)$", blocks, re.MULTILINE)
+    return fenced + re.findall(rf"`(?:\w+=\S+ )*({command} [^`\n]+)`", prose)
+
+
+def command_lines() -> Iterator[tuple[str, str]]:
+    """(page, command line) of every `lorapar ...` shown in code, but for those that leave words out."""
+    for page in PAGES:
+        for line in code_lines(page, "lorapar"):
+            if not any(mark in line for mark in ELLIPSES):
+                yield page.relative_to(ROOT).as_posix(), line
+
+
+@pytest.mark.parametrize(("page", "line"), sorted(set(command_lines())))
+def test_command_line_in_the_docs_is_one_that_works(page: str, line: str) -> None:
+    """Words in capitals are gaps for the reader to fill; all else must parse, presets and settings included."""
+    words = shlex.split(line, comments=True)
+    words = words[1 : next((place for place, word in enumerate(words) if word in ("|", ">", "&&", ";")), len(words))]
+    group: Any = typer.main.get_command(app)
+    if words[0].startswith("-"):
+        assert words[0] in ("--help", "--version", *(option for p in group.params for option in p.opts))
+        return
+    assert words[0] in group.commands, f"{page}: `{line}`: there is no such command"
+    if len(words) == 1:
+        return  # the name of a command in a sentence
+    values = group.commands[words[0]].make_context(words[0], words[1:], resilient_parsing="--help" in words).params
+    overrides = [text for text in values.get("overrides") or [] if not re.search(r"\b[A-Z]{3,}\b", text)]
+    preset = values.get("preset")
+    load_config(preset=preset if preset and not preset.isupper() else None, overrides=overrides)
+
+
+def test_the_docs_show_command_lines_at_all() -> None:
+    assert len(set(command_lines())) > 10
+
+
+def test_make_targets_in_the_docs_exist() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", text_of(ROOT / "Makefile"), re.MULTILINE))
+    shown = {line.split()[1] for page in PAGES for line in code_lines(page, "make")}
+    assert "demo" in shown
+    assert shown <= targets
