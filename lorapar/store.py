@@ -111,12 +111,18 @@ def storage_errors(where: Path) -> Iterator[None]:
     """Turn a full disk or a forbidden folder into one clear StorageError that names the place."""
     try:
         yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    except Exception as error:
+        if _means_full(error):
             raise StorageError(f"{where}: the disk is full; free some room and run again, it continues") from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise StorageError(f"{error.filename or where}: cannot be written ({error.strerror})") from error
         raise
+
+
+def _means_full(error: Exception) -> bool:
+    """Libraries written in Rust or C++ (safetensors) report a full disk in the system's words, not as an OSError."""
+    number = error.errno if isinstance(error, OSError) else None
+    return number in (errno.ENOSPC, errno.EDQUOT) or os.strerror(errno.ENOSPC) in str(error)
 
 
 def _files_below(folder: Path) -> list[Path]:

@@ -1,0 +1,50 @@
+"""`lorapar plan` says beforehand what `lorapar run` then does."""
+
+from lorapar.config import load_config
+from lorapar.local import RunFolder, preview
+from lorapar.stages.plan import make_plan
+
+
+def states(folder, *overrides):
+    plan = make_plan(load_config(preset="tiny", overrides=overrides))
+    return {entry.node.name: entry for entry in preview(plan, RunFolder(folder))}
+
+
+def test_in_a_new_folder_everything_runs(tmp_path):
+    assert not any(entry.reused for entry in states(tmp_path).values())
+
+
+def test_in_a_finished_folder_everything_is_reused_but_plan_and_report(tiny_run):
+    assert {name for name, entry in states(tiny_run).items() if not entry.reused} == {"plan", "report"}
+
+
+def test_the_changed_setting_is_named(tiny_run):
+    planned = states(tiny_run, "partition.theta=0.5")
+    assert planned["score-system1"].reused
+    assert not planned["partition"].reused
+    assert "partition.theta 0.9 -> 0.5" in planned["partition"].reason
+    assert planned["sft"].reason == "after partition"
+
+
+def test_changed_bytes_at_the_same_address_rerun_what_reads_them(tmp_path):
+    from lorapar.local import run_local
+    from tests.local.test_run import Spoken
+
+    file = tmp_path / "rows.jsonl"
+    rows = [f'{{"question": "What is {n} plus 1?", "answer": "{n + 1}", "reference": "{n + 1}"}}' for n in range(12)]
+    file.write_text("\n".join(rows), encoding="utf-8")
+    overrides = (f"data.source={file}", "data.columns={reference: reference}")
+    run_local(load_config(preset="tiny", overrides=overrides), tmp_path / "run", Spoken(), until="prepare")
+    assert states(tmp_path / "run", *overrides)["prepare"].reused
+    file.write_text("\n".join(rows).replace("plus 1", "plus one"), encoding="utf-8")
+    planned = states(tmp_path / "run", *overrides)["prepare"]
+    assert not planned.reused
+    assert "data.digest" in planned.reason
+
+
+def test_damaged_files_are_named(tiny_copy):
+    file = tiny_copy / "stages" / "partition" / "partition" / "summary.json"
+    file.write_text("{}", encoding="utf-8")
+    entry = states(tiny_copy)["partition"]
+    assert not entry.reused
+    assert "summary.json" in entry.reason

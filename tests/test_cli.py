@@ -1,0 +1,102 @@
+"""The command line as a person meets it: one clear line for every mistake, and its documented exit code."""
+
+import re
+
+import pytest
+
+from lorapar import __version__
+from lorapar.errors import ExitCode
+
+
+def test_version(cli):
+    assert cli("--version").stdout.strip() == f"lorapar {__version__}"
+
+
+def test_presets_are_listed_and_shown(cli):
+    listed = cli("presets")
+    assert "tiny" in listed.stdout
+    assert "paper-llama2-7b-gsm8k" in listed.stdout
+    assert "name: tiny" in cli("presets", "--show", "tiny").stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "--preset", "tinny"], "did you mean 'tiny'"),
+        (["run", "--preset", "tiny", "--set", "partition.theta=2"], "partition.theta"),
+        (["run", "--preset", "tiny", "--set", "rl.lerning_rate=1"], "did you mean 'learning_rate'"),
+        (["run", "--preset", "tiny", "--until", "partiton"], "did you mean 'partition'"),
+        (["run", "--preset", "tiny", "--set", "model.name=./nowhere"], "not a folder"),
+        (["run", "--preset", "tiny", "--set", "data.source=./rows.jsonl"], "rows.jsonl"),
+        (["stage", "sftt", "--preset", "tiny"], "did you mean 'sft'"),
+        (["stage", "score", "--preset", "tiny", "--input", "x=y"], "score has no such one"),
+        (["stage", "init", "--preset", "tiny"], "--output adapter=FOLDER is missing"),
+        (["report", "./nowhere"], "not a run folder"),
+        (["partition", "./nowhere", "--sweep"], "no scores of system1"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(cli, tmp_path, arguments, message):
+    if arguments[0] == "run":
+        arguments = [*arguments, "--out", str(tmp_path / "run")]
+    result = cli(*arguments)
+    assert result.returncode == ExitCode.BAD_INPUT, result.stdout + result.stderr
+    assert message in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert "Traceback" not in result.stderr
+
+
+def test_an_unknown_option_names_the_nearest(cli):
+    result = cli("run", "--prset", "tiny")
+    assert result.returncode == ExitCode.BAD_INPUT
+    assert "--preset" in result.stderr
+
+
+def test_plan_says_what_will_happen_and_starts_nothing(cli, tiny_run, tmp_path):
+    before = sorted(path for path in tiny_run.rglob("*"))
+    result = cli("plan", "--preset", "tiny", "--out", tiny_run, "--set", "rl.learning_rate=1e-4")
+    assert result.returncode == 0, result.stderr
+    rows = {line.split()[0]: line for line in result.stdout.splitlines() if line.strip()}
+    assert "reuse" in rows["sft"]
+    assert "rl.learning_rate" in rows["rl"]
+    assert "GB" in rows["rl"]
+    assert sorted(path for path in tiny_run.rglob("*")) == before
+
+
+def test_the_sweep_needs_only_saved_scores(cli, tiny_copy):
+    result = cli("partition", tiny_copy, "--sweep")
+    assert result.returncode == 0, result.stderr
+    assert (tiny_copy / "theta-sweep.svg").read_text(encoding="utf-8").lstrip().startswith("<")
+    fractions = [float(value) for value in re.findall(r"^\s*0\.9\b.*?(\d+\.\d+)", result.stdout, re.MULTILINE)]
+    assert fractions
+
+
+def test_the_partition_of_a_run_is_shown(cli, tiny_run):
+    result = cli("partition", tiny_run)
+    assert result.returncode == 0, result.stderr
+    assert "jaccard" in result.stdout
+
+
+def test_report_is_written_again_from_the_folder(cli, tiny_copy):
+    (tiny_copy / "report.html").unlink()
+    result = cli("report", tiny_copy)
+    assert result.returncode == 0, result.stderr
+    assert (tiny_copy / "report.html").is_file()
+
+
+def test_doctor_names_what_is_there(cli):
+    result = cli("doctor")
+    assert result.returncode == 0, result.stdout
+    for word in ("python", "torch", "accelerator", "hub", "model cache"):
+        assert word in result.stdout
+
+
+def test_a_stage_runs_alone_with_local_folders(cli, tiny_run, tmp_path):
+    result = cli(
+        "stage", "partition", "--preset", "tiny", "--set", "partition.theta=0.5",
+        "--input", f"scores={tiny_run}/stages/score-system1/scores",
+        "--input", f"scores={tiny_run}/stages/score-system2/scores",
+        "--output", f"partition={tmp_path}/partition",
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "partition" / "partition.safetensors").is_file()
+    assert (tmp_path / "partition" / "manifest.json").is_file()
