@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import re
+import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -144,3 +146,31 @@ def test_rooms_of_the_client_do_not_import_torch_at_the_top() -> None:
         if module.split(".")[0] in HEAVY
     ]
     assert not heavy, "import these inside the function that needs them:\n" + "\n".join(heavy)
+
+
+MODULE_OF = {"pyyaml": "yaml", "huggingface-hub": "huggingface_hub"}
+
+
+def declared(*extras: str) -> set[str]:
+    """Modules of the packages that pyproject.toml asks for, in its core and in the extras named."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    asked = [*project["dependencies"], *(line for extra in extras for line in project["optional-dependencies"][extra])]
+    names = {re.split(r"[<>=!~\[; ]", line)[0].lower() for line in asked}
+    return {MODULE_OF.get(name, name) for name in names}
+
+
+def test_every_imported_package_is_declared() -> None:
+    known = declared("train") | set(sys.stdlib_module_names) | {"lorapar"}
+    undeclared = {
+        f"{path.relative_to(ROOT)} imports {module}"
+        for path in SOURCES
+        for module in imports_of(path)
+        if module.split(".")[0] not in known
+    }
+    assert not undeclared, "name these in pyproject.toml:\n" + "\n".join(sorted(undeclared))
+
+
+def test_every_declared_package_is_imported() -> None:
+    """accelerate is asked for because transformers' Trainer does not work without it."""
+    imported = {module.split(".")[0] for path in SOURCES for module in imports_of(path)} | {"accelerate"}
+    assert declared("train") <= imported, "pyproject.toml asks for packages that nothing imports"
