@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -29,7 +30,8 @@ def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Map
         _order_metadata(part)
         os.replace(part, path)
     except (OSError, SafetensorError) as error:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):
+            part.unlink()
         raise StorageError(f"cannot write {path}: {error}; free some space or choose another folder") from error
 
 
