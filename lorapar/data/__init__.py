@@ -1,0 +1,10 @@
+"""Examples from the project's own task mix, from files and from the hub: read, checked and split in one place.
+
+Importable without torch, datasets and pyarrow: they are imported where a source needs them.
+"""
+
+from lorapar.data.load import LoadedData, load_data, load_examples
+from lorapar.data.mapping import MAPPINGS
+from lorapar.data.source import data_digest, resolve_data
+
+__all__ = ["MAPPINGS", "LoadedData", "data_digest", "load_data", "load_examples", "resolve_data"]

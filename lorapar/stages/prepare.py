@@ -1,0 +1,60 @@
+"""prepare: the examples of a run, read from their source, checked, and split into training and held-out rows."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from lorapar.config import DataConfig
+from lorapar.data import LoadedData, data_digest, load_data
+from lorapar.errors import IntegrityError
+from lorapar.records import write_json, write_records
+from lorapar.stages.contract import Metrics, StageCall, StageSettings, StageSpec
+
+_SHOWN = 20
+"""Reasons for leaving rows out that the summary spells out."""
+
+
+class Settings(StageSettings):
+    """Where the examples come from, and the seed of the generated ones and of the split."""
+
+    data: DataConfig
+    seed: int
+
+
+SPEC = StageSpec(
+    name="prepare",
+    summary="read the examples, check every row and hold some out",
+    settings=Settings,
+    outputs=("examples",),
+)
+
+
+def run(call: StageCall[Settings]) -> Metrics:
+    """Write examples.jsonl (both splits) and summary.json."""
+    data = call.settings.data
+    digest = data_digest(data)
+    if data.digest not in (None, digest):
+        raise IntegrityError(f"data.source: {data.source} has changed since the run was planned; run `plan` again")
+    loaded = load_data(data, call.settings.seed)
+    if loaded.left_out:
+        call.progress.say(f"left out {len(loaded.left_out)} rows, the first: {loaded.left_out[0]}")
+    folder = call.output("examples")
+    write_records(folder / "examples.jsonl", loaded.examples)
+    summary = {"source": data.source, "digest": digest, **_summary(loaded)}
+    write_json(folder / "summary.json", summary)
+    rows = {f"rows_{name}": float(summary["splits"][name]["rows"]) for name in ("train", "heldout")}
+    return {**rows, "rows_left_out": float(len(loaded.left_out))}
+
+
+def _summary(loaded: LoadedData) -> dict[str, Any]:
+    splits = {}
+    for name in ("train", "heldout"):
+        rows = [example for example in loaded.examples if example.split == name]
+        systems = Counter(example.known_system for example in rows if example.known_system)
+        splits[name] = {
+            "rows": len(rows),
+            "with_reference": sum(example.reference is not None for example in rows),
+            "known_systems": dict(sorted(systems.items())),
+        }
+    return {"splits": splits, "left_out": len(loaded.left_out), "left_out_first": loaded.left_out[:_SHOWN]}
