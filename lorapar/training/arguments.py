@@ -1,0 +1,105 @@
+"""Every setting that TRL gets, written out: its defaults differ between trainers and change between versions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lorapar.config import ModelConfig, RlConfig, SftConfig
+from lorapar.training.rewards import Reward
+
+
+def sft_arguments(config: SftConfig, model: ModelConfig, seed: int, scratch: Path) -> dict[str, Any]:
+    """Arguments of trl.SFTConfig."""
+    return {
+        **_common(config, model, seed, scratch),
+        "max_length": config.max_length,
+        "truncation_mode": "keep_start",
+        "completion_only_loss": True,
+        "assistant_only_loss": False,
+        "loss_type": "nll",
+        "packing": False,
+        "padding_free": False,
+        "shuffle_dataset": False,  # the data loader shuffles, every epoch anew
+        "adam_beta1": 0.9,
+        "adam_beta2": 0.999,
+    }
+
+
+def rl_arguments(
+    config: RlConfig, model: ModelConfig, rewards: list[Reward], seed: int, scratch: Path
+) -> dict[str, Any]:
+    """Arguments of trl.GRPOConfig; rollouts come from transformers' own generate."""
+    return {
+        **_common(config, model, seed, scratch),
+        "num_generations": config.num_generations,
+        "steps_per_generation": config.gradient_accumulation,  # rollouts are made anew for every optimiser step
+        "num_iterations": 1,
+        "max_completion_length": config.max_completion_length,
+        "temperature": config.temperature,
+        "top_p": config.top_p,
+        "top_k": 0,
+        "min_p": None,
+        "repetition_penalty": 1.0,
+        # A model that went NaN is caught by its loss; sampling from NaN kills the process on a GPU.
+        "generation_kwargs": {"remove_invalid_values": True},
+        "use_vllm": False,
+        "beta": config.kl_beta,
+        "use_bias_correction_kl": True,
+        "sync_ref_model": False,
+        "loss_type": config.loss_type,
+        "scale_rewards": config.scale_rewards,
+        "reward_weights": [reward.weight for reward in rewards],
+        "multi_objective_aggregation": "sum_then_normalize",
+        "importance_sampling_level": "token",
+        "epsilon": 0.2,
+        "epsilon_high": None,
+        "delta": None,
+        "top_entropy_quantile": 1.0,
+        "entropy_coef": 0.0,
+        "mask_truncated_completions": False,
+        # Dropout would make policy, rollouts and reference different functions: the KL of equal models is 0 without.
+        "disable_dropout": True,
+        "shuffle_dataset": True,
+        "remove_unused_columns": False,
+        "log_completions": False,
+        "adam_beta1": config.adam_beta1,
+        "adam_beta2": config.adam_beta2,
+    }
+
+
+def _common(config: SftConfig | RlConfig, model: ModelConfig, seed: int, scratch: Path) -> dict[str, Any]:
+    return {
+        "output_dir": str(scratch / "trainer"),
+        "seed": seed,
+        "data_seed": seed,
+        "num_train_epochs": config.epochs,
+        "max_steps": config.max_steps or -1,
+        "per_device_train_batch_size": config.batch_size,
+        "gradient_accumulation_steps": config.gradient_accumulation,
+        "learning_rate": config.learning_rate,
+        "lr_scheduler_type": config.scheduler,
+        # A share of the steps; from 1 on transformers would take it for a number of them.
+        "warmup_steps": min(config.warmup_ratio, 1 - 1e-9),
+        "weight_decay": config.weight_decay,
+        "adam_epsilon": 1e-8,
+        "max_grad_norm": config.max_grad_norm,
+        "gradient_checkpointing": config.gradient_checkpointing,
+        "gradient_checkpointing_kwargs": {"use_reentrant": False} if config.gradient_checkpointing else None,
+        "use_cpu": not torch.cuda.is_available(),
+        "bf16": model.autocast == "bfloat16",
+        "fp16": False,
+        "use_liger_kernel": False,
+        "dataloader_num_workers": 0,
+        "dataloader_drop_last": False,
+        "eval_strategy": "no",
+        "save_strategy": "no",
+        "logging_strategy": "steps",
+        "logging_steps": 1,
+        "logging_nan_inf_filter": False,
+        "report_to": "none",
+        "push_to_hub": False,
+        "disable_tqdm": True,
+    }

@@ -1,0 +1,127 @@
+"""Reinforcement learning of System 2's elements on System 2's rows, by TRL's GRPOTrainer (paper, section 4.2).
+
+The reference model of the KL term is a setting. `sft` is the adapter as RL began: TRL keeps a copy of it under the
+name `ref`, which costs the adapter's size once more. `base` is the model without any adapter, which costs nothing.
+With `kl_beta` 0 there is no reference at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from datasets import Dataset
+from trl import GRPOConfig
+
+from lorapar.basemodel import load_tokenizer
+from lorapar.config import RlConfig
+from lorapar.progress import Progress
+from lorapar.prompts import Row, chat_rows
+from lorapar.records import Example
+from lorapar.training.arguments import rl_arguments
+from lorapar.training.rewards import Reward, load_rewards
+from lorapar.training.rows import rl_rows
+from lorapar.training.session import Outcome, Session, Stage, TrainingJob, train, write_summary
+from lorapar.training.trainers import CarefulGRPOTrainer
+from lorapar.training.watch import Figures
+
+REFERENCE_ADAPTER = "ref"
+"""Name TRL gives its copy of the adapter."""
+LOGGED = {
+    "reward": "reward",
+    "kl": "kl",
+    "completion_length": "completions/mean_length",
+    "cut_off_share": "completions/clipped_ratio",
+    "same_reward_share": "frac_reward_zero_std",
+    "entropy": "entropy",
+}
+"""What the history calls a figure, and what TRL calls it. Shares are of completions and of groups of completions."""
+
+
+def train_rl(job: TrainingJob, config: RlConfig, *, system1: Sequence[Example], system2: Sequence[Example]) -> Figures:
+    """Tune the adapter by GRPO on System 2 rows that have a reference answer; returns flat, finite metrics.
+
+    Writes the adapter, history.jsonl and summary.json to `job.output`. System 1 rows are trained on only where
+    `rl.rows` is `all`.
+
+    Raises:
+        BadInputError: a reward is faulty, no row or too few rows can be used, or the inputs do not fit one another.
+        TrainingError: see `lorapar.training.session.train`.
+    """
+    rewards = load_rewards(config.rewards)
+    tokenizer = load_tokenizer(job.model, job.progress)
+    chosen = rl_rows(system1, system2, config, tokenizer, job.prompts)
+    arguments = rl_arguments(config, job.model, rewards, job.seed, job.scratch)
+    data = _data(job, chosen.rows)
+
+    def make_trainer(session: Session) -> Any:
+        return grpo_trainer(session, config, arguments, rewards, data)
+
+    stage = Stage(
+        "tuning on System 2", "system2", config, arguments, make_trainer, lambda logs: _figures(logs, rewards)
+    )
+    outcome = train(job, tokenizer, stage)
+    told = _told(outcome, config)
+    _warn_without_signal(int(told["steps_without_signal"]), len(outcome.steps), job.progress)
+    extra = {**told, **chosen.summary(), "reference": config.reference if config.kl_beta else None}
+    write_summary(job, outcome, stage, {**extra, "reward_weights": config.rewards})
+    return {**told, "rows": float(len(chosen.rows)), **outcome.metrics()}
+
+
+def grpo_trainer(
+    session: Session, config: RlConfig, arguments: Mapping[str, Any], rewards: Sequence[Reward], data: Dataset
+) -> Any:
+    """TRL's GRPOTrainer on the session's model, with the reference model that the settings ask for."""
+    trainer = CarefulGRPOTrainer(
+        model=session.model,
+        reward_funcs=[_for_trl(reward) for reward in rewards],
+        args=GRPOConfig(**arguments),
+        train_dataset=data,
+        processing_class=session.tokenizer,
+        optimizers=(session.optimizer, None),
+    )
+    if config.reference == "base" and REFERENCE_ADAPTER in session.model.peft_config:
+        # TRL 1.16 always makes the copy. It takes the reference's log-probabilities with the copy where there is one,
+        # and with the adapters switched off where there is none.
+        session.model.delete_adapter(REFERENCE_ADAPTER)
+    return trainer
+
+
+def _data(job: TrainingJob, rows: Sequence[Row]) -> Dataset:
+    """What TRL sees: the prompt to complete, and what the rewards compare with."""
+    kept = ("id", "prompt", "reference")
+    return Dataset.from_list([{key: row[key] for key in kept} for row in chat_rows(rows, job.prompts)])
+
+
+def _for_trl(reward: Reward) -> Callable[..., list[float]]:
+    """A reward as TRL calls it: with chat messages and the columns of the data."""
+
+    def rewarded(completions: Sequence[Any], reference: Sequence[str], **columns: Any) -> list[float]:
+        return reward([completion[0]["content"] for completion in completions], reference)
+
+    rewarded.__name__ = reward.name
+    return rewarded
+
+
+def _figures(logs: Mapping[str, Any], rewards: Sequence[Reward]) -> Figures:
+    """A step's figures; `kl` is there only where there is a reference. Means of single rewards are before weighing."""
+    names = {**LOGGED, **{f"reward_{reward.name}": f"rewards/{reward.name}/mean" for reward in rewards}}
+    return {ours: float(logs[theirs]) for ours, theirs in names.items() if logs.get(theirs) is not None}
+
+
+def _told(outcome: Outcome, config: RlConfig) -> Figures:
+    """The figures that both the metrics and summary.json tell."""
+    return {
+        **outcome.ends("reward"),
+        **outcome.ends("completion_length"),
+        **(outcome.ends("kl") if config.kl_beta else {}),
+        "steps_without_signal": float(sum(step["same_reward_share"] == 1 for step in outcome.steps)),
+    }
+
+
+def _warn_without_signal(count: int, steps: int, progress: Progress) -> None:
+    if count:
+        progress.say(
+            f"in {count} of {steps} steps all completions of each prompt had the same reward, so nothing was learned "
+            "from them; more sft.warmup_system2_examples or a higher rl.temperature helps"
+        )

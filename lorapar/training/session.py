@@ -1,0 +1,239 @@
+"""What SFT and RL have in common: load, mask, train under watch, prove that nothing else moved, save.
+
+All state of a run is in one `Session`: the model with its adapter, the mask, the optimiser with its moments, and the
+watch with the history and the last good adapter.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import peft
+import torch
+import transformers
+import trl
+from peft import PeftModel
+from transformers import PreTrainedTokenizerBase, PrinterCallback
+
+from lorapar.adapter import (
+    MaskedAdamW,
+    MaskedTraining,
+    Moved,
+    Partition,
+    base_digest,
+    check_only_active_moved,
+    load_adapter,
+    lora_parameters,
+    masked_training,
+    save_adapter,
+    snapshot,
+    trainable_rank,
+)
+from lorapar.basemodel import load_model
+from lorapar.config import ModelConfig, PromptConfig, RlConfig, SftConfig
+from lorapar.errors import BadInputError, LoraparError, StorageError, TrainingError
+from lorapar.progress import Progress
+from lorapar.records import System, read_json, write_json
+from lorapar.training.quiet import quiet_libraries
+from lorapar.training.watch import Figures, LastGood, Watch
+
+HISTORY = "history.jsonl"
+SUMMARY = "summary.json"
+LAST_GOOD = "last_good"
+EDGE = 0.2
+"""Share of the steps that figures of the first and last steps are means over."""
+
+
+@dataclass(frozen=True)
+class TrainingJob:
+    """What a stage of training works on, and where it writes."""
+
+    model: ModelConfig
+    prompts: PromptConfig
+    seed: int
+    adapter: Path
+    """PEFT folder to go on from."""
+    partition: Path
+    """File that Partition.save wrote."""
+    output: Path
+    """Folder for the trained adapter, history.jsonl and summary.json."""
+    scratch: Path
+    """Folder for what a failed run leaves: its history so far, and last_good."""
+    progress: Progress
+
+
+@dataclass
+class Session:
+    """The state of one run of training."""
+
+    job: TrainingJob
+    tokenizer: PreTrainedTokenizerBase
+    model: PeftModel
+    mask: Mapping[str, torch.Tensor]
+    masked: MaskedTraining
+    optimizer: MaskedAdamW
+    watch: Watch
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What distinguishes one stage of training from the other."""
+
+    title: str
+    """What the run is called on the screen."""
+    system: System
+    """Whose elements are trained."""
+    config: SftConfig | RlConfig
+    arguments: Mapping[str, Any]
+    """The settings TRL gets."""
+    make_trainer: Callable[[Session], Any]
+    """Makes TRL's trainer around the session's model and optimiser."""
+    figures: Callable[[Mapping[str, Any]], Figures]
+    """What the history tells of a step, beside what it tells of every stage's, from what the trainer logs."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a run."""
+
+    steps: list[Figures]
+    seconds: float
+    summary: dict[str, Any]
+    """The part of summary.json that both stages share."""
+
+    def ends(self, key: str) -> Figures:
+        """A figure at both ends of the run: its means over the first and the last fifth of the steps."""
+        count = max(1, round(len(self.steps) * EDGE))
+        values = [step[key] for step in self.steps]
+        return {f"{key}_first": fmean(values[:count]), f"{key}_last": fmean(values[-count:])}
+
+    def metrics(self) -> Figures:
+        """The flat, finite figures that both stages report."""
+        shared = ("steps", "elements", "active_elements", "active_fraction", "moved_elements")
+        seconds = {"seconds": self.seconds, "seconds_per_step": self.seconds / len(self.steps)}
+        return {**{key: float(self.summary[key]) for key in shared}, **seconds}
+
+
+def train(job: TrainingJob, tokenizer: PreTrainedTokenizerBase, stage: Stage) -> Outcome:
+    """Train one system's elements and save the adapter with its history.
+
+    Raises:
+        TrainingError: nothing would be trained; a loss or gradient was not finite (the last good adapter is named);
+            the base or a frozen element changed; no active element moved.
+        BadInputError: adapter, partition and base model do not fit one another.
+    """
+    with quiet_libraries(job.progress):
+        model = load_adapter(load_model(job.model, job.progress), job.adapter, trainable=True)
+        _check_finite_adapter(model, job.adapter)
+        mask = Partition.load(job.partition).mask(stage.system)
+        before, digest = snapshot(model), base_digest(model)
+        _check_same_base(job.adapter, digest)
+        with masked_training(model, mask) as masked:
+            watch = Watch(stage.title, job.scratch / HISTORY, job.progress, LastGood(model), stage.figures)
+            session = Session(job, tokenizer, model, mask, masked, _optimizer(masked, stage), watch)
+            seconds = _run(session, stage)
+    moved = check_only_active_moved(before, snapshot(model), mask, trainable_rank(model))
+    if base_digest(model) != digest:
+        raise TrainingError("the base model's weights changed during training; this must not happen, please report it")
+    save_adapter(model, job.output)
+    shutil.copyfile(job.scratch / HISTORY, job.output / HISTORY)
+    return Outcome(session.watch.steps, seconds, _summary(session, stage, moved, digest, seconds))
+
+
+def write_summary(job: TrainingJob, outcome: Outcome, stage: Stage, extra: Mapping[str, Any]) -> None:
+    """Write summary.json: what both stages tell, what one of them adds, and every setting TRL got."""
+    settings = {key: value for key, value in stage.arguments.items() if key != "output_dir"}
+    write_json(job.output / SUMMARY, {**outcome.summary, **extra, "trl": settings})
+
+
+def _optimizer(masked: MaskedTraining, stage: Stage) -> MaskedAdamW:
+    return masked.optimizer(
+        lr=stage.config.learning_rate,
+        betas=(stage.arguments["adam_beta1"], stage.arguments["adam_beta2"]),
+        eps=stage.arguments["adam_epsilon"],
+        weight_decay=stage.config.weight_decay,
+    )
+
+
+def _run(session: Session, stage: Stage) -> float:
+    """Train; returns the seconds it took."""
+    job = session.job
+    shutil.rmtree(job.scratch / LAST_GOOD, ignore_errors=True)
+    trainer = stage.make_trainer(session)
+    session.masked.undo_casts()
+    trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(session.watch)
+    started = time.monotonic()
+    with _rescued(session.watch.last_good, job):
+        trainer.train()
+    return time.monotonic() - started
+
+
+@contextmanager
+def _rescued(last_good: LastGood, job: TrainingJob) -> Iterator[None]:
+    """Whatever ends the run early leaves the last good adapter, and says where."""
+    try:
+        yield
+    except LoraparError as error:
+        raise type(error)(f"{error}; {_save(last_good, job)}") from error
+    except torch.OutOfMemoryError as error:
+        raise TrainingError(
+            "the GPU's memory does not suffice: lower the batch_size (and raise gradient_accumulation), or switch "
+            f"gradient_checkpointing on; {_save(last_good, job)}"
+        ) from error
+    except BaseException:
+        job.progress.say(_save(last_good, job))
+        raise
+
+
+def _save(last_good: LastGood, job: TrainingJob) -> str:
+    if last_good.steps is None:
+        return "no step had been good, so there is no better adapter than the one it began with"
+    folder = job.scratch / LAST_GOOD
+    try:
+        last_good.save(folder)
+    except StorageError as error:
+        return f"the last good adapter could not be saved ({error})"
+    return f"the last good adapter, after {last_good.steps} steps, is in {folder}"
+
+
+def _summary(session: Session, stage: Stage, moved: Moved, digest: str, seconds: float) -> dict[str, Any]:
+    elements = sum(tensor.numel() for tensor in session.mask.values())
+    return {
+        "system": stage.system,
+        "steps": len(session.watch.steps),
+        "seconds": round(seconds, 3),
+        "elements": elements,
+        "active_elements": moved.active,
+        "active_fraction": moved.active / elements,
+        "moved_elements": moved.moved,
+        "moment_bytes": session.optimizer.moment_bytes(),
+        "index_bytes": session.masked.index_bytes,
+        "base_weights_sha256": digest,
+        "seed": session.job.seed,
+        "versions": {module.__name__: module.__version__ for module in (torch, transformers, trl, peft)},
+    }
+
+
+def _check_finite_adapter(model: PeftModel, folder: Path) -> None:
+    for name, parameter in lora_parameters(model).items():
+        if not bool(torch.isfinite(parameter).all()):
+            raise TrainingError(f"the adapter in {folder} is not finite in '{name}', so no loss can be; make it again")
+
+
+def _check_same_base(folder: Path, digest: str) -> None:
+    """The stage that made the adapter wrote down which base weights it saw, where this project made it."""
+    path = folder / SUMMARY
+    expected = read_json(path).get("base_weights_sha256") if path.is_file() else None
+    if expected not in (None, digest):
+        raise BadInputError(
+            f"the adapter in {folder} was made for other base weights ({expected[:12]}..., not {digest[:12]}...); "
+            "give the model, revision and dtype it was made for"
+        )

@@ -1,0 +1,57 @@
+"""Supervised tuning of System 1's elements on System 1's rows, by TRL's SFTTrainer (paper, section 4.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from datasets import Dataset
+from trl import SFTConfig
+
+from lorapar.basemodel import load_tokenizer
+from lorapar.config import SftConfig
+from lorapar.prompts import chat_rows
+from lorapar.records import Example
+from lorapar.training.arguments import sft_arguments
+from lorapar.training.rows import drop_unanswered, sft_rows
+from lorapar.training.session import Session, Stage, TrainingJob, train, write_summary
+from lorapar.training.trainers import CarefulSFTTrainer
+from lorapar.training.watch import Figures
+
+
+def train_sft(
+    job: TrainingJob, config: SftConfig, *, system1: Sequence[Example], system2: Sequence[Example]
+) -> Figures:
+    """Tune the adapter on System 1 rows (and warm-up rows of System 2, where set); returns flat, finite metrics.
+
+    Writes the adapter, history.jsonl and summary.json to `job.output`.
+
+    Raises:
+        BadInputError: no row has an answer token within `max_length`, or the inputs do not fit one another.
+        TrainingError: see `lorapar.training.session.train`.
+    """
+    tokenizer = load_tokenizer(job.model, job.progress)
+    drawn = sft_rows(system1, system2, config, job.seed, job.progress)
+    chosen = drop_unanswered(drawn, tokenizer, job.prompts, config.max_length)
+    arguments = sft_arguments(config, job.model, job.seed, job.scratch)
+    data = Dataset.from_list(chat_rows(chosen.rows, job.prompts))
+
+    def make_trainer(session: Session) -> Any:
+        return CarefulSFTTrainer(
+            model=session.model,
+            args=SFTConfig(**arguments),
+            train_dataset=data,
+            processing_class=tokenizer,
+            optimizers=(session.optimizer, None),
+        )
+
+    stage = Stage("tuning on System 1", "system1", config, arguments, make_trainer, figures=lambda logs: {})
+    outcome = train(job, tokenizer, stage)
+    loss = outcome.ends("loss")
+    extra = {**loss, **chosen.summary(), "warmup_repeats": config.warmup_repeats}
+    write_summary(job, outcome, stage, extra)
+    return {
+        **{f"sft_{key}": value for key, value in loss.items()},
+        "rows": float(len(chosen.rows)),
+        **outcome.metrics(),
+    }

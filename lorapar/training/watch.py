@@ -1,0 +1,117 @@
+"""What watches a training run: the history, the progress, and the adapter as it was when all was still well."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from transformers import TrainerCallback
+
+from lorapar.adapter import lora_parameters, save_adapter, snapshot
+from lorapar.errors import TrainingError
+from lorapar.progress import Progress
+
+Figures = dict[str, float]
+
+
+class LastGood:
+    """A copy on the CPU of the adapter that last gave a finite loss and finite gradients."""
+
+    def __init__(self, model: PeftModel) -> None:
+        """Of a model that has not been trained yet."""
+        self._model = model
+        self._parameters = lora_parameters(model)
+        self._tensors = snapshot(model)
+        self.steps: int | None = None
+        """Optimiser steps that had been made when the copy was taken; None before the first good loss."""
+
+    @torch.no_grad()
+    def keep(self, steps: int) -> None:
+        """Copy the adapter as it is now."""
+        for name, parameter in self._parameters.items():
+            self._tensors[name].copy_(parameter)
+        self.steps = steps
+
+    def save(self, folder: Path) -> None:
+        """Write the copy as a PEFT folder. The model holds it afterwards, on the CPU, and cannot be trained on."""
+        for name, parameter in self._parameters.items():
+            # Rebound, not copied: after some errors on a GPU nothing can be written there any more.
+            parameter.data = self._tensors[name]
+        save_adapter(self._model, folder)
+
+
+class Watch(TrainerCallback):  # type: ignore[misc]
+    """Writes a line of history and moves the progress on for every optimiser step."""
+
+    def __init__(
+        self,
+        title: str,
+        history: Path,
+        progress: Progress,
+        last_good: LastGood,
+        figures: Callable[[Mapping[str, float]], Figures],
+    ) -> None:
+        """Watch one run.
+
+        Args:
+            title: what the run is called on the screen.
+            history: file that gets one JSON object a step, flushed at once.
+            progress: told of every step.
+            last_good: renewed before every optimiser step.
+            figures: picks the figures of a step, beside those all runs have, from what the trainer logs.
+        """
+        self.steps: list[Figures] = []
+        self.last_good = last_good
+        self._title, self._history, self._progress, self._figures = title, history, progress, figures
+        self._step_began = time.monotonic()
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """The number of steps is known now."""
+        self._history.write_text("", encoding="utf-8")
+        self._progress.start(self._title, total=state.max_steps)
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """A step begins with its first rollout or forward pass."""
+        self._step_began = time.monotonic()
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Every loss and gradient of this step was finite, so the adapter that gave them is good."""
+        self.last_good.keep(state.global_step)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
+        """Write the step's line; the trainer's closing summary is no step."""
+        if not logs or "loss" not in logs:
+            return
+        step: Figures = {
+            "step": state.global_step,
+            "loss": float(logs["loss"]),
+            "learning_rate": float(logs["learning_rate"]),
+            "grad_norm": float(logs["grad_norm"]),
+            **self._figures(logs),
+            "seconds": round(time.monotonic() - self._step_began, 4),
+        }
+        self.steps.append(step)
+        with self._history.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(step, allow_nan=False) + "\n")
+        self._progress.advance(1, note=self._note(step))
+
+    @staticmethod
+    def _note(step: Figures) -> str:
+        reward = f"reward {step['reward']:.3f}, " if "reward" in step else ""
+        return f"{reward}loss {step['loss']:.3f}"
+
+
+def check_finite(loss: torch.Tensor, model: PeftModel, where: str) -> None:
+    """Raise TrainingError unless the loss and the adapter's gradients so far are finite."""
+    value = float(loss)
+    if not math.isfinite(value):
+        raise TrainingError(f"the loss became {value} in {where}")
+    norm = float(torch.nn.utils.get_total_norm(p.grad for p in lora_parameters(model).values() if p.grad is not None))
+    if not math.isfinite(norm):
+        raise TrainingError(f"the norm of the gradient became {norm} in {where}")
