@@ -29,11 +29,6 @@ class PairedChange:
     p_value: float
     """Two-sided exact McNemar: how likely at least so uneven a split of wins and losses is if nothing changed."""
 
-    @property
-    def outside_noise(self) -> bool:
-        """True where the interval leaves out zero."""
-        return self.low > 0.0 or self.high < 0.0
-
 
 def wilson_interval(right: int, rows: int, confidence: float = 0.95) -> tuple[float, float]:
     """Wilson's score interval of a share, as (low, high) within [0, 1]; raises ValueError without rows."""
@@ -67,7 +62,10 @@ def paired_change(before: Sequence[bool], after: Sequence[bool], confidence: flo
 def mcnemar_exact(wins: int, losses: int) -> float:
     """Two-sided binomial p-value of a wins-to-losses split under a fair coin; 1 where nothing differs."""
     rows = wins + losses
-    tail = sum(math.comb(rows, k) for k in range(min(wins, losses) + 1))
+    term = tail = 1
+    for k in range(min(wins, losses)):
+        term = term * (rows - k) // (k + 1)
+        tail += term
     # Integers stay exact for any number of rows; 2 ** rows would not fit a float beyond 1,023 of them.
     return min(1.0, (2 * tail) / (1 << rows))
 

@@ -1,0 +1,60 @@
+"""Answers kept as they come, so that a killed evaluation goes on where it stopped."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from lorapar.records import Answer, Record
+
+
+class AnsweredBatch(Record):
+    """One model's answers to one batch."""
+
+    model: str
+    batch: int
+    seconds: float
+    """Time that generating them took."""
+    answers: tuple[Answer, ...]
+
+
+class AnswerBook:
+    """A file with one answered batch a line; a line that was cut off by a kill is dropped and answered again."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._batches: dict[tuple[str, int], AnsweredBatch] = {}
+        if path.is_file():
+            self._read()
+
+    def __len__(self) -> int:
+        """Number of answered batches."""
+        return len(self._batches)
+
+    def find(self, model: str, batch: int) -> AnsweredBatch | None:
+        """What a model answered to a batch; None where it was not asked yet."""
+        return self._batches.get((model, batch))
+
+    def add(self, answered: AnsweredBatch) -> None:
+        """Keep a batch, on disk first."""
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(answered.model_dump_json() + "\n")
+        self._batches[(answered.model, answered.batch)] = answered
+
+    def of(self, model: str) -> list[AnsweredBatch]:
+        """All batches of one model, in their order."""
+        return [batch for (name, _), batch in sorted(self._batches.items()) if name == model]
+
+    def _read(self) -> None:
+        whole_bytes = 0
+        with self._path.open("rb") as file:
+            for line in file:
+                try:
+                    batch = AnsweredBatch.model_validate_json(line)
+                except ValidationError:
+                    break
+                self._batches[(batch.model, batch.batch)] = batch
+                whole_bytes += len(line)
+        with self._path.open("r+b") as file:
+            file.truncate(whole_bytes)

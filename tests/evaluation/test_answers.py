@@ -1,0 +1,110 @@
+"""Asking a model held-out rows: prompts by system, losses of right answers, verdicts; adapters put on and taken off."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from lorapar.adapter import AdapterSettings, attach, base_digest, save_adapter
+from lorapar.basemodel import load_model, load_tokenizer
+from lorapar.config import EvaluateConfig, ModelConfig, PromptConfig
+from lorapar.errors import BadInputError, TrainingError
+from lorapar.evaluation import Answerer, Asking, plan_batches, with_adapter
+from lorapar.prompts import render
+from lorapar.records import Example
+
+BASE = ModelConfig(name="builtin:tiny", dtype="float32")
+PROMPTS = PromptConfig(system2="Think.")
+ROWS = [
+    (Example(id="w", question="What is a bix?", answer="tool", reference="tool"), "system1"),
+    (Example(id="s", question="1+2?", answer="<reasoning>1+2=3</reasoning><answer>3</answer>"), "system2"),
+    (Example(id="t", question="Why?", answer="x", reference="x"), "system2"),
+]
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return load_tokenizer(BASE)
+
+
+@pytest.fixture
+def asking(tokenizer) -> Asking:
+    return Asking(tokenizer, PROMPTS, EvaluateConfig(max_new_tokens=4), autocast=False)
+
+
+def test_the_system_decides_the_system_message_and_length_the_batch(tokenizer) -> None:
+    first, second = plan_batches(ROWS, tokenizer, PROMPTS, 2)
+    assert [row.id for row, _ in first.rows + second.rows] == ["s", "t", "w"]
+    opened = render(tokenizer, [{"role": "system", "content": "Think."}, {"role": "user", "content": "Why?"}])
+    assert tokenizer.decode(first.prompts[1]) == opened
+    assert "Think." not in tokenizer.decode(second.prompts[0])
+
+
+def test_a_loss_is_the_mean_over_the_answer_and_its_end(tokenizer, asking) -> None:
+    model = load_model(BASE)
+    losses = Answerer("base", model, asking).losses(ROWS)
+    example, _ = ROWS[0]
+    prompt = tokenizer(render(tokenizer, [{"role": "user", "content": example.question}]))["input_ids"]
+    answer = tokenizer("tool<|im_end|>\n")["input_ids"]
+    with torch.no_grad():
+        logits = model(torch.tensor([prompt + answer])).logits[0]
+    expected = F.cross_entropy(logits[len(prompt) - 1 : -1], torch.tensor(answer))
+    assert losses[0] == pytest.approx(float(expected), rel=1e-5)
+    # Alone or in a batch, with more padding or less.
+    assert losses[1:] == pytest.approx(Answerer("base", model, asking).losses(ROWS[1:]), rel=1e-5)
+
+
+def test_answers_come_in_order_with_verdicts_only_where_there_is_a_reference(tokenizer, asking) -> None:
+    (batch,) = plan_batches(ROWS, tokenizer, PROMPTS, 8)
+    answers, seconds = Answerer("base", load_model(BASE), asking).answer(batch)
+    assert [answer.example_id for answer in answers] == [row.id for row, _ in batch.rows]
+    assert {answer.example_id: answer.strict for answer in answers} == {"w": False, "s": None, "t": False}
+    assert all(1 <= answer.tokens <= 4 and answer.model == "base" for answer in answers)
+    assert seconds > 0
+
+
+def test_an_adapter_changes_the_answers_and_the_base_comes_back_unharmed(asking, tmp_path) -> None:
+    tuned = attach(load_model(BASE), AdapterSettings(rank=2, init="paper"), seed=0)
+    with torch.no_grad():
+        for name, parameter in tuned.named_parameters():
+            if "lora_" in name:
+                parameter.mul_(30)
+    save_adapter(tuned, tmp_path)
+    base = load_model(BASE)
+    before, digest = Answerer("base", base, asking).losses(ROWS), base_digest(base)
+    with with_adapter(base, tmp_path) as model:
+        assert Answerer("tuned", model, asking).losses(ROWS) == pytest.approx(
+            Answerer("tuned", tuned.eval(), asking).losses(ROWS), abs=1e-5
+        )
+        assert Answerer("tuned", model, asking).losses(ROWS) != pytest.approx(before, abs=1e-2)
+    with with_adapter(base, None) as model:
+        assert Answerer("base", model, asking).losses(ROWS) == before
+    assert base_digest(base) == digest
+
+
+def test_a_folder_without_safetensors_is_no_adapter(tmp_path) -> None:
+    with (
+        pytest.raises(BadInputError, match=r"has no adapter_model.safetensors"),
+        with_adapter(load_model(BASE), tmp_path),
+    ):
+        pass
+
+
+def test_a_loss_that_is_not_finite_names_the_row(tokenizer, asking) -> None:
+    model = load_model(BASE)
+    with torch.no_grad():
+        model.get_input_embeddings().weight[60] = float("nan")
+    (batch,) = plan_batches(ROWS[:1], tokenizer, PROMPTS, 8)
+    with pytest.raises(TrainingError, match="the loss of held-out row w is not finite for after_sft"):
+        Answerer("after_sft", model, asking).answer(batch)
+
+
+def test_an_answer_without_any_token_has_no_loss(asking) -> None:
+    tokenizer = load_tokenizer(BASE)
+    tokenizer.chat_template = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
+    empty = Example(id="e", question="?", answer="")
+    with pytest.raises(BadInputError, match="held-out row e has an empty answer"):
+        Answerer("base", load_model(BASE), replace(asking, tokenizer=tokenizer)).losses([(empty, "system1")])

@@ -1,0 +1,74 @@
+"""Greedy generation: the same tokens as one row at a time, whatever else is in the batch."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lorapar.basemodel import load_model, load_tokenizer
+from lorapar.config import ModelConfig
+from lorapar.evaluation import batches_by_length, generate_greedy, stop_tokens
+
+BASE = ModelConfig(name="builtin:tiny", dtype="float32")
+PROMPTS = [[5, 9], [7, 8, 60, 61, 62, 63, 64], [100], [30, 31, 32, 33]]
+
+
+@pytest.fixture(scope="module")
+def model():
+    return load_model(BASE)
+
+
+def one_by_one(model, prompt: list[int], stops: list[int], most: int) -> list[int]:
+    """Greedy decoding without cache, padding or generate()."""
+    ids = list(prompt)
+    while len(ids) - len(prompt) < most:
+        with torch.no_grad():
+            ids.append(int(model(torch.tensor([ids])).logits[0, -1].argmax()))
+        if ids[-1] in stops:
+            break
+    return ids[len(prompt) :]
+
+
+def test_a_batch_gives_what_each_row_gives_alone(model) -> None:
+    expected = [one_by_one(model, prompt, [2], 12) for prompt in PROMPTS]
+    assert generate_greedy(model, PROMPTS, stop_ids=[2], pad_id=2, max_new_tokens=12) == expected
+
+
+def test_an_answer_ends_with_its_first_stop_token_even_where_it_is_also_the_pad_token(model) -> None:
+    free = generate_greedy(model, PROMPTS, stop_ids=[], pad_id=2, max_new_tokens=12)
+    stop = free[1][3]
+    stopped = generate_greedy(model, PROMPTS, stop_ids=[stop], pad_id=stop, max_new_tokens=12)
+    assert stopped == [one_by_one(model, prompt, [stop], 12) for prompt in PROMPTS]
+    assert stopped[1] == free[1][: free[1].index(stop) + 1]
+
+
+def test_a_model_that_ships_a_repetition_penalty_is_still_greedy(model) -> None:
+    expected = generate_greedy(model, PROMPTS, stop_ids=[2], pad_id=2, max_new_tokens=12)
+    shipped = model.generation_config.to_dict()
+    model.generation_config.update(repetition_penalty=5.0, do_sample=True, no_repeat_ngram_size=1)
+    try:
+        assert generate_greedy(model, PROMPTS, stop_ids=[2], pad_id=2, max_new_tokens=12) == expected
+    finally:
+        model.generation_config.update(**shipped)
+
+
+def test_stop_tokens_are_those_of_tokenizer_and_model(model) -> None:
+    tokenizer = load_tokenizer(BASE)
+    before = model.generation_config.eos_token_id
+    try:
+        for named, stops in ((None, [2]), (7, [2, 7]), ([2, 9], [2, 9])):
+            model.generation_config.eos_token_id = named
+            assert stop_tokens(model, tokenizer) == stops
+    finally:
+        model.generation_config.eos_token_id = before
+
+
+@given(st.lists(st.integers(1, 50), max_size=40), st.integers(1, 9))
+def test_batches_hold_every_row_once_and_like_lengths_together(lengths: list[int], size: int) -> None:
+    batches = batches_by_length(lengths, size)
+    flat = [row for batch in batches for row in batch]
+    assert sorted(flat) == list(range(len(lengths)))
+    assert [lengths[row] for row in flat] == sorted(lengths, reverse=True)
+    assert all(len(batch) == size for batch in batches[:-1])

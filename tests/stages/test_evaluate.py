@@ -1,0 +1,118 @@
+"""Base, after SFT and after RL on the same held-out rows; killed and continued; limits and their draw."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from lorapar.adapter import load_adapter, save_adapter
+from lorapar.basemodel import load_model
+from lorapar.config import ModelConfig
+from lorapar.errors import BadInputError
+from lorapar.evaluation import Answerer
+from lorapar.records import Answer, read_records
+from lorapar.store import seal
+
+BASE = ModelConfig(name="builtin:tiny", dtype="float32")
+
+
+@pytest.fixture(scope="module")
+def tuned(adapter, tmp_path_factory):
+    """An adapter that answers otherwise than the base does."""
+    folder = tmp_path_factory.mktemp("tuned")
+    model = load_adapter(load_model(BASE), adapter, trainable=True)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_" in name:
+                parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
+    save_adapter(model, folder)
+    seal(folder, "rl.adapter")
+    return folder
+
+
+@pytest.fixture
+def inputs(kit, adapter, tuned, tmp_path):
+    heldout = tmp_path / "heldout"
+    kit.rows_folder(heldout, kit.words(5, "heldout"), "system1.jsonl")
+    (heldout / "manifest.json").unlink()
+    kit.rows_folder(heldout, kit.sums(4, "heldout"), "system2.jsonl")
+    return {"heldout": heldout, "after_sft": adapter, "after_rl": tuned}
+
+
+def settings(kit, **evaluate):
+    return {
+        "model": kit.TINY,
+        "prompts": {},
+        "evaluate": {"batch_size": 4, "max_new_tokens": 6, **evaluate},
+        "seed": 0,
+    }
+
+
+def read(out):
+    folder = out / "evaluation"
+    return list(read_records(folder / "answers.jsonl", Answer)), json.loads((folder / "summary.json").read_text())
+
+
+def test_three_models_answer_the_same_rows(kit, inputs, tmp_path) -> None:
+    metrics, out = kit.run("evaluate", tmp_path, settings(kit), inputs)
+    answers, summary = read(out)
+    by_model = {
+        model: [(a.system, a.example_id) for a in answers if a.model == model]
+        for model in ("base", "after_sft", "after_rl")
+    }
+    assert len(by_model["base"]) == 9
+    assert by_model["base"] == by_model["after_sft"] == by_model["after_rl"]
+    for model, figures in summary.items():
+        if model in by_model:
+            assert (figures["system1_rows"], figures["system2_rows"]) == (5, 4)
+            assert figures["system1_interval"][0] <= figures["system1_accuracy"] <= figures["system1_interval"][1]
+    # The residual start leaves the function as it was; the tuned adapter does not.
+    assert summary["after_sft"]["system2_loss"] == pytest.approx(summary["base"]["system2_loss"], abs=1e-5)
+    assert abs(summary["after_rl"]["system2_loss"] - summary["base"]["system2_loss"]) > 0.02
+    assert set(summary["changes"]["system1"]) == {"base_to_after_sft", "after_sft_to_after_rl", "base_to_after_rl"}
+    assert metrics["after_rl_system2_loss"] == summary["after_rl"]["system2_loss"]
+    assert metrics["seconds"] > 0
+
+
+def test_a_killed_call_goes_on_and_gives_the_same_answers(kit, inputs, tmp_path, monkeypatch) -> None:
+    _, whole = kit.run("evaluate", tmp_path / "whole", settings(kit), inputs)
+    answer = Answerer.answer
+    asked = []
+
+    def killed_at_the_fifth(self, batch):
+        if len(asked) == 4:
+            raise KeyboardInterrupt
+        asked.append(self.name)
+        return answer(self, batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Answerer, "answer", killed_at_the_fifth)
+        with pytest.raises(KeyboardInterrupt):
+            kit.run("evaluate", tmp_path / "killed", settings(kit), inputs)
+    assert asked == ["base"] * 3 + ["after_sft"]
+    notes = kit.Notes()
+    _, killed = kit.run("evaluate", tmp_path / "killed", settings(kit), inputs, notes)
+    assert notes.lines == ["going on after 4 batches that were answered before"]
+    assert read(killed)[0] == read(whole)[0]
+
+
+def test_the_limit_draws_rows_by_the_seed(kit, inputs, tmp_path) -> None:
+    def drawn(seed: int) -> set[str]:
+        out = tmp_path / str(seed)
+        kit.run("evaluate", out, {**settings(kit, limit=2), "seed": seed}, inputs)
+        return {answer.example_id for answer in read(out)[0]}
+
+    assert len(drawn(0)) == 4
+    assert len({frozenset(drawn(seed)) for seed in range(1, 4)}) > 1
+
+
+def test_without_a_heldout_row_nothing_can_be_evaluated(kit, inputs, tmp_path) -> None:
+    empty = tmp_path / "empty"
+    kit.rows_folder(empty, [], "system1.jsonl")
+    (empty / "manifest.json").unlink()
+    kit.rows_folder(empty, [], "system2.jsonl")
+    with pytest.raises(BadInputError, match="no held-out row"):
+        kit.run("evaluate", tmp_path / "out", settings(kit), {**inputs, "heldout": empty})
