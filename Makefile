@@ -61,6 +61,12 @@ types: $(STAMP) ## mypy, strict
 unit: $(STAMP) ## pytest; make unit PYTEST_ARGS="-k voting -x" picks some
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
 
+bench: $(STAMP) ## speed and memory of the method at the size of a 7B model's adapter, on this machine
+	@$(BIN)/python -m pytest -q -s tests/benchmarks/bench_*.py
+
+gpu-check: $(STAMP) ## scoring, one SFT and one RL step at 7B shape on a GPU; writes docs/gpu.md
+	@$(BIN)/python tests/gpu/check.py
+
 docs: $(STAMP) ## write docs/configuration.md anew from the settings' models
 	@$(BIN)/python -m lorapar.config.reference > docs/configuration.md.new
 	@mv docs/configuration.md.new docs/configuration.md

@@ -1,0 +1,167 @@
+"""`make gpu-check`: scoring, one SFT step and one GRPO step at 7B shape on a GPU; dated figures go to docs/gpu.md.
+
+The stages are the real ones, with the default settings, which are the paper's. The weights are random: speed and
+memory do not depend on them, losses and rewards mean nothing. Needs 14 GB of disk for the model. The same code runs at
+a tiny shape on the CPU in tests/gpu/test_check.py; at 7B shape it has not been run yet, for want of a GPU.
+"""
+
+from __future__ import annotations
+
+import datetime
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from lorapar.basemodel import load_tokenizer
+from lorapar.basemodel.quiet import quiet
+from lorapar.config import ModelConfig, RunConfig, load_config
+from lorapar.local.single import StageOptions, run_single
+from lorapar.progress import Silent
+from lorapar.records import Example, write_records
+from lorapar.stages.contract import stage_spec
+from lorapar.store import seal
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "gpu.md"
+LLAMA_2_7B = {
+    "vocab_size": 32000,
+    "hidden_size": 4096,
+    "intermediate_size": 11008,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "max_position_embeddings": 4096,
+}
+SCORED_ROWS = 8
+SFT_ROWS = 32
+"""Rows of one optimiser step of SFT, as in the paper."""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """What one stage cost."""
+
+    stage: str
+    seconds: float
+    """Everything, loading and hashing the weights included."""
+    peak_bytes: int
+    """Peak of the memory that torch held on the GPU; 0 on a CPU."""
+    note: str
+
+
+def letters(completions: Sequence[str], references: Sequence[str]) -> list[float]:
+    """A reward under which completions of a random model differ, so that GRPO has something to learn from."""
+    return [sum(letter.isalpha() for letter in text) / (len(text) + 1) for text in completions]
+
+
+def write_model(shape: Mapping[str, int], folder: Path) -> None:
+    """A Llama of a shape with random bfloat16 weights, and a byte-level tokenizer."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    torch.manual_seed(0)
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        with torch.device(device):
+            model = LlamaForCausalLM(LlamaConfig(**shape, bos_token_id=1, eos_token_id=2, pad_token_id=2))
+    finally:
+        torch.set_default_dtype(torch.float32)
+    with quiet():
+        model.save_pretrained(folder)
+    load_tokenizer(ModelConfig(name="builtin:tiny")).save_pretrained(folder)
+
+
+def write_rows(folder: Path, count: int) -> Path:
+    """Rows whose prompt is short and whose answer is longer than any limit: every row is as long as rows get."""
+    folder.mkdir(parents=True)
+    rows = [
+        Example(id=str(number), question=f"What is {number} and 1?", answer="so " * 400, reference=str(number + 1))
+        for number in range(count)
+    ]
+    write_records(folder / "examples.jsonl", rows)
+    seal(folder, "rows")
+    return folder
+
+
+def settings(model: Path, overrides: Sequence[str]) -> RunConfig:
+    """The default settings, which are the paper's, for one step of each kind of training."""
+    fixed = [
+        f"model.name={model}",
+        "prompts.system2=null",
+        f"score.examples={SCORED_ROWS}",
+        "sft.max_steps=1",
+        "rl.max_steps=1",
+        "rl.learning_rate=1e-4",
+        "rl.gradient_checkpointing=true",
+        f"rl.rewards={{'{__name__}:letters': 1.0}}",
+    ]
+    return load_config(overrides=[*fixed, *overrides])
+
+
+def measure(shape: Mapping[str, int], work: Path, overrides: Sequence[str] = ()) -> list[Figure]:
+    """Run init, score, partition, SFT and RL with a random model of a shape, and say what each cost."""
+    write_model(shape, work / "model")
+    config = settings(work / "model", overrides)
+    rows = write_rows(work / "rows", SFT_ROWS)
+    figures: list[Figure] = []
+
+    def stage(
+        name: str, output: str, note: str = "", parameters: Mapping[str, Any] | None = None, **inputs: Any
+    ) -> Path:
+        made = work / f"{name}-{len(figures)}"
+        folders = {key: value if isinstance(value, tuple) else (value,) for key, value in inputs.items()}
+        options = StageOptions(stage_spec(name), folders, {output: made}, parameters or {}, None)
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+        record = run_single(config, options, Silent())
+        peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
+        told = ", ".join(f"{key} {record.metrics[key]:.4g}" for key in note.split() if key in record.metrics)
+        figures.append(Figure(name, record.seconds, peak, told))
+        return made
+
+    adapter = stage("init", "adapter", "elements")
+    scores = tuple(
+        stage("score", "scores", "rows seconds_per_row", {"system": system}, adapter=adapter, rows=rows)
+        for system in ("system1", "system2")
+    )
+    partition = stage("partition", "partition", "elements sft_active_fraction", scores=scores)
+    both = {"partition": partition, "system1": rows, "system2": rows}
+    tuned = stage("sft", "adapter", "steps seconds active_elements", adapter=adapter, **both)
+    stage("rl", "adapter", "steps seconds active_elements", adapter=tuned, **both)
+    return figures
+
+
+def page(figures: Sequence[Figure], device: str, shape: str) -> str:
+    """docs/gpu.md."""
+    rows = "\n".join(
+        f"| {one.stage} | {one.seconds:.1f} | {one.peak_bytes / 2**30:.1f} | {one.note} |" for one in figures
+    )
+    return (
+        "# On a GPU\n\n"
+        f"Measured on {datetime.date.today().isoformat()} with `make gpu-check`: {device}, torch {torch.__version__}, "
+        f"{shape} with random bfloat16 weights, the default settings and gradient checkpointing in RL. One step of "
+        "SFT is 32 rows of 512 tokens, one step of RL 32 completions of up to 256 tokens. Seconds are of the whole "
+        "stage, loading and hashing the weights included; what the stage itself reports stands in the last column.\n\n"
+        "| stage | seconds | GPU memory, GiB | figures |\n|---|---|---|---|\n"
+        f"{rows}\n"
+    )
+
+
+def main() -> int:
+    """Measure and write the page; one line and exit code 2 where there is no GPU."""
+    if not torch.cuda.is_available():
+        print("gpu-check: torch sees no CUDA device here, so there is nothing to measure", file=sys.stderr)
+        return 2
+    with tempfile.TemporaryDirectory(prefix="lorapar-gpu-") as work:
+        figures = measure(LLAMA_2_7B, Path(work))
+    text = page(figures, torch.cuda.get_device_name(), "a Llama-2-7B shape")
+    PAGE.write_text(text, encoding="utf-8")
+    print(text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

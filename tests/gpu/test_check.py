@@ -1,0 +1,48 @@
+"""The GPU check at a tiny shape on the CPU: the same stages, so that it works on the day a GPU is there."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+TINY = {
+    "vocab_size": 300,
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "max_position_embeddings": 1024,
+}
+SHORT = ("score.max_length=64", "sft.max_length=64", "rl.max_completion_length=8")
+
+
+@pytest.fixture(scope="module")
+def check() -> ModuleType:
+    path = Path(__file__).with_name("check.py")
+    spec = importlib.util.spec_from_file_location("lorapar_gpu_check", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # the reward is found by its import path
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_measures_every_stage_from_init_to_rl(check: ModuleType, tmp_path: Path) -> None:
+    figures = check.measure(TINY, tmp_path, SHORT)
+    assert [figure.stage for figure in figures] == ["init", "score", "score", "partition", "sft", "rl"]
+    assert "steps 1" in figures[-1].note
+    text = check.page(figures, "a CPU", "a tiny shape")
+    assert text.count("\n| ") == 1 + len(figures)
+
+
+def test_refuses_in_one_line_without_a_gpu(
+    check: ModuleType, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert check.main() == 2
+    assert len(capsys.readouterr().err.strip().splitlines()) == 1
