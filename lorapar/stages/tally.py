@@ -1,0 +1,76 @@
+"""tally: turn votes into labels, and deal the rows to their systems. Needs no model and no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from lorapar.config import TeacherConfig, VotingConfig
+from lorapar.errors import BadInputError
+from lorapar.records import read_json, write_json
+from lorapar.stages.contract import Metrics, StageCall, StageSettings, StageSpec
+from lorapar.voting.ballots import Ballots
+from lorapar.voting.collect import EXAMPLES, VOTES
+from lorapar.voting.count import Count
+from lorapar.voting.deal import deal, deal_open_votes
+from lorapar.voting.figures import metrics_of, vote_summary
+
+
+class Settings(StageSettings):
+    """How votes become labels. After the round `first` rows may stay undecided, after `rest` none may."""
+
+    teachers: tuple[TeacherConfig, ...]
+    voting: VotingConfig
+    round: Literal["first", "rest"]
+
+
+SPEC = StageSpec(
+    name="tally",
+    summary="turn votes into labels and deal the rows to their systems",
+    settings=Settings,
+    inputs=("examples",),
+    many=("votes",),
+    outputs=("labels", "undecided", "system1", "system2", "heldout"),
+    image="client",
+)
+
+
+def run(call: StageCall[Settings]) -> Metrics:
+    """Write labels, rows by system, held-out rows by system, and what is still open with its votes so far."""
+    settings, folders = call.settings, call.inputs["votes"]
+    examples, votes = call.input("examples") / EXAMPLES, [folder / VOTES for folder in folders]
+    count = Count(Ballots(settings.teachers, settings.voting))
+    count.read_examples(examples)
+    count.read_votes(votes)
+    count.check_complete(settings.round)
+    dealt = deal(count, examples, call.outputs)
+    deal_open_votes(count, votes, call.output("undecided"))
+    summary = vote_summary(count, dealt, settings.round, _described(folders))
+    write_json(call.output("labels") / "summary.json", summary)
+    if settings.round == "rest":
+        _check_both_systems(summary)
+    return metrics_of(summary)
+
+
+def _described(folders: tuple[Path, ...]) -> dict[str, Any]:
+    """What the vote stage wrote about each teacher."""
+    return {name: about for folder in folders for name, about in read_json(folder / "summary.json")["teachers"].items()}
+
+
+def _check_both_systems(summary: Mapping[str, Any]) -> None:
+    rows: dict[str, int] = summary["train_rows"]
+    empty = [system for system, number in rows.items() if not number]
+    if not empty:
+        return
+    other = "".join(f"{number} went to {system}, " for system, number in rows.items() if number)
+    shares = ", ".join(
+        f"'{name}' said system1 on {teacher['system1_share']:.0%} of its rows"
+        for name, teacher in summary["teachers"].items()
+        if teacher["system1_share"] is not None
+    )
+    raise BadInputError(
+        f"the vote gave no training row to {' or '.join(empty)}: {other}{summary['rows']['held_out']} were held out "
+        f"({shares or 'there were no votes'}); "
+        "give the run other teachers or another template, or more data of both kinds"
+    )

@@ -1,0 +1,5 @@
+"""Teachers vote on which system an example needs; votes become labels. Importable without torch."""
+
+from lorapar.voting.ballots import quorum_size
+
+__all__ = ["quorum_size"]

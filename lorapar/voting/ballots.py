@@ -1,0 +1,131 @@
+"""Votes become labels: weighted majority, ties, least agreement, and when no further vote is needed.
+
+The votes on one example are a pattern: a string with one mark a teacher, in the order of the settings: `1` (System 1),
+`2` (System 2) or `-` (not asked). There are at most 3 ** teachers of them, so a million rows share a few hundred, and
+every figure is worked out once a pattern. Weights are whole numbers in here: 0.1 + 0.2 ties with 0.3.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cache
+from math import lcm
+
+from lorapar.config import TeacherConfig, VotingConfig
+from lorapar.errors import BadInputError
+from lorapar.records import Example, System, Vote
+
+NOT_ASKED = "-"
+MARKS: dict[System, str] = {"system1": "1", "system2": "2"}
+SYSTEM_OF: dict[str, System] = {mark: system for system, mark in MARKS.items()}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a pattern comes to."""
+
+    system: System | None
+    """None: held out. Where `decided` is false: what the votes cast so far would give."""
+    decided: bool
+    """No remaining vote can change `system` or `below_agreement`."""
+    below_agreement: bool
+    tied: bool
+    """Everybody has voted and neither system has more weight."""
+    agreement: float
+    """Share of the cast weight that went to the label; of the heavier side where there is none."""
+
+
+class Ballots:
+    """The rules of a vote: who votes with which weight, and what the settings make of it."""
+
+    def __init__(self, teachers: Sequence[TeacherConfig], voting: VotingConfig) -> None:
+        self.teachers = tuple(teacher.name for teacher in teachers)
+        self.first_round = quorum_size(len(teachers), voting.quorum)
+        self._voting = voting
+        self._place = {name: place for place, name in enumerate(self.teachers)}
+        exact = [_exact(teacher.weight) for teacher in teachers]
+        self._unit = lcm(*(weight.denominator for weight in exact))
+        self._weights = [int(weight * self._unit) for weight in exact]
+        self._least = _exact(voting.min_agreement)
+        self.outcome = cache(self._outcome)
+        """What a pattern comes to."""
+        self.weights = cache(self._sides)
+        """Weight of a pattern's votes for each system."""
+        self.nobody = NOT_ASKED * len(self.teachers)
+        """The pattern of an example that nobody has voted on."""
+
+    def round_teachers(self, round_name: str) -> tuple[str, ...]:
+        """Names of the teachers of the round `first` (asked about every row) or `rest`."""
+        return self.teachers[: self.first_round] if round_name == "first" else self.teachers[self.first_round :]
+
+    def add(self, pattern: str, vote: Vote) -> str:
+        """The pattern with one more vote; raises BadInputError for unknown teachers and second votes."""
+        place = self._place.get(vote.teacher)
+        if place is None:
+            raise BadInputError(
+                f"row {vote.example_id}: a vote of '{vote.teacher}', who is none of the teachers "
+                f"({', '.join(self.teachers)}); run the vote stage again with these settings"
+            )
+        if pattern[place] != NOT_ASKED:
+            raise BadInputError(
+                f"row {vote.example_id}: teacher '{vote.teacher}' voted twice; give each folder of votes once"
+            )
+        # Interned, so that a million rows share a few hundred strings.
+        return sys.intern(pattern[:place] + MARKS[vote.label] + pattern[place + 1 :])
+
+    def _sides(self, pattern: str) -> dict[str, float]:
+        return {system: weight / self._unit for system, weight in zip(MARKS, self._count(pattern), strict=True)}
+
+    def _outcome(self, pattern: str) -> Outcome:
+        """The label as a function of System 1's final weight never turns back: where both extremes (all remaining
+        votes for System 1, all for System 2) come to the same, so does everything between them.
+        """
+        first, second = self._count(pattern)
+        if not first + second:
+            return Outcome(None, decided=False, below_agreement=False, tied=False, agreement=0.0)
+        remaining = sum(self._weights) - first - second
+        for_first = self._judge(first + remaining, second)
+        decided = for_first == self._judge(first, second + remaining)
+        system, below = for_first if decided else self._judge(first, second)
+        own = {"system1": first, "system2": second, None: max(first, second)}[system]
+        return Outcome(
+            system,
+            decided=decided,
+            below_agreement=below,
+            tied=remaining == 0 and first == second,
+            agreement=own / (first + second),
+        )
+
+    def _judge(self, first: int, second: int) -> tuple[System | None, bool]:
+        """The label of final weights, and whether it has too little agreement."""
+        below = max(first, second) < self._least * (first + second)
+        if below and self._voting.below_agreement == "hold_out":
+            return None, below
+        if first == second:
+            return (None if self._voting.tie == "hold_out" else self._voting.tie), below
+        return ("system1" if first > second else "system2"), below
+
+    def _count(self, pattern: str) -> tuple[int, int]:
+        first, second = (
+            sum(weight for weight, cast in zip(self._weights, pattern, strict=True) if cast == mark)
+            for mark in MARKS.values()
+        )
+        return first, second
+
+
+def quorum_size(teachers: int, quorum: int | None) -> int:
+    """Number of teachers asked about every row: the setting, or a bare majority (2 of 3, 3 of 5)."""
+    return quorum if quorum is not None else teachers // 2 + 1
+
+
+def is_voted_on(example: Example) -> bool:
+    """Whether teachers are asked: about all but held-out rows whose system the data names."""
+    return example.split == "train" or example.known_system is None
+
+
+def _exact(number: float) -> Fraction:
+    """The number as a person wrote it: 0.1 is a tenth, not the nearest binary fraction."""
+    return Fraction(repr(number))

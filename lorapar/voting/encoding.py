@@ -1,0 +1,74 @@
+"""A teacher's prompt and label words as token ids, split where the label words begin."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import takewhile
+from typing import TYPE_CHECKING
+
+from lorapar import prompts
+from lorapar.errors import BadInputError
+from lorapar.records import System
+from lorapar.voting.templates import SYSTEM_ORDER, Prompt
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One prompt with the words that may follow it, as token ids."""
+
+    prompt: tuple[int, ...]
+    words: Mapping[System, tuple[int, ...]]
+    """Tokens of each label word; none is empty and none begins with the other."""
+
+    @property
+    def length(self) -> int:
+        """Tokens of the prompt and the longest word."""
+        return len(self.prompt) + max(len(word) for word in self.words.values())
+
+
+def encode(tokenizer: PreTrainedTokenizerBase, rendered: Sequence[Prompt]) -> list[Choice]:
+    """Token ids of each prompt and its two continuations.
+
+    The whole text is tokenised once with each continuation, as in lm-evaluation-harness: a word then has the tokens it
+    has in that place. Where a token would span prompt and word, it counts as the word's, for both words alike.
+    Raises BadInputError where the words cannot be told apart.
+    """
+    if not rendered:
+        return []
+    texts = [_text(tokenizer, prompt) for prompt in rendered]
+    # A chat template writes special tokens itself.
+    special = rendered[0].messages is None
+    alone = tokenizer(texts, add_special_tokens=special)["input_ids"]
+    with_word = {}
+    for system in SYSTEM_ORDER:
+        whole = [text + prompt.continuations[system] for text, prompt in zip(texts, rendered, strict=True)]
+        with_word[system] = tokenizer(whole, add_special_tokens=special)["input_ids"]
+    return [
+        _split(prompt, alone[row], {system: with_word[system][row] for system in SYSTEM_ORDER})
+        for row, prompt in enumerate(rendered)
+    ]
+
+
+def common_prefix(*rows: Sequence[int]) -> int:
+    """Number of leading tokens that all rows share."""
+    return sum(1 for _ in takewhile(lambda tokens: len(set(tokens)) == 1, zip(*rows, strict=False)))
+
+
+def _text(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> str:
+    return prompt.text if prompt.text is not None else prompts.render(tokenizer, prompt.messages or ())
+
+
+def _split(prompt: Prompt, alone: list[int], whole: dict[System, list[int]]) -> Choice:
+    first, second = (whole[system] for system in SYSTEM_ORDER)
+    if common_prefix(first, second) == min(len(first), len(second)):
+        one, other = (prompt.continuations[system].strip() for system in SYSTEM_ORDER)
+        raise BadInputError(
+            f"label_words: '{one}' and '{other}' cannot be told apart, the tokens of one begin those of the other; "
+            "choose words of which neither begins the other"
+        )
+    start = common_prefix(alone, first, second)
+    return Choice(tuple(alone[:start]), {system: tuple(ids[start:]) for system, ids in whole.items()})

@@ -1,0 +1,134 @@
+"""The figures of a vote, as they stand in labels/summary.json. All are worked out from counted patterns.
+
+Two things to keep in mind when reading them. Pairwise agreement comes from the first round only: the other teachers
+were asked about open rows, where agreement is low by selection. Krippendorff's alpha takes all votes, so with early
+decision it is lower than it would be had everybody been asked (`first_round_krippendorff_alpha` is free of that).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from lorapar.voting.agreement import accuracy, confusion, krippendorff_alpha, pairwise
+from lorapar.voting.ballots import NOT_ASKED, SYSTEM_OF, Ballots
+from lorapar.voting.count import Count
+from lorapar.voting.deal import Dealt
+
+Described = Mapping[str, Mapping[str, Any]]
+"""What the vote stage wrote about each teacher."""
+
+
+def vote_summary(count: Count, dealt: Dealt, round_name: str, described: Described) -> dict[str, Any]:
+    """Everything labels/summary.json holds; shares and coefficients that are undefined are None."""
+    ballots, patterns = count.ballots, count.counted()
+    first = tuple(range(ballots.first_round))
+    raw, kappa = pairwise(patterns, first)
+    return {
+        "round": round_name,
+        "teachers": teacher_figures(count, patterns, described),
+        "teacher_is_base": any(about.get("teacher_is_base", False) for about in described.values()),
+        "rows": row_figures(ballots, patterns),
+        "train_rows": {system: dealt.train[system] for system in SYSTEM_OF.values()},
+        "heldout_rows": {system: dealt.heldout[system] for system in SYSTEM_OF.values()},
+        "heldout_rows_known": {system: count.known_heldout[system] for system in SYSTEM_OF.values()},
+        **call_figures(ballots, patterns),
+        "tokens": sum(count.tokens.values()),
+        "agreement": {"teachers": [ballots.teachers[place] for place in first], "raw": raw, "kappa": kappa},
+        "krippendorff_alpha": krippendorff_alpha(patterns),
+        "first_round_krippendorff_alpha": krippendorff_alpha(_first_round(patterns, len(first))),
+        "gold": gold_figures(count),
+        "patterns": dict(sorted(patterns.items())),
+        "most_contested": count.contested(),
+        "shown": {system: count.shown(system) for system in SYSTEM_OF.values()},
+    }
+
+
+def teacher_figures(count: Count, patterns: Counter[str], described: Described) -> dict[str, dict[str, Any]]:
+    """For each teacher: its round, weight, calls, tokens, how often it said what, and how it fared against gold."""
+    golds = Counter(zip(count.patterns, count.gold, strict=True))
+    figures = {}
+    for place, name in enumerate(count.ballots.teachers):
+        said = dict.fromkeys(SYSTEM_OF, 0)
+        for pattern, rows in patterns.items():
+            if pattern[place] != NOT_ASKED:
+                said[pattern[place]] += rows
+        votes = sum(said.values())
+        table = confusion(
+            (gold, SYSTEM_OF[pattern[place]], rows)
+            for (pattern, gold), rows in golds.items()
+            if gold is not None and pattern[place] != NOT_ASKED
+        )
+        figures[name] = {
+            **described.get(name, {}),
+            "round": "first" if place < count.ballots.first_round else "rest",
+            "calls": count.calls[name],
+            "tokens": count.tokens[name],
+            "system1_share": said["1"] / votes if votes else None,
+            "gold_accuracy": accuracy(table),
+            "gold_confusion": table,
+        }
+    return figures
+
+
+def row_figures(ballots: Ballots, patterns: Counter[str]) -> dict[str, int]:
+    """Voted rows (both splits) by what they came to; the first five add up to `voted`, the others overlap them."""
+    figures = dict.fromkeys(("system1", "system2", "held_out", "undecided", "tied", "below_agreement"), 0)
+    for pattern, rows in patterns.items():
+        outcome = ballots.outcome(pattern)
+        figures["undecided" if not outcome.decided else outcome.system or "held_out"] += rows
+        figures["tied"] += rows * outcome.tied
+        figures["below_agreement"] += rows * (outcome.decided and outcome.below_agreement)
+    return {"voted": sum(patterns.values()), **figures}
+
+
+def call_figures(ballots: Ballots, patterns: Counter[str]) -> dict[str, Any]:
+    """Votes cast, votes that early decision has saved so far, and the share of rows decided without everybody."""
+    calls = saved = early = 0
+    for pattern, rows in patterns.items():
+        unasked = pattern.count(NOT_ASKED)
+        calls += rows * (len(pattern) - unasked)
+        if unasked and ballots.outcome(pattern).decided:
+            saved += rows * unasked
+            early += rows
+    total = sum(patterns.values())
+    return {"calls": calls, "calls_saved": saved, "decided_early_share": early / total if total else None}
+
+
+def gold_figures(count: Count) -> dict[str, Any] | None:
+    """The vote against the systems the data names; None where it names none. Held-out rows count in no accuracy."""
+    outcomes = {pattern: count.ballots.outcome(pattern) for pattern in set(count.patterns)}
+    golds = Counter(zip(count.patterns, count.gold, strict=True))
+    table = confusion(
+        (gold, outcomes[pattern].system or "held_out", rows)
+        for (pattern, gold), rows in golds.items()
+        if gold is not None and outcomes[pattern].decided
+    )
+    if not table:
+        return None
+    rows = sum(sum(row.values()) for row in table.values())
+    return {"rows": rows, "accuracy": accuracy(table), "confusion": table}
+
+
+def metrics_of(summary: Mapping[str, Any]) -> dict[str, float]:
+    """The flat figures a run shows; undefined ones are left out."""
+    values = {
+        "system1_rows": summary["train_rows"]["system1"],
+        "system2_rows": summary["train_rows"]["system2"],
+        "held_out_rows": summary["rows"]["held_out"],
+        "undecided_rows": summary["rows"]["undecided"],
+        "decided_early_share": summary["decided_early_share"],
+        "calls": summary["calls"],
+        "calls_saved": summary["calls_saved"],
+        "krippendorff_alpha": summary["krippendorff_alpha"],
+        "vote_accuracy": summary["gold"]["accuracy"] if summary["gold"] else None,
+    }
+    return {name: float(value) for name, value in values.items() if value is not None}
+
+
+def _first_round(patterns: Counter[str], teachers: int) -> Counter[str]:
+    cut: Counter[str] = Counter()
+    for pattern, rows in patterns.items():
+        cut[pattern[:teachers]] += rows
+    return cut

@@ -1,0 +1,85 @@
+"""Votes on disk as they come, so that a stage that is killed asks again only for what it had not yet written."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO
+
+from pydantic import ValidationError
+
+from lorapar.records import Vote
+
+FLUSH_VOTES = 256
+FLUSH_SECONDS = 2.0
+
+
+class VoteJournal:
+    """An append-only file of votes; every `flush_votes` votes or `flush_seconds` seconds it is forced to the disk.
+
+    Read it with `recover` before entering it as a context manager for appending.
+    """
+
+    def __init__(self, path: Path, *, flush_votes: int = FLUSH_VOTES, flush_seconds: float = FLUSH_SECONDS) -> None:
+        self.path = path
+        self._flush_votes = flush_votes
+        self._flush_seconds = flush_seconds
+        self._file: BinaryIO | None = None
+        self._waiting = 0
+        self._flushed = time.monotonic()
+
+    def recover(self) -> Iterator[Vote]:
+        """The votes an earlier call left; from the first torn or unreadable line on, the file is cut off."""
+        if not self.path.exists():
+            return
+        whole_bytes = 0
+        with self.path.open("rb+") as file:
+            for line in file:
+                vote = _parse(line)
+                if vote is None:
+                    break
+                whole_bytes += len(line)
+                yield vote
+            file.truncate(whole_bytes)
+
+    def append(self, vote: Vote) -> None:
+        """Write one vote; it is safe after the next flush."""
+        if self._file is None:
+            raise RuntimeError("append outside of the journal's with block")
+        self._file.write(vote.model_dump_json(exclude_none=True).encode() + b"\n")
+        self._waiting += 1
+        if self._waiting >= self._flush_votes or time.monotonic() - self._flushed >= self._flush_seconds:
+            self.flush()
+
+    def flush(self) -> None:
+        """Force what was appended to the disk."""
+        if self._file is not None:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        self._waiting = 0
+        self._flushed = time.monotonic()
+
+    def __enter__(self) -> VoteJournal:
+        self._file = self.path.open("ab")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.flush()
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+
+def _parse(line: bytes) -> Vote | None:
+    """The vote, or None for a line that was not written to its end."""
+    if not line.endswith(b"\n"):
+        return None
+    try:
+        return Vote.model_validate_json(line)
+    except ValidationError:
+        return None

@@ -1,0 +1,36 @@
+"""What every backend of a teacher is: something that takes examples and gives votes, one after another."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+from lorapar.config import ModelConfig, TeacherConfig
+from lorapar.records import Example, System, Vote
+from lorapar.voting.templates import SYSTEM_ORDER
+
+
+class Teacher(Protocol):
+    """One voter, ready to be asked."""
+
+    def votes(self, examples: Sequence[Example]) -> Iterator[Vote]:
+        """One vote for each example, in any order, each as soon as it is known so that it can be put on disk."""
+
+
+def teacher_model(config: TeacherConfig, base: ModelConfig) -> ModelConfig:
+    """The model that runs a teacher: its own, or the base model, in the teacher's number format."""
+    own: dict[str, object] = {"dtype": config.dtype, "autocast": "none"}
+    if config.model is not None:
+        model = ModelConfig(name=config.model, revision=config.revision, trust_remote_code=base.trust_remote_code)
+        return model.model_copy(update=own)
+    if config.revision is not None:
+        own |= {"revision": config.revision, "digest": None}
+    return base.model_copy(update=own)
+
+
+def label_of(log_probs: dict[System, float]) -> tuple[System, float]:
+    """The likelier system and its probability among the two (softmax); equal ones count as System 2, with 0.5."""
+    first, second = (log_probs[system] for system in SYSTEM_ORDER)
+    label: System = "system1" if first > second else "system2"
+    return label, 1.0 / (1.0 + math.exp(-abs(first - second)))

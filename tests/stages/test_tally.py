@@ -1,0 +1,217 @@
+"""The tally: labels, rows by system, what is open, and the figures; checked by counting by hand."""
+
+from __future__ import annotations
+
+import pytest
+
+from lorapar.errors import BadInputError
+from lorapar.records import Example, Label, Vote, read_json, read_records, write_json, write_records
+from lorapar.store import seal
+
+TEACHERS = tuple({"name": name} for name in ("a", "b", "c"))
+
+
+def example(example_id: str, split="train", known=None) -> Example:
+    return Example(id=example_id, question=f"q {example_id}", answer="a", split=split, known_system=known)
+
+
+def votes_folder(folder, patterns, confidence=0.9, teachers="abc", about=None):
+    """Votes as patterns by row: one mark a teacher, `-` for none."""
+    folder.mkdir(parents=True)
+    votes = [
+        Vote(
+            example_id=row,
+            teacher=name,
+            label=f"system{mark}",
+            confidence=confidence.get(row, 0.9) if isinstance(confidence, dict) else confidence,
+            template="d",
+            raw="",
+            tokens=10,
+        )
+        for row, pattern in patterns.items()
+        for name, mark in zip(teachers, pattern, strict=True)
+        if mark != "-"
+    ]
+    write_records(folder / "votes.jsonl", votes)
+    write_json(folder / "summary.json", {"teachers": about or {}})
+    seal(folder, "vote.votes")
+    return folder
+
+
+def tally(kit, tmp_path, rows, patterns, round_name="rest", **changed):
+    voting, about = changed.pop("voting", {}), changed.pop("about", None)
+    inputs = {
+        "examples": kit.rows_folder(tmp_path / "rows", rows),
+        "votes": (votes_folder(tmp_path / "votes", patterns, about=about, **changed),),
+    }
+    settings = {"teachers": TEACHERS, "voting": voting, "round": round_name}
+    return kit.run("tally", tmp_path / "out", settings, inputs)
+
+
+def ids(folder, file="examples.jsonl") -> list[str]:
+    return [row.id for row in read_records(folder / file, Example)]
+
+
+def labels(out) -> dict[str, Label]:
+    return {label.example_id: label for label in read_records(out / "labels" / "labels.jsonl", Label)}
+
+
+def summary(out):
+    return read_json(out / "labels" / "summary.json")
+
+
+def test_rows_go_where_their_votes_send_them(kit, tmp_path) -> None:
+    rows = [
+        example("r1"),
+        example("r2"),
+        example("e1", "heldout"),
+        example("e2", "heldout"),
+        example("k1", "heldout", "system1"),
+        example("k2", "heldout", "system2"),
+    ]
+    patterns = {"r1": "11-", "r2": "122", "e1": "22-", "e2": "121"}
+    metrics, out = tally(kit, tmp_path, rows, patterns)
+    assert ids(out / "system1") == ["r1"]
+    assert ids(out / "system2") == ["r2"]
+    assert ids(out / "heldout", "system1.jsonl") == ["e2", "k1"]
+    assert ids(out / "heldout", "system2.jsonl") == ["e1", "k2"]
+    assert ids(out / "undecided") == []
+    found = labels(out)
+    assert set(found) == set(patterns)  # rows whose system the data names have no label
+    assert found["r2"].system == "system2"
+    assert found["r2"].votes == {"system1": 1.0, "system2": 2.0}
+    assert found["r2"].agreement == pytest.approx(2 / 3)
+    assert metrics["system1_rows"] == metrics["system2_rows"] == 1
+    assert summary(out)["heldout_rows_known"] == {"system1": 1, "system2": 1}
+
+
+def test_the_first_round_leaves_rows_open_with_their_votes(kit, tmp_path) -> None:
+    rows = [example("r1"), example("r2"), example("r3")]
+    metrics, out = tally(kit, tmp_path, rows, {"r1": "11-", "r2": "12-", "r3": "11-"}, "first")
+    assert ids(out / "system1") == ["r1", "r3"]
+    assert ids(out / "system2") == []  # not an error yet
+    assert ids(out / "undecided") == ["r2"]
+    votes = list(read_records(out / "undecided" / "votes.jsonl", Vote))
+    assert [(vote.example_id, vote.teacher) for vote in votes] == [("r2", "a"), ("r2", "b")]
+    assert not labels(out)["r2"].decided
+    assert (metrics["undecided_rows"], metrics["calls"], metrics["calls_saved"]) == (1, 6, 2)
+    assert metrics["decided_early_share"] == pytest.approx(2 / 3)
+
+
+def test_votes_of_both_rounds_are_taken_together(kit, tmp_path) -> None:
+    rows = [example("r1"), example("r2")]
+    first = votes_folder(tmp_path / "first", {"r1": "11-", "r2": "12-"}, about={"a": {"model": "m"}})
+    rest = votes_folder(tmp_path / "rest", {"r2": "2"}, teachers="c", about={"c": {"model": "n"}})
+    inputs = {"examples": kit.rows_folder(tmp_path / "rows", rows), "votes": (first, rest)}
+    settings = {"teachers": TEACHERS, "voting": {}, "round": "rest"}
+    _, out = kit.run("tally", tmp_path / "out", settings, inputs)
+    assert {row: label.system for row, label in labels(out).items()} == {"r1": "system1", "r2": "system2"}
+    teachers = summary(out)["teachers"]
+    assert [teachers[name].get("model") for name in "abc"] == ["m", None, "n"]
+    assert [teachers[name]["round"] for name in "abc"] == ["first", "first", "rest"]
+    assert [teachers[name]["calls"] for name in "abc"] == [2, 2, 1]
+
+
+def test_ties_and_rows_below_the_least_agreement_can_be_held_out(kit, tmp_path) -> None:
+    rows = [example(name) for name in ("r1", "r2", "r3", "r4")]
+    patterns = {"r1": "111", "r2": "222", "r3": "112", "r4": "221"}
+    voting = {"min_agreement": 0.9, "below_agreement": "hold_out"}
+    metrics, out = tally(kit, tmp_path, rows, patterns, voting=voting)
+    assert ids(out / "system1") == ["r1"]
+    assert ids(out / "system2") == ["r2"]
+    assert labels(out)["r3"].system is None
+    assert metrics["held_out_rows"] == 2
+    assert summary(out)["rows"] == {
+        "voted": 4,
+        "system1": 1,
+        "system2": 1,
+        "held_out": 2,
+        "undecided": 0,
+        "tied": 0,
+        "below_agreement": 2,
+    }
+
+
+def test_gold_labels_judge_teachers_and_the_vote_but_never_decide(kit, tmp_path) -> None:
+    rows = [
+        example("r1", known="system1"),
+        example("r2", known="system2"),
+        example("r3", known="system2"),
+        example("r4"),
+    ]
+    metrics, out = tally(kit, tmp_path, rows, {"r1": "111", "r2": "221", "r3": "112", "r4": "222"})
+    assert ids(out / "system1") == ["r1", "r3"]
+    gold = summary(out)["gold"]
+    assert gold["rows"] == 3
+    assert gold["confusion"] == {"system1": {"system1": 1}, "system2": {"system1": 1, "system2": 1}}
+    assert metrics["vote_accuracy"] == gold["accuracy"] == pytest.approx(2 / 3)
+    teachers = summary(out)["teachers"]
+    assert [teachers[name]["gold_accuracy"] for name in "abc"] == pytest.approx([2 / 3, 2 / 3, 2 / 3])
+    assert teachers["c"]["gold_confusion"] == {"system1": {"system1": 1}, "system2": {"system1": 1, "system2": 1}}
+    assert teachers["a"]["system1_share"] == 0.5
+
+
+def test_agreement_of_the_first_round_and_alpha_of_all_votes(kit, tmp_path) -> None:
+    # The published table 20, 5, 10, 15 has a kappa of 0.4.
+    patterns = {}
+    for pattern, number in {"11-": 20, "121": 5, "212": 10, "22-": 15}.items():
+        patterns |= {f"{pattern}{place}": pattern for place in range(number)}
+    _, out = tally(kit, tmp_path, [example(row) for row in patterns], patterns)
+    agreement = summary(out)["agreement"]
+    assert agreement["teachers"] == ["a", "b"]
+    assert agreement["raw"] == [[1.0, 0.7], [0.7, 1.0]]
+    assert agreement["kappa"][0][1] == pytest.approx(0.4)
+    # By hand: of three marks, one against two are 4 ordered disagreements, each worth 1 / (3 - 1); 15 such rows.
+    ones, twos = 20 * 2 + 5 * 2 + 10, 15 * 2 + 5 + 10 * 2
+    assert summary(out)["krippendorff_alpha"] == pytest.approx(1 - (ones + twos - 1) * 30 / (2 * ones * twos))
+    assert summary(out)["patterns"] == {"11-": 20, "121": 5, "212": 10, "22-": 15}
+
+
+def test_contested_rows_come_least_agreed_and_least_sure_first(kit, tmp_path) -> None:
+    rows = [example(name) for name in ("sure", "split", "even", "odd")]
+    confidence = {"sure": 0.6, "split": 0.99, "even": 0.5, "odd": 0.8}
+    patterns = {"sure": "111", "split": "122", "even": "121", "odd": "112"}
+    _, out = tally(kit, tmp_path, rows, patterns, confidence=confidence)
+    assert summary(out)["most_contested"] == ["even", "odd", "split"]
+    assert summary(out)["shown"] == {"system1": ["sure", "even", "odd"], "system2": ["split"]}
+
+
+def test_shown_rows_are_spread_over_the_data(kit, tmp_path) -> None:
+    rows = [example(f"r{number:03}") for number in range(200)]
+    _, out = tally(kit, tmp_path, [*rows, example("x")], {row.id: "11-" for row in rows} | {"x": "22-"})
+    assert summary(out)["shown"]["system1"] == [f"r{number:03}" for number in range(0, 200, 10)]
+
+
+def test_it_says_when_a_teacher_is_the_base_model(kit, tmp_path) -> None:
+    rows, patterns = [example("r1"), example("r2")], {"r1": "11-", "r2": "22-"}
+    about = {"a": {"teacher_is_base": False}, "b": {"teacher_is_base": True}}
+    _, out = tally(kit, tmp_path, rows, patterns, about=about)
+    assert summary(out)["teacher_is_base"] is True
+    assert summary(out)["teachers"]["b"]["teacher_is_base"] is True
+
+
+def test_an_empty_system_names_itself_and_what_to_do(kit, tmp_path) -> None:
+    rows, patterns = [example("r1"), example("r2"), example("e", "heldout")], {"r1": "11-", "r2": "112", "e": "22-"}
+    with pytest.raises(BadInputError) as caught:
+        tally(kit, tmp_path, rows, patterns)
+    assert str(caught.value) == (
+        "the vote gave no training row to system2: 2 went to system1, 0 were held out "
+        "('a' said system1 on 67% of its rows, 'b' said system1 on 67% of its rows, "
+        "'c' said system1 on 0% of its rows); "
+        "give the run other teachers or another template, or more data of both kinds"
+    )
+
+
+def test_missing_votes_are_named(kit, tmp_path) -> None:
+    rows = [example("r1"), example("r2")]
+    with pytest.raises(BadInputError, match="row r2: the votes of b are missing"):
+        tally(kit, tmp_path / "one", rows, {"r1": "11-", "r2": "1--"}, "first")
+    with pytest.raises(BadInputError, match="row r2: the votes of c are missing"):
+        tally(kit, tmp_path / "two", rows, {"r1": "11-", "r2": "12-"}, "rest")
+
+
+def test_votes_on_unknown_rows_and_rows_named_twice_are_refused(kit, tmp_path) -> None:
+    with pytest.raises(BadInputError, match=r"votes.jsonl: a vote of teacher 'a' is on row other, which is not among"):
+        tally(kit, tmp_path / "one", [example("r1")], {"other": "11-"})
+    with pytest.raises(BadInputError, match=r"examples.jsonl: the id r1 is there twice"):
+        tally(kit, tmp_path / "two", [example("r1"), example("r1")], {"r1": "11-"})

@@ -1,0 +1,171 @@
+"""The vote stage with real teachers: several templates of the tiny model."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from lorapar.config import TeacherConfig
+from lorapar.errors import BadInputError
+from lorapar.records import Example, Vote, read_json, read_records, write_records
+from lorapar.store import seal
+from lorapar.voting.journal import VoteJournal
+
+ROWS = [Example(id=f"r{number}", question="Why " * number + "?", answer="So.") for number in range(6)]
+
+
+def teacher(name: str, **template) -> dict:
+    words = {"system1": "fact", "system2": "maths"}
+    return {
+        "name": name,
+        "dtype": "float32",
+        "batch_size": 4,
+        "template": {"style": "plain", "label_words": words, **template},
+    }
+
+
+TEACHERS = (teacher("plain"), teacher("chat", style="chat"), teacher("bare", instruction="{system1} or {system2}?"))
+
+
+def settings(kit, round_name="first", teachers=TEACHERS, **voting):
+    return {"model": kit.TINY, "teachers": teachers, "voting": voting, "round": round_name}
+
+
+def votes_of(out) -> list[Vote]:
+    return list(read_records(out / "votes" / "votes.jsonl", Vote))
+
+
+def test_the_first_round_asks_a_bare_majority_about_every_row(kit, tmp_path) -> None:
+    inputs = {"examples": kit.rows_folder(tmp_path / "rows", ROWS)}
+    metrics, out = kit.run("vote", tmp_path / "out", settings(kit), inputs)
+    votes = votes_of(out)
+    assert {(vote.teacher, vote.example_id) for vote in votes} == {(n, r.id) for n in ("plain", "chat") for r in ROWS}
+    assert len(votes) == 12
+    assert metrics == {"rows": 6, "calls": 12, "tokens": sum(vote.tokens for vote in votes)}
+    summary = read_json(out / "votes" / "summary.json")
+    assert (summary["round"], summary["calls"], list(summary["teachers"])) == ("first", 12, ["plain", "chat"])
+    assert summary["teachers"]["plain"]["template"] == votes[0].template
+
+
+def test_the_summary_tells_who_the_teachers_are(kit, tmp_path) -> None:
+    inputs = {"examples": kit.rows_folder(tmp_path / "rows", ROWS[:1])}
+    _, out = kit.run("vote", tmp_path / "out", settings(kit, quorum=3), inputs)
+    about = read_json(out / "votes" / "summary.json")["teachers"]
+    assert all(one["teacher_is_base"] for one in about.values())
+    assert about["plain"]["model"] == "builtin:tiny"
+    assert [one["role_play"] for one in about.values()] == [True, True, False]
+    assert len({one["template"] for one in about.values()}) == 3
+
+
+def test_another_model_is_not_the_base(kit, tmp_path) -> None:
+    from lorapar.basemodel import load_model, load_tokenizer
+    from lorapar.config import ModelConfig
+
+    tiny = ModelConfig(**kit.TINY)
+    other, copy = tmp_path / "other", tmp_path / "copy"
+    model = load_model(tiny)
+    model.save_pretrained(copy)
+    model.get_input_embeddings().weight.data.mul_(0.5)
+    model.save_pretrained(other)
+    for folder in (other, copy):
+        load_tokenizer(tiny).save_pretrained(folder)
+    inputs = {"examples": kit.rows_folder(tmp_path / "rows", ROWS[:2])}
+    teachers = ({**teacher("own"), "model": str(other)}, {**teacher("same"), "model": str(copy)})
+    chosen = {**settings(kit, teachers=teachers), "model": {"name": str(copy), "dtype": "float32"}}
+    _, out = kit.run("vote", tmp_path / "out", chosen, inputs)
+    about = read_json(out / "votes" / "summary.json")["teachers"]
+    assert [about[name]["teacher_is_base"] for name in ("own", "same")] == [False, True]
+    by_teacher = {(vote.teacher, vote.example_id): vote.log_probs for vote in votes_of(out)}
+    assert by_teacher["own", "r0"] != by_teacher["same", "r0"]
+
+
+def test_the_second_round_asks_the_others_about_open_rows(kit, tmp_path) -> None:
+    folder = kit.rows_folder(tmp_path / "open", ROWS[:2])
+    cast = [
+        Vote(example_id=row.id, teacher=name, label=label, template="d", raw="")
+        for row in ROWS[:2]
+        for name, label in (("plain", "system1"), ("chat", "system2"))
+    ]
+    write_records(folder / "votes.jsonl", cast)
+    seal(folder, "test.undecided")
+    metrics, out = kit.run("vote", tmp_path / "out", settings(kit, "rest"), {"examples": folder})
+    assert {(vote.teacher, vote.example_id) for vote in votes_of(out)} == {("bare", "r0"), ("bare", "r1")}
+    assert metrics["calls"] == 2
+
+
+def test_an_empty_second_round_works_and_loads_no_model(kit, tmp_path) -> None:
+    notes = kit.Notes()
+    folder = kit.rows_folder(tmp_path / "open", [])
+    metrics, out = kit.run("vote", tmp_path / "out", settings(kit, "rest"), {"examples": folder}, notes)
+    assert metrics == {"rows": 0, "calls": 0, "tokens": 0}
+    assert votes_of(out) == []
+    assert list(read_json(out / "votes" / "summary.json")["teachers"]) == ["bare"]
+    assert notes.lines == []
+
+
+def test_teachers_of_one_model_share_it(kit, tmp_path) -> None:
+    notes = kit.Notes()
+    inputs = {"examples": kit.rows_folder(tmp_path / "rows", ROWS[:1])}
+    kit.run("vote", tmp_path / "out", settings(kit, quorum=3), inputs, notes)
+    assert notes.lines == ["loading builtin:tiny"]
+
+
+def test_a_killed_stage_goes_on_with_the_missing_rows_only(kit, tmp_path, monkeypatch) -> None:
+    inputs = {"examples": kit.rows_folder(tmp_path / "rows", ROWS)}
+    _, whole = kit.run("vote", tmp_path / "whole", settings(kit), inputs)
+    append, left = VoteJournal.append, iter(range(8))
+
+    def stopping(self, vote):
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        append(self, vote)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(VoteJournal, "append", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            kit.run("vote", tmp_path / "killed", settings(kit), inputs)
+    journal = tmp_path / "killed" / "scratch" / "votes.jsonl"
+    journal.write_bytes(journal.read_bytes()[:-10])  # a torn last line
+    notes = kit.Notes()
+    metrics, killed = kit.run("vote", tmp_path / "killed", settings(kit), inputs, notes)
+    assert notes.lines[-1] == "7 votes of an earlier call were kept"
+    assert metrics["calls"] == 12
+
+    def opinions(out):
+        return {(vote.teacher, vote.example_id): vote for vote in votes_of(out)}
+
+    assert len(votes_of(killed)) == 12
+    for key, vote in opinions(whole).items():
+        again = opinions(killed)[key]
+        assert again.label == vote.label
+        assert again.log_probs == pytest.approx(vote.log_probs, abs=1e-4)
+
+
+def test_role_play_off_asks_something_else(kit, tmp_path) -> None:
+    inputs = {"examples": kit.rows_folder(tmp_path / "rows", ROWS[:1])}
+    played = votes_of(kit.run("vote", tmp_path / "on", settings(kit), inputs)[1])
+    neutral = votes_of(kit.run("vote", tmp_path / "off", settings(kit, role_play=False), inputs)[1])
+    assert played[0].log_probs != neutral[0].log_probs
+    assert played[0].template != neutral[0].template
+
+
+def test_a_teacher_that_is_no_model_is_one_clear_line(kit, tmp_path) -> None:
+    inputs = {"examples": kit.rows_folder(tmp_path / "rows", ROWS[:1])}
+    teachers = ({**teacher("gone"), "model": str(tmp_path / "nowhere")},)
+    with pytest.raises(BadInputError, match="nowhere is not a folder"):
+        kit.run("vote", tmp_path / "out", settings(kit, teachers=teachers), inputs)
+
+
+@pytest.mark.parametrize("stage", ["vote", "tally"])
+def test_the_stage_can_be_looked_at_without_torch(stage) -> None:
+    code = f"import sys, lorapar.stages.{stage}; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_defaults_make_a_teacher_of_the_base_model(kit, tmp_path) -> None:
+    inputs = {"examples": kit.rows_folder(tmp_path / "rows", ROWS[:2])}
+    only = (TeacherConfig(name="self", dtype="float32").model_dump(),)
+    _, out = kit.run("vote", tmp_path / "out", settings(kit, teachers=only), inputs)
+    assert {vote.raw for vote in votes_of(out)} <= {"System1", "System2"}

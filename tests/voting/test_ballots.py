@@ -1,0 +1,133 @@
+"""Votes become labels, and asking stops exactly when nothing can change any more."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lorapar.config import TeacherConfig, VotingConfig
+from lorapar.errors import BadInputError
+from lorapar.records import Example, Vote
+from lorapar.voting.ballots import Ballots, is_voted_on, quorum_size
+
+
+def ballots(weights=(1.0, 1.0, 1.0), **voting) -> Ballots:
+    teachers = [TeacherConfig(name=f"t{place}", weight=weight) for place, weight in enumerate(weights)]
+    return Ballots(teachers, VotingConfig(**voting))
+
+
+WEIGHTS = st.lists(st.sampled_from([1.0, 2.0, 0.5, 0.1, 0.2, 0.3, 0.7]), min_size=1, max_size=6)
+VOTING = st.fixed_dictionaries(
+    {
+        "tie": st.sampled_from(["system1", "system2", "hold_out"]),
+        "min_agreement": st.sampled_from([0.0, 0.5, 0.6, 0.75, 0.8, 1.0]),
+        "below_agreement": st.sampled_from(["keep", "hold_out"]),
+    }
+)
+
+
+def completions(pattern: str) -> list[str]:
+    """Every way the remaining teachers may vote."""
+    return ["".join(marks) for marks in product(*("12" if mark == "-" else mark for mark in pattern))]
+
+
+@given(weights=WEIGHTS, voting=VOTING, marks=st.lists(st.sampled_from("12-"), min_size=6, max_size=6))
+def test_decided_means_exactly_that_no_completion_gives_another_outcome(weights, voting, marks) -> None:
+    rules = ballots(weights, **voting)
+    pattern = "".join(marks[: len(weights)])
+    ends = {(o.system, o.below_agreement) for o in map(rules.outcome, completions(pattern))}
+    outcome = rules.outcome(pattern)
+    # Nobody has voted: with one possible end only (all rows below agreement, say) somebody is asked all the same.
+    assert outcome.decided == (len(ends) == 1 and set(pattern) != {"-"})
+    if outcome.decided:
+        assert (outcome.system, outcome.below_agreement) in ends
+
+
+@given(
+    weights=WEIGHTS,
+    voting=VOTING,
+    votes=st.lists(st.sampled_from("12"), min_size=6, max_size=6),
+    data=st.data(),
+)
+def test_stopping_early_gives_the_labels_of_asking_everybody(weights, voting, votes, data) -> None:
+    quorum = data.draw(st.integers(1, len(weights)))
+    rules = ballots(weights, quorum=quorum, **voting)
+    everybody = "".join(votes[: len(weights)])
+    asked = quorum
+    while not rules.outcome(everybody[:asked].ljust(len(weights), "-")).decided:
+        asked += 1
+    early, full = rules.outcome(everybody[:asked].ljust(len(weights), "-")), rules.outcome(everybody)
+    assert (early.system, early.below_agreement) == (full.system, full.below_agreement)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "voting", "system", "decided"),
+    [
+        ("11-", {}, "system1", True),
+        ("12-", {}, "system2", False),
+        ("122", {}, "system2", True),
+        ("11-", {"min_agreement": 0.9}, "system1", False),
+        ("112", {"min_agreement": 0.9}, "system1", True),
+        ("112", {"min_agreement": 0.9, "below_agreement": "hold_out"}, None, True),
+        ("12-", {"min_agreement": 1.0, "below_agreement": "hold_out"}, None, True),
+        ("12--", {"tie": "system1"}, "system1", False),
+        ("1122", {"tie": "system1"}, "system1", True),
+        ("1122", {"tie": "hold_out"}, None, True),
+        ("22--", {"tie": "system2"}, "system2", True),
+        ("22--", {"tie": "system1"}, "system2", False),
+    ],
+)
+def test_outcomes_by_hand(pattern, voting, system, decided) -> None:
+    outcome = ballots((1.0,) * len(pattern), **voting).outcome(pattern)
+    assert (outcome.system, outcome.decided) == (system, decided)
+
+
+def test_agreement_and_ties_are_recorded() -> None:
+    assert ballots().outcome("112").agreement == pytest.approx(2 / 3)
+    assert ballots((1.0,) * 4).outcome("1122").tied
+    assert not ballots((1.0,) * 4).outcome("12--").tied
+    kept = ballots(min_agreement=0.9).outcome("112")
+    assert (kept.system, kept.below_agreement) == ("system1", True)
+
+
+def test_weights_are_taken_as_they_are_written() -> None:
+    tenths = ballots((0.1, 0.2, 0.3), tie="hold_out")
+    assert tenths.outcome("112").tied  # in binary fractions 0.1 + 0.2 is more than 0.3
+    assert tenths.outcome("112").system is None
+    assert tenths.weights("112") == {"system1": pytest.approx(0.3), "system2": pytest.approx(0.3)}
+    assert ballots((5.0, 1.0, 1.0)).outcome("1--") == ballots((5.0, 1.0, 1.0)).outcome("1--")
+    assert ballots((5.0, 1.0, 1.0)).outcome("1--").decided
+    assert ballots((3.0, 1.0, 1.0), min_agreement=0.6).outcome("122").below_agreement is False
+
+
+@pytest.mark.parametrize(("teachers", "quorum"), [(1, 1), (2, 2), (3, 2), (4, 3), (5, 3), (7, 4)])
+def test_the_quorum_is_a_bare_majority_unless_set(teachers, quorum) -> None:
+    assert quorum_size(teachers, None) == quorum
+    assert quorum_size(teachers, 1) == 1
+
+
+def test_rounds_share_out_the_teachers() -> None:
+    rules = ballots((1.0,) * 5)
+    assert rules.round_teachers("first") == ("t0", "t1", "t2")
+    assert rules.round_teachers("rest") == ("t3", "t4")
+
+
+def test_a_stranger_and_a_second_vote_are_refused() -> None:
+    rules = ballots()
+    vote = Vote(example_id="row-7", teacher="t1", label="system1", template="", raw="")
+    pattern = rules.add(rules.nobody, vote)
+    assert pattern == "-1-"
+    with pytest.raises(BadInputError, match="row row-7: teacher 't1' voted twice"):
+        rules.add(pattern, vote)
+    with pytest.raises(BadInputError, match=r"row row-7: a vote of 'x', who is none of the teachers \(t0, t1, t2\)"):
+        rules.add(pattern, vote.model_copy(update={"teacher": "x"}))
+
+
+def test_only_held_out_rows_with_a_known_system_are_not_voted_on() -> None:
+    row = Example(id="1", question="q", answer="a", known_system="system1")
+    assert is_voted_on(row)
+    assert not is_voted_on(row.model_copy(update={"split": "heldout"}))
+    assert is_voted_on(row.model_copy(update={"split": "heldout", "known_system": None}))
