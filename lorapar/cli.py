@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import warnings
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import FrameType
@@ -187,6 +188,8 @@ def _on_sigterm(_signal: int, _frame: FrameType | None) -> NoReturn:
 def main() -> NoReturn:
     """Entry point: errors a person can mend become one line and their exit code; a bug keeps its traceback."""
     signal.signal(signal.SIGTERM, _on_sigterm)
+    # What libraries say to each other's authors is no news for the person at the keyboard.
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|peft|trl)\.")
     try:
         app(standalone_mode=True)
     except LoraparError as error:

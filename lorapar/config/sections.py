@@ -151,6 +151,7 @@ class TeacherConfig(Section):
     batch_size: Positive = Field(16, description="Rows asked at once")
     weight: Rate = Field(1.0, description="Weight of its vote in the majority")
     template: TeacherTemplate = Field(default_factory=TeacherTemplate, description="How it is asked")
+    digest: str | None = Field(None, description="sha256 identity of its own model's weights; filled in by `plan`")
 
 
 class VotingConfig(Section):
@@ -208,6 +209,14 @@ class SftConfig(Section):
     weight_decay: Annotated[float, Field(ge=0.0)] = Field(0.0, description="AdamW decay of the active elements")
     max_grad_norm: Rate = Field(1.0, description="Gradient norm of the active elements is clipped to this")
     gradient_checkpointing: bool = Field(False, description="Recompute activations: less memory, more time")
+
+    @model_validator(mode="after")
+    def _warmup_fits_rows(self) -> SftConfig:
+        if self.rows == "all" and self.warmup_system2_examples:
+            raise ValueError(
+                "rows is 'all', so SFT sees every System 2 row already; set warmup_system2_examples to 0 with it"
+            )
+        return self
 
 
 class RlConfig(Section):

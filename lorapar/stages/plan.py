@@ -14,7 +14,7 @@ from pydantic import BaseModel
 
 from lorapar import __version__
 from lorapar.basemodel import resolve_model
-from lorapar.config import RunConfig
+from lorapar.config import ModelConfig, RunConfig
 from lorapar.data import data_digest
 from lorapar.records import write_json
 from lorapar.stages.contract import Metrics, StageCall, StageSettings, StageSpec, stage_spec
@@ -95,6 +95,5 @@ def stage_settings(config: RunConfig, stage: str, parameters: Any) -> StageSetti
 
 
 def _pin(name: str, revision: str | None) -> dict[str, Any]:
-    from lorapar.config import ModelConfig
-
-    return {"revision": resolve_model(ModelConfig(name=name, revision=revision)).revision}
+    model = resolve_model(ModelConfig(name=name, revision=revision))
+    return {"revision": model.revision, "digest": model.digest}
