@@ -77,6 +77,11 @@ class ScoreAccumulator:
         with frozen_for_scoring(self._model), torch.enable_grad(), hooks as collected:
             losses = self._losses(batch)
             torch.autograd.backward(losses.sum())
+        if not collected.gradients:
+            raise BadInputError(
+                f"adapter '{self._adapter_name}' takes no part in the forward pass: it is disabled, merged, or another "
+                "adapter is active; call model.set_adapter() on it first"
+            )
         for name, gradient in collected.gradients.items():
             wide = gradient.double()
             self._sum[name] += wide.sum(0)

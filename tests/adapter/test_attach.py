@@ -42,7 +42,8 @@ def test_a_second_adapter_such_as_trls_ref_is_left_out(make_adapter):
     model.add_adapter("ref", model.peft_config["default"])
     assert list(lora_parameters(model)) == before
     assert list(lora_parameters(model, "ref")) == before
-    assert not any(p is q for p, q in zip(lora_parameters(model).values(), lora_parameters(model, "ref").values()))
+    reference = lora_parameters(model, "ref")
+    assert not any(parameter is reference[name] for name, parameter in lora_parameters(model).items())
 
 
 def test_a_model_without_adapter_is_refused(make_base):

@@ -160,6 +160,12 @@ def test_no_example_and_a_missing_field_are_refused(make_adapter, examples, batc
         score_elements(make_adapter(), [batch])
 
 
+def test_an_adapter_that_is_switched_off_is_refused(make_adapter, examples, batched):
+    model = make_adapter()
+    with model.disable_adapter(), pytest.raises(BadInputError, match="'default' takes no part"):
+        score_elements(model, batched(examples, 3))
+
+
 def test_a_loss_that_is_not_finite_names_the_example(make_adapter, examples, batched):
     model = make_adapter()
     with torch.no_grad():

@@ -1,0 +1,110 @@
+"""Speed and memory of the method's heart at the size of LLaMA-2-7B's adapter (rank 8, QKVGUD: 17.9 million elements).
+
+Run by hand: `python -m pytest tests/benchmarks/bench_adapter.py -s`. Limits are ratios against the straightforward way
+on the same machine at the same moment, so that they hold on slow and busy machines; the times are printed.
+"""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from lorapar.adapter import (
+    AdapterSettings,
+    MaskedAdamW,
+    attach,
+    lora_parameters,
+    partition_elements,
+    score_elements,
+    sweep,
+)
+from lorapar.adapter.active_index import ActiveIndex
+
+HIDDEN, MLP, LAYERS, RANK = 4096, 11008, 32, 8
+MODULES = {
+    "self_attn.q_proj": (HIDDEN, HIDDEN),
+    "self_attn.k_proj": (HIDDEN, HIDDEN),
+    "self_attn.v_proj": (HIDDEN, HIDDEN),
+    "mlp.gate_proj": (HIDDEN, MLP),
+    "mlp.up_proj": (HIDDEN, MLP),
+    "mlp.down_proj": (MLP, HIDDEN),
+}
+SHAPES = {
+    f"base_model.model.model.layers.{layer}.{module}.lora_{side}.weight": shape
+    for layer in range(LAYERS)
+    for module, (inputs, outputs) in MODULES.items()
+    for side, shape in (("A", (RANK, inputs)), ("B", (outputs, RANK)))
+}
+
+
+def seconds(work, repeats=3):
+    """The fastest of a few runs."""
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+@pytest.fixture(scope="module")
+def scores():
+    generator = torch.Generator().manual_seed(0)
+    return {
+        system: {name: torch.randn(shape, generator=generator).abs() ** 3 for name, shape in SHAPES.items()}
+        for system in ("system1", "system2")
+    }
+
+
+def test_partition_of_two_systems_against_one_sort(scores):
+    flat = torch.cat([tensor.flatten() for tensor in scores["system1"].values()])
+    sort = seconds(lambda: flat.sort(descending=True), repeats=1)
+    both = dict.fromkeys(scores, 1.0)
+    ours = seconds(lambda: partition_elements(scores, theta=0.9, shared=both))
+    half = seconds(lambda: partition_elements(scores, theta=0.9, shared=dict.fromkeys(scores, 0.5)))
+    many = seconds(lambda: sweep(scores, [k / 20 for k in range(1, 21)]), repeats=1)
+    print(f"\n{flat.numel():,} elements, 2 systems: partition {ours:.2f} s, with half of shared ranked {half:.2f} s")
+    print(f"sweep of 20 thetas {many:.2f} s; one full sort of one system {sort:.2f} s")
+    assert ours < sort / 2
+    assert many < 5 * sort
+
+
+def test_masked_step_against_dense_fused_adamw():
+    generator = torch.Generator().manual_seed(0)
+    parameters, indices = {}, {}
+    for name, shape in SHAPES.items():
+        parameters[name] = torch.nn.Parameter(torch.randn(shape, generator=generator) * 0.01)
+        parameters[name].grad = torch.randn(shape, generator=generator)
+        indices[name] = ActiveIndex(torch.rand(shape, generator=generator) < 0.4)
+    masked = MaskedAdamW(parameters, indices, lr=1e-4)
+    dense = torch.optim.AdamW(list(parameters.values()), lr=1e-4, fused=True)
+    ours, theirs = seconds(masked.step), seconds(dense.step)
+    moments = sum(t.nbytes for state in dense.state.values() for t in (state["exp_avg"], state["exp_avg_sq"]))
+    index = sum(entry.nbytes for entry in indices.values())
+    print(f"\nstep {1e3 * ours:.0f} ms masked, {1e3 * theirs:.0f} ms dense")
+    print(f"masked: moments {masked.moment_bytes() / 1e6:.0f} MB and index {index / 1e6:.0f} MB")
+    print(f"dense: moments {moments / 1e6:.0f} MB")
+    assert ours < 10 * theirs
+    assert masked.moment_bytes() + index < 0.52 * moments
+
+
+def test_scoring_against_a_plain_loop():
+    config = LlamaConfig(
+        vocab_size=1000, hidden_size=256, intermediate_size=704, num_hidden_layers=6, num_attention_heads=4
+    )
+    model = attach(LlamaForCausalLM(config), AdapterSettings(rank=8), seed=0).eval()
+    ids = torch.randint(3, 1000, (16, 48), generator=torch.Generator().manual_seed(0))
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids}
+    parameters = list(lora_parameters(model).values())
+
+    def plain():
+        for row in ids:
+            torch.autograd.grad(model(input_ids=row[None], labels=row[None]).loss, parameters)
+
+    ours = seconds(lambda: score_elements(model, [batch]))
+    loop = seconds(plain)
+    print(f"\n16 examples of 48 tokens: batched per-example gradients {ours:.2f} s, autograd in a loop {loop:.2f} s")
+    assert ours < 1.5 * loop
