@@ -59,7 +59,7 @@ class Label(Record):
     """What the votes on one example came to."""
 
     example_id: str
-    system: System | None
+    system: System | None = None
     """None: held out (a tie or too little agreement, where the settings say so)."""
     votes: dict[str, float]
     """Weight of the votes cast for each system."""
@@ -79,9 +79,9 @@ class Answer(Record):
     """Which model answered: `base`, `after_sft` or `after_rl`."""
     text: str
     tokens: int
-    strict: bool | None
+    strict: bool | None = None
     """Right by the strict rule (the text inside the answer tags, or the whole answer); None: nothing to compare."""
-    lenient: bool | None
+    lenient: bool | None = None
     """Right by the lenient rule (last number in the text, or the reference contained in it)."""
     loss: float
     """Mean cross-entropy of the reference answer's tokens, in nats."""

@@ -38,7 +38,8 @@ def inputs(kit, adapter, tuned, tmp_path):
     heldout = tmp_path / "heldout"
     kit.rows_folder(heldout, kit.words(5, "heldout"), "system1.jsonl")
     (heldout / "manifest.json").unlink()
-    kit.rows_folder(heldout, kit.sums(4, "heldout"), "system2.jsonl")
+    without_reference = kit.sums(1, "heldout")[0].model_copy(update={"id": "open", "reference": None})
+    kit.rows_folder(heldout, [*kit.sums(3, "heldout"), without_reference], "system2.jsonl")
     return {"heldout": heldout, "after_sft": adapter, "after_rl": tuned}
 
 
@@ -69,6 +70,8 @@ def test_three_models_answer_the_same_rows(kit, inputs, tmp_path) -> None:
         if model in by_model:
             assert (figures["system1_rows"], figures["system2_rows"]) == (5, 4)
             assert figures["system1_interval"][0] <= figures["system1_accuracy"] <= figures["system1_interval"][1]
+    assert [(a.strict, a.lenient) for a in answers if a.example_id == "open"] == [(None, None)] * 3
+    assert summary["changes"]["system2"]["base_to_after_rl"]["rows"] == 3
     # The residual start leaves the function as it was; the tuned adapter does not.
     assert summary["after_sft"]["system2_loss"] == pytest.approx(summary["base"]["system2_loss"], abs=1e-5)
     assert abs(summary["after_rl"]["system2_loss"] - summary["base"]["system2_loss"]) > 0.02

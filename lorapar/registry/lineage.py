@@ -1,0 +1,112 @@
+"""Where an adapter comes from: everything needed to say why it is as it is, and to make it again.
+
+Holds no times and no paths of the machine, so that the same run made twice gives the same lineage.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from lorapar.config import ModelConfig
+from lorapar.records import Label, read_json, read_records
+from lorapar.registry.verify import Verification
+from lorapar.store import file_sha256, read_manifest
+
+LINEAGE_FILE = "lineage.json"
+_PARTITION_FIGURES = (
+    *("theta", "alpha", "beta", "elements", "jaccard"),
+    *("system1_active_fraction", "system2_active_fraction", "sft_active_fraction", "rl_active_fraction"),
+)
+_TRAINING_FIGURES = (
+    *("steps", "elements", "active_elements", "moved_elements", "reward_first", "reward_last"),
+    *("kl_first", "kl_last", "reference", "reward_weights", "base_weights_sha256", "versions"),
+)
+
+
+class Lineage(BaseModel):
+    """lineage.json beside a published adapter."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    schema_version: int = 1
+    name: str
+    base: dict[str, Any]
+    """Public name, revision and digest of the base model, and its number format."""
+    data: dict[str, Any]
+    """Digest of the examples, and where they came from."""
+    teachers: dict[str, dict[str, Any]]
+    """By name: model, template digest and so on of each voter."""
+    votes: tuple[str, ...]
+    """Digests of the votes."""
+    labels: dict[str, Any]
+    """Digest of the labels, and how many rows each system got."""
+    partition: dict[str, Any]
+    """Digest of the partition and its figures."""
+    training: dict[str, Any]
+    """Digest of the trained weights and what RL, the last stage of training, tells of itself."""
+    settings: dict[str, Any]
+    """The settings this stage knows: adapter, partition, seed."""
+    code: dict[str, Any]
+    """Version of the package, and digests of the code of the stages that made the adapter."""
+    serving: dict[str, Any]
+    """LoRA rank, and what vLLM needs for --max-lora-rank."""
+    verification: Verification
+    files: dict[str, str]
+    """sha256 of the files a program loads."""
+
+
+def base_facts(model: ModelConfig) -> dict[str, Any]:
+    """What names the base model."""
+    return {"name": model.name, "revision": model.revision, "digest": model.digest, "dtype": model.dtype}
+
+
+def data_facts(folder: Path) -> dict[str, Any]:
+    """Digest of the examples; source and row counts as the prepare stage wrote them down."""
+    summary = _summary(folder)
+    return {
+        "digest": read_manifest(folder).digest,
+        "source": summary.get("source"),
+        "source_digest": summary.get("digest"),
+        "splits": summary.get("splits"),
+    }
+
+
+def teacher_facts(folders: Sequence[Path]) -> dict[str, dict[str, Any]]:
+    """By name, what the vote stages wrote about each teacher."""
+    return {name: about for folder in folders for name, about in _summary(folder).get("teachers", {}).items()}
+
+
+def digests(folders: Sequence[Path]) -> tuple[str, ...]:
+    """Digest of each artifact."""
+    return tuple(read_manifest(folder).digest for folder in folders)
+
+
+def label_facts(folder: Path) -> dict[str, Any]:
+    """Digest of the labels, and rows by what they came to."""
+    counts = Counter(label.system or "held_out" for label in read_records(folder / "labels.jsonl", Label))
+    return {"digest": read_manifest(folder).digest, "rows": dict(sorted(counts.items()))}
+
+
+def partition_facts(folder: Path) -> dict[str, Any]:
+    """Digest and main figures of the partition."""
+    return {"digest": read_manifest(folder).digest, **_chosen(_summary(folder), _PARTITION_FIGURES)}
+
+
+def training_facts(folder: Path, weights: str) -> dict[str, Any]:
+    """sha256 of the trained weights, and RL's own figures; times are left out."""
+    return {"weights_sha256": file_sha256(folder / weights), **_chosen(_summary(folder), _TRAINING_FIGURES)}
+
+
+def _summary(folder: Path) -> Mapping[str, Any]:
+    path = folder / "summary.json"
+    found: Mapping[str, Any] = read_json(path) if path.is_file() else {}
+    return found
+
+
+def _chosen(summary: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any]:
+    return {key: summary[key] for key in keys if summary.get(key) is not None}

@@ -1,0 +1,135 @@
+"""Proof that a published folder is the trained model: both are loaded, each its own way, and asked the same.
+
+In float32 their logits agree to 1e-4. In narrower formats one more rounding anywhere may move a logit by more than
+that, so there the greedy texts must be equal, and the mean KL divergence is stated.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import BaseModel, ConfigDict
+
+from lorapar.config import ModelConfig
+from lorapar.errors import IntegrityError
+from lorapar.progress import Progress
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedTokenizerBase
+
+MAX_LOGIT_DIFFERENCE = 1e-4
+"""Largest difference of two float32 logits that counts as equal."""
+GREEDY_TOKENS = 24
+FIXED_PROMPT = "What is two and two?"
+
+
+class Verification(BaseModel):
+    """What was compared, and how far the two models were apart."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    dtype: str
+    prompts: int
+    positions: int
+    """Tokens whose logits were compared."""
+    max_logit_difference: float
+    mean_kl: float
+    """Mean KL divergence of the published model's next-token distribution from the trained one's, in nats."""
+    equal_greedy_texts: int
+    """Prompts, of all, whose greedy continuations were the same token for token."""
+    max_change_of_base: float
+    """Largest difference between a logit of the published model and of the bare base: what the adapter does at all."""
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What one model says."""
+
+    logits: list[torch.Tensor]
+    """Of each prompt, [tokens, vocabulary] float32 on the CPU."""
+    greedy: list[list[int]]
+
+
+def verify_package(
+    model: ModelConfig, trained: Path, published: Path, questions: Sequence[str], progress: Progress
+) -> Verification:
+    """Compare the trained model with the published folder under plain PEFT; raises IntegrityError where they differ."""
+    from peft import PeftModel
+
+    from lorapar.adapter import load_adapter
+    from lorapar.basemodel import load_model, load_tokenizer
+    from lorapar.prompts import prompt_ids
+
+    tokenizer = load_tokenizer(model)
+    prompts = [prompt_ids(tokenizer, [{"role": "user", "content": text}]) for text in (FIXED_PROMPT, *questions)]
+    progress.start("comparing the published adapter with the trained one", total=2)
+    base = load_model(model, progress)
+    base_logits = _logits(base, prompts)
+    expected = _outputs(load_adapter(base, trained, trainable=False), prompts, tokenizer)
+    progress.advance()
+    # A base of its own for each, so that nothing the first left behind can help the second; one in memory at a time.
+    del base
+    gc.collect()
+    found = _outputs(PeftModel.from_pretrained(load_model(model, progress), str(published)), prompts, tokenizer)
+    progress.advance()
+    verification = _compare(model.dtype, expected, found, base_logits)
+    _refuse_difference(verification)
+    return verification
+
+
+def _outputs(model: torch.nn.Module, prompts: Sequence[Sequence[int]], tokenizer: PreTrainedTokenizerBase) -> Outputs:
+    from lorapar.evaluation import generate_greedy, stop_tokens
+
+    greedy = generate_greedy(
+        model.eval(),
+        prompts,
+        stop_ids=stop_tokens(model, tokenizer),
+        pad_id=int(tokenizer.pad_token_id),
+        max_new_tokens=GREEDY_TOKENS,
+    )
+    return Outputs(_logits(model, prompts), greedy)
+
+
+def _logits(model: torch.nn.Module, prompts: Sequence[Sequence[int]]) -> list[torch.Tensor]:
+    import torch
+
+    device = next(model.parameters()).device
+    with torch.inference_mode():
+        return [model(torch.tensor([prompt], device=device)).logits[0].float().cpu() for prompt in prompts]
+
+
+def _compare(dtype: str, expected: Outputs, found: Outputs, base_logits: list[torch.Tensor]) -> Verification:
+    import torch
+
+    trained, published, base = (torch.cat(rows).double() for rows in (expected.logits, found.logits, base_logits))
+    log_p, log_q = trained.log_softmax(-1), published.log_softmax(-1)
+    return Verification(
+        dtype=dtype,
+        prompts=len(expected.logits),
+        positions=len(trained),
+        max_logit_difference=_rounded((published - trained).abs().max()),
+        mean_kl=_rounded((log_p.exp() * (log_p - log_q)).sum(-1).mean()),
+        equal_greedy_texts=sum(a == b for a, b in zip(expected.greedy, found.greedy, strict=True)),
+        max_change_of_base=_rounded((published - base).abs().max()),
+    )
+
+
+def _rounded(value: torch.Tensor) -> float:
+    return float(f"{float(value):.4g}")
+
+
+def _refuse_difference(found: Verification) -> None:
+    exact = found.dtype == "float32"
+    same = found.max_logit_difference <= MAX_LOGIT_DIFFERENCE if exact else found.equal_greedy_texts == found.prompts
+    # NaN is never smaller or equal; in narrow formats it would hide behind equal texts.
+    if not same or found.mean_kl != found.mean_kl:
+        raise IntegrityError(
+            "the adapter under plain PEFT does not answer as the trained model does, so it is not published: largest "
+            f"logit difference {found.max_logit_difference:g}, mean KL {found.mean_kl:g}, "
+            f"{found.equal_greedy_texts} of {found.prompts} greedy texts equal; train again, and report this as a bug"
+        )
