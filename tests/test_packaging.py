@@ -33,7 +33,7 @@ for name in preset_names():
     node_settings(load_config(preset=name))
 for name in STAGE_NAMES:
     assert stage_spec(name).name == name
-heavy = {"torch", "transformers", "trl", "peft", "datasets", "pandas", "pyarrow", "matplotlib"} & set(sys.modules)
+heavy = {"torch", "transformers", "trl", "peft", "datasets", "pandas", "pyarrow"} & set(sys.modules)
 assert not heavy, f"imported without need: {heavy}"
 """
 
