@@ -21,7 +21,7 @@ from lorapar.records import Example
 from lorapar.training.arguments import rl_arguments
 from lorapar.training.rewards import Reward, load_rewards
 from lorapar.training.rows import rl_rows
-from lorapar.training.session import Outcome, Session, Stage, TrainingJob, train, write_summary
+from lorapar.training.session import Method, Outcome, Session, TrainingJob, train, write_summary
 from lorapar.training.trainers import CarefulGRPOTrainer
 from lorapar.training.watch import Figures
 
@@ -57,14 +57,14 @@ def train_rl(job: TrainingJob, config: RlConfig, *, system1: Sequence[Example], 
     def make_trainer(session: Session) -> Any:
         return grpo_trainer(session, config, arguments, rewards, data)
 
-    stage = Stage(
+    method = Method(
         "tuning on System 2", "system2", config, arguments, make_trainer, lambda logs: _figures(logs, rewards)
     )
-    outcome = train(job, tokenizer, stage)
+    outcome = train(job, tokenizer, method)
     told = _told(outcome, config)
     _warn_without_signal(int(told["steps_without_signal"]), len(outcome.steps), job.progress)
     extra = {**told, **chosen.summary(), "reference": config.reference if config.kl_beta else None}
-    write_summary(job, outcome, stage, {**extra, "reward_weights": config.rewards})
+    write_summary(job, outcome, method, {**extra, "reward_weights": config.rewards})
     return {**told, "rows": float(len(chosen.rows)), **outcome.metrics()}
 
 

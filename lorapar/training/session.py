@@ -80,11 +80,22 @@ class Session:
     masked: MaskedTraining
     optimizer: MaskedAdamW
     watch: Watch
+    before: Mapping[str, torch.Tensor]
+    """The adapter as it was when the run began."""
+    base_sha256: str
+    """Digest of the base model's weights when the run began."""
+
+    def check(self) -> Moved:
+        """After training: raises TrainingError where the base or a frozen element changed, or nothing moved."""
+        moved = check_only_active_moved(self.before, snapshot(self.model), self.mask, trainable_rank(self.model))
+        if base_digest(self.model) != self.base_sha256:
+            raise TrainingError("the base model's weights changed during training, which must never happen: report it")
+        return moved
 
 
 @dataclass(frozen=True)
-class Stage:
-    """What distinguishes one stage of training from the other."""
+class Method:
+    """What distinguishes SFT and GRPO from each other."""
 
     title: str
     """What the run is called on the screen."""
@@ -121,7 +132,7 @@ class Outcome:
         return {**{key: float(self.summary[key]) for key in shared}, **seconds}
 
 
-def train(job: TrainingJob, tokenizer: PreTrainedTokenizerBase, stage: Stage) -> Outcome:
+def train(job: TrainingJob, tokenizer: PreTrainedTokenizerBase, method: Method) -> Outcome:
     """Train one system's elements and save the adapter with its history.
 
     Raises:
@@ -129,44 +140,48 @@ def train(job: TrainingJob, tokenizer: PreTrainedTokenizerBase, stage: Stage) ->
             the base or a frozen element changed; no active element moved.
         BadInputError: adapter, partition and base model do not fit one another.
     """
-    with quiet_libraries(job.progress):
-        model = load_adapter(load_model(job.model, job.progress), job.adapter, trainable=True)
-        _check_finite_adapter(model, job.adapter)
-        mask = Partition.load(job.partition).mask(stage.system)
-        before, digest = snapshot(model), base_digest(model)
-        _check_same_base(job.adapter, digest)
-        with masked_training(model, mask) as masked:
-            watch = Watch(stage.title, job.scratch / HISTORY, job.progress, LastGood(model), stage.figures)
-            session = Session(job, tokenizer, model, mask, masked, _optimizer(masked, stage), watch)
-            seconds = _run(session, stage)
-    moved = check_only_active_moved(before, snapshot(model), mask, trainable_rank(model))
-    if base_digest(model) != digest:
-        raise TrainingError("the base model's weights changed during training; this must not happen, please report it")
-    save_adapter(model, job.output)
+    with quiet_libraries(job.progress), opened(job, tokenizer, method) as session:
+        seconds = _run(session, method)
+        moved = session.check()
+    save_adapter(session.model, job.output)
     shutil.copyfile(job.scratch / HISTORY, job.output / HISTORY)
-    return Outcome(session.watch.steps, seconds, _summary(session, stage, moved, digest, seconds))
+    return Outcome(session.watch.steps, seconds, _summary(session, method, moved, seconds))
 
 
-def write_summary(job: TrainingJob, outcome: Outcome, stage: Stage, extra: Mapping[str, Any]) -> None:
+@contextmanager
+def opened(job: TrainingJob, tokenizer: PreTrainedTokenizerBase, method: Method) -> Iterator[Session]:
+    """Load and check everything; within the block gradients and optimiser are masked."""
+    model = load_adapter(load_model(job.model, job.progress), job.adapter, trainable=True)
+    _check_finite_adapter(model, job.adapter)
+    base_sha256 = base_digest(model)
+    _check_same_base(job.adapter, base_sha256)
+    mask = Partition.load(job.partition).mask(method.system)
+    watch = Watch(method.title, job.scratch / HISTORY, job.progress, LastGood(model), method.figures)
+    with masked_training(model, mask) as masked:
+        optimizer = _optimizer(masked, method)
+        yield Session(job, tokenizer, model, mask, masked, optimizer, watch, snapshot(model), base_sha256)
+
+
+def write_summary(job: TrainingJob, outcome: Outcome, method: Method, extra: Mapping[str, Any]) -> None:
     """Write summary.json: what both stages tell, what one of them adds, and every setting TRL got."""
-    settings = {key: value for key, value in stage.arguments.items() if key != "output_dir"}
+    settings = {key: value for key, value in method.arguments.items() if key != "output_dir"}
     write_json(job.output / SUMMARY, {**outcome.summary, **extra, "trl": settings})
 
 
-def _optimizer(masked: MaskedTraining, stage: Stage) -> MaskedAdamW:
+def _optimizer(masked: MaskedTraining, method: Method) -> MaskedAdamW:
     return masked.optimizer(
-        lr=stage.config.learning_rate,
-        betas=(stage.arguments["adam_beta1"], stage.arguments["adam_beta2"]),
-        eps=stage.arguments["adam_epsilon"],
-        weight_decay=stage.config.weight_decay,
+        lr=method.config.learning_rate,
+        betas=(method.arguments["adam_beta1"], method.arguments["adam_beta2"]),
+        eps=method.arguments["adam_epsilon"],
+        weight_decay=method.config.weight_decay,
     )
 
 
-def _run(session: Session, stage: Stage) -> float:
+def _run(session: Session, method: Method) -> float:
     """Train; returns the seconds it took."""
     job = session.job
     shutil.rmtree(job.scratch / LAST_GOOD, ignore_errors=True)
-    trainer = stage.make_trainer(session)
+    trainer = method.make_trainer(session)
     session.masked.undo_casts()
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(session.watch)
@@ -204,10 +219,10 @@ def _save(last_good: LastGood, job: TrainingJob) -> str:
     return f"the last good adapter, after {last_good.steps} steps, is in {folder}"
 
 
-def _summary(session: Session, stage: Stage, moved: Moved, digest: str, seconds: float) -> dict[str, Any]:
+def _summary(session: Session, method: Method, moved: Moved, seconds: float) -> dict[str, Any]:
     elements = sum(tensor.numel() for tensor in session.mask.values())
     return {
-        "system": stage.system,
+        "system": method.system,
         "steps": len(session.watch.steps),
         "seconds": round(seconds, 3),
         "elements": elements,
@@ -216,7 +231,7 @@ def _summary(session: Session, stage: Stage, moved: Moved, digest: str, seconds:
         "moved_elements": moved.moved,
         "moment_bytes": session.optimizer.moment_bytes(),
         "index_bytes": session.masked.index_bytes,
-        "base_weights_sha256": digest,
+        "base_weights_sha256": session.base_sha256,
         "seed": session.job.seed,
         "versions": {module.__name__: module.__version__ for module in (torch, transformers, trl, peft)},
     }

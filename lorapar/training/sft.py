@@ -14,7 +14,7 @@ from lorapar.prompts import chat_rows
 from lorapar.records import Example
 from lorapar.training.arguments import sft_arguments
 from lorapar.training.rows import drop_unanswered, sft_rows
-from lorapar.training.session import Session, Stage, TrainingJob, train, write_summary
+from lorapar.training.session import Method, Session, TrainingJob, train, write_summary
 from lorapar.training.trainers import CarefulSFTTrainer
 from lorapar.training.watch import Figures
 
@@ -45,11 +45,11 @@ def train_sft(
             optimizers=(session.optimizer, None),
         )
 
-    stage = Stage("tuning on System 1", "system1", config, arguments, make_trainer, figures=lambda logs: {})
-    outcome = train(job, tokenizer, stage)
+    method = Method("tuning on System 1", "system1", config, arguments, make_trainer, figures=lambda logs: {})
+    outcome = train(job, tokenizer, method)
     loss = outcome.ends("loss")
     extra = {**loss, **chosen.summary(), "warmup_repeats": config.warmup_repeats}
-    write_summary(job, outcome, stage, extra)
+    write_summary(job, outcome, method, extra)
     return {
         **{f"sft_{key}": value for key, value in loss.items()},
         "rows": float(len(chosen.rows)),

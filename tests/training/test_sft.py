@@ -1,0 +1,216 @@
+"""SFT with TRL's own trainer: what moves, what it reads, and how it ends when something goes wrong."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel
+
+from lorapar.basemodel import load_model
+from lorapar.config import SftConfig
+from lorapar.errors import BadInputError, TrainingError
+from lorapar.training import sft
+from lorapar.training.session import TrainingJob
+from lorapar.training.sft import train_sft
+
+Make = Callable[..., TrainingJob]
+FAST = {"batch_size": 2, "gradient_accumulation": 2, "max_steps": 3, "learning_rate": 1e-2}
+
+
+def config(**changes: Any) -> SftConfig:
+    return SftConfig(**{**FAST, **changes})
+
+
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What TRL's trainer was given: its arguments by name."""
+    given: dict[str, Any] = {}
+
+    class Seen(sft.CarefulSFTTrainer):
+        def __init__(self, **arguments: Any) -> None:
+            given.update(arguments)
+            super().__init__(**arguments)
+            given["trainer"] = self
+
+    monkeypatch.setattr(sft, "CarefulSFTTrainer", Seen)
+    return given
+
+
+def test_only_active_elements_move_and_all_of_them_do(make_job: Make, kit) -> None:
+    job = make_job()
+    metrics = train_sft(job, config(weight_decay=0.5), system1=kit.words(8), system2=kit.sums(4))
+    moved, active = kit.changed(job, "system1")
+    assert not (moved & ~active).any()
+    assert (moved & active).sum() == active.sum() > 0
+    assert metrics["active_elements"] == active.sum()
+    assert 0 < metrics["active_fraction"] < 1
+    assert all(math.isfinite(value) for value in metrics.values())
+
+
+def test_summary_and_history_tell_what_happened(make_job: Make, kit) -> None:
+    job = make_job()
+    metrics = train_sft(job, config(), system1=kit.words(8), system2=kit.sums(4))
+    steps = [json.loads(line) for line in (job.output / "history.jsonl").read_text().splitlines()]
+    assert [step["step"] for step in steps] == [1, 2, 3]
+    assert {"loss", "learning_rate", "grad_norm", "seconds"} <= set(steps[0])
+    summary = json.loads((job.output / "summary.json").read_text())
+    assert summary["rows"] == {"system1": 8}
+    assert summary["moment_bytes"] < 8 * summary["elements"]
+    assert summary["trl"]["max_length"] == 512
+    assert summary["trl"]["packing"] is False
+    assert metrics["sft_loss_first"] == summary["loss_first"] == steps[0]["loss"]
+    assert metrics["sft_loss_last"] == steps[-1]["loss"]
+    assert job.progress.total == len(job.progress.notes) == 3
+
+
+def test_the_base_model_is_the_same_afterwards(make_job: Make, kit, seen) -> None:
+    job = make_job()
+    train_sft(job, config(), system1=kit.words(8), system2=[])
+    untouched = load_model(kit.TINY).state_dict()
+    trained = seen["trainer"].model.unload().state_dict()
+    assert all(torch.equal(tensor, trained[name]) for name, tensor in untouched.items())
+
+
+def test_reads_system1_rows_only(make_job: Make, kit, seen) -> None:
+    train_sft(make_job(), config(), system1=kit.words(8), system2=kit.sums(4))
+    assert seen["train_dataset"]["id"] == [f"w{n}" for n in range(8)]
+    assert all(row["prompt"][0]["role"] == "user" for row in seen["train_dataset"])
+
+
+def test_warmup_rows_of_system2_are_drawn_by_the_seed_and_recorded(make_job: Make, kit, seen) -> None:
+    drawn = {}
+    for seed in (0, 1):
+        job = make_job(f"seed{seed}", seed=seed)
+        settings = config(warmup_system2_examples=3, warmup_repeats=2, max_steps=1)
+        train_sft(job, settings, system1=kit.words(4), system2=kit.sums(10))
+        summary = json.loads((job.output / "summary.json").read_text())
+        drawn[seed] = summary["warmup_ids"]
+        assert summary["rows"] == {"system1": 4, "system2": 6}
+        assert sorted(seen["train_dataset"]["id"]) == sorted([f"w{n}" for n in range(4)] + 2 * drawn[seed])
+        system2 = [row for row in seen["train_dataset"] if row["id"] in drawn[seed]]
+        assert all(row["prompt"][0] == {"role": "system", "content": "Think."} for row in system2)
+    assert drawn[0] != drawn[1]
+
+
+def test_all_rows_is_a_setting(make_job: Make, kit, seen) -> None:
+    train_sft(make_job(), config(rows="all", max_steps=1), system1=kit.words(3), system2=kit.sums(3))
+    assert sorted(seen["train_dataset"]["id"]) == ["s0", "s1", "s2", "w0", "w1", "w2"]
+    with pytest.raises(ValueError, match="warmup_system2_examples"):
+        config(rows="all", warmup_system2_examples=2)
+
+
+def test_too_few_warmup_rows_are_said(make_job: Make, kit) -> None:
+    job = make_job()
+    train_sft(job, config(warmup_system2_examples=5, max_steps=1), system1=kit.words(4), system2=kit.sums(2))
+    assert any("only 2 System 2 rows" in line for line in job.progress.lines)
+
+
+def test_loss_is_on_answers_only(make_job: Make, kit, seen) -> None:
+    train_sft(make_job(), config(max_steps=1), system1=kit.words(4), system2=[])
+    tokenizer = seen["processing_class"]
+    for row in seen["trainer"].train_dataset:
+        learned = [token for token, label in zip(row["input_ids"], row["labels"], strict=True) if label != -100]
+        assert tokenizer.decode(learned) == "tool<|im_end|>\n"
+
+
+def test_rows_without_an_answer_token_are_left_out(make_job: Make, kit) -> None:
+    job = make_job()
+    long = kit.words(1)[0].model_copy(update={"id": "long", "question": "x" * 200})
+    train_sft(job, config(max_length=100, max_steps=1), system1=[*kit.words(4), long], system2=[])
+    assert json.loads((job.output / "summary.json").read_text())["left_out"] == {"answer_beyond_max_length": 1}
+    with pytest.raises(BadInputError, match=r"sft\.max_length is 10"):
+        train_sft(make_job("none"), config(max_length=10), system1=kit.words(4), system2=[])
+
+
+def test_one_seed_gives_one_adapter(make_job: Make, kit) -> None:
+    made = []
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        job = make_job(name, seed=seed)
+        train_sft(job, config(), system1=kit.words(8), system2=[])
+        made.append((job.output / "adapter_model.safetensors").read_bytes())
+    assert made[0] == made[1] != made[2]
+
+
+def test_dropout_is_active(make_job: Make, start, kit, tmp_path) -> None:
+    made = []
+    for dropout in (0.0, 0.5):
+        folder = tmp_path / f"dropout{dropout}"
+        folder.mkdir()
+        for file in (start / "adapter").iterdir():
+            (folder / file.name).write_bytes(file.read_bytes())
+        settings = json.loads((folder / "adapter_config.json").read_text())
+        (folder / "adapter_config.json").write_text(json.dumps({**settings, "lora_dropout": dropout}))
+        job = make_job(f"job{dropout}", adapter=folder)
+        train_sft(job, config(), system1=kit.words(8), system2=[])
+        made.append((job.output / "adapter_model.safetensors").read_bytes())
+    assert made[0] != made[1]
+
+
+def test_bfloat16_base_and_gradient_checkpointing(make_job: Make, kit) -> None:
+    plain, recomputed = make_job("plain"), make_job("recomputed")
+    train_sft(plain, config(), system1=kit.words(8), system2=[])
+    train_sft(recomputed, config(gradient_checkpointing=True), system1=kit.words(8), system2=[])
+    for name, tensor in kit.tensors(plain.output).items():
+        torch.testing.assert_close(tensor, kit.tensors(recomputed.output)[name], rtol=1e-4, atol=1e-5)
+    for autocast in ("none", "bfloat16"):
+        model = kit.TINY.model_copy(update={"dtype": "bfloat16", "autocast": autocast})
+        job = make_job(f"autocast-{autocast}", model=model)
+        train_sft(job, config(), system1=kit.words(8), system2=[])
+        assert {tensor.dtype for tensor in kit.tensors(job.output).values()} == {torch.float32}
+
+
+def test_a_loss_that_becomes_nan_stops_with_the_last_good_adapter(make_job: Make, kit) -> None:
+    job = make_job()
+    with pytest.raises(TrainingError, match=r"became (nan|inf) in step 2; lower sft\.learning_rate") as caught:
+        train_sft(job, config(learning_rate=1e30, max_steps=5), system1=kit.words(8), system2=[])
+    last_good = job.scratch / "last_good"
+    assert f"after 0 steps, is in {last_good}" in str(caught.value)
+    assert len((job.scratch / "history.jsonl").read_text().splitlines()) == 1
+    model = PeftModel.from_pretrained(load_model(kit.TINY), str(last_good))  # plain PEFT reads it
+    assert torch.isfinite(model(torch.arange(8)[None]).logits).all()
+
+
+def test_ctrl_c_leaves_the_last_good_adapter(make_job: Make, kit) -> None:
+    stopped = make_job("stopped", progress=kit.Notes(stop_after_steps=3))
+    with pytest.raises(KeyboardInterrupt):
+        train_sft(stopped, config(max_steps=6, scheduler="constant"), system1=kit.words(8), system2=[])
+    assert any("after 2 steps, is in" in line for line in stopped.progress.lines)
+    shorter = make_job("shorter")
+    train_sft(shorter, config(max_steps=2, scheduler="constant"), system1=kit.words(8), system2=[])
+    saved, expected = kit.tensors(stopped.scratch / "last_good"), kit.tensors(shorter.output)
+    assert all(torch.equal(saved[name], tensor) for name, tensor in expected.items())
+
+
+def test_a_run_that_would_train_nothing_is_refused(make_job: Make, kit, start, tmp_path) -> None:
+    from lorapar.adapter import load_adapter
+
+    model = load_adapter(load_model(kit.TINY), start / "adapter", trainable=True)
+    nothing = kit.random_partition(model, shared={"system1": 0.0, "system2": 1.0}, theta=1.0)
+    nothing.save(tmp_path / "partition.safetensors", {})
+    with pytest.raises(TrainingError, match="would train nothing"):
+        train_sft(make_job(partition=tmp_path / "partition.safetensors"), config(), system1=kit.words(4), system2=[])
+
+
+def test_an_adapter_of_another_base_is_refused(make_job: Make, kit) -> None:
+    first = make_job("first")
+    train_sft(first, config(max_steps=1), system1=kit.words(4), system2=[])
+    other = kit.TINY.model_copy(update={"dtype": "bfloat16"})
+    with pytest.raises(BadInputError, match="made for other base weights"):
+        train_sft(make_job("second", model=other, adapter=first.output), config(), system1=kit.words(4), system2=[])
+
+
+def test_an_adapter_with_nan_is_refused(make_job: Make, kit, start, tmp_path) -> None:
+    from lorapar.adapter import load_adapter, lora_parameters, save_adapter
+
+    model = load_adapter(load_model(kit.TINY), start / "adapter", trainable=True)
+    name, parameter = next(iter(lora_parameters(model).items()))
+    with torch.no_grad():
+        parameter[0, 0] = math.nan
+    save_adapter(model, tmp_path / "poisoned")
+    with pytest.raises(TrainingError, match=f"not finite in '{name}'"):
+        train_sft(make_job(adapter=tmp_path / "poisoned"), config(), system1=kit.words(4), system2=[])
