@@ -10,6 +10,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from lorapar.errors import StorageError
 from lorapar.store import storage_errors
 
 
@@ -29,11 +30,18 @@ def cached_folder(name: str, make: Callable[[Path], None]) -> Path:
     if final.is_dir():
         return final
     with storage_errors(final):
-        final.parent.mkdir(parents=True, exist_ok=True)
+        _make_parent(final)
         with FileLock(final.with_name(f".{name}.lock")):
             if not final.is_dir():
                 _make(final, make)
     return final
+
+
+def _make_parent(final: Path) -> None:
+    try:
+        final.parent.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise StorageError(f"{cache_root()}: is not a folder; set LORAPAR_CACHE to one that can be written") from None
 
 
 def _make(final: Path, make: Callable[[Path], None]) -> None:

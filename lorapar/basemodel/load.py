@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from lorapar.basemodel import hub, tiny, wheel
 from lorapar.basemodel.cache import cached_folder
 from lorapar.basemodel.quiet import quiet
-from lorapar.basemodel.resolve import Kind, kind_of, resolve_model
+from lorapar.basemodel.resolve import Kind, kind_of, local_folder, resolve_model
 from lorapar.config import ModelConfig
 from lorapar.errors import BadInputError
 from lorapar.progress import Progress, Silent
@@ -42,11 +42,11 @@ def model_folder(config: ModelConfig, progress: Progress | None = None) -> Path:
 
     Raises BadInputError where the name stands for no model, UnreachableError where it cannot be had from here.
     """
+    if kind_of(config) is Kind.LOCAL:
+        return local_folder(config)
     config = resolve_model(config)
     say = progress or Silent()
     kind = kind_of(config)
-    if kind is Kind.LOCAL:
-        return Path(config.name).expanduser()
     if kind is Kind.BUILTIN:
         return cached_folder(f"tiny-v{tiny.VERSION}", tiny.write_tiny)
     if kind is Kind.WHEEL:

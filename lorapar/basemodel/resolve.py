@@ -76,8 +76,8 @@ def _builtin_digest(config: ModelConfig) -> str:
     return tiny.tiny_digest()
 
 
-def _local_digest(config: ModelConfig) -> str:
-    """Digest over names and contents of the folder's files, hidden ones (such as .git) aside."""
+def local_folder(config: ModelConfig) -> Path:
+    """The folder of a local model, once it is seen to be one; raises BadInputError."""
     folder = Path(config.name).expanduser()
     if not (folder / "config.json").is_file():
         missing = "has no config.json, so it is not a model folder" if folder.is_dir() else "is not a folder"
@@ -90,6 +90,12 @@ def _local_digest(config: ModelConfig) -> str:
             "(pickled checkpoints are not read)"
         )
     _refuse_revision(config)
+    return folder
+
+
+def _local_digest(config: ModelConfig) -> str:
+    """Digest over names and contents of the folder's files, hidden ones (such as .git) aside."""
+    folder = local_folder(config)
     files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
     shown = {name: path for name, path in files.items() if not any(part.startswith(".") for part in name.split("/"))}
     return digest_of({name: file_sha256(path) for name, path in shown.items()})

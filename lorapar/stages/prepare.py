@@ -35,7 +35,7 @@ def run(call: StageCall[Settings]) -> Metrics:
     data = call.settings.data
     digest = data_digest(data)
     if data.digest not in (None, digest):
-        raise IntegrityError(f"data.source: {data.source} has changed since the run was planned; run `plan` again")
+        raise IntegrityError(f"data.source: {data.source} has changed since the run was planned; run it again")
     loaded = load_data(data, call.settings.seed)
     if loaded.left_out:
         call.progress.say(f"left out {len(loaded.left_out)} rows, the first: {loaded.left_out[0]}")

@@ -1,0 +1,79 @@
+"""Rows of files, and one line with file and line number for every file that is not what its ending says."""
+
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from lorapar.data.readers import read_rows
+from lorapar.errors import BadInputError
+
+ROWS = [{"question": "1+1?", "answer": "2"}, {"question": 'says "é", twice\u2028', "answer": "b\nc"}]
+
+
+def write(path, rows):
+    """The same rows in the format of the file's ending."""
+    if path.suffix == ".jsonl":
+        path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    elif path.suffix == ".json":
+        path.write_text(json.dumps(rows, indent=1), encoding="utf-8")
+    elif path.suffix == ".csv":
+        quoted = [[value.replace('"', '""') for value in row.values()] for row in rows]
+        lines = [",".join(rows[0]), *(",".join(f'"{value}"' for value in row) for row in quoted)]
+        path.write_text("\n".join(lines), encoding="utf-8-sig")
+    else:
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "places"),
+    [
+        ("a.jsonl", ["a.jsonl:1", "a.jsonl:2"]),
+        ("a.json", ["a.json, row 1", "a.json, row 2"]),
+        ("a.csv", ["a.csv:2", "a.csv:3"]),
+        ("a.parquet", ["a.parquet, row 1", "a.parquet, row 2"]),
+    ],
+)
+def test_every_format_gives_the_same_rows(tmp_path, name, places):
+    found = list(read_rows(write(tmp_path / name, ROWS)))
+    assert [row for _, row in found] == ROWS
+    assert [where for where, _ in found] == [f"{tmp_path}/{place}" for place in places]
+
+
+def test_blank_lines_are_nothing_and_numbers_still_right(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"a": 1}\r\n\r\n{"a": 2}\n\n')
+    assert list(read_rows(path)) == [(f"{path}:1", {"a": 1}), (f"{path}:3", {"a": 2})]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.jsonl", b'{"a": 1}\n{"a": \n', r"a\.jsonl:2: not JSON: Expecting value \(column 7\)"),
+        ("a.jsonl", b'{"a": 1}\n[1]\n', r"a\.jsonl:2: expected an object with columns, .* got list"),
+        ("a.jsonl", b'{"a": 1}\n{"a": "\xe9"}\n', r"a\.jsonl:2: not UTF-8 \(byte 0xe9\); save it as UTF-8"),
+        ("a.json", b'[\n{"a": 1},\n{"a"}\n]', r"a\.json:3: not JSON"),
+        ("a.json", b'[{"a": 1}, 2]', r"a\.json, row 2: expected an object"),
+        ("a.csv", b"a,b\n1,2\n\xff,4\n", r"a\.csv:3: not UTF-8"),
+        ("a.csv", b"a,b\n1,2\n1,2,3\n", r"a\.csv:3: 3 fields where the header names 2"),
+        ("a.csv", b'a,b\n"1\n1",2\n\n3\n', r"a\.csv:5: 1 fields where the header names 2"),
+        ("a.csv", b'a,b\n1,"2\n', r"a\.csv:2: not CSV"),
+        ("a.parquet", b"PAR1 no", r"a\.parquet: not a Parquet file"),
+        ("a.jsonl", b"[" * 100_000, r"a\.jsonl:1: not a row: nested too deeply"),
+    ],
+)
+def test_broken_files_are_one_line(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(BadInputError, match=message) as caught:
+        list(read_rows(tmp_path / name))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_names_the_nearest_one(tmp_path):
+    (tmp_path / "train.jsonl").touch()
+    with pytest.raises(BadInputError, match=r"there is no file .*trian\.jsonl \(did you mean 'train\.jsonl'\?\)"):
+        read_rows(tmp_path / "trian.jsonl")
+    with pytest.raises(BadInputError, match=r"cannot read '\.jsnl' files \(did you mean '\.jsonl'\?\); known: "):
+        read_rows(tmp_path / "train.jsnl")

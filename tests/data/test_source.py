@@ -1,0 +1,79 @@
+"""What a source is, and the digest that says whether it changed."""
+
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+from huggingface_hub import constants
+
+from lorapar.config import DataConfig, TaskMixConfig
+from lorapar.data import data_digest, load_data, resolve_data
+from lorapar.errors import BadInputError, UnreachableError
+
+
+def test_a_file_is_known_by_its_bytes(tmp_path):
+    first, second = tmp_path / "a.jsonl", tmp_path / "b.jsonl"
+    for path in (first, second):
+        path.write_text('{"question": "q", "answer": "a"}\n')
+    digest = data_digest(DataConfig(source=str(first)))
+    assert digest == data_digest(DataConfig(source=str(second), mapping="gsm8k", heldout=0))
+    second.write_text('{"question": "q", "answer": "b"}\n')
+    assert digest != data_digest(DataConfig(source=str(second)))
+
+
+def test_the_task_mix_is_known_by_its_code_and_sizes():
+    digest = data_digest(DataConfig())
+    assert digest == data_digest(DataConfig())
+    assert digest != data_digest(DataConfig(task_mix=TaskMixConfig(system1_train=3)))
+
+
+def test_resolving_changes_nothing_else(tmp_path):
+    config = DataConfig(task_mix=TaskMixConfig(system1_train=3))
+    resolved = resolve_data(config)
+    assert resolved.digest == data_digest(config)
+    assert resolved.model_copy(update={"digest": None}) == config
+    assert resolve_data(resolved) == resolved
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"source": "s3://bucket/a.jsonl"}, r"s3://bucket/a\.jsonl is an address that cannot be read; known: task-mix"),
+        ({"source": "task_mix"}, r"'task_mix' is no source \(did you mean 'task-mix'\?\); known: task-mix, a local"),
+        ({"source": "no/such.jsonl"}, r"there is no file no/such\.jsonl"),
+        ({"source": "hub:not a name"}, r"data\.source: 'not a name' is neither .* nor a hub name"),
+        ({"limit": 5}, r"data\.limit: does nothing for the task mix \(its sizes are data\.task_mix\); leave it out"),
+        ({"mapping": "gsm8k"}, r"data\.mapping: does nothing for the task mix"),
+    ],
+)
+def test_sources_that_are_none(values, message):
+    for read in (data_digest, lambda config: load_data(config, seed=0)):
+        with pytest.raises(BadInputError, match=message):
+            read(DataConfig(**values))
+
+
+def test_a_hub_that_does_not_answer(monkeypatch, tmp_path):
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    started = time.monotonic()
+    for read in (data_digest, lambda config: load_data(config, seed=0)):
+        with pytest.raises(UnreachableError, match=r"data\.source: the hub did not answer for a/b .*a local file"):
+            read(DataConfig(source="hub:a/b"))
+    assert time.monotonic() - started < 10, "datasets' own retries would take half a minute"
+
+
+def test_the_client_needs_no_heavy_library(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text(json.dumps({"question": "q", "answer": "a"}) + "\n")
+    script = f"""
+import sys
+from lorapar.config import DataConfig
+from lorapar.data import data_digest, load_data
+for config in (DataConfig(), DataConfig(source={str(path)!r}, heldout=0)):
+    data_digest(config), load_data(config, 0)
+assert not {{"torch", "datasets", "pyarrow", "pandas"}} & set(sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

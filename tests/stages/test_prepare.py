@@ -1,0 +1,60 @@
+"""prepare: examples of both splits, a summary, and a refusal of data that changed since the plan."""
+
+import json
+
+import pytest
+
+from lorapar.config import DataConfig
+from lorapar.data import data_digest, load_examples
+from lorapar.errors import IntegrityError
+from lorapar.records import Example, read_json, read_records
+
+SIZES = {"system1_train": 6, "system1_heldout": 3, "system2_train": 5, "system2_heldout": 2}
+
+
+def test_the_task_mix(kit, tmp_path):
+    data = {"task_mix": SIZES}
+    metrics, out = kit.run("prepare", tmp_path, {"data": data, "seed": 1})
+    assert metrics == {"rows_train": 11.0, "rows_heldout": 5.0, "rows_left_out": 0.0}
+    rows = list(read_records(out / "examples" / "examples.jsonl", Example))
+    assert rows == load_examples(DataConfig.model_validate(data), seed=1)
+    assert read_json(out / "examples" / "summary.json") == {
+        "source": "task-mix",
+        "digest": data_digest(DataConfig.model_validate(data)),
+        "splits": {
+            "train": {"rows": 11, "with_reference": 11, "known_systems": {"system1": 6, "system2": 5}},
+            "heldout": {"rows": 5, "with_reference": 5, "known_systems": {"system1": 3, "system2": 2}},
+        },
+        "left_out": 0,
+        "left_out_first": [],
+    }
+
+
+@pytest.fixture
+def file(tmp_path):
+    """Three good rows and a repeated one."""
+    path = tmp_path / "rows.jsonl"
+    rows = [{"question": f"q{number % 3}", "answer": "a"} for number in range(4)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_rows_left_out_are_counted_and_said(kit, tmp_path, file):
+    notes = kit.Notes()
+    data = {"source": str(file), "bad_rows": "leave_out", "heldout": 1}
+    metrics, out = kit.run("prepare", tmp_path / "out", {"data": data, "seed": 1}, progress=notes)
+    assert metrics == {"rows_train": 2.0, "rows_heldout": 1.0, "rows_left_out": 1.0}
+    assert notes.lines == [f"left out 1 rows, the first: {file}:4: asks the same question as {file}:1"]
+    summary = read_json(out / "examples" / "summary.json")
+    assert summary["left_out"] == len(summary["left_out_first"]) == 1
+    assert summary["splits"]["train"]["with_reference"] == 0
+
+
+def test_data_that_changed_since_the_plan_is_refused(kit, tmp_path, file):
+    config = DataConfig(source=str(file), bad_rows="leave_out", heldout=1)
+    planned = config.model_copy(update={"digest": data_digest(config)})
+    settings = {"data": planned.model_dump(), "seed": 1}
+    kit.run("prepare", tmp_path / "before", settings)
+    file.write_text(file.read_text() + '{"question": "q4", "answer": "a"}\n')
+    with pytest.raises(IntegrityError, match=r"rows\.jsonl has changed since the run was planned; run it again"):
+        kit.run("prepare", tmp_path / "after", settings)

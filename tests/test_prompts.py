@@ -1,0 +1,116 @@
+"""What the model is asked, and that its tokens and labels are those of TRL's own SFTTrainer."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lorapar.basemodel import load_model, load_tokenizer
+from lorapar.basemodel.load import PLAIN_TEMPLATE
+from lorapar.config import ModelConfig, PromptConfig
+from lorapar.errors import BadInputError
+from lorapar.prompts import IGNORED, chat_rows, collate, encode_rows, prompt_ids, prompt_messages, render, rows_of
+from lorapar.records import Example
+
+TINY = ModelConfig(name="builtin:tiny", dtype="float32")
+PROMPTS = PromptConfig(system1=None, system2="Show steps.")
+FACT = Example(id="fact", question="What is a mon-ula?", answer="plant", reference="plant")
+SUM = Example(id="sum", question="3+14?", answer="<answer>17</answer>", reference="17")
+ROWS = [(FACT, "system1"), (SUM, "system2"), (SUM.model_copy(update={"id": "again"}), None)]
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return load_tokenizer(TINY)
+
+
+def test_the_system_message_depends_on_the_system():
+    question = {"role": "user", "content": "3+14?"}
+    assert prompt_messages(SUM, "system1", PROMPTS) == [question]
+    assert prompt_messages(SUM, "system2", PROMPTS) == [{"role": "system", "content": "Show steps."}, question]
+
+
+def test_chat_rows_carry_what_trl_and_the_rewards_need():
+    assert chat_rows(rows_of([FACT], "system1"), PROMPTS) == [
+        {
+            "id": "fact",
+            "prompt": [{"role": "user", "content": "What is a mon-ula?"}],
+            "completion": [{"role": "assistant", "content": "plant"}],
+            "reference": "plant",
+        }
+    ]
+
+
+def test_a_rendered_prompt_ends_where_the_answer_begins(tokenizer):
+    text = render(tokenizer, prompt_messages(SUM, "system2", PROMPTS))
+    assert (
+        text == "<|im_start|>system\nShow steps.<|im_end|>\n<|im_start|>user\n3+14?<|im_end|>\n<|im_start|>assistant\n"
+    )
+    assert tokenizer.decode(prompt_ids(tokenizer, prompt_messages(SUM, "system2", PROMPTS))) == text
+
+
+def test_a_model_without_a_chat_template_gets_plain_text(tokenizer, plain_tokenizer):
+    assert render(plain_tokenizer, prompt_messages(SUM, "system2", PROMPTS)) == (
+        f"{tokenizer.bos_token}Show steps.\n\nQuestion: 3+14?\nAnswer:\n"
+    )
+
+
+@pytest.fixture
+def plain_tokenizer():
+    tokenizer = load_tokenizer(TINY)
+    tokenizer.chat_template = PLAIN_TEMPLATE
+    return tokenizer
+
+
+def test_a_template_that_takes_no_system_message_is_told_in_one_line():
+    refusing = load_tokenizer(TINY)
+    refusing.chat_template = "{{ raise_exception('System role not supported') }}"
+    with pytest.raises(BadInputError, match=r"refuses the roles system, user .*prompts\.system2 to null"):
+        render(refusing, prompt_messages(SUM, "system2", PROMPTS))
+
+
+@given(question=st.text(max_size=30), answer=st.text(min_size=1, max_size=30))
+def test_exactly_the_answer_and_its_end_of_turn_are_learned(tokenizer, question, answer):
+    example = Example(id="any", question=question, answer=answer)
+    (row,) = encode_rows(tokenizer, [(example, "system2")], PROMPTS, max_length=1000)
+    learned = [label for label in row["labels"] if label != IGNORED]
+    assert tokenizer.decode(learned) == answer + "<|im_end|>\n"
+    assert row["input_ids"][-len(learned) :] == learned
+
+
+def test_long_rows_are_cut_at_the_end_and_rows_without_answer_left_out(tokenizer):
+    (whole,) = encode_rows(tokenizer, [ROWS[0]], PROMPTS, max_length=1000)
+    prompt_length = whole["labels"].count(IGNORED)
+    (cut,) = encode_rows(tokenizer, [ROWS[0]], PROMPTS, max_length=prompt_length + 2)
+    assert cut["input_ids"] == whole["input_ids"][: prompt_length + 2]
+    assert tokenizer.decode([label for label in cut["labels"] if label != IGNORED]) == "pl"
+    assert encode_rows(tokenizer, [ROWS[0]], PROMPTS, max_length=prompt_length) == []
+
+
+def test_masks_come_from_lengths_although_pad_is_end_of_turn(tokenizer):
+    assert tokenizer.pad_token_id == tokenizer.eos_token_id
+    rows = [{"input_ids": [5, 6, 2], "labels": [IGNORED, 6, 2]}, {"input_ids": [7, 2], "labels": [IGNORED, 2]}]
+    batch = collate(rows, tokenizer.pad_token_id)
+    assert batch["input_ids"].tolist() == [[5, 6, 2], [7, 2, 2]]
+    assert batch["attention_mask"].tolist() == [[1, 1, 1], [1, 1, 0]]
+    assert batch["labels"].tolist() == [[IGNORED, 6, 2], [IGNORED, 2, IGNORED]]
+
+
+@pytest.mark.parametrize("template", ["chat", "plain"])
+@pytest.mark.parametrize("max_length", [1000, 90, 60])
+def test_tokens_and_labels_are_those_of_trl(tmp_path, tokenizer, plain_tokenizer, template, max_length):
+    from datasets import Dataset
+    from trl import SFTConfig, SFTTrainer
+
+    chosen = tokenizer if template == "chat" else plain_tokenizer
+    arguments = SFTConfig(
+        output_dir=str(tmp_path), max_length=max_length, report_to=[], use_cpu=True, bf16=False, disable_tqdm=True
+    )
+    data = Dataset.from_list(chat_rows(ROWS, PROMPTS))
+    trainer = SFTTrainer(model=load_model(TINY), args=arguments, train_dataset=data, processing_class=chosen)
+    theirs = [{key: row[key] for key in ("input_ids", "labels")} for row in trainer.train_dataset]
+    ours = encode_rows(chosen, ROWS, PROMPTS, max_length)
+    assert ours == theirs
+
+    their_batch = trainer.data_collator([dict(row) for row in trainer.train_dataset])
+    for key, tensor in collate(ours, chosen.pad_token_id).items():
+        assert tensor.equal(their_batch[key]), key
