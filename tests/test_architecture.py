@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from lorapar.stages.contract import TRAINING_PACKAGES
+
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "lorapar"
 
@@ -174,3 +176,7 @@ def test_every_declared_package_is_imported() -> None:
     """accelerate is asked for because transformers' Trainer does not work without it."""
     imported = {module.split(".")[0] for path in SOURCES for module in imports_of(path)} | {"accelerate"}
     assert declared("train") <= imported, "pyproject.toml asks for packages that nothing imports"
+
+
+def test_the_contract_knows_the_packages_of_the_train_extra() -> None:
+    assert {MODULE_OF.get(name, name) for name in TRAINING_PACKAGES} == declared("train") - declared()

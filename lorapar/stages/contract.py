@@ -19,6 +19,9 @@ from lorapar.progress import Progress, Silent
 
 Metrics = dict[str, float]
 
+TRAINING_PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "gguf", "pyarrow", "tokenizers")
+"""What the extra `train` brings; the client goes without."""
+
 
 class StageSettings(BaseModel):
     """The part of a run's settings that one stage sees: its fields are section names of RunConfig, or parameters."""
@@ -102,6 +105,13 @@ def stage_spec(name: str) -> StageSpec[Any]:
 
 
 def run_stage(name: str, call: StageCall[Any]) -> Metrics:
-    """Run a stage; returns flat, finite metrics."""
-    metrics: Metrics = stage_module(name).run(call)
+    """Run a stage; returns flat, finite metrics. Raises BadInputError where this is an install without its packages."""
+    try:
+        metrics: Metrics = stage_module(name).run(call)
+    except ModuleNotFoundError as error:
+        if error.name not in TRAINING_PACKAGES:
+            raise
+        raise BadInputError(
+            f"the stage {name} needs {error.name}, which is not installed here: pip install 'lorapar[train]'"
+        ) from error
     return metrics
