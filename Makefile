@@ -28,7 +28,7 @@ INDEX := $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup demo test lint types unit bench docs locks wheel gpu-check clean
+.PHONY: help setup demo test lint types unit bench gpu-check docs freeze wheel locks clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -70,6 +70,9 @@ gpu-check: $(STAMP) ## scoring, one SFT and one RL step at 7B shape on a GPU; wr
 docs: $(STAMP) ## write docs/configuration.md anew from the settings' models
 	@$(BIN)/python -m lorapar.config.reference > docs/configuration.md.new
 	@mv docs/configuration.md.new docs/configuration.md
+
+freeze: $(STAMP) ## accept changed commands, options and settings keys into tests/frozen
+	@$(BIN)/python tests/test_options.py
 
 wheel: $(STAMP) ## build dist/lorapar-*.whl
 	@$(BIN)/python -m build --wheel --outdir dist

@@ -72,6 +72,15 @@ def test_every_room_has_a_floor() -> None:
     assert not homeless, f"give {homeless} a floor here and in docs/architecture.md"
 
 
+def test_the_drawing_in_the_docs_shows_the_same_floors() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    drawn = {
+        int(floor): set(re.findall(r"`(\w+)`", rooms))
+        for floor, rooms in re.findall(r"^\| (\d) \| (.+?) \|", text, re.M)
+    }
+    assert drawn == {floor: set(rooms) for floor, rooms in FLOORS.items()}
+
+
 def test_rooms_import_only_downwards() -> None:
     upwards = sorted(
         f"{path} imports {other} (floor {FLOOR_OF[other]}) from floor {FLOOR_OF[room]}"

@@ -1,7 +1,7 @@
 """The public surface is frozen: command-line options and settings keys change only together with these two files.
 
 A failure here is a question: is the change meant, and can people's scripts and YAML files live with it? If so, run
-`python tests/test_options.py` and commit the changed files with the change.
+`make freeze` and commit the changed files with the change.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from lorapar.cli import app
 from lorapar.config.reference import setting_keys
 
 FROZEN = Path(__file__).parent / "frozen"
-HOW = "changed; if that is meant, run `python tests/test_options.py` and commit tests/frozen with the change"
+HOW = "changed; if that is meant, run `make freeze` and commit tests/frozen with the change"
 
 
 def option_lines() -> list[str]:
