@@ -14,8 +14,9 @@ from pydantic import BaseModel
 
 from lorapar import __version__
 from lorapar.basemodel import resolve_model
+from lorapar.basemodel.resolve import Kind, kind_of
 from lorapar.config import ModelConfig, RunConfig
-from lorapar.data import data_digest
+from lorapar.data import resolve_data
 from lorapar.records import write_json
 from lorapar.stages.contract import Metrics, StageCall, StageSettings, StageSpec, stage_spec
 from lorapar.stages.graph import GRAPH
@@ -57,12 +58,12 @@ class Plan(BaseModel):
 
 def make_plan(config: RunConfig) -> Plan:
     """Resolve what is open in the settings; raises BadInputError or UnreachableError in the first seconds."""
-    model = resolve_model(config.model)
+    model = _resolve(config.model)
     teachers = tuple(
         teacher if teacher.model is None else teacher.model_copy(update=_pin(teacher.model, teacher.revision))
         for teacher in config.teachers
     )
-    data = config.data.model_copy(update={"digest": data_digest(config.data)})
+    data = resolve_data(config.data)
     resolved = config.model_copy(update={"model": model, "teachers": teachers, "data": data})
     return Plan(
         version=__version__,
@@ -94,6 +95,12 @@ def stage_settings(config: RunConfig, stage: str, parameters: Any) -> StageSetti
     return settings
 
 
+def _resolve(model: ModelConfig) -> ModelConfig:
+    """The model with revision and digest; a folder's digest is taken anew, its bytes may have changed since."""
+    fresh = model.model_copy(update={"digest": None}) if kind_of(model) is Kind.LOCAL else model
+    return resolve_model(fresh)
+
+
 def _pin(name: str, revision: str | None) -> dict[str, Any]:
-    model = resolve_model(ModelConfig(name=name, revision=revision))
+    model = _resolve(ModelConfig(name=name, revision=revision))
     return {"revision": model.revision, "digest": model.digest}
