@@ -1,0 +1,104 @@
+"""What was asked of the run, in sentences and in a short list."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lorapar.config import RlConfig, RunConfig, SftConfig
+from lorapar.report.formats import count_of, number, shorten
+from lorapar.report.sources import Facts
+
+
+def asked_section(facts: Facts) -> dict[str, Any] | None:
+    """The run's task in words; None where not even the plan is there."""
+    config = facts.config
+    if config is None:
+        return None
+    return {
+        "model": config.model.name,
+        "facts": [
+            ("Base model", _model(config)),
+            ("Data", _data(facts, config)),
+            ("Voters", _voters(config)),
+            ("Adapter", _adapter(config)),
+            ("Partition", _partition(config)),
+            ("SFT", _sft(facts, config)),
+            ("RL", _rl(config)),
+            ("Seed", f"{config.seed}, one run: how much another seed would change is not known from this report"),
+        ],
+        "prompts": [
+            (name, shorten(message, 600))
+            for name, message in (("System 1", config.prompts.system1), ("System 2", config.prompts.system2))
+            if message
+        ],
+        "created": (facts.plan or {}).get("created"),
+    }
+
+
+def _model(config: RunConfig) -> str:
+    model = config.model
+    held = f", held in {model.dtype}" + (f" with {model.autocast} autocast" if model.autocast != "none" else "")
+    return (
+        model.name + (f", {model.revision}" if model.revision else "") + held + "; its weights are read, never edited"
+    )
+
+
+def _data(facts: Facts, config: RunConfig) -> str:
+    source = {"task-mix": "the project's own generated task mix"}.get(config.data.source, config.data.source)
+    if not facts.examples:
+        return source
+    train = [row for row in facts.examples.values() if row.split == "train"]
+    heldout = len(facts.examples) - len(train)
+    return f"{source}: {count_of(len(train), 'row')} to train on, {number(heldout)} held out for the scores below"
+
+
+def _voters(config: RunConfig) -> str:
+    names = ", ".join(teacher.name for teacher in config.teachers)
+    role = "in the role of the base model" if config.voting.role_play else "without role-play"
+    decide = "decides" if len(config.teachers) == 1 else "vote; a row is asked about until its majority is certain"
+    return f"{count_of(len(config.teachers), 'teacher')} ({names}), {role}, {decide}"
+
+
+def _adapter(config: RunConfig) -> str:
+    adapter = config.adapter
+    return f"LoRA of rank {adapter.rank}, alpha {adapter.alpha:g}, on {adapter.layout}, start: {adapter.init}"
+
+
+def _partition(config: RunConfig) -> str:
+    part = config.partition
+    return (
+        f"every element is scored on {config.score.examples} rows of each system; theta {part.theta:g} of the "
+        f"importance is kept; of the shared elements SFT may train {part.alpha:.0%} (alpha), RL {part.beta:.0%} (beta)"
+    )
+
+
+def _sft(facts: Facts, config: RunConfig) -> str:
+    sft = config.sft
+    rows = "System 1 rows only" if sft.rows == "system1" else "all rows (the authors' variant)"
+    if sft.rows == "system1" and sft.warmup_system2_examples:
+        used = len((facts.sft or {}).get("warmup_ids") or []) or sft.warmup_system2_examples
+        repeats = f", each {sft.warmup_repeats} times an epoch" if sft.warmup_repeats > 1 else ""
+        rows = f"System 1 rows and {count_of(used, 'System 2 row')} as a warm-up for RL{repeats}"
+    batch = sft.batch_size * sft.gradient_accumulation
+    return f"{rows}; {_length(sft)} of {count_of(batch, 'row')}, learning rate {sft.learning_rate:g}"
+
+
+def _rl(config: RunConfig) -> str:
+    rl = config.rl
+    rows = "System 2 rows only" if rl.rows == "system2" else "all rows (the authors' variant)"
+    prompts = rl.batch_size * rl.gradient_accumulation // rl.num_generations
+    kl = (
+        f"KL weight {rl.kl_beta:g} towards {'the base model' if rl.reference == 'base' else 'the SFT adapter'}"
+        if rl.kl_beta
+        else "no KL term"
+    )
+    return (
+        f"GRPO on {rows}; {_length(rl)} of {count_of(prompts, 'prompt')} with {rl.num_generations} completions each, "
+        f"learning rate {rl.learning_rate:g}, {kl}"
+    )
+
+
+def _length(section: SftConfig | RlConfig) -> str:
+    if section.max_steps is not None:
+        return count_of(section.max_steps, "step")
+    return f"{section.epochs:g} {'epoch' if section.epochs == 1 else 'epochs'} in steps"

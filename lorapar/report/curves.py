@@ -1,0 +1,126 @@
+"""Curves over the steps of training: SFT loss, RL reward, its parts, KL and the length of completions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+from lorapar.report.formats import is_number
+from lorapar.report.sources import Figures
+from lorapar.report.svg import Plot, Point, group, padded, plain, polyline
+
+_MOST_POINTS = 400
+_PART = "reward_"
+"""What the history's keys of single rewards begin with."""
+_SERIES = ("series1", "series2", "series3", "series4", "series5", "series6", "series7", "series8")
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One drawing with its title and, where it has several lines, their names and classes in charts.css."""
+
+    title: str
+    drawing: Markup
+    legend: tuple[tuple[str, str], ...] = ()
+
+
+def sft_curves(steps: Sequence[Figures]) -> list[Curve]:
+    """The loss of supervised fine-tuning, and how large its gradients were."""
+    return _present(
+        [
+            _single("Loss", "loss", steps, "s1", "mean cross-entropy, nats"),
+            _single("Gradient norm of the active elements", "grad_norm", steps, "neutral", "before clipping"),
+        ]
+    )
+
+
+def rl_curves(steps: Sequence[Figures]) -> list[Curve]:
+    """Reward, its parts, KL and completion length of reinforcement learning, those that were logged."""
+    return _present(
+        [
+            _single("Reward", "reward", steps, "s2", "mean weighted reward"),
+            _reward_parts(steps),
+            _single("KL to the reference model", "kl", steps, "neutral", "nats per token"),
+            _single("Length of completions", "completion_length", steps, "neutral", "tokens"),
+        ]
+    )
+
+
+def _present(curves: Sequence[Curve | None]) -> list[Curve]:
+    return [curve for curve in curves if curve is not None]
+
+
+def _single(title: str, key: str, steps: Sequence[Figures], colour: str, unit: str) -> Curve | None:
+    """One figure over the steps: each step thin, their moving mean thick."""
+    points = series(steps, key)
+    if not points:
+        return None
+    window = max(1, len(points) // 12)
+    smooth = moving_mean(points, window)
+    parts = [polyline(_at_most(points), f"curve raw {colour}")] if window > 1 else []
+    legend = ((colour + " raw", "each step"), (colour, f"mean of {window} steps")) if window > 1 else ()
+    plot = _plot(f"{title} over steps", points)
+    lines = plot_lines(plot, [(f"curve {colour}", smooth)])
+    thin = [group(plot_lines(plot, [(f"curve raw {colour}", points)]))] if parts else []
+    return Curve(title, plot.draw(plot.y_axis(unit), *thin, *lines, plot.x_axis("step")), legend)
+
+
+def _reward_parts(steps: Sequence[Figures]) -> Curve | None:
+    """Every part of the reward in one drawing, smoothed so that five lines can be told apart."""
+    keys = dict.fromkeys(key for step in steps for key in step if key.startswith(_PART))
+    lines = [(key.removeprefix(_PART), series(steps, key)) for key in keys]
+    lines = [(name, moving_mean(points, max(1, len(points) // 12))) for name, points in lines if points][: len(_SERIES)]
+    if not lines:
+        return None
+    classes = [f"curve {style}" for style in _SERIES]
+    everything = [point for _, points in lines for point in points]
+    plot = _plot("Parts of the reward over steps", everything)
+    drawn = plot_lines(plot, list(zip(classes, (points for _, points in lines), strict=False)))
+    drawing = plot.draw(plot.y_axis("mean of each part, unweighted"), *drawn, plot.x_axis("step"))
+    return Curve("Parts of the reward", drawing, tuple(zip(_SERIES, (name for name, _ in lines), strict=False)))
+
+
+def _plot(label: str, points: Sequence[Point]) -> Plot:
+    steps = [step for step, _ in points]
+    y = padded((value for _, value in points), include=(0.0,) if min(value for _, value in points) >= 0 else ())
+    return Plot.of(label, (min(steps), max(steps)), y)
+
+
+def plot_lines(plot: Plot, lines: Sequence[tuple[str, Sequence[Point]]]) -> list[Markup]:
+    """Each line, thinned to what a screen can show."""
+    return [polyline(plot.points(_at_most(points)), class_) for class_, points in lines]
+
+
+def series(steps: Sequence[Figures], key: str) -> list[Point]:
+    """(step, value) where the value was logged and is finite."""
+    return [
+        (float(step.get("step", place)), float(step[key]))
+        for place, step in enumerate(steps, 1)
+        if is_number(step.get(key))
+    ]
+
+
+def moving_mean(points: Sequence[Point], window: int) -> list[Point]:
+    """Mean of `window` values around each step; fewer at the ends."""
+    means = []
+    for place in range(len(points)):
+        inside = points[max(0, place - (window - 1) // 2) : place + window // 2 + 1]
+        means.append((points[place][0], math.fsum(value for _, value in inside) / len(inside)))
+    return means
+
+
+def ends(steps: Sequence[Figures], key: str) -> tuple[str, str] | None:
+    """Mean over the first and over the last fifth of the steps, in words; the training stages’ own summaries do so."""
+    values = [value for _, value in series(steps, key)]
+    if not values:
+        return None
+    few = max(1, round(len(values) / 5))
+    return plain(math.fsum(values[:few]) / few), plain(math.fsum(values[-few:]) / few)
+
+
+def _at_most(points: Sequence[Point]) -> Sequence[Point]:
+    step = math.ceil(len(points) / _MOST_POINTS)
+    return points if step <= 1 else [*points[::step], points[-1]]

@@ -1,0 +1,74 @@
+"""metrics.json: the figures of a run for programs. Its keys are stable; a figure that is not there is null."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from lorapar.report.outcome import MODELS, changes
+from lorapar.report.sources import Facts
+
+SCHEMA_VERSION = 1
+_VOTES = ("calls", "calls_saved", "tokens", "krippendorff_alpha", "first_round_krippendorff_alpha", "teacher_is_base")
+
+
+def metrics_of(facts: Facts) -> dict[str, Any]:
+    """Everything in metrics.json; parts of the run that did not happen are null."""
+    evaluation = facts.evaluation or {}
+    figures = {
+        "schema_version": SCHEMA_VERSION,
+        "name": facts.config.name if facts.config else None,
+        "seed": facts.config.seed if facts.config else None,
+        "model": facts.config.model.name if facts.config else None,
+        **{model: evaluation.get(model) for model in MODELS},
+        "changes": {f"{c.system}_{c.before}_to_{c.after}": _change(c) for c in changes(facts)} or None,
+        "partition": _partition(facts),
+        "votes": _votes(facts),
+        "timings": list(facts.timings) if facts.timings else None,
+    }
+    finite: dict[str, Any] = without_nan(figures)
+    return finite
+
+
+def without_nan(value: Any) -> Any:
+    """The same value with null in place of NaN and infinities, which no JSON reader takes."""
+    if isinstance(value, Mapping):
+        return {str(key): without_nan(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_nan(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _change(change: Any) -> dict[str, Any]:
+    return {
+        "difference": change.difference,
+        "interval": list(change.bounds),
+        "p_value": change.p_value,
+        "wins": change.wins,
+        "losses": change.losses,
+        "verdict": change.verdict,
+    }
+
+
+def _partition(facts: Facts) -> dict[str, Any] | None:
+    if facts.partition is None:
+        return None
+    single = {name: value for name, value in facts.partition.items() if isinstance(value, int | float)}
+    parts = {"system1": "system1", "system2": "system2", "sft": "sft", "rl": "rl"}
+    return {
+        "active_fraction": {name: single.pop(f"{key}_active_fraction", None) for name, key in parts.items()},
+        **single,
+    }
+
+
+def _votes(facts: Facts) -> dict[str, Any] | None:
+    if facts.voting is None:
+        return None
+    gold, rows = facts.voting.get("gold") or {}, facts.voting.get("rows") or {}
+    return {
+        "rows": rows.get("voted"),
+        "train_rows": facts.voting.get("train_rows"),
+        **{name: facts.voting.get(name) for name in _VOTES},
+        "gold_accuracy": gold.get("accuracy"),
+    }

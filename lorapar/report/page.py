@@ -1,0 +1,217 @@
+"""report.html: one page without script or network, put together from Jinja2 templates with autoescaping on.
+
+Everything from data (questions, answers, names, settings) is text to the templates; only the drawings and style sheets
+made in this package are markup.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from lorapar import __version__
+from lorapar.config import SYSTEMS
+from lorapar.records import write_json
+from lorapar.report import formats
+from lorapar.report.asked import asked_section
+from lorapar.report.ballots import (
+    agreement_matrix,
+    confusion_matrix,
+    contested_rows,
+    same_model_notice,
+    shown_rows,
+    teacher_rows,
+    vote_facts,
+)
+from lorapar.report.cost import cost_section
+from lorapar.report.curves import ends, rl_curves, sft_curves
+from lorapar.report.metrics import metrics_of
+from lorapar.report.outcome import changes, score_rows, scores, summary_sentence, trade_sentences
+from lorapar.report.outcome_chart import outcome_chart
+from lorapar.report.regions import (
+    heat_maps,
+    region_curve,
+    region_rows,
+    region_sentence,
+    scatter_chart,
+    scatter_count,
+    theta_chart,
+    theta_sentence,
+)
+from lorapar.report.samples import RULE, choose_samples
+from lorapar.report.settings import changed_settings, digest_rows, documents, setting_groups
+from lorapar.report.sources import Facts, ReportSources, read_facts
+from lorapar.report.style import FOLDER, style_sheet
+from lorapar.report.usage import usage
+from lorapar.store import write_atomically
+
+Section = Mapping[str, Any]
+
+SECTIONS = (
+    ("asked", "What was asked"),
+    ("outcome", "What came out"),
+    ("answers", "Answers before and after"),
+    ("votes", "How the teachers voted"),
+    ("elements", "Which elements were trained"),
+    ("training", "How training went"),
+    ("cost", "Time and memory"),
+    ("use", "Use the adapter"),
+    ("settings", "Every setting and digest"),
+)
+"""Anchors and titles, in the order of the page."""
+
+
+def write_report(sources: ReportSources, folder: Path) -> None:
+    """Write report.html and metrics.json from whatever is there; sections without data say so.
+
+    Raises BadInputError (file and line) where an artifact is there but broken.
+    """
+    facts = read_facts(sources)
+    write_json(folder / "metrics.json", metrics_of(facts))
+    write_atomically(folder / "report.html", render_page(facts))
+
+
+def render_page(facts: Facts) -> str:
+    """The whole page."""
+    page = _environment().get_template("page.html")
+    return page.render(
+        name=facts.config.name if facts.config else "unnamed run",
+        style=style_sheet("charts.css") + style_sheet("page.css"),
+        sections=SECTIONS,
+        version=(facts.plan or {}).get("version") or __version__,
+        written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        reached=_reached(facts),
+        asked=asked_section(facts),
+        outcome=_outcome(facts),
+        answers=_answers(facts),
+        votes=_votes(facts),
+        elements=_elements(facts),
+        training=_training(facts),
+        cost=cost_section(facts),
+        use=usage(facts),
+        settings=_settings(facts),
+        digests=digest_rows(facts),
+    )
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(FOLDER),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    for name in ("percent", "points", "p_value", "number", "duration", "size", "interval", "shorten"):
+        environment.filters[name] = getattr(formats, name)
+    environment.filters["system"] = formats.system_name
+    environment.filters["model"] = formats.model_name
+    return environment
+
+
+def _reached(facts: Facts) -> list[tuple[str, bool]]:
+    """What a run goes through, and whether this one did."""
+    return [
+        ("plan", facts.plan is not None),
+        ("examples", bool(facts.examples)),
+        ("votes", facts.votes is not None),
+        ("labels", facts.voting is not None),
+        ("partition", facts.partition is not None),
+        ("SFT", facts.sft_steps is not None),
+        ("RL", facts.rl_steps is not None),
+        ("adapter", facts.adapter is not None),
+        ("evaluation", facts.evaluation is not None),
+    ]
+
+
+def _outcome(facts: Facts) -> Section | None:
+    found, moved = scores(facts), changes(facts)
+    if not found:
+        return None
+    systems = [
+        {
+            "key": system,
+            "title": formats.system_name(system),
+            "chart": outcome_chart(found, system),
+            "rows": score_rows(found, system),
+            "scores": [score for score in found if score.system == system],
+            "changes": [change for change in moved if change.system == system],
+        }
+        for system in SYSTEMS
+    ]
+    level = 100 * (facts.config.evaluate.confidence if facts.config else 0.95)
+    return {
+        "systems": systems,
+        "summary": summary_sentence(moved),
+        "trade": trade_sentences(moved),
+        "level": f"{level:g}",
+    }
+
+
+def _answers(facts: Facts) -> Section | None:
+    if not facts.answers:
+        return None
+    count = facts.config.report.answers if facts.config else 10
+    samples, sizes = choose_samples(facts.answers, facts.examples, count)
+    return {"samples": samples, "sizes": sizes, "rule": RULE}
+
+
+def _votes(facts: Facts) -> Section | None:
+    if facts.voting is None:
+        return None
+    limit = facts.config.report.votes if facts.config else 20
+    gold = facts.voting.get("gold") or {}
+    return {
+        "facts": vote_facts(facts.voting),
+        "same_model": same_model_notice(facts),
+        "teachers": teacher_rows(facts),
+        "agreement": agreement_matrix(facts.voting),
+        "confusion": confusion_matrix(gold.get("confusion")),
+        "shown": [(formats.system_name(system), shown_rows(facts, system, limit)) for system in SYSTEMS],
+        "contested": contested_rows(facts, limit),
+    }
+
+
+def _elements(facts: Facts) -> Section | None:
+    if facts.partition is None:
+        return None
+    with_paper = facts.config is not None and facts.config.adapter.layout == "QKVGUD"
+    return {
+        "sentence": region_sentence(facts.partition),
+        "rows": region_rows(facts.partition),
+        "scatter": scatter_chart(facts.partition),
+        "scatter_count": scatter_count(facts.partition),
+        "theta": theta_chart(facts.partition, with_paper=with_paper),
+        "theta_sentence": theta_sentence(facts.partition),
+        "region_curve": region_curve(facts.partition),
+        "with_paper": with_paper,
+        "maps": heat_maps(facts.partition),
+        "figures": facts.partition,
+    }
+
+
+def _training(facts: Facts) -> Section | None:
+    if facts.sft_steps is None and facts.rl_steps is None:
+        return None
+    return {
+        "sft": None if facts.sft_steps is None else sft_curves(facts.sft_steps),
+        "sft_ends": ends(facts.sft_steps or (), "loss"),
+        "sft_steps": len(facts.sft_steps or ()),
+        "sft_summary": facts.sft or {},
+        "rl": None if facts.rl_steps is None else rl_curves(facts.rl_steps),
+        "rl_ends": ends(facts.rl_steps or (), "reward"),
+        "rl_steps": len(facts.rl_steps or ()),
+        "rl_summary": facts.rl or {},
+        "config": facts.config,
+    }
+
+
+def _settings(facts: Facts) -> Section | None:
+    if facts.config is None:
+        return None
+    groups = setting_groups(facts.config)
+    return {"groups": groups, "changed": changed_settings(groups), "documents": documents(facts)}

@@ -1,0 +1,273 @@
+"""The regions of the partition: their sizes, the importance scatter, the heat maps and the curve over theta.
+
+Colours follow the paper's figure (System 1 red, System 2 blue, shared purple), in shades that people who see few
+colours can tell apart by brightness.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from markupsafe import Markup
+
+from lorapar.report.formats import count_of, number, percent
+from lorapar.report.sources import Figures
+from lorapar.report.svg import (
+    Plot,
+    Scale,
+    dots,
+    group,
+    line,
+    picture,
+    polyline,
+    power_of_ten,
+    tag,
+    text,
+    whole_percent,
+)
+
+
+@dataclass(frozen=True)
+class Region:
+    """One region: its name in the partition's summary, its name for people, and its class in charts.css."""
+
+    key: str
+    title: str
+    colour: str
+
+
+REGIONS = (
+    Region("system1_only", "S1 only", "s1"),
+    Region("system2_only", "S2 only", "s2"),
+    Region("shared", "shared", "shared"),
+    Region("unused", "inactive", "inactive"),
+)
+PAPER_CURVE = ((0.3, 0.0272), (0.6, 0.1207), (0.8, 0.2640), (0.9, 0.4056), (1.0, 1.0))
+"""Share of active elements at each theta in the paper's table 3 (LLaMA-2-7B, QKVGUD, GSM8K)."""
+
+_MOST_DOTS = 6000
+_DECADES = 8
+"""Scores further below the largest one are drawn at the edge: they would squeeze everything else."""
+
+
+def region_rows(partition: Figures) -> list[dict[str, str]]:
+    """Size of each region, and what share of all elements that is."""
+    return [
+        {
+            "title": region.title,
+            "colour": region.colour,
+            "elements": number(partition.get(f"{region.key}_elements")),
+            "share": percent(partition.get(f"{region.key}_fraction")),
+        }
+        for region in REGIONS
+    ]
+
+
+def scatter_chart(partition: Figures) -> Markup | None:
+    """Score for System 2 against score for System 1, an even draw of elements, coloured by region."""
+    scatter = partition.get("scatter") or {}
+    columns = [scatter.get(name) or [] for name in ("system1", "system2", "region")]
+    drawn = list(zip(*columns, strict=False))
+    drawn = drawn[:: max(1, math.ceil(len(drawn) / _MOST_DOTS))]
+    largest = max((max(one, two) for one, two, _ in drawn), default=0.0)
+    if largest <= 0:
+        return None
+    positive = min(value for one, two, _ in drawn for value in (one, two) if value > 0)
+    top = 10.0 ** math.ceil(math.log10(largest))
+    bottom = max(10.0 ** math.floor(math.log10(positive)), top / 10.0**_DECADES)
+    label = "Scatter of each element's importance for System 2 against its importance for System 1, by region"
+    span = (bottom, top)
+    plot = Plot.of(label, span, span, size=(520, 500), margins=(14, 16, 46, 58), log=True)
+    layers = [
+        dots(plot.points((one, two) for one, two, where in drawn if where == region.key), region.colour)
+        for region in reversed(REGIONS)
+    ]
+    names = [
+        text(region.title, x, y, f"region {region.colour}", text_anchor=anchor)
+        for region, (x, y, anchor) in zip(REGIONS, _corners(plot), strict=True)
+    ]
+    x_axis = plot.x_axis("importance for System 1", words=power_of_ten)
+    y_axis = plot.y_axis("importance for System 2", words=power_of_ten)
+    return plot.draw(y_axis, *layers, *names, x_axis)
+
+
+def _corners(plot: Plot) -> list[tuple[float, float, str]]:
+    """Where the regions' names stand, in the order of REGIONS: each in the corner its dots lie towards."""
+    left, right, bottom, top = plot.x.start + 8, plot.x.end - 6, plot.y.start - 10, plot.y.end + 18
+    return [(right, bottom, "end"), (left, top, "start"), (right, top, "end"), (left, bottom, "start")]
+
+
+def scatter_count(partition: Figures) -> int:
+    """How many elements the scatter shows."""
+    count = len((partition.get("scatter") or {}).get("region") or [])
+    return math.ceil(count / max(1, math.ceil(count / _MOST_DOTS)))
+
+
+def theta_chart(partition: Figures, *, with_paper: bool) -> Markup | None:
+    """Share of elements in each system's set, and the Jaccard index of the two sets, against theta."""
+    curve = partition.get("theta_curve") or {}
+    thetas = curve.get("theta") or []
+    lines = [
+        ("s2", curve.get("system2_active_fraction")),
+        ("s1 dashed", curve.get("system1_active_fraction")),
+        ("neutral dotted", curve.get("jaccard")),
+    ]
+    if not thetas:
+        return None
+    label = "Share of elements in each system's set, and their Jaccard index, against theta"
+    plot = Plot.of(label, (0.0, 1.0), (0.0, 1.0), size=(430, 300))
+    shares = [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
+    parts = [plot.y_axis("share", shares, whole_percent)]
+    parts += [
+        polyline(plot.points(zip(thetas, values, strict=True)), f"curve {colour}") for colour, values in lines if values
+    ]
+    if with_paper:
+        parts.append(group(_cross(*place) for place in plot.points(PAPER_CURVE)))
+    if partition.get("theta"):
+        heights = [(partition.get(f"system{n}_active_fraction"), f"s{n}") for n in (2, 1)]
+        parts.append(_chosen(plot, partition["theta"], heights))
+    return plot.draw(*parts, plot.x_axis("theta: share of the total importance kept", shares))
+
+
+def region_curve(partition: Figures) -> Markup | None:
+    """How the elements that are in either set divide into the regions, against theta."""
+    curve = partition.get("theta_curve") or {}
+    columns = [curve.get(f"{region.key}_fraction") or [] for region, _ in _REGION_LINES]
+    rows = [(theta, parts) for theta, *parts in zip(curve.get("theta") or [], *columns, strict=False) if sum(parts) > 0]
+    if not rows:
+        return None
+    label = "How the elements in either set divide into S1 only, S2 only and shared, against theta"
+    plot = Plot.of(label, (0.0, 1.0), (0.0, 1.0), size=(430, 300))
+    shares = [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
+    curves = [
+        polyline(
+            plot.points((theta, parts[place] / sum(parts)) for theta, parts in rows), f"curve {region.colour} {style}"
+        )
+        for place, (region, style) in enumerate(_REGION_LINES)
+    ]
+    marks = [_chosen(plot, partition["theta"], [])] if partition.get("theta") else []
+    axis = plot.x_axis("theta: share of the total importance kept", shares)
+    return plot.draw(plot.y_axis("share of both sets together", shares, whole_percent), *curves, *marks, axis)
+
+
+_REGION_LINES = tuple(zip(REGIONS[:3], ("dashed", "", "dotted"), strict=True))
+
+
+def _chosen(plot: Plot, theta: float, dots_at: Sequence[tuple[Any, str]]) -> Markup:
+    """The theta of this run, with dots at the heights that are given with their colour."""
+    at = plot.x(theta)
+    marks = [line((at, plot.y.start), (at, plot.y.end), "marker")]
+    marks += [
+        tag("circle", cx=at, cy=plot.y(height), r=4.5, class_=f"dot {colour}")
+        for height, colour in dots_at
+        if height is not None
+    ]
+    marks.append(text(f"this run: {theta:g}", at - 6, plot.y.end + 12, "note", text_anchor="end"))
+    return group(marks)
+
+
+def _cross(x: float, y: float) -> Markup:
+    return group([line((x - 4, y - 4), (x + 4, y + 4), "cross"), line((x - 4, y + 4), (x + 4, y - 4), "cross")])
+
+
+@dataclass(frozen=True)
+class HeatMap:
+    """One region's map: the darker a cell, the larger the region's share of that module's elements in that layer."""
+
+    title: str
+    colour: str
+    drawing: Markup
+    lowest: str
+    highest: str
+
+
+def heat_maps(partition: Figures) -> list[HeatMap]:
+    """A map for each region but the inactive one; empty where the partition was not counted by layer."""
+    cells = [cell for cell in partition.get("regions") or [] if cell.get("total")]
+    return [_heat_map(region, cells) for region in REGIONS[:3]] if cells else []
+
+
+_CELL_HEIGHT = 17
+_LEFT, _TOP, _BOTTOM = 74, 4, 34
+_WIDTH = 890
+
+
+def _heat_map(region: Region, cells: Sequence[Figures]) -> HeatMap:
+    modules = _module_order(cells)
+    layers = sorted({_layer(cell) for cell in cells})
+    shares = {(_layer(cell), cell["module"]): cell[region.key] / cell["total"] for cell in cells}
+    low, high = min(shares.values()), max(shares.values())
+    width = min(30.0, (_WIDTH - _LEFT - 8) / len(layers))
+    shade = Scale(0.0, high or 1.0, 0.04, 1.0)
+    parts: list[Markup] = []
+    for cell in cells:
+        place = (_LEFT + layers.index(_layer(cell)) * width, _TOP + modules.index(cell["module"]) * float(_CELL_HEIGHT))
+        parts.append(_cell(cell, region, place, width, shade))
+    for row, module in enumerate(modules):
+        parts.append(text(module, _LEFT - 7, _TOP + row * _CELL_HEIGHT + 12.5, "tick", text_anchor="end"))
+    bottom = float(_TOP + len(modules) * _CELL_HEIGHT)
+    parts.append(_layer_axis(layers, width, bottom))
+    size = (math.ceil(_LEFT + len(layers) * width + 8), math.ceil(bottom + _BOTTOM))
+    label = f"Share of {region.title} elements by layer and module, from {percent(low)} to {percent(high)}"
+    return HeatMap(region.title, region.colour, picture(*size, label, *parts), percent(low), percent(high))
+
+
+def _cell(cell: Figures, region: Region, place: tuple[float, float], width: float, shade: Scale) -> Markup:
+    count, total = cell[region.key], cell["total"]
+    where = "outside the layers" if cell.get("layer") is None else f"layer {cell['layer']}"
+    words = f"{where}, {cell['module']}: {percent(count / total)} {region.title} ({count:,} of {total:,})"
+    return tag(
+        "rect",
+        tag("title", words),
+        x=place[0],
+        y=place[1],
+        width=width - 1.0,
+        height=_CELL_HEIGHT - 1,
+        class_=f"cell {region.colour}",
+        fill_opacity=f"{shade(count / total):.2f}",
+    )
+
+
+def _layer_axis(layers: Sequence[int], width: float, bottom: float) -> Markup:
+    step = next(step for step in (1, 2, 5, 10, 20, 50, 100) if step * width >= 22 or step == 100)
+    parts = [
+        text("–" if layer < 0 else layer, _LEFT + (place + 0.5) * width, bottom + 13, "tick", text_anchor="middle")  # noqa: RUF001
+        for place, layer in enumerate(layers)
+        if layer % step == 0 or layer < 0
+    ]
+    parts.append(text("layer", _LEFT + len(layers) * width / 2, bottom + 29, "axis-title", text_anchor="middle"))
+    return group(parts)
+
+
+def _layer(cell: Figures) -> int:
+    return -1 if cell.get("layer") is None else int(cell["layer"])
+
+
+def _module_order(cells: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Attention before the MLP, as in the name of the layout; others after them by name."""
+    usual = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    present = {str(cell["module"]) for cell in cells}
+    return [name for name in usual if name in present] + sorted(present - set(usual))
+
+
+def theta_sentence(partition: Figures) -> str:
+    """What this run's theta leaves out, in words."""
+    left = [percent(1 - partition[f"{system}_active_fraction"], 0) for system in ("system1", "system2")]
+    return (
+        f"The {100 * (1 - partition['theta']):.2g}% of the importance that theta {partition['theta']:g} leaves out are "
+        f"spread over {left[0]} of the elements for System 1 and over {left[1]} for System 2."
+    )
+
+
+def region_sentence(partition: Figures) -> str:
+    """How large the sets are and how much of them is common, in words."""
+    return (
+        f"Of {count_of(int(partition['elements']), 'trainable element')}, System 1's set takes "
+        f"{percent(partition.get('system1_active_fraction'))} and System 2's "
+        f"{percent(partition.get('system2_active_fraction'))}; the two sets have a Jaccard index of "
+        f"{number(partition.get('jaccard'))}. SFT may move {percent(partition.get('sft_active_fraction'))} of all "
+        f"elements, RL {percent(partition.get('rl_active_fraction'))}; the rest stay bit for bit as they started."
+    )

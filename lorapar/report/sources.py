@@ -1,0 +1,163 @@
+"""What the report is made from: folders of artifacts, any of which may be missing, read into one set of facts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from lorapar.config import RunConfig
+from lorapar.errors import BadInputError, IntegrityError
+from lorapar.records import Answer, Example, Label, Record, Vote, read_json, read_records
+from lorapar.store import read_manifest
+
+Figures = Mapping[str, Any]
+R = TypeVar("R", bound=Record)
+
+
+@dataclass(frozen=True)
+class ReportSources:
+    """Folders of artifacts, named as the inputs of the stage `report`; None or () where the run did not get there."""
+
+    plan: Path | None = None
+    examples: Path | None = None
+    votes: tuple[Path, ...] = ()
+    labels: Path | None = None
+    scores: tuple[Path, ...] = ()
+    partition: Path | None = None
+    sft: Path | None = None
+    rl: Path | None = None
+    published: Path | None = None
+    evaluation: Path | None = None
+    timings: Sequence[Figures] | None = None
+    """One entry a finished node: node, stage, seconds, peak_memory_bytes, reused. Known once the run has ended."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the folders hold; None (or empty) where a folder or file is missing."""
+
+    plan: Figures | None = None
+    """plan.json: version, created, config, sections."""
+    config: RunConfig | None = None
+    examples: Mapping[str, Example] = field(default_factory=dict)
+    """All rows by id."""
+    votes: tuple[Vote, ...] | None = None
+    labels: tuple[Label, ...] | None = None
+    voting: Figures | None = None
+    partition: Figures | None = None
+    sft_steps: tuple[Figures, ...] | None = None
+    rl_steps: tuple[Figures, ...] | None = None
+    sft: Figures | None = None
+    rl: Figures | None = None
+    adapter: Figures | None = None
+    """adapter_config.json of the published adapter."""
+    lineage: Figures | None = None
+    answers: tuple[Answer, ...] | None = None
+    evaluation: Figures | None = None
+    digests: Mapping[str, str] = field(default_factory=dict)
+    """Digest of each artifact that is there, by name."""
+    timings: tuple[Figures, ...] | None = None
+
+
+def read_facts(sources: ReportSources) -> Facts:
+    """Read whatever is there; raises BadInputError (file and line) for a file that is there but broken."""
+    plan = _json(sources.plan, "plan.json")
+    return Facts(
+        plan=plan,
+        config=_config(plan, sources.plan),
+        examples={row.id: row for row in _records(sources.examples, "examples.jsonl", Example) or ()},
+        votes=_votes(sources.votes),
+        labels=_records(sources.labels, "labels.jsonl", Label),
+        voting=_json(sources.labels, "summary.json"),
+        partition=_json(sources.partition, "summary.json"),
+        sft_steps=_steps(sources.sft),
+        rl_steps=_steps(sources.rl),
+        sft=_json(sources.sft, "summary.json"),
+        rl=_json(sources.rl, "summary.json"),
+        adapter=_json(sources.published, "adapter_config.json"),
+        lineage=_json(sources.published, "lineage.json"),
+        answers=_records(sources.evaluation, "answers.jsonl", Answer),
+        evaluation=_json(sources.evaluation, "summary.json"),
+        digests=_digests(sources),
+        timings=tuple(sources.timings) if sources.timings else None,
+    )
+
+
+def _config(plan: Figures | None, folder: Path | None) -> RunConfig | None:
+    if plan is None:
+        return None
+    try:
+        return RunConfig.model_validate(plan["config"])
+    except (KeyError, ValidationError):
+        raise BadInputError(
+            f"{folder}/plan.json: this version does not know its settings (it was written by {plan.get('version')}); "
+            "run the plan stage again"
+        ) from None
+
+
+def _votes(folders: Sequence[Path]) -> tuple[Vote, ...] | None:
+    found = [_records(folder, "votes.jsonl", Vote) for folder in folders]
+    present = [votes for votes in found if votes is not None]
+    return tuple(vote for votes in present for vote in votes) if present else None
+
+
+def _records(folder: Path | None, name: str, kind: type[R]) -> tuple[R, ...] | None:
+    path = _file(folder, name)
+    return None if path is None else tuple(read_records(path, kind))
+
+
+def _json(folder: Path | None, name: str) -> dict[str, Any] | None:
+    path = _file(folder, name)
+    if path is None:
+        return None
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise BadInputError(f"{path}: expected a JSON object, got {type(value).__name__}; run its stage again")
+    return value
+
+
+def _steps(folder: Path | None) -> tuple[Figures, ...] | None:
+    """The training history: one JSON object a line, in the order of the steps."""
+    path = _file(folder, "history.jsonl")
+    if path is None:
+        return None
+    steps = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            steps.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            raise BadInputError(f"{path}:{number}: not JSON: {error.msg}") from None
+    return tuple(steps)
+
+
+def _file(folder: Path | None, name: str) -> Path | None:
+    path = None if folder is None else folder / name
+    return path if path is not None and path.is_file() else None
+
+
+def _digests(sources: ReportSources) -> dict[str, str]:
+    named: dict[str, Path | None] = {
+        "plan": sources.plan,
+        "examples": sources.examples,
+        **{f"votes, round {number}": path for number, path in enumerate(sources.votes, 1)},
+        "labels": sources.labels,
+        **{f"scores, system {number}": path for number, path in enumerate(sources.scores, 1)},
+        "partition": sources.partition,
+        "adapter after SFT": sources.sft,
+        "adapter after RL": sources.rl,
+        "published adapter": sources.published,
+        "evaluation": sources.evaluation,
+    }
+    found = {}
+    for name, folder in named.items():
+        if folder is not None:
+            try:
+                found[name] = read_manifest(folder).digest
+            except IntegrityError:
+                continue
+    return found

@@ -1,0 +1,51 @@
+"""The closing table of a run at the terminal, made from its metrics.json."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from lorapar.config import SYSTEMS
+from lorapar.records import read_json
+from lorapar.report.formats import interval, model_name, p_value, percent, system_name
+from lorapar.report.outcome import MODELS
+
+
+def closing_table(metrics: Path) -> RenderableType:
+    """Held-out scores of every model that was evaluated, and one line a system in words."""
+    figures = read_json(metrics)
+    models = [model for model in MODELS if figures.get(model)]
+    if not models:
+        return Text("nothing was evaluated, so there are no scores to show", style="dim")
+    table = Table(box=SIMPLE_HEAD, header_style="bold", pad_edge=False)
+    table.add_column("held-out answers")
+    for system in SYSTEMS:
+        table.add_column(f"{system_name(system)} strict")
+        table.add_column("lenient", justify="right", style="dim")
+    for model in models:
+        cells = [cell for system in SYSTEMS for cell in _cells(figures[model], system)]
+        table.add_row(model_name(model), *cells)
+    lines = [_line(figures, system) for system in SYSTEMS]
+    return Group(table, *(Text(line) for line in lines if line))
+
+
+def _cells(model: dict[str, Any], system: str) -> tuple[str, str]:
+    bounds = model.get(f"{system}_interval")
+    strict = percent(model.get(f"{system}_accuracy"))
+    return f"{strict:>6}" + (f"  ({interval(bounds, 0)})" if bounds else ""), percent(
+        model.get(f"{system}_lenient_accuracy")
+    )
+
+
+def _line(figures: dict[str, Any], system: str) -> str | None:
+    """`System 1: up after SFT (p < 0.001), within noise after RL (p = 0.45)`."""
+    changes = figures.get("changes") or {}
+    steps = [(after, changes.get(f"{system}_{before}_to_{after}")) for before, after in pairwise(MODELS)]
+    said = [f"{one['verdict']} {model_name(after)} ({p_value(one['p_value'])})" for after, one in steps if one]
+    return f"{system_name(system)}: {', '.join(said)}" if said else None

