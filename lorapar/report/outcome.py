@@ -49,7 +49,8 @@ class Change:
         """`up` or `down` where the paired test calls it more than noise at the report's level."""
         if self.wins == self.losses == 0:
             return "unchanged"
-        if self.p_value >= 1.0 - self.confidence:
+        # Rounded, because 1 - 0.95 is a little more than 0.05.
+        if self.p_value >= round(1.0 - self.confidence, 9):
             return "within noise"
         return "up" if self.difference > 0 else "down"
 

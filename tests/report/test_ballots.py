@@ -1,0 +1,75 @@
+"""The vote's section."""
+
+from __future__ import annotations
+
+import pytest
+
+from lorapar.report import ReportSources
+from lorapar.report.ballots import (
+    agreement_matrix,
+    confusion_matrix,
+    contested_rows,
+    same_model_notice,
+    shown_rows,
+    teacher_rows,
+    vote_facts,
+)
+from lorapar.report.sources import Facts, read_facts
+
+
+@pytest.fixture(scope="module")
+def facts(sources: ReportSources) -> Facts:
+    """What a whole run left."""
+    return read_facts(sources)
+
+
+def test_agreement_is_symmetric_and_says_kappa(facts: Facts) -> None:
+    matrix = agreement_matrix(facts.voting or {})
+    assert matrix is not None
+    assert matrix.rows == matrix.columns == ("examples-first", "question-first")
+    assert matrix.cells[0][1] == matrix.cells[1][0]
+    assert matrix.cells[0][1].small.startswith("κ 0.")
+
+
+def test_one_teacher_agrees_with_nobody() -> None:
+    assert agreement_matrix({"agreement": {"teachers": ["alone"], "raw": [[1.0]], "kappa": [[None]]}}) is None
+    assert agreement_matrix({}) is None
+
+
+def test_confusion_counts_and_shares_of_each_row() -> None:
+    matrix = confusion_matrix({"system1": {"system1": 3, "held_out": 1}, "system2": {"system2": 4}})
+    assert matrix is not None
+    assert matrix.columns == ("System 1", "System 2", "held out")
+    assert [(cell.words, cell.small) for cell in matrix.cells[0]] == [("3", "75%"), ("0", "0%"), ("1", "25%")]
+    assert confusion_matrix(None) is None
+
+
+def test_teachers_that_are_the_base_are_named(facts: Facts) -> None:
+    notice = same_model_notice(facts)
+    assert notice is not None
+    assert notice.startswith("All teachers (examples-first, question-first, terse) are the base model itself")
+    other = Facts(voting={"teachers": {"big": {"teacher_is_base": False}, "self": {"teacher_is_base": True}}})
+    assert (same_model_notice(other) or "").startswith("Some teachers (self) are")
+    assert same_model_notice(Facts(voting={"teachers": {"big": {"teacher_is_base": False}}})) is None
+
+
+def test_teachers_of_the_second_round_are_told_apart(facts: Facts) -> None:
+    rounds = {row["name"]: row["round"] for row in teacher_rows(facts)}
+    assert rounds == {"examples-first": "first", "question-first": "first", "terse": "rest"}
+
+
+def test_saved_calls_are_a_share_of_all(facts: Facts) -> None:
+    voting = facts.voting or {}
+    meanings = {name: meaning for name, _, meaning in vote_facts(voting)}
+    share = voting["calls_saved"] / (voting["calls"] + voting["calls_saved"])
+    assert meanings["Calls saved"].startswith(f"{100 * share:.1f}% of all calls")
+
+
+def test_rows_to_look_at_carry_their_votes(facts: Facts) -> None:
+    shown = shown_rows(facts, "system1", 5)
+    assert len(shown) == 5
+    assert {row.label for row in shown} == {"System 1"}
+    contested = contested_rows(facts, 3)
+    assert all(
+        {vote.split(": ")[1].split(" (")[0] for vote in row.votes} == {"System 1", "System 2"} for row in contested
+    )

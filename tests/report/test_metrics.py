@@ -1,0 +1,43 @@
+"""metrics.json: the keys programs rely on, and never NaN."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+from lorapar.report import ReportSources, write_report
+from lorapar.report.metrics import without_nan
+
+
+def test_the_keys_of_a_whole_run(sources: ReportSources, tmp_path: Path) -> None:
+    write_report(sources, tmp_path)
+    metrics = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))
+    assert metrics["schema_version"] == 1
+    for model in ("base", "after_sft", "after_rl"):
+        for system in ("system1", "system2"):
+            assert 0 <= metrics[model][f"{system}_accuracy"] <= 1
+            low, high = metrics[model][f"{system}_interval"]
+            assert low <= metrics[model][f"{system}_accuracy"] <= high
+    assert set(metrics["partition"]["active_fraction"]) == {"system1", "system2", "sft", "rl"}
+    assert metrics["partition"]["active_fraction"]["rl"] < metrics["partition"]["active_fraction"]["system2"]
+    assert 0 < metrics["partition"]["jaccard"] < 1
+    assert metrics["changes"]["system1_base_to_after_sft"]["verdict"] == "up"
+    assert metrics["votes"]["calls_saved"] > 0
+    assert metrics["votes"]["teacher_is_base"] is True
+    assert metrics["timings"][0]["node"] == "plan"
+
+
+def test_what_did_not_happen_is_null(tmp_path: Path) -> None:
+    write_report(ReportSources(), tmp_path)
+    metrics = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))
+    nothing = ("base", "after_sft", "after_rl", "changes", "partition", "votes", "timings")
+    assert {key: metrics[key] for key in nothing} == dict.fromkeys(nothing)
+
+
+def test_nan_becomes_null() -> None:
+    assert without_nan({"a": [math.nan, 1.0], "b": {"c": -math.inf}, "d": 2}) == {
+        "a": [None, 1.0],
+        "b": {"c": None},
+        "d": 2,
+    }

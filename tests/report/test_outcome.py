@@ -1,0 +1,88 @@
+"""What came out, in words: never more certain than the figures."""
+
+from __future__ import annotations
+
+import re
+from xml.etree import ElementTree
+
+import pytest
+
+from lorapar.report import ReportSources
+from lorapar.report.outcome import Change, changes, find_change, scores, summary_sentence, trade_sentences
+from lorapar.report.outcome_chart import outcome_chart
+from lorapar.report.sources import Facts, read_facts
+
+MINUS = "\u2212"
+
+
+def change(system: str, difference: float, p_value: float, wins: int = 5, losses: int = 2) -> Change:
+    """A change during RL."""
+    bounds = (difference - 0.1, difference + 0.1)
+    return Change(system, "after_sft", "after_rl", difference, bounds, p_value, wins, losses, 0.95)
+
+
+@pytest.mark.parametrize(
+    ("difference", "p_value", "wins", "losses", "verdict"),
+    [
+        (0.3, 0.0001, 20, 1, "up"),
+        (-0.3, 0.049, 1, 20, "down"),
+        (-0.05, 0.45, 2, 5, "within noise"),
+        (0.3, 0.05, 9, 2, "within noise"),
+        (0.0, 1.0, 0, 0, "unchanged"),
+    ],
+)
+def test_a_verdict_needs_the_paired_test(
+    difference: float, p_value: float, wins: int, losses: int, verdict: str
+) -> None:
+    assert change("system1", difference, p_value, wins, losses).verdict == verdict
+
+
+def test_a_loss_within_noise_is_not_called_none() -> None:
+    said = " ".join(trade_sentences([change("system2", 0.4, 0.0001, 30, 3), change("system1", -0.06, 0.5)]))
+    assert "System 2 rose by 40.0 points (30 rows won, 3 lost, p < 0.001)" in said
+    assert f"System 1 changed by {MINUS}6.0 points, which is within noise" in said
+    assert f"runs from {MINUS}16.0 to +4.0 points, so a real loss inside it cannot be ruled out" in said
+
+
+def test_a_certain_loss_is_called_one() -> None:
+    said = " ".join(trade_sentences([change("system2", 0.01, 0.9), change("system1", -0.2, 0.001, 1, 12)]))
+    assert "System 1 fell by 20.0 points (1 row won, 12 lost, p = 0.001)" in said
+    assert "RL cost System 1 20.0 points and System 2 has nothing certain to show for it" in said
+
+
+def test_the_run_in_one_sentence() -> None:
+    moved = [change("system1", 0.0, 1.0, 0, 0), change("system2", -0.25, 0.002, 1, 15)]
+    assert summary_sentence(moved) == "During RL, System 2 went down by 25.0 points; System 1 changed on no row."
+    assert summary_sentence(moved[:1]) is None
+
+
+def test_every_change_of_a_run_is_read(sources: ReportSources) -> None:
+    found = changes(read_facts(sources))
+    assert len(found) == 6
+    whole = find_change(found, "system2", "base", "after_rl")
+    assert whole is not None
+    figures = {(score.system, score.model): score.strict or 0.0 for score in scores(read_facts(sources))}
+    assert whole.difference == pytest.approx(figures["system2", "after_rl"] - figures["system2", "base"])
+
+
+def test_bars_are_as_high_as_the_scores(sources: ReportSources) -> None:
+    found = scores(read_facts(sources))
+    drawing = outcome_chart(found, "system2")
+    assert drawing is not None
+    root = ElementTree.fromstring(drawing)  # noqa: S314
+    space = "{http://www.w3.org/2000/svg}"
+    bars = [bar for bar in root.iter(f"{space}rect") if re.match(r"bar\b(?!-)", bar.get("class", ""))]
+    heights = [float(bar.get("height", 0)) for bar in bars]
+    strict = [score.strict or 0.0 for score in found if score.system == "system2"]
+    assert [height / max(heights) for height in heights] == pytest.approx(
+        [share / max(strict) for share in strict], abs=0.002
+    )
+    whiskers = [line for line in root.iter(f"{space}line") if line.get("class") == "whisker"]
+    assert len(whiskers) == 3 * 2 * 3
+
+
+def test_a_system_without_references_has_no_bars() -> None:
+    figures = {"system1_rows": 3, "system1_accuracy": None, "system1_interval": None, "system1_loss": 2.0}
+    found = scores(Facts(evaluation={"base": figures}))
+    assert [score.loss for score in found] == [2.0]
+    assert outcome_chart(found, "system1") is None
