@@ -56,6 +56,8 @@ def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     """
     try:
         with safe_open(path, framework="pt") as opened:
-            return {name: opened.get_tensor(name) for name in opened.keys()}, dict(opened.metadata() or {})  # noqa: SIM118
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+            # In the file's order it would change from call to call, and with it what is written from it.
+            return tensors, dict(sorted((opened.metadata() or {}).items()))
     except (OSError, SafetensorError) as error:
         raise BadInputError(f"cannot read {path} as safetensors: {error}") from error

@@ -198,6 +198,10 @@ class SftConfig(Section):
         0, description="System 2 rows mixed in so that RL starts with some reward"
     )
     warmup_repeats: Positive = Field(1, description="Times each of those System 2 rows appears in an epoch")
+    loss_average: Literal["token", "row"] = Field(
+        "token",
+        description="The loss is a mean over answer tokens, or over rows: short answers then count like long ones",
+    )
     epochs: Rate = Field(1.0, description="Passes over the rows")
     max_steps: Positive | None = Field(None, description="Optimiser steps, where epochs shall not decide")
     learning_rate: Rate = Field(2e-4, description="Peak learning rate")

@@ -145,7 +145,7 @@ def train(job: TrainingJob, tokenizer: PreTrainedTokenizerBase, method: Method) 
         moved = session.check()
     save_adapter(session.model, job.output)
     shutil.copyfile(job.scratch / HISTORY, job.output / HISTORY)
-    return Outcome(session.watch.steps, seconds, _summary(session, method, moved, seconds))
+    return Outcome(session.watch.steps, seconds, _summary(session, method, moved))
 
 
 @contextmanager
@@ -219,12 +219,11 @@ def _save(last_good: LastGood, job: TrainingJob) -> str:
     return f"the last good adapter, after {last_good.steps} steps, is in {folder}"
 
 
-def _summary(session: Session, method: Method, moved: Moved, seconds: float) -> dict[str, Any]:
+def _summary(session: Session, method: Method, moved: Moved) -> dict[str, Any]:
     elements = sum(tensor.numel() for tensor in session.mask.values())
     return {
         "system": method.system,
         "steps": len(session.watch.steps),
-        "seconds": round(seconds, 3),
         "elements": elements,
         "active_elements": moved.active,
         "active_fraction": moved.active / elements,

@@ -15,7 +15,7 @@ from lorapar.records import Example
 from lorapar.training.arguments import sft_arguments
 from lorapar.training.rows import drop_unanswered, sft_rows
 from lorapar.training.session import Method, Session, TrainingJob, train, write_summary
-from lorapar.training.trainers import CarefulSFTTrainer
+from lorapar.training.trainers import CarefulSFTTrainer, RowAverageSFTTrainer
 from lorapar.training.watch import Figures
 
 
@@ -37,7 +37,8 @@ def train_sft(
     data = Dataset.from_list(chat_rows(chosen.rows, job.prompts))
 
     def make_trainer(session: Session) -> Any:
-        return CarefulSFTTrainer(
+        trainer = RowAverageSFTTrainer if config.loss_average == "row" else CarefulSFTTrainer
+        return trainer(
             model=session.model,
             args=SFTConfig(**arguments),
             train_dataset=data,

@@ -48,6 +48,26 @@ class CarefulSFTTrainer(_Careful, SFTTrainer):  # type: ignore[misc]
     section = "sft"
 
 
+class RowAverageSFTTrainer(CarefulSFTTrainer):
+    """An SFTTrainer whose loss is a mean over rows, each row's loss a mean over its answer tokens.
+
+    TRL's own mean over tokens lets ten long answers outweigh a hundred short ones. Where System 2 rows are mixed into
+    System 1's, as a warm-up for RL, that is not what a person who counts rows means.
+    """
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """Mean over the rows of one forward pass (N rows, L tokens), as a share of the whole optimiser step."""
+        outputs = model(**{**inputs, "use_cache": False}, fused_lm_head=True)
+        answered = outputs.label_mask.sum(-1).clamp(min=1)  # (N,)
+        rows = -outputs.log_probs.sum(-1) / answered  # (N,); log_probs is 0 on ignored positions of (N, L)
+        # With num_items_in_batch the trainer leaves gradient accumulation to the loss.
+        passes = 1 if num_items_in_batch is None else self.current_gradient_accumulation_steps
+        loss = rows.mean() / passes
+        return (loss, outputs) if return_outputs else loss
+
+
 class CarefulGRPOTrainer(_Careful, GRPOTrainer):  # type: ignore[misc]
     """TRL's GRPOTrainer."""
 

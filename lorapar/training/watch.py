@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -69,16 +68,11 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         self.steps: list[Figures] = []
         self.last_good = last_good
         self._title, self._history, self._progress, self._figures = title, history, progress, figures
-        self._step_began = time.monotonic()
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """The number of steps is known now."""
         self._history.write_text("", encoding="utf-8")
         self._progress.start(self._title, total=state.max_steps)
-
-    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """A step begins with its first rollout or forward pass."""
-        self._step_began = time.monotonic()
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Every loss and gradient of this step was finite, so the adapter that gave them is good."""
@@ -94,7 +88,6 @@ class Watch(TrainerCallback):  # type: ignore[misc]
             "learning_rate": float(logs["learning_rate"]),
             "grad_norm": float(logs["grad_norm"]),
             **self._figures(logs),
-            "seconds": round(time.monotonic() - self._step_began, 4),
         }
         self.steps.append(step)
         with self._history.open("a", encoding="utf-8") as file:

@@ -57,7 +57,7 @@ def test_summary_and_history_tell_what_happened(make_job: Make, kit) -> None:
     metrics = train_sft(job, config(), system1=kit.words(8), system2=kit.sums(4))
     steps = [json.loads(line) for line in (job.output / "history.jsonl").read_text().splitlines()]
     assert [step["step"] for step in steps] == [1, 2, 3]
-    assert {"loss", "learning_rate", "grad_norm", "seconds"} <= set(steps[0])
+    assert {"loss", "learning_rate", "grad_norm"} <= set(steps[0])
     summary = json.loads((job.output / "summary.json").read_text())
     assert summary["rows"] == {"system1": 8}
     assert summary["moment_bytes"] < 8 * summary["elements"]
@@ -214,3 +214,36 @@ def test_an_adapter_with_nan_is_refused(make_job: Make, kit, start, tmp_path) ->
     save_adapter(model, tmp_path / "poisoned")
     with pytest.raises(TrainingError, match=f"not finite in '{name}'"):
         train_sft(make_job(adapter=tmp_path / "poisoned"), config(), system1=kit.words(4), system2=[])
+
+
+def test_row_average_is_the_mean_of_the_rows_own_losses(make_job: Make, kit, monkeypatch) -> None:
+    """Against a plain loop over the rows, with one long and many short answers in the batch."""
+    from lorapar.training.trainers import RowAverageSFTTrainer
+
+    pairs: list[tuple[float, float]] = []
+
+    class Compared(RowAverageSFTTrainer):
+        def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+            loss = super().compute_loss(model, inputs, num_items_in_batch=num_items_in_batch)
+            with torch.no_grad():
+                model.eval()
+                careful = super().compute_loss(model, inputs, num_items_in_batch=num_items_in_batch)
+                logits = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).logits
+                model.train()
+            rows = [
+                torch.nn.functional.cross_entropy(row[:-1].float(), labels[1:], ignore_index=-100)
+                for row, labels in zip(logits, inputs["labels"], strict=True)
+            ]
+            pairs.append((float(careful), float(sum(rows) / len(rows) / self.args.gradient_accumulation_steps)))
+            return loss
+
+    monkeypatch.setattr(sft, "RowAverageSFTTrainer", Compared)
+    train_sft(
+        make_job(),
+        config(loss_average="row", warmup_system2_examples=2, batch_size=4, max_steps=2),
+        system1=kit.words(6),
+        system2=kit.sums(4),
+    )
+    assert len(pairs) == 4
+    for ours, plain in pairs:
+        assert ours == pytest.approx(plain, rel=1e-5)
