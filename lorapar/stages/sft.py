@@ -5,7 +5,8 @@ summary.json beside the adapter and history.jsonl (one JSON object an optimiser 
 loss_first, loss_last          mean loss of the first and the last fifth of the steps
 rows, left_out                 rows trained on by system, and why others were left out
 warmup_ids, warmup_repeats     System 2 rows mixed in so that RL starts with some reward
-steps, seconds                 optimiser steps and how long they took
+loss_average                   what the loss is a mean over: tokens or rows
+steps                          optimiser steps
 elements, active_elements, active_fraction, moved_elements     of the adapter; those trained; those that changed
 moment_bytes, index_bytes      what the optimiser keeps
 base_weights_sha256            of the base model, the same before and after

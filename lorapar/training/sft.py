@@ -49,7 +49,7 @@ def train_sft(
     method = Method("tuning on System 1", "system1", config, arguments, make_trainer, figures=lambda logs: {})
     outcome = train(job, tokenizer, method)
     loss = outcome.ends("loss")
-    extra = {**loss, **chosen.summary(), "warmup_repeats": config.warmup_repeats}
+    extra = {**loss, **chosen.summary(), "warmup_repeats": config.warmup_repeats, "loss_average": config.loss_average}
     write_summary(job, outcome, method, extra)
     return {
         **{f"sft_{key}": value for key, value in loss.items()},
