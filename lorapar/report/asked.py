@@ -7,6 +7,7 @@ from typing import Any
 from lorapar.config import RlConfig, RunConfig, SftConfig
 from lorapar.report.formats import count_of, number, shorten
 from lorapar.report.sources import Facts
+from lorapar.voting.templates import plays_role
 
 
 def asked_section(facts: Facts) -> dict[str, Any] | None:
@@ -54,7 +55,10 @@ def _data(facts: Facts, config: RunConfig) -> str:
 
 def _voters(config: RunConfig) -> str:
     names = ", ".join(teacher.name for teacher in config.teachers)
-    role = "in the role of the base model" if config.voting.role_play else "without role-play"
+    playing = sum(plays_role(teacher.template, config.voting.role_play) for teacher in config.teachers)
+    role = {0: "without role-play", len(config.teachers): "in the role of the base model"}.get(
+        playing, f"{playing} of them in the role of the base model"
+    )
     decide = "decides" if len(config.teachers) == 1 else "vote; a row is asked about until its majority is certain"
     return f"{count_of(len(config.teachers), 'teacher')} ({names}), {role}, {decide}"
 

@@ -161,8 +161,10 @@ def same_model_notice(facts: Facts) -> str | None:
 
 
 def shown_rows(facts: Facts, system: str, limit: int) -> list[VotedRow]:
-    """A few rows that got this label, evenly spread over the data."""
-    return _rows(facts, (((facts.voting or {}).get("shown") or {}).get(system) or [])[:limit])
+    """A few rows that got this label, evenly spread over the data, so that sorted data show all their kinds."""
+    own = [label.example_id for label in facts.labels or () if label.system == system]
+    count = min(limit, len(own))
+    return _rows(facts, [own[place * len(own) // count] for place in range(count)])
 
 
 def contested_rows(facts: Facts, limit: int) -> list[VotedRow]:

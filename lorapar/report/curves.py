@@ -65,7 +65,7 @@ def _single(title: str, key: str, steps: Sequence[Figures], colour: str, unit: s
     plot = _plot(f"{title} over steps", points)
     lines = plot_lines(plot, [(f"curve {colour}", smooth)])
     thin = [group(plot_lines(plot, [(f"curve raw {colour}", points)]))] if parts else []
-    return Curve(title, plot.draw(plot.y_axis(unit), *thin, *lines, plot.x_axis("step")), legend)
+    return Curve(title, plot.draw(plot.y_axis(unit), *thin, *lines, _step_axis(plot)), legend)
 
 
 def _reward_parts(steps: Sequence[Figures]) -> Curve | None:
@@ -79,7 +79,7 @@ def _reward_parts(steps: Sequence[Figures]) -> Curve | None:
     everything = [point for _, points in lines for point in points]
     plot = _plot("Parts of the reward over steps", everything)
     drawn = plot_lines(plot, list(zip(classes, (points for _, points in lines), strict=False)))
-    drawing = plot.draw(plot.y_axis("mean of each part, unweighted"), *drawn, plot.x_axis("step"))
+    drawing = plot.draw(plot.y_axis("mean of each part, unweighted"), *drawn, _step_axis(plot))
     return Curve("Parts of the reward", drawing, tuple(zip(_SERIES, (name for name, _ in lines), strict=False)))
 
 
@@ -87,6 +87,11 @@ def _plot(label: str, points: Sequence[Point]) -> Plot:
     steps = [step for step, _ in points]
     y = padded((value for _, value in points), include=(0.0,) if min(value for _, value in points) >= 0 else ())
     return Plot.of(label, (min(steps), max(steps)), y)
+
+
+def _step_axis(plot: Plot) -> Markup:
+    """Ticks at whole steps only."""
+    return plot.x_axis("step", [tick for tick in plot.x.ticks() if tick == round(tick)])
 
 
 def plot_lines(plot: Plot, lines: Sequence[tuple[str, Sequence[Point]]]) -> list[Markup]:

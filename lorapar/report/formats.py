@@ -10,6 +10,11 @@ from rich.filesize import decimal
 NOTHING = "–"  # noqa: RUF001
 """What stands where there is no figure."""
 
+# Models write any byte: U+2400 and on are the pictures of U+0000 to U+001F; C1 codes and DEL have none of their own.
+_CONTROL_PICTURES = {code: chr(0x2400 + code) for code in range(0x20) if chr(code) not in "\t\n\r"} | dict.fromkeys(
+    range(0x7F, 0xA0), "\ufffd"
+)
+
 SYSTEM_NAMES = {"system1": "System 1", "system2": "System 2"}
 MODEL_NAMES = {"base": "base", "after_sft": "after SFT", "after_rl": "after RL"}
 
@@ -92,5 +97,6 @@ def count_of(count: int, one: str, several: str | None = None) -> str:
 
 
 def shorten(text: str, limit: int) -> str:
-    """At most `limit` characters, and how many were cut."""
-    return text if len(text) <= limit else f"{text[:limit].rstrip()} … ({len(text) - limit:,} more characters)"
+    """At most `limit` characters, and how many were cut; control characters, which no page may hold, as pictures."""
+    cut = text if len(text) <= limit else f"{text[:limit].rstrip()} … ({len(text) - limit:,} more characters)"
+    return cut.translate(_CONTROL_PICTURES)

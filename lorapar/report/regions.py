@@ -257,7 +257,7 @@ def theta_sentence(partition: Figures) -> str:
     """What this run's theta leaves out, in words."""
     left = [percent(1 - partition[f"{system}_active_fraction"], 0) for system in ("system1", "system2")]
     return (
-        f"The {100 * (1 - partition['theta']):.2g}% of the importance that theta {partition['theta']:g} leaves out are "
+        f"The {100 * (1 - partition['theta']):.2g}% of the importance that theta {partition['theta']:g} leaves out is "
         f"spread over {left[0]} of the elements for System 1 and over {left[1]} for System 2."
     )
 

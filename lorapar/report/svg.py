@@ -93,12 +93,13 @@ def round_step(step: float) -> float:
 
 
 def padded(values: Iterable[float], *, include: Iterable[float] = (), share: float = 0.06) -> Range:
-    """The range of the values with some air, so that nothing lies on the frame; `include` is in it without air."""
-    known = list(values)
+    """The range of the values with some air, so that no line lies on the frame; it ends at `include` where that is
+    beyond them."""
+    known, fixed = list(values), list(include)
     low, high = (min(known), max(known)) if known else (0.0, 1.0)
     air = (high - low) * share or abs(high) * share or 1.0
-    fixed = list(include)
-    return min([low - air, *fixed]), max([high + air, *fixed])
+    below, above = min(fixed, default=low), max(fixed, default=high)
+    return (below if fixed and below <= low else low - air), (above if fixed and above > high else high + air)
 
 
 @dataclass(frozen=True)

@@ -69,6 +69,10 @@ def test_rows_to_look_at_carry_their_votes(facts: Facts) -> None:
     shown = shown_rows(facts, "system1", 5)
     assert len(shown) == 5
     assert {row.label for row in shown} == {"System 1"}
+    labelled = [label.example_id for label in facts.labels or () if label.system == "system1"]
+    assert len(shown_rows(facts, "system1", 10_000)) == len(labelled)
+    assert shown[1].question == facts.examples[labelled[len(labelled) // 5]].question
+    assert shown_rows(facts, "system1", 0) == []
     contested = contested_rows(facts, 3)
     assert all(
         {vote.split(": ")[1].split(" (")[0] for vote in row.votes} == {"System 1", "System 2"} for row in contested

@@ -51,3 +51,7 @@ def test_intervals_numbers_and_sizes() -> None:
 def test_long_texts_say_how_much_was_cut() -> None:
     assert formats.shorten("abc", 3) == "abc"
     assert formats.shorten("a" * 1500, 500) == "a" * 500 + " … (1,000 more characters)"
+
+
+def test_control_characters_become_visible() -> None:
+    assert formats.shorten("a\x00b\x1b[31m\x7f\x85\n\tc", 99) == "a\u2400b\u241b[31m\ufffd\ufffd\n\tc"
