@@ -27,11 +27,11 @@ class Curve:
     legend: tuple[tuple[str, str], ...] = ()
 
 
-def sft_curves(steps: Sequence[Figures]) -> list[Curve]:
-    """The loss of supervised fine-tuning, and how large its gradients were."""
+def sft_curves(steps: Sequence[Figures], loss_average: str = "token") -> list[Curve]:
+    """The loss of supervised fine-tuning (a mean over tokens or rows), and how large its gradients were."""
     return _present(
         [
-            _single("Loss", "loss", steps, "s1", "mean cross-entropy, nats"),
+            _single("Loss", "loss", steps, "s1", f"nats, mean over {loss_average}s"),
             _single("Gradient norm of the active elements", "grad_norm", steps, "neutral", "before clipping"),
         ]
     )

@@ -198,7 +198,9 @@ def _training(facts: Facts) -> Section | None:
     if facts.sft_steps is None and facts.rl_steps is None:
         return None
     return {
-        "sft": None if facts.sft_steps is None else sft_curves(facts.sft_steps),
+        "sft": None
+        if facts.sft_steps is None
+        else sft_curves(facts.sft_steps, (facts.sft or {}).get("loss_average", "token")),
         "sft_ends": ends(facts.sft_steps or (), "loss"),
         "sft_steps": len(facts.sft_steps or ()),
         "sft_summary": facts.sft or {},

@@ -205,6 +205,7 @@ class Maker:
             for step in range(1, 61)
         ]
         summary = {"active_elements": 20000, "moved_elements": 19990, "warmup_ids": [f"row{n}" for n in range(16)]}
+        summary |= {"left_out": {"answer_beyond_max_length": 3}, "loss_average": "row"}
         return self.trained("sft", steps, summary)
 
     def rl(self) -> Path:

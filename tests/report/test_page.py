@@ -111,6 +111,8 @@ def test_the_page_says_what_came_out(page: Page, written: Path) -> None:
     assert "are the base model itself" in page.text
     assert "16 System 2 rows as a warm-up" in page.text
     assert "--max-lora-rank 16" in page.text
+    assert "3 rows were left out (answer beyond max length)" in page.text
+    assert "nats, mean over rows" in page.text
 
 
 def test_what_data_says_is_shown_and_never_markup(sources: ReportSources, tmp_path: Path) -> None:
