@@ -8,9 +8,9 @@ is easier to reach by writing the steps down. Both are small enough for a model 
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, cycle
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -28,7 +28,11 @@ THINGS = ("apples", "books", "cards", "coins", "eggs", "keys", "pens", "shells")
 # How a pile of things grows or shrinks.
 GAINS = ("finds {n} more", "gets {n} more")
 LOSSES = ("gives away {n}", "loses {n}")
-SMALLEST, LARGEST_START, LARGEST_CHANGE = 2, 12, 9
+SMALLEST, LARGEST = 2, 9
+# Three of four stories take one step, the fourth takes two.
+STEPS = (1, 1, 1, 2)
+HELDOUT_SUMS = 3  # every third sum is told in held-out stories only
+TRIES = 100
 
 
 @dataclass(frozen=True)
@@ -54,12 +58,11 @@ def generate_task_mix(
 ) -> list[Row]:
     """Rows of both systems and both splits; the same arguments give the same rows.
 
-    Train and held-out rows share no stem (System 1) and no sum (System 2): each is drawn once, without
-    replacement, and dealt to one of the splits.
+    Train and held-out rows share no stem (System 1) and no sum (System 2), so neither can be known by heart.
     """
     rng = random.Random(seed)
     rows = _split_rows("system1", _word_rows(system1_train + system1_heldout, rng), system1_train)
-    rows += _split_rows("system2", _story_rows(system2_train + system2_heldout, rng), system2_train)
+    rows += _split_rows("system2", _story_rows(system2_train, system2_heldout, rng), system2_train)
     return rows
 
 
@@ -91,18 +94,38 @@ def _all_stems() -> list[str]:
     return [first + vowel + last for first in CONSONANTS for vowel in VOWELS for last in CONSONANTS]
 
 
-def _story_rows(count: int, rng: random.Random) -> list[Row]:
-    """System 2 rows: as many one-step as two-step stories, every sum used once."""
-    lengths = _balanced((1, 2), count, rng)
-    sums = {steps: iter(_draw(_all_sums(steps), lengths.count(steps), rng)) for steps in (1, 2)}
-    return [_story_row(next(sums[steps]), rng) for steps in lengths]
+def _story_rows(train: int, heldout: int, rng: random.Random) -> list[Row]:
+    """System 2 rows, the training ones first; a sum may be told in several stories of its own split."""
+    pools = {steps: _draw(sums := _all_sums(steps), len(sums), rng) for steps in sorted(set(STEPS))}
+    kept = {steps: pool[::HELDOUT_SUMS] for steps, pool in pools.items()}
+    rest = {steps: [told for told in pool if told not in kept[steps]] for steps, pool in pools.items()}
+    return _stories(rest, train, rng) + _stories(kept, heldout, rng)
+
+
+def _stories(pools: dict[int, list[Sum]], count: int, rng: random.Random) -> list[Row]:
+    """`count` different stories; every sum of a pool is told as often as the others."""
+    turns = {steps: cycle(pool) for steps, pool in pools.items()}
+    rows: dict[str, Row] = {}
+    for steps in _balanced(STEPS, count, rng):
+        row = _new_story(next(turns[steps]), rows, rng)
+        rows[row["question"]] = row
+    return list(rows.values())
+
+
+def _new_story(told: Sum, known: Container[str], rng: random.Random) -> Row:
+    """A story of this sum that is not known yet, or a clear error where none is found."""
+    for _ in range(TRIES):
+        row = _story_row(told, rng)
+        if row["question"] not in known:
+            return row
+    raise ValueError(f"no new story of {told.working()} in {TRIES} tries: ask for fewer System 2 rows")
 
 
 def _all_sums(steps: int) -> list[Sum]:
     """Every sum of so many steps whose pile never gets empty, in a fixed order."""
     if steps == 0:
-        return [Sum(start) for start in range(SMALLEST, LARGEST_START + 1)]
-    numbers = range(SMALLEST, LARGEST_CHANGE + 1)
+        return [Sum(start) for start in range(SMALLEST, LARGEST + 1)]
+    numbers = range(SMALLEST, LARGEST + 1)
     longer = (
         Sum(shorter.start, (*shorter.changes, sign * number))
         for shorter in _all_sums(steps - 1)

@@ -9,6 +9,7 @@ from rich.table import Table
 from lorapar.errors import BadInputError
 from lorapar.local.folder import RunFolder
 from lorapar.records import read_json
+from lorapar.stages.plan import read_plan
 
 THETAS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.925, 0.95, 0.975, 0.99, 1.0)
 
@@ -25,7 +26,8 @@ def sweep_table(folder: Path) -> tuple[Table, Path]:
         if not path.is_file():
             raise BadInputError(f"{folder}: no scores of {system} in it; `lorapar run --until score` makes them")
         scores[system], _ = load_scores(path)
-    rows = sweep(scores, THETAS)
+    partition = read_plan(run.artifact("plan", "plan")).config.partition
+    rows = sweep(scores, THETAS, shared={"system1": partition.alpha, "system2": partition.beta})
     plot = folder / "theta-sweep.svg"
     sweep_plot(rows, plot)
     return sweep_rows(rows), plot

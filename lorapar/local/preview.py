@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lorapar import __version__
+from lorapar.local.execute import new_record
 from lorapar.local.folder import RunFolder, StageRecord
-from lorapar.stages.code import code_digest
 from lorapar.stages.contract import stage_spec
 from lorapar.stages.graph import GRAPH, Node
 from lorapar.stages.plan import Plan
@@ -46,14 +45,7 @@ def expected_record(node: Node, settings: Mapping[str, Any], folder: RunFolder) 
     inputs = {}
     for name, edges in node.inputs.items():
         inputs[name] = [_output_digest(folder, edge.node, edge.output) for edge in edges]
-    return StageRecord(
-        node=node.name,
-        stage=node.stage,
-        version=__version__,
-        settings=dict(settings),
-        inputs=inputs,
-        code=code_digest(f"lorapar.stages.{node.stage}"),
-    )
+    return new_record(node.name, node.stage, settings, inputs)
 
 
 def changes(old: StageRecord, new: StageRecord) -> str:

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import shutil
-import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from lorapar.config import RunConfig, dump_config
 from lorapar.errors import BadInputError, StoppedError, Terminated, nearest
+from lorapar.local.execute import execute
 from lorapar.local.folder import RunFolder, StageRecord
-from lorapar.local.memory import peak_bytes, reset_peak
 from lorapar.local.preview import changes, expected_record
 from lorapar.local.results import collect_results, report_so_far, write_run_report
 from lorapar.progress import Progress
-from lorapar.stages.contract import StageCall, run_stage, stage_spec
+from lorapar.stages.contract import StageCall, stage_spec
 from lorapar.stages.graph import GRAPH, Node, node_names
 from lorapar.stages.plan import node_settings, read_plan
-from lorapar.store import replace_folder, seal, storage_errors, verify, write_atomically
+from lorapar.store import replace_folder, storage_errors, verify, write_atomically
 
 Reporter = Callable[[str], AbstractContextManager[Progress]]
 """Makes the Progress of a node from its name."""
@@ -107,23 +105,11 @@ def _execute(node: Node, record: StageRecord, folder: RunFolder, progress: Progr
         scratch=work / "scratch",
         progress=progress,
     )
-    reset_peak()
-    started = time.monotonic()
-    metrics = run_stage(node.stage, call)
-    seconds = time.monotonic() - started
-    finished = record.model_copy(
-        update={
-            "outputs": {output: seal(made / output, f"{node.stage}.{output}").digest for output in spec.outputs},
-            "metrics": metrics,
-            "seconds": round(seconds, 3),
-            "peak_memory_bytes": peak_bytes(),
-            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-        }
-    )
+    finished = execute(record, call)
     folder.write_record(made, finished)
     replace_folder(made, folder.node(node.name))
     shutil.rmtree(work, ignore_errors=True)
-    progress.say(f"done in {seconds:.1f} s" + _summary(metrics))
+    progress.say(f"done in {finished.seconds:.1f} s" + _summary(finished.metrics))
 
 
 def _verified_inputs(node: Node, folder: RunFolder) -> dict[str, tuple[Path, ...]]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
-import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,16 +11,14 @@ from typing import Any
 
 import yaml
 
-from lorapar import __version__
 from lorapar.config import RunConfig
 from lorapar.errors import BadInputError, nearest
+from lorapar.local.execute import execute, new_record
 from lorapar.local.folder import StageRecord
-from lorapar.local.memory import peak_bytes, reset_peak
 from lorapar.progress import Progress
-from lorapar.stages.code import code_digest
-from lorapar.stages.contract import StageCall, StageSpec, run_stage, stage_spec
+from lorapar.stages.contract import StageCall, StageSpec, stage_spec
 from lorapar.stages.plan import make_plan, stage_settings
-from lorapar.store import seal, storage_errors, verify, write_atomically
+from lorapar.store import verify, write_atomically
 
 
 @dataclass(frozen=True)
@@ -72,29 +70,16 @@ def run_single(config: RunConfig, options: StageOptions, progress: Progress) -> 
     for folder in options.outputs.values():
         _make_empty(folder)
     digests = {name: [verify(path).digest for path in paths] for name, paths in options.inputs.items()}
-    with tempfile.TemporaryDirectory(prefix="lorapar-") as temporary, storage_errors(Path.cwd()):
-        scratch = options.scratch or Path(temporary)
-        scratch.mkdir(parents=True, exist_ok=True)
-        call = StageCall(settings, options.inputs, options.outputs, scratch, progress)
-        reset_peak()
-        started = time.monotonic()
-        metrics = run_stage(spec.name, call)
-    sealed = {name: seal(folder, f"{spec.name}.{name}").digest for name, folder in options.outputs.items()}
-    record = StageRecord(
-        node=spec.name,
-        stage=spec.name,
-        version=__version__,
-        settings=settings.model_dump(mode="json"),
-        inputs=digests,
-        code=code_digest(f"lorapar.stages.{spec.name}"),
-        outputs=sealed,
-        metrics=metrics,
-        seconds=round(time.monotonic() - started, 3),
-        peak_memory_bytes=peak_bytes(),
-    )
-    if options.scratch is not None:
-        write_atomically(options.scratch / "stage.json", record.model_dump_json(indent=2) + "\n")
-    return record
+    record = new_record(spec.name, spec.name, settings.model_dump(mode="json"), digests)
+    # Without --scratch the folder goes once the stage has succeeded: a failure's message may name what it left there.
+    scratch = options.scratch or Path(tempfile.mkdtemp(prefix="lorapar-"))
+    scratch.mkdir(parents=True, exist_ok=True)
+    finished = execute(record, StageCall(settings, options.inputs, options.outputs, scratch, progress))
+    if options.scratch is None:
+        shutil.rmtree(scratch)
+    else:
+        write_atomically(scratch / "stage.json", finished.model_dump_json(indent=2) + "\n")
+    return finished
 
 
 def _pairs(option: str, texts: Iterable[str]) -> dict[str, list[str]]:

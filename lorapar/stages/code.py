@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import ast
 import hashlib
+from collections.abc import Mapping
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import lorapar
 from lorapar import __version__
@@ -26,6 +29,26 @@ def code_digest(module: str) -> str:
     for name in sorted(_reachable(module)):
         digest.update(name.encode() + b"\0" + _source(name).encode() + b"\0")
     return digest.hexdigest()
+
+
+def own_code_digest(settings: Mapping[str, Any]) -> str:
+    """Digest of the reward functions of a person's own that the settings name by import path; empty without any.
+
+    Only the files themselves are read, not what they import.
+    """
+    rewards = settings.get("rl", {}).get("rewards", {})
+    modules = sorted({name.partition(":")[0] for name in rewards if ":" in name})
+    sources = [module + _outside_source(module) for module in modules]
+    return hashlib.sha256("\0".join(sources).encode()).hexdigest() if sources else ""
+
+
+def _outside_source(module: str) -> str:
+    """Source of a module that is not of this package; empty where it cannot be found, which the rl stage will say."""
+    try:
+        spec = find_spec(module)
+    except ModuleNotFoundError:
+        return ""
+    return Path(spec.origin).read_text(encoding="utf-8") if spec is not None and spec.origin is not None else ""
 
 
 def _reachable(module: str) -> set[str]:

@@ -27,3 +27,14 @@ def test_a_changed_source_changes_the_digest(monkeypatch):
     code.code_digest.cache_clear()
     monkeypatch.undo()
     assert code.code_digest("lorapar.stages.partition") == before
+
+
+def test_a_reward_of_ones_own_counts_with_its_source(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    file = tmp_path / "my_counted_rewards.py"
+    file.write_text("def short(completions, references): return [1.0] * len(completions)\n", encoding="utf-8")
+    settings = {"rl": {"rewards": {"exact_answer": 2.0, "my_counted_rewards:short": 0.5}}}
+    before = code.own_code_digest(settings)
+    file.write_text("def short(completions, references): return [0.5] * len(completions)\n", encoding="utf-8")
+    assert code.own_code_digest(settings) != before
+    assert code.own_code_digest({"rl": {"rewards": {"exact_answer": 2.0}}}) == ""

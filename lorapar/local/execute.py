@@ -1,0 +1,44 @@
+"""Run one stage in this process: measure it, seal what it made, complete its record."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from lorapar import __version__
+from lorapar.local.folder import StageRecord
+from lorapar.local.memory import peak_bytes, reset_peak
+from lorapar.stages.code import code_digest, own_code_digest
+from lorapar.stages.contract import StageCall, run_stage
+from lorapar.store import seal, storage_errors
+
+
+def new_record(node: str, stage: str, settings: Mapping[str, Any], inputs: Mapping[str, list[str]]) -> StageRecord:
+    """The record of a stage that has not run yet; `inputs` are digests. Its key says what the outputs depend on."""
+    code = code_digest(f"lorapar.stages.{stage}") + own_code_digest(settings)
+    return StageRecord(
+        node=node, stage=stage, version=__version__, settings=dict(settings), inputs=dict(inputs), code=code
+    )
+
+
+def execute(record: StageRecord, call: StageCall[Any]) -> StageRecord:
+    """Run the stage and write a manifest into each output folder; returns the completed record.
+
+    Raises the stage's own LoraparError, StorageError where the disk is full.
+    """
+    reset_peak()
+    started = time.monotonic()
+    with storage_errors(call.scratch):
+        metrics = run_stage(record.stage, call)
+        outputs = {name: seal(folder, f"{record.stage}.{name}").digest for name, folder in call.outputs.items()}
+    return record.model_copy(
+        update={
+            "outputs": outputs,
+            "metrics": metrics,
+            "seconds": round(time.monotonic() - started, 3),
+            "peak_memory_bytes": peak_bytes(),
+            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+    )
