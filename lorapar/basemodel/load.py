@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from lorapar.basemodel import hub, tiny, wheel
 from lorapar.basemodel.cache import cached_folder
+from lorapar.basemodel.head import make_head_input_contiguous
 from lorapar.basemodel.quiet import quiet
 from lorapar.basemodel.resolve import Kind, kind_of, local_folder, resolve_model
 from lorapar.config import ModelConfig
@@ -73,6 +74,7 @@ def load_model(config: ModelConfig, progress: Progress | None = None) -> PreTrai
             local_files_only=True,
         )
     model.to(default_device()).eval()
+    make_head_input_contiguous(model)
     return model
 
 

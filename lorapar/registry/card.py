@@ -50,8 +50,6 @@ setting.{rounded}"""
 
 def _loading(lineage: Lineage) -> str:
     rank, served = lineage.serving["rank"], lineage.serving["max_lora_rank"]
-    commit = hub_commit(lineage.base["revision"])
-    base = f'"{lineage.base["name"]}"' + (f', revision="{commit}"' if commit else "")
     serving = (
         f"Its LoRA rank is {rank}, so vLLM needs `--enable-lora --max-lora-rank {served}`."
         if served
@@ -63,14 +61,24 @@ The base model is used as it is; its weights were never edited.
 
 ```python
 from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer
-
-base = AutoModelForCausalLM.from_pretrained({base})
+{_base_snippet(lineage.base["name"], hub_commit(lineage.base["revision"]))}
 model = PeftModel.from_pretrained(base, "path/to/this/folder").eval()
-tokenizer = AutoTokenizer.from_pretrained({base})
 ```
 
 {serving}"""
+
+
+def _base_snippet(name: str, commit: str | None) -> str:
+    if name.startswith("builtin:"):
+        return f"""from lorapar.basemodel import load_model, load_tokenizer
+from lorapar.config import ModelConfig
+
+base, tokenizer = (load(ModelConfig(name="{name}")) for load in (load_model, load_tokenizer))"""
+    pinned = f'"{name}"' + (f', revision="{commit}"' if commit else "")
+    return f"""from transformers import AutoModelForCausalLM, AutoTokenizer
+
+base = AutoModelForCausalLM.from_pretrained({pinned})
+tokenizer = AutoTokenizer.from_pretrained({pinned})"""
 
 
 def _figures(lineage: Lineage) -> str:

@@ -18,6 +18,7 @@ from lorapar.stages.contract import Metrics, StageCall, StageSettings, StageSpec
 if TYPE_CHECKING:
     from lorapar.evaluation import AnswerBook
 
+_FIRST = ("system1_accuracy", "system2_accuracy")
 MODELS = ("base", "after_sft", "after_rl")
 
 
@@ -84,4 +85,7 @@ def _write(call: StageCall[Settings], book: AnswerBook) -> Metrics:
     write_records(folder / "answers.jsonl", (answer for name in MODELS for answer in answers[name]))
     summary = {**figures, "changes": all_changes(answers, confidence), "confidence": confidence}
     write_json(folder / "summary.json", summary)
-    return {**flat_metrics(figures), "seconds": sum(batch.seconds for name in MODELS for batch in batches[name])}
+    metrics = flat_metrics(figures)
+    # What people look for first stands first.
+    metrics = {name: metrics[name] for name in sorted(metrics, key=lambda name: not name.endswith(_FIRST))}
+    return {**metrics, "seconds": sum(batch.seconds for name in MODELS for batch in batches[name])}
