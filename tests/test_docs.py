@@ -14,6 +14,7 @@ import typer.main
 from lorapar.cli import app
 from lorapar.config import load_config
 from lorapar.config.reference import reference_text
+from lorapar.data.source import kind_of
 from lorapar.errors import ExitCode
 from lorapar.stages.contract import STAGE_NAMES, stage_spec
 
@@ -105,7 +106,22 @@ def test_command_line_in_the_docs_is_one_that_works(page: str, line: str) -> Non
     values = group.commands[words[0]].make_context(words[0], words[1:], resilient_parsing="--help" in words).params
     overrides = [text for text in values.get("overrides") or [] if not re.search(r"\b[A-Z]{3,}\b", text)]
     preset = values.get("preset")
-    load_config(preset=preset if preset and not preset.isupper() else None, overrides=overrides)
+    config = load_config(preset=preset if preset and not preset.isupper() else None, overrides=overrides)
+    kind_of(config.data)
+
+
+YAML_BLOCKS = [
+    (page.relative_to(ROOT).as_posix(), block)
+    for page in PAGES
+    for block in re.findall(r"^```yaml\n(.*?)^```", text_of(page), re.MULTILINE | re.DOTALL)
+]
+
+
+@pytest.mark.parametrize(("page", "block"), YAML_BLOCKS)
+def test_settings_shown_in_the_docs_are_valid(page: str, block: str, tmp_path: Path) -> None:
+    file = tmp_path / "settings.yaml"
+    file.write_text(block, encoding="utf-8")
+    kind_of(load_config(file=file).data)
 
 
 def test_the_docs_show_command_lines_at_all() -> None:
