@@ -33,7 +33,8 @@ def resolve_layout(model: torch.nn.Module, layout: str | Sequence[str]) -> tuple
     if missing:
         raise BadInputError(
             f"layout {layout!r} needs the linear modules {', '.join(missing)}, which {type(model).__name__} lacks; "
-            f"its linear modules are {', '.join(present) or 'none'}: name the ones to adapt in adapter.layout"
+            f"its linear modules are {', '.join(present) or 'none'}: choose another adapter.layout (QKVGUD, QKV, GUD) "
+            "or another model"
         )
     return wanted
 

@@ -17,7 +17,7 @@ from lorapar.local.execute import execute, new_record
 from lorapar.local.folder import StageRecord
 from lorapar.progress import Progress
 from lorapar.stages.contract import StageCall, StageSpec, stage_spec
-from lorapar.stages.plan import make_plan, stage_settings
+from lorapar.stages.plan import resolve_config, stage_settings
 from lorapar.store import verify, write_atomically
 
 
@@ -63,8 +63,8 @@ def run_single(config: RunConfig, options: StageOptions, progress: Progress) -> 
     """Run the stage; outputs are sealed with a manifest, and metrics and digests are returned."""
     spec = options.spec
     if spec.name != "plan":
-        config = make_plan(config).config
-        settings = stage_settings(config, spec.name, _known_parameters(spec, options.parameters))
+        resolved = resolve_config(config, spec.sections)
+        settings = stage_settings(resolved, spec.name, _known_parameters(spec, options.parameters))
     else:
         settings = spec.settings(config=config)
     for folder in options.outputs.values():

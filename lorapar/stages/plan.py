@@ -58,19 +58,28 @@ class Plan(BaseModel):
 
 def make_plan(config: RunConfig) -> Plan:
     """Resolve what is open in the settings; raises BadInputError or UnreachableError in the first seconds."""
-    model = _resolve(config.model)
-    teachers = tuple(
-        teacher if teacher.model is None else teacher.model_copy(update=_pin(teacher.model, teacher.revision))
-        for teacher in config.teachers
-    )
-    data = resolve_data(config.data)
-    resolved = config.model_copy(update={"model": model, "teachers": teachers, "data": data})
+    resolved = resolve_config(config, tuple(RunConfig.model_fields))
     return Plan(
         version=__version__,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         config=resolved,
         sections=node_settings(resolved),
     )
+
+
+def resolve_config(config: RunConfig, sections: tuple[str, ...]) -> RunConfig:
+    """The settings with revisions and digests filled in, for the sections named: a stage alone needs no others."""
+    resolved: dict[str, Any] = {}
+    if "model" in sections:
+        resolved["model"] = _resolve(config.model)
+    if "teachers" in sections:
+        resolved["teachers"] = tuple(
+            teacher if teacher.model is None else teacher.model_copy(update=_pin(teacher.model, teacher.revision))
+            for teacher in config.teachers
+        )
+    if "data" in sections:
+        resolved["data"] = resolve_data(config.data)
+    return config.model_copy(update=resolved)
 
 
 def read_plan(folder: Path) -> Plan:

@@ -43,6 +43,11 @@ def run(call: StageCall[Settings]) -> Metrics:
     write_records(folder / "examples.jsonl", loaded.examples)
     summary = {"source": data.source, "digest": digest, **_summary(loaded)}
     write_json(folder / "summary.json", summary)
+    if not summary["splits"]["train"]["with_reference"]:
+        call.progress.say(
+            "no row has a short reference answer, so RL will have nothing to reward: name data.columns.reference or "
+            "reference_pattern, or stop with --until sft"
+        )
     rows = {f"rows_{name}": float(summary["splits"][name]["rows"]) for name in ("train", "heldout")}
     return {**rows, "rows_left_out": float(len(loaded.left_out))}
 

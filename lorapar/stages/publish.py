@@ -1,6 +1,6 @@
 """publish: the trained adapter as a plain PEFT folder for the unmodified base model, proved, with card and lineage.
 
-For now it is published into its output folder only. It makes the same bytes from the same inputs, so a run may reuse
+It is published into its output folder. It makes the same bytes from the same inputs, so a run may reuse
 it; versions and aliases in an object store are a registry's and come with it.
 """
 
