@@ -44,7 +44,9 @@ def test_rows_left_out_are_counted_and_said(kit, tmp_path, file):
     data = {"source": str(file), "bad_rows": "leave_out", "heldout": 1}
     metrics, out = kit.run("prepare", tmp_path / "out", {"data": data, "seed": 1}, progress=notes)
     assert metrics == {"rows_train": 2.0, "rows_heldout": 1.0, "rows_left_out": 1.0}
-    assert notes.lines == [f"left out 1 rows, the first: {file}:4: asks the same question as {file}:1"]
+    left_out, no_reference = notes.lines
+    assert left_out == f"left out 1 rows, the first: {file}:4: asks the same question as {file}:1"
+    assert "RL will have nothing to reward" in no_reference
     summary = read_json(out / "examples" / "summary.json")
     assert summary["left_out"] == len(summary["left_out_first"]) == 1
     assert summary["splits"]["train"]["with_reference"] == 0
