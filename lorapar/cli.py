@@ -9,7 +9,7 @@ import warnings
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 # Read by OpenMP when torch is imported: idle threads that spin slow training threefold on busy cores.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -17,13 +17,28 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import typer
 from rich.console import Console
 from rich.table import Table
+from typer.core import TyperGroup
 
 from lorapar import __version__
 from lorapar.config import RunConfig, load_config, preset_names, preset_text
-from lorapar.errors import BadInputError, ExitCode, LoraparError, Terminated
+from lorapar.errors import BadInputError, ExitCode, LoraparError, Terminated, stopped
 from lorapar.progress import Progress
+from lorapar.store import storage_errors
+
+
+class Commands(TyperGroup):
+    """Every command; one that is stopped ends with one line and its own exit code, wherever it was."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Call the command; Ctrl-C and SIGTERM become StoppedError, which typer would end without a word."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as stop:
+            raise stopped(stop, "") from None
+
 
 app = typer.Typer(
+    cls=Commands,
     name="lorapar",
     help="Fine-tune language models the LoRA-PAR way: teachers vote, elements are partitioned, SFT and RL tune.",
     no_args_is_help=True,
@@ -125,7 +140,8 @@ def report_command(folder: Annotated[Path, typer.Argument(help="A run folder.")]
     from lorapar.local import RunFolder
     from lorapar.local.results import write_run_report
 
-    path = write_run_report(RunFolder(folder)) if folder.is_dir() else None
+    with storage_errors(folder):
+        path = write_run_report(RunFolder(folder)) if folder.is_dir() else None
     if path is None:
         raise BadInputError(f"{folder}: not a run folder (no finished plan in it); start one with `lorapar run`")
     out.print(f"report: {path}", markup=False, soft_wrap=True)
@@ -139,7 +155,8 @@ def partition_command(
     """Show the partition of a run, or with --sweep what other values of theta would give; needs no model."""
     from lorapar.local.partitions import partition_table, sweep_table
 
-    table, plot = sweep_table(folder) if sweep else (partition_table(folder), None)
+    with storage_errors(folder):
+        table, plot = sweep_table(folder) if sweep else (partition_table(folder), None)
     out.print(table)
     if plot is not None:
         out.print(f"plot: {plot}", markup=False, soft_wrap=True)

@@ -34,7 +34,7 @@ def examine() -> list[Finding]:
     """Look at Python, memory, disk, the training packages, the accelerator and the hub."""
     return [
         Finding("lorapar", __version__),
-        Finding("python", platform.python_version(), "3.11 or newer is needed", sys.version_info < (3, 11)),
+        _python(),
         _cores(),
         _memory(),
         _disk(),
@@ -56,6 +56,11 @@ def doctor_table(findings: list[Finding]) -> Table:
     return table
 
 
+def _python() -> Finding:
+    old = sys.version_info < (3, 11)
+    return Finding("python", platform.python_version(), "3.11 or newer is needed" if old else "", old)
+
+
 def _cores() -> Finding:
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return Finding("cores", str(count))
@@ -66,8 +71,8 @@ def _memory() -> Finding:
         total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (ValueError, OSError):
         return Finding("memory", "unknown")
-    low = total < 4e9
-    return Finding("memory", f"{total / 1e9:.1f} GB", "the demo needs about 4 GB" if low else "")
+    low = total < 6e9
+    return Finding("memory", f"{total / 1e9:.1f} GB", "the demo needs about 6 GB" if low else "")
 
 
 def _disk() -> Finding:

@@ -72,6 +72,15 @@ class Terminated(KeyboardInterrupt):
     """SIGTERM arrived: unwinds like Ctrl-C, ends with its own exit code."""
 
 
+def stopped(stop: KeyboardInterrupt, where: str) -> StoppedError:
+    """What to raise once a run is stopped; `where` names what was going on, such as ` during sft`."""
+    terminated = isinstance(stop, Terminated)
+    how = "terminated" if terminated else "interrupted"
+    return StoppedError(
+        f"{how}{where}; what is finished is kept, run the same command again to continue", terminated=terminated
+    )
+
+
 def nearest(word: str, known: list[str]) -> str:
     """A ` (did you mean 'x'?)` suffix for the closest known word, or an empty string when none is close."""
     from difflib import get_close_matches

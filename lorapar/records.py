@@ -122,9 +122,14 @@ def sample_rows(rows: Iterable[Example], count: int, seed: int) -> list[Example]
     return random.Random(seed).sample(by_id, min(count, len(by_id)))
 
 
+def json_text(value: Any) -> str:
+    """A JSON value, indented; NaN and infinities are refused because no JSON reader takes them."""
+    return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
 def write_json(path: Path, value: Any) -> None:
-    """Write a JSON value, indented; NaN and infinities are refused because no JSON reader takes them."""
-    path.write_text(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+    """Write a JSON value as `json_text` gives it."""
+    path.write_text(json_text(value), encoding="utf-8")
 
 
 def read_json(path: Path) -> Any:

@@ -91,8 +91,11 @@ def verify(folder: Path) -> Manifest:
 def write_atomically(path: Path, text: str) -> None:
     """Write a small file so that a reader sees the old or the new one, never half of it."""
     scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    scratch.write_text(text, encoding="utf-8")
-    os.replace(scratch, path)
+    try:
+        scratch.write_text(text, encoding="utf-8")
+        os.replace(scratch, path)
+    finally:
+        scratch.unlink(missing_ok=True)
 
 
 def replace_folder(made: Path, final: Path) -> None:
@@ -114,9 +117,13 @@ def storage_errors(where: Path) -> Iterator[None]:
     except Exception as error:
         if _means_full(error):
             raise StorageError(f"{where}: the disk is full; free some room and run again, it continues") from error
-        if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        if isinstance(error, OSError) and error.errno in _FORBIDDEN:
             raise StorageError(f"{error.filename or where}: cannot be written ({error.strerror})") from error
         raise
+
+
+# Not to be written, or a file where a folder should be.
+_FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
 
 
 def _means_full(error: Exception) -> bool:

@@ -1,6 +1,11 @@
 """The command line as a person meets it: one clear line for every mistake, and its documented exit code."""
 
 import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 
@@ -100,3 +105,45 @@ def test_a_stage_runs_alone_with_local_folders(cli, tiny_run, tmp_path):
     assert result.returncode == 0, result.stderr
     assert (tmp_path / "partition" / "partition.safetensors").is_file()
     assert (tmp_path / "partition" / "manifest.json").is_file()
+
+
+@pytest.mark.parametrize(("sent", "code"), [("SIGINT", ExitCode.INTERRUPTED), ("SIGTERM", ExitCode.TERMINATED)])
+def test_any_command_that_is_stopped_says_so(tmp_path, sent, code):
+    command = [sys.executable, "-m", "lorapar.cli", "stage", "init", "--preset", "tiny"]
+    process = subprocess.Popen(
+        [*command, "--output", f"adapter={tmp_path}/adapter"],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+    )
+    wait_for_torch(process.pid)
+    process.send_signal(getattr(signal, sent))
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == code, errors
+    assert errors.startswith("lorapar: ")
+    assert len(errors.strip().splitlines()) == 1
+
+
+def wait_for_torch(pid, seconds=120):
+    """Wait until a process has mapped torch's library, so that it is past its own start."""
+    end = time.monotonic() + seconds
+    while "libtorch" not in Path(f"/proc/{pid}/maps").read_text(encoding="utf-8"):
+        assert time.monotonic() < end, "torch was not loaded"
+        time.sleep(0.01)
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(cli, tmp_path):
+    (tmp_path / "file").touch()
+    result = cli("run", "--preset", "tiny", "--until", "plan", "--out", tmp_path / "file")
+    assert result.returncode == ExitCode.STORAGE
+    assert len(result.stderr.strip().splitlines()) == 1
+
+
+def test_rewards_that_cannot_be_imported_and_nothing_held_out_are_refused_at_once(cli, tmp_path):
+    for override, message in (
+        ("rl.rewards={no_such_module:foo: 1}", "no_such_module:foo cannot be imported"),
+        ("data={source: ./rows.jsonl, heldout: 0}", "data.heldout is 0"),
+    ):
+        result = cli("plan", "--preset", "tiny", "--set", override, "--out", tmp_path / "run")
+        assert result.returncode == ExitCode.BAD_INPUT
+        assert message in result.stderr

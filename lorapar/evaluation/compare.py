@@ -29,10 +29,12 @@ def answer_all(
         if not missing:
             continue
         progress.start(f"asking {name}", total=sum(len(batches[number].rows) for number in missing))
+        right = asked = 0
         with with_adapter(base, folder) as model:
             answerer = Answerer(name, model, asking)
             for number in missing:
                 answers, seconds = answerer.answer(batches[number])
                 book.add(AnsweredBatch(model=name, batch=number, seconds=seconds, answers=tuple(answers)))
-                right = sum(bool(answer.strict) for answer in answers)
-                progress.advance(len(answers), f"{right} of {len(answers)} right")
+                right += sum(bool(answer.strict) for answer in answers)
+                asked += len(answers)
+                progress.advance(len(answers), f"{right} of {asked} right")

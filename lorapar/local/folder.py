@@ -18,7 +18,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from lorapar.errors import BadInputError, IntegrityError
+from lorapar.errors import BadInputError, IntegrityError, StorageError
 from lorapar.records import digest_of
 from lorapar.stages.contract import Metrics
 from lorapar.store import verify, write_atomically
@@ -105,7 +105,10 @@ class RunFolder:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Only one run at a time works in a folder; raises BadInputError for the second."""
-        self.root.mkdir(parents=True, exist_ok=True)
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StorageError(f"--out {self.root}: cannot be made ({error.strerror}); choose another folder") from None
         with (self.root / ".lock").open("w", encoding="utf-8") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -10,6 +10,7 @@ from lorapar.errors import BadInputError
 from lorapar.local.folder import RunFolder
 from lorapar.records import read_json
 from lorapar.stages.plan import read_plan
+from lorapar.store import verify
 
 THETAS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.925, 0.95, 0.975, 0.99, 1.0)
 
@@ -25,6 +26,7 @@ def sweep_table(folder: Path) -> tuple[Table, Path]:
         path = run.artifact(f"score-{system}", "scores") / "scores.safetensors"
         if not path.is_file():
             raise BadInputError(f"{folder}: no scores of {system} in it; `lorapar run --until score` makes them")
+        verify(path.parent)
         scores[system], _ = load_scores(path)
     partition = read_plan(run.artifact("plan", "plan")).config.partition
     rows = sweep(scores, THETAS, shared={"system1": partition.alpha, "system2": partition.beta})

@@ -40,13 +40,17 @@ def _state(reused: bool) -> Text:
     return Text("reuse", style="green") if reused else Text("run", style="yellow")
 
 
+def _revision(config: RunConfig) -> str:
+    return f" at {config.model.revision}" if config.model.revision else ""
+
+
 def _facts(config: RunConfig, out: Path) -> list[Text]:
     first = quorum_size(len(config.teachers), config.voting.quorum)
     rest = len(config.teachers) - first
     calls = f"{first} teachers read every row" + (f", {rest} more only undecided rows" if rest else "")
     return [
         Text(f"run folder  {out}"),
-        Text(f"model       {config.model.name} at {config.model.revision or 'this folder'} ({config.model.dtype})"),
+        Text(f"model       {config.model.name}{_revision(config)} ({config.model.dtype})"),
         Text(f"data        {config.data.source} ({str(config.data.digest)[:12]})"),
         Text(f"teachers    {calls}"),
     ]

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from lorapar.errors import LoraparError
 from lorapar.local.folder import RunFolder, StageRecord
 from lorapar.report import ReportSources, write_report
 from lorapar.stages.graph import GRAPH, Node
@@ -14,24 +14,37 @@ from lorapar.stages.plan import read_plan
 from lorapar.store import MANIFEST, replace_folder
 
 
-def collect_results(folder: RunFolder, ran: set[str]) -> None:
-    """Copy the published adapter to `adapter/` and its lineage to `lineage.json`, and write report and metrics."""
-    scratch = folder.root / "work" / "adapter"
-    shutil.rmtree(scratch, ignore_errors=True)
-    shutil.copytree(
-        folder.artifact("publish", "adapter"), scratch, ignore=shutil.ignore_patterns(MANIFEST), dirs_exist_ok=True
-    )
-    shutil.copyfile(scratch / "lineage.json", folder.root / "lineage.json")
-    replace_folder(scratch, folder.root / "adapter")
+def write_results(folder: RunFolder, ran: set[str]) -> None:
+    """The published adapter, its lineage, the report and the metrics, of the last plan only.
+
+    An adapter that an earlier run with other settings left is taken away: beside this run's report it would be taken
+    for this run's (it stays in `stages/publish` until its stage runs again).
+    """
+    if "publish" in current_records(folder):
+        _copy_adapter(folder)
+    else:
+        shutil.rmtree(folder.root / "adapter", ignore_errors=True)
+        (folder.root / "lineage.json").unlink(missing_ok=True)
     write_run_report(folder, ran)
 
 
-def report_so_far(folder: RunFolder) -> None:
-    """Write the report of a run that failed; the failure itself matters more than a report that cannot be written."""
+def results_so_far(folder: RunFolder) -> None:
+    """The results of a run that failed; the failure itself matters more than results that cannot be written."""
     try:
-        write_run_report(folder)
-    except (OSError, LoraparError) as error:
-        (folder.root / "report-error.txt").write_text(f"{error}\n", encoding="utf-8")
+        write_results(folder, set())
+    except Exception as error:
+        with suppress(OSError):
+            (folder.root / "report-error.txt").write_text(f"{error}\n", encoding="utf-8")
+
+
+def _copy_adapter(folder: RunFolder) -> None:
+    scratch = folder.root / "work" / "adapter"
+    shutil.rmtree(scratch, ignore_errors=True)
+    shutil.copytree(folder.artifact("publish", "adapter"), scratch, ignore=shutil.ignore_patterns(MANIFEST))
+    shutil.copyfile(scratch / "lineage.json", folder.root / "lineage.json")
+    replace_folder(scratch, folder.root / "adapter")
+    with suppress(OSError):
+        scratch.parent.rmdir()  # only where no unfinished work lies in it
 
 
 def write_run_report(folder: RunFolder, ran: set[str] | None = None) -> Path | None:

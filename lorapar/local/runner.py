@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from lorapar.config import RunConfig, dump_config
-from lorapar.errors import BadInputError, StoppedError, Terminated, nearest
+from lorapar.errors import BadInputError, nearest, stopped
 from lorapar.local.execute import execute
 from lorapar.local.folder import RunFolder, StageRecord
 from lorapar.local.preview import changes, expected_record
-from lorapar.local.results import collect_results, report_so_far, write_run_report
+from lorapar.local.results import results_so_far, write_results
 from lorapar.progress import Progress
 from lorapar.stages.contract import StageCall, stage_spec
 from lorapar.stages.graph import GRAPH, Node, node_names
@@ -40,12 +40,9 @@ def run_local(
             ran = _run_nodes(config, folder, reporter, last)
         except BaseException:
             # Ctrl-C included: people look at the report to see how far a run came.
-            report_so_far(folder)
+            results_so_far(folder)
             raise
-        if last == GRAPH[-1].name:
-            collect_results(folder, ran)
-        else:
-            write_run_report(folder, ran)
+        write_results(folder, ran)
     return folder
 
 
@@ -82,11 +79,7 @@ def _run_node(node: Node, settings: dict[str, Any], folder: RunFolder, progress:
     try:
         _execute(node, record, folder, progress)
     except KeyboardInterrupt as stop:
-        how = "terminated" if isinstance(stop, Terminated) else "interrupted"
-        raise StoppedError(
-            f"{how} during {node.name}; what is finished is kept, run the same command again to continue",
-            terminated=isinstance(stop, Terminated),
-        ) from None
+        raise stopped(stop, f" during {node.name}") from None
     return True
 
 

@@ -15,7 +15,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from lorapar import __version__
 from lorapar.config import SYSTEMS
-from lorapar.records import write_json
+from lorapar.records import json_text
 from lorapar.report import formats
 from lorapar.report.asked import asked_section
 from lorapar.report.ballots import (
@@ -71,7 +71,7 @@ def write_report(sources: ReportSources, folder: Path) -> None:
     Raises BadInputError (file and line) where an artifact is there but broken.
     """
     facts = read_facts(sources)
-    write_json(folder / "metrics.json", metrics_of(facts))
+    write_atomically(folder / "metrics.json", json_text(metrics_of(facts)))
     write_atomically(folder / "report.html", render_page(facts))
 
 

@@ -48,7 +48,8 @@ def _outside_source(module: str) -> str:
         spec = find_spec(module)
     except ModuleNotFoundError:
         return ""
-    return Path(spec.origin).read_text(encoding="utf-8") if spec is not None and spec.origin is not None else ""
+    origin = spec.origin if spec is not None else None
+    return Path(origin).read_text(encoding="utf-8") if origin is not None and origin.endswith(".py") else ""
 
 
 def _reachable(module: str) -> set[str]:

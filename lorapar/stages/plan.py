@@ -17,9 +17,12 @@ from lorapar.basemodel import resolve_model
 from lorapar.basemodel.resolve import Kind, kind_of
 from lorapar.config import ModelConfig, RunConfig
 from lorapar.data import resolve_data
+from lorapar.data.source import TASK_MIX
+from lorapar.errors import BadInputError
 from lorapar.records import write_json
 from lorapar.stages.contract import Metrics, StageCall, StageSettings, StageSpec, stage_spec
 from lorapar.stages.graph import GRAPH
+from lorapar.training.rewards import load_rewards
 
 
 class Settings(StageSettings):
@@ -58,6 +61,9 @@ class Plan(BaseModel):
 
 def make_plan(config: RunConfig) -> Plan:
     """Resolve what is open in the settings; raises BadInputError or UnreachableError in the first seconds."""
+    load_rewards(config.rl.rewards)
+    if config.data.source != TASK_MIX and config.data.heldout == 0:
+        raise BadInputError("data.heldout is 0, so nothing could be evaluated; hold some rows out (0.1: a tenth)")
     resolved = resolve_config(config, tuple(RunConfig.model_fields))
     return Plan(
         version=__version__,

@@ -110,6 +110,9 @@ def _find(name: str) -> RewardFunction:
         raise BadInputError(f"rl.rewards: {name} cannot be imported ({error}); install it or set PYTHONPATH") from None
     except AttributeError:
         raise BadInputError(f"rl.rewards: {module_name} has no function called {function_name}") from None
+    except Exception as error:
+        # A person's own module: whatever is wrong in it is theirs to mend, and a line is more use than our traceback.
+        raise BadInputError(f"rl.rewards: importing {module_name} fails: {type(error).__name__}: {error}") from error
     if not callable(function):
         raise BadInputError(f"rl.rewards: {name} is a {type(function).__name__}, not a function")
     found: RewardFunction = function

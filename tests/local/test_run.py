@@ -9,7 +9,7 @@ import time
 import pytest
 
 from lorapar.config import load_config
-from lorapar.errors import BadInputError, ExitCode, IntegrityError
+from lorapar.errors import BadInputError, ExitCode, IntegrityError, StoppedError
 from lorapar.local import RunFolder, run_local
 from lorapar.progress import Silent
 from lorapar.stages.graph import GRAPH, node_names
@@ -164,3 +164,28 @@ def test_records_say_how_each_artifact_came_about(tiny_run):
         assert record.seconds >= 0
         assert record.peak_memory_bytes > 0
         assert set(record.inputs) == set(node.inputs)
+
+
+def test_a_failed_run_does_not_leave_an_earlier_runs_adapter_as_its_own(tiny_copy):
+    from lorapar.errors import TrainingError
+
+    changed = load_config(**TINY, overrides=["sft.learning_rate=1e30", "sft.max_steps=6"])
+    with pytest.raises(TrainingError, match="last good adapter"):
+        run_local(changed, tiny_copy, Spoken())
+    assert not (tiny_copy / "adapter").exists()
+    assert not (tiny_copy / "lineage.json").exists()
+    assert json.loads((tiny_copy / "metrics.json").read_text())["after_sft"] is None
+    run_local(load_config(**TINY), tiny_copy, Spoken())
+    assert (tiny_copy / "adapter" / "adapter_model.safetensors").is_file()
+
+
+def test_the_adapter_is_there_even_where_evaluation_fails(tiny_copy, monkeypatch):
+    import lorapar.stages.evaluate as stage
+
+    def fail(call):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(stage, "run", fail)
+    with pytest.raises(StoppedError, match="interrupted during evaluate"):
+        run_local(load_config(**TINY, overrides=["rl.learning_rate=1e-4"]), tiny_copy, Spoken())
+    assert (tiny_copy / "adapter" / "adapter_model.safetensors").is_file()
