@@ -64,6 +64,7 @@ def test_plan_says_what_will_happen_and_starts_nothing(cli, tiny_run, tmp_path):
     assert "reuse" in rows["sft"]
     assert "rl.learning_rate" in rows["rl"]
     assert "GB" in rows["rl"]
+    assert "48 to 72 calls" in rows["teachers"]
     assert sorted(path for path in tiny_run.rglob("*")) == before
 
 
