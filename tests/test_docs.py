@@ -121,7 +121,7 @@ YAML_BLOCKS = [
 def test_settings_shown_in_the_docs_are_valid(page: str, block: str, tmp_path: Path) -> None:
     file = tmp_path / "settings.yaml"
     file.write_text(block, encoding="utf-8")
-    kind_of(load_config(file=file).data)
+    assert kind_of(load_config(file=file).data)
 
 
 def test_the_docs_show_command_lines_at_all() -> None:
