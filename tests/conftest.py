@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +21,24 @@ def run_cli(*arguments: str | Path, timeout_seconds: float = 300) -> subprocess.
     return subprocess.run(
         command, capture_output=True, text=True, timeout=timeout_seconds, check=False, stdin=subprocess.DEVNULL
     )
+
+
+def hears_ctrl_c() -> None:
+    """For a started process: a test suite in the background is deaf to SIGINT, and what it starts inherits that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+@pytest.fixture(scope="session")
+def start_cli():
+    """Start the `lorapar` command and go on, so that a test can send it signals."""
+
+    def start(*arguments: str | Path) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "lorapar.cli", *map(str, arguments)]
+        return subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=hears_ctrl_c
+        )
+
+    return start
 
 
 @pytest.fixture(scope="session")

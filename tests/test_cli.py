@@ -2,8 +2,6 @@
 
 import re
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -109,14 +107,8 @@ def test_a_stage_runs_alone_with_local_folders(cli, tiny_run, tmp_path):
 
 
 @pytest.mark.parametrize(("sent", "code"), [("SIGINT", ExitCode.INTERRUPTED), ("SIGTERM", ExitCode.TERMINATED)])
-def test_any_command_that_is_stopped_says_so(tmp_path, sent, code):
-    command = [sys.executable, "-m", "lorapar.cli", "stage", "init", "--preset", "tiny"]
-    process = subprocess.Popen(
-        [*command, "--output", f"adapter={tmp_path}/adapter"],
-        stderr=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        text=True,
-    )
+def test_any_command_that_is_stopped_says_so(start_cli, tmp_path, sent, code):
+    process = start_cli("stage", "init", "--preset", "tiny", "--output", f"adapter={tmp_path}/adapter")
     wait_for_torch(process.pid)
     process.send_signal(getattr(signal, sent))
     _, errors = process.communicate(timeout=120)

@@ -2,8 +2,6 @@
 
 import json
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
@@ -121,10 +119,9 @@ def test_only_one_run_works_in_a_folder(tmp_path):
 @pytest.mark.parametrize(
     ("sent", "code"), [(signal.SIGINT, ExitCode.INTERRUPTED), (signal.SIGTERM, ExitCode.TERMINATED)]
 )
-def test_a_stopped_run_says_so_and_continues(tmp_path, sent, code):
+def test_a_stopped_run_says_so_and_continues(start_cli, tmp_path, sent, code):
     folder = tmp_path / "run"
-    command = [sys.executable, "-m", "lorapar.cli", "run", "--preset", "tiny", "--out", str(folder)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = start_cli("run", "--preset", "tiny", "--out", folder)
     _wait_for(folder / "work", "sft-*", process)
     process.send_signal(sent)
     _, errors = process.communicate(timeout=60)
