@@ -160,18 +160,24 @@ def test_rooms_of_the_client_do_not_import_torch_at_the_top() -> None:
 
 
 MODULE_OF = {"pyyaml": "yaml", "huggingface-hub": "huggingface_hub"}
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+EXTRAS = tuple(PROJECT["optional-dependencies"])
+# Part of a package that is declared, or something that is there wherever the module importing it runs.
+COMES_WITH = {"botocore": "boto3"}
+# Asked for without an import: transformers' Trainer does not work without accelerate.
+NEEDED_BY_OTHERS = {"accelerate"}
 
 
 def declared(*extras: str) -> set[str]:
     """Modules of the packages that pyproject.toml asks for, in its core and in the extras named."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    project = PROJECT
     asked = [*project["dependencies"], *(line for extra in extras for line in project["optional-dependencies"][extra])]
     names = {re.split(r"[<>=!~\[; ]", line)[0].lower() for line in asked}
     return {MODULE_OF.get(name, name) for name in names}
 
 
 def test_every_imported_package_is_declared() -> None:
-    known = declared("train") | set(sys.stdlib_module_names) | {"lorapar"}
+    known = declared(*EXTRAS) | set(sys.stdlib_module_names) | {"lorapar"} | set(COMES_WITH)
     undeclared = {
         f"{path.relative_to(ROOT)} imports {module}"
         for path in SOURCES
@@ -182,9 +188,8 @@ def test_every_imported_package_is_declared() -> None:
 
 
 def test_every_declared_package_is_imported() -> None:
-    """accelerate is asked for because transformers' Trainer does not work without it."""
-    imported = {module.split(".")[0] for path in SOURCES for module in imports_of(path)} | {"accelerate"}
-    assert declared("train") <= imported, "pyproject.toml asks for packages that nothing imports"
+    imported = {module.split(".")[0] for path in SOURCES for module in imports_of(path)} | NEEDED_BY_OTHERS
+    assert declared(*EXTRAS) <= imported, "pyproject.toml asks for packages that nothing imports"
 
 
 def test_the_contract_knows_the_packages_of_the_train_extra() -> None:

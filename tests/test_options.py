@@ -22,9 +22,18 @@ def option_lines() -> list[str]:
     """One line for each argument and option of each command, as `run --preset` or `run --fresh (flag)`."""
     group: Any = typer.main.get_command(app)
     lines = [f"lorapar {_describe(parameter)}" for parameter in group.params]
+    return lines + _command_lines("", group)
+
+
+def _command_lines(path: str, group: Any) -> list[str]:
+    """The commands of a group, and of the groups in it, as `adapters list`."""
+    lines: list[str] = []
     for name, command in sorted(group.commands.items()):
-        lines.append(name)
-        lines += [f"{name} {_describe(parameter)}" for parameter in command.params]
+        whole = f"{path} {name}".strip()
+        lines.append(whole)
+        lines += [f"{whole} {_describe(parameter)}" for parameter in command.params]
+        if hasattr(command, "commands"):
+            lines += _command_lines(whole, command)
     return lines
 
 

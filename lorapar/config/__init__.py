@@ -1,25 +1,15 @@
 """Every setting of a run: one pydantic model with a section a stage, loaded from YAML presets, files and `--set`."""
 
+from lorapar.config.adapter import AdapterConfig, PartitionConfig, ScoreConfig
+from lorapar.config.base import SYSTEMS
+from lorapar.config.data import ColumnMapping, DataConfig, TaskMixConfig
+from lorapar.config.evaluation import EvaluateConfig
 from lorapar.config.load import dump_config, load_config, preset_names, preset_text
-from lorapar.config.sections import (
-    SYSTEMS,
-    AdapterConfig,
-    ColumnMapping,
-    DataConfig,
-    EvaluateConfig,
-    ModelConfig,
-    PartitionConfig,
-    PromptConfig,
-    ReportConfig,
-    RlConfig,
-    RunConfig,
-    ScoreConfig,
-    SftConfig,
-    TaskMixConfig,
-    TeacherConfig,
-    TeacherTemplate,
-    VotingConfig,
-)
+from lorapar.config.model import ModelConfig, PromptConfig
+from lorapar.config.report import ReportConfig
+from lorapar.config.run import RunConfig
+from lorapar.config.training import RlConfig, SftConfig
+from lorapar.config.voting import TeacherConfig, TeacherTemplate, VotingConfig
 
 __all__ = [
     "SYSTEMS",

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from lorapar.config.sections import RunConfig
+from lorapar.config.run import RunConfig
 from lorapar.errors import BadInputError, nearest
 
 _PRESETS = "lorapar.presets"

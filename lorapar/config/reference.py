@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from lorapar.config.load import preset_names, preset_text
-from lorapar.config.sections import RunConfig
+from lorapar.config.run import RunConfig
 
 Schema = dict[str, Any]
 
@@ -29,7 +29,7 @@ lorapar run --preset demo --set partition.theta=0.95 --set rl.max_steps=40
 Keys that do not exist and values out of range end the command at once with exit code 2 and the nearest right key.
 The run folder's `config.yaml` holds the settings of the last run with every default written out.
 
-*This page is made by `make docs` from `lorapar/config/sections.py`; a test keeps the two equal.*
+*This page is made by `make docs` from the models in `lorapar/config/`; a test keeps the two equal.*
 """
 
 _BOUNDS = (("minimum", "≥"), ("exclusiveMinimum", ">"), ("maximum", "≤"), ("exclusiveMaximum", "<"))

@@ -1,0 +1,39 @@
+"""The `lorapar` command: reads options, calls the rooms below, prints; nothing is computed here.
+
+One file a group of commands; importing it here puts its commands into `app`.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import warnings
+from types import FrameType
+from typing import NoReturn
+
+# Read by OpenMP when torch is imported: idle threads that spin slow training threefold on busy cores.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+from lorapar.cli import look, run, stage
+from lorapar.cli.base import app, err
+from lorapar.errors import ExitCode, LoraparError, Terminated
+
+__all__ = ["app", "look", "main", "run", "stage"]
+
+
+def _on_sigterm(_signal: int, _frame: FrameType | None) -> NoReturn:
+    raise Terminated
+
+
+def main() -> NoReturn:
+    """Entry point: errors a person can mend become one line and their exit code; a bug keeps its traceback."""
+    signal.signal(signal.SIGTERM, _on_sigterm)
+    # What libraries say to each other's authors is no news for the person at the keyboard.
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|peft|trl)\.")
+    try:
+        app(standalone_mode=True)
+    except LoraparError as error:
+        err.print(f"lorapar: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        sys.exit(error.exit_code)
+    sys.exit(ExitCode.OK)

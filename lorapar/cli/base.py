@@ -1,0 +1,75 @@
+"""What every command shares: the application, the two consoles, common options and how they become settings."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from typer.core import TyperGroup
+
+from lorapar import __version__
+from lorapar.config import RunConfig, load_config
+from lorapar.errors import stopped
+from lorapar.progress import Progress
+
+
+class Commands(TyperGroup):
+    """Every command; one that is stopped ends with one line and its own exit code, wherever it was."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Call the command; Ctrl-C and SIGTERM become StoppedError, which typer would end without a word."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as stop:
+            raise stopped(stop, "") from None
+
+
+app = typer.Typer(
+    cls=Commands,
+    name="lorapar",
+    help="Fine-tune language models the LoRA-PAR way: teachers vote, elements are partitioned, SFT and RL tune.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+out = Console()
+err = Console(stderr=True)
+
+Preset = Annotated[str | None, typer.Option(help="Settings that ship with the package; see `lorapar presets`.")]
+ConfigFile = Annotated[Path | None, typer.Option("--config", help="YAML file with settings.")]
+Overrides = Annotated[list[str] | None, typer.Option("--set", help="section.key=value, on top of the settings.")]
+OutDir = Annotated[Path | None, typer.Option("--out", help="Run folder; default: runs/NAME of the settings.")]
+Until = Annotated[str | None, typer.Option(help="Stop after this stage.")]
+Fresh = Annotated[bool, typer.Option("--fresh", help="Forget what an earlier run into this folder made.")]
+
+
+@app.callback(invoke_without_command=True)
+def _options(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.", is_eager=True)] = False,
+) -> None:
+    if version:
+        out.print(f"lorapar {__version__}", highlight=False)
+        raise typer.Exit
+
+
+def settings_of(preset: str | None, file: Path | None, overrides: list[str] | None) -> RunConfig:
+    """The settings that --preset, --config and --set come to; the demo's where neither of the first two is given."""
+    if preset is None and file is None:
+        preset = "demo"
+    return load_config(preset=preset, file=file, overrides=overrides or ())
+
+
+def out_dir_of(settings: RunConfig, given: Path | None) -> Path:
+    """The run folder: as given, or named after the settings."""
+    return given if given is not None else Path("runs") / settings.name
+
+
+def reporter(prefix: str) -> AbstractContextManager[Progress]:
+    """A progress on the screen whose lines begin with `prefix`."""
+    from lorapar.terminal import progress_for
+
+    return progress_for(out, prefix)

@@ -1,0 +1,67 @@
+"""Commands that only look: `lorapar presets`, `report`, `partition` and `doctor`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from lorapar.cli.base import app, out
+from lorapar.config import preset_names, preset_text
+from lorapar.errors import BadInputError, ExitCode
+from lorapar.store import storage_errors
+
+
+@app.command("presets")
+def presets_command(
+    show: Annotated[str | None, typer.Option(help="Print this preset as YAML.")] = None,
+) -> None:
+    """List the settings that ship with the package."""
+    if show is not None:
+        out.print(preset_text(show), markup=False, highlight=False, end="", soft_wrap=True)
+        return
+    table = Table("preset", "what for", box=None, header_style="bold")
+    for name in preset_names():
+        table.add_row(name, preset_text(name).splitlines()[0].removeprefix("# "))
+    out.print(table)
+
+
+@app.command("report")
+def report_command(folder: Annotated[Path, typer.Argument(help="A run folder.")]) -> None:
+    """Write report.html and metrics.json of a run folder again, from what it holds."""
+    from lorapar.local import RunFolder
+    from lorapar.local.results import write_run_report
+
+    with storage_errors(folder):
+        path = write_run_report(RunFolder(folder)) if folder.is_dir() else None
+    if path is None:
+        raise BadInputError(f"{folder}: not a run folder (no finished plan in it); start one with `lorapar run`")
+    out.print(f"report: {path}", markup=False, soft_wrap=True)
+
+
+@app.command("partition")
+def partition_command(
+    folder: Annotated[Path, typer.Argument(help="A run folder whose scoring has finished.")],
+    sweep: Annotated[bool, typer.Option("--sweep", help="Show many values of theta, from the saved scores.")] = False,
+) -> None:
+    """Show the partition of a run, or with --sweep what other values of theta would give; needs no model."""
+    from lorapar.local.partitions import partition_table, sweep_table
+
+    with storage_errors(folder):
+        table, plot = sweep_table(folder) if sweep else (partition_table(folder), None)
+    out.print(table)
+    if plot is not None:
+        out.print(f"plot: {plot}", markup=False, soft_wrap=True)
+
+
+@app.command("doctor")
+def doctor_command() -> None:
+    """Say what this machine can do and what is missing."""
+    from lorapar.doctor import doctor_table, examine
+
+    findings = examine()
+    out.print(doctor_table(findings))
+    if any(finding.missing for finding in findings):
+        raise typer.Exit(ExitCode.BAD_INPUT)

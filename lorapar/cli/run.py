@@ -1,0 +1,56 @@
+"""`lorapar run` and `lorapar plan`: all stages on this machine, or what they would do."""
+
+from __future__ import annotations
+
+from lorapar.cli.base import (
+    ConfigFile,
+    Fresh,
+    OutDir,
+    Overrides,
+    Preset,
+    Until,
+    app,
+    out,
+    out_dir_of,
+    reporter,
+    settings_of,
+)
+
+
+@app.command("run")
+def run_command(
+    preset: Preset = None,
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+    out_dir: OutDir = None,
+    until: Until = None,
+    fresh: Fresh = False,
+) -> None:
+    """Run every stage on this machine into one folder; a second run continues and reuses what is unchanged."""
+    settings = settings_of(preset, config, overrides)
+    from lorapar.local import run_local
+    from lorapar.report.text import closing_table
+
+    folder = run_local(settings, out_dir_of(settings, out_dir), reporter, until=until, fresh=fresh)
+    metrics = folder.root / "metrics.json"
+    if metrics.is_file():
+        out.print(closing_table(metrics))
+    out.print(f"report: {folder.root / 'report.html'}", markup=False, soft_wrap=True)
+    if (folder.root / "adapter").is_dir() and until is None:
+        out.print(f"adapter: {folder.root / 'adapter'}", markup=False, soft_wrap=True)
+
+
+@app.command("plan")
+def plan_command(
+    preset: Preset = None,
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+    out_dir: OutDir = None,
+    until: Until = None,
+    fresh: Fresh = False,
+) -> None:
+    """Say what `run` with the same options would do: stages that run or are reused, memory, teacher calls."""
+    settings = settings_of(preset, config, overrides)
+    from lorapar.local.planning import plan_table
+
+    out.print(plan_table(settings, out_dir_of(settings, out_dir), until=until, fresh=fresh))

@@ -1,0 +1,34 @@
+"""`lorapar stage`: one stage by itself, with local folders in and out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lorapar.cli.base import ConfigFile, Overrides, Preset, app, out, reporter, settings_of
+
+
+@app.command("stage")
+def stage_command(
+    name: Annotated[str, typer.Argument(help="Name of the stage, such as `sft`.")],
+    preset: Preset = None,
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+    inputs: Annotated[list[str] | None, typer.Option("--input", help="name=FOLDER of an input artifact.")] = None,
+    outputs: Annotated[list[str] | None, typer.Option("--output", help="name=FOLDER to make an output in.")] = None,
+    parameters: Annotated[list[str] | None, typer.Option("--param", help="name=value, such as system=system1.")] = None,
+    scratch: Annotated[Path | None, typer.Option(help="Folder for unfinished work; found again by a retry.")] = None,
+) -> None:
+    """Run one stage with local folders in and out."""
+    settings = settings_of(preset, config, overrides)
+    from lorapar.local.single import StageOptions, run_single
+
+    options = StageOptions.parse(name, inputs or [], outputs or [], parameters or [], scratch)
+    with reporter(f"{name}:") as progress:
+        record = run_single(settings, options, progress)
+    for metric, value in record.metrics.items():
+        out.print(f"{metric} = {value:.6g}", markup=False)
+    for output, digest in record.outputs.items():
+        out.print(f"{output}: {digest}", markup=False)

@@ -1,0 +1,23 @@
+"""What every section of the settings is made from: strict models and the bounds that values keep to."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+
+SYSTEMS: tuple[str, str] = ("system1", "system2")
+
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Positive = Annotated[int, Field(ge=1)]
+Rate = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
+Dtype = Literal["float32", "bfloat16", "float16"]
+Scheduler = Literal["cosine", "linear", "constant", "constant_with_warmup"]
+
+
+class Section(BaseModel):
+    """A group of settings; unknown keys are errors, values do not change once read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)

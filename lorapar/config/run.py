@@ -1,0 +1,51 @@
+"""All settings of one run. Defaults follow the paper (Huang et al. 2025, section 4); see docs/method.md.
+
+Each field carries a one-line description with its unit; `docs/configuration.md` is generated from them.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field, model_validator
+
+from lorapar.config.adapter import AdapterConfig, PartitionConfig, ScoreConfig
+from lorapar.config.base import Name, Section
+from lorapar.config.data import DataConfig
+from lorapar.config.evaluation import EvaluateConfig
+from lorapar.config.model import ModelConfig, PromptConfig
+from lorapar.config.report import ReportConfig
+from lorapar.config.training import RlConfig, SftConfig
+from lorapar.config.voting import TeacherConfig, VotingConfig
+
+
+
+class RunConfig(Section):
+    """Every setting of one run; a stage sees only the sections it names."""
+
+    name: Name = Field("adapter", description="Name of the adapter this run makes")
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(0, description="Seed of everything random")
+    model: ModelConfig = Field(default_factory=ModelConfig, description="The base model")
+    data: DataConfig = Field(default_factory=DataConfig, description="The examples")
+    prompts: PromptConfig = Field(default_factory=PromptConfig, description="System messages")
+    teachers: Annotated[tuple[TeacherConfig, ...], Field(min_length=1)] = Field(
+        (TeacherConfig(name="self"),), description="The voters"
+    )
+    voting: VotingConfig = Field(default_factory=VotingConfig, description="How votes become labels")
+    adapter: AdapterConfig = Field(default_factory=AdapterConfig, description="The LoRA adapter")
+    score: ScoreConfig = Field(default_factory=ScoreConfig, description="Importance scoring")
+    partition: PartitionConfig = Field(default_factory=PartitionConfig, description="Element partition")
+    sft: SftConfig = Field(default_factory=SftConfig, description="System 1 tuning")
+    rl: RlConfig = Field(default_factory=RlConfig, description="System 2 tuning")
+    evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig, description="Held-out scores")
+    report: ReportConfig = Field(default_factory=ReportConfig, description="The report")
+
+    @model_validator(mode="after")
+    def _teachers_fit(self) -> RunConfig:
+        names = [teacher.name for teacher in self.teachers]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"teachers: the name '{twice[0]}' is used twice; names of teachers must differ")
+        if self.voting.quorum is not None and self.voting.quorum > len(names):
+            raise ValueError(f"voting.quorum is {self.voting.quorum}, but there are only {len(names)} teachers")
+        return self

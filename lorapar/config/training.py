@@ -1,0 +1,106 @@
+"""How the two systems are tuned: the sections `sft` and `rl`."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from lorapar.config.base import Fraction, Positive, Rate, Scheduler, Section
+from lorapar.errors import nearest
+
+
+REWARD_NAMES = ("exact_answer", "integer_answer", "strict_format", "soft_format", "tag_count")
+
+
+class SftConfig(Section):
+    """Supervised fine-tuning on System 1 (paper section 4.1)."""
+
+    rows: Literal["system1", "all"] = Field("system1", description="Rows trained on; `all` is the authors' script")
+    warmup_system2_examples: Annotated[int, Field(ge=0)] = Field(
+        0, description="System 2 rows mixed in so that RL starts with some reward"
+    )
+    warmup_repeats: Positive = Field(1, description="Times each of those System 2 rows appears in an epoch")
+    loss_average: Literal["token", "row"] = Field(
+        "token",
+        description="The loss is a mean over answer tokens, or over rows: short answers then count like long ones",
+    )
+    epochs: Rate = Field(1.0, description="Passes over the rows")
+    max_steps: Positive | None = Field(None, description="Optimiser steps, where epochs shall not decide")
+    learning_rate: Rate = Field(2e-4, description="Peak learning rate")
+    scheduler: Scheduler = Field("cosine", description="Learning-rate schedule")
+    warmup_ratio: Fraction = Field(0.03, description="Share of the steps the learning rate rises over")
+    batch_size: Positive = Field(1, description="Rows in one forward pass")
+    gradient_accumulation: Positive = Field(32, description="Forward passes to one optimiser step")
+    max_length: Positive = Field(512, description="Longest row in tokens; longer rows are cut at the end")
+    weight_decay: Annotated[float, Field(ge=0.0)] = Field(0.0, description="AdamW decay of the active elements")
+    max_grad_norm: Rate = Field(1.0, description="Gradient norm of the active elements is clipped to this")
+    gradient_checkpointing: bool = Field(False, description="Recompute activations: less memory, more time")
+
+    @model_validator(mode="after")
+    def _warmup_fits_rows(self) -> SftConfig:
+        if self.rows == "all" and self.warmup_system2_examples:
+            raise ValueError(
+                "rows is 'all', so SFT sees every System 2 row already; set warmup_system2_examples to 0 with it"
+            )
+        return self
+
+
+class RlConfig(Section):
+    """Reinforcement learning by GRPO on System 2 (paper section 4.2)."""
+
+    rows: Literal["system2", "all"] = Field("system2", description="Rows trained on; `all` is the authors' script")
+    epochs: Rate = Field(1.0, description="Passes over the rows")
+    max_steps: Positive | None = Field(None, description="Optimiser steps, where epochs shall not decide")
+    learning_rate: Rate = Field(5e-6, description="Peak learning rate")
+    scheduler: Scheduler = Field("cosine", description="Learning-rate schedule")
+    warmup_ratio: Fraction = Field(0.1, description="Share of the steps the learning rate rises over")
+    batch_size: Positive = Field(8, description="Completions in one forward pass")
+    gradient_accumulation: Positive = Field(4, description="Forward passes to one optimiser step")
+    num_generations: Annotated[int, Field(ge=2)] = Field(8, description="Completions of each prompt: the group")
+    max_prompt_length: Positive = Field(128, description="Longest prompt in tokens; rows above it are left out")
+    max_completion_length: Positive = Field(256, description="Longest completion in tokens")
+    temperature: Rate = Field(1.0, description="Sampling temperature of the rollouts")
+    top_p: Annotated[float, Field(gt=0.0, le=1.0)] = Field(1.0, description="Nucleus of the rollouts' sampling")
+    kl_beta: Annotated[float, Field(ge=0.0)] = Field(0.0, description="Weight of the KL term towards the reference")
+    reference: Literal["base", "sft"] = Field("sft", description="The reference model of the KL term")
+    loss_type: Literal["grpo", "bnpo", "dr_grpo", "dapo"] = Field("grpo", description="How TRL averages the loss")
+    scale_rewards: Literal["group", "batch", "none"] = Field("group", description="What advantages are divided by")
+    rewards: dict[str, float] = Field(
+        {
+            "exact_answer": 2.0,
+            "integer_answer": 0.5,
+            "strict_format": 0.5,
+            "soft_format": 0.5,
+            "tag_count": 0.5,
+        },
+        description="Weight of each reward; a key of one's own is an import path, `package.module:function`",
+    )
+    adam_beta1: Fraction = Field(0.9, description="AdamW beta 1")
+    adam_beta2: Fraction = Field(0.99, description="AdamW beta 2")
+    weight_decay: Annotated[float, Field(ge=0.0)] = Field(0.1, description="AdamW decay of the active elements")
+    max_grad_norm: Rate = Field(0.1, description="Gradient norm of the active elements is clipped to this")
+    gradient_checkpointing: bool = Field(False, description="Recompute activations: less memory, more time")
+
+    @field_validator("rewards")
+    @classmethod
+    def _reward_names(cls, rewards: dict[str, float]) -> dict[str, float]:
+        for key in rewards:
+            if key not in REWARD_NAMES and not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", key):
+                raise ValueError(
+                    f"'{key}' is no reward{nearest(key, list(REWARD_NAMES))}; one of "
+                    f"{', '.join(REWARD_NAMES)}, or an import path like package.module:function"
+                )
+        if not any(rewards.values()):
+            raise ValueError("every weight is 0, so RL would learn nothing; give at least one reward a weight")
+        return rewards
+
+    @model_validator(mode="after")
+    def _groups_fill_batches(self) -> RlConfig:
+        if (self.batch_size * self.gradient_accumulation) % self.num_generations:
+            raise ValueError(
+                f"batch_size * gradient_accumulation ({self.batch_size} * {self.gradient_accumulation}) must be a "
+                f"multiple of num_generations ({self.num_generations}), or a group would be torn apart"
+            )
+        return self

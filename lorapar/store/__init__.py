@@ -1,0 +1,55 @@
+"""Where stages keep and find what they make: artifacts on disk, objects in a bucket or a local folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lorapar.store.address import S3Address, is_s3, parse_address
+from lorapar.store.artifact import (
+    MANIFEST,
+    FileEntry,
+    Manifest,
+    file_sha256,
+    read_manifest,
+    replace_folder,
+    seal,
+    storage_errors,
+    verify,
+    write_atomically,
+)
+from lorapar.store.base import NotFoundError, ObjectInfo, ObjectStore
+from lorapar.store.tree import fetch_tree, put_tree
+
+__all__ = [
+    "MANIFEST",
+    "FileEntry",
+    "Manifest",
+    "NotFoundError",
+    "ObjectInfo",
+    "ObjectStore",
+    "S3Address",
+    "fetch_tree",
+    "file_sha256",
+    "is_s3",
+    "open_store",
+    "parse_address",
+    "put_tree",
+    "read_manifest",
+    "replace_folder",
+    "seal",
+    "storage_errors",
+    "verify",
+    "write_atomically",
+]
+
+
+def open_store(address: str | Path) -> ObjectStore:
+    """The store at `s3://bucket/prefix` or in a local folder; nothing is contacted yet. Raises BadInputError."""
+    where = parse_address(address)
+    if isinstance(where, S3Address):
+        from lorapar.store.s3 import S3Store
+
+        return S3Store(where)
+    from lorapar.store.local import LocalStore
+
+    return LocalStore(where)

@@ -1,0 +1,55 @@
+"""Addresses of storage: `s3://bucket/prefix`, or the path of a local folder; and the keys of objects below one."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from lorapar.errors import BadInputError
+
+_SCHEME = "s3://"
+_BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
+_KEY_PART = re.compile(r"[A-Za-z0-9._=@+-]+")
+
+
+@dataclass(frozen=True)
+class S3Address:
+    """A bucket and the prefix below which objects lie; the prefix has no slash at either end."""
+
+    bucket: str
+    prefix: str
+
+    def __str__(self) -> str:
+        return f"{_SCHEME}{self.bucket}" + (f"/{self.prefix}" if self.prefix else "")
+
+
+def is_s3(address: str | Path) -> bool:
+    """Whether an address names a bucket rather than a local folder."""
+    return str(address).startswith(_SCHEME)
+
+
+def parse_address(address: str | Path) -> S3Address | Path:
+    """An S3Address or a local path; raises BadInputError for a bucket name that cannot be one or another scheme."""
+    text = str(address)
+    if not is_s3(text):
+        if "://" in text:
+            raise BadInputError(f"{text}: not an address lorapar knows; write s3://BUCKET/PREFIX or a local folder")
+        return Path(text)
+    bucket, _, prefix = text.removeprefix(_SCHEME).partition("/")
+    if not _BUCKET.fullmatch(bucket):
+        raise BadInputError(f"{text}: '{bucket}' cannot be the name of a bucket; write s3://BUCKET/PREFIX")
+    prefix = prefix.strip("/")
+    if prefix:
+        check_key(prefix)
+    return S3Address(bucket, prefix)
+
+
+def check_key(key: str) -> str:
+    """The key, once every part of it is a plain name: no empty part, no `..`, nothing a shell or a path would read."""
+    parts = key.split("/")
+    if not all(_KEY_PART.fullmatch(part) and part not in (".", "..") for part in parts):
+        raise BadInputError(
+            f"'{key}' cannot be the key of an object; use letters, digits and . _ = @ + - between single slashes"
+        )
+    return key

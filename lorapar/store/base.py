@@ -1,0 +1,68 @@
+"""What every kind of storage can do, whether a bucket or a local folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from lorapar.errors import ExitCode, LoraparError
+
+
+class NotFoundError(LoraparError):
+    """No object under that key; the message names the whole address."""
+
+    exit_code = ExitCode.INTEGRITY
+
+
+@dataclass(frozen=True)
+class ObjectInfo:
+    """One object of a listing."""
+
+    key: str
+    """Relative to the address the store was opened with."""
+    size_bytes: int
+    modified: float
+    """Seconds since the epoch."""
+
+
+class ObjectStore(Protocol):
+    """Objects by key below one address. Keys are relative, with `/` between plain names.
+
+    All calls raise UnreachableError where the storage does not answer or refuses, naming address and cause.
+    """
+
+    @property
+    def address(self) -> str:
+        """Where it was opened, as a person would write it."""
+
+    def read(self, key: str) -> bytes:
+        """The bytes of a small object; raises NotFoundError."""
+
+    def read_versioned(self, key: str) -> tuple[bytes, str]:
+        """Its bytes and a token of this very version, for `write_if_unchanged`; raises NotFoundError."""
+
+    def write(self, key: str, data: bytes) -> None:
+        """Write a small object; a reader sees the old bytes or the new ones, never half of them."""
+
+    def write_if_absent(self, key: str, data: bytes) -> bool:
+        """Write unless the key exists; of writers that race exactly one gets True."""
+
+    def write_if_unchanged(self, key: str, data: bytes, version: str) -> bool:
+        """Replace the version that was read; False where somebody else has replaced or deleted it since."""
+
+    def upload(self, path: Path, key: str) -> None:
+        """Copy a local file into the store; it becomes visible whole or not at all."""
+
+    def download(self, key: str, path: Path) -> None:
+        """Copy an object to a local file, with bounded memory; raises NotFoundError."""
+
+    def exists(self, key: str) -> bool:
+        """Whether the key exists."""
+
+    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
+        """All objects whose key begins with `prefix`, in the order of their keys."""
+
+    def delete(self, key: str) -> None:
+        """Remove an object; nothing happens where there is none."""
