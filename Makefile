@@ -78,10 +78,10 @@ wheel: $(STAMP) ## build dist/lorapar-*.whl
 	@$(BIN)/python -m build --wheel --outdir dist
 
 # torch is pinned to what the vLLM builds of later images want; its CPU build differs only in the local version.
-locks: $(STAMP) ## resolve the locks anew (torch must be offered as a CPU build, or CUDA packages come along)
+locks: $(STAMP) ## resolve the locks, keeping pins that still fit; UPGRADE=--upgrade takes the newest of all (torch must be offered as a CPU build, or CUDA packages come along)
 	@for lock in client trainer-cpu; do \
-	  if test $$lock = client; then what=""; else what="--extra train --group dev"; fi; \
-	  $(BIN)/uv pip compile --quiet --upgrade --python-version 3.11 --no-header --no-annotate --no-emit-index-url $(INDEX) \
+	  grep -v '^torch==' locks/$$lock.txt > locks/$$lock.new; if test $$lock = client; then what=""; else what="--extra train --group dev"; fi; \
+	  $(BIN)/uv pip compile --quiet $(UPGRADE) --python-version 3.11 --no-header --no-annotate --no-emit-index-url $(INDEX) \
 	    --constraint locks/constraints.txt $$what pyproject.toml --output-file locks/$$lock.new || exit 1; \
 	  if grep -q '^nvidia-' locks/$$lock.new; then rm locks/$$lock.new; \
 	    echo "torch came as a CUDA build; give TORCH_INDEX or PIP_FIND_LINKS with a CPU build" >&2; exit 2; fi; \

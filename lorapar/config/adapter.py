@@ -9,7 +9,6 @@ from pydantic import Field
 from lorapar.config.base import Fraction, Positive, Rate, Section
 
 
-
 class AdapterConfig(Section):
     """The LoRA adapter; defaults follow the paper, but for the start."""
 

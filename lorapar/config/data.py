@@ -9,7 +9,6 @@ from pydantic import Field
 from lorapar.config.base import Positive, Section
 
 
-
 class ColumnMapping(Section):
     """Which column of a data set plays which part."""
 

@@ -9,7 +9,6 @@ from pydantic import Field
 from lorapar.config.base import Positive, Section
 
 
-
 class EvaluateConfig(Section):
     """Held-out scores of base, after SFT and after RL."""
 

@@ -9,7 +9,6 @@ from pydantic import Field
 from lorapar.config.base import Dtype, Section
 
 
-
 class ModelConfig(Section):
     """The base model that is tuned; it is read, never edited."""
 

@@ -9,7 +9,6 @@ from pydantic import Field
 from lorapar.config.base import Section
 
 
-
 class ReportConfig(Section):
     """What the report shows."""
 

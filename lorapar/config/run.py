@@ -19,7 +19,6 @@ from lorapar.config.training import RlConfig, SftConfig
 from lorapar.config.voting import TeacherConfig, VotingConfig
 
 
-
 class RunConfig(Section):
     """Every setting of one run; a stage sees only the sections it names."""
 

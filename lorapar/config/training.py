@@ -10,7 +10,6 @@ from pydantic import Field, field_validator, model_validator
 from lorapar.config.base import Fraction, Positive, Rate, Scheduler, Section
 from lorapar.errors import nearest
 
-
 REWARD_NAMES = ("exact_answer", "integer_answer", "strict_format", "soft_format", "tag_count")
 
 

@@ -9,7 +9,6 @@ from pydantic import Field, field_validator, model_validator
 from lorapar.config.base import Dtype, Fraction, Name, Positive, Rate, Section
 
 
-
 class FewShotRow(Section):
     """One worked example in a teacher's prompt."""
 
