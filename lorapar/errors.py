@@ -20,6 +20,8 @@ class ExitCode(IntEnum):
     TRAINING_FAILED = 4
     STORAGE = 5
     INTEGRITY = 6
+    NOT_BETTER = 10
+    STALE = 11
     INTERRUPTED = 130
     TERMINATED = 143
 
@@ -58,6 +60,18 @@ class IntegrityError(LoraparError):
     """An artifact is missing or its bytes are not those its manifest names."""
 
     exit_code = ExitCode.INTEGRITY
+
+
+class NotBetterError(LoraparError):
+    """An adapter is not shown to be better than the one in production: a result, not a failure."""
+
+    exit_code = ExitCode.NOT_BETTER
+
+
+class StaleError(LoraparError):
+    """What something was decided on has moved meanwhile, such as an alias; nothing was changed."""
+
+    exit_code = ExitCode.STALE
 
 
 class StoppedError(LoraparError):
