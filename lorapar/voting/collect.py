@@ -82,23 +82,26 @@ class Collection:
         done: Calls,
     ) -> None:
         place = self._ballots.teachers.index(name)
-        waiting = sum(self._needs(pattern, place) for pattern in self.patterns.values())
+        waiting = sum(pattern[place] == NOT_ASKED and self._asks(pattern, place) for pattern in self.patterns.values())
         if not waiting:
             return
         teacher = open_teacher(name)
         progress.start(f"teacher {name}", waiting)
-        rows = (row for row in self._voted_on() if self._needs(self.patterns[row.id], place))
+        rows = (row for row in self._voted_on() if self._asks(self.patterns[row.id], place))
         while segment := list(islice(rows, SEGMENT_ROWS)):
-            for vote in teacher.votes(segment):
+            voted = {row.id for row in segment if self.patterns[row.id][place] != NOT_ASKED}
+            if len(voted) == len(segment):
+                continue
+            for vote in teacher.votes(segment, voted):
                 self._note(vote)
                 journal.append(vote)
                 done.count(vote)
                 progress.advance()
 
-    def _needs(self, pattern: str, place: int) -> bool:
-        if pattern[place] != NOT_ASKED:
-            return False
-        return self._all_rows or not self._ballots.outcome(pattern).decided
+    def _asks(self, pattern: str, place: int) -> bool:
+        """Whether a teacher is asked about a row in this round, voted on it already or not."""
+        before = pattern[:place] + NOT_ASKED + pattern[place + 1 :]
+        return self._all_rows or not self._ballots.outcome(before).decided
 
     def _note(self, vote: Vote) -> None:
         pattern = self.patterns.get(vote.example_id)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from typing import Protocol
 
 from lorapar.config import ModelConfig, TeacherConfig
@@ -14,8 +14,13 @@ from lorapar.voting.templates import SYSTEM_ORDER
 class Teacher(Protocol):
     """One voter, ready to be asked."""
 
-    def votes(self, examples: Sequence[Example]) -> Iterator[Vote]:
-        """One vote for each example, in any order, each as soon as it is known so that it can be put on disk."""
+    def votes(self, examples: Sequence[Example], done: Set[str] = frozenset()) -> Iterator[Vote]:
+        """One vote for each example, in any order, each as soon as it is known so that it can be put on disk.
+
+        No vote is wanted on the rows whose ids are in `done`: an earlier call that was stopped has them. They are among
+        the examples because a row's probabilities depend, in their last bits, on the rows it is read with, and votes
+        after a stop are to be those of a call that was never stopped.
+        """
 
 
 def teacher_model(config: TeacherConfig, base: ModelConfig) -> ModelConfig:

@@ -6,7 +6,7 @@ A vote is the likelier of the two label words; nothing is sampled and nothing ca
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from typing import TYPE_CHECKING
 
 import torch
@@ -49,18 +49,22 @@ class TransformersTeacher:
         self._longest = getattr(model.config.get_text_config(), "max_position_embeddings", None)
         self._scorer = ChoiceScorer(model, self._common_beginning())
 
-    def votes(self, examples: Sequence[Example]) -> Iterator[Vote]:
-        """One vote for each example; within a window of batches the longest come first.
+    def votes(self, examples: Sequence[Example], done: Set[str] = frozenset()) -> Iterator[Vote]:
+        """One vote for each example that is not in `done`; within a window of batches the longest come first.
 
         Raises BadInputError for a row that is longer than the model reads, and where memory or numbers give out.
         """
         size = self.config.batch_size
         for start in range(0, len(examples), size * WINDOW_BATCHES):
             window = examples[start : start + size * WINDOW_BATCHES]
+            if all(example.id in done for example in window):
+                continue
             pairs = list(zip(window, self._choices(window), strict=True))
             pairs.sort(key=lambda pair: pair[1].length, reverse=True)
             for first in range(0, len(pairs), size):
-                yield from self._vote(pairs[first : first + size])
+                batch = pairs[first : first + size]
+                if not all(example.id in done for example, _ in batch):
+                    yield from (vote for vote in self._vote(batch) if vote.example_id not in done)
 
     def _vote(self, pairs: Sequence[tuple[Example, Choice]]) -> Iterator[Vote]:
         try:

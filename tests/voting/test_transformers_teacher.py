@@ -87,6 +87,14 @@ def test_votes_come_one_after_another(model, tokenizer) -> None:
     assert len(list(votes)) == len(ROWS) - 1
 
 
+@pytest.mark.parametrize("kept", range(len(ROWS)))
+def test_votes_after_a_stop_are_those_of_a_call_that_was_never_stopped(model, tokenizer, kept) -> None:
+    whole = list(teacher(model, tokenizer).votes(ROWS))
+    before = whole[:kept]
+    after = list(teacher(model, tokenizer).votes(ROWS, {vote.example_id for vote in before}))
+    assert before + after == whole
+
+
 def test_a_row_longer_than_the_model_reads_is_named(model, tokenizer) -> None:
     long = Example(id="long", question="x" * 5000, answer="a")
     with pytest.raises(BadInputError, match=r"teacher 't': row long has \d+ tokens .* its model reads 4096; shorten"):
