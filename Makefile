@@ -36,7 +36,7 @@ INDEX := $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 .PHONY: help setup demo test lint types unit vllm-env bench gpu-check docs freeze wheel locks clean
 
 help: ## this list
-	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
 
 setup: $(STAMP) ## create .venv with the locked packages; costs nothing the second time
 
@@ -77,6 +77,10 @@ $(VLLM_STAMP): $(VLLM_LOCK) pyproject.toml $(STAMP)
 	@$(VLLM_BIN)/pip install --quiet --disable-pip-version-check setuptools
 	@$(VLLM_BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
+
+.PHONY: integration-s3
+integration-s3: $(STAMP) ## storage against a real S3 server (SeaweedFS), with faults between it and us
+	@$(BIN)/python -m pytest tests/integration/s3 $(PYTEST_ARGS)
 
 bench: $(STAMP) ## speed and memory of the method at the size of a 7B model's adapter, on this machine
 	@$(BIN)/python -m pytest -q -s tests/benchmarks/bench_*.py
