@@ -18,7 +18,7 @@ PACKAGE = ROOT / "lorapar"
 
 # docs/architecture.md draws the same floors. A room imports from its own floor or a lower one, never in a circle.
 FLOORS = {
-    1: ("errors", "records", "config", "presets", "store", "progress"),
+    1: ("errors", "records", "config", "presets", "store", "checkpoint", "stopping", "progress"),
     2: ("adapter", "voting", "data", "basemodel", "prompts", "answers"),
     3: ("training", "evaluation", "registry", "report"),
     5: ("stages",),

@@ -9,7 +9,6 @@ import os
 import signal
 import sys
 import warnings
-from types import FrameType
 from typing import NoReturn
 
 # Read by OpenMP when torch is imported: idle threads that spin slow training threefold on busy cores.
@@ -17,18 +16,15 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from lorapar.cli import look, run, stage
 from lorapar.cli.base import app, err
-from lorapar.errors import ExitCode, LoraparError, Terminated
+from lorapar.errors import ExitCode, LoraparError
+from lorapar.stopping import on_sigterm
 
 __all__ = ["app", "look", "main", "run", "stage"]
 
 
-def _on_sigterm(_signal: int, _frame: FrameType | None) -> NoReturn:
-    raise Terminated
-
-
 def main() -> NoReturn:
     """Entry point: errors a person can mend become one line and their exit code; a bug keeps its traceback."""
-    signal.signal(signal.SIGTERM, _on_sigterm)
+    signal.signal(signal.SIGTERM, on_sigterm)
     # What libraries say to each other's authors is no news for the person at the keyboard.
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|peft|trl)\.")
     try:

@@ -2,6 +2,7 @@
 
 from lorapar.config.adapter import AdapterConfig, PartitionConfig, ScoreConfig
 from lorapar.config.base import SYSTEMS
+from lorapar.config.checkpoint import CheckpointConfig
 from lorapar.config.data import ColumnMapping, DataConfig, TaskMixConfig
 from lorapar.config.evaluation import EvaluateConfig
 from lorapar.config.load import dump_config, load_config, preset_names, preset_text
@@ -14,6 +15,7 @@ from lorapar.config.voting import TeacherConfig, TeacherTemplate, VotingConfig
 __all__ = [
     "SYSTEMS",
     "AdapterConfig",
+    "CheckpointConfig",
     "ColumnMapping",
     "DataConfig",
     "EvaluateConfig",

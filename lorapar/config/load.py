@@ -82,11 +82,21 @@ def _apply(values: dict[str, Any], override: str) -> None:
     if isinstance(value, str):
         value = _number(value)
     target = values
-    for part in parts[:-1]:
-        target = target.setdefault(part, {})
+    for depth, part in enumerate(parts[:-1], 1):
+        target = target.setdefault(part, _named_values(parts[:depth]))
         if not isinstance(target, dict):
             raise BadInputError(f"--set {key}: '{part}' is not a section")
     target[parts[-1]] = value
+
+
+def _named_values(path: list[str]) -> dict[str, Any]:
+    """The default of a setting that is itself names and values (`rl.rewards`): setting one of them keeps the others."""
+    model: Any = RunConfig
+    for part in path[:-1]:
+        field = model.model_fields.get(part) if model is not None else None
+        model = _model_of(field.annotation) if field is not None else None
+    field = model.model_fields.get(path[-1]) if model is not None else None
+    return dict(field.default) if field is not None and isinstance(field.default, dict) else {}
 
 
 def _number(text: str) -> str | float:

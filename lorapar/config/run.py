@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 
 from lorapar.config.adapter import AdapterConfig, PartitionConfig, ScoreConfig
 from lorapar.config.base import Name, Section
+from lorapar.config.checkpoint import CheckpointConfig
 from lorapar.config.data import DataConfig
 from lorapar.config.evaluation import EvaluateConfig
 from lorapar.config.model import ModelConfig, PromptConfig
@@ -37,6 +38,7 @@ class RunConfig(Section):
     sft: SftConfig = Field(default_factory=SftConfig, description="System 1 tuning")
     rl: RlConfig = Field(default_factory=RlConfig, description="System 2 tuning")
     evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig, description="Held-out scores")
+    checkpoint: CheckpointConfig = Field(default_factory=CheckpointConfig, description="Unfinished work that is kept")
     report: ReportConfig = Field(default_factory=ReportConfig, description="The report")
 
     @model_validator(mode="after")

@@ -76,8 +76,8 @@ class RlConfig(Section):
         },
         description="Weight of each reward; a key of one's own is an import path, `package.module:function`",
     )
-    adam_beta1: Fraction = Field(0.9, description="AdamW beta 1")
-    adam_beta2: Fraction = Field(0.99, description="AdamW beta 2")
+    adam_beta1: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(0.9, description="AdamW beta 1")
+    adam_beta2: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(0.99, description="AdamW beta 2")
     weight_decay: Annotated[float, Field(ge=0.0)] = Field(0.1, description="AdamW decay of the active elements")
     max_grad_norm: Rate = Field(0.1, description="Gradient norm of the active elements is clipped to this")
     gradient_checkpointing: bool = Field(False, description="Recompute activations: less memory, more time")

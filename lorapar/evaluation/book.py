@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -22,8 +23,10 @@ class AnsweredBatch(Record):
 class AnswerBook:
     """A file with one answered batch a line; a line that was cut off by a kill is dropped and answered again."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, on_add: Callable[[], None] = lambda: None) -> None:
+        """Of the file `path`; `on_add` is called whenever it holds another batch."""
         self._path = path
+        self._on_add = on_add
         self._batches: dict[tuple[str, int], AnsweredBatch] = {}
         if path.is_file():
             self._read()
@@ -41,6 +44,7 @@ class AnswerBook:
         with self._path.open("a", encoding="utf-8") as file:
             file.write(answered.model_dump_json() + "\n")
         self._batches[(answered.model, answered.batch)] = answered
+        self._on_add()
 
     def of(self, model: str) -> list[AnsweredBatch]:
         """All batches of one model, in their order."""

@@ -19,7 +19,9 @@ from lorapar import __version__
 _PACKAGE = "lorapar"
 _ROOT = Path(lorapar.__file__).parent
 # What only says how a call is made, or how a person is told, does not decide what a stage makes.
-_WITHOUT_EFFECT = {f"{_PACKAGE}.{name}" for name in ("errors", "progress", "stages.contract")} | {_PACKAGE}
+_WITHOUT_EFFECT = {
+    f"{_PACKAGE}.{name}" for name in ("errors", "progress", "stopping", "checkpoint", "stages.contract")
+} | {_PACKAGE}
 
 
 @cache

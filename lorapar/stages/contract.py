@@ -14,6 +14,7 @@ from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
+from lorapar.checkpoint import Keeper
 from lorapar.errors import BadInputError, nearest
 from lorapar.progress import Progress, Silent
 
@@ -62,6 +63,8 @@ class StageCall(Generic[S]):
     scratch: Path
     """A folder that outlives a failure and is found again by the next call with the same settings and inputs."""
     progress: Progress = field(default_factory=Silent)
+    keeper: Keeper = field(default_factory=Keeper)
+    """Says when unfinished work in `scratch` should be brought up to date, and copies it where there is a store."""
 
     def input(self, name: str) -> Path:
         """The one folder of an input."""

@@ -49,7 +49,7 @@ def run(call: StageCall[Settings]) -> Metrics:
     tokenizer = load_tokenizer(settings.model, call.progress)
     rows = _heldout_rows(call)
     batches = plan_batches(rows, tokenizer, settings.prompts, settings.evaluate.batch_size)
-    book = AnswerBook(call.scratch / "answers.jsonl")
+    book = AnswerBook(call.scratch / "answers.jsonl", call.keeper.tick)
     if len(book):
         call.progress.say(f"going on after {len(book)} batches that were answered before")
     contestants = {"base": None, "after_sft": call.input("after_sft"), "after_rl": call.input("after_rl")}

@@ -11,46 +11,28 @@ reward_weights                                     the rewards and their weights
 
 from __future__ import annotations
 
-from lorapar.config import ModelConfig, PromptConfig, RlConfig
-from lorapar.records import Example, read_records
-from lorapar.stages.contract import Metrics, StageCall, StageSettings, StageSpec
+from lorapar.config import RlConfig
+from lorapar.stages.contract import Metrics, StageCall, StageSpec
+from lorapar.stages.tuning import INPUTS, TuningSettings, rows_by_system, tuning_job
 
 
-class Settings(StageSettings):
+class Settings(TuningSettings):
     """The base model, how rows are asked, and how RL goes."""
 
-    model: ModelConfig
-    prompts: PromptConfig
     rl: RlConfig
-    seed: int
 
 
 SPEC = StageSpec(
     name="rl",
     summary="tune System 2's elements by GRPO on System 2's rows",
     settings=Settings,
-    inputs=("adapter", "partition", "system1", "system2"),
+    inputs=INPUTS,
     outputs=("adapter",),
 )
 
 
 def run(call: StageCall[Settings]) -> Metrics:
-    """Write the tuned adapter, its history and summary.json."""
+    """Write the tuned adapter, its history and summary.json; a call that was stopped goes on from its checkpoint."""
     from lorapar.training.rl import train_rl
-    from lorapar.training.session import TrainingJob
 
-    settings = call.settings
-    job = TrainingJob(
-        model=settings.model,
-        prompts=settings.prompts,
-        seed=settings.seed,
-        adapter=call.input("adapter"),
-        partition=call.input("partition") / "partition.safetensors",
-        output=call.output("adapter"),
-        scratch=call.scratch,
-        progress=call.progress,
-    )
-    system1, system2 = (
-        list(read_records(call.input(system) / "examples.jsonl", Example)) for system in ("system1", "system2")
-    )
-    return train_rl(job, settings.rl, system1=system1, system2=system2)
+    return train_rl(tuning_job(call), call.settings.rl, **rows_by_system(call))

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from lorapar.adapter import ScoreAccumulator
 
 Encoded = dict[str, list[int]]
-SAVE_SECONDS = 30.0
-"""A killed stage loses at most about so much work."""
 
 
 class Settings(StageSettings):
@@ -98,14 +96,14 @@ def _accumulate(
     partial = call.scratch / "partial.safetensors"
     done = _resume(accumulator, partial, call.progress)
     call.progress.start(f"scoring {call.settings.system}", total=len(encoded) - done)
-    started = saved = time.monotonic()
+    started = time.monotonic()
     for start in range(done, len(encoded), batch_size):
         batch = encoded[start : start + batch_size]
         accumulator.update(collate(batch, pad_id))
         call.progress.advance(len(batch))
-        if time.monotonic() - saved > SAVE_SECONDS:
+        if call.keeper.due():
             _save(accumulator, partial)
-            saved = time.monotonic()
+            call.keeper.keep()
     return (time.monotonic() - started) / max(1, len(encoded) - done)
 
 

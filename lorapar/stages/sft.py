@@ -15,46 +15,28 @@ trl, versions, seed            every setting TRL got, and the libraries' version
 
 from __future__ import annotations
 
-from lorapar.config import ModelConfig, PromptConfig, SftConfig
-from lorapar.records import Example, read_records
-from lorapar.stages.contract import Metrics, StageCall, StageSettings, StageSpec
+from lorapar.config import SftConfig
+from lorapar.stages.contract import Metrics, StageCall, StageSpec
+from lorapar.stages.tuning import INPUTS, TuningSettings, rows_by_system, tuning_job
 
 
-class Settings(StageSettings):
+class Settings(TuningSettings):
     """The base model, how rows are asked, and how SFT goes."""
 
-    model: ModelConfig
-    prompts: PromptConfig
     sft: SftConfig
-    seed: int
 
 
 SPEC = StageSpec(
     name="sft",
     summary="tune System 1's elements on System 1's rows",
     settings=Settings,
-    inputs=("adapter", "partition", "system1", "system2"),
+    inputs=INPUTS,
     outputs=("adapter",),
 )
 
 
 def run(call: StageCall[Settings]) -> Metrics:
-    """Write the tuned adapter, its history and summary.json."""
-    from lorapar.training.session import TrainingJob
+    """Write the tuned adapter, its history and summary.json; a call that was stopped goes on from its checkpoint."""
     from lorapar.training.sft import train_sft
 
-    settings = call.settings
-    job = TrainingJob(
-        model=settings.model,
-        prompts=settings.prompts,
-        seed=settings.seed,
-        adapter=call.input("adapter"),
-        partition=call.input("partition") / "partition.safetensors",
-        output=call.output("adapter"),
-        scratch=call.scratch,
-        progress=call.progress,
-    )
-    system1, system2 = (
-        list(read_records(call.input(system) / "examples.jsonl", Example)) for system in ("system1", "system2")
-    )
-    return train_sft(job, settings.sft, system1=system1, system2=system2)
+    return train_sft(tuning_job(call), call.settings.sft, **rows_by_system(call))

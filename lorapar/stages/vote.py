@@ -40,7 +40,7 @@ def run(call: StageCall[Settings]) -> Metrics:
     ballots = Ballots(settings.teachers, settings.voting)
     teachers = {teacher.name: teacher for teacher in settings.teachers}
     backends = Backends(settings.model, role_play=settings.voting.role_play, progress=call.progress)
-    journal = VoteJournal(call.scratch / VOTES)
+    journal = VoteJournal(call.scratch / VOTES, on_flush=call.keeper.tick)
     collection = Collection(call.input("examples"), ballots, settings.round)
     done = collection.ask(lambda name: backends.open(teachers[name]), journal, call.progress)
     if done.resumed:

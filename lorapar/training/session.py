@@ -7,10 +7,9 @@ watch with the history and the last good adapter.
 from __future__ import annotations
 
 import shutil
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -37,10 +36,21 @@ from lorapar.adapter import (
     trainable_rank,
 )
 from lorapar.basemodel import load_model
+from lorapar.checkpoint import Keeper
 from lorapar.config import ModelConfig, PromptConfig, RlConfig, SftConfig
-from lorapar.errors import BadInputError, LoraparError, StorageError, TrainingError
+from lorapar.errors import BadInputError, LoraparError, StorageError, Terminated, TrainingError
 from lorapar.progress import Progress
 from lorapar.records import System, read_json, write_json
+from lorapar.stopping import finishing_steps
+from lorapar.training.checkpoint import (
+    Checkpoints,
+    SaveWhenDue,
+    is_complete,
+    restore_adapter,
+    restore_optimizer,
+    restore_watch,
+    step_of,
+)
 from lorapar.training.quiet import quiet_libraries
 from lorapar.training.watch import Figures, LastGood, Watch
 
@@ -65,8 +75,10 @@ class TrainingJob:
     output: Path
     """Folder for the trained adapter, history.jsonl and summary.json."""
     scratch: Path
-    """Folder for what a failed run leaves: its history so far, and last_good."""
+    """Folder for checkpoints, and for what a failed run leaves: its history so far, and last_good."""
     progress: Progress
+    keeper: Keeper = field(default_factory=Keeper)
+    """Says when checkpoints are due, and is told of them."""
 
 
 @dataclass
@@ -139,6 +151,7 @@ def train(job: TrainingJob, tokenizer: PreTrainedTokenizerBase, method: Method) 
         TrainingError: nothing would be trained; a loss or gradient was not finite (the last good adapter is named);
             the base or a frozen element changed; no active element moved.
         BadInputError: adapter, partition and base model do not fit one another.
+        Terminated: SIGTERM arrived; the step under way was finished and the state after it saved.
     """
     with quiet_libraries(job.progress), opened(job, tokenizer, method) as session:
         seconds = _run(session, method)
@@ -178,17 +191,29 @@ def _optimizer(masked: MaskedTraining, method: Method) -> MaskedAdamW:
 
 
 def _run(session: Session, method: Method) -> float:
-    """Train; returns the seconds it took."""
-    job = session.job
+    """Train, going on from the newest checkpoint; returns the seconds it took, those of earlier calls included."""
+    job, watch = session.job, session.watch
     shutil.rmtree(job.scratch / LAST_GOOD, ignore_errors=True)
     trainer = method.make_trainer(session)
     session.masked.undo_casts()
     trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(session.watch)
-    started = time.monotonic()
-    with _rescued(session.watch.last_good, job):
-        trainer.train()
-    return time.monotonic() - started
+    trainer.add_callback(watch)
+    checkpoints = Checkpoints(job.scratch, job.keeper, job.progress)
+    trainer.save_to(checkpoints, watch)
+    found = checkpoints.newest()
+    if found is not None:
+        restore_watch(watch, found)
+        job.progress.say(f"going on after step {step_of(found)}")
+    with finishing_steps() as stop, _rescued(watch.last_good, job):
+        trainer.add_callback(SaveWhenDue(job.keeper, stop))
+        if found is not None and is_complete(found):
+            restore_adapter(session.model, found)
+            restore_optimizer(session.optimizer, found)
+        else:
+            trainer.train(resume_from_checkpoint=None if found is None else str(found))
+    if stop.requested:
+        raise Terminated
+    return watch.seconds
 
 
 @contextmanager

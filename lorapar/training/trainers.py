@@ -1,14 +1,18 @@
-"""TRL's two trainers with what this project asks of both: stop at once on NaN, waste no step, phone nobody."""
+"""TRL's two trainers with what this project asks of both: stop at once on NaN, waste no step, phone nobody, resume."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
 from trl import GRPOTrainer, SFTTrainer
+from trl.trainer.utils import RepeatSampler
 
+from lorapar.training.checkpoint import Checkpoints, restore_adapter, restore_optimizer, restore_rng, restore_schedule
 from lorapar.training.schedule import schedule
-from lorapar.training.watch import check_finite
+from lorapar.training.watch import Watch, check_finite
 
 
 class _Careful:
@@ -37,6 +41,30 @@ class _Careful:
             steps=num_training_steps,
         )
         return self.lr_scheduler
+
+    def save_to(self, checkpoints: Checkpoints, watch: Watch) -> None:
+        """Where checkpoints go, and what holds the part of the state that is not the trainer's."""
+        self._checkpoints, self._watch = checkpoints, watch
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """In place of pickles and model cards; transformers calls it after a step where a callback asked for it."""
+        self._checkpoints.save(self, self._watch)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        restore_adapter(self.model, Path(resume_from_checkpoint))  # type: ignore[attr-defined]
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is not None:
+            restore_optimizer(self.optimizer, Path(checkpoint))  # type: ignore[attr-defined]
+            restore_schedule(self.lr_scheduler, Path(checkpoint))
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        # Called when the data has been wound forward to its place, which draws random numbers.
+        if checkpoint is not None:
+            restore_rng(Path(checkpoint))
+
+    def _load_scaler(self, checkpoint: str | None) -> None:
+        """There is none: training is never in float16."""
 
     def _send_telemetry(self) -> None:
         """TRL would report every run to the hub; a person's training is their own affair."""
@@ -68,7 +96,40 @@ class RowAverageSFTTrainer(CarefulSFTTrainer):
         return (loss, outputs) if return_outputs else loss
 
 
+class EpochSampler(RepeatSampler):  # type: ignore[misc]
+    """TRL's sampler, whose order is that of its epoch and not that of the epochs before in this very process."""
+
+    epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by accelerate's data loader at the beginning of an epoch."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        """Row numbers, each as often as it has completions, each group as often as it is looked at."""
+        self.generator.manual_seed(self.seed + self.epoch)
+        yield from super().__iter__()
+
+
 class CarefulGRPOTrainer(_Careful, GRPOTrainer):  # type: ignore[misc]
     """TRL's GRPOTrainer."""
 
     section = "rl"
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """As `_Careful`; completions that are still to be learned from are not saved, so there must be none."""
+        every = self.args.steps_per_generation * self.num_iterations
+        if self._step % every:
+            raise AssertionError(f"a checkpoint after {self._step} passes is inside a generation of {every}")
+        super()._save_checkpoint(model, trial)
+
+    def _get_train_sampler(self, dataset: Any = None) -> EpochSampler:
+        sampler = super()._get_train_sampler(dataset)
+        return EpochSampler(
+            sampler.data_source,
+            mini_repeat_count=sampler.mini_repeat_count,
+            batch_size=sampler.batch_size,
+            repeat_count=sampler.repeat_count,
+            shuffle=sampler.shuffle,
+            seed=sampler.seed,
+        )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,17 @@ class LastGood:
         self._tensors = snapshot(model)
         self.steps: int | None = None
         """Optimiser steps that had been made when the copy was taken; None before the first good loss."""
+
+    @property
+    def tensors(self) -> Mapping[str, torch.Tensor]:
+        """The copy, by PEFT state-dict name."""
+        return self._tensors
+
+    def restore(self, tensors: Mapping[str, torch.Tensor], steps: int | None) -> None:
+        """Hold another copy: the one that an interrupted run held."""
+        for name, tensor in tensors.items():
+            self._tensors[name].copy_(tensor)
+        self.steps = steps
 
     @torch.no_grad()
     def keep(self, steps: int) -> None:
@@ -68,11 +80,28 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         self.steps: list[Figures] = []
         self.last_good = last_good
         self._title, self._history, self._progress, self._figures = title, history, progress, figures
+        self._seconds_before = 0.0
+        self._started: float | None = None
+
+    @property
+    def seconds(self) -> float:
+        """Time spent training, by earlier calls that were stopped too."""
+        return self._seconds_before + (0.0 if self._started is None else time.monotonic() - self._started)
+
+    def resume(self, steps: list[Figures], seconds: float) -> None:
+        """Go on after the steps of an earlier call, which took so long."""
+        self.steps, self._seconds_before = steps, seconds
+        self.write_history(self._history)
+
+    def write_history(self, path: Path) -> None:
+        """Write one JSON object a step to a file."""
+        path.write_text("".join(_line(step) for step in self.steps), encoding="utf-8")
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """The number of steps is known now."""
-        self._history.write_text("", encoding="utf-8")
-        self._progress.start(self._title, total=state.max_steps)
+        self._started = time.monotonic()
+        self.write_history(self._history)
+        self._progress.start(self._title, total=state.max_steps - len(self.steps))
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Every loss and gradient of this step was finite, so the adapter that gave them is good."""
@@ -91,13 +120,17 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         }
         self.steps.append(step)
         with self._history.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(step, allow_nan=False) + "\n")
+            file.write(_line(step))
         self._progress.advance(1, note=self._note(step))
 
     @staticmethod
     def _note(step: Figures) -> str:
         reward = f"reward {step['reward']:.3f}, " if "reward" in step else ""
         return f"{reward}loss {step['loss']:.3f}"
+
+
+def _line(step: Figures) -> str:
+    return json.dumps(step, allow_nan=False) + "\n"
 
 
 def check_finite(loss: torch.Tensor, model: PeftModel, where: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
@@ -23,10 +23,19 @@ class VoteJournal:
     Read it with `recover` before entering it as a context manager for appending.
     """
 
-    def __init__(self, path: Path, *, flush_votes: int = FLUSH_VOTES, flush_seconds: float = FLUSH_SECONDS) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        flush_votes: int = FLUSH_VOTES,
+        flush_seconds: float = FLUSH_SECONDS,
+        on_flush: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Of the file `path`; `on_flush` is called whenever the file holds every vote so far."""
         self.path = path
         self._flush_votes = flush_votes
         self._flush_seconds = flush_seconds
+        self._on_flush = on_flush
         self._file: BinaryIO | None = None
         self._waiting = 0
         self._flushed = time.monotonic()
@@ -59,6 +68,7 @@ class VoteJournal:
         if self._file is not None:
             self._file.flush()
             os.fsync(self._file.fileno())
+            self._on_flush()
         self._waiting = 0
         self._flushed = time.monotonic()
 

@@ -13,6 +13,21 @@ def test_set_goes_on_top_of_a_preset():
     assert config.name == "mine"
 
 
+def test_setting_the_weight_of_one_reward_keeps_the_others():
+    assert load_config(overrides=["rl.rewards.exact_answer=5"]).rl.rewards == {
+        **RunConfig().rl.rewards,
+        "exact_answer": 5.0,
+    }
+    assert RunConfig().rl.rewards["exact_answer"] == 2.0
+
+
+def test_rewards_that_a_file_names_stand_alone(tmp_path):
+    file = tmp_path / "config.yaml"
+    file.write_text("rl: {rewards: {exact_answer: 1.0}}", encoding="utf-8")
+    config = load_config(file=file, overrides=["rl.rewards.tag_count=0.5"])
+    assert config.rl.rewards == {"exact_answer": 1.0, "tag_count": 0.5}
+
+
 def test_the_defaults_are_the_papers():
     config = RunConfig()
     assert (config.adapter.rank, config.adapter.alpha, config.adapter.dropout) == (8, 64, 0.05)
@@ -38,6 +53,8 @@ def test_written_settings_read_back_equal(tmp_path):
         ("sft.rows=everything", "sft.rows"),
         ("rl.rewards={exact_anwser: 1}", "did you mean 'exact_answer'?"),
         ("rl.rewards={exact_answer: 0}", "every weight is 0"),
+        ("rl.adam_beta1=1.0", "rl.adam_beta1"),
+        ("rl.adam_beta2=1.0", "rl.adam_beta2"),
         ("rl.num_generations=7", "multiple of num_generations"),
         ("teachers=[{name: a}, {name: a}]", "'a' is used twice"),
         ("voting.quorum=9", "voting.quorum is 9"),

@@ -7,10 +7,10 @@ import torch
 
 from lorapar.adapter import ScoreAccumulator, load_adapter, load_scores, score_elements
 from lorapar.basemodel import load_model, load_tokenizer
+from lorapar.checkpoint import Keeper
 from lorapar.config import ModelConfig, PromptConfig
 from lorapar.errors import BadInputError
 from lorapar.prompts import collate, encode_rows, rows_of
-from lorapar.stages import score
 from lorapar.store import read_manifest
 
 BASE = ModelConfig(name="builtin:tiny", dtype="float32")
@@ -89,7 +89,7 @@ def test_a_killed_call_goes_on_where_it_stopped_and_ends_with_the_same_bytes(
 ) -> None:
     inputs = {"adapter": adapter, "rows": kit.rows_folder(tmp_path / "rows", kit.sums(4))}
     _, whole = kit.run("score", tmp_path / "whole", settings(kit), inputs)
-    monkeypatch.setattr(score, "SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(Keeper, "due", lambda keeper: True)
     update = ScoreAccumulator.update
 
     def killed_at_the_third(self, batch):

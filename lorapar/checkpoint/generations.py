@@ -1,0 +1,117 @@
+"""Copies of one scratch folder in the store, the newest of which a new machine goes on from.
+
+checkpoints/<stage>-<key>/00000007.json      names, sizes and digests of the seventh copy's files; written last
+checkpoints/<stage>-<key>/files/<sha256>     their bytes; what has not changed between two copies lies there once
+
+A copy without its JSON file is not finished and never read. `key` is the digest of the stage's settings, inputs and
+code, so a pod that is started again finds it, and so does another run with the same settings.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from lorapar.errors import IntegrityError
+from lorapar.store import Manifest, NotFoundError, ObjectStore, file_sha256
+
+ROOT = "checkpoints"
+
+
+class Generations:
+    """The copies of one stage's scratch folder."""
+
+    def __init__(self, store: ObjectStore, name: str) -> None:
+        """Of the stage call `name`, which is `<stage>-<key>`; nothing is contacted yet."""
+        self._store = store
+        self._prefix = f"{ROOT}/{name}"
+        self._uploaded: set[str] = set()
+
+    @property
+    def address(self) -> str:
+        """Where the copies are, as a person would write it."""
+        return f"{self._store.address}/{self._prefix}"
+
+    def numbers(self) -> list[int]:
+        """Numbers of the finished copies, the newest first."""
+        keys = (entry.key.removeprefix(f"{self._prefix}/") for entry in self._store.list(f"{self._prefix}/"))
+        return sorted((int(key[:-5]) for key in keys if key.endswith(".json") and key[:-5].isdigit()), reverse=True)
+
+    def write(self, number: int, manifest: Manifest, folder: Path) -> int:
+        """Copy a folder's files, then its manifest; returns its number, a later one where somebody else took it."""
+        for name, entry in manifest.files.items():
+            if entry.sha256 not in self._uploaded:
+                self._store.upload(folder / name, self._file(entry.sha256))
+                self._uploaded.add(entry.sha256)
+        data = manifest.model_dump_json(indent=2).encode()
+        while not self._store.write_if_absent(self._manifest(number), data):
+            number += 1
+        return number
+
+    def read(self, number: int) -> Manifest:
+        """What a copy holds; raises NotFoundError or IntegrityError."""
+        data = self._store.read(self._manifest(number))
+        try:
+            return Manifest.model_validate_json(data)
+        except ValidationError as error:
+            raise IntegrityError(
+                f"{self.address}/{number:08d}.json: not a manifest ({error.errors()[0]['msg']})"
+            ) from None
+
+    def fetch(self, number: int, folder: Path) -> None:
+        """Put a copy's files into a new folder, verified; raises NotFoundError or IntegrityError naming the file."""
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        manifest = self.read(number)
+        for name, entry in manifest.files.items():
+            path = _inside(folder, name)
+            self._store.download(self._file(entry.sha256), path)
+            if path.stat().st_size != entry.size_bytes or file_sha256(path) != entry.sha256:
+                raise IntegrityError(f"{self.address}/files/{entry.sha256} ({name}): its bytes are not of this digest")
+        self._uploaded = {entry.sha256 for entry in manifest.files.values()}
+
+    def prune(self, keep: int) -> None:
+        """Remove all but the newest copies, and the files that only the removed ones had."""
+        numbers = self.numbers()
+        kept = self._digests(numbers[:keep])
+        gone = self._digests(numbers[keep:]) - kept
+        for number in numbers[keep:]:
+            self._store.delete(self._manifest(number))
+        for digest in sorted(gone):
+            self._store.delete(self._file(digest))
+        self._uploaded &= kept
+
+    def forget(self) -> None:
+        """Remove everything: manifests first, so that nobody begins to read what is going."""
+        keys = [entry.key for entry in self._store.list(f"{self._prefix}/")]
+        for key in sorted(keys, key=lambda key: not key.endswith(".json")):
+            self._store.delete(key)
+        self._uploaded.clear()
+
+    def _digests(self, numbers: list[int]) -> set[str]:
+        return {entry.sha256 for manifest in self._readable(numbers) for entry in manifest.files.values()}
+
+    def _readable(self, numbers: list[int]) -> Iterator[Manifest]:
+        for number in numbers:
+            try:
+                yield self.read(number)
+            except (NotFoundError, IntegrityError):
+                continue
+
+    def _manifest(self, number: int) -> str:
+        return f"{self._prefix}/{number:08d}.json"
+
+    def _file(self, sha256: str) -> str:
+        return f"{self._prefix}/files/{sha256}"
+
+
+def _inside(folder: Path, name: str) -> Path:
+    """The path of a file named in a manifest; one that leads out of the folder is refused."""
+    path = folder / name
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise IntegrityError(f"'{name}' in a checkpoint's manifest leads out of its folder; it is not used")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path

@@ -1,0 +1,156 @@
+"""A keeper that copies the scratch folder into the store while the stage goes on, and takes it up from there."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from lorapar.checkpoint.generations import Generations
+from lorapar.checkpoint.keeper import Keeper
+from lorapar.config import CheckpointConfig
+from lorapar.errors import IntegrityError, LoraparError
+from lorapar.progress import Progress
+from lorapar.store import NotFoundError, ObjectStore, replace_folder, seal, write_atomically
+
+_NUMBER = ".kept"
+"""File of the scratch folder with the number of the copy it was made from or last copied to; itself not copied."""
+
+
+class StoreKeeper(Keeper):
+    """Copies of the scratch folder go to the store in the background, one at a time."""
+
+    def __init__(self, generations: Generations, scratch: Path, config: CheckpointConfig, progress: Progress) -> None:
+        """Mirror `scratch`, a folder that exists; `restore` first takes up what an earlier call left in the store."""
+        super().__init__(config)
+        self._generations = generations
+        self._scratch = scratch
+        self._progress = progress
+        self._number = 0
+        self._upload: threading.Thread | None = None
+
+    def due(self) -> bool:
+        """Not while the last copy is still on its way: a slow store must not pile up work."""
+        return super().due() and (self._upload is None or not self._upload.is_alive())
+
+    def keep(self) -> None:
+        """Note the files as they are now, and copy them while the stage goes on."""
+        self.settle()
+        super().keep()
+        snapshot = self._snapshot()
+        self._upload = threading.Thread(target=self._copy, args=(snapshot,), name="checkpoint", daemon=True)
+        self._upload.start()
+
+    def settle(self) -> None:
+        """Wait for the copy under way."""
+        if self._upload is not None:
+            self._upload.join()
+            self._upload = None
+
+    def forget(self) -> None:
+        """Remove the copies; one that cannot be removed does no harm, a later run with the same key removes it."""
+        self.settle()
+        try:
+            self._generations.forget()
+        except LoraparError as error:
+            self._progress.say(f"the checkpoints of the finished stage could not be removed: {error}")
+
+    def restore(self) -> None:
+        """Bring the scratch folder to the newest sound copy, unless what lies there is as new or was made without one.
+
+        A copy that is damaged or incomplete is named, and the one before it is taken.
+        """
+        self._number = local = _number_in(self._scratch)
+        numbers = self._generations.numbers()
+        self._number = max([local, *numbers])
+        empty = not any(self._scratch.iterdir())
+        for number in numbers:
+            if not (empty or (local and number > local)):
+                return
+            if self._fetched(number):
+                self._progress.say(f"going on from checkpoint {number} in {self._generations.address}")
+                return
+
+    def _fetched(self, number: int) -> bool:
+        made = self._scratch.with_name(f".{self._scratch.name}.fetching")
+        try:
+            self._generations.fetch(number, made)
+        except (IntegrityError, NotFoundError) as error:
+            shutil.rmtree(made, ignore_errors=True)
+            self._progress.say(f"checkpoint {number} is not used: {error}")
+            return False
+        write_atomically(made / _NUMBER, str(number))
+        replace_folder(made, self._scratch)
+        return True
+
+    def _snapshot(self) -> Path:
+        """The files as they are at this moment, beside the scratch folder."""
+        snapshot = self._scratch.with_name(f".{self._scratch.name}.keeping")
+        shutil.rmtree(snapshot, ignore_errors=True)
+        snapshot.mkdir()
+        for path in sorted(self._scratch.rglob("*")):
+            if path.is_file() and not path.name.startswith("."):
+                _take(path, snapshot / path.relative_to(self._scratch))
+        return snapshot
+
+    def _copy(self, snapshot: Path) -> None:
+        try:
+            self._number = self._generations.write(self._number + 1, seal(snapshot, "checkpoint"), snapshot)
+            write_atomically(self._scratch / _NUMBER, str(self._number))
+            self._generations.prune(self.config.keep)
+        except (LoraparError, OSError) as error:
+            # What was computed is on this machine's disk; ending the stage because of its copy would lose more.
+            self._progress.say(f"no checkpoint in {self._generations.address}: {error}; the work goes on")
+        finally:
+            shutil.rmtree(snapshot, ignore_errors=True)
+
+
+@contextmanager
+def kept(
+    store: ObjectStore | None, name: str, scratch: Path, config: CheckpointConfig, progress: Progress
+) -> Iterator[Keeper]:
+    """A keeper for one call of a stage: restored before the block, and up to date after it where the block fails.
+
+    After success the caller puts the outputs where they belong and then calls `forget`.
+
+    Args:
+        store: where copies go; None keeps unfinished work in the scratch folder only.
+        name: `<stage>-<key>`, key being the digest of everything the outputs depend on.
+        scratch: the stage's scratch folder, which exists.
+        config: how often, how many.
+        progress: told what is restored and what could not be copied.
+    """
+    if store is None:
+        yield Keeper(config)
+        return
+    keeper = StoreKeeper(Generations(store, name), scratch, config, progress)
+    keeper.restore()
+    try:
+        yield keeper
+    except BaseException:
+        keeper.keep()
+        raise
+    finally:
+        keeper.settle()
+
+
+def _number_in(scratch: Path) -> int:
+    try:
+        return int((scratch / _NUMBER).read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return 0
+
+
+def _take(path: Path, copy: Path) -> None:
+    """Tensor files are replaced and never written into, so a second name for the same bytes will do for them."""
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".safetensors":
+        try:
+            os.link(path, copy)
+            return
+        except OSError:
+            pass  # a file system without hard links
+    shutil.copyfile(path, copy)

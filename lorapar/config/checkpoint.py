@@ -1,0 +1,18 @@
+"""How unfinished work is kept: the section `checkpoint`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from lorapar.config.base import Positive, Section
+
+
+class CheckpointConfig(Section):
+    """Unfinished work, kept so that a stage that is stopped goes on where it was."""
+
+    interval_seconds: Annotated[float, Field(ge=0.0, allow_inf_nan=False)] = Field(
+        60.0, description="Shortest time between two checkpoints, in seconds; 0: after every step"
+    )
+    keep: Positive = Field(2, description="Checkpoints of a stage that are kept; older ones are removed")

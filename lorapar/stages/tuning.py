@@ -1,0 +1,46 @@
+"""What the stages sft and rl have in common: the same inputs, and the job they become."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from lorapar.config import ModelConfig, PromptConfig
+from lorapar.records import Example, read_records
+from lorapar.stages.contract import StageCall, StageSettings
+
+if TYPE_CHECKING:
+    from lorapar.training.session import TrainingJob
+
+INPUTS = ("adapter", "partition", "system1", "system2")
+
+
+class TuningSettings(StageSettings):
+    """The base model and how rows are asked; each stage adds the section of its own."""
+
+    model: ModelConfig
+    prompts: PromptConfig
+    seed: int
+
+
+def tuning_job(call: StageCall[Any]) -> TrainingJob:
+    """What to work on and where to write, from the settings (a TuningSettings), inputs and outputs of the call."""
+    from lorapar.training.session import TrainingJob
+
+    return TrainingJob(
+        model=call.settings.model,
+        prompts=call.settings.prompts,
+        seed=call.settings.seed,
+        adapter=call.input("adapter"),
+        partition=call.input("partition") / "partition.safetensors",
+        output=call.output("adapter"),
+        scratch=call.scratch,
+        progress=call.progress,
+        keeper=call.keeper,
+    )
+
+
+def rows_by_system(call: StageCall[Any]) -> dict[str, list[Example]]:
+    """The training rows of each system."""
+    return {
+        system: list(read_records(call.input(system) / "examples.jsonl", Example)) for system in ("system1", "system2")
+    }

@@ -1,0 +1,42 @@
+"""SIGTERM (preemption, a node being drained): at once, or after the step under way where a stage asks for that.
+
+Most stages have on disk what they did and are left at once. Training is not: a step that is thrown away and a state
+that is a minute old cost time, so it finishes its step, saves, and ends then. A second signal stops it at once too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+
+from lorapar.errors import Terminated
+
+
+@dataclass
+class StopRequest:
+    """Whether somebody wants the work to end at its next good moment."""
+
+    requested: bool = False
+
+
+_listening: list[StopRequest] = []
+
+
+def on_sigterm(_signal: int, _frame: FrameType | None) -> None:
+    """The handler of SIGTERM: tells whoever finishes steps; raises Terminated where nobody does, or the second time."""
+    if not _listening or _listening[-1].requested:
+        raise Terminated
+    _listening[-1].requested = True
+
+
+@contextmanager
+def finishing_steps() -> Iterator[StopRequest]:
+    """While the block lasts SIGTERM only sets `requested`; who enters it looks at that after every step."""
+    request = StopRequest()
+    _listening.append(request)
+    try:
+        yield request
+    finally:
+        _listening.remove(request)

@@ -1,0 +1,193 @@
+"""The state of a training run between two steps, on disk: all that decides what the next step does and what is told.
+
+checkpoint-<step>/adapter.safetensors       the adapter
+checkpoint-<step>/last_good.safetensors     the adapter that last gave a finite loss and finite gradients
+checkpoint-<step>/optimizer.safetensors     by tensor name, step count and the two moments of the active elements
+checkpoint-<step>/rng.safetensors           torch's random states: the CPU's and each GPU's
+checkpoint-<step>/state.json                optimiser groups, schedule, random states of Python and numpy, seconds
+checkpoint-<step>/trainer_state.json        transformers' TrainerState: the step, and so the place in the data
+checkpoint-<step>/history.jsonl             figures of the steps so far
+checkpoint-<step>/manifest.json             sizes and digests, written last
+
+transformers would write the optimiser, the schedule and the random states as pickles, and of the adapter only what PEFT
+thinks is one; so its trainer decides when to save and what a step is, and this file what is written.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import random
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from peft import PeftModel
+from transformers import TrainerCallback, TrainerState
+
+from lorapar.adapter import MaskedAdamW, lora_parameters
+from lorapar.adapter.files import read_tensors, write_tensors
+from lorapar.checkpoint import Keeper
+from lorapar.errors import IntegrityError
+from lorapar.progress import Progress
+from lorapar.records import read_json, write_json
+from lorapar.stopping import StopRequest
+from lorapar.store import MANIFEST, seal, verify
+from lorapar.training.watch import Watch
+
+PREFIX = "checkpoint-"
+TRAINER_STATE = "trainer_state.json"  # the name transformers reads
+_ADAPTER, _LAST_GOOD, _OPTIMIZER, _RNG = (
+    f"{name}.safetensors" for name in ("adapter", "last_good", "optimizer", "rng")
+)
+_STATE, _HISTORY = "state.json", "history.jsonl"
+
+
+class Checkpoints:
+    """The checkpoints of one run of training, in its scratch folder."""
+
+    def __init__(self, scratch: Path, keeper: Keeper, progress: Progress) -> None:
+        """Those that lie in `scratch`; `keeper` says how many stay and is told of new ones."""
+        self._scratch = scratch
+        self._keeper = keeper
+        self._progress = progress
+
+    def newest(self) -> Path | None:
+        """The newest sound checkpoint; damaged ones are named and removed, unfinished ones removed."""
+        for folder in self._all():
+            if (folder / MANIFEST).is_file():
+                try:
+                    verify(folder)
+                except IntegrityError as error:
+                    what = str(error).removesuffix("; run its stage again")
+                    self._progress.say(f"a checkpoint is not used: {what}")
+                else:
+                    return folder
+            shutil.rmtree(folder, ignore_errors=True)
+        return None
+
+    def save(self, trainer: Any, watch: Watch) -> None:
+        """Write the state after the step that was just made; raises StorageError where the disk is full."""
+        folder = self._scratch / f"{PREFIX}{trainer.state.global_step}"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        write_tensors(folder / _ADAPTER, lora_parameters(trainer.model), {})
+        write_tensors(folder / _LAST_GOOD, watch.last_good.tensors, {})
+        optimizer = trainer.optimizer.state_dict()
+        write_tensors(folder / _OPTIMIZER, _flat(optimizer["state"]), {})
+        write_tensors(folder / _RNG, _torch_states(), {})
+        state = {
+            "groups": optimizer["param_groups"],
+            "schedule": trainer.lr_scheduler.state_dict(),
+            "python": random.getstate(),
+            "numpy": _numpy_state(),
+            "last_good_steps": watch.last_good.steps,
+            "seconds": watch.seconds,
+        }
+        write_json(folder / _STATE, state)
+        # Nothing reads the log again: the history tells what it tells.
+        dataclasses.replace(trainer.state, log_history=[]).save_to_json(str(folder / TRAINER_STATE))
+        watch.write_history(folder / _HISTORY)
+        seal(folder, "training-state")
+        for old in self._all()[self._keeper.config.keep :]:
+            shutil.rmtree(old, ignore_errors=True)
+        self._keeper.keep()
+
+    def _all(self) -> list[Path]:
+        """Folders of checkpoints, finished or not, the latest step first."""
+        found = [path for path in self._scratch.glob(f"{PREFIX}*") if path.name.removeprefix(PREFIX).isdigit()]
+        return sorted(found, key=step_of, reverse=True)
+
+
+class SaveWhenDue(TrainerCallback):  # type: ignore[misc]
+    """Has the trainer save when a checkpoint is due, and save and end when somebody wants it to stop."""
+
+    def __init__(self, keeper: Keeper, stop: StopRequest) -> None:
+        self._keeper = keeper
+        self._stop = stop
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
+        """After an optimiser step, which in RL is also the end of a generation."""
+        if self._stop.requested:
+            control.should_training_stop = True
+        if self._stop.requested or self._keeper.due():
+            control.should_save = True
+        return control
+
+
+def step_of(folder: Path) -> int:
+    """Optimiser steps that had been made."""
+    return int(folder.name.removeprefix(PREFIX))
+
+
+def is_complete(folder: Path) -> bool:
+    """Whether the last step had been made. transformers would make one more when asked to go on from there."""
+    state = TrainerState.load_from_json(str(folder / TRAINER_STATE))
+    return bool(state.global_step >= state.max_steps)
+
+
+def restore_watch(watch: Watch, folder: Path) -> None:
+    """Give the watch the history, the last good adapter and the time spent."""
+    state = read_json(folder / _STATE)
+    lines = (folder / _HISTORY).read_text(encoding="utf-8").splitlines()
+    watch.last_good.restore(read_tensors(folder / _LAST_GOOD)[0], state["last_good_steps"])
+    watch.resume([json.loads(line) for line in lines], state["seconds"])
+
+
+@torch.no_grad()
+def restore_adapter(model: PeftModel, folder: Path) -> None:
+    """Give the adapter its values; TRL's reference adapter, a copy of what RL began with, stays as it is."""
+    tensors = read_tensors(folder / _ADAPTER)[0]
+    for name, parameter in lora_parameters(model).items():
+        parameter.copy_(tensors[name])
+
+
+def restore_optimizer(optimizer: MaskedAdamW, folder: Path) -> None:
+    """Give the optimiser its moments and its learning rate."""
+    state = read_json(folder / _STATE)
+    groups = [{**group, "betas": tuple(group["betas"])} for group in state["groups"]]
+    optimizer.load_state_dict({"state": _nested(read_tensors(folder / _OPTIMIZER)[0]), "param_groups": groups})
+
+
+def restore_schedule(scheduler: Any, folder: Path) -> None:
+    """Give the learning-rate schedule its place."""
+    scheduler.load_state_dict(read_json(folder / _STATE)["schedule"])
+
+
+def restore_rng(folder: Path) -> None:
+    """Give every random generator that training draws from the state it had."""
+    state = read_json(folder / _STATE)
+    version, internal, gauss = state["python"]
+    random.setstate((version, tuple(internal), gauss))
+    kind, keys, *rest = state["numpy"]
+    np.random.set_state((kind, np.array(keys, dtype=np.uint32), *rest))
+    tensors = read_tensors(folder / _RNG)[0]
+    torch.random.set_rng_state(tensors["cpu"])
+    for device in range(torch.cuda.device_count()):
+        if (name := f"cuda{device}") in tensors:
+            torch.cuda.set_rng_state(tensors[name], device)
+
+
+def _torch_states() -> dict[str, torch.Tensor]:
+    gpus = {f"cuda{n}": torch.cuda.get_rng_state(n) for n in range(torch.cuda.device_count())}
+    return {"cpu": torch.random.get_rng_state(), **gpus}
+
+
+def _numpy_state() -> list[Any]:
+    kind, keys, *rest = np.random.get_state(legacy=True)
+    return [kind, np.asarray(keys).tolist(), *rest]
+
+
+def _flat(state: Mapping[str, Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    return {f"{key}/{name}": tensor for name, held in state.items() for key, tensor in held.items()}
+
+
+def _nested(flat: Mapping[str, torch.Tensor]) -> dict[str, dict[str, torch.Tensor]]:
+    state: dict[str, dict[str, torch.Tensor]] = {}
+    for place, tensor in flat.items():
+        key, _, name = place.partition("/")
+        state.setdefault(name, {})[key] = tensor
+    return state
