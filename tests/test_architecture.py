@@ -163,7 +163,7 @@ MODULE_OF = {"pyyaml": "yaml", "huggingface-hub": "huggingface_hub"}
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXTRAS = tuple(PROJECT["optional-dependencies"])
 # Part of a package that is declared, or something that is there wherever the module importing it runs.
-COMES_WITH = {"botocore": "boto3"}
+COMES_WITH = {"botocore": "boto3", "s3transfer": "boto3"}
 # Asked for without an import: transformers' Trainer does not work without accelerate.
 NEEDED_BY_OTHERS = {"accelerate"}
 

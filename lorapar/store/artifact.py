@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from lorapar.errors import IntegrityError, StorageError
 from lorapar.records import digest_of
@@ -39,6 +39,15 @@ class Manifest(BaseModel):
     schema_version: int = 1
     kind: str
     files: dict[str, FileEntry]
+
+    @field_validator("files")
+    @classmethod
+    def _stay_inside(cls, files: dict[str, FileEntry]) -> dict[str, FileEntry]:
+        """A manifest may come from elsewhere: none of its names leads out of the folder it describes."""
+        for name in files:
+            if not name or name.startswith("/") or "\\" in name or ".." in name.split("/"):
+                raise ValueError(f"'{name}' is not the name of a file in the folder")
+        return files
 
     @property
     def digest(self) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -25,6 +25,25 @@ class ObjectInfo:
     size_bytes: int
     modified: float
     """Seconds since the epoch."""
+    version: str = ""
+    """Changes whenever the bytes do: an ETag, or size and time of a local file."""
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """A local file and the object it is copied to or from."""
+
+    path: Path
+    key: str
+    size_bytes: int
+    sha256: str | None = None
+    """What the bytes must be; a copy that is not is refused with IntegrityError and never becomes visible."""
+    version: str | None = None
+    """For downloads: the version of the object that a listing showed; another one is refused."""
+
+
+Moved = Callable[[int], None]
+"""Told how many bytes moved just now; negative where a retry begins again. Called from several threads."""
 
 
 class ObjectStore(Protocol):
@@ -55,8 +74,24 @@ class ObjectStore(Protocol):
     def upload(self, path: Path, key: str) -> None:
         """Copy a local file into the store; it becomes visible whole or not at all."""
 
+    def upload_all(self, transfers: Iterable[Transfer], moved: Moved | None = None) -> None:
+        """Copy local files into the store, several at a time with bounded memory, each visible whole or not at all.
+
+        Where one fails the others are given up, their parts aborted, and the failure is raised: IntegrityError for a
+        file whose bytes are not those its `sha256` names.
+        """
+
     def download(self, key: str, path: Path) -> None:
         """Copy an object to a local file, with bounded memory; raises NotFoundError."""
+
+    def download_all(self, transfers: Iterable[Transfer], moved: Moved | None = None) -> None:
+        """Copy objects to local files, several at a time with bounded memory; a file appears only once it is whole.
+
+        Raises NotFoundError, IntegrityError for bytes that are not those asked for, StorageError for a full disk.
+        """
+
+    def known(self, keys: Sequence[str]) -> dict[str, ObjectInfo]:
+        """Those of the keys that exist; takes a listing or single questions, whichever are fewer requests."""
 
     def exists(self, key: str) -> bool:
         """Whether the key exists."""
@@ -64,5 +99,11 @@ class ObjectStore(Protocol):
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
         """All objects whose key begins with `prefix`, in the order of their keys."""
 
+    def renew(self, key: str) -> None:
+        """Make the object as young as if it had been written just now, bytes unchanged; raises NotFoundError."""
+
     def delete(self, key: str) -> None:
         """Remove an object; nothing happens where there is none."""
+
+    def delete_all(self, keys: Sequence[str]) -> None:
+        """Remove objects, in as few requests as the storage allows."""

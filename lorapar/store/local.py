@@ -5,17 +5,18 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
-import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from lorapar.errors import IntegrityError
 from lorapar.store.address import check_key
 from lorapar.store.artifact import storage_errors
-from lorapar.store.base import NotFoundError, ObjectInfo
+from lorapar.store.base import Moved, NotFoundError, ObjectInfo, Transfer
 
 _HIDDEN = ".lorapar-"
+_CHUNK_BYTES = 1 << 20
 
 
 class LocalStore:
@@ -31,10 +32,8 @@ class LocalStore:
 
     def read(self, key: str) -> bytes:
         """The bytes of a file."""
-        try:
+        with self._reading(key):
             return self._path(key).read_bytes()
-        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-            raise NotFoundError(f"{self.root}/{key}: there is no such object") from None
 
     def read_versioned(self, key: str) -> tuple[bytes, str]:
         """Its bytes and their sha256."""
@@ -43,7 +42,7 @@ class LocalStore:
 
     def write(self, key: str, data: bytes) -> None:
         """Write beside it, then rename."""
-        with self._written(key, data) as scratch:
+        with self._written(key, data) as scratch, self._locked():
             os.replace(scratch, self._path(key))
 
     def write_if_absent(self, key: str, data: bytes) -> bool:
@@ -68,40 +67,88 @@ class LocalStore:
 
     def upload(self, path: Path, key: str) -> None:
         """Copy beside it, then rename."""
-        with self._scratch(key) as scratch:
-            shutil.copyfile(path, scratch)
-            os.replace(scratch, self._path(key))
+        self.upload_all([Transfer(path, key, path.stat().st_size)])
+
+    def upload_all(self, transfers: Iterable[Transfer], moved: Moved | None = None) -> None:
+        """One after the other: a disk gains nothing from several at a time."""
+        for transfer in transfers:
+            with self._scratch(transfer.key) as scratch:
+                _copy(transfer.path, scratch, transfer, moved)
+                os.replace(scratch, self._path(transfer.key))
 
     def download(self, key: str, path: Path) -> None:
         """Copy the file."""
-        with storage_errors(path):
+        with self._reading(key):
+            size = self._path(key).stat().st_size
+        self.download_all([Transfer(path, key, size)])
+
+    def download_all(self, transfers: Iterable[Transfer], moved: Moved | None = None) -> None:
+        """One after the other, each to a scratch file that is renamed once it is whole."""
+        for transfer in transfers:
+            source = self._path(transfer.key)
+            scratch = transfer.path.with_name(f"{_HIDDEN}{uuid.uuid4().hex}")
+            with storage_errors(transfer.path):
+                transfer.path.parent.mkdir(parents=True, exist_ok=True)
+                try:
+                    with self._reading(transfer.key):
+                        if transfer.version not in (None, _info(transfer.key, source).version):
+                            raise IntegrityError(f"{self.root}/{transfer.key}: was replaced meanwhile; try again")
+                        _copy(source, scratch, transfer, moved)
+                    os.replace(scratch, transfer.path)
+                finally:
+                    scratch.unlink(missing_ok=True)
+
+    def known(self, keys: Sequence[str]) -> dict[str, ObjectInfo]:
+        """Look at each file."""
+        found = {}
+        for key in keys:
             try:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(self._path(key), path)
-            except FileNotFoundError:
-                raise NotFoundError(f"{self.root}/{key}: there is no such object") from None
+                found[key] = _info(key, self._path(key))
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+        return found
 
     def exists(self, key: str) -> bool:
         """Whether the file is there."""
         return self._path(key).is_file()
 
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
-        """Files below the root whose relative path begins with `prefix`."""
-        found = []
-        for path in self.root.rglob("*"):
-            key = path.relative_to(self.root).as_posix()
-            if path.is_file() and key.startswith(prefix) and not path.name.startswith(_HIDDEN):
-                found.append((key, path))
-        for key, path in sorted(found):
-            stat = path.stat()
-            yield ObjectInfo(key, stat.st_size, stat.st_mtime)
+        """Files whose relative path begins with `prefix`; only folders that can hold such are looked into."""
+        folder = self.root / prefix.rpartition("/")[0]
+        names = sorted(path.relative_to(self.root).as_posix() for path in folder.rglob("*"))
+        for key in names:
+            path = self.root / key
+            if key.startswith(prefix) and not path.name.startswith(_HIDDEN) and path.is_file():
+                try:
+                    yield _info(key, path)
+                except FileNotFoundError:  # deleted since the folder was read
+                    continue
+
+    def renew(self, key: str) -> None:
+        """Set the file's time."""
+        with self._reading(key):
+            os.utime(self._path(key))
 
     def delete(self, key: str) -> None:
         """Remove the file."""
-        self._path(key).unlink(missing_ok=True)
+        if self.root.is_dir():
+            with storage_errors(self.root), self._locked():
+                self._path(key).unlink(missing_ok=True)
+
+    def delete_all(self, keys: Sequence[str]) -> None:
+        """Remove the files."""
+        for key in keys:
+            self.delete(key)
 
     def _path(self, key: str) -> Path:
         return self.root / check_key(key)
+
+    @contextmanager
+    def _reading(self, key: str) -> Iterator[None]:
+        try:
+            yield
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            raise NotFoundError(f"{self.root}/{key}: there is no such object") from None
 
     @contextmanager
     def _scratch(self, key: str) -> Iterator[Path]:
@@ -129,3 +176,21 @@ class LocalStore:
 
 def _version(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
+
+
+def _info(key: str, path: Path) -> ObjectInfo:
+    stat = path.stat()
+    return ObjectInfo(key, stat.st_size, stat.st_mtime, f"{stat.st_size}-{stat.st_mtime_ns}")
+
+
+def _copy(source: Path, target: Path, transfer: Transfer, moved: Moved | None) -> None:
+    """Copy bytes and compare them with the digest asked for on the way."""
+    digest = hashlib.sha256()
+    with source.open("rb") as reader, target.open("xb") as writer:
+        while chunk := reader.read(_CHUNK_BYTES):
+            writer.write(chunk)
+            digest.update(chunk)
+            if moved is not None:
+                moved(len(chunk))
+    if transfer.sha256 is not None and digest.hexdigest() != transfer.sha256:
+        raise IntegrityError(f"{source}: its bytes are not those that were recorded (sha256 {transfer.sha256[:12]}…)")

@@ -1,49 +1,71 @@
-"""Storage in a bucket of any S3-compatible server, by boto3 and its transfer manager.
-
-Endpoint, region, path style, certificates and credentials come from whatever boto3's own chain finds (environment,
-profile, web identity, mounted secret); nothing of that is a setting of lorapar.
-"""
+"""Storage in a bucket of any S3-compatible server, by boto3 and its transfer manager."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from lorapar.errors import UnreachableError
+from lorapar.store import s3_transfer
 from lorapar.store.address import S3Address, check_key
-from lorapar.store.base import NotFoundError, ObjectInfo
+from lorapar.store.base import Moved, NotFoundError, ObjectInfo, Transfer
+from lorapar.store.s3_client import CONCURRENT_REQUESTS, Connection
+from lorapar.store.s3_errors import CONFLICT, MISSING, TAKEN, code_of, s3_errors
 
-_MISSING = ("404", "NoSuchKey", "NotFound")
-_TAKEN = ("412", "PreconditionFailed", "409", "ConditionalRequestConflict")
+_CONFLICTS = 20
+"""How often a conditional write that collided with another one is tried again; S3 asks for that."""
+_KEYS_A_PAGE = 1000
+_QUESTIONS_A_PAGE = 10
+"""A page of a listing takes about as long as ten single questions, which go out ten at a time."""
+_BROKEN_READS = 3
+_WRITER = "lorapar-writer"
 
 
 class S3Store:
     """An ObjectStore below `s3://bucket/prefix`."""
 
     def __init__(self, where: S3Address) -> None:
-        import boto3
-        from botocore.config import Config
-
         self._where = where
-        self._client: Any = boto3.client("s3", config=Config(retries={"mode": "standard", "max_attempts": 5}))
+        self._root = f"{where.prefix}/" if where.prefix else ""
+        self._connection = Connection(str(where))
+        self._client = self._connection.client
+        self._met = False
 
     @property
     def address(self) -> str:
         """`s3://bucket/prefix`."""
         return str(self._where)
 
+    @property
+    def endpoint(self) -> str:
+        """The server's address."""
+        return self._connection.endpoint
+
+    @property
+    def bucket(self) -> str:
+        """The bucket's name."""
+        return self._where.bucket
+
     def read(self, key: str) -> bytes:
         """The bytes of an object."""
         return self.read_versioned(key)[0]
 
     def read_versioned(self, key: str) -> tuple[bytes, str]:
-        """Its bytes and its ETag."""
+        """Its bytes and its ETag; a connection that breaks half-way is tried again."""
+        attempts = _BROKEN_READS
         with self._errors(key):
-            answer = self._client.get_object(**self._named(key))
-            body: bytes = answer["Body"].read()
-            return body, str(answer["ETag"])
+            while True:
+                answer = self._client.get_object(**self._named(key))
+                attempts -= 1
+                try:
+                    return answer["Body"].read(), str(answer["ETag"])
+                except _broken():
+                    if not attempts:
+                        raise
 
     def write(self, key: str, data: bytes) -> None:
         """One put, which S3 makes visible at once."""
@@ -60,71 +82,171 @@ class S3Store:
 
     def upload(self, path: Path, key: str) -> None:
         """In parallel parts where the file is large."""
-        with self._errors(key):
-            self._client.upload_file(str(path), self._where.bucket, self._key(key))
+        self.upload_all([Transfer(path, key, path.stat().st_size)])
+
+    def upload_all(self, transfers: Iterable[Transfer], moved: Moved | None = None) -> None:
+        """Several at a time; parts of what does not become whole are aborted."""
+        with self._errors(""):
+            s3_transfer.upload_all(self._client, self.bucket, self._keyed(transfers), self.address, moved)
 
     def download(self, key: str, path: Path) -> None:
         """In parallel parts where the object is large."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with self._errors(key):
-            self._client.download_file(self._where.bucket, self._key(key), str(path))
+        found = self.known([key])
+        if key not in found:
+            raise NotFoundError(f"{self.address}/{key}: there is no such object")
+        self.download_all([Transfer(path, key, found[key].size_bytes, version=found[key].version)])
+
+    def download_all(self, transfers: Iterable[Transfer], moved: Moved | None = None) -> None:
+        """Several at a time."""
+        with self._errors(""):
+            s3_transfer.download_all(self._client, self.bucket, self._keyed(transfers), self.address, moved)
+
+    def known(self, keys: Sequence[str]) -> dict[str, ObjectInfo]:
+        """From a listing as long as that is the cheaper way; the rest by single questions, ten at a time."""
+        wanted, found = set(keys), {}
+        pages = len(wanted) // _QUESTIONS_A_PAGE
+        open_keys = sorted(wanted)
+        if pages:
+            common = _common_folder(open_keys)
+            for number, info in enumerate(self.list(common), 1):
+                if info.key in wanted:
+                    found[info.key] = info
+                if number >= pages * _KEYS_A_PAGE:
+                    open_keys = [key for key in open_keys if key > info.key]
+                    break
+            else:
+                open_keys = []
+        with ThreadPoolExecutor(CONCURRENT_REQUESTS) as pool:
+            answers = list(pool.map(self._look, open_keys)) if open_keys else []
+        return found | {info.key: info for info in answers if info is not None}
 
     def exists(self, key: str) -> bool:
-        """A head request."""
-        try:
-            with self._errors(key):
-                self._client.head_object(**self._named(key))
-        except NotFoundError:
-            return False
-        return True
+        """One small question."""
+        return self._look(key) is not None
 
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
         """Pages of at most a thousand."""
-        root = f"{self._where.prefix}/" if self._where.prefix else ""
         with self._errors(prefix):
             for page in self._client.get_paginator("list_objects_v2").paginate(
-                Bucket=self._where.bucket, Prefix=root + prefix
+                Bucket=self.bucket, Prefix=self._root + prefix
             ):
                 for entry in page.get("Contents", ()):
-                    yield ObjectInfo(entry["Key"].removeprefix(root), entry["Size"], entry["LastModified"].timestamp())
+                    key = entry["Key"].removeprefix(self._root)
+                    yield ObjectInfo(key, entry["Size"], entry["LastModified"].timestamp(), entry["ETag"])
+
+    def renew(self, key: str) -> None:
+        """A copy onto itself, which the server does without the bytes travelling."""
+        with self._errors(key):
+            s3_transfer.copy_onto_itself(self._client, self.bucket, self._key(key))
 
     def delete(self, key: str) -> None:
         """Remove the object."""
         with self._errors(key):
             self._client.delete_object(**self._named(key))
 
-    def _conditional(self, key: str, data: bytes, condition: dict[str, str]) -> bool:
+    def delete_all(self, keys: Sequence[str]) -> None:
+        """A thousand in one request; raises UnreachableError naming the first that the server would not remove."""
+        for start in range(0, len(keys), _KEYS_A_PAGE):
+            some = [{"Key": self._key(key)} for key in keys[start : start + _KEYS_A_PAGE]]
+            with self._errors(""):
+                answer = self._client.delete_objects(Bucket=self.bucket, Delete={"Objects": some, "Quiet": True})
+            for error in answer.get("Errors", ()):
+                raise UnreachableError(
+                    f"s3://{self.bucket}/{error['Key']}: cannot be deleted: {error.get('Code')} {error.get('Message')}"
+                )
+
+    def abort_uploads(self, older_than: float) -> int:
+        """Drop the parts of uploads begun before `older_than` (seconds since the epoch) and never finished."""
+        dropped = 0
+        with self._errors(""):
+            pages = self._client.get_paginator("list_multipart_uploads").paginate(Bucket=self.bucket, Prefix=self._root)
+            for page in pages:
+                for upload in page.get("Uploads", ()):
+                    if upload["Initiated"].timestamp() < older_than:
+                        self._client.abort_multipart_upload(
+                            Bucket=self.bucket, Key=upload["Key"], UploadId=upload["UploadId"]
+                        )
+                        dropped += 1
+        return dropped
+
+    def _look(self, key: str) -> ObjectInfo | None:
+        """What there is under a key. Not a HEAD request: its answer has no body, so no error could be explained."""
         from botocore.exceptions import ClientError
 
         with self._errors(key):
             try:
-                self._client.put_object(**self._named(key), Body=data, **condition)
+                answer = self._client.get_object(**self._named(key), Range="bytes=0-0")
             except ClientError as error:
-                if _code(error) in (*_TAKEN, *_MISSING):
-                    return False
-                raise
-        return True
+                if code_of(error) in MISSING:
+                    return None
+                if code_of(error) != "InvalidRange":
+                    raise
+                answer = self._client.head_object(**self._named(key))  # an empty object
+            else:
+                answer["Body"].close()
+        size = int(answer.get("ContentRange", f"/{answer['ContentLength']}").rpartition("/")[2])
+        return ObjectInfo(key, size, answer["LastModified"].timestamp(), answer["ETag"])
+
+    def _conditional(self, key: str, data: bytes, condition: dict[str, str]) -> bool:
+        """Whether the write went through; a token in the metadata tells our own earlier attempt from a rival's."""
+        from botocore.exceptions import ClientError
+
+        token = uuid.uuid4().hex
+        with self._errors(key):
+            for _ in range(_CONFLICTS):
+                try:
+                    self._client.put_object(**self._named(key), Body=data, Metadata={_WRITER: token}, **condition)
+                except ClientError as error:
+                    if code_of(error) in CONFLICT:
+                        continue
+                    if code_of(error) not in (*TAKEN, *MISSING):
+                        raise
+                    return _was_repeated(error) and self._is_ours(key, token)
+                return True
+        raise UnreachableError(f"{self.address}/{key}: {_CONFLICTS} attempts to write collided with others; try again")
+
+    def _is_ours(self, key: str, token: str) -> bool:
+        """Whether an attempt whose answer was lost had gone through after all."""
+        from botocore.exceptions import ClientError
+
+        try:
+            answer = self._client.head_object(**self._named(key))
+        except ClientError:
+            return False
+        return bool(answer["Metadata"].get(_WRITER) == token)
+
+    def _keyed(self, transfers: Iterable[Transfer]) -> Iterator[tuple[Transfer, str]]:
+        return ((transfer, self._key(transfer.key)) for transfer in transfers)
 
     def _key(self, key: str) -> str:
-        return f"{self._where.prefix}/{check_key(key)}" if self._where.prefix else check_key(key)
+        return self._root + check_key(key)
 
     def _named(self, key: str) -> dict[str, str]:
-        return {"Bucket": self._where.bucket, "Key": self._key(key)}
+        return {"Bucket": self.bucket, "Key": self._key(key)}
 
     @contextmanager
     def _errors(self, key: str) -> Iterator[None]:
-        from boto3.exceptions import Boto3Error
-        from botocore.exceptions import BotoCoreError, ClientError
-
-        try:
+        where = f"{self.address}/{key}" if key else self.address
+        with s3_errors(where, self.endpoint):
+            if not self._met:
+                self._connection.first_contact(self.bucket)
+                self._met = True
             yield
-        except ClientError as error:
-            if _code(error) in _MISSING:
-                raise NotFoundError(f"{self.address}/{key}: there is no such object") from None
-            raise UnreachableError(f"{self.address}/{key}: the object store refused: {error}") from error
-        except (Boto3Error, BotoCoreError) as error:
-            raise UnreachableError(f"{self.address}/{key}: the object store did not answer: {error}") from error
 
 
-def _code(error: Any) -> str:
-    return str(error.response.get("Error", {}).get("Code", ""))
+def _was_repeated(error: Any) -> bool:
+    return bool(error.response.get("ResponseMetadata", {}).get("RetryAttempts", 0))
+
+
+def _broken() -> tuple[type[Exception], ...]:
+    """What a body that ends early raises."""
+    from botocore.exceptions import IncompleteReadError, ReadTimeoutError, ResponseStreamingError
+
+    return IncompleteReadError, ReadTimeoutError, ResponseStreamingError
+
+
+def _common_folder(keys: Sequence[str]) -> str:
+    """The folder that all sorted keys lie in, with its slash; empty where there is none."""
+    first, last = keys[0], keys[-1]
+    same = next((place for place, pair in enumerate(zip(first, last, strict=False)) if pair[0] != pair[1]), len(first))
+    return first[: first.rfind("/", 0, same) + 1]

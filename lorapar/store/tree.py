@@ -3,35 +3,123 @@
 from __future__ import annotations
 
 import shutil
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from lorapar.store.artifact import MANIFEST, Manifest, read_manifest, replace_folder, verify
-from lorapar.store.base import ObjectStore
+from filelock import FileLock
+
+from lorapar.errors import IntegrityError
+from lorapar.progress import Progress, Silent
+from lorapar.store.artifact import MANIFEST, Manifest, file_sha256, read_manifest, replace_folder, storage_errors
+from lorapar.store.base import Moved, NotFoundError, ObjectInfo, ObjectStore, Transfer
 
 CONTENT = "cas"
+RENEW_AFTER_SECONDS = 6 * 3600.0
+"""Content older than this is made young again where a new tree takes it up: `gc` removes only what is old."""
+_MB = 1e6
 
 
-def put_tree(store: ObjectStore, folder: Path) -> Manifest:
-    """Upload what the store does not hold yet of a sealed folder; returns its manifest, which the caller hands on."""
+def content_key(sha256: str) -> str:
+    """The key under which bytes lie."""
+    return f"{CONTENT}/{sha256}"
+
+
+def put_tree(store: ObjectStore, folder: Path, progress: Progress | None = None) -> Manifest:
+    """Upload what the store does not hold yet of a sealed folder; returns its manifest, which the caller hands on.
+
+    Raises IntegrityError where a file is not what the manifest names, and what the store raises.
+    """
     manifest = read_manifest(folder)
-    for name, entry in manifest.files.items():
-        key = f"{CONTENT}/{entry.sha256}"
-        if not store.exists(key):
-            store.upload(folder / name, key)
+    by_key = {content_key(entry.sha256): folder / name for name, entry in manifest.files.items()}
+    sizes = {content_key(entry.sha256): entry.size_bytes for entry in manifest.files.values()}
+    there = {key: info for key, info in store.known(list(by_key)).items() if info.size_bytes == sizes[key]}
+    _renew(store, there.values())
+    missing = [
+        Transfer(path, key, sizes[key], key.removeprefix(f"{CONTENT}/"))
+        for key, path in sorted(by_key.items(), key=lambda pair: sizes[pair[0]])
+        if key not in there
+    ]
+    with moving(progress, f"uploading {folder.name}", missing) as moved:
+        store.upload_all(missing, moved)
     return manifest
 
 
-def fetch_tree(store: ObjectStore, manifest: Manifest, folder: Path) -> None:
-    """Make the folder a manifest names: whole and verified, or not at all.
+def fetch_tree(store: ObjectStore, manifest: Manifest, folder: Path, progress: Progress | None = None) -> None:
+    """Make the folder a manifest names: whole and verified, or not at all; what stood there before goes at the end.
 
-    Raises NotFoundError or IntegrityError naming what is missing or not as it was.
+    An interrupted call leaves the files it finished beside the folder, and the next one for the same manifest goes on
+    from them. Of several processes one fetches at a time.
+
+    Raises IntegrityError naming what is missing or not as it was.
     """
-    made = folder.with_name(f".{folder.name}.fetching")
-    shutil.rmtree(made, ignore_errors=True)
-    made.mkdir(parents=True)
-    for name, entry in manifest.files.items():
-        (made / name).parent.mkdir(parents=True, exist_ok=True)
-        store.download(f"{CONTENT}/{entry.sha256}", made / name)
-    (made / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    verify(made)
-    replace_folder(made, folder)
+    try:
+        with filling(folder, manifest.digest) as made:
+            transfers = [
+                Transfer(made / name, content_key(entry.sha256), entry.size_bytes, entry.sha256)
+                for name, entry in manifest.files.items()
+            ]
+            fetch_missing(store, transfers, folder.name, progress)
+            (made / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    except NotFoundError as error:
+        raise IntegrityError(f"{error}, though a manifest names it; run the stage that made it again") from None
+
+
+def fetch_missing(store: ObjectStore, transfers: list[Transfer], name: str, progress: Progress | None) -> None:
+    """Download what an earlier, interrupted call did not finish."""
+    missing = [transfer for transfer in transfers if not _is_there(transfer)]
+    with moving(progress, f"downloading {name}", missing) as moved:
+        store.download_all(missing, moved)
+
+
+@contextmanager
+def filling(folder: Path, digest: str) -> Iterator[Path]:
+    """A scratch folder beside `folder`, that of an interrupted call for the same digest; takes its place at the end."""
+    with storage_errors(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder.with_name(f".{folder.name}.lock")):
+            made = folder.with_name(f".{folder.name}.{digest[:16]}.fetching")
+            for left in folder.parent.glob(f".{folder.name}.*.fetching"):
+                if left != made:
+                    shutil.rmtree(left, ignore_errors=True)
+            made.mkdir(exist_ok=True)
+            yield made
+            replace_folder(made, folder)
+
+
+@contextmanager
+def moving(progress: Progress | None, title: str, transfers: Iterable[Transfer]) -> Iterator[Moved]:
+    """A bar in megabytes, and the function to call as bytes move; silent where nothing is to be moved."""
+    total = sum(transfer.size_bytes for transfer in transfers)
+    shown = progress if progress is not None and total else Silent()
+    shown.start(f"{title} (MB)", max(round(total / _MB), 1))
+    lock, bytes_moved, shown_mb = threading.Lock(), 0, 0
+
+    def moved(count: int) -> None:
+        nonlocal bytes_moved, shown_mb
+        with lock:
+            bytes_moved += count
+            if (step := round(bytes_moved / _MB) - shown_mb) > 0:
+                shown_mb += step
+                shown.advance(step)
+
+    yield moved
+
+
+def _renew(store: ObjectStore, there: Iterable[ObjectInfo]) -> None:
+    old = time.time() - RENEW_AFTER_SECONDS
+    for info in there:
+        if info.modified < old:
+            store.renew(info.key)
+
+
+def _is_there(transfer: Transfer) -> bool:
+    path = transfer.path
+    return (
+        transfer.sha256 is not None
+        and path.is_file()
+        and path.stat().st_size == transfer.size_bytes
+        and file_sha256(path) == transfer.sha256
+    )

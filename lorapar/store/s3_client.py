@@ -1,0 +1,103 @@
+"""The boto3 client of a bucket. Endpoint, region, certificates and credentials are whatever boto3's own chain finds.
+
+Nothing of that is a setting of lorapar; docs/storage.md lists the variables.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from lorapar.errors import BadInputError, UnreachableError
+from lorapar.redaction import redact, remember_secret
+
+CONCURRENT_REQUESTS = 10
+"""Requests of one store at a time, boto3's own default."""
+_ATTEMPTS = 8
+"""With boto3's growing pauses about half a minute: a server that restarts is waited for."""
+_FIRST_ATTEMPTS = 2
+_FIRST_SECONDS = 5
+
+
+class Connection:
+    """The client for all calls of one store, and the session that further ones come from.
+
+    Raises BadInputError or UnreachableError where the settings cannot work; nothing is contacted yet.
+    """
+
+    def __init__(self, where: str) -> None:
+        import boto3
+        import botocore.session
+
+        with _settings_errors(where):
+            core = botocore.session.get_session()
+            self._session = boto3.Session(botocore_session=core)
+            self.client: Any = self._make(**_options(core))
+        self._session_credentials()
+
+    @property
+    def endpoint(self) -> str:
+        """The server's address."""
+        return str(self.client.meta.endpoint_url)
+
+    def first_contact(self, bucket: str) -> None:
+        """Ask once with little patience, so that a wrong endpoint is told in seconds rather than after all retries.
+
+        Whatever the server answers is fine here; the call that follows meets the same answer and explains it. Raises
+        what boto3 raises where there is none.
+        """
+        from botocore.exceptions import ClientError
+
+        impatient = self._make(
+            retries={"mode": "standard", "total_max_attempts": _FIRST_ATTEMPTS}, connect_timeout=_FIRST_SECONDS
+        )
+        try:
+            impatient.head_bucket(Bucket=bucket)
+        except ClientError:
+            return
+        finally:
+            impatient.close()
+
+    def _make(self, **options: Any) -> Any:
+        from botocore.config import Config
+
+        return self._session.client("s3", config=Config(**options))
+
+    def _session_credentials(self) -> None:
+        """Keys that come from a profile or a mounted file are not in the environment: tell the redaction of them."""
+        found = self._session.get_credentials()
+        if found is not None and found.method not in ("assume-role-with-web-identity", "sso"):
+            frozen = found.get_frozen_credentials()
+            remember_secret(frozen.access_key, frozen.secret_key, frozen.token)
+
+
+@contextmanager
+def _settings_errors(where: str) -> Iterator[None]:
+    """A profile that is not there, an endpoint that is no address: said before anything is contacted."""
+    from botocore.exceptions import BotoCoreError
+
+    try:
+        yield
+    except BotoCoreError as error:
+        raise UnreachableError(redact(f"{where}: {' '.join(str(error).split())}")) from None
+    except ValueError as error:
+        raise BadInputError(redact(f"{where}: {error}; check AWS_ENDPOINT_URL")) from None
+
+
+def _options(core: Any) -> dict[str, Any]:
+    """What differs from boto3's defaults; a person's own variables and profile win."""
+    options: dict[str, Any] = {
+        "max_pool_connections": CONCURRENT_REQUESTS + 2,
+        "tcp_keepalive": True,
+        "user_agent_extra": "lorapar",
+    }
+    if core.get_config_variable("max_attempts") is None:
+        mode = core.get_config_variable("retry_mode") or "standard"
+        options["retries"] = {"mode": "standard" if mode == "legacy" else mode, "total_max_attempts": _ATTEMPTS}
+    wanted = os.environ.get("AWS_RESPONSE_CHECKSUM_VALIDATION")
+    if not wanted and "response_checksum_validation" not in core.get_scoped_config():
+        # Downloads are compared with their sha256, so a CRC adds nothing, but costs a HEAD request an object.
+        options["response_checksum_validation"] = "when_required"
+    return options

@@ -1,0 +1,153 @@
+"""What can go wrong between here and a bucket, as one line that names the object, the cause and the remedy."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+from lorapar.errors import BadInputError, IntegrityError, LoraparError, UnreachableError
+from lorapar.redaction import redact
+from lorapar.store.base import NotFoundError
+
+MISSING = ("NoSuchKey", "404", "NotFound")
+TAKEN = ("PreconditionFailed", "412")
+CONFLICT = ("ConditionalRequestConflict", "409")
+
+_SKEWED = ("RequestTimeTooSkewed", "RequestExpired", "RequestInTheFuture")
+_CHANGED = ("BadDigest", "InvalidDigest", "XAmzContentSHA256Mismatch", "XAmzContentChecksumMismatch")
+_OTHER_REGION = ("PermanentRedirect", "301", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException")
+_CAUSES = {
+    ("AccessDenied", "403", "Forbidden", "AllAccessDisabled", "UnauthorizedAccess", "AccessDeniedException"): (
+        "access denied: the credentials in use lack the right to {operation}; docs/storage.md lists the rights by role"
+    ),
+    ("InvalidAccessKeyId", "InvalidClientTokenId", "UnrecognizedClientException"): (
+        "wrong key: {endpoint} does not know the access key in use; check AWS_ACCESS_KEY_ID or the profile"
+    ),
+    ("SignatureDoesNotMatch", "InvalidSignatureException"): (
+        "wrong key: the secret key in use does not fit its access key; check AWS_SECRET_ACCESS_KEY or the profile"
+    ),
+    ("ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired"): (
+        "the session token has expired; sign in again or renew the credentials, then run the same command again"
+    ),
+    ("InvalidToken", "InvalidIdentityToken", "InvalidIdentityTokenException"): (
+        "the session token is not accepted; check AWS_SESSION_TOKEN or the web identity of the service account"
+    ),
+    ("SlowDown", "503", "ServiceUnavailable", "Throttling", "ThrottlingException", "RequestLimitExceeded", "429"): (
+        "{endpoint} asks to slow down ({code}), also after {attempts}; try again later"
+    ),
+    ("InsufficientStorage", "507", "XMinioStorageFull", "QuotaExceeded", "InsufficientCapacity"): (
+        "the object store is full ({code}); make room or raise the quota, then run the same command again"
+    ),
+    ("NotImplemented", "501"): (
+        "{endpoint} does not know what was asked ({message}); for an old server set "
+        "AWS_REQUEST_CHECKSUM_CALCULATION=when_required"
+    ),
+    ("RequestTimeout", "IncompleteBody"): "{endpoint} did not get the whole request, also after {attempts}; try again",
+}
+_CAUSE_OF = {code: text for codes, text in _CAUSES.items() for code in codes}
+
+
+@contextmanager
+def s3_errors(where: str, endpoint: str) -> Iterator[None]:
+    """Turn what boto3 raises into a LoraparError; `where` is the object (or bucket) that was asked for."""
+    from boto3.exceptions import Boto3Error
+    from botocore.exceptions import BotoCoreError, ClientError
+    from s3transfer.exceptions import RetriesExceededError
+
+    try:
+        yield
+    except (Boto3Error, BotoCoreError, ClientError, RetriesExceededError) as error:
+        raise explain(error, where, endpoint) from None
+
+
+def code_of(error: Any) -> str:
+    """The error code of a ClientError, such as NoSuchKey."""
+    return str(error.response.get("Error", {}).get("Code", ""))
+
+
+def explain(error: Exception, where: str, endpoint: str) -> LoraparError:
+    """What a person should read; never a credential, whatever the library put into its message."""
+    from botocore.exceptions import ClientError
+
+    inner = getattr(error, "last_exception", None)
+    if isinstance(inner, Exception):
+        return explain(inner, where, endpoint)
+    if isinstance(error, ClientError):
+        return _refused(error, where, endpoint)
+    return _unanswered(error, where, endpoint)
+
+
+def _refused(error: Any, where: str, endpoint: str) -> LoraparError:
+    """The server answered, with an error."""
+    code, message = code_of(error), _one_line(error.response.get("Error", {}).get("Message", ""))
+    if code in MISSING:
+        return NotFoundError(f"{where}: there is no such object")
+    if code == "NoSuchBucket":
+        return UnreachableError(f"{where}: there is no such bucket at {endpoint}; create it or mend the address")
+    if code in _CHANGED:
+        return IntegrityError(f"{where}: what was sent is not what was recorded ({code}): the file changed meanwhile")
+    if code in TAKEN:
+        return IntegrityError(f"{where}: was replaced meanwhile; run the same command again")
+    if code in _SKEWED or (code == "AccessDenied" and "expired" in message.lower()):
+        return UnreachableError(f"{where}: this machine's clock is wrong{_skew(error)}; set the time, then try again")
+    if code in _OTHER_REGION:
+        return UnreachableError(f"{where}: the bucket lies in another region{_region(error)}; set AWS_REGION to it")
+    attempts = error.response.get("ResponseMetadata", {}).get("RetryAttempts", 0) + 1
+    text = _CAUSE_OF.get(code, "{endpoint} refused to {operation}: {code} {message}").format(
+        endpoint=endpoint,
+        operation=error.operation_name,
+        code=code,
+        message=message,
+        attempts=f"{attempts} attempts" if attempts > 1 else "one attempt",
+    )
+    return UnreachableError(redact(f"{where}: {text}"))
+
+
+def _unanswered(error: Exception, where: str, endpoint: str) -> LoraparError:
+    """There was no answer, or none was asked for because something is missing here."""
+    from botocore import exceptions as boto
+
+    if isinstance(error, boto.SSLError):
+        cause = f"the certificate of {endpoint} is not trusted; name the authority's file in AWS_CA_BUNDLE"
+    elif isinstance(error, (boto.EndpointConnectionError, boto.ConnectTimeoutError, boto.ProxyConnectionError)):
+        cause = f"{endpoint} cannot be reached{_reason(error)}; check the network and AWS_ENDPOINT_URL"
+    elif isinstance(error, boto.NoCredentialsError):
+        cause = "no credentials were found; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
+    elif isinstance(error, (boto.ParamValidationError, boto.UnknownEndpointError)):
+        return BadInputError(redact(f"{where}: not an address that can be used: {_one_line(error)}"))
+    elif isinstance(error, (boto.HTTPClientError, boto.IncompleteReadError, ConnectionError, TimeoutError)):
+        cause = f"the connection to {endpoint} broke off, also after retries ({type(error).__name__}{_reason(error)})"
+    else:  # profiles, single sign-on, web identities: botocore's own words say which
+        cause = _one_line(error)
+    return UnreachableError(redact(f"{where}: {cause}"))
+
+
+def _reason(error: Exception) -> str:
+    """The system's own words inside a library's message, such as `Connection refused`."""
+    text = " ".join(str(part) for part in (error, getattr(error, "kwargs", {}).get("error", ""), error.__cause__ or ""))
+    found = re.search(r"\[Errno -?\d+\] ([A-Za-z ]+)", text) or re.search(r"(timed out|Timeout)", text)
+    return f" ({found[1].strip()})" if found else ""
+
+
+def _skew(error: Any) -> str:
+    """How far the clocks are apart, by the date in the server's answer."""
+    stamp = error.response.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date")
+    try:
+        apart = (datetime.now(UTC) - parsedate_to_datetime(stamp)).total_seconds()
+    except (TypeError, ValueError):
+        return ""
+    return f" (it is {abs(apart) / 60:.0f} minutes {'ahead' if apart > 0 else 'behind'})" if abs(apart) >= 60 else ""
+
+
+def _region(error: Any) -> str:
+    region = error.response.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("x-amz-bucket-region")
+    region = region or error.response.get("Error", {}).get("Region")
+    return f", {region}" if region else ""
+
+
+def _one_line(text: object) -> str:
+    return " ".join(str(text).split())
