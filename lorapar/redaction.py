@@ -62,11 +62,12 @@ def install_redaction() -> None:
         return line
 
     logging.setLogRecordFactory(record)
-    sys.excepthook = _say_traceback
-    threading.excepthook = lambda bug: _say_traceback(bug.exc_type, bug.exc_value, bug.exc_traceback)
+    sys.excepthook = say_traceback
+    threading.excepthook = lambda bug: say_traceback(bug.exc_type, bug.exc_value, bug.exc_traceback)
 
 
-def _say_traceback(kind: type[BaseException], bug: BaseException | None, trace: TracebackType | None) -> None:
+def say_traceback(kind: type[BaseException], bug: BaseException | None, trace: TracebackType | None) -> None:
+    """Write the traceback of a bug to standard error, as Python itself would, but for credentials."""
     sys.stderr.write(redact("".join(traceback.format_exception(kind, bug, trace))))
 
 

@@ -7,6 +7,8 @@ import time
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
+from lorapar.redaction import redact
+
 PLAIN_LINE_EVERY_SECONDS = 10.0
 
 
@@ -48,7 +50,7 @@ class BarProgress:
 
     def say(self, line: str) -> None:
         """A line above the bars."""
-        self._console.print(f"  {line}", markup=False, highlight=False)
+        self._console.print(f"  {redact(line)}", markup=False, highlight=False)
 
 
 class LineProgress:
@@ -88,7 +90,7 @@ class LineProgress:
         self._print(line)
 
     def _print(self, text: str) -> None:
-        self._console.print(f"{self._prefix} {text}", markup=False, highlight=False, soft_wrap=True)
+        self._console.print(f"{self._prefix} {redact(text)}", markup=False, highlight=False, soft_wrap=True)
 
 
 def progress_for(console: Console, prefix: str) -> BarProgress | LineProgress:

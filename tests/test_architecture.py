@@ -18,7 +18,7 @@ PACKAGE = ROOT / "lorapar"
 
 # docs/architecture.md draws the same floors. A room imports from its own floor or a lower one, never in a circle.
 FLOORS = {
-    1: ("errors", "records", "config", "presets", "store", "checkpoint", "stopping", "progress"),
+    1: ("errors", "records", "config", "presets", "redaction", "store", "checkpoint", "stopping", "progress"),
     2: ("adapter", "voting", "data", "basemodel", "prompts", "answers"),
     3: ("training", "evaluation", "registry", "report"),
     5: ("stages",),
@@ -136,7 +136,19 @@ def test_never_occurs(pattern: str, why: str) -> None:
 
 # The client image has no torch: these rooms must be importable there, and stages must show their SPEC there.
 HEAVY = {"torch", "transformers", "trl", "peft", "datasets", "accelerate", "gguf", "pandas", "pyarrow", "tokenizers"}
-LIGHT_ROOMS = ("errors", "records", "config", "store", "progress", "answers", "stages", "local", "cli", "doctor")
+LIGHT_ROOMS = (
+    "errors",
+    "records",
+    "config",
+    "redaction",
+    "store",
+    "progress",
+    "answers",
+    "stages",
+    "local",
+    "cli",
+    "doctor",
+)
 
 
 def imports_at_top(path: Path) -> Iterator[str]:

@@ -17,6 +17,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 from lorapar.cli import look, run, stage
 from lorapar.cli.base import app, err
 from lorapar.errors import ExitCode, LoraparError
+from lorapar.redaction import install_redaction, redact, say_traceback
 from lorapar.stopping import on_sigterm
 
 __all__ = ["app", "look", "main", "run", "stage"]
@@ -25,11 +26,15 @@ __all__ = ["app", "look", "main", "run", "stage"]
 def main() -> NoReturn:
     """Entry point: errors a person can mend become one line and their exit code; a bug keeps its traceback."""
     signal.signal(signal.SIGTERM, on_sigterm)
+    install_redaction()
     # What libraries say to each other's authors is no news for the person at the keyboard.
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|peft|trl)\.")
     try:
         app(standalone_mode=True)
     except LoraparError as error:
-        err.print(f"lorapar: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        err.print(f"lorapar: {redact(str(error))}", style="red", markup=False, highlight=False, soft_wrap=True)
         sys.exit(error.exit_code)
+    except Exception as bug:
+        say_traceback(type(bug), bug, bug.__traceback__)
+        sys.exit(ExitCode.BUG)
     sys.exit(ExitCode.OK)

@@ -17,17 +17,19 @@ from lorapar.store.artifact import (
     verify,
     write_atomically,
 )
-from lorapar.store.base import NotFoundError, ObjectInfo, ObjectStore
+from lorapar.store.base import Moved, NotFoundError, ObjectInfo, ObjectStore, Transfer
 from lorapar.store.tree import fetch_tree, put_tree
 
 __all__ = [
     "MANIFEST",
     "FileEntry",
     "Manifest",
+    "Moved",
     "NotFoundError",
     "ObjectInfo",
     "ObjectStore",
     "S3Address",
+    "Transfer",
     "fetch_tree",
     "file_sha256",
     "is_s3",
