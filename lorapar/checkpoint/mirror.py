@@ -14,10 +14,13 @@ from lorapar.checkpoint.keeper import Keeper
 from lorapar.config import CheckpointConfig
 from lorapar.errors import IntegrityError, LoraparError
 from lorapar.progress import Progress
-from lorapar.store import NotFoundError, ObjectStore, replace_folder, seal, write_atomically
+from lorapar.store import NotFoundError, ObjectStore, seal, write_atomically
 
+# In the scratch folder, which may be a mounted volume with nothing beside it; hidden files are not copied.
 _NUMBER = ".kept"
-"""File of the scratch folder with the number of the copy it was made from or last copied to; itself not copied."""
+"""The number of the copy the folder was made from or last copied to."""
+_FETCHING, _KEEPING = ".fetching", ".keeping"
+"""A copy on its way from the store, and the files as they were when the one on its way to it was begun."""
 
 
 class StoreKeeper(Keeper):
@@ -63,10 +66,12 @@ class StoreKeeper(Keeper):
 
         A copy that is damaged or incomplete is named, and the one before it is taken.
         """
+        if (self._scratch / _FETCHING).exists():
+            _clear(self._scratch)  # an earlier call was killed here, and what lies there is a part of a copy
         self._number = local = _number_in(self._scratch)
         numbers = self._generations.numbers()
         self._number = max([local, *numbers])
-        empty = not any(self._scratch.iterdir())
+        empty = not _visible(self._scratch)
         for number in numbers:
             if not (empty or (local and number > local)):
                 return
@@ -75,25 +80,30 @@ class StoreKeeper(Keeper):
                 return
 
     def _fetched(self, number: int) -> bool:
-        made = self._scratch.with_name(f".{self._scratch.name}.fetching")
+        made = self._scratch / _FETCHING
         try:
             self._generations.fetch(number, made)
         except (IntegrityError, NotFoundError) as error:
             shutil.rmtree(made, ignore_errors=True)
             self._progress.say(f"checkpoint {number} is not used: {error}")
             return False
-        write_atomically(made / _NUMBER, str(number))
-        replace_folder(made, self._scratch)
+        for path in _visible(self._scratch):
+            _remove(path)
+        for path in made.iterdir():
+            os.replace(path, self._scratch / path.name)
+        write_atomically(self._scratch / _NUMBER, str(number))
+        made.rmdir()
         return True
 
     def _snapshot(self) -> Path:
-        """The files as they are at this moment, beside the scratch folder."""
-        snapshot = self._scratch.with_name(f".{self._scratch.name}.keeping")
+        """The files as they are at this moment."""
+        snapshot = self._scratch / _KEEPING
         shutil.rmtree(snapshot, ignore_errors=True)
         snapshot.mkdir()
-        for path in sorted(self._scratch.rglob("*")):
-            if path.is_file() and not path.name.startswith("."):
-                _take(path, snapshot / path.relative_to(self._scratch))
+        for top in _visible(self._scratch):
+            for path in [top, *top.rglob("*")]:
+                if path.is_file():
+                    _take(path, snapshot / path.relative_to(self._scratch))
         return snapshot
 
     def _copy(self, snapshot: Path) -> None:
@@ -142,6 +152,23 @@ def _number_in(scratch: Path) -> int:
         return int((scratch / _NUMBER).read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
         return 0
+
+
+def _visible(scratch: Path) -> list[Path]:
+    """What the stage has put there, as against what is this module's."""
+    return sorted(path for path in scratch.iterdir() if not path.name.startswith("."))
+
+
+def _clear(scratch: Path) -> None:
+    for path in scratch.iterdir():
+        _remove(path)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
 
 
 def _take(path: Path, copy: Path) -> None:

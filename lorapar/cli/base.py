@@ -11,7 +11,7 @@ from rich.console import Console
 from typer.core import TyperGroup
 
 from lorapar import __version__
-from lorapar.config import RunConfig, load_config
+from lorapar.config import RunConfig, StoreConfig, load_config
 from lorapar.errors import stopped
 from lorapar.progress import Progress
 
@@ -43,6 +43,9 @@ Preset = Annotated[str | None, typer.Option(help="Settings that ship with the pa
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="YAML file with settings.")]
 Overrides = Annotated[list[str] | None, typer.Option("--set", help="section.key=value, on top of the settings.")]
 OutDir = Annotated[Path | None, typer.Option("--out", help="Run folder; default: runs/NAME of the settings.")]
+Store = Annotated[
+    str | None, typer.Option(help="s3://BUCKET/PREFIX or a folder in which runs share finished stages and checkpoints.")
+]
 Until = Annotated[str | None, typer.Option(help="Stop after this stage.")]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Forget what an earlier run into this folder made.")]
 
@@ -56,11 +59,14 @@ def _options(
         raise typer.Exit
 
 
-def settings_of(preset: str | None, file: Path | None, overrides: list[str] | None) -> RunConfig:
-    """The settings that --preset, --config and --set come to; the demo's where neither of the first two is given."""
+def settings_of(
+    preset: str | None, file: Path | None, overrides: list[str] | None, store: str | None = None
+) -> RunConfig:
+    """The settings that --preset, --config, --set and --store come to; the demo's without the first two."""
     if preset is None and file is None:
         preset = "demo"
-    return load_config(preset=preset, file=file, overrides=overrides or ())
+    settings = load_config(preset=preset, file=file, overrides=overrides or ())
+    return settings if store is None else settings.model_copy(update={"store": StoreConfig(address=store)})
 
 
 def out_dir_of(settings: RunConfig, given: Path | None) -> Path:

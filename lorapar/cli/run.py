@@ -8,6 +8,7 @@ from lorapar.cli.base import (
     OutDir,
     Overrides,
     Preset,
+    Store,
     Until,
     app,
     out,
@@ -23,11 +24,12 @@ def run_command(
     config: ConfigFile = None,
     overrides: Overrides = None,
     out_dir: OutDir = None,
+    store: Store = None,
     until: Until = None,
     fresh: Fresh = False,
 ) -> None:
     """Run every stage on this machine into one folder; a second run continues and reuses what is unchanged."""
-    settings = settings_of(preset, config, overrides)
+    settings = settings_of(preset, config, overrides, store)
     from lorapar.local import run_local
     from lorapar.report.text import closing_table
 

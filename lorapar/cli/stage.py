@@ -7,11 +7,11 @@ from typing import Annotated
 
 import typer
 
-from lorapar.cli.base import ConfigFile, Overrides, Preset, app, out, reporter, settings_of
+from lorapar.cli.base import ConfigFile, Overrides, Preset, Store, app, out, reporter, settings_of
 
 
 @app.command("stage")
-def stage_command(
+def stage_command(  # noqa: PLR0913  -- an argument is an option of the command
     name: Annotated[str, typer.Argument(help="Name of the stage, such as `sft`.")],
     preset: Preset = None,
     config: ConfigFile = None,
@@ -20,9 +20,10 @@ def stage_command(
     outputs: Annotated[list[str] | None, typer.Option("--output", help="name=FOLDER to make an output in.")] = None,
     parameters: Annotated[list[str] | None, typer.Option("--param", help="name=value, such as system=system1.")] = None,
     scratch: Annotated[Path | None, typer.Option(help="Folder for unfinished work; found again by a retry.")] = None,
+    store: Store = None,
 ) -> None:
     """Run one stage with local folders in and out."""
-    settings = settings_of(preset, config, overrides)
+    settings = settings_of(preset, config, overrides, store)
     from lorapar.local.single import StageOptions, run_single
 
     options = StageOptions.parse(name, inputs or [], outputs or [], parameters or [], scratch)

@@ -9,6 +9,7 @@ from lorapar.config.load import dump_config, load_config, preset_names, preset_t
 from lorapar.config.model import ModelConfig, PromptConfig
 from lorapar.config.report import ReportConfig
 from lorapar.config.run import RunConfig
+from lorapar.config.store import StoreConfig
 from lorapar.config.training import RlConfig, SftConfig
 from lorapar.config.voting import TeacherConfig, TeacherTemplate, VotingConfig
 
@@ -27,6 +28,7 @@ __all__ = [
     "RunConfig",
     "ScoreConfig",
     "SftConfig",
+    "StoreConfig",
     "TaskMixConfig",
     "TeacherConfig",
     "TeacherTemplate",

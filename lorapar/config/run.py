@@ -16,6 +16,7 @@ from lorapar.config.data import DataConfig
 from lorapar.config.evaluation import EvaluateConfig
 from lorapar.config.model import ModelConfig, PromptConfig
 from lorapar.config.report import ReportConfig
+from lorapar.config.store import StoreConfig
 from lorapar.config.training import RlConfig, SftConfig
 from lorapar.config.voting import TeacherConfig, VotingConfig
 
@@ -38,6 +39,7 @@ class RunConfig(Section):
     sft: SftConfig = Field(default_factory=SftConfig, description="System 1 tuning")
     rl: RlConfig = Field(default_factory=RlConfig, description="System 2 tuning")
     evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig, description="Held-out scores")
+    store: StoreConfig = Field(default_factory=StoreConfig, description="Storage that runs share")
     checkpoint: CheckpointConfig = Field(default_factory=CheckpointConfig, description="Unfinished work that is kept")
     report: ReportConfig = Field(default_factory=ReportConfig, description="The report")
 

@@ -1,18 +1,22 @@
-"""Run one stage in this process: measure it, seal what it made, complete its record."""
+"""Run one stage in this process: keep its unfinished work, measure it, seal what it made, complete its record."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 from lorapar import __version__
+from lorapar.checkpoint import kept
+from lorapar.config import CheckpointConfig
 from lorapar.local.folder import StageRecord
 from lorapar.local.memory import peak_bytes, reset_peak
 from lorapar.stages.code import code_digest, own_code_digest
 from lorapar.stages.contract import StageCall, run_stage
-from lorapar.store import seal, storage_errors
+from lorapar.store import ObjectStore, seal, storage_errors
 
 
 def new_record(node: str, stage: str, settings: Mapping[str, Any], inputs: Mapping[str, list[str]]) -> StageRecord:
@@ -21,6 +25,19 @@ def new_record(node: str, stage: str, settings: Mapping[str, Any], inputs: Mappi
     return StageRecord(
         node=node, stage=stage, version=__version__, settings=dict(settings), inputs=dict(inputs), code=code
     )
+
+
+@contextmanager
+def executed(
+    record: StageRecord, call: StageCall[Any], store: ObjectStore | None, checkpoint: CheckpointConfig
+) -> Iterator[StageRecord]:
+    """Run the stage, going on from unfinished work of the same key, here or in the store; the completed record.
+
+    The block puts the outputs where they belong. Only then is the unfinished work in the store removed.
+    """
+    with kept(store, f"{record.stage}-{record.key}", call.scratch, checkpoint, call.progress) as keeper:
+        yield execute(record, replace(call, keeper=keeper))
+    keeper.forget()
 
 
 def execute(record: StageRecord, call: StageCall[Any]) -> StageRecord:

@@ -5,23 +5,35 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lorapar.config import RunConfig, dump_config
+from lorapar.config import CheckpointConfig, RunConfig, dump_config
 from lorapar.errors import BadInputError, nearest, stopped
-from lorapar.local.execute import execute
+from lorapar.local.execute import executed
 from lorapar.local.folder import RunFolder, StageRecord
 from lorapar.local.preview import changes, expected_record
 from lorapar.local.results import results_so_far, write_results
+from lorapar.local.shared import SharedStages
 from lorapar.progress import Progress
 from lorapar.stages.contract import StageCall, stage_spec
 from lorapar.stages.graph import GRAPH, Node, node_names
 from lorapar.stages.plan import node_settings, read_plan
-from lorapar.store import replace_folder, storage_errors, verify, write_atomically
+from lorapar.store import open_store, replace_folder, storage_errors, verify, write_atomically
 
 Reporter = Callable[[str], AbstractContextManager[Progress]]
 """Makes the Progress of a node from its name."""
+
+
+@dataclass(frozen=True)
+class _Run:
+    """Where one run works, and what it shares with others."""
+
+    folder: RunFolder
+    shared: SharedStages | None
+    """Finished stages in the store of the settings; None without a store."""
+    checkpoint: CheckpointConfig
 
 
 def run_local(
@@ -29,15 +41,19 @@ def run_local(
 ) -> RunFolder:
     """Run every node (up to and including `until`) into `out`; finished nodes with unchanged inputs are reused.
 
+    With `store.address` finished nodes and unfinished work are in that store too, and are taken from there.
+
     Raises the LoraparError of the node that failed; what was finished stays and the next call continues.
     """
     last = last_node(until)
     folder = RunFolder(out)
+    shared = SharedStages(open_store(config.store.address)) if config.store.address else None
+    run = _Run(folder, shared, config.checkpoint)
     with storage_errors(out), folder.locked():
         if fresh:
             folder.forget()
         try:
-            ran = _run_nodes(config, folder, reporter, last)
+            ran = _run_nodes(config, run, reporter, last)
         except BaseException:
             # Ctrl-C included: people look at the report to see how far a run came.
             results_so_far(folder)
@@ -46,13 +62,14 @@ def run_local(
     return folder
 
 
-def _run_nodes(config: RunConfig, folder: RunFolder, reporter: Reporter, last: str) -> set[str]:
+def _run_nodes(config: RunConfig, run: _Run, reporter: Reporter, last: str) -> set[str]:
     """Names of the nodes that ran, as against those reused."""
+    folder = run.folder
     ran: set[str] = set()
     sections: dict[str, dict[str, Any]] = {"plan": {"config": config.model_dump(mode="json")}}
     for position, node in enumerate(GRAPH, 1):
         with reporter(f"[{position}/{len(GRAPH)}] {node.name}:") as progress:
-            if _run_node(node, sections[node.name], folder, progress):
+            if _run_node(node, sections[node.name], run, progress):
                 ran.add(node.name)
         if node.stage == "plan":
             resolved = read_plan(folder.artifact("plan", "plan"))
@@ -60,11 +77,13 @@ def _run_nodes(config: RunConfig, folder: RunFolder, reporter: Reporter, last: s
             sections |= node_settings(resolved.config)
         if node.name == last:
             break
+    _share_all(run)
     return ran
 
 
-def _run_node(node: Node, settings: dict[str, Any], folder: RunFolder, progress: Progress) -> bool:
+def _run_node(node: Node, settings: dict[str, Any], run: _Run, progress: Progress) -> bool:
     """Run one node unless it can be reused; returns whether it ran."""
+    folder = run.folder
     record = expected_record(node, settings, folder)
     old = folder.record(node.name)
     if old is not None and stage_spec(node.stage).cached:
@@ -76,20 +95,50 @@ def _run_node(node: Node, settings: dict[str, Any], folder: RunFolder, progress:
             progress.say(f"runs again: {damage}")
         else:
             progress.say(f"runs again: {changes(old, record)}")
+    if _taken(node, record, run, progress):
+        return False
     try:
-        _execute(node, record, folder, progress)
+        _execute(node, record, run, progress)
     except KeyboardInterrupt as stop:
         raise stopped(stop, f" during {node.name}") from None
     return True
 
 
-def _execute(node: Node, record: StageRecord, folder: RunFolder, progress: Progress) -> None:
-    spec = stage_spec(node.stage)
-    work = folder.work(record)
-    made = work / "made"
+def _taken(node: Node, record: StageRecord, run: _Run, progress: Progress) -> bool:
+    """Take a node's outputs from the store where another run has made them."""
+    if run.shared is None or not stage_spec(node.stage).cached:
+        return False
+    made = _made(run.folder, record)
+    found = run.shared.take(record, made, progress)
+    if found is None:
+        return False
+    run.folder.write_record(made, found)
+    replace_folder(made, run.folder.node(node.name))
+    progress.say(f"taken from {run.shared.store.address}, where nothing it depends on differs")
+    return True
+
+
+def _share_all(run: _Run) -> None:
+    """Once more what the store did not take at the time, and what was made before there was one; raises this time."""
+    if run.shared is not None:
+        for record in run.folder.records().values():
+            if stage_spec(record.stage).cached:
+                run.shared.keep(record, run.folder.node(record.node))
+
+
+def _made(folder: RunFolder, record: StageRecord) -> Path:
+    """An empty folder in the node's own for what it makes."""
+    made = folder.work(record) / "made"
     shutil.rmtree(made, ignore_errors=True)
+    made.mkdir(parents=True)
+    return made
+
+
+def _execute(node: Node, record: StageRecord, run: _Run, progress: Progress) -> None:
+    spec = stage_spec(node.stage)
+    folder, work, made = run.folder, run.folder.work(record), _made(run.folder, record)
     for output in spec.outputs:
-        (made / output).mkdir(parents=True)
+        (made / output).mkdir()
     (work / "scratch").mkdir(exist_ok=True)
     call = StageCall(
         settings=spec.settings.model_validate(record.settings),
@@ -98,9 +147,12 @@ def _execute(node: Node, record: StageRecord, folder: RunFolder, progress: Progr
         scratch=work / "scratch",
         progress=progress,
     )
-    finished = execute(record, call)
-    folder.write_record(made, finished)
-    replace_folder(made, folder.node(node.name))
+    store = run.shared.store if run.shared is not None else None
+    with executed(record, call, store, run.checkpoint) as finished:
+        folder.write_record(made, finished)
+        replace_folder(made, folder.node(node.name))
+        if run.shared is not None and spec.cached:
+            run.shared.try_keep(finished, folder.node(node.name), progress)
     shutil.rmtree(work, ignore_errors=True)
     progress.say(f"done in {finished.seconds:.1f} s" + _summary(finished.metrics))
 

@@ -13,12 +13,12 @@ import yaml
 
 from lorapar.config import RunConfig
 from lorapar.errors import BadInputError, nearest
-from lorapar.local.execute import execute, new_record
+from lorapar.local.execute import executed, new_record
 from lorapar.local.folder import StageRecord
 from lorapar.progress import Progress
 from lorapar.stages.contract import StageCall, StageSpec, stage_spec
 from lorapar.stages.plan import resolve_config, stage_settings
-from lorapar.store import verify, write_atomically
+from lorapar.store import open_store, verify, write_atomically
 
 
 @dataclass(frozen=True)
@@ -74,11 +74,13 @@ def run_single(config: RunConfig, options: StageOptions, progress: Progress) -> 
     # Without --scratch the folder goes once the stage has succeeded: a failure's message may name what it left there.
     scratch = options.scratch or Path(tempfile.mkdtemp(prefix="lorapar-"))
     scratch.mkdir(parents=True, exist_ok=True)
-    finished = execute(record, StageCall(settings, options.inputs, options.outputs, scratch, progress))
-    if options.scratch is None:
-        shutil.rmtree(scratch)
-    else:
-        write_atomically(scratch / "stage.json", finished.model_dump_json(indent=2) + "\n")
+    call = StageCall(settings, options.inputs, options.outputs, scratch, progress)
+    store = open_store(config.store.address) if config.store.address else None
+    with executed(record, call, store, config.checkpoint) as finished:
+        if options.scratch is None:
+            shutil.rmtree(scratch)
+        else:
+            write_atomically(scratch / "stage.json", finished.model_dump_json(indent=2) + "\n")
     return finished
 
 

@@ -1,0 +1,269 @@
+"""Unfinished work is copied to the store while a stage goes on, and another machine goes on from the newest copy."""
+
+import threading
+
+import pytest
+
+from lorapar.checkpoint import Generations, Keeper, kept
+from lorapar.config import CheckpointConfig
+from lorapar.errors import IntegrityError, UnreachableError
+from lorapar.progress import Silent
+from lorapar.store import open_store
+from lorapar.store.local import LocalStore
+
+ALWAYS = CheckpointConfig(interval_seconds=0.0, keep=2)
+NAME = "sft-0123"
+
+
+class Lines(Silent):
+    def __init__(self):
+        self.lines = []
+
+    def say(self, line):
+        self.lines.append(line)
+
+
+class Machine:
+    """A machine of its own: its scratch folder, and the store that all machines share."""
+
+    def __init__(self, root, name, store):
+        self.scratch = root / name
+        self.scratch.mkdir(exist_ok=True)
+        self.store = store
+        self.progress = Lines()
+
+    def kept(self):
+        return kept(self.store, NAME, self.scratch, ALWAYS, self.progress)
+
+    def write(self, **files):
+        for name, text in files.items():
+            path = self.scratch / name.replace("__", "/")
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+
+    def files(self):
+        return {
+            path.relative_to(self.scratch).as_posix(): path.read_text(encoding="utf-8")
+            for path in self.scratch.rglob("*")
+            if path.is_file() and not path.name.startswith(".")
+        }
+
+
+@pytest.fixture
+def store(tmp_path):
+    return open_store(tmp_path / "store")
+
+
+@pytest.fixture
+def machine(tmp_path, store):
+    return lambda name, store=store: Machine(tmp_path, name, store)
+
+
+def work(machine, *versions):
+    """Keep a file in several versions, and be killed."""
+    with machine.kept() as keeper:
+        for version in versions:
+            machine.write(state=version, deep__file=f"of {version}")
+            keeper.keep()
+            keeper.settle()
+
+
+def test_another_machine_goes_on_from_the_newest_copy(machine):
+    work(machine("one"), "first", "second", "third")
+    two = machine("two")
+    with two.kept():
+        assert two.files() == {"state": "third", "deep/file": "of third"}
+    (line,) = two.progress.lines
+    assert line.startswith("going on from checkpoint 3 in ")
+
+
+def test_without_a_store_nothing_but_the_interval_is_kept(tmp_path):
+    with kept(None, NAME, tmp_path, CheckpointConfig(interval_seconds=1e6), Lines()) as keeper:
+        assert type(keeper) is Keeper
+        assert not keeper.due()
+        keeper.tick()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_checkpoint_is_due_when_the_interval_has_passed(monkeypatch):
+    now = 100.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    keeper = Keeper(CheckpointConfig(interval_seconds=60.0))
+    now = 159.9
+    assert not keeper.due()
+    now = 160.0
+    assert keeper.due()
+    keeper.keep()
+    assert not keeper.due()
+
+
+def test_only_so_many_copies_stay_and_no_file_that_none_of_them_has(machine, store):
+    work(machine("one"), "first", "second", "third")
+    generations = Generations(store, NAME)
+    assert generations.numbers() == [3, 2]
+    files = [entry.key for entry in store.list(f"checkpoints/{NAME}/files/")]
+    named = {e.sha256 for number in (2, 3) for e in generations.read(number).files.values()}
+    assert {key.rsplit("/", 1)[1] for key in files} == named
+
+
+def test_what_has_not_changed_is_not_copied_again(machine, monkeypatch):
+    one = machine("one")
+    uploaded = []
+    upload = LocalStore.upload
+    monkeypatch.setattr(
+        LocalStore, "upload", lambda self, path, key: uploaded.append(path.name) or upload(self, path, key)
+    )
+    one.write(journal="votes")
+    work(one, "first", "second")
+    assert sorted(uploaded) == ["file", "file", "journal", "state", "state"]
+
+
+@pytest.mark.parametrize("damage", ["tampered", "missing", "manifest"])
+def test_a_damaged_copy_is_named_and_the_one_before_it_taken(machine, store, damage):
+    work(machine("one"), "first", "second")
+    entry = Generations(store, NAME).read(2).files["state"]
+    key = f"checkpoints/{NAME}/files/{entry.sha256}"
+    if damage == "tampered":
+        store.write(key, b"sec0nd")
+    elif damage == "missing":
+        store.delete(key)
+    else:
+        store.write(f"checkpoints/{NAME}/00000002.json", b"{")
+    two = machine("two")
+    with two.kept():
+        assert two.files() == {"state": "first", "deep/file": "of first"}
+    unused, going_on = two.progress.lines
+    assert unused.startswith("checkpoint 2 is not used: ")
+    assert store.address in unused
+    assert going_on.startswith("going on from checkpoint 1 in ")
+
+
+def test_a_half_uploaded_copy_is_never_read(machine, store, monkeypatch):
+    work(machine("one"), "first")
+    upload = LocalStore.upload
+
+    def torn(self, path, key):
+        if path.name == "state":
+            raise UnreachableError("the cable is out")
+        upload(self, path, key)
+
+    one = machine("one")
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalStore, "upload", torn)
+        work(one, "second")
+    assert any("the cable is out; the work goes on" in line for line in one.progress.lines)
+    two = machine("two")
+    with two.kept():
+        assert two.files()["state"] == "first"
+
+
+def test_what_lies_here_is_taken_where_it_is_as_new(machine):
+    one = machine("one")
+    work(one, "first")
+    one.write(state="later than the copy")
+    with one.kept():
+        assert one.files()["state"] == "later than the copy"
+    assert one.progress.lines == []
+
+
+def test_what_lies_here_is_given_up_for_a_newer_copy_of_another_machine(machine):
+    one, two = machine("one"), machine("two")
+    work(one, "first")
+    work(two, "second")
+    with one.kept():
+        assert one.files()["state"] == "second"
+
+
+def test_work_begun_without_a_store_is_not_thrown_away(machine):
+    work(machine("one"), "first")
+    two = machine("two")
+    two.write(state="made without a store")
+    with two.kept():
+        assert two.files()["state"] == "made without a store"
+
+
+def test_a_restore_that_was_killed_is_begun_again(machine):
+    work(machine("one"), "first")
+    two = machine("two")
+    two.write(state="half of")
+    (two.scratch / ".fetching").mkdir()
+    with two.kept():
+        assert two.files() == {"state": "first", "deep/file": "of first"}
+
+
+def test_whatever_ends_the_stage_early_its_last_state_is_copied(machine):
+    one = machine("one")
+
+    def stopped():
+        with one.kept():
+            one.write(state="just before Ctrl-C")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stopped()
+    two = machine("two")
+    with two.kept():
+        assert two.files() == {"state": "just before Ctrl-C"}
+
+
+def test_after_success_nothing_is_left_in_the_store(machine, store):
+    one = machine("one")
+    with one.kept() as keeper:
+        one.write(state="x")
+        keeper.keep()
+    keeper.forget()
+    assert list(store.list("checkpoints/")) == []
+
+
+def test_the_stage_goes_on_while_a_copy_is_under_way(machine, monkeypatch):
+    go, uploading = threading.Event(), threading.Event()
+    upload = LocalStore.upload
+
+    def slow(self, path, key):
+        uploading.set()
+        assert go.wait(20)
+        upload(self, path, key)
+
+    monkeypatch.setattr(LocalStore, "upload", slow)
+    one = machine("one")
+    with one.kept() as keeper:
+        one.write(journal="1\n")
+        keeper.keep()
+        assert uploading.wait(20)
+        assert not keeper.due(), "the next waits until this one is there"
+        with (one.scratch / "journal").open("a") as file:
+            file.write("2\n")
+        go.set()
+    two = machine("two")
+    with two.kept():
+        assert two.files() == {"journal": "1\n"}, "as it was when the copy was begun"
+
+
+def test_two_machines_with_the_same_work_do_not_overwrite_each_other(machine, store):
+    one, two = Generations(store, NAME), Generations(store, NAME)
+    folder = machine("one").scratch
+    (folder / "state").write_text("x")
+    from lorapar.store import seal
+
+    manifest = seal(folder, "checkpoint")
+    assert one.write(1, manifest, folder) == 1
+    assert two.write(1, manifest, folder) == 2
+
+
+def test_a_store_that_does_not_answer_is_an_error_before_the_work_begins(machine, monkeypatch):
+    def dead(self, prefix=""):
+        raise UnreachableError("nobody there")
+
+    monkeypatch.setattr(LocalStore, "list", dead)
+    with pytest.raises(UnreachableError), machine("one").kept():
+        raise AssertionError("the stage must not start")
+
+
+def test_names_that_lead_out_of_the_folder_are_refused(store, tmp_path):
+    from lorapar.store import FileEntry, Manifest
+
+    store.write(f"checkpoints/{NAME}/files/{'0' * 64}", b"")
+    manifest = Manifest(kind="checkpoint", files={"../out": FileEntry(size_bytes=0, sha256="0" * 64)})
+    store.write(f"checkpoints/{NAME}/00000001.json", manifest.model_dump_json().encode())
+    with pytest.raises(IntegrityError, match=r"'\.\./out' in a checkpoint's manifest leads out"):
+        Generations(store, NAME).fetch(1, tmp_path / "scratch")

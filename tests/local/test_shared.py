@@ -1,0 +1,121 @@
+"""Runs with one store share what they have finished, whatever folder and machine they work on."""
+
+import json
+
+import pytest
+
+from lorapar.config import load_config
+from lorapar.errors import UnreachableError
+from lorapar.local import RunFolder, run_local
+from lorapar.stages.contract import stage_spec
+from lorapar.stages.graph import GRAPH
+from lorapar.store import open_store
+from lorapar.store.local import LocalStore
+from tests.local.test_run import Spoken
+
+CACHED = {node.name for node in GRAPH if stage_spec(node.stage).cached}
+
+
+@pytest.fixture
+def store(tmp_path):
+    return open_store(tmp_path / "store")
+
+
+@pytest.fixture
+def tiny(store):
+    return lambda *overrides: load_config(preset="tiny", overrides=[f"store.address={store.address}", *overrides])
+
+
+def run(config, folder, **options):
+    spoken = Spoken()
+    run_local(config, folder, spoken, **options)
+    return spoken
+
+
+def taken(spoken):
+    return {node for node, lines in spoken.lines.items() if any(line.startswith("taken from") for line in lines)}
+
+
+def test_a_new_folder_takes_everything_from_the_store(tiny, tiny_copy, tmp_path):
+    run(tiny(), tiny_copy)
+    spoken = run(tiny(), tmp_path / "elsewhere")
+    assert taken(spoken) == CACHED
+    assert spoken.ran().isdisjoint(CACHED)
+    for name in CACHED:
+        assert RunFolder(tmp_path / "elsewhere").record(name).outputs == RunFolder(tiny_copy).record(name).outputs
+    for file in ("adapter_model.safetensors", "adapter_config.json"):
+        assert (tmp_path / "elsewhere" / "adapter" / file).read_bytes() == (tiny_copy / "adapter" / file).read_bytes()
+
+
+def test_only_what_a_changed_setting_leaves_alone_is_taken(tiny, tiny_copy, tmp_path):
+    run(tiny(), tiny_copy)
+    spoken = run(tiny("partition.theta=0.5"), tmp_path / "elsewhere", until="partition")
+    assert "score-system2" in taken(spoken)
+    assert "partition" in spoken.ran()
+
+
+@pytest.mark.parametrize("damage", ["tampered", "missing", "record"])
+def test_what_is_damaged_in_the_store_is_named_made_again_and_put_there_again(tiny, store, tiny_copy, tmp_path, damage):
+    run(tiny(), tiny_copy)
+    (key,) = (entry.key for entry in store.list("finished/partition-"))
+    sha256 = json.loads(store.read(key))["outputs"]["partition"]["files"]["partition.safetensors"]["sha256"]
+    content, good = f"cas/{sha256}", store.read(f"cas/{sha256}")
+    if damage == "tampered":
+        store.write(content, good[:-1] + bytes([good[-1] ^ 1]))
+    elif damage == "missing":
+        store.delete(content)
+    else:
+        store.write(key, b"{}")
+    spoken = run(tiny(), tmp_path / "two", until="partition")
+    (line,) = (line for line in spoken.lines["partition"] if "not taken from the store" in line)
+    assert (sha256[:8] if damage == "missing" else key if damage == "record" else "partition.safetensors") in line
+    assert "partition" in spoken.ran()
+    assert store.read(content) == good
+    assert "partition" in taken(run(tiny(), tmp_path / "three", until="partition"))
+
+
+def test_a_store_that_fails_ends_the_run_with_its_own_code_and_loses_nothing(tiny, tiny_copy, tmp_path, monkeypatch):
+    upload = LocalStore.upload
+
+    def dead(self, path, key):
+        if key.startswith("cas/"):
+            raise UnreachableError(f"{self.address}/{key}: nobody there")
+        upload(self, path, key)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalStore, "upload", dead)
+        with pytest.raises(UnreachableError, match="nobody there"):
+            run(tiny(), tmp_path / "run", until="prepare")
+    assert RunFolder(tmp_path / "run").record("prepare") is not None
+    spoken = run(tiny(), tmp_path / "run", until="prepare")
+    assert spoken.ran() == {"plan"}
+    assert taken(run(tiny(), tmp_path / "elsewhere", until="prepare")) == {"prepare"}
+
+
+def test_unfinished_work_goes_to_the_store_and_from_there_to_another_folder(
+    tiny, store, tiny_copy, tmp_path, monkeypatch
+):
+    from lorapar.training.watch import Watch
+
+    run(tiny(), tiny_copy, until="partition")
+    config = tiny("checkpoint.interval_seconds=0", "sft.max_steps=4")
+    whole = run(config, tmp_path / "whole", until="sft")
+    assert list(store.list("checkpoints/")) == []
+    digest = RunFolder(tmp_path / "whole").record("sft").outputs
+    for entry in list(store.list("finished/sft-")):
+        store.delete(entry.key)
+
+    def killed(self, args, state, control, **kwargs):
+        if state.global_step == 3:
+            raise RuntimeError("killed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Watch, "on_pre_optimizer_step", killed)
+        with pytest.raises(RuntimeError, match="killed"):
+            run(config, tmp_path / "one", until="sft")
+    assert list(store.list("checkpoints/sft-"))
+    spoken = run(config, tmp_path / "two", until="sft")
+    assert "going on after step 3" in spoken.lines["sft"]
+    assert RunFolder(tmp_path / "two").record("sft").outputs == digest
+    assert list(store.list("checkpoints/")) == []
+    assert whole.ran() >= {"sft"}
