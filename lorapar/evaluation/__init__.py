@@ -1,12 +1,35 @@
-"""Held-out scores: greedy answers and losses of the base and of tuned adapters, and what of a change is not noise."""
+"""Held-out scores: greedy answers and losses of the base and of tuned adapters, what of a change is not noise, and the
+gate that judges it.
+
+Importable without torch: what needs it is imported when it is first asked for.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from lorapar.evaluation.accuracy import lenient_match, strict_match
-from lorapar.evaluation.answers import Answerer, Asking, Batch, HeldoutRow, plan_batches, with_adapter
 from lorapar.evaluation.book import AnswerBook, AnsweredBatch
-from lorapar.evaluation.compare import answer_all
-from lorapar.evaluation.generate import batches_by_length, generate_greedy, stop_tokens
 from lorapar.evaluation.intervals import PairedChange, mcnemar_exact, paired_change, wilson_interval
 from lorapar.evaluation.summary import all_changes, flat_metrics, model_figures
+
+if TYPE_CHECKING:
+    from lorapar.evaluation.answers import Answerer, Asking, Batch, HeldoutRow, plan_batches, with_adapter
+    from lorapar.evaluation.compare import answer_all
+    from lorapar.evaluation.generate import batches_by_length, generate_greedy, stop_tokens
+
+_NEED_TORCH = {
+    "answers": ("Answerer", "Asking", "Batch", "HeldoutRow", "plan_batches", "with_adapter"),
+    "compare": ("answer_all",),
+    "generate": ("batches_by_length", "generate_greedy", "stop_tokens"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    for module, names in _NEED_TORCH.items():
+        if name in names:
+            return getattr(import_module(f"{__name__}.{module}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
 
 __all__ = [
     "AnswerBook",

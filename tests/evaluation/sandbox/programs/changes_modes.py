@@ -1,0 +1,4 @@
+# expect: failed PermissionError
+import os
+
+os.chmod("@SECRET@", 0o777)

@@ -1,0 +1,5 @@
+# expect: failed PermissionError
+import os
+
+while True:
+    os.fork()

@@ -1,0 +1,2 @@
+# expect: failed ModuleNotFoundError
+import pydantic

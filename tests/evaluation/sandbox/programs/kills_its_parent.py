@@ -1,0 +1,4 @@
+# expect: failed PermissionError
+import os, signal
+
+os.kill(os.getppid(), signal.SIGKILL)

@@ -1,0 +1,4 @@
+# expect: died SIGKILL|SIGSEGV
+import os, signal
+
+os.kill(os.getpid(), signal.SIGSEGV)

@@ -1,0 +1,4 @@
+# expect: failed exit code 0 half-way
+import os
+
+os._exit(0)

@@ -1,0 +1,4 @@
+# expect: failed MemoryError
+hoard = []
+while True:
+    hoard.append(bytearray(1 << 20))

@@ -1,0 +1,2 @@
+# expect: failed SyntaxError
+def add(a, b

@@ -1,0 +1,4 @@
+# expect: failed PermissionError
+import os
+
+os.execv("/bin/sh", ["sh", "-c", "echo escaped"])

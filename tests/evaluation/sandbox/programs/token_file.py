@@ -1,0 +1,2 @@
+# expect: failed PermissionError
+print(open("@SECRET@").read())

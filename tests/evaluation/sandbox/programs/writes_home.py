@@ -1,0 +1,2 @@
+# expect: failed PermissionError
+open("@HOME@/.bashrc", "a")

@@ -1,0 +1,4 @@
+# expect: failed PermissionError
+import os
+
+os.mkdir("../neighbour")
