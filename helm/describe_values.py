@@ -1,0 +1,236 @@
+"""Write values.schema.json and the table in README.md from helm/lorapar/values.yaml, its only source.
+
+A comment `# -- text` above a key documents it. `# @schema {...}` beside it adds to or replaces what is inferred from the
+default: inline YAML, in which `$ref: name` names one of DEFINITIONS. A mapping admits the keys written in values.yaml and
+no others, so that a misspelt key fails `helm install` with its name; an empty mapping or list must say what it may hold.
+
+Simplified: values.yaml is read as plain block YAML, comments stand directly above their key.
+Run it by `make docs`; tests/helm/test_values.py fails while its outputs are stale.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+CHART = Path(__file__).parent / "lorapar"
+BEGIN, END = "<!-- values: begin -->", "<!-- values: end -->"
+
+Schema = dict[str, Any]
+
+QUANTITY = r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|P|Ki|Mi|Gi|Ti|Pi)?$"
+NAME = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
+
+
+def closed(properties: dict[str, Schema], *required: str) -> Schema:
+    """An object that admits the named properties only."""
+    return {
+        "type": "object",
+        "additionalProperties": False,
+        "properties": properties,
+        **({"required": list(required)} if required else {}),
+    }
+
+
+STRING: Schema = {"type": "string"}
+STRINGS: Schema = {"type": "object", "additionalProperties": STRING}
+TOLERATION = {
+    "key": STRING,
+    "operator": {"enum": ["Exists", "Equal"]},
+    "value": STRING,
+    "effect": {"enum": ["NoSchedule", "PreferNoSchedule", "NoExecute"]},
+    "tolerationSeconds": {"type": "integer", "minimum": 0},
+}
+# Kubernetes' own types. Deep ones (affinity, selectors) are checked by the API server, which rejects unknown fields too.
+DEFINITIONS: dict[str, Schema] = {
+    "name": {"type": "string", "pattern": NAME, "maxLength": 63},
+    "optionalName": {"type": "string", "pattern": rf"^$|{NAME}", "maxLength": 253},
+    "quantity": {"type": ["string", "integer", "number"], "pattern": QUANTITY},
+    "stringMap": STRINGS,
+    "affinity": closed({kind: {"type": "object"} for kind in ("nodeAffinity", "podAffinity", "podAntiAffinity")}),
+    "tolerations": {"type": "array", "items": closed(TOLERATION)},
+    "spread": {"type": "array", "items": {"type": "object"}},
+    "resourceList": {"type": "object", "additionalProperties": {"$ref": "#/definitions/quantity"}},
+    "resources": closed({kind: {"$ref": "#/definitions/resourceList"} for kind in ("requests", "limits")}),
+    "env": {"type": "array", "items": closed({"name": STRING, "value": STRING}, "name", "value")},
+    "strings": {"type": "array", "items": STRING},
+    "names": {"type": "array", "items": {"$ref": "#/definitions/name"}},
+    "pullSecrets": {"type": "array", "items": closed({"name": {"$ref": "#/definitions/name"}}, "name")},
+    "peers": {
+        "type": "array",
+        "items": {
+            **closed({"namespaceSelector": {"type": "object"}, "podSelector": {"type": "object"}, "ipBlock": {"type": "object"}}),
+            "minProperties": 1,
+        },
+    },
+    "labelSelectorPeers": {"type": "array", "items": {"type": "object"}},
+    "digest": {"type": "string", "pattern": r"^$|^sha256:[0-9a-f]{64}$"},
+    "address": {"type": "string", "pattern": r"^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[^?#]*)?$"},
+    "optionalAddress": {"type": "string", "pattern": r"^$|^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[^?#]*)?$"},
+    "url": {"type": "string", "pattern": r"^https?://[^/\s]+"},
+    "optionalUrl": {"type": "string", "pattern": r"^$|^https?://[^/\s]+"},
+    "seconds": {"type": "integer", "minimum": 1},
+    "port": {"type": "integer", "minimum": 1, "maximum": 65535},
+    "ports": {"type": "array", "items": {"$ref": "#/definitions/port"}},
+}
+
+
+@dataclass
+class Value:
+    """One key of values.yaml."""
+
+    path: tuple[str, ...]
+    default: Any
+    text: str
+    note: Schema
+    children: list[Value] = field(default_factory=list)
+
+
+def comment_above(lines: list[str], row: int) -> list[str]:
+    """The unbroken comment lines directly above row `row` (counted from 0), without their `#`."""
+    found: list[str] = []
+    while row > 0 and lines[row - 1].strip().startswith("#"):
+        row -= 1
+        found.insert(0, lines[row].strip().removeprefix("#").removeprefix(" "))
+    return found
+
+
+def documentation(comment: list[str], path: tuple[str, ...]) -> tuple[str, Schema]:
+    """The text after `--` and the schema note of a comment."""
+    texts, note = [], ""
+    started = False
+    for line in comment:
+        if line.startswith("@schema "):
+            note = line.removeprefix("@schema ")
+        elif line.startswith("-- "):
+            texts, started = [line[3:]], True
+        elif started:
+            texts.append(line)
+    parsed = yaml.safe_load(note) if note else {}
+    if not isinstance(parsed, dict):
+        raise SystemExit(f"values.yaml: {'.'.join(path)}: @schema must be a mapping, not {note!r}")
+    return " ".join(texts), parsed
+
+
+def read_values(text: str) -> list[Value]:
+    """Every key of values.yaml in the order of the file, with its comment and default."""
+    lines = text.splitlines()
+
+    def walk(node: yaml.MappingNode, path: tuple[str, ...]) -> list[Value]:
+        found = []
+        for key, value in node.value:
+            here = (*path, key.value)
+            words, note = documentation(comment_above(lines, key.start_mark.line), here)
+            default = yaml.safe_load(yaml.serialize(value))
+            nested = walk(value, here) if isinstance(value, yaml.MappingNode) else []
+            found.append(Value(here, default, words, note, nested))
+        return found
+
+    root = yaml.compose(text)
+    if not isinstance(root, yaml.MappingNode):
+        raise SystemExit("values.yaml: must be a mapping")
+    return walk(root, ())
+
+
+def resolve(note: Any) -> Any:
+    """`$ref: name` written out as a JSON pointer, at any depth."""
+    if isinstance(note, dict):
+        return {
+            key: f"#/definitions/{value}" if key == "$ref" and value in DEFINITIONS else resolve(value)
+            for key, value in note.items()
+        }
+    return [resolve(item) for item in note] if isinstance(note, list) else note
+
+
+KINDS = {bool: "boolean", int: "integer", float: "number", str: "string"}
+
+
+def schema_of(value: Value, root: list[Value]) -> Schema:
+    """The schema of one key: its note, or what its default says."""
+    if value.children and "$ref" not in value.note:
+        schema = closed({child.path[-1]: schema_of(child, root) for child in value.children})
+        schema.update(resolve(value.note))
+    elif "items_like" in value.note:
+        schema = list_of_overrides(value.note, root)
+    elif value.note:
+        schema = resolve(value.note)
+        if type(value.default) in KINDS and not {"$ref", "type", "enum"} & set(schema):
+            schema = {"type": KINDS[type(value.default)], **schema}
+    elif type(value.default) in KINDS:
+        schema = {"type": KINDS[type(value.default)]}
+    else:
+        raise SystemExit(f"values.yaml: {'.'.join(value.path)}: say by @schema what it may hold")
+    if value.text and "$ref" not in schema:
+        schema = {"description": value.text, **schema}
+    return schema
+
+
+def list_of_overrides(note: Schema, root: list[Value]) -> Schema:
+    """A list whose items may set anything that the mapping `items_like` has, and the properties of the note."""
+    level, found = root, None
+    for name in note["items_like"].split("."):
+        found = next(value for value in level if value.path[-1] == name)
+        level = found.children
+    own = {name: resolve(schema) for name, schema in note.get("properties", {}).items()}
+    shared = {child.path[-1]: schema_of(child, root) for child in level}
+    return {"type": "array", "items": closed({**own, **shared}, *note.get("required", []))}
+
+
+def schema_text(values: list[Value]) -> str:
+    """The whole of values.schema.json."""
+    properties = {value.path[-1]: schema_of(value, values) for value in values}
+    # Helm itself adds `global` where the chart is a part of another one.
+    properties["global"] = {"type": "object"}
+    schema = {
+        "$schema": "http://json-schema.org/draft-07/schema#",
+        "title": "lorapar values",
+        **closed(properties),
+        "definitions": {name: resolve(schema) for name, schema in DEFINITIONS.items()},
+    }
+    return json.dumps(schema, indent=2) + "\n"
+
+
+def table_rows(values: list[Value]) -> list[str]:
+    """One row for each key that has a text."""
+    rows = []
+    for value in values:
+        if value.text and not value.children:
+            default = json.dumps(value.default).replace("|", "\\|")
+            rows.append(f"| `{'.'.join(value.path)}` | `{default}` | {value.text.replace('|', chr(92) + '|')} |")
+        rows += table_rows(value.children)
+    return rows
+
+
+def table_text(values: list[Value]) -> str:
+    """A table for each top-level key; the keys that are no mapping come first."""
+    simple = [value for value in values if not value.children]
+    parts = ["\n".join(["| value | default | what it does |", "|---|---|---|", *table_rows(simple)])]
+    for value in values:
+        if value.children:
+            head = f"### {value.path[0]}\n\n{value.text}\n"
+            parts.append("\n".join([head, "| value | default | what it does |", "|---|---|---|", *table_rows(value.children)]))
+    return "\n\n".join(parts)
+
+
+def readme_text(current: str, values: list[Value]) -> str:
+    """README.md with the table between its marks replaced."""
+    pattern = re.compile(rf"{re.escape(BEGIN)}.*{re.escape(END)}", re.DOTALL)
+    return pattern.sub(lambda _: f"{BEGIN}\n\n{table_text(values)}\n\n{END}", current)
+
+
+def main() -> None:
+    values = read_values((CHART / "values.yaml").read_text(encoding="utf-8"))
+    readme = CHART / "README.md"
+    (CHART / "values.schema.json").write_text(schema_text(values), encoding="utf-8")
+    readme.write_text(readme_text(readme.read_text(encoding="utf-8"), values), encoding="utf-8")
+    sys.stdout.write("wrote helm/lorapar/values.schema.json and the table in helm/lorapar/README.md\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,128 @@
+{{/* Names, labels and images. */}}
+
+{{- define "lorapar.name" -}}
+{{- .Values.nameOverride | default .Chart.Name | trunc 40 | trimSuffix "-" -}}
+{{- end }}
+
+{{- define "lorapar.fullname" -}}
+{{- if .Values.fullnameOverride -}}
+{{- .Values.fullnameOverride | trunc 40 | trimSuffix "-" -}}
+{{- else if contains (include "lorapar.name" .) .Release.Name -}}
+{{- .Release.Name | trunc 40 | trimSuffix "-" -}}
+{{- else -}}
+{{- printf "%s-%s" .Release.Name (include "lorapar.name" .) | trunc 40 | trimSuffix "-" -}}
+{{- end -}}
+{{- end }}
+
+{{/* Labels that select pods: immutable in Deployments and StatefulSets, so nothing that changes with a version. */}}
+{{- define "lorapar.releaseSelector" -}}
+app.kubernetes.io/name: {{ include "lorapar.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
+{{/* Of one component: (dict "root" $ "component" "serving"). */}}
+{{- define "lorapar.selectorLabels" -}}
+{{ include "lorapar.releaseSelector" .root }}
+app.kubernetes.io/component: {{ .component }}
+{{- end }}
+
+{{- define "lorapar.labels" -}}
+{{ include "lorapar.selectorLabels" . }}
+app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .root.Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace "+" "_" }}
+{{- with .root.Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{/* An image by its key under `images`: (dict "root" $ "image" "client"). */}}
+{{- define "lorapar.image" -}}
+{{- $image := index .root.Values.images .image -}}
+{{- $name := printf "%s/%s" (.root.Values.images.registry | default $image.registry) $image.repository -}}
+{{- if $image.digest -}}
+{{- printf "%s@%s" $name $image.digest -}}
+{{- else -}}
+{{- printf "%s:%s" $name ($image.tag | default .root.Chart.AppVersion) -}}
+{{- end -}}
+{{- end }}
+
+{{- define "lorapar.runnerServiceAccount" -}}
+{{- .Values.pipeline.serviceAccount.name | default (printf "%s-runner" (include "lorapar.fullname" .)) -}}
+{{- end }}
+
+{{- define "lorapar.servingServiceAccount" -}}
+{{- .Values.serving.serviceAccount.name | default (printf "%s-serving" (include "lorapar.fullname" .)) -}}
+{{- end }}
+
+{{- define "lorapar.objectStoreName" -}}
+{{- printf "%s-object-store" (include "lorapar.fullname" .) -}}
+{{- end }}
+
+{{/* Secret with the object store's keys, or nothing where workload identity is used. */}}
+{{- define "lorapar.objectStoreSecret" -}}
+{{- if .Values.objectStore.existingSecret -}}
+{{- .Values.objectStore.existingSecret -}}
+{{- else if .Values.objectStore.development.enabled -}}
+{{- include "lorapar.objectStoreName" . -}}
+{{- end -}}
+{{- end }}
+
+{{- define "lorapar.objectStoreEndpoint" -}}
+{{- if .Values.objectStore.development.enabled -}}
+{{- printf "http://%s.%s.svc.%s:9000" (include "lorapar.objectStoreName" .) .Release.Namespace .Values.clusterDomain -}}
+{{- else -}}
+{{- .Values.objectStore.endpoint -}}
+{{- end -}}
+{{- end }}
+
+{{- define "lorapar.registryAddress" -}}
+{{- .Values.objectStore.registry | default (printf "%s/registry" (trimSuffix "/" .Values.objectStore.address)) -}}
+{{- end }}
+
+{{- define "lorapar.bucket" -}}
+{{- .Values.objectStore.address | trimPrefix "s3://" | splitList "/" | first -}}
+{{- end }}
+
+{{/* Settings that contradict each other are refused here, each by its name. */}}
+{{- define "lorapar.check" -}}
+{{- $store := .Values.objectStore -}}
+{{- if and $store.development.enabled $store.endpoint -}}
+{{- fail "objectStore.endpoint: leave it empty when objectStore.development.enabled is true, or switch the development server off" -}}
+{{- end -}}
+{{- if and .Values.serving.enabled (not .Values.serving.model) -}}
+{{- fail "serving.model: name the base model when serving.enabled is true" -}}
+{{- end -}}
+{{- if and .Values.teachers.enabled (not .Values.teachers.models) -}}
+{{- fail "teachers.models: list at least one teacher when teachers.enabled is true" -}}
+{{- end -}}
+{{- if and .Values.pipeline.enabled .Values.pipeline.kueue.enabled (not .Values.pipeline.kueue.clusterQueue) -}}
+{{- fail "pipeline.kueue.clusterQueue: name the ClusterQueue when pipeline.kueue.enabled is true" -}}
+{{- end -}}
+{{- if and .Values.serving.ingress.enabled (not .Values.serving.ingress.host) -}}
+{{- fail "serving.ingress.host: name the host when serving.ingress.enabled is true" -}}
+{{- end -}}
+{{- if and .Values.serving.gateway.enabled (not .Values.serving.gateway.name) -}}
+{{- fail "serving.gateway.name: name the Gateway when serving.gateway.enabled is true" -}}
+{{- end -}}
+{{- if and .Values.serving.autoscaling.enabled (gt (int .Values.serving.autoscaling.minReplicas) (int .Values.serving.autoscaling.maxReplicas)) -}}
+{{- fail "serving.autoscaling.minReplicas: must not exceed serving.autoscaling.maxReplicas" -}}
+{{- end -}}
+{{- end }}
+
+{{/* Port of an http(s) address. */}}
+{{- define "lorapar.portOf" -}}
+{{- $url := urlParse . -}}
+{{- $port := regexFind ":[0-9]+$" $url.host | trimPrefix ":" -}}
+{{- $port | default (ternary "443" "80" (eq $url.scheme "https")) -}}
+{{- end }}
+
+{{/* Ports of the object store, the endpoint's own among them, as a JSON array. */}}
+{{- define "lorapar.objectStorePorts" -}}
+{{- $ports := list -}}
+{{- range .Values.networkPolicy.objectStorePorts -}}{{- $ports = append $ports (int .) -}}{{- end -}}
+{{- with .Values.objectStore.endpoint -}}
+{{- $ports = append $ports (include "lorapar.portOf" . | int) -}}
+{{- end -}}
+{{- $ports | uniq | toJson -}}
+{{- end }}

@@ -1,0 +1,243 @@
+{{/* Parts of pods that every pod of this chart shares. Together they meet the Pod Security profile "restricted". */}}
+
+{{- define "lorapar.podSecurityContext" -}}
+runAsNonRoot: true
+runAsUser: 10001
+runAsGroup: 10001
+fsGroup: 10001
+fsGroupChangePolicy: OnRootMismatch
+seccompProfile:
+  type: RuntimeDefault
+{{- end }}
+
+{{- define "lorapar.containerSecurityContext" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+runAsNonRoot: true
+capabilities:
+  drop: [ALL]
+{{- end }}
+
+{{/* What every pod's spec begins with. */}}
+{{- define "lorapar.podDefaults" -}}
+automountServiceAccountToken: false
+enableServiceLinks: false
+securityContext:
+  {{- include "lorapar.podSecurityContext" . | nindent 2 }}
+{{- with .Values.images.pullSecrets }}
+imagePullSecrets:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+
+{{/* Where the object store is and how to get in. boto3's own variables; no secret value is ever written out. */}}
+{{- define "lorapar.objectStoreEnv" -}}
+{{- $secret := include "lorapar.objectStoreSecret" . -}}
+{{- if $secret }}
+- name: AWS_ACCESS_KEY_ID
+  valueFrom:
+    secretKeyRef:
+      name: {{ $secret }}
+      key: {{ .Values.objectStore.accessKeyIdEntry }}
+- name: AWS_SECRET_ACCESS_KEY
+  valueFrom:
+    secretKeyRef:
+      name: {{ $secret }}
+      key: {{ .Values.objectStore.secretAccessKeyEntry }}
+{{- end }}
+- name: AWS_REGION
+  value: {{ .Values.objectStore.region | quote }}
+- name: AWS_DEFAULT_REGION
+  value: {{ .Values.objectStore.region | quote }}
+{{- with include "lorapar.objectStoreEndpoint" . }}
+- name: AWS_ENDPOINT_URL_S3
+  value: {{ . | quote }}
+{{- end }}
+{{- if .Values.objectStore.caBundle.configMap }}
+- name: AWS_CA_BUNDLE
+  value: /etc/lorapar/ca/{{ .Values.objectStore.caBundle.entry }}
+{{- end }}
+{{- end }}
+
+{{- define "lorapar.caMount" -}}
+{{- if .Values.objectStore.caBundle.configMap }}
+- name: ca
+  mountPath: /etc/lorapar/ca
+  readOnly: true
+{{- end }}
+{{- end }}
+
+{{- define "lorapar.caVolume" -}}
+{{- if .Values.objectStore.caBundle.configMap }}
+- name: ca
+  configMap:
+    name: {{ .Values.objectStore.caBundle.configMap }}
+{{- end }}
+{{- end }}
+
+{{/* The model hub, or the news that there is none. Caches of every library lie on the volume `cache`. */}}
+{{- define "lorapar.modelEnv" -}}
+- name: HOME
+  value: /cache
+- name: HF_HOME
+  value: /cache/huggingface
+- name: XDG_CACHE_HOME
+  value: /cache
+- name: VLLM_CACHE_ROOT
+  value: /cache/vllm
+- name: VLLM_CONFIG_ROOT
+  value: /cache/vllm-config
+- name: VLLM_NO_USAGE_STATS
+  value: "1"
+- name: HF_HUB_DISABLE_TELEMETRY
+  value: "1"
+{{- if .Values.airGapped }}
+- name: HF_HUB_OFFLINE
+  value: "1"
+- name: TRANSFORMERS_OFFLINE
+  value: "1"
+{{- else }}
+{{- with .Values.huggingFace.endpoint }}
+- name: HF_ENDPOINT
+  value: {{ . | quote }}
+{{- end }}
+{{- with .Values.huggingFace.existingSecret }}
+- name: HF_TOKEN
+  valueFrom:
+    secretKeyRef:
+      name: {{ . }}
+      key: {{ $.Values.huggingFace.entry }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/* Volumes of a vLLM server: (dict "root" $ "settings" SETTINGS "claim" NAME). */}}
+{{- define "lorapar.modelMounts" -}}
+- name: cache
+  mountPath: /cache
+- name: tmp
+  mountPath: /tmp
+- name: shm
+  mountPath: /dev/shm
+{{- if .root.Values.baseModels.existingClaim }}
+- name: base-models
+  mountPath: {{ .root.Values.baseModels.mountPath }}
+  readOnly: true
+{{- end }}
+{{- end }}
+
+{{- define "lorapar.modelVolumes" -}}
+- name: cache
+{{- if .settings.cache.existingClaim }}
+  persistentVolumeClaim:
+    claimName: {{ .settings.cache.existingClaim }}
+{{- else if .settings.cache.persistent }}
+  persistentVolumeClaim:
+    claimName: {{ .claim }}
+{{- else }}
+  emptyDir:
+    sizeLimit: {{ .settings.cache.size }}
+{{- end }}
+- name: tmp
+  emptyDir: {}
+- name: shm
+  emptyDir:
+    medium: Memory
+    sizeLimit: {{ .settings.sharedMemory }}
+{{- if .root.Values.baseModels.existingClaim }}
+- name: base-models
+  persistentVolumeClaim:
+    claimName: {{ .root.Values.baseModels.existingClaim }}
+    readOnly: true
+{{- end }}
+{{- end }}
+
+{{/* A claim for a server's cache: (dict "root" $ "settings" SETTINGS "claim" NAME "component" COMPONENT). */}}
+{{- define "lorapar.cacheClaim" -}}
+apiVersion: v1
+kind: PersistentVolumeClaim
+metadata:
+  name: {{ .claim }}
+  namespace: {{ .root.Release.Namespace }}
+  labels:
+    {{- include "lorapar.labels" . | nindent 4 }}
+spec:
+  accessModes: [{{ .settings.cache.accessMode }}]
+  {{- with .settings.cache.storageClass }}
+  storageClassName: {{ . | quote }}
+  {{- end }}
+  resources:
+    requests:
+      storage: {{ .settings.cache.size }}
+{{- end }}
+
+{{/* Requests and limits with the accelerator added: (dict of a server's settings). */}}
+{{- define "lorapar.serverResources" -}}
+{{- $resources := deepCopy .resources -}}
+{{- if .acceleratorCount -}}
+{{- $limits := merge (dict .accelerator (int .acceleratorCount)) ($resources.limits | default dict) -}}
+{{- $resources = set $resources "limits" $limits -}}
+{{- end -}}
+{{- toYaml $resources -}}
+{{- end }}
+
+{{/* Where a server runs. */}}
+{{- define "lorapar.placement" -}}
+{{- with .nodeSelector }}
+nodeSelector:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .affinity }}
+affinity:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .tolerations }}
+tolerations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
+{{- with .runtimeClassName }}
+runtimeClassName: {{ . }}
+{{- end }}
+{{- end }}
+
+{{/* Loading weights takes minutes: the startup probe waits for it, the others need not be patient. */}}
+{{- define "lorapar.serverProbes" -}}
+startupProbe:
+  httpGet: {path: /health, port: http}
+  periodSeconds: 10
+  timeoutSeconds: 5
+  failureThreshold: {{ max 1 (div (int .startupSeconds) 10) }}
+readinessProbe:
+  httpGet: {path: /health, port: http}
+  periodSeconds: 5
+  timeoutSeconds: 5
+  failureThreshold: 3
+livenessProbe:
+  httpGet: {path: /health, port: http}
+  periodSeconds: 20
+  timeoutSeconds: 10
+  failureThreshold: 6
+{{- end }}
+
+{{/* Accelerators one copy of the model is spread over, or an error that names the setting: (dict "settings" … "where" …). */}}
+{{- define "lorapar.tensorParallel" -}}
+{{- $count := int .settings.acceleratorCount -}}
+{{- $size := int .settings.tensorParallelSize | default (max 1 $count) -}}
+{{- if and (gt $size 1) (gt $size $count) -}}
+{{- fail (printf "%s.tensorParallelSize: %d accelerators are asked for, but %s.acceleratorCount gives %d" .where $size .where $count) -}}
+{{- end -}}
+{{- $size -}}
+{{- end }}
+
+{{/* A model that needs a download is refused where nothing may be downloaded: (dict "root" $ "model" … "where" …). */}}
+{{- define "lorapar.checkModel" -}}
+{{- if and .root.Values.airGapped (not (or (hasPrefix "/" .model) (hasPrefix "s3://" .model) (hasPrefix "builtin:" .model))) -}}
+{{- fail (printf "%s: %q would be downloaded, and airGapped is true; name a path on baseModels or an s3:// address" .where .model) -}}
+{{- end -}}
+{{- if and (hasPrefix "/" .model) (hasPrefix .root.Values.baseModels.mountPath .model) (not .root.Values.baseModels.existingClaim) -}}
+{{- fail (printf "%s: %q lies on baseModels, and baseModels.existingClaim is empty" .where .model) -}}
+{{- end -}}
+{{- end }}

@@ -1,0 +1,75 @@
+{{/* A pod of `helm test`: (dict "root" $ "check" "store" "command" LIST "env" YAML). */}}
+{{- define "lorapar.testPod" -}}
+apiVersion: v1
+kind: Pod
+metadata:
+  name: {{ include "lorapar.fullname" .root }}-test-{{ .check }}
+  namespace: {{ .root.Release.Namespace }}
+  labels:
+    {{- include "lorapar.labels" (dict "root" .root "component" (printf "test-%s" .check)) | nindent 4 }}
+  annotations:
+    helm.sh/hook: test
+    helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded
+spec:
+  {{- include "lorapar.podDefaults" .root | nindent 2 }}
+  restartPolicy: Never
+  activeDeadlineSeconds: {{ .root.Values.tests.timeoutSeconds }}
+  containers:
+    - name: check
+      image: {{ include "lorapar.image" (dict "root" .root "image" "client") }}
+      imagePullPolicy: {{ .root.Values.images.pullPolicy }}
+      securityContext:
+        {{- include "lorapar.containerSecurityContext" .root | nindent 8 }}
+      command: {{ .command | toJson }}
+      env:
+        - name: PYTHONDONTWRITEBYTECODE
+          value: "1"
+        {{- .env | nindent 8 }}
+      resources:
+        requests: {cpu: 50m, memory: 128Mi}
+        limits: {memory: 256Mi}
+      volumeMounts:
+        - name: scripts
+          mountPath: /scripts
+          readOnly: true
+        {{- include "lorapar.caMount" .root | nindent 8 }}
+        {{- if eq .check "kubeflow" }}
+        {{- include "lorapar.kubeflowTokenMount" .root | nindent 8 }}
+        {{- end }}
+  volumes:
+    - name: scripts
+      configMap:
+        name: {{ include "lorapar.fullname" .root }}-scripts
+    {{- include "lorapar.caVolume" .root | nindent 4 }}
+    {{- if eq .check "kubeflow" }}
+    {{- include "lorapar.kubeflowTokenVolume" .root | nindent 4 }}
+    {{- end }}
+{{- end }}
+
+{{/* A multi-user Kubeflow wants a token for its own audience: the kubelet makes one, and the client finds it by this path. */}}
+{{- define "lorapar.kubeflowEnv" -}}
+{{- if .Values.pipeline.kfp.multiUser }}
+- name: KF_PIPELINES_SA_TOKEN_PATH
+  value: /var/run/secrets/kubeflow/pipelines/token
+{{- end }}
+{{- end }}
+
+{{- define "lorapar.kubeflowTokenMount" -}}
+{{- if .Values.pipeline.kfp.multiUser }}
+- name: kubeflow-token
+  mountPath: /var/run/secrets/kubeflow/pipelines
+  readOnly: true
+{{- end }}
+{{- end }}
+
+{{- define "lorapar.kubeflowTokenVolume" -}}
+{{- if .Values.pipeline.kfp.multiUser }}
+- name: kubeflow-token
+  projected:
+    sources:
+      - serviceAccountToken:
+          path: token
+          audience: {{ .Values.pipeline.kfp.tokenAudience }}
+          expirationSeconds: 3600
+{{- end }}
+{{- end }}
