@@ -88,9 +88,10 @@ bench: $(STAMP) ## speed and memory of the method at the size of a 7B model's ad
 gpu-check: $(STAMP) ## scoring, one SFT and one RL step at 7B shape on a GPU; writes docs/gpu.md
 	@$(BIN)/python tests/gpu/check.py
 
-docs: $(STAMP) ## write docs/configuration.md anew from the settings' models
+docs: $(STAMP) ## write docs/configuration.md anew from the settings' models, and the chart's schema and table from its values
 	@$(BIN)/python -m lorapar.config.reference > docs/configuration.md.new
 	@mv docs/configuration.md.new docs/configuration.md
+	@$(BIN)/python helm/describe_values.py
 
 freeze: $(STAMP) ## accept changed commands, options and settings keys into tests/frozen
 	@$(BIN)/python tests/test_options.py

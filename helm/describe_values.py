@@ -1,8 +1,9 @@
 """Write values.schema.json and the table in README.md from helm/lorapar/values.yaml, its only source.
 
-A comment `# -- text` above a key documents it. `# @schema {...}` beside it adds to or replaces what is inferred from the
-default: inline YAML, in which `$ref: name` names one of DEFINITIONS. A mapping admits the keys written in values.yaml and
-no others, so that a misspelt key fails `helm install` with its name; an empty mapping or list must say what it may hold.
+A comment `# -- text` above a key documents it. `# @schema {...}` beside it adds to or replaces what is inferred from
+the default: inline YAML, in which `$ref: name` names one of DEFINITIONS. A mapping admits the keys written in
+values.yaml and no others, so that a misspelt key fails `helm install` with its name; an empty mapping or list must say
+what it may hold.
 
 Simplified: values.yaml is read as plain block YAML, comments stand directly above their key.
 Run it by `make docs`; tests/helm/test_values.py fails while its outputs are stale.
@@ -47,7 +48,7 @@ TOLERATION = {
     "effect": {"enum": ["NoSchedule", "PreferNoSchedule", "NoExecute"]},
     "tolerationSeconds": {"type": "integer", "minimum": 0},
 }
-# Kubernetes' own types. Deep ones (affinity, selectors) are checked by the API server, which rejects unknown fields too.
+# Kubernetes' own types. Deep ones (affinity, selectors) are left to the API server.
 DEFINITIONS: dict[str, Schema] = {
     "name": {"type": "string", "pattern": NAME, "maxLength": 63},
     "optionalName": {"type": "string", "pattern": rf"^$|{NAME}", "maxLength": 253},
@@ -65,7 +66,13 @@ DEFINITIONS: dict[str, Schema] = {
     "peers": {
         "type": "array",
         "items": {
-            **closed({"namespaceSelector": {"type": "object"}, "podSelector": {"type": "object"}, "ipBlock": {"type": "object"}}),
+            **closed(
+                {
+                    "namespaceSelector": {"type": "object"},
+                    "podSelector": {"type": "object"},
+                    "ipBlock": {"type": "object"},
+                }
+            ),
             "minProperties": 1,
         },
     },
@@ -214,7 +221,9 @@ def table_text(values: list[Value]) -> str:
     for value in values:
         if value.children:
             head = f"### {value.path[0]}\n\n{value.text}\n"
-            parts.append("\n".join([head, "| value | default | what it does |", "|---|---|---|", *table_rows(value.children)]))
+            parts.append(
+                "\n".join([head, "| value | default | what it does |", "|---|---|---|", *table_rows(value.children)])
+            )
     return "\n\n".join(parts)
 
 

@@ -13,7 +13,9 @@ import urllib.request
 def complete(address: str, model: str) -> tuple[str, str]:
     """(text, version named by the server) of a short completion; an unanswered request raises."""
     body = json.dumps({"model": model, "prompt": "2 + 3 =", "max_tokens": 8, "temperature": 0}).encode()
-    request = urllib.request.Request(f"{address}/v1/completions", data=body, headers={"Content-Type": "application/json"})
+    request = urllib.request.Request(
+        f"{address}/v1/completions", data=body, headers={"Content-Type": "application/json"}
+    )
     key = os.environ.get("LORAPAR_API_KEY")
     if key:
         request.add_header("Authorization", f"Bearer {key}")
