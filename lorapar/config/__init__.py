@@ -7,6 +7,7 @@ from lorapar.config.data import ColumnMapping, DataConfig, TaskMixConfig
 from lorapar.config.evaluation import EvaluateConfig
 from lorapar.config.load import dump_config, load_config, preset_names, preset_text
 from lorapar.config.model import ModelConfig, PromptConfig
+from lorapar.config.registry import GateConfig, RegistryConfig
 from lorapar.config.report import ReportConfig
 from lorapar.config.run import RunConfig
 from lorapar.config.store import StoreConfig
@@ -20,9 +21,11 @@ __all__ = [
     "ColumnMapping",
     "DataConfig",
     "EvaluateConfig",
+    "GateConfig",
     "ModelConfig",
     "PartitionConfig",
     "PromptConfig",
+    "RegistryConfig",
     "ReportConfig",
     "RlConfig",
     "RunConfig",

@@ -121,7 +121,7 @@ def _default(field: Schema) -> str:
     if _model_in(field) is not None and not field.get("default"):
         return "none" if field.get("type") == "array" or "anyOf" in field else "its defaults"
     value = field.get("default")
-    if isinstance(value, list) and value:
+    if isinstance(value, list) and value and isinstance(value[0], dict):
         return "one: " + ", ".join(f"`{entry['name']}`" for entry in value)
     if value is None or value == []:
         return "none"

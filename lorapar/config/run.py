@@ -15,6 +15,7 @@ from lorapar.config.checkpoint import CheckpointConfig
 from lorapar.config.data import DataConfig
 from lorapar.config.evaluation import EvaluateConfig
 from lorapar.config.model import ModelConfig, PromptConfig
+from lorapar.config.registry import GateConfig, RegistryConfig
 from lorapar.config.report import ReportConfig
 from lorapar.config.store import StoreConfig
 from lorapar.config.training import RlConfig, SftConfig
@@ -41,6 +42,8 @@ class RunConfig(Section):
     evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig, description="Held-out scores")
     store: StoreConfig = Field(default_factory=StoreConfig, description="Storage that runs share")
     checkpoint: CheckpointConfig = Field(default_factory=CheckpointConfig, description="Unfinished work that is kept")
+    registry: RegistryConfig = Field(default_factory=RegistryConfig, description="Where adapters are published")
+    gate: GateConfig = Field(default_factory=GateConfig, description="What a better adapter must show")
     report: ReportConfig = Field(default_factory=ReportConfig, description="The report")
 
     @model_validator(mode="after")

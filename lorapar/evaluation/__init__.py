@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from lorapar.evaluation.accuracy import lenient_match, strict_match
 from lorapar.evaluation.book import AnswerBook, AnsweredBatch
+from lorapar.evaluation.gate import Comparison, Guard, Judged, judge
 from lorapar.evaluation.intervals import PairedChange, mcnemar_exact, paired_change, wilson_interval
+from lorapar.evaluation.outcomes import Outcomes, read_outcomes
 from lorapar.evaluation.summary import all_changes, flat_metrics, model_figures
 
 if TYPE_CHECKING:
@@ -37,18 +39,24 @@ __all__ = [
     "Answerer",
     "Asking",
     "Batch",
+    "Comparison",
+    "Guard",
     "HeldoutRow",
+    "Judged",
+    "Outcomes",
     "PairedChange",
     "all_changes",
     "answer_all",
     "batches_by_length",
     "flat_metrics",
     "generate_greedy",
+    "judge",
     "lenient_match",
     "mcnemar_exact",
     "model_figures",
     "paired_change",
     "plan_batches",
+    "read_outcomes",
     "stop_tokens",
     "strict_match",
     "wilson_interval",

@@ -14,7 +14,7 @@ from lorapar.data.source import Kind, kind_of
 from lorapar.local.estimate import stage_memory_bytes
 from lorapar.local.folder import RunFolder
 from lorapar.local.preview import PlannedNode, preview
-from lorapar.local.runner import last_node
+from lorapar.local.runner import last_node, with_registry
 from lorapar.stages.plan import make_plan
 from lorapar.voting import quorum_size
 from lorapar.voting.ballots import is_voted_on
@@ -23,7 +23,7 @@ from lorapar.voting.ballots import is_voted_on
 def plan_table(config: RunConfig, out: Path, *, until: str | None, fresh: bool) -> Group:
     """A row a node: runs or reused, why, and about how much memory; below it model, data and teacher calls."""
     last = last_node(until)
-    plan = make_plan(config)
+    plan = make_plan(with_registry(config, out))
     memory = stage_memory_bytes(plan.config)
     table = Table("node", "", "why", "memory, about", box=None, header_style="bold")
     for planned in _up_to(preview(plan, RunFolder(out)), last):

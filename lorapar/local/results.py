@@ -9,6 +9,8 @@ from typing import Any
 
 from lorapar.local.folder import RunFolder, StageRecord
 from lorapar.report import ReportSources, write_report
+from lorapar.report.sources import read_facts
+from lorapar.report.verdict import verdict_figures
 from lorapar.stages.graph import GRAPH, Node
 from lorapar.stages.plan import read_plan
 from lorapar.store import MANIFEST, replace_folder
@@ -56,6 +58,12 @@ def write_run_report(folder: RunFolder, ran: set[str] | None = None) -> Path | N
     return folder.root / "report.html"
 
 
+def current_verdict(folder: RunFolder) -> dict[str, Any] | None:
+    """The verdict of the last plan, as metrics.json has it; None where the run has not come to one."""
+    records = current_records(folder)
+    return verdict_figures(read_facts(report_sources(folder, records, None))) if "gate" in records else None
+
+
 def current_records(folder: RunFolder) -> dict[str, StageRecord]:
     """Records that belong to the last plan: its settings, made from inputs that are themselves current.
 
@@ -85,7 +93,7 @@ def _inputs_current(node: Node, record: StageRecord, current: dict[str, StageRec
 
 def report_sources(folder: RunFolder, records: dict[str, StageRecord], ran: set[str] | None) -> ReportSources:
     """The artifacts the report stage would read, those that are missing left out, and the timings."""
-    found: dict[str, Any] = {}
+    found: dict[str, Any] = {"promotion": folder.artifact("promote", "promotion") if "promote" in records else None}
     for name, edges in GRAPH[-1].inputs.items():
         present = tuple(folder.artifact(edge.node, edge.output) for edge in edges if edge.node in records)
         found[name] = present if len(edges) > 1 else (present[0] if present else None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from lorapar.local.preview import changes, expected_record
 from lorapar.local.results import results_so_far, write_results
 from lorapar.local.shared import SharedStages
 from lorapar.progress import Progress
-from lorapar.stages.contract import StageCall, stage_spec
+from lorapar.stages.contract import Origin, StageCall, stage_spec
 from lorapar.stages.graph import GRAPH, Node, node_names
 from lorapar.stages.plan import node_settings, read_plan
 from lorapar.store import open_store, replace_folder, storage_errors, verify, write_atomically
@@ -46,6 +46,7 @@ def run_local(
     Raises the LoraparError of the node that failed; what was finished stays and the next call continues.
     """
     last = last_node(until)
+    config = with_registry(config, out)
     folder = RunFolder(out)
     shared = SharedStages(open_store(config.store.address)) if config.store.address else None
     run = _Run(folder, shared, config.checkpoint)
@@ -60,6 +61,14 @@ def run_local(
             raise
         write_results(folder, ran)
     return folder
+
+
+def with_registry(config: RunConfig, out: Path) -> RunConfig:
+    """The settings with the registry's address filled in: by default the folder `registry` beside the run folder."""
+    if config.registry.address is not None:
+        return config
+    address = str(out.resolve().parent / "registry")
+    return config.model_copy(update={"registry": config.registry.model_copy(update={"address": address})})
 
 
 def _run_nodes(config: RunConfig, run: _Run, reporter: Reporter, last: str) -> set[str]:
@@ -84,6 +93,10 @@ def _run_nodes(config: RunConfig, run: _Run, reporter: Reporter, last: str) -> s
 def _run_node(node: Node, settings: dict[str, Any], run: _Run, progress: Progress) -> bool:
     """Run one node unless it can be reused; returns whether it ran."""
     folder = run.folder
+    if not wanted(node, folder):
+        shutil.rmtree(folder.node(node.name), ignore_errors=True)  # of an earlier run
+        progress.say(f"not run: {node.when.node if node.when else ''} decided against it")
+        return False
     record = expected_record(node, settings, folder)
     old = folder.record(node.name)
     if old is not None and stage_spec(node.stage).cached:
@@ -102,6 +115,14 @@ def _run_node(node: Node, settings: dict[str, Any], run: _Run, progress: Progres
     except KeyboardInterrupt as stop:
         raise stopped(stop, f" during {node.name}") from None
     return True
+
+
+def wanted(node: Node, folder: RunFolder) -> bool:
+    """Whether the condition of a node holds; the node that decides has finished."""
+    if node.when is None:
+        return True
+    record = folder.record(node.when.node)
+    return record is not None and record.metrics[node.when.output] != 0
 
 
 def _taken(node: Node, record: StageRecord, run: _Run, progress: Progress) -> bool:
@@ -146,6 +167,7 @@ def _execute(node: Node, record: StageRecord, run: _Run, progress: Progress) -> 
         outputs={output: made / output for output in spec.outputs},
         scratch=work / "scratch",
         progress=progress,
+        origin=replace(Origin.of_environment(), run=str(folder.root.resolve())),
     )
     store = run.shared.store if run.shared is not None else None
     with executed(record, call, store, run.checkpoint) as finished:

@@ -1,6 +1,7 @@
 """Where an adapter comes from: everything needed to say why it is as it is, and to make it again.
 
-Holds no times and no paths of the machine, so that the same run made twice gives the same lineage.
+Holds no times, no address of the run and nothing measured while it was verified, so that the same run made twice, on
+whatever machine, gives the same lineage; those lie in the claim of its version (`lorapar.registry.versions.Claim`).
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ from pydantic import BaseModel, ConfigDict
 
 from lorapar.config import ModelConfig
 from lorapar.records import Label, read_json, read_records
-from lorapar.registry.verify import Verification
 from lorapar.store import file_sha256, read_manifest
 
 LINEAGE_FILE = "lineage.json"
@@ -50,12 +50,11 @@ class Lineage(BaseModel):
     training: dict[str, Any]
     """Digest of the trained weights and what RL, the last stage of training, tells of itself."""
     settings: dict[str, Any]
-    """The settings this stage knows: adapter, partition, seed."""
+    """Every setting that decides what the adapter is, as `lorapar run --config` takes them."""
     code: dict[str, Any]
     """Version of the package, and digests of the code of the stages that made the adapter."""
     serving: dict[str, Any]
     """LoRA rank, and what vLLM needs for --max-lora-rank."""
-    verification: Verification
     files: dict[str, str]
     """sha256 of the files a program loads."""
 

@@ -1,22 +1,26 @@
-"""Publish an adapter: package it, prove it, describe it. What fails the proof is never seen by anybody."""
+"""Publish an adapter: package it, prove it, describe it, give it a version. What fails the proof is never seen."""
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from lorapar.config import ModelConfig
+from lorapar.errors import BadInputError
 from lorapar.progress import Progress
 from lorapar.records import write_json
 from lorapar.registry import lineage as facts
 from lorapar.registry.card import model_card
 from lorapar.registry.lineage import LINEAGE_FILE, Lineage
 from lorapar.registry.package import CONFIG_FILE, WEIGHTS_FILE, package_adapter
+from lorapar.registry.reference import CANDIDATE
+from lorapar.registry.registry import Registry
 from lorapar.registry.serving import max_lora_rank
-from lorapar.registry.verify import Verification, verify_package
+from lorapar.registry.verify import verify_package
+from lorapar.registry.versions import Version, content_manifest, new_claim
 from lorapar.store import file_sha256
 
 CARD_FILE = "README.md"
@@ -35,6 +39,14 @@ class Origins:
 
 
 @dataclass(frozen=True)
+class Figure:
+    """A picture for the model card."""
+
+    caption: str
+    svg: str
+
+
+@dataclass(frozen=True)
 class Publication:
     """What is published under which name."""
 
@@ -45,28 +57,82 @@ class Publication:
     """Settings for the lineage, as JSON."""
     code: Mapping[str, Any]
     """Version and digests of the code, for the lineage."""
+    figures: Mapping[str, Figure] = field(default_factory=dict)
+    """Pictures by file name, such as `figures/reward.svg`."""
 
 
-def publish_local(
-    publication: Publication, folder: Path, scratch: Path, questions: Sequence[str], progress: Progress
-) -> Lineage:
-    """Make the plain PEFT folder with model card and lineage.json in `folder`; returns the lineage.
+@dataclass(frozen=True)
+class Published:
+    """A version, and what proved it."""
 
-    Everything is made and verified in `scratch` first. Raises BadInputError for an adapter that cannot be published,
-    IntegrityError for one that does not answer as the trained model does.
+    version: Version
+    lineage: Lineage
+    verification: dict[str, Any]
+    """As `lorapar.registry.verify.Verification` has it; of the first time, where the content was there already."""
+
+
+def make_package(publication: Publication, folder: Path) -> Lineage:
+    """Make the plain PEFT folder with model card, figures and lineage.json: equal inputs, equal bytes.
+
+    Raises BadInputError for an adapter that cannot be published.
     """
-    package = scratch / "package"
-    shutil.rmtree(package, ignore_errors=True)
-    config = package_adapter(publication.origins.adapter, package, publication.model)
-    verification = verify_package(publication.model, publication.origins.adapter, package, questions, progress)
-    lineage = _lineage(publication, package, int(config["r"]), verification)
-    (package / CARD_FILE).write_text(model_card(lineage), encoding="utf-8")
-    write_json(package / LINEAGE_FILE, lineage.model_dump(mode="json"))
-    shutil.copytree(package, folder, dirs_exist_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    config = package_adapter(publication.origins.adapter, folder, publication.model)
+    lineage = _lineage(publication, folder, int(config["r"]))
+    for file, figure in publication.figures.items():
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        (folder / file).write_text(figure.svg, encoding="utf-8")
+    captions = {file: figure.caption for file, figure in publication.figures.items()}
+    (folder / CARD_FILE).write_text(model_card(lineage, captions), encoding="utf-8")
+    write_json(folder / LINEAGE_FILE, lineage.model_dump(mode="json"))
     return lineage
 
 
-def _lineage(publication: Publication, package: Path, rank: int, verification: Verification) -> Lineage:
+@dataclass(frozen=True)
+class Proof:
+    """How a package is proved, and who says so."""
+
+    questions: Sequence[str]
+    """Asked of the package and of the trained model."""
+    progress: Progress
+    run: str = ""
+    images: Mapping[str, str] = field(default_factory=dict)
+
+
+def publish_adapter(publication: Publication, registry: Registry, scratch: Path, proof: Proof) -> Published:
+    """Make a package in `scratch/package`, prove it, and make it a version with the alias `candidate`.
+
+    Content that the registry has already was proved when it came, and keeps its version. Raises BadInputError for an
+    adapter that cannot be published, IntegrityError for one that does not answer as the trained model does.
+    """
+    package = scratch / "package"
+    lineage = make_package(publication, package)
+    manifest = content_manifest(package)
+    version = registry.find(publication.name, manifest.digest)
+    if version is not None:
+        verification = registry.claim(version).verification
+        proof.progress.say(f"{version} has this content already; it was verified when it came")
+    else:
+        trained = publication.origins.adapter
+        found = verify_package(publication.model, trained, package, proof.questions, proof.progress)
+        verification = found.model_dump(mode="json")
+        claim = new_claim(manifest.digest, run=proof.run, images=dict(proof.images), verification=verification)
+        version = registry.publish(publication.name, package, claim, manifest)
+    registry.set_alias(publication.name, CANDIDATE, version.number, reason="published")
+    return Published(version, lineage, verification)
+
+
+def refuse_other_base(registry: Registry, version: Version, model: ModelConfig) -> None:
+    """Raise BadInputError where a version was made for another base model: the two cannot be compared."""
+    base = Lineage.model_validate_json(registry.read_file(version, LINEAGE_FILE)).base
+    if base["name"] != model.name or base["digest"] != model.digest:
+        raise BadInputError(
+            f"{version}, which is in production, was made for the base model {base['name']} ({base['digest']}), and "
+            f"this one for {model.name} ({model.digest}); publish it under another `name`"
+        )
+
+
+def _lineage(publication: Publication, package: Path, rank: int) -> Lineage:
     origins = publication.origins
     return Lineage(
         name=publication.name,
@@ -80,6 +146,5 @@ def _lineage(publication: Publication, package: Path, rank: int, verification: V
         settings=dict(publication.settings),
         code=dict(publication.code),
         serving={"rank": rank, "max_lora_rank": max_lora_rank(rank)},
-        verification=verification,
         files={name: file_sha256(package / name) for name in (CONFIG_FILE, WEIGHTS_FILE)},
     )

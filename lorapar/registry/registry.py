@@ -117,6 +117,10 @@ class Registry:
             raise BadInputError(self._no_version(version.name, version.number))
         return found
 
+    def claim(self, version: Version) -> Claim:
+        """Who published a version, when, in which run, and what its verification measured."""
+        return self.version_store.claim(version)
+
     def read_file(self, version: Version, file: str) -> bytes:
         """A small file of a version; raises NotFoundError."""
         return self.store.read(version_prefix(version.name, version.number) + file)

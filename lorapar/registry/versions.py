@@ -180,7 +180,12 @@ class Versions:
                 yield number, entry.key
 
 
-def new_claim(digest: str, run: str = "", images: dict[str, str] | None = None, **measured: Any) -> Claim:
+def new_claim(
+    digest: str,
+    run: str = "",
+    images: dict[str, str] | None = None,
+    verification: dict[str, Any] | None = None,
+) -> Claim:
     """A claim in the name of whoever runs this, now."""
     return Claim(
         digest=digest,
@@ -188,5 +193,5 @@ def new_claim(digest: str, run: str = "", images: dict[str, str] | None = None, 
         by=who(),
         run=run,
         images=images or {},
-        verification=measured,
+        verification=verification or {},
     )

@@ -8,6 +8,7 @@ from typing import Any
 
 from lorapar.report.outcome import MODELS, changes
 from lorapar.report.sources import Facts
+from lorapar.report.verdict import verdict_figures
 
 SCHEMA_VERSION = 1
 _VOTES = ("calls", "calls_saved", "tokens", "krippendorff_alpha", "first_round_krippendorff_alpha", "teacher_is_base")
@@ -23,6 +24,7 @@ def metrics_of(facts: Facts) -> dict[str, Any]:
         "model": facts.config.model.name if facts.config else None,
         **{model: evaluation.get(model) for model in MODELS},
         "changes": {f"{c.system}_{c.before}_to_{c.after}": _change(c) for c in changes(facts)} or None,
+        "verdict": verdict_figures(facts),
         "partition": _partition(facts),
         "votes": _votes(facts),
         "timings": list(facts.timings) if facts.timings else None,

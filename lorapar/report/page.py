@@ -47,6 +47,7 @@ from lorapar.report.settings import changed_settings, digest_rows, documents, se
 from lorapar.report.sources import Facts, ReportSources, read_facts
 from lorapar.report.style import FOLDER, style_sheet
 from lorapar.report.usage import usage
+from lorapar.report.verdict import verdict_figures, verdict_lines
 from lorapar.store import write_atomically
 
 Section = Mapping[str, Any]
@@ -87,6 +88,7 @@ def render_page(facts: Facts) -> str:
         reached=_reached(facts),
         asked=asked_section(facts),
         outcome=_outcome(facts),
+        verdict=verdict_lines(verdict_figures(facts)),
         answers=_answers(facts),
         votes=_votes(facts),
         elements=_elements(facts),
@@ -125,6 +127,7 @@ def _reached(facts: Facts) -> list[tuple[str, bool]]:
         ("RL", facts.rl_steps is not None),
         ("adapter", facts.adapter is not None),
         ("evaluation", facts.evaluation is not None),
+        ("verdict", facts.verdict is not None),
     ]
 
 

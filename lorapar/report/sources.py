@@ -32,7 +32,11 @@ class ReportSources:
     sft: Path | None = None
     rl: Path | None = None
     published: Path | None = None
+    version: Path | None = None
     evaluation: Path | None = None
+    verdict: Path | None = None
+    promotion: Path | None = None
+    """No input of the stage, which must not wait for a promotion that may never come."""
     timings: Sequence[Figures] | None = None
     """One entry a finished node: node, stage, seconds, peak_memory_bytes, reused. Known once the run has ended."""
 
@@ -57,6 +61,10 @@ class Facts:
     adapter: Figures | None = None
     """adapter_config.json of the published adapter."""
     lineage: Figures | None = None
+    version: Figures | None = None
+    """version.json: the version that was published, and its incumbent."""
+    verdict: Figures | None = None
+    promotion: Figures | None = None
     answers: tuple[Answer, ...] | None = None
     evaluation: Figures | None = None
     digests: Mapping[str, str] = field(default_factory=dict)
@@ -81,6 +89,9 @@ def read_facts(sources: ReportSources) -> Facts:
         rl=_json(sources.rl, "summary.json"),
         adapter=_json(sources.published, "adapter_config.json"),
         lineage=_json(sources.published, "lineage.json"),
+        version=_json(sources.version, "version.json"),
+        verdict=_json(sources.verdict, "verdict.json"),
+        promotion=_json(sources.promotion, "promotion.json"),
         answers=_records(sources.evaluation, "answers.jsonl", Answer),
         evaluation=_json(sources.evaluation, "summary.json"),
         digests=_digests(sources),
@@ -152,6 +163,7 @@ def _digests(sources: ReportSources) -> dict[str, str]:
         "adapter after RL": sources.rl,
         "published adapter": sources.published,
         "evaluation": sources.evaluation,
+        "verdict": sources.verdict,
     }
     found = {}
     for name, folder in named.items():

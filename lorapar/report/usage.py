@@ -108,7 +108,7 @@ def _vllm_command(config: RunConfig, kind: Kind, rank: int) -> str:
 
 
 def _proof(facts: Facts) -> str | None:
-    found = (facts.lineage or {}).get("verification")
+    found = (facts.version or {}).get("verification")
     if not found:
         return None
     return (

@@ -7,6 +7,7 @@ three knows what is inside. A stage module holds a `SPEC` (importable without to
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,6 +35,22 @@ S = TypeVar("S", bound=StageSettings)
 
 
 @dataclass(frozen=True)
+class Origin:
+    """Which run a call belongs to, for records only: nothing that a stage makes may depend on it."""
+
+    run: str = ""
+    """Address of the run: its folder, or its identity in a pipeline."""
+    images: Mapping[str, str] = field(default_factory=dict)
+    """Container images of the run by name, pinned by digest; empty outside containers."""
+
+    @classmethod
+    def of_environment(cls) -> Origin:
+        """What whoever started this process says: LORAPAR_RUN, and LORAPAR_IMAGES as `name=image,name=image`."""
+        pairs = (one.partition("=") for one in os.environ.get("LORAPAR_IMAGES", "").split(",") if "=" in one)
+        return cls(os.environ.get("LORAPAR_RUN", ""), {name.strip(): image.strip() for name, _, image in pairs})
+
+
+@dataclass(frozen=True)
 class StageSpec(Generic[S]):
     """What a stage takes and makes. Inputs in `many` may be several folders (the votes of several teachers)."""
 
@@ -45,6 +62,8 @@ class StageSpec(Generic[S]):
     outputs: tuple[str, ...] = ()
     image: str = "trainer"
     cached: bool = True
+    decisions: tuple[str, ...] = ()
+    """Metrics that decide whether later nodes run (`Node.when`); a pipeline hands them on as parameters."""
 
     @property
     def sections(self) -> tuple[str, ...]:
@@ -65,6 +84,7 @@ class StageCall(Generic[S]):
     progress: Progress = field(default_factory=Silent)
     keeper: Keeper = field(default_factory=Keeper)
     """Says when unfinished work in `scratch` should be brought up to date, and copies it where there is a store."""
+    origin: Origin = field(default_factory=Origin.of_environment)
 
     def input(self, name: str) -> Path:
         """The one folder of an input."""
@@ -88,6 +108,9 @@ STAGE_NAMES = (
     "rl",
     "publish",
     "evaluate",
+    "execute",
+    "gate",
+    "promote",
     "report",
 )
 

@@ -35,7 +35,7 @@ SPEC = StageSpec(
     name="evaluate",
     summary="held-out scores of base, after SFT and after RL",
     settings=Settings,
-    inputs=("heldout", "after_sft", "after_rl"),
+    inputs=("heldout", "after_sft", "published", "incumbent"),
     outputs=("evaluation",),
 )
 
@@ -52,10 +52,12 @@ def run(call: StageCall[Settings]) -> Metrics:
     book = AnswerBook(call.scratch / "answers.jsonl", call.keeper.tick)
     if len(book):
         call.progress.say(f"going on after {len(book)} batches that were answered before")
-    contestants = {"base": None, "after_sft": call.input("after_sft"), "after_rl": call.input("after_rl")}
+    contestants = {"base": None, "after_sft": call.input("after_sft"), "after_rl": call.input("published")}
+    if (call.input("incumbent") / "adapter").is_dir():
+        contestants["incumbent"] = call.input("incumbent") / "adapter"
     asking = Asking(tokenizer, settings.prompts, settings.evaluate, settings.model.autocast == "bfloat16")
     answer_all(contestants, load_model(settings.model, call.progress), batches, asking, book, call.progress)
-    return _write(call, book)
+    return _write(call, book, tuple(contestants))
 
 
 def _heldout_rows(call: StageCall[Settings]) -> list[tuple[Example, System]]:
@@ -71,21 +73,22 @@ def _heldout_rows(call: StageCall[Settings]) -> list[tuple[Example, System]]:
     return rows
 
 
-def _write(call: StageCall[Settings], book: AnswerBook) -> Metrics:
+def _write(call: StageCall[Settings], book: AnswerBook, models: tuple[str, ...]) -> Metrics:
     from lorapar.evaluation import all_changes, flat_metrics, model_figures
 
     confidence = call.settings.evaluate.confidence
-    batches = {name: book.of(name) for name in MODELS}
+    batches = {name: book.of(name) for name in models}
     answers = {
         name: sorted((a for batch in batches[name] for a in batch.answers), key=lambda a: (a.system, a.example_id))
-        for name in MODELS
+        for name in models
     }
-    figures = {name: model_figures(batches[name], confidence) for name in MODELS}
+    figures = {name: model_figures(batches[name], confidence) for name in models}
     folder = call.output("evaluation")
-    write_records(folder / "answers.jsonl", (answer for name in MODELS for answer in answers[name]))
-    summary = {**figures, "changes": all_changes(answers, confidence), "confidence": confidence}
+    write_records(folder / "answers.jsonl", (answer for name in models for answer in answers[name]))
+    changes = all_changes({name: answers[name] for name in MODELS}, confidence)
+    summary = {**figures, "changes": changes, "confidence": confidence}
     write_json(folder / "summary.json", summary)
     metrics = flat_metrics(figures)
     # What people look for first stands first.
     metrics = {name: metrics[name] for name in sorted(metrics, key=lambda name: not name.endswith(_FIRST))}
-    return {**metrics, "seconds": sum(batch.seconds for name in MODELS for batch in batches[name])}
+    return {**metrics, "seconds": sum(batch.seconds for name in models for batch in batches[name])}

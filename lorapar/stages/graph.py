@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Edge:
-    """An output of an earlier node."""
+    """An output of an earlier node; in a condition, a metric of it."""
 
     node: str
     output: str
@@ -23,12 +23,16 @@ class Node:
     stage: str
     inputs: Mapping[str, tuple[Edge, ...]] = field(default_factory=dict)
     parameters: Mapping[str, Any] = field(default_factory=dict)
+    when: Edge | None = None
+    """A metric of an earlier node: this one runs only where that is not 0. None: always."""
 
 
-def _node(name: str, stage: str, parameters: Mapping[str, Any] | None = None, **inputs: str) -> Node:
-    """Edges are written `node.output`, several separated by spaces."""
+def _node(
+    name: str, stage: str, parameters: Mapping[str, Any] | None = None, *, when: str | None = None, **inputs: str
+) -> Node:
+    """Edges are written `node.output`, several separated by spaces; a condition as `node.metric`."""
     edges = {key: tuple(Edge(*one.split(".")) for one in text.split()) for key, text in inputs.items()}
-    return Node(name, stage, edges, parameters or {})
+    return Node(name, stage, edges, parameters or {}, Edge(*when.split(".")) if when else None)
 
 
 GRAPH: tuple[Node, ...] = (
@@ -67,7 +71,17 @@ GRAPH: tuple[Node, ...] = (
         labels="tally.labels",
         partition="partition.partition",
     ),
-    _node("evaluate", "evaluate", heldout="tally.heldout", after_sft="sft.adapter", after_rl="publish.adapter"),
+    _node(
+        "evaluate",
+        "evaluate",
+        heldout="tally.heldout",
+        after_sft="sft.adapter",
+        published="publish.adapter",
+        incumbent="publish.incumbent",
+    ),
+    _node("execute", "execute", evaluation="evaluate.evaluation"),
+    _node("gate", "gate", evaluation="execute.evaluation", version="publish.version"),
+    _node("promote", "promote", when="gate.promote", verdict="gate.verdict", version="publish.version"),
     _node(
         "report",
         "report",
@@ -80,7 +94,9 @@ GRAPH: tuple[Node, ...] = (
         sft="sft.adapter",
         rl="rl.adapter",
         published="publish.adapter",
-        evaluation="evaluate.evaluation",
+        version="publish.version",
+        evaluation="execute.evaluation",
+        verdict="gate.verdict",
     ),
 )
 

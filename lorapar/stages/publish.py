@@ -1,50 +1,105 @@
-"""publish: the trained adapter as a plain PEFT folder for the unmodified base model, proved, with card and lineage.
+"""publish: the trained adapter as a plain PEFT folder for the unmodified base model, proved, a version in a registry.
 
-It is published into its output folder. It makes the same bytes from the same inputs, so a run may reuse
-it; versions and aliases in an object store are a registry's and come with it.
+The folder has the same bytes whenever it is made from the same inputs, so publishing again returns the version that
+is there. It also looks up what the new version has to beat: the incumbent, which is fetched and verified. Never
+reused: registries change.
 """
 
 from __future__ import annotations
 
+import shutil
+from typing import TYPE_CHECKING
+
 from lorapar import __version__
-from lorapar.config import AdapterConfig, ModelConfig, PartitionConfig
-from lorapar.records import Example, read_records, sample_rows
+from lorapar.config import (
+    AdapterConfig,
+    DataConfig,
+    ModelConfig,
+    PartitionConfig,
+    PromptConfig,
+    RegistryConfig,
+    RlConfig,
+    ScoreConfig,
+    SftConfig,
+    TeacherConfig,
+    VotingConfig,
+)
+from lorapar.errors import BadInputError
+from lorapar.records import Example, read_records, sample_rows, write_json
 from lorapar.stages.code import code_digest
 from lorapar.stages.contract import Metrics, StageCall, StageSettings, StageSpec
 
+if TYPE_CHECKING:
+    from lorapar.registry import Figure, Publication, PublishedVersion, Registry
+
 QUESTIONS = 4
 """Held-out questions that the published adapter is compared with the trained one on."""
-_STAGES = ("init", "score", "partition", "sft", "rl", "publish")
+_STAGES = ("prepare", "vote", "tally", "init", "score", "partition", "sft", "rl")
 
 
 class Settings(StageSettings):
-    """The adapter's name, its base, and settings that its lineage tells."""
+    """The adapter's name and registry, and every setting that decided what the adapter is, for its lineage."""
 
     name: str
-    model: ModelConfig
-    adapter: AdapterConfig
-    partition: PartitionConfig
     seed: int
+    model: ModelConfig
+    data: DataConfig
+    prompts: PromptConfig
+    teachers: tuple[TeacherConfig, ...]
+    voting: VotingConfig
+    adapter: AdapterConfig
+    score: ScoreConfig
+    partition: PartitionConfig
+    sft: SftConfig
+    rl: RlConfig
+    registry: RegistryConfig
 
 
 SPEC = StageSpec(
     name="publish",
-    summary="publish the trained adapter as a plain PEFT folder, with card and lineage",
+    summary="publish the trained adapter as a version in the registry",
     settings=Settings,
     inputs=("adapter", "examples", "labels", "partition"),
     many=("votes",),
-    outputs=("adapter",),
+    outputs=("adapter", "version", "incumbent"),
+    cached=False,
 )
 
 
 def run(call: StageCall[Settings]) -> Metrics:
-    """Write adapter_config.json, adapter_model.safetensors, README.md and lineage.json."""
-    from lorapar.registry import Origins, Publication, publish_local
+    """Publish; write the PEFT folder, version.json, and incumbent.json with the incumbent's folder `adapter/`."""
+    from lorapar.registry import Proof, PublishedVersion, Registry, incumbent_for, publish_adapter
+    from lorapar.registry.verdict import VERSION_FILE
+    from lorapar.store import open_store
 
     settings = call.settings
-    publication = Publication(
+    if settings.registry.address is None:
+        raise BadInputError("registry.address is not set; give s3://BUCKET/PREFIX or a folder")
+    registry = Registry(open_store(settings.registry.address))
+    proof = Proof(_questions(call), call.progress, call.origin.run, call.origin.images)
+    published = publish_adapter(_publication(call), registry, call.scratch, proof)
+    shutil.copytree(call.scratch / "package", call.output("adapter"), dirs_exist_ok=True)
+    incumbent = incumbent_for(registry, settings.name, published.version.number)
+    _fetch_incumbent(call, registry, incumbent.version if incumbent else None)
+    version = PublishedVersion(
+        registry=registry.address,
         name=settings.name,
-        model=settings.model,
+        version=published.version.number,
+        digest=published.version.digest,
+        incumbent=incumbent,
+        verification=published.verification,
+    )
+    write_json(call.output("version") / VERSION_FILE, version.model_dump(mode="json"))
+    call.progress.say(f"published as {version.reference}")
+    return {"version": float(version.version), "rank": float(published.lineage.serving["rank"]), **_measured(version)}
+
+
+def _publication(call: StageCall[Settings]) -> Publication:
+    from lorapar.registry import Origins, Publication
+
+    return Publication(
+        name=call.settings.name,
+        model=call.settings.model,
         origins=Origins(
             adapter=call.input("adapter"),
             examples=call.input("examples"),
@@ -52,17 +107,42 @@ def run(call: StageCall[Settings]) -> Metrics:
             labels=call.input("labels"),
             partition=call.input("partition"),
         ),
-        settings=settings.model_dump(mode="json", include={"adapter", "partition", "seed"}),
+        settings=call.settings.model_dump(mode="json", exclude={"registry"}),
         code={"version": __version__, "stages": {name: code_digest(f"lorapar.stages.{name}") for name in _STAGES}},
+        figures=_figures(call),
     )
-    lineage = publish_local(publication, call.output("adapter"), call.scratch, _questions(call), call.progress)
-    found = lineage.verification
+
+
+def _figures(call: StageCall[Settings]) -> dict[str, Figure]:
+    """Plots for the model card, from the history of RL and the partition's summary."""
+    from lorapar.registry import Figure
+    from lorapar.report.card import card_plots
+
+    plots = card_plots(rl=call.input("adapter"), partition=call.input("partition"))
+    return {f"figures/{name}.svg": Figure(caption, svg) for name, (caption, svg) in plots.items()}
+
+
+def _fetch_incumbent(call: StageCall[Settings], registry: Registry, version: int | None) -> None:
+    """incumbent.json, and the incumbent's files where there is one; the bytes do not depend on where it came from."""
+    from lorapar.registry import refuse_other_base
+
+    folder = call.output("incumbent")
+    if version is None:
+        write_json(folder / "incumbent.json", {"version": None, "digest": None})
+        return
+    reference = f"{call.settings.name}@{version}"
+    refuse_other_base(registry, registry.resolve(reference), call.settings.model)
+    found = registry.pull(reference, folder / "adapter")
+    write_json(folder / "incumbent.json", {"version": found.number, "digest": found.digest})
+
+
+def _measured(version: PublishedVersion) -> Metrics:
+    found = version.verification
     return {
-        "rank": float(lineage.serving["rank"]),
-        "max_logit_difference": found.max_logit_difference,
-        "mean_kl": found.mean_kl,
-        "equal_greedy_share": found.equal_greedy_texts / found.prompts,
-        "max_change_of_base": found.max_change_of_base,
+        "max_logit_difference": float(found["max_logit_difference"]),
+        "mean_kl": float(found["mean_kl"]),
+        "equal_greedy_share": found["equal_greedy_texts"] / found["prompts"],
+        "max_change_of_base": float(found["max_change_of_base"]),
     }
 
 

@@ -18,7 +18,10 @@ SPEC = StageSpec(
     name="report",
     summary="write the report and the metrics of the run",
     settings=Settings,
-    inputs=("plan", "examples", "labels", "partition", "sft", "rl", "published", "evaluation"),
+    inputs=(
+        *("plan", "examples", "labels", "partition", "sft", "rl"),
+        *("published", "version", "evaluation", "verdict"),
+    ),
     many=("votes", "scores"),
     outputs=("report",),
     image="client",
@@ -38,7 +41,9 @@ def run(call: StageCall[Settings]) -> Metrics:
         sft=call.input("sft"),
         rl=call.input("rl"),
         published=call.input("published"),
+        version=call.input("version"),
         evaluation=call.input("evaluation"),
+        verdict=call.input("verdict"),
     )
     folder = call.output("report")
     write_report(sources, folder)

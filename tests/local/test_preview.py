@@ -2,11 +2,12 @@
 
 from lorapar.config import load_config
 from lorapar.local import RunFolder, preview
+from lorapar.local.runner import with_registry
 from lorapar.stages.plan import make_plan
 
 
 def states(folder, *overrides):
-    plan = make_plan(load_config(preset="tiny", overrides=overrides))
+    plan = make_plan(with_registry(load_config(preset="tiny", overrides=overrides), folder))
     return {entry.node.name: entry for entry in preview(plan, RunFolder(folder))}
 
 
@@ -14,8 +15,17 @@ def test_in_a_new_folder_everything_runs(tmp_path):
     assert not any(entry.reused for entry in states(tmp_path).values())
 
 
-def test_in_a_finished_folder_everything_is_reused_but_plan_and_report(tiny_run):
-    assert {name for name, entry in states(tiny_run).items() if not entry.reused} == {"plan", "report"}
+def test_in_a_finished_folder_everything_is_reused_but_what_always_runs(tiny_run):
+    planned = states(tiny_run)
+    always = {"plan", "publish", "gate", "promote", "report"}
+    assert {name for name, entry in planned.items() if not entry.reused} == always
+    assert planned["promote"].reason == "only where gate says so"
+
+
+def test_a_new_setting_of_what_always_runs_reaches_what_follows(tiny_run):
+    planned = states(tiny_run, "name=other")
+    assert planned["rl"].reused
+    assert planned["evaluate"].reason == "after publish"
 
 
 def test_the_changed_setting_is_named(tiny_run):

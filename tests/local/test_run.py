@@ -13,6 +13,8 @@ from lorapar.progress import Silent
 from lorapar.stages.graph import GRAPH, node_names
 
 TINY = {"preset": "tiny"}
+ALWAYS = {"plan", "publish", "gate", "report"}
+"""What is never reused; promote comes only after a better verdict, which the tiny random model does not earn."""
 
 
 class Spoken(Silent):
@@ -45,7 +47,7 @@ def test_a_run_leaves_what_people_come_for(tiny_run):
     metrics = json.loads((tiny_run / "metrics.json").read_text())
     for model in ("base", "after_sft", "after_rl"):
         assert {"system1_accuracy", "system2_accuracy"} <= set(metrics[model])
-    assert {row["node"] for row in metrics["timings"]} == set(node_names())
+    assert {row["node"] for row in metrics["timings"]} == set(node_names()) - {"promote"}
     assert 0 < metrics["partition"]["jaccard"] <= 1
 
 
@@ -58,13 +60,13 @@ def test_the_published_adapter_loads_with_plain_peft(tiny_run):
 def test_a_second_run_reuses_every_stage_that_may_be(tiny_copy):
     spoken = Spoken()
     run_local(load_config(**TINY), tiny_copy, spoken)
-    assert spoken.ran() == {"plan", "report"}
+    assert spoken.ran() == ALWAYS
 
 
 def test_a_changed_rl_setting_reruns_nothing_before_rl(tiny_copy):
     spoken = Spoken()
     run_local(load_config(**TINY, overrides=["rl.learning_rate=1e-4"]), tiny_copy, spoken)
-    assert spoken.ran() == {"plan", "rl", "publish", "evaluate", "report"}
+    assert spoken.ran() == ALWAYS | {"rl", "evaluate", "execute"}
     assert any("rl.learning_rate" in line for line in spoken.lines["rl"])
 
 
@@ -83,7 +85,7 @@ def test_a_tampered_artifact_is_noticed_and_made_again(tiny_copy):
 def test_two_runs_with_one_seed_make_the_same_adapter(tiny_run, tmp_path):
     run_local(load_config(**TINY), tmp_path / "twin", Spoken(), until="publish")
     mine = RunFolder(tmp_path / "twin").record("publish").outputs
-    assert mine == RunFolder(tiny_run).record("publish").outputs
+    assert mine["adapter"] == RunFolder(tiny_run).record("publish").outputs["adapter"]
 
 
 def test_until_stops_and_a_later_run_goes_on(tmp_path):
@@ -155,7 +157,7 @@ def test_a_stage_refuses_an_input_whose_bytes_have_changed(tiny_copy, cli, tmp_p
 
 
 def test_records_say_how_each_artifact_came_about(tiny_run):
-    for node in GRAPH:
+    for node in (node for node in GRAPH if node.when is None):
         record = RunFolder(tiny_run).record(node.name)
         assert record is not None
         assert record.seconds >= 0

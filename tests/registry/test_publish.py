@@ -1,4 +1,4 @@
-"""A published folder: verified, described, and equal whenever it is made again."""
+"""A published folder: verified, described, equal whenever it is made again, and one version however often it comes."""
 
 from __future__ import annotations
 
@@ -10,26 +10,45 @@ from huggingface_hub import ModelCard
 from peft import PeftModel
 
 from lorapar.basemodel import load_model
-from lorapar.errors import IntegrityError
+from lorapar.errors import BadInputError, IntegrityError
 from lorapar.progress import Silent
 from lorapar.records import write_json
-from lorapar.registry import Lineage, Publication, model_card, publish_local, verify
-from lorapar.store import file_sha256, read_manifest
+from lorapar.registry import (
+    Figure,
+    Lineage,
+    Proof,
+    Publication,
+    Published,
+    Registry,
+    make_package,
+    model_card,
+    publish,
+    publish_adapter,
+    refuse_other_base,
+    verify,
+)
+from lorapar.store import file_sha256, open_store, read_manifest
 
 
 @pytest.fixture
 def publication(base, origins) -> Publication:
-    return Publication("my-adapter", base, origins, {"seed": 0}, {"version": "0.1"})
+    figures = {"figures/reward.svg": Figure("Mean reward", "<svg/>")}
+    return Publication("my-adapter", base, origins, {"seed": 0}, {"version": "0.1"}, figures)
 
 
-def publish(publication, out) -> Lineage:
-    return publish_local(publication, out / "made", out / "scratch", ["1+2?"], Silent())
+@pytest.fixture
+def registry(tmp_path) -> Registry:
+    return Registry(open_store(tmp_path / "registry"))
+
+
+def published(publication, registry, out) -> Published:
+    return publish_adapter(publication, registry, out / "scratch", Proof(["1+2?"], Silent(), run="host:/runs/a"))
 
 
 def test_the_folder_holds_what_its_lineage_says(publication, origins, base, tmp_path) -> None:
-    lineage = publish(publication, tmp_path)
     made = tmp_path / "made"
-    names = ["README.md", "adapter_config.json", "adapter_model.safetensors", "lineage.json"]
+    lineage = make_package(publication, made)
+    names = ["README.md", "adapter_config.json", "adapter_model.safetensors", "figures", "lineage.json"]
     assert sorted(path.name for path in made.iterdir()) == names
     assert Lineage.model_validate_json((made / "lineage.json").read_text()) == lineage
     assert lineage.files == {name: file_sha256(made / name) for name in names[1:3]}
@@ -50,27 +69,62 @@ def test_the_folder_holds_what_its_lineage_says(publication, origins, base, tmp_
 
 
 def test_times_do_not_enter_so_that_equal_runs_give_equal_bytes(publication, tmp_path) -> None:
-    first = publish(publication, tmp_path / "a")
+    first = make_package(publication, tmp_path / "a")
     summary = publication.origins.adapter / "summary.json"
     before = json.loads(summary.read_text())
     try:
         write_json(summary, {**before, "seconds": 99.0})
-        assert publish(publication, tmp_path / "b") == first
+        assert make_package(publication, tmp_path / "b") == first
     finally:
         write_json(summary, before)
-    for path in (tmp_path / "a" / "made").iterdir():
-        assert path.read_bytes() == (tmp_path / "b" / "made" / path.name).read_bytes()
+    for path in (tmp_path / "a").iterdir():
+        if path.is_file():
+            assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes()
 
 
-def test_nothing_becomes_visible_that_failed_the_proof(publication, tmp_path, monkeypatch) -> None:
+def test_what_is_published_is_a_version_named_candidate(publication, registry, tmp_path) -> None:
+    found = published(publication, registry, tmp_path)
+    assert str(found.version) == "my-adapter@1"
+    assert registry.resolve("my-adapter@candidate") == found.version
+    claim = registry.claim(found.version)
+    assert claim.run == "host:/runs/a"
+    assert claim.verification == found.verification
+    assert found.verification["max_logit_difference"] <= 1e-4
+    registry.pull("my-adapter@1", tmp_path / "pulled")
+    assert Lineage.model_validate_json((tmp_path / "pulled" / "lineage.json").read_text()) == found.lineage
+
+
+def test_publishing_again_is_the_same_version_and_proves_nothing_twice(
+    publication, registry, tmp_path, monkeypatch
+) -> None:
+    first = published(publication, registry, tmp_path)
+
+    def asked(*_) -> None:
+        raise AssertionError("it was verified again")
+
+    monkeypatch.setattr(publish, "verify_package", asked)
+    assert published(publication, registry, tmp_path) == first
+    assert registry.versions("my-adapter") == [1]
+    assert len(registry.read_alias("my-adapter", "candidate").moves) == 1
+
+
+def test_nothing_becomes_visible_that_failed_the_proof(publication, registry, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(verify, "MAX_LOGIT_DIFFERENCE", -1.0)
     with pytest.raises(IntegrityError, match="so it is not published"):
-        publish(publication, tmp_path)
-    assert not (tmp_path / "made").exists()
+        published(publication, registry, tmp_path)
+    assert registry.names() == []
+    assert not list(registry.store.list())
+
+
+def test_an_incumbent_for_another_base_is_refused(publication, registry, base, tmp_path) -> None:
+    version = published(publication, registry, tmp_path).version
+    refuse_other_base(registry, version, base)
+    with pytest.raises(BadInputError, match=r"my-adapter@1.*base model builtin:tiny.*another `name`"):
+        refuse_other_base(registry, version, base.model_copy(update={"digest": "0" * 64}))
 
 
 def test_the_card_is_one_the_hub_reads(publication, tmp_path) -> None:
-    lineage = publish(publication, tmp_path)
+    lineage = make_package(publication, tmp_path / "made")
     card = (tmp_path / "made" / "README.md").read_text(encoding="utf-8")
     data = yaml.safe_load(card.split("---")[1])
     assert data["library_name"] == "peft"
@@ -79,6 +133,8 @@ def test_the_card_is_one_the_hub_reads(publication, tmp_path) -> None:
     assert "base_model" not in data
     assert "--max-lora-rank 8" in card
     assert "| mean reward, last fifth of the steps | 0.75 |" in card
+    assert "![Mean reward](figures/reward.svg)" in card
+    assert "(float32) and compared with the trained" in card
     on_hub = lineage.model_copy(update={"base": {**lineage.base, "name": "owner/model", "revision": "b" * 40}})
     read = ModelCard(model_card(on_hub))
     assert read.data.base_model == "owner/model"

@@ -182,9 +182,8 @@ def test_the_claim_says_who_and_from_where(three, tmp_path) -> None:
     from lorapar.registry import new_claim
 
     folder = package(tmp_path / "new", "weights 4")
-    claim = new_claim(
-        content_manifest(folder).digest, run="host:/runs/a", images={"trainer": "x@sha256:1"}, mean_kl=0.0
-    )
+    digest, images = content_manifest(folder).digest, {"trainer": "x@sha256:1"}
+    claim = new_claim(digest, run="host:/runs/a", images=images, verification={"mean_kl": 0.0})
     version = three.publish("maths", folder, claim)
-    assert three.version_store.claim(version) == claim
+    assert three.claim(version) == claim
     assert "@" in claim.by

@@ -71,7 +71,7 @@ def test_the_proof_is_told_where_there_is_one() -> None:
         "equal_greedy_texts": 4,
         "prompts": 4,
     }
-    whole = Facts(config=facts().config, adapter={"r": 16}, lineage={"verification": found})
+    whole = Facts(config=facts().config, adapter={"r": 16}, version={"verification": found})
     told = usage(whole)
     assert told is not None
     assert told.proof is not None

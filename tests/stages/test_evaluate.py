@@ -40,7 +40,11 @@ def inputs(kit, adapter, tuned, tmp_path):
     (heldout / "manifest.json").unlink()
     without_reference = kit.sums(1, "heldout")[0].model_copy(update={"id": "open", "reference": None})
     kit.rows_folder(heldout, [*kit.sums(3, "heldout"), without_reference], "system2.jsonl")
-    return {"heldout": heldout, "after_sft": adapter, "after_rl": tuned}
+    incumbent = tmp_path / "incumbent"
+    incumbent.mkdir()
+    (incumbent / "incumbent.json").write_text("{}")
+    seal(incumbent, "publish.incumbent")
+    return {"heldout": heldout, "after_sft": adapter, "published": tuned, "incumbent": incumbent}
 
 
 def settings(kit, **evaluate):

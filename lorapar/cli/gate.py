@@ -1,0 +1,29 @@
+"""`lorapar gate`: the verdict of a finished run, as words and as an exit code."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lorapar.cli.base import app, out
+from lorapar.errors import BadInputError, ExitCode
+from lorapar.store import storage_errors
+
+
+@app.command("gate")
+def gate_command(folder: Annotated[Path, typer.Argument(help="A run folder.")]) -> None:
+    """Print the verdict of a finished run; ends with 0 where the adapter is better, with 10 where it is not."""
+    from lorapar.local import RunFolder
+    from lorapar.local.results import current_verdict
+    from lorapar.report.verdict import verdict_lines
+
+    with storage_errors(folder):
+        verdict = current_verdict(RunFolder(folder))
+    if verdict is None:
+        raise BadInputError(f"{folder}: no verdict of its last settings in it; let `lorapar run` finish first")
+    for line in verdict_lines(verdict):
+        out.print(line, markup=False, highlight=False, soft_wrap=True)
+    if not verdict["better"]:
+        raise typer.Exit(ExitCode.NOT_BETTER)
