@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lorapar.basemodel import hub, tiny, wheel
+from lorapar.basemodel.allocator import keep_freed_memory
 from lorapar.basemodel.cache import cached_folder
 from lorapar.basemodel.head import make_head_input_contiguous
 from lorapar.basemodel.quiet import quiet
@@ -73,7 +74,10 @@ def load_model(config: ModelConfig, progress: Progress | None = None) -> PreTrai
             trust_remote_code=config.trust_remote_code,
             local_files_only=True,
         )
-    model.to(default_device()).eval()
+    device = default_device()
+    if str(device) == "cpu":
+        keep_freed_memory()
+    model.to(device).eval()
     make_head_input_contiguous(model)
     return model
 

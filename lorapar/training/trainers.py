@@ -11,6 +11,7 @@ from trl import GRPOTrainer, SFTTrainer
 from trl.trainer.utils import RepeatSampler
 
 from lorapar.training.checkpoint import Checkpoints, restore_adapter, restore_optimizer, restore_rng, restore_schedule
+from lorapar.training.rollouts import shared_prompts
 from lorapar.training.schedule import schedule
 from lorapar.training.watch import Watch, check_finite
 
@@ -112,7 +113,7 @@ class EpochSampler(RepeatSampler):  # type: ignore[misc]
 
 
 class CarefulGRPOTrainer(_Careful, GRPOTrainer):  # type: ignore[misc]
-    """TRL's GRPOTrainer."""
+    """TRL's GRPOTrainer; the completions of a prompt share the forward pass over it."""
 
     section = "rl"
 
@@ -133,3 +134,9 @@ class CarefulGRPOTrainer(_Careful, GRPOTrainer):  # type: ignore[misc]
             shuffle=sampler.shuffle,
             seed=sampler.seed,
         )
+
+    def _generate_single_turn(
+        self, prompt_ids: Any, images: Any, multimodal_fields: Any, num_generations: int, *rest: Any, **more: Any
+    ) -> Any:
+        with shared_prompts(self.model, num_generations):
+            return super()._generate_single_turn(prompt_ids, images, multimodal_fields, num_generations, *rest, **more)
