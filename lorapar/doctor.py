@@ -9,13 +9,17 @@ import sys
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
+from itertools import islice
 from pathlib import Path
 
 from rich.table import Table
 from rich.text import Text
 
 from lorapar import __version__
+from lorapar.errors import ExitCode, LoraparError
+from lorapar.redaction import redact
 
+_LISTED = 1000
 TRAINING = ("torch", "transformers", "trl", "peft", "accelerate", "datasets")
 
 
@@ -28,6 +32,8 @@ class Finding:
     advice: str = ""
     missing: bool = False
     """Whether `lorapar run` cannot work without it."""
+    exit_code: ExitCode = ExitCode.BAD_INPUT
+    """What `lorapar doctor` ends with where it is missing."""
 
 
 def examine() -> list[Finding]:
@@ -42,6 +48,25 @@ def examine() -> list[Finding]:
         _accelerator(),
         _hub(),
         _cache(),
+    ]
+
+
+def examine_store(address: str) -> list[Finding]:
+    """Read, list and write at an address, and try whether its server honours conditional writes."""
+    from lorapar.store import open_store
+    from lorapar.store.conditional import try_conditional_writes
+
+    try:
+        store = open_store(address)
+        number = sum(1 for _ in islice(store.list(), _LISTED))
+        found = try_conditional_writes(store)
+    except LoraparError as error:
+        return [Finding("store", "cannot be used", redact(str(error)), True, error.exit_code)]
+    many = f"more than {number}" if number == _LISTED else str(number)
+    advice = "" if found.honoured else "aliases are refused here; use another server, or update it"
+    return [
+        Finding("store", f"{store.address} at {found.endpoint}: {many} objects, can be read and written"),
+        Finding("conditional writes", found.why, advice),
     ]
 
 

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from lorapar.cli.base import app, out
 from lorapar.config import preset_names, preset_text
-from lorapar.errors import BadInputError, ExitCode
+from lorapar.errors import BadInputError
 from lorapar.store import storage_errors
 
 
@@ -57,11 +57,14 @@ def partition_command(
 
 
 @app.command("doctor")
-def doctor_command() -> None:
+def doctor_command(
+    store: Annotated[str | None, typer.Option(help="Also try this storage: s3://BUCKET/PREFIX or a folder.")] = None,
+) -> None:
     """Say what this machine can do and what is missing."""
-    from lorapar.doctor import doctor_table, examine
+    from lorapar.doctor import doctor_table, examine, examine_store
 
-    findings = examine()
+    findings = examine() + (examine_store(store) if store is not None else [])
     out.print(doctor_table(findings))
-    if any(finding.missing for finding in findings):
-        raise typer.Exit(ExitCode.BAD_INPUT)
+    for finding in reversed(findings):
+        if finding.missing:
+            raise typer.Exit(finding.exit_code)

@@ -11,7 +11,7 @@ from lorapar.errors import IntegrityError, StaleError, UnreachableError
 from lorapar.registry.layout import alias_key, aliases_prefix
 from lorapar.registry.versions import Version
 from lorapar.registry.who import who
-from lorapar.store import NotFoundError, ObjectStore
+from lorapar.store import NotFoundError, ObjectStore, require_conditional_writes
 
 _ATTEMPTS = 50
 """Lost races after which the store is taken to be broken: each means that another mover won."""
@@ -121,6 +121,7 @@ class Aliases:
         self, alias: str, to: Version, change: Move, allowed: Callable[[AliasRecord | None], None]
     ) -> AliasRecord:
         """Read, ask, replace what was read; a swap that another mover's beat is asked anew."""
+        require_conditional_writes(self._store, "aliases")
         for _ in range(_ATTEMPTS):
             now, token = self._read(to.name, alias)
             if now is not None and now.version == to.number:

@@ -18,6 +18,7 @@ from lorapar.store.artifact import (
     write_atomically,
 )
 from lorapar.store.base import Moved, NotFoundError, ObjectInfo, ObjectStore, Transfer
+from lorapar.store.conditional import require_conditional_writes
 from lorapar.store.tree import fetch_tree, put_tree
 
 __all__ = [
@@ -38,6 +39,7 @@ __all__ = [
     "put_tree",
     "read_manifest",
     "replace_folder",
+    "require_conditional_writes",
     "seal",
     "storage_errors",
     "verify",

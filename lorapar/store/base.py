@@ -7,13 +7,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from lorapar.errors import ExitCode, LoraparError
+from lorapar.errors import ExitCode, LoraparError, UnreachableError
+
+LOCAL = "this machine"
+"""The endpoint of storage in a folder."""
 
 
 class NotFoundError(LoraparError):
     """No object under that key; the message names the whole address."""
 
     exit_code = ExitCode.INTEGRITY
+
+
+class UnsupportedError(UnreachableError):
+    """The server does not know what it was asked for."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +62,10 @@ class ObjectStore(Protocol):
     @property
     def address(self) -> str:
         """Where it was opened, as a person would write it."""
+
+    @property
+    def endpoint(self) -> str:
+        """The server behind it: equal addresses of different servers are different stores."""
 
     def read(self, key: str) -> bytes:
         """The bytes of a small object; raises NotFoundError."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from lorapar.errors import IntegrityError
 from lorapar.store.address import check_key
 from lorapar.store.artifact import storage_errors
-from lorapar.store.base import Moved, NotFoundError, ObjectInfo, Transfer
+from lorapar.store.base import LOCAL, Moved, NotFoundError, ObjectInfo, Transfer
 
 _HIDDEN = ".lorapar-"
 _CHUNK_BYTES = 1 << 20
@@ -29,6 +29,11 @@ class LocalStore:
     def address(self) -> str:
         """The folder."""
         return str(self.root)
+
+    @property
+    def endpoint(self) -> str:
+        """No server."""
+        return LOCAL
 
     def read(self, key: str) -> bytes:
         """The bytes of a file."""

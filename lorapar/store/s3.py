@@ -229,7 +229,7 @@ class S3Store:
         where = f"{self.address}/{key}" if key else self.address
         with s3_errors(where, self.endpoint):
             if not self._met:
-                self._connection.first_contact(self.bucket)
+                self._connection.first_contact()
                 self._met = True
             yield
 

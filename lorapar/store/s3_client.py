@@ -42,7 +42,7 @@ class Connection:
         """The server's address."""
         return str(self.client.meta.endpoint_url)
 
-    def first_contact(self, bucket: str) -> None:
+    def first_contact(self) -> None:
         """Ask once with little patience, so that a wrong endpoint is told in seconds rather than after all retries.
 
         Whatever the server answers is fine here; the call that follows meets the same answer and explains it. Raises
@@ -54,7 +54,7 @@ class Connection:
             retries={"mode": "standard", "total_max_attempts": _FIRST_ATTEMPTS}, connect_timeout=_FIRST_SECONDS
         )
         try:
-            impatient.head_bucket(Bucket=bucket)
+            impatient.list_buckets(MaxBuckets=1)  # names no bucket, so that none can send it elsewhere
         except ClientError:
             return
         finally:

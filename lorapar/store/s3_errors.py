@@ -11,7 +11,7 @@ from typing import Any
 
 from lorapar.errors import BadInputError, IntegrityError, LoraparError, UnreachableError
 from lorapar.redaction import redact
-from lorapar.store.base import NotFoundError
+from lorapar.store.base import NotFoundError, UnsupportedError
 
 MISSING = ("NoSuchKey", "404", "NotFound")
 TAKEN = ("PreconditionFailed", "412")
@@ -20,6 +20,7 @@ CONFLICT = ("ConditionalRequestConflict", "409")
 _SKEWED = ("RequestTimeTooSkewed", "RequestExpired", "RequestInTheFuture")
 _CHANGED = ("BadDigest", "InvalidDigest", "XAmzContentSHA256Mismatch", "XAmzContentChecksumMismatch")
 _OTHER_REGION = ("PermanentRedirect", "301", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException")
+_UNKNOWN = ("NotImplemented", "501")
 _CAUSES = {
     ("AccessDenied", "403", "Forbidden", "AllAccessDisabled", "UnauthorizedAccess", "AccessDeniedException"): (
         "access denied: the credentials in use lack the right to {operation}; docs/storage.md lists the rights by role"
@@ -42,7 +43,7 @@ _CAUSES = {
     ("InsufficientStorage", "507", "XMinioStorageFull", "QuotaExceeded", "InsufficientCapacity"): (
         "the object store is full ({code}); make room or raise the quota, then run the same command again"
     ),
-    ("NotImplemented", "501"): (
+    _UNKNOWN: (
         "{endpoint} does not know what was asked ({message}); for an old server set "
         "AWS_REQUEST_CHECKSUM_CALCULATION=when_required"
     ),
@@ -104,7 +105,8 @@ def _refused(error: Any, where: str, endpoint: str) -> LoraparError:
         message=message,
         attempts=f"{attempts} attempts" if attempts > 1 else "one attempt",
     )
-    return UnreachableError(redact(f"{where}: {text}"))
+    kind = UnsupportedError if code in _UNKNOWN else UnreachableError
+    return kind(redact(f"{where}: {text}"))
 
 
 def _unanswered(error: Exception, where: str, endpoint: str) -> LoraparError:

@@ -1,0 +1,55 @@
+"""What boto3 raises becomes one line with its exit code; the servers' real answers are in tests/integration/s3."""
+
+import pytest
+from botocore import exceptions as boto
+from botocore.exceptions import ClientError
+from s3transfer.exceptions import RetriesExceededError
+
+from lorapar.errors import BadInputError, ExitCode, IntegrityError, UnreachableError
+from lorapar.store import NotFoundError
+from lorapar.store.s3_errors import explain
+
+WHERE, ENDPOINT = "s3://bucket/key", "https://s3.example"
+
+
+def refused(code, message="", headers=None, attempts=0):
+    """What boto3 raises for an error answer."""
+    metadata = {"HTTPHeaders": headers or {}, "RetryAttempts": attempts}
+    return ClientError({"Error": {"Code": code, "Message": message}, "ResponseMetadata": metadata}, "GetObject")
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "said"),
+    [
+        (refused("NoSuchKey"), NotFoundError, "there is no such object"),
+        (refused("NoSuchBucket"), UnreachableError, f"no such bucket at {ENDPOINT}"),
+        (refused("PreconditionFailed"), IntegrityError, "was replaced meanwhile"),
+        (refused("BadDigest"), IntegrityError, "not what was recorded"),
+        (refused("AccessDenied"), UnreachableError, "lack the right to GetObject"),
+        (refused("AccessDenied", "Request has expired"), UnreachableError, "clock is wrong"),
+        (refused("ExpiredToken"), UnreachableError, "has expired"),
+        (refused("PermanentRedirect", headers={"x-amz-bucket-region": "eu-west-1"}), UnreachableError, "eu-west-1"),
+        (refused("SlowDown", attempts=7), UnreachableError, "also after 8 attempts"),
+        (boto.SSLError(endpoint_url=ENDPOINT, error="self-signed"), UnreachableError, "AWS_CA_BUNDLE"),
+        (boto.ReadTimeoutError(endpoint_url=ENDPOINT), UnreachableError, "broke off, also after retries (ReadTimeout"),
+        (boto.EndpointConnectionError(endpoint_url=ENDPOINT), UnreachableError, "cannot be reached"),
+        (boto.NoCredentialsError(), UnreachableError, "no credentials were found"),
+        (boto.PartialCredentialsError(provider="env", cred_var="secret"), UnreachableError, "missing: secret"),
+        (boto.ParamValidationError(report="bad\nbucket"), BadInputError, "bad bucket"),
+        (RetriesExceededError(refused("SlowDown")), UnreachableError, "slow down"),
+        (RetriesExceededError(ConnectionResetError(104, "reset")), UnreachableError, "broke off"),
+    ],
+)
+def test_each_failure_is_one_line_that_names_the_object(error, kind, said):
+    found = explain(error, WHERE, ENDPOINT)
+    assert type(found) is kind
+    assert str(found).startswith(WHERE)
+    assert said in str(found)
+    assert "\n" not in str(found)
+    assert found.exit_code != ExitCode.BUG
+
+
+def test_a_credential_in_the_servers_words_is_not_passed_on(monkeypatch):
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "planted-secret-key")
+    for error in (refused("Odd", "key planted-secret-key"), boto.ProxyConnectionError(proxy_url="planted-secret-key")):
+        assert "planted-secret-key" not in str(explain(error, WHERE, ENDPOINT))
