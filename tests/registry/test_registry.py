@@ -164,7 +164,7 @@ def test_a_manifest_cannot_write_outside_the_folder(three, tmp_path) -> None:
     manifest = json.loads(three.store.read(key))
     manifest["files"]["../../../outside"] = manifest["files"][WEIGHTS]
     three.store.write(key, json.dumps(manifest).encode())
-    with pytest.raises(IntegrityError, match="not (inside it|the name of a file in the folder)"):
+    with pytest.raises(IntegrityError, match=r"not (inside it|the name of a file in the folder)"):
         three.pull("maths@2", tmp_path / "deep" / "er" / "maths")
     assert not (tmp_path / "outside").exists()
 
