@@ -1,0 +1,56 @@
+"""Watch one answer on its way out: say which version gave it, and see how it ended. Its bytes pass untouched."""
+
+from __future__ import annotations
+
+import time
+
+from lorapar.serving import metrics
+from lorapar.serving.asgi import Message, Receive, Send, header
+from lorapar.serving.guard import Outcome
+from lorapar.serving.routes import Served
+
+ADAPTER_HEADER = "x-lorapar-adapter"
+"""In every answer of an adapter: the version that gave it, as NAME@VERSION."""
+
+
+class Answering:
+    """One request and its answer."""
+
+    def __init__(self, served: Served, receive: Receive, send: Send) -> None:
+        self._served = served
+        self._receive, self._send = receive, send
+        self._began = time.perf_counter()
+        self._first_byte: float | None = None
+        self._status = 500  # what the server answers where the application raises before it begins
+        self._whole = False
+        self._client_left = False
+
+    async def receive(self) -> Message:
+        """What the client sends; notes when it goes away."""
+        message = await self._receive()
+        if message["type"] == "http.disconnect" and not self._whole:
+            self._client_left = True
+        return message
+
+    async def send(self, message: Message) -> None:
+        """What the server sends, with the version in its header."""
+        if message["type"] == "http.response.start":
+            self._status = message["status"]
+            headers = [*message.get("headers", ()), header(ADAPTER_HEADER, self._served.model)]
+            message = {**message, "headers": headers}
+        elif message["type"] == "http.response.body":
+            if self._first_byte is None and message.get("body"):
+                self._first_byte = time.perf_counter()
+            self._whole = not message.get("more_body", False)
+        await self._send(message)
+
+    def finish(self) -> Outcome | None:
+        """Count the request; what it was like, or None where the client left before the end."""
+        served = self._served
+        # A version that a client made up must not become a label that is kept for ever.
+        version = str(served.version) if served.alias or self._status < 400 else ""
+        metrics.REQUESTS.labels(served.name, version, served.alias or "", str(self._status)).inc()
+        if self._client_left:
+            return None
+        failed = self._status >= 500 or not self._whole
+        return Outcome(failed, (self._first_byte or time.perf_counter()) - self._began)

@@ -1,0 +1,80 @@
+"""Versions on this machine's disk: downloaded aside, verified, renamed; never changed afterwards."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from filelock import FileLock
+
+from lorapar.errors import BadInputError, IntegrityError
+from lorapar.records import read_json
+from lorapar.registry import Registry, Version
+from lorapar.store import storage_errors, verify
+
+
+class AdapterCache:
+    """Downloaded versions below one folder, as `<name>/<version>/`; several processes may share it.
+
+    vLLM 0.32 does not compare `base_model_name_or_path` with its own model when it loads an adapter (only its file
+    system resolver does), so an adapter of another base would load wherever shapes fit. It is compared here.
+    """
+
+    def __init__(self, registry: Registry, folder: Path, base_model: str = "") -> None:
+        self.registry = registry
+        self.folder = folder.expanduser()
+        self.base_model = base_model
+
+    def fetch(self, name: str, number: int, *, digest: str | None = None) -> Path:
+        """The folder of a version, whole and verified.
+
+        Args:
+            digest: what an alias says the version's digest is; another one is refused.
+
+        Raises BadInputError for a version that is not there or made for another base model, IntegrityError for bytes
+        that are not what was published, UnreachableError where it is not here and the registry does not answer.
+        """
+        folder = self.folder / name / str(number)
+        with storage_errors(folder):
+            folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            with FileLock(folder.with_name(f".{number}.lock")):
+                found = self._verified(folder) or self._pulled(name, number, folder)
+        if digest is not None and found != digest:
+            raise IntegrityError(
+                f"{name}@{number}: its content has the digest {found[:12]}, the alias names {digest[:12]}; it is not used"
+            )
+        self._check_base(name, number, folder)
+        return folder
+
+    def prune(self, name: str, keep: frozenset[int], spare: int) -> list[int]:
+        """Remove downloaded versions of `name` but those in `keep` and the `spare` latest used; returns what went."""
+        folders = [path for path in (self.folder / name).glob("*") if path.name.isdigit() and path.is_dir()]
+        idle = [path for path in folders if int(path.name) not in keep]
+        idle.sort(key=lambda path: path.stat().st_mtime, reverse=True)
+        for path in idle[spare:]:
+            shutil.rmtree(path, ignore_errors=True)
+        return sorted(int(path.name) for path in idle[spare:])
+
+    def _verified(self, folder: Path) -> str | None:
+        """Digest of a version that is here and as it was; a damaged one is forgotten, to be downloaded again."""
+        if not folder.is_dir():
+            return None
+        try:
+            digest = verify(folder).digest
+        except IntegrityError:
+            shutil.rmtree(folder, ignore_errors=True)
+            return None
+        folder.touch()  # what `prune` takes for its last use
+        return digest
+
+    def _pulled(self, name: str, number: int, folder: Path) -> str:
+        version: Version = self.registry.pull(f"{name}@{number}", folder)
+        return version.digest
+
+    def _check_base(self, name: str, number: int, folder: Path) -> None:
+        made_for = read_json(folder / "adapter_config.json").get("base_model_name_or_path")
+        if self.base_model and made_for != self.base_model:
+            raise BadInputError(
+                f"{name}@{number} was made for the base model '{made_for}', this server has '{self.base_model}'; "
+                "serve it on its own base, or say in LORAPAR_SERVING_BASE_MODEL that a local copy is that model"
+            )

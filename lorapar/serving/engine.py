@@ -1,0 +1,119 @@
+"""Loading and unloading in vLLM, by its own endpoints, called inside the process and never over the network."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import MutableMapping
+from typing import Any
+
+from lorapar.errors import UnreachableError
+from lorapar.serving.asgi import App, Message, Scope, header
+
+LOAD, UNLOAD, MODELS = "/v1/load_lora_adapter", "/v1/unload_lora_adapter", "/v1/models"
+# Those, and the two that the hosting standard of SageMaker adds to a vLLM server for the same purpose.
+_ADMIN_ENDINGS = ("/load_lora_adapter", "/unload_lora_adapter", "/adapters")
+
+
+def is_admin(path: str) -> bool:
+    """Whether a path changes what the server has loaded, whatever prefix it is mounted under."""
+    path = path.rstrip("/")
+    return path.endswith(_ADMIN_ENDINGS) or "/adapters/" in path
+
+
+class EngineError(UnreachableError):
+    """vLLM refused to load or unload; the message is its own."""
+
+
+class Engine:
+    """The application behind the middleware, spoken to as a client would."""
+
+    def __init__(self, app: App) -> None:
+        self._app = app
+        self._outer: Any = None
+
+    def meet(self, scope: Scope) -> None:
+        """Learn from any request which application this is; its routes look for themselves in every request."""
+        if self._outer is None:
+            self._outer = scope.get("app")
+
+    @property
+    def base_model(self) -> str:
+        """vLLM's --model; empty where it does not say."""
+        arguments = getattr(getattr(self._outer, "state", None), "args", None)
+        return str(getattr(arguments, "model", "") or "")
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """API keys that vLLM asks of its clients; empty where it asks for none."""
+        arguments = getattr(getattr(self._outer, "state", None), "args", None)
+        given = getattr(arguments, "api_key", None) or [os.environ.get("VLLM_API_KEY")]
+        return tuple(key for key in given if key)
+
+    async def load(self, model: str, folder: str) -> None:
+        """Load an adapter under an immutable name; one that is loaded already stays. Raises EngineError."""
+        if model not in await self.loaded():
+            await self._post(LOAD, {"lora_name": model, "lora_path": folder})
+
+    async def unload(self, model: str) -> None:
+        """Forget an adapter's name; its weights give way to the next adapter that needs the room."""
+        if model in await self.loaded():
+            await self._post(UNLOAD, {"lora_name": model})
+
+    async def loaded(self) -> frozenset[str]:
+        """Every model name the server answers to."""
+        status, body = await self._call("GET", MODELS, b"")
+        if status != 200:
+            raise EngineError(f"{MODELS}: the server answered {status}")
+        return frozenset(str(card["id"]) for card in json.loads(body)["data"])
+
+    async def _post(self, path: str, body: dict[str, Any]) -> None:
+        status, answer = await self._call("POST", path, json.dumps(body).encode())
+        if status != 200:
+            raise EngineError(f"{body['lora_name']}: {path} answered {status}: {_message(answer)}")
+
+    async def _call(self, method: str, path: str, body: bytes) -> tuple[int, bytes]:
+        status, parts = 0, bytearray()
+
+        async def receive() -> Message:
+            return {"type": "http.request", "body": body, "more_body": False}
+
+        async def send(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            elif message["type"] == "http.response.body":
+                parts.extend(message.get("body", b""))
+
+        await self._app(self._scope(method, path, len(body)), receive, send)
+        return status, bytes(parts)
+
+    def _scope(self, method: str, path: str, length: int) -> MutableMapping[str, Any]:
+        headers = [header("host", "localhost"), header("content-type", "application/json")]
+        headers.append(header("content-length", str(length)))
+        if self.keys:
+            headers.append(header("authorization", f"Bearer {self.keys[0]}"))
+        return {
+            "type": "http",
+            "asgi": {"version": "3.0"},
+            "http_version": "1.1",
+            "method": method,
+            "scheme": "http",
+            "path": path,
+            "raw_path": path.encode(),
+            "query_string": b"",
+            "root_path": "",
+            "headers": headers,
+            "client": ("127.0.0.1", 0),
+            "server": ("127.0.0.1", 0),
+            "state": {},
+            "app": self._outer,
+        }
+
+
+def _message(answer: bytes) -> str:
+    try:
+        found = json.loads(answer)
+        return str(found.get("error", {}).get("message") or found)
+    except (ValueError, AttributeError):
+        return answer.decode(errors="replace")[:200]

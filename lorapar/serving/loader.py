@@ -1,0 +1,81 @@
+"""Bring versions into the engine and out of it again."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from dataclasses import dataclass
+
+from lorapar.errors import LoraparError
+from lorapar.serving import metrics
+from lorapar.serving.cache import AdapterCache
+from lorapar.serving.engine import Engine
+from lorapar.serving.traffic import Traffic
+
+logger = logging.getLogger(f"vllm.{__name__}")
+_LONGEST_WAIT_SECONDS = 300.0
+
+
+@dataclass
+class _Failure:
+    attempts: int
+    message: str
+    again_at: float
+
+
+class Loader:
+    """Loads what aliases lead to, unloads what nothing leads to any more and nobody waits for."""
+
+    def __init__(self, cache: AdapterCache, engine: Engine, traffic: Traffic, retry_seconds: float) -> None:
+        self._cache = cache
+        self._engine = engine
+        self._traffic = traffic
+        self._retry_seconds = retry_seconds
+        self._loaded: set[tuple[str, int]] = set()
+        self._failures: dict[tuple[str, int], _Failure] = {}
+
+    async def load(self, name: str, version: int, digest: str) -> bool:
+        """Make the engine answer to `name@version`; False where that fails, which is tried again later and later."""
+        which = (name, version)
+        if which in self._loaded:
+            return True
+        failure = self._failures.get(which)
+        if failure and time.monotonic() < failure.again_at:
+            return False
+        try:
+            with metrics.LOAD_SECONDS.labels(name).time():
+                folder = await asyncio.to_thread(self._cache.fetch, name, version, digest=digest)
+                await self._engine.load(f"{name}@{version}", str(folder))
+        except LoraparError as error:
+            self._failed(which, str(error))
+            return False
+        self._failures.pop(which, None)
+        self._loaded.add(which)
+        logger.info("%s@%d is loaded", name, version)
+        return True
+
+    async def release(self, name: str, led: frozenset[int], spare: int) -> None:
+        """Unload the versions of `name` that are not in `led` and answer nobody now; keep `spare` of them on disk."""
+        for which in [which for which in self._loaded if which[0] == name and which[1] not in led]:
+            model = f"{which[0]}@{which[1]}"
+            if not self._traffic.idle(model):
+                continue
+            try:
+                await self._engine.unload(model)
+            except LoraparError as error:
+                logger.warning("%s stays loaded: %s", model, error)
+                continue
+            self._loaded.discard(which)
+            logger.info("%s is unloaded", model)
+        kept = led | {version for loaded, version in self._loaded if loaded == name}
+        await asyncio.to_thread(self._cache.prune, name, kept, spare)
+
+    def _failed(self, which: tuple[str, int], message: str) -> None:
+        metrics.LOAD_FAILURES.labels(which[0]).inc()
+        before = self._failures.get(which)
+        attempts = before.attempts + 1 if before else 1
+        wait = min(self._retry_seconds * 2 ** min(attempts - 1, 10), _LONGEST_WAIT_SECONDS)
+        self._failures[which] = _Failure(attempts, message, time.monotonic() + wait)
+        if before is None or before.message != message:
+            logger.error("%s@%d is not loaded, what was served before goes on: %s", *which, message)

@@ -1,0 +1,168 @@
+"""The ASGI middleware in a vLLM server: names and aliases in, immutable versions through, the version in a header out.
+
+    --middleware lorapar.serving.middleware.AdapterMiddleware
+
+It stands before everything else of the server, so it also keeps the endpoints that change what is loaded from callers
+outside. It never waits for the registry while a request waits: following aliases is a task beside the requests.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import secrets
+import uuid
+from typing import Any
+
+from lorapar.registry import Registry
+from lorapar.serving.answering import Answering
+from lorapar.serving.asgi import (
+    App,
+    Message,
+    Receive,
+    Scope,
+    Send,
+    answer_error,
+    header,
+    header_value,
+    replayed,
+    whole_body,
+    without,
+)
+from lorapar.serving.cache import AdapterCache
+from lorapar.serving.engine import MODELS, Engine, is_admin
+from lorapar.serving.follower import AliasFollower
+from lorapar.serving.listing import with_aliases
+from lorapar.serving.loader import Loader
+from lorapar.serving.routes import NotLoadedError, NotServedError, Routes
+from lorapar.serving.settings import ServingSettings, settings_from
+from lorapar.serving.traffic import Traffic
+from lorapar.store import open_store
+
+KEY_HEADER = "x-lorapar-key"
+"""Requests with the same value get the same side of a canary; else the field `user` decides, else chance."""
+# SageMaker's way of naming an adapter beside the body: vLLM puts it into the body behind this middleware.
+_OTHER_MODEL_HEADER = "x-amzn-sagemaker-adapter-identifier"
+
+
+class AdapterMiddleware:
+    """What `--middleware` names; vLLM makes one and calls it for everything that arrives."""
+
+    def __init__(self, app: App, settings: ServingSettings | None = None) -> None:
+        self.app = app
+        self.settings = settings or settings_from()
+        self.engine = Engine(app)
+        self.traffic = Traffic()
+        self.follower: AliasFollower | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One connection, or the life of the server."""
+        self.engine.meet(scope)
+        if scope["type"] == "lifespan":
+            await self._live(scope, receive, send)
+        elif scope["type"] == "http":
+            await self._http(scope, receive, send)
+        else:
+            await self.app(scope, receive, send)
+
+    @property
+    def routes(self) -> Routes:
+        """Which version each name means now."""
+        return self.follower.routes if self.follower else Routes()
+
+    async def _live(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def started(message: Message) -> None:
+            if message["type"] == "lifespan.startup.complete":
+                await self._begin(self.settings.startup_seconds)
+            await send(message)
+
+        try:
+            await self.app(scope, receive, started)
+        finally:
+            if self._task:
+                self._task.cancel()
+
+    async def _begin(self, wait_seconds: float) -> None:
+        """Start following; wait for the first adapters, but not for a registry that does not answer."""
+        if self.follower is None:
+            registry = Registry(open_store(self.settings.registry))
+            base = self.settings.base_model or self.engine.base_model
+            cache = AdapterCache(registry, self.settings.cache, base)
+            loader = Loader(cache, self.engine, self.traffic, self.settings.poll_seconds)
+            self.follower = AliasFollower(self.settings, registry, loader)
+            self._task = asyncio.create_task(self.follower.run())
+        if wait_seconds:
+            _, _ = await asyncio.wait([asyncio.create_task(self.follower.synced.wait())], timeout=wait_seconds)
+
+    async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path = scope["path"]
+        if is_admin(path):
+            await answer_error(send, 403, f"{path} is closed: adapters come from the registry, by their aliases")
+            return
+        await self._begin(0)
+        if scope["method"] == "POST" and _is_json(scope) and self._may_ask(scope):
+            await self._post(scope, receive, send)
+        elif scope["method"] == "GET" and path.rstrip("/").endswith(MODELS):
+            await self.app(scope, receive, with_aliases(self.routes, send))
+        else:
+            await self.app(scope, receive, send)
+
+    def _may_ask(self, scope: Scope) -> bool:
+        """Whether the caller has a key, where keys are asked for; vLLM itself answers those who have not."""
+        given = _digest((header_value(scope, "authorization") or "").removeprefix("Bearer "))
+        keys = self.engine.keys
+        return not keys or any([secrets.compare_digest(given, _digest(key)) for key in keys])
+
+    async def _post(self, scope: Scope, receive: Receive, send: Send) -> None:
+        body = await whole_body(receive)
+        if body is None:
+            return
+        request = _object(body)
+        asked = header_value(scope, _OTHER_MODEL_HEADER) or request.get("model")
+        try:
+            key = header_value(scope, KEY_HEADER) or str(request.get("user") or uuid.uuid4())
+            served = self.routes.choose(str(asked or ""), self.settings.references, key)
+        except NotServedError as error:
+            await self._refuse(send, error)
+            return
+        if served is None:
+            await self.app(scope, replayed(body, receive), send)
+            return
+        if served.model != asked:
+            body = json.dumps({**request, "model": served.model}).encode()
+        headers = [*without(scope["headers"], "content-length", _OTHER_MODEL_HEADER)]
+        headers.append(header("content-length", str(len(body))))
+        answering = Answering(served, receive, send)
+        with self.traffic.through(served.model):
+            try:
+                await self.app({**scope, "headers": headers}, replayed(body, answering.receive), answering.send)
+            finally:
+                outcome = answering.finish()
+                if served.judged and self.follower and outcome:
+                    self.follower.judge(served, outcome)
+
+    async def _refuse(self, send: Send, error: NotServedError) -> None:
+        if isinstance(error, NotLoadedError):
+            wait = header("retry-after", str(max(1, round(self.settings.poll_seconds))))
+            await answer_error(send, 503, str(error), [wait])
+        else:
+            await answer_error(send, 404, str(error))
+
+
+def _digest(key: str) -> bytes:
+    return hashlib.sha256(key.encode()).digest()
+
+
+def _is_json(scope: Scope) -> bool:
+    return (header_value(scope, "content-type") or "").partition(";")[0].strip().lower() == "application/json"
+
+
+def _object(body: bytes) -> dict[str, Any]:
+    """A JSON object; empty for anything else, which the server behind refuses in its own words."""
+    try:
+        found = json.loads(body)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}

@@ -1,0 +1,105 @@
+"""Which version a model's name means now, on this replica."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from lorapar.errors import BadInputError
+from lorapar.registry import CANDIDATE, PRODUCTION, Reference, parse_reference
+
+_BUCKETS = 10_000
+
+
+@dataclass(frozen=True)
+class Served:
+    """What one request is answered by."""
+
+    name: str
+    version: int
+    alias: str | None = None
+    """The alias that was asked for; `candidate` where a canary took the request; None where a version was."""
+    judged: bool = False
+    """Whether the request counts for a canary: one for the bare name while a canary runs."""
+
+    @property
+    def model(self) -> str:
+        """The only name vLLM sees."""
+        return f"{self.name}@{self.version}"
+
+
+@dataclass(frozen=True)
+class Canary:
+    """A version that gets a share of the requests for the bare name."""
+
+    version: int
+    share_percent: float
+
+
+class NotServedError(BadInputError):
+    """An adapter of ours by an alias that is not followed here; the message names those that are."""
+
+
+class NotLoadedError(NotServedError):
+    """An alias that is followed, but no version that it named could be loaded yet."""
+
+
+@dataclass(frozen=True)
+class Routes:
+    """A snapshot; switching to another version is replacing it whole."""
+
+    aliases: Mapping[Reference, int] = field(default_factory=dict)
+    """Loaded version of each alias that is followed."""
+    canaries: Mapping[str, Canary] = field(default_factory=dict)
+    """By adapter; only those whose version is loaded."""
+
+    def choose(self, model: str, followed: tuple[Reference, ...], key: str) -> Served | None:
+        """The version that answers a request for `model`; None where it names no adapter of ours.
+
+        Args:
+            key: whatever requests that should get the same side of a canary have in common.
+
+        Raises NotServedError for an alias that is not followed, NotLoadedError for one without a loaded version.
+        """
+        try:
+            reference = parse_reference(model)
+        except BadInputError:
+            return None
+        names = {reference.name for reference in followed}
+        if reference.name not in names:
+            return None
+        if reference.version is not None:
+            return Served(reference.name, reference.version)
+        if reference not in followed:
+            known = ", ".join(_asked(alias) for alias in followed if alias.name == reference.name)
+            raise NotServedError(f"the model '{model}' is not served here; there is {known}, and {reference.name}@VERSION")
+        return self._of_alias(model, reference, key)
+
+    def _of_alias(self, model: str, reference: Reference, key: str) -> Served:
+        version = self.aliases.get(reference)
+        if version is None:
+            raise NotLoadedError(f"no version of '{model}' is loaded; the server's log says why")
+        canary = self.canaries.get(reference.name) if model == reference.name else None
+        if canary is None:
+            return Served(reference.name, version, reference.alias)
+        if in_share(reference.name, key, canary.share_percent):
+            return Served(reference.name, canary.version, CANDIDATE, judged=True)
+        return Served(reference.name, version, reference.alias, judged=True)
+
+    def versions(self, name: str) -> frozenset[int]:
+        """Versions of an adapter that something leads to."""
+        led = {version for reference, version in self.aliases.items() if reference.name == name}
+        if name in self.canaries:
+            led.add(self.canaries[name].version)
+        return frozenset(led)
+
+
+def in_share(name: str, key: str, share_percent: float) -> bool:
+    """Whether a key belongs to the share: the same on every replica, and a larger share holds every smaller one."""
+    digest = hashlib.sha256(f"{name}\n{key}".encode()).digest()
+    return int.from_bytes(digest[:8]) % _BUCKETS < share_percent * _BUCKETS / 100
+
+
+def _asked(reference: Reference) -> str:
+    return reference.name if reference.alias == PRODUCTION else str(reference)

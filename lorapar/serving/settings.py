@@ -1,0 +1,91 @@
+"""What a server is told through its environment; `lorapar serve` prints it, a chart sets it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from lorapar.errors import BadInputError
+from lorapar.registry import Reference, parse_reference
+
+REGISTRY = "LORAPAR_REGISTRY"
+PREFIX = "LORAPAR_SERVING_"
+
+
+class ServingSettings(BaseModel):
+    """Settings of one server; each is read from `LORAPAR_SERVING_<NAME>`, the registry from `LORAPAR_REGISTRY`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    registry: str
+    """Address of the registry: s3://BUCKET/PREFIX or a folder."""
+    adapters: str = ""
+    """What is served, separated by commas: NAME for what `production` names, NAME@ALIAS for another alias."""
+    base_model: str = ""
+    """Name of the base model as the adapters' files give it; empty: what the server's --model says."""
+    cache: Path = Path("~/.cache/lorapar/adapters")
+    """Folder for downloaded versions; may be thrown away at any time the server is not running."""
+    cache_versions: int = Field(8, ge=1)
+    """Versions of one adapter kept in that folder besides those in use."""
+    poll_seconds: float = Field(10.0, gt=0)
+    """Time between two looks at the aliases; a replica follows a move within this time plus one download and load."""
+    startup_seconds: float = Field(120.0, ge=0)
+    """Longest wait for the first adapters before the server takes requests."""
+    canary_requests: int = Field(30, ge=1)
+    """Requests a canary needs before it is judged, on this replica."""
+    canary_error_increase: float = Field(0.05, ge=0, le=1)
+    """A canary ends where its share of failed requests is above production's by more than this."""
+    canary_latency_ratio: float = Field(1.5, gt=0)
+    """A canary ends where its median time to the first byte is above production's times this."""
+
+    @property
+    def references(self) -> tuple[Reference, ...]:
+        """The aliases that are served; raises BadInputError for what is none."""
+        return tuple(_alias(text.strip()) for text in self.adapters.split(",") if text.strip())
+
+    @property
+    def names(self) -> frozenset[str]:
+        """Names of the adapters that are served."""
+        return frozenset(reference.name for reference in self.references)
+
+    def environment(self) -> dict[str, str]:
+        """The variables that say the same; those at their default are left out."""
+        values = {
+            PREFIX + name.upper(): str(value)
+            for name, value in self.model_dump(exclude_defaults=True).items()
+            if name != "registry"
+        }
+        return {REGISTRY: self.registry, **values}
+
+
+def settings_from(environment: Mapping[str, str] | None = None) -> ServingSettings:
+    """Settings as the environment gives them; raises BadInputError that names the variable."""
+    given = os.environ if environment is None else environment
+    if not given.get(REGISTRY):
+        raise BadInputError(f"{REGISTRY} is not set: the server needs the address of the registry its adapters lie in")
+    values: dict[str, Any] = {
+        name: given[PREFIX + name.upper()] for name in ServingSettings.model_fields if PREFIX + name.upper() in given
+    }
+    known = {PREFIX + name.upper() for name in ServingSettings.model_fields}
+    if unknown := sorted(name for name in given if name.startswith(PREFIX) and name not in known):
+        raise BadInputError(f"{unknown[0]} is no setting of serving; there are {', '.join(sorted(known))}")
+    try:
+        settings = ServingSettings(registry=given[REGISTRY], **values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise BadInputError(f"{PREFIX}{str(first['loc'][0]).upper()}: {first['msg']}") from None
+    settings.references  # noqa: B018 -- a wrong name should end the start of the server, not its first request
+    return settings
+
+
+def _alias(text: str) -> Reference:
+    reference = parse_reference(text)
+    if reference.alias is None:
+        raise BadInputError(
+            f"{PREFIX}ADAPTERS: {text} is a version; name an alias to follow (a client may ask for versions anyway)"
+        )
+    return reference
