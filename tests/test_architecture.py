@@ -21,6 +21,7 @@ FLOORS = {
     1: ("errors", "records", "config", "presets", "redaction", "store", "checkpoint", "stopping", "progress"),
     2: ("adapter", "voting", "data", "basemodel", "prompts", "answers"),
     3: ("training", "evaluation", "registry", "report"),
+    4: ("serving",),
     5: ("stages",),
     6: ("local",),
     7: ("cli", "doctor", "terminal"),
@@ -145,6 +146,7 @@ LIGHT_ROOMS = (
     "progress",
     "answers",
     "stages",
+    "serving",
     "local",
     "cli",
     "doctor",
@@ -171,11 +173,11 @@ def test_rooms_of_the_client_do_not_import_torch_at_the_top() -> None:
     assert not heavy, "import these inside the function that needs them:\n" + "\n".join(heavy)
 
 
-MODULE_OF = {"pyyaml": "yaml", "huggingface-hub": "huggingface_hub"}
+MODULE_OF = {"pyyaml": "yaml", "prometheus-client": "prometheus_client", "huggingface-hub": "huggingface_hub"}
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXTRAS = tuple(PROJECT["optional-dependencies"])
 # Part of a package that is declared, or something that is there wherever the module importing it runs.
-COMES_WITH = {"botocore": "boto3", "s3transfer": "boto3"}
+COMES_WITH = {"botocore": "boto3", "s3transfer": "boto3", "vllm": "the server that lorapar.serving runs in"}
 # Asked for without an import: transformers' Trainer does not work without accelerate.
 NEEDED_BY_OTHERS = {"accelerate"}
 

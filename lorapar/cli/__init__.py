@@ -14,13 +14,13 @@ from typing import NoReturn
 # Read by OpenMP when torch is imported: idle threads that spin slow training threefold on busy cores.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-from lorapar.cli import gate, look, run, stage
+from lorapar.cli import gate, look, run, serve, stage
 from lorapar.cli.base import app, err
 from lorapar.errors import ExitCode, LoraparError
 from lorapar.redaction import install_redaction, redact, say_traceback
 from lorapar.stopping import on_sigterm
 
-__all__ = ["app", "gate", "look", "main", "run", "stage"]
+__all__ = ["app", "gate", "look", "main", "run", "serve", "stage"]
 
 
 def main() -> NoReturn:

@@ -36,6 +36,8 @@ class AliasRecord(Move):
     schema_version: int = 1
     share_percent: float = Field(0.0, ge=0.0, le=100.0)
     """Share of the requests for the bare name that a canary gives this version."""
+    share_reason: str = ""
+    """Why the share is what it is, where somebody said so: a server that ended the canary does."""
     history: tuple[Move, ...] = ()
     """Earlier moves, oldest first."""
 
@@ -105,14 +107,15 @@ class Aliases:
         """Name another version, whatever the alias names now."""
         return self._swap(alias, to, change, lambda now: None)
 
-    def set_share(self, name: str, alias: str, version: int, share_percent: float) -> AliasRecord:
+    def set_share(self, name: str, alias: str, version: int, share_percent: float, reason: str = "") -> AliasRecord:
         """Give the version an alias names a share of the requests; raises StaleError where it names another one."""
+        share = {"share_percent": share_percent, "share_reason": reason}
         for _ in range(_ATTEMPTS):
             now, token = self._read(name, alias)
             if now is None or token is None or now.version != version:
                 names = now.version if now is not None else None
                 raise StaleError(f"{name}@{alias} names {_version(names)}, not version {version}; nothing was changed")
-            new = AliasRecord.model_validate({**now.model_dump(), "share_percent": share_percent})
+            new = AliasRecord.model_validate({**now.model_dump(), **share})
             if self._store.write_if_unchanged(alias_key(name, alias), _bytes(new), token):
                 return new
         raise self._broken(name, alias)

@@ -106,9 +106,9 @@ class Registry:
         to = self._version(check_name(name), version)
         return self._still_there(to, self.alias_store.set(check_alias(alias), to, move_to(to, reason)), alias)
 
-    def set_share(self, name: str, alias: str, version: int, share_percent: float) -> AliasRecord:
+    def set_share(self, name: str, alias: str, version: int, share_percent: float, *, reason: str = "") -> AliasRecord:
         """Give the version an alias names a share of the requests for the bare name (a canary); StaleError as above."""
-        return self.alias_store.set_share(check_name(name), check_alias(alias), version, share_percent)
+        return self.alias_store.set_share(check_name(name), check_alias(alias), version, share_percent, reason)
 
     def manifest(self, version: Version) -> Manifest:
         """The manifest of a version; raises BadInputError where it is not there."""

@@ -36,8 +36,9 @@ class Answering:
         """What the server sends, with the version in its header."""
         if message["type"] == "http.response.start":
             self._status = message["status"]
-            headers = [*message.get("headers", ()), header(ADAPTER_HEADER, self._served.model)]
-            message = {**message, "headers": headers}
+            if self._status != 404:  # vLLM has no such version, so none answered
+                headers = [*message.get("headers", ()), header(ADAPTER_HEADER, self._served.model)]
+                message = {**message, "headers": headers}
         elif message["type"] == "http.response.body":
             if self._first_byte is None and message.get("body"):
                 self._first_byte = time.perf_counter()

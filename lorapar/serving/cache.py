@@ -41,7 +41,7 @@ class AdapterCache:
                 found = self._verified(folder) or self._pulled(name, number, folder)
         if digest is not None and found != digest:
             raise IntegrityError(
-                f"{name}@{number}: its content has the digest {found[:12]}, the alias names {digest[:12]}; it is not used"
+                f"{name}@{number}: its digest is {found[:12]}, not the alias's {digest[:12]}; it is not used"
             )
         self._check_base(name, number, folder)
         return folder

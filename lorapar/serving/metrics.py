@@ -9,12 +9,16 @@ REQUESTS = Counter(
     "Requests answered by an adapter; alias is empty where a client named the version itself.",
     ["adapter", "version", "alias", "status"],
 )
-ALIAS_VERSION = Gauge("lorapar_serving_alias_version", "Version that an alias means on this replica.", ["adapter", "alias"])
+ALIAS_VERSION = Gauge(
+    "lorapar_serving_alias_version", "Version that an alias means on this replica.", ["adapter", "alias"]
+)
 CANARY_SHARE = Gauge("lorapar_serving_canary_share_percent", "Share that the canary gets on this replica.", ["adapter"])
 CANARY_RETURNS = Counter("lorapar_serving_canary_returns", "Canaries that a guard of this replica ended.", ["adapter"])
 LOAD_FAILURES = Counter("lorapar_serving_load_failures", "Versions that could not be loaded.", ["adapter"])
 LOAD_SECONDS = Histogram("lorapar_serving_load_seconds", "Download, check and load of a version.", ["adapter"])
-SYNC_FAILURES = Counter("lorapar_serving_sync_failures", "Looks at an alias that the registry did not answer.", ["adapter"])
+SYNC_FAILURES = Counter(
+    "lorapar_serving_sync_failures", "Looks at an alias that the registry did not answer.", ["adapter"]
+)
 LAST_SYNC = Gauge(
     "lorapar_serving_last_sync_timestamp_seconds", "When an adapter's aliases were last read.", ["adapter"]
 )

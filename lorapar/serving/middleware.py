@@ -13,6 +13,7 @@ import hashlib
 import json
 import secrets
 import uuid
+from contextlib import suppress
 from typing import Any
 
 from lorapar.registry import Registry
@@ -94,7 +95,8 @@ class AdapterMiddleware:
             self.follower = AliasFollower(self.settings, registry, loader)
             self._task = asyncio.create_task(self.follower.run())
         if wait_seconds:
-            _, _ = await asyncio.wait([asyncio.create_task(self.follower.synced.wait())], timeout=wait_seconds)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self.follower.synced.wait(), wait_seconds)
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope["path"]
@@ -113,7 +115,7 @@ class AdapterMiddleware:
         """Whether the caller has a key, where keys are asked for; vLLM itself answers those who have not."""
         given = _digest((header_value(scope, "authorization") or "").removeprefix("Bearer "))
         keys = self.engine.keys
-        return not keys or any([secrets.compare_digest(given, _digest(key)) for key in keys])
+        return not keys or any(secrets.compare_digest(given, _digest(key)) for key in keys)
 
     async def _post(self, scope: Scope, receive: Receive, send: Send) -> None:
         body = await whole_body(receive)

@@ -73,7 +73,9 @@ class Routes:
             return Served(reference.name, reference.version)
         if reference not in followed:
             known = ", ".join(_asked(alias) for alias in followed if alias.name == reference.name)
-            raise NotServedError(f"the model '{model}' is not served here; there is {known}, and {reference.name}@VERSION")
+            raise NotServedError(
+                f"the model '{model}' is not served here; there is {known}, and {reference.name}@VERSION"
+            )
         return self._of_alias(model, reference, key)
 
     def _of_alias(self, model: str, reference: Reference, key: str) -> Served:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from lorapar.basemodel.cache import cache_root
 from lorapar.errors import BadInputError
 from lorapar.registry import Reference, parse_reference
 
@@ -27,7 +29,7 @@ class ServingSettings(BaseModel):
     """What is served, separated by commas: NAME for what `production` names, NAME@ALIAS for another alias."""
     base_model: str = ""
     """Name of the base model as the adapters' files give it; empty: what the server's --model says."""
-    cache: Path = Path("~/.cache/lorapar/adapters")
+    cache: Path = Field(default_factory=lambda: cache_root() / "adapters")
     """Folder for downloaded versions; may be thrown away at any time the server is not running."""
     cache_versions: int = Field(8, ge=1)
     """Versions of one adapter kept in that folder besides those in use."""
@@ -42,12 +44,12 @@ class ServingSettings(BaseModel):
     canary_latency_ratio: float = Field(1.5, gt=0)
     """A canary ends where its median time to the first byte is above production's times this."""
 
-    @property
+    @cached_property
     def references(self) -> tuple[Reference, ...]:
         """The aliases that are served; raises BadInputError for what is none."""
         return tuple(_alias(text.strip()) for text in self.adapters.split(",") if text.strip())
 
-    @property
+    @cached_property
     def names(self) -> frozenset[str]:
         """Names of the adapters that are served."""
         return frozenset(reference.name for reference in self.references)

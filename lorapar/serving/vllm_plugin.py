@@ -1,4 +1,4 @@
-"""The plugin that vLLM loads by itself (entry point `vllm.general_plugins`): adapters from the registry by name@version.
+"""The plugin that vLLM loads by itself (entry point `vllm.general_plugins`): adapters of the registry by version.
 
 vLLM asks a resolver once for a name it has not loaded, and never again; its prefix cache is keyed by that name. So
 only immutable names are answered: an alias that reached this place would go on answering with its first version.

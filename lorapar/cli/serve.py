@@ -1,0 +1,70 @@
+"""`lorapar serve` and `lorapar export`: from a published adapter to a server."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lorapar.cli.base import app, out
+from lorapar.errors import BadInputError
+
+Address = Annotated[
+    str, typer.Option("--registry", envvar="LORAPAR_REGISTRY", help="The registry: s3://BUCKET/PREFIX or a folder.")
+]
+
+
+@app.command("serve")
+def serve_command(
+    names: Annotated[
+        list[str], typer.Argument(help="NAME (what `production` names) or NAME@ALIAS, of one base model.")
+    ],
+    registry: Address,
+    model: Annotated[Path | None, typer.Option(help="A local copy of the base model; else vLLM fetches it.")] = None,
+    run: Annotated[bool, typer.Option("--run/--print", help="Become the server, or print its command.")] = False,
+    vllm: Annotated[str, typer.Option(help="Further arguments of vLLM, such as '--port 8001'.")] = "",
+) -> None:
+    """Print or run the vLLM server that serves adapters of a registry and follows their aliases."""
+    from lorapar.registry import Registry
+    from lorapar.serving import server_command
+    from lorapar.store import open_store
+
+    command = server_command(Registry(open_store(registry)), names, model=model, extra=shlex.split(vllm))
+    if not run:
+        out.print(str(command), markup=False, highlight=False, soft_wrap=True)
+        return
+    _need_vllm()
+    os.execve(sys.executable, [sys.executable, *command.arguments[1:]], {**os.environ, **command.environment})  # noqa: S606
+
+
+@app.command("export")
+def export_command(
+    reference: Annotated[str, typer.Argument(help="NAME@VERSION; NAME or NAME@ALIAS mean the version named now.")],
+    registry: Address,
+    kserve: Annotated[bool, typer.Option("--kserve", help="As a KServe LLMInferenceService, in YAML.")] = False,
+) -> None:
+    """Write a version as a manifest for another server."""
+    import yaml
+
+    from lorapar.registry import Registry
+    from lorapar.serving import kserve_manifest
+    from lorapar.store import open_store
+
+    if not kserve:
+        raise BadInputError("say for which server: there is --kserve")
+    found = Registry(open_store(registry))
+    text = yaml.safe_dump(kserve_manifest(found, found.resolve(reference)), sort_keys=False)
+    out.print(text, markup=False, highlight=False, soft_wrap=True, end="")
+
+
+def _need_vllm() -> None:
+    from importlib.util import find_spec
+
+    if find_spec("vllm") is None or find_spec("prometheus_client") is None:
+        raise BadInputError(
+            f"{sys.executable} lacks vLLM or the extra `lorapar[serve]`; install them, or run what --print shows"
+        )

@@ -1,0 +1,55 @@
+"""One version of an adapter as a manifest for KServe, whose server loads it when it starts and never changes it.
+
+For a cluster that serves with KServe's own vLLM: no aliases, no canary and no header there; a promotion is a new
+manifest. The kind is `LLMInferenceService` (KServe 0.16 and later), whose LoRA adapters may lie in S3.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from lorapar.basemodel.resolve import Kind, kind_of
+from lorapar.errors import BadInputError
+from lorapar.registry import Registry, Version
+from lorapar.registry.layout import version_prefix
+from lorapar.serving.command import base_of
+from lorapar.store import is_s3
+
+
+def kserve_manifest(registry: Registry, version: Version) -> dict[str, Any]:
+    """An LLMInferenceService with the version as its LoRA adapter, requested as `model: NAME@VERSION`.
+
+    Raises BadInputError for a registry that is not in S3, or a base model that is not on the hub.
+    """
+    if not is_s3(registry.address):
+        raise BadInputError(
+            f"{registry.address}: KServe fetches adapters from S3; give a registry at s3://BUCKET/PREFIX"
+        )
+    base = base_of(registry, version)
+    if kind_of(base) is not Kind.HUB:
+        raise BadInputError(f"{version}: its base model '{base.name}' is not on the hub, where KServe fetches it")
+    folder = version_prefix(version.name, version.number).rstrip("/")
+    return {
+        "apiVersion": "serving.kserve.io/v1alpha1",
+        "kind": "LLMInferenceService",
+        "metadata": {
+            "name": _object_name(version),
+            "annotations": {"lorapar.io/adapter": str(version), "lorapar.io/digest": version.digest},
+        },
+        "spec": {
+            "model": {
+                "name": base.name,
+                "uri": f"hf://{base.name}" + (f":{base.revision}" if base.revision else ""),
+                "lora": {"adapters": [{"name": str(version), "uri": f"{registry.address}/{folder}"}]},
+            },
+            "replicas": 1,
+            "router": {"gateway": {}, "route": {}, "scheduler": {}},
+        },
+    }
+
+
+def _object_name(version: Version) -> str:
+    """A name Kubernetes takes: lower case, digits and dashes, at most 63."""
+    plain = re.sub(r"[^a-z0-9-]+", "-", version.name.lower()).strip("-")
+    return f"{plain[:50].strip('-')}-v{version.number}"
