@@ -48,10 +48,26 @@ def test_a_mistake_is_one_line_and_exit_code_2(cli, tmp_path, arguments, message
     assert "Traceback" not in result.stderr
 
 
-def test_an_unknown_option_names_the_nearest(cli):
-    result = cli("run", "--prset", "tiny")
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "--prset", "tiny"], "lorapar run has no option --prset (did you mean '--preset'?)"),
+        (["rnu"], "Did you mean 'run'?"),
+        (["stage"], "Missing argument 'name'"),
+        (["run", "--until"], "Option '--until' requires an argument"),
+    ],
+)
+def test_a_misspelt_command_line_is_one_line_too(cli, arguments, message):
+    result = cli(*arguments)
     assert result.returncode == ExitCode.BAD_INPUT
-    assert "--preset" in result.stderr
+    assert message in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+
+
+def test_without_a_command_there_is_help(cli):
+    result = cli()
+    assert result.returncode == ExitCode.BAD_INPUT
+    assert "Commands" in result.stdout + result.stderr
 
 
 def test_plan_says_what_will_happen_and_starts_nothing(cli, tiny_run, tmp_path):

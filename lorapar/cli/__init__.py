@@ -16,6 +16,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from lorapar.cli import gate, look, run, serve, stage
 from lorapar.cli.base import app, err
+from lorapar.cli.usage import UsageProblem, is_usage_problem, usage_line
 from lorapar.errors import ExitCode, LoraparError
 from lorapar.redaction import install_redaction, redact, say_traceback
 from lorapar.stopping import on_sigterm
@@ -30,11 +31,22 @@ def main() -> NoReturn:
     # What libraries say to each other's authors is no news for the person at the keyboard.
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|peft|trl)\.")
     try:
-        app(standalone_mode=True)
+        code = app(standalone_mode=False)
     except LoraparError as error:
         err.print(f"lorapar: {redact(str(error))}", style="red", markup=False, highlight=False, soft_wrap=True)
         sys.exit(error.exit_code)
     except Exception as bug:
+        if is_usage_problem(bug):
+            _say_usage(bug)
         say_traceback(type(bug), bug, bug.__traceback__)
         sys.exit(ExitCode.BUG)
-    sys.exit(ExitCode.OK)
+    sys.exit(code or ExitCode.OK)
+
+
+def _say_usage(problem: UsageProblem) -> NoReturn:
+    line = usage_line(problem)
+    if line is None:
+        problem.show()
+    else:
+        err.print(f"lorapar: {redact(line)}", style="red", markup=False, highlight=False, soft_wrap=True)
+    sys.exit(problem.exit_code)
