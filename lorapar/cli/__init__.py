@@ -31,7 +31,7 @@ def main() -> NoReturn:
     # What libraries say to each other's authors is no news for the person at the keyboard.
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|peft|trl)\.")
     try:
-        code = app(standalone_mode=False)
+        code = app(prog_name="lorapar", standalone_mode=False)
     except LoraparError as error:
         err.print(f"lorapar: {redact(str(error))}", style="red", markup=False, highlight=False, soft_wrap=True)
         sys.exit(error.exit_code)
