@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from lorapar.errors import BadInputError
 
@@ -53,6 +53,10 @@ class Vote(Record):
     """What the teacher answered, as text."""
     tokens: int = 0
     """Tokens the teacher read and wrote for this vote."""
+    uncalibrated: System | None = None
+    """The label before the teacher's leaning was subtracted; None where votes are not calibrated."""
+    cached: bool | None = None
+    """True: the teacher said it in an earlier run and was not asked again."""
 
 
 class Label(Record):
@@ -68,6 +72,8 @@ class Label(Record):
     tied: bool = False
     decided: bool = True
     """False: a remaining teacher's vote could still change the outcome."""
+    edited: bool | None = None
+    """True: a person has set `system`, whatever the votes say."""
 
 
 class Answer(Record):
@@ -88,6 +94,7 @@ class Answer(Record):
 
 
 R = TypeVar("R", bound=Record)
+P = TypeVar("P")
 
 
 def digest_of(value: Any) -> str:
@@ -114,6 +121,17 @@ def read_records(path: Path, kind: type[R]) -> Iterator[R]:
                 yield kind.model_validate_json(line)
             except ValidationError as error:
                 raise BadInputError(f"{path}:{number}: not a {kind.__name__} row: {error.errors()[0]['msg']}") from None
+
+
+def read_parts(path: Path, parts: TypeAdapter[P], kind: str) -> Iterator[P]:
+    """As `read_records`, but only the fields that `parts` (of a TypedDict) has are read and checked: half the time."""
+    check = parts.validator.validate_json
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                yield check(line)
+            except ValidationError as error:
+                raise BadInputError(f"{path}:{number}: not a {kind} row: {error.errors()[0]['msg']}") from None
 
 
 def sample_rows(rows: Iterable[Example], count: int, seed: int) -> list[Example]:

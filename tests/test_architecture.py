@@ -173,7 +173,12 @@ def test_rooms_of_the_client_do_not_import_torch_at_the_top() -> None:
     assert not heavy, "import these inside the function that needs them:\n" + "\n".join(heavy)
 
 
-MODULE_OF = {"pyyaml": "yaml", "prometheus-client": "prometheus_client", "huggingface-hub": "huggingface_hub"}
+MODULE_OF = {
+    "pyyaml": "yaml",
+    "prometheus-client": "prometheus_client",
+    "huggingface-hub": "huggingface_hub",
+    "typing-extensions": "typing_extensions",
+}
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXTRAS = tuple(PROJECT["optional-dependencies"])
 # Part of a package that is declared, or something that is there wherever the module importing it runs.

@@ -12,7 +12,14 @@ from lorapar.config.report import ReportConfig
 from lorapar.config.run import RunConfig
 from lorapar.config.store import StoreConfig
 from lorapar.config.training import RlConfig, SftConfig
-from lorapar.config.voting import TeacherConfig, TeacherTemplate, VotingConfig
+from lorapar.config.voting import (
+    EditsConfig,
+    EndpointOptions,
+    TeacherConfig,
+    TeacherTemplate,
+    VllmOptions,
+    VotingConfig,
+)
 
 __all__ = [
     "SYSTEMS",
@@ -20,6 +27,8 @@ __all__ = [
     "CheckpointConfig",
     "ColumnMapping",
     "DataConfig",
+    "EditsConfig",
+    "EndpointOptions",
     "EvaluateConfig",
     "GateConfig",
     "ModelConfig",
@@ -35,6 +44,7 @@ __all__ = [
     "TaskMixConfig",
     "TeacherConfig",
     "TeacherTemplate",
+    "VllmOptions",
     "VotingConfig",
     "dump_config",
     "load_config",

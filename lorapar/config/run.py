@@ -19,7 +19,7 @@ from lorapar.config.registry import GateConfig, RegistryConfig
 from lorapar.config.report import ReportConfig
 from lorapar.config.store import StoreConfig
 from lorapar.config.training import RlConfig, SftConfig
-from lorapar.config.voting import TeacherConfig, VotingConfig
+from lorapar.config.voting import EditsConfig, TeacherConfig, VotingConfig
 
 
 class RunConfig(Section):
@@ -34,6 +34,7 @@ class RunConfig(Section):
         (TeacherConfig(name="self"),), description="The voters"
     )
     voting: VotingConfig = Field(default_factory=VotingConfig, description="How votes become labels")
+    edits: EditsConfig = Field(default_factory=EditsConfig, description="Labels set by a person")
     adapter: AdapterConfig = Field(default_factory=AdapterConfig, description="The LoRA adapter")
     score: ScoreConfig = Field(default_factory=ScoreConfig, description="Importance scoring")
     partition: PartitionConfig = Field(default_factory=PartitionConfig, description="Element partition")
@@ -54,4 +55,8 @@ class RunConfig(Section):
             raise ValueError(f"teachers: the name '{twice[0]}' is used twice; names of teachers must differ")
         if self.voting.quorum is not None and self.voting.quorum > len(names):
             raise ValueError(f"voting.quorum is {self.voting.quorum}, but there are only {len(names)} teachers")
+        if self.voting.min_teachers is not None and self.voting.min_teachers > len(names):
+            raise ValueError(
+                f"voting.min_teachers is {self.voting.min_teachers}, but there are only {len(names)} teachers"
+            )
         return self

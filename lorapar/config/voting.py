@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from lorapar.config.base import Dtype, Fraction, Name, Positive, Rate, Section
+from lorapar.config.base import Dtype, Fraction, Name, Positive, Rate, Section, Share
 
 
 class FewShotRow(Section):
@@ -54,18 +54,94 @@ class TeacherTemplate(Section):
         return row
 
 
+class VllmOptions(Section):
+    """How the engine of a teacher is started; only where backend is vllm."""
+
+    tensor_parallel_size: Positive = Field(1, description="GPUs that share the teacher's weights")
+    quantization: str | None = Field(
+        None, description="Method such as fp8 or awq that the weights are read with; absent: as the model's files say"
+    )
+    max_model_len: Positive | None = Field(
+        None, description="Longest prompt with label word, tokens; absent: what the model reads"
+    )
+    gpu_memory_utilization: Share = Field(0.9, description="Share of each GPU's memory that the engine may take")
+
+
+class EndpointOptions(Section):
+    """How an endpoint is asked; only where backend is openai."""
+
+    api_key_env: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z_][A-Za-z0-9_]*$",
+        description="Environment variable that holds the key; absent: no key is sent",
+    )
+    concurrency: Positive = Field(64, description="Requests on the way at once")
+    timeout_seconds: Rate = Field(120.0, description="How long one request may take")
+    attempts: Positive = Field(6, description="Tries of one request before the teacher counts as failed")
+    max_wait_seconds: Rate = Field(60.0, description="Longest wait between two tries, Retry-After included")
+
+
 class TeacherConfig(Section):
     """One voter."""
 
     name: Name = Field(description="Name the teacher's votes are recorded under")
-    backend: Literal["transformers"] = Field("transformers", description="What runs the teacher")
-    model: str | None = Field(None, description="Hub name or local folder; absent: the base model itself")
-    revision: str | None = Field(None, description="Hub revision of the teacher")
-    dtype: Dtype = Field("bfloat16", description="Number format of the teacher's weights")
-    batch_size: Positive = Field(16, description="Rows asked at once")
+    backend: Literal["transformers", "vllm", "openai"] = Field(
+        "transformers",
+        description="What runs the teacher: transformers or vllm in this process, or an OpenAI-compatible endpoint",
+    )
+    model: str | None = Field(
+        None, description="Hub name or local folder, at an endpoint the name it serves; absent: the base model itself"
+    )
+    revision: str | None = Field(
+        None, description="Hub revision of the teacher; at an endpoint any text that changes when its weights do"
+    )
+    endpoint: str | None = Field(
+        None, description="Address of an OpenAI-compatible API, such as http://teacher:8000/v1; needs backend openai"
+    )
+    dtype: Dtype = Field("bfloat16", description="Number format of the teacher's weights; not for endpoints")
+    batch_size: Positive = Field(16, description="Rows asked at once; only where backend is transformers")
     weight: Rate = Field(1.0, description="Weight of its vote in the majority")
     template: TeacherTemplate = Field(default_factory=TeacherTemplate, description="How it is asked")
+    vllm: VllmOptions | None = Field(None, description="How its engine is started; needs backend vllm")
+    openai: EndpointOptions | None = Field(None, description="How its endpoint is asked; needs backend openai")
     digest: str | None = Field(None, description="sha256 identity of its own model's weights; filled in by `plan`")
+
+    @model_validator(mode="after")
+    def _options_are_of_the_backend(self) -> TeacherConfig:
+        """An option that would do nothing is a mistake to hear about."""
+        for option, backends in _BACKENDS_OF.items():
+            given = getattr(self, option) != type(self).model_fields[option].default
+            if given and self.backend not in backends:
+                raise ValueError(
+                    f"teacher '{self.name}': {option} does nothing with backend {self.backend}, only with "
+                    f"{' and '.join(backends)}; leave it out or change the backend"
+                )
+        if self.backend == "openai":
+            self._check_endpoint()
+        return self
+
+    def _check_endpoint(self) -> None:
+        if self.endpoint is None or not self.endpoint.startswith(("http://", "https://")):
+            raise ValueError(
+                f"teacher '{self.name}': backend openai needs endpoint, the http address of an OpenAI-compatible API, "
+                "such as http://teacher:8000/v1"
+            )
+        if "@" in self.endpoint:
+            raise ValueError(
+                f"teacher '{self.name}': endpoint must not hold a user or password; name the key's environment "
+                "variable in openai.api_key_env"
+            )
+        if self.model is None:
+            raise ValueError(f"teacher '{self.name}': backend openai needs model, the name its endpoint serves")
+
+
+_BACKENDS_OF = {
+    "dtype": ("transformers", "vllm"),
+    "batch_size": ("transformers",),
+    "vllm": ("vllm",),
+    "openai": ("openai",),
+    "endpoint": ("openai",),
+}
 
 
 class VotingConfig(Section):
@@ -73,6 +149,20 @@ class VotingConfig(Section):
 
     role_play: bool = Field(True, description="Tell teachers to act as the target model (paper section 3.1)")
     quorum: Positive | None = Field(None, description="Teachers asked about every row; absent: a bare majority of them")
+    min_teachers: Positive | None = Field(
+        None, description="Go on without teachers that fail while so many are left; absent: none may fail"
+    )
+    calibrate: bool = Field(False, description="Subtract each teacher's leaning, as measured on probe rows")
+    probe_rows: Positive = Field(128, description="Rows that a teacher's leaning is measured on")
     tie: Literal["system1", "system2", "hold_out"] = Field("system2", description="What a tied row becomes")
     min_agreement: Fraction = Field(0.0, description="Least share of the votes cast a label needs; 0: none")
     below_agreement: Literal["keep", "hold_out"] = Field("keep", description="What rows below min_agreement become")
+
+
+class EditsConfig(Section):
+    """Labels that a person has set; they overrule the vote."""
+
+    source: str | None = Field(
+        None, description="CSV file of `lorapar votes export` with edited labels, a path or s3:// address"
+    )
+    digest: str | None = Field(None, description="sha256 of that file; filled in by `plan`")

@@ -36,7 +36,7 @@ def executed(
     The block puts the outputs where they belong. Only then is the unfinished work in the store removed.
     """
     with kept(store, f"{record.stage}-{record.key}", call.scratch, checkpoint, call.progress) as keeper:
-        yield execute(record, replace(call, keeper=keeper))
+        yield execute(record, replace(call, keeper=keeper, store=store))
     keeper.forget()
 
 

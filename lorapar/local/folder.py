@@ -5,6 +5,8 @@ report.html metrics.json adapter/ lineage.json    what people come for
 stages/<node>/<output>/     finished artifacts, each with its manifest
 stages/<node>/stage.json    the record of how they came about
 work/<node>-<key>/          unfinished work; the next run with the same settings and inputs goes on from it
+cache/                      votes by content: a run over grown data asks only about what is new
+edits.csv                   labels that a person has set (`lorapar votes import`)
 """
 
 from __future__ import annotations
@@ -60,6 +62,16 @@ class RunFolder:
         """The folder of a finished node."""
         return self.root / "stages" / name
 
+    @property
+    def cache(self) -> Path:
+        """What is remembered by content, whatever the settings of the run."""
+        return self.root / "cache"
+
+    @property
+    def edits(self) -> Path:
+        """Labels that a person has set; there is no such file where nobody has."""
+        return self.root / "edits.csv"
+
     def artifact(self, node: str, output: str) -> Path:
         """The folder of one output of a finished node."""
         return self.node(node) / output
@@ -98,8 +110,8 @@ class RunFolder:
         write_atomically(folder / "stage.json", record.model_dump_json(indent=2) + "\n")
 
     def forget(self) -> None:
-        """Drop every finished and unfinished node: `--fresh`."""
-        for name in ("stages", "work"):
+        """Drop every finished and unfinished node, and what was remembered: `--fresh`."""
+        for name in ("stages", "work", "cache"):
             shutil.rmtree(self.root / name, ignore_errors=True)
 
     @contextmanager

@@ -11,6 +11,7 @@ from rich.text import Text
 from lorapar.config import RunConfig
 from lorapar.data import load_examples
 from lorapar.data.source import Kind, kind_of
+from lorapar.local.edits import with_edits
 from lorapar.local.estimate import stage_memory_bytes
 from lorapar.local.folder import RunFolder
 from lorapar.local.preview import PlannedNode, preview
@@ -23,7 +24,7 @@ from lorapar.voting.ballots import is_voted_on
 def plan_table(config: RunConfig, out: Path, *, until: str | None, fresh: bool) -> Group:
     """A row a node: runs or reused, why, and about how much memory; below it model, data and teacher calls."""
     last = last_node(until)
-    plan = make_plan(with_registry(config, out))
+    plan = make_plan(with_edits(with_registry(config, out), RunFolder(out)))
     memory = stage_memory_bytes(plan.config)
     table = Table("node", "", "why", "memory, about", box=None, header_style="bold")
     for planned in _up_to(preview(plan, RunFolder(out)), last):

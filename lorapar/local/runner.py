@@ -11,6 +11,7 @@ from typing import Any
 
 from lorapar.config import CheckpointConfig, RunConfig, dump_config
 from lorapar.errors import BadInputError, nearest, stopped
+from lorapar.local.edits import with_edits
 from lorapar.local.execute import executed
 from lorapar.local.folder import RunFolder, StageRecord
 from lorapar.local.preview import changes, expected_record
@@ -53,6 +54,7 @@ def run_local(
     with storage_errors(out), folder.locked():
         if fresh:
             folder.forget()
+        config = with_edits(config, folder)
         try:
             ran = _run_nodes(config, run, reporter, last)
         except BaseException:
@@ -168,6 +170,7 @@ def _execute(node: Node, record: StageRecord, run: _Run, progress: Progress) -> 
         scratch=work / "scratch",
         progress=progress,
         origin=replace(Origin.of_environment(), run=str(folder.root.resolve())),
+        cache=folder.cache,
     )
     store = run.shared.store if run.shared is not None else None
     with executed(record, call, store, run.checkpoint) as finished:

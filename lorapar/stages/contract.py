@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict
 from lorapar.checkpoint import Keeper
 from lorapar.errors import BadInputError, nearest
 from lorapar.progress import Progress, Silent
+from lorapar.store import ObjectStore
 
 Metrics = dict[str, float]
 
@@ -85,6 +86,10 @@ class StageCall(Generic[S]):
     keeper: Keeper = field(default_factory=Keeper)
     """Says when unfinished work in `scratch` should be brought up to date, and copies it where there is a store."""
     origin: Origin = field(default_factory=Origin.of_environment)
+    cache: Path | None = None
+    """A folder for what is remembered by content from call to call, whatever their settings; None: nothing is."""
+    store: ObjectStore | None = None
+    """Where machines share what they remember by content; None: they do not."""
 
     def input(self, name: str) -> Path:
         """The one folder of an input."""

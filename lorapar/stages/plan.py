@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from lorapar import __version__
 from lorapar.basemodel import resolve_model
 from lorapar.basemodel.resolve import Kind, kind_of
-from lorapar.config import ModelConfig, RunConfig
+from lorapar.config import ModelConfig, RunConfig, TeacherConfig
 from lorapar.data import resolve_data
 from lorapar.data.source import TASK_MIX
 from lorapar.errors import BadInputError
@@ -23,6 +23,7 @@ from lorapar.records import write_json
 from lorapar.stages.contract import Metrics, StageCall, StageSettings, StageSpec, stage_spec
 from lorapar.stages.graph import GRAPH
 from lorapar.training.rewards import load_rewards
+from lorapar.voting.edits import resolve_edits
 
 
 class Settings(StageSettings):
@@ -79,10 +80,9 @@ def resolve_config(config: RunConfig, sections: tuple[str, ...]) -> RunConfig:
     if "model" in sections:
         resolved["model"] = _resolve(config.model)
     if "teachers" in sections:
-        resolved["teachers"] = tuple(
-            teacher if teacher.model is None else teacher.model_copy(update=_pin(teacher.model, teacher.revision))
-            for teacher in config.teachers
-        )
+        resolved["teachers"] = tuple(map(_pinned, config.teachers))
+    if "edits" in sections:
+        resolved["edits"] = resolve_edits(config.edits)
     if "data" in sections:
         resolved["data"] = resolve_data(config.data)
     return config.model_copy(update=resolved)
@@ -116,6 +116,9 @@ def _resolve(model: ModelConfig) -> ModelConfig:
     return resolve_model(fresh)
 
 
-def _pin(name: str, revision: str | None) -> dict[str, Any]:
-    model = _resolve(ModelConfig(name=name, revision=revision))
-    return {"revision": model.revision, "digest": model.digest}
+def _pinned(teacher: TeacherConfig) -> TeacherConfig:
+    """The teacher with its own model's revision and digest; what an endpoint serves cannot be looked up."""
+    if teacher.model is None or teacher.backend == "openai":
+        return teacher
+    model = _resolve(ModelConfig(name=teacher.model, revision=teacher.revision))
+    return teacher.model_copy(update={"revision": model.revision, "digest": model.digest})

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from lorapar.config import TeacherConfig, VotingConfig
+from pydantic import model_validator
+
+from lorapar.config import EditsConfig, TeacherConfig, VotingConfig
 from lorapar.errors import BadInputError
 from lorapar.records import read_json, write_json
 from lorapar.stages.contract import Metrics, StageCall, StageSettings, StageSpec
 from lorapar.voting.ballots import Ballots
-from lorapar.voting.collect import EXAMPLES, VOTES
+from lorapar.voting.calibration import PROBE
+from lorapar.voting.collect import EXAMPLES, FAILED, SUMMARY, VOTES
 from lorapar.voting.count import Count
 from lorapar.voting.deal import deal, deal_open_votes
+from lorapar.voting.edits import load_edits
 from lorapar.voting.figures import metrics_of, vote_summary
 
 
@@ -22,7 +27,14 @@ class Settings(StageSettings):
 
     teachers: tuple[TeacherConfig, ...]
     voting: VotingConfig
+    edits: EditsConfig | None = None
     round: Literal["first", "rest"]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _first_round_is_not_edited(cls, values: Any) -> Any:
+        """A person's labels come last: an edit re-runs the last tally and nothing before it."""
+        return {**values, "edits": None} if isinstance(values, dict) and values.get("round") == "first" else values
 
 
 SPEC = StageSpec(
@@ -43,19 +55,39 @@ def run(call: StageCall[Settings]) -> Metrics:
     count = Count(Ballots(settings.teachers, settings.voting))
     count.read_examples(examples)
     count.read_votes(votes)
+    failed = _failed(folders)
+    count.excuse(failed)
     count.check_complete(settings.round)
+    if settings.edits is not None and settings.edits.source is not None:
+        count.edit(load_edits(settings.edits), settings.edits.source)
     dealt = deal(count, examples, call.outputs)
-    deal_open_votes(count, votes, call.output("undecided"))
-    summary = vote_summary(count, dealt, settings.round, _described(folders))
-    write_json(call.output("labels") / "summary.json", summary)
+    if settings.round == "first":
+        _hand_on(count, folders, failed, call.output("undecided"))
+    summary = {**vote_summary(count, dealt, settings.round, _described(folders)), "failed": failed}
+    write_json(call.output("labels") / SUMMARY, summary)
     if settings.round == "rest":
         _check_both_systems(summary)
     return metrics_of(summary)
 
 
+def _hand_on(count: Count, folders: tuple[Path, ...], failed: Mapping[str, str], undecided: Path) -> None:
+    """Give the next round what it needs besides the open rows: their votes, who failed, and the probe rows."""
+    deal_open_votes(count, [folder / VOTES for folder in folders], undecided)
+    if failed:
+        write_json(undecided / FAILED, dict(failed))
+    for folder in folders:
+        if (folder / PROBE).exists():
+            shutil.copyfile(folder / PROBE, undecided / PROBE)
+
+
+def _failed(folders: tuple[Path, ...]) -> dict[str, str]:
+    """Why each teacher failed that did."""
+    return {name: why for folder in folders for name, why in read_json(folder / SUMMARY).get("failed", {}).items()}
+
+
 def _described(folders: tuple[Path, ...]) -> dict[str, Any]:
     """What the vote stage wrote about each teacher."""
-    return {name: about for folder in folders for name, about in read_json(folder / "summary.json")["teachers"].items()}
+    return {name: about for folder in folders for name, about in read_json(folder / SUMMARY)["teachers"].items()}
 
 
 def _check_both_systems(summary: Mapping[str, Any]) -> None:

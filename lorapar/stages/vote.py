@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-import shutil
+from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any, Literal
 
 from lorapar.config import ModelConfig, TeacherConfig, VotingConfig
-from lorapar.records import write_json
+from lorapar.records import Example, read_records, write_json, write_records
 from lorapar.stages.contract import Metrics, StageCall, StageSettings, StageSpec
 from lorapar.voting.backends import Backends, is_base
-from lorapar.voting.ballots import Ballots
-from lorapar.voting.collect import VOTES, Collection
-from lorapar.voting.journal import VoteJournal
-from lorapar.voting.teacher import teacher_model
+from lorapar.voting.ballots import Ballots, is_voted_on
+from lorapar.voting.cache import VoteCache, teacher_identity
+from lorapar.voting.calibration import PROBE, probe_rows
+from lorapar.voting.collect import EXAMPLES, SUMMARY, VOTES, Collection
+from lorapar.voting.journal import VoteJournal, copy_in_order
+from lorapar.voting.school import School
+from lorapar.voting.teacher import Teacher, teacher_model
 from lorapar.voting.templates import plays_role, target_text, template_digest
 
 
@@ -35,25 +39,64 @@ SPEC = StageSpec(
 
 
 def run(call: StageCall[Settings]) -> Metrics:
-    """Write votes.jsonl and summary.json (what each teacher of the round is, and what it was asked)."""
+    """Write votes.jsonl, summary.json (what each teacher of the round is) and, for a calibrated vote, probe.jsonl."""
     settings, out = call.settings, call.output("votes")
     ballots = Ballots(settings.teachers, settings.voting)
-    teachers = {teacher.name: teacher for teacher in settings.teachers}
-    backends = Backends(settings.model, role_play=settings.voting.role_play, progress=call.progress)
     journal = VoteJournal(call.scratch / VOTES, on_flush=call.keeper.tick)
     collection = Collection(call.input("examples"), ballots, settings.round)
-    done = collection.ask(lambda name: backends.open(teachers[name]), journal, call.progress)
+    probe = _probe(call)
+    with ExitStack() as stack:
+        school = School(_opener(call, stack), _cache(call, stack), probe)
+        done = collection.ask(school, journal, call.progress)
     if done.resumed:
         call.progress.say(f"{done.resumed} votes of an earlier call were kept")
-    shutil.copyfile(journal.path, out / VOTES)
-    names = ballots.round_teachers(settings.round)
-    described = {name: _describe(teachers[name], settings) for name in names}
-    calls, tokens = sum(done.calls.values()), sum(done.tokens.values())
-    write_json(
-        out / "summary.json",
-        {"round": settings.round, "calls": calls, "tokens": tokens, "teachers": described},
+    tokens = copy_in_order(journal.path, out / VOTES, ballots.teachers, collection.patterns)
+    if probe is not None:
+        write_records(out / PROBE, probe)
+    teachers = {teacher.name: teacher for teacher in settings.teachers}
+    described = {name: _describe(teachers[name], settings) for name in ballots.round_teachers(settings.round)}
+    votes = sum(done.calls.values()) + sum(done.cached.values())
+    about = {"round": settings.round, "votes": votes, "tokens": tokens, "teachers": described}
+    write_json(out / SUMMARY, {**about, "failed": collection.failed})
+    return {
+        "rows": float(len(collection.patterns)),
+        "calls": float(sum(done.calls.values())),
+        "cached_votes": float(sum(done.cached.values())),
+        "tokens": float(sum(done.tokens.values())),
+        "failed_teachers": float(len(collection.failed)),
+    }
+
+
+def _opener(call: StageCall[Settings], stack: ExitStack) -> Callable[[str], Teacher]:
+    settings = call.settings
+    teachers = {teacher.name: teacher for teacher in settings.teachers}
+    backends = stack.enter_context(
+        Backends(settings.model, role_play=settings.voting.role_play, progress=call.progress)
     )
-    return {"rows": float(len(collection.patterns)), "calls": float(calls), "tokens": float(tokens)}
+    return lambda name: backends.open(teachers[name])
+
+
+def _cache(call: StageCall[Settings], stack: ExitStack) -> VoteCache | None:
+    """What was voted in earlier runs; in the scratch folder where there is a store and no folder for it."""
+    if call.cache is None and call.store is None:
+        return None
+    settings, folder = call.settings, call.cache or call.scratch
+    teachers = {
+        teacher.name: (teacher, teacher_identity(teacher, settings.model, role_play=settings.voting.role_play))
+        for teacher in settings.teachers
+    }
+    return stack.enter_context(VoteCache(folder / "votes.sqlite", teachers, call.store))
+
+
+def _probe(call: StageCall[Settings]) -> list[Example] | None:
+    """The rows that teachers' leanings are measured on; the second round has those of the first."""
+    if not call.settings.voting.calibrate:
+        return None
+    folder = call.input("examples")
+    if call.settings.round == "rest":
+        return list(read_records(folder / PROBE, Example))
+    rows = (row for row in read_records(folder / EXAMPLES, Example) if is_voted_on(row))
+    return probe_rows(rows, call.settings.voting.probe_rows)
 
 
 def _describe(teacher: TeacherConfig, settings: Settings) -> dict[str, Any]:
@@ -61,9 +104,10 @@ def _describe(teacher: TeacherConfig, settings: Settings) -> dict[str, Any]:
     model, role_play = teacher_model(teacher, settings.model), settings.voting.role_play
     return {
         "backend": teacher.backend,
+        "endpoint": teacher.endpoint,
         "model": model.name,
         "revision": model.revision,
-        "dtype": model.dtype,
+        "dtype": None if teacher.backend == "openai" else model.dtype,
         "weight": teacher.weight,
         "teacher_is_base": is_base(teacher, settings.model),
         "role_play": plays_role(teacher.template, role_play),

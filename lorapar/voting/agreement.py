@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
-from lorapar.voting.ballots import NOT_ASKED
+from lorapar.voting.ballots import NO_VOTE, SYSTEM_OF
 
 Matrix = list[list[float | None]]
 
@@ -32,7 +32,7 @@ def cohen_kappa(pairs: Mapping[tuple[str, str], int]) -> float | None:
     return (observed - expected) / (1.0 - expected) if expected < 1.0 else None
 
 
-def krippendorff_alpha(units: Mapping[str, int], missing: str = NOT_ASKED) -> float | None:
+def krippendorff_alpha(units: Mapping[str, int], missing: str = NO_VOTE) -> float | None:
     """Krippendorff's alpha for nominal marks with missing ones, from counted units; None where all marks are equal.
 
     Krippendorff (2011), Computing Krippendorff's Alpha-Reliability, section D. A unit with fewer than two marks counts
@@ -41,7 +41,7 @@ def krippendorff_alpha(units: Mapping[str, int], missing: str = NOT_ASKED) -> fl
     totals: Counter[str] = Counter()
     disagreeing = 0.0
     for unit, count in units.items():
-        marks = Counter(mark for mark in unit if mark != missing)
+        marks = Counter(mark for mark in unit if mark not in missing)
         number = sum(marks.values())
         if number < 2:
             continue
@@ -61,7 +61,7 @@ def pairwise(patterns: Mapping[str, int], places: Sequence[int]) -> tuple[Matrix
         for column, other in enumerate(places):
             pairs: Counter[tuple[str, str]] = Counter()
             for pattern, count in patterns.items():
-                if NOT_ASKED not in (pattern[one], pattern[other]):
+                if pattern[one] in SYSTEM_OF and pattern[other] in SYSTEM_OF:
                     pairs[pattern[one], pattern[other]] += count
             rows = sum(pairs.values())
             raw[row][column] = sum(n for (a, b), n in pairs.items() if a == b) / rows if rows else None

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from types import TracebackType
 from typing import TYPE_CHECKING
 
 from lorapar.basemodel import load_model, load_tokenizer, resolve_model
-from lorapar.config import ModelConfig, TeacherConfig
+from lorapar.config import ModelConfig, TeacherConfig, VllmOptions
 from lorapar.progress import Progress
 from lorapar.voting.teacher import Teacher, teacher_model
 from lorapar.voting.templates import target_text
@@ -13,40 +14,106 @@ from lorapar.voting.templates import target_text
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from lorapar.voting.endpoint_teacher import EndpointTeacher
+    from lorapar.voting.vllm_engine import VllmEngine
+
 
 class Backends:
-    """Opens teachers. The last model stays loaded, so that teachers of one model in a row share it."""
+    """Opens teachers, one at a time; as a context manager it frees what the last one held.
+
+    The last model stays loaded, so that teachers of one model in a row share it.
+    """
 
     def __init__(self, base: ModelConfig, *, role_play: bool, progress: Progress) -> None:
         self._base = base
         self._role_play = role_play
         self._progress = progress
-        self._key: ModelConfig | None = None
-        self._loaded: tuple[PreTrainedModel, PreTrainedTokenizerBase] | None = None
+        self._key: tuple[ModelConfig, VllmOptions | None] | None = None
+        self._model: PreTrainedModel | None = None
+        self._engine: VllmEngine | None = None
+        self._tokenizer: PreTrainedTokenizerBase | None = None
+        self._endpoint: EndpointTeacher | None = None
 
     def open(self, config: TeacherConfig) -> Teacher:
-        """The teacher, ready to vote; raises BadInputError or UnreachableError where its model cannot be had."""
+        """The teacher, ready to vote; raises BadInputError or UnreachableError where it cannot be had."""
+        if config.backend == "openai":
+            return self._open_endpoint(config)
+        model = resolve_model(teacher_model(config, self._base))
+        return self._open_vllm(config, model) if config.backend == "vllm" else self._open_transformers(config, model)
+
+    def close(self) -> None:
+        """Free models, engines and connections."""
+        if self._engine is not None:
+            self._engine.close()
+        if self._endpoint is not None:
+            self._endpoint.close()
+        self._key = self._model = self._engine = self._tokenizer = self._endpoint = None
+
+    def __enter__(self) -> Backends:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _open_transformers(self, config: TeacherConfig, model: ModelConfig) -> Teacher:
         from lorapar.voting.transformers_teacher import TransformersTeacher
 
-        model, tokenizer = self._load(resolve_model(teacher_model(config, self._base)))
-        return TransformersTeacher(config, model, tokenizer, target=target_text(self._base), role_play=self._role_play)
+        if self._is_another(model, None):
+            self._progress.say(f"loading {model.name}")
+            self._model, self._tokenizer = load_model(model, self._progress), load_tokenizer(model)
+            self._key = _key(model, None)
+        if self._model is None or self._tokenizer is None:
+            raise AssertionError("a model was taken for loaded that is not")
+        return TransformersTeacher(
+            config, self._model, self._tokenizer, target=target_text(self._base), role_play=self._role_play
+        )
 
-    def _load(self, config: ModelConfig) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-        # What a model is described as does not change its weights.
-        key = config.model_copy(update={"description": ""})
-        if self._loaded is None or self._key != key:
-            self._loaded = None
-            self._progress.say(f"loading {config.name}")
-            self._loaded = (load_model(config, self._progress), load_tokenizer(config))
-            self._key = key
-        return self._loaded
+    def _open_vllm(self, config: TeacherConfig, model: ModelConfig) -> Teacher:
+        from lorapar.voting.vllm_engine import VllmEngine
+        from lorapar.voting.vllm_teacher import VllmTeacher
+
+        options = config.vllm or VllmOptions()
+        if self._is_another(model, options):
+            self._progress.say(f"starting vLLM with {model.name}")
+            self._tokenizer = load_tokenizer(model)
+            self._engine = VllmEngine(model, options, self._progress)
+            self._key = _key(model, options)
+        if self._engine is None or self._tokenizer is None:
+            raise AssertionError("an engine was taken for started that is not")
+        return VllmTeacher(
+            config, self._engine, self._tokenizer, target=target_text(self._base), role_play=self._role_play
+        )
+
+    def _open_endpoint(self, config: TeacherConfig) -> Teacher:
+        from lorapar.voting.endpoint_teacher import EndpointTeacher
+
+        self.close()
+        self._endpoint = EndpointTeacher(config, target=target_text(self._base), role_play=self._role_play)
+        return self._endpoint
+
+    def _is_another(self, model: ModelConfig, options: VllmOptions | None) -> bool:
+        """Whether this model has to be loaded; the one before it is freed first, because both may not fit."""
+        if self._key == _key(model, options):
+            return False
+        self.close()
+        return True
+
+
+def _key(model: ModelConfig, options: VllmOptions | None) -> tuple[ModelConfig, VllmOptions | None]:
+    # What a model is described as does not change its weights.
+    return model.model_copy(update={"description": ""}), options
 
 
 def is_base(config: TeacherConfig, base: ModelConfig) -> bool:
     """Whether a teacher is the base model itself, by name and revision or by digest.
 
-    The digest of a hub model names its commit, so a local copy of a hub model does not count as the same.
+    The digest of a hub model names its commit, so a local copy of a hub model does not count as the same; what an
+    endpoint serves is known by its name only.
     """
+    if config.backend == "openai":
+        return config.model == base.name
     own = teacher_model(config, base)
     if (own.name, own.revision) == (base.name, base.revision):
         return True

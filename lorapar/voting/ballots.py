@@ -1,24 +1,28 @@
 """Votes become labels: weighted majority, ties, least agreement, and when no further vote is needed.
 
 The votes on one example are a pattern: a string with one mark a teacher, in the order of the settings: `1` (System 1),
-`2` (System 2) or `-` (not asked). There are at most 3 ** teachers of them, so a million rows share a few hundred, and
-every figure is worked out once a pattern. Weights are whole numbers in here: 0.1 + 0.2 ties with 0.3.
+`2` (System 2), `-` (not asked) or `x` (failed). There are at most 4 ** teachers of them, so a million rows share a few
+hundred, and every figure is worked out once a pattern. Weights are whole numbers in here: 0.1 + 0.2 ties with 0.3.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache
 from math import lcm
+from typing import NoReturn
 
 from lorapar.config import TeacherConfig, VotingConfig
 from lorapar.errors import BadInputError
-from lorapar.records import Example, System, Vote
+from lorapar.records import Example, System
 
 NOT_ASKED = "-"
+ABSENT = "x"
+"""The teacher failed and will not vote on this row."""
+NO_VOTE = NOT_ASKED + ABSENT
 MARKS: dict[System, str] = {"system1": "1", "system2": "2"}
 SYSTEM_OF: dict[str, System] = {mark: system for system, mark in MARKS.items()}
 
@@ -52,29 +56,46 @@ class Ballots:
         self._least = _exact(voting.min_agreement)
         self.outcome = cache(self._outcome)
         """What a pattern comes to."""
+        self._after = cache(self._added)  # a few hundred patterns, which all rows share
         self.weights = cache(self._sides)
         """Weight of a pattern's votes for each system."""
         self.nobody = NOT_ASKED * len(self.teachers)
         """The pattern of an example that nobody has voted on."""
+        least = voting.min_teachers
+        self.may_fail = len(self.teachers) - least if least is not None else 0
+        """How many teachers may fail."""
 
     def round_teachers(self, round_name: str) -> tuple[str, ...]:
         """Names of the teachers of the round `first` (asked about every row) or `rest`."""
         return self.teachers[: self.first_round] if round_name == "first" else self.teachers[self.first_round :]
 
-    def add(self, pattern: str, vote: Vote) -> str:
+    def add(self, pattern: str, example_id: str, teacher: str, label: System) -> str:
         """The pattern with one more vote; raises BadInputError for unknown teachers and second votes."""
-        place = self._place.get(vote.teacher)
-        if place is None:
+        after = self._after(pattern, teacher, label)
+        if after is None:
+            self._refuse(pattern, example_id, teacher)
+        return after
+
+    def _added(self, pattern: str, teacher: str, label: System) -> str | None:
+        place = self._place.get(teacher)
+        if place is None or pattern[place] in SYSTEM_OF:
+            return None
+        return pattern[:place] + MARKS[label] + pattern[place + 1 :]
+
+    def _refuse(self, pattern: str, example_id: str, teacher: str) -> NoReturn:
+        if teacher not in self._place:
             raise BadInputError(
-                f"row {vote.example_id}: a vote of '{vote.teacher}', who is none of the teachers "
+                f"row {example_id}: a vote of '{teacher}', who is none of the teachers "
                 f"({', '.join(self.teachers)}); run the vote stage again with these settings"
             )
-        if pattern[place] != NOT_ASKED:
-            raise BadInputError(
-                f"row {vote.example_id}: teacher '{vote.teacher}' voted twice; give each folder of votes once"
-            )
-        # Interned, so that a million rows share a few hundred strings.
-        return sys.intern(pattern[:place] + MARKS[vote.label] + pattern[place + 1 :])
+        raise BadInputError(f"row {example_id}: teacher '{teacher}' voted twice; give each folder of votes once")
+
+    def mark_absent(self, pattern: str, names: Iterable[str]) -> str:
+        """The pattern once these teachers will not vote; votes they have cast stay."""
+        for place in (self._place[name] for name in names):
+            if pattern[place] == NOT_ASKED:
+                pattern = pattern[:place] + ABSENT + pattern[place + 1 :]
+        return sys.intern(pattern)
 
     def _sides(self, pattern: str) -> dict[str, float]:
         return {system: weight / self._unit for system, weight in zip(MARKS, self._count(pattern), strict=True)}
@@ -84,9 +105,9 @@ class Ballots:
         votes for System 1, all for System 2) come to the same, so does everything between them.
         """
         first, second = self._count(pattern)
+        remaining = sum(weight for weight, mark in zip(self._weights, pattern, strict=True) if mark == NOT_ASKED)
         if not first + second:
-            return Outcome(None, decided=False, below_agreement=False, tied=False, agreement=0.0)
-        remaining = sum(self._weights) - first - second
+            return Outcome(None, decided=not remaining, below_agreement=False, tied=False, agreement=0.0)
         for_first = self._judge(first + remaining, second)
         decided = for_first == self._judge(first, second + remaining)
         system, below = for_first if decided else self._judge(first, second)

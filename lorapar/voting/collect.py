@@ -6,23 +6,26 @@ The round `first` asks each of its teachers about every row, which is what their
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
-from lorapar.errors import BadInputError
+from lorapar.errors import BadInputError, LoraparError, UnreachableError
 from lorapar.progress import Progress
-from lorapar.records import Example, Vote, read_records
+from lorapar.records import Example, Vote, read_json, read_records
 from lorapar.voting.ballots import NOT_ASKED, Ballots, is_voted_on
 from lorapar.voting.journal import VoteJournal
-from lorapar.voting.teacher import Teacher
+from lorapar.voting.school import School
 
 SEGMENT_ROWS = 8192
 """Rows in memory at once."""
 
 EXAMPLES = "examples.jsonl"
 VOTES = "votes.jsonl"
+SUMMARY = "summary.json"
+FAILED = "failed.json"
+"""Names of the teachers that failed in an earlier round, with the reason; absent where none did."""
 
 
 @dataclass
@@ -30,16 +33,20 @@ class Calls:
     """What a round cost."""
 
     calls: dict[str, int] = field(default_factory=dict)
-    """Votes by teacher."""
+    """Votes by teacher, as they were asked for."""
+    cached: dict[str, int] = field(default_factory=dict)
+    """Votes by teacher that an earlier run had asked for."""
     tokens: dict[str, int] = field(default_factory=dict)
-    """Tokens read and written by teacher."""
+    """Tokens read and written by teacher, without cached votes."""
     resumed: int = 0
     """Votes among them that an earlier, unfinished call had left."""
 
     def count(self, vote: Vote) -> None:
         """Add one vote."""
-        self.calls[vote.teacher] = self.calls.get(vote.teacher, 0) + 1
-        self.tokens[vote.teacher] = self.tokens.get(vote.teacher, 0) + vote.tokens
+        book = self.cached if vote.cached else self.calls
+        book[vote.teacher] = book.get(vote.teacher, 0) + 1
+        if not vote.cached:
+            self.tokens[vote.teacher] = self.tokens.get(vote.teacher, 0) + vote.tokens
 
 
 class Collection:
@@ -53,15 +60,20 @@ class Collection:
         self._ballots = ballots
         self._all_rows = round_name == "first"
         self._names = ballots.round_teachers(round_name)
+        self._recalled: dict[str, set[str]] = {name: set() for name in self._names}
         self.patterns = {row.id: ballots.nobody for row in self._voted_on()}
+        self.failed: dict[str, str] = read_json(folder / FAILED) if (folder / FAILED).exists() else {}
+        """Why each teacher that failed did, earlier rounds included."""
         if (folder / VOTES).exists():
             for vote in read_records(folder / VOTES, Vote):
                 self._note(vote)
+        self._excuse(list(self.failed))
 
-    def ask(self, open_teacher: Callable[[str], Teacher], journal: VoteJournal, progress: Progress) -> Calls:
+    def ask(self, school: School, journal: VoteJournal, progress: Progress) -> Calls:
         """Ask every teacher of the round; all votes of the round are in the journal afterwards.
 
-        `open_teacher` makes a teacher from its name; it is called only for teachers that have rows to vote on.
+        A teacher that fails is left out where the settings allow it, and said in one line. Raises its error where they
+        do not: what had been voted stays in the journal.
         """
         done = Calls()
         for vote in journal.recover():
@@ -70,33 +82,67 @@ class Collection:
             done.resumed += 1
         with journal:
             for name in self._names:
-                self._ask_one(name, open_teacher, journal, progress, done)
+                try:
+                    self._ask_one(name, school, journal, progress, done)
+                except (UnreachableError, BadInputError) as error:
+                    self._go_on_without(name, error, progress, done)
         return done
 
-    def _ask_one(
-        self,
-        name: str,
-        open_teacher: Callable[[str], Teacher],
-        journal: VoteJournal,
-        progress: Progress,
-        done: Calls,
-    ) -> None:
+    def _ask_one(self, name: str, school: School, journal: VoteJournal, progress: Progress, done: Calls) -> None:
         place = self._ballots.teachers.index(name)
-        waiting = sum(pattern[place] == NOT_ASKED and self._asks(pattern, place) for pattern in self.patterns.values())
+        waiting = self._waiting(place)
         if not waiting:
             return
-        teacher = open_teacher(name)
         progress.start(f"teacher {name}", waiting)
-        rows = (row for row in self._voted_on() if self._asks(self.patterns[row.id], place))
+        for segment in self._segments(place, name):
+            voted = self._voted(segment, place)
+            for vote in school.recall(name, [row for row in segment if row.id not in voted]):
+                self._take(vote, journal, progress, done)
+        if not self._waiting(place):
+            return
+        for segment in self._segments(place, name):
+            voted = self._voted(segment, place)
+            if len(voted) < len(segment):
+                for vote in school.votes(name, segment, voted):
+                    self._take(vote, journal, progress, done)
+
+    def _take(self, vote: Vote, journal: VoteJournal, progress: Progress, done: Calls) -> None:
+        self._note(vote)
+        journal.append(vote)
+        done.count(vote)
+        progress.advance()
+
+    def _go_on_without(self, name: str, error: LoraparError, progress: Progress, done: Calls) -> None:
+        """Leave a failed teacher out, or raise its error anew with what is safe."""
+        safe = sum(done.calls.values()) + sum(done.cached.values())
+        if len(self.failed) >= self._ballots.may_fail:
+            raise type(error)(
+                f"{error}; {safe} votes of this round are safe, the same command asks for the rest"
+            ) from error
+        self.failed[name] = str(error)
+        self._excuse([name])
+        progress.say(f"{error}; going on without it, as voting.min_teachers allows ({safe} votes so far)")
+
+    def _excuse(self, names: Sequence[str]) -> None:
+        if names:
+            self.patterns = {row: self._ballots.mark_absent(seen, names) for row, seen in self.patterns.items()}
+
+    def _waiting(self, place: int) -> int:
+        return sum(pattern[place] == NOT_ASKED and self._asks(pattern, place) for pattern in self.patterns.values())
+
+    def _segments(self, place: int, name: str) -> Iterator[list[Example]]:
+        """The rows a teacher is asked about, voted on already or not; those of earlier runs are no part of them.
+
+        A row's probabilities depend, in their last bits, on the rows it is read with: a call after a stop has to cut
+        the same segments as one that was never stopped.
+        """
+        recalled = self._recalled[name]
+        rows = (row for row in self._voted_on() if row.id not in recalled and self._asks(self.patterns[row.id], place))
         while segment := list(islice(rows, SEGMENT_ROWS)):
-            voted = {row.id for row in segment if self.patterns[row.id][place] != NOT_ASKED}
-            if len(voted) == len(segment):
-                continue
-            for vote in teacher.votes(segment, voted):
-                self._note(vote)
-                journal.append(vote)
-                done.count(vote)
-                progress.advance()
+            yield segment
+
+    def _voted(self, segment: Sequence[Example], place: int) -> set[str]:
+        return {row.id for row in segment if self.patterns[row.id][place] != NOT_ASKED}
 
     def _asks(self, pattern: str, place: int) -> bool:
         """Whether a teacher is asked about a row in this round, voted on it already or not."""
@@ -110,7 +156,9 @@ class Collection:
                 f"a vote of teacher '{vote.teacher}' is on row {vote.example_id}, which is not among the rows to vote "
                 f"on in {self._examples}; the votes belong to other data, run the vote stage again"
             )
-        self.patterns[vote.example_id] = self._ballots.add(pattern, vote)
+        self.patterns[vote.example_id] = self._ballots.add(pattern, vote.example_id, vote.teacher, vote.label)
+        if vote.cached and vote.teacher in self._recalled:
+            self._recalled[vote.teacher].add(vote.example_id)
 
     def _voted_on(self) -> Iterator[Example]:
         return (row for row in read_records(self._examples, Example) if is_voted_on(row))

@@ -9,15 +9,45 @@ from __future__ import annotations
 import heapq
 from array import array
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
+from functools import cache
 from pathlib import Path
+from typing import Literal, NotRequired
+
+from pydantic import TypeAdapter
+from typing_extensions import TypedDict
 
 from lorapar.errors import BadInputError
-from lorapar.records import Example, System, Vote, read_records
-from lorapar.voting.ballots import NOT_ASKED, Ballots, is_voted_on
+from lorapar.records import System, read_parts
+from lorapar.voting.ballots import NOT_ASKED, Ballots
+from lorapar.voting.edits import Edit
 
 SHOWN_ROWS = 20
 """Rows of each label, and contested rows, that a summary names."""
+
+
+class _ExampleParts(TypedDict):
+    """What is counted of an example."""
+
+    id: str
+    known_system: NotRequired[System | None]
+    split: NotRequired[Literal["train", "heldout"]]
+
+
+class _VoteParts(TypedDict):
+    """What is counted of a vote."""
+
+    example_id: str
+    teacher: str
+    label: System
+    confidence: NotRequired[float | None]
+    tokens: NotRequired[int]
+    uncalibrated: NotRequired[System | None]
+
+
+_EXAMPLE: TypeAdapter[_ExampleParts] = TypeAdapter(_ExampleParts)
+_VOTE: TypeAdapter[_VoteParts] = TypeAdapter(_VoteParts)
+KNOWN: tuple[System, System] = ("system1", "system2")
 
 
 class Count:
@@ -27,14 +57,20 @@ class Count:
         self.ballots = ballots
         self.row_of: dict[str, int] = {}
         self.patterns: list[str] = []
+        self.plain_patterns: list[str] | None = None
+        """Patterns before teachers' leanings were subtracted; None where votes are not calibrated."""
         self.gold: list[System | None] = []
         """The known system of each row, where the data names it."""
         self.heldout = bytearray()
         """1 where the row is held out for evaluation."""
+        self.rows_of_examples = array("q")
+        """The row of each example; -1 and -2 for held-out ones that are known to be System 1 and 2."""
         self.lean = array("d")
         """Confidence for System 1 less confidence for System 2, summed over a row's votes."""
         self.rows_of_votes = array("q")
         """The row of each vote, in the order the votes were read."""
+        self.edits: dict[int, Edit] = {}
+        """What a person has set for a row, whatever its votes say."""
         self.calls: Counter[str] = Counter()
         self.tokens: Counter[str] = Counter()
         self.known_heldout: Counter[str] = Counter()
@@ -42,48 +78,88 @@ class Count:
 
     def read_examples(self, path: Path) -> None:
         """Number the rows; raises BadInputError for an id that is there twice."""
-        for example in read_records(path, Example):
-            if not is_voted_on(example):
-                self.known_heldout[str(example.known_system)] += 1
+        nobody, row_of, number = self.ballots.nobody, self.row_of, 0
+        for example in read_parts(path, _EXAMPLE, "Example"):
+            known, heldout = example.get("known_system"), example.get("split", "train") == "heldout"
+            if heldout and known is not None:
+                self.known_heldout[known] += 1
+                self.rows_of_examples.append(-1 - KNOWN.index(known))
                 continue
-            if self.row_of.setdefault(example.id, len(self.patterns)) != len(self.patterns):
-                raise BadInputError(f"{path}: the id {example.id} is there twice; ids must differ")
-            self.patterns.append(self.ballots.nobody)
-            self.gold.append(example.known_system)
-            self.heldout.append(example.split == "heldout")
-            self.lean.append(0.0)
+            if row_of.setdefault(example["id"], number) != number:
+                raise BadInputError(f"{path}: the id {example['id']} is there twice; ids must differ")
+            self.rows_of_examples.append(number)
+            self.gold.append(known)
+            self.heldout.append(heldout)
+            number += 1
+        self.patterns = [nobody] * number
+        self.lean = array("d", bytes(8 * number))
 
     def read_votes(self, paths: Iterable[Path]) -> None:
         """Add all votes; raises BadInputError for unknown rows and teachers and for second votes."""
         for path in paths:
-            for vote in read_records(path, Vote):
-                row = self.row_of.get(vote.example_id)
+            for vote in read_parts(path, _VOTE, "Vote"):
+                row = self.row_of.get(vote["example_id"])
                 if row is None:
                     raise BadInputError(
-                        f"{path}: a vote of teacher '{vote.teacher}' is on row {vote.example_id}, which is not among "
-                        "the rows to vote on; the votes belong to other data, run the vote stage again"
+                        f"{path}: a vote of teacher '{vote['teacher']}' is on row {vote['example_id']}, which is not "
+                        "among the rows to vote on; the votes belong to other data, run the vote stage again"
                     )
-                self.patterns[row] = self.ballots.add(self.patterns[row], vote)
-                self.rows_of_votes.append(row)
-                sure = 1.0 if vote.confidence is None else vote.confidence
-                self.lean[row] += sure if vote.label == "system1" else -sure
-                self.calls[vote.teacher] += 1
-                self.tokens[vote.teacher] += vote.tokens
+                self._add(row, vote)
+
+    def _add(self, row: int, vote: _VoteParts) -> None:
+        name, label = vote["teacher"], vote["label"]
+        before = self.patterns[row]
+        self.patterns[row] = self.ballots.add(before, vote["example_id"], name, label)
+        plain = vote.get("uncalibrated")
+        if plain is not None:
+            if self.plain_patterns is None:
+                self.plain_patterns = [self.ballots.nobody] * len(self.patterns)
+            self.plain_patterns[row] = self.ballots.add(self.plain_patterns[row], vote["example_id"], name, plain)
+        self.rows_of_votes.append(row)
+        sure = vote.get("confidence")
+        sure = 1.0 if sure is None else sure
+        self.lean[row] += sure if label == "system1" else -sure
+        self.calls[name] += 1
+        self.tokens[name] += vote.get("tokens", 0)
+
+    def excuse(self, names: Collection[str]) -> None:
+        """These teachers failed: the votes that they have not cast will not come."""
+        if not names:
+            return
+        mark = cache(lambda pattern: self.ballots.mark_absent(pattern, names))
+        self.patterns = [mark(pattern) for pattern in self.patterns]
+        if self.plain_patterns is not None:
+            self.plain_patterns = [mark(pattern) for pattern in self.plain_patterns]
+
+    def edit(self, edits: Mapping[str, Edit], source: str) -> None:
+        """Take labels that a person has set; raises BadInputError for a row that is not voted on."""
+        for example_id, edit in edits.items():
+            row = self.row_of.get(example_id)
+            if row is None:
+                raise BadInputError(
+                    f"{source}: there is no row {example_id} among the rows that are voted on; the data have changed "
+                    "since it was exported: take the line out, or export and edit again"
+                )
+            self.edits[row] = edit
 
     def check_complete(self, round_name: str) -> None:
         """Raise BadInputError where a vote that the round should have brought is missing."""
-        first = range(self.ballots.first_round)
-        rest = round_name == "rest"
+        absent = {pattern: self._absent(pattern, round_name) for pattern in set(self.patterns)}
+        if not any(absent.values()):
+            return
         for example_id, row in self.row_of.items():
-            pattern = self.patterns[row]
-            absent = [self.ballots.teachers[place] for place in first if pattern[place] == NOT_ASKED]
-            if rest and not absent and not self.ballots.outcome(pattern).decided:
-                absent = [name for name, mark in zip(self.ballots.teachers, pattern, strict=True) if mark == NOT_ASKED]
-            if absent:
+            if absent[self.patterns[row]]:
                 raise BadInputError(
-                    f"row {example_id}: the votes of {', '.join(absent)} are missing, so it has no label; "
-                    "give tally the votes of both rounds, made with these settings"
+                    f"row {example_id}: the votes of {', '.join(absent[self.patterns[row]])} are missing, so it has no "
+                    "label; give tally the votes of both rounds, made with these settings"
                 )
+
+    def _absent(self, pattern: str, round_name: str) -> list[str]:
+        """Names of those whose votes the round should have brought."""
+        names = self.ballots.teachers
+        unasked = [name for name, mark in zip(names, pattern, strict=True) if mark == NOT_ASKED]
+        first = [name for name in unasked if name in names[: self.ballots.first_round]]
+        return first or ([] if round_name == "first" or self.ballots.outcome(pattern).decided else unasked)
 
     def counted(self) -> Counter[str]:
         """How many rows have each pattern."""

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
-from typing import TextIO
 
-from lorapar.records import Example, Label, System, read_records
-from lorapar.voting.ballots import MARKS, is_voted_on
+from lorapar.records import Label
+from lorapar.voting.ballots import MARKS
 from lorapar.voting.collect import EXAMPLES, VOTES
-from lorapar.voting.count import Count
+from lorapar.voting.count import KNOWN, Count
+from lorapar.voting.edits import Edit, system_of
 
 LABELS = "labels.jsonl"
 
@@ -21,27 +23,75 @@ LABELS = "labels.jsonl"
 class Dealt:
     """Rows written, by system."""
 
-    train: Counter[str] = field(default_factory=Counter)
-    heldout: Counter[str] = field(default_factory=Counter)
-    undecided: int = 0
+    rows: Counter[str] = field(default_factory=Counter)
+    """Keys are `train system1` and so on, and `undecided`."""
+
+    def of(self, split: str) -> dict[str, int]:
+        """Rows of a split by system."""
+        return {system: self.rows[f"{split} {system}"] for system in MARKS}
 
 
 def deal(count: Count, examples: Path, folders: Mapping[str, Path]) -> Dealt:
-    """Write labels.jsonl of all voted rows, and each row to the folder of its outcome.
+    """Write labels.jsonl of all voted rows, and each row to the folder of its outcome, as it stands in `examples`.
 
     `folders` are labels, undecided, system1, system2 (train rows) and heldout. Rows that are held out of both systems
-    have a label without a system and go nowhere else.
+    have a label without a system and go nowhere else. `examples` is the file that `count` has read.
     """
+    writer = _Labels(count)
     dealt = Dealt()
+    ids = iter(count.row_of)
     with ExitStack() as stack:
-        files = {key: stack.enter_context(path.open("w", encoding="utf-8")) for key, path in _paths(folders).items()}
-        for example in read_records(examples, Example):
-            key = _label(count, example, files["labels"]) if is_voted_on(example) else _split_key(example, None)
-            if key is None:
-                continue
-            files[key].write(example.model_dump_json(exclude_none=True) + "\n")
-            _book(dealt, key)
+        files = {key: stack.enter_context(path.open("wb")) for key, path in _paths(folders).items()}
+        lines = stack.enter_context(examples.open("rb"))
+        for line, row in zip(lines, count.rows_of_examples, strict=True):
+            if row < 0:
+                key: str | None = f"heldout {KNOWN[-1 - row]}"
+            else:
+                files["labels"].write(writer.line(row, next(ids)))
+                key = writer.place(row)
+            if key is not None:
+                files[key].write(line if line.endswith(b"\n") else line + b"\n")
+                dealt.rows[key] += 1
     return dealt
+
+
+class _Labels:
+    """The label of each row. All but the id is the same for rows of one pattern, so it is written once a pattern."""
+
+    def __init__(self, count: Count) -> None:
+        self._count = count
+        self._after_id = cache(self._text)
+        self._key = cache(self._place)
+
+    def line(self, row: int, example_id: str) -> bytes:
+        """The row's line of labels.jsonl."""
+        start = '{"example_id":' + json.dumps(example_id, ensure_ascii=False)
+        return (start + self._after_id(self._count.patterns[row], self._count.edits.get(row))).encode()
+
+    def place(self, row: int) -> str | None:
+        """Where the row itself goes, as a key of `_paths`; None: nowhere."""
+        return self._key(self._count.patterns[row], self._count.edits.get(row), bool(self._count.heldout[row]))
+
+    def _text(self, pattern: str, edit: Edit | None) -> str:
+        outcome = self._count.ballots.outcome(pattern)
+        label = Label(
+            example_id="",
+            system=outcome.system if edit is None else system_of(edit),
+            votes=self._count.ballots.weights(pattern),
+            agreement=outcome.agreement,
+            tied=outcome.tied,
+            decided=outcome.decided or edit is not None,
+            edited=True if edit is not None else None,
+        )
+        text = label.model_dump_json(exclude={"edited"} if edit is None else None)
+        return text.removeprefix('{"example_id":""') + "\n"
+
+    def _place(self, pattern: str, edit: Edit | None, heldout: bool) -> str | None:
+        outcome = self._count.ballots.outcome(pattern)
+        if edit is None and not outcome.decided:
+            return "undecided"
+        system = outcome.system if edit is None else system_of(edit)
+        return None if system is None else f"{'heldout' if heldout else 'train'} {system}"
 
 
 def deal_open_votes(count: Count, votes: Sequence[Path], undecided: Path) -> None:
@@ -68,35 +118,3 @@ def _paths(folders: Mapping[str, Path]) -> dict[str, Path]:
         paths[f"train {system}"] = folders[system] / EXAMPLES
         paths[f"heldout {system}"] = folders["heldout"] / f"{system}.jsonl"
     return paths
-
-
-def _label(count: Count, example: Example, file: TextIO) -> str | None:
-    """Write the label of a voted row; returns where the row itself goes."""
-    pattern = count.patterns[count.row_of[example.id]]
-    outcome = count.ballots.outcome(pattern)
-    label = Label(
-        example_id=example.id,
-        system=outcome.system,
-        votes=count.ballots.weights(pattern),
-        agreement=outcome.agreement,
-        tied=outcome.tied,
-        decided=outcome.decided,
-    )
-    file.write(label.model_dump_json() + "\n")
-    if not outcome.decided:
-        return "undecided"
-    return None if outcome.system is None else _split_key(example, outcome.system)
-
-
-def _split_key(example: Example, voted: System | None) -> str:
-    return f"{example.split} {voted or example.known_system}"
-
-
-def _book(dealt: Dealt, key: str) -> None:
-    split, _, system = key.partition(" ")
-    if key == "undecided":
-        dealt.undecided += 1
-    elif split == "train":
-        dealt.train[system] += 1
-    else:
-        dealt.heldout[system] += 1

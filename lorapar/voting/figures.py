@@ -8,9 +8,10 @@ decision it is lower than it would be had everybody been asked (`first_round_kri
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from lorapar.records import System
 from lorapar.voting.agreement import accuracy, confusion, krippendorff_alpha, pairwise
 from lorapar.voting.ballots import NOT_ASKED, SYSTEM_OF, Ballots
 from lorapar.voting.count import Count
@@ -30,15 +31,18 @@ def vote_summary(count: Count, dealt: Dealt, round_name: str, described: Describ
         "teachers": teacher_figures(count, patterns, described),
         "teacher_is_base": any(about.get("teacher_is_base", False) for about in described.values()),
         "rows": row_figures(ballots, patterns),
-        "train_rows": {system: dealt.train[system] for system in SYSTEM_OF.values()},
-        "heldout_rows": {system: dealt.heldout[system] for system in SYSTEM_OF.values()},
+        "edited_rows": len(count.edits),
+        "train_rows": dealt.of("train"),
+        "heldout_rows": dealt.of("heldout"),
         "heldout_rows_known": {system: count.known_heldout[system] for system in SYSTEM_OF.values()},
         **call_figures(ballots, patterns),
         "tokens": sum(count.tokens.values()),
+        "tokens_saved": tokens_saved(count, patterns),
         "agreement": {"teachers": [ballots.teachers[place] for place in first], "raw": raw, "kappa": kappa},
         "krippendorff_alpha": krippendorff_alpha(patterns),
         "first_round_krippendorff_alpha": krippendorff_alpha(_first_round(patterns, len(first))),
-        "gold": gold_figures(count),
+        "gold": gold_figures(ballots, count.patterns, count.gold),
+        "without_calibration": plain_figures(count),
         "patterns": dict(sorted(patterns.items())),
         "most_contested": count.contested(),
         "shown": {system: count.shown(system) for system in SYSTEM_OF.values()},
@@ -52,13 +56,13 @@ def teacher_figures(count: Count, patterns: Counter[str], described: Described) 
     for place, name in enumerate(count.ballots.teachers):
         said = dict.fromkeys(SYSTEM_OF, 0)
         for pattern, rows in patterns.items():
-            if pattern[place] != NOT_ASKED:
+            if pattern[place] in SYSTEM_OF:
                 said[pattern[place]] += rows
         votes = sum(said.values())
         table = confusion(
             (gold, SYSTEM_OF[pattern[place]], rows)
             for (pattern, gold), rows in golds.items()
-            if gold is not None and pattern[place] != NOT_ASKED
+            if gold is not None and pattern[place] in SYSTEM_OF
         )
         figures[name] = {
             **described.get(name, {}),
@@ -88,7 +92,7 @@ def call_figures(ballots: Ballots, patterns: Counter[str]) -> dict[str, Any]:
     calls = saved = early = 0
     for pattern, rows in patterns.items():
         unasked = pattern.count(NOT_ASKED)
-        calls += rows * (len(pattern) - unasked)
+        calls += rows * sum(mark in SYSTEM_OF for mark in pattern)
         if unasked and ballots.outcome(pattern).decided:
             saved += rows * unasked
             early += rows
@@ -96,19 +100,66 @@ def call_figures(ballots: Ballots, patterns: Counter[str]) -> dict[str, Any]:
     return {"calls": calls, "calls_saved": saved, "decided_early_share": early / total if total else None}
 
 
-def gold_figures(count: Count) -> dict[str, Any] | None:
+def tokens_saved(count: Count, patterns: Counter[str]) -> int:
+    """About how many tokens the saved calls would have taken: for each teacher its mean over the votes it has cast, or
+    the mean of all votes where it has cast none.
+    """
+    calls, tokens = sum(count.calls.values()), sum(count.tokens.values())
+    saved = 0.0
+    for place, name in enumerate(count.ballots.teachers):
+        unasked = sum(
+            rows
+            for pattern, rows in patterns.items()
+            if pattern[place] == NOT_ASKED and count.ballots.outcome(pattern).decided
+        )
+        if calls:
+            own = count.tokens[name] / count.calls[name] if count.calls[name] else tokens / calls
+            saved += unasked * own
+    return round(saved)
+
+
+def gold_figures(ballots: Ballots, patterns: Sequence[str], golds: Sequence[System | None]) -> dict[str, Any] | None:
     """The vote against the systems the data names; None where it names none. Held-out rows count in no accuracy."""
-    outcomes = {pattern: count.ballots.outcome(pattern) for pattern in set(count.patterns)}
-    golds = Counter(zip(count.patterns, count.gold, strict=True))
+    outcomes = {pattern: ballots.outcome(pattern) for pattern in set(patterns)}
     table = confusion(
         (gold, outcomes[pattern].system or "held_out", rows)
-        for (pattern, gold), rows in golds.items()
+        for (pattern, gold), rows in Counter(zip(patterns, golds, strict=True)).items()
         if gold is not None and outcomes[pattern].decided
     )
     if not table:
         return None
     rows = sum(sum(row.values()) for row in table.values())
     return {"rows": rows, "accuracy": accuracy(table), "confusion": table}
+
+
+def plain_figures(count: Count) -> dict[str, Any] | None:
+    """What the vote would have come to without calibration; None where there was none.
+
+    Rows that were decided early with calibration may be undecided without it: nobody was asked about them any more.
+    """
+    if count.plain_patterns is None:
+        return None
+    outcome = count.ballots.outcome
+    pairs = Counter(zip(count.patterns, count.plain_patterns, strict=True))
+    ends = {(own, plain): (outcome(own), outcome(plain)) for own, plain in pairs}
+    changed = sum(
+        rows for key, rows in pairs.items() if ends[key][1].decided and ends[key][0].system != ends[key][1].system
+    )
+    gold = gold_figures(count.ballots, count.plain_patterns, count.gold)
+    return {
+        "rows": row_figures(count.ballots, Counter(count.plain_patterns)),
+        "changed_rows": changed,
+        "gold_accuracy": gold["accuracy"] if gold else None,
+        "system1_share": {
+            name: _share_of_first(count.plain_patterns, place) for place, name in enumerate(count.ballots.teachers)
+        },
+    }
+
+
+def _share_of_first(patterns: Sequence[str], place: int) -> float | None:
+    said = Counter(pattern[place] for pattern in patterns)
+    votes = said["1"] + said["2"]
+    return said["1"] / votes if votes else None
 
 
 def metrics_of(summary: Mapping[str, Any]) -> dict[str, float]:
@@ -121,9 +172,15 @@ def metrics_of(summary: Mapping[str, Any]) -> dict[str, float]:
         "decided_early_share": summary["decided_early_share"],
         "calls": summary["calls"],
         "calls_saved": summary["calls_saved"],
+        "tokens": summary["tokens"],
+        "tokens_saved": summary["tokens_saved"],
+        "edited_rows": summary["edited_rows"],
         "krippendorff_alpha": summary["krippendorff_alpha"],
         "vote_accuracy": summary["gold"]["accuracy"] if summary["gold"] else None,
     }
+    for name, teacher in summary["teachers"].items():
+        values[f"system1_share_{name}"] = teacher["system1_share"]
+        values[f"accuracy_{name}"] = teacher["gold_accuracy"]
     return {name: float(value) for name, value in values.items() if value is not None}
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
 
+import numpy as np
 from pydantic import ValidationError
 
 from lorapar.records import Vote
@@ -83,6 +86,32 @@ class VoteJournal:
         if self._file is not None:
             self._file.close()
             self._file = None
+
+
+def copy_in_order(journal: Path, target: Path, teachers: Sequence[str], rows: Iterable[str]) -> int:
+    """Copy a journal's votes ordered by teacher and row, and return the tokens they took.
+
+    The order in which votes came, and which of them an earlier run had asked for, are left out: equal votes, equal
+    bytes. Memory: two whole numbers a vote.
+    """
+    row_of = {row: place for place, row in enumerate(rows)}
+    first_of = {name: place * len(row_of) for place, name in enumerate(teachers)}
+    order, starts, tokens, start = array("q"), array("q"), 0, 0
+    with journal.open("rb") as source, target.open("wb") as made:
+        for line in source:
+            vote = json.loads(line)
+            order.append(first_of[vote["teacher"]] + row_of[vote["example_id"]])
+            starts.append(start)
+            start += len(line)
+            tokens += vote["tokens"]
+        for place in np.argsort(np.asarray(order, dtype=np.int64), kind="stable"):
+            source.seek(starts[int(place)])
+            made.write(source.readline().replace(_CACHED, b"}"))
+    return tokens
+
+
+_CACHED = b',"cached":true}'
+"""How a vote's line ends that an earlier run had asked for: the last field, and no text can hold it unescaped."""
 
 
 def _parse(line: bytes) -> Vote | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import Protocol
 
 from lorapar.config import ModelConfig, TeacherConfig
@@ -34,7 +34,7 @@ def teacher_model(config: TeacherConfig, base: ModelConfig) -> ModelConfig:
     return base.model_copy(update=own)
 
 
-def label_of(log_probs: dict[System, float]) -> tuple[System, float]:
+def label_of(log_probs: Mapping[System, float]) -> tuple[System, float]:
     """The likelier system and its probability among the two (softmax); equal ones count as System 2, with 0.5."""
     first, second = (log_probs[system] for system in SYSTEM_ORDER)
     label: System = "system1" if first > second else "system2"

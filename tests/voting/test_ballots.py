@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from lorapar.config import TeacherConfig, VotingConfig
 from lorapar.errors import BadInputError
-from lorapar.records import Example, Vote
+from lorapar.records import Example
 from lorapar.voting.ballots import Ballots, is_voted_on, quorum_size
 
 
@@ -117,13 +117,25 @@ def test_rounds_share_out_the_teachers() -> None:
 
 def test_a_stranger_and_a_second_vote_are_refused() -> None:
     rules = ballots()
-    vote = Vote(example_id="row-7", teacher="t1", label="system1", template="", raw="")
-    pattern = rules.add(rules.nobody, vote)
+    pattern = rules.add(rules.nobody, "row-7", "t1", "system1")
     assert pattern == "-1-"
     with pytest.raises(BadInputError, match="row row-7: teacher 't1' voted twice"):
-        rules.add(pattern, vote)
+        rules.add(pattern, "row-7", "t1", "system1")
     with pytest.raises(BadInputError, match=r"row row-7: a vote of 'x', who is none of the teachers \(t0, t1, t2\)"):
-        rules.add(pattern, vote.model_copy(update={"teacher": "x"}))
+        rules.add(pattern, "row-7", "x", "system1")
+
+
+def test_who_failed_is_not_waited_for() -> None:
+    rules = ballots(min_teachers=2)
+    assert rules.may_fail == 1
+    assert rules.mark_absent("1--", ["t0", "t2"]) == "1-x"
+    assert not rules.outcome("1-x").decided
+    tied = rules.outcome("12x")
+    assert (tied.system, tied.decided, tied.tied) == ("system2", True, True)
+    assert not rules.outcome("12-").tied
+    nobody = rules.outcome("xxx")
+    assert (nobody.system, nobody.decided) == (None, True)
+    assert ballots().may_fail == 0
 
 
 def test_only_held_out_rows_with_a_known_system_are_not_voted_on() -> None:

@@ -16,6 +16,7 @@ from lorapar.voting import collect
 from lorapar.voting.ballots import Ballots
 from lorapar.voting.collect import Collection
 from lorapar.voting.journal import VoteJournal
+from lorapar.voting.school import School
 
 
 class Scripted:
@@ -51,7 +52,7 @@ def school(patterns):
 
 def hold(folder, ballots, round_name, teachers):
     collection = Collection(folder, ballots, round_name)
-    done = collection.ask(teachers.__getitem__, VoteJournal(folder / "journal.jsonl"), Silent())
+    done = collection.ask(School(teachers.__getitem__), VoteJournal(folder / "journal.jsonl"), Silent())
     return collection, done
 
 
@@ -90,7 +91,7 @@ def test_an_empty_round_opens_no_teacher(tmp_path) -> None:
         raise AssertionError(f"{name} was opened")
 
     collection = Collection(folder_of(tmp_path, [], []), rules(3), "rest")
-    done = collection.ask(nobody, VoteJournal(tmp_path / "journal.jsonl"), Silent())
+    done = collection.ask(School(nobody), VoteJournal(tmp_path / "journal.jsonl"), Silent())
     assert (done.calls, collection.patterns) == ({}, {})
     assert (tmp_path / "journal.jsonl").read_bytes() == b""
 

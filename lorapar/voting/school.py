@@ -1,0 +1,67 @@
+"""The teachers of a run as one asks them: opened when needed, what they said remembered, their leaning taken off."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence, Set
+
+from lorapar.records import Example, Vote
+from lorapar.voting.cache import VoteCache
+from lorapar.voting.calibration import calibrated, leaning
+from lorapar.voting.teacher import Teacher
+
+
+class School:
+    """Teachers by name.
+
+    `open_teacher` makes one from its name; it is called only where something has to be asked. With `probe` rows each
+    teacher's leaning is measured on them before its first vote, and subtracted from all its votes.
+    """
+
+    def __init__(
+        self,
+        open_teacher: Callable[[str], Teacher],
+        cache: VoteCache | None = None,
+        probe: Sequence[Example] | None = None,
+    ) -> None:
+        self._open_teacher = open_teacher
+        self._cache = cache
+        self._probe = probe
+        self._name = ""
+        self._teacher: Teacher | None = None
+        self._leanings: dict[str, float] = {}
+
+    def recall(self, name: str, examples: Sequence[Example]) -> Iterator[Vote]:
+        """Votes that are known from earlier, marked as such; raises as `votes` does where a leaning is measured."""
+        if self._cache is None:
+            return
+        for vote in self._cache.recall(name, examples):
+            yield self._calibrated(name, vote)
+
+    def votes(self, name: str, examples: Sequence[Example], done: Set[str] = frozenset()) -> Iterator[Vote]:
+        """Ask a teacher, as `Teacher.votes` says; raises the LoraparError of a teacher that cannot be had or fails."""
+        for vote in self._asked(name, examples, done):
+            yield self._calibrated(name, vote)
+
+    def _asked(self, name: str, examples: Sequence[Example], done: Set[str]) -> Iterator[Vote]:
+        if self._teacher is None or self._name != name:
+            self._teacher, self._name = self._open_teacher(name), name
+        if self._cache is None:
+            yield from self._teacher.votes(examples, done)
+            return
+        by_id = {example.id: example for example in examples}
+        for vote in self._teacher.votes(examples, done):
+            self._cache.keep(name, by_id[vote.example_id], vote)
+            yield vote
+
+    def _calibrated(self, name: str, vote: Vote) -> Vote:
+        if self._probe is None:
+            return vote
+        if name not in self._leanings:
+            self._leanings[name] = self._measured(name, self._probe)
+        return calibrated(vote, self._leanings[name])
+
+    def _measured(self, name: str, probe: Sequence[Example]) -> float:
+        known = list(self._cache.recall(name, probe)) if self._cache is not None else []
+        said = {vote.example_id for vote in known}
+        asked = [example for example in probe if example.id not in said]
+        return leaning([*known, *(self._asked(name, asked, frozenset()) if asked else ())])
