@@ -5,7 +5,7 @@ from lorapar.config.base import SYSTEMS
 from lorapar.config.checkpoint import CheckpointConfig
 from lorapar.config.data import ColumnMapping, DataConfig, TaskMixConfig
 from lorapar.config.evaluation import EvaluateConfig
-from lorapar.config.load import dump_config, load_config, preset_names, preset_text
+from lorapar.config.load import dump_changed, dump_config, load_config, preset_names, preset_text
 from lorapar.config.model import ModelConfig, PromptConfig
 from lorapar.config.registry import GateConfig, RegistryConfig
 from lorapar.config.report import ReportConfig
@@ -46,6 +46,7 @@ __all__ = [
     "TeacherTemplate",
     "VllmOptions",
     "VotingConfig",
+    "dump_changed",
     "dump_config",
     "load_config",
     "preset_names",

@@ -47,6 +47,12 @@ def dump_config(config: BaseModel) -> str:
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=100)
 
 
+def dump_changed(config: BaseModel) -> str:
+    """YAML of the settings that are not at their defaults: read again, it gives the same settings."""
+    changed = config.model_dump(mode="json", exclude_defaults=True)
+    return yaml.safe_dump(changed, sort_keys=False, allow_unicode=True, width=100)
+
+
 def _read(file: Path) -> str:
     try:
         return file.read_text(encoding="utf-8")

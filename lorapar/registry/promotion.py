@@ -1,10 +1,16 @@
-"""Promotion: production follows a verdict, as long as it still names the incumbent that the verdict is about."""
+"""Promotion: production follows a verdict, as long as it still names the incumbent that the verdict is about.
+
+By a run, by hand, back again, and by a share of the requests first.
+"""
 
 from __future__ import annotations
 
-from lorapar.registry.reference import PRODUCTION
+from lorapar.errors import BadInputError, NotBetterError, StaleError
+from lorapar.registry.aliases import AliasRecord
+from lorapar.registry.reference import CANDIDATE, PRODUCTION
 from lorapar.registry.registry import Registry
 from lorapar.registry.verdict import Incumbent, Promotion, PublishedVersion, Verdict
+from lorapar.registry.versions import Version
 
 
 def incumbent_for(registry: Registry, name: str, candidate: int) -> Incumbent | None:
@@ -42,3 +48,55 @@ def promote(registry: Registry, published: PublishedVersion, verdict: Verdict) -
     registry.move_alias(published.name, PRODUCTION, number, expected=expected, reason=f"gate: {verdict.reasons[0]}")
     came_from = f"version {previous}" if previous is not None else "no version"
     return said(True, f"{published.name}@{PRODUCTION} moved from {came_from} to version {number}")
+
+
+def promote_by_hand(registry: Registry, version: Version, override: str | None) -> AliasRecord:
+    """Move production to a version whose last verdict is better than what production names now.
+
+    A reason in `override` moves it whatever the verdict is, and stands in the alias's history. Raises NotBetterError
+    where there is no such verdict, StaleError where it is about another incumbent than production names.
+    """
+    record = registry.read_alias(version.name, PRODUCTION)
+    now = record.version if record is not None else None
+    if override is None and now != version.number:
+        _require_verdict(registry, version, now)
+    reason = f"by hand: {override}" if override is not None else "by hand, on its verdict"
+    return registry.move_alias(version.name, PRODUCTION, version.number, expected=now, reason=reason)
+
+
+def roll_back(registry: Registry, name: str, alias: str, to: int | None, reason: str) -> AliasRecord:
+    """Move an alias back to the version it named before (or to `to`, one of those it named); raises BadInputError."""
+    record = registry.read_alias(name, alias)
+    if record is None:
+        raise BadInputError(f"{name}@{alias}: there is no such alias, so nothing to roll back")
+    target = record.before if to is None else to
+    known = sorted({move.version for move in record.history} - {record.version})
+    if target is None or target not in known:
+        raise BadInputError(
+            f"{name}@{alias} names version {record.version} and "
+            + (f"has never named version {to}" if to is not None else "has named nothing before it to go back to")
+            + (f"; earlier ones: {', '.join(map(str, known))}" if known else "")
+        )
+    return registry.move_alias(name, alias, target, expected=record.version, reason=reason, rollback=True)
+
+
+def start_canary(registry: Registry, version: Version, percent: float) -> AliasRecord:
+    """Name a version `candidate` and give it a share of the requests for the bare name; production stays."""
+    if not 0 <= percent <= 100:
+        raise BadInputError(f"--canary {percent:g}: a share of the requests in percent, from 0 to 100")
+    registry.set_alias(version.name, CANDIDATE, version.number, reason=f"canary of {percent:g}%")
+    return registry.set_share(version.name, CANDIDATE, version.number, percent)
+
+
+def _require_verdict(registry: Registry, version: Version, now: int | None) -> None:
+    verdicts = registry.verdicts(version)
+    how = f"; give --override REASON to move {PRODUCTION} all the same"
+    if not verdicts:
+        raise NotBetterError(f"{version}: no gate has judged it{how}")
+    last = verdicts[-1]
+    if not last["better"]:
+        raise NotBetterError(f"{version}: its gate said not better ({last['reasons'][0]}){how}")
+    seen = last["incumbent"]["version"] if last["incumbent"] else None
+    if seen != now:
+        against, names = (f"version {one}" if one is not None else "the base model" for one in (seen, now))
+        raise StaleError(f"{version}: gate stale: it was judged against {against}, and production names {names}{how}")

@@ -1,0 +1,227 @@
+"""`lorapar adapters`: look into a registry, move aliases, fetch, check and clear away versions."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from lorapar.cli.base import app, out
+from lorapar.config import load_config
+from lorapar.errors import BadInputError, ExitCode
+from lorapar.store import open_store, storage_errors
+
+if TYPE_CHECKING:
+    from lorapar.registry import AliasRecord, Registry
+
+adapters = typer.Typer(no_args_is_help=True, help="Published adapters: versions, aliases, verdicts.")
+app.add_typer(adapters, name="adapters")
+
+Where = Annotated[
+    str | None,
+    typer.Option(
+        "--registry",
+        help="s3://BUCKET/PREFIX, a folder, or a YAML file of settings that names one; default: $LORAPAR_REGISTRY, "
+        "then runs/registry.",
+    ),
+]
+Ref = Annotated[str, typer.Argument(metavar="REF", help="NAME@3, NAME@ALIAS, or NAME for NAME@production.")]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of an adapter.")]
+OptionalName = Annotated[str | None, typer.Argument(metavar="[NAME]", help="Name of an adapter; absent: all.")]
+Reason = Annotated[str, typer.Option(help="Why, for the alias's history.")]
+
+_DEFAULT = Path("runs") / "registry"
+
+
+def open_registry(where: str | None) -> Registry:
+    """The registry that an option, the environment or the default folder names; raises BadInputError."""
+    from lorapar.registry import Registry
+
+    address = where or os.environ.get("LORAPAR_REGISTRY") or (str(_DEFAULT) if _DEFAULT.is_dir() else None)
+    if address is None:
+        raise BadInputError(
+            f"which registry? There is no {_DEFAULT} here; give --registry s3://BUCKET/PREFIX or a folder, or set "
+            "LORAPAR_REGISTRY"
+        )
+    if address.endswith((".yaml", ".yml")):
+        named = load_config(file=Path(address)).registry.address
+        if named is None:
+            raise BadInputError(f"--registry {address}: these settings name no registry.address; give the address")
+        address = named
+    return Registry(open_store(address))
+
+
+@adapters.command("list")
+def list_command(name: OptionalName = None, where: Where = None) -> None:
+    """List adapters with their aliases; with a name, its versions, the newest first."""
+    from lorapar.registry.overview import adapter_rows, version_rows
+
+    registry = open_registry(where)
+    if name is None:
+        table = Table("adapter", "versions", "aliases", box=None, header_style="bold")
+        for row in adapter_rows(registry):
+            named = (f"{alias} {_named(record)}" for alias, record in sorted(row.aliases.items()))
+            table.add_row(row.name, str(row.versions), ", ".join(named))
+    else:
+        table = Table("version", "aliases", "verdict", "published", box=None, header_style="bold")
+        for found in version_rows(registry, name):
+            when, aliases = found.claim.claimed_at[:16].replace("T", " "), ", ".join(found.aliases)
+            table.add_row(str(found.version.number), aliases, found.verdict, when)
+    if not table.row_count:
+        raise BadInputError(f"{registry.address}: no {'adapter' if name is None else f'version of {name}'} in it")
+    out.print(table)
+
+
+@adapters.command("show")
+def show_command(ref: Ref, where: Where = None) -> None:
+    """Show one version: digest, files, aliases, verdict, and how to serve it."""
+    from lorapar.registry.overview import version_facts
+
+    _say(version_facts(open_registry(where), ref))
+
+
+@adapters.command("diff")
+def diff_command(
+    left: Annotated[str, typer.Argument(metavar="REF", help="The earlier version.")],
+    right: Annotated[str, typer.Argument(metavar="REF", help="The later version.")],
+    where: Where = None,
+) -> None:
+    """Compare two versions: settings and lineage by key, weights by how many numbers moved how far."""
+    from lorapar.registry.diff import lineage_differences, weight_difference
+
+    registry = open_registry(where)
+    table = Table("what", left, right, box=None, header_style="bold")
+    for found in lineage_differences(registry, left, right):
+        table.add_row(found.key, _short(found.left), _short(found.right))
+    with tempfile.TemporaryDirectory(prefix="lorapar-") as scratch:
+        weights = weight_difference(registry, left, right, Path(scratch))
+    if table.row_count:
+        out.print(table)
+    else:
+        _say("the lineages are equal")
+    _say(
+        f"weights: {weights.changed:,} of {weights.elements:,} numbers in {weights.tensors} tensors differ, by at most "
+        f"{weights.largest:.3g}; the difference is {100 * weights.relative:.3g}% of the weights' norm"
+        + (f"; {weights.other_tensors} tensors have no counterpart" if weights.other_tensors else "")
+    )
+
+
+@adapters.command("why")
+def why_command(
+    ref: Ref,
+    where: Where = None,
+    save: Annotated[Path | None, typer.Option(help="Also write the settings that make it again to this file.")] = None,
+) -> None:
+    """Say on one page why a version is what it is: verdict, run, votes, rows, images, and its settings."""
+    from lorapar.registry.overview import lineage_of
+    from lorapar.registry.why import reproducing_settings, why
+
+    registry = open_registry(where)
+    _say(why(registry, ref).rstrip())
+    if save is not None:
+        with storage_errors(save):
+            save.write_text(reproducing_settings(lineage_of(registry, registry.resolve(ref))), encoding="utf-8")
+
+
+@adapters.command("promote")
+def promote_command(
+    ref: Ref,
+    where: Where = None,
+    canary: Annotated[
+        float | None, typer.Option(help="Give it this percentage of the requests as `candidate`; production stays.")
+    ] = None,
+    override: Annotated[str | None, typer.Option(help="Promote whatever the verdict is; say why.")] = None,
+) -> None:
+    """Move production to a version whose gate found it better than what production names now."""
+    from lorapar.registry.promotion import promote_by_hand, start_canary
+
+    registry = open_registry(where)
+    version = registry.resolve(ref)
+    if canary is not None:
+        record = start_canary(registry, version, canary)
+        _say(f"{version.name}@candidate names version {record.version}, with {record.share_percent:g}% of the requests")
+        return
+    record = promote_by_hand(registry, version, override)
+    _say(f"{version.name}@production names version {record.version}")
+
+
+@adapters.command("rollback")
+def rollback_command(
+    name: Name,
+    where: Where = None,
+    alias: Annotated[str, typer.Option(help="Alias that goes back.")] = "production",
+    to: Annotated[int | None, typer.Option(help="An earlier version; default: the one before.")] = None,
+    reason: Reason = "",
+) -> None:
+    """Move an alias back to the version it named before; runs will not promote what was rolled back."""
+    from lorapar.registry.promotion import roll_back
+
+    record = roll_back(open_registry(where), name, alias, to, reason)
+    _say(f"{name}@{alias} names version {record.version} again")
+
+
+@adapters.command("pull")
+def pull_command(
+    ref: Ref,
+    folder: Annotated[Path, typer.Argument(help="Folder to make; one that is there is replaced.")],
+    where: Where = None,
+) -> None:
+    """Fetch a version as a PEFT folder, every byte checked, whole or not at all."""
+    with storage_errors(folder):
+        version = open_registry(where).pull(ref, folder)
+    _say(f"{version} is in {folder}")
+
+
+@adapters.command("verify")
+def verify_command(
+    ref: Annotated[str | None, typer.Argument(metavar="[REF]", help="A version or a name; absent: everything.")] = None,
+    where: Where = None,
+) -> None:
+    """Check every byte against the manifests, and every alias; ends with 6 where something is damaged."""
+    from lorapar.registry.check import check
+
+    faults = 0
+    for found in check(open_registry(where), ref):
+        faults += found.fault is not None
+        _say(f"{found.what}: {found.fault or 'whole'}")
+    if faults:
+        raise typer.Exit(ExitCode.INTEGRITY)
+
+
+@adapters.command("gc")
+def gc_command(
+    name: OptionalName = None,
+    where: Where = None,
+    keep: Annotated[int, typer.Option(min=0, help="Newest versions kept.")] = 5,
+    grace_days: Annotated[float, typer.Option(min=0, help="Versions younger than this are kept.")] = 7.0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+) -> None:
+    """Delete old versions that no alias names; needs the right to delete."""
+    from lorapar.registry.collect import Retention, collect, collectable
+
+    registry, retention = open_registry(where), Retention(keep, grace_days * 86400)
+    names = [name] if name is not None else registry.names()
+    found = [version for one in names for version in collectable(registry, one, retention)]
+    for version in found:
+        gone = dry_run or collect(registry, version)
+        _say(f"{version}: {'would go' if dry_run else 'deleted' if gone else 'kept, an alias was moved to it'}")
+    if not found:
+        _say("nothing to delete")
+
+
+def _named(record: AliasRecord) -> str:
+    share = f" ({record.share_percent:g}% of the requests)" if record.share_percent else ""
+    return f"{record.version}{share}"
+
+
+def _short(value: object) -> str:
+    text = "–" if value is None else str(value)  # noqa: RUF001
+    return text if len(text) <= 40 else text[:37] + "..."
+
+
+def _say(text: str) -> None:
+    out.print(text, markup=False, highlight=False, soft_wrap=True)

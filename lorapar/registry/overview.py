@@ -1,0 +1,101 @@
+"""What is in a registry, in rows for people: adapters, and the versions of one."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from lorapar.registry.aliases import AliasRecord
+from lorapar.registry.lineage import LINEAGE_FILE
+from lorapar.registry.registry import Registry
+from lorapar.registry.versions import Claim, Version
+
+
+@dataclass(frozen=True)
+class AdapterRow:
+    """One adapter."""
+
+    name: str
+    versions: int
+    latest: int | None
+    aliases: dict[str, AliasRecord]
+
+
+@dataclass(frozen=True)
+class VersionRow:
+    """One version."""
+
+    version: Version
+    claim: Claim
+    aliases: tuple[str, ...]
+    verdict: str
+    """The last verdict in a few words; empty where there is none."""
+
+
+def adapter_rows(registry: Registry) -> list[AdapterRow]:
+    """Every adapter of the registry."""
+    rows = []
+    for name in registry.names():
+        numbers = registry.versions(name)
+        rows.append(AdapterRow(name, len(numbers), max(numbers, default=None), registry.aliases(name)))
+    return rows
+
+
+def version_rows(registry: Registry, name: str) -> list[VersionRow]:
+    """Every version of an adapter, the newest first."""
+    aliases = registry.aliases(name)
+    return [_version_row(registry, f"{name}@{number}", aliases) for number in reversed(registry.versions(name))]
+
+
+def _version_row(registry: Registry, reference: str, aliases: dict[str, AliasRecord]) -> VersionRow:
+    version = registry.resolve(reference)
+    named = _aliases_of(version, aliases)
+    return VersionRow(version, registry.claim(version), named, last_verdict(registry, version))
+
+
+def _aliases_of(version: Version, aliases: dict[str, AliasRecord]) -> tuple[str, ...]:
+    return tuple(alias for alias, record in sorted(aliases.items()) if record.version == version.number)
+
+
+def last_verdict(registry: Registry, version: Version) -> str:
+    """`better than version 1`, `not better than the base`, or nothing."""
+    verdicts = registry.verdicts(version)
+    return verdict_words(verdicts[-1]) if verdicts else ""
+
+
+def verdict_words(verdict: dict[str, Any]) -> str:
+    """A verdict in a few words."""
+    incumbent = verdict.get("incumbent")
+    against = f"version {incumbent['version']}" if incumbent else "the base"
+    return f"{'better' if verdict['better'] else 'not better'} than {against}"
+
+
+def lineage_of(registry: Registry, version: Version) -> dict[str, Any]:
+    """lineage.json of a version, as it was written; empty for a folder that was published without one."""
+    if LINEAGE_FILE not in registry.manifest(version).files:
+        return {}
+    found: dict[str, Any] = json.loads(registry.read_file(version, LINEAGE_FILE))
+    return found
+
+
+def version_facts(registry: Registry, reference: str) -> str:
+    """One version in a few lines; raises BadInputError for what is not there."""
+    version = registry.resolve(reference)
+    claim, manifest, lineage = registry.claim(version), registry.manifest(version), lineage_of(registry, version)
+    named = [
+        alias for alias, record in sorted(registry.aliases(version.name).items()) if record.version == version.number
+    ]
+    lines = {
+        "version": str(version),
+        "digest": version.digest,
+        "aliases": ", ".join(named) or "none",
+        "verdict": last_verdict(registry, version) or "none",
+        "published": f"{claim.claimed_at} by {claim.by}",
+    }
+    if lineage:
+        rank, served = lineage["serving"]["rank"], lineage["serving"]["max_lora_rank"]
+        lines["base"] = f"{lineage['base']['name']} at {lineage['base']['revision'] or 'no revision'}"
+        lines["rank"] = f"{rank}, " + (f"vLLM needs --max-lora-rank {served}" if served else "more than vLLM serves")
+    files = [f"  {entry.size_bytes:>12,} bytes  {name}" for name, entry in manifest.files.items()]
+    return "\n".join([*(f"{key:<11}{value}" for key, value in lines.items()), *files])

@@ -1,0 +1,117 @@
+"""Why a version is what it is: one page from a name back to verdict, run, votes, rows and images, and its settings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import ValidationError
+
+from lorapar.config import RunConfig, dump_changed
+from lorapar.registry.aliases import AliasRecord
+from lorapar.registry.overview import lineage_of, verdict_words
+from lorapar.registry.reference import PRODUCTION, parse_reference
+from lorapar.registry.registry import Registry
+from lorapar.registry.versions import Claim, Version
+
+Section = tuple[str, list[str]]
+_WIDTH = 12
+
+
+def why(registry: Registry, reference: str) -> str:
+    """The page; raises BadInputError for what is not there."""
+    parsed, version = parse_reference(reference), registry.resolve(reference)
+    claim, lineage = registry.claim(version), lineage_of(registry, version)
+    alias = registry.read_alias(version.name, parsed.alias) if parsed.alias is not None else None
+    sections = [
+        _named(str(parsed), version, alias),
+        _judged(registry, version),
+        _made(claim, lineage),
+        *_lineage(lineage),
+        _proved(claim),
+    ]
+    page = "\n".join(_lines(title, lines) for title, lines in sections if lines)
+    return f"{page}\n\n{_reproduced(lineage)}"
+
+
+def reproducing_settings(lineage: Mapping[str, Any]) -> str:
+    """YAML that `lorapar run --config` takes: the settings that are not at their defaults, data and model pinned."""
+    settings = lineage.get("settings", {})
+    try:
+        config = RunConfig.model_validate(settings)
+    except ValidationError:
+        import yaml
+
+        # Of another version, whose keys this one does not know: as they were written.
+        return yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
+    return dump_changed(config)
+
+
+def _named(reference: str, version: Version, alias: AliasRecord | None) -> Section:
+    lines = [f"{reference} is version {version.number}", f"digest {version.digest}"]
+    if alias is not None:
+        lines.append(f"named so since {alias.moved_at} by {alias.by}" + (f": {alias.reason}" if alias.reason else ""))
+        lines += [
+            f"before: version {move.version} from {move.moved_at}, by {move.by}" for move in reversed(alias.history)
+        ][:5]
+    return version.name, lines
+
+
+def _judged(registry: Registry, version: Version) -> Section:
+    lines = []
+    for verdict in registry.verdicts(version)[-3:]:
+        lines += [verdict_words(verdict), *(f"  {reason}" for reason in verdict["reasons"])]
+    return "verdict", lines or [f"none: no gate has judged it, so no run has moved {PRODUCTION} to it"]
+
+
+def _made(claim: Claim, lineage: Mapping[str, Any]) -> Section:
+    lines = [f"published {claim.claimed_at} by {claim.by}"]
+    if claim.run:
+        lines.append(f"by the run {claim.run}")
+    lines += [f"image {name}: {image}" for name, image in sorted(claim.images.items())]
+    if lineage:
+        lines.append(f"lorapar {lineage['code'].get('version', '?')}")
+    return "made", lines
+
+
+def _lineage(lineage: Mapping[str, Any]) -> list[Section]:
+    if not lineage:
+        return [("lineage", ["none: this folder was published without lineage.json"])]
+    base, data, labels = lineage["base"], lineage["data"], lineage["labels"]
+    rows = ", ".join(f"{count:,} {name}" for name, count in labels["rows"].items())
+    teachers = [f"{name}: {about.get('model', '?')}" for name, about in lineage["teachers"].items()]
+    return [
+        ("base", [f"{base['name']} at {base['revision'] or 'no revision'} ({base['dtype']})", _digest(base["digest"])]),
+        ("data", [str(data["source"]), _digest(data["source_digest"]), f"examples {data['digest']}"]),
+        ("votes", [*teachers, *(f"votes {digest}" for digest in lineage["votes"])]),
+        ("rows", [rows, f"labels {labels['digest']}"]),
+        ("partition", _figures(lineage["partition"])),
+        ("training", _figures(lineage["training"])),
+        ("serving", _figures(lineage["serving"])),
+    ]
+
+
+def _proved(claim: Claim) -> Section:
+    return "proof", _figures(claim.verification)
+
+
+def _reproduced(lineage: Mapping[str, Any]) -> str:
+    if not lineage:
+        return "Settings: not known, there is no lineage."
+    return (
+        "These settings make it again (`lorapar run --config FILE`, same version of lorapar and same images):\n\n"
+        + reproducing_settings(lineage)
+    )
+
+
+def _figures(values: Mapping[str, Any]) -> list[str]:
+    single = {key: value for key, value in values.items() if isinstance(value, str | int | float)}
+    return [f"{key} {value:.6g}" if isinstance(value, float) else f"{key} {value}" for key, value in single.items()]
+
+
+def _digest(value: Any) -> str:
+    return f"sha256 {value}" if value else "no digest"
+
+
+def _lines(title: str, lines: list[str]) -> str:
+    return "\n".join(f"{title if place == 0 else '':<{_WIDTH}}{line}" for place, line in enumerate(lines))

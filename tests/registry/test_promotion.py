@@ -1,0 +1,74 @@
+"""By hand: promotion on a verdict, with a reason, by a share of the requests, and back."""
+
+from __future__ import annotations
+
+import pytest
+
+from lorapar.errors import BadInputError, NotBetterError, StaleError
+from lorapar.registry import Registry
+from lorapar.registry.promotion import promote_by_hand, roll_back, start_canary
+from lorapar.store import open_store
+
+
+@pytest.fixture
+def registry(tmp_path) -> Registry:
+    """Three versions, the first in production."""
+    made = Registry(open_store(tmp_path / "registry"))
+    for number in (1, 2, 3):
+        folder = tmp_path / f"p{number}"
+        folder.mkdir()
+        (folder / "adapter_model.safetensors").write_text(f"w{number}")
+        made.publish("maths", folder)
+    made.move_alias("maths", "production", 1, expected=None)
+    return made
+
+
+def verdict(registry, number: int, *, better: bool, against: int | None) -> None:
+    incumbent = {"version": against, "digest": "d"} if against else None
+    version = registry.resolve(f"maths@{number}")
+    registry.add_verdict(version, {"better": better, "reasons": ["system2: +3.0 points"], "incumbent": incumbent})
+
+
+def test_a_verdict_against_what_is_in_production_is_enough(registry) -> None:
+    verdict(registry, 2, better=True, against=1)
+    assert promote_by_hand(registry, registry.resolve("maths@2"), None).version == 2
+    # Once more is no second move.
+    assert len(promote_by_hand(registry, registry.resolve("maths@2"), None).moves) == 2
+
+
+def test_without_such_a_verdict_only_a_reason_moves_it(registry) -> None:
+    version = registry.resolve("maths@2")
+    with pytest.raises(NotBetterError, match=r"maths@2: no gate has judged it; give --override"):
+        promote_by_hand(registry, version, None)
+    verdict(registry, 2, better=True, against=1)
+    verdict(registry, 2, better=False, against=1)
+    with pytest.raises(NotBetterError, match="said not better"):
+        promote_by_hand(registry, version, None)
+    verdict(registry, 2, better=True, against=3)
+    with pytest.raises(StaleError, match="judged against version 3, and production names version 1"):
+        promote_by_hand(registry, version, None)
+    assert registry.resolve("maths").number == 1
+    record = promote_by_hand(registry, version, "the old one leaks")
+    assert (record.version, record.reason) == (2, "by hand: the old one leaks")
+
+
+def test_a_rollback_names_where_it_may_go(registry) -> None:
+    with pytest.raises(BadInputError, match="has named nothing before it"):
+        roll_back(registry, "maths", "production", None, "")
+    for number, expected in ((2, 1), (3, 2)):
+        registry.move_alias("maths", "production", number, expected=expected)
+    assert roll_back(registry, "maths", "production", None, "slow").version == 2
+    assert roll_back(registry, "maths", "production", 1, "slow").version == 1
+    with pytest.raises(BadInputError, match=r"never named version 9; earlier ones: 2, 3"):
+        roll_back(registry, "maths", "production", 9, "")
+    with pytest.raises(BadInputError, match="no such alias"):
+        roll_back(registry, "maths", "candidate", None, "")
+
+
+def test_a_canary_is_a_share_for_the_candidate(registry) -> None:
+    record = start_canary(registry, registry.resolve("maths@3"), 10.0)
+    assert (record.version, record.share_percent) == (3, 10.0)
+    assert registry.resolve("maths").number == 1
+    assert start_canary(registry, registry.resolve("maths@3"), 0.0).share_percent == 0.0
+    with pytest.raises(BadInputError, match="from 0 to 100"):
+        start_canary(registry, registry.resolve("maths@3"), 101.0)
