@@ -25,6 +25,8 @@ NAMESPACE = "ml"
 RELEASE = "lorapar"
 
 Manifest = dict[str, Any]
+# The C loader is ten times as fast as the plain one.
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 # Values with everything switched on that can be on at once: what a profile leaves out is tested with these.
 EVERYTHING: dict[str, Any] = {
@@ -91,16 +93,15 @@ def template(profile: str | None = None, values: dict[str, Any] | None = None, *
 
 
 @functools.cache
-def _rendered(profile: str | None, values: str | None, more: tuple[str, ...]) -> str:
+def _rendered(profile: str | None, values: str | None, more: tuple[str, ...]) -> list[Manifest]:
     done = template(profile, json.loads(values) if values else None, *more)
     assert done.code == 0, done.error
-    return done.out
+    return [manifest for manifest in yaml.load_all(done.out, Loader=LOADER) if manifest]
 
 
 def render(profile: str | None = None, values: dict[str, Any] | None = None, *more: str) -> list[Manifest]:
-    """The manifests of a profile with values on top; equal calls share one rendering, each gets its own copy."""
-    text = _rendered(profile, json.dumps(values, sort_keys=True) if values else None, more)
-    return [manifest for manifest in yaml.safe_load_all(text) if manifest]
+    """The manifests of a profile with values on top; equal calls share one rendering, which nobody changes."""
+    return _rendered(profile, json.dumps(values, sort_keys=True) if values else None, more)
 
 
 def all_renderings() -> dict[str, list[Manifest]]:

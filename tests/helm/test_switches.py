@@ -1,0 +1,311 @@
+"""What each switch makes appear, and what must not appear without it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.helm.chart import (
+    EVERYTHING,
+    PROFILES,
+    containers,
+    environment,
+    kinds,
+    of_kind,
+    only,
+    pod_spec,
+    pods,
+    render,
+)
+
+SERVING = {"serving": {"enabled": True, "model": "a/b", "adapters": ["assistant"]}}
+TEACHER = {"name": "one", "model": "a/b"}
+
+
+def serving(**values: Any) -> dict[str, Any]:
+    return {"serving": {**SERVING["serving"], **values}}
+
+
+def teachers(**teacher: Any) -> dict[str, Any]:
+    return {"teachers": {"enabled": True, "models": [{**TEACHER, **teacher}]}}
+
+
+def names(manifests: list[dict[str, Any]]) -> set[str]:
+    return {f"{m['kind']}/{m['metadata']['name']}" for m in manifests}
+
+
+# What a switch adds to the defaults: values, and all that they make appear.
+ADDS: list[tuple[str, dict[str, Any], set[str]]] = [
+    (
+        "serving",
+        SERVING,
+        {
+            "Deployment/lorapar-serving",
+            "Service/lorapar-serving",
+            "ServiceAccount/lorapar-serving",
+            "NetworkPolicy/lorapar-serving",
+            "NetworkPolicy/lorapar-to-serving",
+            "NetworkPolicy/lorapar-to-model-hub",
+            "Pod/lorapar-test-completion",
+        },
+    ),
+    (
+        "teachers",
+        teachers(),
+        {
+            "Deployment/lorapar-teacher-one",
+            "Service/lorapar-teacher-one",
+            "NetworkPolicy/lorapar-teachers",
+            "NetworkPolicy/lorapar-to-model-hub",
+        },
+    ),
+    ("launcher", {"pipeline": {"launcherConfigMap": {"enabled": True}}}, {"ConfigMap/kfp-launcher"}),
+    ("kueue", {"pipeline": {"kueue": {"enabled": True, "clusterQueue": "gpu"}}}, {"LocalQueue/lorapar"}),
+    ("dashboard", {"monitoring": {"dashboard": {"enabled": True}}}, {"ConfigMap/lorapar-dashboard"}),
+    (
+        "development store",
+        {"objectStore": {"development": {"enabled": True}}},
+        {
+            "Secret/lorapar-object-store",
+            "Service/lorapar-object-store",
+            "StatefulSet/lorapar-object-store",
+            "NetworkPolicy/lorapar-object-store",
+        },
+    ),
+    (
+        "development store with keys of one's own",
+        {"objectStore": {"existingSecret": "mine", "development": {"enabled": True}}},
+        {
+            "Service/lorapar-object-store",
+            "StatefulSet/lorapar-object-store",
+            "NetworkPolicy/lorapar-object-store",
+        },
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("values", "appears"), [(values, appears) for _, values, appears in ADDS], ids=[n for n, *_ in ADDS]
+)
+def test_switch_adds_exactly_this(values: dict[str, Any], appears: set[str]) -> None:
+    assert names(render(values=values)) - names(render()) == appears
+    assert not names(render()) - names(render(values=values))
+
+
+# What a switch adds to a part that is on.
+ADDS_TO_SERVING: list[tuple[dict[str, Any], set[str]]] = [
+    (serving(replicas=2), {"PodDisruptionBudget/lorapar-serving"}),
+    (serving(cache={"persistent": True}), {"PersistentVolumeClaim/lorapar-serving-cache"}),
+    (serving(cache={"persistent": True, "existingClaim": "mine"}), set()),
+    (serving(ingress={"enabled": True, "host": "x.example.com"}), {"Ingress/lorapar-serving"}),
+    (serving(gateway={"enabled": True, "name": "g"}), {"HTTPRoute/lorapar-serving"}),
+    (serving(autoscaling={"enabled": True}), {"ScaledObject/lorapar-serving", "PodDisruptionBudget/lorapar-serving"}),
+    (
+        serving(autoscaling={"enabled": True, "by": "prometheus-adapter"}),
+        {"HorizontalPodAutoscaler/lorapar-serving", "PodDisruptionBudget/lorapar-serving"},
+    ),
+    ({**SERVING, "monitoring": {"serviceMonitor": {"enabled": True}}}, {"ServiceMonitor/lorapar-serving"}),
+    ({**SERVING, "monitoring": {"prometheusRule": {"enabled": True}}}, {"PrometheusRule/lorapar-serving"}),
+]
+
+
+@pytest.mark.parametrize(("values", "appears"), ADDS_TO_SERVING)
+def test_switch_adds_exactly_this_to_serving(values: dict[str, Any], appears: set[str]) -> None:
+    assert names(render(values=values)) - names(render(values=SERVING)) == appears
+
+
+# What a switch takes away from everything.
+TAKES: list[tuple[dict[str, Any], set[str]]] = [
+    ({"networkPolicy": {"enabled": False}}, {"NetworkPolicy"}),
+    ({"pipeline": {"rbac": {"create": False}}}, {"Role", "RoleBinding"}),
+]
+
+
+@pytest.mark.parametrize(("values", "gone"), TAKES)
+def test_switch_takes_away_a_kind(values: dict[str, Any], gone: set[str]) -> None:
+    assert kinds(render()) - kinds(render(values=values)) == gone
+
+
+def test_each_part_is_usable_alone() -> None:
+    without_pipeline = {"pipeline": {"enabled": False}}
+    serving_alone = names(render(values={**SERVING, **without_pipeline}))
+    assert "Deployment/lorapar-serving" in serving_alone
+    assert not [name for name in serving_alone if "upload" in name or "runner" in name or "kubeflow" in name]
+    teachers_alone = names(render(values={**teachers(), **without_pipeline}))
+    assert "Deployment/lorapar-teacher-one" in teachers_alone
+    assert not [name for name in teachers_alone if "serving" in name]
+    store_alone = render(values={"objectStore": {"development": {"enabled": True}}, **without_pipeline})
+    assert {m["metadata"]["name"] for m in of_kind(store_alone, "StatefulSet")} == {"lorapar-object-store"}
+    nothing = render(values=without_pipeline)
+    assert kinds(nothing) == {"ConfigMap", "NetworkPolicy", "Pod"}
+
+
+def test_scaled_deployments_leave_the_number_of_replicas_to_their_scaler() -> None:
+    manifests = render(values=EVERYTHING)
+    scaled = {m["spec"]["scaleTargetRef"]["name"] for m in of_kind(manifests, "ScaledObject")}
+    assert scaled == {"lorapar-serving", "lorapar-teacher-two"}
+    for deployment in of_kind(manifests, "Deployment"):
+        assert ("replicas" in deployment["spec"]) is (deployment["metadata"]["name"] not in scaled)
+
+
+def test_a_teacher_scales_to_zero_by_the_label_of_voting_pods() -> None:
+    scaler = only(render(values=teachers(scaling={"enabled": True})), "ScaledObject")["spec"]
+    assert scaler["minReplicaCount"] == 0
+    assert scaler["triggers"][0]["metadata"] == {"podSelector": "lorapar/stage=vote", "value": "8"}
+
+
+def server_of(values: dict[str, Any], name: str = "-teacher-one") -> tuple[dict[str, Any], dict[str, Any]]:
+    """(pod, container) of the one server of a rendering."""
+    spec = pod_spec(only(render(values=values), "Deployment", name))
+    assert spec
+    return spec, spec["containers"][0]
+
+
+def test_gpu_pool_settings_reach_the_pod() -> None:
+    pool = {
+        "acceleratorCount": 4,
+        "accelerator": "amd.com/gpu",
+        "nodeSelector": {"pool": "gpu"},
+        "tolerations": [{"key": "gpu", "operator": "Exists"}],
+        "affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": []}}},
+        "priorityClassName": "high",
+        "runtimeClassName": "nvidia",
+        "sharedMemory": "8Gi",
+    }
+    spec, container = server_of(teachers(**pool))
+    assert container["resources"]["limits"]["amd.com/gpu"] == 4
+    assert "--tensor-parallel-size=4" in container["args"]
+    for key in ("nodeSelector", "tolerations", "affinity", "priorityClassName", "runtimeClassName"):
+        assert spec[key] == pool[key]
+    assert {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": "8Gi"}} in spec["volumes"]
+
+
+def test_a_cpu_server_asks_for_no_accelerator() -> None:
+    _, container = server_of(teachers(acceleratorCount=0))
+    assert set(container["resources"]["limits"]) == {"memory"}
+    assert "--tensor-parallel-size=1" in container["args"]
+
+
+def test_slow_loading_is_allowed_for_by_the_startup_probe_alone() -> None:
+    _, container = server_of(teachers(startupSeconds=3600))
+    startup, liveness = container["startupProbe"], container["livenessProbe"]
+    assert startup["periodSeconds"] * startup["failureThreshold"] == 3600
+    assert liveness["periodSeconds"] * liveness["failureThreshold"] <= 300
+
+
+@pytest.mark.parametrize(
+    ("setting", "argument"),
+    [
+        ({"revision": "abc"}, "--revision=abc"),
+        ({"servedName": "judge"}, "--served-model-name=judge"),
+        ({"dtype": "bfloat16"}, "--dtype=bfloat16"),
+        ({"quantization": "awq"}, "--quantization=awq"),
+        ({"maxModelLength": 4096}, "--max-model-len=4096"),
+        ({"maxModelLength": 131072}, "--max-model-len=131072"),
+        ({"gpuMemoryUtilization": 0.5}, "--gpu-memory-utilization=0.5"),
+        ({"extraArgs": ["--seed=3"]}, "--seed=3"),
+    ],
+)
+def test_teacher_setting_becomes_an_argument(setting: dict[str, Any], argument: str) -> None:
+    _, container = server_of(teachers(**setting))
+    assert argument in container["args"]
+
+
+def test_a_teacher_s_own_settings_count_before_the_defaults() -> None:
+    values = teachers(dtype="float16")
+    values["teachers"]["defaults"] = {"dtype": "bfloat16", "maxModelLength": 512}
+    _, container = server_of(values)
+    assert {"--dtype=float16", "--max-model-len=512"} <= set(container["args"])
+
+
+def test_serving_settings_reach_the_server() -> None:
+    settings = serving(maxLoraRank=32, maxLoras=8, baseModelName="Qwen/Q", pollSeconds=2.5, canary={"requests": 7})
+    _, container = server_of(settings, "-serving")
+    assert {"--enable-lora", "--max-lora-rank=32", "--max-loras=8", "--model=a/b"} <= set(container["args"])
+    variables = environment(container)
+    assert variables["LORAPAR_REGISTRY"] == "s3://lorapar/registry"
+    assert variables["LORAPAR_SERVING_ADAPTERS"] == "assistant"
+    assert variables["LORAPAR_SERVING_BASE_MODEL"] == "Qwen/Q"
+    assert variables["LORAPAR_SERVING_POLL_SECONDS"] == "2.5"
+    assert variables["LORAPAR_SERVING_CANARY_REQUESTS"] == "7"
+
+
+def test_a_node_without_a_spare_accelerator_replaces_pods_one_by_one() -> None:
+    spare = only(render(values=serving(surge=True)), "Deployment")["spec"]["strategy"]["rollingUpdate"]
+    none = only(render(values=serving(surge=False)), "Deployment")["spec"]["strategy"]["rollingUpdate"]
+    assert spare == {"maxSurge": 1, "maxUnavailable": 0}
+    assert none == {"maxSurge": 0, "maxUnavailable": 1}
+
+
+def test_one_registry_prefix_for_every_image() -> None:
+    values = {
+        **EVERYTHING,
+        "images": {"registry": "mirror.internal/x"},
+        "objectStore": {"development": {"enabled": True}},
+    }
+    images = {c["image"] for _, spec in pods(render(values=values)) for c in containers(spec)}
+    assert images
+    assert all(image.startswith("mirror.internal/x/") for image in images)
+
+
+def test_a_digest_counts_before_the_tag() -> None:
+    digest = "sha256:" + "a" * 64
+    values = {**SERVING, "images": {"vllm": {"digest": digest, "tag": "1"}}}
+    _, container = server_of(values, "-serving")
+    assert container["image"] == f"ghcr.io/lorapar/vllm@{digest}"
+
+
+def test_air_gapped_servers_are_told_not_to_look_for_a_hub() -> None:
+    for _, spec in pods(render("production")):
+        for container in containers(spec):
+            variables = environment(container)
+            if "HF_HOME" in variables:
+                assert (variables["HF_HUB_OFFLINE"], variables["TRANSFORMERS_OFFLINE"]) == ("1", "1")
+                assert "HF_TOKEN" not in variables
+                assert "HF_ENDPOINT" not in variables
+
+
+def test_workload_identity_needs_no_secret_and_annotates_the_accounts() -> None:
+    manifests = render("production")
+    for account in ("-runner", "-serving"):
+        annotations = only(manifests, "ServiceAccount", account)["metadata"]["annotations"]
+        assert annotations["eks.amazonaws.com/role-arn"].startswith("arn:aws:iam::")
+    variables = environment(pod_spec(only(manifests, "Deployment", "-serving"))["containers"][0])
+    assert "AWS_ACCESS_KEY_ID" not in variables
+
+
+def test_the_launcher_s_configmap_says_where_artifacts_go() -> None:
+    import yaml
+
+    for values, endpoint, secret in (
+        ({"endpoint": "http://minio:9000", "existingSecret": "keys"}, "minio:9000", "keys"),
+        ({"region": "eu-central-1"}, "s3.eu-central-1.amazonaws.com", None),
+    ):
+        data = only(
+            render(values={"objectStore": values, "pipeline": {"launcherConfigMap": {"enabled": True}}}),
+            "ConfigMap",
+            "kfp-launcher",
+        )["data"]
+        assert data["defaultPipelineRoot"] == "s3://lorapar/kfp"
+        s3 = yaml.safe_load(data["providers"])["s3"]["default"]
+        assert s3["endpoint"] == endpoint
+        assert s3["disableSSL"] is ("minio" in endpoint)
+        assert s3["credentials"].get("secretRef", {}).get("secretName") == secret
+        assert s3["credentials"]["fromEnv"] is (secret is None)
+
+
+def test_upgrades_of_the_bucket_job_get_another_name_when_its_pod_changes() -> None:
+    """A Job's pod is immutable: an upgrade that changed it in place would fail."""
+    before = only(render(values={"objectStore": {"createBucket": True}}), "Job", "")
+    same = only(render(values={"objectStore": {"createBucket": True}, "commonLabels": {"a": "b"}}), "Job", "")
+    after = only(render(values={"objectStore": {"createBucket": True, "region": "eu-west-1"}}), "Job", "")
+    assert before["metadata"]["name"] == same["metadata"]["name"] != after["metadata"]["name"]
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_a_profile_installs_the_parts_its_name_promises(profile: str) -> None:
+    deployments = {m["metadata"]["name"] for m in of_kind(render(profile), "Deployment")}
+    assert ("lorapar-serving" in deployments) is True
+    assert bool([name for name in deployments if "teacher" in name]) is (profile != "kind")
+    assert ("StatefulSet" in kinds(render(profile))) is (profile != "production")
