@@ -14,6 +14,7 @@ from lorapar.serving import metrics
 from lorapar.serving.guard import CanaryGuard, Outcome
 from lorapar.serving.loader import Loader
 from lorapar.serving.routes import Canary, Routes, Served
+from lorapar.serving.verdicts import VerdictWatch
 from lorapar.serving.settings import ServingSettings
 
 logger = logging.getLogger(f"vllm.{__name__}")
@@ -29,6 +30,7 @@ class AliasFollower:
         self._settings = settings
         self._registry = registry
         self._loader = loader
+        self._verdicts = VerdictWatch(registry)
         self._guards: dict[tuple[str, int, int], CanaryGuard] = {}
         self._ended: dict[tuple[str, int], str] = {}
         self._returning: set[asyncio.Task[None]] = set()
@@ -62,6 +64,7 @@ class AliasFollower:
         if Reference(name, alias=PRODUCTION) in followed:
             await self._follow_canary(name, records.get(Reference(name, alias=CANDIDATE)))
         await self._loader.release(name, self.routes.versions(name), self._settings.cache_versions)
+        await asyncio.to_thread(self._verdicts.show, records)
 
     def _read(self, references: list[Reference]) -> dict[Reference, AliasRecord]:
         """What the registry says now; an alias that is not there is left out, and so stays as it was."""

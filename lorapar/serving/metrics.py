@@ -12,6 +12,11 @@ REQUESTS = Counter(
 ALIAS_VERSION = Gauge(
     "lorapar_serving_alias_version", "Version that an alias means on this replica.", ["adapter", "alias"]
 )
+GATE_BETTER = Gauge(
+    "lorapar_serving_gate_better",
+    "Latest verdict of the gate on the version that an alias means: 1 better, 0 not better.",
+    ["adapter", "alias", "version"],
+)
 CANARY_SHARE = Gauge("lorapar_serving_canary_share_percent", "Share that the canary gets on this replica.", ["adapter"])
 CANARY_RETURNS = Counter("lorapar_serving_canary_returns", "Canaries that a guard of this replica ended.", ["adapter"])
 LOAD_FAILURES = Counter("lorapar_serving_load_failures", "Versions that could not be loaded.", ["adapter"])

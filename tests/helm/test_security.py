@@ -1,4 +1,4 @@
-"""Pods meet the Pod Security profile "restricted", secrets stay Secrets, the network is closed but for what is named."""
+"""Pods meet the Pod Security profile "restricted", secrets stay Secrets, the network is closed but for a list."""
 
 from __future__ import annotations
 

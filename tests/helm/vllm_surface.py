@@ -3,7 +3,7 @@
 Run by a Python that has vLLM; it needs neither pytest nor lorapar:
 
     .venv-vllm/bin/python tests/helm/vllm_surface.py           # prints both as JSON: tests/helm/vllm_surface.json
-    .venv-vllm/bin/python tests/helm/vllm_surface.py --parse   # reads a JSON list of argument lists, parses each for real
+    .venv-vllm/bin/python tests/helm/vllm_surface.py --parse   # reads a JSON list of argument lists, parses each
 
 `make integration-chart` runs both and compares; `make test` goes by the JSON file, as it has no vLLM.
 """
