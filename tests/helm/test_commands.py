@@ -38,6 +38,10 @@ def renderings() -> Iterator[tuple[str, list[Manifest]]]:
         yield server, render(values={**EVERYTHING, "objectStore": store})
     adapter = {**EVERYTHING["serving"], "baseModelName": "a/b", "maxModelLength": 512, "revision": "x"}
     yield "more of serving", render(values={**EVERYTHING, "serving": adapter})
+    fetched = {**EVERYTHING["serving"], "model": "s3://models/qwen"}
+    models = [{"name": "one", "model": "s3://models/qwen"}, {"name": "two", "model": "builtin:tiny"}]
+    teachers = {**EVERYTHING["teachers"], "models": models}
+    yield "models from the store", render(values={**EVERYTHING, "serving": fetched, "teachers": teachers})
 
 
 def command_lines() -> dict[str, tuple[list[str], dict[str, Any]]]:

@@ -19,6 +19,7 @@ from tests.helm.chart import (
     PROFILES,
     Manifest,
     all_renderings,
+    containers,
     helm,
     of_kind,
     only,
@@ -133,7 +134,7 @@ def references(spec: dict[str, Any]) -> list[tuple[str, str]]:
             found.append(("Secret", volume["secret"]["secretName"]))
         if "persistentVolumeClaim" in volume:
             found.append(("PersistentVolumeClaim", volume["persistentVolumeClaim"]["claimName"]))
-    for container in spec["containers"]:
+    for container in containers(spec):
         for entry in container.get("env", []):
             secret = entry.get("valueFrom", {}).get("secretKeyRef")
             if secret:
@@ -145,7 +146,7 @@ def references(spec: dict[str, Any]) -> list[tuple[str, str]]:
 def test_mounts_have_volumes_and_volumes_have_mounts(name: str) -> None:
     for which, spec in pods(rendering(name)):
         volumes = {volume["name"] for volume in spec.get("volumes", [])}
-        mounted = {mount["name"] for c in spec["containers"] for mount in c.get("volumeMounts", [])}
+        mounted = {mount["name"] for c in containers(spec) for mount in c.get("volumeMounts", [])}
         extra = {"data"} if which.startswith("StatefulSet/") else set()
         assert mounted - extra == volumes, which
 

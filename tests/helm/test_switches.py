@@ -231,6 +231,33 @@ def test_serving_settings_reach_the_server() -> None:
     assert variables["LORAPAR_SERVING_CANARY_REQUESTS"] == "7"
 
 
+@pytest.mark.parametrize("model", ["s3://models/qwen", "builtin:tiny"])
+def test_a_model_that_vllm_cannot_fetch_is_brought_by_a_container_before(model: str) -> None:
+    spec, container = server_of(serving(model=model), "-serving")
+    (init,) = spec["initContainers"]
+    assert init["command"][-2:] == [model, "/cache/base-model"]
+    assert {"--model=/cache/base-model", f"--served-model-name={model}"} <= set(container["args"])
+    assert environment(container)["LORAPAR_SERVING_BASE_MODEL"] == model
+    assert "scripts" not in {mount["name"] for mount in container["volumeMounts"]}
+
+
+@pytest.mark.parametrize("model", ["a/b", "/models/x"])
+def test_any_other_model_is_vllm_s_own_business(model: str) -> None:
+    values = {**serving(model=model), "baseModels": {"existingClaim": "base-models"}}
+    spec, container = server_of(values, "-serving")
+    assert "initContainers" not in spec
+    assert f"--model={model}" in container["args"]
+
+
+def test_a_teacher_from_the_store_may_reach_the_store() -> None:
+    def reaching(values: dict[str, Any]) -> list[str]:
+        policy = only(render(values=values), "NetworkPolicy", "-to-object-store")
+        return policy["spec"]["podSelector"]["matchExpressions"][0]["values"]
+
+    assert "teacher" in reaching(teachers(model="s3://models/qwen"))
+    assert "teacher" not in reaching(teachers())
+
+
 def test_a_node_without_a_spare_accelerator_replaces_pods_one_by_one() -> None:
     spare = only(render(values=serving(surge=True)), "Deployment")["spec"]["strategy"]["rollingUpdate"]
     none = only(render(values=serving(surge=False)), "Deployment")["spec"]["strategy"]["rollingUpdate"]

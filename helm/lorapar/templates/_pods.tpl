@@ -79,6 +79,8 @@ imagePullSecrets:
 {{- define "lorapar.modelEnv" -}}
 - name: HOME
   value: /cache
+- name: LORAPAR_CACHE
+  value: /cache/lorapar
 - name: HF_HOME
   value: /cache/huggingface
 - name: XDG_CACHE_HOME
@@ -240,4 +242,50 @@ livenessProbe:
 {{- if and (hasPrefix "/" .model) (hasPrefix .root.Values.baseModels.mountPath .model) (not .root.Values.baseModels.existingClaim) -}}
 {{- fail (printf "%s: %q lies on baseModels, and baseModels.existingClaim is empty" .where .model) -}}
 {{- end -}}
+{{- end }}
+
+{{/* Whether lorapar has to bring the model, because vLLM cannot: a built-in one, or one in the object store. */}}
+{{- define "lorapar.modelIsFetched" -}}
+{{- if or (hasPrefix "builtin:" .) (hasPrefix "s3://" .) -}}yes{{- end -}}
+{{- end }}
+
+{{/* vLLM's --model for a model's name. */}}
+{{- define "lorapar.enginePath" -}}
+{{- ternary "/cache/base-model" . (eq "yes" (include "lorapar.modelIsFetched" .)) -}}
+{{- end }}
+
+{{/* The container that brings it: (dict "root" $ "model" … "resources" …). */}}
+{{- define "lorapar.modelInit" -}}
+{{- if include "lorapar.modelIsFetched" .model }}
+initContainers:
+  - name: model
+    image: {{ include "lorapar.image" (dict "root" .root "image" "vllm") }}
+    imagePullPolicy: {{ .root.Values.images.pullPolicy }}
+    securityContext:
+      {{- include "lorapar.containerSecurityContext" .root | nindent 6 }}
+    command: [python, /scripts/fetch_model.py, {{ .model | quote }}, /cache/base-model]
+    env:
+      {{- include "lorapar.modelEnv" .root | nindent 6 }}
+      {{- include "lorapar.objectStoreEnv" .root | nindent 6 }}
+    resources:
+      {{- toYaml .resources | nindent 6 }}
+    volumeMounts:
+      - name: cache
+        mountPath: /cache
+      - name: tmp
+        mountPath: /tmp
+      - name: scripts
+        mountPath: /scripts
+        readOnly: true
+      {{- include "lorapar.caMount" .root | nindent 6 }}
+{{- end }}
+{{- end }}
+
+{{/* What that container needs besides the server's volumes: (dict "root" $ "model" …). */}}
+{{- define "lorapar.modelInitVolumes" -}}
+{{- if include "lorapar.modelIsFetched" .model }}
+- name: scripts
+  configMap:
+    name: {{ include "lorapar.fullname" .root }}-scripts
+{{- end }}
 {{- end }}
