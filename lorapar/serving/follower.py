@@ -14,8 +14,8 @@ from lorapar.serving import metrics
 from lorapar.serving.guard import CanaryGuard, Outcome
 from lorapar.serving.loader import Loader
 from lorapar.serving.routes import Canary, Routes, Served
-from lorapar.serving.verdicts import VerdictWatch
 from lorapar.serving.settings import ServingSettings
+from lorapar.serving.verdicts import VerdictWatch
 
 logger = logging.getLogger(f"vllm.{__name__}")
 
