@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -35,22 +36,26 @@ def make_adapter(folder: Path, seed: int) -> Path:
     return folder
 
 
-class Plain:
-    """transformers and PEFT in float32, without lorapar or vLLM: what the right answers are."""
+@dataclass(frozen=True)
+class Answer:
+    """Greedy tokens, and the log-probability of each."""
 
-    def __init__(self) -> None:
-        self._tokenizer = AutoTokenizer.from_pretrained(base_folder())
+    tokens: tuple[int, ...]
+    log_probs: tuple[float, ...]
 
-    @cache  # noqa: B019 -- lives as long as the tests
-    def answer(self, adapter: Path | None, prompt: str, tokens: int = 8) -> tuple[str, tuple[float, ...]]:
-        """Greedy text and the log-probability of each of its tokens."""
-        model = AutoModelForCausalLM.from_pretrained(base_folder(), dtype=torch.float32)
-        if adapter is not None:
-            model = PeftModel.from_pretrained(model, adapter)
-        given = self._tokenizer(prompt, return_tensors="pt")
+
+@cache
+def plain_answer(adapter: Path | None, prompt: str, tokens: int = 8) -> Answer:
+    """What transformers and PEFT say in float32, without lorapar or vLLM; the end of a turn ends it, uncounted."""
+    tokenizer = AutoTokenizer.from_pretrained(base_folder())
+    model = AutoModelForCausalLM.from_pretrained(base_folder(), dtype=torch.float32)
+    if adapter is not None:
+        model = PeftModel.from_pretrained(model, adapter)
+    given = tokenizer(prompt, return_tensors="pt")
+    with torch.no_grad():
         made = model.eval().generate(
             **given, max_new_tokens=tokens, do_sample=False, output_logits=True, return_dict_in_generate=True
         )
-        ids = made.sequences[0, given.input_ids.shape[1] :]
-        log_probs = [float(torch.log_softmax(step[0], -1)[token]) for step, token in zip(made.logits, ids, strict=True)]
-        return self._tokenizer.decode(ids), tuple(log_probs)
+    ids = made.sequences[0, given.input_ids.shape[1] :].tolist()
+    log_probs = [float(torch.log_softmax(step[0], -1)[token]) for step, token in zip(made.logits, ids, strict=True)]
+    return Answer(tuple(ids), tuple(log_probs))

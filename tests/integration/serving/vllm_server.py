@@ -46,9 +46,14 @@ class Reply:
         return self.headers.get("x-lorapar-adapter")
 
     @property
-    def text(self) -> str:
+    def tokens(self) -> tuple[int, ...]:
         """Of a completion."""
-        return str(self.json["choices"][0]["text"])
+        return tuple(self.json["choices"][0]["token_ids"])
+
+    @property
+    def log_probs(self) -> tuple[float, ...]:
+        """Of a completion's tokens."""
+        return tuple(self.json["choices"][0]["logprobs"]["token_logprobs"])
 
 
 class VllmServer:
@@ -103,9 +108,10 @@ class VllmServer:
         return self._call(request)
 
     def complete(self, model: str, prompt: str, **options: Any) -> Reply:
-        """A greedy completion with the log-probability of each of its tokens."""
+        """A greedy completion, with the number and the log-probability of each of its tokens."""
         headers = options.pop("headers", None)
-        body = {"model": model, "prompt": prompt, "max_tokens": 8, "temperature": 0, "logprobs": 1, **options}
+        greedy = {"max_tokens": 8, "temperature": 0, "logprobs": 1, "return_token_ids": True}
+        body = {"model": model, "prompt": prompt, **greedy, **options}
         return self.post("/v1/completions", body, headers)
 
     def _call(self, request: urllib.request.Request) -> Reply:
