@@ -58,7 +58,7 @@ def site(s3_server: S3Server, tmp_path_factory: pytest.TempPathFactory) -> Itera
         s3_server.client().create_bucket(Bucket="serving")
         registry = Registry(open_store("s3://serving/registry"))
         made = {}
-        for seed, version in enumerate(("task@1", "task@2", "task@3", "other@1"), 1):
+        for seed, version in enumerate(("task@1", "task@2", "task@3", "other@1", "other@2", "other@3"), 1):
             made[version] = make_adapter(root / f"made{seed}", seed)
             assert str(registry.publish(version.partition("@")[0], made[version])) == version
         registry.set_alias("task", "production", 1)

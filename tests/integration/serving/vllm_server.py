@@ -93,6 +93,10 @@ class VllmServer:
             os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
 
+    def option(self, name: str) -> str:
+        """The value of one of its arguments."""
+        return self._command.arguments[self._command.arguments.index(name) + 1]
+
     def log_text(self) -> str:
         return self.log.read_text(encoding="utf-8", errors="replace")
 
