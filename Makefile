@@ -82,6 +82,10 @@ $(VLLM_STAMP): $(VLLM_LOCK) pyproject.toml $(STAMP)
 integration-s3: $(STAMP) ## storage against a real S3 server (SeaweedFS), with faults between it and us
 	@$(BIN)/python -m pytest tests/integration/s3 $(PYTEST_ARGS)
 
+.PHONY: integration-serving
+integration-serving: $(STAMP) $(VLLM_STAMP) ## adapters served by the real vLLM from a real S3 server, moved under load
+	@$(BIN)/python -m pytest tests/integration/serving $(PYTEST_ARGS)
+
 bench: $(STAMP) ## speed and memory of the method at the size of a 7B model's adapter, on this machine
 	@$(BIN)/python -m pytest -q -s tests/benchmarks/bench_*.py
 
