@@ -33,7 +33,7 @@ INDEX := $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup demo test lint types unit vllm-env bench gpu-check docs freeze wheel locks clean
+.PHONY: help setup demo test lint types unit vllm-env bench gpu-check docs freeze pipeline wheel locks clean
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -99,6 +99,9 @@ docs: $(STAMP) ## write docs/configuration.md anew from the settings' models, an
 
 freeze: $(STAMP) ## accept changed commands, options and settings keys into tests/frozen
 	@$(BIN)/python tests/test_options.py
+
+pipeline: $(STAMP) ## compile pipelines/ into the package that the wheel ships
+	@$(BIN)/python -m pipelines.compile
 
 wheel: $(STAMP) ## build dist/lorapar-*.whl
 	@$(BIN)/python -m build --wheel --outdir dist

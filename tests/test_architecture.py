@@ -23,7 +23,7 @@ FLOORS = {
     3: ("training", "evaluation", "registry", "report"),
     4: ("serving",),
     5: ("stages",),
-    6: ("local",),
+    6: ("local", "kubeflow"),
     7: ("cli", "doctor", "terminal"),
 }
 FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms}

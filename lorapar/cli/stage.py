@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from lorapar.cli.base import ConfigFile, Overrides, Preset, Store, app, out, reporter, settings_of
+from lorapar.errors import BadInputError
 
 
 @app.command("stage")
@@ -21,8 +22,14 @@ def stage_command(  # noqa: PLR0913  -- an argument is an option of the command
     parameters: Annotated[list[str] | None, typer.Option("--param", help="name=value, such as system=system1.")] = None,
     scratch: Annotated[Path | None, typer.Option(help="Folder for unfinished work; found again by a retry.")] = None,
     store: Store = None,
+    executor_input: Annotated[
+        str | None, typer.Option("--executor-input", help="What Kubeflow puts in place of {{$}}; needs --store.")
+    ] = None,
 ) -> None:
-    """Run one stage with local folders in and out."""
+    """Run one stage with local folders in and out, or as a task of a Kubeflow pipeline."""
+    if executor_input is not None:
+        _run_task(name, executor_input, store, scratch, [preset, config, overrides, inputs, outputs, parameters])
+        return
     settings = settings_of(preset, config, overrides, store)
     from lorapar.local.single import StageOptions, run_single
 
@@ -33,3 +40,14 @@ def stage_command(  # noqa: PLR0913  -- an argument is an option of the command
         out.print(f"{metric} = {value:.6g}", markup=False)
     for output, digest in record.outputs.items():
         out.print(f"{output}: {digest}", markup=False)
+
+
+def _run_task(name: str, executor_input: str, store: str | None, scratch: Path | None, others: list[object]) -> None:
+    if store is None:
+        raise BadInputError("--executor-input needs --store, where inputs are fetched from and outputs are kept")
+    if any(others):
+        raise BadInputError("--executor-input says all: settings, folders and parameters cannot be given beside it")
+    from lorapar.kubeflow.executor import run_task
+
+    with reporter(f"{name}:") as progress:
+        run_task(name, executor_input, store, scratch, progress)

@@ -5,7 +5,16 @@ from lorapar.config.base import SYSTEMS
 from lorapar.config.checkpoint import CheckpointConfig
 from lorapar.config.data import ColumnMapping, DataConfig, TaskMixConfig
 from lorapar.config.evaluation import EvaluateConfig
-from lorapar.config.load import dump_changed, dump_config, load_config, preset_names, preset_text
+from lorapar.config.load import (
+    apply_override,
+    dump_changed,
+    dump_config,
+    load_config,
+    parse_settings,
+    preset_names,
+    preset_text,
+    validate_settings,
+)
 from lorapar.config.model import ModelConfig, PromptConfig
 from lorapar.config.registry import GateConfig, RegistryConfig
 from lorapar.config.report import ReportConfig
@@ -46,9 +55,12 @@ __all__ = [
     "TeacherTemplate",
     "VllmOptions",
     "VotingConfig",
+    "apply_override",
     "dump_changed",
     "dump_config",
     "load_config",
+    "parse_settings",
     "preset_names",
     "preset_text",
+    "validate_settings",
 ]

@@ -36,10 +36,10 @@ def load_config(*, preset: str | None = None, file: Path | None = None, override
         raise BadInputError("--preset and --config exclude each other; give one of them")
     origin = str(file) if file is not None else f"preset {preset}" if preset is not None else "the defaults"
     text = _read(file) if file is not None else preset_text(preset) if preset is not None else ""
-    values = _parse(text, origin)
+    values = parse_settings(text, origin)
     for override in overrides:
-        _apply(values, override)
-    return _validate(values, origin)
+        apply_override(values, override)
+    return validate_settings(values, origin)
 
 
 def dump_config(config: BaseModel) -> str:
@@ -64,7 +64,8 @@ def _read(file: Path) -> str:
         raise BadInputError(f"--config: {file} cannot be read: {error.strerror}") from None
 
 
-def _parse(text: str, origin: str) -> dict[str, Any]:
+def parse_settings(text: str, origin: str) -> dict[str, Any]:
+    """The values of a YAML text; `origin` is what errors call it. Raises BadInputError with the line."""
     try:
         values = yaml.safe_load(text) or {}
     except yaml.YAMLError as error:
@@ -76,7 +77,8 @@ def _parse(text: str, origin: str) -> dict[str, Any]:
     return values
 
 
-def _apply(values: dict[str, Any], override: str) -> None:
+def apply_override(values: dict[str, Any], override: str) -> None:
+    """Put one `section.key=value` into the values; raises BadInputError for what is not of this form."""
     key, equals, text = override.partition("=")
     parts = key.strip().split(".")
     if not equals or not all(parts):
@@ -113,7 +115,8 @@ def _number(text: str) -> str | float:
         return text
 
 
-def _validate(values: Mapping[str, Any], origin: str) -> RunConfig:
+def validate_settings(values: Mapping[str, Any], origin: str) -> RunConfig:
+    """The settings; raises BadInputError naming each key that is unknown or wrong, in one line."""
     try:
         return RunConfig.model_validate(values)
     except ValidationError as error:

@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from typing import Any, Literal
 
 from lorapar.config import ModelConfig, TeacherConfig, VotingConfig
+from lorapar.errors import BadInputError, nearest
 from lorapar.records import Example, read_records, write_json, write_records
 from lorapar.stages.contract import Metrics, StageCall, StageSettings, StageSpec
 from lorapar.voting.backends import Backends, is_base
@@ -27,6 +28,8 @@ class Settings(StageSettings):
     teachers: tuple[TeacherConfig, ...]
     voting: VotingConfig
     round: Literal["first", "rest"]
+    asked: tuple[str, ...] | None = None
+    """Only these of the round's teachers, in this call: a pipeline shares a round out; absent: all of them."""
 
 
 SPEC = StageSpec(
@@ -43,7 +46,8 @@ def run(call: StageCall[Settings]) -> Metrics:
     settings, out = call.settings, call.output("votes")
     ballots = Ballots(settings.teachers, settings.voting)
     journal = VoteJournal(call.scratch / VOTES, on_flush=call.keeper.tick)
-    collection = Collection(call.input("examples"), ballots, settings.round)
+    names = _asked(settings, ballots)
+    collection = Collection(call.input("examples"), ballots, settings.round, names)
     probe = _probe(call)
     with ExitStack() as stack:
         school = School(_opener(call, stack), _cache(call, stack), probe)
@@ -54,7 +58,7 @@ def run(call: StageCall[Settings]) -> Metrics:
     if probe is not None:
         write_records(out / PROBE, probe)
     teachers = {teacher.name: teacher for teacher in settings.teachers}
-    described = {name: _describe(teachers[name], settings) for name in ballots.round_teachers(settings.round)}
+    described = {name: _describe(teachers[name], settings) for name in names}
     votes = sum(done.calls.values()) + sum(done.cached.values())
     about = {"round": settings.round, "votes": votes, "tokens": tokens, "teachers": described}
     write_json(out / SUMMARY, {**about, "failed": collection.failed})
@@ -65,6 +69,20 @@ def run(call: StageCall[Settings]) -> Metrics:
         "tokens": float(sum(done.tokens.values())),
         "failed_teachers": float(len(collection.failed)),
     }
+
+
+def _asked(settings: Settings, ballots: Ballots) -> tuple[str, ...]:
+    """The teachers of this call, in the order of the round; raises BadInputError for one who is not of the round."""
+    names = ballots.round_teachers(settings.round)
+    if settings.asked is None:
+        return names
+    for name in settings.asked:
+        if name not in names:
+            raise BadInputError(
+                f"asked: '{name}' is no teacher of the round {settings.round}{nearest(name, list(names))}; "
+                f"it has: {', '.join(names) or 'none'}"
+            )
+    return tuple(name for name in names if name in settings.asked)
 
 
 def _opener(call: StageCall[Settings], stack: ExitStack) -> Callable[[str], Teacher]:

@@ -53,13 +53,14 @@ class Collection:
     """One round of votes on the rows of a folder.
 
     The folder holds `examples.jsonl` and, where they are the open rows of an earlier round, that round's `votes.jsonl`.
+    `names` are the teachers to ask where these are not all of the round.
     """
 
-    def __init__(self, folder: Path, ballots: Ballots, round_name: str) -> None:
+    def __init__(self, folder: Path, ballots: Ballots, round_name: str, names: Sequence[str] | None = None) -> None:
         self._examples = folder / EXAMPLES
         self._ballots = ballots
         self._all_rows = round_name == "first"
-        self._names = ballots.round_teachers(round_name)
+        self._names = ballots.round_teachers(round_name) if names is None else tuple(names)
         self._recalled: dict[str, set[str]] = {name: set() for name in self._names}
         self.patterns = {row.id: ballots.nobody for row in self._voted_on()}
         self.failed: dict[str, str] = read_json(folder / FAILED) if (folder / FAILED).exists() else {}

@@ -33,6 +33,9 @@ def test_parameters_and_sections_fill_the_settings(name):
     from lorapar.config import RunConfig
 
     known = set(RunConfig.model_fields) | {"config"}
+    fields = stage_spec(name).settings.model_fields
+    required = {field for field, info in fields.items() if info.is_required()}
     for node in GRAPH:
         if node.stage == name:
-            assert set(stage_spec(name).sections) <= known | set(node.parameters)
+            assert required <= known | set(node.parameters)
+            assert set(node.parameters) <= set(fields)

@@ -106,6 +106,31 @@ def test_an_empty_second_round_works_and_loads_no_model(kit, tmp_path) -> None:
     assert notes.lines == []
 
 
+def test_a_round_can_be_shared_out_among_calls(kit, tmp_path) -> None:
+    """A task a teacher, as in a pipeline: together they cast the votes that one call for the whole round casts."""
+    inputs = {"examples": kit.rows_folder(tmp_path / "rows", ROWS)}
+    _, whole = kit.run("vote", tmp_path / "whole", settings(kit), inputs)
+    parts = []
+    for name in ("plain", "chat"):
+        _, out = kit.run("vote", tmp_path / name, settings(kit) | {"asked": (name,)}, inputs)
+        assert list(read_json(out / "votes" / "summary.json")["teachers"]) == [name]
+        parts += votes_of(out)
+    assert parts == votes_of(whole)
+
+
+def test_a_call_that_asks_nobody_makes_an_empty_artifact(kit, tmp_path) -> None:
+    inputs = {"examples": kit.rows_folder(tmp_path / "rows", ROWS)}
+    metrics, out = kit.run("vote", tmp_path / "out", settings(kit, "rest") | {"asked": ()}, inputs)
+    assert votes_of(out) == []
+    assert metrics["calls"] == 0
+
+
+def test_a_teacher_of_the_other_round_is_refused(kit, tmp_path) -> None:
+    inputs = {"examples": kit.rows_folder(tmp_path / "rows", ROWS)}
+    with pytest.raises(BadInputError, match="'bare' is no teacher of the round first"):
+        kit.run("vote", tmp_path / "out", settings(kit) | {"asked": ("bare",)}, inputs)
+
+
 def test_teachers_of_one_model_share_it(kit, tmp_path) -> None:
     notes = kit.Notes()
     inputs = {"examples": kit.rows_folder(tmp_path / "rows", ROWS[:1])}

@@ -1,0 +1,51 @@
+"""Which image runs which stage, and how images are named."""
+
+from __future__ import annotations
+
+import re
+
+from lorapar import __version__
+from lorapar.errors import BadInputError, nearest
+from lorapar.stages.contract import stage_spec
+
+IMAGES = ("client", "trainer", "vllm")
+REPOSITORY = "lorapar"
+"""Images are named REPOSITORY/NAME:VERSION; another registry or a digest is put in when compiling."""
+# On one machine these run beside training; in a cluster they have an image with vLLM, which trainer's pins exclude.
+_IN_CLUSTERS = {"vote": "vllm", "evaluate": "vllm"}
+_DIGEST = re.compile(r"@sha256:[0-9a-f]{64}$")
+_REFERENCE = re.compile(r"[a-z0-9][a-zA-Z0-9._/:-]*(@sha256:[0-9a-f]{64})?")
+
+
+def image_of(stage: str) -> str:
+    """The name of a stage's image in a cluster: client, trainer or vllm."""
+    return _IN_CLUSTERS.get(stage, stage_spec(stage).image)
+
+
+def default_reference(image: str) -> str:
+    """The tag the shipped pipeline names."""
+    return f"{REPOSITORY}/{image}:{__version__}"
+
+
+def stage_reference(stage: str) -> str:
+    """The tag a stage runs in, as the shipped pipeline names it."""
+    return default_reference(image_of(stage))
+
+
+def is_pinned(reference: str) -> bool:
+    """Whether a reference names bytes: a tag can be moved, and KFP's cache would not notice."""
+    return _DIGEST.search(reference) is not None
+
+
+def references(registry: str | None, given: list[str]) -> dict[str, str]:
+    """What to put in for each default reference, from `--registry` and `--image NAME=REFERENCE`."""
+    prefix = registry.rstrip("/") if registry else REPOSITORY
+    found = {default_reference(image): f"{prefix}/{image}:{__version__}" for image in IMAGES}
+    for text in given:
+        name, equals, reference = text.partition("=")
+        if name not in IMAGES:
+            raise BadInputError(f"--image {text}: no image is called '{name}'{nearest(name, list(IMAGES))}")
+        if not equals or not _REFERENCE.fullmatch(reference):
+            raise BadInputError(f"--image {text}: write it as {name}=REGISTRY/{name}@sha256:DIGEST or with a tag")
+        found[default_reference(name)] = reference
+    return found

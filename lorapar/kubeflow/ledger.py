@@ -1,0 +1,118 @@
+"""What the tasks of pipelines leave in the store: manifests by digest, and records of how they came about.
+
+manifests/<digest>.json              the manifest of an artifact, named by its digest
+records/<address>.json               the record of the last task with these settings and inputs
+runs/<run>/records/<address>.json    the record of a task that ran in this run, not one from KFP's cache
+runs/<run>/errors/<stage>.txt        the one line with which a stage failed
+runs/<run>/report.html, metrics.json, summary.md    the results, at a fixed place
+
+KFP gives an exit handler no outputs of other tasks, so the report finds what a run has made by walking the graph:
+settings from the plan and digests of inputs make the address of a record, which names the digests of the outputs.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pydantic import ValidationError
+
+from lorapar.errors import BadInputError, IntegrityError, UnreachableError
+from lorapar.local.folder import StageRecord
+from lorapar.records import digest_of
+from lorapar.store import Manifest, NotFoundError, ObjectStore
+
+_RUN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+
+
+def record_address(stage: str, settings: Mapping[str, Any], inputs: Mapping[str, Sequence[str]]) -> str:
+    """What names a task's record: its settings and the digests of its inputs, whatever code ran it."""
+    listed = {name: list(digests) for name, digests in inputs.items()}
+    return digest_of({"stage": stage, "settings": dict(settings), "inputs": listed})
+
+
+class Ledger:
+    """Reads and writes these objects for one run; without a run only what all runs share."""
+
+    def __init__(self, store: ObjectStore, run: str = "") -> None:
+        if run and not _RUN.fullmatch(run):
+            raise BadInputError(f"run '{run}': no name of a run; KFP's are letters, digits and dashes")
+        self.store = store
+        self.run = run
+
+    def write_manifest(self, manifest: Manifest) -> None:
+        """Keep a manifest under its digest."""
+        self.store.write(f"manifests/{manifest.digest}.json", manifest.model_dump_json().encode())
+
+    def read_manifest(self, digest: str) -> Manifest:
+        """The manifest with this digest; raises IntegrityError where it is missing or another."""
+        if not _DIGEST.fullmatch(digest):
+            raise IntegrityError(f"'{digest}' is no digest of an artifact; the task before this one has not named one")
+        where = f"{self.store.address}/manifests/{digest}.json"
+        try:
+            manifest = Manifest.model_validate_json(self.store.read(f"manifests/{digest}.json"))
+        except NotFoundError:
+            raise IntegrityError(
+                f"{where}: the artifact is not in the store any more, though Kubeflow remembers the task that made it; "
+                "submit the run with --no-cache, or delete that cached run"
+            ) from None
+        except ValidationError as error:
+            raise IntegrityError(f"{where}: not a manifest ({error.errors()[0]['msg']})") from None
+        if manifest.digest != digest:
+            raise IntegrityError(f"{where}: its content has the digest {manifest.digest}; restore it or run anew")
+        return manifest
+
+    def write_record(self, record: StageRecord) -> None:
+        """Keep a finished task's record, for this run and for runs that take the task from the cache."""
+        address = record_address(record.stage, record.settings, record.inputs)
+        data = record.model_dump_json(indent=2).encode()
+        self.store.write(f"records/{address}.json", data)
+        if self.run:
+            self.store.write(f"runs/{self.run}/records/{address}.json", data)
+
+    def find_record(
+        self, stage: str, settings: Mapping[str, Any], inputs: Mapping[str, Sequence[str]]
+    ) -> tuple[StageRecord | None, bool]:
+        """The record of a task, and whether it ran in this very run; None where it has not finished anywhere."""
+        address = record_address(stage, settings, inputs)
+        own = self._record(f"runs/{self.run}/records/{address}.json") if self.run else None
+        if own is not None:
+            return own, True
+        return self._record(f"records/{address}.json"), False
+
+    def write_error(self, stage: str, line: str) -> None:
+        """Keep the line a stage failed with; what cannot be written must not hide it, so nothing is raised."""
+        if self.run:
+            try:
+                self.store.write(f"runs/{self.run}/errors/{stage}.txt", line.encode())
+            except (UnreachableError, OSError):
+                return
+
+    def errors(self) -> dict[str, str]:
+        """The lines stages of this run failed with, by stage. A stage that succeeded at a retry is among them."""
+        prefix = f"runs/{self.run}/errors/"
+        listed = sorted(self.store.list(prefix), key=lambda info: info.modified) if self.run else []
+        return {
+            info.key.removeprefix(prefix).removesuffix(".txt"): self.store.read(info.key).decode(errors="replace")
+            for info in listed
+        }
+
+    def write_result(self, name: str, data: bytes) -> None:
+        """Put a result at its fixed place."""
+        self.store.write(f"runs/{self.run}/{name}", data)
+
+    def read_result(self, name: str) -> bytes | None:
+        """A result of this run; None where it was not written."""
+        try:
+            return self.store.read(f"runs/{self.run}/{name}")
+        except NotFoundError:
+            return None
+
+    def _record(self, key: str) -> StageRecord | None:
+        try:
+            return StageRecord.model_validate(json.loads(self.store.read(key)))
+        except (NotFoundError, ValidationError, json.JSONDecodeError):
+            return None

@@ -1,0 +1,205 @@
+"""What `plan` does for a pipeline: read its parameters, and hand each stage its own settings as one JSON parameter."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict
+
+from lorapar.config import RunConfig, apply_override, parse_settings, preset_text, validate_settings
+from lorapar.errors import BadInputError
+from lorapar.kubeflow.executor_input import ExecutorInput
+from lorapar.kubeflow.parameters import PARAMETERS
+from lorapar.kubeflow.ports import LOOPED_STAGE, settings_parameter
+from lorapar.stages.graph import GRAPH
+from lorapar.stages.plan import Plan
+from lorapar.store import is_s3, open_store
+from lorapar.voting.ballots import Ballots
+
+GPU_BACKEND = "vllm"
+PARAMETER_LIMIT_BYTES = 128 * 1024
+"""Kubernetes keeps parameters in its own database; far larger ones are refused there without a clear word."""
+
+
+@dataclass(frozen=True)
+class PlanCall:
+    """The parameters of the pipeline, checked."""
+
+    config: RunConfig
+    gpu_pool: dict[str, str]
+    parallelism: int
+    vote_accelerators: str
+
+
+class Lane(BaseModel):
+    """What one vote task does: an item of the loop over a round."""
+
+    model_config = ConfigDict(frozen=True)
+
+    settings: str
+    """Settings of the vote stage, as JSON."""
+    accelerators: str
+    """Accelerators the task takes; a text, because that is what KFP's resources are."""
+
+
+def plan_call(given: ExecutorInput) -> PlanCall:
+    """Read the parameters; raises BadInputError that begins with the name of the one that is wrong."""
+    values = given.inputs.parameter_values
+    return PlanCall(
+        config=run_config(values),
+        gpu_pool=_gpu_pool(values.get("gpu_pool") or {}),
+        parallelism=_parallelism(values.get("parallelism", 4)),
+        vote_accelerators=given.text("vote_accelerators", "1"),
+    )
+
+
+def run_config(values: Mapping[str, Any]) -> RunConfig:
+    """The run's settings with the parameters on top."""
+    origin, text = _config_text(str(values.get("config") or "preset:demo"))
+    settings = parse_settings(text, origin)
+    config = validate_settings(settings, origin)
+    for override in str(values.get("overrides") or "").splitlines():
+        if override.strip():
+            config = _with(settings, override, "overrides")
+    for parameter in PARAMETERS:
+        value = str(values.get(parameter.name) or "").strip()
+        if parameter.name == "registry" and not (value or config.registry.address):
+            value = f"{str(values.get('store') or '.').rstrip('/')}/registry"
+        if parameter.key and value:
+            said = _teachers(value) if parameter.name == "teachers" else value
+            config = _with(settings, f"{parameter.key}={said}", parameter.name)
+    # Promotion can be switched off by either and on by neither alone: a form's default must not overrule the settings.
+    return config if _promote(values.get("promote", True)) else _with(settings, "gate.promote=false", "promote")
+
+
+def lanes(config: RunConfig, call: PlanCall, round_name: str) -> list[Lane]:
+    """The vote tasks of a round, at most `parallelism` of them.
+
+    Teachers that need an accelerator do not share a task with others. There is always one task, which may have nobody
+    to ask: KFP does not finish a loop over nothing.
+    """
+    names = Ballots(config.teachers, config.voting).round_teachers(round_name)
+    backends = {teacher.name: teacher.backend for teacher in config.teachers}
+    on_gpu = [name for name in names if backends[name] == GPU_BACKEND]
+    others = [name for name in names if backends[name] != GPU_BACKEND]
+    if call.parallelism == 1 and on_gpu and others:
+        groups = [(list(names), True)]
+    else:
+        room = max(1, call.parallelism - min(1, len(others)))
+        gpu_groups = _dealt(on_gpu, room)
+        groups = [(group, True) for group in gpu_groups]
+        groups += [(group, False) for group in _dealt(others, max(1, call.parallelism - len(gpu_groups)))]
+    return [_lane(config, round_name, group, call.vote_accelerators if gpu else "0") for group, gpu in groups] or [
+        _lane(config, round_name, [], "0")
+    ]
+
+
+def plan_outputs(plan: Plan, call: PlanCall) -> dict[str, Any]:
+    """The output parameters of the task `plan`; raises BadInputError where one is too large for Kubernetes."""
+    found: dict[str, Any] = {}
+    uses_gpu = False
+    for node in GRAPH:
+        if node.stage == LOOPED_STAGE:
+            shared_out = lanes(plan.config, call, str(node.parameters["round"]))
+            found[settings_parameter(node.name)] = [lane.model_dump() for lane in shared_out]
+            uses_gpu = uses_gpu or any(lane.accelerators != "0" for lane in shared_out)
+        elif node.stage not in ("plan", "report"):
+            found[settings_parameter(node.name)] = json.dumps(plan.sections[node.name], sort_keys=True)
+    for name, value in found.items():
+        size = len(json.dumps(value).encode())
+        if size > PARAMETER_LIMIT_BYTES:
+            raise BadInputError(
+                f"config: the settings of {name} have {size:,} bytes as JSON, more than the {PARAMETER_LIMIT_BYTES:,} "
+                "that Kubeflow carries safely as a parameter; shorten templates and few-shot rows"
+            )
+    found["vote_pool"] = call.gpu_pool if uses_gpu else {}
+    return found
+
+
+def _lane(config: RunConfig, round_name: str, asked: Sequence[str], accelerators: str) -> Lane:
+    from lorapar.stages.plan import stage_settings
+
+    settings = stage_settings(config, LOOPED_STAGE, {"round": round_name, "asked": tuple(asked)})
+    return Lane(settings=json.dumps(settings.model_dump(mode="json"), sort_keys=True), accelerators=accelerators)
+
+
+def _dealt(names: Sequence[str], groups: int) -> list[list[str]]:
+    """The names in at most so many groups, in their order, as even as can be."""
+    count = min(groups, len(names))
+    return [list(names[number::count]) for number in range(count)]
+
+
+def _config_text(config: str) -> tuple[str, str]:
+    """What errors call the settings, and their YAML."""
+    if config.startswith("preset:"):
+        name = config.removeprefix("preset:").strip()
+        try:
+            return f"config: preset {name}", preset_text(name)
+        except BadInputError as error:
+            raise BadInputError(f"config: {str(error).removeprefix('--preset: ')}") from None
+    if is_s3(config):
+        folder, _, key = config.strip().rpartition("/")
+        try:
+            return f"config: {config}", open_store(folder).read(key).decode("utf-8")
+        except UnicodeDecodeError:
+            raise BadInputError(f"config: {config} is not UTF-8; save it as UTF-8") from None
+    if ":" not in config:
+        raise BadInputError(
+            f"config: '{config}' is neither `preset:NAME` nor an s3:// address nor YAML with sections such as `model:`"
+        )
+    return "config", config
+
+
+def _with(settings: dict[str, Any], override: str, parameter: str) -> RunConfig:
+    """The settings with one value on top; `settings` keeps it."""
+    trial = copy.deepcopy(settings)
+    try:
+        apply_override(trial, override.strip())
+        config = validate_settings(trial, parameter)
+    except BadInputError as error:
+        text = str(error)
+        raise BadInputError(text if text.startswith(f"{parameter}: ") else f"{parameter}: {text}") from None
+    settings.clear()
+    settings.update(trial)
+    return config
+
+
+def _teachers(value: str) -> str:
+    """Teachers as YAML in one line; hub names become teachers named after them."""
+    try:
+        parsed = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise BadInputError(f"teachers: not YAML: {getattr(error, 'problem', error)}") from None
+    if isinstance(parsed, str):
+        parsed = [part.strip() for part in parsed.split(",") if part.strip()]
+    if not isinstance(parsed, list):
+        raise BadInputError(f"teachers: expected names separated by commas or a YAML list, got {value!r}")
+    return json.dumps([_named(one) if isinstance(one, str) else one for one in parsed])
+
+
+def _named(model: str) -> dict[str, str]:
+    kept = "".join(letter if letter.isalnum() or letter in "._-" else "-" for letter in model)
+    return {"name": kept.strip("-._")[:64], "model": model}
+
+
+def _promote(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise BadInputError(f"promote: expected true or false, got {value!r}")
+    return value
+
+
+def _parallelism(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int | float) or value < 1 or value != int(value):
+        raise BadInputError(f"parallelism: expected a whole number of 1 or more, got {value!r}")
+    return int(value)
+
+
+def _gpu_pool(value: Any) -> dict[str, str]:
+    if not isinstance(value, dict) or not all(isinstance(label, str) for label in value.values()):
+        raise BadInputError(f'gpu_pool: expected labels of nodes such as {{"pool": "gpu"}}, got {value!r}')
+    return {str(key): label for key, label in value.items()}

@@ -1,0 +1,116 @@
+"""One page about a finished run, as Markdown: what came out, what was promoted, what failed, how long it took."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from lorapar.config import SYSTEMS
+from lorapar.report.formats import model_name, percent, system_name
+from lorapar.report.outcome import MODELS
+
+_LONGEST_LINE = 400
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """What is known of a run at its end."""
+
+    run: str
+    name: str
+    succeeded: bool
+    promoted: bool
+    verdict: Mapping[str, Any] | None
+    reached: Sequence[str]
+    missing: Sequence[str]
+    errors: Mapping[str, str]
+    timings: Sequence[Mapping[str, Any]]
+    figures: Mapping[str, Any] = field(default_factory=dict)
+    place: str = ""
+
+    def outcome(self) -> dict[str, Any]:
+        """What a program wants to know: outcome.json beside the report."""
+        return {
+            "run": self.run,
+            "name": self.name,
+            "succeeded": self.succeeded,
+            "better": self.verdict.get("better") if self.verdict else None,
+            "promoted": self.promoted,
+            "errors": dict(self.errors),
+            "missing": list(self.missing),
+        }
+
+
+def summary_text(summary: RunSummary) -> str:
+    """The page."""
+    parts = [_head(summary), *_errors(summary), *_scores(summary.figures), *_tasks(summary)]
+    if summary.place:
+        parts.append(f"Report, figures and this page: `{summary.place}/`")
+    return "\n\n".join(parts) + "\n"
+
+
+def flat_scores(figures: Mapping[str, Any]) -> dict[str, float]:
+    """Held-out figures of every model as flat numbers, as system.Metrics shows them."""
+    scores = {}
+    for model in MODELS:
+        for name, value in (figures.get(model) or {}).items():
+            if isinstance(value, int | float) and not isinstance(value, bool):
+                scores[f"{model}_{name}"] = float(value)
+    return scores
+
+
+def _head(summary: RunSummary) -> str:
+    name = f" `{summary.name}`" if summary.name else ""
+    if not summary.succeeded:
+        return f"# Failed: run{name}"
+    if summary.promoted:
+        return f"# Promoted: run{name}" + _reasons(summary.verdict)
+    if summary.verdict is None:
+        return f"# Finished: run{name}"
+    better = "Better, not promoted" if summary.verdict.get("better") else "Not better"
+    return f"# {better}: run{name}" + _reasons(summary.verdict)
+
+
+def _reasons(verdict: Mapping[str, Any] | None) -> str:
+    reasons = list(verdict.get("reasons", ())) if verdict else []
+    return "\n\n" + "\n".join(f"- {plain(str(reason))}" for reason in reasons) if reasons else ""
+
+
+def _errors(summary: RunSummary) -> list[str]:
+    if summary.errors:
+        lines = "\n".join(f"- **{stage}**: {plain(line)}" for stage, line in summary.errors.items())
+        return [f"## What failed\n\n{lines}"]
+    if not summary.succeeded:
+        return ["## What failed\n\nNo stage left a message: look at the log of the task that is red in Kubeflow."]
+    return []
+
+
+def _scores(figures: Mapping[str, Any]) -> list[str]:
+    models = [model for model in MODELS if figures.get(model)]
+    if not models:
+        return []
+    head = "| held-out answers | " + " | ".join(f"{system_name(system)} strict | lenient" for system in SYSTEMS) + " |"
+    rows = [head, "|---" * (1 + 2 * len(SYSTEMS)) + "|"]
+    for model in models:
+        cells = [model_name(model)]
+        for system in SYSTEMS:
+            cells.append(percent(figures[model].get(f"{system}_accuracy")))
+            cells.append(percent(figures[model].get(f"{system}_lenient_accuracy")))
+        rows.append("| " + " | ".join(cells) + " |")
+    return ["## Scores\n\n" + "\n".join(rows)]
+
+
+def _tasks(summary: RunSummary) -> list[str]:
+    rows = ["| task | seconds | |", "|---|---|---|"]
+    for timing in summary.timings:
+        reused = "from the cache" if timing["reused"] else ""
+        rows.append(f"| {timing['node']} | {timing['seconds']:.1f} | {reused} |")
+    rows += [f"| {name} | | not reached |" for name in summary.missing]
+    return ["## Tasks\n\n" + "\n".join(rows)]
+
+
+def plain(line: str) -> str:
+    """Text from elsewhere in one line without Markdown or HTML of its own."""
+    kept = " ".join(line.split())[:_LONGEST_LINE]
+    return "".join(f"\\{letter}" if letter in "\\`*_[]<>|#" else letter for letter in kept)

@@ -1,0 +1,45 @@
+"""What every task gets, wherever it runs: a user that is not root, scratch, optional credentials, the run's id."""
+
+from kfp import dsl, kubernetes
+
+USER = 10001
+SCRATCH = "/scratch"
+CREDENTIALS = "lorapar-credentials"
+"""A secret that may be there; where it is not, boto3 finds the ServiceAccount's own identity."""
+CREDENTIAL_KEYS = (
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+    "AWS_ENDPOINT_URL",
+    "AWS_DEFAULT_REGION",
+    "HF_TOKEN",
+    "HF_ENDPOINT",
+    "OPENAI_API_KEY",
+)
+ACCELERATOR = "nvidia.com/gpu"
+
+
+def settled(task: dsl.PipelineTask, *, cached: bool = True, retries: int = 1) -> dsl.PipelineTask:
+    """A task that may run in a hardened namespace. The compiler itself drops capabilities and sets seccomp."""
+    task.set_caching_options(cached)
+    if retries:
+        task.set_retry(retries, backoff_duration="30s", backoff_factor=2, backoff_max_duration="600s")
+    kubernetes.set_security_context(task, run_as_user=USER, run_as_group=USER, run_as_non_root=True)
+    kubernetes.empty_dir_mount(task, volume_name="scratch", mount_path=SCRATCH)
+    kubernetes.use_field_path_as_env(task, env_name="LORAPAR_RUN", field_path="metadata.labels['pipeline/runid']")
+    kubernetes.use_secret_as_env(task, CREDENTIALS, {key: key for key in CREDENTIAL_KEYS}, optional=True)
+    return task
+
+
+def on_gpu(task: dsl.PipelineTask, pool: dsl.PipelineTask) -> dsl.PipelineTask:
+    """A task with an accelerator, on the nodes whose labels `pool` names at run time, with room for its processes."""
+    task.set_accelerator_type(ACCELERATOR).set_accelerator_limit(1)
+    return in_pool(task, pool)
+
+
+def in_pool(task: dsl.PipelineTask, pool: dsl.PipelineTask) -> dsl.PipelineTask:
+    """A task on the nodes that `pool` names. Its accelerators, if it takes any, are set elsewhere."""
+    kubernetes.add_node_selector_json(task, pool)
+    kubernetes.add_toleration(task, key=ACCELERATOR, operator="Exists", effect="NoSchedule")
+    kubernetes.empty_dir_mount(task, volume_name="shm", mount_path="/dev/shm", medium="Memory")  # noqa: S108
+    return task

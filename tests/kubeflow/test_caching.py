@@ -1,0 +1,69 @@
+"""What KFP's cache key would hold: parameters of tasks, worked out from plans, with the rules of its driver.
+
+The key is image, command, arguments, values of input parameters, and names (not contents) of artifacts.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from lorapar.kubeflow.planned import PlanCall, plan_outputs, run_config
+from lorapar.stages.graph import GRAPH
+from lorapar.stages.plan import make_plan
+
+
+def settings_of(values) -> dict[str, str]:
+    """The `settings` parameter of every task, which is all of its key that does not come from other tasks."""
+    config = run_config({"config": "preset:tiny", **values})
+    call = PlanCall(config, gpu_pool={}, parallelism=2, vote_accelerators="1")
+    return {name: json.dumps(value) for name, value in plan_outputs(make_plan(config), call).items()}
+
+
+def changed(before: dict[str, str], after: dict[str, str]) -> set[str]:
+    return {name for name in before if before[name] != after[name]}
+
+
+def downstream(names: set[str]) -> set[str]:
+    """Nodes whose inputs' digests may change when these nodes run again."""
+    found = set(names)
+    for node in GRAPH:
+        if any(edge.node in found for edges in node.inputs.values() for edge in edges):
+            found.add(node.name)
+    return {name.replace("-", "_") for name in found}
+
+
+def test_a_changed_rl_setting_runs_nothing_before_rl() -> None:
+    again = changed(settings_of({}), settings_of({"overrides": "rl.learning_rate=0.002"}))
+    nodes = {name.removesuffix("_settings") for name in again}
+    # A published adapter tells how it was tuned.
+    assert {"rl"} <= nodes <= {"rl", "publish"}
+    assert not {"prepare", "vote_first", "tally", "init", "score_system1", "partition", "sft"} & downstream(nodes)
+
+
+def test_the_pool_the_gpus_are_in_runs_nothing_again() -> None:
+    before = settings_of({})
+    config = run_config({"config": "preset:tiny"})
+    call = PlanCall(config, gpu_pool={"pool": "new"}, parallelism=2, vote_accelerators="1")
+    after = {name: json.dumps(value) for name, value in plan_outputs(make_plan(config), call).items()}
+    assert changed(before, after) <= {"vote_pool"}
+
+
+def test_changed_bytes_at_the_same_address_run_what_reads_them(tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+
+    def write(answer: str) -> dict[str, str]:
+        lines = [{"question": f"What is {n}?", "answer": f"{answer} {n}", "reference": str(n)} for n in range(20)]
+        rows.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+        return settings_of({"dataset": str(rows)})
+
+    before, same, after = write("It is"), write("It is"), write("This is")
+    assert changed(before, same) == set()
+    assert "prepare_settings" in changed(before, after)
+
+
+@pytest.mark.parametrize("parameter", ["theta", "alpha", "beta"])
+def test_theta_reaches_partition_and_what_follows_only(parameter: str) -> None:
+    assert changed(settings_of({}), settings_of({parameter: "0.5"})) <= {"partition_settings", "publish_settings"}

@@ -1,0 +1,103 @@
+"""The pipeline's parameters: what they set, what is wrong with them, and how votes are shared out."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from lorapar.config import load_config
+from lorapar.errors import BadInputError
+from lorapar.kubeflow.parameters import PARAMETERS
+from lorapar.kubeflow.planned import PlanCall, lanes, run_config
+from lorapar.kubeflow.ports import settings_parameter
+from lorapar.stages.graph import GRAPH
+
+NODES = [settings_parameter(node.name) for node in GRAPH if node.stage not in ("plan", "report")]
+
+
+def planned(cluster, **values):
+    """The output parameters of the task `plan`."""
+    values = {parameter.name: parameter.default for parameter in PARAMETERS} | {"config": "preset:tiny"} | values
+    values |= {"store": cluster.address, "run": "run-1", "vote_accelerators": "1"}
+    out = cluster.run("plan", values, ["plan"], [*NODES, "vote_pool"])
+    return out.parameter_values
+
+
+def test_plan_hands_each_stage_its_own_settings(cluster) -> None:
+    given = planned(cluster, theta="0.5", base_model="builtin:tiny", adapter_name="mine", overrides="rl.max_steps=1\n")
+    assert json.loads(given["partition_settings"].string_value)["partition"]["theta"] == 0.5
+    assert json.loads(given["publish_settings"].string_value)["name"] == "mine"
+    assert json.loads(given["rl_settings"].string_value)["rl"]["max_steps"] == 1
+    assert "rl" not in json.loads(given["sft_settings"].string_value)
+    assert json.loads(given["gate_settings"].string_value)["gate"]["promote"] is True
+    first = [dict(one.struct_value.items()) for one in given["vote_first_settings"].list_value.values]
+    assert [json.loads(one["settings"])["asked"] for one in first] == [["forward"], ["preposition"]]
+    assert {one["accelerators"] for one in first} == {"0"}
+
+
+def test_the_settings_may_lie_at_an_address_or_inline(tmp_path) -> None:
+    assert run_config({"config": "name: inline\nseed: 3"}).seed == 3
+    assert run_config({"config": "preset:tiny"}).name == "tiny"
+
+
+WRONG = [
+    ({"theta": "0,9"}, "theta: .*valid number"),
+    ({"theta": "1.5"}, "theta: .*less than or equal to 1"),
+    ({"alpha": "-1"}, "alpha: "),
+    ({"beta": "x"}, "beta: "),
+    ({"adapter_name": "a b/c"}, "adapter_name: "),
+    ({"teachers": "[{name: a, weigth: 2}]"}, "teachers: .*weigth.*weight"),
+    ({"teachers": "{a: 1}"}, "teachers: expected names"),
+    ({"overrides": "rl.learning_rat=1"}, "overrides: .*learning_rate"),
+    ({"config": "preset:tinny"}, "config: .*'tiny'"),
+    ({"config": "nonsense"}, "config: 'nonsense' is neither"),
+    ({"config": "model: [1"}, "config.*not YAML"),
+]
+
+
+@pytest.mark.parametrize(("values", "message"), WRONG, ids=[next(iter(values)) for values, _ in WRONG])
+def test_a_wrong_value_names_its_parameter(values, message) -> None:
+    with pytest.raises(BadInputError, match=message):
+        run_config({"config": "preset:tiny", **values})
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [({"parallelism": 0}, "parallelism: "), ({"gpu_pool": {"pool": 3}}, "gpu_pool: "), ({"promote": "yes"}, "promote")],
+)
+def test_wrong_values_of_plan_itself(cluster, values, message) -> None:
+    with pytest.raises(BadInputError, match=message):
+        planned(cluster, **values)
+
+
+def test_hub_names_become_teachers() -> None:
+    config = run_config({"config": "preset:tiny", "teachers": "OWNER/a, OWNER/b"})
+    assert [(teacher.name, teacher.model) for teacher in config.teachers] == [
+        ("OWNER-a", "OWNER/a"),
+        ("OWNER-b", "OWNER/b"),
+    ]
+
+
+def call_of(config, parallelism: int) -> PlanCall:
+    return PlanCall(config, gpu_pool={}, parallelism=parallelism, vote_accelerators="1")
+
+
+def asked(lane) -> list[str]:
+    return json.loads(lane.settings)["asked"]
+
+
+@pytest.mark.parametrize(
+    ("parallelism", "expected"),
+    [(1, [["a", "b", "c"]]), (2, [["a", "c"], ["b"]]), (9, [["a"], ["b"], ["c"]])],
+)
+def test_a_round_is_shared_out_among_at_most_so_many_tasks(parallelism, expected) -> None:
+    config = load_config(overrides=["teachers=[{name: a}, {name: b}, {name: c}, {name: d}]"])
+    assert [asked(lane) for lane in lanes(config, call_of(config, parallelism), "first")] == expected
+
+
+def test_a_round_without_teachers_has_one_task_that_asks_nobody_and_takes_no_accelerator() -> None:
+    config = load_config(overrides=["teachers=[{name: a}]"])
+    (lane,) = lanes(config, call_of(config, 4), "rest")
+    assert asked(lane) == []
+    assert lane.accelerators == "0"
