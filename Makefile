@@ -86,6 +86,10 @@ integration-s3: $(STAMP) ## storage against a real S3 server (SeaweedFS), with f
 integration-serving: $(STAMP) $(VLLM_STAMP) ## adapters served by the real vLLM from a real S3 server, moved under load
 	@$(BIN)/python -m pytest tests/integration/serving $(PYTEST_ARGS)
 
+.PHONY: integration-resume
+integration-resume: $(STAMP) ## tiny runs killed at random moments against a real S3 server: the same bytes at the end
+	@$(BIN)/python -m pytest tests/integration/resume $(PYTEST_ARGS)
+
 bench: $(STAMP) ## speed and memory of the method at the size of a 7B model's adapter, on this machine
 	@$(BIN)/python -m pytest -q -s tests/benchmarks/bench_*.py
 

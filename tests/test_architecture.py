@@ -24,7 +24,7 @@ FLOORS = {
     4: ("serving",),
     5: ("stages",),
     6: ("local", "kubeflow"),
-    7: ("cli", "doctor", "terminal"),
+    7: ("__main__", "cli", "doctor", "terminal"),
 }
 FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
 MAX_FILE_LINES = 450

@@ -2,6 +2,8 @@
 
 import re
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -156,3 +158,23 @@ def test_rewards_that_cannot_be_imported_and_nothing_held_out_are_refused_at_onc
         result = cli("plan", "--preset", "tiny", "--set", override, "--out", tmp_path / "run")
         assert result.returncode == ExitCode.BAD_INPUT
         assert message in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("sent", "code"), [(signal.SIGINT, ExitCode.INTERRUPTED), (signal.SIGTERM, ExitCode.TERMINATED)]
+)
+def test_stopped_while_it_is_still_being_imported_it_says_so_without_a_traceback(sent, code):
+    command = [sys.executable, "-X", "importtime", "-m", "lorapar", "presets"]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
+    assert process.stderr is not None
+    for line in process.stderr:
+        if "pydantic" in line:
+            break
+    process.send_signal(sent)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == code, errors
+    assert "Traceback" not in errors
+    assert errors.splitlines()[-1].startswith("lorapar: ")

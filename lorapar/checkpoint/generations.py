@@ -16,7 +16,8 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from lorapar.errors import IntegrityError
-from lorapar.store import Manifest, NotFoundError, ObjectStore, file_sha256
+from lorapar.store import Manifest, NotFoundError, ObjectStore
+from lorapar.store.base import Transfer
 
 ROOT = "checkpoints"
 
@@ -42,10 +43,13 @@ class Generations:
 
     def write(self, number: int, manifest: Manifest, folder: Path) -> int:
         """Copy a folder's files, then its manifest; returns its number, a later one where somebody else took it."""
-        for name, entry in manifest.files.items():
-            if entry.sha256 not in self._uploaded:
-                self._store.upload(folder / name, self._file(entry.sha256))
-                self._uploaded.add(entry.sha256)
+        missing = {
+            entry.sha256: Transfer(folder / name, self._file(entry.sha256), entry.size_bytes)
+            for name, entry in manifest.files.items()
+            if entry.sha256 not in self._uploaded
+        }
+        self._store.upload_all(missing.values())
+        self._uploaded |= set(missing)
         data = manifest.model_dump_json(indent=2).encode()
         while not self._store.write_if_absent(self._manifest(number), data):
             number += 1
@@ -66,11 +70,10 @@ class Generations:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         manifest = self.read(number)
-        for name, entry in manifest.files.items():
-            path = _inside(folder, name)
-            self._store.download(self._file(entry.sha256), path)
-            if path.stat().st_size != entry.size_bytes or file_sha256(path) != entry.sha256:
-                raise IntegrityError(f"{self.address}/files/{entry.sha256} ({name}): its bytes are not of this digest")
+        self._store.download_all(
+            Transfer(folder / name, self._file(entry.sha256), entry.size_bytes, entry.sha256)
+            for name, entry in manifest.files.items()
+        )
         self._uploaded = {entry.sha256 for entry in manifest.files.values()}
 
     def prune(self, keep: int) -> None:
@@ -78,17 +81,16 @@ class Generations:
         numbers = self.numbers()
         kept = self._digests(numbers[:keep])
         gone = self._digests(numbers[keep:]) - kept
-        for number in numbers[keep:]:
-            self._store.delete(self._manifest(number))
-        for digest in sorted(gone):
-            self._store.delete(self._file(digest))
+        # Manifests first, so that nobody begins to read what is going.
+        self._store.delete_all([self._manifest(number) for number in numbers[keep:]])
+        self._store.delete_all([self._file(digest) for digest in sorted(gone)])
         self._uploaded &= kept
 
     def forget(self) -> None:
-        """Remove everything: manifests first, so that nobody begins to read what is going."""
+        """Remove everything."""
         keys = [entry.key for entry in self._store.list(f"{self._prefix}/")]
-        for key in sorted(keys, key=lambda key: not key.endswith(".json")):
-            self._store.delete(key)
+        self._store.delete_all([key for key in keys if key.endswith(".json")])
+        self._store.delete_all([key for key in keys if not key.endswith(".json")])
         self._uploaded.clear()
 
     def _digests(self, numbers: list[int]) -> set[str]:
@@ -106,12 +108,3 @@ class Generations:
 
     def _file(self, sha256: str) -> str:
         return f"{self._prefix}/files/{sha256}"
-
-
-def _inside(folder: Path, name: str) -> Path:
-    """The path of a file named in a manifest; one that leads out of the folder is refused."""
-    path = folder / name
-    if not path.resolve().is_relative_to(folder.resolve()):
-        raise IntegrityError(f"'{name}' in a checkpoint's manifest leads out of its folder; it is not used")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path

@@ -36,17 +36,17 @@ class SharedStages:
     def __init__(self, store: ObjectStore) -> None:
         self.store = store
 
-    def keep(self, record: StageRecord, folder: Path) -> None:
+    def keep(self, record: StageRecord, folder: Path, progress: Progress | None = None) -> None:
         """Put a finished stage and its output folders below `folder` into the store, where it is not there yet."""
         if self.store.exists(_key(record)):
             return
-        outputs = {name: put_tree(self.store, folder / name) for name in record.outputs}
+        outputs = {name: put_tree(self.store, folder / name, progress) for name in record.outputs}
         self.store.write(_key(record), SharedStage(record=record, outputs=outputs).model_dump_json(indent=2).encode())
 
     def try_keep(self, record: StageRecord, folder: Path, progress: Progress) -> bool:
         """As `keep`; a store that fails is said and not fatal, for the stage's outputs are safe on this machine."""
         try:
-            self.keep(record, folder)
+            self.keep(record, folder, progress)
         except LoraparError as error:
             progress.say(f"not in the store yet: {error}")
             return False
@@ -62,7 +62,7 @@ class SharedStages:
             if shared is None:
                 return None
             for name, manifest in shared.outputs.items():
-                fetch_tree(self.store, manifest, folder / name)
+                fetch_tree(self.store, manifest, folder / name, progress)
         except (IntegrityError, NotFoundError) as error:
             progress.say(f"not taken from the store: {error}")
             self._remove_damaged(wanted)

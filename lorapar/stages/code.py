@@ -66,7 +66,8 @@ def _reachable(module: str) -> set[str]:
     return found
 
 
-def _imports(module: str) -> list[str]:
+@cache
+def _imports(module: str) -> tuple[str, ...]:
     """Names this package's modules might have in the imports of one module, those inside functions included."""
     names: list[str] = []
     for node in ast.walk(ast.parse(_source(module))):
@@ -74,7 +75,7 @@ def _imports(module: str) -> list[str]:
             names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-    return [name for name in names if name.split(".")[0] == _PACKAGE]
+    return tuple(name for name in names if name.split(".")[0] == _PACKAGE)
 
 
 def _is_module(name: str) -> bool:

@@ -1,0 +1,32 @@
+"""`lorapar` and `python -m lorapar`: the command, from its first moment on.
+
+Importing the commands takes the better part of a second. Whoever presses Ctrl-C in it is told the same line, with the
+same exit code, as later on, and sees no traceback; so nothing but Python's own modules is imported outside of `main`.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+from typing import NoReturn
+
+
+def main() -> NoReturn:
+    """Entry point of the command."""
+    try:
+        from lorapar.stopping import on_sigterm
+
+        signal.signal(signal.SIGTERM, on_sigterm)
+        from lorapar.cli import main as command
+
+        command()
+    except KeyboardInterrupt as stop:
+        from lorapar.errors import stopped
+
+        error = stopped(stop, "")
+        print(f"lorapar: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()
