@@ -56,6 +56,7 @@ def run(call: StageCall[Settings]) -> Metrics:
     count.read_examples(examples)
     count.read_votes(votes)
     failed = _failed(folders)
+    _check_enough(count.ballots, failed)
     count.excuse(failed)
     count.check_complete(settings.round)
     if settings.edits is not None and settings.edits.source is not None:
@@ -83,6 +84,16 @@ def _hand_on(count: Count, folders: tuple[Path, ...], failed: Mapping[str, str],
 def _failed(folders: tuple[Path, ...]) -> dict[str, str]:
     """Why each teacher failed that did."""
     return {name: why for folder in folders for name, why in read_json(folder / SUMMARY).get("failed", {}).items()}
+
+
+def _check_enough(ballots: Ballots, failed: Mapping[str, str]) -> None:
+    """Where calls of the vote stage shared a round out, each allowed for its own failure only."""
+    if len(failed) > ballots.may_fail:
+        least = len(ballots.teachers) - ballots.may_fail
+        raise BadInputError(
+            f"{len(failed)} of {len(ballots.teachers)} teachers failed, and {least} are needed (voting.min_teachers): "
+            + "; ".join(failed.values())
+        )
 
 
 def _described(folders: tuple[Path, ...]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from typing import Any, Literal
 
 from lorapar.config import ModelConfig, TeacherConfig, VotingConfig
@@ -58,7 +59,7 @@ def run(call: StageCall[Settings]) -> Metrics:
     if probe is not None:
         write_records(out / PROBE, probe)
     teachers = {teacher.name: teacher for teacher in settings.teachers}
-    described = {name: _describe(teachers[name], settings) for name in names}
+    described = {name: _describe(teachers[name], settings, name in collection.failed) for name in names}
     votes = sum(done.calls.values()) + sum(done.cached.values())
     about = {"round": settings.round, "votes": votes, "tokens": tokens, "teachers": described}
     write_json(out / SUMMARY, {**about, "failed": collection.failed})
@@ -99,11 +100,8 @@ def _cache(call: StageCall[Settings], stack: ExitStack) -> VoteCache | None:
     if call.cache is None and call.store is None:
         return None
     settings, folder = call.settings, call.cache or call.scratch
-    teachers = {
-        teacher.name: (teacher, teacher_identity(teacher, settings.model, role_play=settings.voting.role_play))
-        for teacher in settings.teachers
-    }
-    return stack.enter_context(VoteCache(folder / "votes.sqlite", teachers, call.store))
+    identify = partial(teacher_identity, base=settings.model, role_play=settings.voting.role_play)
+    return stack.enter_context(VoteCache(folder / "votes.sqlite", settings.teachers, identify, call.store))
 
 
 def _probe(call: StageCall[Settings]) -> list[Example] | None:
@@ -117,7 +115,7 @@ def _probe(call: StageCall[Settings]) -> list[Example] | None:
     return probe_rows(rows, call.settings.voting.probe_rows)
 
 
-def _describe(teacher: TeacherConfig, settings: Settings) -> dict[str, Any]:
+def _describe(teacher: TeacherConfig, settings: Settings, failed: bool) -> dict[str, Any]:
     """Who a teacher is; `tally` passes it on into its summary."""
     model, role_play = teacher_model(teacher, settings.model), settings.voting.role_play
     return {
@@ -127,7 +125,7 @@ def _describe(teacher: TeacherConfig, settings: Settings) -> dict[str, Any]:
         "revision": model.revision,
         "dtype": None if teacher.backend == "openai" else model.dtype,
         "weight": teacher.weight,
-        "teacher_is_base": is_base(teacher, settings.model),
+        "teacher_is_base": not failed and is_base(teacher, settings.model),
         "role_play": plays_role(teacher.template, role_play),
         "label_words": dict(teacher.template.label_words),
         "template": template_digest(teacher.template, target_text(settings.model), role_play),

@@ -12,8 +12,9 @@ import hashlib
 import json
 import sqlite3
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 
@@ -38,13 +39,22 @@ _KEPT = {"label", "confidence", "log_probs", "template", "raw", "tokens"}
 
 
 class VoteCache:
-    """Votes by content, in the file `path`. `teachers` are the settings of each teacher and its identity."""
+    """Votes by content, in the file `path`.
+
+    `identify` gives the digest of what a teacher's votes depend on besides the example; it is called when a teacher is
+    first looked up, and may raise the LoraparError of a teacher that cannot be had.
+    """
 
     def __init__(
-        self, path: Path, teachers: Mapping[str, tuple[TeacherConfig, str]], store: ObjectStore | None = None
+        self,
+        path: Path,
+        teachers: Sequence[TeacherConfig],
+        identify: Callable[[TeacherConfig], str],
+        store: ObjectStore | None = None,
     ) -> None:
         self._path = path
-        self._teachers = teachers
+        self._teachers = {teacher.name: teacher for teacher in teachers}
+        self._identity = cache(lambda name: identify(self._teachers[name]))
         self._store = store
         self._unwritten: list[tuple[bytes, str]] = []
         self._unsent: dict[str, list[tuple[bytes, str]]] = {}
@@ -61,7 +71,7 @@ class VoteCache:
 
     def recall(self, name: str, examples: Sequence[Example]) -> Iterator[Vote]:
         """What this teacher once said about these examples, in their order, each marked as cached."""
-        config, identity = self._teachers[name]
+        config, identity = self._teachers[name], self._identity(name)
         self._fetch(identity)
         for start in range(0, len(examples), _LOOK_UP):
             part = examples[start : start + _LOOK_UP]
@@ -74,7 +84,7 @@ class VoteCache:
 
     def keep(self, name: str, example: Example, vote: Vote) -> None:
         """Remember a vote; it is safe after the next flush."""
-        identity = self._teachers[name][1]
+        identity = self._identity(name)
         entry = (vote_key(identity, example), vote.model_dump_json(include=_KEPT, exclude_none=True))
         self._unwritten.append(entry)
         if self._store is not None:

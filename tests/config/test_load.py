@@ -1,6 +1,7 @@
 """Settings come from a preset or a file, with --set on top; every mistake is one line that names the key."""
 
 import pytest
+import yaml
 
 from lorapar.config import RunConfig, dump_config, load_config, preset_names
 from lorapar.errors import BadInputError
@@ -100,3 +101,34 @@ def test_every_preset_says_in_its_first_line_what_it_is_for():
 
     for name in preset_names():
         assert preset_text(name).startswith("# "), name
+
+
+@pytest.mark.parametrize(
+    ("teacher", "said"),
+    [
+        ({"batch_size": 4, "backend": "vllm"}, "batch_size does nothing with backend vllm, only with transformers"),
+        ({"vllm": {"max_model_len": 9}}, "vllm does nothing with backend transformers"),
+        ({"endpoint": "http://a/v1"}, "endpoint does nothing with backend transformers"),
+        (
+            {"backend": "openai", "endpoint": "http://a/v1", "model": "m", "dtype": "float16"},
+            "dtype does nothing with backend openai, only with transformers and vllm",
+        ),
+        ({"backend": "openai", "model": "m"}, "backend openai needs endpoint"),
+        ({"backend": "openai", "endpoint": "a:8000", "model": "m"}, "backend openai needs endpoint, the http address"),
+        ({"backend": "openai", "endpoint": "http://me:key@a/v1", "model": "m"}, "must not hold a user or password"),
+        ({"backend": "openai", "endpoint": "http://a/v1"}, "backend openai needs model, the name its endpoint serves"),
+        ({"backend": "vllm", "vllm": {"concurrency": 3}}, "vllm.concurrency: no such key"),
+    ],
+    ids=str,
+)
+def test_an_option_of_another_backend_is_an_error(tmp_path, teacher, said) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text(yaml.safe_dump({"teachers": [{"name": "t", **teacher}]}), encoding="utf-8")
+    with pytest.raises(BadInputError) as caught:
+        load_config(file=file)
+    assert said in str(caught.value)
+
+
+def test_more_teachers_cannot_be_needed_than_there_are() -> None:
+    with pytest.raises(BadInputError, match=r"voting.min_teachers is 2, but there are only 1 teachers"):
+        load_config(overrides=["voting.min_teachers=2"])

@@ -34,6 +34,7 @@ def call_stage(
     settings: Mapping[str, Any],
     inputs: Mapping[str, Any] | None = None,
     progress: Silent | None = None,
+    **shared: Any,
 ) -> tuple[Metrics, Path]:
     """Run a stage into `out/<output>`; returns its metrics and `out`. `out/scratch` outlives a failed call."""
     spec = stage_spec(name)
@@ -49,6 +50,7 @@ def call_stage(
         outputs={output: out / output for output in spec.outputs},
         scratch=out / "scratch",
         progress=progress or Silent(),
+        **shared,
     )
     metrics = run_stage(name, call)
     for output in spec.outputs:

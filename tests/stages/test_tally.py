@@ -6,6 +6,7 @@ import pytest
 
 from lorapar.errors import BadInputError
 from lorapar.records import Example, Label, Vote, read_json, read_records, write_json, write_records
+from lorapar.stages.contract import stage_spec
 from lorapar.store import seal
 
 TEACHERS = tuple({"name": name} for name in ("a", "b", "c"))
@@ -15,7 +16,7 @@ def example(example_id: str, split="train", known=None) -> Example:
     return Example(id=example_id, question=f"q {example_id}", answer="a", split=split, known_system=known)
 
 
-def votes_folder(folder, patterns, confidence=0.9, teachers="abc", about=None):
+def votes_folder(folder, patterns, confidence=0.9, teachers="abc", about=None, failed=None, plain=None):
     """Votes as patterns by row: one mark a teacher, `-` for none."""
     folder.mkdir(parents=True)
     votes = [
@@ -27,24 +28,25 @@ def votes_folder(folder, patterns, confidence=0.9, teachers="abc", about=None):
             template="d",
             raw="",
             tokens=10,
+            uncalibrated=f"system{plain[row][teachers.index(name)]}" if plain else None,
         )
         for row, pattern in patterns.items()
         for name, mark in zip(teachers, pattern, strict=True)
         if mark != "-"
     ]
     write_records(folder / "votes.jsonl", votes)
-    write_json(folder / "summary.json", {"teachers": about or {}})
+    write_json(folder / "summary.json", {"teachers": about or {}, "failed": failed or {}})
     seal(folder, "vote.votes")
     return folder
 
 
 def tally(kit, tmp_path, rows, patterns, round_name="rest", **changed):
-    voting, about = changed.pop("voting", {}), changed.pop("about", None)
+    voting, about, edits = changed.pop("voting", {}), changed.pop("about", None), changed.pop("edits", {})
     inputs = {
         "examples": kit.rows_folder(tmp_path / "rows", rows),
         "votes": (votes_folder(tmp_path / "votes", patterns, about=about, **changed),),
     }
-    settings = {"teachers": TEACHERS, "voting": voting, "round": round_name}
+    settings = {"teachers": TEACHERS, "voting": voting, "round": round_name, "edits": edits}
     return kit.run("tally", tmp_path / "out", settings, inputs)
 
 
@@ -215,3 +217,87 @@ def test_votes_on_unknown_rows_and_rows_named_twice_are_refused(kit, tmp_path) -
         tally(kit, tmp_path / "one", [example("r1")], {"other": "11-"})
     with pytest.raises(BadInputError, match=r"examples.jsonl: the id r1 is there twice"):
         tally(kit, tmp_path / "two", [example("r1"), example("r1")], {"r1": "11-"})
+
+
+def test_a_failed_teacher_is_waited_for_neither_here_nor_in_the_next_round(kit, tmp_path) -> None:
+    rows, failed = [example("r1"), example("r2"), example("r3")], {"b": "teacher 'b': no answer"}
+    patterns, voting = {"r1": "12-", "r2": "1--", "r3": "2--"}, {"min_teachers": 2}
+    _, out = tally(kit, tmp_path / "first", rows, patterns, "first", failed=failed, voting=voting)
+    assert ids(out / "undecided") == ["r1", "r2"]  # the settings' tie is System 2, so nobody can turn r3
+    assert read_json(out / "undecided" / "failed.json") == failed
+    assert summary(out)["failed"] == failed
+
+    patterns = {"r1": "121", "r2": "1-2", "r3": "2-2"}
+    metrics, out = tally(kit, tmp_path / "rest", rows, patterns, failed=failed, voting=voting)
+    found = labels(out)
+    assert [found[row].system for row in ("r1", "r2", "r3")] == ["system1", "system2", "system2"]
+    assert found["r2"].tied
+    assert metrics["calls"] == 7
+    assert summary(out)["teachers"]["b"]["calls"] == 1
+    with pytest.raises(BadInputError, match="the votes of b are missing"):
+        tally(kit, tmp_path / "unexcused", rows, patterns)
+    both = {**failed, "c": "teacher 'c': no answer"}
+    with pytest.raises(
+        BadInputError, match=r"2 of 3 teachers failed, and 2 are needed .*: teacher 'b': no answer; tea"
+    ):
+        tally(kit, tmp_path / "too-many", rows, patterns, failed=both, voting=voting)
+
+
+def test_a_person_has_the_last_word_and_the_figures_stay_the_teachers(kit, tmp_path) -> None:
+    rows = [example(name, known="system1") for name in ("r1", "r2", "r3")] + [example("e1", "heldout")]
+    patterns = {"r1": "11-", "r2": "22-", "r3": "22-", "e1": "11-"}
+    _, plain = tally(kit, tmp_path / "plain", rows, patterns)
+    file = tmp_path / "edits.csv"
+    file.write_text("example_id,edited\nr1,system2\nr2,system1\nr3,hold_out\ne1,system2\n", encoding="utf-8")
+    metrics, out = tally(kit, tmp_path / "edited", rows, patterns, edits={"source": str(file)})
+    assert (ids(out / "system1"), ids(out / "system2")) == (["r2"], ["r1"])
+    assert ids(out / "heldout", "system2.jsonl") == ["e1"]
+    found = labels(out)
+    assert [found[row].system for row in ("r1", "r2", "r3", "e1")] == ["system2", "system1", None, "system2"]
+    assert all(label.edited for label in found.values())
+    assert found["r1"].votes == {"system1": 2.0, "system2": 0.0}
+    assert metrics["edited_rows"] == 4
+    assert summary(out)["gold"] == summary(plain)["gold"]
+    assert summary(out)["rows"] == summary(plain)["rows"]
+
+
+def test_the_first_tally_does_not_depend_on_edits() -> None:
+    settings = stage_spec("tally").settings
+    values = {"teachers": TEACHERS, "voting": {}, "edits": {"source": "f.csv", "digest": "d"}}
+    assert settings.model_validate({**values, "round": "first"}).edits is None
+    assert settings.model_validate({**values, "round": "rest"}).edits.source == "f.csv"
+
+
+def test_an_edit_of_an_unknown_row_is_refused(kit, tmp_path) -> None:
+    file = tmp_path / "edits.csv"
+    file.write_text("example_id,edited\nother,system2\n", encoding="utf-8")
+    with pytest.raises(BadInputError, match=r"edits.csv: there is no row other among the rows that are voted on"):
+        tally(kit, tmp_path / "out", [example("r1")], {"r1": "11-"}, edits={"source": str(file)})
+
+
+def test_labels_with_and_without_calibration_stand_side_by_side(kit, tmp_path) -> None:
+    rows = [example("r1", known="system1"), example("r2", known="system2"), example("r3")]
+    patterns, plain = {"r1": "11-", "r2": "22-", "r3": "121"}, {"r1": "11-", "r2": "11-", "r3": "112"}
+    _, out = tally(kit, tmp_path, rows, patterns, plain=plain)
+    without = summary(out)["without_calibration"]
+    assert without["rows"]["system1"] == 3
+    assert without["changed_rows"] == 1
+    assert without["gold_accuracy"] == 0.5
+    assert without["system1_share"] == {"a": 1.0, "b": 1.0, "c": 0.0}
+    assert summary(out)["gold"]["accuracy"] == 1.0
+    assert summary(tally(kit, tmp_path / "not", rows, patterns)[1])["without_calibration"] is None
+
+
+def test_tokens_saved_are_each_teachers_mean_for_each_saved_call(kit, tmp_path) -> None:
+    rows, patterns = [example("r1"), example("r2")], {"r1": "11-", "r2": "212"}
+    metrics, _ = tally(kit, tmp_path, rows, patterns)
+    assert (metrics["calls_saved"], metrics["tokens"], metrics["tokens_saved"]) == (1, 50, 10)
+
+
+def test_rows_are_dealt_as_they_stand(kit, tmp_path) -> None:
+    row = Example(id='quote"d \\ ü', question="q\n", answer="a", reference="1")
+    _, out = tally(kit, tmp_path, [row, example("r2")], {row.id: "11-", "r2": "22-"})
+    assert (out / "system1" / "examples.jsonl").read_text(encoding="utf-8") == row.model_dump_json(
+        exclude_none=True
+    ) + "\n"
+    assert set(labels(out)) == {row.id, "r2"}

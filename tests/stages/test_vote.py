@@ -195,3 +195,58 @@ def test_defaults_make_a_teacher_of_the_base_model(kit, tmp_path) -> None:
     only = (TeacherConfig(name="self", dtype="float32").model_dump(),)
     _, out = kit.run("vote", tmp_path / "out", settings(kit, teachers=only), inputs)
     assert {vote.raw for vote in votes_of(out)} <= {"System1", "System2"}
+
+
+def test_a_second_run_over_grown_data_asks_only_about_new_rows(kit, tmp_path) -> None:
+    def run(name, rows, **shared):
+        inputs = {"examples": kit.rows_folder(tmp_path / f"{name}-rows", rows)}
+        return kit.run("vote", tmp_path / name, settings(kit), inputs, **shared)
+
+    first, _ = run("first", ROWS[:4], cache=tmp_path / "cache")
+    notes = kit.Notes()
+    inputs = {"examples": tmp_path / "first-rows"}
+    again, same = kit.run("vote", tmp_path / "again", settings(kit), inputs, notes, cache=tmp_path / "cache")
+    grown, out = run("grown", ROWS, cache=tmp_path / "cache")
+    assert [(m["calls"], m["cached_votes"]) for m in (first, again, grown)] == [(8, 0), (0, 8), (4, 8)]
+    assert notes.lines == []  # no model was loaded
+    assert first["tokens"] > again["tokens"] == 0
+    # What was remembered makes no difference to the artifact.
+    for name in ("votes.jsonl", "summary.json"):
+        assert (same / "votes" / name).read_bytes() == (tmp_path / "first" / "votes" / name).read_bytes()
+    assert len(votes_of(out)) == 12
+
+
+def test_machines_share_votes_through_a_store(kit, tmp_path) -> None:
+    from lorapar.store import open_store
+
+    inputs = {"examples": kit.rows_folder(tmp_path / "rows", ROWS)}
+    store = open_store(tmp_path / "store")
+    kit.run("vote", tmp_path / "one", settings(kit), inputs, store=store)
+    metrics, _ = kit.run("vote", tmp_path / "two", settings(kit), inputs, store=store)
+    assert (metrics["calls"], metrics["cached_votes"]) == (0, 12)
+
+
+def test_calibrated_votes_keep_their_plain_label_and_hand_on_the_probe(kit, tmp_path) -> None:
+    inputs = {"examples": kit.rows_folder(tmp_path / "rows", ROWS)}
+    plain = {(v.teacher, v.example_id): v for v in votes_of(kit.run("vote", tmp_path / "p", settings(kit), inputs)[1])}
+    chosen = settings(kit, calibrate=True, probe_rows=4)
+    _, out = kit.run("vote", tmp_path / "c", chosen, inputs)
+    probe = [row.id for row in read_records(out / "votes" / "probe.jsonl", Example)]
+    assert len(probe) == 4
+    for name in ("plain", "chat"):
+        odds = {row.id: plain[name, row.id].log_probs for row in ROWS}
+        lean = sum(odds[row]["system1"] - odds[row]["system2"] for row in probe) / 4
+        for vote in (vote for vote in votes_of(out) if vote.teacher == name):
+            own = odds[vote.example_id]
+            assert vote.uncalibrated == plain[name, vote.example_id].label
+            assert vote.label == ("system1" if own["system1"] - own["system2"] > lean else "system2")
+
+
+def test_a_teacher_that_cannot_be_had_is_left_out_where_enough_are_left(kit, tmp_path) -> None:
+    inputs = {"examples": kit.rows_folder(tmp_path / "rows", ROWS[:2])}
+    teachers = (TEACHERS[0], {**teacher("gone"), "model": str(tmp_path / "nowhere")}, TEACHERS[2])
+    notes = kit.Notes()
+    metrics, out = kit.run("vote", tmp_path / "out", settings(kit, teachers=teachers, min_teachers=2), inputs, notes)
+    assert (metrics["calls"], metrics["failed_teachers"]) == (2, 1)
+    assert list(read_json(out / "votes" / "summary.json")["failed"]) == ["gone"]
+    assert any("going on without it" in line for line in notes.lines)

@@ -9,11 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lorapar.config import TeacherConfig, VotingConfig
-from lorapar.errors import BadInputError
+from lorapar.errors import BadInputError, UnreachableError
 from lorapar.progress import Silent
-from lorapar.records import Example, Vote, write_records
+from lorapar.records import Example, Vote, write_json, write_records
 from lorapar.voting import collect
 from lorapar.voting.ballots import Ballots
+from lorapar.voting.cache import VoteCache
 from lorapar.voting.collect import Collection
 from lorapar.voting.journal import VoteJournal
 from lorapar.voting.school import School
@@ -41,7 +42,7 @@ def rules(teachers: int, **voting) -> Ballots:
 
 def school(patterns):
     """Teachers that vote as the patterns say, and the rows they vote on."""
-    rows = [Example(id=f"r{number}", question="q", answer="a") for number in range(len(patterns))]
+    rows = [Example(id=f"r{number}", question=f"q{number}", answer="a") for number in range(len(patterns))]
     count = len(patterns[0])
     teachers = {
         f"t{place}": Scripted(f"t{place}", {row.id: p[place] for row, p in zip(rows, patterns, strict=True)})
@@ -171,3 +172,141 @@ def test_two_rounds_give_the_labels_of_asking_everybody(tmp_path_factory, patter
         assert (found.system, found.below_agreement) == (full.system, full.below_agreement)
     asked = Counter(name for name, teacher in teachers.items() for _ in teacher.asked)
     assert all(asked[f"t{place}"] == len(rows) for place in range(voting["quorum"]))
+
+
+class Failing(Scripted):
+    """A teacher that fails after some votes."""
+
+    def __init__(self, name, opinions, after) -> None:
+        super().__init__(name, opinions)
+        self.after = after
+
+    def votes(self, examples, done=frozenset()):
+        """As many votes as it has left."""
+        for vote in super().votes(examples, done):
+            if not self.after:
+                raise UnreachableError(f"teacher '{self.name}': row {vote.example_id} http://a: no answer")
+            self.after -= 1
+            yield vote
+
+
+class Notes(Silent):
+    """Remembers what it was told."""
+
+    def __init__(self) -> None:
+        self.lines = []
+
+    def say(self, line) -> None:
+        """Remember a line."""
+        self.lines.append(line)
+
+
+def with_a_failing(teachers, name, after):
+    return {**teachers, name: Failing(name, teachers[name].opinions, after)}
+
+
+def test_a_failed_teacher_is_named_with_what_is_safe(tmp_path) -> None:
+    rows, teachers = school(["111", "222", "121"])
+    folder = folder_of(tmp_path, rows)
+    with pytest.raises(UnreachableError) as caught:
+        hold(folder, rules(3), "first", with_a_failing(teachers, "t1", 1))
+    assert str(caught.value) == (
+        "teacher 't1': row r1 http://a: no answer; 4 votes of this round are safe, the same command asks for the rest"
+    )
+    again = school(["111", "222", "121"])[1]
+    collection, done = hold(folder, rules(3), "first", again)
+    assert (again["t0"].asked, again["t1"].asked) == ([], ["r1", "r2"])
+    assert done.resumed == 4
+    assert collection.failed == {}
+
+
+def test_the_round_goes_on_without_a_failed_teacher_where_enough_are_left(tmp_path) -> None:
+    rows, teachers = school(["1122", "2211", "1222"])
+    ballots = rules(4, min_teachers=3)
+    notes = Notes()
+    collection = Collection(folder_of(tmp_path / "first", rows), ballots, "first")
+    collection.ask(
+        School(with_a_failing(teachers, "t1", 1).__getitem__), VoteJournal(tmp_path / "journal.jsonl"), notes
+    )
+    assert collection.patterns == {"r0": "112-", "r1": "2x1-", "r2": "1x2-"}
+    assert list(collection.failed) == ["t1"]
+    (line,) = notes.lines
+    assert line.startswith("teacher 't1': row r1 http://a: no answer; going on without it")
+
+    votes = list(VoteJournal(tmp_path / "journal.jsonl").recover())
+    folder = folder_of(tmp_path / "rest", rows, votes)
+    write_json(folder / "failed.json", collection.failed)
+    rest, _ = hold(folder, ballots, "rest", teachers)
+    assert rest.patterns == {"r0": "1122", "r1": "2x11", "r2": "1x22"}
+    assert all(ballots.outcome(pattern).decided for pattern in rest.patterns.values())
+
+    (folder / "journal.jsonl").unlink()
+    with pytest.raises(UnreachableError, match="teacher 't3'"):  # a second one is one too many
+        hold(folder, ballots, "rest", with_a_failing(teachers, "t3", 0))
+
+
+def test_what_is_remembered_is_not_asked_and_opens_no_teacher(tmp_path) -> None:
+    config = TeacherConfig(name="t0")
+
+    def cache():
+        return VoteCache(tmp_path / "votes.sqlite", [config], lambda teacher: "identity")
+
+    rows, teachers = school(["1", "2", "1", "2"])
+    with cache() as open_cache:
+        asked = Collection(folder_of(tmp_path / "one", rows[:3]), rules(1), "first")
+        asked.ask(School(teachers.__getitem__, open_cache), VoteJournal(tmp_path / "one.jsonl"), Silent())
+    grown = school(["1", "2", "1", "2"])[1]
+    with cache() as open_cache:
+        more = Collection(folder_of(tmp_path / "two", rows), rules(1), "first")
+        done = more.ask(School(grown.__getitem__, open_cache), VoteJournal(tmp_path / "two.jsonl"), Silent())
+    assert grown["t0"].asked == ["r3"]
+    assert (done.calls, done.cached, done.tokens) == ({"t0": 1}, {"t0": 3}, {"t0": 10})
+    assert more.patterns == {"r0": "1", "r1": "2", "r2": "1", "r3": "2"}
+
+    def nobody(name):
+        raise AssertionError(f"{name} was opened")
+
+    with cache() as open_cache:
+        same = Collection(folder_of(tmp_path / "three", rows), rules(1), "first")
+        done = same.ask(School(nobody, open_cache), VoteJournal(tmp_path / "three.jsonl"), Silent())
+    assert (done.calls, done.cached) == ({}, {"t0": 4})
+
+
+def test_a_stopped_round_with_remembered_votes_goes_on_where_it_was(tmp_path) -> None:
+    config = TeacherConfig(name="t0")
+    rows, teachers = school(["1", "2", "1", "2", "1"])
+    with VoteCache(tmp_path / "votes.sqlite", [config], lambda teacher: "identity") as cache:
+        for row in rows[:2]:
+            vote = next(teachers["t0"].votes([row]))
+            cache.keep("t0", row, vote)
+    folder = folder_of(tmp_path / "rows", rows)
+
+    def ask(teacher):
+        with VoteCache(tmp_path / "votes.sqlite", [config], lambda teacher: "identity") as cache:
+            collection = Collection(folder, rules(1), "first")
+            return collection.ask(School({"t0": teacher}.__getitem__, cache), VoteJournal(tmp_path / "j"), Silent())
+
+    with pytest.raises(UnreachableError):
+        ask(Failing("t0", teachers["t0"].opinions, 1))
+    again = school(["1", "2", "1", "2", "1"])[1]["t0"]
+    done = ask(again)
+    assert again.asked == ["r3", "r4"]
+    assert (done.calls, done.cached, done.resumed) == ({"t0": 3}, {"t0": 2}, 3)
+
+
+def test_calibration_measures_each_teacher_before_its_first_vote(tmp_path) -> None:
+    class Leaning(Scripted):
+        def votes(self, examples, done=frozenset()):
+            """System 1 always, by 4, 5, 6 and so on."""
+            for vote in super().votes(examples, done):
+                odds = 4.0 + int(vote.example_id[1:])
+                yield vote.model_copy(update={"label": "system1", "log_probs": {"system1": odds, "system2": 0.0}})
+
+    rows, _ = school(["1"] * 4)
+    teacher = Leaning("t0", dict.fromkeys((row.id for row in rows), "1"))
+    collection = Collection(folder_of(tmp_path, rows), rules(1), "first")
+    school_ = School({"t0": teacher}.__getitem__, None, rows)
+    collection.ask(school_, VoteJournal(tmp_path / "journal.jsonl"), Silent())
+    assert collection.patterns == {"r0": "2", "r1": "2", "r2": "1", "r3": "1"}
+    votes = list(VoteJournal(tmp_path / "journal.jsonl").recover())
+    assert {vote.uncalibrated for vote in votes} == {"system1"}

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from lorapar.records import Vote
-from lorapar.voting.journal import VoteJournal
+from lorapar.records import Vote, read_records
+from lorapar.voting.journal import VoteJournal, copy_in_order
 
 
 def vote(number: int) -> Vote:
@@ -56,3 +56,20 @@ def test_an_interruption_loses_nothing_that_was_appended(tmp_path) -> None:
     with pytest.raises(KeyboardInterrupt):
         work()
     assert list(VoteJournal(tmp_path / "votes.jsonl").recover()) == [vote(0)]
+
+
+def test_the_copy_is_ordered_by_teacher_and_row_and_does_not_tell_what_was_remembered(tmp_path) -> None:
+    rows, teachers = ["r0", "r1", "r2"], ["a", "b"]
+    votes = [
+        vote(number).model_copy(update={"teacher": name, "tokens": 10, "cached": name == "b" or None, "raw": raw})
+        for number, name, raw in [(2, "a", "x"), (1, "b", ',"cached":true}'), (0, "a", "ü\n"), (0, "b", "y")]
+    ]
+    with VoteJournal(tmp_path / "journal") as journal:
+        for one in votes:
+            journal.append(one)
+    tokens = copy_in_order(journal.path, tmp_path / "votes.jsonl", teachers, rows)
+    copied = list(read_records(tmp_path / "votes.jsonl", Vote))
+    assert [(one.teacher, one.example_id) for one in copied] == [("a", "r0"), ("a", "r2"), ("b", "r0"), ("b", "r1")]
+    assert tokens == 40
+    expected = [one.model_copy(update={"cached": None}) for one in (votes[2], votes[0], votes[3], votes[1])]
+    assert copied == expected

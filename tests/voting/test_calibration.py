@@ -1,0 +1,55 @@
+"""Leanings: measured on the same rows whatever their order, subtracted exactly, and refused where nothing is known."""
+
+from __future__ import annotations
+
+import math
+import random
+
+import pytest
+
+from lorapar.errors import BadInputError
+from lorapar.records import Example, Vote
+from lorapar.voting.calibration import calibrated, leaning, probe_rows
+
+
+def vote(odds: float, example_id: str = "r") -> Vote:
+    log_probs = {"system1": -3.0 + odds, "system2": -3.0}
+    label = "system1" if odds > 0 else "system2"
+    return Vote(example_id=example_id, teacher="t", label=label, log_probs=log_probs, template="d", raw="")
+
+
+def test_a_teacher_that_always_says_one_thing_is_split_at_its_mean() -> None:
+    votes = [vote(odds) for odds in (5.0, 4.0, 2.0, 1.0)]
+    lean = leaning(votes)
+    assert lean == pytest.approx(3.0)
+    after = [calibrated(one, lean) for one in votes]
+    assert [one.label for one in after] == ["system1", "system1", "system2", "system2"]
+    assert {one.uncalibrated for one in after} == {"system1"}
+    assert after[0].confidence == pytest.approx(1 / (1 + math.exp(-2.0)))
+    assert after[0].log_probs == votes[0].log_probs  # what the teacher said stays
+
+
+def test_a_teacher_without_a_leaning_is_left_as_it_was() -> None:
+    votes = [vote(2.0), vote(-2.0)]
+    assert leaning(votes) == pytest.approx(0.0)
+    assert [calibrated(one, 0.0).label for one in votes] == ["system1", "system2"]
+
+
+def test_probe_rows_depend_on_contents_only_and_hardly_change_as_data_grow() -> None:
+    rows = [Example(id=f"r{number}", question=f"q{number}", answer="a") for number in range(300)]
+    chosen = probe_rows(rows, 20)
+    shuffled = random.Random(1).sample(rows, len(rows))
+    assert probe_rows(shuffled, 20) == chosen
+    renamed = [row.model_copy(update={"id": f"other-{row.id}"}) for row in rows]
+    assert [row.question for row in probe_rows(renamed, 20)] == [row.question for row in chosen]
+    assert len(probe_rows(rows[:7], 20)) == 7
+    smaller = probe_rows(rows[:270], 20)
+    assert len({row.id for row in smaller} & {row.id for row in chosen}) >= 14
+
+
+def test_votes_without_log_probabilities_cannot_be_calibrated() -> None:
+    silent = Vote(example_id="r", teacher="behind-api", label="system1", template="d", raw="")
+    with pytest.raises(BadInputError, match="teacher 'behind-api': its endpoint gives no log-probabilities"):
+        leaning([silent])
+    with pytest.raises(BadInputError, match="there are none"):
+        leaning([])
