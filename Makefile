@@ -78,6 +78,25 @@ $(VLLM_STAMP): $(VLLM_LOCK) pyproject.toml $(STAMP)
 	@$(VLLM_BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
+.PHONY: integration-chart
+integration-chart: $(STAMP) $(VLLM_STAMP) ## the chart's servers against the real vLLM: options, metrics, every argument list
+	@$(BIN)/python -m pytest tests/integration/chart $(PYTEST_ARGS)
+
+.PHONY: kind-up kind-test kind-down
+kind-up: ## a kind cluster with Kubeflow Pipelines, MinIO, this checkout's images and the chart (needs kind, kubectl, helm, docker)
+	@tests/kind/kind-up.sh
+	@tests/kind/load-images.sh kind
+	@tests/kind/minio.sh
+	@tests/kind/kfp-standalone.sh
+	@tests/kind/install-chart.sh
+
+kind-test: ## a whole run of the tiny preset through Kubeflow there, then an answer from the served adapter
+	@tests/kind/run-tiny.sh
+	@tests/kind/serve-check.sh
+
+kind-down: ## remove that cluster
+	@tests/kind/kind-down.sh
+
 .PHONY: integration-s3
 integration-s3: $(STAMP) ## storage against a real S3 server (SeaweedFS), with faults between it and us
 	@$(BIN)/python -m pytest tests/integration/s3 $(PYTEST_ARGS)
