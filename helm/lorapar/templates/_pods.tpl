@@ -79,6 +79,8 @@ imagePullSecrets:
 {{- define "lorapar.modelEnv" -}}
 - name: HOME
   value: /cache
+- name: TMPDIR
+  value: /tmp
 - name: LORAPAR_CACHE
   value: /cache/lorapar
 - name: HF_HOME
