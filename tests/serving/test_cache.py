@@ -1,0 +1,65 @@
+"""Downloaded versions: whole and verified, or not there."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from lorapar.errors import BadInputError, IntegrityError
+from lorapar.registry import Registry
+from lorapar.serving import AdapterCache
+
+from .conftest import BASE
+
+
+@pytest.fixture
+def cache(registry: Registry, tmp_path: Path) -> AdapterCache:
+    return AdapterCache(registry, tmp_path / "cache", BASE)
+
+
+def weights(folder: Path) -> str:
+    return (folder / "adapter_model.safetensors").read_text(encoding="utf-8")
+
+
+def test_version_is_fetched_once_and_then_found(cache: AdapterCache, registry: Registry) -> None:
+    folder = cache.fetch("task", 1)
+    for entry in list(registry.store.list("adapters/")):
+        registry.store.delete(entry.key)
+    assert cache.fetch("task", 1) == folder
+    assert weights(folder) == "weights 1"
+
+
+def test_damaged_copy_is_fetched_again(cache: AdapterCache) -> None:
+    folder = cache.fetch("task", 1)
+    (folder / "adapter_model.safetensors").write_text("weights X", encoding="utf-8")
+    assert weights(cache.fetch("task", 1)) == "weights 1"
+
+
+def test_damaged_object_leaves_nothing_behind(cache: AdapterCache, registry: Registry) -> None:
+    registry.store.write("adapters/task/2/adapter_model.safetensors", b"weights X")
+    with pytest.raises(IntegrityError, match=r"adapters/task/2/adapter_model\.safetensors"):
+        cache.fetch("task", 2)
+    assert [path.name for path in cache.folder.rglob("*") if path.is_file() and path.suffix != ".lock"] == []
+
+
+def test_content_that_the_alias_does_not_name_is_refused(cache: AdapterCache, registry: Registry) -> None:
+    right = registry.resolve("task@1").digest
+    assert cache.fetch("task", 1, digest=right)
+    with pytest.raises(IntegrityError, match="not the alias's"):
+        cache.fetch("task", 1, digest="0" * 64)
+
+
+def test_adapter_of_another_base_is_refused(registry: Registry, tmp_path: Path) -> None:
+    with pytest.raises(BadInputError, match=r"made for the base model 'owner/base', this server has 'owner/other'"):
+        AdapterCache(registry, tmp_path / "cache", "owner/other").fetch("task", 1)
+
+
+def test_pruning_keeps_what_is_used_and_the_latest_others(cache: AdapterCache) -> None:
+    for number in (1, 2):
+        folder = cache.fetch("task", number)
+        os.utime(folder, (number, number))
+    assert cache.prune("task", frozenset(), spare=1) == [1]
+    assert cache.prune("task", frozenset({2}), spare=0) == []
+    assert cache.prune("task", frozenset(), spare=0) == [2]

@@ -1,0 +1,131 @@
+"""The server's command, worked out from the registry; and the manifest for KServe."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from lorapar.cli import app
+from lorapar.errors import BadInputError
+from lorapar.registry import Registry
+from lorapar.registry.versions import Version
+from lorapar.serving import kserve_manifest, server_command
+from lorapar.serving.settings import settings_from
+
+from .conftest import BASE, adapter_files
+
+
+def options(arguments: tuple[str, ...]) -> dict[str, str]:
+    """Each option with what follows it."""
+    return {
+        word: arguments[place + 1] if place + 1 < len(arguments) else ""
+        for place, word in enumerate(arguments)
+        if word.startswith("--")
+    }
+
+
+def test_command_names_base_rank_slots_and_middleware(registry: Registry) -> None:
+    command = server_command(registry, ["task"])
+    told = options(command.arguments)
+    assert command.arguments[:3] == ("python", "-m", "vllm.entrypoints.openai.api_server")
+    assert told["--model"] == BASE
+    assert told["--max-lora-rank"] == "8"
+    assert told["--max-loras"] == "2"  # what production names, and the version that takes its place
+    assert told["--middleware"] == "lorapar.serving.middleware.AdapterMiddleware"
+    assert command.environment["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] == "1"
+    assert settings_from(command.environment).adapters == "task"
+
+
+def test_rank_is_that_of_the_highest_alias_or_candidate(registry: Registry, tmp_path: Path) -> None:
+    registry.publish("task", adapter_files(tmp_path / "made3", "weights 3", rank=24))
+    assert options(server_command(registry, ["task"]).arguments)["--max-lora-rank"] == "8"
+    registry.set_alias("task", "candidate", 3)
+    assert options(server_command(registry, ["task"]).arguments)["--max-lora-rank"] == "32"
+
+
+def test_local_copy_of_the_base_keeps_its_public_name(registry: Registry, tmp_path: Path) -> None:
+    command = server_command(registry, ["task"], model=tmp_path / "copy")
+    told = options(command.arguments)
+    assert (told["--model"], told["--served-model-name"]) == (str(tmp_path / "copy"), BASE)
+    assert settings_from(command.environment).base_model == BASE
+
+
+def test_what_the_caller_adds_comes_last(registry: Registry) -> None:
+    assert server_command(registry, ["task"], extra=["--max-loras", "9"]).arguments[-2:] == ("--max-loras", "9")
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (["task@2"], "is a version"),
+        (["unknown"], "unknown"),
+        (["task@missing"], "missing"),
+        (["task", "third"], "different base models"),
+        (["huge"], "rank 1024 is higher than vLLM serves"),
+    ],
+)
+def test_what_cannot_be_served_is_said(registry: Registry, tmp_path: Path, names: list[str], said: str) -> None:
+    registry.publish("third", adapter_files(tmp_path / "third", "x", base="owner/other"))
+    registry.set_alias("third", "production", 1)
+    registry.publish("huge", adapter_files(tmp_path / "huge", "y", rank=1024))
+    registry.set_alias("huge", "production", 1)
+    with pytest.raises(BadInputError, match=said):
+        server_command(registry, names)
+
+
+def test_cli_prints_what_a_shell_runs(registry: Registry) -> None:
+    shown = CliRunner().invoke(app, ["serve", "task", "--registry", registry.address, "--vllm", "--port 8001"])
+    words = shlex.split(shown.output.replace("\\\n", ""))
+    command = server_command(registry, ["task"], extra=["--port", "8001"])
+    assert words == [f"{name}={value}" for name, value in command.environment.items()] + list(command.arguments)
+
+
+def test_cli_says_where_vllm_is_missing(registry: Registry) -> None:
+    shown = CliRunner().invoke(app, ["serve", "task", "--registry", registry.address, "--run"])
+    assert isinstance(shown.exception, BadInputError)
+    assert "lacks vLLM" in str(shown.exception)
+
+
+class InS3(Registry):
+    """The same registry, as if it lay in a bucket."""
+
+    @property
+    def address(self) -> str:
+        return "s3://bucket/registry"
+
+
+def test_kserve_manifest_names_base_and_adapter_by_address(registry: Registry) -> None:
+    version = registry.resolve("task@2")
+    manifest = kserve_manifest(InS3(registry.store), version)
+    assert manifest["kind"] == "LLMInferenceService"
+    assert manifest["metadata"]["name"] == "task-v2"
+    assert manifest["metadata"]["annotations"]["lorapar.io/digest"] == version.digest
+    model = manifest["spec"]["model"]
+    assert (model["name"], model["uri"]) == (BASE, f"hf://{BASE}")
+    assert model["lora"]["adapters"] == [{"name": "task@2", "uri": "s3://bucket/registry/adapters/task/2"}]
+
+
+def test_kserve_names_are_names_of_kubernetes_objects(registry: Registry, tmp_path: Path) -> None:
+    registry.publish("My_Adapter.v2", adapter_files(tmp_path / "mine", "z"))
+    version = registry.resolve("My_Adapter.v2@1")
+    assert kserve_manifest(InS3(registry.store), version)["metadata"]["name"] == "my-adapter-v2-v1"
+
+
+def test_kserve_needs_a_registry_in_s3(registry: Registry) -> None:
+    with pytest.raises(BadInputError, match="KServe fetches adapters from S3"):
+        kserve_manifest(registry, Version(name="task", number=1, digest="d"))
+
+
+def test_export_prints_yaml(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Registry, "address", "s3://bucket/registry")
+    shown = CliRunner().invoke(app, ["export", "--kserve", "task", "--registry", registry.store.address])
+    assert yaml.safe_load(shown.output) == kserve_manifest(registry, registry.resolve("task@1"))
+
+
+def test_export_asks_for_whom(registry: Registry) -> None:
+    shown = CliRunner().invoke(app, ["export", "task", "--registry", registry.address])
+    assert "--kserve" in str(shown.exception)
