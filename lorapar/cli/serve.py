@@ -10,12 +10,9 @@ from typing import Annotated
 
 import typer
 
+from lorapar.cli.adapters import Ref, Where, open_registry
 from lorapar.cli.base import app, out
 from lorapar.errors import BadInputError
-
-Address = Annotated[
-    str, typer.Option("--registry", envvar="LORAPAR_REGISTRY", help="The registry: s3://BUCKET/PREFIX or a folder.")
-]
 
 
 @app.command("serve")
@@ -23,17 +20,15 @@ def serve_command(
     names: Annotated[
         list[str], typer.Argument(help="NAME (what `production` names) or NAME@ALIAS, of one base model.")
     ],
-    registry: Address,
+    where: Where = None,
     model: Annotated[Path | None, typer.Option(help="A local copy of the base model; else vLLM fetches it.")] = None,
     run: Annotated[bool, typer.Option("--run/--print", help="Become the server, or print its command.")] = False,
     vllm: Annotated[str, typer.Option(help="Further arguments of vLLM, such as '--port 8001'.")] = "",
 ) -> None:
     """Print or run the vLLM server that serves adapters of a registry and follows their aliases."""
-    from lorapar.registry import Registry
     from lorapar.serving import server_command
-    from lorapar.store import open_store
 
-    command = server_command(Registry(open_store(registry)), names, model=model, extra=shlex.split(vllm))
+    command = server_command(open_registry(where), names, model=model, extra=shlex.split(vllm))
     if not run:
         out.print(str(command), markup=False, highlight=False, soft_wrap=True)
         return
@@ -43,21 +38,19 @@ def serve_command(
 
 @app.command("export")
 def export_command(
-    reference: Annotated[str, typer.Argument(help="NAME@VERSION; NAME or NAME@ALIAS mean the version named now.")],
-    registry: Address,
+    ref: Ref,
+    where: Where = None,
     kserve: Annotated[bool, typer.Option("--kserve", help="As a KServe LLMInferenceService, in YAML.")] = False,
 ) -> None:
     """Write a version as a manifest for another server."""
     import yaml
 
-    from lorapar.registry import Registry
     from lorapar.serving import kserve_manifest
-    from lorapar.store import open_store
 
     if not kserve:
         raise BadInputError("say for which server: there is --kserve")
-    found = Registry(open_store(registry))
-    text = yaml.safe_dump(kserve_manifest(found, found.resolve(reference)), sort_keys=False)
+    registry = open_registry(where)
+    text = yaml.safe_dump(kserve_manifest(registry, registry.resolve(ref)), sort_keys=False)
     out.print(text, markup=False, highlight=False, soft_wrap=True, end="")
 
 

@@ -5,6 +5,8 @@ By a run, by hand, back again, and by a share of the requests first.
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from lorapar.errors import BadInputError, NotBetterError, StaleError
 from lorapar.registry.aliases import AliasRecord
 from lorapar.registry.reference import CANDIDATE, PRODUCTION
@@ -45,7 +47,7 @@ def promote(registry: Registry, published: PublishedVersion, verdict: Verdict) -
     if previous == number:
         return said(True, f"{published.name}@{PRODUCTION} names version {number} already")
     expected = verdict.incumbent.version if verdict.incumbent is not None else None
-    registry.move_alias(published.name, PRODUCTION, number, expected=expected, reason=f"gate: {verdict.reasons[0]}")
+    _move_production(registry, published.name, number, expected, f"gate: {verdict.reasons[0]}")
     came_from = f"version {previous}" if previous is not None else "no version"
     return said(True, f"{published.name}@{PRODUCTION} moved from {came_from} to version {number}")
 
@@ -61,7 +63,7 @@ def promote_by_hand(registry: Registry, version: Version, override: str | None) 
     if override is None and now != version.number:
         _require_verdict(registry, version, now)
     reason = f"by hand: {override}" if override is not None else "by hand, on its verdict"
-    return registry.move_alias(version.name, PRODUCTION, version.number, expected=now, reason=reason)
+    return _move_production(registry, version.name, version.number, now, reason)
 
 
 def roll_back(registry: Registry, name: str, alias: str, to: int | None, reason: str) -> AliasRecord:
@@ -77,7 +79,10 @@ def roll_back(registry: Registry, name: str, alias: str, to: int | None, reason:
             + (f"has never named version {to}" if to is not None else "has named nothing before it to go back to")
             + (f"; earlier ones: {', '.join(map(str, known))}" if known else "")
         )
-    return registry.move_alias(name, alias, target, expected=record.version, reason=reason, rollback=True)
+    moved = registry.move_alias(name, alias, target, expected=record.version, reason=reason, rollback=True)
+    if alias == PRODUCTION:
+        _end_canary(registry, name, target)
+    return moved
 
 
 def start_canary(registry: Registry, version: Version, percent: float) -> AliasRecord:
@@ -86,6 +91,21 @@ def start_canary(registry: Registry, version: Version, percent: float) -> AliasR
         raise BadInputError(f"--canary {percent:g}: a share of the requests in percent, from 0 to 100")
     registry.set_alias(version.name, CANDIDATE, version.number, reason=f"canary of {percent:g}%")
     return registry.set_share(version.name, CANDIDATE, version.number, percent)
+
+
+def _move_production(registry: Registry, name: str, to: int, expected: int | None, reason: str) -> AliasRecord:
+    moved = registry.move_alias(name, PRODUCTION, to, expected=expected, reason=reason)
+    _end_canary(registry, name, to)
+    return moved
+
+
+def _end_canary(registry: Registry, name: str, production: int) -> None:
+    """A canary compares with one version in production; left there, it would come back to life with a rollback."""
+    candidate = registry.read_alias(name, CANDIDATE)
+    if candidate is not None and candidate.share_percent:
+        with suppress(StaleError):  # another candidate by now, which has no share
+            reason = f"{PRODUCTION} moved to version {production}"
+            registry.set_share(name, CANDIDATE, candidate.version, 0.0, reason=reason)
 
 
 def _require_verdict(registry: Registry, version: Version, now: int | None) -> None:

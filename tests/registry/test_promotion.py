@@ -72,3 +72,14 @@ def test_a_canary_is_a_share_for_the_candidate(registry) -> None:
     assert start_canary(registry, registry.resolve("maths@3"), 0.0).share_percent == 0.0
     with pytest.raises(BadInputError, match="from 0 to 100"):
         start_canary(registry, registry.resolve("maths@3"), 101.0)
+
+
+def test_a_move_of_production_ends_the_canary_so_a_rollback_does_not_bring_it_back(registry) -> None:
+    start_canary(registry, registry.resolve("maths@2"), 10.0)
+    promote_by_hand(registry, registry.resolve("maths@2"), "looks good")
+    candidate = registry.read_alias("maths", "candidate")
+    assert (candidate.version, candidate.share_percent) == (2, 0.0)
+    assert candidate.share_reason == "production moved to version 2"
+    start_canary(registry, registry.resolve("maths@3"), 10.0)
+    roll_back(registry, "maths", "production", None, "")
+    assert registry.read_alias("maths", "candidate").share_percent == 0.0
