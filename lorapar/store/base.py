@@ -19,6 +19,10 @@ class NotFoundError(LoraparError):
     exit_code = ExitCode.INTEGRITY
 
 
+class UnansweredError(UnreachableError):
+    """The connection failed or broke off; the same call may work in a while."""
+
+
 class UnsupportedError(UnreachableError):
     """The server does not know what it was asked for."""
 

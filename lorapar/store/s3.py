@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import time
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lorapar.errors import UnreachableError
+from lorapar.errors import IntegrityError, UnreachableError
 from lorapar.store import s3_transfer
 from lorapar.store.address import S3Address, check_key
-from lorapar.store.base import Moved, NotFoundError, ObjectInfo, Transfer
+from lorapar.store.base import Moved, NotFoundError, ObjectInfo, Transfer, UnansweredError
 from lorapar.store.s3_client import CONCURRENT_REQUESTS, Connection
 from lorapar.store.s3_errors import CONFLICT, MISSING, TAKEN, code_of, s3_errors
 
@@ -21,8 +23,11 @@ _CONFLICTS = 20
 _KEYS_A_PAGE = 1000
 _QUESTIONS_A_PAGE = 10
 """A page of a listing takes about as long as ten single questions, which go out ten at a time."""
+_PAUSES_SECONDS = (2.0, 5.0, 15.0, 30.0)
+"""Between attempts to finish a copy whose server went away, on top of boto3's own retries."""
 _BROKEN_READS = 3
 _WRITER = "lorapar-writer"
+_CopyAll = Callable[[Any, str, Iterable[tuple[Transfer, str]], str, s3_transfer.Watch], None]
 
 
 class S3Store:
@@ -86,20 +91,18 @@ class S3Store:
 
     def upload_all(self, transfers: Iterable[Transfer], moved: Moved | None = None) -> None:
         """Several at a time; parts of what does not become whole are aborted."""
-        with self._errors(""):
-            s3_transfer.upload_all(self._client, self.bucket, self._keyed(transfers), self.address, moved)
+        self._patiently(s3_transfer.upload_all, transfers, moved)
 
     def download(self, key: str, path: Path) -> None:
         """In parallel parts where the object is large."""
-        found = self.known([key])
-        if key not in found:
+        info = self._look(key)
+        if info is None:
             raise NotFoundError(f"{self.address}/{key}: there is no such object")
-        self.download_all([Transfer(path, key, found[key].size_bytes, version=found[key].version)])
+        self.download_all([Transfer(path, key, info.size_bytes, version=info.version)])
 
     def download_all(self, transfers: Iterable[Transfer], moved: Moved | None = None) -> None:
-        """Several at a time."""
-        with self._errors(""):
-            s3_transfer.download_all(self._client, self.bucket, self._keyed(transfers), self.address, moved)
+        """Several at a time, after one look at which versions there are."""
+        self._patiently(s3_transfer.download_all, tuple(self._versioned(transfers)), moved)
 
     def known(self, keys: Sequence[str]) -> dict[str, ObjectInfo]:
         """From a listing as long as that is the cheaper way; the rest by single questions, ten at a time."""
@@ -215,8 +218,37 @@ class S3Store:
             return False
         return bool(answer["Metadata"].get(_WRITER) == token)
 
-    def _keyed(self, transfers: Iterable[Transfer]) -> Iterator[tuple[Transfer, str]]:
-        return ((transfer, self._key(transfer.key)) for transfer in transfers)
+    def _versioned(self, transfers: Iterable[Transfer]) -> Iterator[Transfer]:
+        """The transfers with their versions; raises NotFoundError and IntegrityError before anything is moved."""
+        transfers = tuple(transfers)
+        found = self.known([transfer.key for transfer in transfers if transfer.version is None])
+        for transfer in transfers:
+            if transfer.version is None:
+                info = found.get(transfer.key)
+                if info is None:
+                    raise NotFoundError(f"{self.address}/{transfer.key}: there is no such object")
+                if info.size_bytes != transfer.size_bytes:
+                    raise IntegrityError(
+                        f"{self.address}/{transfer.key}: holds {info.size_bytes} bytes, not the {transfer.size_bytes} "
+                        "that were recorded; make it again"
+                    )
+                transfer = replace(transfer, version=info.version)
+            yield transfer
+
+    def _patiently(self, copy_all: _CopyAll, transfers: Iterable[Transfer], moved: Moved | None) -> None:
+        """Copy; where the server goes away half-way, wait for it and go on with what is missing."""
+        left, watch = tuple(transfers), s3_transfer.Watch(moved)
+        for pause_seconds in (*_PAUSES_SECONDS, None):
+            keyed = [(transfer, self._key(transfer.key)) for transfer in left]
+            try:
+                with self._errors(""):
+                    copy_all(self._client, self.bucket, keyed, self.address, watch)
+                return
+            except UnansweredError:
+                if pause_seconds is None or not self._met:
+                    raise
+            time.sleep(pause_seconds)
+            left = tuple(transfer for transfer in left if transfer not in watch.done)
 
     def _key(self, key: str) -> str:
         return self._root + check_key(key)

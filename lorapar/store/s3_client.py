@@ -5,7 +5,6 @@ Nothing of that is a setting of lorapar; docs/storage.md lists the variables.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -96,8 +95,4 @@ def _options(core: Any) -> dict[str, Any]:
     if core.get_config_variable("max_attempts") is None:
         mode = core.get_config_variable("retry_mode") or "standard"
         options["retries"] = {"mode": "standard" if mode == "legacy" else mode, "total_max_attempts": _ATTEMPTS}
-    wanted = os.environ.get("AWS_RESPONSE_CHECKSUM_VALIDATION")
-    if not wanted and "response_checksum_validation" not in core.get_scoped_config():
-        # Downloads are compared with their sha256, so a CRC adds nothing, but costs a HEAD request an object.
-        options["response_checksum_validation"] = "when_required"
     return options

@@ -11,7 +11,7 @@ from typing import Any
 
 from lorapar.errors import BadInputError, IntegrityError, LoraparError, UnreachableError
 from lorapar.redaction import redact
-from lorapar.store.base import NotFoundError, UnsupportedError
+from lorapar.store.base import NotFoundError, UnansweredError, UnsupportedError
 
 MISSING = ("NoSuchKey", "404", "NotFound")
 TAKEN = ("PreconditionFailed", "412")
@@ -117,12 +117,16 @@ def _unanswered(error: Exception, where: str, endpoint: str) -> LoraparError:
         cause = f"the certificate of {endpoint} is not trusted; name the authority's file in AWS_CA_BUNDLE"
     elif isinstance(error, (boto.EndpointConnectionError, boto.ConnectTimeoutError, boto.ProxyConnectionError)):
         cause = f"{endpoint} cannot be reached{_reason(error)}; check the network and AWS_ENDPOINT_URL"
-    elif isinstance(error, boto.NoCredentialsError):
-        cause = "no credentials were found; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
-    elif isinstance(error, (boto.ParamValidationError, boto.UnknownEndpointError)):
-        return BadInputError(redact(f"{where}: not an address that can be used: {_one_line(error)}"))
+        return UnansweredError(redact(f"{where}: {cause}"))
     elif isinstance(error, (boto.HTTPClientError, boto.IncompleteReadError, ConnectionError, TimeoutError)):
         cause = f"the connection to {endpoint} broke off, also after retries ({type(error).__name__}{_reason(error)})"
+        return UnansweredError(redact(f"{where}: {cause}"))
+    elif isinstance(error, boto.NoCredentialsError):
+        cause = "no credentials were found; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
+    elif isinstance(error, (boto.ChecksumError, boto.FlexibleChecksumError)):
+        return IntegrityError(f"{where}: arrived damaged, its checksum is another one; run the same command again")
+    elif isinstance(error, (boto.ParamValidationError, boto.UnknownEndpointError)):
+        return BadInputError(redact(f"{where}: not an address that can be used: {_one_line(error)}"))
     else:  # profiles, single sign-on, web identities: botocore's own words say which
         cause = _one_line(error)
     return UnreachableError(redact(f"{where}: {cause}"))

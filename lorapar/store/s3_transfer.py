@@ -5,10 +5,15 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
+import sys
 import uuid
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
+
+from s3transfer.subscribers import BaseSubscriber
 
 from lorapar.errors import IntegrityError
 from lorapar.store.artifact import file_sha256, storage_errors
@@ -20,52 +25,58 @@ _MB = 1 << 20
 WHOLE_BELOW_BYTES = 32 * _MB
 """Up to this size an object goes up in one request, whose sha256 the server itself checks; larger ones in parts."""
 _UPLOAD_PART_BYTES = 16 * _MB
-_DOWNLOAD_PART_BYTES = 8 * _MB
-"""Ten of them may wait in memory for an earlier one."""
+_DOWNLOAD_PART_BYTES = 16 * _MB
 _COPIED_AT_ONCE_BYTES = 5 * 1000 * _MB
-_QUEUED_WRITES = 64
-"""Pieces of 256 KB that may wait for a slow disk: boto3's default of 1000 would be 256 MB."""
+_WRITE_BYTES = _MB
+_QUEUED_WRITES = 32
+"""Pieces that may wait for a slow disk; boto3's default of 1000 would let them fill the memory."""
 
 
-def upload_all(
-    client: Any, bucket: str, keyed: Iterable[tuple[Transfer, str]], where: str, moved: Moved | None
-) -> None:
+def upload_all(client: Any, bucket: str, keyed: Iterable[tuple[Transfer, str]], where: str, watch: Watch) -> None:
     """Upload each file to its whole key; `where` stands before the relative key in messages."""
     with _manager(client, WHOLE_BELOW_BYTES, _UPLOAD_PART_BYTES) as manager:
         running = []
         for transfer, key in keyed:
-            told = f"{where}/{transfer.key}"
             _check_large(transfer)
             options = {"ChecksumSHA256": _base64(transfer.sha256)} if _is_checked_there(transfer) else None
-            future = manager.upload(str(transfer.path), bucket, key, options, _subscribers(transfer, moved))
-            running.append((future, told))
-        for future, told in running:
-            with s3_errors(told, client.meta.endpoint_url):
+            subscribers = [_Subscriber(transfer, watch, watch.done.add)]
+            running.append((manager.upload(str(transfer.path), bucket, key, options, subscribers), transfer))
+        for future, transfer in running:
+            with s3_errors(f"{where}/{transfer.key}", client.meta.endpoint_url):
                 future.result()
 
 
-def download_all(
-    client: Any, bucket: str, keyed: Iterable[tuple[Transfer, str]], where: str, moved: Moved | None
-) -> None:
-    """Download each whole key to its file; the digest is taken while the bytes arrive."""
-    running: list[tuple[Any, _VerifiedFile, str]] = []
+def download_all(client: Any, bucket: str, keyed: Iterable[tuple[Transfer, str]], where: str, watch: Watch) -> None:
+    """Download each whole key to its file; the digest is taken while the bytes arrive.
+
+    Each transfer names its `version`: the manager then asks the server for nothing but bytes.
+    """
+    part = _DOWNLOAD_PART_BYTES if _can_part(client) else sys.maxsize
+    arrived: set[Transfer] = set()
+    files: dict[Transfer, _VerifiedFile] = {}
     try:
-        with _manager(client, _DOWNLOAD_PART_BYTES, _DOWNLOAD_PART_BYTES) as manager:
+        with _manager(client, WHOLE_BELOW_BYTES, part) as manager:
+            running = []
             for transfer, key in keyed:
-                told = f"{where}/{transfer.key}"
                 with storage_errors(transfer.path):
-                    file = _VerifiedFile(transfer, told)
-                    future = None
-                    if transfer.size_bytes:  # a range of nothing is an error in S3
-                        future = manager.download(bucket, key, file, None, _subscribers(transfer, moved))
-                running.append((future, file, told))
-            for future, file, told in running:
-                with storage_errors(file.path), s3_errors(told, client.meta.endpoint_url):
+                    file = files[transfer] = _VerifiedFile(transfer, f"{where}/{transfer.key}")
+                future = None
+                if transfer.size_bytes:  # a range of nothing is an error in S3
+                    subscribers = [_Subscriber(transfer, watch, arrived.add)]
+                    future = manager.download(bucket, key, file, None, subscribers)
+                running.append((future, transfer))
+            for future, transfer in running:
+                with storage_errors(transfer.path), s3_errors(f"{where}/{transfer.key}", client.meta.endpoint_url):
                     if future is not None:
                         future.result()
-                    file.finish()
+                    files.pop(transfer).finish()
+                watch.done.add(transfer)
     finally:
-        for _, file, _ in running:
+        for transfer, file in files.items():  # only after a failure: keep what had arrived by then
+            if transfer in arrived:
+                with suppress(IntegrityError, OSError):
+                    file.finish()
+                    watch.done.add(transfer)
             file.discard()
 
 
@@ -85,10 +96,19 @@ def _manager(client: Any, threshold: int, part: int) -> Any:
         multipart_threshold=threshold,
         multipart_chunksize=part,
         max_request_concurrency=CONCURRENT_REQUESTS,
-        max_in_memory_download_chunks=CONCURRENT_REQUESTS,
+        io_chunksize=_WRITE_BYTES,
         max_io_queue_size=_QUEUED_WRITES,
     )
     return TransferManager(client, config)
+
+
+def _can_part(client: Any) -> bool:
+    """Whether downloads in parts are safe.
+
+    Where checksums are switched off, the manager (s3transfer 0.19) asks for the further parts of an object from within
+    the thread that fetched the first one, and ten such threads wait for each other for ever.
+    """
+    return bool(client.meta.config.response_checksum_validation != "when_required")
 
 
 def _is_checked_there(transfer: Transfer) -> bool:
@@ -107,53 +127,88 @@ def _base64(sha256: str | None) -> str:
     return base64.b64encode(bytes.fromhex(sha256 or "")).decode()
 
 
-def _subscribers(transfer: Transfer, moved: Moved | None) -> list[Any]:
-    from s3transfer.subscribers import BaseSubscriber
+@dataclass
+class Watch:
+    """What is known of a running call."""
 
-    class Watch(BaseSubscriber):  # type: ignore[misc]
-        """Gives the transfer manager what a listing said already, and counts bytes."""
+    moved: Moved | None
+    done: set[Transfer] = field(default_factory=set)
+    """Transfers that need not be repeated if the call fails."""
 
-        def on_queued(self, future: Any, **_: Any) -> None:
-            future.meta.provide_transfer_size(transfer.size_bytes)
-            if transfer.version is not None:
-                future.meta.provide_object_etag(transfer.version)
 
-        def on_progress(self, future: Any, bytes_transferred: int, **_: Any) -> None:
-            if moved is not None:
-                moved(bytes_transferred)
+class _Subscriber(BaseSubscriber):  # type: ignore[misc]
+    """Gives the transfer manager what a listing said already, and passes on what it tells."""
 
-    return [Watch()]
+    def __init__(self, transfer: Transfer, watch: Watch, arrived: Callable[[Transfer], None]) -> None:
+        self._transfer = transfer
+        self._watch = watch
+        self._arrived = arrived
+
+    def on_queued(self, future: Any, **_: Any) -> None:
+        """Size and version are known, so that nothing needs to be asked."""
+        future.meta.provide_transfer_size(self._transfer.size_bytes)
+        if self._transfer.version is not None:
+            future.meta.provide_object_etag(self._transfer.version)
+
+    def on_progress(self, future: Any, bytes_transferred: int, **_: Any) -> None:
+        """Some bytes moved."""
+        if self._watch.moved is not None:
+            self._watch.moved(bytes_transferred)
+
+    def on_done(self, future: Any, **_: Any) -> None:
+        """Ended, in one way or the other."""
+        with suppress(Exception):
+            future.result()
+            self._arrived(self._transfer)
 
 
 class _VerifiedFile:
-    """Where the transfer manager writes a download, in order: a scratch file whose digest grows with it.
+    """Where the transfer manager writes a download: a scratch file whose digest grows with it.
 
-    It has no `seek`, which makes the manager hand over the parts in order.
+    A whole object arrives in order, from the start again after a broken connection. Parts of a large one arrive in any
+    order: its digest is taken at the end.
     """
 
     def __init__(self, transfer: Transfer, told: str) -> None:
         self.path = transfer.path
         self._transfer = transfer
         self._told = told
-        self._digest = hashlib.sha256()
-        self._left = transfer.size_bytes
+        self._digest: Any = hashlib.sha256()
+        self._place = 0
+        self._in_order = True
         self._file: BinaryIO | None = None
         transfer.path.parent.mkdir(parents=True, exist_ok=True)
         self._scratch: Path | None = transfer.path.with_name(f".lorapar-{uuid.uuid4().hex}")
 
+    def seekable(self) -> bool:
+        """Tells the manager that it may write anywhere."""
+        return True
+
+    def tell(self) -> int:
+        """Where the next byte goes."""
+        return self._place
+
+    def seek(self, place: int, whence: int = os.SEEK_SET) -> int:
+        """Go on at `place`."""
+        if place != self._place:
+            self._in_order = self._in_order and place == 0
+            self._digest = hashlib.sha256()
+            self._place = place
+        return place
+
     def write(self, data: bytes) -> int:
-        """Append; closes the file with its last byte, so that thousands of files do not stay open."""
+        """Write at the present place; a file that came in order is closed with its last byte: few stay open."""
         if self._scratch is None:
             return len(data)  # given up meanwhile
-        if self._left < len(data):
-            raise IntegrityError(f"{self._told}: holds more bytes than were recorded; make it again")
-        if self._file is None:
-            self._file = self._scratch.open("xb")
+        if self._file is None or self._file.closed:
+            self._file = self._scratch.open("r+b" if self._scratch.exists() else "xb")
+        self._file.seek(self._place)
         self._file.write(data)
-        self._digest.update(data)
-        self._left -= len(data)
-        if not self._left:
-            self._file.close()
+        self._place += len(data)
+        if self._in_order:
+            self._digest.update(data)
+            if self._place == self._transfer.size_bytes:
+                self._file.close()
         return len(data)
 
     def finish(self) -> None:
@@ -165,10 +220,14 @@ class _VerifiedFile:
         else:
             self._file.close()
         wanted = self._transfer.sha256
-        if self._left or wanted not in (None, self._digest.hexdigest()):
+        size = self._scratch.stat().st_size
+        if size != self._transfer.size_bytes or wanted not in (None, self._sha256(self._scratch)):
             raise IntegrityError(f"{self._told}: its bytes are not those that were recorded; make them again")
         os.replace(self._scratch, self.path)
         self._scratch = None
+
+    def _sha256(self, scratch: Path) -> str:
+        return str(self._digest.hexdigest()) if self._in_order else file_sha256(scratch)
 
     def discard(self) -> None:
         """Remove what is unfinished; nothing happens after `finish`."""

@@ -126,6 +126,7 @@ def _reset(end: socket.socket) -> None:
     """Close with RST instead of FIN, as a firewall or a crash does."""
     with contextlib.suppress(OSError):
         end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        end.shutdown(socket.SHUT_RD)  # wakes the thread that reads from it, or nothing would be closed
     end.close()
 
 
