@@ -7,6 +7,7 @@ from s3transfer.exceptions import RetriesExceededError
 
 from lorapar.errors import BadInputError, ExitCode, IntegrityError, UnreachableError
 from lorapar.store import NotFoundError
+from lorapar.store.base import UnansweredError
 from lorapar.store.s3_errors import explain
 
 WHERE, ENDPOINT = "s3://bucket/key", "https://s3.example"
@@ -31,13 +32,13 @@ def refused(code, message="", headers=None, attempts=0):
         (refused("PermanentRedirect", headers={"x-amz-bucket-region": "eu-west-1"}), UnreachableError, "eu-west-1"),
         (refused("SlowDown", attempts=7), UnreachableError, "also after 8 attempts"),
         (boto.SSLError(endpoint_url=ENDPOINT, error="self-signed"), UnreachableError, "AWS_CA_BUNDLE"),
-        (boto.ReadTimeoutError(endpoint_url=ENDPOINT), UnreachableError, "broke off, also after retries (ReadTimeout"),
-        (boto.EndpointConnectionError(endpoint_url=ENDPOINT), UnreachableError, "cannot be reached"),
+        (boto.ReadTimeoutError(endpoint_url=ENDPOINT), UnansweredError, "broke off, also after retries (ReadTimeout"),
+        (boto.EndpointConnectionError(endpoint_url=ENDPOINT), UnansweredError, "cannot be reached"),
         (boto.NoCredentialsError(), UnreachableError, "no credentials were found"),
         (boto.PartialCredentialsError(provider="env", cred_var="secret"), UnreachableError, "missing: secret"),
         (boto.ParamValidationError(report="bad\nbucket"), BadInputError, "bad bucket"),
         (RetriesExceededError(refused("SlowDown")), UnreachableError, "slow down"),
-        (RetriesExceededError(ConnectionResetError(104, "reset")), UnreachableError, "broke off"),
+        (RetriesExceededError(ConnectionResetError(104, "reset")), UnansweredError, "broke off"),
     ],
 )
 def test_each_failure_is_one_line_that_names_the_object(error, kind, said):
