@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, model_validator
 
 from lorapar.errors import BadInputError
 
@@ -77,20 +77,32 @@ class Label(Record):
 
 
 class Answer(Record):
-    """One generated answer to a held-out example."""
+    """One answer to a held-out example of a system, or to a row of a benchmark: exactly one of the two is named."""
 
     example_id: str
-    system: System
+    system: System | None = None
+    benchmark: str | None = None
     model: str
-    """Which model answered: `base`, `after_sft` or `after_rl`."""
+    """Which model answered: `base`, `after_sft`, `after_rl` (the adapter as published) or `incumbent`."""
     text: str
     tokens: int
     strict: bool | None = None
     """Right by the strict rule (the text inside the answer tags, or the whole answer); None: nothing to compare."""
     lenient: bool | None = None
     """Right by the lenient rule (last number in the text, or the reference contained in it)."""
-    loss: float
-    """Mean cross-entropy of the reference answer's tokens, in nats."""
+    loss: float | None = None
+    """Mean cross-entropy of the reference answer's tokens, in nats; None for a benchmark."""
+
+    @model_validator(mode="after")
+    def _counted_under_one(self) -> Answer:
+        if (self.system is None) == (self.benchmark is None):
+            raise ValueError("an answer is of a system or of a benchmark, of exactly one")
+        return self
+
+    @property
+    def measure(self) -> str:
+        """What the answer is counted under: its benchmark or its system."""
+        return self.benchmark or str(self.system)
 
 
 R = TypeVar("R", bound=Record)

@@ -4,7 +4,8 @@ from lorapar.config.adapter import AdapterConfig, PartitionConfig, ScoreConfig
 from lorapar.config.base import SYSTEMS
 from lorapar.config.checkpoint import CheckpointConfig
 from lorapar.config.data import ColumnMapping, DataConfig, TaskMixConfig
-from lorapar.config.evaluation import EvaluateConfig
+from lorapar.config.evaluation import BenchmarkConfig, EvaluateConfig
+from lorapar.config.execution import ExecuteConfig
 from lorapar.config.load import (
     apply_override,
     dump_changed,
@@ -33,12 +34,14 @@ from lorapar.config.voting import (
 __all__ = [
     "SYSTEMS",
     "AdapterConfig",
+    "BenchmarkConfig",
     "CheckpointConfig",
     "ColumnMapping",
     "DataConfig",
     "EditsConfig",
     "EndpointOptions",
     "EvaluateConfig",
+    "ExecuteConfig",
     "GateConfig",
     "ModelConfig",
     "PartitionConfig",

@@ -14,6 +14,7 @@ from lorapar.config.base import Name, Section
 from lorapar.config.checkpoint import CheckpointConfig
 from lorapar.config.data import DataConfig
 from lorapar.config.evaluation import EvaluateConfig
+from lorapar.config.execution import ExecuteConfig
 from lorapar.config.model import ModelConfig, PromptConfig
 from lorapar.config.registry import GateConfig, RegistryConfig
 from lorapar.config.report import ReportConfig
@@ -41,6 +42,7 @@ class RunConfig(Section):
     sft: SftConfig = Field(default_factory=SftConfig, description="System 1 tuning")
     rl: RlConfig = Field(default_factory=RlConfig, description="System 2 tuning")
     evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig, description="Held-out scores")
+    execute: ExecuteConfig = Field(default_factory=ExecuteConfig, description="The sandbox for generated code")
     store: StoreConfig = Field(default_factory=StoreConfig, description="Storage that runs share")
     checkpoint: CheckpointConfig = Field(default_factory=CheckpointConfig, description="Unfinished work that is kept")
     registry: RegistryConfig = Field(default_factory=RegistryConfig, description="Where adapters are published")

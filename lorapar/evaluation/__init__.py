@@ -15,13 +15,15 @@ from lorapar.evaluation.outcomes import Outcomes, read_outcomes
 from lorapar.evaluation.summary import all_changes, flat_metrics, model_figures
 
 if TYPE_CHECKING:
-    from lorapar.evaluation.answers import Answerer, Asking, Batch, HeldoutRow, plan_batches, with_adapter
+    from lorapar.evaluation.answers import Answerer, Asking, Batch, HeldoutRow, plan_batches
     from lorapar.evaluation.compare import answer_all
     from lorapar.evaluation.generate import batches_by_length, generate_greedy, stop_tokens
+    from lorapar.evaluation.transformers_engine import TransformersEngine, TransformersModel, with_adapter
 
 _NEED_TORCH = {
-    "answers": ("Answerer", "Asking", "Batch", "HeldoutRow", "plan_batches", "with_adapter"),
+    "answers": ("Answerer", "Asking", "Batch", "HeldoutRow", "plan_batches"),
     "compare": ("answer_all",),
+    "transformers_engine": ("TransformersEngine", "TransformersModel", "with_adapter"),
     "generate": ("batches_by_length", "generate_greedy", "stop_tokens"),
 }
 
@@ -45,6 +47,8 @@ __all__ = [
     "Judged",
     "Outcomes",
     "PairedChange",
+    "TransformersEngine",
+    "TransformersModel",
     "all_changes",
     "answer_all",
     "batches_by_length",

@@ -4,27 +4,21 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-import torch
-from peft import PeftModel
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
-from lorapar.adapter.scoring import mean_answer_loss
 from lorapar.config import EvaluateConfig, PromptConfig
 from lorapar.errors import BadInputError, TrainingError
 from lorapar.evaluation.accuracy import lenient_match, strict_match
-from lorapar.evaluation.generate import batches_by_length, generate_greedy, stop_tokens
-from lorapar.prompts import IGNORED, collate, encode_rows, prompt_ids, prompt_messages
+from lorapar.evaluation.engine import AskedModel
+from lorapar.evaluation.generate import batches_by_length
+from lorapar.prompts import encode_rows, prompt_ids, prompt_messages
 from lorapar.records import Answer, Example, System
 
 HeldoutRow = tuple[Example, System]
 """A held-out example with the system it is asked as and counted under."""
-_LOSS_ROWS = 8
-"""Rows in one forward pass for the loss: it needs the logits of every position, which are large."""
 
 
 @dataclass(frozen=True)
@@ -45,24 +39,6 @@ def plan_batches(
     return [Batch(tuple(rows[n] for n in batch), tuple(tokens[n] for n in batch)) for batch in planned]
 
 
-@contextmanager
-def with_adapter(base: PreTrainedModel, folder: Path | None) -> Iterator[torch.nn.Module]:
-    """The base model carrying the adapter of a PEFT folder, or (None) bare; the base is given back as it was.
-
-    The adapter is loaded as any program would, by plain PEFT; raises BadInputError where the folder has no safetensors.
-    """
-    if folder is None:
-        yield base
-        return
-    if not (folder / "adapter_model.safetensors").is_file():
-        raise BadInputError(f"{folder} is not an adapter folder: it has no adapter_model.safetensors")
-    adapted = PeftModel.from_pretrained(base, str(folder)).eval()
-    try:
-        yield adapted
-    finally:
-        adapted.unload()
-
-
 @dataclass(frozen=True)
 class Asking:
     """How every model of one comparison is asked."""
@@ -70,49 +46,28 @@ class Asking:
     tokenizer: PreTrainedTokenizerBase
     prompts: PromptConfig
     settings: EvaluateConfig
-    autocast: bool
-    """Whether matrix products are done in bfloat16 whatever the weights are held in."""
 
 
 class Answerer:
     """Asks one model; `name` is what its answers are recorded under."""
 
-    def __init__(self, name: str, model: torch.nn.Module, asking: Asking) -> None:
+    def __init__(self, name: str, model: AskedModel, asking: Asking) -> None:
         self.name = name
         self._model = model
         self._asking = asking
-        self._device = next(model.parameters()).device
-        self._pad = int(asking.tokenizer.pad_token_id)
-        self._stops = stop_tokens(model, asking.tokenizer)
 
     def answer(self, batch: Batch) -> tuple[list[Answer], float]:
         """Answers to a batch, in its order, and the seconds that generating them took."""
         started = time.monotonic()
-        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._asking.autocast):
-            written = generate_greedy(
-                self._model,
-                batch.prompts,
-                stop_ids=self._stops,
-                pad_id=self._pad,
-                max_new_tokens=self._asking.settings.max_new_tokens,
-            )
-            seconds = time.monotonic() - started
-            losses = self.losses(batch.rows)
+        written = self._model.generate(batch.prompts, self._asking.settings.max_new_tokens)
+        seconds = time.monotonic() - started
+        losses = self.losses(batch.rows)
         answers = [self._judged(*one) for one in zip(batch.rows, written, losses, strict=True)]
         return answers, seconds
 
-    @torch.inference_mode()
     def losses(self, rows: Sequence[HeldoutRow]) -> list[float]:
         """Mean cross-entropy of each row's answer tokens given its prompt, in nats."""
-        encoded = [self._encoded(row) for row in rows]
-        found: list[float] = []
-        for start in range(0, len(encoded), _LOSS_ROWS):
-            batch = collate(encoded[start : start + _LOSS_ROWS], self._pad)
-            fields = {name: tensor.to(self._device) for name, tensor in batch.items()}
-            labels = fields.pop("labels")[:, 1:]
-            logits = self._model(**fields, use_cache=False).logits[:, :-1]
-            found += mean_answer_loss(logits, labels, labels != IGNORED).tolist()
-        return found
+        return self._model.losses([self._encoded(row) for row in rows])
 
     def _encoded(self, row: HeldoutRow) -> dict[str, list[int]]:
         # Nothing is cut here: a held-out loss is that of the whole answer.

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from transformers import PreTrainedModel
-
-from lorapar.evaluation.answers import Answerer, Asking, Batch, with_adapter
+from lorapar.evaluation.answers import Answerer, Asking, Batch
 from lorapar.evaluation.book import AnswerBook, AnsweredBatch
+from lorapar.evaluation.engine import Engine
 from lorapar.progress import Progress
 
 Contestants = Mapping[str, Path | None]
@@ -17,7 +16,7 @@ Contestants = Mapping[str, Path | None]
 
 def answer_all(
     contestants: Contestants,
-    base: PreTrainedModel,
+    engine: Engine,
     batches: Sequence[Batch],
     asking: Asking,
     book: AnswerBook,
@@ -30,7 +29,7 @@ def answer_all(
             continue
         progress.start(f"asking {name}", total=sum(len(batches[number].rows) for number in missing))
         right = asked = 0
-        with with_adapter(base, folder) as model:
+        with engine.asked(folder) as model:
             answerer = Answerer(name, model, asking)
             for number in missing:
                 answers, seconds = answerer.answer(batches[number])

@@ -12,7 +12,7 @@ from lorapar.adapter import AdapterSettings, attach, base_digest, save_adapter
 from lorapar.basemodel import load_model, load_tokenizer
 from lorapar.config import EvaluateConfig, ModelConfig, PromptConfig
 from lorapar.errors import BadInputError, TrainingError
-from lorapar.evaluation import Answerer, Asking, plan_batches, with_adapter
+from lorapar.evaluation import Answerer, Asking, TransformersModel, plan_batches, with_adapter
 from lorapar.prompts import render
 from lorapar.records import Example
 
@@ -32,7 +32,11 @@ def tokenizer():
 
 @pytest.fixture
 def asking(tokenizer) -> Asking:
-    return Asking(tokenizer, PROMPTS, EvaluateConfig(max_new_tokens=4), autocast=False)
+    return Asking(tokenizer, PROMPTS, EvaluateConfig(max_new_tokens=4))
+
+
+def answerer(name, model, asking) -> Answerer:
+    return Answerer(name, TransformersModel(model, asking.tokenizer), asking)
 
 
 def test_the_system_decides_the_system_message_and_length_the_batch(tokenizer) -> None:
@@ -45,7 +49,7 @@ def test_the_system_decides_the_system_message_and_length_the_batch(tokenizer) -
 
 def test_a_loss_is_the_mean_over_the_answer_and_its_end(tokenizer, asking) -> None:
     model = load_model(BASE)
-    losses = Answerer("base", model, asking).losses(ROWS)
+    losses = answerer("base", model, asking).losses(ROWS)
     example, _ = ROWS[0]
     prompt = tokenizer(render(tokenizer, [{"role": "user", "content": example.question}]))["input_ids"]
     answer = tokenizer("tool<|im_end|>\n")["input_ids"]
@@ -54,12 +58,12 @@ def test_a_loss_is_the_mean_over_the_answer_and_its_end(tokenizer, asking) -> No
     expected = F.cross_entropy(logits[len(prompt) - 1 : -1], torch.tensor(answer))
     assert losses[0] == pytest.approx(float(expected), rel=1e-5)
     # Alone or in a batch, with more padding or less.
-    assert losses[1:] == pytest.approx(Answerer("base", model, asking).losses(ROWS[1:]), rel=1e-5)
+    assert losses[1:] == pytest.approx(answerer("base", model, asking).losses(ROWS[1:]), rel=1e-5)
 
 
 def test_answers_come_in_order_with_verdicts_only_where_there_is_a_reference(tokenizer, asking) -> None:
     (batch,) = plan_batches(ROWS, tokenizer, PROMPTS, 8)
-    answers, seconds = Answerer("base", load_model(BASE), asking).answer(batch)
+    answers, seconds = answerer("base", load_model(BASE), asking).answer(batch)
     assert [answer.example_id for answer in answers] == [row.id for row, _ in batch.rows]
     assert {answer.example_id: answer.strict for answer in answers} == {"w": False, "s": None, "t": False}
     assert all(1 <= answer.tokens <= 4 and answer.model == "base" for answer in answers)
@@ -74,14 +78,14 @@ def test_an_adapter_changes_the_answers_and_the_base_comes_back_unharmed(asking,
                 parameter.mul_(30)
     save_adapter(tuned, tmp_path)
     base = load_model(BASE)
-    before, digest = Answerer("base", base, asking).losses(ROWS), base_digest(base)
+    before, digest = answerer("base", base, asking).losses(ROWS), base_digest(base)
     with with_adapter(base, tmp_path) as model:
-        assert Answerer("tuned", model, asking).losses(ROWS) == pytest.approx(
-            Answerer("tuned", tuned.eval(), asking).losses(ROWS), abs=1e-5
+        assert answerer("tuned", model, asking).losses(ROWS) == pytest.approx(
+            answerer("tuned", tuned.eval(), asking).losses(ROWS), abs=1e-5
         )
-        assert Answerer("tuned", model, asking).losses(ROWS) != pytest.approx(before, abs=1e-2)
+        assert answerer("tuned", model, asking).losses(ROWS) != pytest.approx(before, abs=1e-2)
     with with_adapter(base, None) as model:
-        assert Answerer("base", model, asking).losses(ROWS) == before
+        assert answerer("base", model, asking).losses(ROWS) == before
     assert base_digest(base) == digest
 
 
@@ -99,7 +103,7 @@ def test_a_loss_that_is_not_finite_names_the_row(tokenizer, asking) -> None:
         model.get_input_embeddings().weight[60] = float("nan")
     (batch,) = plan_batches(ROWS[:1], tokenizer, PROMPTS, 8)
     with pytest.raises(TrainingError, match="the loss of held-out row w is not finite for after_sft"):
-        Answerer("after_sft", model, asking).answer(batch)
+        answerer("after_sft", model, asking).answer(batch)
 
 
 def test_an_answer_without_any_token_has_no_loss(asking) -> None:
@@ -107,4 +111,4 @@ def test_an_answer_without_any_token_has_no_loss(asking) -> None:
     tokenizer.chat_template = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
     empty = Example(id="e", question="?", answer="")
     with pytest.raises(BadInputError, match="held-out row e has an empty answer"):
-        Answerer("base", load_model(BASE), replace(asking, tokenizer=tokenizer)).losses([(empty, "system1")])
+        answerer("base", load_model(BASE), replace(asking, tokenizer=tokenizer)).losses([(empty, "system1")])

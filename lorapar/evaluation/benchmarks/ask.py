@@ -1,0 +1,145 @@
+"""Ask one model one benchmark, through lm-eval, and read its samples as answers."""
+
+from __future__ import annotations
+
+import logging
+import math
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lorapar.config import BenchmarkConfig, PromptConfig
+from lorapar.errors import BadInputError
+from lorapar.evaluation.benchmarks.rows import BenchmarkRows
+from lorapar.evaluation.benchmarks.scoring import LETTERS, likeliest
+from lorapar.evaluation.benchmarks.tasks import build_tasks
+from lorapar.evaluation.engine import Engine
+from lorapar.progress import Progress
+from lorapar.records import Answer
+
+if TYPE_CHECKING:
+    from lm_eval.api.model import LM
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class Questioning:
+    """How every model is asked every benchmark."""
+
+    tokenizer: PreTrainedTokenizerBase
+    prompts: PromptConfig
+    batch_size: int
+    scratch: Path
+    """Where responses are kept as they come."""
+    on_add: Callable[[], None]
+    progress: Progress
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One model's answers to one benchmark."""
+
+    model: str
+    benchmark: str
+    answers: tuple[Answer, ...]
+    seconds: float
+    """Time that the model took, by one benchmark's journal."""
+
+
+def ask_all(
+    contestants: dict[str, Path | None], engine: Engine, benchmarks: Sequence[BenchmarkRows], how: Questioning
+) -> list[Asked]:
+    """Every contestant's answers to every benchmark."""
+    found = []
+    for name, folder in contestants.items():
+        with engine.asked(folder) as model:
+            found += [ask(name, model.for_lm_eval(how.batch_size), benchmark, how) for benchmark in benchmarks]
+    return found
+
+
+def ask(name: str, model: LM, benchmark: BenchmarkRows, how: Questioning) -> Asked:
+    """One model's answers to one benchmark; responses of an earlier, killed call are taken from its journal."""
+    from lm_eval.evaluator import evaluate
+
+    from lorapar.evaluation.benchmarks.journal import Journal, RememberingLM
+
+    how.progress.start(f"asking {name}: {benchmark.name}", total=_requests(benchmark))
+
+    def added() -> None:
+        how.progress.advance()
+        how.on_add()
+
+    journal = Journal(how.scratch / f"{name}-{benchmark.name}.jsonl", added)
+    how.progress.advance(len(journal))
+    chat = asks_by_chat(benchmark.config)
+    with _silent():
+        tasks = build_tasks(benchmark)
+        journal.start_clock()
+        results = evaluate(
+            RememberingLM(model, journal),
+            {"tasks": tasks},
+            bootstrap_iters=0,
+            log_samples=True,
+            system_instruction=how.prompts.system2 if chat and benchmark.name == "gsm8k" else None,
+            apply_chat_template=chat,
+            fewshot_as_multiturn=chat,
+        )
+    samples = [sample for task in tasks for sample in results["samples"][task]]
+    answers = sorted((_answer(name, benchmark.name, one, how.tokenizer) for one in samples), key=lambda a: a.example_id)
+    return Asked(name, benchmark.name, tuple(answers), journal.seconds)
+
+
+def asks_by_chat(config: BenchmarkConfig) -> bool:
+    """Whether a benchmark is asked through the chat template."""
+    return config.task == "gsm8k" if config.chat is None else config.chat
+
+
+def _requests(benchmark: BenchmarkRows) -> int:
+    return len(benchmark.rows) * (len(LETTERS) if benchmark.name == "mmlu" else 1)
+
+
+def _answer(model: str, benchmark: str, sample: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> Answer:
+    """A sample of lm-eval as an answer; of mmlu the text is the likeliest letter, which took no token."""
+    responses = [response for (response,) in sample["resps"]]
+    chosen = benchmark == "mmlu"
+    if chosen and not all(math.isfinite(likelihood) for likelihood, _ in responses):
+        raise BadInputError(f"{model}: {benchmark} row {sample['doc']['id']}: a likelihood is not finite")
+    text = LETTERS[likeliest(responses)] if chosen else str(responses[0])
+    return Answer(
+        example_id=sample["doc"]["id"],
+        benchmark=benchmark,
+        model=model,
+        text=text,
+        tokens=0 if chosen else len(tokenizer(text, add_special_tokens=False)["input_ids"]),
+        strict=_verdict(sample["strict"]),
+        lenient=_verdict(sample["lenient"]),
+    )
+
+
+def _verdict(value: float) -> bool | None:
+    return None if math.isnan(value) else bool(value)
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """No bars and no log lines of lm-eval: lorapar says itself what goes on."""
+    logger = logging.getLogger("lm_eval")
+    level = logger.level
+    drawing = [(module, module.tqdm) for name, module in sys.modules.items() if _draws_bars(name, module)]
+    logger.setLevel(logging.ERROR)
+    for module, bar in drawing:
+        module.tqdm = partial(bar, disable=True)  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        for module, bar in drawing:
+            module.tqdm = bar  # type: ignore[attr-defined]
+
+
+def _draws_bars(name: str, module: object) -> bool:
+    return name.startswith("lm_eval.") and hasattr(module, "tqdm")

@@ -1,0 +1,80 @@
+"""Responses of a model, kept as they come, so that a killed benchmark asks only what is missing.
+
+lm-eval has such a cache, but it is a database of pickles; this one is JSON Lines. It takes the place of the database in
+lm-eval's own CachingLM, which sorts out what is left to ask.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from lm_eval.api.model import LM, CachingLM
+
+
+class Journal:
+    """By a digest of its request, a response; a line that was cut off by a kill is dropped and asked again."""
+
+    def __init__(self, path: Path, on_add: Callable[[], None]) -> None:
+        self._path, self._on_add = path, on_add
+        self._responses: dict[str, Any] = {}
+        self.seconds = 0.0
+        """Time that the responses took, from each to the next."""
+        if path.is_file():
+            self._read()
+        self._last = time.monotonic()
+
+    def __len__(self) -> int:
+        return len(self._responses)
+
+    def __contains__(self, digest: str) -> bool:
+        return digest in self._responses
+
+    def __getitem__(self, digest: str) -> Any:
+        return self._responses[digest]
+
+    def __setitem__(self, digest: str, response: Any) -> None:
+        """Keep a response, on disk first; lm-eval names each twice."""
+        if digest in self._responses:
+            return
+        seconds, self._last = time.monotonic() - self._last, time.monotonic()
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"request": digest, "response": response, "seconds": seconds}) + "\n")
+        self._keep(digest, response, seconds)
+        self._on_add()
+
+    def start_clock(self) -> None:
+        """What is asked next is asked now."""
+        self._last = time.monotonic()
+
+    def commit(self) -> None:
+        """Nothing: every line is on disk already."""
+
+    def _keep(self, digest: str, response: Any, seconds: float) -> None:
+        self._responses[digest] = tuple(response) if isinstance(response, list) else response
+        self.seconds += seconds
+
+    def _read(self) -> None:
+        whole_bytes = 0
+        with self._path.open("rb") as file:
+            for line in file:
+                try:
+                    entry = json.loads(line)
+                    self._keep(entry["request"], entry["response"], entry["seconds"])
+                except (ValueError, KeyError):
+                    break
+                whole_bytes += len(line)
+        with self._path.open("r+b") as file:
+            file.truncate(whole_bytes)
+
+
+class RememberingLM(CachingLM):  # type: ignore[misc]
+    """A language model of lm-eval whose responses go into a journal, and come from there where they are known."""
+
+    def __init__(self, model: LM, journal: Journal) -> None:
+        # Not CachingLM's own: that opens the database of pickles.
+        self.lm, self.cache_db, self.dbdict = model, str(journal), journal
+        model.set_cache_hook(self.get_cache_hook())

@@ -1,0 +1,102 @@
+"""transformers in this process: one base model, on which PEFT puts adapters in turn."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from peft import PeftModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from lorapar.adapter.scoring import mean_answer_loss
+from lorapar.errors import BadInputError
+from lorapar.evaluation.engine import Encoded
+from lorapar.evaluation.generate import generate_greedy, stop_tokens
+from lorapar.prompts import IGNORED, collate
+
+if TYPE_CHECKING:
+    from lm_eval.api.model import LM
+
+_LOSS_ROWS = 8
+"""Rows in one forward pass for the loss: it needs the logits of every position, which are large."""
+
+
+@contextmanager
+def with_adapter(base: PreTrainedModel, folder: Path | None) -> Iterator[torch.nn.Module]:
+    """The base model carrying the adapter of a PEFT folder, or (None) bare; the base is given back as it was.
+
+    The adapter is loaded as any program would, by plain PEFT; raises BadInputError where the folder has no safetensors.
+    """
+    if folder is None:
+        yield base
+        return
+    check_adapter_folder(folder)
+    adapted = PeftModel.from_pretrained(base, str(folder)).eval()
+    try:
+        yield adapted
+    finally:
+        adapted.unload()
+
+
+def check_adapter_folder(folder: Path) -> None:
+    """Raises BadInputError where a folder is no adapter."""
+    if not (folder / "adapter_model.safetensors").is_file():
+        raise BadInputError(f"{folder} is not an adapter folder: it has no adapter_model.safetensors")
+
+
+class TransformersEngine:
+    """A `lorapar.evaluation.engine.Engine`; `autocast`: matrix products are done in bfloat16 whatever the weights."""
+
+    def __init__(self, base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, autocast: bool) -> None:
+        self._base, self._tokenizer, self._autocast = base, tokenizer, autocast
+
+    @contextmanager
+    def asked(self, adapter: Path | None) -> Iterator[TransformersModel]:
+        """The base with an adapter, or by itself."""
+        with with_adapter(self._base, adapter) as model:
+            yield TransformersModel(model, self._tokenizer, autocast=self._autocast)
+
+
+class TransformersModel:
+    """A `lorapar.evaluation.engine.AskedModel`."""
+
+    def __init__(self, model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, *, autocast: bool = False) -> None:
+        self._model, self._tokenizer, self._autocast = model, tokenizer, autocast
+        self._device = next(model.parameters()).device
+        self._pad = int(tokenizer.pad_token_id)
+        self._stops = stop_tokens(model, tokenizer)
+
+    def generate(self, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> list[list[int]]:
+        """Greedy continuations, as one batch."""
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._autocast):
+            return generate_greedy(
+                self._model, prompts, stop_ids=self._stops, pad_id=self._pad, max_new_tokens=max_new_tokens
+            )
+
+    @torch.inference_mode()
+    def losses(self, rows: Sequence[Encoded]) -> list[float]:
+        """Mean cross-entropy of each row's labelled tokens, in nats."""
+        found: list[float] = []
+        for start in range(0, len(rows), _LOSS_ROWS):
+            batch = collate([dict(row) for row in rows[start : start + _LOSS_ROWS]], self._pad)
+            fields = {name: tensor.to(self._device) for name, tensor in batch.items()}
+            labels = fields.pop("labels")[:, 1:]
+            with torch.autocast(self._device.type, torch.bfloat16, enabled=self._autocast):
+                logits = self._model(**fields, use_cache=False).logits[:, :-1]
+                found += mean_answer_loss(logits, labels, labels != IGNORED).tolist()
+        return found
+
+    def for_lm_eval(self, batch_size: int) -> LM:
+        """lm-eval's own Hugging Face model around the model that is here."""
+        from lm_eval.models.huggingface import HFLM
+
+        return HFLM(
+            pretrained=self._model,
+            tokenizer=self._tokenizer,
+            backend="causal",
+            batch_size=batch_size,
+            mixed_precision_dtype="bfloat16" if self._autocast else None,
+        )
