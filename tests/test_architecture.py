@@ -176,6 +176,7 @@ def test_rooms_of_the_client_do_not_import_torch_at_the_top() -> None:
 MODULE_OF = {
     "pyyaml": "yaml",
     "prometheus-client": "prometheus_client",
+    "lm-eval": "lm_eval",
     "huggingface-hub": "huggingface_hub",
     "typing-extensions": "typing_extensions",
 }

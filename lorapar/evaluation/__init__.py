@@ -12,7 +12,7 @@ from lorapar.evaluation.book import AnswerBook, AnsweredBatch
 from lorapar.evaluation.gate import Comparison, Guard, Judged, judge
 from lorapar.evaluation.intervals import PairedChange, mcnemar_exact, paired_change, wilson_interval
 from lorapar.evaluation.outcomes import Outcomes, read_outcomes
-from lorapar.evaluation.summary import all_changes, flat_metrics, model_figures
+from lorapar.evaluation.summary import all_changes, benchmark_figures, flat_metrics, model_figures, score_figures
 
 if TYPE_CHECKING:
     from lorapar.evaluation.answers import Answerer, Asking, Batch, HeldoutRow, plan_batches
@@ -52,6 +52,7 @@ __all__ = [
     "all_changes",
     "answer_all",
     "batches_by_length",
+    "benchmark_figures",
     "flat_metrics",
     "generate_greedy",
     "judge",
@@ -61,6 +62,7 @@ __all__ = [
     "paired_change",
     "plan_batches",
     "read_outcomes",
+    "score_figures",
     "stop_tokens",
     "strict_match",
     "wilson_interval",

@@ -22,5 +22,5 @@ def read_outcomes(evaluation: Path, rule: str) -> Outcomes:
     for answer in read_records(evaluation / ANSWERS, Answer):
         right = getattr(answer, rule)
         if right is not None:
-            found.setdefault(answer.system, {}).setdefault(answer.model, {})[answer.example_id] = right
+            found.setdefault(answer.measure, {}).setdefault(answer.model, {})[answer.example_id] = right
     return found

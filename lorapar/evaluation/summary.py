@@ -17,58 +17,82 @@ RULES = {"": "strict", "lenient_": "lenient"}
 
 
 def model_figures(batches: Sequence[AnsweredBatch], confidence: float) -> Figures:
-    """One model's figures; accuracies and intervals are None where no row of a system has a reference."""
+    """One model's figures on the held-out rows; accuracies are None where no row of a system has a reference."""
     answers = [answer for batch in batches for answer in batch.answers]
     figures: Figures = {}
     for system in SYSTEMS:
         own = [answer for answer in answers if answer.system == system]
+        losses = [answer.loss for answer in own if answer.loss is not None]
         figures[f"{system}_rows"] = len(own)
-        figures[f"{system}_loss"] = sum(answer.loss for answer in own) / len(own) if own else None
-        for prefix, field in RULES.items():
-            judged = _judged(own, field)
-            share = sum(judged.values()) / len(judged) if judged else None
-            bounds = list(wilson_interval(sum(judged.values()), len(judged), confidence)) if judged else None
-            figures[f"{system}_{prefix}accuracy"] = share
-            figures[f"{system}_{prefix}interval"] = bounds
-    figures["seconds_per_answer"] = sum(batch.seconds for batch in batches) / len(answers)
-    figures["tokens_per_answer"] = sum(answer.tokens for answer in answers) / len(answers)
+        figures[f"{system}_loss"] = sum(losses) / len(losses) if losses else None
+        figures |= {f"{system}_{name}": value for name, value in score_figures(own, confidence).items()}
+    return figures | cost_figures(answers, sum(batch.seconds for batch in batches))
+
+
+def benchmark_figures(answers: Sequence[Answer], seconds: float, confidence: float) -> Figures:
+    """One model's figures on one benchmark; accuracies are None where its answers are code that was not run yet."""
+    return {"rows": len(answers), **score_figures(answers, confidence), **cost_figures(answers, seconds)}
+
+
+def score_figures(answers: Sequence[Answer], confidence: float) -> Figures:
+    """Share of right answers by both rules, each with its interval; None where nothing was judged.
+
+    For generated code, of which one answer a problem is drawn, the share that passes its tests is pass@1.
+    """
+    figures: Figures = {}
+    for prefix, field in RULES.items():
+        judged = _judged(answers, field)
+        right = sum(judged.values())
+        figures[f"{prefix}accuracy"] = right / len(judged) if judged else None
+        figures[f"{prefix}interval"] = list(wilson_interval(right, len(judged), confidence)) if judged else None
     return figures
 
 
+def cost_figures(answers: Sequence[Answer], seconds: float) -> Figures:
+    """What an answer took, in time and in tokens."""
+    return {
+        "seconds_per_answer": seconds / len(answers),
+        "tokens_per_answer": sum(answer.tokens for answer in answers) / len(answers),
+    }
+
+
 def all_changes(answers: Mapping[str, Sequence[Answer]], confidence: float) -> dict[str, dict[str, Figures]]:
-    """By system, the change from each model to the next and from the first to the last, on the same rows.
+    """By system or benchmark, the change from each model to the next and from the first to the last, on the same rows.
 
     Each is named `<before>_to_<after>` and holds difference, interval, p_value, wins, losses and rows by the strict
-    rule, and the same by the lenient rule under `lenient`. Systems without a reference to compare with are left out.
+    rule, and the same by the lenient rule under `lenient`. What has no reference to compare with is left out.
     """
     names = list(answers)
     pairs = list(pairwise(names))
     if len(names) > 2:
         pairs.append((names[0], names[-1]))
+    # In the order in which the first model was asked, so systems before benchmarks.
+    measures = dict.fromkeys(answer.measure for answer in answers[names[0]])
     found: dict[str, dict[str, Figures]] = {}
-    for system in SYSTEMS:
+    for measure in measures:
         for before, after in pairs:
-            change = _change(answers[before], answers[after], system, confidence)
+            change = _change(answers[before], answers[after], measure, confidence)
             if change is not None:
-                found.setdefault(system, {})[f"{before}_to_{after}"] = change
+                found.setdefault(measure, {})[f"{before}_to_{after}"] = change
     return found
 
 
 def flat_metrics(figures: Mapping[str, Figures]) -> dict[str, float]:
-    """Single numbers by `<model>_<figure>`; what is None or a list is left out."""
-    return {
-        f"{model}_{name}": float(value)
-        for model, entries in figures.items()
-        for name, value in entries.items()
-        if isinstance(value, int | float)
-    }
+    """Single numbers by `<model>_<figure>` and `<model>_<benchmark>_<figure>`; what is None or a list is left out."""
+    flat: dict[str, float] = {}
+    for model, entries in figures.items():
+        for name, value in entries.items():
+            if isinstance(value, int | float):
+                flat[f"{model}_{name}"] = float(value)
+        flat |= flat_metrics({f"{model}_{name}": entry for name, entry in entries.get("benchmarks", {}).items()})
+    return flat
 
 
-def _change(before: Sequence[Answer], after: Sequence[Answer], system: str, confidence: float) -> Figures | None:
+def _change(before: Sequence[Answer], after: Sequence[Answer], measure: str, confidence: float) -> Figures | None:
     by_rule = {}
     for field in RULES.values():
         old, new = (
-            _judged([answer for answer in answers if answer.system == system], field) for answers in (before, after)
+            _judged([answer for answer in answers if answer.measure == measure], field) for answers in (before, after)
         )
         if old:
             change = paired_change(list(old.values()), [new[row] for row in old], confidence)

@@ -80,6 +80,8 @@ def group_of(answers: Mapping[str, Answer]) -> str:
 def _by_row(answers: Sequence[Answer]) -> dict[tuple[str, str], dict[str, Answer]]:
     rows: dict[tuple[str, str], dict[str, Answer]] = {}
     for answer in answers:
+        if answer.system is None:
+            continue
         rows.setdefault((answer.system, answer.example_id), {})[answer.model] = answer
     return rows
 

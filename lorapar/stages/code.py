@@ -29,7 +29,7 @@ def code_digest(module: str) -> str:
     """sha256 over the package version and the source of `module` and of what it imports from this package."""
     digest = hashlib.sha256(__version__.encode())
     for name in sorted(_reachable(module)):
-        digest.update(name.encode() + b"\0" + _source(name).encode() + b"\0")
+        digest.update(name.encode() + b"\0" + (_source(name) + _beside(name)).encode() + b"\0")
     return digest.hexdigest()
 
 
@@ -86,6 +86,14 @@ def _is_module(name: str) -> bool:
 def _source(module: str) -> str:
     path = _file_of(module)
     return path.read_text(encoding="utf-8") if path is not None else ""
+
+
+def _beside(module: str) -> str:
+    """What a package says in YAML beside its code, such as the task files of the benchmarks."""
+    path = _file_of(module)
+    if path is None or path.name != "__init__.py":
+        return ""
+    return "".join(file.read_text(encoding="utf-8") for file in sorted(path.parent.glob("*.yaml")))
 
 
 @cache

@@ -1,22 +1,29 @@
-"""evaluate: what the base, the adapter after SFT and the published adapter answer to the same held-out rows.
+"""evaluate: what base, adapter after SFT, published adapter and incumbent answer to the same rows and benchmarks.
 
-summary.json holds `base`, `after_sft` and `after_rl`, each with, by system, `_rows`, `_loss` (mean over rows, nats),
-`_accuracy` and `_interval` (strict rule, Wilson), `_lenient_accuracy` and `_lenient_interval`, and with
-`seconds_per_answer` (generation only, in batches) and `tokens_per_answer`; `changes` (see
-`lorapar.evaluation.all_changes`); and `confidence`, the level of all intervals.
+summary.json holds `base`, `after_sft`, `after_rl` (the adapter as published) and, where there is one, `incumbent`, each
+with, by system, `_rows`, `_loss` (mean over rows, nats), `_accuracy` and `_interval` (strict rule, Wilson),
+`_lenient_accuracy` and `_lenient_interval`, and with `seconds_per_answer` (generation only, in batches) and
+`tokens_per_answer`; under `benchmarks` the same by benchmark; `changes` (see `lorapar.evaluation.all_changes`); and
+`confidence`, the level of all intervals. answers.jsonl holds every answer with its verdicts, problems.jsonl what is
+needed to run answers that are code.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from lorapar.config import EvaluateConfig, ModelConfig, PromptConfig
 from lorapar.errors import BadInputError
-from lorapar.records import Example, System, read_records, sample_rows, write_json, write_records
+from lorapar.evaluation.benchmarks import BenchmarkRows, load_rows, write_problems
+from lorapar.records import Answer, Example, System, read_records, sample_rows, write_json, write_records
 from lorapar.stages.contract import Metrics, StageCall, StageSettings, StageSpec
 
 if TYPE_CHECKING:
     from lorapar.evaluation import AnswerBook
+    from lorapar.evaluation.benchmarks.ask import Asked
+    from lorapar.evaluation.engine import Engine
 
 _FIRST = ("system1_accuracy", "system2_accuracy")
 MODELS = ("base", "after_sft", "after_rl")
@@ -33,7 +40,7 @@ class Settings(StageSettings):
 
 SPEC = StageSpec(
     name="evaluate",
-    summary="held-out scores of base, after SFT and after RL",
+    summary="held-out and benchmark scores of base, after SFT, after RL and the incumbent",
     settings=Settings,
     inputs=("heldout", "after_sft", "published", "incumbent"),
     outputs=("evaluation",),
@@ -41,23 +48,49 @@ SPEC = StageSpec(
 
 
 def run(call: StageCall[Settings]) -> Metrics:
-    """Write answers.jsonl and summary.json; answers of an earlier, killed call are taken from scratch."""
-    from lorapar.basemodel import load_model, load_tokenizer
+    """Write answers.jsonl, summary.json and problems.jsonl; answers of an earlier, killed call come from scratch."""
+    from lorapar.basemodel import load_tokenizer
     from lorapar.evaluation import AnswerBook, Asking, answer_all, plan_batches
+    from lorapar.evaluation.engines import open_engine
 
     settings = call.settings
+    benchmarks = [load_rows(one, settings.seed) for one in settings.evaluate.benchmarks]
     tokenizer = load_tokenizer(settings.model, call.progress)
-    rows = _heldout_rows(call)
-    batches = plan_batches(rows, tokenizer, settings.prompts, settings.evaluate.batch_size)
+    batches = plan_batches(_heldout_rows(call), tokenizer, settings.prompts, settings.evaluate.batch_size)
     book = AnswerBook(call.scratch / "answers.jsonl", call.keeper.tick)
     if len(book):
         call.progress.say(f"going on after {len(book)} batches that were answered before")
-    contestants = {"base": None, "after_sft": call.input("after_sft"), "after_rl": call.input("published")}
-    if (call.input("incumbent") / "adapter").is_dir():
-        contestants["incumbent"] = call.input("incumbent") / "adapter"
-    asking = Asking(tokenizer, settings.prompts, settings.evaluate, settings.model.autocast == "bfloat16")
-    answer_all(contestants, load_model(settings.model, call.progress), batches, asking, book, call.progress)
-    return _write(call, book, tuple(contestants))
+    contestants = _contestants(call)
+    with open_engine(settings.model, settings.evaluate, tokenizer, contestants.values(), call.progress) as engine:
+        asking = Asking(tokenizer, settings.prompts, settings.evaluate)
+        answer_all(contestants, engine, batches, asking, book, call.progress)
+        asked = _ask_benchmarks(call, contestants, engine, benchmarks) if benchmarks else []
+    write_problems(call.output("evaluation"), benchmarks)
+    return _write(call, book, asked, tuple(contestants))
+
+
+def _contestants(call: StageCall[Settings]) -> dict[str, Path | None]:
+    """By name, the folder of its adapter; the incumbent only where there is one."""
+    found = {"base": None, "after_sft": call.input("after_sft"), "after_rl": call.input("published")}
+    incumbent = call.input("incumbent") / "adapter"
+    return {**found, "incumbent": incumbent} if incumbent.is_dir() else found
+
+
+def _ask_benchmarks(
+    call: StageCall[Settings], contestants: dict[str, Path | None], engine: Engine, benchmarks: list[BenchmarkRows]
+) -> list[Asked]:
+    from lorapar.basemodel import load_tokenizer
+    from lorapar.evaluation.benchmarks.ask import Questioning, ask_all
+
+    how = Questioning(
+        tokenizer=load_tokenizer(call.settings.model),
+        prompts=call.settings.prompts,
+        batch_size=call.settings.evaluate.batch_size,
+        scratch=call.scratch,
+        on_add=call.keeper.tick,
+        progress=call.progress,
+    )
+    return ask_all(contestants, engine, benchmarks, how)
 
 
 def _heldout_rows(call: StageCall[Settings]) -> list[tuple[Example, System]]:
@@ -73,22 +106,27 @@ def _heldout_rows(call: StageCall[Settings]) -> list[tuple[Example, System]]:
     return rows
 
 
-def _write(call: StageCall[Settings], book: AnswerBook, models: tuple[str, ...]) -> Metrics:
-    from lorapar.evaluation import all_changes, flat_metrics, model_figures
+def _write(call: StageCall[Settings], book: AnswerBook, asked: list[Asked], models: tuple[str, ...]) -> Metrics:
+    from lorapar.evaluation import all_changes, benchmark_figures, flat_metrics, model_figures
 
     confidence = call.settings.evaluate.confidence
     batches = {name: book.of(name) for name in models}
-    answers = {
-        name: sorted((a for batch in batches[name] for a in batch.answers), key=lambda a: (a.system, a.example_id))
-        for name in models
-    }
+    answers = {name: _in_order(answer for batch in batches[name] for answer in batch.answers) for name in models}
     figures = {name: model_figures(batches[name], confidence) for name in models}
+    for one in asked:
+        answers[one.model] += one.answers
+        scores = benchmark_figures(one.answers, one.seconds, confidence)
+        figures[one.model].setdefault("benchmarks", {})[one.benchmark] = scores
     folder = call.output("evaluation")
     write_records(folder / "answers.jsonl", (answer for name in models for answer in answers[name]))
     changes = all_changes({name: answers[name] for name in MODELS}, confidence)
-    summary = {**figures, "changes": changes, "confidence": confidence}
-    write_json(folder / "summary.json", summary)
+    write_json(folder / "summary.json", {**figures, "changes": changes, "confidence": confidence})
     metrics = flat_metrics(figures)
     # What people look for first stands first.
     metrics = {name: metrics[name] for name in sorted(metrics, key=lambda name: not name.endswith(_FIRST))}
-    return {**metrics, "seconds": sum(batch.seconds for name in models for batch in batches[name])}
+    seconds = sum(batch.seconds for name in models for batch in batches[name]) + sum(one.seconds for one in asked)
+    return {**metrics, "seconds": seconds}
+
+
+def _in_order(answers: Iterable[Answer]) -> list[Answer]:
+    return sorted(answers, key=lambda answer: (str(answer.system), answer.example_id))

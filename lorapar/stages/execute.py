@@ -1,20 +1,34 @@
-"""execute: what needs running before it can be scored; an evaluation without generated code passes through as it is."""
+"""execute: answers that are code are run in the sandbox, and so scored; the rest of an evaluation passes through.
+
+executions.jsonl says how every program ended. In summary.json the benchmark's accuracies (the share of programs that
+pass: pass@1), their intervals and the changes between models are filled in, and `sandbox` says which layers were in
+force and what they left open.
+"""
 
 from __future__ import annotations
 
 import shutil
+from typing import TYPE_CHECKING
 
+from lorapar.config import ExecuteConfig
+from lorapar.evaluation.benchmarks import PROBLEMS_FILE
+from lorapar.records import write_json, write_records
 from lorapar.stages.contract import Metrics, StageCall, StageSettings, StageSpec
 from lorapar.store import MANIFEST
 
+if TYPE_CHECKING:
+    from lorapar.evaluation.sandbox import Limits
+
 
 class Settings(StageSettings):
-    """None: what is run is named in the evaluation."""
+    """The sandbox and its limits; what is run is named in the evaluation."""
+
+    execute: ExecuteConfig
 
 
 SPEC = StageSpec(
     name="execute",
-    summary="score generated code; everything else passes through",
+    summary="score generated code in the sandbox; everything else passes through",
     settings=Settings,
     inputs=("evaluation",),
     outputs=("evaluation",),
@@ -22,7 +36,45 @@ SPEC = StageSpec(
 
 
 def run(call: StageCall[Settings]) -> Metrics:
-    """Copy the evaluation: no benchmark of this version generates code."""
-    ignored = shutil.ignore_patterns(MANIFEST)
-    shutil.copytree(call.input("evaluation"), call.output("evaluation"), dirs_exist_ok=True, ignore=ignored)
-    return {"executed_samples": 0.0}
+    """Copy the evaluation and score what is code in it; programs of an earlier, killed call are not run again."""
+    folder = call.output("evaluation")
+    shutil.copytree(call.input("evaluation"), folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(MANIFEST))
+    if not (folder / PROBLEMS_FILE).is_file():
+        return {"executed_samples": 0.0}
+    return _score(call)
+
+
+def _score(call: StageCall[Settings]) -> Metrics:
+    from lorapar.evaluation.execution import ExecutionJournal, read_submissions, run_all, scored_summary
+    from lorapar.evaluation.sandbox import SandboxPool
+
+    folder, settings = call.output("evaluation"), call.settings.execute
+    answers, submissions = read_submissions(folder)
+    journal = ExecutionJournal(call.scratch / "executions.jsonl", call.keeper.tick)
+    with SandboxPool(_limits(settings), settings.sandbox, settings.workers) as pool:
+        if pool.gaps:
+            call.progress.say(
+                f"warning: generated code could {', '.join(pool.gaps)}, because execute.sandbox is best_effort"
+            )
+        executions = run_all(submissions, pool, journal, call.progress)
+        answers, summary = scored_summary(folder, answers, executions)
+        summary["sandbox"] = {"layers": pool.layers, "gaps": pool.gaps}
+    write_records(folder / "executions.jsonl", executions)
+    write_records(folder / "answers.jsonl", answers)
+    write_json(folder / "summary.json", summary)
+    passed = sum(execution.status == "passed" for execution in executions)
+    return {"executed_samples": float(len(executions)), "passed_samples": float(passed)}
+
+
+def _limits(settings: ExecuteConfig) -> Limits:
+    from lorapar.evaluation.sandbox import Limits
+
+    return Limits(
+        wall_seconds=settings.wall_seconds,
+        cpu_seconds=settings.cpu_seconds,
+        memory_bytes=settings.memory_mib << 20,
+        processes=settings.threads,
+        file_bytes=settings.file_mib << 20,
+        scratch_bytes=settings.scratch_mib << 20,
+        output_bytes=settings.output_kib << 10,
+    )

@@ -19,6 +19,7 @@ from lorapar.config import ModelConfig, RunConfig, TeacherConfig
 from lorapar.data import resolve_data
 from lorapar.data.source import TASK_MIX
 from lorapar.errors import BadInputError
+from lorapar.evaluation.benchmarks import resolve_benchmarks
 from lorapar.records import write_json
 from lorapar.stages.contract import Metrics, StageCall, StageSettings, StageSpec, stage_spec
 from lorapar.stages.graph import GRAPH
@@ -85,6 +86,8 @@ def resolve_config(config: RunConfig, sections: tuple[str, ...]) -> RunConfig:
         resolved["edits"] = resolve_edits(config.edits)
     if "data" in sections:
         resolved["data"] = resolve_data(config.data)
+    if "evaluate" in sections:
+        resolved["evaluate"] = resolve_benchmarks(config.evaluate)
     return config.model_copy(update=resolved)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -123,3 +124,33 @@ def test_without_a_heldout_row_nothing_can_be_evaluated(kit, inputs, tmp_path) -
     kit.rows_folder(empty, [], "system2.jsonl")
     with pytest.raises(BadInputError, match="no held-out row"):
         kit.run("evaluate", tmp_path / "out", settings(kit), {**inputs, "heldout": empty})
+
+
+def gsm8k_file(tmp_path) -> str:
+    path = tmp_path / "gsm8k.jsonl"
+    path.write_text("".join(json.dumps({"question": f"{n}+1?", "answer": f"#### {n + 1}"}) + "\n" for n in range(4)))
+    return str(path)
+
+
+def test_every_model_is_asked_the_benchmarks_too(kit, inputs, tuned, tmp_path) -> None:
+    benchmark = {"task": "gsm8k", "limit": 3, "max_new_tokens": 4, "data": gsm8k_file(tmp_path)}
+    production = tmp_path / "production"
+    shutil.copytree(tuned, production / "adapter")
+    (production / "incumbent.json").write_text("{}")
+    seal(production, "publish.incumbent")
+    notes = {**inputs, "incumbent": production}
+    metrics, out = kit.run("evaluate", tmp_path, settings(kit, limit=1, benchmarks=[benchmark]), notes)
+    answers, summary = read(out)
+    texts = {
+        model: [a.text for a in answers if a.model == model and a.benchmark == "gsm8k"]
+        for model in ("base", "after_sft", "after_rl", "incumbent")
+    }
+    assert {len(found) for found in texts.values()} == {3}
+    assert texts["incumbent"] == texts["after_rl"] != texts["base"]
+    figures = summary["incumbent"]["benchmarks"]["gsm8k"]
+    assert figures["rows"] == 3
+    assert figures["interval"][0] <= figures["accuracy"] <= figures["interval"][1]
+    assert figures["seconds_per_answer"] > 0
+    assert summary["changes"]["gsm8k"]["base_to_after_rl"]["rows"] == 3
+    assert metrics["incumbent_gsm8k_tokens_per_answer"] == figures["tokens_per_answer"]
+    assert not (out / "evaluation" / "problems.jsonl").exists()

@@ -5,7 +5,7 @@ builds the prompts, asks the model and scores; what it generates for HumanEval i
 `execute`. Importable without torch and lm_eval, which are imported when a benchmark is asked.
 """
 
-from lorapar.evaluation.benchmarks.problems import PROBLEMS_FILE, Problem, program_of
+from lorapar.evaluation.benchmarks.problems import PROBLEMS_FILE, Problem, program_of, write_problems
 from lorapar.evaluation.benchmarks.rows import BenchmarkRows, load_rows, resolve_benchmarks
 
 __all__ = [
@@ -15,4 +15,5 @@ __all__ = [
     "load_rows",
     "program_of",
     "resolve_benchmarks",
+    "write_problems",
 ]

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 import math
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lorapar.config import BenchmarkConfig, PromptConfig
 from lorapar.errors import BadInputError
+from lorapar.evaluation.benchmarks.quiet import silent
 from lorapar.evaluation.benchmarks.rows import BenchmarkRows
 from lorapar.evaluation.benchmarks.scoring import LETTERS, likeliest
 from lorapar.evaluation.benchmarks.tasks import build_tasks
@@ -56,8 +53,9 @@ def ask_all(
     """Every contestant's answers to every benchmark."""
     found = []
     for name, folder in contestants.items():
-        with engine.asked(folder) as model:
-            found += [ask(name, model.for_lm_eval(how.batch_size), benchmark, how) for benchmark in benchmarks]
+        with engine.asked(folder) as model, silent():
+            asked = model.for_lm_eval(how.batch_size)
+            found += [ask(name, asked, benchmark, how) for benchmark in benchmarks]
     return found
 
 
@@ -76,7 +74,7 @@ def ask(name: str, model: LM, benchmark: BenchmarkRows, how: Questioning) -> Ask
     journal = Journal(how.scratch / f"{name}-{benchmark.name}.jsonl", added)
     how.progress.advance(len(journal))
     chat = asks_by_chat(benchmark.config)
-    with _silent():
+    with silent():
         tasks = build_tasks(benchmark)
         journal.start_clock()
         results = evaluate(
@@ -89,7 +87,7 @@ def ask(name: str, model: LM, benchmark: BenchmarkRows, how: Questioning) -> Ask
             fewshot_as_multiturn=chat,
         )
     samples = [sample for task in tasks for sample in results["samples"][task]]
-    answers = sorted((_answer(name, benchmark.name, one, how.tokenizer) for one in samples), key=lambda a: a.example_id)
+    answers = sorted((_answer(name, benchmark, one, how.tokenizer) for one in samples), key=lambda a: a.example_id)
     return Asked(name, benchmark.name, tuple(answers), journal.seconds)
 
 
@@ -102,44 +100,28 @@ def _requests(benchmark: BenchmarkRows) -> int:
     return len(benchmark.rows) * (len(LETTERS) if benchmark.name == "mmlu" else 1)
 
 
-def _answer(model: str, benchmark: str, sample: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> Answer:
+def _answer(model: str, benchmark: BenchmarkRows, sample: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> Answer:
     """A sample of lm-eval as an answer; of mmlu the text is the likeliest letter, which took no token."""
     responses = [response for (response,) in sample["resps"]]
-    chosen = benchmark == "mmlu"
+    chosen = benchmark.name == "mmlu"
     if chosen and not all(math.isfinite(likelihood) for likelihood, _ in responses):
-        raise BadInputError(f"{model}: {benchmark} row {sample['doc']['id']}: a likelihood is not finite")
+        raise BadInputError(f"{model}: {benchmark.name} row {sample['doc']['id']}: a likelihood is not finite")
     text = LETTERS[likeliest(responses)] if chosen else str(responses[0])
     return Answer(
         example_id=sample["doc"]["id"],
-        benchmark=benchmark,
+        benchmark=benchmark.name,
         model=model,
         text=text,
-        tokens=0 if chosen else len(tokenizer(text, add_special_tokens=False)["input_ids"]),
+        tokens=0 if chosen else _tokens(text, tokenizer, benchmark.config.max_new_tokens),
         strict=_verdict(sample["strict"]),
         lenient=_verdict(sample["lenient"]),
     )
 
 
+def _tokens(text: str, tokenizer: PreTrainedTokenizerBase, most: int) -> int:
+    """Tokens of a text: lm-eval keeps no more of an answer; broken characters can take more than were generated."""
+    return min(most, len(tokenizer(text, add_special_tokens=False)["input_ids"]))
+
+
 def _verdict(value: float) -> bool | None:
     return None if math.isnan(value) else bool(value)
-
-
-@contextmanager
-def _silent() -> Iterator[None]:
-    """No bars and no log lines of lm-eval: lorapar says itself what goes on."""
-    logger = logging.getLogger("lm_eval")
-    level = logger.level
-    drawing = [(module, module.tqdm) for name, module in sys.modules.items() if _draws_bars(name, module)]
-    logger.setLevel(logging.ERROR)
-    for module, bar in drawing:
-        module.tqdm = partial(bar, disable=True)  # type: ignore[attr-defined]
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-        for module, bar in drawing:
-            module.tqdm = bar  # type: ignore[attr-defined]
-
-
-def _draws_bars(name: str, module: object) -> bool:
-    return name.startswith("lm_eval.") and hasattr(module, "tqdm")

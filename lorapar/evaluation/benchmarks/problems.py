@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from lorapar.records import Record
+from collections.abc import Iterable
+from pathlib import Path
+
+from lorapar.evaluation.benchmarks.rows import BenchmarkRows
+from lorapar.records import Record, write_records
 
 PROBLEMS_FILE = "problems.jsonl"
 """One problem a line, in an evaluation's folder; absent where no answer is code."""
@@ -24,3 +28,21 @@ class Problem(Record):
 def program_of(problem: Problem, answer: str) -> str:
     """A program that runs to its end where the answer passes the problem's tests."""
     return f"{problem.prompt}{answer}\n\n{problem.test}\n\ncheck({problem.entry_point})\n"
+
+
+def write_problems(folder: Path, benchmarks: Iterable[BenchmarkRows]) -> None:
+    """Write the problems of every benchmark whose answers are code; no file where there is none."""
+    problems = [
+        Problem(
+            benchmark=benchmark.name,
+            example_id=row["id"],
+            prompt=row["prompt"],
+            test=row["test"],
+            entry_point=row["entry_point"],
+        )
+        for benchmark in benchmarks
+        if benchmark.name == "humaneval"
+        for row in benchmark.rows
+    ]
+    if problems:
+        write_records(folder / PROBLEMS_FILE, problems)

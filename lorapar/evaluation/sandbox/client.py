@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
@@ -157,10 +157,16 @@ class SandboxPool:
         """What generated code can do here although it should not."""
         return self._sandboxes[0].gaps
 
-    def outcomes(self, sources: Iterable[str]) -> Iterator[Outcome]:
-        """The outcome of each program, in their order, as they come."""
-        with ThreadPoolExecutor(len(self._sandboxes)) as pool:
-            yield from pool.map(self._run, sources)
+    def outcomes(self, sources: Iterable[str]) -> Iterator[tuple[int, Outcome]]:
+        """(place among the sources, outcome) of each program, as they come."""
+        pool = ThreadPoolExecutor(len(self._sandboxes))
+        try:
+            places = {pool.submit(self._run, source): place for place, source in enumerate(sources)}
+            for done in as_completed(places):
+                yield places[done], done.result()
+        finally:
+            # What runs now ends with its sandbox; whoever stops in the middle does not wait for the rest.
+            pool.shutdown(wait=False, cancel_futures=True)
 
     def _run(self, source: str) -> Outcome:
         sandbox = self._free.get()

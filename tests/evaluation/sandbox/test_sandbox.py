@@ -63,12 +63,12 @@ def test_the_last_line_of_the_output_is_kept_short_and_printable(sandbox) -> Non
     assert outcome.detail == "?[31m" + "y" * 495
 
 
-def test_a_pool_runs_programs_side_by_side_and_keeps_their_order(limits) -> None:
+def test_a_pool_runs_programs_side_by_side_and_knows_which_is_which(limits) -> None:
     sources = [f"import time; time.sleep({1.5 if n % 2 else 1}); raise SystemExit('{n}')" for n in range(4)]
     with SandboxPool(limits, "strict", workers=4) as pool:
         started = time.monotonic()
-        details = [outcome.detail for outcome in pool.outcomes(sources)]
-    assert details == ["0", "1", "2", "3"]
+        details = {place: outcome.detail for place, outcome in pool.outcomes(sources)}
+    assert details == {0: "0", 1: "1", 2: "2", 3: "3"}
     assert time.monotonic() - started < 5.0
 
 
