@@ -11,6 +11,8 @@ from lorapar.serving.routes import Served
 
 ADAPTER_HEADER = "x-lorapar-adapter"
 """In every answer of an adapter: the version that gave it, as NAME@VERSION."""
+_CLIENT_LEFT = 499
+"""Not in the standard, but widely used in logs for a client that went away before it was answered."""
 
 
 class Answering:
@@ -22,6 +24,7 @@ class Answering:
         self._began = time.perf_counter()
         self._first_byte: float | None = None
         self._status = 500  # what the server answers where the application raises before it begins
+        self._begun = False
         self._whole = False
         self._client_left = False
 
@@ -35,7 +38,7 @@ class Answering:
     async def send(self, message: Message) -> None:
         """What the server sends, with the version in its header."""
         if message["type"] == "http.response.start":
-            self._status = message["status"]
+            self._status, self._begun = message["status"], True
             if self._status != 404:  # vLLM has no such version, so none answered
                 headers = [*message.get("headers", ()), header(ADAPTER_HEADER, self._served.model)]
                 message = {**message, "headers": headers}
@@ -48,9 +51,10 @@ class Answering:
     def finish(self) -> Outcome | None:
         """Count the request; what it was like, or None where the client left before the end."""
         served = self._served
+        status = _CLIENT_LEFT if self._client_left and not self._begun else self._status
         # A version that a client made up must not become a label that is kept for ever.
-        version = str(served.version) if served.alias or self._status < 400 else ""
-        metrics.REQUESTS.labels(served.name, version, served.alias or "", str(self._status)).inc()
+        version = str(served.version) if served.alias or status < 400 else ""
+        metrics.REQUESTS.labels(served.name, version, served.alias or "", str(status)).inc()
         if self._client_left:
             return None
         failed = self._status >= 500 or not self._whole

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -11,11 +12,13 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lorapar.basemodel.cache import cache_root
-from lorapar.errors import BadInputError
+from lorapar.errors import BadInputError, nearest
 from lorapar.registry import Reference, parse_reference
 
 REGISTRY = "LORAPAR_REGISTRY"
 PREFIX = "LORAPAR_SERVING_"
+# Kubernetes tells pods of a Service named lorapar-serving by variables that begin the same.
+_SERVICE_LINK = re.compile(PREFIX + r"(SERVICE_(HOST|PORT\w*)|PORT(_\d+_\w+)?)")
 
 
 class ServingSettings(BaseModel):
@@ -73,8 +76,9 @@ def settings_from(environment: Mapping[str, str] | None = None) -> ServingSettin
         name: given[PREFIX + name.upper()] for name in ServingSettings.model_fields if PREFIX + name.upper() in given
     }
     known = {PREFIX + name.upper() for name in ServingSettings.model_fields}
-    if unknown := sorted(name for name in given if name.startswith(PREFIX) and name not in known):
-        raise BadInputError(f"{unknown[0]} is no setting of serving; there are {', '.join(sorted(known))}")
+    ours = (name for name in given if name.startswith(PREFIX) and not _SERVICE_LINK.fullmatch(name))
+    if unknown := sorted(set(ours) - known):
+        raise BadInputError(f"{unknown[0]} is no setting of serving{nearest(unknown[0], sorted(known))}")
     try:
         settings = ServingSettings(registry=given[REGISTRY], **values)
     except ValidationError as error:

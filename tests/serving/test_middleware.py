@@ -340,6 +340,7 @@ def test_canary_given_again_after_it_was_returned_runs_again(
         await site.look()
         await asyncio.gather(*[site.ask("task", user=str(number)) for number in range(40)])
         vllm.failing.clear()
+        await asyncio.gather(*site.middleware.follower._returning)  # type: ignore[union-attr]
         await site.look()  # sees the share that was taken back
         registry.set_share("task", "candidate", 2, 50.0)
         await site.look()
@@ -358,3 +359,15 @@ def test_canary_ends_when_it_is_promoted(vllm: FakeVllm, settings: ServingSettin
         assert list(vllm.loaded) == ["task@2"]
 
     play(scenario, vllm, settings)
+
+
+def test_every_replica_follows_within_the_set_time(settings: ServingSettings, registry: Registry) -> None:
+    async def scenario() -> None:
+        often = settings.model_copy(update={"poll_seconds": 0.1})
+        async with started(FakeVllm(), often) as one, started(FakeVllm(), often) as other:
+            registry.move_alias("task", "production", 2, expected=1)
+            await asyncio.sleep(0.5)
+            for site in (one, other):
+                assert (await site.ask("task")).json() == {"model": "task@2"}
+
+    asyncio.run(scenario())

@@ -22,11 +22,25 @@ def test_variables_of_others_do_not_matter() -> None:
     assert settings_from({**ADDRESS, "VLLM_X": "1", "LORAPAR_CACHE": "/x"}).registry == "s3://bucket/registry"
 
 
+def test_what_kubernetes_tells_of_a_service_of_that_name_does_not_matter() -> None:
+    links = {
+        "LORAPAR_SERVING_SERVICE_HOST": "10.0.0.7",
+        "LORAPAR_SERVING_SERVICE_PORT": "8000",
+        "LORAPAR_SERVING_SERVICE_PORT_HTTP": "8000",
+        "LORAPAR_SERVING_PORT": "tcp://10.0.0.7:8000",
+        "LORAPAR_SERVING_PORT_8000_TCP_ADDR": "10.0.0.7",
+    }
+    assert settings_from({**ADDRESS, **links}) == settings_from(ADDRESS)
+
+
 @pytest.mark.parametrize(
     ("environment", "said"),
     [
         ({}, "LORAPAR_REGISTRY is not set"),
-        ({**ADDRESS, "LORAPAR_SERVING_POLL": "3"}, "LORAPAR_SERVING_POLL is no setting"),
+        (
+            {**ADDRESS, "LORAPAR_SERVING_POLL": "3"},
+            r"LORAPAR_SERVING_POLL is no setting of serving .did you mean 'LORAPAR_SERVING_POLL_SECONDS'",
+        ),
         ({**ADDRESS, "LORAPAR_SERVING_POLL_SECONDS": "often"}, "LORAPAR_SERVING_POLL_SECONDS"),
         ({**ADDRESS, "LORAPAR_SERVING_POLL_SECONDS": "0"}, "LORAPAR_SERVING_POLL_SECONDS"),
         ({**ADDRESS, "LORAPAR_SERVING_ADAPTERS": "task@3"}, "task@3 is a version"),
