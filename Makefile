@@ -109,6 +109,10 @@ integration-serving: $(STAMP) $(VLLM_STAMP) ## adapters served by the real vLLM 
 integration-resume: $(STAMP) ## tiny runs killed at random moments against a real S3 server: the same bytes at the end
 	@$(BIN)/python -m pytest tests/integration/resume $(PYTEST_ARGS)
 
+.PHONY: integration-registry
+integration-registry: $(STAMP) ## versions, aliases and roles of the registry on a real S3 server
+	@$(BIN)/python -m pytest tests/integration/registry $(PYTEST_ARGS)
+
 bench: $(STAMP) ## speed and memory of the method at the size of a 7B model's adapter, on this machine
 	@$(BIN)/python -m pytest -q -s tests/benchmarks/bench_*.py
 

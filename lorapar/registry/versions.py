@@ -18,7 +18,15 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from lorapar.errors import BadInputError, IntegrityError
 from lorapar.registry.layout import adapter_prefix, claim_key, digest_key, manifest_key, number_of, version_prefix
 from lorapar.registry.who import who
-from lorapar.store import MANIFEST, FileEntry, Manifest, NotFoundError, ObjectStore, file_sha256
+from lorapar.store import (
+    MANIFEST,
+    FileEntry,
+    Manifest,
+    NotFoundError,
+    ObjectStore,
+    file_sha256,
+    require_conditional_writes,
+)
 
 KIND = "adapter"
 """Kind in the manifests of versions."""
@@ -149,6 +157,7 @@ class Versions:
         pointer, token = self._pointer(name, claim.digest)
         if pointer is not None and pointer.version is not None:
             return pointer.version
+        require_conditional_writes(self._store, "versions")
         number = max((number for number, _ in self._keys(name)), default=0) + 1
         while not self._store.write_if_absent(claim_key(name, number), claim.model_dump_json(indent=2).encode()):
             number += 1

@@ -47,15 +47,13 @@ def promote(registry: Registry, number: int, rounds: int, scratch: Path) -> list
         record = registry.read_alias(NAME, "production")
         now = record.version if record is not None else None
         to = draw.choice(versions)
-        if to == now:
-            if len(versions) == 1:
-                break
-            continue
+        reason = f"racer {number} round {len(moved)}"
         try:
-            registry.move_alias(NAME, "production", to, expected=now, reason=f"racer {number} round {len(moved)}")
+            made = registry.move_alias(NAME, "production", to, expected=now, reason=reason)
         except StaleError:
             continue
-        if registry.read_alias(NAME, "production") is not None:
+        # Another promoter may have moved it there already: that is no move of ours.
+        if to != now and made.reason == reason:
             moved.append([now, to])
     return moved
 
