@@ -85,13 +85,9 @@ def server_command(
 def _lora_arguments(registry: Registry, settings: ServingSettings, versions: Sequence[Version]) -> tuple[str, ...]:
     """Room for every alias, and for one version more of each adapter: the next, while the last one still answers."""
     waiting = [_candidate(registry, name) for name in sorted(settings.names)]
-    ranks = {str(version): _rank(registry, version) for version in [*versions, *(one for one in waiting if one)]}
-    highest = max(ranks, key=lambda which: ranks[which])
-    rank = max_lora_rank(ranks[highest])
-    if rank is None:
-        raise BadInputError(f"{highest}: its rank {ranks[highest]} is higher than vLLM serves")
+    ranks = [served_rank(registry, version) for version in [*versions, *(one for one in waiting if one)]]
     slots = len(settings.references) + len(settings.names)
-    return ("--enable-lora", "--max-lora-rank", str(rank), "--max-loras", str(slots))
+    return ("--enable-lora", "--max-lora-rank", str(max(ranks)), "--max-loras", str(slots))
 
 
 def _candidate(registry: Registry, name: str) -> Version | None:
@@ -99,8 +95,13 @@ def _candidate(registry: Registry, name: str) -> Version | None:
     return registry.resolve(str(Reference(name, version=record.version))) if record else None
 
 
-def _rank(registry: Registry, version: Version) -> int:
-    return int(_config(registry, version)["r"])
+def served_rank(registry: Registry, version: Version) -> int:
+    """The least --max-lora-rank that serves a version; raises BadInputError where vLLM has none."""
+    rank = int(_config(registry, version)["r"])
+    served = max_lora_rank(rank)
+    if served is None:
+        raise BadInputError(f"{version}: its rank {rank} is higher than vLLM serves")
+    return served
 
 
 def _base(registry: Registry, versions: Sequence[Version], model: Path | None) -> _Base:

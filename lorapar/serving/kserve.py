@@ -13,8 +13,12 @@ from lorapar.basemodel.resolve import Kind, kind_of
 from lorapar.errors import BadInputError
 from lorapar.registry import Registry, Version
 from lorapar.registry.layout import version_prefix
-from lorapar.serving.command import base_of
+from lorapar.serving.command import base_of, served_rank
 from lorapar.store import is_s3
+
+
+_DEFAULT_RANK = 16
+"""What vLLM serves where nobody says more."""
 
 
 def kserve_manifest(registry: Registry, version: Version) -> dict[str, Any]:
@@ -30,6 +34,10 @@ def kserve_manifest(registry: Registry, version: Version) -> dict[str, Any]:
     if kind_of(base) is not Kind.HUB:
         raise BadInputError(f"{version}: its base model '{base.name}' is not on the hub, where KServe fetches it")
     folder = version_prefix(version.name, version.number).rstrip("/")
+    rank = served_rank(registry, version)
+    lora: dict[str, Any] = {"adapters": [{"name": str(version), "uri": f"{registry.address}/{folder}"}]}
+    if rank > _DEFAULT_RANK:  # a field that the first releases with LoRA do not have, so only where it is needed
+        lora["maxRank"] = rank
     return {
         "apiVersion": "serving.kserve.io/v1alpha1",
         "kind": "LLMInferenceService",
@@ -41,7 +49,7 @@ def kserve_manifest(registry: Registry, version: Version) -> dict[str, Any]:
             "model": {
                 "name": base.name,
                 "uri": f"hf://{base.name}" + (f":{base.revision}" if base.revision else ""),
-                "lora": {"adapters": [{"name": str(version), "uri": f"{registry.address}/{folder}"}]},
+                "lora": lora,
             },
             "replicas": 1,
             "router": {"gateway": {}, "route": {}, "scheduler": {}},
