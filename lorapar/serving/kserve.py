@@ -16,7 +16,6 @@ from lorapar.registry.layout import version_prefix
 from lorapar.serving.command import base_of, served_rank
 from lorapar.store import is_s3
 
-
 _DEFAULT_RANK = 16
 """What vLLM serves where nobody says more."""
 
