@@ -85,8 +85,10 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
         (root / "ours").mkdir(), (root / "plain").mkdir()
         ours, plain = VllmServer(command, root / "ours"), VllmServer(without_lorapar(command, made[1]), root / "plain")
         try:
-            ours.start({"LORAPAR_SERVING_CACHE": str(root / "cache"), "LORAPAR_SERVING_POLL_SECONDS": "10"})
-            plain.start({})
+            ours.launch({"LORAPAR_SERVING_CACHE": str(root / "cache")})
+            plain.launch({})
+            ours.wait_until_ready()
+            plain.wait_until_ready()
             yield Servers(ours, plain, made, storage.client())
         finally:
             ours.stop()

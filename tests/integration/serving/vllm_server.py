@@ -67,6 +67,11 @@ class VllmServer:
 
     def start(self, environment: dict[str, str]) -> None:
         """Start it and wait until it takes requests."""
+        self.launch(environment)
+        self.wait_until_ready()
+
+    def launch(self, environment: dict[str, str]) -> None:
+        """Start it."""
         arguments = [str(PYTHON), *self._command.arguments[1:], *CPU_ARGUMENTS, "--port", str(self.port)]
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(
@@ -76,6 +81,10 @@ class VllmServer:
                 env={**os.environ, **CPU_ENVIRONMENT, **self._command.environment, **environment},
                 start_new_session=True,
             )
+
+    def wait_until_ready(self) -> None:
+        """Wait until it takes requests; raises RuntimeError with the end of its log where it does not."""
+        assert self._process is not None
         deadline = time.monotonic() + START_SECONDS
         while not self._healthy():
             if self._process.poll() is not None or time.monotonic() > deadline:
