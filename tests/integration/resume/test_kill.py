@@ -47,7 +47,8 @@ def moments(count: int, whole: Path, seed: int) -> list[Moment]:
     """Random moments, the nodes in turn, so that each of them has its share."""
     generator = random.Random(seed)
     records = RunFolder(whole).records()
-    order = [NODES[number % len(NODES)] for number in range(count)]
+    nodes = [name for name in NODES if name in records]  # promotion is not among them where nothing was better
+    order = [nodes[number % len(nodes)] for number in range(count)]
     return [Moment(node, generator.uniform(0.0, records[node].seconds)) for node in order]
 
 
@@ -133,8 +134,8 @@ def differences(folder: Path, whole: Path) -> list[str]:
     """Outputs that are not as in the whole run, and files of the published adapter whose bytes are not."""
     mine, theirs = RunFolder(folder).records(), RunFolder(whole).records()
     found = [f"{node}.{out}" for node, out in SAME if mine[node].outputs[out] != theirs[node].outputs[out]]
-    names = sorted(path.name for path in (whole / "adapter").iterdir())
-    assert "adapter_model.safetensors" in names
+    names = sorted(path.relative_to(whole / "adapter") for path in (whole / "adapter").rglob("*") if path.is_file())
+    assert Path("adapter_model.safetensors") in names
     return found + [
         f"adapter/{name}"
         for name in names

@@ -3,8 +3,9 @@
 A tiny run is four fifths imports. What is killed here is still a process of its own, with files, sockets and threads
 of its own; only its modules are those of its parent. Before a fork the parent has no thread and no connection.
 
-As a program it reads one JSON object a line, `{"run": [arguments], "log": path}` or `{"wait": pid}`, and answers with
-one: `{"pid": ...}` or `{"code": ...}`, where a process that was killed has minus the signal's number.
+As a program it reads one JSON object a line, `{"run": [arguments], "log": path, "environment": {...}}` or
+`{"wait": pid}`, and answers with one: `{"pid": ...}` or `{"code": ...}`, where a process that was killed has minus the
+signal's number.
 """
 
 from __future__ import annotations
@@ -32,9 +33,10 @@ class WarmCommand:
         )
         assert self._answer() == {"ready": True}
 
-    def start(self, *arguments: str | Path, log: Path) -> Run:
-        """Start `lorapar` with these arguments; all it says is added to the file `log`."""
-        answer = self._ask({"run": [str(argument) for argument in arguments], "log": str(log)})
+    def start(self, *arguments: str | Path, log: Path, environment: dict[str, str] | None = None) -> Run:
+        """Start `lorapar` with these arguments and further variables; all it says is added to the file `log`."""
+        told = {"run": [str(argument) for argument in arguments], "log": str(log), "environment": environment or {}}
+        answer = self._ask(told)
         return Run(self, int(answer["pid"]), log)
 
     def wait(self, pid: int) -> int:
@@ -118,6 +120,7 @@ def _serve() -> list[str] | None:
         if pid == 0:
             answers.close()
             _speak_into(question["log"])
+            os.environ.update(question["environment"])
             return [str(argument) for argument in question["run"]]
         answer(pid=pid)
     return None
