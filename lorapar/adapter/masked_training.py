@@ -59,6 +59,33 @@ class MaskedTraining:
             is_open=lambda: self._open,
         )
 
+    def gather(self, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The active elements' values, each tensor's [its active elements] in ascending flat order, on its device.
+
+        All that training changes of the adapter is in them. `tensors` have the names and shapes of the adapter's.
+        """
+        return {
+            name: tensors[name].detach().reshape(-1)[index.flat(tensors[name].device)]
+            for name, index in self._indices.items()
+            if len(index)
+        }
+
+    @torch.no_grad()
+    def scatter(self, values: Mapping[str, torch.Tensor], tensors: Mapping[str, torch.Tensor] | None = None) -> None:
+        """Put what `gather` gave back into tensors of the adapter's names and shapes; None: into the adapter itself.
+
+        Raises:
+            BadInputError: the values are of another mask.
+        """
+        targets = {name: p.data for name, p in self._parameters.items()} if tensors is None else tensors
+        counts = {name: len(index) for name, index in self._indices.items() if len(index)}
+        if counts != {name: value.numel() for name, value in values.items()}:
+            raise BadInputError("these values are of other elements: resume with the mask they were saved under")
+        for name, value in values.items():
+            target = targets[name]
+            position = self._indices[name].flat(target.device)
+            target.view(-1).index_copy_(0, position, value.to(device=target.device, dtype=target.dtype))
+
     def undo_casts(self) -> list[str]:
         """Give tensors that were cast since the block began their exact values and dtype back; returns their names.
 

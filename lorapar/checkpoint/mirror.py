@@ -14,7 +14,16 @@ from lorapar.checkpoint.keeper import Keeper
 from lorapar.config import CheckpointConfig
 from lorapar.errors import IntegrityError, LoraparError
 from lorapar.progress import Progress
-from lorapar.store import NotFoundError, ObjectStore, seal, write_atomically
+from lorapar.store import (
+    MANIFEST,
+    FileEntry,
+    Manifest,
+    NotFoundError,
+    ObjectStore,
+    file_sha256,
+    read_manifest,
+    write_atomically,
+)
 
 # In the scratch folder, which may be a mounted volume with nothing beside it; hidden files are not copied.
 _NUMBER = ".kept"
@@ -108,7 +117,7 @@ class StoreKeeper(Keeper):
 
     def _copy(self, snapshot: Path) -> None:
         try:
-            self._number = self._generations.write(self._number + 1, seal(snapshot, "checkpoint"), snapshot)
+            self._number = self._generations.write(self._number + 1, _manifest(snapshot), snapshot)
             write_atomically(self._scratch / _NUMBER, str(self._number))
             self._generations.prune(self.config.keep)
         except (LoraparError, OSError) as error:
@@ -152,6 +161,19 @@ def _number_in(scratch: Path) -> int:
         return int((scratch / _NUMBER).read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
         return 0
+
+
+def _manifest(snapshot: Path) -> Manifest:
+    """Names and digests of all files; those of a folder that was sealed are read from its manifest, not taken anew."""
+    files: dict[str, FileEntry] = {}
+    for path in snapshot.rglob(MANIFEST):
+        folder = path.parent.relative_to(snapshot)
+        files |= {(folder / name).as_posix(): entry for name, entry in read_manifest(path.parent).files.items()}
+    for path in snapshot.rglob("*"):
+        name = path.relative_to(snapshot).as_posix()
+        if path.is_file() and name not in files:
+            files[name] = FileEntry(size_bytes=path.stat().st_size, sha256=file_sha256(path))
+    return Manifest(kind="checkpoint", files=dict(sorted(files.items())))
 
 
 def _visible(scratch: Path) -> list[Path]:

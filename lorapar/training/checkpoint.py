@@ -1,7 +1,7 @@
 """The state of a training run between two steps, on disk: all that decides what the next step does and what is told.
 
-checkpoint-<step>/adapter.safetensors       the adapter
-checkpoint-<step>/last_good.safetensors     the adapter that last gave a finite loss and finite gradients
+checkpoint-<step>/adapter.safetensors       the adapter: values of its active elements, all that training changes
+checkpoint-<step>/last_good.safetensors     the same of the adapter that last gave a finite loss and finite gradients
 checkpoint-<step>/optimizer.safetensors     by tensor name, step count and the two moments of the active elements
 checkpoint-<step>/rng.safetensors           torch's random states: the CPU's and each GPU's
 checkpoint-<step>/state.json                optimiser groups, schedule, random states of Python and numpy, seconds
@@ -25,10 +25,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from peft import PeftModel
 from transformers import TrainerCallback, TrainerState
 
-from lorapar.adapter import MaskedAdamW, lora_parameters
+from lorapar.adapter import MaskedAdamW, MaskedTraining, lora_parameters
 from lorapar.adapter.files import read_tensors, write_tensors
 from lorapar.checkpoint import Keeper
 from lorapar.errors import IntegrityError
@@ -49,9 +48,10 @@ _STATE, _HISTORY = "state.json", "history.jsonl"
 class Checkpoints:
     """The checkpoints of one run of training, in its scratch folder."""
 
-    def __init__(self, scratch: Path, keeper: Keeper, progress: Progress) -> None:
+    def __init__(self, scratch: Path, masked: MaskedTraining, keeper: Keeper, progress: Progress) -> None:
         """Those that lie in `scratch`; `keeper` says how many stay and is told of new ones."""
         self._scratch = scratch
+        self._masked = masked
         self._keeper = keeper
         self._progress = progress
 
@@ -74,8 +74,8 @@ class Checkpoints:
         folder = self._scratch / f"{PREFIX}{trainer.state.global_step}"
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        write_tensors(folder / _ADAPTER, lora_parameters(trainer.model), {})
-        write_tensors(folder / _LAST_GOOD, watch.last_good.tensors, {})
+        write_tensors(folder / _ADAPTER, self._masked.gather(lora_parameters(trainer.model)), {})
+        write_tensors(folder / _LAST_GOOD, self._masked.gather(watch.last_good.tensors), {})
         optimizer = trainer.optimizer.state_dict()
         write_tensors(folder / _OPTIMIZER, _flat(optimizer["state"]), {})
         write_tensors(folder / _RNG, _torch_states(), {})
@@ -95,6 +95,18 @@ class Checkpoints:
         for old in self._all()[self._keeper.config.keep :]:
             shutil.rmtree(old, ignore_errors=True)
         self._keeper.keep()
+
+    def restore_adapter(self, folder: Path) -> None:
+        """Give the adapter its values; TRL's reference adapter, a copy of what RL began with, stays as it is."""
+        self._masked.scatter(read_tensors(folder / _ADAPTER)[0])
+
+    def restore_watch(self, watch: Watch, folder: Path) -> None:
+        """Give the watch the history, the last good adapter and the time spent."""
+        state = read_json(folder / _STATE)
+        lines = (folder / _HISTORY).read_text(encoding="utf-8").splitlines()
+        self._masked.scatter(read_tensors(folder / _LAST_GOOD)[0], watch.last_good.tensors)
+        watch.last_good.steps = state["last_good_steps"]
+        watch.resume([json.loads(line) for line in lines], state["seconds"])
 
     def _all(self) -> list[Path]:
         """Folders of checkpoints, finished or not, the latest step first."""
@@ -127,22 +139,6 @@ def is_complete(folder: Path) -> bool:
     """Whether the last step had been made. transformers would make one more when asked to go on from there."""
     state = TrainerState.load_from_json(str(folder / TRAINER_STATE))
     return bool(state.global_step >= state.max_steps)
-
-
-def restore_watch(watch: Watch, folder: Path) -> None:
-    """Give the watch the history, the last good adapter and the time spent."""
-    state = read_json(folder / _STATE)
-    lines = (folder / _HISTORY).read_text(encoding="utf-8").splitlines()
-    watch.last_good.restore(read_tensors(folder / _LAST_GOOD)[0], state["last_good_steps"])
-    watch.resume([json.loads(line) for line in lines], state["seconds"])
-
-
-@torch.no_grad()
-def restore_adapter(model: PeftModel, folder: Path) -> None:
-    """Give the adapter its values; TRL's reference adapter, a copy of what RL began with, stays as it is."""
-    tensors = read_tensors(folder / _ADAPTER)[0]
-    for name, parameter in lora_parameters(model).items():
-        parameter.copy_(tensors[name])
 
 
 def restore_optimizer(optimizer: MaskedAdamW, folder: Path) -> None:

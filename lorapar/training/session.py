@@ -46,9 +46,7 @@ from lorapar.training.checkpoint import (
     Checkpoints,
     SaveWhenDue,
     is_complete,
-    restore_adapter,
     restore_optimizer,
-    restore_watch,
     step_of,
 )
 from lorapar.training.quiet import quiet_libraries
@@ -198,16 +196,16 @@ def _run(session: Session, method: Method) -> float:
     session.masked.undo_casts()
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(watch)
-    checkpoints = Checkpoints(job.scratch, job.keeper, job.progress)
+    checkpoints = Checkpoints(job.scratch, session.masked, job.keeper, job.progress)
     trainer.save_to(checkpoints, watch)
     found = checkpoints.newest()
     if found is not None:
-        restore_watch(watch, found)
+        checkpoints.restore_watch(watch, found)
         job.progress.say(f"going on after step {step_of(found)}")
     with finishing_steps() as stop, _rescued(watch.last_good, job):
         trainer.add_callback(SaveWhenDue(job.keeper, stop))
         if found is not None and is_complete(found):
-            restore_adapter(session.model, found)
+            checkpoints.restore_adapter(found)
             restore_optimizer(session.optimizer, found)
         else:
             trainer.train(resume_from_checkpoint=None if found is None else str(found))

@@ -10,7 +10,7 @@ import torch
 from trl import GRPOTrainer, SFTTrainer
 from trl.trainer.utils import RepeatSampler
 
-from lorapar.training.checkpoint import Checkpoints, restore_adapter, restore_optimizer, restore_rng, restore_schedule
+from lorapar.training.checkpoint import Checkpoints, restore_optimizer, restore_rng, restore_schedule
 from lorapar.training.rollouts import shared_prompts
 from lorapar.training.schedule import schedule
 from lorapar.training.watch import Watch, check_finite
@@ -52,7 +52,7 @@ class _Careful:
         self._checkpoints.save(self, self._watch)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        restore_adapter(self.model, Path(resume_from_checkpoint))  # type: ignore[attr-defined]
+        self._checkpoints.restore_adapter(Path(resume_from_checkpoint))
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is not None:

@@ -36,12 +36,6 @@ class LastGood:
         """The copy, by PEFT state-dict name."""
         return self._tensors
 
-    def restore(self, tensors: Mapping[str, torch.Tensor], steps: int | None) -> None:
-        """Hold another copy: the one that an interrupted run held."""
-        for name, tensor in tensors.items():
-            self._tensors[name].copy_(tensor)
-        self.steps = steps
-
     @torch.no_grad()
     def keep(self, steps: int) -> None:
         """Copy the adapter as it is now."""

@@ -100,6 +100,33 @@ def test_clipping_sees_active_gradients_only(make_adapter, random_mask):
     assert norm < 0.7 * everything.norm()
 
 
+def test_active_values_are_all_that_training_changes(make_adapter, random_mask):
+    model, other = make_adapter(rank=RANK), make_adapter(rank=RANK)
+    mask = random_mask(model, RANK, 0.3)
+    mask[next(iter(mask))].zero_()  # a tensor that this system does not train at all
+    with masked_training(model, mask) as masked, masked_training(other, mask) as restored:
+        train(model, masked.optimizer(**SETTINGS), steps=2)
+        values = masked.gather(lora_parameters(model))
+        assert sum(value.numel() for value in values.values()) == masked.active_elements
+        held = snapshot(other)
+        restored.scatter(values, held)
+        restored.scatter(values)
+    after = snapshot(model)
+    assert all(torch.equal(after[name], tensor) for name, tensor in snapshot(other).items())
+    assert all(torch.equal(after[name], tensor) for name, tensor in held.items())
+
+
+def test_values_of_another_mask_are_refused(make_adapter, random_mask):
+    model = make_adapter(rank=RANK)
+    with masked_training(model, random_mask(model, RANK, 0.3)) as masked:
+        values = masked.gather(snapshot(model))
+    with (
+        masked_training(model, random_mask(model, RANK, 0.4)) as another,
+        pytest.raises(BadInputError, match="with the mask they were saved under"),
+    ):
+        another.scatter(values)
+
+
 def test_a_gradient_that_is_not_finite_outside_the_mask_does_not_matter(make_adapter, random_mask):
     model = make_adapter(rank=RANK)
     mask = random_mask(model, RANK)

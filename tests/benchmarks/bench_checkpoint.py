@@ -30,7 +30,7 @@ from lorapar.training.session import TrainingJob
 from lorapar.training.sft import train_sft
 from tests.integration.s3_server import S3Server, weed_program
 
-BLOCK_STEPS, PAIRS = 3, 4
+BLOCK_STEPS, PAIRS = 2, 3
 STEPS = BLOCK_STEPS * (2 * PAIRS + 1)
 LIMIT_EVERY_STEP, LIMIT_DEFAULT = 0.10, 0.03
 
