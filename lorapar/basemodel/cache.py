@@ -20,13 +20,15 @@ def cache_root() -> Path:
     return Path(named).expanduser() if named else Path.home() / ".cache" / "lorapar"
 
 
-def cached_folder(name: str, make: Callable[[Path], None]) -> Path:
+def cached_folder(name: str, make: Callable[[Path], None], below: Path | None = None) -> Path:
     """The folder `name` of the cache; where it is missing, `make` fills a scratch folder that then takes its place.
+
+    It lies among the models, or in `below`.
 
     Of several processes that ask at once, one makes it and the others wait; an interrupted one leaves nothing behind
     that could be taken for a finished folder. Raises StorageError where the cache cannot be written.
     """
-    final = cache_root() / "models" / name
+    final = (below or cache_root() / "models") / name
     if final.is_dir():
         return final
     with storage_errors(final):

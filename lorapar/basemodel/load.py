@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lorapar.basemodel import hub, tiny, wheel
+from lorapar.basemodel import bucket, hub, tiny, wheel
 from lorapar.basemodel.allocator import keep_freed_memory
 from lorapar.basemodel.cache import cached_folder
 from lorapar.basemodel.head import make_head_input_contiguous
@@ -53,6 +53,8 @@ def model_folder(config: ModelConfig, progress: Progress | None = None) -> Path:
         return cached_folder(f"tiny-v{tiny.VERSION}", tiny.write_tiny)
     if kind is Kind.WHEEL:
         return wheel.wheel_folder(say)
+    if kind is Kind.BUCKET:
+        return bucket.bucket_folder(config, say)
     return hub.snapshot(config, say)
 
 

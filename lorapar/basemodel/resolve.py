@@ -6,11 +6,11 @@ import os
 from enum import Enum
 from pathlib import Path
 
-from lorapar.basemodel import hub, tiny, wheel
+from lorapar.basemodel import bucket, hub, tiny, wheel
 from lorapar.config import ModelConfig
 from lorapar.errors import BadInputError, UnreachableError
 from lorapar.records import digest_of
-from lorapar.store import file_sha256
+from lorapar.store import file_sha256, is_s3
 
 _PATH_STARTS = (".", "~", os.sep)
 
@@ -19,6 +19,7 @@ class Kind(Enum):
     """Where a model comes from."""
 
     LOCAL = "local folder"
+    BUCKET = "bucket"
     BUILTIN = "builtin"
     WHEEL = "PyPI wheel"
     HUB = "hub"
@@ -28,6 +29,8 @@ def kind_of(config: ModelConfig) -> Kind:
     """Where the model comes from, by its name and revision alone. An existing folder wins over a hub name."""
     if config.name.startswith("builtin:"):
         return Kind.BUILTIN
+    if is_s3(config.name):
+        return Kind.BUCKET
     if config.revision == wheel.REVISION:
         return Kind.WHEEL
     if config.name.startswith(_PATH_STARTS) or Path(config.name).exists():
@@ -46,6 +49,8 @@ def resolve_model(config: ModelConfig) -> ModelConfig:
         return config
     if kind is Kind.LOCAL:
         return _filled(config, None, _local_digest(config))
+    if kind is Kind.BUCKET:
+        return _filled(config, None, bucket.bucket_digest(config))
     if kind is Kind.BUILTIN:
         return _filled(config, None, _builtin_digest(config))
     if kind is Kind.WHEEL:

@@ -35,7 +35,10 @@ class TaskMixConfig(Section):
 class DataConfig(Section):
     """Where the examples come from."""
 
-    source: str = Field("task-mix", description="`task-mix`, a .jsonl/.json/.csv/.parquet file, or `hub:OWNER/NAME`")
+    source: str = Field(
+        "task-mix",
+        description="`task-mix`, a .jsonl/.json/.csv/.parquet file or folder (s3:// too), or `hub:OWNER/NAME`",
+    )
     revision: str | None = Field(None, description="Hub revision of the data set")
     subset: str | None = Field(None, description="Hub configuration name of the data set")
     split: str = Field("train", description="Hub split to read")

@@ -1,9 +1,10 @@
-"""What a data source is, its rows and its identity: the task mix, a local file, or a data set of the hub."""
+"""What a data source is, its rows and its identity: the task mix, files here or in a bucket, a data set of the hub."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from enum import Enum
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from lorapar.data.mapping import check_mapping
 from lorapar.data.readers import READERS, RawRow, read_rows
 from lorapar.errors import BadInputError, nearest
 from lorapar.records import digest_of
-from lorapar.store import file_sha256
+from lorapar.store import file_sha256, is_s3, parse_address
 
 TASK_MIX = "task-mix"
 _HUB = "hub:"
@@ -24,6 +25,7 @@ class Kind(Enum):
 
     TASK_MIX = TASK_MIX
     FILE = "file"
+    BUCKET = "bucket"
     HUB = "hub"
 
 
@@ -36,6 +38,13 @@ def kind_of(config: DataConfig) -> Kind:
         return Kind.TASK_MIX
     if source.startswith(_HUB):
         return Kind.HUB
+    if is_s3(source):
+        parse_address(source)
+        _refuse(config, "revision", "subset")
+        return Kind.BUCKET
+    if Path(source).expanduser().is_dir():
+        _refuse(config, "revision", "subset")
+        return Kind.FILE
     if "://" in source:
         raise BadInputError(f"data.source: {source} is an address that cannot be read; {_KNOWN}")
     if not Path(source).suffix:
@@ -45,10 +54,10 @@ def kind_of(config: DataConfig) -> Kind:
 
 
 def source_rows(config: DataConfig) -> Iterator[RawRow]:
-    """Rows of a file or a hub data set, with the place each stands at."""
-    if kind_of(config) is Kind.FILE:
-        return read_rows(Path(config.source).expanduser())
-    return _hub_rows(config)
+    """Rows of files or a hub data set, with the place each stands at."""
+    if kind_of(config) is Kind.HUB:
+        return _hub_rows(config)
+    return chain.from_iterable(_file_rows(name, path) for name, path in _files(config))
 
 
 def data_digest(config: DataConfig) -> str:
@@ -72,23 +81,56 @@ def _identity(config: DataConfig) -> tuple[str | None, str]:
     if kind is Kind.TASK_MIX:
         generator = file_sha256(Path(taskmix.__file__))
         return None, digest_of({"generator": generator, "sizes": config.task_mix.model_dump()})
-    if kind is Kind.FILE:
-        path = Path(config.source).expanduser()
-        next(read_rows(path), None)  # complains where the file is missing or not what its ending says
-        return None, file_sha256(path)
+    if kind is not Kind.HUB:
+        files = _files(config)
+        for name, path in files:
+            next(_file_rows(name, path), None)  # complains where the file is missing or not what its ending says
+        digests = [file_sha256(path) for _, path in files]
+        return None, digests[0] if len(digests) == 1 else digest_of(digests)
     commit = _hub_commit(config)
     what = {"hub": _hub_name(config), "commit": commit, "subset": config.subset, "split": config.split}
     return commit, digest_of(what)
 
 
-_KNOWN = f"known: {TASK_MIX}, a local file ending in {', '.join(READERS)}, or {_HUB}OWNER/NAME"
+def _files(config: DataConfig) -> list[tuple[str, Path]]:
+    """(what it is called, where it lies here) of each file of rows, in the order they are read."""
+    if kind_of(config) is Kind.BUCKET:
+        from lorapar.data.bucket import bucket_files
+
+        return bucket_files(config.source)
+    source = Path(config.source).expanduser()
+    if not source.is_dir():
+        return [(str(source), source)]
+    paths = sorted(path for path in source.rglob("*") if path.suffix.lower() in READERS and path.is_file())
+    if not paths:
+        raise BadInputError(f"data.source: no file in {source} ends in one of {', '.join(READERS)}")
+    return [(str(path), path) for path in paths]
+
+
+def _file_rows(name: str, path: Path) -> Iterator[RawRow]:
+    """Rows of a file; what is said of them names the file as the settings do, not its copy in the cache."""
+    try:
+        for where, row in read_rows(path):
+            yield where.replace(str(path), name), row
+    except BadInputError as error:
+        raise BadInputError(str(error).replace(str(path), name)) from None
+
+
+_KNOWN = f"known: {TASK_MIX}, a file or s3:// object ending in {', '.join(READERS)}, or {_HUB}OWNER/NAME"
+
+
+_SORT = {True: "a bucket", False: "a local file"}
 
 
 def _refuse(config: DataConfig, *fields: str) -> None:
     """A setting that would do nothing is a mistake to hear about."""
     for field in fields:
         if getattr(config, field) is not None:
-            what = "the task mix (its sizes are data.task_mix)" if config.source == TASK_MIX else "a local file"
+            what = (
+                "the task mix (its sizes are data.task_mix)"
+                if config.source == TASK_MIX
+                else _SORT[is_s3(config.source)]
+            )
             raise BadInputError(f"data.{field}: does nothing for {what}; leave it out")
 
 

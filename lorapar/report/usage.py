@@ -126,6 +126,11 @@ def _notes(model: ModelConfig, kind: Kind) -> list[str]:
             "rounded to 4 bits. Those on the hub are the unrounded ones, so answers on top of them differ a little "
             "from those in this report; lorapar.basemodel.load_model with the settings below gives the same base."
         ]
+    if kind is Kind.BUCKET:
+        return [
+            f"PEFT and vLLM take no s3:// address: copy the base down (`aws s3 cp --recursive {model.name} BASE`) and "
+            "name that folder in the snippets."
+        ]
     if kind is Kind.BUILTIN:
         return [
             "The base is the tiny random model that comes with this package: it shows that the chain runs, no more."

@@ -114,8 +114,8 @@ def stage_settings(config: RunConfig, stage: str, parameters: Any) -> StageSetti
 
 
 def _resolve(model: ModelConfig) -> ModelConfig:
-    """The model with revision and digest; a folder's digest is taken anew, its bytes may have changed since."""
-    fresh = model.model_copy(update={"digest": None}) if kind_of(model) is Kind.LOCAL else model
+    """The model with revision and digest; that of a folder or bucket is taken anew, its bytes may have changed."""
+    fresh = model.model_copy(update={"digest": None}) if kind_of(model) in (Kind.LOCAL, Kind.BUCKET) else model
     return resolve_model(fresh)
 
 

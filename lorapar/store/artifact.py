@@ -9,7 +9,7 @@ import errno
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -66,12 +66,20 @@ def file_sha256(path: Path) -> str:
 
 def seal(folder: Path, kind: str) -> Manifest:
     """Write the manifest of a finished folder, atomically and last; returns it."""
-    files = {}
-    for path in _files_below(folder):
-        files[path.relative_to(folder).as_posix()] = FileEntry(size_bytes=path.stat().st_size, sha256=file_sha256(path))
-    manifest = Manifest(kind=kind, files=files)
+    manifest = describe(folder, kind, lambda name: name != MANIFEST)
     write_atomically(folder / MANIFEST, manifest.model_dump_json(indent=2) + "\n")
     return manifest
+
+
+def describe(folder: Path, kind: str, belongs: Callable[[str], bool]) -> Manifest:
+    """The manifest of a folder as it is now, of the files whose relative names belong; writes nothing."""
+    named = ((path.relative_to(folder).as_posix(), path) for path in sorted(folder.rglob("*")) if path.is_file())
+    files = {
+        name: FileEntry(size_bytes=path.stat().st_size, sha256=file_sha256(path))
+        for name, path in named
+        if belongs(name)
+    }
+    return Manifest(kind=kind, files=files)
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -139,8 +147,3 @@ def _means_full(error: Exception) -> bool:
     """Libraries written in Rust or C++ (safetensors) report a full disk in the system's words, not as an OSError."""
     number = error.errno if isinstance(error, OSError) else None
     return number in (errno.ENOSPC, errno.EDQUOT) or os.strerror(errno.ENOSPC) in str(error)
-
-
-def _files_below(folder: Path) -> list[Path]:
-    names = (path for path in folder.rglob("*") if path.is_file() and path != folder / MANIFEST)
-    return sorted(names)

@@ -122,3 +122,9 @@ class ObjectStore(Protocol):
 
     def delete_all(self, keys: Sequence[str]) -> None:
         """Remove objects, in as few requests as the storage allows."""
+
+    def unfinished(self, older_than: float) -> int:
+        """How many uploads were begun before that time (seconds since the epoch) and neither finished nor aborted."""
+
+    def abort_unfinished(self, older_than: float) -> None:
+        """Remove what such uploads have left."""

@@ -16,6 +16,7 @@ from lorapar.store.artifact import storage_errors
 from lorapar.store.base import LOCAL, Moved, NotFoundError, ObjectInfo, Transfer
 
 _HIDDEN = ".lorapar-"
+_LOCK = f"{_HIDDEN}lock"
 _CHUNK_BYTES = 1 << 20
 
 
@@ -145,6 +146,20 @@ class LocalStore:
         for key in keys:
             self.delete(key)
 
+    def unfinished(self, older_than: float) -> int:
+        """Scratch files of processes that were killed."""
+        return sum(1 for _ in self._leftovers(older_than))
+
+    def abort_unfinished(self, older_than: float) -> None:
+        """Remove scratch files."""
+        for path in list(self._leftovers(older_than)):
+            path.unlink(missing_ok=True)
+
+    def _leftovers(self, older_than: float) -> Iterator[Path]:
+        for path in self.root.rglob(f"{_HIDDEN}*"):
+            if path.name != _LOCK and path.is_file() and path.stat().st_mtime < older_than:
+                yield path
+
     def _path(self, key: str) -> Path:
         return self.root / check_key(key)
 
@@ -174,7 +189,7 @@ class LocalStore:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        with (self.root / f"{_HIDDEN}lock").open("w") as file:
+        with (self.root / _LOCK).open("w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
 

@@ -158,19 +158,23 @@ class S3Store:
                     f"s3://{self.bucket}/{error['Key']}: cannot be deleted: {error.get('Code')} {error.get('Message')}"
                 )
 
-    def abort_uploads(self, older_than: float) -> int:
-        """Drop the parts of uploads begun before `older_than` (seconds since the epoch) and never finished."""
-        dropped = 0
+    def unfinished(self, older_than: float) -> int:
+        """Uploads in parts."""
+        return sum(1 for _ in self._unfinished(older_than))
+
+    def abort_unfinished(self, older_than: float) -> None:
+        """Abort uploads in parts."""
+        with self._errors(""):
+            for upload in list(self._unfinished(older_than)):
+                self._client.abort_multipart_upload(Bucket=self.bucket, Key=upload["Key"], UploadId=upload["UploadId"])
+
+    def _unfinished(self, older_than: float) -> Iterator[dict[str, Any]]:
         with self._errors(""):
             pages = self._client.get_paginator("list_multipart_uploads").paginate(Bucket=self.bucket, Prefix=self._root)
             for page in pages:
                 for upload in page.get("Uploads", ()):
                     if upload["Initiated"].timestamp() < older_than:
-                        self._client.abort_multipart_upload(
-                            Bucket=self.bucket, Key=upload["Key"], UploadId=upload["UploadId"]
-                        )
-                        dropped += 1
-        return dropped
+                        yield upload
 
     def _look(self, key: str) -> ObjectInfo | None:
         """What there is under a key. Not a HEAD request: its answer has no body, so no error could be explained."""

@@ -20,21 +20,18 @@ from lorapar.store.artifact import file_sha256, storage_errors
 from lorapar.store.base import Moved, Transfer
 from lorapar.store.s3_client import CONCURRENT_REQUESTS
 from lorapar.store.s3_errors import s3_errors
+from lorapar.store.s3_parts import MB, UPLOAD_PART_BYTES, WHOLE_BELOW_BYTES
 
-_MB = 1 << 20
-WHOLE_BELOW_BYTES = 32 * _MB
-"""Up to this size an object goes up in one request, whose sha256 the server itself checks; larger ones in parts."""
-_UPLOAD_PART_BYTES = 16 * _MB
-_DOWNLOAD_PART_BYTES = 16 * _MB
-_COPIED_AT_ONCE_BYTES = 5 * 1000 * _MB
-_WRITE_BYTES = _MB
+_DOWNLOAD_PART_BYTES = 16 * MB
+_COPIED_AT_ONCE_BYTES = 5 * 1000 * MB
+_WRITE_BYTES = MB
 _QUEUED_WRITES = 32
 """Pieces that may wait for a slow disk; boto3's default of 1000 would let them fill the memory."""
 
 
 def upload_all(client: Any, bucket: str, keyed: Iterable[tuple[Transfer, str]], where: str, watch: Watch) -> None:
     """Upload each file to its whole key; `where` stands before the relative key in messages."""
-    with _manager(client, WHOLE_BELOW_BYTES, _UPLOAD_PART_BYTES) as manager:
+    with _manager(client, WHOLE_BELOW_BYTES, UPLOAD_PART_BYTES) as manager:
         running = []
         for transfer, key in keyed:
             _check_large(transfer)

@@ -40,8 +40,8 @@ def test_resolving_changes_nothing_else(tmp_path):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"source": "s3://bucket/a.jsonl"}, r"s3://bucket/a\.jsonl is an address that cannot be read; known: task-mix"),
-        ({"source": "task_mix"}, r"'task_mix' is no source \(did you mean 'task-mix'\?\); known: task-mix, a local"),
+        ({"source": "gs://bucket/a.jsonl"}, r"gs://bucket/a\.jsonl is an address that cannot be read; known: task-mix"),
+        ({"source": "task_mix"}, r"'task_mix' is no source \(did you mean 'task-mix'\?\); known: task-mix, a file"),
         ({"source": "no/such.jsonl"}, r"there is no file no/such\.jsonl"),
         ({"source": "hub:not a name"}, r"data\.source: 'not a name' is neither .* nor a hub name"),
         ({"limit": 5}, r"data\.limit: does nothing for the task mix \(its sizes are data\.task_mix\); leave it out"),

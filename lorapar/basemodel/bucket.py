@@ -1,0 +1,71 @@
+"""Models that lie in a bucket: `model.name: s3://bucket/prefix`, a folder as save_pretrained writes it.
+
+`lorapar models mirror` fills such a place; one that another tool has filled works too.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from lorapar.basemodel.cache import cache_root
+from lorapar.config import ModelConfig
+from lorapar.errors import BadInputError, IntegrityError
+from lorapar.progress import Progress
+from lorapar.store import NotFoundError, open_store, storage_errors
+from lorapar.store.copy import RemoteTree, copy_down, find_tree
+
+
+def bucket_digest(config: ModelConfig) -> str:
+    """Identity of the model at the address now; for one that has a manifest, that of the same files in a folder."""
+    return _tree(config).digest
+
+
+def bucket_folder(config: ModelConfig, progress: Progress) -> Path:
+    """The model's files in the cache under their digest; an interrupted download goes on where it stopped.
+
+    Raises IntegrityError where the address holds other bytes than the run was planned with.
+    """
+    digest = str(config.digest)
+    final = cache_root() / "models" / f"s3-{digest[:24]}"
+    with storage_errors(final):
+        final.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(final.with_name(f".{final.name}.one.lock")):
+            if not final.is_dir():
+                tree = _tree(config)
+                if tree.digest != digest:
+                    raise IntegrityError(
+                        f"model.name: {config.name} has changed since the run was planned; run it again"
+                    )
+                progress.say(f"downloading {config.name}")
+                copy_down(tree, final, progress)
+    return final
+
+
+def bucket_config(config: ModelConfig) -> dict[str, Any]:
+    """The model's config.json, read alone."""
+    values: dict[str, Any] = json.loads(open_store(config.name).read("config.json"))
+    return values
+
+
+def _tree(config: ModelConfig) -> RemoteTree:
+    if config.revision is not None:
+        raise BadInputError(
+            f"model.revision: {config.name} is not a hub model, so it has no revision '{config.revision}'; leave it out"
+        )
+    try:
+        tree = find_tree(open_store(config.name))
+    except NotFoundError:
+        raise BadInputError(
+            f"model.name: there is nothing at {config.name}; fill it with `lorapar models mirror`"
+        ) from None
+    if "config.json" not in tree.names:
+        raise BadInputError(f"model.name: {config.name} has no config.json, so it is not a model folder")
+    if not any(name.endswith(".safetensors") for name in tree.names):
+        raise BadInputError(
+            f"model.name: {config.name} holds no .safetensors weights (pickled checkpoints are not read)"
+        )
+    return tree

@@ -1,0 +1,62 @@
+"""`lorapar gc` and `lorapar models`: what lies in a store, and base models copied into one."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from lorapar.cli.base import app, out, reporter
+from lorapar.redaction import redact
+
+models = typer.Typer(help="Base models in storage of one's own.", no_args_is_help=True)
+app.add_typer(models, name="models")
+
+
+@app.command("gc")
+def gc_command(
+    address: Annotated[str, typer.Argument(help="Storage that runs were given: s3://BUCKET/PREFIX or a folder.")],
+    delete: Annotated[bool, typer.Option("--delete", help="Remove it; without this nothing is changed.")] = False,
+    grace_hours: Annotated[
+        float, typer.Option(min=0.0, help="Keep what is younger; longer than any upload takes.")
+    ] = 24.0,
+    roots: Annotated[
+        list[str] | None, typer.Option("--root", help="Another address whose files name content of this one.")
+    ] = None,
+) -> None:
+    """Say, or with --delete remove, what no run, checkpoint or published adapter of a store reaches."""
+    from lorapar.store import open_store
+    from lorapar.store.garbage import find_garbage, remove_garbage
+
+    store, grace_seconds = open_store(address), grace_hours * 3600
+    found = find_garbage(store, grace_seconds, [open_store(root) for root in roots or []])
+    _say(f"looked into {found.roots} objects that may name content")
+    _say(f"{found.reached} objects are needed, {found.young} are not but are younger than {grace_hours:g} h")
+    _say(
+        f"{len(found.left_over)} are left over ({found.size_bytes / 1e6:.1f} MB), {found.unfinished} uploads unfinished"
+    )
+    if delete:
+        removed = remove_garbage(store, found, grace_seconds)
+        _say(f"removed {removed}")
+    elif found.left_over or found.unfinished:
+        _say("nothing was changed; --delete removes them")
+
+
+@models.command("mirror")
+def mirror_command(
+    model: Annotated[str, typer.Argument(help="NAME@REVISION of the hub, or a local folder.")],
+    address: Annotated[str, typer.Argument(help="Where to: s3://BUCKET/PREFIX or a folder.")],
+) -> None:
+    """Copy a base model to storage of one's own; `model.name` then takes that address, and no hub is needed."""
+    from lorapar.basemodel.mirror import mirror_model, parse_name
+
+    with reporter("mirror:") as progress:
+        resolved, manifest = mirror_model(parse_name(model), address, progress)
+    size = sum(entry.size_bytes for entry in manifest.files.values())
+    revision = f"@{resolved.revision}" if resolved.revision else ""
+    _say(f"{resolved.name}{revision}: {len(manifest.files)} files, {size / 1e6:.1f} MB, at {address}")
+    _say(f"use it as: --set model.name={address}")
+
+
+def _say(line: str) -> None:
+    out.print(redact(line), markup=False, highlight=False, soft_wrap=True)

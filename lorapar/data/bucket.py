@@ -1,0 +1,48 @@
+"""Rows that lie in a bucket: `data.source: s3://bucket/rows.jsonl`, or a prefix with several such files.
+
+They are copied into the cache once for each version the bucket has had, and read from there.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path, PurePosixPath
+
+from lorapar.basemodel.cache import cache_root, cached_folder
+from lorapar.data.readers import READERS
+from lorapar.errors import BadInputError
+from lorapar.records import digest_of
+from lorapar.store import NotFoundError, ObjectInfo, ObjectStore, Transfer, open_store
+
+
+def bucket_files(source: str) -> list[tuple[str, Path]]:
+    """(address, local copy) of each file of rows at the source, in the order of their names.
+
+    Raises BadInputError where there is none, UnreachableError where the bucket cannot be read.
+    """
+    store, infos = _listed(source)
+    key = digest_of({"store": store.address, "at": store.endpoint, "files": [[i.key, i.version] for i in infos]})
+
+    def make(folder: Path) -> None:
+        store.download_all(
+            Transfer(folder / info.key, info.key, info.size_bytes, version=info.version) for info in infos
+        )
+
+    folder = cached_folder(f"s3-{key[:24]}", make, cache_root() / "data")
+    return [(f"{store.address}/{info.key}", folder / info.key) for info in infos]
+
+
+def _listed(source: str) -> tuple[ObjectStore, list[ObjectInfo]]:
+    """The store and the files of rows in it: the one that is named, or all below the prefix that is named."""
+    parent, _, name = source.rpartition("/")
+    try:
+        if PurePosixPath(name).suffix.lower() in READERS:
+            store = open_store(parent)
+            found = store.known([name])
+            return store, [found[name]]
+        store = open_store(source)
+        infos = [info for info in store.list() if PurePosixPath(info.key).suffix.lower() in READERS]
+    except (KeyError, NotFoundError):
+        raise BadInputError(f"data.source: there is no object {source}") from None
+    if not infos:
+        raise BadInputError(f"data.source: no file below {source} ends in one of {', '.join(READERS)}")
+    return store, infos

@@ -1,0 +1,73 @@
+"""A base model copied to storage of one's own; from the hub's local cache by the hub's own code, nothing faked."""
+
+import json
+
+import pytest
+
+from lorapar.basemodel import model_folder
+from lorapar.basemodel.mirror import mirror_model, parse_name
+from lorapar.config import ModelConfig
+from lorapar.errors import BadInputError
+from lorapar.progress import Silent
+from lorapar.store import open_store
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "revision"), [("a/b", "a/b", None), ("a/b@v1", "a/b", "v1"), ("a/b@", "a/b", None)]
+)
+def test_name_and_revision(text, name, revision):
+    model = parse_name(text)
+    assert (model.name, model.revision) == (name, revision)
+
+
+def test_no_name_is_an_error():
+    with pytest.raises(BadInputError, match="no name of a model"):
+        parse_name("@v1")
+
+
+def test_folder_with_an_at_sign(tmp_path):
+    (tmp_path / "a@b").mkdir()
+    assert parse_name(str(tmp_path / "a@b")).name.endswith("a@b")
+
+
+def test_local_model_lies_there_with_a_manifest_and_without_pickles(tmp_path):
+    source = model_folder(ModelConfig(name="builtin:tiny"))
+    model, manifest = mirror_model(ModelConfig(name="builtin:tiny"), str(tmp_path / "mirror"), Silent())
+    store = open_store(tmp_path / "mirror")
+    assert model.digest
+    assert manifest.kind == "model builtin:tiny"
+    assert {info.key for info in store.list()} == {*manifest.files, "manifest.json"}
+    assert store.read("config.json") == (source / "config.json").read_bytes()
+    assert ModelConfig(name=str(tmp_path / "mirror")), "and is a model folder like any other"
+    assert model_folder(ModelConfig(name=str(tmp_path / "mirror"))) == tmp_path / "mirror"
+
+
+def test_pickled_weights_do_not_travel(tmp_path):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    (folder / "model.safetensors").write_bytes(b"x")
+    (folder / "pytorch_model.bin").write_bytes(b"pickle")
+    _, manifest = mirror_model(ModelConfig(name=str(folder)), str(tmp_path / "mirror"), Silent())
+    assert sorted(manifest.files) == ["config.json", "model.safetensors"]
+
+
+def test_command_takes_a_commit_from_the_hubs_cache(cli, tmp_path, monkeypatch):
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    made = tmp_path / "hub" / "models--someone--model" / "snapshots" / commit
+    made.mkdir(parents=True)
+    (made.parents[1] / "refs").mkdir()
+    (made.parents[1] / "refs" / "main").write_text(commit)
+    for name in ("config.json", "tokenizer_config.json", "model.safetensors"):
+        (made / name).write_text("{}")
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_TOKEN", "hf_plantedplantedplanted")
+    done = cli("models", "mirror", "someone/model@main", tmp_path / "mirror")
+    assert done.returncode == 0, done.stderr
+    assert f"someone/model@{commit}: 3 files" in done.stdout
+    assert json.loads((tmp_path / "mirror" / "manifest.json").read_text())["kind"] == f"model someone/model@{commit}"
+    missing = cli("models", "mirror", "someone/other", tmp_path / "other")
+    assert missing.returncode == 3
+    assert "someone/other" in missing.stderr
+    assert "planted" not in done.stdout + missing.stdout + missing.stderr
