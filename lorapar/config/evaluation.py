@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from lorapar.config.base import Positive, Section
+from lorapar.config.voting import VllmOptions
 
 BenchmarkTask = Literal["gsm8k", "mmlu", "humaneval"]
 
@@ -46,7 +47,17 @@ class EvaluateConfig(Section):
     batch_size: Positive = Field(32, description="Rows generated for at once")
     max_new_tokens: Positive = Field(256, description="Longest answer in tokens")
     confidence: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(0.95, description="Level of the intervals")
+    backend: Literal["transformers", "vllm"] = Field(
+        "transformers", description="What runs the models; vllm needs an environment (or the image) with vLLM"
+    )
+    vllm: VllmOptions | None = Field(None, description="Options of the engine, where backend is vllm")
     benchmarks: tuple[BenchmarkConfig, ...] = Field((), description="Public benchmarks that every model is asked too")
+
+    @model_validator(mode="after")
+    def _options_are_of_the_backend(self) -> EvaluateConfig:
+        if self.vllm is not None and self.backend != "vllm":
+            raise ValueError("vllm: does nothing where backend is transformers; leave it out or set backend to vllm")
+        return self
 
     @model_validator(mode="after")
     def _tasks_differ(self) -> EvaluateConfig:

@@ -55,14 +55,14 @@ class TeacherTemplate(Section):
 
 
 class VllmOptions(Section):
-    """How the engine of a teacher is started; only where backend is vllm."""
+    """How an engine of vLLM is started; only where backend is vllm."""
 
-    tensor_parallel_size: Positive = Field(1, description="GPUs that share the teacher's weights")
+    tensor_parallel_size: Positive = Field(1, description="GPUs that share the weights")
     quantization: str | None = Field(
         None, description="Method such as fp8 or awq that the weights are read with; absent: as the model's files say"
     )
     max_model_len: Positive | None = Field(
-        None, description="Longest prompt with label word, tokens; absent: what the model reads"
+        None, description="Longest prompt with its answer, tokens; absent: what the model reads"
     )
     gpu_memory_utilization: Share = Field(0.9, description="Share of each GPU's memory that the engine may take")
 

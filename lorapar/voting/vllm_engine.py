@@ -43,7 +43,7 @@ class VllmEngine:
     """A model that vLLM holds in memory; `close` gives the memory back."""
 
     def __init__(self, model: ModelConfig, options: VllmOptions, progress: Progress) -> None:
-        self.llm = _start(model, options, progress)
+        self.llm = start_llm(model, options, progress)
         self.longest: int = self.llm.model_config.max_model_len
         """Tokens that fit into the model, prompt and answer together."""
 
@@ -73,13 +73,8 @@ class VllmEngine:
 
     def close(self) -> None:
         """Stop the engine and free its memory; the object cannot be used afterwards."""
-        import torch
-
-        self.llm.llm_engine.engine_core.shutdown()
+        shut_down(self.llm)
         del self.llm
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
 
     def _add(self, name: str, question: NextTokens[Any]) -> None:
         from vllm import SamplingParams
@@ -97,7 +92,18 @@ class VllmEngine:
         return outputs
 
 
-def _start(model: ModelConfig, options: VllmOptions, progress: Progress) -> Any:
+def shut_down(llm: Any) -> None:
+    """Stop an engine and free its memory."""
+    import torch
+
+    llm.llm_engine.engine_core.shutdown()
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def start_llm(model: ModelConfig, options: VllmOptions, progress: Progress, **more: Any) -> Any:
+    """A vLLM engine with this model; `more` are settings of the engine besides. Raises BadInputError."""
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
     try:
@@ -119,6 +125,7 @@ def _start(model: ModelConfig, options: VllmOptions, progress: Progress) -> Any:
             gpu_memory_utilization=options.gpu_memory_utilization,
             enable_prefix_caching=True,
             disable_log_stats=True,
+            **more,
         )
     except (ValueError, RuntimeError, OSError, NotImplementedError) as error:
         raise BadInputError(f"vLLM cannot start with {model.name}: {_first_line(error)}") from error
