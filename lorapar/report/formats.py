@@ -16,7 +16,7 @@ _CONTROL_PICTURES = {code: chr(0x2400 + code) for code in range(0x20) if chr(cod
 )
 
 SYSTEM_NAMES = {"system1": "System 1", "system2": "System 2"}
-MODEL_NAMES = {"base": "base", "after_sft": "after SFT", "after_rl": "after RL"}
+MODEL_NAMES = {"base": "base", "after_sft": "after SFT", "after_rl": "after RL", "incumbent": "incumbent"}
 
 
 def system_name(system: str | None) -> str:
@@ -84,6 +84,11 @@ def duration(seconds: Any) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02d} s"
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def decimal_seconds(seconds: Any) -> str:
+    """A short time to two significant digits: `0.012 s`, `1.3 s`, `25 s`."""
+    return f"{float(f'{seconds:.2g}'):g} s" if is_number(seconds) else NOTHING
 
 
 def size(size_bytes: Any) -> str:

@@ -22,7 +22,7 @@ def metrics_of(facts: Facts) -> dict[str, Any]:
         "name": facts.config.name if facts.config else None,
         "seed": facts.config.seed if facts.config else None,
         "model": facts.config.model.name if facts.config else None,
-        **{model: evaluation.get(model) for model in MODELS},
+        **{model: evaluation.get(model) for model in (*MODELS, "incumbent")},
         "changes": {f"{c.system}_{c.before}_to_{c.after}": _change(c) for c in changes(facts)} or None,
         "verdict": verdict_figures(facts),
         "partition": _partition(facts),

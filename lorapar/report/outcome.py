@@ -32,9 +32,10 @@ class Score:
 
 @dataclass(frozen=True)
 class Change:
-    """What changed on one system from one model to another, judged on the same rows."""
+    """What changed on one system or benchmark from one model to another, judged on the same rows."""
 
     system: str
+    """The system, or the name of the benchmark."""
     before: str
     after: str
     difference: float
@@ -78,13 +79,13 @@ def scores(facts: Facts) -> list[Score]:
 
 
 def changes(facts: Facts) -> list[Change]:
-    """Every paired change that was evaluated: base to SFT, SFT to RL and base to RL, system by system."""
+    """Every paired change that was evaluated: base to SFT, SFT to RL and base to RL, by system, then by benchmark."""
     found = (facts.evaluation or {}).get("changes", {})
     confidence = facts.config.evaluate.confidence if facts.config else 0.95
     pairs = [*pairwise(MODELS), (MODELS[0], MODELS[-1])]
     return [
         _change(system, before, after, found[system][f"{before}_to_{after}"], confidence)
-        for system in SYSTEMS
+        for system in [*SYSTEMS, *(measure for measure in found if measure not in SYSTEMS)]
         for before, after in pairs
         if f"{before}_to_{after}" in found.get(system, {})
     ]

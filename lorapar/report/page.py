@@ -27,6 +27,7 @@ from lorapar.report.ballots import (
     teacher_rows,
     vote_facts,
 )
+from lorapar.report.benchmarks import benchmarks
 from lorapar.report.cost import cost_section
 from lorapar.report.curves import ends, rl_curves, sft_curves
 from lorapar.report.metrics import metrics_of
@@ -151,6 +152,7 @@ def _outcome(facts: Facts) -> Section | None:
         "systems": systems,
         "summary": summary_sentence(moved),
         "trade": trade_sentences(moved),
+        "benchmarks": benchmarks(facts),
         "level": f"{level:g}",
     }
 

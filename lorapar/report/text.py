@@ -13,6 +13,7 @@ from rich.text import Text
 
 from lorapar.config import SYSTEMS
 from lorapar.records import read_json
+from lorapar.report.benchmarks import benchmark_lines
 from lorapar.report.formats import interval, model_name, p_value, percent, system_name
 from lorapar.report.outcome import MODELS
 from lorapar.report.verdict import verdict_lines
@@ -32,7 +33,8 @@ def closing_table(metrics: Path) -> RenderableType:
     for model in models:
         cells = [cell for system in SYSTEMS for cell in _cells(figures[model], system)]
         table.add_row(model_name(model), *cells)
-    lines = [*(_line(figures, system) for system in SYSTEMS), *verdict_lines(figures.get("verdict"))]
+    lines = [_line(figures, system) for system in SYSTEMS]
+    lines += [*benchmark_lines(figures), *verdict_lines(figures.get("verdict"))]
     return Group(table, *(Text(line) for line in lines if line))
 
 

@@ -1,0 +1,65 @@
+"""Public benchmarks in the report: intervals, cost, changes, and models that were not asked."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from lorapar.report.benchmarks import benchmark_lines, benchmarks
+from lorapar.report.formats import NOTHING
+from lorapar.report.metrics import metrics_of
+from lorapar.report.page import render_page
+from lorapar.report.sources import Facts, read_facts
+
+HEADING = "<h3>Public benchmarks</h3>"
+CHANGE = {"difference": 0.25, "interval": [0.1, 0.4], "p_value": 0.001, "wins": 40, "losses": 15, "rows": 100}
+
+
+def figures(accuracy: float | None) -> dict:
+    bounds = None if accuracy is None else [accuracy - 0.1, accuracy + 0.1]
+    return {
+        "rows": 1319,
+        "accuracy": accuracy,
+        "interval": bounds,
+        "lenient_accuracy": accuracy,
+        "lenient_interval": bounds,
+        "seconds_per_answer": 0.01234,
+        "tokens_per_answer": 87.4,
+    }
+
+
+def facts() -> Facts:
+    models = {"base": 0.2, "after_sft": 0.4, "after_rl": 0.45, "incumbent": None}
+    evaluation = {model: {"benchmarks": {"gsm8k": figures(accuracy)}} for model, accuracy in models.items()}
+    return Facts(evaluation={**evaluation, "changes": {"gsm8k": {"base_to_after_rl": CHANGE}}, "confidence": 0.95})
+
+
+def test_every_model_has_a_line_with_its_interval_and_cost() -> None:
+    (found,) = benchmarks(facts())
+    assert found.title == "GSM8K"
+    assert [row.model for row in found.rows] == ["base", "after SFT", "after RL", "incumbent"]
+    last = found.rows[2]
+    assert (last.rows, last.strict, last.seconds, last.tokens) == ("1,319", "45.0%", "0.012 s", "87")
+    assert last.strict_interval == "35.0\u201355.0%"
+    assert found.rows[3].strict == found.rows[3].strict_interval == NOTHING
+    assert "rose by 25.0 points (40 rows won, 15 lost" in found.changes[0].sentence
+
+
+def test_the_figures_are_in_metrics_json_too() -> None:
+    metrics = metrics_of(facts())
+    assert metrics["incumbent"]["benchmarks"]["gsm8k"]["rows"] == 1319
+    assert metrics["changes"]["gsm8k_base_to_after_rl"]["verdict"] == "up"
+
+
+def test_the_page_shows_benchmarks_where_there_are_any(sources) -> None:
+    whole = read_facts(sources)
+    assert HEADING not in render_page(whole)
+    asked = {**whole.evaluation, "after_rl": {**whole.evaluation["after_rl"], "benchmarks": {"mmlu": figures(0.5)}}}
+    page = render_page(dataclasses.replace(whole, evaluation=asked))
+    assert HEADING in page
+    assert "MMLU, after RL" in page
+
+
+def test_the_closing_lines_name_every_model() -> None:
+    assert benchmark_lines(metrics_of(facts())) == [
+        "GSM8K: base 20.0%, after SFT 40.0%, after RL 45.0% (after RL against base: up, p = 0.001)"
+    ]
