@@ -24,6 +24,8 @@ Metrics = dict[str, float]
 
 TRAINING_PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "gguf", "pyarrow", "tokenizers")
 """What the extra `train` brings; the client goes without."""
+BENCHMARK_PACKAGES = ("lm_eval",)
+"""What the extra `eval` brings besides; only `evaluate` with benchmarks needs it."""
 
 
 class StageSettings(BaseModel):
@@ -140,9 +142,10 @@ def run_stage(name: str, call: StageCall[Any]) -> Metrics:
     try:
         metrics: Metrics = stage_module(name).run(call)
     except ModuleNotFoundError as error:
-        if error.name not in TRAINING_PACKAGES:
+        if error.name not in (*TRAINING_PACKAGES, *BENCHMARK_PACKAGES):
             raise
+        extras = "train,eval" if error.name in BENCHMARK_PACKAGES else "train"
         raise BadInputError(
-            f"the stage {name} needs {error.name}, which is not installed here: pip install 'lorapar[train]'"
+            f"the stage {name} needs {error.name}, which is not installed here: pip install 'lorapar[{extras}]'"
         ) from error
     return metrics

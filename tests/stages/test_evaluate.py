@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 
 import pytest
 import torch
@@ -124,6 +125,16 @@ def test_without_a_heldout_row_nothing_can_be_evaluated(kit, inputs, tmp_path) -
     kit.rows_folder(empty, [], "system2.jsonl")
     with pytest.raises(BadInputError, match="no held-out row"):
         kit.run("evaluate", tmp_path / "out", settings(kit), {**inputs, "heldout": empty})
+
+
+def test_without_lm_eval_benchmarks_say_what_to_install(kit, inputs, tmp_path, monkeypatch) -> None:
+    # What an import of a package that is not there comes to.
+    monkeypatch.setitem(sys.modules, "lm_eval", None)
+    for name in [name for name in sys.modules if name.startswith("lm_eval.")]:
+        monkeypatch.delitem(sys.modules, name)
+    benchmark = {"task": "gsm8k", "data": gsm8k_file(tmp_path)}
+    with pytest.raises(BadInputError, match=r"needs lm_eval, .*pip install 'lorapar\[train,eval\]'"):
+        kit.run("evaluate", tmp_path, settings(kit, limit=1, benchmarks=[benchmark]), inputs)
 
 
 def gsm8k_file(tmp_path) -> str:
