@@ -113,6 +113,10 @@ integration-resume: $(STAMP) ## tiny runs killed at random moments against a rea
 integration-registry: $(STAMP) ## versions, aliases and roles of the registry on a real S3 server
 	@$(BIN)/python -m pytest tests/integration/registry $(PYTEST_ARGS)
 
+.PHONY: integration-vllm
+integration-vllm: $(VLLM_STAMP) ## teachers on the real vLLM, in the process and as a server: the votes of transformers
+	@$(VLLM_BIN)/python -m pytest tests/integration/vllm $(PYTEST_ARGS)
+
 bench: $(STAMP) ## speed and memory of the method at the size of a 7B model's adapter, on this machine
 	@$(BIN)/python -m pytest -q -s tests/benchmarks/bench_*.py
 
