@@ -119,6 +119,11 @@ integration-vllm: $(VLLM_STAMP) ## teachers on the real vLLM, in the process and
 
 bench: $(STAMP) ## speed and memory of the method at the size of a 7B model's adapter, on this machine
 	@$(BIN)/python -m pytest -q -s tests/benchmarks/bench_*.py
+	@$(MAKE) --no-print-directory bench-vllm
+
+.PHONY: bench-vllm
+bench-vllm: $(VLLM_STAMP) ## votes through vLLM against vLLM alone, in the process and over a server
+	@$(VLLM_BIN)/python -m pytest -q -s tests/benchmarks/bench_vllm_voting.py
 
 gpu-check: $(STAMP) ## scoring, one SFT and one RL step at 7B shape on a GPU; writes docs/gpu.md
 	@$(BIN)/python tests/gpu/check.py

@@ -98,6 +98,7 @@ def teacher_rows(facts: Facts) -> list[dict[str, Any]]:
             {
                 "name": name,
                 "model": about.get("model") or NOTHING,
+                "backend": " at ".join(filter(None, (about.get("backend"), about.get("endpoint")))),
                 "is_base": bool(about.get("teacher_is_base")),
                 "role_play": {True: "yes", False: "no"}.get(about.get("role_play"), NOTHING),
                 "words": " / ".join(str(word).strip() for word in (about.get("label_words") or {}).values()),
@@ -121,7 +122,7 @@ def vote_facts(voting: Figures) -> list[tuple[str, str, str]]:
     gold = voting.get("gold") or {}
     alpha, first = voting.get("krippendorff_alpha"), voting.get("first_round_krippendorff_alpha")
     calls, saved = voting.get("calls") or 0, voting.get("calls_saved") or 0
-    everybody = calls + saved
+    everybody, edited = calls + saved, voting.get("edited_rows")
     known = f"share of right labels on {count_of(gold.get('rows', 0), 'row')} whose true system the data names"
     return [
         ("Rows voted on", number(rows.get("voted")), "training rows, and held-out rows the data does not label"),
@@ -137,11 +138,14 @@ def vote_facts(voting: Figures) -> list[tuple[str, str, str]]:
         ("Krippendorff's alpha", _coefficient(alpha), "1: always agree, 0: no better than chance; over all votes"),
         ("… first round only", _coefficient(first), "not biased by asking the others about open rows only"),
         ("Calls made", number(calls), f"{number(voting.get('tokens'))} tokens read and written"),
+        ("Decided early", percent(voting.get("decided_early_share")), "of these rows, without asking everybody"),
         (
             "Calls saved",
             number(saved),
-            f"{_share(saved, everybody, 'all calls')}: the outcome was decided without them",
+            f"{_share(saved, everybody, 'all calls')}: the outcome was decided without them; "
+            f"about {number(voting.get('tokens_saved'))} tokens",
         ),
+        *([("Set by a person", number(edited), "these labels overrule the vote")] if edited else []),
         *([("Right labels", percent(gold.get("accuracy")), known)] if gold else []),
     ]
 
@@ -158,6 +162,31 @@ def same_model_notice(facts: Facts) -> str | None:
         f"{who}{names} {be} the base model itself, asked in other words. Their agreement shows how much the wording "
         "matters, not that independent judges agree."
     )
+
+
+def failed_notice(voting: Figures) -> str | None:
+    """The sentence for teachers that failed; None where none did."""
+    failed = voting.get("failed") or {}
+    if not failed:
+        return None
+    reasons = "; ".join(failed.values())
+    return f"The vote went on without {', '.join(failed)} (votes cast before the failure count): {reasons}."
+
+
+def calibration_rows(voting: Figures) -> list[tuple[str, str, str]]:
+    """(figure, with calibration, without it); empty where votes were not calibrated."""
+    plain = voting.get("without_calibration")
+    if not plain:
+        return []
+    rows, gold = voting.get("rows") or {}, voting.get("gold") or {}
+    kinds = [("Labelled System 1", "system1"), ("Labelled System 2", "system2"), ("Undecided", "undecided")]
+    lines = [(name, number(rows.get(key)), number(plain["rows"].get(key))) for name, key in kinds]
+    for name, about in (voting.get("teachers") or {}).items():
+        share = plain["system1_share"].get(name)
+        lines.append((f"{name} said System 1", percent(about.get("system1_share")), percent(share)))
+    if gold:
+        lines.append(("Right labels", percent(gold.get("accuracy")), percent(plain["gold_accuracy"])))
+    return lines
 
 
 def shown_rows(facts: Facts, system: str, limit: int) -> list[VotedRow]:

@@ -11,7 +11,11 @@ from lorapar.report.sources import Facts
 from lorapar.report.verdict import verdict_figures
 
 SCHEMA_VERSION = 1
-_VOTES = ("calls", "calls_saved", "tokens", "krippendorff_alpha", "first_round_krippendorff_alpha", "teacher_is_base")
+_VOTES = (
+    *("calls", "calls_saved", "decided_early_share", "tokens", "tokens_saved", "edited_rows"),
+    *("krippendorff_alpha", "first_round_krippendorff_alpha", "agreement", "teacher_is_base", "without_calibration"),
+)
+_TEACHER = ("round", "calls", "tokens", "system1_share", "gold_accuracy", "gold_confusion")
 
 
 def metrics_of(facts: Facts) -> dict[str, Any]:
@@ -73,4 +77,10 @@ def _votes(facts: Facts) -> dict[str, Any] | None:
         "train_rows": facts.voting.get("train_rows"),
         **{name: facts.voting.get(name) for name in _VOTES},
         "gold_accuracy": gold.get("accuracy"),
+        "gold_confusion": gold.get("confusion"),
+        "failed_teachers": sorted(facts.voting.get("failed") or {}),
+        "teachers": {
+            name: {figure: about.get(figure) for figure in _TEACHER}
+            for name, about in (facts.voting.get("teachers") or {}).items()
+        },
     }

@@ -20,8 +20,10 @@ from lorapar.report import formats
 from lorapar.report.asked import asked_section
 from lorapar.report.ballots import (
     agreement_matrix,
+    calibration_rows,
     confusion_matrix,
     contested_rows,
+    failed_notice,
     same_model_notice,
     shown_rows,
     teacher_rows,
@@ -173,6 +175,9 @@ def _votes(facts: Facts) -> Section | None:
     return {
         "facts": vote_facts(facts.voting),
         "same_model": same_model_notice(facts),
+        "failed": failed_notice(facts.voting),
+        "calibration": calibration_rows(facts.voting),
+        "changed": (facts.voting.get("without_calibration") or {}).get("changed_rows"),
         "teachers": teacher_rows(facts),
         "agreement": agreement_matrix(facts.voting),
         "confusion": confusion_matrix(gold.get("confusion")),

@@ -7,8 +7,10 @@ import pytest
 from lorapar.report import ReportSources
 from lorapar.report.ballots import (
     agreement_matrix,
+    calibration_rows,
     confusion_matrix,
     contested_rows,
+    failed_notice,
     same_model_notice,
     shown_rows,
     teacher_rows,
@@ -77,3 +79,38 @@ def test_rows_to_look_at_carry_their_votes(facts: Facts) -> None:
     assert all(
         {vote.split(": ")[1].split(" (")[0] for vote in row.votes} == {"System 1", "System 2"} for row in contested
     )
+
+
+def test_figures_with_and_without_calibration_stand_side_by_side() -> None:
+    assert calibration_rows({"rows": {"system1": 3}}) == []
+    voting = {
+        "rows": {"system1": 3, "system2": 1, "undecided": 0},
+        "teachers": {"a": {"system1_share": 0.75}},
+        "gold": {"accuracy": 1.0},
+        "without_calibration": {
+            "rows": {"system1": 4, "system2": 0, "undecided": 0},
+            "system1_share": {"a": 1.0},
+            "gold_accuracy": 0.5,
+            "changed_rows": 1,
+        },
+    }
+    assert calibration_rows(voting) == [
+        ("Labelled System 1", "3", "4"),
+        ("Labelled System 2", "1", "0"),
+        ("Undecided", "0", "0"),
+        ("a said System 1", "75.0%", "100.0%"),
+        ("Right labels", "100.0%", "50.0%"),
+    ]
+
+
+def test_teachers_that_failed_are_named_with_the_reason() -> None:
+    assert failed_notice({}) is None
+    notice = failed_notice({"failed": {"far": "teacher 'far': no answer"}})
+    assert notice is not None
+    assert notice.startswith("The vote went on without far")
+    assert "no answer" in notice
+
+
+def test_labels_set_by_a_person_are_counted() -> None:
+    assert ("Set by a person", "3", "these labels overrule the vote") in vote_facts({"edited_rows": 3})
+    assert not [name for name, *_ in vote_facts({"edited_rows": 0}) if name == "Set by a person"]

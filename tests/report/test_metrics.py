@@ -25,6 +25,11 @@ def test_the_keys_of_a_whole_run(sources: ReportSources, tmp_path: Path) -> None
     assert metrics["changes"]["system1_base_to_after_sft"]["verdict"] == "up"
     assert metrics["votes"]["calls_saved"] > 0
     assert metrics["votes"]["teacher_is_base"] is True
+    votes = metrics["votes"]
+    assert set(votes["teachers"]) == {"examples-first", "question-first", "terse"}
+    assert 0 < votes["teachers"]["terse"]["system1_share"] < 1
+    assert votes["agreement"]["raw"][0][1] == votes["agreement"]["raw"][1][0]
+    assert votes["tokens_saved"] > 0
     assert metrics["timings"][0]["node"] == "plan"
 
 

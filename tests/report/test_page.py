@@ -14,7 +14,8 @@ import pytest
 from lorapar.errors import BadInputError
 from lorapar.records import Answer, Example, read_records, write_records
 from lorapar.report import ReportSources, write_report
-from lorapar.report.page import SECTIONS
+from lorapar.report.page import SECTIONS, render_page
+from lorapar.report.sources import read_facts
 
 VOID = {"meta", "br", "hr", "img", "input", "link"}
 HOSTILE = "</td></script><script>alert(1)</script><img src=x onerror=alert(2)>{{ 7*7 }}&amp;\"'"
@@ -198,3 +199,16 @@ def large(sources: ReportSources, tmp_path: Path) -> ReportSources:
     write_records(tmp_path / "evaluation/answers.jsonl", long)
     made = {name: tmp_path / name for name in ("partition", "sft", "evaluation")}
     return replace(sources, **made)
+
+
+def test_a_calibrated_vote_and_a_failed_teacher_are_shown(sources) -> None:
+    facts = read_facts(sources)
+    assert facts.voting is not None
+    plain = {"rows": {"system1": 4}, "system1_share": {}, "gold_accuracy": None, "changed_rows": 17}
+    more = {"failed": {"far": "teacher 'far': <no> answer"}, "without_calibration": plain}
+    page = render_page(replace(facts, voting={**facts.voting, **more}))
+    assert "With and without calibration" in page
+    assert "17 rows another label" in page
+    assert "The vote went on without far" in page
+    assert "&lt;no&gt; answer" in page
+    assert "With and without calibration" not in render_page(facts)
