@@ -95,7 +95,7 @@ class Collection:
         if not waiting:
             return
         progress.start(f"teacher {name}", waiting)
-        for segment in self._segments(place, name):
+        for segment in self._segments(place, name) if school.remembers else ():
             voted = self._voted(segment, place)
             for vote in school.recall(name, [row for row in segment if row.id not in voted]):
                 self._take(vote, journal, progress, done)

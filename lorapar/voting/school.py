@@ -30,6 +30,11 @@ class School:
         self._teacher: Teacher | None = None
         self._leanings: dict[str, float] = {}
 
+    @property
+    def remembers(self) -> bool:
+        """Whether `recall` can give anything."""
+        return self._cache is not None
+
     def recall(self, name: str, examples: Sequence[Example]) -> Iterator[Vote]:
         """Votes that are known from earlier, marked as such; raises as `votes` does where a leaning is measured."""
         if self._cache is None:

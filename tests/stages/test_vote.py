@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 
 import pytest
+import yaml
 
 from lorapar.config import TeacherConfig
 from lorapar.errors import BadInputError
 from lorapar.records import Example, Vote, read_json, read_records, write_records
 from lorapar.store import seal
-from lorapar.voting.journal import VoteJournal
+from lorapar.voting.journal import FLUSH_VOTES, VoteJournal
+from tests.voting.api_server import MODEL, serving
 
 ROWS = [Example(id=f"r{number}", question="Why " * number + "?", answer="So.") for number in range(6)]
 
@@ -250,3 +253,36 @@ def test_a_teacher_that_cannot_be_had_is_left_out_where_enough_are_left(kit, tmp
     assert (metrics["calls"], metrics["failed_teachers"]) == (2, 1)
     assert list(read_json(out / "votes" / "summary.json")["failed"]) == ["gone"]
     assert any("going on without it" in line for line in notes.lines)
+
+
+def test_a_killed_process_asks_its_endpoint_again_for_no_more_than_was_on_the_way_and_unflushed(
+    kit, start_cli, tmp_path
+) -> None:
+    rows = [Example(id=f"r{number}", question=f"Why {number}?", answer="So.") for number in range(700)]
+    kit.rows_folder(tmp_path / "rows", rows)
+    with serving(seconds=0.01) as api:
+        served = {"backend": "openai", "endpoint": api.address, "model": MODEL, "openai": {"concurrency": 8}}
+        file = tmp_path / "run.yaml"
+        config = {"model": kit.TINY, "teachers": [{"name": "far", **served}]}
+        file.write_text(yaml.safe_dump(config), encoding="utf-8")
+
+        def start(name):
+            options = {"--input": f"examples={tmp_path / 'rows'}", "--output": f"votes={tmp_path / name}"}
+            options |= {"--param": "round=first", "--scratch": tmp_path / "scratch", "--config": file}
+            return start_cli("stage", "vote", *(word for pair in options.items() for word in pair))
+
+        killed = start("killed")
+        while len(api.asked("So.")) < 450 and killed.poll() is None:
+            time.sleep(0.01)
+        killed.kill()
+        killed.communicate()
+        first = len(api.asked("So."))
+        assert 450 <= first < 700
+        again = start("again")
+        output, errors = again.communicate(timeout=120)
+        assert again.returncode == 0, errors
+        asked_twice = len(api.asked("So.")) - 700
+    assert "votes of an earlier call were kept" in output
+    assert 0 <= asked_twice <= 8 + FLUSH_VOTES
+    votes = list(read_records(tmp_path / "again" / "votes.jsonl", Vote))
+    assert [vote.example_id for vote in votes] == [row.id for row in rows]
