@@ -142,10 +142,11 @@ def run_stage(name: str, call: StageCall[Any]) -> Metrics:
     try:
         metrics: Metrics = stage_module(name).run(call)
     except ModuleNotFoundError as error:
-        if error.name not in (*TRAINING_PACKAGES, *BENCHMARK_PACKAGES):
+        package = (error.name or "").partition(".")[0]
+        if package not in (*TRAINING_PACKAGES, *BENCHMARK_PACKAGES):
             raise
-        extras = "train,eval" if error.name in BENCHMARK_PACKAGES else "train"
+        extras = "train,eval" if package in BENCHMARK_PACKAGES else "train"
         raise BadInputError(
-            f"the stage {name} needs {error.name}, which is not installed here: pip install 'lorapar[{extras}]'"
+            f"the stage {name} needs {package}, which is not installed here: pip install 'lorapar[{extras}]'"
         ) from error
     return metrics
