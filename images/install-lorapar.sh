@@ -1,0 +1,12 @@
+#!/bin/sh
+# install-lorapar: put the one wheel of /dist into /opt/lorapar and write the bill of materials. Runs in the build stage.
+set -eu
+if [ -f /run/secrets/ca ]; then
+  export SSL_CERT_FILE=/run/secrets/ca PIP_CERT=/run/secrets/ca
+fi
+export UV_NO_CACHE=1
+/opt/build/bin/uv pip install --quiet --python /opt/lorapar/bin/python --no-deps --compile-bytecode /dist/lorapar-*.whl
+/opt/build/bin/uv pip install --quiet --python /opt/build/bin/python "cyclonedx-bom==${CYCLONEDX_VERSION}"
+mkdir -p /opt/lorapar/sbom
+/opt/build/bin/cyclonedx-py environment --output-reproducible --of JSON -o /opt/lorapar/sbom/python.cdx.json /opt/lorapar/bin/python
+dpkg-query --show --showformat '${Package} ${Version} ${Architecture}\n' > /opt/lorapar/sbom/debian.txt
