@@ -30,6 +30,7 @@ if [ "$BASE_IMAGE" = debootstrap ]; then
   if ! "$DOCKER" image inspect $BASE_IMAGE >/dev/null 2>&1; then
     root=$(mktemp -d)
     debootstrap --variant=minbase bookworm "$root" >/dev/null
+    rm -rf "$root"/var/lib/apt/lists/* "$root"/var/cache/apt/*
     tar -C "$root" -c . | "$DOCKER" import - $BASE_IMAGE >/dev/null
     rm -rf "$root"
   fi

@@ -22,6 +22,7 @@ class ExitCode(IntEnum):
     INTEGRITY = 6
     NOT_BETTER = 10
     STALE = 11
+    RUN_FAILED = 12
     INTERRUPTED = 130
     TERMINATED = 143
 

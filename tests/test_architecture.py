@@ -136,7 +136,19 @@ def test_never_occurs(pattern: str, why: str) -> None:
 
 
 # The client image has no torch: these rooms must be importable there, and stages must show their SPEC there.
-HEAVY = {"torch", "transformers", "trl", "peft", "datasets", "accelerate", "gguf", "pandas", "pyarrow", "tokenizers"}
+HEAVY = {
+    "torch",
+    "transformers",
+    "trl",
+    "peft",
+    "datasets",
+    "accelerate",
+    "gguf",
+    "pandas",
+    "pyarrow",
+    "tokenizers",
+    "kfp",
+}
 LIGHT_ROOMS = (
     "errors",
     "records",

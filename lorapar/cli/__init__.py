@@ -14,14 +14,14 @@ from typing import NoReturn
 # Read by OpenMP when torch is imported: idle threads that spin slow training threefold on busy cores.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-from lorapar.cli import adapters, gate, look, run, serve, stage, storage, votes
+from lorapar.cli import adapters, gate, kubeflow, look, run, serve, stage, storage, votes
 from lorapar.cli.base import app, err
 from lorapar.cli.usage import UsageProblem, is_usage_problem, usage_line
 from lorapar.errors import ExitCode, LoraparError
 from lorapar.redaction import install_redaction, redact, say_traceback
 from lorapar.stopping import on_sigterm
 
-__all__ = ["adapters", "app", "gate", "look", "main", "run", "serve", "stage", "storage", "votes"]
+__all__ = ["adapters", "app", "gate", "kubeflow", "look", "main", "run", "serve", "stage", "storage", "votes"]
 
 
 def main() -> NoReturn:

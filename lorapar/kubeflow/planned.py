@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import copy
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ConfigDict
 
-from lorapar.config import RunConfig, apply_override, parse_settings, preset_text, validate_settings
+from lorapar.config import RunConfig
 from lorapar.errors import BadInputError
 from lorapar.kubeflow.executor_input import ExecutorInput
-from lorapar.kubeflow.parameters import PARAMETERS
+from lorapar.kubeflow.parameter_values import run_config
 from lorapar.kubeflow.ports import LOOPED_STAGE, settings_parameter
 from lorapar.stages.graph import GRAPH
 from lorapar.stages.plan import Plan
-from lorapar.store import is_s3, open_store
 from lorapar.voting.ballots import Ballots
 
 GPU_BACKEND = "vllm"
@@ -56,25 +53,6 @@ def plan_call(given: ExecutorInput) -> PlanCall:
         parallelism=_parallelism(values.get("parallelism", 4)),
         vote_accelerators=given.text("vote_accelerators", "1"),
     )
-
-
-def run_config(values: Mapping[str, Any]) -> RunConfig:
-    """The run's settings with the parameters on top."""
-    origin, text = _config_text(str(values.get("config") or "preset:demo"))
-    settings = parse_settings(text, origin)
-    config = validate_settings(settings, origin)
-    for override in str(values.get("overrides") or "").splitlines():
-        if override.strip():
-            config = _with(settings, override, "overrides")
-    for parameter in PARAMETERS:
-        value = str(values.get(parameter.name) or "").strip()
-        if parameter.name == "registry" and not (value or config.registry.address):
-            value = f"{str(values.get('store') or '.').rstrip('/')}/registry"
-        if parameter.key and value:
-            said = _teachers(value) if parameter.name == "teachers" else value
-            config = _with(settings, f"{parameter.key}={said}", parameter.name)
-    # Promotion can be switched off by either and on by neither alone: a form's default must not overrule the settings.
-    return config if _promote(values.get("promote", True)) else _with(settings, "gate.promote=false", "promote")
 
 
 def lanes(config: RunConfig, call: PlanCall, round_name: str) -> list[Lane]:
@@ -132,65 +110,6 @@ def _dealt(names: Sequence[str], groups: int) -> list[list[str]]:
     """The names in at most so many groups, in their order, as even as can be."""
     count = min(groups, len(names))
     return [list(names[number::count]) for number in range(count)]
-
-
-def _config_text(config: str) -> tuple[str, str]:
-    """What errors call the settings, and their YAML."""
-    if config.startswith("preset:"):
-        name = config.removeprefix("preset:").strip()
-        try:
-            return f"config: preset {name}", preset_text(name)
-        except BadInputError as error:
-            raise BadInputError(f"config: {str(error).removeprefix('--preset: ')}") from None
-    if is_s3(config):
-        folder, _, key = config.strip().rpartition("/")
-        try:
-            return f"config: {config}", open_store(folder).read(key).decode("utf-8")
-        except UnicodeDecodeError:
-            raise BadInputError(f"config: {config} is not UTF-8; save it as UTF-8") from None
-    if ":" not in config:
-        raise BadInputError(
-            f"config: '{config}' is neither `preset:NAME` nor an s3:// address nor YAML with sections such as `model:`"
-        )
-    return "config", config
-
-
-def _with(settings: dict[str, Any], override: str, parameter: str) -> RunConfig:
-    """The settings with one value on top; `settings` keeps it."""
-    trial = copy.deepcopy(settings)
-    try:
-        apply_override(trial, override.strip())
-        config = validate_settings(trial, parameter)
-    except BadInputError as error:
-        text = str(error)
-        raise BadInputError(text if text.startswith(f"{parameter}: ") else f"{parameter}: {text}") from None
-    settings.clear()
-    settings.update(trial)
-    return config
-
-
-def _teachers(value: str) -> str:
-    """Teachers as YAML in one line; hub names become teachers named after them."""
-    try:
-        parsed = yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise BadInputError(f"teachers: not YAML: {getattr(error, 'problem', error)}") from None
-    if isinstance(parsed, str):
-        parsed = [part.strip() for part in parsed.split(",") if part.strip()]
-    if not isinstance(parsed, list):
-        raise BadInputError(f"teachers: expected names separated by commas or a YAML list, got {value!r}")
-    return json.dumps([_named(one) if isinstance(one, str) else one for one in parsed])
-
-
-def _named(model: str) -> dict[str, str]:
-    kept = "".join(letter if letter.isalnum() or letter in "._-" else "-" for letter in model)
-    return {"name": kept.strip("-._")[:64], "model": model}
-
-
-def _promote(value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise BadInputError(f"promote: expected true or false, got {value!r}")
-    return value
 
 
 def _parallelism(value: Any) -> int:

@@ -21,7 +21,11 @@ from lorapar.report.verdict import verdict_lines
 
 def closing_table(metrics: Path) -> RenderableType:
     """Held-out scores of every model that was evaluated, and one line a system in words."""
-    figures = read_json(metrics)
+    return metrics_table(read_json(metrics))
+
+
+def metrics_table(figures: dict[str, Any]) -> RenderableType:
+    """The same from the figures themselves."""
     models = [model for model in MODELS if figures.get(model)]
     if not models:
         return Text("nothing was evaluated, so there are no scores to show", style="dim")

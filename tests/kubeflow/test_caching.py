@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from lorapar.kubeflow.planned import PlanCall, plan_outputs, run_config
+from lorapar.kubeflow.parameter_values import run_config
+from lorapar.kubeflow.planned import PlanCall, plan_outputs
 from lorapar.stages.graph import GRAPH
 from lorapar.stages.plan import make_plan
 

@@ -8,8 +8,9 @@ import pytest
 
 from lorapar.config import load_config
 from lorapar.errors import BadInputError
+from lorapar.kubeflow.parameter_values import run_config
 from lorapar.kubeflow.parameters import PARAMETERS
-from lorapar.kubeflow.planned import PlanCall, lanes, run_config
+from lorapar.kubeflow.planned import PlanCall, lanes
 from lorapar.kubeflow.ports import settings_parameter
 from lorapar.stages.graph import GRAPH
 

@@ -1,0 +1,233 @@
+"""`lorapar compile`, `submit`, `runs` and `schedule`: the pipeline in Kubeflow."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from lorapar.cli.base import ConfigFile, Overrides, Preset, app, err, out, settings_of
+from lorapar.errors import BadInputError, ExitCode
+
+if TYPE_CHECKING:
+    from lorapar.kubeflow.package import Package
+    from lorapar.kubeflow.server import Server, Start
+
+Images = Annotated[
+    list[str] | None, typer.Option("--image", help="client=, trainer= or vllm=REFERENCE, best with @sha256:DIGEST.")
+]
+Registry = Annotated[str | None, typer.Option(help="First part of the images' names; default: lorapar.")]
+PlacementFile = Annotated[
+    Path | None, typer.Option("--placement", help="YAML file: accelerators, nodes, queues, volumes, retries.")
+]
+RequireDigests = Annotated[bool, typer.Option("--require-digests", help="Refuse images named by a tag.")]
+NoCache = Annotated[bool, typer.Option("--no-cache", help="Run every task again, whatever Kubeflow remembers.")]
+Host = Annotated[str | None, typer.Option(help="Address of Kubeflow Pipelines; default: KF_PIPELINES_ENDPOINT.")]
+Namespace = Annotated[str | None, typer.Option(help="Namespace of a multi-user Kubeflow.")]
+Experiment = Annotated[str, typer.Option(help="Experiment that runs are listed under.")]
+ServiceAccount = Annotated[str | None, typer.Option(help="Kubernetes ServiceAccount of the run's pods.")]
+PipelineRoot = Annotated[str | None, typer.Option(help="Where Kubeflow keeps its own artifacts.")]
+Parameters = Annotated[list[str] | None, typer.Option("--param", help="NAME=VALUE of a pipeline parameter.")]
+RunStore = Annotated[str | None, typer.Option("--store", help="s3://BUCKET/PREFIX for data and results of the run.")]
+RunName = Annotated[str | None, typer.Option("--name", help="Name of the run; default: that of the settings.")]
+
+
+@app.command("compile")
+def compile_command(
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="File to write; absent: to the terminal.")
+    ] = None,
+    images: Images = None,
+    registry: Registry = None,
+    placement: PlacementFile = None,
+    require_digests: RequireDigests = False,
+    no_cache: NoCache = False,
+    manifest: Annotated[bool, typer.Option("--manifest", help="Write Kubernetes resources, for GitOps.")] = False,
+    namespace: Namespace = None,
+) -> None:
+    """Write the pipeline package with your images and placement in it."""
+    package = _package(images, registry, placement, require_digests=require_digests, no_cache=no_cache)
+    text = package.manifest_text(namespace) if manifest else package.text()
+    if output is None:
+        typer.echo(text, nl=False)
+        return
+    from lorapar.store import storage_errors
+
+    with storage_errors(output):
+        output.write_text(text, encoding="utf-8")
+    out.print(f"{output}: version {package.version_name}", markup=False, highlight=False, soft_wrap=True)
+
+
+@app.command("submit")
+def submit_command(  # noqa: PLR0913  -- an argument is an option of the command
+    preset: Preset = None,
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+    parameters: Parameters = None,
+    store: RunStore = None,
+    name: RunName = None,
+    images: Images = None,
+    registry: Registry = None,
+    placement: PlacementFile = None,
+    require_digests: RequireDigests = False,
+    no_cache: NoCache = False,
+    host: Host = None,
+    namespace: Namespace = None,
+    experiment: Experiment = "lorapar",
+    service_account: ServiceAccount = None,
+    pipeline_root: PipelineRoot = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Follow the run; its end decides the exit code.")] = False,
+    resubmit: Annotated[int, typer.Option(min=0, help="With --wait: start a failed run again, at most so often.")] = 0,
+    if_changed: Annotated[
+        bool, typer.Option("--if-changed", help="Start nothing where an equal run has succeeded or still goes on.")
+    ] = False,
+) -> None:
+    """Start the pipeline in Kubeflow; finished tasks of earlier runs are reused where nothing they read has changed."""
+    settings = settings_of(preset, config, overrides)
+    from lorapar.kubeflow.parameter_values import pipeline_parameters
+
+    values = pipeline_parameters(settings, parameters or [], store or settings.store.address)
+    package = _package(images, registry, placement, require_digests=require_digests, no_cache=no_cache)
+    if resubmit and not wait:
+        raise BadInputError("--resubmit needs --wait: without following a run nobody knows that it failed")
+    from lorapar.kubeflow.server import Start
+
+    mark = ""
+    if if_changed:
+        from lorapar.kubeflow.submission import fingerprint
+        from lorapar.stages.plan import resolve_config
+
+        mark = "-" + fingerprint(package.version_name, values, resolve_config(settings, ("model", "data")))[:12]
+    start = Start(f"{name or settings.name}{mark}", experiment, values, service_account, pipeline_root)
+    server = _server(host, namespace)
+    if if_changed and _goes_on(server, start):
+        return
+    pipeline, version, uploaded = server.upload(package)
+    out.print(f"pipeline version {package.version_name} {'uploaded' if uploaded else 'is there already'}", markup=False)
+    _start(server, (pipeline, version), start, wait=wait, again=resubmit)
+
+
+@app.command("runs")
+def runs_command(
+    host: Host = None,
+    namespace: Namespace = None,
+    experiment: Annotated[str | None, typer.Option(help="Only runs of this experiment.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=100, help="How many, the newest first.")] = 20,
+) -> None:
+    """List runs in Kubeflow."""
+    from rich.table import Table
+
+    table = Table("run", "name", "state", "started", box=None, header_style="bold")
+    for run in _server(host, namespace).runs(experiment, limit):
+        started = run.created_at.strftime("%Y-%m-%d %H:%M") if run.created_at else ""
+        table.add_row(str(run.run_id), str(run.display_name), str(run.state or "").lower(), started)
+    out.print(table)
+
+
+@app.command("schedule")
+def schedule_command(  # noqa: PLR0913  -- an argument is an option of the command
+    cron: Annotated[str, typer.Argument(help="When, in six fields beginning with seconds: '0 0 3 * * *'.")],
+    preset: Preset = None,
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+    parameters: Parameters = None,
+    store: RunStore = None,
+    name: RunName = None,
+    images: Images = None,
+    registry: Registry = None,
+    placement: PlacementFile = None,
+    require_digests: RequireDigests = False,
+    host: Host = None,
+    namespace: Namespace = None,
+    experiment: Experiment = "lorapar",
+    service_account: ServiceAccount = None,
+    max_concurrency: Annotated[int, typer.Option(min=1, max=10, help="Runs of this schedule at once.")] = 1,
+) -> None:
+    """Start the pipeline again and again; a run with nothing changed reuses every task that may be reused."""
+    settings = settings_of(preset, config, overrides)
+    if len(cron.split()) != 6 and not cron.startswith("@"):
+        raise BadInputError(f"CRON '{cron}': expected six fields, the first of them seconds, such as '0 0 3 * * *'")
+    from lorapar.kubeflow.parameter_values import pipeline_parameters
+
+    values = pipeline_parameters(settings, parameters or [], store or settings.store.address)
+    package = _package(images, registry, placement, require_digests=require_digests, no_cache=False)
+    from lorapar.kubeflow.server import Start
+
+    server = _server(host, namespace)
+    pipeline, version, _ = server.upload(package)
+    start = Start(name or settings.name, experiment, values, service_account)
+    recurring = server.schedule(pipeline, version, start, cron, max_concurrency)
+    out.print(f"recurring run {recurring}: {cron}", markup=False, highlight=False)
+
+
+def _package(
+    images: list[str] | None, registry: str | None, placement: Path | None, *, require_digests: bool, no_cache: bool
+) -> Package:
+    from lorapar.kubeflow.images import references
+    from lorapar.kubeflow.package import build_package
+    from lorapar.kubeflow.placement import read_placement
+
+    placed = read_placement(placement) if placement is not None else None
+    package = build_package(
+        references(registry, images or []), placed, require_digests=require_digests, cached=not no_cache
+    )
+    if package.unpinned:
+        err.print(
+            f"lorapar: {', '.join(package.unpinned)}: named by a tag, which can be moved under Kubeflow's cache; pin "
+            "with --image NAME=...@sha256:DIGEST",
+            style="yellow",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
+    return package
+
+
+def _server(host: str | None, namespace: str | None) -> Server:
+    from lorapar.kubeflow.server import Server, Where
+
+    return Server(Where(host, namespace))
+
+
+def _goes_on(server: Server, start: Start) -> bool:
+    """Whether an equal run has succeeded or still goes on; says so."""
+    for run in server.runs(start.experiment, 20, start.name):
+        if str(run.state or "PENDING") in ("SUCCEEDED", "RUNNING", "PENDING"):
+            out.print(f"unchanged since run {run.run_id} ({str(run.state).lower()}), nothing started", markup=False)
+            return True
+    return False
+
+
+def _start(server: Server, version: tuple[str, str], start: Start, *, wait: bool, again: int) -> None:
+    from lorapar.kubeflow.submission import wait_for
+
+    store = str(start.parameters.get("store") or _default_store())
+    for left in range(again, -1, -1):
+        run = server.start(*version, start)
+        out.print(f"run {run} started", markup=False, highlight=False)
+        if not wait:
+            return
+        ending = wait_for(server, run, store, out)
+        if ending.exit_code != ExitCode.RUN_FAILED or left == 0:
+            _close(run, store, ending)
+        err.print(f"lorapar: {ending.line}; starting again", markup=False, highlight=False, soft_wrap=True)
+
+
+def _close(run: str, store: str, ending: Any) -> None:
+    """The metrics, one line, and the exit code."""
+    from lorapar.kubeflow.submission import metrics_of_run
+    from lorapar.report.text import metrics_table
+
+    figures = metrics_of_run(store, run)
+    if figures is not None:
+        out.print(metrics_table(figures))
+    where = out if ending.exit_code == ExitCode.OK else err
+    where.print(ending.line, markup=False, highlight=False, soft_wrap=True)
+    raise typer.Exit(ending.exit_code)
+
+
+def _default_store() -> str:
+    from lorapar.kubeflow.parameters import PARAMETERS
+
+    return str(next(parameter.default for parameter in PARAMETERS if parameter.name == "store"))

@@ -1,0 +1,128 @@
+"""The compiled pipeline as it is handed to Kubeflow: the shipped one, with images and placement put in."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Mapping
+from functools import cache
+from importlib import resources
+from typing import Any
+
+import yaml
+
+from lorapar import __version__
+from lorapar.errors import BadInputError
+from lorapar.kubeflow.images import is_pinned
+from lorapar.kubeflow.placement import Placement, place
+
+PIPELINE_NAME = "lorapar"
+MANIFEST_VERSION = "pipelines.kubeflow.org/v2beta1"
+
+
+class Package:
+    """The two documents of a pipeline package."""
+
+    def __init__(self, spec: dict[str, Any], platform: dict[str, Any]) -> None:
+        self.spec = spec
+        self.platform = platform
+
+    @property
+    def images(self) -> list[str]:
+        """The images it names."""
+        return sorted({executor["container"]["image"] for executor in _executors(self.spec)})
+
+    @property
+    def unpinned(self) -> list[str]:
+        """Images named by a tag, which can be moved: KFP's cache would not notice."""
+        return [image for image in self.images if not is_pinned(image)]
+
+    @property
+    def version_name(self) -> str:
+        """Name of the pipeline's version in Kubeflow: equal content, equal name."""
+        return f"{__version__}-{hashlib.sha256(self.text().encode()).hexdigest()[:12]}"
+
+    def text(self) -> str:
+        """The package as Kubeflow takes it."""
+        return _dump([self.spec, self.platform])
+
+    def manifest_text(self, namespace: str | None) -> str:
+        """The package as Kubernetes resources, for GitOps: a Pipeline and this version of it."""
+        pipeline = {"name": PIPELINE_NAME} | ({"namespace": namespace} if namespace else {})
+        about = {"displayName": PIPELINE_NAME}
+        name = f"{PIPELINE_NAME}-{self.version_name.replace('.', '-')}"
+        version = {"name": name} | ({"namespace": namespace} if namespace else {})
+        return _dump(
+            [
+                {
+                    "apiVersion": MANIFEST_VERSION,
+                    "kind": "Pipeline",
+                    "metadata": pipeline,
+                    "spec": about,
+                },
+                {
+                    "apiVersion": MANIFEST_VERSION,
+                    "kind": "PipelineVersion",
+                    "metadata": version,
+                    "spec": {
+                        "displayName": self.version_name,
+                        "pipelineName": PIPELINE_NAME,
+                        "pipelineSpec": self.spec,
+                        "platformSpec": self.platform,
+                    },
+                },
+            ]
+        )
+
+
+def build_package(
+    images: Mapping[str, str], placement: Placement | None, *, require_digests: bool = False, cached: bool = True
+) -> Package:
+    """The shipped package with images and placement put in; raises BadInputError for tags where digests are wanted."""
+    spec, platform = copy.deepcopy(_shipped())
+    for executor in _executors(spec):
+        container = executor["container"]
+        container["image"] = images.get(container["image"], container["image"])
+    if placement is not None:
+        place(spec, platform, placement)
+    if not cached:
+        _switch_caching_off(spec)
+    package = Package(spec, platform)
+    if require_digests and package.unpinned:
+        raise BadInputError(
+            f"--require-digests: {', '.join(package.unpinned)} is not pinned; give --image NAME=...@sha256:DIGEST"
+        )
+    _tell_images(package)
+    return package
+
+
+def _tell_images(package: Package) -> None:
+    """Pinned images go into each task's environment, for records; KFP's cache does not look at it."""
+    pinned = [image for image in package.images if is_pinned(image)]
+    if not pinned:
+        return
+    said = ",".join(f"{image.partition('@')[0].rpartition('/')[2].partition(':')[0]}={image}" for image in pinned)
+    for executor in _executors(package.spec):
+        executor["container"].setdefault("env", []).append({"name": "LORAPAR_IMAGES", "value": said})
+
+
+def _switch_caching_off(spec: dict[str, Any]) -> None:
+    for component in [spec["root"], *spec["components"].values()]:
+        for task in component.get("dag", {}).get("tasks", {}).values():
+            task["cachingOptions"] = {}
+
+
+@cache
+def _shipped() -> tuple[dict[str, Any], dict[str, Any]]:
+    text = resources.files("lorapar.kubeflow").joinpath("pipeline.yaml").read_text(encoding="utf-8")
+    spec, platform = yaml.load_all(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    return spec, platform
+
+
+def _executors(spec: dict[str, Any]) -> list[dict[str, Any]]:
+    return list(spec["deploymentSpec"]["executors"].values())
+
+
+def _dump(documents: list[Any]) -> str:
+    dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+    return yaml.dump_all(documents, Dumper=dumper, sort_keys=False, allow_unicode=True, width=120)

@@ -1,0 +1,128 @@
+"""The run's settings from the parameters of the pipeline; each wrong value is named by its parameter.
+
+`plan` reads them in the cluster, `lorapar submit` beforehand: so nothing is imported here that takes time.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import yaml
+
+from lorapar.config import RunConfig, apply_override, dump_changed, parse_settings, preset_text, validate_settings
+from lorapar.errors import BadInputError, nearest
+from lorapar.kubeflow.parameters import PARAMETERS
+from lorapar.store.address import is_s3
+
+
+def pipeline_parameters(config: RunConfig, given: Sequence[str], store: str | None) -> dict[str, Any]:
+    """The values of the pipeline's parameters, checked as `plan` will; raises BadInputError naming what is wrong."""
+    values: dict[str, Any] = {"config": dump_changed(config)}
+    if store is not None:
+        values["store"] = store
+    known = {parameter.name: parameter for parameter in PARAMETERS}
+    for text in given:
+        name, equals, value = text.partition("=")
+        if name not in known or name == "config":
+            raise BadInputError(f"--param {text}: the pipeline has no such parameter{nearest(name, list(known))}")
+        if not equals:
+            raise BadInputError(f"--param {text}: write it as {name}=VALUE")
+        values[name] = _typed(name, value, known[name].type)
+    run_config({parameter.name: parameter.default for parameter in PARAMETERS} | values)
+    return values
+
+
+def run_config(values: Mapping[str, Any]) -> RunConfig:
+    """The run's settings with the parameters on top."""
+    origin, text = _config_text(str(values.get("config") or "preset:demo"))
+    settings = parse_settings(text, origin)
+    config = validate_settings(settings, origin)
+    for override in str(values.get("overrides") or "").splitlines():
+        if override.strip():
+            config = _with(settings, override, "overrides")
+    for parameter in PARAMETERS:
+        value = str(values.get(parameter.name) or "").strip()
+        if parameter.name == "registry" and not (value or config.registry.address):
+            value = f"{str(values.get('store') or '.').rstrip('/')}/registry"
+        if parameter.key and value:
+            said = _teachers(value) if parameter.name == "teachers" else value
+            config = _with(settings, f"{parameter.key}={said}", parameter.name)
+    # Promotion can be switched off by either and on by neither alone: a form's default must not overrule the settings.
+    return config if _promote(values.get("promote", True)) else _with(settings, "gate.promote=false", "promote")
+
+
+def _config_text(config: str) -> tuple[str, str]:
+    """What errors call the settings, and their YAML."""
+    if config.startswith("preset:"):
+        name = config.removeprefix("preset:").strip()
+        try:
+            return f"config: preset {name}", preset_text(name)
+        except BadInputError as error:
+            raise BadInputError(f"config: {str(error).removeprefix('--preset: ')}") from None
+    if is_s3(config):
+        folder, _, key = config.strip().rpartition("/")
+        try:
+            from lorapar.store import open_store
+
+            return f"config: {config}", open_store(folder).read(key).decode("utf-8")
+        except UnicodeDecodeError:
+            raise BadInputError(f"config: {config} is not UTF-8; save it as UTF-8") from None
+    if ":" not in config:
+        raise BadInputError(
+            f"config: '{config}' is neither `preset:NAME` nor an s3:// address nor YAML with sections such as `model:`"
+        )
+    return "config", config
+
+
+def _with(settings: dict[str, Any], override: str, parameter: str) -> RunConfig:
+    """The settings with one value on top; `settings` keeps it."""
+    trial = copy.deepcopy(settings)
+    try:
+        apply_override(trial, override.strip())
+        config = validate_settings(trial, parameter)
+    except BadInputError as error:
+        text = str(error)
+        raise BadInputError(text if text.startswith(f"{parameter}: ") else f"{parameter}: {text}") from None
+    settings.clear()
+    settings.update(trial)
+    return config
+
+
+def _teachers(value: str) -> str:
+    """Teachers as YAML in one line; hub names become teachers named after them."""
+    try:
+        parsed = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise BadInputError(f"teachers: not YAML: {getattr(error, 'problem', error)}") from None
+    if isinstance(parsed, str):
+        parsed = [part.strip() for part in parsed.split(",") if part.strip()]
+    if not isinstance(parsed, list):
+        raise BadInputError(f"teachers: expected names separated by commas or a YAML list, got {value!r}")
+    return json.dumps([_named(one) if isinstance(one, str) else one for one in parsed])
+
+
+def _named(model: str) -> dict[str, str]:
+    kept = "".join(letter if letter.isalnum() or letter in "._-" else "-" for letter in model)
+    return {"name": kept.strip("-._")[:64], "model": model}
+
+
+def _promote(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise BadInputError(f"promote: expected true or false, got {value!r}")
+    return value
+
+
+def _typed(name: str, text: str, kind: type) -> Any:
+    if kind is str:
+        return text
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        value = None
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        words = {bool: "true or false", int: "a whole number", dict: "labels such as {pool: gpu}"}
+        raise BadInputError(f"--param {name}={text}: expected {words[kind]}")
+    return value

@@ -1,0 +1,196 @@
+"""Where tasks run: accelerators, nodes, queues, memory, volumes, retries; a YAML file that `lorapar compile` takes.
+
+A group is a stage, or `others` for every stage that has no group of its own. What KFP resolves while a run is going
+(`gpu_pool`, the accelerators of a vote task) stays a parameter; a node selector given here takes its place.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import Field, StringConstraints, ValidationError
+
+from lorapar.config.base import Positive, Section
+from lorapar.errors import BadInputError, nearest
+from lorapar.stages.contract import STAGE_NAMES
+
+MODELS = "/models"
+"""Where a task's copy of the base models lies."""
+OTHERS = "others"
+
+Quantity = Annotated[str, StringConstraints(pattern=r"^[0-9]+(\.[0-9]+)?(m|k|Ki|M|Mi|G|Gi|T|Ti)?$")]
+Label = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$")]
+
+
+class Toleration(Section):
+    """A taint that tasks put up with."""
+
+    key: str = Field(description="Key of the taint")
+    operator: Literal["Exists", "Equal"] = Field("Exists", description="Whether the value counts")
+    value: str = Field("", description="Value of the taint, for Equal")
+    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] = Field("NoSchedule", description="Its effect")
+
+
+class ModelVolume(Section):
+    """Where base models are kept: a volume of the task's own, or a claim that tasks share."""
+
+    size: Quantity = Field("50Gi", description="Size of the task's own volume")
+    storage_class: str | None = Field(None, description="Its storage class; absent: the cluster's default")
+    claim: Label | None = Field(None, description="A claim with the models in it (ReadOnlyMany), instead of a volume")
+
+
+class Group(Section):
+    """How the tasks of one stage are placed; what is absent stays as the shipped pipeline has it."""
+
+    accelerator: str | None = Field(None, description="Resource name, such as nvidia.com/gpu")
+    count: Annotated[int, Field(ge=0)] | None = Field(None, description="Accelerators a task holds; 0: none")
+    node_selector: dict[str, str] | None = Field(None, description="Labels of nodes, instead of `gpu_pool`")
+    tolerations: tuple[Toleration, ...] | None = Field(None, description="Taints that tasks put up with")
+    queue: Label | None = Field(None, description="Kueue's local queue")
+    priority: Label | None = Field(None, description="Kueue's workload priority class")
+    cpu: Quantity | None = Field(None, description="Processors requested, and the limit")
+    memory: Quantity | None = Field(None, description="Memory requested, and the limit")
+    shared_memory: Quantity | None = Field(None, description="Limit of /dev/shm, which counts as memory")
+    models: ModelVolume | None = Field(None, description="Where base models are kept")
+    timeout_seconds: Positive | None = Field(None, description="A task that runs longer is stopped")
+    retries: Annotated[int, Field(ge=0)] | None = Field(None, description="How often a failed task is tried again")
+
+
+class Placement(Section):
+    """All groups, and what every task shares."""
+
+    groups: dict[str, Group] = Field({}, description="By stage; `others` for the rest")
+    image_pull_secrets: tuple[Label, ...] = Field((), description="Secrets for the images' registry")
+    image_pull_policy: Literal["Always", "IfNotPresent", "Never"] | None = Field(
+        None, description="When images are pulled"
+    )
+    credentials_secret: Label | None = Field(None, description="Secret with AWS_... and HF_TOKEN; may be missing")
+    user: Positive | None = Field(None, description="Numeric user and group that tasks run as")
+    vote_parallelism: Positive | None = Field(None, description="Hard bound on vote tasks at once")
+
+    def group(self, stage: str) -> Group:
+        """How a stage's tasks are placed."""
+        return self.groups.get(stage) or self.groups.get(OTHERS) or Group()
+
+
+def read_placement(path: Path) -> Placement:
+    """Read a placement file; raises BadInputError with the key that is wrong."""
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        placement = Placement.model_validate(values)
+    except OSError as error:
+        raise BadInputError(f"--placement: {path} cannot be read: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise BadInputError(f"--placement: {path} is not YAML: {getattr(error, 'problem', error)}") from None
+    except ValidationError as error:
+        problem = error.errors()[0]
+        where = ".".join(str(part) for part in problem["loc"]) or "the file"
+        raise BadInputError(f"--placement: {path}: {where}: {problem['msg']}") from None
+    for name in placement.groups:
+        if name not in (*STAGE_NAMES, OTHERS):
+            known = [*STAGE_NAMES, OTHERS]
+            raise BadInputError(f"--placement: {path}: groups.{name}: no such stage{nearest(name, known)}")
+    return placement
+
+
+def place(spec: dict[str, Any], platform: dict[str, Any], placement: Placement) -> None:
+    """Put a placement into a package, in place."""
+    kubernetes = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    for label, executor in spec["deploymentSpec"]["executors"].items():
+        stage = str(executor["container"]["command"][-1])
+        group = placement.group(stage)
+        _place_container(executor["container"], stage, group)
+        _place_pod(kubernetes.setdefault(label, {}), group)
+        _place_volumes(executor["container"], kubernetes[label], group)
+        _share(kubernetes[label], placement)
+    _place_tasks(spec, placement)
+
+
+def _place_container(container: dict[str, Any], stage: str, group: Group) -> None:
+    resources = container.setdefault("resources", {})
+    for kind, value in (("Cpu", group.cpu), ("Memory", group.memory)):
+        if value is not None:
+            resources[f"resource{kind}Request"] = resources[f"resource{kind}Limit"] = value
+    accelerator = dict(resources.get("accelerator", {}))
+    if group.accelerator is not None:
+        accelerator["resourceType"] = accelerator["type"] = group.accelerator
+    if group.count is not None and stage != "vote":
+        accelerator |= {"resourceCount": str(group.count), "count": str(group.count)}
+    resources.pop("accelerator", None)
+    if accelerator.get("resourceCount", "0") != "0":
+        accelerator.setdefault("resourceType", "nvidia.com/gpu")
+        resources["accelerator"] = accelerator
+    if not resources:
+        del container["resources"]
+
+
+def _place_pod(pod: dict[str, Any], group: Group) -> None:
+    labels = {"kueue.x-k8s.io/queue-name": group.queue, "kueue.x-k8s.io/priority-class": group.priority}
+    given = {key: value for key, value in labels.items() if value is not None}
+    if given:
+        pod.setdefault("podMetadata", {}).setdefault("labels", {}).update(given)
+    if group.node_selector is not None:
+        pod["nodeSelector"] = {"labels": dict(group.node_selector)}
+    if group.tolerations is not None:
+        pod["tolerations"] = [one.model_dump(exclude_defaults=False) for one in group.tolerations]
+    if group.timeout_seconds is not None:
+        pod["activeDeadlineSeconds"] = str(group.timeout_seconds)
+
+
+def _place_volumes(container: dict[str, Any], pod: dict[str, Any], group: Group) -> None:
+    if group.shared_memory is not None:
+        mounts = [one for one in pod.get("emptyDirMounts", []) if one["volumeName"] != "shm"]
+        shm = {"medium": "Memory", "mountPath": "/dev/shm", "sizeLimit": group.shared_memory, "volumeName": "shm"}  # noqa: S108
+        pod["emptyDirMounts"] = [*mounts, shm]
+    if group.models is None:
+        return
+    container.setdefault("env", []).append({"name": "HF_HOME", "value": MODELS})
+    if group.models.claim is not None:
+        named = {"pvcNameParameter": {"runtimeValue": {"constant": group.models.claim}}}
+        pod["pvcMount"] = [{"constant": group.models.claim, "mountPath": MODELS, **named}]
+        return
+    volume = {"volumeName": "models", "mountPath": MODELS, "accessModes": ["ReadWriteOnce"], "size": group.models.size}
+    kind = (
+        {"storageClassName": group.models.storage_class}
+        if group.models.storage_class
+        else {"defaultStorageClass": True}
+    )
+    pod["genericEphemeralVolume"] = [{**volume, **kind}]
+
+
+def _share(pod: dict[str, Any], placement: Placement) -> None:
+    """What every task has alike."""
+    if placement.image_pull_policy is not None:
+        pod["imagePullPolicy"] = placement.image_pull_policy
+    if placement.image_pull_secrets:
+        pod["imagePullSecret"] = [
+            {"secretName": name, "secretNameParameter": {"runtimeValue": {"constant": name}}}
+            for name in placement.image_pull_secrets
+        ]
+    if placement.credentials_secret is not None:
+        for secret in pod.get("secretAsEnv", []):
+            secret["secretName"] = placement.credentials_secret
+            secret["secretNameParameter"] = {"runtimeValue": {"constant": placement.credentials_secret}}
+    if placement.user is not None:
+        pod["securityContext"] |= {"runAsUser": str(placement.user), "runAsGroup": str(placement.user)}
+
+
+def _place_tasks(spec: dict[str, Any], placement: Placement) -> None:
+    """Retries, the bound on loops, and what `plan` is told about vote tasks."""
+    for component in [spec["root"], *spec["components"].values()]:
+        for task in component.get("dag", {}).get("tasks", {}).values():
+            if "parameterIterator" in task and placement.vote_parallelism is not None:
+                task["iteratorPolicy"] = {"parallelismLimit": placement.vote_parallelism}
+            label = spec["components"][task["componentRef"]["name"]].get("executorLabel")
+            if label is None:
+                continue
+            stage = str(spec["deploymentSpec"]["executors"][label]["container"]["command"][-1])
+            group = placement.group(stage)
+            if group.retries is not None:
+                policy = task.get("retryPolicy", {"backoffDuration": "30s", "backoffFactor": 2.0})
+                task["retryPolicy"] = {**policy, "maxRetryCount": group.retries}
+            if stage == "plan" and placement.group("vote").count is not None:
+                count = str(placement.group("vote").count)
+                task["inputs"]["parameters"]["vote_accelerators"] = {"runtimeValue": {"constant": count}}

@@ -1,0 +1,158 @@
+"""A placement file ends up in the package as KFP's own functions would have put it there."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from google.protobuf import json_format
+from kfp import compiler, dsl, kubernetes
+from kfp.kubernetes import kubernetes_executor_config_pb2 as kubernetes_pb
+from kfp.pipeline_spec import pipeline_spec_pb2 as pb
+
+from lorapar.errors import BadInputError
+from lorapar.kubeflow.package import build_package
+from lorapar.kubeflow.placement import read_placement
+
+FILE = """
+image_pull_secrets: [regcred]
+image_pull_policy: Always
+credentials_secret: s3
+user: 2000
+vote_parallelism: 2
+groups:
+  sft:
+    count: 2
+    node_selector: {pool: big}
+    tolerations: [{key: dedicated, operator: Equal, value: gpu, effect: NoSchedule}]
+    queue: team
+    priority: high
+    cpu: "4"
+    memory: 32Gi
+    shared_memory: 8Gi
+    models: {size: 20Gi}
+    timeout_seconds: 7200
+    retries: 4
+  evaluate: {models: {claim: shared-models}}
+  vote: {count: 2}
+  score: {count: 0}
+"""
+
+
+@dsl.container_component
+def sft() -> dsl.ContainerSpec:
+    return dsl.ContainerSpec(image="x", command=["lorapar", "stage", "sft"])
+
+
+@dsl.pipeline(name="expected")
+def expected() -> None:
+    """The same placement in KFP's own words."""
+    task = sft()
+    task.set_cpu_request("4").set_cpu_limit("4").set_memory_request("32Gi").set_memory_limit("32Gi")
+    task.set_accelerator_type("nvidia.com/gpu").set_accelerator_limit(2)
+    kubernetes.add_node_selector(task, "pool", "big")
+    kubernetes.add_toleration(task, key="dedicated", operator="Equal", value="gpu", effect="NoSchedule")
+    kubernetes.add_pod_label(task, "kueue.x-k8s.io/queue-name", "team")
+    kubernetes.add_pod_label(task, "kueue.x-k8s.io/priority-class", "high")
+    kubernetes.add_ephemeral_volume(task, "models", "/models", ["ReadWriteOnce"], "20Gi")
+    kubernetes.set_timeout(task, 7200)
+    kubernetes.set_image_pull_policy(task, "Always")
+    kubernetes.set_image_pull_secrets(task, ["regcred"])
+
+
+@pytest.fixture
+def placed(tmp_path: Path):
+    path = tmp_path / "placement.yaml"
+    path.write_text(FILE, encoding="utf-8")
+    return build_package({}, read_placement(path))
+
+
+def pod(package, label: str) -> dict:
+    return package.platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"][label]
+
+
+def container(package, label: str) -> dict:
+    return package.spec["deploymentSpec"]["executors"][label]["container"]
+
+
+def test_it_says_what_kfps_own_functions_say(placed, tmp_path) -> None:
+    compiler.Compiler().compile(expected, str(tmp_path / "expected.yaml"))
+    spec, platform = yaml.safe_load_all((tmp_path / "expected.yaml").read_text(encoding="utf-8"))
+    told = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]["exec-sft"]
+    ours = pod(placed, "exec-sft")
+    assert {key: ours[key] for key in told} == told
+    wanted = spec["deploymentSpec"]["executors"]["exec-sft"]["container"]["resources"]
+    got = container(placed, "exec-sft")["resources"]
+    # The fields without `resource` in their names are for backends older than those this project runs on.
+    assert {key: got[key] for key in got if key.startswith("resource")} == {
+        key: wanted[key] for key in wanted if key.startswith("resource")
+    }
+    assert got["accelerator"] == wanted["accelerator"]
+
+
+def test_kfp_reads_the_placed_package_strictly(placed) -> None:
+    json_format.ParseDict(placed.spec, pb.PipelineSpec(), ignore_unknown_fields=False)
+    executors = placed.platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    for executor in executors.values():
+        json_format.ParseDict(executor, kubernetes_pb.KubernetesExecutorConfig(), ignore_unknown_fields=False)
+
+
+def test_groups_and_what_all_share(placed) -> None:
+    assert "accelerator" not in container(placed, "exec-score").get("resources", {})
+    assert pod(placed, "exec-evaluate")["pvcMount"][0]["constant"] == "shared-models"
+    assert {"name": "HF_HOME", "value": "/models"} in container(placed, "exec-evaluate")["env"]
+    for label in ("exec-plan", "exec-sft", "exec-report"):
+        assert pod(placed, label)["securityContext"]["runAsUser"] == "2000"
+        assert pod(placed, label)["secretAsEnv"][0]["secretName"] == "s3"
+    # Everything else stays as it was shipped.
+    assert "nodeSelectorJson" in pod(placed, "exec-rl")["nodeSelector"]
+
+
+def test_tasks_and_loops(placed) -> None:
+    tasks = placed.spec["components"]["comp-lorapar-stages"]["dag"]["tasks"]
+    assert tasks["sft"]["retryPolicy"]["maxRetryCount"] == 4
+    assert tasks["plan"]["inputs"]["parameters"]["vote_accelerators"] == {"runtimeValue": {"constant": "2"}}
+    loops = placed.spec["components"]["comp-vote-round"]["dag"]["tasks"]
+    assert [task["iteratorPolicy"]["parallelismLimit"] for task in loops.values()] == [2]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("groups: {sfft: {}}", "did you mean 'sft'"),
+        ("groups: {sft: {memory: lots}}", "groups.sft.memory"),
+        ("groups: {sft: {coutn: 1}}", "groups.sft.coutn"),
+        ("groups: [", "not YAML"),
+    ],
+)
+def test_a_wrong_file_names_the_key(tmp_path, text, said) -> None:
+    path = tmp_path / "placement.yaml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(BadInputError, match=said):
+        read_placement(path)
+
+
+def test_a_missing_file_is_one_line(tmp_path) -> None:
+    with pytest.raises(BadInputError, match="cannot be read"):
+        read_placement(tmp_path / "none.yaml")
+
+
+def test_the_manifest_is_what_kfp_writes_for_gitops(tmp_path) -> None:
+    from kfp.compiler.compiler_utils import KubernetesManifestOptions
+
+    from pipelines.lorapar_pipeline import lorapar
+
+    options = KubernetesManifestOptions(
+        pipeline_name="lorapar", pipeline_display_name="lorapar", namespace="kubeflow", include_pipeline_manifest=True
+    )
+    path = tmp_path / "manifest.yaml"
+    compiler.Compiler().compile(
+        lorapar, str(path), kubernetes_manifest_format=True, kubernetes_manifest_options=options
+    )
+    theirs = list(yaml.safe_load_all(path.read_text(encoding="utf-8")))
+    ours = list(yaml.safe_load_all(build_package({}, None).manifest_text("kubeflow")))
+    assert [(one["apiVersion"], one["kind"]) for one in ours] == [(one["apiVersion"], one["kind"]) for one in theirs]
+    for our, their in zip(ours, theirs, strict=True):
+        assert set(our["spec"]) >= set(their["spec"]) - {"description", "pipelineVersionDisplayName"}
+        assert our["metadata"]["namespace"] == "kubeflow"
+    assert ours[1]["spec"]["platformSpec"] == theirs[1]["spec"]["platformSpec"]
+    assert set(ours[1]["spec"]["pipelineSpec"]) == set(theirs[1]["spec"]["pipelineSpec"])

@@ -1,0 +1,205 @@
+"""`lorapar submit`, `runs` and `schedule` against a server that checks every message with kfp-server-api's types."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from lorapar.cli import app
+from lorapar.errors import LoraparError
+from lorapar.kubeflow import follow
+
+spec = importlib.util.spec_from_file_location("api_double", Path(__file__).with_name("api_double.py"))
+api_double = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(api_double)
+
+PROMOTED = ("SUCCEEDED", {"plan": "SUCCEEDED", "gate": "SUCCEEDED", "promote": "SUCCEEDED"})
+NOT_BETTER = ("SUCCEEDED", {"plan": "SUCCEEDED", "gate": "SUCCEEDED"})
+FAILED = ("FAILED", {"plan": "SUCCEEDED", "sft": "FAILED"})
+
+
+@pytest.fixture
+def server(monkeypatch, tmp_path):
+    """The double; runs end at once, and their store is an empty folder."""
+    monkeypatch.setattr(follow, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr("os.environ", {**__import__("os").environ, "KF_PIPELINES_ENDPOINT": "", "KFP_TOKEN": "t0ken"})
+    double = api_double.Double()
+    yield double
+    double.stop()
+
+
+@pytest.fixture
+def call(server, tmp_path):
+    """The command line in this process; an error a person can mend becomes its exit code."""
+
+    def run(*arguments: str):
+        result = CliRunner().invoke(app, [*arguments, "--host", server.address])
+        if isinstance(result.exception, LoraparError):
+            return int(result.exception.exit_code), str(result.exception)
+        assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+        return result.exit_code, result.output
+
+    return run
+
+
+def submit(call, store, *more):
+    return call("submit", "--preset", "tiny", "--store", str(store), *more)
+
+
+def test_a_new_version_is_uploaded_once_and_runs_get_the_settings(server, call, tmp_path) -> None:
+    assert submit(call, tmp_path, "--param", "theta=0.8", "--service-account", "trainer")[0] == 0
+    assert submit(call, tmp_path)[0] == 0
+    assert len(server.pipelines) == 1
+    # The first upload makes a version too, named after the pipeline; then one for our content, and none again.
+    assert [one.display_name.split("-")[0] for one in server.versions.values()][1:] == ["0.1.0"]
+    first, second = server.runs.values()
+    assert first.runtime_config.parameters["theta"] == "0.8"
+    assert first.runtime_config.parameters["store"] == str(tmp_path)
+    assert "name: tiny" in first.runtime_config.parameters["config"]
+    assert first.service_account == "trainer"
+    assert "theta" not in second.runtime_config.parameters
+    assert set(server.tokens) == {"Bearer t0ken"}
+
+
+def test_images_and_caching_make_another_version(server, call, tmp_path) -> None:
+    digest = "sha256:" + "a" * 64
+    submit(call, tmp_path)
+    submit(call, tmp_path, "--image", f"trainer=registry.example/trainer@{digest}")
+    submit(call, tmp_path, "--no-cache")
+    assert len({one.display_name for one in server.versions.values()}) == 4
+    specs = [package["spec"] for package in server.packages.values()]
+    images = {one["container"]["image"] for one in specs[2]["deploymentSpec"]["executors"].values()}
+    assert f"registry.example/trainer@{digest}" in images
+
+
+@pytest.mark.parametrize(
+    ("ending", "code", "said"),
+    [
+        (PROMOTED, 0, "better, promoted"),
+        (NOT_BETTER, 10, "not better than what serves today"),
+        (FAILED, 12, "sft failed"),
+        (("CANCELED", {}), 12, "canceled"),
+    ],
+)
+def test_the_end_of_the_run_decides_the_exit_code(server, call, tmp_path, ending, code, said) -> None:
+    server.endings = [ending]
+    result = submit(call, tmp_path, "--wait")
+    assert result[0] == code, result
+    assert said in result[1]
+
+
+def test_what_the_report_wrote_down_wins_over_states_of_tasks(server, call, tmp_path) -> None:
+    server.endings = [NOT_BETTER]
+    results = tmp_path / "runs" / "run-0"
+    results.mkdir(parents=True)
+    outcome = {"better": True, "promoted": False, "errors": {}}
+    (results / "outcome.json").write_text(json.dumps(outcome), encoding="utf-8")
+    (results / "metrics.json").write_text(json.dumps({"base": {"system1_accuracy": 0.25}}), encoding="utf-8")
+    code, said = submit(call, tmp_path, "--wait")
+    assert code == 0
+    assert "promotion is switched off" in said
+    assert "25.0%" in said
+
+
+def test_a_failed_run_is_started_again_as_often_as_asked(server, call, tmp_path) -> None:
+    server.endings = [FAILED, FAILED, PROMOTED]
+    assert submit(call, tmp_path, "--wait", "--resubmit", "2")[0] == 0
+    assert len(server.runs) == 3
+    server.endings = [FAILED, FAILED]
+    assert submit(call, tmp_path, "--wait", "--resubmit", "1")[0] == 12
+
+
+def test_nothing_starts_where_nothing_has_changed(server, call, tmp_path) -> None:
+    server.endings = [("FAILED", {}), ("SUCCEEDED", {}), ("SUCCEEDED", {})]
+    submit(call, tmp_path, "--if-changed")
+    submit(call, tmp_path, "--if-changed")
+    assert len(server.runs) == 2, "the first failed, so an equal one starts"
+    code, said = submit(call, tmp_path, "--if-changed")
+    assert (code, len(server.runs)) == (0, 2)
+    assert "unchanged since run run-1" in said
+    submit(call, tmp_path, "--if-changed", "--set", "rl.max_steps=3")
+    assert len(server.runs) == 3
+
+
+def test_changed_rows_at_the_same_address_count_as_changed(server, call, tmp_path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    server.endings = [("SUCCEEDED", {})] * 2
+    for answer in ("old", "new"):
+        lines = [{"question": f"Why {n}?", "answer": answer} for n in range(9)]
+        rows.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+        submit(call, tmp_path / "store", "--if-changed", "--set", f"data.source={rows}")
+    assert len(server.runs) == 2
+
+
+def test_runs_lists_the_newest_first(server, call, tmp_path) -> None:
+    server.endings = [PROMOTED, FAILED]
+    submit(call, tmp_path, "--name", "one")
+    submit(call, tmp_path, "--name", "two")
+    code, said = call("runs")
+    assert code == 0
+    assert said.index("two") < said.index("one")
+    assert "failed" in said
+
+
+def test_schedule_makes_a_recurring_run(server, call, tmp_path) -> None:
+    code, said = call("schedule", "0 0 3 * * *", "--preset", "tiny", "--store", str(tmp_path))
+    assert code == 0, said
+    (made,) = server.recurring.values()
+    assert made.trigger.cron_schedule.cron == "0 0 3 * * *"
+    assert made.no_catchup is True
+    assert call("schedule", "0 3 * * *", "--preset", "tiny")[0] == 2
+
+
+@pytest.mark.parametrize(("status", "code"), [(401, 3), (403, 3), (500, 3), (404, 2)])
+def test_a_server_that_refuses_is_one_line(server, call, tmp_path, status, code) -> None:
+    server.refuse = status
+    result = submit(call, tmp_path)
+    assert result[0] == code
+    assert "not allowed" in result[1]
+    assert "t0ken" not in result[1]
+
+
+def test_a_server_that_is_not_there_is_one_line(server, tmp_path) -> None:
+    server.stop()
+    arguments = ["submit", "--preset", "tiny", "--store", str(tmp_path), "--host", server.address]
+    result = CliRunner().invoke(app, arguments)
+    assert int(result.exception.exit_code) == 3
+    assert "did not answer" in str(result.exception)
+
+
+WRONG = [
+    (["--param", "theta=2"], "theta"),
+    (["--param", "thet=0.5"], "did you mean 'theta'"),
+    (["--param", "parallelism=many"], "parallelism"),
+    (["--set", "rl.max_stps=1"], "max_steps"),
+    (["--image", "trainr=x:1"], "did you mean 'trainer'"),
+    (["--image", "trainer=NOT A NAME"], "trainer=REGISTRY"),
+    (["--require-digests"], "is not pinned"),
+    (["--resubmit", "1"], "--wait"),
+]
+
+
+def test_bad_input_is_answered_before_kfp_is_imported() -> None:
+    """All in one fresh process: what one of them imported would be seen after the next."""
+    program = (
+        "import json, sys\n"
+        "from typer.testing import CliRunner\n"
+        "from lorapar.cli import app\n"
+        f"for options in {[options for options, _ in WRONG]!r}:\n"
+        "    result = CliRunner().invoke(app, ['submit', '--preset', 'tiny', *options])\n"
+        "    code = int(getattr(result.exception, 'exit_code', result.exit_code))\n"
+        "    print(json.dumps([code, str(result.exception)]))\n"
+        "    assert not {'kfp', 'torch', 'kfp_server_api'} & set(sys.modules), options\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
+    answers = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [code for code, _ in answers] == [2] * len(WRONG)
+    for (options, said), (_, line) in zip(WRONG, answers, strict=True):
+        assert said in line, options
