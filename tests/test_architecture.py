@@ -195,7 +195,13 @@ MODULE_OF = {
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXTRAS = tuple(PROJECT["optional-dependencies"])
 # Part of a package that is declared, or something that is there wherever the module importing it runs.
-COMES_WITH = {"botocore": "boto3", "s3transfer": "boto3", "vllm": "the server that lorapar.serving runs in"}
+COMES_WITH = {
+    "botocore": "boto3",
+    "kfp_server_api": "kfp",
+    "urllib3": "kfp",
+    "s3transfer": "boto3",
+    "vllm": "the server that lorapar.serving runs in",
+}
 # Asked for without an import: transformers' Trainer does not work without accelerate.
 NEEDED_BY_OTHERS = {"accelerate"}
 
