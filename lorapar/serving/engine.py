@@ -52,8 +52,13 @@ class Engine:
 
     async def load(self, model: str, folder: str) -> None:
         """Load an adapter under an immutable name; one that is loaded already stays. Raises EngineError."""
-        if model not in await self.loaded():
+        if model in await self.loaded():
+            return
+        try:
             await self._post(LOAD, {"lora_name": model, "lora_path": folder})
+        except EngineError:
+            if model not in await self.loaded():  # else a client's request for this version was quicker
+                raise
 
     async def unload(self, model: str) -> None:
         """Forget an adapter's name; its weights give way to the next adapter that needs the room."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -72,6 +72,8 @@ class FakeVllm:
     """Seconds before a model answers."""
     released: asyncio.Event = field(default_factory=asyncio.Event)
     """A stream's last part waits for it."""
+    before_load: Callable[[dict[str, Any]], Awaitable[None]] | None = None
+    """What happens while a load waits for its turn."""
     key: str = ""
 
     def routes(self) -> list[Route]:
@@ -96,6 +98,10 @@ class FakeVllm:
         body = await request.json()
         if "damaged" in Path(body["lora_path"], "adapter_model.safetensors").read_text(encoding="utf-8"):
             return JSONResponse({"error": {"message": "cannot load this"}}, 500)
+        if self.before_load:
+            await self.before_load(body)
+        if body["lora_name"] in self.loaded:
+            return JSONResponse({"error": {"message": "has already been loaded"}}, 400)
         self.loaded[body["lora_name"]] = body["lora_path"]
         self.history.append(f"load {body['lora_name']}")
         return PlainTextResponse("Success")

@@ -178,6 +178,21 @@ def test_version_that_the_engine_refuses_leaves_the_old_one(
     play(scenario, vllm, settings)
 
 
+def test_version_that_a_client_got_loaded_meanwhile_is_taken_as_loaded(
+    vllm: FakeVllm, settings: ServingSettings, registry: Registry
+) -> None:
+    async def quicker(body: dict[str, Any]) -> None:
+        vllm.loaded[body["lora_name"]] = "by the resolver"
+
+    async def scenario(site: Site) -> None:
+        vllm.before_load = quicker
+        registry.move_alias("task", "production", 2, expected=1)
+        await site.look()
+        assert (await site.ask("task")).json() == {"model": "task@2"}
+
+    play(scenario, vllm, settings)
+
+
 def test_adapter_of_another_base_model_is_refused(
     vllm: FakeVllm, settings: ServingSettings, registry: Registry, tmp_path: Path
 ) -> None:
