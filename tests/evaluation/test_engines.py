@@ -1,0 +1,43 @@
+"""Which engine the settings open, and what they refuse; the real vLLM is asked in tests/integration/vllm."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+from pydantic import ValidationError
+
+from lorapar.basemodel import load_tokenizer
+from lorapar.config import EvaluateConfig, ModelConfig
+from lorapar.errors import BadInputError
+from lorapar.evaluation import TransformersEngine
+from lorapar.evaluation.engines import open_engine
+from lorapar.progress import Silent
+
+BASE = ModelConfig(name="builtin:tiny", dtype="float32")
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return load_tokenizer(BASE)
+
+
+def test_transformers_is_the_usual_engine(tokenizer) -> None:
+    with open_engine(BASE, EvaluateConfig(), tokenizer, [None], Silent()) as engine, engine.asked(None) as model:
+        assert isinstance(engine, TransformersEngine)
+        assert all(1 <= len(answer) <= 3 for answer in model.generate([[1, 2], [3]], 3))
+
+
+def test_without_vllm_its_backend_says_so(tokenizer, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "vllm", None)
+    settings = EvaluateConfig(backend="vllm")
+    with (
+        pytest.raises(BadInputError, match="backend vllm needs vllm, which is not installed here"),
+        open_engine(BASE, settings, tokenizer, [None], Silent()),
+    ):
+        pass
+
+
+def test_options_of_vllm_without_its_backend_are_refused() -> None:
+    with pytest.raises(ValidationError, match="vllm: does nothing where backend is transformers"):
+        EvaluateConfig.model_validate({"vllm": {"max_model_len": 512}})
