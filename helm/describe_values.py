@@ -20,6 +20,8 @@ from typing import Any
 
 import yaml
 
+from lorapar.kubeflow.placement import Placement
+
 CHART = Path(__file__).parent / "lorapar"
 BEGIN, END = "<!-- values: begin -->", "<!-- values: end -->"
 
@@ -48,6 +50,26 @@ TOLERATION = {
     "effect": {"enum": ["NoSchedule", "PreferNoSchedule", "NoExecute"]},
     "tolerationSeconds": {"type": "integer", "minimum": 0},
 }
+def placement() -> Schema:
+    """The placement file's own schema, from the model that reads it, with its parts written out in place."""
+    whole = Placement.model_json_schema()
+    parts = whole.pop("$defs", {})
+
+    def inline(node: Any) -> Any:
+        if isinstance(node, list):
+            return [inline(item) for item in node]
+        if not isinstance(node, dict):
+            return node
+        if "$ref" in node:
+            return inline(parts[node["$ref"].rpartition("/")[2]])
+        # Defaults would be read as the chart's; titles only repeat the keys.
+        kept = {key: inline(value) for key, value in node.items() if key not in ("default", "title")}
+        return kept
+
+    found: Schema = inline(whole)
+    return found
+
+
 # Kubernetes' own types. Deep ones (affinity, selectors) are left to the API server.
 DEFINITIONS: dict[str, Schema] = {
     "name": {"type": "string", "pattern": NAME, "maxLength": 63},
@@ -84,6 +106,7 @@ DEFINITIONS: dict[str, Schema] = {
     "optionalUrl": {"type": "string", "pattern": r"^$|^https?://[^/\s]+"},
     "seconds": {"type": "integer", "minimum": 1},
     "port": {"type": "integer", "minimum": 1, "maximum": 65535},
+    "placement": placement(),
     "ports": {"type": "array", "items": {"$ref": "#/definitions/port"}},
 }
 

@@ -40,6 +40,7 @@ EVERYTHING: dict[str, Any] = {
         "launcherConfigMap": {"enabled": True},
         "kueue": {"enabled": True, "clusterQueue": "gpu"},
         "recurring": [{"name": "nightly", "cron": "0 0 3 * * *", "config": {"model": {"name": "builtin:tiny"}}}],
+        "placement": {"groups": {"others": {"cpu": "2"}, "sft": {"count": 2, "memory": "64Gi"}}},
     },
     "teachers": {
         "enabled": True,

@@ -106,7 +106,7 @@ def test_a_token_is_mounted_only_where_kubeflow_asks_for_one() -> None:
             for volume in spec.get("volumes", [])
             if "projected" in volume
         }
-        assert holders == ({"Pod/lorapar-test-kubeflow"} if multi_user else set())
+        assert holders == ({"Job/lorapar-upload", "Pod/lorapar-test-kubeflow"} if multi_user else set())
 
 
 # --- secrets -------------------------------------------------------------------------------------------------------

@@ -38,12 +38,12 @@ imagePullSecrets:
   valueFrom:
     secretKeyRef:
       name: {{ $secret }}
-      key: {{ .Values.objectStore.accessKeyIdEntry }}
+      key: AWS_ACCESS_KEY_ID
 - name: AWS_SECRET_ACCESS_KEY
   valueFrom:
     secretKeyRef:
       name: {{ $secret }}
-      key: {{ .Values.objectStore.secretAccessKeyEntry }}
+      key: AWS_SECRET_ACCESS_KEY
 {{- end }}
 - name: AWS_REGION
   value: {{ .Values.objectStore.region | quote }}

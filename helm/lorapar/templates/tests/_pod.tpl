@@ -12,6 +12,9 @@ metadata:
     helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded
 spec:
   {{- include "lorapar.podDefaults" .root | nindent 2 }}
+  {{- if and (eq .check "kubeflow") .root.Values.pipeline.upload.enabled }}
+  serviceAccountName: {{ include "lorapar.fullname" .root }}-upload
+  {{- end }}
   restartPolicy: Never
   activeDeadlineSeconds: {{ .root.Values.tests.timeoutSeconds }}
   containers:
