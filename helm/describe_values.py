@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-
 from lorapar.kubeflow.placement import Placement
 
 CHART = Path(__file__).parent / "lorapar"
@@ -50,6 +49,8 @@ TOLERATION = {
     "effect": {"enum": ["NoSchedule", "PreferNoSchedule", "NoExecute"]},
     "tolerationSeconds": {"type": "integer", "minimum": 0},
 }
+
+
 def placement() -> Schema:
     """The placement file's own schema, from the model that reads it, with its parts written out in place."""
     whole = Placement.model_json_schema()

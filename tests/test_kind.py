@@ -212,6 +212,29 @@ def test_an_answer_of_another_model_fails(script: Run) -> None:
     assert "another model answered" in done.stderr
 
 
+RUN = """#!/bin/sh
+echo "lorapar $*" >> "$CALLS"
+exit $ENDS
+"""
+
+
+@pytest.mark.parametrize(("ends", "code"), [(0, 0), (10, 0), (12, 1), (124, 4)])
+def test_a_run_that_is_not_better_passes_and_one_that_fails_shows_why(ends: int, code: int, script: Run) -> None:
+    tools = {"kubectl": WELL_KUBECTL, "lorapar": RUN}
+    done = script("run-tiny.sh", tools=tools, ENDS=str(ends), STAND_IN_PORT="1", PATIENCE="1")
+    assert done.returncode == code, done.stderr
+    assert ("pods in kubeflow" in done.stderr) is (code != 0)
+
+
+def test_the_tiny_run_s_command_line_is_one_that_submit_takes(script: Run, tmp_path: Path) -> None:
+    from tests.helm.test_commands import lorapar_problems
+
+    script("run-tiny.sh", tools={"kubectl": WELL_KUBECTL, "lorapar": RUN}, ENDS="0", STAND_IN_PORT="1", PATIENCE="1")
+    (line,) = [line for line in calls(tmp_path).splitlines() if line.startswith("lorapar")]
+    assert lorapar_problems(line.split()[1:]) == []
+    assert "--preset tiny" in line
+
+
 def test_versions_are_pinned_in_one_file_only() -> None:
     pinned = dict(re.findall(r"^([A-Z_]+)=(\S+)$", (KIND / "versions.env").read_text(encoding="utf-8"), re.MULTILINE))
     assert "@sha256:" in pinned["KIND_NODE_IMAGE"]

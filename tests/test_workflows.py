@@ -103,6 +103,15 @@ def test_release_tests_before_it_builds_and_signs_what_it_pushes() -> None:
         assert "@${DIGEST}" in signed[0], "a tag can be moved after it was signed"
 
 
+RELEASE_IMAGES = PARSED["release.yaml"]["jobs"]["images"]["strategy"]["matrix"]["include"]
+
+
+@pytest.mark.parametrize("built", RELEASE_IMAGES, ids=[built["image"] for built in RELEASE_IMAGES])
+def test_release_builds_images_that_are_there(built: dict[str, str]) -> None:
+    assert (ROOT / "images" / built["image"] / "Dockerfile").is_file()
+    assert (ROOT / "locks" / f"{built['lock']}.txt").is_file()
+
+
 # --- .ci/retrain -----------------------------------------------------------------------------------------------------
 
 Retrain = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -128,9 +137,10 @@ def retrain(tmp_path: Path) -> Retrain:
 @pytest.mark.parametrize(
     ("code", "said", "ends", "promoted", "title"),
     [
-        (0, "promoted", 0, "true", "Promoted"),
-        (0, "nothing has changed since run 7", 0, "false", "Nothing has changed"),
-        (10, "not better", 0, "false", "Trained, not better than what is in production"),
+        (0, "run 7: better, promoted", 0, "true", "Promoted"),
+        (0, "run 7: better, but promotion is switched off", 0, "false", "Better, but promotion is switched off"),
+        (0, "unchanged since run 7 (succeeded), nothing started", 0, "false", "Nothing has changed"),
+        (10, "run 7: not better", 0, "false", "Trained, not better than what is in production"),
         (12, "failed at sft", 12, "false", "Failed with exit code 12"),
         (3, "KFP does not answer", 3, "false", "Failed with exit code 3"),
     ],
@@ -146,6 +156,21 @@ def test_red_only_for_failure(
     assert summary.read_text(encoding="utf-8").startswith(f"## {title}\n")
     assert said in summary.read_text(encoding="utf-8")
     assert (f"::notice title=retrain::{title}" in done.stdout) is (ends == 0 and promoted == "false")
+
+
+def test_the_words_that_tell_endings_apart_are_those_of_submit() -> None:
+    sources = (ROOT / "lorapar" / "kubeflow" / "submission.py", ROOT / "lorapar" / "cli" / "kubeflow.py")
+    said = "".join(path.read_text(encoding="utf-8") for path in sources)
+    for words in ("promotion is switched off", ", nothing started", "better, promoted"):
+        assert words in said
+
+
+def test_the_workflow_s_command_line_is_one_that_submit_takes() -> None:
+    from tests.helm.test_commands import lorapar_problems
+
+    (step,) = [s for s in PARSED["retrain.yaml"]["jobs"]["retrain"]["steps"] if s.get("id") == "retrain"]
+    options = step["run"].split()[2:]
+    assert not lorapar_problems(["submit", "--config", "mine.yaml", "--if-changed", "--wait", "--set", "a=b", *options])
 
 
 def test_the_data_set_is_one_argument_whatever_is_in_it(retrain: Retrain, tmp_path: Path) -> None:

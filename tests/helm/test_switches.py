@@ -51,6 +51,11 @@ ADDS: list[tuple[str, dict[str, Any], set[str]]] = [
         },
     ),
     (
+        "multi-user Kubeflow",
+        {"pipeline": {"kfp": {"multiUser": True}}},
+        {"Role/lorapar-upload", "RoleBinding/lorapar-upload"},
+    ),
+    (
         "teachers",
         teachers(),
         {
@@ -119,6 +124,7 @@ def test_switch_adds_exactly_this_to_serving(values: dict[str, Any], appears: se
 TAKES: list[tuple[dict[str, Any], set[str]]] = [
     ({"networkPolicy": {"enabled": False}}, {"NetworkPolicy"}),
     ({"pipeline": {"rbac": {"create": False}}}, {"Role", "RoleBinding"}),
+    ({"pipeline": {"upload": {"enabled": False}}}, {"Job"}),
 ]
 
 
@@ -324,10 +330,13 @@ def test_the_launcher_s_configmap_says_where_artifacts_go() -> None:
 
 def test_upgrades_of_the_bucket_job_get_another_name_when_its_pod_changes() -> None:
     """A Job's pod is immutable: an upgrade that changed it in place would fail."""
-    before = only(render(values={"objectStore": {"createBucket": True}}), "Job", "")
-    same = only(render(values={"objectStore": {"createBucket": True}, "commonLabels": {"a": "b"}}), "Job", "")
-    after = only(render(values={"objectStore": {"createBucket": True, "region": "eu-west-1"}}), "Job", "")
-    assert before["metadata"]["name"] == same["metadata"]["name"] != after["metadata"]["name"]
+
+    def name(**values: Any) -> str:
+        manifests = render(values={**values, "objectStore": {"createBucket": True, **values.get("objectStore", {})}})
+        (job,) = [m for m in of_kind(manifests, "Job") if "-bucket-" in m["metadata"]["name"]]
+        return str(job["metadata"]["name"])
+
+    assert name() == name(commonLabels={"a": "b"}) != name(objectStore={"region": "eu-west-1"})
 
 
 @pytest.mark.parametrize("profile", PROFILES)

@@ -1,0 +1,200 @@
+"""The hook Job, run for real: `lorapar compile` with what it is rendered with, then its script against Kubeflow's API.
+
+The API is the double of tests/kubeflow, which checks every body by the types of kfp-server-api.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from tests.kubeflow.api_double import Double
+
+from lorapar import __version__
+from tests.helm.chart import CHART, EVERYTHING, only, pod_spec, render
+
+RECURRING = EVERYTHING["pipeline"]["recurring"]
+
+
+@pytest.fixture
+def kubeflow() -> Iterator[Double]:
+    double = Double()
+    yield double
+    double.stop()
+
+
+def compiled(values: dict[str, Any] | None, folder: Path, profile: str | None = None) -> list[dict[str, Any]]:
+    """What the Job's first container writes; the ConfigMap's files lie in the folder too."""
+    manifests = render(profile, values)
+    for name, text in only(manifests, "ConfigMap", "-upload")["data"].items():
+        (folder / name).write_text(text, encoding="utf-8")
+    (container,) = pod_spec(only(manifests, "Job", "-upload"))["initContainers"]  # type: ignore[index]
+    moved = [word.replace("/scratch", str(folder)).replace("/config", str(folder)) for word in container["args"]]
+    command = [sys.executable, "-m", "lorapar.cli", *container["command"][1:], *moved]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return list(yaml.safe_load_all((folder / "pipeline.yaml").read_text(encoding="utf-8")))
+
+
+def upload(kubeflow: Double, folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    """What the Job's second container does."""
+    command = [sys.executable, CHART / "files" / "upload_pipeline.py", kubeflow.address, folder / "pipeline.yaml"]
+    environment = {"PATH": os.environ["PATH"], **variables}
+    return subprocess.run(
+        [*command, __version__, folder / "recurring.json"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+        env=environment,
+    )
+
+
+def recurring(kubeflow: Double) -> set[str]:
+    return {str(run.display_name) for run in kubeflow.recurring.values()}
+
+
+def with_runs(*runs: dict[str, Any]) -> dict[str, Any]:
+    return {"pipeline": {"recurring": list(runs)}}
+
+
+def test_the_package_has_the_release_s_images_and_placement(tmp_path: Path) -> None:
+    digest = "sha256:" + "a" * 64
+    values = {**EVERYTHING, "images": {"registry": "mirror.internal", "trainer": {"digest": digest}}}
+    spec, platform = compiled(values, tmp_path)
+    images = {executor["container"]["image"] for executor in spec["deploymentSpec"]["executors"].values()}
+    assert images == {
+        f"mirror.internal/lorapar/client:{__version__}",
+        f"mirror.internal/lorapar/trainer@{digest}",
+        f"mirror.internal/lorapar/vllm:{__version__}",
+    }
+    pods = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    sft = next(pods[label] for label in pods if label.startswith("exec-sft"))
+    assert sft["podMetadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "lorapar"
+    assert sft["pvcMount"][0]["constant"] == "base-models"
+    assert {secret["secretName"] for secret in sft["secretAsEnv"]} == {"s3-keys"}
+    assert sft["imagePullPolicy"] == "IfNotPresent"
+
+
+def test_a_group_that_the_chart_makes_starts_from_the_user_s_others(tmp_path: Path) -> None:
+    spec, _ = compiled(EVERYTHING, tmp_path)
+    executors = spec["deploymentSpec"]["executors"]
+    vote = next(executors[label] for label in executors if label.startswith("exec-vote"))
+    assert vote["container"]["resources"]["resourceCpuLimit"] == "2"
+
+
+@pytest.mark.parametrize("profile", ["kind", "single-gpu", "production"])
+def test_every_profile_compiles(profile: str, tmp_path: Path) -> None:
+    assert len(compiled(None, tmp_path, profile)) == 2
+
+
+def test_first_upload_makes_the_pipeline_and_an_equal_one_makes_nothing(kubeflow: Double, tmp_path: Path) -> None:
+    compiled({}, tmp_path)
+    first, second = upload(kubeflow, tmp_path), upload(kubeflow, tmp_path)
+    assert (first.returncode, second.returncode) == (0, 0), first.stderr + second.stderr
+    assert "uploaded" in first.stdout
+    assert "is there already" in second.stdout
+    names = {str(version.display_name) for version in kubeflow.versions.values()}
+    assert len(kubeflow.pipelines) == 1
+    assert len([name for name in names if name.startswith(f"{__version__}-")]) == 1
+
+
+def test_a_changed_package_is_a_new_version_of_the_same_pipeline(kubeflow: Double, tmp_path: Path) -> None:
+    compiled({}, tmp_path)
+    upload(kubeflow, tmp_path)
+    compiled({"images": {"registry": "mirror.internal"}}, tmp_path)
+    assert "uploaded" in upload(kubeflow, tmp_path).stdout
+    assert len(kubeflow.pipelines) == 1
+    assert len([v for v in kubeflow.versions.values() if str(v.display_name).startswith(f"{__version__}-")]) == 2
+
+
+def test_submit_finds_the_version_that_the_job_uploaded(kubeflow: Double, tmp_path: Path) -> None:
+    """Both name it by the same digest, so neither uploads what the other has."""
+    from lorapar.kubeflow.package import build_package
+    from lorapar.kubeflow.placement import read_placement
+
+    from lorapar.kubeflow.images import references
+
+    compiled({}, tmp_path)
+    upload(kubeflow, tmp_path)
+    images = [f"{name}=ghcr.io/lorapar/{name}:{__version__}" for name in ("client", "trainer", "vllm")]
+    package = build_package(references(None, images), read_placement(tmp_path / "placement.yaml"))
+    assert package.version_name in {version.display_name for version in kubeflow.versions.values()}
+
+
+def test_recurring_runs_are_made_kept_changed_and_deleted(kubeflow: Double, tmp_path: Path) -> None:
+    nightly = {"name": "nightly", "cron": "0 0 3 * * *", "config": {"model": {"name": "builtin:tiny"}}}
+    weekly = {"name": "weekly", "cron": "0 0 3 * * 1", "config": {}}
+    kubeflow.recurring["foreign"] = kubeflow_run("nightly", "somebody's own")
+    compiled(with_runs(nightly, weekly), tmp_path)
+    assert upload(kubeflow, tmp_path).returncode == 0
+    assert recurring(kubeflow) == {"nightly", "weekly"}
+    before = set(kubeflow.recurring)
+    assert upload(kubeflow, tmp_path).returncode == 0
+    assert set(kubeflow.recurring) == before, "unchanged ones are left alone"
+    compiled(with_runs({**nightly, "cron": "0 0 4 * * *"}), tmp_path)
+    done = upload(kubeflow, tmp_path)
+    assert done.returncode == 0, done.stderr
+    own = [run for key, run in kubeflow.recurring.items() if key != "foreign"]
+    assert [run.trigger.cron_schedule.cron for run in own] == ["0 0 4 * * *"]
+    compiled({}, tmp_path)
+    assert upload(kubeflow, tmp_path).returncode == 0
+    assert set(kubeflow.recurring) == {"foreign"}, "what others made is never touched"
+
+
+def kubeflow_run(name: str, description: str) -> Any:
+    import kfp_server_api as api
+
+    return api.V2beta1RecurringRun(recurring_run_id="foreign", display_name=name, description=description)
+
+
+def test_a_recurring_run_carries_store_account_and_settings_that_are_valid(kubeflow: Double, tmp_path: Path) -> None:
+    from lorapar.kubeflow.parameter_values import run_config
+
+    compiled(EVERYTHING, tmp_path)
+    assert upload(kubeflow, tmp_path).returncode == 0
+    (run,) = kubeflow.recurring.values()
+    assert run.service_account == "lorapar-runner"
+    assert run.runtime_config.parameters["store"] == "s3://lorapar"
+    assert run_config(run.runtime_config.parameters).model.name == "builtin:tiny"
+    known = kubeflow.packages[run.pipeline_version_reference.pipeline_version_id]["spec"]["root"]["inputDefinitions"]
+    assert set(run.runtime_config.parameters) <= set(known["parameters"])
+
+
+def test_the_namespace_s_token_goes_with_every_call(kubeflow: Double, tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("the-token", encoding="utf-8")
+    compiled(EVERYTHING, tmp_path)
+    done = upload(kubeflow, tmp_path, KF_PIPELINES_SA_TOKEN_PATH=str(tmp_path / "token"), NAMESPACE="ml")
+    assert done.returncode == 0, done.stderr
+    assert set(kubeflow.tokens) == {"Bearer the-token"}
+    (experiment,) = kubeflow.experiments.values()
+    assert experiment.namespace == "ml"
+
+
+def test_a_refused_call_fails_in_one_line(kubeflow: Double, tmp_path: Path) -> None:
+    compiled({}, tmp_path)
+    kubeflow.refuse = 403
+    done = upload(kubeflow, tmp_path)
+    assert done.returncode == 1
+    assert "403" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_a_wrong_placement_ends_installing_with_its_key() -> None:
+    from tests.helm.chart import template
+
+    done = template(values={"pipeline": {"placement": {"groups": {"sft": {"gpus": 1}}}}})
+    assert done.code != 0
+    assert "gpus" in done.error
+
+
+def test_the_configmap_holds_no_run_s_secret(tmp_path: Path) -> None:
+    data = json.dumps(only(render(values=EVERYTHING), "ConfigMap", "-upload")["data"])
+    assert "SECRET" not in data
