@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+
 from lorapar.kubeflow.placement import Placement
 
 CHART = Path(__file__).parent / "lorapar"

@@ -1,4 +1,4 @@
-"""What every task gets, wherever it runs: a user that is not root, scratch, optional credentials, the run's id."""
+"""What every task gets, wherever it runs: no root, scratch, optional credentials, the run's id, the stage as label."""
 
 from kfp import dsl, kubernetes
 
@@ -27,6 +27,8 @@ def settled(task: dsl.PipelineTask, *, cached: bool = True, retries: int = 1) ->
     kubernetes.set_security_context(task, run_as_user=USER, run_as_group=USER, run_as_non_root=True)
     kubernetes.empty_dir_mount(task, volume_name="scratch", mount_path=SCRATCH)
     kubernetes.use_field_path_as_env(task, env_name="LORAPAR_RUN", field_path="metadata.labels['pipeline/runid']")
+    # What selects pods in a cluster goes by it: teachers that wake for votes, network policies.
+    kubernetes.add_pod_label(task, "lorapar/stage", str(task.container_spec.command[-1]))
     kubernetes.use_secret_as_env(task, CREDENTIALS, {key: key for key in CREDENTIAL_KEYS}, optional=True)
     return task
 

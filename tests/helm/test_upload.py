@@ -15,10 +15,12 @@ from typing import Any
 
 import pytest
 import yaml
-from tests.kubeflow.api_double import Double
+from typer.testing import CliRunner
 
 from lorapar import __version__
+from lorapar.cli import app
 from tests.helm.chart import CHART, EVERYTHING, only, pod_spec, render
+from tests.kubeflow.api_double import Double
 
 RECURRING = EVERYTHING["pipeline"]["recurring"]
 
@@ -37,9 +39,8 @@ def compiled(values: dict[str, Any] | None, folder: Path, profile: str | None = 
         (folder / name).write_text(text, encoding="utf-8")
     (container,) = pod_spec(only(manifests, "Job", "-upload"))["initContainers"]  # type: ignore[index]
     moved = [word.replace("/scratch", str(folder)).replace("/config", str(folder)) for word in container["args"]]
-    command = [sys.executable, "-m", "lorapar.cli", *container["command"][1:], *moved]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
-    assert done.returncode == 0, done.stderr
+    done = CliRunner().invoke(app, [*container["command"][1:], *moved])
+    assert done.exit_code == 0, done.output
     return list(yaml.safe_load_all((folder / "pipeline.yaml").read_text(encoding="utf-8")))
 
 
@@ -117,10 +118,9 @@ def test_a_changed_package_is_a_new_version_of_the_same_pipeline(kubeflow: Doubl
 
 def test_submit_finds_the_version_that_the_job_uploaded(kubeflow: Double, tmp_path: Path) -> None:
     """Both name it by the same digest, so neither uploads what the other has."""
+    from lorapar.kubeflow.images import references
     from lorapar.kubeflow.package import build_package
     from lorapar.kubeflow.placement import read_placement
-
-    from lorapar.kubeflow.images import references
 
     compiled({}, tmp_path)
     upload(kubeflow, tmp_path)

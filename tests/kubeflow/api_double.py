@@ -11,6 +11,7 @@ import json
 import re
 import threading
 import urllib.parse
+import uuid
 from datetime import UTC, datetime
 from typing import Any
 
@@ -60,6 +61,9 @@ class Double:
 
             def do_POST(self) -> None:
                 double.answer(self, self.rfile.read(int(self.headers.get("Content-Length", 0))))
+
+            def do_DELETE(self) -> None:
+                double.answer(self, b"")
 
             def log_message(self, *_: object) -> None:
                 return
@@ -120,12 +124,20 @@ class Double:
             return api.V2beta1ListRunsResponse(runs=list(reversed(_matching(self.runs, query))))
         if method == "GET" and (match := re.fullmatch(r"/runs/([^/]+)", what)):
             return self.runs[match[1]]
-        if (method, what) == ("POST", "/recurringruns"):
-            made = parse(body, "V2beta1RecurringRun")
-            made.recurring_run_id = f"recurring-{len(self.recurring)}"
-            self.recurring[made.recurring_run_id] = made
-            return made
+        if what.startswith("/recurringruns"):
+            return self._recurring(method, what, query, body)
         raise KeyError(f"no such call: {method} {path}")
+
+    def _recurring(self, method: str, what: str, query: dict[str, str], body: bytes) -> Any:
+        if method == "DELETE":
+            del self.recurring[what.rpartition("/")[2]]
+            return {}
+        if method == "GET":
+            return api.V2beta1ListRecurringRunsResponse(recurring_runs=_matching(self.recurring, query))
+        made = parse(body, "V2beta1RecurringRun")
+        made.recurring_run_id = f"recurring-{uuid.uuid4().hex}"
+        self.recurring[made.recurring_run_id] = made
+        return made
 
     def _upload(self, name: str, body: bytes, headers: Any) -> api.V2beta1Pipeline:
         made = api.V2beta1Pipeline(pipeline_id=f"pipeline-{len(self.pipelines)}", display_name=name)

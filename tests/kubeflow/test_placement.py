@@ -51,6 +51,7 @@ def expected() -> None:
     task.set_accelerator_type("nvidia.com/gpu").set_accelerator_limit(2)
     kubernetes.add_node_selector(task, "pool", "big")
     kubernetes.add_toleration(task, key="dedicated", operator="Equal", value="gpu", effect="NoSchedule")
+    kubernetes.add_pod_label(task, "lorapar/stage", "sft")  # the shipped pipeline's own
     kubernetes.add_pod_label(task, "kueue.x-k8s.io/queue-name", "team")
     kubernetes.add_pod_label(task, "kueue.x-k8s.io/priority-class", "high")
     kubernetes.add_ephemeral_volume(task, "models", "/models", ["ReadWriteOnce"], "20Gi")

@@ -2,10 +2,10 @@
 
     python upload_pipeline.py ENDPOINT PACKAGE VERSION [RECURRING]
 
-VERSION is the package's version of lorapar; the version in Kubeflow is called VERSION-DIGEST, as `lorapar submit` calls
-it, so that neither uploads what the other has. RECURRING is a JSON file: `owner` (marks what this release made),
-`service_account`, `parameters`, and `runs` with `name`, `cron`, `config`. What it lists is made, what it lists no longer
-is deleted, what is unchanged is left alone; recurring runs of others are never touched.
+VERSION is the package's version of lorapar; the version in Kubeflow is called VERSION-DIGEST, as `lorapar submit`
+calls it, so that neither uploads what the other has. RECURRING is a JSON file: `owner` (marks what this release made),
+`service_account`, `parameters`, and `runs` with `name`, `cron`, `config`. What it lists is made, what it lists no
+longer is deleted, what is unchanged is left alone; recurring runs of others are never touched.
 
 Speaks Kubeflow's REST API (v2beta1) itself: the image has no kfp, whose pins exclude those of the stages. NAMESPACE and
 the file KF_PIPELINES_SA_TOKEN_PATH, where set, are those of a multi-user Kubeflow.
