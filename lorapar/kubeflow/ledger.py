@@ -22,6 +22,7 @@ from pydantic import ValidationError
 from lorapar.errors import BadInputError, IntegrityError, UnreachableError
 from lorapar.local.folder import StageRecord
 from lorapar.records import digest_of
+from lorapar.redaction import redact
 from lorapar.store import Manifest, NotFoundError, ObjectStore
 
 _RUN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -87,7 +88,7 @@ class Ledger:
         """Keep the line a stage failed with; what cannot be written must not hide it, so nothing is raised."""
         if self.run:
             try:
-                self.store.write(f"runs/{self.run}/errors/{stage}.txt", line.encode())
+                self.store.write(f"runs/{self.run}/errors/{stage}.txt", redact(line).encode())
             except (UnreachableError, OSError):
                 return
 
