@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.integration.planted import HUB_TOKEN
 from tests.integration.resume.warm import WarmCommand
 from tests.integration.s3_server import S3Server
 
-PLANTED_TOKEN = "hf_PlantedTokenOfTheResumeTests0001"
 # A random model never earns the paper's rewards, and what never learns is the same after any accident.
 REWARD = "def parity(completions, references):\n    return [float(sum(map(ord, text)) % 2) for text in completions]\n"
 SETTINGS = (
@@ -26,7 +26,7 @@ def command(s3_server: S3Server, tmp_path_factory: pytest.TempPathFactory) -> It
     """The `lorapar` command with its imports done, as `admin` of the S3 server."""
     folder = tmp_path_factory.mktemp("rewards")
     (folder / "parity_reward.py").write_text(REWARD, encoding="utf-8")
-    warm = WarmCommand({**s3_server.environment(), "PYTHONPATH": str(folder), "HF_TOKEN": PLANTED_TOKEN})
+    warm = WarmCommand({**s3_server.environment(), "PYTHONPATH": str(folder), "HF_TOKEN": HUB_TOKEN})
     yield warm
     warm.close()
 

@@ -52,7 +52,7 @@ def moments(count: int, whole: Path, seed: int) -> list[Moment]:
     return [Moment(node, generator.uniform(0.0, records[node].seconds)) for node in order]
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_killed_at_random_moments_every_run_ends_with_the_same_bytes(
     command: WarmCommand, arguments: list[str], whole: Path, s3_server: S3Server, s3_bucket: str, tmp_path: Path
 ) -> None:
@@ -73,7 +73,7 @@ def test_killed_at_random_moments_every_run_ends_with_the_same_bytes(
     assert not different, f"LORAPAR_TEST_SEED={SEED}\n" + "\n".join(different)
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_sigterm_ends_a_run_with_its_code_and_another_machine_goes_on(
     command: WarmCommand, arguments: list[str], whole: Path, s3_bucket: str, tmp_path: Path
 ) -> None:
