@@ -15,10 +15,12 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from lorapar.errors import IntegrityError, LoraparError
 from lorapar.local.folder import StageRecord
 from lorapar.progress import Progress
-from lorapar.store import Manifest, NotFoundError, ObjectStore, fetch_tree, file_sha256, put_tree
+from lorapar.store import Manifest, NotFoundError, ObjectStore, fetch_tree, file_sha256, put_tree, read_manifest
 from lorapar.store.tree import CONTENT
 
 ROOT = "finished"
+_SHOWN_BYTES = 50_000_000
+"""Copying less than this is not worth a bar, or a line in the log."""
 
 
 class SharedStage(BaseModel):
@@ -40,7 +42,10 @@ class SharedStages:
         """Put a finished stage and its output folders below `folder` into the store, where it is not there yet."""
         if self.store.exists(_key(record)):
             return
-        outputs = {name: put_tree(self.store, folder / name, progress) for name in record.outputs}
+        outputs = {}
+        for name in record.outputs:
+            shown = progress if _size(read_manifest(folder / name)) >= _SHOWN_BYTES else None
+            outputs[name] = put_tree(self.store, folder / name, shown)
         self.store.write(_key(record), SharedStage(record=record, outputs=outputs).model_dump_json(indent=2).encode())
 
     def try_keep(self, record: StageRecord, folder: Path, progress: Progress) -> bool:
@@ -62,7 +67,7 @@ class SharedStages:
             if shared is None:
                 return None
             for name, manifest in shared.outputs.items():
-                fetch_tree(self.store, manifest, folder / name, progress)
+                fetch_tree(self.store, manifest, folder / name, progress if _size(manifest) >= _SHOWN_BYTES else None)
         except (IntegrityError, NotFoundError) as error:
             progress.say(f"not taken from the store: {error}")
             self._remove_damaged(wanted)
@@ -102,6 +107,10 @@ class SharedStages:
         if shared.record.key != wanted.key or digests != shared.record.outputs:
             raise IntegrityError(f"{where}: is not the record of the outputs it names")
         return shared
+
+
+def _size(manifest: Manifest) -> int:
+    return sum(entry.size_bytes for entry in manifest.files.values())
 
 
 def _key(record: StageRecord) -> str:

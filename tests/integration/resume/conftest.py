@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,7 +27,13 @@ def command(s3_server: S3Server, tmp_path_factory: pytest.TempPathFactory) -> It
     """The `lorapar` command with its imports done, as `admin` of the S3 server."""
     folder = tmp_path_factory.mktemp("rewards")
     (folder / "parity_reward.py").write_text(REWARD, encoding="utf-8")
-    warm = WarmCommand({**s3_server.environment(), "PYTHONPATH": str(folder), "HF_TOKEN": HUB_TOKEN})
+    warm = WarmCommand(
+        {
+            **s3_server.environment(),
+            "PYTHONPATH": os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")]),
+            "HF_TOKEN": HUB_TOKEN,
+        }
+    )
     yield warm
     warm.close()
 
