@@ -176,6 +176,20 @@ def pull_command(
     _say(f"{version} is in {folder}")
 
 
+@adapters.command("sign")
+def sign_command(
+    ref: Ref,
+    key: Annotated[Path, typer.Option(help="Ed25519 private key in PEM.")],
+    where: Where = None,
+) -> None:
+    """Sign a version; servers with LORAPAR_TRUSTED_KEYS load nothing that no trusted key has signed."""
+    from lorapar.registry.signature import sign_version
+
+    registry = open_registry(where)
+    version = registry.resolve(ref)
+    _say(f"{version} is signed by the key {sign_version(registry.store, version, key)}")
+
+
 @adapters.command("verify")
 def verify_command(
     ref: Annotated[str | None, typer.Argument(metavar="[REF]", help="A version or a name; absent: everything.")] = None,

@@ -6,6 +6,7 @@
     adapters/<name>/digests/<sha256>.json             which version has this content
     adapters/<name>/aliases/<alias>.json              the version an alias names, and those it named before
     adapters/<name>/verdicts/<version>.json           what gates said about a version
+    adapters/<name>/signatures/<version>/<key>.json   who vouches for a version
 
 What lies below a version never changes; what changes (aliases, verdicts) lies beside them.
 """
@@ -56,6 +57,11 @@ def alias_key(name: str, alias: str) -> str:
 def verdict_key(name: str, number: int) -> str:
     """Key of what gates said about a version."""
     return f"{ROOT}/{name}/verdicts/{number}.json"
+
+
+def signatures_prefix(name: str, number: int) -> str:
+    """Prefix of the signatures of a version."""
+    return f"{ROOT}/{name}/signatures/{number}/"
 
 
 def number_of(key: str, name: str) -> int | None:

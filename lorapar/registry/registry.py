@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from lorapar.errors import BadInputError, IntegrityError, StaleError, nearest
 from lorapar.registry.aliases import Aliases, AliasRecord, Move, move_to
 from lorapar.registry.layout import ROOT, version_prefix
 from lorapar.registry.reference import PRODUCTION, check_alias, check_name, parse_reference
+from lorapar.registry.signature import require_trusted, sign_if_asked
 from lorapar.registry.verdicts import Verdicts
 from lorapar.registry.versions import Claim, Version, Versions, content_manifest, new_claim
 from lorapar.store import MANIFEST, Manifest, NotFoundError, ObjectStore, replace_folder, verify
@@ -25,7 +27,7 @@ class Registry:
 
     def __init__(self, store: ObjectStore) -> None:
         self.store = store
-        self.version_store = Versions(store)
+        self.version_store = Versions(store, before_visible=partial(sign_if_asked, store))
         self.alias_store = Aliases(store)
         self.verdict_store = Verdicts(store)
 
@@ -128,10 +130,12 @@ class Registry:
     def pull(self, reference: str, folder: Path) -> Version:
         """Make `folder` the files of a version, each with the size and sha256 its manifest names, or not at all.
 
-        Raises BadInputError for what is not there, IntegrityError for bytes that are not those of the manifest.
+        Raises BadInputError for what is not there, IntegrityError for bytes that are not those of the manifest and,
+        where trusted keys are set (`lorapar.registry.signature`), for a version that none of them has signed.
         """
         version = self.resolve(reference)
-        manifest = self.manifest(version)
+        require_trusted(self.store, version)
+        manifest = self._manifest_of(version)
         scratch = folder.with_name(f".{folder.name}.pulling")
         shutil.rmtree(scratch, ignore_errors=True)
         scratch.mkdir(parents=True)
@@ -164,6 +168,13 @@ class Registry:
         except IntegrityError as error:
             what = str(error).partition("; ")[0].replace(f"{folder}/", f"{self.address}/{prefix}")
             raise IntegrityError(f"{what}; {version} is not used; publish its content again") from None
+
+    def _manifest_of(self, version: Version) -> Manifest:
+        """The manifest whose digest is the version's: it was read, and its signature checked, a moment ago."""
+        manifest = self.manifest(version)
+        if manifest.digest != version.digest:
+            raise IntegrityError(f"{self.address}: the manifest of {version} changed while it was read; it is not used")
+        return manifest
 
     def _version(self, name: str, number: int) -> Version:
         found = self.version_store.get(name, number)

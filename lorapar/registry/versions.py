@@ -8,7 +8,7 @@ number.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -86,8 +86,9 @@ def content_manifest(folder: Path) -> Manifest:
 class Versions:
     """The versions of all adapters in one store."""
 
-    def __init__(self, store: ObjectStore) -> None:
+    def __init__(self, store: ObjectStore, before_visible: Callable[[Version], None] = lambda version: None) -> None:
         self._store = store
+        self._before_visible = before_visible
 
     def find(self, name: str, digest: str) -> Version | None:
         """The visible version with this content; None where there is none."""
@@ -150,6 +151,7 @@ class Versions:
             # An object becomes visible whole, so what an earlier, killed call uploaded is good.
             if there.get(prefix + file) != entry.size_bytes:
                 self._store.upload(folder / file, prefix + file)
+        self._before_visible(version)
         self._store.write_if_absent(prefix + MANIFEST, manifest.model_dump_json(indent=2).encode())
 
     def _claimed(self, name: str, claim: Claim) -> int:
