@@ -173,6 +173,17 @@ def test_the_workflow_s_command_line_is_one_that_submit_takes() -> None:
     assert not lorapar_problems(["submit", "--config", "mine.yaml", "--if-changed", "--wait", "--set", "a=b", *options])
 
 
+def test_the_gitlab_job_in_the_docs_calls_the_same_script_with_options_that_there_are() -> None:
+    from tests.helm.test_commands import lorapar_problems
+
+    page = (ROOT / "docs" / "platform" / "retraining.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"^```yaml gitlab\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    job = yaml.safe_load(block)["retrain"]
+    (line,) = [line for line in job["script"] if line.startswith(".ci/retrain")]
+    assert not lorapar_problems(["submit", "--config", "mine.yaml", *line.split()[2:]])
+    assert job["artifacts"]["reports"]["dotenv"] == "retrain.env"
+
+
 def test_the_data_set_is_one_argument_whatever_is_in_it(retrain: Retrain, tmp_path: Path) -> None:
     hostile = "s3://b/new.jsonl; touch broken $(touch broken)"
     retrain(0, "promoted", DATASET=hostile)
