@@ -2,7 +2,7 @@
 # Bring this checkout's images to the cluster: into kind's nodes, or into a registry that the cluster reads.
 # shellcheck source=tests/kind/common.sh
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"
-usage "load-images.sh kind | push REGISTRY: load lorapar/client, lorapar/trainer and lorapar/vllm (built by make images)
+usage "load-images.sh kind | push REGISTRY: load lorapar/client, lorapar/trainer and lorapar/vllm (built by images/build.sh)
 into the kind cluster \$CLUSTER, or tag and push them as REGISTRY/lorapar/NAME" "$@"
 case ${1:-} in
 kind) [ $# = 1 ] || wrong "load-images.sh kind takes nothing more, not '${*:2}'" ;;
@@ -15,7 +15,7 @@ need docker
 version=$(sed -n 's/^appVersion: *"\(.*\)"/\1/p' "$CHART/Chart.yaml")
 for name in client trainer vllm; do
   built="lorapar/$name:$version"
-  docker image inspect "$built" >/dev/null 2>&1 || fail "no image $built here; build it with: make images"
+  docker image inspect "$built" >/dev/null 2>&1 || fail "no image $built here; build it with: images/build.sh"
   if [ "$1" = kind ]; then
     # The name that the chart and the compiled pipeline ask for.
     docker tag "$built" "ghcr.io/$built"
