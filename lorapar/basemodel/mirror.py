@@ -33,7 +33,12 @@ def mirror_model(model: ModelConfig, address: str, progress: Progress) -> tuple[
     """
     if is_s3(model.name):
         raise BadInputError(f"{model.name}: is in a bucket already; copy it with a tool for buckets")
-    resolved = resolve_model(model)
-    folder = model_folder(resolved, progress)
+    try:
+        resolved = resolve_model(model)
+        folder = model_folder(resolved, progress)
+    except ModuleNotFoundError as error:  # models that are made or converted here; those of the hub need no torch
+        raise BadInputError(
+            f"{model.name}: needs {error.name} to be made here: pip install 'lorapar[train]'"
+        ) from error
     kind = f"model {resolved.name}" + (f"@{resolved.revision}" if resolved.revision else "")
     return resolved, copy_up(folder, open_store(address), kind, progress, lambda name: not name.endswith(_PICKLED))

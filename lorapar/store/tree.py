@@ -6,6 +6,7 @@ import shutil
 import threading
 import time
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from lorapar.store.base import Moved, NotFoundError, ObjectInfo, ObjectStore, Tr
 CONTENT = "cas"
 RENEW_AFTER_SECONDS = 6 * 3600.0
 """Content older than this is made young again where a new tree takes it up: `gc` removes only what is old."""
+_RENEWED_AT_ONCE = 10
 _MB = 1e6
 
 
@@ -110,9 +112,9 @@ def moving(progress: Progress | None, title: str, transfers: Iterable[Transfer])
 
 def _renew(store: ObjectStore, there: Iterable[ObjectInfo]) -> None:
     old = time.time() - RENEW_AFTER_SECONDS
-    for info in there:
-        if info.modified < old:
-            store.renew(info.key)
+    keys = [info.key for info in there if info.modified < old]
+    with ThreadPoolExecutor(_RENEWED_AT_ONCE) as pool:
+        list(pool.map(store.renew, keys))
 
 
 def _is_there(transfer: Transfer) -> bool:
