@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -128,3 +130,33 @@ def test_what_a_person_rolled_back_is_not_put_back_by_a_run(kit, registry, evalu
     assert not found["promoted"]
     assert "rolled back" in found["reason"]
     assert registry.read_alias("maths", "production").version == 1
+
+
+WITHOUT_TORCH = """
+import sys
+sys.modules.update(dict.fromkeys(["torch", "transformers", "peft", "trl", "datasets", "accelerate"]))
+from lorapar.cli import main
+main()
+"""
+
+
+def test_gate_and_promote_run_where_there_is_no_torch(kit, registry, evaluation, tmp_path) -> None:
+    """As in the client image: what is None in sys.modules cannot be imported."""
+    published = version(registry, tmp_path / "version", None)
+    steps = {
+        "gate": ["evaluation", evaluation, "verdict"],
+        "promote": ["verdict", tmp_path / "made" / "verdict", "promotion"],
+    }
+    for stage, (name, folder, output) in steps.items():
+        result = subprocess.run(
+            [
+                *(sys.executable, "-c", WITHOUT_TORCH, "stage", stage),
+                *("--input", f"{name}={folder}", "--input", f"version={published}"),
+                *("--output", f"{output}={tmp_path / 'made' / output}"),
+            ],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert result.returncode == 0, result.stderr
+    assert registry.resolve("maths").number == 2
