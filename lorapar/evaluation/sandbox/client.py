@@ -61,7 +61,11 @@ class Sandbox:
         return Outcome(**self._ask({"source": source, "limits": asdict(self._limits)}))
 
     def _start(self) -> None:
-        self._place = place = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="lorapar-sandbox-")))
+        self._place = place = Path(
+            self._stack.enter_context(
+                tempfile.TemporaryDirectory(prefix="lorapar-sandbox-", ignore_cleanup_errors=True)
+            )
+        )
         # Scratch folders inside are each program's own; under another user id they must be reachable.
         os.chmod(place, 0o711)  # noqa: S103
         self._warden = subprocess.Popen(

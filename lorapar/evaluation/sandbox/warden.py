@@ -9,12 +9,14 @@ given and hands back; an exit code would be 0 as well after `sys.exit()` in the 
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import secrets
 import select
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -38,6 +40,7 @@ os.write(3, word)
 """
 _PR_SET_DUMPABLE, _PR_SET_CHILD_SUBREAPER = 4, 36
 _GLANCE_SECONDS = 0.05
+_BLOCK_BYTES = 4096
 _DETAIL_CHARACTERS = 500
 
 
@@ -70,7 +73,7 @@ def run(source: str, limits: Limits, layers: Layers, place: Path) -> Outcome:
         return Watch(scratch, limits, layers).run()
     finally:
         end_children()
-        shutil.rmtree(scratch, ignore_errors=True)
+        remove(scratch)
 
 
 class Watch:
@@ -140,7 +143,7 @@ class Watch:
                 return "too_much_output", f"printed more than {self._limits.output_bytes} bytes"
             if len(self._said) > len(self._word):
                 return "died", "wrote to the channel of its verdict"
-            if _folder_bytes(self._scratch) > self._limits.scratch_bytes:
+            if folder_bytes(self._scratch, self._limits.scratch_bytes) > self._limits.scratch_bytes:
                 return "too_much_disk", f"wrote more than {self._limits.scratch_bytes} bytes"
         return self._wait_for_end(child, deadline)
 
@@ -193,14 +196,34 @@ def end_children() -> None:
             return
 
 
-def _folder_bytes(folder: Path) -> int:
-    """Bytes of all files below a folder; files that go while it is looked at count nothing."""
-    total = 0
-    for root, _, names in os.walk(folder):
-        for name in names:
-            with suppress(OSError):
-                total += os.lstat(os.path.join(root, name)).st_blocks * 512
+def folder_bytes(folder: Path, most: int) -> int:
+    """Bytes of everything below a folder, every file and folder at least a block; what goes meanwhile counts nothing.
+
+    Counting ends above `most`. Folders are kept on a list, because a program can nest them deeper than Python recurses;
+    deeper than a path can be long counts as too much.
+    """
+    total, folders = 0, [str(folder)]
+    while folders and total <= most:
+        try:
+            with os.scandir(folders.pop()) as entries:
+                for entry in entries:
+                    total += max(_BLOCK_BYTES, entry.stat(follow_symlinks=False).st_blocks * 512)
+                    if entry.is_dir(follow_symlinks=False):
+                        folders.append(entry.path)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            if error.errno == errno.ENAMETOOLONG:
+                return most + 1
     return total
+
+
+def remove(folder: Path) -> None:
+    """Remove a folder however deeply it is nested: `rm` does not recurse by path, as Python may have to."""
+    try:
+        shutil.rmtree(folder)
+    except (OSError, RecursionError):
+        subprocess.run(["rm", "-rf", "--", str(folder)], check=False, stderr=subprocess.DEVNULL)
 
 
 def _own_processes() -> int:

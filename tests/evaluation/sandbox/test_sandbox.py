@@ -29,7 +29,7 @@ def sandbox(limits):
 
 def ends_as(expected: str, status: str, detail: str) -> bool:
     right, _, pattern = expected.partition(" ")
-    return status == right and re.search(pattern, detail) is not None
+    return re.fullmatch(right, status) is not None and re.search(pattern, detail) is not None
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -1,0 +1,7 @@
+# expect: too_much_disk|timed_out wrote more than|still running
+import os, time
+
+for _ in range(5000):
+    os.mkdir("d")
+    os.chdir("d")
+time.sleep(60)

@@ -1,0 +1,5 @@
+# expect: too_much_disk|timed_out wrote more than|still running
+number = 0
+while True:
+    number += 1
+    open(f"file{number}", "w").close()
