@@ -105,5 +105,11 @@ def test_benchmarks_are_answered_as_with_transformers_and_go_on_from_a_journal(
         assert [one.answers for one in ask_all(contestants, engine, rows, how)] == [one.answers for one in asked]
         assert len(added) == 3 * (6 + 4 + 4 * 6)
         found.append(asked)
-    by_transformers, by_vllm = ([one.answers for one in asked] for asked in found)
-    assert by_vllm == by_transformers
+    by_transformers, by_vllm = ([answer for one in asked for answer in one.answers] for asked in found)
+    assert [said(answer) for answer in by_vllm] == [said(answer) for answer in by_transformers]
+    assert len({answer.text for answer in by_vllm if answer.benchmark == "gsm8k"}) > 3
+
+
+def said(answer):
+    """An answer without half a character at its end: vLLM keeps that back, transformers shows it as broken."""
+    return answer.model, answer.example_id, answer.text.rstrip("\ufffd"), answer.strict, answer.lenient
