@@ -113,6 +113,14 @@ integration-resume: $(STAMP) ## tiny runs killed at random moments against a rea
 integration-registry: $(STAMP) ## versions, aliases and roles of the registry on a real S3 server
 	@$(BIN)/python -m pytest tests/integration/registry $(PYTEST_ARGS)
 
+.PHONY: images e2e
+images: $(STAMP) ## build the client, trainer and vllm images for CPUs; BASE_IMAGE=debootstrap where none can be pulled
+	@images/build.sh
+
+e2e: $(STAMP) ## the compiled pipeline in its real containers against a real S3 server; builds the images, as root on Debian
+	@tests/integration/e2e/prepare.sh
+	@$(BIN)/python -m pytest tests/integration/e2e $(PYTEST_ARGS)
+
 .PHONY: integration-vllm
 integration-vllm: $(VLLM_STAMP) ## teachers on the real vLLM, in the process and as a server: the votes of transformers
 	@$(VLLM_BIN)/python -m pytest tests/integration/vllm $(PYTEST_ARGS)
