@@ -113,7 +113,7 @@ integration-resume: $(STAMP) ## tiny runs killed at random moments against a rea
 integration-registry: $(STAMP) ## versions, aliases and roles of the registry on a real S3 server
 	@$(BIN)/python -m pytest tests/integration/registry $(PYTEST_ARGS)
 
-.PHONY: images e2e
+.PHONY: images e2e image-locks
 images: $(STAMP) ## build the client, trainer and vllm images for CPUs; BASE_IMAGE=debootstrap where none can be pulled
 	@images/build.sh
 
@@ -160,6 +160,22 @@ locks: $(STAMP) ## resolve the locks, keeping pins that still fit; UPGRADE=--upg
 	  if grep -q '^nvidia-' locks/$$lock.new; then rm locks/$$lock.new; \
 	    echo "torch came as a CUDA build; give TORCH_INDEX or PIP_FIND_LINKS with a CPU build" >&2; exit 2; fi; \
 	  sed -E 's/\+cpu$$//; /^torch(vision|audio|codec)==/d' locks/$$lock.new > locks/$$lock.txt; rm locks/$$lock.new; \
+	done
+
+# What the images hold: the CPU locks at the versions that tests run with, the CUDA locks for Linux on x86-64.
+image-locks: $(STAMP) ## resolve the locks of the images (CPU builds of torch must be offered, as for locks)
+	@for lock in image-trainer-cuda image-vllm image-trainer-cpu image-vllm-cpu; do \
+	  case $$lock in *trainer*) what="--extra train --extra eval";; *) what="--extra eval --extra serve";; esac; \
+	  case $$lock in image-trainer-cpu) like=trainer-cpu;; *) like=vllm-cpu; what="$$what --group $$lock";; esac; \
+	  case $$lock in \
+	    *-cpu) sed 's/^torch==.*/&+cpu/' locks/$$like.txt > locks/like.tmp; \
+	      $(BIN)/uv pip compile --quiet --python-version 3.11 --no-header --no-annotate --no-emit-index-url $(INDEX) \
+	        --constraint locks/like.tmp $$what pyproject.toml --output-file locks/new.tmp || exit 1;; \
+	    *) env -u UV_FIND_LINKS $(BIN)/uv pip compile --quiet --python-version 3.11 --python-platform x86_64-unknown-linux-gnu \
+	        --no-header --no-annotate --no-emit-index-url $$what pyproject.toml --output-file locks/new.tmp || exit 1;; \
+	  esac; \
+	  case $$lock in *-cpu) sed -E 's/\+cpu$$//; /^torch(vision|audio|codec)==/d' locks/new.tmp > locks/$$lock.txt;; *) mv locks/new.tmp locks/$$lock.txt;; esac; \
+	  rm -f locks/new.tmp locks/like.tmp; \
 	done
 
 clean: ## remove .venv, caches and builds; runs/ stays
