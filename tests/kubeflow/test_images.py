@@ -1,4 +1,4 @@
-"""The images' recipes: linted, non-root, without an entry point, from locks that fit; `make e2e` tests what is built."""
+"""The images' recipes: linted, non-root, without an entry point, with locks that fit; `make e2e` tests the built."""
 
 from __future__ import annotations
 
