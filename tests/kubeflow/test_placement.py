@@ -157,3 +157,12 @@ def test_the_manifest_is_what_kfp_writes_for_gitops(tmp_path) -> None:
         assert our["metadata"]["namespace"] == "kubeflow"
     assert ours[1]["spec"]["platformSpec"] == theirs[1]["spec"]["platformSpec"]
     assert set(ours[1]["spec"]["pipelineSpec"]) == set(theirs[1]["spec"]["pipelineSpec"])
+
+
+def test_the_placement_in_the_docs_is_one(tmp_path) -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "kubeflow.md").read_text(encoding="utf-8")
+    path = tmp_path / "placement.yaml"
+    path.write_text(page.partition("```\nimage_pull_secrets")[2].partition("```")[0].join(["image_pull_secrets", ""]))
+    placement = read_placement(path)
+    assert placement.group("rl").retries == 3
+    assert build_package({}, placement).images
