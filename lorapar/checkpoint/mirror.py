@@ -150,7 +150,10 @@ def kept(
     try:
         yield keeper
     except BaseException:
-        keeper.keep()
+        try:
+            keeper.keep()
+        except OSError as error:  # a full disk, say: what ended the stage matters more
+            progress.say(f"no last checkpoint: {error}")
         raise
     finally:
         keeper.settle()

@@ -209,6 +209,23 @@ def test_whatever_ends_the_stage_early_its_last_state_is_copied(machine):
         assert two.files() == {"state": "just before Ctrl-C"}
 
 
+def test_a_full_disk_does_not_hide_what_ended_the_stage(machine, monkeypatch):
+    def full(self, *arguments, **options):
+        raise OSError(28, "No space left on device")
+
+    one = machine("one")
+
+    def failing():
+        with one.kept():
+            monkeypatch.setattr("pathlib.Path.mkdir", full)
+            raise RuntimeError("what ended it")
+
+    with pytest.raises(RuntimeError, match="what ended it"):
+        failing()
+    monkeypatch.undo()
+    assert any("No space left" in line for line in one.progress.lines)
+
+
 def test_after_success_nothing_is_left_in_the_store(machine, store):
     one = machine("one")
     with one.kept() as keeper:
