@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import os
 import re
@@ -64,12 +65,14 @@ def test_the_last_line_of_the_output_is_kept_short_and_printable(sandbox) -> Non
 
 
 def test_a_pool_runs_programs_side_by_side_and_knows_which_is_which(limits) -> None:
-    sources = [f"import time; time.sleep({1.5 if n % 2 else 1}); raise SystemExit('{n}')" for n in range(4)]
+    source = "import time; a = time.monotonic(); time.sleep(1.5); raise SystemExit(f'{n} {{a}} {{time.monotonic()}}')"
     with SandboxPool(limits, "strict", workers=4) as pool:
-        started = time.monotonic()
-        details = {place: outcome.detail for place, outcome in pool.outcomes(sources)}
-    assert details == {0: "0", 1: "1", 2: "2", 3: "3"}
-    assert time.monotonic() - started < 5.0
+        found = dict(pool.outcomes([source.format(n=n) for n in range(4)]))
+    said = {place: outcome.detail.split() for place, outcome in found.items()}
+    assert {place: int(number) for place, (number, _, _) in said.items()} == {n: n for n in range(4)}
+    # One begins before another has ended: the clock is the same for all of them.
+    spans = sorted((float(begun), float(ended)) for _, begun, ended in said.values())
+    assert any(later[0] < earlier[1] for earlier, later in itertools.pairwise(spans))
 
 
 def test_a_stage_that_dies_takes_program_and_warden_along(limits) -> None:
