@@ -17,7 +17,7 @@ from types import TracebackType
 BLANK = "[redacted]"
 _SHORTEST = 8
 """Values below this length are not blanked: they would be found inside ordinary words."""
-_SECRET_NAME = re.compile(r"(SECRET|PASSWORD|PASSWD|TOKEN|API_KEY|ACCESS_KEY|ACCESS_KEY_ID|CREDENTIALS?|PRIVATE_KEY)$")
+_SECRET_NAME = re.compile(r"(SECRET|PASSWORD|PASSWD|TOKEN|API_KEY|ACCESS_KEY|ACCESS_KEY_ID|PRIVATE_KEY)$")
 _SHAPES = (
     # Query of a presigned address, version 4 and 2.
     (

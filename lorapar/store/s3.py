@@ -135,6 +135,8 @@ class S3Store:
             ):
                 for entry in page.get("Contents", ()):
                     key = entry["Key"].removeprefix(self._root)
+                    if key.endswith("/"):  # consoles make such objects to show a folder
+                        continue
                     yield ObjectInfo(key, entry["Size"], entry["LastModified"].timestamp(), entry["ETag"])
 
     def renew(self, key: str) -> None:

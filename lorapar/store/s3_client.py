@@ -16,6 +16,8 @@ CONCURRENT_REQUESTS = 10
 """Requests of one store at a time, boto3's own default."""
 _ATTEMPTS = 8
 """With boto3's growing pauses about half a minute: a server that restarts is waited for."""
+_FOUND_HERE = ("env", "shared-credentials-file", "config-file")
+"""Ways of finding credentials that contact nobody."""
 _FIRST_ATTEMPTS = 2
 _FIRST_SECONDS = 5
 
@@ -34,7 +36,9 @@ class Connection:
             core = botocore.session.get_session()
             self._session = boto3.Session(botocore_session=core)
             self.client: Any = self._make(**_options(core))
-        self._session_credentials()
+            found = self._session.get_credentials()
+        if found is not None and found.method in _FOUND_HERE:
+            self._remember_credentials()
 
     @property
     def endpoint(self) -> str:
@@ -55,19 +59,20 @@ class Connection:
         try:
             impatient.list_buckets(MaxBuckets=1)  # names no bucket, so that none can send it elsewhere
         except ClientError:
-            return
+            pass
         finally:
             impatient.close()
+        self._remember_credentials()
 
     def _make(self, **options: Any) -> Any:
         from botocore.config import Config
 
         return self._session.client("s3", config=Config(**options))
 
-    def _session_credentials(self) -> None:
-        """Keys that come from a profile or a mounted file are not in the environment: tell the redaction of them."""
+    def _remember_credentials(self) -> None:
+        """Tell the redaction of keys that are not in the environment, such as those of a mounted file or a role."""
         found = self._session.get_credentials()
-        if found is not None and found.method not in ("assume-role-with-web-identity", "sso"):
+        if found is not None:
             frozen = found.get_frozen_credentials()
             remember_secret(frozen.access_key, frozen.secret_key, frozen.token)
 

@@ -191,3 +191,9 @@ def test_doctor_says_what_an_address_can_do(store, cli, s3_server, monkeypatch):
     ill = cli("doctor", "--store", "s3://no-such-bucket/x")
     assert ill.returncode == 3
     assert "no such bucket" in " ".join(ill.stdout.split())
+
+
+def test_folder_marks_of_consoles_are_no_objects(store, s3_server, s3_bucket):
+    s3_server.client().put_object(Bucket=s3_bucket, Key="prefix/folder/", Body=b"")
+    store.write("folder/file", b"x")
+    assert [info.key for info in store.list()] == ["folder/file"]
