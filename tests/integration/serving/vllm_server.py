@@ -17,7 +17,7 @@ from typing import Any
 from lorapar.serving import ServerCommand
 
 PYTHON = Path(__file__).resolve().parents[3] / ".venv-vllm" / "bin" / "python"
-START_SECONDS = 240.0
+START_SECONDS = 480.0
 CPU_ENVIRONMENT = {
     "VLLM_CPU_KVCACHE_SPACE": "1",
     "VLLM_NO_USAGE_STATS": "1",
