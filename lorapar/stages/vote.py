@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 from lorapar.config import ModelConfig, TeacherConfig, VotingConfig
@@ -96,10 +98,12 @@ def _opener(call: StageCall[Settings], stack: ExitStack) -> Callable[[str], Teac
 
 
 def _cache(call: StageCall[Settings], stack: ExitStack) -> VoteCache | None:
-    """What was voted in earlier runs; in the scratch folder where there is a store and no folder for it."""
+    """What was voted in earlier runs; None where there is neither a folder nor a store to remember it in."""
     if call.cache is None and call.store is None:
         return None
-    settings, folder = call.settings, call.cache or call.scratch
+    # Not in the scratch folder: what lies there is copied to the store, and the store has these votes already.
+    folder = call.cache or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lorapar-votes-")))
+    settings = call.settings
     identify = partial(teacher_identity, base=settings.model, role_play=settings.voting.role_play)
     return stack.enter_context(VoteCache(folder / "votes.sqlite", settings.teachers, identify, call.store))
 

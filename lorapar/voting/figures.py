@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 from typing import Any
 
 from lorapar.records import System
@@ -181,7 +182,18 @@ def metrics_of(summary: Mapping[str, Any]) -> dict[str, float]:
     for name, teacher in summary["teachers"].items():
         values[f"system1_share_{name}"] = teacher["system1_share"]
         values[f"accuracy_{name}"] = teacher["gold_accuracy"]
+    values |= _pairs(summary["agreement"])
     return {name: float(value) for name, value in values.items() if value is not None}
+
+
+def _pairs(agreement: Mapping[str, Any]) -> dict[str, float | None]:
+    """Raw agreement and kappa of each two teachers of the first round."""
+    names, found = agreement["teachers"], {}
+    for row, column in combinations(range(len(names)), 2):
+        pair = f"{names[row]}_{names[column]}"
+        found[f"agreement_{pair}"] = agreement["raw"][row][column]
+        found[f"kappa_{pair}"] = agreement["kappa"][row][column]
+    return found
 
 
 def _first_round(patterns: Counter[str], teachers: int) -> Counter[str]:

@@ -158,7 +158,8 @@ def test_agreement_of_the_first_round_and_alpha_of_all_votes(kit, tmp_path) -> N
     patterns = {}
     for pattern, number in {"11-": 20, "121": 5, "212": 10, "22-": 15}.items():
         patterns |= {f"{pattern}{place}": pattern for place in range(number)}
-    _, out = tally(kit, tmp_path, [example(row) for row in patterns], patterns)
+    metrics, out = tally(kit, tmp_path, [example(row) for row in patterns], patterns)
+    assert (metrics["agreement_a_b"], metrics["kappa_a_b"]) == (0.7, pytest.approx(0.4))
     agreement = summary(out)["agreement"]
     assert agreement["teachers"] == ["a", "b"]
     assert agreement["raw"] == [[1.0, 0.7], [0.7, 1.0]]
