@@ -54,7 +54,8 @@ class VoteCache:
     ) -> None:
         self._path = path
         self._teachers = {teacher.name: teacher for teacher in teachers}
-        self._identity = cache(lambda name: identify(self._teachers[name]))
+        self.identity = cache(lambda name: identify(self._teachers[name]))
+        """What a teacher's votes depend on besides the example, as a digest, by the teacher's name."""
         self._store = store
         self._unwritten: list[tuple[bytes, str]] = []
         self._unsent: dict[str, list[tuple[bytes, str]]] = {}
@@ -71,7 +72,7 @@ class VoteCache:
 
     def recall(self, name: str, examples: Sequence[Example]) -> Iterator[Vote]:
         """What this teacher once said about these examples, in their order, each marked as cached."""
-        config, identity = self._teachers[name], self._identity(name)
+        config, identity = self._teachers[name], self.identity(name)
         self._fetch(identity)
         for start in range(0, len(examples), _LOOK_UP):
             part = examples[start : start + _LOOK_UP]
@@ -84,7 +85,7 @@ class VoteCache:
 
     def keep(self, name: str, example: Example, vote: Vote) -> None:
         """Remember a vote; it is safe after the next flush."""
-        identity = self._identity(name)
+        identity = self.identity(name)
         entry = (vote_key(identity, example), vote.model_dump_json(include=_KEPT, exclude_none=True))
         self._unwritten.append(entry)
         if self._store is not None:

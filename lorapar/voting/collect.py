@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
-from lorapar.errors import BadInputError, LoraparError, UnreachableError
+from lorapar.errors import BadInputError, LoraparError
 from lorapar.progress import Progress
 from lorapar.records import Example, Vote, read_json, read_records
 from lorapar.voting.ballots import NOT_ASKED, Ballots, is_voted_on
 from lorapar.voting.journal import VoteJournal
-from lorapar.voting.school import School
+from lorapar.voting.school import School, TeacherFailedError
 
 SEGMENT_ROWS = 8192
 """Rows in memory at once."""
@@ -85,8 +85,8 @@ class Collection:
             for name in self._names:
                 try:
                     self._ask_one(name, school, journal, progress, done)
-                except (UnreachableError, BadInputError) as error:
-                    self._go_on_without(name, error, progress, done)
+                except TeacherFailedError as failure:
+                    self._go_on_without(name, failure.error, progress, done)
         return done
 
     def _ask_one(self, name: str, school: School, journal: VoteJournal, progress: Progress, done: Calls) -> None:

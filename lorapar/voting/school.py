@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence, Set
+from contextlib import contextmanager
 
+from lorapar.errors import BadInputError, LoraparError, UnreachableError
 from lorapar.records import Example, Vote
 from lorapar.voting.cache import VoteCache
 from lorapar.voting.calibration import calibrated, leaning
 from lorapar.voting.teacher import Teacher
+
+
+class TeacherFailedError(Exception):
+    """A teacher cannot be had, or has failed; `error` says why."""
+
+    def __init__(self, error: LoraparError) -> None:
+        super().__init__(str(error))
+        self.error = error
 
 
 class School:
@@ -39,24 +49,29 @@ class School:
         """Votes that are known from earlier, marked as such; raises as `votes` does where a leaning is measured."""
         if self._cache is None:
             return
+        with _teacher_failures():
+            self._cache.identity(name)
         for vote in self._cache.recall(name, examples):
             yield self._calibrated(name, vote)
 
     def votes(self, name: str, examples: Sequence[Example], done: Set[str] = frozenset()) -> Iterator[Vote]:
-        """Ask a teacher, as `Teacher.votes` says; raises the LoraparError of a teacher that cannot be had or fails."""
+        """Ask a teacher, as `Teacher.votes` says; raises TeacherFailedError where it cannot be had or fails."""
         for vote in self._asked(name, examples, done):
             yield self._calibrated(name, vote)
 
     def _asked(self, name: str, examples: Sequence[Example], done: Set[str]) -> Iterator[Vote]:
-        if self._teacher is None or self._name != name:
-            self._teacher, self._name = self._open_teacher(name), name
-        if self._cache is None:
-            yield from self._teacher.votes(examples, done)
-            return
-        by_id = {example.id: example for example in examples}
-        for vote in self._teacher.votes(examples, done):
-            self._cache.keep(name, by_id[vote.example_id], vote)
+        by_id = {example.id: example for example in examples} if self._cache is not None else {}
+        for vote in self._said(name, examples, done):
+            if self._cache is not None:
+                self._cache.keep(name, by_id[vote.example_id], vote)
             yield vote
+
+    def _said(self, name: str, examples: Sequence[Example], done: Set[str]) -> Iterator[Vote]:
+        # Errors of whoever takes the votes (the disk, the store) are not raised in here, and not the teacher's.
+        with _teacher_failures():
+            if self._teacher is None or self._name != name:
+                self._teacher, self._name = self._open_teacher(name), name
+            yield from self._teacher.votes(examples, done)
 
     def _calibrated(self, name: str, vote: Vote) -> Vote:
         if self._probe is None:
@@ -70,3 +85,12 @@ class School:
         said = {vote.example_id for vote in known}
         asked = [example for example in probe if example.id not in said]
         return leaning([*known, *(self._asked(name, asked, frozenset()) if asked else ())])
+
+
+@contextmanager
+def _teacher_failures() -> Iterator[None]:
+    """Tell what goes wrong with a teacher from what goes wrong with the disk or the store."""
+    try:
+        yield
+    except (UnreachableError, BadInputError) as error:
+        raise TeacherFailedError(error) from error

@@ -310,3 +310,19 @@ def test_calibration_measures_each_teacher_before_its_first_vote(tmp_path) -> No
     assert collection.patterns == {"r0": "2", "r1": "2", "r2": "1", "r3": "1"}
     votes = list(VoteJournal(tmp_path / "journal.jsonl").recover())
     assert {vote.uncalibrated for vote in votes} == {"system1"}
+
+
+def test_a_store_that_fails_is_not_the_teachers_fault(tmp_path) -> None:
+    class Lost:
+        def list(self, prefix=""):
+            """Nobody answers."""
+            raise UnreachableError("s3://bucket: no answer")
+
+    rows, teachers = school(["11", "22"])
+    config = [TeacherConfig(name=name) for name in teachers]
+    notes = Notes()
+    with VoteCache(tmp_path / "votes.sqlite", config, lambda teacher: teacher.name, Lost()) as cache:
+        collection = Collection(folder_of(tmp_path, rows), rules(2, min_teachers=1), "first")
+        with pytest.raises(UnreachableError, match=r"^s3://bucket: no answer$"):
+            collection.ask(School(teachers.__getitem__, cache), VoteJournal(tmp_path / "journal.jsonl"), notes)
+    assert (collection.failed, notes.lines) == ({}, [])
