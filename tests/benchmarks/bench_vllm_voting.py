@@ -100,7 +100,7 @@ def test_the_endpoint_backend_keeps_a_server_as_busy_as_vllms_own_client(tmp_pat
     server = Server(BASE, tmp_path)
     try:
         server.start()
-        count = 1024
+        count = 512
         options = {"concurrency": CONCURRENCY}
         config = TeacherConfig(
             name="t", backend="openai", endpoint=server.address, model=NAME, template=TEMPLATE, openai=options

