@@ -1,8 +1,10 @@
 """Requests to an OpenAI-compatible API that may be busy, slow or broken: many at once, tried again with patience.
 
-httpx2 and not the package `openai`: every install has it already (huggingface-hub brings it), it starts in a tenth of
-the time, and the package neither waits for a Retry-After of more than a minute nor tries again when a body is cut off
-within its JSON. Tried again: 408, 409, 425, 429, all 5xx, time-outs, connections that break, bodies that are no JSON.
+httpx2 and not the package `openai`: every install has it already (huggingface-hub brings it), it is 0.5 MB against 16
+and imported in a seventh of the time, and the package's retries fall short here: its longest Retry-After is fixed, one
+request's does not hold the others back, and a body whose JSON is broken is not asked for again.
+
+Tried again: 408, 409, 425, 429, all 5xx, time-outs, connections that break, bodies that are no JSON.
 """
 
 from __future__ import annotations
