@@ -37,7 +37,7 @@ class Finding:
 
 
 def examine() -> list[Finding]:
-    """Look at Python, memory, disk, the training packages, the accelerator and the hub."""
+    """Look at Python, memory, disk, the training packages, the accelerator, the sandbox and the hub."""
     return [
         Finding("lorapar", __version__),
         _python(),
@@ -46,6 +46,7 @@ def examine() -> list[Finding]:
         _disk(),
         *(_package(name) for name in TRAINING),
         _accelerator(),
+        _sandbox(),
         _hub(),
         _cache(),
     ]
@@ -121,6 +122,18 @@ def _accelerator() -> Finding:
         names = {torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())}
         return Finding("accelerator", f"{torch.cuda.device_count()} x {', '.join(sorted(names))}")
     return Finding("accelerator", "none: everything runs on the CPU", "fine for the demo; a 7B model needs a GPU")
+
+
+def _sandbox() -> Finding:
+    """What stands between generated code and this machine; only HumanEval generates code."""
+    from lorapar.evaluation.sandbox import Limits, Sandbox
+
+    try:
+        with Sandbox(Limits(), "best_effort") as sandbox:
+            advice = f"generated code could {', '.join(sandbox.gaps)}: docs/sandbox.md" if sandbox.gaps else ""
+            return Finding("sandbox", ", ".join(sandbox.layers), advice)
+    except LoraparError as error:
+        return Finding("sandbox", "cannot be used", str(error))
 
 
 def _hub() -> Finding:

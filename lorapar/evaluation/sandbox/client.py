@@ -61,11 +61,7 @@ class Sandbox:
         return Outcome(**self._ask({"source": source, "limits": asdict(self._limits)}))
 
     def _start(self) -> None:
-        self._place = place = Path(
-            self._stack.enter_context(
-                tempfile.TemporaryDirectory(prefix="lorapar-sandbox-", ignore_cleanup_errors=True)
-            )
-        )
+        self._place = place = self._make_place()
         # Scratch folders inside are each program's own; under another user id they must be reachable.
         os.chmod(place, 0o711)  # noqa: S103
         self._warden = subprocess.Popen(
@@ -86,6 +82,16 @@ class Sandbox:
                 f"generated code is not run here, because in this sandbox it could {', '.join(self.gaps)} "
                 f"(layers in force: {', '.join(self.layers)}); {_ADVICE}"
             )
+
+    def _make_place(self) -> Path:
+        try:
+            folder = tempfile.TemporaryDirectory(prefix="lorapar-sandbox-", ignore_cleanup_errors=True)
+        except OSError:
+            raise BadInputError(
+                "generated code needs a writable temporary folder and there is none; set TMPDIR, in a container with a "
+                "read-only root to a volume"
+            ) from None
+        return Path(self._stack.enter_context(folder))
 
     def _try_everything(self, place: Path) -> list[str]:
         source = program(outside_file(place), self._warden.pid, self._limits.memory_bytes)

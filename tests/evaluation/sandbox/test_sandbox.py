@@ -98,6 +98,12 @@ with Sandbox(Limits(**{dataclasses.asdict(limits) | {"wall_seconds": 60}!r})) as
     assert not Path(f"/proc/{warden}").exists()
 
 
+def test_without_a_writable_temporary_folder_it_says_so(limits, monkeypatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", "/proc/nowhere")
+    with pytest.raises(BadInputError, match="needs a writable temporary folder"), Sandbox(limits):
+        pass
+
+
 WITHOUT_FILES = """
 from lorapar.evaluation.sandbox import find_layers, warden
 real = find_layers.find_layers
