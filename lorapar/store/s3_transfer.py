@@ -66,7 +66,8 @@ def download_all(client: Any, bucket: str, keyed: Iterable[tuple[Transfer, str]]
                 with storage_errors(transfer.path), s3_errors(f"{where}/{transfer.key}", client.meta.endpoint_url):
                     if future is not None:
                         future.result()
-                    files.pop(transfer).finish()
+                    files[transfer].finish()
+                del files[transfer]
                 watch.done.add(transfer)
     finally:
         for transfer, file in files.items():  # only after a failure: keep what had arrived by then

@@ -44,8 +44,11 @@ def put_tree(store: ObjectStore, folder: Path, progress: Progress | None = None)
         for key, path in sorted(by_key.items(), key=lambda pair: sizes[pair[0]])
         if key not in there
     ]
-    with moving(progress, f"uploading {folder.name}", missing) as moved:
-        store.upload_all(missing, moved)
+    try:
+        with moving(progress, f"uploading {folder.name}", missing) as moved:
+            store.upload_all(missing, moved)
+    except FileNotFoundError as error:
+        raise IntegrityError(f"{error.filename}: named in the manifest but missing; run its stage again") from None
     return manifest
 
 

@@ -71,6 +71,12 @@ def test_a_file_changed_since_it_was_sealed_is_refused(store, tree):
         put_tree(store, tree)
 
 
+def test_a_file_gone_since_it_was_sealed_is_named(store, tree):
+    (tree / "rows.jsonl").unlink()
+    with pytest.raises(IntegrityError, match=r"rows\.jsonl: named in the manifest but missing"):
+        put_tree(store, tree)
+
+
 def test_damaged_content_is_refused_and_the_old_folder_stays(store, tree, tmp_path):
     manifest = put_tree(store, tree)
     (tmp_path / "copy").mkdir()

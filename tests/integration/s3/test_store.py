@@ -131,6 +131,13 @@ def test_damaged_content_is_refused(store, tree, tmp_path):
     with pytest.raises(IntegrityError, match=f"cas/{entry.sha256}: its bytes are not those"):
         fetch_tree(store, manifest, tmp_path / "copy")
     assert not (tmp_path / "copy").exists()
+    assert not list(tmp_path.rglob(".lorapar-*")), "no scratch file is left"
+
+
+def test_a_file_gone_since_it_was_sealed_is_named(store, tree):
+    (tree / "large.bin").unlink()
+    with pytest.raises(IntegrityError, match=r"large\.bin: named in the manifest but missing"):
+        put_tree(store, tree)
 
 
 UPLOAD = """
