@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 
 from lorapar.config import RunConfig, load_config
+from lorapar.errors import StaleError
 from lorapar.local import RunFolder, run_local
 from lorapar.registry import Registry
 from lorapar.registry.overview import lineage_of
 from lorapar.registry.why import reproducing_settings
+from lorapar.stages import gate
 from lorapar.store import open_store
 from tests.local.test_run import Spoken
 
@@ -99,3 +101,21 @@ def test_the_settings_that_why_gives_make_the_same_version_again(root, copy, tmp
     assert registry.versions("tiny") == [1]
     adapter = "adapter/adapter_model.safetensors"
     assert (tmp_path / "elsewhere" / adapter).read_bytes() == (root / "run" / adapter).read_bytes()
+
+
+def test_production_that_moves_while_a_run_is_judged_stops_it_and_stays(root, copy, tmp_path, monkeypatch) -> None:
+    registry, judged = Registry(open_store(tmp_path / "fresh")), gate.run
+
+    def somebody_promotes_meanwhile(call):
+        found = judged(call)
+        (tmp_path / "theirs").mkdir()
+        (tmp_path / "theirs" / "adapter_model.safetensors").write_text("theirs")
+        registry.move_alias("tiny", "production", registry.publish("tiny", tmp_path / "theirs").number, expected=None)
+        return found
+
+    monkeypatch.setattr(gate, "run", somebody_promotes_meanwhile)
+    with pytest.raises(StaleError, match=r"gate stale: tiny@production names version 2, not no version"):
+        run_local(settings(root, f"registry.address={tmp_path / 'fresh'}"), copy / "run", Spoken())
+    assert registry.resolve("tiny").number == 2
+    verdict = verdict_of(copy / "run")
+    assert (verdict["better"], verdict["promoted"]) == (True, False)
