@@ -30,6 +30,7 @@ from lorapar.local.execute import executed, new_record
 from lorapar.local.folder import StageRecord
 from lorapar.progress import Progress
 from lorapar.records import digest_of
+from lorapar.redaction import redact
 from lorapar.stages.contract import Origin, StageCall, StageSettings, StageSpec, stage_spec
 from lorapar.stages.graph import GRAPH
 from lorapar.stages.plan import read_plan
@@ -64,7 +65,7 @@ def run_task(name: str, text: str, store: str, scratch: Path | None, progress: P
         else:
             _run(task, spec)
     except LoraparError as error:
-        task.ledger.write_error(name, str(error))
+        task.ledger.write_error(name, redact(str(error)))
         raise
 
 

@@ -9,11 +9,14 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml
 
 from lorapar.kubeflow.parameter_values import run_config
 from lorapar.kubeflow.planned import PlanCall, plan_outputs
 from lorapar.stages.graph import GRAPH
 from lorapar.stages.plan import make_plan
+from lorapar.store import seal
+from pipelines.compile import PACKAGE
 
 
 def settings_of(values) -> dict[str, str]:
@@ -68,3 +71,23 @@ def test_changed_bytes_at_the_same_address_run_what_reads_them(tmp_path: Path) -
 @pytest.mark.parametrize("parameter", ["theta", "alpha", "beta"])
 def test_theta_reaches_partition_and_what_follows_only(parameter: str) -> None:
     assert changed(settings_of({}), settings_of({parameter: "0.5"})) <= {"partition_settings", "publish_settings"}
+
+
+def test_a_moved_alias_runs_evaluation_again() -> None:
+    """`publish` looks the alias up at every run, and what it found is in evaluate's key by its digest."""
+    spec, _ = yaml.safe_load_all(PACKAGE.read_text(encoding="utf-8"))
+    tasks = spec["components"]["comp-lorapar-stages"]["dag"]["tasks"]
+    assert not tasks["publish"].get("cachingOptions", {}).get("enableCache", False)
+    assert tasks["evaluate"]["cachingOptions"]["enableCache"]
+    given = tasks["evaluate"]["inputs"]["parameters"]["incumbent_digest"]["taskOutputParameter"]
+    assert given == {"producerTask": "publish", "outputParameterKey": "incumbent_digest"}
+
+
+def test_the_digest_of_an_incumbent_is_that_of_its_version(tmp_path: Path) -> None:
+    digests = []
+    for version in ("1", "2", "2"):
+        folder = tmp_path / f"{len(digests)}"
+        folder.mkdir()
+        (folder / "incumbent.json").write_text(json.dumps({"version": version}), encoding="utf-8")
+        digests.append(seal(folder, "publish.incumbent").digest)
+    assert digests[0] != digests[1] == digests[2]
