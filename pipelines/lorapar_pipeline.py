@@ -55,6 +55,31 @@ def vote_round(lanes: list, pool: dict, store: str, examples: dsl.Input[dsl.Data
     return Votes(votes=dsl.Collected(asked.outputs["votes"]), digests=dsl.Collected(asked.outputs["digest"]))
 
 
+@dsl.pipeline(name="promotion")
+def promotion(
+    wanted: bool,
+    settings: str,
+    store: str,
+    verdict: dsl.Input[dsl.Artifact],
+    verdict_digest: str,
+    version: dsl.Input[dsl.Artifact],
+    version_digest: str,
+) -> None:
+    """Promote where the gate says so."""
+    with dsl.If(wanted == True, name="better"):  # noqa: E712 -- KFP compiles the comparison
+        settled(
+            promote_(
+                settings=settings,
+                store=store,
+                verdict=verdict,
+                verdict_digest=verdict_digest,
+                version=version,
+                version_digest=version_digest,
+            ),
+            cached=False,
+        )
+
+
 @dsl.pipeline(name="lorapar-stages")
 def stages(
     config: str,
@@ -209,16 +234,13 @@ def stages(
         ),
         cached=False,
     )
-    with dsl.If(judged.outputs["promote"] == True, name="better"):  # noqa: E712 -- KFP compiles the comparison
-        settled(
-            promote_(
-                settings=given["promote_settings"],
-                store=store,
-                **feed("verdict", judged, "verdict"),
-                **feed("version", published, "version"),
-            ),
-            cached=False,
-        )
+    promotion(
+        wanted=judged.outputs["promote"],
+        settings=given["promote_settings"],
+        store=store,
+        **feed("verdict", judged, "verdict"),
+        **feed("version", published, "version"),
+    )
 
 
 @dsl.pipeline(
