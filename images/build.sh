@@ -48,7 +48,7 @@ if [ -n "${SSL_CERT_FILE:-}" ]; then secret=(--secret "id=ca,src=$SSL_CERT_FILE"
 for name in "${@:-client trainer vllm}"; do
   for image in $name; do
     packages=""
-    if [ "$image" = vllm ]; then packages=libtcmalloc-minimal4; fi
+    if [ "$image" = vllm ]; then packages="libnuma1 libtcmalloc-minimal4"; fi
     DOCKER_BUILDKIT=1 "$DOCKER" build --quiet --file "images/$image/Dockerfile" --tag "$REGISTRY/$image:$VERSION" "${secret[@]}" \
       --build-arg BASE_IMAGE="$BASE_IMAGE" --build-arg PACKAGES="$packages" --build-arg TORCH_INDEX="${TORCH_INDEX:-}" \
       --build-arg VERSION="$VERSION" --build-arg REVISION="$(git rev-parse HEAD 2>/dev/null || true)" . >/dev/null

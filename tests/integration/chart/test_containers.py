@@ -91,7 +91,7 @@ def server(endpoint: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(serving.command("vllm", "--name", name), stdout=log, stderr=log)
     address = f"http://127.0.0.1:{port}"
-    deadline = time.monotonic() + 300
+    deadline = time.monotonic() + 420
     while not healthy(address):
         if process.poll() is not None or time.monotonic() > deadline:
             subprocess.run([DOCKER, "rm", "--force", name], capture_output=True, check=False)
