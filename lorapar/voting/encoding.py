@@ -64,11 +64,14 @@ def _text(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> str:
 
 def _split(prompt: Prompt, alone: list[int], whole: dict[System, list[int]]) -> Choice:
     first, second = (whole[system] for system in SYSTEM_ORDER)
-    if common_prefix(first, second) == min(len(first), len(second)):
+    shorter = min(len(first), len(second))
+    if first[:shorter] == second[:shorter]:
         one, other = (prompt.continuations[system].strip() for system in SYSTEM_ORDER)
         raise BadInputError(
             f"label_words: '{one}' and '{other}' cannot be told apart, the tokens of one begin those of the other; "
             "choose words of which neither begins the other"
         )
-    start = common_prefix(alone, first, second)
+    start = len(alone)
+    if first[:start] != alone or second[:start] != alone:  # rare, and slow to count token by token
+        start = common_prefix(alone, first, second)
     return Choice(tuple(alone[:start]), {system: tuple(ids[start:]) for system, ids in whole.items()})

@@ -12,6 +12,7 @@ import gc
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Generic, TypeVar
 
 from lorapar.basemodel.load import model_folder
@@ -46,6 +47,11 @@ class VllmEngine:
         self.llm = start_llm(model, options, progress)
         self.longest: int = self.llm.model_config.max_model_len
         """Tokens that fit into the model, prompt and answer together."""
+        from vllm.inputs import tokens_input
+
+        self._tokens_input = tokens_input
+        # The engine copies what it is asked with; making it anew for each question would take longer than the copy.
+        self._asking_for = cache(_asking_for)
 
     def log_probs(self, questions: Iterable[NextTokens[K]]) -> Iterator[tuple[K, dict[int, float]]]:
         """(key, log-probability of each wanted token) for every question, in the order they are answered.
@@ -77,12 +83,8 @@ class VllmEngine:
         del self.llm
 
     def _add(self, name: str, question: NextTokens[Any]) -> None:
-        from vllm import SamplingParams
-        from vllm.inputs import tokens_input
-
-        wanted = list(question.wanted)
-        ask = SamplingParams(temperature=0.0, max_tokens=1, logprob_token_ids=wanted, detokenize=False)
-        self.llm.llm_engine.add_request(name, tokens_input(list(question.prompt)), ask)
+        prompt = self._tokens_input(list(question.prompt))
+        self.llm.llm_engine.add_request(name, prompt, self._asking_for(question.wanted))
 
     def _step(self) -> list[Any]:
         try:
@@ -129,6 +131,13 @@ def start_llm(model: ModelConfig, options: VllmOptions, progress: Progress, **mo
         )
     except (ValueError, RuntimeError, OSError, NotImplementedError) as error:
         raise BadInputError(f"vLLM cannot start with {model.name}: {_first_line(error)}") from error
+
+
+def _asking_for(wanted: tuple[int, ...]) -> Any:
+    """One token, and the log-probabilities of these tokens in its place."""
+    from vllm import SamplingParams
+
+    return SamplingParams(temperature=0.0, max_tokens=1, logprob_token_ids=list(wanted), detokenize=False)
 
 
 def _read(output: Any, question: NextTokens[Any]) -> dict[int, float]:
