@@ -178,3 +178,22 @@ def test_stopped_while_it_is_still_being_imported_it_says_so_without_a_traceback
     assert process.returncode == code, errors
     assert "Traceback" not in errors
     assert errors.splitlines()[-1].startswith("lorapar: ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["run", "--preset", "tiny", "--set", "registry.address=s3://BUCKET/x"], 2, "'BUCKET' cannot name a bucket"),
+        (["plan", "--preset", "tiny", "--set", "registry.address=s3://BUCKET/x"], 2, "'BUCKET' cannot name a bucket"),
+        (["run", "--preset", "tiny", "--set", "registry.address=/proc/none"], 5, "/proc/none: cannot be made"),
+        (["gc", "/proc/none", "--delete"], 2, "/proc/none: no such folder"),
+    ],
+)
+def test_a_wrong_address_is_known_before_anything_starts(cli, tmp_path, arguments, code, message):
+    if arguments[0] != "gc":
+        arguments = [*arguments, "--out", str(tmp_path / "run")]
+    result = cli(*arguments)
+    assert result.returncode == code, result.stdout + result.stderr
+    assert message in result.stderr
+    assert "sft" not in result.stdout
+    assert len(result.stderr.strip().splitlines()) == 1

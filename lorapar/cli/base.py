@@ -39,7 +39,10 @@ app = typer.Typer(
 out = Console()
 err = Console(stderr=True)
 
-Preset = Annotated[str | None, typer.Option(help="Settings that ship with the package; see `lorapar presets`.")]
+Preset = Annotated[
+    str | None, typer.Option(help="Settings that ship with the package (`lorapar presets`); without --config: demo.")
+]
+
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="YAML file with settings.")]
 Overrides = Annotated[list[str] | None, typer.Option("--set", help="section.key=value, on top of the settings.")]
 OutDir = Annotated[Path | None, typer.Option("--out", help="Run folder; default: runs/NAME of the settings.")]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from lorapar.cli.base import app, out, reporter
+from lorapar.errors import BadInputError
 from lorapar.redaction import redact
 
 models = typer.Typer(help="Base models in storage of one's own.", no_args_is_help=True)
@@ -25,9 +27,11 @@ def gc_command(
     ] = None,
 ) -> None:
     """Say, or with --delete remove, what no run, checkpoint or published adapter of a store reaches."""
-    from lorapar.store import open_store
+    from lorapar.store import is_s3, open_store
     from lorapar.store.garbage import find_garbage, remove_garbage
 
+    if not is_s3(address) and not Path(address).is_dir():
+        raise BadInputError(f"{address}: no such folder; name the storage that runs were given")
     store, grace_seconds = open_store(address), grace_hours * 3600
     found = find_garbage(store, grace_seconds, [open_store(root) for root in roots or []])
     _say(f"looked into {found.roots} objects that may name content")

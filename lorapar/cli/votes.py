@@ -46,4 +46,5 @@ def import_command(
 
     with storage_errors(folder):
         count = import_edits(RunFolder(folder), file)
-    out.print(f"{count} edited labels kept; run again into {folder} to use them", markup=False, soft_wrap=True)
+    note = "" if count else " (the column `edited` holds no system1 or system2)"
+    out.print(f"{count} edited labels kept{note}; run again into {folder} to use them", markup=False, soft_wrap=True)

@@ -21,7 +21,7 @@ from lorapar.progress import Progress
 from lorapar.stages.contract import Origin, StageCall, stage_spec
 from lorapar.stages.graph import GRAPH, Node, node_names
 from lorapar.stages.plan import node_settings, read_plan
-from lorapar.store import open_store, replace_folder, storage_errors, verify, write_atomically
+from lorapar.store import is_s3, make_folder, open_store, replace_folder, storage_errors, verify, write_atomically
 
 Reporter = Callable[[str], AbstractContextManager[Progress]]
 """Makes the Progress of a node from its name."""
@@ -49,6 +49,7 @@ def run_local(
     last = last_node(until)
     config = with_registry(config, out)
     folder = RunFolder(out)
+    check_registry(config)
     shared = SharedStages(open_store(config.store.address)) if config.store.address else None
     run = _Run(folder, shared, config.checkpoint)
     with storage_errors(out), folder.locked():
@@ -63,6 +64,20 @@ def run_local(
             raise
         write_results(folder, ran)
     return folder
+
+
+def check_registry(config: RunConfig) -> None:
+    """Ask the registry for what it holds, so that a wrong address is known before anything is trained.
+
+    Raises BadInputError or UnreachableError, StorageError for a folder that cannot be made.
+    """
+    address = config.registry.address
+    if address is None:
+        return
+    if is_s3(address):
+        next(iter(open_store(address).list("adapters/")), None)
+    else:
+        make_folder(Path(address))
 
 
 def with_registry(config: RunConfig, out: Path) -> RunConfig:

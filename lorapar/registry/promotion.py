@@ -58,6 +58,8 @@ def promote_by_hand(registry: Registry, version: Version, override: str | None) 
     A reason in `override` moves it whatever the verdict is, and stands in the alias's history. Raises NotBetterError
     where there is no such verdict, StaleError where it is about another incumbent than production names.
     """
+    if override is not None and not override.strip():
+        raise BadInputError("--override is empty; say why, the reason stays in the alias's history")
     record = registry.read_alias(version.name, PRODUCTION)
     now = record.version if record is not None else None
     if override is None and now != version.number:
@@ -77,7 +79,7 @@ def roll_back(registry: Registry, name: str, alias: str, to: int | None, reason:
         raise BadInputError(
             f"{name}@{alias} names version {record.version} and "
             + (f"has never named version {to}" if to is not None else "has named nothing before it to go back to")
-            + (f"; earlier ones: {', '.join(map(str, known))}" if known else "")
+            + (f"; it named {', '.join(map(str, known))} too, `--to NUMBER` goes there" if known else "")
         )
     moved = registry.move_alias(name, alias, target, expected=record.version, reason=reason, rollback=True)
     if alias == PRODUCTION:
@@ -94,6 +96,7 @@ def start_canary(registry: Registry, version: Version, percent: float) -> AliasR
 
 
 def _move_production(registry: Registry, name: str, to: int, expected: int | None, reason: str) -> AliasRecord:
+    registry.require_whole(registry.resolve(f"{name}@{to}"))
     moved = registry.move_alias(name, PRODUCTION, to, expected=expected, reason=reason)
     _end_canary(registry, name, to)
     return moved

@@ -112,6 +112,9 @@ def publish_adapter(publication: Publication, registry: Registry, scratch: Path,
     if version is not None:
         verification = registry.claim(version).verification
         proof.progress.say(f"{version} has this content already; it was verified when it came")
+        mended = registry.restore(version, package)
+        if mended:
+            proof.progress.say(f"{version} was damaged in the registry and is whole again: {', '.join(mended)}")
     else:
         trained = publication.origins.adapter
         found = verify_package(publication.model, trained, package, proof.questions, proof.progress)

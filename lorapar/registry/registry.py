@@ -15,7 +15,7 @@ from lorapar.registry.reference import PRODUCTION, check_alias, check_name, pars
 from lorapar.registry.signature import require_trusted, sign_if_asked
 from lorapar.registry.verdicts import Verdicts
 from lorapar.registry.versions import Claim, Version, Versions, content_manifest, new_claim
-from lorapar.store import MANIFEST, Manifest, NotFoundError, ObjectStore, replace_folder, verify
+from lorapar.store import MANIFEST, Manifest, NotFoundError, ObjectStore, make_folder, replace_folder, verify
 
 
 class Registry:
@@ -127,6 +127,19 @@ class Registry:
         """A small file of a version; raises NotFoundError."""
         return self.store.read(version_prefix(version.name, version.number) + file)
 
+    def require_whole(self, version: Version) -> None:
+        """Raise IntegrityError where files of a version are missing or not of the size its manifest names."""
+        damaged = self.version_store.damaged(version, self.manifest(version))
+        if damaged:
+            raise IntegrityError(
+                f"{self.address}/{version_prefix(version.name, version.number)}{damaged[0]}: missing, or not as "
+                f"long as the manifest names; {version} cannot be used until its content is published again"
+            )
+
+    def restore(self, version: Version, folder: Path) -> list[str]:
+        """Put back damaged files of a version from a folder with the same content; returns their names."""
+        return self.version_store.restore(version, folder, self.manifest(version))
+
     def pull(self, reference: str, folder: Path) -> Version:
         """Make `folder` the files of a version, each with the size and sha256 its manifest names, or not at all.
 
@@ -138,7 +151,7 @@ class Registry:
         manifest = self._manifest_of(version)
         scratch = folder.with_name(f".{folder.name}.pulling")
         shutil.rmtree(scratch, ignore_errors=True)
-        scratch.mkdir(parents=True)
+        make_folder(scratch)
         try:
             self._download(version, manifest, scratch)
             replace_folder(scratch, folder)

@@ -8,6 +8,7 @@ number.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -143,6 +144,28 @@ class Versions:
     def reopen_pointer(self, version: Version) -> None:
         """Undo `close_pointer`, unless the content was published again meanwhile."""
         self._point(version, _Pointer(version=version.number), only_from=None)
+
+    def damaged(self, version: Version, manifest: Manifest) -> list[str]:
+        """Files of a version that are missing or not of the size its manifest names; nothing is downloaded."""
+        prefix = version_prefix(version.name, version.number)
+        there = {entry.key: entry.size_bytes for entry in self._store.list(prefix)}
+        return [file for file, entry in manifest.files.items() if there.get(prefix + file) != entry.size_bytes]
+
+    def restore(self, version: Version, folder: Path, manifest: Manifest) -> list[str]:
+        """Put back the files of a version whose bytes are not those of its manifest; returns their names.
+
+        `folder` holds the same content once more. A version never changes: this undoes a change by somebody else.
+        """
+        prefix = version_prefix(version.name, version.number)
+        wrong = set(self.damaged(version, manifest))
+        wrong |= {
+            file
+            for file, entry in manifest.files.items()
+            if file not in wrong and hashlib.sha256(self._store.read(prefix + file)).hexdigest() != entry.sha256
+        }
+        for file in sorted(wrong):
+            self._store.upload(folder / file, prefix + file)
+        return sorted(wrong)
 
     def _upload(self, version: Version, folder: Path, manifest: Manifest) -> None:
         prefix = version_prefix(version.name, version.number)

@@ -23,6 +23,7 @@ from lorapar.evaluation.benchmarks import resolve_benchmarks
 from lorapar.records import write_json
 from lorapar.stages.contract import Metrics, StageCall, StageSettings, StageSpec, stage_spec
 from lorapar.stages.graph import GRAPH
+from lorapar.store import parse_address
 from lorapar.training.rewards import load_rewards
 from lorapar.voting.edits import resolve_edits
 
@@ -64,6 +65,8 @@ class Plan(BaseModel):
 def make_plan(config: RunConfig) -> Plan:
     """Resolve what is open in the settings; raises BadInputError or UnreachableError in the first seconds."""
     load_rewards(config.rl.rewards)
+    if config.registry.address is not None:
+        parse_address(config.registry.address)
     if config.data.source != TASK_MIX and config.data.heldout == 0:
         raise BadInputError("data.heldout is 0, so nothing could be evaluated; hold some rows out (0.1: a tenth)")
     resolved = resolve_config(config, tuple(RunConfig.model_fields))

@@ -38,7 +38,7 @@ def parse_address(address: str | Path) -> S3Address | Path:
         return Path(text)
     bucket, _, prefix = text.removeprefix(_SCHEME).partition("/")
     if not _BUCKET.fullmatch(bucket):
-        raise BadInputError(f"{text}: '{bucket}' cannot be the name of a bucket; write s3://BUCKET/PREFIX")
+        raise BadInputError(f"{text}: '{bucket}' cannot name a bucket: 3 to 63 small letters, digits, - and .")
     prefix = prefix.strip("/")
     if prefix:
         check_key(prefix)

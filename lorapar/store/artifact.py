@@ -115,6 +115,15 @@ def write_atomically(path: Path, text: str) -> None:
         scratch.unlink(missing_ok=True)
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it; raises StorageError naming the one that cannot be made."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        where = error.filename or path
+        raise StorageError(f"{where}: cannot be made ({error.strerror}); choose another folder") from None
+
+
 def replace_folder(made: Path, final: Path) -> None:
     """Put a finished folder in its place; what stood there before goes only once the new one is complete."""
     final.parent.mkdir(parents=True, exist_ok=True)

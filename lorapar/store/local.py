@@ -12,7 +12,7 @@ from pathlib import Path
 
 from lorapar.errors import IntegrityError
 from lorapar.store.address import check_key
-from lorapar.store.artifact import storage_errors
+from lorapar.store.artifact import make_folder, storage_errors
 from lorapar.store.base import LOCAL, Moved, NotFoundError, ObjectInfo, Transfer
 
 _HIDDEN = ".lorapar-"
@@ -175,7 +175,7 @@ class LocalStore:
         path = self._path(key)
         scratch = path.with_name(f"{_HIDDEN}{uuid.uuid4().hex}")
         with storage_errors(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(path.parent)
             try:
                 yield scratch
             finally:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lorapar.errors import BadInputError, NotBetterError, StaleError
+from lorapar.errors import BadInputError, IntegrityError, NotBetterError, StaleError
 from lorapar.registry import Registry
 from lorapar.registry.promotion import promote_by_hand, roll_back, start_canary
 from lorapar.store import open_store
@@ -59,7 +59,7 @@ def test_a_rollback_names_where_it_may_go(registry) -> None:
         registry.move_alias("maths", "production", number, expected=expected)
     assert roll_back(registry, "maths", "production", None, "slow").version == 2
     assert roll_back(registry, "maths", "production", 1, "slow").version == 1
-    with pytest.raises(BadInputError, match=r"never named version 9; earlier ones: 2, 3"):
+    with pytest.raises(BadInputError, match=r"never named version 9; it named 2, 3 too, `--to NUMBER` goes there"):
         roll_back(registry, "maths", "production", 9, "")
     with pytest.raises(BadInputError, match="no such alias"):
         roll_back(registry, "maths", "candidate", None, "")
@@ -83,3 +83,28 @@ def test_a_move_of_production_ends_the_canary_so_a_rollback_does_not_bring_it_ba
     start_canary(registry, registry.resolve("maths@3"), 10.0)
     roll_back(registry, "maths", "production", None, "")
     assert registry.read_alias("maths", "candidate").share_percent == 0.0
+
+
+def test_an_empty_reason_is_no_reason(registry) -> None:
+    with pytest.raises(BadInputError, match="--override is empty"):
+        promote_by_hand(registry, registry.resolve("maths@2"), " ")
+    assert registry.resolve("maths").number == 1
+
+
+def test_a_damaged_version_does_not_become_production_until_it_is_published_again(registry, tmp_path) -> None:
+    weights = tmp_path / "registry" / "adapters" / "maths" / "2" / "adapter_model.safetensors"
+    weights.write_text("w2x")
+    version = registry.resolve("maths@2")
+    with pytest.raises(IntegrityError, match=r"2/adapter_model.safetensors: missing, or not as long"):
+        promote_by_hand(registry, version, "trust me")
+    assert registry.resolve("maths").number == 1
+    assert registry.restore(version, tmp_path / "p2") == ["adapter_model.safetensors"]
+    assert promote_by_hand(registry, version, "trust me").version == 2
+
+
+def test_bytes_changed_in_place_are_put_back_too(registry, tmp_path) -> None:
+    weights = tmp_path / "registry" / "adapters" / "maths" / "2" / "adapter_model.safetensors"
+    weights.write_text("W2")
+    assert registry.restore(registry.resolve("maths@2"), tmp_path / "p2") == ["adapter_model.safetensors"]
+    assert registry.pull("maths@2", tmp_path / "pulled").number == 2
+    assert registry.restore(registry.resolve("maths@2"), tmp_path / "p2") == []

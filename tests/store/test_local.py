@@ -115,7 +115,7 @@ def test_a_version_replaced_between_listing_and_reading_is_refused(store, tmp_pa
 
 def test_a_file_where_a_folder_should_be_is_a_clear_error(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(StorageError, match="cannot be written"):
+    with pytest.raises(StorageError, match="cannot be made"):
         open_store(tmp_path / "file").write("a/b", b"")
 
 
