@@ -88,6 +88,7 @@ def test_what_was_taken_up_since_it_was_found_stays(store, artifact, tmp_path):
     put_tree(store, tmp_path / "lost")  # a new run makes the same bytes again
     remove_garbage(store, found, 24 * HOUR)
     fetch_tree(store, lost, tmp_path / "copy")
+    assert set(lost.files) <= {path.name for path in (tmp_path / "copy").iterdir()}
 
 
 def test_the_wrong_address_is_not_emptied(store, artifact):

@@ -54,6 +54,7 @@ def test_content_cut_short_by_somebody_is_uploaded_again(store, tree, tmp_path):
     store.write(f"cas/{manifest.files['one.bin'].sha256}", b"short")
     put_tree(store, tree)
     fetch_tree(store, manifest, tmp_path / "copy")
+    assert (tmp_path / "copy" / "one.bin").read_bytes() == (tree / "one.bin").read_bytes()
 
 
 def test_old_content_is_young_again_once_a_new_tree_takes_it_up(store, tree):
