@@ -1,4 +1,4 @@
-# expect: too_much_disk|timed_out wrote more than|still running
+# expect: too_much_disk|timed_out wrote more than|still running|used 2 s of CPU
 number = 0
 while True:
     number += 1
