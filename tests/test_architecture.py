@@ -31,6 +31,7 @@ MAX_FILE_LINES = 450
 MAX_FUNCTION_LINES = 60
 
 SOURCES = sorted(PACKAGE.rglob("*.py"))
+IN_KUBEFLOWS_WORDS = sorted(path for folder in ("components", "pipelines") for path in (ROOT / folder).rglob("*.py"))
 ALL_SOURCES = SOURCES + sorted((ROOT / "tests").rglob("*.py"))
 
 
@@ -103,7 +104,7 @@ def test_rooms_of_one_floor_do_not_import_in_a_circle() -> None:
 
 def test_files_and_functions_stay_short() -> None:
     long = []
-    for path in SOURCES:
+    for path in (*SOURCES, *IN_KUBEFLOWS_WORDS):
         text = path.read_text(encoding="utf-8")
         if text.count("\n") > MAX_FILE_LINES:
             long.append(f"{path.relative_to(ROOT)} has {text.count(chr(10))} lines")
