@@ -131,9 +131,41 @@ def _one_line(error: ValidationError) -> str:
         if problem["type"] == "extra_forbidden":
             lines.append(f"{path}: no such key{nearest(str(problem['loc'][-1]), _siblings(problem['loc'][:-1]))}")
         else:
-            message = problem["msg"].removeprefix("Value error, ")
-            lines.append(f"{path}: {message}" + _given(problem))
+            lines.append(f"{path}: {_complaint(problem)}{_given(problem)}")
     return "; ".join(lines)
+
+
+_BOUNDS = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}
+_NUMBERS = {
+    "float_parsing": "a number",
+    "float_type": "a number",
+    "int_parsing": "a whole number",
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+}
+
+
+def _complaint(problem: Mapping[str, Any]) -> str:
+    """What is wrong with a value; of a number the whole range, of which pydantic names only the end that was passed."""
+    interval = _interval(problem["loc"]) if problem["loc"] else None
+    kind = _NUMBERS.get(problem["type"])
+    if kind is not None:
+        return f"must be {kind}" + (f" in {interval}" if interval else "")
+    broken = [end for end in _BOUNDS if end in problem.get("ctx", {})]
+    if len(broken) == 1:
+        return f"must lie in {interval}" if interval else f"must be {_BOUNDS[broken[0]]} {problem['ctx'][broken[0]]:g}"
+    return str(problem["msg"]).removeprefix("Value error, ")
+
+
+def _interval(location: tuple[int | str, ...]) -> str | None:
+    """The range of a setting as mathematics write it, such as (0, 1]; None where it has one end only."""
+    field = _model_at(location[:-1]).model_fields.get(str(location[-1]))
+    bounds = field.metadata if field is not None else ()
+    ends = {name: getattr(one, name) for one in bounds for name in _BOUNDS if hasattr(one, name)}
+    low, high = ends.get("gt", ends.get("ge")), ends.get("lt", ends.get("le"))
+    if low is None or high is None:
+        return None
+    return f"{'(' if 'gt' in ends else '['}{low:.12g}, {high:.12g}{')' if 'lt' in ends else ']'}"
 
 
 def _given(problem: Mapping[str, Any]) -> str:
@@ -143,12 +175,16 @@ def _given(problem: Mapping[str, Any]) -> str:
 
 def _siblings(location: tuple[int | str, ...]) -> list[str]:
     """The keys that would have been right at this place of the settings."""
-    model: Any = RunConfig
+    return list(_model_at(location).model_fields)
+
+
+def _model_at(location: tuple[int | str, ...]) -> type[BaseModel]:
+    """The section at this place of the settings; that above it where the place is no section."""
+    model: type[BaseModel] = RunConfig
     for part in location:
-        if isinstance(part, int):
-            continue
-        model = _model_of(model.model_fields[part].annotation) if part in model.model_fields else model
-    return list(model.model_fields)
+        field = model.model_fields.get(str(part))
+        model = (_model_of(field.annotation) if field is not None else None) or model
+    return model
 
 
 def _model_of(annotation: Any) -> Any:

@@ -31,11 +31,16 @@ def mapping_for(config: DataConfig, columns: Collection[str], where: str) -> Col
     for part in ("question", "answer", *_OPTIONAL):
         column = getattr(mapping, part)
         if column is not None and column not in columns:
-            close = nearest(column, list(columns))
             raise BadInputError(
-                f"data.columns.{part}: {where} has no column '{column}'{close}; it has: {', '.join(columns)}"
+                f"data.columns.{part}: {where} has no column '{column}'{_hint(part, column, columns)}; it has: "
+                f"{', '.join(columns)}; name the right one in data.columns"
             )
     return mapping
+
+
+def _hint(part: str, column: str, columns: Collection[str]) -> str:
+    """The column that was meant: the one spelt nearly so, or else the one that has the usual name of its part."""
+    return nearest(column, list(columns)) or nearest(part, [one for one in columns if one.lower() == part])
 
 
 def check_mapping(config: DataConfig) -> None:

@@ -63,9 +63,15 @@ def _parsed(text: str, path: Path, first_line: int) -> Any:
         return json.loads(text)
     except json.JSONDecodeError as error:
         line = first_line + error.lineno - 1
-        raise BadInputError(f"{path}:{line}: not JSON: {error.msg} (column {error.colno})") from None
+        raise BadInputError(f"{path}:{line}: not JSON: {error.msg} (column {error.colno}); {_remedy(path)}") from None
     except RecursionError:
         raise BadInputError(f"{path}:{first_line}: not a row: nested too deeply") from None
+
+
+def _remedy(path: Path) -> str:
+    if path.suffix.lower() == ".jsonl":
+        return "every line must be one whole JSON object; mend this one"
+    return "the file must be one list of JSON objects, or one object a line; mend it there"
 
 
 def _object(value: Any, where: str) -> RawRow:
@@ -84,7 +90,10 @@ def _csv(path: Path) -> Iterator[RawRow]:
             if fields and not header:
                 header = fields
             elif fields and len(fields) != len(header):
-                raise BadInputError(f"{path}:{line}: {len(fields)} fields where the header names {len(header)}")
+                raise BadInputError(
+                    f"{path}:{line}: {len(fields)} fields where the header names {len(header)}; put values with commas "
+                    "or line ends in double quotes, and leave no value out"
+                )
             elif fields:
                 yield f"{path}:{line}", dict(zip(header, fields, strict=True))
             line = reader.line_num + 1

@@ -47,8 +47,14 @@ def test_written_settings_read_back_equal(tmp_path):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("partition.theta=1.5", "partition.theta"),
-        ("partition.theta=0", "partition.theta"),
+        ("partition.theta=1.5", "preset tiny: partition.theta: must lie in (0, 1] (got 1.5)"),
+        ("partition.theta=0", "preset tiny: partition.theta: must lie in (0, 1] (got 0)"),
+        ("partition.theta=.nan", "partition.theta: must lie in (0, 1] (got nan)"),
+        ("partition.theta=high", "partition.theta: must be a number in (0, 1] (got 'high')"),
+        ("adapter.dropout=1", "adapter.dropout: must lie in [0, 1) (got 1)"),
+        ("adapter.rank=0", "adapter.rank: must be at least 1 (got 0)"),
+        ("adapter.rank=2.5", "adapter.rank: must be a whole number (got 2.5)"),
+        ("teachers=[{name: a, batch_size: 0}]", "teachers.0.batch_size: must be at least 1 (got 0)"),
         ("rl.learning_rat=1e-4", "did you mean 'learning_rate'?"),
         ("partitoin.theta=0.9", "did you mean 'partition'?"),
         ("sft.rows=everything", "sft.rows"),

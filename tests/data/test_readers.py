@@ -51,13 +51,25 @@ def test_blank_lines_are_nothing_and_numbers_still_right(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.jsonl", b'{"a": 1}\n{"a": \n', r"a\.jsonl:2: not JSON: Expecting value \(column 7\)"),
+        (
+            "a.jsonl",
+            b'{"a": 1}\n{"a": \n',
+            r"a\.jsonl:2: not JSON: Expecting value \(column 7\); every line must be one whole JSON object; mend",
+        ),
         ("a.jsonl", b'{"a": 1}\n[1]\n', r"a\.jsonl:2: expected an object with columns, .* got list"),
         ("a.jsonl", b'{"a": 1}\n{"a": "\xe9"}\n', r"a\.jsonl:2: not UTF-8 \(byte 0xe9\); save it as UTF-8"),
-        ("a.json", b'[\n{"a": 1},\n{"a"}\n]', r"a\.json:3: not JSON"),
+        (
+            "a.json",
+            b'[\n{"a": 1},\n{"a"}\n]',
+            r"a\.json:3: not JSON.*; the file must be one list of JSON objects, or one object a line; mend",
+        ),
         ("a.json", b'[{"a": 1}, 2]', r"a\.json, row 2: expected an object"),
         ("a.csv", b"a,b\n1,2\n\xff,4\n", r"a\.csv:3: not UTF-8"),
-        ("a.csv", b"a,b\n1,2\n1,2,3\n", r"a\.csv:3: 3 fields where the header names 2"),
+        (
+            "a.csv",
+            b"a,b\n1,2\n1,2,3\n",
+            r"a\.csv:3: 3 fields where the header names 2; put values with commas .* in double quotes",
+        ),
         ("a.csv", b'a,b\n"1\n1",2\n\n3\n', r"a\.csv:5: 1 fields where the header names 2"),
         ("a.csv", b'a,b\n1,"2\n', r"a\.csv:2: not CSV"),
         ("a.parquet", b"PAR1 no", r"a\.parquet: not a Parquet file"),

@@ -43,8 +43,8 @@ def test_the_settings_may_lie_at_an_address_or_inline(tmp_path) -> None:
 
 
 WRONG = [
-    ({"theta": "0,9"}, "theta: .*valid number"),
-    ({"theta": "1.5"}, "theta: .*less than or equal to 1"),
+    ({"theta": "0,9"}, r"theta: must be a number in \(0, 1\] \(got '0,9'\)"),
+    ({"theta": "1.5"}, r"theta: must lie in \(0, 1\] \(got 1.5\)"),
     ({"alpha": "-1"}, "alpha: "),
     ({"beta": "x"}, "beta: "),
     ({"adapter_name": "a b/c"}, "adapter_name: "),
