@@ -176,6 +176,21 @@ def pull_command(
     _say(f"{version} is in {folder}")
 
 
+@adapters.command("push")
+def push_command(
+    ref: Ref,
+    to: Annotated[str, typer.Option(metavar="OWNER/REPO", help="Repository of the hub; made where it is missing.")],
+    where: Where = None,
+    private: Annotated[bool, typer.Option("--private", help="Make it a private one; refuse a public one.")] = False,
+    revision: Annotated[str, typer.Option(metavar="BRANCH", help="Branch; made where it is missing.")] = "main",
+) -> None:
+    """Copy a version, verified, to the Hugging Face hub; the token is that of HF_TOKEN or `hf auth login`."""
+    from lorapar.registry.hub import HubTarget, push_to_hub
+
+    pushed = push_to_hub(open_registry(where), ref, HubTarget(to, revision, private))
+    _say(f"{pushed.version} is {'at' if pushed.new else 'there already, nothing was changed:'} {pushed.address}")
+
+
 @adapters.command("sign")
 def sign_command(
     ref: Ref,

@@ -175,7 +175,9 @@ class Registry:
                 self.store.download(prefix + file, folder / file)
             except NotFoundError:
                 raise IntegrityError(f"{self.address}/{prefix}{file}: named in the manifest but missing") from None
-        (folder / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        (folder / MANIFEST).write_text(
+            manifest.model_dump_json(indent=2), encoding="utf-8"
+        )  # the bytes it has in the store
         try:
             verify(folder)
         except IntegrityError as error:
