@@ -97,7 +97,7 @@ def report_sources(folder: RunFolder, records: dict[str, StageRecord], ran: set[
     for name, edges in GRAPH[-1].inputs.items():
         present = tuple(folder.artifact(edge.node, edge.output) for edge in edges if edge.node in records)
         found[name] = present if len(edges) > 1 else (present[0] if present else None)
-    return ReportSources(**found, timings=timings(records, ran))
+    return ReportSources(**found, timings=timings(records, ran), run=folder.root)
 
 
 def timings(records: dict[str, StageRecord], ran: set[str] | None) -> list[dict[str, Any]]:

@@ -46,7 +46,7 @@ from lorapar.report.regions import (
     theta_sentence,
 )
 from lorapar.report.samples import RULE, choose_samples
-from lorapar.report.settings import changed_settings, digest_rows, documents, setting_groups
+from lorapar.report.settings import changed_settings, digest_rows, documents, setting_groups, with_near_addresses
 from lorapar.report.sources import Facts, ReportSources, read_facts
 from lorapar.report.style import FOLDER, style_sheet
 from lorapar.report.usage import usage
@@ -225,5 +225,5 @@ def _training(facts: Facts) -> Section | None:
 def _settings(facts: Facts) -> Section | None:
     if facts.config is None:
         return None
-    groups = setting_groups(facts.config)
+    groups = setting_groups(with_near_addresses(facts.config, facts.run))
     return {"groups": groups, "changed": changed_settings(groups), "documents": documents(facts)}

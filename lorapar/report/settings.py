@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
@@ -12,6 +14,7 @@ from pydantic import BaseModel
 from lorapar.config import RunConfig
 from lorapar.report.formats import number, shorten
 from lorapar.report.sources import Facts
+from lorapar.store import is_s3
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,25 @@ class SettingGroup:
     name: str
     description: str
     settings: tuple[Setting, ...]
+
+
+def with_near_addresses(config: RunConfig, run: Path | None) -> RunConfig:
+    """The settings, folders of storage in or beside the run folder as seen from there.
+
+    A report is sent to others, and the runner fills in the registry's folder as an absolute path of its machine.
+    """
+    if run is None:
+        return config
+    shown = {}
+    for name in ("store", "registry"):
+        section = getattr(config, name)
+        if section.address is not None and not is_s3(section.address):
+            shown[name] = section.model_copy(update={"address": _near(Path(section.address), run.resolve())})
+    return config.model_copy(update=shown)
+
+
+def _near(path: Path, run: Path) -> str:
+    return os.path.relpath(path, run) if path.is_absolute() and path.is_relative_to(run.parent) else str(path)
 
 
 def setting_groups(config: RunConfig) -> list[SettingGroup]:

@@ -39,6 +39,8 @@ class ReportSources:
     """No input of the stage, which must not wait for a promotion that may never come."""
     timings: Sequence[Figures] | None = None
     """One entry a finished node: node, stage, seconds, peak_memory_bytes, reused. Known once the run has ended."""
+    run: Path | None = None
+    """The run folder on this machine; None in a pipeline, which has none."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,8 @@ class Facts:
     digests: Mapping[str, str] = field(default_factory=dict)
     """Digest of each artifact that is there, by name."""
     timings: tuple[Figures, ...] | None = None
+    run: Path | None = None
+    """The run folder, which the report lies in."""
 
 
 def read_facts(sources: ReportSources) -> Facts:
@@ -96,6 +100,7 @@ def read_facts(sources: ReportSources) -> Facts:
         evaluation=_json(sources.evaluation, "summary.json"),
         digests=_digests(sources),
         timings=tuple(sources.timings) if sources.timings else None,
+        run=sources.run,
     )
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import pytest
 from pydantic import BaseModel
 
 from lorapar.config import RunConfig
-from lorapar.report.settings import changed_settings, digest_rows, setting_groups
+from lorapar.report.settings import changed_settings, digest_rows, setting_groups, with_near_addresses
 from lorapar.report.sources import Facts
 
 
@@ -37,3 +40,27 @@ def test_digests_name_what_was_read() -> None:
     rows = dict(digest_rows(facts))
     assert (rows["lorapar version"], rows["base model digest"], rows["data digest"]) == ("1.2", "d" * 64, "e" * 64)
     assert rows["labels (artifact)"] == "f" * 64
+
+
+@pytest.mark.parametrize(
+    ("address", "shown"),
+    [
+        ("/work/runs/registry", "../registry"),
+        ("/work/runs/mine/registry", "registry"),
+        ("/srv/registry", "/srv/registry"),
+        ("runs/registry", "runs/registry"),
+        ("s3://bucket/work/runs/registry", "s3://bucket/work/runs/registry"),
+        (None, None),
+    ],
+)
+def test_storage_in_or_beside_the_run_folder_is_shown_as_seen_from_there(address, shown) -> None:
+    config = RunConfig.model_validate({"registry": {"address": address}, "store": {"address": address}})
+    near = with_near_addresses(config, Path("/work/runs/mine"))
+    assert (near.registry.address, near.store.address) == (shown, shown)
+    assert with_near_addresses(config, None) == config
+
+
+def test_the_report_of_a_run_names_no_folder_of_its_machine(tiny_run) -> None:
+    page = (tiny_run / "report.html").read_text(encoding="utf-8")
+    assert "<b>../registry</b>" in page
+    assert str(tiny_run.parent) not in page
