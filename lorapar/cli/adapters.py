@@ -13,7 +13,7 @@ from rich.table import Table
 from lorapar.cli.base import app, out
 from lorapar.config import load_config
 from lorapar.errors import BadInputError, ExitCode
-from lorapar.store import open_store, storage_errors
+from lorapar.store import make_writable_folder, open_store, storage_errors
 
 if TYPE_CHECKING:
     from lorapar.registry import AliasRecord, Registry
@@ -167,11 +167,13 @@ def rollback_command(
 @adapters.command("pull")
 def pull_command(
     ref: Ref,
-    folder: Annotated[Path, typer.Argument(help="Folder to make; one that is there is replaced.")],
+    folder: Annotated[Path, typer.Argument(help="Folder to make; an adapter that is there is replaced.")],
     where: Where = None,
 ) -> None:
     """Fetch a version as a PEFT folder, every byte checked, whole or not at all."""
+    _refuse_other_content(folder)
     with storage_errors(folder):
+        make_writable_folder(folder.parent)
         version = open_registry(where).pull(ref, folder)
     _say(f"{version} is in {folder}")
 
@@ -240,6 +242,14 @@ def gc_command(
         _say(f"{version}: {'would go' if dry_run else 'deleted' if gone else 'kept, an alias was moved to it'}")
     if not found:
         _say("nothing to delete")
+
+
+def _refuse_other_content(folder: Path) -> None:
+    """Raise BadInputError where a pull would replace something that no pull has made."""
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / "adapter_config.json").is_file():
+        raise BadInputError(f"{folder}: holds other things than an adapter, and pull replaces a folder; name a new one")
+    if folder.exists() and not folder.is_dir():
+        raise BadInputError(f"{folder}: is a file; name a folder to make")
 
 
 def _named(record: AliasRecord) -> str:

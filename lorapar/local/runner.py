@@ -21,7 +21,15 @@ from lorapar.progress import Progress
 from lorapar.stages.contract import Origin, StageCall, stage_spec
 from lorapar.stages.graph import GRAPH, Node, node_names
 from lorapar.stages.plan import node_settings, read_plan
-from lorapar.store import is_s3, make_folder, open_store, replace_folder, storage_errors, verify, write_atomically
+from lorapar.store import (
+    is_s3,
+    make_writable_folder,
+    open_store,
+    replace_folder,
+    storage_errors,
+    verify,
+    write_atomically,
+)
 
 Reporter = Callable[[str], AbstractContextManager[Progress]]
 """Makes the Progress of a node from its name."""
@@ -49,7 +57,7 @@ def run_local(
     last = last_node(until)
     config = with_registry(config, out)
     folder = RunFolder(out)
-    check_registry(config)
+    check_storage(config)
     shared = SharedStages(open_store(config.store.address)) if config.store.address else None
     run = _Run(folder, shared, config.checkpoint)
     with storage_errors(out), folder.locked():
@@ -66,18 +74,17 @@ def run_local(
     return folder
 
 
-def check_registry(config: RunConfig) -> None:
+def check_storage(config: RunConfig) -> None:
     """Ask the registry for what it holds, so that a wrong address is known before anything is trained.
 
-    Raises BadInputError or UnreachableError, StorageError for a folder that cannot be made.
+    Raises BadInputError or UnreachableError, StorageError for a folder that cannot be made or written, be it the
+    registry's or that of `store`.
     """
-    address = config.registry.address
-    if address is None:
-        return
-    if is_s3(address):
-        next(iter(open_store(address).list("adapters/")), None)
-    else:
-        make_folder(Path(address))
+    for address in (config.registry.address, config.store.address):
+        if address is not None and not is_s3(address):
+            make_writable_folder(Path(address))
+    if config.registry.address is not None and is_s3(config.registry.address):
+        next(iter(open_store(config.registry.address).list("adapters/")), None)
 
 
 def with_registry(config: RunConfig, out: Path) -> RunConfig:

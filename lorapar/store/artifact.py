@@ -124,6 +124,13 @@ def make_folder(path: Path) -> None:
         raise StorageError(f"{where}: cannot be made ({error.strerror}); choose another folder") from None
 
 
+def make_writable_folder(path: Path) -> None:
+    """As `make_folder`; also raises StorageError where the folder is there and this user may not write into it."""
+    make_folder(path)
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise StorageError(f"{path}: cannot be written ({os.strerror(errno.EACCES)}); choose another folder")
+
+
 def replace_folder(made: Path, final: Path) -> None:
     """Put a finished folder in its place; what stood there before goes only once the new one is complete."""
     final.parent.mkdir(parents=True, exist_ok=True)
