@@ -54,6 +54,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(cli, tmp_path, arguments, message
     ("arguments", "message"),
     [
         (["run", "--prset", "tiny"], "lorapar run has no option --prset (did you mean '--preset'?)"),
+        (["adapters", "promote", "x@1", "--alias", "../evil"], "promote has no option --alias; `lorapar adapters"),
         (["rnu"], "Did you mean 'run'?"),
         (["stage"], "Missing argument 'name'"),
         (["run", "--until"], "Option '--until' requires an argument"),

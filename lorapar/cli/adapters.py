@@ -145,8 +145,7 @@ def promote_command(
         record = start_canary(registry, version, canary)
         _say(f"{version.name}@candidate names version {record.version}, with {record.share_percent:g}% of the requests")
         return
-    record = promote_by_hand(registry, version, override)
-    _say(f"{version.name}@production names version {record.version}")
+    _say(promote_by_hand(registry, version, override).reason)
 
 
 @adapters.command("rollback")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol, TypeGuard, runtime_checkable
+from typing import Any, Protocol, TypeGuard, runtime_checkable
 
 from lorapar.errors import nearest
 
@@ -33,8 +33,15 @@ def usage_line(problem: UsageProblem) -> str | None:
     command = context.command_path if context is not None else "lorapar"
     option = getattr(problem, "option_name", None)
     if option is not None and type(problem).__name__ == "NoSuchOption":
-        known = [name for parameter in context.command.params for name in parameter.opts] if context else []
-        what = f"{command} has no option {option}{nearest(option, known)}"
+        what = f"{command} has no option {option}{_nearest_option(option, context)}"
     else:
         what = " ".join(problem.format_message().split()).rstrip(".")
     return f"{what}; `{command} --help` lists what there is"
+
+
+def _nearest_option(option: str, context: Any) -> str:
+    """The closest option, compared without the dashes, which all of them share; nothing where none is like it."""
+    parameters = context.command.params if context is not None else ()
+    known = [name.removeprefix("--") for parameter in parameters for name in parameter.opts if name.startswith("--")]
+    close = nearest(option.lstrip("-"), known)
+    return close.replace("'", "'--", 1)

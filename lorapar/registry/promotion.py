@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 
-from lorapar.errors import BadInputError, NotBetterError, StaleError
+from lorapar.errors import BadInputError, IntegrityError, NotBetterError, StaleError
 from lorapar.registry.aliases import AliasRecord
 from lorapar.registry.reference import CANDIDATE, PRODUCTION
 from lorapar.registry.registry import Registry
@@ -33,30 +33,29 @@ def promote(registry: Registry, published: PublishedVersion, verdict: Verdict) -
     number = published.version
     before = registry.read_alias(published.name, PRODUCTION)
     previous = before.version if before is not None else None
-
-    def said(promoted: bool, reason: str) -> Promotion:
-        return Promotion(promoted=promoted, reason=reason, alias=PRODUCTION, version=number, previous=previous)
-
     taken = before.rolled_back(number) if before is not None else None
     if taken is not None and previous != number:
-        return said(
-            False,
+        reason = (
             f"{published.reference} was rolled back from {PRODUCTION} by {taken.by} at {taken.moved_at}, so it is not "
-            f"put back by a run; `lorapar adapters promote {published.reference}` does, if that is meant",
+            f"put back by a run; `lorapar adapters promote {published.reference}` does, if that is meant"
         )
-    if previous == number:
-        return said(True, f"{published.name}@{PRODUCTION} names version {number} already")
+        return Promotion(promoted=False, reason=reason, alias=PRODUCTION, version=number, previous=previous)
+    version = registry.resolve(published.reference)
+    if version.digest != published.digest:
+        raise IntegrityError(
+            f"{version}: its manifest is not that of the version the gate judged, so {PRODUCTION} stays where it is; "
+            "versions never change: find out who replaced it, then publish again"
+        )
     expected = verdict.incumbent.version if verdict.incumbent is not None else None
-    _move_production(registry, published.name, number, expected, f"gate: {verdict.reasons[0]}")
-    came_from = f"version {previous}" if previous is not None else "no version"
-    return said(True, f"{published.name}@{PRODUCTION} moved from {came_from} to version {number}")
+    return _promoted(registry, version, previous, expected, f"gate: {verdict.reasons[0]}")
 
 
-def promote_by_hand(registry: Registry, version: Version, override: str | None) -> AliasRecord:
+def promote_by_hand(registry: Registry, version: Version, override: str | None) -> Promotion:
     """Move production to a version whose last verdict is better than what production names now.
 
     A reason in `override` moves it whatever the verdict is, and stands in the alias's history. Raises NotBetterError
-    where there is no such verdict, StaleError where it is about another incumbent than production names.
+    where there is no such verdict, StaleError where it is about another incumbent than production names,
+    IntegrityError where the version is damaged.
     """
     if override is not None and not override.strip():
         raise BadInputError("--override is empty; say why, the reason stays in the alias's history")
@@ -65,7 +64,7 @@ def promote_by_hand(registry: Registry, version: Version, override: str | None) 
     if override is None and now != version.number:
         _require_verdict(registry, version, now)
     reason = f"by hand: {override}" if override is not None else "by hand, on its verdict"
-    return _move_production(registry, version.name, version.number, now, reason)
+    return _promoted(registry, version, now, now, reason)
 
 
 def roll_back(registry: Registry, name: str, alias: str, to: int | None, reason: str) -> AliasRecord:
@@ -95,11 +94,22 @@ def start_canary(registry: Registry, version: Version, percent: float) -> AliasR
     return registry.set_share(version.name, CANDIDATE, version.number, percent)
 
 
-def _move_production(registry: Registry, name: str, to: int, expected: int | None, reason: str) -> AliasRecord:
-    registry.require_whole(registry.resolve(f"{name}@{to}"))
-    moved = registry.move_alias(name, PRODUCTION, to, expected=expected, reason=reason)
-    _end_canary(registry, name, to)
-    return moved
+def _promoted(
+    registry: Registry, version: Version, previous: int | None, expected: int | None, reason: str
+) -> Promotion:
+    """Move production, which named `previous` a moment ago, and say so; where it names the version already, say that.
+
+    Every byte of the version is compared with its manifest first.
+    """
+    if previous == version.number:
+        said = f"{version.name}@{PRODUCTION} already names version {version.number}; nothing changed"
+    else:
+        registry.require_whole(version)
+        registry.move_alias(version.name, PRODUCTION, version.number, expected=expected, reason=reason)
+        _end_canary(registry, version.name, version.number)
+        came_from = f"version {previous}" if previous is not None else "no version"
+        said = f"{version.name}@{PRODUCTION} moved from {came_from} to version {version.number}"
+    return Promotion(promoted=True, reason=said, alias=PRODUCTION, version=version.number, previous=previous)
 
 
 def _end_canary(registry: Registry, name: str, production: int) -> None:

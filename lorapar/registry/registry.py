@@ -128,12 +128,12 @@ class Registry:
         return self.store.read(version_prefix(version.name, version.number) + file)
 
     def require_whole(self, version: Version) -> None:
-        """Raise IntegrityError where files of a version are missing or not of the size its manifest names."""
-        damaged = self.version_store.damaged(version, self.manifest(version))
-        if damaged:
+        """Raise IntegrityError where files of a version are missing or their bytes not those its manifest names."""
+        damaged = next(self.version_store.damaged(version, self._manifest_of(version)), None)
+        if damaged is not None:
             raise IntegrityError(
-                f"{self.address}/{version_prefix(version.name, version.number)}{damaged[0]}: missing, or not as "
-                f"long as the manifest names; {version} cannot be used until its content is published again"
+                f"{self.address}/{version_prefix(version.name, version.number)}{damaged}: missing, or its bytes are "
+                f"not those the manifest names; {version} cannot be used until its content is published again"
             )
 
     def restore(self, version: Version, folder: Path) -> list[str]:

@@ -8,8 +8,8 @@ number.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Iterator
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from lorapar.store import (
     file_sha256,
     require_conditional_writes,
 )
+from lorapar.store.base import Transfer
 
 KIND = "adapter"
 """Kind in the manifests of versions."""
@@ -145,37 +146,43 @@ class Versions:
         """Undo `close_pointer`, unless the content was published again meanwhile."""
         self._point(version, _Pointer(version=version.number), only_from=None)
 
-    def damaged(self, version: Version, manifest: Manifest) -> list[str]:
-        """Files of a version that are missing or not of the size its manifest names; nothing is downloaded."""
+    def damaged(self, version: Version, manifest: Manifest) -> Iterator[str]:
+        """Files of a version that are missing or whose bytes are not those of its manifest.
+
+        Those of another size come first; only then are the others fetched, one at a time, and compared by sha256.
+        """
+        wrong = self._missing(version, manifest)
+        yield from wrong
         prefix = version_prefix(version.name, version.number)
-        there = {entry.key: entry.size_bytes for entry in self._store.list(prefix)}
-        return [file for file, entry in manifest.files.items() if there.get(prefix + file) != entry.size_bytes]
+        with tempfile.TemporaryDirectory(prefix="lorapar-") as room:
+            copy = Path(room) / "file"
+            for file in (file for file in manifest.files if file not in wrong):
+                self._store.download(prefix + file, copy)
+                if file_sha256(copy) != manifest.files[file].sha256:
+                    yield file
 
     def restore(self, version: Version, folder: Path, manifest: Manifest) -> list[str]:
         """Put back the files of a version whose bytes are not those of its manifest; returns their names.
 
         `folder` holds the same content once more. A version never changes: this undoes a change by somebody else.
         """
-        prefix = version_prefix(version.name, version.number)
-        wrong = set(self.damaged(version, manifest))
-        wrong |= {
-            file
-            for file, entry in manifest.files.items()
-            if file not in wrong and hashlib.sha256(self._store.read(prefix + file)).hexdigest() != entry.sha256
-        }
-        for file in sorted(wrong):
-            self._store.upload(folder / file, prefix + file)
-        return sorted(wrong)
+        wrong = sorted(self.damaged(version, manifest))
+        self._store.upload_all(_transfers(version, folder, manifest, wrong))
+        return wrong
 
     def _upload(self, version: Version, folder: Path, manifest: Manifest) -> None:
+        """All files at once; the manifest, which makes them a version, only when every one of them is there."""
+        # An object becomes visible whole, so what an earlier, killed call uploaded is good.
+        self._store.upload_all(_transfers(version, folder, manifest, self._missing(version, manifest)))
+        self._before_visible(version)
+        key = manifest_key(version.name, version.number)
+        self._store.write_if_absent(key, manifest.model_dump_json(indent=2).encode())
+
+    def _missing(self, version: Version, manifest: Manifest) -> list[str]:
+        """Files of a version that are not there, or not of the size its manifest names; nothing is downloaded."""
         prefix = version_prefix(version.name, version.number)
         there = {entry.key: entry.size_bytes for entry in self._store.list(prefix)}
-        for file, entry in manifest.files.items():
-            # An object becomes visible whole, so what an earlier, killed call uploaded is good.
-            if there.get(prefix + file) != entry.size_bytes:
-                self._store.upload(folder / file, prefix + file)
-        self._before_visible(version)
-        self._store.write_if_absent(prefix + MANIFEST, manifest.model_dump_json(indent=2).encode())
+        return [file for file, entry in manifest.files.items() if there.get(prefix + file) != entry.size_bytes]
 
     def _claimed(self, name: str, claim: Claim) -> int:
         """The number this content has, or a new one that no other publisher has."""
@@ -212,6 +219,13 @@ class Versions:
             number = number_of(entry.key, name)
             if number is not None:
                 yield number, entry.key
+
+
+def _transfers(version: Version, folder: Path, manifest: Manifest, files: Iterable[str]) -> list[Transfer]:
+    """From a folder to where a version lies; a file that is not what the manifest says is refused on the way."""
+    prefix = version_prefix(version.name, version.number)
+    entries = ((file, manifest.files[file]) for file in files)
+    return [Transfer(folder / file, prefix + file, entry.size_bytes, entry.sha256) for file, entry in entries]
 
 
 def new_claim(

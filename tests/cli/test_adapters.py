@@ -61,7 +61,8 @@ def test_promote_canary_rollback_and_diff(registry, tmp_path) -> None:
     second_version(registry, tmp_path)
     with pytest.raises(NotBetterError, match="its gate said not better"):
         said("promote", "tiny@1")
-    said("promote", "tiny@1", "--override", "the first one")
+    assert said("promote", "tiny@1", "--override", "the first one").startswith("tiny@production moved from no version")
+    assert said("promote", "tiny@1").strip() == "tiny@production already names version 1; nothing changed"
     assert "10% of the requests" in said("promote", "tiny@2", "--canary", "10")
     assert "candidate 2 (10% of the requests), production 1" in said("list")
     said("promote", "tiny@2", "--override", "try it")

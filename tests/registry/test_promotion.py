@@ -6,7 +6,8 @@ import pytest
 
 from lorapar.errors import BadInputError, IntegrityError, NotBetterError, StaleError
 from lorapar.registry import Registry
-from lorapar.registry.promotion import promote_by_hand, roll_back, start_canary
+from lorapar.registry.promotion import promote, promote_by_hand, roll_back, start_canary
+from lorapar.registry.verdict import Incumbent, PublishedVersion, Verdict
 from lorapar.store import open_store
 
 
@@ -31,9 +32,11 @@ def verdict(registry, number: int, *, better: bool, against: int | None) -> None
 
 def test_a_verdict_against_what_is_in_production_is_enough(registry) -> None:
     verdict(registry, 2, better=True, against=1)
-    assert promote_by_hand(registry, registry.resolve("maths@2"), None).version == 2
-    # Once more is no second move.
-    assert len(promote_by_hand(registry, registry.resolve("maths@2"), None).moves) == 2
+    first = promote_by_hand(registry, registry.resolve("maths@2"), None)
+    assert (first.version, first.reason) == (2, "maths@production moved from version 1 to version 2")
+    again = promote_by_hand(registry, registry.resolve("maths@2"), None)
+    assert (again.version, again.reason) == (2, "maths@production already names version 2; nothing changed")
+    assert len(registry.read_alias("maths", "production").moves) == 2
 
 
 def test_without_such_a_verdict_only_a_reason_moves_it(registry) -> None:
@@ -48,7 +51,8 @@ def test_without_such_a_verdict_only_a_reason_moves_it(registry) -> None:
     with pytest.raises(StaleError, match="judged against version 3, and production names version 1"):
         promote_by_hand(registry, version, None)
     assert registry.resolve("maths").number == 1
-    record = promote_by_hand(registry, version, "the old one leaks")
+    promote_by_hand(registry, version, "the old one leaks")
+    record = registry.read_alias("maths", "production")
     assert (record.version, record.reason) == (2, "by hand: the old one leaks")
 
 
@@ -85,24 +89,67 @@ def test_a_move_of_production_ends_the_canary_so_a_rollback_does_not_bring_it_ba
     assert registry.read_alias("maths", "candidate").share_percent == 0.0
 
 
+def judged(registry, number: int) -> tuple[PublishedVersion, Verdict]:
+    """version.json and a better verdict, as a run has them, against version 1."""
+    version = registry.resolve(f"maths@{number}")
+    incumbent = Incumbent(version=1, digest=registry.resolve("maths@1").digest)
+    candidate = Incumbent(version=number, digest=version.digest)
+    published = PublishedVersion(
+        registry=registry.address, name="maths", version=number, digest=version.digest, incumbent=incumbent
+    )
+    reasons = ("system2: +3.0 points",)
+    return published, Verdict(
+        better=True, reasons=reasons, candidate=candidate, incumbent=incumbent, settings={}, figures={}
+    )
+
+
+def test_a_run_that_is_repeated_says_that_nothing_changed_and_leaves_a_canary_alone(registry) -> None:
+    published, better = judged(registry, 2)
+    assert promote(registry, published, better).reason == "maths@production moved from version 1 to version 2"
+    start_canary(registry, registry.resolve("maths@3"), 10.0)
+    again = promote(registry, published, better)
+    assert (again.promoted, again.reason) == (True, "maths@production already names version 2; nothing changed")
+    assert len(registry.read_alias("maths", "production").moves) == 2
+    assert registry.read_alias("maths", "candidate").share_percent == 10.0
+
+
+def test_a_run_promotes_no_version_whose_bytes_or_manifest_changed_since_its_gate(registry, tmp_path) -> None:
+    folder = tmp_path / "registry" / "adapters" / "maths" / "2"
+    published, better = judged(registry, 2)
+    (folder / "adapter_model.safetensors").write_text("W2")
+    with pytest.raises(IntegrityError, match="its bytes are not those the manifest names"):
+        promote(registry, published, better)
+    other = tmp_path / "registry" / "adapters" / "maths" / "3"
+    for file in ("adapter_model.safetensors", "manifest.json"):
+        (folder / file).write_bytes((other / file).read_bytes())
+    with pytest.raises(IntegrityError, match="not that of the version the gate judged"):
+        promote(registry, published, better)
+    assert registry.resolve("maths").number == 1
+
+
 def test_an_empty_reason_is_no_reason(registry) -> None:
     with pytest.raises(BadInputError, match="--override is empty"):
         promote_by_hand(registry, registry.resolve("maths@2"), " ")
     assert registry.resolve("maths").number == 1
 
 
-def test_a_damaged_version_does_not_become_production_until_it_is_published_again(registry, tmp_path) -> None:
+@pytest.mark.parametrize("bytes_there", [b"w2x", b"W2", None], ids=["longer", "same length", "missing"])
+def test_a_damaged_version_does_not_become_production_until_it_is_published_again(
+    registry, tmp_path, bytes_there
+) -> None:
     weights = tmp_path / "registry" / "adapters" / "maths" / "2" / "adapter_model.safetensors"
-    weights.write_text("w2x")
+    weights.unlink()
+    if bytes_there is not None:
+        weights.write_bytes(bytes_there)
     version = registry.resolve("maths@2")
-    with pytest.raises(IntegrityError, match=r"2/adapter_model.safetensors: missing, or not as long"):
+    with pytest.raises(IntegrityError, match=r"2/adapter_model.safetensors: missing, or its bytes are not those"):
         promote_by_hand(registry, version, "trust me")
     assert registry.resolve("maths").number == 1
     assert registry.restore(version, tmp_path / "p2") == ["adapter_model.safetensors"]
     assert promote_by_hand(registry, version, "trust me").version == 2
 
 
-def test_bytes_changed_in_place_are_put_back_too(registry, tmp_path) -> None:
+def test_a_restored_version_can_be_pulled_and_needs_nothing_more(registry, tmp_path) -> None:
     weights = tmp_path / "registry" / "adapters" / "maths" / "2" / "adapter_model.safetensors"
     weights.write_text("W2")
     assert registry.restore(registry.resolve("maths@2"), tmp_path / "p2") == ["adapter_model.safetensors"]

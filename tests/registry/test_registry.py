@@ -68,16 +68,18 @@ def test_a_seal_of_the_run_is_no_part_of_the_content(tmp_path) -> None:
     assert content_manifest(folder) == before
 
 
-def test_a_killed_publisher_is_finished_by_the_next(three, tmp_path, monkeypatch) -> None:
+@pytest.mark.parametrize("arrived", [0, 2, 3])
+def test_a_killed_publisher_is_finished_by_the_next(three, tmp_path, monkeypatch, arrived: int) -> None:
+    """Killed before any file, after some and after all: only the manifest makes them a version."""
     folder = package(tmp_path / "new", "weights 4")
-    real = three.store.upload
+    real = three.store.upload_all
 
-    def die(path, key) -> None:
-        if key.endswith(WEIGHTS):
-            raise KeyboardInterrupt
-        real(path, key)
+    def die(transfers) -> None:
+        assert len(transfers) == 3
+        real(transfers[:arrived])
+        raise KeyboardInterrupt
 
-    monkeypatch.setattr(three.store, "upload", die)
+    monkeypatch.setattr(three.store, "upload_all", die)
     with pytest.raises(KeyboardInterrupt):
         three.publish("maths", folder)
     monkeypatch.undo()

@@ -25,13 +25,12 @@ from pathlib import Path
 from lorapar.registry import Registry
 from lorapar.store import open_store
 store = open_store(sys.argv[1])
-real = store.upload
-def upload(path, key):
-    real(path, key)
-    if key.endswith("safetensors"):
-        print("uploaded", flush=True)
-        time.sleep(60)
-store.upload = upload
+real = store.upload_all
+def upload_all(transfers):
+    real([one for one in transfers if one.key.endswith("safetensors")])
+    print("uploaded", flush=True)
+    time.sleep(60)
+store.upload_all = upload_all
 Registry(store).publish("maths", Path(sys.argv[2]))
 """
 
