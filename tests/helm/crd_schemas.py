@@ -1,7 +1,8 @@
 """The part of each custom resource that the chart writes, as closed schemas: a field not listed here is refused.
 
 Written from the projects' documentation and checked against the projects' own schemas, whose copies are not part of
-this repository: give tests/helm/test_manifests.py a checkout of a CRD catalogue by CRD_SCHEMAS to check it again.
+this repository: give tests/helm/test_manifests.py a checkout of a CRD catalogue by CRD_SCHEMAS to check it again. What
+is rendered for KEDA and the Prometheus operator is also read by models that others made from those schemas.
 """
 
 from __future__ import annotations

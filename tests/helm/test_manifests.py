@@ -12,6 +12,8 @@ from typing import Any
 import jsonschema
 import kubernetes_validate
 import pytest
+from cloudcoil.models.keda.v1alpha1 import ScaledObject
+from cloudcoil.models.prometheus_operator.v1 import PrometheusRule, ServiceMonitor
 
 from tests.helm.chart import (
     CHART,
@@ -35,6 +37,13 @@ NEWEST = kubernetes_validate.latest_version()
 NAMES = (*PROFILES, "defaults", "everything")
 # A checkout of a catalogue of CRD schemas (GROUP/KIND_VERSION.json), to check what is rendered against them too.
 CATALOGUE = os.environ.get("CRD_SCHEMAS")
+
+# Made by others from the definitions that the projects ship; there are none for Gateway API and Kueue.
+MODELS = {
+    "keda.sh/v1alpha1/ScaledObject": ScaledObject,
+    "monitoring.coreos.com/v1/PrometheusRule": PrometheusRule,
+    "monitoring.coreos.com/v1/ServiceMonitor": ServiceMonitor,
+}
 
 
 @functools.cache
@@ -80,6 +89,16 @@ def test_custom_resources_are_valid_by_the_projects_own_schemas(which: str) -> N
     for manifest in found:
         # Not `jsonschema.validate`, which checks the schema too: theirs hold regular expressions of Go.
         jsonschema.Draft202012Validator(schema).validate(manifest)
+
+
+@pytest.mark.parametrize("which", MODELS)
+def test_custom_resources_are_read_by_models_made_from_the_projects_own_definitions(which: str) -> None:
+    found = [m for name in NAMES for m in rendering(name) if f"{m['apiVersion']}/{m['kind']}" == which]
+    assert found
+    for manifest in found:
+        # These models pass over fields that they do not know: only what comes out again was one that they know.
+        read = MODELS[which].model_validate(manifest).model_dump(mode="json", by_alias=True, exclude_unset=True)
+        assert read == manifest
 
 
 @pytest.mark.parametrize("name", NAMES)
