@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -144,6 +144,28 @@ def read_parts(path: Path, parts: TypeAdapter[P], kind: str) -> Iterator[P]:
                 yield check(line)
             except ValidationError as error:
                 raise BadInputError(f"{path}:{number}: not a {kind} row: {error.errors()[0]['msg']}") from None
+
+
+def recover_lines(path: Path, parse: Callable[[bytes], P]) -> Iterator[P]:
+    """What a file holds to which a process appended that may have been killed; nothing where there is no such file.
+
+    From the first line on that was not written to its end, or that `parse` refuses (ValueError, KeyError), the file is
+    cut off once all has been read, so that what is appended next begins a line.
+    """
+    if not path.is_file():
+        return
+    whole_bytes = 0
+    with path.open("rb+") as file:
+        for line in file:
+            try:
+                value = parse(line)
+            except (ValueError, KeyError):
+                break
+            if not line.endswith(b"\n"):
+                break
+            whole_bytes += len(line)
+            yield value
+        file.truncate(whole_bytes)
 
 
 def sample_rows(rows: Iterable[Example], count: int, seed: int) -> list[Example]:

@@ -1,9 +1,11 @@
 """Rows survive writing and reading; a broken line is named by file and number."""
 
+import json
+
 import pytest
 
 from lorapar.errors import BadInputError
-from lorapar.records import Example, digest_of, read_json, read_records, write_json, write_records
+from lorapar.records import Example, digest_of, read_json, read_records, recover_lines, write_json, write_records
 
 
 def test_rows_read_back_as_they_were_written(tmp_path):
@@ -36,3 +38,13 @@ def test_broken_json_is_named_by_file_and_line(tmp_path):
     file.write_text('{\n"a": }', encoding="utf-8")
     with pytest.raises(BadInputError, match=r"x\.json:2"):
         read_json(file)
+
+
+@pytest.mark.parametrize("torn", [b'{"number": 3', b'{"number": 3}', b'{"numbr": 3}\n{"number": 4}\n', b"\xff\n", b""])
+def test_what_a_killed_process_appended_is_read_up_to_the_torn_line_and_goes_on_there(tmp_path, torn):
+    whole = b'{"number": 1}\n{"number": 2}\n'
+    path = tmp_path / "journal.jsonl"
+    path.write_bytes(whole + torn)
+    assert list(recover_lines(path, lambda line: json.loads(line)["number"])) == [1, 2]
+    assert path.read_bytes() == whole
+    assert list(recover_lines(tmp_path / "none.jsonl", json.loads)) == []

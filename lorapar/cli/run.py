@@ -51,7 +51,7 @@ def plan_command(
     until: Until = None,
     fresh: Fresh = False,
 ) -> None:
-    """Say what `run` with the same options would do: stages that run or are reused, memory, teacher calls."""
+    """Say what `run` would do: stages that run or are reused (no store is looked into), memory, teacher calls."""
     settings = settings_of(preset, config, overrides)
     from lorapar.local.planning import plan_table
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from pydantic import ValidationError
-
-from lorapar.records import Answer, Record
+from lorapar.records import Answer, Record, recover_lines
 
 
 class AnsweredBatch(Record):
@@ -28,8 +26,8 @@ class AnswerBook:
         self._path = path
         self._on_add = on_add
         self._batches: dict[tuple[str, int], AnsweredBatch] = {}
-        if path.is_file():
-            self._read()
+        for batch in recover_lines(path, AnsweredBatch.model_validate_json):
+            self._batches[(batch.model, batch.batch)] = batch
 
     def __len__(self) -> int:
         """Number of answered batches."""
@@ -49,16 +47,3 @@ class AnswerBook:
     def of(self, model: str) -> list[AnsweredBatch]:
         """All batches of one model, in their order."""
         return [batch for (name, _), batch in sorted(self._batches.items()) if name == model]
-
-    def _read(self) -> None:
-        whole_bytes = 0
-        with self._path.open("rb") as file:
-            for line in file:
-                try:
-                    batch = AnsweredBatch.model_validate_json(line)
-                except ValidationError:
-                    break
-                self._batches[(batch.model, batch.batch)] = batch
-                whole_bytes += len(line)
-        with self._path.open("r+b") as file:
-            file.truncate(whole_bytes)

@@ -7,15 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from lorapar.errors import BadInputError
 from lorapar.evaluation.benchmarks import PROBLEMS_FILE, Problem, program_of
 from lorapar.evaluation.outcomes import ANSWERS
 from lorapar.evaluation.sandbox import SandboxPool
 from lorapar.evaluation.summary import Figures, all_changes, score_figures
 from lorapar.progress import Progress
-from lorapar.records import Answer, Record, digest_of, read_json, read_records
+from lorapar.records import Answer, Record, digest_of, read_json, read_records, recover_lines
 
 MODELS = ("base", "after_sft", "after_rl")
 """The models whose changes are told, in their order."""
@@ -61,9 +59,7 @@ class ExecutionJournal:
 
     def __init__(self, path: Path, on_add: Callable[[], None]) -> None:
         self._path, self._on_add = path, on_add
-        self.ended: dict[str, Ended] = {}
-        if path.is_file():
-            self._read()
+        self.ended = {ended.program: ended for ended in recover_lines(path, Ended.model_validate_json)}
 
     def add(self, ended: Ended) -> None:
         """Keep one, on disk first."""
@@ -71,19 +67,6 @@ class ExecutionJournal:
             file.write(ended.model_dump_json() + "\n")
         self.ended[ended.program] = ended
         self._on_add()
-
-    def _read(self) -> None:
-        whole_bytes = 0
-        with self._path.open("rb") as file:
-            for line in file:
-                try:
-                    ended = Ended.model_validate_json(line)
-                except ValidationError:
-                    break
-                self.ended[ended.program] = ended
-                whole_bytes += len(line)
-        with self._path.open("r+b") as file:
-            file.truncate(whole_bytes)
 
 
 def read_submissions(evaluation: Path) -> tuple[list[Answer], list[Submission]]:

@@ -12,9 +12,8 @@ from types import TracebackType
 from typing import BinaryIO
 
 import numpy as np
-from pydantic import ValidationError
 
-from lorapar.records import Vote
+from lorapar.records import Vote, recover_lines
 
 FLUSH_VOTES = 256
 FLUSH_SECONDS = 2.0
@@ -45,17 +44,7 @@ class VoteJournal:
 
     def recover(self) -> Iterator[Vote]:
         """The votes an earlier call left; from the first torn or unreadable line on, the file is cut off."""
-        if not self.path.exists():
-            return
-        whole_bytes = 0
-        with self.path.open("rb+") as file:
-            for line in file:
-                vote = _parse(line)
-                if vote is None:
-                    break
-                whole_bytes += len(line)
-                yield vote
-            file.truncate(whole_bytes)
+        return recover_lines(self.path, Vote.model_validate_json)
 
     def append(self, vote: Vote) -> None:
         """Write one vote; it is safe after the next flush."""
@@ -112,13 +101,3 @@ def copy_in_order(journal: Path, target: Path, teachers: Sequence[str], rows: It
 
 _CACHED = b',"cached":true}'
 """How a vote's line ends that an earlier run had asked for: the last field, and no text can hold it unescaped."""
-
-
-def _parse(line: bytes) -> Vote | None:
-    """The vote, or None for a line that was not written to its end."""
-    if not line.endswith(b"\n"):
-        return None
-    try:
-        return Vote.model_validate_json(line)
-    except ValidationError:
-        return None

@@ -345,3 +345,11 @@ def test_a_profile_installs_the_parts_its_name_promises(profile: str) -> None:
     assert ("lorapar-serving" in deployments) is True
     assert bool([name for name in deployments if "teacher" in name]) is (profile != "kind")
     assert ("StatefulSet" in kinds(render(profile))) is (profile != "production")
+
+
+def test_kueue_s_newer_version_is_used_where_the_cluster_has_it() -> None:
+    values = {"pipeline": {"kueue": {"enabled": True, "clusterQueue": "gpu"}}}
+    (old,) = of_kind(render(None, values), "LocalQueue")
+    (new,) = of_kind(render(None, values, "--api-versions", "kueue.x-k8s.io/v1beta2"), "LocalQueue")
+    assert old["apiVersion"] == "kueue.x-k8s.io/v1beta1"
+    assert new == {**old, "apiVersion": "kueue.x-k8s.io/v1beta2"}

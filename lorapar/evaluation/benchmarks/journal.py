@@ -14,6 +14,8 @@ from typing import Any
 
 from lm_eval.api.model import LM, CachingLM
 
+from lorapar.records import recover_lines
+
 
 class Journal:
     """By a digest of its request, a response; a line that was cut off by a kill is dropped and asked again."""
@@ -23,8 +25,8 @@ class Journal:
         self._responses: dict[str, Any] = {}
         self.seconds = 0.0
         """Time that the responses took, from each to the next."""
-        if path.is_file():
-            self._read()
+        for digest, response, seconds in recover_lines(path, _entry):
+            self._keep(digest, response, seconds)
         self._last = time.monotonic()
 
     def __len__(self) -> int:
@@ -57,18 +59,10 @@ class Journal:
         self._responses[digest] = tuple(response) if isinstance(response, list) else response
         self.seconds += seconds
 
-    def _read(self) -> None:
-        whole_bytes = 0
-        with self._path.open("rb") as file:
-            for line in file:
-                try:
-                    entry = json.loads(line)
-                    self._keep(entry["request"], entry["response"], entry["seconds"])
-                except (ValueError, KeyError):
-                    break
-                whole_bytes += len(line)
-        with self._path.open("r+b") as file:
-            file.truncate(whole_bytes)
+
+def _entry(line: bytes) -> tuple[str, Any, float]:
+    entry = json.loads(line)
+    return entry["request"], entry["response"], entry["seconds"]
 
 
 class RememberingLM(CachingLM):  # type: ignore[misc]
