@@ -14,20 +14,30 @@ from lorapar.data.source import Kind, kind_of
 from lorapar.local.edits import with_edits
 from lorapar.local.estimate import stage_memory_bytes
 from lorapar.local.folder import RunFolder
+from lorapar.local.needs import ask_registry, require_packages
 from lorapar.local.preview import PlannedNode, preview
 from lorapar.local.runner import last_node, with_registry
+from lorapar.stages.contract import stage_spec
 from lorapar.stages.plan import make_plan
 from lorapar.voting import quorum_size
 from lorapar.voting.ballots import is_voted_on
 
 
 def plan_table(config: RunConfig, out: Path, *, until: str | None, fresh: bool) -> Group:
-    """A row a node: runs or reused, why, and about how much memory; below it model, data and teacher calls."""
+    """A row a node: runs or reused, why, and about how much memory; below it model, data and teacher calls.
+
+    Raises the error that a run with these settings would end with in its first seconds.
+    """
     last = last_node(until)
+    ask_registry(config)
     plan = make_plan(with_edits(with_registry(config, out), RunFolder(out)))
+    nodes = _up_to(preview(plan, RunFolder(out)), last)
+    running = [planned.node for planned in nodes if fresh or not planned.reused]
+    if any(stage_spec(node.stage).cached for node in running):
+        require_packages(running, plan.config)
     memory = stage_memory_bytes(plan.config)
     table = Table("node", "", "why", "memory, about", box=None, header_style="bold")
-    for planned in _up_to(preview(plan, RunFolder(out)), last):
+    for planned in nodes:
         reused = planned.reused and not fresh
         why = "--fresh" if planned.reused and fresh else planned.reason
         need = memory.get(planned.node.stage)

@@ -9,11 +9,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lorapar.config import CheckpointConfig, RunConfig, dump_config
+from lorapar.config import RunConfig, dump_config
 from lorapar.errors import BadInputError, nearest, stopped
 from lorapar.local.edits import with_edits
 from lorapar.local.execute import executed
 from lorapar.local.folder import RunFolder, StageRecord
+from lorapar.local.needs import ahead_of, check_storage, require_packages
 from lorapar.local.preview import changes, expected_record
 from lorapar.local.results import results_so_far, write_results
 from lorapar.local.shared import SharedStages
@@ -21,15 +22,7 @@ from lorapar.progress import Progress
 from lorapar.stages.contract import Origin, StageCall, stage_spec
 from lorapar.stages.graph import GRAPH, Node, node_names
 from lorapar.stages.plan import node_settings, read_plan
-from lorapar.store import (
-    is_s3,
-    make_writable_folder,
-    open_store,
-    replace_folder,
-    storage_errors,
-    verify,
-    write_atomically,
-)
+from lorapar.store import open_store, replace_folder, storage_errors, verify, write_atomically
 
 Reporter = Callable[[str], AbstractContextManager[Progress]]
 """Makes the Progress of a node from its name."""
@@ -37,12 +30,14 @@ Reporter = Callable[[str], AbstractContextManager[Progress]]
 
 @dataclass(frozen=True)
 class _Run:
-    """Where one run works, and what it shares with others."""
+    """What one run does, where it works, and what it shares with others."""
 
+    config: RunConfig
+    last: str
+    """The node it ends with."""
     folder: RunFolder
     shared: SharedStages | None
     """Finished stages in the store of the settings; None without a store."""
-    checkpoint: CheckpointConfig
 
 
 def run_local(
@@ -59,32 +54,18 @@ def run_local(
     folder = RunFolder(out)
     check_storage(config)
     shared = SharedStages(open_store(config.store.address)) if config.store.address else None
-    run = _Run(folder, shared, config.checkpoint)
     with storage_errors(out), folder.locked():
         if fresh:
             folder.forget()
-        config = with_edits(config, folder)
+        run = _Run(with_edits(config, folder), last, folder, shared)
         try:
-            ran = _run_nodes(config, run, reporter, last)
+            ran = _run_nodes(run, reporter)
         except BaseException:
             # Ctrl-C included: people look at the report to see how far a run came.
             results_so_far(folder)
             raise
         write_results(folder, ran)
     return folder
-
-
-def check_storage(config: RunConfig) -> None:
-    """Ask the registry for what it holds, so that a wrong address is known before anything is trained.
-
-    Raises BadInputError or UnreachableError, StorageError for a folder that cannot be made or written, be it the
-    registry's or that of `store`.
-    """
-    for address in (config.registry.address, config.store.address):
-        if address is not None and not is_s3(address):
-            make_writable_folder(Path(address))
-    if config.registry.address is not None and is_s3(config.registry.address):
-        next(iter(open_store(config.registry.address).list("adapters/")), None)
 
 
 def with_registry(config: RunConfig, out: Path) -> RunConfig:
@@ -95,11 +76,11 @@ def with_registry(config: RunConfig, out: Path) -> RunConfig:
     return config.model_copy(update={"registry": config.registry.model_copy(update={"address": address})})
 
 
-def _run_nodes(config: RunConfig, run: _Run, reporter: Reporter, last: str) -> set[str]:
+def _run_nodes(run: _Run, reporter: Reporter) -> set[str]:
     """Names of the nodes that ran, as against those reused."""
     folder = run.folder
     ran: set[str] = set()
-    sections: dict[str, dict[str, Any]] = {"plan": {"config": config.model_dump(mode="json")}}
+    sections: dict[str, dict[str, Any]] = {"plan": {"config": run.config.model_dump(mode="json")}}
     for position, node in enumerate(GRAPH, 1):
         with reporter(f"[{position}/{len(GRAPH)}] {node.name}:") as progress:
             if _run_node(node, sections[node.name], run, progress):
@@ -108,7 +89,7 @@ def _run_nodes(config: RunConfig, run: _Run, reporter: Reporter, last: str) -> s
             resolved = read_plan(folder.artifact("plan", "plan"))
             write_atomically(folder.root / "config.yaml", dump_config(resolved.config))
             sections |= node_settings(resolved.config)
-        if node.name == last:
+        if node.name == run.last:
             break
     _share_all(run)
     return ran
@@ -134,6 +115,8 @@ def _run_node(node: Node, settings: dict[str, Any], run: _Run, progress: Progres
             progress.say(f"runs again: {changes(old, record)}")
     if _taken(node, record, run, progress):
         return False
+    if stage_spec(node.stage).cached:  # others run in any case, also where all that follows can be reused
+        require_packages(ahead_of(node, run.last), run.config)
     try:
         _execute(node, record, run, progress)
     except KeyboardInterrupt as stop:
@@ -195,7 +178,7 @@ def _execute(node: Node, record: StageRecord, run: _Run, progress: Progress) -> 
         cache=folder.cache,
     )
     store = run.shared.store if run.shared is not None else None
-    with executed(record, call, store, run.checkpoint) as finished:
+    with executed(record, call, store, run.config.checkpoint) as finished:
         folder.write_record(made, finished)
         replace_folder(made, folder.node(node.name))
         if run.shared is not None and spec.cached:

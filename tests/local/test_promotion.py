@@ -12,6 +12,7 @@ from lorapar.config import RunConfig, load_config
 from lorapar.errors import StaleError
 from lorapar.local import RunFolder, run_local
 from lorapar.registry import Registry
+from lorapar.registry.check import check
 from lorapar.registry.overview import lineage_of
 from lorapar.registry.why import reproducing_settings
 from lorapar.stages import gate
@@ -75,6 +76,26 @@ def test_the_same_run_again_evaluates_nothing_and_moves_nothing(root, copy) -> N
     assert registry.read_alias("tiny", "production") == before
     verdict = verdict_of(folder.root)
     assert (verdict["better"], verdict["promoted"], verdict["incumbent"]) == (True, True, None)
+
+
+def test_a_damaged_version_is_made_whole_by_the_run_that_published_it(root, copy) -> None:
+    registry = Registry(open_store(copy / "adapters"))
+    folder = copy / "adapters" / "adapters" / "tiny" / "1"
+    before = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    weights = before["adapter_model.safetensors"]
+    (folder / "adapter_model.safetensors").write_bytes(weights[:-1] + bytes([weights[-1] ^ 1]))
+    (folder / "README.md").unlink()
+    assert [found.fault is None for found in check(registry, "tiny@1")] == [False]
+    spoken = Spoken()
+    run_local(settings(root, f"registry.address={copy / 'adapters'}"), copy / "run", spoken)
+    assert (
+        "tiny@1 was damaged in the registry and is whole again: README.md, adapter_model.safetensors"
+        in (spoken.lines["publish"])
+    )
+    assert [found.fault for found in check(registry, None)] == [None]
+    assert {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
+    assert registry.versions("tiny") == [1]
+    assert "tiny@production already names version 1; nothing changed" in spoken.lines["promote"]
 
 
 def test_an_adapter_no_better_than_the_one_in_production_is_published_but_not_promoted(root, copy) -> None:

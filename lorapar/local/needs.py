@@ -1,0 +1,72 @@
+"""What a run on this machine will need late, asked before anything is trained: its registry, and packages.
+
+`lorapar plan` and `lorapar run` ask. The stage `plan` does not: in a cluster it runs in an image that has none of the
+packages, while the images of the stages that need them have.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from importlib.util import find_spec
+from pathlib import Path
+
+from lorapar.config import RunConfig
+from lorapar.errors import BadInputError
+from lorapar.stages.graph import GRAPH, Node
+from lorapar.store import is_s3, make_writable_folder, open_store
+
+
+def ask_registry(config: RunConfig) -> None:
+    """Ask a registry in S3 for what it holds, so that a wrong address is known at once.
+
+    Raises BadInputError or UnreachableError. Folders are not touched.
+    """
+    address = config.registry.address
+    if address is not None and is_s3(address):
+        next(iter(open_store(address).list("adapters/")), None)
+
+
+def check_storage(config: RunConfig) -> None:
+    """Make the folders of registry and store, where they are folders, and ask a registry in S3.
+
+    Raises StorageError for a folder that cannot be made or written, and as `ask_registry`.
+    """
+    for address in (config.registry.address, config.store.address):
+        if address is not None and not is_s3(address):
+            make_writable_folder(Path(address))
+    ask_registry(config)
+
+
+def require_packages(nodes: Iterable[Node], config: RunConfig) -> None:
+    """Raise BadInputError where a node that is about to run needs a package that is not installed here.
+
+    An install without torch runs no stage that needs any of them, and is not asked: it plans what runs elsewhere.
+    """
+    if find_spec("torch") is None:
+        return
+    for node in nodes:
+        for what, package, remedy in _needs(node, config):
+            if find_spec(package) is None:
+                raise BadInputError(f"{what} needs {package}, which is not installed here; {remedy}")
+
+
+def ahead_of(node: Node, last: str) -> tuple[Node, ...]:
+    """A node and those after it, up to and including `last`."""
+    names = [one.name for one in GRAPH]
+    return GRAPH[names.index(node.name) : names.index(last) + 1]
+
+
+def _needs(node: Node, config: RunConfig) -> Iterable[tuple[str, str, str]]:
+    """(who needs it, the package, what to do) for each package beyond those of training that a node needs."""
+    vllm = "use an environment (or the image) with vLLM, or backend transformers"
+    if node.stage == "vote":
+        for teacher in config.teachers:
+            if teacher.backend == "vllm":
+                yield f"teacher '{teacher.name}' with backend vllm", "vllm", vllm
+    elif node.stage == "evaluate":
+        if config.evaluate.backend == "vllm":
+            yield "evaluate.backend vllm", "vllm", vllm
+        if config.evaluate.benchmarks:
+            tasks = ", ".join(benchmark.task for benchmark in config.evaluate.benchmarks)
+            remedy = "pip install 'lorapar[train,eval]', or leave evaluate.benchmarks empty"
+            yield f"evaluate.benchmarks ({tasks})", "lm_eval", remedy

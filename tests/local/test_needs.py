@@ -1,0 +1,95 @@
+"""What only a late stage needs is missed in the first seconds, by `lorapar plan` and by `lorapar run`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from lorapar.config import RunConfig, load_config
+from lorapar.errors import BadInputError, UnreachableError
+from lorapar.local import run_local
+from lorapar.local.planning import plan_table
+from tests.local.test_run import Spoken
+
+VLLM_TEACHER = 'teachers=[{name: t, backend: vllm, template: {style: chat, label_words: {system1: "a", system2: "b"}}}]'
+
+
+@pytest.fixture
+def without(monkeypatch):
+    """Make packages ones that cannot be imported."""
+
+    def forget(*packages: str) -> None:
+        for package in packages:
+            monkeypatch.setitem(sys.modules, package, None)
+
+    return forget
+
+
+@pytest.fixture
+def asks_gsm8k(tmp_path) -> RunConfig:
+    """The tiny preset with a benchmark."""
+    rows = tmp_path / "gsm8k.jsonl"
+    rows.write_text(json.dumps({"question": "What is 2 plus 3?", "answer": "2+3=5\n#### 5"}) + "\n")
+    return load_config(preset="tiny", overrides=[f"evaluate.benchmarks=[{{task: gsm8k, data: {rows}}}]"])
+
+
+def plan(config: RunConfig, out: Path, until: str | None = None) -> None:
+    plan_table(config, out, until=until, fresh=False)
+
+
+def test_benchmarks_without_lm_eval_end_a_plan_and_a_run_before_anything_is_trained(
+    without, asks_gsm8k, tmp_path
+) -> None:
+    without("lm_eval")
+    missing = r"evaluate.benchmarks \(gsm8k\) needs lm_eval, which is not installed here; pip install 'lorapar\[train,"
+    with pytest.raises(BadInputError, match=missing):
+        plan(asks_gsm8k, tmp_path / "run")
+    spoken = Spoken()
+    with pytest.raises(BadInputError, match=missing):
+        run_local(asks_gsm8k, tmp_path / "run", spoken)
+    assert spoken.ran() == {"plan"}
+
+
+@pytest.mark.parametrize(
+    ("override", "who"),
+    [("evaluate.backend=vllm", "evaluate.backend vllm"), (VLLM_TEACHER, "teacher 't' with backend")],
+)
+def test_so_does_a_backend_without_vllm(without, tmp_path, override, who) -> None:
+    without("vllm")
+    config = load_config(preset="tiny", overrides=[override])
+    with pytest.raises(BadInputError, match=f"{who}.*needs vllm, which is not installed here"):
+        plan(config, tmp_path / "run")
+    spoken = Spoken()
+    with pytest.raises(BadInputError, match=f"{who}.*needs vllm"):
+        run_local(config, tmp_path / "run", spoken)
+    assert spoken.ran() == {"plan"}
+
+
+def test_what_does_not_run_here_needs_nothing(without, asks_gsm8k, tiny_run, tmp_path) -> None:
+    without("lm_eval", "vllm")
+    plan(asks_gsm8k, tmp_path / "run", until="rl")
+    plan(load_config(preset="tiny"), tiny_run)
+    with pytest.raises(BadInputError, match="lm_eval"):
+        plan(asks_gsm8k, tiny_run)
+    without("torch")  # a client, which plans what a cluster runs
+    plan(asks_gsm8k, tiny_run)
+
+
+def test_a_run_whose_stages_are_all_reused_needs_nothing(without, tiny_copy) -> None:
+    without("lm_eval", "vllm")
+    spoken = Spoken()
+    run_local(load_config(preset="tiny"), tiny_copy, spoken)
+    assert spoken.ran() == {"plan", "publish", "gate", "report"}
+
+
+def test_plan_asks_a_registry_in_s3_as_run_does(tmp_path, monkeypatch) -> None:
+    for name, value in {"ENDPOINT_URL": "http://127.0.0.1:1", "ACCESS_KEY_ID": "x", "SECRET_ACCESS_KEY": "y"}.items():
+        monkeypatch.setenv(f"AWS_{name}", value)
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    config = load_config(preset="tiny", overrides=["registry.address=s3://bucket/registry"])
+    for ask in (lambda: plan(config, tmp_path / "run"), lambda: run_local(config, tmp_path / "run", Spoken())):
+        with pytest.raises(UnreachableError, match="s3://bucket/registry"):
+            ask()
