@@ -14,14 +14,27 @@ from typing import NoReturn
 # Read by OpenMP when torch is imported: idle threads that spin slow training threefold on busy cores.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-from lorapar.cli import adapters, gate, kubeflow, look, run, serve, stage, storage, votes
+from lorapar.cli import adapters, gate, kubeflow, look, run, schedules, serve, stage, storage, votes
 from lorapar.cli.base import app, err
 from lorapar.cli.usage import UsageProblem, is_usage_problem, usage_line
 from lorapar.errors import ExitCode, LoraparError
 from lorapar.redaction import install_redaction, redact, say_traceback
 from lorapar.stopping import on_sigterm
 
-__all__ = ["adapters", "app", "gate", "kubeflow", "look", "main", "run", "serve", "stage", "storage", "votes"]
+__all__ = [
+    "adapters",
+    "app",
+    "gate",
+    "kubeflow",
+    "look",
+    "main",
+    "run",
+    "schedules",
+    "serve",
+    "stage",
+    "storage",
+    "votes",
+]
 
 
 def main() -> NoReturn:
@@ -33,7 +46,7 @@ def main() -> NoReturn:
     try:
         code = app(prog_name="lorapar", standalone_mode=False)
     except LoraparError as error:
-        err.print(f"lorapar: {redact(str(error))}", style="red", markup=False, highlight=False, soft_wrap=True)
+        err.say(f"lorapar: {redact(str(error))}", "red")
         sys.exit(error.exit_code)
     except Exception as bug:
         if is_usage_problem(bug):
@@ -48,5 +61,5 @@ def _say_usage(problem: UsageProblem) -> NoReturn:
     if line is None:
         problem.show()
     else:
-        err.print(f"lorapar: {redact(line)}", style="red", markup=False, highlight=False, soft_wrap=True)
+        err.say(f"lorapar: {redact(line)}", "red")
     sys.exit(problem.exit_code)

@@ -8,12 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 
 from lorapar.cli.base import app, out
 from lorapar.config import load_config
 from lorapar.errors import BadInputError, ExitCode
-from lorapar.store import make_writable_folder, open_store, storage_errors
 
 if TYPE_CHECKING:
     from lorapar.registry import AliasRecord, Registry
@@ -40,6 +38,7 @@ _DEFAULT = Path("runs") / "registry"
 def open_registry(where: str | None) -> Registry:
     """The registry that an option, the environment or the default folder names; raises BadInputError."""
     from lorapar.registry import Registry
+    from lorapar.store import open_store
 
     address = where or os.environ.get("LORAPAR_REGISTRY") or (str(_DEFAULT) if _DEFAULT.is_dir() else None)
     if address is None:
@@ -58,6 +57,8 @@ def open_registry(where: str | None) -> Registry:
 @adapters.command("list")
 def list_command(name: OptionalName = None, where: Where = None) -> None:
     """List adapters with their aliases; with a name, its versions, the newest first."""
+    from rich.table import Table
+
     from lorapar.registry.overview import adapter_rows, version_rows
 
     registry = open_registry(where)
@@ -91,6 +92,8 @@ def diff_command(
     where: Where = None,
 ) -> None:
     """Compare two versions: settings and lineage by key, weights by how many numbers moved how far."""
+    from rich.table import Table
+
     from lorapar.registry.diff import lineage_differences, weight_difference
 
     registry = open_registry(where)
@@ -119,6 +122,7 @@ def why_command(
     """Say on one page why a version is what it is: verdict, run, votes, rows, images, and its settings."""
     from lorapar.registry.overview import lineage_of
     from lorapar.registry.why import reproducing_settings, why
+    from lorapar.store import storage_errors
 
     registry = open_registry(where)
     _say(why(registry, ref).rstrip())
@@ -170,6 +174,8 @@ def pull_command(
     where: Where = None,
 ) -> None:
     """Fetch a version as a PEFT folder, every byte checked, whole or not at all."""
+    from lorapar.store import make_writable_folder, storage_errors
+
     _refuse_other_content(folder)
     with storage_errors(folder):
         make_writable_folder(folder.parent)

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import AbstractContextManager
+from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from typer.core import TyperGroup
 
 from lorapar import __version__
 from lorapar.config import RunConfig, StoreConfig, load_config
 from lorapar.errors import stopped
 from lorapar.progress import Progress
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 class Commands(TyperGroup):
@@ -27,6 +31,28 @@ class Commands(TyperGroup):
             raise stopped(stop, "") from None
 
 
+class Screen:
+    """Standard output or standard error; rich is imported by the first who prints something with it."""
+
+    def __init__(self, *, stderr: bool = False) -> None:
+        self._stderr = stderr
+
+    @cached_property
+    def console(self) -> Console:
+        """For those who draw tables and bars."""
+        from rich.console import Console
+
+        return Console(stderr=self._stderr)
+
+    def print(self, *values: Any, **options: Any) -> None:
+        """As rich's console prints."""
+        self.console.print(*values, **options)
+
+    def say(self, line: str, colour: str) -> None:
+        """One line as it is, coloured at a terminal unless NO_COLOR is set; an error waits for no import."""
+        typer.secho(line, fg=colour, err=self._stderr, color=False if os.environ.get("NO_COLOR") else None)
+
+
 app = typer.Typer(
     cls=Commands,
     name="lorapar",
@@ -36,8 +62,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
-out = Console()
-err = Console(stderr=True)
+out = Screen()
+err = Screen(stderr=True)
 
 Preset = Annotated[
     str | None, typer.Option(help="Settings that ship with the package (`lorapar presets`); without --config: demo.")
@@ -81,4 +107,4 @@ def reporter(prefix: str) -> AbstractContextManager[Progress]:
     """A progress on the screen whose lines begin with `prefix`."""
     from lorapar.terminal import progress_for
 
-    return progress_for(out, prefix)
+    return progress_for(out.console, prefix)

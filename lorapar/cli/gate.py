@@ -9,7 +9,6 @@ import typer
 
 from lorapar.cli.base import app, out
 from lorapar.errors import BadInputError, ExitCode
-from lorapar.store import storage_errors
 
 
 @app.command("gate")
@@ -18,6 +17,7 @@ def gate_command(folder: Annotated[Path, typer.Argument(help="A run folder.")]) 
     from lorapar.local import RunFolder
     from lorapar.local.results import current_verdict
     from lorapar.report.verdict import verdict_lines
+    from lorapar.store import storage_errors
 
     with storage_errors(folder):
         verdict = current_verdict(RunFolder(folder))

@@ -1,4 +1,7 @@
-"""`lorapar compile`, `submit`, `runs` and `schedule`: the pipeline in Kubeflow."""
+"""`lorapar compile`, `submit`, `runs` and `schedule`: the pipeline in Kubeflow.
+
+`submit` and `schedule` repeat the options they share: typer reads a command's options from its own signature.
+"""
 
 from __future__ import annotations
 
@@ -84,13 +87,13 @@ def submit_command(  # noqa: PLR0913  -- an argument is an option of the command
     ] = False,
 ) -> None:
     """Start the pipeline in Kubeflow; finished tasks of earlier runs are reused where nothing they read has changed."""
+    if resubmit and not wait:
+        raise BadInputError("--resubmit needs --wait: without following a run nobody knows that it failed")
     settings = settings_of(preset, config, overrides)
     from lorapar.kubeflow.parameter_values import pipeline_parameters
 
     values = pipeline_parameters(settings, parameters or [], store or settings.store.address)
     package = _package(images, registry, placement, require_digests=require_digests, no_cache=no_cache)
-    if resubmit and not wait:
-        raise BadInputError("--resubmit needs --wait: without following a run nobody knows that it failed")
     from lorapar.kubeflow.server import Start
 
     mark = ""
@@ -100,7 +103,7 @@ def submit_command(  # noqa: PLR0913  -- an argument is an option of the command
 
         mark = "-" + fingerprint(package.version_name, values, resolve_config(settings, ("model", "data")))[:12]
     start = Start(f"{name or settings.name}{mark}", experiment, values, service_account, pipeline_root)
-    server = _server(host, namespace)
+    server = server_at(host, namespace)
     if if_changed and _goes_on(server, start):
         return
     pipeline, version, uploaded = server.upload(package)
@@ -119,7 +122,7 @@ def runs_command(
     from rich.table import Table
 
     table = Table("run", "name", "state", "started", box=None, header_style="bold")
-    for run in _server(host, namespace).runs(experiment, limit):
+    for run in server_at(host, namespace).runs(experiment, limit):
         started = run.created_at.strftime("%Y-%m-%d %H:%M") if run.created_at else ""
         table.add_row(str(run.run_id), str(run.display_name), str(run.state or "").lower(), started)
     out.print(table)
@@ -154,7 +157,7 @@ def schedule_command(  # noqa: PLR0913  -- an argument is an option of the comma
     package = _package(images, registry, placement, require_digests=require_digests, no_cache=False)
     from lorapar.kubeflow.server import Start
 
-    server = _server(host, namespace)
+    server = server_at(host, namespace)
     pipeline, version, _ = server.upload(package)
     start = Start(name or settings.name, experiment, values, service_account)
     recurring = server.schedule(pipeline, version, start, cron, max_concurrency)
@@ -173,18 +176,16 @@ def _package(
         references(registry, images or []), placed, require_digests=require_digests, cached=not no_cache
     )
     if package.unpinned:
-        err.print(
+        err.say(
             f"lorapar: {', '.join(package.unpinned)}: named by a tag, which can be moved under Kubeflow's cache; pin "
             "with --image NAME=...@sha256:DIGEST",
-            style="yellow",
-            markup=False,
-            highlight=False,
-            soft_wrap=True,
+            "yellow",
         )
     return package
 
 
-def _server(host: str | None, namespace: str | None) -> Server:
+def server_at(host: str | None, namespace: str | None) -> Server:
+    """The API server that options or kfp's own settings name; raises UnreachableError."""
     from lorapar.kubeflow.server import Server, Where
 
     return Server(Where(host, namespace))
@@ -208,7 +209,7 @@ def _start(server: Server, version: tuple[str, str], start: Start, *, wait: bool
         out.print(f"run {run} started", markup=False, highlight=False)
         if not wait:
             return
-        ending = wait_for(server, run, store, out)
+        ending = wait_for(server, run, store, out.console)
         if ending.exit_code != ExitCode.RUN_FAILED or left == 0:
             _close(run, store, ending)
         err.print(f"lorapar: {ending.line}; starting again", markup=False, highlight=False, soft_wrap=True)

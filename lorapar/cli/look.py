@@ -6,12 +6,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
 from lorapar.cli.base import app, out
 from lorapar.config import preset_names, preset_text
 from lorapar.errors import BadInputError
-from lorapar.store import storage_errors
 
 
 @app.command("presets")
@@ -22,6 +20,8 @@ def presets_command(
     if show is not None:
         out.print(preset_text(show), markup=False, highlight=False, end="", soft_wrap=True)
         return
+    from rich.table import Table
+
     table = Table("preset", "what for", box=None, header_style="bold")
     for name in preset_names():
         table.add_row(name, preset_text(name).splitlines()[0].removeprefix("# "))
@@ -33,6 +33,7 @@ def report_command(folder: Annotated[Path, typer.Argument(help="A run folder.")]
     """Write report.html and metrics.json of a run folder again, from what it holds."""
     from lorapar.local import RunFolder
     from lorapar.local.results import write_run_report
+    from lorapar.store import storage_errors
 
     with storage_errors(folder):
         path = write_run_report(RunFolder(folder)) if folder.is_dir() else None
@@ -48,6 +49,7 @@ def partition_command(
 ) -> None:
     """Show the partition of a run, or with --sweep what other values of theta would give; needs no model."""
     from lorapar.local.partitions import partition_table, sweep_table
+    from lorapar.store import storage_errors
 
     with storage_errors(folder):
         table, plot = sweep_table(folder) if sweep else (partition_table(folder), None)

@@ -120,6 +120,17 @@ class Server:
             )
         return str(recurring.recurring_run_id)
 
+    def schedules(self) -> list[Any]:
+        """The recurring runs of our pipeline, the newest first (V2beta1RecurringRun)."""
+        with self._errors("listing recurring runs"):
+            pipeline = self._client.get_pipeline_id(PIPELINE_NAME)
+            return [one for one in self._recurring_runs() if pipeline is not None and _pipeline_of(one) == pipeline]
+
+    def delete_schedule(self, schedule: str) -> None:
+        """Delete a recurring run; runs it has started go on."""
+        with self._errors(f"deleting the recurring run {schedule}"):
+            self._client.delete_recurring_run(schedule)
+
     def run(self, run: str) -> Any:
         """A run with its tasks (V2beta1Run)."""
         with self._errors(f"asking for run {run}"):
@@ -132,7 +143,7 @@ class Server:
             found = self._client.list_runs(
                 page_size=min(limit, _PAGE),
                 sort_by="created_at desc",
-                experiment_id=self._experiment(experiment) if experiment else None,
+                experiment_id=self._known_experiment(experiment) if experiment else None,
                 namespace=self._namespace,
                 filter=json.dumps(predicates) if name else None,
             )
@@ -140,6 +151,24 @@ class Server:
 
     def _experiment(self, name: str) -> str:
         return str(self._client.create_experiment(name, namespace=self._namespace).experiment_id)
+
+    def _known_experiment(self, name: str) -> str:
+        """As `_experiment`, but looking at what is there makes nothing new."""
+        try:
+            return str(self._client.get_experiment(experiment_name=name, namespace=self._namespace).experiment_id)
+        except ValueError:
+            raise BadInputError(f"--experiment {name}: {self.address} has no experiment of that name") from None
+
+    def _recurring_runs(self) -> Iterator[Any]:
+        token = ""
+        while True:
+            page = self._client.list_recurring_runs(
+                page_token=token, page_size=_PAGE, sort_by="created_at desc", namespace=self._namespace
+            )
+            yield from page.recurring_runs or []
+            token = page.next_page_token
+            if not token:
+                return
 
     def _version(self, pipeline: str, name: str) -> str | None:
         predicates = {"predicates": [{"operation": "EQUALS", "key": "display_name", "stringValue": name}]}
@@ -165,6 +194,11 @@ class Server:
             raise UnreachableError(
                 f"{self.address}: {doing}: Kubeflow did not answer ({type(error).__name__}); check --host"
             ) from None
+
+
+def _pipeline_of(recurring: Any) -> str | None:
+    reference = recurring.pipeline_version_reference
+    return reference.pipeline_id if reference is not None else None
 
 
 def _refused(address: str, doing: str, error: Any) -> UnreachableError | BadInputError:

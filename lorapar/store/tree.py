@@ -10,8 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
-from filelock import FileLock
-
 from lorapar.errors import IntegrityError
 from lorapar.progress import Progress, Silent
 from lorapar.store.artifact import MANIFEST, Manifest, file_sha256, read_manifest, replace_folder, storage_errors
@@ -82,6 +80,9 @@ def fetch_missing(store: ObjectStore, transfers: list[Transfer], name: str, prog
 @contextmanager
 def filling(folder: Path, digest: str) -> Iterator[Path]:
     """A scratch folder beside `folder`, that of an interrupted call for the same digest; takes its place at the end."""
+    # Imported here: addresses are read before anything is fetched, and a wrong one is answered at once.
+    from filelock import FileLock
+
     with storage_errors(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(folder.with_name(f".{folder.name}.lock")):

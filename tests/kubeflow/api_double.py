@@ -133,9 +133,16 @@ class Double:
             del self.recurring[what.rpartition("/")[2]]
             return {}
         if method == "GET":
-            return api.V2beta1ListRecurringRunsResponse(recurring_runs=_matching(self.recurring, query))
+            found = list(reversed(_matching(self.recurring, query)))
+            start, size = int(query.get("page_token") or 0), int(query.get("page_size") or 20)
+            after = str(start + size) if start + size < len(found) else ""
+            return api.V2beta1ListRecurringRunsResponse(
+                recurring_runs=found[start : start + size], next_page_token=after, total_size=len(found)
+            )
         made = parse(body, "V2beta1RecurringRun")
         made.recurring_run_id = f"recurring-{uuid.uuid4().hex}"
+        made.status = api.V2beta1RecurringRunStatus.ENABLED
+        made.created_at = datetime.now(UTC)
         self.recurring[made.recurring_run_id] = made
         return made
 

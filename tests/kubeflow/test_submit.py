@@ -156,6 +156,56 @@ def test_schedule_makes_a_recurring_run(server, call, tmp_path) -> None:
     assert call("schedule", "0 3 * * *", "--preset", "tiny")[0] == 2
 
 
+def schedule(call, store, name: str) -> None:
+    assert call("schedule", "0 0 3 * * *", "--preset", "tiny", "--store", str(store), "--name", name)[0] == 0
+
+
+def test_schedules_of_the_pipeline_are_listed_over_all_pages(server, call, tmp_path, monkeypatch) -> None:
+    assert "no schedules" in call("schedules", "list")[1]
+    monkeypatch.setattr("lorapar.kubeflow.server._PAGE", 2)
+    for name in ("first", "second", "third", "fourth", "fifth"):
+        schedule(call, tmp_path, name)
+    *_, foreign = server.recurring.values()
+    foreign.pipeline_version_reference.pipeline_id = "somebody-elses"
+    code, said = call("schedules", "list")
+    assert code == 0
+    assert [line.split()[1] for line in said.splitlines()[1:]] == ["fourth", "third", "second", "first"]
+    assert said.count("0 0 3 * * *") == said.count("enabled") == 4
+
+
+def test_a_schedule_is_deleted_by_id_or_by_name(server, call, tmp_path) -> None:
+    for name in ("nightly", "weekly", "weekly"):
+        schedule(call, tmp_path, name)
+    assert call("schedules", "delete", "nightly")[0] == 0
+    assert [one.display_name for one in server.recurring.values()] == ["weekly", "weekly"]
+    kept, gone = server.recurring
+    code, said = call("schedules", "delete", "weekly")
+    assert (code, len(server.recurring)) == (2, 2)
+    assert kept in said
+    assert gone in said
+    assert call("schedules", "delete", gone)[0] == 0
+    assert list(server.recurring) == [kept]
+    assert call("schedules", "delete", "weekli") == (
+        2,
+        "SCHEDULE weekli: no such schedule (did you mean 'weekly'?); see `lorapar schedules list`",
+    )
+
+
+def test_the_schedule_of_another_pipeline_is_not_ours_to_delete(server, call, tmp_path) -> None:
+    schedule(call, tmp_path, "nightly")
+    (foreign,) = server.recurring.values()
+    foreign.pipeline_version_reference.pipeline_id = "somebody-elses"
+    assert call("schedules", "delete", "nightly")[0] == 2
+    assert len(server.recurring) == 1
+
+
+def test_looking_for_runs_of_an_unknown_experiment_makes_none(server, call) -> None:
+    code, said = call("runs", "--experiment", "typo")
+    assert code == 2
+    assert "has no experiment of that name" in said
+    assert not server.experiments
+
+
 @pytest.mark.parametrize(("status", "code"), [(401, 3), (403, 3), (500, 3), (404, 2)])
 def test_a_server_that_refuses_is_one_line(server, call, tmp_path, status, code) -> None:
     server.refuse = status
@@ -182,24 +232,28 @@ WRONG = [
     (["--image", "trainer=NOT A NAME"], "trainer=REGISTRY"),
     (["--require-digests"], "is not pinned"),
     (["--resubmit", "1"], "--wait"),
+    (["--wiat"], "did you mean '--wait'"),
 ]
+# A wrong value is answered in under half a second; what takes time is imported by those who need it.
+LATE = {"kfp", "kfp_server_api", "kubernetes", "torch", "boto3", "botocore", "urllib3", "rich", "filelock", "asyncio"}
 
 
-def test_bad_input_is_answered_before_kfp_is_imported() -> None:
+def test_bad_input_is_answered_before_anything_is_imported_that_takes_time() -> None:
     """All in one fresh process: what one of them imported would be seen after the next."""
     program = (
         "import json, sys\n"
-        "from typer.testing import CliRunner\n"
-        "from lorapar.cli import app\n"
+        "from lorapar.__main__ import main\n"
         f"for options in {[options for options, _ in WRONG]!r}:\n"
-        "    result = CliRunner().invoke(app, ['submit', '--preset', 'tiny', *options])\n"
-        "    code = int(getattr(result.exception, 'exit_code', result.exit_code))\n"
-        "    print(json.dumps([code, str(result.exception)]))\n"
-        "    assert not {'kfp', 'torch', 'kfp_server_api'} & set(sys.modules), options\n"
+        "    sys.argv = ['lorapar', 'submit', '--preset', 'tiny', *options]\n"
+        "    try:\n"
+        "        main()\n"
+        "    except SystemExit as end:\n"
+        f"        print(json.dumps([int(end.code), sorted({LATE!r} & set(sys.modules))]))\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 0, done.stderr
-    answers = [json.loads(line) for line in done.stdout.splitlines()]
-    assert [code for code, _ in answers] == [2] * len(WRONG)
-    for (options, said), (_, line) in zip(WRONG, answers, strict=True):
+    assert [json.loads(line) for line in done.stdout.splitlines()] == [[2, []]] * len(WRONG)
+    lines = [line for line in done.stderr.splitlines() if line.startswith("lorapar")]
+    assert len(lines) == len(WRONG), done.stderr
+    for (options, said), line in zip(WRONG, lines, strict=True):
         assert said in line, options

@@ -1,0 +1,71 @@
+"""`lorapar schedules`: the recurring runs that `lorapar schedule` made, and deleting them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from lorapar.cli.base import app, out
+from lorapar.cli.kubeflow import Host, Namespace, server_at
+from lorapar.errors import BadInputError, nearest
+
+if TYPE_CHECKING:
+    from lorapar.kubeflow.server import Server
+
+schedules = typer.Typer(no_args_is_help=True, help="Recurring runs in Kubeflow: list, delete.")
+app.add_typer(schedules, name="schedules")
+
+
+@schedules.command("list")
+def list_command(host: Host = None, namespace: Namespace = None) -> None:
+    """List the recurring runs of the pipeline, the newest first."""
+    from rich.table import Table
+
+    table = Table("schedule", "name", "when", "state", "made", box=None, header_style="bold")
+    table.columns[0].no_wrap = True
+    for one in server_at(host, namespace).schedules():
+        made = one.created_at.strftime("%Y-%m-%d %H:%M") if one.created_at else ""
+        table.add_row(one.recurring_run_id, one.display_name, _when(one), str(one.status or "").lower(), made)
+    if table.row_count:
+        out.print(table)
+    else:
+        out.print("no schedules; `lorapar schedule` makes one", highlight=False)
+
+
+@schedules.command("delete")
+def delete_command(
+    schedule: Annotated[str, typer.Argument(metavar="SCHEDULE", help="Id or name, as `list` shows them.")],
+    host: Host = None,
+    namespace: Namespace = None,
+) -> None:
+    """Delete a recurring run; runs that it has started go on."""
+    server = server_at(host, namespace)
+    found = _find(server, schedule)
+    server.delete_schedule(found.recurring_run_id)
+    out.print(f"deleted {found.recurring_run_id} ({found.display_name}: {_when(found)})", markup=False, highlight=False)
+
+
+def _find(server: Server, schedule: str) -> Any:
+    """The one recurring run of the pipeline with this id or name; raises BadInputError for none and for several."""
+    known = server.schedules()
+    found = [one for one in known if schedule in (one.recurring_run_id, one.display_name)]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        ids = ", ".join(one.recurring_run_id for one in found)
+        raise BadInputError(f"SCHEDULE {schedule}: {len(found)} schedules have this name; name one by its id: {ids}")
+    words = [word for one in known for word in (one.recurring_run_id, one.display_name)]
+    raise BadInputError(
+        f"SCHEDULE {schedule}: no such schedule{nearest(schedule, words)}; see `lorapar schedules list`"
+    )
+
+
+def _when(recurring: Any) -> str:
+    """Its cron expression; one made by other means may be periodic."""
+    trigger = recurring.trigger
+    if trigger is not None and trigger.cron_schedule is not None:
+        return str(trigger.cron_schedule.cron)
+    if trigger is not None and trigger.periodic_schedule is not None:
+        return f"every {trigger.periodic_schedule.interval_second} s"
+    return ""
