@@ -198,6 +198,20 @@ def push_command(
     _say(f"{pushed.version} is {'at' if pushed.new else 'there already, nothing was changed:'} {pushed.address}")
 
 
+@adapters.command("register")
+def register_command(
+    ref: Ref,
+    registry_url: Annotated[str, typer.Option(metavar="URL", help="http(s)://HOST[:PORT] of the Model Registry.")],
+    where: Where = None,
+) -> None:
+    """Register a version, which stays in its bucket, with Kubeflow Model Registry."""
+    from lorapar.registry.model_registry import register_version
+
+    done = register_version(open_registry(where), ref, registry_url)
+    how = "registered" if done.new else "registered already"
+    _say(f"{done.version} is {how}: registered model {done.model_id}, model version {done.version_id}")
+
+
 @adapters.command("sign")
 def sign_command(
     ref: Ref,

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from lorapar.errors import BadInputError, StaleError, UnreachableError
+from lorapar.errors import BadInputError, ExitCode, StaleError, UnreachableError
 from lorapar.registry import Registry
 from lorapar.registry.check import check
 from lorapar.registry.collect import Retention, collect, collectable
@@ -16,6 +16,7 @@ from lorapar.registry.overview import version_rows
 from lorapar.registry.why import why
 from lorapar.store import open_store
 from tests.integration.conftest import use_identity
+from tests.registry.model_registry_server import TOKEN, ModelRegistryServer
 from tests.registry.races import check_race, race
 
 WEIGHTS = "adapter_model.safetensors"
@@ -94,6 +95,28 @@ def test_a_reader_can_look_and_pull_and_change_nothing(registry, s3_server, s3_a
             change()
     assert {entry.key for entry in registry.store.list()} == before
     assert registry.resolve("maths").number == 1
+
+
+def test_a_reader_registers_a_version_with_kubeflow(
+    registry, s3_server, s3_address, cli, tmp_path, monkeypatch
+) -> None:
+    version = registry.publish("maths", package(tmp_path / "p", "maths"))
+    use_identity(monkeypatch, s3_server.environment("reader"))
+    monkeypatch.setenv("LORAPAR_MODEL_REGISTRY_TOKEN", TOKEN)
+    with ModelRegistryServer() as server:
+        command = ("adapters", "register", "maths@1", "--registry", s3_address, "--registry-url", server.address)
+        said = [cli(*command) for _ in range(2)]
+        monkeypatch.setenv("LORAPAR_MODEL_REGISTRY_TOKEN", "a-token-that-is-wrong")
+        refused = cli(*command)
+    assert [one.returncode for one in said] == [ExitCode.OK] * 2, said[0].stderr
+    assert said[0].stdout == "maths@1 is registered: registered model 1, model version 2\n"
+    assert said[1].stdout == "maths@1 is registered already: registered model 1, model version 2\n"
+    ((_, artifact),) = server.artifacts.values()
+    assert artifact.uri == f"{s3_address}/adapters/maths/1/"
+    assert server.versions["2"].to_dict()["customProperties"]["digest"]["string_value"] == version.digest
+    assert (refused.returncode, refused.stderr.count("\n")) == (ExitCode.UNREACHABLE, 1)
+    assert refused.stderr.startswith(f"lorapar: {server.address}: Kubeflow Model Registry refused (401)")
+    assert "a-token-that-is-wrong" not in refused.stderr
 
 
 def test_a_writer_publishes_judges_and_promotes(registry, s3_server, s3_address, tmp_path, monkeypatch) -> None:
