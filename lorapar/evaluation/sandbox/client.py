@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import ExitStack
@@ -14,7 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from queue import SimpleQueue
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from lorapar.errors import BadInputError
 from lorapar.evaluation.sandbox.attempts import managed, outside_file, program
@@ -29,20 +30,16 @@ _ADVICE = (
 )
 
 
-class Sandbox:
-    """A warden process; `run` gives it one program at a time. Use as a context manager.
+class _Startable(ABC):
+    """A context manager; what `_start` puts on the stack is closed on leaving, and also where starting fails."""
 
-    Raises BadInputError on entering, where policy is `strict` and a program managed something that it must not.
-    """
+    _stack: ExitStack
 
-    def __init__(self, limits: Limits, policy: Policy = "strict") -> None:
-        self._limits, self._policy = limits, policy
-        self.layers: list[str] = []
-        """The layers that are in force, by name."""
-        self.gaps: list[str] = []
-        """What generated code can do here although it should not; empty under `strict`."""
+    @abstractmethod
+    def _start(self) -> None:
+        """Start all parts."""
 
-    def __enter__(self) -> Sandbox:
+    def __enter__(self) -> Self:
         self._stack = ExitStack()
         try:
             self._start()
@@ -55,6 +52,20 @@ class Sandbox:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stack.close()
+
+
+class Sandbox(_Startable):
+    """A warden process; `run` gives it one program at a time. Use as a context manager.
+
+    Raises BadInputError on entering, where policy is `strict` and a program managed something that it must not.
+    """
+
+    def __init__(self, limits: Limits, policy: Policy = "strict") -> None:
+        self._limits, self._policy = limits, policy
+        self.layers: list[str] = []
+        """The layers that are in force, by name."""
+        self.gaps: list[str] = []
+        """What generated code can do here although it should not; empty under `strict`."""
 
     def run(self, source: str) -> Outcome:
         """Run a program (UTF-8 Python source) under the limits."""
@@ -135,27 +146,16 @@ class Sandbox:
         self._warden.wait()
 
 
-class SandboxPool:
+class SandboxPool(_Startable):
     """Several sandboxes, for programs side by side. Use as a context manager."""
 
     def __init__(self, limits: Limits, policy: Policy, workers: int) -> None:
         self._sandboxes = [Sandbox(limits, policy) for _ in range(workers)]
 
-    def __enter__(self) -> SandboxPool:
-        self._stack = ExitStack()
+    def _start(self) -> None:
         self._free: SimpleQueue[Sandbox] = SimpleQueue()
-        try:
-            for sandbox in self._sandboxes:
-                self._free.put(self._stack.enter_context(sandbox))
-        except BaseException:
-            self._stack.close()
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stack.close()
+        for sandbox in self._sandboxes:
+            self._free.put(self._stack.enter_context(sandbox))
 
     @property
     def layers(self) -> list[str]:
