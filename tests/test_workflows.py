@@ -192,6 +192,14 @@ def test_the_data_set_is_one_argument_whatever_is_in_it(retrain: Retrain, tmp_pa
     assert not (tmp_path / "broken").exists()
 
 
+def test_the_placement_is_handed_on_where_there_is_one(retrain: Retrain, tmp_path: Path) -> None:
+    retrain(0, "promoted", PLACEMENT="gpu pool.yaml")
+    arguments = (tmp_path / "arguments").read_text(encoding="utf-8").splitlines()
+    assert arguments[-2:] == ["--placement", "gpu pool.yaml"]
+    (step,) = [s for s in PARSED["retrain.yaml"]["jobs"]["retrain"]["steps"] if s.get("id") == "retrain"]
+    assert step["env"]["PLACEMENT"] == "${{ vars.LORAPAR_PLACEMENT }}"
+
+
 def test_colours_stay_out_of_the_summary(retrain: Retrain, tmp_path: Path) -> None:
     retrain(0, r"\033[31mred\033[0m")
     assert "\nred\n" in (tmp_path / "summary.md").read_text(encoding="utf-8")

@@ -1,0 +1,68 @@
+"""NOTES.txt, which `helm template` leaves out: what it tells people to run is a command line that there is."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.helm.chart import CHART, EVERYTHING, NAMESPACE, RELEASE, helm, only, render
+from tests.helm.test_commands import lorapar_problems
+
+WRAPPED = """apiVersion: v1
+kind: ConfigMap
+metadata: {name: notes}
+data:
+  notes: |
+    {{- include "notes" . | nindent 4 }}
+"""
+
+
+@pytest.fixture
+def notes(tmp_path: Path):
+    """A function from values to the notes, rendered by the real helm out of a copy of the chart that shows them."""
+    chart = Path(shutil.copytree(CHART, tmp_path / "chart"))
+    text = (chart / "templates" / "NOTES.txt").read_text(encoding="utf-8")
+    (chart / "templates" / "NOTES.txt").unlink()
+    (chart / "templates" / "_notes.tpl").write_text(
+        '{{- define "notes" -}}\n' + text + "{{- end }}\n", encoding="utf-8"
+    )
+    (chart / "templates" / "notes.yaml").write_text(WRAPPED, encoding="utf-8")
+
+    def shown(values: dict[str, Any]) -> str:
+        done = helm("template", RELEASE, chart, "--namespace", NAMESPACE, "-s", "templates/notes.yaml", values=values)
+        assert done.code == 0, done.error
+        return str(yaml.safe_load(done.out)["data"]["notes"])
+
+    return shown
+
+
+def submit_words(notes: str) -> list[str]:
+    (line,) = [line for line in notes.splitlines() if line.strip().startswith("lorapar submit ")]
+    return shlex.split(line)[1:]
+
+
+@pytest.mark.parametrize("values", [{}, EVERYTHING, {"objectStore": {"registry": "s3://other/registry"}}])
+def test_the_run_that_the_notes_start_has_the_release_s_images_store_and_placement(notes, values) -> None:
+    words = submit_words(notes(values))
+    assert not lorapar_problems(words)
+    upload = only(render(values=values), "Job", "-upload")["spec"]["template"]["spec"]["initContainers"][0]
+    hook_images = [argument.removeprefix("--image=") for argument in upload["args"] if argument.startswith("--image=")]
+    assert [words[place + 1] for place, word in enumerate(words) if word == "--image"] == hook_images
+    assert words[words.index("--placement") + 1] == "placement.yaml"
+    assert words[words.index("--store") + 1] == "s3://lorapar"
+    assert ("--namespace" in words) is ("pipeline" in values)
+    assert ("registry=s3://other/registry" in words) is ("registry" in values.get("objectStore", {}))
+
+
+def test_the_placement_is_where_the_notes_fetch_it(notes) -> None:
+    (line,) = [line for line in notes({}).splitlines() if "get configmap" in line]
+    words = shlex.split(line)
+    data = only(render(), "ConfigMap", words[words.index("configmap") + 1].removeprefix(RELEASE))["data"]
+    assert "jsonpath={.data.placement\\.yaml}" in words
+    assert "placement.yaml" in data
+    assert "get configmap" not in notes({"pipeline": {"upload": {"enabled": False}}})
