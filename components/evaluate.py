@@ -1,6 +1,17 @@
 """evaluate as a Kubeflow component: held-out scores of base, after SFT and after RL."""
 
-from kfp.dsl import Artifact, ContainerSpec, Dataset, Input, Metrics, Model, Output, OutputPath, container_component
+from kfp.dsl import (
+    Artifact,
+    ContainerSpec,
+    Dataset,
+    Input,
+    Markdown,
+    Metrics,
+    Model,
+    Output,
+    OutputPath,
+    container_component,
+)
 
 from components.task import task
 
@@ -18,6 +29,7 @@ def evaluate(
     incumbent: Input[Model],
     incumbent_digest: str,
     evaluation: Output[Artifact],
+    summary: Output[Markdown],
     metrics: Output[Metrics],
     digest: OutputPath(str),
 ) -> ContainerSpec:

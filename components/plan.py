@@ -1,6 +1,6 @@
 """plan as a Kubeflow component: check everything in the first minute, hand each stage its own settings."""
 
-from kfp.dsl import Artifact, ContainerSpec, Metrics, Output, OutputPath, container_component
+from kfp.dsl import Artifact, ContainerSpec, Markdown, Metrics, Output, OutputPath, container_component
 
 from components.task import task
 
@@ -24,6 +24,7 @@ def plan(
     run: str,
     vote_accelerators: str,
     plan: Output[Artifact],
+    summary: Output[Markdown],
     metrics: Output[Metrics],
     digest: OutputPath(str),
     prepare_settings: OutputPath(str),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from enum import Enum
 from itertools import chain
 from pathlib import Path
@@ -84,7 +85,8 @@ def _identity(config: DataConfig) -> tuple[str | None, str]:
     if kind is not Kind.HUB:
         files = _files(config)
         for name, path in files:
-            next(_file_rows(name, path), None)  # complains where the file is missing or not what its ending says
+            with suppress(ModuleNotFoundError):  # the client image has no pyarrow; `prepare` runs in another
+                next(_file_rows(name, path), None)  # complains where the file is missing or not what its ending says
         digests = [file_sha256(path) for _, path in files]
         return None, digests[0] if len(digests) == 1 else digest_of(digests)
     commit = _hub_commit(config)

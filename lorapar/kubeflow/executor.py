@@ -22,7 +22,8 @@ from lorapar.errors import BadInputError, LoraparError
 from lorapar.kubeflow.executor_input import ExecutorInput, read_executor_input
 from lorapar.kubeflow.executor_output import ExecutorOutput, flat_metrics
 from lorapar.kubeflow.ledger import Ledger
-from lorapar.kubeflow.planned import plan_call, plan_outputs
+from lorapar.kubeflow.plan_page import plan_page
+from lorapar.kubeflow.planned import Lane, plan_call, plan_outputs
 from lorapar.kubeflow.ports import LOOPED_STAGE, digest_parameter, input_ports, output_port, settings_parameter
 from lorapar.kubeflow.reporting import checkpoint_settings, keep_plan, run_report
 from lorapar.kubeflow.shown import show
@@ -161,11 +162,12 @@ def _tell_plan(task: Task, out: ExecutorOutput, record: StageRecord, call: Stage
     for name, value in parameters.items():
         out.set_parameter(name, value)
     lanes = {
-        node.name: [lane["settings"] for lane in parameters[settings_parameter(node.name)]]
+        node.name: [Lane.model_validate(lane) for lane in parameters[settings_parameter(node.name)]]
         for node in GRAPH
         if node.stage == LOOPED_STAGE
     }
-    keep_plan(task.ledger, record, plan, lanes)
+    out.write_file("summary", plan_page(plan.config, lanes))
+    keep_plan(task.ledger, record, plan, {name: [lane.settings for lane in some] for name, some in lanes.items()})
 
 
 def _lineage(record: StageRecord, manifest: Manifest) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lorapar.kubeflow.executor_output import ExecutorOutput
+from lorapar.kubeflow.score_page import score_page
 from lorapar.kubeflow.summary import plain
 from lorapar.records import read_json
 
@@ -37,6 +38,11 @@ def _gate(out: ExecutorOutput, outputs: Outputs) -> None:
     out.set_metadata("summary", {"better": better})
 
 
+def _evaluate(out: ExecutorOutput, outputs: Outputs) -> None:
+    """The scores as a table, with what of a change is more than noise."""
+    out.write_file("summary", score_page(read_json(outputs["evaluation"] / "summary.json")))
+
+
 def confusion_matrix(table: Mapping[str, Mapping[str, int]]) -> dict[str, Any]:
     """`{true: {voted: rows}}` as the metadata of system.ClassificationMetrics."""
     known = sorted({*table, *(voted for row in table.values() for voted in row)})
@@ -48,4 +54,8 @@ def confusion_matrix(table: Mapping[str, Mapping[str, int]]) -> dict[str, Any]:
     }
 
 
-_TELLERS: Mapping[str, Callable[[ExecutorOutput, Outputs], None]] = {"tally": _tally, "gate": _gate}
+_TELLERS: Mapping[str, Callable[[ExecutorOutput, Outputs], None]] = {
+    "tally": _tally,
+    "evaluate": _evaluate,
+    "gate": _gate,
+}

@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from lorapar.config import SYSTEMS
-from lorapar.report.formats import model_name, percent, system_name
+from lorapar.kubeflow.score_page import score_table
 from lorapar.report.outcome import MODELS
 
 _LONGEST_LINE = 400
@@ -87,18 +86,8 @@ def _errors(summary: RunSummary) -> list[str]:
 
 
 def _scores(figures: Mapping[str, Any]) -> list[str]:
-    models = [model for model in MODELS if figures.get(model)]
-    if not models:
-        return []
-    head = "| held-out answers | " + " | ".join(f"{system_name(system)} strict | lenient" for system in SYSTEMS) + " |"
-    rows = [head, "|---" * (1 + 2 * len(SYSTEMS)) + "|"]
-    for model in models:
-        cells = [model_name(model)]
-        for system in SYSTEMS:
-            cells.append(percent(figures[model].get(f"{system}_accuracy")))
-            cells.append(percent(figures[model].get(f"{system}_lenient_accuracy")))
-        rows.append("| " + " | ".join(cells) + " |")
-    return ["## Scores\n\n" + "\n".join(rows)]
+    table = score_table(figures)
+    return [f"## Scores\n\n{table}"] if table else []
 
 
 def _tasks(summary: RunSummary) -> list[str]:

@@ -9,8 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lorapar.config import RunConfig
-from lorapar.data import load_examples
-from lorapar.data.source import Kind, kind_of
+from lorapar.local.calls import teacher_calls
 from lorapar.local.edits import with_edits
 from lorapar.local.estimate import stage_memory_bytes
 from lorapar.local.folder import RunFolder
@@ -19,8 +18,6 @@ from lorapar.local.preview import PlannedNode, preview
 from lorapar.local.runner import last_node, with_registry
 from lorapar.stages.contract import stage_spec
 from lorapar.stages.plan import make_plan
-from lorapar.voting import quorum_size
-from lorapar.voting.ballots import is_voted_on
 
 
 def plan_table(config: RunConfig, out: Path, *, until: str | None, fresh: bool) -> Group:
@@ -54,24 +51,12 @@ def _state(reused: bool) -> Text:
     return Text("reuse", style="green") if reused else Text("run", style="yellow")
 
 
-def _teacher_calls(config: RunConfig) -> str:
-    """How often teachers will be asked. Rows that lie here are read for it, and so checked; a hub's are not fetched."""
-    teachers = len(config.teachers)
-    first = quorum_size(teachers, config.voting.quorum)
-    who = f"{first} read every row" + (f", {teachers - first} more only undecided rows" if teachers > first else "")
-    if kind_of(config.data) is Kind.HUB:
-        return who
-    rows = sum(is_voted_on(example) for example in load_examples(config.data, config.seed))
-    most = f" to {teachers * rows:,}" if teachers > first else ""
-    return f"{first * rows:,}{most} calls: of {teachers}, {who}"
-
-
 def _revision(config: RunConfig) -> str:
     return f" at {config.model.revision}" if config.model.revision else ""
 
 
 def _facts(config: RunConfig, out: Path) -> list[Text]:
-    calls = _teacher_calls(config)
+    calls = teacher_calls(config)
     return [
         Text(f"run folder  {out}"),
         Text(f"model       {config.model.name}{_revision(config)} ({config.model.dtype})"),

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
+import sys
 
 import pytest
 
 from lorapar.config import load_config
+from lorapar.data import resolve_data
 from lorapar.errors import BadInputError
 from lorapar.kubeflow.parameter_values import run_config
 from lorapar.kubeflow.parameters import PARAMETERS
-from lorapar.kubeflow.planned import PlanCall, lanes
+from lorapar.kubeflow.plan_page import plan_page
+from lorapar.kubeflow.planned import Lane, PlanCall, lanes
 from lorapar.kubeflow.ports import settings_parameter
 from lorapar.stages.graph import GRAPH
 
@@ -21,8 +26,13 @@ def planned(cluster, **values):
     """The output parameters of the task `plan`."""
     values = {parameter.name: parameter.default for parameter in PARAMETERS} | {"config": "preset:tiny"} | values
     values |= {"store": cluster.address, "run": "run-1", "vote_accelerators": "1"}
-    out = cluster.run("plan", values, ["plan"], [*NODES, "vote_pool"])
+    out = cluster.run("plan", values, ["plan", "summary"], [*NODES, "vote_pool"])
     return out.parameter_values
+
+
+def page(cluster) -> str:
+    """The Markdown that the last task left for Kubeflow's pages."""
+    return (cluster.root / f"task-{cluster.count}" / "out" / "summary").read_text(encoding="utf-8")
 
 
 def test_plan_hands_each_stage_its_own_settings(cluster) -> None:
@@ -35,6 +45,39 @@ def test_plan_hands_each_stage_its_own_settings(cluster) -> None:
     first = [dict(one.struct_value.items()) for one in given["vote_first_settings"].list_value.values]
     assert [json.loads(one["settings"])["asked"] for one in first] == [["forward"], ["preposition"]]
     assert {one["accelerators"] for one in first} == {"0"}
+
+
+def test_the_page_of_plan_says_what_will_run_what_it_needs_and_how_often_is_asked(cluster) -> None:
+    planned(cluster, adapter_name="mine", promote=False)
+    text = page(cluster)
+    assert text.startswith("# What will run: `mine`\n")
+    rows = dict(re.findall(r"^\| ([a-z0-9-]+) \| (.*) \|$", text, re.M))
+    assert list(rows) == ["task", *(node.name for node in GRAPH if node.stage != "plan")]
+    assert re.match(r"trainer \| \d\.\d GB \|", rows["sft"])
+    assert rows["gate"] == "client |  | "
+    assert rows["vote-first"].endswith("| 2 tasks, no accelerator")
+    # Two of three teachers read each of the preset's rows for training, the third only what they leave undecided.
+    config = load_config(preset="tiny")
+    trained_on = config.data.task_mix.system1_train + config.data.task_mix.system2_train
+    assert f"- **teachers**: {2 * trained_on} to {3 * trained_on} calls: of 3, 2 read every row, 1 more" in text
+    assert "- **promotion**: off\n" in text
+
+
+def test_the_page_of_plan_counts_the_accelerators_of_a_vote() -> None:
+    config = load_config(preset="tiny")
+    lane = {count: Lane(settings="{}", accelerators=count) for count in "02"}
+    assert "| 3 tasks, 4 accelerators |" in plan_page(config, {"vote-first": [lane["2"], lane["2"], lane["0"]]})
+    assert "| 1 task, no accelerator |" in plan_page(config, {"vote-rest": [lane["0"]]})
+
+
+def test_rows_that_cannot_be_read_here_are_not_counted(tmp_path, monkeypatch) -> None:
+    """The client image has no pyarrow; `prepare`, which runs in another, reads them."""
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    source = tmp_path / "rows.parquet"
+    source.write_bytes(b"PAR1")
+    config = load_config(preset="tiny", overrides=[f"data.source={source}"])
+    assert resolve_data(config.data).digest == hashlib.sha256(b"PAR1").hexdigest()
+    assert "- **teachers**: 2 read every row, 1 more only undecided rows\n" in plan_page(config, {})
 
 
 def test_the_settings_may_lie_at_an_address_or_inline(tmp_path) -> None:

@@ -1,0 +1,56 @@
+"""What `plan` shows in Kubeflow's pages: the tasks to come, about how much memory each needs, how often is asked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from lorapar.config import RunConfig
+from lorapar.kubeflow.images import image_of
+from lorapar.kubeflow.planned import Lane
+from lorapar.kubeflow.summary import plain
+from lorapar.local.calls import teacher_calls
+from lorapar.local.estimate import stage_memory_bytes
+from lorapar.report.formats import count_of
+from lorapar.stages.graph import GRAPH, Node
+
+Lanes = Mapping[str, Sequence[Lane]]
+
+
+def plan_page(config: RunConfig, lanes: Lanes) -> str:
+    """The page, as Markdown; `lanes` are the tasks of each round of votes. Raises BadInputError for a broken row."""
+    memory = stage_memory_bytes(config)
+    rows = [_row(node, lanes.get(node.name, ()), memory) for node in GRAPH if node.stage != "plan"]
+    table = "\n".join(["| task | image | memory, about | |", "|---|---|---|---|", *rows])
+    about = "A task whose settings, inputs and image are those of an earlier run is taken from Kubeflow's cache."
+    return f"# What will run: `{config.name}`\n\n{_facts(config)}\n\n{table}\n\n{about}\n"
+
+
+def _facts(config: RunConfig) -> str:
+    revision = f" at {plain(config.model.revision)}" if config.model.revision else ""
+    facts = {
+        "model": f"{plain(config.model.name)}{revision} ({config.model.dtype})",
+        "data": f"{plain(config.data.source)} ({str(config.data.digest)[:12]})",
+        "teachers": teacher_calls(config),
+        "registry": plain(config.registry.address or "registry below the store"),
+        "promotion": "where the gate finds it better" if config.gate.promote else "off",
+    }
+    return "\n".join(f"- **{name}**: {said}" for name, said in facts.items())
+
+
+def _row(node: Node, lanes: Sequence[Lane], memory: Mapping[str, int]) -> str:
+    need = memory.get(node.stage)
+    size = f"{need / 1e9:.1f} GB" if need else ""
+    return f"| {node.name} | {image_of(node.stage)} | {size} | {_how(node, lanes)} |"
+
+
+def _how(node: Node, lanes: Sequence[Lane]) -> str:
+    """What is particular about a node's tasks."""
+    if node.when is not None:
+        return "only where the gate finds it better"
+    if node.stage == "report":
+        return "last, whatever happened"
+    if not lanes:
+        return ""
+    accelerators = sum(int(lane.accelerators) for lane in lanes)
+    held = count_of(accelerators, "accelerator") if accelerators else "no accelerator"
+    return f"{count_of(len(lanes), 'task')}, {held}"
