@@ -104,7 +104,7 @@ def test_kfp_reads_all_of_the_placed_package(placed) -> None:
 
 
 def test_kfp_itself_has_no_word_for_a_priority_class() -> None:
-    """Why `priority` is Kueue's label; where a later KFP has a field, docs/kubeflow.md and the placement should use it."""
+    """Why `priority` is a label of Kueue; once this fails, KFP has a field that the placement should use."""
     fields = kubernetes_pb.KubernetesExecutorConfig.DESCRIPTOR.fields_by_name
     assert "podMetadata" in {field.json_name for field in fields.values()}
     assert not [name for name in fields if "priority" in name]
