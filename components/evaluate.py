@@ -1,4 +1,4 @@
-"""evaluate as a Kubeflow component: held-out scores of base, after SFT and after RL."""
+"""evaluate as a Kubeflow component: held-out and benchmark scores of base, after SFT, after RL and the incumbent."""
 
 from kfp.dsl import (
     Artifact,
@@ -33,5 +33,5 @@ def evaluate(
     metrics: Output[Metrics],
     digest: OutputPath(str),
 ) -> ContainerSpec:
-    """Held-out scores of base, after SFT and after RL."""
+    """Held-out and benchmark scores of base, after SFT, after RL and the incumbent."""
     return task("evaluate", store)

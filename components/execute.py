@@ -1,4 +1,4 @@
-"""execute as a Kubeflow component: score generated code; everything else passes through."""
+"""execute as a Kubeflow component: score generated code in the sandbox; everything else passes through."""
 
 from kfp.dsl import Artifact, ContainerSpec, Input, Metrics, Output, OutputPath, container_component
 
@@ -15,5 +15,5 @@ def execute(
     metrics: Output[Metrics],
     digest: OutputPath(str),
 ) -> ContainerSpec:
-    """Score generated code; everything else passes through."""
+    """Score generated code in the sandbox; everything else passes through."""
     return task("execute", store)

@@ -85,8 +85,8 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
         (root / "ours").mkdir(), (root / "plain").mkdir()
         ours, plain = VllmServer(command, root / "ours"), VllmServer(without_lorapar(command, made[1]), root / "plain")
         try:
-            ours.launch({"LORAPAR_SERVING_CACHE": str(root / "cache")})
-            plain.launch({})
+            ours.begin({"LORAPAR_SERVING_CACHE": str(root / "cache")})
+            plain.begin({})
             ours.wait_until_ready()
             plain.wait_until_ready()
             yield Servers(ours, plain, made, storage.client())

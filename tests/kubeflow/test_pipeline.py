@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -241,6 +242,8 @@ def test_every_stage_has_a_component_of_its_name() -> None:
         component = getattr(components, name)
         if name in ("plan", "report"):
             continue
+        summary = stage_spec(name).summary
+        assert importlib.import_module(f"components.{name}").__doc__ == f"{name} as a Kubeflow component: {summary}."
         outputs = {output_port(name, output) for output in stage_spec(name).outputs}
         assert outputs <= set(component.component_spec.outputs)
         assert {"metrics", "digest"} <= set(component.component_spec.outputs)

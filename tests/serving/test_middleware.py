@@ -166,14 +166,20 @@ def test_damaged_object_is_refused_and_the_old_version_goes_on(
     play(scenario, vllm, settings)
 
 
-def test_version_that_the_engine_refuses_leaves_the_old_one(
-    vllm: FakeVllm, settings: ServingSettings, registry: Registry, tmp_path: Path
+@pytest.mark.parametrize(
+    ("weights", "base"),
+    [("damaged for the engine", BASE), ("weights 3", "owner/other")],
+    ids=["the engine refuses it", "it is for another base"],
+)
+def test_version_that_cannot_be_loaded_leaves_the_old_one(
+    vllm: FakeVllm, settings: ServingSettings, registry: Registry, tmp_path: Path, weights: str, base: str
 ) -> None:
     async def scenario(site: Site) -> None:
-        registry.publish("task", adapter_files(tmp_path / "made3", "damaged for the engine"))
+        registry.publish("task", adapter_files(tmp_path / "made3", weights, base=base))
         registry.move_alias("task", "production", 3, expected=1)
         await site.look()
         assert (await site.ask("task")).json() == {"model": "task@1"}
+        assert list(vllm.loaded) == ["task@1"]
 
     play(scenario, vllm, settings)
 
@@ -189,18 +195,6 @@ def test_version_that_a_client_got_loaded_meanwhile_is_taken_as_loaded(
         registry.move_alias("task", "production", 2, expected=1)
         await site.look()
         assert (await site.ask("task")).json() == {"model": "task@2"}
-
-    play(scenario, vllm, settings)
-
-
-def test_adapter_of_another_base_model_is_refused(
-    vllm: FakeVllm, settings: ServingSettings, registry: Registry, tmp_path: Path
-) -> None:
-    async def scenario(site: Site) -> None:
-        registry.publish("task", adapter_files(tmp_path / "made3", "weights 3", base="owner/other"))
-        registry.move_alias("task", "production", 3, expected=1)
-        await site.look()
-        assert (await site.ask("task")).json() == {"model": "task@1"}
 
     play(scenario, vllm, settings)
 

@@ -108,8 +108,10 @@ def test_old_versions_are_unloaded(site: Site) -> None:
         return {card["id"] for card in cards if card["owned_by"] == "vllm" and card["id"].startswith("task@")}
 
     site.promote(3)
+    assert "task@3" in loaded()
     site.promote(1)
-    site.wait_until(lambda: "task@1" in loaded() and "task@2" in loaded())  # production and candidate
+    site.wait_until(lambda: "task@3" not in loaded())
+    assert loaded() == {"task@1", "task@2"}, "production and candidate, and nothing else"
 
 
 def test_canary_takes_its_share_by_key(site: Site) -> None:

@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
-import socket
-import subprocess
-import time
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
@@ -15,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from lorapar.serving import ServerCommand
+from tests.integration.vllm_process import VllmProcess
 
 PYTHON = Path(__file__).resolve().parents[3] / ".venv-vllm" / "bin" / "python"
-START_SECONDS = 480.0
 CPU_ENVIRONMENT = {
     "VLLM_CPU_KVCACHE_SPACE": "1",
     "VLLM_NO_USAGE_STATS": "1",
@@ -56,58 +52,26 @@ class Reply:
         return tuple(self.json["choices"][0]["logprobs"]["token_logprobs"])
 
 
-class VllmServer:
-    """One server process; its output lies in `log`."""
+class VllmServer(VllmProcess):
+    """A server that `lorapar serve` has worked out, and the requests that tests send it."""
 
     def __init__(self, command: ServerCommand, folder: Path) -> None:
-        self.port = _free_port()
-        self.log = folder / "vllm.log"
+        super().__init__(folder)
         self._command = command
-        self._process: subprocess.Popen[bytes] | None = None
 
     def start(self, environment: dict[str, str]) -> None:
         """Start it and wait until it takes requests."""
-        self.launch(environment)
+        self.begin(environment)
         self.wait_until_ready()
 
-    def launch(self, environment: dict[str, str]) -> None:
+    def begin(self, environment: dict[str, str]) -> None:
         """Start it."""
         arguments = [str(PYTHON), *self._command.arguments[1:], *CPU_ARGUMENTS, "--port", str(self.port)]
-        with self.log.open("wb") as log:
-            self._process = subprocess.Popen(
-                arguments,
-                stdout=log,
-                stderr=log,
-                env={**os.environ, **CPU_ENVIRONMENT, **self._command.environment, **environment},
-                start_new_session=True,
-            )
-
-    def wait_until_ready(self) -> None:
-        """Wait until it takes requests; raises RuntimeError with the end of its log where it does not."""
-        assert self._process is not None
-        deadline = time.monotonic() + START_SECONDS
-        while not self._healthy():
-            if self._process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"vLLM did not start:\n{self.log_text()[-4000:]}")
-            time.sleep(0.25)
-
-    def stop(self) -> None:
-        """Stop it with all its processes."""
-        if self._process is None:
-            return
-        os.killpg(self._process.pid, signal.SIGTERM)
-        try:
-            self._process.wait(20)
-        except subprocess.TimeoutExpired:
-            os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
+        self.launch(arguments, {**os.environ, **CPU_ENVIRONMENT, **self._command.environment, **environment})
 
     def option(self, name: str) -> str:
         """The value of one of its arguments."""
         return self._command.arguments[self._command.arguments.index(name) + 1]
-
-    def log_text(self) -> str:
-        return self.log.read_text(encoding="utf-8", errors="replace")
 
     def get(self, path: str) -> Reply:
         return self._call(urllib.request.Request(f"http://127.0.0.1:{self.port}{path}"))
@@ -133,15 +97,3 @@ class VllmServer:
                 return Reply(answer.status, {k.lower(): v for k, v in answer.headers.items()}, answer.read())
         except urllib.error.HTTPError as error:
             return Reply(error.code, {k.lower(): v for k, v in error.headers.items()}, error.read())
-
-    def _healthy(self) -> bool:
-        try:
-            return self.get("/health").status == 200
-        except OSError:
-            return False
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
