@@ -68,6 +68,11 @@ def test_the_report_opens_without_network(finished, results) -> None:
     assert shown.read_bytes() == results(finished, "report.html")
 
 
+def test_plan_and_evaluate_leave_a_page_of_their_own(finished) -> None:
+    heads = {path.read_text(encoding="utf-8").partition("\n")[0] for path in finished.root.rglob("summary")}
+    assert {"# What will run: `tiny`", "# Held-out scores", "# Promoted: run `tiny`"} <= heads
+
+
 def test_the_published_adapter_loads_with_peft(finished, results, tmp_path) -> None:
     import torch
     from peft import PeftModel
