@@ -36,6 +36,7 @@ groups:
   evaluate: {models: {claim: shared-models}}
   vote: {count: 2}
   score: {count: 0}
+  init: {count: 1}
 """
 
 
@@ -125,6 +126,12 @@ def test_groups_and_what_all_share(placed) -> None:
         assert pod(placed, label)["secretAsEnv"][0]["secretName"] == "s3"
     # Everything else stays as it was shipped.
     assert "nodeSelectorJson" in pod(placed, "exec-rl")["nodeSelector"]
+
+
+def test_init_takes_an_accelerator_where_a_placement_says_so(placed) -> None:
+    assert container(placed, "exec-init")["resources"]["accelerator"]["resourceCount"] == "1"
+    assert container(placed, "exec-init")["resources"]["accelerator"]["resourceType"] == "nvidia.com/gpu"
+    assert "accelerator" not in container(placed, "exec-publish").get("resources", {})
 
 
 def test_tasks_and_loops(placed) -> None:

@@ -140,6 +140,22 @@ def test_a_round_is_shared_out_among_at_most_so_many_tasks(parallelism, expected
     assert [asked(lane) for lane in lanes(config, call_of(config, parallelism), "first")] == expected
 
 
+MIXED = """teachers=[
+  {name: here, backend: vllm, template: {style: chat, label_words: {system1: x, system2: y}}},
+  {name: there, backend: openai, model: m, endpoint: "http://teacher:8000/v1",
+   template: {style: chat, label_words: {system1: x, system2: y}}}]"""
+
+
+@pytest.mark.parametrize(
+    ("parallelism", "expected"),
+    [(1, [(["here", "there"], "1")]), (2, [(["here"], "1"), (["there"], "0")])],
+)
+def test_a_vllm_teacher_takes_an_accelerator_and_an_endpoint_none(parallelism, expected) -> None:
+    config = load_config(overrides=[MIXED, "voting.quorum=2"])
+    found = [(asked(lane), lane.accelerators) for lane in lanes(config, call_of(config, parallelism), "first")]
+    assert found == expected
+
+
 def test_a_round_without_teachers_has_one_task_that_asks_nobody_and_takes_no_accelerator() -> None:
     config = load_config(overrides=["teachers=[{name: a}]"])
     (lane,) = lanes(config, call_of(config, 4), "rest")
