@@ -2,6 +2,6 @@
 
 from lorapar.checkpoint.generations import Generations
 from lorapar.checkpoint.keeper import Keeper
-from lorapar.checkpoint.mirror import StoreKeeper, kept
+from lorapar.checkpoint.mirror import StoreKeeper, forget, kept
 
-__all__ = ["Generations", "Keeper", "StoreKeeper", "kept"]
+__all__ = ["Generations", "Keeper", "StoreKeeper", "forget", "kept"]

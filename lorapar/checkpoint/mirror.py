@@ -65,10 +65,7 @@ class StoreKeeper(Keeper):
     def forget(self) -> None:
         """Remove the copies; one that cannot be removed does no harm, a later run with the same key removes it."""
         self.settle()
-        try:
-            self._generations.forget()
-        except LoraparError as error:
-            self._progress.say(f"the checkpoints of the finished stage could not be removed: {error}")
+        forget(self._generations, self._progress)
 
     def restore(self) -> None:
         """Bring the scratch folder to the newest sound copy, unless what lies there is as new or was made without one.
@@ -125,6 +122,14 @@ class StoreKeeper(Keeper):
             self._progress.say(f"no checkpoint in {self._generations.address}: {error}; the work goes on")
         finally:
             shutil.rmtree(snapshot, ignore_errors=True)
+
+
+def forget(generations: Generations, progress: Progress) -> None:
+    """Remove the copies of a stage that is finished; one that cannot be removed does no harm and is said."""
+    try:
+        generations.forget()
+    except LoraparError as error:
+        progress.say(f"the checkpoints of the finished stage could not be removed: {error}")
 
 
 @contextmanager

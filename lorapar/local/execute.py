@@ -10,10 +10,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 from lorapar import __version__
-from lorapar.checkpoint import kept
+from lorapar.checkpoint import Generations, forget, kept
 from lorapar.config import CheckpointConfig
 from lorapar.local.folder import StageRecord
 from lorapar.local.memory import peak_bytes, reset_peak
+from lorapar.progress import Progress
 from lorapar.stages.code import code_digest, own_code_digest
 from lorapar.stages.contract import StageCall, run_stage
 from lorapar.store import ObjectStore, seal, storage_errors
@@ -35,9 +36,19 @@ def executed(
 
     The block puts the outputs where they belong. Only then is the unfinished work in the store removed.
     """
-    with kept(store, f"{record.stage}-{record.key}", call.scratch, checkpoint, call.progress) as keeper:
+    with kept(store, _unfinished(record), call.scratch, checkpoint, call.progress) as keeper:
         yield execute(record, replace(call, keeper=keeper, store=store))
     keeper.forget()
+
+
+def forget_unfinished(store: ObjectStore, record: StageRecord, progress: Progress) -> None:
+    """Remove the checkpoints of a stage that another run, or an earlier start of this one, has finished."""
+    forget(Generations(store, _unfinished(record)), progress)
+
+
+def _unfinished(record: StageRecord) -> str:
+    """What the unfinished work of a stage goes by."""
+    return f"{record.stage}-{record.key}"
 
 
 def execute(record: StageRecord, call: StageCall[Any]) -> StageRecord:

@@ -12,7 +12,7 @@ from typing import Any
 from lorapar.config import RunConfig, dump_config
 from lorapar.errors import BadInputError, nearest, stopped
 from lorapar.local.edits import with_edits
-from lorapar.local.execute import executed
+from lorapar.local.execute import executed, forget_unfinished
 from lorapar.local.folder import RunFolder, StageRecord
 from lorapar.local.needs import ahead_of, check_storage, require_packages
 from lorapar.local.preview import changes, expected_record
@@ -108,6 +108,8 @@ def _run_node(node: Node, settings: dict[str, Any], run: _Run, progress: Progres
         if old.key == record.key:
             damage = folder.damage(old)
             if damage is None:
+                if folder.work(record).exists():
+                    _forget_unfinished(record, run, progress)
                 progress.say("reused, nothing it depends on has changed")
                 return False
             progress.say(f"runs again: {damage}")
@@ -142,8 +144,16 @@ def _taken(node: Node, record: StageRecord, run: _Run, progress: Progress) -> bo
         return False
     run.folder.write_record(made, found)
     replace_folder(made, run.folder.node(node.name))
+    _forget_unfinished(record, run, progress)
     progress.say(f"taken from {run.shared.store.address}, where nothing it depends on differs")
     return True
+
+
+def _forget_unfinished(record: StageRecord, run: _Run, progress: Progress) -> None:
+    """Remove what a run leaves behind that is killed when a node is finished and its checkpoints are still there."""
+    if run.shared is not None:
+        forget_unfinished(run.shared.store, record, progress)
+    shutil.rmtree(run.folder.work(record), ignore_errors=True)
 
 
 def _share_all(run: _Run) -> None:

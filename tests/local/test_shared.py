@@ -54,6 +54,20 @@ def test_only_what_a_changed_setting_leaves_alone_is_taken(tiny, tiny_copy, tmp_
     assert "partition" in spoken.ran()
 
 
+@pytest.mark.parametrize("where", ["the same folder", "a new folder"])
+def test_checkpoints_that_outlived_their_stage_are_removed(tiny, store, tiny_copy, tmp_path, where):
+    """As after a kill between a stage's last write and the removal of its unfinished work."""
+    run(tiny(), tiny_copy)
+    folder = RunFolder(tiny_copy)
+    record = folder.record("score-system1")
+    folder.work(record).mkdir(parents=True)
+    store.write(f"checkpoints/score-{record.key}/00000001.json", b"{}")
+    store.write(f"checkpoints/score-{record.key}/files/abc", b"some scores")
+    spoken = run(tiny(), tiny_copy if where == "the same folder" else tmp_path / "elsewhere", until="score-system1")
+    assert "score-system1" not in spoken.ran()
+    assert list(store.list("checkpoints/")) == []
+
+
 @pytest.mark.parametrize("damage", ["tampered", "missing", "record"])
 def test_what_is_damaged_in_the_store_is_named_made_again_and_put_there_again(tiny, store, tiny_copy, tmp_path, damage):
     run(tiny(), tiny_copy)

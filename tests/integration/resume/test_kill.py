@@ -115,9 +115,11 @@ def test_a_run_terminated_while_it_tunes_goes_on_after_that_very_step(
 
 
 def reach(run: Run, folder: Path, moment: Moment) -> None:
-    """Wait until a run is at a moment, or has ended."""
-    _wait_for(run, folder, f"work/{moment.node}-*")
-    time.sleep(moment.seconds)
+    """Wait until a run is at a moment, or has finished the node: it may be faster than the run that was timed."""
+    working = _wait_for(run, folder, f"work/{moment.node}-*")
+    end = time.monotonic() + moment.seconds
+    while time.monotonic() < end and working.exists():
+        time.sleep(0.002)
 
 
 def _wait_for(run: Run, folder: Path, pattern: str, seconds: float = 120.0) -> Path:
