@@ -125,7 +125,10 @@ def runs_command(
     for run in server_at(host, namespace).runs(experiment, limit):
         started = run.created_at.strftime("%Y-%m-%d %H:%M") if run.created_at else ""
         table.add_row(str(run.run_id), str(run.display_name), str(run.state or "").lower(), started)
-    out.print(table)
+    if table.row_count:
+        out.print(table)
+    else:
+        out.print("no runs" + (f" in an experiment called '{experiment}'" if experiment else ""), markup=False)
 
 
 @app.command("schedule")

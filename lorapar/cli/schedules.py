@@ -22,11 +22,10 @@ def list_command(host: Host = None, namespace: Namespace = None) -> None:
     """List the recurring runs of the pipeline, the newest first."""
     from rich.table import Table
 
-    table = Table("schedule", "name", "when", "state", "made", box=None, header_style="bold")
-    table.columns[0].no_wrap = True
+    table = Table("schedule", "name", "when", "state", box=None, header_style="bold")
+    table.columns[0].no_wrap = table.columns[2].no_wrap = True
     for one in server_at(host, namespace).schedules():
-        made = one.created_at.strftime("%Y-%m-%d %H:%M") if one.created_at else ""
-        table.add_row(one.recurring_run_id, one.display_name, _when(one), str(one.status or "").lower(), made)
+        table.add_row(one.recurring_run_id, one.display_name, _when(one), str(one.status or "").lower())
     if table.row_count:
         out.print(table)
     else:

@@ -137,13 +137,16 @@ class Server:
             return self._client.get_run(run)
 
     def runs(self, experiment: str | None, limit: int, name: str | None = None) -> list[Any]:
-        """The newest runs first; those of one experiment, or with one name, where these are given."""
+        """The newest runs first; those of one experiment (none, if it is not there) or with one name, where given."""
         predicates = {"predicates": [{"operation": "EQUALS", "key": "display_name", "stringValue": name}]}
         with self._errors("listing runs"):
+            known = self._known_experiment(experiment) if experiment else None
+            if experiment and known is None:
+                return []
             found = self._client.list_runs(
                 page_size=min(limit, _PAGE),
                 sort_by="created_at desc",
-                experiment_id=self._known_experiment(experiment) if experiment else None,
+                experiment_id=known,
                 namespace=self._namespace,
                 filter=json.dumps(predicates) if name else None,
             )
@@ -152,12 +155,12 @@ class Server:
     def _experiment(self, name: str) -> str:
         return str(self._client.create_experiment(name, namespace=self._namespace).experiment_id)
 
-    def _known_experiment(self, name: str) -> str:
-        """As `_experiment`, but looking at what is there makes nothing new."""
+    def _known_experiment(self, name: str) -> str | None:
+        """As `_experiment`, but looking at what is there makes nothing new; None where there is none of that name."""
         try:
             return str(self._client.get_experiment(experiment_name=name, namespace=self._namespace).experiment_id)
         except ValueError:
-            raise BadInputError(f"--experiment {name}: {self.address} has no experiment of that name") from None
+            return None
 
     def _recurring_runs(self) -> Iterator[Any]:
         token = ""

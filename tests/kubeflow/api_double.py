@@ -140,7 +140,7 @@ class Double:
                 recurring_runs=found[start : start + size], next_page_token=after, total_size=len(found)
             )
         made = parse(body, "V2beta1RecurringRun")
-        made.recurring_run_id = f"recurring-{uuid.uuid4().hex}"
+        made.recurring_run_id = str(uuid.uuid4())
         made.status = api.V2beta1RecurringRunStatus.ENABLED
         made.created_at = datetime.now(UTC)
         self.recurring[made.recurring_run_id] = made
