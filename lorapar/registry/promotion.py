@@ -102,6 +102,8 @@ def _promoted(
     Every byte of the version is compared with its manifest first.
     """
     if previous == version.number:
+        # Its own canary is left where a promotion was killed half-way; one of another version goes on.
+        _end_canary(registry, version.name, version.number, only=version.number)
         said = f"{version.name}@{PRODUCTION} already names version {version.number}; nothing changed"
     else:
         registry.require_whole(version)
@@ -112,10 +114,10 @@ def _promoted(
     return Promotion(promoted=True, reason=said, alias=PRODUCTION, version=version.number, previous=previous)
 
 
-def _end_canary(registry: Registry, name: str, production: int) -> None:
+def _end_canary(registry: Registry, name: str, production: int, only: int | None = None) -> None:
     """A canary compares with one version in production; left there, it would come back to life with a rollback."""
     candidate = registry.read_alias(name, CANDIDATE)
-    if candidate is not None and candidate.share_percent:
+    if candidate is not None and candidate.share_percent and only in (None, candidate.version):
         with suppress(StaleError):  # another candidate by now, which has no share
             reason = f"{PRODUCTION} moved to version {production}"
             registry.set_share(name, CANDIDATE, candidate.version, 0.0, reason=reason)

@@ -113,6 +113,14 @@ def test_a_run_that_is_repeated_says_that_nothing_changed_and_leaves_a_canary_al
     assert registry.read_alias("maths", "candidate").share_percent == 10.0
 
 
+def test_a_promotion_killed_before_it_ended_the_canary_is_completed_by_a_repeated_one(registry) -> None:
+    published, better = judged(registry, 2)
+    start_canary(registry, registry.resolve("maths@2"), 10.0)
+    registry.set_alias("maths", "production", 2)
+    promote(registry, published, better)
+    assert registry.read_alias("maths", "candidate").share_percent == 0.0
+
+
 def test_a_run_promotes_no_version_whose_bytes_or_manifest_changed_since_its_gate(registry, tmp_path) -> None:
     folder = tmp_path / "registry" / "adapters" / "maths" / "2"
     published, better = judged(registry, 2)
