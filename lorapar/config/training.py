@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from lorapar.config.base import Fraction, Positive, Rate, Scheduler, Section
+from lorapar.config.voting import VllmOptions
 from lorapar.errors import nearest
 
 REWARD_NAMES = ("exact_answer", "integer_answer", "strict_format", "soft_format", "tag_count")
@@ -60,6 +61,12 @@ class RlConfig(Section):
     num_generations: Annotated[int, Field(ge=2)] = Field(8, description="Completions of each prompt: the group")
     max_prompt_length: Positive = Field(128, description="Longest prompt in tokens; rows above it are left out")
     max_completion_length: Positive = Field(256, description="Longest completion in tokens")
+    rollouts: Literal["transformers", "vllm"] = Field(
+        "transformers", description="What samples the completions; vllm needs an environment (or the image) with vLLM"
+    )
+    vllm: VllmOptions | None = Field(
+        None, description="Options of that engine, which by default takes 0.3 of the GPU's memory beside the trainer"
+    )
     temperature: Rate = Field(1.0, description="Sampling temperature of the rollouts")
     top_p: Annotated[float, Field(gt=0.0, le=1.0)] = Field(1.0, description="Nucleus of the rollouts' sampling")
     kl_beta: Annotated[float, Field(ge=0.0)] = Field(0.0, description="Weight of the KL term towards the reference")
@@ -94,6 +101,12 @@ class RlConfig(Section):
         if not any(rewards.values()):
             raise ValueError("every weight is 0, so RL would learn nothing; give at least one reward a weight")
         return rewards
+
+    @model_validator(mode="after")
+    def _options_have_their_engine(self) -> RlConfig:
+        if self.vllm is not None and self.rollouts != "vllm":
+            raise ValueError("vllm: does nothing where rollouts is transformers; leave it out or set rollouts to vllm")
+        return self
 
     @model_validator(mode="after")
     def _groups_fill_batches(self) -> RlConfig:

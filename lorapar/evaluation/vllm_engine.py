@@ -11,14 +11,14 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 from lorapar.config import ModelConfig, VllmOptions
 from lorapar.errors import BadInputError
 from lorapar.evaluation.engine import Encoded
 from lorapar.progress import Progress
 from lorapar.prompts import IGNORED
-from lorapar.voting.vllm_engine import shut_down, start_llm
+from lorapar.voting.vllm_engine import shut_down, slot_rank, start_llm
 
 if TYPE_CHECKING:
     from lm_eval.api.model import LM
@@ -117,20 +117,18 @@ def _mean_loss(row: Encoded, log_probs: Sequence[Any]) -> float:
 
 def _slot_rank(adapters: Sequence[Path]) -> int:
     """The smallest rank, of those vLLM has, that holds every adapter; raises BadInputError where none does."""
-    from vllm.config.lora import MaxLoRARanks
-
     from lorapar.evaluation.transformers_engine import check_adapter_folder
 
     ranks = []
     for folder in adapters:
         check_adapter_folder(folder)
         ranks.append(int(json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))["r"]))
-    fitting = [rank for rank in get_args(MaxLoRARanks) if rank >= max(ranks)]
-    if not fitting:
+    fitting = slot_rank(max(ranks))
+    if fitting is None:
         raise BadInputError(
             f"an adapter has rank {max(ranks)}, more than vLLM takes; evaluate with backend transformers"
         )
-    return int(min(fitting))
+    return fitting
 
 
 def _stop_tokens(folder: Path, tokenizer: PreTrainedTokenizerBase) -> list[int]:

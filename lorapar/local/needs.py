@@ -63,6 +63,9 @@ def _needs(node: Node, config: RunConfig) -> Iterable[tuple[str, str, str]]:
         for teacher in config.teachers:
             if teacher.backend == "vllm":
                 yield f"teacher '{teacher.name}' with backend vllm", "vllm", vllm
+    elif node.stage == "rl":
+        if config.rl.rollouts == "vllm":
+            yield "rl.rollouts vllm", "vllm", "use an environment (or the image) with vLLM, or rollouts transformers"
     elif node.stage == "evaluate":
         if config.evaluate.backend == "vllm":
             yield "evaluate.backend vllm", "vllm", vllm

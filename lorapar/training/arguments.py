@@ -31,7 +31,7 @@ def sft_arguments(config: SftConfig, model: ModelConfig, seed: int, scratch: Pat
 def rl_arguments(
     config: RlConfig, model: ModelConfig, rewards: list[Reward], seed: int, scratch: Path
 ) -> dict[str, Any]:
-    """Arguments of trl.GRPOConfig; rollouts come from transformers' own generate."""
+    """Arguments of trl.GRPOConfig; who samples the completions is the trainer's affair (`rl.rollouts`)."""
     return {
         **_common(config, model, seed, scratch),
         "num_generations": config.num_generations,
@@ -45,7 +45,11 @@ def rl_arguments(
         "repetition_penalty": 1.0,
         # A model that went NaN is caught by its loss; sampling from NaN kills the process on a GPU.
         "generation_kwargs": {"remove_invalid_values": True},
-        "use_vllm": False,
+        "use_vllm": False,  # would merge the adapter into the base; see lorapar.training.vllm_rollouts
+        "vllm_importance_sampling_correction": config.rollouts == "vllm",
+        "vllm_importance_sampling_mode": "sequence_mask",
+        "vllm_importance_sampling_clip_max": 3.0,
+        "vllm_importance_sampling_clip_min": None,
         "beta": config.kl_beta,
         "use_bias_correction_kl": True,
         "sync_ref_model": False,

@@ -7,7 +7,9 @@ With `kl_beta` 0 there is no reference at all.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from datasets import Dataset
@@ -22,8 +24,12 @@ from lorapar.training.arguments import rl_arguments
 from lorapar.training.rewards import Reward, load_rewards
 from lorapar.training.rows import rl_rows
 from lorapar.training.session import Method, Outcome, Session, TrainingJob, train, write_summary
-from lorapar.training.trainers import CarefulGRPOTrainer
+from lorapar.training.trainers import CarefulGRPOTrainer, VllmGRPOTrainer
+from lorapar.training.vllm_rollouts import vllm_rollouts
 from lorapar.training.watch import Figures
+
+Sampler = Callable[..., CarefulGRPOTrainer]
+"""Makes the trainer, and with it says what samples completions."""
 
 REFERENCE_ADAPTER = "ref"
 """Name TRL gives its copy of the adapter."""
@@ -34,6 +40,9 @@ LOGGED = {
     "cut_off_share": "completions/clipped_ratio",
     "same_reward_share": "frac_reward_zero_std",
     "entropy": "entropy",
+    # Only with rollouts by vLLM: how far the engine's log-probabilities of the sampled tokens are from the trainer's.
+    "rollout_difference": "sampling/sampling_logp_difference/mean",
+    "rollout_ratio_least": "sampling/importance_sampling_ratio/min",
 }
 """What the history calls a figure, and what TRL calls it. Shares are of completions and of groups of completions."""
 
@@ -54,13 +63,15 @@ def train_rl(job: TrainingJob, config: RlConfig, *, system1: Sequence[Example], 
     arguments = rl_arguments(config, job.model, rewards, job.seed, job.scratch)
     data = _data(job, chosen.rows)
 
-    def make_trainer(session: Session) -> Any:
-        return grpo_trainer(session, config, arguments, rewards, data)
+    with _sampler(job, config) as sampler:
 
-    method = Method(
-        "tuning on System 2", "system2", config, arguments, make_trainer, lambda logs: _figures(logs, rewards)
-    )
-    outcome = train(job, tokenizer, method)
+        def make_trainer(session: Session) -> Any:
+            return grpo_trainer(session, config, arguments, rewards, data, sampler)
+
+        method = Method(
+            "tuning on System 2", "system2", config, arguments, make_trainer, lambda logs: _figures(logs, rewards)
+        )
+        outcome = train(job, tokenizer, method)
     told = _told(outcome, config)
     _warn_without_signal(int(told["steps_without_signal"]), len(outcome.steps), job.progress)
     extra = {**told, **chosen.summary(), "reference": config.reference if config.kl_beta else None}
@@ -68,11 +79,26 @@ def train_rl(job: TrainingJob, config: RlConfig, *, system1: Sequence[Example], 
     return {**told, "rows": float(len(chosen.rows)), **outcome.metrics()}
 
 
+@contextmanager
+def _sampler(job: TrainingJob, config: RlConfig) -> Iterator[Sampler]:
+    """What makes TRL's trainer around whatever samples its completions, which is gone after the block."""
+    if config.rollouts == "transformers":
+        yield CarefulGRPOTrainer
+        return
+    with vllm_rollouts(job, config) as rollouts:
+        yield partial(VllmGRPOTrainer, rollouts=rollouts)
+
+
 def grpo_trainer(
-    session: Session, config: RlConfig, arguments: Mapping[str, Any], rewards: Sequence[Reward], data: Dataset
+    session: Session,
+    config: RlConfig,
+    arguments: Mapping[str, Any],
+    rewards: Sequence[Reward],
+    data: Dataset,
+    sampler: Sampler | None = None,
 ) -> Any:
     """TRL's GRPOTrainer on the session's model, with the reference model that the settings ask for."""
-    trainer = CarefulGRPOTrainer(
+    trainer = (sampler or CarefulGRPOTrainer)(
         model=session.model,
         reward_funcs=[_for_trl(reward) for reward in rewards],
         args=GRPOConfig(**arguments),

@@ -13,6 +13,7 @@ from trl.trainer.utils import RepeatSampler
 from lorapar.training.checkpoint import Checkpoints, restore_optimizer, restore_rng, restore_schedule
 from lorapar.training.rollouts import shared_prompts
 from lorapar.training.schedule import schedule
+from lorapar.training.vllm_rollouts import VllmRollouts
 from lorapar.training.watch import Watch, check_finite
 
 
@@ -140,3 +141,21 @@ class CarefulGRPOTrainer(_Careful, GRPOTrainer):  # type: ignore[misc]
     ) -> Any:
         with shared_prompts(self.model, num_generations):
             return super()._generate_single_turn(prompt_ids, images, multimodal_fields, num_generations, *rest, **more)
+
+
+class VllmGRPOTrainer(CarefulGRPOTrainer):
+    """A GRPOTrainer whose completions come from an engine of vLLM that is handed the adapter.
+
+    vLLM's numbers are not the trainer's to the last bit. TRL weighs every completion by how likely it is to the trainer
+    as against the engine that sampled it, and leaves out those for which that is far from 1.
+    """
+
+    def __init__(self, *args: Any, rollouts: VllmRollouts, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._rollouts = rollouts
+        # After the constructor, which would start an engine of TRL's own; from here on it says only that completions
+        # come with the log-probabilities they were sampled with.
+        self.use_vllm = True
+
+    def _generate_single_turn(self, prompt_ids: Any, *rest: Any, **more: Any) -> Any:
+        return self._rollouts.complete(self.model, self.state.global_step, prompt_ids, self.eos_token_ids)

@@ -13,7 +13,7 @@ import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, get_args
 
 from lorapar.basemodel.load import model_folder
 from lorapar.config import ModelConfig, VllmOptions
@@ -108,13 +108,9 @@ def start_llm(model: ModelConfig, options: VllmOptions, progress: Progress, **mo
     """A vLLM engine with this model; `more` are settings of the engine besides. Raises BadInputError."""
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
-    try:
-        from vllm import LLM
-    except ModuleNotFoundError as error:
-        raise BadInputError(
-            f"backend vllm needs {error.name}, which is not installed here; use an environment (or the image) with "
-            "vLLM, or backend transformers"
-        ) from error
+    _require_vllm()
+    from vllm import LLM
+
     folder = str(model_folder(model, progress))
     try:
         return LLM(
@@ -131,6 +127,24 @@ def start_llm(model: ModelConfig, options: VllmOptions, progress: Progress, **mo
         )
     except (ValueError, RuntimeError, OSError, NotImplementedError) as error:
         raise BadInputError(f"vLLM cannot start with {model.name}: {_first_line(error)}") from error
+
+
+def _require_vllm() -> None:
+    try:
+        import vllm  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise BadInputError(
+            f"vLLM is asked for and needs {error.name}, which is not installed here; use an environment (or the image) "
+            "with vLLM, or transformers in its place"
+        ) from error
+
+
+def slot_rank(rank: int) -> int | None:
+    """The smallest size of a LoRA slot, of those vLLM has, that holds adapters up to a rank; None where none does."""
+    _require_vllm()
+    from vllm.config.lora import MaxLoRARanks
+
+    return min((size for size in get_args(MaxLoRARanks) if size >= rank), default=None)
 
 
 def _asking_for(wanted: tuple[int, ...]) -> Any:

@@ -135,6 +135,15 @@ def test_an_option_of_another_backend_is_an_error(tmp_path, teacher, said) -> No
     assert said in str(caught.value)
 
 
+@pytest.mark.parametrize(("section", "switch"), [("rl", "rollouts"), ("evaluate", "backend")])
+def test_options_of_an_engine_that_is_not_asked_for_are_an_error(section, switch) -> None:
+    options = f"{section}.vllm.max_model_len=512"
+    with pytest.raises(BadInputError, match=f"{section}: vllm: does nothing where {switch} is transformers"):
+        load_config(overrides=[options])
+    config = load_config(overrides=[options, f"{section}.{switch}=vllm"])
+    assert getattr(config, section).vllm.max_model_len == 512
+
+
 def test_more_teachers_cannot_be_needed_than_there_are() -> None:
     with pytest.raises(BadInputError, match=r"voting.min_teachers is 2, but there are only 1 teachers"):
         load_config(overrides=["voting.min_teachers=2"])

@@ -32,7 +32,7 @@ def test_without_vllm_its_backend_says_so(tokenizer, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "vllm", None)
     settings = EvaluateConfig(backend="vllm")
     with (
-        pytest.raises(BadInputError, match="backend vllm needs vllm, which is not installed here"),
+        pytest.raises(BadInputError, match="needs vllm, which is not installed here"),
         open_engine(BASE, settings, tokenizer, [None], Silent()),
     ):
         pass

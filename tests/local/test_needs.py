@@ -55,7 +55,11 @@ def test_benchmarks_without_lm_eval_end_a_plan_and_a_run_before_anything_is_trai
 
 @pytest.mark.parametrize(
     ("override", "who"),
-    [("evaluate.backend=vllm", "evaluate.backend vllm"), (VLLM_TEACHER, "teacher 't' with backend")],
+    [
+        ("evaluate.backend=vllm", "evaluate.backend vllm"),
+        ("rl.rollouts=vllm", "rl.rollouts vllm"),
+        (VLLM_TEACHER, "teacher 't' with backend"),
+    ],
 )
 def test_so_does_a_backend_without_vllm(without, tmp_path, override, who) -> None:
     without("vllm")

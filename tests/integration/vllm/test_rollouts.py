@@ -1,0 +1,109 @@
+"""GRPO whose completions the real vLLM samples, from the adapter as it is at every step."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from lorapar.adapter import AdapterSettings, attach, base_digest, lora_parameters, partition_elements, trainable_slice
+from lorapar.adapter.files import read_tensors
+from lorapar.adapter.folder import save_adapter
+from lorapar.basemodel import load_model
+from lorapar.config import ModelConfig, PromptConfig, RlConfig
+from lorapar.errors import BadInputError
+from lorapar.progress import Silent
+from lorapar.records import Example, read_json
+from lorapar.training import vllm_rollouts
+from lorapar.training.rl import train_rl
+from lorapar.training.session import TrainingJob
+
+BASE = ModelConfig(name="builtin:tiny", dtype="float32")
+RANK, STEPS = 2, 3
+EQUAL, ANOTHER = 1e-3, 1e-2
+"""Largest difference of log-probabilities by one adapter, and the smallest by two adapters some steps apart; nats."""
+ROWS = [Example(id=f"s{n}", question=f"{n}+2?", answer=str(n + 2), reference=str(n + 2)) for n in range(6)]
+# A random model never earns the paper's rewards.
+REWARD = "def parity(completions, references):\n    return [float(sum(map(ord, text)) % 2) for text in completions]\n"
+
+
+@pytest.fixture
+def make_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], TrainingJob]:
+    """Jobs on the tiny model with a fresh adapter, and a partition of random scores."""
+    (tmp_path / "parity_reward.py").write_text(REWARD, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "parity_reward", raising=False)
+    model = attach(load_model(BASE), AdapterSettings(rank=RANK, alpha=8, dropout=0.0), seed=0)
+    save_adapter(model, tmp_path / "adapter")
+    generator = torch.Generator().manual_seed(1)
+    scores = {
+        system: {
+            name: torch.rand(trainable_slice(name, tensor, RANK).shape, generator=generator)
+            for name, tensor in lora_parameters(model).items()
+        }
+        for system in ("system1", "system2")
+    }
+    partition = partition_elements(scores, theta=0.7, shared={"system1": 1.0, "system2": 1.0})
+    partition.save(tmp_path / "partition.safetensors", {})
+
+    def make(name: str) -> TrainingJob:
+        folders = [tmp_path / name / part for part in ("out", "scratch")]
+        for folder in folders:
+            folder.mkdir(parents=True)
+        return TrainingJob(
+            model=BASE, prompts=PromptConfig(system2="Think."), seed=0, adapter=tmp_path / "adapter",
+            partition=tmp_path / "partition.safetensors", output=folders[0], scratch=folders[1], progress=Silent(),
+        )  # fmt: skip
+
+    return make
+
+
+def settings(**changes: Any) -> RlConfig:
+    fast = {"batch_size": 4, "gradient_accumulation": 2, "num_generations": 4, "max_steps": STEPS}
+    small = {"max_completion_length": 12, "learning_rate": 1e-2, "rewards": {"parity_reward:parity": 1.0}}
+    return RlConfig(**{**fast, **small, "rollouts": "vllm", **changes})
+
+
+def differences(job: TrainingJob) -> list[float]:
+    """By step, how far the engine's log-probabilities of its completions were from the trainer's, in the mean."""
+    lines = (job.output / "history.jsonl").read_text(encoding="utf-8").splitlines()
+    return [float(json.loads(line)["rollout_difference"]) for line in lines]
+
+
+def test_every_step_samples_from_the_adapter_as_it_is_then(make_job) -> None:
+    job = make_job("run")
+    before = base_digest(load_model(BASE))
+    metrics = train_rl(job, settings(temperature=0.8), system1=[], system2=ROWS)
+    assert metrics["steps"] == STEPS
+    assert len(differences(job)) == STEPS
+    assert max(differences(job)) < EQUAL
+    assert read_json(job.output / "summary.json")["base_weights_sha256"] == before
+    assert list((job.scratch / "rollouts").iterdir()) == []
+
+
+def test_an_engine_left_with_the_first_adapter_would_show(make_job, monkeypatch) -> None:
+    job = make_job("run")
+    monkeypatch.setattr(vllm_rollouts, "save_adapter", lambda model, folder: shutil.copytree(job.adapter, folder))
+    train_rl(job, settings(), system1=[], system2=ROWS)
+    first, *later = differences(job)
+    assert first < EQUAL
+    assert max(later) > ANOTHER
+
+
+def test_a_seed_decides_what_comes_out(make_job) -> None:
+    one, two = make_job("one"), make_job("two")
+    for job in (one, two):
+        train_rl(job, settings(), system1=[], system2=ROWS)
+    first, second = (read_tensors(job.output / "adapter_model.safetensors")[0] for job in (one, two))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_options_that_the_engine_refuses_are_one_line(make_job) -> None:
+    with pytest.raises(BadInputError, match="vLLM cannot start with builtin:tiny"):
+        train_rl(make_job("run"), settings(vllm={"quantization": "no-such-method"}), system1=[], system2=ROWS)
