@@ -122,13 +122,12 @@ def why_command(
     """Say on one page why a version is what it is: verdict, run, votes, rows, images, and its settings."""
     from lorapar.registry.overview import lineage_of
     from lorapar.registry.why import reproducing_settings, why
-    from lorapar.store import storage_errors
+    from lorapar.store import write_named_file
 
     registry = open_registry(where)
     _say(why(registry, ref).rstrip())
     if save is not None:
-        with storage_errors(save):
-            save.write_text(reproducing_settings(lineage_of(registry, registry.resolve(ref))), encoding="utf-8")
+        write_named_file(save, reproducing_settings(lineage_of(registry, registry.resolve(ref))))
 
 
 @adapters.command("promote")
@@ -265,8 +264,10 @@ def gc_command(
 
 def _refuse_other_content(folder: Path) -> None:
     """Raise BadInputError where a pull would replace something that no pull has made."""
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / "adapter_config.json").is_file():
-        raise BadInputError(f"{folder}: holds other things than an adapter, and pull replaces a folder; name a new one")
+    from lorapar.store import refuse_other_content
+
+    complaint = f"{folder}: holds other things than an adapter, and pull replaces a folder; name a new one"
+    refuse_other_content(folder, complaint, lambda folder: (folder / "adapter_config.json").is_file())
     if folder.exists() and not folder.is_dir():
         raise BadInputError(f"{folder}: is a file; name a folder to make")
 

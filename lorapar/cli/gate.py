@@ -19,6 +19,8 @@ def gate_command(folder: Annotated[Path, typer.Argument(help="A run folder.")]) 
     from lorapar.report.verdict import verdict_lines
     from lorapar.store import storage_errors
 
+    if not (folder / "stages").is_dir():
+        raise BadInputError(f"{folder}: not a run folder; start one with `lorapar run`")
     with storage_errors(folder):
         verdict = current_verdict(RunFolder(folder))
     if verdict is None:

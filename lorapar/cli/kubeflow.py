@@ -55,10 +55,9 @@ def compile_command(
     if output is None:
         typer.echo(text, nl=False)
         return
-    from lorapar.store import storage_errors
+    from lorapar.store import write_named_file
 
-    with storage_errors(output):
-        output.write_text(text, encoding="utf-8")
+    write_named_file(output, text)
     out.print(f"{output}: version {package.version_name}", markup=False, highlight=False, soft_wrap=True)
 
 

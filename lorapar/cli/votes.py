@@ -29,7 +29,7 @@ def export_command(
     from lorapar.store import storage_errors
 
     target = file if file is not None else folder / "votes.csv"
-    with storage_errors(target):
+    with storage_errors(folder):
         done = export_rows(RunFolder(folder), target, every_row=every_row)
     out.print(f"{done.rows} of {done.voted} voted rows: {target}", markup=False, soft_wrap=True)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from lorapar.config import RunConfig
 from lorapar.errors import BadInputError
 from lorapar.local.folder import RunFolder
 from lorapar.records import Example, Label, Vote, read_json, read_records
-from lorapar.store import write_atomically
+from lorapar.store import write_atomically, write_named_file
 from lorapar.voting.collect import EXAMPLES, SUMMARY, VOTES
 from lorapar.voting.deal import LABELS
 from lorapar.voting.edits import EDITED, ID, Edit, edits_csv, parse_edits, table_csv
@@ -38,13 +38,34 @@ def with_edits(config: RunConfig, folder: RunFolder) -> RunConfig:
 def export_rows(folder: RunFolder, file: Path, *, every_row: bool) -> Exported:
     """Write rows with their votes and an empty column for edits, least agreement first; raises BadInputError.
 
-    Rows that no teacher disagrees about and no rule held out are left out unless `every_row` is set.
+    Rows that no teacher disagrees about and no rule held out are left out unless `every_row` is set. A file that is
+    there is replaced only where nothing that a person typed into it would be lost.
     """
     labels = list(read_records(_tally(folder) / LABELS, Label))
     shown = [label for label in labels if every_row or is_contested(label)]
     shown.sort(key=lambda label: (label.agreement, label.example_id))
-    write_atomically(file, table_csv(*_table(folder, shown)))
+    kept = {label.example_id: label.system or HELD_OUT for label in labels if label.edited}
+    if folder.edits.is_file():
+        kept |= parse_edits(folder.edits.read_bytes(), str(folder.edits))
+    _refuse_to_lose(file, kept)
+    write_named_file(file, table_csv(*_table(folder, shown)))
     return Exported(len(shown), len(labels))
+
+
+def _refuse_to_lose(file: Path, kept: Mapping[str, Edit]) -> None:
+    """Raise BadInputError where the file holds edits that the run does not have yet, or is no such file at all."""
+    if not file.is_file() or file.stat().st_size == 0:
+        return
+    try:
+        typed = parse_edits(file.read_bytes(), str(file))
+    except BadInputError as error:
+        raise BadInputError(f"{error}; it was not replaced, give another --file") from None
+    lost = [row for row, edit in typed.items() if kept.get(row) != edit]
+    if lost:
+        raise BadInputError(
+            f"{file}: holds {len(lost)} edited labels that this run does not have; take them first with `lorapar votes "
+            "import`, or give another --file"
+        )
 
 
 def import_edits(folder: RunFolder, file: Path) -> int:

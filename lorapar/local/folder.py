@@ -23,7 +23,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from lorapar.errors import BadInputError, IntegrityError, StorageError
 from lorapar.records import digest_of
 from lorapar.stages.contract import Metrics
-from lorapar.store import verify, write_atomically
+from lorapar.store import refuse_other_content, verify, write_atomically
+
+_LOCK = ".lock"
 
 
 class StageRecord(BaseModel):
@@ -114,14 +116,31 @@ class RunFolder:
         for name in ("stages", "work", "cache"):
             shutil.rmtree(self.root / name, ignore_errors=True)
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Only one run at a time works in a folder; raises BadInputError for the second."""
+    def require_own(self) -> None:
+        """Raise BadInputError where the folder holds things and no run has worked in it: a run replaces files."""
+        complaint = (
+            f"--out {self.root}: is not empty and is no run folder of lorapar; give another --out or an empty one"
+        )
+        refuse_other_content(self.root, complaint, lambda _: self._is_of_a_run())
+
+    def _is_of_a_run(self) -> bool:
+        """A run leaves its empty lock file in its first second; a copy without hidden files has records."""
+        lock = self.root / _LOCK
+        return (lock.is_file() and lock.stat().st_size == 0) or bool(self.records())
+
+    def make(self) -> None:
+        """Make the folder; raises StorageError where it cannot be made, BadInputError where it is not a run's."""
+        self.require_own()
         try:
             self.root.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StorageError(f"--out {self.root}: cannot be made ({error.strerror}); choose another folder") from None
-        with (self.root / ".lock").open("w", encoding="utf-8") as file:
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Only one run at a time works in a folder; raises BadInputError for the second."""
+        self.make()
+        with (self.root / _LOCK).open("w", encoding="utf-8") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:

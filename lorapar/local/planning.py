@@ -25,10 +25,11 @@ def plan_table(config: RunConfig, out: Path, *, until: str | None, fresh: bool) 
 
     Raises the error that a run with these settings would end with in its first seconds.
     """
-    last = last_node(until)
+    last, folder = last_node(until), RunFolder(out)
+    folder.require_own()
     ask_registry(config)
-    plan = make_plan(with_edits(with_registry(config, out), RunFolder(out)))
-    nodes = _up_to(preview(plan, RunFolder(out)), last)
+    plan = make_plan(with_edits(with_registry(config, out), folder))
+    nodes = _up_to(preview(plan, folder), last)
     running = [planned.node for planned in nodes if fresh or not planned.reused]
     if any(stage_spec(node.stage).cached for node in running):
         require_packages(running, plan.config)

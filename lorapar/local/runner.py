@@ -52,6 +52,7 @@ def run_local(
     last = last_node(until)
     config = with_registry(config, out)
     folder = RunFolder(out)
+    folder.make()  # first: a registry beside it that cannot be made would be blamed for what --out says
     check_storage(config)
     shared = SharedStages(open_store(config.store.address)) if config.store.address else None
     with storage_errors(out), folder.locked():

@@ -18,7 +18,7 @@ from lorapar.local.folder import StageRecord
 from lorapar.progress import Progress
 from lorapar.stages.contract import StageCall, StageSpec, stage_spec
 from lorapar.stages.plan import resolve_config, stage_settings
-from lorapar.store import open_store, verify, write_atomically
+from lorapar.store import make_writable_folder, open_store, refuse_other_content, verify, write_atomically
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def run_single(config: RunConfig, options: StageOptions, progress: Progress) -> 
     record = new_record(spec.name, spec.name, settings.model_dump(mode="json"), digests)
     # Without --scratch the folder goes once the stage has succeeded: a failure's message may name what it left there.
     scratch = options.scratch or Path(tempfile.mkdtemp(prefix="lorapar-"))
-    scratch.mkdir(parents=True, exist_ok=True)
+    make_writable_folder(scratch)
     call = StageCall(settings, options.inputs, options.outputs, scratch, progress)
     store = open_store(config.store.address) if config.store.address else None
     with executed(record, call, store, config.checkpoint) as finished:
@@ -122,6 +122,5 @@ def _known_parameters(spec: StageSpec[Any], given: Mapping[str, Any]) -> Mapping
 
 
 def _make_empty(folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    if any(folder.iterdir()):
-        raise BadInputError(f"--output {folder}: the folder is not empty; give a new one")
+    make_writable_folder(folder)
+    refuse_other_content(folder, f"--output {folder}: the folder is not empty; give a new one")

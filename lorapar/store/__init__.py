@@ -21,6 +21,7 @@ from lorapar.store.artifact import (
 )
 from lorapar.store.base import Moved, NotFoundError, ObjectInfo, ObjectStore, Transfer
 from lorapar.store.conditional import require_conditional_writes
+from lorapar.store.named import refuse_other_content, write_named_file
 from lorapar.store.tree import fetch_tree, put_tree
 
 __all__ = [
@@ -42,12 +43,14 @@ __all__ = [
     "parse_address",
     "put_tree",
     "read_manifest",
+    "refuse_other_content",
     "replace_folder",
     "require_conditional_writes",
     "seal",
     "storage_errors",
     "verify",
     "write_atomically",
+    "write_named_file",
 ]
 
 

@@ -50,7 +50,8 @@ class Garbage:
 def find_garbage(store: ObjectStore, grace_seconds: float, more_roots: Sequence[ObjectStore] = ()) -> Garbage:
     """Look through the store; `more_roots` are places outside it whose files name its content. Changes nothing.
 
-    Content is listed before the roots are read, so what a run writes meanwhile is reached or too young.
+    Content is listed before the roots are read, so what a run writes meanwhile is reached or too young. Raises
+    BadInputError where one of `more_roots` names nothing at all: a misspelt one would give up what the right one needs.
     """
     before = time.time() - grace_seconds
     listed = list(store.list())
@@ -60,7 +61,13 @@ def find_garbage(store: ObjectStore, grace_seconds: float, more_roots: Sequence[
     looked_into = len(roots)
     for other in more_roots:
         elsewhere = [info for info in other.list() if _may_name_digests(info)]
-        words.update(_words(other, elsewhere))
+        found = set(_words(other, elsewhere))
+        if not found:
+            raise BadInputError(
+                f"--root {other.address}: there is nothing here that names content; give the address as the runs were "
+                "given it, or leave --root out"
+            )
+        words.update(found)
         looked_into += len(elsewhere)
     reached = _follow(store, {info.key: info for info in content}, words)
     loose = [info for info in content if info.key not in reached]

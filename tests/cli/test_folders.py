@@ -69,3 +69,71 @@ def test_pull_replaces_an_adapter_and_fills_an_empty_folder(tiny_run, tmp_path) 
         result = as_a_user("adapters", "pull", "tiny@1", tmp_path / "here", "--registry", tiny_run.parent / "registry")
         assert result.returncode == 0, result.stderr
         assert (tmp_path / "here" / "adapter_model.safetensors").is_file()
+
+
+@pytest.mark.parametrize("held", ["adapter/notes.txt", "config.yaml", ".lock"])
+@pytest.mark.parametrize("command", ["run", "plan"])
+def test_a_folder_of_something_else_is_no_run_folder(tmp_path, held, command) -> None:
+    mine = tmp_path / "user" / held
+    mine.parent.mkdir(parents=True)
+    mine.write_text("mine")
+    result = as_a_user(command, "--preset", "tiny", "--out", tmp_path / "user")
+    said = "is not empty and is no run folder of lorapar; give another --out or an empty one"
+    assert (result.returncode, result.stderr) == (2, f"lorapar: --out {tmp_path}/user: {said}\n")
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [mine], "and nothing was written"
+    assert mine.read_text() == "mine"
+
+
+@pytest.mark.parametrize("left", ["what a stop in the first second leaves", "a copy without hidden files", "a volume"])
+def test_run_folders_are_continued_and_volumes_begun(tiny_run, tmp_path, left) -> None:
+    folder = tmp_path / "run"
+    if left == "a copy without hidden files":
+        shutil.copytree(tiny_run, folder, ignore=shutil.ignore_patterns(".*"))
+    else:
+        (folder / ("lost+found" if left == "a volume" else "work")).mkdir(parents=True)
+        if left != "a volume":
+            (folder / ".lock").touch()
+    result = as_a_user("run", "--preset", "tiny", "--out", folder, "--until", "plan")
+    assert result.returncode == 0, result.stderr
+
+
+def test_the_folder_that_was_given_is_the_one_that_is_named() -> None:
+    result = as_a_user("run", "--preset", "tiny", "--out", "/proc/x")
+    said = "--out /proc/x: cannot be made (No such file or directory); choose another folder"
+    assert (result.returncode, result.stderr) == (5, f"lorapar: {said}\n")
+
+
+def test_a_file_is_no_run_folder_to_read_a_verdict_from(places) -> None:
+    result = as_a_user("gate", places / "file")
+    said = "not a run folder; start one with `lorapar run`"
+    assert (result.returncode, result.stderr) == (2, f"lorapar: {places}/file: {said}\n")
+
+
+@pytest.mark.parametrize(
+    ("below", "code", "said"),
+    [
+        ("nodir/x", 5, "cannot be written (No such file or directory); name a file in a folder that is there"),
+        ("file/x", 5, "cannot be written (Not a directory); name a file in a folder that is there"),
+        ("readonly/x", 5, "cannot be written (Permission denied); name a file in a folder that is there"),
+        (".", 2, "is a folder; name a file to write"),
+    ],
+)
+@pytest.mark.parametrize("command", ["compile", "votes", "why"])
+def test_a_file_that_cannot_be_written_is_one_line(tiny_run, places, command, below, code, said) -> None:
+    arguments = {
+        "compile": ["compile", "-o", places / below],
+        "votes": ["votes", "export", tiny_run, "--file", places / below],
+        "why": ["adapters", "why", "tiny@1", "--registry", tiny_run.parent / "registry", "--save", places / below],
+    }
+    result = as_a_user(*arguments[command])
+    line = result.stderr.splitlines()[-1]
+    assert (result.returncode, line) == (code, f"lorapar: {places / below}: {said}")
+    assert "Traceback" not in result.stderr
+
+
+def test_a_file_to_write_may_be_a_terminal_a_link_or_there_already(places) -> None:
+    (places / "link").symlink_to(places / "file")
+    for target in ("/dev/stderr", places / "link"):
+        assert as_a_user("compile", "-o", target).returncode == 0
+    assert (places / "link").is_symlink()
+    assert "components" in (places / "file").read_text()

@@ -98,6 +98,28 @@ def test_an_edited_label_re_runs_the_last_tally_only_and_is_taken(voted, tmp_pat
     assert labels(voted) == before
 
 
+def test_an_export_replaces_a_file_only_where_nothing_typed_is_lost(voted, tmp_path) -> None:
+    file = tmp_path / "votes.csv"
+    for _ in range(2):
+        export_rows(voted, file, every_row=False)
+    written = file.read_text(encoding="utf-8")
+    row = table(file)[0]["example_id"]
+    typed = written.replace(f"\n{row},,", f"\n{row},system2,")
+    file.write_text(typed, encoding="utf-8")
+    with pytest.raises(BadInputError, match=r"votes.csv: holds 1 edited labels that this run does not have; take them"):
+        export_rows(voted, file, every_row=False)
+    assert file.read_text(encoding="utf-8") == typed
+    import_edits(voted, file)
+    export_rows(voted, file, every_row=False)
+    voted.edits.unlink()
+
+    for other in ("example_id,edited\nx,sytsem2\n", "my diary\n"):
+        file.write_text(other, encoding="utf-8")
+        with pytest.raises(BadInputError, match=r"it was not replaced, give another --file"):
+            export_rows(voted, file, every_row=False)
+        assert file.read_text(encoding="utf-8") == other
+
+
 def test_what_does_not_fit_the_run_is_refused(voted, tmp_path) -> None:
     file = tmp_path / "edits.csv"
     file.write_text("example_id,edited\nnobody,system2\n", encoding="utf-8")

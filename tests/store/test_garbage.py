@@ -73,6 +73,23 @@ def test_another_address_may_hold_roots_too(store, artifact, tmp_path):
     assert not keys(find_garbage(store, 24 * HOUR, [elsewhere]))
 
 
+@pytest.mark.parametrize("made", [None, "empty", "of-something-else"])
+def test_a_root_that_names_nothing_is_taken_for_misspelt(store, artifact, tmp_path, cli, made):
+    here, needed_elsewhere = artifact("here"), artifact("elsewhere")
+    store.write("runs/one/x.json", here.digest.encode())
+    open_store(tmp_path / "right").write("artifact", needed_elsewhere.digest.encode())
+    age(store, 48)
+    if made is not None:
+        (tmp_path / "wrong").mkdir()
+    if made == "of-something-else":
+        (tmp_path / "wrong" / "notes.txt").write_text("mine")
+    before = {info.key for info in store.list()}
+    result = cli("gc", store.root, "--root", tmp_path / "right", "--root", tmp_path / "wrong", "--delete")
+    assert (result.returncode, result.stdout) == (2, ""), result.stderr
+    assert result.stderr.startswith(f"lorapar: --root {tmp_path / 'wrong'}: there is nothing here that names content")
+    assert {info.key for info in store.list()} == before
+
+
 def test_what_is_young_stays(store, artifact):
     artifact("new")
     found = find_garbage(store, 24 * HOUR)
