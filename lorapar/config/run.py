@@ -10,7 +10,7 @@ from typing import Annotated
 from pydantic import Field, model_validator
 
 from lorapar.config.adapter import AdapterConfig, PartitionConfig, ScoreConfig
-from lorapar.config.base import Name, Section
+from lorapar.config.base import SYSTEMS, Name, Section
 from lorapar.config.checkpoint import CheckpointConfig
 from lorapar.config.data import DataConfig
 from lorapar.config.evaluation import EvaluateConfig
@@ -21,6 +21,9 @@ from lorapar.config.report import ReportConfig
 from lorapar.config.store import StoreConfig
 from lorapar.config.training import RlConfig, SftConfig
 from lorapar.config.voting import EditsConfig, TeacherConfig, VotingConfig
+from lorapar.errors import nearest
+
+_BENCHMARKS_ARE_MEASURES = " (the two systems, and every task of evaluate.benchmarks)"
 
 
 class RunConfig(Section):
@@ -48,6 +51,19 @@ class RunConfig(Section):
     registry: RegistryConfig = Field(default_factory=RegistryConfig, description="Where adapters are published")
     gate: GateConfig = Field(default_factory=GateConfig, description="What a better adapter must show")
     report: ReportConfig = Field(default_factory=ReportConfig, description="The report")
+
+    @model_validator(mode="after")
+    def _measures_are_evaluated(self) -> RunConfig:
+        """Otherwise the gate finds out when everything is trained and published."""
+        known = [*SYSTEMS, *(benchmark.task for benchmark in self.evaluate.benchmarks)]
+        for key, names in (("gate.measures", self.gate.measures), ("gate.max_loss_of", tuple(self.gate.max_loss_of))):
+            for name in names:
+                if name not in known:
+                    raise ValueError(
+                        f"{key}: '{name}' is not evaluated{nearest(name, known)}; measures are {', '.join(known)}"
+                        + _BENCHMARKS_ARE_MEASURES
+                    )
+        return self
 
     @model_validator(mode="after")
     def _teachers_fit(self) -> RunConfig:

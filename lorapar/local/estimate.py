@@ -55,6 +55,8 @@ def _training_bytes(shape: ModelShape, config: RunConfig) -> int:
 
 def _vote_bytes(config: RunConfig, position: int) -> int:
     teacher = config.teachers[position]
+    if teacher.backend == "openai":  # what an endpoint serves takes no memory here, and its name is none of the hub's
+        return 0
     model = ModelConfig(name=teacher.model, revision=teacher.revision) if teacher.model else config.model
     shape = model_shape(model)
     return shape.parameters * _BYTES[teacher.dtype] + teacher.batch_size * 512 * shape.vocab * 4 // 8 if shape else 0

@@ -6,6 +6,7 @@ re-run what reads them. It needs no torch and runs in the client image.
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from lorapar.basemodel.resolve import Kind, kind_of
 from lorapar.config import ModelConfig, RunConfig, TeacherConfig
 from lorapar.data import resolve_data
 from lorapar.data.source import TASK_MIX
-from lorapar.errors import BadInputError
+from lorapar.errors import BadInputError, LoraparError
 from lorapar.evaluation.benchmarks import resolve_benchmarks
 from lorapar.records import write_json
 from lorapar.stages.contract import Metrics, StageCall, StageSettings, StageSpec, stage_spec
@@ -122,9 +123,16 @@ def _resolve(model: ModelConfig) -> ModelConfig:
     return resolve_model(fresh)
 
 
+_TEACHER_KEYS = {"name": "teachers[{}].model: ", "revision": "teachers[{}].revision: "}
+
+
 def _pinned(teacher: TeacherConfig) -> TeacherConfig:
     """The teacher with its own model's revision and digest; what an endpoint serves cannot be looked up."""
     if teacher.model is None or teacher.backend == "openai":
         return teacher
-    model = _resolve(ModelConfig(name=teacher.model, revision=teacher.revision))
+    try:
+        model = _resolve(ModelConfig(name=teacher.model, revision=teacher.revision))
+    except LoraparError as error:
+        said = re.sub(r"^model\.(name|revision): ", lambda key: _TEACHER_KEYS[key[1]].format(teacher.name), str(error))
+        raise type(error)(said) from None
     return teacher.model_copy(update={"revision": model.revision, "digest": model.digest})

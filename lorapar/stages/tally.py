@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import model_validator
 
-from lorapar.config import EditsConfig, TeacherConfig, VotingConfig
+from lorapar.config import SYSTEMS, EditsConfig, GateConfig, TeacherConfig, VotingConfig
 from lorapar.errors import BadInputError
-from lorapar.records import read_json, write_json
+from lorapar.records import Example, read_json, read_records, write_json
 from lorapar.stages.contract import Metrics, StageCall, StageSettings, StageSpec
 from lorapar.voting.ballots import Ballots
 from lorapar.voting.calibration import PROBE
@@ -28,6 +28,8 @@ class Settings(StageSettings):
     teachers: tuple[TeacherConfig, ...]
     voting: VotingConfig
     edits: EditsConfig | None = None
+    gate: GateConfig | None = None
+    """Of it only the measures: they decide which held-out rows there must be."""
     round: Literal["first", "rest"]
 
     @model_validator(mode="before")
@@ -35,6 +37,13 @@ class Settings(StageSettings):
     def _first_round_is_not_edited(cls, values: Any) -> Any:
         """A person's labels come last: an edit re-runs the last tally and nothing before it."""
         return {**values, "edits": None} if isinstance(values, dict) and values.get("round") == "first" else values
+
+    @model_validator(mode="after")
+    def _only_measures_of_the_last_round(self) -> Settings:
+        """Any other setting of the gate re-runs no tally."""
+        gate = GateConfig(measures=self.gate.measures) if self.gate is not None and self.round == "rest" else None
+        object.__setattr__(self, "gate", gate)
+        return self
 
 
 SPEC = StageSpec(
@@ -68,6 +77,7 @@ def run(call: StageCall[Settings]) -> Metrics:
     write_json(call.output("labels") / SUMMARY, summary)
     if settings.round == "rest":
         _check_both_systems(summary)
+        _check_heldout(settings.gate.measures if settings.gate is not None else (), call.output("heldout"))
     return metrics_of(summary)
 
 
@@ -116,4 +126,29 @@ def _check_both_systems(summary: Mapping[str, Any]) -> None:
         f"the vote gave no training row to {' or '.join(empty)}: {other}{summary['rows']['held_out']} were held out "
         f"({shares or 'there were no votes'}); "
         "give the run other teachers or another template, or more data of both kinds"
+    )
+
+
+def _check_heldout(measures: Sequence[str], heldout: Path) -> None:
+    """Refuse now what the gate would refuse after all training: a measure without a row that can be judged."""
+    for system in SYSTEMS:
+        lack = _lack(system, heldout / f"{system}.jsonl") if system in measures else None
+        if lack is not None:
+            others = [measure for measure in measures if measure != system]
+            instead = f", or set gate.measures=[{', '.join(others)}]" if others else ""
+            raise BadInputError(
+                f"gate.measures names {system}, but {lack}, so the gate could not judge the adapter after all training; "
+                f"raise data.heldout{instead}"
+            )
+
+
+def _lack(system: str, file: Path) -> str | None:
+    """Why no held-out row of a system can be judged; None where one can."""
+    rows = 0
+    for row in read_records(file, Example):
+        if row.reference is not None:
+            return None
+        rows += 1
+    return (
+        f"none of the {rows:,} held-out rows of {system} has a reference answer" if rows else "no held-out row is of it"
     )

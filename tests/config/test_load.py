@@ -147,3 +147,21 @@ def test_options_of_an_engine_that_is_not_asked_for_are_an_error(section, switch
 def test_more_teachers_cannot_be_needed_than_there_are() -> None:
     with pytest.raises(BadInputError, match=r"voting.min_teachers is 2, but there are only 1 teachers"):
         load_config(overrides=["voting.min_teachers=2"])
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("gate.measures=[system3]", r"gate\.measures: 'system3' is not evaluated .did you mean 'system[12]'"),
+        ("gate.max_loss_of={systm1: 0.1}", r"gate\.max_loss_of: 'systm1' is not evaluated .*'system1'"),
+        ("gate.measures=[gsm8k]", r"gate\.measures: 'gsm8k' is not evaluated; .*evaluate\.benchmarks"),
+    ],
+)
+def test_a_measure_that_nothing_yields_is_refused_before_anything_starts(override, said) -> None:
+    with pytest.raises(BadInputError, match=said):
+        load_config(preset="tiny", overrides=[override])
+
+
+def test_a_benchmark_that_is_asked_is_a_measure() -> None:
+    overrides = ["evaluate.benchmarks=[{task: gsm8k}]", "gate.measures=[system2, gsm8k]"]
+    assert load_config(preset="tiny", overrides=overrides).gate.measures == ("system2", "gsm8k")

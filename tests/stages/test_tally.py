@@ -302,3 +302,36 @@ def test_rows_are_dealt_as_they_stand(kit, tmp_path) -> None:
         exclude_none=True
     ) + "\n"
     assert set(labels(out)) == {row.id, "r2"}
+
+
+def test_a_measure_of_the_gate_without_a_held_out_row_is_refused_before_training(kit, tmp_path) -> None:
+    rows = [example("r1"), example("r2"), example("e", "heldout").model_copy(update={"reference": "1"})]
+    inputs = {
+        "examples": kit.rows_folder(tmp_path / "rows", rows),
+        "votes": (votes_folder(tmp_path / "votes", {"r1": "111", "r2": "222", "e": "222"}),),
+    }
+    settings = {"teachers": TEACHERS, "voting": {}, "round": "rest"}
+    remedy = r"no held-out row is of it, .* raise data\.heldout, or set gate\.measures=\[system2\]"
+    with pytest.raises(BadInputError, match=remedy):
+        kit.run("tally", tmp_path / "out", {**settings, "gate": {}}, inputs)
+    kit.run("tally", tmp_path / "judged", {**settings, "gate": {"measures": ["system2"]}}, inputs)
+
+
+def test_held_out_rows_without_a_reference_cannot_be_judged(kit, tmp_path) -> None:
+    rows = [example("r1"), example("r2"), example("e", "heldout")]
+    inputs = {
+        "examples": kit.rows_folder(tmp_path / "rows", rows),
+        "votes": (votes_folder(tmp_path / "votes", {"r1": "111", "r2": "222", "e": "222"}),),
+    }
+    settings = {"teachers": TEACHERS, "voting": {}, "round": "rest", "gate": {"measures": ["system2"]}}
+    with pytest.raises(BadInputError, match="none of the 1 held-out rows of system2 has a reference answer"):
+        kit.run("tally", tmp_path / "out", settings, inputs)
+
+
+def test_of_the_gate_only_the_measures_count() -> None:
+    settings = stage_spec("tally").settings
+    given = {"teachers": TEACHERS, "voting": {}, "gate": {"measures": ["system2"], "max_loss": 0.5}}
+    kept = settings.model_validate({**given, "round": "rest"})
+    assert kept.gate.max_loss == settings.model_validate({**given, "round": "rest", "gate": {}}).gate.max_loss
+    assert kept.gate.measures == ("system2",)
+    assert settings.model_validate({**given, "round": "first"}).gate is None

@@ -1,0 +1,28 @@
+"""`lorapar plan` looks up what is a model, and nothing else."""
+
+import pytest
+
+from lorapar.basemodel import hub
+from lorapar.config import load_config
+from lorapar.errors import BadInputError
+from lorapar.local.estimate import stage_memory_bytes
+from lorapar.local.planning import plan_table
+
+SERVED = 'teachers=[{name: a, backend: openai, endpoint: "http://127.0.0.1:9/v1", model: served-name}]'
+
+
+def test_what_an_endpoint_serves_is_not_looked_up(tmp_path, monkeypatch) -> None:
+    def asked(*_):
+        raise AssertionError("the hub was asked")
+
+    monkeypatch.setattr(hub, "commit_of", asked)
+    monkeypatch.setattr(hub, "config_file", asked)
+    config = load_config(preset="tiny", overrides=[SERVED])
+    plan_table(config, tmp_path / "run", until=None, fresh=False)
+    assert stage_memory_bytes(config)["vote"] < stage_memory_bytes(config)["init"]
+
+
+def test_a_teacher_that_is_no_model_is_named(tmp_path) -> None:
+    config = load_config(preset="tiny", overrides=["teachers=[{name: a, model: ./nowhere}]"])
+    with pytest.raises(BadInputError, match=r"^teachers\[a\]\.model: \./nowhere is not a folder"):
+        plan_table(config, tmp_path / "run", until=None, fresh=False)
