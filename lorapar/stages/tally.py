@@ -137,7 +137,7 @@ def _check_heldout(measures: Sequence[str], heldout: Path) -> None:
             others = [measure for measure in measures if measure != system]
             instead = f", or set gate.measures=[{', '.join(others)}]" if others else ""
             raise BadInputError(
-                f"gate.measures names {system}, but {lack}, so the gate could not judge the adapter after all training; "
+                f"gate.measures names {system}, but {lack}, so the gate could not judge what was trained; "
                 f"raise data.heldout{instead}"
             )
 
