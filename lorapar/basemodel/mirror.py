@@ -33,6 +33,7 @@ def mirror_model(model: ModelConfig, address: str, progress: Progress) -> tuple[
     """
     if is_s3(model.name):
         raise BadInputError(f"{model.name}: is in a bucket already; copy it with a tool for buckets")
+    store = open_store(address)
     try:
         resolved = resolve_model(model)
         folder = model_folder(resolved, progress)
@@ -41,4 +42,4 @@ def mirror_model(model: ModelConfig, address: str, progress: Progress) -> tuple[
             f"{model.name}: needs {error.name} to be made here: pip install 'lorapar[train]'"
         ) from error
     kind = f"model {resolved.name}" + (f"@{resolved.revision}" if resolved.revision else "")
-    return resolved, copy_up(folder, open_store(address), kind, progress, lambda name: not name.endswith(_PICKLED))
+    return resolved, copy_up(folder, store, kind, progress, lambda name: not name.endswith(_PICKLED))

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lorapar.cli.base import app, out
+from lorapar.cli.command import CommandGroup
 from lorapar.config import load_config
 from lorapar.errors import BadInputError, ExitCode
 
 if TYPE_CHECKING:
     from lorapar.registry import AliasRecord, Registry
 
-adapters = typer.Typer(no_args_is_help=True, help="Published adapters: versions, aliases, verdicts.")
+adapters = CommandGroup(no_args_is_help=True, help="Published adapters: versions, aliases, verdicts.")
 app.add_typer(adapters, name="adapters")
 
 Where = Annotated[

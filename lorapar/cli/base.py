@@ -12,6 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from lorapar import __version__
+from lorapar.cli.command import CommandGroup
 from lorapar.config import RunConfig, StoreConfig, load_config
 from lorapar.errors import stopped
 from lorapar.progress import Progress
@@ -53,7 +54,7 @@ class Screen:
         typer.secho(line, fg=colour, err=self._stderr, color=False if os.environ.get("NO_COLOR") else None)
 
 
-app = typer.Typer(
+app = CommandGroup(
     cls=Commands,
     name="lorapar",
     help="Fine-tune language models the LoRA-PAR way: teachers vote, elements are partitioned, SFT and RL tune.",
@@ -95,7 +96,12 @@ def settings_of(
     if preset is None and file is None:
         preset = "demo"
     settings = load_config(preset=preset, file=file, overrides=overrides or ())
-    return settings if store is None else settings.model_copy(update={"store": StoreConfig(address=store)})
+    if store is None:
+        return settings
+    from lorapar.store.address import parse_address
+
+    parse_address(store)
+    return settings.model_copy(update={"store": StoreConfig(address=store)})
 
 
 def out_dir_of(settings: RunConfig, given: Path | None) -> Path:

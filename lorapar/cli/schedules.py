@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lorapar.cli.base import app, out
+from lorapar.cli.command import CommandGroup
 from lorapar.cli.kubeflow import Host, Namespace, server_at
 from lorapar.errors import BadInputError, nearest
 
 if TYPE_CHECKING:
     from lorapar.kubeflow.server import Server
 
-schedules = typer.Typer(no_args_is_help=True, help="Recurring runs in Kubeflow: list, delete.")
+schedules = CommandGroup(no_args_is_help=True, help="Recurring runs in Kubeflow: list, delete.")
 app.add_typer(schedules, name="schedules")
 
 

@@ -8,10 +8,11 @@ from typing import Annotated
 import typer
 
 from lorapar.cli.base import app, out, reporter
+from lorapar.cli.command import CommandGroup
 from lorapar.errors import BadInputError
 from lorapar.redaction import redact
 
-models = typer.Typer(help="Base models in storage of one's own.", no_args_is_help=True)
+models = CommandGroup(help="Base models in storage of one's own.", no_args_is_help=True)
 app.add_typer(models, name="models")
 
 
@@ -30,9 +31,9 @@ def gc_command(
     from lorapar.store import is_s3, open_store
     from lorapar.store.garbage import find_garbage, remove_garbage
 
+    store, grace_seconds = open_store(address), grace_hours * 3600
     if not is_s3(address) and not Path(address).is_dir():
         raise BadInputError(f"{address}: no such folder; name the storage that runs were given")
-    store, grace_seconds = open_store(address), grace_hours * 3600
     found = find_garbage(store, grace_seconds, [open_store(root) for root in roots or []])
     _say(f"looked into {found.roots} objects that may name content")
     _say(f"{found.reached} objects are needed, {found.young} are not but are younger than {grace_hours:g} h")

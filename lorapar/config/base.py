@@ -4,10 +4,34 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+
+from lorapar.errors import BadInputError
+from lorapar.store.address import check_slashes, parse_address
 
 SYSTEMS: tuple[str, str] = ("system1", "system2")
 
+
+def _address(text: str) -> str:
+    try:
+        parse_address(text)
+    except BadInputError as error:
+        raise ValueError(str(error)) from None
+    return text
+
+
+def _place(text: str) -> str:
+    try:
+        check_slashes(text)
+    except BadInputError as error:
+        raise ValueError(str(error)) from None
+    return text
+
+
+Address = Annotated[str, AfterValidator(_address)]
+"""`s3://BUCKET/PREFIX` or a local folder."""
+Place = Annotated[str, AfterValidator(_place)]
+"""A path, an address, or the name of something elsewhere; whoever reads it says what else it may be."""
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Share = Annotated[float, Field(gt=0.0, le=1.0)]

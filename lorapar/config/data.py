@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from lorapar.config.base import Positive, Section
+from lorapar.config.base import Place, Positive, Section
 
 
 class ColumnMapping(Section):
@@ -35,7 +35,7 @@ class TaskMixConfig(Section):
 class DataConfig(Section):
     """Where the examples come from."""
 
-    source: str = Field(
+    source: Place = Field(
         "task-mix",
         description="`task-mix`, a .jsonl/.json/.csv/.parquet file or folder (s3:// too), or `hub:OWNER/NAME`",
     )

@@ -6,13 +6,13 @@ from typing import Literal
 
 from pydantic import Field
 
-from lorapar.config.base import Dtype, Section
+from lorapar.config.base import Dtype, Place, Section
 
 
 class ModelConfig(Section):
     """The base model that is tuned; it is read, never edited."""
 
-    name: str = Field("HuggingFaceTB/SmolLM2-135M-Instruct", description="Hub name, local folder or s3:// address")
+    name: Place = Field("HuggingFaceTB/SmolLM2-135M-Instruct", description="Hub name, local folder or s3:// address")
     revision: str | None = Field(None, description="Hub branch, tag or commit; `plan` turns it into a commit")
     dtype: Dtype = Field("bfloat16", description="Number format the base weights are held in while tuning")
     autocast: Literal["none", "bfloat16"] = Field("none", description="Format of matrix products in the forward pass")

@@ -6,13 +6,13 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from lorapar.config.base import Fraction, Section
+from lorapar.config.base import Address, Fraction, Section
 
 
 class RegistryConfig(Section):
     """The registry that adapters are published into."""
 
-    address: str | None = Field(
+    address: Address | None = Field(
         None, description="s3://BUCKET/PREFIX or a folder; absent: the folder `registry` beside the run folder"
     )
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from lorapar.config.base import Dtype, Fraction, Name, Positive, Rate, Section, Share
+from lorapar.config.base import Dtype, Fraction, Name, Place, Positive, Rate, Section, Share
 
 
 class FewShotRow(Section):
@@ -162,7 +162,7 @@ class VotingConfig(Section):
 class EditsConfig(Section):
     """Labels that a person has set; they overrule the vote."""
 
-    source: str | None = Field(
+    source: Place | None = Field(
         None, description="CSV file of `lorapar votes export` with edited labels, a path or s3:// address"
     )
     digest: str | None = Field(None, description="sha256 of that file; filled in by `plan`")

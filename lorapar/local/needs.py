@@ -13,7 +13,7 @@ from pathlib import Path
 from lorapar.config import RunConfig
 from lorapar.errors import BadInputError
 from lorapar.stages.graph import GRAPH, Node
-from lorapar.store import is_s3, make_writable_folder, open_store
+from lorapar.store import is_s3, make_writable_folder, open_store, parse_address
 
 
 def ask_registry(config: RunConfig) -> None:
@@ -32,8 +32,8 @@ def check_storage(config: RunConfig) -> None:
     Raises StorageError for a folder that cannot be made or written, and as `ask_registry`.
     """
     for address in (config.registry.address, config.store.address):
-        if address is not None and not is_s3(address):
-            make_writable_folder(Path(address))
+        if address is not None and isinstance(folder := parse_address(address), Path):
+            make_writable_folder(folder)
     ask_registry(config)
 
 

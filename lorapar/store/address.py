@@ -10,6 +10,7 @@ from lorapar.errors import BadInputError
 
 _SCHEME = "s3://"
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
+_ONE_SLASH = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/(?!/)")
 _KEY_PART = re.compile(r"[A-Za-z0-9._=@+-]+")
 
 
@@ -30,11 +31,15 @@ def is_s3(address: str | Path) -> bool:
 
 
 def parse_address(address: str | Path) -> S3Address | Path:
-    """An S3Address or a local path; raises BadInputError for a bucket name that cannot be one or another scheme."""
+    """An S3Address or a local path.
+
+    Raises BadInputError for nothing at all, another scheme, and a bucket name that cannot be one.
+    """
     text = str(address)
     if not is_s3(text):
         if "://" in text:
             raise BadInputError(f"{text}: not an address lorapar knows; write s3://BUCKET/PREFIX or a local folder")
+        check_slashes(text)
         return Path(text)
     bucket, _, prefix = text.removeprefix(_SCHEME).partition("/")
     if not _BUCKET.fullmatch(bucket):
@@ -43,6 +48,16 @@ def parse_address(address: str | Path) -> S3Address | Path:
     if prefix:
         check_key(prefix)
     return S3Address(bucket, prefix)
+
+
+def check_slashes(text: str) -> None:
+    """Raise BadInputError for nothing at all, and for `s3:/bucket`, which would be a folder called `s3:`."""
+    if not text.strip():
+        raise BadInputError("an address is empty; write s3://BUCKET/PREFIX or a local folder, or leave it out")
+    scheme = _ONE_SLASH.match(text)
+    if scheme is not None:
+        meant = f" (did you mean {_SCHEME}{text[scheme.end() :]}?)" if scheme[1].lower() == "s3" else ""
+        raise BadInputError(f"{text}: not an address lorapar knows{meant}; write s3://BUCKET/PREFIX or a local path")
 
 
 def check_key(key: str) -> str:

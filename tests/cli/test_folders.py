@@ -9,6 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import typer.testing
+
+from lorapar.cli import app
+from lorapar.errors import BadInputError
 
 
 def as_a_user(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
@@ -71,9 +75,8 @@ def test_pull_replaces_an_adapter_and_fills_an_empty_folder(tiny_run, tmp_path) 
         assert (tmp_path / "here" / "adapter_model.safetensors").is_file()
 
 
-@pytest.mark.parametrize("held", ["adapter/notes.txt", "config.yaml", ".lock"])
-@pytest.mark.parametrize("command", ["run", "plan"])
-def test_a_folder_of_something_else_is_no_run_folder(tmp_path, held, command) -> None:
+@pytest.mark.parametrize(("command", "held"), [("run", "adapter/notes.txt"), ("run", ".lock"), ("plan", "config.yaml")])
+def test_a_folder_of_something_else_is_no_run_folder(tmp_path, command, held) -> None:
     mine = tmp_path / "user" / held
     mine.parent.mkdir(parents=True)
     mine.write_text("mine")
@@ -109,31 +112,56 @@ def test_a_file_is_no_run_folder_to_read_a_verdict_from(places) -> None:
     assert (result.returncode, result.stderr) == (2, f"lorapar: {places}/file: {said}\n")
 
 
-@pytest.mark.parametrize(
-    ("below", "code", "said"),
-    [
-        ("nodir/x", 5, "cannot be written (No such file or directory); name a file in a folder that is there"),
-        ("file/x", 5, "cannot be written (Not a directory); name a file in a folder that is there"),
-        ("readonly/x", 5, "cannot be written (Permission denied); name a file in a folder that is there"),
-        (".", 2, "is a folder; name a file to write"),
-    ],
-)
 @pytest.mark.parametrize("command", ["compile", "votes", "why"])
-def test_a_file_that_cannot_be_written_is_one_line(tiny_run, places, command, below, code, said) -> None:
-    arguments = {
-        "compile": ["compile", "-o", places / below],
-        "votes": ["votes", "export", tiny_run, "--file", places / below],
-        "why": ["adapters", "why", "tiny@1", "--registry", tiny_run.parent / "registry", "--save", places / below],
-    }
-    result = as_a_user(*arguments[command])
-    line = result.stderr.splitlines()[-1]
-    assert (result.returncode, line) == (code, f"lorapar: {places / below}: {said}")
-    assert "Traceback" not in result.stderr
+def test_a_file_that_cannot_be_written_is_one_line(tiny_run, places, command) -> None:
+    for below, code, said in [
+        ("nodir/x", 5, "cannot be written (No such file or directory); name a file in a folder that is there"),
+        ("", 2, "is a folder; name a file to write"),
+    ]:
+        arguments = {
+            "compile": ["compile", "-o", places / below],
+            "votes": ["votes", "export", tiny_run, "--file", places / below],
+            "why": ["adapters", "why", "tiny@1", "--registry", tiny_run.parent / "registry", "--save", places / below],
+        }
+        result = as_a_user(*arguments[command])
+        assert (result.returncode, result.stderr.splitlines()[-1]) == (code, f"lorapar: {places / below}: {said}")
+        assert "Traceback" not in result.stderr
 
 
-def test_a_file_to_write_may_be_a_terminal_a_link_or_there_already(places) -> None:
+def test_a_file_to_write_may_be_a_pipe_or_a_link(places) -> None:
     (places / "link").symlink_to(places / "file")
     for target in ("/dev/stderr", places / "link"):
         assert as_a_user("compile", "-o", target).returncode == 0
     assert (places / "link").is_symlink()
     assert "components" in (places / "file").read_text()
+
+
+_S3 = "s3:/b: not an address lorapar knows (did you mean s3://b?); write s3://BUCKET/PREFIX or a local path"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["run", "--preset", "tiny", "--out", ""], "--out: is empty"),
+        (["run", "--preset", "tiny", "--store", ""], "--store: is empty"),
+        (["run", "--preset", "tiny", "--set", 'store.address=""'], "store.address: an address is empty"),
+        (["adapters", "pull", "tiny@1", ""], "FOLDER: is empty"),
+        (["gc", "store", "--root", ""], "--root: is empty"),
+        (["run", "--preset", "tiny", "--store", "s3:/b"], _S3),
+        (["run", "--preset", "tiny", "--set", "registry.address=s3:/b"], f"registry.address: {_S3}"),
+        (["run", "--preset", "tiny", "--set", "edits.source=s3:/b"], f"edits.source: {_S3}"),
+        (["run", "--preset", "tiny", "--set", "data.source=s3:/b"], f"data.source: {_S3}"),
+        (["run", "--preset", "tiny", "--set", "model.name=s3:/b"], f"model.name: {_S3}"),
+        (["run", "--preset", "tiny", "--store", "gs://b"], "gs://b: not an address lorapar knows"),
+        (["run", "--preset", "tiny", "--set", "registry.address=http://b"], "http://b: not an address lorapar knows"),
+        (["run", "--preset", "tiny", "--out", "s3://b/run"], "--out: s3://b/run is an address"),
+        (["adapters", "list", "--registry", "s3:/b"], _S3),
+        (["models", "mirror", "builtin:tiny", "s3:/b"], _S3),
+    ],
+)
+def test_an_empty_or_half_written_address_makes_no_folder(tmp_path, monkeypatch, arguments, said) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(BadInputError) as caught:
+        typer.testing.CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert said in str(caught.value)
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,64 @@
+"""Every command refuses values that a library below would take for something else than the person meant."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, TypeVar, get_args, get_type_hints
+
+import typer
+from typer.core import TyperCommand
+
+from lorapar.errors import BadInputError
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
+
+
+class Command(TyperCommand):
+    """A command whose values are looked at as they were typed: `Path("")` is the current folder, `Path("s3://b")` one
+    called `s3:` in it."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Raise BadInputError for an empty value and for an address where a local path belongs."""
+        given, _, _ = self.make_parser(ctx).parse_args(args=list(args))
+        annotations = get_type_hints(self.callback)
+        for parameter in self.params:
+            annotation = annotations.get(str(parameter.name))
+            is_path = Path in (annotation, *get_args(annotation))
+            for value in _texts(given.get(str(parameter.name))):
+                _refuse_empty(parameter, value)
+                if is_path:
+                    _refuse_address(parameter, value)
+        return super().parse_args(ctx, args)
+
+
+class CommandGroup(typer.Typer):
+    """A typer application all of whose commands are such."""
+
+    def command(self, *names: Any, **options: Any) -> Callable[[Function], Function]:
+        """As typer's."""
+        return super().command(*names, **{"cls": Command, **options})
+
+
+def _texts(value: object) -> Iterable[str]:
+    values = value if isinstance(value, list | tuple) else [value]
+    return [one for one in values if isinstance(one, str)]
+
+
+def _refuse_empty(parameter: Any, value: str) -> None:
+    if not value.strip() and parameter.default != "":
+        raise BadInputError(f"{_label(parameter)}: is empty; give a value, or leave it out where it may be")
+
+
+def _refuse_address(parameter: Any, value: str) -> None:
+    if _ADDRESS.match(value):
+        raise BadInputError(f"{_label(parameter)}: {value} is an address, and this is a path on this machine")
+
+
+def _label(parameter: Any) -> str:
+    if parameter.param_type_name == "option":
+        return str(max(parameter.opts, key=len))
+    return str(parameter.metavar or parameter.name).strip("[]").upper()
