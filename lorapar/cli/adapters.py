@@ -12,9 +12,11 @@ import typer
 from lorapar.cli.base import app, out
 from lorapar.cli.command import CommandGroup
 from lorapar.config import load_config
-from lorapar.errors import BadInputError, ExitCode
+from lorapar.errors import BadInputError, ExitCode, IntegrityError, nearest
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from lorapar.registry import AliasRecord, Registry
 
 adapters = CommandGroup(no_args_is_help=True, help="Published adapters: versions, aliases, verdicts.")
@@ -57,25 +59,30 @@ def open_registry(where: str | None) -> Registry:
 
 @adapters.command("list")
 def list_command(name: OptionalName = None, where: Where = None) -> None:
-    """List adapters with their aliases; with a name, its versions, the newest first."""
+    """List adapters with their aliases; with a name, its versions, the newest first; 6 where one is damaged."""
+    from rich.markup import escape
     from rich.table import Table
 
     from lorapar.registry.overview import adapter_rows, version_rows
 
-    registry = open_registry(where)
+    registry, faults = open_registry(where), []
     if name is None:
         table = Table("adapter", "versions", "aliases", box=None, header_style="bold")
         for row in adapter_rows(registry):
-            named = (f"{alias} {_named(record)}" for alias, record in sorted(row.aliases.items()))
-            table.add_row(row.name, str(row.versions), ", ".join(named))
+            named = (_named(alias, record) for alias, record in sorted(row.aliases.items()))
+            table.add_row(row.name, str(row.versions), escape(", ".join(named)))
     else:
         table = Table("version", "aliases", "verdict", "published", box=None, header_style="bold")
         for found in version_rows(registry, name):
-            when, aliases = found.claim.claimed_at[:16].replace("T", " "), ", ".join(found.aliases)
-            table.add_row(str(found.version.number), aliases, found.verdict, when)
+            when, aliases = found.published[:16].replace("T", " "), escape(", ".join(found.aliases))
+            table.add_row(str(found.number), aliases, found.verdict, when)
+            faults += [found.fault] if found.fault else []
     if not table.row_count:
         raise BadInputError(f"{registry.address}: no {'adapter' if name is None else f'version of {name}'} in it")
-    out.print(table)
+    _show_table(table)
+    if faults:
+        more = f" (and {len(faults) - 1} more: `lorapar adapters verify {name}`)" if len(faults) > 1 else ""
+        raise IntegrityError(f"{faults[0]}{more}")
 
 
 @adapters.command("show")
@@ -100,11 +107,11 @@ def diff_command(
     registry = open_registry(where)
     table = Table("what", left, right, box=None, header_style="bold")
     for found in lineage_differences(registry, left, right):
-        table.add_row(found.key, _short(found.left), _short(found.right))
+        table.add_row(found.key, _cell(found.left), _cell(found.right))
     with tempfile.TemporaryDirectory(prefix="lorapar-") as scratch:
         weights = weight_difference(registry, left, right, Path(scratch))
     if table.row_count:
-        out.print(table)
+        _show_table(table)
     else:
         _say("the lineages are equal")
     _say(
@@ -254,13 +261,20 @@ def gc_command(
     from lorapar.registry.collect import Retention, collect, collectable
 
     registry, retention = open_registry(where), Retention(keep, grace_days * 86400)
-    names = [name] if name is not None else registry.names()
+    names = [_there(registry, name)] if name is not None else registry.names()
     found = [version for one in names for version in collectable(registry, one, retention)]
     for version in found:
         gone = dry_run or collect(registry, version)
         _say(f"{version}: {'would go' if dry_run else 'deleted' if gone else 'kept, an alias was moved to it'}")
     if not found:
         _say("nothing to delete")
+
+
+def _there(registry: Registry, name: str) -> str:
+    """The name of an adapter of the registry; raises BadInputError with the nearest one for any other."""
+    if name not in (known := registry.names()):
+        raise BadInputError(f"{name}: no such adapter in the registry {registry.address}{nearest(name, known)}")
+    return name
 
 
 def _refuse_other_content(folder: Path) -> None:
@@ -273,14 +287,27 @@ def _refuse_other_content(folder: Path) -> None:
         raise BadInputError(f"{folder}: is a file; name a folder to make")
 
 
-def _named(record: AliasRecord) -> str:
-    share = f" ({record.share_percent:g}% of the requests)" if record.share_percent else ""
-    return f"{record.version}{share}"
+def _named(alias: str, record: AliasRecord) -> str:
+    from lorapar.registry.overview import canary_words
+
+    canary = canary_words(record)
+    return f"{alias} {record.version}" + (f" ({canary})" if canary else "")
 
 
-def _short(value: object) -> str:
+def _show_table(table: Table) -> None:
+    """At a terminal its width is the limit; a program that reads the table gets every line whole."""
+    from rich.console import Console
+
+    console = out.console if out.console.is_terminal else Console(width=100_000)
+    console.print(table)
+
+
+def _cell(value: object) -> str:
+    """A value as text, shortened where it has to fit into a terminal; brackets in it are no markup."""
+    from rich.markup import escape
+
     text = "–" if value is None else str(value)  # noqa: RUF001
-    return text if len(text) <= 40 else text[:37] + "..."
+    return escape(text[:37] + "..." if out.console.is_terminal and len(text) > 40 else text)
 
 
 def _say(text: str) -> None:

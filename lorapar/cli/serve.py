@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from lorapar.cli.adapters import Ref, Where, open_registry
-from lorapar.cli.base import app, out
+from lorapar.cli.base import app, err, out
 from lorapar.errors import BadInputError
 
 
@@ -29,6 +29,8 @@ def serve_command(
     from lorapar.serving import server_command
 
     command = server_command(open_registry(where), names, model=model, extra=shlex.split(vllm))
+    for note in command.notes:
+        err.print(note, markup=False, highlight=False, soft_wrap=True)
     if not run:
         out.print(str(command), markup=False, highlight=False, soft_wrap=True)
         return

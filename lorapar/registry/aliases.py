@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import UTC, datetime
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from lorapar.errors import IntegrityError, StaleError, UnreachableError
+from lorapar.errors import StaleError, UnreachableError
+from lorapar.registry.checked import checked
 from lorapar.registry.layout import alias_key, aliases_prefix
 from lorapar.registry.versions import Version
 from lorapar.registry.who import who
@@ -15,6 +16,11 @@ from lorapar.store import NotFoundError, ObjectStore, require_conditional_writes
 
 _ATTEMPTS = 50
 """Lost races after which the store is taken to be broken: each means that another mover won."""
+
+_REMEDY = (
+    "bring back an earlier state of this object where the bucket keeps them, or delete it (its history is lost) and "
+    "name the version again: `lorapar adapters promote NAME@3 --override REASON`, or for `candidate` the next run"
+)
 
 
 class Move(BaseModel):
@@ -83,11 +89,14 @@ class Aliases:
         """What an alias names; None where there is no such alias."""
         return self._read(name, alias)[0]
 
+    def names(self, name: str) -> list[str]:
+        """Names of the aliases of an adapter; what they hold is not read."""
+        prefix = aliases_prefix(name)
+        return [entry.key.removeprefix(prefix).removesuffix(".json") for entry in self._store.list(prefix)]
+
     def all(self, name: str) -> dict[str, AliasRecord]:
         """Every alias of an adapter."""
-        prefix = aliases_prefix(name)
-        names = [entry.key.removeprefix(prefix).removesuffix(".json") for entry in self._store.list(prefix)]
-        found = {alias: self.read(name, alias) for alias in names}
+        found = {alias: self.read(name, alias) for alias in self.names(name)}
         return {alias: record for alias, record in found.items() if record is not None}
 
     def move(self, alias: str, to: Version, change: Move, *, expected: int | None) -> AliasRecord:
@@ -144,11 +153,9 @@ class Aliases:
         key = alias_key(name, alias)
         try:
             data, token = self._store.read_versioned(key)
-            return AliasRecord.model_validate_json(data), token
         except NotFoundError:
             return None, None
-        except ValidationError as error:
-            raise IntegrityError(f"{self._store.address}/{key}: not an alias ({error.errors()[0]['msg']})") from None
+        return checked(AliasRecord, data, f"{self._store.address}/{key}", "an alias", _REMEDY), token
 
     def _broken(self, name: str, alias: str) -> UnreachableError:
         return UnreachableError(

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import Any
 
+from lorapar.errors import IntegrityError
 from lorapar.registry.aliases import AliasRecord
 from lorapar.registry.lineage import LINEAGE_FILE
 from lorapar.registry.registry import Registry
-from lorapar.registry.versions import Claim, Version
+from lorapar.registry.versions import Version
 
 
 @dataclass(frozen=True)
@@ -26,11 +26,14 @@ class AdapterRow:
 class VersionRow:
     """One version."""
 
-    version: Version
-    claim: Claim
+    number: int
     aliases: tuple[str, ...]
     verdict: str
-    """The last verdict in a few words; empty where there is none."""
+    """The last verdict in a few words; empty where there is none, `damaged` where records of it are."""
+    published: str
+    """When, in ISO 8601; empty where that is not known."""
+    fault: str | None = None
+    """What is damaged and what to do; None: its records can be read."""
 
 
 def adapter_rows(registry: Registry) -> list[AdapterRow]:
@@ -45,17 +48,32 @@ def adapter_rows(registry: Registry) -> list[AdapterRow]:
 def version_rows(registry: Registry, name: str) -> list[VersionRow]:
     """Every version of an adapter, the newest first."""
     aliases = registry.aliases(name)
-    return [_version_row(registry, f"{name}@{number}", aliases) for number in reversed(registry.versions(name))]
+    return [_version_row(registry, name, number, aliases) for number in reversed(registry.versions(name))]
 
 
-def _version_row(registry: Registry, reference: str, aliases: dict[str, AliasRecord]) -> VersionRow:
-    version = registry.resolve(reference)
-    named = _aliases_of(version, aliases)
-    return VersionRow(version, registry.claim(version), named, last_verdict(registry, version))
+def _version_row(registry: Registry, name: str, number: int, aliases: dict[str, AliasRecord]) -> VersionRow:
+    named = _aliases_of(number, aliases)
+    try:
+        version = registry.resolve(f"{name}@{number}")
+        return VersionRow(number, named, last_verdict(registry, version), registry.claim(version).claimed_at)
+    except IntegrityError as error:
+        return VersionRow(number, named, "damaged", "", fault=str(error))
 
 
-def _aliases_of(version: Version, aliases: dict[str, AliasRecord]) -> tuple[str, ...]:
-    return tuple(alias for alias, record in sorted(aliases.items()) if record.version == version.number)
+def _aliases_of(number: int, aliases: dict[str, AliasRecord]) -> tuple[str, ...]:
+    """Names of the aliases of a version, with the share of a canary or why it ended."""
+    return tuple(
+        alias + (f" ({canary_words(record)})" if canary_words(record) else "")
+        for alias, record in sorted(aliases.items())
+        if record.version == number
+    )
+
+
+def canary_words(record: AliasRecord) -> str:
+    """The share of a canary under way, or why it ended; empty where there was none."""
+    if record.share_percent:
+        return f"{record.share_percent:g}% of the requests"
+    return f"canary ended: {record.share_reason}" if record.share_reason else ""
 
 
 def last_verdict(registry: Registry, version: Version) -> str:
@@ -72,20 +90,17 @@ def verdict_words(verdict: dict[str, Any]) -> str:
 
 
 def lineage_of(registry: Registry, version: Version) -> dict[str, Any]:
-    """lineage.json of a version, as it was written; empty for a folder that was published without one."""
+    """lineage.json of a version, as it was published; empty for a folder that was published without one."""
     if LINEAGE_FILE not in registry.manifest(version).files:
         return {}
-    found: dict[str, Any] = json.loads(registry.read_file(version, LINEAGE_FILE))
-    return found
+    return registry.read_json_file(version, LINEAGE_FILE)
 
 
 def version_facts(registry: Registry, reference: str) -> str:
     """One version in a few lines; raises BadInputError for what is not there."""
     version = registry.resolve(reference)
     claim, manifest, lineage = registry.claim(version), registry.manifest(version), lineage_of(registry, version)
-    named = [
-        alias for alias, record in sorted(registry.aliases(version.name).items()) if record.version == version.number
-    ]
+    named = _aliases_of(version.number, registry.aliases(version.name))
     lines = {
         "version": str(version),
         "digest": version.digest,

@@ -13,6 +13,7 @@ from lorapar.registry.reference import CANDIDATE, PRODUCTION
 from lorapar.registry.registry import Registry
 from lorapar.registry.verdict import Incumbent, Promotion, PublishedVersion, Verdict
 from lorapar.registry.versions import Version
+from lorapar.registry.who import who
 
 
 def incumbent_for(registry: Registry, name: str, candidate: int) -> Incumbent | None:
@@ -87,11 +88,21 @@ def roll_back(registry: Registry, name: str, alias: str, to: int | None, reason:
 
 
 def start_canary(registry: Registry, version: Version, percent: float) -> AliasRecord:
-    """Name a version `candidate` and give it a share of the requests for the bare name; production stays."""
+    """Name a version `candidate` and give it a share of the requests for the bare name; production stays.
+
+    No verdict is needed. Raises BadInputError for the version that production names: it gets those requests already.
+    """
     if not 0 <= percent <= 100:
         raise BadInputError(f"--canary {percent:g}: a share of the requests in percent, from 0 to 100")
+    production = registry.read_alias(version.name, PRODUCTION)
+    if percent and production is not None and production.version == version.number:
+        raise BadInputError(
+            f"--canary {percent:g}: {PRODUCTION} names {version} already, so all requests for {version.name} go to it; "
+            "give a canary to another version"
+        )
     registry.set_alias(version.name, CANDIDATE, version.number, reason=f"canary of {percent:g}%")
-    return registry.set_share(version.name, CANDIDATE, version.number, percent)
+    reason = "" if percent else f"by hand, by {who()}"
+    return registry.set_share(version.name, CANDIDATE, version.number, percent, reason=reason)
 
 
 def _promoted(
@@ -130,8 +141,10 @@ def _require_verdict(registry: Registry, version: Version, now: int | None) -> N
         raise NotBetterError(f"{version}: no gate has judged it{how}")
     last = verdicts[-1]
     if not last["better"]:
-        raise NotBetterError(f"{version}: its gate said not better ({last['reasons'][0]}){how}")
-    seen = last["incumbent"]["version"] if last["incumbent"] else None
+        raise NotBetterError(
+            f"{version}: its gate said not better ({next(iter(last.get('reasons', [])), 'no reason given')}){how}"
+        )
+    seen = last["incumbent"]["version"] if last.get("incumbent") else None
     if seen != now:
         against, names = (f"version {one}" if one is not None else "the base model" for one in (seen, now))
         raise StaleError(f"{version}: gate stale: it was judged against {against}, and production names {names}{how}")

@@ -15,6 +15,7 @@ from lorapar.records import write_json
 from lorapar.registry import lineage as facts
 from lorapar.registry.card import model_card
 from lorapar.registry.lineage import LINEAGE_FILE, Lineage
+from lorapar.registry.overview import lineage_of
 from lorapar.registry.package import CONFIG_FILE, WEIGHTS_FILE, package_adapter
 from lorapar.registry.reference import CANDIDATE
 from lorapar.registry.registry import Registry
@@ -108,9 +109,13 @@ def publish_adapter(publication: Publication, registry: Registry, scratch: Path,
     package = scratch / "package"
     lineage = make_package(publication, package)
     manifest = content_manifest(package)
+    put_back = registry.mend_manifest(publication.name, package, manifest)
+    if put_back is not None:
+        proof.progress.say(f"{put_back}: its manifest was damaged in the registry and is put back")
     version = registry.find(publication.name, manifest.digest)
-    if version is not None:
-        verification = registry.claim(version).verification
+    proved = registry.find_claim(version) if version is not None else None
+    if version is not None and proved is not None:
+        verification = proved.verification
         proof.progress.say(f"{version} has this content already; it was verified when it came")
         mended = registry.restore(version, package)
         if mended:
@@ -127,10 +132,11 @@ def publish_adapter(publication: Publication, registry: Registry, scratch: Path,
 
 def refuse_other_base(registry: Registry, version: Version, model: ModelConfig) -> None:
     """Raise BadInputError where a version was made for another base model: the two cannot be compared."""
-    base = Lineage.model_validate_json(registry.read_file(version, LINEAGE_FILE)).base
-    if base["name"] != model.name or base["digest"] != model.digest:
+    base = lineage_of(registry, version).get("base", {})
+    name, digest = base.get("name"), base.get("digest")
+    if (name, digest) != (model.name, model.digest):
         raise BadInputError(
-            f"{version}, which is in production, was made for the base model {base['name']} ({base['digest']}), and "
+            f"{version}, which is in production, was made for the base model {name} ({digest}), and "
             f"this one for {model.name} ({model.digest}); publish it under another `name`"
         )
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import shutil
 from contextlib import suppress
 from functools import partial
@@ -72,6 +74,11 @@ class Registry:
                 raise BadInputError(self._no_alias(parsed.name, parsed.alias or PRODUCTION))
             number = record.version
         version = self.version_store.get(parsed.name, number)
+        if version is None and parsed.alias is not None:
+            raise IntegrityError(
+                f"{parsed}: it names version {number}, which is not in the registry {self.address}; move it to one "
+                f"that is there: `lorapar adapters list {parsed.name}` shows them"
+            )
         if version is None:
             raise BadInputError(self._no_version(parsed.name, number))
         return version
@@ -123,9 +130,38 @@ class Registry:
         """Who published a version, when, in which run, and what its verification measured."""
         return self.version_store.claim(version)
 
+    def find_claim(self, version: Version) -> Claim | None:
+        """As `claim`, but None where somebody has deleted it."""
+        return self.version_store.find_claim(version.name, version.number)
+
+    def mend_manifest(self, name: str, folder: Path, manifest: Manifest) -> Version | None:
+        """Put back the damaged manifest of the version that has a folder's content; None where none is damaged."""
+        return self.version_store.mend_manifest(check_name(name), folder, manifest)
+
     def read_file(self, version: Version, file: str) -> bytes:
-        """A small file of a version; raises NotFoundError."""
-        return self.store.read(version_prefix(version.name, version.number) + file)
+        """A small file of a version, with the sha256 its manifest names; raises NotFoundError, IntegrityError."""
+        entry = self._manifest_of(version).files.get(file)
+        key = version_prefix(version.name, version.number) + file
+        if entry is None:
+            raise NotFoundError(f"{self.address}/{key}: no file of {version}")
+        data = self.store.read(key)
+        if hashlib.sha256(data).hexdigest() != entry.sha256:
+            raise IntegrityError(
+                f"{self.address}/{key}: its bytes are not those the manifest names; {version} cannot be used until its "
+                "content is published again"
+            )
+        return data
+
+    def read_json_file(self, version: Version, file: str) -> dict[str, Any]:
+        """A JSON object among the files of a version; raises as `read_file` does."""
+        try:
+            found = json.loads(self.read_file(version, file))
+        except ValueError:
+            found = None
+        if not isinstance(found, dict):
+            address = f"{self.address}/{version_prefix(version.name, version.number)}{file}"
+            raise IntegrityError(f"{address}: not a JSON object, as it was published; publish another version")
+        return found
 
     def require_whole(self, version: Version) -> None:
         """Raise IntegrityError where files of a version are missing or their bytes not those its manifest names."""

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict
 
 from lorapar.errors import BadInputError, IntegrityError
 from lorapar.records import json_text
+from lorapar.registry.checked import checked
 from lorapar.registry.layout import signatures_prefix
 from lorapar.registry.versions import Version
 from lorapar.store import ObjectStore
@@ -76,7 +77,8 @@ def require_trusted(store: ObjectStore, version: Version) -> None:
 def signatures(store: ObjectStore, version: Version) -> list[Signature]:
     """Every signature beside a version, right or wrong."""
     keys = [entry.key for entry in store.list(signatures_prefix(version.name, version.number))]
-    return [Signature.model_validate_json(store.read(key)) for key in keys]
+    remedy = f"delete it, and sign again: `lorapar adapters sign {version} --key FILE`"
+    return [checked(Signature, store.read(key), f"{store.address}/{key}", "a signature", remedy) for key in keys]
 
 
 def _holds(key: Ed25519PublicKey, version: Version, found: Signature) -> bool:

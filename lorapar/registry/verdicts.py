@@ -2,16 +2,43 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
 
 from lorapar.errors import UnreachableError
 from lorapar.records import json_text
+from lorapar.registry.checked import checked
 from lorapar.registry.layout import verdict_key
+from lorapar.registry.verdict import Incumbent
 from lorapar.registry.versions import Version
 from lorapar.store import NotFoundError, ObjectStore
 
 _ATTEMPTS = 50
+_REMEDY = (
+    "bring back an earlier state of this object where the bucket keeps them, or delete it and start the run that made "
+    "the version once more: its gate writes the verdict again"
+)
+
+
+class _Judged(BaseModel):
+    """What of a verdict is read again; later versions may put more into it."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    better: bool
+    reasons: tuple[str, ...] = ()
+    incumbent: Incumbent | None = None
+
+
+class _VerdictFile(BaseModel):
+    """verdicts/<version>.json."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    schema_version: int
+    digest: str
+    verdicts: tuple[_Judged, ...] = Field(min_length=1)
 
 
 class Verdicts:
@@ -41,9 +68,10 @@ class Verdicts:
         raise UnreachableError(f"{self._store.address}/{key}: {_ATTEMPTS} conditional writes were refused")
 
     def _read(self, version: Version) -> tuple[list[dict[str, Any]], str | None]:
+        key = verdict_key(version.name, version.number)
         try:
-            data, token = self._store.read_versioned(verdict_key(version.name, version.number))
+            data, token = self._store.read_versioned(key)
         except NotFoundError:
             return [], None
-        found: list[dict[str, Any]] = json.loads(data)["verdicts"]
-        return found, token
+        found = checked(_VerdictFile, data, f"{self._store.address}/{key}", "a list of verdicts", _REMEDY)
+        return [verdict.model_dump(mode="json", exclude_unset=True) for verdict in found.verdicts], token

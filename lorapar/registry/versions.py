@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from lorapar.errors import BadInputError, IntegrityError
+from lorapar.registry.checked import checked
 from lorapar.registry.layout import adapter_prefix, claim_key, digest_key, manifest_key, number_of, version_prefix
 from lorapar.registry.who import who
 from lorapar.store import (
@@ -32,6 +34,14 @@ from lorapar.store.base import Transfer
 
 KIND = "adapter"
 """Kind in the manifests of versions."""
+_MANIFEST_REMEDY = (
+    "publish the same content again, which puts it back: start the run that made the version (its claim.json names it) "
+    "once more"
+)
+_CLAIM_REMEDY = (
+    "bring back an earlier state of this object where the bucket keeps them, or delete it and publish the same content "
+    "again: a new one is written then"
+)
 
 
 class Version(BaseModel):
@@ -94,7 +104,7 @@ class Versions:
 
     def find(self, name: str, digest: str) -> Version | None:
         """The visible version with this content; None where there is none."""
-        pointer, _ = self._pointer(name, digest)
+        pointer, _ = self.pointer(name, digest)
         if pointer is None or pointer.version is None:
             return None
         return self.get(name, pointer.version)
@@ -106,19 +116,29 @@ class Versions:
 
     def manifest(self, name: str, number: int) -> Manifest | None:
         """The manifest of a version, None where there is none; raises IntegrityError for one that cannot be read."""
+        key = manifest_key(name, number)
         try:
-            return Manifest.model_validate_json(self._store.read(manifest_key(name, number)))
+            data = self._store.read(key)
         except NotFoundError:
             return None
-        except ValidationError as error:
-            raise IntegrityError(
-                f"{self._store.address}/{manifest_key(name, number)}: not a manifest ({error.errors()[0]['msg']}); "
-                "publish the adapter again"
-            ) from None
+        return checked(Manifest, data, f"{self._store.address}/{key}", "a manifest", _MANIFEST_REMEDY)
 
     def claim(self, version: Version) -> Claim:
-        """How a version came to be published."""
-        return Claim.model_validate_json(self._store.read(claim_key(version.name, version.number)))
+        """How a version came to be published; raises IntegrityError where its record is damaged or missing."""
+        found = self.find_claim(version.name, version.number)
+        if found is None:
+            address = f"{self._store.address}/{claim_key(version.name, version.number)}"
+            raise IntegrityError(f"{address}: missing; publish the content of {version} again, which writes a new one")
+        return found
+
+    def find_claim(self, name: str, number: int) -> Claim | None:
+        """As `claim`, but None where there is none."""
+        key = claim_key(name, number)
+        try:
+            data = self._store.read(key)
+        except NotFoundError:
+            return None
+        return checked(Claim, data, f"{self._store.address}/{key}", "a claim", _CLAIM_REMEDY)
 
     def numbers(self, name: str) -> list[int]:
         """Numbers of the visible versions, lowest first."""
@@ -129,11 +149,13 @@ class Versions:
         while True:
             number = self._claimed(name, claim)
             version = Version(name=name, number=number, digest=manifest.digest)
+            self.mend_manifest(name, folder, manifest)
             if self.manifest(name, number) is not None:
+                self._store.write_if_absent(claim_key(name, number), _claim_bytes(claim))  # somebody deleted a bad one
                 return version
             # Missing although its pointer leads there: unfinished, which we finish. Collecting closes the pointer
             # before it takes a manifest away, so where it is closed now, begin again under another number.
-            pointer, _ = self._pointer(name, manifest.digest)
+            pointer, _ = self.pointer(name, manifest.digest)
             if pointer is not None and pointer.version == number:
                 self._upload(version, folder, manifest)
                 return version
@@ -170,13 +192,39 @@ class Versions:
         self._store.upload_all(_transfers(version, folder, manifest, wrong))
         return wrong
 
+    def mend_manifest(self, name: str, folder: Path, manifest: Manifest) -> Version | None:
+        """Put back the damaged manifest of the version that has a folder's content; None where there is none damaged.
+
+        Which version that is, is what its pointer and, where it can be read, its claim say. Files come first: with a
+        manifest that can be read the version is there again.
+        """
+        pointer, _ = self.pointer(name, manifest.digest)
+        if pointer is None or pointer.version is None:
+            return None
+        key = manifest_key(name, pointer.version)
+        try:
+            data, token = self._store.read_versioned(key)
+            if checked(Manifest, data, key, "a manifest", "").digest == manifest.digest:
+                return None
+        except NotFoundError:
+            return None
+        except IntegrityError:
+            pass
+        claim = self.find_claim(name, pointer.version)
+        if claim is not None and claim.digest != manifest.digest:
+            return None  # the pointer leads to the version of another content
+        version = Version(name=name, number=pointer.version, digest=manifest.digest)
+        self.restore(version, folder, manifest)
+        self._store.write_if_unchanged(key, _manifest_bytes(manifest), token)
+        return version
+
     def _upload(self, version: Version, folder: Path, manifest: Manifest) -> None:
         """All files at once; the manifest, which makes them a version, only when every one of them is there."""
         # An object becomes visible whole, so what an earlier, killed call uploaded is good.
         self._store.upload_all(_transfers(version, folder, manifest, self._missing(version, manifest)))
         self._before_visible(version)
         key = manifest_key(version.name, version.number)
-        self._store.write_if_absent(key, manifest.model_dump_json(indent=2).encode())
+        self._store.write_if_absent(key, _manifest_bytes(manifest))
 
     def _missing(self, version: Version, manifest: Manifest) -> list[str]:
         """Files of a version that are not there, or not of the size its manifest names; nothing is downloaded."""
@@ -186,12 +234,12 @@ class Versions:
 
     def _claimed(self, name: str, claim: Claim) -> int:
         """The number this content has, or a new one that no other publisher has."""
-        pointer, token = self._pointer(name, claim.digest)
+        pointer, token = self.pointer(name, claim.digest)
         if pointer is not None and pointer.version is not None:
             return pointer.version
         require_conditional_writes(self._store, "versions")
         number = max((number for number, _ in self._keys(name)), default=0) + 1
-        while not self._store.write_if_absent(claim_key(name, number), claim.model_dump_json(indent=2).encode()):
+        while not self._store.write_if_absent(claim_key(name, number), _claim_bytes(claim)):
             number += 1
         key, data = digest_key(name, claim.digest), _Pointer(version=number).model_dump_json().encode()
         first = self._store.write_if_absent(key, data) if token is None else self._changed(key, data, token)
@@ -201,18 +249,39 @@ class Versions:
         return self._store.write_if_unchanged(key, data, token)
 
     def _point(self, version: Version, to: _Pointer, *, only_from: int | None) -> None:
-        pointer, token = self._pointer(version.name, version.digest)
+        pointer, token = self.pointer(version.name, version.digest)
         if pointer is not None and token is not None and pointer.version == only_from:
             self._store.write_if_unchanged(
                 digest_key(version.name, version.digest), to.model_dump_json().encode(), token
             )
 
-    def _pointer(self, name: str, digest: str) -> tuple[_Pointer | None, str | None]:
+    def digests(self, name: str) -> list[str]:
+        """Digests of the contents that have, or had, a version of an adapter."""
+        prefix = digest_key(name, "").removesuffix(".json")
+        return [entry.key.removeprefix(prefix).removesuffix(".json") for entry in self._store.list(prefix)]
+
+    def pointer(self, name: str, digest: str) -> tuple[_Pointer | None, str | None]:
+        """Which version has a content, as recorded, and the token to replace that with; raises IntegrityError."""
+        key = digest_key(name, digest)
         try:
-            data, token = self._store.read_versioned(digest_key(name, digest))
+            data, token = self._store.read_versioned(key)
         except NotFoundError:
             return None, None
-        return _Pointer.model_validate_json(data), token
+        address = f"{self._store.address}/{key}"
+        try:
+            return checked(_Pointer, data, address, "a pointer to a version", ""), token
+        except IntegrityError as error:
+            number = next((one.number for one in self._readable(name) if one.digest == digest), None)
+            right = _Pointer(version=number).model_dump_json()
+            why = "that version has this content" if number else "no version has this content"
+            raise IntegrityError(f"{error}write {right} into it ({why})") from None
+
+    def _readable(self, name: str) -> Iterator[Version]:
+        for number in self.numbers(name):
+            with suppress(IntegrityError):
+                found = self.get(name, number)
+                if found is not None:
+                    yield found
 
     def _keys(self, name: str) -> Iterator[tuple[int, str]]:
         for entry in self._store.list(adapter_prefix(name)):
@@ -226,6 +295,14 @@ def _transfers(version: Version, folder: Path, manifest: Manifest, files: Iterab
     prefix = version_prefix(version.name, version.number)
     entries = ((file, manifest.files[file]) for file in files)
     return [Transfer(folder / file, prefix + file, entry.size_bytes, entry.sha256) for file, entry in entries]
+
+
+def _manifest_bytes(manifest: Manifest) -> bytes:
+    return manifest.model_dump_json(indent=2).encode()
+
+
+def _claim_bytes(claim: Claim) -> bytes:
+    return claim.model_dump_json(indent=2).encode()
 
 
 def new_claim(

@@ -9,8 +9,8 @@ from pydantic import ValidationError
 
 from lorapar.config import RunConfig, dump_changed
 from lorapar.registry.aliases import AliasRecord
-from lorapar.registry.overview import lineage_of, verdict_words
-from lorapar.registry.reference import PRODUCTION, parse_reference
+from lorapar.registry.overview import canary_words, lineage_of, verdict_words
+from lorapar.registry.reference import CANDIDATE, PRODUCTION, parse_reference
 from lorapar.registry.registry import Registry
 from lorapar.registry.versions import Claim, Version
 
@@ -25,6 +25,7 @@ def why(registry: Registry, reference: str) -> str:
     alias = registry.read_alias(version.name, parsed.alias) if parsed.alias is not None else None
     sections = [
         _named(str(parsed), version, alias),
+        _tried(registry, version),
         _judged(registry, version),
         _made(claim, lineage),
         *_lineage(lineage),
@@ -57,10 +58,17 @@ def _named(reference: str, version: Version, alias: AliasRecord | None) -> Secti
     return version.name, lines
 
 
+def _tried(registry: Registry, version: Version) -> Section:
+    """The canary of a version: its share, or why it ended."""
+    candidate = registry.read_alias(version.name, CANDIDATE)
+    words = canary_words(candidate) if candidate is not None and candidate.version == version.number else ""
+    return "canary", [f"as {CANDIDATE}: {words}"] if words else []
+
+
 def _judged(registry: Registry, version: Version) -> Section:
     lines = []
     for verdict in registry.verdicts(version)[-3:]:
-        lines += [verdict_words(verdict), *(f"  {reason}" for reason in verdict["reasons"])]
+        lines += [verdict_words(verdict), *(f"  {reason}" for reason in verdict.get("reasons", []))]
     return "verdict", lines or [f"none: no gate has judged it, so no run has moved {PRODUCTION} to it"]
 
 

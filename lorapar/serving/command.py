@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from lorapar.basemodel import model_folder
 from lorapar.basemodel.resolve import Kind, kind_of
 from lorapar.config import ModelConfig
-from lorapar.errors import BadInputError
+from lorapar.errors import BadInputError, IntegrityError
 from lorapar.registry import CANDIDATE, LINEAGE_FILE, Reference, Registry, Version, max_lora_rank
+from lorapar.registry.package import CONFIG_FILE
 from lorapar.serving.settings import ServingSettings
 from lorapar.store import NotFoundError
 
@@ -28,6 +27,8 @@ class ServerCommand:
 
     environment: dict[str, str]
     arguments: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+    """What was left out, and why."""
 
     def __str__(self) -> str:
         """As a person types it into a shell: variables first, one option a line."""
@@ -64,11 +65,13 @@ def server_command(
     Raises BadInputError for a name that is no alias of the registry, adapters of different base models, and ranks that
     vLLM does not serve.
     """
+    _refuse_versions(names)
     settings = ServingSettings(registry=registry.address, adapters=",".join(names))
     versions = [registry.resolve(str(reference)) for reference in settings.references]
     base = _base(registry, versions, model)
     settings = settings.model_copy(update={"base_model": base.public if base.renamed else ""})
-    lora = _lora_arguments(registry, settings, versions)
+    waiting, notes = _candidates(registry, settings.names)
+    lora = _lora_arguments(registry, settings, [*versions, *waiting])
     return ServerCommand(
         {**settings.environment(), "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1"},
         (
@@ -79,25 +82,50 @@ def server_command(
             MIDDLEWARE,
             *extra,
         ),
+        notes,
     )
+
+
+def _refuse_versions(names: Sequence[str]) -> None:
+    for given in names:
+        name, _, rest = given.partition("@")
+        if rest.isdigit():
+            raise BadInputError(
+                f"{given} is a version; name an alias to follow, such as {name} (production) or {name}@{CANDIDATE}; a "
+                "client may ask for versions anyway"
+            )
 
 
 def _lora_arguments(registry: Registry, settings: ServingSettings, versions: Sequence[Version]) -> tuple[str, ...]:
     """Room for every alias, and for one version more of each adapter: the next, while the last one still answers."""
-    waiting = [_candidate(registry, name) for name in sorted(settings.names)]
-    ranks = [served_rank(registry, version) for version in [*versions, *(one for one in waiting if one)]]
+    ranks = [served_rank(registry, version) for version in versions]
     slots = len(settings.references) + len(settings.names)
     return ("--enable-lora", "--max-lora-rank", str(max(ranks)), "--max-loras", str(slots))
 
 
-def _candidate(registry: Registry, name: str) -> Version | None:
-    record = registry.read_alias(name, CANDIDATE)
-    return registry.resolve(str(Reference(name, version=record.version))) if record else None
+def _candidates(registry: Registry, names: Iterable[str]) -> tuple[list[Version], tuple[str, ...]]:
+    """Candidates that may be served later, and what is to be said about damaged ones that get no requests now.
+
+    Raises IntegrityError for a damaged one that has a share of the requests.
+    """
+    found, notes = [], []
+    for name in sorted(names):
+        record = registry.read_alias(name, CANDIDATE)
+        try:
+            if record is not None:
+                version = registry.resolve(str(Reference(name, alias=CANDIDATE)))
+                registry.read_file(version, CONFIG_FILE)
+                found.append(version)
+        except (IntegrityError, NotFoundError) as error:
+            if record is None or record.share_percent:
+                raise
+            notes.append(f"{name}@{CANDIDATE} is left out, it gets no requests now: {error}")
+    return found, tuple(notes)
 
 
 def served_rank(registry: Registry, version: Version) -> int:
     """The least --max-lora-rank that serves a version; raises BadInputError where vLLM has none."""
-    rank = int(_config(registry, version)["r"])
+    rank = int(registry.read_json_file(version, CONFIG_FILE)["r"])
     served = max_lora_rank(rank)
     if served is None:
         raise BadInputError(f"{version}: its rank {rank} is higher than vLLM serves")
@@ -122,13 +150,8 @@ def _base(registry: Registry, versions: Sequence[Version], model: Path | None) -
 def base_of(registry: Registry, version: Version) -> ModelConfig:
     """The base model a version was made for: by its lineage, or else by its adapter_config.json."""
     try:
-        facts = json.loads(registry.read_file(version, LINEAGE_FILE))["base"]
+        facts = registry.read_json_file(version, LINEAGE_FILE)["base"]
         return ModelConfig(name=facts["name"], revision=facts.get("revision"))
     except NotFoundError:
-        config = _config(registry, version)
+        config = registry.read_json_file(version, CONFIG_FILE)
         return ModelConfig(name=config["base_model_name_or_path"], revision=config.get("revision"))
-
-
-def _config(registry: Registry, version: Version) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(registry.read_file(version, "adapter_config.json"))
-    return found

@@ -7,7 +7,9 @@ import json
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
+from typer.testing import CliRunner
 
+from lorapar.cli import app
 from lorapar.registry import Registry
 from lorapar.registry.diff import lineage_differences, weight_difference
 from lorapar.store import open_store
@@ -43,3 +45,15 @@ def test_weights_are_counted(registry, tmp_path) -> None:
     assert (found.tensors, found.other_tensors, found.elements, found.changed) == (1, 2, 20, 1)
     assert found.largest == 1.0
     assert found.relative == pytest.approx(1 / 20**0.5)
+
+
+def test_a_program_reads_keys_and_digests_uncut(registry, tmp_path) -> None:
+    registry.pull("maths@2", tmp_path / "third")
+    lineage = json.loads((tmp_path / "third" / "lineage.json").read_text())
+    key, digest = "the_digest_of_what_the_longest_of_all_stages_has_made", "f" * 64
+    lineage["data"] = {key: digest}
+    (tmp_path / "third" / "lineage.json").write_text(json.dumps(lineage))
+    registry.publish("maths", tmp_path / "third")
+    command = ["adapters", "diff", "maths@2", "maths@3", "--registry", registry.address]
+    shown = CliRunner().invoke(app, command, catch_exceptions=False).output
+    assert [f"data.{key}", "–", digest] in [line.split() for line in shown.splitlines()]  # noqa: RUF001

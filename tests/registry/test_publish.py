@@ -142,3 +142,18 @@ def test_the_card_is_one_the_hub_reads(publication, tmp_path) -> None:
     from_wheel = lineage.model_copy(update={"base": {**lineage.base, "revision": "wheel:x==1"}})
     assert "rounded to 4 bits" in model_card(from_wheel)
     assert "revision=" not in model_card(from_wheel)
+
+
+def test_publishing_again_names_a_damaged_claim_and_puts_a_damaged_manifest_back(
+    publication, registry, tmp_path
+) -> None:
+    first = published(publication, registry, tmp_path)
+    registry.store.write("adapters/my-adapter/1/manifest.json", b"{")
+    assert published(publication, registry, tmp_path) == first
+    registry.require_whole(first.version)
+    registry.store.write("adapters/my-adapter/1/claim.json", b"x")
+    with pytest.raises(IntegrityError, match=r"1/claim\.json: not a claim .*delete it and publish the same content"):
+        published(publication, registry, tmp_path)
+    registry.store.delete("adapters/my-adapter/1/claim.json")
+    assert published(publication, registry, tmp_path).version == first.version
+    assert registry.claim(first.version).run == "host:/runs/a"
