@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from enum import Enum
 from pathlib import Path
 
 from lorapar.basemodel import bucket, hub, tiny, wheel
 from lorapar.config import ModelConfig
-from lorapar.errors import BadInputError, UnreachableError
+from lorapar.errors import BadInputError, IntegrityError, UnreachableError
 from lorapar.records import digest_of
-from lorapar.store import file_sha256, is_s3
+from lorapar.store import MANIFEST, file_sha256, is_s3, read_manifest
 
 _PATH_STARTS = (".", "~", os.sep)
 
@@ -99,11 +100,30 @@ def local_folder(config: ModelConfig) -> Path:
 
 
 def _local_digest(config: ModelConfig) -> str:
-    """Digest over names and contents of the folder's files, hidden ones (such as .git) aside."""
+    """Digest over names and contents of the folder's files, hidden ones (such as .git) aside.
+
+    Raises IntegrityError where a mirror's manifest lies there and names other bytes.
+    """
     folder = local_folder(config)
     files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
     shown = {name: path for name, path in files.items() if not any(part.startswith(".") for part in name.split("/"))}
-    return digest_of({name: file_sha256(path) for name, path in shown.items()})
+    digests = {name: file_sha256(path) for name, path in shown.items()}
+    _compare_with_mirror(folder, digests)
+    return digest_of(digests)
+
+
+def _compare_with_mirror(folder: Path, digests: Mapping[str, str]) -> None:
+    try:
+        manifest = read_manifest(folder)
+    except IntegrityError:  # none, or the manifest of another tool
+        return
+    for name, entry in manifest.files.items():
+        if digests.get(name) != entry.sha256:
+            what = "its bytes are not those that were mirrored" if name in digests else "was mirrored and is missing"
+            raise IntegrityError(
+                f"model.name: {folder / name}: {what}; `lorapar models mirror` again mends it, or delete {MANIFEST} "
+                "there if the change is meant"
+            )
 
 
 def _refuse_revision(config: ModelConfig) -> None:

@@ -89,12 +89,12 @@ def copy_up(
 ) -> Manifest:
     """Copy a folder's files (hidden ones and those that do not belong aside) to the address, then the manifest.
 
-    A second call for the same files does what an interrupted one left to do. Raises BadInputError where another tree
-    lies at the address: what others may be reading is not replaced.
+    A second call for the same files does what an interrupted one left to do, and replaces what is damaged. Raises
+    BadInputError where another tree lies at the address: what others may be reading is not replaced.
     """
     manifest = describe(folder, kind, lambda name: belongs(name) and not is_hidden(name) and name != MANIFEST)
     found = _manifest_of(store)
-    if found is None:
+    if found is None or found.files == manifest.files:
         _upload(folder, store, manifest, progress)
         store.write_if_absent(MANIFEST, manifest.model_dump_json(indent=2).encode() + b"\n")
         found = _manifest_of(store)

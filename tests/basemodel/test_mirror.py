@@ -6,8 +6,9 @@ import pytest
 
 from lorapar.basemodel import model_folder
 from lorapar.basemodel.mirror import mirror_model, parse_name
+from lorapar.basemodel.resolve import resolve_model
 from lorapar.config import ModelConfig
-from lorapar.errors import BadInputError
+from lorapar.errors import BadInputError, IntegrityError
 from lorapar.progress import Silent
 from lorapar.store import open_store
 
@@ -40,6 +41,24 @@ def test_local_model_lies_there_with_a_manifest_and_without_pickles(tmp_path):
     assert store.read("config.json") == (source / "config.json").read_bytes()
     assert ModelConfig(name=str(tmp_path / "mirror")), "and is a model folder like any other"
     assert model_folder(ModelConfig(name=str(tmp_path / "mirror"))) == tmp_path / "mirror"
+
+
+@pytest.mark.parametrize("damage", ["flipped byte", "missing"])
+def test_damage_of_a_mirror_in_a_folder_is_noticed_and_mended(tmp_path, damage):
+    mirror = tmp_path / "mirror"
+    mirror_model(ModelConfig(name="builtin:tiny"), str(mirror), Silent())
+    whole = resolve_model(ModelConfig(name=str(mirror)))
+    weights = mirror / "model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    if damage == "missing":
+        (mirror / "tokenizer_config.json").unlink()
+    else:
+        weights.write_bytes(data)
+    with pytest.raises(IntegrityError, match=r"mirrored.*`lorapar models mirror` again"):
+        resolve_model(ModelConfig(name=str(mirror)))
+    mirror_model(ModelConfig(name="builtin:tiny"), str(mirror), Silent())
+    assert resolve_model(ModelConfig(name=str(mirror))) == whole
 
 
 def test_pickled_weights_do_not_travel(tmp_path):
