@@ -88,10 +88,13 @@ def submit_command(  # noqa: PLR0913  -- an argument is an option of the command
     """Start the pipeline in Kubeflow; finished tasks of earlier runs are reused where nothing they read has changed."""
     if resubmit and not wait:
         raise BadInputError("--resubmit needs --wait: without following a run nobody knows that it failed")
-    settings = settings_of(preset, config, overrides)
+    from lorapar.kubeflow.checks import check_server
     from lorapar.kubeflow.parameter_values import pipeline_parameters
+    from lorapar.kubeflow.placement import mounts_of
 
-    values = pipeline_parameters(settings, parameters or [], store or settings.store.address)
+    check_server(host, namespace)
+    settings = settings_of(preset, config, overrides)
+    values = pipeline_parameters(settings, parameters or [], store or settings.store.address, mounts_of(placement))
     package = _package(images, registry, placement, require_digests=require_digests, no_cache=no_cache)
     from lorapar.kubeflow.server import Start
 
@@ -150,12 +153,15 @@ def schedule_command(  # noqa: PLR0913  -- an argument is an option of the comma
     max_concurrency: Annotated[int, typer.Option(min=1, max=10, help="Runs of this schedule at once.")] = 1,
 ) -> None:
     """Start the pipeline again and again; a run with nothing changed reuses every task that may be reused."""
-    settings = settings_of(preset, config, overrides)
-    if len(cron.split()) != 6 and not cron.startswith("@"):
-        raise BadInputError(f"CRON '{cron}': expected six fields, the first of them seconds, such as '0 0 3 * * *'")
+    from lorapar.kubeflow.checks import check_server
+    from lorapar.kubeflow.cron import check_cron
     from lorapar.kubeflow.parameter_values import pipeline_parameters
+    from lorapar.kubeflow.placement import mounts_of
 
-    values = pipeline_parameters(settings, parameters or [], store or settings.store.address)
+    check_cron(cron)
+    check_server(host, namespace)
+    settings = settings_of(preset, config, overrides)
+    values = pipeline_parameters(settings, parameters or [], store or settings.store.address, mounts_of(placement))
     package = _package(images, registry, placement, require_digests=require_digests, no_cache=False)
     from lorapar.kubeflow.server import Start
 
@@ -188,8 +194,10 @@ def _package(
 
 def server_at(host: str | None, namespace: str | None) -> Server:
     """The API server that options or kfp's own settings name; raises UnreachableError."""
+    from lorapar.kubeflow.checks import check_server
     from lorapar.kubeflow.server import Server, Where
 
+    check_server(host, namespace)
     return Server(Where(host, namespace))
 
 

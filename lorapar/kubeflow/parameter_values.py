@@ -14,25 +14,53 @@ import yaml
 
 from lorapar.config import RunConfig, apply_override, dump_changed, parse_settings, preset_text, validate_settings
 from lorapar.errors import BadInputError, nearest
+from lorapar.kubeflow.checks import check_reach, check_webhook
 from lorapar.kubeflow.parameters import PARAMETERS
 from lorapar.store.address import is_s3
 
 
-def pipeline_parameters(config: RunConfig, given: Sequence[str], store: str | None) -> dict[str, Any]:
-    """The values of the pipeline's parameters, checked as `plan` will; raises BadInputError naming what is wrong."""
+def pipeline_parameters(
+    config: RunConfig, given: Sequence[str], store: str | None, mounts: Sequence[str] = ()
+) -> dict[str, Any]:
+    """The values of the pipeline's parameters, checked as `plan` will; raises BadInputError naming what is wrong.
+
+    `mounts` are folders that the run's pods have and this machine need not have.
+    """
     values: dict[str, Any] = {"config": dump_changed(config)}
     if store is not None:
         values["store"] = store
     known = {parameter.name: parameter for parameter in PARAMETERS}
     for text in given:
         name, equals, value = text.partition("=")
-        if name not in known or name == "config":
+        if name == "config":
+            raise BadInputError(
+                "--param config: here the settings come from --preset NAME or --config FILE, with --set on top"
+            )
+        if name not in known:
             raise BadInputError(f"--param {text}: the pipeline has no such parameter{nearest(name, list(known))}")
         if not equals:
             raise BadInputError(f"--param {text}: write it as {name}=VALUE")
         values[name] = _typed(name, value, known[name].type)
-    run_config({parameter.name: parameter.default for parameter in PARAMETERS} | values)
+    whole = {parameter.name: parameter.default for parameter in PARAMETERS} | values
+    check_reach(run_config(whole), values.get("store"), mounts)
+    parallelism_of(whole["parallelism"])
+    gpu_pool_of(whole["gpu_pool"])
+    check_webhook(whole["webhook"])
     return values
+
+
+def parallelism_of(value: Any) -> int:
+    """How many vote tasks run at once; raises BadInputError."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or value < 1 or value != int(value):
+        raise BadInputError(f"parallelism: expected a whole number of 1 or more, got {value!r}")
+    return int(value)
+
+
+def gpu_pool_of(value: Any) -> dict[str, str]:
+    """Labels of nodes; raises BadInputError."""
+    if not isinstance(value, dict) or not all(isinstance(label, str) for label in value.values()):
+        raise BadInputError(f'gpu_pool: expected labels of nodes such as {{"pool": "gpu"}}, got {value!r}')
+    return {str(key): label for key, label in value.items()}
 
 
 def run_config(values: Mapping[str, Any]) -> RunConfig:

@@ -75,6 +75,12 @@ class Placement(Section):
         return self.groups.get(stage) or self.groups.get(OTHERS) or Group()
 
 
+def mounts_of(path: Path | None) -> tuple[str, ...]:
+    """Folders of pods that hold what is not of this machine: where a placement file mounts a claim, that of models."""
+    groups = read_placement(path).groups.values() if path is not None else ()
+    return (MODELS,) if any(group.models is not None and group.models.claim is not None for group in groups) else ()
+
+
 def read_placement(path: Path) -> Placement:
     """Read a placement file; raises BadInputError with the key that is wrong."""
     try:

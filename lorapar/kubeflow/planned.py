@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 from lorapar.config import RunConfig
 from lorapar.errors import BadInputError
 from lorapar.kubeflow.executor_input import ExecutorInput
-from lorapar.kubeflow.parameter_values import run_config
+from lorapar.kubeflow.parameter_values import gpu_pool_of, parallelism_of, run_config
 from lorapar.kubeflow.ports import LOOPED_STAGE, settings_parameter
 from lorapar.stages.graph import GRAPH
 from lorapar.stages.plan import Plan
@@ -49,8 +49,8 @@ def plan_call(given: ExecutorInput) -> PlanCall:
     values = given.inputs.parameter_values
     return PlanCall(
         config=run_config(values),
-        gpu_pool=_gpu_pool(values.get("gpu_pool") or {}),
-        parallelism=_parallelism(values.get("parallelism", 4)),
+        gpu_pool=gpu_pool_of(values.get("gpu_pool") or {}),
+        parallelism=parallelism_of(values.get("parallelism", 4)),
         vote_accelerators=given.text("vote_accelerators", "1"),
     )
 
@@ -110,15 +110,3 @@ def _dealt(names: Sequence[str], groups: int) -> list[list[str]]:
     """The names in at most so many groups, in their order, as even as can be."""
     count = min(groups, len(names))
     return [list(names[number::count]) for number in range(count)]
-
-
-def _parallelism(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int | float) or value < 1 or value != int(value):
-        raise BadInputError(f"parallelism: expected a whole number of 1 or more, got {value!r}")
-    return int(value)
-
-
-def _gpu_pool(value: Any) -> dict[str, str]:
-    if not isinstance(value, dict) or not all(isinstance(label, str) for label in value.values()):
-        raise BadInputError(f'gpu_pool: expected labels of nodes such as {{"pool": "gpu"}}, got {value!r}')
-    return {str(key): label for key, label in value.items()}

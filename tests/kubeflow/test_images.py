@@ -8,7 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from lorapar.cli import app
 from lorapar.errors import BadInputError
 from lorapar.kubeflow.images import IMAGES, image_of, is_pinned, references
 from lorapar.stages.contract import STAGE_NAMES
@@ -96,3 +98,13 @@ def test_references() -> None:
     assert not is_pinned("r.example/trainer:1")
     with pytest.raises(BadInputError, match="did you mean 'vllm'"):
         references(None, ["vlm=x:1"])
+
+
+def test_the_example_of_the_docs_pins_every_image(tmp_path) -> None:
+    page = (ROOT / "docs" / "kubeflow.md").read_text(encoding="utf-8").replace("\\\n", "")
+    (command,) = re.findall(r"^lorapar (compile .*--require-digests.*)$", page, re.MULTILINE)
+    pinned = command.replace("sha256:...", "sha256:" + "a" * 64).replace("lorapar.yaml", str(tmp_path / "p.yaml"))
+    result = CliRunner().invoke(app, pinned.split())
+    assert result.exit_code == 0, result.exception
+    assert "is not pinned" not in result.output
+    assert (tmp_path / "p.yaml").read_text().count("@sha256:" + "a" * 64) >= 3

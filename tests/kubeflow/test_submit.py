@@ -12,8 +12,11 @@ import pytest
 from typer.testing import CliRunner
 
 from lorapar.cli import app
+from lorapar.config import load_config
 from lorapar.errors import LoraparError
-from lorapar.kubeflow import follow
+from lorapar.kubeflow import follow, submission
+from lorapar.stages.plan import resolve_config
+from lorapar.store import open_store
 
 spec = importlib.util.spec_from_file_location("api_double", Path(__file__).with_name("api_double.py"))
 api_double = importlib.util.module_from_spec(spec)
@@ -26,7 +29,8 @@ FAILED = ("FAILED", {"plan": "SUCCEEDED", "sft": "FAILED"})
 
 @pytest.fixture
 def server(monkeypatch, tmp_path):
-    """The double; runs end at once, and their store is an empty folder."""
+    """The double; runs end at once, and the folder `tmp_path` stands for their bucket."""
+    monkeypatch.setattr(submission, "open_store", lambda address: open_store(tmp_path))
     monkeypatch.setattr(follow, "POLL_SECONDS", 0.01)
     monkeypatch.setattr("os.environ", {**__import__("os").environ, "KF_PIPELINES_ENDPOINT": "", "KFP_TOKEN": "t0ken"})
     double = api_double.Double()
@@ -35,7 +39,7 @@ def server(monkeypatch, tmp_path):
 
 
 @pytest.fixture
-def call(server, tmp_path):
+def call(server):
     """The command line in this process; an error a person can mend becomes its exit code."""
 
     def run(*arguments: str):
@@ -48,30 +52,33 @@ def call(server, tmp_path):
     return run
 
 
-def submit(call, store, *more):
-    return call("submit", "--preset", "tiny", "--store", str(store), *more)
+STORE = "s3://bucket/lorapar"
 
 
-def test_a_new_version_is_uploaded_once_and_runs_get_the_settings(server, call, tmp_path) -> None:
-    assert submit(call, tmp_path, "--param", "theta=0.8", "--service-account", "trainer")[0] == 0
-    assert submit(call, tmp_path)[0] == 0
+def submit(call, *more):
+    return call("submit", "--preset", "tiny", "--store", STORE, *more)
+
+
+def test_a_new_version_is_uploaded_once_and_runs_get_the_settings(server, call) -> None:
+    assert submit(call, "--param", "theta=0.8", "--service-account", "trainer")[0] == 0
+    assert submit(call)[0] == 0
     assert len(server.pipelines) == 1
     # The first upload makes a version too, named after the pipeline; then one for our content, and none again.
     assert [one.display_name.split("-")[0] for one in server.versions.values()][1:] == ["0.1.0"]
     first, second = server.runs.values()
     assert first.runtime_config.parameters["theta"] == "0.8"
-    assert first.runtime_config.parameters["store"] == str(tmp_path)
+    assert first.runtime_config.parameters["store"] == STORE
     assert "name: tiny" in first.runtime_config.parameters["config"]
     assert first.service_account == "trainer"
     assert "theta" not in second.runtime_config.parameters
     assert set(server.tokens) == {"Bearer t0ken"}
 
 
-def test_images_and_caching_make_another_version(server, call, tmp_path) -> None:
+def test_images_and_caching_make_another_version(server, call) -> None:
     digest = "sha256:" + "a" * 64
-    submit(call, tmp_path)
-    submit(call, tmp_path, "--image", f"trainer=registry.example/trainer@{digest}")
-    submit(call, tmp_path, "--no-cache")
+    submit(call)
+    submit(call, "--image", f"trainer=registry.example/trainer@{digest}")
+    submit(call, "--no-cache")
     assert len({one.display_name for one in server.versions.values()}) == 4
     specs = [package["spec"] for package in server.packages.values()]
     images = {one["container"]["image"] for one in specs[2]["deploymentSpec"]["executors"].values()}
@@ -87,9 +94,9 @@ def test_images_and_caching_make_another_version(server, call, tmp_path) -> None
         (("CANCELED", {}), 12, "canceled"),
     ],
 )
-def test_the_end_of_the_run_decides_the_exit_code(server, call, tmp_path, ending, code, said) -> None:
+def test_the_end_of_the_run_decides_the_exit_code(server, call, ending, code, said) -> None:
     server.endings = [ending]
-    result = submit(call, tmp_path, "--wait")
+    result = submit(call, "--wait")
     assert result[0] == code, result
     assert said in result[1]
 
@@ -101,54 +108,54 @@ def test_what_the_report_wrote_down_wins_over_states_of_tasks(server, call, tmp_
     outcome = {"better": True, "promoted": False, "errors": {}}
     (results / "outcome.json").write_text(json.dumps(outcome), encoding="utf-8")
     (results / "metrics.json").write_text(json.dumps({"base": {"system1_accuracy": 0.25}}), encoding="utf-8")
-    code, said = submit(call, tmp_path, "--wait")
+    code, said = submit(call, "--wait")
     assert code == 0
     assert "promotion is switched off" in said
     assert "25.0%" in said
 
 
-def test_a_failed_run_is_started_again_as_often_as_asked(server, call, tmp_path) -> None:
+def test_a_failed_run_is_started_again_as_often_as_asked(server, call) -> None:
     server.endings = [FAILED, FAILED, PROMOTED]
-    assert submit(call, tmp_path, "--wait", "--resubmit", "2")[0] == 0
+    assert submit(call, "--wait", "--resubmit", "2")[0] == 0
     assert len(server.runs) == 3
     server.endings = [FAILED, FAILED]
-    assert submit(call, tmp_path, "--wait", "--resubmit", "1")[0] == 12
+    assert submit(call, "--wait", "--resubmit", "1")[0] == 12
 
 
-def test_nothing_starts_where_nothing_has_changed(server, call, tmp_path) -> None:
+def test_nothing_starts_where_nothing_has_changed(server, call) -> None:
     server.endings = [("FAILED", {}), ("SUCCEEDED", {}), ("SUCCEEDED", {})]
-    submit(call, tmp_path, "--if-changed")
-    submit(call, tmp_path, "--if-changed")
+    submit(call, "--if-changed")
+    submit(call, "--if-changed")
     assert len(server.runs) == 2, "the first failed, so an equal one starts"
-    code, said = submit(call, tmp_path, "--if-changed")
+    code, said = submit(call, "--if-changed")
     assert (code, len(server.runs)) == (0, 2)
     assert "unchanged since run run-1" in said
-    submit(call, tmp_path, "--if-changed", "--set", "rl.max_steps=3")
+    submit(call, "--if-changed", "--set", "rl.max_steps=3")
     assert len(server.runs) == 3
 
 
-def test_changed_rows_at_the_same_address_count_as_changed(server, call, tmp_path) -> None:
-    rows = tmp_path / "rows.jsonl"
-    server.endings = [("SUCCEEDED", {})] * 2
-    for answer in ("old", "new"):
+def test_changed_rows_at_the_same_address_count_as_changed(tmp_path) -> None:
+    rows, marks = tmp_path / "rows.jsonl", []
+    for answer in ("old", "old", "new"):
         lines = [{"question": f"Why {n}?", "answer": answer} for n in range(9)]
         rows.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-        submit(call, tmp_path / "store", "--if-changed", "--set", f"data.source={rows}")
-    assert len(server.runs) == 2
+        config = load_config(preset="tiny", overrides=[f"data.source={rows}"])
+        marks.append(submission.fingerprint("1", {"theta": "0.9"}, resolve_config(config, ("model", "data"))))
+    assert marks[0] == marks[1] != marks[2]
 
 
-def test_runs_lists_the_newest_first(server, call, tmp_path) -> None:
+def test_runs_lists_the_newest_first(server, call) -> None:
     server.endings = [PROMOTED, FAILED]
-    submit(call, tmp_path, "--name", "one")
-    submit(call, tmp_path, "--name", "two")
+    submit(call, "--name", "one")
+    submit(call, "--name", "two")
     code, said = call("runs")
     assert code == 0
     assert said.index("two") < said.index("one")
     assert "failed" in said
 
 
-def test_schedule_makes_a_recurring_run(server, call, tmp_path) -> None:
-    code, said = call("schedule", "0 0 3 * * *", "--preset", "tiny", "--store", str(tmp_path))
+def test_schedule_makes_a_recurring_run(server, call) -> None:
+    code, said = call("schedule", "0 0 3 * * *", "--preset", "tiny", "--store", STORE)
     assert code == 0, said
     (made,) = server.recurring.values()
     assert made.trigger.cron_schedule.cron == "0 0 3 * * *"
@@ -156,15 +163,29 @@ def test_schedule_makes_a_recurring_run(server, call, tmp_path) -> None:
     assert call("schedule", "0 3 * * *", "--preset", "tiny")[0] == 2
 
 
-def schedule(call, store, name: str) -> None:
-    assert call("schedule", "0 0 3 * * *", "--preset", "tiny", "--store", str(store), "--name", name)[0] == 0
+def test_a_time_that_never_comes_is_no_schedule(server, call) -> None:
+    code, said = call("schedule", "0 0 25 * * *", "--preset", "tiny", "--store", STORE)
+    assert (code, len(server.recurring)) == (2, 0)
+    assert "hour '25': expected 0 to 23" in said
 
 
-def test_schedules_of_the_pipeline_are_listed_over_all_pages(server, call, tmp_path, monkeypatch) -> None:
+def test_a_model_below_the_volume_that_pods_mount_is_no_local_one(server, call, tmp_path) -> None:
+    model = ["--set", "model.name=/models/mine"]
+    assert submit(call, *model)[0] == 2
+    placement = tmp_path / "placement.yaml"
+    placement.write_text("groups: {others: {models: {claim: shared}}}")
+    assert submit(call, *model, "--placement", str(placement))[0] == 0
+
+
+def schedule(call, name: str) -> None:
+    assert call("schedule", "0 0 3 * * *", "--preset", "tiny", "--store", STORE, "--name", name)[0] == 0
+
+
+def test_schedules_of_the_pipeline_are_listed_over_all_pages(server, call, monkeypatch) -> None:
     assert "no schedules" in call("schedules", "list")[1]
     monkeypatch.setattr("lorapar.kubeflow.server._PAGE", 2)
     for name in ("first", "second", "third", "fourth", "fifth"):
-        schedule(call, tmp_path, name)
+        schedule(call, name)
     *_, foreign = server.recurring.values()
     foreign.pipeline_version_reference.pipeline_id = "somebody-elses"
     code, said = call("schedules", "list")
@@ -173,9 +194,9 @@ def test_schedules_of_the_pipeline_are_listed_over_all_pages(server, call, tmp_p
     assert said.count("0 0 3 * * *") == said.count("enabled") == 4
 
 
-def test_a_schedule_is_deleted_by_id_or_by_name(server, call, tmp_path) -> None:
+def test_a_schedule_is_deleted_by_id_or_by_name(server, call) -> None:
     for name in ("nightly", "weekly", "weekly"):
-        schedule(call, tmp_path, name)
+        schedule(call, name)
     assert call("schedules", "delete", "nightly")[0] == 0
     assert [one.display_name for one in server.recurring.values()] == ["weekly", "weekly"]
     kept, gone = server.recurring
@@ -191,8 +212,8 @@ def test_a_schedule_is_deleted_by_id_or_by_name(server, call, tmp_path) -> None:
     )
 
 
-def test_the_schedule_of_another_pipeline_is_not_ours_to_delete(server, call, tmp_path) -> None:
-    schedule(call, tmp_path, "nightly")
+def test_the_schedule_of_another_pipeline_is_not_ours_to_delete(server, call) -> None:
+    schedule(call, "nightly")
     (foreign,) = server.recurring.values()
     foreign.pipeline_version_reference.pipeline_id = "somebody-elses"
     assert call("schedules", "delete", "nightly")[0] == 2
@@ -207,17 +228,17 @@ def test_looking_for_runs_of_an_unknown_experiment_makes_none(server, call) -> N
 
 
 @pytest.mark.parametrize(("status", "code"), [(401, 3), (403, 3), (500, 3), (404, 2)])
-def test_a_server_that_refuses_is_one_line(server, call, tmp_path, status, code) -> None:
+def test_a_server_that_refuses_is_one_line(server, call, status, code) -> None:
     server.refuse = status
-    result = submit(call, tmp_path)
+    result = submit(call)
     assert result[0] == code
     assert "not allowed" in result[1]
     assert "t0ken" not in result[1]
 
 
-def test_a_server_that_is_not_there_is_one_line(server, tmp_path) -> None:
+def test_a_server_that_is_not_there_is_one_line(server) -> None:
     server.stop()
-    arguments = ["submit", "--preset", "tiny", "--store", str(tmp_path), "--host", server.address]
+    arguments = ["submit", "--preset", "tiny", "--store", STORE, "--host", server.address]
     result = CliRunner().invoke(app, arguments)
     assert int(result.exception.exit_code) == 3
     assert "did not answer" in str(result.exception)
@@ -227,6 +248,17 @@ WRONG = [
     (["--param", "theta=2"], "theta"),
     (["--param", "thet=0.5"], "did you mean 'theta'"),
     (["--param", "parallelism=many"], "parallelism"),
+    (["--param", "parallelism=0"], "parallelism: expected a whole number of 1 or more"),
+    (["--param", "webhook=notaurl"], "webhook: expected an address"),
+    (["--param", "config=preset:foo"], "--param config: here the settings come from --preset NAME or --config FILE"),
+    (["--set", "data.source=/local/file.jsonl"], "data.source: /local/file.jsonl lies on this machine"),
+    (["--param", "dataset=rows.jsonl"], "data.source: rows.jsonl lies on this machine"),
+    (["--set", "model.name=/local/model"], "model.name: /local/model lies on this machine"),
+    (["--store", "/local/x"], "store: /local/x is a folder"),
+    (["--param", "registry=adapters"], "registry.address: adapters is a folder"),
+    (["--host", "nonsense"], "--host nonsense: expected an address"),
+    (["--namespace", "Bad_NS"], "--namespace Bad_NS: names of namespaces"),
+    (["--set", "gate.measures=[system3]"], "gate.measures: 'system3' is not evaluated"),
     (["--set", "rl.max_stps=1"], "max_steps"),
     (["--image", "trainr=x:1"], "did you mean 'trainer'"),
     (["--image", "trainer=NOT A NAME"], "trainer=REGISTRY"),

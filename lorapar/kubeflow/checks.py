@@ -1,0 +1,102 @@
+"""What `lorapar submit` and `schedule` refuse before anything is sent: what no pod could read, what no server takes.
+
+Nothing is imported here that takes time.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from lorapar.config import RunConfig
+from lorapar.errors import BadInputError
+from lorapar.kubeflow.placement import MODELS
+from lorapar.store.address import parse_address
+
+_DNS_LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+"""What Kubernetes allows as the name of a namespace (RFC 1123)."""
+_FOLDER_STARTS = ("/", ".", "~")
+TASK_MIX = "task-mix"
+
+
+def check_server(host: str | None, namespace: str | None) -> None:
+    """Refuse an address that is none and a namespace that Kubernetes could not have; raises BadInputError."""
+    if host is not None and not _is_http(host):
+        raise BadInputError(f"--host {host}: expected an address that begins with http:// or https://")
+    if namespace is not None and not _DNS_LABEL.fullmatch(namespace):
+        raise BadInputError(
+            f"--namespace {namespace}: names of namespaces have lower-case letters, digits and '-', at most 63, "
+            "with a letter or digit at both ends"
+        )
+
+
+def check_webhook(address: str) -> None:
+    """Refuse an address that nothing can be posted to; it is not repeated, since it may hold a token."""
+    if address and not _is_http(address):
+        raise BadInputError("webhook: expected an address that begins with https:// or http://")
+
+
+def check_reach(config: RunConfig, store: str | None, mounts: Sequence[str] = ()) -> None:
+    """Refuse what pods could not read or write: they see buckets, the hub and `mounts`, and no folder of this machine.
+
+    Raises BadInputError naming the setting.
+    """
+    if store is not None:
+        _require_bucket("store", store)
+    if config.registry.address is not None:
+        _require_bucket("registry.address", config.registry.address)
+    for setting, source in _rows(config).items():
+        if _is_file(source) and not _is_below(source, mounts):
+            raise BadInputError(
+                f"{setting}: {source} lies on this machine, where no pod can read it; "
+                "upload it and name its s3:// address"
+            )
+    for setting, name in _models(config).items():
+        if name.startswith(_FOLDER_STARTS) and not _is_below(name, mounts):
+            raise BadInputError(
+                f"{setting}: {name} lies on this machine, where no pod can read it; copy it to a bucket (`lorapar "
+                f"models mirror`), or name one below {MODELS} and mount a claim there with a placement file"
+            )
+
+
+def _rows(config: RunConfig) -> dict[str, str]:
+    """Addresses of rows, by the setting that names them."""
+    found = {"data.source": config.data.source, "edits.source": config.edits.source}
+    for benchmark in config.evaluate.benchmarks:
+        found[f"evaluate.benchmarks[{benchmark.task}].data"] = benchmark.data
+        found[f"evaluate.benchmarks[{benchmark.task}].few_shot_data"] = benchmark.few_shot_data
+    return {setting: source for setting, source in found.items() if source is not None}
+
+
+def _models(config: RunConfig) -> dict[str, str]:
+    """Names of models, by the setting; what an endpoint serves is none."""
+    own = {f"teachers[{one.name}].model": one.model for one in config.teachers if one.model and one.endpoint is None}
+    return {"model.name": config.model.name, **own}
+
+
+def _is_http(address: str) -> bool:
+    try:
+        parts = urlsplit(address)
+    except ValueError:
+        return False
+    return parts.scheme in ("http", "https") and bool(parts.hostname)
+
+
+def _require_bucket(setting: str, address: str) -> None:
+    if isinstance(parse_address(address), Path):
+        raise BadInputError(
+            f"{setting}: {address} is a folder, and the pods of a run share none; name s3://BUCKET/PREFIX"
+        )
+
+
+def _is_file(source: str) -> bool:
+    """Whether rows come from a file or folder: one that is here, or a path that can be nothing else."""
+    if "://" in source or source.startswith("hub:") or source == TASK_MIX:
+        return False
+    return source.startswith(_FOLDER_STARTS) or Path(source).suffix != "" or Path(source).exists()
+
+
+def _is_below(path: str, mounts: Sequence[str]) -> bool:
+    return ".." not in Path(path).parts and any(path.startswith(f"{mount}/") for mount in mounts)
