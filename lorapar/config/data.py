@@ -49,7 +49,8 @@ class DataConfig(Section):
         "refuse", description="Rows without a question or answer, and repeated questions: an error, or left out"
     )
     heldout: Annotated[float, Field(ge=0.0)] = Field(
-        0.1, description="Rows held out for evaluation: a share below 1, a number of rows from 1 on"
+        0.1,
+        description="Rows held out: a share below 1, a number from 1 on; a run refuses 0",
     )
     task_mix: TaskMixConfig = Field(default_factory=TaskMixConfig, description="Sizes, where the source is task-mix")
     digest: str | None = Field(None, description="sha256 of what the source holds; filled in by `plan`")

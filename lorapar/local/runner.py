@@ -89,7 +89,7 @@ def _run_nodes(run: _Run, reporter: Reporter) -> set[str]:
         if node.stage == "plan":
             resolved = read_plan(folder.artifact("plan", "plan"))
             write_atomically(folder.root / "config.yaml", dump_config(resolved.config))
-            sections |= node_settings(resolved.config)
+            sections |= without_gate_before_it(node_settings(resolved.config), run.last)
         if node.name == run.last:
             break
     _share_all(run)
@@ -125,6 +125,15 @@ def _run_node(node: Node, settings: dict[str, Any], run: _Run, progress: Progres
     except KeyboardInterrupt as stop:
         raise stopped(stop, f" during {node.name}") from None
     return True
+
+
+def without_gate_before_it(sections: dict[str, dict[str, Any]], last: str) -> dict[str, dict[str, Any]]:
+    """The nodes' settings, where a run that stops before the gate asks for no held-out rows that it could judge."""
+    if last not in [node.name for node in ahead_of(next(one for one in GRAPH if one.stage == "gate"), GRAPH[-1].name)]:
+        for node in GRAPH:
+            if node.stage == "tally":
+                sections[node.name]["gate"] = None
+    return sections
 
 
 def wanted(node: Node, folder: RunFolder) -> bool:
