@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -67,7 +67,7 @@ def _read(file: Path) -> str:
 def parse_settings(text: str, origin: str) -> dict[str, Any]:
     """The values of a YAML text; `origin` is what errors call it. Raises BadInputError with the line."""
     try:
-        values = yaml.safe_load(text) or {}
+        values = _unique(text, origin)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark is not None else ""
@@ -75,6 +75,36 @@ def parse_settings(text: str, origin: str) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise BadInputError(f"{origin}: expected sections such as 'model:', got {type(values).__name__}")
     return values
+
+
+def _unique(text: str, origin: str) -> Any:
+    """The values of a YAML text; of a key that is there twice, YAML would silently take the last."""
+    loader = yaml.SafeLoader(text)
+    try:
+        root = loader.get_single_node()
+        if root is None:
+            return {}
+        for key in _repeated(root):
+            line = key.start_mark.line + 1
+            raise BadInputError(f"{origin}, line {line}: the key '{key.value}' is there twice; keep one of them")
+        return loader.construct_document(root) or {}
+    finally:
+        loader.dispose()
+
+
+def _repeated(node: yaml.Node) -> Iterator[yaml.Node]:
+    """Keys that their own mapping has had before."""
+    if isinstance(node, yaml.MappingNode):
+        seen = set()
+        for key, value in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                yield key
+            if isinstance(key, yaml.ScalarNode):
+                seen.add(key.value)
+            yield from _repeated(value)
+    elif isinstance(node, yaml.SequenceNode):
+        for value in node.value:
+            yield from _repeated(value)
 
 
 def apply_override(values: dict[str, Any], override: str) -> None:
@@ -148,6 +178,10 @@ _NUMBERS = {
 def _complaint(problem: Mapping[str, Any]) -> str:
     """What is wrong with a value; of a number the whole range, of which pydantic names only the end that was passed."""
     interval = _interval(problem["loc"]) if problem["loc"] else None
+    if problem["type"] in ("model_type", "model_attributes_type"):
+        return "is a section: give its settings as {key: value}, or one as section.key=value"
+    if problem["type"] == "too_short":
+        return f"needs at least {problem['ctx']['min_length']}"
     kind = _NUMBERS.get(problem["type"])
     if kind is not None:
         return f"must be {kind}" + (f" in {interval}" if interval else "")

@@ -165,3 +165,19 @@ def test_a_measure_that_nothing_yields_is_refused_before_anything_starts(overrid
 def test_a_benchmark_that_is_asked_is_a_measure() -> None:
     overrides = ["evaluate.benchmarks=[{task: gsm8k}]", "gate.measures=[system2, gsm8k]"]
     assert load_config(preset="tiny", overrides=overrides).gate.measures == ("system2", "gsm8k")
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [("partition=0.5", "partition: is a section: give its settings"), ("teachers=[]", "teachers: needs at least 1")],
+)
+def test_a_value_of_the_wrong_shape_is_refused_in_plain_words(override, said) -> None:
+    with pytest.raises(BadInputError, match=said):
+        load_config(preset="tiny", overrides=[override])
+
+
+def test_a_key_that_is_there_twice_is_named_with_its_line(tmp_path) -> None:
+    file = tmp_path / "twice.yaml"
+    file.write_text("sft:\n  epochs: 1\n  epochs: 2\n")
+    with pytest.raises(BadInputError, match=r"line 3: the key 'epochs' is there twice"):
+        load_config(file=file)
