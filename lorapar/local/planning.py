@@ -15,7 +15,7 @@ from lorapar.local.estimate import stage_memory_bytes
 from lorapar.local.folder import RunFolder
 from lorapar.local.needs import ask_registry, require_packages
 from lorapar.local.preview import PlannedNode, preview
-from lorapar.local.runner import last_node, with_registry, without_gate_before_it
+from lorapar.local.runner import last_node, with_registry
 from lorapar.stages.contract import stage_spec
 from lorapar.stages.plan import make_plan
 
@@ -29,7 +29,6 @@ def plan_table(config: RunConfig, out: Path, *, until: str | None, fresh: bool) 
     folder.require_own()
     ask_registry(config)
     plan = make_plan(with_edits(with_registry(config, out), folder))
-    without_gate_before_it(plan.sections, last)
     nodes = _up_to(preview(plan, folder), last)
     running = [planned.node for planned in nodes if fresh or not planned.reused]
     if any(stage_spec(node.stage).cached for node in running):

@@ -89,7 +89,7 @@ def _run_nodes(run: _Run, reporter: Reporter) -> set[str]:
         if node.stage == "plan":
             resolved = read_plan(folder.artifact("plan", "plan"))
             write_atomically(folder.root / "config.yaml", dump_config(resolved.config))
-            sections |= without_gate_before_it(node_settings(resolved.config), run.last)
+            sections |= node_settings(resolved.config)
         if node.name == run.last:
             break
     _share_all(run)
@@ -125,15 +125,6 @@ def _run_node(node: Node, settings: dict[str, Any], run: _Run, progress: Progres
     except KeyboardInterrupt as stop:
         raise stopped(stop, f" during {node.name}") from None
     return True
-
-
-def without_gate_before_it(sections: dict[str, dict[str, Any]], last: str) -> dict[str, dict[str, Any]]:
-    """The nodes' settings, where a run that stops before the gate asks for no held-out rows that it could judge."""
-    if last not in [node.name for node in ahead_of(next(one for one in GRAPH if one.stage == "gate"), GRAPH[-1].name)]:
-        for node in GRAPH:
-            if node.stage == "tally":
-                sections[node.name]["gate"] = None
-    return sections
 
 
 def wanted(node: Node, folder: RunFolder) -> bool:
@@ -196,6 +187,7 @@ def _execute(node: Node, record: StageRecord, run: _Run, progress: Progress) -> 
         progress=progress,
         origin=replace(Origin.of_environment(), run=str(folder.root.resolve())),
         cache=folder.cache,
+        judged=comes_to_the_gate(run.last),
     )
     store = run.shared.store if run.shared is not None else None
     with executed(record, call, store, run.config.checkpoint) as finished:
@@ -205,6 +197,12 @@ def _execute(node: Node, record: StageRecord, run: _Run, progress: Progress) -> 
             run.shared.try_keep(finished, folder.node(node.name), progress)
     shutil.rmtree(work, ignore_errors=True)
     progress.say(f"done in {finished.seconds:.1f} s" + _summary(finished.metrics))
+
+
+def comes_to_the_gate(last: str) -> bool:
+    """Whether a run that ends with this node comes to the gate."""
+    names = [node.name for node in GRAPH]
+    return names.index(last) >= names.index("gate")
 
 
 def _verified_inputs(node: Node, folder: RunFolder) -> dict[str, tuple[Path, ...]]:

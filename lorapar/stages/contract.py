@@ -92,6 +92,8 @@ class StageCall(Generic[S]):
     """A folder for what is remembered by content from call to call, whatever their settings; None: nothing is."""
     store: ObjectStore | None = None
     """Where machines share what they remember by content; None: they do not."""
+    judged: bool = True
+    """Whether a gate follows; a run on one machine may end before it. Decides no output, only what is refused early."""
 
     def input(self, name: str) -> Path:
         """The one folder of an input."""

@@ -77,7 +77,8 @@ def run(call: StageCall[Settings]) -> Metrics:
     write_json(call.output("labels") / SUMMARY, summary)
     if settings.round == "rest":
         _check_both_systems(summary)
-        _check_heldout(settings.gate.measures if settings.gate is not None else (), call.output("heldout"))
+        if settings.gate is not None and call.judged:
+            _check_heldout(settings.gate.measures, call.output("heldout"))
     return metrics_of(summary)
 
 
