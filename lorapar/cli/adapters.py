@@ -70,7 +70,8 @@ def list_command(name: OptionalName = None, where: Where = None) -> None:
         table = Table("adapter", "versions", "aliases", box=None, header_style="bold")
         for row in adapter_rows(registry):
             named = (_named(alias, record) for alias, record in sorted(row.aliases.items()))
-            table.add_row(row.name, str(row.versions), escape(", ".join(named)))
+            table.add_row(row.name, str(row.versions), "damaged" if row.fault else escape(", ".join(named)))
+            faults += [row.fault] if row.fault else []
     else:
         table = Table("version", "aliases", "verdict", "published", box=None, header_style="bold")
         for found in version_rows(registry, name):
@@ -81,7 +82,7 @@ def list_command(name: OptionalName = None, where: Where = None) -> None:
         raise BadInputError(f"{registry.address}: no {'adapter' if name is None else f'version of {name}'} in it")
     _show_table(table)
     if faults:
-        more = f" (and {len(faults) - 1} more: `lorapar adapters verify {name}`)" if len(faults) > 1 else ""
+        more = f" (and {len(faults) - 1} more: `lorapar adapters verify {name or 'NAME'}`)" if len(faults) > 1 else ""
         raise IntegrityError(f"{faults[0]}{more}")
 
 

@@ -20,6 +20,9 @@ from lorapar.progress import Progress
 if TYPE_CHECKING:
     from rich.console import Console
 
+_LOG_WIDTH = 160
+"""Columns of a table in a log; rich would take 80, in which the longer cells are broken."""
+
 
 class Commands(TyperGroup):
     """Every command; one that is stopped ends with one line and its own exit code, wherever it was."""
@@ -40,10 +43,11 @@ class Screen:
 
     @cached_property
     def console(self) -> Console:
-        """For those who draw tables and bars."""
+        """For those who draw tables and bars; a log, which no terminal is near, has room for whole lines of tables."""
         from rich.console import Console
 
-        return Console(stderr=self._stderr)
+        unseen = "COLUMNS" not in os.environ and not any(os.isatty(descriptor) for descriptor in range(3))
+        return Console(stderr=self._stderr, width=_LOG_WIDTH if unseen else None)
 
     def print(self, *values: Any, **options: Any) -> None:
         """As rich's console prints."""

@@ -55,13 +55,16 @@ def dump_changed(config: BaseModel) -> str:
 
 def _read(file: Path) -> str:
     try:
-        return file.read_text(encoding="utf-8")
+        text = file.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise BadInputError(f"--config: there is no file {file}") from None
     except UnicodeDecodeError as error:
         raise BadInputError(f"--config: {file} is not UTF-8 (byte {error.start}); save it as UTF-8") from None
     except OSError as error:
         raise BadInputError(f"--config: {file} cannot be read: {error.strerror}") from None
+    if all(not line.strip() or line.lstrip().startswith("#") for line in text.splitlines()):
+        raise BadInputError(f"--config: {file} has no settings in it; for a run with the defaults write {{}} into it")
+    return text
 
 
 def parse_settings(text: str, origin: str) -> dict[str, Any]:

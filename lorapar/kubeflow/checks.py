@@ -5,6 +5,7 @@ Nothing is imported here that takes time.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,12 +20,16 @@ _DNS_LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 """What Kubernetes allows as the name of a namespace (RFC 1123)."""
 _FOLDER_STARTS = ("/", ".", "~")
 TASK_MIX = "task-mix"
+ENDPOINT_VARIABLE = "KF_PIPELINES_ENDPOINT"
+"""Where kfp looks for the server's address when no `--host` is given."""
 
 
 def check_server(host: str | None, namespace: str | None) -> None:
     """Refuse an address that is none and a namespace that Kubernetes could not have; raises BadInputError."""
-    if host is not None and not _is_http(host):
-        raise BadInputError(f"--host {host}: expected an address that begins with http:// or https://")
+    address = os.environ.get(ENDPOINT_VARIABLE) or None if host is None else host
+    if address is not None and not _is_http(address):
+        what = ENDPOINT_VARIABLE if host is None else "--host"
+        raise BadInputError(f"{what} {address}: expected an address that begins with http:// or https://")
     if namespace is not None and not _DNS_LABEL.fullmatch(namespace):
         raise BadInputError(
             f"--namespace {namespace}: names of namespaces have lower-case letters, digits and '-', at most 63, "

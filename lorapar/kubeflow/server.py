@@ -19,6 +19,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from lorapar.errors import BadInputError, UnreachableError
+from lorapar.kubeflow.checks import ENDPOINT_VARIABLE
 from lorapar.kubeflow.package import PIPELINE_NAME, Package
 
 TOKEN_VARIABLE = "KFP_TOKEN"  # noqa: S105 -- a name, not a token
@@ -54,7 +55,7 @@ class Server:
         except ModuleNotFoundError:
             raise BadInputError("kfp is not installed here: pip install 'lorapar[pipelines]'") from None
         self._namespace = where.namespace
-        self.address = where.host or os.environ.get("KF_PIPELINES_ENDPOINT") or "the cluster this runs in"
+        self.address = where.host or os.environ.get(ENDPOINT_VARIABLE) or "the cluster this runs in"
 
         class Client(kfp.Client):  # type: ignore[misc]  # kfp has no types
             def get_kfp_healthz(self, sleep_duration: int = 0) -> Any:

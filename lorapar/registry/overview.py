@@ -20,6 +20,8 @@ class AdapterRow:
     versions: int
     latest: int | None
     aliases: dict[str, AliasRecord]
+    fault: str | None = None
+    """Which alias is damaged and what to do; None: they can be read."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,11 @@ def adapter_rows(registry: Registry) -> list[AdapterRow]:
     rows = []
     for name in registry.names():
         numbers = registry.versions(name)
-        rows.append(AdapterRow(name, len(numbers), max(numbers, default=None), registry.aliases(name)))
+        try:
+            aliases, fault = registry.aliases(name), None
+        except IntegrityError as error:
+            aliases, fault = {}, str(error)
+        rows.append(AdapterRow(name, len(numbers), max(numbers, default=None), aliases, fault))
     return rows
 
 

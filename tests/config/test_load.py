@@ -44,6 +44,16 @@ def test_written_settings_read_back_equal(tmp_path):
     assert load_config(file=file) == config
 
 
+@pytest.mark.parametrize("text", ["", "\n\n", "# model:\n#   name: mine\n"])
+def test_a_file_without_a_setting_is_refused_and_not_taken_for_the_defaults(tmp_path, text):
+    file = tmp_path / "config.yaml"
+    file.write_text(text, encoding="utf-8")
+    with pytest.raises(BadInputError, match=r"config\.yaml has no settings in it; .* write {} into it"):
+        load_config(file=file)
+    file.write_text("{}\n", encoding="utf-8")
+    assert load_config(file=file) == RunConfig()
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [

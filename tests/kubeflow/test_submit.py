@@ -13,8 +13,9 @@ from typer.testing import CliRunner
 
 from lorapar.cli import app
 from lorapar.config import load_config
-from lorapar.errors import LoraparError
+from lorapar.errors import BadInputError, LoraparError
 from lorapar.kubeflow import follow, submission
+from lorapar.kubeflow.checks import check_server
 from lorapar.stages.plan import resolve_config
 from lorapar.store import open_store
 
@@ -268,6 +269,15 @@ WRONG = [
 ]
 # A wrong value is answered in under half a second; what takes time is imported by those who need it.
 LATE = {"kfp", "kfp_server_api", "kubernetes", "torch", "boto3", "botocore", "urllib3", "rich", "filelock", "asyncio"}
+
+
+def test_an_endpoint_of_the_environment_is_checked_where_no_host_is_given(monkeypatch) -> None:
+    monkeypatch.setenv("KF_PIPELINES_ENDPOINT", "nonsense")
+    with pytest.raises(BadInputError, match=r"^KF_PIPELINES_ENDPOINT nonsense: expected an address"):
+        check_server(None, None)
+    check_server("http://localhost:8888", None)
+    monkeypatch.setenv("KF_PIPELINES_ENDPOINT", "")
+    check_server(None, None)
 
 
 def test_bad_input_is_answered_before_anything_is_imported_that_takes_time() -> None:

@@ -122,6 +122,17 @@ def test_list_shows_a_damaged_version_and_goes_on(registry) -> None:
     assert address in str(result.exception)
 
 
+def test_list_shows_an_adapter_with_a_damaged_alias_and_goes_on(registry, tmp_path) -> None:
+    registry.publish("physics", package(tmp_path / "p3", "w3"))
+    registry.set_alias("physics", "production", 1)
+    address = damage(registry, "aliases/production.json", "{")
+    result = invoke(registry, "list")
+    rows = [line.split() for line in result.output.splitlines()[1:]]
+    assert rows == [["maths", "2", "damaged"], ["physics", "1", "production", "1"]]
+    assert isinstance(result.exception, IntegrityError)
+    assert address in str(result.exception)
+
+
 @pytest.mark.parametrize("manifest", ["{", '{"kind": "adapter", "files": {}}'], ids=["damaged", "of another content"])
 def test_publishing_the_content_again_puts_a_manifest_back(registry, tmp_path, manifest: str) -> None:
     whole = registry.resolve("maths@2")
