@@ -260,7 +260,7 @@ def test_a_killed_process_asks_its_endpoint_again_for_no_more_than_was_on_the_wa
 ) -> None:
     rows = [Example(id=f"r{number}", question=f"Why {number}?", answer="So.") for number in range(700)]
     kit.rows_folder(tmp_path / "rows", rows)
-    with serving(seconds=0.01) as api:
+    with serving(seconds=0.02) as api:
         served = {"backend": "openai", "endpoint": api.address, "model": MODEL, "openai": {"concurrency": 8}}
         file = tmp_path / "run.yaml"
         config = {"model": kit.TINY, "teachers": [{"name": "far", **served}]}
