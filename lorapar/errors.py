@@ -87,13 +87,13 @@ class Terminated(KeyboardInterrupt):
     """SIGTERM arrived: unwinds like Ctrl-C, ends with its own exit code."""
 
 
-def stopped(stop: KeyboardInterrupt, where: str) -> StoppedError:
-    """What to raise once a run is stopped; `where` names what was going on, such as ` during sft`."""
+def stopped(
+    stop: KeyboardInterrupt, where: str, then: str = "what is finished is kept, run the same command again to continue"
+) -> StoppedError:
+    """What to raise once a run is stopped: `where` names what was going on (` during sft`), `then` how to go on."""
     terminated = isinstance(stop, Terminated)
     how = "terminated" if terminated else "interrupted"
-    return StoppedError(
-        f"{how}{where}; what is finished is kept, run the same command again to continue", terminated=terminated
-    )
+    return StoppedError(f"{how}{where}; {then}", terminated=terminated)
 
 
 def nearest(word: str, known: list[str]) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lorapar.cli.base import ConfigFile, Overrides, Preset, app, err, out, settings_of
-from lorapar.errors import BadInputError, ExitCode
+from lorapar.errors import BadInputError, ExitCode, stopped
 
 if TYPE_CHECKING:
     from lorapar.kubeflow.package import Package
@@ -33,6 +33,10 @@ ServiceAccount = Annotated[str | None, typer.Option(help="Kubernetes ServiceAcco
 PipelineRoot = Annotated[str | None, typer.Option(help="Where Kubeflow keeps its own artifacts.")]
 Parameters = Annotated[list[str] | None, typer.Option("--param", help="NAME=VALUE of a pipeline parameter.")]
 RunStore = Annotated[str | None, typer.Option("--store", help="s3://BUCKET/PREFIX for data and results of the run.")]
+_WITHOUT_US = (
+    "the run goes on in Kubeflow (`lorapar runs` shows its state); the same command starts another one, with "
+    "--if-changed none while it goes on"
+)
 RunName = Annotated[str | None, typer.Option("--name", help="Name of the run; default: that of the settings.")]
 
 
@@ -219,7 +223,10 @@ def _start(server: Server, version: tuple[str, str], start: Start, *, wait: bool
         out.print(f"run {run} started", markup=False, highlight=False)
         if not wait:
             return
-        ending = wait_for(server, run, store, out.console)
+        try:
+            ending = wait_for(server, run, store, out.console)
+        except KeyboardInterrupt as stop:
+            raise stopped(stop, f" while following run {run}", _WITHOUT_US) from None
         if ending.exit_code != ExitCode.RUN_FAILED or left == 0:
             _close(run, store, ending)
         err.print(f"lorapar: {ending.line}; starting again", markup=False, highlight=False, soft_wrap=True)

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from lorapar.cli import app
 from lorapar.config import load_config
-from lorapar.errors import BadInputError, LoraparError
+from lorapar.errors import BadInputError, LoraparError, Terminated
 from lorapar.kubeflow import follow, submission
 from lorapar.kubeflow.checks import check_server
 from lorapar.stages.plan import resolve_config
@@ -113,6 +113,18 @@ def test_what_the_report_wrote_down_wins_over_states_of_tasks(server, call, tmp_
     assert code == 0
     assert "promotion is switched off" in said
     assert "25.0%" in said
+
+
+@pytest.mark.parametrize(("stop", "code"), [(KeyboardInterrupt, 130), (Terminated, 143)])
+def test_stopped_while_following_it_says_that_the_run_goes_on(server, call, monkeypatch, stop, code) -> None:
+    def stopping(_seconds: float) -> None:
+        raise stop
+
+    monkeypatch.setattr(follow.time, "sleep", stopping)
+    ended, said = submit(call, "--wait")
+    assert ended == code
+    assert "run run-0; the run goes on in Kubeflow" in said
+    assert "run the same command again to continue" not in said
 
 
 def test_a_failed_run_is_started_again_as_often_as_asked(server, call) -> None:
