@@ -20,7 +20,8 @@ from typing import Any
 
 import yaml
 
-from lorapar.kubeflow.placement import Placement
+from lorapar.kubeflow.placement import OTHERS, Placement
+from lorapar.stages.contract import STAGE_NAMES
 
 CHART = Path(__file__).parent / "lorapar"
 BEGIN, END = "<!-- values: begin -->", "<!-- values: end -->"
@@ -69,6 +70,8 @@ def placement() -> Schema:
         return kept
 
     found: Schema = inline(whole)
+    # What pydantic leaves to read_placement: groups are stages, so a misspelt one ends installing too.
+    found["properties"]["groups"]["propertyNames"] = {"enum": [*STAGE_NAMES, OTHERS]}
     return found
 
 

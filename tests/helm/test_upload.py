@@ -193,6 +193,9 @@ def test_a_wrong_placement_ends_installing_with_its_key() -> None:
     done = template(values={"pipeline": {"placement": {"groups": {"sft": {"gpus": 1}}}}})
     assert done.code != 0
     assert "gpus" in done.error
+    done = template(values={"pipeline": {"placement": {"groups": {"slt": {"count": 1}}}}})
+    assert done.code != 0, "a stage that lorapar does not have"
+    assert "slt" in done.error
 
 
 def test_the_configmap_holds_no_run_s_secret(tmp_path: Path) -> None:
