@@ -151,6 +151,8 @@ def promote_command(
     """Move production to a version whose gate found it better than what production names now."""
     from lorapar.registry.promotion import promote_by_hand, start_canary
 
+    if canary is not None and override is not None:
+        raise BadInputError("--override is not for --canary: a canary needs no verdict, and production stays")
     registry = open_registry(where)
     version = registry.resolve(ref)
     if canary is not None:

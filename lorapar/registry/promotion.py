@@ -73,6 +73,8 @@ def roll_back(registry: Registry, name: str, alias: str, to: int | None, reason:
     record = registry.read_alias(name, alias)
     if record is None:
         raise BadInputError(f"{name}@{alias}: there is no such alias, so nothing to roll back")
+    if to == record.version:
+        raise BadInputError(f"{name}@{alias}: --to {to}: it names version {to} already; nothing changed")
     target = record.before if to is None else to
     known = sorted({move.version for move in record.history} - {record.version})
     if target is None or target not in known:

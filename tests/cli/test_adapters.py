@@ -65,6 +65,9 @@ def test_promote_canary_rollback_and_diff(registry, tmp_path) -> None:
     assert said("promote", "tiny@1").strip() == "tiny@production already names version 1; nothing changed"
     assert "10% of the requests" in said("promote", "tiny@2", "--canary", "10")
     assert "candidate 2 (10% of the requests), production 1" in said("list")
+    with pytest.raises(BadInputError, match="--override is not for --canary"):
+        said("promote", "tiny@2", "--canary", "20", "--override", "a reason nobody would keep")
+    assert "(10% of the requests)" in said("list"), "and nothing was changed"
     said("promote", "tiny@2", "--override", "try it")
     assert "version 1 again" in said("rollback", "tiny", "--reason", "bad answers")
     assert "bad answers" in said("why", "tiny")

@@ -65,6 +65,8 @@ def test_a_rollback_names_where_it_may_go(registry) -> None:
     assert roll_back(registry, "maths", "production", 1, "slow").version == 1
     with pytest.raises(BadInputError, match=r"never named version 9; it named 2, 3 too, `--to NUMBER` goes there"):
         roll_back(registry, "maths", "production", 9, "")
+    with pytest.raises(BadInputError, match="--to 1: it names version 1 already; nothing changed"):
+        roll_back(registry, "maths", "production", 1, "")
     with pytest.raises(BadInputError, match="no such alias"):
         roll_back(registry, "maths", "candidate", None, "")
 
