@@ -54,6 +54,12 @@ def compile_command(
     namespace: Namespace = None,
 ) -> None:
     """Write the pipeline package with your images and placement in it."""
+    from lorapar.kubeflow.checks import check_namespace
+
+    if namespace is not None:
+        check_namespace(namespace)
+        if not manifest:
+            raise BadInputError("--namespace is written into Kubernetes resources only; give --manifest too")
     package = _package(images, registry, placement, require_digests=require_digests, no_cache=no_cache)
     text = package.manifest_text(namespace) if manifest else package.text()
     if output is None:

@@ -30,7 +30,13 @@ def check_server(host: str | None, namespace: str | None) -> None:
     if address is not None and not _is_http(address):
         what = ENDPOINT_VARIABLE if host is None else "--host"
         raise BadInputError(f"{what} {address}: expected an address that begins with http:// or https://")
-    if namespace is not None and not _DNS_LABEL.fullmatch(namespace):
+    if namespace is not None:
+        check_namespace(namespace)
+
+
+def check_namespace(namespace: str) -> None:
+    """Refuse a namespace that Kubernetes could not have; raises BadInputError."""
+    if not _DNS_LABEL.fullmatch(namespace):
         raise BadInputError(
             f"--namespace {namespace}: names of namespaces have lower-case letters, digits and '-', at most 63, "
             "with a letter or digit at both ends"

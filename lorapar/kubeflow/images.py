@@ -40,6 +40,10 @@ def is_pinned(reference: str) -> bool:
 def references(registry: str | None, given: list[str]) -> dict[str, str]:
     """What to put in for each default reference, from `--registry` and `--image NAME=REFERENCE`."""
     prefix = registry.rstrip("/") if registry else REPOSITORY
+    if not _REFERENCE.fullmatch(f"{prefix}/image:tag") or "//" in prefix:
+        raise BadInputError(
+            f"--registry {registry}: write it as HOST[:PORT]/PATH, without https://, such as registry.example/lorapar"
+        )
     found = {default_reference(image): f"{prefix}/{image}:{__version__}" for image in IMAGES}
     for text in given:
         name, equals, reference = text.partition("=")

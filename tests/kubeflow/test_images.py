@@ -100,6 +100,12 @@ def test_references() -> None:
         references(None, ["vlm=x:1"])
 
 
+@pytest.mark.parametrize("registry", ["https://registry.example/lorapar", "s3://images", "r e/x"])
+def test_a_registry_that_no_image_can_be_named_after_is_refused(registry) -> None:
+    with pytest.raises(BadInputError, match=r"--registry .*without https://"):
+        references(registry, [])
+
+
 def test_the_example_of_the_docs_pins_every_image(tmp_path) -> None:
     page = (ROOT / "docs" / "kubeflow.md").read_text(encoding="utf-8").replace("\\\n", "")
     (command,) = re.findall(r"^lorapar (compile .*--require-digests.*)$", page, re.MULTILINE)

@@ -9,7 +9,9 @@ from google.protobuf import json_format
 from kfp import compiler, dsl, kubernetes
 from kfp.kubernetes import kubernetes_executor_config_pb2 as kubernetes_pb
 from kfp.pipeline_spec import pipeline_spec_pb2 as pb
+from typer.testing import CliRunner
 
+from lorapar.cli import app
 from lorapar.errors import BadInputError
 from lorapar.kubeflow.package import build_package
 from lorapar.kubeflow.placement import read_placement
@@ -161,6 +163,17 @@ def test_a_wrong_file_names_the_key(tmp_path, text, said) -> None:
 def test_a_missing_file_is_one_line(tmp_path) -> None:
     with pytest.raises(BadInputError, match="cannot be read"):
         read_placement(tmp_path / "none.yaml")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [(["--manifest", "--namespace", "Kube Flow"], "--namespace Kube Flow"), (["--namespace", "ml"], "give --manifest")],
+)
+def test_a_namespace_that_none_can_have_or_that_goes_nowhere_is_refused(options, said) -> None:
+    result = CliRunner().invoke(app, ["compile", *options])
+    assert isinstance(result.exception, BadInputError)
+    assert said in str(result.exception)
+    assert not result.output
 
 
 def test_the_manifest_is_what_kfp_writes_for_gitops(tmp_path) -> None:
