@@ -127,7 +127,7 @@ def write_records(path: Path, records: Iterable[Record]) -> int:
 
 def read_records(path: Path, kind: type[R]) -> Iterator[R]:
     """Rows of a file that `write_records` made; raises BadInputError with file and line."""
-    with path.open(encoding="utf-8") as file:
+    with path.open("rb") as file:
         for number, line in enumerate(file, 1):
             try:
                 yield kind.model_validate_json(line)
@@ -190,3 +190,6 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise BadInputError(f"{path}:{error.lineno}: not JSON: {error.msg}") from None
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise BadInputError(f"{path}:{line}: not JSON: its bytes are no UTF-8") from None

@@ -40,6 +40,15 @@ def test_broken_json_is_named_by_file_and_line(tmp_path):
         read_json(file)
 
 
+def test_bytes_that_are_no_text_are_named_by_file_and_line(tmp_path):
+    path = tmp_path / "value.json"
+    path.write_bytes(b'{"a":\n"\xff"}')
+    with pytest.raises(BadInputError, match=r"value\.json:2: not JSON: its bytes are no UTF-8"):
+        read_json(path)
+    with pytest.raises(BadInputError, match=r"value\.json:1: not a Example row"):
+        list(read_records(path, Example))
+
+
 @pytest.mark.parametrize("torn", [b'{"number": 3', b'{"number": 3}', b'{"numbr": 3}\n{"number": 4}\n', b"\xff\n", b""])
 def test_what_a_killed_process_appended_is_read_up_to_the_torn_line_and_goes_on_there(tmp_path, torn):
     whole = b'{"number": 1}\n{"number": 2}\n'

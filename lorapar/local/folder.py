@@ -86,7 +86,7 @@ class RunFolder:
         """The record of a finished node; None where it has not finished or the record cannot be read."""
         path = self.node(node) / "stage.json"
         try:
-            return StageRecord.model_validate_json(path.read_text(encoding="utf-8"))
+            return StageRecord.model_validate_json(path.read_bytes())
         except (FileNotFoundError, ValidationError):
             return None
 

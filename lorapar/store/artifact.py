@@ -86,7 +86,7 @@ def read_manifest(folder: Path) -> Manifest:
     """The manifest of an artifact, not yet compared with its files; raises IntegrityError where there is none."""
     path = folder / MANIFEST
     try:
-        return Manifest.model_validate_json(path.read_text(encoding="utf-8"))
+        return Manifest.model_validate_json(path.read_bytes())  # bytes that are no UTF-8 are a ValidationError too
     except FileNotFoundError:
         raise IntegrityError(f"{folder}: no {MANIFEST}, so it is missing or unfinished; run its stage again") from None
     except ValidationError as error:

@@ -37,6 +37,12 @@ def test_damaged_copy_is_fetched_again(cache: AdapterCache) -> None:
     assert weights(cache.fetch("task", 1)) == "weights 1"
 
 
+def test_copy_whose_manifest_is_no_text_is_fetched_again(cache: AdapterCache) -> None:
+    manifest = cache.fetch("task", 1) / "manifest.json"
+    manifest.write_bytes(manifest.read_bytes().replace(b"adapter", b"adapt\xffr"))
+    assert weights(cache.fetch("task", 1)) == "weights 1"
+
+
 def test_damaged_object_leaves_nothing_behind(cache: AdapterCache, registry: Registry) -> None:
     registry.store.write("adapters/task/2/adapter_model.safetensors", b"weights X")
     with pytest.raises(IntegrityError, match=r"adapters/task/2/adapter_model\.safetensors"):

@@ -55,6 +55,14 @@ def test_a_manifest_that_is_none_is_named(artifact):
         read_manifest(artifact)
 
 
+def test_a_manifest_whose_bytes_are_no_text_is_damage_like_any_other(artifact):
+    seal(artifact, "examples")
+    path = artifact / "manifest.json"
+    path.write_bytes(path.read_bytes().replace(b"examples", b"exam\xffles"))
+    with pytest.raises(IntegrityError, match=r"manifest\.json: not a manifest"):
+        verify(artifact)
+
+
 @given(st.dictionaries(st.text("abc", min_size=1, max_size=3), st.binary(max_size=20), min_size=1, max_size=4))
 def test_the_digest_depends_on_names_and_bytes_only(tmp_path_factory, files):
     folders = [tmp_path_factory.mktemp("a"), tmp_path_factory.mktemp("b")]
