@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from lorapar.config.base import Address, Fraction, Section
 
@@ -36,3 +36,11 @@ class GateConfig(Section):
         "estimate",
         description="A measure loses too much if the loss measured is above it, or if its interval cannot exclude one",
     )
+
+    @model_validator(mode="after")
+    def _measures_differ(self) -> GateConfig:
+        """Rows that count twice would make a paired test sure of what it has seen once."""
+        twice = sorted({measure for measure in self.measures if self.measures.count(measure) > 1})
+        if twice:
+            raise ValueError(f"measures: {twice[0]} is named twice; name each once")
+        return self

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
+from pydantic import ValidationError
 
 from lorapar.config import GateConfig
 from lorapar.errors import BadInputError
@@ -90,3 +91,10 @@ def test_models_that_answered_different_rows_are_not_compared() -> None:
         judge({"system1": outcome}, GateConfig(measures=("system1",)), "base")
     with pytest.raises(BadInputError, match="incumbent answered 0 rows"):
         judge({"system1": rows(10, 5, 0)}, GateConfig(measures=("system1",)), "incumbent")
+
+
+def test_a_measure_that_is_named_twice_is_refused_because_its_rows_would_count_twice() -> None:
+    outcomes = {"system1": rows(0, 4, 0, 36)}
+    assert not judge(outcomes, GateConfig(measures=("system1",)), "base").better, "4 rows won are within noise"
+    with pytest.raises(ValidationError, match="measures: system1 is named twice; name each once"):
+        GateConfig(measures=("system1", "system1"))
