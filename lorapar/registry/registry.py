@@ -196,7 +196,7 @@ class Registry:
         return version
 
     def add_verdict(self, version: Version, verdict: dict[str, Any]) -> None:
-        """Put a gate's verdict beside a version; one that is there already is not added twice."""
+        """Put a gate's verdict beside a version; one that is the latest already is not added twice."""
         self.verdict_store.add(version, verdict)
 
     def verdicts(self, version: Version) -> list[dict[str, Any]]:

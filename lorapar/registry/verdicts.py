@@ -52,11 +52,11 @@ class Verdicts:
         return self._read(version)[0]
 
     def add(self, version: Version, verdict: dict[str, Any]) -> None:
-        """Append a verdict, unless an equal one is there."""
+        """Append a verdict, unless the latest is equal: an older one does not say what was said last."""
         key = verdict_key(version.name, version.number)
         for _ in range(_ATTEMPTS):
             known, token = self._read(version)
-            if verdict in known:
+            if known and verdict == known[-1]:
                 return
             data = json_text({"schema_version": 1, "digest": version.digest, "verdicts": [*known, verdict]}).encode()
             if token is None:
