@@ -10,6 +10,7 @@ from filelock import FileLock
 from lorapar.errors import BadInputError, IntegrityError
 from lorapar.records import read_json
 from lorapar.registry import Registry, Version
+from lorapar.registry.signature import require_trusted
 from lorapar.store import storage_errors, verify
 
 
@@ -32,13 +33,18 @@ class AdapterCache:
             digest: what an alias says the version's digest is; another one is refused.
 
         Raises BadInputError for a version that is not there or made for another base model, IntegrityError for bytes
-        that are not what was published, UnreachableError where it is not here and the registry does not answer.
+        that are not what was published or, where trusted keys are set, a version that none of them has signed, and
+        UnreachableError where the registry does not answer and is needed: for what is not here, and for signatures.
         """
         folder = self.folder / name / str(number)
         with storage_errors(folder):
             folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             with FileLock(folder.with_name(f".{number}.lock")):
-                found = self._verified(folder) or self._pulled(name, number, folder)
+                found = self._verified(folder)
+                if found is None:
+                    found = self._pulled(name, number, folder)
+                else:  # perhaps from before keys were asked for, or by a key that is no longer trusted
+                    require_trusted(self.registry.store, Version(name=name, number=number, digest=found))
         if digest is not None and found != digest:
             raise IntegrityError(
                 f"{name}@{number}: its digest is {found[:12]}, not the alias's {digest[:12]}; it is not used"

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from lorapar.errors import BadInputError, IntegrityError
 from lorapar.registry import Registry
+from lorapar.registry.signature import TRUSTED_KEYS, sign_version
 from lorapar.serving import AdapterCache
 
 from .conftest import BASE
@@ -41,6 +43,20 @@ def test_copy_whose_manifest_is_no_text_is_fetched_again(cache: AdapterCache) ->
     manifest = cache.fetch("task", 1) / "manifest.json"
     manifest.write_bytes(manifest.read_bytes().replace(b"adapter", b"adapt\xffr"))
     assert weights(cache.fetch("task", 1)) == "weights 1"
+
+
+def test_copy_that_no_trusted_key_has_signed_is_not_used(
+    cache: AdapterCache, registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    private, public = tmp_path / "key.pem", tmp_path / "key.pub"
+    subprocess.run(["openssl", "genpkey", "-algorithm", "ed25519", "-out", private], check=True, capture_output=True)
+    subprocess.run(["openssl", "pkey", "-in", private, "-pubout", "-out", public], check=True, capture_output=True)
+    folder = cache.fetch("task", 1)  # before anybody asked for keys
+    monkeypatch.setenv(TRUSTED_KEYS, str(public))
+    with pytest.raises(IntegrityError, match="task@1 is not signed by a key of"):
+        cache.fetch("task", 1)
+    sign_version(registry.store, registry.resolve("task@1"), private)
+    assert cache.fetch("task", 1) == folder
 
 
 def test_damaged_object_leaves_nothing_behind(cache: AdapterCache, registry: Registry) -> None:
