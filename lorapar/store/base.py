@@ -20,7 +20,7 @@ class NotFoundError(LoraparError):
 
 
 class UnansweredError(UnreachableError):
-    """The connection failed or broke off; the same call may work in a while."""
+    """The connection failed or broke off, or the server is ill; the same call may work in a while."""
 
 
 class UnsupportedError(UnreachableError):

@@ -24,7 +24,7 @@ _KEYS_A_PAGE = 1000
 _QUESTIONS_A_PAGE = 10
 """A page of a listing takes about as long as ten single questions, which go out ten at a time."""
 _PAUSES_SECONDS = (2.0, 5.0, 15.0, 30.0)
-"""Between attempts to finish a copy whose server went away, on top of boto3's own retries."""
+"""Between attempts to finish a copy whose server went away or is ill, on top of boto3's own retries."""
 _BROKEN_READS = 3
 _WRITER = "lorapar-writer"
 _CopyAll = Callable[[Any, str, Iterable[tuple[Transfer, str]], str, s3_transfer.Watch], None]
@@ -242,7 +242,7 @@ class S3Store:
             yield transfer
 
     def _patiently(self, copy_all: _CopyAll, transfers: Iterable[Transfer], moved: Moved | None) -> None:
-        """Copy; where the server goes away half-way, wait for it and go on with what is missing."""
+        """Copy; where the server goes away or is ill half-way, wait for it and go on with what is missing."""
         left, watch = tuple(transfers), s3_transfer.Watch(moved)
         for pause_seconds in (*_PAUSES_SECONDS, None):
             keyed = [(transfer, self._key(transfer.key)) for transfer in left]

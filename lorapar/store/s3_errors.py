@@ -21,6 +21,8 @@ _SKEWED = ("RequestTimeTooSkewed", "RequestExpired", "RequestInTheFuture")
 _CHANGED = ("BadDigest", "InvalidDigest", "XAmzContentSHA256Mismatch", "XAmzContentChecksumMismatch")
 _OTHER_REGION = ("PermanentRedirect", "301", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException")
 _UNKNOWN = ("NotImplemented", "501")
+_AILING = (500, 502, 503, 504)
+"""Statuses of a server that is just starting or overloaded, and of a load balancer that has none behind it."""
 _CAUSES = {
     ("AccessDenied", "403", "Forbidden", "AllAccessDisabled", "UnauthorizedAccess", "AccessDeniedException"): (
         "access denied: the credentials in use lack the right to {operation}; docs/storage.md lists the rights by role"
@@ -97,7 +99,8 @@ def _refused(error: Any, where: str, endpoint: str) -> LoraparError:
         return UnreachableError(f"{where}: this machine's clock is wrong{_skew(error)}; set the time, then try again")
     if code in _OTHER_REGION:
         return UnreachableError(f"{where}: the bucket lies in another region{_region(error)}; set AWS_REGION to it")
-    attempts = error.response.get("ResponseMetadata", {}).get("RetryAttempts", 0) + 1
+    metadata = error.response.get("ResponseMetadata", {})
+    attempts = metadata.get("RetryAttempts", 0) + 1
     text = _CAUSE_OF.get(code, "{endpoint} refused to {operation}: {code} {message}").format(
         endpoint=endpoint,
         operation=error.operation_name,
@@ -105,8 +108,8 @@ def _refused(error: Any, where: str, endpoint: str) -> LoraparError:
         message=message,
         attempts=f"{attempts} attempts" if attempts > 1 else "one attempt",
     )
-    kind = UnsupportedError if code in _UNKNOWN else UnreachableError
-    return kind(redact(f"{where}: {text}"))
+    kind = UnansweredError if metadata.get("HTTPStatusCode") in _AILING else UnreachableError
+    return (UnsupportedError if code in _UNKNOWN else kind)(redact(f"{where}: {text}"))
 
 
 def _unanswered(error: Exception, where: str, endpoint: str) -> LoraparError:

@@ -7,15 +7,15 @@ from s3transfer.exceptions import RetriesExceededError
 
 from lorapar.errors import BadInputError, ExitCode, IntegrityError, UnreachableError
 from lorapar.store import NotFoundError
-from lorapar.store.base import UnansweredError
+from lorapar.store.base import UnansweredError, UnsupportedError
 from lorapar.store.s3_errors import explain
 
 WHERE, ENDPOINT = "s3://bucket/key", "https://s3.example"
 
 
-def refused(code, message="", headers=None, attempts=0):
+def refused(code, message="", headers=None, attempts=0, status=400):
     """What boto3 raises for an error answer."""
-    metadata = {"HTTPHeaders": headers or {}, "RetryAttempts": attempts}
+    metadata = {"HTTPHeaders": headers or {}, "RetryAttempts": attempts, "HTTPStatusCode": status}
     return ClientError({"Error": {"Code": code, "Message": message}, "ResponseMetadata": metadata}, "GetObject")
 
 
@@ -30,14 +30,17 @@ def refused(code, message="", headers=None, attempts=0):
         (refused("AccessDenied", "Request has expired"), UnreachableError, "clock is wrong"),
         (refused("ExpiredToken"), UnreachableError, "has expired"),
         (refused("PermanentRedirect", headers={"x-amz-bucket-region": "eu-west-1"}), UnreachableError, "eu-west-1"),
-        (refused("SlowDown", attempts=7), UnreachableError, "also after 8 attempts"),
+        (refused("SlowDown", attempts=7, status=503), UnansweredError, "also after 8 attempts"),
+        (refused("InternalError", "Try again.", status=500), UnansweredError, "to GetObject: InternalError Try again."),
+        (refused("502", "Bad Gateway", status=502), UnansweredError, "to GetObject: 502 Bad Gateway"),
+        (refused("NotImplemented", status=501), UnsupportedError, "does not know what was asked"),
         (boto.SSLError(endpoint_url=ENDPOINT, error="self-signed"), UnreachableError, "AWS_CA_BUNDLE"),
         (boto.ReadTimeoutError(endpoint_url=ENDPOINT), UnansweredError, "broke off, also after retries (ReadTimeout"),
         (boto.EndpointConnectionError(endpoint_url=ENDPOINT), UnansweredError, "cannot be reached"),
         (boto.NoCredentialsError(), UnreachableError, "no credentials were found"),
         (boto.PartialCredentialsError(provider="env", cred_var="secret"), UnreachableError, "missing: secret"),
         (boto.ParamValidationError(report="bad\nbucket"), BadInputError, "bad bucket"),
-        (RetriesExceededError(refused("SlowDown")), UnreachableError, "slow down"),
+        (RetriesExceededError(refused("SlowDown", status=503)), UnansweredError, "slow down"),
         (RetriesExceededError(ConnectionResetError(104, "reset")), UnansweredError, "broke off"),
     ],
 )

@@ -10,7 +10,7 @@ import time
 import pytest
 
 from lorapar.errors import IntegrityError, StorageError
-from lorapar.store import fetch_tree, open_store, put_tree, seal, verify
+from lorapar.store import Transfer, fetch_tree, open_store, put_tree, seal, verify
 from tests.integration.conftest import use_identity
 from tests.integration.fault_proxy import Fault, FaultProxy, answer
 
@@ -127,6 +127,31 @@ def test_server_restarts_half_way(s3_server, s3_address, tmp_path, monkeypatch, 
     assert done, "the transfer did not survive the restart"
     fetch_tree(open_store(s3_address), done[0], tmp_path / "again")
     assert verify(tmp_path / "again") == done[0]
+
+
+def test_a_copy_outlasts_a_server_that_is_ill_for_a_while(s3_server, s3_address, tmp_path, monkeypatch):
+    """One that has just started answers 500 for some seconds; boto3 is told not to ask again, so the copy must."""
+    began: list[float] = []
+
+    def plan():
+        if proxy.faults["none"] == 0:  # the first contact
+            return Fault()
+        began.append(time.monotonic())
+        return (
+            answer("500 Internal Server Error", "InternalError", "Try again.")
+            if began[-1] < began[0] + 1.5
+            else Fault()
+        )
+
+    files = [tmp_path / f"{number}.bin" for number in range(20)]
+    for file in files:
+        file.write_bytes(os.urandom(10_000))
+    with FaultProxy(s3_server.port, plan) as proxy:
+        use_identity(monkeypatch, s3_server.environment(endpoint=proxy.endpoint) | {"AWS_MAX_ATTEMPTS": "1"})
+        open_store(s3_address).upload_all(Transfer(file, file.name, 10_000) for file in files)
+        assert proxy.faults["answer"], "the proxy did nothing"
+    direct = open_store_directly(s3_server, monkeypatch, s3_address)
+    assert [direct.read(file.name) for file in files] == [file.read_bytes() for file in files]
 
 
 def test_full_local_disk(s3_server, s3_address, small_tree, tmp_path):
