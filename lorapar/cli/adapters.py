@@ -50,6 +50,8 @@ def open_registry(where: str | None) -> Registry:
             "LORAPAR_REGISTRY"
         )
     if address.endswith((".yaml", ".yml")):
+        if not Path(address).is_file():
+            raise BadInputError(f"--registry {address}: there is no such file of settings")
         named = load_config(file=Path(address)).registry.address
         if named is None:
             raise BadInputError(f"--registry {address}: these settings name no registry.address; give the address")

@@ -99,6 +99,8 @@ def test_where_the_registry_is(registry, tmp_path, monkeypatch) -> None:
     settings = tmp_path / "mine.yaml"
     settings.write_text(f"registry: {{address: {registry}}}\n")
     assert said("list", "--registry", settings) == said("list", "--registry", registry)
+    with pytest.raises(BadInputError, match=r"^--registry nowhere\.yaml: there is no such file"):
+        said("list", "--registry", "nowhere.yaml")
     (tmp_path / "runs").mkdir()
     registry.rename(tmp_path / "runs" / "registry")
     assert "tiny" in said("list")
