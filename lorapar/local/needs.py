@@ -1,4 +1,4 @@
-"""What a run on this machine will need late, asked before anything is trained: its registry, and packages.
+"""What a run on this machine will need late, asked before anything is trained: its registry, its keys, and packages.
 
 `lorapar plan` and `lorapar run` ask. The stage `plan` does not: in a cluster it runs in an image that has none of the
 packages, while the images of the stages that need them have.
@@ -12,6 +12,7 @@ from pathlib import Path
 
 from lorapar.config import RunConfig
 from lorapar.errors import BadInputError
+from lorapar.registry.signature import check_keys
 from lorapar.stages.graph import GRAPH, Node
 from lorapar.store import is_s3, make_writable_folder, open_store, parse_address
 
@@ -27,14 +28,15 @@ def ask_registry(config: RunConfig) -> None:
 
 
 def check_storage(config: RunConfig) -> None:
-    """Make the folders of registry and store, where they are folders, and ask a registry in S3.
+    """Make the folders of registry and store, where they are folders, ask a registry in S3, and read signing keys.
 
-    Raises StorageError for a folder that cannot be made or written, and as `ask_registry`.
+    Raises StorageError for a folder that cannot be made or written, and as `ask_registry` and `check_keys`.
     """
     for address in (config.registry.address, config.store.address):
         if address is not None and isinstance(folder := parse_address(address), Path):
             make_writable_folder(folder)
     ask_registry(config)
+    check_keys()
 
 
 def require_packages(nodes: Iterable[Node], config: RunConfig) -> None:

@@ -61,6 +61,14 @@ def sign_if_asked(store: ObjectStore, version: Version) -> None:
         sign_version(store, version, Path(os.environ[SIGNING_KEY]))
 
 
+def check_keys() -> None:
+    """Raise BadInputError where the environment names a key that publishing or pulling could not use later."""
+    if os.environ.get(SIGNING_KEY):
+        _private_key(Path(os.environ[SIGNING_KEY]))
+    if os.environ.get(TRUSTED_KEYS):
+        _trusted(Path(os.environ[TRUSTED_KEYS]))
+
+
 def require_trusted(store: ObjectStore, version: Version) -> None:
     """Raise IntegrityError unless a key that the environment trusts has signed the version; no trust set, no check."""
     if os.environ.get(TRUSTED_KEYS):

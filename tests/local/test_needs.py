@@ -53,6 +53,15 @@ def test_benchmarks_without_lm_eval_end_a_plan_and_a_run_before_anything_is_trai
     assert spoken.ran() == {"plan"}
 
 
+@pytest.mark.parametrize("variable", ["LORAPAR_SIGNING_KEY", "LORAPAR_TRUSTED_KEYS"])
+def test_a_key_that_publishing_could_not_use_ends_a_run_before_its_first_stage(variable, monkeypatch, tmp_path) -> None:
+    monkeypatch.setenv(variable, str(tmp_path / "nowhere.pem"))
+    spoken = Spoken()
+    with pytest.raises(BadInputError, match=r"nowhere\.pem.* cannot be read"):
+        run_local(load_config(preset="tiny"), tmp_path / "run", spoken)
+    assert not spoken.ran()
+
+
 @pytest.mark.parametrize(
     ("override", "who"),
     [
