@@ -94,6 +94,7 @@ class AliasFollower:
         which = (name, record.version)
         if record.share_percent == 0:
             self._ended.pop(which, None)
+            self._forget_outcomes(name)  # a canary begun anew is judged by its own requests
             return False
         if which in self._ended:
             await self._write_return(name, record.version)
@@ -119,12 +120,15 @@ class AliasFollower:
         self._ended[name, version] = reason
         others = {other: running for other, running in self.routes.canaries.items() if other != name}
         self.routes = replace(self.routes, canaries=others)
-        self._guards = {which: guard for which, guard in self._guards.items() if which[0] != name}
+        self._forget_outcomes(name)
         metrics.CANARY_RETURNS.labels(name).inc()
         metrics.CANARY_SHARE.labels(name).set(0.0)
         task = asyncio.create_task(self._write_return(name, version))
         self._returning.add(task)
         task.add_done_callback(self._returning.discard)
+
+    def _forget_outcomes(self, name: str) -> None:
+        self._guards = {which: guard for which, guard in self._guards.items() if which[0] != name}
 
     async def _write_return(self, name: str, version: int) -> None:
         """Take the share back for every replica; a role that may only read leaves it to each of them."""

@@ -358,6 +358,24 @@ def test_canary_given_again_after_it_was_returned_runs_again(
     play(scenario, vllm, settings.model_copy(update={"canary_latency_ratio": 1000.0}))
 
 
+def test_canary_begun_anew_is_not_judged_by_the_requests_of_the_one_before(
+    vllm: FakeVllm, settings: ServingSettings, registry: Registry
+) -> None:
+    async def scenario(site: Site) -> None:
+        registry.set_share("task", "candidate", 2, 100.0)
+        vllm.failing.add("task@2")
+        await site.look()
+        await asyncio.gather(*[site.ask("task") for _ in range(3)])  # too few for a verdict, and all failed
+        registry.set_share("task", "candidate", 2, 0.0)
+        await site.look()
+        vllm.failing.clear()
+        registry.set_share("task", "candidate", 2, 100.0)
+        await site.look()
+        assert await shares(site, 20) == {"task@2": 20}
+
+    play(scenario, vllm, settings)
+
+
 def test_canary_ends_when_it_is_promoted(vllm: FakeVllm, settings: ServingSettings, registry: Registry) -> None:
     async def scenario(site: Site) -> None:
         registry.set_share("task", "candidate", 2, 50.0)
