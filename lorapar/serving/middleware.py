@@ -113,9 +113,11 @@ class AdapterMiddleware:
 
     def _may_ask(self, scope: Scope) -> bool:
         """Whether the caller has a key, where keys are asked for; vLLM itself answers those who have not."""
-        given = _digest((header_value(scope, "authorization") or "").removeprefix("Bearer "))
+        scheme, _, given = (header_value(scope, "authorization") or "").partition(" ")
         keys = self.engine.keys
-        return not keys or any(secrets.compare_digest(given, _digest(key)) for key in keys)
+        # In any case of letters (RFC 7235), as vLLM takes it.
+        by_key = scheme.lower() == "bearer" and any(secrets.compare_digest(_digest(given), _digest(key)) for key in keys)
+        return not keys or by_key
 
     async def _post(self, scope: Scope, receive: Receive, send: Send) -> None:
         body = await whole_body(receive)

@@ -86,7 +86,8 @@ class FakeVllm:
         ]
 
     def refuses(self, request: Request) -> bool:
-        return bool(self.key) and request.headers.get("authorization") != f"Bearer {self.key}"
+        scheme, _, given = request.headers.get("authorization", "").partition(" ")
+        return bool(self.key) and (scheme.lower(), given) != ("bearer", self.key)
 
     async def models(self, request: Request) -> Response:
         names = [BASE, *self.loaded]

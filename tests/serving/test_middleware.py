@@ -244,8 +244,9 @@ def test_with_keys_the_server_loads_by_one_and_strangers_get_vllms_own_refusal(
         assert list(vllm.loaded) == ["task@1"]
         assert (await site.ask("task")).status_code == 401
         assert (await site.ask("task@candidate")).status_code == 401
-        answer = await site.ask("task", {"authorization": "Bearer secret"})
-        assert answer.json() == {"model": "task@1"}
+        for header in ("Bearer secret", "bearer secret", "BEARER secret"):
+            answer = await site.ask("task", {"authorization": header})
+            assert answer.json() == {"model": "task@1"}
 
     play(scenario, vllm, settings)
 
