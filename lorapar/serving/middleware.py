@@ -167,6 +167,6 @@ def _object(body: bytes) -> dict[str, Any]:
     """A JSON object; empty for anything else, which the server behind refuses in its own words."""
     try:
         found = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):  # the latter from brackets in brackets, a hundred thousand deep
         return {}
     return found if isinstance(found, dict) else {}

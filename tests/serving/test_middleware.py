@@ -14,6 +14,7 @@ import pytest
 from lorapar.errors import UnreachableError
 from lorapar.registry import Registry
 from lorapar.serving import ServingSettings
+from lorapar.serving.asgi import answer_json
 from lorapar.store import ObjectStore
 
 from .conftest import BASE, FakeVllm, Site, adapter_files, started
@@ -50,6 +51,24 @@ def test_what_is_no_adapter_passes_as_it_is(model: Any, vllm: FakeVllm, settings
         answer = await site.client.post("/v1/completions", content=raw, headers={"content-type": "application/json"})
         assert "x-lorapar-adapter" not in answer.headers
         assert vllm.bodies[-1]["model"] == model
+
+    play(scenario, vllm, settings)
+
+
+def test_body_that_no_parser_takes_is_left_to_the_server_behind(vllm: FakeVllm, settings: ServingSettings) -> None:
+    seen: list[bytes] = []
+
+    async def scenario(site: Site) -> None:
+        async def keeps(scope: Any, receive: Any, send: Any) -> None:
+            seen.append((await receive())["body"])
+            await answer_json(send, 400, {})
+
+        site.middleware.app = keeps
+        for body in (b"[" * 100_000, b"{", b"\xff"):
+            answer = await site.client.post(
+                "/v1/completions", content=body, headers={"content-type": "application/json"}
+            )
+            assert (answer.status_code, seen.pop()) == (400, body)
 
     play(scenario, vllm, settings)
 
