@@ -8,7 +8,7 @@ import time
 from contextlib import suppress
 from dataclasses import replace
 
-from lorapar.errors import LoraparError, StaleError
+from lorapar.errors import IntegrityError, LoraparError, StaleError
 from lorapar.registry import CANDIDATE, PRODUCTION, AliasRecord, Reference, Registry
 from lorapar.serving import metrics
 from lorapar.serving.guard import CanaryGuard, Outcome
@@ -51,13 +51,18 @@ class AliasFollower:
 
     async def _sync_adapter(self, name: str) -> None:
         followed = [reference for reference in self._settings.references if reference.name == name]
+        damaged: list[LoraparError] = []
         try:
-            records = await asyncio.to_thread(self._read, [*followed, Reference(name, alias=CANDIDATE)])
+            records = await asyncio.to_thread(self._read, [*followed, Reference(name, alias=CANDIDATE)], damaged)
         except LoraparError as error:
             metrics.SYNC_FAILURES.labels(name).inc()
             logger.warning("%s: aliases stay as they are: %s", name, error)
             return
-        metrics.LAST_SYNC.labels(name).set(time.time())
+        for damage in damaged:
+            metrics.SYNC_FAILURES.labels(name).inc()
+            logger.warning("%s: an alias stays as it is: %s", name, damage)
+        if not damaged:
+            metrics.LAST_SYNC.labels(name).set(time.time())
         for reference in followed:
             if reference in records:
                 await self._follow(reference, records[reference])
@@ -66,13 +71,18 @@ class AliasFollower:
         await self._loader.release(name, self.routes.versions(name), self._settings.cache_versions)
         await asyncio.to_thread(self._verdicts.show, records)
 
-    def _read(self, references: list[Reference]) -> dict[Reference, AliasRecord]:
-        """What the registry says now; an alias that is not there is left out, and so stays as it was."""
-        found = {
-            reference: self._registry.read_alias(reference.name, reference.alias or PRODUCTION)
-            for reference in references
-        }
-        return {reference: record for reference, record in found.items() if record is not None}
+    def _read(self, references: list[Reference], damaged: list[LoraparError]) -> dict[Reference, AliasRecord]:
+        """What the registry says now; an alias that is not there, or `damaged`, is left out, and so stays as it was."""
+        found: dict[Reference, AliasRecord] = {}
+        for reference in references:
+            try:
+                record = self._registry.read_alias(reference.name, reference.alias or PRODUCTION)
+            except IntegrityError as error:  # of this alias alone: a rollback of another one must still get through
+                damaged.append(error)
+                continue
+            if record is not None:
+                found[reference] = record
+        return found
 
     async def _follow(self, reference: Reference, record: AliasRecord) -> None:
         before = self.routes.aliases.get(reference)

@@ -116,8 +116,8 @@ class AdapterMiddleware:
         scheme, _, given = (header_value(scope, "authorization") or "").partition(" ")
         keys = self.engine.keys
         # In any case of letters (RFC 7235), as vLLM takes it.
-        by_key = scheme.lower() == "bearer" and any(secrets.compare_digest(_digest(given), _digest(key)) for key in keys)
-        return not keys or by_key
+        bearer = given if scheme.lower() == "bearer" else ""
+        return not keys or any(secrets.compare_digest(_digest(bearer), _digest(key)) for key in keys)
 
     async def _post(self, scope: Scope, receive: Receive, send: Send) -> None:
         body = await whole_body(receive)

@@ -408,6 +408,18 @@ def test_canary_ends_when_it_is_promoted(vllm: FakeVllm, settings: ServingSettin
     play(scenario, vllm, settings)
 
 
+def test_damaged_candidate_does_not_keep_production_from_being_followed(
+    vllm: FakeVllm, settings: ServingSettings, registry: Registry
+) -> None:
+    async def scenario(site: Site) -> None:
+        registry.store.write("adapters/task/aliases/candidate.json", b"{")
+        registry.move_alias("task", "production", 2, expected=1)
+        await site.look()
+        assert (await site.ask("task")).json() == {"model": "task@2"}
+
+    play(scenario, vllm, settings)
+
+
 def test_every_replica_follows_within_the_set_time(settings: ServingSettings, registry: Registry) -> None:
     async def scenario() -> None:
         often = settings.model_copy(update={"poll_seconds": 0.1})
