@@ -4,7 +4,8 @@ httpx2 and not the package `openai`: every install has it already (huggingface-h
 and imported in a seventh of the time, and the package's retries fall short here: its longest Retry-After is fixed, one
 request's does not hold the others back, and a body whose JSON is broken is not asked for again.
 
-Tried again: 408, 409, 425, 429, all 5xx, time-outs, connections that break, bodies that are no JSON.
+Tried again: 408, 409, 425, 429, all 5xx, time-outs, connections that break, bodies that are no JSON or
+cannot be decompressed.
 """
 
 from __future__ import annotations
@@ -84,6 +85,8 @@ class EndpointClient:
                 reason = f"no answer within {self._options.timeout_seconds:g} s"
             except httpx2.TransportError as error:
                 reason = f"the connection failed ({str(error) or type(error).__name__})"
+            except httpx2.DecodingError as error:
+                reason = f"the answer's body cannot be decompressed ({error})"
             except ValueError:
                 reason = "the answer's body is not JSON"
             if attempt < self._options.attempts:

@@ -48,7 +48,7 @@ class EndpointTeacher:
             return
         if self._constraint is None:
             self._constraint = self._loop.run_until_complete(self._probe(asked[0]))
-        waiting, ready = iter(asked), asyncio.Queue[Vote | LoraparError]()
+        waiting, ready = iter(asked), asyncio.Queue[Vote | Exception]()
         workers = [
             self._loop.create_task(self._work(waiting, ready, self._constraint))
             for _ in range(min(self._options.concurrency, len(asked)))
@@ -56,7 +56,7 @@ class EndpointTeacher:
         try:
             for _ in asked:
                 vote = self._loop.run_until_complete(ready.get())
-                if isinstance(vote, LoraparError):
+                if isinstance(vote, Exception):
                     raise vote
                 yield vote
         finally:
@@ -78,13 +78,16 @@ class EndpointTeacher:
             raise self._named(error, None) from error
 
     async def _work(
-        self, waiting: Iterator[Example], ready: asyncio.Queue[Vote | LoraparError], constraint: Constraint
+        self, waiting: Iterator[Example], ready: asyncio.Queue[Vote | Exception], constraint: Constraint
     ) -> None:
         for example in waiting:
             try:
                 ready.put_nowait(await self._vote(example, constraint))
             except LoraparError as error:
                 ready.put_nowait(self._named(error, example))
+                return
+            except Exception as bug:  # told to whoever waits for a vote, who would wait for ever otherwise
+                ready.put_nowait(bug)
                 return
 
     async def _vote(self, example: Example, constraint: Constraint) -> Vote:

@@ -168,6 +168,21 @@ def test_a_damaged_version_does_not_become_production_until_it_is_published_agai
     assert promote_by_hand(registry, version, "trust me").version == 2
 
 
+def test_neither_a_rollback_nor_a_canary_goes_to_a_damaged_version(registry, tmp_path) -> None:
+    registry.move_alias("maths", "production", 2, expected=1)
+    weights = tmp_path / "registry" / "adapters" / "maths" / "1" / "adapter_model.safetensors"
+    weights.write_bytes(b"W1")
+    for act in (
+        lambda: roll_back(registry, "maths", "production", None, ""),
+        lambda: start_canary(registry, registry.resolve("maths@1"), 10.0),
+    ):
+        with pytest.raises(IntegrityError, match=r"1/adapter_model.safetensors: .*maths@1 cannot be used"):
+            act()
+    assert registry.resolve("maths").number == 2
+    assert registry.read_alias("maths", "candidate") is None
+    assert start_canary(registry, registry.resolve("maths@1"), 0.0).share_percent == 0.0, "ending one always goes"
+
+
 def test_a_restored_version_can_be_pulled_and_needs_nothing_more(registry, tmp_path) -> None:
     weights = tmp_path / "registry" / "adapters" / "maths" / "2" / "adapter_model.safetensors"
     weights.write_text("W2")
