@@ -69,7 +69,10 @@ def promote_by_hand(registry: Registry, version: Version, override: str | None) 
 
 
 def roll_back(registry: Registry, name: str, alias: str, to: int | None, reason: str) -> AliasRecord:
-    """Move an alias back to the version it named before (or to `to`, one of those it named); raises BadInputError."""
+    """Move an alias back to the version it named before, or to `to`, one of those it named.
+
+    Raises BadInputError where there is none, IntegrityError where that version is damaged: no server could load it.
+    """
     record = registry.read_alias(name, alias)
     if record is None:
         raise BadInputError(f"{name}@{alias}: there is no such alias, so nothing to roll back")
@@ -83,6 +86,7 @@ def roll_back(registry: Registry, name: str, alias: str, to: int | None, reason:
             + (f"has never named version {to}" if to is not None else "has named nothing before it to go back to")
             + (f"; it named {', '.join(map(str, known))} too, `--to NUMBER` goes there" if known else "")
         )
+    registry.require_whole(registry.resolve(f"{name}@{target}"))
     moved = registry.move_alias(name, alias, target, expected=record.version, reason=reason, rollback=True)
     if alias == PRODUCTION:
         _end_canary(registry, name, target)
@@ -92,7 +96,8 @@ def roll_back(registry: Registry, name: str, alias: str, to: int | None, reason:
 def start_canary(registry: Registry, version: Version, percent: float) -> AliasRecord:
     """Name a version `candidate` and give it a share of the requests for the bare name; production stays.
 
-    No verdict is needed. Raises BadInputError for the version that production names: it gets those requests already.
+    No verdict is needed. Raises BadInputError for the version that production names, which gets those requests already,
+    and IntegrityError for one that is damaged.
     """
     if not 0 <= percent <= 100:
         raise BadInputError(f"--canary {percent:g}: a share of the requests in percent, from 0 to 100")
@@ -102,6 +107,8 @@ def start_canary(registry: Registry, version: Version, percent: float) -> AliasR
             f"--canary {percent:g}: {PRODUCTION} names {version} already, so all requests for {version.name} go to it; "
             "give a canary to another version"
         )
+    if percent:
+        registry.require_whole(version)
     registry.set_alias(version.name, CANDIDATE, version.number, reason=f"canary of {percent:g}%")
     reason = "" if percent else f"by hand, by {who()}"
     return registry.set_share(version.name, CANDIDATE, version.number, percent, reason=reason)

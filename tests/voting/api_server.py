@@ -117,6 +117,9 @@ class _Handler(BaseHTTPRequestHandler):
         elif kind == "garbled":
             self._head(200, 9)
             self.wfile.write(b'{"choices')
+        elif kind == "mangled":
+            self._head(200, 9, {"Content-Encoding": "gzip"})
+            self.wfile.write(b"not gzip!")
         elif kind == "reset":
             linger = struct.pack("ii", 1, 0)
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)

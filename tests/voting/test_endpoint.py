@@ -119,7 +119,16 @@ def test_the_key_comes_from_the_environment_and_is_shown_nowhere() -> None:
 
 @pytest.mark.parametrize(
     "failures",
-    [["429"] * 3, ["500", "503"], ["truncated"] * 2, ["garbled"], ["reset"] * 3, ["hang 3"], ["429 0", "502", "reset"]],
+    [
+        ["429"] * 3,
+        ["500", "503"],
+        ["truncated"] * 2,
+        ["garbled"],
+        ["mangled"],
+        ["reset"] * 3,
+        ["hang 3"],
+        ["429 0", "502", "reset"],
+    ],
     ids=str,
 )
 def test_what_passes_is_tried_again_until_it_has_passed(failures) -> None:
@@ -137,6 +146,7 @@ def test_what_passes_is_tried_again_until_it_has_passed(failures) -> None:
         ("truncated", "the connection failed"),
         ("reset", "the connection failed"),
         ("garbled", "the answer's body is not JSON, after 3 tries"),
+        ("mangled", "the answer's body cannot be decompressed"),
         ("shapeless", "an answer that is not shaped as the API says"),
         ("400", "HTTP 400 busy"),
     ],
@@ -147,6 +157,18 @@ def test_what_does_not_pass_names_teacher_row_place_and_reason(failure, reason) 
     assert said.startswith("teacher 't': row r")
     assert api.address in said
     assert reason in said
+
+
+def test_a_bug_behind_a_request_is_raised_and_not_waited_for(monkeypatch) -> None:
+    async def fail(*_: object) -> None:
+        raise RuntimeError("a bug")
+
+    with serving() as api:
+        teacher = EndpointTeacher(config(api), target="Tiny", role_play=True)
+        monkeypatch.setattr(teacher, "_vote", fail)
+        with pytest.raises(RuntimeError, match="a bug"):
+            list(teacher.votes(ROWS))
+        teacher.close()
 
 
 def test_retry_after_holds_for_all_requests() -> None:
