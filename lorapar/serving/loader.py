@@ -69,6 +69,13 @@ class Loader:
             self._loaded.discard(which)
             logger.info("%s is unloaded", model)
         kept = led | {version for loaded, version in self._loaded if loaded == name}
+        try:
+            # Also those that clients asked for by their version: the engine may read their files again at any time.
+            models = [model.rpartition("@") for model in await self._engine.loaded()]
+        except LoraparError as error:
+            logger.warning("%s: no downloaded version is removed: %s", name, error)
+            return
+        kept |= {int(version) for loaded, _, version in models if loaded == name and version.isdigit()}
         await asyncio.to_thread(self._cache.prune, name, kept, spare)
 
     def _failed(self, which: tuple[str, int], message: str) -> None:

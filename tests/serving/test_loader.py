@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+from pathlib import Path
 
 import pytest
 
@@ -12,20 +14,23 @@ from lorapar.serving.cache import AdapterCache
 from lorapar.serving.loader import Loader
 from lorapar.serving.traffic import Traffic
 
-from .conftest import BASE
+from .conftest import BASE, adapter_files
 
 
 class Table:
     """An engine that only remembers."""
 
     def __init__(self) -> None:
-        self.loaded: list[str] = []
+        self.models: list[str] = []
 
     async def load(self, model: str, folder: str) -> None:
-        self.loaded.append(model)
+        self.models.append(model)
 
     async def unload(self, model: str) -> None:
-        self.loaded.remove(model)
+        self.models.remove(model)
+
+    async def loaded(self) -> frozenset[str]:
+        return frozenset(self.models)
 
 
 def make(registry: Registry, settings: ServingSettings, retry_seconds: float) -> tuple[Loader, Table, Traffic]:
@@ -58,7 +63,7 @@ def test_broken_version_is_tried_again_later_and_later(
     registry.store.write("adapters/task/2/adapter_model.safetensors", right)
     now = 1_000.0
     assert asyncio.run(loader.load("task", 2, digest))
-    assert engine.loaded == ["task@2"]
+    assert engine.models == ["task@2"]
 
 
 def test_version_is_released_when_it_answers_nobody(registry: Registry, settings: ServingSettings) -> None:
@@ -69,10 +74,23 @@ def test_version_is_released_when_it_answers_nobody(registry: Registry, settings
             assert await loader.load("task", number, registry.resolve(f"task@{number}").digest)
         with traffic.through("task@1"):
             await loader.release("task", frozenset({2}), spare=0)
-            assert engine.loaded == ["task@1", "task@2"]
+            assert engine.models == ["task@1", "task@2"]
             assert (settings.cache / "task" / "1").is_dir()
         await loader.release("task", frozenset({2}), spare=0)
-        assert engine.loaded == ["task@2"]
+        assert engine.models == ["task@2"]
         assert not (settings.cache / "task" / "1").exists()
 
     asyncio.run(scenario())
+
+
+def test_files_of_a_version_that_a_client_asked_for_stay_while_the_engine_has_it(
+    registry: Registry, settings: ServingSettings, tmp_path: Path
+) -> None:
+    registry.publish("task", adapter_files(tmp_path / "made3", "weights 3"))
+    loader, engine, _ = make(registry, settings, retry_seconds=10.0)
+    folders = {number: loader._cache.fetch("task", number) for number in (1, 2, 3)}
+    for number, folder in folders.items():
+        os.utime(folder, (number, number))
+    engine.models = [BASE, "task@1"]  # as the resolver loads it, without this loader
+    asyncio.run(loader.release("task", frozenset(), spare=1))
+    assert [number for number, folder in folders.items() if folder.is_dir()] == [1, 3]
