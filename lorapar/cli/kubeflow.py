@@ -98,11 +98,12 @@ def submit_command(  # noqa: PLR0913  -- an argument is an option of the command
     """Start the pipeline in Kubeflow; finished tasks of earlier runs are reused where nothing they read has changed."""
     if resubmit and not wait:
         raise BadInputError("--resubmit needs --wait: without following a run nobody knows that it failed")
-    from lorapar.kubeflow.checks import check_server
+    from lorapar.kubeflow.checks import check_server, check_service_account
     from lorapar.kubeflow.parameter_values import pipeline_parameters
     from lorapar.kubeflow.placement import mounts_of
 
     check_server(host, namespace)
+    check_service_account(service_account)
     settings = settings_of(preset, config, overrides)
     values = pipeline_parameters(settings, parameters or [], store or settings.store.address, mounts_of(placement))
     package = _package(images, registry, placement, require_digests=require_digests, no_cache=no_cache)
@@ -163,13 +164,14 @@ def schedule_command(  # noqa: PLR0913  -- an argument is an option of the comma
     max_concurrency: Annotated[int, typer.Option(min=1, max=10, help="Runs of this schedule at once.")] = 1,
 ) -> None:
     """Start the pipeline again and again; a run with nothing changed reuses every task that may be reused."""
-    from lorapar.kubeflow.checks import check_server
+    from lorapar.kubeflow.checks import check_server, check_service_account
     from lorapar.kubeflow.cron import check_cron
     from lorapar.kubeflow.parameter_values import pipeline_parameters
     from lorapar.kubeflow.placement import mounts_of
 
     check_cron(cron)
     check_server(host, namespace)
+    check_service_account(service_account)
     settings = settings_of(preset, config, overrides)
     values = pipeline_parameters(settings, parameters or [], store or settings.store.address, mounts_of(placement))
     package = _package(images, registry, placement, require_digests=require_digests, no_cache=False)

@@ -18,6 +18,9 @@ from lorapar.store.address import parse_address
 
 _DNS_LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 """What Kubernetes allows as the name of a namespace (RFC 1123)."""
+_DNS_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?")
+"""What it allows as most other names, such as a ServiceAccount's."""
+_LONGEST_NAME = 253
 _FOLDER_STARTS = ("/", ".", "~")
 TASK_MIX = "task-mix"
 ENDPOINT_VARIABLE = "KF_PIPELINES_ENDPOINT"
@@ -41,6 +44,23 @@ def check_namespace(namespace: str) -> None:
             f"--namespace {namespace}: names of namespaces have lower-case letters, digits and '-', at most 63, "
             "with a letter or digit at both ends"
         )
+
+
+def check_service_account(name: str | None) -> None:
+    """Refuse a name that Kubernetes could not have given; raises BadInputError."""
+    if name is not None and not (len(name) <= _LONGEST_NAME and _DNS_NAME.fullmatch(name)):
+        raise BadInputError(
+            f"--service-account {name}: names of ServiceAccounts have lower-case letters, digits, '-' and '.', at most "
+            f"{_LONGEST_NAME}, with a letter or digit at both ends"
+        )
+
+
+def check_store(address: str) -> None:
+    """Refuse what is no address of the store; raises BadInputError. What pods cannot reach, `check_reach` refuses."""
+    try:
+        parse_address(address)
+    except BadInputError as error:
+        raise BadInputError(f"store: {error}") from None
 
 
 def check_webhook(address: str) -> None:

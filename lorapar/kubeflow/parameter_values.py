@@ -14,7 +14,7 @@ import yaml
 
 from lorapar.config import RunConfig, apply_override, dump_changed, parse_settings, preset_text, validate_settings
 from lorapar.errors import BadInputError, nearest
-from lorapar.kubeflow.checks import check_reach, check_webhook
+from lorapar.kubeflow.checks import check_reach, check_store, check_webhook
 from lorapar.kubeflow.parameters import PARAMETERS
 from lorapar.store.address import is_s3
 
@@ -28,8 +28,10 @@ def pipeline_parameters(
     """
     values: dict[str, Any] = {"config": dump_changed(config)}
     if store is not None:
+        check_store(store)
         values["store"] = store
     known = {parameter.name: parameter for parameter in PARAMETERS}
+    named: set[str] = set()
     for text in given:
         name, equals, value = text.partition("=")
         if name == "config":
@@ -40,6 +42,9 @@ def pipeline_parameters(
             raise BadInputError(f"--param {text}: the pipeline has no such parameter{nearest(name, list(known))}")
         if not equals:
             raise BadInputError(f"--param {text}: write it as {name}=VALUE")
+        if name in named:
+            raise BadInputError(f"--param {name}: is given twice; give it once")
+        named.add(name)
         values[name] = _typed(name, value, known[name].type)
     whole = {parameter.name: parameter.default for parameter in PARAMETERS} | values
     check_reach(run_config(whole), values.get("store"), mounts)

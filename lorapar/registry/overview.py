@@ -52,15 +52,17 @@ def adapter_rows(registry: Registry) -> list[AdapterRow]:
 
 
 def version_rows(registry: Registry, name: str) -> list[VersionRow]:
-    """Every version of an adapter, the newest first."""
+    """Every version of an adapter, the newest first; also one that is gone though an alias names it."""
     aliases = registry.aliases(name)
-    return [_version_row(registry, name, number, aliases) for number in reversed(registry.versions(name))]
+    references = {record.version: f"{name}@{alias}" for alias, record in aliases.items()}
+    references |= {number: f"{name}@{number}" for number in registry.versions(name)}
+    return [_version_row(registry, references[number], number, aliases) for number in sorted(references, reverse=True)]
 
 
-def _version_row(registry: Registry, name: str, number: int, aliases: dict[str, AliasRecord]) -> VersionRow:
+def _version_row(registry: Registry, reference: str, number: int, aliases: dict[str, AliasRecord]) -> VersionRow:
     named = _aliases_of(number, aliases)
     try:
-        version = registry.resolve(f"{name}@{number}")
+        version = registry.resolve(reference)
         return VersionRow(number, named, last_verdict(registry, version), registry.claim(version).claimed_at)
     except IntegrityError as error:
         return VersionRow(number, named, "damaged", "", fault=str(error))

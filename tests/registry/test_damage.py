@@ -122,6 +122,15 @@ def test_list_shows_a_damaged_version_and_goes_on(registry) -> None:
     assert address in str(result.exception)
 
 
+def test_list_shows_a_version_that_is_gone_though_an_alias_names_it(registry) -> None:
+    registry.store.delete(f"{ROOT}/1/manifest.json")
+    result = invoke(registry, "list", "maths")
+    rows = [line.split()[:3] for line in result.output.splitlines()[1:]]
+    assert rows == [["2", "candidate", "better"], ["1", "production", "damaged"]]
+    assert isinstance(result.exception, IntegrityError)
+    assert "maths@production: it names version 1, which is not in the registry" in str(result.exception)
+
+
 def test_list_shows_an_adapter_with_a_damaged_alias_and_goes_on(registry, tmp_path) -> None:
     registry.publish("physics", package(tmp_path / "p3", "w3"))
     registry.set_alias("physics", "production", 1)
