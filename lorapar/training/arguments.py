@@ -3,12 +3,30 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+from trl import GRPOConfig, SFTConfig
 
 from lorapar.config import ModelConfig, RlConfig, SftConfig
 from lorapar.training.rewards import Reward
+
+Arguments = TypeVar("Arguments", SFTConfig, GRPOConfig)
+
+
+def for_one_device(arguments: Arguments) -> Arguments:
+    """The same arguments for this one process, which trains on one device however many are visible.
+
+    Without a launcher transformers 5.23 would wrap the model in DataParallel over every visible GPU, and the trainers
+    of TRL 1.16 refuse that with a ValueError once they are built.
+    """
+    arguments._n_gpu = min(arguments.n_gpu, 1)
+    return arguments
+
+
+def visible_gpus() -> int:
+    """How many GPUs torch sees."""
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
 def sft_arguments(config: SftConfig, model: ModelConfig, seed: int, scratch: Path) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from lorapar.config import RlConfig
 from lorapar.progress import Progress
 from lorapar.prompts import Row, chat_rows
 from lorapar.records import Example
-from lorapar.training.arguments import rl_arguments
+from lorapar.training.arguments import for_one_device, rl_arguments
 from lorapar.training.rewards import Reward, load_rewards
 from lorapar.training.rows import rl_rows
 from lorapar.training.session import Method, Outcome, Session, TrainingJob, train, write_summary
@@ -101,7 +101,7 @@ def grpo_trainer(
     trainer = (sampler or CarefulGRPOTrainer)(
         model=session.model,
         reward_funcs=[_for_trl(reward) for reward in rewards],
-        args=GRPOConfig(**arguments),
+        args=for_one_device(GRPOConfig(**arguments)),
         train_dataset=data,
         processing_class=session.tokenizer,
         optimizers=(session.optimizer, None),

@@ -42,6 +42,7 @@ from lorapar.errors import BadInputError, LoraparError, StorageError, Terminated
 from lorapar.progress import Progress
 from lorapar.records import System, read_json, write_json
 from lorapar.stopping import finishing_steps
+from lorapar.training.arguments import visible_gpus
 from lorapar.training.checkpoint import (
     Checkpoints,
     SaveWhenDue,
@@ -151,6 +152,8 @@ def train(job: TrainingJob, tokenizer: PreTrainedTokenizerBase, method: Method) 
         BadInputError: adapter, partition and base model do not fit one another.
         Terminated: SIGTERM arrived; the step under way was finished and the state after it saved.
     """
+    if (visible := visible_gpus()) > 1:
+        job.progress.say(f"{visible} GPUs are visible; training uses the first of them (see CUDA_VISIBLE_DEVICES)")
     with quiet_libraries(job.progress), opened(job, tokenizer, method) as session:
         seconds = _run(session, method)
         moved = session.check()

@@ -12,7 +12,7 @@ from lorapar.basemodel import load_tokenizer
 from lorapar.config import SftConfig
 from lorapar.prompts import chat_rows
 from lorapar.records import Example
-from lorapar.training.arguments import sft_arguments
+from lorapar.training.arguments import for_one_device, sft_arguments
 from lorapar.training.rows import drop_unanswered, sft_rows
 from lorapar.training.session import Method, Session, TrainingJob, train, write_summary
 from lorapar.training.trainers import CarefulSFTTrainer, RowAverageSFTTrainer
@@ -40,7 +40,7 @@ def train_sft(
         trainer = RowAverageSFTTrainer if config.loss_average == "row" else CarefulSFTTrainer
         return trainer(
             model=session.model,
-            args=SFTConfig(**arguments),
+            args=for_one_device(SFTConfig(**arguments)),
             train_dataset=data,
             processing_class=tokenizer,
             optimizers=(session.optimizer, None),

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
+from accelerate import PartialState
 
 from lorapar.adapter import AdapterSettings, Partition, attach, lora_parameters, partition_elements, trainable_slice
 from lorapar.adapter.files import read_tensors
@@ -112,6 +114,23 @@ def make_job(start: Path, tmp_path: Path) -> Callable[..., TrainingJob]:
         return replace(job, **changes)
 
     return make
+
+
+@pytest.fixture
+def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What transformers makes of a machine with two GPUs and no launcher (5.23, training_args.py, `_setup_devices`).
+
+    The device stays the CPU, because there is no GPU to go to here.
+    """
+
+    def setup_devices(self: transformers.TrainingArguments) -> torch.device:
+        if not hasattr(self, "distributed_state"):  # transformers does it once, too
+            self._n_gpu = 2
+        self.distributed_state = PartialState(cpu=True)
+        return torch.device("cpu")
+
+    monkeypatch.setattr(transformers.TrainingArguments, "_setup_devices", property(setup_devices))
+    monkeypatch.setattr("lorapar.training.session.visible_gpus", lambda: 2)
 
 
 class Kit:

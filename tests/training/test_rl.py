@@ -245,6 +245,13 @@ def test_a_reward_that_breaks_while_training_is_named(make_job: Make, kit, rewar
         train_rl(job, config(rewards={"chance_rewards:breaks": 1.0}, max_steps=9), system1=[], system2=kit.sums(8))
 
 
+@pytest.mark.usefixtures("two_gpus")
+def test_two_visible_gpus_train_on_the_first_and_say_so(make_job: Make, kit, rewards) -> None:
+    job = make_job()
+    train_rl(job, config(rewards={"chance_rewards:parity": 1.0}, max_steps=2), system1=[], system2=kit.sums(8))
+    assert any(line.startswith("2 GPUs are visible; training uses the first") for line in job.progress.lines)
+
+
 def test_equal_rewards_teach_nothing_and_that_is_said(make_job: Make, kit, rewards) -> None:
     job = make_job()
     same = config(rewards={"chance_rewards:same": 1.0}, max_steps=2)

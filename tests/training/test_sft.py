@@ -247,3 +247,9 @@ def test_row_average_is_the_mean_of_the_rows_own_losses(make_job: Make, kit, mon
     assert len(pairs) == 4
     for ours, plain in pairs:
         assert ours == pytest.approx(plain, rel=1e-5)
+
+
+@pytest.mark.usefixtures("two_gpus")
+def test_two_visible_gpus_train_on_the_first_and_say_so(make_job: Make, kit) -> None:
+    train_sft(job := make_job(), config(), system1=kit.words(6), system2=[])
+    assert any(line.startswith("2 GPUs are visible; training uses the first") for line in job.progress.lines)
