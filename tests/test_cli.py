@@ -8,8 +8,12 @@ import time
 from pathlib import Path
 
 import pytest
+import typer.main
+from typer.testing import CliRunner
 
 from lorapar import __version__
+from lorapar.cli import app
+from lorapar.cli.base import PANELS
 from lorapar.errors import ExitCode
 
 
@@ -70,7 +74,7 @@ def test_a_misspelt_command_line_is_one_line_too(cli, arguments, message):
 def test_without_a_command_there_is_help(cli):
     result = cli()
     assert result.returncode == ExitCode.BAD_INPUT
-    assert "Commands" in result.stdout + result.stderr
+    assert "Publish and serve" in result.stdout + result.stderr
 
 
 def test_plan_says_what_will_happen_and_starts_nothing(cli, tiny_run, tmp_path):
@@ -198,3 +202,12 @@ def test_a_wrong_address_is_known_before_anything_starts(cli, tmp_path, argument
     assert message in result.stderr
     assert "sft" not in result.stdout
     assert len(result.stderr.strip().splitlines()) == 1
+
+
+def test_help_shows_every_command_in_one_panel() -> None:
+    shown = [name for names in PANELS.values() for name in names]
+    assert sorted(shown) == sorted(typer.main.get_command(app).commands)
+    text = CliRunner().invoke(app, ["--help"]).output
+    places = [text.index(f"─ {title} ─") for title in PANELS]
+    assert places == sorted(places)
+    assert "─ Commands ─" not in text

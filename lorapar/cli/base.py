@@ -24,8 +24,29 @@ _LOG_WIDTH = 160
 """Columns of a table in a log; rich would take 80, in which the longer cells are broken."""
 
 
+PANELS = {
+    "Train": ("doctor", "presets", "plan", "run", "stage", "votes"),
+    "Look": ("report", "partition", "gate"),
+    "Publish and serve": ("adapters", "serve", "export", "models", "gc"),
+    "Kubeflow": ("submit", "runs", "schedule", "schedules", "compile"),
+}
+"""The commands as `lorapar --help` shows them, in the order a person meets them."""
+
+
 class Commands(TyperGroup):
     """Every command; one that is stopped ends with one line and its own exit code, wherever it was."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Their names in the order of the panels."""
+        return [name for names in PANELS.values() for name in names]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """The command of a name, which knows its panel; None where there is none."""
+        command: Any = super().get_command(ctx, cmd_name)
+        for title, names in PANELS.items():
+            if command is not None and cmd_name in names:
+                command.rich_help_panel = title
+        return command
 
     def invoke(self, ctx: Any) -> Any:
         """Call the command; Ctrl-C and SIGTERM become StoppedError, which typer would end without a word."""

@@ -12,7 +12,7 @@ from lorapar.cli.command import CommandGroup
 from lorapar.errors import BadInputError
 from lorapar.redaction import redact
 
-models = CommandGroup(help="Base models in storage of one's own.", no_args_is_help=True)
+models = CommandGroup(help="Base models kept in your own storage.", no_args_is_help=True)
 app.add_typer(models, name="models")
 
 
@@ -52,7 +52,7 @@ def mirror_command(
     model: Annotated[str, typer.Argument(help="NAME@REVISION of the hub, or a local folder.")],
     address: Annotated[str, typer.Argument(help="Where to: s3://BUCKET/PREFIX or a folder.")],
 ) -> None:
-    """Copy a base model to storage of one's own; `model.name` then takes that address, and no hub is needed."""
+    """Copy a base model to your own storage; `model.name` then takes that address, and no hub is needed."""
     from lorapar.basemodel.mirror import mirror_model, parse_name
 
     with reporter("mirror:") as progress:
