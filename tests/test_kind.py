@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 
-from tests.helm.chart import CHART
+from tests.helm.chart import CHART, only, render
 from tests.helm.test_scripts import answering
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -51,21 +53,42 @@ NOTING = """#!/usr/bin/env bash
 echo "$(basename "$0") $*" >> "$CALLS"
 """
 
+# What the scripts take from the system; kubectl, docker and the like that this machine may have are not among them.
+SYSTEM = (
+    *("awk", "base64", "basename", "bash", "cat", "cut", "date", "dirname", "env", "grep", "head", "mktemp", "printf"),
+    *("rm", "sed", "sh", "sleep", "sort", "tail", "timeout", "tr"),
+)
+
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
+@pytest.fixture(scope="module")
+def system(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the system's own tools and nothing else."""
+    folder = tmp_path_factory.mktemp("system")
+    for tool in SYSTEM:
+        found = shutil.which(tool)
+        assert found, f"this machine has no {tool}"
+        (folder / tool).symlink_to(found)
+    (folder / "python3").symlink_to(Path(sys.executable).resolve())
+    return folder
+
+
 @pytest.fixture
-def script(tmp_path: Path) -> Run:
+def script(tmp_path: Path, system: Path) -> Run:
     """Run a script with only the stand-ins given, by name, beside the system's own tools."""
 
     def run(name: str, *arguments: str, tools: dict[str, str], **variables: str) -> subprocess.CompletedProcess[str]:
         folder = tmp_path / "tools"
         folder.mkdir(exist_ok=True)
+        scratch = tmp_path / "scratch"
+        scratch.mkdir(exist_ok=True)
         for tool, text in tools.items():
             (folder / tool).write_text(text, encoding="utf-8")
             (folder / tool).chmod(0o755)
         environment = {
-            "PATH": f"{folder}:/usr/bin:/bin",
+            "PATH": f"{folder}:{system}",
+            "TMPDIR": str(scratch),
             "HOME": str(tmp_path),
             "CALLS": str(tmp_path / "calls"),
             "POLL_SECONDS": "0.2",
@@ -73,9 +96,11 @@ def script(tmp_path: Path) -> Run:
             **variables,
         }
         command = ["bash", str(KIND / name), *arguments]
-        return subprocess.run(
+        done = subprocess.run(
             command, capture_output=True, text=True, check=False, timeout=60, env=environment, cwd=tmp_path
         )
+        assert not list(scratch.iterdir()), "a script leaves nothing in the temporary directory"
+        return done
 
     return run
 
@@ -109,6 +134,7 @@ def test_every_script_is_executable_and_explains_itself(path: Path, script: Run)
         ("load-images.sh", ["kind", "more"]),
         ("load-images.sh", ["push"]),
         ("kfp-standalone.sh", ["a", "b"]),
+        ("kubeflow-store.sh", ["now"]),
         ("serve-check.sh", ["a", "b"]),
     ],
 )
@@ -122,11 +148,25 @@ def test_wrong_arguments_end_with_2_before_anything_is_done(
     assert not (tmp_path / "calls").exists()
 
 
-@pytest.mark.parametrize(("name", "arguments"), [("kind-up.sh", []), ("load-images.sh", ["kind"]), ("minio.sh", [])])
-def test_missing_tools_are_all_named(name: str, arguments: list[str], script: Run) -> None:
-    done = script(name, *arguments, tools={})
+@pytest.mark.parametrize(
+    ("name", "arguments", "there", "missing"),
+    [
+        ("kind-up.sh", [], [], "kind kubectl docker"),
+        ("kind-up.sh", [], ["docker"], "kind kubectl"),
+        ("load-images.sh", ["kind"], [], "docker kind"),
+        ("load-images.sh", ["kind"], ["docker"], "kind"),
+        ("load-images.sh", ["kind"], ["kind"], "docker"),
+        ("load-images.sh", ["push", "registry.example.com"], ["kind"], "docker"),
+        ("minio.sh", [], [], "kubectl helm"),
+        ("run-tiny.sh", [], ["kubectl"], "lorapar"),
+    ],
+)
+def test_missing_tools_are_all_named(
+    name: str, arguments: list[str], there: list[str], missing: str, script: Run
+) -> None:
+    done = script(name, *arguments, tools=dict.fromkeys(there, NOTING))
     assert done.returncode == 3
-    assert re.search(r"missing: .*(kind|helm)", done.stderr)
+    assert done.stderr.strip().endswith(f"missing: {missing}")
 
 
 def test_no_cluster_is_one_clear_line(script: Run) -> None:
@@ -167,7 +207,7 @@ def test_the_object_store_comes_alone(script: Run, tmp_path: Path) -> None:
 
 def test_images_are_named_as_the_chart_asks_for_them(script: Run, tmp_path: Path) -> None:
     from lorapar import __version__
-    from tests.helm.chart import containers, pods, render
+    from tests.helm.chart import containers, pods
 
     done = script("load-images.sh", "kind", tools={"docker": NOTING, "kind": NOTING})
     assert done.returncode == 0, done.stderr
@@ -233,6 +273,44 @@ def test_the_tiny_run_s_command_line_is_one_that_submit_takes(script: Run, tmp_p
     (line,) = [line for line in calls(tmp_path).splitlines() if line.startswith("lorapar")]
     assert lorapar_problems(line.split()[1:]) == []
     assert "--preset tiny" in line
+
+
+STORE_KUBECTL = """#!/usr/bin/env bash
+case "$*" in
+  *mlpipeline-minio-artifact*accesskey*) printf %s bWluaW8= ;;
+  *mlpipeline-minio-artifact*secretkey*) printf %s bWluaW8xMjM= ;;
+  *"create secret"*)
+    echo "$*" >> "$CALLS"
+    folder=$(printf %s "$*" | sed 's/.*--from-file \\([^ ]*\\).*/\\1/')
+    for file in "$folder"/*; do echo "$(basename "$file")=$(cat "$file")"; done ;;
+  *"apply --filename -"*) cat > "$CALLS.applied" ;;
+esac
+"""
+
+
+def test_the_secret_for_kubeflow_s_store_is_the_one_that_the_values_name(script: Run, tmp_path: Path) -> None:
+    values = yaml.safe_load((CHART / "values-kubeflow-store.yaml").read_text(encoding="utf-8"))["objectStore"]
+    done = script("kubeflow-store.sh", tools={"kubectl": STORE_KUBECTL})
+    assert done.returncode == 0, done.stderr
+    assert f"create secret generic {values['existingSecret']} " in calls(tmp_path)
+    assert "minio123" not in calls(tmp_path) + done.stdout + done.stderr, "a key on a command line is seen by all"
+    entries = (tmp_path / "calls.applied").read_text(encoding="utf-8").splitlines()
+    assert dict(line.split("=", 1) for line in entries) == {
+        "AWS_ACCESS_KEY_ID": "minio",
+        "AWS_SECRET_ACCESS_KEY": "minio123",
+        "AWS_ENDPOINT_URL": values["endpoint"],
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+
+
+def test_the_tiny_run_goes_into_the_store_that_the_release_was_installed_with(script: Run, tmp_path: Path) -> None:
+    manifests = render("kind", None, "--values", str(CHART / "values-kubeflow-store.yaml"))
+    recurring = tmp_path / "recurring.json"
+    recurring.write_text(only(manifests, "ConfigMap", "-upload")["data"]["recurring.json"], encoding="utf-8")
+    shown = f'case "$*" in *recurring*) cat "{recurring}" ;; esac\n'
+    tools = {"kubectl": WELL_KUBECTL + shown, "lorapar": RUN}
+    script("run-tiny.sh", tools=tools, ENDS="0", STAND_IN_PORT="1", PATIENCE="1")
+    assert "--store s3://mlpipeline/lorapar " in calls(tmp_path)
 
 
 def test_versions_are_pinned_in_one_file_only() -> None:

@@ -20,7 +20,7 @@ import yaml
 ROOT = Path(__file__).resolve().parents[2]
 CHART = ROOT / "helm" / "lorapar"
 HELM = Path(sys.executable).with_name("helm")
-PROFILES = ("kind", "single-gpu", "production")
+PROFILES = tuple(sorted(path.stem.removeprefix("values-") for path in CHART.glob("values-*.yaml")))
 NAMESPACE = "ml"
 RELEASE = "lorapar"
 

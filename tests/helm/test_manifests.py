@@ -136,7 +136,8 @@ def test_what_a_pod_refers_to_is_made_here_or_named_by_the_user(name: str) -> No
     made = {(m["kind"], m["metadata"]["name"]) for m in manifests}
     # Names that the profile or EVERYTHING gives for things that exist already.
     given = {
-        "ca", "s3-keys", "hub-token", "teacher-key", "serving-key", "base-models", "serving-api-key", "teacher-api-key"
+        "ca", "s3-keys", "hub-token", "teacher-key", "serving-key", "base-models", "serving-api-key", "teacher-api-key",
+        "lorapar-kubeflow-store",
     }  # fmt: skip
     for which, spec in pods(manifests):
         for kind, referred in references(spec):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 
 from tests.helm.chart import (
+    CHART,
     EVERYTHING,
     PROFILES,
     containers,
@@ -342,9 +344,20 @@ def test_upgrades_of_the_bucket_job_get_another_name_when_its_pod_changes() -> N
 @pytest.mark.parametrize("profile", PROFILES)
 def test_a_profile_installs_the_parts_its_name_promises(profile: str) -> None:
     deployments = {m["metadata"]["name"] for m in of_kind(render(profile), "Deployment")}
-    assert ("lorapar-serving" in deployments) is True
-    assert bool([name for name in deployments if "teacher" in name]) is (profile != "kind")
-    assert ("StatefulSet" in kinds(render(profile))) is (profile != "production")
+    assert ("lorapar-serving" in deployments) is (profile != "kubeflow-store")
+    assert bool([name for name in deployments if "teacher" in name]) is (profile in ("production", "single-gpu"))
+    assert ("StatefulSet" in kinds(render(profile))) is (profile in ("kind", "single-gpu"))
+
+
+def test_the_store_of_kubeflow_goes_on_top_of_the_values_for_kind() -> None:
+    """Its SeaweedFS takes no second bucket, so none is made, and everything lies below a prefix of its own one."""
+    both = render("kind", None, "--values", str(CHART / "values-kubeflow-store.yaml"))
+    assert "StatefulSet" not in kinds(both)
+    assert not of_kind(both, "Job", "-bucket")
+    recurring = json.loads(only(both, "ConfigMap", "-upload")["data"]["recurring.json"])
+    assert recurring["parameters"]["store"] == "s3://mlpipeline/lorapar"
+    (server,) = pod_spec(only(both, "Deployment", "-serving"))["containers"]  # type: ignore[index]
+    assert environment(server)["AWS_ENDPOINT_URL_S3"] == "http://seaweedfs.kubeflow:8333"
 
 
 def test_kueue_s_newer_version_is_used_where_the_cluster_has_it() -> None:

@@ -96,14 +96,29 @@ job_done() {
     jsonpath='{range .items[?(@.status.succeeded>0)]}{.metadata.name}{"\n"}{end}' | grep -q "^$1"
 }
 
+# scratch NAME: sets the variable NAME to a new temporary file that is gone when the script ends.
+LEFT=()
+scratch() {
+  local file
+  file=$(mktemp)
+  LEFT+=("$file")
+  printf -v "$1" %s "$file"
+}
+
+# clean_up: end what was started and remove what was made; runs however the script ends.
+FORWARDER=
+clean_up() {
+  [ -z "$FORWARDER" ] || kill "$FORWARDER" 2>/dev/null || true
+  [ ${#LEFT[@]} -eq 0 ] || rm -rf "${LEFT[@]}"
+}
+trap clean_up EXIT
+
 # forward SERVICE PORT: sets FORWARDED to a port of this machine that leads to a Service until the script ends.
 forward() {
   local log
-  log=$(mktemp)
+  scratch log
   kubectl --namespace "$NAMESPACE" port-forward "service/$1" ":$2" >"$log" 2>&1 &
-  local process=$!
-  # shellcheck disable=SC2064  # the process and the file of now
-  trap "kill $process 2>/dev/null || true; rm -f '$log'" EXIT
+  FORWARDER=$!
   wait_until 60 "a port to $1" grep -q "Forwarding from 127.0.0.1" "$log"
   # shellcheck disable=SC2034  # for the script that sources this file
   FORWARDED=$(sed -n 's/^Forwarding from 127\.0\.0\.1:\([0-9]*\).*/\1/p' "$log" | head -n 1)

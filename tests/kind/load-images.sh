@@ -9,8 +9,9 @@ kind) [ $# = 1 ] || wrong "load-images.sh kind takes nothing more, not '${*:2}'"
 push) [ $# = 2 ] || wrong "load-images.sh push takes one registry" ;;
 *) wrong "load-images.sh needs 'kind' or 'push REGISTRY', not '$*'" ;;
 esac
-need docker
-[ "$1" = push ] || need kind
+tools=(docker)
+[ "$1" = push ] || tools+=(kind)
+need "${tools[@]}"
 
 version=$(sed -n 's/^appVersion: *"\(.*\)"/\1/p' "$CHART/Chart.yaml")
 for name in client trainer vllm; do

@@ -10,15 +10,18 @@ reach
 wait_until 600 "the uploaded pipeline" rolled_out deployment/ml-pipeline
 forward ml-pipeline 8888
 # What the chart's hook compiled with: the same images and placement make the same version, which is there already.
-placement=$(mktemp)
+placement=
+scratch placement
 k --namespace "$NAMESPACE" get configmap "$RELEASE-upload" --output jsonpath='{.data.placement\.yaml}' >"$placement" ||
   fail "no ConfigMap $RELEASE-upload in $NAMESPACE; install-chart.sh makes it"
+# The release's own store, whichever values it was installed with.
+installed=$(k --namespace "$NAMESPACE" get configmap "$RELEASE-upload" --output jsonpath='{.data.recurring\.json}' |
+  sed -n 's/^ *"store": *"\(.*\)".*/\1/p')
 
 code=0
-timeout $((2700 * PATIENCE)) lorapar submit --preset tiny --store "${STORE:-s3://lorapar}" --wait \
+timeout $((2700 * PATIENCE)) lorapar submit --preset tiny --store "${STORE:-${installed:-s3://lorapar}}" --wait \
   --host "http://127.0.0.1:$FORWARDED" --service-account "$RELEASE-runner" \
   --registry "${REGISTRY:-ghcr.io/lorapar}" --placement "$placement" "$@" || code=$?
-rm -f "$placement"
 case $code in
 0) say "the run ended well" ;;
 10) say "the run ended well; a random model was not found better, as is to be expected" ;;

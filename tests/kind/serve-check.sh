@@ -10,7 +10,8 @@ reach
 model=${1:-tiny@candidate}
 wait_until 900 "the server" rolled_out "deployment/$RELEASE-serving"
 forward "$RELEASE-serving" 80
-answer=$(mktemp)
+answer=
+scratch answer
 ask() { python3 "$CHART/files/check_completion.py" "http://127.0.0.1:$FORWARDED" "$model" >"$answer" 2>&1; }
 # A version appears after the next look at the aliases, its download and its load.
 wait_until 180 "an answer from $model" ask
