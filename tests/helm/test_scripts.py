@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -21,7 +23,7 @@ from typing import Any
 
 import pytest
 
-from tests.helm.chart import CHART, only, pod_spec, render
+from tests.helm.chart import CHART, EVERYTHING, of_kind, only, pod_spec, render
 from tests.integration.s3_server import free_ports, weed_program
 
 KEYS = {"AWS_ACCESS_KEY_ID": "LORAPARCHART00000001", "AWS_SECRET_ACCESS_KEY": "secret-of-the-chart-tests-00000000001"}
@@ -128,6 +130,60 @@ def test_the_server_answers_the_probe_of_its_pod(store: dict[str, str]) -> None:
 def test_a_missing_bucket_is_named(store: dict[str, str]) -> None:
     done = run("check_store.py", "s3://not-there", **store)
     assert (done.returncode, "not-there" in done.stderr) == (1, True)
+
+
+@contextmanager
+def silent() -> Iterator[str]:
+    """An address that is there and never answers: connections are taken by the kernel and nobody reads them."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(64)
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments", "look_at"),
+    [
+        ("make_bucket.py", ["lorapar"], "objectStore.endpoint"),
+        ("check_store.py", ["s3://lorapar"], "objectStore.endpoint"),
+        ("check_kfp.py", ["HERE", "lorapar"], "pipeline.kfp.endpoint"),
+        ("check_completion.py", ["HERE", "assistant"], "serving Deployment"),
+        ("fetch_model.py", ["s3://models/base", "link"], "objectStore.endpoint"),
+    ],
+)
+def test_a_script_that_waits_says_for_whom_and_what_to_look_at_when_it_is_stopped(
+    script: str, arguments: list[str], look_at: str, tmp_path: Path
+) -> None:
+    with silent() as address:
+        words = [address if word == "HERE" else word for word in arguments]
+        command = [sys.executable, str(CHART / "files" / script), *words]
+        variables = {"AWS_ENDPOINT_URL_S3": address, "AWS_REGION": "us-east-1", "LORAPAR_CACHE": str(tmp_path)}
+        environment = {"PATH": os.environ["PATH"], **KEYS, **variables}
+        waits = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment, cwd=tmp_path)
+        assert waits.stderr is not None
+        began, said = time.monotonic(), waits.stderr.readline()
+        waits.send_signal(signal.SIGTERM)
+        _, rest = waits.communicate(timeout=60)
+    assert time.monotonic() - began < 30
+    assert "still trying" in said
+    assert words[0] in said
+    assert waits.returncode == 143
+    assert look_at in rest.splitlines()[-1]
+    assert KEYS["AWS_SECRET_ACCESS_KEY"] not in said + rest
+
+
+def test_the_bucket_job_gives_up_with_what_to_look_at() -> None:
+    with silent() as address:
+        done = run("make_bucket.py", "lorapar", **KEYS, AWS_ENDPOINT_URL_S3=address, LORAPAR_WAIT_SECONDS="8")
+    assert done.returncode == 1
+    assert "no answer in" in done.stderr.splitlines()[-1]
+    assert "objectStore.endpoint" in done.stderr.splitlines()[-1]
+
+
+def test_logs_of_checks_are_there_when_helm_reads_them() -> None:
+    """`helm test --logs` reads them after it has applied the delete policies (cmd/helm/release_testing.go, Helm 3)."""
+    for manifest in of_kind(render(values=EVERYTHING), "Pod"):
+        assert manifest["metadata"]["annotations"]["helm.sh/hook-delete-policy"] == "before-hook-creation"
 
 
 def test_a_refused_bucket_is_not_waited_for(store: dict[str, str]) -> None:

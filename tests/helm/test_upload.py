@@ -7,9 +7,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +23,8 @@ from typer.testing import CliRunner
 
 from lorapar import __version__
 from lorapar.cli import app
-from tests.helm.chart import CHART, EVERYTHING, only, pod_spec, render
+from tests.helm.chart import CHART, EVERYTHING, PROFILES, containers, environment, only, pod_spec, pods, render
+from tests.helm.test_scripts import silent
 from tests.kubeflow.api_double import Double
 
 RECURRING = EVERYTHING["pipeline"]["recurring"]
@@ -91,9 +96,44 @@ def test_a_group_that_the_chart_makes_starts_from_the_user_s_others(tmp_path: Pa
     assert vote["container"]["resources"]["resourceCpuLimit"] == "2"
 
 
-@pytest.mark.parametrize("profile", ["kind", "single-gpu", "production"])
-def test_every_profile_compiles(profile: str, tmp_path: Path) -> None:
-    assert len(compiled(None, tmp_path, profile)) == 2
+TRAINING = {"score": 1, "sft": 1, "rl": 1, "evaluate": 1}
+# Which tasks of a run hold how many accelerators, and how many `plan` gives a vote task whose teachers run on vLLM.
+ACCELERATORS: dict[str | None, tuple[dict[str, int], str]] = {
+    None: (TRAINING, "1"),
+    "kind": ({}, "0"),
+    "kubeflow-store": (TRAINING, "1"),
+    "production": (TRAINING, "1"),
+    "single-gpu": (TRAINING, "1"),
+}
+
+
+def test_every_values_file_that_is_shipped_is_in_this_table() -> None:
+    assert set(ACCELERATORS) == {None, *PROFILES}
+
+
+@pytest.mark.parametrize("profile", ACCELERATORS)
+def test_every_values_file_compiles_and_these_tasks_ask_for_an_accelerator(profile: str | None, tmp_path: Path) -> None:
+    """A pod that asks for what no node has stays Pending for ever, and Kubeflow says nothing about it."""
+    spec, _ = compiled(None, tmp_path, profile)
+    asked = {}
+    for label, executor in spec["deploymentSpec"]["executors"].items():
+        count = executor["container"].get("resources", {}).get("accelerator", {}).get("resourceCount", "0")
+        if count.isdigit() and count != "0":
+            asked[re.sub(r"-\d+$", "", label.removeprefix("exec-"))] = int(count)
+    told = {
+        task["inputs"]["parameters"]["vote_accelerators"]["runtimeValue"]["constant"]
+        for component in [spec["root"], *spec["components"].values()]
+        for task in component.get("dag", {}).get("tasks", {}).values()
+        if "runtimeValue" in task.get("inputs", {}).get("parameters", {}).get("vote_accelerators", {})
+    }
+    assert asked == ACCELERATORS[profile][0]
+    assert told == {ACCELERATORS[profile][1]}
+
+
+def test_no_pod_of_the_chart_on_kind_asks_for_an_accelerator() -> None:
+    for name, spec in pods(render("kind")):
+        for container in containers(spec):
+            assert not [key for key in container["resources"].get("limits", {}) if "/" in key], name
 
 
 def test_first_upload_makes_the_pipeline_and_an_equal_one_makes_nothing(kubeflow: Double, tmp_path: Path) -> None:
@@ -201,3 +241,135 @@ def test_a_wrong_placement_ends_installing_with_its_key() -> None:
 def test_the_configmap_holds_no_run_s_secret(tmp_path: Path) -> None:
     data = json.dumps(only(render(values=EVERYTHING), "ConfigMap", "-upload")["data"])
     assert "SECRET" not in data
+
+
+# --- runs that are going on ------------------------------------------------------------------------------------------
+
+
+def started(kubeflow: Double, recurring_run: str, state: str, name: str = "nightly 7") -> Any:
+    """A run that a recurring run has started."""
+    import kfp_server_api as api
+
+    run = api.V2beta1Run(
+        run_id=f"run-{len(kubeflow.runs)}",
+        display_name=name,
+        recurring_run_id=recurring_run,
+        state=state,
+        created_at=datetime.now(UTC),
+    )
+    kubeflow.runs[run.run_id] = run
+    return run
+
+
+NIGHTLY = {"name": "nightly", "cron": "0 0 3 * * *", "config": {"model": {"name": "builtin:tiny"}}}
+
+
+@pytest.mark.parametrize("next_values", [with_runs({**NIGHTLY, "cron": "0 0 4 * * *"}), {}], ids=["changed", "removed"])
+def test_a_run_that_goes_on_is_not_killed_and_its_schedule_goes_at_the_next_upgrade(
+    next_values: dict[str, Any], kubeflow: Double, tmp_path: Path
+) -> None:
+    compiled(with_runs(NIGHTLY), tmp_path)
+    assert upload(kubeflow, tmp_path).returncode == 0
+    (old,) = kubeflow.recurring
+    run = started(kubeflow, old, "RUNNING")
+    started(kubeflow, "of somebody else", "RUNNING")
+    compiled(next_values, tmp_path)
+    first = upload(kubeflow, tmp_path)
+    assert first.returncode == 0, first.stderr
+    assert kubeflow.recurring[old].status == "DISABLED", "it starts no further run"
+    assert "recurring run nightly: switched off; its run 'nightly 7' goes on" in first.stdout
+    run.state = "SUCCEEDED"
+    second = upload(kubeflow, tmp_path)
+    assert second.returncode == 0, second.stderr
+    assert old not in kubeflow.recurring
+    assert len(kubeflow.recurring) == len(next_values and next_values["pipeline"]["recurring"])
+    assert kubeflow.killed == []
+
+
+def test_a_schedule_that_was_switched_off_and_is_wanted_again_is_made_anew(kubeflow: Double, tmp_path: Path) -> None:
+    compiled(with_runs(NIGHTLY), tmp_path)
+    upload(kubeflow, tmp_path)
+    (old,) = kubeflow.recurring
+    started(kubeflow, old, "PENDING")
+    compiled({}, tmp_path)
+    upload(kubeflow, tmp_path)
+    compiled(with_runs(NIGHTLY), tmp_path)
+    done = upload(kubeflow, tmp_path)
+    assert done.returncode == 0, done.stderr
+    statuses = {key: run.status for key, run in kubeflow.recurring.items()}
+    assert statuses.pop(old) == "DISABLED"
+    assert list(statuses.values()) == ["ENABLED"]
+    assert kubeflow.killed == []
+
+
+@pytest.mark.parametrize("state", ["SUCCEEDED", "FAILED", "CANCELED", "SKIPPED"])
+def test_a_schedule_whose_runs_have_ended_is_deleted_at_once(state: str, kubeflow: Double, tmp_path: Path) -> None:
+    compiled(with_runs(NIGHTLY), tmp_path)
+    upload(kubeflow, tmp_path)
+    started(kubeflow, next(iter(kubeflow.recurring)), state)
+    compiled({}, tmp_path)
+    assert "deleted" in upload(kubeflow, tmp_path).stdout
+    assert not kubeflow.recurring
+
+
+def test_the_job_has_the_rights_that_a_multi_user_kubeflow_asks_for() -> None:
+    """Verbs by backend/src/apiserver/common/const.go of Kubeflow 2.17.0; recurring runs are `jobs` there."""
+    rules = only(render(values=EVERYTHING), "Role", "-upload")["rules"]
+    verbs = {resource: set(rule["verbs"]) for rule in rules for resource in rule["resources"]}
+    assert {"create", "list", "disable", "delete"} <= verbs["jobs"]
+    assert verbs["runs"] == {"list"}
+
+
+# --- a Kubeflow that does not answer ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("answers", [True, False], ids=["it comes", "it stays away"])
+def test_the_job_says_whom_it_waits_for_and_goes_on_trying(answers: bool, tmp_path: Path) -> None:
+    compiled({}, tmp_path)
+    with silent() as address:
+        command = [sys.executable, CHART / "files" / "upload_pipeline.py", address, tmp_path / "pipeline.yaml"]
+        variables = {"PATH": os.environ["PATH"], "LORAPAR_WAIT_SECONDS": "120" if answers else "12"}
+        job = subprocess.Popen([*command, __version__], stderr=subprocess.PIPE, text=True, env=variables)
+        assert job.stderr is not None
+        began, said = time.monotonic(), job.stderr.readline()
+        assert time.monotonic() - began < 30
+        assert said.startswith(f"{address}: no answer for ")
+        if not answers:
+            last = job.stderr.read().splitlines()[-1]
+            assert job.wait(60) == 3
+            assert "no answer in" in last
+            assert "pipeline.kfp.endpoint" in last
+            assert "NetworkPolicies" in last
+            return
+    double = Double(int(address.rpartition(":")[2]))
+    try:
+        assert job.wait(90) == 0, job.stderr.read()
+        assert len(double.pipelines) == 1
+    finally:
+        job.stderr.close()
+        double.stop()
+
+
+def test_the_job_that_is_stopped_while_it_waits_says_what_to_look_at(tmp_path: Path) -> None:
+    compiled({}, tmp_path)
+    with silent() as address:
+        command = [sys.executable, CHART / "files" / "upload_pipeline.py", address, tmp_path / "pipeline.yaml", "1"]
+        job = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={"PATH": os.environ["PATH"]})
+        assert job.stderr is not None
+        job.stderr.readline()
+        job.send_signal(signal.SIGTERM)
+        _, rest = job.communicate(timeout=60)
+    assert job.returncode == 143
+    assert "pipeline.kfp.endpoint" in rest.splitlines()[-1]
+
+
+@pytest.mark.parametrize("seconds", [60, 600, 7200])
+def test_the_script_gives_up_before_its_job_does_and_no_second_pod_waits_again(seconds: int) -> None:
+    job = only(render(values={"pipeline": {"upload": {"timeoutSeconds": seconds}}}), "Job", "-upload")
+    (container,) = pod_spec(job)["containers"]  # type: ignore[index]
+    assert seconds / 2 <= float(environment(container)["LORAPAR_WAIT_SECONDS"]) < job["spec"]["activeDeadlineSeconds"]
+    (rule,) = job["spec"]["podFailurePolicy"]["rules"]
+    assert rule == {
+        "action": "FailJob",
+        "onExitCodes": {"containerName": container["name"], "operator": "In", "values": [3]},
+    }

@@ -42,7 +42,7 @@ def parse(text: bytes, kind: str) -> Any:
 class Double:
     """The server and what it holds."""
 
-    def __init__(self) -> None:
+    def __init__(self, port: int = 0) -> None:
         self.pipelines: dict[str, api.V2beta1Pipeline] = {}
         self.versions: dict[str, api.V2beta1PipelineVersion] = {}
         self.packages: dict[str, dict[str, Any]] = {}
@@ -51,6 +51,8 @@ class Double:
         self.recurring: dict[str, api.V2beta1RecurringRun] = {}
         self.endings: list[tuple[str, dict[str, str]]] = []
         """What becomes of each run in turn: its last state, and the states of its tasks."""
+        self.killed: list[str] = []
+        """Runs whose Workflows were deleted while they went on."""
         self.refuse: int | None = None
         self.tokens: list[str | None] = []
         double = self
@@ -68,7 +70,7 @@ class Double:
             def log_message(self, *_: object) -> None:
                 return
 
-        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", port), Handler)
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
         self.address = f"http://127.0.0.1:{self.server.server_port}"
 
@@ -129,8 +131,24 @@ class Double:
         raise KeyError(f"no such call: {method} {path}")
 
     def _recurring(self, method: str, what: str, query: dict[str, str], body: bytes) -> Any:
+        """The calls about recurring runs.
+
+        Deleting one deletes the Workflows that it started, which belong to its ScheduledWorkflow, while the API goes on
+        calling their runs what they were (Kubeflow 2.17.0: ownerReferences in
+        backend/src/crd/controller/scheduledworkflow/util/scheduled_workflow.go): `killed` keeps their names.
+        """
         if method == "DELETE":
-            del self.recurring[what.rpartition("/")[2]]
+            identity = what.rpartition("/")[2]
+            del self.recurring[identity]
+            self.killed += [
+                str(run.display_name)
+                for run in self.runs.values()
+                if run.recurring_run_id == identity and run.state in ("PENDING", "RUNNING")
+            ]
+            return {}
+        if method == "POST" and what.endswith(":disable"):
+            recurring = self.recurring[what.rpartition("/")[2].removesuffix(":disable")]
+            recurring.status = api.V2beta1RecurringRunStatus.DISABLED
             return {}
         if method == "GET":
             found = list(reversed(_matching(self.recurring, query)))

@@ -9,6 +9,13 @@ import sys
 import urllib.error
 import urllib.request
 
+from waiting import Waiting
+
+LOOK_AT = (
+    "look at the log of the serving Deployment, and whether the NetworkPolicies let this pod through (a model on a CPU "
+    "may need more than tests.timeoutSeconds)"
+)
+
 
 def complete(address: str, model: str) -> tuple[str, str]:
     """(text, version named by the server) of a short completion; an unanswered request raises."""
@@ -28,7 +35,8 @@ def complete(address: str, model: str) -> tuple[str, str]:
 def main() -> int:
     address, model = sys.argv[1].rstrip("/"), sys.argv[2]
     try:
-        text, version = complete(address, model)
+        with Waiting(f"{address}: {model}", LOOK_AT):
+            text, version = complete(address, model)
     except urllib.error.HTTPError as error:
         print(f"{address}: {model}: {error.code}: {error.read(500).decode(errors='replace')}", file=sys.stderr)
         return 1

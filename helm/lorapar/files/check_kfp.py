@@ -10,6 +10,13 @@ import urllib.error
 import urllib.parse
 import urllib.request
 
+from waiting import Waiting
+
+LOOK_AT = (
+    "look whether pipeline.kfp.endpoint is right, whether its Service has pods that are ready, and whether the "
+    "NetworkPolicies of both namespaces let this pod through (pipeline.kfp.namespace)"
+)
+
 
 def ask(address: str) -> dict:
     """GET as JSON."""
@@ -39,11 +46,15 @@ def check(endpoint: str, pipeline: str, namespace: str) -> str:
 
 def main() -> int:
     endpoint, pipeline, namespace = (*sys.argv[1:], "", "")[:3]
-    try:
-        print(f"{endpoint}: {check(endpoint.rstrip('/'), pipeline, namespace)}")
-    except (OSError, ValueError) as error:
-        print(f"{endpoint}: {error}", file=sys.stderr)
-        return 1
+    with Waiting(endpoint, LOOK_AT):
+        try:
+            print(f"{endpoint}: {check(endpoint.rstrip('/'), pipeline, namespace)}")
+        except (urllib.error.HTTPError, ValueError) as error:
+            print(f"{endpoint}: {error}", file=sys.stderr)
+            return 1
+        except OSError as error:
+            print(f"{endpoint}: {error}; {LOOK_AT}", file=sys.stderr)
+            return 1
     return 0
 
 

@@ -8,12 +8,26 @@ import sys
 import uuid
 
 import boto3
+from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
+from waiting import Waiting
+
+# Two attempts end before the pod's deadline, even where packets are dropped.
+QUICK = Config(connect_timeout=10, read_timeout=30, retries={"total_max_attempts": 2, "mode": "standard"})
+LOOK_AT = (
+    "look whether objectStore.endpoint is right, whether its server runs, and whether the NetworkPolicies let this pod "
+    "through (networkPolicy.objectStore and objectStorePorts)"
+)
+NO_ROOM = (
+    "the server has no room for what is written to this bucket. Kubeflow's own SeaweedFS has 8 volumes, and its bucket "
+    "mlpipeline takes them all: make objectStore.address a prefix of it (s3://mlpipeline/lorapar), or start the server "
+    "with -volume.max=0"
+)
 
 
 def check(bucket: str, prefix: str) -> str:
     """What was found, in words; raises where the store refused something it must do."""
-    client = boto3.client("s3")
+    client = boto3.client("s3", config=QUICK)
     key = "/".join(part for part in (prefix, "helm-test", uuid.uuid4().hex) if part)
     client.put_object(Bucket=bucket, Key=key, Body=b"lorapar", IfNoneMatch="*")
     try:
@@ -35,11 +49,19 @@ def check(bucket: str, prefix: str) -> str:
 def main() -> int:
     address = sys.argv[1]
     bucket, _, prefix = address.removeprefix("s3://").partition("/")
-    try:
-        print(f"{address}: {check(bucket, prefix.strip('/'))}")
-    except (BotoCoreError, ClientError, ValueError) as error:
-        print(f"{address}: {error}", file=sys.stderr)
-        return 1
+    with Waiting(address, LOOK_AT):
+        try:
+            print(f"{address}: {check(bucket, prefix.strip('/'))}")
+        except ClientError as error:
+            first = error.operation_name == "PutObject" and error.response["Error"]["Code"] == "InternalError"
+            print(f"{address}: {error}{f': {NO_ROOM}' if first else ''}", file=sys.stderr)
+            return 1
+        except BotoCoreError as error:
+            print(f"{address}: {error}; {LOOK_AT}", file=sys.stderr)
+            return 1
+        except ValueError as error:
+            print(f"{address}: {error}", file=sys.stderr)
+            return 1
     return 0
 
 

@@ -8,15 +8,20 @@ import os
 import sys
 from pathlib import Path
 
+from waiting import Waiting
+
 from lorapar.basemodel import model_folder
 from lorapar.config import ModelConfig
 from lorapar.errors import LoraparError
+
+LOOK_AT = "look whether the object store is reached from here (objectStore.endpoint, networkPolicy.objectStore)"
 
 
 def main() -> int:
     name, link = sys.argv[1], Path(sys.argv[2])
     try:
-        folder = model_folder(ModelConfig(name=name))
+        with Waiting(name, LOOK_AT, "not here"):
+            folder = model_folder(ModelConfig(name=name))
     except LoraparError as error:
         print(f"{name}: {error}", file=sys.stderr)
         return error.exit_code

@@ -5,7 +5,13 @@
 VERSION is the package's version of lorapar; the version in Kubeflow is called VERSION-DIGEST, as `lorapar submit`
 calls it, so that neither uploads what the other has. RECURRING is a JSON file: `owner` (marks what this release made),
 `service_account`, `parameters`, and `runs` with `name`, `cron`, `config`. What it lists is made, what it lists no
-longer is deleted, what is unchanged is left alone; recurring runs of others are never touched.
+longer is switched off and deleted, what is unchanged is left alone; recurring runs of others are never touched.
+
+Deleting a recurring run deletes the Workflows that it started, the one that is going on too. So while a run of it is
+going on it is switched off only; the next upgrade deletes it.
+
+A Kubeflow that does not answer is waited for, LORAPAR_WAIT_SECONDS long (480), with a line every 30 s; then the exit
+code is 3.
 
 Speaks Kubeflow's REST API (v2beta1) itself: the image has no kfp, whose pins exclude those of the stages. NAMESPACE and
 the file KF_PIPELINES_SA_TOKEN_PATH, where set, are those of a multi-user Kubeflow.
@@ -20,44 +26,91 @@ import urllib.error
 import urllib.parse
 import urllib.request
 import uuid
+from collections.abc import Iterator
+
+from waiting import Waiting, limit_seconds
 
 PIPELINE = "lorapar"
 EXPERIMENT = "lorapar"
 JSON = "application/json"
+# Of a server that answers, with an error of its own.
 ATTEMPTS = 10
-WAIT_SECONDS = 6
+PAUSE_SECONDS = 6
+# Statuses of a proxy that has no server behind it: as good as no answer.
+ABSENT = (502, 503, 504)
+ENDED = ("SUCCEEDED", "SKIPPED", "FAILED", "CANCELED")
+UNREACHABLE = 3
+LOOK_AT = (
+    "look whether pipeline.kfp.endpoint is right, whether its Service has pods that are ready, and whether the "
+    "NetworkPolicies of both namespaces let this Job through (pipeline.kfp.namespace); then run helm upgrade again"
+)
+
+
+class Unreachable(Exception):
+    """Nobody answered for as long as may be waited."""
 
 
 class Kubeflow:
     """The calls of the API that are needed here."""
 
-    def __init__(self, endpoint: str, namespace: str) -> None:
+    def __init__(self, endpoint: str, namespace: str, waiting: Waiting) -> None:
         self.base = f"{endpoint.rstrip('/')}/apis/v2beta1"
         self.namespace = namespace
+        self.waiting = waiting
+        self.limit_seconds = limit_seconds(480)
+
+    def await_it(self) -> None:
+        """Until somebody answers there, whatever the answer; a hanging attempt ends soon and the next one begins."""
+        while True:
+            try:
+                with urllib.request.urlopen(self.request("GET", f"{self.base}/healthz"), timeout=10):
+                    break
+            except urllib.error.HTTPError as error:
+                if error.code not in ABSENT:
+                    break
+                self.no_answer(error)
+            except OSError as error:
+                self.no_answer(error)
+        self.waiting.answered()
+
+    def no_answer(self, error: Exception) -> None:
+        """Wait a little; raises Unreachable where there is no time left."""
+        self.waiting.note(error)
+        if self.waiting.seconds + PAUSE_SECONDS >= self.limit_seconds:
+            raise Unreachable(self.waiting.given_up()) from None
+        time.sleep(PAUSE_SECONDS)
 
     def call(self, method: str, path: str, query: dict | None = None, body: bytes = b"", kind: str = JSON) -> dict:
-        """One call; a server that does not answer yet is asked again for a minute."""
+        """One call; a server that fails is asked again for a minute, one that does not answer for as long as may be."""
         given = {key: value for key, value in (query or {}).items() if value}
         address = f"{self.base}{path}?{urllib.parse.urlencode(given)}"
-        for left in reversed(range(ATTEMPTS)):
-            request = urllib.request.Request(address, data=body or None, method=method)
-            request.add_header("Content-Type", kind)
-            token = os.environ.get("KF_PIPELINES_SA_TOKEN_PATH")
-            if token:
-                with open(token, encoding="utf-8") as file:
-                    request.add_header("Authorization", f"Bearer {file.read().strip()}")
+        left = ATTEMPTS
+        while True:
             try:
-                with urllib.request.urlopen(request, timeout=60) as answer:
+                with urllib.request.urlopen(self.request(method, address, body, kind), timeout=60) as answer:
+                    self.waiting.answered()
                     return json.loads(answer.read() or b"{}")
             except urllib.error.HTTPError as error:
-                said = error.read(500).decode(errors="replace")
+                if error.code in ABSENT:
+                    self.no_answer(error)
+                    continue
+                left -= 1
                 if error.code < 500 or not left:
+                    said = error.read(500).decode(errors="replace")
                     raise ValueError(f"{method} {path}: {error.code} {said}") from None
+                time.sleep(PAUSE_SECONDS)
             except OSError as error:
-                if not left:
-                    raise ValueError(f"{method} {path}: {error}") from None
-            time.sleep(WAIT_SECONDS)
-        raise AssertionError("unreachable")
+                self.no_answer(error)
+
+    def request(self, method: str, address: str, body: bytes = b"", kind: str = JSON) -> urllib.request.Request:
+        """With the token as it is now: the kubelet renews it."""
+        request = urllib.request.Request(address, data=body or None, method=method)
+        request.add_header("Content-Type", kind)
+        token = os.environ.get("KF_PIPELINES_SA_TOKEN_PATH")
+        if token:
+            with open(token, encoding="utf-8") as file:
+                request.add_header("Authorization", f"Bearer {file.read().strip()}")
+        return request
 
     def find(self, path: str, field: str, name: str) -> dict | None:
         """The one entry of a list with that display name."""
@@ -98,16 +151,49 @@ def experiment_of(kubeflow: Kubeflow) -> str:
     return (found or kubeflow.post("/experiments", body))["experiment_id"]
 
 
-def recurring_runs(kubeflow: Kubeflow, owner: str) -> list[dict]:
-    """Those that this release made, by the mark in their description."""
-    found, page = [], ""
+def pages(kubeflow: Kubeflow, path: str, field: str, query: dict) -> Iterator[dict]:
+    """All entries of a list."""
+    page = ""
     while True:
-        query = {"namespace": kubeflow.namespace, "page_size": 100, "page_token": page}
-        listed = kubeflow.call("GET", "/recurringruns", query)
-        found += listed.get("recurringRuns") or []
+        asked = {"namespace": kubeflow.namespace, "page_size": 100, "page_token": page, **query}
+        listed = kubeflow.call("GET", path, asked)
+        yield from listed.get(field) or []
         page = listed.get("next_page_token", "")
         if not page:
-            return [run for run in found if run.get("description", "").startswith(f"{owner} ")]
+            return
+
+
+def recurring_runs(kubeflow: Kubeflow, owner: str) -> list[dict]:
+    """Those that this release made, by the mark in their description."""
+    found = pages(kubeflow, "/recurringruns", "recurringRuns", {})
+    return [run for run in found if run.get("description", "").startswith(f"{owner} ")]
+
+
+def going_on(kubeflow: Kubeflow, recurring: dict) -> str:
+    """Name of a run that it started and that has not ended, or nothing.
+
+    Kubeflow 2.17 cannot filter by `recurring_run_id`, so the runs since the recurring run was made are looked through.
+    """
+    since = recurring.get("created_at", "")[:19]
+    for run in pages(kubeflow, "/runs", "runs", {"sort_by": "created_at desc"}):
+        if run.get("created_at", "9")[:19] < since:
+            return ""
+        if run.get("recurring_run_id") == recurring["recurring_run_id"] and run.get("state") not in ENDED:
+            return run.get("display_name") or run["run_id"]
+    return ""
+
+
+def remove(kubeflow: Kubeflow, recurring: dict) -> None:
+    """Switch it off first, so that it starts nothing while we look; delete it only where no run of it is going on."""
+    path, name = f"/recurringruns/{recurring['recurring_run_id']}", recurring["display_name"]
+    if recurring.get("status") != "DISABLED":
+        kubeflow.post(f"{path}:disable", {})
+    run = going_on(kubeflow, recurring)
+    if run:
+        print(f"recurring run {name}: switched off; its run {run!r} goes on, the next upgrade deletes it")
+    else:
+        kubeflow.call("DELETE", path)
+        print(f"recurring run {name}: deleted")
 
 
 def desired(settings: dict, pipeline: str, version: str, experiment: str) -> list[dict]:
@@ -131,33 +217,39 @@ def desired(settings: dict, pipeline: str, version: str, experiment: str) -> lis
 
 
 def keep_in_step(kubeflow: Kubeflow, settings: dict, pipeline: str, version: str) -> None:
-    """Make what is missing first, then delete what is no longer wanted."""
+    """Make what is missing first, then remove what is no longer wanted."""
     there = recurring_runs(kubeflow, settings["owner"])
     wanted = desired(settings, pipeline, version, experiment_of(kubeflow)) if settings["runs"] else []
+    # One that was switched off because its run went on does not count as there, were it wanted again.
+    active = {run.get("description") for run in there if run.get("status") != "DISABLED"}
     for run in wanted:
-        if run["description"] not in {one.get("description") for one in there}:
+        if run["description"] not in active:
             kubeflow.post("/recurringruns", run)
             print(f"recurring run {run['display_name']}: made, {run['trigger']['cron_schedule']['cron']}")
     for run in there:
-        if run["description"] not in {one["description"] for one in wanted}:
-            kubeflow.call("DELETE", f"/recurringruns/{run['recurring_run_id']}")
-            print(f"recurring run {run['display_name']}: deleted")
+        if run["description"] not in {one["description"] for one in wanted} or run.get("status") == "DISABLED":
+            remove(kubeflow, run)
 
 
 def main() -> int:
     endpoint, path, version = sys.argv[1:4]
-    kubeflow = Kubeflow(endpoint, os.environ.get("NAMESPACE", ""))
     with open(path, "rb") as file:
         package = file.read()
-    try:
-        pipeline, made, new = uploaded(kubeflow, package, version)
-        print(f"pipeline {PIPELINE}: version {made} {'uploaded' if new else 'is there already'}")
-        if len(sys.argv) > 4:
-            with open(sys.argv[4], encoding="utf-8") as file:
-                keep_in_step(kubeflow, json.load(file), pipeline, made)
-    except ValueError as error:
-        print(f"{endpoint}: {error}", file=sys.stderr)
-        return 1
+    with Waiting(endpoint, LOOK_AT) as waiting:
+        kubeflow = Kubeflow(endpoint, os.environ.get("NAMESPACE", ""), waiting)
+        try:
+            kubeflow.await_it()
+            pipeline, made, new = uploaded(kubeflow, package, version)
+            print(f"pipeline {PIPELINE}: version {made} {'uploaded' if new else 'is there already'}", flush=True)
+            if len(sys.argv) > 4:
+                with open(sys.argv[4], encoding="utf-8") as file:
+                    keep_in_step(kubeflow, json.load(file), pipeline, made)
+        except ValueError as error:
+            print(f"{endpoint}: {error}", file=sys.stderr)
+            return 1
+        except Unreachable as error:
+            print(f"{endpoint}: {error}", file=sys.stderr)
+            return UNREACHABLE
     return 0
 
 

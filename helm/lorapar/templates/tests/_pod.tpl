@@ -9,7 +9,8 @@ metadata:
     {{- include "lorapar.labels" (dict "root" .root "component" (printf "test-%s" .check)) | nindent 4 }}
   annotations:
     helm.sh/hook: test
-    helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded
+    # Not hook-succeeded: helm reads the logs (--logs) after it has deleted what succeeded, and then ends with 1.
+    helm.sh/hook-delete-policy: before-hook-creation
 spec:
   {{- include "lorapar.podDefaults" .root | nindent 2 }}
   {{- if and (eq .check "kubeflow") .root.Values.pipeline.upload.enabled }}

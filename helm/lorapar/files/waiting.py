@@ -1,0 +1,74 @@
+"""Say whom a script of this chart waits for: after 5 s, then every 30 s, and at the end what to look at.
+
+A network that drops packets lets a connection, or the look-up of a name, hang for minutes, so a thread of its own
+speaks.
+"""
+
+import os
+import signal
+import sys
+import threading
+import time
+
+FIRST_SECONDS = 5.0
+EVERY_SECONDS = 30.0
+
+
+def limit_seconds(default: float) -> float:
+    """How long to wait before giving up: what the pod's variable says, so that the end comes before its deadline."""
+    return float(os.environ.get("LORAPAR_WAIT_SECONDS") or default)
+
+
+class Waiting:
+    """`with Waiting(WHOM, LOOK_AT) as waiting:` around whatever may hang; `note` keeps what went wrong last.
+
+    A pod that is stopped meanwhile says so, with LOOK_AT, and ends at once: a process that is the first one of its
+    container would not even hear SIGTERM otherwise.
+    """
+
+    def __init__(self, whom: str, look_at: str, state: str = "no answer") -> None:
+        self.whom, self.look_at, self.state = whom, look_at, state
+        self.began = time.monotonic()
+        self.last = ""
+        self.over = threading.Event()
+
+    def __enter__(self) -> "Waiting":
+        signal.signal(signal.SIGTERM, self.stopped)
+        threading.Thread(target=self.speak, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.over.set()
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+    @property
+    def seconds(self) -> float:
+        """Since the last answer."""
+        return time.monotonic() - self.began
+
+    def note(self, reason: object) -> None:
+        """What an attempt ended with."""
+        self.last = " ".join(str(reason).split())
+
+    def answered(self) -> None:
+        """There was an answer: the time counts anew."""
+        self.began, self.last = time.monotonic(), ""
+
+    def given_up(self) -> str:
+        """The last line."""
+        return f"{self.state} in {self.seconds:.0f} s{self.reason()}; {self.look_at}"
+
+    def reason(self) -> str:
+        return f" ({self.last})" if self.last else ""
+
+    def speak(self) -> None:
+        pause = FIRST_SECONDS
+        while not self.over.wait(pause):
+            pause = EVERY_SECONDS
+            if self.seconds >= FIRST_SECONDS:
+                said = f"{self.whom}: {self.state} for {self.seconds:.0f} s{self.reason()}; still trying"
+                print(said, file=sys.stderr, flush=True)
+
+    def stopped(self, *_: object) -> None:
+        os.write(2, f"{self.whom}: stopped: {self.given_up()}\n".encode())
+        os._exit(143)
