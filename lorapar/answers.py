@@ -5,26 +5,32 @@ Where the rules come from:
   W. Brown ("grpo_demo.py") that its reward functions follow; like there, the last answer counts;
 - the lenient rule, the last number in the text, is `flexible-extract` of EleutherAI's lm-evaluation-harness
   (`lm_eval/tasks/gsm8k/gsm8k.yaml`), which also says what is ignored: thousands commas, `$`, a closing full stop, case;
-- a percent sign is dropped as in Hendrycks et al.'s MATH comparison (`math_equivalence.py`).
+- a percent sign counts as a unit, so 50% is 50 as in Hendrycks et al.'s MATH comparison (`math_equivalence.py`).
 
-Numbers are compared as decimal numbers, never as floats: 0.1 + 0.2 style surprises and lost digits cannot happen.
+Numbers are compared as fractions, never as floats: 0.1 + 0.2 style surprises and lost digits cannot happen. How a
+number is written, and what may stand around it, is said in `lorapar.quantities`.
 """
 
 from __future__ import annotations
 
 import re
-from decimal import Decimal
+from collections.abc import Iterable
+from fractions import Fraction
+
+from lorapar.quantities import Quantity, last_number, quantity_of, without_markup
+
+References = str | tuple[str, ...]
+"""The short exact answer, or several of which any is right."""
 
 _ANSWER = re.compile(r"<answer>((?:(?!<answer>).)*?)</answer>", re.DOTALL)
-# Digits with or without thousands commas; an exponent of at most three digits keeps comparing cheap.
-_DIGITS = r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?(?:[eE][-+]?[0-9]{1,3}(?![0-9]))?|\.[0-9]+"
-_MINUS = "\u2212"  # the typographic minus sign
-_SIGN = rf"[-+{_MINUS}]"
-# Between two numbers a sign is a step of a calculation (7-2), anywhere else it belongs to the number (=-2).
-_NUMBER_IN_TEXT = re.compile(rf"(?:(?<![0-9A-Za-z)]){_SIGN})?[$€£]?(?:{_DIGITS})")
-_ONE_NUMBER = re.compile(
-    rf"(?P<sign>{_SIGN}?)\s*(?:[$€£]\s*(?P<inner_sign>{_SIGN}?))?(?P<digits>{_DIGITS})\s*[%$€£]?\.?"
+_LETTER = r"[^\W\d_]"
+_CHOICE = re.compile(
+    r"(?:(?:the\s+)?(?:(?:correct|right|final)\s+)?(?:answer|option|choice)(?:\s+is)?\s*[:=]?\s*)?"
+    rf"(?P<open>[(\[]?)(?P<letter>{_LETTER})(?P<close>[)\].:,]?)(?:(?P<gap>\s+[-\u2013]\s+|\s+)(?P<text>\S.*))?",
+    re.IGNORECASE | re.DOTALL,
 )
+_ANOTHER_CHOICE = re.compile(rf"(?<!\w)(?:[(\[]{_LETTER}[)\]]|{_LETTER}[).:](?!\w)|(?-i:[A-Z])(?!\w)\s*$)")
+"""A second choice in the text behind the first: `(C)`, `C)`, or a capital letter at the end."""
 
 
 def extract_tagged(text: str) -> str | None:
@@ -33,32 +39,99 @@ def extract_tagged(text: str) -> str | None:
     return found[-1].strip() if found else None
 
 
-def last_number(text: str) -> str | None:
-    """The last number in the text as it is written there (`$1,000`, `-2`, `3.5`); None where there is none."""
-    found = _NUMBER_IN_TEXT.findall(text)
-    return found[-1] if found else None
+def as_number(text: str) -> Fraction | None:
+    """The exact value of a text that is one number, with its unit where it has one (`$1,000.00`, `18 apples`)."""
+    quantity = quantity_of(text)
+    return None if quantity is None else quantity.value
 
 
-def as_number(text: str) -> Decimal | None:
-    """The exact value of a text that is one number and nothing else, such as `$1,000.00` or `50%`; None otherwise."""
-    match = _ONE_NUMBER.fullmatch(text.strip())
-    if match is None or (match["sign"] and match["inner_sign"]):
-        return None
-    sign = match["sign"] or match["inner_sign"] or ""
-    return Decimal(sign.replace(_MINUS, "-") + match["digits"].replace(",", ""))
+def all_references(reference: References) -> tuple[str, ...]:
+    """The references of a row, of which any is right."""
+    return (reference,) if isinstance(reference, str) else tuple(reference)
 
 
-def same_answer(a: str, b: str) -> bool:
-    """Whether two answers are equal: as numbers where both are numbers, else as words.
+def first_reference(reference: References) -> str:
+    """The reference that stands for all of a row."""
+    return all_references(reference)[0]
 
-    `1,000`, `1000`, `1000.0` and `$1,000` are one number. Words are equal when they differ only in case, white space
-    and a closing full stop. A number never equals words: `5 apples` is not `5`.
+
+def is_answer(text: str, references: References) -> bool:
+    """Whether a text is one of the right answers, by `same_answer`."""
+    return any(same_answer(text, reference) for reference in all_references(references))
+
+
+def same_answer(answer: str, reference: str) -> bool:
+    """Whether an answer says what the reference says: the same number, the same letter of a choice, the same words.
+
+    `1,000`, `1 000`, `1000.0` and `$1,000` are one number. A unit may stand on one side only (`18 apples` for `18`);
+    where both have one, they must be the same. For the letter `B`, `(B)`, `B.` and `B) blue` are right as well. Words
+    are equal when they differ only in case, white space and a closing full stop.
     """
-    first, second = as_number(a), as_number(b)
-    if first is not None and second is not None:
-        return first == second
-    return first is None and second is None and _words(a) == _words(b)
+    if _words(answer) == _words(reference):
+        return True
+    wanted = quantity_of(reference)
+    if wanted is not None:
+        said = quantity_of(answer)
+        return said is not None and _same_quantity(said, wanted)
+    letter = _letter_of(reference, alone=True)
+    return letter is not None and _letter_of(answer, alone=False) == letter
+
+
+def is_found_in(text: str, references: References) -> bool:
+    """Whether a text has one of the right answers in it, by laxer rules.
+
+    For a number it is the last number in the text; for words, that they stand in the text as whole words; and whatever
+    `is_answer` says of the whole text, or of an answer in tags that ends it.
+    """
+    said = extract_tagged(text)
+    ends_with_it = said is not None and text.rstrip().endswith("</answer>")
+    return any(
+        same_answer(text, reference)
+        or (said is not None and ends_with_it and same_answer(said, reference))
+        or _has(text, reference)
+        for reference in all_references(references)
+    )
+
+
+def _has(text: str, reference: str) -> bool:
+    if quantity_of(reference) is not None:
+        number = last_number(text)
+        return number is not None and same_answer(number, reference)
+    letter = _letter_of(reference, alone=True)
+    shown = letter if letter is not None else without_markup(reference).removesuffix(".")
+    words = r"\s+".join(re.escape(word) for word in shown.split())
+    return bool(words) and re.search(rf"(?<!\w){words}(?!\w)", text, re.IGNORECASE) is not None
+
+
+def _same_quantity(said: Quantity, wanted: Quantity) -> bool:
+    if said.value != wanted.value:
+        return False
+    if wanted.unit and not said.unit:
+        return wanted.unit_is_sure  # "12" is not "12 Monkeys", and not "12 May"
+    return not wanted.unit or said.unit == wanted.unit
+
+
+def _letter_of(text: str, *, alone: bool) -> str | None:
+    """The letter of a choice, in lower case; None where the text is none, or names a second one.
+
+    `alone`: text behind the letter needs a bracket before it, so that `E. coli` is no choice.
+    """
+    match = _CHOICE.fullmatch(without_markup(text))
+    if match is None:
+        return None
+    behind = match["text"]
+    if behind is None:
+        return match["letter"].casefold() if match["close"] != "," else None
+    marked = match["close"] in (")", "]") if alone else bool(match["close"] or match["gap"].strip())
+    if not marked or _ANOTHER_CHOICE.search(behind):
+        return None
+    return match["letter"].casefold()
 
 
 def _words(text: str) -> str:
-    return " ".join(text.split()).removesuffix(".").casefold()
+    return " ".join(without_markup(text).split()).removesuffix(".").casefold()
+
+
+def distinct(texts: Iterable[str]) -> tuple[str, ...]:
+    """The texts in their order, each once, empty ones left out."""
+    return tuple(dict.fromkeys(text for text in texts if text))

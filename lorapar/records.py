@@ -29,8 +29,9 @@ class Example(Record):
     question: str
     answer: str
     """The whole text the model is trained to produce."""
-    reference: str | None = None
-    """The short exact answer that rewards and accuracy compare with; None where there is none."""
+    reference: str | tuple[str, ...] | None = None
+    """The short exact answer that rewards and accuracy compare with, or several of which any is right; None where
+    there is none."""
     known_system: System | None = None
     """The true system where the data names it: used to judge teachers, never to label training rows."""
     split: Literal["train", "heldout"] = "train"

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from typing import Any, get_args
 
+from lorapar.answers import References, distinct
 from lorapar.config import ColumnMapping, DataConfig
+from lorapar.data.cells import BadRowError, Cells
 from lorapar.data.mapping import compiled_pattern, mapping_for
 from lorapar.data.readers import RawRow
 from lorapar.data.source import Kind, kind_of, source_rows
@@ -30,6 +31,10 @@ class LoadedData:
     """All rows, in the order of the source, ids unique."""
     left_out: list[str] = field(default_factory=list)
     """Why rows were left out, one line each (only where `data.bad_rows` allows it)."""
+    more: bool = False
+    """Whether the source has rows beyond `data.limit`."""
+    blank_texts: dict[str, int] = field(default_factory=dict)
+    """By column, the cells that hold a text such as `nan` and count as empty."""
 
 
 def load_examples(config: DataConfig, seed: int) -> list[Example]:
@@ -47,7 +52,8 @@ def load_data(config: DataConfig, seed: int) -> LoadedData:
     """
     if kind_of(config) is Kind.TASK_MIX:
         return LoadedData(_task_mix(config, seed))
-    rows = list(islice(source_rows(config), config.limit))
+    source = iter(source_rows(config))
+    rows = list(islice(source, config.limit))
     if not rows:
         raise BadInputError(f"data.source: {config.source} is empty; it needs at least one row")
     columns = dict.fromkeys(chain.from_iterable(row for _, row in rows))
@@ -56,7 +62,8 @@ def load_data(config: DataConfig, seed: int) -> LoadedData:
     if not loaded.examples:
         raise BadInputError(f"data.source: {config.source} has no usable row; the first: {loaded.left_out[0]}")
     _require_a_reference(loaded.examples, mapping, config.source)
-    return LoadedData(_split(loaded.examples, config.heldout, seed), loaded.left_out)
+    more = config.limit is not None and next(source, None) is not None
+    return replace(loaded, examples=_split(loaded.examples, config.heldout, seed), more=more)
 
 
 def _task_mix(config: DataConfig, seed: int) -> list[Example]:
@@ -67,88 +74,81 @@ def _task_mix(config: DataConfig, seed: int) -> list[Example]:
     return [Example.model_validate({_FIELD_OF.get(key, key): value for key, value in row.items()}) for row in rows]
 
 
-class _BadRowError(Exception):
-    """A row that cannot be used; the message says where it stands and why."""
-
-
-def _examples(rows: Iterable[RawRow], mapping: ColumnMapping, *, strict: bool) -> LoadedData:
-    build = _builder(mapping)
+def _examples(rows: list[RawRow], mapping: ColumnMapping, *, strict: bool) -> LoadedData:
+    builder = _Builder(mapping, Cells(rows))
     examples: list[Example] = []
     left_out: list[str] = []
     questions: dict[str, str] = {}
     names: dict[str, str] = {}
     for where, row in rows:
         try:
-            example = build(where, row)
+            example = builder.example(where, row)
             _claim(questions, _same_text(example.question), where, "asks the same question as")
             _claim(names, example.id, where, f"has the same id '{example.id}' as")
-        except _BadRowError as error:
+        except BadRowError as error:
             if strict:
                 raise BadInputError(f"{error}; mend the row, or set data.bad_rows=leave_out") from None
             left_out.append(str(error))
         else:
             examples.append(example)
-    return LoadedData(examples, left_out)
+    return LoadedData(examples, left_out, blank_texts=dict(builder.cells.blank_texts))
 
 
 def _claim(taken: dict[str, str], key: str, where: str, complaint: str) -> None:
     if key in taken:
-        raise _BadRowError(f"{where}: {complaint} {taken[key]}")
+        raise BadRowError(f"{where}: {complaint} {taken[key]}")
     taken[key] = where
 
 
-def _builder(mapping: ColumnMapping) -> Callable[[str, dict[str, Any]], Example]:
-    """A function from a place and a row to its example."""
-    pattern = compiled_pattern(mapping.reference_pattern) if mapping.reference_pattern else None
+class _Builder:
+    """Makes the examples of rows."""
 
-    def build(where: str, row: dict[str, Any]) -> Example:
-        question = _needed(where, row, mapping.question, "question")
-        context = _text(where, row, mapping.context)
+    def __init__(self, mapping: ColumnMapping, cells: Cells) -> None:
+        self.cells = cells
+        self._mapping = mapping
+        self._pattern = compiled_pattern(mapping.reference_pattern) if mapping.reference_pattern else None
+
+    def example(self, where: str, row: dict[str, Any]) -> Example:
+        """The example of a row; raises BadRowError."""
+        mapping, text = self._mapping, self.cells.text
+        question = self._needed(where, row, mapping.question, "question")
+        context = text(where, row, mapping.context)
         if context:
             question = f"{question}\n\n{context}"
-        answer = _needed(where, row, mapping.answer, "answer")
-        reference = _text(where, row, mapping.reference)
-        if pattern is not None and not reference:
-            found = pattern.search(answer)
-            reference = (found[1] or "") if found else ""
+        answer = self._needed(where, row, mapping.answer, "answer")
         return Example(
-            id=_text(where, row, mapping.id) or hashlib.sha256(_same_text(question).encode()).hexdigest()[:16],
+            id=text(where, row, mapping.id) or hashlib.sha256(_same_text(question).encode()).hexdigest()[:16],
             question=question,
             answer=answer,
-            reference=_without_commas(reference) or None,
-            known_system=_system(where, row, mapping.system),
+            reference=self._reference(where, row, answer),
+            known_system=self._system(where, row, mapping.system),
         )
 
-    return build
+    def _needed(self, where: str, row: dict[str, Any], column: str, part: str) -> str:
+        text = self.cells.text(where, row, column)
+        if not text:
+            article = "an" if part == "answer" else "a"
+            raise BadRowError(f"{where}: a row without {article} {part} ('{column}' is empty or missing)")
+        return text
 
+    def _reference(self, where: str, row: dict[str, Any], answer: str) -> References | None:
+        """What the column says, or else what the pattern finds in the answer; several are a tuple."""
+        found = distinct(map(_without_commas, self.cells.texts(where, row, self._mapping.reference)))
+        if not found and self._pattern is not None:
+            match = self._pattern.search(answer)
+            found = distinct([_without_commas(match[1] or "")]) if match else ()
+        return found if len(found) > 1 else next(iter(found), None)
 
-def _text(where: str, row: dict[str, Any], column: str | None) -> str:
-    """A column as text without white space around it; empty where the column is not mapped or has no value."""
-    value = row.get(column) if column is not None else None
-    if value is None:
-        return ""
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
-        raise _BadRowError(f"{where}: '{column}' is not text but {type(value).__name__}")
-    return str(value).strip()
-
-
-def _needed(where: str, row: dict[str, Any], column: str, part: str) -> str:
-    text = _text(where, row, column)
-    if not text:
-        article = "an" if part == "answer" else "a"
-        raise _BadRowError(f"{where}: a row without {article} {part} ('{column}' is empty or missing)")
-    return text
-
-
-def _system(where: str, row: dict[str, Any], column: str | None) -> System | None:
-    text = _text(where, row, column)
-    plain = re.sub(r"[\s_-]", "", text.lower())
-    if not plain:
-        return None
-    for system in _SYSTEMS:
-        if plain == system:
-            return system
-    raise _BadRowError(f"{where}: '{column}' is '{text}'{nearest(plain, list(_SYSTEMS))}; use {' or '.join(_SYSTEMS)}")
+    def _system(self, where: str, row: dict[str, Any], column: str | None) -> System | None:
+        text = self.cells.text(where, row, column)
+        plain = re.sub(r"[\s_-]", "", text.lower())
+        if not plain:
+            return None
+        for system in _SYSTEMS:
+            if plain == system:
+                return system
+        known = nearest(plain, list(_SYSTEMS))
+        raise BadRowError(f"{where}: '{column}' is '{text}'{known}; use {' or '.join(_SYSTEMS)}")
 
 
 def _without_commas(reference: str) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, zip_longest
 
+from lorapar.answers import all_references
 from lorapar.config import SYSTEMS
 from lorapar.records import Answer, Example
 from lorapar.report.formats import system_name
@@ -118,6 +119,11 @@ def _sample(system: str, group: str, answers: Mapping[str, Answer], example: Exa
         system=system_name(system),
         group=group,
         question=example.question if example else next(iter(answers.values())).example_id,
-        reference=(example.reference or example.answer) if example else None,
+        reference=_right(example) if example else None,
         answers=tuple((model, answers[model]) for model in MODELS if model in answers),
     )
+
+
+def _right(example: Example) -> str:
+    """What a right answer says: the references, or the whole answer where there is none."""
+    return " or ".join(all_references(example.reference)) if example.reference else example.answer

@@ -20,6 +20,7 @@ import json
 import random
 import shutil
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -69,8 +70,12 @@ class Checkpoints:
             shutil.rmtree(folder, ignore_errors=True)
         return None
 
-    def save(self, trainer: Any, watch: Watch) -> None:
-        """Write the state after the step that was just made; raises StorageError where the disk is full."""
+    def save(self, trainer: Any, watch: Watch, random_states: RandomStates | None = None) -> None:
+        """Write the state after the step that was just made; raises StorageError where the disk is full.
+
+        `random_states`: what the next step begins with, where it has drawn from them already; None: they are as now.
+        """
+        states = random_states or RandomStates.now()
         folder = self._scratch / f"{PREFIX}{trainer.state.global_step}"
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
@@ -78,12 +83,12 @@ class Checkpoints:
         write_tensors(folder / _LAST_GOOD, self._masked.gather(watch.last_good.tensors), {})
         optimizer = trainer.optimizer.state_dict()
         write_tensors(folder / _OPTIMIZER, _flat(optimizer["state"]), {})
-        write_tensors(folder / _RNG, _torch_states(), {})
+        write_tensors(folder / _RNG, states.torch, {})
         state = {
             "groups": optimizer["param_groups"],
             "schedule": trainer.lr_scheduler.state_dict(),
-            "python": random.getstate(),
-            "numpy": _numpy_state(),
+            "python": states.python,
+            "numpy": states.numpy,
             "last_good_steps": watch.last_good.steps,
             "seconds": watch.seconds,
         }
@@ -165,6 +170,20 @@ def restore_rng(folder: Path) -> None:
     for device in range(torch.cuda.device_count()):
         if (name := f"cuda{device}") in tensors:
             torch.cuda.set_rng_state(tensors[name], device)
+
+
+@dataclass(frozen=True)
+class RandomStates:
+    """States of every random generator that training draws from."""
+
+    python: Any
+    numpy: list[Any]
+    torch: dict[str, torch.Tensor]
+
+    @classmethod
+    def now(cls) -> RandomStates:
+        """As they are."""
+        return cls(random.getstate(), _numpy_state(), _torch_states())
 
 
 def _torch_states() -> dict[str, torch.Tensor]:

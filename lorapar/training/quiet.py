@@ -16,6 +16,8 @@ from lorapar.progress import Progress
 LIBRARIES = ("transformers", "trl", "peft", "accelerate", "datasets")
 # Addressed to those who call a library, which for these calls is TRL, and not to those who use it.
 _FOR_DEVELOPERS = (FutureWarning, DeprecationWarning, PendingDeprecationWarning)
+# Each of these we say ourselves, counted, and not with a whole completion every time.
+_SAID_OTHERWISE = ("All reward functions returned None",)
 
 
 @contextmanager
@@ -43,7 +45,9 @@ class _Forwarder(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Say a record of a library's logger."""
-        self._say(record.name.partition(".")[0], record.getMessage())
+        text = record.getMessage()
+        if not any(said in text for said in _SAID_OTHERWISE):
+            self._say(record.name.partition(".")[0], text)
 
     def show_warning(
         self,

@@ -7,6 +7,7 @@ With `kl_beta` 0 there is no reference at all.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -15,6 +16,7 @@ from typing import Any
 from datasets import Dataset
 from trl import GRPOConfig
 
+from lorapar.answers import References, all_references
 from lorapar.basemodel import load_tokenizer
 from lorapar.config import RlConfig
 from lorapar.progress import Progress
@@ -24,7 +26,7 @@ from lorapar.training.arguments import for_one_device, rl_arguments
 from lorapar.training.rewards import Reward, load_rewards
 from lorapar.training.rows import rl_rows
 from lorapar.training.session import Method, Outcome, Session, TrainingJob, train, write_summary
-from lorapar.training.trainers import CarefulGRPOTrainer, VllmGRPOTrainer
+from lorapar.training.trainers import NO_SAY, CarefulGRPOTrainer, VllmGRPOTrainer
 from lorapar.training.vllm_rollouts import vllm_rollouts
 from lorapar.training.watch import Figures
 
@@ -63,18 +65,26 @@ def train_rl(job: TrainingJob, config: RlConfig, *, system1: Sequence[Example], 
     arguments = rl_arguments(config, job.model, rewards, job.seed, job.scratch)
     data = _data(job, chosen.rows)
 
+    said = Says(rewards, completions_per_step(config), job.progress)
+
     with _sampler(job, config) as sampler:
 
         def make_trainer(session: Session) -> Any:
             return grpo_trainer(session, config, arguments, rewards, data, sampler)
 
         method = Method(
-            "tuning on System 2", "system2", config, arguments, make_trainer, lambda logs: _figures(logs, rewards)
+            "tuning on System 2",
+            "system2",
+            config,
+            arguments,
+            make_trainer,
+            lambda logs: said.noted(_figures(logs, rewards)),
         )
         outcome = train(job, tokenizer, method)
     told = _told(outcome, config)
     _warn_without_signal(int(told["steps_without_signal"]), len(outcome.steps), job.progress)
     extra = {**told, **chosen.summary(), "reference": config.reference if config.kl_beta else None}
+    extra |= said.summary(outcome.steps)
     write_summary(job, outcome, method, {**extra, "reward_weights": config.rewards})
     return {**told, "rows": float(len(chosen.rows)), **outcome.metrics()}
 
@@ -114,25 +124,77 @@ def grpo_trainer(
 
 
 def _data(job: TrainingJob, rows: Sequence[Row]) -> Dataset:
-    """What TRL sees: the prompt to complete, and what the rewards compare with."""
-    kept = ("id", "prompt", "reference")
-    return Dataset.from_list([{key: row[key] for key in kept} for row in chat_rows(rows, job.prompts)])
+    """What TRL sees: the prompt to complete, and the references that the rewards compare with, as lists of texts."""
+    listed = [
+        {"id": row["id"], "prompt": row["prompt"], "reference": list(all_references(row["reference"]))}
+        for row in chat_rows(rows, job.prompts)
+    ]
+    return Dataset.from_list(listed)
 
 
-def _for_trl(reward: Reward) -> Callable[..., list[float]]:
-    """A reward as TRL calls it: with chat messages and the columns of the data."""
+def _for_trl(reward: Reward) -> Callable[..., list[float | None]]:
+    """A reward as TRL calls it: with chat messages and the columns of the data; None is TRL's word for no say too."""
 
-    def rewarded(completions: Sequence[Any], reference: Sequence[str], **columns: Any) -> list[float]:
-        return reward([completion[0]["content"] for completion in completions], reference)
+    def rewarded(completions: Sequence[Any], reference: Sequence[Sequence[str]], **columns: Any) -> list[float | None]:
+        references: list[References] = [tuple(one) for one in reference]
+        return reward([completion[0]["content"] for completion in completions], references)
 
     rewarded.__name__ = reward.name
     return rewarded
 
 
+def completions_per_step(config: RlConfig) -> int:
+    """Completions that are sampled for one optimiser step."""
+    return config.batch_size * config.gradient_accumulation
+
+
+class Says:
+    """What rewards have no say about: told for every step, said at the first step that a reward is silent in."""
+
+    def __init__(self, rewards: Sequence[Reward], completions: int, progress: Progress) -> None:
+        self._names = [reward.name for reward in rewards]
+        self._completions, self._progress = completions, progress
+        self._named: set[str] = set()
+
+    def noted(self, step: Figures) -> Figures:
+        """The step's figures, as they are."""
+        for name in self._names:
+            if step.get(f"{NO_SAY}_{name}") == self._completions and name not in self._named:
+                self._named.add(name)
+                self._progress.say(
+                    f"rl.rewards: {name} had no say about any of the {self._completions} completions of a step (it "
+                    "returned None for each)"
+                )
+        return step
+
+    def summary(self, steps: Sequence[Figures]) -> dict[str, Any]:
+        """Completions by reward that it had no say about, and those about which none had; names who never had one."""
+        counts = {name: int(sum(step.get(f"{NO_SAY}_{name}", 0) for step in steps)) for name in self._names}
+        total = self._completions * len(steps)
+        for name in (name for name, count in counts.items() if total and count == total):
+            self._progress.say(
+                f"warning: rl.rewards: {name} never had a say: it returned None for all {total:,} completions, so its "
+                "weight changed nothing"
+            )
+        nobody = int(sum(step.get(NO_SAY, 0) for step in steps))
+        if nobody:
+            self._progress.say(
+                f"no reward had a say about {nobody:,} of {total:,} completions, so nothing was learned from them"
+            )
+        return {"completions": total, "no_say": {**counts, "every_reward": nobody}}
+
+
 def _figures(logs: Mapping[str, Any], rewards: Sequence[Reward]) -> Figures:
-    """A step's figures; `kl` is there only where there is a reference. Means of single rewards are before weighing."""
+    """A step's figures; `kl` is there only where there is a reference. Means of single rewards are before weighing.
+
+    What is not finite is left out: the mean of a reward that had no say in the whole step. Counts of completions
+    without a say are told where there are some.
+    """
     names = {**LOGGED, **{f"reward_{reward.name}": f"rewards/{reward.name}/mean" for reward in rewards}}
-    return {ours: float(logs[theirs]) for ours, theirs in names.items() if logs.get(theirs) is not None}
+    found = {ours: float(logs[theirs]) for ours, theirs in names.items() if logs.get(theirs) is not None}
+    silent = {f"{NO_SAY}_{reward.name}": logs.get(f"{NO_SAY}/{reward.name}") for reward in rewards}
+    counts = {name: float(count) for name, count in {**silent, NO_SAY: logs.get(f"{NO_SAY}/")}.items() if count}
+    return {name: value for name, value in {**found, **counts}.items() if math.isfinite(value)}
 
 
 def _told(outcome: Outcome, config: RlConfig) -> Figures:
@@ -141,8 +203,13 @@ def _told(outcome: Outcome, config: RlConfig) -> Figures:
         **outcome.ends("reward"),
         **outcome.ends("completion_length"),
         **(outcome.ends("kl") if config.kl_beta else {}),
-        "steps_without_signal": float(sum(step["same_reward_share"] == 1 for step in outcome.steps)),
+        "steps_without_signal": float(sum(_is_without_signal(step, config) for step in outcome.steps)),
     }
+
+
+def _is_without_signal(step: Figures, config: RlConfig) -> bool:
+    """Whether no completion of a step was better than another one of its group, or none was judged."""
+    return step.get("same_reward_share") == 1 or step.get(NO_SAY) == completions_per_step(config)
 
 
 def _warn_without_signal(count: int, steps: int, progress: Progress) -> None:

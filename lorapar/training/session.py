@@ -50,6 +50,7 @@ from lorapar.training.checkpoint import (
     restore_optimizer,
     step_of,
 )
+from lorapar.training.own_rewards import RewardError
 from lorapar.training.quiet import quiet_libraries
 from lorapar.training.watch import Figures, LastGood, Watch
 
@@ -131,9 +132,11 @@ class Outcome:
     """The part of summary.json that both stages share."""
 
     def ends(self, key: str) -> Figures:
-        """A figure at both ends of the run: its means over the first and the last fifth of the steps."""
-        count = max(1, round(len(self.steps) * EDGE))
-        values = [step[key] for step in self.steps]
+        """A figure at both ends of the run: its means over the first and the last fifth of the steps that have it."""
+        values = [step[key] for step in self.steps if key in step]
+        if not values:
+            return {}
+        count = max(1, round(len(values) * EDGE))
         return {f"{key}_first": fmean(values[:count]), f"{key}_last": fmean(values[-count:])}
 
     def metrics(self) -> Figures:
@@ -222,6 +225,8 @@ def _rescued(last_good: LastGood, job: TrainingJob) -> Iterator[None]:
     """Whatever ends the run early leaves the last good adapter, and says where."""
     try:
         yield
+    except RewardError:  # the adapter is well, and the state before the step is kept
+        raise
     except LoraparError as error:
         raise type(error)(f"{error}; {_save(last_good, job)}") from error
     except torch.OutOfMemoryError as error:

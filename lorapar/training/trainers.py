@@ -10,11 +10,15 @@ import torch
 from trl import GRPOTrainer, SFTTrainer
 from trl.trainer.utils import RepeatSampler
 
-from lorapar.training.checkpoint import Checkpoints, restore_optimizer, restore_rng, restore_schedule
+from lorapar.training.checkpoint import Checkpoints, RandomStates, restore_optimizer, restore_rng, restore_schedule
+from lorapar.training.own_rewards import RewardError
 from lorapar.training.rollouts import shared_prompts
 from lorapar.training.schedule import schedule
 from lorapar.training.vllm_rollouts import VllmRollouts
 from lorapar.training.watch import Watch, check_finite
+
+NO_SAY = "no_say"
+"""Of a reward (or, without a name, of all of them), the completions of a step that it had no say about."""
 
 
 class _Careful:
@@ -124,6 +128,30 @@ class CarefulGRPOTrainer(_Careful, GRPOTrainer):  # type: ignore[misc]
         if self._step % every:
             raise AssertionError(f"a checkpoint after {self._step} passes is inside a generation of {every}")
         super()._save_checkpoint(model, trial)
+
+    def _generate_and_score_completions(self, inputs: Any) -> Any:
+        """As TRL's; where a reward fails, the state before this step is kept, with which the next call goes on."""
+        before = RandomStates.now()
+        try:
+            return super()._generate_and_score_completions(inputs)
+        except RewardError as error:
+            done = int(self.state.global_step)
+            if done:
+                self._checkpoints.save(self, self._watch, before)
+            kept = f"the state after step {done} is kept and" if done else "nothing was trained yet, and"
+            raise RewardError(f"{error} (at step {done + 1}); {kept} the same command goes on from there") from error
+
+    def _calculate_rewards(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """As TRL's: (completions, rewards), NaN where a reward has no say; counts for the history how often that is."""
+        found: torch.Tensor = super()._calculate_rewards(*args, **kwargs)
+        silent = torch.isnan(found)
+        counts = {
+            **dict(zip(self.reward_func_names, silent.sum(0).tolist(), strict=True)),
+            "": silent.all(1).sum().item(),
+        }
+        for name, count in counts.items():
+            self._metrics["train"][f"{NO_SAY}/{name}"].append(float(count))
+        return found
 
     def _get_train_sampler(self, dataset: Any = None) -> EpochSampler:
         sampler = super()._get_train_sampler(dataset)

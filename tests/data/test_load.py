@@ -170,3 +170,65 @@ def test_another_seed_holds_out_other_rows(tmp_path):
 def test_the_settings_name_the_ready_mappings():
     described = DataConfig.model_fields["mapping"].description or ""
     assert all(name in described for name in MAPPINGS)
+
+
+def test_a_list_in_the_reference_column_holds_right_answers(tmp_path):
+    rows = [
+        {"question": "Who wrote it?", "answer": "Cicero did.", "reference": ["Cicero", " Tully ", "Cicero", None]},
+        {"question": "How many?", "answer": "4", "reference": [4.0]},
+        {"question": "Which?", "answer": "none", "reference": []},
+    ]
+    found = [one.reference for one in load_examples(data(tmp_path, rows, heldout=1), seed=0)]
+    assert found == [("Cicero", "Tully"), "4", None]
+    rows[0]["reference"] = [["Cicero"]]
+    with pytest.raises(BadInputError, match=r"rows\.jsonl:1: 'reference' is not text but list"):
+        load_examples(data(tmp_path, rows), seed=0)
+    rows[0] |= {"reference": "Cicero", "answer": ["Cicero did."]}
+    with pytest.raises(BadInputError, match="'answer' is not text but list; only the reference may be a list"):
+        load_examples(data(tmp_path, rows), seed=0)
+
+
+def test_cells_without_a_value_are_empty(tmp_path):
+    rows = [
+        {"question": "2+2?", "answer": "4", "reference": float("nan")},
+        {"question": "2+3?", "answer": 5.0, "reference": 5.0},
+        {"question": "2+4?", "answer": "6", "reference": "<NA>"},
+        {"question": "2+5?", "answer": "None", "reference": None},
+    ]
+    loaded = load_data(data(tmp_path, rows, heldout=1), seed=0)
+    assert [(one.answer, one.reference) for one in loaded.examples] == [
+        ("4", None), ("5", "5"), ("6", None), ("None", None),
+    ]  # fmt: skip
+    assert loaded.blank_texts == {"reference": 1}
+    rows[2]["answer"] = float("nan")
+    with pytest.raises(BadInputError, match=r"rows\.jsonl:3: a row without an answer"):
+        load_examples(data(tmp_path, rows, heldout=1), seed=0)
+    kept = load_data(data(tmp_path, rows, heldout=1, bad_rows="leave_out"), seed=0)
+    assert len(kept.examples) == 3
+    assert len(kept.left_out) == 1
+    rows[2]["answer"] = float("inf")
+    with pytest.raises(BadInputError, match="'answer' is inf"):
+        load_examples(data(tmp_path, rows, heldout=1), seed=0)
+
+
+@pytest.mark.parametrize(("third", "expected"), [("", ["4", "5", None]), ("7.0", ["4.0", "5.0", "7.0"])])
+def test_whole_numbers_that_a_gap_made_floats_of_are_whole_again(tmp_path, third, expected):
+    path = tmp_path / "rows.csv"
+    path.write_text(f"question,answer,reference\n2+2?,four,4.0\n2+3?,five,5.0\n2+5?,seven,{third}\n", encoding="utf-8")
+    examples = load_examples(DataConfig(source=str(path), heldout=1), seed=0)
+    assert [one.reference for one in examples] == expected
+
+
+def test_missing_values_of_a_parquet_file(tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    columns = {"question": ["a?", "b?"], "answer": ["4", "5"], "reference": pa.array([4.0, float("nan")])}
+    pq.write_table(pa.table(columns), tmp_path / "rows.parquet")
+    examples = load_examples(DataConfig(source=str(tmp_path / "rows.parquet"), heldout=1), seed=0)
+    assert [one.reference for one in examples] == ["4", None]
+
+
+def test_rows_beyond_the_limit_are_known(tmp_path):
+    assert load_data(data(tmp_path, GOOD, limit=5), seed=0).more
+    assert not load_data(data(tmp_path, GOOD, limit=20), seed=0).more

@@ -14,7 +14,10 @@ from lorapar.evaluation import lenient_match, strict_match
         ("<answer>1,000</answer>", "1000.0", True),
         ("7", "7", False),
         ("<answer>7", "7", False),
-        ("<answer>7 apples</answer>", "7", False),
+        ("<answer>7 apples</answer>", "7", True),
+        ("<answer>7 apples and 2 pears</answer>", "7", False),
+        ("<answer>(B) blue</answer>", "B", True),
+        ("<answer>Tully</answer>", ("Marcus Tullius Cicero", "Tully"), True),
         ("<answer>8</answer> or <answer>7</answer>", "7", True),
         ("<answer>7</answer>", None, None),
     ],
@@ -33,6 +36,8 @@ def test_a_system2_answer_stands_between_the_tags(text: str, reference: str | No
         ("<answer>animal</answer>", "animal", True),
         ("", "animal", False),
         ("animal", None, None),
+        ("B) blue", "B", True),
+        ("1 000", "1000", True),
     ],
 )
 def test_a_system1_answer_is_taken_whole(text: str, reference: str | None, right: bool | None) -> None:

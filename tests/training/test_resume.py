@@ -17,6 +17,7 @@ from lorapar.checkpoint import Keeper
 from lorapar.config import CheckpointConfig, RlConfig, SftConfig
 from lorapar.errors import Terminated, TrainingError
 from lorapar.stopping import on_sigterm
+from lorapar.training.own_rewards import RewardError
 from lorapar.training.rl import train_rl
 from lorapar.training.session import TrainingJob
 from lorapar.training.sft import train_sft
@@ -48,7 +49,7 @@ class Trained:
             # 6 prompts, 2 a step: 2 epochs of 3 steps, with a distance to SFT's adapter that is not 0 after a step.
             self._config = RlConfig(
                 batch_size=4, gradient_accumulation=2, num_generations=4, epochs=2, max_completion_length=8,
-                learning_rate=1e-2, kl_beta=0.1, rewards={"parity_reward:parity": 1.0}, **changes,
+                learning_rate=1e-2, kl_beta=0.1, **{"rewards": {"parity_reward:parity": 1.0}, **changes},
             )  # fmt: skip
 
     def __call__(self, job: TrainingJob, kill_in_step: int | None = None) -> TrainingJob:
@@ -205,3 +206,44 @@ def test_what_went_wrong_goes_wrong_again_with_the_same_last_good_adapter(make_j
     with pytest.raises(TrainingError) as second:
         train(again(broken))
     assert str(second.value) == str(first.value)
+
+
+JUDGE = """
+calls = 0
+down = False
+
+def judged(completions, references):
+    global calls
+    calls += 1
+    if down and calls > 3:
+        raise TimeoutError("the judge did not answer")
+    return [float(sum(map(ord, text)) % 2) for text in completions]
+"""
+
+
+def test_a_reward_that_fails_leaves_the_state_before_its_step(make_job: Make, kit, tmp_path, monkeypatch) -> None:
+    (tmp_path / "far_judge.py").write_text(JUDGE, encoding="utf-8")
+    import far_judge
+
+    train = Trained("rl", kit, rewards={"far_judge:judged": 1.0})
+    whole = made(train(make_job("whole")))
+    far_judge.calls, far_judge.down = 0, True
+    job = make_job("failed")  # never writes a checkpoint of its own accord
+    with pytest.raises(RewardError) as failed:
+        train(job)
+    line = str(failed.value)
+    assert line.startswith("rl.rewards: far_judge:judged failed: TimeoutError: the judge did not answer (at step 3); ")
+    assert "the state after step 2 is kept" in line
+    far_judge.down = False
+    job = train(again(job))
+    assert "going on after step 2" in job.progress.lines
+    assert made(job) == whole
+
+
+def test_a_reward_that_fails_in_the_first_step_leaves_nothing(make_job: Make, kit, tmp_path) -> None:
+    (tmp_path / "farther_judge.py").write_text(JUDGE.replace("calls > 3", "calls > 1"), encoding="utf-8")
+    import farther_judge
+
+    farther_judge.down = True
+    with pytest.raises(RewardError, match=r"\(at step 1\); nothing was trained yet"):
+        Trained("rl", kit, rewards={"farther_judge:judged": 1.0})(make_job())

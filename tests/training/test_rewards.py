@@ -74,7 +74,67 @@ def generator(completions, references):
 def fails(completions, references):
     raise KeyError("oops")
 
+class Stop(BaseException):
+    pass
+
+def stops(completions, references):
+    raise Stop("enough")
+
+def leaves(completions, references):
+    raise SystemExit(7)
+
+def cancelled(completions, references):
+    import asyncio
+    raise asyncio.CancelledError
+
+async def interrupted(completions, references):
+    raise KeyboardInterrupt
+
 number = 3
+
+def abstains(completions, references):
+    return [None if place else 0.5 for place, _ in enumerate(completions)]
+
+def arrays(completions, references):
+    import numpy as np
+    return np.array([len(text) for text in completions], dtype=np.float32)
+
+def tensors(completions, references):
+    import torch
+    return torch.tensor([len(text) for text in completions])
+
+def scalars(completions, references):
+    import numpy as np, torch
+    kinds = [np.float32, np.bool_, torch.tensor]
+    return [kind(True) for kind, _ in zip(kinds, completions)]
+
+async def awaited(completions, references):
+    import asyncio
+    await asyncio.sleep(0)
+    return [float(len(text)) for text in completions]
+
+class Judge:
+    loop = None
+
+    async def __call__(self, completions, references):
+        import asyncio
+        assert self.loop in (None, asyncio.get_running_loop())  # as a client that is kept open needs it
+        self.loop = asyncio.get_running_loop()
+        return [1.0 for _ in completions]
+
+judge = Judge()
+
+def one_by_one(completions, references):
+    async def of(text):
+        return float(len(text))
+    return [of(text) for text in completions]
+
+def several(completions, references, all_references):
+    return [float(first in right and len(right) > 1) for first, right in zip(references, all_references)]
+
+def talks(completions, references):
+    print("looking at", len(completions))
+    return [1.0 for _ in completions]
 """
 
 
@@ -99,7 +159,11 @@ def test_a_reward_of_ones_own_by_import_path(own_module: str) -> None:
         ("too_few", "one number a completion, got 1 values"),
         ("words", "finite numbers, got 'good'"),
         ("generator", "got a generator"),
-        ("fails", "KeyError"),
+        ("fails", "rl.rewards: my_own_rewards:fails failed: KeyError: 'oops'"),
+        ("stops", "stops failed: Stop: enough"),
+        ("leaves", "leaves failed: SystemExit: 7"),
+        ("cancelled", "cancelled failed: CancelledError"),
+        ("interrupted", "interrupted failed: KeyboardInterrupt"),
         ("absent", "no function called absent"),
         ("number", "is a int, not a function"),
     ],
@@ -114,3 +178,41 @@ def test_a_module_that_is_not_there_and_a_misspelt_name() -> None:
         load_rewards({"no_such_module_here:function": 1.0})
     with pytest.raises(BadInputError, match="did you mean 'tag_count'"):
         load_rewards({"tag_counts": 1.0})
+
+
+@pytest.mark.parametrize(
+    ("function", "values"),
+    [
+        ("abstains", [0.5, None, None]),
+        ("arrays", [1.0, 2.0, 0.0]),
+        ("tensors", [1.0, 2.0, 0.0]),
+        ("scalars", [1.0, 1.0, 1.0]),
+        ("awaited", [1.0, 2.0, 0.0]),
+        ("judge", [1.0, 1.0, 1.0]),
+        ("one_by_one", [1.0, 2.0, 0.0]),
+    ],
+)
+@pytest.mark.filterwarnings("error")
+def test_what_a_reward_may_return(own_module: str, function: str, values: list[float | None]) -> None:
+    (reward,) = load_rewards({f"{own_module}:{function}": 1.0})
+    assert reward(["a", "ab", ""], ["7"] * 3) == values
+    assert all(value is None or type(value) is float for value in reward(["a", "ab", ""], ["7"] * 3))
+
+
+def test_a_reward_gets_the_first_of_several_references_or_all_where_it_asks(own_module: str) -> None:
+    rows = [("Tully", "Cicero"), "Cicero"]
+    (reward,) = load_rewards({f"{own_module}:several": 1.0})
+    assert reward(["", ""], rows) == [1.0, 0.0]
+    assert REWARDS["exact_answer"](["<answer>Cicero</answer>"] * 2, rows) == [1.0, 1.0]
+
+
+def test_what_a_reward_prints_does_not_go_to_standard_output(own_module: str, capsys) -> None:
+    load_rewards({f"{own_module}:talks": 1.0})
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert "looking at 3" in printed.err
+
+
+@pytest.mark.parametrize(("answer", "whole"), [("18 apples", 1.0), ("1 000", 1.0), ("2 1/2", 0.0), ("(B)", 0.0)])
+def test_an_integer_may_have_a_unit(answer: str, whole: float) -> None:
+    assert REWARDS["integer_answer"]([f"<answer>{answer}</answer>"], ["7"]) == [whole]

@@ -44,6 +44,12 @@ def parity(completions, references):
 def same(completions, references):
     return [1.0 for _ in completions]
 
+def half(completions, references):
+    return [float(sum(map(ord, text)) % 2) if place % 2 else None for place, text in enumerate(completions)]
+
+def silent(completions, references):
+    return [None for _ in completions]
+
 def breaks(completions, references):
     calls.append(None)
     return [float("nan") if len(calls) > 3 else float(len(text)) for text in completions]
@@ -241,7 +247,8 @@ def test_a_model_that_becomes_nan_stops_with_the_last_good_adapter(make_job: Mak
 
 def test_a_reward_that_breaks_while_training_is_named(make_job: Make, kit, rewards) -> None:
     job = make_job()
-    with pytest.raises(BadInputError, match=r"chance_rewards:breaks must return finite numbers.*after 1 steps, is in"):
+    told = r"chance_rewards:breaks must return finite numbers.*\(at step 3\); the state after step 2 is kept"
+    with pytest.raises(BadInputError, match=told):
         train_rl(job, config(rewards={"chance_rewards:breaks": 1.0}, max_steps=9), system1=[], system2=kit.sums(8))
 
 
@@ -262,3 +269,34 @@ def test_equal_rewards_teach_nothing_and_that_is_said(make_job: Make, kit, rewar
     )
     with pytest.raises(TrainingError, match=r"none of the .* active elements moved"):
         train_rl(make_job("none"), same.model_copy(update={"weight_decay": 0.0}), system1=[], system2=kit.sums(8))
+
+
+def test_a_reward_without_a_say_is_left_out_of_the_sum_and_counted(make_job: Make, kit, rewards) -> None:
+    job = make_job()
+    weights = {"chance_rewards:half": 1.0, "chance_rewards:silent": 5.0}
+    train_rl(job, config(rewards=weights), system1=[], system2=kit.sums(8))
+    summary = json.loads((job.output / "summary.json").read_text())
+    assert summary["completions"] == 24
+    assert summary["no_say"] == {"chance_rewards:half": 12, "chance_rewards:silent": 24, "every_reward": 12}
+    for step in map(json.loads, (job.output / "history.jsonl").read_text().splitlines()):
+        assert step["reward"] == pytest.approx(step["reward_chance_rewards:half"])
+        assert "reward_chance_rewards:silent" not in step
+        assert step["no_say_chance_rewards:silent"] == 8
+    assert any("chance_rewards:silent never had a say" in line for line in job.progress.lines)
+    assert any("no reward had a say about 12 of 24 completions" in line for line in job.progress.lines)
+    assert not any("All reward functions" in line for line in job.progress.lines)
+
+
+def test_where_no_reward_ever_has_a_say_no_step_has_a_signal(make_job: Make, kit, rewards) -> None:
+    job = make_job()
+    settings = config(rewards={"chance_rewards:silent": 1.0}, weight_decay=0.5)
+    metrics = train_rl(job, settings, system1=[], system2=kit.sums(8))
+    assert metrics["steps_without_signal"] == 3
+    assert "reward_first" not in metrics
+
+
+def test_rows_with_one_and_with_several_references_are_trained_on_together(make_job: Make, kit, rewards) -> None:
+    rows = [*kit.sums(4), *kit.sums(2, id="two", question="How?", reference=("yes", "aye"))[:1]]
+    train_rl(make_job(), config(max_steps=2), system1=[], system2=rows)
+    seen = {reference for completions, references in rewards.calls for reference in references}
+    assert seen <= {"7", "2", "3", "4", "5", "yes"}

@@ -1,0 +1,82 @@
+"""Cells of rows as text, and those that mean nothing: null, NaN, pandas' NA, and what becomes of them in a file.
+
+A column of whole numbers with a missing value is a column of floats to pandas: `18` comes back as `18.0`. Floats that
+are whole are therefore read without the point, and so is a column of a CSV file in which every number ends in `.0` and
+a cell is empty.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable
+from decimal import Decimal
+from typing import Any
+
+from lorapar.data.readers import RawRow
+
+_BLANK_TEXTS = frozenset({"nan", "<na>", "nat", "#n/a"})
+"""What programs write for a missing value. `None` and `null` are words, and so may be answers."""
+_WHOLE = re.compile(r"(-?[0-9]+)\.0")
+_EXACT_FLOAT = 2**53
+
+
+class BadRowError(Exception):
+    """A row that cannot be used; the message says where it stands and why."""
+
+
+class Cells:
+    """The cells of a source's rows."""
+
+    def __init__(self, rows: Iterable[RawRow]) -> None:
+        """Of all rows of the source: what a column holds elsewhere decides how its numbers are read."""
+        self.blank_texts: Counter[str] = Counter()
+        """By column, cells with a text that stands for a missing value."""
+        self._floats = _float_columns(rows)
+
+    def text(self, where: str, row: dict[str, Any], column: str | None) -> str:
+        """A column as text without white space around it; empty where it is not mapped or has no value."""
+        value = row.get(column) if column is not None else None
+        return self._text(where, value, str(column))
+
+    def texts(self, where: str, row: dict[str, Any], column: str | None) -> list[str]:
+        """A column that holds a text or a list of texts, as a list; empty texts are left out."""
+        value = row.get(column) if column is not None else None
+        values = value if isinstance(value, list | tuple) else [value]
+        return [text for one in values if (text := self._text(where, one, str(column)))]
+
+    def _text(self, where: str, value: Any, column: str) -> str:
+        if value is None or (isinstance(value, float | Decimal) and math.isnan(value)):
+            return ""
+        if isinstance(value, bool) or not isinstance(value, str | int | float | Decimal):
+            hint = "; only the reference may be a list, of texts" if isinstance(value, list | tuple) else ""
+            raise BadRowError(f"{where}: '{column}' is not text but {type(value).__name__}{hint}")
+        if isinstance(value, float | Decimal) and math.isinf(value):
+            raise BadRowError(f"{where}: '{column}' is {value}, which is no number that could be compared")
+        if isinstance(value, float) and value.is_integer() and abs(value) <= _EXACT_FLOAT:
+            return str(int(value))
+        text = str(value).strip()
+        if text.casefold() in _BLANK_TEXTS:
+            self.blank_texts[column] += 1
+            return ""
+        whole = _WHOLE.fullmatch(text) if column in self._floats else None
+        return whole[1] if whole else text
+
+
+def _float_columns(rows: Iterable[RawRow]) -> set[str]:
+    """Columns of texts whose every value is a whole number with `.0`, and of which a cell is empty."""
+    some: set[str] = set()
+    other: set[str] = set()
+    gaps: set[str] = set()
+    for _, row in rows:
+        for column, value in row.items():
+            if column in other:
+                continue
+            if not isinstance(value, str):
+                other.add(column)
+            elif not value.strip() or value.strip().casefold() in _BLANK_TEXTS:
+                gaps.add(column)
+            else:
+                (some if _WHOLE.fullmatch(value.strip()) else other).add(column)
+    return (some & gaps) - other

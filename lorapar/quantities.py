@@ -1,0 +1,172 @@
+"""Reading a number as people write it: signs, thousands, fractions, currencies, units.
+
+What is read, and why no further:
+- thousands: `1,000`, `1,20,000` (Indian), `1 000` with a plain, thin or no-break space, `1.000.000` and `1'000`. A
+  single point is always a decimal point: `1.234` is not 1234.
+- decimals: a point; a comma only where it cannot stand between thousands: `3,5`, `0,125` and `1.234,50`, never `1,234`.
+- fractions and mixed numbers: `3/4`, `2 1/2`.
+- one unit: a currency before the number, and up to five words or a sign behind it. A word that would change the number
+  (`million`, `dozen`, `half`), join a second one (`or`, `to`) or make a date or a time of it is no unit, and times such
+  as `3:30` are no numbers.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from decimal import Decimal
+from fractions import Fraction
+
+_LONGEST = 120
+"""Characters of a text that may still be one number with its unit."""
+_MINUS = "\u2212"  # the typographic minus sign
+_SIGN = rf"[-+{_MINUS}]"
+_SPACES = "\u00a0\u2007\u2009\u202f"
+"""Spaces that are put between thousands and between nothing else: no-break, figure, thin, narrow no-break."""
+_COMMAS = r"[1-9][0-9]{0,2}(?:,[0-9]{3})+|[1-9][0-9]?(?:,[0-9]{2})+,[0-9]{3}"
+_POINT = r"(?:\.[0-9]+)?"
+# An exponent of at most three digits keeps comparing cheap.
+_EXPONENT = r"(?:[eE][-+]?[0-9]{1,3}(?![0-9]))?"
+_PLAIN = rf"(?:(?:{_COMMAS})(?![0-9]){_POINT}|[0-9]+{_POINT}|\.[0-9]+){_EXPONENT}"
+_SPACED = rf"[1-9][0-9]{{0,2}}(?:[ {_SPACES}][0-9]{{3}})+(?![0-9])(?:[.,][0-9]+)?"
+_OTHER_POINTS = r"[1-9][0-9]{0,2}(?:\.[0-9]{3})+,[0-9]+|[1-9][0-9]{0,2}(?:\.[0-9]{3}){2,}|0,[0-9]+"
+_OTHER_COMMA = r"[0-9]+,(?:[0-9]{1,2}|[0-9]{4,})"
+_APOSTROPHES = r"[1-9][0-9]{0,2}(?:['\u2019][0-9]{3})+(?:\.[0-9]+)?"
+_FRACTION = r"(?:[0-9]{1,9}\s+)?[0-9]{1,9}\s*/\s*[0-9]{1,9}"
+_DIGITS = rf"{_FRACTION}|{_SPACED}|{_APOSTROPHES}|{_OTHER_POINTS}|{_PLAIN}|{_OTHER_COMMA}"
+
+_CURRENCIES = {
+    **dict.fromkeys(("$", "us$", "usd", "dollar"), "dollar"),
+    **dict.fromkeys(("\u20ac", "eur", "euro"), "euro"),
+    **dict.fromkeys(("\u00a3", "gbp", "pound"), "pound"),
+    **dict.fromkeys(("\u00a5", "jpy", "yen"), "yen"),
+    **dict.fromkeys(("\u20b9", "inr", "rs", "rs.", "rupee"), "rupee"),
+    **dict.fromkeys(("%", "percent", "per cent"), "percent"),
+    **dict.fromkeys(("\u00b0", "deg", "degree"), "degree"),
+}
+"""Ways of writing one unit."""
+_SYMBOLS = r"[$\u20ac\u00a3\u00a5\u20b9]"
+_BEFORE = rf"US\$|{_SYMBOLS}|(?:USD|EUR|GBP|JPY|INR|Rs\.?|RS\.?)(?![A-Za-z])"
+_UNIT_WORD = r"[^\W\d_](?:[^\W\d_]|['\u2019./\u00b7\u00b2\u00b3-])*(?:\^?[23](?![0-9]))?"
+_AFTER = rf"{_SYMBOLS}|%|\u00b0\s?[CF]?(?![^\W\d_])|{_UNIT_WORD}(?:\s+{_UNIT_WORD}){{0,4}}"
+_ONE = re.compile(
+    rf"(?P<sign>{_SIGN}?)\s*(?:(?P<before>{_BEFORE})\s*(?P<inner_sign>{_SIGN}?))?(?P<digits>{_DIGITS})"
+    rf"(?:(?P<gap>\s*-?)(?P<after>{_AFTER}))?\s*\.?"
+)
+# Times are read over. Between two numbers a sign is a step of a calculation (7-2), anywhere else it belongs to the
+# number (=-2).
+_IN_TEXT = re.compile(
+    rf"[0-9]+(?::[0-9]+)+|((?:(?<![0-9A-Za-z)]){_SIGN})?[$\u20ac\u00a3]?"
+    rf"(?:(?:[0-9]{{1,9}}\s)?(?<![0-9/])[0-9]{{1,9}}/[0-9]{{1,9}}(?![0-9/])"
+    rf"|[1-9][0-9]{{0,2}}(?:[{_SPACES}][0-9]{{3}})+(?![0-9]){_POINT}|{_PLAIN}))"
+)
+_CHANGES_THE_NUMBER = """
+    hundred thousand million billion trillion k m bn mn mio mrd lakh lac crore dozen score half halves third thirds
+    quarter quarters fourth fourths fifth fifths tenth tenths hundredth hundredths st nd rd th negative below minus
+"""
+_JOINS_A_SECOND = """
+    and or to plus times not no nor but vs versus than point by of two three four five six seven eight nine ten eleven
+    twelve twenty thirty forty fifty sixty seventy eighty ninety
+"""
+_MAKES_A_DATE_OR_TIME = """
+    am pm a.m p.m o'clock bc ad bce ce january february march april june july august september october november
+    december jan feb mar apr jun jul aug sep sept oct nov dec
+"""
+_NO_UNITS = frozenset(f"{_CHANGES_THE_NUMBER} {_JOINS_A_SECOND} {_MAKES_A_DATE_OR_TIME}".split())
+_SMALL_LETTERS_ONLY = frozenset({"m"})
+"""Units in small letters, though the capital one changes the number: 18 m are metres, 18 M millions."""
+_MARKUP = (
+    (re.compile(r"\\boxed\{(.*)\}", re.DOTALL), r"\1"),
+    (re.compile(r"\*\*(.*)\*\*|\\\((.*)\\\)|\$([^$]*)\$|`([^`]*)`|\"([^\"]*)\"", re.DOTALL), r"\1\2\3\4\5"),
+)
+_ESCAPED = re.compile(r"\\([%$\u20ac])")
+_FRAC = re.compile(r"\\[dt]?frac\{([0-9]+)\}\{([0-9]+)\}")
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """A number and its unit."""
+
+    value: Fraction
+    unit: str = ""
+    """In one spelling for each unit; empty where there is none."""
+    unit_is_sure: bool = True
+    """Whether what stands behind the number can be nothing else than a unit: it is one that is known, or one or two
+    words in small letters, and not a title or a name (`12 Monkeys`)."""
+
+
+def quantity_of(text: str) -> Quantity | None:
+    """The value and unit of a text that is one number; None where it is none, or has something else in it."""
+    if len(text) > _LONGEST:
+        return None
+    match = _ONE.fullmatch(_FRAC.sub(r"\1/\2", without_markup(text)))
+    if match is None or (match["sign"] and match["inner_sign"]):
+        return None
+    units = [one for one in (match["before"], match["after"]) if one]
+    if match["after"] and not _is_unit(match["after"], match["gap"]):
+        return None
+    value = _value(match["digits"])
+    if value is None:
+        return None
+    sign = match["sign"] or match["inner_sign"] or "+"
+    shown = dict.fromkeys(_one_spelling(unit) for unit in units)
+    return Quantity(value if sign == "+" else -value, " ".join(shown), all(map(_is_sure, units)))
+
+
+def last_number(text: str) -> str | None:
+    """The last number in the text as it is written there (`$1,000`, `-2`, `2 1/2`); None where there is none."""
+    found = [number for number in _IN_TEXT.findall(text) if number]
+    return found[-1] if found else None
+
+
+def without_markup(text: str) -> str:
+    """A text without white space around it, without quotes or bold type around all of it, and without LaTeX's box."""
+    text = text.strip()
+    for pattern, inner in _MARKUP:
+        match = pattern.fullmatch(text)
+        if match is not None:
+            text = match.expand(inner).strip()
+    return _ESCAPED.sub(r"\1", text)
+
+
+def _value(digits: str) -> Fraction | None:
+    """The value of digits; None for a fraction of nothing."""
+    if "/" in digits:
+        top, bottom = (part.strip() for part in digits.split("/"))
+        *whole, part = top.split()
+        if not int(bottom):
+            return None
+        return Fraction(int(part), int(bottom)) + sum(map(int, whole))
+    for space in f" {_SPACES}'\u2019":
+        digits = digits.replace(space, "")
+    if re.fullmatch(_COMMAS, digits.partition(".")[0]) or re.fullmatch(_PLAIN, digits):
+        return Fraction(Decimal(digits.replace(",", "")))
+    if digits.count(".") > 1 or "," in digits:
+        digits = digits.replace(".", "").replace(",", ".")
+    return Fraction(Decimal(digits))
+
+
+def _is_unit(text: str, gap: str) -> bool:
+    """Whether what stands behind a number leaves the number as it is."""
+    for word in text.split():
+        plain = word.strip(".").casefold()
+        if plain in _NO_UNITS and not (plain in _SMALL_LETTERS_ONLY and word[0].islower()):
+            return False
+        if word == "May" or any(part in _NO_UNITS - _SMALL_LETTERS_ONLY for part in re.split(r"[-/]", plain)):
+            return False
+    glued = not gap and text[0].isalpha()
+    return not glued or " " in text or len(text) <= len("km/h.") or text.casefold() in _CURRENCIES
+
+
+def _one_spelling(unit: str) -> str:
+    """One text for the ways of writing a unit: small letters, no plural, one name for each currency."""
+    plain = " ".join(unit.split()).casefold().rstrip(".") or unit
+    singular = plain if len(plain) <= len("gas") else plain.removesuffix("s")
+    return _CURRENCIES.get(plain, _CURRENCIES.get(singular, singular))
+
+
+def _is_sure(unit: str) -> bool:
+    if _one_spelling(unit) in _CURRENCIES.values() or not unit[0].isalpha():
+        return True
+    words = unit.split()
+    return len(words) == 1 + (len(words) > 1) and unit == unit.lower()

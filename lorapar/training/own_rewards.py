@@ -1,0 +1,170 @@
+"""A person's own reward function: found by its import path, called, awaited, and its answer checked.
+
+Whatever it does (raise, exit, print, return NumPy or torch numbers, be `async def`) becomes one finite number or None a
+completion, or a `RewardError` of one line.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib
+import inspect
+import math
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from functools import cache
+from numbers import Real
+from typing import Any
+
+from lorapar.answers import References, all_references, first_reference
+from lorapar.errors import BadInputError
+
+RewardFunction = Callable[[Sequence[str], Sequence[References]], Sequence[float | None]]
+ALL_REFERENCES = "all_references"
+"""A function with a parameter of this name gets every right answer of each completion, as lists of texts."""
+_LONGEST_REASON = 300
+
+
+class RewardError(BadInputError):
+    """A person's own reward failed or returned something else than it must."""
+
+
+@dataclass(frozen=True)
+class OwnReward:
+    """A function `package.module:function` of somebody else."""
+
+    name: str
+    function: Callable[..., Any]
+    wants_all: bool = False
+
+    @classmethod
+    def find(cls, name: str) -> OwnReward:
+        """Import it; raises BadInputError where there is no such function."""
+        module_name, _, function_name = name.partition(":")
+        try:
+            with _prints_to_stderr():
+                function = getattr(importlib.import_module(module_name), function_name)
+        except ImportError as error:
+            raise BadInputError(
+                f"rl.rewards: {name} cannot be imported ({error}); install it or set PYTHONPATH"
+            ) from None
+        except AttributeError:
+            raise BadInputError(f"rl.rewards: {module_name} has no function called {function_name}") from None
+        except (Exception, SystemExit) as error:
+            # A person's own module: whatever is wrong in it is theirs to mend, and a line is more use than a traceback.
+            raise BadInputError(f"rl.rewards: importing {module_name} fails: {_reason(error)}") from error
+        if not callable(function):
+            raise BadInputError(f"rl.rewards: {name} is a {type(function).__name__}, not a function")
+        return cls(name, function, _has_parameter(function, ALL_REFERENCES))
+
+    def __call__(self, completions: Sequence[str], references: Sequence[References]) -> list[float | None]:
+        """What it says of each completion: a finite number, or None; raises RewardError."""
+        more = {ALL_REFERENCES: [list(all_references(one)) for one in references]} if self.wants_all else {}
+        try:
+            with _prints_to_stderr():
+                said = self.function(list(completions), [first_reference(one) for one in references], **more)
+                said = _awaited(said)
+        except KeyboardInterrupt:  # Ctrl-C and SIGTERM, which come to this thread wherever it is
+            raise
+        except BaseException as error:
+            raised = error.error if isinstance(error, _Raised) else error
+            raise RewardError(f"rl.rewards: {self.name} failed: {_reason(raised)}") from raised
+        return self._checked(said, len(completions))
+
+    def _checked(self, said: Any, count: int) -> list[float | None]:
+        values = said.tolist() if hasattr(said, "tolist") else said  # of NumPy, torch and pandas
+        if not isinstance(values, Sequence) or isinstance(values, str | bytes) or len(values) != count:
+            raise RewardError(
+                f"rl.rewards: {self.name} must return a list of one number a completion, got {_kind(said, values)} for "
+                f"{count} completions"
+            )
+        return [self._number(value) for value in values]
+
+    def _number(self, value: Any) -> float | None:
+        if value is None:
+            return None
+        if not isinstance(value, Real | Decimal) and hasattr(value, "item"):  # one number of NumPy or torch
+            with contextlib.suppress(ValueError, RuntimeError):
+                value = value.item()
+        if not isinstance(value, Real | Decimal) or not math.isfinite(value):
+            raise RewardError(
+                f"rl.rewards: {self.name} must return finite numbers, got {value!r}; for a completion that it has no "
+                "say about it returns None"
+            )
+        return float(value)
+
+
+@contextlib.contextmanager
+def _prints_to_stderr() -> Iterator[None]:
+    """What a function prints is for its author; standard output is for what a command was asked for."""
+    with contextlib.redirect_stdout(sys.stderr):
+        yield
+
+
+class _Raised(Exception):
+    """Carries what a coroutine raised out of the loop's thread, in which an exit would end the loop."""
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__(_reason(error))
+        self.error = error
+
+
+def _awaited(said: Any) -> Any:
+    """What an asynchronous function comes to; several of one list run side by side. Anything else is given back."""
+    several = isinstance(said, list | tuple) and any(map(inspect.isawaitable, said))
+    if not (several or inspect.isawaitable(said)):
+        return said
+
+    async def guarded() -> Any:
+        try:
+            found = await asyncio.gather(*map(_value_of, said)) if several else await said
+            more = isinstance(found, list | tuple) and any(map(inspect.isawaitable, found))
+            return list(await asyncio.gather(*map(_value_of, found))) if more else found
+        except BaseException as error:
+            return _Raised(error)
+
+    future = asyncio.run_coroutine_threadsafe(guarded(), _loop())
+    try:
+        found = future.result()
+    except BaseException:
+        future.cancel()
+        raise
+    if isinstance(found, _Raised):
+        raise found
+    return found
+
+
+async def _value_of(one: Any) -> Any:
+    return await one if inspect.isawaitable(one) else one
+
+
+@cache
+def _loop() -> asyncio.AbstractEventLoop:
+    """One loop for every call of the process: clients that a module keeps open stay bound to the loop they began in."""
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, name="rewards", daemon=True).start()
+    return loop
+
+
+def _has_parameter(function: Callable[..., Any], name: str) -> bool:
+    try:
+        return name in inspect.signature(function).parameters
+    except (TypeError, ValueError):  # built in, without a signature
+        return False
+
+
+def _reason(error: BaseException) -> str:
+    """What was raised, in one line."""
+    text = " ".join(str(error).split())
+    shown = text if len(text) <= _LONGEST_REASON else text[: _LONGEST_REASON - 3] + "..."
+    return f"{type(error).__name__}: {shown}" if shown else type(error).__name__
+
+
+def _kind(said: object, values: object) -> str:
+    if isinstance(values, Sequence) and not isinstance(values, str | bytes):
+        return f"{len(values)} values"
+    return f"a {type(said).__name__}"
