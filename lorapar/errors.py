@@ -98,7 +98,11 @@ def stopped(
 
 def nearest(word: str, known: list[str]) -> str:
     """A ` (did you mean 'x'?)` suffix for the closest known word, or an empty string when none is close."""
+    return "".join(f" (did you mean '{one}'?)" for one in nearest_of(word, known))
+
+
+def nearest_of(word: str, known: list[str]) -> list[str]:
+    """The closest known word, or an empty list when none is close."""
     from difflib import get_close_matches
 
-    close = get_close_matches(word, known, n=1, cutoff=0.5)
-    return f" (did you mean '{close[0]}'?)" if close else ""
+    return get_close_matches(word, known, n=1, cutoff=0.5)

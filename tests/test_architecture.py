@@ -202,6 +202,7 @@ COMES_WITH = {
     "kfp_server_api": "kfp",
     "urllib3": "kfp",
     "s3transfer": "boto3",
+    "pydantic_core": "pydantic",
     "vllm": "the server that lorapar.serving runs in",
 }
 # Asked for without an import: transformers' Trainer does not work without accelerate.

@@ -9,9 +9,10 @@ from typing import Any
 
 import yaml
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from lorapar.config.run import RunConfig
-from lorapar.errors import BadInputError, nearest
+from lorapar.errors import BadInputError, nearest, nearest_of
 
 _PRESETS = "lorapar.presets"
 
@@ -159,13 +160,35 @@ def validate_settings(values: Mapping[str, Any], origin: str) -> RunConfig:
 def _one_line(error: ValidationError) -> str:
     """Each mistake as `section.key: what is wrong`, the nearest right key for unknown ones."""
     lines = []
-    for problem in error.errors():
+    for problem in _causes(error):
         path = ".".join(str(part) for part in problem["loc"]) or "settings"
         if problem["type"] == "extra_forbidden":
             lines.append(f"{path}: no such key{nearest(str(problem['loc'][-1]), _siblings(problem['loc'][:-1]))}")
         else:
             lines.append(f"{path}: {_complaint(problem)}{_given(problem)}")
     return "; ".join(lines)
+
+
+def _causes(error: ValidationError) -> list[ErrorDetails]:
+    """The mistakes without those that only follow from another.
+
+    A list or section whose own member is wrong counts as short of it, and a mistyped key is missing under its right
+    name: both would send a person looking for something that is there.
+    """
+    problems = error.errors()
+    places = [problem["loc"] for problem in problems]
+    meant = {
+        (*place[:-1], key)
+        for problem, place in zip(problems, places, strict=True)
+        if problem["type"] == "extra_forbidden"
+        for key in nearest_of(str(place[-1]), _siblings(place[:-1]))
+    }
+    return [
+        problem
+        for problem, place in zip(problems, places, strict=True)
+        if not any(len(other) > len(place) and other[: len(place)] == place for other in places)
+        and not (problem["type"] == "missing" and place in meant)
+    ]
 
 
 _BOUNDS = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}
@@ -206,7 +229,7 @@ def _interval(location: tuple[int | str, ...]) -> str | None:
 
 
 def _given(problem: Mapping[str, Any]) -> str:
-    value = problem.get("input")
+    value = problem.get("input") if problem["type"] != "unshown" else None
     return f" (got {value!r})" if isinstance(value, str | int | float | bool) else ""
 
 
