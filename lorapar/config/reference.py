@@ -108,7 +108,8 @@ def _takes(field: Schema) -> str:
     if field.get("type") == "array":
         return f"list of {_takes(field['items'])}"
     if field.get("type") == "object":
-        return f"name to {_takes(field['additionalProperties'])}"
+        values = field["additionalProperties"]
+        return f"name to {_takes(values) if isinstance(values, dict) else 'any value'}"
     bounds = [
         f"{sign} {int(field[bound]) if field[bound] == int(field[bound]) else field[bound]}"
         for bound, sign in _BOUNDS

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import re
+from typing import Annotated, Any, Literal
+from urllib.parse import parse_qsl, urlsplit
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 from lorapar.config.base import Dtype, Fraction, Name, Place, Positive, Rate, Section, Share
 
@@ -67,18 +70,85 @@ class VllmOptions(Section):
     gpu_memory_utilization: Share = Field(0.9, description="Share of each GPU's memory that the engine may take")
 
 
+def _variable(name: str) -> str:
+    # Whoever takes this for the place of the secret itself must not read it back in an error.
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+        raise PydanticCustomError(
+            "unshown", "must be the name of an environment variable (letters, digits and _) that holds the value"
+        )
+    return name
+
+
+_Variable = Annotated[str, AfterValidator(_variable)]
+_HeaderValue = Annotated[str, BeforeValidator(lambda value: str(value) if type(value) in (int, float) else value)]
+_HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+_OWN_HEADERS = frozenset({"content-type", "content-length", "host", "transfer-encoding", "connection"})
+_CREDENTIAL = re.compile(
+    r"(?i)(^|[-_.])(authorization|(api|access|subscription)?key|token|secret|password|cookie|sig)$"
+)
+
+
 class EndpointOptions(Section):
     """How an endpoint is asked; only where backend is openai."""
 
-    api_key_env: str | None = Field(
-        None,
-        pattern=r"^[A-Za-z_][A-Za-z0-9_]*$",
-        description="Environment variable that holds the key; absent: no key is sent",
+    api_key_env: _Variable | None = Field(
+        None, description="Environment variable that holds the key; absent: no key is sent"
+    )
+    api_key_file: str | None = Field(
+        None, description="File that holds the key instead, read again once it is refused: for keys that are renewed"
+    )
+    headers: dict[str, _HeaderValue] = Field(
+        {}, description="Further headers of every request, by name; none that holds a secret"
+    )
+    headers_env: dict[str, _Variable] = Field(
+        {}, description="Further headers, by name, with the environment variable that holds each one's secret value"
+    )
+    query_env: dict[str, _Variable] = Field(
+        {}, description="Secret parts of the address's query, by name, with the environment variable of each value"
+    )
+    extra_body: dict[str, Any] = Field(
+        {}, description="Further fields of every request's body; null takes out one that lorapar would send"
+    )
+    max_tokens: Positive | None = Field(
+        None, description="Most tokens of an answer, thinking included; absent: the label's, and more once cut off"
     )
     concurrency: Positive = Field(64, description="Requests on the way at once")
     timeout_seconds: Rate = Field(120.0, description="How long one request may take")
     attempts: Positive = Field(6, description="Tries of one request before the teacher counts as failed")
     max_wait_seconds: Rate = Field(60.0, description="Longest wait between two tries, Retry-After included")
+
+    @model_validator(mode="after")
+    def _headers_can_be_sent(self) -> EndpointOptions:
+        """Names that HTTP has, values of one line, and no secret in the settings, which go into files and reports."""
+        names = [name.lower() for name in (*self.headers, *self.headers_env)]
+        for key, given in (("headers", self.headers), ("headers_env", self.headers_env)):
+            for name in given:
+                if not _HEADER.fullmatch(name):
+                    raise ValueError(f"{key}: '{name}' cannot be the name of a header")
+                if name.lower() in _OWN_HEADERS:
+                    raise ValueError(f"{key}: {name} is set by lorapar itself; leave it out")
+                if names.count(name.lower()) > 1:
+                    raise ValueError(f"{key}: {name} is there twice (case means nothing); keep one of them")
+                if name.lower() == "authorization" and (self.api_key_env or self.api_key_file):
+                    raise ValueError(f"{key}: {name} is what the key is sent in; keep one of the two")
+        for name, value in self.headers.items():
+            if _CREDENTIAL.search(name):
+                raise ValueError(
+                    f"headers: {name} looks like a secret, and settings are written into files and reports; put its "
+                    "value into an environment variable and name that in headers_env"
+                )
+            if not value.isprintable() or not value.isascii():
+                raise ValueError(f"headers: the value of {name} must be printable ASCII in one line")
+        return self
+
+    @model_validator(mode="after")
+    def _one_key_and_fields_of_our_own(self) -> EndpointOptions:
+        if self.api_key_env and self.api_key_file:
+            raise ValueError("api_key_env and api_key_file exclude each other; give one of them")
+        for name in ("messages", "prompt", "stream", "n"):
+            if name in self.extra_body:
+                raise ValueError(f"extra_body: {name} is lorapar's own; leave it out")
+        return self
 
 
 class TeacherConfig(Section):
@@ -96,7 +166,9 @@ class TeacherConfig(Section):
         None, description="Hub revision of the teacher; at an endpoint any text that changes when its weights do"
     )
     endpoint: str | None = Field(
-        None, description="Address of an OpenAI-compatible API, such as http://teacher:8000/v1; needs backend openai"
+        None,
+        description="Address of an OpenAI-compatible API, such as http://teacher:8000/v1, with the query that every "
+        "request needs, if any; needs backend openai",
     )
     dtype: Dtype = Field("bfloat16", description="Number format of the teacher's weights; not for endpoints")
     batch_size: Positive = Field(16, description="Rows asked at once; only where backend is transformers")
@@ -121,18 +193,37 @@ class TeacherConfig(Section):
         return self
 
     def _check_endpoint(self) -> None:
-        if self.endpoint is None or not self.endpoint.startswith(("http://", "https://")):
-            raise ValueError(
-                f"teacher '{self.name}': backend openai needs endpoint, the http address of an OpenAI-compatible API, "
-                "such as http://teacher:8000/v1"
-            )
-        if "@" in self.endpoint:
-            raise ValueError(
-                f"teacher '{self.name}': endpoint must not hold a user or password; name the key's environment "
-                "variable in openai.api_key_env"
-            )
+        wrong = _why_no_address(self.endpoint)
+        if wrong is not None:
+            raise ValueError(f"teacher '{self.name}': {wrong}")
         if self.model is None:
             raise ValueError(f"teacher '{self.name}': backend openai needs model, the name its endpoint serves")
+
+
+def _why_no_address(endpoint: str | None) -> str | None:
+    """What is wrong with the address of an endpoint; None: nothing."""
+    needed = (
+        "backend openai needs endpoint, the http address of an OpenAI-compatible API, such as http://teacher:8000/v1"
+    )
+    try:
+        parts = urlsplit(endpoint or "")
+        usable = parts.scheme in ("http", "https") and parts.hostname and (parts.port is None or parts.port > 0)
+    except ValueError:
+        usable = False
+    if endpoint is None or not usable or any(character.isspace() for character in endpoint):
+        return needed
+    if "@" in parts.netloc:
+        return (
+            "endpoint must not hold a user or password; name the key's environment variable in openai.api_key_env, or "
+            "that of a whole Authorization header in openai.headers_env"
+        )
+    for name, _ in parse_qsl(parts.query, keep_blank_values=True):
+        if _CREDENTIAL.search(name):
+            return (
+                f"'{name}' in the query of endpoint looks like a secret, and settings are written into files and "
+                "reports; name its environment variable in openai.query_env"
+            )
+    return None
 
 
 _BACKENDS_OF = {

@@ -90,7 +90,9 @@ class Backends:
         from lorapar.voting.endpoint_teacher import EndpointTeacher
 
         self.close()
-        self._endpoint = EndpointTeacher(config, target=target_text(self._base), role_play=self._role_play)
+        self._endpoint = EndpointTeacher(
+            config, target=target_text(self._base), role_play=self._role_play, say=self._progress.say
+        )
         return self._endpoint
 
     def _is_another(self, model: ModelConfig, options: VllmOptions | None) -> bool:

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from lorapar.basemodel import resolve_model
 from lorapar.config import ModelConfig, TeacherConfig
@@ -162,7 +163,8 @@ def vote_key(identity: str, example: Example) -> bytes:
 def teacher_identity(config: TeacherConfig, base: ModelConfig, *, role_play: bool) -> str:
     """Digest of what a teacher's votes depend on besides the example.
 
-    What an endpoint serves is known by its address, its name and the `revision` that the settings give it.
+    What an endpoint serves is known by its address, its name, the `revision` that the settings give it and what they
+    add to requests; who asks (keys and headers) makes no other answer.
     """
     return digest_of(
         {
@@ -175,8 +177,11 @@ def teacher_identity(config: TeacherConfig, base: ModelConfig, *, role_play: boo
     )
 
 
-def _served(config: TeacherConfig) -> dict[str, str | None]:
-    return {"endpoint": config.endpoint, "name": config.model, "revision": config.revision}
+def _served(config: TeacherConfig) -> dict[str, Any]:
+    served: dict[str, Any] = {"endpoint": config.endpoint, "name": config.model, "revision": config.revision}
+    if config.openai is not None and config.openai.extra_body:
+        served["extra_body"] = config.openai.extra_body
+    return served
 
 
 def _weights(config: TeacherConfig, base: ModelConfig) -> dict[str, str | None]:

@@ -1,24 +1,27 @@
 """How an endpoint's answer is held to the label words, and what is read from it.
 
-Four ways of asking, best first, of which the probe takes the first that the endpoint is seen to honour:
+Ways of asking, best first, of which the probe takes the first that the endpoint is seen to honour:
 
 - `TokenRead` (vLLM, label words of one token): only the two tokens may be answered, and their log-probabilities before
   that mask come along;
 - `Choice` (vLLM): structured_outputs with the words as choices; no log-probabilities before the mask;
-- `JsonEnum` (most providers): a JSON schema whose one field is one of the words.
+- `JsonEnum` (most providers): a JSON schema whose one field is one of the words;
+- `JsonAsked` (the rest): the prompt itself asks for that JSON, with a response format of any JSON where there is one.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from lorapar.records import System
+from lorapar.voting.endpoint_reply import Reply, json_objects
 from lorapar.voting.templates import SYSTEM_ORDER, Prompt
 
 Body = dict[str, Any]
+_AROUND_A_WORD = " \t\r\n\"'`*.:,;()[]"
+"""What models put around a word."""
 
 
 @dataclass(frozen=True)
@@ -37,27 +40,28 @@ class Answer:
 class Constraint(Protocol):
     """One way of holding an answer to the label words."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """What it is called."""
+
+    @property
+    def may_think(self) -> bool:
+        """Whether a model may write something else first, so that more tokens are of use."""
 
     def restrict(self, body: Body, prompt: Prompt) -> Body:
-        """The body with the restriction in it."""
+        """The body with the restriction in it, and as `max_tokens` what an answer without thinking takes."""
 
-    def read(self, answer: Any, prompt: Prompt) -> Answer:
-        """The answer; raises KeyError, IndexError, TypeError or ValueError where it is not shaped as the API says."""
-
-
-def request_of(model: str, prompt: Prompt) -> tuple[str, Body]:
-    """Path and body of a request for one prompt, without a restriction; temperature 0, so the likeliest answer."""
-    body: Body = {"model": model, "temperature": 0}
-    if prompt.messages is not None:
-        return "/chat/completions", {**body, "messages": list(prompt.messages)}
-    return "/completions", {**body, "prompt": prompt.text}
+    def read(self, reply: Reply, prompt: Prompt) -> Answer:
+        """The answer; raises KeyError, IndexError, TypeError, ValueError or AttributeError where something is
+        missing that the API says is there.
+        """
 
 
 class Choice:
     """vLLM's structured_outputs: exactly one of the words."""
 
     name = "structured_outputs"
+    may_think = True
 
     def restrict(self, body: Body, prompt: Prompt) -> Body:
         """The words as choices; a token holds at least one byte, so that many tokens are enough."""
@@ -68,37 +72,71 @@ class Choice:
             "max_tokens": max(len(word.encode()) for word in words) + 1,
         }
 
-    def read(self, answer: Any, prompt: Prompt) -> Answer:
+    def read(self, reply: Reply, prompt: Prompt) -> Answer:
         """The word itself."""
-        text = text_of(answer)
-        return Answer(_label_of(text, prompt), text, _tokens(answer))
+        return Answer(_label_of(reply.text, prompt), reply.text, reply.tokens)
 
 
+@dataclass(frozen=True)
 class JsonEnum:
     """A JSON schema with one field that is one of the words."""
 
-    name = "JSON schema"
+    strict: bool = True
+    """As OpenAI wants it; some know neither `strict` nor `additionalProperties`."""
+    may_think = True
+
+    @property
+    def name(self) -> str:
+        """What it is called."""
+        return "JSON schema" if self.strict else "JSON schema, not strict"
 
     def restrict(self, body: Body, prompt: Prompt) -> Body:
         """The schema, strict, with every key required and no others."""
-        words = [word.strip() for word in prompt.continuations.values()]
-        schema = {
+        schema: Body = {
             "type": "object",
-            "properties": {"label": {"type": "string", "enum": words}},
+            "properties": {"label": {"type": "string", "enum": _words(prompt)}},
             "required": ["label"],
-            "additionalProperties": False,
         }
-        form = {"type": "json_schema", "json_schema": {"name": "label", "strict": True, "schema": schema}}
-        return {**body, "response_format": form, "max_tokens": max(len(word.encode()) for word in words) + 32}
+        form: Body = {"name": "label", "schema": schema}
+        if self.strict:
+            schema["additionalProperties"] = False
+            form["strict"] = True
+        return {
+            **body,
+            "response_format": {"type": "json_schema", "json_schema": form},
+            "max_tokens": _json_tokens(prompt),
+        }
 
-    def read(self, answer: Any, prompt: Prompt) -> Answer:
-        """The field's value."""
-        text = text_of(answer)
-        try:
-            label = _label_of(str(json.loads(text)["label"]), prompt)
-        except (ValueError, KeyError, TypeError):
-            label = None
-        return Answer(label, text, _tokens(answer))
+    def read(self, reply: Reply, prompt: Prompt) -> Answer:
+        """The field's value, or the word where it stands alone."""
+        return _read_json(reply, prompt)
+
+
+@dataclass(frozen=True)
+class JsonAsked:
+    """The prompt's last message asks for the JSON. Chat only: a text that is to be continued has no place for it."""
+
+    any_json: bool = True
+    """With the response format that allows any JSON."""
+    may_think = True
+
+    @property
+    def name(self) -> str:
+        """What it is called."""
+        return "JSON mode" if self.any_json else "asked in words"
+
+    def restrict(self, body: Body, prompt: Prompt) -> Body:
+        """Both objects that may be answered, written out behind the question."""
+        first, second = (f'{{"label": "{word}"}}' for word in _words(prompt))
+        asked = f"Answer with one JSON object and nothing else: {first} or {second}"
+        *before, last = body["messages"]
+        messages = [*before, {**last, "content": f"{last['content']}\n\n{asked}"}]
+        form: Body = {"response_format": {"type": "json_object"}} if self.any_json else {}
+        return {**body, **form, "messages": messages, "max_tokens": _json_tokens(prompt)}
+
+    def read(self, reply: Reply, prompt: Prompt) -> Answer:
+        """The field's value, or the word where it stands alone."""
+        return _read_json(reply, prompt)
 
 
 @dataclass(frozen=True)
@@ -107,6 +145,7 @@ class TokenRead:
 
     tokens: Mapping[System, int]
     name = "allowed_token_ids"
+    may_think = False
 
     def restrict(self, body: Body, prompt: Prompt) -> Body:
         """One token, of two allowed ones. Log-probabilities are taken before that restriction."""
@@ -121,19 +160,21 @@ class TokenRead:
             "return_tokens_as_token_ids": True,
         }
 
-    def read(self, answer: Any, prompt: Prompt) -> Answer:
+    def read(self, reply: Reply, prompt: Prompt) -> Answer:
         """The likelier word, as its two log-probabilities say; System 2 where they are equal."""
-        found = _token_log_probs(answer["choices"][0]["logprobs"])
+        found = _token_log_probs(reply.choice["logprobs"])
         log_probs = {system: found[f"token_id:{token}"] for system, token in self.tokens.items()}
         first, second = (log_probs[system] for system in SYSTEM_ORDER)
         label: System = "system1" if first > second else "system2"
-        return Answer(label, prompt.continuations[label].strip(), _tokens(answer), log_probs)
+        return Answer(label, prompt.continuations[label].strip(), reply.tokens, log_probs)
 
 
-def text_of(answer: Any) -> str:
-    """The text of an answer, chat or completion."""
-    choice = answer["choices"][0]
-    return str(choice["message"]["content"] if "message" in choice else choice["text"])
+def request_of(model: str, prompt: Prompt) -> tuple[str, Body]:
+    """Path and body of a request for one prompt, without a restriction; temperature 0, so the likeliest answer."""
+    body: Body = {"model": model, "temperature": 0}
+    if prompt.messages is not None:
+        return "/chat/completions", {**body, "messages": list(prompt.messages)}
+    return "/completions", {**body, "prompt": prompt.text}
 
 
 def _token_log_probs(found: Any) -> dict[str, float]:
@@ -142,12 +183,38 @@ def _token_log_probs(found: Any) -> dict[str, float]:
     return dict(found["top_logprobs"][0])
 
 
+def _words(prompt: Prompt) -> list[str]:
+    return [word.strip() for word in prompt.continuations.values()]
+
+
+def _json_tokens(prompt: Prompt) -> int:
+    """A token holds at least one byte; the rest is the JSON around the word and white space within."""
+    return max(len(word.encode()) for word in _words(prompt)) + 32
+
+
+def _read_json(reply: Reply, prompt: Prompt) -> Answer:
+    """The label in the text's JSON; None where objects in it differ."""
+    said = [value for found in json_objects(reply.text) for value in _labels_in(found)]
+    labels = {_label_of(one, prompt) for one in said or [reply.text]}
+    return Answer(labels.pop() if len(labels) == 1 else None, reply.text, reply.tokens)
+
+
+def _labels_in(found: Mapping[str, Any]) -> list[str]:
+    """The value of `label`, or the only one there is: servers that hold to no schema may name or wrap it otherwise."""
+    value = found.get("label", next(iter(found.values())) if len(found) == 1 else None)
+    if isinstance(value, Mapping):
+        return _labels_in(value)
+    return [value] if isinstance(value, str) else []
+
+
 def _label_of(text: str, prompt: Prompt) -> System | None:
-    for system, word in prompt.continuations.items():
-        if text.strip() == word.strip():
-            return system
+    """The label of a text that is one of the words, but for case and what models put around words."""
+    for plain in (str.strip, _plain):
+        found = [system for system, word in prompt.continuations.items() if plain(word) == plain(text) != ""]
+        if len(found) == 1:
+            return found[0]
     return None
 
 
-def _tokens(answer: Any) -> int:
-    return int((answer.get("usage") or {}).get("total_tokens") or 0)
+def _plain(text: str) -> str:
+    return text.strip(_AROUND_A_WORD).casefold()

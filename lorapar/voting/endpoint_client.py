@@ -4,140 +4,224 @@ httpx2 and not the package `openai`: every install has it already (huggingface-h
 and imported in a seventh of the time, and the package's retries fall short here: its longest Retry-After is fixed, one
 request's does not hold the others back, and a body whose JSON is broken is not asked for again.
 
-Tried again: 408, 409, 425, 429, all 5xx, time-outs, connections that break, bodies that are no JSON or
-cannot be decompressed.
+Tried again: 408, 409, 425, 429 and all from 500 on, as status or as code inside a 200; time-outs, connections that
+break, bodies that are no JSON or cannot be decompressed, answers without a choice in them.
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
+import re
 import time
 from collections.abc import Mapping
-from email.utils import parsedate_to_datetime
 from typing import Any
+from urllib.parse import urlencode, urljoin, urlsplit
 
 import httpx2
 
 from lorapar.config import EndpointOptions
 from lorapar.errors import UnreachableError
+from lorapar.voting.endpoint_failures import Failure, described, failure_of
+from lorapar.voting.endpoint_login import Login
+from lorapar.voting.endpoint_network import Peer, certificate_problem, is_same_host, open_http
 
 FIRST_WAIT_SECONDS = 0.5
-SHOWN_CHARACTERS = 200
-"""How much of an answer's body an error shows."""
-_TRY_AGAIN = frozenset({408, 409, 425, 429})
+_BUSY = frozenset({429, 503, 529})
+_REDIRECTS = frozenset({301, 302, 307, 308})
+_MOST_REDIRECTS = 5
+_ANSWER_PATHS = ("/chat/completions", "/completions")
 
 
 class RefusedError(UnreachableError):
     """The endpoint answered that it will not do this; asking again would not help."""
 
-    def __init__(self, message: str, status: int) -> None:
+    def __init__(self, message: str, failure: Failure) -> None:
         super().__init__(message)
-        self.status = status
+        self.failure = failure
+
+
+class _TryAgainError(Exception):
+    """One try has failed in a way that may pass; the message says how."""
+
+    def __init__(self, reason: str, *, busy: bool = False) -> None:
+        super().__init__(reason)
+        self.busy = busy
 
 
 class EndpointClient:
-    """Requests to one endpoint. `headers` carry the key; errors and logs never show them."""
+    """Requests to one endpoint, as `login` says who asks; errors and logs never show its values.
 
-    def __init__(self, address: str, options: EndpointOptions, headers: Mapping[str, str]) -> None:
-        self.address = address.rstrip("/")
+    `address` is where the API begins, without what a person may have copied behind it and without its query, which
+    every request carries.
+    """
+
+    def __init__(self, endpoint: str, options: EndpointOptions, login: Login) -> None:
+        parts = urlsplit(endpoint)
+        path = parts.path.rstrip("/")
+        for ending in _ANSWER_PATHS:
+            path = path.removesuffix(ending)
+        self.address = f"{parts.scheme}://{parts.netloc}{path.rstrip('/')}"
+        self._query = "&".join(part for part in (parts.query, urlencode(login.query)) if part)
+        self._login = login
         self._options = options
-        limits = httpx2.Limits(
-            max_connections=options.concurrency, max_keepalive_connections=options.concurrency, keepalive_expiry=30.0
-        )
-        self._http = httpx2.AsyncClient(headers=dict(headers), limits=limits, timeout=options.timeout_seconds)
+        self._http = open_http(self.address, options)
         self._not_before = 0.0
+        self._answers = 0
+        self._moved: dict[str, str] = {}
+        self._peer = Peer(self.address)
+        self._given_up = asyncio.Event()
 
     async def get(self, path: str) -> Any:
         """The JSON value at a path; raises as `post` does."""
-        return await self._request("GET", self.address + path, None)
+        return await self._request("GET", self.address, path, None)
 
     async def post(self, path: str, body: Mapping[str, Any]) -> Any:
         """The JSON answer to a JSON body.
 
         Raises RefusedError for an answer that says no, UnreachableError once all tries have failed.
         """
-        return await self._request("POST", self.address + path, body)
+        return await self._request("POST", self.address, path, body)
 
     async def post_beside(self, path: str, body: Mapping[str, Any]) -> Any:
         """As `post`, at a path beside `/v1`: where vLLM's server has what is not OpenAI's."""
-        return await self._request("POST", self.address.removesuffix("/v1") + path, body)
+        return await self._request("POST", self.address.removesuffix("/v1"), path, body)
+
+    async def pause(self, tries: int) -> None:
+        """Wait as between two tries of a request, after so many of them."""
+        await self._gives_up_within(self._wait_seconds(tries))
+
+    def add_version(self) -> bool:
+        """Ask below `/v1` from now on; False where the address names a version already."""
+        if re.search(r"/v\d", self.address):
+            return False
+        self.address += "/v1"
+        return True
+
+    @property
+    def given_up(self) -> bool:
+        """Whether `give_up` was called."""
+        return self._given_up.is_set()
+
+    def give_up(self) -> None:
+        """The teacher has failed: requests that are on the way may end, but nothing is tried again."""
+        self._given_up.set()
 
     async def close(self) -> None:
         """Close all connections."""
         await self._http.aclose()
 
-    async def _request(self, method: str, url: str, body: Mapping[str, Any] | None) -> Any:
-        reason = ""
-        for attempt in range(1, self._options.attempts + 1):
-            await self._until_allowed()
+    async def _request(self, method: str, base: str, path: str, body: Mapping[str, Any] | None) -> Any:
+        """A busy endpoint that answers others has not failed: their answers let a request begin its tries anew."""
+        shown, counted, waits, answers = base + path, 0, 0, 0
+        while True:
+            await self._until_allowed(shown)
             try:
-                # The whole answer counts, not only the time between two bytes of it.
-                async with asyncio.timeout(self._options.timeout_seconds):
-                    response = await self._http.request(method, url, json=body)
-                if response.status_code < 400:
-                    return response.json()
-                if response.status_code not in _TRY_AGAIN and response.status_code < 500:
-                    raise RefusedError(f"{url}: {_described(response)}", response.status_code)
-                reason = _described(response)
-                self._slow_down(url, response)
-            except (TimeoutError, httpx2.TimeoutException):
-                reason = f"no answer within {self._options.timeout_seconds:g} s"
-            except httpx2.TransportError as error:
-                reason = f"the connection failed ({str(error) or type(error).__name__})"
-            except httpx2.DecodingError as error:
-                reason = f"the answer's body cannot be decompressed ({error})"
-            except ValueError:
-                reason = "the answer's body is not JSON"
-            if attempt < self._options.attempts:
-                await asyncio.sleep(self._wait_seconds(attempt))
-        raise UnreachableError(f"{url}: {reason}, after {self._options.attempts} tries")
+                answer = await self._try_once(method, shown, body, choices=path in _ANSWER_PATHS)
+                self._answers += 1
+                return answer
+            except _TryAgainError as failed:
+                waits += 1
+                counted = 1 if failed.busy and self._answers > answers else counted + 1
+                answers = self._answers
+                reason = f"{shown}: {failed}, after {waits} {'try' if waits == 1 else 'tries'}"
+            if counted >= self._options.attempts or await self._gives_up_within(self._wait_seconds(waits)):
+                raise UnreachableError(reason)
+
+    async def _try_once(self, method: str, url: str, body: Mapping[str, Any] | None, *, choices: bool) -> Any:
+        try:
+            # The whole answer counts, not only the time between two bytes of it.
+            async with asyncio.timeout(self._options.timeout_seconds):
+                response = await self._sent(method, url, body)
+        except (TimeoutError, httpx2.TimeoutException):
+            raise _TryAgainError(f"no answer within {self._options.timeout_seconds:g} s{self._peer.proxy()}") from None
+        except httpx2.TransportError as error:
+            said = str(error) or type(error).__name__
+            problem = certificate_problem(said)
+            if problem is not None:  # trying again would not help
+                raise UnreachableError(f"{url}: {problem}") from None
+            raise _TryAgainError(f"the connection failed{self._peer.proxy()} ({said})") from None
+        except httpx2.DecodingError as error:
+            raise _TryAgainError(f"the answer's body cannot be decompressed ({error})") from None
+        return self._read(url, response, choices=choices)
+
+    async def _sent(self, method: str, url: str, body: Mapping[str, Any] | None) -> httpx2.Response:
+        """The response, redirects within the same host followed: a POST stays one, and no key goes elsewhere."""
+        target = self._moved.get(url, url)
+        for _ in range(_MOST_REDIRECTS):
+            headers = self._login.headers()
+            where = f"{target}?{self._query}" if self._query else target
+            response = await self._http.request(
+                method, where, json=body, headers=headers, extensions={"trace": self._peer.note}
+            )
+            if response.status_code == 401 and self._login.renewed(headers):
+                continue
+            if response.status_code not in _REDIRECTS or "location" not in response.headers:
+                return response
+            found = urljoin(target, response.headers["location"]).partition("?")[0]
+            if not is_same_host(target, found):
+                failure = Failure(response.status_code, f"HTTP {response.status_code}")
+                raise RefusedError(
+                    f"{url}: HTTP {response.status_code}, it sends on to {found}, another host, which gets no key; "
+                    "put the right address into endpoint",
+                    failure,
+                )
+            target = self._moved[url] = found
+        failure = Failure(310, "too many redirects")
+        raise RefusedError(f"{url}: it redirects without an end (at last to {target}); mend endpoint", failure)
+
+    def _read(self, url: str, response: httpx2.Response, *, choices: bool) -> Any:
+        """The JSON of an answer that is one; raises what any other is."""
+        try:
+            value = response.json()
+        except ValueError:
+            value = None
+        failure = failure_of(response.status_code, response.headers, response.text, value, time.time())
+        if failure is not None:
+            if response.status_code == 407:
+                raise _TryAgainError(f"{failure.words}{self._peer.proxy()}; the proxy wants a user and a password")
+            if not failure.passes:
+                raise RefusedError(f"{url}: {failure.words}", failure)
+            self._slow_down(url, failure)
+            raise _TryAgainError(failure.words, busy=failure.status in _BUSY)
+        if value is None:
+            page = described(response.text)
+            raise _TryAgainError("the answer's body is not JSON" + (f" but {page}" if page.startswith("an ") else ""))
+        if choices and not _has_choice(value):
+            raise _TryAgainError(f"an answer that is not shaped as the API says: {described(response.text)[:120]}")
+        return value
 
     def _wait_seconds(self, attempt: int) -> float:
         """Twice as long each time, less a random part: requests that failed together do not return together."""
-        longest = min(self._options.max_wait_seconds, FIRST_WAIT_SECONDS * 2.0 ** (attempt - 1))
+        longest = min(self._options.max_wait_seconds, FIRST_WAIT_SECONDS * 2.0 ** min(attempt - 1, 32))
         return longest * random.uniform(0.5, 1.0)
 
-    async def _until_allowed(self) -> None:
+    async def _until_allowed(self, url: str) -> None:
         """What one request was told by Retry-After holds for all."""
         while (wait := self._not_before - time.monotonic()) > 0:
-            await asyncio.sleep(wait * random.uniform(1.0, 1.1))
+            if await self._gives_up_within(wait * random.uniform(1.0, 1.1)):
+                raise UnreachableError(f"{url}: not asked, the teacher has failed meanwhile")
 
-    def _slow_down(self, url: str, response: httpx2.Response) -> None:
-        seconds = retry_after_seconds(response.headers.get("retry-after"), time.time())
+    def _slow_down(self, url: str, failure: Failure) -> None:
+        seconds = failure.wait_seconds
         if seconds is None:
             return
         if seconds > self._options.max_wait_seconds:
             raise UnreachableError(
-                f"{url}: {_described(response)}; it asks to wait {seconds:.0f} s, longer than max_wait_seconds "
+                f"{url}: {failure.words}; it asks to wait {seconds:.0f} s, longer than openai.max_wait_seconds "
                 f"({self._options.max_wait_seconds:g}) allows"
             )
         self._not_before = max(self._not_before, time.monotonic() + seconds)
 
-
-def retry_after_seconds(header: str | None, now: float) -> float | None:
-    """What a Retry-After header asks for, in seconds or as a date (RFC 9110); None for none that is understood."""
-    if header is None:
-        return None
-    try:
-        return max(0.0, float(header))
-    except ValueError:
-        pass
-    try:
-        return max(0.0, parsedate_to_datetime(header).timestamp() - now)
-    except ValueError:
-        return None
+    async def _gives_up_within(self, seconds: float) -> bool:
+        """Wait; True as soon as the teacher has failed meanwhile."""
+        try:
+            await asyncio.wait_for(self._given_up.wait(), seconds)
+        except TimeoutError:
+            return False
+        return True
 
 
-def _described(response: httpx2.Response) -> str:
-    """Status and the beginning of the message, in one line."""
-    return f"HTTP {response.status_code} {' '.join(_message(response).split())[:SHOWN_CHARACTERS]}".strip()
-
-
-def _message(response: httpx2.Response) -> str:
-    try:
-        value = response.json()
-        error = value.get("error", value)
-        return str(error.get("message", error) if isinstance(error, dict) else error)
-    except (ValueError, AttributeError):
-        return response.text
+def _has_choice(value: Any) -> bool:
+    choices = value.get("choices") if isinstance(value, Mapping) else None
+    return isinstance(choices, list) and bool(choices) and isinstance(choices[0], Mapping)

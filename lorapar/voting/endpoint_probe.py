@@ -6,10 +6,11 @@ words that no model would say by itself: an answer that is one of them was restr
 
 from __future__ import annotations
 
-from lorapar.errors import BadInputError
+from lorapar.errors import BadInputError, UnreachableError
 from lorapar.records import System
-from lorapar.voting.endpoint_answers import Choice, Constraint, JsonEnum, TokenRead, request_of
+from lorapar.voting.endpoint_answers import Choice, Constraint, JsonAsked, JsonEnum, TokenRead
 from lorapar.voting.endpoint_client import EndpointClient, RefusedError
+from lorapar.voting.endpoint_request import Asker, cause_of
 from lorapar.voting.templates import SYSTEM_ORDER, Prompt
 
 _QUESTION = "Say hello."
@@ -18,81 +19,124 @@ _PROBES = (
     Prompt(({"role": "user", "content": _QUESTION},), None, _WORDS),
     Prompt(None, _QUESTION, {system: " " + word for system, word in _WORDS.items()}),
 )
+_IN_CHATS: tuple[Constraint, ...] = (Choice(), JsonEnum(), JsonEnum(False), JsonAsked(), JsonAsked(False))
+_IN_TEXTS: tuple[Constraint, ...] = (Choice(), JsonEnum(), JsonEnum(False))
 # Refusals that have nothing to do with the restriction.
-_NO_KEY, _NO_MODEL = (401, 403), 404
+_WHO_ASKS, _NOT_THERE = (401, 402, 403), (404, 405)
+_BLANK = (400, 422)
+"""Statuses of a refusal that may be about any field of the request."""
+_TEMPLATE_FIELDS = ("chat_template_kwargs", "chat_template", "add_generation_prompt", "continue_final_message")
+"""Fields of a body that change how the messages become tokens."""
+_SHOWN_CHARACTERS = 160
+_SHOWN_NAMES = 8
 
 
-async def probe(client: EndpointClient, model: str, sample: Prompt, *, same_ending: bool) -> Constraint:
+class _RefusedWithoutCauseError(Exception):
+    """Every way of asking was refused, and none of the refusals names what it is about."""
+
+
+async def probe(asker: Asker, sample: Prompt, *, same_ending: bool) -> Constraint:
     """The best way of holding answers to label words that the endpoint honours, for prompts like `sample`.
 
     `same_ending`: all prompts end in the same characters, so that a label word has the same tokens after each of them.
     Raises BadInputError where the endpoint honours none, refuses the key or does not know the model.
     """
-    test = _PROBES[0] if sample.messages is not None else _PROBES[1]
-    reasons = []
-    for constraint in (Choice(), JsonEnum()):
-        reason = await _why_not(client, model, constraint, test)
-        if reason is None:
-            read = await _token_read(client, model, sample) if same_ending and constraint.name == Choice.name else None
-            return read or constraint
-        reasons.append(f"{constraint.name}: {reason}")
+    guess, first = 0, ""
+    while True:
+        try:
+            found = await _best(asker, sample.messages is not None)
+            break
+        except _RefusedWithoutCauseError as refused:
+            guess, first = guess + 1, first or str(refused)
+            if not asker.change_guess(guess):
+                raise BadInputError(f"{first}; mend model, endpoint or openai.extra_body") from None
+    if guess:
+        asker.tell_guess()
+    if isinstance(found, JsonAsked):
+        asker.say(f"takes no JSON schema, so each prompt asks for its JSON in words ({found.name})")
+    if same_ending and isinstance(found, Choice) and not asker.thinks:
+        return await _token_read(asker, sample) or found
+    return found
+
+
+async def _best(asker: Asker, in_chats: bool) -> Constraint:
+    test, ways = (_PROBES[0], _IN_CHATS) if in_chats else (_PROBES[1], _IN_TEXTS)
+    reasons: dict[str, str] = {}
+    explained, refusal = False, ""
+    for constraint in ways:
+        if constraint == JsonEnum(False) and "ignored" in reasons[JsonEnum().name]:
+            continue  # what is ignored with more in it is not honoured with less
+        try:
+            found = await asker.ask(test, constraint)
+        except RefusedError as error:
+            if error.failure.status in _NOT_THERE and asker.find_version():
+                return await _best(asker, in_chats)
+            await _check_refusal(asker, error, in_chats)
+            cause = cause_of(error.failure, asker.request(test, constraint)[1])
+            if cause in asker.extra_body:
+                raise BadInputError(f"{error}; leave {cause} out of openai.extra_body") from error
+            explained = explained or cause is not None or error.failure.status not in _BLANK
+            refusal = str(error)
+            reasons[constraint.name] = refusal.removeprefix(asker.client.address)[:_SHOWN_CHARACTERS]
+            continue
+        if found.label is not None:
+            return constraint
+        explained = True
+        reasons[constraint.name] = f"ignored, it answered '{found.raw[:40]}'"
+    if not explained:
+        raise _RefusedWithoutCauseError(refusal)
+    said = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
     raise BadInputError(
-        f"{client.address} cannot hold the answers of {model} to the label words ({'; '.join(reasons)}); choose an "
+        f"{asker.client.address} cannot hold the answers of {asker.model} to the label words ({said}); choose an "
         "endpoint with structured_outputs (vLLM) or JSON-schema response formats, or another backend"
     )
 
 
-async def _why_not(client: EndpointClient, model: str, constraint: Constraint, test: Prompt) -> str | None:
-    """Why a restriction does not hold there; None where it holds."""
-    path, body = request_of(model, test)
-    try:
-        answer = await client.post(path, constraint.restrict(body, test))
-        found = constraint.read(answer, test)
-    except RefusedError as error:
-        await _check_refusal(client, model, error)
-        return str(error).removeprefix(client.address)
-    except (KeyError, IndexError, TypeError, ValueError):
-        return "the answer is not shaped as the OpenAI API says"
-    return None if found.label is not None else f"ignored, it answered '{found.raw[:40]}'"
-
-
-async def _check_refusal(client: EndpointClient, model: str, error: RefusedError) -> None:
-    """Raise BadInputError where the refusal is about the key or the model."""
-    if error.status in _NO_KEY:
-        raise BadInputError(f"{error}; set the variable that openai.api_key_env names to a key it takes") from error
-    if error.status == _NO_MODEL:
-        served = await _served(client)
-        if model not in served:
-            known = f"; it serves {', '.join(served)}" if served else ""
-            raise BadInputError(f"{error}: no model '{model}' there{known}; mend model or endpoint") from error
+async def _check_refusal(asker: Asker, error: RefusedError, in_chats: bool) -> None:
+    """Raise BadInputError where the refusal is about the key, the account, the address or the model."""
+    status = error.failure.status
+    if status in _WHO_ASKS:
+        raise BadInputError(f"{error}; {error.failure.advice}") from error
+    if error.failure.filtered or 300 <= status < 400:
+        raise BadInputError(str(error)) from error
+    if status not in _NOT_THERE:
+        return
+    served = await _served(asker.client)
+    if asker.model not in served:
+        known = f"; it serves {', '.join(served[:_SHOWN_NAMES])}" if served else ""
+        more = f" and {len(served) - _SHOWN_NAMES} more" if len(served) > _SHOWN_NAMES else ""
+        raise BadInputError(f"{error}: no model '{asker.model}' there{known}{more}; mend model or endpoint") from error
+    if not in_chats:
+        raise BadInputError(f"{error}; it may know chats alone: set template.style to chat") from error
 
 
 async def _served(client: EndpointClient) -> list[str]:
     try:
         return [str(one["id"]) for one in (await client.get("/models"))["data"]]
-    except (RefusedError, KeyError, TypeError):
+    except (UnreachableError, KeyError, TypeError):
         return []
 
 
-async def _token_read(client: EndpointClient, model: str, sample: Prompt) -> TokenRead | None:
+async def _token_read(asker: Asker, sample: Prompt) -> TokenRead | None:
     """The restriction by tokens, where the server says what they are and both words have one; None elsewhere."""
     try:
-        tokens = {system: await _only_token(client, model, sample, system) for system in SYSTEM_ORDER}
+        tokens = {system: await _only_token(asker, sample, system) for system in SYSTEM_ORDER}
         found = {system: token for system, token in tokens.items() if token is not None}
         if len(set(found.values())) != len(SYSTEM_ORDER):
             return None
-        path, body = request_of(model, sample)
         constraint = TokenRead(found)
-        constraint.read(await client.post(path, constraint.restrict(body, sample)), sample)
-    except (RefusedError, KeyError, IndexError, TypeError, ValueError):
+        await asker.ask(sample, constraint)
+    except (UnreachableError, KeyError, IndexError, TypeError, ValueError):
         return None
     return constraint
 
 
-async def _only_token(client: EndpointClient, model: str, sample: Prompt, system: System) -> int | None:
+async def _only_token(asker: Asker, sample: Prompt, system: System) -> int | None:
     """The one token that a label word is after the prompt; None where it is several, or changes those before it."""
+    client, model = asker.client, asker.model
     if sample.messages is not None:
-        asked = {"model": model, "messages": list(sample.messages)}
+        template = {key: asker.extra_body[key] for key in _TEMPLATE_FIELDS if key in asker.extra_body}
+        asked = {"model": model, "messages": list(sample.messages), **template}
         alone = (await client.post_beside("/tokenize", asked))["tokens"]
         text = (await client.post_beside("/detokenize", {"model": model, "tokens": alone}))["prompt"]
     else:

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 
 from lorapar.config import EndpointOptions, TeacherConfig
 from lorapar.errors import BadInputError, LoraparError, UnreachableError
 from lorapar.records import Example, Vote
-from lorapar.voting.endpoint_answers import Answer, Constraint, request_of
+from lorapar.voting.endpoint_answers import Answer, Constraint
 from lorapar.voting.endpoint_client import EndpointClient, RefusedError
+from lorapar.voting.endpoint_login import Login
 from lorapar.voting.endpoint_probe import probe
+from lorapar.voting.endpoint_request import Asker
 from lorapar.voting.teacher import label_of
 from lorapar.voting.templates import Prompt, render, template_digest
 
@@ -26,22 +28,35 @@ class EndpointTeacher:
     """
 
     def __init__(
-        self, config: TeacherConfig, *, target: str, role_play: bool, environment: Mapping[str, str] = os.environ
+        self,
+        config: TeacherConfig,
+        *,
+        target: str,
+        role_play: bool,
+        environment: Mapping[str, str] = os.environ,
+        say: Callable[[str], None] = lambda line: None,
     ) -> None:
         self.config = config
         self.template = template_digest(config.template, target, role_play)
         self._target = target
         self._role_play = role_play
         self._options = config.openai or EndpointOptions()
-        headers = _headers(config, self._options, environment)
+        try:
+            login = Login(str(config.endpoint), self._options, environment)
+            self._client = EndpointClient(str(config.endpoint), self._options, login)
+        except LoraparError as error:
+            raise self._named(error, None) from error
+        self._asker = Asker(
+            self._client, str(config.model), self._options, lambda line: say(f"teacher {config.name}: {line}")
+        )
         self._loop = asyncio.new_event_loop()
-        self._client = EndpointClient(str(config.endpoint), self._options, headers)
         self._constraint: Constraint | None = None
 
     def votes(self, examples: Sequence[Example], done: Set[str] = frozenset()) -> Iterator[Vote]:
         """One vote for each example that is not in `done`, as answers come; `concurrency` requests are on the way.
 
-        Raises BadInputError where the endpoint says no, UnreachableError once a request has failed on every try.
+        Raises BadInputError where the endpoint says no, UnreachableError once a request has failed on every try; the
+        answers that were on the way then come first.
         """
         asked = [example for example in examples if example.id not in done]
         if not asked:
@@ -57,11 +72,12 @@ class EndpointTeacher:
             for _ in asked:
                 vote = self._loop.run_until_complete(ready.get())
                 if isinstance(vote, Exception):
+                    yield from self._on_the_way(workers, ready)
                     raise vote
                 yield vote
         finally:
-            for worker in workers:
-                worker.cancel()
+            for task in asyncio.all_tasks(self._loop):
+                task.cancel()
             self._loop.run_until_complete(asyncio.gather(*workers, return_exceptions=True))
 
     def close(self) -> None:
@@ -69,11 +85,22 @@ class EndpointTeacher:
         self._loop.run_until_complete(self._client.close())
         self._loop.close()
 
+    def _on_the_way(
+        self, workers: Sequence[asyncio.Task[None]], ready: asyncio.Queue[Vote | Exception]
+    ) -> Iterator[Vote]:
+        """Votes that come although another has failed: they are paid for, and no row is begun any more."""
+        self._client.give_up()
+        self._loop.run_until_complete(asyncio.wait(workers, timeout=self._options.timeout_seconds))
+        while not ready.empty():
+            vote = ready.get_nowait()
+            if isinstance(vote, Vote):
+                yield vote
+
     async def _probe(self, example: Example) -> Constraint:
         # After data of any kind a word might have other tokens than after fixed text.
         same_ending = not self.config.template.row.rstrip().endswith("}")
         try:
-            return await probe(self._client, str(self.config.model), self._prompt(example), same_ending=same_ending)
+            return await probe(self._asker, self._prompt(example), same_ending=same_ending)
         except LoraparError as error:
             raise self._named(error, None) from error
 
@@ -82,29 +109,21 @@ class EndpointTeacher:
     ) -> None:
         for example in waiting:
             try:
-                ready.put_nowait(await self._vote(example, constraint))
+                answer = await self._asker.ask(self._prompt(example), constraint, tries=self._options.attempts)
+                ready.put_nowait(self._record(example, answer))
             except LoraparError as error:
+                self._client.give_up()
                 ready.put_nowait(self._named(error, example))
-                return
             except Exception as bug:  # told to whoever waits for a vote, who would wait for ever otherwise
+                self._client.give_up()
                 ready.put_nowait(bug)
+            if self._client.given_up:
                 return
-
-    async def _vote(self, example: Example, constraint: Constraint) -> Vote:
-        prompt = self._prompt(example)
-        path, body = request_of(str(self.config.model), prompt)
-        answer = await self._client.post(path, constraint.restrict(body, prompt))
-        try:
-            found = constraint.read(answer, prompt)
-        except (KeyError, IndexError, TypeError, ValueError, AttributeError):
-            raise UnreachableError(
-                f"{self._client.address}{path}: an answer that is not shaped as the API says"
-            ) from None
-        return self._record(example, found)
 
     def _record(self, example: Example, answer: Answer) -> Vote:
         if answer.label is None:
-            raise UnreachableError(f"{self._client.address}: answered '{answer.raw[:60]}', which is none of the words")
+            said = f"answered '{answer.raw[:60]}', which is none of the words" if answer.raw else "gave an empty answer"
+            raise UnreachableError(f"{self._client.address}: {said}, {self._options.attempts} times")
         sure = label_of(answer.log_probs)[1] if answer.log_probs is not None else None
         return Vote(
             example_id=example.id,
@@ -122,19 +141,9 @@ class EndpointTeacher:
         return render(self.config.template, example, self._target, self._role_play)
 
     def _named(self, error: LoraparError, example: Example | None) -> LoraparError:
-        """The same error with the teacher, and the row it was asked about, in front."""
+        """The same error with the teacher, and the row it was asked about, in front, and what to do behind."""
         row = f" row {example.id}:" if example is not None else ""
-        kind = BadInputError if isinstance(error, RefusedError) else type(error)
-        return kind(f"teacher '{self.config.name}':{row} {error}")
-
-
-def _headers(config: TeacherConfig, options: EndpointOptions, environment: Mapping[str, str]) -> dict[str, str]:
-    if options.api_key_env is None:
-        return {}
-    key = environment.get(options.api_key_env, "").strip()
-    if not key:
-        raise BadInputError(
-            f"teacher '{config.name}': the environment variable {options.api_key_env}, which holds the key for "
-            f"{config.endpoint}, is not set; set it, or leave openai.api_key_env out where no key is needed"
-        )
-    return {"Authorization": f"Bearer {key}"}
+        refused = isinstance(error, RefusedError)
+        advice = f"; {error.failure.advice}" if isinstance(error, RefusedError) and error.failure.advice else ""
+        kind = BadInputError if refused else type(error)
+        return kind(f"teacher '{self.config.name}':{row} {error}{advice}")

@@ -133,6 +133,8 @@ def test_every_preset_says_in_its_first_line_what_it_is_for():
         ({"backend": "openai", "endpoint": "a:8000", "model": "m"}, "backend openai needs endpoint, the http address"),
         ({"backend": "openai", "endpoint": "http://me:key@a/v1", "model": "m"}, "must not hold a user or password"),
         ({"backend": "openai", "endpoint": "http://a/v1"}, "backend openai needs model, the name its endpoint serves"),
+        ({"backend": "openai", "endpoint": "http://a:b/v1", "model": "m"}, "backend openai needs endpoint"),
+        ({"backend": "openai", "endpoint": "http://a/v1?key=x", "model": "m"}, "name its environment variable in"),
         ({"backend": "vllm", "vllm": {"concurrency": 3}}, "vllm.concurrency: no such key"),
     ],
     ids=str,
@@ -191,3 +193,61 @@ def test_a_key_that_is_there_twice_is_named_with_its_line(tmp_path) -> None:
     file.write_text("sft:\n  epochs: 1\n  epochs: 2\n")
     with pytest.raises(BadInputError, match=r"line 3: the key 'epochs' is there twice"):
         load_config(file=file)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"headers": {"X-Api-Key": "abc"}}, "headers: X-Api-Key looks like a secret"),
+        ({"headers": {"X Tenant": "a"}}, "'X Tenant' cannot be the name of a header"),
+        ({"headers": {"X-Tenant": "a\nb"}}, "the value of X-Tenant must be printable ASCII in one line"),
+        ({"headers": {"Content-Type": "text/plain"}}, "Content-Type is set by lorapar itself"),
+        ({"headers": {"x-tenant": "a"}, "headers_env": {"X-Tenant": "A"}}, "is there twice"),
+        ({"headers_env": {"Authorization": "A"}, "api_key_env": "B"}, "Authorization is what the key is sent in"),
+        ({"api_key_env": "A", "api_key_file": "/b"}, "api_key_env and api_key_file exclude each other"),
+        ({"extra_body": {"stream": True}}, "extra_body: stream is lorapar's own"),
+        ({"max_tokens": 0}, "must be at least 1"),
+    ],
+    ids=str,
+)
+def test_what_an_endpoint_cannot_be_sent_is_an_error(options, said) -> None:
+    teacher = {"name": "t", "backend": "openai", "endpoint": "http://a/v1", "model": "m", "openai": options}
+    with pytest.raises(BadInputError) as caught:
+        load_config(overrides=[f"teachers=[{yaml.safe_dump(teacher, default_flow_style=True, width=999).strip()}]"])
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize("option", ["api_key_env", "headers_env"])
+def test_a_secret_in_the_place_of_its_variable_is_not_shown(option) -> None:
+    value = "my-secret-value" if option == "api_key_env" else "{X-Tenant: my-secret-value}"
+    with pytest.raises(BadInputError) as caught:
+        load_config(
+            overrides=[
+                "teachers=[{name: t, backend: openai, endpoint: 'http://a', model: m, "
+                f"openai: {{{option}: {value}}}}}]"
+            ]
+        )
+    assert "must be the name of an environment variable" in str(caught.value)
+    assert "my-secret-value" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        (
+            "teachers=[{name: a, openai: {headerz: {}}}]",
+            "teachers.0.openai.headerz: no such key (did you mean 'headers'?)",
+        ),
+        ("teachers=[{nmae: a}]", "teachers.0.nmae: no such key (did you mean 'name'?)"),
+        ("evaluate.benchmarks=[{taks: a}]", "evaluate.benchmarks.0.taks: no such key (did you mean 'task'?)"),
+        ("teachers=[]", "teachers: needs at least 1"),
+    ],
+)
+def test_one_mistake_is_one_complaint(override, said) -> None:
+    with pytest.raises(BadInputError) as caught:
+        load_config(overrides=[override])
+    complaints = str(caught.value).removeprefix("the defaults: ").split("; ")
+    assert complaints[0] == said
+    assert [one for one in complaints if "at least 1" in one or ".name:" in one or ".task:" in one] == (
+        [said] if override == "teachers=[]" else []
+    )

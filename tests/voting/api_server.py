@@ -7,13 +7,14 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 MODEL = "served"
+Habit = Callable[["Api", str, Mapping[str, str], dict[str, Any]], tuple[int, Any, dict[str, str]] | None]
 
 
 @dataclass
@@ -29,6 +30,11 @@ class Api:
     always: str = ""
     """A failure that every request about a row meets, once the probe is over."""
     key: str = ""
+    habit: Habit | None = None
+    """What it does of its own with a request, as status, body (text or JSON) and headers; None: what others do."""
+    prefix: str = "/v1"
+    """The only place where it has an API."""
+    paths: list[str] = field(default_factory=list)
     bodies: list[dict[str, Any]] = field(default_factory=list)
     times: list[float] = field(default_factory=list)
     most_at_once: int = 0
@@ -65,16 +71,18 @@ class Api:
             return 400, {"error": {"message": f"unknown parameter {restrictions[0]}"}}
         if body["model"] != MODEL:
             return 404, {"error": {"message": f"The model `{body['model']}` does not exist."}}
-        text = self._say(body, [name for name in restrictions if name in self.honours])
+        text = self.say(body, [name for name in restrictions if name in self.honours])
         choice = {"message": {"content": text}} if "messages" in body else {"text": text}
         return 200, {"choices": [choice], "usage": {"total_tokens": 11}}
 
-    def _say(self, body: dict[str, Any], honoured: list[str]) -> str:
+    def say(self, body: dict[str, Any], honoured: list[str] | None = None) -> str:
+        """The text of an answer, held to what is honoured: as far as nothing else is said, to all it knows."""
+        honoured = list(self.honours) if honoured is None else honoured
         prompt = body["messages"][-1]["content"] if "messages" in body else body["prompt"]
         place = self.opinion(prompt)
-        if "structured_outputs" in honoured:
+        if "structured_outputs" in honoured and "structured_outputs" in body:
             return str(body["structured_outputs"]["choice"][place])
-        if "response_format" in honoured:
+        if "response_format" in honoured and "json_schema" in body.get("response_format", {}):
             schema = body["response_format"]["json_schema"]["schema"]
             return json.dumps({"label": schema["properties"]["label"]["enum"][place]})
         return "Hello! How can I help you?"
@@ -85,19 +93,27 @@ class _Handler(BaseHTTPRequestHandler):
     api: Api
 
     def do_GET(self) -> None:
-        self._send(200, {"data": [{"id": MODEL}]})
+        there = self.path.startswith(f"{self.api.prefix}/models")
+        self._send(*((200, {"data": [{"id": MODEL}]}) if there else (404, {"error": "not found"})))
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         if self.api.key and self.headers.get("Authorization") != f"Bearer {self.api.key}":
             return self._send(401, {"error": {"message": "Incorrect API key provided"}})
-        if not self.path.endswith(("/chat/completions", "/completions")):
-            return self._send(404, {"error": "not found"})
+        self.api.paths.append(self.path)
+        if self.path.partition("?")[0] not in (
+            f"{self.api.prefix}{end}" for end in ("/chat/completions", "/completions")
+        ):
+            own = self.api.habit(self.api, self.path, self.headers, body) if self.api.habit else None
+            return self._send(*(own or (404, {"error": "not found"})))
         failure = self.api.enter(body)
         try:
             time.sleep(self.api.seconds)
             if failure:
                 return self._fail(failure, body)
+            own = self.api.habit(self.api, self.path, self.headers, body) if self.api.habit else None
+            if own is not None:
+                return self._send(*own)
             return self._send(*self.api.answer(body))
         finally:
             self.api.leave()
@@ -131,7 +147,7 @@ class _Handler(BaseHTTPRequestHandler):
         return None
 
     def _send(self, status: int, value: Any, headers: dict[str, str] | None = None) -> None:
-        data = json.dumps(value).encode()
+        data = (value if isinstance(value, str) else json.dumps(value)).encode()
         self._head(status, len(data), headers)
         self.wfile.write(data)
 

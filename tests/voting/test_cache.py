@@ -93,6 +93,16 @@ def test_an_endpoint_is_known_by_address_name_and_revision() -> None:
     assert at(openai={"concurrency": 7}) == at()
 
 
+def test_what_is_added_to_an_endpoints_requests_makes_other_answers_and_who_asks_does_not() -> None:
+    def at(**options) -> str:
+        values = {"name": "t", "backend": "openai", "endpoint": "http://a/v1", "model": "m", "openai": options}
+        return identity(TeacherConfig.model_validate(values))
+
+    assert len({at(), at(extra_body={"reasoning_effort": "low"}), at(extra_body={"reasoning_effort": "high"})}) == 3
+    who = {"headers": {"X-Tenant": "team"}, "headers_env": {"api-key": "A"}, "query_env": {"sig": "B"}}
+    assert at(**who, api_key_file="/key", max_tokens=900) == at()
+
+
 def test_changed_weights_in_the_same_folder_are_another_teacher(tmp_path) -> None:
     from lorapar.basemodel import load_model, load_tokenizer
 

@@ -10,7 +10,7 @@ import pytest
 from lorapar.config import TeacherConfig, TeacherTemplate
 from lorapar.errors import BadInputError, UnreachableError
 from lorapar.records import Example
-from lorapar.voting.endpoint_client import retry_after_seconds
+from lorapar.voting.endpoint_failures import retry_after_seconds
 from lorapar.voting.endpoint_teacher import EndpointTeacher
 from lorapar.voting.templates import render, template_digest
 from tests.voting.api_server import MODEL, serving
@@ -160,12 +160,12 @@ def test_what_does_not_pass_names_teacher_row_place_and_reason(failure, reason) 
 
 
 def test_a_bug_behind_a_request_is_raised_and_not_waited_for(monkeypatch) -> None:
-    async def fail(*_: object) -> None:
+    async def fail(*_: object, **__: object) -> None:
         raise RuntimeError("a bug")
 
     with serving() as api:
         teacher = EndpointTeacher(config(api), target="Tiny", role_play=True)
-        monkeypatch.setattr(teacher, "_vote", fail)
+        monkeypatch.setattr(teacher._asker, "ask", fail)
         with pytest.raises(RuntimeError, match="a bug"):
             list(teacher.votes(ROWS))
         teacher.close()
@@ -185,7 +185,7 @@ def test_a_longer_retry_after_than_allowed_ends_the_teacher_at_once() -> None:
         start = time.monotonic()
         said = refusal(config(api))
     assert time.monotonic() - start < 3
-    assert "asks to wait 3600 s, longer than max_wait_seconds (1) allows" in said
+    assert "asks to wait 3600 s, longer than openai.max_wait_seconds (1) allows" in said
 
 
 def test_retry_after_is_seconds_or_a_date() -> None:

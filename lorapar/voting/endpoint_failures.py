@@ -1,0 +1,199 @@
+"""What an endpoint says went wrong: its status, its words, what they are about and how long it asks to wait.
+
+Servers and gateways say so in many shapes: `{"error": {...}}`, a list of such, a text, `detail`, a bare `message`; and
+some pass a failure on inside an HTTP 200, or wrap it in a status of their own. The code inside counts.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+SHOWN_CHARACTERS = 300
+"""How much of what an endpoint says an error shows."""
+TRY_AGAIN = frozenset({408, 409, 425, 429})
+"""Statuses after which a request is tried again, beside all from 500 on."""
+NO_CREDIT = 402
+_WRAPPERS = frozenset({200, 400, 500, 502})
+"""Statuses that gateways put around an answer with another code inside."""
+_CODES = ("code", "status", "status_code", "http_status", "error_code", "type")
+_WORDS = ("message", "msg", "error_msg", "status_msg", "error_description", "detail", "title")
+_NAMED = (
+    (r"insufficient.?(quota|balance|credit)|billing|payment", NO_CREDIT),
+    (r"rate.?limit|throttl|resource.?exhausted|too.?many|overload|capacity|busy|concurren", 429),
+    (r"unavailable|server.?error|internal|time.?d?.?out|deadline|bad.?gateway|upstream|temporar", 503),
+    (r"authentication|unauthenticated|unauthorized|invalid.?api.?key", 401),
+    (r"permission|forbidden|denied", 403),
+    (r"not.?found", 404),
+    (r"invalid|unsupported|content.?filter|bad.?request", 400),
+)
+_ADVICE = {
+    401: "set the variable that openai.api_key_env names to a key it takes; a gateway may want openai.headers or "
+    "openai.headers_env beside it",
+    NO_CREDIT: "the account behind the key has no credit or quota left",
+    403: "it knows who asks and does not allow it: let the key use this model, or take another key or model",
+    413: "the row is too long for it: leave the row out of the data or let another teacher vote",
+}
+_UNKNOWN = 520
+"""Stands for a failure inside a 200 that names no code: it is tried again."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """One answer that is none."""
+
+    status: int
+    """The code it counts as."""
+    words: str
+    """What the endpoint says, in one line, beginning with its status."""
+    parameter: str | None = None
+    """The field of the request that it names as the cause."""
+    wait_seconds: float | None = None
+    """How long it asks to wait."""
+
+    @property
+    def passes(self) -> bool:
+        """Whether the same request may do well later."""
+        return self.status in TRY_AGAIN or self.status >= 500
+
+    @property
+    def filtered(self) -> bool:
+        """Whether it is the text of the row that is refused."""
+        return bool(re.search(r"content.?(filter|management policy|policy)|ResponsibleAI|flagged", self.words, re.I))
+
+    @property
+    def advice(self) -> str:
+        """What a person can do about it; empty where the endpoint's own words have to do."""
+        if self.filtered:
+            return "leave the row out of the data, change the provider's filter, or let another teacher vote"
+        return _ADVICE.get(self.status, "")
+
+
+def failure_of(status: int, headers: Mapping[str, str], text: str, value: Any, now: float) -> Failure | None:
+    """The failure that an answer is; None for one that goes well as far as its status and its body's form say.
+
+    `value` is the body's JSON, None where it is none; `now` is the time that a date in Retry-After is compared with.
+    """
+    error = _error_in(value, failed=status >= 400)
+    if status < 400 and error is None:
+        return None
+    found = error if isinstance(error, Mapping) else {"message": error} if error is not None else {}
+    inside = _code(found)
+    if status < 400:
+        counts = inside or _code_in_words(found) or _UNKNOWN
+    elif status == 429 and _named_code(found) == NO_CREDIT:
+        counts = NO_CREDIT
+    else:
+        counts = inside if inside is not None and status in _WRAPPERS else status
+    said = described(_message(found) or (text if value is None else ""))
+    shown = f"HTTP {status}" + (f" ({counts} inside)" if counts not in (status, _UNKNOWN, NO_CREDIT) else "")
+    return Failure(counts, f"{shown} {said}".strip(), _parameter(found), _wait_seconds(headers, found, now))
+
+
+def retry_after_seconds(header: str | None, now: float) -> float | None:
+    """What a Retry-After header asks for: seconds or a date (RFC 9110), with a unit or as the time itself, as some
+    write it; None for none that is understood.
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(ms|s)?\s*", header or "")
+    if match:
+        seconds = float(match[1]) / (1000.0 if match[2] == "ms" else 1.0)
+        return max(0.0, seconds - now) if seconds > 1e9 else seconds
+    try:
+        return max(0.0, parsedate_to_datetime(header).timestamp() - now) if header else None
+    except (ValueError, OverflowError):
+        return None
+
+
+def described(text: str) -> str:
+    """A body that is no JSON, in one line: of a page its title."""
+    if re.match(r"\s*(<!doctype|<html|<head|<body)", text, re.I):
+        title = re.search(r"<title[^>]*>(.*?)</title>", text, re.I | re.S)
+        return "an HTML page" + (f" ('{' '.join(title[1].split())[:80]}')" if title else "")
+    return " ".join(text.split())[:SHOWN_CHARACTERS]
+
+
+def _error_in(value: Any, *, failed: bool) -> Any:
+    """The part of a body that says what is wrong; None where nothing is."""
+    if isinstance(value, list):
+        value = value[0] if value else None
+    if not isinstance(value, Mapping):
+        return value if failed else None
+    choices = value.get("choices")
+    if isinstance(choices, list) and choices:
+        return (choices[0].get("error") if isinstance(choices[0], Mapping) else None) or value.get("error")
+    for key in ("error", "errors", "detail", "base_resp"):
+        inner = value.get(key)
+        inner = inner[0] if isinstance(inner, list) and inner else inner
+        if inner and (failed or key != "base_resp" or choices is None):
+            return {**value, **inner} if isinstance(inner, Mapping) else {**value, "message": _with(value, inner)}
+    says_so = value.get("object") == "error" or value.get("success") is False or value.get("type") == "error"
+    speaks = any(word in value for word in _WORDS) and not any(key in value for key in ("data", "tokens", "prompt"))
+    return value if failed or says_so or speaks else None
+
+
+def _with(value: Mapping[str, Any], short: Any) -> Any:
+    """A short error beside a longer message: `{"error": "rate_limited", "message": "..."}`."""
+    longer = next((value[word] for word in _WORDS if isinstance(value.get(word), str)), None)
+    return f"{short}: {longer}" if longer and longer != short else short
+
+
+def _code(error: Mapping[str, Any]) -> int | None:
+    """The code in an error, as a number or by name."""
+    for key in _CODES:
+        text = str(error.get(key, ""))
+        if text.isdigit() and 400 <= int(text) < 600:
+            return int(text)
+    return _named_code(error)
+
+
+def _named_code(error: Mapping[str, Any]) -> int | None:
+    """What the names in an error (`rate_limit_error`, `RESOURCE_EXHAUSTED`) stand for."""
+    names = " ".join(error[key] for key in _CODES if isinstance(error.get(key), str))
+    return _stands_for(names)
+
+
+def _code_in_words(error: Mapping[str, Any]) -> int | None:
+    found = _stands_for(_message(error))
+    return found if found in (NO_CREDIT, 429, 503) else None
+
+
+def _stands_for(text: str) -> int | None:
+    return next((code for pattern, code in _NAMED if re.search(pattern, text, re.I)), None)
+
+
+def _message(error: Mapping[str, Any]) -> str:
+    said = next((error[word] for word in _WORDS if error.get(word)), None)
+    if isinstance(said, Mapping) and said.get("message"):
+        said = said["message"]
+    metadata = error.get("metadata")
+    raw = metadata.get("raw") if isinstance(metadata, Mapping) else None
+    text = said if isinstance(said, str) else json.dumps(said if said is not None else dict(error), ensure_ascii=False)
+    return f"{text}: {raw}" if raw else text if error else ""
+
+
+def _parameter(error: Mapping[str, Any]) -> str | None:
+    """The field of the request that is named, without what follows a dot or bracket; for FastAPI's and Mistral's
+    lists of mistakes, the last of the first one's place.
+    """
+    named = error.get("param")
+    if isinstance(named, str) and named:
+        return re.split(r"[.\[]", named)[0]
+    place = error.get("loc")
+    return str(place[1]) if isinstance(place, list) and len(place) > 1 and place[0] == "body" else None
+
+
+def _wait_seconds(headers: Mapping[str, str], error: Mapping[str, Any], now: float) -> float | None:
+    for name, unit in (("retry-after-ms", "ms"), ("x-ms-retry-after-ms", "ms"), ("retry-after", "")):
+        given = headers.get(name)
+        seconds = retry_after_seconds(given + unit if given else None, now)
+        if seconds is not None:
+            return seconds
+    details = error.get("details")
+    for detail in details if isinstance(details, list) else ():
+        if isinstance(detail, Mapping) and detail.get("retryDelay"):  # Google's RetryInfo
+            return retry_after_seconds(str(detail["retryDelay"]), now)
+    return None

@@ -1,0 +1,129 @@
+"""What an endpoint's answer holds: the text without what the model thought, why it ended, what it cost.
+
+Servers differ in where thinking goes (`reasoning_content`, `reasoning`, parts of the content, `<think>` inside the
+text) and in what stands around the JSON that was asked for (fences, a sentence, single quotes).
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+_CUT_OFF = frozenset({"length", "max_tokens", "max_output_tokens", "model_length", "model_context_window_exceeded"})
+_FILTERED = frozenset({"content_filter", "safety", "refusal", "prohibited_content", "recitation"})
+_THOUGHT_FIELDS = ("reasoning_content", "reasoning", "reasoning_details", "thinking")
+_LONGEST_QUOTED = 1000
+_OPENED = r"<think(?:ing)?>|<reasoning>|\[THINK\]|◁think▷|<\|channel\|>analysis<\|message\|>"
+_CLOSED = r"</think(?:ing)?>|</reasoning>|\[/THINK\]|◁/think▷|<\|channel\|>final<\|message\|>"
+_ANSWER_ALONE = re.compile(r"\S+|\{[^{}]*\}")
+
+
+@dataclass(frozen=True)
+class Reply:
+    """One answer, chat or completion."""
+
+    text: str
+    """Without what was thought before it."""
+    thinks: bool
+    """The model has thought first."""
+    is_cut_off: bool
+    """It ended because no more tokens were allowed."""
+    refusal: str | None
+    """Why the provider or the model would not answer this prompt; None: it would."""
+    tokens: int
+    """Tokens read and written, as the endpoint counts them."""
+    choice: Mapping[str, Any]
+    """As it came."""
+
+
+def reply_of(answer: Mapping[str, Any]) -> Reply:
+    """What is in the first choice of an answer, of which there is one."""
+    choice = answer["choices"][0]
+    found = choice.get("message")
+    message: Mapping[str, Any] = found if isinstance(found, Mapping) else {"content": choice.get("text")}
+    said, thought = _parts(message.get("content"))
+    thought += "".join(_flat(message.get(field)) for field in _THOUGHT_FIELDS)
+    usage = answer.get("usage")
+    usage = usage if isinstance(usage, Mapping) else {}
+    text, unfinished, inside = _without_thinking(said)
+    ended = str(choice.get("finish_reason") or "").lower()
+    thinks = bool(thought.strip()) or inside or reasoning_tokens(usage) > 0
+    is_cut_off = ended in _CUT_OFF or unfinished
+    if not text and not is_cut_off and _ANSWER_ALONE.fullmatch(thought.strip()):
+        # A server that holds the answer to a form, but takes all that is said for thinking, puts it there.
+        text = thought.strip()
+    refusal = _flat(message.get("refusal")) or (ended if ended in _FILTERED else "")
+    return Reply(text, thinks, is_cut_off, refusal or None, _tokens(usage), choice)
+
+
+def json_objects(text: str) -> Iterator[Mapping[str, Any]]:
+    """The outermost JSON objects in a text, in their order, whatever stands around them; single quotes are read too."""
+    decoder, place = json.JSONDecoder(), text.find("{")
+    while place >= 0:
+        try:
+            value, end = decoder.raw_decode(text, place)
+        except (ValueError, RecursionError):
+            value, end = _single_quoted(text, place)
+        if isinstance(value, dict):
+            yield value
+        place = text.find("{", max(end, place + 1))
+
+
+def reasoning_tokens(usage: Mapping[str, Any]) -> int:
+    """Tokens that were thought, where the endpoint counts them apart."""
+    for key in ("completion_tokens_details", "output_tokens_details"):
+        details = usage.get(key)
+        if isinstance(details, Mapping):
+            return _whole(details.get("reasoning_tokens"))
+    return _whole(usage.get("reasoning_tokens"))
+
+
+def _parts(content: Any) -> tuple[str, str]:
+    """The text of a content, which may be a list of parts, and what was thought among them."""
+    if not isinstance(content, list):
+        return _flat(content), ""
+    said: list[str] = []
+    thought: list[str] = []
+    for part in content:
+        kind = str(part.get("type", "text")) if isinstance(part, Mapping) else "text"
+        (thought if "think" in kind or "reason" in kind else said).append(_flat(part))
+    return "".join(said), "".join(thought)
+
+
+def _flat(value: Any) -> str:
+    """The text in a field: itself, or of the parts of a list, or of a part's own fields."""
+    if isinstance(value, list):
+        return "".join(map(_flat, value))
+    if isinstance(value, Mapping):
+        fields = ("text", "thinking", "reasoning", "summary", "content")
+        return next((_flat(value[key]) for key in fields if value.get(key)), "")
+    return str(value) if isinstance(value, str | int | float) else ""
+
+
+def _without_thinking(text: str) -> tuple[str, bool, bool]:
+    """The text behind the last block of thinking, whether such a block was left open, and whether there was any."""
+    *thought, rest = re.split(_CLOSED, text)
+    said, *left_open = re.split(_OPENED, rest, maxsplit=1)
+    return said.strip(), bool(left_open), bool(thought or left_open)
+
+
+def _single_quoted(text: str, place: int) -> tuple[Any, int]:
+    """The object that begins here as Python writes it, and where it ends."""
+    end = text.find("}", place, place + _LONGEST_QUOTED) + 1
+    try:
+        return (ast.literal_eval(text[place:end]), end) if end else (None, place)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return None, place
+
+
+def _tokens(usage: Mapping[str, Any]) -> int:
+    pairs = (("prompt_tokens", "completion_tokens"), ("input_tokens", "output_tokens"))
+    return _whole(usage.get("total_tokens")) or max(sum(_whole(usage.get(key)) for key in pair) for pair in pairs)
+
+
+def _whole(value: Any) -> int:
+    return int(value) if isinstance(value, int | float) and 0 <= value < 2**53 else 0

@@ -1,0 +1,190 @@
+"""One question to an endpoint, written as its model takes it: what a refusal or a cut-off answer teaches is remembered.
+
+Some models refuse `max_tokens` (they want `max_completion_tokens`) or any temperature but their own, and some think
+before they answer and need room for that. None of it can be looked up, so it is found out by asking: mostly by the
+probe, and by a row where the endpoint changes its mind. Each thing found out is said once.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+from lorapar.config import EndpointOptions
+from lorapar.errors import UnreachableError
+from lorapar.voting.endpoint_answers import Answer, Body, Constraint, request_of
+from lorapar.voting.endpoint_client import EndpointClient, RefusedError
+from lorapar.voting.endpoint_failures import Failure
+from lorapar.voting.endpoint_reply import Reply, reply_of
+from lorapar.voting.templates import Prompt
+
+ROOMS_TO_THINK = (0, 512, 2048, 8192)
+"""Tokens beside the label's that an answer may have, one after another as answers are cut off."""
+_LIMITS = ("max_tokens", "max_completion_tokens", None)
+"""What the limit is called, one after another as they are refused; None: no limit is sent."""
+_GUESSES = ((0, True), (0, False), (1, True), (1, False))
+"""What to try where refusals name no cause: the place of the limit's name, and whether temperature is sent."""
+_ABOUT_THE_REQUEST = frozenset({400, 404, 422})
+_NOT_OPTIONAL = frozenset({"model", "messages", "prompt"})
+_SHOWN_CHARACTERS = 100
+
+
+class Asker:
+    """Asks one model at one endpoint. `say` is told, in one line each, what is asked otherwise than it would be."""
+
+    def __init__(
+        self, client: EndpointClient, model: str, options: EndpointOptions, say: Callable[[str], None]
+    ) -> None:
+        self.client = client
+        self.model = model
+        self.extra_body = options.extra_body
+        self._max_tokens = options.max_tokens
+        self._tell = say
+        self._limit = 0
+        self._temperature = True
+        self._room = 0
+        self.thinks = False
+        """Whether the model was seen to think before it answers."""
+
+    async def ask(self, prompt: Prompt, constraint: Constraint, *, tries: int = 1) -> Answer:
+        """The answer to a prompt, asked again up to `tries` times where it is none of the words.
+
+        Raises RefusedError where the endpoint says no, UnreachableError where there is no answer to be had.
+        """
+        asked = 0
+        while True:
+            path, body = self.request(prompt, constraint)
+            room = self._room
+            try:
+                reply = reply_of(await self.client.post(path, body))
+            except RefusedError as error:
+                if self._learned(error.failure, body):
+                    continue
+                raise
+            answer = self._read(reply, prompt, constraint)
+            self.thinks = self.thinks or reply.thinks
+            if answer.label is not None:
+                return answer
+            if reply.refusal is not None:
+                raise _refused_row(self.client.address, reply.refusal)
+            if reply.is_cut_off and constraint.may_think:
+                if self._has_more_room(room):
+                    continue
+                if reply.thinks or not reply.text:
+                    raise UnreachableError(f"{self.client.address}: {self._cut_off(body, reply)}")
+            asked += 1
+            if asked >= tries:
+                return answer
+            await self.client.pause(asked)
+
+    def say(self, what: str) -> None:
+        """Tell in one line what was found out about the endpoint."""
+        self._tell(f"{self.client.address} {what}")
+
+    def find_version(self) -> bool:
+        """Ask below `/v1` from now on, where the address names no version; False where it does."""
+        before = self.client.address
+        if not self.client.add_version():
+            return False
+        self._tell(f"{before} has no chat/completions; asking at {self.client.address}")
+        return True
+
+    def change_guess(self, number: int) -> bool:
+        """Ask otherwise after refusals that name no cause; False once there is nothing left to guess."""
+        if number >= len(_GUESSES):
+            return False
+        self._limit, self._temperature = _GUESSES[number]
+        return True
+
+    def tell_guess(self) -> None:
+        """Say what was guessed, once it was right."""
+        limit = f"with {_LIMITS[self._limit]}" if self._limit else ""
+        rest = "" if self._temperature else "without temperature, so that a vote need not repeat"
+        self.say(f"is asked {' and '.join(filter(None, (limit, rest)))}: it refuses others without a reason")
+
+    def request(self, prompt: Prompt, constraint: Constraint) -> tuple[str, Body]:
+        """Path and body of a question, as far as it is known what this model takes."""
+        path, body = request_of(self.model, prompt)
+        body = constraint.restrict(body, prompt)
+        tokens, name = body.pop("max_tokens"), _LIMITS[self._limit]
+        if constraint.may_think:
+            tokens = self._max_tokens or tokens + ROOMS_TO_THINK[self._room]
+        if name is not None:
+            body[name] = tokens
+        if not self._temperature:
+            del body["temperature"]
+        for key, value in self.extra_body.items():
+            body[key] = value
+            if value is None:
+                del body[key]
+        return path, body
+
+    def _read(self, reply: Reply, prompt: Prompt, constraint: Constraint) -> Answer:
+        try:
+            return constraint.read(reply, prompt)
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError):
+            raise UnreachableError(f"{self.client.address}: an answer that is not shaped as the API says") from None
+
+    def _learned(self, failure: Failure, body: Body) -> bool:
+        """Whether the request was refused for something that it can do without; it is sent without it from now on."""
+        cause = cause_of(failure, body)
+        if cause is None or cause in self.extra_body:
+            return False
+        why = f"it refuses {cause} ({failure.words[:_SHOWN_CHARACTERS]})"
+        if cause == "temperature":
+            if self._temperature:
+                self._temperature = False
+                self.say(f"is asked without temperature: {why}; a vote need not repeat")
+            return True
+        if cause in _LIMITS:
+            if _LIMITS[self._limit] == cause:
+                self._limit += 1
+                name = _LIMITS[self._limit]
+                how = f"with {name}" if name is not None else "without a limit to its answers"
+                self.say(f"is asked {how}: {why}")
+            return True
+        return False
+
+    def _has_more_room(self, room: int) -> bool:
+        """Whether a cut-off answer may be asked for again with more tokens than it had."""
+        if self._max_tokens is not None or _LIMITS[self._limit] is None:
+            return False
+        if room == self._room:
+            if room + 1 == len(ROOMS_TO_THINK):
+                return False
+            self._room += 1
+            self.say(
+                f"cut an answer off; each may have {ROOMS_TO_THINK[self._room]} tokens more, as a model that thinks "
+                "needs (openai.max_tokens sets how many)"
+            )
+        return True
+
+    def _cut_off(self, body: Body, reply: Reply) -> str:
+        name = _LIMITS[self._limit]
+        at = f" at {body[name]} tokens" if name in body else ""
+        while_ = " while the model was still thinking" if reply.thinks else ""
+        return (
+            f"the answer was cut off{at}{while_}; openai.max_tokens gives it more, and openai.extra_body may make it "
+            "think less ({reasoning_effort: low}, or {chat_template_kwargs: {enable_thinking: false}})"
+        )
+
+
+def cause_of(failure: Failure, body: Body) -> str | None:
+    """The field of a request that it was refused for: the one named as such, or mentioned first; None for no such."""
+    if failure.status not in _ABOUT_THE_REQUEST:
+        return None
+    if failure.parameter in body:
+        return failure.parameter
+    places = {
+        key: found.start()
+        for key in body
+        if key not in _NOT_OPTIONAL and (found := re.search(rf"(?<!\w){re.escape(key)}(?!\w)", failure.words))
+    }
+    return min(places, key=lambda key: places[key]) if places else None
+
+
+def _refused_row(address: str, refusal: str) -> UnreachableError:
+    return UnreachableError(
+        f"{address}: it would not answer this row ({' '.join(refusal.split())[:_SHOWN_CHARACTERS]}); leave the row out "
+        "of the data, change the provider's filter, or let another teacher vote"
+    )

@@ -1,0 +1,118 @@
+"""What is read from answers as servers write them."""
+
+from __future__ import annotations
+
+import pytest
+
+from lorapar.voting.endpoint_answers import Choice, JsonEnum
+from lorapar.voting.endpoint_reply import json_objects, reply_of
+from lorapar.voting.templates import Prompt
+
+PROMPT = Prompt(({"role": "user", "content": "Kind:"},), None, {"system1": "Fact", "system2": "Maths"})
+YES = '{"label": "Maths"}'
+
+
+def reply(content, ended="stop", usage=None, **message):
+    choice = {"message": {"content": content, **message}, "finish_reason": ended}
+    return reply_of({"choices": [choice], "usage": usage})
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        YES,
+        f"```json\n{YES}\n```",
+        f"Sure, here it is:\n\n{YES}\n\nIt takes {{several}} steps.",
+        "{'label': 'Maths'}",
+        '{\n  "label" : "Maths"\n}   \n',
+        '{"label": "maths"}',
+        '{"answer": "Maths"}',
+        '{"result": {"label": "Maths"}}',
+        f'<think>{{"label": "Fact"}}? No.</think>{YES}',
+        f'It could be {{"label": "Fact"}}, no.</think>\n\n{YES}',
+        f"<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant<|channel|>final<|message|>{YES}",
+        f"[THINK]Hm.[/THINK]{YES}",
+        [{"type": "text", "text": YES}],
+        [
+            {"type": "thinking", "thinking": [{"type": "text", "text": '{"label": "Fact"}'}]},
+            {"type": "text", "text": YES},
+        ],
+        "Maths",
+        '"Maths."',
+        "**Maths**",
+    ],
+    ids=str,
+)
+def test_the_label_is_read_whatever_stands_around_it(content) -> None:
+    assert JsonEnum().read(reply(content), PROMPT).label == "system2"
+
+
+@pytest.mark.parametrize(
+    "content",
+    ['{"label": "Fact"} or {"label": "Maths"}', '{"label": 2}', "Maths or Fact", "{label}", "{" * 5000, "", None],
+    ids=lambda value: str(value)[:20],
+)
+def test_what_is_not_one_of_the_words_is_no_label(content) -> None:
+    assert JsonEnum().read(reply(content), PROMPT).label is None
+    assert Choice().read(reply(content), PROMPT).label is None
+
+
+def test_words_that_differ_in_case_alone_are_told_apart() -> None:
+    prompt = Prompt(PROMPT.messages, None, {"system1": "a", "system2": "A"})
+    assert Choice().read(reply("A"), prompt).label == "system2"
+    assert Choice().read(reply('"A"'), prompt).label is None
+
+
+@pytest.mark.parametrize(
+    ("content", "message", "usage"),
+    [
+        (YES, {"reasoning_content": "Let me see."}, None),
+        (YES, {"reasoning": "Let me see."}, None),
+        (YES, {"reasoning_details": [{"type": "reasoning.text", "text": "Let me see."}]}, None),
+        (f"<think>Hm.</think>{YES}", {}, None),
+        (YES, {}, {"completion_tokens_details": {"reasoning_tokens": 64}}),
+    ],
+)
+def test_thinking_is_noticed_and_is_no_part_of_the_text(content, message, usage) -> None:
+    found = reply(content, usage=usage, **message)
+    assert (found.thinks, found.text, found.is_cut_off) == (True, YES, False)
+    assert not reply(YES).thinks
+
+
+def test_an_answer_that_was_put_among_the_thoughts_is_read() -> None:
+    assert JsonEnum().read(reply(None, reasoning_content=YES), PROMPT).label == "system2"
+    assert reply(None, reasoning_content="I wonder whether " + YES).text == ""
+    assert reply(None, "length", reasoning_content="Maths").text == ""
+
+
+@pytest.mark.parametrize(
+    ("content", "ended"), [(None, "length"), ("", "MAX_TOKENS"), ("<think>Let me", "stop"), ('{"la', "length")]
+)
+def test_an_answer_that_was_cut_off_is_known(content, ended) -> None:
+    assert reply(content, ended).is_cut_off
+
+
+def test_a_refusal_of_the_provider_or_the_model_is_known() -> None:
+    assert reply(None, "content_filter").refusal == "content_filter"
+    assert reply(None, refusal="I cannot help with that.").refusal == "I cannot help with that."
+    assert reply(YES, refusal=None).refusal is None
+
+
+@pytest.mark.parametrize(
+    ("usage", "tokens"),
+    [
+        ({"total_tokens": 12}, 12),
+        ({"prompt_tokens": 3, "completion_tokens": 4}, 7),
+        ({"input_tokens": 3, "output_tokens": 5}, 8),
+        ({"total_tokens": None}, 0),
+        ({"total_tokens": "many"}, 0),
+        (None, 0),
+        ([], 0),
+    ],
+)
+def test_tokens_are_counted_as_the_endpoint_says(usage, tokens) -> None:
+    assert reply(YES, usage=usage).tokens == tokens
+
+
+def test_objects_are_found_in_their_order() -> None:
+    assert list(json_objects('a {"b": {"c": 1}} {x} {\'d\': 2} {')) == [{"b": {"c": 1}}, {"d": 2}]

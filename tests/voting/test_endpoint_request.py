@@ -1,0 +1,431 @@
+"""Endpoints with habits of their own: what is found out about them, what is remembered, and what is said."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import pytest
+
+from lorapar.config import TeacherConfig, TeacherTemplate
+from lorapar.errors import BadInputError, UnreachableError
+from lorapar.records import Example
+from lorapar.voting.endpoint_teacher import EndpointTeacher
+from tests.voting.api_server import MODEL, serving
+
+TEMPLATE = TeacherTemplate(label_words={"system1": "fact", "system2": "maths"})
+ROWS = [Example(id=f"r{number}", question="why " * number + "?", answer="So.") for number in range(8)]
+JSON_ONLY = ("response_format",)
+
+
+def ask(api, said=None, endpoint=None, rows=ROWS, environment=None, **options):
+    options = {"timeout_seconds": 5.0, "concurrency": 3, "attempts": 3, "max_wait_seconds": 0.05, **options}
+    settings = TeacherConfig(
+        name="t", backend="openai", endpoint=endpoint or api.address, model=MODEL, template=TEMPLATE, openai=options
+    )
+    teacher = EndpointTeacher(
+        settings,
+        target="Tiny",
+        role_play=True,
+        environment=environment or {},
+        say=said.append if said is not None else lambda line: None,
+    )
+    try:
+        return {vote.example_id: vote for vote in teacher.votes(rows)}
+    finally:
+        teacher.close()
+
+
+def refusal(api, **settings) -> str:
+    with pytest.raises((BadInputError, UnreachableError)) as caught:
+        ask(api, **settings)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def rows_of(api):
+    """Bodies of the requests about rows."""
+    return api.asked("Tiny")
+
+
+def asked_at(api):
+    """Where answers were asked for, beside what only vLLM's server has."""
+    return [path for path in api.paths if "tokenize" not in path]
+
+
+def refusing(**reasons):
+    """A habit: each of these fields is refused with its reason, and `structured_outputs` with none of its own."""
+
+    def habit(api, path, headers, body):
+        for name, reason in reasons.items():
+            if name in body:
+                return 400, {"error": {"message": reason, "param": None}}, {}
+        return None
+
+    return habit
+
+
+NEW_NAME = "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead."
+OWN_TEMPERATURE = "Unsupported value: 'temperature' does not support 0 with this model."
+
+
+def test_a_model_that_refuses_parameters_is_asked_without_them_and_it_is_said_once() -> None:
+    said = []
+    habit = refusing(
+        structured_outputs="Unrecognized request argument supplied: structured_outputs",
+        max_tokens=NEW_NAME,
+        temperature=OWN_TEMPERATURE,
+    )
+    with serving(habit=habit, honours=JSON_ONLY) as api:
+        assert len(ask(api, said)) == len(ROWS)
+    assert len(rows_of(api)) == len(ROWS)  # the probe found it all out
+    for body in rows_of(api):
+        assert "max_completion_tokens" in body
+        assert not {"max_tokens", "temperature", "structured_outputs"} & set(body)
+    assert len(said) == 2
+    assert "is asked with max_completion_tokens: it refuses max_tokens" in said[0]
+    assert "is asked without temperature" in said[1]
+    assert "a vote need not repeat" in said[1]
+
+
+def test_a_model_that_knows_no_limit_by_any_name_is_asked_without_one() -> None:
+    said = []
+    habit = refusing(max_tokens="extra inputs: max_tokens", max_completion_tokens="extra inputs: max_completion_tokens")
+    with serving(habit=habit) as api:
+        assert len(ask(api, said)) == len(ROWS)
+    assert not any("tokens" in body for body in rows_of(api))
+    assert "without a limit to its answers" in said[-1]
+
+
+def test_refusals_without_a_reason_are_met_by_trying() -> None:
+    def habit(api, path, headers, body):
+        wrong = "temperature" in body or "max_tokens" in body or "structured_outputs" in body
+        return (400, {"error": {"message": "Bad Request"}}, {}) if wrong else None
+
+    said = []
+    with serving(habit=habit, honours=JSON_ONLY) as api:
+        assert len(ask(api, said)) == len(ROWS)
+    assert said == [
+        f"teacher t: {api.address} is asked with max_completion_tokens and without temperature, so that a vote need "
+        "not repeat: it refuses others without a reason"
+    ]
+
+
+def test_refusals_of_all_that_is_tried_end_in_the_endpoints_own_words() -> None:
+    with serving(habit=lambda *_: (400, {"error": {"message": "Bad Request"}}, {})) as api:
+        assert "HTTP 400 Bad Request; mend model, endpoint or openai.extra_body" in refusal(api)
+
+
+def test_a_parameter_that_is_refused_in_the_middle_of_a_round_costs_no_vote() -> None:
+    def habit(api, path, headers, body):
+        late = "Tiny" in json.dumps(body) and len(rows_of(api)) > 3 and "temperature" in body
+        return (400, {"error": {"message": OWN_TEMPERATURE, "param": "temperature"}}, {}) if late else None
+
+    said = []
+    with serving(habit=habit) as api:
+        assert len(ask(api, said)) == len(ROWS)
+    assert len(said) == 1
+
+
+def thinking(needed, **message):
+    """A habit: below so many tokens the answer is cut off while the model thinks."""
+
+    def habit(api, path, headers, body):
+        budget = body.get("max_tokens", needed)
+        text = api.say(body) if budget >= needed else None
+        fields = {"content": text, "reasoning_content": "Let me see.", **(message if text is None else {})}
+        choice = {"message": fields, "finish_reason": "stop" if text else "length"}
+        return 200, {"choices": [choice], "usage": {"total_tokens": 5}}, {}
+
+    return habit
+
+
+@pytest.mark.parametrize("needed", [300, 2000])
+def test_a_model_that_thinks_first_gets_room_to(needed) -> None:
+    said = []
+    with serving(habit=thinking(needed), honours=JSON_ONLY) as api:
+        assert len(ask(api, said)) == len(ROWS)
+    assert len(rows_of(api)) == len(ROWS)
+    assert all(body["max_tokens"] >= needed for body in rows_of(api))
+    assert "cut an answer off" in said[-1]
+    assert "openai.max_tokens" in said[-1]
+
+
+def test_a_thinking_model_that_honours_choices_is_not_read_by_its_first_token() -> None:
+    with serving(habit=thinking(100), honours=("structured_outputs",)) as api:
+        assert len(ask(api)) == len(ROWS)
+    assert "structured_outputs" in rows_of(api)[0]
+
+
+def test_room_that_is_set_is_used_as_it_is_and_its_end_is_said() -> None:
+    with serving(habit=thinking(900), honours=JSON_ONLY) as api:
+        assert len(ask(api, max_tokens=1000)) == len(ROWS)
+        assert {body["max_tokens"] for body in api.bodies} == {1000}
+        cut = refusal(api, max_tokens=700)
+    assert "the answer was cut off at 700 tokens while the model was still thinking" in cut
+    assert "openai.max_tokens gives it more" in cut
+    assert "openai.extra_body may make it think less" in cut
+
+
+def test_thoughts_without_an_end_are_said_to_be_that() -> None:
+    with serving(habit=thinking(10**6), honours=JSON_ONLY) as api:
+        assert "while the model was still thinking" in refusal(api)
+
+
+def test_what_is_added_to_bodies_is_sent_and_null_takes_a_field_out() -> None:
+    extra = {"chat_template_kwargs": {"enable_thinking": False}, "temperature": None}
+    with serving() as api:
+        ask(api, extra_body=extra)
+    for body in api.bodies:
+        assert body["chat_template_kwargs"] == {"enable_thinking": False}
+        assert "temperature" not in body
+
+
+def test_a_field_of_extra_body_that_is_refused_is_named_as_the_settings_call_it() -> None:
+    with serving(habit=refusing(reasoning_effort="Unknown parameter: 'reasoning_effort'.")) as api:
+        assert "leave reasoning_effort out of openai.extra_body" in refusal(api, extra_body={"reasoning_effort": "low"})
+
+
+def test_a_schema_without_what_only_some_know_is_tried_next() -> None:
+    def habit(api, path, headers, body):
+        unknown = "strict" in json.dumps(body) or "structured_outputs" in body
+        return (400, {"error": {"message": "Unknown name 'strict' at 'response_format'"}}, {}) if unknown else None
+
+    with serving(habit=habit, honours=JSON_ONLY) as api:
+        assert len(ask(api)) == len(ROWS)
+    schema = rows_of(api)[0]["response_format"]["json_schema"]
+    assert "strict" not in schema
+    assert schema["schema"]["properties"]["label"]["enum"] == ["fact", "maths"]
+
+
+def obedient(refused):
+    """A habit: no restriction is honoured, but what a prompt asks for is done; `refused` response formats are not."""
+
+    def habit(api, path, headers, body):
+        form = body.get("response_format", {}).get("type")
+        if form in refused:
+            return 400, {"error": {"message": f"This response_format type {form} is unavailable"}}, {}
+        prompt = body["messages"][-1]["content"]
+        asked = [part for part in prompt.split("\n\n")[-1].split("{") if part.startswith('"label"')]
+        text = "{" + asked[api.opinion(prompt)].partition("}")[0] + "}" if asked else "Hello!"
+        return 200, {"choices": [{"message": {"content": f"```json\n{text}\n```"}}]}, {}
+
+    return habit
+
+
+@pytest.mark.parametrize(
+    ("refused", "form"), [(("json_schema",), {"type": "json_object"}), (("json_schema", "json_object"), None)]
+)
+def test_where_no_schema_is_known_the_prompt_asks_for_the_json(refused, form) -> None:
+    said = []
+    with serving(habit=obedient(refused)) as api:
+        votes = ask(api, said)
+    assert {vote.label for vote in votes.values()} == {"system1", "system2"}
+    for body in rows_of(api):
+        assert body.get("response_format") == form
+        assert body["messages"][-1]["content"].endswith('{"label": "fact"} or {"label": "maths"}')
+    assert "takes no JSON schema, so each prompt asks for its JSON in words" in said[0]
+
+
+def test_headers_and_the_query_go_with_every_request(monkeypatch) -> None:
+    seen = []
+
+    def habit(api, path, headers, body):
+        seen.append((path, dict(headers)))
+        return None
+
+    with serving(habit=habit) as api:
+        votes = ask(
+            api,
+            endpoint=f"{api.address}/?api-version=2025-01-01&x=a%20b",
+            headers={"X-Tenant": "team", "X-Version": 3},
+            headers_env={"api-key": "GATEWAY_KEY"},
+            query_env={"sig": "GATEWAY_SIGNATURE"},
+            environment={"GATEWAY_KEY": "secret-of-mine", "GATEWAY_SIGNATURE": "a&b=c"},
+        )
+    assert len(votes) == len(ROWS)
+    for path, headers in ((path, headers) for path, headers in seen if "completions" in path):
+        assert path == "/v1/chat/completions?api-version=2025-01-01&x=a%20b&sig=a%26b%3Dc"
+        found = {name.lower(): value for name, value in headers.items()}
+        assert (found["x-tenant"], found["x-version"], found["api-key"]) == ("team", "3", "secret-of-mine")
+        assert "authorization" not in found
+
+
+def test_a_header_without_its_variable_is_one_line_and_a_value_is_shown_nowhere() -> None:
+    from lorapar.redaction import redact
+
+    def habit(api, path, headers, body):
+        return 403, {"error": {"message": f"no tenant {headers['X-Tenant-Key']}"}}, {}
+
+    with serving(habit=habit) as api:
+        options = {"headers_env": {"X-Tenant-Key": "TENANT_KEY"}}
+        missing = refusal(api, **options)
+        wrong = refusal(api, environment={"TENANT_KEY": "tenant-secret-9"}, **options)
+        broken = refusal(api, environment={"TENANT_KEY": "two\nlines"}, **options)
+    assert "the environment variable TENANT_KEY, which holds the header X-Tenant-Key" in missing
+    assert "openai.headers_env" in missing
+    assert "HTTP 403 no tenant" in wrong
+    assert "does not allow it" in wrong
+    assert "tenant-secret-9" not in redact(wrong)
+    assert "TENANT_KEY must hold one line" in broken
+
+
+@pytest.mark.parametrize("ending", ["/v1/", "/v1/chat/completions", "/v1/chat/completions/?a=b", "/v1/completions"])
+def test_the_address_may_end_as_people_copy_it(ending) -> None:
+    with serving() as api:
+        assert len(ask(api, endpoint=api.address.removesuffix("/v1") + ending)) == len(ROWS)
+    assert {path.partition("?")[0] for path in asked_at(api)} == {"/v1/chat/completions"}
+
+
+@pytest.mark.parametrize("prefix", ["/v1", "/openai/v1"])
+def test_an_address_without_a_version_is_asked_below_one(prefix) -> None:
+    said = []
+    with serving(prefix=prefix) as api:
+        address = api.address.removesuffix("/v1") + prefix.removesuffix("/v1")
+        assert len(ask(api, said, endpoint=address)) == len(ROWS)
+    assert said == [f"teacher t: {address} has no chat/completions; asking at {address}/v1"]
+    assert sum("/v1" not in path for path in asked_at(api)) == 1
+
+
+def test_a_redirect_within_a_host_is_followed_once_and_to_another_is_not() -> None:
+    def moved(api, path, headers, body):
+        if path.startswith("/v1"):
+            return 307, "", {"Location": f"/new{path}"}
+        return 200, {"choices": [{"message": {"content": api.say(body)}}]}, {}
+
+    with serving(habit=moved) as api:
+        assert len(ask(api, endpoint=f"{api.address}?a=b")) == len(ROWS)
+        assert api.paths.count("/v1/chat/completions?a=b") == 1
+        assert "/new/v1/chat/completions?a=b" in api.paths
+    elsewhere = {"Location": "http://elsewhere.invalid/v1/chat/completions"}
+    with serving(habit=lambda *_: (308, "", elsewhere)) as api:
+        assert "it sends on to http://elsewhere.invalid/v1/chat/completions, another host" in refusal(api)
+    with serving(habit=lambda *_: (301, "", {"Location": "/v1/chat/completions"})) as api:
+        assert "redirects without an end" in refusal(api)
+
+
+def at_first(status, value):
+    """A habit: the first request about each row is answered like this."""
+    seen = set()
+
+    def habit(api, path, _, body):
+        text = json.dumps(body.get("messages"))
+        if "Tiny" not in text or "completions" not in path or text in seen:
+            return None
+        seen.add(text)
+        return status, value, {}
+
+    return habit
+
+
+def every(number, status, value, headers=None):
+    """A habit: each so-many-th request about a row is answered like this."""
+    asked = []
+
+    def habit(api, path, _, body):
+        if "Tiny" not in json.dumps(body) or "completions" not in path:
+            return None
+        asked.append(body)
+        return (status, value, headers or {}) if len(asked) % number == 0 else None
+
+    return habit
+
+
+@pytest.mark.parametrize(
+    ("status", "value"),
+    [
+        (200, {"error": {"message": "upstream rate limit", "code": 429}}),
+        (200, {"choices": [{"error": {"code": 502, "message": "Provider error"}, "message": {"content": ""}}]}),
+        (200, {"choices": None}),
+        (200, {"choices": []}),
+        (200, "<!DOCTYPE html><title>One moment</title>"),
+        (200, ""),
+        (200, {"choices": [{"message": {"content": ""}, "finish_reason": "stop"}]}),
+        (200, {"choices": [{"message": None}]}),
+        (529, {"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}}),
+        (524, "<html>A timeout occurred</html>"),
+        (400, {"error": {"message": "wrapped", "code": 429}}),
+    ],
+    ids=str,
+)
+def test_what_passes_is_asked_again_in_whatever_form_it_comes(status, value) -> None:
+    with serving(habit=at_first(status, value)) as api:
+        assert len(ask(api)) == len(ROWS)
+    assert len(rows_of(api)) == 2 * len(ROWS)
+
+
+@pytest.mark.parametrize(
+    ("status", "value", "words"),
+    [
+        (200, {"error": {"message": "Upstream is down", "code": 503}}, "HTTP 200 (503 inside) Upstream is down"),
+        (200, {"error": {"message": "no such row", "code": 400}}, "HTTP 200 (400 inside) no such row"),
+        (200, "<html><title>Sign in</title></html>", "the answer's body is not JSON but an HTML page ('Sign in')"),
+        (402, {"error": {"message": "Insufficient Balance"}}, "no credit or quota left"),
+        (429, {"error": {"message": "pay", "code": "insufficient_quota"}}, "no credit or quota left"),
+        (401, {"error": {"message": "expired"}}, "openai.api_key_env"),
+        (403, {"error": {"message": "not your model"}}, "does not allow it"),
+        (400, {"error": {"message": "filtered", "code": 400, "type": "content_filter"}}, "HTTP 400 filtered"),
+        (200, {"choices": [{"message": {"content": None}, "finish_reason": "content_filter"}]}, "leave the row out"),
+        (200, {"choices": [{"message": {"content": None, "refusal": "I cannot."}}]}, "(I cannot.); leave the row out"),
+        (200, {"choices": [{"message": {"content": ""}}]}, "gave an empty answer"),
+        (200, {"choices": [{"message": {"content": "Both."}}]}, "answered 'Both.', which is none of the words"),
+    ],
+    ids=str,
+)
+def test_what_does_not_pass_is_said_in_the_endpoints_own_words(status, value, words) -> None:
+    with serving(habit=every(1, status, value)) as api:
+        said = refusal(api)
+    assert said.startswith("teacher 't': row r")
+    assert words in said
+
+
+def test_a_busy_endpoint_that_still_answers_others_is_not_given_up() -> None:
+    with serving(habit=every(2, 429, {"error": {"message": "busy"}}), seconds=0.01) as api:
+        assert len(ask(api, rows=[*ROWS, *(row.model_copy(update={"id": f"x{row.id}"}) for row in ROWS)])) == 16
+
+
+def test_answers_on_the_way_are_kept_when_another_fails() -> None:
+    def habit(api, path, headers, body):
+        if "Question: why why why ?" in json.dumps(body):
+            return 400, {"error": {"message": "no"}}, {}
+        if "Tiny" in json.dumps(body) and "completions" in path:
+            time.sleep(0.3)
+        return None
+
+    votes = []
+    with serving(habit=habit) as api:
+        settings = TeacherConfig(
+            name="t",
+            backend="openai",
+            endpoint=api.address,
+            model=MODEL,
+            template=TEMPLATE,
+            openai={"concurrency": 6, "timeout_seconds": 5.0},
+        )
+        teacher = EndpointTeacher(settings, target="Tiny", role_play=True)
+        try:
+            with pytest.raises(BadInputError, match=r"row r3: .*HTTP 400 no"):
+                votes.extend(teacher.votes(ROWS))
+        finally:
+            teacher.close()
+    assert {vote.example_id for vote in votes} == {"r0", "r1", "r2", "r4", "r5"}  # and no row was begun any more
+
+
+def test_a_key_in_a_file_is_read_again_once_it_is_refused(tmp_path) -> None:
+    file = tmp_path / "key"
+    file.write_text("first-key-1\n", encoding="utf-8")
+    with serving(key="first-key-1") as api:
+
+        def renewed(api, path, headers, body):
+            if len(rows_of(api)) == 3:
+                file.write_text("second-key-2", encoding="utf-8")
+                api.key = "second-key-2"
+            return None
+
+        api.habit = renewed
+        assert len(ask(api, api_key_file=str(file))) == len(ROWS)
+        file.write_text("third-key-3", encoding="utf-8")
+        assert "HTTP 401" in refusal(api, api_key_file=str(file))
+    file.unlink()
+    with serving() as api:
+        assert f"openai.api_key_file: {file} cannot be read (No such file" in refusal(api, api_key_file=str(file))
