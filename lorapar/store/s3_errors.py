@@ -21,6 +21,13 @@ _SKEWED = ("RequestTimeTooSkewed", "RequestExpired", "RequestInTheFuture")
 _CHANGED = ("BadDigest", "InvalidDigest", "XAmzContentSHA256Mismatch", "XAmzContentChecksumMismatch")
 _OTHER_REGION = ("PermanentRedirect", "301", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException")
 _UNKNOWN = ("NotImplemented", "501")
+_WRITES = ("PutObject", "CreateMultipartUpload", "UploadPart", "CompleteMultipartUpload", "CopyObject")
+_NO_ROOM = (
+    "; where nothing was ever written to this bucket, its server has no room for another one: Kubeflow's own SeaweedFS "
+    "has 8 volumes, and its bucket mlpipeline takes them all; use a prefix of it, such as s3://mlpipeline/lorapar, or "
+    "start the server with -volume.max=0"
+)
+"""What an InternalError of a write mostly means where Kubeflow's store is used as it is shipped (2.17.0)."""
 _AILING = (500, 502, 503, 504)
 """Statuses of a server that is just starting or overloaded, and of a load balancer that has none behind it."""
 _CAUSES = {
@@ -108,6 +115,8 @@ def _refused(error: Any, where: str, endpoint: str) -> LoraparError:
         message=message,
         attempts=f"{attempts} attempts" if attempts > 1 else "one attempt",
     )
+    if code == "InternalError" and error.operation_name in _WRITES:
+        text = text.rstrip(". ") + _NO_ROOM
     kind = UnansweredError if metadata.get("HTTPStatusCode") in _AILING else UnreachableError
     return (UnsupportedError if code in _UNKNOWN else kind)(redact(f"{where}: {text}"))
 

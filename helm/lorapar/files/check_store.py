@@ -19,9 +19,9 @@ LOOK_AT = (
     "through (networkPolicy.objectStore and objectStorePorts)"
 )
 NO_ROOM = (
-    "the server has no room for what is written to this bucket. Kubeflow's own SeaweedFS has 8 volumes, and its bucket "
-    "mlpipeline takes them all: make objectStore.address a prefix of it (s3://mlpipeline/lorapar), or start the server "
-    "with -volume.max=0"
+    "Where nothing was ever written to this bucket, its server has no room for another one: Kubeflow's own SeaweedFS "
+    "has 8 volumes, and its bucket mlpipeline takes them all; make objectStore.address a prefix of it, such as "
+    "s3://mlpipeline/lorapar, or start the server with -volume.max=0"
 )
 
 
@@ -54,7 +54,7 @@ def main() -> int:
             print(f"{address}: {check(bucket, prefix.strip('/'))}")
         except ClientError as error:
             first = error.operation_name == "PutObject" and error.response["Error"]["Code"] == "InternalError"
-            print(f"{address}: {error}{f': {NO_ROOM}' if first else ''}", file=sys.stderr)
+            print(f"{address}: {error}{f' {NO_ROOM}' if first else ''}", file=sys.stderr)
             return 1
         except BotoCoreError as error:
             print(f"{address}: {error}; {LOOK_AT}", file=sys.stderr)
