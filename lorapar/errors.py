@@ -23,6 +23,8 @@ class ExitCode(IntEnum):
     NOT_BETTER = 10
     STALE = 11
     RUN_FAILED = 12
+    UNKNOWN = 13
+    CANCELLED = 14
     INTERRUPTED = 130
     TERMINATED = 143
 

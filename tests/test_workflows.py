@@ -141,6 +141,16 @@ def retrain(tmp_path: Path) -> Retrain:
         (0, "run 7: better, but promotion is switched off", 0, "false", "Better, but promotion is switched off"),
         (0, "unchanged since run 7 (succeeded), nothing started", 0, "false", "Nothing has changed"),
         (10, "run 7: not better", 0, "false", "Trained, not better than what is in production"),
+        (0, "run 7: better, but not promoted: a person", 0, "false", "Better, but kept out of production by a person"),
+        (0, "something else", 0, "unknown", "Ended well, but said nothing of how: look at the registry"),
+        (
+            13,
+            "succeeded, but",
+            13,
+            "unknown",
+            "Succeeded, but whether it was promoted is not known: look at the registry",
+        ),
+        (14, "run 7 was cancelled", 14, "false", "Cancelled in Kubeflow"),
         (12, "failed at sft", 12, "false", "Failed with exit code 12"),
         (3, "KFP does not answer", 3, "false", "Failed with exit code 3"),
     ],
@@ -161,7 +171,8 @@ def test_red_only_for_failure(
 def test_the_words_that_tell_endings_apart_are_those_of_submit() -> None:
     sources = (ROOT / "lorapar" / "kubeflow" / "submission.py", ROOT / "lorapar" / "cli" / "kubeflow.py")
     said = "".join(path.read_text(encoding="utf-8") for path in sources)
-    for words in ("promotion is switched off", ", nothing started", "better, promoted"):
+    words_of_ours = ("promotion is switched off", ", nothing started", "better, promoted", "better, but not promoted: ")
+    for words in words_of_ours:
         assert words in said
 
 

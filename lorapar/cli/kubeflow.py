@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,7 +16,8 @@ from lorapar.cli.base import ConfigFile, Overrides, Preset, app, err, out, setti
 from lorapar.errors import BadInputError, ExitCode, stopped
 
 if TYPE_CHECKING:
-    from lorapar.kubeflow.package import Package
+    from lorapar.config import RunConfig
+    from lorapar.kubeflow.package import Package, PlannedTask
     from lorapar.kubeflow.server import Server, Start
 
 Images = Annotated[
@@ -33,10 +36,16 @@ ServiceAccount = Annotated[str | None, typer.Option(help="Kubernetes ServiceAcco
 PipelineRoot = Annotated[str | None, typer.Option(help="Where Kubeflow keeps its own artifacts.")]
 Parameters = Annotated[list[str] | None, typer.Option("--param", help="NAME=VALUE of a pipeline parameter.")]
 RunStore = Annotated[str | None, typer.Option("--store", help="s3://BUCKET/PREFIX for data and results of the run.")]
+STOPPED_AGAIN = 2
+"""How often `submit --wait` starts a run again that was stopped from outside, where --resubmit says nothing."""
 _WITHOUT_US = (
     "the run goes on in Kubeflow (`lorapar runs` shows its state); the same command starts another one, with "
     "--if-changed none while it goes on"
 )
+Plugins = Annotated[
+    list[str] | None,
+    typer.Option("--plugins", help="PLUGIN.KEY=VALUE for a plugin of Kubeflow, such as mlflow.experiment_name=NAME."),
+]
 RunName = Annotated[str | None, typer.Option("--name", help="Name of the run; default: that of the settings.")]
 
 
@@ -61,6 +70,7 @@ def compile_command(
         if not manifest:
             raise BadInputError("--namespace is written into Kubernetes resources only; give --manifest too")
     package = _package(images, registry, placement, require_digests=require_digests, no_cache=no_cache)
+    _warn_of_tags(package)
     text = package.manifest_text(namespace) if manifest else package.text()
     if output is None:
         typer.echo(text, nl=False)
@@ -89,16 +99,22 @@ def submit_command(  # noqa: PLR0913  -- an argument is an option of the command
     experiment: Experiment = "lorapar",
     service_account: ServiceAccount = None,
     pipeline_root: PipelineRoot = None,
+    plugins: Plugins = None,
     wait: Annotated[bool, typer.Option("--wait", help="Follow the run; its end decides the exit code.")] = False,
-    resubmit: Annotated[int, typer.Option(min=0, help="With --wait: start a failed run again, at most so often.")] = 0,
+    resubmit: Annotated[
+        int | None,
+        typer.Option(
+            min=0, help="With --wait: start a failed run again, at most so often; absent: a stopped one, twice."
+        ),
+    ] = None,
     if_changed: Annotated[
         bool, typer.Option("--if-changed", help="Start nothing where an equal run has succeeded or still goes on.")
     ] = False,
 ) -> None:
     """Start the pipeline in Kubeflow; finished tasks of earlier runs are reused where nothing they read has changed."""
-    if resubmit and not wait:
+    if resubmit is not None and not wait:
         raise BadInputError("--resubmit needs --wait: without following a run nobody knows that it failed")
-    from lorapar.kubeflow.checks import check_server, check_service_account
+    from lorapar.kubeflow.checks import check_server, check_service_account, plugins_input
     from lorapar.kubeflow.parameter_values import pipeline_parameters
     from lorapar.kubeflow.placement import mounts_of
 
@@ -106,22 +122,23 @@ def submit_command(  # noqa: PLR0913  -- an argument is an option of the command
     check_service_account(service_account)
     settings = settings_of(preset, config, overrides)
     values = pipeline_parameters(settings, parameters or [], store or settings.store.address, mounts_of(placement))
-    package = _package(images, registry, placement, require_digests=require_digests, no_cache=no_cache)
+    given = plugins_input(plugins or [])
+    build = partial(_package, images, registry, placement, require_digests=require_digests, no_cache=no_cache)
+    package = build()
     from lorapar.kubeflow.server import Start
 
-    mark = ""
-    if if_changed:
-        from lorapar.kubeflow.submission import fingerprint
-        from lorapar.stages.plan import resolve_config
-
-        mark = "-" + fingerprint(package.version_name, values, resolve_config(settings, ("model", "data")))[:12]
-    start = Start(f"{name or settings.name}{mark}", experiment, values, service_account, pipeline_root)
     server = server_at(host, namespace)
+    package = _with_uploaded_images(server, package, build, named=bool(images or registry))
+    mark = _mark(package, values, settings) if if_changed else ""
+    start = Start(f"{name or settings.name}{mark}", experiment, values, service_account, pipeline_root, given)
     if if_changed and _goes_on(server, start):
         return
     pipeline, version, uploaded = server.upload(package)
     out.print(f"pipeline version {package.version_name} {'uploaded' if uploaded else 'is there already'}", markup=False)
-    _start(server, (pipeline, version), start, wait=wait, again=resubmit)
+    if not wait:
+        _said_start(server, (pipeline, version), start)
+        return
+    _start_and_wait(server, (pipeline, version), start, package.tasks(), again=resubmit)
 
 
 @app.command("runs")
@@ -134,12 +151,21 @@ def runs_command(
     """List runs in Kubeflow."""
     from rich.table import Table
 
+    from lorapar.kubeflow.submission import told_state, write_cancelled
+
     table = Table("run", "name", "state", "started", box=None, header_style="bold")
-    for run in server_at(host, namespace).runs(experiment, limit):
+    server = server_at(host, namespace)
+    written = []
+    for run in server.runs(experiment, limit):
         started = run.created_at.strftime("%Y-%m-%d %H:%M") if run.created_at else ""
-        table.add_row(str(run.run_id), str(run.display_name), str(run.state or "").lower(), started)
+        state = told_state(server, run)
+        table.add_row(str(run.run_id), str(run.display_name), state, started)
+        if state in ("cancelled", "gone") and write_cancelled(_store_of(run), str(run.run_id)):
+            written.append(f"summary of the {state} run: {_store_of(run)}/runs/{run.run_id}/summary.md")
     if table.row_count:
         out.print(table)
+        for line in written:
+            out.print(line, markup=False, highlight=False, soft_wrap=True)
     else:
         out.print("no runs" + (f" in an experiment called '{experiment}'" if experiment else ""), markup=False)
 
@@ -161,10 +187,11 @@ def schedule_command(  # noqa: PLR0913  -- an argument is an option of the comma
     namespace: Namespace = None,
     experiment: Experiment = "lorapar",
     service_account: ServiceAccount = None,
+    plugins: Plugins = None,
     max_concurrency: Annotated[int, typer.Option(min=1, max=10, help="Runs of this schedule at once.")] = 1,
 ) -> None:
     """Start the pipeline again and again; a run with nothing changed reuses every task that may be reused."""
-    from lorapar.kubeflow.checks import check_server, check_service_account
+    from lorapar.kubeflow.checks import check_server, check_service_account, plugins_input
     from lorapar.kubeflow.cron import check_cron
     from lorapar.kubeflow.parameter_values import pipeline_parameters
     from lorapar.kubeflow.placement import mounts_of
@@ -174,34 +201,46 @@ def schedule_command(  # noqa: PLR0913  -- an argument is an option of the comma
     check_service_account(service_account)
     settings = settings_of(preset, config, overrides)
     values = pipeline_parameters(settings, parameters or [], store or settings.store.address, mounts_of(placement))
-    package = _package(images, registry, placement, require_digests=require_digests, no_cache=False)
+    given = plugins_input(plugins or [])
+    build = partial(_package, images, registry, placement, require_digests=require_digests, no_cache=False)
+    package = build()
     from lorapar.kubeflow.server import Start
 
     server = server_at(host, namespace)
+    package = _with_uploaded_images(server, package, build, named=bool(images or registry))
     pipeline, version, _ = server.upload(package)
-    start = Start(name or settings.name, experiment, values, service_account)
+    start = Start(name or settings.name, experiment, values, service_account, plugins=given)
     recurring = server.schedule(pipeline, version, start, cron, max_concurrency)
     out.print(f"recurring run {recurring}: {cron}", markup=False, highlight=False)
 
 
 def _package(
-    images: list[str] | None, registry: str | None, placement: Path | None, *, require_digests: bool, no_cache: bool
+    images: list[str] | None,
+    registry: str | None,
+    placement: Path | None,
+    *,
+    require_digests: bool,
+    no_cache: bool,
+    found: Mapping[str, str] | None = None,
 ) -> Package:
+    """`found` are images by the shipped reference; absent: those that are named."""
     from lorapar.kubeflow.images import references
     from lorapar.kubeflow.package import build_package
     from lorapar.kubeflow.placement import read_placement
 
     placed = read_placement(placement) if placement is not None else None
-    package = build_package(
-        references(registry, images or []), placed, require_digests=require_digests, cached=not no_cache
+    return build_package(
+        found or references(registry, images or []), placed, require_digests=require_digests, cached=not no_cache
     )
+
+
+def _warn_of_tags(package: Package) -> None:
     if package.unpinned:
         err.say(
             f"lorapar: {', '.join(package.unpinned)}: named by a tag, which can be moved under Kubeflow's cache; pin "
             "with --image NAME=...@sha256:DIGEST",
             "yellow",
         )
-    return package
 
 
 def server_at(host: str | None, namespace: str | None) -> Server:
@@ -213,6 +252,14 @@ def server_at(host: str | None, namespace: str | None) -> Server:
     return Server(Where(host, namespace))
 
 
+def _mark(package: Package, values: dict[str, Any], settings: RunConfig) -> str:
+    """What equal runs have in common, as the end of their names."""
+    from lorapar.kubeflow.submission import fingerprint
+    from lorapar.stages.plan import resolve_config
+
+    return "-" + fingerprint(package.version_name, values, resolve_config(settings, ("model", "data")))[:12]
+
+
 def _goes_on(server: Server, start: Start) -> bool:
     """Whether an equal run has succeeded or still goes on; says so."""
     for run in server.runs(start.experiment, 20, start.name):
@@ -222,22 +269,53 @@ def _goes_on(server: Server, start: Start) -> bool:
     return False
 
 
-def _start(server: Server, version: tuple[str, str], start: Start, *, wait: bool, again: int) -> None:
+def _said_start(server: Server, version: tuple[str, str], start: Start) -> str:
+    run = server.start(*version, start)
+    out.print(f"run {run} started", markup=False, highlight=False)
+    return run
+
+
+def _start_and_wait(
+    server: Server, version: tuple[str, str], start: Start, tasks: Sequence[PlannedTask], *, again: int | None
+) -> None:
+    """Follow the run, and start it again as often as asked; where nothing was asked, one that was stopped, twice."""
     from lorapar.kubeflow.submission import wait_for
 
     store = str(start.parameters.get("store") or _default_store())
-    for left in range(again, -1, -1):
-        run = server.start(*version, start)
-        out.print(f"run {run} started", markup=False, highlight=False)
-        if not wait:
-            return
+    begun = 0
+    while True:
+        run = _said_start(server, version, start)
+        begun += 1
         try:
-            ending = wait_for(server, run, store, out.console)
+            ending = wait_for(server, run, store, tasks, out.console)
         except KeyboardInterrupt as stop:
             raise stopped(stop, f" while following run {run}", _WITHOUT_US) from None
-        if ending.exit_code != ExitCode.RUN_FAILED or left == 0:
+        allowed = again if again is not None else STOPPED_AGAIN if ending.stopped else 0
+        if ending.exit_code != ExitCode.RUN_FAILED or begun > allowed:
             _close(run, store, ending)
         err.print(f"lorapar: {ending.line}; starting again", markup=False, highlight=False, soft_wrap=True)
+
+
+def _with_uploaded_images(server: Server, package: Package, build: Callable[..., Package], *, named: bool) -> Package:
+    """The package with the images of the newest uploaded version of this lorapar, where none are named."""
+    from lorapar import __version__
+    from lorapar.kubeflow.package import images_of
+
+    for version, uploaded in () if named else server.packages(f"{__version__}-"):
+        found = images_of(uploaded)
+        if found:
+            said = ", ".join(sorted(set(found.values())))
+            out.print(f"images as in version {version}: {said}", markup=False, highlight=False, soft_wrap=True)
+            package = build(found=found)
+            break
+    _warn_of_tags(package)
+    return package
+
+
+def _store_of(run: Any) -> str:
+    """The store of a run, where it says one or has the pipeline's own."""
+    parameters = (run.runtime_config.parameters if run.runtime_config is not None else None) or {}
+    return str(parameters.get("store") or _default_store())
 
 
 def _close(run: str, store: str, ending: Any) -> None:

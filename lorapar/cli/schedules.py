@@ -38,11 +38,22 @@ def delete_command(
     schedule: Annotated[str, typer.Argument(metavar="SCHEDULE", help="Id or name, as `list` shows them.")],
     host: Host = None,
     namespace: Namespace = None,
+    now: Annotated[
+        bool, typer.Option("--now", help="Also where a run of it is going, which Kubernetes then removes with it.")
+    ] = False,
 ) -> None:
-    """Delete a recurring run; runs that it has started go on."""
+    """Delete a recurring run, once no run of it is going: Kubernetes would remove that one too."""
     server = server_at(host, namespace)
     found = _find(server, schedule)
-    server.delete_schedule(found.recurring_run_id)
+    server.disable_schedule(found.recurring_run_id)
+    going = [] if now else server.runs_going_of(found.recurring_run_id)
+    if going:
+        ids = ", ".join(str(run.run_id) for run in going)
+        raise BadInputError(
+            f"SCHEDULE {schedule}: is disabled now and starts nothing more, but not deleted: its run {ids} is going "
+            "and would be removed with it; delete it once that has ended, or now, run and all, with --now"
+        )
+    server.delete_schedule(found.recurring_run_id, with_runs=now)
     out.print(f"deleted {found.recurring_run_id} ({found.display_name}: {_when(found)})", markup=False, highlight=False)
 
 

@@ -9,10 +9,11 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from lorapar.config import RunConfig
-from lorapar.errors import BadInputError
+from lorapar.errors import BadInputError, nearest
 from lorapar.kubeflow.placement import MODELS
 from lorapar.store.address import parse_address
 
@@ -22,6 +23,8 @@ _DNS_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?")
 """What it allows as most other names, such as a ServiceAccount's."""
 _LONGEST_NAME = 253
 _FOLDER_STARTS = ("/", ".", "~")
+_PLUGIN = re.compile(r"([a-z][a-z0-9_-]*)\.([a-z][a-z0-9_]*)=(.+)", re.DOTALL)
+_MLFLOW = ("experiment_name", "experiment_id", "disabled")
 TASK_MIX = "task-mix"
 ENDPOINT_VARIABLE = "KF_PIPELINES_ENDPOINT"
 """Where kfp looks for the server's address when no `--host` is given."""
@@ -53,6 +56,30 @@ def check_service_account(name: str | None) -> None:
             f"--service-account {name}: names of ServiceAccounts have lower-case letters, digits, '-' and '.', at most "
             f"{_LONGEST_NAME}, with a letter or digit at both ends"
         )
+
+
+def plugins_input(given: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """`PLUGIN.KEY=VALUE` texts as Kubeflow takes them; raises BadInputError.
+
+    Of its own plugin `mlflow` the keys are known (2.17.0, backend/src/apiserver/plugins/mlflow/config.go,
+    MLflowPluginInput); others are passed on.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for text in given:
+        match = _PLUGIN.fullmatch(text)
+        if match is None:
+            raise BadInputError(
+                f"--plugins {text}: write it as PLUGIN.KEY=VALUE, such as mlflow.experiment_name=lorapar"
+            )
+        plugin, key, value = match.groups()
+        if plugin == "mlflow" and key not in _MLFLOW:
+            raise BadInputError(f"--plugins {text}: mlflow takes {', '.join(_MLFLOW)}{nearest(key, list(_MLFLOW))}")
+        if key in found.get(plugin, {}):
+            raise BadInputError(f"--plugins {plugin}.{key}: is given twice")
+        if plugin == "mlflow" and key == "disabled" and value not in ("true", "false"):
+            raise BadInputError(f"--plugins {text}: expected true or false")
+        found.setdefault(plugin, {})[key] = value == "true" if (plugin, key) == ("mlflow", "disabled") else value
+    return found
 
 
 def check_store(address: str) -> None:

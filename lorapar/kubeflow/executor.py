@@ -25,7 +25,7 @@ from lorapar.kubeflow.ledger import Ledger
 from lorapar.kubeflow.plan_page import plan_page
 from lorapar.kubeflow.planned import Lane, plan_call, plan_outputs
 from lorapar.kubeflow.ports import LOOPED_STAGE, digest_parameter, input_ports, output_port, settings_parameter
-from lorapar.kubeflow.reporting import checkpoint_settings, keep_plan, run_report
+from lorapar.kubeflow.reporting import checkpoint_settings, keep_plan, run_report, say_outcome
 from lorapar.kubeflow.shown import show
 from lorapar.local.execute import executed, new_record
 from lorapar.local.folder import StageRecord
@@ -59,12 +59,12 @@ def run_task(name: str, text: str, store: str, scratch: Path | None, progress: P
     given = read_executor_input(text)
     run = given.text("run", "") or os.environ.get(RUN_VARIABLE, "")
     root = scratch or Path(os.environ.get(SCRATCH_VARIABLE) or tempfile.gettempdir())
+    if name == "report":
+        run_report(given, lambda: Ledger(open_store(store), run), root / "report")
+        return
     task = Task(name, given, Ledger(open_store(store), run), root, progress)
     try:
-        if name == "report":
-            run_report(given, task.ledger, root / "report")
-        else:
-            _run(task, spec)
+        _run(task, spec)
     except LoraparError as error:
         task.ledger.write_error(name, redact(str(error)))
         raise
@@ -152,6 +152,7 @@ def _tell(
     if task.name == "plan":
         _tell_plan(task, out, record, call)
     show(out, task.name, call.outputs)
+    say_outcome(task.name, record.metrics)
     out.write()
 
 

@@ -1,98 +1,292 @@
-"""Follow a run to its end: a table of stages that moves at a terminal, a line a change elsewhere."""
+"""Follow a run to its end: a table of the graph's nodes that moves at a terminal, a line a change elsewhere.
+
+States come from the task details of Kubeflow's API. Where those stand still while the run goes on, the Workflow itself
+(lorapar/kubeflow/workflow.py) and the records in the run's store say more.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Protocol
 
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from lorapar.errors import UnreachableError
-from lorapar.stages.graph import node_names
+from lorapar.errors import LoraparError, UnreachableError
+from lorapar.kubeflow.package import PlannedTask
+from lorapar.kubeflow.workflow import Pod, Workflow, read_workflow
+from lorapar.stages.graph import GRAPH, node_names
 
 POLL_SECONDS = 5.0
 PATIENCE_SECONDS = 600.0
 """A server that does not answer for so long while a run is followed is given up; the run itself goes on."""
+QUIET_SECONDS = 120.0
+"""Where nothing has changed for so long, what the task details do not show is looked up, and again as often."""
+FROZEN_SECONDS = 30.0
+"""As often, once it is known that they stand still."""
+GOING = ("PENDING", "RUNNING", "CANCELING", "PAUSED", "RUNTIME_STATE_UNSPECIFIED", "")
+"""States of a run that has not ended."""
 ENDED = ("SUCCEEDED", "FAILED", "CANCELED", "SKIPPED")
+CANCELLED = ("CANCELING", "CANCELED")
+_OPEN = ("RUNNING", "PENDING")
+_DONE = ("SUCCEEDED", "CACHED", "SKIPPED")
 _COLOURS = {"SUCCEEDED": "green", "FAILED": "red", "RUNNING": "yellow", "CANCELED": "red", "CACHED": "green"}
 
 
 @dataclass(frozen=True)
 class TaskState:
-    """One task as the server tells of it."""
+    """One node of the graph; an empty state where nothing has said anything of it."""
 
     name: str
     state: str
-    seconds: float | None
+    seconds: float | None = None
 
 
-def follow(get_run: Callable[[str], Any], run: str, console: Console, *, poll_seconds: float = POLL_SECONDS) -> Any:
-    """The run once it has ended. Short silences of the server are waited out; raises UnreachableError for long ones."""
+class Sources(Protocol):
+    """What a followed run can be asked of."""
+
+    def run(self, run: str) -> Any:
+        """The run with its task details."""
+
+    def manifest(self, run: str) -> str | None:
+        """Argo's Workflow as JSON, where it can be had."""
+
+    def log(self, run: str, pod: str) -> str:
+        """The end of a pod's log; raises UnreachableError where there is none."""
+
+
+@dataclass
+class Followed:
+    """A run that is followed, and what has become known of it."""
+
+    server: Sources
+    run: str
+    tasks: Sequence[PlannedTask]
+    records: Callable[[], Mapping[str, str]]
+    """States of nodes by what they left in the store; empty where it cannot be read."""
+    found: Any = None
+    workflow: Workflow | None = None
+    cancelled: bool = False
+    """Whether somebody terminated it."""
+    gone: bool = False
+    """Whether its pods are not there any more although nothing has ended it."""
+    frozen: bool = False
+    _notes: set[str] = field(default_factory=set)
+    _signature: Any = None
+    _changed: float = field(default_factory=time.monotonic)
+    _missed: int = 0
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more will come of it."""
+        return self.gone or str(self.found.state) in ENDED
+
+    def ask(self) -> None:
+        """Ask Kubeflow for the run."""
+        self.found = self.server.run(self.run)
+        self.cancelled = self.cancelled or was_cancelled(self.found)
+        details = _details(self.found)
+        signature = sorted((str(task.display_name), str(task.state)) for task in details)
+        if signature != self._signature:
+            self._signature, self._changed = signature, time.monotonic()
+
+    def look_deeper(self) -> list[str]:
+        """What a person should know where nothing has changed for long, each said once."""
+        patience = FROZEN_SECONDS if self.frozen else QUIET_SECONDS
+        if self.ended or time.monotonic() - self._changed < patience:
+            return []
+        self._changed = time.monotonic()
+        self.read_workflow()
+        said = [*self._freeze(), *self._waiting(), *self._gone()]
+        new = [line for line in said if line not in self._notes]
+        self._notes.update(new)
+        return new
+
+    def read_workflow(self) -> None:
+        """Ask for the Workflow itself."""
+        text = self.server.manifest(self.run)
+        self.workflow = read_workflow(text, self.tasks) if text else None
+        self.cancelled = self.cancelled or (self.workflow is not None and self.workflow.cancelled)
+
+    def states(self) -> list[TaskState]:
+        """Every node of the graph once, in its order, with the most that any source says of it."""
+        shown = task_states(self.found, self.tasks)
+        if not (self.frozen or self.ended):
+            return shown
+        return merged_states(shown, self.workflow, self.records(), self.tasks)
+
+    def _freeze(self) -> list[str]:
+        """Whether the details stand still: Argo has packed the node statuses, or the store knows of more."""
+        if self.frozen:
+            return []
+        shown = {task.name: task.state for task in task_states(self.found, self.tasks)}
+        ahead = [name for name, state in self.records().items() if state == "SUCCEEDED" and shown[name] not in _DONE]
+        packed = self.workflow is not None and self.workflow.compressed
+        self.frozen = packed or bool(ahead)
+        if not self.frozen:
+            return []
+        why = (
+            "Argo has packed this run's node statuses, of which Kubeflow makes no task details"
+            if packed
+            else "the store has results of tasks that it shows as unfinished"
+        )
+        return [f"Kubeflow's task states stand still ({why}); the rest is followed by other means"]
+
+    def _waiting(self) -> list[str]:
+        """Tasks whose pods have not started; Kubeflow's API does not say why."""
+        if self.workflow is None:
+            names = [task.name for task in task_states(self.found, self.tasks) if task.state in _OPEN]
+            return [
+                f"nothing has changed for {QUIET_SECONDS / 60:.0f} min: {_asks(self.tasks, name)}is not done yet; if "
+                f"its pod is Pending, `kubectl describe pod -l pipeline/runid={self.run}` says why"
+                for name in names
+            ]
+        pods = [pod for pod in self.workflow.pods() if pod.state == "PENDING" and pod.seconds >= QUIET_SECONDS]
+        return [self._pending(pod, self.workflow.namespace) for pod in pods]
+
+    def _pending(self, pod: Pod, namespace: str) -> str:
+        asks = _asks(self.tasks, pod.nodes[0])
+        told = f": {pod.message}" if pod.message else "; Kubeflow does not say why"
+        where = f"-n {namespace} " if namespace else ""
+        return (
+            f"{asks}has not started after {QUIET_SECONDS / 60:.0f} min{told}; look at "
+            f"`kubectl {where}describe pod {pod.name}`: no node with room or with that accelerator, a queue that does "
+            "not admit it, an image that cannot be pulled, or a volume or Secret that is missing"
+        )
+
+    def _gone(self) -> list[str]:
+        """A deleted Workflow leaves its run `running` for ever; its pods are not there, twice in a row."""
+        pods = [pod for pod in self.workflow.pods() if pod.state == "RUNNING"] if self.workflow is not None else []
+        there = not pods or any(is_there(self.server, self.run, pod.name) for pod in pods)
+        self._missed = 0 if there else self._missed + 1
+        self.gone = self._missed > 1
+        return []
+
+
+def follow(followed: Followed, console: Console, *, poll_seconds: float | None = None) -> None:
+    """Watch until the run has ended or is gone. Short silences of the server are waited out.
+
+    Raises UnreachableError for long ones.
+    """
+    pause = POLL_SECONDS if poll_seconds is None else poll_seconds
     heard = time.monotonic()
     shown: dict[str, str] = {}
     with Live(console=console, auto_refresh=False, transient=True) as live:
         while True:
             try:
-                found = get_run(run)
+                followed.ask()
                 heard = time.monotonic()
+                for note in followed.look_deeper():
+                    console.print(note, markup=False, highlight=False, soft_wrap=True)
             except UnreachableError:
                 if time.monotonic() - heard > PATIENCE_SECONDS:
                     raise
-                time.sleep(poll_seconds)
+                time.sleep(pause)
                 continue
-            tasks = task_states(found)
+            if followed.ended:
+                followed.read_workflow()
+            tasks = followed.states()
             if console.is_terminal:
                 live.update(stage_table(tasks), refresh=True)
             else:
                 _say_changes(console, tasks, shown)
-            if found.state in ENDED:
-                return found
-            time.sleep(poll_seconds)
+            if followed.ended:
+                return
+            time.sleep(pause)
 
 
-def task_states(run: Any) -> list[TaskState]:
-    """The stages of a run in their order; drivers and groups of Kubeflow's own are left out.
+def was_cancelled(run: Any) -> bool:
+    """Whether Kubeflow says that somebody terminated the run. Its last state is FAILED, its history tells.
 
-    A loop's tasks have one name: the least finished of them speaks for all.
+    Kubeflow 2.17.0, backend/src/apiserver/resource/resource_manager.go, TerminateRun and ReportWorkflowResource.
     """
-    details = (run.run_details.task_details if run.run_details is not None else None) or []
-    order = {name: place for place, name in enumerate(node_names())}
+    history = [str(status.state) for status in getattr(run, "state_history", None) or []]
+    return any(state in CANCELLED for state in (str(run.state), *history))
+
+
+def is_there(server: Sources, run: str, pod: str) -> bool:
+    """Whether a pod can still be asked; only a clear no counts as one."""
+    try:
+        server.log(run, pod)
+    except LoraparError as error:
+        return "not found" not in str(error)
+    return True
+
+
+def task_states(run: Any, tasks: Sequence[PlannedTask]) -> list[TaskState]:
+    """Every node of the graph in its order, with what the task details say of it.
+
+    Details are called as Argo's tasks are (2.17.0, backend/src/apiserver/server/api_converter.go, toModelTask), which
+    the package tells apart. Of several with one name the least finished speaks for all.
+    """
+    nodes = {task.key: task.nodes for task in tasks}
     found: dict[str, TaskState] = {}
-    for task in details:
-        name = str(task.display_name or "")
-        if name in order:
-            state = TaskState(name, str(task.state or "PENDING"), _seconds(task))
+    for detail in _details(run):
+        for name in nodes.get(str(detail.display_name or ""), ()):
             before = found.get(name)
-            if before is None or before.state in ("SUCCEEDED", "CACHED", "SKIPPED"):
-                found[name] = state
-    return sorted(found.values(), key=lambda task: order[task.name])
+            if before is None or before.state in _DONE:
+                found[name] = TaskState(name, str(detail.state or "PENDING"), _seconds(detail))
+    return _with_conditions([found.get(name, TaskState(name, "")) for name in node_names()], tasks)
+
+
+def merged_states(
+    shown: Sequence[TaskState], workflow: Workflow | None, records: Mapping[str, str], tasks: Sequence[PlannedTask]
+) -> list[TaskState]:
+    """The Workflow knows at least what the details say; what the store has is done, whatever either says."""
+    deeper = workflow.states() if workflow is not None else {}
+    found = []
+    for task in shown:
+        own = deeper.get(task.name)
+        state = TaskState(task.name, own.state, own.seconds) if own is not None else task
+        if records.get(task.name) and state.state not in _DONE:
+            state = replace(state, state=records[task.name])
+        found.append(state)
+    return _with_conditions(found, tasks)
 
 
 def stage_table(tasks: Iterable[TaskState]) -> Table:
-    """A row a stage: its state and how long it has taken."""
+    """A row a node: its state and how long it has taken."""
     table = Table("stage", "", "time", box=None, header_style="bold")
     for task in tasks:
         seconds = f"{task.seconds:.0f} s" if task.seconds is not None else ""
-        table.add_row(task.name, Text(task.state.lower(), style=_COLOURS.get(task.state, "")), seconds)
+        table.add_row(task.name, Text(task.state.lower() or "-", style=_COLOURS.get(task.state, "")), seconds)
     return table
+
+
+def _with_conditions(states: Sequence[TaskState], tasks: Sequence[PlannedTask]) -> list[TaskState]:
+    """A node with a condition that shares its task with others: that the task is done does not say it has run."""
+    shared = {name for task in tasks if len(task.nodes) > 1 for name in task.nodes}
+    conditional = {node.name for node in GRAPH if node.when is not None} & shared
+    return [
+        TaskState(state.name, "") if state.name in conditional and state.state in _DONE else state for state in states
+    ]
+
+
+def _details(run: Any) -> list[Any]:
+    return list((run.run_details.task_details if run.run_details is not None else None) or [])
+
+
+def _asks(tasks: Sequence[PlannedTask], name: str) -> str:
+    """`sft (1 nvidia.com/gpu) `."""
+    asked = next((task.accelerators for task in tasks if name in task.nodes), "")
+    return f"{name} (asks for {asked.replace('? ', '')}) " if asked else f"{name} "
 
 
 def _say_changes(console: Console, tasks: Iterable[TaskState], shown: dict[str, str]) -> None:
     for task in tasks:
-        if shown.get(task.name) != task.state:
+        if task.state and shown.get(task.name) != task.state:
             shown[task.name] = task.state
             seconds = f" after {task.seconds:.0f} s" if task.seconds is not None and task.state in ENDED else ""
             console.print(f"{task.name}: {task.state.lower()}{seconds}", markup=False, highlight=False)
 
 
 def _seconds(task: Any) -> float | None:
-    if task.start_time is None:
+    if task.start_time is None or task.start_time.year < 2000:
         return None
     end = task.end_time
     # An unset time arrives as the epoch.

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from typing import Any
@@ -15,9 +16,22 @@ from lorapar import __version__
 from lorapar.errors import BadInputError
 from lorapar.kubeflow.images import is_pinned
 from lorapar.kubeflow.placement import Placement, place
+from lorapar.stages.graph import node_names
 
 PIPELINE_NAME = "lorapar"
 MANIFEST_VERSION = "pipelines.kubeflow.org/v2beta1"
+
+
+@dataclass(frozen=True)
+class PlannedTask:
+    """A task of the package that runs nodes of the graph."""
+
+    key: str
+    """What Argo and the task details of Kubeflow's API call it."""
+    nodes: tuple[str, ...]
+    image: str
+    accelerators: str
+    """Such as `1 nvidia.com/gpu`; empty where it takes none, `?` for the number that `plan` decides."""
 
 
 class Package:
@@ -36,6 +50,10 @@ class Package:
     def unpinned(self) -> list[str]:
         """Images named by a tag, which can be moved: KFP's cache would not notice."""
         return [image for image in self.images if not is_pinned(image)]
+
+    def tasks(self) -> tuple[PlannedTask, ...]:
+        """The tasks that run nodes of the graph, in the order of the package."""
+        return tuple(_planned(self.spec, self.spec["root"]))
 
     @property
     def version_name(self) -> str:
@@ -96,6 +114,23 @@ def build_package(
     return package
 
 
+def images_of(uploaded: Any) -> dict[str, str]:
+    """The images that an uploaded package has in place of the shipped ones, by the reference they replace.
+
+    `uploaded` is what Kubeflow's API gives of a version: with a platform document its spec lies one level deeper.
+    """
+    value = uploaded if isinstance(uploaded, dict) else {}
+    spec = value.get("pipeline_spec") or value
+    there = (spec.get("deploymentSpec") or {}).get("executors") or {}
+    found: dict[str, str] = {}
+    for label, executor in _shipped()[0]["deploymentSpec"]["executors"].items():
+        shipped = str(executor["container"]["image"])
+        image = ((there.get(label) or {}).get("container") or {}).get("image")
+        if image and image != shipped:
+            found[shipped] = str(image)
+    return found
+
+
 def _tell_images(package: Package) -> None:
     """Pinned images go into each task's environment, for records; KFP's cache does not look at it."""
     pinned = [image for image in package.images if is_pinned(image)]
@@ -104,6 +139,35 @@ def _tell_images(package: Package) -> None:
     said = ",".join(f"{image.partition('@')[0].rpartition('/')[2].partition(':')[0]}={image}" for image in pinned)
     for executor in _executors(package.spec):
         executor["container"].setdefault("env", []).append({"name": "LORAPAR_IMAGES", "value": said})
+
+
+def _planned(spec: dict[str, Any], component: dict[str, Any]) -> Iterator[PlannedTask]:
+    """A task is called after its node by its display name, whatever key the compiler has given it."""
+    for key, task in component.get("dag", {}).get("tasks", {}).items():
+        inner = spec["components"][task["componentRef"]["name"]]
+        name = task["taskInfo"]["name"]
+        if name in node_names():
+            container = _container(spec, inner)
+            yield PlannedTask(key, (name,), container.get("image", ""), _accelerators(container))
+        else:
+            yield from _planned(spec, inner)
+
+
+def _container(spec: dict[str, Any], component: dict[str, Any]) -> dict[str, Any]:
+    """That of a component; of a nested pipeline the first one in it."""
+    while "executorLabel" not in component:
+        task = next(iter(component["dag"]["tasks"].values()))
+        component = spec["components"][task["componentRef"]["name"]]
+    container: dict[str, Any] = spec["deploymentSpec"]["executors"][component["executorLabel"]]["container"]
+    return container
+
+
+def _accelerators(container: dict[str, Any]) -> str:
+    asked = container.get("resources", {}).get("accelerator")
+    if not asked:
+        return ""
+    count = str(asked.get("resourceCount", ""))
+    return f"{count if count.isdigit() else '?'} {asked.get('resourceType', '')}"
 
 
 def _switch_caching_off(spec: dict[str, Any]) -> None:

@@ -6,26 +6,30 @@ KFP hands an exit handler no outputs of other tasks, so what was made is found i
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from lorapar.config import CheckpointConfig
+from lorapar.errors import LoraparError
 from lorapar.kubeflow.executor_input import ExecutorInput
 from lorapar.kubeflow.executor_output import ExecutorOutput
 from lorapar.kubeflow.ledger import Ledger
-from lorapar.kubeflow.summary import RunSummary, flat_scores, summary_text
+from lorapar.kubeflow.summary import RunSummary, flat_scores, outcome_line, summary_text
 from lorapar.kubeflow.webhook import post_summary
 from lorapar.local.folder import StageRecord
 from lorapar.records import json_text, read_json
+from lorapar.redaction import redact
 from lorapar.report import ReportSources, write_report
+from lorapar.stages.contract import stage_spec
 from lorapar.stages.graph import GRAPH, Node
 from lorapar.stages.plan import Plan
 from lorapar.store import fetch_tree
 
 PLANNED = "plan.json"
-_SUCCEEDED = ("SUCCEEDED", "COMPLETE", "CACHED")
+OUTCOME_FILE = "outcome.json"
 
 
 @dataclass(frozen=True)
@@ -65,29 +69,139 @@ def find_run(ledger: Ledger) -> Found:
             continue
         settings = [json.loads(text) for text in value["lanes"].get(node.name, ())] or [plan.sections[node.name]]
         looked = _look(ledger, node, settings, records)
-        if looked is not None:
+        if looked is None:
+            continue
+        # Without the downward API nothing says which run a task was of, but a clock does well.
+        own_work = any(own or record.finished >= records["plan"][0].finished for record, own in looked)
+        if own_work or stage_spec(node.stage).cached:
             records[node.name] = [record for record, _ in looked]
-            # Without the downward API nothing says which run a task was of, but a clock does well.
-            if any(own or record.finished >= records["plan"][0].finished for record, own in looked):
-                fresh.add(node.name)
+        # What is never cached and has run before only, has not run in this run: the record is an earlier run's.
+        if own_work:
+            fresh.add(node.name)
     return Found(plan, records, frozenset(fresh))
 
 
-def run_report(given: ExecutorInput, ledger: Ledger, work: Path) -> None:
-    """Write the page, the figures and the summary: to the run's fixed place in the store, and for Kubeflow's pages."""
-    found = find_run(ledger)
-    page = work / "page"
-    page.mkdir(parents=True, exist_ok=True)
-    if found.plan is not None:
-        write_report(_sources(ledger, found, work / "artifacts"), page)
-    figures = read_json(page / "metrics.json") if (page / "metrics.json").is_file() else {}
-    summary = _summary(given, ledger, found, figures)
+def run_report(given: ExecutorInput, ledger_of: Callable[[], Ledger], work: Path) -> None:
+    """Write the page, the figures and the summary: to the run's fixed place in the store, and for Kubeflow's pages.
+
+    A store or webhook that does not answer is said there and in the log. It does not end the task: Kubeflow takes no
+    page from one that fails, and calls a run failed whose closing task did.
+    """
+    page = _page_folder(work)
+    try:
+        ledger = ledger_of()
+        summary, figures = _written(ledger, page, work)
+        known = True
+    except (LoraparError, OSError) as error:
+        summary, figures, known = _unknown(given, error), {}, False
+    if known:
+        _say(outcome_line(summary.outcome()))
+        summary = _kept(ledger, page, summary)
     text = summary_text(summary)
-    _keep(ledger, page, text, summary)
-    _tell(given, page, text, figures)
     webhook = given.text("webhook", "")
     if webhook:
-        post_summary(webhook, text, summary)
+        try:
+            post_summary(webhook, text, summary)
+        except LoraparError as error:
+            text = summary_text(replace(summary, problems=(*summary.problems, _line(error))))
+    _tell(given, page, text, figures)
+
+
+def close_cancelled(ledger: Ledger, work: Path) -> bool:
+    """Write what the report would have written of a run that somebody ended: Kubeflow starts no exit handler then.
+
+    False where something has been written already. Raises UnreachableError where the store cannot be read or written.
+    """
+    if ledger.read_result(OUTCOME_FILE) is not None:
+        return False
+    page = _page_folder(work)
+    summary, _ = _written(ledger, page, work)
+    summary = replace(summary, cancelled=True)
+    _keep(ledger, page, summary_text(summary), summary)
+    return True
+
+
+def say_outcome(stage: str, metrics: Mapping[str, float]) -> None:
+    """The line in the log of `gate` and `promote` that says how the run comes out."""
+    if stage == "gate":
+        _say(outcome_line({"better": bool(metrics["better"]), "wanted": bool(metrics["promote"])}))
+    elif stage == "promote":
+        _say(outcome_line({"promoted": bool(metrics["promoted"])}))
+
+
+def node_outcomes(ledger: Ledger) -> dict[str, str]:
+    """SUCCEEDED or FAILED for the nodes of which a run has left a record or an error, whatever Kubeflow shows."""
+    found = find_run(ledger)
+    outcomes = dict.fromkeys(found.records, "SUCCEEDED")
+    for stage in ledger.errors():
+        for node in GRAPH:
+            if node.stage == stage and node.name not in outcomes:
+                outcomes[node.name] = "FAILED"
+                break
+    return outcomes
+
+
+def _page_folder(work: Path) -> Path:
+    page = work / "page"
+    page.mkdir(parents=True, exist_ok=True)
+    return page
+
+
+def _written(ledger: Ledger, page: Path, work: Path) -> tuple[RunSummary, Mapping[str, Any]]:
+    """What the ledger tells of the run, and the page and figures in their folder where they can be made."""
+    found = find_run(ledger)
+    problems = []
+    if found.plan is not None:
+        try:
+            write_report(_sources(ledger, found, work / "artifacts"), page)
+        except LoraparError as error:
+            problems.append(_line(error))
+    figures = read_json(page / "metrics.json") if (page / "metrics.json").is_file() else {}
+    return replace(_summary(ledger, found, figures), problems=tuple(problems)), figures
+
+
+def _unknown(given: ExecutorInput, error: Exception) -> RunSummary:
+    """Of a run whose store cannot be read. Kubeflow's word is repeated and not believed.
+
+    It is that of a group of tasks which stays RUNNING where its last task was skipped or taken from the cache
+    (2.15 to 2.17.0, backend/src/v2/metadata/client.go, UpdateDAGExecutionsState).
+    """
+    status = given.inputs.parameter_values.get("status")
+    state = str(status.get("state", "")) if isinstance(status, dict) else ""
+    problems = [_line(error)] + ([f"Kubeflow's own word on the run so far is {state}"] if state else [])
+    return RunSummary(
+        run=given.text("run", ""),
+        name="",
+        succeeded=None,
+        promoted=False,
+        verdict=None,
+        reached=(),
+        missing=(),
+        errors={},
+        timings=(),
+        problems=problems,
+    )
+
+
+def _kept(ledger: Ledger, page: Path, summary: RunSummary) -> RunSummary:
+    """Keep everything in the store; a refusal becomes a problem of the summary."""
+    try:
+        _keep(ledger, page, summary_text(summary), summary)
+    except (LoraparError, OSError) as error:
+        return replace(summary, problems=(*summary.problems, _line(error)))
+    return summary
+
+
+def _line(error: Exception) -> str:
+    """An error as a line, which is also said in the log, where `submit --wait` looks for it."""
+    line = redact(str(error))
+    _say(f"lorapar: report: {line}")
+    return line
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
 
 
 def _look(
@@ -142,19 +256,19 @@ def _timings(found: Found) -> list[dict[str, Any]]:
     ]
 
 
-def _summary(given: ExecutorInput, ledger: Ledger, found: Found, figures: Mapping[str, Any]) -> RunSummary:
-    status = given.inputs.parameter_values.get("status") or {}
-    state = str(status.get("state", "")) if isinstance(status, dict) else ""
+def _summary(ledger: Ledger, found: Found, figures: Mapping[str, Any]) -> RunSummary:
+    """Judged by what the tasks have left: a record of each one that there should be."""
     finished = {node.name for node in GRAPH if node.name in found.records}
-    reached = [node.name for node in GRAPH if node.name in finished]
-    missing = [node.name for node in GRAPH if node.name not in finished and node.stage not in ("report", "promote")]
+    missing = [node.name for node in GRAPH if node.name not in finished and _expected(node, found)]
     return RunSummary(
         run=ledger.run,
         name=found.plan.config.name if found.plan else "",
-        succeeded=state in _SUCCEEDED if state else not missing,
-        promoted="promote" in finished,
+        succeeded=not missing,
+        # It may have finished and left the alias alone: a version that a person took out of production stays out.
+        promoted=_measured(found, "promote", "promoted"),
+        wanted=_measured(found, "gate", "promote"),
         verdict=_verdict(ledger, found),
-        reached=reached,
+        reached=[node.name for node in GRAPH if node.name in finished],
         missing=missing,
         # A stage that failed once and succeeded at a retry has a record: its error is none any more.
         errors={stage: line for stage, line in ledger.errors().items() if not _finished(stage, finished)},
@@ -164,21 +278,35 @@ def _summary(given: ExecutorInput, ledger: Ledger, found: Found, figures: Mappin
     )
 
 
+def _expected(node: Node, found: Found) -> bool:
+    """Whether a run that succeeds has a record of the node: one with a condition only where that was met."""
+    if node.stage == "report":
+        return False
+    if node.when is None:
+        return True
+    return _measured(found, node.when.node, node.when.output)
+
+
+def _measured(found: Found, node: str, metric: str) -> bool:
+    """Whether a finished node has a metric that is not 0."""
+    return any(bool(record.metrics.get(metric)) for record in found.records.get(node, ()))
+
+
 def _finished(stage: str, nodes: set[str]) -> bool:
     """Whether every node of a stage has finished."""
     return all(node.name in nodes for node in GRAPH if node.stage == stage)
 
 
 def _verdict(ledger: Ledger, found: Found) -> dict[str, Any] | None:
-    """What the gate said; None where the run did not get there."""
-    gates = [record for name, records in found.records.items() if name == "gate" for record in records]
+    """What the gate said; without its reasons where they cannot be read. None where the run did not get there."""
+    gates = found.records.get("gate", ())
     if not gates:
         return None
-    manifest = ledger.read_manifest(gates[0].outputs["verdict"])
-    entry = manifest.files.get("verdict.json")
-    if entry is None:
-        return None
-    verdict: dict[str, Any] = json.loads(ledger.store.read(f"cas/{entry.sha256}"))
+    try:
+        entry = ledger.read_manifest(gates[0].outputs["verdict"]).files["verdict.json"]
+        verdict: dict[str, Any] = json.loads(ledger.store.read(f"cas/{entry.sha256}"))
+    except (LoraparError, KeyError, ValueError):
+        return {"better": bool(gates[0].metrics.get("better"))}
     return verdict
 
 
@@ -187,7 +315,7 @@ def _keep(ledger: Ledger, page: Path, text: str, summary: RunSummary) -> None:
         if (page / name).is_file():
             ledger.write_result(name, (page / name).read_bytes())
     ledger.write_result("summary.md", text.encode())
-    ledger.write_result("outcome.json", json_text(summary.outcome()).encode())
+    ledger.write_result(OUTCOME_FILE, json_text(summary.outcome()).encode())
 
 
 def _tell(given: ExecutorInput, page: Path, text: str, figures: Mapping[str, Any]) -> None:
@@ -196,7 +324,9 @@ def _tell(given: ExecutorInput, page: Path, text: str, figures: Mapping[str, Any
         out.write_file("page", (page / "report.html").read_text(encoding="utf-8"))
     else:
         out.write_file(
-            "page", "<!doctype html><title>lorapar</title><p>The run failed before anything was planned.</p>"
+            "page",
+            "<!doctype html><title>lorapar</title><p>Nothing can be shown: the run failed before anything was planned, "
+            "or its store could not be read; the summary says which.</p>",
         )
     out.write_file("summary", text)
     scores = flat_scores(figures)

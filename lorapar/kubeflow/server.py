@@ -7,24 +7,29 @@ are secrets, come from KFP_TOKEN and KFP_COOKIES and never from the command line
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import io
 import json
 import os
 import warnings
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from lorapar.errors import BadInputError, UnreachableError
 from lorapar.kubeflow.checks import ENDPOINT_VARIABLE
+from lorapar.kubeflow.follow import GOING
 from lorapar.kubeflow.package import PIPELINE_NAME, Package
 
 TOKEN_VARIABLE = "KFP_TOKEN"  # noqa: S105 -- a name, not a token
 COOKIES_VARIABLE = "KFP_COOKIES"
+INSTALLED_IN = "kubeflow"
+"""The namespace of Kubeflow itself; in a pod of its cluster kfp derives the server's address from it."""
 _PAGE = 100
+_LOG_TAIL_BYTES = 64 * 1024
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,8 @@ class Start:
     parameters: dict[str, Any]
     service_account: str | None = None
     pipeline_root: str | None = None
+    plugins: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Input for plugins of Kubeflow's server, by their names."""
 
 
 class Server:
@@ -54,7 +61,6 @@ class Server:
             import kfp
         except ModuleNotFoundError:
             raise BadInputError("kfp is not installed here: pip install 'lorapar[pipelines]'") from None
-        self._namespace = where.namespace
         self.address = where.host or os.environ.get(ENDPOINT_VARIABLE) or "the cluster this runs in"
 
         class Client(kfp.Client):  # type: ignore[misc]  # kfp has no types
@@ -62,18 +68,26 @@ class Server:
                 """Ask once: kfp asks for 25 seconds and says nothing of why."""
                 return self._healthz_api.healthz_service_get_healthz()
 
+            def set_user_namespace(self, namespace: str) -> None:
+                """Keep it for this process: kfp writes it into the home folder, which a pod may not have."""
+                self._context_setting["namespace"] = namespace
+
         with self._errors("connecting"):
+            # kfp's `namespace` is that of Kubeflow itself; given a user's, it would look for a server there.
             self._client = Client(
                 host=where.host,
-                namespace=where.namespace or "kubeflow",
+                namespace=INSTALLED_IN,
                 existing_token=os.environ.get(TOKEN_VARIABLE),
                 cookies=os.environ.get(COOKIES_VARIABLE),
             )
+        self._known_pipeline: str | None = None
+        # In a pod of a multi-user Kubeflow it is the pod's own, which kfp has looked up.
+        self._namespace = where.namespace or self._client.get_user_namespace() or None
 
     def upload(self, package: Package) -> tuple[str, str, bool]:
         """Ids of the pipeline and of this version of it, and whether it had to be uploaded."""
         with self._errors("looking for the pipeline"):
-            pipeline = self._client.get_pipeline_id(PIPELINE_NAME)
+            pipeline = self._pipeline()
         with TemporaryDirectory() as folder, self._errors("uploading the pipeline"):
             path = Path(folder) / "pipeline.yaml"
             path.write_text(package.text(), encoding="utf-8")
@@ -93,49 +107,122 @@ class Server:
         """Start a run; its id."""
         with self._errors("starting the run"):
             experiment = self._experiment(start.experiment)
-            run = self._client.run_pipeline(
-                experiment_id=experiment,
-                job_name=start.name,
-                params=start.parameters,
-                pipeline_id=pipeline,
-                version_id=version,
-                pipeline_root=start.pipeline_root,
-                service_account=start.service_account,
+            run = self._client._run_api.run_service_create_run(
+                run=self._body("V2beta1Run", pipeline, version, start, experiment)
             )
         return str(run.run_id)
 
     def schedule(self, pipeline: str, version: str, start: Start, cron: str, max_concurrency: int) -> str:
         """Make a recurring run; its id. Runs that were missed are not caught up on."""
+        import kfp_server_api as api
+
         with self._errors("making the recurring run"):
-            recurring = self._client.create_recurring_run(
-                experiment_id=self._experiment(start.experiment),
-                job_name=start.name,
-                cron_expression=cron,
-                max_concurrency=max_concurrency,
-                no_catchup=True,
-                params=start.parameters,
-                pipeline_id=pipeline,
-                version_id=version,
-                pipeline_root=start.pipeline_root,
-                service_account=start.service_account,
-            )
+            body = self._body("V2beta1RecurringRun", pipeline, version, start, self._experiment(start.experiment))
+            body.trigger = api.V2beta1Trigger(cron_schedule=api.V2beta1CronSchedule(cron=cron))
+            body.max_concurrency, body.no_catchup, body.mode = str(max_concurrency), True, api.RecurringRunMode.ENABLE
+            recurring = self._client._recurring_run_api.recurring_run_service_create_recurring_run(recurring_run=body)
         return str(recurring.recurring_run_id)
 
     def schedules(self) -> list[Any]:
         """The recurring runs of our pipeline, the newest first (V2beta1RecurringRun)."""
         with self._errors("listing recurring runs"):
-            pipeline = self._client.get_pipeline_id(PIPELINE_NAME)
+            pipeline = self._pipeline()
             return [one for one in self._recurring_runs() if pipeline is not None and _pipeline_of(one) == pipeline]
 
-    def delete_schedule(self, schedule: str) -> None:
-        """Delete a recurring run; runs it has started go on."""
+    def disable_schedule(self, schedule: str) -> None:
+        """Let a recurring run start nothing more; runs it has started go on."""
+        with self._errors(f"disabling the recurring run {schedule}"):
+            self._client.disable_recurring_run(schedule)
+
+    def delete_schedule(self, schedule: str, *, with_runs: bool) -> None:
+        """Delete a recurring run. Kubernetes deletes the Workflows it owns, unless they are to be orphaned.
+
+        Kubeflow takes `propagation_policy` from 2.16 on; an older one ignores it.
+        """
+        policy = {} if with_runs else {"propagation_policy": "ORPHAN"}
         with self._errors(f"deleting the recurring run {schedule}"):
-            self._client.delete_recurring_run(schedule)
+            self._client._recurring_run_api.recurring_run_service_delete_recurring_run(schedule, **policy)
+
+    def has_schedule(self, schedule: str) -> bool:
+        """Whether a recurring run is there."""
+        from kfp_server_api.exceptions import ApiException
+
+        with self._errors(f"looking for the recurring run {schedule}"):
+            try:
+                self._client.get_recurring_run(schedule)
+            except ApiException as error:
+                if error.status == 404:
+                    return False
+                raise
+        return True
+
+    def is_ours(self, run: Any) -> bool:
+        """Whether a run is one of our pipeline."""
+        if self._known_pipeline is None:
+            with self._errors("looking for the pipeline"):
+                self._known_pipeline = self._pipeline()
+        return self._known_pipeline is not None and _pipeline_of(run) == self._known_pipeline
+
+    def runs_going_of(self, schedule: str) -> list[Any]:
+        """The runs that a recurring run has started and that have not ended."""
+        predicates = [{"operation": "EQUALS", "key": "recurring_run_id", "stringValue": schedule}]
+        with self._errors(f"listing the runs of the recurring run {schedule}"):
+            found = self._client.list_runs(
+                page_size=_PAGE,
+                sort_by="created_at desc",
+                namespace=self._namespace,
+                filter=json.dumps({"predicates": predicates}),
+            )
+        return [run for run in found.runs or [] if str(run.state or "") in GOING]
 
     def run(self, run: str) -> Any:
         """A run with its tasks (V2beta1Run)."""
         with self._errors(f"asking for run {run}"):
             return self._client.get_run(run)
+
+    def manifest(self, run: str) -> str | None:
+        """Argo's Workflow of a run as JSON; None where this Kubeflow does not hand it out."""
+        try:
+            with self._errors(f"asking for the workflow of run {run}"):
+                found = self._get("/apis/v1beta1/runs/{run_id}", {"run_id": run})
+        except (BadInputError, UnreachableError):
+            return None
+        runtime = found.get("pipeline_runtime") if isinstance(found, dict) else None
+        return (runtime or {}).get("workflow_manifest") or None
+
+    def log(self, run: str, pod: str) -> str:
+        """The end of a pod's log: from the pod, else what Argo has archived of it.
+
+        Raises UnreachableError where Kubeflow has neither. (2.17.0, backend/src/apiserver/main.go: the first is served
+        below v1alpha1 only, and answers 200 whatever happens: run_log_server.go, ReadRunLogV1.)
+        """
+        names = {"run_id": run, "pod": pod}
+        doing = f"reading the log of {pod}"
+        with self._errors(doing):
+            text = _tail(self._get("/apis/v1alpha1/runs/{run_id}/nodes/{pod}/log", names, whole=False))
+        problem = _problem(text)
+        if problem is None:
+            return text
+        archived = "/apis/v2beta1/runs/{run_id}/nodes/{pod}/artifacts/main-logs:read"
+        try:
+            with self._errors(doing):
+                found = self._get(archived, names)
+            return base64.b64decode(found["data"])[-_LOG_TAIL_BYTES:].decode(errors="replace")
+        except (BadInputError, UnreachableError, KeyError, TypeError, ValueError):
+            raise UnreachableError(f"{self.address}: {doing}: {problem}") from None
+
+    def packages(self, prefix: str) -> Iterator[tuple[str, Any]]:
+        """Versions of the pipeline whose names begin so, the newest first: the name, and what was uploaded."""
+        with self._errors("listing versions of the pipeline"):
+            pipeline = self._pipeline()
+            found = (
+                self._client.list_pipeline_versions(pipeline, page_size=_PAGE, sort_by="created_at desc")
+                if pipeline is not None
+                else None
+            )
+        for version in (found.pipeline_versions if found is not None else None) or []:
+            if str(version.display_name).startswith(prefix):
+                yield str(version.display_name), version.pipeline_spec
 
     def runs(self, experiment: str | None, limit: int, name: str | None = None) -> list[Any]:
         """The newest runs first; those of one experiment (none, if it is not there) or with one name, where given."""
@@ -152,6 +239,43 @@ class Server:
                 filter=json.dumps(predicates) if name else None,
             )
         return list(found.runs or [])[:limit]
+
+    def _pipeline(self) -> str | None:
+        """The id of our pipeline in the namespace; kfp's own get_pipeline_id looks where nobody has a namespace."""
+        predicates = {"predicates": [{"operation": "EQUALS", "key": "display_name", "stringValue": PIPELINE_NAME}]}
+        found = self._client.list_pipelines(
+            page_size=_PAGE, namespace=self._namespace, filter=json.dumps(predicates)
+        ).pipelines
+        return str(found[0].pipeline_id) if found else None
+
+    def _body(self, kind: str, pipeline: str, version: str, start: Start, experiment: str) -> Any:
+        """A run or recurring run; kfp's own methods do not take plugins."""
+        import kfp_server_api as api
+
+        return getattr(api, kind)(
+            experiment_id=experiment,
+            display_name=start.name,
+            pipeline_version_reference=api.V2beta1PipelineVersionReference(
+                pipeline_id=pipeline, pipeline_version_id=version
+            ),
+            runtime_config=api.V2beta1RuntimeConfig(pipeline_root=start.pipeline_root, parameters=start.parameters),
+            service_account=start.service_account,
+            plugins_input={name: dict(given) for name, given in start.plugins.items()} or None,
+        )
+
+    def _get(self, path: str, names: Mapping[str, str], *, whole: bool = True) -> Any:
+        """What kfp-server-api has no method for; as JSON, or as the open answer."""
+        return self._client._run_api.api_client.call_api(
+            path,
+            "GET",
+            dict(names),
+            [],
+            {"Accept": "application/json"},
+            response_type="object" if whole else None,
+            auth_settings=["Bearer"],
+            _return_http_data_only=True,
+            _preload_content=whole,
+        )
 
     def _experiment(self, name: str) -> str:
         return str(self._client.create_experiment(name, namespace=self._namespace).experiment_id)
@@ -198,6 +322,24 @@ class Server:
             raise UnreachableError(
                 f"{self.address}: {doing}: Kubeflow did not answer ({type(error).__name__}); check --host"
             ) from None
+
+
+def _tail(answer: Any) -> str:
+    """The end of an open answer; a log may be long."""
+    kept = b""
+    for part in answer.stream(_LOG_TAIL_BYTES):
+        kept = (kept + part)[-_LOG_TAIL_BYTES:]
+    answer.release_conn()
+    return kept.decode(errors="replace")
+
+
+def _problem(text: str) -> str | None:
+    """What Kubeflow says in place of a log; None where it is one."""
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError:
+        return None
+    return str(value["error_message"]) if isinstance(value, dict) and "error_message" in value else None
 
 
 def _pipeline_of(recurring: Any) -> str | None:

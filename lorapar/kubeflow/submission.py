@@ -1,22 +1,34 @@
-"""What `lorapar submit` does once its options are checked: upload, start, follow, and say how it ended."""
+"""What `lorapar submit` does once a run has been started: follow it, and say how it ended, which is never guessed."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from lorapar.config import RunConfig
 from lorapar.errors import ExitCode, LoraparError
-from lorapar.kubeflow.follow import TaskState, follow, stage_table, task_states
+from lorapar.kubeflow.follow import GOING, Followed, TaskState, follow, is_there, stage_table, was_cancelled
 from lorapar.kubeflow.ledger import Ledger
+from lorapar.kubeflow.package import PlannedTask, build_package
+from lorapar.kubeflow.reporting import OUTCOME_FILE, close_cancelled, node_outcomes
+from lorapar.kubeflow.summary import said_outcome
+from lorapar.kubeflow.workflow import Pod, read_workflow
 from lorapar.records import digest_of
+from lorapar.redaction import redact
+from lorapar.stages.graph import GRAPH
 from lorapar.store import open_store
 
 _SUCCEEDED = "SUCCEEDED"
+_TELLING = ("report", "promote", "gate")
+"""Nodes whose tasks say in their logs how the run comes out; the report says all of it."""
+_MARK = "lorapar: "
+_LONGEST_LINE = 500
 
 
 @dataclass(frozen=True)
@@ -25,6 +37,8 @@ class Ending:
 
     exit_code: ExitCode
     line: str
+    stopped: bool = False
+    """Whether its tasks were stopped from outside rather than failed: started again, the run goes on."""
 
 
 def fingerprint(version: str, values: Mapping[str, Any], config: RunConfig) -> str:
@@ -33,50 +47,195 @@ def fingerprint(version: str, values: Mapping[str, Any], config: RunConfig) -> s
     return digest_of({"package": version, "parameters": dict(values), "resolved": resolved})
 
 
-def wait_for(server: Any, run: str, store: str, console: Console) -> Ending:
+def wait_for(server: Any, run: str, store: str, tasks: Sequence[PlannedTask], console: Console) -> Ending:
     """Follow a run to its end and say how it ended."""
-    ended = follow(server.run, run, console)
-    tasks = task_states(ended)
-    console.print(stage_table(tasks))
-    if ended.state != _SUCCEEDED:
-        return Ending(ExitCode.RUN_FAILED, _failure(run, store, ended, tasks))
-    return _success(run, _outcome(store, run), tasks)
+    followed = Followed(server, run, tasks, lambda: _records(store, run))
+    follow(followed, console)
+    states = followed.states()
+    console.print(stage_table(states))
+    if followed.cancelled or followed.gone:
+        return _cancelled(followed, store, states)
+    if followed.found.state != _SUCCEEDED:
+        return _failure(followed, store, states)
+    return _success(followed, store)
 
 
 def metrics_of_run(store: str, run: str) -> dict[str, Any] | None:
     """metrics.json of a run; None where this machine cannot read the run's store."""
+    return _result(store, run, "metrics.json")[0]
+
+
+def write_cancelled(store: str, run: str) -> bool:
+    """Write the summary of a run that somebody ended, where that is still to be done and this machine may."""
     try:
-        data = Ledger(open_store(store), run).read_result("metrics.json")
-    except LoraparError:
-        return None
-    return json.loads(data) if data is not None else None
+        with tempfile.TemporaryDirectory() as work:
+            return close_cancelled(Ledger(open_store(store), run), Path(work))
+    except (LoraparError, OSError):
+        return False
 
 
-def _outcome(store: str, run: str) -> dict[str, Any] | None:
-    """What the run's report wrote down; None where this machine cannot read the run's store."""
+def told_state(server: Any, run: Any) -> str:
+    """The state of a run of ours for a list: also `cancelled` and `gone`, which Kubeflow calls failed and running."""
+    state = str(run.state or "")
+    if not server.is_ours(run):
+        return state.lower()
+    if state not in GOING and was_cancelled(run):
+        return "cancelled"
+    if state == "RUNNING" and run.recurring_run_id and not server.has_schedule(run.recurring_run_id):
+        # Its Workflow was deleted with the schedule, unless that left it alone.
+        text = server.manifest(run.run_id)
+        workflow = read_workflow(text, build_package({}, None).tasks()) if text else None
+        pods = [pod for pod in workflow.pods() if pod.state == "RUNNING"] if workflow is not None else []
+        if not any(is_there(server, str(run.run_id), pod.name) for pod in pods):
+            return "gone"
+    return state.lower()
+
+
+def _records(store: str, run: str) -> dict[str, str]:
     try:
-        data = Ledger(open_store(store), run).read_result("outcome.json")
-    except LoraparError:
-        return None
-    return json.loads(data) if data is not None else None
+        return node_outcomes(Ledger(open_store(store), run))
+    except (LoraparError, OSError):
+        return {}
 
 
-def _success(run: str, outcome: Mapping[str, Any] | None, tasks: Sequence[TaskState]) -> Ending:
-    states = {task.name: task.state for task in tasks}
-    promoted = outcome["promoted"] if outcome else states.get("promote") == _SUCCEEDED
-    if promoted:
+def _result(store: str, run: str, name: str) -> tuple[dict[str, Any] | None, str]:
+    """A JSON object that the run's report wrote down, or why there is none."""
+    try:
+        data = Ledger(open_store(store), run).read_result(name)
+    except (LoraparError, OSError) as error:
+        return None, redact(str(error))
+    if data is None:
+        return None, f"{store}: the run has left no {name} there"
+    try:
+        value = json.loads(data)
+    except ValueError:
+        value = None
+    return (value, "") if isinstance(value, dict) else (None, f"{store}: the run's {name} is not JSON")
+
+
+def _success(followed: Followed, store: str) -> Ending:
+    """What the run's report says: in the store, else in the logs of the tasks that decide."""
+    outcome, unread = _result(store, followed.run, OUTCOME_FILE)
+    ending = _told(followed.run, outcome or {})
+    if ending is not None:
+        return ending
+    said, silent = _logged(followed)
+    ending = _told(followed.run, said)
+    if ending is not None:
+        return ending
+    return Ending(
+        ExitCode.UNKNOWN,
+        f"run {followed.run}: succeeded, but whether its adapter is better or was promoted is not known here: "
+        f"{unread or f'{OUTCOME_FILE} does not say it'}; {silent}; look at the page of the task `report` in Kubeflow "
+        "or at `lorapar adapters list`",
+    )
+
+
+def _told(run: str, outcome: Mapping[str, Any]) -> Ending | None:
+    """The ending that an outcome names; None where it names none. What it does not hold is not known, not false."""
+    better, promoted, wanted = (outcome.get(name) for name in ("better", "promoted", "wanted"))
+    if promoted is True:
         return Ending(ExitCode.OK, f"run {run}: better, promoted")
-    if outcome and outcome["better"]:
-        return Ending(ExitCode.OK, f"run {run}: better, but promotion is switched off")
-    return Ending(ExitCode.NOT_BETTER, f"run {run}: trained and published, but not better than what serves today")
+    if better is False:
+        return Ending(ExitCode.NOT_BETTER, f"run {run}: trained and published, but not better than what serves today")
+    if better is not True or (promoted is None and wanted is not False):
+        return None
+    if wanted is True:
+        return Ending(
+            ExitCode.OK, f"run {run}: better, but not promoted: a person has taken this version out of production"
+        )
+    return Ending(ExitCode.OK, f"run {run}: better, but promotion is switched off")
 
 
-def _failure(run: str, store: str, ended: Any, tasks: Sequence[TaskState]) -> str:
-    outcome = _outcome(store, run)
-    errors = outcome["errors"] if outcome else {}
-    if errors:
-        said = "; ".join(f"{stage}: {line}" for stage, line in errors.items())
+def _logged(followed: Followed) -> tuple[dict[str, Any], str]:
+    """What the logs of the deciding tasks say, over Kubeflow's API; and why they say nothing."""
+    if followed.workflow is None:
+        return {}, "Kubeflow does not hand out the run's workflow, so that no log can be found"
+    said: dict[str, Any] = {}
+    silent = "no task of it has a log that says it"
+    for pod in _pods_of(followed, _TELLING):
+        try:
+            said |= said_outcome(followed.server.log(followed.run, pod.name))
+        except LoraparError as error:
+            silent = str(error)
+    return said, silent
+
+
+def _pods_of(followed: Followed, nodes: Sequence[str]) -> Iterator[Pod]:
+    """Pods of tasks that run one of these nodes, those of the first node last: it knows best."""
+    pods = followed.workflow.pods() if followed.workflow is not None else []
+    for name in reversed(nodes):
+        yield from (pod for pod in pods if name in pod.nodes and pod.state == _SUCCEEDED)
+
+
+def _cancelled(followed: Followed, store: str, states: Sequence[TaskState]) -> Ending:
+    """Where a run was when somebody ended it; its report did not run, so its summary is written now."""
+    write_cancelled(store, followed.run)
+    reached = [task.name for task in states if task.state in ("FAILED", "RUNNING", "CANCELED", "PENDING")]
+    where = f" during {', '.join(reached)}" if reached else " before its first task"
+    how = (
+        "is gone: its workflow was deleted in the cluster, and Kubeflow shows it as running for ever"
+        if followed.gone and not followed.cancelled
+        else "was cancelled in Kubeflow"
+    )
+    return Ending(
+        ExitCode.CANCELLED,
+        f"run {followed.run} {how}{where}; finished tasks are reused by the next run",
+    )
+
+
+def _failure(followed: Followed, store: str, states: Sequence[TaskState]) -> Ending:
+    run, pods = followed.run, _failed_pods(followed)
+    stopped = bool(pods) and all(pod.stopped for pod in pods)
+    said = _errors(store, run) or {_names(pod): _reason(followed, pod) for pod in pods}
+    failed = [task.name for task in states if task.state == "FAILED"]
+    if said:
+        words = "; ".join(f"{stage}: {line}" for stage, line in said.items())
+    elif failed:
+        words = f"{', '.join(failed)} failed"
     else:
-        failed = [task.name for task in tasks if task.state == "FAILED"]
-        said = f"{', '.join(failed)} failed" if failed else str(getattr(ended.error, "message", None) or ended.state)
-    return f"run {run} {str(ended.state).lower()}: {said}; finished tasks are reused by the next run"
+        words = str(getattr(followed.found.error, "message", None) or followed.found.state)
+    if stopped:
+        names = ", ".join(_names(pod) for pod in pods)
+        words = f"{names} was stopped from outside, not by an error of its own (a pod deleted, a node taken): {words}"
+    return Ending(
+        ExitCode.RUN_FAILED,
+        f"run {run} {str(followed.found.state).lower()}: {words}; finished tasks are reused by the next run",
+        stopped,
+    )
+
+
+def _errors(store: str, run: str) -> dict[str, str]:
+    """What stages wrote down as they failed: as the report has it, else as they left it."""
+    outcome, _ = _result(store, run, OUTCOME_FILE)
+    if outcome is not None and outcome.get("errors"):
+        return dict(outcome["errors"])
+    try:
+        ledger = Ledger(open_store(store), run)
+        outcomes = node_outcomes(ledger)
+        failed = {node.stage for node in GRAPH if outcomes.get(node.name) == "FAILED"}
+        return {stage: line for stage, line in ledger.errors().items() if stage in failed}
+    except (LoraparError, OSError):
+        return {}
+
+
+def _failed_pods(followed: Followed) -> list[Pod]:
+    """The last try of each task that failed in it."""
+    last = {pod.attempt_of: pod for pod in (followed.workflow.pods() if followed.workflow is not None else [])}
+    return [pod for pod in last.values() if pod.state == "FAILED"]
+
+
+def _names(pod: Pod) -> str:
+    return ", ".join(pod.nodes)
+
+
+def _reason(followed: Followed, pod: Pod) -> str:
+    """The last line of a failed pod that lorapar meant for people, else the last line, else Argo's words."""
+    try:
+        lines = [line.strip() for line in followed.server.log(followed.run, pod.name).splitlines() if line.strip()]
+    except LoraparError:
+        lines = []
+    meant = [line.partition(_MARK)[2] for line in lines if _MARK in line]
+    line = meant[-1] if meant else lines[-1] if lines else ""
+    told = [redact(line)[:_LONGEST_LINE]] if line else []
+    return " ".join([*told, f"({pod.message})"] if pod.message else told) or "failed without a word"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,6 +11,8 @@ from lorapar.kubeflow.score_page import score_table
 from lorapar.report.outcome import MODELS
 
 _LONGEST_LINE = 400
+OUTCOME = "lorapar outcome: "
+"""Begins the line of a task's log that says how a run came out, for those who cannot read the store."""
 
 
 @dataclass(frozen=True)
@@ -18,7 +21,8 @@ class RunSummary:
 
     run: str
     name: str
-    succeeded: bool
+    succeeded: bool | None
+    """None where the store could not be read: nothing else says it for certain."""
     promoted: bool
     verdict: Mapping[str, Any] | None
     reached: Sequence[str]
@@ -27,6 +31,11 @@ class RunSummary:
     timings: Sequence[Mapping[str, Any]]
     figures: Mapping[str, Any] = field(default_factory=dict)
     place: str = ""
+    wanted: bool = False
+    """Whether the gate asked for promotion: better, and promotion is on."""
+    cancelled: bool = False
+    problems: Sequence[str] = ()
+    """What kept this page from being whole."""
 
     def outcome(self) -> dict[str, Any]:
         """What a program wants to know: outcome.json beside the report."""
@@ -34,8 +43,10 @@ class RunSummary:
             "run": self.run,
             "name": self.name,
             "succeeded": self.succeeded,
+            "cancelled": self.cancelled,
             "better": self.verdict.get("better") if self.verdict else None,
             "promoted": self.promoted,
+            "wanted": self.wanted,
             "errors": dict(self.errors),
             "missing": list(self.missing),
         }
@@ -43,10 +54,29 @@ class RunSummary:
 
 def summary_text(summary: RunSummary) -> str:
     """The page."""
-    parts = [_head(summary), *_errors(summary), *_scores(summary.figures), *_tasks(summary)]
+    parts = [_head(summary), *_problems(summary), *_errors(summary), *_scores(summary.figures), *_tasks(summary)]
     if summary.place:
         parts.append(f"Report, figures and this page: `{summary.place}/`")
     return "\n\n".join(parts) + "\n"
+
+
+def outcome_line(outcome: Mapping[str, Any]) -> str:
+    """One line for the log of a task; what several tasks of a run say belongs together."""
+    return OUTCOME + json.dumps(dict(outcome), sort_keys=True)
+
+
+def said_outcome(log: str) -> dict[str, Any]:
+    """What the lines of a log say of the outcome; empty where they say nothing."""
+    said: dict[str, Any] = {}
+    for line in log.splitlines():
+        _, mark, text = line.partition(OUTCOME)
+        if mark:
+            try:
+                value = json.loads(text)
+            except json.JSONDecodeError:
+                continue
+            said |= value if isinstance(value, dict) else {}
+    return said
 
 
 def flat_scores(figures: Mapping[str, Any]) -> dict[str, float]:
@@ -61,6 +91,10 @@ def flat_scores(figures: Mapping[str, Any]) -> dict[str, float]:
 
 def _head(summary: RunSummary) -> str:
     name = f" `{summary.name}`" if summary.name else ""
+    if summary.cancelled:
+        return f"# Cancelled: run{name}"
+    if summary.succeeded is None:
+        return f"# Unknown: run{name}"
     if not summary.succeeded:
         return f"# Failed: run{name}"
     if summary.promoted:
@@ -76,11 +110,18 @@ def _reasons(verdict: Mapping[str, Any] | None) -> str:
     return "\n\n" + "\n".join(f"- {plain(str(reason))}" for reason in reasons) if reasons else ""
 
 
+def _problems(summary: RunSummary) -> list[str]:
+    if not summary.problems:
+        return []
+    lines = "\n".join(f"- {plain(line)}" for line in summary.problems)
+    return [f"## What could not be read or written\n\n{lines}"]
+
+
 def _errors(summary: RunSummary) -> list[str]:
     if summary.errors:
         lines = "\n".join(f"- **{stage}**: {plain(line)}" for stage, line in summary.errors.items())
         return [f"## What failed\n\n{lines}"]
-    if not summary.succeeded:
+    if summary.succeeded is False and not summary.cancelled:
         return ["## What failed\n\nNo stage left a message: look at the log of the task that is red in Kubeflow."]
     return []
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,17 @@ import pytest
 from google.protobuf import json_format
 from kfp.compiler.pipeline_spec_builder import to_protobuf_value
 from kfp.pipeline_spec import pipeline_spec_pb2 as pb
+from typer.testing import CliRunner
 
+from lorapar.cli import app
+from lorapar.errors import LoraparError
+from lorapar.kubeflow import follow, submission
 from lorapar.kubeflow.executor import run_task
 from lorapar.progress import Silent
 from lorapar.store import open_store, put_tree, seal
+from tests.kubeflow.api_double import Double
+
+STORE = "s3://bucket/lorapar"
 
 
 def executor_input(
@@ -64,3 +72,37 @@ class Cluster:
 def cluster(tmp_path: Path) -> Cluster:
     """A store of its own and the tasks of one run."""
     return Cluster(tmp_path)
+
+
+Call = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Double]:
+    """The double of Kubeflow's API server; the folder `tmp_path` stands for the runs' bucket."""
+    monkeypatch.setattr(submission, "open_store", lambda address: open_store(tmp_path))
+    monkeypatch.setattr(follow, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr("os.environ", {**os.environ, "KF_PIPELINES_ENDPOINT": "", "KFP_TOKEN": "t0ken"})
+    double = Double()
+    yield double
+    double.stop()
+
+
+@pytest.fixture
+def call(server: Double) -> Call:
+    """The command line in this process; an error a person can mend becomes its exit code."""
+
+    def run(*arguments: str) -> tuple[int, str]:
+        result = CliRunner().invoke(app, [*arguments, "--host", server.address])
+        if isinstance(result.exception, LoraparError):
+            return int(result.exception.exit_code), str(result.exception)
+        assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+        return result.exit_code, result.output
+
+    return run
+
+
+@pytest.fixture
+def submit(call: Call) -> Call:
+    """`lorapar submit` of the preset tiny into the bucket."""
+    return lambda *more: call("submit", "--preset", "tiny", "--store", STORE, *more)

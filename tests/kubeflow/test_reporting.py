@@ -8,11 +8,20 @@ import threading
 
 import pytest
 
+from lorapar.config import load_config
 from lorapar.errors import BadInputError, UnreachableError
+from lorapar.kubeflow import executor
 from lorapar.kubeflow.ledger import Ledger
 from lorapar.kubeflow.parameters import PARAMETERS
-from lorapar.kubeflow.summary import RunSummary, summary_text
+from lorapar.kubeflow.reporting import close_cancelled, keep_plan, say_outcome
+from lorapar.kubeflow.summary import RunSummary, said_outcome, summary_text
 from lorapar.kubeflow.webhook import post_summary
+from lorapar.local.execute import new_record
+from lorapar.local.folder import StageRecord
+from lorapar.records import digest_of
+from lorapar.stages.contract import stage_spec
+from lorapar.stages.graph import GRAPH
+from lorapar.stages.plan import Plan, make_plan
 
 MIX = "data.task_mix={system1_train: 3, system1_heldout: 2, system2_train: 3, system2_heldout: 2}"
 
@@ -74,6 +83,166 @@ def test_a_task_from_the_cache_is_found_by_another_run(cluster, monkeypatch) -> 
 def test_a_run_that_is_no_name_never_becomes_a_key(cluster, run) -> None:
     with pytest.raises(BadInputError, match="no name of a run"):
         Ledger(cluster.store, run)
+
+
+# --- judged by the ledger, whatever Kubeflow says --------------------------------------------------------------------
+
+STATES = ("", "RUNNING", "SUCCEEDED", "FAILED")
+"""What an exit handler is told of the run, right or wrong (2.15 to 2.17.0 leave it RUNNING where a nested group was
+skipped or came last from the cache: backend/src/v2/metadata/client.go, UpdateDAGExecutionsState)."""
+BETTER = {"gate": {"better": 1.0, "promote": 1.0}, "promote": {"promoted": 1.0}}
+NOT_BETTER = {"gate": {"better": 0.0, "promote": 0.0}}
+SWITCHED_OFF = {"gate": {"better": 1.0, "promote": 0.0}}
+KEPT_OUT = {"gate": {"better": 1.0, "promote": 1.0}, "promote": {"promoted": 0.0}}
+
+
+@pytest.fixture(scope="module")
+def plan() -> Plan:
+    return make_plan(load_config(preset="tiny", overrides=[MIX]))
+
+
+def leave(cluster, plan, run, metrics, *, before=None, cached=(), at="2026-11-28T10:00:00+00:00") -> None:
+    """The records that a run leaves as far as `before`; nodes in `cached` have not run in it."""
+    ledger = Ledger(cluster.store, run)
+    made: dict[str, StageRecord] = {}
+    for node in GRAPH:
+        if node.name == before or node.stage == "report" or (node.when is not None and node.name not in metrics):
+            break
+        inputs = {name: [made[edge.node].outputs[edge.output] for edge in edges] for name, edges in node.inputs.items()}
+        outputs = {name: digest_of([node.name, name]) for name in stage_spec(node.stage).outputs}
+        settings = plan.sections.get(node.name, {})
+        record = new_record(node.name, node.stage, settings, inputs)
+        record = record.model_copy(
+            update={"outputs": outputs, "metrics": metrics.get(node.name, {}), "finished": at, "seconds": 1.0}
+        )
+        made[node.name] = record
+        if node.name == "plan":
+            keep_plan(ledger, record, plan, {})
+        elif node.name not in cached:
+            ledger.write_record(record)
+
+
+def outcome_of(cluster, run, state, capsys) -> dict:
+    """What `report` puts into the store, after it has said the same in its log."""
+    reported(cluster, run, state)
+    outcome = json.loads(cluster.store.read(f"runs/{run}/outcome.json"))
+    assert said_outcome(capsys.readouterr().out) == outcome
+    return outcome
+
+
+@pytest.mark.parametrize("state", STATES)
+@pytest.mark.parametrize(
+    ("metrics", "better", "promoted"),
+    [(BETTER, True, True), (NOT_BETTER, False, False), (SWITCHED_OFF, True, False), (KEPT_OUT, True, False)],
+    ids=["promoted", "not better", "switched off", "kept out of production"],
+)
+def test_a_run_that_left_every_record_has_succeeded(cluster, plan, capsys, metrics, better, promoted, state) -> None:
+    leave(cluster, plan, "run-1", metrics)
+    outcome = outcome_of(cluster, "run-1", state, capsys)
+    assert (outcome["succeeded"], outcome["better"], outcome["promoted"]) == (True, better, promoted)
+    assert outcome["missing"] == []
+
+
+CACHED = [node.name for node in GRAPH if stage_spec(node.stage).cached]
+
+
+@pytest.mark.parametrize("state", STATES)
+@pytest.mark.parametrize("metrics", [BETTER, NOT_BETTER, SWITCHED_OFF])
+def test_a_run_whose_tasks_all_came_from_the_cache_has_succeeded(cluster, plan, capsys, metrics, state) -> None:
+    leave(cluster, plan, "run-1", metrics, at="2026-11-27T10:00:00+00:00")
+    leave(cluster, plan, "run-2", metrics, cached=CACHED)
+    outcome = outcome_of(cluster, "run-2", state, capsys)
+    assert (outcome["succeeded"], outcome["promoted"]) == (True, metrics is BETTER)
+
+
+NODES = [node.name for node in GRAPH if node.stage not in ("plan", "report")]
+
+
+@pytest.mark.parametrize("node", NODES)
+@pytest.mark.parametrize("line", ["it is broken", None], ids=["with a word", "killed"])
+def test_a_run_that_failed_in_a_stage_has_failed(cluster, plan, capsys, node, line) -> None:
+    leave(cluster, plan, "run-1", BETTER, before=node)
+    if line is not None:
+        Ledger(cluster.store, "run-1").write_error(node_of(node).stage, line)
+    outcome = outcome_of(cluster, "run-1", "SUCCEEDED", capsys)
+    assert (outcome["succeeded"], outcome["promoted"]) == (False, False)
+    assert node in outcome["missing"]
+    assert outcome["errors"] == ({node_of(node).stage: line} if line else {})
+
+
+@pytest.mark.parametrize("node", ["publish", "gate", "promote"])
+def test_what_is_never_cached_has_to_run_in_this_run(cluster, plan, capsys, node) -> None:
+    """An equal run has left the same records before; in this one the task was killed without a word."""
+    leave(cluster, plan, "run-1", BETTER, at="2026-11-27T10:00:00+00:00")
+    leave(cluster, plan, "run-2", BETTER, before=node)
+    outcome = outcome_of(cluster, "run-2", "RUNNING", capsys)
+    assert (outcome["succeeded"], node in outcome["missing"]) == (False, True)
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_a_run_that_left_nothing_has_failed(cluster, capsys, state) -> None:
+    outcome = outcome_of(cluster, "run-1", state, capsys)
+    assert (outcome["succeeded"], outcome["better"], outcome["promoted"]) == (False, None, False)
+
+
+def test_a_cancelled_run_gets_its_summary_once(cluster, plan) -> None:
+    """Argo starts no exit handler once a run was terminated."""
+    leave(cluster, plan, "run-1", BETTER, before="rl")
+    ledger = Ledger(cluster.store, "run-1")
+    assert close_cancelled(ledger, cluster.root / "closing")
+    outcome = json.loads(cluster.store.read("runs/run-1/outcome.json"))
+    assert (outcome["cancelled"], outcome["succeeded"], outcome["missing"][0]) == (True, False, "rl")
+    assert cluster.store.read("runs/run-1/summary.md").decode().startswith("# Cancelled: run `tiny`")
+    assert not close_cancelled(ledger, cluster.root / "again")
+
+
+def node_of(name: str):
+    return next(node for node in GRAPH if node.name == name)
+
+
+def test_a_store_that_cannot_be_read_does_not_cost_the_page(cluster, monkeypatch, capsys) -> None:
+    def refused(address: str) -> None:
+        raise UnreachableError(f"{address}: refused to ListObjects: InternalError")
+
+    monkeypatch.setattr(executor, "open_store", refused)
+    page, summary = reported(cluster)
+    assert page.startswith("<!doctype html>")
+    assert summary.startswith("# Unknown: run")
+    assert "refused to ListObjects: InternalError" in summary
+    assert "Kubeflow's own word on the run so far is FAILED" in summary
+    said = capsys.readouterr().out
+    assert "lorapar: report: " in said
+    assert said_outcome(said) == {}, "what is not known is not said"
+
+
+def test_a_store_that_takes_no_results_costs_neither_page_nor_outcome(cluster, plan, monkeypatch, capsys) -> None:
+    leave(cluster, plan, "run-1", NOT_BETTER)
+
+    def refused(self, name: str, data: bytes) -> None:
+        raise UnreachableError(f"s3://bucket/{name}: refused to PutObject: InternalError")
+
+    monkeypatch.setattr(Ledger, "write_result", refused)
+    _, summary = reported(cluster)
+    assert summary.startswith("# Not better: run `tiny`")
+    assert "refused to PutObject: InternalError" in summary
+    assert said_outcome(capsys.readouterr().out)["better"] is False
+
+
+def test_a_webhook_that_does_not_answer_fails_no_run(cluster, plan) -> None:
+    leave(cluster, plan, "run-1", NOT_BETTER)
+    values = {"store": cluster.address, "run": "run-1", "webhook": "http://127.0.0.1:9/x", "status": {"state": ""}}
+    cluster.run("report", values, ["page", "summary"])
+    summary = (cluster.root / f"task-{cluster.count}" / "out" / "summary").read_text(encoding="utf-8")
+    assert "webhook: 127.0.0.1:9 did not take the summary" in summary
+
+
+def test_gate_and_promote_say_in_their_logs_how_the_run_comes_out(capsys) -> None:
+    say_outcome("gate", {"better": 1.0, "promote": 0.0})
+    assert said_outcome(capsys.readouterr().out) == {"better": True, "wanted": False}
+    say_outcome("promote", {"promoted": 1.0})
+    assert said_outcome(capsys.readouterr().out) == {"promoted": True}
+    say_outcome("sft", {})
+    assert capsys.readouterr().out == ""
 
 
 def summary_of(**changes) -> RunSummary:

@@ -2,67 +2,32 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from lorapar.cli import app
 from lorapar.config import load_config
-from lorapar.errors import BadInputError, LoraparError, Terminated
+from lorapar.errors import BadInputError, Terminated
 from lorapar.kubeflow import follow, submission
 from lorapar.kubeflow.checks import check_server
 from lorapar.stages.plan import resolve_config
-from lorapar.store import open_store
+from tests.kubeflow.api_double import Frame
+from tests.kubeflow.argo_double import Fate
+from tests.kubeflow.conftest import STORE
 
-spec = importlib.util.spec_from_file_location("api_double", Path(__file__).with_name("api_double.py"))
-api_double = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(api_double)
-
-PROMOTED = ("SUCCEEDED", {"plan": "SUCCEEDED", "gate": "SUCCEEDED", "promote": "SUCCEEDED"})
-NOT_BETTER = ("SUCCEEDED", {"plan": "SUCCEEDED", "gate": "SUCCEEDED"})
-FAILED = ("FAILED", {"plan": "SUCCEEDED", "sft": "FAILED"})
-
-
-@pytest.fixture
-def server(monkeypatch, tmp_path):
-    """The double; runs end at once, and the folder `tmp_path` stands for their bucket."""
-    monkeypatch.setattr(submission, "open_store", lambda address: open_store(tmp_path))
-    monkeypatch.setattr(follow, "POLL_SECONDS", 0.01)
-    monkeypatch.setattr("os.environ", {**__import__("os").environ, "KF_PIPELINES_ENDPOINT": "", "KFP_TOKEN": "t0ken"})
-    double = api_double.Double()
-    yield double
-    double.stop()
+PROMOTED = Frame(
+    "SUCCEEDED", {"plan": "SUCCEEDED", "report": Fate(log='lorapar outcome: {"better": true, "promoted": true}')}
+)
+FAILED = Frame("FAILED", {"plan": "SUCCEEDED", "sft": "FAILED"})
 
 
-@pytest.fixture
-def call(server):
-    """The command line in this process; an error a person can mend becomes its exit code."""
-
-    def run(*arguments: str):
-        result = CliRunner().invoke(app, [*arguments, "--host", server.address])
-        if isinstance(result.exception, LoraparError):
-            return int(result.exception.exit_code), str(result.exception)
-        assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
-        return result.exit_code, result.output
-
-    return run
-
-
-STORE = "s3://bucket/lorapar"
-
-
-def submit(call, *more):
-    return call("submit", "--preset", "tiny", "--store", STORE, *more)
-
-
-def test_a_new_version_is_uploaded_once_and_runs_get_the_settings(server, call) -> None:
-    assert submit(call, "--param", "theta=0.8", "--service-account", "trainer")[0] == 0
-    assert submit(call)[0] == 0
+def test_a_new_version_is_uploaded_once_and_runs_get_the_settings(server, call, submit) -> None:
+    assert submit("--param", "theta=0.8", "--service-account", "trainer")[0] == 0
+    assert submit()[0] == 0
     assert len(server.pipelines) == 1
     # The first upload makes a version too, named after the pipeline; then one for our content, and none again.
     assert [one.display_name.split("-")[0] for one in server.versions.values()][1:] == ["0.1.0"]
@@ -75,75 +40,46 @@ def test_a_new_version_is_uploaded_once_and_runs_get_the_settings(server, call) 
     assert set(server.tokens) == {"Bearer t0ken"}
 
 
-def test_images_and_caching_make_another_version(server, call) -> None:
+def test_images_and_caching_make_another_version(server, call, submit) -> None:
     digest = "sha256:" + "a" * 64
-    submit(call)
-    submit(call, "--image", f"trainer=registry.example/trainer@{digest}")
-    submit(call, "--no-cache")
+    submit()
+    submit("--image", f"trainer=registry.example/trainer@{digest}")
+    submit("--no-cache")
     assert len({one.display_name for one in server.versions.values()}) == 4
     specs = [package["spec"] for package in server.packages.values()]
     images = {one["container"]["image"] for one in specs[2]["deploymentSpec"]["executors"].values()}
     assert f"registry.example/trainer@{digest}" in images
 
 
-@pytest.mark.parametrize(
-    ("ending", "code", "said"),
-    [
-        (PROMOTED, 0, "better, promoted"),
-        (NOT_BETTER, 10, "not better than what serves today"),
-        (FAILED, 12, "sft failed"),
-        (("CANCELED", {}), 12, "canceled"),
-    ],
-)
-def test_the_end_of_the_run_decides_the_exit_code(server, call, ending, code, said) -> None:
-    server.endings = [ending]
-    result = submit(call, "--wait")
-    assert result[0] == code, result
-    assert said in result[1]
-
-
-def test_what_the_report_wrote_down_wins_over_states_of_tasks(server, call, tmp_path) -> None:
-    server.endings = [NOT_BETTER]
-    results = tmp_path / "runs" / "run-0"
-    results.mkdir(parents=True)
-    outcome = {"better": True, "promoted": False, "errors": {}}
-    (results / "outcome.json").write_text(json.dumps(outcome), encoding="utf-8")
-    (results / "metrics.json").write_text(json.dumps({"base": {"system1_accuracy": 0.25}}), encoding="utf-8")
-    code, said = submit(call, "--wait")
-    assert code == 0
-    assert "promotion is switched off" in said
-    assert "25.0%" in said
-
-
 @pytest.mark.parametrize(("stop", "code"), [(KeyboardInterrupt, 130), (Terminated, 143)])
-def test_stopped_while_following_it_says_that_the_run_goes_on(server, call, monkeypatch, stop, code) -> None:
+def test_stopped_while_following_it_says_that_the_run_goes_on(server, call, submit, monkeypatch, stop, code) -> None:
     def stopping(_seconds: float) -> None:
         raise stop
 
     monkeypatch.setattr(follow.time, "sleep", stopping)
-    ended, said = submit(call, "--wait")
+    ended, said = submit("--wait")
     assert ended == code
     assert "run run-0; the run goes on in Kubeflow" in said
     assert "run the same command again to continue" not in said
 
 
-def test_a_failed_run_is_started_again_as_often_as_asked(server, call) -> None:
+def test_a_failed_run_is_started_again_as_often_as_asked(server, call, submit) -> None:
     server.endings = [FAILED, FAILED, PROMOTED]
-    assert submit(call, "--wait", "--resubmit", "2")[0] == 0
+    assert submit("--wait", "--resubmit", "2")[0] == 0
     assert len(server.runs) == 3
     server.endings = [FAILED, FAILED]
-    assert submit(call, "--wait", "--resubmit", "1")[0] == 12
+    assert submit("--wait", "--resubmit", "1")[0] == 12
 
 
-def test_nothing_starts_where_nothing_has_changed(server, call) -> None:
-    server.endings = [("FAILED", {}), ("SUCCEEDED", {}), ("SUCCEEDED", {})]
-    submit(call, "--if-changed")
-    submit(call, "--if-changed")
+def test_nothing_starts_where_nothing_has_changed(server, call, submit) -> None:
+    server.endings = [Frame("FAILED"), Frame("SUCCEEDED"), Frame("SUCCEEDED")]
+    submit("--if-changed")
+    submit("--if-changed")
     assert len(server.runs) == 2, "the first failed, so an equal one starts"
-    code, said = submit(call, "--if-changed")
+    code, said = submit("--if-changed")
     assert (code, len(server.runs)) == (0, 2)
     assert "unchanged since run run-1" in said
-    submit(call, "--if-changed", "--set", "rl.max_steps=3")
+    submit("--if-changed", "--set", "rl.max_steps=3")
     assert len(server.runs) == 3
 
 
@@ -157,17 +93,17 @@ def test_changed_rows_at_the_same_address_count_as_changed(tmp_path) -> None:
     assert marks[0] == marks[1] != marks[2]
 
 
-def test_runs_lists_the_newest_first(server, call) -> None:
+def test_runs_lists_the_newest_first(server, call, submit) -> None:
     server.endings = [PROMOTED, FAILED]
-    submit(call, "--name", "one")
-    submit(call, "--name", "two")
+    submit("--name", "one")
+    submit("--name", "two")
     code, said = call("runs")
     assert code == 0
     assert said.index("two") < said.index("one")
     assert "failed" in said
 
 
-def test_schedule_makes_a_recurring_run(server, call) -> None:
+def test_schedule_makes_a_recurring_run(server, call, submit) -> None:
     code, said = call("schedule", "0 0 3 * * *", "--preset", "tiny", "--store", STORE)
     assert code == 0, said
     (made,) = server.recurring.values()
@@ -176,25 +112,25 @@ def test_schedule_makes_a_recurring_run(server, call) -> None:
     assert call("schedule", "0 3 * * *", "--preset", "tiny")[0] == 2
 
 
-def test_a_time_that_never_comes_is_no_schedule(server, call) -> None:
+def test_a_time_that_never_comes_is_no_schedule(server, call, submit) -> None:
     code, said = call("schedule", "0 0 25 * * *", "--preset", "tiny", "--store", STORE)
     assert (code, len(server.recurring)) == (2, 0)
     assert "hour '25': expected 0 to 23" in said
 
 
-def test_a_model_below_the_volume_that_pods_mount_is_no_local_one(server, call, tmp_path) -> None:
+def test_a_model_below_the_volume_that_pods_mount_is_no_local_one(server, call, submit, tmp_path) -> None:
     model = ["--set", "model.name=/models/mine"]
-    assert submit(call, *model)[0] == 2
+    assert submit(*model)[0] == 2
     placement = tmp_path / "placement.yaml"
     placement.write_text("groups: {others: {models: {claim: shared}}}")
-    assert submit(call, *model, "--placement", str(placement))[0] == 0
+    assert submit(*model, "--placement", str(placement))[0] == 0
 
 
 def schedule(call, name: str) -> None:
     assert call("schedule", "0 0 3 * * *", "--preset", "tiny", "--store", STORE, "--name", name)[0] == 0
 
 
-def test_schedules_of_the_pipeline_are_listed_over_all_pages(server, call, monkeypatch) -> None:
+def test_schedules_of_the_pipeline_are_listed_over_all_pages(server, call, submit, monkeypatch) -> None:
     assert "no schedules" in call("schedules", "list")[1]
     monkeypatch.setattr("lorapar.kubeflow.server._PAGE", 2)
     for name in ("first", "second", "third", "fourth", "fifth"):
@@ -207,7 +143,7 @@ def test_schedules_of_the_pipeline_are_listed_over_all_pages(server, call, monke
     assert said.count("0 0 3 * * *") == said.count("enabled") == 4
 
 
-def test_a_schedule_is_deleted_by_id_or_by_name(server, call) -> None:
+def test_a_schedule_is_deleted_by_id_or_by_name(server, call, submit) -> None:
     for name in ("nightly", "weekly", "weekly"):
         schedule(call, name)
     assert call("schedules", "delete", "nightly")[0] == 0
@@ -225,7 +161,7 @@ def test_a_schedule_is_deleted_by_id_or_by_name(server, call) -> None:
     )
 
 
-def test_the_schedule_of_another_pipeline_is_not_ours_to_delete(server, call) -> None:
+def test_the_schedule_of_another_pipeline_is_not_ours_to_delete(server, call, submit) -> None:
     schedule(call, "nightly")
     (foreign,) = server.recurring.values()
     foreign.pipeline_version_reference.pipeline_id = "somebody-elses"
@@ -233,7 +169,7 @@ def test_the_schedule_of_another_pipeline_is_not_ours_to_delete(server, call) ->
     assert len(server.recurring) == 1
 
 
-def test_looking_for_runs_of_an_unknown_experiment_makes_none(server, call) -> None:
+def test_looking_for_runs_of_an_unknown_experiment_makes_none(server, call, submit) -> None:
     code, said = call("runs", "--experiment", "typo")
     assert code == 0
     assert "no runs in an experiment called 'typo'" in said
@@ -241,9 +177,9 @@ def test_looking_for_runs_of_an_unknown_experiment_makes_none(server, call) -> N
 
 
 @pytest.mark.parametrize(("status", "code"), [(401, 3), (403, 3), (500, 3), (404, 2)])
-def test_a_server_that_refuses_is_one_line(server, call, status, code) -> None:
+def test_a_server_that_refuses_is_one_line(server, call, submit, status, code) -> None:
     server.refuse = status
-    result = submit(call)
+    result = submit()
     assert result[0] == code
     assert "not allowed" in result[1]
     assert "t0ken" not in result[1]

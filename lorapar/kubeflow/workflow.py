@@ -1,0 +1,200 @@
+"""Argo's Workflow of a run, as Kubeflow hands it out: what the task details of its API leave out.
+
+Task details have no pod names, no messages and no exit codes, and stand still once the node statuses of a Workflow
+have grown to 1 MiB: from then on Argo keeps them as `compressedNodes` (gzip in base64; Argo 4.0.5, workflow/packer), of
+which Kubeflow 2.17.0 makes no details (backend/src/common/util/workflow.go, NodeStatuses). The object itself is stored
+and handed out whole, by GET /apis/v1beta1/runs/ID (backend/src/apiserver/server/run_server.go, GetRunV1).
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import gzip
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from lorapar.kubeflow.package import PlannedTask
+
+_POD = "Pod"
+_STATES = {
+    "Pending": "PENDING",
+    "Running": "RUNNING",
+    "Succeeded": "SUCCEEDED",
+    "Skipped": "SKIPPED",
+    "Omitted": "SKIPPED",
+    "Failed": "FAILED",
+    "Error": "FAILED",
+}
+_EXIT_CODE = re.compile(r"exit code (\d+)")
+_TRY = re.compile(r"\(\d+\)$")
+_STOPPED = ("pod deleted", "node shutdown", "terminated in response to imminent node shutdown", "preempt", "evicted")
+"""What Argo says of a pod that was taken away, in lower case (workflow/controller/operator.go, failure messages)."""
+TERMINATED = 143
+"""The exit code of a process that SIGTERM ended."""
+
+
+@dataclass(frozen=True)
+class Pod:
+    """A pod of a stage."""
+
+    name: str
+    attempt_of: str
+    """What it is a try of: equal for all tries of one task."""
+    nodes: tuple[str, ...]
+    """The nodes of the graph that its task runs."""
+    state: str
+    message: str
+    exit_code: int | None
+    seconds: float
+    """How long it has been in the Workflow."""
+
+    @property
+    def stopped(self) -> bool:
+        """Whether it was ended from outside: by SIGTERM, or taken away with its node."""
+        said = self.message.lower()
+        return self.state == "FAILED" and (self.exit_code == TERMINATED or any(word in said for word in _STOPPED))
+
+
+@dataclass(frozen=True)
+class NodeState:
+    """What the Workflow says of one node of the graph."""
+
+    state: str
+    seconds: float | None
+
+
+class Workflow:
+    """The parts of the object that are of use here."""
+
+    def __init__(self, value: Mapping[str, Any], tasks: Sequence[PlannedTask]) -> None:
+        self._value = value
+        self._tasks = {task.key: task for task in tasks}
+        status = value.get("status") or {}
+        self.compressed = bool(status.get("compressedNodes"))
+        self._nodes: list[Mapping[str, Any]] = list(_node_statuses(status).values())
+
+    @property
+    def namespace(self) -> str:
+        """Where its pods are."""
+        return str((self._value.get("metadata") or {}).get("namespace") or "")
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether somebody terminated the run: Kubeflow sets this deadline and nothing else does.
+
+        Kubeflow 2.17.0, backend/src/apiserver/resource/resource_manager.go, TerminateWorkflow.
+        """
+        return (self._value.get("spec") or {}).get("activeDeadlineSeconds") == 0
+
+    def states(self) -> dict[str, NodeState]:
+        """The state of each node of the graph that has been reached; that of its least finished task."""
+        found: dict[str, NodeState] = {}
+        for node in self._nodes:
+            segments = _segments(node)
+            task = self._tasks.get(segments[-1]) if segments else None
+            if task is None:
+                continue
+            state = NodeState(_STATES.get(str(node.get("phase")), "PENDING"), _seconds(node))
+            for name in task.nodes:
+                found.setdefault(name, state)
+        return self._with_pods(found)
+
+    def pods(self) -> list[Pod]:
+        """The pods that stages run in, the latest started last; those of Kubeflow's drivers are left out."""
+        found = [pod for node in sorted(self._nodes, key=_started) if (pod := self._pod(node)) is not None]
+        return found
+
+    def _with_pods(self, states: dict[str, NodeState]) -> dict[str, NodeState]:
+        """Argo calls a task running as soon as it is there; it is pending while all its unfinished pods are."""
+        pods = self.pods()
+        for name, state in states.items():
+            open_pods = [pod.state for pod in pods if name in pod.nodes and pod.state in ("PENDING", "RUNNING")]
+            if state.state == "RUNNING" and open_pods and "RUNNING" not in open_pods:
+                states[name] = NodeState("PENDING", state.seconds)
+        return states
+
+    def _pod(self, node: Mapping[str, Any]) -> Pod | None:
+        segments = _segments(node)
+        if node.get("type") != _POD or not segments or segments[-1] != "executor":
+            return None
+        task = next((self._tasks[one] for one in reversed(segments) if one in self._tasks), None)
+        if task is None:
+            return None
+        message = str(node.get("message") or "")
+        return Pod(
+            name=self._pod_name(node),
+            attempt_of=_TRY.sub("", str(node.get("name"))),
+            nodes=task.nodes,
+            state=_STATES.get(str(node.get("phase")), "PENDING"),
+            message=message,
+            exit_code=_exit_code(node, message),
+            seconds=_seconds(node) or 0.0,
+        )
+
+    def _pod_name(self, node: Mapping[str, Any]) -> str:
+        """As Kubeflow derives it (2.17.0, backend/src/common/util/workflow.go, RetrievePodName)."""
+        metadata = self._value.get("metadata") or {}
+        identity = str(node.get("id") or "")
+        if (metadata.get("annotations") or {}).get("workflows.argoproj.io/pod-name-format") == "v1":
+            return identity
+        name = str(metadata.get("name") or "")
+        prefix = name if ".inline" in str(node.get("name")) else f"{name}-{node.get('templateName')}"
+        return f"{prefix}-{identity.rpartition('-')[2]}"
+
+
+def read_workflow(text: str, tasks: Sequence[PlannedTask]) -> Workflow | None:
+    """Parse the manifest; None where it is none."""
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError:
+        return None
+    return Workflow(value, tasks) if isinstance(value, dict) else None
+
+
+def _node_statuses(status: Mapping[str, Any]) -> dict[str, Any]:
+    """The plain ones, or the compressed ones unpacked; empty where neither can be read."""
+    plain = status.get("nodes")
+    if plain:
+        return dict(plain)
+    try:
+        value = json.loads(gzip.decompress(base64.b64decode(str(status.get("compressedNodes") or ""))))
+    except (binascii.Error, OSError, EOFError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _segments(node: Mapping[str, Any]) -> list[str]:
+    """`run.root.exit-handler-1.stages.tally-2.executor(0)` is a path; the items of loops and tries are cut off."""
+    return re.sub(r"\([^)]*\)", "", str(node.get("name") or "")).split(".")[1:]
+
+
+def _exit_code(node: Mapping[str, Any], message: str) -> int | None:
+    said = str((node.get("outputs") or {}).get("exitCode") or "")
+    match = _EXIT_CODE.search(message)
+    text = said or (match[1] if match else "")
+    return int(text) if text.isdigit() else None
+
+
+def _started(node: Mapping[str, Any]) -> str:
+    return str(node.get("startedAt") or "")
+
+
+def _seconds(node: Mapping[str, Any]) -> float | None:
+    times = list(_times(node))
+    if not times:
+        return None
+    end = times[1] if len(times) > 1 else datetime.now(UTC)
+    return max(0.0, (end - times[0]).total_seconds())
+
+
+def _times(node: Mapping[str, Any]) -> Iterator[datetime]:
+    for key in ("startedAt", "finishedAt"):
+        try:
+            yield datetime.fromisoformat(str(node.get(key) or "").replace("Z", "+00:00"))
+        except ValueError:
+            return

@@ -1,0 +1,399 @@
+"""`lorapar submit --wait` says how a run ended, and says that it does not know where nothing says it.
+
+The double (api_double.py, argo_double.py) names the release and the files of Kubeflow that it behaves like.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from lorapar.errors import UnreachableError
+from lorapar.kubeflow import follow, submission
+from lorapar.kubeflow.ledger import Ledger
+from lorapar.kubeflow.package import build_package
+from lorapar.kubeflow.server import Server, Start, Where
+from lorapar.kubeflow.summary import outcome_line, said_outcome
+from lorapar.stages.graph import node_names
+from lorapar.store import open_store
+from tests.kubeflow.api_double import Double, Frame
+from tests.kubeflow.argo_double import Fate
+from tests.kubeflow.conftest import STORE, Call
+
+ALL = {name: "SUCCEEDED" for name in node_names() if name != "promote"}
+DONE = Frame("SUCCEEDED", ALL)
+
+
+def until(last: str, **more: Any) -> dict[str, Any]:
+    """Every node before `last` has succeeded; `more` says what became of others."""
+    names = node_names()
+    return dict.fromkeys(names[: names.index(last)], "SUCCEEDED") | {
+        name.replace("_", "-"): fate for name, fate in more.items()
+    }
+
+
+def says(**outcome: Any) -> Fate:
+    """A task whose log says something of the outcome, among other lines."""
+    return Fate(log=f"I1128 launcher_v2.go:151] started\n{outcome_line(outcome)}\nbye\n")
+
+
+@pytest.fixture
+def no_rights(server: Double, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that may not read the run's store."""
+
+    def refused(address: str) -> None:
+        raise UnreachableError(f"{address}: refused (403 AccessDenied)")
+
+    monkeypatch.setattr(submission, "open_store", refused)
+
+
+@pytest.fixture
+def kept(tmp_path: Path) -> Callable[..., None]:
+    """Put a result of the run `run-0` into its store."""
+
+    def keep(name: str, text: str) -> None:
+        path = tmp_path / "runs" / "run-0" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+
+    return keep
+
+
+Wait = Callable[[], tuple[int, str]]
+
+
+@pytest.fixture
+def wait(server: Double) -> Wait:
+    """Start a run of the shipped package and follow it: the exit code, and all that was said."""
+
+    def waited() -> tuple[int, str]:
+        package, said = build_package({}, None), io.StringIO()
+        server.packages["version"] = {"spec": package.spec}
+        client = Server(Where(server.address))
+        run = client.start("pipeline", "version", Start("tiny", "lorapar", {"store": STORE}))
+        ending = submission.wait_for(client, run, STORE, package.tasks(), Console(file=said, width=160))
+        return int(ending.exit_code), said.getvalue() + ending.line
+
+    return waited
+
+
+ENDINGS = [
+    ({"better": True, "promoted": True, "wanted": True}, 0, "better, promoted"),
+    ({"better": False, "promoted": False, "wanted": False}, 10, "not better than what serves today"),
+    ({"better": True, "promoted": False, "wanted": False}, 0, "better, but promotion is switched off"),
+    ({"better": True, "promoted": False, "wanted": True}, 0, "a person has taken this version out of production"),
+]
+
+
+@pytest.mark.parametrize(("outcome", "code", "said"), ENDINGS)
+def test_the_store_says_how_it_ended_whatever_the_tasks_look_like(
+    server: Double, submit: Call, kept: Callable[..., None], outcome: dict[str, Any], code: int, said: str
+) -> None:
+    server.endings = [DONE]
+    kept("outcome.json", json.dumps(outcome))
+    kept("metrics.json", json.dumps({"base": {"system1_accuracy": 0.25}}))
+    ended, words = submit("--wait")
+    assert (ended, said in words, "25.0%" in words) == (code, True, True), words
+
+
+@pytest.mark.parametrize(("outcome", "code", "said"), ENDINGS)
+@pytest.mark.parametrize("archived", [False, True])
+@pytest.mark.usefixtures("no_rights")
+def test_without_rights_in_the_store_the_log_of_the_report_says_it(
+    server: Double, wait: Wait, outcome: dict[str, Any], code: int, said: str, archived: bool
+) -> None:
+    server.endings = [Frame("SUCCEEDED", ALL | {"report": Fate(log=outcome_line(outcome), archived=archived)})]
+    ended, words = wait()
+    assert (ended, said in words) == (code, True), words
+
+
+DECIDED = [
+    ({"gate": says(better=False, wanted=False)}, 10),
+    ({"gate": says(better=True, wanted=False)}, 0),
+    ({"gate": says(better=True, wanted=True), "promote": says(promoted=True)}, 0),
+    ({"gate": says(better=True, wanted=True), "promote": says(promoted=False)}, 0),
+]
+
+
+@pytest.mark.parametrize(("nodes", "code"), DECIDED)
+@pytest.mark.usefixtures("no_rights")
+def test_without_the_report_the_gate_and_promote_say_it(
+    server: Double, wait: Wait, nodes: dict[str, Fate], code: int
+) -> None:
+    server.endings = [Frame("SUCCEEDED", ALL | nodes)]
+    ended, words = wait()
+    assert ended == code, words
+    assert ("better, promoted" in words) == (nodes.get("promote") == says(promoted=True)), words
+
+
+SILENT = {
+    "no log is there": DONE,
+    "the gate wants it and nothing says that it was done": Frame(
+        "SUCCEEDED", ALL | {"gate": says(better=True, wanted=True), "promote": "SUCCEEDED"}
+    ),
+    "promote was skipped and nothing says why": Frame("SUCCEEDED", ALL | {"promote": "SKIPPED"}),
+    "the logs say other things": Frame("SUCCEEDED", ALL | {"report": Fate(log="better: maybe\nlorapar outcome: {")}),
+    "the report knows nothing": Frame("SUCCEEDED", ALL | {"report": says(better=None, promoted=None)}),
+    "no tasks are shown": Frame("SUCCEEDED", {}),
+    "the details froze early": [
+        Frame("RUNNING", until("score-system1")),
+        Frame("SUCCEEDED", ALL | {"promote": "SUCCEEDED"}, packed=True),
+    ],
+}
+
+
+@pytest.mark.parametrize("frames", list(SILENT.values()), ids=list(SILENT))
+@pytest.mark.usefixtures("no_rights")
+def test_where_nothing_says_it_the_command_does_not_know(server: Double, wait: Wait, frames: Any) -> None:
+    server.endings = [frames]
+    ended, words = wait()
+    assert ended == 13, words
+    assert "whether its adapter is better or was promoted is not known here" in words
+    assert "AccessDenied" in words
+
+
+@pytest.mark.parametrize("left", ["", "not JSON", "[]", "{}", '{"better": null, "promoted": false}'])
+def test_an_outcome_in_the_store_that_says_nothing_is_none(
+    server: Double, wait: Wait, kept: Callable[..., None], left: str
+) -> None:
+    server.endings = [DONE]
+    if left:
+        kept("outcome.json", left)
+    ended, words = wait()
+    assert (ended, "outcome.json" in words) == (13, True), words
+
+
+@pytest.mark.usefixtures("no_rights")
+def test_a_kubeflow_that_hands_out_no_workflow_leaves_it_unknown(server: Double, wait: Wait) -> None:
+    server.endings = [Frame("SUCCEEDED", ALL | {"report": says(better=True, promoted=True)})]
+    server.hands_out_workflows = False
+    ended, words = wait()
+    assert (ended, "does not hand out the run's workflow" in words) == (13, True), words
+
+
+@pytest.mark.usefixtures("no_rights")
+def test_a_promoted_run_whose_details_froze_is_told_as_promoted(server: Double, wait: Wait) -> None:
+    """As seen: better, promoted, and no `promote` among the task details, which had stopped at a megabyte."""
+    full = ALL | {"promote": "SUCCEEDED", "report": says(better=True, promoted=True)}
+    server.endings = [[Frame("RUNNING", until("score-system1")), Frame("SUCCEEDED", full, packed=True)]]
+    ended, words = wait()
+    assert ended == 0, words
+    assert "better, promoted" in words
+    assert "promote: succeeded" in words, "the workflow itself shows what the details do not"
+
+
+def test_every_node_of_the_graph_is_shown_once_under_its_own_name(server: Double, wait: Wait) -> None:
+    """Details are called `tally`, `tally-2`, `vote-round`, `score-2`: Argo's names, not those of the graph."""
+    server.endings = [DONE]
+    words = wait()[1]
+    table = words[words.index("stage ") :].splitlines()[1:]
+    shown = [line.split()[0] for line in table if line.startswith(tuple(f" {name} " for name in node_names()))]
+    assert [name for name in shown if name in node_names()] == node_names()
+    states = dict(line.split()[:2] for line in table[: len(node_names())])
+    assert states == {name: "succeeded" if name in ALL else "-" for name in node_names()}
+
+
+def test_keys_of_the_package_name_each_node_of_the_graph_once() -> None:
+    """Whatever the compiler calls a task, it stands for the same nodes everywhere in the package."""
+    tasks = build_package({}, None).tasks()
+    assert len({task.key for task in tasks}) == len(tasks)
+    assert sorted(name for task in tasks for name in task.nodes) == sorted(node_names())
+
+
+FAILED_SFT = until("sft", sft=Fate("FAILED", exit_code=4, log="step 3\nlorapar: sft: the loss is NaN at step 3\n"))
+
+
+@pytest.mark.usefixtures("no_rights")
+def test_the_reason_of_a_failure_comes_from_the_log_where_the_store_cannot_be_read(server: Double, wait: Wait) -> None:
+    server.endings = [Frame("FAILED", FAILED_SFT)]
+    ended, words = wait()
+    assert ended == 12
+    assert "sft: the loss is NaN at step 3 (Error (exit code 4))" in words
+    assert len(server.runs) == 1, "a stage that failed is not started again by itself"
+
+
+@pytest.mark.parametrize(
+    ("fate", "said"),
+    [
+        (Fate("FAILED", exit_code=137, message="OOMKilled (exit code 137)"), "OOMKilled (exit code 137)"),
+        (Fate("FAILED", exit_code=1, log="Traceback\nKeyError: 'x'\n"), "KeyError: 'x'"),
+        (Fate("FAILED", exit_code=3, log="lorapar: s3://b: InternalError\n", archived=True), "s3://b: InternalError"),
+        (Fate("FAILED", exit_code=2, log="lorapar: https://me:hunter2@host refused\n"), "https://"),
+        (Fate("FAILED"), "failed without a word"),
+    ],
+)
+@pytest.mark.usefixtures("no_rights")
+def test_a_failed_task_says_the_most_that_is_left_of_it(server: Double, wait: Wait, fate: Fate, said: str) -> None:
+    server.endings = [Frame("FAILED", until("rl", rl=fate))]
+    ended, words = wait()
+    assert (ended, said in words, "hunter2" in words) == (12, True, False), words
+
+
+def test_what_a_stage_wrote_down_comes_before_its_log(server: Double, wait: Wait, tmp_path: Path) -> None:
+    server.endings = [Frame("FAILED", FAILED_SFT)]
+    Ledger(open_store(tmp_path), "run-0").write_error("sft", "the loss is infinite")
+    assert "sft: the loss is infinite;" in wait()[1]
+
+
+STOPPED = [
+    Fate("FAILED", exit_code=143),
+    Fate("FAILED", message="pod deleted during operation"),
+    Fate("FAILED", message="Pod was terminated in response to imminent node shutdown."),
+]
+
+
+@pytest.mark.parametrize("fate", STOPPED)
+@pytest.mark.usefixtures("no_rights")
+def test_a_stopped_task_is_told_apart_and_its_run_started_again_twice(server: Double, submit: Call, fate: Fate) -> None:
+    stopped = Frame("FAILED", until("rl", rl=fate))
+    server.endings = [stopped, stopped, stopped]
+    ended, words = submit("--wait")
+    assert (ended, len(server.runs)) == (12, 3)
+    assert "rl was stopped from outside" in words
+    server.endings = [stopped, Frame("SUCCEEDED", ALL | {"report": says(better=False)})]
+    assert submit("--wait")[0] == 10
+    server.endings = [stopped]
+    count = len(server.runs)
+    assert submit("--wait", "--resubmit", "0")[0] == 12
+    assert len(server.runs) == count + 1
+
+
+@pytest.mark.usefixtures("no_rights")
+def test_a_run_with_a_stopped_and_a_failed_task_has_failed(server: Double, wait: Wait) -> None:
+    nodes = until("score-system1", score_system1=STOPPED[0], score_system2=Fate("FAILED", exit_code=4))
+    server.endings = [Frame("FAILED", nodes)]
+    assert (wait()[0], len(server.runs)) == (12, 1)
+
+
+CANCELLED = {
+    "its history says so": Frame("FAILED", until("rl", rl="FAILED"), history=("RUNNING", "CANCELING")),
+    "the workflow says so": Frame("FAILED", until("rl", rl="FAILED"), deadline=0),
+    "it was seen while it was followed": [
+        Frame("CANCELING", until("rl", rl="RUNNING")),
+        Frame("FAILED", until("rl", rl="FAILED")),
+    ],
+    "its state says so": Frame("CANCELED", until("rl", rl="FAILED")),
+}
+
+
+@pytest.mark.parametrize("frames", list(CANCELLED.values()), ids=list(CANCELLED))
+def test_a_cancelled_run_is_told_as_cancelled_where_it_was_and_gets_its_summary(
+    server: Double, wait: Wait, tmp_path: Path, frames: Any
+) -> None:
+    server.endings = [frames]
+    ended, words = wait()
+    assert (ended, len(server.runs)) == (14, 1)
+    assert "was cancelled in Kubeflow during rl" in words
+    left = json.loads((tmp_path / "runs" / "run-0" / "outcome.json").read_text())
+    assert (left["cancelled"], left["succeeded"], left["promoted"]) == (True, False, False)
+    assert (tmp_path / "runs" / "run-0" / "summary.md").read_text().startswith("# Cancelled")
+
+
+def test_the_next_command_that_sees_a_cancelled_run_writes_its_summary(
+    server: Double, call: Call, submit: Call, tmp_path: Path
+) -> None:
+    server.endings = [CANCELLED["its history says so"]]
+    submit()
+    words = call("runs")[1]
+    assert "cancelled" in words
+    assert "/runs/run-0/summary.md" in words
+    assert (tmp_path / "runs" / "run-0" / "outcome.json").is_file()
+    assert "summary.md" not in call("runs")[1], "once"
+
+
+@pytest.mark.usefixtures("no_rights")
+def test_a_cancelled_run_is_told_without_rights_in_the_store(server: Double, submit: Call, call: Call) -> None:
+    server.endings = [CANCELLED["the workflow says so"]]
+    assert submit("--wait")[0] == 14
+    assert call("runs")[0] == 0
+
+
+@pytest.fixture
+def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two minutes without a change have passed at every question."""
+    monkeypatch.setattr(follow, "QUIET_SECONDS", 0.0)
+    monkeypatch.setattr(follow, "FROZEN_SECONDS", 0.0)
+
+
+@pytest.mark.usefixtures("no_rights", "quiet")
+def test_a_task_that_does_not_start_is_told_with_what_it_asks_for(server: Double, wait: Wait) -> None:
+    waiting = Frame("RUNNING", until("sft", sft="PENDING"))
+    server.endings = [[waiting, waiting, waiting, Frame("FAILED", until("sft", sft="FAILED"))]]
+    words = wait()[1]
+    assert words.count("sft (asks for 1 nvidia.com/gpu) has not started") == 1, "once"
+    assert "kubectl -n team describe pod lorapar-x7k2p-retry-system-container-impl-" in words
+
+
+@pytest.mark.usefixtures("no_rights", "quiet")
+def test_argos_own_word_on_a_pending_pod_is_repeated(server: Double, wait: Wait) -> None:
+    fate = Fate("PENDING", message="Unschedulable: 0/3 nodes are available: 3 Insufficient nvidia.com/gpu")
+    waiting = Frame("RUNNING", until("sft", sft=fate))
+    server.endings = [[waiting, waiting, Frame("FAILED", until("sft", sft="FAILED"))]]
+    assert "min: Unschedulable: 0/3 nodes are available: 3 Insufficient" in wait()[1]
+
+
+@pytest.mark.usefixtures("no_rights", "quiet")
+def test_without_the_workflow_it_says_what_to_look_at(server: Double, wait: Wait) -> None:
+    waiting = Frame("RUNNING", until("sft", sft="PENDING"))
+    server.endings = [[waiting, waiting, Frame("FAILED", until("sft", sft="FAILED"))]]
+    server.hands_out_workflows = False
+    words = wait()[1]
+    assert "sft (asks for 1 nvidia.com/gpu) is not done yet" in words
+    assert "kubectl describe pod -l pipeline/runid=run-0" in words
+
+
+@pytest.mark.usefixtures("no_rights", "quiet")
+def test_details_that_stand_still_are_said_once_and_the_rest_followed(server: Double, wait: Wait) -> None:
+    log = Fate("RUNNING", log="step 1")
+    server.endings = [
+        [
+            Frame("RUNNING", until("tally-first", tally_first=log)),
+            *[Frame("RUNNING", until("sft", sft=log), packed=True)] * 3,
+            Frame("SUCCEEDED", ALL | {"report": says(better=False)}, packed=True),
+        ]
+    ]
+    ended, words = wait()
+    assert (ended, words.count("task states stand still")) == (10, 1), words
+    assert "partition: succeeded" in words
+    assert "sft: running" in words
+
+
+@pytest.mark.usefixtures("quiet")
+def test_without_the_workflow_the_store_shows_that_details_stand_still(
+    server: Double, wait: Wait, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.hands_out_workflows = False
+    monkeypatch.setattr(submission, "node_outcomes", lambda ledger: {"plan": "SUCCEEDED", "prepare": "SUCCEEDED"})
+    still = Frame("RUNNING", {"plan": "SUCCEEDED", "prepare": "RUNNING"})
+    server.endings = [[still, still, still, Frame("FAILED", still.nodes)]]
+    words = wait()[1]
+    assert words.count("the store has results of tasks that it shows as unfinished") == 1
+    assert "prepare: succeeded" in words
+
+
+@pytest.mark.usefixtures("no_rights", "quiet")
+def test_a_run_whose_workflow_is_gone_ends_the_waiting(server: Double, wait: Wait) -> None:
+    """Kubeflow goes on calling it running: nothing tells its database that the Workflow was deleted."""
+    server.endings = [Frame("RUNNING", until("rl", rl=Fate("RUNNING")))]
+    ended, words = wait()
+    assert ended == 14
+    assert "is gone: its workflow was deleted" in words
+    assert "during rl" in words
+
+
+@pytest.mark.usefixtures("no_rights", "quiet")
+def test_a_long_task_is_not_taken_for_gone(server: Double, wait: Wait) -> None:
+    training = Frame("RUNNING", until("rl", rl=Fate("RUNNING", log="step 100")))
+    server.endings = [[*[training] * 6, Frame("SUCCEEDED", ALL | {"report": says(better=False)})]]
+    assert wait()[0] == 10
+
+
+def test_an_outcome_is_read_from_the_lines_made_for_it_and_from_no_others() -> None:
+    log = f"better: yes\n{outcome_line({'better': True})}\nlorapar outcome: [1]\nlorapar outcome: nonsense\n"
+    assert said_outcome(log) == {"better": True}
