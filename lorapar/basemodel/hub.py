@@ -24,6 +24,7 @@ from huggingface_hub.utils import validate_repo_id
 
 from lorapar.config import ModelConfig
 from lorapar.errors import BadInputError, UnreachableError
+from lorapar.network import network_cause, trust_authorities
 from lorapar.progress import Progress
 
 PROBE_SECONDS = 10.0
@@ -85,6 +86,7 @@ _SILENCE = (HTTPError, HfHubHTTPError, OfflineModeIsEnabled, TimeoutError, Conne
 def hub_errors(name: str, revision: str | None, kind: Kind) -> Iterator[None]:
     """What the hub may answer, as one line that names the setting."""
     setting, section = ("model.name", "model") if kind == "model" else ("data.source", "data")
+    trust_authorities()
     try:
         yield
     except HFValidationError:
@@ -106,6 +108,8 @@ def hub_errors(name: str, revision: str | None, kind: Kind) -> Iterator[None]:
     except (LocalEntryNotFoundError, *_SILENCE) as error:
         why = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else type(error).__name__
         instead = "local folder" if kind == "model" else "local file"
+        if cause := network_cause(error, constants.ENDPOINT):
+            raise UnreachableError(f"{setting}: the hub did not answer for {name}: {cause}") from None
         raise UnreachableError(
             f"{setting}: the hub did not answer for {name} ({why}); try again, or name a {instead} instead"
         ) from None

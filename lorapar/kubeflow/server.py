@@ -23,6 +23,7 @@ from lorapar.errors import BadInputError, UnreachableError
 from lorapar.kubeflow.checks import ENDPOINT_VARIABLE
 from lorapar.kubeflow.follow import GOING
 from lorapar.kubeflow.package import PIPELINE_NAME, Package
+from lorapar.network import network_cause, proxy_address, proxy_refusal, trust_authorities
 
 TOKEN_VARIABLE = "KFP_TOKEN"  # noqa: S105 -- a name, not a token
 COOKIES_VARIABLE = "KFP_COOKIES"
@@ -79,6 +80,9 @@ class Server:
                 namespace=INSTALLED_IN,
                 existing_token=os.environ.get(TOKEN_VARIABLE),
                 cookies=os.environ.get(COOKIES_VARIABLE),
+                # kfp's own HTTP client reads neither the variables of authorities nor those of proxies.
+                ssl_ca_cert=trust_authorities(),
+                proxy=proxy_address(where.host or os.environ.get(ENDPOINT_VARIABLE) or ""),
             )
         self._known_pipeline: str | None = None
         # In a pod of a multi-user Kubeflow it is the pod's own, which kfp has looked up.
@@ -319,9 +323,10 @@ class Server:
         except ApiException as error:
             raise _refused(self.address, doing, error) from None
         except (urllib3.exceptions.HTTPError, OSError) as error:
-            raise UnreachableError(
-                f"{self.address}: {doing}: Kubeflow did not answer ({type(error).__name__}); check --host"
-            ) from None
+            cause = (
+                network_cause(error, self.address) or f"Kubeflow did not answer ({type(error).__name__}); check --host"
+            )
+            raise UnreachableError(f"{self.address}: {doing}: {cause}") from None
 
 
 def _tail(answer: Any) -> str:
@@ -354,6 +359,8 @@ def _refused(address: str, doing: str, error: Any) -> UnreachableError | BadInpu
     except (json.JSONDecodeError, AttributeError):
         said = ""
     said = " ".join(said.split()) or str(error.reason)
+    if proxy := proxy_refusal(error.status, address):
+        return UnreachableError(f"{address}: {doing}: {proxy}")
     if error.status in (401, 403):
         return UnreachableError(
             f"{address}: {doing}: refused ({error.status} {said}); set {TOKEN_VARIABLE} or {COOKIES_VARIABLE}, "

@@ -8,6 +8,7 @@ import urllib.request
 
 from lorapar.errors import BadInputError, UnreachableError
 from lorapar.kubeflow.summary import RunSummary
+from lorapar.network import network_cause, proxy_refusal, trust_authorities
 
 TIMEOUT_SECONDS = 20.0
 
@@ -18,12 +19,16 @@ def post_summary(address: str, text: str, summary: RunSummary) -> None:
         raise BadInputError("webhook: expected an address that begins with https:// or http://")
     host = address.split("/")[2].rpartition("@")[2]
     body = json.dumps({"text": text, "outcome": summary.outcome()}, allow_nan=False).encode()
+    trust_authorities()
     request = urllib.request.Request(address, data=body, headers={"Content-Type": "application/json"}, method="POST")  # noqa: S310
     try:
-        with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS):  # noqa: S310
+        # Not urlopen, which keeps the proxies and authorities of its first call.
+        with urllib.request.build_opener().open(request, timeout=TIMEOUT_SECONDS):
             return
     except (urllib.error.URLError, OSError) as error:
-        reason = getattr(error, "reason", error)
+        refused = proxy_refusal(error.code, address) if isinstance(error, urllib.error.HTTPError) else None
+        cause = refused or network_cause(error, address)
+        reason = cause if cause is not None else getattr(error, "reason", error)
         raise UnreachableError(
             f"webhook: {host} did not take the summary: {reason}; the report is in the store"
         ) from None

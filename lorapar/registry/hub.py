@@ -28,6 +28,7 @@ from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import validate_repo_id
 
 from lorapar.errors import BadInputError, IntegrityError, LoraparError, UnreachableError
+from lorapar.network import network_cause, trust_authorities
 from lorapar.redaction import remember_secret
 from lorapar.registry.reference import parse_reference
 from lorapar.registry.registry import Registry
@@ -148,11 +149,14 @@ def _same(found: RepoFile, path: Path) -> bool:
 @contextmanager
 def _hub_errors(repository: str) -> Iterator[None]:
     """What the hub may answer, as one line."""
+    trust_authorities()
     try:
         yield
     except HfHubHTTPError as error:
         raise _refused(repository, error) from None
     except (HTTPError, OfflineModeIsEnabled, OSError) as error:
+        if cause := network_cause(error, constants.ENDPOINT):
+            raise UnreachableError(f"{repository}: the hub did not answer: {cause}") from None
         why = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else type(error).__name__
         raise UnreachableError(
             f"{repository}: the hub did not answer ({why}); check the network and HF_ENDPOINT, then push again"

@@ -18,6 +18,7 @@ import httpx2
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lorapar.errors import BadInputError, LoraparError, UnreachableError
+from lorapar.network import network_cause, proxy_refusal, trust_authorities
 from lorapar.redaction import remember_secret
 
 API_VERSIONS = ("v1", "v1alpha3")
@@ -79,6 +80,7 @@ class ModelRegistryClient:
         self.address = _checked(address)
         token = _token()
         headers = {"Authorization": f"Bearer {token}"} if token else {}
+        trust_authorities()
         self._http = httpx2.Client(headers=headers, timeout=TIMEOUT_SECONDS)
         self._root: str | None = None
 
@@ -147,10 +149,10 @@ class ModelRegistryClient:
         try:
             return self._http.request(method, url, **more)
         except (httpx2.RequestError, httpx2.InvalidURL) as error:
-            raise UnreachableError(
-                f"{self.address}: Kubeflow Model Registry did not answer ({type(error).__name__}); check "
-                "--registry-url and the network"
-            ) from None
+            cause = network_cause(error, self.address) or (
+                f"Kubeflow Model Registry did not answer ({type(error).__name__}); check --registry-url and the network"
+            )
+            raise UnreachableError(f"{self.address}: {cause}") from None
 
     def _parsed(self, response: httpx2.Response, kind: type[Answer]) -> Answer:
         if not response.is_success:
@@ -167,6 +169,8 @@ class ModelRegistryClient:
 
     def _refused(self, response: httpx2.Response) -> LoraparError:
         status = response.status_code
+        if proxy := proxy_refusal(status, self.address):
+            return UnreachableError(f"{self.address}: {proxy}")
         if status in (401, 403):
             how = f"set {TOKEN}, or {TOKEN_FILE} to a file with a token, that may write to it"
             return UnreachableError(f"{self.address}: Kubeflow Model Registry refused ({status}); {how}")

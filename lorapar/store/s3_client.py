@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from lorapar.errors import BadInputError, UnreachableError
+from lorapar.network import trust_authorities
 from lorapar.redaction import redact, remember_secret
 
 CONCURRENT_REQUESTS = 10
@@ -35,6 +36,9 @@ class Connection:
         with _settings_errors(where):
             core = botocore.session.get_session()
             self._session = boto3.Session(botocore_session=core)
+            authorities = trust_authorities()
+            # What a person told boto3 itself, by AWS_CA_BUNDLE or in a profile, wins.
+            self._verify = authorities if core.get_config_variable("ca_bundle") is None else None
             self.client: Any = self._make(**_options(core))
             found = self._session.get_credentials()
         if found is not None and found.method in _FOUND_HERE:
@@ -67,7 +71,7 @@ class Connection:
     def _make(self, **options: Any) -> Any:
         from botocore.config import Config
 
-        return self._session.client("s3", config=Config(**options))
+        return self._session.client("s3", config=Config(**options), verify=self._verify)
 
     def _remember_credentials(self) -> None:
         """Tell the redaction of keys that are not in the environment, such as those of a mounted file or a role."""

@@ -10,6 +10,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 
 from lorapar.errors import BadInputError, IntegrityError, LoraparError, UnreachableError
+from lorapar.network import S3_VARIABLE, network_cause, proxy_refusal
 from lorapar.redaction import redact
 from lorapar.store.base import NotFoundError, UnansweredError, UnsupportedError
 
@@ -107,6 +108,8 @@ def _refused(error: Any, where: str, endpoint: str) -> LoraparError:
     if code in _OTHER_REGION:
         return UnreachableError(f"{where}: the bucket lies in another region{_region(error)}; set AWS_REGION to it")
     metadata = error.response.get("ResponseMetadata", {})
+    if proxy := proxy_refusal(metadata.get("HTTPStatusCode", 0), endpoint):
+        return UnreachableError(redact(f"{where}: {proxy}"))
     attempts = metadata.get("RetryAttempts", 0) + 1
     text = _CAUSE_OF.get(code, "{endpoint} refused to {operation}: {code} {message}").format(
         endpoint=endpoint,
@@ -125,7 +128,12 @@ def _unanswered(error: Exception, where: str, endpoint: str) -> LoraparError:
     """There was no answer, or none was asked for because something is missing here."""
     from botocore import exceptions as boto
 
-    if isinstance(error, boto.SSLError):
+    in_the_way = network_cause(error, endpoint, S3_VARIABLE)
+    if in_the_way is not None:
+        cause = in_the_way
+        if "proxy" in cause:  # which may come back, as a server may
+            return UnansweredError(redact(f"{where}: {cause}"))
+    elif isinstance(error, boto.SSLError):
         cause = f"the certificate of {endpoint} is not trusted; name the authority's file in AWS_CA_BUNDLE"
     elif isinstance(error, (boto.EndpointConnectionError, boto.ConnectTimeoutError, boto.ProxyConnectionError)):
         cause = f"{endpoint} cannot be reached{_reason(error)}; check the network and AWS_ENDPOINT_URL"

@@ -14,6 +14,7 @@ import httpx2
 
 from lorapar.config import EndpointOptions
 from lorapar.errors import BadInputError
+from lorapar.network import trust_authorities
 
 _OWN_CA_VARIABLES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 """What names the authorities to trust, first one first. httpx2 reads the first two itself, the others are requests'."""
@@ -29,6 +30,7 @@ def open_http(address: str, options: EndpointOptions) -> httpx2.AsyncClient:
     limits = httpx2.Limits(
         max_connections=options.concurrency, max_keepalive_connections=options.concurrency, keepalive_expiry=30.0
     )
+    trust_authorities()
     try:
         return httpx2.AsyncClient(limits=limits, timeout=options.timeout_seconds, verify=_authorities())
     except (ValueError, ImportError, httpx2.InvalidURL) as error:

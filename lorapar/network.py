@@ -1,0 +1,183 @@
+"""Authorities and proxies, for every client alike: whose certificates are trusted, and which of the two was in the way.
+
+`LORAPAR_CA_BUNDLE` names a PEM file with authorities that are trusted beside the public ones. `SSL_CERT_FILE` and
+`REQUESTS_CA_BUNDLE`, which other programs read too, reach clients that know neither, so that one variable is enough.
+Proxies are those of `HTTP_PROXY`, `HTTPS_PROXY` and `NO_PROXY`, which every client here honours.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import socket
+import ssl
+import tempfile
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+from lorapar.errors import BadInputError
+
+OWN_VARIABLE = "LORAPAR_CA_BUNDLE"
+SHARED_VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE")
+"""What the libraries below us read: httpx, Python and OpenSSL the first, requests the second."""
+S3_VARIABLE = "AWS_CA_BUNDLE"
+"""What boto3 reads, and nobody else; `SSL_CERT_FILE` alone does not reach it."""
+
+_LOOPBACK = ("localhost", "127.0.0.1", "::1")
+"""A port-forward, say: no proxy leads there, though few programs know."""
+_SYSTEM = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/ca-bundle.pem")
+"""Where Debian, Red Hat and SUSE keep what the system trusts."""
+_UNREACHED = ("ConnectError", "ConnectTimeout", "NewConnectionError", "ConnectTimeoutError", "EndpointConnectionError")
+"""Names of the HTTP libraries' own errors for a connection that never was."""
+
+
+def trust_authorities() -> str | None:
+    """Let the authorities that the environment names reach every client of this process and of those it starts.
+
+    Returns the file with all that is trusted, for a client that is told by argument; None where nothing is named and
+    each library's own default holds. Raises BadInputError for a file that cannot be read or holds no certificate.
+    """
+    named = {name: path for name in (OWN_VARIABLE, *SHARED_VARIABLES, S3_VARIABLE) if (path := os.environ.get(name))}
+    for name, path in named.items():
+        _check(name, path)
+    own = named.get(OWN_VARIABLE)
+    shared = [path for name in SHARED_VARIABLES if (path := named.get(name)) and path != own]
+    asked = tuple(dict.fromkeys(path for path in (own, *shared) if path and Path(path).is_file()))
+    if not asked:
+        return None
+    # Asked again, by another client: what was made for the first one stands in the variables by then.
+    whole = next((path for path in asked if path in _made), None) or _combined(asked)
+    for name in (*SHARED_VARIABLES, S3_VARIABLE):
+        if (name not in named and name != S3_VARIABLE) or (own is not None and named.get(name) == own):
+            os.environ[name] = whole
+    return whole
+
+
+def network_cause(error: BaseException, address: str, variable: str = SHARED_VARIABLES[0]) -> str | None:
+    """What in the network was in the way of `address`: its certificate or a proxy; None where it was neither.
+
+    `error` is what any HTTP library raised; `variable` is the one that names authorities for that library.
+    """
+    chain = list(_chain(error))
+    host = urlsplit(address).netloc.rpartition("@")[2] or address
+    for one in chain:
+        if isinstance(one, ssl.SSLCertVerificationError) or "certificate verify failed" in str(one).lower():
+            return _certificate_cause(one, host, variable)
+    if any("WRONG_VERSION_NUMBER" in str(one) for one in chain):
+        return f"{host} does not speak TLS on this port; begin the address with http://, or give the port that does"
+    return _proxy_cause(chain, address, host)
+
+
+def proxy_refusal(status: int, address: str) -> str | None:
+    """What a proxy's own answer means: 407 comes from a proxy and never from the server behind it."""
+    proxy = proxy_for(address)
+    if status != 407:
+        return None
+    return (
+        f"the proxy {proxy or 'in between'} asks for a user and password (407); give them in "
+        f"{_proxy_variable(address)} as http://USER:PASSWORD@HOST:PORT"
+    )
+
+
+def proxy_for(address: str) -> str | None:
+    """The proxy that the environment names for an address, without user and password; None where it names none."""
+    proxy = proxy_address(address)
+    if proxy is None:
+        return None
+    parts = urlsplit(proxy)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+
+
+def proxy_address(address: str) -> str | None:
+    """As `proxy_for`, with user and password: for the client itself, never for a line or a log."""
+    parts = urlsplit(address)
+    proxies = getproxies()
+    proxy = proxies.get(parts.scheme) or proxies.get("all")
+    if not proxy or not parts.hostname or parts.hostname in _LOOPBACK or proxy_bypass(parts.netloc.rpartition("@")[2]):
+        return None
+    return proxy if "://" in proxy else f"http://{proxy}"
+
+
+def _proxy_cause(chain: list[BaseException], address: str, host: str) -> str | None:
+    proxy = proxy_for(address)
+    if proxy is None:
+        return None
+    said = " ".join(str(one) for one in chain)
+    if "407" in said:
+        return proxy_refusal(407, address)
+    refused = next((code for code in ("403", "502", "503", "504") if f"failed: {code}" in said), None)
+    named = [one for one in chain if "Proxy" in type(one).__name__]
+    refused = refused or next(
+        (text[:3] for one in named if (text := str(one))[:3] in ("403", "502", "503", "504")), None
+    )
+    if refused:
+        return f"the proxy {proxy} opens no way to {host} ({refused}); ask who runs it, or put {host} into NO_PROXY"
+    unreached = any(isinstance(one, ConnectionRefusedError | socket.gaierror) for one in chain)
+    if named or unreached or any(type(one).__name__ in _UNREACHED for one in chain):
+        return f"the proxy {proxy} does not answer; mend {_proxy_variable(address)}, or put {host} into NO_PROXY"
+    return None
+
+
+def _proxy_variable(address: str) -> str:
+    return "HTTPS_PROXY" if urlsplit(address).scheme == "https" else "HTTP_PROXY"
+
+
+def _certificate_cause(error: BaseException, host: str, variable: str) -> str:
+    said = str(error)
+    if "mismatch" in said or "is not valid for" in said:
+        return f"the certificate of {host} is made out to another name; use the name that it holds"
+    if "has expired" in said:
+        return f"the certificate of {host} has expired; renew it, or set this machine's clock"
+    if "not yet valid" in said:
+        return f"the certificate of {host} is not yet valid; set this machine's clock"
+    named = next((name for name in (OWN_VARIABLE, variable) if os.environ.get(name)), None)
+    given = f" (the file that {named} names now does not hold it)" if named and os.environ[named] not in _made else ""
+    return f"the certificate of {host} is not trusted; name the file of its authority in {variable}{given}"
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """An error and all that stand behind it, in whichever way a library keeps them."""
+    pending, seen = [error], set()
+    while pending:
+        one = pending.pop(0)
+        if id(one) in seen:
+            continue
+        seen.add(id(one))
+        yield one
+        kept = getattr(one, "kwargs", None)
+        behind = [one.__cause__, one.__context__, getattr(one, "reason", None), *one.args]
+        behind += [*(kept.values() if isinstance(kept, dict) else ()), *getattr(one, "exceptions", ())]
+        pending += [other for other in behind if isinstance(other, BaseException)]
+
+
+def _check(name: str, path: str) -> None:
+    if Path(path).is_dir():  # certificates by their hash, which OpenSSL and requests read one by one
+        return
+    try:
+        ssl.create_default_context(cafile=path)
+    except OSError as error:  # ssl.SSLError is one
+        said = getattr(error, "strerror", None) or str(error)
+        raise BadInputError(f"{name}={path} cannot be read as certificates ({said}); mend or unset it") from None
+
+
+_made: set[str] = set()
+
+
+@cache
+def _combined(paths: tuple[str, ...]) -> str:
+    """A file with the public authorities and those of the files; it lasts as long as this process."""
+    from botocore.httpsession import get_cert_path
+
+    # Mozilla's list, from certifi or botocore, and this system's own, which a company may have added to.
+    public = [path for path in (get_cert_path(True), *_SYSTEM) if Path(path).is_file()]
+    texts = dict.fromkeys(Path(path).read_bytes().strip() for path in (*public, *paths))
+    handle, whole = tempfile.mkstemp(prefix="lorapar-authorities-", suffix=".pem")
+    with os.fdopen(handle, "wb") as file:
+        file.write(b"\n".join(texts) + b"\n")
+    _made.add(whole)
+    maker = os.getpid()
+    atexit.register(lambda: Path(whole).unlink(missing_ok=True) if os.getpid() == maker else None)
+    return whole
