@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Annotated, Any, Literal
 from urllib.parse import parse_qsl, urlsplit
@@ -145,6 +146,12 @@ class EndpointOptions(Section):
     def _one_key_and_fields_of_our_own(self) -> EndpointOptions:
         if self.api_key_env and self.api_key_file:
             raise ValueError("api_key_env and api_key_file exclude each other; give one of them")
+        try:
+            json.dumps(self.extra_body, allow_nan=False)
+        except (TypeError, ValueError):
+            raise ValueError(
+                "extra_body: it must be JSON, which has neither dates nor NaN nor infinity; write them as text"
+            ) from None
         for name in ("messages", "prompt", "stream", "n"):
             if name in self.extra_body:
                 raise ValueError(f"extra_body: {name} is lorapar's own; leave it out")

@@ -21,7 +21,7 @@ from urllib.parse import urlencode, urljoin, urlsplit
 import httpx2
 
 from lorapar.config import EndpointOptions
-from lorapar.errors import UnreachableError
+from lorapar.errors import BadInputError, UnreachableError
 from lorapar.voting.endpoint_failures import Failure, described, failure_of
 from lorapar.voting.endpoint_login import Login
 from lorapar.voting.endpoint_network import Peer, certificate_problem, is_same_host, open_http
@@ -69,7 +69,10 @@ class EndpointClient:
         self._not_before = 0.0
         self._answers = 0
         self._moved: dict[str, str] = {}
-        self._peer = Peer(self.address)
+        try:
+            self._peer = Peer(self.address)
+        except httpx2.InvalidURL as error:
+            raise BadInputError(f"{self.address}: no address that can be asked ({error}); mend endpoint") from None
         self._given_up = asyncio.Event()
 
     async def get(self, path: str) -> Any:
@@ -141,6 +144,8 @@ class EndpointClient:
             if problem is not None:  # trying again would not help
                 raise UnreachableError(f"{url}: {problem}") from None
             raise _TryAgainError(f"the connection failed{self._peer.proxy()} ({said})") from None
+        except httpx2.InvalidURL as error:
+            raise BadInputError(f"{url}: no address that can be asked ({error}); mend endpoint") from None
         except httpx2.DecodingError as error:
             raise _TryAgainError(f"the answer's body cannot be decompressed ({error})") from None
         return self._read(url, response, choices=choices)

@@ -50,10 +50,16 @@ class Failure:
     """The code it counts as."""
     words: str
     """What the endpoint says, in one line, beginning with its status."""
+    names: str = ""
+    """The codes and kinds in it that are words, such as `content_filter`."""
     parameter: str | None = None
     """The field of the request that it names as the cause."""
     wait_seconds: float | None = None
     """How long it asks to wait."""
+
+    @property
+    def _text(self) -> str:
+        return f"{self.names} {self.words}"
 
     @property
     def passes(self) -> bool:
@@ -63,13 +69,25 @@ class Failure:
     @property
     def filtered(self) -> bool:
         """Whether it is the text of the row that is refused."""
-        return bool(re.search(r"content.?(filter|management policy|policy)|ResponsibleAI|flagged", self.words, re.I))
+        return bool(re.search(r"content.?(filter|management policy|policy)|ResponsibleAI|flagged", self._text, re.I))
+
+    @property
+    def unwritten(self) -> bool:
+        """Whether the request was well and the model failed to write the JSON that was asked for, as Groq says it."""
+        return bool(re.search(r"json_validate_failed|failed to (generate|validate) json", self._text, re.I))
+
+    @property
+    def too_small(self) -> bool:
+        """Whether a number in the request is refused for being too small."""
+        return bool(re.search(r"at least|greater than|minimum|too small|>=", self.words, re.I))
 
     @property
     def advice(self) -> str:
         """What a person can do about it; empty where the endpoint's own words have to do."""
         if self.filtered:
             return "leave the row out of the data, change the provider's filter, or let another teacher vote"
+        if re.search(r"context.?(length|window)|too long|too many tokens|input.?tokens", self._text, re.I):
+            return _ADVICE[413]
         return _ADVICE.get(self.status, "")
 
 
@@ -91,7 +109,8 @@ def failure_of(status: int, headers: Mapping[str, str], text: str, value: Any, n
         counts = inside if inside is not None and status in _WRAPPERS else status
     said = described(_message(found) or (text if value is None else ""))
     shown = f"HTTP {status}" + (f" ({counts} inside)" if counts not in (status, _UNKNOWN, NO_CREDIT) else "")
-    return Failure(counts, f"{shown} {said}".strip(), _parameter(found), _wait_seconds(headers, found, now))
+    wait_seconds = _wait_seconds(headers, found, now)
+    return Failure(counts, f"{shown} {said}".strip(), _names(found), _parameter(found), wait_seconds)
 
 
 def retry_after_seconds(header: str | None, now: float) -> float | None:
@@ -152,8 +171,11 @@ def _code(error: Mapping[str, Any]) -> int | None:
 
 def _named_code(error: Mapping[str, Any]) -> int | None:
     """What the names in an error (`rate_limit_error`, `RESOURCE_EXHAUSTED`) stand for."""
-    names = " ".join(error[key] for key in _CODES if isinstance(error.get(key), str))
-    return _stands_for(names)
+    return _stands_for(_names(error))
+
+
+def _names(error: Mapping[str, Any]) -> str:
+    return " ".join(error[key] for key in _CODES if isinstance(error.get(key), str))
 
 
 def _code_in_words(error: Mapping[str, Any]) -> int | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from urllib.parse import quote_plus
 
 from lorapar.config import EndpointOptions
 from lorapar.errors import BadInputError
@@ -32,11 +33,12 @@ class Login:
             self._key = self._from(environment, options.api_key_env, "the key", "api_key_env")
         elif self._file is not None:
             self._key = self._read(self._file)
-        remember_secret(*options.headers.values())
 
     def headers(self) -> dict[str, str]:
         """The headers of a request that is sent now."""
-        return {**self._headers, **({"Authorization": f"Bearer {self._key}"} if self._key else {})}
+        # People put the whole header into the variable, too.
+        key = (self._key or "").removeprefix("Bearer ")
+        return {**self._headers, **({"Authorization": f"Bearer {key}"} if key else {})}
 
     def renewed(self, refused: Mapping[str, str]) -> bool:
         """Whether another key is there than in the headers that were refused: its file is read again."""
@@ -64,5 +66,5 @@ class Login:
     def _checked(self, value: str, where: str) -> str:
         if not value or not value.isascii() or not value.isprintable():
             raise BadInputError(f"{where} must hold one line of printable ASCII to be sent; put the value there again")
-        remember_secret(value)
+        remember_secret(value, quote_plus(value))
         return value

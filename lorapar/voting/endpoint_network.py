@@ -73,7 +73,10 @@ def is_same_host(one: str, other: str) -> bool:
     first, second = urlsplit(one), urlsplit(other)
     if second.scheme not in _DEFAULT_PORTS or first.hostname != second.hostname:
         return False
-    ports = [part.port or _DEFAULT_PORTS[part.scheme] for part in (first, second)]
+    try:
+        ports = [part.port or _DEFAULT_PORTS[part.scheme] for part in (first, second)]
+    except ValueError:  # none that a port can be
+        return False
     upgraded = (first.scheme, second.scheme) == ("http", "https") and ports == [80, 443]
     return upgraded or (first.scheme == second.scheme and ports[0] == ports[1])
 
@@ -82,9 +85,10 @@ class Peer:
     """Whom connections for an address really go to: with a proxy, that one, and it may be what does not answer."""
 
     def __init__(self, address: str) -> None:
-        parts = urlsplit(address)
-        self._own = (parts.hostname or "", parts.port or _DEFAULT_PORTS[parts.scheme])
-        self._seen = self._own
+        parts = httpx2.URL(address)  # which writes names that are not ASCII as they are looked up
+        self._host = parts.raw_host.decode("ascii")
+        self._ports = {parts.port or _DEFAULT_PORTS[parts.scheme], _DEFAULT_PORTS["https"]}
+        self._seen: tuple[str, int] | None = None
         self._connected = False
 
     async def note(self, event: str, about: Mapping[str, Any]) -> None:
@@ -97,8 +101,8 @@ class Peer:
 
     def proxy(self) -> str:
         """Names the proxy, in words that follow what went wrong; empty where connections go straight to the address."""
-        if self._seen == self._own:
+        host, port = self._seen or (self._host, 0)
+        if host == self._host and (port in self._ports or self._seen is None):
             return ""
-        host, port = self._seen
         way = "through" if self._connected else "at"
         return f" {way} the proxy {host}:{port}, which HTTP_PROXY, HTTPS_PROXY and NO_PROXY decide on"

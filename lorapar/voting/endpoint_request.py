@@ -39,6 +39,7 @@ class Asker:
         self.model = model
         self.extra_body = options.extra_body
         self._max_tokens = options.max_tokens
+        self._has_own_limit = any(name in options.extra_body for name in _LIMITS if name is not None)
         self._tell = say
         self._limit = 0
         self._temperature = True
@@ -58,7 +59,11 @@ class Asker:
             try:
                 reply = reply_of(await self.client.post(path, body))
             except RefusedError as error:
-                if self._learned(error.failure, body):
+                if self._learned(error.failure, body, room):
+                    continue
+                if error.failure.unwritten and (self._has_more_room(room) or asked + 1 < tries):
+                    asked += 1
+                    await self.client.pause(asked)
                     continue
                 raise
             answer = self._read(reply, prompt, constraint)
@@ -109,7 +114,7 @@ class Asker:
         tokens, name = body.pop("max_tokens"), _LIMITS[self._limit]
         if constraint.may_think:
             tokens = self._max_tokens or tokens + ROOMS_TO_THINK[self._room]
-        if name is not None:
+        if name is not None and not self._has_own_limit:
             body[name] = tokens
         if not self._temperature:
             del body["temperature"]
@@ -125,7 +130,7 @@ class Asker:
         except (KeyError, IndexError, TypeError, ValueError, AttributeError):
             raise UnreachableError(f"{self.client.address}: an answer that is not shaped as the API says") from None
 
-    def _learned(self, failure: Failure, body: Body) -> bool:
+    def _learned(self, failure: Failure, body: Body, room: int) -> bool:
         """Whether the request was refused for something that it can do without; it is sent without it from now on."""
         cause = cause_of(failure, body)
         if cause is None or cause in self.extra_body:
@@ -137,6 +142,8 @@ class Asker:
                 self.say(f"is asked without temperature: {why}; a vote need not repeat")
             return True
         if cause in _LIMITS:
+            if failure.too_small and self._has_more_room(room):
+                return True
             if _LIMITS[self._limit] == cause:
                 self._limit += 1
                 name = _LIMITS[self._limit]
@@ -147,7 +154,7 @@ class Asker:
 
     def _has_more_room(self, room: int) -> bool:
         """Whether a cut-off answer may be asked for again with more tokens than it had."""
-        if self._max_tokens is not None or _LIMITS[self._limit] is None:
+        if self._max_tokens is not None or self._has_own_limit or _LIMITS[self._limit] is None:
             return False
         if room == self._room:
             if room + 1 == len(ROOMS_TO_THINK):
@@ -160,8 +167,7 @@ class Asker:
         return True
 
     def _cut_off(self, body: Body, reply: Reply) -> str:
-        name = _LIMITS[self._limit]
-        at = f" at {body[name]} tokens" if name in body else ""
+        at = next((f" at {body[name]} tokens" for name in _LIMITS if name in body), "")
         while_ = " while the model was still thinking" if reply.thinks else ""
         return (
             f"the answer was cut off{at}{while_}; openai.max_tokens gives it more, and openai.extra_body may make it "

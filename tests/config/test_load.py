@@ -206,6 +206,7 @@ def test_a_key_that_is_there_twice_is_named_with_its_line(tmp_path) -> None:
         ({"headers_env": {"Authorization": "A"}, "api_key_env": "B"}, "Authorization is what the key is sent in"),
         ({"api_key_env": "A", "api_key_file": "/b"}, "api_key_env and api_key_file exclude each other"),
         ({"extra_body": {"stream": True}}, "extra_body: stream is lorapar's own"),
+        ({"extra_body": {"top_p": float("nan")}}, "extra_body: it must be JSON"),
         ({"max_tokens": 0}, "must be at least 1"),
     ],
     ids=str,

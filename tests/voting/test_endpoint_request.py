@@ -172,6 +172,34 @@ def test_thoughts_without_an_end_are_said_to_be_that() -> None:
         assert "while the model was still thinking" in refusal(api)
 
 
+def test_a_limit_among_what_is_added_is_the_only_one() -> None:
+    with serving(habit=thinking(900), honours=JSON_ONLY) as api:
+        assert len(ask(api, extra_body={"max_completion_tokens": 4000})) == len(ROWS)
+    assert all("max_tokens" not in body and body["max_completion_tokens"] == 4000 for body in api.bodies)
+
+
+def test_a_limit_that_is_refused_as_too_small_is_raised() -> None:
+    def habit(api, path, headers, body):
+        small = body.get("max_tokens", 999) < 100
+        return (
+            (400, {"error": {"message": "max_tokens must be at least 100", "param": "max_tokens"}}, {})
+            if small
+            else None
+        )
+
+    with serving(habit=habit) as api:
+        assert len(ask(api)) == len(ROWS)
+    assert all(body["max_tokens"] > 512 for body in rows_of(api) if "structured_outputs" in body)
+
+
+def test_json_that_a_model_failed_to_write_is_asked_for_again() -> None:
+    value = {"error": {"message": "Please adjust your prompt.", "code": "json_validate_failed"}}
+    with serving(habit=at_first(400, value), honours=JSON_ONLY) as api:
+        assert len(ask(api)) == len(ROWS)
+    with serving(habit=every(1, 400, value), honours=JSON_ONLY) as api:
+        assert "HTTP 400 Please adjust your prompt." in refusal(api)
+
+
 def test_what_is_added_to_bodies_is_sent_and_null_takes_a_field_out() -> None:
     extra = {"chat_template_kwargs": {"enable_thinking": False}, "temperature": None}
     with serving() as api:
@@ -363,8 +391,13 @@ def test_what_passes_is_asked_again_in_whatever_form_it_comes(status, value) -> 
         (402, {"error": {"message": "Insufficient Balance"}}, "no credit or quota left"),
         (429, {"error": {"message": "pay", "code": "insufficient_quota"}}, "no credit or quota left"),
         (401, {"error": {"message": "expired"}}, "openai.api_key_env"),
+        (
+            400,
+            {"error": {"message": "This model's maximum context length is 512 tokens"}},
+            "the row is too long for it",
+        ),
         (403, {"error": {"message": "not your model"}}, "does not allow it"),
-        (400, {"error": {"message": "filtered", "code": 400, "type": "content_filter"}}, "HTTP 400 filtered"),
+        (400, {"error": {"message": "filtered", "code": 400, "type": "content_filter"}}, "leave the row out"),
         (200, {"choices": [{"message": {"content": None}, "finish_reason": "content_filter"}]}, "leave the row out"),
         (200, {"choices": [{"message": {"content": None, "refusal": "I cannot."}}]}, "(I cannot.); leave the row out"),
         (200, {"choices": [{"message": {"content": ""}}]}, "gave an empty answer"),
@@ -426,6 +459,9 @@ def test_a_key_in_a_file_is_read_again_once_it_is_refused(tmp_path) -> None:
         assert len(ask(api, api_key_file=str(file))) == len(ROWS)
         file.write_text("third-key-3", encoding="utf-8")
         assert "HTTP 401" in refusal(api, api_key_file=str(file))
+    file.write_text("Bearer third-key-3\n", encoding="utf-8")
+    with serving(key="third-key-3") as api:
+        assert len(ask(api, api_key_file=str(file))) == len(ROWS)
     file.unlink()
     with serving() as api:
         assert f"openai.api_key_file: {file} cannot be read (No such file" in refusal(api, api_key_file=str(file))
