@@ -16,8 +16,10 @@ from rich.table import Table
 from rich.text import Text
 
 from lorapar import __version__
+from lorapar.basemodel.cache import cache_root
 from lorapar.errors import ExitCode, LoraparError
 from lorapar.redaction import redact
+from lorapar.store.file_system import lacking
 
 _LISTED = 1000
 TRAINING = ("torch", "transformers", "trl", "peft", "accelerate", "datasets")
@@ -44,6 +46,8 @@ def examine() -> list[Finding]:
         _cores(),
         _memory(),
         _disk(),
+        *_file_system("folder", Path.cwd()),
+        *_file_system("cache", cache_root()),
         *(_package(name) for name in TRAINING),
         _accelerator(),
         _sandbox(),
@@ -106,6 +110,14 @@ def _disk() -> Finding:
     return Finding("disk", f"{free / 1e9:.1f} GB free here", "a run of the demo needs about 1 GB" if free < 1e9 else "")
 
 
+def _file_system(what: str, folder: Path) -> list[Finding]:
+    """A note for each thing that a folder's file system lacks."""
+    return [
+        Finding(what, f"{folder}: its file system lacks {lack}", "docs/storage.md#file-systems")
+        for lack in lacking(folder)
+    ]
+
+
 def _package(name: str) -> Finding:
     try:
         return Finding(name, version(name))
@@ -154,8 +166,6 @@ def _hub() -> Finding:
 
 
 def _cache() -> Finding:
-    from lorapar.basemodel.cache import cache_root
-
     models = cache_root() / "models"
     names = sorted(path.name for path in models.iterdir() if path.is_dir()) if models.is_dir() else []
     return Finding("model cache", f"{cache_root()}: {', '.join(names) or 'empty'}")

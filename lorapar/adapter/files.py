@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
 import torch
+from peft import PeftConfig, PeftModel, set_peft_model_state_dict
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load, save_file
+from transformers import PreTrainedModel
 
 from lorapar.errors import BadInputError, StorageError
+from lorapar.store.file_system import is_no_mmap, replace_path, say_no_mmap
+
+_PUBLISHED = "adapter_model.safetensors"
 
 
 def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> None:
@@ -28,7 +32,7 @@ def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Map
         path.parent.mkdir(parents=True, exist_ok=True)
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, part, dict(metadata))
         _order_metadata(part)
-        os.replace(part, path)
+        replace_path(part, path)
     except (OSError, SafetensorError) as error:
         with suppress(OSError):
             part.unlink()
@@ -59,5 +63,36 @@ def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
             # In the file's order it would change from call to call, and with it what is written from it.
             return tensors, dict(sorted((opened.metadata() or {}).items()))
+    except (OSError, SafetensorError, RuntimeError) as error:
+        if is_no_mmap(error):
+            say_no_mmap(path.parent, error)
+            return _read_whole(path)
+        if isinstance(error, RuntimeError) and not isinstance(error, SafetensorError):
+            raise
+        raise BadInputError(f"cannot read {path} as safetensors: {error}") from error
+
+
+def _read_whole(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    try:
+        data = path.read_bytes()
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        return load(data), dict(sorted(header.get("__metadata__", {}).items()))
     except (OSError, SafetensorError) as error:
         raise BadInputError(f"cannot read {path} as safetensors: {error}") from error
+
+
+def load_published(base: PreTrainedModel, folder: Path) -> PeftModel:
+    """The base with the adapter of a PEFT folder, loaded as any program would: by plain PEFT.
+
+    Where the folder's file system cannot map files, PEFT is handed the bytes in its own way of reading them.
+    """
+    try:
+        with safe_open(folder / _PUBLISHED, framework="pt"):
+            pass
+    except (OSError, SafetensorError, RuntimeError) as error:
+        if is_no_mmap(error):
+            say_no_mmap(folder, error)
+            model = PeftModel(base, PeftConfig.from_pretrained(str(folder)))
+            set_peft_model_state_dict(model, _read_whole(folder / _PUBLISHED)[0])
+            return model
+    return PeftModel.from_pretrained(base, str(folder))

@@ -9,14 +9,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
 from lorapar.basemodel.cache import cache_root
 from lorapar.config import ModelConfig
 from lorapar.errors import BadInputError, IntegrityError
 from lorapar.progress import Progress
 from lorapar.store import NotFoundError, open_store, storage_errors
 from lorapar.store.copy import RemoteTree, copy_down, find_tree
+from lorapar.store.file_system import locked
 
 
 def bucket_digest(config: ModelConfig) -> str:
@@ -33,7 +32,7 @@ def bucket_folder(config: ModelConfig, progress: Progress) -> Path:
     final = cache_root() / "models" / f"s3-{digest[:24]}"
     with storage_errors(final):
         final.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(final.with_name(f".{final.name}.one.lock")):
+        with locked(final.with_name(f".{final.name}.one.lock")):
             if not final.is_dir():
                 tree = _tree(config)
                 if tree.digest != digest:

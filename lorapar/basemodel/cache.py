@@ -8,10 +8,9 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from filelock import FileLock
-
 from lorapar.errors import StorageError
 from lorapar.store import storage_errors
+from lorapar.store.file_system import locked, replace_path
 
 
 def cache_root() -> Path:
@@ -33,7 +32,7 @@ def cached_folder(name: str, make: Callable[[Path], None], below: Path | None = 
         return final
     with storage_errors(final):
         _make_parent(final)
-        with FileLock(final.with_name(f".{name}.lock")):
+        with locked(final.with_name(f".{name}.lock")):
             if not final.is_dir():
                 _make(final, make)
     return final
@@ -53,4 +52,4 @@ def _make(final: Path, make: Callable[[Path], None]) -> None:
         made = Path(scratch) / "model"
         made.mkdir()
         make(made)
-        os.replace(made, final)
+        replace_path(made, final)

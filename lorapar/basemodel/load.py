@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from lorapar.basemodel.resolve import Kind, kind_of, local_folder, resolve_model
 from lorapar.config import ModelConfig
 from lorapar.errors import BadInputError
 from lorapar.progress import Progress, Silent
+from lorapar.store.file_system import is_no_mmap, say_no_mmap
 
 if TYPE_CHECKING:
     import torch
@@ -65,17 +67,26 @@ def load_model(config: ModelConfig, progress: Progress | None = None) -> PreTrai
     so. Raises BadInputError and UnreachableError as `model_folder` does.
     """
     import torch
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
     folder = model_folder(config, progress)
+    read = partial(
+        AutoModelForCausalLM.from_pretrained,
+        folder,
+        dtype=getattr(torch, config.dtype),
+        use_safetensors=True,
+        trust_remote_code=config.trust_remote_code,
+        local_files_only=True,
+    )
     with _readable(config), quiet():
-        model = AutoModelForCausalLM.from_pretrained(
-            folder,
-            dtype=getattr(torch, config.dtype),
-            use_safetensors=True,
-            trust_remote_code=config.trust_remote_code,
-            local_files_only=True,
-        )
+        try:
+            model = read()
+        except (OSError, RuntimeError, SafetensorError) as error:
+            if not is_no_mmap(error):
+                raise
+            say_no_mmap(folder, error)
+            model = read(disable_mmap=True)
     device = default_device()
     if str(device) == "cpu":
         keep_freed_memory()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import threading
 from collections.abc import Iterator
@@ -24,6 +23,7 @@ from lorapar.store import (
     read_manifest,
     write_atomically,
 )
+from lorapar.store.file_system import link_new, replace_path
 
 # In the scratch folder, which may be a mounted volume with nothing beside it; hidden files are not copied.
 _NUMBER = ".kept"
@@ -96,7 +96,7 @@ class StoreKeeper(Keeper):
         for path in _visible(self._scratch):
             _remove(path)
         for path in made.iterdir():
-            os.replace(path, self._scratch / path.name)
+            replace_path(path, self._scratch / path.name)
         write_atomically(self._scratch / _NUMBER, str(number))
         made.rmdir()
         return True
@@ -204,10 +204,5 @@ def _remove(path: Path) -> None:
 def _take(path: Path, copy: Path) -> None:
     """Tensor files are replaced and never written into, so a second name for the same bytes will do for them."""
     copy.parent.mkdir(parents=True, exist_ok=True)
-    if path.suffix == ".safetensors":
-        try:
-            os.link(path, copy)
-            return
-        except OSError:
-            pass  # a file system without hard links
-    shutil.copyfile(path, copy)
+    if path.suffix != ".safetensors" or link_new(path, copy) is None:
+        shutil.copyfile(path, copy)

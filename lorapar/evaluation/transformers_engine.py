@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from lorapar.adapter.files import load_published
 from lorapar.adapter.scoring import mean_answer_loss
 from lorapar.errors import BadInputError
 from lorapar.evaluation.engine import Encoded
@@ -34,7 +34,7 @@ def with_adapter(base: PreTrainedModel, folder: Path | None) -> Iterator[torch.n
         yield base
         return
     check_adapter_folder(folder)
-    adapted = PeftModel.from_pretrained(base, str(folder)).eval()
+    adapted = load_published(base, folder).eval()
     try:
         yield adapted
     finally:

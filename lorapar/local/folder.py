@@ -11,10 +11,9 @@ edits.csv                   labels that a person has set (`lorapar votes import`
 
 from __future__ import annotations
 
-import fcntl
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from lorapar.errors import BadInputError, IntegrityError, StorageError
 from lorapar.records import digest_of
 from lorapar.stages.contract import Metrics
 from lorapar.store import refuse_other_content, verify, write_atomically
+from lorapar.store.file_system import locked
 
 _LOCK = ".lock"
 
@@ -138,11 +138,11 @@ class RunFolder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Only one run at a time works in a folder; raises BadInputError for the second."""
+        """Only one run at a time works in a folder, where its file system has locks; BadInputError for the second."""
         self.make()
-        with (self.root / _LOCK).open("w", encoding="utf-8") as file:
+        with ExitStack() as stack:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                stack.enter_context(locked(self.root / _LOCK, wait=False))
             except BlockingIOError:
                 raise BadInputError(
                     f"{self.root}: another run is working in this folder; wait for it or choose another --out"

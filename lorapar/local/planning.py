@@ -18,6 +18,8 @@ from lorapar.local.preview import PlannedNode, preview
 from lorapar.local.runner import last_node, with_registry
 from lorapar.stages.contract import stage_spec
 from lorapar.stages.plan import make_plan
+from lorapar.store import is_s3
+from lorapar.store.file_system import lacking
 
 
 def plan_table(config: RunConfig, out: Path, *, until: str | None, fresh: bool) -> Group:
@@ -63,4 +65,17 @@ def _facts(config: RunConfig, out: Path) -> list[Text]:
         Text(f"model       {config.model.name}{_revision(config)} ({config.model.dtype})"),
         Text(f"data        {config.data.source} ({str(config.data.digest)[:12]})"),
         Text(f"teachers    {calls}"),
+        *_lacking(config, out),
+    ]
+
+
+def _lacking(config: RunConfig, out: Path) -> list[Text]:
+    """What the file systems of the run's folders lack; a run goes on without it."""
+    folders = [out, *(Path(one) for one in (config.store.address, config.registry.address) if one and not is_s3(one))]
+    said: dict[str, Path] = {}
+    for folder in folders:
+        for what in lacking(folder):
+            said.setdefault(what, folder)
+    return [
+        Text(f"note        {folder}: its file system lacks {what}", style="yellow") for what, folder in said.items()
     ]

@@ -14,6 +14,7 @@ from lorapar.report.verdict import verdict_figures
 from lorapar.stages.graph import GRAPH, Node
 from lorapar.stages.plan import read_plan
 from lorapar.store import MANIFEST, replace_folder
+from lorapar.store.file_system import copy_files
 
 
 def write_results(folder: RunFolder, ran: set[str]) -> None:
@@ -42,7 +43,7 @@ def results_so_far(folder: RunFolder) -> None:
 def _copy_adapter(folder: RunFolder) -> None:
     scratch = folder.root / "work" / "adapter"
     shutil.rmtree(scratch, ignore_errors=True)
-    shutil.copytree(folder.artifact("publish", "adapter"), scratch, ignore=shutil.ignore_patterns(MANIFEST))
+    copy_files(folder.artifact("publish", "adapter"), scratch, left_out=(MANIFEST,))
     shutil.copyfile(scratch / "lineage.json", folder.root / "lineage.json")
     replace_folder(scratch, folder.root / "adapter")
     with suppress(OSError):

@@ -59,9 +59,8 @@ def verify_package(
     model: ModelConfig, trained: Path, published: Path, questions: Sequence[str], progress: Progress
 ) -> Verification:
     """Compare the trained model with the published folder under plain PEFT; raises IntegrityError where they differ."""
-    from peft import PeftModel
-
     from lorapar.adapter import load_adapter
+    from lorapar.adapter.files import load_published
     from lorapar.basemodel import load_model, load_tokenizer
     from lorapar.prompts import prompt_ids
 
@@ -75,7 +74,7 @@ def verify_package(
     # A base of its own for each, so that nothing the first left behind can help the second; one in memory at a time.
     del base
     gc.collect()
-    found = _outputs(PeftModel.from_pretrained(load_model(model, progress), str(published)), prompts, tokenizer)
+    found = _outputs(load_published(load_model(model, progress), published), prompts, tokenizer)
     progress.advance()
     verification = _compare(model.dtype, expected, found, base_logits)
     _refuse_difference(verification)

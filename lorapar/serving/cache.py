@@ -5,13 +5,12 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from filelock import FileLock
-
 from lorapar.errors import BadInputError, IntegrityError
 from lorapar.records import read_json
 from lorapar.registry import Registry, Version
 from lorapar.registry.signature import require_trusted
 from lorapar.store import storage_errors, verify
+from lorapar.store.file_system import locked, make_young
 
 
 class AdapterCache:
@@ -39,7 +38,7 @@ class AdapterCache:
         folder = self.folder / name / str(number)
         with storage_errors(folder):
             folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            with FileLock(folder.with_name(f".{number}.lock")):
+            with locked(folder.with_name(f".{number}.lock")):
                 found = self._verified(folder)
                 if found is None:
                     found = self._pulled(name, number, folder)
@@ -70,7 +69,7 @@ class AdapterCache:
         except IntegrityError:
             shutil.rmtree(folder, ignore_errors=True)
             return None
-        folder.touch()  # what `prune` takes for its last use
+        make_young(folder)  # what `prune` takes for its last use
         return digest
 
     def _pulled(self, name: str, number: int, folder: Path) -> str:

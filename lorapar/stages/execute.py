@@ -7,7 +7,6 @@ force and what they left open.
 
 from __future__ import annotations
 
-import shutil
 from typing import TYPE_CHECKING
 
 from lorapar.config import ExecuteConfig
@@ -15,6 +14,7 @@ from lorapar.evaluation.benchmarks import PROBLEMS_FILE
 from lorapar.records import write_json, write_records
 from lorapar.stages.contract import Metrics, StageCall, StageSettings, StageSpec
 from lorapar.store import MANIFEST
+from lorapar.store.file_system import copy_files
 
 if TYPE_CHECKING:
     from lorapar.evaluation.sandbox import Limits
@@ -38,7 +38,7 @@ SPEC = StageSpec(
 def run(call: StageCall[Settings]) -> Metrics:
     """Copy the evaluation and score what is code in it; programs of an earlier, killed call are not run again."""
     folder = call.output("evaluation")
-    shutil.copytree(call.input("evaluation"), folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(MANIFEST))
+    copy_files(call.input("evaluation"), folder, left_out=(MANIFEST,))
     if not (folder / PROBLEMS_FILE).is_file():
         return {"executed_samples": 0.0}
     return _score(call)

@@ -7,7 +7,6 @@ reused: registries change.
 
 from __future__ import annotations
 
-import shutil
 from typing import TYPE_CHECKING
 
 from lorapar import __version__
@@ -71,6 +70,7 @@ def run(call: StageCall[Settings]) -> Metrics:
     from lorapar.registry import Proof, PublishedVersion, Registry, incumbent_for, publish_adapter
     from lorapar.registry.verdict import VERSION_FILE
     from lorapar.store import open_store
+    from lorapar.store.file_system import copy_files
 
     settings = call.settings
     if settings.registry.address is None:
@@ -78,7 +78,7 @@ def run(call: StageCall[Settings]) -> Metrics:
     registry = Registry(open_store(settings.registry.address))
     proof = Proof(_questions(call), call.progress, call.origin.run, call.origin.images)
     published = publish_adapter(_publication(call), registry, call.scratch, proof)
-    shutil.copytree(call.scratch / "package", call.output("adapter"), dirs_exist_ok=True)
+    copy_files(call.scratch / "package", call.output("adapter"))
     incumbent = incumbent_for(registry, settings.name, published.version.number)
     _fetch_incumbent(call, registry, incumbent.version if incumbent else None)
     version = PublishedVersion(

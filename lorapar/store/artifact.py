@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from lorapar.errors import IntegrityError, StorageError
 from lorapar.records import digest_of
+from lorapar.store.file_system import UNSUPPORTED, replace_path
 
 MANIFEST = "manifest.json"
 _CHUNK_BYTES = 1 << 20
@@ -110,7 +111,7 @@ def write_atomically(path: Path, text: str) -> None:
     scratch = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         scratch.write_text(text, encoding="utf-8")
-        os.replace(scratch, path)
+        replace_path(scratch, path)
     finally:
         scratch.unlink(missing_ok=True)
 
@@ -137,8 +138,8 @@ def replace_folder(made: Path, final: Path) -> None:
     old = final.with_name(f".{final.name}.old")
     shutil.rmtree(old, ignore_errors=True)
     if final.exists():
-        os.replace(final, old)
-    os.replace(made, final)
+        replace_path(final, old)
+    replace_path(made, final)
     shutil.rmtree(old, ignore_errors=True)
 
 
@@ -152,6 +153,11 @@ def storage_errors(where: Path) -> Iterator[None]:
             raise StorageError(f"{where}: the disk is full; free some room and run again, it continues") from error
         if isinstance(error, OSError) and error.errno in _FORBIDDEN:
             raise StorageError(f"{error.filename or where}: cannot be written ({error.strerror})") from error
+        if isinstance(error, OSError) and error.errno in (*UNSUPPORTED, errno.ESTALE):
+            raise StorageError(
+                f"{error.filename or where}: its file system cannot do what is needed ({error.strerror}); choose a "
+                "folder on another one"
+            ) from error
         raise
 
 

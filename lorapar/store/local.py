@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import fcntl
+import errno
 import hashlib
-import os
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from lorapar.errors import IntegrityError
+from lorapar.errors import IntegrityError, StorageError
 from lorapar.store.address import check_key
 from lorapar.store.artifact import make_folder, storage_errors
 from lorapar.store.base import LOCAL, Moved, NotFoundError, ObjectInfo, Transfer
+from lorapar.store.file_system import link_new, locked, make_young, replace_path
 
 _HIDDEN = ".lorapar-"
 _LOCK = f"{_HIDDEN}lock"
 _CHUNK_BYTES = 1 << 20
+_UNREADABLE = (errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE)
 
 
 class LocalStore:
@@ -49,16 +50,28 @@ class LocalStore:
     def write(self, key: str, data: bytes) -> None:
         """Write beside it, then rename."""
         with self._written(key, data) as scratch, self._locked():
-            os.replace(scratch, self._path(key))
+            replace_path(scratch, self._path(key))
 
     def write_if_absent(self, key: str, data: bytes) -> bool:
         """Hard-link the new file to its name, which fails where the name is taken."""
         with self._written(key, data) as scratch:
+            made = link_new(scratch, self._path(key))
+            return self._make_unlinked(scratch, self._path(key)) if made is None else made
+
+    def _make_unlinked(self, scratch: Path, path: Path) -> bool:
+        """On a file system without hard links. Without locks too, a reader may see the first part of a new file."""
+        with self._locked() as alone:
+            if path.exists():
+                return False
+            if alone:
+                replace_path(scratch, path)
+                return True
             try:
-                os.link(scratch, self._path(key))
+                with path.open("xb") as file:
+                    file.write(scratch.read_bytes())
             except FileExistsError:
                 return False
-        return True
+            return True
 
     def write_if_unchanged(self, key: str, data: bytes, version: str) -> bool:
         """Compare and replace under a lock that all processes of this machine share."""
@@ -68,7 +81,7 @@ class LocalStore:
                     return False
             except NotFoundError:
                 return False
-            os.replace(scratch, self._path(key))
+            replace_path(scratch, self._path(key))
         return True
 
     def upload(self, path: Path, key: str) -> None:
@@ -80,7 +93,7 @@ class LocalStore:
         for transfer in transfers:
             with self._scratch(transfer.key) as scratch:
                 _copy(transfer.path, scratch, transfer, moved)
-                os.replace(scratch, self._path(transfer.key))
+                replace_path(scratch, self._path(transfer.key))
 
     def download(self, key: str, path: Path) -> None:
         """Copy the file."""
@@ -100,7 +113,7 @@ class LocalStore:
                         if transfer.version not in (None, _info(transfer.key, source).version):
                             raise IntegrityError(f"{self.root}/{transfer.key}: was replaced meanwhile; try again")
                         _copy(source, scratch, transfer, moved)
-                    os.replace(scratch, transfer.path)
+                    replace_path(scratch, transfer.path)
                 finally:
                     scratch.unlink(missing_ok=True)
 
@@ -131,9 +144,10 @@ class LocalStore:
                     continue
 
     def renew(self, key: str) -> None:
-        """Set the file's time."""
+        """Set the file's time, or write the file anew."""
         with self._reading(key):
-            os.utime(self._path(key))
+            if not make_young(self._path(key)):
+                self.upload(self._path(key), key)
 
     def delete(self, key: str) -> None:
         """Remove the file."""
@@ -169,6 +183,10 @@ class LocalStore:
             yield
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             raise NotFoundError(f"{self.root}/{key}: there is no such object") from None
+        except OSError as error:
+            if error.errno not in _UNREADABLE:
+                raise
+            raise StorageError(f"{error.filename or self._path(key)}: cannot be read ({error.strerror})") from error
 
     @contextmanager
     def _scratch(self, key: str) -> Iterator[Path]:
@@ -188,10 +206,9 @@ class LocalStore:
             yield scratch
 
     @contextmanager
-    def _locked(self) -> Iterator[None]:
-        with (self.root / _LOCK).open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield
+    def _locked(self) -> Iterator[bool]:
+        with locked(self.root / _LOCK) as alone:
+            yield alone
 
 
 def _version(data: bytes) -> str:

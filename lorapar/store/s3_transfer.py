@@ -18,6 +18,7 @@ from s3transfer.subscribers import BaseSubscriber
 from lorapar.errors import IntegrityError
 from lorapar.store.artifact import file_sha256, storage_errors
 from lorapar.store.base import Moved, Transfer
+from lorapar.store.file_system import replace_path
 from lorapar.store.s3_client import CONCURRENT_REQUESTS
 from lorapar.store.s3_errors import s3_errors
 from lorapar.store.s3_parts import MB, UPLOAD_PART_BYTES, WHOLE_BELOW_BYTES
@@ -221,7 +222,7 @@ class _VerifiedFile:
         size = self._scratch.stat().st_size
         if size != self._transfer.size_bytes or wanted not in (None, self._sha256(self._scratch)):
             raise IntegrityError(f"{self._told}: its bytes are not those that were recorded; make them again")
-        os.replace(self._scratch, self.path)
+        replace_path(self._scratch, self.path)
         self._scratch = None
 
     def _sha256(self, scratch: Path) -> str:

@@ -14,6 +14,7 @@ from lorapar.errors import IntegrityError
 from lorapar.progress import Progress, Silent
 from lorapar.store.artifact import MANIFEST, Manifest, file_sha256, read_manifest, replace_folder, storage_errors
 from lorapar.store.base import Moved, NotFoundError, ObjectInfo, ObjectStore, Transfer
+from lorapar.store.file_system import locked
 
 CONTENT = "cas"
 RENEW_AFTER_SECONDS = 6 * 3600.0
@@ -80,12 +81,9 @@ def fetch_missing(store: ObjectStore, transfers: list[Transfer], name: str, prog
 @contextmanager
 def filling(folder: Path, digest: str) -> Iterator[Path]:
     """A scratch folder beside `folder`, that of an interrupted call for the same digest; takes its place at the end."""
-    # Imported here: addresses are read before anything is fetched, and a wrong one is answered at once.
-    from filelock import FileLock
-
     with storage_errors(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder.with_name(f".{folder.name}.lock")):
+        with locked(folder.with_name(f".{folder.name}.lock")):
             made = folder.with_name(f".{folder.name}.{digest[:16]}.fetching")
             for left in folder.parent.glob(f".{folder.name}.*.fetching"):
                 if left != made:

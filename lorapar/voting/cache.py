@@ -18,12 +18,14 @@ from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+from urllib.parse import quote
 
 from lorapar.basemodel import resolve_model
 from lorapar.config import ModelConfig, TeacherConfig
 from lorapar.errors import StorageError
 from lorapar.records import Example, Vote, digest_of
 from lorapar.store import ObjectStore, storage_errors
+from lorapar.store.file_system import has_record_locks, say_no_locks
 from lorapar.voting.teacher import teacher_model
 from lorapar.voting.templates import target_text, template_digest
 
@@ -36,6 +38,8 @@ SEND_SECONDS = 30.0
 VERSION = 1
 """Raised whenever the same question gets another answer from lorapar's own code: it decides every key."""
 _LOOK_UP = 512
+_NO_LOCKS = ("locking protocol", "disk I/O error", "unable to open database file")
+"""What SQLite says on a file system without fcntl locks or shared memory."""
 _KEPT = {"label", "confidence", "log_probs", "template", "raw", "tokens"}
 
 
@@ -65,11 +69,7 @@ class VoteCache:
         with storage_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
         with _usable(path):
-            self._file = sqlite3.connect(path, timeout=60.0)
-            self._file.execute("PRAGMA journal_mode = WAL")
-            self._file.execute("CREATE TABLE IF NOT EXISTS votes (key BLOB PRIMARY KEY, vote TEXT) WITHOUT ROWID")
-            self._file.execute("CREATE TABLE IF NOT EXISTS segments (key TEXT PRIMARY KEY) WITHOUT ROWID")
-            self._file.commit()
+            self._file = _opened(path)
 
     def recall(self, name: str, examples: Sequence[Example]) -> Iterator[Vote]:
         """What this teacher once said about these examples, in their order, each marked as cached."""
@@ -192,6 +192,31 @@ def _weights(config: TeacherConfig, base: ModelConfig) -> dict[str, str | None]:
 
 def _folder(identity: str) -> str:
     return f"votes/{identity}/"
+
+
+def _opened(path: Path) -> sqlite3.Connection:
+    """The file with its tables; without SQLite's own locks and shared memory where the file system has none."""
+    if has_record_locks(path.parent):  # without, SQLite would wait a minute and take its own file for a busy one
+        try:
+            return _with_tables(sqlite3.connect(path, timeout=60.0), "WAL")
+        except sqlite3.OperationalError as error:
+            if not any(word in str(error) for word in _NO_LOCKS):
+                raise
+            say_no_locks(path.parent, error)
+    address = f"file:{quote(str(path.absolute()))}?nolock=1"
+    return _with_tables(sqlite3.connect(address, timeout=60.0, uri=True), "TRUNCATE")
+
+
+def _with_tables(file: sqlite3.Connection, journal_mode: str) -> sqlite3.Connection:
+    try:
+        file.execute(f"PRAGMA journal_mode = {journal_mode}")
+        file.execute("CREATE TABLE IF NOT EXISTS votes (key BLOB PRIMARY KEY, vote TEXT) WITHOUT ROWID")
+        file.execute("CREATE TABLE IF NOT EXISTS segments (key TEXT PRIMARY KEY) WITHOUT ROWID")
+        file.commit()
+    except sqlite3.Error:
+        file.close()
+        raise
+    return file
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -14,6 +13,7 @@ from typing import BinaryIO
 import numpy as np
 
 from lorapar.records import Vote, recover_lines
+from lorapar.store.file_system import sync
 
 FLUSH_VOTES = 256
 FLUSH_SECONDS = 2.0
@@ -58,8 +58,7 @@ class VoteJournal:
     def flush(self) -> None:
         """Force what was appended to the disk."""
         if self._file is not None:
-            self._file.flush()
-            os.fsync(self._file.fileno())
+            sync(self._file)
             self._on_flush()
         self._waiting = 0
         self._flushed = time.monotonic()

@@ -219,7 +219,7 @@ WRONG = [
     (["--wiat"], "did you mean '--wait'"),
 ]
 # A wrong value is answered in under half a second; what takes time is imported by those who need it.
-LATE = {"kfp", "kfp_server_api", "kubernetes", "torch", "boto3", "botocore", "urllib3", "rich", "filelock", "asyncio"}
+LATE = {"kfp", "kfp_server_api", "kubernetes", "torch", "boto3", "botocore", "urllib3", "rich", "asyncio"}
 
 
 def test_an_endpoint_of_the_environment_is_checked_where_no_host_is_given(monkeypatch) -> None:

@@ -1,0 +1,244 @@
+"""What some file systems lack, and how the work goes on without it: locks, hard links, renaming over a file, mmap.
+
+NFS, Lustre, FUSE mounts and network drives leave out one or the other. What is missing is said once for a file system,
+on standard error; `lacking` finds out beforehand, for `doctor` and `plan`.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import logging
+import mmap
+import os
+import shutil
+import tempfile
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, BinaryIO
+
+logger = logging.getLogger(__name__)
+
+UNSUPPORTED = frozenset({errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOLCK, errno.ENODEV, errno.EXDEV})
+"""What a system call answers where a file system has no such operation."""
+_MAY_MEAN_UNSUPPORTED = UNSUPPORTED | {errno.EPERM, errno.EACCES, errno.EINVAL, errno.EMLINK}
+_NO_RENAME = _MAY_MEAN_UNSUPPORTED | {errno.EEXIST, errno.ENOTEMPTY, errno.EBUSY}
+_TRY = ".lorapar-try-"
+_within_process: dict[str, threading.Lock] = defaultdict(threading.Lock)
+_said: set[tuple[str, int]] = set()
+
+_LOCKS = "locks", "two runs or commands in one folder there would not notice each other, so start one at a time"
+_RENAMES = "renaming over a file", "who reads a file at the very moment it is replaced may miss it"
+_LINKS = "hard links", "files are copied or renamed instead"
+_TIMES = "setting a file's time", "files are written anew instead"
+_MMAP = "mmap", "weights are read into memory instead"
+_ONE_CASE = "names that differ in capital letters alone", "give adapters and runs names that differ otherwise too"
+
+
+@contextmanager
+def locked(path: Path, *, wait: bool = True) -> Iterator[bool]:
+    """Hold the lock file `path`, whose folder exists; yields whether other processes are kept out.
+
+    Where the file system has no locks, that is said once and only the threads of this process exclude each other.
+    Raises BlockingIOError where another holds it and `wait` is False.
+    """
+    with path.open("a", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            here = None
+        except BlockingIOError:
+            raise
+        except OSError as error:  # whatever it is: the work matters more than the lock
+            say_once(path.parent, _LOCKS, error)
+            here = _within_process[str(path.absolute())]
+        if here is not None and not here.acquire(blocking=wait):
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN), str(path))
+        try:
+            yield here is None
+        finally:
+            if here is not None:
+                here.release()
+
+
+def replace_path(made: Path, final: Path) -> None:
+    """Give a finished file or folder its name; a file that has the name is replaced, at once where that is possible."""
+    try:
+        os.replace(made, final)
+    except OSError as error:
+        if error.errno not in _NO_RENAME or (final.is_dir() and not made.is_dir()):
+            raise
+        _replace_otherwise(made, final, error)
+
+
+def _replace_otherwise(made: Path, final: Path, refused: OSError) -> None:
+    try:
+        if final.is_dir():
+            shutil.rmtree(final)
+        elif final.exists():
+            final.unlink()
+    except OSError:  # a folder that may not be written, rather than a file system that cannot rename
+        raise refused from None
+    if not made.is_dir():
+        say_once(final.parent, _RENAMES, refused)
+    try:
+        os.rename(made, final)
+    except OSError as error:
+        if error.errno not in _NO_RENAME:
+            raise
+        if made.is_dir():
+            copy_files(made, final)
+            shutil.rmtree(made, ignore_errors=True)
+        else:
+            shutil.copyfile(made, final)
+            made.unlink(missing_ok=True)
+
+
+def copy_files(source: Path, target: Path, left_out: tuple[str, ...] = ()) -> None:
+    """Copy a folder's files, those named in `left_out` aside; their bytes only, since not every place takes modes."""
+    target.mkdir(parents=True, exist_ok=True)
+    for path in sorted(source.rglob("*")):
+        copy = target / path.relative_to(source)
+        if path.is_dir():
+            copy.mkdir(parents=True, exist_ok=True)
+        elif path.name not in left_out:
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, copy)
+
+
+def link_new(made: Path, final: Path) -> bool | None:
+    """Give a finished file a second name unless that is taken: True or False; None where there are no hard links."""
+    try:
+        os.link(made, final)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno not in _MAY_MEAN_UNSUPPORTED:
+            raise
+        return None
+    return True
+
+
+def make_young(path: Path) -> bool:
+    """Set a file's time to now; False where that is not possible."""
+    try:
+        os.utime(path)
+    except OSError as error:
+        if error.errno not in _MAY_MEAN_UNSUPPORTED | {errno.EROFS}:
+            raise
+        return False
+    return True
+
+
+def sync(file: BinaryIO) -> None:
+    """Force a file's bytes to the disk, where its file system can do that."""
+    file.flush()
+    try:
+        os.fsync(file.fileno())
+    except OSError as error:
+        if error.errno not in UNSUPPORTED | {errno.EINVAL}:
+            raise
+
+
+def is_no_mmap(error: BaseException) -> bool:
+    """Whether an error, of Python or of a library in another language, says that a file cannot be mapped."""
+    if isinstance(error, OSError) and error.errno == errno.ENODEV:
+        return True
+    said = str(error).lower()
+    return "mmap" in said or f"os error {errno.ENODEV}" in said
+
+
+def has_record_locks(folder: Path) -> bool:
+    """Whether files there can be locked by fcntl, as SQLite does; said once where they cannot."""
+    with tempfile.NamedTemporaryFile(dir=folder, prefix=_TRY) as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            say_no_locks(folder, error)
+            return False
+    return True
+
+
+def say_no_locks(folder: Path, error: BaseException) -> None:
+    """Say once that nothing keeps two runs out of one folder."""
+    say_once(folder, _LOCKS, error)
+
+
+def say_no_mmap(folder: Path, error: BaseException) -> None:
+    """Say once that weights are read into memory."""
+    say_once(folder, _MMAP, error)
+
+
+def say_once(folder: Path, what: tuple[str, str], error: BaseException) -> None:
+    """Tell what a folder's file system lacks, once for a file system in this process."""
+    with suppress(OSError):
+        key = (what[0], folder.stat().st_dev)
+        if key in _said:
+            return
+        _said.add(key)
+    logger.warning("lorapar: %s: its file system lacks %s (%s): %s", folder, what[0], _words(error), what[1])
+
+
+def lacking(folder: Path) -> list[str]:
+    """What the file system of a folder lacks, each with what follows from it, tried in a scratch folder there.
+
+    For a folder that is not there yet the nearest one above it is tried. Empty where nothing is lacking, or where
+    this user may not write.
+    """
+    while not folder.is_dir() and folder != folder.parent:
+        folder = folder.parent
+    try:
+        with tempfile.TemporaryDirectory(dir=folder, prefix=_TRY, ignore_cleanup_errors=True) as room:
+            return list(_tried(Path(room)))
+    except OSError:
+        return []
+
+
+def _tried(room: Path) -> Iterator[str]:
+    one, two = room / "one", room / "two"
+    one.write_bytes(b"one")
+    for what, attempt in (
+        (_LOCKS, lambda: _lock(one)),
+        (_LINKS, lambda: os.link(one, room / "link")),
+        (_TIMES, lambda: os.utime(one)),
+        (_MMAP, lambda: _map(one)),
+        (_ONE_CASE, lambda: _tell_apart(one)),
+        (_RENAMES, lambda: _rename_over(one, two)),
+    ):
+        if error := _failure(attempt):
+            yield f"{what[0]} ({_words(error)}): {what[1]}"
+
+
+def _failure(attempt: Callable[[], Any]) -> OSError | None:
+    try:
+        attempt()
+    except OSError as error:
+        return error
+    return None
+
+
+def _lock(path: Path) -> None:
+    with path.open("a", encoding="utf-8") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _map(path: Path) -> None:
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ):
+        pass
+
+
+def _tell_apart(path: Path) -> None:
+    if path.with_name(path.name.upper()).exists():
+        raise FileExistsError(errno.EEXIST, "one name for both")
+
+
+def _rename_over(one: Path, two: Path) -> None:
+    two.write_bytes(b"two")
+    os.replace(two, one)
+
+
+def _words(error: BaseException) -> str:
+    return (isinstance(error, OSError) and error.strerror) or " ".join(str(error).split())[:120]
