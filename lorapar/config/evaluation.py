@@ -11,6 +11,9 @@ from lorapar.config.voting import VllmOptions
 
 BenchmarkTask = Literal["gsm8k", "mmlu", "humaneval"]
 
+MMLU_SHOTS = 5
+"""Worked examples of each subject in the split `dev` of cais/mmlu."""
+
 
 class BenchmarkConfig(Section):
     """One public benchmark, asked through lm-eval."""
@@ -35,6 +38,11 @@ class BenchmarkConfig(Section):
     def _fits(self) -> BenchmarkConfig:
         if self.task == "humaneval" and self.few_shot:
             raise ValueError("few_shot: humaneval has no worked examples; leave it out")
+        if self.task == "mmlu" and self.data is None and self.few_shot > MMLU_SHOTS:
+            raise ValueError(
+                f"few_shot: the hub has {MMLU_SHOTS} worked examples of each subject of mmlu, fewer than "
+                f"{self.few_shot}; lower it, or name rows in data and few_shot_data"
+            )
         if self.few_shot_data is not None and self.data is None:
             raise ValueError("few_shot_data: does nothing where the rows come from the hub; give data too")
         return self

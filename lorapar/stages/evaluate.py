@@ -55,6 +55,8 @@ def run(call: StageCall[Settings]) -> Metrics:
 
     settings = call.settings
     benchmarks = [load_rows(one, settings.seed) for one in settings.evaluate.benchmarks]
+    for remark in (remark for one in benchmarks for remark in one.remarks):
+        call.progress.say(f"evaluate.benchmarks: {remark}")
     tokenizer = load_tokenizer(settings.model, call.progress)
     batches = plan_batches(_heldout_rows(call), tokenizer, settings.prompts, settings.evaluate.batch_size)
     book = AnswerBook(call.scratch / "answers.jsonl", call.keeper.tick)

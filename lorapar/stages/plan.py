@@ -20,7 +20,7 @@ from lorapar.config import ModelConfig, RunConfig, TeacherConfig
 from lorapar.data import resolve_data
 from lorapar.data.source import TASK_MIX
 from lorapar.errors import BadInputError, LoraparError
-from lorapar.evaluation.benchmarks import resolve_benchmarks
+from lorapar.evaluation.benchmarks import check_benchmarks, resolve_benchmarks
 from lorapar.records import write_json
 from lorapar.stages.contract import Metrics, StageCall, StageSettings, StageSpec, stage_spec
 from lorapar.stages.graph import GRAPH
@@ -70,6 +70,7 @@ def make_plan(config: RunConfig) -> Plan:
         parse_address(config.registry.address)
     if config.data.source != TASK_MIX and config.data.heldout == 0:
         raise BadInputError("data.heldout is 0, so nothing could be evaluated; hold some rows out (0.1: a tenth)")
+    check_benchmarks(config.evaluate, config.seed)
     resolved = resolve_config(config, tuple(RunConfig.model_fields))
     return Plan(
         version=__version__,

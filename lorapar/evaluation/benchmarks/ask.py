@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from lorapar.config import BenchmarkConfig, PromptConfig
 from lorapar.errors import BadInputError
+from lorapar.evaluation.benchmarks.kinds import LETTERS
 from lorapar.evaluation.benchmarks.quiet import silent
 from lorapar.evaluation.benchmarks.rows import BenchmarkRows
-from lorapar.evaluation.benchmarks.scoring import LETTERS, likeliest
+from lorapar.evaluation.benchmarks.scoring import likeliest
 from lorapar.evaluation.benchmarks.tasks import build_tasks
 from lorapar.evaluation.engine import Engine
 from lorapar.progress import Progress
@@ -97,7 +98,8 @@ def asks_by_chat(config: BenchmarkConfig) -> bool:
 
 
 def _requests(benchmark: BenchmarkRows) -> int:
-    return len(benchmark.rows) * (len(LETTERS) if benchmark.name == "mmlu" else 1)
+    """Requests that lm-eval makes: one a row, of mmlu one a choice."""
+    return sum(len(row.get("choices", "1")) for row in benchmark.rows)
 
 
 def _answer(model: str, benchmark: BenchmarkRows, sample: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> Answer:

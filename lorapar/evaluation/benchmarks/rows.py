@@ -7,61 +7,22 @@ import random
 import tempfile
 import zlib
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from lorapar.config import BenchmarkConfig, EvaluateConfig
 from lorapar.data.readers import RawRow, read_rows
 from lorapar.errors import BadInputError
+from lorapar.evaluation.benchmarks.kinds import Row, checked_row, name_of
 from lorapar.records import digest_of
 
-Row = dict[str, Any]
 HUB = {
     "gsm8k": ("openai/gsm8k", "main", "test", "train"),
     "mmlu": ("cais/mmlu", "all", "test", "dev"),
     "humaneval": ("openai/openai_humaneval", None, "test", None),
 }
 """Of each benchmark: data set, its configuration, the split that is asked, and the one worked examples come from."""
-
-
-class _Checked(BaseModel):
-    model_config = ConfigDict(extra="ignore")
-
-
-class GsmRow(_Checked):
-    """A row of GSM8K; the number stands after `####`."""
-
-    question: str = Field(min_length=1)
-    answer: str = Field(pattern=r"####\s*\S")
-
-
-class MmluRow(_Checked):
-    """A row of MMLU; the answer is the place of the right choice, 0 to 3, or its letter."""
-
-    subject: str
-    question: str
-    choices: list[str] = Field(min_length=4, max_length=4)
-    answer: int = Field(ge=0, le=3)
-
-    @field_validator("answer", mode="before")
-    @classmethod
-    def _letter(cls, value: Any) -> Any:
-        return "ABCD".index(value) if isinstance(value, str) and value in set("ABCD") else value
-
-
-class HumanEvalRow(_Checked):
-    """A problem of HumanEval."""
-
-    task_id: str
-    prompt: str
-    test: str
-    entry_point: str = Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
-
-
-_KINDS: dict[str, type[_Checked]] = {"gsm8k": GsmRow, "mmlu": MmluRow, "humaneval": HumanEvalRow}
 
 
 @dataclass(frozen=True)
@@ -72,6 +33,8 @@ class BenchmarkRows:
     rows: tuple[Row, ...]
     shots: tuple[Row, ...]
     """Worked examples to draw from: `few_shot` of them, for mmlu of each subject."""
+    remarks: tuple[str, ...] = ()
+    """What a person should hear about the rows, one line each."""
 
     @property
     def name(self) -> str:
@@ -93,6 +56,20 @@ def resolve_benchmarks(config: EvaluateConfig) -> EvaluateConfig:
     return config.model_copy(update={"benchmarks": tuple(resolved)})
 
 
+def check_benchmarks(config: EvaluateConfig, seed: int) -> list[BenchmarkRows]:
+    """Read and check the rows of every benchmark that has files of its own, before anything is trained for it.
+
+    Those of the hub are the public ones, which are known to be right; of Parquet nothing is said where pyarrow is not
+    installed. Raises as `load_rows`.
+    """
+    found = []
+    for benchmark in config.benchmarks:
+        if benchmark.data is not None:
+            with suppress(ModuleNotFoundError):
+                found.append(load_rows(benchmark, seed))
+    return found
+
+
 def load_rows(config: BenchmarkConfig, seed: int) -> BenchmarkRows:
     """The rows to ask, drawn by the seed where there is a limit, and the worked examples.
 
@@ -100,19 +77,23 @@ def load_rows(config: BenchmarkConfig, seed: int) -> BenchmarkRows:
     """
     if config.digest is not None and config.digest != _identity(config):
         raise BadInputError(f"evaluate.benchmarks: the rows of {config.task} are not those that plan saw; plan again")
-    asked = _named(_rows_of(config, config.data, split=2), config.task)
+    asked, remarks = _named(_rows_of(config, config.data, split=2), config, config.data)
     shots: list[Row] = []
     if config.few_shot:
         separate = config.data is None or config.few_shot_data is not None
-        pool = _named(_rows_of(config, config.few_shot_data, split=3), config.task) if separate else asked
+        others = _rows_of(config, config.few_shot_data, split=3)
+        pool = _named(others, config, config.few_shot_data)[0] if separate else asked
         shots = _draw_shots(pool, config, seed)
         taken = {row["id"] for row in shots}
-        asked = [row for row in asked if row["id"] not in taken]
+        left = [row for row in asked if row["id"] not in taken]
+        _check_shots(asked, left, shots, config)
+        asked = left
+    if config.limit is not None and config.limit > len(asked):
+        remarks.append(f"{config.task}: limit is {config.limit:,}, but there are {len(asked):,} rows: all are asked")
     if config.limit is not None and config.limit < len(asked):
         asked = random.Random(seed).sample(asked, config.limit)
-    if not asked:
-        raise BadInputError(f"evaluate.benchmarks: {config.task} has no row to ask")
-    return BenchmarkRows(config, tuple(sorted(asked, key=lambda row: str(row["id"]))), tuple(shots))
+    in_order = tuple(sorted(asked, key=lambda row: str(row["id"])))
+    return BenchmarkRows(config, in_order, tuple(shots), tuple(remarks))
 
 
 def _draw_shots(pool: list[Row], config: BenchmarkConfig, seed: int) -> list[Row]:
@@ -120,34 +101,65 @@ def _draw_shots(pool: list[Row], config: BenchmarkConfig, seed: int) -> list[Row
     groups: dict[str, list[Row]] = {}
     for row in pool:
         groups.setdefault(row.get("subject", ""), []).append(row)
-    short = [name for name, rows in groups.items() if len(rows) < config.few_shot]
-    if short or not groups:
-        where = f" of {short[0]}" if short and short[0] else ""
-        raise BadInputError(
-            f"evaluate.benchmarks: {config.task}{where} has fewer worked examples than {config.few_shot}"
-        )
+    for name, rows in groups.items():
+        _check_enough_shots(name, len(rows), config)
     if config.task == "mmlu":
         return [row for rows in groups.values() for row in rows[: config.few_shot]]
     return random.Random(seed).sample(pool, config.few_shot)
 
 
-def _named(rows: Iterable[RawRow], task: str) -> list[Row]:
-    """Checked rows, each with an id; the second of two equal rows gets a number."""
+def _check_enough_shots(subject: str, rows: int, config: BenchmarkConfig) -> None:
+    if rows < config.few_shot:
+        where = f" of {subject}" if subject else ""
+        source = config.few_shot_data or config.data or "the hub"
+        raise BadInputError(
+            f"evaluate.benchmarks: {config.task}{where} has fewer worked examples than {config.few_shot}: {rows} in "
+            f"{source}; lower few_shot or add rows"
+        )
+
+
+def _check_shots(asked: list[Row], left: list[Row], shots: list[Row], config: BenchmarkConfig) -> None:
+    """Refuse what would be asked without worked examples, and examples that leave nothing to ask."""
+    if not left:
+        raise BadInputError(
+            f"evaluate.benchmarks: {config.task} has no row to ask: few_shot {config.few_shot} takes all "
+            f"{len(asked)} of {config.data} as worked examples; name others in few_shot_data, or lower few_shot"
+        )
+    shown = {row.get("subject", "") for row in shots}
+    for subject in dict.fromkeys(row.get("subject", "") for row in left):
+        if subject not in shown:
+            _check_enough_shots(subject, 0, config)
+
+
+def _named(rows: Iterable[RawRow], config: BenchmarkConfig, address: str | None) -> tuple[list[Row], list[str]]:
+    """Checked rows, each with an id, and what should be said of them; the second of two equal rows gets a number.
+
+    Raises BadInputError where there is none, or two problems go by one name.
+    """
     named: dict[str, Row] = {}
+    places: dict[str, str] = {}
+    repeated: list[str] = []
     for where, raw in rows:
-        try:
-            row = _KINDS[task].model_validate(raw).model_dump()
-        except ValidationError as error:
-            problem = error.errors()[0]
-            field = ".".join(map(str, problem["loc"]))
-            raise BadInputError(f"{where}: not a {task} row: {field}: {problem['msg']}") from None
-        name = row["task_id"] if task == "humaneval" else digest_of(row)[:16]
+        row = checked_row(config.task, where, raw)
+        own = name_of(config.task, row)
+        name = own or digest_of(row)[:16]
+        if own in places:
+            raise BadInputError(f"{where}: task_id is '{own}' as in {places[name]}; names of problems must differ")
         unique, number = name, 1
         while unique in named:
             number += 1
             unique = f"{name}-{number}"
+        if name in places:
+            repeated.append(f"{where} is {places[name]} again")
+        places.setdefault(name, where)
         named[unique] = {"id": unique, **row}
-    return list(named.values())
+    if not named:
+        raise BadInputError(f"evaluate.benchmarks: {config.task} has no row to ask: {address or 'the hub'} is empty")
+    remarks = []
+    if repeated:
+        share = f"{len(repeated):,} of {len(named):,} rows"
+        remarks.append(f"{config.task}: {share} repeat an earlier one, and count twice; the first: {repeated[0]}")
+    return list(named.values()), remarks
 
 
 def _rows_of(config: BenchmarkConfig, address: str | None, split: int) -> Iterator[RawRow]:
@@ -157,8 +169,12 @@ def _rows_of(config: BenchmarkConfig, address: str | None, split: int) -> Iterat
         return
     with tempfile.TemporaryDirectory() as folder:
         path = _local_copy(address, Path(folder))
-        for where, row in read_rows(path):
-            yield where.replace(str(path), address), row
+        try:
+            for where, row in read_rows(path):
+                yield where.replace(str(path), address), row
+        except BadInputError as error:  # which names the settings of the examples, and the copy
+            said = str(error).replace(str(path), address).replace("data.source: ", "")
+            raise BadInputError(f"evaluate.benchmarks: {config.task}: {said}") from None
 
 
 def _local_copy(address: str, folder: Path) -> Path:

@@ -8,7 +8,6 @@ from typing import Any
 from lorapar.evaluation.accuracy import lenient_match, strict_match
 
 Verdicts = dict[str, float]
-LETTERS = "ABCD"
 
 
 def gsm8k(document: Mapping[str, Any], results: Sequence[str]) -> Verdicts:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from lorapar.evaluation.benchmarks import scoring
-from lorapar.evaluation.benchmarks.rows import BenchmarkRows, Row
+from lorapar.evaluation.benchmarks.kinds import Row
+from lorapar.evaluation.benchmarks.rows import BenchmarkRows
 
 if TYPE_CHECKING:
     from lm_eval.api.task import Task

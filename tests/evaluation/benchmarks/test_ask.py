@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import pytest
 import torch
 
 from lorapar.basemodel import load_model, load_tokenizer
-from lorapar.config import ModelConfig, PromptConfig
+from lorapar.config import BenchmarkConfig, ModelConfig, PromptConfig
 from lorapar.evaluation import TransformersEngine, generate_greedy, lenient_match, strict_match
 from lorapar.evaluation.benchmarks import load_rows
 from lorapar.evaluation.benchmarks.ask import Questioning, ask_all
@@ -95,8 +96,24 @@ def test_mmlu_picks_the_likeliest_letter(benchmark, asked, base, tokenizer) -> N
         assert answer.tokens == 0
 
 
+def test_five_choices_are_asked_as_five(asked, base, tokenizer, tmp_path) -> None:
+    row = {"subject": "law", "question": "Which?", "choices": ["a", "b", "c", "d", "e"], "answer": "e"}
+    two = {**row, "question": "Which of two?", "choices": ["a", "b"], "answer": "b"}
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, (row, two))))
+    config = BenchmarkConfig(task="mmlu", data=str(tmp_path / "rows.jsonl"))
+    opening = "The following are multiple choice questions (with answers) about law.\n\n"
+    requests: list[None] = []
+    found = asked(config, lambda: requests.append(None))
+    assert len(requests) == 5 + 2
+    for row, answer in zip(load_rows(config, seed=0).rows, found.answers, strict=True):
+        letters = "ABCDE"[: len(row["choices"])]
+        scores = [log_likelihood(base, tokenizer, opening + question_text(row), f" {one}") for one in letters]
+        assert answer.text == letters[scores.index(max(scores))]
+        assert answer.strict is (answer.text == letters[-1])
+
+
 def question_text(row) -> str:
-    choices = "".join(f"\n{letter}. {choice}" for letter, choice in zip("ABCD", row["choices"], strict=True))
+    choices = "".join(f"\n{letter}. {choice}" for letter, choice in zip("ABCDE", row["choices"], strict=False))
     return f"{row['question']}{choices}\nAnswer:"
 
 

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from lorapar.config import BenchmarkConfig, EvaluateConfig
+from lorapar.config import BenchmarkConfig, EvaluateConfig, load_config
 from lorapar.errors import BadInputError
 from lorapar.evaluation.benchmarks import load_rows, resolve_benchmarks
+from lorapar.stages.plan import make_plan
 
 
 def test_worked_examples_from_the_same_file_are_not_asked(benchmark) -> None:
@@ -48,20 +49,97 @@ def test_gzip_and_separate_worked_examples(benchmark, benchmark_files, tmp_path)
     assert len(loaded.shots) == 1
 
 
+CODE = {"task_id": "x", "prompt": "def f(a):\n", "test": "def check(candidate):\n    pass\n", "entry_point": "f"}
+LAW = {"subject": "law", "question": "?", "choices": ["a", "b", "c", "d", "e"], "answer": 4}
+
+
 @pytest.mark.parametrize(
     ("task", "row", "complaint"),
     [
-        ("gsm8k", {"question": "1?", "answer": "2"}, r"bad\.jsonl:1: not a gsm8k row: answer"),
-        ("mmlu", {"subject": "law", "question": "?", "choices": ["a"], "answer": 0}, r":1: not a mmlu row: choices"),
-        ("mmlu", {"subject": "law", "question": "?", "choices": list("abcd"), "answer": "E"}, r"mmlu row: answer"),
-        ("humaneval", {"task_id": "x", "prompt": "", "test": "", "entry_point": "a b"}, r"humaneval row: entry_point"),
+        (
+            "gsm8k",
+            {"question": "1?", "answer": "so 2"},
+            r"bad\.jsonl:1: answer ends in 'so 2'; put the number",
+        ),
+        ("gsm8k", {"question": "1?", "answer": 2}, "answer is 2; give a text"),
+        ("gsm8k", {"question": " ", "answer": "#### 2"}, "question is empty"),
+        ("gsm8k", {"Question": "1?", "answer": "#### 2"}, r"no column question \(did you mean 'Question'\?\)"),
+        (
+            "mmlu",
+            {**LAW, "choices": ["a"], "answer": 0},
+            r":1: choices has 1; give 2 to 26 of them \(a row of",
+        ),
+        ("mmlu", {**LAW, "choices": "a"}, "choices is 'a'; give a list of texts"),
+        ("mmlu", {**LAW, "choices": ["a", None]}, r"choices\[1\] is None; give a text"),
+        ("mmlu", {**LAW, "answer": "F"}, "answer is 'F'; use a letter A to E or a number 0 to 4"),
+        ("mmlu", {**LAW, "answer": 5}, "answer is 5; use a letter A to E or a number 0 to 4"),
+        ("mmlu", {**LAW, "answer": None}, "answer is empty"),
+        ("humaneval", {**CODE, "entry_point": "a b"}, "entry_point is 'a b', no name of a function"),
+        ("humaneval", {**CODE, "entry_point": "g"}, "prompt defines no function g, which entry_point names"),
+        ("humaneval", {**CODE, "test": "assert f(1)"}, r"test defines no function check\(candidate\)"),
+        ("humaneval", {**CODE, "test": "def check(candidate):"}, "test is no Python: expected an indented block"),
     ],
 )
-def test_a_bad_row_is_named(task, row, complaint, tmp_path) -> None:
+def test_a_bad_row_is_named_in_words_and_by_plan(task, row, complaint, tmp_path) -> None:
     path = tmp_path / "bad.jsonl"
     path.write_text(json.dumps(row))
+    config = BenchmarkConfig(task=task, data=str(path))
     with pytest.raises(BadInputError, match=complaint):
-        load_rows(BenchmarkConfig(task=task, data=str(path)), seed=0)
+        load_rows(config, seed=0)
+    with pytest.raises(BadInputError, match=complaint):
+        make_plan(load_config(preset="tiny").model_copy(update={"evaluate": EvaluateConfig(benchmarks=(config,))}))
+
+
+@pytest.mark.parametrize("answer", ["c", "C", "(c)", "C.", "2", 2, 2.0])
+def test_the_right_choice_by_letter_or_number(answer, tmp_path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps({**LAW, "answer": answer}))
+    (row,) = load_rows(BenchmarkConfig(task="mmlu", data=str(path)), seed=0).rows
+    assert (row["answer"], len(row["choices"])) == (2, 5)
+
+
+def test_a_csv_file_has_its_choices_as_json(tmp_path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text('subject,question,choices,answer\nlaw,?,"[""a"", ""b""]",b\n')
+    (row,) = load_rows(BenchmarkConfig(task="mmlu", data=str(path)), seed=0).rows
+    assert (row["choices"], row["answer"]) == (["a", "b"], 1)
+
+
+def test_rows_that_are_there_twice_and_a_limit_above_all_rows_are_said(benchmark, benchmark_files) -> None:
+    path = Path(benchmark_files["gsm8k"])
+    path.write_text(path.read_text() + path.read_text().splitlines()[2] + "\n")
+    twice, limit = load_rows(benchmark("gsm8k", limit=50), seed=0).remarks
+    assert twice.startswith("gsm8k: 1 of 7 rows repeat an earlier one, and count twice; the first: ")
+    assert "gsm8k.jsonl:7 is " in twice
+    assert limit == "gsm8k: limit is 50, but there are 7 rows: all are asked"
+    with Path(benchmark_files["humaneval"]).open("a") as file:
+        file.write(json.dumps({**CODE, "task_id": "HumanEval/1"}) + "\n")
+    with pytest.raises(BadInputError, match=r"humaneval\.jsonl:4: task_id is 'HumanEval/1' as in .*humaneval\.jsonl:2"):
+        load_rows(benchmark("humaneval"), seed=0)
+
+
+def test_worked_examples_that_leave_nothing_or_a_subject_without_them_are_refused(benchmark, tmp_path) -> None:
+    with pytest.raises(BadInputError, match=r"gsm8k has no row to ask: few_shot 6 takes all 6 of "):
+        load_rows(benchmark("gsm8k", few_shot=6), seed=0)
+    shots = tmp_path / "shots.jsonl"
+    shots.write_text(json.dumps({**LAW, "question": "another?"}))
+    with pytest.raises(BadInputError, match="mmlu of high_school_physics has fewer worked examples than 1: 0 in "):
+        load_rows(benchmark("mmlu", few_shot=1, few_shot_data=str(shots)), seed=0)
+    with pytest.raises(ValidationError, match="the hub has 5 worked examples of each subject of mmlu"):
+        BenchmarkConfig(task="mmlu", few_shot=6)
+
+
+def test_an_empty_file_and_one_that_is_not_json_are_named_as_the_benchmarks(tmp_path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text("")
+    with pytest.raises(BadInputError, match=r"evaluate\.benchmarks: mmlu has no row to ask: .*rows\.jsonl is empty"):
+        load_rows(BenchmarkConfig(task="mmlu", data=str(path)), seed=0)
+    path.write_text("{")
+    with pytest.raises(BadInputError, match=r"^evaluate\.benchmarks: mmlu: .*rows\.jsonl:1: not JSON"):
+        load_rows(BenchmarkConfig(task="mmlu", data=str(path)), seed=0)
+    (tmp_path / "rows.txt").write_text("a")
+    with pytest.raises(BadInputError, match=r"^evaluate\.benchmarks: mmlu: .*rows\.txt: cannot read '\.txt' files"):
+        load_rows(BenchmarkConfig(task="mmlu", data=str(tmp_path / "rows.txt")), seed=0)
 
 
 def test_what_cannot_be_read_is_named(tmp_path) -> None:
