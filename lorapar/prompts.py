@@ -1,17 +1,20 @@
 """What the target model is asked, as chat messages, text and tokens: the same for scoring, SFT, RL and evaluation.
 
-Tokens and labels are those TRL's SFTTrainer makes from the same prompt and completion (a test compares them). Masks
-come from lengths, never from `ids == pad`: pad and end-of-turn are often the same token.
+Tokens and labels are those TRL's SFTTrainer makes from the same prompt and completion (a test compares them), where the
+chat template leaves a row as it is; where it does not, the row wins (`training_text`). Masks come from lengths, never
+from `ids == pad`: pad and end-of-turn are often the same token.
 
 Every tokenizer that `lorapar.basemodel.load_tokenizer` returns has a chat template, its own or the plain one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from itertools import takewhile
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from lorapar.basemodel.answer_end import PROBE_ANSWER, AnswerEnd, answer_end, shared_length
 from lorapar.config import PromptConfig
 from lorapar.errors import BadInputError
 from lorapar.records import Example, System
@@ -21,6 +24,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Message = dict[str, str]
+Encoded = dict[str, list[int]]
+"""`input_ids` and `labels` of one row."""
 Row = tuple[Example, System | None]
 """An example with the system it is asked as."""
 
@@ -65,17 +70,18 @@ def prompt_ids(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) 
 
 def encode_rows(
     tokenizer: PreTrainedTokenizerBase, rows: Iterable[Row], prompts: PromptConfig, max_length: int
-) -> list[dict[str, list[int]]]:
-    """Token ids and labels of prompt and answer; labels of the prompt are -100, the end-of-turn token is learned.
+) -> list[Encoded]:
+    """Token ids and labels of prompt and answer; labels of the prompt are -100, what ends the answer is learned.
 
     Rows longer than `max_length` tokens are cut at the end. Rows of which no answer token remains are left out: the
     caller tells how many by comparing lengths.
     """
-    encoded = (_encode(tokenizer, row, max_length) for row in chat_rows(rows, prompts))
+    end = answer_end(tokenizer)
+    encoded = (_encode(tokenizer, row, end, max_length) for row in chat_rows(rows, prompts))
     return [row for row in encoded if any(label != IGNORED for label in row["labels"])]
 
 
-def collate(rows: Sequence[dict[str, list[int]]], pad_token_id: int) -> dict[str, torch.Tensor]:
+def collate(rows: Sequence[Encoded], pad_token_id: int) -> dict[str, torch.Tensor]:
     """One right-padded batch: `input_ids`, `attention_mask` and `labels`, int64 of shape (rows, longest row)."""
     import torch
     from torch.nn.utils.rnn import pad_sequence
@@ -90,13 +96,74 @@ def collate(rows: Sequence[dict[str, list[int]]], pad_token_id: int) -> dict[str
     }
 
 
-def _encode(tokenizer: PreTrainedTokenizerBase, row: dict[str, Any], max_length: int) -> dict[str, list[int]]:
-    prompt = prompt_ids(tokenizer, row["prompt"])
-    ids = list(_apply_template(tokenizer, row["prompt"] + row["completion"], return_dict=True)["input_ids"])
-    # Some templates render a prompt alone differently: like TRL, the answer starts where the two part.
-    start = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(prompt, ids, strict=False)))
+@dataclass(frozen=True)
+class TrainingText:
+    """One row as text: what the model is given, and what it learns to write after it."""
+
+    prompt: str
+    learned: str
+    """The answer as it stands in the row, with what ends it; before it what the template alone puts there."""
+    rendered: str
+    """What the chat template makes of prompt and answer together."""
+
+    @property
+    def altered(self) -> bool:
+        """Whether the template by itself would have trained another text."""
+        return self.prompt + self.learned != self.rendered
+
+
+def training_text(tokenizer: PreTrainedTokenizerBase, row: Mapping[str, Any], end: AnswerEnd) -> TrainingText:
+    """The text of a row of `chat_rows`: the very prompt the model is asked with, and the whole answer of the row.
+
+    It is what the template writes, where that holds both. Templates of reasoning models drop or rewrite what an answer
+    thinks first, others trim it, and some write a prompt of their own before answers that they are handed: the row is
+    then put together without them.
+    """
+    (completion,) = row["completion"]
+    answer = completion["content"]
+    prompt = render(tokenizer, row["prompt"])
+    rendered = str(_apply_template(tokenizer, row["prompt"] + row["completion"], tokenize=False))
+    rendered += end.learned.removeprefix(end.written)
+    if rendered.startswith(prompt) and rendered.endswith(answer + end.learned):
+        return TrainingText(prompt, rendered[len(prompt) :], rendered)
+    before = _blanks_before_answers(tokenizer, row, prompt)
+    return TrainingText(prompt, before + _without_opened_tag(prompt, answer) + end.learned, rendered)
+
+
+def _blanks_before_answers(tokenizer: PreTrainedTokenizerBase, row: Mapping[str, Any], prompt: str) -> str:
+    """White space that the template writes between prompt and answer; more than that belongs to another answer."""
+    sample = [*row["prompt"], {"role": "assistant", "content": PROBE_ANSWER}]
+    head = str(_apply_template(tokenizer, sample, tokenize=False)).rpartition(PROBE_ANSWER)[0]
+    between = head.removeprefix(prompt)
+    return between if head.startswith(prompt) and between.isspace() else ""
+
+
+_OPENED_TAG = re.compile(r"<(\w+)>\s*$")
+
+
+def opened_tag(prompt: str) -> str | None:
+    """The name of a tag that a prompt ends with, such as `think`: the answer goes on inside of it."""
+    found = _OPENED_TAG.search(prompt)
+    return found[1] if found else None
+
+
+def _without_opened_tag(prompt: str, answer: str) -> str:
+    """The answer behind a tag that the prompt has opened already, as in `<think>`."""
+    tag = f"<{opened_tag(prompt)}>"
+    return answer.lstrip().removeprefix(tag).lstrip() if answer.lstrip().startswith(tag) else answer
+
+
+def _encode(tokenizer: PreTrainedTokenizerBase, row: dict[str, Any], end: AnswerEnd, max_length: int) -> Encoded:
+    text = training_text(tokenizer, row, end)
+    prompt, ids = (_ids(tokenizer, one) for one in (text.prompt, text.prompt + text.learned))
+    # A token may span the end of the prompt: like TRL, the answer starts where the two part.
+    start = shared_length(prompt, ids)
     labels = [IGNORED] * start + ids[start:]
     return {"input_ids": ids[:max_length], "labels": labels[:max_length]}
+
+
+def _ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])  # the template writes special tokens itself
 
 
 def _apply_template(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], **options: Any) -> Any:
@@ -108,5 +175,5 @@ def _apply_template(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Messa
         roles = ", ".join(message["role"] for message in messages)
         raise BadInputError(
             f"the chat template of {tokenizer.name_or_path} refuses the roles {roles} ({error}); "
-            "if it takes no system message, set prompts.system1 and prompts.system2 to null"
+            "bring one that takes them with model.chat_template"
         ) from None

@@ -3,7 +3,20 @@
 Importable without torch: `resolve_model` serves the client, the rest imports torch when called.
 """
 
-from lorapar.basemodel.load import default_device, load_model, load_tokenizer, model_folder
+from lorapar.basemodel.answer_end import AnswerEnd, answer_end, embedding_rows
+from lorapar.basemodel.chat_template import moves_system_text
+from lorapar.basemodel.load import default_device, load_model, load_tokenizer, load_tokenizer_alone, model_folder
 from lorapar.basemodel.resolve import resolve_model
 
-__all__ = ["default_device", "load_model", "load_tokenizer", "model_folder", "resolve_model"]
+__all__ = [
+    "AnswerEnd",
+    "answer_end",
+    "default_device",
+    "embedding_rows",
+    "load_model",
+    "load_tokenizer",
+    "load_tokenizer_alone",
+    "model_folder",
+    "moves_system_text",
+    "resolve_model",
+]

@@ -9,13 +9,15 @@ import json
 from pathlib import Path
 from typing import Any
 
-from lorapar.basemodel.cache import cache_root
+from lorapar.basemodel.cache import cache_root, cached_folder
 from lorapar.config import ModelConfig
 from lorapar.errors import BadInputError, IntegrityError
 from lorapar.progress import Progress
 from lorapar.store import NotFoundError, open_store, storage_errors
 from lorapar.store.copy import RemoteTree, copy_down, find_tree
 from lorapar.store.file_system import locked
+
+_TEXT_ENDINGS = (".json", ".jinja", ".model", ".txt", ".py")
 
 
 def bucket_digest(config: ModelConfig) -> str:
@@ -42,6 +44,28 @@ def bucket_folder(config: ModelConfig, progress: Progress) -> Path:
                 progress.say(f"downloading {config.name}")
                 copy_down(tree, final, progress)
     return final
+
+
+def text_folder(config: ModelConfig) -> Path:
+    """A folder of the cache with the model's tokenizer and settings; the weights are not fetched.
+
+    Raises IntegrityError where the address holds other bytes than the run was planned with.
+    """
+    digest = str(config.digest)
+    whole = cache_root() / "models" / f"s3-{digest[:24]}"
+    if whole.is_dir():
+        return whole
+
+    def fetch(folder: Path) -> None:
+        tree = _tree(config)
+        if tree.digest != digest:
+            raise IntegrityError(f"model.name: {config.name} has changed since the run was planned; run it again")
+        store = open_store(config.name)
+        for name in tree.names:
+            if "/" not in name and name.endswith(_TEXT_ENDINGS):
+                (folder / name).write_bytes(store.read(name))
+
+    return cached_folder(f"s3-{digest[:24]}-text", fetch)
 
 
 def bucket_config(config: ModelConfig) -> dict[str, Any]:

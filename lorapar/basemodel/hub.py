@@ -32,7 +32,8 @@ PROBE_SECONDS = 10.0
 
 Kind = Literal["model", "dataset"]
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-_FILES = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]
+_TEXT_FILES = ["*.json", "*.jinja", "*.model", "*.txt"]
+_FILES = [*_TEXT_FILES, "*.safetensors"]
 
 
 def commit_of(name: str, revision: str | None, kind: Kind) -> str:
@@ -74,6 +75,16 @@ def snapshot(config: ModelConfig, progress: Progress) -> Path:
         return folder
     progress.say(f"downloading {config.name} from the hub")
     patterns = [*_FILES, "*.py"] if config.trust_remote_code else _FILES
+    with hub_errors(config.name, config.revision, "model"):
+        return Path(snapshot_download(config.name, revision=config.revision, allow_patterns=patterns))
+
+
+def text_snapshot(config: ModelConfig) -> Path:
+    """The folder of a commit's tokenizer and settings, downloaded without the weights where the cache lacks them."""
+    patterns = [*_TEXT_FILES, "*.py"] if config.trust_remote_code else _TEXT_FILES
+    folder = _cached(config.name, config.revision, "model")
+    if folder is not None:
+        return folder
     with hub_errors(config.name, config.revision, "model"):
         return Path(snapshot_download(config.name, revision=config.revision, allow_patterns=patterns))
 

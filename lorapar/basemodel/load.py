@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 
 from lorapar.basemodel import bucket, hub, tiny, wheel
 from lorapar.basemodel.allocator import keep_freed_memory
+from lorapar.basemodel.answer_end import answer_end, embedding_rows, generation_ends
 from lorapar.basemodel.cache import cached_folder
+from lorapar.basemodel.chat_template import settle_template
 from lorapar.basemodel.head import make_head_input_contiguous
 from lorapar.basemodel.quiet import quiet
 from lorapar.basemodel.resolve import Kind, kind_of, local_folder, resolve_model
@@ -22,16 +24,6 @@ from lorapar.store.file_system import is_no_mmap, say_no_mmap
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-PLAIN_TEMPLATE = (
-    "{% if bos_token is defined and bos_token %}{{ bos_token }}{% endif %}"
-    "{% for message in messages %}"
-    "{% if message['role'] == 'system' %}{{ message['content'] + '\\n\\n' }}"
-    "{% elif message['role'] == 'user' %}{{ 'Question: ' + message['content'] + '\\n' }}"
-    "{% else %}{{ 'Answer:\\n' + message['content'] + eos_token }}{% endif %}{% endfor %}"
-    "{% if add_generation_prompt %}{{ 'Answer:\\n' }}{% endif %}"
-)
-"""Chat template of models that bring none (base models): `<bos>system\\n\\nQuestion: ...\\nAnswer:\\n...<eos>`."""
 
 
 def default_device() -> torch.device:
@@ -96,22 +88,60 @@ def load_model(config: ModelConfig, progress: Progress | None = None) -> PreTrai
 
 
 def load_tokenizer(config: ModelConfig, progress: Progress | None = None) -> PreTrainedTokenizerBase:
-    """The model's tokenizer: pads on the right, has a pad token and a chat template (PLAIN_TEMPLATE if it had none)."""
+    """The model's tokenizer: pads on the right, has a pad token and one chat template (see `settle_template`).
+
+    Its end token is its own or, where it has none, the one that its template or the model's settings name.
+    Raises BadInputError where the folder holds no tokenizer that can be used.
+    """
+    return _tokenizer(config, model_folder(config, progress))
+
+
+def load_tokenizer_alone(config: ModelConfig, progress: Progress | None = None) -> PreTrainedTokenizerBase:
+    """As `load_tokenizer`, without bringing the weights here: for checks before anything starts."""
+    return _tokenizer(config, text_folder(config, progress or Silent()))
+
+
+def text_folder(config: ModelConfig, progress: Progress) -> Path:
+    """A folder with the tokenizer's and the settings' files of a model; of other places only these are fetched."""
+    config = resolve_model(config)
+    kind = kind_of(config)
+    if kind is Kind.HUB:
+        return hub.text_snapshot(config)
+    if kind is Kind.BUCKET:
+        return bucket.text_folder(config)
+    return model_folder(config, progress)
+
+
+def _tokenizer(config: ModelConfig, folder: Path) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
 
-    folder = model_folder(config, progress)
     with _readable(config), quiet():
         tokenizer = AutoTokenizer.from_pretrained(
             folder, trust_remote_code=config.trust_remote_code, local_files_only=True
         )
-    if tokenizer.eos_token is None:
-        raise BadInputError(f"model.name: the tokenizer of {config.name} has no end-of-text token (eos_token)")
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    if not tokenizer.chat_template:
-        tokenizer.chat_template = PLAIN_TEMPLATE
     tokenizer.padding_side = "right"
+    settle_template(tokenizer, config)
+    _settle_end(tokenizer)
+    _settle_pad(tokenizer)
     return tokenizer
+
+
+def _settle_end(tokenizer: PreTrainedTokenizerBase) -> None:
+    """An end token where the tokenizer names none: libraries around it ask for one."""
+    if tokenizer.eos_token is None:
+        turn_end = answer_end(tokenizer).turn_end
+        ends = [turn_end] if turn_end is not None else generation_ends(tokenizer)
+        if ends:
+            tokenizer.eos_token = tokenizer.convert_ids_to_tokens(ends[0])
+
+
+def _settle_pad(tokenizer: PreTrainedTokenizerBase) -> None:
+    """A pad token that the model has an embedding for; which one does not matter, masks come from lengths."""
+    rows = embedding_rows(tokenizer)
+    if tokenizer.pad_token is not None and (rows is None or tokenizer.pad_token_id < rows):
+        return
+    others = (tokenizer.eos_token, tokenizer.bos_token, tokenizer.unk_token, tokenizer.convert_ids_to_tokens(0))
+    tokenizer.pad_token = next(one for one in others if one is not None)
 
 
 @contextmanager

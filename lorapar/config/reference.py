@@ -109,7 +109,8 @@ def _takes(field: Schema) -> str:
         return f"list of {_takes(field['items'])}"
     if field.get("type") == "object":
         values = field["additionalProperties"]
-        return f"name to {_takes(values) if isinstance(values, dict) else 'any value'}"
+        known = isinstance(values, dict) and values.keys() & {"type", "anyOf"}
+        return f"name to {_takes(values) if known else 'any value'}"
     bounds = [
         f"{sign} {int(field[bound]) if field[bound] == int(field[bound]) else field[bound]}"
         for bound, sign in _BOUNDS

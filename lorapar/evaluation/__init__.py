@@ -17,14 +17,14 @@ from lorapar.evaluation.summary import all_changes, benchmark_figures, flat_metr
 if TYPE_CHECKING:
     from lorapar.evaluation.answers import Answerer, Asking, Batch, HeldoutRow, plan_batches
     from lorapar.evaluation.compare import answer_all
-    from lorapar.evaluation.generate import batches_by_length, generate_greedy, stop_tokens
+    from lorapar.evaluation.generate import batches_by_length, generate_greedy
     from lorapar.evaluation.transformers_engine import TransformersEngine, TransformersModel, with_adapter
 
 _NEED_TORCH = {
     "answers": ("Answerer", "Asking", "Batch", "HeldoutRow", "plan_batches"),
     "compare": ("answer_all",),
     "transformers_engine": ("TransformersEngine", "TransformersModel", "with_adapter"),
-    "generate": ("batches_by_length", "generate_greedy", "stop_tokens"),
+    "generate": ("batches_by_length", "generate_greedy"),
 }
 
 
@@ -63,7 +63,6 @@ __all__ = [
     "plan_batches",
     "read_outcomes",
     "score_figures",
-    "stop_tokens",
     "strict_match",
     "wilson_interval",
     "with_adapter",

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
+from lorapar.basemodel import answer_end
 from lorapar.config import EvaluateConfig, PromptConfig
 from lorapar.errors import BadInputError, TrainingError
 from lorapar.evaluation.accuracy import lenient_match, strict_match
@@ -83,7 +84,8 @@ class Answerer:
                 f"the loss of held-out row {example.id} is not finite for {self.name}: its weights are broken, or "
                 "model.dtype is too narrow for this model"
             )
-        text = self._asking.tokenizer.decode(tokens, skip_special_tokens=True).strip()
+        tokenizer = self._asking.tokenizer
+        text = answer_end(tokenizer).cut(str(tokenizer.decode(tokens, skip_special_tokens=True))).strip()
         return Answer(
             example_id=example.id,
             system=system,

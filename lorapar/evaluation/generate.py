@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from transformers import GenerationConfig, PreTrainedTokenizerBase
+from transformers import GenerationConfig
 
 
 def batches_by_length(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
@@ -28,7 +28,7 @@ def generate_greedy(
     Args:
         model: a causal language model of transformers, with or without a PEFT adapter.
         prompts: token ids of each row, not padded.
-        stop_ids: tokens that end an answer.
+        stop_ids: tokens that end an answer; without any, every answer has `max_new_tokens`.
         pad_id: token that fills short rows; may equal a stop token, because masks come from lengths.
         max_new_tokens: longest answer, in tokens.
 
@@ -44,13 +44,6 @@ def generate_greedy(
     return [_until_stop(row, set(stop_ids)) for row in output[:, longest:].tolist()]
 
 
-def stop_tokens(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Tokens that end an answer: the tokenizer's end token and those the model's generation settings name."""
-    named = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
-    more = named if isinstance(named, list) else [named]
-    return sorted({int(token) for token in [tokenizer.eos_token_id, *more] if token is not None})
-
-
 def _greedy_config(stop_ids: Sequence[int], pad_id: int, max_new_tokens: int) -> GenerationConfig:
     # Every value is written out: transformers fills what is left open from the model's own settings, and a model that
     # ships a repetition penalty would then not be greedy.
@@ -64,7 +57,7 @@ def _greedy_config(stop_ids: Sequence[int], pad_id: int, max_new_tokens: int) ->
         no_repeat_ngram_size=0,
         min_new_tokens=0,
         max_new_tokens=max_new_tokens,
-        eos_token_id=list(stop_ids),
+        eos_token_id=list(stop_ids) or None,
         pad_token_id=pad_id,
         use_cache=True,
     )

@@ -12,9 +12,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lorapar.adapter.files import load_published
 from lorapar.adapter.scoring import mean_answer_loss
+from lorapar.basemodel import answer_end
 from lorapar.errors import BadInputError
 from lorapar.evaluation.engine import Encoded
-from lorapar.evaluation.generate import generate_greedy, stop_tokens
+from lorapar.evaluation.generate import generate_greedy
 from lorapar.prompts import IGNORED, collate
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ class TransformersModel:
         self._model, self._tokenizer, self._autocast = model, tokenizer, autocast
         self._device = next(model.parameters()).device
         self._pad = int(tokenizer.pad_token_id)
-        self._stops = stop_tokens(model, tokenizer)
+        self._stops = answer_end(tokenizer).token_ids
 
     def generate(self, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> list[list[int]]:
         """Greedy continuations, as one batch."""
@@ -91,12 +92,12 @@ class TransformersModel:
 
     def for_lm_eval(self, batch_size: int) -> LM:
         """lm-eval's own Hugging Face model around the model that is here."""
-        from lm_eval.models.huggingface import HFLM
+        from lorapar.evaluation.benchmarks.hugging_face_lm import model_lm
 
-        return HFLM(
-            pretrained=self._model,
-            tokenizer=self._tokenizer,
-            backend="causal",
+        return model_lm(
+            self._model,
+            self._tokenizer,
+            self._stops,
             batch_size=batch_size,
             mixed_precision_dtype="bfloat16" if self._autocast else None,
         )

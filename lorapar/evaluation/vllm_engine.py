@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lorapar.basemodel import answer_end
 from lorapar.config import ModelConfig, VllmOptions
 from lorapar.errors import BadInputError
 from lorapar.evaluation.engine import Encoded
@@ -42,7 +43,7 @@ class VllmEngine:
         self._numbers = {folder: number for number, folder in enumerate(dict.fromkeys(adapters), 1)}
         lora = {"enable_lora": True, "max_loras": _SLOTS, "max_lora_rank": _slot_rank(adapters)} if adapters else {}
         self._llm = start_llm(model, options, progress, **lora)
-        self._stops = _stop_tokens(Path(self._llm.model_config.model), tokenizer)
+        self._stops = answer_end(tokenizer).token_ids
 
     @contextmanager
     def asked(self, adapter: Path | None) -> Iterator[VllmModel]:
@@ -85,7 +86,7 @@ class VllmModel:
         from lorapar.evaluation.benchmarks.vllm_lm import adapter_lm
 
         one_by_one = must_read_one_by_one(self._llm)
-        return adapter_lm(self._llm, self._tokenizer, self._lora, batch_size, one_by_one=one_by_one)
+        return adapter_lm(self._llm, self._tokenizer, self._stops, self._lora, batch_size, one_by_one=one_by_one)
 
     def _ask(self, prompts: Sequence[Sequence[int]], **sampling: Any) -> list[Any]:
         from vllm import SamplingParams, TokensPrompt
@@ -129,15 +130,3 @@ def _slot_rank(adapters: Sequence[Path]) -> int:
             f"an adapter has rank {max(ranks)}, more than vLLM takes; evaluate with backend transformers"
         )
     return fitting
-
-
-def _stop_tokens(folder: Path, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Tokens that end an answer: the tokenizer's end token and those the model's generation settings name."""
-    from transformers import GenerationConfig
-
-    try:
-        named = GenerationConfig.from_pretrained(str(folder)).eos_token_id
-    except OSError:
-        named = None
-    more = named if isinstance(named, list) else [named]
-    return sorted({int(token) for token in [tokenizer.eos_token_id, *more] if token is not None})

@@ -17,6 +17,7 @@ from lorapar.local.needs import ask_registry, require_packages
 from lorapar.local.preview import PlannedNode, preview
 from lorapar.local.runner import last_node, with_registry
 from lorapar.stages.contract import stage_spec
+from lorapar.stages.model_text import planned_check
 from lorapar.stages.plan import make_plan
 from lorapar.store import is_s3
 from lorapar.store.file_system import lacking
@@ -42,7 +43,7 @@ def plan_table(config: RunConfig, out: Path, *, until: str | None, fresh: bool) 
         why = "--fresh" if planned.reused and fresh else planned.reason
         need = memory.get(planned.node.stage)
         table.add_row(planned.node.name, _state(reused), why, f"{need / 1e9:.1f} GB" if need else "")
-    return Group(table, Text(), *_facts(plan.config, out))
+    return Group(table, Text(), *_facts(plan.config, out), *_text_facts(plan.config))
 
 
 def _up_to(planned: list[PlannedNode], last: str) -> list[PlannedNode]:
@@ -56,6 +57,12 @@ def _state(reused: bool) -> Text:
 
 def _revision(config: RunConfig) -> str:
     return f" at {config.model.revision}" if config.model.revision else ""
+
+
+def _text_facts(config: RunConfig) -> list[Text]:
+    """What ends an answer, and what the chat template does to the first rows."""
+    check = planned_check(config)
+    return [] if check is None else [Text(f"answers     {check.ends}"), *map(Text, check.notes())]
 
 
 def _facts(config: RunConfig, out: Path) -> list[Text]:

@@ -82,12 +82,13 @@ def verify_package(
 
 
 def _outputs(model: torch.nn.Module, prompts: Sequence[Sequence[int]], tokenizer: PreTrainedTokenizerBase) -> Outputs:
-    from lorapar.evaluation import generate_greedy, stop_tokens
+    from lorapar.basemodel import answer_end
+    from lorapar.evaluation import generate_greedy
 
     greedy = generate_greedy(
         model.eval(),
         prompts,
-        stop_ids=stop_tokens(model, tokenizer),
+        stop_ids=answer_end(tokenizer).token_ids,
         pad_id=int(tokenizer.pad_token_id),
         max_new_tokens=GREEDY_TOKENS,
     )

@@ -1,7 +1,8 @@
 """plan: validate everything before anything starts, fix what is open, and hand each stage its own settings.
 
 It resolves the model's revision and the data's digest, so that changed weights or changed rows at the same address
-re-run what reads them. It needs no torch and runs in the client image.
+re-run what reads them. It needs no torch and runs in the client image; where transformers is installed, some rows are
+seen through the model's chat template.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from lorapar.evaluation.benchmarks import check_benchmarks, resolve_benchmarks
 from lorapar.records import write_json
 from lorapar.stages.contract import Metrics, StageCall, StageSettings, StageSpec, stage_spec
 from lorapar.stages.graph import GRAPH
+from lorapar.stages.model_text import planned_check
 from lorapar.store import parse_address
 from lorapar.training.rewards import load_rewards
 from lorapar.voting.edits import resolve_edits
@@ -48,6 +50,9 @@ SPEC = StageSpec(
 def run(call: StageCall[Settings]) -> Metrics:
     """Write plan.json."""
     plan = make_plan(call.settings.config)
+    check = planned_check(plan.config)
+    if check is not None:
+        call.progress.say(f"answers of {plan.config.model.name} {check.ends}")
     write_json(call.output("plan") / "plan.json", plan.model_dump(mode="json"))
     return {"nodes": len(GRAPH)}
 

@@ -1,24 +1,31 @@
-"""prepare: the examples of a run, read from their source, checked, and split into training and held-out rows."""
+"""prepare: the examples of a run, read from their source, checked, and split into training and held-out rows.
+
+Every row is also seen through the model's chat template, so that what it would lose is known before anything is
+computed. The outputs do not depend on that: another model or prompt re-runs this stage, and nothing after it by itself.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
 from typing import Any
 
-from lorapar.config import DataConfig
+from lorapar.config import DataConfig, ModelConfig, PromptConfig
 from lorapar.data import LoadedData, data_digest, load_data
 from lorapar.errors import IntegrityError
 from lorapar.records import write_json, write_records
 from lorapar.stages.contract import Metrics, StageCall, StageSettings, StageSpec
+from lorapar.stages.model_text import row_check
 
 _SHOWN = 20
 """Reasons for leaving rows out that the summary spells out."""
 
 
 class Settings(StageSettings):
-    """Where the examples come from, and the seed of the generated ones and of the split."""
+    """Where the examples come from, the seed of the generated ones and of the split, and who will read them how."""
 
+    model: ModelConfig
     data: DataConfig
+    prompts: PromptConfig
     seed: int
 
 
@@ -39,6 +46,7 @@ def run(call: StageCall[Settings]) -> Metrics:
     loaded = load_data(data, call.settings.seed)
     if loaded.left_out:
         call.progress.say(f"left out {len(loaded.left_out)} rows, the first: {loaded.left_out[0]}")
+    _check_text(call, loaded)
     folder = call.output("examples")
     write_records(folder / "examples.jsonl", loaded.examples)
     summary = {"source": data.source, "digest": digest, **_summary(loaded)}
@@ -50,6 +58,15 @@ def run(call: StageCall[Settings]) -> Metrics:
         )
     rows = {f"rows_{name}": float(summary["splits"][name]["rows"]) for name in ("train", "heldout")}
     return {**rows, "rows_left_out": float(len(loaded.left_out))}
+
+
+def _check_text(call: StageCall[Settings], loaded: LoadedData) -> None:
+    """Say what the model's chat template does to rows; raises BadInputError where a question would be lost."""
+    check = row_check(call.settings.model, call.settings.prompts, call.progress)
+    if check is not None:
+        check.see(loaded.examples)
+        for note in check.notes():
+            call.progress.say(note)
 
 
 def _summary(loaded: LoadedData) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from datasets import Dataset
 from trl import GRPOConfig
 
 from lorapar.answers import References, all_references
-from lorapar.basemodel import load_tokenizer
+from lorapar.basemodel import AnswerEnd, answer_end, load_tokenizer
 from lorapar.config import RlConfig
 from lorapar.progress import Progress
 from lorapar.prompts import Row, chat_rows
@@ -108,14 +108,17 @@ def grpo_trainer(
     sampler: Sampler | None = None,
 ) -> Any:
     """TRL's GRPOTrainer on the session's model, with the reference model that the settings ask for."""
+    end = answer_end(session.tokenizer)
+    session.model.generation_config.eos_token_id = list(end.token_ids)  # TRL takes over what the model names
     trainer = (sampler or CarefulGRPOTrainer)(
         model=session.model,
-        reward_funcs=[_for_trl(reward) for reward in rewards],
+        reward_funcs=[_for_trl(reward, end) for reward in rewards],
         args=for_one_device(GRPOConfig(**arguments)),
         train_dataset=data,
         processing_class=session.tokenizer,
         optimizers=(session.optimizer, None),
     )
+    trainer.end_completions(end.token_ids)
     if config.reference == "base" and REFERENCE_ADAPTER in session.model.peft_config:
         # TRL 1.16 always makes the copy. It takes the reference's log-probabilities with the copy where there is one,
         # and with the adapters switched off where there is none.
@@ -132,12 +135,12 @@ def _data(job: TrainingJob, rows: Sequence[Row]) -> Dataset:
     return Dataset.from_list(listed)
 
 
-def _for_trl(reward: Reward) -> Callable[..., list[float | None]]:
+def _for_trl(reward: Reward, end: AnswerEnd) -> Callable[..., list[float | None]]:
     """A reward as TRL calls it: with chat messages and the columns of the data; None is TRL's word for no say too."""
 
     def rewarded(completions: Sequence[Any], reference: Sequence[Sequence[str]], **columns: Any) -> list[float | None]:
         references: list[References] = [tuple(one) for one in reference]
-        return reward([completion[0]["content"] for completion in completions], references)
+        return reward([end.cut(completion[0]["content"]) for completion in completions], references)
 
     rewarded.__name__ = reward.name
     return rewarded

@@ -10,7 +10,7 @@ from trl import SFTConfig
 
 from lorapar.basemodel import load_tokenizer
 from lorapar.config import SftConfig
-from lorapar.prompts import chat_rows
+from lorapar.prompts import encode_rows
 from lorapar.records import Example
 from lorapar.training.arguments import for_one_device, sft_arguments
 from lorapar.training.rows import drop_unanswered, sft_rows
@@ -33,8 +33,11 @@ def train_sft(
     tokenizer = load_tokenizer(job.model, job.progress)
     drawn = sft_rows(system1, system2, config, job.seed, job.progress)
     chosen = drop_unanswered(drawn, tokenizer, job.prompts, config.max_length)
+    # Encoded here and not by TRL, so that what is learned is what is scored and evaluated: the whole answer of a row.
+    encoded = encode_rows(tokenizer, chosen.rows, job.prompts, config.max_length)
+    ids = [{"id": example.id} for example, _ in chosen.rows]
+    data = Dataset.from_list([{**one, **row} for one, row in zip(ids, encoded, strict=True)])
     arguments = sft_arguments(config, job.model, job.seed, job.scratch)
-    data = Dataset.from_list(chat_rows(chosen.rows, job.prompts))
 
     def make_trainer(session: Session) -> Any:
         trainer = RowAverageSFTTrainer if config.loss_average == "row" else CarefulSFTTrainer

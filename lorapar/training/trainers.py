@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,8 @@ from lorapar.training.watch import Watch, check_finite
 
 NO_SAY = "no_say"
 """Of a reward (or, without a name, of all of them), the completions of a step that it had no say about."""
+_NO_TOKEN = -1
+"""A number that no token has."""
 
 
 class _Careful:
@@ -121,6 +123,11 @@ class CarefulGRPOTrainer(_Careful, GRPOTrainer):  # type: ignore[misc]
     """TRL's GRPOTrainer; the completions of a prompt share the forward pass over it."""
 
     section = "rl"
+
+    def end_completions(self, stops: Sequence[int]) -> None:
+        """The tokens that end a completion; without any, every completion has the full length."""
+        self.eos_token_ids = list(stops) or [_NO_TOKEN]
+        self.generation_config.eos_token_id = self.generation_kwargs["eos_token_id"] = list(stops) or None
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """As `_Careful`; completions that are still to be learned from are not saved, so there must be none."""

@@ -87,7 +87,7 @@ class VllmRollouts:
                 temperature=self._config.temperature,
                 top_p=self._config.top_p,
                 logprobs=0,
-                stop_token_ids=list(stops),
+                stop_token_ids=[stop for stop in stops if stop >= 0],
                 seed=random.Random(f"{self._seed} {step} {place}").getrandbits(31),
                 detokenize=False,
             )

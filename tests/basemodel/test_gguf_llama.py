@@ -63,7 +63,7 @@ def folder(tmp_path_factory):
     writer.add_token_merges(MERGES)
     for name, number in {"bos": 1, "eos": 2, "unk": 0, "pad": 2}.items():
         getattr(writer, f"add_{name}_token_id")(number)
-    writer.add_chat_template("{{ messages[0]['content'] }}")
+    writer.add_chat_template("{% for message in messages %}{{ message['content'] }}{% endfor %}")
     for name, values in tensors().items():
         if values.ndim == 1:
             writer.add_tensor(name, values)
@@ -105,4 +105,4 @@ def test_tokens_are_those_of_transformers_but_for_digits(folder, ours):
         assert tokenizer.decode(tokenizer(text).input_ids) == text
     assert tokenizer.convert_ids_to_tokens(tokenizer("hello 12").input_ids) == ["hello", "Ġ", "1", "2"]
     assert (tokenizer.pad_token, tokenizer.eos_token) == ("<|im_end|>", "<|im_end|>")
-    assert tokenizer.chat_template == "{{ messages[0]['content'] }}"
+    assert tokenizer.chat_template == "{% for message in messages %}{{ message['content'] }}{% endfor %}"

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from lorapar.basemodel import load_model, load_tokenizer, model_folder, resolve_model, wheel
-from lorapar.basemodel.load import PLAIN_TEMPLATE
+from lorapar.basemodel.chat_template import PLAIN_TEMPLATE
 from lorapar.config import ModelConfig
 from lorapar.errors import BadInputError
 

@@ -108,7 +108,7 @@ def test_a_loss_that_is_not_finite_names_the_row(tokenizer, asking) -> None:
 
 def test_an_answer_without_any_token_has_no_loss(asking) -> None:
     tokenizer = load_tokenizer(BASE)
-    tokenizer.chat_template = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
+    tokenizer.chat_template, tokenizer.eos_token = "{% for m in messages %}{{ m['content'] }}{% endfor %}", None
     empty = Example(id="e", question="?", answer="")
     with pytest.raises(BadInputError, match="held-out row e has an empty answer"):
         answerer("base", load_model(BASE), replace(asking, tokenizer=tokenizer)).losses([(empty, "system1")])

@@ -6,15 +6,18 @@ import pytest
 
 from lorapar.config import DataConfig
 from lorapar.data import data_digest, load_examples
-from lorapar.errors import IntegrityError
+from lorapar.errors import BadInputError, IntegrityError
 from lorapar.records import Example, read_json, read_records
+from lorapar.store import file_sha256
 
 SIZES = {"system1_train": 6, "system1_heldout": 3, "system2_train": 5, "system2_heldout": 2}
+READER = {"model": {"name": "builtin:tiny"}, "prompts": {}}
+"""Who will read the rows, and how they are asked."""
 
 
 def test_the_task_mix(kit, tmp_path):
     data = {"task_mix": SIZES}
-    metrics, out = kit.run("prepare", tmp_path, {"data": data, "seed": 1})
+    metrics, out = kit.run("prepare", tmp_path, {**READER, "data": data, "seed": 1})
     assert metrics == {"rows_train": 11.0, "rows_heldout": 5.0, "rows_left_out": 0.0}
     rows = list(read_records(out / "examples" / "examples.jsonl", Example))
     assert rows == load_examples(DataConfig.model_validate(data), seed=1)
@@ -42,7 +45,7 @@ def file(tmp_path):
 def test_rows_left_out_are_counted_and_said(kit, tmp_path, file):
     notes = kit.Notes()
     data = {"source": str(file), "bad_rows": "leave_out", "heldout": 1}
-    metrics, out = kit.run("prepare", tmp_path / "out", {"data": data, "seed": 1}, progress=notes)
+    metrics, out = kit.run("prepare", tmp_path / "out", {**READER, "data": data, "seed": 1}, progress=notes)
     assert metrics == {"rows_train": 2.0, "rows_heldout": 1.0, "rows_left_out": 1.0}
     left_out, no_reference = notes.lines
     assert left_out == f"left out 1 rows, the first: {file}:4: asks the same question as {file}:1"
@@ -55,8 +58,25 @@ def test_rows_left_out_are_counted_and_said(kit, tmp_path, file):
 def test_data_that_changed_since_the_plan_is_refused(kit, tmp_path, file):
     config = DataConfig(source=str(file), bad_rows="leave_out", heldout=1)
     planned = config.model_copy(update={"digest": data_digest(config)})
-    settings = {"data": planned.model_dump(), "seed": 1}
+    settings = {**READER, "data": planned.model_dump(), "seed": 1}
     kit.run("prepare", tmp_path / "before", settings)
     file.write_text(file.read_text() + '{"question": "q4", "answer": "a"}\n')
     with pytest.raises(IntegrityError, match=r"rows\.jsonl has changed since the run was planned; run it again"):
         kit.run("prepare", tmp_path / "after", settings)
+
+
+def test_what_the_chat_template_does_to_rows_is_said_and_changes_no_output(kit, tmp_path, file):
+    """Votes on the same rows stay valid whatever model is tuned."""
+    data = {"source": str(file), "bad_rows": "leave_out", "heldout": 1}
+    template = "{% for m in messages %}{{ m.role + ': ' + (m.content | upper) }}{% endfor %}"
+    wanting = {"model": {"name": "builtin:tiny", "chat_template": template}, "prompts": {"system2": None}}
+    with pytest.raises(BadInputError, match=r"row \w+: the chat template of builtin:tiny changes .* question: 'q0'"):
+        kit.run("prepare", tmp_path / "lost", {**wanting, "data": data, "seed": 1})
+    keeping = template.replace("upper", "trim")
+    notes, digests = kit.Notes(), []
+    other = {**wanting, "model": {"name": "builtin:tiny", "chat_template": keeping}}
+    for name, reader in (("before", READER), ("after", other)):
+        _, out = kit.run("prepare", tmp_path / name, {**reader, "data": data, "seed": 1}, progress=notes)
+        digests.append(file_sha256(out / "examples" / "examples.jsonl"))
+    assert digests[0] == digests[1]
+    assert any("so the end token <|im_end|> is learned after it" in line for line in notes.lines)

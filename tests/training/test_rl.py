@@ -300,3 +300,19 @@ def test_rows_with_one_and_with_several_references_are_trained_on_together(make_
     train_rl(make_job(), config(max_steps=2), system1=[], system2=rows)
     seen = {reference for completions, references in rewards.calls for reference in references}
     assert seen <= {"7", "2", "3", "4", "5", "yes"}
+
+
+def test_a_completion_ends_with_the_turn_although_the_tokenizer_names_another_end(make_job: Make, kit, rewards) -> None:
+    """Base models name `<|endoftext|>`; their template, and so SFT, ends a turn otherwise."""
+    template = "{% for m in messages %}{{ m.role + ': ' + m.content + '<|endoftext|>' }}{% endfor %}"
+    job = make_job(model=kit.TINY.model_copy(update={"chat_template": template}))
+    with opened_trainer(job, config(), kit.sums(4)) as (_, trainer):
+        assert sorted(trainer.eos_token_ids) == sorted(trainer.generation_config.eos_token_id) == [0, 2]
+
+
+def test_completions_run_to_their_limit_where_no_token_ends_them(make_job: Make, kit, rewards) -> None:
+    with opened_trainer(make_job(), config(), kit.sums(4)) as (session, trainer):
+        trainer.end_completions(())
+        prompts = [session.tokenizer("3+4=")["input_ids"]] * 4
+        completions, _ = trainer._generate_single_turn(prompts, None, {}, 4)
+        assert {len(completion) for completion in completions} == {config().max_completion_length}

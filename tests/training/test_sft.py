@@ -76,10 +76,15 @@ def test_the_base_model_is_the_same_afterwards(make_job: Make, kit, seen) -> Non
     assert all(torch.equal(tensor, trained[name]) for name, tensor in untouched.items())
 
 
+def text(seen: dict[str, Any], row: dict[str, Any]) -> str:
+    """What a row of TRL's data says."""
+    return str(seen["processing_class"].decode(row["input_ids"]))
+
+
 def test_reads_system1_rows_only(make_job: Make, kit, seen) -> None:
     train_sft(make_job(), config(), system1=kit.words(8), system2=kit.sums(4))
     assert seen["train_dataset"]["id"] == [f"w{n}" for n in range(8)]
-    assert all(row["prompt"][0]["role"] == "user" for row in seen["train_dataset"])
+    assert all("<|im_start|>system" not in text(seen, row) for row in seen["train_dataset"])
 
 
 def test_warmup_rows_of_system2_are_drawn_by_the_seed_and_recorded(make_job: Make, kit, seen) -> None:
@@ -93,7 +98,7 @@ def test_warmup_rows_of_system2_are_drawn_by_the_seed_and_recorded(make_job: Mak
         assert summary["rows"] == {"system1": 4, "system2": 6}
         assert sorted(seen["train_dataset"]["id"]) == sorted([f"w{n}" for n in range(4)] + 2 * drawn[seed])
         system2 = [row for row in seen["train_dataset"] if row["id"] in drawn[seed]]
-        assert all(row["prompt"][0] == {"role": "system", "content": "Think."} for row in system2)
+        assert all(text(seen, row).startswith("<|im_start|>system\nThink.<|im_end|>") for row in system2)
     assert drawn[0] != drawn[1]
 
 
@@ -253,3 +258,16 @@ def test_row_average_is_the_mean_of_the_rows_own_losses(make_job: Make, kit, mon
 def test_two_visible_gpus_train_on_the_first_and_say_so(make_job: Make, kit) -> None:
     train_sft(job := make_job(), config(), system1=kit.words(6), system2=[])
     assert any(line.startswith("2 GPUs are visible; training uses the first") for line in job.progress.lines)
+
+
+def test_a_thought_that_the_template_drops_is_learned_and_the_turn_end_with_it(make_job: Make, kit, seen) -> None:
+    """Templates of reasoning models keep of an older answer only what follows its thought."""
+    template = (
+        "{% for m in messages %}{{ m.role + ':' + m.content.split('</think>')[-1] + '<|im_end|>\n' }}{% endfor %}"
+    )
+    model = kit.TINY.model_copy(update={"chat_template": template})
+    thought = kit.words(1)[0].model_copy(update={"answer": "<think>it ends so</think>tool"})
+    train_sft(make_job(model=model), config(max_steps=1), system1=[thought, *kit.words(4)[1:]], system2=[])
+    (row,) = [row for row in seen["train_dataset"] if row["id"] == "w0"]
+    learned = [token for token, label in zip(row["input_ids"], row["labels"], strict=True) if label != -100]
+    assert seen["processing_class"].decode(learned) == "<think>it ends so</think>tool<|im_end|>\n"

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lorapar.basemodel import answer_end
 from lorapar.config import BenchmarkConfig, PromptConfig
 from lorapar.errors import BadInputError
 from lorapar.evaluation.benchmarks.kinds import LETTERS
@@ -108,7 +109,7 @@ def _answer(model: str, benchmark: BenchmarkRows, sample: dict[str, Any], tokeni
     chosen = benchmark.name == "mmlu"
     if chosen and not all(math.isfinite(likelihood) for likelihood, _ in responses):
         raise BadInputError(f"{model}: {benchmark.name} row {sample['doc']['id']}: a likelihood is not finite")
-    text = LETTERS[likeliest(responses)] if chosen else str(responses[0])
+    text = LETTERS[likeliest(responses)] if chosen else answer_end(tokenizer).cut(str(responses[0]))
     return Answer(
         example_id=sample["doc"]["id"],
         benchmark=benchmark.name,

@@ -1,0 +1,139 @@
+"""What ends an answer: decided here alone, from chat template, tokenizer and generation settings together.
+
+Base models often name `<|endoftext|>` as their end while their template closes a turn with `<|im_end|>`: a model tuned
+on the template then writes the latter and, if nothing listens, goes on with a turn of its own invention.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import takewhile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lorapar.basemodel.chat_template import PROBE_QUESTION, probe
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+PROBE_ANSWER = "lorapar-probe-answer"
+
+
+@dataclass(frozen=True)
+class AnswerEnd:
+    """What a template writes after an answer, and the tokens at which one stops."""
+
+    written: str
+    """What the template writes after the last answer of a chat, such as `<|im_end|>` and a line break."""
+    turn_end: int | None
+    """The first token of it that is more than text; None where there is none."""
+    eos: str | None
+    """The tokenizer's end token."""
+    token_ids: tuple[int, ...]
+    """Every token that ends an answer; empty where none does."""
+    named_ids: tuple[int, ...]
+    """Those of them that the model's own files name, so that every server knows them."""
+    leftovers: tuple[str, ...]
+    """Texts that may be left at the end of a decoded answer: end tokens that decoders keep, and text before them."""
+
+    @property
+    def learned(self) -> str:
+        """What is learned after an answer: what the template writes and, where no token of that ends it, the eos."""
+        return self.written if self.turn_end is not None else self.written + (self.eos or "")
+
+    @property
+    def unnamed_ids(self) -> tuple[int, ...]:
+        """Tokens that a server has to be told, because the model's own files do not name them."""
+        return tuple(one for one in self.token_ids if one not in self.named_ids)
+
+    def cut(self, text: str) -> str:
+        """A decoded answer without what the template would write after it; as it is where that has left no text."""
+        for left in self.leftovers:
+            if text.rstrip().endswith(left):
+                text = text.rstrip().removesuffix(left).rstrip()
+        return text
+
+
+def answer_end(tokenizer: PreTrainedTokenizerBase) -> AnswerEnd:
+    """What ends an answer of this model; the tokenizer is one of `load_tokenizer`, whose folder has the settings."""
+    written = _written(tokenizer)
+    ids = _ids_of_end(tokenizer, written)
+    place = next((n for n, token in enumerate(ids) if _is_more_than_text(tokenizer, token)), None)
+    turn_end = None if place is None else ids[place]
+    rows = embedding_rows(tokenizer)
+    named = {tokenizer.eos_token_id, *generation_ends(tokenizer)}
+    known = {int(one) for one in named if one is not None and (rows is None or one < rows)}
+    ends = known | ({turn_end} if turn_end is not None else set())
+    before = tokenizer.decode(ids if place is None else ids[:place])
+    kept = [tokenizer.decode([one], skip_special_tokens=True) for one in sorted(ends)]
+    return AnswerEnd(
+        written=written,
+        turn_end=turn_end,
+        eos=tokenizer.eos_token,
+        token_ids=tuple(sorted(ends)),
+        named_ids=tuple(sorted(known)),
+        leftovers=tuple(text for one in (*kept, str(before)) if (text := str(one).strip())),
+    )
+
+
+def generation_ends(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """End tokens of generation_config.json or, without that, of config.json: one, several or none."""
+    folder = _folder(tokenizer)
+    values = _json(folder / "generation_config.json") or _text_config(folder)
+    found = values.get("eos_token_id")
+    return [int(one) for one in (found if isinstance(found, list) else [found]) if one is not None]
+
+
+def embedding_rows(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """Tokens the model has an embedding for, by its config.json."""
+    rows = _text_config(_folder(tokenizer)).get("vocab_size")
+    return int(rows) if isinstance(rows, int) else None
+
+
+def shared_length(first: Sequence[object], second: Sequence[object]) -> int:
+    """Number of leading members, tokens or characters, that two sequences share."""
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, second, strict=False)))
+
+
+def _folder(tokenizer: PreTrainedTokenizerBase) -> Path:
+    return Path(tokenizer.name_or_path)
+
+
+def _text_config(folder: Path) -> dict[str, Any]:
+    values = _json(folder / "config.json")
+    inner = values.get("text_config")
+    return {**values, **inner} if isinstance(inner, dict) else values
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _chat(answer: str) -> list[dict[str, str]]:
+    return [*map(dict, PROBE_QUESTION), {"role": "assistant", "content": answer}]
+
+
+def _written(tokenizer: PreTrainedTokenizerBase) -> str:
+    _, found, after = probe(tokenizer, _chat(PROBE_ANSWER), prompt=False).rpartition(PROBE_ANSWER)
+    return after if found else ""
+
+
+def _ids_of_end(tokenizer: PreTrainedTokenizerBase, written: str) -> list[int]:
+    """The tokens of what is written after an answer, as they are behind one."""
+    whole, head = (list(tokenizer(PROBE_ANSWER + end, add_special_tokens=False)["input_ids"]) for end in (written, ""))
+    return whole[shared_length(whole, head) :]
+
+
+def _is_more_than_text(tokenizer: PreTrainedTokenizerBase, token: int) -> bool:
+    """Whether a token stands for itself alone: a line break or a piece of a word may be in the middle of an answer."""
+    if token in tokenizer.all_special_ids:
+        return True
+    # Some tokenizers keep runs of blanks and line breaks among their added tokens.
+    added = tokenizer.added_tokens_decoder.get(token)
+    return added is not None and bool(str(added).replace("\u2581", "").strip())

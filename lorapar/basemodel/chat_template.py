@@ -1,0 +1,107 @@
+"""The chat template a model is asked and trained by: its own, one that the settings bring, or a plain one.
+
+Everything that asks a tokenizer for its template gets the same text: TRL, lm-eval, teachers and vLLM's answers alike.
+So what has to be mended is mended in the template itself, by statements of its own language in front of it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from lorapar.config import ModelConfig
+from lorapar.errors import BadInputError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+PLAIN_TEMPLATE = (
+    "{% if bos_token is defined and bos_token %}{{ bos_token }}{% endif %}"
+    "{% for message in messages %}"
+    "{% if message['role'] == 'system' %}{{ message['content'] + '\\n\\n' }}"
+    "{% elif message['role'] == 'user' %}{{ 'Question: ' + message['content'] + '\\n' }}"
+    "{% else %}{{ 'Answer:\\n' + message['content'] + (eos_token or '') }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'Answer:\\n' }}{% endif %}"
+)
+"""Chat template of models that bring none (base models): `<bos>system\\n\\nQuestion: ...\\nAnswer:\\n...<eos>`."""
+
+SYSTEM_INTO_USER = (
+    "{%- if messages|length > 1 and messages[0]['role'] == 'system' and messages[1]['role'] == 'user' -%}"
+    "{%- set messages = [{'role': 'user', 'content': messages[0]['content'] + '\\n\\n' + messages[1]['content']}]"
+    " + messages[2:] -%}"
+    "{%- endif -%}{{- '' }}"
+)
+"""Stands before a template that takes no system message: its text then opens the first message of the user."""
+
+_SYSTEM, _QUESTION = "lorapar-probe-system", "lorapar-probe-question"
+PROBE_QUESTION: Sequence[dict[str, str]] = ({"role": "user", "content": _QUESTION},)
+_WITH_SYSTEM = ({"role": "system", "content": _SYSTEM}, *PROBE_QUESTION)
+
+
+def settle_template(tokenizer: PreTrainedTokenizerBase, config: ModelConfig) -> None:
+    """Give the tokenizer the one template that everything uses; a template that needs no change is left as it is.
+
+    Raises BadInputError where `model.chat_template_kwargs` names what the template does not read.
+    """
+    template = config.chat_template or _own(tokenizer) or PLAIN_TEMPLATE
+    _check_read(template, config)
+    tokenizer.chat_template = _assignments(config.chat_template_kwargs) + template
+    if takes_system(tokenizer):
+        return
+    plain, tokenizer.chat_template = tokenizer.chat_template, SYSTEM_INTO_USER + str(tokenizer.chat_template)
+    if not takes_system(tokenizer):  # it fails for another reason, which its own words tell best
+        tokenizer.chat_template = plain
+
+
+def takes_system(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether a system message reaches the model: templates refuse it or leave it out without a word."""
+    return all(text in probe(tokenizer, _WITH_SYSTEM) for text in (_SYSTEM, _QUESTION))
+
+
+def moves_system_text(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether the system text goes into the first message of the user, because the template takes none."""
+    return str(tokenizer.chat_template).startswith(SYSTEM_INTO_USER)
+
+
+def probe(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mapping[str, str]], *, prompt: bool = True) -> str:
+    """What the template makes of some messages; nothing where it refuses them."""
+    try:
+        return str(tokenizer.apply_chat_template(list(messages), add_generation_prompt=prompt, tokenize=False))
+    except Exception:
+        # A template is a program of a stranger: it may fail in any way that Jinja and Python know.
+        return ""
+
+
+def _own(tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """The tokenizer's template; of several by name the one called default."""
+    found = tokenizer.chat_template
+    named = found.get("default") if isinstance(found, dict) else found
+    return str(named) if named else None
+
+
+def _check_read(template: str, config: ModelConfig) -> None:
+    for name in config.chat_template_kwargs:
+        if not re.search(rf"\b{re.escape(name)}\b", template):
+            raise BadInputError(
+                f"model.chat_template_kwargs: the chat template of {config.name} does not read '{name}', so it would "
+                "change nothing; leave it out"
+            )
+
+
+def _assignments(values: Mapping[str, Any]) -> str:
+    """Statements that set the template's options; empty where there are none."""
+    statements = "".join(f"{{%- set {name} = {_literal(value)} -%}}" for name, value in sorted(values.items()))
+    return f"{statements}{{{{- '' }}}}" if statements else ""
+
+
+def _literal(value: Any) -> str:
+    """A JSON value in Jinja's words."""
+    if value is None:
+        return "none"
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{_literal(key)}: {_literal(inner)}" for key, inner in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(_literal, value)) + "]"
+    return json.dumps(value, ensure_ascii=False)

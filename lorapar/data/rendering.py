@@ -1,0 +1,208 @@
+"""Whether the model will read and learn what the rows say: every row once through the chat template and back.
+
+A template is a program of a stranger. It may leave out a system message, trim or rewrite what it is handed, and drop
+what an answer thinks first. What changes a question is refused; answers are learned whole in any case
+(`lorapar.prompts.training_text`), and where the template alone would have changed one, that is said.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from lorapar.basemodel import AnswerEnd, answer_end, embedding_rows, moves_system_text
+from lorapar.basemodel.answer_end import shared_length
+from lorapar.config import ModelConfig, PromptConfig
+from lorapar.errors import BadInputError
+from lorapar.prompts import TrainingText, chat_rows, encode_rows, opened_tag, training_text
+from lorapar.records import Example, System
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_SHOWN_CHARACTERS = 60
+_SYSTEMS: tuple[System, ...] = get_args(System)
+_Kind = Literal["altered", "elsewhere", "open", "control"]
+
+
+@dataclass
+class RowCheck:
+    """Sees rows one by one; `notes` says what a person should know about them afterwards."""
+
+    tokenizer: PreTrainedTokenizerBase
+    model: ModelConfig
+    prompts: PromptConfig
+    _rows: int = 0
+    _counts: Counter[str] = field(default_factory=Counter)
+    _first: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._end = answer_end(self.tokenizer)
+        added = self.tokenizer.added_tokens_decoder.values()
+        controls = [*self.tokenizer.all_special_tokens, *(one for one in added if one.special)]
+        self._controls = tuple(dict.fromkeys(str(one) for one in controls))
+        rows = embedding_rows(self.tokenizer)
+        self._embedded = rows if rows is not None and len(self.tokenizer) > rows else None
+
+    def see(self, examples: Iterable[Example]) -> None:
+        """Raises BadInputError, naming row and text, where a question or a system message does not reach the model."""
+        for example in examples:
+            # The first row as each system; the others as the one that has more to lose.
+            for system in _SYSTEMS if not self._rows else _SYSTEMS[1:]:
+                (row,) = chat_rows([(example, system)], self.prompts)
+                text = self._text(row)
+                self._require_asked(row, text)
+                self._require_embedded(example, system)
+            self._rows += 1
+            self._note_answer(row, text)
+            self._note_controls(row)
+
+    def notes(self) -> list[str]:
+        """One line for each thing that was noticed."""
+        name = self.model.name
+        said: dict[_Kind, str] = {
+            "altered": f"the chat template of {name} changes the answer of {{}}; it is learned, scored and evaluated "
+            "whole, as it stands in the row",
+            "elsewhere": f"the chat template of {name} begins answers otherwise than its prompt ends, in {{}}; rows "
+            "are learned behind the very prompt they are asked with",
+            "open": f"warning: the prompt of {name} opens a tag that the answer does not close, in {{}}; close it "
+            "in the answers, or switch thinking off with model.chat_template_kwargs",
+            "control": f"warning: control tokens of {name} stand as text in {{}}; the model reads the token itself, so "
+            "mend these rows where that is not meant",
+        }
+        rows = [line.replace("{}", self._found(kind)) for kind, line in said.items() if self._counts[kind]]
+        return [*rows, *template_notes(self.tokenizer, self.model, self.prompts)]
+
+    @property
+    def ends(self) -> str:
+        """What ends an answer, in words."""
+        return answers_end_with(self.tokenizer)
+
+    def _found(self, kind: _Kind) -> str:
+        return f"{self._counts[kind]} of {self._rows} rows ({self._first[kind]})"
+
+    def _text(self, row: dict[str, Any]) -> TrainingText:
+        try:
+            return training_text(self.tokenizer, row, self._end)
+        except BadInputError as error:
+            raise BadInputError(f"row {row['id']}: {error}") from None
+
+    def _require_asked(self, row: dict[str, Any], text: TrainingText) -> None:
+        asked = _squeezed(text.prompt)
+        for message in row["prompt"]:
+            if message["role"] in ("system", "user") and _squeezed(message["content"]) not in asked:
+                part = "question" if message["role"] == "user" else "system message"
+                raise BadInputError(
+                    f"row {row['id']}: the chat template of {self.model.name} changes or leaves out part of the "
+                    f"{part}: {_first_missing(message['content'], text.prompt)}; bring another template with "
+                    "model.chat_template"
+                )
+
+    def _require_embedded(self, example: Example, system: System) -> None:
+        """Only where the tokenizer has more tokens than the model: those of this row must all have an embedding."""
+        if self._embedded is None:
+            return
+        for row in encode_rows(self.tokenizer, [(example, system)], self.prompts, max_length=1 << 30):
+            largest = max(row["input_ids"])
+            if largest >= self._embedded:
+                raise BadInputError(
+                    f"row {example.id}: the tokenizer of {self.model.name} makes token {largest} of it "
+                    f"('{self.tokenizer.convert_ids_to_tokens(largest)}'), and the model has embeddings for "
+                    f"{self._embedded} tokens (of the tokenizer's {len(self.tokenizer)}); use the tokenizer that "
+                    "belongs to these weights, or a model that was resized for it"
+                )
+
+    def _note_answer(self, row: dict[str, Any], text: TrainingText) -> None:
+        answer = row["completion"][0]["content"]
+        opened = opened_tag(text.prompt)
+        if opened is not None and f"</{opened}>" not in answer:
+            self._note("open", f"the first is row {row['id']}: <{opened}>")
+        if not text.altered:
+            return
+        if lost := _lost_of_answer(answer, text, self._end):
+            self._note("altered", f"the first is row {row['id']}, which loses {lost}")
+        else:
+            self._note("elsewhere", f"the first is row {row['id']}: {_quoted(text.prompt[-_SHOWN_CHARACTERS:])}")
+
+    def _note_controls(self, row: dict[str, Any]) -> None:
+        for message in (*row["prompt"], *row["completion"]):
+            found = next((token for token in self._controls if token and token in message["content"]), None)
+            if found is not None:
+                self._note("control", f"the first is row {row['id']}: '{found}'")
+                return
+
+    def _note(self, kind: _Kind, words: str) -> None:
+        self._counts[kind] += 1
+        self._first.setdefault(kind, words)
+
+
+def template_notes(tokenizer: PreTrainedTokenizerBase, model: ModelConfig, prompts: PromptConfig) -> Iterable[str]:
+    """What a person should know of a model's template and tokens, whatever the rows."""
+    if moves_system_text(tokenizer) and (prompts.system1 or prompts.system2):
+        yield (
+            f"the chat template of {model.name} takes no system message: its text opens the first message of the user, "
+            "in training, evaluation and benchmarks alike; ask a server in the same way"
+        )
+    yield from _end_notes(tokenizer, answer_end(tokenizer), model)
+    rows = embedding_rows(tokenizer)
+    if rows is not None and len(tokenizer) > rows:
+        yield (
+            f"warning: the tokenizer of {model.name} has {len(tokenizer)} tokens and the model embeddings for {rows}; "
+            "a row that needs one of the others is refused"
+        )
+
+
+def answers_end_with(tokenizer: PreTrainedTokenizerBase) -> str:
+    """The tokens that end an answer, in words."""
+    end = answer_end(tokenizer)
+    named = [f"{tokenizer.convert_ids_to_tokens(one)} ({one})" for one in end.token_ids]
+    return "end with " + " or ".join(named) if named else "run to their limit: no token ends them"
+
+
+def _end_notes(tokenizer: PreTrainedTokenizerBase, end: AnswerEnd, model: ModelConfig) -> Iterable[str]:
+    if not end.token_ids:
+        yield (
+            f"warning: no token ends an answer of {model.name}: its chat template writes none, and neither its "
+            "tokenizer nor its generation settings name one; answers and rollouts run to their limit"
+        )
+    elif end.turn_end is None:
+        yield (
+            f"the chat template of {model.name} ends an answer with no token of its own, so the end token "
+            f"{tokenizer.eos_token} is learned after it"
+        )
+    elif end.unnamed_ids:
+        named = ", ".join(str(tokenizer.convert_ids_to_tokens(one)) for one in end.unnamed_ids)
+        yield (
+            f"answers of {model.name} {answers_end_with(tokenizer)}; its generation settings do not name {named}, so "
+            "a server other than `lorapar serve` has to be told"
+        )
+
+
+def _squeezed(text: str) -> str:
+    """Templates trim what they are handed and may break lines; that loses nothing."""
+    return " ".join(text.split())
+
+
+def _lost_of_answer(answer: str, text: TrainingText, end: AnswerEnd) -> str:
+    """What a template leaves out of an answer, quoted; empty where all of it is there."""
+    kept = text.rendered[shared_length(text.rendered, text.prompt) :].removesuffix(end.learned)
+    if answer in kept:
+        return ""
+    last = shared_length(answer[::-1], kept[::-1])
+    first = shared_length(answer[: len(answer) - last], kept[: len(kept) - last])
+    return _quoted(answer[first : len(answer) - last] or answer)
+
+
+def _first_missing(text: str, rendered: str) -> str:
+    """Where a text begins to be another one in what a template made of it, quoted."""
+    found = bisect(range(len(text)), False, key=lambda length: text[: length + 1] not in rendered)
+    return _quoted(text[found:])
+
+
+def _quoted(text: str) -> str:
+    """Text on one line, shortened."""
+    shown = text[:_SHOWN_CHARACTERS] + ("…" if len(text) > _SHOWN_CHARACTERS else "")
+    return "'" + shown.replace("\n", "\\n").replace("\r", "\\r") + "'"

@@ -1,0 +1,98 @@
+"""What ends an answer, for models whose template, tokenizer and generation settings each say something else."""
+
+import json
+import shutil
+
+import pytest
+
+from lorapar.basemodel import answer_end, embedding_rows, load_tokenizer, model_folder
+from lorapar.basemodel.chat_template import PLAIN_TEMPLATE
+from lorapar.config import ModelConfig
+
+TINY = ModelConfig(name="builtin:tiny", dtype="float32")
+TURNS = "{% for m in messages %}{{ m['role'] + ': ' + m['content'] + END }}{% endfor %}"
+TEXT, START, TURN = 0, 1, 2  # <|endoftext|>, <|im_start|>, <|im_end|>
+
+
+@pytest.fixture
+def base(tmp_path):
+    """A tokenizer of the tiny model with another end token, template or generation settings."""
+
+    def make(*, end="'<|im_end|>'", eos="<|endoftext|>", generation=None, template=None, **settings):
+        folder = shutil.copytree(model_folder(TINY), tmp_path / "model")
+        edit(folder / "tokenizer_config.json", eos_token=eos, **settings)
+        edit(folder / "config.json", eos_token_id=None if eos is None else 0)
+        (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": generation}))
+        (folder / "chat_template.jinja").write_text(template or TURNS.replace("END", end))
+        return load_tokenizer(ModelConfig(name=str(folder)))
+
+    return make
+
+
+def edit(path, **values):
+    kept = {key: value for key, value in {**json.loads(path.read_text()), **values}.items() if value is not None}
+    path.write_text(json.dumps(kept))
+
+
+def test_a_model_whose_eos_is_its_turn_end_has_one_end():
+    end = answer_end(load_tokenizer(TINY))
+    assert (end.token_ids, end.unnamed_ids, end.learned) == ((TURN,), (), "<|im_end|>\n")
+
+
+def test_the_turn_end_ends_an_answer_beside_the_eos_and_servers_have_to_be_told(base):
+    end = answer_end(base())
+    assert (end.turn_end, end.token_ids, end.unnamed_ids) == (TURN, (TEXT, TURN), (TURN,))
+
+
+@pytest.mark.parametrize("generation", [START, [START, TEXT]])
+def test_generation_settings_name_one_end_or_several(base, generation):
+    end = answer_end(base(generation=generation))
+    assert (end.token_ids, end.unnamed_ids) == ((TEXT, START, TURN), (TURN,))
+
+
+@pytest.mark.parametrize("end", [r"'<|im_end|>\n'", r"'\n<|im_end|>'", "'<|im_end|><|endoftext|>'"])
+def test_whatever_else_the_template_writes_the_first_special_token_ends_the_turn(base, end):
+    found = answer_end(base(end=end))
+    assert found.turn_end == TURN
+    assert found.learned == found.written
+
+
+def test_ends_of_several_plain_tokens_are_followed_by_the_eos_and_cut_off(base):
+    end = answer_end(base(end="'</s>'"))
+    assert (end.turn_end, end.token_ids, end.learned) == (None, (TEXT,), "</s><|endoftext|>")
+    assert end.cut("4</s>") == "4"
+    assert end.cut("</s> is a tag") == "</s> is a tag"
+
+
+def test_a_line_break_alone_ends_no_answer(base):
+    end = answer_end(base(end=r"'\n'"))
+    assert (end.turn_end, end.learned) == (None, "\n<|endoftext|>")
+
+
+def test_a_tokenizer_without_eos_takes_the_turn_end(base):
+    tokenizer = base(eos=None, pad_token=None)
+    assert (tokenizer.eos_token, tokenizer.pad_token) == ("<|im_end|>", "<|im_end|>")
+
+
+def test_or_what_the_generation_settings_name(base):
+    tokenizer = base(eos=None, end="' ;'", generation=[TEXT, TURN])
+    assert tokenizer.eos_token == "<|endoftext|>"
+    assert answer_end(tokenizer).learned == " ;<|endoftext|>"
+
+
+def test_where_nothing_ends_an_answer_there_is_still_a_pad_token(base):
+    tokenizer = base(eos=None, end="''", pad_token=None)
+    assert answer_end(tokenizer).token_ids == ()
+    assert tokenizer.pad_token_id is not None
+
+
+def test_the_plain_template_ends_with_the_eos_of_a_model_that_brings_none(base):
+    tokenizer = base(template=PLAIN_TEMPLATE)
+    assert answer_end(tokenizer).turn_end == TEXT
+
+
+def test_a_pad_token_without_an_embedding_is_replaced(base):
+    tokenizer = base(pad_token="<pad>")
+    assert "<pad>" in tokenizer.get_vocab()
+    assert tokenizer.pad_token == "<|endoftext|>"
+    assert embedding_rows(tokenizer) == 259

@@ -1,0 +1,128 @@
+"""Rows seen through chat templates that drop, trim, refuse or rewrite what they are handed."""
+
+import json
+import shutil
+
+import pytest
+
+from lorapar.basemodel import load_tokenizer, model_folder
+from lorapar.config import ModelConfig, PromptConfig
+from lorapar.data.rendering import RowCheck
+from lorapar.errors import BadInputError
+from lorapar.prompts import IGNORED, encode_rows
+from lorapar.records import Example
+
+PROMPTS = PromptConfig(system1=None, system2="Show steps.")
+PLAIN = Example(id="plain", question="3+4?", answer="7")
+THOUGHT = Example(id="thought", question="3+4?", answer="<think>3 and 4 are 7</think>\n<answer>7</answer>")
+TURN = "{{ '<|im_start|>' + m.role + '\n' + CONTENT + '<|im_end|>\n' }}"
+PROMPT = "{% if add_generation_prompt %}{{ '<|im_start|>assistant\nOPENED' }}{% endif %}"
+
+
+def chat(content="m.content", opened="", turn=TURN):
+    body = turn.replace("CONTENT", content)
+    return f"{{% for m in messages %}}{body}{{% endfor %}}{PROMPT.replace('OPENED', opened)}"
+
+
+FORGETS_THOUGHTS = chat("(m.content.split('</think>') | last | trim)")
+
+
+def tokenizer_of(template):
+    return load_tokenizer(ModelConfig(name="builtin:tiny", chat_template=template))
+
+
+def notes_of(template, *rows, tokenizer=None):
+    model = ModelConfig(name="builtin:tiny", chat_template=template)
+    check = RowCheck(tokenizer or load_tokenizer(model), model, PROMPTS)
+    check.see(rows)
+    return check.notes()
+
+
+def learned(template, row):
+    tokenizer = tokenizer_of(template)
+    (encoded,) = encode_rows(tokenizer, [(row, "system2")], PROMPTS, max_length=1000)
+    start = encoded["labels"].count(IGNORED)
+    return tokenizer.decode(encoded["input_ids"][:start]), tokenizer.decode(encoded["input_ids"][start:])
+
+
+def test_rows_that_the_template_keeps_are_no_matter():
+    assert notes_of(chat(), PLAIN, THOUGHT) == []
+
+
+def test_a_thought_that_the_template_drops_is_learned_all_the_same_and_said():
+    (note,) = notes_of(FORGETS_THOUGHTS, PLAIN, THOUGHT)
+    assert "changes the answer of 1 of 2 rows (the first is row thought, which loses '<think>3 and 4 are 7</th" in note
+    assert learned(FORGETS_THOUGHTS, THOUGHT)[1] == THOUGHT.answer + "<|im_end|>\n"
+
+
+def test_blanks_that_the_template_trims_are_learned_all_the_same():
+    blank = PLAIN.model_copy(update={"answer": "7 \n"})
+    (note,) = notes_of(chat("(m.content | trim)"), blank)
+    assert r"which loses ' \n'" in note
+    assert learned(chat("(m.content | trim)"), blank)[1] == "7 \n<|im_end|>\n"
+
+
+def test_a_template_that_joins_question_and_answer_by_a_blank_keeps_it():
+    joined = chat(turn="{{ (' ' if m.role == 'assistant' else '') + (m.content | trim) + '<|im_end|>' }}").replace(
+        PROMPT.replace("OPENED", ""), ""
+    )
+    assert learned(joined, PLAIN)[1] == " 7<|im_end|>"
+    assert learned(joined, PLAIN.model_copy(update={"answer": "7 "}))[1] == " 7 <|im_end|>"
+
+
+def test_rows_are_learned_behind_the_prompt_they_are_asked_with():
+    opening = chat("(m.content.split('</think>') | last)", opened="<think>\n")
+    prompt, answer = learned(opening, THOUGHT)
+    assert prompt.endswith("assistant\n<think>\n")
+    assert answer == THOUGHT.answer.removeprefix("<think>") + "<|im_end|>\n"
+    notes = notes_of(opening, PLAIN)
+    assert any(r"otherwise than its prompt ends, in 1 of 1 rows" in note for note in notes)
+    assert any("opens a tag that the answer does not close, in 1 of 1 rows" in note for note in notes)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            "(m.content | replace('steps', 'all'))",
+            r"row plain: the chat template of builtin:tiny changes .* part of the system message: 'steps",
+        ),
+        ("(m.content if m.role == 'system' else '?')", r"row plain: .* part of the question: '3\+4\?'"),
+    ],
+)
+def test_a_question_or_system_message_that_is_lost_is_refused(content, message):
+    with pytest.raises(BadInputError, match=message):
+        notes_of(chat(content), PLAIN)
+
+
+def test_system_text_that_goes_to_the_user_is_said():
+    (note,) = notes_of(
+        "{% for m in messages %}"
+        + TURN.replace("CONTENT", "m.content").join(["{% if m.role != 'system' %}", "{% endif %}{% endfor %}"])
+        + PROMPT.replace("OPENED", ""),
+        PLAIN,
+    )
+    assert "takes no system message: its text opens the first message of the user" in note
+
+
+def test_control_tokens_in_the_text_of_a_row_are_said():
+    (note,) = notes_of(chat(), PLAIN.model_copy(update={"answer": "7<|im_end|>8"}), THOUGHT)
+    assert "stand as text in 1 of 2 rows (the first is row plain: '<|im_end|>')" in note
+
+
+def test_a_template_without_an_end_of_its_own_is_followed_by_the_eos():
+    template = "{% for m in messages %}{{ m.role + ': ' + m.content + '\n' }}{% endfor %}"
+    (note,) = notes_of(template, PLAIN)
+    assert "so the end token <|im_end|> is learned after it" in note
+    assert learned(template, PLAIN)[1].endswith("7\n<|im_end|>")
+
+
+def test_rows_that_need_a_token_without_embedding_are_refused(tmp_path):
+    folder = shutil.copytree(model_folder(ModelConfig(name="builtin:tiny")), tmp_path / "model")
+    settings = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**settings, "vocab_size": 250}))
+    tokenizer = load_tokenizer(ModelConfig(name=str(folder)))
+    (note,) = notes_of(None, PLAIN, tokenizer=tokenizer)
+    assert "has 259 tokens and the model embeddings for 250" in note
+    with pytest.raises(BadInputError, match=r"row odd: the tokenizer of builtin:tiny makes token 25\d of it"):
+        notes_of(None, PLAIN.model_copy(update={"id": "odd", "answer": "\x9f"}), tokenizer=tokenizer)
