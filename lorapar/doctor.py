@@ -75,6 +75,28 @@ def examine_store(address: str) -> list[Finding]:
     ]
 
 
+def examine_kubeflow(host: str, namespace: str | None) -> list[Finding]:
+    """Ask Kubeflow's API server, and look how Argo's controller there is set up where this machine may."""
+    from lorapar.kubeflow.checks import check_server
+    from lorapar.kubeflow.controller import WANTED, retries
+    from lorapar.kubeflow.server import INSTALLED_IN, Server, Where
+
+    try:
+        check_server(host, namespace)
+        Server(Where(host, namespace)).runs(None, 1)
+    except LoraparError as error:
+        return [Finding("kubeflow", "cannot be used", redact(str(error)), True, error.exit_code)]
+    answering = Finding("kubeflow", f"{host} answers")
+    try:
+        found = retries(INSTALLED_IN)
+    except LoraparError as error:
+        return [answering, Finding("argo's retries", "unknown", f"{redact(str(error))}; docs/kubeflow.md, Retries")]
+    advice = (
+        "" if found.good else f"a stopped task is not tried again: set retryPolicy: {WANTED}; docs/kubeflow.md, Retries"
+    )
+    return [answering, Finding("argo's retries", f"retryPolicy {found.policy} at {found.cluster}", advice)]
+
+
 def doctor_table(findings: list[Finding]) -> Table:
     """The findings as a table; what is missing is marked and says what to do."""
     table = Table("", "what", "found", "what to do", box=None, header_style="bold")

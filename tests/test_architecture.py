@@ -212,6 +212,7 @@ COMES_WITH = {
     "botocore": "boto3",
     "kfp_server_api": "kfp",
     "urllib3": "kfp",
+    "kubernetes": "kfp",
     "s3transfer": "boto3",
     "pydantic_core": "pydantic",
     "vllm": "the server that lorapar.serving runs in",

@@ -262,9 +262,12 @@ def _mark(package: Package, values: dict[str, Any], settings: RunConfig) -> str:
 
 def _goes_on(server: Server, start: Start) -> bool:
     """Whether an equal run has succeeded or still goes on; says so."""
+    from lorapar.kubeflow.submission import told_state
+
     for run in server.runs(start.experiment, 20, start.name):
-        if str(run.state or "PENDING") in ("SUCCEEDED", "RUNNING", "PENDING"):
-            out.print(f"unchanged since run {run.run_id} ({str(run.state).lower()}), nothing started", markup=False)
+        state = told_state(server, run) or "pending"
+        if state in ("succeeded", "running", "pending"):
+            out.print(f"unchanged since run {run.run_id} ({state}), nothing started", markup=False)
             return True
     return False
 

@@ -61,11 +61,14 @@ def partition_command(
 @app.command("doctor")
 def doctor_command(
     store: Annotated[str | None, typer.Option(help="Also try this storage: s3://BUCKET/PREFIX or a folder.")] = None,
+    host: Annotated[str | None, typer.Option(help="Also try this Kubeflow, and how Argo retries there.")] = None,
+    namespace: Annotated[str | None, typer.Option(help="Namespace of a multi-user Kubeflow, with --host.")] = None,
 ) -> None:
     """Say what this machine can do and what is missing."""
-    from lorapar.doctor import doctor_table, examine, examine_store
+    from lorapar.doctor import doctor_table, examine, examine_kubeflow, examine_store
 
     findings = examine() + (examine_store(store) if store is not None else [])
+    findings += examine_kubeflow(host, namespace) if host is not None else []
     out.print(doctor_table(findings))
     for finding in reversed(findings):
         if finding.missing:

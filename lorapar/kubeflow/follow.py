@@ -161,8 +161,7 @@ class Followed:
 
     def _gone(self) -> list[str]:
         """A deleted Workflow leaves its run `running` for ever; its pods are not there, twice in a row."""
-        pods = [pod for pod in self.workflow.pods() if pod.state == "RUNNING"] if self.workflow is not None else []
-        there = not pods or any(is_there(self.server, self.run, pod.name) for pod in pods)
+        there = self.workflow is None or not is_gone(self.server, self.run, self.workflow)
         self._missed = 0 if there else self._missed + 1
         self.gone = self._missed > 1
         return []
@@ -209,7 +208,16 @@ def was_cancelled(run: Any) -> bool:
     return any(state in CANCELLED for state in (str(run.state), *history))
 
 
-def is_there(server: Sources, run: str, pod: str) -> bool:
+def is_gone(server: Sources, run: str, workflow: Workflow) -> bool:
+    """Whether pods that are at work as far as the Workflow says are not there, none of them.
+
+    Kubeflow's database is not told of a Workflow that is deleted: the run stays what it was for ever.
+    """
+    pods = workflow.pods_at_work()
+    return bool(pods) and not any(_is_there(server, run, pod) for pod in pods)
+
+
+def _is_there(server: Sources, run: str, pod: str) -> bool:
     """Whether a pod can still be asked; only a clear no counts as one."""
     try:
         server.log(run, pod)

@@ -147,19 +147,6 @@ class Server:
         with self._errors(f"deleting the recurring run {schedule}"):
             self._client._recurring_run_api.recurring_run_service_delete_recurring_run(schedule, **policy)
 
-    def has_schedule(self, schedule: str) -> bool:
-        """Whether a recurring run is there."""
-        from kfp_server_api.exceptions import ApiException
-
-        with self._errors(f"looking for the recurring run {schedule}"):
-            try:
-                self._client.get_recurring_run(schedule)
-            except ApiException as error:
-                if error.status == 404:
-                    return False
-                raise
-        return True
-
     def is_ours(self, run: Any) -> bool:
         """Whether a run is one of our pipeline."""
         if self._known_pipeline is None:

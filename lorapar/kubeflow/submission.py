@@ -13,7 +13,7 @@ from rich.console import Console
 
 from lorapar.config import RunConfig
 from lorapar.errors import ExitCode, LoraparError
-from lorapar.kubeflow.follow import GOING, Followed, TaskState, follow, is_there, stage_table, was_cancelled
+from lorapar.kubeflow.follow import GOING, Followed, TaskState, follow, is_gone, stage_table, was_cancelled
 from lorapar.kubeflow.ledger import Ledger
 from lorapar.kubeflow.package import PlannedTask, build_package
 from lorapar.kubeflow.reporting import OUTCOME_FILE, close_cancelled, node_outcomes
@@ -81,12 +81,10 @@ def told_state(server: Any, run: Any) -> str:
         return state.lower()
     if state not in GOING and was_cancelled(run):
         return "cancelled"
-    if state == "RUNNING" and run.recurring_run_id and not server.has_schedule(run.recurring_run_id):
-        # Its Workflow was deleted with the schedule, unless that left it alone.
+    if state == "RUNNING":
         text = server.manifest(run.run_id)
         workflow = read_workflow(text, build_package({}, None).tasks()) if text else None
-        pods = [pod for pod in workflow.pods() if pod.state == "RUNNING"] if workflow is not None else []
-        if not any(is_there(server, str(run.run_id), pod.name) for pod in pods):
+        if workflow is not None and is_gone(server, str(run.run_id), workflow):
             return "gone"
     return state.lower()
 

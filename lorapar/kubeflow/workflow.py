@@ -109,6 +109,11 @@ class Workflow:
         found = [pod for node in sorted(self._nodes, key=_started) if (pod := self._pod(node)) is not None]
         return found
 
+    def pods_at_work(self) -> list[str]:
+        """Names of all pods, Kubeflow's drivers too, that have not ended as far as the Workflow says."""
+        open_nodes = [node for node in self._nodes if node.get("phase") in ("Running", "Pending")]
+        return [self._pod_name(node) for node in open_nodes if node.get("type") == _POD]
+
     def _with_pods(self, states: dict[str, NodeState]) -> dict[str, NodeState]:
         """Argo calls a task running as soon as it is there; it is pending while all its unfinished pods are."""
         pods = self.pods()

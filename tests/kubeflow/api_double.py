@@ -193,7 +193,7 @@ class Double:
     def _of_a_run(self, what: str) -> Any:
         """A run, its Workflow or a log of it; None for another path."""
         if match := re.fullmatch(r"/runs/([^/]+)", what):
-            return self._shown(match[1])
+            return self.show(match[1])
         if match := re.fullmatch(r"/apis/v1beta1/runs/([^/]+)", what):
             return self._workflow(match[1])
         if match := re.fullmatch(r"/apis/v1alpha1/runs/([^/]+)/nodes/([^/]+)/log", what):
@@ -261,7 +261,7 @@ class Double:
                 recurring_run_id=recurring,
             )
         )
-        self._shown(run.run_id)
+        self.show(run.run_id)
         return run
 
     def _upload(self, name: str, body: bytes, headers: Any, namespace: str) -> api.V2beta1Pipeline:
@@ -310,7 +310,7 @@ class Double:
         ]
         return run
 
-    def _shown(self, run: str) -> api.V2beta1Run:
+    def show(self, run: str) -> api.V2beta1Run:
         """The run at its next moment; the last one stays."""
         found, frames = self.runs[run], self.frames[run]
         frame = frames[0]
@@ -333,6 +333,10 @@ class Double:
 
     def _log(self, run: str, pod: str) -> str:
         given = self.workflows[run][0].logs.get(pod)
+        if given is not None and given.state == "PENDING" and run not in self.gone:
+            return json.dumps(
+                {"error_message": f'container "main" in pod "{pod}" is waiting to start: PodInitializing'}
+            )
         if given is None or given.log is None or given.archived or run in self.gone:
             message = f'Failed to read logs for run {run}: InternalServerError: pods "{pod}" not found'
             return json.dumps({"error_message": message, "error_details": message})
