@@ -54,6 +54,8 @@ class Vote(Record):
     """What the teacher answered, as text."""
     tokens: int = 0
     """Tokens the teacher read and wrote for this vote."""
+    thinking_tokens: int | None = None
+    """How many of them it thought before it answered; None where it is not told."""
     uncalibrated: System | None = None
     """The label before the teacher's leaning was subtracted; None where votes are not calibrated."""
     cached: bool | None = None

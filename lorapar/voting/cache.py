@@ -40,7 +40,7 @@ VERSION = 1
 _LOOK_UP = 512
 _NO_LOCKS = ("locking protocol", "disk I/O error", "unable to open database file")
 """What SQLite says on a file system without fcntl locks or shared memory."""
-_KEPT = {"label", "confidence", "log_probs", "template", "raw", "tokens"}
+_KEPT = {"label", "confidence", "log_probs", "template", "raw", "tokens", "thinking_tokens"}
 
 
 class VoteCache:

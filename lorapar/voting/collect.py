@@ -38,6 +38,8 @@ class Calls:
     """Votes by teacher that an earlier run had asked for."""
     tokens: dict[str, int] = field(default_factory=dict)
     """Tokens read and written by teacher, without cached votes."""
+    thinking_tokens: int = 0
+    """How many of them were thought before answers, as far as endpoints count them apart."""
     resumed: int = 0
     """Votes among them that an earlier, unfinished call had left."""
 
@@ -47,6 +49,7 @@ class Calls:
         book[vote.teacher] = book.get(vote.teacher, 0) + 1
         if not vote.cached:
             self.tokens[vote.teacher] = self.tokens.get(vote.teacher, 0) + vote.tokens
+            self.thinking_tokens += vote.thinking_tokens or 0
 
 
 class Collection:

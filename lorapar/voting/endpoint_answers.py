@@ -33,6 +33,8 @@ class Answer:
     raw: str
     tokens: int
     """Tokens read and written, as the endpoint counts them."""
+    thinking_tokens: int | None = None
+    """How many of them were thought, where it counts them apart."""
     log_probs: Mapping[System, float] | None = None
     """Unmasked log-probability of each label word, where it gives them."""
 
@@ -74,7 +76,7 @@ class Choice:
 
     def read(self, reply: Reply, prompt: Prompt) -> Answer:
         """The word itself."""
-        return Answer(_label_of(reply.text, prompt), reply.text, reply.tokens)
+        return Answer(_label_of(reply.text, prompt), reply.text, reply.tokens, reply.thinking_tokens)
 
 
 @dataclass(frozen=True)
@@ -166,7 +168,7 @@ class TokenRead:
         log_probs = {system: found[f"token_id:{token}"] for system, token in self.tokens.items()}
         first, second = (log_probs[system] for system in SYSTEM_ORDER)
         label: System = "system1" if first > second else "system2"
-        return Answer(label, prompt.continuations[label].strip(), reply.tokens, log_probs)
+        return Answer(label, prompt.continuations[label].strip(), reply.tokens, reply.thinking_tokens, log_probs)
 
 
 def request_of(model: str, prompt: Prompt) -> tuple[str, Body]:
@@ -196,7 +198,7 @@ def _read_json(reply: Reply, prompt: Prompt) -> Answer:
     """The label in the text's JSON; None where objects in it differ."""
     said = [value for found in json_objects(reply.text) for value in _labels_in(found)]
     labels = {_label_of(one, prompt) for one in said or [reply.text]}
-    return Answer(labels.pop() if len(labels) == 1 else None, reply.text, reply.tokens)
+    return Answer(labels.pop() if len(labels) == 1 else None, reply.text, reply.tokens, reply.thinking_tokens)
 
 
 def _labels_in(found: Mapping[str, Any]) -> list[str]:

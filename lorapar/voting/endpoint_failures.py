@@ -28,7 +28,7 @@ _NAMED = (
     (r"unavailable|server.?error|internal|time.?d?.?out|deadline|bad.?gateway|upstream|temporar", 503),
     (r"authentication|unauthenticated|unauthorized|invalid.?api.?key", 401),
     (r"permission|forbidden|denied", 403),
-    (r"not.?found", 404),
+    (r"not.?found|unexpected endpoint|no such (route|path)|does not exist", 404),
     (r"invalid|unsupported|content.?filter|bad.?request", 400),
 )
 _ADVICE = {
@@ -102,7 +102,7 @@ def failure_of(status: int, headers: Mapping[str, str], text: str, value: Any, n
     found = error if isinstance(error, Mapping) else {"message": error} if error is not None else {}
     inside = _code(found)
     if status < 400:
-        counts = inside or _code_in_words(found) or _UNKNOWN
+        counts = inside or _stands_for(_message(found)) or _UNKNOWN
     elif status == 429 and _named_code(found) == NO_CREDIT:
         counts = NO_CREDIT
     else:
@@ -176,11 +176,6 @@ def _named_code(error: Mapping[str, Any]) -> int | None:
 
 def _names(error: Mapping[str, Any]) -> str:
     return " ".join(error[key] for key in _CODES if isinstance(error.get(key), str))
-
-
-def _code_in_words(error: Mapping[str, Any]) -> int | None:
-    found = _stands_for(_message(error))
-    return found if found in (NO_CREDIT, 429, 503) else None
 
 
 def _stands_for(text: str) -> int | None:

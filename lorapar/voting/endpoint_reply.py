@@ -36,6 +36,8 @@ class Reply:
     """Why the provider or the model would not answer this prompt; None: it would."""
     tokens: int
     """Tokens read and written, as the endpoint counts them."""
+    thinking_tokens: int | None
+    """How many of them were thought, where it counts them apart."""
     choice: Mapping[str, Any]
     """As it came."""
 
@@ -51,13 +53,15 @@ def reply_of(answer: Mapping[str, Any]) -> Reply:
     usage = usage if isinstance(usage, Mapping) else {}
     text, unfinished, inside = _without_thinking(said)
     ended = str(choice.get("finish_reason") or "").lower()
-    thinks = bool(thought.strip()) or inside or reasoning_tokens(usage) > 0
+    thinking_tokens = _thinking_tokens(usage)
+    thinks = bool(thought.strip()) or inside or bool(thinking_tokens)
     is_cut_off = ended in _CUT_OFF or unfinished
     if not text and not is_cut_off and _ANSWER_ALONE.fullmatch(thought.strip()):
         # A server that holds the answer to a form, but takes all that is said for thinking, puts it there.
         text = thought.strip()
+    is_cut_off = is_cut_off or (thinks and not text)
     refusal = _flat(message.get("refusal")) or (ended if ended in _FILTERED else "")
-    return Reply(text, thinks, is_cut_off, refusal or None, _tokens(usage), choice)
+    return Reply(text, thinks, is_cut_off, refusal or None, _tokens(usage), thinking_tokens, choice)
 
 
 def json_objects(text: str) -> Iterator[Mapping[str, Any]]:
@@ -71,15 +75,6 @@ def json_objects(text: str) -> Iterator[Mapping[str, Any]]:
         if isinstance(value, dict):
             yield value
         place = text.find("{", max(end, place + 1))
-
-
-def reasoning_tokens(usage: Mapping[str, Any]) -> int:
-    """Tokens that were thought, where the endpoint counts them apart."""
-    for key in ("completion_tokens_details", "output_tokens_details"):
-        details = usage.get(key)
-        if isinstance(details, Mapping):
-            return _whole(details.get("reasoning_tokens"))
-    return _whole(usage.get("reasoning_tokens"))
 
 
 def _parts(content: Any) -> tuple[str, str]:
@@ -123,6 +118,14 @@ def _single_quoted(text: str, place: int) -> tuple[Any, int]:
 def _tokens(usage: Mapping[str, Any]) -> int:
     pairs = (("prompt_tokens", "completion_tokens"), ("input_tokens", "output_tokens"))
     return _whole(usage.get("total_tokens")) or max(sum(_whole(usage.get(key)) for key in pair) for pair in pairs)
+
+
+def _thinking_tokens(usage: Mapping[str, Any]) -> int | None:
+    for key in ("completion_tokens_details", "output_tokens_details"):
+        details = usage.get(key)
+        if isinstance(details, Mapping) and "reasoning_tokens" in details:
+            return _whole(details["reasoning_tokens"])
+    return _whole(usage["reasoning_tokens"]) if "reasoning_tokens" in usage else None
 
 
 def _whole(value: Any) -> int:

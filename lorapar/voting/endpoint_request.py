@@ -72,10 +72,11 @@ class Asker:
                 return answer
             if reply.refusal is not None:
                 raise _refused_row(self.client.address, reply.refusal)
-            if reply.is_cut_off and constraint.may_think:
+            # An empty answer to the probe: some hide that the model was still thinking.
+            if constraint.may_think and (reply.is_cut_off or (tries == 1 and not reply.text)):
                 if self._has_more_room(room):
                     continue
-                if reply.thinks or not reply.text:
+                if reply.is_cut_off and (reply.thinks or not reply.text):
                     raise UnreachableError(f"{self.client.address}: {self._cut_off(body, reply)}")
             asked += 1
             if asked >= tries:

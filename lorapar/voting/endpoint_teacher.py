@@ -135,6 +135,7 @@ class EndpointTeacher:
             template=self.template,
             raw=answer.raw,
             tokens=answer.tokens,
+            thinking_tokens=answer.thinking_tokens,
         )
 
     def _prompt(self, example: Example) -> Prompt:

@@ -47,7 +47,14 @@ def test_the_first_round_asks_a_bare_majority_about_every_row(kit, tmp_path) -> 
     assert {(vote.teacher, vote.example_id) for vote in votes} == {(n, r.id) for n in ("plain", "chat") for r in ROWS}
     assert len(votes) == 12
     tokens = sum(vote.tokens for vote in votes)
-    assert metrics == {"rows": 6, "calls": 12, "cached_votes": 0, "tokens": tokens, "failed_teachers": 0}
+    assert metrics == {
+        "rows": 6,
+        "calls": 12,
+        "cached_votes": 0,
+        "tokens": tokens,
+        "thinking_tokens": 0,
+        "failed_teachers": 0,
+    }
     summary = read_json(out / "votes" / "summary.json")
     assert (summary["round"], summary["votes"], list(summary["teachers"])) == ("first", 12, ["plain", "chat"])
     assert summary["teachers"]["plain"]["template"] == votes[0].template

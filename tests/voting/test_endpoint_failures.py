@@ -24,6 +24,8 @@ def failure(status, value, **headers):
         (200, {"error": {"message": "slow down", "code": "429"}}, 429, "slow down"),
         (200, {"error": {"message": "no", "type": "invalid_request_error", "code": None}}, 400, "no"),
         (200, {"error": {"message": "Overloaded", "type": "overloaded_error"}, "type": "error"}, 429, "Overloaded"),
+        (200, {"error": "Unexpected endpoint or method. (POST /chat/completions)"}, 404, "Unexpected endpoint"),
+        (200, {"error": {"message": "Unsupported parameter: max_tokens"}}, 400, "Unsupported parameter"),
         (200, {"error": "rate limit reached", "choices": None}, 429, "rate limit reached"),
         (200, {"object": "error", "message": "bad model", "code": 404}, 404, "bad model"),
         (200, {"choices": [{"error": {"code": 502, "message": "Provider failed"}}]}, 502, "Provider failed"),

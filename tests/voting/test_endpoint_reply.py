@@ -92,6 +92,11 @@ def test_an_answer_that_was_cut_off_is_known(content, ended) -> None:
     assert reply(content, ended).is_cut_off
 
 
+def test_thoughts_without_an_answer_are_one_that_was_cut_off() -> None:
+    assert reply(None, "stop", reasoning="Let me see what kind").is_cut_off
+    assert not reply("", "stop").is_cut_off
+
+
 def test_a_refusal_of_the_provider_or_the_model_is_known() -> None:
     assert reply(None, "content_filter").refusal == "content_filter"
     assert reply(None, refusal="I cannot help with that.").refusal == "I cannot help with that."

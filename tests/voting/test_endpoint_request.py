@@ -135,7 +135,8 @@ def thinking(needed, **message):
         text = api.say(body) if budget >= needed else None
         fields = {"content": text, "reasoning_content": "Let me see.", **(message if text is None else {})}
         choice = {"message": fields, "finish_reason": "stop" if text else "length"}
-        return 200, {"choices": [choice], "usage": {"total_tokens": 5}}, {}
+        usage = {"total_tokens": 5, "completion_tokens_details": {"reasoning_tokens": 3}}
+        return 200, {"choices": [choice], "usage": usage}, {}
 
     return habit
 
@@ -144,8 +145,9 @@ def thinking(needed, **message):
 def test_a_model_that_thinks_first_gets_room_to(needed) -> None:
     said = []
     with serving(habit=thinking(needed), honours=JSON_ONLY) as api:
-        assert len(ask(api, said)) == len(ROWS)
-    assert len(rows_of(api)) == len(ROWS)
+        votes = ask(api, said)
+    assert {(vote.tokens, vote.thinking_tokens) for vote in votes.values()} == {(5, 3)}
+    assert len(rows_of(api)) == len(votes) == len(ROWS)
     assert all(body["max_tokens"] >= needed for body in rows_of(api))
     assert "cut an answer off" in said[-1]
     assert "openai.max_tokens" in said[-1]
