@@ -22,9 +22,10 @@ import httpx2
 
 from lorapar.config import EndpointOptions
 from lorapar.errors import BadInputError, UnreachableError
+from lorapar.network import network_cause, proxy_refusal
 from lorapar.voting.endpoint_failures import Failure, described, failure_of
 from lorapar.voting.endpoint_login import Login
-from lorapar.voting.endpoint_network import Peer, certificate_problem, is_same_host, open_http
+from lorapar.voting.endpoint_network import Peer, is_same_host, open_http
 
 FIRST_WAIT_SECONDS = 0.5
 _BUSY = frozenset({429, 503, 529})
@@ -139,11 +140,11 @@ class EndpointClient:
         except (TimeoutError, httpx2.TimeoutException):
             raise _TryAgainError(f"no answer within {self._options.timeout_seconds:g} s{self._peer.proxy()}") from None
         except httpx2.TransportError as error:
-            said = str(error) or type(error).__name__
-            problem = certificate_problem(said)
-            if problem is not None:  # trying again would not help
-                raise UnreachableError(f"{url}: {problem}") from None
-            raise _TryAgainError(f"the connection failed{self._peer.proxy()} ({said})") from None
+            said, cause = str(error) or type(error).__name__, network_cause(error, self.address)
+            if cause is not None and "ssl" in said.lower():  # trying again would not help
+                raise UnreachableError(f"{url}: {cause}") from None
+            failed = cause if self._peer.is_proxy and cause else f"the connection failed{self._peer.proxy()} ({said})"
+            raise _TryAgainError(failed) from None
         except httpx2.InvalidURL as error:
             raise BadInputError(f"{url}: no address that can be asked ({error}); mend endpoint") from None
         except httpx2.DecodingError as error:
@@ -183,8 +184,8 @@ class EndpointClient:
             value = None
         failure = failure_of(response.status_code, response.headers, response.text, value, time.time())
         if failure is not None:
-            if response.status_code == 407:
-                raise _TryAgainError(f"{failure.words}{self._peer.proxy()}; the proxy wants a user and a password")
+            if refused := proxy_refusal(response.status_code, self.address):
+                raise UnreachableError(f"{url}: {refused}")
             if not failure.passes:
                 raise RefusedError(f"{url}: {failure.words}", failure)
             self._slow_down(url, failure)

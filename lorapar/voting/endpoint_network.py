@@ -1,12 +1,8 @@
-"""The way to an endpoint: certificates, proxies, redirects, and which of them is to blame where nothing comes back."""
+"""The way to an endpoint: proxies, redirects, and who is to blame where nothing comes back."""
 
 from __future__ import annotations
 
-import os
-import re
-import ssl
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -16,56 +12,26 @@ from lorapar.config import EndpointOptions
 from lorapar.errors import BadInputError
 from lorapar.network import trust_authorities
 
-_OWN_CA_VARIABLES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
-"""What names the authorities to trust, first one first. httpx2 reads the first two itself, the others are requests'."""
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 def open_http(address: str, options: EndpointOptions) -> httpx2.AsyncClient:
     """A client with as many connections as requests may be on the way.
 
-    Proxies come from HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY, trusted authorities from SSL_CERT_FILE and its
-    like. Raises BadInputError where one of them cannot be used.
+    Proxies come from HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY, authorities as `lorapar.network` says.
+    Raises BadInputError where one of them cannot be used.
     """
     limits = httpx2.Limits(
         max_connections=options.concurrency, max_keepalive_connections=options.concurrency, keepalive_expiry=30.0
     )
     trust_authorities()
     try:
-        return httpx2.AsyncClient(limits=limits, timeout=options.timeout_seconds, verify=_authorities())
+        return httpx2.AsyncClient(limits=limits, timeout=options.timeout_seconds)
     except (ValueError, ImportError, httpx2.InvalidURL) as error:
         raise BadInputError(
             f"{address}: the proxy that the environment names (HTTP_PROXY, HTTPS_PROXY or ALL_PROXY) cannot be used: "
             f"{' '.join(str(error).split())}"
         ) from None
-
-
-def _authorities() -> ssl.SSLContext | bool:
-    for name in _OWN_CA_VARIABLES:
-        place = os.environ.get(name)
-        if not place:
-            continue
-        try:
-            if Path(place).is_dir():
-                return ssl.create_default_context(capath=place)
-            return ssl.create_default_context(cafile=place)
-        except (OSError, ssl.SSLError) as error:
-            said = getattr(error, "strerror", None) or str(error)
-            raise BadInputError(f"{name}={place} cannot be read as certificates ({said}); mend or unset it") from None
-    return True
-
-
-def certificate_problem(said: str) -> str | None:
-    """What to tell of a certificate that is not trusted; None for another error."""
-    if "CERTIFICATE_VERIFY_FAILED" not in said:
-        return None
-    why = re.sub(r"\s*\(_ssl.*", "", said.rpartition("certificate verify failed: ")[2])
-    if "issuer" in why or "self-signed" in why or "self signed" in why:
-        why += (
-            "; where a private authority signed it, set SSL_CERT_FILE to a file with that authority's certificate "
-            "(REQUESTS_CA_BUNDLE counts too)"
-        )
-    return f"its certificate is not trusted: {why}"
 
 
 def is_same_host(one: str, other: str) -> bool:
@@ -99,10 +65,16 @@ class Peer:
         elif event.endswith("connect_tcp.complete"):
             self._connected = True
 
-    def proxy(self) -> str:
-        """Names the proxy, in words that follow what went wrong; empty where connections go straight to the address."""
+    @property
+    def is_proxy(self) -> bool:
+        """Whether connections do not go straight to the address."""
         host, port = self._seen or (self._host, 0)
-        if host == self._host and (port in self._ports or self._seen is None):
+        return host != self._host or (port not in self._ports and self._seen is not None)
+
+    def proxy(self) -> str:
+        """Names the proxy, in words that follow what went wrong; empty where there is none."""
+        if not self.is_proxy or self._seen is None:
             return ""
+        host, port = self._seen
         way = "through" if self._connected else "at"
-        return f" {way} the proxy {host}:{port}, which HTTP_PROXY, HTTPS_PROXY and NO_PROXY decide on"
+        return f" {way} the proxy http://{host}:{port}, which HTTP_PROXY, HTTPS_PROXY and NO_PROXY decide on"

@@ -92,7 +92,7 @@ def nobody() -> int:
 def test_a_proxy_that_does_not_answer_is_named(monkeypatch, nobody, scheme) -> None:
     monkeypatch.setenv(f"{scheme.upper()}_PROXY", f"http://me:password-1@127.0.0.1:{nobody}")
     said = refusal(f"{scheme}://teacher.invalid/v1")
-    assert f"the proxy 127.0.0.1:{nobody}" in said
+    assert f"the proxy http://127.0.0.1:{nobody}" in said
     assert "password-1" not in said
 
 
@@ -105,7 +105,7 @@ def test_an_endpoint_that_does_not_answer_is_blamed_itself(nobody) -> None:
 def test_a_proxy_that_opens_no_way_is_named_with_its_answer(monkeypatch, server) -> None:
     monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{server.server_port}")
     said = refusal("https://teacher.invalid/v1")
-    assert f"the proxy 127.0.0.1:{server.server_port}" in said
+    assert f"the proxy http://127.0.0.1:{server.server_port}" in said
     assert "403" in said
 
 
@@ -113,7 +113,7 @@ def test_a_proxy_that_wants_a_password_is_named(monkeypatch, server) -> None:
     monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{server.server_port}")
     said = refusal("http://teacher.invalid/x-wants-password")
     assert "407" in said
-    assert f"the proxy 127.0.0.1:{server.server_port}" in said
+    assert f"the proxy http://127.0.0.1:{server.server_port}" in said
     assert "password" in said
 
 
