@@ -5,6 +5,8 @@
 # REGISTRY      first part of the names (lorapar)
 # DOCKER        the docker command
 # TORCH_INDEX   address of an extra index with a CPU build of torch; PIP_FIND_LINKS may name a folder with its wheel
+# TORCH_LIBRARIES=yes  installs what torch itself requires beyond the lock: where only a build with CUDA can be had (GB more)
+# Each image ends with an import of what it is for; where that fails, the build fails and says what to set.
 # The CUDA variants are built by the release workflow: the same files with --build-arg LOCK=image-trainer-cuda or image-vllm.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -51,6 +53,7 @@ for name in "${@:-client trainer vllm}"; do
     if [ "$image" = vllm ]; then packages="libnuma1 libtcmalloc-minimal4"; fi
     DOCKER_BUILDKIT=1 "$DOCKER" build --quiet --file "images/$image/Dockerfile" --tag "$REGISTRY/$image:$VERSION" "${secret[@]}" \
       --build-arg BASE_IMAGE="$BASE_IMAGE" --build-arg PACKAGES="$packages" --build-arg TORCH_INDEX="${TORCH_INDEX:-}" \
+      --build-arg TORCH_LIBRARIES="${TORCH_LIBRARIES:-}" \
       --build-arg VERSION="$VERSION" --build-arg REVISION="$(git rev-parse HEAD 2>/dev/null || true)" . >/dev/null
     echo "$REGISTRY/$image:$VERSION  $("$DOCKER" image inspect --format '{{.Size}}' "$REGISTRY/$image:$VERSION" | awk '{printf "%.0f MB", $1 / 1e6}')"
   done

@@ -4,6 +4,7 @@
 # /run/secrets/ca    certificates for a network that inspects TLS; never copied into the image
 # /wheels            wheels found nowhere else, such as a CPU build of torch; may be empty
 # TORCH_INDEX        address of an extra index with a build of torch for this machine's accelerator
+# TORCH_LIBRARIES    yes: install what this build of torch names as its requirements, beyond the lock
 set -eu
 lock=$1
 if [ -f /run/secrets/ca ]; then
@@ -15,3 +16,8 @@ python3 -m venv --without-pip /opt/lorapar
 export UV_PYTHON=/opt/lorapar/bin/python UV_INDEX_STRATEGY=unsafe-best-match UV_NO_CACHE=1
 /opt/build/bin/uv pip install --quiet --no-deps --compile-bytecode --find-links /wheels \
   ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} --requirements "$lock"
+if [ "${TORCH_LIBRARIES:-}" = yes ]; then
+  # What the lock pins stays as it is; what it does not name comes with torch.
+  /opt/build/bin/uv pip install --quiet --compile-bytecode --find-links /wheels \
+    ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} --constraints "$lock" torch
+fi

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -44,7 +45,7 @@ def test_the_rules_of_the_house(image) -> None:
     instructions = [line.split()[0] for line in text.splitlines() if re.match(r"[A-Z]+ ", line)]
     assert "ENTRYPOINT" not in instructions
     assert "ADD" not in instructions
-    assert instructions[-1] == "USER"
+    assert instructions[-2:] == ["USER", "RUN"], "nothing but the check comes after the user"
     assert re.search(r"^USER \$\{USER_ID\}:\$\{USER_ID\}$", text, re.M)
     assert re.search(r"^ARG USER_ID=[1-9]\d*$", text, re.M)
     for argument in ("BASE_IMAGE", "TORCH_INDEX", "LOCK", "USER_ID"):
@@ -53,6 +54,64 @@ def test_the_rules_of_the_house(image) -> None:
     last = text[text.rindex("FROM ") :]
     assert "pip" not in last
     assert "secret" not in last
+
+
+def checked(image: str, path: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """The last step of a build, with this environment's packages; `path` comes before them."""
+    command = [sys.executable, "-P", str(ROOT / "images" / "check_image.py"), image]
+    variables = {**os.environ, **({"PYTHONPATH": str(path)} if path else {})}
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=300, env=variables)
+
+
+@pytest.mark.parametrize("image", IMAGES)
+def test_the_last_step_of_a_build_imports_what_the_image_is_for(image) -> None:
+    last = recipe(image).replace("\\\n", "").strip().splitlines()[-1]
+    assert last.startswith("RUN --mount=type=bind,source=images/check_image.py,")
+    assert last.split()[-4:] == ["python", "-P", "/check_image.py", image]
+    assert "!images/check_image.py" in (ROOT / ".dockerignore").read_text(encoding="utf-8").split()
+
+
+@pytest.mark.parametrize("image", ["client", "trainer"])
+def test_that_step_passes_where_all_is_there_and_names_the_stages(image) -> None:
+    done = checked(image)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.partition(":")[0] == image
+    for stage in STAGE_NAMES:
+        assert (re.search(rf"\b{stage}\b", done.stdout) is not None) is (image_of(stage) == image), stage
+
+
+@pytest.mark.parametrize(
+    ("package", "raised", "said"),
+    [
+        (
+            "torch",
+            "OSError('libcudart.so.13: cannot open shared object file: No such file or directory')",
+            "TORCH_INDEX",
+        ),
+        ("torch", "ImportError('libcublas.so.12: cannot open shared object file')", "TORCH_LIBRARIES=yes"),
+        ("torch", "ImportError('libgomp.so.1: cannot open shared object file')", "PACKAGES"),
+        ("trl", "ImportError('cannot import name x')", "cannot import trl:SFTTrainer: "),
+    ],
+)
+def test_a_library_that_is_missing_fails_the_build_with_what_to_set(package, raised, said, tmp_path) -> None:
+    (tmp_path / package).mkdir()
+    (tmp_path / package / "__init__.py").write_text(f"raise {raised}\n", encoding="utf-8")
+    done = checked("trainer", tmp_path)
+    assert done.returncode == 1
+    assert said in done.stderr
+    assert package in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_torch_with_libraries_of_its_own_is_installed_under_the_lock() -> None:
+    """With it, a machine that is offered nothing but a CUDA build of torch builds images that work all the same."""
+    script = (ROOT / "images" / "install-environment.sh").read_text(encoding="utf-8").replace("\\\n", "")
+    (line,) = [line for line in script.splitlines() if line.strip().endswith(" torch")]
+    assert "--no-deps" not in line
+    assert '--constraints "$lock"' in line
+    assert "TORCH_LIBRARIES" in (ROOT / "images" / "build.sh").read_text(encoding="utf-8")
+    for image in IMAGES:
+        assert re.search(r"^ARG TORCH_LIBRARIES=", recipe(image), re.M)
 
 
 @pytest.mark.parametrize("lock", ["client", "image-trainer-cpu", "image-trainer-cuda", "image-vllm-cpu", "image-vllm"])
