@@ -1,17 +1,6 @@
 """evaluate as a Kubeflow component: held-out and benchmark scores of base, after SFT, after RL and the incumbent."""
 
-from kfp.dsl import (
-    Artifact,
-    ContainerSpec,
-    Dataset,
-    Input,
-    Markdown,
-    Metrics,
-    Model,
-    Output,
-    OutputPath,
-    container_component,
-)
+from kfp.dsl import Artifact, ContainerSpec, Markdown, Metrics, Output, OutputPath, container_component
 
 from components.task import task
 
@@ -20,18 +9,14 @@ from components.task import task
 def evaluate(
     settings: str,
     store: str,
-    heldout: Input[Dataset],
     heldout_digest: str,
-    after_sft: Input[Model],
     after_sft_digest: str,
-    published: Input[Model],
     published_digest: str,
-    incumbent: Input[Model],
     incumbent_digest: str,
     evaluation: Output[Artifact],
     summary: Output[Markdown],
     metrics: Output[Metrics],
-    digest: OutputPath(str),
+    evaluation_digest: OutputPath(str),
 ) -> ContainerSpec:
-    """Held-out and benchmark scores of base, after SFT, after RL and the incumbent."""
+    """Held-out and benchmark scores of base, after SFT, after RL and the incumbent; code in answers is run."""
     return task("evaluate", store)

@@ -1,6 +1,6 @@
 """gate as a Kubeflow component: judge the published adapter against the one in production."""
 
-from kfp.dsl import Artifact, ContainerSpec, Input, Markdown, Metrics, Output, OutputPath, container_component
+from kfp.dsl import Artifact, ContainerSpec, Markdown, Metrics, Output, OutputPath, container_component
 
 from components.task import task
 
@@ -9,15 +9,13 @@ from components.task import task
 def gate(
     settings: str,
     store: str,
-    evaluation: Input[Artifact],
     evaluation_digest: str,
-    version: Input[Artifact],
     version_digest: str,
     verdict: Output[Artifact],
     summary: Output[Markdown],
     metrics: Output[Metrics],
-    digest: OutputPath(str),
-    promote: OutputPath(bool),
+    better: OutputPath(bool),
+    promoted: OutputPath(bool),
 ) -> ContainerSpec:
-    """Judge the published adapter against the one in production."""
+    """Judge the published adapter against the one in production, and move production to a better one."""
     return task("gate", store)

@@ -11,7 +11,7 @@ def init(
     store: str,
     adapter: Output[Model],
     metrics: Output[Metrics],
-    digest: OutputPath(str),
+    adapter_digest: OutputPath(str),
 ) -> ContainerSpec:
     """Attach a fresh LoRA adapter to the base model."""
     return task("init", store)

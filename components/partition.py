@@ -1,6 +1,6 @@
 """partition as a Kubeflow component: decide which elements SFT and RL may train."""
 
-from kfp.dsl import Artifact, ContainerSpec, Input, Metrics, Output, OutputPath, container_component
+from kfp.dsl import Artifact, ContainerSpec, Metrics, Output, OutputPath, container_component
 
 from components.task import task
 
@@ -9,13 +9,11 @@ from components.task import task
 def partition(
     settings: str,
     store: str,
-    scores_system1: Input[Artifact],
     scores_system1_digest: str,
-    scores_system2: Input[Artifact],
     scores_system2_digest: str,
     partition: Output[Artifact],
     metrics: Output[Metrics],
-    digest: OutputPath(str),
+    partition_digest: OutputPath(str),
 ) -> ContainerSpec:
     """Decide which elements SFT and RL may train."""
     return task("partition", store)

@@ -1,6 +1,6 @@
-"""plan as a Kubeflow component: check everything in the first minute, hand each stage its own settings."""
+"""plan as a Kubeflow component: check everything in the first minute, give each task its settings, read the rows."""
 
-from kfp.dsl import Artifact, ContainerSpec, Markdown, Metrics, Output, OutputPath, container_component
+from kfp.dsl import ContainerSpec, Dataset, Markdown, Metrics, Output, OutputPath, container_component
 
 from components.task import task
 
@@ -23,15 +23,15 @@ def plan(
     parallelism: int,
     run: str,
     vote_accelerators: str,
-    plan: Output[Artifact],
+    examples: Output[Dataset],
     summary: Output[Markdown],
     metrics: Output[Metrics],
-    digest: OutputPath(str),
-    prepare_settings: OutputPath(str),
-    vote_first_settings: OutputPath(list),
-    tally_first_settings: OutputPath(str),
-    vote_rest_settings: OutputPath(list),
-    tally_settings: OutputPath(str),
+    examples_digest: OutputPath(str),
+    vote_first_lanes: OutputPath(list),
+    vote_rest_settings: OutputPath(str),
+    vote_rest_accelerators: OutputPath(str),
+    vote_pool: OutputPath(dict),
+    changed: OutputPath(bool),
     init_settings: OutputPath(str),
     score_system1_settings: OutputPath(str),
     score_system2_settings: OutputPath(str),
@@ -40,10 +40,7 @@ def plan(
     rl_settings: OutputPath(str),
     publish_settings: OutputPath(str),
     evaluate_settings: OutputPath(str),
-    execute_settings: OutputPath(str),
     gate_settings: OutputPath(str),
-    promote_settings: OutputPath(str),
-    vote_pool: OutputPath(dict),
 ) -> ContainerSpec:
-    """Validate the parameters and settings, resolve model and data, and give each stage its settings as JSON."""
+    """Validate parameters and settings, resolve model and data, give each task its settings, and read the rows."""
     return task("plan", store)

@@ -1,6 +1,6 @@
 """rl as a Kubeflow component: tune System 2's elements by GRPO on System 2's rows."""
 
-from kfp.dsl import Artifact, ContainerSpec, Dataset, Input, Metrics, Model, Output, OutputPath, container_component
+from kfp.dsl import ContainerSpec, Metrics, Model, Output, OutputPath, container_component
 
 from components.task import task
 
@@ -9,17 +9,13 @@ from components.task import task
 def rl(
     settings: str,
     store: str,
-    adapter: Input[Model],
     adapter_digest: str,
-    partition: Input[Artifact],
     partition_digest: str,
-    system1: Input[Dataset],
     system1_digest: str,
-    system2: Input[Dataset],
     system2_digest: str,
     rl_adapter: Output[Model],
     metrics: Output[Metrics],
-    digest: OutputPath(str),
+    rl_adapter_digest: OutputPath(str),
 ) -> ContainerSpec:
     """Tune System 2's elements by GRPO on System 2's rows."""
     return task("rl", store)

@@ -2,13 +2,13 @@
 
 from kfp.dsl import PIPELINE_TASK_EXECUTOR_INPUT_PLACEHOLDER, ContainerSpec
 
-from lorapar.kubeflow.images import stage_reference
+from lorapar.kubeflow.tasks import tasks_of_stage
 
 
 def task(stage: str, store: str) -> ContainerSpec:
-    """The container of a stage. The command is complete, because the images have no entry point."""
+    """The container of a task. The command is complete, because the images have no entry point."""
     return ContainerSpec(
-        image=stage_reference(stage),
+        image=tasks_of_stage(stage)[0].reference,
         command=["lorapar", "stage", stage],
         args=["--executor-input", PIPELINE_TASK_EXECUTOR_INPUT_PLACEHOLDER, "--store", store],
     )

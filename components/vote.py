@@ -1,6 +1,6 @@
 """vote as a Kubeflow component: ask the teachers of a round which system each row needs."""
 
-from kfp.dsl import ContainerSpec, Dataset, Input, Metrics, Output, OutputPath, container_component
+from kfp.dsl import ContainerSpec, Dataset, Metrics, Output, OutputPath, container_component
 
 from components.task import task
 
@@ -9,12 +9,11 @@ from components.task import task
 def vote(
     settings: str,
     store: str,
-    examples: Input[Dataset],
     examples_digest: str,
     accelerators: str,
     votes: Output[Dataset],
     metrics: Output[Metrics],
-    digest: OutputPath(str),
+    votes_digest: OutputPath(str),
 ) -> ContainerSpec:
     """Ask the teachers of a round which system each row needs."""
     return task("vote", store)

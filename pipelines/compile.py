@@ -1,5 +1,6 @@
 """`python -m pipelines.compile`: write the package that the wheel ships, lorapar/kubeflow/pipeline.yaml."""
 
+import json
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,10 @@ def compiled() -> list[dict[str, Any]]:
         compiler.Compiler().compile(lorapar, str(path))
         spec, platform = yaml.safe_load_all(path.read_text(encoding="utf-8"))
     _describe(spec)
-    _take_accelerators_from_the_loop(spec)
-    return [spec, platform]
+    _take_accelerators_as_told(spec)
+    for component in (spec["root"], *spec["components"].values()):
+        _name_tasks_as_shown(component)
+    return [_with_names_of_outputs(spec), platform]
 
 
 def package_text() -> str:
@@ -37,8 +40,8 @@ def _describe(spec: dict[str, Any]) -> None:
         shown[parameter.name]["description"] = parameter.description
 
 
-def _take_accelerators_from_the_loop(spec: dict[str, Any]) -> None:
-    """Let each vote task take as many accelerators as its item says: one for vLLM, none for an endpoint.
+def _take_accelerators_as_told(spec: dict[str, Any]) -> None:
+    """Let each vote task take as many accelerators as it is told: one for vLLM, none for an endpoint.
 
     KFP's backend resolves a task's own input here, but its compiler does not take a field of a loop's item.
     """
@@ -50,6 +53,48 @@ def _take_accelerators_from_the_loop(spec: dict[str, Any]) -> None:
                     "resourceCount": "{{$.inputs.parameters['accelerators']}}",
                 }
             }
+
+
+def _name_tasks_as_shown(component: dict[str, Any]) -> None:
+    """Call each task as it is shown: Kubeflow's API knows the names of the spec only, and would say `score-2`."""
+    tasks = component.get("dag", {}).get("tasks", {})
+    names = {name: task["taskInfo"]["name"] for name, task in tasks.items() if _is_container(task)}
+    if names:
+        component["dag"] = _renamed(component["dag"], names)
+
+
+def _is_container(task: dict[str, Any]) -> bool:
+    """Whether a task is a pod of ours, and not a group of others."""
+    return "cachingOptions" in task
+
+
+def _renamed(value: Any, names: dict[str, str]) -> Any:
+    """A DAG with its tasks called otherwise, wherever it speaks of one."""
+    if isinstance(value, list):
+        return [_renamed(one, names) for one in value]
+    if not isinstance(value, dict):
+        return value
+    found = {}
+    for key, inner in value.items():
+        if key == "tasks":
+            found[key] = {names.get(name, name): _renamed(task, names) for name, task in inner.items()}
+        elif key in ("producerTask", "producerSubtask"):
+            found[key] = names.get(inner, inner)
+        elif key == "dependentTasks":
+            found[key] = sorted(names.get(name, name) for name in inner)
+        else:
+            found[key] = _renamed(inner, names)
+    return found
+
+
+def _with_names_of_outputs(spec: dict[str, Any]) -> dict[str, Any]:
+    """Write the condition's input as kfp.local reads it: a task and its output, parted by two dashes.
+
+    Any name does for a cluster. Without that a local run of the package takes every condition on a task for false.
+    """
+    text = json.dumps(spec).replace("pipelinechannel--plan-changed", "pipelinechannel--plan--changed")
+    found: dict[str, Any] = json.loads(text)
+    return found
 
 
 if __name__ == "__main__":

@@ -2,6 +2,8 @@
 
 from kfp import dsl, kubernetes
 
+from lorapar.kubeflow.package import RETRIED_FOR_SECONDS
+
 USER = 10001
 SCRATCH = "/scratch"
 CREDENTIALS = "lorapar-credentials"
@@ -23,7 +25,8 @@ def settled(task: dsl.PipelineTask, *, cached: bool = True, retries: int = 1) ->
     """A task that may run in a hardened namespace. The compiler itself drops capabilities and sets seccomp."""
     task.set_caching_options(cached)
     if retries:
-        task.set_retry(retries, backoff_duration="30s", backoff_factor=2, backoff_max_duration="600s")
+        longest = f"{RETRIED_FOR_SECONDS}s"
+        task.set_retry(retries, backoff_duration="30s", backoff_factor=2, backoff_max_duration=longest)
     kubernetes.set_security_context(task, run_as_user=USER, run_as_group=USER, run_as_non_root=True)
     kubernetes.empty_dir_mount(task, volume_name="scratch", mount_path=SCRATCH)
     kubernetes.use_field_path_as_env(task, env_name="LORAPAR_RUN", field_path="metadata.labels['pipeline/runid']")

@@ -7,33 +7,10 @@ from typing import Any
 
 from kfp import dsl
 
-from components import plan, prepare, report
-from pipelines.form import FORM, OF_THE_REPORT, PLANNED, takes
+from components import plan, report
+from pipelines.form import FORM, OF_THE_REPORT, takes
 from pipelines.hardening import settled
-from pipelines.steps import (
-    Run,
-    answer_and_score,
-    decide,
-    divide_adapter,
-    publish_version,
-    train_adapter,
-    vote_twice,
-)
-
-
-@dsl.pipeline(name="lorapar-stages")
-@takes(PLANNED)
-def stages(**form: Any) -> None:
-    """Everything but the report."""
-    planned = settled(plan(**form, run=dsl.PIPELINE_JOB_ID_PLACEHOLDER, vote_accelerators="1"), cached=False, retries=0)
-    run = Run(planned, form["store"], form["gpu_pool"])
-    rows = settled(prepare(**run.told("prepare")))
-    voted = vote_twice(run, rows)
-    start, parts = divide_adapter(run, voted.dealt)
-    tuned, rewarded = train_adapter(run, start, parts, voted.dealt)
-    published = publish_version(run, rows, voted, parts, rewarded)
-    scored = answer_and_score(run, voted.dealt, tuned, published)
-    decide(run, scored, published)
+from pipelines.steps import stages
 
 
 @dsl.pipeline(
@@ -44,6 +21,9 @@ def stages(**form: Any) -> None:
 def lorapar(**form: Any) -> None:
     """All stages, and the report whatever becomes of them."""
     own = {name: form.pop(name) for name in OF_THE_REPORT}
-    closing = settled(report(store=form["store"], run=dsl.PIPELINE_JOB_ID_PLACEHOLDER, **own), cached=False, retries=0)
+    run = dsl.PIPELINE_JOB_ID_PLACEHOLDER
+    closing = settled(report(store=form["store"], run=run, **own), cached=False, retries=0)
     with dsl.ExitHandler(closing, name="run"):
-        stages(**form)
+        planned = settled(plan(**form, run=run, vote_accelerators="1"), cached=False, retries=0)
+        with dsl.If(planned.outputs["changed"] == True, name="stages"):  # noqa: E712 -- KFP compiles the comparison
+            stages(planned, form["store"], form["gpu_pool"])

@@ -1,21 +1,20 @@
-"""An artifact and its digest go together: KFP's cache key holds parameters, not what an artifact contains."""
+"""What a task takes from others: digests, found by the edges of lorapar/stages/graph.py."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from kfp import dsl
 
+from lorapar.kubeflow.ports import digest_parameter, input_ports
+from lorapar.kubeflow.tasks import task_named, task_of
 
-def feed(port: str, task: dsl.PipelineTask, output: str) -> dict[str, Any]:
-    """An output of a task as the input `port`, with its digest."""
-    return {port: task.outputs[output], f"{port}_digest": task.outputs[_digest(task, output)]}
-
-
-def gather(port: str, round_of_votes: dsl.PipelineTask) -> dict[str, Any]:
-    """The votes of a round as the list `port`, with the list of their digests."""
-    return {port: round_of_votes.outputs["votes"], f"{port}_digests": round_of_votes.outputs["digests"]}
+Tasks = Mapping[str, dsl.PipelineTask]
 
 
-def _digest(task: dsl.PipelineTask, output: str) -> str:
-    """The digest of a stage's only output is called `digest`."""
-    own = f"{output}_digest"
-    return own if own in task.outputs else "digest"
+def fed(name: str, tasks: Tasks) -> dict[str, Any]:
+    """The inputs of the task `name`: the digests of what earlier tasks have made; of a loop's tasks, all of them."""
+    inputs = {}
+    for parameter, (port, edge) in input_ports(task_named(name)).items():
+        output = tasks[task_of(edge.node).name].outputs[digest_parameter(edge)]
+        inputs[parameter] = dsl.Collected(output) if port.several else output
+    return inputs

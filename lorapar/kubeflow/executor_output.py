@@ -13,6 +13,9 @@ from typing import Any
 
 from lorapar.kubeflow.executor_input import ExecutorInput, RuntimeArtifact
 
+EXECUTOR_LOGS = "executor-logs"
+"""The artifact that KFP's launcher adds to every task and writes itself."""
+
 
 class ExecutorOutput:
     """Collects parameters and artifact metadata, then writes them once."""
@@ -58,6 +61,11 @@ class ExecutorOutput:
         """Write the file; nothing where KFP names none."""
         if not self._input.outputs.output_file:
             return
+        # Kubeflow forgets an artifact without a file, and then cannot take the task from its cache.
+        for name in self._input.outputs.artifacts:
+            artifact = self.artifact(name)
+            if name != EXECUTOR_LOGS and artifact is not None and not artifact.path.exists():
+                self.write_file(name, "")
         path = Path(self._input.outputs.output_file)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(self.as_json(), allow_nan=False, ensure_ascii=False), encoding="utf-8")

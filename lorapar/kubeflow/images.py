@@ -27,11 +27,6 @@ def default_reference(image: str) -> str:
     return f"{REPOSITORY}/{image}:{__version__}"
 
 
-def stage_reference(stage: str) -> str:
-    """The tag a stage runs in, as the shipped pipeline names it."""
-    return default_reference(image_of(stage))
-
-
 def is_pinned(reference: str) -> bool:
     """Whether a reference names bytes: a tag can be moved, and KFP's cache would not notice."""
     return _DIGEST.search(reference) is not None

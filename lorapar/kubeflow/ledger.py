@@ -1,6 +1,7 @@
 """What the tasks of pipelines leave in the store: manifests by digest, and records of how they came about.
 
 manifests/<digest>.json              the manifest of an artifact, named by its digest
+settings/<digest>.json               the settings of a task's nodes; `plan` writes them and hands on the digest
 records/<address>.json               the record of the last task with these settings and inputs
 runs/<run>/records/<address>.json    the record of a task that ran in this run, not one from KFP's cache
 runs/<run>/errors/<stage>.txt        the one line with which a stage failed
@@ -21,9 +22,13 @@ from pydantic import ValidationError
 
 from lorapar.errors import BadInputError, IntegrityError, UnreachableError
 from lorapar.local.folder import StageRecord
-from lorapar.records import digest_of
+from lorapar.records import digest_of, json_text
 from lorapar.redaction import redact
 from lorapar.store import Manifest, NotFoundError, ObjectStore
+from lorapar.store.tree import CONTENT
+
+TaskSettings = dict[str, dict[str, Any]]
+"""The settings of each node of a task, by the node's name."""
 
 _RUN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -66,6 +71,29 @@ class Ledger:
             raise IntegrityError(f"{where}: its content has the digest {manifest.digest}; restore it or run anew")
         return manifest
 
+    def write_settings(self, settings: TaskSettings) -> str:
+        """Keep the settings of a task's nodes; returns their digest, by which the task finds them."""
+        digest = digest_of(settings)
+        self.store.write(f"settings/{digest}.json", json_text(settings).encode())
+        return digest
+
+    def read_settings(self, digest: str) -> TaskSettings:
+        """The settings with this digest; raises IntegrityError where they are missing or other ones."""
+        if not _DIGEST.fullmatch(digest):
+            raise BadInputError(f"--executor-input: settings: '{digest}' is no digest; compile the pipeline again")
+        where = f"{self.store.address}/settings/{digest}.json"
+        try:
+            settings: TaskSettings = json.loads(self.store.read(f"settings/{digest}.json"))
+        except NotFoundError:
+            raise IntegrityError(
+                f"{where}: what `plan` wrote is not in the store any more; start the run anew"
+            ) from None
+        except ValueError:
+            settings = {}
+        if digest_of(settings) != digest:
+            raise IntegrityError(f"{where}: not the settings that `plan` wrote; start the run anew")
+        return settings
+
     def write_record(self, record: StageRecord) -> None:
         """Keep a finished task's record, for this run and for runs that take the task from the cache."""
         address = record_address(record.stage, record.settings, record.inputs)
@@ -83,6 +111,18 @@ class Ledger:
         if own is not None:
             return own, True
         return self._record(f"records/{address}.json"), False
+
+    def find_finished(self, wanted: StageRecord) -> StageRecord | None:
+        """The record of equal settings, inputs and code, where everything it made is in the store still."""
+        found, _ = self.find_record(wanted.stage, wanted.settings, wanted.inputs)
+        if found is None or found.key != wanted.key:
+            return None
+        try:
+            manifests = [self.read_manifest(digest) for digest in found.outputs.values()]
+        except IntegrityError:
+            return None
+        keys = {f"{CONTENT}/{entry.sha256}" for manifest in manifests for entry in manifest.files.values()}
+        return found.model_copy(update={"node": wanted.node}) if keys <= set(self.store.known(sorted(keys))) else None
 
     def write_error(self, stage: str, line: str) -> None:
         """Keep the line a stage failed with; what cannot be written must not hide it, so nothing is raised."""

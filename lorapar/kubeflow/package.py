@@ -16,10 +16,16 @@ from lorapar import __version__
 from lorapar.errors import BadInputError
 from lorapar.kubeflow.images import is_pinned
 from lorapar.kubeflow.placement import Placement, place
+from lorapar.kubeflow.tasks import task_named
 from lorapar.stages.graph import node_names
 
 PIPELINE_NAME = "lorapar"
+REUSE_VARIABLE = "LORAPAR_REUSE"
+"""`off` where a run is to make everything anew (`--no-cache`): no finished stage is taken from the store then."""
 MANIFEST_VERSION = "pipelines.kubeflow.org/v2beta1"
+RETRIED_FOR_SECONDS = 30 * 24 * 3600
+"""How long after its first start a task may be tried again. Argo makes what is left of it the deadline of the next
+attempt, and KFP's backend writes 0 (never again) where the package says nothing."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +58,13 @@ class Package:
         return [image for image in self.images if not is_pinned(image)]
 
     def tasks(self) -> tuple[PlannedTask, ...]:
-        """The tasks that run nodes of the graph, in the order of the package."""
-        return tuple(_planned(self.spec, self.spec["root"]))
+        """The tasks that run nodes of the graph, in the order they run."""
+        found = []
+        for key, task, label in _container_tasks(self.spec):
+            container = self.spec["deploymentSpec"]["executors"][label]["container"]
+            nodes = tuple(node.name for node in task_named(task["taskInfo"]["name"]).nodes)
+            found.append(PlannedTask(key, nodes, container["image"], _accelerators(container)))
+        return tuple(sorted(found, key=lambda task: node_names().index(task.nodes[0])))
 
     @property
     def version_name(self) -> str:
@@ -103,6 +114,7 @@ def build_package(
         container["image"] = images.get(container["image"], container["image"])
     if placement is not None:
         place(spec, platform, placement)
+    _keep_retrying(spec, platform)
     if not cached:
         _switch_caching_off(spec)
     package = Package(spec, platform)
@@ -141,27 +153,6 @@ def _tell_images(package: Package) -> None:
         executor["container"].setdefault("env", []).append({"name": "LORAPAR_IMAGES", "value": said})
 
 
-def _planned(spec: dict[str, Any], component: dict[str, Any]) -> Iterator[PlannedTask]:
-    """A task is called after its node by its display name, whatever key the compiler has given it."""
-    for key, task in component.get("dag", {}).get("tasks", {}).items():
-        inner = spec["components"][task["componentRef"]["name"]]
-        name = task["taskInfo"]["name"]
-        if name in node_names():
-            container = _container(spec, inner)
-            yield PlannedTask(key, (name,), container.get("image", ""), _accelerators(container))
-        else:
-            yield from _planned(spec, inner)
-
-
-def _container(spec: dict[str, Any], component: dict[str, Any]) -> dict[str, Any]:
-    """That of a component; of a nested pipeline the first one in it."""
-    while "executorLabel" not in component:
-        task = next(iter(component["dag"]["tasks"].values()))
-        component = spec["components"][task["componentRef"]["name"]]
-    container: dict[str, Any] = spec["deploymentSpec"]["executors"][component["executorLabel"]]["container"]
-    return container
-
-
 def _accelerators(container: dict[str, Any]) -> str:
     asked = container.get("resources", {}).get("accelerator")
     if not asked:
@@ -171,9 +162,31 @@ def _accelerators(container: dict[str, Any]) -> str:
 
 
 def _switch_caching_off(spec: dict[str, Any]) -> None:
+    """Neither Kubeflow nor the task itself takes what an earlier run has made."""
+    for _, task, executor in _container_tasks(spec):
+        task["cachingOptions"] = {}
+        env = spec["deploymentSpec"]["executors"][executor]["container"].setdefault("env", [])
+        if not any(one["name"] == REUSE_VARIABLE for one in env):
+            env.append({"name": REUSE_VARIABLE, "value": "off"})
+
+
+def _keep_retrying(spec: dict[str, Any], platform: dict[str, Any]) -> None:
+    """Leave every attempt of a task its whole time."""
+    pods = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    for _, task, executor in _container_tasks(spec):
+        policy = task.get("retryPolicy")
+        if policy is not None:
+            needed = int(pods.get(executor, {}).get("activeDeadlineSeconds", 0)) * (policy["maxRetryCount"] + 1)
+            policy["backoffMaxDuration"] = f"{max(RETRIED_FOR_SECONDS, 2 * needed)}s"
+
+
+def _container_tasks(spec: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any], str]]:
+    """Every task that is a pod of ours: its name, its spec, and the label of its executor."""
     for component in [spec["root"], *spec["components"].values()]:
-        for task in component.get("dag", {}).get("tasks", {}).values():
-            task["cachingOptions"] = {}
+        for name, task in component.get("dag", {}).get("tasks", {}).items():
+            label = spec["components"][task["componentRef"]["name"]].get("executorLabel")
+            if label is not None:
+                yield name, task, label
 
 
 @cache

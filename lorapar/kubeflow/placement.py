@@ -14,6 +14,7 @@ from pydantic import Field, StringConstraints, ValidationError
 
 from lorapar.config.base import Positive, Section
 from lorapar.errors import BadInputError, nearest
+from lorapar.kubeflow.tasks import host_of, tasks_of_stage
 from lorapar.stages.contract import STAGE_NAMES
 
 MODELS = "/models"
@@ -98,6 +99,11 @@ def read_placement(path: Path) -> Placement:
         if name not in (*STAGE_NAMES, OTHERS):
             known = [*STAGE_NAMES, OTHERS]
             raise BadInputError(f"--placement: {path}: groups.{name}: no such stage{nearest(name, known)}")
+        if name != OTHERS and not tasks_of_stage(name):
+            host = host_of(name)
+            raise BadInputError(
+                f"--placement: {path}: groups.{name}: it runs in the task of `{host}`; place that: groups.{host}"
+            )
     return placement
 
 

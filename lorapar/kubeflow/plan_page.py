@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from lorapar.config import RunConfig
-from lorapar.kubeflow.images import image_of
 from lorapar.kubeflow.planned import Lane
 from lorapar.kubeflow.summary import plain
+from lorapar.kubeflow.tasks import task_of
 from lorapar.local.calls import teacher_calls
 from lorapar.local.estimate import stage_memory_bytes
 from lorapar.report.formats import count_of
@@ -40,7 +40,7 @@ def _facts(config: RunConfig) -> str:
 def _row(node: Node, lanes: Sequence[Lane], memory: Mapping[str, int]) -> str:
     need = memory.get(node.stage)
     size = f"{need / 1e9:.1f} GB" if need else ""
-    return f"| {node.name} | {image_of(node.stage)} | {size} | {_how(node, lanes)} |"
+    return f"| {node.name} | {task_of(node.name).image} | {size} | {_how(node, lanes)} |"
 
 
 def _how(node: Node, lanes: Sequence[Lane]) -> str:

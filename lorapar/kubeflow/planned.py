@@ -1,26 +1,25 @@
-"""What `plan` does for a pipeline: read its parameters, and hand each stage its own settings as one JSON parameter."""
+"""What `plan` does for a pipeline: read its parameters, and say what each task works with.
+
+The settings themselves go into the store, and a task is handed their digest, which is its address and decides whether
+Kubeflow takes the task from its cache. So what travels through Kubeflow's own database is as short for a hundred
+few-shot rows as for none.
+"""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
-
-from pydantic import BaseModel, ConfigDict
 
 from lorapar.config import RunConfig
-from lorapar.errors import BadInputError
 from lorapar.kubeflow.executor_input import ExecutorInput
+from lorapar.kubeflow.ledger import TaskSettings
 from lorapar.kubeflow.parameter_values import gpu_pool_of, parallelism_of, run_config
-from lorapar.kubeflow.ports import LOOPED_STAGE, settings_parameter
-from lorapar.stages.graph import GRAPH
-from lorapar.stages.plan import Plan
+from lorapar.kubeflow.tasks import LOOPED_NODE, TASKS, node_named, task_named
+from lorapar.stages.plan import Plan, stage_settings
 from lorapar.voting.ballots import Ballots
 
 GPU_BACKEND = "vllm"
-PARAMETER_LIMIT_BYTES = 128 * 1024
-"""Kubernetes keeps parameters in its own database; far larger ones are refused there without a clear word."""
+VOTE_NODES = (LOOPED_NODE, "vote-rest")
 
 
 @dataclass(frozen=True)
@@ -33,15 +32,27 @@ class PlanCall:
     vote_accelerators: str
 
 
-class Lane(BaseModel):
-    """What one vote task does: an item of the loop over a round."""
+@dataclass(frozen=True)
+class Lane:
+    """What one vote task does: an item of the loop over the first round, or all of the second."""
 
-    model_config = ConfigDict(frozen=True)
-
-    settings: str
+    node: str
+    settings: dict[str, object]
     """Settings of the vote stage, as JSON."""
     accelerators: str
     """Accelerators the task takes; a text, because that is what KFP's resources are."""
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """What the tasks of a run work with."""
+
+    lanes: dict[str, list[Lane]]
+    """The vote tasks of each round, by node."""
+    settings: dict[str, TaskSettings]
+    """The settings of every other task's nodes, by task."""
+    vote_pool: dict[str, str]
+    """Labels of the nodes that vote tasks run on; none where no teacher needs an accelerator."""
 
 
 def plan_call(given: ExecutorInput) -> PlanCall:
@@ -55,55 +66,48 @@ def plan_call(given: ExecutorInput) -> PlanCall:
     )
 
 
-def lanes(config: RunConfig, call: PlanCall, round_name: str) -> list[Lane]:
-    """The vote tasks of a round, at most `parallelism` of them.
+def planned_run(plan: Plan, call: PlanCall) -> PlannedRun:
+    """What each task works with."""
+    rounds = {name: lanes(plan.config, call, name) for name in VOTE_NODES}
+    (rest,) = rounds["vote-rest"]
+    settings = {
+        task.name: {
+            node.name: rest.settings if node.name == rest.node else plan.sections[node.name] for node in task.nodes
+        }
+        for task in TASKS
+        if task.name not in ("plan", LOOPED_NODE, "report")
+    }
+    on_gpu = any(lane.accelerators != "0" for shared_out in rounds.values() for lane in shared_out)
+    return PlannedRun(rounds, settings, call.gpu_pool if on_gpu else {})
 
-    Teachers that need an accelerator do not share a task with others. There is always one task, which may have nobody
-    to ask: KFP does not finish a loop over nothing.
+
+def lanes(config: RunConfig, call: PlanCall, node: str) -> list[Lane]:
+    """The vote tasks of a round: of the first at most `parallelism`, of the second one.
+
+    The second round reads only the rows that the first leaves undecided, and is counted in the same task. In the
+    first, teachers that need an accelerator do not share a task with others. There is always one task, which may have
+    nobody to ask: KFP does not finish a loop over nothing.
     """
-    names = Ballots(config.teachers, config.voting).round_teachers(round_name)
+    names = Ballots(config.teachers, config.voting).round_teachers(str(node_named(node).parameters["round"]))
     backends = {teacher.name: teacher.backend for teacher in config.teachers}
     on_gpu = [name for name in names if backends[name] == GPU_BACKEND]
     others = [name for name in names if backends[name] != GPU_BACKEND]
-    if call.parallelism == 1 and on_gpu and others:
-        groups = [(list(names), True)]
+    parallelism = call.parallelism if node == LOOPED_NODE else 1
+    if parallelism == 1:
+        groups = [(list(names), bool(on_gpu))]
     else:
-        room = max(1, call.parallelism - min(1, len(others)))
+        room = max(1, parallelism - min(1, len(others)))
         gpu_groups = _dealt(on_gpu, room)
         groups = [(group, True) for group in gpu_groups]
-        groups += [(group, False) for group in _dealt(others, max(1, call.parallelism - len(gpu_groups)))]
-    return [_lane(config, round_name, group, call.vote_accelerators if gpu else "0") for group, gpu in groups] or [
-        _lane(config, round_name, [], "0")
-    ]
+        groups += [(group, False) for group in _dealt(others, max(1, parallelism - len(gpu_groups)))]
+    groups = groups or [([], False)]
+    return [_lane(config, node, group, call.vote_accelerators if gpu else "0") for group, gpu in groups]
 
 
-def plan_outputs(plan: Plan, call: PlanCall) -> dict[str, Any]:
-    """The output parameters of the task `plan`; raises BadInputError where one is too large for Kubernetes."""
-    found: dict[str, Any] = {}
-    uses_gpu = False
-    for node in GRAPH:
-        if node.stage == LOOPED_STAGE:
-            shared_out = lanes(plan.config, call, str(node.parameters["round"]))
-            found[settings_parameter(node.name)] = [lane.model_dump() for lane in shared_out]
-            uses_gpu = uses_gpu or any(lane.accelerators != "0" for lane in shared_out)
-        elif node.stage not in ("plan", "report"):
-            found[settings_parameter(node.name)] = json.dumps(plan.sections[node.name], sort_keys=True)
-    for name, value in found.items():
-        size = len(json.dumps(value).encode())
-        if size > PARAMETER_LIMIT_BYTES:
-            raise BadInputError(
-                f"config: the settings of {name} have {size:,} bytes as JSON, more than the {PARAMETER_LIMIT_BYTES:,} "
-                "that Kubeflow carries safely as a parameter; shorten templates and few-shot rows"
-            )
-    found["vote_pool"] = call.gpu_pool if uses_gpu else {}
-    return found
-
-
-def _lane(config: RunConfig, round_name: str, asked: Sequence[str], accelerators: str) -> Lane:
-    from lorapar.stages.plan import stage_settings
-
-    settings = stage_settings(config, LOOPED_STAGE, {"round": round_name, "asked": tuple(asked)})
-    return Lane(settings=json.dumps(settings.model_dump(mode="json"), sort_keys=True), accelerators=accelerators)
+def _lane(config: RunConfig, node: str, asked: Sequence[str], accelerators: str) -> Lane:
+    parameters = {**node_named(node).parameters, "asked": tuple(asked)}
+    settings = stage_settings(config, task_named(node).stage, parameters)
+    return Lane(node, settings.model_dump(mode="json"), accelerators)
 
 
 def _dealt(names: Sequence[str], groups: int) -> list[list[str]]:

@@ -1,19 +1,18 @@
-"""How a stage's inputs and outputs are called in Kubeflow, worked out from the graph.
+"""How a task's inputs and outputs are called in Kubeflow, worked out from the graph.
 
-A component's inputs and outputs share one space of names, and an input that takes artifacts of several nodes needs one
-name for each of them. Digests travel as parameters beside the artifacts: KFP's cache key holds the values of
-parameters, but of artifacts only their names.
+What passes from task to task are digests, as parameters: an artifact in Kubeflow's cache key is the number of a row in
+its database, so a task that took one from a task that always runs would always run too. Artifacts are outputs only, for
+people who look at a run. A component's inputs and outputs share one space of names, and an input that takes what
+several nodes made needs one name for each of them.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from lorapar.kubeflow.tasks import LOOPED_NODE, PipelineTask, node_named, task_of
 from lorapar.stages.contract import stage_spec
 from lorapar.stages.graph import GRAPH, Edge, Node
-
-LOOPED_STAGE = "vote"
-"""Its nodes are loops in the pipeline: each task asks some of the round's teachers."""
 
 
 @dataclass(frozen=True)
@@ -32,51 +31,55 @@ class Port:
         return f"{self.name}_digests" if self.several else f"{self.name}_digest"
 
 
-def input_ports(stage: str) -> tuple[Port, ...]:
-    """The inputs of a stage's component, in the order of the stage's own."""
-    ports: dict[str, Port] = {}
-    for node in GRAPH:
-        if node.stage == stage:
-            for port, _ in node_ports(node):
-                ports.setdefault(port.name, port)
-    return tuple(ports.values())
-
-
 def node_ports(node: Node) -> list[tuple[Port, Edge]]:
     """The ports of one node with the edge that arrives at each."""
     spec = stage_spec(node.stage)
     found = []
     for name in (*spec.inputs, *spec.many):
         for edge in node.inputs.get(name, ()):
-            port = Port(_port_name(name, edge, spec.many), name, _stage_of(edge) == LOOPED_STAGE)
-            found.append((port, edge))
+            found.append((Port(_port_name(name, edge, spec.many), name, edge.node == LOOPED_NODE), edge))
     return found
 
 
-def output_port(stage: str, output: str) -> str:
-    """The name of an output, prefixed by its stage where an input has the same name."""
-    taken = {port.name for port in input_ports(stage)}
-    return f"{stage}_{output}" if output in taken else output
+def input_ports(task: PipelineTask) -> dict[str, tuple[Port, Edge]]:
+    """What a task takes from others, by parameter; what one of its nodes hands to the next is not among it."""
+    inside = {node.name for node in task.nodes}
+    found: dict[str, tuple[Port, Edge]] = {}
+    for node in task.nodes:
+        for port, edge in node_ports(node):
+            if edge.node not in inside:
+                found.setdefault(port.digest, (port, edge))
+    return found
 
 
-def digest_parameter(stage: str, output: str) -> str:
-    """The output parameter that holds an output's digest; `digest` alone is that of everything the stage made."""
-    outputs = stage_spec(stage).outputs
-    return "digest" if len(outputs) == 1 else f"{output_port(stage, output)}_digest"
+def output_edges(task: PipelineTask) -> tuple[Edge, ...]:
+    """What other tasks take from this one. The report is not among them: it finds what there is in the store."""
+    inside = {node.name for node in task.nodes}
+    others = [node for node in GRAPH if node.name not in inside and node.stage != "report"]
+    taken = {edge for node in others for edges in node.inputs.values() for edge in edges if edge.node in inside}
+    outputs = [Edge(node.name, output) for node in task.nodes for output in stage_spec(node.stage).outputs]
+    return tuple(edge for edge in outputs if edge in taken)
 
 
-def settings_parameter(node: str) -> str:
-    """The output parameter of `plan` with the settings of a node."""
-    return f"{node.replace('-', '_')}_settings"
+def output_port(task: PipelineTask, output: str) -> str:
+    """The name of an output, prefixed by the task's stage where an input has the same name."""
+    taken = {port.name for port, _ in input_ports(task).values()}
+    return f"{task.stage}_{output}" if output in taken else output
+
+
+def digest_parameter(edge: Edge) -> str:
+    """The output parameter, of the task that a node runs in, with the digest of an output."""
+    return f"{output_port(task_of(edge.node), edge.output)}_digest"
+
+
+def settings_parameter(task: str) -> str:
+    """The output parameter of `plan` with the digest of a task's settings."""
+    return f"{task.replace('-', '_')}_settings"
 
 
 def _port_name(name: str, edge: Edge, many: tuple[str, ...]) -> str:
     """`votes` of the node `vote-first` arrives as `votes_first`."""
     if name not in many:
         return name
-    suffix = edge.node.removeprefix(_stage_of(edge)).lstrip("-")
+    suffix = edge.node.removeprefix(node_named(edge.node).stage).lstrip("-")
     return f"{name}_{suffix}" if suffix else name
-
-
-def _stage_of(edge: Edge) -> str:
-    return next(node.stage for node in GRAPH if node.name == edge.node)

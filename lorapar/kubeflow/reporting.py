@@ -17,6 +17,7 @@ from lorapar.errors import LoraparError
 from lorapar.kubeflow.executor_input import ExecutorInput
 from lorapar.kubeflow.executor_output import ExecutorOutput
 from lorapar.kubeflow.ledger import Ledger
+from lorapar.kubeflow.planned import Lane
 from lorapar.kubeflow.summary import RunSummary, flat_scores, outcome_line, summary_text
 from lorapar.kubeflow.webhook import post_summary
 from lorapar.local.folder import StageRecord
@@ -42,10 +43,11 @@ class Found:
     """Nodes that really ran in this run, as against those taken from the cache."""
 
 
-def keep_plan(ledger: Ledger, record: StageRecord, plan: Plan, lanes: Mapping[str, Sequence[str]]) -> None:
-    """Keep what the report starts from; `lanes` are the settings of each loop's tasks, as JSON."""
+def keep_plan(ledger: Ledger, record: StageRecord, plan: Plan, lanes: Mapping[str, Sequence[Lane]]) -> None:
+    """Keep what the report starts from; `lanes` are the vote tasks of each round."""
     if ledger.run:
-        kept = {"record": record.model_dump(mode="json"), "plan": plan.model_dump(mode="json"), "lanes": dict(lanes)}
+        settings = {name: [lane.settings for lane in some] for name, some in lanes.items()}
+        kept = {"record": record.model_dump(mode="json"), "plan": plan.model_dump(mode="json"), "lanes": settings}
         ledger.write_result(PLANNED, json_text(kept).encode())
 
 
@@ -67,7 +69,7 @@ def find_run(ledger: Ledger) -> Found:
     for node in GRAPH:
         if node.stage in ("plan", "report"):
             continue
-        settings = [json.loads(text) for text in value["lanes"].get(node.name, ())] or [plan.sections[node.name]]
+        settings = value["lanes"].get(node.name) or [plan.sections[node.name]]
         looked = _look(ledger, node, settings, records)
         if looked is None:
             continue

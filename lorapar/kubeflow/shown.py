@@ -1,46 +1,129 @@
-"""What a person sees of a task in Kubeflow's own pages, beside metrics and digests."""
+"""What a task tells Kubeflow: digests for other tasks; pages, lineage and a few figures for people.
+
+Only what helps somebody who looks at a run goes in; everything else stands in the report and in the store's records.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from lorapar.kubeflow.executor_output import ExecutorOutput
+from lorapar.config import RunConfig
+from lorapar.kubeflow.executor_output import ExecutorOutput, flat_metrics
+from lorapar.kubeflow.ledger import Ledger
+from lorapar.kubeflow.plan_page import plan_page
+from lorapar.kubeflow.planned import PlannedRun
+from lorapar.kubeflow.ports import digest_parameter, output_port, settings_parameter
 from lorapar.kubeflow.score_page import score_page
 from lorapar.kubeflow.summary import plain
-from lorapar.records import read_json
+from lorapar.kubeflow.tasks import LOOPED_NODE, task_of
+from lorapar.local.folder import StageRecord
+from lorapar.records import digest_of, json_text, read_json
+from lorapar.report.outcome import MODELS
+from lorapar.stages.graph import Edge, Node
+from lorapar.store import Manifest
 
-Outputs = Mapping[str, Path]
+FolderOf = Callable[[str], Path]
+"""The folder of an artifact by its digest; fetched where it is not on this machine."""
+
+FIGURES: Mapping[str, tuple[str, ...]] = {
+    "prepare": ("rows_train", "rows_heldout", "rows_left_out"),
+    "vote": ("rows", "calls", "cached_votes", "failed_teachers"),
+    "tally": ("system1_rows", "system2_rows", "krippendorff_alpha", "vote_accuracy"),
+    "init": ("elements", "rank"),
+    "score": ("rows", "seconds_per_row", "total_importance"),
+    "partition": ("system1_active_fraction", "system2_active_fraction", "shared_fraction", "jaccard"),
+    "sft": ("sft_loss_first", "sft_loss_last", "steps", "active_fraction"),
+    "rl": ("reward_first", "reward_last", "kl_last", "steps"),
+    "publish": ("version", "rank", "equal_greedy_share", "max_logit_difference"),
+    "evaluate": tuple(f"{model}_{system}_accuracy" for model in MODELS for system in ("system1", "system2")),
+    "execute": ("executed_samples", "passed_samples"),
+    "gate": ("better", "difference", "p_value", "rows"),
+    "promote": ("promoted", "version"),
+}
+"""The metrics that Kubeflow shows of each stage, and its MLflow plugin logs."""
 
 
-def show(out: ExecutorOutput, stage: str, outputs: Outputs) -> None:
-    """Fill the output parameters and artifacts that only this stage has; nothing for most."""
-    teller = _TELLERS.get(stage)
+def show_node(out: ExecutorOutput, node: Node, record: StageRecord, ledger: Ledger, folder_of: FolderOf) -> None:
+    """The digest of each output as a parameter, its manifest and lineage as an artifact, and the node's page."""
+    task = task_of(node.name)
+    for output, digest in record.outputs.items():
+        port = output_port(task, output)
+        out.set_parameter(digest_parameter(Edge(node.name, output)), digest)
+        if out.artifact(port) is not None:
+            manifest = ledger.read_manifest(digest)
+            out.write_file(port, manifest.model_dump_json(indent=2) + "\n")
+            out.set_metadata(port, _lineage(record, manifest))
+    teller = _TELLERS.get(node.name)
     if teller is not None:
-        teller(out, outputs)
+        teller(out, record, folder_of)
 
 
-def _tally(out: ExecutorOutput, outputs: Outputs) -> None:
-    """The vote against the systems the data names, as a confusion matrix; nothing where the data names none."""
-    summary = read_json(outputs["labels"] / "summary.json")
+def show_figures(out: ExecutorOutput, records: Iterable[StageRecord]) -> None:
+    """The figures of all of a task's nodes together, as system.Metrics shows them."""
+    shown: dict[str, float] = {}
+    for record in records:
+        figures = flat_metrics(record.metrics)
+        shown |= {name: figures[name] for name in FIGURES.get(record.stage, ()) if name in figures}
+    out.set_metadata("metrics", shown)
+    out.write_file("metrics", json_text(shown))
+
+
+def show_plan(out: ExecutorOutput, config: RunConfig, planned: PlannedRun, ledger: Ledger) -> None:
+    """What the other tasks work with, and the page that says what will run."""
+    for name, settings in planned.settings.items():
+        out.set_parameter(settings_parameter(name), ledger.write_settings(settings))
+    lanes = [
+        {"settings": ledger.write_settings({LOOPED_NODE: lane.settings}), "accelerators": lane.accelerators}
+        for lane in planned.lanes[LOOPED_NODE]
+    ]
+    out.set_parameter("vote_first_lanes", lanes)
+    (rest,) = planned.lanes["vote-rest"]
+    out.set_parameter("vote_rest_accelerators", rest.accelerators)
+    out.set_parameter("vote_pool", planned.vote_pool)
+    out.set_parameter("changed", True)
+    out.write_file("summary", plan_page(config, planned.lanes))
+
+
+def _lineage(record: StageRecord, manifest: Manifest) -> dict[str, Any]:
+    """What an artifact holds, and the digests by which the store's record says how it came about."""
+    return {
+        "digest": manifest.digest,
+        "kind": manifest.kind,
+        "files": len(manifest.files),
+        "size_bytes": sum(entry.size_bytes for entry in manifest.files.values()),
+        "lorapar_version": record.version,
+        "record": digest_of({"stage": record.stage, "settings": record.settings, "inputs": record.inputs}),
+    }
+
+
+def _tally(out: ExecutorOutput, record: StageRecord, folder_of: FolderOf) -> None:
+    """The vote against the systems the data names, as a confusion matrix; an empty one where the data names none."""
+    summary = read_json(folder_of(record.outputs["labels"]) / "summary.json")
     if summary.get("gold"):
         out.set_metadata("confusion", confusion_matrix(summary["gold"]["confusion"]))
-        out.write_file("confusion", "")
 
 
-def _gate(out: ExecutorOutput, outputs: Outputs) -> None:
+def _gate(out: ExecutorOutput, record: StageRecord, folder_of: FolderOf) -> None:
     """The verdict in words."""
-    verdict = read_json(outputs["verdict"] / "verdict.json")
+    verdict = read_json(folder_of(record.outputs["verdict"]) / "verdict.json")
     better = bool(verdict["better"])
     reasons = "\n".join(f"- {plain(str(reason))}" for reason in verdict["reasons"])
     out.write_file("summary", f"# {'Better' if better else 'Not better'} than what serves today\n\n{reasons}\n")
     out.set_metadata("summary", {"better": better})
+    out.set_parameter("better", better)
+    out.set_parameter("promoted", False)
 
 
-def _evaluate(out: ExecutorOutput, outputs: Outputs) -> None:
+def _promote(out: ExecutorOutput, record: StageRecord, _: FolderOf) -> None:
+    """Whether production has moved; before this node runs, the gate has said no."""
+    out.set_parameter("promoted", bool(record.metrics["promoted"]))
+
+
+def _evaluate(out: ExecutorOutput, record: StageRecord, folder_of: FolderOf) -> None:
     """The scores as a table, with what of a change is more than noise."""
-    out.write_file("summary", score_page(read_json(outputs["evaluation"] / "summary.json")))
+    out.write_file("summary", score_page(read_json(folder_of(record.outputs["evaluation"]) / "summary.json")))
 
 
 def confusion_matrix(table: Mapping[str, Mapping[str, int]]) -> dict[str, Any]:
@@ -54,8 +137,10 @@ def confusion_matrix(table: Mapping[str, Mapping[str, int]]) -> dict[str, Any]:
     }
 
 
-_TELLERS: Mapping[str, Callable[[ExecutorOutput, Outputs], None]] = {
+_TELLERS: Mapping[str, Callable[[ExecutorOutput, StageRecord, FolderOf], None]] = {
     "tally": _tally,
     "evaluate": _evaluate,
+    "execute": _evaluate,
     "gate": _gate,
+    "promote": _promote,
 }

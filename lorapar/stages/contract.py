@@ -65,8 +65,6 @@ class StageSpec(Generic[S]):
     outputs: tuple[str, ...] = ()
     image: str = "trainer"
     cached: bool = True
-    decisions: tuple[str, ...] = ()
-    """Metrics that decide whether later nodes run (`Node.when`); a pipeline hands them on as parameters."""
 
     @property
     def sections(self) -> tuple[str, ...]:

@@ -25,7 +25,6 @@ SPEC = StageSpec(
     outputs=("verdict",),
     image="client",
     cached=False,
-    decisions=("promote",),
 )
 
 

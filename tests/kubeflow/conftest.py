@@ -18,6 +18,7 @@ from lorapar.cli import app
 from lorapar.errors import LoraparError
 from lorapar.kubeflow import follow, submission
 from lorapar.kubeflow.executor import run_task
+from lorapar.kubeflow.ledger import Ledger
 from lorapar.progress import Silent
 from lorapar.store import open_store, put_tree, seal
 from tests.kubeflow.api_double import Double
@@ -55,10 +56,14 @@ class Cluster:
         """Run one task; its output, parsed as strictly as KFP does."""
         self.count += 1
         folder = self.root / f"task-{self.count}"
-        text = executor_input(folder, parameters, (*artifacts, "metrics"), (*outputs, "digest"))
+        text = executor_input(folder, parameters, (*artifacts, "metrics"), outputs)
         run_task(stage, text, self.address, self.root / "scratch", Silent())
         written = json.loads((folder / "executor_output.json").read_text(encoding="utf-8"))
         return json_format.ParseDict(written, pb.ExecutorOutput(), ignore_unknown_fields=False)
+
+    def settings(self, settings: Mapping[str, Any]) -> str:
+        """Put the settings of a task's nodes where `plan` would; their digest."""
+        return Ledger(self.store).write_settings(dict(settings))
 
     def put(self, folder: Path, kind: str = "test.rows") -> str:
         """Put a folder into the store as an artifact; its digest."""

@@ -12,18 +12,23 @@ import pytest
 import yaml
 
 from lorapar.kubeflow.parameter_values import run_config
-from lorapar.kubeflow.planned import PlanCall, plan_outputs
-from lorapar.stages.graph import GRAPH
+from lorapar.kubeflow.planned import PlanCall, planned_run
+from lorapar.kubeflow.ports import input_ports
+from lorapar.kubeflow.tasks import TASKS, task_of
 from lorapar.stages.plan import make_plan
 from lorapar.store import seal
 from pipelines.compile import PACKAGE
 
 
-def settings_of(values) -> dict[str, str]:
-    """The `settings` parameter of every task, which is all of its key that does not come from other tasks."""
+def settings_of(values, pool=None) -> dict[str, str]:
+    """The settings of every task, whose digest is all of its key that does not come from other tasks."""
     config = run_config({"config": "preset:tiny", **values})
-    call = PlanCall(config, gpu_pool={}, parallelism=2, vote_accelerators="1")
-    return {name: json.dumps(value) for name, value in plan_outputs(make_plan(config), call).items()}
+    call = PlanCall(config, gpu_pool=pool or {}, parallelism=2, vote_accelerators="1")
+    plan = make_plan(config)
+    planned = planned_run(plan, call)
+    found = {name: json.dumps(settings) for name, settings in planned.settings.items()}
+    found |= {"vote-first": json.dumps([lane.settings for lane in planned.lanes["vote-first"]])}
+    return found | {"plan": json.dumps(plan.sections["prepare"])}
 
 
 def changed(before: dict[str, str], after: dict[str, str]) -> set[str]:
@@ -31,28 +36,23 @@ def changed(before: dict[str, str], after: dict[str, str]) -> set[str]:
 
 
 def downstream(names: set[str]) -> set[str]:
-    """Nodes whose inputs' digests may change when these nodes run again."""
+    """Tasks whose inputs' digests may change when these run again."""
     found = set(names)
-    for node in GRAPH:
-        if any(edge.node in found for edges in node.inputs.values() for edge in edges):
-            found.add(node.name)
-    return {name.replace("-", "_") for name in found}
+    for task in TASKS:
+        if task.name != "report" and any(task_of(edge.node).name in found for _, edge in input_ports(task).values()):
+            found.add(task.name)
+    return found
 
 
 def test_a_changed_rl_setting_runs_nothing_before_rl() -> None:
     again = changed(settings_of({}), settings_of({"overrides": "rl.learning_rate=0.002"}))
-    nodes = {name.removesuffix("_settings") for name in again}
     # A published adapter tells how it was tuned.
-    assert {"rl"} <= nodes <= {"rl", "publish"}
-    assert not {"prepare", "vote_first", "tally", "init", "score_system1", "partition", "sft"} & downstream(nodes)
+    assert again == {"rl", "publish"}
+    assert downstream(again) == {"rl", "publish", "evaluate", "gate"}
 
 
 def test_the_pool_the_gpus_are_in_runs_nothing_again() -> None:
-    before = settings_of({})
-    config = run_config({"config": "preset:tiny"})
-    call = PlanCall(config, gpu_pool={"pool": "new"}, parallelism=2, vote_accelerators="1")
-    after = {name: json.dumps(value) for name, value in plan_outputs(make_plan(config), call).items()}
-    assert changed(before, after) <= {"vote_pool"}
+    assert changed(settings_of({}), settings_of({}, pool={"pool": "new"})) == set()
 
 
 def test_changed_bytes_at_the_same_address_run_what_reads_them(tmp_path: Path) -> None:
@@ -65,18 +65,22 @@ def test_changed_bytes_at_the_same_address_run_what_reads_them(tmp_path: Path) -
 
     before, same, after = write("It is"), write("It is"), write("This is")
     assert changed(before, same) == set()
-    assert "prepare_settings" in changed(before, after)
+    assert "plan" in changed(before, after)
 
 
 @pytest.mark.parametrize("parameter", ["theta", "alpha", "beta"])
 def test_theta_reaches_partition_and_what_follows_only(parameter: str) -> None:
-    assert changed(settings_of({}), settings_of({parameter: "0.5"})) <= {"partition_settings", "publish_settings"}
+    assert changed(settings_of({}), settings_of({parameter: "0.5"})) <= {"partition", "publish"}
 
 
 def test_a_moved_alias_runs_evaluation_again() -> None:
     """`publish` looks the alias up at every run, and what it found is in evaluate's key by its digest."""
     spec, _ = yaml.safe_load_all(PACKAGE.read_text(encoding="utf-8"))
-    tasks = spec["components"]["comp-lorapar-stages"]["dag"]["tasks"]
+    tasks = next(
+        one["dag"]["tasks"]
+        for one in spec["components"].values()
+        if "evaluate" in one.get("dag", {"tasks": ()})["tasks"]
+    )
     assert not tasks["publish"].get("cachingOptions", {}).get("enableCache", False)
     assert tasks["evaluate"]["cachingOptions"]["enableCache"]
     given = tasks["evaluate"]["inputs"]["parameters"]["incumbent_digest"]["taskOutputParameter"]

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
+from typing import Any
 
 import pytest
 from google.protobuf import json_format
 from kfp.pipeline_spec import pipeline_spec_pb2 as pb
 
 from lorapar.config import load_config
+from lorapar.data import load_data
 from lorapar.errors import BadInputError, IntegrityError
 from lorapar.kubeflow.executor_input import read_executor_input
 from lorapar.kubeflow.executor_output import ExecutorOutput, flat_metrics
@@ -19,87 +22,155 @@ from lorapar.stages.plan import node_settings
 ROWS = {"system1_train": 3, "system1_heldout": 2, "system2_train": 3, "system2_heldout": 2}
 
 
-def settings(node: str, *overrides: str) -> str:
-    """A node's settings as `plan` hands them on."""
+def settings(*nodes: str) -> dict[str, Any]:
+    """Settings of some nodes as `plan` hands them to a task."""
     mix = "data.task_mix={" + ", ".join(f"{key}: {value}" for key, value in ROWS.items()) + "}"
-    config = load_config(preset="tiny", overrides=[mix, *overrides])
-    return json.dumps(node_settings(config)[node])
+    planned = node_settings(load_config(preset="tiny", overrides=[mix]))
+    return {node: planned[node] for node in nodes}
 
 
-def prepared(cluster, **more) -> str:
-    """The digest of some examples, made by the stage itself."""
-    out = cluster.run("prepare", {"settings": settings("prepare"), "store": cluster.address, **more}, ["examples"])
-    return out.parameter_values["digest"].string_value
+def prepared(cluster) -> Any:
+    """What a task tells of examples that it has made."""
+    values = {"settings": cluster.settings(settings("prepare")), "store": cluster.address}
+    return cluster.run("prepare", values, ["examples"], ["examples_digest"])
 
 
-def test_a_task_leaves_digest_manifest_metrics_and_lineage(cluster) -> None:
-    out = cluster.run("prepare", {"settings": settings("prepare"), "store": cluster.address}, ["examples"])
-    digest = out.parameter_values["digest"].string_value
-    (artifact,) = out.artifacts["examples"].artifacts
-    about = json_format.MessageToDict(artifact.metadata)
+def digest_of_examples(cluster) -> str:
+    digest: str = prepared(cluster).parameter_values["examples_digest"].string_value
+    return digest
+
+
+def metadata(out, name: str) -> dict[str, Any]:
+    (artifact,) = out.artifacts[name].artifacts
+    return json_format.MessageToDict(artifact.metadata)
+
+
+def test_a_task_leaves_digest_manifest_figures_and_lineage(cluster) -> None:
+    out = prepared(cluster)
+    digest = out.parameter_values["examples_digest"].string_value
+    about = metadata(out, "examples")
     assert about["digest"] == digest
-    assert about["stage"] == "prepare"
     assert about["kind"] == "prepare.examples"
-    assert about["input_digests"] == {}
+    assert cluster.store.exists(f"records/{about['record']}.json")
+    assert len(json.dumps(about)) < 400, "it stands in Kubeflow's database and in what is passed on"
     kept = json.loads((cluster.root / "task-1" / "out" / "examples").read_text(encoding="utf-8"))
     assert kept == json.loads(cluster.store.read(f"manifests/{digest}.json"))
     assert all(cluster.store.exists(f"cas/{entry['sha256']}") for entry in kept["files"].values())
-    (metrics,) = out.artifacts["metrics"].artifacts
-    assert json_format.MessageToDict(metrics.metadata)["rows_train"] == 6
+    assert metadata(out, "metrics") == {"rows_train": 6, "rows_heldout": 4, "rows_left_out": 0}
 
 
-def test_equal_inputs_give_equal_digests(cluster) -> None:
-    assert prepared(cluster) == prepared(cluster)
+def test_equal_inputs_give_equal_digests(cluster, monkeypatch) -> None:
+    monkeypatch.setenv("LORAPAR_REUSE", "off")
+    assert digest_of_examples(cluster) == digest_of_examples(cluster)
 
 
-def test_a_consumer_takes_several_artifacts_by_their_digests(cluster, tmp_path) -> None:
-    """Votes of two tasks, as KFP collects them; the tally shows the vote against the known systems."""
-    examples = prepared(cluster)
+@pytest.mark.parametrize(("reuse", "loaded"), [("", 1), ("off", 2)])
+def test_a_finished_stage_is_taken_from_the_store_unless_all_is_to_be_made_anew(
+    cluster, monkeypatch, reuse, loaded
+) -> None:
+    calls = []
+    monkeypatch.setattr("lorapar.stages.prepare.load_data", lambda *given: calls.append(given) or load_data(*given))
+    monkeypatch.setenv("LORAPAR_REUSE", reuse)
+    first, second = prepared(cluster), prepared(cluster)
+    assert len(calls) == loaded
+    assert first.parameter_values["examples_digest"] == second.parameter_values["examples_digest"]
+    assert metadata(first, "metrics") == metadata(second, "metrics")
+
+
+@pytest.mark.parametrize("lost", ["manifests", "cas"])
+def test_what_the_store_has_lost_is_made_again(cluster, lost) -> None:
+    digest = digest_of_examples(cluster)
+    for info in list(cluster.store.list(f"{lost}/")):
+        cluster.store.delete(info.key)
+    assert digest_of_examples(cluster) == digest
+    assert cluster.store.exists(f"manifests/{digest}.json")
+
+
+def votes_on(cluster, examples: str, folder: Path, *teachers: str) -> list[str]:
+    """The digests of what tasks of the first round would have made, each of one teacher who is always right."""
     manifest = json.loads(cluster.store.read(f"manifests/{examples}.json"))
     lines = cluster.store.read(f"cas/{manifest['files']['examples.jsonl']['sha256']}").decode().splitlines()
     rows = [Example.model_validate_json(line) for line in lines]
     digests = []
-    for teacher in ("forward", "preposition"):
-        folder = tmp_path / teacher
-        folder.mkdir()
+    for teacher in teachers:
+        place = folder / teacher
+        place.mkdir()
         votes = [
             Vote(example_id=row.id, teacher=teacher, label=row.known_system, template="t", raw="x")
             for row in rows
             if row.split == "train"
         ]
-        write_records(folder / "votes.jsonl", votes)
-        write_json(folder / "summary.json", {"teachers": {}})
-        digests.append(cluster.put(folder))
+        write_records(place / "votes.jsonl", votes)
+        write_json(place / "summary.json", {"teachers": {}})
+        digests.append(cluster.put(place))
+    return digests
+
+
+def test_the_second_round_is_counted_before_and_after_in_one_task(cluster, tmp_path, monkeypatch) -> None:
+    """Each node has a record of its own; the vote is shown against the known systems."""
+    monkeypatch.setenv("LORAPAR_RUN", "run-1")
+    examples = digest_of_examples(cluster)
+    planned = settings("tally-first", "vote-rest", "tally")
+    planned["vote-rest"]["asked"] = []
     out = cluster.run(
-        "tally",
+        "vote",
         {
-            "settings": settings("tally-first"),
+            "settings": cluster.settings(planned),
             "store": cluster.address,
+            "accelerators": "0",
             "examples_digest": examples,
-            "votes_first_digests": digests,
+            "votes_first_digests": votes_on(cluster, examples, tmp_path, "forward", "preposition"),
         },
-        ["labels", "undecided", "system1", "system2", "heldout", "confusion"],
-        ["labels_digest", "system1_digest", "system2_digest", "undecided_digest", "heldout_digest"],
+        ["labels", "confusion"],
+        ["votes_digest", "labels_digest", "system1_digest", "system2_digest", "heldout_digest"],
     )
-    assert len({value.string_value for value in out.parameter_values.values()}) == 6
-    (confusion,) = out.artifacts["confusion"].artifacts
-    shown = json_format.MessageToDict(confusion.metadata)["confusionMatrix"]
+    assert len({value.string_value for value in out.parameter_values.values()}) == 5
+    shown = metadata(out, "confusion")["confusionMatrix"]
     assert [one["displayName"] for one in shown["annotationSpecs"]] == ["system1", "system2"]
     assert [one["row"] for one in shown["rows"]] == [[3, 0], [0, 3]]
+    assert set(metadata(out, "metrics")) >= {"calls", "failed_teachers", "system1_rows", "vote_accuracy"}
+    kept = [json.loads(cluster.store.read(info.key)) for info in cluster.store.list("runs/run-1/records/")]
+    assert {record["node"] for record in kept} == {"prepare", "tally-first", "vote-rest", "tally"}
 
 
 def test_an_artifact_that_is_gone_says_what_to_do(cluster) -> None:
-    examples = prepared(cluster)
+    examples = digest_of_examples(cluster)
     cluster.store.delete(f"manifests/{examples}.json")
-    values = {"settings": settings("vote-first"), "store": cluster.address, "examples_digest": examples}
+    planned = cluster.settings(settings("vote-first"))
     with pytest.raises(IntegrityError, match="--no-cache"):
-        cluster.run("vote", values, ["votes"])
+        cluster.run("vote", {"settings": planned, "store": cluster.address, "examples_digest": examples}, ["votes"])
+
+
+def test_settings_that_are_gone_or_changed_say_where_they_lay(cluster) -> None:
+    planned = cluster.settings(settings("prepare"))
+    cluster.store.write(f"settings/{planned}.json", b"{}")
+    with pytest.raises(IntegrityError, match=rf"settings/{planned}\.json: not the settings that `plan` wrote"):
+        cluster.run("prepare", {"settings": planned, "store": cluster.address}, ["examples"])
+    cluster.store.delete(f"settings/{planned}.json")
+    with pytest.raises(IntegrityError, match=r"\.json: what `plan` wrote is not in the store"):
+        cluster.run("prepare", {"settings": planned, "store": cluster.address}, ["examples"])
 
 
 def test_settings_of_another_version_name_the_key(cluster) -> None:
-    changed = json.loads(settings("prepare")) | {"news": 1}
+    changed = settings("prepare")
+    changed["prepare"]["news"] = 1
     with pytest.raises(BadInputError, match=r"news.*same version"):
-        cluster.run("prepare", {"settings": json.dumps(changed), "store": cluster.address}, ["examples"])
+        cluster.run("prepare", {"settings": cluster.settings(changed), "store": cluster.address}, ["examples"])
+
+
+def test_every_artifact_has_a_file_or_kubeflow_could_not_take_the_task_from_its_cache(tmp_path) -> None:
+    """The launcher forgets an artifact without a file, and the driver of the next run then fails.
+
+    Kubeflow 2.17.0: backend/src/v2/component/launcher_v2.go (uploadOutputArtifacts), backend/src/v2/driver/cache.go
+    (collectOutputArtifactMetadataFromCache, "unable to find artifact with name").
+    """
+    made = pb.ExecutorInput()
+    made.outputs.output_file = str(tmp_path / "out.json")
+    for name in ("confusion", "executor-logs"):
+        made.outputs.artifacts[name].artifacts.append(pb.RuntimeArtifact(name=name, uri=str(tmp_path / name)))
+    ExecutorOutput(read_executor_input(json_format.MessageToJson(made))).write()
+    assert (tmp_path / "confusion").exists()
+    assert not (tmp_path / "executor-logs").exists(), "the launcher's own"
 
 
 def test_nan_and_infinities_do_not_cost_the_outputs(tmp_path) -> None:

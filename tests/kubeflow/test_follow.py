@@ -116,8 +116,8 @@ def test_without_rights_in_the_store_the_log_of_the_report_says_it(
 DECIDED = [
     ({"gate": says(better=False, wanted=False)}, 10),
     ({"gate": says(better=True, wanted=False)}, 0),
-    ({"gate": says(better=True, wanted=True), "promote": says(promoted=True)}, 0),
-    ({"gate": says(better=True, wanted=True), "promote": says(promoted=False)}, 0),
+    ({"gate": says(better=True, wanted=True, promoted=True)}, 0),
+    ({"gate": says(better=True, wanted=True, promoted=False)}, 0),
 ]
 
 
@@ -129,7 +129,7 @@ def test_without_the_report_the_gate_and_promote_say_it(
     server.endings = [Frame("SUCCEEDED", ALL | nodes)]
     ended, words = wait()
     assert ended == code, words
-    assert ("better, promoted" in words) == (nodes.get("promote") == says(promoted=True)), words
+    assert ("better, promoted" in words) == (nodes["gate"] == says(better=True, wanted=True, promoted=True)), words
 
 
 SILENT = {
@@ -185,7 +185,7 @@ def test_a_promoted_run_whose_details_froze_is_told_as_promoted(server: Double, 
     ended, words = wait()
     assert ended == 0, words
     assert "better, promoted" in words
-    assert "promote: succeeded" in words, "the workflow itself shows what the details do not"
+    assert "gate: succeeded" in words, "the workflow itself shows what the details do not"
 
 
 def test_every_node_of_the_graph_is_shown_once_under_its_own_name(server: Double, wait: Wait) -> None:
@@ -369,12 +369,12 @@ def test_without_the_workflow_the_store_shows_that_details_stand_still(
     server: Double, wait: Wait, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server.hands_out_workflows = False
-    monkeypatch.setattr(submission, "node_outcomes", lambda ledger: {"plan": "SUCCEEDED", "prepare": "SUCCEEDED"})
-    still = Frame("RUNNING", {"plan": "SUCCEEDED", "prepare": "RUNNING"})
+    monkeypatch.setattr(submission, "node_outcomes", lambda ledger: {"plan": "SUCCEEDED", "init": "SUCCEEDED"})
+    still = Frame("RUNNING", {"plan": "SUCCEEDED", "init": "RUNNING"})
     server.endings = [[still, still, still, Frame("FAILED", still.nodes)]]
     words = wait()[1]
     assert words.count("the store has results of tasks that it shows as unfinished") == 1
-    assert "prepare: succeeded" in words
+    assert "init: succeeded" in words
 
 
 @pytest.mark.usefixtures("no_rights", "quiet")

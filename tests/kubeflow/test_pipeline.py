@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -13,11 +12,21 @@ from google.protobuf import json_format
 from kfp.kubernetes import kubernetes_executor_config_pb2 as kubernetes_pb
 from kfp.pipeline_spec import pipeline_spec_pb2 as pb
 
-from lorapar.kubeflow.images import image_of, stage_reference
+from lorapar.kubeflow.images import default_reference
+from lorapar.kubeflow.package import build_package
 from lorapar.kubeflow.parameters import PARAMETERS
-from lorapar.kubeflow.ports import node_ports, output_port, settings_parameter
-from lorapar.stages.contract import STAGE_NAMES, stage_spec
-from lorapar.stages.graph import GRAPH
+from lorapar.kubeflow.placement import Group, Placement
+from lorapar.kubeflow.ports import (
+    digest_parameter,
+    input_ports,
+    node_ports,
+    output_edges,
+    output_port,
+    settings_parameter,
+)
+from lorapar.kubeflow.tasks import TASKS, task_of
+from lorapar.stages.contract import stage_spec
+from lorapar.stages.graph import GRAPH, node_names
 from pipelines.compile import PACKAGE, package_text
 
 FROZEN = Path(__file__).resolve().parents[1] / "frozen" / "pipeline.txt"
@@ -55,61 +64,41 @@ def stage_of(spec: dict[str, Any], label: str) -> str:
     return executors(spec)[label]["container"]["command"][-1]
 
 
-class Edges:
-    """(node, port, node that made it, output) of every container task, nested pipelines looked through."""
+class Wires:
+    """Where every parameter of every container task comes from: (task, output), groups of tasks looked through."""
 
     def __init__(self, spec: dict[str, Any]) -> None:
         self.spec = spec
-        self.found: set[tuple[str, str, str, str]] = set()
-        self.outputs: dict[tuple[str, str], tuple[str, str]] = {}
-        self.settings: dict[str, str] = {}
-        self._walk(spec["root"], {}, {}, "")
+        self.found: dict[str, dict[str, tuple[str, str]]] = {}
+        self._walk(spec["root"], {})
 
-    def _walk(self, component: dict[str, Any], artifacts: dict, parameters: dict, inside: str) -> dict[str, Any]:
-        """`artifacts` and `parameters`: where the component's own inputs come from; returns where its outputs do."""
+    def _walk(self, component: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+        """`given`: where the component's own inputs come from; returns where its outputs do."""
         made: dict[tuple[str, str], Any] = {}
         tasks = component["dag"]["tasks"]
         for name in ordered(tasks):
             task = tasks[name]
-            shown = task["taskInfo"]["name"]
-            given = {
-                port: self._source(source, artifacts, made, "Artifact")
-                for port, source in task.get("inputs", {}).get("artifacts", {}).items()
-            }
-            values = {
-                port: self._source(source, parameters, made, "Parameter")
-                for port, source in task.get("inputs", {}).get("parameters", {}).items()
-            }
+            assert "artifacts" not in task.get("inputs", {}), "what passes from task to task are digests"
+            inputs = task.get("inputs", {}).get("parameters", {})
+            values = {port: self._source(source, given, made) for port, source in inputs.items()}
             inner = self.spec["components"][task["componentRef"]["name"]]
             if "dag" in inner:
-                found = self._walk(inner, given, values, shown if inside in ("", "run", "lorapar-stages") else inside)
-                made |= {(name, key): value for key, value in found.items()}
+                made |= {(name, key): value for key, value in self._walk(inner, values).items()}
                 continue
-            node = inside if shown.startswith("vote") else shown
-            self.settings[node] = values.get("settings", ("", ""))[1]
-            self.found |= {(node, port, *source) for port, source in given.items()}
-            for kind in ("artifacts", "parameters"):
-                for key in inner.get("outputDefinitions", {}).get(kind, {}):
-                    made[(name, key)] = (node, key)
-        return self._outputs(component, made)
+            assert name not in self.found, "each task has a name of its own"
+            self.found[name] = values
+            made |= {(name, key): (name, key) for key in inner["outputDefinitions"].get("parameters", {})}
+        return {
+            key: made[(one["valueFromParameter"]["producerSubtask"], one["valueFromParameter"]["outputParameterKey"])]
+            for key, one in component["dag"].get("outputs", {}).get("parameters", {}).items()
+        }
 
-    def _outputs(self, component: dict[str, Any], made: dict) -> dict[str, Any]:
-        found = {}
-        outputs = component["dag"].get("outputs", {})
-        for key, value in outputs.get("artifacts", {}).items():
-            (one,) = value["artifactSelectors"]
-            found[key] = made[(one["producerSubtask"], one["outputArtifactKey"])]
-        for key, value in outputs.get("parameters", {}).items():
-            one = value["valueFromParameter"]
-            found[key] = made[(one["producerSubtask"], one["outputParameterKey"])]
-        return found
-
-    def _source(self, source: dict[str, Any], own: dict, made: dict, kind: str) -> Any:
-        if f"componentInput{kind}" in source:
-            return own.get(source[f"componentInput{kind}"], ("", ""))
-        if f"taskOutput{kind}" in source:
-            output = source[f"taskOutput{kind}"]
-            return made[(output["producerTask"], output[f"output{kind}Key"])]
+    def _source(self, source: dict[str, Any], own: dict[str, Any], made: dict[tuple[str, str], Any]) -> Any:
+        if "componentInputParameter" in source:
+            return own.get(source["componentInputParameter"].removesuffix("-loop-item"), ("", ""))
+        if "taskOutputParameter" in source:
+            output = source["taskOutputParameter"]
+            return made[(output["producerTask"], output["outputParameterKey"])]
         return ("", str(source.get("runtimeValue", "")))
 
 
@@ -118,50 +107,105 @@ def ordered(tasks: dict[str, Any]) -> list[str]:
     done: list[str] = []
     while len(done) < len(tasks):
         ready = [name for name in tasks if name not in done and set(tasks[name].get("dependentTasks", ())) <= set(done)]
+        assert ready, "tasks wait for each other"
         done += ready
     return done
 
 
+def test_the_tasks_are_named_after_nodes_and_run_every_node_once(package) -> None:
+    assert sorted(Wires(package[0]).found) == sorted(task.name for task in TASKS)
+    assert sorted(node.name for task in TASKS for node in task.nodes) == sorted(node_names())
+    order = node_names()
+    for task in TASKS:
+        assert [node.name for node in task.nodes] == sorted((node.name for node in task.nodes), key=order.index)
+
+
+def test_the_visible_stages_of_the_method_have_tasks_of_their_own() -> None:
+    own = {task.name for task in TASKS}
+    assert {"vote-first", "vote-rest", "score-system1", "score-system2", "partition", "sft", "rl"} <= own
+    assert {"publish", "evaluate", "gate", "report"} <= own
+
+
 def test_the_pipeline_has_the_edges_of_the_local_runner(package) -> None:
-    stage = {node.name: node.stage for node in GRAPH}
+    """An edge of the graph is a digest that one task hands another, or stays inside a task."""
+    wires = Wires(package[0]).found
     expected = {
-        (node.name, port.name, edge.node, output_port(stage[edge.node], edge.output))
+        (task_of(node.name).name, port.digest, task_of(edge.node).name, digest_parameter(edge))
         for node in GRAPH
         # The exit task is given no outputs: it finds them by the same edges in the store (test_reporting.py).
         if node.stage != "report"
         for port, edge in node_ports(node)
+        if task_of(edge.node) is not task_of(node.name)
     }
-    assert Edges(package[0]).found == expected
+    found = {
+        (task, parameter, *source)
+        for task, given in wires.items()
+        for parameter, source in given.items()
+        if parameter.endswith(("_digest", "_digests"))
+    }
+    assert found == expected
 
 
 def test_every_task_gets_its_own_settings(package) -> None:
-    settings = Edges(package[0]).settings
-    for node in GRAPH:
-        if node.stage not in ("plan", "report", "vote"):
-            assert settings[node.name] == settings_parameter(node.name)
-    assert {settings["vote-first"], settings["vote-rest"]} <= {"", "vote_first_settings", "vote_rest_settings"}
+    for task, given in Wires(package[0]).found.items():
+        if task == "vote-first":
+            assert given["settings"] == given["accelerators"] == ("plan", "vote_first_lanes")
+        elif task not in ("plan", "report"):
+            assert given["settings"] == ("plan", settings_parameter(task))
 
 
-def test_every_input_artifact_comes_with_its_digest(package) -> None:
-    """KFP's cache key holds names of artifacts, not contents: without the digest, changed bytes would be reused."""
-    for name, component in package[0]["components"].items():
-        if "executorLabel" not in component:
-            continue
-        inputs = component["inputDefinitions"]
-        for port, definition in inputs.get("artifacts", {}).items():
-            digest = f"{port}_digests" if definition.get("isArtifactList") else f"{port}_digest"
-            assert digest in inputs["parameters"], f"{name}: {port} without {digest}"
+def test_no_cached_task_takes_an_artifact_of_one_that_always_runs(package) -> None:
+    """An artifact's name in the cache key is a number of Kubeflow's database, new whenever its task has run.
 
-
-def test_tasks_are_cached_as_their_stage_says(package) -> None:
+    So `evaluate` would ask the models again in every run, because `publish` is never cached. Kubeflow 2.17.0:
+    backend/src/v2/cacheutils/cache.go, GenerateCacheKey. Digests, which are parameters, decide instead.
+    """
     spec = package[0]
     for component in [spec["root"], *spec["components"].values()]:
-        for task in component.get("dag", {}).get("tasks", {}).values():
+        for name, task in component.get("dag", {}).get("tasks", {}).items():
+            assert "artifacts" not in task.get("inputs", {}), name
+        assert "artifacts" not in component.get("inputDefinitions", {})
+
+
+def test_tasks_are_cached_as_their_stages_say(package) -> None:
+    spec = package[0]
+    for component in [spec["root"], *spec["components"].values()]:
+        for name, task in component.get("dag", {}).get("tasks", {}).items():
             inner = spec["components"][task["componentRef"]["name"]]
             if "executorLabel" in inner:
-                stage = stage_of(spec, inner["executorLabel"])
                 cached = task.get("cachingOptions", {}).get("enableCache", False)
-                assert cached == (stage not in {"plan", "publish", "gate", "promote", "report"}), stage
+                assert cached == (name not in {"plan", "publish", "gate", "report"}), name
+
+
+def test_a_task_that_is_tried_again_has_all_its_time(package) -> None:
+    """Argo counts a backoff's maximum from the first start and makes the rest of it the next attempt's deadline.
+
+    Argo 4.0.5: workflow/controller/operator.go, processNodeRetries. Without one Kubeflow 2.17.0 writes 0, which is over
+    before the first failure: backend/src/v2/compiler/argocompiler/container.go, addParameterDefault.
+    """
+    for component in package[0]["components"].values():
+        for name, task in component.get("dag", {}).get("tasks", {}).items():
+            if "cachingOptions" in task and name not in ("plan", "report"):
+                assert task["retryPolicy"]["maxRetryCount"] == 1
+                assert int(task["retryPolicy"]["backoffMaxDuration"].removesuffix("s")) == 30 * 24 * 3600, name
+
+
+def test_the_longest_timeout_of_a_placement_does_not_end_its_retries() -> None:
+    placement = Placement(groups={"rl": Group(timeout_seconds=20 * 24 * 3600, retries=3), "plan": Group(retries=2)})
+    spec = build_package({}, placement).spec
+    tasks = {
+        name: task
+        for one in spec["components"].values()
+        for name, task in one.get("dag", {"tasks": {}})["tasks"].items()
+    }
+    assert int(tasks["rl"]["retryPolicy"]["backoffMaxDuration"].removesuffix("s")) >= 4 * 20 * 24 * 3600
+    assert int(tasks["plan"]["retryPolicy"]["backoffMaxDuration"].removesuffix("s")) >= 30 * 24 * 3600
+
+
+def test_a_run_without_a_cache_takes_nothing_from_the_store_either() -> None:
+    spec = build_package({}, None, cached=False).spec
+    for executor in executors(spec).values():
+        assert {"name": "LORAPAR_REUSE", "value": "off"} in executor["container"]["env"]
 
 
 def test_no_task_has_the_run_in_what_the_cache_sees(package) -> None:
@@ -201,13 +245,11 @@ def test_only_these_stages_ever_hold_an_accelerator(package) -> None:
         assert (selector is not None) == (stage in GPU_STAGES), stage
 
 
-def test_images_are_those_of_the_stages_with_the_version_as_tag(package) -> None:
+def test_each_task_has_the_smallest_image_with_all_that_its_nodes_need(package) -> None:
+    images = {"vote": "vllm", "evaluate": "vllm", "gate": "client", "report": "client"}
     for label, executor in executors(package[0]).items():
-        assert executor["container"]["image"] == stage_reference(stage_of(package[0], label))
-    assert {stage: image_of(stage) for stage in ("plan", "tally", "report")} == dict.fromkeys(
-        ("plan", "tally", "report"), "client"
-    )
-    assert {image_of("vote"), image_of("evaluate")} == {"vllm"}
+        expected = images.get(stage_of(package[0], label), "trainer")
+        assert executor["container"]["image"] == default_reference(expected), label
 
 
 def test_loops_are_not_directly_inside_the_exit_handler(package) -> None:
@@ -234,19 +276,22 @@ def test_public_parameters_are_frozen() -> None:
     assert lines == FROZEN.read_text(encoding="utf-8").splitlines(), "users set these; change them with care"
 
 
-def test_every_stage_has_a_component_of_its_name() -> None:
+def test_every_task_has_a_component_that_declares_what_it_takes_and_makes() -> None:
     import components
 
-    assert set(components.__all__) == set(STAGE_NAMES)
-    for name in STAGE_NAMES:
-        component = getattr(components, name)
-        if name in ("plan", "report"):
+    of = {task.name: task.name.replace("-", "_") for task in TASKS}
+    of |= {"vote-first": "vote", "score-system1": "score", "score-system2": "score"}
+    assert set(components.__all__) == set(of.values())
+    for task in TASKS:
+        spec = getattr(components, of[task.name]).component_spec
+        assert "metrics" in spec.outputs
+        if task.name in ("plan", "report"):
             continue
-        summary = stage_spec(name).summary
-        assert importlib.import_module(f"components.{name}").__doc__ == f"{name} as a Kubeflow component: {summary}."
-        outputs = {output_port(name, output) for output in stage_spec(name).outputs}
-        assert outputs <= set(component.component_spec.outputs)
-        assert {"metrics", "digest"} <= set(component.component_spec.outputs)
+        assert {"settings", "store", *input_ports(task)} <= set(spec.inputs), task.name
+        digests = {digest_parameter(edge) for edge in output_edges(task)}
+        assert digests == {name for name in spec.outputs if name.endswith("_digest")}, task.name
+        made = {output_port(task, output) for node in task.nodes for output in stage_spec(node.stage).outputs}
+        assert made & set(spec.outputs), f"{task.name}: nothing of what it makes is shown"
 
 
 def test_what_a_person_reads_in_the_pages_is_declared_as_markdown_or_html() -> None:

@@ -137,11 +137,12 @@ def test_init_takes_an_accelerator_where_a_placement_says_so(placed) -> None:
 
 
 def test_tasks_and_loops(placed) -> None:
-    tasks = placed.spec["components"]["comp-lorapar-stages"]["dag"]["tasks"]
+    dags = [component["dag"]["tasks"] for component in placed.spec["components"].values() if "dag" in component]
+    tasks = {name: task for dag in dags for name, task in dag.items()}
     assert tasks["sft"]["retryPolicy"]["maxRetryCount"] == 4
     assert tasks["plan"]["inputs"]["parameters"]["vote_accelerators"] == {"runtimeValue": {"constant": "2"}}
-    loops = placed.spec["components"]["comp-vote-round"]["dag"]["tasks"]
-    assert [task["iteratorPolicy"]["parallelismLimit"] for task in loops.values()] == [2]
+    loops = [task for task in tasks.values() if "parameterIterator" in task]
+    assert [task["iteratorPolicy"]["parallelismLimit"] for task in loops] == [2]
 
 
 @pytest.mark.parametrize(
@@ -149,6 +150,8 @@ def test_tasks_and_loops(placed) -> None:
     [
         ("groups: {sfft: {}}", "did you mean 'sft'"),
         ("groups: {sft: {memory: lots}}", "groups.sft.memory"),
+        ("groups: {tally: {memory: 1Gi}}", "groups.tally: it runs in the task of `vote`; place that: groups.vote"),
+        ("groups: {prepare: {memory: 1Gi}}", "groups.prepare: .*groups.plan"),
         ("groups: {sft: {coutn: 1}}", "groups.sft.coutn"),
         ("groups: [", "not YAML"),
     ],

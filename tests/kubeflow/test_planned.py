@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 import sys
+from unittest.mock import ANY
 
 import pytest
 
@@ -17,16 +18,18 @@ from lorapar.kubeflow.parameters import PARAMETERS
 from lorapar.kubeflow.plan_page import plan_page
 from lorapar.kubeflow.planned import Lane, PlanCall, lanes
 from lorapar.kubeflow.ports import settings_parameter
+from lorapar.kubeflow.tasks import TASKS
 from lorapar.stages.graph import GRAPH
 
-NODES = [settings_parameter(node.name) for node in GRAPH if node.stage not in ("plan", "report")]
+SETTINGS = [settings_parameter(task.name) for task in TASKS if task.name not in ("plan", "vote-first", "report")]
+TOLD = (*SETTINGS, "vote_first_lanes", "vote_rest_accelerators", "vote_pool", "changed", "examples_digest")
 
 
 def planned(cluster, **values):
     """The output parameters of the task `plan`."""
     values = {parameter.name: parameter.default for parameter in PARAMETERS} | {"config": "preset:tiny"} | values
     values |= {"store": cluster.address, "run": "run-1", "vote_accelerators": "1"}
-    out = cluster.run("plan", values, ["plan", "summary"], [*NODES, "vote_pool"])
+    out = cluster.run("plan", values, ["examples", "summary"], TOLD)
     return out.parameter_values
 
 
@@ -35,16 +38,40 @@ def page(cluster) -> str:
     return (cluster.root / f"task-{cluster.count}" / "out" / "summary").read_text(encoding="utf-8")
 
 
-def test_plan_hands_each_stage_its_own_settings(cluster) -> None:
+def handed(cluster, given, parameter: str):
+    """The settings that a parameter of `plan` is the digest of."""
+    return json.loads(cluster.store.read(f"settings/{given[parameter].string_value}.json"))
+
+
+def test_plan_hands_each_task_its_own_settings(cluster) -> None:
     given = planned(cluster, theta="0.5", base_model="builtin:tiny", adapter_name="mine", overrides="rl.max_steps=1\n")
-    assert json.loads(given["partition_settings"].string_value)["partition"]["theta"] == 0.5
-    assert json.loads(given["publish_settings"].string_value)["name"] == "mine"
-    assert json.loads(given["rl_settings"].string_value)["rl"]["max_steps"] == 1
-    assert "rl" not in json.loads(given["sft_settings"].string_value)
-    assert json.loads(given["gate_settings"].string_value)["gate"]["promote"] is True
-    first = [dict(one.struct_value.items()) for one in given["vote_first_settings"].list_value.values]
-    assert [json.loads(one["settings"])["asked"] for one in first] == [["forward"], ["preposition"]]
-    assert {one["accelerators"] for one in first} == {"0"}
+    assert handed(cluster, given, "partition_settings")["partition"]["partition"]["theta"] == 0.5
+    assert handed(cluster, given, "publish_settings")["publish"]["name"] == "mine"
+    assert handed(cluster, given, "rl_settings")["rl"]["rl"]["max_steps"] == 1
+    assert "rl" not in handed(cluster, given, "sft_settings")["sft"]
+    assert handed(cluster, given, "gate_settings") == {"gate": {"gate": ANY}, "promote": {}}
+    assert list(handed(cluster, given, "vote_rest_settings")) == ["tally-first", "vote-rest", "tally"]
+    lanes = [dict(one.struct_value.items()) for one in given["vote_first_lanes"].list_value.values]
+    asked = [json.loads(cluster.store.read(f"settings/{lane['settings']}.json"))["vote-first"] for lane in lanes]
+    assert [one["asked"] for one in asked] == [["forward"], ["preposition"]]
+    assert {lane["accelerators"] for lane in lanes} == {"0"}
+    assert given["changed"].bool_value is True
+    manifest = cluster.store.read(f"manifests/{given['examples_digest'].string_value}.json")
+    assert json.loads(manifest)["kind"] == "prepare.examples"
+
+
+def test_long_settings_make_no_longer_parameters(cluster) -> None:
+    """What a few-shot template adds would stand in Kubeflow's database dozens of times."""
+
+    def size(few_shot: int) -> int:
+        shots = [
+            {"question": f"{'long ' * 50}{number}", "answer": "x", "system": "system1"} for number in range(few_shot)
+        ]
+        teachers = [{"name": "a", "template": {"few_shot": shots}}, {"name": "b"}, {"name": "c"}]
+        given = planned(cluster, teachers=json.dumps(teachers))
+        return sum(value.ByteSize() for value in given.values())
+
+    assert size(20) == size(0)
 
 
 def test_the_page_of_plan_says_what_will_run_what_it_needs_and_how_often_is_asked(cluster) -> None:
@@ -65,7 +92,7 @@ def test_the_page_of_plan_says_what_will_run_what_it_needs_and_how_often_is_aske
 
 def test_the_page_of_plan_counts_the_accelerators_of_a_vote() -> None:
     config = load_config(preset="tiny")
-    lane = {count: Lane(settings="{}", accelerators=count) for count in "02"}
+    lane = {count: Lane("vote-first", settings={}, accelerators=count) for count in "02"}
     assert "| 3 tasks, 4 accelerators |" in plan_page(config, {"vote-first": [lane["2"], lane["2"], lane["0"]]})
     assert "| 1 task, no accelerator |" in plan_page(config, {"vote-rest": [lane["0"]]})
 
@@ -128,7 +155,7 @@ def call_of(config, parallelism: int) -> PlanCall:
 
 
 def asked(lane) -> list[str]:
-    return json.loads(lane.settings)["asked"]
+    return lane.settings["asked"]
 
 
 @pytest.mark.parametrize(
@@ -137,7 +164,7 @@ def asked(lane) -> list[str]:
 )
 def test_a_round_is_shared_out_among_at_most_so_many_tasks(parallelism, expected) -> None:
     config = load_config(overrides=["teachers=[{name: a}, {name: b}, {name: c}, {name: d}]"])
-    assert [asked(lane) for lane in lanes(config, call_of(config, parallelism), "first")] == expected
+    assert [asked(lane) for lane in lanes(config, call_of(config, parallelism), "vote-first")] == expected
 
 
 MIXED = """teachers=[
@@ -152,12 +179,20 @@ MIXED = """teachers=[
 )
 def test_a_vllm_teacher_takes_an_accelerator_and_an_endpoint_none(parallelism, expected) -> None:
     config = load_config(overrides=[MIXED, "voting.quorum=2"])
-    found = [(asked(lane), lane.accelerators) for lane in lanes(config, call_of(config, parallelism), "first")]
+    found = [(asked(lane), lane.accelerators) for lane in lanes(config, call_of(config, parallelism), "vote-first")]
     assert found == expected
+
+
+def test_the_second_round_is_one_task_with_an_accelerator_where_one_of_its_teachers_needs_it() -> None:
+    for backend, accelerators in (("transformers", "0"), ("vllm", "1")):
+        teachers = f"[{{name: a}}, {{name: b}}, {{name: c}}, {{name: d, backend: {backend}}}, {{name: e}}]"
+        config = load_config(overrides=[f"teachers={teachers}", "voting.quorum=3"])
+        (lane,) = lanes(config, call_of(config, 4), "vote-rest")
+        assert (asked(lane), lane.accelerators) == (["d", "e"], accelerators)
 
 
 def test_a_round_without_teachers_has_one_task_that_asks_nobody_and_takes_no_accelerator() -> None:
     config = load_config(overrides=["teachers=[{name: a}]"])
-    (lane,) = lanes(config, call_of(config, 4), "rest")
+    (lane,) = lanes(config, call_of(config, 4), "vote-rest")
     assert asked(lane) == []
     assert lane.accelerators == "0"

@@ -29,7 +29,10 @@ MIX = "data.task_mix={system1_train: 3, system1_heldout: 2, system2_train: 3, sy
 def planned(cluster, run="run-1"):
     values = {parameter.name: parameter.default for parameter in PARAMETERS}
     values |= {"config": "preset:tiny", "overrides": MIX, "store": cluster.address, "run": run}
-    return cluster.run("plan", values | {"vote_accelerators": "1"}, ["plan"], ["prepare_settings"]).parameter_values
+    out = cluster.run(
+        "plan", values | {"vote_accelerators": "1"}, ["examples"], ["examples_digest", "vote_first_lanes"]
+    )
+    return out.parameter_values
 
 
 def reported(cluster, run="run-1", state="FAILED"):
@@ -41,10 +44,10 @@ def reported(cluster, run="run-1", state="FAILED"):
 
 def test_a_run_that_failed_half_way_shows_what_it_made_and_what_failed(cluster, monkeypatch) -> None:
     monkeypatch.setenv("LORAPAR_RUN", "run-1")
-    given = planned(cluster)
-    cluster.run("prepare", {"settings": given["prepare_settings"].string_value, "store": cluster.address}, ["examples"])
+    planned(cluster)
+    settings = cluster.settings({"vote-first": {}})
     with pytest.raises(BadInputError):
-        cluster.run("vote", {"settings": "{}", "store": cluster.address, "examples_digest": "0" * 64}, ["votes"])
+        cluster.run("vote", {"settings": settings, "store": cluster.address, "examples_digest": "0" * 64}, ["votes"])
     page, summary = reported(cluster)
     assert page.lstrip().lower().startswith("<!doctype html")
     assert summary.startswith("# Failed: run `tiny`")
@@ -66,16 +69,12 @@ def test_a_run_that_was_not_even_planned_has_a_summary(cluster) -> None:
 def test_a_task_from_the_cache_is_found_by_another_run(cluster, monkeypatch) -> None:
     """KFP runs nothing on a cache hit: the record is that of the run which did the work."""
     monkeypatch.setenv("LORAPAR_RUN", "run-1")
-    given = planned(cluster)
-    cluster.run("prepare", {"settings": given["prepare_settings"].string_value, "store": cluster.address}, ["examples"])
-    monkeypatch.setenv("LORAPAR_RUN", "run-2")
-    settings = json.loads(given["prepare_settings"].string_value)
+    planned(cluster)
+    settings = json.loads(cluster.store.read("runs/run-1/plan.json"))["plan"]["sections"]["prepare"]
     record, own = Ledger(cluster.store, "run-2").find_record("prepare", settings, {})
     assert record is not None
     assert not own
-    _, own = Ledger(cluster.store, "run-1").find_record(
-        "prepare", json.loads(given["prepare_settings"].string_value), {}
-    )
+    _, own = Ledger(cluster.store, "run-1").find_record("prepare", settings, {})
     assert own
 
 

@@ -13,9 +13,13 @@ from lorapar.evaluation.book import AnsweredBatch
 from lorapar.evaluation.summary import all_changes, model_figures
 from lorapar.kubeflow.executor_input import read_executor_input
 from lorapar.kubeflow.executor_output import ExecutorOutput
+from lorapar.kubeflow.ledger import Ledger
 from lorapar.kubeflow.score_page import score_page, score_table
-from lorapar.kubeflow.shown import show
+from lorapar.kubeflow.shown import show_node
+from lorapar.kubeflow.tasks import node_named
+from lorapar.local.folder import StageRecord
 from lorapar.records import Answer, write_json
+from lorapar.store import open_store
 
 # How many of ten answers to each system are right, by model.
 RIGHT = {"base": (0, 1), "after_sft": (9, 2), "after_rl": (9, 9), "incumbent": (5, 5)}
@@ -72,7 +76,9 @@ def test_kubeflow_finds_the_page_where_it_looks(summary, tmp_path) -> None:
     out = ExecutorOutput(read_executor_input(json_format.MessageToJson(made)))
     (tmp_path / "evaluation").mkdir()
     write_json(tmp_path / "evaluation" / "summary.json", summary)
-    show(out, "evaluate", {"evaluation": tmp_path / "evaluation"})
+    record = StageRecord(node="evaluate", stage="evaluate", version="0", settings={}, inputs={}, code="")
+    record = record.model_copy(update={"outputs": {"evaluation": "0" * 64}})
+    show_node(out, node_named("evaluate"), record, Ledger(open_store(str(tmp_path))), lambda _: tmp_path / "evaluation")
     out.write()
     json_format.ParseDict(json.loads((tmp_path / "out.json").read_text()), pb.ExecutorOutput())
     assert (tmp_path / "s.md").read_text(encoding="utf-8") == score_page(summary)

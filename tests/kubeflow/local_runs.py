@@ -1,0 +1,82 @@
+"""Running the shipped package with kfp's own local orchestrator, each task in this process instead of a container."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kfp import components, local
+from kfp.local import docker_task_handler, status
+
+from lorapar.errors import LoraparError
+from lorapar.kubeflow.executor import run_task
+from lorapar.kubeflow.package import build_package
+from lorapar.kubeflow.placement import Placement
+from lorapar.progress import Silent
+
+
+@dataclass(frozen=True)
+class Started:
+    """A task as it was started."""
+
+    stage: str
+    parameters: Mapping[str, Any]
+
+    @property
+    def key(self) -> str:
+        """What Kubeflow's cache key holds of it beside image and command: its parameters, and no artifact."""
+        return json.dumps([self.stage, dict(self.parameters)], sort_keys=True)
+
+
+@dataclass
+class LocalRuns:
+    """Runs of the package against one store."""
+
+    root: Path
+    started: list[Started] = field(default_factory=list)
+    first: list[Started] = field(default_factory=list)
+    failing: Callable[[Started], bool] = lambda _: False
+    """Which tasks are to die at once, as if their pod had."""
+
+    @property
+    def store(self) -> str:
+        """The address of the store."""
+        return str(self.root / "store")
+
+    def run(self, **parameters: Any) -> list[Started]:
+        """Run the pipeline; the tasks in the order they were started."""
+        # Tasks of a loop share a folder in kfp.local, and would overwrite each other's outputs if they ran at once.
+        package = build_package({}, Placement(vote_parallelism=1))
+        self.started = []
+        with self._in_this_process():
+            local.init(local.DockerRunner(), pipeline_root=str(self.root / "outputs"), raise_on_error=False)
+            components.load_component_from_text(package.text())(store=self.store, **parameters)
+        return self.started
+
+    @contextmanager
+    def _in_this_process(self) -> Iterator[None]:
+        runs = self
+
+        def run(handler: docker_task_handler.DockerTaskHandler) -> status.Status:
+            return runs._start(list(handler.full_command))
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(docker_task_handler.DockerTaskHandler, "run", run)
+            yield
+
+    def _start(self, command: list[str]) -> status.Status:
+        stage, text, store = command[2], command[4], command[6]
+        task = Started(stage, json.loads(text)["inputs"].get("parameterValues", {}))
+        self.started.append(task)
+        if self.failing(task):
+            return status.Status.FAILURE
+        try:
+            run_task(stage, text, store, self.root / "scratch", Silent())
+        except LoraparError:
+            return status.Status.FAILURE
+        return status.Status.SUCCESS

@@ -1,0 +1,82 @@
+"""Whole runs of the shipped package by kfp's own local orchestrator: every wire, condition and loop of it is used."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lorapar.store import open_store
+from tests.kubeflow.local_runs import LocalRuns, Started
+
+OVERRIDES = """
+sft.max_steps=40
+sft.learning_rate=2e-2
+rl.max_steps=2
+data.task_mix={system1_train: 24, system1_heldout: 16, system2_train: 8, system2_heldout: 4}
+"""
+pytestmark = pytest.mark.filterwarnings("ignore:.*have no effect in the current local runner")
+FORM: dict[str, Any] = {"config": "preset:tiny", "overrides": OVERRIDES, "adapter_name": "tiny", "parallelism": 2}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> LocalRuns:
+    """A store in which one run has ended."""
+    found = LocalRuns(tmp_path_factory.mktemp("runs"))
+    found.first = found.run(**FORM)
+    return found
+
+
+def outcomes(root: Path) -> list[dict[str, Any]]:
+    paths = sorted(root.glob("store/runs/*/outcome.json"), key=lambda path: path.stat().st_mtime)
+    return [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+
+
+def stages(started: list[Started]) -> list[str]:
+    return sorted(task.stage for task in started)
+
+
+def test_every_node_has_run_and_left_a_record(runs) -> None:
+    twice = ["score", "score", "vote", "vote", "vote"]
+    once = ["plan", "init", "partition", "sft", "rl", "publish", "evaluate", "gate", "report"]
+    assert stages(runs.first) == sorted([*once, *twice])
+    first = outcomes(runs.root)[0]
+    assert first["missing"] == []
+    assert first["errors"] == {}
+
+
+def test_a_second_run_with_nothing_changed_asks_the_models_nothing(runs, monkeypatch) -> None:
+    """Kubeflow finds every cached task by its parameters; and if it has forgotten them, the store has not.
+
+    Only tasks that look at something outside would run, and none of them asks a model for votes or answers.
+    """
+
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("a model is asked again")
+
+    for place in ("lorapar.stages.vote.run", "lorapar.stages.evaluate.run", "lorapar.stages.rl.run"):
+        monkeypatch.setattr(place, never)
+    again = runs.run(**FORM)
+    known = {task.key for task in runs.first}
+    assert {task.stage for task in again if task.key not in known} == {"plan", "report"}
+    assert outcomes(runs.root)[-1]["missing"] == []
+
+
+def test_a_pod_that_dies_is_reported_and_the_next_run_goes_on_from_what_there_is(runs) -> None:
+    changed = {**FORM, "overrides": OVERRIDES + "rl.learning_rate=0.002\n"}
+    runs.failing = lambda task: task.stage == "rl"
+    failed = runs.run(**changed)
+    runs.failing = lambda _: False
+    assert [task.stage for task in failed][-1] == "report"
+    assert "gate" not in {task.stage for task in failed}
+    last = outcomes(runs.root)[-1]
+    assert last["succeeded"] is False
+    assert last["missing"][0] == "rl"
+    records = {info.key for info in open_store(runs.store).list("records/")}
+    runs.run(**changed)
+    assert outcomes(runs.root)[-1]["missing"] == []
+    new = {info.key for info in open_store(runs.store).list("records/")} - records
+    made = {json.loads(open_store(runs.store).read(key))["stage"] for key in new}
+    assert made <= {"rl", "publish", "evaluate", "execute", "gate", "promote"}
