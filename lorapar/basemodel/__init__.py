@@ -3,16 +3,18 @@
 Importable without torch: `resolve_model` serves the client, the rest imports torch when called.
 """
 
-from lorapar.basemodel.answer_end import AnswerEnd, answer_end, embedding_rows
-from lorapar.basemodel.chat_template import moves_system_text
+from lorapar.basemodel.answer_end import AnswerEnd, answer_end, embedding_rows, generation_settings
+from lorapar.basemodel.chat_template import brings_template, moves_system_text
 from lorapar.basemodel.load import default_device, load_model, load_tokenizer, load_tokenizer_alone, model_folder
 from lorapar.basemodel.resolve import resolve_model
 
 __all__ = [
     "AnswerEnd",
     "answer_end",
+    "brings_template",
     "default_device",
     "embedding_rows",
+    "generation_settings",
     "load_model",
     "load_tokenizer",
     "load_tokenizer_alone",

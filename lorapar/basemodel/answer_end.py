@@ -80,10 +80,14 @@ def answer_end(tokenizer: PreTrainedTokenizerBase) -> AnswerEnd:
 
 def generation_ends(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """End tokens of generation_config.json or, without that, of config.json: one, several or none."""
-    folder = _folder(tokenizer)
-    values = _json(folder / "generation_config.json") or _text_config(folder)
+    values = generation_settings(tokenizer) or _text_config(_folder(tokenizer))
     found = values.get("eos_token_id")
     return [int(one) for one in (found if isinstance(found, list) else [found]) if one is not None]
+
+
+def generation_settings(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    """generation_config.json of the model, where it has one."""
+    return _json(_folder(tokenizer) / "generation_config.json")
 
 
 def embedding_rows(tokenizer: PreTrainedTokenizerBase) -> int | None:

@@ -65,6 +65,12 @@ def moves_system_text(tokenizer: PreTrainedTokenizerBase) -> bool:
     return str(tokenizer.chat_template).startswith(SYSTEM_INTO_USER)
 
 
+def brings_template(tokenizer: PreTrainedTokenizerBase, config: ModelConfig) -> bool:
+    """Whether the template differs from the one that comes with the model."""
+    ours = str(tokenizer.chat_template).startswith((SYSTEM_INTO_USER, PLAIN_TEMPLATE))
+    return ours or config.chat_template is not None or bool(config.chat_template_kwargs)
+
+
 def probe(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mapping[str, str]], *, prompt: bool = True) -> str:
     """What the template makes of some messages; nothing where it refuses them."""
     try:

@@ -5,6 +5,7 @@ Importable without torch, which only the proof (`verify_package`) needs.
 """
 
 from lorapar.registry.aliases import AliasRecord, Move
+from lorapar.registry.asking import TEMPLATE_FILE, stop_token_ids, stop_words
 from lorapar.registry.card import model_card
 from lorapar.registry.lineage import LINEAGE_FILE, Lineage
 from lorapar.registry.package import package_adapter, plain_config
@@ -30,6 +31,7 @@ __all__ = [
     "CANDIDATE",
     "LINEAGE_FILE",
     "PRODUCTION",
+    "TEMPLATE_FILE",
     "VLLM_RANKS",
     "AliasRecord",
     "Claim",
@@ -62,5 +64,7 @@ __all__ = [
     "read_published",
     "read_verdict",
     "refuse_other_base",
+    "stop_token_ids",
+    "stop_words",
     "verify_package",
 ]

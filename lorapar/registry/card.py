@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
 from huggingface_hub import ModelCardData
 
+from lorapar.registry.asking import stop_token_ids, stop_words
 from lorapar.registry.lineage import Lineage
 from lorapar.registry.package import hub_commit
 from lorapar.registry.verify import GREEDY_TOKENS, MAX_LOGIT_DIFFERENCE
@@ -64,6 +65,7 @@ def _loading(lineage: Lineage) -> str:
         if served
         else f"Its LoRA rank is {rank}, which is more than vLLM serves."
     )
+    asking = "".join(f"\n\n{line}" for line in _asking(lineage.serving))
     return f"""## How to load it
 
 The base model is used as it is; its weights were never edited.
@@ -74,7 +76,23 @@ from peft import PeftModel
 model = PeftModel.from_pretrained(base, "path/to/this/folder").eval()
 ```
 
-{serving}"""
+{serving}{asking}"""
+
+
+def _asking(serving: Mapping[str, Any]) -> Iterator[str]:
+    """What a server has to be told beside the rank."""
+    if stops := stop_words(serving):
+        ids = stop_token_ids(serving)
+        yield (
+            f"Its answers end with {stops}, which the base model's own settings do not all name: answers run on unless "
+            "a server is told. `lorapar serve` tells it; `vllm serve` takes `--generation-config` with this folder, or "
+            f'each request `"stop_token_ids": {ids}`; in transformers give `eos_token_id={ids}` to `generate`.'
+        )
+    if template := serving.get("chat_template"):
+        yield (
+            f"It was trained with the chat template in `{template}`, which is not the base model's own: read that file "
+            f"into `tokenizer.chat_template`, and give it to vLLM as `--chat-template`."
+        )
 
 
 def _base_snippet(name: str, commit: str | None) -> str:

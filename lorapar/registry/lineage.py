@@ -54,7 +54,8 @@ class Lineage(BaseModel):
     code: dict[str, Any]
     """Version of the package, and digests of the code of the stages that made the adapter."""
     serving: dict[str, Any]
-    """LoRA rank, and what vLLM needs for --max-lora-rank."""
+    """LoRA rank, what vLLM needs for --max-lora-rank and, where the base's files do not say it, what ends an answer
+    (`stop_tokens`) and the file of the chat template (`chat_template`)."""
     files: dict[str, str]
     """sha256 of the files a program loads."""
 

@@ -13,6 +13,7 @@ from lorapar.errors import BadInputError
 from lorapar.progress import Progress
 from lorapar.records import write_json
 from lorapar.registry import lineage as facts
+from lorapar.registry.asking import Asking
 from lorapar.registry.card import model_card
 from lorapar.registry.lineage import LINEAGE_FILE, Lineage
 from lorapar.registry.overview import lineage_of
@@ -79,7 +80,8 @@ def make_package(publication: Publication, folder: Path) -> Lineage:
     """
     shutil.rmtree(folder, ignore_errors=True)
     config = package_adapter(publication.origins.adapter, folder, publication.model)
-    lineage = _lineage(publication, folder, int(config["r"]))
+    told = Asking.of(publication.model).write(folder)
+    lineage = _lineage(publication, folder, int(config["r"]), told)
     for file, figure in publication.figures.items():
         (folder / file).parent.mkdir(parents=True, exist_ok=True)
         (folder / file).write_text(figure.svg, encoding="utf-8")
@@ -141,7 +143,7 @@ def refuse_other_base(registry: Registry, version: Version, model: ModelConfig) 
         )
 
 
-def _lineage(publication: Publication, package: Path, rank: int) -> Lineage:
+def _lineage(publication: Publication, package: Path, rank: int, told: Mapping[str, Any]) -> Lineage:
     origins = publication.origins
     return Lineage(
         name=publication.name,
@@ -154,6 +156,6 @@ def _lineage(publication: Publication, package: Path, rank: int) -> Lineage:
         training=facts.training_facts(origins.adapter, WEIGHTS_FILE),
         settings=dict(publication.settings),
         code=dict(publication.code),
-        serving={"rank": rank, "max_lora_rank": max_lora_rank(rank)},
+        serving={"rank": rank, "max_lora_rank": max_lora_rank(rank), **told},
         files={name: file_sha256(package / name) for name in (CONFIG_FILE, WEIGHTS_FILE)},
     )

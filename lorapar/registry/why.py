@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from lorapar.config import RunConfig, dump_changed
 from lorapar.registry.aliases import AliasRecord
+from lorapar.registry.asking import stop_words
 from lorapar.registry.overview import canary_words, lineage_of, verdict_words
 from lorapar.registry.reference import CANDIDATE, PRODUCTION, parse_reference
 from lorapar.registry.registry import Registry
@@ -95,8 +96,13 @@ def _lineage(lineage: Mapping[str, Any]) -> list[Section]:
         ("rows", [rows, f"labels {labels['digest']}"]),
         ("partition", _figures(lineage["partition"])),
         ("training", _figures(lineage["training"])),
-        ("serving", _figures(lineage["serving"])),
+        ("serving", [*_figures(lineage["serving"]), *_ends(lineage["serving"])]),
     ]
+
+
+def _ends(serving: Mapping[str, Any]) -> list[str]:
+    words = stop_words(serving)
+    return [f"answers end with {words}, which servers have to be told"] if words else []
 
 
 def _proved(claim: Claim) -> Section:

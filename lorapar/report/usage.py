@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from lorapar.basemodel.resolve import Kind, kind_of
 from lorapar.config import ModelConfig, RunConfig
+from lorapar.registry import stop_token_ids
 from lorapar.registry.serving import max_lora_rank
 from lorapar.report.formats import count_of
 from lorapar.report.sources import Facts
@@ -37,7 +40,7 @@ def usage(facts: Facts) -> Usage | None:
     served = max_lora_rank(rank) if kind is not Kind.BUILTIN else None
     return Usage(
         peft=_peft_snippet(config, kind, facts),
-        vllm=None if served is None else _vllm_command(config, kind, served),
+        vllm=None if served is None else _vllm_command(config, kind, served) + _asking_options(facts),
         rank=rank,
         trained_rank=config.adapter.rank,
         notes=tuple(_notes(config.model, kind)),
@@ -49,12 +52,13 @@ def _peft_snippet(config: RunConfig, kind: Kind, facts: Facts) -> str:
     return "\n".join(
         [
             *_loading(config.model, kind),
+            *_template_lines(facts),
             "",
             f"messages = {_messages(config, facts)}",
             "inputs = tokenizer.apply_chat_template(",
             '    messages, add_generation_prompt=True, return_dict=True, return_tensors="pt"',
             ")",
-            f"output = model.generate(**inputs, max_new_tokens={config.evaluate.max_new_tokens}, do_sample=False)",
+            f"output = model.generate(**inputs, {_generation(config, facts)})",
             'print(tokenizer.decode(output[0, inputs["input_ids"].shape[1]:], skip_special_tokens=True))',
         ]
     )
@@ -82,6 +86,31 @@ def _loading(model: ModelConfig, kind: Kind) -> list[str]:
         'model = PeftModel.from_pretrained(base, "adapter").eval()',
         f"tokenizer = AutoTokenizer.from_pretrained({name}{pinned})",
     ]
+
+
+def _serving(facts: Facts) -> Mapping[str, Any]:
+    """What the lineage says about serving."""
+    found: Mapping[str, Any] = (facts.lineage or {}).get("serving", {})
+    return found
+
+
+def _template_lines(facts: Facts) -> list[str]:
+    template = _serving(facts).get("chat_template")
+    return [f'tokenizer.chat_template = open("adapter/{template}").read()'] if template else []
+
+
+def _generation(config: RunConfig, facts: Facts) -> str:
+    ends = stop_token_ids(_serving(facts))
+    named = f", eos_token_id={ends}" if ends else ""
+    return f"max_new_tokens={config.evaluate.max_new_tokens}, do_sample=False{named}"
+
+
+def _asking_options(facts: Facts) -> str:
+    """Options of `vllm serve` for what the base model's own files do not say."""
+    serving, folder = _serving(facts), "/absolute/path/to/adapter"
+    options = [f"--generation-config {folder}"] if stop_token_ids(serving) else []
+    options += [f"--chat-template {folder}/{serving['chat_template']}"] if serving.get("chat_template") else []
+    return "".join(f" \\\n  {option}" for option in options)
 
 
 def _messages(config: RunConfig, facts: Facts) -> str:

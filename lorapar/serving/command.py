@@ -13,6 +13,7 @@ from lorapar.config import ModelConfig
 from lorapar.errors import BadInputError, IntegrityError
 from lorapar.registry import CANDIDATE, LINEAGE_FILE, Reference, Registry, Version, max_lora_rank
 from lorapar.registry.package import CONFIG_FILE
+from lorapar.serving.asking import candidate_notes, ending_notes, template_arguments
 from lorapar.serving.settings import ServingSettings
 from lorapar.store import NotFoundError
 
@@ -28,7 +29,7 @@ class ServerCommand:
     environment: dict[str, str]
     arguments: tuple[str, ...]
     notes: tuple[str, ...] = ()
-    """What was left out, and why."""
+    """What was left out, and why, and what else a person should know."""
 
     def __str__(self) -> str:
         """As a person types it into a shell: variables first, one option a line."""
@@ -78,11 +79,12 @@ def server_command(
             *_PROGRAM,
             *base.arguments,
             *lora,
+            *template_arguments(registry, versions),
             "--middleware",
             MIDDLEWARE,
             *extra,
         ),
-        notes,
+        (*notes, *candidate_notes(registry, versions[0], waiting), *ending_notes(registry, versions)),
     )
 
 

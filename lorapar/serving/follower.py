@@ -35,6 +35,10 @@ class AliasFollower:
         self._ended: dict[tuple[str, int], str] = {}
         self._returning: set[asyncio.Task[None]] = set()
 
+    def stop_token_ids(self, name: str) -> frozenset[int]:
+        """Tokens that end this adapter's answers and that vLLM does not know of by itself."""
+        return self._loader.stop_token_ids.get(name, frozenset())
+
     async def run(self) -> None:
         """Look again and again until cancelled; a bug in one look must not end the others."""
         while True:

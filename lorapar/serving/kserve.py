@@ -6,13 +6,15 @@ manifest. The kind is `LLMInferenceService` (KServe 0.16 and later), whose LoRA 
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any
 
 from lorapar.basemodel.resolve import Kind, kind_of
 from lorapar.errors import BadInputError
-from lorapar.registry import Registry, Version
+from lorapar.registry import Registry, Version, stop_token_ids
 from lorapar.registry.layout import version_prefix
+from lorapar.registry.overview import lineage_of
 from lorapar.serving.command import base_of, served_rank
 from lorapar.store import is_s3
 
@@ -37,12 +39,14 @@ def kserve_manifest(registry: Registry, version: Version) -> dict[str, Any]:
     lora: dict[str, Any] = {"adapters": [{"name": str(version), "uri": f"{registry.address}/{folder}"}]}
     if rank > _DEFAULT_RANK:  # a field that the first releases with LoRA do not have, so only where it is needed
         lora["maxRank"] = rank
+    stops = stop_token_ids(lineage_of(registry, version).get("serving", {}))
+    told = {"lorapar.io/stop-token-ids": json.dumps(stops)} if stops else {}
     return {
         "apiVersion": "serving.kserve.io/v1alpha1",
         "kind": "LLMInferenceService",
         "metadata": {
             "name": _object_name(version),
-            "annotations": {"lorapar.io/adapter": str(version), "lorapar.io/digest": version.digest},
+            "annotations": {"lorapar.io/adapter": str(version), "lorapar.io/digest": version.digest, **told},
         },
         "spec": {
             "model": {

@@ -6,8 +6,11 @@ import asyncio
 import logging
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 from lorapar.errors import LoraparError
+from lorapar.records import read_json
+from lorapar.registry import LINEAGE_FILE, stop_token_ids
 from lorapar.serving import metrics
 from lorapar.serving.cache import AdapterCache
 from lorapar.serving.engine import Engine
@@ -24,6 +27,12 @@ class _Failure:
     again_at: float
 
 
+def _stop_token_ids(folder: Path) -> frozenset[int]:
+    """What the lineage of a downloaded version says; the same for every version, unless its base or template moves."""
+    path = folder / LINEAGE_FILE
+    return frozenset(stop_token_ids(read_json(path).get("serving", {}))) if path.is_file() else frozenset()
+
+
 class Loader:
     """Loads what aliases lead to, unloads what nothing leads to any more and nobody waits for."""
 
@@ -33,6 +42,8 @@ class Loader:
         self._traffic = traffic
         self._retry_seconds = retry_seconds
         self._loaded: set[tuple[str, int]] = set()
+        self.stop_token_ids: dict[str, frozenset[int]] = {}
+        """By adapter, the tokens that end its answers, where the base model's files do not name them all."""
         self._failures: dict[tuple[str, int], _Failure] = {}
 
     async def load(self, name: str, version: int, digest: str) -> bool:
@@ -52,6 +63,7 @@ class Loader:
             return False
         self._failures.pop(which, None)
         self._loaded.add(which)
+        self.stop_token_ids[name] = self.stop_token_ids.get(name, frozenset()) | _stop_token_ids(folder)
         logger.info("%s@%d is loaded", name, version)
         return True
 

@@ -134,8 +134,9 @@ class AdapterMiddleware:
         if served is None:
             await self.app(scope, replayed(body, receive), send)
             return
-        if served.model != asked:
-            body = json.dumps({**request, "model": served.model}).encode()
+        told = self._told(scope, request, served.name)
+        if served.model != asked or told:
+            body = json.dumps({**request, **told, "model": served.model}).encode()
         headers = [*without(scope["headers"], "content-length", _OTHER_MODEL_HEADER)]
         headers.append(header("content-length", str(len(body))))
         answering = Answering(served, receive, send)
@@ -146,6 +147,17 @@ class AdapterMiddleware:
                 outcome = answering.finish()
                 if served.judged and self.follower and outcome:
                     self.follower.judge(served, outcome)
+
+    def _told(self, scope: Scope, request: dict[str, Any], name: str) -> dict[str, Any]:
+        """The tokens that end an answer, for vLLM, whose own settings do not take them (0.32): each request names them.
+
+        A client's own are kept; one that wants no end at all (`ignore_eos`) gets none.
+        """
+        ends = self.follower.stop_token_ids(name) if self.follower else frozenset()
+        given = request.get("stop_token_ids") or []
+        if not ends or request.get("ignore_eos") or not scope["path"].rstrip("/").endswith("/completions"):
+            return {}
+        return {"stop_token_ids": sorted({*given, *ends})} if isinstance(given, list) else {}
 
     async def _refuse(self, send: Send, error: NotServedError) -> None:
         if isinstance(error, NotLoadedError):

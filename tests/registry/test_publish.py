@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import yaml
 from huggingface_hub import ModelCard
 from peft import PeftModel
 
-from lorapar.basemodel import load_model
+from lorapar.basemodel import load_model, load_tokenizer
 from lorapar.errors import BadInputError, IntegrityError
 from lorapar.progress import Silent
 from lorapar.records import write_json
@@ -157,3 +158,22 @@ def test_publishing_again_names_a_damaged_claim_and_puts_a_damaged_manifest_back
     registry.store.delete("adapters/my-adapter/1/claim.json")
     assert published(publication, registry, tmp_path).version == first.version
     assert registry.claim(first.version).run == "host:/runs/a"
+
+
+def test_what_servers_cannot_know_of_the_base_is_beside_the_adapter(publication, base, tmp_path) -> None:
+    """A template that ends turns otherwise than the tokenizer says, and takes no system message."""
+    template = (
+        "{% for m in messages %}{% if m.role != 'system' %}{{ m.content + '<|endoftext|>' }}{% endif %}{% endfor %}"
+    )
+    moved = replace(publication, model=base.model_copy(update={"chat_template": template}))
+    lineage = make_package(moved, tmp_path / "made")
+    assert lineage.serving["stop_tokens"] == {"<|endoftext|>": 0, "<|im_end|>": 2}
+    assert json.loads((tmp_path / "made" / "generation_config.json").read_text())["eos_token_id"] == [0, 2]
+    shipped = (tmp_path / "made" / lineage.serving["chat_template"]).read_text()
+    chat = [{"role": "system", "content": "Show steps."}, {"role": "user", "content": "3+4?"}]
+    asked = load_tokenizer(base).apply_chat_template(chat, chat_template=shipped, tokenize=False)
+    assert asked == "Show steps.\n\n3+4?<|endoftext|>"
+    card = (tmp_path / "made" / "README.md").read_text()
+    assert '"stop_token_ids": [0, 2]' in card
+    assert "--chat-template" in card
+    PeftModel.from_pretrained(load_model(base), str(tmp_path / "made"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import shlex
+from dataclasses import replace
 
 import pytest
 
@@ -76,3 +77,15 @@ def test_the_proof_is_told_where_there_is_one() -> None:
     assert told is not None
     assert told.proof is not None
     assert "4 of 4 greedy texts equal" in told.proof
+
+
+def test_what_ends_an_answer_and_the_template_are_told_where_the_base_does_not_say_them() -> None:
+    serving = {"stop_tokens": {"<|im_end|>": 7, "</s>": 2}, "chat_template": "chat_template.jinja"}
+    found = usage(replace(facts(), lineage={"serving": serving}))
+    assert found is not None
+    ast.parse(found.peft)
+    assert "eos_token_id=[2, 7]" in found.peft
+    assert 'tokenizer.chat_template = open("adapter/chat_template.jinja").read()' in found.peft
+    words = shlex.split(str(found.vllm))
+    assert words[words.index("--generation-config") + 1] == "/absolute/path/to/adapter"
+    assert words[words.index("--chat-template") + 1] == "/absolute/path/to/adapter/chat_template.jinja"

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from lorapar.cli import app
 from lorapar.errors import BadInputError
+from lorapar.records import write_json
 from lorapar.registry import Registry
 from lorapar.registry.versions import Version
 from lorapar.serving import kserve_manifest, server_command
@@ -135,3 +136,38 @@ def test_export_prints_yaml(registry: Registry, monkeypatch: pytest.MonkeyPatch)
 def test_export_asks_for_whom(registry: Registry) -> None:
     shown = CliRunner().invoke(app, ["export", "task", "--registry", registry.address])
     assert "--kserve" in str(shown.exception)
+
+
+def published_with(registry: Registry, folder: Path, template: str = "", **serving: object) -> None:
+    """A further version of task in production, whose lineage says this about serving."""
+    made = adapter_files(folder, f"weights of {folder.name}")
+    if template:
+        (made / "chat_template.jinja").write_text(template, encoding="utf-8")
+        serving["chat_template"] = "chat_template.jinja"
+    write_json(made / "lineage.json", {"base": {"name": BASE}, "serving": {"rank": 8, **serving}})
+    registry.set_alias("task", "production", registry.publish("task", made).number)
+
+
+def test_server_gets_the_template_and_a_person_hears_what_ends_an_answer(
+    registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LORAPAR_CACHE", str(tmp_path / "cache"))
+    assert "--chat-template" not in server_command(registry, ["task"]).arguments
+    published_with(registry, tmp_path / "made3", "{{ messages }}", stop_tokens={"<|im_end|>": 7})
+    command = server_command(registry, ["task"])
+    assert Path(options(command.arguments)["--chat-template"]).read_text() == "{{ messages }}"
+    assert any("answers of task end with <|im_end|> (7)" in note for note in command.notes)
+
+
+def test_adapters_of_unlike_templates_need_a_server_each(registry: Registry, tmp_path: Path) -> None:
+    published_with(registry, tmp_path / "made3", "{{ messages }}")
+    notes = server_command(registry, ["task"]).notes
+    assert notes == ("task@2 was trained with another chat template than task@3: give it a server of its own",)
+    with pytest.raises(BadInputError, match=r"task@3 and task@2 were trained with unlike chat templates"):
+        server_command(registry, ["task", "task@candidate"])
+
+
+def test_kserve_manifest_says_what_requests_have_to_name(registry: Registry, tmp_path: Path) -> None:
+    published_with(registry, tmp_path / "made3", stop_tokens={"<|im_end|>": 7, "</s>": 2})
+    manifest = kserve_manifest(InS3(registry.store), registry.resolve("task@3"))
+    assert manifest["metadata"]["annotations"]["lorapar.io/stop-token-ids"] == "[2, 7]"

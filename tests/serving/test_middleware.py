@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from lorapar.errors import UnreachableError
+from lorapar.records import write_json
 from lorapar.registry import Registry
 from lorapar.serving import ServingSettings
 from lorapar.serving.asgi import answer_json
@@ -40,6 +41,24 @@ def test_name_alias_and_version_become_the_version(model: str, vllm: FakeVllm, s
         assert answer.json() == {"model": "task@1"}
         assert answer.headers["x-lorapar-adapter"] == "task@1"
         assert vllm.bodies == [{"model": "task@1", "prompt": "é", "temperature": 0.25}]
+
+    play(scenario, vllm, settings)
+
+
+def test_requests_name_what_ends_an_answer_where_the_base_model_does_not(
+    vllm: FakeVllm, registry: Registry, settings: ServingSettings, tmp_path: Path
+) -> None:
+    """vLLM 0.32 takes end tokens from the model's files and from requests, from nowhere else."""
+    folder = adapter_files(tmp_path / "made3", "weights 3")
+    write_json(folder / "lineage.json", {"serving": {"rank": 8, "stop_tokens": {"<|im_end|>": 7, "</s>": 2}}})
+    registry.publish("task", folder)
+    registry.set_alias("task", "production", 3)
+
+    async def scenario(site: Site) -> None:
+        for more in ({}, {"stop_token_ids": [9]}, {"ignore_eos": True}, {"stop_token_ids": "no list"}):
+            await site.ask("task", **more)
+        await site.ask(BASE)
+        assert [body.get("stop_token_ids") for body in vllm.bodies] == [[2, 7], [2, 7, 9], None, "no list", None]
 
     play(scenario, vllm, settings)
 

@@ -1,0 +1,63 @@
+"""What a server has to be told that the base model's own files do not say: its chat template, and what ends an answer.
+
+Only where there is such a thing do files and lineage tell of it; vLLM takes both files as they are
+(`--chat-template FILE`, `--generation-config FOLDER`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lorapar.basemodel import answer_end, brings_template, generation_settings, load_tokenizer
+from lorapar.config import ModelConfig
+from lorapar.records import write_json
+
+TEMPLATE_FILE = "chat_template.jinja"
+GENERATION_FILE = "generation_config.json"
+
+
+@dataclass(frozen=True)
+class Asking:
+    """How the base model is asked, as far as it differs from what its own files say."""
+
+    stop_tokens: dict[str, int]
+    """Every token that ends an answer, where the model's own files do not name them all; else none."""
+    template: str | None
+    generation: dict[str, Any]
+    """The model's generation settings, with every token that ends an answer."""
+
+    @classmethod
+    def of(cls, model: ModelConfig) -> Asking:
+        """Read from the tokenizer, as training used it."""
+        tokenizer = load_tokenizer(model)
+        end = answer_end(tokenizer)
+        told = end.token_ids if end.unnamed_ids else ()
+        return cls(
+            stop_tokens={str(tokenizer.convert_ids_to_tokens(one)): one for one in told},
+            template=str(tokenizer.chat_template) if brings_template(tokenizer, model) else None,
+            generation={**generation_settings(tokenizer), "eos_token_id": list(end.token_ids)},
+        )
+
+    def write(self, folder: Path) -> dict[str, Any]:
+        """Write the files that a server needs; returns what the lineage tells of them."""
+        told: dict[str, Any] = {}
+        if self.stop_tokens:
+            write_json(folder / GENERATION_FILE, self.generation)
+            told["stop_tokens"] = self.stop_tokens
+        if self.template is not None:
+            (folder / TEMPLATE_FILE).write_text(self.template, encoding="utf-8")
+            told["chat_template"] = TEMPLATE_FILE
+        return told
+
+
+def stop_token_ids(serving: Mapping[str, Any]) -> list[int]:
+    """Tokens that requests have to name, from what a lineage says about serving."""
+    return sorted(serving.get("stop_tokens", {}).values())
+
+
+def stop_words(serving: Mapping[str, Any]) -> str:
+    """The same tokens as people read them: `<|im_end|>` (2)."""
+    return ", ".join(f"`{token}` ({number})" for token, number in serving.get("stop_tokens", {}).items())

@@ -1,0 +1,56 @@
+"""What a server is told about asking the base model: the chat template it was trained with, and what ends an answer."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+from lorapar.basemodel.cache import cache_root
+from lorapar.errors import BadInputError
+from lorapar.registry import Registry, Version, stop_words
+from lorapar.registry.overview import lineage_of
+from lorapar.store import write_atomically
+
+
+def template_arguments(registry: Registry, versions: Sequence[Version]) -> tuple[str, ...]:
+    """`--chat-template` with a copy of the template on this machine, where it is not the base model's own.
+
+    Raises BadInputError where the versions have unlike templates: a server has one.
+    """
+    templates = {str(version): _template(registry, version) for version in versions}
+    if len(set(templates.values())) > 1:
+        raise BadInputError(
+            f"{' and '.join(templates)} were trained with unlike chat templates; start one server for each"
+        )
+    text = next(iter(templates.values()), b"")
+    if not text:
+        return ()
+    path = cache_root() / "chat-templates" / f"{hashlib.sha256(text).hexdigest()[:24]}.jinja"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, text.decode())
+    return ("--chat-template", str(path))
+
+
+def _template(registry: Registry, version: Version) -> bytes:
+    """The template a version was trained with; empty where it is the base model's own."""
+    file = lineage_of(registry, version).get("serving", {}).get("chat_template")
+    return registry.read_file(version, str(file)) if file else b""
+
+
+def candidate_notes(registry: Registry, served: Version, candidates: Sequence[Version]) -> tuple[str, ...]:
+    """Candidates that this server would ask by another template than they were trained with."""
+    unlike = [one for one in candidates if _template(registry, one) != _template(registry, served)]
+    return tuple(
+        f"{one} was trained with another chat template than {served}: give it a server of its own" for one in unlike
+    )
+
+
+def ending_notes(registry: Registry, versions: Sequence[Version]) -> tuple[str, ...]:
+    """What ends the answers of these versions, where the base model's settings do not say it."""
+    ends = {version.name: stop_words(lineage_of(registry, version).get("serving", {})) for version in versions}
+    return tuple(
+        f"answers of {name} end with {words.replace('`', '')}; the middleware adds these stop_token_ids to requests, "
+        "because the base model's settings do not name them all"
+        for name, words in ends.items()
+        if words
+    )
