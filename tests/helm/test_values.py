@@ -160,10 +160,3 @@ SHOWN = [
 @pytest.mark.parametrize(("page", "block"), SHOWN)
 def test_values_shown_in_the_docs_are_valid(page: str, block: str) -> None:
     assert not errors_of(yaml.safe_load(block)), page
-
-
-def test_chart_and_package_have_one_version() -> None:
-    from lorapar import __version__
-
-    chart = yaml.safe_load((CHART / "Chart.yaml").read_text(encoding="utf-8"))
-    assert (chart["version"], chart["appVersion"]) == (__version__, __version__)
