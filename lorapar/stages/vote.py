@@ -70,8 +70,8 @@ def run(call: StageCall[Settings]) -> Metrics:
         "calls": float(sum(done.calls.values())),
         "cached_votes": float(sum(done.cached.values())),
         "tokens": float(sum(done.tokens.values())),
-        "thinking_tokens": float(done.thinking_tokens),
         "failed_teachers": float(len(collection.failed)),
+        "thinking_tokens": float(done.thinking_tokens),
     }
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from lorapar.errors import BadInputError, UnreachableError
 from lorapar.records import System
 from lorapar.voting.endpoint_answers import Choice, Constraint, JsonAsked, JsonEnum, TokenRead
-from lorapar.voting.endpoint_client import EndpointClient, RefusedError
+from lorapar.voting.endpoint_client import RefusedError
 from lorapar.voting.endpoint_request import Asker, cause_of
 from lorapar.voting.templates import SYSTEM_ORDER, Prompt
 
@@ -69,7 +69,7 @@ async def _best(asker: Asker, in_chats: bool) -> Constraint:
         try:
             found = await asker.ask(test, constraint)
         except RefusedError as error:
-            if error.failure.status in _NOT_THERE and asker.find_version():
+            if error.failure.status in _NOT_THERE and await asker.find_version():
                 return await _best(asker, in_chats)
             await _check_refusal(asker, error, in_chats)
             cause = cause_of(error.failure, asker.request(test, constraint)[1])
@@ -101,20 +101,15 @@ async def _check_refusal(asker: Asker, error: RefusedError, in_chats: bool) -> N
         raise BadInputError(str(error)) from error
     if status not in _NOT_THERE:
         return
-    served = await _served(asker.client)
+    served = await asker.served()
     if asker.model not in served:
-        known = f"; it serves {', '.join(served[:_SHOWN_NAMES])}" if served else ""
+        known = (
+            f"; it serves {', '.join(served[:_SHOWN_NAMES])}" if served else ", or no API: most addresses end in /v1"
+        )
         more = f" and {len(served) - _SHOWN_NAMES} more" if len(served) > _SHOWN_NAMES else ""
         raise BadInputError(f"{error}: no model '{asker.model}' there{known}{more}; mend model or endpoint") from error
     if not in_chats:
         raise BadInputError(f"{error}; it may know chats alone: set template.style to chat") from error
-
-
-async def _served(client: EndpointClient) -> list[str]:
-    try:
-        return [str(one["id"]) for one in (await client.get("/models"))["data"]]
-    except (UnreachableError, KeyError, TypeError):
-        return []
 
 
 async def _token_read(asker: Asker, sample: Prompt) -> TokenRead | None:

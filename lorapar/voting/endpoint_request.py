@@ -26,7 +26,7 @@ _GUESSES = ((0, True), (0, False), (1, True), (1, False))
 """What to try where refusals name no cause: the place of the limit's name, and whether temperature is sent."""
 _ABOUT_THE_REQUEST = frozenset({400, 404, 422})
 _NOT_OPTIONAL = frozenset({"model", "messages", "prompt"})
-_SHOWN_CHARACTERS = 100
+_SHOWN_CHARACTERS = 200
 
 
 class Asker:
@@ -87,13 +87,23 @@ class Asker:
         """Tell in one line what was found out about the endpoint."""
         self._tell(f"{self.client.address} {what}")
 
-    def find_version(self) -> bool:
-        """Ask below `/v1` from now on, where the address names no version; False where it does."""
+    async def find_version(self) -> bool:
+        """Ask below `/v1` from now on, where the address names no version and models are listed there."""
         before = self.client.address
         if not self.client.add_version():
             return False
+        if not await self.served():
+            self.client.address = before
+            return False
         self._tell(f"{before} has no chat/completions; asking at {self.client.address}")
         return True
+
+    async def served(self) -> list[str]:
+        """Names of the models that the endpoint lists; none where it lists none."""
+        try:
+            return [str(one["id"]) for one in (await self.client.get("/models"))["data"]]
+        except (UnreachableError, KeyError, TypeError):
+            return []
 
     def change_guess(self, number: int) -> bool:
         """Ask otherwise after refusals that name no cause; False once there is nothing left to guess."""

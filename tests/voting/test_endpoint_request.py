@@ -317,6 +317,14 @@ def test_an_address_without_a_version_is_asked_below_one(prefix) -> None:
     assert sum("/v1" not in path for path in asked_at(api)) == 1
 
 
+def test_an_address_without_an_api_is_named_as_it_was_given() -> None:
+    with serving(prefix="/deployments/judge") as api:
+        address = api.address.removesuffix("/v1") + "/deployments/other"
+        said = refusal(api, endpoint=f"{address}?api-version=1")
+    assert f"{address}/chat/completions: HTTP 404" in said
+    assert f"no model '{MODEL}' there, or no API: most addresses end in /v1" in said
+
+
 def test_a_redirect_within_a_host_is_followed_once_and_to_another_is_not() -> None:
     def moved(api, path, headers, body):
         if path.startswith("/v1"):
