@@ -9,7 +9,6 @@ import sys
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
-from itertools import islice
 from pathlib import Path
 
 from rich.table import Table
@@ -21,7 +20,6 @@ from lorapar.errors import ExitCode, LoraparError
 from lorapar.redaction import redact
 from lorapar.store.file_system import lacking
 
-_LISTED = 1000
 TRAINING = ("torch", "transformers", "trl", "peft", "accelerate", "datasets")
 
 
@@ -56,22 +54,29 @@ def examine() -> list[Finding]:
     ]
 
 
-def examine_store(address: str) -> list[Finding]:
-    """Read, list and write at an address, and try whether its server honours conditional writes."""
-    from lorapar.store import open_store
-    from lorapar.store.conditional import try_conditional_writes
+def examine_store(address: str, *, to_write: bool = False) -> list[Finding]:
+    """Do at an address what runs do; one that can only be read is a note unless it is `to_write`."""
+    from lorapar.store import is_s3, open_store
+    from lorapar.store.probe import probe
 
     try:
         store = open_store(address)
-        number = sum(1 for _ in islice(store.list(), _LISTED))
-        found = try_conditional_writes(store)
+        found = probe(store)
     except LoraparError as error:
         return [Finding("store", "cannot be used", redact(str(error)), True, error.exit_code)]
-    many = f"more than {number}" if number == _LISTED else str(number)
-    advice = "" if found.honoured else "aliases are refused here; use another server, or update it"
+    lacks = [] if is_s3(address) else _file_system("store", Path(address))
+    where = f"{store.address} at {store.endpoint}: {found.objects}"
+    if found.conditional is None:
+        what = f"{where}, can be read, not written with these credentials (enough for serving, models and data)"
+        return [Finding("store", what, redact(found.unwritable), to_write, ExitCode.UNREACHABLE), *lacks]
+    advice = "" if found.conditional.honoured else "aliases are refused here; use another server, or update it"
+    kept = f"old checkpoints stay, and so do the objects of this trial: {found.undeletable}"
     return [
-        Finding("store", f"{store.address} at {found.endpoint}: {many} objects, can be read and written"),
-        Finding("conditional writes", found.why, advice),
+        Finding("store", f"{where}, can be read and written"),
+        *([Finding("files of 32 MB", "cannot go up in parts", redact(found.parts))] if found.parts else []),
+        *([Finding("deleting", "is not allowed here", redact(kept))] if found.undeletable else []),
+        Finding("conditional writes", found.conditional.why, advice),
+        *lacks,
     ]
 
 

@@ -13,9 +13,10 @@ from typer.core import TyperGroup
 
 from lorapar import __version__
 from lorapar.cli.command import CommandGroup
-from lorapar.config import RunConfig, StoreConfig, load_config
+from lorapar.config import RunConfig, load_config
 from lorapar.errors import stopped
 from lorapar.progress import Progress
+from lorapar.store.s3_headers import export_settings
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -121,12 +122,13 @@ def settings_of(
     if preset is None and file is None:
         preset = "demo"
     settings = load_config(preset=preset, file=file, overrides=overrides or ())
+    export_settings(settings.store.model_dump())
     if store is None:
         return settings
     from lorapar.store.address import parse_address
 
     parse_address(store)
-    return settings.model_copy(update={"store": StoreConfig(address=store)})
+    return settings.model_copy(update={"store": settings.store.model_copy(update={"address": store})})
 
 
 def out_dir_of(settings: RunConfig, given: Path | None) -> Path:

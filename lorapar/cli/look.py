@@ -61,13 +61,14 @@ def partition_command(
 @app.command("doctor")
 def doctor_command(
     store: Annotated[str | None, typer.Option(help="Also try this storage: s3://BUCKET/PREFIX or a folder.")] = None,
+    to_write: Annotated[bool, typer.Option("--to-write", help="A store that can only be read is not enough.")] = False,
     host: Annotated[str | None, typer.Option(help="Also try this Kubeflow, and how Argo retries there.")] = None,
     namespace: Annotated[str | None, typer.Option(help="Namespace of a multi-user Kubeflow, with --host.")] = None,
 ) -> None:
     """Say what this machine can do and what is missing."""
     from lorapar.doctor import doctor_table, examine, examine_kubeflow, examine_store
 
-    findings = examine() + (examine_store(store) if store is not None else [])
+    findings = examine() + (examine_store(store, to_write=to_write) if store is not None else [])
     findings += examine_kubeflow(host, namespace) if host is not None else []
     out.print(doctor_table(findings))
     for finding in reversed(findings):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from lorapar.config.base import Address, Section
+from lorapar.store.s3_headers import Acl, Encryption
 
 
 class StoreConfig(Section):
@@ -13,3 +14,10 @@ class StoreConfig(Section):
     address: Address | None = Field(
         None, description="`s3://BUCKET/PREFIX` or a folder; absent: what a run makes stays in its own folder"
     )
+    encryption: Encryption | None = Field(
+        None, description="Encryption that the bucket's policy asks for; holds for registry and mirrors too"
+    )
+    kms_key_id: str | None = Field(None, description="Key of `aws:kms`; absent: the bucket's or account's own")
+    bucket_key: bool = Field(False, description="Let `aws:kms` use a key of the bucket, which asks KMS less often")
+    requester_pays: bool = Field(False, description="Agree to pay for requests to a bucket that its requesters pay for")
+    acl: Acl | None = Field(None, description="For a bucket of another account whose policy asks for it")

@@ -10,6 +10,8 @@ from lorapar.errors import BadInputError
 
 _SCHEME = "s3://"
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
+_ACCESS_POINT = re.compile(r"(arn:aws[a-z-]*:s3[a-z-]*:[a-z0-9-]*:\d{12}:[a-z/]*accesspoint[:/][a-z0-9.-]+)(?:/|$)")
+"""A bucket by the ARN of one of its access points, as boto3 takes it."""
 _ONE_SLASH = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/(?!/)")
 _KEY_PART = re.compile(r"[A-Za-z0-9._=@+-]+")
 
@@ -41,8 +43,10 @@ def parse_address(address: str | Path) -> S3Address | Path:
             raise BadInputError(f"{text}: not an address lorapar knows; write s3://BUCKET/PREFIX or a local folder")
         check_slashes(text)
         return Path(text)
-    bucket, _, prefix = text.removeprefix(_SCHEME).partition("/")
-    if not _BUCKET.fullmatch(bucket):
+    rest = text.removeprefix(_SCHEME)
+    point = _ACCESS_POINT.match(rest)
+    bucket, prefix = (point[1], rest[point.end() :]) if point else (rest.partition("/")[0], rest.partition("/")[2])
+    if not point and not _BUCKET.fullmatch(bucket):
         raise BadInputError(f"{text}: '{bucket}' cannot name a bucket: 3 to 63 small letters, digits, - and .")
     prefix = prefix.strip("/")
     if prefix:

@@ -23,6 +23,10 @@ class UnansweredError(UnreachableError):
     """The connection failed or broke off, or the server is ill; the same call may work in a while."""
 
 
+class DeniedError(UnreachableError):
+    """The credentials in use may not do what was asked, or a policy of the bucket refuses how it was asked."""
+
+
 class UnsupportedError(UnreachableError):
     """The server does not know what it was asked for."""
 
@@ -95,6 +99,9 @@ class ObjectStore(Protocol):
         Where one fails the others are given up, their parts aborted, and the failure is raised: IntegrityError for a
         file whose bytes are not those its `sha256` names.
         """
+
+    def upload_in_parts(self, transfer: Transfer) -> None:
+        """Upload a small file in the way that large ones go up, once and without patience: to try it out."""
 
     def download(self, key: str, path: Path) -> None:
         """Copy an object to a local file, with bounded memory; raises NotFoundError."""

@@ -93,6 +93,12 @@ class S3Store:
         """Several at a time; parts of what does not become whole are aborted."""
         self._patiently(s3_transfer.upload_all, transfers, moved)
 
+    def upload_in_parts(self, transfer: Transfer) -> None:
+        """One part."""
+        keyed, watch = [(transfer, self._key(transfer.key))], s3_transfer.Watch(None)
+        with self._errors(transfer.key), self._connection.impatient_client() as client:
+            s3_transfer.upload_all(client, self.bucket, keyed, self.address, watch, parts_from_bytes=1)
+
     def download(self, key: str, path: Path) -> None:
         """In parallel parts where the object is large."""
         info = self._look(key)

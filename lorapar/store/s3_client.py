@@ -1,17 +1,20 @@
 """The boto3 client of a bucket. Endpoint, region, certificates and credentials are whatever boto3's own chain finds.
 
-Nothing of that is a setting of lorapar; docs/storage.md lists the variables.
+Nothing of that is a setting of lorapar; docs/storage.md lists the variables. What a bucket asks of every request is
+(`lorapar.store.s3_headers`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from lorapar.errors import BadInputError, UnreachableError
 from lorapar.network import trust_authorities
 from lorapar.redaction import redact, remember_secret
+from lorapar.store.s3_credentials import RenewedCredentials
+from lorapar.store.s3_headers import add_headers
 
 CONCURRENT_REQUESTS = 10
 """Requests of one store at a time, boto3's own default."""
@@ -35,6 +38,8 @@ class Connection:
 
         with _settings_errors(where):
             core = botocore.session.get_session()
+            self._credentials = RenewedCredentials(core.get_config_variable("profile"))
+            core.register_component("credential_provider", self._credentials)
             self._session = boto3.Session(botocore_session=core)
             authorities = trust_authorities()
             # What a person told boto3 itself, by AWS_CA_BUNDLE or in a profile, wins.
@@ -57,21 +62,27 @@ class Connection:
         """
         from botocore.exceptions import ClientError
 
-        impatient = self._make(
-            retries={"mode": "standard", "total_max_attempts": _FIRST_ATTEMPTS}, connect_timeout=_FIRST_SECONDS
-        )
-        try:
-            impatient.list_buckets(MaxBuckets=1)  # names no bucket, so that none can send it elsewhere
-        except ClientError:
-            pass
-        finally:
-            impatient.close()
+        with suppress(ClientError), self.impatient_client() as client:
+            client.list_buckets(MaxBuckets=1)  # names no bucket, so that none can send it elsewhere
         self._remember_credentials()
+
+    @contextmanager
+    def impatient_client(self) -> Iterator[Any]:
+        """A client that tries twice."""
+        retries = {"mode": "standard", "total_max_attempts": _FIRST_ATTEMPTS}
+        client = self._make(retries=retries, connect_timeout=_FIRST_SECONDS)
+        try:
+            yield client
+        finally:
+            client.close()
 
     def _make(self, **options: Any) -> Any:
         from botocore.config import Config
 
-        return self._session.client("s3", config=Config(**options), verify=self._verify)
+        client = self._session.client("s3", config=Config(**options), verify=self._verify)
+        self._credentials.watch(client)
+        add_headers(client)
+        return client
 
     def _remember_credentials(self) -> None:
         """Tell the redaction of keys that are not in the environment, such as those of a mounted file or a role."""

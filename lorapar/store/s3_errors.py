@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,16 +13,28 @@ from typing import Any
 from lorapar.errors import BadInputError, IntegrityError, LoraparError, UnreachableError
 from lorapar.network import S3_VARIABLE, network_cause, proxy_refusal
 from lorapar.redaction import redact
-from lorapar.store.base import NotFoundError, UnansweredError, UnsupportedError
+from lorapar.store import s3_headers
+from lorapar.store.base import DeniedError, NotFoundError, UnansweredError, UnsupportedError
 
 MISSING = ("NoSuchKey", "404", "NotFound")
 TAKEN = ("PreconditionFailed", "412")
 CONFLICT = ("ConditionalRequestConflict", "409")
 
 _SKEWED = ("RequestTimeTooSkewed", "RequestExpired", "RequestInTheFuture")
-_CHANGED = ("BadDigest", "InvalidDigest", "XAmzContentSHA256Mismatch", "XAmzContentChecksumMismatch")
+_MISMATCH = ("BadDigest", "InvalidDigest", "XAmzContentSHA256Mismatch", "XAmzContentChecksumMismatch")
+_DENIED = ("AccessDenied", "403", "Forbidden", "AllAccessDisabled", "UnauthorizedAccess", "AccessDeniedException")
+_WRITES = ("PutObject", "CreateMultipartUpload", "UploadPart", "CompleteMultipartUpload", "CopyObject")
+_RIGHTS = {
+    "ListObjectsV2": "s3:ListBucket",
+    "HeadObject": "s3:GetObject",
+    **dict.fromkeys(_WRITES, "s3:PutObject"),
+    "CopyObject": "s3:GetObject and s3:PutObject",
+    "DeleteObjects": "s3:DeleteObject",
+    "ListMultipartUploads": "s3:ListBucketMultipartUploads",
+}
 _OTHER_REGION = ("PermanentRedirect", "301", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException")
 _UNKNOWN = ("NotImplemented", "501")
+_CHECKSUMS = "AWS_REQUEST_CHECKSUM_CALCULATION"
 _WRITES = ("PutObject", "CreateMultipartUpload", "UploadPart", "CompleteMultipartUpload", "CopyObject")
 _NO_ROOM = (
     "; where nothing was ever written to this bucket, its server has no room for another one: Kubeflow's own SeaweedFS "
@@ -32,9 +45,6 @@ _NO_ROOM = (
 _AILING = (500, 502, 503, 504)
 """Statuses of a server that is just starting or overloaded, and of a load balancer that has none behind it."""
 _CAUSES = {
-    ("AccessDenied", "403", "Forbidden", "AllAccessDisabled", "UnauthorizedAccess", "AccessDeniedException"): (
-        "access denied: the credentials in use lack the right to {operation}; docs/storage.md lists the rights by role"
-    ),
     ("InvalidAccessKeyId", "InvalidClientTokenId", "UnrecognizedClientException"): (
         "wrong key: {endpoint} does not know the access key in use; check AWS_ACCESS_KEY_ID or the profile"
     ),
@@ -99,14 +109,17 @@ def _refused(error: Any, where: str, endpoint: str) -> LoraparError:
         return NotFoundError(f"{where}: there is no such object")
     if code == "NoSuchBucket":
         return UnreachableError(f"{where}: there is no such bucket at {endpoint}; create it or mend the address")
-    if code in _CHANGED:
-        return IntegrityError(f"{where}: what was sent is not what was recorded ({code}): the file changed meanwhile")
+    if code in _MISMATCH:
+        return MismatchError(redact(f"{where}: {_mismatch(code, message, endpoint)}"))
     if code in TAKEN:
         return IntegrityError(f"{where}: was replaced meanwhile; run the same command again")
     if code in _SKEWED or (code == "AccessDenied" and "expired" in message.lower()):
         return UnreachableError(f"{where}: this machine's clock is wrong{_skew(error)}; set the time, then try again")
     if code in _OTHER_REGION:
-        return UnreachableError(f"{where}: the bucket lies in another region{_region(error)}; set AWS_REGION to it")
+        cause = f"the bucket lies in another region{_region(error)}; set AWS_REGION to it"
+        return UnreachableError(redact(f"{where}: {cause}{_said(message, '')}"))
+    if code in _DENIED:
+        return DeniedError(redact(f"{where}: {_denied(error.operation_name, message)}"))
     metadata = error.response.get("ResponseMetadata", {})
     if proxy := proxy_refusal(metadata.get("HTTPStatusCode", 0), endpoint):
         return UnreachableError(redact(f"{where}: {proxy}"))
@@ -120,8 +133,42 @@ def _refused(error: Any, where: str, endpoint: str) -> LoraparError:
     )
     if code == "InternalError" and error.operation_name in _WRITES:
         text = text.rstrip(". ") + _NO_ROOM
+    text += _said(message, text)
     kind = UnansweredError if metadata.get("HTTPStatusCode") in _AILING else UnreachableError
     return (UnsupportedError if code in _UNKNOWN else kind)(redact(f"{where}: {text}"))
+
+
+class MismatchError(UnreachableError):
+    """The server computed another checksum than the one that was sent, or does not know the one that was."""
+
+
+def _mismatch(code: str, message: str, endpoint: str) -> str:
+    advice = "something between here and there changes what is sent"
+    if os.environ.get(_CHECKSUMS, "").lower() != "when_required":
+        advice = f"it may not know checksums in requests: set {_CHECKSUMS}=when_required"
+    return f"{endpoint} took what was sent for something else ({code}); {advice}{_said(message, '')}"
+
+
+def _denied(operation: str, message: str) -> str:
+    """Which right is missing, in the words of policies; a policy that denies is told from a role that lacks."""
+    right = _RIGHTS.get(operation, f"s3:{operation}")
+    text = f"access denied: the credentials in use lack the right to {operation} ({right})"
+    if re.search(r"explicit|polic", message, re.IGNORECASE):
+        text = f"access denied: a policy refuses {operation} ({right})"
+        if operation in _WRITES and not os.environ.get(s3_headers.ENCRYPTION):
+            text += f"; it may ask for an encryption header: set store.encryption or {s3_headers.ENCRYPTION}"
+        elif operation in _WRITES and not os.environ.get(s3_headers.ACL):
+            text += f"; it may ask for an ACL: set store.acl or {s3_headers.ACL}"
+    if re.search(r"requester|paid|payer", message, re.IGNORECASE) and not os.environ.get(s3_headers.REQUESTER_PAYS):
+        text += f"; to pay for requests set store.requester_pays or {s3_headers.REQUESTER_PAYS}=true"
+    if operation in ("GetObject", "HeadObject"):
+        text += "; without s3:ListBucket an object that is not there is answered like this too"
+    return f"{text}; docs/storage.md#rights lists rights by role{_said(message, '')}"
+
+
+def _said(message: str, text: str) -> str:
+    """The server's own words, unless they are in the text."""
+    return f" (the server says: {message})" if message and message not in text else ""
 
 
 def _unanswered(error: Exception, where: str, endpoint: str) -> LoraparError:

@@ -7,8 +7,8 @@ import hashlib
 import os
 import sys
 import uuid
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -20,7 +20,8 @@ from lorapar.store.artifact import file_sha256, storage_errors
 from lorapar.store.base import Moved, Transfer
 from lorapar.store.file_system import replace_path
 from lorapar.store.s3_client import CONCURRENT_REQUESTS
-from lorapar.store.s3_errors import s3_errors
+from lorapar.store.s3_errors import MismatchError, s3_errors
+from lorapar.store.s3_headers import sends_checksums
 from lorapar.store.s3_parts import MB, UPLOAD_PART_BYTES, WHOLE_BELOW_BYTES
 
 _DOWNLOAD_PART_BYTES = 16 * MB
@@ -30,18 +31,41 @@ _QUEUED_WRITES = 32
 """Pieces that may wait for a slow disk; boto3's default of 1000 would let them fill the memory."""
 
 
-def upload_all(client: Any, bucket: str, keyed: Iterable[tuple[Transfer, str]], where: str, watch: Watch) -> None:
-    """Upload each file to its whole key; `where` stands before the relative key in messages."""
-    with _manager(client, WHOLE_BELOW_BYTES, UPLOAD_PART_BYTES) as manager:
+def upload_all(
+    client: Any,
+    bucket: str,
+    keyed: Iterable[tuple[Transfer, str]],
+    where: str,
+    watch: Watch,
+    *,
+    parts_from_bytes: int = WHOLE_BELOW_BYTES,
+) -> None:
+    """Upload each file to its whole key, in parts from some size on; `where` stands before the key in messages."""
+    with _manager(client, parts_from_bytes, UPLOAD_PART_BYTES) as manager:
         running = []
         for transfer, key in keyed:
             _check_large(transfer)
-            options = {"ChecksumSHA256": _base64(transfer.sha256)} if _is_checked_there(transfer) else None
+            whole = transfer.size_bytes < parts_from_bytes
+            checked = sends_checksums(client) and whole and transfer.sha256 is not None
+            options = {"ChecksumSHA256": _base64(transfer.sha256)} if checked else None
             subscribers = [_Subscriber(transfer, watch, watch.done.add)]
             running.append((manager.upload(str(transfer.path), bucket, key, options, subscribers), transfer))
         for future, transfer in running:
-            with s3_errors(f"{where}/{transfer.key}", client.meta.endpoint_url):
+            with _changed_meanwhile(transfer), s3_errors(f"{where}/{transfer.key}", client.meta.endpoint_url):
                 future.result()
+
+
+@contextmanager
+def _changed_meanwhile(transfer: Transfer) -> Iterator[None]:
+    """Tell a file that changed while it went up from a server that does not understand what it is sent."""
+    try:
+        yield
+    except MismatchError:
+        if transfer.sha256 is not None and file_sha256(transfer.path) != transfer.sha256:
+            raise IntegrityError(
+                f"{transfer.path}: what was sent is not what was recorded: the file changed meanwhile"
+            ) from None
+        raise
 
 
 def download_all(client: Any, bucket: str, keyed: Iterable[tuple[Transfer, str]], where: str, watch: Watch) -> None:
@@ -108,10 +132,6 @@ def _can_part(client: Any) -> bool:
     the thread that fetched the first one, and ten such threads wait for each other for ever.
     """
     return bool(client.meta.config.response_checksum_validation != "when_required")
-
-
-def _is_checked_there(transfer: Transfer) -> bool:
-    return transfer.sha256 is not None and transfer.size_bytes < WHOLE_BELOW_BYTES
 
 
 def _check_large(transfer: Transfer) -> None:

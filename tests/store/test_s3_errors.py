@@ -7,8 +7,8 @@ from s3transfer.exceptions import RetriesExceededError
 
 from lorapar.errors import BadInputError, ExitCode, IntegrityError, UnreachableError
 from lorapar.store import NotFoundError
-from lorapar.store.base import UnansweredError, UnsupportedError
-from lorapar.store.s3_errors import explain
+from lorapar.store.base import DeniedError, UnansweredError, UnsupportedError
+from lorapar.store.s3_errors import MismatchError, explain
 
 WHERE, ENDPOINT = "s3://bucket/key", "https://s3.example"
 
@@ -25,8 +25,8 @@ def refused(code, message="", headers=None, attempts=0, status=400):
         (refused("NoSuchKey"), NotFoundError, "there is no such object"),
         (refused("NoSuchBucket"), UnreachableError, f"no such bucket at {ENDPOINT}"),
         (refused("PreconditionFailed"), IntegrityError, "was replaced meanwhile"),
-        (refused("BadDigest"), IntegrityError, "not what was recorded"),
-        (refused("AccessDenied"), UnreachableError, "lack the right to GetObject"),
+        (refused("BadDigest"), MismatchError, "may not know checksums in requests"),
+        (refused("AccessDenied"), DeniedError, "lack the right to GetObject"),
         (refused("AccessDenied", "Request has expired"), UnreachableError, "clock is wrong"),
         (refused("ExpiredToken"), UnreachableError, "has expired"),
         (refused("PermanentRedirect", headers={"x-amz-bucket-region": "eu-west-1"}), UnreachableError, "eu-west-1"),

@@ -57,6 +57,9 @@ imagePullSecrets:
 - name: AWS_CA_BUNDLE
   value: /etc/lorapar/ca/{{ .Values.objectStore.caBundle.entry }}
 {{- end }}
+{{- with .Values.objectStore.extraEnv }}
+{{ toYaml . }}
+{{- end }}
 {{- end }}
 
 {{- define "lorapar.caMount" -}}

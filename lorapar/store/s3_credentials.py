@@ -1,0 +1,105 @@
+"""Credentials that are looked up again where a server says that those in use have expired or are not known.
+
+boto3 itself renews what comes with a time of expiry (roles, web identities, containers, processes that say one). A
+mounted file that a sidecar replaces says none, and boto3 reads it once a process; a clock that differs or a session
+that was ended makes others stale before their time. On such an answer the whole chain of boto3 is asked once more, and
+the request is signed and made again where it finds other keys.
+"""
+
+from __future__ import annotations
+
+import threading
+from contextlib import suppress
+from typing import Any
+
+from lorapar.redaction import remember_secret
+
+STALE = frozenset(
+    {
+        *("ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "RequestExpired"),
+        *("InvalidAccessKeyId", "InvalidClientTokenId", "UnrecognizedClientException"),
+        *("InvalidToken", "InvalidTokenId", "SignatureDoesNotMatch"),
+    }
+)
+"""Error codes that other keys may answer."""
+_HEAD_STATUSES = ("400", "403")
+"""What stands for a code in the answer to a HEAD request, which has no body."""
+_RENEWALS = 2
+"""How often one request is made again with other keys."""
+_GENERATION, _RENEWED = "lorapar_generation", "lorapar_renewals"
+
+
+class RenewedCredentials:
+    """Stands in a session of botocore for its chain of providers, and for the credentials that the chain found."""
+
+    def __init__(self, profile: str | None = None) -> None:
+        self._profile = profile
+        self._lock = threading.Lock()
+        self._found: Any = None
+        self._loaded = False
+        self._generation = 0
+
+    def load_credentials(self) -> Any:
+        """What signs requests: this object, or None where the chain finds nothing."""
+        with self._lock:
+            if not self._loaded:
+                self._found, self._loaded = self._look_up(), True
+        return None if self._found is None else self
+
+    def get_frozen_credentials(self) -> Any:
+        """The keys in use now; those that say when they expire are renewed by botocore itself."""
+        return self._found.get_frozen_credentials()
+
+    def __getattr__(self, name: str) -> Any:
+        """`method`, `access_key` and so on, as the credentials found have them."""
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(self._found, name)
+
+    def watch(self, client: Any) -> None:
+        """Let a client's requests be made again with new keys."""
+        client.meta.events.register_first("before-sign.s3", self._note)
+        client.meta.events.register_first("needs-retry.s3", self._again)
+
+    def _note(self, request: Any, **_: Any) -> None:
+        request.context[_GENERATION] = self._generation
+
+    def _again(self, response: Any, operation: Any, request_dict: dict[str, Any], **_: Any) -> float | None:
+        """0 (seconds to wait) where the request is to be made again, else None: the decision is botocore's."""
+        if response is None or response[0].status_code < 400:
+            return None
+        code = str(response[1].get("Error", {}).get("Code", ""))
+        context = request_dict["context"]
+        if code not in STALE and not (operation.name.startswith("Head") and code in _HEAD_STATUSES):
+            return None
+        if context.get(_RENEWED, 0) >= _RENEWALS or not self._renewed(context.get(_GENERATION, 0)):
+            return None
+        context[_RENEWED] = context.get(_RENEWED, 0) + 1
+        return 0.0
+
+    def _renewed(self, used: int) -> bool:
+        """Whether there are other keys now than those of generation `used`."""
+        with self._lock:
+            if self._generation != used:
+                return True
+            found = None
+            with suppress(Exception):  # a file that is being written; the server's own refusal is what is told
+                found = self._look_up()
+            if found is None or _keys(found) == _keys(self._found):
+                return False
+            self._found = found
+            self._generation += 1
+            remember_secret(*_keys(found))
+            return True
+
+    def _look_up(self) -> Any:
+        """A new session reads variables and files and asks roles anew."""
+        import botocore.session
+
+        session = botocore.session.Session(profile=self._profile)
+        return session.get_component("credential_provider").load_credentials()
+
+
+def _keys(credentials: Any) -> tuple[str | None, ...]:
+    frozen = credentials.get_frozen_credentials()
+    return frozen.access_key, frozen.secret_key, frozen.token

@@ -1,0 +1,268 @@
+"""S3 as companies run it: old servers, keys that are renewed under a run, encryption, who pays, and least rights."""
+
+import base64
+import hashlib
+
+import pytest
+from typer.testing import CliRunner
+
+from lorapar.cli import app
+from lorapar.cli.base import settings_of
+from lorapar.doctor import examine_store
+from lorapar.errors import BadInputError, ExitCode, IntegrityError, UnreachableError
+from lorapar.store import open_store, put_tree, s3_headers
+from lorapar.store.base import DeniedError, Transfer
+from tests.store.s3_in_memory import S3InMemory
+
+FIRST, SECOND = "FIRSTKEY00000001", "SECONDKEY0000002"
+EXPIRED = ("ExpiredToken", "InvalidAccessKeyId", "InvalidClientTokenId", "RequestExpired", "SignatureDoesNotMatch")
+
+
+@pytest.fixture
+def server(monkeypatch):
+    """A server, and nothing in the environment but the way to it."""
+    for name in s3_headers.VARIABLES:
+        monkeypatch.setenv(name, "")
+    for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_REQUEST_CHECKSUM_CALCULATION", "AWS_CONFIG_FILE"):
+        monkeypatch.delenv(name, raising=False)
+    with S3InMemory() as made:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", made.endpoint)
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", FIRST)
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret-of-the-tests-1")
+        monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        yield made
+
+
+@pytest.fixture
+def keys(server, tmp_path, monkeypatch):
+    """Write keys into a mounted file, which the environment names instead of holding them."""
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    file = tmp_path / "keys.ini"
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(file))
+
+    def write(key):
+        file.write_text(f"[default]\naws_access_key_id = {key}\naws_secret_access_key = secret-of-the-tests-1\n")
+
+    write(FIRST)
+    return write
+
+
+def refuse_key(code):
+    return lambda request: (400, code, "no longer") if FIRST in request.headers.get("authorization", "") else None
+
+
+@pytest.mark.parametrize("code", EXPIRED)
+def test_keys_that_were_renewed_in_their_file_are_found(server, keys, tree, code):
+    store = open_store("s3://runs/x")
+    store.write("before", b"x")
+    keys(SECOND)
+    server.refuse = refuse_key(code)
+    store.write("after", b"x")
+    assert list(store.list())
+    assert put_tree(store, tree).files, "uploads go through the transfer manager"
+    refused = [one for one in server.requests if FIRST in one.headers["authorization"]]
+    assert len(refused) == 2, "one before, and one that was made again; nothing later came with the old key"
+
+
+def test_keys_that_are_the_same_end_with_the_servers_words(server, keys):
+    store = open_store("s3://runs/x")
+    store.write("before", b"x")
+    server.refuse = refuse_key("ExpiredToken")
+    with pytest.raises(UnreachableError, match=r"session token has expired.*\(the server says: no longer\)") as caught:
+        store.write("after", b"x")
+    assert caught.value.exit_code == ExitCode.UNREACHABLE
+    assert len(server.of("PUT")) == 2, "nothing is tried again with the keys that were refused"
+
+
+def test_new_keys_that_are_refused_too_are_not_asked_for_ever(server, keys):
+    store = open_store("s3://runs/x")
+    keys(SECOND)
+    server.refuse = lambda request: (400, "ExpiredToken", "no longer")
+    with pytest.raises(UnreachableError, match="expired"):
+        store.write("after", b"x")
+    assert len(server.of("PUT")) <= 3
+
+
+def test_keys_of_a_process_are_asked_for_again(server, keys, tmp_path, monkeypatch):
+    (tmp_path / "config").write_text(f"[default]\ncredential_process = cat {tmp_path / 'said.json'}\n")
+    (tmp_path / "keys.ini").write_text("")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+
+    def say(key):
+        (tmp_path / "said.json").write_text(f'{{"Version": 1, "AccessKeyId": "{key}", "SecretAccessKey": "secret-1"}}')
+
+    say(FIRST)
+    store = open_store("s3://runs/x")
+    store.write("before", b"x")
+    say(SECOND)
+    server.refuse = refuse_key("ExpiredToken")
+    assert store.read("before") == b"x"
+
+
+def refuse_checksums(request):
+    marks = ("x-amz-checksum-", "x-amz-trailer", "x-amz-sdk-checksum")
+    if any(name.startswith(marks) for name in request.headers) and request.method in ("PUT", "POST"):
+        return 400, "XAmzContentSHA256Mismatch", "does not match what was computed"
+    return None
+
+
+def test_server_that_knows_no_checksums_is_told_from_a_file_that_changed(server, tree):
+    server.refuse = refuse_checksums
+    for attempt in (lambda store: store.write("a", b"x"), lambda store: put_tree(store, tree)):
+        with pytest.raises(UnreachableError, match="AWS_REQUEST_CHECKSUM_CALCULATION=when_required") as caught:
+            attempt(open_store("s3://runs/x"))
+        assert caught.value.exit_code == ExitCode.UNREACHABLE
+        assert "changed" not in str(caught.value)
+        assert "does not match what was computed" in str(caught.value)
+
+
+def test_file_that_changed_while_it_went_up_is_told(server, tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(b"other")
+    server.refuse = lambda request: (400, "BadDigest", "not equal") if request.method == "PUT" else None
+    with pytest.raises(IntegrityError, match="the file changed meanwhile"):
+        open_store("s3://runs/x").upload_all([Transfer(path, "a", 5, hashlib.sha256(b"bytes").hexdigest())])
+
+
+@pytest.mark.parametrize("by", ["variable", "profile"])
+def test_without_checksums_no_request_carries_one_and_md5_is_checked(server, tree, tmp_path, monkeypatch, by):
+    if by == "variable":
+        monkeypatch.setenv("AWS_REQUEST_CHECKSUM_CALCULATION", "when_required")
+    else:
+        (tmp_path / "config").write_text("[default]\nrequest_checksum_calculation = when_required\n")
+        monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    server.refuse = refuse_checksums
+    store = open_store("s3://runs/x")
+    put_tree(store, tree)
+    store.write("a", b"x")
+    assert store.write_if_absent("b", b"x")
+    path = tree / "one.bin"
+    store.upload_in_parts(Transfer(path, "parts", path.stat().st_size, hashlib.sha256(path.read_bytes()).hexdigest()))
+    store.delete_all(["a", "b"])
+    sent = [*server.of("PUT"), *server.of("PUT partNumber"), *server.of("POST delete")]
+    assert len(sent) >= 6
+    for request in sent:
+        digest = base64.b64encode(hashlib.md5(request.body, usedforsecurity=False).digest()).decode()
+        assert request.headers["content-md5"] == digest, request.operation
+
+
+def test_settings_put_encryption_on_every_write(server, tree, monkeypatch):
+    settings_of(
+        "tiny",
+        None,
+        [
+            "store.encryption=aws:kms",
+            "store.kms_key_id=alias/team",
+            "store.bucket_key=true",
+            "store.address=s3://other/b",
+        ],
+        "s3://runs/x",
+    )
+    store = open_store("s3://runs/x")
+    put_tree(store, tree)
+    store.write("a", b"x")
+    store.write_if_absent("b", b"x")
+    path = tree / "one.bin"
+    store.upload_in_parts(Transfer(path, "parts", path.stat().st_size))
+    store.renew("a")
+    sent = [*server.of("PUT"), *server.of("POST uploads"), *server.of("COPY")]
+    assert {request.operation for request in sent} == {"PUT", "POST uploads", "COPY"}
+    for request in sent:
+        assert request.headers["x-amz-server-side-encryption"] == "aws:kms"
+        assert request.headers["x-amz-server-side-encryption-aws-kms-key-id"] == "alias/team"
+        assert request.headers["x-amz-server-side-encryption-bucket-key-enabled"] == "true"
+
+
+def test_store_option_leaves_the_other_settings(server):
+    settings = settings_of("tiny", None, ["store.acl=bucket-owner-full-control"], "s3://runs/x")
+    assert (settings.store.address, settings.store.acl) == ("s3://runs/x", "bucket-owner-full-control")
+
+
+def test_variables_say_who_pays_and_whose_objects_are(server, monkeypatch):
+    monkeypatch.setenv(s3_headers.REQUESTER_PAYS, "true")
+    monkeypatch.setenv(s3_headers.ACL, "bucket-owner-full-control")
+    store = open_store("s3://runs/x")
+    store.write("a", b"x")
+    store.read("a")
+    list(store.list())
+    store.delete("a")
+    assert all(request.headers["x-amz-request-payer"] == "requester" for request in server.requests)
+    assert [request.headers["x-amz-acl"] for request in server.of("PUT")] == ["bucket-owner-full-control"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        (s3_headers.ENCRYPTION, "kms", "LORAPAR_S3_ENCRYPTION=kms: not one of AES256, aws:kms"),
+        (s3_headers.REQUESTER_PAYS, "maybe", "LORAPAR_S3_REQUESTER_PAYS=maybe: write true or false"),
+        (s3_headers.KMS_KEY, "alias/x", "need LORAPAR_S3_ENCRYPTION=aws:kms"),
+    ],
+)
+def test_wrong_variables_are_named(server, monkeypatch, name, value, said):
+    monkeypatch.setenv(name, value)
+    with pytest.raises(BadInputError, match=said):
+        open_store("s3://runs/x")
+
+
+@pytest.mark.parametrize(
+    ("message", "said"),
+    [
+        ("denied explicitly in a resource-based policy", "set store.encryption or LORAPAR_S3_ENCRYPTION"),
+        ("Access Denied: this bucket is paid for by its requester", "LORAPAR_S3_REQUESTER_PAYS=true"),
+        ("Access Denied", r"lack the right to PutObject \(s3:PutObject\)"),
+    ],
+)
+def test_refusal_quotes_the_server_and_hints_at_the_header(server, message, said):
+    server.refuse = lambda request: (403, "AccessDenied", message) if request.method == "PUT" else None
+    with pytest.raises(DeniedError, match=said) as caught:
+        open_store("s3://runs/x").write("a", b"x")
+    assert f"(the server says: {message})" in str(caught.value)
+
+
+def test_key_in_the_servers_words_is_not_told(server):
+    server.refuse = lambda request: (403, "AccessDenied", f"User {FIRST} may not")
+    with pytest.raises(DeniedError, match=r"User \[redacted\] may not"):
+        open_store("s3://runs/x").write("a", b"x")
+
+
+def refuse_methods(*methods):
+    return lambda request: (403, "AccessDenied", "Access Denied") if request.method in methods else None
+
+
+def test_doctor_takes_an_address_that_can_only_be_read(server, monkeypatch):
+    server.objects["x/a"] = b"x"
+    server.refuse = refuse_methods("PUT", "POST", "DELETE")
+    (found,) = examine_store("s3://runs/x")
+    assert "1 objects, can be read, not written with these credentials" in found.found
+    assert "s3:PutObject" in found.advice
+    assert not found.missing
+    assert [one.missing for one in examine_store("s3://runs/x", to_write=True)] == [True]
+    monkeypatch.setattr("lorapar.doctor.examine", list)
+    for options, code in ([], 0), (["--to-write"], 3):
+        assert CliRunner().invoke(app, ["doctor", "--store", "s3://runs/x", *options]).exit_code == code
+
+
+def test_doctor_uploads_as_runs_do(server):
+    findings = examine_store("s3://runs/x")
+    assert not any(finding.missing or finding.advice for finding in findings)
+    assert any("x-amz-checksum-sha256" in request.headers for request in server.of("PUT"))
+    assert server.of("PUT partNumber")
+    assert server.objects == {}, "it leaves nothing behind"
+
+
+def test_doctor_names_what_else_is_missing(server):
+    server.refuse = lambda request: (
+        (403, "AccessDenied", "Access Denied") if request.method == "DELETE" or "uploads" in request.query else None
+    )
+    notes = {finding.what: finding.advice for finding in examine_store("s3://runs/x")}
+    assert "CreateMultipartUpload" in notes["files of 32 MB"]
+    assert "s3:DeleteObject" in notes["deleting"]
+
+
+def test_doctor_needs_a_list(server):
+    server.refuse = lambda request: (403, "AccessDenied", "Access Denied") if not request.key else None
+    (found,) = examine_store("s3://runs/x")
+    assert (found.missing, found.exit_code) == (True, ExitCode.UNREACHABLE)
+    assert "s3:ListBucket" in found.advice
