@@ -68,6 +68,26 @@ def cli():
 
 
 @pytest.fixture(scope="session")
+def make_family():
+    """Builds a random model of a family in tests/families.yaml, the same every time: make_family("gpt2")."""
+    import torch
+    import yaml
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    table = yaml.safe_load((Path(__file__).parent / "families.yaml").read_text(encoding="utf-8"))
+
+    def make(family: str):
+        values = dict(table["families"][family])
+        merged = {**table["shared"].get(values.pop("like", ""), {}), **values}
+        config = AutoConfig.for_model(family, **{key: value for key, value in merged.items() if value is not None})
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            return AutoModelForCausalLM.from_config(config).float().eval()
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def tiny_run(tmp_path_factory) -> Path:
     """The folder of one finished `lorapar run --preset tiny`; look, do not touch."""
     folder = tmp_path_factory.mktemp("tiny") / "run"

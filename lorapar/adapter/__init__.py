@@ -16,7 +16,7 @@ from __future__ import annotations
 from lorapar.adapter.attach import attach
 from lorapar.adapter.digest import base_digest
 from lorapar.adapter.folder import load_adapter, save_adapter
-from lorapar.adapter.layout import LAYOUTS, resolve_layout
+from lorapar.adapter.layout import LAYOUTS, ROLES, Targets, find_targets, resolve_layout
 from lorapar.adapter.masked_training import MaskedTraining, masked_training
 from lorapar.adapter.names import layer_and_module, lora_parameters, trainable_slice
 from lorapar.adapter.optimiser import MaskedAdamW
@@ -31,6 +31,7 @@ from lorapar.adapter.verify import Moved, check_only_active_moved, snapshot
 __all__ = [
     "INITS",
     "LAYOUTS",
+    "ROLES",
     "AdapterMark",
     "AdapterSettings",
     "MaskedAdamW",
@@ -41,11 +42,13 @@ __all__ = [
     "ScoreAccumulator",
     "SweepRow",
     "SystemSizes",
+    "Targets",
     "adapter_mark",
     "assert_trainable",
     "attach",
     "base_digest",
     "check_only_active_moved",
+    "find_targets",
     "layer_and_module",
     "load_adapter",
     "load_scores",

@@ -15,7 +15,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
 
 from lorapar.adapter.initialise import hold_unchanged, start_factors
-from lorapar.adapter.layout import resolve_layout
+from lorapar.adapter.layout import resolve_layout, takes_transposed
 from lorapar.adapter.names import DEFAULT_ADAPTER
 from lorapar.adapter.settings import AdapterMark, AdapterSettings, set_mark
 from lorapar.errors import BadInputError
@@ -43,6 +43,7 @@ def attach(base_model: torch.nn.Module, settings: AdapterSettings, *, seed: int)
         target_modules=list(targets),
         task_type="CAUSAL_LM",
         init_lora_weights=True,
+        fan_in_fan_out=takes_transposed(base_model, targets),
         bias="none",
     )
     model = wrap(base_model, config, base_model_name=settings.base_model_name)

@@ -17,6 +17,7 @@ import torch
 from peft import LoraConfig
 from peft.tuners.lora import Linear as PeftLinear
 from peft.utils.integrations import dequantize_module_weight
+from transformers.pytorch_utils import Conv1D
 
 from lorapar.adapter.settings import AdapterSettings
 from lorapar.errors import BadInputError
@@ -50,10 +51,17 @@ def hold_unchanged(a: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, torc
 
 def _gaussian(layer: torch.nn.Module, rank: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
     # Drawn on the CPU, so that one seed gives one adapter on every device.
-    features_in, features_out = int(layer.in_features), int(layer.out_features)  # type: ignore[arg-type]
+    features_out, features_in = _shape(layer)
     a = torch.randn(rank, features_in, generator=generator, dtype=torch.float32) * PAPER_STD
     b = torch.randn(features_out, rank, generator=generator, dtype=torch.float32) * PAPER_STD
     return a, b
+
+
+def _shape(layer: torch.nn.Module) -> tuple[int, int]:
+    """(out, in) of a linear layer; GPT-2's Conv1D holds its weight the other way round."""
+    if isinstance(layer, Conv1D):
+        return int(layer.weight.shape[1]), int(layer.weight.shape[0])
+    return int(layer.out_features), int(layer.in_features)  # type: ignore[arg-type]
 
 
 def _float_weight(layer: torch.nn.Module, path: str) -> torch.Tensor:
@@ -65,7 +73,9 @@ def _float_weight(layer: torch.nn.Module, path: str) -> torch.Tensor:
             f"the weight of '{path}' cannot be read as floats ({error}), which PiSSA and OLoRA need: "
             "use adapter.init residual, which does not look at the weight"
         ) from error
-    expected = (int(layer.out_features), int(layer.in_features))  # type: ignore[arg-type]
+    if isinstance(layer, Conv1D):
+        weight = weight.T
+    expected = _shape(layer)
     if tuple(weight.shape) != expected or not weight.is_floating_point():
         raise BadInputError(
             f"the weight of '{path}' is {weight.dtype} of shape {tuple(weight.shape)}, not floats of shape {expected}, "

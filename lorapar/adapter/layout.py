@@ -1,64 +1,242 @@
 """Which linear modules of a model carry LoRA.
 
-The paper's layouts (section 4, table 3) name projections by letter: Q, K, V of attention, G(ate), U(p), D(own) of the
-MLP. Llama, Qwen2, Qwen3 and Mistral share the same module names for them.
+The paper's layouts (section 4, table 3) name projections by role: Q, K, V of attention, G(ate), U(p), D(own) of the
+MLP; O is attention's output. A role is found by the module's name and by the block it stands in, so that one letter
+means the same in every decoder: `query_key_value` of GPT-NeoX holds Q, K and V in one matrix, `c_proj` of GPT-2 is O
+in its attention and D in its MLP. LoRA takes a matrix as a whole; where a layout asks for a part of one, it gets the
+whole, and `Targets.notes` says so.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
+from peft import LoraConfig
+from transformers.pytorch_utils import Conv1D
 
-from lorapar.errors import BadInputError, nearest
+from lorapar.errors import BadInputError
 
-_ATTENTION = ("q_proj", "k_proj", "v_proj")
-_MLP = ("gate_proj", "up_proj", "down_proj")
-LAYOUTS: dict[str, tuple[str, ...]] = {"QKVGUD": _ATTENTION + _MLP, "QKV": _ATTENTION, "GUD": _MLP}
+ROLES = "QKVOGUD"
+LAYOUTS = ("QKVGUD", "QKV", "GUD")
+"""The paper's layouts; any other choice of the letters of `ROLES` is one, too."""
+ALL_LINEAR = "all-linear"
+
+# Names that mean one thing wherever they stand.
+_ANYWHERE = {
+    "q_proj": "Q", "Wq": "Q", "q_lin": "Q", "query_proj": "Q", "q_a_proj": "Q", "q_b_proj": "Q",
+    "k_proj": "K", "Wk": "K", "k_lin": "K", "key_proj": "K",
+    "v_proj": "V", "Wv": "V", "v_lin": "V", "value_proj": "V",
+    "kv_proj": "KV", "kv_a_proj_with_mqa": "KV", "kv_b_proj": "KV",
+    "qkv_proj": "QKV", "query_key_value": "QKV", "c_attn": "QKV", "Wqkv": "QKV", "qkv": "QKV",
+    "in_proj_qkv": "QKV", "in_proj_qkvz": "QKV",
+    "o_proj": "O", "out_lin": "O", "o_a_proj": "O", "o_b_proj": "O",
+    "up_proj": "U", "fc1": "U", "fc_in": "U", "c_fc": "U", "dense_h_to_4h": "U", "lin1": "U", "proj_up": "U",
+    "gate_up_proj": "GU", "Wi": "GU",
+    "down_proj": "D", "fc2": "D", "fc_out": "D", "dense_4h_to_h": "D", "lin2": "D", "proj_down": "D",
+    "proj_up_gate": "G",
+}  # fmt: skip
+# Names that mean something else in attention than in an MLP.
+_IN_ATTENTION = {"c_proj": "O", "dense": "O", "out_proj": "O", "Wo": "O", "query": "Q", "key": "K", "value": "V"}
+_IN_MLP = {"c_proj": "D", "Wo": "D", "gate_proj": "G", "w1": "G", "w3": "U", "w2": "D",
+           "input_linear": "GU", "output_linear": "D"}  # fmt: skip
+_ATTENTION = re.compile(r"attn|attention|mixer|mlstm")
+_MLP = re.compile(r"mlp|ffn|feed_forward|\bff\b|shared_expert|block_sparse_moe|mixer")
+# Not the decoder's own attention and MLP: encoders beside it, sparse-attention indexers, routers of experts.
+_APART = re.compile(
+    r"vision|visual|image|audio|speech|\bencoder\b|encoder_attn|cross_attn|crossattention|indexer|compressor|router|"
+    r"\bgate\b|layernorm|multi_modal|\bmtp\b"
+)
+_LAYER = re.compile(r"\.\d+\.")
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What a layout comes to in one model."""
+
+    modules: tuple[str, ...]
+    """PEFT's `target_modules`: the shortest ends of module paths that name exactly the modules meant."""
+    notes: tuple[str, ...] = ()
+    """One sentence each on what the layout takes beside what it names, and what it has to leave out."""
 
 
 def resolve_layout(model: torch.nn.Module, layout: str | Sequence[str]) -> tuple[str, ...]:
-    """Module names (the last part of the path, e.g. 'q_proj') that a layout means in this model.
+    """The modules that a layout means in this model: `find_targets` without its notes."""
+    return find_targets(model, layout).modules
+
+
+def find_targets(model: torch.nn.Module, layout: str | Sequence[str]) -> Targets:
+    """The modules that a layout means in this model, and what a person should know of the choice.
 
     Args:
-        model: the base model; 4-bit linear layers count as linear.
-        layout: 'QKVGUD', 'QKV', 'GUD', or the module names themselves.
+        model: the base model, also one without weights (device `meta`); quantised linear layers count as linear.
+        layout: letters of `ROLES` such as 'QKVGUD'; 'all-linear'; a regular expression that whole module paths match;
+            or a list of module names, each the end of a path such as 'q_proj' or 'mlp.c_proj'.
 
     Raises:
-        BadInputError: the layout is unknown, or the model lacks one of its modules.
+        BadInputError: the model has no module of the layout, or none of one of its letters or names; the message
+            lists the model's linear modules as the setting that would take them.
     """
-    wanted = _names_of(layout)
-    present = linear_module_names(model)
-    missing = [name for name in wanted if name not in present]
-    if missing:
-        raise BadInputError(
-            f"layout {layout!r} needs the linear modules {', '.join(missing)}, which {type(model).__name__} lacks; "
-            f"its linear modules are {', '.join(present) or 'none'}: choose another adapter.layout (QKVGUD, QKV, GUD) "
-            "or another model"
-        )
-    return wanted
+    linear = _linear_paths(model)
+    if not isinstance(layout, str):
+        return _with_experts(model, _of_names(model, linear, tuple(layout)))
+    if layout == ALL_LINEAR:
+        return _with_experts(model, Targets(_shortest(model, [path for path in linear if not _APART.search(path)])))
+    if re.fullmatch(f"[{ROLES}]+", layout):
+        return _with_experts(model, _of_roles(model, linear, layout))
+    return _with_experts(model, _of_pattern(model, linear, layout))
 
 
 def linear_module_names(model: torch.nn.Module) -> tuple[str, ...]:
     """The distinct last path parts of all linear modules, sorted; the output head is left out."""
-    head = getattr(model, "get_output_embeddings", lambda: None)()
-    names = {
-        path.rsplit(".", 1)[-1]
-        for path, module in model.named_modules()
-        if isinstance(module, torch.nn.Linear) and module is not head
-    }
-    return tuple(sorted(names))
+    return tuple(sorted({path.rsplit(".", 1)[-1] for path in _linear_paths(model)}))
 
 
-def _names_of(layout: str | Sequence[str]) -> tuple[str, ...]:
-    if not isinstance(layout, str):
-        names = tuple(layout)
-        if not names:
-            raise BadInputError("the layout names no module: give at least one, or one of " + ", ".join(LAYOUTS))
-        return names
-    if layout not in LAYOUTS:
+def takes_transposed(model: torch.nn.Module, modules: Iterable[str]) -> bool:
+    """Whether the modules named hold their weight as [in, out] (GPT-2's Conv1D), which PEFT has to be told."""
+    ends = tuple(modules)
+    return any(isinstance(module, Conv1D) and _ends(path, ends) for path, module in model.named_modules())
+
+
+def role_of(path: str) -> str:
+    """The letters of `ROLES` that a linear module's weight holds, '' where it is none of a decoder layer's own."""
+    leaf = path.rsplit(".", 1)[-1]
+    block = path.removesuffix(leaf)
+    if not _LAYER.search(path) or _APART.search(path):
+        return ""
+    if _ATTENTION.search(block) and leaf in _IN_ATTENTION:
+        return _IN_ATTENTION[leaf]
+    if _MLP.search(block) and leaf in _IN_MLP:
+        return _IN_MLP[leaf]
+    return _ANYWHERE.get(leaf, "")
+
+
+def _of_roles(model: torch.nn.Module, linear: Sequence[str], layout: str) -> Targets:
+    """Every module that holds a role of the layout."""
+    roles = {path: role_of(path) for path in linear}
+    chosen = [path for path, held in roles.items() if set(held) & set(layout)]
+    there = {letter for held in roles.values() for letter in held}
+    missing = [letter for letter in layout if letter not in there]
+    attention, mlp = set("QKV") & set(layout), set("GUD") & set(layout)
+    lost = (attention and not attention & there) or (mlp and not mlp & there and not _expert_parameters(model))
+    if not chosen or lost or "O" in missing:
         raise BadInputError(
-            f"unknown layout '{layout}'{nearest(layout, list(LAYOUTS))}: choose {', '.join(LAYOUTS)} "
-            "or a list of module names"
+            f"adapter.layout {layout}: {type(model).__name__} has no linear module for {', '.join(missing)}; "
+            + _what_to_write(linear)
         )
-    return LAYOUTS[layout]
+    notes = [
+        f"{end} holds {_listed(held)} in one matrix, so the layout {layout} takes it whole"
+        for end, held in {path.rsplit(".", 1)[-1]: roles[path] for path in chosen}.items()
+        if set(held) - set(layout)
+    ]
+    if missing and not _expert_parameters(model):
+        held = _listed(there & set(layout))
+        notes.append(f"this model has no {_listed(missing)} projection, so the layout {layout} means its {held}")
+    return Targets(_shortest(model, chosen), tuple(notes))
+
+
+def _of_names(model: torch.nn.Module, linear: Sequence[str], names: tuple[str, ...]) -> Targets:
+    """The modules whose paths end with the names."""
+    if not names:
+        raise BadInputError("adapter.layout names no module; give at least one, or one of " + ", ".join(LAYOUTS))
+    missing = [name for name in names if not any(_ends(path, (name,)) for path in linear)]
+    if missing:
+        raise BadInputError(
+            f"adapter.layout: {type(model).__name__} has no linear module {', '.join(missing)}; "
+            + _what_to_write(linear)
+        )
+    return Targets(names)
+
+
+def _of_pattern(model: torch.nn.Module, linear: Sequence[str], pattern: str) -> Targets:
+    """The modules whose whole path the regular expression matches, as PEFT reads it."""
+    chosen = [path for path in linear if re.fullmatch(pattern, path)]
+    if not chosen:
+        raise BadInputError(
+            f"adapter.layout '{pattern}' is neither letters of {ROLES} (the paper's are {', '.join(LAYOUTS)}) nor a "
+            f"pattern that matches the whole path of a linear module of {type(model).__name__}"
+            + (f", such as {linear[0]}; " if linear else "; ")
+            + _what_to_write(linear)
+        )
+    return Targets(_shortest(model, chosen))
+
+
+def _with_experts(model: torch.nn.Module, targets: Targets) -> Targets:
+    """What PEFT makes of the choice in a mixture of experts, whose routed experts are parameters and not modules.
+
+    PEFT 0.21 reads gate_proj, up_proj and down_proj there as names of the fused experts, which have no gradients by
+    example: such names are left out, and with them the shared experts and dense layers that bear them.
+    """
+    experts = _expert_parameters(model)
+    if not experts:
+        return targets
+    kept = tuple(name for name in targets.modules if not _means_experts(model, name))
+    left = [name for name in targets.modules if name not in kept]
+    if not kept:
+        raise BadInputError(
+            f"adapter.layout: {', '.join(left)} are routed experts in {type(model).__name__}, which cannot be scored "
+            "by example; choose attention: adapter.layout QKV"
+        )
+    count = sum(parameter.numel() for parameter in experts.values())
+    notes = [*targets.notes, f"the routed experts ({count / 1e6:,.1f} million weights) carry no LoRA"]
+    if left:
+        notes.append(f"nor do {', '.join(left)} outside of them, whose names PEFT reads as the experts'")
+    return Targets(kept, tuple(notes))
+
+
+def _means_experts(model: torch.nn.Module, name: str) -> bool:
+    """Whether PEFT turns a target module of this name into a parameter of the routed experts."""
+    try:
+        from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
+    except ImportError:  # a PEFT before or after this translation
+        return False
+    config = LoraConfig(target_modules=[name])
+    try:
+        convert_peft_config_for_transformers(config, model, None)
+    except ValueError:  # "cannot convert without also targeting": one half of a fused pair
+        return True
+    return bool(config.target_parameters)
+
+
+def _expert_parameters(model: torch.nn.Module) -> Mapping[str, torch.nn.Parameter]:
+    return {name: p for name, p in model.named_parameters() if ".experts." in name and p.dim() == 3}
+
+
+def _linear_paths(model: torch.nn.Module) -> list[str]:
+    """Paths of all linear modules but the output head."""
+    head = getattr(model, "get_output_embeddings", lambda: None)()
+    return [
+        path
+        for path, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear | Conv1D) and module is not head
+    ]
+
+
+def _shortest(model: torch.nn.Module, chosen: Sequence[str]) -> tuple[str, ...]:
+    """The shortest ends of paths that name the chosen modules and no other module of any kind, as PEFT reads them."""
+    wanted = set(chosen)
+    others = [path for path, _ in model.named_modules() if path and path not in wanted]
+    ends: dict[str, None] = {}
+    for path in chosen:
+        parts = path.split(".")
+        tries = (".".join(parts[start:]) for start in range(len(parts) - 1, -1, -1))
+        ends[next(end for end in tries if not any(_ends(other, (end,)) for other in others))] = None
+    return tuple(ends)
+
+
+def _ends(path: str, ends: tuple[str, ...]) -> bool:
+    return any(path == end or path.endswith(f".{end}") for end in ends)
+
+
+def _listed(letters: Iterable[str]) -> str:
+    inside = [letter for letter in ROLES if letter in set(letters)]
+    return " and ".join(filter(None, [", ".join(inside[:-1]), inside[-1]]))
+
+
+def _what_to_write(linear: Sequence[str]) -> str:
+    names = sorted({path.rsplit(".", 1)[-1] for path in linear})
+    if not names:
+        return "it has no linear modules at all: choose another model"
+    return f"choose among its linear modules with adapter.layout: [{', '.join(names)}]"

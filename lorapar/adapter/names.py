@@ -13,6 +13,7 @@ Shape letters used throughout `lorapar.adapter`:
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 import torch
 
@@ -77,3 +78,16 @@ def layer_and_module(name: str) -> tuple[int | None, str]:
     module_path = name.rsplit(".lora_", 1)[0]
     number = _LAYER.search(module_path)
     return (int(number.group(1)) if number else None), module_path.rsplit(".", 1)[-1]
+
+
+def module_labels(names: Iterable[str]) -> dict[str, str]:
+    """What to call the module of each LoRA tensor: its name, or `block.name` where a layer has two of that name."""
+    paths = {name: name.rsplit(".lora_", 1)[0] for name in names}
+    places: dict[tuple[int | None, str], set[str]] = {}
+    for name, path in paths.items():
+        places.setdefault(layer_and_module(name), set()).add(path)
+    double = {module for (_, module), found in places.items() if len(found) > 1}
+    return {
+        name: ".".join(path.rsplit(".", 2)[-2:]) if layer_and_module(name)[1] in double else path.rsplit(".", 1)[-1]
+        for name, path in paths.items()
+    }

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from lorapar.adapter.files import read_tensors, write_tensors
-from lorapar.adapter.names import layer_and_module
+from lorapar.adapter.names import layer_and_module, module_labels
 from lorapar.adapter.packed import Packed, count_bits, regions_by_tensor, unpack
 from lorapar.errors import BadInputError, nearest
 
@@ -47,7 +47,7 @@ class RegionCount:
     layer: int | None
     """Layer number; None outside numbered layers."""
     module: str
-    """Module name, e.g. 'q_proj'."""
+    """Module name, e.g. 'q_proj'; with the block it stands in where a layer has two of that name, 'mlp.c_proj'."""
     total: int
     """All trainable elements there."""
     exclusive: dict[str, int]
@@ -113,8 +113,10 @@ class Partition:
     def counts_by_layer_and_module(self) -> list[RegionCount]:
         """Region sizes by layer and module, sorted by layer number and then by module name."""
         counts: dict[tuple[int, str], RegionCount] = {}
+        labels = module_labels(self.shapes)
         for name, regions in zip(self.shapes, regions_by_tensor(self.selected_bits), strict=True):
-            layer, module = layer_and_module(name)
+            layer, _ = layer_and_module(name)
+            module = labels[name]
             key = (-1 if layer is None else layer, module)
             before = counts.get(key) or RegionCount(layer, module, 0, dict.fromkeys(self.systems, 0), 0)
             counts[key] = RegionCount(

@@ -32,7 +32,7 @@ class PerExampleGradients:
         self._rank = rank
         self._adapter_name = adapter_name
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
-        self._examples = 0
+        self._examples = self._tokens = 0
         self.gradients: dict[str, torch.Tensor] = {}
 
     def __enter__(self) -> PerExampleGradients:
@@ -53,7 +53,7 @@ class PerExampleGradients:
 
     def _on_embeddings(self, module: torch.nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
         # All parameters are frozen while scoring, which spares every weight gradient; something has to start the graph.
-        self._examples = output.shape[0]
+        self._examples, self._tokens = output.shape[:2]
         output.requires_grad_(True)
 
     def _on_forward(self, name: str) -> ForwardHook:
@@ -66,8 +66,13 @@ class PerExampleGradients:
         return keep_input
 
     def _add(self, name: str, seen: torch.Tensor, gradient: torch.Tensor) -> None:
-        if seen.dim() == 2 and self._examples == 1:
-            seen, gradient = seen.unsqueeze(0), gradient.unsqueeze(0)
+        if seen.dim() == 2 and seen.shape[0] == self._examples * self._tokens:
+            # Some layers get their tokens in one row, example after example (shared experts, BLOOM's and OPT's MLPs).
+            seen = seen.reshape(self._examples, self._tokens, -1)
+            gradient = gradient.reshape(self._examples, self._tokens, -1)
+        if seen.dim() > 3 and seen.shape[0] == self._examples:
+            # Latent attention holds a dimension of heads, or of nothing, between the example and its tokens.
+            seen, gradient = seen.flatten(1, -2), gradient.flatten(1, -2)
         if seen.dim() != 3 or seen.shape[0] != self._examples:
             raise BadInputError(
                 f"'{name}' sees its batch as {tuple(seen.shape)}, so examples cannot be told apart in it: "

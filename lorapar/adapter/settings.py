@@ -27,7 +27,7 @@ class AdapterSettings:
     dropout: float = 0.05
     """Dropout probability on the adapter's input while training."""
     layout: str | tuple[str, ...] = "QKVGUD"
-    """'QKVGUD', 'QKV', 'GUD', or module names."""
+    """Roles such as 'QKVGUD' or 'QV', 'all-linear', a regular expression, or module names; see `find_targets`."""
     init: Init = "residual"
     """'residual', 'paper', 'pissa' or 'olora'."""
     pissa_iterations: int = 0

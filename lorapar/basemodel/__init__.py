@@ -5,7 +5,14 @@ Importable without torch: `resolve_model` serves the client, the rest imports to
 
 from lorapar.basemodel.answer_end import AnswerEnd, answer_end, embedding_rows, generation_settings
 from lorapar.basemodel.chat_template import brings_template, moves_system_text
-from lorapar.basemodel.load import default_device, load_model, load_tokenizer, load_tokenizer_alone, model_folder
+from lorapar.basemodel.load import (
+    default_device,
+    load_model,
+    load_skeleton,
+    load_tokenizer,
+    load_tokenizer_alone,
+    model_folder,
+)
 from lorapar.basemodel.resolve import resolve_model
 
 __all__ = [
@@ -16,6 +23,7 @@ __all__ = [
     "embedding_rows",
     "generation_settings",
     "load_model",
+    "load_skeleton",
     "load_tokenizer",
     "load_tokenizer_alone",
     "model_folder",

@@ -16,6 +16,7 @@ from lorapar.basemodel.chat_template import settle_template
 from lorapar.basemodel.head import make_head_input_contiguous
 from lorapar.basemodel.quiet import quiet
 from lorapar.basemodel.resolve import Kind, kind_of, local_folder, resolve_model
+from lorapar.basemodel.shape import config_values
 from lorapar.config import ModelConfig
 from lorapar.errors import BadInputError
 from lorapar.progress import Progress, Silent
@@ -84,6 +85,26 @@ def load_model(config: ModelConfig, progress: Progress | None = None) -> PreTrai
         keep_freed_memory()
     model.to(device).eval()
     make_head_input_contiguous(model)
+    return model
+
+
+def load_skeleton(config: ModelConfig) -> PreTrainedModel | None:
+    """A resolved model without its weights, on the device `meta`, from config.json alone: to see which modules it has.
+
+    None where that cannot say: the model comes with code of its own, or in a form that transformers has no name for.
+    """
+    import torch
+    from transformers import CONFIG_MAPPING, AutoModelForCausalLM
+
+    values = dict(config_values(config))
+    kind = values.pop("model_type", None)
+    if kind not in CONFIG_MAPPING or "auto_map" in values:
+        return None
+    try:
+        with torch.device("meta"), quiet():
+            model: PreTrainedModel = AutoModelForCausalLM.from_config(CONFIG_MAPPING[kind].from_dict(values))
+    except (ValueError, KeyError, AttributeError, TypeError):  # what loading will say better, with the file's name
+        return None
     return model
 
 

@@ -56,15 +56,17 @@ class ModelShape:
         layer = sum(inputs * outputs for inputs, outputs in self.projections.values())
         return self.layers * layer + self.hidden * self.vocab * (1 if self.tied else 2)
 
-    def lora_elements(self, layout: str, rank: int) -> int:
-        """Elements of a LoRA of this rank on the projections of a layout such as QKVGUD."""
-        return self.layers * sum(rank * sum(self.projections[letter]) for letter in layout)
+    def lora_elements(self, layout: str | tuple[str, ...], rank: int) -> int:
+        """Elements of a LoRA of this rank on the roles of a layout such as QKVGUD; on all of them for another kind."""
+        named = isinstance(layout, str) and set(layout) <= set(self.projections)
+        roles = layout if named else self.projections
+        return self.layers * sum(rank * sum(self.projections[role]) for role in roles)
 
 
 def model_shape(config: ModelConfig) -> ModelShape | None:
     """The sizes of a resolved model; None where its config.json does not have the usual names."""
     try:
-        return _shape(_config_json(config))
+        return _shape(config_values(config))
     except KeyError:
         return None
 
@@ -83,7 +85,8 @@ def _shape(values: dict[str, Any]) -> ModelShape:
     )
 
 
-def _config_json(config: ModelConfig) -> dict[str, Any]:
+def config_values(config: ModelConfig) -> dict[str, Any]:
+    """What the config.json of a resolved model says; no weights are downloaded for it."""
     kind = kind_of(config)
     if kind is Kind.WHEEL:
         return _WHEEL_CONFIG

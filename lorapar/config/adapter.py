@@ -2,11 +2,41 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from lorapar.config.base import Fraction, Positive, Rate, Section
+from lorapar.errors import nearest
+
+ROLES = "QKVOGUD"
+"""Query, key, value and output of attention; gate, up and down of the MLP."""
+PAPER_LAYOUTS = ("QKVGUD", "QKV", "GUD")
+
+
+def _layout(value: str | tuple[str, ...]) -> str | tuple[str, ...]:
+    if isinstance(value, tuple):
+        if not value or not all(re.fullmatch(r"[A-Za-z_][\w.]*", name) for name in value):
+            raise ValueError("a list holds module names such as q_proj or mlp.c_proj, at least one")
+        return tuple(dict.fromkeys(value))
+    if re.fullmatch(r"[A-Z]+", value):
+        if set(value) - set(ROLES) or len(set(value)) < len(value):
+            raise ValueError(
+                f"'{value}'{nearest(value, list(PAPER_LAYOUTS))}: choose each at most once of the letters {ROLES}, "
+                "as in QKVGUD; or all-linear; or a list of module names"
+            )
+        return "".join(letter for letter in ROLES if letter in value)
+    if re.fullmatch(r"[A-Za-z_]\w*", value):
+        return (value,)  # one module's name
+    try:
+        re.compile(value)
+    except re.error as error:
+        raise ValueError(f"'{value}' is no regular expression: {error}") from None
+    return value
+
+
+Layout = Annotated[str | tuple[str, ...], AfterValidator(_layout)]
 
 
 class AdapterConfig(Section):
@@ -15,7 +45,11 @@ class AdapterConfig(Section):
     rank: Positive = Field(8, description="Rank r of the trainable LoRA factors")
     alpha: Rate = Field(64.0, description="lora_alpha; the update is scaled by alpha / rank")
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(0.05, description="LoRA dropout while training")
-    layout: Literal["QKVGUD", "QKV", "GUD"] = Field("QKVGUD", description="Projections that carry LoRA")
+    layout: Layout = Field(
+        "QKVGUD",
+        description="What carries LoRA: roles (letters of QKVOGUD), `all-linear`, module names, or a regular "
+        "expression for whole module paths",
+    )
     init: Literal["residual", "paper", "pissa", "olora"] = Field("residual", description="How A and B start")
 
 

@@ -9,12 +9,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lorapar.config import RunConfig
 from lorapar.errors import BadInputError
 from lorapar.registry.signature import check_keys
 from lorapar.stages.graph import GRAPH, Node
 from lorapar.store import is_s3, make_writable_folder, open_store, parse_address
+
+if TYPE_CHECKING:
+    from lorapar.adapter import Targets
 
 
 def ask_registry(config: RunConfig) -> None:
@@ -50,6 +54,21 @@ def require_packages(nodes: Iterable[Node], config: RunConfig) -> None:
         for what, package, remedy in _needs(node, config):
             if find_spec(package) is None:
                 raise BadInputError(f"{what} needs {package}, which is not installed here; {remedy}")
+
+
+def adapter_targets(nodes: Iterable[Node], config: RunConfig) -> Targets | None:
+    """Where the adapter will sit in the model, from its config.json, where one is about to be made here.
+
+    Raises BadInputError for a layout that the model lacks, before votes are paid for. None where no adapter is made,
+    torch is not installed, or config.json alone cannot say.
+    """
+    if find_spec("torch") is None or not any(node.stage == "init" for node in nodes):
+        return None
+    from lorapar.adapter import find_targets
+    from lorapar.basemodel import load_skeleton
+
+    skeleton = load_skeleton(config.model)
+    return None if skeleton is None else find_targets(skeleton, config.adapter.layout)
 
 
 def ahead_of(node: Node, last: str) -> tuple[Node, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Group
 from rich.table import Table
@@ -13,7 +14,7 @@ from lorapar.local.calls import teacher_calls
 from lorapar.local.edits import with_edits
 from lorapar.local.estimate import stage_memory_bytes
 from lorapar.local.folder import RunFolder
-from lorapar.local.needs import ask_registry, require_packages
+from lorapar.local.needs import adapter_targets, ask_registry, require_packages
 from lorapar.local.preview import PlannedNode, preview
 from lorapar.local.runner import last_node, with_registry
 from lorapar.stages.contract import stage_spec
@@ -21,6 +22,9 @@ from lorapar.stages.model_text import planned_check
 from lorapar.stages.plan import make_plan
 from lorapar.store import is_s3
 from lorapar.store.file_system import lacking
+
+if TYPE_CHECKING:
+    from lorapar.adapter import Targets
 
 
 def plan_table(config: RunConfig, out: Path, *, until: str | None, fresh: bool) -> Group:
@@ -36,6 +40,7 @@ def plan_table(config: RunConfig, out: Path, *, until: str | None, fresh: bool) 
     running = [planned.node for planned in nodes if fresh or not planned.reused]
     if any(stage_spec(node.stage).cached for node in running):
         require_packages(running, plan.config)
+    targets = adapter_targets(running, plan.config)
     memory = stage_memory_bytes(plan.config)
     table = Table("node", "", "why", "memory, about", box=None, header_style="bold")
     for planned in nodes:
@@ -43,7 +48,8 @@ def plan_table(config: RunConfig, out: Path, *, until: str | None, fresh: bool) 
         why = "--fresh" if planned.reused and fresh else planned.reason
         need = memory.get(planned.node.stage)
         table.add_row(planned.node.name, _state(reused), why, f"{need / 1e9:.1f} GB" if need else "")
-    return Group(table, Text(), *_facts(plan.config, out), *_text_facts(plan.config))
+    facts = (*_facts(plan.config, out), *_adapter(plan.config, targets), *_text_facts(plan.config))
+    return Group(table, Text(), *facts)
 
 
 def _up_to(planned: list[PlannedNode], last: str) -> list[PlannedNode]:
@@ -63,6 +69,16 @@ def _text_facts(config: RunConfig) -> list[Text]:
     """What ends an answer, and what the chat template does to the first rows."""
     check = planned_check(config)
     return [] if check is None else [Text(f"answers     {check.ends}"), *map(Text, check.notes())]
+
+
+def _adapter(config: RunConfig, targets: Targets | None) -> list[Text]:
+    """Where the adapter will sit; what the layout leaves out or takes beside what it names, a line each."""
+    if targets is None:
+        return []
+    layout = config.adapter.layout
+    named = f"{layout}: " if isinstance(layout, str) else ""
+    lines = [f"adapter     {named}{', '.join(targets.modules)}", *(f"            {note}" for note in targets.notes)]
+    return [Text(line) for line in lines]
 
 
 def _facts(config: RunConfig, out: Path) -> list[Text]:

@@ -65,7 +65,8 @@ def _voters(config: RunConfig) -> str:
 
 def _adapter(config: RunConfig) -> str:
     adapter = config.adapter
-    return f"LoRA of rank {adapter.rank}, alpha {adapter.alpha:g}, on {adapter.layout}, start: {adapter.init}"
+    layout = adapter.layout if isinstance(adapter.layout, str) else ", ".join(adapter.layout)
+    return f"LoRA of rank {adapter.rank}, alpha {adapter.alpha:g}, on {layout}, start: {adapter.init}"
 
 
 def _partition(config: RunConfig) -> str:

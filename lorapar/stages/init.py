@@ -25,7 +25,15 @@ SPEC = StageSpec(
 
 def run(call: StageCall[Settings]) -> Metrics:
     """Write the adapter and, in summary.json, which base weights it was made for."""
-    from lorapar.adapter import AdapterSettings, attach, base_digest, lora_parameters, save_adapter, trainable_slice
+    from lorapar.adapter import (
+        AdapterSettings,
+        attach,
+        base_digest,
+        find_targets,
+        lora_parameters,
+        save_adapter,
+        trainable_slice,
+    )
     from lorapar.basemodel import load_model
 
     model_config, adapter = call.settings.model, call.settings.adapter
@@ -37,7 +45,11 @@ def run(call: StageCall[Settings]) -> Metrics:
         init=adapter.init,
         base_model_name=model_config.name,
     )
-    model = attach(load_model(model_config, call.progress), settings, seed=call.settings.seed)
+    base = load_model(model_config, call.progress)
+    targets = find_targets(base, adapter.layout)
+    for note in targets.notes:
+        call.progress.say(note)
+    model = attach(base, settings, seed=call.settings.seed)
     save_adapter(model, call.output("adapter"))
     tensors = lora_parameters(model)
     elements = sum(trainable_slice(name, tensor, adapter.rank).numel() for name, tensor in tensors.items())
@@ -48,6 +60,8 @@ def run(call: StageCall[Settings]) -> Metrics:
         "base_weights_sha256": base_digest(model),
         "init": adapter.init,
         "layout": adapter.layout,
+        "modules": list(targets.modules),
+        "layout_notes": list(targets.notes),
         "rank": adapter.rank,
         "held_rank": settings.held_rank,
         "elements": elements,

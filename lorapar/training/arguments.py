@@ -114,6 +114,7 @@ def _common(config: SftConfig | RlConfig, model: ModelConfig, seed: int, scratch
         "bf16": model.autocast == "bfloat16",
         "fp16": False,
         "use_liger_kernel": False,
+        "router_aux_loss_coef": 0.0,  # the routers of a mixture of experts are frozen, so there is nothing to balance
         "dataloader_num_workers": 0,
         "dataloader_drop_last": False,
         "eval_strategy": "no",

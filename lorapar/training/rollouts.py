@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from peft import PeftModel
+from transformers import DynamicCache, PretrainedConfig
 
 
 @contextmanager
@@ -16,13 +17,13 @@ def shared_prompts(model: PeftModel, group: int) -> Iterator[None]:
 
     TRL repeats a prompt for every completion of its group and so computes its keys and values `group` times. Here they
     are computed once and repeated, which gives the same distribution: only the last token of a prompt is read a row.
-    Rows that are not in such groups are generated for as before.
+    Rows that are not in such groups, and models whose state cannot be repeated, are generated for as before.
     """
-    plain = model.generate
+    plain, shared = model.generate, has_repeatable_cache(model.config)
 
     def generate(input_ids: torch.Tensor, attention_mask: torch.Tensor, **settings: Any) -> Any:
         """Complete `input_ids` (N, L), left-padded as `attention_mask` (N, L) says."""
-        if _in_groups(input_ids, group):
+        if shared and _in_groups(input_ids, group):
             settings["past_key_values"] = _read(model, input_ids[::group, :-1], attention_mask[::group, :-1], group)
         return plain(input_ids=input_ids, attention_mask=attention_mask, **settings)
 
@@ -31,6 +32,18 @@ def shared_prompts(model: PeftModel, group: int) -> Iterator[None]:
         yield
     finally:
         del model.generate
+
+
+def has_repeatable_cache(config: PretrainedConfig) -> bool:
+    """Whether all that a model of this kind keeps of a prompt are keys and values of attention.
+
+    The states of linear attention and convolutions (Mamba, Qwen3-Next) have no operation that repeats them.
+    """
+    try:
+        layers = DynamicCache(config=config).layers
+    except (AttributeError, TypeError, ValueError):  # a model with a cache of its own
+        return False
+    return not any(hasattr(layer, "conv_states") for layer in layers)
 
 
 def _in_groups(ids: torch.Tensor, group: int) -> bool:

@@ -168,7 +168,11 @@ def train(job: TrainingJob, tokenizer: PreTrainedTokenizerBase, method: Method) 
 @contextmanager
 def opened(job: TrainingJob, tokenizer: PreTrainedTokenizerBase, method: Method) -> Iterator[Session]:
     """Load and check everything; within the block gradients and optimiser are masked."""
-    model = load_adapter(load_model(job.model, job.progress), job.adapter, trainable=True)
+    base = load_model(job.model, job.progress)
+    if base.base_model is base and hasattr(base, "model"):
+        # Llama4ForCausalLM of transformers 5.23 names a part it does not have; TRL looks for the decoder by this name.
+        base.base_model_prefix = "model"
+    model = load_adapter(base, job.adapter, trainable=True)
     _check_finite_adapter(model, job.adapter)
     base_sha256 = base_digest(model)
     _check_same_base(job.adapter, base_sha256)

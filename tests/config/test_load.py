@@ -252,3 +252,33 @@ def test_one_mistake_is_one_complaint(override, said) -> None:
     assert [one for one in complaints if "at least 1" in one or ".name:" in one or ".task:" in one] == (
         [said] if override == "teachers=[]" else []
     )
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("VQ", "QV"),
+        ("QKVOGUD", "QKVOGUD"),
+        ("all-linear", "all-linear"),
+        ("[q_proj, mlp.c_proj, q_proj]", ("q_proj", "mlp.c_proj")),
+        ("q_proj", ("q_proj",)),
+        (r".*attn\.(q|v)_proj", r".*attn\.(q|v)_proj"),
+    ],
+)
+def test_a_layout_is_roles_or_names_or_a_pattern(given, meant):
+    assert load_config(preset="tiny", overrides=[f"adapter.layout={given}"]).adapter.layout == meant
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("QKW", r"adapter.layout: 'QKW' \(did you mean 'QKV'\?\).*letters QKVOGUD"),
+        ("QQ", "each at most once"),
+        ("[]", "at least one"),
+        ("[q proj]", "module names"),
+        ("'.*(q_proj'", "no regular expression"),
+    ],
+)
+def test_a_layout_that_means_nothing_is_refused(given, message):
+    with pytest.raises(BadInputError, match=message):
+        load_config(preset="tiny", overrides=[f"adapter.layout={given}"])

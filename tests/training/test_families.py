@@ -1,0 +1,68 @@
+"""SFT, GRPO and the saved adapter on every kind of architecture: only active elements move, and plain PEFT loads it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+from lorapar.adapter import AdapterSettings, attach, load_adapter, save_adapter
+from lorapar.basemodel import load_model, load_tokenizer
+from lorapar.config import ModelConfig, RlConfig, SftConfig
+from lorapar.training.rl import train_rl
+from lorapar.training.session import TrainingJob
+from lorapar.training.sft import train_sft
+
+# One of each kind of layer: Conv1D, fused and latent attention, two-matrix MLPs, a bias of positions, experts, linear
+# attention, convolutions, and a class whose backbone bears another name.
+FAMILIES = (
+    "gpt2", "phi3", "gpt_neox", "falcon", "bloom", "opt", "gptj", "mpt", "mixtral", "granitemoe", "gpt_oss",
+    "deepseek_v3", "qwen3_next", "lfm2", "jamba", "llama4_text",
+)  # fmt: skip
+
+
+@pytest.fixture
+def family_job(make_job: Callable[..., TrainingJob], make_family, kit, tmp_path: Path) -> Callable[[str], TrainingJob]:
+    """A job on a tiny model of the family with the tokenizer of `builtin:tiny`."""
+
+    def make(family: str) -> TrainingJob:
+        folder = tmp_path / family
+        make_family(family).save_pretrained(folder)
+        load_tokenizer(ModelConfig(name="builtin:tiny")).save_pretrained(folder)
+        config = ModelConfig(name=str(folder), dtype="float32")
+        model = attach(load_model(config), AdapterSettings(rank=2, alpha=8, dropout=0.0), seed=0)
+        save_adapter(model, tmp_path / "start")
+        shared = {"system1": 1.0, "system2": 1.0}
+        kit.random_partition(model, shared).save(tmp_path / "partition.safetensors", {})
+        return make_job("sft", model=config, adapter=tmp_path / "start", partition=tmp_path / "partition.safetensors")
+
+    return make
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_family_is_tuned_by_both_methods_and_loads_in_plain_peft(family_job, make_job, kit, family: str) -> None:
+    first = family_job(family)
+    steps = {"max_steps": 1, "learning_rate": 1e-2}
+    train_sft(first, SftConfig(batch_size=2, gradient_accumulation=1, **steps), system1=kit.words(4), system2=[])
+    second = make_job("rl", model=first.model, adapter=first.output, partition=first.partition)
+    settings = RlConfig(
+        batch_size=4, gradient_accumulation=1, num_generations=2, max_completion_length=4, weight_decay=0.1, **steps
+    )
+    train_rl(second, settings, system1=[], system2=kit.sums(4))
+    for job, system in ((first, "system1"), (second, "system2")):
+        moved, active = kit.changed(job, system)
+        assert not (moved & ~active).any()
+        assert moved.any()
+
+    ids = torch.arange(3, 15)[None]
+    with torch.no_grad():
+        base = AutoModelForCausalLM.from_pretrained(first.model.name).eval()
+        untouched = base(input_ids=ids).logits
+        plain = PeftModel.from_pretrained(base, second.output).eval()(input_ids=ids).logits
+        ours = load_adapter(load_model(first.model), second.output, trainable=False).eval()(input_ids=ids).logits
+    assert torch.equal(plain, ours)
+    assert not torch.equal(plain, untouched)
