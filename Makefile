@@ -139,7 +139,7 @@ gpu-check: $(STAMP) ## scoring, one SFT and one RL step at 7B shape on a GPU; wr
 docs: $(STAMP) ## write docs/configuration.md anew from the settings' models, and the chart's schema and table from its values
 	@$(BIN)/python -m lorapar.config.reference > docs/configuration.md.new
 	@mv docs/configuration.md.new docs/configuration.md
-	@$(BIN)/python helm/describe_values.py
+	@$(BIN)/python -m helm.describe_values
 
 freeze: $(STAMP) ## accept changed commands, options and settings keys into tests/frozen
 	@$(BIN)/python tests/test_options.py

@@ -21,6 +21,7 @@ from typing import Any
 import yaml
 
 from lorapar.kubeflow.placement import OTHERS, Placement
+from lorapar.kubeflow.tasks import tasks_of_stage
 from lorapar.stages.contract import STAGE_NAMES
 
 CHART = Path(__file__).parent / "lorapar"
@@ -70,8 +71,9 @@ def placement() -> Schema:
         return kept
 
     found: Schema = inline(whole)
-    # What pydantic leaves to read_placement: groups are stages, so a misspelt one ends installing too.
-    found["properties"]["groups"]["propertyNames"] = {"enum": [*STAGE_NAMES, OTHERS]}
+    # What pydantic leaves to read_placement: groups are stages with tasks of their own; any other ends installing too.
+    placed = [stage for stage in STAGE_NAMES if tasks_of_stage(stage)]
+    found["properties"]["groups"]["propertyNames"] = {"enum": [*placed, OTHERS]}
     return found
 
 

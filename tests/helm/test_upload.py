@@ -236,6 +236,9 @@ def test_a_wrong_placement_ends_installing_with_its_key() -> None:
     done = template(values={"pipeline": {"placement": {"groups": {"slt": {"count": 1}}}}})
     assert done.code != 0, "a stage that lorapar does not have"
     assert "slt" in done.error
+    done = template(values={"pipeline": {"placement": {"groups": {"prepare": {"cpu": "1"}}}}})
+    assert done.code != 0, "a stage that runs in another one's task"
+    assert "prepare" in done.error
 
 
 def test_the_configmap_holds_no_run_s_secret(tmp_path: Path) -> None:

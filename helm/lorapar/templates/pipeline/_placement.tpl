@@ -16,7 +16,7 @@
 {{- /* A group of its own hides `others` from a stage, so what is put in starts from it. */ -}}
 {{- $others := $groups.others | default dict -}}
 {{- $queued := ternary (list "vote" "score" "sft" "rl" "evaluate") list $values.pipeline.kueue.enabled -}}
-{{- $reading := ternary (list "prepare" "vote" "init" "score" "sft" "rl" "publish" "evaluate") list (ne "" $values.baseModels.existingClaim) -}}
+{{- $reading := ternary (list "plan" "vote" "init" "score" "sft" "rl" "publish" "evaluate") list (ne "" $values.baseModels.existingClaim) -}}
 {{- range $stage := concat $queued $reading | uniq -}}
 {{- $group := get $groups $stage | default $others | deepCopy -}}
 {{- if and (has $stage $queued) (not $group.queue) -}}
