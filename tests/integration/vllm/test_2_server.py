@@ -13,6 +13,8 @@ from lorapar.errors import BadInputError, UnreachableError
 from lorapar.voting.encoding import encode
 from lorapar.voting.endpoint_answers import JsonEnum, request_of
 from lorapar.voting.endpoint_client import EndpointClient
+from lorapar.voting.endpoint_login import Login
+from lorapar.voting.endpoint_reply import reply_of
 from lorapar.voting.endpoint_teacher import EndpointTeacher
 from lorapar.voting.templates import render
 from tests.integration.vllm.server import NAME
@@ -29,9 +31,14 @@ def ask(server, template, rows, **changes):
         teacher.close()
 
 
+def client_of(server) -> EndpointClient:
+    options = EndpointOptions()
+    return EndpointClient(server.address, options, Login(server.address, options, {}))
+
+
 def tokenized(server, body) -> list[int]:
     async def tokens():
-        client = EndpointClient(server.address, EndpointOptions(), {})
+        client = client_of(server)
         try:
             return (await client.post_beside("/tokenize", {"model": NAME, **body}))["tokens"]
         finally:
@@ -84,12 +91,13 @@ def test_a_json_schema_holds_there_too(kit, server) -> None:
     template = kit.template("chat", "fact", "maths")
 
     async def answers():
-        client = EndpointClient(server.address, EndpointOptions(), {})
+        client = client_of(server)
         found = []
         for row in kit.ROWS[:4]:
             prompt = render(template, row, TARGET, role_play=True)
             path, body = request_of(NAME, prompt)
-            found.append(JsonEnum().read(await client.post(path, JsonEnum().restrict(body, prompt)), prompt))
+            answer = await client.post(path, JsonEnum().restrict(body, prompt))
+            found.append(JsonEnum().read(reply_of(answer), prompt))
         await client.close()
         return found
 
