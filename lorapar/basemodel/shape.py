@@ -71,6 +71,16 @@ def model_shape(config: ModelConfig) -> ModelShape | None:
         return None
 
 
+_CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "n_ctx")
+
+
+def context_length(config: ModelConfig) -> int | None:
+    """How many tokens a resolved model can read at once; None where its config.json does not say."""
+    values = config_values(config)
+    found = [values[key] for key in _CONTEXT_KEYS if isinstance(values.get(key), int)]
+    return found[0] if found else None
+
+
 def _shape(values: dict[str, Any]) -> ModelShape:
     heads = values["num_attention_heads"]
     return ModelShape(

@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lorapar.basemodel.shape import context_length
 from lorapar.config import RunConfig
 from lorapar.errors import BadInputError
 from lorapar.registry.signature import check_keys
@@ -69,6 +70,23 @@ def adapter_targets(nodes: Iterable[Node], config: RunConfig) -> Targets | None:
 
     skeleton = load_skeleton(config.model)
     return None if skeleton is None else find_targets(skeleton, config.adapter.layout)
+
+
+def check_context(config: RunConfig) -> None:
+    """Raise BadInputError where a stage would read more tokens at once than the model has positions for."""
+    positions = context_length(config.model)
+    asked = {
+        "score.max_length": config.score.max_length,
+        "sft.max_length": config.sft.max_length,
+        "rl.max_prompt_length + rl.max_completion_length": config.rl.max_prompt_length
+        + config.rl.max_completion_length,
+    }
+    for key, tokens in asked.items():
+        if positions is not None and tokens > positions:
+            raise BadInputError(
+                f"{key} is {tokens} tokens, and {config.model.name} reads at most {positions} at once "
+                "(its config.json); lower it"
+            )
 
 
 def ahead_of(node: Node, last: str) -> tuple[Node, ...]:

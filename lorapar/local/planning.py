@@ -14,7 +14,7 @@ from lorapar.local.calls import teacher_calls
 from lorapar.local.edits import with_edits
 from lorapar.local.estimate import stage_memory_bytes
 from lorapar.local.folder import RunFolder
-from lorapar.local.needs import adapter_targets, ask_registry, require_packages
+from lorapar.local.needs import adapter_targets, ask_registry, check_context, require_packages
 from lorapar.local.preview import PlannedNode, preview
 from lorapar.local.runner import last_node, with_registry
 from lorapar.stages.contract import stage_spec
@@ -40,6 +40,7 @@ def plan_table(config: RunConfig, out: Path, *, until: str | None, fresh: bool) 
     running = [planned.node for planned in nodes if fresh or not planned.reused]
     if any(stage_spec(node.stage).cached for node in running):
         require_packages(running, plan.config)
+        check_context(plan.config)
     targets = adapter_targets(running, plan.config)
     memory = stage_memory_bytes(plan.config)
     table = Table("node", "", "why", "memory, about", box=None, header_style="bold")

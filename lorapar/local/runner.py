@@ -14,7 +14,7 @@ from lorapar.errors import BadInputError, nearest, stopped
 from lorapar.local.edits import with_edits
 from lorapar.local.execute import executed, forget_unfinished
 from lorapar.local.folder import RunFolder, StageRecord
-from lorapar.local.needs import adapter_targets, ahead_of, check_storage, require_packages
+from lorapar.local.needs import adapter_targets, ahead_of, check_context, check_storage, require_packages
 from lorapar.local.preview import changes, expected_record
 from lorapar.local.results import results_so_far, write_results
 from lorapar.local.shared import SharedStages
@@ -121,6 +121,7 @@ def _run_node(node: Node, settings: dict[str, Any], run: _Run, progress: Progres
     if stage_spec(node.stage).cached:  # others run in any case, also where all that follows can be reused
         ahead = ahead_of(node, run.last)
         require_packages(ahead, run.config)
+        check_context(run.config)
         adapter_targets(ahead, run.config)
     try:
         _execute(node, record, run, progress)

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from lorapar.config import RunConfig, load_config
+from lorapar.basemodel import load_tokenizer
+from lorapar.config import ModelConfig, RunConfig, load_config
 from lorapar.errors import BadInputError, UnreachableError
 from lorapar.local import run_local
 from lorapar.local.planning import plan_table
@@ -106,3 +107,31 @@ def test_plan_asks_a_registry_in_s3_as_run_does(tmp_path, monkeypatch) -> None:
     for ask in (lambda: plan(config, tmp_path / "run"), lambda: run_local(config, tmp_path / "run", Spoken())):
         with pytest.raises(UnreachableError, match="s3://bucket/registry"):
             ask()
+
+
+def test_a_layout_that_the_model_lacks_is_missed_before_votes_are_asked_for(make_family, tmp_path) -> None:
+    config = load_config(
+        preset="tiny",
+        overrides=[f"model.name={model_folder(make_family('gpt2'), tmp_path)}", "adapter.layout=[q_proj]"],
+    )
+    refused = r"GPT2LMHeadModel has no linear module q_proj; .*adapter\.layout: \[c_attn, c_fc, c_proj\]"
+    with pytest.raises(BadInputError, match=refused):
+        plan(config, tmp_path / "run")
+    spoken = Spoken()
+    with pytest.raises(BadInputError, match=refused):
+        run_local(config, tmp_path / "run", spoken)
+    assert spoken.ran() == {"plan"}
+
+
+def test_rows_longer_than_the_model_reads_are_missed_too(make_family, tmp_path) -> None:
+    name = model_folder(make_family("gpt2"), tmp_path)
+    config = load_config(preset="tiny", overrides=[f"model.name={name}", "sft.max_length=513"])
+    with pytest.raises(BadInputError, match=r"sft\.max_length is 513 tokens, and .* reads at most 512 at once"):
+        plan(config, tmp_path / "run")
+
+
+def model_folder(model, root: Path) -> Path:
+    """The model with the tokenizer of `builtin:tiny`, as a folder that settings can name."""
+    model.save_pretrained(root / "model")
+    load_tokenizer(ModelConfig(name="builtin:tiny")).save_pretrained(root / "model")
+    return root / "model"
