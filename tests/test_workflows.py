@@ -151,6 +151,7 @@ def retrain(tmp_path: Path) -> Retrain:
             "Succeeded, but whether it was promoted is not known: look at the registry",
         ),
         (14, "run 7 was cancelled", 14, "false", "Cancelled in Kubeflow"),
+        (12, "failed: report: x; its adapter was promoted before that", 12, "true", "Failed with exit code 12"),
         (12, "failed at sft", 12, "false", "Failed with exit code 12"),
         (3, "KFP does not answer", 3, "false", "Failed with exit code 3"),
     ],
@@ -172,6 +173,7 @@ def test_the_words_that_tell_endings_apart_are_those_of_submit() -> None:
     sources = (ROOT / "lorapar" / "kubeflow" / "submission.py", ROOT / "lorapar" / "cli" / "kubeflow.py")
     said = "".join(path.read_text(encoding="utf-8") for path in sources)
     words_of_ours = ("promotion is switched off", ", nothing started", "better, promoted", "better, but not promoted: ")
+    words_of_ours += ("; its adapter was promoted before that",)
     for words in words_of_ours:
         assert words in said
 

@@ -140,7 +140,8 @@ class Followed:
     def _waiting(self) -> list[str]:
         """Tasks whose pods have not started; Kubeflow's API does not say why."""
         if self.workflow is None:
-            names = [task.name for task in task_states(self.found, self.tasks) if task.state in _OPEN]
+            waiting = {task.name for task in task_states(self.found, self.tasks) if task.state in _OPEN}
+            names = [task.name for task in self.tasks if waiting & set(task.nodes)]
             return [
                 f"nothing has changed for {QUIET_SECONDS / 60:.0f} min: {_asks(self.tasks, name)}is not done yet; if "
                 f"its pod is Pending, `kubectl describe pod -l pipeline/runid={self.run}` says why"
@@ -247,14 +248,14 @@ def merged_states(
 ) -> list[TaskState]:
     """The Workflow knows at least what the details say; what the store has is done, whatever either says."""
     deeper = workflow.states() if workflow is not None else {}
-    found = []
-    for task in shown:
-        own = deeper.get(task.name)
-        state = TaskState(task.name, own.state, own.seconds) if own is not None else task
-        if records.get(task.name) and state.state not in _DONE:
-            state = replace(state, state=records[task.name])
-        found.append(state)
-    return _with_conditions(found, tasks)
+    found = [
+        TaskState(task.name, deeper[task.name].state, deeper[task.name].seconds) if task.name in deeper else task
+        for task in shown
+    ]
+    return [
+        replace(task, state=records[task.name]) if task.name in records and task.state not in _DONE else task
+        for task in _with_conditions(found, tasks)
+    ]
 
 
 def stage_table(tasks: Iterable[TaskState]) -> Table:
@@ -279,10 +280,13 @@ def _details(run: Any) -> list[Any]:
     return list((run.run_details.task_details if run.run_details is not None else None) or [])
 
 
-def _asks(tasks: Sequence[PlannedTask], name: str) -> str:
-    """`sft (1 nvidia.com/gpu) `."""
-    asked = next((task.accelerators for task in tasks if name in task.nodes), "")
-    return f"{name} (asks for {asked.replace('? ', '')}) " if asked else f"{name} "
+def _asks(tasks: Sequence[PlannedTask], node: str) -> str:
+    """The task that runs a node, with what it asks for: `sft (asks for 1 nvidia.com/gpu) `."""
+    task = next((task for task in tasks if node in task.nodes), None)
+    if task is None:
+        return f"{node} "
+    asked = task.accelerators.replace("? ", "")
+    return f"{task.name} (asks for {asked}) " if asked else f"{task.name} "
 
 
 def _say_changes(console: Console, tasks: Iterable[TaskState], shown: dict[str, str]) -> None:

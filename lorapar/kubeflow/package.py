@@ -39,6 +39,11 @@ class PlannedTask:
     accelerators: str
     """Such as `1 nvidia.com/gpu`; empty where it takes none, `?` for the number that `plan` decides."""
 
+    @property
+    def name(self) -> str:
+        """The node that a person looks for among those it runs."""
+        return self.key if self.key in self.nodes else self.nodes[0]
+
 
 class Package:
     """The two documents of a pipeline package."""

@@ -29,6 +29,8 @@ TOKEN_VARIABLE = "KFP_TOKEN"  # noqa: S105 -- a name, not a token
 COOKIES_VARIABLE = "KFP_COOKIES"
 INSTALLED_IN = "kubeflow"
 """The namespace of Kubeflow itself; in a pod of its cluster kfp derives the server's address from it."""
+CONNECT_SECONDS = 10.0
+ANSWER_SECONDS = 120.0
 _PAGE = 100
 _LOG_TAIL_BYTES = 64 * 1024
 
@@ -67,7 +69,7 @@ class Server:
         class Client(kfp.Client):  # type: ignore[misc]  # kfp has no types
             def get_kfp_healthz(self, sleep_duration: int = 0) -> Any:
                 """Ask once: kfp asks for 25 seconds and says nothing of why."""
-                return self._healthz_api.healthz_service_get_healthz()
+                return self._healthz_api.healthz_service_get_healthz(_request_timeout=(CONNECT_SECONDS, ANSWER_SECONDS))
 
             def set_user_namespace(self, namespace: str) -> None:
                 """Keep it for this process: kfp writes it into the home folder, which a pod may not have."""
@@ -84,6 +86,7 @@ class Server:
                 ssl_ca_cert=trust_authorities(),
                 proxy=proxy_address(where.host or os.environ.get(ENDPOINT_VARIABLE) or ""),
             )
+        _ask_with_a_limit(self._client._run_api.api_client.rest_client)
         self._known_pipeline: str | None = None
         # In a pod of a multi-user Kubeflow it is the pod's own, which kfp has looked up.
         self._namespace = where.namespace or self._client.get_user_namespace() or None
@@ -314,6 +317,17 @@ class Server:
                 network_cause(error, self.address) or f"Kubeflow did not answer ({type(error).__name__}); check --host"
             )
             raise UnreachableError(f"{self.address}: {doing}: {cause}") from None
+
+
+def _ask_with_a_limit(rest: Any) -> None:
+    """Let no request wait for ever: kfp sets no time limit, and a network that drops packets answers nothing."""
+    asked = rest.request
+
+    def request(*given: Any, **options: Any) -> Any:
+        limit = options.pop("_request_timeout", None) or (CONNECT_SECONDS, ANSWER_SECONDS)
+        return asked(*given, **options, _request_timeout=limit)
+
+    rest.request = request
 
 
 def _tail(answer: Any) -> str:

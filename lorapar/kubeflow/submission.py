@@ -27,6 +27,7 @@ from lorapar.store import open_store
 _SUCCEEDED = "SUCCEEDED"
 _TELLING = ("report", "promote", "gate")
 """Nodes whose tasks say in their logs how the run comes out; the report says all of it."""
+PROMOTED_BEFORE = "; its adapter was promoted before that"
 _MARK = "lorapar: "
 _LONGEST_LINE = 500
 
@@ -198,9 +199,17 @@ def _failure(followed: Followed, store: str, states: Sequence[TaskState]) -> End
         words = f"{names} was stopped from outside, not by an error of its own (a pod deleted, a node taken): {words}"
     return Ending(
         ExitCode.RUN_FAILED,
-        f"run {run} {str(followed.found.state).lower()}: {words}; finished tasks are reused by the next run",
+        f"run {run} {str(followed.found.state).lower()}: {words}{_promoted_before(followed, store)}; "
+        "finished tasks are reused by the next run",
         stopped,
     )
+
+
+def _promoted_before(followed: Followed, store: str) -> str:
+    """What must not be lost sight of in a run that failed after its promotion, as where its report did."""
+    outcome, _ = _result(store, followed.run, OUTCOME_FILE)
+    said = outcome if outcome is not None and outcome.get("promoted") else _logged(followed)[0]
+    return PROMOTED_BEFORE if said.get("promoted") is True else ""
 
 
 def _errors(store: str, run: str) -> dict[str, str]:

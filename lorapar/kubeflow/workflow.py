@@ -30,6 +30,8 @@ _STATES = {
     "Failed": "FAILED",
     "Error": "FAILED",
 }
+_DUE = ("FAILED", "RUNNING", "PENDING", "SUCCEEDED", "SKIPPED")
+"""What speaks for all where tasks of one node differ, the first of them that is among their states."""
 _EXIT_CODE = re.compile(r"exit code (\d+)")
 _TRY = re.compile(r"\(\d+\)$")
 _STOPPED = ("pod deleted", "node shutdown", "terminated in response to imminent node shutdown", "preempt", "evicted")
@@ -92,7 +94,7 @@ class Workflow:
         return (self._value.get("spec") or {}).get("activeDeadlineSeconds") == 0
 
     def states(self) -> dict[str, NodeState]:
-        """The state of each node of the graph that has been reached; that of its least finished task."""
+        """The state of each node of the graph that has been reached; of a loop that of its least finished task."""
         found: dict[str, NodeState] = {}
         for node in self._nodes:
             segments = _segments(node)
@@ -101,7 +103,9 @@ class Workflow:
                 continue
             state = NodeState(_STATES.get(str(node.get("phase")), "PENDING"), _seconds(node))
             for name in task.nodes:
-                found.setdefault(name, state)
+                before = found.get(name)
+                if before is None or _DUE.index(state.state) < _DUE.index(before.state):
+                    found[name] = state
         return self._with_pods(found)
 
     def pods(self) -> list[Pod]:

@@ -20,6 +20,7 @@ Kubeflow Pipelines 2.17.0 does in what lorapar relies on (files below backend/sr
 from __future__ import annotations
 
 import base64
+import contextlib
 import http.server
 import json
 import re
@@ -149,7 +150,9 @@ class Double:
         request.send_header("Content-Type", "text/plain" if text else "application/json")
         request.send_header("Content-Length", str(len(data)))
         request.end_headers()
-        request.wfile.write(data)
+        # A client may have given up meanwhile.
+        with contextlib.suppress(ConnectionError):
+            request.wfile.write(data)
 
     def route(self, method: str, path: str, query: dict[str, str], body: bytes, headers: Any) -> Any:
         """One call of the API."""

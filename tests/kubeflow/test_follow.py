@@ -199,6 +199,15 @@ def test_every_node_of_the_graph_is_shown_once_under_its_own_name(server: Double
     assert states == {name: "succeeded" if name in ALL else "-" for name in node_names()}
 
 
+def test_a_promotion_that_shares_its_task_is_shown_where_the_store_has_its_record(
+    server: Double, wait: Wait, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.endings = [DONE, DONE]
+    assert "promote        -" in wait()[1]
+    monkeypatch.setattr(submission, "node_outcomes", lambda ledger: {"promote": "SUCCEEDED"})
+    assert "promote        succeeded" in wait()[1]
+
+
 def test_keys_of_the_package_name_each_node_of_the_graph_once() -> None:
     """Whatever the compiler calls a task, it stands for the same nodes everywhere in the package."""
     tasks = build_package({}, None).tasks()
@@ -233,6 +242,17 @@ def test_a_failed_task_says_the_most_that_is_left_of_it(server: Double, wait: Wa
     server.endings = [Frame("FAILED", until("rl", rl=fate))]
     ended, words = wait()
     assert (ended, said in words, "hunter2" in words) == (12, True, False), words
+
+
+@pytest.mark.usefixtures("no_rights")
+def test_a_run_that_failed_after_its_promotion_says_both(server: Double, wait: Wait) -> None:
+    """Kubeflow calls a run failed whose closing task failed; production has moved all the same."""
+    nodes = ALL | {"gate": says(better=True, wanted=True, promoted=True)}
+    server.endings = [Frame("FAILED", nodes | {"report": Fate("FAILED", exit_code=137)})]
+    ended, words = wait()
+    assert (ended, "its adapter was promoted before that" in words) == (12, True), words
+    server.endings = [Frame("FAILED", until("sft", sft="FAILED"))]
+    assert "promoted" not in wait()[1]
 
 
 def test_what_a_stage_wrote_down_comes_before_its_log(server: Double, wait: Wait, tmp_path: Path) -> None:

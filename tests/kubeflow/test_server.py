@@ -5,13 +5,15 @@ The double (api_double.py) names the release and the files of Kubeflow that it b
 
 from __future__ import annotations
 
+import socket
+import threading
 from pathlib import Path
 
 import kubernetes
 import pytest
 
 from lorapar import __version__
-from lorapar.errors import BadInputError
+from lorapar.errors import BadInputError, UnreachableError
 from lorapar.kubeflow.checks import plugins_input
 from lorapar.kubeflow.controller import WANTED, retry_policy
 from lorapar.kubeflow.package import build_package
@@ -20,7 +22,7 @@ from tests.kubeflow.api_double import Double, Frame
 from tests.kubeflow.argo_double import Fate
 from tests.kubeflow.conftest import STORE, Call
 
-GOING = Frame("RUNNING", {"plan": "SUCCEEDED", "prepare": Fate("RUNNING", log="row 1")})
+GOING = Frame("RUNNING", {"plan": "SUCCEEDED", "init": Fate("RUNNING", log="layer 1")})
 DIGEST = "@sha256:" + "a" * 64
 
 
@@ -80,6 +82,26 @@ def test_in_a_pod_of_a_multi_user_kubeflow_the_namespace_is_the_pods_own(server:
     client.upload(package)
     assert list(server.pipeline_namespaces.values()) == ["team-a"]
     assert not (in_a_pod.parent / "no").exists(), "kfp would write it into the home folder, which a pod may not have"
+
+
+def test_a_server_that_accepts_and_never_answers_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As behind a network that drops packets: kfp itself would wait for ever."""
+    monkeypatch.setattr("lorapar.kubeflow.server.ANSWER_SECONDS", 0.1)
+    with (
+        socket.create_server(("127.0.0.1", 0)) as silent,
+        pytest.raises(UnreachableError, match="Kubeflow did not answer"),
+    ):
+        Server(Where(f"http://127.0.0.1:{silent.getsockname()[1]}"))
+
+
+def test_a_server_that_falls_silent_later_is_given_up_too(server: Double, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = Server(Where(server.address))
+    monkeypatch.setattr("lorapar.kubeflow.server.ANSWER_SECONDS", 0.1)
+    held = threading.Event()
+    monkeypatch.setattr(server, "show", lambda run: held.wait(60))
+    with pytest.raises(UnreachableError, match="Kubeflow did not answer"):
+        client.run("run-0")
+    held.set()
 
 
 # --- images and plugins ----------------------------------------------------------------------------------------------
