@@ -71,16 +71,22 @@ def run_single(config: RunConfig, options: StageOptions, progress: Progress) -> 
         _make_empty(folder)
     digests = {name: [verify(path).digest for path in paths] for name, paths in options.inputs.items()}
     record = new_record(spec.name, spec.name, settings.model_dump(mode="json"), digests)
-    # Without --scratch the folder goes once the stage has succeeded: a failure's message may name what it left there.
+    # Without --scratch the folder goes, but for a failure, whose message may name what it left there.
     scratch = options.scratch or Path(tempfile.mkdtemp(prefix="lorapar-"))
     make_writable_folder(scratch)
     call = StageCall(settings, options.inputs, options.outputs, scratch, progress)
     store = open_store(config.store.address) if config.store.address else None
-    with executed(record, call, store, config.checkpoint) as finished:
-        if options.scratch is None:
-            shutil.rmtree(scratch)
-        else:
-            write_atomically(scratch / "stage.json", finished.model_dump_json(indent=2) + "\n")
+    failed = False
+    try:
+        with executed(record, call, store, config.checkpoint) as finished:
+            if options.scratch is not None:
+                write_atomically(scratch / "stage.json", finished.model_dump_json(indent=2) + "\n")
+    except Exception:
+        failed = True
+        raise
+    finally:
+        if options.scratch is None and not failed:
+            shutil.rmtree(scratch, ignore_errors=True)
     return finished
 
 

@@ -263,8 +263,9 @@ def test_a_teacher_that_cannot_be_had_is_left_out_where_enough_are_left(kit, tmp
 
 
 def test_a_killed_process_asks_its_endpoint_again_for_no_more_than_was_on_the_way_and_unflushed(
-    kit, start_cli, tmp_path
+    kit, start_cli, tmp_path, monkeypatch
 ) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))  # what is killed leaves its temporary files behind
     rows = [Example(id=f"r{number}", question=f"Why {number}?", answer="So.") for number in range(700)]
     kit.rows_folder(tmp_path / "rows", rows)
     with serving(seconds=0.02) as api:

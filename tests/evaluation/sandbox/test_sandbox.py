@@ -75,7 +75,7 @@ def test_a_pool_runs_programs_side_by_side_and_knows_which_is_which(limits) -> N
     assert any(later[0] < earlier[1] for earlier, later in itertools.pairwise(spans))
 
 
-def test_a_stage_that_dies_takes_program_and_warden_along(limits) -> None:
+def test_a_stage_that_dies_takes_program_and_warden_along(limits, tmp_path) -> None:
     script = f"""
 import sys
 from lorapar.evaluation.sandbox import Limits, Sandbox
@@ -83,7 +83,8 @@ with Sandbox(Limits(**{dataclasses.asdict(limits) | {"wall_seconds": 60}!r})) as
     print(sandbox._warden.pid, flush=True)
     sandbox.run("import time; time.sleep(60)")
 """
-    stage = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    own = {**os.environ, "TMPDIR": str(tmp_path)}  # what is killed leaves its folder behind
+    stage = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, env=own)
     warden = int(stage.stdout.readline())
     children = Path(f"/proc/{warden}/task/{warden}/children")
     deadline = time.monotonic() + 20
