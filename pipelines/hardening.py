@@ -6,6 +6,8 @@ from lorapar.kubeflow.package import RETRIED_FOR_SECONDS
 
 USER = 10001
 SCRATCH = "/scratch"
+TMP = "/tmp"  # noqa: S108
+"""Kubeflow's launcher keeps a task's outputs below it (2.17.0, driver.go: /tmp/kfp/outputs), read-only root or not."""
 CREDENTIALS = "lorapar-credentials"
 """A secret that may be there; where it is not, boto3 finds the ServiceAccount's own identity."""
 CREDENTIAL_KEYS = (
@@ -36,6 +38,7 @@ def settled(task: dsl.PipelineTask, *, cached: bool = True, retries: int = 1) ->
         task.set_retry(retries, backoff_duration="30s", backoff_factor=2, backoff_max_duration=longest)
     kubernetes.set_security_context(task, run_as_user=USER, run_as_group=USER, run_as_non_root=True)
     kubernetes.empty_dir_mount(task, volume_name="scratch", mount_path=SCRATCH)
+    kubernetes.empty_dir_mount(task, volume_name="tmp", mount_path=TMP)
     kubernetes.use_field_path_as_env(task, env_name="LORAPAR_RUN", field_path="metadata.labels['pipeline/runid']")
     # What selects pods in a cluster goes by it: teachers that wake for votes, network policies.
     kubernetes.add_pod_label(task, "lorapar/stage", str(task.container_spec.command[-1]))

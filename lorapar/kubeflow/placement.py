@@ -1,4 +1,4 @@
-"""Where tasks run: accelerators, nodes, queues, memory, volumes, retries; a YAML file that `lorapar compile` takes.
+"""Where and as what tasks run: accelerators, nodes, memory, volumes, environment; a file that `lorapar compile` takes.
 
 A group is a stage, or `others` for every stage that has no group of its own. What KFP resolves while a run is going
 (`gpu_pool`, the accelerators of a vote task) stays a parameter; a node selector given here takes its place.
@@ -6,22 +6,41 @@ A group is a stage, or `others` for every stage that has no group of its own. Wh
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import Field, StringConstraints, ValidationError
+from pydantic import Field, StringConstraints, ValidationError, field_validator, model_validator
 
 from lorapar.config.base import Positive, Section
 from lorapar.errors import BadInputError, nearest
 from lorapar.kubeflow.tasks import host_of, tasks_of_stage
+from lorapar.network import OWN_VARIABLE, S3_VARIABLE, SHARED_VARIABLES
+from lorapar.redaction import redact
 from lorapar.stages.contract import STAGE_NAMES
 
 MODELS = "/models"
 """Where a task's copy of the base models lies."""
+AUTHORITIES = "/etc/lorapar/ca"
+"""Where the ConfigMap with a company's authorities is mounted, in the chart's pods too."""
 OTHERS = "others"
+_PIPELINES_OWN = ("LORAPAR_RUN", "LORAPAR_IMAGES", *(OWN_VARIABLE, S3_VARIABLE, *SHARED_VARIABLES))
+_SECRET = re.compile(r"(SECRET|PASSWORD|PASSWD|TOKEN|API_KEY|ACCESS_KEY|PRIVATE_KEY)$")
+_DIRECT = (
+    "localhost,127.0.0.1,::1,$(KUBERNETES_SERVICE_HOST),kubernetes.default.svc,metadata-grpc-service,ml-pipeline,"
+    ".svc,.cluster.local,.kubeflow"
+)
+"""What Kubeflow's launcher in each task asks and no proxy reaches; Kubernetes puts its own address in."""
 
 Quantity = Annotated[str, StringConstraints(pattern=r"^[0-9]+(\.[0-9]+)?(m|k|Ki|M|Mi|G|Gi|T|Ti)?$")]
+Variable = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+Entry = Annotated[str, StringConstraints(pattern=r"^[-._a-zA-Z0-9]+$")]
+LabelKey = Annotated[
+    str, StringConstraints(pattern=r"^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$")
+]
+LabelValue = Annotated[str, StringConstraints(pattern=r"^([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?$")]
 Label = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$")]
 
 
@@ -34,12 +53,46 @@ class Toleration(Section):
     effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] = Field("NoSchedule", description="Its effect")
 
 
-class ModelVolume(Section):
-    """Where base models are kept: a volume of the task's own, or a claim that tasks share."""
+class FromSecret(Section):
+    """A variable whose value stands in a Secret; the compiled pipeline names it and never holds it."""
 
-    size: Quantity = Field("50Gi", description="Size of the task's own volume")
-    storage_class: str | None = Field(None, description="Its storage class; absent: the cluster's default")
+    secret: Label = Field(description="Name of the Secret")
+    key: Entry = Field(description="Entry of the Secret")
+    optional: bool = Field(False, description="Whether the task starts without it")
+
+
+class FromConfigMap(Section):
+    """A variable whose value stands in a ConfigMap."""
+
+    config_map: Label = Field(description="Name of the ConfigMap")
+    key: Entry = Field(description="Entry of the ConfigMap")
+    optional: bool = Field(False, description="Whether the task starts without it")
+
+
+Environment = dict[Variable, str | FromSecret | FromConfigMap]
+
+
+class CaBundle(Section):
+    """Authorities that tasks trust beside the public ones: the company's own, for S3, hub, teachers and webhook."""
+
+    config_map: Label = Field(description="ConfigMap with their certificates, in the namespace of the runs")
+    entry: Entry = Field("ca.crt", description="Entry of the ConfigMap, PEM")
+
+
+class ModelVolume(Section):
+    """Where base models are kept: the node's disk, a volume of the task's own, or a claim that tasks share."""
+
+    size: Quantity = Field("50Gi", description="Most room that models take")
+    storage_class: str | None = Field(
+        None, description="A volume of this class instead of the node's disk; pods need an fsGroup for it"
+    )
     claim: Label | None = Field(None, description="A claim with the models in it (ReadOnlyMany), instead of a volume")
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> Self:
+        if self.claim is not None and self.model_fields_set & {"size", "storage_class"}:
+            raise ValueError("a claim has its size and class already: leave size and storage_class out")
+        return self
 
 
 class Group(Section):
@@ -57,6 +110,11 @@ class Group(Section):
     models: ModelVolume | None = Field(None, description="Where base models are kept")
     timeout_seconds: Positive | None = Field(None, description="A task that runs longer is stopped")
     retries: Annotated[int, Field(ge=0)] | None = Field(None, description="How often a failed task is tried again")
+    env: Environment = Field({}, description="Variables, beside those of all tasks and before them")
+    labels: dict[LabelKey, LabelValue] = Field({}, description="Labels of the pods, beside those of all tasks")
+    annotations: dict[LabelKey, str] = Field({}, description="Annotations of the pods, beside those of all tasks")
+
+    _plain = field_validator("env")(lambda env: checked_environment(env))
 
 
 class Placement(Section):
@@ -68,12 +126,34 @@ class Placement(Section):
         None, description="When images are pulled"
     )
     credentials_secret: Label | None = Field(None, description="Secret with AWS_... and HF_TOKEN; may be missing")
-    user: Positive | None = Field(None, description="Numeric user and group that tasks run as")
+    user: Positive | None = Field(
+        None, description="Numeric user and group that tasks run as; null: what the platform gives, as on OpenShift"
+    )
+    ca_bundle: CaBundle | None = Field(None, description="Authorities of the company's own, for every task")
+    env: Environment = Field({}, description="Variables of every task, such as HTTPS_PROXY and NO_PROXY")
+    labels: dict[LabelKey, LabelValue] = Field({}, description="Labels of every task's pod")
+    annotations: dict[LabelKey, str] = Field({}, description="Annotations of every task's pod")
     vote_parallelism: Positive | None = Field(None, description="Hard bound on vote tasks at once")
+
+    _plain = field_validator("env")(lambda env: checked_environment(env))
 
     def group(self, stage: str) -> Group:
         """How a stage's tasks are placed."""
         return self.groups.get(stage) or self.groups.get(OTHERS) or Group()
+
+
+def checked_environment(env: Environment) -> Environment:
+    """The variables, if none is the pipeline's own and no secret stands among them; raises ValueError."""
+    for name, value in env.items():
+        if name in _PIPELINES_OWN:
+            how = "name authorities by ca_bundle" if name not in _PIPELINES_OWN[:2] else "leave it out"
+            raise ValueError(f"{name} is set by the pipeline itself; {how}")
+        if isinstance(value, str) and value and (_SECRET.search(name.upper()) or redact(value) != value):
+            raise ValueError(
+                f"{name} looks like a secret, and the compiled pipeline can be read by many; put it into a Secret: "
+                f"{name}: {{secret: NAME, key: {name}}}"
+            )
+    return env
 
 
 def mounts_of(path: Path | None) -> tuple[str, ...]:
@@ -117,6 +197,10 @@ def place(spec: dict[str, Any], platform: dict[str, Any], placement: Placement) 
         _place_pod(kubernetes.setdefault(label, {}), group)
         _place_volumes(executor["container"], kubernetes[label], group)
         _share(kubernetes[label], placement)
+        _describe_pod(kubernetes[label], placement, group)
+        _place_environment(executor["container"], kubernetes[label], {**placement.env, **group.env})
+        if placement.ca_bundle is not None:
+            _trust(executor["container"], kubernetes[label], placement.ca_bundle)
     _place_tasks(spec, placement)
 
 
@@ -158,18 +242,66 @@ def _place_volumes(container: dict[str, Any], pod: dict[str, Any], group: Group)
         pod["emptyDirMounts"] = [*mounts, shm]
     if group.models is None:
         return
-    container.setdefault("env", []).append({"name": "HF_HOME", "value": MODELS})
+    _set_variable(container, "HF_HOME", MODELS)
     if group.models.claim is not None:
         named = {"pvcNameParameter": {"runtimeValue": {"constant": group.models.claim}}}
         pod["pvcMount"] = [{"constant": group.models.claim, "mountPath": MODELS, **named}]
         return
-    volume = {"volumeName": "models", "mountPath": MODELS, "accessModes": ["ReadWriteOnce"], "size": group.models.size}
-    kind = (
-        {"storageClassName": group.models.storage_class}
-        if group.models.storage_class
-        else {"defaultStorageClass": True}
-    )
+    volume = {"volumeName": "models", "mountPath": MODELS}
+    if group.models.storage_class is None:
+        # Any user may write there. A new volume of a class belongs to root, and KFP gives pods no fsGroup.
+        pod.setdefault("emptyDirMounts", []).append({**volume, "sizeLimit": group.models.size})
+        return
+    kind = {"storageClassName": group.models.storage_class, "accessModes": ["ReadWriteOnce"], "size": group.models.size}
     pod["genericEphemeralVolume"] = [{**volume, **kind}]
+
+
+def _describe_pod(pod: dict[str, Any], placement: Placement, group: Group) -> None:
+    """Labels and annotations; what the pipeline itself sets stays, because others select by it."""
+    about = pod.setdefault("podMetadata", {})
+    for what, given in (
+        ("labels", {**placement.labels, **group.labels}),
+        ("annotations", {**placement.annotations, **group.annotations}),
+    ):
+        if given:
+            about[what] = {**given, **about.get(what, {})}
+
+
+def _place_environment(container: dict[str, Any], pod: dict[str, Any], env: Mapping[str, Any]) -> None:
+    named = {name.upper() for name in env}
+    if named & {"HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"} and "NO_PROXY" not in named:
+        env = {**env, "NO_PROXY": _DIRECT}
+    for name, value in env.items():
+        if isinstance(value, str):
+            _set_variable(container, name, value)
+            continue
+        at = value.secret if isinstance(value, FromSecret) else value.config_map
+        kind = "secret" if isinstance(value, FromSecret) else "configMap"
+        pod.setdefault(f"{kind}AsEnv", []).append(
+            {
+                f"{kind}Name": at,
+                "keyToEnv": [{f"{kind}Key": value.key, "envVar": name}],
+                "optional": value.optional,
+                f"{kind}NameParameter": {"runtimeValue": {"constant": at}},
+            }
+        )
+
+
+def _trust(container: dict[str, Any], pod: dict[str, Any], bundle: CaBundle) -> None:
+    """Mount the authorities, and name them to lorapar and to whatever does not know lorapar's variable."""
+    name = bundle.config_map
+    told = {"configMapNameParameter": {"runtimeValue": {"constant": name}}}
+    pod.setdefault("configMapAsVolume", []).append(
+        {"configMapName": name, "mountPath": AUTHORITIES, "optional": False, **told}
+    )
+    for variable in (OWN_VARIABLE, S3_VARIABLE, *SHARED_VARIABLES):
+        _set_variable(container, variable, f"{AUTHORITIES}/{bundle.entry}")
+
+
+def _set_variable(container: dict[str, Any], name: str, value: str) -> None:
+    """One value for one name: Kubernetes takes two, but tools that apply manifests do not."""
+    kept = [one for one in container.get("env", []) if one["name"] != name]
+    container["env"] = [*kept, {"name": name, "value": value}]
 
 
 def _share(pod: dict[str, Any], placement: Placement) -> None:
@@ -187,6 +319,9 @@ def _share(pod: dict[str, Any], placement: Placement) -> None:
             secret["secretNameParameter"] = {"runtimeValue": {"constant": placement.credentials_secret}}
     if placement.user is not None:
         pod["securityContext"] |= {"runAsUser": str(placement.user), "runAsGroup": str(placement.user)}
+    elif "user" in placement.model_fields_set:
+        for key in ("runAsUser", "runAsGroup"):
+            pod["securityContext"].pop(key, None)
 
 
 def _place_tasks(spec: dict[str, Any], placement: Placement) -> None:

@@ -58,7 +58,10 @@ def expected() -> None:
     kubernetes.add_pod_label(task, "lorapar/stage", "sft")  # the shipped pipeline's own
     kubernetes.add_pod_label(task, "kueue.x-k8s.io/queue-name", "team")
     kubernetes.add_pod_label(task, "kueue.x-k8s.io/priority-class", "high")
-    kubernetes.add_ephemeral_volume(task, "models", "/models", ["ReadWriteOnce"], "20Gi")
+    kubernetes.empty_dir_mount(task, "scratch", "/scratch")  # the shipped pipeline's own, as the next
+    kubernetes.empty_dir_mount(task, "tmp", "/tmp")  # noqa: S108
+    kubernetes.empty_dir_mount(task, "shm", "/dev/shm", "Memory", "8Gi")  # noqa: S108
+    kubernetes.empty_dir_mount(task, "models", "/models", size_limit="20Gi")
     kubernetes.set_timeout(task, 7200)
     kubernetes.set_image_pull_policy(task, "Always")
     kubernetes.set_image_pull_secrets(task, ["regcred"])
@@ -153,6 +156,14 @@ def test_tasks_and_loops(placed) -> None:
         ("groups: {tally: {memory: 1Gi}}", "groups.tally: it runs in the task of `vote`; place that: groups.vote"),
         ("groups: {prepare: {memory: 1Gi}}", "groups.prepare: .*groups.plan"),
         ("groups: {sft: {coutn: 1}}", "groups.sft.coutn"),
+        ("groups: {sft: {models: {claim: shared, size: 5Gi}}}", "a claim has its size and class already"),
+        ("ca_bundle: {config_map: ca, entri: x}", "ca_bundle.entri"),
+        ("env: {OPENAI_API_KEY: sk-abc}", r"OPENAI_API_KEY looks like a secret.*\{secret: NAME, key: OPENAI_API_KEY\}"),
+        ("env: {HTTPS_PROXY: 'http://me:word@proxy:1'}", "HTTPS_PROXY looks like a secret"),
+        ("groups: {rl: {env: {LORAPAR_RUN: x}}}", "LORAPAR_RUN is set by the pipeline itself"),
+        ("env: {SSL_CERT_FILE: /x}", "SSL_CERT_FILE is set by the pipeline itself; name authorities by ca_bundle"),
+        ("env: {9LIVES: x}", "env.9LIVES"),
+        ("labels: {team: 'two words'}", "labels.team"),
         ("groups: [", "not YAML"),
     ],
 )
@@ -161,6 +172,117 @@ def test_a_wrong_file_names_the_key(tmp_path, text, said) -> None:
     path.write_text(text, encoding="utf-8")
     with pytest.raises(BadInputError, match=said):
         read_placement(path)
+
+
+NETWORK = """
+user: null
+ca_bundle: {config_map: company, entry: bundle.pem}
+env:
+  HTTPS_PROXY: http://proxy.example:3128
+  NO_PROXY: .example
+  LEVEL: {config_map: settings, key: level}
+labels: {team: nlp, lorapar/stage: not-this}
+annotations: {example.com/cost: "17"}
+groups:
+  rl:
+    env: {LEVEL: debug, PASSWORD_OF_PROXY: {secret: proxy, key: password, optional: true}}
+    labels: {size: big}
+    models: {storage_class: fast, size: 20Gi}
+  sft: {env: {HF_HUB_DOWNLOAD_TIMEOUT: "60"}}
+"""
+
+
+@dsl.pipeline(name="networked")
+def networked() -> None:
+    """The task `rl` of NETWORK in KFP's own words."""
+    task = sft()
+    kubernetes.use_config_map_as_volume(task, "company", "/etc/lorapar/ca")
+    kubernetes.add_ephemeral_volume(task, "models", "/models", ["ReadWriteOnce"], "20Gi", "fast")
+    kubernetes.use_secret_as_env(task, "proxy", {"password": "PASSWORD_OF_PROXY"}, optional=True)
+    for key, value in {"team": "nlp", "size": "big", "lorapar/stage": "rl"}.items():
+        kubernetes.add_pod_label(task, key, value)
+    kubernetes.add_pod_annotation(task, "example.com/cost", "17")
+
+
+@pytest.fixture
+def in_a_company(tmp_path: Path):
+    path = tmp_path / "placement.yaml"
+    path.write_text(NETWORK, encoding="utf-8")
+    return build_package({}, read_placement(path))
+
+
+def variables(package, label: str) -> dict[str, str]:
+    env = container(package, label).get("env", [])
+    assert len({entry["name"] for entry in env}) == len(env), "a variable stands there twice"
+    return {entry["name"]: entry["value"] for entry in env}
+
+
+def labels_of(package) -> list[str]:
+    return list(package.spec["deploymentSpec"]["executors"])
+
+
+def test_the_network_is_put_as_kfps_own_functions_put_it(in_a_company, tmp_path) -> None:
+    compiler.Compiler().compile(networked, str(tmp_path / "expected.yaml"))
+    _, platform = yaml.safe_load_all((tmp_path / "expected.yaml").read_text(encoding="utf-8"))
+    told = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]["exec-sft"]
+    ours = pod(in_a_company, "exec-rl")
+    (secret,) = told.pop("secretAsEnv")
+    assert secret in ours["secretAsEnv"]
+    assert {key: ours[key] for key in told} == told
+    for label in labels_of(in_a_company):
+        one = pod(in_a_company, label)
+        assert as_read(one, kubernetes_pb.KubernetesExecutorConfig()) == one
+    assert as_read(in_a_company.spec, pb.PipelineSpec()) == in_a_company.spec
+
+
+def test_authorities_and_proxies_reach_every_task(in_a_company) -> None:
+    named = dict.fromkeys(
+        ("LORAPAR_CA_BUNDLE", "AWS_CA_BUNDLE", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"), "/etc/lorapar/ca/bundle.pem"
+    )
+    for label in labels_of(in_a_company):
+        assert pod(in_a_company, label)["configMapAsVolume"][0]["configMapName"] == "company"
+        assert variables(in_a_company, label).items() >= named.items()
+        assert variables(in_a_company, label)["HTTPS_PROXY"] == "http://proxy.example:3128"
+        assert variables(in_a_company, label)["NO_PROXY"] == ".example"
+
+
+def test_a_groups_variable_wins_and_one_from_a_secret_is_only_named(in_a_company) -> None:
+    assert variables(in_a_company, "exec-rl")["LEVEL"] == "debug"
+    assert "LEVEL" not in variables(in_a_company, "exec-sft")
+    assert pod(in_a_company, "exec-sft")["configMapAsEnv"][0]["keyToEnv"] == [
+        {"configMapKey": "level", "envVar": "LEVEL"}
+    ]
+    assert variables(in_a_company, "exec-sft")["HF_HUB_DOWNLOAD_TIMEOUT"] == "60"
+    assert "HF_HUB_DOWNLOAD_TIMEOUT" not in variables(in_a_company, "exec-plan")
+
+
+def test_a_proxy_without_exceptions_leaves_kubeflows_own_services_alone(tmp_path) -> None:
+    path = tmp_path / "placement.yaml"
+    path.write_text("groups: {sft: {env: {https_proxy: 'http://proxy:1'}}}", encoding="utf-8")
+    package = build_package({}, read_placement(path))
+    direct = variables(package, "exec-sft")["NO_PROXY"].split(",")
+    assert {"$(KUBERNETES_SERVICE_HOST)", "metadata-grpc-service", ".svc", ".cluster.local"} <= set(direct)
+    assert "NO_PROXY" not in variables(package, "exec-rl")
+
+
+def test_a_platform_that_gives_out_users_itself_is_told_none(in_a_company) -> None:
+    for label in labels_of(in_a_company):
+        assert pod(in_a_company, label)["securityContext"] == {"runAsNonRoot": True}
+    for label in labels_of(build_package({}, None)):
+        assert pod(build_package({}, None), label)["securityContext"]["runAsUser"] == "10001"
+
+
+def test_a_read_only_root_leaves_the_launcher_its_outputs() -> None:
+    """kubeflow/pipelines 2.17.0, backend/src/v2/driver/driver.go: outputs are files below /tmp/kfp/outputs.
+
+    The other folders that the launcher writes to (/s3, /minio, /gcs, /.cache, …) are volumes of its own
+    (backend/src/v2/compiler/argocompiler/container.go).
+    """
+    shipped = build_package({}, None)
+    for label in labels_of(shipped):
+        mounts = {one["mountPath"]: one["volumeName"] for one in pod(shipped, label)["emptyDirMounts"]}
+        assert {"/tmp", "/scratch"} <= set(mounts)  # noqa: S108
+        assert len(set(mounts.values())) == len(mounts)
 
 
 def test_a_missing_file_is_one_line(tmp_path) -> None:
