@@ -45,6 +45,7 @@ def closed(properties: dict[str, Schema], *required: str) -> Schema:
 
 STRING: Schema = {"type": "string"}
 STRINGS: Schema = {"type": "object", "additionalProperties": STRING}
+KEY_REFERENCE = closed({"name": STRING, "key": STRING, "optional": {"type": "boolean"}}, "name", "key")
 TOLERATION = {
     "key": STRING,
     "operator": {"enum": ["Exists", "Equal"]},
@@ -88,7 +89,22 @@ DEFINITIONS: dict[str, Schema] = {
     "spread": {"type": "array", "items": {"type": "object"}},
     "resourceList": {"type": "object", "additionalProperties": {"$ref": "#/definitions/quantity"}},
     "resources": closed({kind: {"$ref": "#/definitions/resourceList"} for kind in ("requests", "limits")}),
-    "env": {"type": "array", "items": closed({"name": STRING, "value": STRING}, "name", "value")},
+    "env": {
+        "type": "array",
+        "items": closed(
+            {
+                "name": {"type": "string", "pattern": r"^[A-Za-z_][A-Za-z0-9_]*$"},
+                "value": STRING,
+                # Nothing else: tasks of a run can be given what stands in a Secret or a ConfigMap only.
+                "valueFrom": {
+                    **closed({"secretKeyRef": KEY_REFERENCE, "configMapKeyRef": KEY_REFERENCE}),
+                    "minProperties": 1,
+                    "maxProperties": 1,
+                },
+            },
+            "name",
+        ),
+    },
     "strings": {"type": "array", "items": STRING},
     "names": {"type": "array", "items": {"$ref": "#/definitions/name"}},
     "pullSecrets": {"type": "array", "items": closed({"name": {"$ref": "#/definitions/name"}}, "name")},
@@ -188,10 +204,17 @@ def resolve(note: Any) -> Any:
 KINDS = {bool: "boolean", int: "integer", float: "number", str: "string"}
 
 
-def schema_of(value: Value, root: list[Value]) -> Schema:
-    """The schema of one key: its note, or what its default says."""
+def sections(values: list[Value]) -> list[str]:
+    """Keys that have keys of their own. Helm merges the defaults in before it looks, so one is missing only where a
+    person wrote null: said by its name then, and not as a nil pointer in some template."""
+    return [value.path[-1] for value in values if value.children and "$ref" not in value.note]
+
+
+def schema_of(value: Value, root: list[Value], *, merged: bool = True) -> Schema:
+    """The schema of one key: its note, or what its default says. `merged`: with the defaults beneath."""
     if value.children and "$ref" not in value.note:
-        schema = closed({child.path[-1]: schema_of(child, root) for child in value.children})
+        properties = {child.path[-1]: schema_of(child, root, merged=merged) for child in value.children}
+        schema = closed(properties, *(sections(value.children) if merged else ()))
         schema.update(resolve(value.note))
     elif "items_like" in value.note:
         schema = list_of_overrides(value.note, root)
@@ -215,7 +238,7 @@ def list_of_overrides(note: Schema, root: list[Value]) -> Schema:
         found = next(value for value in level if value.path[-1] == name)
         level = found.children
     own = {name: resolve(schema) for name, schema in note.get("properties", {}).items()}
-    shared = {child.path[-1]: schema_of(child, root) for child in level}
+    shared = {child.path[-1]: schema_of(child, root, merged=False) for child in level}
     return {"type": "array", "items": closed({**own, **shared}, *note.get("required", []))}
 
 
@@ -224,10 +247,11 @@ def schema_text(values: list[Value]) -> str:
     properties = {value.path[-1]: schema_of(value, values) for value in values}
     # Helm itself adds `global` where the chart is a part of another one.
     properties["global"] = {"type": "object"}
+    properties["enabled"] = {"type": "boolean", "description": "For a condition of an umbrella chart; unused here"}
     schema = {
         "$schema": "http://json-schema.org/draft-07/schema#",
         "title": "lorapar values",
-        **closed(properties),
+        **closed(properties, *sections(values)),
         "definitions": {name: resolve(schema) for name, schema in DEFINITIONS.items()},
     }
     return json.dumps(schema, indent=2) + "\n"

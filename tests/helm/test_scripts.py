@@ -268,3 +268,26 @@ def test_completion_check_shows_the_server_s_words() -> None:
         done = run("check_completion.py", address, "nobody")
     assert done.returncode == 1
     assert "does not exist" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("script", "argument"),
+    [("make_bucket.py", "b"), ("check_store.py", "s3://b"), ("check_kfp.py", "https://kf.invalid")],
+)
+def test_a_dead_proxy_is_named_by_every_script(script: str, argument: str) -> None:
+    variables = {"AWS_ENDPOINT_URL_S3": "https://s3.invalid", "LORAPAR_WAIT_SECONDS": "1", **KEYS}
+    done = run(script, argument, HTTPS_PROXY="http://me:word-of-mine@127.0.0.1:9", **variables)
+    assert done.returncode == 1
+    assert "the proxy http://127.0.0.1:9 does not answer; mend HTTPS_PROXY" in done.stderr
+    assert "word-of-mine" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("script", "argument"),
+    [("make_bucket.py", "b"), ("check_store.py", "s3://b"), ("check_kfp.py", "https://kf.invalid")],
+)
+def test_authorities_that_are_not_there_end_a_script_with_one_line(script: str, argument: str) -> None:
+    done = run(script, argument, LORAPAR_CA_BUNDLE="/etc/lorapar/ca/none.crt", **KEYS)
+    assert done.returncode == 2
+    assert "LORAPAR_CA_BUNDLE=/etc/lorapar/ca/none.crt cannot be read" in done.stderr
+    assert "Traceback" not in done.stderr

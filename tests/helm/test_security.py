@@ -185,7 +185,7 @@ def test_every_pod_is_closed_by_default(name: str) -> None:
     assert deny["spec"]["policyTypes"] == ["Ingress", "Egress"]
     assert "ingress" not in deny["spec"]
     assert [rule["ports"] for rule in deny["spec"]["egress"]] == [
-        [{"port": 53, "protocol": "UDP"}, {"port": 53, "protocol": "TCP"}]
+        [{"port": port, "protocol": protocol} for port in (53, 5353) for protocol in ("UDP", "TCP")]
     ]
     for manifest in manifests:
         if pod_spec(manifest) is not None:

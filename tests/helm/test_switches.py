@@ -338,7 +338,9 @@ def test_upgrades_of_the_bucket_job_get_another_name_when_its_pod_changes() -> N
         (job,) = [m for m in of_kind(manifests, "Job") if "-bucket-" in m["metadata"]["name"]]
         return str(job["metadata"]["name"])
 
-    assert name() == name(commonLabels={"a": "b"}) != name(objectStore={"region": "eu-west-1"})
+    assert name() == name(tests={"timeoutSeconds": 99})
+    changed = name(objectStore={"region": "eu-west-1"}), name(commonLabels={"a": "b"}), name(podLabels={"a": "c"})
+    assert len({name(), *changed}) == 4
 
 
 @pytest.mark.parametrize("profile", PROFILES)

@@ -41,11 +41,24 @@ def note_of(path: tuple[str, ...]) -> dict[str, Any]:
 
 
 def errors_of(values: dict[str, Any]) -> list[str]:
-    """What the schema has against values, as helm would print it."""
+    """What the schema has against values, as helm would print it: with the defaults beneath them."""
+    values = with_defaults(VALUES, values)
     return [
         f"{'.'.join(map(str, error.absolute_path))}: {error.message}"
         for error in jsonschema.Draft7Validator(SCHEMA).iter_errors(values)
     ]
+
+
+def with_defaults(defaults: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
+    """As helm merges: mappings key by key, null takes a key away, everything else replaces."""
+    merged = dict(defaults)
+    for key, value in values.items():
+        there = defaults.get(key)
+        if value is None and key in defaults:
+            del merged[key]
+        else:
+            merged[key] = with_defaults(there, value) if isinstance(value, dict) and isinstance(there, dict) else value
+    return merged
 
 
 def nested(path: tuple[str, ...], value: Any) -> dict[str, Any]:
@@ -106,6 +119,10 @@ def test_a_wrong_type_is_refused_everywhere(path: tuple[str, ...]) -> None:
         ({"serving": {"replicas": "two"}}, "serving.replicas"),
         ({"images": {"client": {"digest": "sha256:abc"}}}, "images.client.digest"),
         ({"objectStore": {"address": "https://s3"}}, "objectStore.address"),
+        ({"teachers": None}, "teachers is required"),
+        ({"serving": {"canary": None}}, "canary is required"),
+        ({"extraEnv": [{"name": "A", "valueFrom": {"fieldRef": {"fieldPath": "x"}}}]}, "fieldRef"),
+        ({"podSecurityContext": {"runAsUser": 0}}, "podSecurityContext.runAsUser"),
     ],
 )
 def test_helm_refuses_it_by_name(values: dict[str, Any], named: str) -> None:

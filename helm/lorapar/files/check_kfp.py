@@ -10,7 +10,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 
-from waiting import Waiting
+from waiting import Waiting, in_words
 
 LOOK_AT = (
     "look whether pipeline.kfp.endpoint is right, whether its Service has pods that are ready, and whether the "
@@ -53,7 +53,7 @@ def main() -> int:
             print(f"{endpoint}: {error}", file=sys.stderr)
             return 1
         except OSError as error:
-            print(f"{endpoint}: {error}; {LOOK_AT}", file=sys.stderr)
+            print(f"{endpoint}: {in_words(error, endpoint)}; {LOOK_AT}", file=sys.stderr)
             return 1
     return 0
 

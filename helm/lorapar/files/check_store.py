@@ -10,7 +10,7 @@ import uuid
 import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
-from waiting import Waiting
+from waiting import Waiting, in_words, s3_endpoint
 
 # Two attempts end before the pod's deadline, even where packets are dropped.
 QUICK = Config(connect_timeout=10, read_timeout=30, retries={"total_max_attempts": 2, "mode": "standard"})
@@ -57,7 +57,7 @@ def main() -> int:
             print(f"{address}: {error}{f' {NO_ROOM}' if first else ''}", file=sys.stderr)
             return 1
         except BotoCoreError as error:
-            print(f"{address}: {error}; {LOOK_AT}", file=sys.stderr)
+            print(f"{address}: {in_words(error, s3_endpoint())}; {LOOK_AT}", file=sys.stderr)
             return 1
         except ValueError as error:
             print(f"{address}: {error}", file=sys.stderr)

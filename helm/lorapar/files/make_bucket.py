@@ -9,7 +9,7 @@ import time
 import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
-from waiting import Waiting, limit_seconds
+from waiting import Waiting, in_words, limit_seconds, s3_endpoint
 
 PAUSE_SECONDS = 3
 # A hanging attempt ends soon and the next one begins.
@@ -47,7 +47,7 @@ def main() -> int:
                 print(f"bucket {bucket}: {make_bucket(bucket)}")
                 return 0
             except (BotoCoreError, ClientError) as error:
-                waiting.note(error)
+                waiting.note(in_words(error, s3_endpoint()))
                 if isinstance(error, ClientError) and error.response["Error"]["Code"] in REFUSED:
                     print(f"bucket {bucket}: {error}", file=sys.stderr)
                     return 1

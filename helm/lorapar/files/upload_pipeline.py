@@ -28,7 +28,7 @@ import urllib.request
 import uuid
 from collections.abc import Iterator
 
-from waiting import Waiting, limit_seconds
+from waiting import Waiting, in_words, limit_seconds
 
 PIPELINE = "lorapar"
 EXPERIMENT = "lorapar"
@@ -75,7 +75,7 @@ class Kubeflow:
 
     def no_answer(self, error: Exception) -> None:
         """Wait a little; raises Unreachable where there is no time left."""
-        self.waiting.note(error)
+        self.waiting.note(in_words(error, self.base))
         if self.waiting.seconds + PAUSE_SECONDS >= self.limit_seconds:
             raise Unreachable(self.waiting.given_up()) from None
         time.sleep(PAUSE_SECONDS)

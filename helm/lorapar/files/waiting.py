@@ -10,6 +10,9 @@ import sys
 import threading
 import time
 
+from lorapar.errors import BadInputError
+from lorapar.network import network_cause, trust_authorities
+
 FIRST_SECONDS = 5.0
 EVERY_SECONDS = 30.0
 
@@ -17,6 +20,16 @@ EVERY_SECONDS = 30.0
 def limit_seconds(default: float) -> float:
     """How long to wait before giving up: what the pod's variable says, so that the end comes before its deadline."""
     return float(os.environ.get("LORAPAR_WAIT_SECONDS") or default)
+
+
+def in_words(error: Exception, address: str) -> str:
+    """What went wrong, and where it was a certificate or a proxy, which and what to do."""
+    return network_cause(error, address, "the ConfigMap of caBundle") or " ".join(str(error).split())
+
+
+def s3_endpoint() -> str:
+    """Where boto3 asks."""
+    return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or "https://s3.amazonaws.com"
 
 
 class Waiting:
@@ -33,6 +46,11 @@ class Waiting:
         self.over = threading.Event()
 
     def __enter__(self) -> "Waiting":
+        try:
+            trust_authorities()
+        except BadInputError as error:
+            print(f"{self.whom}: {error}", file=sys.stderr)
+            sys.exit(int(error.exit_code))
         signal.signal(signal.SIGTERM, self.stopped)
         threading.Thread(target=self.speak, daemon=True).start()
         return self

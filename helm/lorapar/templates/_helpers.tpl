@@ -4,20 +4,31 @@
 {{- .Values.nameOverride | default .Chart.Name | trunc 40 | trimSuffix "-" -}}
 {{- end }}
 
+{{/* 38 characters, because what is appended needs the rest. A longer name is cut, and what was cut off stands in it as a
+digest: two releases whose names begin alike do not take each other's resources. */}}
 {{- define "lorapar.fullname" -}}
-{{- if .Values.fullnameOverride -}}
-{{- .Values.fullnameOverride | trunc 40 | trimSuffix "-" -}}
-{{- else if contains (include "lorapar.name" .) .Release.Name -}}
-{{- .Release.Name | trunc 40 | trimSuffix "-" -}}
+{{- $name := .Values.fullnameOverride -}}
+{{- if not $name -}}
+{{- $name = ternary .Release.Name (printf "%s-%s" .Release.Name (include "lorapar.name" .)) (contains (include "lorapar.name" .) .Release.Name) -}}
+{{- end -}}
+{{- include "lorapar.shortened" (list $name 38) -}}
+{{- end }}
+
+{{/* (list NAME LENGTH) */}}
+{{- define "lorapar.shortened" -}}
+{{- $name := first . -}}
+{{- $length := last . -}}
+{{- if gt (len $name) (int $length) -}}
+{{- printf "%s-%s" (trunc (int (sub $length 9)) $name | trimSuffix "-" | trimSuffix ".") ($name | sha256sum | trunc 8) -}}
 {{- else -}}
-{{- printf "%s-%s" .Release.Name (include "lorapar.name" .) | trunc 40 | trimSuffix "-" -}}
+{{- $name | trimSuffix "-" -}}
 {{- end -}}
 {{- end }}
 
 {{/* Labels that select pods: immutable in Deployments and StatefulSets, so nothing that changes with a version. */}}
 {{- define "lorapar.releaseSelector" -}}
-app.kubernetes.io/name: {{ include "lorapar.name" . }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/name: {{ include "lorapar.name" . | quote }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end }}
 
 {{/* Of one component: (dict "root" $ "component" "serving"). */}}
@@ -27,12 +38,24 @@ app.kubernetes.io/component: {{ .component }}
 {{- end }}
 
 {{- define "lorapar.labels" -}}
-{{ include "lorapar.selectorLabels" . }}
-app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
-app.kubernetes.io/managed-by: {{ .root.Release.Service }}
-helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace "+" "_" }}
-{{- with .root.Values.commonLabels }}
-{{ toYaml . }}
+{{- $own := fromYaml (include "lorapar.selectorLabels" .) -}}
+{{- $_ := set $own "app.kubernetes.io/version" .root.Chart.AppVersion -}}
+{{- $_ := set $own "app.kubernetes.io/managed-by" .root.Release.Service -}}
+{{- $_ := set $own "helm.sh/chart" (printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace "+" "_") -}}
+{{- toYaml (merge $own (.root.Values.commonLabels | default dict)) -}}
+{{- end }}
+
+{{/* Metadata of a pod: (dict "root" $ "component" … "labels" MAP "annotations" MAP "job" true). What selects pods wins. A
+pod that may never change (`fixed`) leaves out what a new version of the chart changes. */}}
+{{- define "lorapar.podMetadata" -}}
+{{- $labels := fromYaml (include (ternary "lorapar.selectorLabels" "lorapar.labels" (default false .fixed)) .) -}}
+{{- $jobs := ternary (.root.Values.jobs | default dict) dict (default false .job) -}}
+{{- $labels = merge $labels (.labels | default dict) ($jobs.labels | default dict) (.root.Values.podLabels | default dict) (.root.Values.commonLabels | default dict) -}}
+labels:
+  {{- toYaml $labels | nindent 2 }}
+{{- with merge dict (.annotations | default dict) ($jobs.annotations | default dict) (.root.Values.podAnnotations | default dict) }}
+annotations:
+  {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- end }}
 
@@ -87,6 +110,9 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace 
 {{/* Settings that contradict each other are refused here, each by its name. */}}
 {{- define "lorapar.check" -}}
 {{- $store := .Values.objectStore -}}
+{{- if and .Values.caBundle.configMap $store.caBundle.configMap (ne (toJson .Values.caBundle) (toJson $store.caBundle)) -}}
+{{- fail "objectStore.caBundle: names another ConfigMap or entry than caBundle; both are the same value, give caBundle alone" -}}
+{{- end -}}
 {{- if and $store.development.enabled $store.endpoint -}}
 {{- fail "objectStore.endpoint: leave it empty when objectStore.development.enabled is true, or switch the development server off" -}}
 {{- end -}}
@@ -123,6 +149,18 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace 
 {{- range .Values.networkPolicy.objectStorePorts -}}{{- $ports = append $ports (int .) -}}{{- end -}}
 {{- with .Values.objectStore.endpoint -}}
 {{- $ports = append $ports (include "lorapar.portOf" . | int) -}}
+{{- end -}}
+{{- $ports | uniq | toJson -}}
+{{- end }}
+
+{{/* Ports of the proxies that extraEnv names, as a JSON array. */}}
+{{- define "lorapar.proxyPorts" -}}
+{{- $ports := list -}}
+{{- range .Values.extraEnv -}}
+{{- if and (has (upper .name) (list "HTTP_PROXY" "HTTPS_PROXY" "ALL_PROXY")) .value -}}
+{{- $url := ternary .value (printf "http://%s" .value) (contains "://" .value) -}}
+{{- $ports = append $ports (include "lorapar.portOf" $url | int) -}}
+{{- end -}}
 {{- end -}}
 {{- $ports | uniq | toJson -}}
 {{- end }}

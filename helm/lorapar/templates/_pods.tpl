@@ -1,11 +1,26 @@
 {{/* Parts of pods that every pod of this chart shares. Together they meet the Pod Security profile "restricted". */}}
 
+{{/* The user's number, or nothing where the platform gives it out. */}}
+{{- define "lorapar.user" -}}
+{{- if not .Values.openshift -}}{{- with .Values.podSecurityContext -}}{{- with .runAsUser -}}{{ int64 . }}{{- end -}}{{- end -}}{{- end -}}
+{{- end }}
+
 {{- define "lorapar.podSecurityContext" -}}
+{{- $given := ternary dict (.Values.podSecurityContext | default dict) .Values.openshift -}}
+{{- $user := include "lorapar.user" . -}}
 runAsNonRoot: true
-runAsUser: 10001
-runAsGroup: 10001
-fsGroup: 10001
+{{- with $user }}
+runAsUser: {{ . }}
+{{- end }}
+{{- range $key := list "runAsGroup" "fsGroup" }}
+{{- $number := get $given $key }}
+{{- if or $user (and (hasKey $given $key) (not (kindIs "invalid" $number))) }}
+{{ $key }}: {{ ternary $user (int64 $number) (or (not (hasKey $given $key)) (kindIs "invalid" $number)) }}
+{{- if eq $key "fsGroup" }}
 fsGroupChangePolicy: OnRootMismatch
+{{- end }}
+{{- end }}
+{{- end }}
 seccompProfile:
   type: RuntimeDefault
 {{- end }}
@@ -16,6 +31,41 @@ readOnlyRootFilesystem: true
 runAsNonRoot: true
 capabilities:
   drop: [ALL]
+{{- end }}
+
+{{/* A container's variables, each once: (dict "root" $ "own" YAML "last" LIST). Later ones win: those of the network, the
+container's own, `extraEnv`, and the server's own `extraEnv`. */}}
+{{- define "lorapar.env" -}}
+{{- $entries := concat (fromYamlArray (include "lorapar.caEnv" .root)) (fromYamlArray (.own | default "[]")) (.root.Values.extraEnv | default list) (.last | default list) -}}
+{{- $byName := dict -}}
+{{- $names := list -}}
+{{- range $entries -}}
+{{- $_ := set $byName .name . -}}
+{{- $names = append (without $names .name) .name -}}
+{{- end -}}
+{{- $kept := list -}}
+{{- range $names -}}{{- $kept = append $kept (get $byName .) -}}{{- end -}}
+{{- toYaml $kept -}}
+{{- end }}
+
+{{/* ConfigMap and entry with the company's authorities, as JSON. */}}
+{{- define "lorapar.ca" -}}
+{{- $own := .Values.caBundle | default dict -}}
+{{- $older := .Values.objectStore.caBundle | default dict -}}
+{{- ternary $own $older (ne "" ($own.configMap | default "")) | toJson -}}
+{{- end }}
+
+{{/* lorapar's own variable adds to the public authorities; the others are what everything else reads. */}}
+{{- define "lorapar.caEnv" -}}
+{{- $ca := fromJson (include "lorapar.ca" .) -}}
+{{- if $ca.configMap }}
+{{- range list "LORAPAR_CA_BUNDLE" "AWS_CA_BUNDLE" "SSL_CERT_FILE" "REQUESTS_CA_BUNDLE" }}
+- name: {{ . }}
+  value: /etc/lorapar/ca/{{ $ca.entry | default "ca.crt" }}
+{{- end }}
+{{- else -}}
+[]
+{{- end }}
 {{- end }}
 
 {{/* What every pod's spec begins with. */}}
@@ -46,16 +96,12 @@ imagePullSecrets:
       key: AWS_SECRET_ACCESS_KEY
 {{- end }}
 - name: AWS_REGION
-  value: {{ .Values.objectStore.region | quote }}
+  value: {{ .Values.objectStore.region | default "us-east-1" | quote }}
 - name: AWS_DEFAULT_REGION
-  value: {{ .Values.objectStore.region | quote }}
+  value: {{ .Values.objectStore.region | default "us-east-1" | quote }}
 {{- with include "lorapar.objectStoreEndpoint" . }}
 - name: AWS_ENDPOINT_URL_S3
   value: {{ . | quote }}
-{{- end }}
-{{- if .Values.objectStore.caBundle.configMap }}
-- name: AWS_CA_BUNDLE
-  value: /etc/lorapar/ca/{{ .Values.objectStore.caBundle.entry }}
 {{- end }}
 {{- with .Values.objectStore.extraEnv }}
 {{ toYaml . }}
@@ -63,7 +109,7 @@ imagePullSecrets:
 {{- end }}
 
 {{- define "lorapar.caMount" -}}
-{{- if .Values.objectStore.caBundle.configMap }}
+{{- if (fromJson (include "lorapar.ca" .)).configMap }}
 - name: ca
   mountPath: /etc/lorapar/ca
   readOnly: true
@@ -71,17 +117,58 @@ imagePullSecrets:
 {{- end }}
 
 {{- define "lorapar.caVolume" -}}
-{{- if .Values.objectStore.caBundle.configMap }}
+{{- with (fromJson (include "lorapar.ca" .)).configMap }}
 - name: ca
   configMap:
-    name: {{ .Values.objectStore.caBundle.configMap }}
+    name: {{ . }}
 {{- end }}
+{{- end }}
+
+{{/* Of pods that end by themselves: a folder to write to, which the root is not. */}}
+{{- define "lorapar.jobEnv" -}}
+- name: PYTHONDONTWRITEBYTECODE
+  value: "1"
+- name: HOME
+  value: /tmp
+- name: TMPDIR
+  value: /tmp
+{{- end }}
+
+{{- define "lorapar.jobMounts" -}}
+- name: tmp
+  mountPath: /tmp
+{{- include "lorapar.caMount" . }}
+{{- end }}
+
+{{- define "lorapar.jobVolumes" -}}
+- name: tmp
+  emptyDir: {}
+{{- include "lorapar.caVolume" . }}
+{{- end }}
+
+{{/* The development server's keys change with its name: what has read them from the Secret starts anew. */}}
+{{- define "lorapar.keysAnnotation" -}}
+{{- if and .Values.objectStore.development.enabled (not .Values.objectStore.existingSecret) }}
+lorapar/object-store-keys: {{ include "lorapar.developmentKey" (list . "AWS_SECRET_ACCESS_KEY") | sha256sum | trunc 16 | quote }}
+{{- end }}
+{{- end }}
+
+{{/* A key of the development server: (list $ NAME). Derived, not drawn, so that rendering twice gives the same with and
+without a cluster; who may use this release's name and namespace for guessing is kept out by the NetworkPolicies. */}}
+{{- define "lorapar.developmentKey" -}}
+{{- $root := first . -}}
+{{- printf "%s/%s/%s/%s" $root.Release.Namespace $root.Release.Name (include "lorapar.fullname" $root) (last .) | sha256sum | trunc 32 -}}
 {{- end }}
 
 {{/* The model hub, or the news that there is none. Caches of every library lie on the volume `cache`. */}}
 {{- define "lorapar.modelEnv" -}}
 - name: HOME
   value: /cache
+# Libraries ask for the user's name, and a number that a platform gave out has none.
+- name: USER
+  value: lorapar
+- name: LOGNAME
+  value: lorapar
 - name: TMPDIR
   value: /tmp
 - name: LORAPAR_CACHE
@@ -180,7 +267,7 @@ spec:
 
 {{/* Requests and limits with the accelerator added: (dict of a server's settings). */}}
 {{- define "lorapar.serverResources" -}}
-{{- $resources := deepCopy .resources -}}
+{{- $resources := deepCopy (.resources | default dict) -}}
 {{- if .acceleratorCount -}}
 {{- $limits := merge (dict .accelerator (int .acceleratorCount)) ($resources.limits | default dict) -}}
 {{- $resources = set $resources "limits" $limits -}}
@@ -188,24 +275,25 @@ spec:
 {{- toYaml $resources -}}
 {{- end }}
 
-{{/* Where a server runs. */}}
+{{/* Where a pod runs: (dict "root" $ "settings" SETTINGS); what a server does not say holds for all pods. */}}
 {{- define "lorapar.placement" -}}
-{{- with .nodeSelector }}
+{{- $own := .settings | default dict -}}
+{{- with $own.nodeSelector | default .root.Values.nodeSelector }}
 nodeSelector:
   {{- toYaml . | nindent 2 }}
 {{- end }}
-{{- with .affinity }}
+{{- with $own.affinity }}
 affinity:
   {{- toYaml . | nindent 2 }}
 {{- end }}
-{{- with .tolerations }}
+{{- with $own.tolerations | default .root.Values.tolerations }}
 tolerations:
   {{- toYaml . | nindent 2 }}
 {{- end }}
-{{- with .priorityClassName }}
+{{- with $own.priorityClassName | default .root.Values.priorityClassName }}
 priorityClassName: {{ . }}
 {{- end }}
-{{- with .runtimeClassName }}
+{{- with $own.runtimeClassName }}
 runtimeClassName: {{ . }}
 {{- end }}
 {{- end }}
@@ -259,7 +347,7 @@ livenessProbe:
 {{- ternary "/cache/base-model" . (eq "yes" (include "lorapar.modelIsFetched" .)) -}}
 {{- end }}
 
-{{/* The container that brings it: (dict "root" $ "model" … "resources" …). */}}
+{{/* The container that brings it: (dict "root" $ "model" … "resources" … "env" LIST). */}}
 {{- define "lorapar.modelInit" -}}
 {{- if include "lorapar.modelIsFetched" .model }}
 initContainers:
@@ -270,8 +358,7 @@ initContainers:
       {{- include "lorapar.containerSecurityContext" .root | nindent 6 }}
     command: [python, /scripts/fetch_model.py, {{ .model | quote }}, /cache/base-model]
     env:
-      {{- include "lorapar.modelEnv" .root | nindent 6 }}
-      {{- include "lorapar.objectStoreEnv" .root | nindent 6 }}
+      {{- include "lorapar.env" (dict "root" .root "own" (printf "%s\n%s" (include "lorapar.modelEnv" .root) (include "lorapar.objectStoreEnv" .root)) "last" .env) | nindent 6 }}
     resources:
       {{- toYaml .resources | nindent 6 }}
     volumeMounts:

@@ -1,5 +1,6 @@
 {{- define "lorapar.bucketPod" -}}
 {{- include "lorapar.podDefaults" . }}
+{{- include "lorapar.placement" (dict "root" .) }}
 restartPolicy: OnFailure
 containers:
   - name: bucket
@@ -9,18 +10,17 @@ containers:
       {{- include "lorapar.containerSecurityContext" . | nindent 6 }}
     command: [python, /scripts/make_bucket.py, {{ include "lorapar.bucket" . }}]
     env:
-      {{- include "lorapar.objectStoreEnv" . | nindent 6 }}
+      {{- include "lorapar.env" (dict "root" . "own" (printf "%s\n%s" (include "lorapar.jobEnv" .) (include "lorapar.objectStoreEnv" .))) | nindent 6 }}
     resources:
-      requests: {cpu: 50m, memory: 128Mi}
-      limits: {memory: 256Mi}
+      {{- toYaml (.Values.jobs.resources | default dict) | nindent 6 }}
     volumeMounts:
       - name: scripts
         mountPath: /scripts
         readOnly: true
-      {{- include "lorapar.caMount" . | nindent 6 }}
+      {{- include "lorapar.jobMounts" . | nindent 6 }}
 volumes:
   - name: scripts
     configMap:
       name: {{ include "lorapar.fullname" . }}-scripts
-  {{- include "lorapar.caVolume" . | nindent 2 }}
+  {{- include "lorapar.jobVolumes" . | nindent 2 }}
 {{- end }}

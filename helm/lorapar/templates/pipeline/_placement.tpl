@@ -1,7 +1,7 @@
 {{/* The placement file: what the user wrote, with what follows from the chart's other values put in. As YAML. */}}
 {{- define "lorapar.placement.pipeline" -}}
 {{- $values := .Values -}}
-{{- $placement := deepCopy $values.pipeline.placement -}}
+{{- $placement := deepCopy ($values.pipeline.placement | default dict) -}}
 {{- $_ := set $placement "image_pull_policy" ($placement.image_pull_policy | default $values.images.pullPolicy) -}}
 {{- if and $values.images.pullSecrets (not $placement.image_pull_secrets) -}}
 {{- $names := list -}}
@@ -11,6 +11,37 @@
 {{- $secret := include "lorapar.objectStoreSecret" . -}}
 {{- if and $secret (not $placement.credentials_secret) -}}
 {{- $_ := set $placement "credentials_secret" $secret -}}
+{{- end -}}
+{{- $user := include "lorapar.user" . -}}
+{{- if and (ne $user "10001") (not (hasKey $placement "user")) -}}
+{{- $_ := set $placement "user" (ternary nil (int64 ($user | default "0")) (eq $user "")) -}}
+{{- end -}}
+{{- $ca := fromJson (include "lorapar.ca" .) -}}
+{{- if and $ca.configMap (not $placement.ca_bundle) -}}
+{{- $_ := set $placement "ca_bundle" (dict "config_map" $ca.configMap "entry" ($ca.entry | default "ca.crt")) -}}
+{{- end -}}
+{{- $env := dict -}}
+{{- range concat (.Values.objectStore.extraEnv | default list) (.Values.extraEnv | default list) -}}
+{{- $from := .valueFrom | default dict -}}
+{{- if $from.secretKeyRef -}}
+{{- $_ := set $env .name (dict "secret" $from.secretKeyRef.name "key" $from.secretKeyRef.key "optional" ($from.secretKeyRef.optional | default false)) -}}
+{{- else if $from.configMapKeyRef -}}
+{{- $_ := set $env .name (dict "config_map" $from.configMapKeyRef.name "key" $from.configMapKeyRef.key "optional" ($from.configMapKeyRef.optional | default false)) -}}
+{{- else -}}
+{{- if and .value (or (regexMatch "(SECRET|PASSWORD|PASSWD|TOKEN|API_KEY|ACCESS_KEY|PRIVATE_KEY)$" (upper .name)) (regexMatch "://[^/@]*:[^/@]*@" .value)) -}}
+{{- fail (printf "extraEnv: %s looks like a secret, and the compiled pipeline can be read by many; give it by valueFrom.secretKeyRef" .name) -}}
+{{- end -}}
+{{- $_ := set $env .name (.value | default "") -}}
+{{- end -}}
+{{- end -}}
+{{- with merge dict ($placement.env | default dict) $env -}}
+{{- $_ := set $placement "env" . -}}
+{{- end -}}
+{{- with merge dict ($placement.labels | default dict) ($values.podLabels | default dict) ($values.commonLabels | default dict) -}}
+{{- $_ := set $placement "labels" . -}}
+{{- end -}}
+{{- with merge dict ($placement.annotations | default dict) ($values.podAnnotations | default dict) -}}
+{{- $_ := set $placement "annotations" . -}}
 {{- end -}}
 {{- $groups := $placement.groups | default dict -}}
 {{- /* A group of its own hides `others` from a stage, so what is put in starts from it. */ -}}
@@ -39,5 +70,5 @@
 {{- with .Values.objectStore.registry -}}
 {{- $_ := set $parameters "registry" . -}}
 {{- end -}}
-{{- dict "owner" (printf "helm release %s/%s" .Release.Namespace .Release.Name) "service_account" (include "lorapar.runnerServiceAccount" .) "parameters" $parameters "runs" .Values.pipeline.recurring | toPrettyJson -}}
+{{- dict "owner" (printf "helm release %s/%s" .Release.Namespace .Release.Name) "service_account" (include "lorapar.runnerServiceAccount" .) "parameters" $parameters "runs" (.Values.pipeline.recurring | default list) | toPrettyJson -}}
 {{- end }}

@@ -5,14 +5,12 @@ kind: Pod
 metadata:
   name: {{ include "lorapar.fullname" .root }}-test-{{ .check }}
   namespace: {{ .root.Release.Namespace }}
-  labels:
-    {{- include "lorapar.labels" (dict "root" .root "component" (printf "test-%s" .check)) | nindent 4 }}
-  annotations:
-    helm.sh/hook: test
-    # Not hook-succeeded: helm reads the logs (--logs) after it has deleted what succeeded, and then ends with 1.
-    helm.sh/hook-delete-policy: before-hook-creation
+  # Not hook-succeeded: helm reads the logs (--logs) after it has deleted what succeeded, and then ends with 1.
+  {{- $hook := dict "helm.sh/hook" "test" "helm.sh/hook-delete-policy" "before-hook-creation" }}
+  {{- include "lorapar.podMetadata" (dict "root" .root "component" (printf "test-%s" .check) "job" true "annotations" $hook) | nindent 2 }}
 spec:
   {{- include "lorapar.podDefaults" .root | nindent 2 }}
+  {{- include "lorapar.placement" (dict "root" .root) | nindent 2 }}
   {{- if and (eq .check "kubeflow") .root.Values.pipeline.upload.enabled }}
   serviceAccountName: {{ include "lorapar.fullname" .root }}-upload
   {{- end }}
@@ -26,17 +24,14 @@ spec:
         {{- include "lorapar.containerSecurityContext" .root | nindent 8 }}
       command: {{ .command | toJson }}
       env:
-        - name: PYTHONDONTWRITEBYTECODE
-          value: "1"
-        {{- .env | nindent 8 }}
+        {{- include "lorapar.env" (dict "root" .root "own" (printf "%s\n%s" (include "lorapar.jobEnv" .root) .env)) | nindent 8 }}
       resources:
-        requests: {cpu: 50m, memory: 128Mi}
-        limits: {memory: 256Mi}
+        {{- toYaml .root.Values.jobs.resources | nindent 8 }}
       volumeMounts:
         - name: scripts
           mountPath: /scripts
           readOnly: true
-        {{- include "lorapar.caMount" .root | nindent 8 }}
+        {{- include "lorapar.jobMounts" .root | nindent 8 }}
         {{- if eq .check "kubeflow" }}
         {{- include "lorapar.kubeflowTokenMount" .root | nindent 8 }}
         {{- end }}
@@ -44,7 +39,7 @@ spec:
     - name: scripts
       configMap:
         name: {{ include "lorapar.fullname" .root }}-scripts
-    {{- include "lorapar.caVolume" .root | nindent 4 }}
+    {{- include "lorapar.jobVolumes" .root | nindent 4 }}
     {{- if eq .check "kubeflow" }}
     {{- include "lorapar.kubeflowTokenVolume" .root | nindent 4 }}
     {{- end }}
