@@ -341,3 +341,10 @@ def test_every_image_comes_from_the_mirror_and_is_pulled_with_the_secret() -> No
             for container in containers(spec):
                 assert container["image"].startswith("mirror.example/all/")
                 assert not container["image"].endswith(":latest")
+
+
+def test_what_the_store_asks_for_reaches_the_tasks_too(tmp_path) -> None:
+    asked = [{"name": "AWS_REQUEST_CHECKSUM_CALCULATION", "value": "when_required"}]
+    manifests = render(values={"objectStore": {"extraEnv": asked}})
+    for variables, _ in tasks(placement_of(manifests, tmp_path)):
+        assert variables["AWS_REQUEST_CHECKSUM_CALCULATION"] == "when_required"
