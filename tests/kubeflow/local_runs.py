@@ -54,7 +54,8 @@ class LocalRuns:
         package = build_package({}, Placement(vote_parallelism=1))
         self.started = []
         with self._in_this_process():
-            local.init(local.DockerRunner(), pipeline_root=str(self.root / "outputs"), raise_on_error=False)
+            places = {"pipeline_root": str(self.root / "outputs"), "workspace_root": str(self.root / "workspace")}
+            local.init(local.DockerRunner(), **places, raise_on_error=False)
             components.load_component_from_text(package.text())(store=self.store, **parameters)
         return self.started
 

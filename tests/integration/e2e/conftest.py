@@ -82,7 +82,7 @@ def run_pipeline(docker: object, s3_server: S3Server, pipeline_root: Path) -> Ca
         root = pipeline_root / bucket
         root.mkdir(mode=0o777)
         root.chmod(0o777)
-        local.init(runner, pipeline_root=str(root), raise_on_error=False)
+        local.init(runner, pipeline_root=str(root), workspace_root=str(root / "workspace"), raise_on_error=False)
         pipeline(store=store, **parameters)
         with pytest.MonkeyPatch.context() as patch:
             use_identity(patch, s3_server.environment())
