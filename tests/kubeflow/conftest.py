@@ -19,6 +19,7 @@ from lorapar.errors import LoraparError
 from lorapar.kubeflow import follow, submission
 from lorapar.kubeflow.executor import run_task
 from lorapar.kubeflow.ledger import Ledger
+from lorapar.network import OWN_VARIABLE, SHARED_VARIABLES
 from lorapar.progress import Silent
 from lorapar.store import open_store, put_tree, seal
 from tests.kubeflow.api_double import Double
@@ -87,7 +88,9 @@ def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Double]:
     """The double of Kubeflow's API server; the folder `tmp_path` stands for the runs' bucket."""
     monkeypatch.setattr(submission, "open_store", lambda address: open_store(tmp_path))
     monkeypatch.setattr(follow, "POLL_SECONDS", 0.01)
-    monkeypatch.setattr("os.environ", {**os.environ, "KF_PIPELINES_ENDPOINT": "", "KFP_TOKEN": "t0ken"})
+    # The double needs no authority of this machine's, for which a file would be put together.
+    plain = {name: value for name, value in os.environ.items() if name not in (OWN_VARIABLE, *SHARED_VARIABLES)}
+    monkeypatch.setattr("os.environ", {**plain, "KF_PIPELINES_ENDPOINT": "", "KFP_TOKEN": "t0ken"})
     double = Double()
     yield double
     double.stop()
