@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,36 @@ _MARK = "lorapar: "
 _LONGEST_LINE = 500
 
 
+class RunStore:
+    """What a run leaves in its store. One that does not answer is not asked at every step: that may take a minute."""
+
+    def __init__(self, address: str, run: str) -> None:
+        self.address = address
+        self.run = run
+        self.problem = ""
+
+    def ask(self, question: Callable[[Ledger], Any]) -> Any:
+        """The answer; None once the store has refused or not answered, and `problem` says how."""
+        if self.problem:
+            return None
+        try:
+            return question(Ledger(open_store(self.address), self.run))
+        except (LoraparError, OSError) as error:
+            self.problem = redact(str(error))
+            return None
+
+    def result(self, name: str) -> tuple[dict[str, Any] | None, str]:
+        """A JSON object that the run's report wrote down, or why there is none."""
+        data = self.ask(lambda ledger: ledger.read_result(name))
+        if data is None:
+            return None, self.problem or f"{self.address}: the run has left no {name} there"
+        try:
+            value = json.loads(data)
+        except ValueError:
+            value = None
+        return (value, "") if isinstance(value, dict) else (None, f"{self.address}: the run's {name} is not JSON")
+
+
 @dataclass(frozen=True)
 class Ending:
     """How a run ended, for a person and for a script."""
@@ -50,29 +80,29 @@ def fingerprint(version: str, values: Mapping[str, Any], config: RunConfig) -> s
 
 def wait_for(server: Any, run: str, store: str, tasks: Sequence[PlannedTask], console: Console) -> Ending:
     """Follow a run to its end and say how it ended."""
-    followed = Followed(server, run, tasks, lambda: _records(store, run))
+    kept = RunStore(store, run)
+    followed = Followed(server, run, tasks, lambda: kept.ask(node_outcomes) or {})
     follow(followed, console)
+    # What did not answer half-way may do so now.
+    kept.problem = ""
     states = followed.states()
     console.print(stage_table(states))
     if followed.cancelled or followed.gone:
-        return _cancelled(followed, store, states)
+        return _cancelled(followed, kept, states)
     if followed.found.state != _SUCCEEDED:
-        return _failure(followed, store, states)
-    return _success(followed, store)
+        return _failure(followed, kept, states)
+    return _success(followed, kept)
 
 
 def metrics_of_run(store: str, run: str) -> dict[str, Any] | None:
     """metrics.json of a run; None where this machine cannot read the run's store."""
-    return _result(store, run, "metrics.json")[0]
+    return RunStore(store, run).result("metrics.json")[0]
 
 
 def write_cancelled(store: str, run: str) -> bool:
     """Write the summary of a run that somebody ended, where that is still to be done and this machine may."""
-    try:
-        with tempfile.TemporaryDirectory() as work:
-            return close_cancelled(Ledger(open_store(store), run), Path(work))
-    except (LoraparError, OSError):
-        return False
+    with tempfile.TemporaryDirectory() as work:
+        return bool(RunStore(store, run).ask(lambda ledger: close_cancelled(ledger, Path(work))))
 
 
 def told_state(server: Any, run: Any) -> str:
@@ -90,31 +120,9 @@ def told_state(server: Any, run: Any) -> str:
     return state.lower()
 
 
-def _records(store: str, run: str) -> dict[str, str]:
-    try:
-        return node_outcomes(Ledger(open_store(store), run))
-    except (LoraparError, OSError):
-        return {}
-
-
-def _result(store: str, run: str, name: str) -> tuple[dict[str, Any] | None, str]:
-    """A JSON object that the run's report wrote down, or why there is none."""
-    try:
-        data = Ledger(open_store(store), run).read_result(name)
-    except (LoraparError, OSError) as error:
-        return None, redact(str(error))
-    if data is None:
-        return None, f"{store}: the run has left no {name} there"
-    try:
-        value = json.loads(data)
-    except ValueError:
-        value = None
-    return (value, "") if isinstance(value, dict) else (None, f"{store}: the run's {name} is not JSON")
-
-
-def _success(followed: Followed, store: str) -> Ending:
+def _success(followed: Followed, kept: RunStore) -> Ending:
     """What the run's report says: in the store, else in the logs of the tasks that decide."""
-    outcome, unread = _result(store, followed.run, OUTCOME_FILE)
+    outcome, unread = kept.result(OUTCOME_FILE)
     ending = _told(followed.run, outcome or {})
     if ending is not None:
         return ending
@@ -167,9 +175,9 @@ def _pods_of(followed: Followed, nodes: Sequence[str]) -> Iterator[Pod]:
         yield from (pod for pod in pods if name in pod.nodes and pod.state == _SUCCEEDED)
 
 
-def _cancelled(followed: Followed, store: str, states: Sequence[TaskState]) -> Ending:
+def _cancelled(followed: Followed, kept: RunStore, states: Sequence[TaskState]) -> Ending:
     """Where a run was when somebody ended it; its report did not run, so its summary is written now."""
-    write_cancelled(store, followed.run)
+    write_cancelled(kept.address, followed.run)
     reached = [task.name for task in states if task.state in ("FAILED", "RUNNING", "CANCELED", "PENDING")]
     where = f" during {', '.join(reached)}" if reached else " before its first task"
     how = (
@@ -183,10 +191,10 @@ def _cancelled(followed: Followed, store: str, states: Sequence[TaskState]) -> E
     )
 
 
-def _failure(followed: Followed, store: str, states: Sequence[TaskState]) -> Ending:
+def _failure(followed: Followed, kept: RunStore, states: Sequence[TaskState]) -> Ending:
     run, pods = followed.run, _failed_pods(followed)
     stopped = bool(pods) and all(pod.stopped for pod in pods)
-    said = _errors(store, run) or {_names(pod): _reason(followed, pod) for pod in pods}
+    said = _errors(kept) or {_names(pod): _reason(followed, pod) for pod in pods}
     failed = [task.name for task in states if task.state == "FAILED"]
     if said:
         words = "; ".join(f"{stage}: {line}" for stage, line in said.items())
@@ -199,31 +207,27 @@ def _failure(followed: Followed, store: str, states: Sequence[TaskState]) -> End
         words = f"{names} was stopped from outside, not by an error of its own (a pod deleted, a node taken): {words}"
     return Ending(
         ExitCode.RUN_FAILED,
-        f"run {run} {str(followed.found.state).lower()}: {words}{_promoted_before(followed, store)}; "
+        f"run {run} {str(followed.found.state).lower()}: {words}{_promoted_before(followed, kept)}; "
         "finished tasks are reused by the next run",
         stopped,
     )
 
 
-def _promoted_before(followed: Followed, store: str) -> str:
+def _promoted_before(followed: Followed, kept: RunStore) -> str:
     """What must not be lost sight of in a run that failed after its promotion, as where its report did."""
-    outcome, _ = _result(store, followed.run, OUTCOME_FILE)
+    outcome, _ = kept.result(OUTCOME_FILE)
     said = outcome if outcome is not None and outcome.get("promoted") else _logged(followed)[0]
     return PROMOTED_BEFORE if said.get("promoted") is True else ""
 
 
-def _errors(store: str, run: str) -> dict[str, str]:
+def _errors(kept: RunStore) -> dict[str, str]:
     """What stages wrote down as they failed: as the report has it, else as they left it."""
-    outcome, _ = _result(store, run, OUTCOME_FILE)
+    outcome, _ = kept.result(OUTCOME_FILE)
     if outcome is not None and outcome.get("errors"):
         return dict(outcome["errors"])
-    try:
-        ledger = Ledger(open_store(store), run)
-        outcomes = node_outcomes(ledger)
-        failed = {node.stage for node in GRAPH if outcomes.get(node.name) == "FAILED"}
-        return {stage: line for stage, line in ledger.errors().items() if stage in failed}
-    except (LoraparError, OSError):
-        return {}
+    outcomes, lines = kept.ask(node_outcomes) or {}, kept.ask(lambda ledger: ledger.errors()) or {}
+    failed = {node.stage for node in GRAPH if outcomes.get(node.name) == "FAILED"}
+    return {stage: line for stage, line in lines.items() if stage in failed}
 
 
 def _failed_pods(followed: Followed) -> list[Pod]:

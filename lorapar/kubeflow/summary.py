@@ -69,10 +69,9 @@ def said_outcome(log: str) -> dict[str, Any]:
     """What the lines of a log say of the outcome; empty where they say nothing."""
     said: dict[str, Any] = {}
     for line in log.splitlines():
-        _, mark, text = line.partition(OUTCOME)
-        if mark:
+        if line.startswith(OUTCOME):
             try:
-                value = json.loads(text)
+                value = json.loads(line.removeprefix(OUTCOME))
             except json.JSONDecodeError:
                 continue
             said |= value if isinstance(value, dict) else {}

@@ -414,6 +414,24 @@ def test_a_long_task_is_not_taken_for_gone(server: Double, wait: Wait) -> None:
     assert wait()[0] == 10
 
 
+@pytest.mark.usefixtures("quiet")
+def test_a_store_that_does_not_answer_is_not_asked_at_every_step(
+    server: Double, wait: Wait, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without an answer a question takes a minute."""
+    asked = []
+
+    def silent(address: str) -> None:
+        asked.append(address)
+        raise UnreachableError(f"{address}: did not answer")
+
+    monkeypatch.setattr(submission, "open_store", silent)
+    training = Frame("RUNNING", until("rl", rl=Fate("RUNNING", log="step 100")), packed=True)
+    server.endings = [[*[training] * 9, Frame("SUCCEEDED", ALL | {"report": says(better=False)}, packed=True)]]
+    assert wait()[0] == 10
+    assert len(asked) == 2, "once while it goes on, once at its end"
+
+
 def test_an_outcome_is_read_from_the_lines_made_for_it_and_from_no_others() -> None:
     log = f"better: yes\n{outcome_line({'better': True})}\nlorapar outcome: [1]\nlorapar outcome: nonsense\n"
     assert said_outcome(log) == {"better": True}
