@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Protocol
+
+from lorapar.records import Omission
 
 
 class Progress(Protocol):
@@ -29,3 +32,10 @@ class Silent:
 
     def say(self, line: str) -> None:
         """Says nothing."""
+
+
+def say_omissions(progress: Progress, omissions: Iterable[Omission]) -> None:
+    """A line for each that left something out or cut it; a warning where it is half or more."""
+    for one in omissions:
+        if one.count:
+            progress.say(f"{'WARNING: ' if one.is_much else ''}{one.line}")

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from lorapar.basemodel.answer_end import PROBE_ANSWER, AnswerEnd, answer_end, shared_length
 from lorapar.config import PromptConfig
 from lorapar.errors import BadInputError
-from lorapar.records import Example, System
+from lorapar.records import Example, Omission, System
 
 if TYPE_CHECKING:
     import torch
@@ -79,6 +79,54 @@ def encode_rows(
     end = answer_end(tokenizer)
     encoded = (_encode(tokenizer, row, end, max_length) for row in chat_rows(rows, prompts))
     return [row for row in encoded if any(label != IGNORED for label in row["labels"])]
+
+
+_ANY_LENGTH = 1 << 30
+
+
+@dataclass(frozen=True)
+class FittingRows:
+    """Rows of which some answer token is within a number of tokens."""
+
+    rows: list[Row]
+    encoded: list[Encoded]
+    """Token ids and labels of each, as `encode_rows` gives them."""
+    omissions: tuple[Omission, Omission]
+    """Rows that are left out, and rows whose end is cut off."""
+
+
+def fit_rows(
+    tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row], prompts: PromptConfig, max_length: int, setting: str
+) -> FittingRows:
+    """As `encode_rows`, with what it leaves out and cuts; `setting` names the limit."""
+    kept: list[Row] = []
+    encoded: list[Encoded] = []
+    cut = 0
+    whole = encode_rows(tokenizer, rows, prompts, _ANY_LENGTH)
+    if len(whole) < len(rows):  # a row without an answer at all; which one, they say one by one
+        nothing: Encoded = {"input_ids": [], "labels": []}
+        whole = [next(iter(encode_rows(tokenizer, [row], prompts, _ANY_LENGTH)), nothing) for row in rows]
+    for row, one in zip(rows, whole, strict=True):
+        within = {name: ids[:max_length] for name, ids in one.items()}
+        if any(label != IGNORED for label in within["labels"]):
+            kept.append(row)
+            encoded.append(within)
+            cut += len(one["input_ids"]) > max_length
+    left_out = Omission(
+        count=len(rows) - len(kept),
+        total=len(rows),
+        what="rows left out",
+        why=f"no token of their answer is within {max_length:,} tokens",
+        remedy=f"raise {setting}",
+    )
+    shortened = Omission(
+        count=cut,
+        total=len(rows),
+        what="rows cut",
+        why=f"they are longer than {max_length:,} tokens, so the end of their answer is not seen",
+        remedy=f"raise {setting}",
+    )
+    return FittingRows(kept, encoded, (left_out, shortened))
 
 
 def collate(rows: Sequence[Encoded], pad_token_id: int) -> dict[str, torch.Tensor]:

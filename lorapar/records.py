@@ -95,6 +95,8 @@ class Answer(Record):
     """Right by the lenient rule (last number in the text, or the reference contained in it)."""
     loss: float | None = None
     """Mean cross-entropy of the reference answer's tokens, in nats; None for a benchmark."""
+    cut_off: bool | None = None
+    """True: the answer was as long as it might be and had not ended."""
 
     @model_validator(mode="after")
     def _counted_under_one(self) -> Answer:
@@ -106,6 +108,37 @@ class Answer(Record):
     def measure(self) -> str:
         """What the answer is counted under: its benchmark or its system."""
         return self.benchmark or str(self.system)
+
+
+class Omission(Record):
+    """Rows, answers or completions that a stage left out or cut: how many, why, and what changes that."""
+
+    count: int
+    total: int
+    what: str
+    """What was counted and what became of it, such as `rows left out`."""
+    why: str
+    remedy: str
+    """What a person does about it; names the setting."""
+
+    @property
+    def line(self) -> str:
+        """`32 of 35 rows left out: no token of their answer is within 256 tokens; raise sft.max_length`."""
+        return f"{self.count:,} of {self.total:,} {self.what}: {self.why}; {self.remedy}"
+
+    @property
+    def is_much(self) -> bool:
+        """Whether it is half or more, which no reader may miss."""
+        return self.count * 2 >= self.total > 0
+
+
+OMISSIONS = "omissions"
+"""The key of a stage's summary that lists what it left out or cut."""
+
+
+def omissions_of(*found: Omission) -> list[dict[str, Any]]:
+    """Those of which there are some, for a summary."""
+    return [one.model_dump() for one in found if one.count]
 
 
 R = TypeVar("R", bound=Record)

@@ -8,7 +8,17 @@ from lorapar.basemodel import load_model, load_tokenizer
 from lorapar.basemodel.chat_template import PLAIN_TEMPLATE
 from lorapar.config import ModelConfig, PromptConfig
 from lorapar.errors import BadInputError
-from lorapar.prompts import IGNORED, chat_rows, collate, encode_rows, prompt_ids, prompt_messages, render, rows_of
+from lorapar.prompts import (
+    IGNORED,
+    chat_rows,
+    collate,
+    encode_rows,
+    fit_rows,
+    prompt_ids,
+    prompt_messages,
+    render,
+    rows_of,
+)
 from lorapar.records import Example
 
 TINY = ModelConfig(name="builtin:tiny", dtype="float32")
@@ -114,3 +124,20 @@ def test_tokens_and_labels_are_those_of_trl(tmp_path, tokenizer, plain_tokenizer
     their_batch = trainer.data_collator([dict(row) for row in trainer.train_dataset])
     for key, tensor in collate(ours, chosen.pad_token_id).items():
         assert tensor.equal(their_batch[key]), key
+
+
+def test_rows_that_are_left_out_and_rows_that_are_cut_are_told_apart(tokenizer):
+    encoded = encode_rows(tokenizer, ROWS, PROMPTS, max_length=1000)
+    longest = max(encoded, key=lambda row: len(row["input_ids"]))
+    whole = fit_rows(tokenizer, ROWS, PROMPTS, len(longest["input_ids"]), "a.limit")
+    assert whole.encoded == encoded
+    assert [one.count for one in whole.omissions] == [0, 0]
+    limit = len(longest["input_ids"]) - 1
+    shorter = fit_rows(tokenizer, ROWS, PROMPTS, limit, "a.limit")
+    assert shorter.encoded == encode_rows(tokenizer, ROWS, PROMPTS, limit)
+    left_out, cut = shorter.omissions
+    assert (left_out.count, cut.count) == (0, 1)
+    prompt = longest["labels"].count(-100)
+    left_out, cut = fit_rows(tokenizer, ROWS, PROMPTS, prompt, "a.limit").omissions
+    assert left_out.count >= 1
+    assert left_out.remedy == cut.remedy == "raise a.limit"

@@ -5,7 +5,18 @@ import json
 import pytest
 
 from lorapar.errors import BadInputError
-from lorapar.records import Example, digest_of, read_json, read_records, recover_lines, write_json, write_records
+from lorapar.progress import Silent, say_omissions
+from lorapar.records import (
+    Example,
+    Omission,
+    digest_of,
+    omissions_of,
+    read_json,
+    read_records,
+    recover_lines,
+    write_json,
+    write_records,
+)
 
 
 def test_rows_read_back_as_they_were_written(tmp_path):
@@ -57,3 +68,18 @@ def test_what_a_killed_process_appended_is_read_up_to_the_torn_line_and_goes_on_
     assert list(recover_lines(path, lambda line: json.loads(line)["number"])) == [1, 2]
     assert path.read_bytes() == whole
     assert list(recover_lines(tmp_path / "none.jsonl", json.loads)) == []
+
+
+def test_what_is_left_out_is_said_in_one_line_and_much_of_it_is_much():
+    few = Omission(count=3, total=7, what="rows left out", why="they are long", remedy="raise a.limit")
+    assert few.line == "3 of 7 rows left out: they are long; raise a.limit"
+    assert not few.is_much
+    half = few.model_copy(update={"total": 6})
+    assert half.is_much
+    none = few.model_copy(update={"count": 0})
+    assert omissions_of(few, none) == [few.model_dump()]
+    said = []
+    progress = Silent()
+    progress.say = said.append
+    say_omissions(progress, [few, none, half])
+    assert said == [few.line, f"WARNING: {half.line}"]

@@ -11,6 +11,7 @@ from lorapar.cli.base import (
     Store,
     Until,
     app,
+    err,
     out,
     out_dir_of,
     reporter,
@@ -31,12 +32,14 @@ def run_command(
     """Run every stage on this machine into one folder; a second run continues and reuses what is unchanged."""
     settings = settings_of(preset, config, overrides, store)
     from lorapar.local import run_local
-    from lorapar.report.text import closing_table
+    from lorapar.report.text import closing_table, warning_lines
 
     folder = run_local(settings, out_dir_of(settings, out_dir), reporter, until=until, fresh=fresh)
     metrics = folder.root / "metrics.json"
     if metrics.is_file():
         out.print(closing_table(metrics))
+        for line in warning_lines(metrics):
+            err.say(f"lorapar: warning: {line}", "yellow")
     out.print(f"report: {folder.root / 'report.html'}", markup=False, soft_wrap=True)
     if (folder.root / "adapter").is_dir() and until is None:
         out.print(f"adapter: {folder.root / 'adapter'}", markup=False, soft_wrap=True)

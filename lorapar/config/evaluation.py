@@ -53,7 +53,7 @@ class EvaluateConfig(Section):
 
     limit: Positive | None = Field(None, description="Rows of each system that are evaluated; absent: all held-out")
     batch_size: Positive = Field(32, description="Rows generated for at once")
-    max_new_tokens: Positive = Field(256, description="Longest answer in tokens")
+    max_new_tokens: Positive = Field(512, description="Longest answer in tokens")
     confidence: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(0.95, description="Level of the intervals")
     backend: Literal["transformers", "vllm"] = Field(
         "transformers", description="What runs the models; vllm needs an environment (or the image) with vLLM"

@@ -60,7 +60,7 @@ class RlConfig(Section):
     gradient_accumulation: Positive = Field(4, description="Forward passes to one optimiser step")
     num_generations: Annotated[int, Field(ge=2)] = Field(8, description="Completions of each prompt: the group")
     max_prompt_length: Positive = Field(128, description="Longest prompt in tokens; rows above it are left out")
-    max_completion_length: Positive = Field(256, description="Longest completion in tokens")
+    max_completion_length: Positive = Field(512, description="Longest completion in tokens")
     rollouts: Literal["transformers", "vllm"] = Field(
         "transformers", description="What samples the completions; vllm needs an environment (or the image) with vLLM"
     )

@@ -95,4 +95,10 @@ class Answerer:
             strict=strict_match(text, example.reference, system),
             lenient=lenient_match(text, example.reference),
             loss=loss,
+            cut_off=self._is_cut_off(tokens) or None,
         )
+
+    def _is_cut_off(self, tokens: Sequence[int]) -> bool:
+        """Whether an answer is as long as it may be and its last token is none that ends one."""
+        limit = self._asking.settings.max_new_tokens
+        return len(tokens) >= limit and tokens[-1] not in self._asking.tokenizer.all_special_ids

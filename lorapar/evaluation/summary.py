@@ -9,7 +9,7 @@ from typing import Any
 from lorapar.config import SYSTEMS
 from lorapar.evaluation.book import AnsweredBatch
 from lorapar.evaluation.intervals import paired_change, wilson_interval
-from lorapar.records import Answer
+from lorapar.records import Answer, Omission
 
 Figures = dict[str, Any]
 RULES = {"": "strict", "lenient_": "lenient"}
@@ -25,13 +25,31 @@ def model_figures(batches: Sequence[AnsweredBatch], confidence: float) -> Figure
         losses = [answer.loss for answer in own if answer.loss is not None]
         figures[f"{system}_rows"] = len(own)
         figures[f"{system}_loss"] = sum(losses) / len(losses) if losses else None
+        figures[f"{system}_cut_off"] = cut_off_share(own)
         figures |= {f"{system}_{name}": value for name, value in score_figures(own, confidence).items()}
     return figures | cost_figures(answers, sum(batch.seconds for batch in batches))
 
 
 def benchmark_figures(answers: Sequence[Answer], seconds: float, confidence: float) -> Figures:
     """One model's figures on one benchmark; accuracies are None where its answers are code that was not run yet."""
-    return {"rows": len(answers), **score_figures(answers, confidence), **cost_figures(answers, seconds)}
+    counts = {"rows": len(answers), "cut_off": cut_off_share(answers)}
+    return {**counts, **score_figures(answers, confidence), **cost_figures(answers, seconds)}
+
+
+def cut_off_share(answers: Sequence[Answer]) -> float | None:
+    """Share of the answers that had not ended at the limit; None of no answers."""
+    return sum(bool(answer.cut_off) for answer in answers) / len(answers) if answers else None
+
+
+def cut_answers(answers: Sequence[Answer], model: str, limit: int, setting: str) -> Omission:
+    """A model's answers that had not ended at a limit of tokens."""
+    return Omission(
+        count=sum(bool(answer.cut_off) for answer in answers),
+        total=len(answers),
+        what=f"answers of {model} cut off",
+        why=f"they had not ended after {limit:,} tokens, and most count as wrong",
+        remedy=f"raise {setting}",
+    )
 
 
 def score_figures(answers: Sequence[Answer], confidence: float) -> Figures:

@@ -6,14 +6,17 @@ packages, while the images of the stages that need them have.
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Iterable
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from lorapar.basemodel.shape import context_length
 from lorapar.config import RunConfig
-from lorapar.errors import BadInputError
+from lorapar.errors import BadInputError, StorageError
 from lorapar.registry.signature import check_keys
 from lorapar.stages.graph import GRAPH, Node
 from lorapar.store import is_s3, make_writable_folder, open_store, parse_address
@@ -30,6 +33,28 @@ def ask_registry(config: RunConfig) -> None:
     address = config.registry.address
     if address is not None and is_s3(address):
         next(iter(open_store(address).list("adapters/")), None)
+
+
+def ask_storage(config: RunConfig) -> None:
+    """As `check_storage`, for a plan: folders are looked at and not made, not even one that is missing.
+
+    Raises StorageError for one that could not be made or written.
+    """
+    for setting, address in (("registry.address", config.registry.address), ("store.address", config.store.address)):
+        if address is not None and isinstance(folder := parse_address(address), Path):
+            _check_could_be_written(folder, setting)
+    ask_registry(config)
+    check_keys()
+
+
+def _check_could_be_written(folder: Path, setting: str) -> None:
+    existing = next(one for one in (folder.absolute(), *folder.absolute().parents) if one.exists())
+    if not existing.is_dir():
+        raise StorageError(f"{setting}: {existing} is a file, not a folder; choose another place")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise StorageError(
+            f"{setting}: {existing} cannot be written ({os.strerror(errno.EACCES)}); choose another place"
+        )
 
 
 def check_storage(config: RunConfig) -> None:
@@ -87,6 +112,24 @@ def check_context(config: RunConfig) -> None:
                 f"{key} is {tokens} tokens, and {config.model.name} reads at most {positions} at once "
                 "(its config.json); lower it"
             )
+
+
+def require_sandbox(nodes: Iterable[Node], config: RunConfig) -> None:
+    """Raise BadInputError where generated code would have to run and this machine cannot confine it as set.
+
+    Asked with the packages, of machines that run stages themselves.
+    """
+    generates = any(benchmark.task == "humaneval" for benchmark in config.evaluate.benchmarks)
+    if generates and find_spec("torch") is not None and any(node.stage == "execute" for node in nodes):
+        _try_sandbox(config.execute.sandbox)
+
+
+@cache
+def _try_sandbox(policy: Literal["strict", "best_effort"]) -> None:
+    from lorapar.evaluation.sandbox import Limits, Sandbox
+
+    with Sandbox(Limits(), policy):
+        pass
 
 
 def ahead_of(node: Node, last: str) -> tuple[Node, ...]:

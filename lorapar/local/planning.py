@@ -14,7 +14,8 @@ from lorapar.local.calls import teacher_calls
 from lorapar.local.edits import with_edits
 from lorapar.local.estimate import stage_memory_bytes
 from lorapar.local.folder import RunFolder
-from lorapar.local.needs import adapter_targets, ask_registry, check_context, require_packages
+from lorapar.local.forecast import planned_omissions
+from lorapar.local.needs import adapter_targets, ask_storage, check_context, require_packages, require_sandbox
 from lorapar.local.preview import PlannedNode, preview
 from lorapar.local.runner import last_node, with_registry
 from lorapar.stages.contract import stage_spec
@@ -34,12 +35,13 @@ def plan_table(config: RunConfig, out: Path, *, until: str | None, fresh: bool) 
     """
     last, folder = last_node(until), RunFolder(out)
     folder.require_own()
-    ask_registry(config)
+    ask_storage(config)
     plan = make_plan(with_edits(with_registry(config, out), folder))
     nodes = _up_to(preview(plan, folder), last)
     running = [planned.node for planned in nodes if fresh or not planned.reused]
     if any(stage_spec(node.stage).cached for node in running):
         require_packages(running, plan.config)
+        require_sandbox(running, plan.config)
         check_context(plan.config)
     targets = adapter_targets(running, plan.config)
     memory = stage_memory_bytes(plan.config)
@@ -49,7 +51,8 @@ def plan_table(config: RunConfig, out: Path, *, until: str | None, fresh: bool) 
         why = "--fresh" if planned.reused and fresh else planned.reason
         need = memory.get(planned.node.stage)
         table.add_row(planned.node.name, _state(reused), why, f"{need / 1e9:.1f} GB" if need else "")
-    facts = (*_facts(plan.config, out), *_adapter(plan.config, targets), *_text_facts(plan.config))
+    omitted = map(Text, planned_omissions(plan.config, [node.stage for node in running]))
+    facts = (*_facts(plan.config, out), *_adapter(plan.config, targets), *_text_facts(plan.config), *omitted)
     return Group(table, Text(), *facts)
 
 

@@ -9,12 +9,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lorapar.config import RunConfig, dump_config
+from lorapar.config import SYSTEMS, RunConfig, dump_config
 from lorapar.errors import BadInputError, nearest, stopped
 from lorapar.local.edits import with_edits
 from lorapar.local.execute import executed, forget_unfinished
 from lorapar.local.folder import RunFolder, StageRecord
-from lorapar.local.needs import adapter_targets, ahead_of, check_context, check_storage, require_packages
+from lorapar.local.forecast import say_ahead
+from lorapar.local.needs import (
+    adapter_targets,
+    ahead_of,
+    check_context,
+    check_storage,
+    require_packages,
+    require_sandbox,
+)
 from lorapar.local.preview import changes, expected_record
 from lorapar.local.results import results_so_far, write_results
 from lorapar.local.shared import SharedStages
@@ -86,6 +94,8 @@ def _run_nodes(run: _Run, reporter: Reporter) -> set[str]:
         with reporter(f"[{position}/{len(GRAPH)}] {node.name}:") as progress:
             if _run_node(node, sections[node.name], run, progress):
                 ran.add(node.name)
+            if node.name == "tally":
+                _look_ahead(sections, run, progress)
         if node.stage == "plan":
             resolved = read_plan(folder.artifact("plan", "plan"))
             write_atomically(folder.root / "config.yaml", dump_config(resolved.config))
@@ -94,6 +104,28 @@ def _run_nodes(run: _Run, reporter: Reporter) -> set[str]:
             break
     _share_all(run)
     return ran
+
+
+def _look_ahead(sections: dict[str, dict[str, Any]], run: _Run, progress: Progress) -> None:
+    """Say what the training that is about to run will leave out of the rows that the vote dealt."""
+    folder = run.folder
+    dealt = folder.record("tally")
+    stages = [
+        name
+        for name in ("sft", "rl")
+        if comes_to(name, run.last) and not _trained_on(folder.record(name), sections[name], dealt)
+    ]
+    if stages:
+        tally = {system: folder.artifact("tally", system) for system in SYSTEMS}
+        config = read_plan(folder.artifact("plan", "plan")).config
+        say_ahead(config, tally, stages, progress)
+
+
+def _trained_on(record: StageRecord | None, settings: dict[str, Any], dealt: StageRecord | None) -> bool:
+    """Whether a stage of training has finished with these settings and these rows."""
+    if record is None or dealt is None or record.settings != settings:
+        return False
+    return all(record.inputs[system] == [dealt.outputs[system]] for system in SYSTEMS)
 
 
 def _run_node(node: Node, settings: dict[str, Any], run: _Run, progress: Progress) -> bool:
@@ -121,6 +153,7 @@ def _run_node(node: Node, settings: dict[str, Any], run: _Run, progress: Progres
     if stage_spec(node.stage).cached:  # others run in any case, also where all that follows can be reused
         ahead = ahead_of(node, run.last)
         require_packages(ahead, run.config)
+        require_sandbox(ahead, run.config)
         check_context(run.config)
         adapter_targets(ahead, run.config)
     try:
@@ -190,7 +223,8 @@ def _execute(node: Node, record: StageRecord, run: _Run, progress: Progress) -> 
         progress=progress,
         origin=replace(Origin.of_environment(), run=str(folder.root.resolve())),
         cache=folder.cache,
-        judged=comes_to_the_gate(run.last),
+        judged=comes_to("gate", run.last),
+        rewarded=comes_to("rl", run.last),
     )
     store = run.shared.store if run.shared is not None else None
     with executed(record, call, store, run.config.checkpoint) as finished:
@@ -202,10 +236,10 @@ def _execute(node: Node, record: StageRecord, run: _Run, progress: Progress) -> 
     progress.say(f"done in {finished.seconds:.1f} s" + _summary(finished.metrics))
 
 
-def comes_to_the_gate(last: str) -> bool:
-    """Whether a run that ends with this node comes to the gate."""
+def comes_to(name: str, last: str) -> bool:
+    """Whether a run that ends with the node `last` comes to another one."""
     names = [node.name for node in GRAPH]
-    return names.index(last) >= names.index("gate")
+    return names.index(last) >= names.index(name)
 
 
 def _verified_inputs(node: Node, folder: RunFolder) -> dict[str, tuple[Path, ...]]:

@@ -32,6 +32,7 @@ def asked_section(facts: Facts) -> dict[str, Any] | None:
             for name, message in (("System 1", config.prompts.system1), ("System 2", config.prompts.system2))
             if message
         ],
+        "omissions": [(stage, one.line, one.is_much) for stage, one in facts.omissions],
         "created": (facts.plan or {}).get("created"),
     }
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from lorapar.records import Omission
 from lorapar.report.outcome import MODELS, changes
 from lorapar.report.sources import Facts
 from lorapar.report.verdict import verdict_figures
@@ -31,6 +32,10 @@ def metrics_of(facts: Facts) -> dict[str, Any]:
         "verdict": verdict_figures(facts),
         "partition": _partition(facts),
         "votes": _votes(facts),
+        "omissions": [
+            {"stage": stage, **one.model_dump(), "line": one.line, "much": one.is_much}
+            for stage, one in facts.omissions
+        ],
         "timings": list(facts.timings) if facts.timings else None,
     }
     finite: dict[str, Any] = without_nan(figures)
@@ -44,6 +49,10 @@ def without_nan(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [without_nan(inner) for inner in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _omission(stage: str, one: Omission) -> dict[str, Any]:
+    return {"stage": stage, **one.model_dump(), "line": one.line, "much": one.is_much}
 
 
 def _change(change: Any) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from lorapar.config import RunConfig
 from lorapar.errors import BadInputError, IntegrityError
-from lorapar.records import Answer, Example, Label, Record, Vote, read_json, read_records
+from lorapar.records import OMISSIONS, Answer, Example, Label, Omission, Record, Vote, read_json, read_records
 from lorapar.store import read_manifest
 
 Figures = Mapping[str, Any]
@@ -69,6 +69,8 @@ class Facts:
     promotion: Figures | None = None
     answers: tuple[Answer, ...] | None = None
     evaluation: Figures | None = None
+    omissions: tuple[tuple[str, Omission], ...] = ()
+    """What stages left out or cut, each with the name of its stage, in the order they ran."""
     digests: Mapping[str, str] = field(default_factory=dict)
     """Digest of each artifact that is there, by name."""
     timings: tuple[Figures, ...] | None = None
@@ -98,10 +100,30 @@ def read_facts(sources: ReportSources) -> Facts:
         promotion=_json(sources.promotion, "promotion.json"),
         answers=_records(sources.evaluation, "answers.jsonl", Answer),
         evaluation=_json(sources.evaluation, "summary.json"),
+        omissions=tuple(_omissions(sources)),
         digests=_digests(sources),
         timings=tuple(sources.timings) if sources.timings else None,
         run=sources.run,
     )
+
+
+def _omissions(sources: ReportSources) -> Iterator[tuple[str, Omission]]:
+    """What each stage's summary says it left out or cut; older summaries say nothing of it."""
+    scores = {f"score-system{number}": folder for number, folder in enumerate(sources.scores, 1)}
+    stages = {
+        "prepare": sources.examples,
+        "tally": sources.labels,
+        **scores,
+        "sft": sources.sft,
+        "rl": sources.rl,
+        "evaluate": sources.evaluation,
+    }
+    for stage, folder in stages.items():
+        for found in (_json(folder, "summary.json") or {}).get(OMISSIONS, ()):
+            try:
+                yield stage, Omission.model_validate(found)
+            except ValidationError:
+                raise BadInputError(f"{folder}/summary.json: {OMISSIONS} is not as this version writes it") from None
 
 
 def _config(plan: Figures | None, folder: Path | None) -> RunConfig | None:

@@ -56,3 +56,9 @@ def _line(figures: dict[str, Any], system: str) -> str | None:
     steps = [(after, changes.get(f"{system}_{before}_to_{after}")) for before, after in pairwise(MODELS)]
     said = [f"{one['verdict']} {model_name(after)} ({p_value(one['p_value'])})" for after, one in steps if one]
     return f"{system_name(system)}: {', '.join(said)}" if said else None
+
+
+def warning_lines(metrics: Path) -> list[str]:
+    """What a run left out or cut of which it was half or more, a line each, with the stage."""
+    found = read_json(metrics).get("omissions") or []
+    return [f"{one['stage']}: {one['line']}" for one in found if one["much"]]

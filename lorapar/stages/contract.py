@@ -92,6 +92,8 @@ class StageCall(Generic[S]):
     """Where machines share what they remember by content; None: they do not."""
     judged: bool = True
     """Whether a gate follows; a run on one machine may end before it. Decides no output, only what is refused early."""
+    rewarded: bool = True
+    """Whether RL follows; as `judged`."""
 
     def input(self, name: str) -> Path:
         """The one folder of an input."""

@@ -1,11 +1,12 @@
 """evaluate: what base, adapter after SFT, published adapter and incumbent answer to the same rows and benchmarks.
 
 summary.json holds `base`, `after_sft`, `after_rl` (the adapter as published) and, where there is one, `incumbent`, each
-with, by system, `_rows`, `_loss` (mean over rows, nats), `_accuracy` and `_interval` (strict rule, Wilson),
-`_lenient_accuracy` and `_lenient_interval`, and with `seconds_per_answer` (generation only, in batches) and
-`tokens_per_answer`; under `benchmarks` the same by benchmark; `changes` (see `lorapar.evaluation.all_changes`); and
-`confidence`, the level of all intervals. answers.jsonl holds every answer with its verdicts, problems.jsonl what is
-needed to run answers that are code.
+with, by system, `_rows`, `_loss` (mean over rows, nats), `_cut_off` (share of answers that had not ended at the limit),
+`_accuracy` and `_interval` (strict rule, Wilson), `_lenient_accuracy` and `_lenient_interval`, and with
+`seconds_per_answer` (generation only, in batches) and `tokens_per_answer`; under `benchmarks` the same by benchmark;
+`changes` (see `lorapar.evaluation.all_changes`); `confidence`, the level of all intervals; and `omissions`, what could
+not be judged or was cut off. answers.jsonl holds every answer with its verdicts, problems.jsonl what is needed to run
+answers that are code.
 """
 
 from __future__ import annotations
@@ -17,7 +18,19 @@ from typing import TYPE_CHECKING, get_args
 from lorapar.config import EvaluateConfig, ModelConfig, PromptConfig
 from lorapar.errors import BadInputError
 from lorapar.evaluation.benchmarks import BenchmarkRows, load_rows, write_problems
-from lorapar.records import Answer, Example, System, read_records, sample_rows, write_json, write_records
+from lorapar.progress import say_omissions
+from lorapar.records import (
+    OMISSIONS,
+    Answer,
+    Example,
+    Omission,
+    System,
+    omissions_of,
+    read_records,
+    sample_rows,
+    write_json,
+    write_records,
+)
 from lorapar.stages.contract import Metrics, StageCall, StageSettings, StageSpec
 
 if TYPE_CHECKING:
@@ -114,6 +127,9 @@ def _write(call: StageCall[Settings], book: AnswerBook, asked: list[Asked], mode
     confidence = call.settings.evaluate.confidence
     batches = {name: book.of(name) for name in models}
     answers = {name: _in_order(answer for batch in batches[name] for answer in batch.answers) for name in models}
+    omissions = _heldout_omissions(call, answers)
+    say_omissions(call.progress, omissions)
+    omissions += [omission for one in asked for omission in one.omissions]
     figures = {name: model_figures(batches[name], confidence) for name in models}
     for one in asked:
         answers[one.model] += one.answers
@@ -122,12 +138,32 @@ def _write(call: StageCall[Settings], book: AnswerBook, asked: list[Asked], mode
     folder = call.output("evaluation")
     write_records(folder / "answers.jsonl", (answer for name in models for answer in answers[name]))
     changes = all_changes({name: answers[name] for name in MODELS}, confidence)
-    write_json(folder / "summary.json", {**figures, "changes": changes, "confidence": confidence})
+    write_json(
+        folder / "summary.json",
+        {**figures, "changes": changes, "confidence": confidence, OMISSIONS: omissions_of(*omissions)},
+    )
     metrics = flat_metrics(figures)
     # What people look for first stands first.
     metrics = {name: metrics[name] for name in sorted(metrics, key=lambda name: not name.endswith(_FIRST))}
     seconds = sum(batch.seconds for name in models for batch in batches[name]) + sum(one.seconds for one in asked)
     return {**metrics, "seconds": seconds}
+
+
+def _heldout_omissions(call: StageCall[Settings], answers: dict[str, list[Answer]]) -> list[Omission]:
+    """Held-out rows that cannot be judged, and every model's answers that were cut off."""
+    from lorapar.evaluation.summary import cut_answers
+
+    limit = call.settings.evaluate.max_new_tokens
+    rows = answers[MODELS[0]]
+    unjudged = Omission(
+        count=sum(answer.strict is None for answer in rows),
+        total=len(rows),
+        what="held-out rows have no reference answer",
+        why="they have a loss and count in no accuracy",
+        remedy="name data.columns.reference or reference_pattern",
+    )
+    cut = [cut_answers(answers[model], model, limit, "evaluate.max_new_tokens") for model in answers]
+    return [unjudged, *cut]
 
 
 def _in_order(answers: Iterable[Answer]) -> list[Answer]:

@@ -11,8 +11,9 @@ from typing import Any
 
 from lorapar.config import DataConfig, ModelConfig, PromptConfig
 from lorapar.data import LoadedData, data_digest, load_data
-from lorapar.errors import IntegrityError
-from lorapar.records import write_json, write_records
+from lorapar.errors import BadInputError, IntegrityError
+from lorapar.progress import say_omissions
+from lorapar.records import OMISSIONS, Omission, omissions_of, write_json, write_records
 from lorapar.stages.contract import Metrics, StageCall, StageSettings, StageSpec
 from lorapar.stages.model_text import row_check
 
@@ -44,18 +45,13 @@ def run(call: StageCall[Settings]) -> Metrics:
     if data.digest not in (None, digest):
         raise IntegrityError(f"data.source: {data.source} has changed since the run was planned; run it again")
     loaded = load_data(data, call.settings.seed)
-    if loaded.left_out:
-        call.progress.say(f"left out {len(loaded.left_out)} rows, the first: {loaded.left_out[0]}")
     _check_text(call, loaded)
+    omissions = _omissions(loaded)
+    _tell(call, loaded, omissions)
     folder = call.output("examples")
     write_records(folder / "examples.jsonl", loaded.examples)
-    summary = {"source": data.source, "digest": digest, **_summary(loaded)}
+    summary = {"source": data.source, "digest": digest, **_summary(loaded), OMISSIONS: omissions_of(*omissions)}
     write_json(folder / "summary.json", summary)
-    if not summary["splits"]["train"]["with_reference"]:
-        call.progress.say(
-            "no row has a short reference answer, so RL will have nothing to reward: name data.columns.reference or "
-            "reference_pattern, or stop with --until sft"
-        )
     rows = {f"rows_{name}": float(summary["splits"][name]["rows"]) for name in ("train", "heldout")}
     return {**rows, "rows_left_out": float(len(loaded.left_out))}
 
@@ -67,6 +63,45 @@ def _check_text(call: StageCall[Settings], loaded: LoadedData) -> None:
         check.see(loaded.examples)
         for note in check.notes():
             call.progress.say(note)
+
+
+def _omissions(loaded: LoadedData) -> list[Omission]:
+    rows = len(loaded.examples)
+    return [
+        Omission(
+            count=len(loaded.left_out),
+            total=rows + len(loaded.left_out),
+            what="rows left out",
+            why=f"data.bad_rows is leave_out, the first: {next(iter(loaded.left_out), '')}",
+            remedy="mend them",
+        ),
+        Omission(
+            count=sum(one.reference is None for one in loaded.examples),
+            total=rows,
+            what="rows have no reference answer",
+            why="RL leaves them out and their accuracy cannot be measured",
+            remedy="name data.columns.reference or reference_pattern",
+        ),
+    ]
+
+
+def _tell(call: StageCall[Settings], loaded: LoadedData, omissions: list[Omission]) -> None:
+    """Say what was left out; raises BadInputError where RL follows and no row could be rewarded."""
+    if loaded.more:
+        call.progress.say(f"data.limit is {call.settings.data.limit:,}: the rows behind them are not read")
+    for column, count in loaded.blank_texts.items():
+        call.progress.say(f"{count:,} cells of '{column}' hold a text such as nan or <NA> and count as empty")
+    if all(one.reference is None for one in loaded.examples if one.split == "train"):
+        nothing = (
+            "no row has a short reference answer, so RL has nothing to reward: name data.columns.reference or "
+            "reference_pattern, or stop with --until sft"
+        )
+        if call.rewarded:
+            raise BadInputError(nothing)
+        say_omissions(call.progress, omissions[:1])
+        call.progress.say(nothing)
+    else:
+        say_omissions(call.progress, omissions)
 
 
 def _summary(loaded: LoadedData) -> dict[str, Any]:

@@ -9,9 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 from lorapar.config import ModelConfig, PromptConfig, ScoreConfig
 from lorapar.errors import BadInputError
-from lorapar.progress import Progress
-from lorapar.prompts import collate, encode_rows, rows_of
-from lorapar.records import Example, System, digest_of, read_records, sample_rows
+from lorapar.progress import Progress, say_omissions
+from lorapar.prompts import FittingRows, collate, fit_rows, rows_of
+from lorapar.records import (
+    OMISSIONS,
+    Example,
+    System,
+    digest_of,
+    omissions_of,
+    read_records,
+    sample_rows,
+    write_json,
+)
 from lorapar.stages.contract import Metrics, StageCall, StageSettings, StageSpec
 from lorapar.store import read_manifest
 
@@ -41,22 +50,30 @@ SPEC = StageSpec(
 
 
 def run(call: StageCall[Settings]) -> Metrics:
-    """Write scores.safetensors with its provenance; a killed call goes on from the partial sums in scratch."""
+    """Write scores.safetensors with its provenance, and summary.json with what was left out or cut.
+
+    A killed call goes on from the partial sums in scratch.
+    """
     from lorapar.adapter import ScoreAccumulator, load_adapter, save_scores
     from lorapar.basemodel import load_model, load_tokenizer
 
     settings = call.settings
     tokenizer = load_tokenizer(settings.model, call.progress)
     rows = _chosen(call)
-    encoded = _encoded(tokenizer, rows, settings, call.progress)
+    found = _fitting(tokenizer, rows, settings)
+    encoded, (left_out, cut) = found.encoded, found.omissions
+    say_omissions(call.progress, found.omissions)
     model = load_adapter(load_model(settings.model, call.progress), call.input("adapter"), trainable=True)
     accumulator = ScoreAccumulator(model)
     pad = int(tokenizer.pad_token_id)
     seconds = _accumulate(accumulator, encoded, settings.score.batch_size, pad, call)
     scores = accumulator.scores()
     save_scores(call.output("scores") / "scores.safetensors", scores, _provenance(call, rows, len(encoded)))
+    write_json(call.output("scores") / "summary.json", {"rows": len(encoded), OMISSIONS: omissions_of(left_out, cut)})
     return {
         "rows": float(len(encoded)),
+        "rows_left_out": float(left_out.count),
+        "rows_cut": float(cut.count),
         "seconds_per_row": seconds,
         "total_importance": sum(float(tensor.double().sum()) for tensor in scores.values()),
     }
@@ -73,16 +90,15 @@ def _chosen(call: StageCall[Settings]) -> list[Example]:
     return rows
 
 
-def _encoded(tokenizer: Any, rows: Sequence[Example], settings: Settings, progress: Progress) -> list[Encoded]:
+def _fitting(tokenizer: Any, rows: Sequence[Example], settings: Settings) -> FittingRows:
+    """The rows as tokens, and those that are left out or cut."""
     limit = settings.score.max_length
-    encoded = encode_rows(tokenizer, rows_of(rows, settings.system), settings.prompts, limit)
-    if not encoded:
+    found = fit_rows(tokenizer, rows_of(rows, settings.system), settings.prompts, limit, "score.max_length")
+    if not found.encoded:
         raise BadInputError(
             f"score.max_length is {limit}, which cuts off the whole answer of all {len(rows)} rows; raise it"
         )
-    if len(encoded) < len(rows):
-        progress.say(f"{len(rows) - len(encoded)} rows left out: no token of their answer is within {limit} tokens")
-    return encoded
+    return found
 
 
 def _accumulate(

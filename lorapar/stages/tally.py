@@ -11,14 +11,15 @@ from pydantic import model_validator
 
 from lorapar.config import SYSTEMS, EditsConfig, GateConfig, TeacherConfig, VotingConfig
 from lorapar.errors import BadInputError
-from lorapar.records import Example, read_json, read_records, write_json
+from lorapar.progress import say_omissions
+from lorapar.records import OMISSIONS, Example, Omission, omissions_of, read_json, read_records, write_json
 from lorapar.stages.contract import Metrics, StageCall, StageSettings, StageSpec
 from lorapar.voting.ballots import Ballots
 from lorapar.voting.calibration import PROBE
 from lorapar.voting.collect import EXAMPLES, FAILED, SUMMARY, VOTES
 from lorapar.voting.count import Count
 from lorapar.voting.deal import deal, deal_open_votes
-from lorapar.voting.edits import load_edits
+from lorapar.voting.edits import load_edits, system_of
 from lorapar.voting.figures import metrics_of, vote_summary
 
 
@@ -74,12 +75,39 @@ def run(call: StageCall[Settings]) -> Metrics:
     if settings.round == "first":
         _hand_on(count, folders, failed, call.output("undecided"))
     summary = {**vote_summary(count, dealt, settings.round, _described(folders)), "failed": failed}
+    omissions = _omissions(summary, count)
+    summary[OMISSIONS] = omissions_of(*omissions)
+    say_omissions(call.progress, omissions)
     write_json(call.output("labels") / SUMMARY, summary)
     if settings.round == "rest":
         _check_both_systems(summary)
         if settings.gate is not None and call.judged:
             _check_heldout(settings.gate.measures, call.output("heldout"))
     return metrics_of(summary)
+
+
+def _omissions(summary: Mapping[str, Any], count: Count) -> list[Omission]:
+    """Rows that go to neither system, by rule or by a person's edit; of the first round nothing is said yet."""
+    if summary["round"] == "first":
+        return []
+    rows = summary["rows"]
+    edited = sum(system_of(edit) is None for edit in count.edits.values())
+    return [
+        Omission(
+            count=rows["held_out"],
+            total=rows["voted"],
+            what="rows left out of both systems",
+            why="their votes are tied or agree too little",
+            remedy="voting.tie, voting.min_agreement and voting.below_agreement say what becomes of them",
+        ),
+        Omission(
+            count=edited,
+            total=rows["voted"],
+            what="rows left out of both systems",
+            why="the edits hold them out",
+            remedy="change them in edits.source",
+        ),
+    ]
 
 
 def _hand_on(count: Count, folders: tuple[Path, ...], failed: Mapping[str, str], undecided: Path) -> None:

@@ -19,12 +19,12 @@ from trl import GRPOConfig
 from lorapar.answers import References, all_references
 from lorapar.basemodel import AnswerEnd, answer_end, load_tokenizer
 from lorapar.config import RlConfig
-from lorapar.progress import Progress
+from lorapar.progress import Progress, say_omissions
 from lorapar.prompts import Row, chat_rows
-from lorapar.records import Example
+from lorapar.records import OMISSIONS, Example, Omission, omissions_of
 from lorapar.training.arguments import for_one_device, rl_arguments
 from lorapar.training.rewards import Reward, load_rewards
-from lorapar.training.rows import rl_rows
+from lorapar.training.rows import prompts_per_step, rl_rows, unseen_rows
 from lorapar.training.session import Method, Outcome, Session, TrainingJob, train, write_summary
 from lorapar.training.trainers import NO_SAY, CarefulGRPOTrainer, VllmGRPOTrainer
 from lorapar.training.vllm_rollouts import vllm_rollouts
@@ -62,6 +62,9 @@ def train_rl(job: TrainingJob, config: RlConfig, *, system1: Sequence[Example], 
     rewards = load_rewards(config.rewards)
     tokenizer = load_tokenizer(job.model, job.progress)
     chosen = rl_rows(system1, system2, config, tokenizer, job.prompts)
+    say_omissions(job.progress, chosen.omissions)
+    if unseen := unseen_rows(config, len(chosen.rows), prompts_per_step(config)):
+        job.progress.say(unseen)
     arguments = rl_arguments(config, job.model, rewards, job.seed, job.scratch)
     data = _data(job, chosen.rows)
 
@@ -85,8 +88,11 @@ def train_rl(job: TrainingJob, config: RlConfig, *, system1: Sequence[Example], 
     _warn_without_signal(int(told["steps_without_signal"]), len(outcome.steps), job.progress)
     extra = {**told, **chosen.summary(), "reference": config.reference if config.kl_beta else None}
     extra |= said.summary(outcome.steps)
+    cut = _cut_completions(outcome, config)
+    say_omissions(job.progress, [cut])
+    extra[OMISSIONS] += omissions_of(cut)
     write_summary(job, outcome, method, {**extra, "reward_weights": config.rewards})
-    return {**told, "rows": float(len(chosen.rows)), **outcome.metrics()}
+    return {**told, **chosen.metrics(), "completions_cut": float(cut.count), **outcome.metrics()}
 
 
 @contextmanager
@@ -208,6 +214,18 @@ def _told(outcome: Outcome, config: RlConfig) -> Figures:
         **(outcome.ends("kl") if config.kl_beta else {}),
         "steps_without_signal": float(sum(_is_without_signal(step, config) for step in outcome.steps)),
     }
+
+
+def _cut_completions(outcome: Outcome, config: RlConfig) -> Omission:
+    """Completions that had not ended at the limit, in all steps."""
+    each = completions_per_step(config)
+    return Omission(
+        count=round(sum(step.get("cut_off_share", 0.0) for step in outcome.steps) * each),
+        total=len(outcome.steps) * each,
+        what="completions cut off",
+        why=f"they had not ended after {config.max_completion_length:,} tokens",
+        remedy="raise rl.max_completion_length, or warm the format up in SFT",
+    )
 
 
 def _is_without_signal(step: Figures, config: RlConfig) -> bool:

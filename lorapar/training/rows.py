@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from lorapar.config import PromptConfig, RlConfig, SftConfig
 from lorapar.errors import BadInputError
 from lorapar.progress import Progress
-from lorapar.prompts import Row, encode_rows, prompt_ids, prompt_messages, rows_of
-from lorapar.records import Example, sample_rows
+from lorapar.prompts import Row, fit_rows, prompt_ids, prompt_messages, rows_of
+from lorapar.records import OMISSIONS, Example, Omission, omissions_of, sample_rows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -25,12 +25,28 @@ class ChosenRows:
     """Ids of the System 2 rows that SFT saw."""
     left_out: dict[str, int] = field(default_factory=dict)
     """Why rows were left out, and how many for each reason."""
+    omissions: tuple[Omission, ...] = ()
+    """The same, and rows that were cut, as it is said."""
 
     def summary(self) -> dict[str, Any]:
         """For summary.json; a row that appears several times in an epoch counts as often."""
         systems = [system or "none" for _, system in self.rows]
         counts = {system: systems.count(system) for system in sorted(set(systems))}
-        return {"rows": counts, "left_out": self.left_out, "warmup_ids": self.warmup_ids}
+        return {
+            "rows": counts,
+            "left_out": self.left_out,
+            "warmup_ids": self.warmup_ids,
+            OMISSIONS: omissions_of(*self.omissions),
+        }
+
+    def metrics(self) -> dict[str, float]:
+        """For the stage's metrics: rows trained on, left out, and cut."""
+        cut = self.left_out.get("cut", 0)
+        return {
+            "rows": float(len(self.rows)),
+            "rows_left_out": float(sum(self.left_out.values()) - cut),
+            "rows_cut": float(cut),
+        }
 
 
 def sft_rows(
@@ -53,12 +69,16 @@ def drop_unanswered(
     chosen: ChosenRows, tokenizer: PreTrainedTokenizerBase, prompts: PromptConfig, max_length: int
 ) -> ChosenRows:
     """Leave out rows of which `max_length` tokens hold no answer token; raises BadInputError where none is left."""
-    rows = [row for row in chosen.rows if encode_rows(tokenizer, [row], prompts, max_length)]
-    if not rows:
+    found = fit_rows(tokenizer, chosen.rows, prompts, max_length, "sft.max_length")
+    if not found.rows:
         raise BadInputError(
             f"sft.max_length is {max_length}, which cuts off the whole answer of all {len(chosen.rows)} rows; raise it"
         )
-    return ChosenRows(rows, chosen.warmup_ids, {"answer_beyond_max_length": len(chosen.rows) - len(rows)})
+    left_out, cut = found.omissions
+    counts = {"answer_beyond_max_length": left_out.count}
+    if cut.count:
+        counts["cut"] = cut.count
+    return ChosenRows(found.rows, chosen.warmup_ids, counts, found.omissions)
 
 
 def rl_rows(
@@ -90,12 +110,49 @@ def rl_rows(
         "no_reference": len(candidates) - len(referenced),
         "prompt_too_long": len(referenced) - len(rows),
     }
-    return ChosenRows(rows, left_out=left_out)
+    return ChosenRows(rows, left_out=left_out, omissions=_rl_omissions(left_out, len(candidates), len(rows), config))
+
+
+def _rl_omissions(left_out: dict[str, int], candidates: int, rows: int, config: RlConfig) -> tuple[Omission, ...]:
+    needed = prompts_per_step(config)
+    return (
+        Omission(
+            count=left_out["prompt_too_long"],
+            total=candidates,
+            what="rows left out",
+            why=f"their prompts are longer than {config.max_prompt_length:,} tokens",
+            remedy="raise rl.max_prompt_length",
+        ),
+        Omission(
+            count=left_out["no_reference"],
+            total=candidates,
+            what="rows left out",
+            why="they have no reference answer, so nothing could be rewarded",
+            remedy="name data.columns.reference or reference_pattern",
+        ),
+        Omission(
+            count=rows % needed,
+            total=rows,
+            what="rows are not seen in an epoch",
+            why=f"a step takes {needed:,} prompts, and the last ones do not fill one (others in every epoch)",
+            remedy="lower rl.batch_size or rl.gradient_accumulation if that matters",
+        ),
+    )
 
 
 def prompts_per_step(config: RlConfig) -> int:
     """Different prompts whose groups of completions make one optimiser step."""
     return config.batch_size * config.gradient_accumulation // config.num_generations
+
+
+def unseen_rows(config: SftConfig | RlConfig, rows: int, rows_per_step: int) -> str | None:
+    """Where the settings end training before it has seen every row once, that in words."""
+    seen = config.epochs * rows if config.max_steps is None else config.max_steps * rows_per_step
+    if seen >= rows:
+        return None
+    section = "sft" if isinstance(config, SftConfig) else "rl"
+    setting = "epochs" if config.max_steps is None else "max_steps"
+    return f"{section}.{setting} is {getattr(config, setting):g}, so about {seen:,.0f} of {rows:,} rows are seen"
 
 
 def _check_enough(count: int, referenced: int, config: RlConfig) -> None:

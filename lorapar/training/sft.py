@@ -10,10 +10,11 @@ from trl import SFTConfig
 
 from lorapar.basemodel import load_tokenizer
 from lorapar.config import SftConfig
+from lorapar.progress import say_omissions
 from lorapar.prompts import encode_rows
 from lorapar.records import Example
 from lorapar.training.arguments import for_one_device, sft_arguments
-from lorapar.training.rows import drop_unanswered, sft_rows
+from lorapar.training.rows import drop_unanswered, sft_rows, unseen_rows
 from lorapar.training.session import Method, Session, TrainingJob, train, write_summary
 from lorapar.training.trainers import CarefulSFTTrainer, RowAverageSFTTrainer
 from lorapar.training.watch import Figures
@@ -33,6 +34,9 @@ def train_sft(
     tokenizer = load_tokenizer(job.model, job.progress)
     drawn = sft_rows(system1, system2, config, job.seed, job.progress)
     chosen = drop_unanswered(drawn, tokenizer, job.prompts, config.max_length)
+    say_omissions(job.progress, chosen.omissions)
+    if unseen := unseen_rows(config, len(chosen.rows), config.batch_size * config.gradient_accumulation):
+        job.progress.say(unseen)
     # Encoded here and not by TRL, so that what is learned is what is scored and evaluated: the whole answer of a row.
     encoded = encode_rows(tokenizer, chosen.rows, job.prompts, config.max_length)
     ids = [{"id": example.id} for example, _ in chosen.rows]
@@ -56,6 +60,6 @@ def train_sft(
     write_summary(job, outcome, method, extra)
     return {
         **{f"sft_{key}": value for key, value in loss.items()},
-        "rows": float(len(chosen.rows)),
+        **chosen.metrics(),
         **outcome.metrics(),
     }

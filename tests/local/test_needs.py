@@ -10,8 +10,8 @@ import pytest
 
 from lorapar.basemodel import load_tokenizer
 from lorapar.config import ModelConfig, RunConfig, load_config
-from lorapar.errors import BadInputError, UnreachableError
-from lorapar.local import run_local
+from lorapar.errors import BadInputError, StorageError, UnreachableError
+from lorapar.local import needs, run_local
 from lorapar.local.planning import plan_table
 from tests.local.test_run import Spoken
 
@@ -135,3 +135,39 @@ def model_folder(model, root: Path) -> Path:
     model.save_pretrained(root / "model")
     load_tokenizer(ModelConfig(name="builtin:tiny")).save_pretrained(root / "model")
     return root / "model"
+
+
+@pytest.mark.parametrize("variable", ["LORAPAR_SIGNING_KEY", "LORAPAR_TRUSTED_KEYS"])
+def test_a_plan_reads_the_keys_too(variable, monkeypatch, tmp_path) -> None:
+    monkeypatch.setenv(variable, str(tmp_path / "nowhere.pem"))
+    with pytest.raises(BadInputError, match=r"nowhere\.pem.* cannot be read"):
+        plan(load_config(preset="tiny"), tmp_path / "run")
+
+
+@pytest.mark.parametrize("setting", ["registry.address", "store.address"])
+def test_a_plan_names_a_place_that_is_no_folder_and_makes_none(setting, tmp_path) -> None:
+    (tmp_path / "file").write_text("here already")
+    with pytest.raises(StorageError, match=rf"{setting}: .*file is a file, not a folder"):
+        plan(load_config(preset="tiny", overrides=[f"{setting}={tmp_path}/file/below"]), tmp_path / "run")
+    plan(load_config(preset="tiny", overrides=[f"{setting}={tmp_path}/new/below"]), tmp_path / "run")
+    assert not (tmp_path / "new").exists()
+
+
+def test_code_that_could_not_be_confined_ends_a_plan_and_a_run_before_anything_is_trained(
+    monkeypatch, tmp_path
+) -> None:
+    def refuse(policy: str) -> None:
+        raise BadInputError(f"a program could open sockets, and execute.sandbox is {policy}")
+
+    monkeypatch.setattr(needs, "_try_sandbox", refuse)
+    rows = tmp_path / "code.jsonl"
+    problem = {"task_id": "t", "prompt": "def f():\n", "test": "def check(f):\n    f()\n", "entry_point": "f"}
+    rows.write_text(json.dumps(problem))
+    config = load_config(preset="tiny", overrides=[f"evaluate.benchmarks=[{{task: humaneval, data: {rows}}}]"])
+    with pytest.raises(BadInputError, match="could open sockets"):
+        plan(config, tmp_path / "run")
+    spoken = Spoken()
+    with pytest.raises(BadInputError, match="could open sockets"):
+        run_local(config, tmp_path / "run", spoken)
+    assert spoken.ran() == {"plan"}
+    plan(config, tmp_path / "run", until="evaluate")

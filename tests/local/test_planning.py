@@ -7,7 +7,7 @@ from lorapar.config import load_config
 from lorapar.errors import BadInputError
 from lorapar.local.estimate import stage_memory_bytes
 from lorapar.local.planning import plan_table
-from lorapar.local.runner import comes_to_the_gate
+from lorapar.local.runner import comes_to
 
 SERVED = 'teachers=[{name: a, backend: openai, endpoint: "http://127.0.0.1:9/v1", model: served-name}]'
 
@@ -31,4 +31,4 @@ def test_a_teacher_that_is_no_model_is_named(tmp_path) -> None:
 
 @pytest.mark.parametrize(("last", "comes"), [("sft", False), ("execute", False), ("gate", True), ("report", True)])
 def test_only_a_run_that_comes_to_the_gate_asks_for_rows_it_can_judge(last, comes) -> None:
-    assert comes_to_the_gate(last) is comes
+    assert comes_to("gate", last) is comes

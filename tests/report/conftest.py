@@ -25,7 +25,7 @@ from lorapar.data.taskmix import generate_task_mix
 from lorapar.evaluation.accuracy import lenient_match, strict_match
 from lorapar.evaluation.book import AnsweredBatch
 from lorapar.evaluation.summary import all_changes, model_figures
-from lorapar.records import Answer, Example, Vote, read_records, write_json, write_records
+from lorapar.records import Answer, Example, Omission, Vote, omissions_of, read_records, write_json, write_records
 from lorapar.report import ReportSources
 from lorapar.stages.contract import StageCall, run_stage, stage_spec
 from lorapar.stages.plan import node_settings
@@ -206,6 +206,10 @@ class Maker:
         ]
         summary = {"active_elements": 20000, "moved_elements": 19990, "warmup_ids": [f"row{n}" for n in range(16)]}
         summary |= {"left_out": {"answer_beyond_max_length": 3}, "loss_average": "row"}
+        left_out = Omission(
+            count=3, total=5, what="rows left out", why="they are <long>", remedy="raise sft.max_length"
+        )
+        summary |= {"omissions": omissions_of(left_out)}
         return self.trained("sft", steps, summary)
 
     def rl(self) -> Path:

@@ -104,7 +104,7 @@ def test_a_killed_call_goes_on_and_gives_the_same_answers(kit, inputs, tmp_path,
     assert asked == ["base"] * 3 + ["after_sft"]
     notes = kit.Notes()
     _, killed = kit.run("evaluate", tmp_path / "killed", settings(kit), inputs, notes)
-    assert notes.lines == ["going on after 4 batches that were answered before"]
+    assert notes.lines[0] == "going on after 4 batches that were answered before"
     assert read(killed)[0] == read(whole)[0]
 
 
@@ -116,6 +116,22 @@ def test_the_limit_draws_rows_by_the_seed(kit, inputs, tmp_path) -> None:
 
     assert len(drawn(0)) == 4
     assert len({frozenset(drawn(seed)) for seed in range(1, 4)}) > 1
+
+
+def test_answers_that_had_not_ended_are_marked_counted_and_said(kit, inputs, tmp_path) -> None:
+    notes = kit.Notes()
+    metrics, out = kit.run("evaluate", tmp_path / "out", settings(kit, max_new_tokens=2), inputs, notes)
+    answers, summary = read(out)
+    for model in ("base", "after_sft", "after_rl"):
+        own = [answer for answer in answers if answer.model == model]
+        cut = [answer for answer in own if answer.cut_off]
+        assert cut
+        assert all(answer.tokens == 2 for answer in cut)
+        share = sum(answer.system == "system2" for answer in cut) / sum(answer.system == "system2" for answer in own)
+        assert metrics[f"{model}_system2_cut_off"] == summary[model]["system2_cut_off"] == share
+        line = f"{len(cut)} of {len(own)} answers of {model} cut off: they had not ended after 2 tokens, and most count"
+        assert any(line in said for said in notes.lines)
+    assert {one["remedy"] for one in summary["omissions"]} == {"raise evaluate.max_new_tokens"}
 
 
 def test_without_a_heldout_row_nothing_can_be_evaluated(kit, inputs, tmp_path) -> None:

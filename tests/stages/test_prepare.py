@@ -30,6 +30,7 @@ def test_the_task_mix(kit, tmp_path):
         },
         "left_out": 0,
         "left_out_first": [],
+        "omissions": [],
     }
 
 
@@ -45,11 +46,15 @@ def file(tmp_path):
 def test_rows_left_out_are_counted_and_said(kit, tmp_path, file):
     notes = kit.Notes()
     data = {"source": str(file), "bad_rows": "leave_out", "heldout": 1}
-    metrics, out = kit.run("prepare", tmp_path / "out", {**READER, "data": data, "seed": 1}, progress=notes)
+    settings = {**READER, "data": data, "seed": 1}
+    metrics, out = kit.run("prepare", tmp_path / "out", settings, progress=notes, rewarded=False)
     assert metrics == {"rows_train": 2.0, "rows_heldout": 1.0, "rows_left_out": 1.0}
     left_out, no_reference = notes.lines
-    assert left_out == f"left out 1 rows, the first: {file}:4: asks the same question as {file}:1"
-    assert "RL will have nothing to reward" in no_reference
+    assert left_out == (
+        f"1 of 4 rows left out: data.bad_rows is leave_out, the first: {file}:4: asks the same question as {file}:1; "
+        "mend them"
+    )
+    assert "RL has nothing to reward" in no_reference
     summary = read_json(out / "examples" / "summary.json")
     assert summary["left_out"] == len(summary["left_out_first"]) == 1
     assert summary["splits"]["train"]["with_reference"] == 0
@@ -59,7 +64,7 @@ def test_data_that_changed_since_the_plan_is_refused(kit, tmp_path, file):
     config = DataConfig(source=str(file), bad_rows="leave_out", heldout=1)
     planned = config.model_copy(update={"digest": data_digest(config)})
     settings = {**READER, "data": planned.model_dump(), "seed": 1}
-    kit.run("prepare", tmp_path / "before", settings)
+    kit.run("prepare", tmp_path / "before", settings, rewarded=False)
     file.write_text(file.read_text() + '{"question": "q4", "answer": "a"}\n')
     with pytest.raises(IntegrityError, match=r"rows\.jsonl has changed since the run was planned; run it again"):
         kit.run("prepare", tmp_path / "after", settings)
@@ -76,7 +81,29 @@ def test_what_the_chat_template_does_to_rows_is_said_and_changes_no_output(kit, 
     notes, digests = kit.Notes(), []
     other = {**wanting, "model": {"name": "builtin:tiny", "chat_template": keeping}}
     for name, reader in (("before", READER), ("after", other)):
-        _, out = kit.run("prepare", tmp_path / name, {**reader, "data": data, "seed": 1}, progress=notes)
+        _, out = kit.run(
+            "prepare", tmp_path / name, {**reader, "data": data, "seed": 1}, progress=notes, rewarded=False
+        )
         digests.append(file_sha256(out / "examples" / "examples.jsonl"))
     assert digests[0] == digests[1]
     assert any("so the end token <|im_end|> is learned after it" in line for line in notes.lines)
+
+
+def test_a_run_that_comes_to_rl_ends_where_nothing_could_be_rewarded(kit, tmp_path, file):
+    data = {"source": str(file), "bad_rows": "leave_out", "heldout": 1}
+    with pytest.raises(BadInputError, match=r"RL has nothing to reward: name data\.columns\.reference"):
+        kit.run("prepare", tmp_path / "out", {**READER, "data": data, "seed": 1})
+
+
+def test_rows_behind_the_limit_without_a_reference_and_blank_texts_are_said(kit, tmp_path):
+    path, notes = tmp_path / "rows.jsonl", kit.Notes()
+    rows = [{"question": f"q{n}", "answer": "a", "reference": "nan" if n % 2 else "a"} for n in range(6)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    settings = {**READER, "data": {"source": str(path), "limit": 4, "heldout": 1}, "seed": 1}
+    kit.run("prepare", tmp_path / "out", settings, progress=notes)
+    assert notes.lines == [
+        "data.limit is 4: the rows behind them are not read",
+        "2 cells of 'reference' hold a text such as nan or <NA> and count as empty",
+        "WARNING: 2 of 4 rows have no reference answer: RL leaves them out and their accuracy cannot be measured; name "
+        "data.columns.reference or reference_pattern",
+    ]

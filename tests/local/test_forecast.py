@@ -1,0 +1,77 @@
+"""What training would leave out is said by plan, and again once the vote has dealt the rows."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from lorapar.config import RunConfig, load_config
+from lorapar.data import load_examples
+from lorapar.errors import BadInputError
+from lorapar.local.forecast import planned_omissions, say_ahead
+from lorapar.records import write_records
+from tests.local.test_run import Spoken
+
+BOTH = ("sft", "rl")
+
+
+def config(tmp_path: Path, rows: list[dict], *overrides: str) -> RunConfig:
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    given = [f"data.source={path}", "data.heldout=1", "rl.batch_size=4", "rl.gradient_accumulation=1", *overrides]
+    return load_config(preset="tiny", overrides=given)
+
+
+def rows(short: int, long: int, **more: str) -> list[dict]:
+    """Rows whose questions are about 20 or about 400 tokens of the tiny model, which reads characters."""
+    questions = [*(f"How much is {n}+2?" for n in range(short)), *(f"{'Well. ' * 60}{n}+2?" for n in range(long))]
+    return [{"question": one, "answer": "x", "reference": "x", **more} for one in questions]
+
+
+def test_of_rows_whose_system_is_open_a_plan_counts_those_that_may_come(tmp_path) -> None:
+    settings = config(tmp_path, rows(5, 11), "sft.max_length=300", "rl.max_prompt_length=300")
+    sft, rl = planned_omissions(settings, BOTH)
+    assert sft.startswith("WARNING: sft: ")
+    assert "of 15 rows left out: no token of their answer is within 300 tokens; raise sft.max_length" in sft
+    assert "of 15 rows left out: their prompts are longer than 300 tokens; raise rl.max_prompt_length" in rl
+    assert "the vote decides" in sft
+    assert planned_omissions(settings, ("sft",)) == [sft]
+    assert planned_omissions(settings, ("evaluate",)) == []
+
+
+def test_rows_whose_system_is_known_are_counted_where_they_belong(tmp_path) -> None:
+    data = [*rows(4, 0, system="system1"), *rows(0, 6, system="system2")]
+    for number, row in enumerate(data):
+        row["question"] += f" ({number})"
+    limits = ("rl.max_prompt_length=300", "sft.max_length=300", "sft.warmup_system2_examples=0")
+    settings = config(tmp_path, data, *limits, "data.heldout=0")
+    with pytest.raises(BadInputError, match=r"rl\.max_prompt_length is 300, and the prompts of all 6 rows"):
+        planned_omissions(settings, BOTH)
+    assert planned_omissions(settings, ("sft",)) == []
+
+
+def test_rows_without_a_reference_end_a_plan_that_comes_to_rl(tmp_path) -> None:
+    data = [{"question": f"{n}?", "answer": "x"} for n in range(6)]
+    with pytest.raises(BadInputError, match="none of the 5 rows for RL has a reference answer"):
+        planned_omissions(config(tmp_path, data), BOTH)
+
+
+def test_what_the_vote_dealt_is_said_exactly_and_too_few_rows_end_the_run(tmp_path) -> None:
+    settings = config(tmp_path, rows(6, 3), "sft.max_length=300", "sft.warmup_system2_examples=0")
+    examples = load_examples(settings.data, settings.seed)
+    tally = {}
+    for system, dealt in (("system1", examples[4:]), ("system2", examples[:4])):
+        tally[system] = tmp_path / system
+        tally[system].mkdir()
+        write_records(tally[system] / "examples.jsonl", dealt)
+    spoken = Spoken()("[6/18] tally:")
+    say_ahead(settings, tally, BOTH, spoken)
+    assert spoken.lines["tally"] == [
+        "WARNING: ahead in sft: 3 of 5 rows left out: no token of their answer is within 300 tokens; "
+        "raise sft.max_length"
+    ]
+    few = config(tmp_path, rows(6, 3), "rl.batch_size=20", "sft.warmup_system2_examples=0")
+    with pytest.raises(BadInputError, match=r"one step of RL needs 5 different prompts .* there are only 4"):
+        say_ahead(few, tally, BOTH, spoken)
