@@ -4,7 +4,7 @@ Importable without torch: `resolve_model` serves the client, the rest imports to
 """
 
 from lorapar.basemodel.answer_end import AnswerEnd, answer_end, embedding_rows, generation_settings
-from lorapar.basemodel.chat_template import brings_template, moves_system_text
+from lorapar.basemodel.chat_template import brings_template, is_plain, moves_system_text
 from lorapar.basemodel.load import (
     default_device,
     load_model,
@@ -22,6 +22,7 @@ __all__ = [
     "default_device",
     "embedding_rows",
     "generation_settings",
+    "is_plain",
     "load_model",
     "load_skeleton",
     "load_tokenizer",

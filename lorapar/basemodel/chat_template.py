@@ -65,9 +65,14 @@ def moves_system_text(tokenizer: PreTrainedTokenizerBase) -> bool:
     return str(tokenizer.chat_template).startswith(SYSTEM_INTO_USER)
 
 
+def is_plain(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether the template is the plain one, because neither model nor settings bring one."""
+    return str(tokenizer.chat_template).startswith(PLAIN_TEMPLATE)
+
+
 def brings_template(tokenizer: PreTrainedTokenizerBase, config: ModelConfig) -> bool:
     """Whether the template differs from the one that comes with the model."""
-    ours = str(tokenizer.chat_template).startswith((SYSTEM_INTO_USER, PLAIN_TEMPLATE))
+    ours = is_plain(tokenizer) or moves_system_text(tokenizer)
     return ours or config.chat_template is not None or bool(config.chat_template_kwargs)
 
 

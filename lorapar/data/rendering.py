@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from lorapar.basemodel import AnswerEnd, answer_end, embedding_rows, moves_system_text
+from lorapar.basemodel import AnswerEnd, answer_end, embedding_rows, is_plain, moves_system_text
 from lorapar.basemodel.answer_end import shared_length
 from lorapar.config import ModelConfig, PromptConfig
 from lorapar.errors import BadInputError
@@ -141,6 +141,11 @@ class RowCheck:
 
 def template_notes(tokenizer: PreTrainedTokenizerBase, model: ModelConfig, prompts: PromptConfig) -> Iterable[str]:
     """What a person should know of a model's template and tokens, whatever the rows."""
+    if is_plain(tokenizer):
+        yield (
+            f"{model.name} brings no chat template: rows are asked as 'Question: …', 'Answer:', which a server has "
+            "to do too; bring another one with model.chat_template"
+        )
     if moves_system_text(tokenizer) and (prompts.system1 or prompts.system2):
         yield (
             f"the chat template of {model.name} takes no system message: its text opens the first message of the user, "

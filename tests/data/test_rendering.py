@@ -6,6 +6,7 @@ import shutil
 import pytest
 
 from lorapar.basemodel import load_tokenizer, model_folder
+from lorapar.basemodel.chat_template import PLAIN_TEMPLATE
 from lorapar.config import ModelConfig, PromptConfig
 from lorapar.data.rendering import RowCheck
 from lorapar.errors import BadInputError
@@ -126,3 +127,8 @@ def test_rows_that_need_a_token_without_embedding_are_refused(tmp_path):
     assert "has 259 tokens and the model embeddings for 250" in note
     with pytest.raises(BadInputError, match=r"row odd: the tokenizer of builtin:tiny makes token 25\d of it"):
         notes_of(None, PLAIN.model_copy(update={"id": "odd", "answer": "\x9f"}), tokenizer=tokenizer)
+
+
+def test_a_model_without_a_template_is_said_to_be_asked_in_plain_words():
+    (note,) = notes_of(PLAIN_TEMPLATE, PLAIN)
+    assert "brings no chat template: rows are asked as 'Question: …', 'Answer:'" in note
