@@ -79,6 +79,11 @@ def snapshot(config: ModelConfig, progress: Progress) -> Path:
         return Path(snapshot_download(config.name, revision=config.revision, allow_patterns=patterns))
 
 
+def cached_snapshot(config: ModelConfig) -> Path | None:
+    """The folder of a commit's files where the hub's local cache has it; nothing is asked."""
+    return _cached(config.name, config.revision, "model")
+
+
 def text_snapshot(config: ModelConfig) -> Path:
     """The folder of a commit's tokenizer and settings, downloaded without the weights where the cache lacks them."""
     patterns = [*_TEXT_FILES, "*.py"] if config.trust_remote_code else _TEXT_FILES

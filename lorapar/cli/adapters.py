@@ -186,13 +186,15 @@ def pull_command(
     where: Where = None,
 ) -> None:
     """Fetch a version as a PEFT folder, every byte checked, whole or not at all."""
+    from lorapar.serving.base_identity import base_of, said
     from lorapar.store import make_writable_folder, storage_errors
 
     _refuse_other_content(folder)
     with storage_errors(folder):
         make_writable_folder(folder.parent)
-        version = open_registry(where).pull(ref, folder)
-    _say(f"{version} is in {folder}")
+        registry = open_registry(where)
+        version = registry.pull(ref, folder)
+    _say(f"{version} is in {folder}; it fits only the base model {said(base_of(registry, version))}")
 
 
 @adapters.command("push")

@@ -22,13 +22,16 @@ def serve_command(
     ],
     where: Where = None,
     model: Annotated[Path | None, typer.Option(help="A local copy of the base model; else vLLM fetches it.")] = None,
+    other_base: Annotated[
+        bool, typer.Option("--other-base", help="Serve over another base than the adapters were trained on.")
+    ] = False,
     run: Annotated[bool, typer.Option("--run/--print", help="Become the server, or print its command.")] = False,
     vllm: Annotated[str, typer.Option(help="Further arguments of vLLM, such as '--port 8001'.")] = "",
 ) -> None:
     """Print or run the vLLM server that serves adapters of a registry and follows their aliases."""
     from lorapar.serving import server_command
 
-    command = server_command(open_registry(where), names, model=model, extra=shlex.split(vllm))
+    command = server_command(open_registry(where), names, model=model, extra=shlex.split(vllm), other_base=other_base)
     for note in command.notes:
         err.print(note, markup=False, highlight=False, soft_wrap=True)
     if not run:
@@ -42,6 +45,9 @@ def serve_command(
 def export_command(
     ref: Ref,
     where: Where = None,
+    base: Annotated[
+        str | None, typer.Option(metavar="URI", help="Where KServe finds the base: pvc://CLAIM/PATH, s3://…, hf://…")
+    ] = None,
     kserve: Annotated[bool, typer.Option("--kserve", help="As a KServe LLMInferenceService, in YAML.")] = False,
 ) -> None:
     """Write a version as a manifest for another server."""
@@ -52,7 +58,7 @@ def export_command(
     if not kserve:
         raise BadInputError("say for which server: there is --kserve")
     registry = open_registry(where)
-    text = yaml.safe_dump(kserve_manifest(registry, registry.resolve(ref)), sort_keys=False)
+    text = yaml.safe_dump(kserve_manifest(registry, registry.resolve(ref), base), sort_keys=False)
     out.print(text, markup=False, highlight=False, soft_wrap=True, end="")
 
 

@@ -9,6 +9,7 @@ from lorapar.errors import BadInputError, IntegrityError
 from lorapar.records import read_json
 from lorapar.registry import Registry, Version
 from lorapar.registry.signature import require_trusted
+from lorapar.serving.base_identity import ServedBase
 from lorapar.store import storage_errors, verify
 from lorapar.store.file_system import locked, make_young
 
@@ -17,13 +18,14 @@ class AdapterCache:
     """Downloaded versions below one folder, as `<name>/<version>/`; several processes may share it.
 
     vLLM 0.32 does not compare `base_model_name_or_path` with its own model when it loads an adapter (only its file
-    system resolver does), so an adapter of another base would load wherever shapes fit. It is compared here.
+    system resolver does), so an adapter of another base would load wherever shapes fit. Name and identity are compared
+    here.
     """
 
-    def __init__(self, registry: Registry, folder: Path, base_model: str = "") -> None:
+    def __init__(self, registry: Registry, folder: Path, base: ServedBase | None = None) -> None:
         self.registry = registry
         self.folder = folder.expanduser()
-        self.base_model = base_model
+        self.base = base or ServedBase()
 
     def fetch(self, name: str, number: int, *, digest: str | None = None) -> Path:
         """The folder of a version, whole and verified.
@@ -78,8 +80,9 @@ class AdapterCache:
 
     def _check_base(self, name: str, number: int, folder: Path) -> None:
         made_for = read_json(folder / "adapter_config.json").get("base_model_name_or_path")
-        if self.base_model and made_for != self.base_model:
+        if self.base.name and made_for != self.base.name:
             raise BadInputError(
-                f"{name}@{number} was made for the base model '{made_for}', this server has '{self.base_model}'; "
+                f"{name}@{number} was made for the base model '{made_for}', this server has '{self.base.name}'; "
                 "serve it on its own base, or say in LORAPAR_SERVING_BASE_MODEL that a local copy is that model"
             )
+        self.base.refuse_other(f"{name}@{number}", folder)

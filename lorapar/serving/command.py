@@ -11,9 +11,10 @@ from lorapar.basemodel import model_folder
 from lorapar.basemodel.resolve import Kind, kind_of
 from lorapar.config import ModelConfig
 from lorapar.errors import BadInputError, IntegrityError
-from lorapar.registry import CANDIDATE, LINEAGE_FILE, Reference, Registry, Version, max_lora_rank
+from lorapar.registry import CANDIDATE, Reference, Registry, Version, max_lora_rank
 from lorapar.registry.package import CONFIG_FILE
 from lorapar.serving.asking import candidate_notes, ending_notes, template_arguments
+from lorapar.serving.base_identity import ANY, base_of, is_on_hub, require_same, said
 from lorapar.serving.settings import ServingSettings
 from lorapar.store import NotFoundError
 
@@ -49,12 +50,20 @@ class _Base:
 
     public: str
     arguments: tuple[str, ...]
+    digest: str = ""
+    """Its identity, for the server to compare later versions with."""
+    notes: tuple[str, ...] = ()
     renamed: bool = True
     """Whether vLLM's --model is not the public name."""
 
 
 def server_command(
-    registry: Registry, names: Sequence[str], *, model: Path | None = None, extra: Sequence[str] = ()
+    registry: Registry,
+    names: Sequence[str],
+    *,
+    model: Path | None = None,
+    extra: Sequence[str] = (),
+    other_base: bool = False,
 ) -> ServerCommand:
     """The server for some adapters of one base model.
 
@@ -62,16 +71,20 @@ def server_command(
         names: NAME for what `production` names, NAME@ALIAS for another alias.
         model: a local copy of the base model, where the server should not fetch it.
         extra: further arguments of vLLM; they come last, and so win over those worked out here.
+        other_base: serve over a base whose identity is another, or cannot be told.
 
     Raises BadInputError for a name that is no alias of the registry, adapters of different base models, and ranks that
-    vLLM does not serve.
+    vLLM does not serve; IntegrityError where the base is not the one that a version was trained on.
     """
     _refuse_versions(names)
     settings = ServingSettings(registry=registry.address, adapters=",".join(names))
     versions = [registry.resolve(str(reference)) for reference in settings.references]
-    base = _base(registry, versions, model)
-    settings = settings.model_copy(update={"base_model": base.public if base.renamed else ""})
     waiting, notes = _candidates(registry, settings.names)
+    _refuse_replaced(extra)
+    base = _base(registry, versions, model, compared=not other_base)
+    settings = settings.model_copy(
+        update={"base_model": base.public if base.renamed else "", "base_digest": base.digest}
+    )
     lora = _lora_arguments(registry, settings, [*versions, *waiting])
     return ServerCommand(
         {**settings.environment(), "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1"},
@@ -84,8 +97,25 @@ def server_command(
             MIDDLEWARE,
             *extra,
         ),
-        (*notes, *candidate_notes(registry, versions[0], waiting), *ending_notes(registry, versions)),
+        (
+            *notes,
+            *base.notes,
+            *_other_candidates(registry, base, waiting),
+            *candidate_notes(registry, versions[0], waiting),
+            *ending_notes(registry, versions),
+        ),
     )
+
+
+def _refuse_replaced(extra: Sequence[str]) -> None:
+    """The base is compared with what the adapters were trained on, so it is not replaced behind that."""
+    for argument in extra:
+        option = argument.partition("=")[0]
+        if option in ("--model", "--revision"):
+            raise BadInputError(
+                f"--vllm '{option} …': give a copy of the base model as `lorapar serve --model FOLDER`, which compares "
+                "it with the one that was trained on; the revision is that of the adapter"
+            )
 
 
 def _refuse_versions(names: Sequence[str]) -> None:
@@ -134,26 +164,39 @@ def served_rank(registry: Registry, version: Version) -> int:
     return served
 
 
-def _base(registry: Registry, versions: Sequence[Version], model: Path | None) -> _Base:
-    """The base model that all the versions were made for."""
+def _base(registry: Registry, versions: Sequence[Version], model: Path | None, *, compared: bool) -> _Base:
+    """The base model that all the versions were made for, and that lies in `model`; raises as `server_command`."""
     made_for = {str(version): base_of(registry, version) for version in versions}
-    if len({base.name for base in made_for.values()}) > 1:
-        told = ", ".join(f"{which} for '{base.name}'" for which, base in made_for.items())
+    identities = {(base.name, base.revision, base.digest) for base in made_for.values()}
+    if len({base.name for base in made_for.values()}) > 1 or (compared and len(identities) > 1):
+        told = ", ".join(f"{which} for {said(base)}" for which, base in made_for.items())
         raise BadInputError(f"these adapters are for different base models ({told}); start one server for each")
-    base = next(iter(made_for.values()))
-    if model is not None:
-        return _Base(base.name, ("--model", str(model), "--served-model-name", base.name))
-    if kind_of(base) is Kind.HUB:
+    which, base = next(iter(made_for.items()))
+    digest = (base.digest or "") if compared else ANY
+    if model is None and is_on_hub(base):
         pinned = ("--revision", base.revision) if base.revision else ()
-        return _Base(base.name, ("--model", base.name, *pinned), renamed=False)
-    return _Base(base.name, ("--model", str(model_folder(base)), "--served-model-name", base.name))
+        return _Base(base.name, ("--model", base.name, *pinned), digest, renamed=False)
+    if model is None and kind_of(base) is Kind.HUB:
+        raise BadInputError(f"{which}: its base model '{base.name}' was a folder; name where it is now: --model FOLDER")
+    folder = model or _own_folder(which, base, compared=compared)
+    unknown = ""
+    if compared and (model is not None or kind_of(base) is Kind.LOCAL):
+        unknown = require_same(which, base, folder) if folder.is_dir() else "it is not on this machine"
+    notes = (f"{folder} could not be compared with the base model {said(base)}: {unknown}",) if unknown else ()
+    return _Base(base.name, ("--model", str(folder), "--served-model-name", base.name), digest, notes=notes)
 
 
-def base_of(registry: Registry, version: Version) -> ModelConfig:
-    """The base model a version was made for: by its lineage, or else by its adapter_config.json."""
+def _own_folder(which: str, base: ModelConfig, *, compared: bool) -> Path:
     try:
-        facts = registry.read_json_file(version, LINEAGE_FILE)["base"]
-        return ModelConfig(name=facts["name"], revision=facts.get("revision"))
-    except NotFoundError:
-        config = registry.read_json_file(version, CONFIG_FILE)
-        return ModelConfig(name=config["base_model_name_or_path"], revision=config.get("revision"))
+        return model_folder(base if compared else base.model_copy(update={"digest": None}))
+    except IntegrityError as error:
+        raise IntegrityError(f"{which}: was trained on the base model {said(base)}: {error}") from None
+
+
+def _other_candidates(registry: Registry, base: _Base, waiting: Iterable[Version]) -> Iterable[str]:
+    """Candidates that the server will not load, since they were trained on another base."""
+    for version in waiting:
+        own = base_of(registry, version)
+        differs = own.digest and base.digest not in ("", ANY, own.digest)
+        if own.name != base.public or differs:
+            yield f"{version} is a candidate for another base model, {said(own)}: this server will not load it"

@@ -44,6 +44,12 @@ class Engine:
         return str(getattr(arguments, "model", "") or "")
 
     @property
+    def revision(self) -> str | None:
+        """vLLM's --revision; None where it has none."""
+        arguments = getattr(getattr(self._outer, "state", None), "args", None)
+        return getattr(arguments, "revision", None)
+
+    @property
     def keys(self) -> tuple[str, ...]:
         """API keys that vLLM asks of its clients; empty where it asks for none."""
         arguments = getattr(getattr(self._outer, "state", None), "args", None)

@@ -11,29 +11,32 @@ import re
 from typing import Any
 
 from lorapar.basemodel.resolve import Kind, kind_of
+from lorapar.config import ModelConfig
 from lorapar.errors import BadInputError
 from lorapar.registry import Registry, Version, stop_token_ids
 from lorapar.registry.layout import version_prefix
 from lorapar.registry.overview import lineage_of
-from lorapar.serving.command import base_of, served_rank
+from lorapar.serving.base_identity import base_of, is_on_hub
+from lorapar.serving.command import served_rank
 from lorapar.store import is_s3
 
+_URI = re.compile(r"(pvc|s3|hf|oci|gs|https)://[^/\s]+\S*$")
 _DEFAULT_RANK = 16
 """What vLLM serves where nobody says more."""
 
 
-def kserve_manifest(registry: Registry, version: Version) -> dict[str, Any]:
+def kserve_manifest(registry: Registry, version: Version, base_uri: str | None = None) -> dict[str, Any]:
     """An LLMInferenceService with the version as its LoRA adapter, requested as `model: NAME@VERSION`.
 
-    Raises BadInputError for a registry that is not in S3, or a base model that is not on the hub.
+    `base_uri` says where KServe finds the base model, where that is not the hub or bucket it was trained from.
+
+    Raises BadInputError for a registry that is not in S3, and a base model in a folder without `base_uri`.
     """
     if not is_s3(registry.address):
         raise BadInputError(
             f"{registry.address}: KServe fetches adapters from S3; give a registry at s3://BUCKET/PREFIX"
         )
     base = base_of(registry, version)
-    if kind_of(base) is not Kind.HUB:
-        raise BadInputError(f"{version}: its base model '{base.name}' is not on the hub, where KServe fetches it")
     folder = version_prefix(version.name, version.number).rstrip("/")
     rank = served_rank(registry, version)
     lora: dict[str, Any] = {"adapters": [{"name": str(version), "uri": f"{registry.address}/{folder}"}]}
@@ -51,13 +54,31 @@ def kserve_manifest(registry: Registry, version: Version) -> dict[str, Any]:
         "spec": {
             "model": {
                 "name": base.name,
-                "uri": f"hf://{base.name}" + (f":{base.revision}" if base.revision else ""),
+                "uri": _base_uri(version, base, base_uri),
                 "lora": lora,
             },
             "replicas": 1,
             "router": {"gateway": {}, "route": {}, "scheduler": {}},
         },
     }
+
+
+def _base_uri(version: Version, base: ModelConfig, given: str | None) -> str:
+    """Where KServe's storage initializer fetches the base from."""
+    if given is not None:
+        if not _URI.match(given):
+            raise BadInputError(
+                f"--base {given}: write pvc://CLAIM/PATH, s3://BUCKET/PREFIX, hf://NAME:REVISION or oci://…"
+            )
+        return given
+    if kind_of(base) is Kind.BUCKET:
+        return base.name
+    if is_on_hub(base):
+        return f"hf://{base.name}" + (f":{base.revision}" if base.revision else "")
+    raise BadInputError(
+        f"{version}: its base model '{base.name}' is neither on the hub nor in a bucket, where KServe fetches it; say "
+        "--base pvc://CLAIM/PATH for a copy on a claim, or --base s3://… after `lorapar models mirror`"
+    )
 
 
 def _object_name(version: Version) -> str:

@@ -31,6 +31,7 @@ from lorapar.serving.asgi import (
     whole_body,
     without,
 )
+from lorapar.serving.base_identity import ServedBase
 from lorapar.serving.cache import AdapterCache
 from lorapar.serving.engine import MODELS, Engine, is_admin
 from lorapar.serving.follower import AliasFollower
@@ -89,7 +90,8 @@ class AdapterMiddleware:
         """Start following; wait for the first adapters, but not for a registry that does not answer."""
         if self.follower is None:
             registry = Registry(open_store(self.settings.registry))
-            base = self.settings.base_model or self.engine.base_model
+            model = self.engine.base_model
+            base = ServedBase(self.settings.base_model or model, self.settings.base_digest, model, self.engine.revision)
             cache = AdapterCache(registry, self.settings.cache, base)
             loader = Loader(cache, self.engine, self.traffic, self.settings.poll_seconds)
             self.follower = AliasFollower(self.settings, registry, loader)

@@ -32,6 +32,8 @@ class ServingSettings(BaseModel):
     """What is served, separated by commas: NAME for what `production` names, NAME@ALIAS for another alias."""
     base_model: str = ""
     """Name of the base model as the adapters' files give it; empty: what the server's --model says."""
+    base_digest: str = ""
+    """Its identity as `base.digest` of a lineage; `any`: not compared; empty: found out from --model and --revision."""
     cache: Path = Field(default_factory=lambda: cache_root() / "adapters")
     """Folder for downloaded versions; may be thrown away at any time the server is not running."""
     cache_versions: int = Field(8, ge=1)

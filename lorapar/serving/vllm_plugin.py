@@ -13,6 +13,7 @@ from typing import Any
 
 from lorapar.errors import BadInputError, LoraparError
 from lorapar.registry import Registry, parse_reference
+from lorapar.serving.base_identity import ServedBase
 from lorapar.serving.cache import AdapterCache
 from lorapar.serving.cpu_lora import mend_cpu_lora
 from lorapar.serving.settings import REGISTRY, ServingSettings, settings_from
@@ -49,7 +50,8 @@ class RegistryResolver:
 
     def _cache(self, base_model_name: str) -> AdapterCache:
         if base_model_name not in self._caches:
-            base = self._settings.base_model or base_model_name
+            name = self._settings.base_model or base_model_name
+            base = ServedBase(name, self._settings.base_digest, base_model_name)
             registry = Registry(open_store(self._settings.registry))
             self._caches[base_model_name] = AdapterCache(registry, self._settings.cache, base)
         return self._caches[base_model_name]

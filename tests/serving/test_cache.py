@@ -12,13 +12,14 @@ from lorapar.errors import BadInputError, IntegrityError
 from lorapar.registry import Registry
 from lorapar.registry.signature import TRUSTED_KEYS, sign_version
 from lorapar.serving import AdapterCache
+from lorapar.serving.base_identity import ServedBase
 
 from .conftest import BASE
 
 
 @pytest.fixture
 def cache(registry: Registry, tmp_path: Path) -> AdapterCache:
-    return AdapterCache(registry, tmp_path / "cache", BASE)
+    return AdapterCache(registry, tmp_path / "cache", ServedBase(BASE))
 
 
 def weights(folder: Path) -> str:
@@ -75,7 +76,7 @@ def test_content_that_the_alias_does_not_name_is_refused(cache: AdapterCache, re
 
 def test_adapter_of_another_base_is_refused(registry: Registry, tmp_path: Path) -> None:
     with pytest.raises(BadInputError, match=r"made for the base model 'owner/base', this server has 'owner/other'"):
-        AdapterCache(registry, tmp_path / "cache", "owner/other").fetch("task", 1)
+        AdapterCache(registry, tmp_path / "cache", ServedBase("owner/other")).fetch("task", 1)
 
 
 def test_pruning_keeps_what_is_used_and_the_latest_others(cache: AdapterCache) -> None:

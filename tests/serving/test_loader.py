@@ -10,6 +10,7 @@ import pytest
 
 from lorapar.registry import Registry
 from lorapar.serving import ServingSettings
+from lorapar.serving.base_identity import ServedBase
 from lorapar.serving.cache import AdapterCache
 from lorapar.serving.loader import Loader
 from lorapar.serving.traffic import Traffic
@@ -35,7 +36,7 @@ class Table:
 
 def make(registry: Registry, settings: ServingSettings, retry_seconds: float) -> tuple[Loader, Table, Traffic]:
     engine, traffic = Table(), Traffic()
-    cache = AdapterCache(registry, settings.cache, BASE)
+    cache = AdapterCache(registry, settings.cache, ServedBase(BASE))
     return Loader(cache, engine, traffic, retry_seconds), engine, traffic  # type: ignore[arg-type]
 
 

@@ -1,0 +1,205 @@
+"""Whether a base model is the one that an adapter was trained on, wherever the two lie.
+
+A lineage names its base by a digest. For a folder, and for a bucket that lorapar filled, it is one of the files' names
+and bytes, so a folder anywhere can be compared with it. For a model of the hub it stands for a commit, which a folder
+shows where it is a mirror or lies in the hub's own cache.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from lorapar.basemodel.load import model_folder
+from lorapar.basemodel.resolve import Kind, kind_of, resolve_model
+from lorapar.config import ModelConfig
+from lorapar.errors import IntegrityError, LoraparError
+from lorapar.records import digest_of, read_json
+from lorapar.registry import LINEAGE_FILE, Registry, Version
+from lorapar.registry.package import CONFIG_FILE, hub_commit
+from lorapar.store import NotFoundError, file_sha256, open_store, read_manifest
+from lorapar.store.copy import find_tree
+
+ANY = "any"
+"""In the place of a digest: the base is not compared, because somebody said so."""
+REMEDY = "serve the base it was trained on"
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What comparing a folder with a base came to."""
+
+    found: Literal["same", "other", "unknown"]
+    is_there: str = ""
+    """What identifies the folder, or why nothing does."""
+
+
+def base_of(registry: Registry, version: Version) -> ModelConfig:
+    """The base model a version was made for: by its lineage, or else by its adapter_config.json."""
+    try:
+        return _base_in(registry.read_json_file(version, LINEAGE_FILE)["base"])
+    except NotFoundError:
+        config = registry.read_json_file(version, CONFIG_FILE)
+        return ModelConfig(name=config["base_model_name_or_path"], revision=config.get("revision"))
+
+
+def is_on_hub(base: ModelConfig) -> bool:
+    """Whether a base is the hub's: one without a commit whose digest is known was a folder when it was trained on."""
+    return kind_of(base) is Kind.HUB and (base.revision is not None or base.digest is None)
+
+
+def said(base: ModelConfig) -> str:
+    """A base as messages name it."""
+    revision = f"@{base.revision}" if base.revision else ""
+    return f"'{base.name}{revision}'" + (f" (digest {base.digest})" if base.digest else "")
+
+
+def compare(base: ModelConfig, folder: Path) -> Compared:
+    """Compare a folder with the base that a lineage names; reads every byte of the folder."""
+    if base.digest is None:
+        return Compared("same")  # an adapter made elsewhere: there is nothing to compare with
+    try:
+        digests = _digests(folder)
+    except LoraparError as error:
+        return Compared("unknown", str(error))
+    if base.digest in digests:
+        return Compared("same", digests[0])
+    if kind_of(base) is Kind.BUCKET:
+        return _with_bucket(base, folder, digests[0])
+    if base.revision is None and kind_of(base) is not Kind.BUILTIN:
+        return _with_files(base, folder, digests[0]) if _here(base) else Compared("other", digests[0])
+    return _with_commit(base, folder) or _with_files(base, folder, digests[0])
+
+
+def _digests(folder: Path) -> tuple[str, ...]:
+    """Identities of a folder's files: as it is, and without the manifest of a mirror."""
+    whole = str(resolve_model(ModelConfig(name=str(folder.expanduser().absolute()))).digest)
+    try:
+        manifest = read_manifest(folder)
+    except IntegrityError:
+        return (whole,)
+    hidden = (any(part.startswith(".") for part in name.split("/")) for name in manifest.files)
+    files = {name: entry.sha256 for (name, entry), skip in zip(manifest.files.items(), hidden, strict=True) if not skip}
+    return whole, digest_of(files)
+
+
+def _with_bucket(base: ModelConfig, folder: Path, found: str) -> Compared:
+    """By the manifest of a mirror; a bucket that another tool filled is known by its listing, which no folder has."""
+    try:
+        manifest = find_tree(open_store(base.name)).manifest
+    except LoraparError as error:
+        return Compared("unknown", str(error))
+    if manifest is None:
+        return Compared("unknown", f"{base.name} has no manifest; `lorapar models mirror` writes one")
+    wanted = {name: entry.sha256 for name, entry in manifest.files.items() if _decides(name)}
+    return Compared("same" if _holds(folder, wanted) else "other", found)
+
+
+def _with_commit(base: ModelConfig, folder: Path) -> Compared | None:
+    """By what a mirror's manifest or the hub's own cache says of the folder; None where neither does."""
+    wanted, found = f"{base.name}@{base.revision}", ""
+    try:
+        kind = read_manifest(folder).kind
+        found = kind.removeprefix("model ") if kind.startswith("model ") else ""
+    except IntegrityError:
+        place = folder.resolve()
+        if place.parent.name == "snapshots" and place.parent.parent.name.startswith("models--"):
+            found = f"{place.parent.parent.name.removeprefix('models--').replace('--', '/')}@{place.name}"
+    if "@" not in found and found != base.name:
+        return None
+    return Compared("same" if found in (wanted, base.name) else "other", found)
+
+
+def _with_files(base: ModelConfig, folder: Path, found: str) -> Compared:
+    """By the files of the base itself, where this machine has it already."""
+    own = _here(base)
+    if own is None:
+        return Compared("unknown", f"{base.name} is not on this machine to compare it with")
+    wanted = {path.name: file_sha256(path) for path in own.glob("*") if path.is_file() and _decides(path.name)}
+    return Compared("same" if _holds(folder, wanted) else "other", found)
+
+
+def _decides(name: str) -> bool:
+    """Whether a file decides what the model computes; a README more or less does not."""
+    return name == "config.json" or name.endswith(".safetensors")
+
+
+def _holds(folder: Path, wanted: dict[str, str]) -> bool:
+    return all((folder / name).is_file() and file_sha256(folder / name) == sha256 for name, sha256 in wanted.items())
+
+
+def _here(base: ModelConfig) -> Path | None:
+    """The folder of the base on this machine, as it was trained on; nothing is downloaded."""
+    from lorapar.basemodel.hub import cached_snapshot
+
+    try:
+        if kind_of(base) is Kind.BUILTIN:
+            return model_folder(base)
+        if kind_of(base) is Kind.LOCAL:
+            return Path(base.name) if base.digest in _digests(Path(base.name)) else None
+        return cached_snapshot(base) if is_on_hub(base) else None
+    except (LoraparError, ModuleNotFoundError):
+        return None
+
+
+def require_same(version: object, base: ModelConfig, folder: Path) -> str:
+    """Raise IntegrityError where a folder is another base than a version's; returns why that cannot be told, or ''."""
+    compared = compare(base, folder)
+    if compared.found == "other":
+        raise IntegrityError(
+            f"{version}: was trained on the base model {said(base)}, and {folder} is another ({compared.is_there}); "
+            f"{REMEDY}, or say --other-base if it is meant, such as a quantised copy"
+        )
+    return compared.is_there if compared.found == "unknown" else ""
+
+
+class ServedBase:
+    """What a running server knows of its base model: its name, and its identity as far as that can be had."""
+
+    def __init__(self, name: str = "", digest: str = "", model: str = "", revision: str | None = None) -> None:
+        """Of vLLM's `--model` and `--revision`; `digest` is the identity that was compared before, or `ANY`."""
+        self.name = name
+        self._digest = digest
+        self._model = Path(model) if model and Path(model).is_dir() else None
+        self._revision = hub_commit(revision)
+        self._lock = threading.Lock()
+        self._compared: dict[str, Compared] = {}
+
+    def refuse_other(self, version: str, folder: Path) -> None:
+        """Raise IntegrityError where the lineage of a downloaded version names another identity than the server's."""
+        base = _lineage_base(folder)
+        if base is None or base.digest is None or self._digest == ANY:
+            return
+        if self._digest:
+            found = Compared("same" if base.digest == self._digest else "other", f"digest {self._digest}")
+        elif self._model is not None:
+            found = self._compare(base)
+        elif self._revision and is_on_hub(base):
+            found = Compared("same" if base.revision == self._revision else "other", f"revision {self._revision}")
+        else:
+            return
+        if found.found == "other":
+            raise IntegrityError(
+                f"{version}: was trained on the base model {said(base)}, and this server has another "
+                f"({found.is_there}); {REMEDY}, or set LORAPAR_SERVING_BASE_DIGEST={ANY} if it is meant"
+            )
+
+    def _compare(self, base: ModelConfig) -> Compared:
+        """Every byte of a folder is read once for each base that versions name, mostly one."""
+        with self._lock:
+            known = f"{base.name}@{base.revision}/{base.digest}"
+            if known not in self._compared and self._model is not None:
+                self._compared[known] = compare(base, self._model)
+            return self._compared[known]
+
+
+def _lineage_base(folder: Path) -> ModelConfig | None:
+    path = folder / LINEAGE_FILE
+    facts = read_json(path).get("base") if path.is_file() else None
+    return _base_in(facts) if facts and facts.get("name") else None
+
+
+def _base_in(facts: dict[str, Any]) -> ModelConfig:
+    return ModelConfig(name=facts["name"], revision=facts.get("revision"), digest=facts.get("digest"))
