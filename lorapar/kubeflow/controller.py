@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 
 from lorapar.errors import UnreachableError
+from lorapar.network import network_cause
 
 CONFIG_MAP = "workflow-controller-configmap"
 WANTED = "Always"
@@ -62,7 +63,10 @@ def retries(namespace: str) -> Retries:
     except ApiException as error:
         raise UnreachableError(f"{where}: refused ({error.status} {error.reason})") from None
     except (urllib3.exceptions.HTTPError, OSError) as error:
-        raise UnreachableError(f"{where}: the cluster did not answer ({type(error).__name__})") from None
+        cause = network_cause(
+            error, kubernetes.client.Configuration.get_default_copy().host, "the kubeconfig's certificate-authority"
+        )
+        raise UnreachableError(f"{where}: {cause or f'the cluster did not answer ({type(error).__name__})'}") from None
     return Retries(retry_policy(found.data or {}), str(configuration.host))
 
 

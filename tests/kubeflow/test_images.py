@@ -45,6 +45,8 @@ def test_the_rules_of_the_house(image) -> None:
     instructions = [line.split()[0] for line in text.splitlines() if re.match(r"[A-Z]+ ", line)]
     assert "ENTRYPOINT" not in instructions
     assert "ADD" not in instructions
+    # getpass, torch and others ask for a name, which a user number of the platform's own does not have.
+    assert {"USER=lorapar", "LOGNAME=lorapar", "HOME=/scratch"} <= set(text.replace("ENV ", "").split())
     assert instructions[-2:] == ["USER", "RUN"], "nothing but the check comes after the user"
     assert re.search(r"^USER \$\{USER_ID\}:\$\{USER_ID\}$", text, re.M)
     assert re.search(r"^ARG USER_ID=[1-9]\d*$", text, re.M)
