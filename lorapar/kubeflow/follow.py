@@ -26,7 +26,7 @@ POLL_SECONDS = 5.0
 PATIENCE_SECONDS = 600.0
 """A server that does not answer for so long while a run is followed is given up; the run itself goes on."""
 QUIET_SECONDS = 120.0
-"""Where nothing has changed for so long, what the task details do not show is looked up, and again as often."""
+"""How often is looked up what the task details do not show, and after how long a pod should have started."""
 FROZEN_SECONDS = 30.0
 """As often, once it is known that they stand still."""
 GOING = ("PENDING", "RUNNING", "CANCELING", "PAUSED", "RUNTIME_STATE_UNSPECIFIED", "")
@@ -79,6 +79,7 @@ class Followed:
     _notes: set[str] = field(default_factory=set)
     _signature: Any = None
     _changed: float = field(default_factory=time.monotonic)
+    _looked: float = field(default_factory=time.monotonic)
     _missed: int = 0
 
     @property
@@ -96,11 +97,11 @@ class Followed:
             self._signature, self._changed = signature, time.monotonic()
 
     def look_deeper(self) -> list[str]:
-        """What a person should know where nothing has changed for long, each said once."""
+        """What a person should know that the task details do not show, each said once."""
         patience = FROZEN_SECONDS if self.frozen else QUIET_SECONDS
-        if self.ended or time.monotonic() - self._changed < patience:
+        if self.ended or time.monotonic() - self._looked < patience:
             return []
-        self._changed = time.monotonic()
+        self._looked = time.monotonic()
         self.read_workflow()
         said = [*self._freeze(), *self._waiting(), *self._gone()]
         new = [line for line in said if line not in self._notes]
@@ -139,6 +140,8 @@ class Followed:
 
     def _waiting(self) -> list[str]:
         """Tasks whose pods have not started; Kubeflow's API does not say why."""
+        if self.workflow is None and time.monotonic() - self._changed < QUIET_SECONDS:
+            return []
         if self.workflow is None:
             waiting = {task.name for task in task_states(self.found, self.tasks) if task.state in _OPEN}
             names = [task.name for task in self.tasks if waiting & set(task.nodes)]

@@ -9,6 +9,8 @@ import io
 import json
 from collections.abc import Callable
 from pathlib import Path
+from time import monotonic
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -348,6 +350,23 @@ def test_a_task_that_does_not_start_is_told_with_what_it_asks_for(server: Double
     words = wait()[1]
     assert words.count("sft (asks for 1 nvidia.com/gpu) has not started") == 1, "once"
     assert "kubectl -n team describe pod lorapar-x7k2p-retry-system-container-impl-" in words
+
+
+@pytest.mark.usefixtures("no_rights")
+def test_a_task_that_does_not_start_is_told_also_while_others_go_on(
+    server: Double, wait: Wait, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half a minute passes between two questions, and something changes every time."""
+    passed = [0.0]
+
+    def sleep(_seconds: float) -> None:
+        passed[0] += 30.0
+
+    monkeypatch.setattr(follow, "time", SimpleNamespace(monotonic=lambda: monotonic() + passed[0], sleep=sleep))
+    other = [Fate("RUNNING", log="row 1"), "SUCCEEDED"] * 4
+    frames = [Frame("RUNNING", until("init", init=one, score_system2="PENDING")) for one in other]
+    server.endings = [[*frames, Frame("FAILED", until("init"))]]
+    assert wait()[1].count("score-system2 (asks for 1 nvidia.com/gpu) has not started after 2 min") == 1
 
 
 @pytest.mark.usefixtures("no_rights", "quiet")
