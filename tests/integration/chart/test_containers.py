@@ -83,7 +83,7 @@ def server(endpoint: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         only(manifests(), "Deployment", "-serving"),
         folder,
         KEYS,
-        {IN_CLUSTER: endpoint, "--port=8000": f"--port={port}", "--host=0.0.0.0": "--host=127.0.0.1"},
+        {IN_CLUSTER: endpoint, "--port=8000": f"--port={port}", "--host=::": "--host=127.0.0.1"},
     )
     fetched = serving.run("model")
     assert fetched.returncode == 0, fetched.stderr
