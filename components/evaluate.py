@@ -1,6 +1,6 @@
 """evaluate as a Kubeflow component: held-out and benchmark scores of base, after SFT, after RL and the incumbent."""
 
-from kfp.dsl import Artifact, ContainerSpec, Markdown, Metrics, Output, OutputPath, container_component
+from kfp.dsl import ContainerSpec, Markdown, Metrics, Output, OutputPath, container_component
 
 from components.task import task
 
@@ -13,10 +13,9 @@ def evaluate(
     after_sft_digest: str,
     published_digest: str,
     incumbent_digest: str,
-    evaluation: Output[Artifact],
     summary: Output[Markdown],
     metrics: Output[Metrics],
     evaluation_digest: OutputPath(str),
 ) -> ContainerSpec:
     """Held-out and benchmark scores of base, after SFT, after RL and the incumbent; code in answers is run."""
-    return task("evaluate", store)
+    return task("evaluate")

@@ -1,6 +1,6 @@
 """partition as a Kubeflow component: decide which elements SFT and RL may train."""
 
-from kfp.dsl import Artifact, ContainerSpec, Metrics, Output, OutputPath, container_component
+from kfp.dsl import ContainerSpec, Metrics, Output, OutputPath, container_component
 
 from components.task import task
 
@@ -11,9 +11,8 @@ def partition(
     store: str,
     scores_system1_digest: str,
     scores_system2_digest: str,
-    partition: Output[Artifact],
     metrics: Output[Metrics],
     partition_digest: OutputPath(str),
 ) -> ContainerSpec:
     """Decide which elements SFT and RL may train."""
-    return task("partition", store)
+    return task("partition")

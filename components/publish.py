@@ -1,6 +1,6 @@
 """publish as a Kubeflow component: publish the trained adapter as a version in the registry."""
 
-from kfp.dsl import Artifact, ContainerSpec, Metrics, Model, Output, OutputPath, container_component
+from kfp.dsl import ContainerSpec, Model, Output, OutputPath, container_component
 
 from components.task import task
 
@@ -16,11 +16,9 @@ def publish(
     votes_first_digests: list,
     votes_rest_digest: str,
     publish_adapter: Output[Model],
-    version: Output[Artifact],
-    metrics: Output[Metrics],
     publish_adapter_digest: OutputPath(str),
     version_digest: OutputPath(str),
     incumbent_digest: OutputPath(str),
 ) -> ContainerSpec:
     """Publish the trained adapter as a version in the registry."""
-    return task("publish", store)
+    return task("publish")

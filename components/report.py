@@ -1,6 +1,6 @@
 """report as a Kubeflow component: the exit task, which finds what the run made in the store."""
 
-from kfp.dsl import HTML, ContainerSpec, Markdown, Metrics, Output, PipelineTaskFinalStatus, container_component
+from kfp.dsl import HTML, ContainerSpec, Markdown, Output, PipelineTaskFinalStatus, container_component
 
 from components.task import task
 
@@ -13,7 +13,6 @@ def report(
     status: PipelineTaskFinalStatus,
     page: Output[HTML],
     summary: Output[Markdown],
-    metrics: Output[Metrics],
 ) -> ContainerSpec:
     """Write the report, the figures and a one-page summary, whether the run succeeded or failed."""
-    return task("report", store)
+    return task("report")

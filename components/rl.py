@@ -1,6 +1,6 @@
 """rl as a Kubeflow component: tune System 2's elements by GRPO on System 2's rows."""
 
-from kfp.dsl import ContainerSpec, Metrics, Model, Output, OutputPath, container_component
+from kfp.dsl import ContainerSpec, Metrics, Output, OutputPath, container_component
 
 from components.task import task
 
@@ -13,9 +13,8 @@ def rl(
     partition_digest: str,
     system1_digest: str,
     system2_digest: str,
-    rl_adapter: Output[Model],
     metrics: Output[Metrics],
     rl_adapter_digest: OutputPath(str),
 ) -> ContainerSpec:
     """Tune System 2's elements by GRPO on System 2's rows."""
-    return task("rl", store)
+    return task("rl")

@@ -1,6 +1,6 @@
 """score as a Kubeflow component: score every LoRA element's importance for one system."""
 
-from kfp.dsl import Artifact, ContainerSpec, Metrics, Output, OutputPath, container_component
+from kfp.dsl import ContainerSpec, Metrics, Output, OutputPath, container_component
 
 from components.task import task
 
@@ -11,9 +11,8 @@ def score(
     store: str,
     adapter_digest: str,
     rows_digest: str,
-    scores: Output[Artifact],
     metrics: Output[Metrics],
     scores_digest: OutputPath(str),
 ) -> ContainerSpec:
     """Score every LoRA element's importance for one system."""
-    return task("score", store)
+    return task("score")

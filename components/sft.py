@@ -1,6 +1,6 @@
 """sft as a Kubeflow component: tune System 1's elements on System 1's rows."""
 
-from kfp.dsl import ContainerSpec, Metrics, Model, Output, OutputPath, container_component
+from kfp.dsl import ContainerSpec, Metrics, Output, OutputPath, container_component
 
 from components.task import task
 
@@ -13,9 +13,8 @@ def sft(
     partition_digest: str,
     system1_digest: str,
     system2_digest: str,
-    sft_adapter: Output[Model],
     metrics: Output[Metrics],
     sft_adapter_digest: OutputPath(str),
 ) -> ContainerSpec:
     """Tune System 1's elements on System 1's rows."""
-    return task("sft", store)
+    return task("sft")

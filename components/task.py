@@ -5,10 +5,10 @@ from kfp.dsl import PIPELINE_TASK_EXECUTOR_INPUT_PLACEHOLDER, ContainerSpec
 from lorapar.kubeflow.tasks import tasks_of_stage
 
 
-def task(stage: str, store: str) -> ContainerSpec:
+def task(stage: str) -> ContainerSpec:
     """The container of a task. The command is complete, because the images have no entry point."""
     return ContainerSpec(
         image=tasks_of_stage(stage)[0].reference,
         command=["lorapar", "stage", stage],
-        args=["--executor-input", PIPELINE_TASK_EXECUTOR_INPUT_PLACEHOLDER, "--store", store],
+        args=["--executor-input", PIPELINE_TASK_EXECUTOR_INPUT_PLACEHOLDER],
     )

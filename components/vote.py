@@ -1,6 +1,6 @@
 """vote as a Kubeflow component: ask the teachers of a round which system each row needs."""
 
-from kfp.dsl import ContainerSpec, Dataset, Metrics, Output, OutputPath, container_component
+from kfp.dsl import ContainerSpec, Metrics, Output, OutputPath, container_component
 
 from components.task import task
 
@@ -11,9 +11,8 @@ def vote(
     store: str,
     examples_digest: str,
     accelerators: str,
-    votes: Output[Dataset],
     metrics: Output[Metrics],
     votes_digest: OutputPath(str),
 ) -> ContainerSpec:
     """Ask the teachers of a round which system each row needs."""
-    return task("vote", store)
+    return task("vote")

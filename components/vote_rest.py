@@ -1,6 +1,6 @@
 """The second round of votes as a Kubeflow component: tally the first, ask about what is open, deal the rows."""
 
-from kfp.dsl import ClassificationMetrics, ContainerSpec, Dataset, Metrics, Output, OutputPath, container_component
+from kfp.dsl import ClassificationMetrics, ContainerSpec, Metrics, Output, OutputPath, container_component
 
 from components.task import task
 
@@ -12,7 +12,6 @@ def vote_rest(
     examples_digest: str,
     votes_first_digests: list,
     accelerators: str,
-    labels: Output[Dataset],
     confusion: Output[ClassificationMetrics],
     metrics: Output[Metrics],
     votes_digest: OutputPath(str),
@@ -22,4 +21,4 @@ def vote_rest(
     heldout_digest: OutputPath(str),
 ) -> ContainerSpec:
     """Tally the first round, ask the remaining teachers what it leaves undecided, tally both and deal the rows."""
-    return task("vote", store)
+    return task("vote")

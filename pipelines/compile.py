@@ -24,6 +24,7 @@ def compiled() -> list[dict[str, Any]]:
     _take_accelerators_as_told(spec)
     for component in (spec["root"], *spec["components"].values()):
         _name_tasks_as_shown(component)
+        _pick_settings(component)
     return [_with_names_of_outputs(spec), platform]
 
 
@@ -61,6 +62,17 @@ def _name_tasks_as_shown(component: dict[str, Any]) -> None:
     names = {name: task["taskInfo"]["name"] for name, task in tasks.items() if _is_container(task)}
     if names:
         component["dag"] = _renamed(component["dag"], names)
+
+
+def _pick_settings(component: dict[str, Any]) -> None:
+    """Let each task take the digest of its own settings out of all that `plan` hands on as one parameter.
+
+    KFP's backend picks a field out of any parameter; its compiler only writes that for the items of a loop.
+    """
+    for name, task in component.get("dag", {}).get("tasks", {}).items():
+        given = task.get("inputs", {}).get("parameters", {}).get("settings", {})
+        if given.get("componentInputParameter") == "pipelinechannel--plan-settings" and _is_container(task):
+            given["parameterExpressionSelector"] = f'parseJson(string_value)["{name}"]'
 
 
 def _is_container(task: dict[str, Any]) -> bool:

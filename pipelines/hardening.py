@@ -2,6 +2,7 @@
 
 from kfp import dsl, kubernetes
 
+from lorapar.kubeflow.credentials import CREDENTIALS_FOLDER
 from lorapar.kubeflow.package import RETRIED_FOR_SECONDS
 
 USER = 10001
@@ -10,23 +11,6 @@ TMP = "/tmp"  # noqa: S108
 """Kubeflow's launcher keeps a task's outputs below it (2.17.0, driver.go: /tmp/kfp/outputs), read-only root or not."""
 CREDENTIALS = "lorapar-credentials"
 """A secret that may be there; where it is not, boto3 finds the ServiceAccount's own identity."""
-CREDENTIAL_KEYS = (
-    "AWS_ACCESS_KEY_ID",
-    "AWS_SECRET_ACCESS_KEY",
-    "AWS_SESSION_TOKEN",
-    "AWS_ENDPOINT_URL",
-    "AWS_DEFAULT_REGION",
-    "AWS_REQUEST_CHECKSUM_CALCULATION",
-    "AWS_RESPONSE_CHECKSUM_VALIDATION",
-    "LORAPAR_S3_ENCRYPTION",
-    "LORAPAR_S3_KMS_KEY_ID",
-    "LORAPAR_S3_BUCKET_KEY",
-    "LORAPAR_S3_REQUESTER_PAYS",
-    "LORAPAR_S3_ACL",
-    "HF_TOKEN",
-    "HF_ENDPOINT",
-    "OPENAI_API_KEY",
-)
 ACCELERATOR = "nvidia.com/gpu"
 
 
@@ -42,7 +26,7 @@ def settled(task: dsl.PipelineTask, *, cached: bool = True, retries: int = 1) ->
     kubernetes.use_field_path_as_env(task, env_name="LORAPAR_RUN", field_path="metadata.labels['pipeline/runid']")
     # What selects pods in a cluster goes by it: teachers that wake for votes, network policies.
     kubernetes.add_pod_label(task, "lorapar/stage", str(task.container_spec.command[-1]))
-    kubernetes.use_secret_as_env(task, CREDENTIALS, {key: key for key in CREDENTIAL_KEYS}, optional=True)
+    kubernetes.use_secret_as_volume(task, CREDENTIALS, str(CREDENTIALS_FOLDER), optional=True)
     return task
 
 

@@ -10,7 +10,6 @@ from typing import Any
 from kfp import dsl
 
 from components import evaluate, gate, init, partition, publish, rl, score, sft, vote, vote_rest
-from lorapar.kubeflow.ports import settings_parameter
 from lorapar.kubeflow.tasks import task_named
 from pipelines.hardening import in_pool, on_gpu, settled
 from pipelines.wiring import fed
@@ -26,8 +25,7 @@ class Steps:
 
     def add(self, component: Any, name: str, *, gpu: bool = False) -> None:
         """A task with its own settings and what the graph says it takes."""
-        settings = self.tasks["plan"].outputs[settings_parameter(name)]
-        self._add(component, name, settings=settings)
+        self._add(component, name, settings=self.tasks["plan"].outputs["settings"])
         if gpu:
             on_gpu(self.tasks[name], self._pool)
 
@@ -37,7 +35,7 @@ class Steps:
         with dsl.ParallelFor(planned["vote_first_lanes"], name="lanes") as lane:
             self._add(vote, "vote-first", settings=lane.settings, accelerators=lane.accelerators)
             in_pool(self.tasks["vote-first"], planned["vote_pool"])
-        rest = {"settings": planned["vote_rest_settings"], "accelerators": planned["vote_rest_accelerators"]}
+        rest = {"settings": planned["settings"], "accelerators": planned["vote_rest_accelerators"]}
         self._add(vote_rest, "vote-rest", **rest)
         in_pool(self.tasks["vote-rest"], planned["vote_pool"])
 

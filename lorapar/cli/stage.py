@@ -23,7 +23,7 @@ def stage_command(  # noqa: PLR0913  -- an argument is an option of the command
     scratch: Annotated[Path | None, typer.Option(help="Folder for unfinished work; found again by a retry.")] = None,
     store: Store = None,
     executor_input: Annotated[
-        str | None, typer.Option("--executor-input", help="What Kubeflow puts in place of {{$}}; needs --store.")
+        str | None, typer.Option("--executor-input", help="What Kubeflow puts in place of {{$}}.")
     ] = None,
 ) -> None:
     """Run one stage with local folders in and out, or as a task of a Kubeflow pipeline."""
@@ -43,8 +43,6 @@ def stage_command(  # noqa: PLR0913  -- an argument is an option of the command
 
 
 def _run_task(name: str, executor_input: str, store: str | None, scratch: Path | None, others: list[object]) -> None:
-    if store is None:
-        raise BadInputError("--executor-input needs --store, where inputs are fetched from and outputs are kept")
     if any(others):
         raise BadInputError("--executor-input says all: settings, folders and parameters cannot be given beside it")
     from lorapar.kubeflow.executor import run_task

@@ -1,6 +1,6 @@
 """A task of a pipeline: inputs from the store by digest, its stages themselves, outputs to the store.
 
-A container's command is `lorapar stage NAME --executor-input '{{$}}' --store ADDRESS`. What passes between tasks are
+A container's command is `lorapar stage NAME --executor-input '{{$}}'`. What passes between tasks are
 digests (parameters); the bytes lie once in the store, by content. A task runs the nodes that its settings name, one
 after the other (`lorapar/kubeflow/tasks.py`).
 """
@@ -20,6 +20,7 @@ from pydantic import ValidationError
 
 from lorapar import __version__
 from lorapar.errors import BadInputError, LoraparError
+from lorapar.kubeflow.credentials import load_credentials
 from lorapar.kubeflow.executor_input import ExecutorInput, read_executor_input
 from lorapar.kubeflow.executor_output import ExecutorOutput
 from lorapar.kubeflow.ledger import Ledger, TaskSettings
@@ -69,16 +70,21 @@ class Task:
         return self.folders[digest]
 
 
-def run_task(name: str, text: str, store: str, scratch: Path | None, progress: Progress) -> None:
-    """Run a task for Kubeflow; raises its stage's own LoraparError, whose line the run's report will show."""
+def run_task(name: str, text: str, store: str | None, scratch: Path | None, progress: Progress) -> None:
+    """Run a task for Kubeflow, in the store that is named here or in its input.
+
+    Raises its stage's own LoraparError, whose line the run's report will show.
+    """
     stage_spec(name)
+    load_credentials()
     given = read_executor_input(text)
     run = given.text("run", "") or os.environ.get(RUN_VARIABLE, "")
     root = scratch or Path(os.environ.get(SCRATCH_VARIABLE) or tempfile.gettempdir())
+    address = store or given.text("store")
     if name == "report":
-        run_report(given, lambda: Ledger(open_store(store), run), root / "report")
+        run_report(given, lambda: Ledger(open_store(address), run), root / "report")
         return
-    task = Task(name, given, ExecutorOutput(given), Ledger(open_store(store), run), root, progress)
+    task = Task(name, given, ExecutorOutput(given), Ledger(open_store(address), run), root, progress)
     with _noted(task, name):
         nodes = _nodes(task)
     for node in nodes:

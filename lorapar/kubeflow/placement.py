@@ -314,7 +314,7 @@ def _share(pod: dict[str, Any], placement: Placement) -> None:
             for name in placement.image_pull_secrets
         ]
     if placement.credentials_secret is not None:
-        for secret in pod.get("secretAsEnv", []):
+        for secret in pod.get("secretAsVolume", []):
             secret["secretName"] = placement.credentials_secret
             secret["secretNameParameter"] = {"runtimeValue": {"constant": placement.credentials_secret}}
     if placement.user is not None:

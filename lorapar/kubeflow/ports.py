@@ -72,11 +72,6 @@ def digest_parameter(edge: Edge) -> str:
     return f"{output_port(task_of(edge.node), edge.output)}_digest"
 
 
-def settings_parameter(task: str) -> str:
-    """The output parameter of `plan` with the digest of a task's settings."""
-    return f"{task.replace('-', '_')}_settings"
-
-
 def _port_name(name: str, edge: Edge, many: tuple[str, ...]) -> str:
     """`votes` of the node `vote-first` arrives as `votes_first`."""
     if name not in many:

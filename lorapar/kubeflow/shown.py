@@ -5,6 +5,7 @@ Only what helps somebody who looks at a run goes in; everything else stands in t
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from lorapar.kubeflow.executor_output import ExecutorOutput, flat_metrics
 from lorapar.kubeflow.ledger import Ledger
 from lorapar.kubeflow.plan_page import plan_page
 from lorapar.kubeflow.planned import PlannedRun
-from lorapar.kubeflow.ports import digest_parameter, output_port, settings_parameter
+from lorapar.kubeflow.ports import digest_parameter, output_port
 from lorapar.kubeflow.score_page import score_page
 from lorapar.kubeflow.summary import plain
 from lorapar.kubeflow.tasks import LOOPED_NODE, task_of
@@ -72,8 +73,8 @@ def show_figures(out: ExecutorOutput, records: Iterable[StageRecord]) -> None:
 
 def show_plan(out: ExecutorOutput, config: RunConfig, planned: PlannedRun, ledger: Ledger) -> None:
     """What the other tasks work with, and the page that says what will run."""
-    for name, settings in planned.settings.items():
-        out.set_parameter(settings_parameter(name), ledger.write_settings(settings))
+    digests = {name: ledger.write_settings(settings) for name, settings in planned.settings.items()}
+    out.set_parameter("settings", json.dumps(digests))
     lanes = [
         {"settings": ledger.write_settings({LOOPED_NODE: lane.settings}), "accelerators": lane.accelerators}
         for lane in planned.lanes[LOOPED_NODE]
@@ -112,13 +113,6 @@ def _gate(out: ExecutorOutput, record: StageRecord, folder_of: FolderOf) -> None
     reasons = "\n".join(f"- {plain(str(reason))}" for reason in verdict["reasons"])
     out.write_file("summary", f"# {'Better' if better else 'Not better'} than what serves today\n\n{reasons}\n")
     out.set_metadata("summary", {"better": better})
-    out.set_parameter("better", better)
-    out.set_parameter("promoted", False)
-
-
-def _promote(out: ExecutorOutput, record: StageRecord, _: FolderOf) -> None:
-    """Whether production has moved; before this node runs, the gate has said no."""
-    out.set_parameter("promoted", bool(record.metrics["promoted"]))
 
 
 def _evaluate(out: ExecutorOutput, record: StageRecord, folder_of: FolderOf) -> None:
@@ -142,5 +136,4 @@ _TELLERS: Mapping[str, Callable[[ExecutorOutput, StageRecord, FolderOf], None]] 
     "evaluate": _evaluate,
     "execute": _evaluate,
     "gate": _gate,
-    "promote": _promote,
 }

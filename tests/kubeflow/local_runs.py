@@ -71,13 +71,13 @@ class LocalRuns:
             yield
 
     def _start(self, command: list[str]) -> status.Status:
-        stage, text, store = command[2], command[4], command[6]
+        stage, text = command[2], command[4]
         task = Started(stage, json.loads(text)["inputs"].get("parameterValues", {}))
         self.started.append(task)
         if self.failing(task):
             return status.Status.FAILURE
         try:
-            run_task(stage, text, store, self.root / "scratch", Silent())
+            run_task(stage, text, None, self.root / "scratch", Silent())
         except LoraparError:
             return status.Status.FAILURE
         return status.Status.SUCCESS

@@ -128,7 +128,7 @@ def test_groups_and_what_all_share(placed) -> None:
     assert {"name": "HF_HOME", "value": "/models"} in container(placed, "exec-evaluate")["env"]
     for label in ("exec-plan", "exec-sft", "exec-report"):
         assert pod(placed, label)["securityContext"]["runAsUser"] == "2000"
-        assert pod(placed, label)["secretAsEnv"][0]["secretName"] == "s3"
+        assert pod(placed, label)["secretAsVolume"][0]["secretName"] == "s3"
     # Everything else stays as it was shipped.
     assert "nodeSelectorJson" in pod(placed, "exec-rl")["nodeSelector"]
 

@@ -17,12 +17,12 @@ from lorapar.kubeflow.parameter_values import run_config
 from lorapar.kubeflow.parameters import PARAMETERS
 from lorapar.kubeflow.plan_page import plan_page
 from lorapar.kubeflow.planned import Lane, PlanCall, lanes
-from lorapar.kubeflow.ports import settings_parameter
 from lorapar.kubeflow.tasks import TASKS
 from lorapar.stages.graph import GRAPH
 
-SETTINGS = [settings_parameter(task.name) for task in TASKS if task.name not in ("plan", "vote-first", "report")]
-TOLD = (*SETTINGS, "vote_first_lanes", "vote_rest_accelerators", "vote_pool", "changed", "examples_digest")
+OTHERWISE = {"plan", "vote-first", "report"}
+"""Tasks that are told their settings in another way, or have none."""
+TOLD = ("settings", "vote_first_lanes", "vote_rest_accelerators", "vote_pool", "changed", "examples_digest")
 
 
 def planned(cluster, **values):
@@ -38,23 +38,25 @@ def page(cluster) -> str:
     return (cluster.root / f"task-{cluster.count}" / "out" / "summary").read_text(encoding="utf-8")
 
 
-def handed(cluster, given, parameter: str):
-    """The settings that a parameter of `plan` is the digest of."""
-    return json.loads(cluster.store.read(f"settings/{given[parameter].string_value}.json"))
+def handed(cluster, given, task: str):
+    """The settings whose digest `plan` hands a task."""
+    digest = json.loads(given["settings"].string_value)[task]
+    return json.loads(cluster.store.read(f"settings/{digest}.json"))
 
 
 def test_plan_hands_each_task_its_own_settings(cluster) -> None:
     given = planned(cluster, theta="0.5", base_model="builtin:tiny", adapter_name="mine", overrides="rl.max_steps=1\n")
-    assert handed(cluster, given, "partition_settings")["partition"]["partition"]["theta"] == 0.5
-    assert handed(cluster, given, "publish_settings")["publish"]["name"] == "mine"
-    assert handed(cluster, given, "rl_settings")["rl"]["rl"]["max_steps"] == 1
-    assert "rl" not in handed(cluster, given, "sft_settings")["sft"]
-    assert handed(cluster, given, "gate_settings") == {"gate": {"gate": ANY}, "promote": {}}
-    assert list(handed(cluster, given, "vote_rest_settings")) == ["tally-first", "vote-rest", "tally"]
+    assert handed(cluster, given, "partition")["partition"]["partition"]["theta"] == 0.5
+    assert handed(cluster, given, "publish")["publish"]["name"] == "mine"
+    assert handed(cluster, given, "rl")["rl"]["rl"]["max_steps"] == 1
+    assert "rl" not in handed(cluster, given, "sft")["sft"]
+    assert handed(cluster, given, "gate") == {"gate": {"gate": ANY}, "promote": {}}
+    assert list(handed(cluster, given, "vote-rest")) == ["tally-first", "vote-rest", "tally"]
     lanes = [dict(one.struct_value.items()) for one in given["vote_first_lanes"].list_value.values]
     asked = [json.loads(cluster.store.read(f"settings/{lane['settings']}.json"))["vote-first"] for lane in lanes]
     assert [one["asked"] for one in asked] == [["forward"], ["preposition"]]
     assert {lane["accelerators"] for lane in lanes} == {"0"}
+    assert set(json.loads(given["settings"].string_value)) == {task.name for task in TASKS} - OTHERWISE
     assert given["changed"].bool_value is True
     manifest = cluster.store.read(f"manifests/{given['examples_digest'].string_value}.json")
     assert json.loads(manifest)["kind"] == "prepare.examples"

@@ -1,0 +1,99 @@
+"""What Kubeflow adds to a run: the shipped package keeps to few pods in a row and a small Workflow."""
+
+from __future__ import annotations
+
+import copy
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from lorapar.kubeflow.overhead import (
+    GROUP_PODS,
+    LOOP_PODS,
+    TASK_PODS,
+    longest_path_pods,
+    waiting_seconds,
+    workflow_bytes,
+)
+from lorapar.kubeflow.package import build_package
+from lorapar.kubeflow.tasks import TASKS
+
+DOCS = Path(__file__).resolve().parents[2] / "docs" / "kubeflow.md"
+MOST_PODS = 28
+MOST_BYTES = 600_000
+"""Below Argo's 1 MiB, from which on Kubeflow's pages stand still; a tiny run's Workflow once had 1.5 MB."""
+
+
+@pytest.fixture(scope="module")
+def package() -> tuple[dict[str, Any], dict[str, Any]]:
+    found = build_package({}, None)
+    return found.spec, found.platform
+
+
+def container(*needs: str) -> dict[str, Any]:
+    return {"componentRef": {"name": "comp-task"}, "dependentTasks": list(needs), "taskInfo": {"name": "task"}}
+
+
+def group(name: str, *needs: str, loop: bool = False) -> dict[str, Any]:
+    found = {"componentRef": {"name": name}, "dependentTasks": list(needs), "taskInfo": {"name": name}}
+    return {**found, "parameterIterator": {}} if loop else found
+
+
+def test_pods_in_a_row_are_counted_by_hand() -> None:
+    """A root with two tasks side by side, then a loop of two tasks in a row."""
+    loop = {"dag": {"tasks": {"c": container(), "d": container("c")}}}
+    root = {"dag": {"tasks": {"a": container(), "b": container(), "loop": group("comp-loop", "a", loop=True)}}}
+    spec = {"root": root, "components": {"comp-task": {"executorLabel": "e"}, "comp-loop": loop}}
+    assert longest_path_pods(spec) == 1 + 2 + (2 + 2 + 2)
+    spec["root"]["dag"]["tasks"]["loop"] = group("comp-loop", "a")
+    assert longest_path_pods(spec) == 1 + 2 + (1 + 2 + 2)
+    spec["root"]["dag"]["tasks"]["loop"] = group("comp-loop")
+    assert longest_path_pods(spec) == 1 + (1 + 2 + 2)
+
+
+def test_the_longest_path_of_the_shipped_package(package) -> None:
+    """What the docs add up: root, exit handler and condition; twelve tasks; what the loop adds to one of them."""
+    pods = longest_path_pods(package[0])
+    in_a_row = len(TASKS) - len({"init", "score-system2"})
+    assert pods == 3 * GROUP_PODS + in_a_row * TASK_PODS + LOOP_PODS
+    assert pods <= MOST_PODS
+
+
+def test_the_docs_say_how_long_a_run_waits(package) -> None:
+    pods = longest_path_pods(package[0])
+    text = DOCS.read_text(encoding="utf-8")
+    (said,) = re.findall(r"(\d+) pods one after the other", text)
+    assert int(said) == pods
+    assert f"{waiting_seconds(pods) / 60:.1f} minutes" in text
+    assert "DEFAULT_REQUEUE_TIME" in text
+
+
+@pytest.mark.parametrize("lanes", [1, 2])
+def test_the_workflow_of_a_small_run_stays_small(package, lanes) -> None:
+    found = workflow_bytes(*package, lanes)
+    assert sum(found.values()) <= MOST_BYTES, found
+
+
+def test_many_teachers_side_by_side_still_leave_the_node_statuses_unpacked(package) -> None:
+    """Argo packs them at 1 MiB (4.0.5: workflow/packer/packer.go), and Kubeflow reads only plain ones."""
+    found = workflow_bytes(*package, 8)
+    assert sum(found.values()) - found["spec"] < 1 << 20
+
+
+def test_the_model_counts_what_a_task_is_given(package) -> None:
+    """One more digest for one task: in its spec, in what its driver is given, and in every copy of its patch."""
+    before = workflow_bytes(*package, 2)
+    spec, platform = copy.deepcopy(package)
+    spec["components"]["comp-gate"]["inputDefinitions"]["parameters"]["one_more_digest"] = {"parameterType": "STRING"}
+    after = workflow_bytes(spec, platform, 2)
+    assert after["patches"] - before["patches"] > 6 * 64
+    assert after["inputs"] > before["inputs"]
+    assert after["spec"] > before["spec"]
+    assert after["nodes"] == before["nodes"]
+
+
+def test_the_compiled_file_is_no_larger_than_what_the_form_shows(package) -> None:
+    assert len(yaml.safe_dump(package[0])) < 40_000
