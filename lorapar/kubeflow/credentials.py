@@ -1,4 +1,4 @@
-"""Credentials of a task, and what its bucket asks for: the entries of a Secret that is mounted as files, as variables of this process.
+"""What a task takes from a Secret that is mounted as files: its entries, as variables of this process.
 
 Kubeflow writes every variable that comes from a Secret into the node statuses of a run several times, and Argo packs
 these at 1 MiB; a mounted Secret is named once. A file that the platform renews later is not read again.

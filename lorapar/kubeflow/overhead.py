@@ -1,6 +1,6 @@
 """What Kubeflow adds to a run of a package: pods one after the other, and bytes in Argo's Workflow.
 
-A model of Kubeflow Pipelines 2.17.0 and Argo 4.0.5, whose sources the functions name. docs/kubeflow.md tells it in short.
+A model of Kubeflow Pipelines 2.17.0 and Argo 4.0.5, whose sources the functions name; docs/kubeflow.md has it in short.
 """
 
 from __future__ import annotations

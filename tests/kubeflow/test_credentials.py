@@ -24,14 +24,15 @@ def put(secret: Path, name: str, text: str) -> None:
 
 
 def test_entries_become_variables_and_those_that_are_set_stay(secret, monkeypatch) -> None:
-    for name in ("AWS_SECRET_ACCESS_KEY", "GATEWAY_KEY"):
+    for name in ("AWS_SECRET_ACCESS_KEY", "GATEWAY_KEY", "LORAPAR_S3_ACL"):
         monkeypatch.setenv(name, "before")
         monkeypatch.delenv(name)
     monkeypatch.setenv("HF_TOKEN", "the pod's own")
     put(secret, "AWS_SECRET_ACCESS_KEY", "kept\n")
     put(secret, "GATEWAY_KEY", "a teacher's")
     put(secret, "HF_TOKEN", "another")
-    assert load_credentials(secret) == ["AWS_SECRET_ACCESS_KEY", "GATEWAY_KEY"]
+    put(secret, "LORAPAR_S3_ACL", "private")
+    assert load_credentials(secret) == ["AWS_SECRET_ACCESS_KEY", "GATEWAY_KEY", "LORAPAR_S3_ACL"]
     assert os.environ["AWS_SECRET_ACCESS_KEY"] == "kept"
     assert os.environ["GATEWAY_KEY"] == "a teacher's"
     assert os.environ["HF_TOKEN"] == "the pod's own"
