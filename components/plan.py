@@ -23,6 +23,7 @@ def plan(
     parallelism: int,
     run: str,
     vote_accelerators: str,
+    accelerators: dict,
     summary: Output[Markdown],
     examples_digest: OutputPath(str),
     settings: OutputPath(str),

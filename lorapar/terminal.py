@@ -62,6 +62,7 @@ class LineProgress:
         self._title = ""
         self._total: int | None = None
         self._done = 0
+        self._nobody_reads = False
         self._last_line = time.monotonic()
 
     def __enter__(self) -> LineProgress:
@@ -90,7 +91,13 @@ class LineProgress:
         self._print(line)
 
     def _print(self, text: str) -> None:
-        self._console.print(f"{self._prefix} {redact(text)}", markup=False, highlight=False, soft_wrap=True)
+        if self._nobody_reads:
+            return
+        try:
+            self._console.print(f"{self._prefix} {redact(text)}", markup=False, highlight=False, soft_wrap=True)
+        except (OSError, SystemExit):
+            # A closed pipe, for which rich ends the process: whoever read has gone, the work has still to be saved.
+            self._nobody_reads = True
 
 
 def progress_for(console: Console, prefix: str) -> BarProgress | LineProgress:

@@ -31,6 +31,9 @@ class RunConfig(Section):
 
     name: Name = Field("adapter", description="Name of the adapter this run makes")
     seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(0, description="Seed of everything random")
+    if_changed: bool = Field(
+        False, description="Let a run of the pipeline end after `plan` where an equal one has succeeded already"
+    )
     model: ModelConfig = Field(default_factory=ModelConfig, description="The base model")
     data: DataConfig = Field(default_factory=DataConfig, description="The examples")
     prompts: PromptConfig = Field(default_factory=PromptConfig, description="System messages")

@@ -30,6 +30,7 @@ from lorapar.kubeflow.ports import node_ports
 from lorapar.kubeflow.reporting import checkpoint_settings, keep_plan, run_report, say_outcome
 from lorapar.kubeflow.shown import show_figures, show_node, show_plan
 from lorapar.kubeflow.tasks import task_named
+from lorapar.kubeflow.unchanged import equal_run
 from lorapar.local.execute import executed, new_record
 from lorapar.local.folder import StageRecord
 from lorapar.progress import Progress
@@ -115,8 +116,10 @@ def _nodes(task: Task) -> list[Node]:
 
 
 def _run_node(task: Task, node: Node) -> None:
-    """Run one node, unless another has decided against it or what it would make is in the store already."""
+    """Run one node, unless an earlier one has decided against it or what it would make is in the store already."""
     if node.when is not None and not task.records[node.when.node].metrics[node.when.output]:
+        return
+    if node.stage != "plan" and node.name not in task.settings:
         return
     settings = _settings(task, node)
     record = new_record(node.name, node.stage, settings.model_dump(mode="json"), _digests(task, node))
@@ -187,9 +190,14 @@ def _hand_on(task: Task, record: StageRecord) -> None:
     """The settings of each task by digest, and the plan where the report looks for it."""
     plan, call = read_plan(task.folder(record.outputs["plan"])), plan_call(task.given)
     planned = planned_run(plan, call)
-    task.settings = {node.name: plan.sections[node.name] for node in task_named("plan").nodes if node.stage != "plan"}
-    show_plan(task.out, plan.config, planned, task.ledger)
-    keep_plan(task.ledger, record, plan, planned.lanes)
+    before = equal_run(task.ledger, plan) if plan.config.if_changed else None
+    if before is None:
+        others = [node.name for node in task_named("plan").nodes if node.stage != "plan"]
+        task.settings = {name: plan.sections[name] for name in others}
+    else:
+        task.progress.say(f"nothing changed since run {before}, so the run ends here")
+    show_plan(task.out, plan.config, planned, task.ledger, before)
+    keep_plan(task.ledger, record, plan, planned.lanes, before or "")
 
 
 def _folder(path: Path) -> Path:

@@ -120,6 +120,7 @@ def build_package(
     if placement is not None:
         place(spec, platform, placement)
     _keep_retrying(spec, platform)
+    _tell_accelerators(spec)
     if not cached:
         _switch_caching_off(spec)
     package = Package(spec, platform)
@@ -173,6 +174,18 @@ def _switch_caching_off(spec: dict[str, Any]) -> None:
         env = spec["deploymentSpec"]["executors"][executor]["container"].setdefault("env", [])
         if not any(one["name"] == REUSE_VARIABLE for one in env):
             env.append({"name": REUSE_VARIABLE, "value": "off"})
+
+
+def _tell_accelerators(spec: dict[str, Any]) -> None:
+    """What each task takes, for the page of `plan`; what vote tasks take it works out itself."""
+    asked = {}
+    for name, _, label in _container_tasks(spec):
+        said = _accelerators(spec["deploymentSpec"]["executors"][label]["container"])
+        if said and not said.startswith("?"):
+            asked[name] = said
+    for name, task, _ in _container_tasks(spec):
+        if name == "plan":
+            task["inputs"]["parameters"]["accelerators"] = {"runtimeValue": {"constant": asked}}
 
 
 def _keep_retrying(spec: dict[str, Any], platform: dict[str, Any]) -> None:

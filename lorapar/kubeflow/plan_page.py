@@ -16,11 +16,14 @@ from lorapar.stages.graph import GRAPH, Node
 Lanes = Mapping[str, Sequence[Lane]]
 
 
-def plan_page(config: RunConfig, lanes: Lanes) -> str:
-    """The page, as Markdown; `lanes` are the tasks of each round of votes. Raises BadInputError for a broken row."""
+def plan_page(config: RunConfig, lanes: Lanes, accelerators: Mapping[str, str]) -> str:
+    """The page, as Markdown; `lanes` are the tasks of each round of votes, `accelerators` what other tasks take.
+
+    Raises BadInputError for a broken row.
+    """
     memory = stage_memory_bytes(config)
-    rows = [_row(node, lanes.get(node.name, ()), memory) for node in GRAPH if node.stage != "plan"]
-    table = "\n".join(["| task | image | memory, about | |", "|---|---|---|---|", *rows])
+    rows = [_row(node, lanes.get(node.name, ()), memory, accelerators) for node in GRAPH if node.stage != "plan"]
+    table = "\n".join(["| stage | image | memory, about | accelerators | |", "|---|---|---|---|---|", *rows])
     about = "A task whose settings, inputs and image are those of an earlier run is taken from Kubeflow's cache."
     return f"# What will run: `{config.name}`\n\n{_facts(config)}\n\n{table}\n\n{about}\n"
 
@@ -37,20 +40,21 @@ def _facts(config: RunConfig) -> str:
     return "\n".join(f"- **{name}**: {said}" for name, said in facts.items())
 
 
-def _row(node: Node, lanes: Sequence[Lane], memory: Mapping[str, int]) -> str:
+def _row(node: Node, lanes: Sequence[Lane], memory: Mapping[str, int], accelerators: Mapping[str, str]) -> str:
     need = memory.get(node.stage)
     size = f"{need / 1e9:.1f} GB" if need else ""
-    return f"| {node.name} | {task_of(node.name).image} | {size} | {_how(node, lanes)} |"
+    held = sum(int(lane.accelerators) for lane in lanes)
+    takes = (str(held) if held else "none") if lanes else accelerators.get(node.name, "")
+    return f"| {node.name} | {task_of(node.name).image} | {size} | {takes} | {_how(node, lanes)} |"
 
 
 def _how(node: Node, lanes: Sequence[Lane]) -> str:
-    """What is particular about a node's tasks."""
+    """What is particular about a node."""
+    task = task_of(node.name)
     if node.when is not None:
-        return "only where the gate finds it better"
+        return f"only where the gate finds it better, in the task {task.name}"
     if node.stage == "report":
         return "last, whatever happened"
-    if not lanes:
-        return ""
-    accelerators = sum(int(lane.accelerators) for lane in lanes)
-    held = count_of(accelerators, "accelerator") if accelerators else "no accelerator"
-    return f"{count_of(len(lanes), 'task')}, {held}"
+    if lanes:
+        return count_of(len(lanes), "task")
+    return "" if task.name == node.name else f"in the task {task.name}"

@@ -7,8 +7,8 @@ few-shot rows as for none.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from lorapar.config import RunConfig
 from lorapar.kubeflow.executor_input import ExecutorInput
@@ -30,6 +30,8 @@ class PlanCall:
     gpu_pool: dict[str, str]
     parallelism: int
     vote_accelerators: str
+    accelerators: Mapping[str, str] = field(default_factory=dict)
+    """What every other task takes, such as `1 nvidia.com/gpu`, by task; those that take none are left out."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,8 @@ class PlannedRun:
     """The vote tasks of each round, by node."""
     settings: dict[str, TaskSettings]
     """The settings of every other task's nodes, by task."""
+    accelerators: Mapping[str, str]
+    """What every other task takes, by task."""
     vote_pool: dict[str, str]
     """Labels of the nodes that vote tasks run on; none where no teacher needs an accelerator."""
 
@@ -63,6 +67,7 @@ def plan_call(given: ExecutorInput) -> PlanCall:
         gpu_pool=gpu_pool_of(values.get("gpu_pool") or {}),
         parallelism=parallelism_of(values.get("parallelism", 4)),
         vote_accelerators=given.text("vote_accelerators", "1"),
+        accelerators=values.get("accelerators") or {},
     )
 
 
@@ -78,7 +83,7 @@ def planned_run(plan: Plan, call: PlanCall) -> PlannedRun:
         if task.name not in ("plan", LOOPED_NODE, "report")
     }
     on_gpu = any(lane.accelerators != "0" for shared_out in rounds.values() for lane in shared_out)
-    return PlannedRun(rounds, settings, call.gpu_pool if on_gpu else {})
+    return PlannedRun(rounds, settings, call.accelerators, call.gpu_pool if on_gpu else {})
 
 
 def lanes(config: RunConfig, call: PlanCall, node: str) -> list[Lane]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from lorapar.kubeflow.executor_output import ExecutorOutput
 from lorapar.kubeflow.ledger import Ledger
 from lorapar.kubeflow.planned import Lane
 from lorapar.kubeflow.summary import RunSummary, flat_scores, outcome_line, summary_text
+from lorapar.kubeflow.unchanged import keep_equal
 from lorapar.kubeflow.webhook import post_summary
 from lorapar.local.folder import StageRecord
 from lorapar.records import json_text, read_json
@@ -41,13 +43,18 @@ class Found:
     records: Mapping[str, Sequence[StageRecord]] = field(default_factory=dict)
     fresh: frozenset[str] = frozenset()
     """Nodes that really ran in this run, as against those taken from the cache."""
+    unchanged: str = ""
+    """The run that had done the same, where this one ended after its plan."""
 
 
-def keep_plan(ledger: Ledger, record: StageRecord, plan: Plan, lanes: Mapping[str, Sequence[Lane]]) -> None:
-    """Keep what the report starts from; `lanes` are the vote tasks of each round."""
+def keep_plan(
+    ledger: Ledger, record: StageRecord, plan: Plan, lanes: Mapping[str, Sequence[Lane]], unchanged: str = ""
+) -> None:
+    """Keep what the report starts from; `lanes` are the vote tasks of each round, `unchanged` is an equal run."""
     if ledger.run:
         settings = {name: [lane.settings for lane in some] for name, some in lanes.items()}
-        kept = {"record": record.model_dump(mode="json"), "plan": plan.model_dump(mode="json"), "lanes": settings}
+        made = {"record": record.model_dump(mode="json"), "plan": plan.model_dump(mode="json")}
+        kept = {**made, "lanes": settings, "unchanged": unchanged}
         ledger.write_result(PLANNED, json_text(kept).encode())
 
 
@@ -66,8 +73,9 @@ def find_run(ledger: Ledger) -> Found:
     plan = Plan.model_validate(value["plan"])
     records: dict[str, list[StageRecord]] = {"plan": [StageRecord.model_validate(value["record"])]}
     fresh = {"plan"}
+    unchanged = str(value.get("unchanged", ""))
     for node in GRAPH:
-        if node.stage in ("plan", "report"):
+        if node.stage in ("plan", "report") or unchanged:
             continue
         settings = value["lanes"].get(node.name) or [plan.sections[node.name]]
         looked = _look(ledger, node, settings, records)
@@ -80,7 +88,7 @@ def find_run(ledger: Ledger) -> Found:
         # What is never cached and has run before only, has not run in this run: the record is an earlier run's.
         if own_work:
             fresh.add(node.name)
-    return Found(plan, records, frozenset(fresh))
+    return Found(plan, records, frozenset(fresh), unchanged)
 
 
 def run_report(given: ExecutorInput, ledger_of: Callable[[], Ledger], work: Path) -> None:
@@ -159,7 +167,13 @@ def _written(ledger: Ledger, page: Path, work: Path) -> tuple[RunSummary, Mappin
         except LoraparError as error:
             problems.append(_line(error))
     figures = read_json(page / "metrics.json") if (page / "metrics.json").is_file() else {}
-    return replace(_summary(ledger, found, figures), problems=tuple(problems)), figures
+    summary = replace(_summary(ledger, found, figures), problems=tuple(problems))
+    if found.plan is not None and summary.succeeded and not summary.unchanged:
+        try:
+            keep_equal(ledger, found.plan, summary.verdict, summary.promoted)
+        except (LoraparError, OSError) as error:
+            summary = replace(summary, problems=(*summary.problems, _line(error)))
+    return summary, figures
 
 
 def _unknown(given: ExecutorInput, error: Exception) -> RunSummary:
@@ -202,8 +216,10 @@ def _line(error: Exception) -> str:
 
 
 def _say(line: str) -> None:
-    sys.stdout.write(f"{line}\n")
-    sys.stdout.flush()
+    # Kubeflow's launcher may be gone before its stage is.
+    with suppress(OSError):
+        sys.stdout.write(f"{line}\n")
+        sys.stdout.flush()
 
 
 def _look(
@@ -269,6 +285,7 @@ def _summary(ledger: Ledger, found: Found, figures: Mapping[str, Any]) -> RunSum
         # It may have finished and left the alias alone: a version that a person took out of production stays out.
         promoted=_measured(found, "promote", "promoted"),
         wanted=_measured(found, "gate", "promote"),
+        unchanged=found.unchanged,
         verdict=_verdict(ledger, found),
         reached=[node.name for node in GRAPH if node.name in finished],
         missing=missing,
@@ -282,7 +299,7 @@ def _summary(ledger: Ledger, found: Found, figures: Mapping[str, Any]) -> RunSum
 
 def _expected(node: Node, found: Found) -> bool:
     """Whether a run that succeeds has a record of the node: one with a condition only where that was met."""
-    if node.stage == "report":
+    if node.stage == "report" or (found.unchanged and node.stage != "plan"):
         return False
     if node.when is None:
         return True

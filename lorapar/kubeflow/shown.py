@@ -71,8 +71,8 @@ def show_figures(out: ExecutorOutput, records: Iterable[StageRecord]) -> None:
     out.write_file("metrics", json_text(shown))
 
 
-def show_plan(out: ExecutorOutput, config: RunConfig, planned: PlannedRun, ledger: Ledger) -> None:
-    """What the other tasks work with, and the page that says what will run."""
+def show_plan(out: ExecutorOutput, config: RunConfig, planned: PlannedRun, ledger: Ledger, before: str | None) -> None:
+    """What the other tasks work with, and the page that says what will run; nothing where run `before` is equal."""
     digests = {name: ledger.write_settings(settings) for name, settings in planned.settings.items()}
     out.set_parameter("settings", json.dumps(digests))
     lanes = [
@@ -83,8 +83,15 @@ def show_plan(out: ExecutorOutput, config: RunConfig, planned: PlannedRun, ledge
     (rest,) = planned.lanes["vote-rest"]
     out.set_parameter("vote_rest_accelerators", rest.accelerators)
     out.set_parameter("vote_pool", planned.vote_pool)
-    out.set_parameter("changed", True)
-    out.write_file("summary", plan_page(config, planned.lanes))
+    # The driver of the tasks to come asks for every parameter, whether they run or not.
+    out.set_parameter("examples_digest", "")
+    out.set_parameter("changed", before is None)
+    page = (
+        plan_page(config, planned.lanes, planned.accelerators)
+        if before is None
+        else f"# Nothing changed since run `{before}`\n"
+    )
+    out.write_file("summary", page)
 
 
 def _lineage(record: StageRecord, manifest: Manifest) -> dict[str, Any]:

@@ -141,6 +141,8 @@ def _success(followed: Followed, kept: RunStore) -> Ending:
 def _told(run: str, outcome: Mapping[str, Any]) -> Ending | None:
     """The ending that an outcome names; None where it names none. What it does not hold is not known, not false."""
     better, promoted, wanted = (outcome.get(name) for name in ("better", "promoted", "wanted"))
+    if outcome.get("unchanged"):
+        return Ending(ExitCode.OK, f"run {run}: nothing changed since run {outcome['unchanged']}, which succeeded")
     if promoted is True:
         return Ending(ExitCode.OK, f"run {run}: better, promoted")
     if better is False:

@@ -34,6 +34,8 @@ class RunSummary:
     wanted: bool = False
     """Whether the gate asked for promotion: better, and promotion is on."""
     cancelled: bool = False
+    unchanged: str = ""
+    """The equal run that had succeeded, where this one ended after its plan."""
     problems: Sequence[str] = ()
     """What kept this page from being whole."""
 
@@ -47,6 +49,7 @@ class RunSummary:
             "better": self.verdict.get("better") if self.verdict else None,
             "promoted": self.promoted,
             "wanted": self.wanted,
+            "unchanged": self.unchanged,
             "errors": dict(self.errors),
             "missing": list(self.missing),
         }
@@ -96,6 +99,8 @@ def _head(summary: RunSummary) -> str:
         return f"# Unknown: run{name}"
     if not summary.succeeded:
         return f"# Failed: run{name}"
+    if summary.unchanged:
+        return f"# Nothing changed: run{name}\n\nRun `{summary.unchanged}` has done the same, and succeeded."
     if summary.promoted:
         return f"# Promoted: run{name}" + _reasons(summary.verdict)
     if summary.verdict is None:

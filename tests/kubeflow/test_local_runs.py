@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from lorapar.registry import PRODUCTION, Registry
 from lorapar.store import open_store
 from tests.kubeflow.local_runs import LocalRuns, Started
 
@@ -80,3 +81,19 @@ def test_a_pod_that_dies_is_reported_and_the_next_run_goes_on_from_what_there_is
     new = {info.key for info in open_store(runs.store).list("records/")} - records
     made = {json.loads(open_store(runs.store).read(key))["stage"] for key in new}
     assert made <= {"rl", "publish", "evaluate", "execute", "gate", "promote"}
+
+
+def test_a_recurring_run_with_nothing_changed_ends_after_plan(runs) -> None:
+    """Its condition is the package's own; a production that has moved is a change as well."""
+    recurring = {**FORM, "overrides": OVERRIDES + "if_changed=true\n"}
+    runs.run(**FORM)
+    assert stages(runs.run(**recurring)) == ["plan", "report"]
+    last = outcomes(runs.root)[-1]
+    assert (last["succeeded"], last["missing"], last["errors"]) == (True, [], {})
+    assert last["unchanged"] == outcomes(runs.root)[-2]["run"]
+    alias = runs.root / "store" / "registry" / "adapters" / "tiny" / "aliases" / "production.json"
+    if alias.exists():
+        alias.unlink()
+    else:
+        Registry(open_store(f"{runs.store}/registry")).set_alias("tiny", PRODUCTION, 1)
+    assert "publish" in stages(runs.run(**recurring))

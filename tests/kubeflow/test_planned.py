@@ -13,6 +13,7 @@ import pytest
 from lorapar.config import load_config
 from lorapar.data import resolve_data
 from lorapar.errors import BadInputError
+from lorapar.kubeflow.package import build_package
 from lorapar.kubeflow.parameter_values import run_config
 from lorapar.kubeflow.parameters import PARAMETERS
 from lorapar.kubeflow.plan_page import plan_page
@@ -77,14 +78,23 @@ def test_long_settings_make_no_longer_parameters(cluster) -> None:
 
 
 def test_the_page_of_plan_says_what_will_run_what_it_needs_and_how_often_is_asked(cluster) -> None:
-    planned(cluster, adapter_name="mine", promote=False)
+    spec = build_package({}, None).spec
+    (task,) = (
+        one["dag"]["tasks"]["plan"]
+        for one in spec["components"].values()
+        if "plan" in one.get("dag", {"tasks": ()})["tasks"]
+    )
+    told = task["inputs"]["parameters"]["accelerators"]["runtimeValue"]["constant"]
+    assert set(told) == {"score-system1", "score-system2", "sft", "rl", "evaluate"}
+    planned(cluster, adapter_name="mine", promote=False, accelerators=told)
     text = page(cluster)
     assert text.startswith("# What will run: `mine`\n")
     rows = dict(re.findall(r"^\| ([a-z0-9-]+) \| (.*) \|$", text, re.M))
     assert list(rows) == ["task", *(node.name for node in GRAPH if node.stage != "plan")]
-    assert re.match(r"trainer \| \d\.\d GB \|", rows["sft"])
-    assert rows["gate"] == "client |  | "
-    assert rows["vote-first"].endswith("| 2 tasks, no accelerator")
+    assert re.match(r"trainer \| \d\.\d GB \| 1 nvidia.com/gpu \| ", rows["sft"])
+    assert rows["gate"] == "client |  |  | "
+    assert rows["vote-first"].endswith("| none | 2 tasks")
+    assert rows["tally"] == "vllm |  |  | in the task vote-rest"
     # Two of three teachers read each of the preset's rows for training, the third only what they leave undecided.
     config = load_config(preset="tiny")
     trained_on = config.data.task_mix.system1_train + config.data.task_mix.system2_train
@@ -95,8 +105,8 @@ def test_the_page_of_plan_says_what_will_run_what_it_needs_and_how_often_is_aske
 def test_the_page_of_plan_counts_the_accelerators_of_a_vote() -> None:
     config = load_config(preset="tiny")
     lane = {count: Lane("vote-first", settings={}, accelerators=count) for count in "02"}
-    assert "| 3 tasks, 4 accelerators |" in plan_page(config, {"vote-first": [lane["2"], lane["2"], lane["0"]]})
-    assert "| 1 task, no accelerator |" in plan_page(config, {"vote-rest": [lane["0"]]})
+    assert "| 4 | 3 tasks |" in plan_page(config, {"vote-first": [lane["2"], lane["2"], lane["0"]]}, {})
+    assert "| none | 1 task |" in plan_page(config, {"vote-rest": [lane["0"]]}, {})
 
 
 def test_rows_that_cannot_be_read_here_are_not_counted(tmp_path, monkeypatch) -> None:
@@ -106,7 +116,7 @@ def test_rows_that_cannot_be_read_here_are_not_counted(tmp_path, monkeypatch) ->
     source.write_bytes(b"PAR1")
     config = load_config(preset="tiny", overrides=[f"data.source={source}"])
     assert resolve_data(config.data).digest == hashlib.sha256(b"PAR1").hexdigest()
-    assert "- **teachers**: 2 read every row, 1 more only undecided rows\n" in plan_page(config, {})
+    assert "- **teachers**: 2 read every row, 1 more only undecided rows\n" in plan_page(config, {}, {})
 
 
 def test_the_settings_may_lie_at_an_address_or_inline(tmp_path) -> None:

@@ -1,0 +1,54 @@
+"""Whether a run would only repeat an earlier one: for recurring runs, most of which find nothing new.
+
+unchanged/<digest>.json    the run that succeeded with these settings, data, model, code and images, and what it left
+                           in production
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from lorapar import __version__
+from lorapar.kubeflow.ledger import Ledger
+from lorapar.records import digest_of, json_text
+from lorapar.registry import PRODUCTION, Registry
+from lorapar.stages.code import code_digest, own_code_digest
+from lorapar.stages.contract import STAGE_NAMES
+from lorapar.stages.plan import Plan
+from lorapar.store import NotFoundError, open_store
+
+
+def equal_run(ledger: Ledger, plan: Plan) -> str | None:
+    """The run that has done what this one would do; None where something differs, or `production` has moved since."""
+    try:
+        kept = json.loads(ledger.store.read(_key(plan)))
+    except (NotFoundError, ValueError):
+        return None
+    same = kept["production"] == _production(plan)
+    return str(kept["run"]) if same else None
+
+
+def keep_equal(ledger: Ledger, plan: Plan, verdict: Mapping[str, Any] | None, promoted: bool) -> None:
+    """Note that a run has succeeded, and which version it left in production: its own, or the one its gate saw."""
+    if verdict is None or "incumbent" not in verdict:
+        return
+    version = verdict["candidate"] if promoted else verdict["incumbent"]
+    kept = {"run": ledger.run, "production": version["version"] if version else None}
+    ledger.store.write(_key(plan), json_text(kept).encode())
+
+
+def _key(plan: Plan) -> str:
+    """The settings of every stage hold the digests of model and data."""
+    code = {stage: code_digest(f"lorapar.stages.{stage}") for stage in STAGE_NAMES}
+    own = {node: own_code_digest(settings) for node, settings in plan.sections.items()}
+    made_of = {"settings": plan.sections, "version": __version__, "code": code, "own": own}
+    return f"unchanged/{digest_of({**made_of, 'images': os.environ.get('LORAPAR_IMAGES', '')})}.json"
+
+
+def _production(plan: Plan) -> int | None:
+    address = plan.config.registry.address
+    record = Registry(open_store(address)).read_alias(plan.config.name, PRODUCTION) if address else None
+    return record.version if record is not None else None
