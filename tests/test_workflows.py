@@ -140,6 +140,7 @@ def retrain(tmp_path: Path) -> Retrain:
         (0, "run 7: better, promoted", 0, "true", "Promoted"),
         (0, "run 7: better, but promotion is switched off", 0, "false", "Better, but promotion is switched off"),
         (0, "unchanged since run 7 (succeeded), nothing started", 0, "false", "Nothing has changed"),
+        (0, "run 7: nothing changed since run 6, which succeeded", 0, "false", "Nothing has changed"),
         (10, "run 7: not better", 0, "false", "Trained, not better than what is in production"),
         (0, "run 7: better, but not promoted: a person", 0, "false", "Better, but kept out of production by a person"),
         (0, "something else", 0, "unknown", "Ended well, but said nothing of how: look at the registry"),
