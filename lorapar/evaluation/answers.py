@@ -101,4 +101,4 @@ class Answerer:
     def _is_cut_off(self, tokens: Sequence[int]) -> bool:
         """Whether an answer is as long as it may be and its last token is none that ends one."""
         limit = self._asking.settings.max_new_tokens
-        return len(tokens) >= limit and tokens[-1] not in self._asking.tokenizer.all_special_ids
+        return len(tokens) >= limit and tokens[-1] not in answer_end(self._asking.tokenizer).token_ids
