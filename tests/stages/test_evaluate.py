@@ -131,7 +131,9 @@ def test_answers_that_had_not_ended_are_marked_counted_and_said(kit, inputs, tmp
         assert metrics[f"{model}_system2_cut_off"] == summary[model]["system2_cut_off"] == share
         line = f"{len(cut)} of {len(own)} answers of {model} cut off: they had not ended after 2 tokens, and most count"
         assert any(line in said for said in notes.lines)
-    assert {one["remedy"] for one in summary["omissions"]} == {"raise evaluate.max_new_tokens"}
+    unjudged, *cut_off = summary["omissions"]
+    assert unjudged["what"] == "held-out rows have no reference answer"
+    assert [one["remedy"] for one in cut_off] == ["raise evaluate.max_new_tokens"] * 3
 
 
 def test_without_a_heldout_row_nothing_can_be_evaluated(kit, inputs, tmp_path) -> None:
