@@ -51,19 +51,19 @@ def upload_all(
             subscribers = [_Subscriber(transfer, watch, watch.done.add)]
             running.append((manager.upload(str(transfer.path), bucket, key, options, subscribers), transfer))
         for future, transfer in running:
-            with _changed_meanwhile(transfer), s3_errors(f"{where}/{transfer.key}", client.meta.endpoint_url):
+            with _changed_meanwhile(transfer, where), s3_errors(f"{where}/{transfer.key}", client.meta.endpoint_url):
                 future.result()
 
 
 @contextmanager
-def _changed_meanwhile(transfer: Transfer) -> Iterator[None]:
+def _changed_meanwhile(transfer: Transfer, where: str) -> Iterator[None]:
     """Tell a file that changed while it went up from a server that does not understand what it is sent."""
     try:
         yield
     except MismatchError:
         if transfer.sha256 is not None and file_sha256(transfer.path) != transfer.sha256:
             raise IntegrityError(
-                f"{transfer.path}: what was sent is not what was recorded: the file changed meanwhile"
+                f"{where}/{transfer.key}: what was sent is not what was recorded: {transfer.path} changed meanwhile"
             ) from None
         raise
 
