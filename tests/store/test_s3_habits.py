@@ -123,7 +123,7 @@ def test_file_that_changed_while_it_went_up_is_told(server, tmp_path):
     path.write_bytes(b"other")
     server.refuse = lambda request: (400, "BadDigest", "not equal") if request.method == "PUT" else None
     with pytest.raises(
-        IntegrityError, match="s3://runs/x/a: what was sent is not what was recorded: .*file changed meanwhile"
+        IntegrityError, match=r"s3://runs/x/a: what was sent is not what was recorded: .*file changed meanwhile"
     ):
         open_store("s3://runs/x").upload_all([Transfer(path, "a", 5, hashlib.sha256(b"bytes").hexdigest())])
 
