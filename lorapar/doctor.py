@@ -16,6 +16,7 @@ from rich.text import Text
 
 from lorapar import __version__
 from lorapar.basemodel.cache import cache_root
+from lorapar.basemodel.number_format import number_format
 from lorapar.errors import ExitCode, LoraparError
 from lorapar.network import network_cause, trust_authorities
 from lorapar.redaction import redact
@@ -49,6 +50,7 @@ def examine() -> list[Finding]:
         *_file_system("cache", cache_root()),
         *(_package(name) for name in TRAINING),
         _accelerator(),
+        _number_format(),
         _sandbox(),
         _hub(),
         _cache(),
@@ -162,6 +164,11 @@ def _accelerator() -> Finding:
         names = {torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())}
         return Finding("accelerator", f"{torch.cuda.device_count()} x {', '.join(sorted(names))}")
     return Finding("accelerator", "none: everything runs on the CPU", "fine for the demo; a 7B model needs a GPU")
+
+
+def _number_format() -> Finding:
+    """What number formats that are `auto` come to in runs on this machine."""
+    return Finding("number format", number_format().said)
 
 
 def _sandbox() -> Finding:

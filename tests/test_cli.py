@@ -113,7 +113,7 @@ def test_report_is_written_again_from_the_folder(cli, tiny_copy):
 def test_doctor_names_what_is_there(cli):
     result = cli("doctor")
     assert result.returncode == 0, result.stdout
-    for word in ("python", "torch", "accelerator", "sandbox", "hub", "model cache"):
+    for word in ("python", "torch", "accelerator", "number format", "sandbox", "hub", "model cache"):
         assert word in result.stdout
 
 

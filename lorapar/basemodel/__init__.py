@@ -13,6 +13,7 @@ from lorapar.basemodel.load import (
     load_tokenizer_alone,
     model_folder,
 )
+from lorapar.basemodel.number_format import number_format
 from lorapar.basemodel.resolve import resolve_model
 
 __all__ = [
@@ -29,5 +30,6 @@ __all__ = [
     "load_tokenizer_alone",
     "model_folder",
     "moves_system_text",
+    "number_format",
     "resolve_model",
 ]

@@ -14,6 +14,7 @@ from lorapar.basemodel.answer_end import answer_end, embedding_rows, generation_
 from lorapar.basemodel.cache import cached_folder
 from lorapar.basemodel.chat_template import settle_template
 from lorapar.basemodel.head import make_head_input_contiguous
+from lorapar.basemodel.number_format import require_settled
 from lorapar.basemodel.quiet import quiet
 from lorapar.basemodel.resolve import Kind, kind_of, local_folder, resolve_model
 from lorapar.basemodel.shape import config_values
@@ -54,7 +55,7 @@ def model_folder(config: ModelConfig, progress: Progress | None = None) -> Path:
 
 
 def load_model(config: ModelConfig, progress: Progress | None = None) -> PreTrainedModel:
-    """The base model in evaluation mode, weights in `config.dtype`, on the GPU where there is one.
+    """The base model in evaluation mode, weights in `config.dtype` (settled, not `auto`), on the GPU if there is one.
 
     Only safetensors are read, never pickled checkpoints; code that comes with the model runs only if the settings say
     so. Raises BadInputError and UnreachableError as `model_folder` does.
@@ -63,6 +64,7 @@ def load_model(config: ModelConfig, progress: Progress | None = None) -> PreTrai
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
+    require_settled(config)
     folder = model_folder(config, progress)
     read = partial(
         AutoModelForCausalLM.from_pretrained,

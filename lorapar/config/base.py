@@ -37,7 +37,8 @@ Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Share = Annotated[float, Field(gt=0.0, le=1.0)]
 Positive = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
-Dtype = Literal["float32", "bfloat16", "float16"]
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+"""`auto` goes by what the processor computes natively; `plan` turns it into one of the others."""
 Scheduler = Literal["cosine", "linear", "constant", "constant_with_warmup"]
 
 

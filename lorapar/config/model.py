@@ -41,8 +41,16 @@ class ModelConfig(Section):
 
     name: Place = Field("HuggingFaceTB/SmolLM2-135M-Instruct", description="Hub name, local folder or s3:// address")
     revision: str | None = Field(None, description="Hub branch, tag or commit; `plan` turns it into a commit")
-    dtype: Dtype = Field("bfloat16", description="Number format the base weights are held in while tuning")
-    autocast: Literal["none", "bfloat16"] = Field("none", description="Format of matrix products in the forward pass")
+    dtype: Dtype = Field(
+        "auto",
+        description="Number format the base weights are held in while tuning; auto: bfloat16 where the processor "
+        "computes it natively, else float32",
+    )
+    autocast: Literal["auto", "none", "bfloat16"] = Field(
+        "none",
+        description="Format of matrix products in the forward pass; auto: bfloat16 where the processor computes it "
+        "natively, else none",
+    )
     trust_remote_code: bool = Field(False, description="Run Python code that comes with the model (off: refuse it)")
     description: str = Field("a small general language model", description="What teachers are told the target model is")
     chat_template: Annotated[str, AfterValidator(_template)] | None = Field(

@@ -177,7 +177,9 @@ class TeacherConfig(Section):
         description="Address of an OpenAI-compatible API, such as http://teacher:8000/v1, with the query that every "
         "request needs, if any; needs backend openai",
     )
-    dtype: Dtype = Field("bfloat16", description="Number format of the teacher's weights; not for endpoints")
+    dtype: Dtype = Field(
+        "auto", description="Number format of the teacher's weights, as model.dtype; not for endpoints"
+    )
     batch_size: Positive = Field(16, description="Rows asked at once; only where backend is transformers")
     weight: Rate = Field(1.0, description="Weight of its vote in the majority")
     template: TeacherTemplate = Field(default_factory=TeacherTemplate, description="How it is asked")
@@ -189,7 +191,7 @@ class TeacherConfig(Section):
     def _options_are_of_the_backend(self) -> TeacherConfig:
         """An option that would do nothing is a mistake to hear about."""
         for option, backends in _BACKENDS_OF.items():
-            given = getattr(self, option) != type(self).model_fields[option].default
+            given = getattr(self, option) not in (type(self).model_fields[option].default, _ONCE_DEFAULT.get(option))
             if given and self.backend not in backends:
                 raise ValueError(
                     f"teacher '{self.name}': {option} does nothing with backend {self.backend}, only with "
@@ -240,6 +242,8 @@ _BACKENDS_OF = {
     "openai": ("openai",),
     "endpoint": ("openai",),
 }
+_ONCE_DEFAULT = {"dtype": "bfloat16"}
+"""Stands in the plans of earlier versions, also where it did nothing."""
 
 
 class VotingConfig(Section):

@@ -160,7 +160,8 @@ def _execute(task: Task, record: StageRecord, settings: StageSettings) -> StageR
 def _settings(task: Task, node: Node) -> StageSettings:
     spec = stage_spec(node.stage)
     if node.stage == "plan":
-        planned: StageSettings = spec.settings.model_validate({"config": plan_call(task.given).config})
+        call = plan_call(task.given)
+        planned: StageSettings = spec.settings(config=call.config, accelerators=bool(call.accelerators))
         return planned
     try:
         settings: StageSettings = spec.settings.model_validate(task.settings[node.name])
@@ -196,7 +197,7 @@ def _hand_on(task: Task, record: StageRecord) -> None:
         task.settings = {name: plan.sections[name] for name in others}
     else:
         task.progress.say(f"nothing changed since run {before}, so the run ends here")
-    show_plan(task.out, plan.config, planned, task.ledger, before)
+    show_plan(task.out, plan, planned, task.ledger, before)
     keep_plan(task.ledger, record, plan, planned.lanes, before or "")
 
 

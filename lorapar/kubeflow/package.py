@@ -177,7 +177,7 @@ def _switch_caching_off(spec: dict[str, Any]) -> None:
 
 
 def _tell_accelerators(spec: dict[str, Any]) -> None:
-    """What each task takes, for the page of `plan`; what vote tasks take it works out itself."""
+    """What each task takes, for the page of `plan` and number formats; what vote tasks take it works out itself."""
     asked = {}
     for name, _, label in _container_tasks(spec):
         said = _accelerators(spec["deploymentSpec"]["executors"][label]["container"])

@@ -16,8 +16,11 @@ from lorapar.stages.graph import GRAPH, Node
 Lanes = Mapping[str, Sequence[Lane]]
 
 
-def plan_page(config: RunConfig, lanes: Lanes, accelerators: Mapping[str, str]) -> str:
-    """The page, as Markdown; `lanes` are the tasks of each round of votes, `accelerators` what other tasks take.
+def plan_page(
+    config: RunConfig, lanes: Lanes, accelerators: Mapping[str, str], number_format: str | None = None
+) -> str:
+    """The page, as Markdown; `lanes` are the tasks of each round of votes, `accelerators` what other tasks take,
+    `number_format` what `auto` came to.
 
     Raises BadInputError for a broken row.
     """
@@ -25,13 +28,14 @@ def plan_page(config: RunConfig, lanes: Lanes, accelerators: Mapping[str, str]) 
     rows = [_row(node, lanes.get(node.name, ()), memory, accelerators) for node in GRAPH if node.stage != "plan"]
     table = "\n".join(["| stage | image | memory, about | accelerators | |", "|---|---|---|---|---|", *rows])
     about = "A task whose settings, inputs and image are those of an earlier run is taken from Kubeflow's cache."
-    return f"# What will run: `{config.name}`\n\n{_facts(config)}\n\n{table}\n\n{about}\n"
+    return f"# What will run: `{config.name}`\n\n{_facts(config, number_format)}\n\n{table}\n\n{about}\n"
 
 
-def _facts(config: RunConfig) -> str:
+def _facts(config: RunConfig, number_format: str | None) -> str:
     revision = f" at {plain(config.model.revision)}" if config.model.revision else ""
     facts = {
         "model": f"{plain(config.model.name)}{revision} ({config.model.dtype})",
+        **({} if number_format is None else {"number format": number_format}),
         "data": f"{plain(config.data.source)} ({str(config.data.digest)[:12]})",
         "teachers": teacher_calls(config),
         "registry": plain(config.registry.address or "registry below the store"),

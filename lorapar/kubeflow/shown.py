@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from lorapar.config import RunConfig
 from lorapar.kubeflow.executor_output import ExecutorOutput, flat_metrics
 from lorapar.kubeflow.ledger import Ledger
 from lorapar.kubeflow.plan_page import plan_page
@@ -23,6 +22,7 @@ from lorapar.local.folder import StageRecord
 from lorapar.records import digest_of, json_text, read_json
 from lorapar.report.outcome import MODELS
 from lorapar.stages.graph import Edge, Node
+from lorapar.stages.plan import Plan
 from lorapar.store import Manifest
 
 FolderOf = Callable[[str], Path]
@@ -71,7 +71,7 @@ def show_figures(out: ExecutorOutput, records: Iterable[StageRecord]) -> None:
     out.write_file("metrics", json_text(shown))
 
 
-def show_plan(out: ExecutorOutput, config: RunConfig, planned: PlannedRun, ledger: Ledger, before: str | None) -> None:
+def show_plan(out: ExecutorOutput, plan: Plan, planned: PlannedRun, ledger: Ledger, before: str | None) -> None:
     """What the other tasks work with, and the page that says what will run; nothing where run `before` is equal."""
     digests = {name: ledger.write_settings(settings) for name, settings in planned.settings.items()}
     out.set_parameter("settings", json.dumps(digests))
@@ -87,7 +87,7 @@ def show_plan(out: ExecutorOutput, config: RunConfig, planned: PlannedRun, ledge
     out.set_parameter("examples_digest", "")
     out.set_parameter("changed", before is None)
     page = (
-        plan_page(config, planned.lanes, planned.accelerators)
+        plan_page(plan.config, planned.lanes, planned.accelerators, plan.number_format)
         if before is None
         else f"# Nothing changed since run `{before}`\n"
     )

@@ -20,7 +20,7 @@ from lorapar.local.preview import PlannedNode, preview
 from lorapar.local.runner import last_node, with_registry
 from lorapar.stages.contract import stage_spec
 from lorapar.stages.model_text import planned_check
-from lorapar.stages.plan import make_plan
+from lorapar.stages.plan import Plan, make_plan
 from lorapar.store import is_s3
 from lorapar.store.file_system import lacking
 
@@ -52,7 +52,7 @@ def plan_table(config: RunConfig, out: Path, *, until: str | None, fresh: bool) 
         need = memory.get(planned.node.stage)
         table.add_row(planned.node.name, _state(reused), why, f"{need / 1e9:.1f} GB" if need else "")
     omitted = map(Text, planned_omissions(plan.config, [node.stage for node in running]))
-    facts = (*_facts(plan.config, out), *_adapter(plan.config, targets), *_text_facts(plan.config), *omitted)
+    facts = (*_facts(plan, out), *_adapter(plan.config, targets), *_text_facts(plan.config), *omitted)
     return Group(table, Text(), *facts)
 
 
@@ -85,11 +85,13 @@ def _adapter(config: RunConfig, targets: Targets | None) -> list[Text]:
     return [Text(line) for line in lines]
 
 
-def _facts(config: RunConfig, out: Path) -> list[Text]:
+def _facts(plan: Plan, out: Path) -> list[Text]:
+    config = plan.config
     calls = teacher_calls(config)
     return [
         Text(f"run folder  {out}"),
         Text(f"model       {config.model.name}{_revision(config)} ({config.model.dtype})"),
+        *([] if plan.number_format is None else [Text(f"format      {plan.number_format}")]),
         Text(f"data        {config.data.source} ({str(config.data.digest)[:12]})"),
         Text(f"teachers    {calls}"),
         *_lacking(config, out),

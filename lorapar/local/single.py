@@ -17,7 +17,7 @@ from lorapar.local.execute import executed, new_record
 from lorapar.local.folder import StageRecord
 from lorapar.progress import Progress
 from lorapar.stages.contract import StageCall, StageSpec, stage_spec
-from lorapar.stages.plan import resolve_config, stage_settings
+from lorapar.stages.plan import resolve_config, stage_settings, with_number_formats
 from lorapar.store import make_writable_folder, open_store, refuse_other_content, verify, write_atomically
 
 
@@ -63,7 +63,9 @@ def run_single(config: RunConfig, options: StageOptions, progress: Progress) -> 
     """Run the stage; outputs are sealed with a manifest, and metrics and digests are returned."""
     spec = options.spec
     if spec.name != "plan":
-        resolved = resolve_config(config, spec.sections)
+        resolved, said = with_number_formats(resolve_config(config, spec.sections), spec.sections)
+        if said is not None:
+            progress.say(f"number format {said}")
         settings = stage_settings(resolved, spec.name, _known_parameters(spec, options.parameters))
     else:
         settings = spec.settings(config=config)

@@ -72,7 +72,7 @@ The base model is used as it is; its weights were never edited.
 
 ```python
 from peft import PeftModel
-{_base_snippet(lineage.base["name"], hub_commit(lineage.base["revision"]))}
+{_base_snippet(lineage.base, hub_commit(lineage.base["revision"]))}
 model = PeftModel.from_pretrained(base, "path/to/this/folder").eval()
 ```
 
@@ -95,12 +95,14 @@ def _asking(serving: Mapping[str, Any]) -> Iterator[str]:
         )
 
 
-def _base_snippet(name: str, commit: str | None) -> str:
+def _base_snippet(base: Mapping[str, Any], commit: str | None) -> str:
+    name = base["name"]
     if name.startswith("builtin:"):
         return f"""from lorapar.basemodel import load_model, load_tokenizer
 from lorapar.config import ModelConfig
 
-base, tokenizer = (load(ModelConfig(name="{name}")) for load in (load_model, load_tokenizer))"""
+config = ModelConfig(name="{name}", dtype="{base["dtype"]}")
+base, tokenizer = load_model(config), load_tokenizer(config)"""
     pinned = f'"{name}"' + (f', revision="{commit}"' if commit else "")
     return f"""from transformers import AutoModelForCausalLM, AutoTokenizer
 

@@ -19,6 +19,7 @@ def asked_section(facts: Facts) -> dict[str, Any] | None:
         "model": config.model.name,
         "facts": [
             ("Base model", _model(config)),
+            *_number_format(facts),
             ("Data", _data(facts, config)),
             ("Voters", _voters(config)),
             ("Adapter", _adapter(config)),
@@ -43,6 +44,12 @@ def _model(config: RunConfig) -> str:
     return (
         model.name + (f", {model.revision}" if model.revision else "") + held + "; its weights are read, never edited"
     )
+
+
+def _number_format(facts: Facts) -> list[tuple[str, str]]:
+    """What `auto` came to in this run; nothing where every format was set."""
+    said = (facts.plan or {}).get("number_format")
+    return [("Number format", f"auto: {said}")] if said else []
 
 
 def _data(facts: Facts, config: RunConfig) -> str:

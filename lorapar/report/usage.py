@@ -71,7 +71,7 @@ def _loading(model: ModelConfig, kind: Kind) -> list[str]:
             "from lorapar.basemodel import load_model, load_tokenizer",
             "from lorapar.config import ModelConfig",
             "",
-            f"config = ModelConfig(name={json.dumps(model.name)})",
+            f"config = ModelConfig(name={json.dumps(model.name)}, dtype={json.dumps(model.dtype)})",
             'model = PeftModel.from_pretrained(load_model(config), "adapter").eval()',
             "tokenizer = load_tokenizer(config)",
         ]

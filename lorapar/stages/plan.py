@@ -1,8 +1,8 @@
 """plan: validate everything before anything starts, fix what is open, and hand each stage its own settings.
 
 It resolves the model's revision and the data's digest, so that changed weights or changed rows at the same address
-re-run what reads them. It needs no torch and runs in the client image; where transformers is installed, some rows are
-seen through the model's chat template.
+re-run what reads them. It settles number formats that are `auto`, once for the run. It needs no torch; where that and
+transformers are installed, torch is asked for the format and some rows are seen through the model's chat template.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pydantic import BaseModel
 
 from lorapar import __version__
 from lorapar.basemodel import resolve_model
+from lorapar.basemodel.number_format import number_format, open_in_model, open_in_teacher
 from lorapar.basemodel.resolve import Kind, kind_of
 from lorapar.config import ModelConfig, RunConfig, TeacherConfig
 from lorapar.data import resolve_data
@@ -35,6 +36,8 @@ class Settings(StageSettings):
     """The whole run."""
 
     config: RunConfig
+    accelerators: bool | None = None
+    """Whether the machines that run the stages have accelerators; None: they run on this one."""
 
 
 SPEC = StageSpec(
@@ -49,7 +52,9 @@ SPEC = StageSpec(
 
 def run(call: StageCall[Settings]) -> Metrics:
     """Write plan.json."""
-    plan = make_plan(call.settings.config)
+    plan = make_plan(call.settings.config, call.settings.accelerators)
+    if plan.number_format is not None:
+        call.progress.say(f"number format {plan.number_format}")
     check = planned_check(plan.config)
     if check is not None:
         call.progress.say(f"answers of {plan.config.model.name} {check.ends}")
@@ -63,25 +68,32 @@ class Plan(BaseModel):
     version: str
     created: str
     config: RunConfig
-    """The settings with model revision, model digest and data digest filled in."""
+    """The settings with model revision, model digest, data digest and number formats filled in."""
     sections: dict[str, dict[str, Any]]
     """The settings of each node of the graph, parameters included, as JSON."""
+    number_format: str | None = None
+    """What `auto` came to and why; None where every format is set."""
 
 
-def make_plan(config: RunConfig) -> Plan:
-    """Resolve what is open in the settings; raises BadInputError or UnreachableError in the first seconds."""
+def make_plan(config: RunConfig, accelerators: bool | None = None) -> Plan:
+    """Resolve what is open in the settings; raises BadInputError or UnreachableError in the first seconds.
+
+    `accelerators`: as in `number_format`.
+    """
     load_rewards(config.rl.rewards)
     if config.registry.address is not None:
         parse_address(config.registry.address)
     if config.data.source != TASK_MIX and config.data.heldout == 0:
         raise BadInputError("data.heldout is 0, so nothing could be evaluated; hold some rows out (0.1: a tenth)")
     check_benchmarks(config.evaluate, config.seed)
-    resolved = resolve_config(config, tuple(RunConfig.model_fields))
+    sections = tuple(RunConfig.model_fields)
+    resolved, said = with_number_formats(resolve_config(config, sections), sections, accelerators)
     return Plan(
         version=__version__,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         config=resolved,
         sections=node_settings(resolved),
+        number_format=said,
     )
 
 
@@ -99,6 +111,23 @@ def resolve_config(config: RunConfig, sections: tuple[str, ...]) -> RunConfig:
     if "evaluate" in sections:
         resolved["evaluate"] = resolve_benchmarks(config.evaluate)
     return config.model_copy(update=resolved)
+
+
+def with_number_formats(
+    config: RunConfig, sections: tuple[str, ...], accelerators: bool | None = None
+) -> tuple[RunConfig, str | None]:
+    """The settings with no format `auto` in the sections named, and what it came to; None where none was."""
+    model = "model" in sections and open_in_model(config.model)
+    teachers = "teachers" in sections and any(map(open_in_teacher, config.teachers))
+    if not (model or teachers):
+        return config, None
+    found = number_format(accelerators)
+    resolved: dict[str, Any] = {}
+    if model:
+        resolved["model"] = found.of_model(config.model)
+    if teachers:
+        resolved["teachers"] = tuple(map(found.of_teacher, config.teachers))
+    return config.model_copy(update=resolved), found.said
 
 
 def read_plan(folder: Path) -> Plan:

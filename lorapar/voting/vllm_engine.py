@@ -16,6 +16,7 @@ from functools import cache
 from typing import Any, Generic, TypeVar, get_args
 
 from lorapar.basemodel.load import model_folder
+from lorapar.basemodel.number_format import require_settled
 from lorapar.config import ModelConfig, VllmOptions
 from lorapar.errors import BadInputError
 from lorapar.progress import Progress
@@ -106,6 +107,7 @@ def shut_down(llm: Any) -> None:
 
 def start_llm(model: ModelConfig, options: VllmOptions, progress: Progress, **more: Any) -> Any:
     """A vLLM engine with this model; `more` are settings of the engine besides. Raises BadInputError."""
+    require_settled(model)
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
     _require_vllm()

@@ -12,7 +12,7 @@ from lorapar.config import ModelConfig
 from lorapar.errors import IntegrityError, UnreachableError
 from lorapar.progress import Silent
 
-SMOLLM = ModelConfig(revision=wheel.REVISION)
+SMOLLM = ModelConfig(revision=wheel.REVISION, dtype="bfloat16")
 WEIGHTS_SHA256 = "5d9bacfb6e704b2142088ab0e2548bc0de0a6b3a3179fcde6595ff2a6b30c1ec"
 """Over the tensors' bytes in the order of their names, as bfloat16, from transformers' own GGUF reader."""
 

@@ -98,7 +98,8 @@ def prepared(config: RunConfig, folder: Path) -> None:
 
 
 def test_checkpoints_cost_little(address: str, tmp_path: Path) -> None:
-    config = load_config(preset="demo", overrides=[f"sft.max_steps={STEPS}"])
+    formats = ["model.dtype=bfloat16", "model.autocast=bfloat16"]
+    config = load_config(preset="demo", overrides=[f"sft.max_steps={STEPS}", *formats])
     try:
         prepared(config, tmp_path)
     except UnreachableError as error:

@@ -39,7 +39,7 @@ from lorapar.voting.templates import render
 from tests.integration.vllm.server import NAME, Server
 
 TINY = ModelConfig(name="builtin:tiny", dtype="float32")
-BASE = ModelConfig()
+BASE = ModelConfig(dtype="bfloat16")
 LEAST_RATIO = 0.9
 TEMPLATE = TeacherTemplate(style="chat", label_words={"system1": "f", "system2": "m"})
 REPEATS = 3

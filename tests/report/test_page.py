@@ -110,6 +110,7 @@ def test_the_page_says_what_came_out(page: Page, written: Path) -> None:
             assert f"{100 * metrics[model][f'{system}_accuracy']:.1f}%" in page.text
     assert "During RL, System 2 rose by" in page.text
     assert "are the base model itself" in page.text
+    assert "auto: bfloat16, which this CPU computes natively" in page.text
     assert "16 System 2 rows as a warm-up" in page.text
     assert "--max-lora-rank 16" in page.text
     assert "3 rows were left out (answer beyond max length)" in page.text

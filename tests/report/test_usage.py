@@ -15,7 +15,9 @@ from lorapar.report.usage import usage
 
 
 def facts(rank: int = 16, **model: str) -> Facts:
-    config = RunConfig.model_validate({"name": "mine", "model": model or {"name": "Qwen/Qwen2.5-7B"}})
+    config = RunConfig.model_validate(
+        {"name": "mine", "model": {"dtype": "bfloat16", **(model or {"name": "Qwen/Qwen2.5-7B"})}}
+    )
     return Facts(config=config, adapter={"r": rank, "peft_type": "LORA"})
 
 

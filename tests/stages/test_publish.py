@@ -67,7 +67,7 @@ def test_the_adapter_is_published_with_its_proof(kit, inputs, settings, registry
     assert version["incumbent"] is None
     assert registry.resolve("mine@candidate").digest == version["digest"]
     assert json.loads((out / "incumbent" / "incumbent.json").read_text()) == {"version": None, "digest": None}
-    PeftModel.from_pretrained(load_model(ModelConfig(name="builtin:tiny")), str(out / "adapter"))
+    PeftModel.from_pretrained(load_model(ModelConfig(name="builtin:tiny", dtype="float32")), str(out / "adapter"))
 
 
 def test_the_lineage_holds_settings_that_a_run_takes(kit, inputs, settings, tmp_path) -> None:

@@ -1,0 +1,97 @@
+"""plan: number formats that are `auto` are settled once, and a stage sees only what they came to."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from lorapar.config import RunConfig, load_config
+from lorapar.local.single import StageOptions, run_single
+from lorapar.progress import Silent
+from lorapar.records import digest_of
+from lorapar.stages.plan import Plan, make_plan
+
+OPEN = ["model.dtype=auto", "model.autocast=auto", "teachers=[{name: a}, {name: b, dtype: float16}]"]
+READ_THE_MODEL = ("init", "score-system1", "sft", "rl", "publish", "evaluate")
+
+
+@pytest.fixture
+def cpu(monkeypatch):
+    """Makes torch say whether this machine's CPU computes bfloat16 natively."""
+
+    def use(*, native: bool) -> None:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": native}, raising=False)
+
+    return use
+
+
+def config(*overrides: str) -> RunConfig:
+    return load_config(preset="tiny", overrides=[*OPEN, *overrides])
+
+
+def key(plan: Plan, node: str) -> str:
+    return digest_of(plan.sections[node])
+
+
+def test_every_stage_is_handed_what_auto_came_to(cpu) -> None:
+    plans = {}
+    for native in (False, True):
+        cpu(native=native)
+        plans[native] = make_plan(config())
+        assert '"auto"' not in json.dumps(plans[native].sections)
+    assert (plans[True].config.model.dtype, plans[True].config.model.autocast) == ("bfloat16", "bfloat16")
+    assert (plans[False].config.model.dtype, plans[False].config.model.autocast) == ("float32", "none")
+    assert [teacher.dtype for teacher in plans[False].config.teachers] == ["float32", "float16"]
+    for node in (*READ_THE_MODEL, "vote-first"):
+        assert key(plans[False], node) != key(plans[True], node), node
+    assert key(plans[False], "partition") == key(plans[True], "partition"), "it reads no model"
+
+
+@pytest.mark.parametrize("native", [False, True])
+def test_a_format_that_is_set_is_the_same_everywhere(cpu, native) -> None:
+    cpu(native=native)
+    given = ["model.dtype=bfloat16", "model.autocast=bfloat16", "teachers=[{name: a, dtype: bfloat16}]"]
+    plan = make_plan(config(*given))
+    assert (plan.config.model.dtype, plan.config.model.autocast) == ("bfloat16", "bfloat16")
+    assert plan.config.teachers[0].dtype == "bfloat16"
+    assert plan.number_format is None
+    cpu(native=True)
+    settled = make_plan(config("teachers=[{name: a}]"))
+    assert settled.sections == plan.sections, "auto is part of a digest as what it came to"
+
+
+def test_the_demo_is_what_it_was_where_bfloat16_is_native(cpu) -> None:
+    cpu(native=True)
+    plan = make_plan(load_config(preset="demo"))
+    assert {plan.config.model.dtype, plan.config.model.autocast} == {"bfloat16"}
+    assert {teacher.dtype for teacher in plan.config.teachers} == {"bfloat16"}
+    cpu(native=False)
+    plan = make_plan(load_config(preset="demo"))
+    assert (plan.config.model.dtype, plan.config.model.autocast) == ("float32", "none")
+    assert {teacher.dtype for teacher in plan.config.teachers} == {"float32"}
+
+
+def test_the_format_of_an_endpoint_is_left_alone(cpu) -> None:
+    cpu(native=False)
+    served = 'teachers=[{name: a, backend: openai, endpoint: "http://127.0.0.1:9/v1", model: served}]'
+    plan = make_plan(config("model.dtype=float32", "model.autocast=none", served))
+    assert plan.number_format is None
+    RunConfig.model_validate(plan.model_dump(mode="json")["config"])
+
+
+def test_the_stage_says_it_and_writes_it_down(kit, cpu, tmp_path) -> None:
+    cpu(native=False)
+    said = kit.Notes()
+    _, out = kit.run("plan", tmp_path, {"config": config().model_dump(mode="json")}, progress=said)
+    assert "number format float32: this CPU only emulates bfloat16" in said.lines
+    assert json.loads((out / "plan" / "plan.json").read_text())["number_format"].startswith("float32: ")
+
+
+def test_a_stage_alone_settles_it_too(cpu, tmp_path) -> None:
+    cpu(native=False)
+    options = StageOptions.parse("init", [], [f"adapter={tmp_path / 'adapter'}"], [], None)
+    record = run_single(config(), options, Silent())
+    assert (record.settings["model"]["dtype"], record.settings["model"]["autocast"]) == ("float32", "none")
