@@ -79,7 +79,13 @@ def test_the_format_of_an_endpoint_is_left_alone(cpu) -> None:
     served = 'teachers=[{name: a, backend: openai, endpoint: "http://127.0.0.1:9/v1", model: served}]'
     plan = make_plan(config("model.dtype=float32", "model.autocast=none", served))
     assert plan.number_format is None
-    RunConfig.model_validate(plan.model_dump(mode="json")["config"])
+    kept = plan.model_dump(mode="json")["config"]
+    assert RunConfig.model_validate(kept) == plan.config
+    kept["teachers"][0]["dtype"] = "bfloat16"  # as plans of earlier versions say it
+    RunConfig.model_validate(kept)
+    kept["teachers"][0]["dtype"] = "float32"
+    with pytest.raises(ValueError, match="dtype does nothing with backend openai"):
+        RunConfig.model_validate(kept)
 
 
 def test_the_stage_says_it_and_writes_it_down(kit, cpu, tmp_path) -> None:
