@@ -1,7 +1,7 @@
 # What a developer and CI run, by name. Every target sets up what it needs; `make help` lists them.
 
 PYTHON ?= python3
-# Address of an extra package index that offers a CPU build of torch; see "Installing" in README.md.
+# Address of an extra package index that offers a CPU build of torch; see docs/installing.md.
 TORCH_INDEX ?=
 PYTEST_ARGS ?=
 UV_VERSION := 0.13.9
