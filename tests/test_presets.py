@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-import pytest
+import json
+from importlib import resources
 
-from lorapar.config import load_config, preset_names, preset_text
+import pytest
+import yaml
+from jsonschema import Draft202012Validator
+
+from lorapar.config import load_config, preset_names, preset_summary, preset_text
+from lorapar.config.reference import schema_text
 from lorapar.errors import BadInputError
 from lorapar.stages.graph import GRAPH
 from lorapar.stages.plan import node_settings
@@ -62,10 +68,9 @@ def test_preset_is_valid_for_every_stage(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", preset_names())
-def test_preset_says_in_its_first_line_what_it_is_for(name: str) -> None:
-    first = preset_text(name).splitlines()[0]
-    assert first.startswith("# "), f"{name}.yaml: `lorapar presets` shows the first line; begin with '# what for'"
-    assert 20 <= len(first) <= 120
+def test_preset_says_what_it_is_for_before_its_first_setting(name: str) -> None:
+    assert preset_text(name).splitlines()[1] == f"# {preset_summary(name)}"
+    assert 20 <= len(preset_summary(name)) <= 120
 
 
 @pytest.mark.parametrize("name", preset_names())
@@ -102,3 +107,20 @@ def test_paper_preset_rewards_are_the_papers() -> None:
 def test_unknown_preset_is_one_line_with_the_nearest_name() -> None:
     with pytest.raises(BadInputError, match=r"no preset is called 'demmo' \(did you mean 'demo'\?\)"):
         preset_text("demmo")
+
+
+def test_the_shipped_schema_is_what_the_settings_say() -> None:
+    shipped = resources.files("lorapar.presets").joinpath("lorapar.schema.json").read_text(encoding="utf-8")
+    assert shipped == schema_text(), "run `make docs` and commit lorapar/presets/lorapar.schema.json"
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_editors_find_the_schema_and_it_accepts_the_preset(name: str) -> None:
+    assert preset_text(name).splitlines()[0] == "# yaml-language-server: $schema=lorapar.schema.json"
+    Draft202012Validator(json.loads(schema_text())).validate(yaml.safe_load(preset_text(name)))
+
+
+def test_the_schema_refuses_what_the_settings_refuse() -> None:
+    validator = Draft202012Validator(json.loads(schema_text()))
+    for wrong in ({"partition": {"theta": 2}}, {"rl": {"lerning_rate": 1}}, {"sft": {"epochs": "many"}}):
+        assert not validator.is_valid(wrong), wrong

@@ -26,7 +26,7 @@ _LOG_WIDTH = 160
 
 
 PANELS = {
-    "Train": ("doctor", "presets", "plan", "run", "stage", "votes"),
+    "Train": ("doctor", "presets", "schema", "plan", "run", "stage", "votes"),
     "Look": ("report", "partition", "gate"),
     "Publish and serve": ("adapters", "serve", "export", "models", "gc"),
     "Kubeflow": ("submit", "runs", "schedule", "schedules", "compile"),

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from lorapar.cli.base import app, out
-from lorapar.config import preset_names, preset_text
+from lorapar.config import preset_names, preset_summary, preset_text
 from lorapar.errors import BadInputError
 
 
@@ -24,8 +24,16 @@ def presets_command(
 
     table = Table("preset", "what for", box=None, header_style="bold")
     for name in preset_names():
-        table.add_row(name, preset_text(name).splitlines()[0].removeprefix("# "))
+        table.add_row(name, preset_summary(name))
     out.print(table)
+
+
+@app.command("schema")
+def schema_command() -> None:
+    """Print the JSON Schema of the settings, by which editors complete and check a YAML file."""
+    from lorapar.config.reference import schema_text
+
+    out.print(schema_text(), markup=False, highlight=False, end="", soft_wrap=True)
 
 
 @app.command("report")

@@ -13,6 +13,7 @@ from lorapar.config.load import (
     load_config,
     parse_settings,
     preset_names,
+    preset_summary,
     preset_text,
     validate_settings,
 )
@@ -64,6 +65,7 @@ __all__ = [
     "load_config",
     "parse_settings",
     "preset_names",
+    "preset_summary",
     "preset_text",
     "validate_settings",
 ]

@@ -31,6 +31,12 @@ def preset_text(name: str) -> str:
     return resources.files(_PRESETS).joinpath(f"{name}.yaml").read_text(encoding="utf-8")
 
 
+def preset_summary(name: str) -> str:
+    """What a preset is for: the first line of its file after the one for editors."""
+    lines = (line for line in preset_text(name).splitlines() if "yaml-language-server" not in line)
+    return next(lines).removeprefix("# ")
+
+
 def load_config(*, preset: str | None = None, file: Path | None = None, overrides: Iterable[str] = ()) -> RunConfig:
     """Settings from a preset or a file, with `section.key=value` overrides; raises BadInputError in one line."""
     if preset is not None and file is not None:

@@ -6,10 +6,11 @@ Everything in the page comes from the JSON schema of `RunConfig`, so a descripti
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from typing import Any
 
-from lorapar.config.load import preset_names, preset_text
+from lorapar.config.load import preset_names, preset_summary
 from lorapar.config.run import RunConfig
 
 Schema = dict[str, Any]
@@ -26,6 +27,13 @@ needed:
 lorapar run --preset demo --set partition.theta=0.95 --set rl.max_steps=40
 ```
 
+Editors that know YAML schemas complete and check a file whose first line names one, as every preset's does:
+
+```
+lorapar schema > lorapar.schema.json
+lorapar presets --show demo > mine.yaml
+```
+
 Keys that do not exist and values out of range end the command at once with exit code 2 and the nearest right key.
 The run folder's `config.yaml` holds the settings of the last run with every default written out.
 
@@ -40,6 +48,13 @@ def reference_text() -> str:
     """The whole page, as Markdown."""
     schema = RunConfig.model_json_schema()
     return "\n".join([INTRODUCTION, *_presets(), *_section("", schema, schema["$defs"])]).rstrip() + "\n"
+
+
+def schema_text() -> str:
+    """The settings as a JSON Schema (draft 2020-12), by which editors complete and check a YAML file."""
+    schema = RunConfig.model_json_schema()
+    head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "Settings of a lorapar run"}
+    return json.dumps({**schema, **head}, indent=1, ensure_ascii=False) + "\n"
 
 
 def setting_keys() -> list[str]:
@@ -62,7 +77,7 @@ def _presets() -> Iterator[str]:
     """The presets and what each is for: the first line of its file."""
     yield "## Presets\n\n| preset | what for |\n|---|---|"
     for name in preset_names():
-        yield f"| `{name}` | {preset_text(name).splitlines()[0].removeprefix('# ')} |"
+        yield f"| `{name}` | {preset_summary(name)} |"
     yield ""
 
 
@@ -151,4 +166,4 @@ def _anchor(heading: str) -> str:
 
 
 if __name__ == "__main__":
-    print(reference_text(), end="")
+    print(schema_text() if "--schema" in sys.argv else reference_text(), end="")
