@@ -81,7 +81,7 @@ def folder(tmp_path_factory):
 def ours(folder, tmp_path_factory):
     made = tmp_path_factory.mktemp("converted")
     convert_gguf(folder / "model.gguf", made)
-    return ModelConfig(name=str(made))
+    return ModelConfig(name=str(made), dtype="bfloat16")
 
 
 def test_weights_and_configuration_are_those_of_transformers(folder, ours):

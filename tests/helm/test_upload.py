@@ -85,7 +85,7 @@ def test_the_package_has_the_release_s_images_and_placement(tmp_path: Path) -> N
     sft = next(pods[label] for label in pods if label.startswith("exec-sft"))
     assert sft["podMetadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "lorapar"
     assert sft["pvcMount"][0]["constant"] == "base-models"
-    assert {secret["secretName"] for secret in sft["secretAsEnv"]} == {"s3-keys"}
+    assert {secret["secretName"] for secret in sft["secretAsVolume"]} == {"s3-keys"}
     assert sft["imagePullPolicy"] == "IfNotPresent"
 
 

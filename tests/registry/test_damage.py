@@ -23,7 +23,7 @@ def package(folder: Path, weights: str) -> Path:
     (folder / "adapter_model.safetensors").write_text(weights)
     config = {"r": 8, "base_model_name_or_path": "owner/base"}
     (folder / "adapter_config.json").write_text(json.dumps(config))
-    base = {"name": "owner/base", "revision": None, "digest": "d", "dtype": "float32"}
+    base = {"name": "owner/base", "revision": "c" * 40, "digest": "d", "dtype": "float32"}
     lineage = {"base": base, "serving": {"rank": 8, "max_lora_rank": 8}, "settings": {"seed": 1}}
     (folder / "lineage.json").write_text(json.dumps(lineage))
     return folder
