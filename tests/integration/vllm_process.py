@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 import urllib.request
 from collections.abc import Mapping, Sequence
@@ -21,13 +22,15 @@ class VllmProcess:
         self.port = free_port()
         self.log = folder / "vllm.log"
         self._process: subprocess.Popen[bytes] | None = None
+        # vLLM 0.32 leaves its sockets behind, however it ends. In a folder with a short name: their paths are limited.
+        self._temporary = tempfile.TemporaryDirectory(prefix="v", ignore_cleanup_errors=True)
 
     def launch(self, command: Sequence[str], environment: Mapping[str, str]) -> None:
         """Start a command that serves on `port`."""
+        Path(self._temporary.name).mkdir(exist_ok=True)
+        own = {**environment, "TMPDIR": self._temporary.name}
         with self.log.open("wb") as log:
-            self._process = subprocess.Popen(
-                command, stdout=log, stderr=log, env=dict(environment), start_new_session=True
-            )
+            self._process = subprocess.Popen(command, stdout=log, stderr=log, env=own, start_new_session=True)
 
     def wait_until_ready(self) -> None:
         """Wait until it takes requests; raises RuntimeError with the end of its log where it does not."""
@@ -47,6 +50,7 @@ class VllmProcess:
             self._process.wait(20)
         except subprocess.TimeoutExpired:
             self.kill()
+        self._temporary.cleanup()
 
     def kill(self) -> None:
         """End it with all its processes, at once."""
@@ -54,6 +58,7 @@ class VllmProcess:
             os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
             self._process = None
+        self._temporary.cleanup()
 
     def log_text(self) -> str:
         return self.log.read_text(encoding="utf-8", errors="replace")
