@@ -152,10 +152,12 @@ def _run_node(node: Node, settings: dict[str, Any], run: _Run, progress: Progres
         return False
     if stage_spec(node.stage).cached:  # others run in any case, also where all that follows can be reused
         ahead = ahead_of(node, run.last)
-        require_packages(ahead, run.config)
-        require_sandbox(ahead, run.config)
-        check_context(run.config)
-        adapter_targets(ahead, run.config)
+        # The plan's settings: a model of the hub may lie in a wheel or a mirror, which only they say.
+        planned = read_plan(folder.artifact("plan", "plan")).config
+        require_packages(ahead, planned)
+        require_sandbox(ahead, planned)
+        check_context(planned)
+        adapter_targets(ahead, planned)
     try:
         _execute(node, record, run, progress)
     except KeyboardInterrupt as stop:

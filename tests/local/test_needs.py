@@ -130,6 +130,19 @@ def test_rows_longer_than_the_model_reads_are_missed_too(make_family, tmp_path) 
         plan(config, tmp_path / "run")
 
 
+@pytest.mark.real
+def test_what_a_run_needs_is_read_from_where_its_model_lies(monkeypatch, tmp_path) -> None:
+    """The demo's model comes in a wheel: settings name it as the hub does, and the hub is not asked."""
+
+    def asked(config: ModelConfig) -> Path:
+        raise AssertionError(f"the hub was asked for {config.name}")
+
+    monkeypatch.setattr("lorapar.basemodel.hub.config_file", asked)
+    spoken = Spoken()
+    run_local(load_config(preset="demo"), tmp_path / "run", spoken, until="prepare")
+    assert spoken.ran() == {"plan", "prepare"}
+
+
 def model_folder(model, root: Path) -> Path:
     """The model with the tokenizer of `builtin:tiny`, as a folder that settings can name."""
     model.save_pretrained(root / "model")
