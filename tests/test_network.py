@@ -269,14 +269,21 @@ def test_a_server_that_is_down_is_nobody_elses_fault() -> None:
     assert network.network_cause(caught.value, "https://127.0.0.1:9") is None
 
 
-def test_doctor_names_the_proxy_between_here_and_the_hub(monkeypatch) -> None:
+@pytest.mark.parametrize(
+    ("proxy", "said"),
+    [
+        ("http://127.0.0.1:9", "the proxy http://127.0.0.1:9 does not answer"),
+        ("gopher://127.0.0.1:70", "the proxy gopher://127.0.0.1:70 that the environment names cannot be used"),
+    ],
+)
+def test_doctor_names_the_proxy_between_here_and_the_hub(monkeypatch, proxy: str, said: str) -> None:
     from huggingface_hub import close_session
 
     from lorapar import doctor
 
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
+    monkeypatch.setenv("HTTPS_PROXY", proxy)
     close_session()
     found = doctor._hub()
     close_session()
-    assert "the proxy http://127.0.0.1:9 does not answer" in found.found
+    assert said in found.found
