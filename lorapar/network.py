@@ -8,6 +8,7 @@ Proxies are those of `HTTP_PROXY`, `HTTPS_PROXY` and `NO_PROXY`, which every cli
 from __future__ import annotations
 
 import atexit
+import hashlib
 import os
 import socket
 import ssl
@@ -49,7 +50,7 @@ def trust_authorities() -> str | None:
     if not asked:
         return None
     # Asked again, by another client: what was made for the first one stands in the variables by then.
-    whole = next((path for path in asked if path in _made), None) or _combined(asked)
+    whole = next((path for path in asked if _is_made(path)), None) or _combined(asked)
     for name in (*SHARED_VARIABLES, S3_VARIABLE):
         if (name not in named and name != S3_VARIABLE) or (own is not None and named.get(name) == own):
             os.environ[name] = whole
@@ -134,7 +135,7 @@ def _certificate_cause(error: BaseException, host: str, variable: str) -> str:
     if "not yet valid" in said:
         return f"the certificate of {host} is not yet valid; set this machine's clock"
     named = next((name for name in (OWN_VARIABLE, variable) if os.environ.get(name)), None)
-    given = f" (the file that {named} names now does not hold it)" if named and os.environ[named] not in _made else ""
+    given = f" (the file that {named} names now does not hold it)" if named and not _is_made(os.environ[named]) else ""
     return f"the certificate of {host} is not trusted; name the file of its authority in {variable}{given}"
 
 
@@ -166,18 +167,51 @@ def _check(name: str, path: str) -> None:
 _made: set[str] = set()
 
 
+def _is_made(path: str) -> bool:
+    """Whether a file is such a combination, of this process or of the one that started it."""
+    return path in _made or (Path(path).parent.name == "authorities" and Path(path).parent == _kept_folder())
+
+
 @cache
 def _combined(paths: tuple[str, ...]) -> str:
-    """A file with the public authorities and those of the files; it lasts as long as this process."""
+    """A file with the public authorities and those of the files."""
     from botocore.httpsession import get_cert_path
 
     # Mozilla's list, from certifi or botocore, and this system's own, which a company may have added to.
     public = [path for path in (get_cert_path(True), *_SYSTEM) if Path(path).is_file()]
     texts = dict.fromkeys(Path(path).read_bytes().strip() for path in (*public, *paths))
+    text = b"\n".join(texts) + b"\n"
+    try:
+        whole = _kept(text)
+    except (OSError, RuntimeError):  # no home, or one that cannot be written
+        whole = _temporary(text)
+    _made.add(whole)
+    return whole
+
+
+def _kept_folder() -> Path:
+    """Where such files are kept, below the folder of `lorapar.basemodel.cache`."""
+    named = os.environ.get("LORAPAR_CACHE")
+    return (Path(named).expanduser() if named else Path.home() / ".cache" / "lorapar") / "authorities"
+
+
+def _kept(text: bytes) -> str:
+    """The text as a file named by its content: processes share it, and one that is killed leaves nothing new behind."""
+    path = _kept_folder() / f"{hashlib.sha256(text).hexdigest()[:32]}.pem"
+    if not path.is_file() or path.read_bytes() != text:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, part = tempfile.mkstemp(dir=path.parent)
+        with os.fdopen(handle, "wb") as file:
+            file.write(text)
+        os.replace(part, path)
+    return str(path)
+
+
+def _temporary(text: bytes) -> str:
+    """The text as a file that lasts as long as this process."""
     handle, whole = tempfile.mkstemp(prefix="lorapar-authorities-", suffix=".pem")
     with os.fdopen(handle, "wb") as file:
-        file.write(b"\n".join(texts) + b"\n")
-    _made.add(whole)
+        file.write(text)
     maker = os.getpid()
     atexit.register(lambda: Path(whole).unlink(missing_ok=True) if os.getpid() == maker else None)
     return whole

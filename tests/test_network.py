@@ -24,8 +24,10 @@ SECRET = "hunter2hunter2"
 
 
 @pytest.fixture(autouse=True)
-def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def plain_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """No authorities or proxies of the machine that tests run on, and keys that let boto3 ask at all."""
+    monkeypatch.setenv("LORAPAR_CACHE", str(tmp_path / "cache"))
+    network._combined.cache_clear()
     for name in (*VARIABLES, *(f"{kind}_PROXY" for kind in ("HTTP", "HTTPS", "ALL", "NO"))):
         # Set and then deleted, so that what the code sets is undone as well.
         monkeypatch.setenv(name, "")
@@ -246,6 +248,26 @@ def test_the_own_variable_adds_to_the_public_authorities_and_leaves_no_file(comp
     assert company[1].read_text(encoding="utf-8").strip() in Path(whole).read_text(encoding="utf-8")
     assert network.trust_authorities() == whole
     assert {os.environ[name] for name in (*network.SHARED_VARIABLES, "AWS_CA_BUNDLE")} == {whole}
+
+
+def test_processes_share_one_file_of_authorities_in_the_cache(company, cli, monkeypatch, tmp_path) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(company[1]))
+    for _ in range(2):
+        cli("doctor", "--store", str(tmp_path / "store"))
+    whole = network.trust_authorities()
+    assert [str(path) for path in (tmp_path / "cache" / "authorities").iterdir()] == [whole]
+    # What another process inherits is the combination already.
+    network._made.clear()
+    network._combined.cache_clear()
+    assert network.trust_authorities() == whole
+
+
+def test_without_a_cache_the_file_lasts_as_long_as_the_process(company, monkeypatch, tmp_path) -> None:
+    (tmp_path / "cache").write_text("no folder")
+    monkeypatch.setenv("SSL_CERT_FILE", str(company[1]))
+    whole = network.trust_authorities()
+    assert whole is not None
+    assert Path(whole).name.startswith("lorapar-authorities-")
 
 
 def test_a_bundle_that_is_meant_for_s3_alone_changes_nothing_for_others(company, monkeypatch) -> None:
