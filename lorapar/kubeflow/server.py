@@ -313,10 +313,20 @@ class Server:
         except ApiException as error:
             raise _refused(self.address, doing, error) from None
         except (urllib3.exceptions.HTTPError, OSError) as error:
-            cause = (
-                network_cause(error, self.address) or f"Kubeflow did not answer ({type(error).__name__}); check --host"
-            )
+            cause = network_cause(error, self.address) or f"Kubeflow did not answer ({_in_words(error)}); check --host"
             raise UnreachableError(f"{self.address}: {doing}: {cause}") from None
+
+
+def _in_words(error: Exception) -> str:
+    """What stood behind a request that had no answer; urllib3 wraps it in the error of the last of its tries."""
+    from urllib3 import exceptions
+
+    reason = getattr(error, "reason", None) or error
+    if "refused" in str(reason).lower():  # before its kind: urllib3 1 counts it among the time-outs
+        return "connection refused"
+    if isinstance(reason, exceptions.NameResolutionError):
+        return "its name is not known here"
+    return "no answer in time" if isinstance(reason, exceptions.TimeoutError) else type(reason).__name__
 
 
 def _ask_with_a_limit(rest: Any) -> None:

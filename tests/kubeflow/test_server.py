@@ -84,12 +84,21 @@ def test_in_a_pod_of_a_multi_user_kubeflow_the_namespace_is_the_pods_own(server:
     assert not (in_a_pod.parent / "no").exists(), "kfp would write it into the home folder, which a pod may not have"
 
 
+@pytest.mark.parametrize(
+    ("host", "said"),
+    [("http://127.0.0.1:9", "connection refused"), ("http://nowhere.invalid", "its name is not known here")],
+)
+def test_why_kubeflow_did_not_answer_is_said_in_words(host: str, said: str) -> None:
+    with pytest.raises(UnreachableError, match=rf"Kubeflow did not answer \({said}\); check --host"):
+        Server(Where(host))
+
+
 def test_a_server_that_accepts_and_never_answers_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """As behind a network that drops packets: kfp itself would wait for ever."""
     monkeypatch.setattr("lorapar.kubeflow.server.ANSWER_SECONDS", 0.1)
     with (
         socket.create_server(("127.0.0.1", 0)) as silent,
-        pytest.raises(UnreachableError, match="Kubeflow did not answer"),
+        pytest.raises(UnreachableError, match=r"Kubeflow did not answer \(no answer in time\)"),
     ):
         Server(Where(f"http://127.0.0.1:{silent.getsockname()[1]}"))
 
