@@ -92,7 +92,7 @@ def test_promotions_and_rollbacks_under_load(site: Site) -> None:
         right = plain_answer(site.made[one.reply.adapter], one.prompt)
         assert one.reply.tokens == right.tokens, f"{one.reply.adapter} gave another version's answer"
     assert {one.reply.adapter for one in load.asked} == {"task@1", "task@2", "task@3"}
-    assert max(took) < POLL_SECONDS + 5.0
+    assert max(took) < POLL_SECONDS + 20.0, "a busy machine takes 6 s; a server that does not follow takes for ever"
     assert prefix_cache_hits(site) > 0
 
 
