@@ -10,7 +10,7 @@ code, so a pod that is started again finds it, and so does another run with the 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -30,6 +30,8 @@ class Generations:
         self._store = store
         self._prefix = f"{ROOT}/{name}"
         self._uploaded: set[str] = set()
+        self._manifests: dict[int, Manifest] = {}
+        """Of copies that this process has made: what has a number never changes, and a slow store need not be asked."""
 
     @property
     def address(self) -> str:
@@ -53,6 +55,7 @@ class Generations:
         data = manifest.model_dump_json(indent=2).encode()
         while not self._store.write_if_absent(self._manifest(number), data):
             number += 1
+        self._manifests[number] = manifest
         return number
 
     def read(self, number: int) -> Manifest:
@@ -76,13 +79,22 @@ class Generations:
         )
         self._uploaded = {entry.sha256 for entry in manifest.files.values()}
 
-    def prune(self, keep: int) -> None:
-        """Remove all but the newest copies, and the files that only the removed ones had."""
+    def prune(self, keep: int, hurried: Callable[[], bool] = lambda: False) -> None:
+        """Remove all but the newest copies, and the files that only the removed ones had.
+
+        Stops half-way once `hurried` says that something waits for it; `forget` removes what is left over then.
+        """
         numbers = self.numbers()
         kept = self._digests(numbers[:keep])
         gone = self._digests(numbers[keep:]) - kept
+        if hurried():
+            return
         # Manifests first, so that nobody begins to read what is going.
         self._store.delete_all([self._manifest(number) for number in numbers[keep:]])
+        for number in numbers[keep:]:
+            self._manifests.pop(number, None)
+        if hurried():
+            return
         self._store.delete_all([self._file(digest) for digest in sorted(gone)])
         self._uploaded &= kept
 
@@ -99,7 +111,7 @@ class Generations:
     def _readable(self, numbers: list[int]) -> Iterator[Manifest]:
         for number in numbers:
             try:
-                yield self.read(number)
+                yield self._manifests.get(number) or self.read(number)
             except (NotFoundError, IntegrityError):
                 continue
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,7 +34,11 @@ _FETCHING, _KEEPING = ".fetching", ".keeping"
 
 
 class StoreKeeper(Keeper):
-    """Copies of the scratch folder go to the store in the background, one at a time."""
+    """Copies of the scratch folder go to the store in the background, one at a time.
+
+    A machine may be gone within a second, and then only what is in the store counts. So a copy is begun so early that
+    it is there when an interval has passed since the state that the copy before it holds.
+    """
 
     def __init__(self, generations: Generations, scratch: Path, config: CheckpointConfig, progress: Progress) -> None:
         """Mirror `scratch`, a folder that exists; `restore` first takes up what an earlier call left in the store."""
@@ -43,10 +48,14 @@ class StoreKeeper(Keeper):
         self._progress = progress
         self._number = 0
         self._upload: threading.Thread | None = None
+        self._ending = False
+        self._copy_seconds = config.interval_seconds / 2
+        """What the last copy took until it was in the store; before there is one, the most that keeps the promise."""
 
     def due(self) -> bool:
         """Not while the last copy is still on its way: a slow store must not pile up work."""
-        return super().due() and (self._upload is None or not self._upload.is_alive())
+        on_its_way = self._upload is not None and self._upload.is_alive()
+        return not on_its_way and time.monotonic() - self._last >= self.config.interval_seconds - self._copy_seconds
 
     def keep(self) -> None:
         """Note the files as they are now, and copy them while the stage goes on."""
@@ -61,6 +70,11 @@ class StoreKeeper(Keeper):
         if self._upload is not None:
             self._upload.join()
             self._upload = None
+
+    def end(self) -> None:
+        """Copy the last state, as soon as the copy under way is in the store: old copies are left for the next call."""
+        self._ending = True
+        self.keep()
 
     def forget(self) -> None:
         """Remove the copies; one that cannot be removed does no harm, a later run with the same key removes it."""
@@ -113,10 +127,13 @@ class StoreKeeper(Keeper):
         return snapshot
 
     def _copy(self, snapshot: Path) -> None:
+        begun = time.monotonic()
         try:
             self._number = self._generations.write(self._number + 1, _manifest(snapshot), snapshot)
+            self._copy_seconds = time.monotonic() - begun
             write_atomically(self._scratch / _NUMBER, str(self._number))
-            self._generations.prune(self.config.keep)
+            if not self._ending:
+                self._generations.prune(self.config.keep, hurried=lambda: self._ending)
         except (LoraparError, OSError) as error:
             # What was computed is on this machine's disk; ending the stage because of its copy would lose more.
             self._progress.say(f"no checkpoint in {self._generations.address}: {error}; the work goes on")
@@ -156,7 +173,7 @@ def kept(
         yield keeper
     except BaseException:
         try:
-            keeper.keep()
+            keeper.end()
         except OSError as error:  # a full disk, say: what ended the stage matters more
             progress.say(f"no last checkpoint: {error}")
         raise

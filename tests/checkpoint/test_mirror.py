@@ -284,3 +284,148 @@ def test_names_that_lead_out_of_the_folder_are_refused(store, tmp_path):
     store.write(f"checkpoints/{NAME}/00000001.json", data)
     with pytest.raises(IntegrityError, match=r"00000001.json: not a manifest \(.*'../out'"):
         Generations(store, NAME).fetch(1, tmp_path / "scratch")
+
+
+class Clock:
+    """A clock that a test moves on; a request to the store sleeps by it."""
+
+    def __init__(self):
+        self.now = 0.0
+        self.by_itself = False
+        """Whether whoever sleeps moves it, because nobody else is there to do so."""
+        self._changed = threading.Condition()
+        self._asleep_until = None
+
+    def monotonic(self):
+        return self.now
+
+    def sleep(self, seconds):
+        with self._changed:
+            until = self.now + seconds
+            self._asleep_until = until
+            self._changed.notify_all()
+            while self.now < until:
+                if self.by_itself:
+                    self.now = until
+                else:
+                    self._changed.wait(0.01)
+            self._asleep_until = None
+
+    def advance(self, seconds):
+        """Move on, once the copy under way, if there is one, waits for that."""
+        with self._changed:
+            self.now += seconds
+            self._changed.notify_all()
+            while self._at_work():
+                self._changed.wait(0.01)
+
+    def _at_work(self):
+        waits = self._asleep_until is not None and self._asleep_until > self.now
+        return not waits and any(thread.name == "checkpoint" for thread in threading.enumerate())
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    found = Clock()
+    monkeypatch.setattr("time.monotonic", found.monotonic)
+    return found
+
+
+class SlowStore(LocalStore):
+    """A store that takes its time over each request; files of one copy go up side by side."""
+
+    def __init__(self, root, clock, seconds):
+        super().__init__(root)
+        self._wait = lambda: clock.sleep(seconds)
+
+    def list(self, prefix=""):
+        self._wait()
+        return super().list(prefix)
+
+    def read(self, key):
+        self._wait()
+        return super().read(key)
+
+    def write_if_absent(self, key, data):
+        self._wait()
+        return super().write_if_absent(key, data)
+
+    def upload_all(self, transfers, moved=None):
+        self._wait()
+        super().upload_all(transfers, moved)
+
+    def delete_all(self, keys):
+        self._wait()
+        super().delete_all(keys)
+
+
+def state_in(store):
+    """The moment whose state a machine that starts now would go on from."""
+    generations = Generations(store, NAME)
+    numbers = generations.numbers()
+    entry = generations.read(numbers[0]).files["state"] if numbers else None
+    return float(store.read(f"checkpoints/{NAME}/files/{entry.sha256}")) if entry else 0.0
+
+
+@pytest.fixture
+def slow(tmp_path, clock, machine):
+    """A machine whose store takes so long over a request, and keeps a copy every minute at most."""
+
+    def made(seconds):
+        found = machine("one", SlowStore(tmp_path / "store", clock, seconds))
+        found.kept = lambda: kept(found.store, NAME, found.scratch, CheckpointConfig(), found.progress)
+        return found
+
+    return made
+
+
+@pytest.mark.parametrize(("answer_seconds", "most_seconds"), [(0, 60), (1, 60), (5, 60), (20, 140)])
+def test_whenever_a_machine_goes_at_most_one_interval_is_lost(slow, store, clock, answer_seconds, most_seconds):
+    """A pod of Kubeflow has about a second once it is told to stop, so that what is in the store by then is all.
+
+    Its launcher handles no signal (Kubeflow 2.17.0, backend/src/v2/cmd/launcher-v2/main.go), and with it goes the
+    container (Argo 4.0.5, cmd/argoexec/commands/emissary.go). A copy takes two requests and is made room for by three
+    more: at 20 s each it takes longer than half the minute, and then copies follow each other without a pause.
+    """
+    one, lost, copies = slow(answer_seconds), [], set()
+    clock.by_itself = True
+    with one.kept() as keeper:
+        clock.by_itself = False
+        begun = clock.now
+        while clock.now < begun + 400:
+            one.write(state=str(clock.now))
+            keeper.tick()
+            clock.advance(1)
+            there = state_in(store)
+            copies.add(there)
+            lost.append(clock.now - max(there, begun))
+        clock.by_itself = True
+    assert max(lost) <= most_seconds + 1, "and the step under way"
+    assert len(copies) >= 400 / most_seconds, "a copy was made again and again"
+
+
+def stopped_at(machine, clock, seconds):
+    """Work for so long, and be stopped; when that was."""
+    clock.by_itself = True
+    with machine.kept() as keeper:
+        clock.by_itself = False
+        stop = clock.now + seconds
+        while clock.now < stop:
+            machine.write(state=str(clock.now))
+            keeper.tick()
+            clock.advance(1)
+        clock.by_itself = True
+        raise KeyboardInterrupt(stop)
+
+
+@pytest.mark.parametrize("moment", range(31, 150, 13))
+def test_a_stop_waits_for_no_more_than_the_copy_under_way_and_makes_one_last(slow, store, clock, moment):
+    """With 5 s a request that is within the 30 s that Kubernetes leaves other pods: old copies are left where they lie.
+
+    Two requests of the copy under way or one of making room, then two of the last copy.
+    """
+    with pytest.raises(KeyboardInterrupt) as stopped:
+        stopped_at(slow(5), clock, moment)
+    (stop,) = stopped.value.args
+    assert clock.now - stop <= 4 * 5
+    assert state_in(store) == stop - 1
