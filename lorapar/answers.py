@@ -8,7 +8,8 @@ Where the rules come from:
 - a percent sign counts as a unit, so 50% is 50 as in Hendrycks et al.'s MATH comparison (`math_equivalence.py`).
 
 Numbers are compared as fractions, never as floats: 0.1 + 0.2 style surprises and lost digits cannot happen. How a
-number is written, and what may stand around it, is said in `lorapar.quantities`.
+number is written, and what may stand around it, is said in `lorapar.quantities`; the characters and the markup of any
+answer in `lorapar.plain_text`.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ import re
 from collections.abc import Iterable
 from fractions import Fraction
 
-from lorapar.quantities import Quantity, last_number, quantity_of, without_markup
+from lorapar.plain_text import plain_characters, without_lead, without_markup, words_of
+from lorapar.quantities import Quantity, last_number, quantity_of
 
 References = str | tuple[str, ...]
 """The short exact answer, or several of which any is right."""
@@ -26,9 +28,10 @@ _ANSWER = re.compile(r"<answer>((?:(?!<answer>).)*?)</answer>", re.DOTALL)
 _LETTER = r"[^\W\d_]"
 _CHOICE = re.compile(
     r"(?:(?:the\s+)?(?:(?:correct|right|final)\s+)?(?:answer|option|choice)(?:\s+is)?\s*[:=]?\s*)?"
-    rf"(?P<open>[(\[]?)(?P<letter>{_LETTER})(?P<close>[)\].:,]?)(?:(?P<gap>\s+[-\u2013]\s+|\s+)(?P<text>\S.*))?",
+    rf"(?P<open>[(\[{{<]?)(?P<letter>{_LETTER})(?P<close>[)\]}}>]?[.:,]?)(?:(?P<gap>\s+-\s+|\s+)(?P<text>\S.*))?",
     re.IGNORECASE | re.DOTALL,
 )
+_IS_RIGHT = re.compile(r"is\s+(?:the\s+)?(?:correct|right)(?:\s+(?:answer|option|choice|one))?\.?", re.IGNORECASE)
 _ANOTHER_CHOICE = re.compile(rf"(?<!\w)(?:[(\[]{_LETTER}[)\]]|{_LETTER}[).:](?!\w)|(?-i:[A-Z])(?!\w)\s*$)")
 """A second choice in the text behind the first: `(C)`, `C)`, or a capital letter at the end."""
 
@@ -63,11 +66,12 @@ def is_answer(text: str, references: References) -> bool:
 def same_answer(answer: str, reference: str) -> bool:
     """Whether an answer says what the reference says: the same number, the same letter of a choice, the same words.
 
-    `1,000`, `1 000`, `1000.0` and `$1,000` are one number. A unit may stand on one side only (`18 apples` for `18`);
-    where both have one, they must be the same. For the letter `B`, `(B)`, `B.` and `B) blue` are right as well. Words
-    are equal when they differ only in case, white space and a closing full stop.
+    `1,000`, `1 000`, `1000.0` and `$1,000` are one number. A unit may stand on one side only (`18 apples` for `18`),
+    and so may a name (`x = 18`); where both have one, they must be the same. For the letter `B`, `(B)`, `B.` and
+    `B) blue` are right as well. Words are equal when they differ only in case, white space and closing punctuation.
+    Markup, words that lead up to the answer and other characters for the same text never count.
     """
-    if _words(answer) == _words(reference):
+    if words_of(answer) == words_of(reference):
         return True
     wanted = quantity_of(reference)
     if wanted is not None:
@@ -94,11 +98,13 @@ def is_found_in(text: str, references: References) -> bool:
 
 
 def _has(text: str, reference: str) -> bool:
-    if quantity_of(reference) is not None:
+    text = plain_characters(text)
+    wanted = quantity_of(reference)
+    if wanted is not None and wanted.name_is_sure:
         number = last_number(text)
         return number is not None and same_answer(number, reference)
     letter = _letter_of(reference, alone=True)
-    shown = letter if letter is not None else without_markup(reference).removesuffix(".")
+    shown = letter if letter is not None else without_lead(reference).removesuffix(".")
     words = r"\s+".join(re.escape(word) for word in shown.split())
     return bool(words) and re.search(rf"(?<!\w){words}(?!\w)", text, re.IGNORECASE) is not None
 
@@ -106,6 +112,8 @@ def _has(text: str, reference: str) -> bool:
 def _same_quantity(said: Quantity, wanted: Quantity) -> bool:
     if said.value != wanted.value:
         return False
+    if wanted.name and said.name != wanted.name and (said.name or not wanted.name_is_sure):
+        return False  # "y = 5" is not "x = 5", and "13" is not "Apollo: 13"
     if wanted.unit and not said.unit:
         return wanted.unit_is_sure  # "12" is not "12 Monkeys", and not "12 May"
     return not wanted.unit or said.unit == wanted.unit
@@ -116,20 +124,16 @@ def _letter_of(text: str, *, alone: bool) -> str | None:
 
     `alone`: text behind the letter needs a bracket before it, so that `E. coli` is no choice.
     """
-    match = _CHOICE.fullmatch(without_markup(text))
-    if match is None:
+    match = _CHOICE.fullmatch(without_lead(text)) or _CHOICE.fullmatch(without_markup(text))
+    if match is None or not match["letter"].isalpha():
         return None
     behind = match["text"]
-    if behind is None:
+    if behind is None or (not alone and _IS_RIGHT.fullmatch(behind)):
         return match["letter"].casefold() if match["close"] != "," else None
-    marked = match["close"] in (")", "]") if alone else bool(match["close"] or match["gap"].strip())
+    marked = match["close"][:1] in tuple(")]}>") if alone else bool(match["close"] or match["gap"].strip())
     if not marked or _ANOTHER_CHOICE.search(behind):
         return None
     return match["letter"].casefold()
-
-
-def _words(text: str) -> str:
-    return " ".join(without_markup(text).split()).removesuffix(".").casefold()
 
 
 def distinct(texts: Iterable[str]) -> tuple[str, ...]:

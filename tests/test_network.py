@@ -42,12 +42,15 @@ def plain_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 class Anything(BaseHTTPRequestHandler):
-    """Answers every request with JSON that is empty enough for each of the clients."""
+    """Answers every request with JSON that is empty enough for each of the clients, and notes its path."""
+
+    asked: list[str] = []
 
     def log_message(self, *arguments: object) -> None:
         pass
 
     def do_GET(self) -> None:
+        self.asked.append(self.path)
         body = b'{"multi_user": false, "runs": [], "items": [], "sha": "0"}'
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
@@ -150,6 +153,15 @@ CLIENTS: dict[str, Ask] = {
     "hub": ask_hub,
     "store": ask_store,
 }
+
+
+def assert_reached(ask: Ask, address: str) -> None:
+    """The server itself has had the request, and its answer was taken."""
+    before = len(Anything.asked)
+    ask(address)
+    assert len(Anything.asked) > before
+
+
 every_client = pytest.mark.parametrize("ask", CLIENTS.values(), ids=CLIENTS)
 
 
@@ -158,7 +170,7 @@ every_client = pytest.mark.parametrize("ask", CLIENTS.values(), ids=CLIENTS)
 def test_one_variable_is_enough_for_every_client(ask: Ask, variable: str, company, monkeypatch) -> None:
     address, authority = company
     monkeypatch.setenv(variable, str(authority))
-    ask(address)
+    assert_reached(ask, address)
 
 
 @every_client
@@ -235,7 +247,7 @@ def test_what_no_proxy_names_is_asked_directly(ask: Ask, company, monkeypatch) -
     monkeypatch.setenv("SSL_CERT_FILE", str(authority))
     monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    ask(address)
+    assert_reached(ask, address)
 
 
 def test_the_own_variable_adds_to_the_public_authorities_and_leaves_no_file(company, monkeypatch) -> None:
