@@ -41,12 +41,63 @@ def plan_batches(
 
 
 @dataclass(frozen=True)
+class Generated:
+    """What a model made of a row, before it is judged."""
+
+    tokens: list[int]
+    """Of its answer, up to and including what ended it."""
+    loss: float
+    """Mean cross-entropy of the right answer's tokens, in nats."""
+
+
+@dataclass(frozen=True)
 class Asking:
-    """How every model of one comparison is asked."""
+    """How every model of one comparison is asked, and judged."""
 
     tokenizer: PreTrainedTokenizerBase
     prompts: PromptConfig
     settings: EvaluateConfig
+
+    def encoded(self, rows: Sequence[HeldoutRow]) -> list[dict[str, list[int]]]:
+        """Prompt and right answer of each row in tokens. Nothing is cut: a loss is that of the whole answer."""
+        return [self._encoded(row) for row in rows]
+
+    def judged(self, model: str, rows: Sequence[HeldoutRow], generated: Sequence[Generated]) -> list[Answer]:
+        """The answers of a model as records, with their verdicts."""
+        return [self._judged(model, row, one) for row, one in zip(rows, generated, strict=True)]
+
+    def _encoded(self, row: HeldoutRow) -> dict[str, list[int]]:
+        whole = encode_rows(self.tokenizer, [row], self.prompts, max_length=1 << 30)
+        if not whole:
+            raise BadInputError(f"held-out row {row[0].id} has an empty answer, so it has no loss; leave it out")
+        return whole[0]
+
+    def _judged(self, model: str, row: HeldoutRow, generated: Generated) -> Answer:
+        example, system = row
+        if not math.isfinite(generated.loss):
+            raise TrainingError(
+                f"the loss of held-out row {example.id} is not finite for {model}: its weights are broken, or "
+                "model.dtype is too narrow for this model"
+            )
+        tokens = generated.tokens
+        decoded = str(self.tokenizer.decode(tokens, skip_special_tokens=True))
+        text = answer_end(self.tokenizer).cut(decoded).strip()
+        return Answer(
+            example_id=example.id,
+            system=system,
+            model=model,
+            text=text,
+            tokens=len(tokens),
+            strict=strict_match(text, example.reference, system),
+            lenient=lenient_match(text, example.reference),
+            loss=generated.loss,
+            cut_off=self._is_cut_off(tokens) or None,
+        )
+
+    def _is_cut_off(self, tokens: Sequence[int]) -> bool:
+        """Whether an answer is as long as it may be and its last token is none that ends one."""
+        limit = self.settings.max_new_tokens
+        return len(tokens) >= limit and tokens[-1] not in answer_end(self.tokenizer).token_ids
 
 
 class Answerer:
@@ -57,48 +108,15 @@ class Answerer:
         self._model = model
         self._asking = asking
 
-    def answer(self, batch: Batch) -> tuple[list[Answer], float]:
-        """Answers to a batch, in its order, and the seconds that generating them took."""
+    def answer(self, batch: Batch) -> tuple[list[Answer], list[Generated], float]:
+        """Answers to a batch, in its order, as judged and as generated, and the seconds that generating them took."""
         started = time.monotonic()
         written = self._model.generate(batch.prompts, self._asking.settings.max_new_tokens)
         seconds = time.monotonic() - started
         losses = self.losses(batch.rows)
-        answers = [self._judged(*one) for one in zip(batch.rows, written, losses, strict=True)]
-        return answers, seconds
+        generated = [Generated(tokens, loss) for tokens, loss in zip(written, losses, strict=True)]
+        return self._asking.judged(self.name, batch.rows, generated), generated, seconds
 
     def losses(self, rows: Sequence[HeldoutRow]) -> list[float]:
         """Mean cross-entropy of each row's answer tokens given its prompt, in nats."""
-        return self._model.losses([self._encoded(row) for row in rows])
-
-    def _encoded(self, row: HeldoutRow) -> dict[str, list[int]]:
-        # Nothing is cut here: a held-out loss is that of the whole answer.
-        whole = encode_rows(self._asking.tokenizer, [row], self._asking.prompts, max_length=1 << 30)
-        if not whole:
-            raise BadInputError(f"held-out row {row[0].id} has an empty answer, so it has no loss; leave it out")
-        return whole[0]
-
-    def _judged(self, row: HeldoutRow, tokens: list[int], loss: float) -> Answer:
-        example, system = row
-        if not math.isfinite(loss):
-            raise TrainingError(
-                f"the loss of held-out row {example.id} is not finite for {self.name}: its weights are broken, or "
-                "model.dtype is too narrow for this model"
-            )
-        tokenizer = self._asking.tokenizer
-        text = answer_end(tokenizer).cut(str(tokenizer.decode(tokens, skip_special_tokens=True))).strip()
-        return Answer(
-            example_id=example.id,
-            system=system,
-            model=self.name,
-            text=text,
-            tokens=len(tokens),
-            strict=strict_match(text, example.reference, system),
-            lenient=lenient_match(text, example.reference),
-            loss=loss,
-            cut_off=self._is_cut_off(tokens) or None,
-        )
-
-    def _is_cut_off(self, tokens: Sequence[int]) -> bool:
-        """Whether an answer is as long as it may be and its last token is none that ends one."""
-        limit = self._asking.settings.max_new_tokens
-        return len(tokens) >= limit and tokens[-1] not in answer_end(self._asking.tokenizer).token_ids
+        return self._model.losses(self._asking.encoded(rows))

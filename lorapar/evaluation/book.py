@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from lorapar.records import Answer, Record, recover_lines
+from lorapar.records import Answer, Record, System, recover_lines
 
 
 class AnsweredBatch(Record):
-    """One model's answers to one batch."""
+    """One model's answers to some rows."""
 
     model: str
-    batch: int
     seconds: float
-    """Time that generating them took."""
+    """Time that generating them took, when they were asked."""
     answers: tuple[Answer, ...]
+    recalled: bool = False
+    """Whether they were known from an earlier run."""
 
 
 class AnswerBook:
@@ -25,25 +26,30 @@ class AnswerBook:
         """Of the file `path`; `on_add` is called whenever it holds another batch."""
         self._path = path
         self._on_add = on_add
-        self._batches: dict[tuple[str, int], AnsweredBatch] = {}
+        self._batches: list[AnsweredBatch] = []
+        self._answered: set[tuple[str, System | None, str]] = set()
         for batch in recover_lines(path, AnsweredBatch.model_validate_json):
-            self._batches[(batch.model, batch.batch)] = batch
+            self._keep(batch)
 
     def __len__(self) -> int:
         """Number of answered batches."""
         return len(self._batches)
 
-    def find(self, model: str, batch: int) -> AnsweredBatch | None:
-        """What a model answered to a batch; None where it was not asked yet."""
-        return self._batches.get((model, batch))
+    def holds(self, model: str, system: System, example_id: str) -> bool:
+        """Whether a model has answered a row."""
+        return (model, system, example_id) in self._answered
 
     def add(self, answered: AnsweredBatch) -> None:
         """Keep a batch, on disk first."""
         with self._path.open("a", encoding="utf-8") as file:
             file.write(answered.model_dump_json() + "\n")
-        self._batches[(answered.model, answered.batch)] = answered
+        self._keep(answered)
         self._on_add()
 
     def of(self, model: str) -> list[AnsweredBatch]:
-        """All batches of one model, in their order."""
-        return [batch for (name, _), batch in sorted(self._batches.items()) if name == model]
+        """All batches of one model, in the order they came."""
+        return [batch for batch in self._batches if batch.model == model]
+
+    def _keep(self, batch: AnsweredBatch) -> None:
+        self._batches.append(batch)
+        self._answered |= {(batch.model, answer.system, answer.example_id) for answer in batch.answers}

@@ -30,6 +30,10 @@ class AskedModel(Protocol):
 class Engine(Protocol):
     """One base model in memory, and adapters for it in turn."""
 
+    @property
+    def answers_by_batch(self) -> bool:
+        """Whether an answer may depend on the rows that it is computed with, and those are chosen by the caller."""
+
     def asked(self, adapter: Path | None) -> AbstractContextManager[AskedModel]:
         """The base model with the adapter of a PEFT folder, or (None) by itself.
 

@@ -53,6 +53,8 @@ class TransformersEngine:
 
     def __init__(self, base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, autocast: bool) -> None:
         self._base, self._tokenizer, self._autocast = base, tokenizer, autocast
+        self.answers_by_batch = autocast or base.dtype != torch.float32
+        """In float32 the rows beside it move a logit by a millionth, in narrower formats enough to turn an answer."""
 
     @contextmanager
     def asked(self, adapter: Path | None) -> Iterator[TransformersModel]:

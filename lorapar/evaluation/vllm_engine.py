@@ -31,6 +31,9 @@ _SLOTS = 2
 class VllmEngine:
     """A `lorapar.evaluation.engine.Engine`; `close` gives the memory back."""
 
+    answers_by_batch = False
+    """vLLM puts batches together itself, and otherwise each time."""
+
     def __init__(
         self,
         model: ModelConfig,

@@ -11,9 +11,11 @@ answers that are code.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import tempfile
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from lorapar.config import EvaluateConfig, ModelConfig, PromptConfig
 from lorapar.errors import BadInputError
@@ -34,8 +36,9 @@ from lorapar.records import (
 from lorapar.stages.contract import Metrics, StageCall, StageSettings, StageSpec
 
 if TYPE_CHECKING:
-    from lorapar.evaluation import AnswerBook
+    from lorapar.evaluation import AnswerBook, Asking
     from lorapar.evaluation.benchmarks.ask import Asked
+    from lorapar.evaluation.cache import RememberedModel
     from lorapar.evaluation.engine import Engine
 
 _FIRST = ("system1_accuracy", "system2_accuracy")
@@ -76,10 +79,14 @@ def run(call: StageCall[Settings]) -> Metrics:
     if len(book):
         call.progress.say(f"going on after {len(book)} batches that were answered before")
     contestants = _contestants(call)
-    with open_engine(settings.model, settings.evaluate, tokenizer, contestants.values(), call.progress) as engine:
-        asking = Asking(tokenizer, settings.prompts, settings.evaluate)
-        answer_all(contestants, engine, batches, asking, book, call.progress)
-        asked = _ask_benchmarks(call, contestants, engine, benchmarks) if benchmarks else []
+    asking = Asking(tokenizer, settings.prompts, settings.evaluate)
+    with ExitStack() as stack:
+        remembered = _remembered(call, asking, stack)
+        adapters = contestants.values()
+        engine = stack.enter_context(open_engine(settings.model, settings.evaluate, tokenizer, adapters, call.progress))
+        answer_all(contestants, engine, batches, asking, book, call.progress, remembered)
+        asked = _ask_benchmarks(call, contestants, engine, benchmarks, remembered) if benchmarks else []
+    _say_recalled(call, book, asked, contestants)
     write_problems(call.output("evaluation"), benchmarks)
     return _write(call, book, asked, tuple(contestants))
 
@@ -91,8 +98,44 @@ def _contestants(call: StageCall[Settings]) -> dict[str, Path | None]:
     return {**found, "incumbent": incumbent} if incumbent.is_dir() else found
 
 
+def _remembered(call: StageCall[Settings], asking: Asking, stack: ExitStack) -> Callable[..., RememberedModel | None]:
+    """By a model's adapter, what it has answered in earlier runs; None where there is nothing to remember it in."""
+    from lorapar.basemodel import answer_end, default_device
+    from lorapar.evaluation.cache import AnswerCache, RememberedModel, model_identity
+
+    if call.cache is None and call.store is None:
+        return lambda *_, **__: None
+    # Not in the scratch folder: what lies there is copied to the store, and the store has these answers already.
+    folder = call.cache or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lorapar-answers-")))
+    cache = stack.enter_context(AnswerCache(folder / "answers.sqlite", call.store, call.progress))
+    settings, stops = call.settings, answer_end(asking.tokenizer).token_ids
+    where = str(default_device())
+
+    def remembered(adapter: Path | None, **more: Any) -> RememberedModel:
+        more = {"stops": stops, "device": where, **more}
+        return RememberedModel(cache, model_identity(settings.model, settings.evaluate, adapter, settings.seed, **more))
+
+    return remembered
+
+
+def _recalled(call_book: AnswerBook, asked: list[Asked], model: str) -> int:
+    rows = sum(len(batch.answers) for batch in call_book.of(model) if batch.recalled)
+    return rows + sum(one.recalled for one in asked if one.model == model)
+
+
+def _say_recalled(call: StageCall[Settings], book: AnswerBook, asked: list[Asked], contestants: Iterable[str]) -> None:
+    found = {name: count for name in contestants if (count := _recalled(book, asked, name))}
+    if found:
+        each = ", ".join(f"{name} {count:,}" for name, count in found.items())
+        call.progress.say(f"answers known from an earlier run, not asked again: {each}")
+
+
 def _ask_benchmarks(
-    call: StageCall[Settings], contestants: dict[str, Path | None], engine: Engine, benchmarks: list[BenchmarkRows]
+    call: StageCall[Settings],
+    contestants: dict[str, Path | None],
+    engine: Engine,
+    benchmarks: list[BenchmarkRows],
+    remembered: Callable[..., RememberedModel | None],
 ) -> list[Asked]:
     from lorapar.basemodel import load_tokenizer
     from lorapar.evaluation.benchmarks.ask import Questioning, ask_all
@@ -104,6 +147,7 @@ def _ask_benchmarks(
         scratch=call.scratch,
         on_add=call.keeper.tick,
         progress=call.progress,
+        remembered=remembered,
     )
     return ask_all(contestants, engine, benchmarks, how)
 
@@ -146,7 +190,7 @@ def _write(call: StageCall[Settings], book: AnswerBook, asked: list[Asked], mode
     # What people look for first stands first.
     metrics = {name: metrics[name] for name in sorted(metrics, key=lambda name: not name.endswith(_FIRST))}
     seconds = sum(batch.seconds for name in models for batch in batches[name]) + sum(one.seconds for one in asked)
-    return {**metrics, "seconds": seconds}
+    return {**metrics, "seconds": seconds, "recalled": float(sum(_recalled(book, asked, name) for name in models))}
 
 
 def _heldout_omissions(call: StageCall[Settings], answers: dict[str, list[Answer]]) -> list[Omission]:

@@ -63,7 +63,7 @@ def test_a_loss_is_the_mean_over_the_answer_and_its_end(tokenizer, asking) -> No
 
 def test_answers_come_in_order_with_verdicts_only_where_there_is_a_reference(tokenizer, asking) -> None:
     (batch,) = plan_batches(ROWS, tokenizer, PROMPTS, 8)
-    answers, seconds = answerer("base", load_model(BASE), asking).answer(batch)
+    answers, _, seconds = answerer("base", load_model(BASE), asking).answer(batch)
     assert [answer.example_id for answer in answers] == [row.id for row, _ in batch.rows]
     assert {answer.example_id: answer.strict for answer in answers} == {"w": False, "s": None, "t": False}
     assert all(1 <= answer.tokens <= 4 and answer.model == "base" for answer in answers)

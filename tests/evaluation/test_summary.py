@@ -16,7 +16,7 @@ def answer(row: str, system: str, model: str, strict: bool | None, loss: float =
 
 def batch(model: str, verdicts: list[bool | None], number: int = 0, system: str = "system1") -> AnsweredBatch:
     rows = [answer(f"{number}-{n}", system, model, verdict, loss=n) for n, verdict in enumerate(verdicts)]
-    return AnsweredBatch(model=model, batch=number, seconds=2.0, answers=tuple(rows))
+    return AnsweredBatch(model=model, seconds=2.0, answers=tuple(rows))
 
 
 def test_figures_of_one_model() -> None:
@@ -62,7 +62,8 @@ def test_a_book_survives_a_kill_in_the_middle_of_a_line(tmp_path) -> None:
     path.write_bytes(whole[:-20])
     again = AnswerBook(path)
     assert len(again) == 1
-    assert again.find("base", 1) is None
+    assert again.holds("base", "system1", "0-1")
+    assert not again.holds("base", "system1", "1-0")
     again.add(batch("base", [False], 1))
     assert path.read_bytes() == whole
-    assert [b.batch for b in AnswerBook(path).of("base")] == [0, 1]
+    assert [len(b.answers) for b in AnswerBook(path).of("base")] == [2, 1]

@@ -38,7 +38,7 @@ def summary() -> dict[str, Any]:
     """summary.json of an evaluation."""
     by_model = {model: answers(model) for model in RIGHT}
     figures = {
-        model: model_figures([AnsweredBatch(model=model, batch=0, seconds=1.0, answers=own)], 0.95)
+        model: model_figures([AnsweredBatch(model=model, seconds=1.0, answers=own)], 0.95)
         for model, own in by_model.items()
     }
     compared = {model: list(own) for model, own in by_model.items() if model != "incumbent"}

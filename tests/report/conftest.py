@@ -250,7 +250,7 @@ class Maker:
         answers = {model: [self._answer(example, model) for example in heldout] for model in SKILL}
         confidence = self.config.evaluate.confidence
         figures: dict[str, Any] = {
-            model: model_figures([AnsweredBatch(model=model, batch=0, seconds=9.0, answers=tuple(own))], confidence)
+            model: model_figures([AnsweredBatch(model=model, seconds=9.0, answers=tuple(own))], confidence)
             for model, own in answers.items()
         }
         folder = self.folder("evaluation")

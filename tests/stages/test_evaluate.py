@@ -8,6 +8,7 @@ import sys
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from lorapar.adapter import load_adapter, save_adapter
 from lorapar.basemodel import load_model
@@ -15,7 +16,7 @@ from lorapar.config import ModelConfig
 from lorapar.errors import BadInputError
 from lorapar.evaluation import Answerer
 from lorapar.records import Answer, read_records
-from lorapar.store import seal
+from lorapar.store import open_store, seal
 
 BASE = ModelConfig(name="builtin:tiny", dtype="float32")
 
@@ -183,3 +184,44 @@ def test_every_model_is_asked_the_benchmarks_too(kit, inputs, tuned, tmp_path) -
     assert summary["changes"]["gsm8k"]["base_to_after_rl"]["rows"] == 3
     assert metrics["incumbent_gsm8k_tokens_per_answer"] == figures["tokens_per_answer"]
     assert not (out / "evaluation" / "problems.jsonl").exists()
+
+
+def test_base_and_incumbent_are_not_asked_again_by_a_second_run(kit, inputs, adapter, tuned, tmp_path) -> None:
+    """The second run has other adapters; what the first published is now in production."""
+    benchmark = {"task": "gsm8k", "limit": 2, "max_new_tokens": 4, "data": gsm8k_file(tmp_path)}
+    values = settings(kit, benchmarks=[benchmark])
+    store = open_store(tmp_path / "store")
+    notes = kit.Notes()
+    first, one = kit.run("evaluate", tmp_path / "one", values, inputs, cache=tmp_path / "cache", store=store)
+    # After SFT is the adapter as it starts, published is another one.
+    assert first["recalled"] == 0
+    production = tmp_path / "production"
+    shutil.copytree(tuned, production / "adapter")
+    (production / "incumbent.json").write_text("{}")
+    seal(production, "publish.incumbent")
+    moved = changed_adapter(tuned, tmp_path / "moved")
+    later = {**inputs, "after_sft": moved, "published": moved, "incumbent": production}
+    second, two = kit.run("evaluate", tmp_path / "two", values, later, notes, store=store)
+    rows = 9 + 2
+    assert second["recalled"] == 3 * rows  # after_rl is the same adapter as after_sft here, and asked once
+    assert (
+        f"answers known from an earlier run, not asked again: base {rows}, after_rl {rows}, incumbent {rows}"
+        in notes.lines
+    )
+    by_model = [{(a.measure, a.example_id): a for a in read(out)[0] if a.model == "base"} for out in (one, two)]
+    assert by_model[0] == by_model[1]
+    before, after = read(one)[1], read(two)[1]
+    assert before["base"] == after["base"]
+    assert {**before["after_rl"], "benchmarks": None} == {**after["incumbent"], "benchmarks": None}
+
+
+def changed_adapter(folder, out):
+    """The adapter with one element moved."""
+    shutil.copytree(folder, out)
+    file = out / "adapter_model.safetensors"
+    tensors = load_file(file)
+    next(iter(tensors.values())).add_(0.5)
+    save_file(tensors, file)
+    (out / "manifest.json").unlink()
+    seal(out, "rl.adapter")
+    return out

@@ -11,8 +11,7 @@ import pytest
 from lorapar.config import ModelConfig, TeacherConfig, TeacherTemplate
 from lorapar.errors import StorageError
 from lorapar.records import Example, Vote
-from lorapar.store import open_store
-from lorapar.voting import cache as cache_module
+from lorapar.store import open_store, remembered
 from lorapar.voting.cache import VoteCache, teacher_identity, vote_key
 
 BASE = ModelConfig(name="builtin:tiny", dtype="float32")
@@ -132,7 +131,7 @@ def test_a_second_machine_finds_in_the_store_what_the_first_has_sent(tmp_path) -
 
 
 def test_a_lost_machine_costs_no_more_than_what_was_not_sent(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(cache_module, "SEND_VOTES", 2)
+    monkeypatch.setattr(remembered, "SEND_ENTRIES", 2)
     store = open_store(tmp_path / "store")
     lost = opened(tmp_path / "one", store)
     for row in ROWS:
@@ -145,9 +144,9 @@ def test_a_killed_process_leaves_what_it_has_flushed(tmp_path) -> None:
     code = f"""
 import os
 from pathlib import Path
-from lorapar.voting import cache as c
+from lorapar.store import remembered
 from tests.voting.test_cache import ROWS, opened, vote
-c.FLUSH_VOTES = 2
+remembered.FLUSH_ENTRIES = 2
 cache = opened(Path({str(tmp_path)!r}))
 for row in ROWS: cache.keep("t", row, vote(row))
 os._exit(9)

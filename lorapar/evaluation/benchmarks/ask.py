@@ -16,6 +16,7 @@ from lorapar.evaluation.benchmarks.quiet import silent
 from lorapar.evaluation.benchmarks.rows import BenchmarkRows
 from lorapar.evaluation.benchmarks.scoring import likeliest
 from lorapar.evaluation.benchmarks.tasks import build_tasks
+from lorapar.evaluation.cache import RememberedModel
 from lorapar.evaluation.engine import Engine
 from lorapar.evaluation.summary import cut_answers
 from lorapar.progress import Progress, say_omissions
@@ -37,6 +38,8 @@ class Questioning:
     """Where responses are kept as they come."""
     on_add: Callable[[], None]
     progress: Progress
+    remembered: Callable[..., RememberedModel | None] = lambda *_, **__: None
+    """What a model has answered before, by its adapter and what else its answers depend on."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,9 @@ class Asked:
     benchmark: str
     answers: tuple[Answer, ...]
     seconds: float
-    """Time that the model took, by one benchmark's journal."""
+    """Time that the model took, by one benchmark's journal, when it was asked."""
+    recalled: int = 0
+    """Responses that were known from an earlier run."""
     omissions: tuple[Omission, ...] = ()
     """Prompts that lost their beginning, and answers that were cut off."""
 
@@ -60,11 +65,17 @@ def ask_all(
     for name, folder in contestants.items():
         with engine.asked(folder) as model, silent():
             asked = model.for_lm_eval(how.batch_size)
-            found += [ask(name, asked, benchmark, how) for benchmark in benchmarks]
+            for benchmark in benchmarks:
+                # In a narrow number format a response depends on those beside it in lm-eval's batches.
+                beside = [how.batch_size, benchmark.digest] if engine.answers_by_batch else None
+                known = how.remembered(folder, chat=asks_by_chat(benchmark.config), beside=beside)
+                found.append(ask(name, asked, benchmark, how, known))
     return found
 
 
-def ask(name: str, model: LM, benchmark: BenchmarkRows, how: Questioning) -> Asked:
+def ask(
+    name: str, model: LM, benchmark: BenchmarkRows, how: Questioning, known: RememberedModel | None = None
+) -> Asked:
     """One model's answers to one benchmark; responses of an earlier, killed call are taken from its journal."""
     from lm_eval.evaluator import evaluate
 
@@ -76,7 +87,7 @@ def ask(name: str, model: LM, benchmark: BenchmarkRows, how: Questioning) -> Ask
         how.progress.advance()
         how.on_add()
 
-    journal = Journal(how.scratch / f"{name}-{benchmark.name}.jsonl", added)
+    journal = Journal(how.scratch / f"{name}-{benchmark.name}.jsonl", added, known)
     how.progress.advance(len(journal))
     chat = asks_by_chat(benchmark.config)
     with silent():
@@ -100,7 +111,7 @@ def ask(name: str, model: LM, benchmark: BenchmarkRows, how: Questioning) -> Ask
         cut_answers(answers, f"{name} to {benchmark.name}", limit, setting),
     )
     say_omissions(how.progress, omissions)
-    return Asked(name, benchmark.name, tuple(answers), journal.seconds, omissions)
+    return Asked(name, benchmark.name, tuple(answers), journal.seconds, journal.recalled, omissions)
 
 
 def _cut_prompts(model: LM, benchmark: BenchmarkRows, samples: Sequence[dict[str, Any]], how: Questioning) -> Omission:

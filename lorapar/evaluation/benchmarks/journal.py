@@ -14,14 +14,20 @@ from typing import Any
 
 from lm_eval.api.model import LM, CachingLM
 
+from lorapar.evaluation.cache import RememberedModel
 from lorapar.records import recover_lines
 
 
 class Journal:
-    """By a digest of its request, a response; a line that was cut off by a kill is dropped and asked again."""
+    """By a digest of its request, a response; a line that was cut off by a kill is dropped and asked again.
 
-    def __init__(self, path: Path, on_add: Callable[[], None]) -> None:
-        self._path, self._on_add = path, on_add
+    What the model is known to have answered in earlier runs comes from `known`, and what it answers now goes there.
+    """
+
+    def __init__(self, path: Path, on_add: Callable[[], None], known: RememberedModel | None = None) -> None:
+        self._path, self._on_add, self._known = path, on_add, known
+        self.recalled = 0
+        """Responses that were known."""
         self._responses: dict[str, Any] = {}
         self.seconds = 0.0
         """Time that the responses took, from each to the next."""
@@ -33,6 +39,12 @@ class Journal:
         return len(self._responses)
 
     def __contains__(self, digest: str) -> bool:
+        """Whether the response is here, or is known and is put here."""
+        if digest not in self._responses and self._known is not None:
+            (found,) = self._known.recall([digest])
+            if found is not None:
+                self.recalled += 1
+                self._append(digest, found["response"], found["seconds"])
         return digest in self._responses
 
     def __getitem__(self, digest: str) -> Any:
@@ -43,10 +55,9 @@ class Journal:
         if digest in self._responses:
             return
         seconds, self._last = time.monotonic() - self._last, time.monotonic()
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"request": digest, "response": response, "seconds": seconds}) + "\n")
-        self._keep(digest, response, seconds)
-        self._on_add()
+        self._append(digest, response, seconds)
+        if self._known is not None:
+            self._known.keep(digest, {"response": response, "seconds": seconds})
 
     def start_clock(self) -> None:
         """What is asked next is asked now."""
@@ -54,6 +65,12 @@ class Journal:
 
     def commit(self) -> None:
         """Nothing: every line is on disk already."""
+
+    def _append(self, digest: str, response: Any, seconds: float) -> None:
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"request": digest, "response": response, "seconds": seconds}) + "\n")
+        self._keep(digest, response, seconds)
+        self._on_add()
 
     def _keep(self, digest: str, response: Any, seconds: float) -> None:
         self._responses[digest] = tuple(response) if isinstance(response, list) else response

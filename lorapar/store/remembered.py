@@ -1,0 +1,188 @@
+"""What was computed before, by content: texts under sha256 keys in one SQLite file, shared through an object store.
+
+Where there is a store, new entries also go there, as segments that every other machine reads, so a lost machine costs
+no more than what was not yet sent. A segment is named after the sha256 of its bytes: a damaged one is recognised and
+removed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sqlite3
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from urllib.parse import quote
+
+from lorapar.errors import StorageError
+from lorapar.store.artifact import storage_errors
+from lorapar.store.base import ObjectStore
+from lorapar.store.file_system import has_record_locks, say_no_locks
+
+FLUSH_ENTRIES = 256
+FLUSH_SECONDS = 2.0
+"""Entries are written to the local file this often,"""
+SEND_ENTRIES = 4096
+SEND_SECONDS = 30.0
+"""and sent to the store this often."""
+_LOOK_UP = 512
+_NO_LOCKS = ("locking protocol", "disk I/O error", "unable to open database file")
+"""What SQLite says on a file system without fcntl locks or shared memory."""
+
+
+class ContentCache:
+    """Texts by key, in the file `path`; `kind` names them (`votes`), in messages and in the store.
+
+    An identity is a digest of what many entries have in common: the store has a folder for each, which is read once.
+    Raises StorageError where the file cannot be used, and the store's own errors.
+    """
+
+    def __init__(self, path: Path, kind: str, store: ObjectStore | None = None) -> None:
+        self._path, self._kind, self._store = path, kind, store
+        self._unwritten: list[tuple[bytes, str]] = []
+        self._unsent: dict[str, list[tuple[bytes, str]]] = {}
+        self._written = self._sent = time.monotonic()
+        self._fetched: set[str] = set()
+        with storage_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        with self._usable():
+            self._file = _opened(path, kind)
+
+    def recall(self, identity: str, keys: Sequence[bytes]) -> dict[bytes, str]:
+        """The entries that are known, by key."""
+        self._fetch(identity)
+        found: dict[bytes, str] = {}
+        for start in range(0, len(keys), _LOOK_UP):
+            found |= self._look_up(keys[start : start + _LOOK_UP])
+        return found
+
+    def keep(self, identity: str, key: bytes, text: str) -> None:
+        """Remember a text, which has no line break; it is safe after the next flush."""
+        self._unwritten.append((key, text))
+        if self._store is not None:
+            self._unsent.setdefault(identity, []).append((key, text))
+        now = time.monotonic()
+        if len(self._unwritten) >= FLUSH_ENTRIES or now - self._written >= FLUSH_SECONDS:
+            self._write()
+        if sum(map(len, self._unsent.values())) >= SEND_ENTRIES or now - self._sent >= SEND_SECONDS:
+            self._send()
+
+    def flush(self) -> None:
+        """Write what is remembered to the local file and to the store."""
+        self._write()
+        self._send()
+
+    def leave_store(self) -> None:
+        """Go on with the local file alone."""
+        self._store, self._unsent = None, {}
+
+    def close(self) -> None:
+        """Close the file without writing anything more."""
+        self._file.close()
+
+    def __enter__(self) -> ContentCache:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self.flush()
+        finally:
+            self.close()
+
+    def _look_up(self, keys: Sequence[bytes]) -> dict[bytes, str]:
+        marks = ", ".join("?" * len(keys))
+        wanted = set(keys)
+        with self._usable():
+            rows = self._file.execute(f"SELECT * FROM {self._kind} WHERE key IN ({marks})", keys)  # noqa: S608
+            return {**dict(rows), **{key: text for key, text in self._unwritten if key in wanted}}
+
+    def _write(self) -> None:
+        with self._usable(), self._file:
+            # The new one wins: what is kept again was asked again, because the old one could not be read.
+            self._file.executemany(f"INSERT OR REPLACE INTO {self._kind} VALUES (?, ?)", self._unwritten)  # noqa: S608
+        self._unwritten = []
+        self._written = time.monotonic()
+
+    def _send(self) -> None:
+        """One segment an identity, named after its own contents."""
+        self._sent = time.monotonic()
+        if self._store is None:
+            return
+        for identity, entries in self._unsent.items():
+            data = "".join(f"{key.hex()} {text}\n" for key, text in entries).encode()
+            name = f"{self._folder(identity)}{hashlib.sha256(data).hexdigest()}.txt"
+            self._store.write_if_absent(name, data)
+            self._add((), name)
+        self._unsent = {}
+
+    def _fetch(self, identity: str) -> None:
+        """Bring the segments that other machines have sent, once an identity."""
+        if self._store is None or identity in self._fetched:
+            return
+        self._fetched.add(identity)
+        with self._usable():
+            have = {name for (name,) in self._file.execute("SELECT key FROM segments")}
+        for found in list(self._store.list(self._folder(identity))):
+            if found.key in have:
+                continue
+            data = self._store.read(found.key)
+            if found.key.rpartition("/")[2] != f"{hashlib.sha256(data).hexdigest()}.txt":
+                self._store.delete(found.key)  # so that the same contents can be sent again
+                continue
+            # Not splitlines: a text may hold characters that end a line for Python.
+            lines = (line.partition(" ") for line in data.decode().split("\n") if line)
+            self._add([(bytes.fromhex(key), text) for key, _, text in lines], found.key)
+
+    def _add(self, entries: Sequence[tuple[bytes, str]], segment: str) -> None:
+        with self._usable(), self._file:
+            self._file.executemany(f"INSERT OR IGNORE INTO {self._kind} VALUES (?, ?)", entries)  # noqa: S608
+            self._file.execute("INSERT OR IGNORE INTO segments VALUES (?)", (segment,))
+
+    def _folder(self, identity: str) -> str:
+        return f"{self._kind}/{identity}/"
+
+    @contextmanager
+    def _usable(self) -> Iterator[None]:
+        """What SQLite says about a file it cannot use, as one line."""
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise StorageError(
+                f"{self._path}: the cache of {self._kind} cannot be used ({error}); free some room, or remove the file "
+                f"({self._kind} are then asked again)"
+            ) from error
+
+
+def is_damage(error: StorageError) -> bool:
+    """Whether a cache could not be used because its file is no database, or a broken one."""
+    name = getattr(error.__cause__, "sqlite_errorname", None) or ""
+    return name.startswith(("SQLITE_NOTADB", "SQLITE_CORRUPT", "SQLITE_ERROR"))
+
+
+def _opened(path: Path, kind: str) -> sqlite3.Connection:
+    """The file with its tables; without SQLite's own locks and shared memory where the file system has none."""
+    if has_record_locks(path.parent):  # without, SQLite would wait a minute and take its own file for a busy one
+        try:
+            return _with_tables(sqlite3.connect(path, timeout=60.0), kind, "WAL")
+        except sqlite3.OperationalError as error:
+            if not any(word in str(error) for word in _NO_LOCKS):
+                raise
+            say_no_locks(path.parent, error)
+    address = f"file:{quote(str(path.absolute()))}?nolock=1"
+    return _with_tables(sqlite3.connect(address, timeout=60.0, uri=True), kind, "TRUNCATE")
+
+
+def _with_tables(file: sqlite3.Connection, kind: str, journal_mode: str) -> sqlite3.Connection:
+    try:
+        file.execute(f"PRAGMA journal_mode = {journal_mode}")
+        file.execute(f"CREATE TABLE IF NOT EXISTS {kind} (key BLOB PRIMARY KEY, entry TEXT) WITHOUT ROWID")
+        file.execute("CREATE TABLE IF NOT EXISTS segments (key TEXT PRIMARY KEY) WITHOUT ROWID")
+        file.commit()
+    except sqlite3.Error:
+        file.close()
+        raise
+    return file

@@ -1,0 +1,202 @@
+"""Answers by content: found again by all they depend on and by nothing else; no trouble there ends an evaluation."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+
+import pytest
+
+from lorapar.basemodel import load_model, load_tokenizer
+from lorapar.config import EvaluateConfig, ModelConfig, PromptConfig
+from lorapar.errors import StorageError, UnreachableError
+from lorapar.evaluation import AnswerBook, Asking, TransformersEngine, TransformersModel, answer_all, plan_batches
+from lorapar.evaluation import cache as cache_module
+from lorapar.evaluation.cache import AnswerCache, RememberedModel, model_identity
+from lorapar.progress import Silent
+from lorapar.records import Example
+from lorapar.store import open_store
+from lorapar.store.remembered import ContentCache
+
+BASE = ModelConfig(name="builtin:tiny", dtype="float32")
+SETTINGS = EvaluateConfig(max_new_tokens=4, batch_size=2)
+ROWS = [(Example(id=f"r{n}", question="Why? " * (n + 1), answer="so", reference="so"), "system1") for n in range(5)]
+
+
+class Notes(Silent):
+    """Remembers what is said."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, line: str) -> None:
+        """Remember a line."""
+        self.lines.append(line)
+
+
+def identity(base=BASE, settings=SETTINGS, adapter=None, seed=0, **more) -> str:
+    return model_identity(base, settings, adapter, seed, **{"stops": [2], **more})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"base": BASE.model_copy(update={"dtype": "bfloat16"})},
+        {"base": BASE.model_copy(update={"autocast": "bfloat16"})},
+        {"base": BASE.model_copy(update={"chat_template_kwargs": {"enable_thinking": False}})},
+        {"settings": SETTINGS.model_copy(update={"max_new_tokens": 5})},
+        {"settings": SETTINGS.model_copy(update={"backend": "vllm"})},
+        {"stops": [2, 3]},
+        {"seed": 1},
+        {"device": "cuda"},
+    ],
+    ids=str,
+)
+def test_whatever_changes_an_answer_changes_the_identity(change) -> None:
+    assert identity(**change) != identity()
+
+
+def test_how_a_model_is_called_and_how_many_rows_are_asked_at_once_does_not_matter(tmp_path) -> None:
+    assert identity(base=BASE.model_copy(update={"description": "other"})) == identity()
+    wide = SETTINGS.model_copy(update={"batch_size": 9, "limit": 3, "confidence": 0.5})
+    assert identity(settings=wide) == identity()
+
+
+def test_changed_weights_another_adapter_and_another_library_are_another_model(tmp_path, monkeypatch) -> None:
+    folder = tmp_path / "model"
+    model = load_model(BASE)
+    model.save_pretrained(folder)
+    load_tokenizer(BASE).save_pretrained(folder)
+    local = ModelConfig(name=str(folder), dtype="float32")
+    before = identity(base=local)
+    model.get_input_embeddings().weight.data.mul_(0.5)
+    model.save_pretrained(folder)
+    assert identity(base=local) != before
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "adapter_config.json").write_text("{}")
+        (tmp_path / name / "adapter_model.safetensors").write_text(name)
+    copied = shutil.copytree(tmp_path / "one", tmp_path / "three")
+    assert len({identity(), *(identity(adapter=tmp_path / name) for name in ("one", "two"))}) == 3
+    assert identity(adapter=copied) == identity(adapter=tmp_path / "one")
+    plain = identity()
+    monkeypatch.setattr(cache_module, "version", lambda package: "99.0")
+    assert identity() != plain
+
+
+@pytest.fixture(scope="module")
+def asking() -> Asking:
+    return Asking(load_tokenizer(BASE), PromptConfig(system1="Be brief."), SETTINGS)
+
+
+@pytest.fixture
+def ask(asking, tmp_path, monkeypatch):
+    """Ask the tiny model rows with a cache; returns the answers and how many rows it generated for."""
+    generated: list[int] = []
+    plain = TransformersModel.generate
+
+    def counted(self, prompts, most):
+        generated.append(len(prompts))
+        return plain(self, prompts, most)
+
+    monkeypatch.setattr(TransformersModel, "generate", counted)
+
+    def one(rows, cache, *, autocast: bool = False):
+        generated.clear()
+        engine = TransformersEngine(load_model(BASE), asking.tokenizer, autocast=autocast)
+        batches = plan_batches(rows, asking.tokenizer, asking.prompts, SETTINGS.batch_size)
+        place = tmp_path / "book.jsonl"
+        place.unlink(missing_ok=True)
+        book = AnswerBook(place)
+        remembered = RememberedModel(cache, identity(autocast=autocast))
+        answer_all({"base": None}, engine, batches, asking, book, Silent(), lambda _: remembered)
+        return {a.example_id: a for b in book.of("base") for a in b.answers}, sum(generated)
+
+    return one
+
+
+def opened(tmp_path, store=None, progress=None) -> AnswerCache:
+    return AnswerCache(tmp_path / "answers.sqlite", store, progress or Silent())
+
+
+def test_a_row_is_asked_once_and_its_answer_is_the_same_to_the_last_bit(ask, tmp_path) -> None:
+    with opened(tmp_path) as cache:
+        first, asked = ask(ROWS[:4], cache)
+    assert asked == 4
+    with opened(tmp_path) as cache:
+        again, asked = ask(ROWS, cache)
+    assert asked == 1
+    assert {name: again[name] for name in first} == first
+
+
+def test_an_answer_is_judged_anew(ask, tmp_path) -> None:
+    with opened(tmp_path) as cache:
+        first, _ = ask(ROWS[:1], cache)
+    example, system = ROWS[0]
+    renamed = example.model_copy(update={"id": "other", "reference": first["r0"].text})
+    with opened(tmp_path) as cache:
+        again, asked = ask([(renamed, system)], cache)
+    assert asked == 0
+    assert (first["r0"].strict, again["other"].strict) == (False, True)
+
+
+def test_in_a_narrow_format_rows_are_known_with_the_batch_they_were_computed_in(ask, tmp_path) -> None:
+    with opened(tmp_path) as cache:
+        first, asked = ask(ROWS[:4], cache, autocast=True)
+        assert asked == 4
+        assert ask(ROWS[:4], cache, autocast=True) == (first, 0)
+        # The longest goes first, so that every batch has other rows.
+        assert ask(ROWS, cache, autocast=True)[1] == 5
+        assert ask(ROWS[:4], cache)[1] == 4
+
+
+def test_a_damaged_entry_is_asked_again(ask, tmp_path) -> None:
+    with opened(tmp_path) as cache:
+        first, _ = ask(ROWS, cache)
+    with sqlite3.connect(tmp_path / "answers.sqlite") as file:
+        ((key, entry),) = file.execute("SELECT key, entry FROM answers LIMIT 1").fetchall()
+        file.execute("UPDATE answers SET entry = ? WHERE key = ?", (entry.replace('"loss": ', '"loss": 1'), key))
+    with opened(tmp_path) as cache:
+        assert ask(ROWS, cache) == (first, 1)
+        assert ask(ROWS, cache) == (first, 0)
+
+
+def test_a_damaged_file_is_begun_anew(ask, tmp_path) -> None:
+    (tmp_path / "answers.sqlite").write_bytes(b"no database at all, but long enough to look at" * 9)
+    notes = Notes()
+    with opened(tmp_path, progress=notes) as cache:
+        first, asked = ask(ROWS[:2], cache)
+        assert (asked, ask(ROWS[:2], cache)) == (2, (first, 0))
+    assert [line.rpartition("answers.sqlite ")[2] for line in notes.lines] == [
+        "was damaged and is begun anew; what it held is asked again"
+    ]
+
+
+def test_a_full_disk_ends_no_evaluation(ask, tmp_path, monkeypatch) -> None:
+    def full(*_):
+        raise StorageError("no space left on device")
+
+    notes = Notes()
+    monkeypatch.setattr(ContentCache, "keep", full)
+    with opened(tmp_path, progress=notes) as cache:
+        assert len(ask(ROWS, cache)[0]) == 5
+    assert notes.lines == ["answers are not remembered in this call: no space left on device"]
+
+
+def test_answers_are_shared_through_a_store_and_a_lost_one_ends_no_evaluation(ask, tmp_path, monkeypatch) -> None:
+    store = open_store(tmp_path / "store")
+    with opened(tmp_path / "one", store) as cache:
+        first, _ = ask(ROWS[:3], cache)
+    with opened(tmp_path / "two", store) as cache:
+        assert ask(ROWS[:3], cache) == (first, 0)
+
+    def lost(*_):
+        raise UnreachableError("the store does not answer")
+
+    notes = Notes()
+    monkeypatch.setattr(type(store), "list", lost)
+    monkeypatch.setattr(type(store), "write_if_absent", lost)
+    with opened(tmp_path / "three", store, notes) as cache:
+        assert ask(ROWS[:3], cache) == (first, 3)
+        assert ask(ROWS[:3], cache) == (first, 0)
+    assert notes.lines == ["answers are not shared through the store in this call: the store does not answer"]

@@ -1,0 +1,52 @@
+"""Texts by content: damaged segments of a store, texts with strange line ends, what is kept again wins."""
+
+from __future__ import annotations
+
+import pytest
+
+from lorapar.errors import StorageError
+from lorapar.store import open_store
+from lorapar.store.remembered import ContentCache, is_damage
+
+KEYS = [bytes([number]) * 32 for number in range(3)]
+
+
+def filled(path, store, texts) -> None:
+    with ContentCache(path, "answers", store) as cache:
+        for key, text in zip(KEYS, texts, strict=False):
+            cache.keep("i" * 64, key, text)
+
+
+def test_a_damaged_segment_is_removed_and_can_be_sent_again(tmp_path) -> None:
+    store = open_store(tmp_path / "store")
+    filled(tmp_path / "one", store, ["a", "b"])
+    (segment,) = (tmp_path / "store" / "answers").rglob("*.txt")
+    whole = segment.read_bytes()
+    segment.write_bytes(whole[:-30])
+    with ContentCache(tmp_path / "two", "answers", store) as cache:
+        assert cache.recall("i" * 64, KEYS) == {}
+    assert not segment.exists()
+    filled(tmp_path / "three", store, ["a", "b"])
+    assert segment.read_bytes() == whole
+
+
+def test_a_text_may_hold_characters_that_end_a_line_elsewhere(tmp_path) -> None:
+    store, texts = open_store(tmp_path / "store"), ["one\u2028two\x85three", "four\x1c"]
+    filled(tmp_path / "one", store, texts)
+    with ContentCache(tmp_path / "two", "answers", store) as cache:
+        assert cache.recall("i" * 64, KEYS) == dict(zip(KEYS, texts, strict=False))
+
+
+def test_what_is_kept_again_replaces_what_was_there(tmp_path) -> None:
+    filled(tmp_path / "one", None, ["damaged"])
+    filled(tmp_path / "one", None, ["whole"])
+    with ContentCache(tmp_path / "one", "answers") as cache:
+        assert cache.recall("i", KEYS[:1]) == {KEYS[0]: "whole"}
+
+
+def test_damage_is_told_from_a_full_disk(tmp_path) -> None:
+    (tmp_path / "bad").write_bytes(b"no database at all, but long enough to look at" * 9)
+    with pytest.raises(StorageError, match="the cache of answers cannot be used") as damaged:
+        ContentCache(tmp_path / "bad", "answers")
+    assert is_damage(damaged.value)
+    assert not is_damage(StorageError("no space left"))
