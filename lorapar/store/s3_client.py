@@ -6,6 +6,8 @@ Nothing of that is a setting of lorapar; docs/storage.md lists the variables. Wh
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -14,6 +16,7 @@ from lorapar.errors import BadInputError, UnreachableError
 from lorapar.network import trust_authorities
 from lorapar.redaction import redact, remember_secret
 from lorapar.store.s3_credentials import RenewedCredentials
+from lorapar.store.s3_errors import credentials_cause
 from lorapar.store.s3_headers import add_headers
 
 CONCURRENT_REQUESTS = 10
@@ -22,6 +25,9 @@ _ATTEMPTS = 8
 """With boto3's growing pauses about half a minute: a server that restarts is waited for."""
 _FOUND_HERE = ("env", "shared-credentials-file", "config-file")
 """Ways of finding credentials that contact nobody."""
+_REGIONS = ("AWS_DEFAULT_REGION", "AWS_REGION")
+"""boto3 itself reads the first alone; every other client of AWS, and the pods of EKS, know the second too."""
+_NO_REGION = "us-east-1"
 _FIRST_ATTEMPTS = 2
 _FIRST_SECONDS = 5
 
@@ -40,7 +46,7 @@ class Connection:
             core = botocore.session.get_session()
             self._credentials = RenewedCredentials(core.get_config_variable("profile"))
             core.register_component("credential_provider", self._credentials)
-            self._session = boto3.Session(botocore_session=core)
+            self._session = boto3.Session(botocore_session=core, region_name=_region(core, where))
             authorities = trust_authorities()
             # What a person told boto3 itself, by AWS_CA_BUNDLE or in a profile, wins.
             self._verify = authorities if core.get_config_variable("ca_bundle") is None else None
@@ -100,9 +106,21 @@ def _settings_errors(where: str) -> Iterator[None]:
     try:
         yield
     except BotoCoreError as error:
-        raise UnreachableError(redact(f"{where}: {' '.join(str(error).split())}")) from None
+        raise UnreachableError(redact(f"{where}: {credentials_cause(error)}")) from None
     except ValueError as error:
-        raise BadInputError(redact(f"{where}: {error}; check AWS_ENDPOINT_URL")) from None
+        raise BadInputError(
+            redact(f"{where}: {error}; check AWS_ENDPOINT_URL, which begins with https:// or http://")
+        ) from None
+
+
+def _region(core: Any, where: str) -> str:
+    """The region of the variables or the profile; a variable that is empty counts as not set."""
+    named = [(name, os.environ[name]) for name in _REGIONS if os.environ.get(name)]
+    configured = core.get_scoped_config().get("region")
+    name, region = (*named, ("region of the profile", configured or _NO_REGION))[0]
+    if not re.fullmatch(r"(?!-)[a-zA-Z0-9-]{1,63}(?<!-)", region):
+        raise BadInputError(f"{where}: '{region}' is no name of a region; mend {name} (such as eu-central-1)")
+    return region
 
 
 def _options(core: Any) -> dict[str, Any]:

@@ -9,7 +9,8 @@ the request is signed and made again where it finds other keys.
 from __future__ import annotations
 
 import threading
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from lorapar.redaction import remember_secret
@@ -48,7 +49,8 @@ class RenewedCredentials:
 
     def get_frozen_credentials(self) -> Any:
         """The keys in use now; those that say when they expire are renewed by botocore itself."""
-        return self._found.get_frozen_credentials()
+        with _told_alike():
+            return self._found.get_frozen_credentials()
 
     def __getattr__(self, name: str) -> Any:
         """`method`, `access_key` and so on, as the credentials found have them."""
@@ -96,8 +98,26 @@ class RenewedCredentials:
         """A new session reads variables and files and asks roles anew."""
         import botocore.session
 
-        session = botocore.session.Session(profile=self._profile)
-        return session.get_component("credential_provider").load_credentials()
+        with _told_alike():
+            session = botocore.session.Session(profile=self._profile)
+            return session.get_component("credential_provider").load_credentials()
+
+
+@contextmanager
+def _told_alike() -> Iterator[None]:
+    """A program that is not there, or prints no JSON, fails like one that ends with an error."""
+    from botocore.exceptions import BotoCoreError, CredentialRetrievalError
+
+    try:
+        yield
+    except BotoCoreError:
+        raise
+    except OSError as error:
+        said = f"{error.filename}: {error.strerror}" if error.filename else error
+        raise CredentialRetrievalError(provider="custom-process", error_msg=said) from error
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        said = "what it printed is not the JSON that is asked for (Version, AccessKeyId, SecretAccessKey)"
+        raise CredentialRetrievalError(provider="custom-process", error_msg=said) from error
 
 
 def _keys(credentials: Any) -> tuple[str | None, ...]:

@@ -116,7 +116,7 @@ def _refused(error: Any, where: str, endpoint: str) -> LoraparError:
     if code in _SKEWED or (code == "AccessDenied" and "expired" in message.lower()):
         return UnreachableError(f"{where}: this machine's clock is wrong{_skew(error)}; set the time, then try again")
     if code in _OTHER_REGION:
-        cause = f"the bucket lies in another region{_region(error)}; set AWS_REGION to it"
+        cause = f"the bucket lies in another region{_region(error)}; set AWS_DEFAULT_REGION to it"
         return UnreachableError(redact(f"{where}: {cause}{_said(message, '')}"))
     if code in _DENIED:
         return DeniedError(redact(f"{where}: {_denied(error.operation_name, message)}"))
@@ -188,6 +188,8 @@ def _unanswered(error: Exception, where: str, endpoint: str) -> LoraparError:
     elif isinstance(error, (boto.HTTPClientError, boto.IncompleteReadError, ConnectionError, TimeoutError)):
         cause = f"the connection to {endpoint} broke off, also after retries ({type(error).__name__}{_reason(error)})"
         return UnansweredError(redact(f"{where}: {cause}"))
+    elif isinstance(error, boto.InvalidRegionError):
+        return BadInputError(redact(f"{where}: {_one_line(error)}; mend AWS_DEFAULT_REGION, AWS_REGION or the profile"))
     elif isinstance(error, boto.NoCredentialsError):
         cause = "no credentials were found; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
     elif isinstance(error, (boto.ChecksumError, boto.FlexibleChecksumError)):
@@ -195,8 +197,25 @@ def _unanswered(error: Exception, where: str, endpoint: str) -> LoraparError:
     elif isinstance(error, (boto.ParamValidationError, boto.UnknownEndpointError)):
         return BadInputError(redact(f"{where}: not an address that can be used: {_one_line(error)}"))
     else:  # profiles, single sign-on, web identities: botocore's own words say which
-        cause = _one_line(error)
+        cause = credentials_cause(error)
     return UnreachableError(redact(f"{where}: {cause}"))
+
+
+def credentials_cause(error: Exception) -> str:
+    """Why there are no credentials, where a program was to print them or a service to give them; else its own words."""
+    from botocore.exceptions import CredentialRetrievalError, ProfileNotFound
+
+    if isinstance(error, ProfileNotFound):
+        return f"{_one_line(error)}; mend AWS_PROFILE, or name the file that has it in AWS_CONFIG_FILE"
+    if not isinstance(error, CredentialRetrievalError):
+        return _one_line(error)
+    provider, said = (str(error.kwargs.get(key, "")) for key in ("provider", "error_msg"))
+    if provider != "custom-process":
+        return f"no credentials could be had by {provider} ({_one_line(said) or 'without a reason'})"
+    return (
+        f"no credentials: the credential_process of the AWS profile failed ({_one_line(said) or 'it said nothing'}); "
+        "run that command by hand"
+    )
 
 
 def _reason(error: Exception) -> str:

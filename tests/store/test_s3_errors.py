@@ -39,6 +39,17 @@ def refused(code, message="", headers=None, attempts=0, status=400):
         (boto.EndpointConnectionError(endpoint_url=ENDPOINT), UnansweredError, "cannot be reached"),
         (boto.NoCredentialsError(), UnreachableError, "no credentials were found"),
         (boto.PartialCredentialsError(provider="env", cred_var="secret"), UnreachableError, "missing: secret"),
+        (
+            boto.CredentialRetrievalError(provider="custom-process", error_msg=""),
+            UnreachableError,
+            "the credential_process of the AWS profile failed (it said nothing); run that command by hand",
+        ),
+        (
+            boto.CredentialRetrievalError(provider="sso", error_msg="no\nlogin"),
+            UnreachableError,
+            "no credentials could be had by sso (no login)",
+        ),
+        (boto.InvalidRegionError(region_name="eu central"), BadInputError, "mend AWS_DEFAULT_REGION, AWS_REGION"),
         (boto.ParamValidationError(report="bad\nbucket"), BadInputError, "bad bucket"),
         (RetriesExceededError(refused("SlowDown", status=503)), UnansweredError, "slow down"),
         (RetriesExceededError(ConnectionResetError(104, "reset")), UnansweredError, "broke off"),

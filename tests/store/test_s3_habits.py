@@ -101,6 +101,55 @@ def test_keys_of_a_process_are_asked_for_again(server, keys, tmp_path, monkeypat
     assert store.read("before") == b"x"
 
 
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("false", "it said nothing"),
+        ("sh -c 'echo sign in first >&2; exit 3'", "sign in first"),
+        ("echo hello", "is not the JSON that is asked for"),
+        ("echo [1]", "is not the JSON that is asked for"),
+        ("/nowhere/keys", "/nowhere/keys: No such file or directory"),
+    ],
+)
+def test_process_without_keys_is_told_with_its_words(server, keys, tmp_path, monkeypatch, command, said):
+    (tmp_path / "config").write_text(f"[default]\ncredential_process = {command}\n")
+    (tmp_path / "keys.ini").write_text("")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    with pytest.raises(UnreachableError) as caught:
+        open_store("s3://runs/x")
+    assert said in str(caught.value)
+    assert "the credential_process of the AWS profile failed" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("default", "other", "region"),
+    [
+        ("eu-west-7", "", "eu-west-7"),
+        ("", "eu-west-7", "eu-west-7"),
+        ("eu-west-7", "eu-north-9", "eu-west-7"),
+        ("", "", "us-east-1"),
+    ],
+)
+def test_region_of_either_variable_signs_and_an_empty_one_is_none(server, monkeypatch, default, other, region):
+    monkeypatch.setenv("AWS_DEFAULT_REGION", default)
+    monkeypatch.setenv("AWS_REGION", other)
+    open_store("s3://runs/x").write("a", b"x")
+    signed = server.of("PUT")[-1].headers["authorization"]
+    assert f"/{region}/s3/aws4_request" in signed
+
+
+def test_wrong_region_is_told_with_its_variable(server, monkeypatch, tmp_path):
+    monkeypatch.delenv("AWS_DEFAULT_REGION")
+    monkeypatch.setenv("AWS_REGION", "eu central")
+    with pytest.raises(BadInputError, match=r"'eu central' is no name of a region; mend AWS_REGION"):
+        open_store("s3://runs/x")
+    monkeypatch.delenv("AWS_REGION")
+    (tmp_path / "config").write_text("[default]\nregion = eu_central\n")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    with pytest.raises(BadInputError, match=r"'eu_central' is no name of a region; mend region of the profile"):
+        open_store("s3://runs/x")
+
+
 def refuse_checksums(request):
     marks = ("x-amz-checksum-", "x-amz-trailer", "x-amz-sdk-checksum")
     if any(name.startswith(marks) for name in request.headers) and request.method in ("PUT", "POST"):
