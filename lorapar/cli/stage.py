@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from lorapar.cli.base import ConfigFile, Overrides, Preset, Store, app, out, reporter, settings_of
+from lorapar.cli.base import ConfigFile, Overrides, Preset, Store, app, err, out, reporter, settings_of
 from lorapar.errors import BadInputError
 
 
@@ -34,6 +34,8 @@ def stage_command(  # noqa: PLR0913  -- an argument is an option of the command
     from lorapar.local.single import StageOptions, run_single
 
     options = StageOptions.parse(name, inputs or [], outputs or [], parameters or [], scratch)
+    for key in options.idle(overrides or []):
+        err.say(f"lorapar: --set {key}: the stage {name} does not read it, so it changes nothing here", "yellow")
     with reporter(f"{name}:") as progress:
         record = run_single(settings, options, progress)
     for metric, value in record.metrics.items():

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import ValidationError
 
 from lorapar.config import RunConfig
 from lorapar.errors import BadInputError, nearest
 from lorapar.local.execute import executed, new_record
 from lorapar.local.folder import StageRecord
 from lorapar.progress import Progress
-from lorapar.stages.contract import StageCall, StageSpec, stage_spec
+from lorapar.stages.contract import StageCall, StageSettings, StageSpec, stage_spec
 from lorapar.stages.plan import resolve_config, stage_settings, with_number_formats
 from lorapar.store import make_writable_folder, open_store, refuse_other_content, verify, write_atomically
 
@@ -47,28 +48,27 @@ class StageOptions:
             if len(values) > 1 and key not in spec.many:
                 raise BadInputError(f"--input {key}: given {len(values)} times, but {name} takes one")
         _check_names(name, "--input", many, (*spec.inputs, *spec.many))
-        made = _pairs("--output", outputs)
+        made = _once("--output", _pairs("--output", outputs))
         _check_names(name, "--output", made, spec.outputs)
-        parsed = {key: yaml.safe_load(values[-1]) for key, values in _pairs("--param", parameters).items()}
         return cls(
             spec,
             {key: tuple(Path(value) for value in values) for key, values in many.items()},
-            {key: Path(values[-1]) for key, values in made.items()},
-            parsed,
+            {key: Path(value) for key, value in made.items()},
+            _known_parameters(spec, _once("--param", _pairs("--param", parameters))),
             scratch,
         )
+
+    def idle(self, overrides: Iterable[str]) -> list[str]:
+        """Settings given on top that the stage does not read, nor what keeps its work: they change nothing."""
+        read = {*self.spec.sections, "store", "checkpoint"}
+        keys = [text.partition("=")[0].strip() for text in overrides]
+        return [key for key in keys if self.spec.name != "plan" and key.partition(".")[0] not in read]
 
 
 def run_single(config: RunConfig, options: StageOptions, progress: Progress) -> StageRecord:
     """Run the stage; outputs are sealed with a manifest, and metrics and digests are returned."""
     spec = options.spec
-    if spec.name != "plan":
-        resolved, said = with_number_formats(resolve_config(config, spec.sections), spec.sections)
-        if said is not None:
-            progress.say(f"number format {said}")
-        settings = stage_settings(resolved, spec.name, _known_parameters(spec, options.parameters))
-    else:
-        settings = spec.settings(config=config)
+    settings = _settings(config, options, progress)
     for folder in options.outputs.values():
         _make_empty(folder)
     digests = {name: [verify(path).digest for path in paths] for name, paths in options.inputs.items()}
@@ -92,6 +92,22 @@ def run_single(config: RunConfig, options: StageOptions, progress: Progress) -> 
     return finished
 
 
+def _settings(config: RunConfig, options: StageOptions, progress: Progress) -> StageSettings:
+    """The stage's sections of the settings, and its parameters; `plan` reads the settings whole."""
+    spec = options.spec
+    if spec.name != "plan":
+        config, said = with_number_formats(resolve_config(config, spec.sections), spec.sections)
+        if said is not None:
+            progress.say(f"number format {said}")
+    whole = {"config": config} if spec.name == "plan" else {}
+    try:
+        return stage_settings(config, spec.name, {**whole, **options.parameters})
+    except ValidationError as error:
+        problem = error.errors()[0]
+        where = ".".join(str(part) for part in problem["loc"])
+        raise BadInputError(f"--param {where}={problem['input']}: {problem['msg']}") from None
+
+
 def _pairs(option: str, texts: Iterable[str]) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for text in texts:
@@ -100,6 +116,14 @@ def _pairs(option: str, texts: Iterable[str]) -> dict[str, list[str]]:
             raise BadInputError(f"{option} {text}: write it as name=value")
         found.setdefault(name, []).append(value)
     return found
+
+
+def _once(option: str, given: Mapping[str, list[str]]) -> dict[str, str]:
+    """The one value of each name."""
+    for name, values in given.items():
+        if len(values) > 1:
+            raise BadInputError(f"{option} {name}: is given {len(values)} times; give it once")
+    return {name: values[0] for name, values in given.items()}
 
 
 def _check_names(stage: str, option: str, given: Iterable[str], known: tuple[str, ...]) -> None:
@@ -114,10 +138,14 @@ def _check_names(stage: str, option: str, given: Iterable[str], known: tuple[str
         raise BadInputError(f"{option} {missing[0]}=FOLDER is missing; {stage} needs: {', '.join(known)}")
 
 
-def _known_parameters(spec: StageSpec[Any], given: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The parameters, once each is known and none is missing; sections of the settings are no parameters."""
-    wanted = [name for name in spec.sections if name not in RunConfig.model_fields]
-    for name in given:
+def _known_parameters(spec: StageSpec[Any], given: Mapping[str, str]) -> dict[str, Any]:
+    """The parameters, once each is known and none is missing; settings, in whole or a section, are no parameters."""
+    settings = ("config", *RunConfig.model_fields)
+    wanted = [name for name in spec.sections if name not in settings]
+    for name, value in given.items():
+        if name in settings:
+            how = "--preset NAME or --config FILE" if name == "config" else f"--set {name}={value} or in --config FILE"
+            raise BadInputError(f"--param {name}: {spec.name} takes it from the settings; give {how}")
         if name not in wanted:
             raise BadInputError(
                 f"--param {name}: {spec.name} has no such parameter{nearest(name, wanted)}; it has: "
@@ -126,7 +154,14 @@ def _known_parameters(spec: StageSpec[Any], given: Mapping[str, Any]) -> Mapping
     missing = [name for name in wanted if name not in given and spec.settings.model_fields[name].is_required()]
     if missing:
         raise BadInputError(f"--param {missing[0]}=VALUE is missing; {spec.name} needs: {', '.join(wanted)}")
-    return given
+    return {name: _parsed(name, value) for name, value in given.items()}
+
+
+def _parsed(name: str, text: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise BadInputError(f"--param {name}={text}: not YAML: {getattr(error, 'problem', error)}") from None
 
 
 def _make_empty(folder: Path) -> None:
