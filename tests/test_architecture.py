@@ -30,7 +30,7 @@ FLOORS = {
         "stopping",
         "progress",
     ),
-    2: ("adapter", "voting", "data", "basemodel", "prompts", "answers", "quantities", "plain_text"),
+    2: ("adapter", "voting", "data", "basemodel", "prompts", "answers", "comparing", "quantities", "plain_text"),
     3: ("training", "evaluation", "registry", "report"),
     4: ("serving",),
     5: ("stages",),
@@ -203,6 +203,7 @@ MODULE_OF = {
     "pyyaml": "yaml",
     "prometheus-client": "prometheus_client",
     "lm-eval": "lm_eval",
+    "math-verify": "math_verify",
     "huggingface-hub": "huggingface_hub",
     "typing-extensions": "typing_extensions",
 }
@@ -215,6 +216,8 @@ COMES_WITH = {
     "urllib3": "kfp",
     "kubernetes": "kfp",
     "s3transfer": "boto3",
+    "latex2sympy2_extended": "math-verify",
+    "sympy": "math-verify",
     "pydantic_core": "pydantic",
     "vllm": "the server that lorapar.serving runs in",
 }

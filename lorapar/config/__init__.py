@@ -1,7 +1,7 @@
 """Every setting of a run: one pydantic model with a section a stage, loaded from YAML presets, files and `--set`."""
 
 from lorapar.config.adapter import AdapterConfig, PartitionConfig, ScoreConfig
-from lorapar.config.base import SYSTEMS
+from lorapar.config.base import SYSTEMS, Comparison
 from lorapar.config.checkpoint import CheckpointConfig
 from lorapar.config.data import ColumnMapping, DataConfig, TaskMixConfig
 from lorapar.config.evaluation import BenchmarkConfig, EvaluateConfig
@@ -38,6 +38,7 @@ __all__ = [
     "BenchmarkConfig",
     "CheckpointConfig",
     "ColumnMapping",
+    "Comparison",
     "DataConfig",
     "EditsConfig",
     "EndpointOptions",

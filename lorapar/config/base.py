@@ -39,6 +39,8 @@ Positive = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 """`auto` goes by what the processor computes natively; `plan` turns it into one of the others."""
+Comparison = Literal["exact", "math", "text"]
+"""How an answer is compared with its reference; see `lorapar.comparing`."""
 Scheduler = Literal["cosine", "linear", "constant", "constant_with_warmup"]
 
 

@@ -10,7 +10,7 @@ from typing import Annotated
 from pydantic import Field, model_validator
 
 from lorapar.config.adapter import AdapterConfig, PartitionConfig, ScoreConfig
-from lorapar.config.base import SYSTEMS, Name, Section
+from lorapar.config.base import SYSTEMS, Comparison, Name, Section
 from lorapar.config.checkpoint import CheckpointConfig
 from lorapar.config.data import DataConfig
 from lorapar.config.evaluation import EvaluateConfig
@@ -31,6 +31,11 @@ class RunConfig(Section):
 
     name: Name = Field("adapter", description="Name of the adapter this run makes")
     seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(0, description="Seed of everything random")
+    answers: Comparison = Field(
+        "exact",
+        description="How rewards, accuracy and gsm8k compare answers: exact numbers, letters, words; math: also LaTeX "
+        "and expressions; text: normalised text alone",
+    )
     if_changed: bool = Field(
         False, description="Let a run of the pipeline end after `plan` where an equal one has succeeded already"
     )

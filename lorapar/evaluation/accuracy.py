@@ -1,9 +1,8 @@
 """Whether a generated answer is right: one strict and one lenient rule, the same for every model that is compared.
 
-Strict: what the answer says must be a reference, as numbers where both are numbers, else as letters of a choice or as
-words (`lorapar.answers.same_answer`). What the answer says is the text between the last complete `<answer>` tags. A
-System 2 answer without tags is wrong; a System 1 answer without tags is taken whole, so that one word too many makes it
-wrong.
+Strict: what the answer says must be a reference, by the rule that the setting `answers` names (`lorapar.comparing`).
+What the answer says is the text between the last complete `<answer>` tags. A System 2 answer without tags is wrong; a
+System 1 answer without tags is taken whole, so that one word too many makes it wrong.
 
 Lenient: for a number, the last number in the text; for words, that they stand in the text as whole words. A text that
 lists every possible word therefore passes: read the lenient score beside the strict one.
@@ -13,20 +12,21 @@ Of several references any is right.
 
 from __future__ import annotations
 
-from lorapar.answers import References, extract_tagged, is_answer, is_found_in
+from lorapar.answers import References, extract_tagged
+from lorapar.comparing import EXACT, AnswerRule
 from lorapar.records import System
 
 
-def strict_match(text: str, reference: References | None, system: System) -> bool | None:
+def strict_match(text: str, reference: References | None, system: System, rule: AnswerRule = EXACT) -> bool | None:
     """Whether the answer says exactly a reference; None where there is nothing to compare with."""
     if reference is None:
         return None
     said = extract_tagged(text)
     if said is None and system == "system1":
         said = text
-    return said is not None and is_answer(said, reference)
+    return said is not None and rule.is_answer(said, reference)
 
 
-def lenient_match(text: str, reference: References | None) -> bool | None:
+def lenient_match(text: str, reference: References | None, rule: AnswerRule = EXACT) -> bool | None:
     """Whether a reference can be found in the answer; None where there is nothing to compare with."""
-    return None if reference is None else is_found_in(text, reference)
+    return None if reference is None else rule.is_found_in(text, reference)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from transformers import PreTrainedTokenizerBase
 
 from lorapar.basemodel import answer_end
+from lorapar.comparing import EXACT, AnswerRule
 from lorapar.config import EvaluateConfig, PromptConfig
 from lorapar.errors import BadInputError, TrainingError
 from lorapar.evaluation.accuracy import lenient_match, strict_match
@@ -57,6 +58,8 @@ class Asking:
     tokenizer: PreTrainedTokenizerBase
     prompts: PromptConfig
     settings: EvaluateConfig
+    rule: AnswerRule = EXACT
+    """How their answers are compared with the references."""
 
     def encoded(self, rows: Sequence[HeldoutRow]) -> list[dict[str, list[int]]]:
         """Prompt and right answer of each row in tokens. Nothing is cut: a loss is that of the whole answer."""
@@ -88,8 +91,8 @@ class Asking:
             model=model,
             text=text,
             tokens=len(tokens),
-            strict=strict_match(text, example.reference, system),
-            lenient=lenient_match(text, example.reference),
+            strict=strict_match(text, example.reference, system, self.rule),
+            lenient=lenient_match(text, example.reference, self.rule),
             loss=generated.loss,
             cut_off=self._is_cut_off(tokens) or None,
         )

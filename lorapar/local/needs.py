@@ -141,6 +141,8 @@ def ahead_of(node: Node, last: str) -> tuple[Node, ...]:
 def _needs(node: Node, config: RunConfig) -> Iterable[tuple[str, str, str]]:
     """(who needs it, the package, what to do) for each package beyond those of training that a node needs."""
     vllm = "use an environment (or the image) with vLLM, or backend transformers"
+    if node.stage in ("rl", "evaluate") and config.answers == "math":
+        yield "answers: math", "math_verify", "pip install 'lorapar[train,eval]', or set answers to exact"
     if node.stage == "vote":
         for teacher in config.teachers:
             if teacher.backend == "vllm":

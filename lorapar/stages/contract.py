@@ -24,8 +24,8 @@ Metrics = dict[str, float]
 
 TRAINING_PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "gguf", "pyarrow", "tokenizers")
 """What the extra `train` brings; the client goes without."""
-BENCHMARK_PACKAGES = ("lm_eval",)
-"""What the extra `eval` brings besides; only `evaluate` with benchmarks needs it."""
+BENCHMARK_PACKAGES = ("lm_eval", "math_verify")
+"""What the extra `eval` brings besides; benchmarks and `answers: math` need it."""
 
 
 class StageSettings(BaseModel):

@@ -17,7 +17,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from lorapar.config import EvaluateConfig, ModelConfig, PromptConfig
+from lorapar.comparing import AnswerRule, answer_rule
+from lorapar.config import Comparison, EvaluateConfig, ModelConfig, PromptConfig
 from lorapar.errors import BadInputError
 from lorapar.evaluation.benchmarks import BenchmarkRows, load_rows, write_problems
 from lorapar.progress import say_omissions
@@ -46,12 +47,13 @@ MODELS = ("base", "after_sft", "after_rl")
 
 
 class Settings(StageSettings):
-    """The base model, how rows are asked, how many, and the seed that draws them."""
+    """The base model, how rows are asked and answers compared, how many, and the seed that draws them."""
 
     model: ModelConfig
     prompts: PromptConfig
     evaluate: EvaluateConfig
     seed: int
+    answers: Comparison = "exact"
 
 
 SPEC = StageSpec(
@@ -65,6 +67,11 @@ SPEC = StageSpec(
 
 def run(call: StageCall[Settings]) -> Metrics:
     """Write answers.jsonl, summary.json and problems.jsonl; answers of an earlier, killed call come from scratch."""
+    with answer_rule(call.settings.answers) as rule:
+        return _evaluate(call, rule)
+
+
+def _evaluate(call: StageCall[Settings], rule: AnswerRule) -> Metrics:
     from lorapar.basemodel import load_tokenizer
     from lorapar.evaluation import AnswerBook, Asking, answer_all, plan_batches
     from lorapar.evaluation.engines import open_engine
@@ -79,16 +86,16 @@ def run(call: StageCall[Settings]) -> Metrics:
     if len(book):
         call.progress.say(f"going on after {len(book)} batches that were answered before")
     contestants = _contestants(call)
-    asking = Asking(tokenizer, settings.prompts, settings.evaluate)
+    asking = Asking(tokenizer, settings.prompts, settings.evaluate, rule)
     with ExitStack() as stack:
         remembered = _remembered(call, asking, stack)
         adapters = contestants.values()
         engine = stack.enter_context(open_engine(settings.model, settings.evaluate, tokenizer, adapters, call.progress))
         answer_all(contestants, engine, batches, asking, book, call.progress, remembered)
-        asked = _ask_benchmarks(call, contestants, engine, benchmarks, remembered) if benchmarks else []
+        asked = _ask_benchmarks(call, contestants, engine, benchmarks, remembered, rule) if benchmarks else []
     _say_recalled(call, book, asked, contestants)
     write_problems(call.output("evaluation"), benchmarks)
-    return _write(call, book, asked, tuple(contestants))
+    return _write(call, book, asked, tuple(contestants), rule.undecided())
 
 
 def _contestants(call: StageCall[Settings]) -> dict[str, Path | None]:
@@ -136,6 +143,7 @@ def _ask_benchmarks(
     engine: Engine,
     benchmarks: list[BenchmarkRows],
     remembered: Callable[..., RememberedModel | None],
+    rule: AnswerRule,
 ) -> list[Asked]:
     from lorapar.basemodel import load_tokenizer
     from lorapar.evaluation.benchmarks.ask import Questioning, ask_all
@@ -148,6 +156,7 @@ def _ask_benchmarks(
         on_add=call.keeper.tick,
         progress=call.progress,
         remembered=remembered,
+        rule=rule,
     )
     return ask_all(contestants, engine, benchmarks, how)
 
@@ -165,13 +174,15 @@ def _heldout_rows(call: StageCall[Settings]) -> list[tuple[Example, System]]:
     return rows
 
 
-def _write(call: StageCall[Settings], book: AnswerBook, asked: list[Asked], models: tuple[str, ...]) -> Metrics:
+def _write(
+    call: StageCall[Settings], book: AnswerBook, asked: list[Asked], models: tuple[str, ...], undecided: Omission
+) -> Metrics:
     from lorapar.evaluation import all_changes, benchmark_figures, flat_metrics, model_figures
 
     confidence = call.settings.evaluate.confidence
     batches = {name: book.of(name) for name in models}
     answers = {name: _in_order(answer for batch in batches[name] for answer in batch.answers) for name in models}
-    omissions = _heldout_omissions(call, answers)
+    omissions = [*_heldout_omissions(call, answers), undecided]
     say_omissions(call.progress, omissions)
     omissions += [omission for one in asked for omission in one.omissions]
     figures = {name: model_figures(batches[name], confidence) for name in models}

@@ -11,15 +11,17 @@ reward_weights                                     the rewards and their weights
 
 from __future__ import annotations
 
-from lorapar.config import RlConfig
+from lorapar.comparing import answer_rule
+from lorapar.config import Comparison, RlConfig
 from lorapar.stages.contract import Metrics, StageCall, StageSpec
 from lorapar.stages.tuning import INPUTS, TuningSettings, rows_by_system, tuning_job
 
 
 class Settings(TuningSettings):
-    """The base model, how rows are asked, and how RL goes."""
+    """The base model, how rows are asked, how RL goes, and how answers are compared."""
 
     rl: RlConfig
+    answers: Comparison = "exact"
 
 
 SPEC = StageSpec(
@@ -35,4 +37,5 @@ def run(call: StageCall[Settings]) -> Metrics:
     """Write the tuned adapter, its history and summary.json; a call that was stopped goes on from its checkpoint."""
     from lorapar.training.rl import train_rl
 
-    return train_rl(tuning_job(call), call.settings.rl, **rows_by_system(call))
+    with answer_rule(call.settings.answers) as rule:
+        return train_rl(tuning_job(call), call.settings.rl, rule=rule, **rows_by_system(call))

@@ -11,8 +11,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
-from lorapar.answers import References, as_number, extract_tagged, is_answer
+from lorapar.answers import References, as_number, extract_tagged
+from lorapar.comparing import EXACT, AnswerRule
 from lorapar.errors import BadInputError, nearest
 from lorapar.training.own_rewards import OwnReward, RewardError, RewardFunction
 
@@ -22,10 +24,12 @@ _BLOCKS = re.compile(r"<reasoning>.*?</reasoning>\s*<answer>.*?</answer>", re.DO
 _TRAILING_PENALTY = 0.001 / 0.5
 
 
-def exact_answer(completions: Sequence[str], references: Sequence[References]) -> list[float]:
-    """1.0 where the text inside the answer tags is a reference, numbers compared as numbers."""
-    pairs = zip(completions, references, strict=True)
-    return [float((answer := extract_tagged(text)) is not None and is_answer(answer, ref)) for text, ref in pairs]
+def exact_answer(completions: Sequence[str], references: Sequence[References], rule: AnswerRule = EXACT) -> list[float]:
+    """1.0 where the text inside the answer tags is a reference, by the rule that the setting `answers` names."""
+    said = [extract_tagged(text) for text in completions]
+    pairs = [(text, ref) for text, ref in zip(said, references, strict=True) if text is not None]
+    verdicts = iter(rule.are_answers(pairs))
+    return [float(text is not None and next(verdicts)) for text in said]
 
 
 def integer_answer(completions: Sequence[str], references: Sequence[References]) -> list[float]:
@@ -72,19 +76,21 @@ class Reward:
         return list(self.function(completions, references))
 
 
-def load_rewards(weights: Mapping[str, float]) -> list[Reward]:
+def load_rewards(weights: Mapping[str, float], rule: AnswerRule = EXACT) -> list[Reward]:
     """The rewards of `rl.rewards`, each tried out once, so that a faulty one stops the run before anything is trained.
 
     A key is one of `REWARDS` or an import path `package.module:function` of a function with the same parameters.
     Raises BadInputError naming the reward that cannot be imported, called, or does not return what it must.
     """
-    rewards = [Reward(name, weight, _find(name)) for name, weight in weights.items()]
+    rewards = [Reward(name, weight, _find(name, rule)) for name, weight in weights.items()]
     for reward in rewards:
         _try_out(reward)
     return rewards
 
 
-def _find(name: str) -> RewardFunction:
+def _find(name: str, rule: AnswerRule) -> RewardFunction:
+    if name == exact_answer.__name__:
+        return partial(exact_answer, rule=rule)
     if name in REWARDS:
         return REWARDS[name]
     if ":" not in name:

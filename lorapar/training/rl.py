@@ -18,6 +18,7 @@ from trl import GRPOConfig
 
 from lorapar.answers import References, all_references
 from lorapar.basemodel import AnswerEnd, answer_end, load_tokenizer
+from lorapar.comparing import EXACT, AnswerRule
 from lorapar.config import RlConfig
 from lorapar.progress import Progress, say_omissions
 from lorapar.prompts import Row, chat_rows
@@ -49,7 +50,14 @@ LOGGED = {
 """What the history calls a figure, and what TRL calls it. Shares are of completions and of groups of completions."""
 
 
-def train_rl(job: TrainingJob, config: RlConfig, *, system1: Sequence[Example], system2: Sequence[Example]) -> Figures:
+def train_rl(
+    job: TrainingJob,
+    config: RlConfig,
+    *,
+    system1: Sequence[Example],
+    system2: Sequence[Example],
+    rule: AnswerRule = EXACT,
+) -> Figures:
     """Tune the adapter by GRPO on System 2 rows that have a reference answer; returns flat, finite metrics.
 
     Writes the adapter, history.jsonl and summary.json to `job.output`. System 1 rows are trained on only where
@@ -59,7 +67,7 @@ def train_rl(job: TrainingJob, config: RlConfig, *, system1: Sequence[Example], 
         BadInputError: a reward is faulty, no row or too few rows can be used, or the inputs do not fit one another.
         TrainingError: see `lorapar.training.session.train`.
     """
-    rewards = load_rewards(config.rewards)
+    rewards = load_rewards(config.rewards, rule)
     tokenizer = load_tokenizer(job.model, job.progress)
     chosen = rl_rows(system1, system2, config, tokenizer, job.prompts)
     say_omissions(job.progress, chosen.omissions)
@@ -88,9 +96,9 @@ def train_rl(job: TrainingJob, config: RlConfig, *, system1: Sequence[Example], 
     _warn_without_signal(int(told["steps_without_signal"]), len(outcome.steps), job.progress)
     extra = {**told, **chosen.summary(), "reference": config.reference if config.kl_beta else None}
     extra |= said.summary(outcome.steps)
-    cut = _cut_completions(outcome, config)
-    say_omissions(job.progress, [cut])
-    extra[OMISSIONS] += omissions_of(cut)
+    cut, undecided = _cut_completions(outcome, config), rule.undecided()
+    say_omissions(job.progress, [cut, undecided])
+    extra[OMISSIONS] += omissions_of(cut, undecided)
     write_summary(job, outcome, method, {**extra, "reward_weights": config.rewards})
     return {**told, **chosen.metrics(), "completions_cut": float(cut.count), **outcome.metrics()}
 

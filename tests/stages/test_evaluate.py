@@ -225,3 +225,17 @@ def changed_adapter(folder, out):
     (out / "manifest.json").unlink()
     seal(out, "rl.adapter")
     return out
+
+
+def test_every_verdict_follows_the_rule_of_the_run(kit, inputs, tmp_path) -> None:
+    """The references are what the base says, with words before it that the rule `text` does not pass over."""
+    _, out = kit.run("evaluate", tmp_path / "said", settings(kit), inputs)
+    said = {a.example_id: a.text for a in read(out)[0] if a.model == "base" and a.system == "system1"}
+    rows = [row.model_copy(update={"reference": f"Answer: {said[row.id]}"}) for row in kit.words(5, "heldout")]
+    asked = {**inputs, "heldout": tmp_path / "heldout-marks"}
+    kit.rows_folder(asked["heldout"], rows, "system1.jsonl")
+    (asked["heldout"] / "manifest.json").unlink()
+    kit.rows_folder(asked["heldout"], kit.sums(1, "heldout"), "system2.jsonl")
+    for rule, right in (("exact", 1.0), ("text", 0.0), ("math", 1.0)):
+        metrics, _ = kit.run("evaluate", tmp_path / rule, {**settings(kit), "answers": rule}, asked)
+        assert metrics["base_system1_accuracy"] == right, rule

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from lorapar.comparing import answer_rule
 from lorapar.config import RlConfig
 from lorapar.errors import BadInputError
 from lorapar.training.rewards import REWARDS, load_rewards
@@ -51,6 +52,21 @@ def test_numbers_are_compared_as_numbers(written: str) -> None:
 
 def test_a_fraction_is_no_integer() -> None:
     assert REWARDS["integer_answer"](["<answer>7.5</answer>", "<answer>-7</answer>"], ["7", "7"]) == [0.0, 1.0]
+
+
+def test_the_exact_answer_follows_the_rule_of_the_run() -> None:
+    completions = [
+        r"<answer>\frac{\sqrt{2}}{2}</answer>",
+        "no tags: 1",
+        r"<answer>\sqrt{2}</answer>",
+        "<answer>1</answer>",
+    ]
+    references = [r"\frac{1}{\sqrt{2}}", "1", r"\frac{1}{\sqrt{2}}", "1"]
+    (exact,) = load_rewards({"exact_answer": 2.0})
+    assert exact(completions, references) == [0.0, 0.0, 0.0, 1.0]
+    with answer_rule("math") as rule:
+        (reward,) = load_rewards({"exact_answer": 2.0}, rule)
+        assert reward(completions, references) == [1.0, 0.0, 0.0, 1.0]
 
 
 OWN_REWARDS = """

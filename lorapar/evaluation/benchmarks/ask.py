@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lorapar.basemodel import answer_end
+from lorapar.comparing import EXACT, AnswerRule
 from lorapar.config import BenchmarkConfig, PromptConfig
 from lorapar.errors import BadInputError
 from lorapar.evaluation.benchmarks.kinds import LETTERS
@@ -40,6 +41,8 @@ class Questioning:
     progress: Progress
     remembered: Callable[..., RememberedModel | None] = lambda *_, **__: None
     """What a model has answered before, by its adapter and what else its answers depend on."""
+    rule: AnswerRule = EXACT
+    """How answers of gsm8k are compared."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +94,7 @@ def ask(
     how.progress.advance(len(journal))
     chat = asks_by_chat(benchmark.config)
     with silent():
-        tasks = build_tasks(benchmark)
+        tasks = build_tasks(benchmark, how.rule)
         journal.start_clock()
         results = evaluate(
             RememberingLM(model, journal),

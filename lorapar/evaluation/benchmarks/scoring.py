@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from lorapar.comparing import EXACT, AnswerRule
 from lorapar.evaluation.accuracy import lenient_match, strict_match
 
 Verdicts = dict[str, float]
@@ -12,9 +13,18 @@ Verdicts = dict[str, float]
 
 def gsm8k(document: Mapping[str, Any], results: Sequence[str]) -> Verdicts:
     """Whether the number after `####` is what the answer says, or the last number in it."""
-    reference = str(document["answer"]).rsplit("####", 1)[-1].strip()
-    strict, lenient = strict_match(results[0], reference, "system2"), lenient_match(results[0], reference)
-    return {"strict": float(bool(strict)), "lenient": float(bool(lenient))}
+    return gsm8k_by(EXACT)(document, results)
+
+
+def gsm8k_by(rule: AnswerRule) -> Callable[[Mapping[str, Any], Sequence[str]], Verdicts]:
+    """The same with answers compared by a rule."""
+
+    def judged(document: Mapping[str, Any], results: Sequence[str]) -> Verdicts:
+        reference = str(document["answer"]).rsplit("####", 1)[-1].strip()
+        strict = strict_match(results[0], reference, "system2", rule)
+        return {"strict": float(bool(strict)), "lenient": float(bool(lenient_match(results[0], reference, rule)))}
+
+    return judged
 
 
 def mmlu(document: Mapping[str, Any], results: Sequence[tuple[float, bool]]) -> Verdicts:

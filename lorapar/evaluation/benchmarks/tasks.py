@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from lorapar.comparing import EXACT, AnswerRule
 from lorapar.evaluation.benchmarks import scoring
 from lorapar.evaluation.benchmarks.kinds import Row
 from lorapar.evaluation.benchmarks.rows import BenchmarkRows
@@ -24,8 +25,11 @@ def task_config(name: str) -> dict[str, Any]:
     return config
 
 
-def build_tasks(benchmark: BenchmarkRows) -> dict[str, Task]:
-    """By name, the tasks that together ask all rows: one for each subject of mmlu, one for the other benchmarks."""
+def build_tasks(benchmark: BenchmarkRows, rule: AnswerRule = EXACT) -> dict[str, Task]:
+    """By name, the tasks that together ask all rows: one for each subject of mmlu, one for the other benchmarks.
+
+    `rule`: how answers of gsm8k are compared.
+    """
     from lm_eval.api.task import ConfigurableTask
 
     groups: dict[str, tuple[list[Row], list[Row]]] = {}
@@ -36,6 +40,8 @@ def build_tasks(benchmark: BenchmarkRows) -> dict[str, Task]:
     for subject, (asked, shots) in sorted(groups.items()):
         if asked:
             config = _filled_in(benchmark, subject, asked, shots)
+            if benchmark.name == "gsm8k":
+                config["process_results"] = scoring.gsm8k_by(rule)
             tasks[config["task"]] = ConfigurableTask(config=config)
             tasks[config["task"]].set_config("num_fewshot", len(shots))
     return tasks

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from lorapar.basemodel import load_model, load_tokenizer
+from lorapar.comparing import answer_rule
 from lorapar.config import BenchmarkConfig, ModelConfig, PromptConfig
 from lorapar.evaluation import TransformersEngine, generate_greedy, lenient_match, strict_match
 from lorapar.evaluation.benchmarks import load_rows
@@ -174,3 +175,13 @@ def test_lm_eval_takes_the_task_files_as_they_are() -> None:
     folder = resources.files("lorapar.evaluation.benchmarks")
     known = TaskManager(include_path=str(folder), include_defaults=False).all_tasks
     assert {"lorapar_gsm8k", "lorapar_mmlu", "lorapar_humaneval"} <= set(known)
+
+
+def test_gsm8k_compares_answers_by_the_rule_of_the_run(benchmark) -> None:
+    rows = load_rows(benchmark("gsm8k"), seed=0)
+    document = {"question": "How much?", "answer": r"So. #### \frac{1}{\sqrt{2}}"}
+    said = [r"<answer>\frac{\sqrt{2}}{2}</answer>"]
+    with answer_rule("math") as rule:
+        for tasks, right in ((build_tasks(rows), 0.0), (build_tasks(rows, rule), 1.0)):
+            (task,) = tasks.values()
+            assert task.process_results(document, said) == {"strict": right, "lenient": right}

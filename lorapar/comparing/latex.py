@@ -1,0 +1,174 @@
+"""Rules of our own for answers in LaTeX: what they decide is not left to math-verify, which reads some of it wrongly.
+
+math-verify 0.9 takes 50% for 0.5 and for 50, `2 1/2` for 1 or 3/2, `1e3` for 1e, `3:30` for 3, `5 cm` for `5 m`, `A`
+for `a`, the last number of a sentence for the sentence, and any word for a product of its letters. So LaTeX is written
+in plain text first, and numbers, units, letters of a choice and words are compared by `lorapar.answers`. What is left,
+expressions on both sides, is handed on.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from fractions import Fraction
+
+from lorapar.answers import same_answer
+from lorapar.plain_text import without_lead
+from lorapar.quantities import Quantity, quantity_of
+
+_LONGEST = 400
+"""Characters of an expression that is still compared."""
+_SPACES = re.compile(
+    r"(?<!\\)\\[,;:! ]|\\q?quad(?![a-zA-Z])|~|\\hspace\{[^}]*\}|\\(?:displaystyle|limits|left|right)(?![a-zA-Z])"
+)
+_AROUND = (
+    re.compile(r"\$\$(.*)\$\$", re.DOTALL),
+    re.compile(r"\$([^$]*[^$\\])\$"),
+    re.compile(r"\\\((.*)\\\)", re.DOTALL),
+    re.compile(r"\\\[(.*)\\\]", re.DOTALL),
+    re.compile(r"\\(?:boxed|fbox)\s*\{(.*)\}", re.DOTALL),
+    re.compile(r"\*\*(.*)\*\*", re.DOTALL),
+)
+_TEXT = re.compile(r"\\(?:text|mathrm|mathbf|textbf|textit|mathit|rm|mbox|operatorname)\s*\{([^{}]*)\}")
+_SHORT_FRACTION = re.compile(
+    r"\\frac\s*(?:([0-9a-z])\s*([0-9a-z])|\{([^{}]+)\}\s*([0-9a-z])|([0-9a-z])\s*\{([^{}]+)\})"
+)
+_WHOLE_FRACTION = re.compile(r"([0-9]\s*)?\\frac\s*\{\s*([0-9]{1,9})\s*\}\s*\{\s*([0-9]{1,9})\s*\}")
+_ROOT = re.compile(r"\\sqrt\s*(\[[^\]]*\])?\s*([0-9a-zA-Z])")
+_TEN = re.compile(
+    r"(?:(?<![0-9.])([0-9]+(?:\.[0-9]+)?)\s*(?:\\times|\\cdot|\u00d7|\*)\s*)?"
+    r"(?<![0-9.])10\s*\^\s*(?:\{\s*(-?[0-9]{1,3})\s*\}|([0-9]{1,3}))(?![0-9])"
+)
+_ASSIGNED = re.compile(r"\\?[a-zA-Z]+\s*(?:=|\\in(?![a-zA-Z]))\s*([^=<>]+)")
+_NAMED = re.compile(
+    r"(?<![\\a-zA-Z])(sqrt|(?:arc)?(?:sin|cos|tan)h?|cot|sec|csc|log|ln|exp|min|max|gcd|pi|theta|alpha|beta|gamma)(?![a-zA-Z])"
+)
+_COMMAND = re.compile(r"\\[a-zA-Z]+|\\.")
+_LETTERS = re.compile(r"[^\W\d_]+")
+_OPERATOR = re.compile(r"[0-9^_+*/=<>|!()\[\]-]")
+_CALLED = re.compile(r"\\(sqrt|exp)\s*\(([^()]*)\)")
+_TIMES = re.compile(r"((?<![_^0-9.a-zA-Z\\])[0-9.]+)\s*\(")
+_MATRIX = re.compile(r"\\(?:begin|end)\{[a-z]+\}")
+_WITH_LETTERS = re.compile(r"-?(?:[0-9][0-9./]*|\\frac\{[0-9]+\}\{[0-9]+\})[a-zA-Z]{1,3}")
+"""A number with letters right behind it, which may be variables: `2x`."""
+_NEVER = re.compile(
+    r"[%:;?\"'`#&@\u20ac\u00a3\u00a5$\u00b0]|!!|(?<![_^0-9.])[0-9.]+\s+[0-9]|(?<![_^{a-zA-Z])[a-zA-Z]+\s*[0-9]"
+)
+"""What math-verify is never asked about: percent, times, money, degrees, two numbers side by side, `x2`."""
+_MOST_LETTERS_IN_A_ROW = 3
+
+
+@dataclass(frozen=True)
+class MathTexts:
+    """Two expressions in LaTeX that math-verify may compare."""
+
+    answer: str
+    reference: str
+
+
+def decided(answer: str, reference: str) -> bool | MathTexts:
+    """Whether two answers are the same, or, where rules of our own cannot say, what math-verify is to be asked."""
+    if same_answer(answer, reference):
+        return True
+    said, wanted = _sides(_plain(answer), _plain(reference))
+    if same_answer(said, wanted):
+        return True
+    found, sought = (None if _is_row(text) else quantity_of(text) for text in (said, wanted))
+    if found is not None and sought is not None:
+        return False  # numbers and their units are compared by `exact`, which has just said no
+    left, right = _expression(said, found), _expression(wanted, sought)
+    if not left or not right or _is_ordered(left) != _is_ordered(right):
+        return False
+    return MathTexts(left, right)
+
+
+def last_formula(text: str) -> str | None:
+    r"""What the last `\boxed{}` of a text holds, or else its last formula between dollar signs or brackets."""
+    place = max(text.rfind("\\boxed{"), text.rfind("\\fbox{"))
+    if place >= 0:
+        return _braced(text, text.index("{", place))
+    found = re.findall(r"\$\$(.+?)\$\$|\$([^$]+)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", text, re.DOTALL)
+    return next(filter(None, found[-1])).strip() if found else None
+
+
+def _braced(text: str, start: int) -> str | None:
+    """What stands in the braces that open at `start`; None where they are never closed."""
+    depth = 0
+    for place in range(start, len(text)):
+        depth += {"{": 1, "}": -1}.get(text[place], 0)
+        if not depth:
+            return text[start + 1 : place].strip()
+    return None
+
+
+def _plain(text: str) -> str:
+    """LaTeX without what only sets it, and numbers written as plain text writes them."""
+    kept = text.replace("\\{", "\\lbrace ").replace("\\}", "\\rbrace ")  # a set's braces are no markup
+    text = without_lead(kept).replace("\\lbrace ", "\\{").replace("\\rbrace", "\\}")
+    for pattern in _AROUND * 2:
+        found = pattern.fullmatch(text)
+        if found is not None:
+            text = found[1].strip()
+    text = text.removesuffix(".").replace("{,}", ",").replace("\\!", "")
+    text = _SPACES.sub(" ", text).replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac").replace("\\cfrac", "\\frac")
+    text = re.sub(r"\^\s*(?:\\circ|\{\s*\\circ\s*\})|\\degree", "\u00b0", text)
+    text = re.sub(r"\\([%$])", r"\1", text)
+    text = _ROOT.sub(lambda found: f"\\sqrt{found[1] or ''}{{{found[2]}}}", text)
+    text = _SHORT_FRACTION.sub(lambda found: "\\frac{{{}}}{{{}}}".format(*filter(None, found.groups())), text)
+    text = _TEN.sub(_with_exponent, text)
+    text = _TEXT.sub(r" \1 ", text)
+    whole = _WHOLE_FRACTION.sub(_slashed, text)
+    if quantity_of(whole) is not None and _WITH_LETTERS.fullmatch(whole) is None:
+        text = whole
+    return " ".join(text.split())
+
+
+def _slashed(found: re.Match[str]) -> str:
+    return f"{found[1] or ''} {found[2]}/{found[3]}" if found[1] else f"{found[2]}/{found[3]}"
+
+
+def _with_exponent(found: re.Match[str]) -> str:
+    r"""`1.5 \times 10^3` as `1.5e3`."""
+    return f"{found[1] or 1}e{found[2] or found[3]}"
+
+
+def _sides(answer: str, reference: str) -> tuple[str, str]:
+    r"""`x = 5` as `5`, and `x \in [0, 1]` as `[0, 1]`, where the other side names no variable."""
+    said, wanted = _ASSIGNED.fullmatch(answer), _ASSIGNED.fullmatch(reference)
+    if said is not None and wanted is None:
+        return said[1].strip(), reference
+    if wanted is not None and said is None:
+        return answer, wanted[1].strip()
+    return answer, reference
+
+
+def _expression(text: str, quantity: Quantity | None) -> str | None:
+    """A text as LaTeX that math-verify reads as it is meant; None where it is no expression."""
+    if quantity is not None and (not quantity.unit or _WITH_LETTERS.fullmatch(text) is None):
+        return None if quantity.unit else _number(quantity.value)
+    text = _NAMED.sub(r"\\\1 ", text).replace("**", "^").replace("\u03c0", "\\pi ").replace("\u221a", "\\sqrt")
+    text = _CALLED.sub(lambda found: f"\\{found[1]}{{{found[2]}}}", text)
+    text = _TIMES.sub(r"\1\\cdot (", text)
+    bare = _COMMAND.sub("\u00b7", _MATRIX.sub(" ", text))
+    if not text or len(text) > _LONGEST or _NEVER.search(bare):
+        return None
+    is_formula = "\\" in text or _OPERATOR.search(bare) is not None
+    longest = max(map(len, _LETTERS.findall(bare)), default=0)
+    return text if longest <= (_MOST_LETTERS_IN_A_ROW if is_formula else 1) else None
+
+
+def _is_row(text: str) -> bool:
+    """Whether a text is several values in brackets, of which `(1,2)` could be read as 1.2."""
+    return _is_ordered(text) or (text.startswith("\\{") and "," in text)
+
+
+def _is_ordered(text: str) -> bool:
+    """Whether a text is a pair, a longer row, or an interval: math-verify takes (1,2) for the set of 1 and 2."""
+    return text[:1] in ("(", "[") and text[-1:] in (")", "]") and "," in text
+
+
+def _number(value: Fraction) -> str:
+    if value.denominator == 1:
+        return str(value.numerator)
+    sign = "-" if value < 0 else ""
+    return f"{sign}\\frac{{{abs(value.numerator)}}}{{{value.denominator}}}"

@@ -1,0 +1,196 @@
+"""The setting `answers`: what each rule takes for the same answer, and what it must not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from sympy import Integer, Rational, simplify, sqrt
+from sympy.abc import x
+
+from lorapar.comparing import EXACT, AnswerRule, answer_rule
+from lorapar.comparing.latex import MathTexts, decided
+from lorapar.comparing.math_workers import MathWorkers
+from lorapar.comparing.rules import MathRule, normalised
+
+
+@pytest.fixture(scope="module")
+def math() -> Iterator[AnswerRule]:
+    with answer_rule("math") as rule:
+        yield rule
+
+
+SAME = [
+    # What `exact` says is right stays right.
+    ("18 dollars", "18"),
+    ("$18.00", "18"),
+    ("1,234", "1234"),
+    ("1.234,50", "1234.5"),
+    ("(B)", "B"),
+    ("Paris.", "paris"),
+    # LaTeX around the same number, unit or letter
+    (r"\frac{3}{4}", "0.75"),
+    (r"$\dfrac34$", "3/4"),
+    (r"2\frac{1}{2}", "5/2"),
+    ("2 1/2", r"\frac{5}{2}"),
+    (r"\boxed{42}", "42"),
+    (r"10{,}000", "10000"),
+    (r"1.5\times 10^3", "1500"),
+    ("1e3", "10^3"),
+    (r"50\%", "50"),
+    (r"90^\circ", "90 degrees"),
+    (r"5\,\mathrm{cm}", "5 cm"),
+    (r"5\text{ cm}", "5"),
+    (r"\text{(A)}", "A"),
+    ("x = 5", "5"),
+    # expressions
+    ("x^2+1", "1+x^2"),
+    ("(x+1)(x-1)", "x^2-1"),
+    (r"\frac{\sqrt{3}}{2}", r"\frac{1}{2}\sqrt{3}"),
+    (r"\frac{1}{\sqrt 2}", r"\sqrt2/2"),
+    ("sqrt(8)", r"2\sqrt{2}"),
+    ("pi/2", r"\frac{\pi}{2}"),
+    (r"\log_2 8", "3"),
+    ("2^{10}", "1024"),
+    ("2(3)", "6"),
+    ("10", r"2 \cdot 5"),
+    (r"\frac{x}{2}", r"\frac{1}{2}x"),
+    ("( 1 , 2 )", "(1,2)"),
+    ("2, 1", r"\{1, 2\}"),
+    (r"x \in [0,1)", r"\left[0, 1\right)"),
+    (r"\begin{pmatrix}1\\2\end{pmatrix}", r"\begin{pmatrix} 1 \\ 2 \end{pmatrix}"),
+    ("x>2", "2<x"),
+]
+DIFFERENT = [
+    # what math-verify by itself was seen to take for the same
+    ("50%", "0.5"),
+    (r"50\%", r"\frac{1}{2}"),
+    ("2 1/2", "1"),
+    ("1e3", "1"),
+    ("3:30", "3"),
+    ("2 or 3", "3"),
+    ("18 apples and 20 pears", "20"),
+    ("18 apples and 20 pears", r"2 \cdot 10"),
+    ("lube", "blue"),
+    ("True", "False"),
+    (r"5\text{ cm}", r"5\text{ m}"),
+    (r"\$18", "\u20ac18"),
+    ("(1, 2)", r"\{1, 2\}"),
+    ("2(3)", "5"),
+    ("1/3", "0.333333"),
+    (r"\frac{1}{3}", "0.3333"),
+    (r"\frac{\sqrt{2}}{2}", "0.7071068"),
+    # and the rest
+    ("(1,2)", "(2,1)"),
+    ("[0,1)", "(0,1]"),
+    ("x>2", "x<2"),
+    ("y = 5", "x = 5"),
+    ("-2", "2"),
+    ("18 million", "18"),
+    (r"\textbf{(B)}", "A"),
+    (r"\frac{1}{0}", r"\frac{2}{0}"),
+    (r"\frac{a}{b", r"\frac{a}{b}"),
+    ("x^2", "x2"),
+    ("", "5"),
+    ("", "x"),
+]
+
+
+@pytest.mark.parametrize(("answer", "reference"), SAME)
+def test_math_takes_these_for_the_same_in_both_directions(math: AnswerRule, answer: str, reference: str) -> None:
+    assert math.is_answer(answer, reference)
+    assert math.is_answer(reference, answer)
+
+
+@pytest.mark.parametrize(("answer", "reference"), DIFFERENT)
+def test_math_tells_these_apart_in_both_directions(math: AnswerRule, answer: str, reference: str) -> None:
+    assert not math.is_answer(answer, reference)
+    assert not math.is_answer(reference, answer)
+
+
+def test_math_agrees_with_sympy_on_expressions_made_by_it(math: AnswerRule) -> None:
+    """An independent check: sympy writes the LaTeX, and knows whether two expressions are equal."""
+    from sympy import latex
+
+    made = [Rational(7, 3), sqrt(12), 2 * sqrt(3), x**2 - 1, (x - 1) * (x + 1), x / 3, Integer(12), Rational(14, 6)]
+    for left in made:
+        for right in made:
+            equal = simplify(left - right) == 0
+            assert math.is_answer(f"${latex(left)}$", latex(right)) is equal, (left, right)
+
+
+def test_several_answers_at_once_and_several_references(math: AnswerRule) -> None:
+    pairs = [(r"\sqrt{4}", ("3", "2")), (r"\sqrt{4}", "3"), ("2+2", "4"), ("four", ("4", "Four"))]
+    assert math.are_answers(pairs) == [True, False, True, True]
+
+
+@pytest.mark.parametrize(
+    ("text", "reference", "found"),
+    [
+        (r"We get $x^2$, so the answer is \boxed{\frac{1}{\sqrt{2}}}. Done.", r"\frac{\sqrt{2}}{2}", True),
+        (r"First $1+1$, then $x+x$.", "2x", True),
+        (r"The last one counts: \boxed{3}, no, \boxed{4 + x}", "3 + x", False),
+        (r"<reasoning>so</reasoning><answer>\frac{2}{4}</answer>", "1/2", True),
+        ("It costs 18 dollars, thus 18", "18", True),
+    ],
+)
+def test_math_finds_the_last_formula_in_a_text(math: AnswerRule, text: str, reference: str, found: bool) -> None:
+    assert math.is_found_in(text, reference) is found
+
+
+def test_what_exact_decides_never_reaches_another_process() -> None:
+    for answer, reference in [("50%", "0.5"), ("2 1/2", "1"), ("3:30", "3"), ("blue", "red"), ("2 or 3", "3")]:
+        assert decided(answer, reference) is False
+    assert isinstance(decided("x+1", "1+x"), MathTexts)
+
+
+HUGE = MathTexts("9^{9^{9^{9}}}", "2")
+
+
+def test_a_comparison_without_an_end_counts_as_not_equal_and_the_next_ones_go_on() -> None:
+    with MathWorkers(workers=1, cpu_seconds=1.0) as workers:
+        assert workers.equal([HUGE, MathTexts("x+1", "1+x"), HUGE]) == [False, True, False]
+        assert (workers.asked, workers.undecided) == (2, 1)
+        said = MathRule(workers).undecided()
+    assert said.line.startswith("1 of 2 comparisons of answers count as not equal: ")
+    assert "9^{9^{9^{9}}}" in said.line
+
+
+def test_a_worker_that_was_killed_or_stopped_is_replaced() -> None:
+    import os
+    import signal
+
+    with MathWorkers(workers=1, wall_seconds=1.0) as workers:
+        assert workers.equal([MathTexts("x+1", "1+x")]) == [True]
+        (worker,) = workers._all
+        first = worker._process
+        assert first is not None
+        os.kill(first.pid, signal.SIGKILL)
+        first.wait()
+        assert workers.equal([MathTexts("x+2", "2+x")]) == [True]
+        second = worker._process
+        assert second is not None
+        assert second.pid != first.pid
+        os.kill(second.pid, signal.SIGSTOP)  # hangs without using CPU time
+        assert workers.equal([MathTexts("x+3", "3+x")]) == [False]
+        assert workers.undecided == 1
+    assert second.poll() is not None, "no worker outlives the block"
+
+
+def test_text_compares_normalised_text_and_nothing_else() -> None:
+    with answer_rule("text") as text:
+        assert text.is_answer(" The  \u201cRed\u201d Fox! ", 'the "red" fox')
+        assert text.is_answer("\uff11\uff18", "18")  # full-width digits are compatibility forms
+        assert not text.is_answer("1,000", "1000")
+        assert not text.is_answer("(B)", "B")
+        assert text.is_found_in("I think it is the red fox, really.", "The Red Fox")
+        assert not text.is_found_in("the redfox", "red")
+        assert not text.is_found_in("anything", "...")
+    assert normalised("**Paris**.") == "paris"
+
+
+def test_exact_is_the_default_and_is_what_it_was() -> None:
+    with answer_rule("exact") as rule:
+        assert rule is EXACT
+    assert not EXACT.is_answer(r"\sqrt{4}", "2")
+    assert EXACT.undecided().count == 0
