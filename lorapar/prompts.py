@@ -12,9 +12,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from lorapar.basemodel.answer_end import PROBE_ANSWER, AnswerEnd, answer_end, shared_length
+from lorapar.basemodel.chat_template import probe
 from lorapar.config import PromptConfig
 from lorapar.errors import BadInputError
 from lorapar.records import Example, Omission, System
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 Message = dict[str, str]
 Encoded = dict[str, list[int]]
 """`input_ids` and `labels` of one row."""
+TrainOn = Literal["last", "all"]
+"""Which turns of the assistant are learned."""
 Row = tuple[Example, System | None]
 """An example with the system it is asked as."""
 
@@ -39,10 +42,14 @@ def rows_of(examples: Iterable[Example], system: System | None) -> list[Row]:
 
 
 def prompt_messages(example: Example, system: System | None, prompts: PromptConfig) -> list[Message]:
-    """The chat that ends with the question: the system message of `system`, where there is one, and the question."""
-    opening = prompts.message_for(system)
+    """The chat that ends with the question: a system message, where there is one, turns before it, and the question.
+
+    The system message is the row's own and, behind a blank line, that of `system`.
+    """
+    opening = "\n\n".join(filter(None, (example.system_message, prompts.message_for(system))))
+    turns = [{"role": turn.role, "content": turn.content} for turn in example.history or ()]
     question = {"role": "user", "content": example.question}
-    return [{"role": "system", "content": opening}, question] if opening else [question]
+    return [*([{"role": "system", "content": opening}] if opening else []), *turns, question]
 
 
 def chat_rows(rows: Iterable[Row], prompts: PromptConfig) -> list[dict[str, Any]]:
@@ -69,15 +76,20 @@ def prompt_ids(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) 
 
 
 def encode_rows(
-    tokenizer: PreTrainedTokenizerBase, rows: Iterable[Row], prompts: PromptConfig, max_length: int
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Iterable[Row],
+    prompts: PromptConfig,
+    max_length: int,
+    train_on: TrainOn = "last",
 ) -> list[Encoded]:
     """Token ids and labels of prompt and answer; labels of the prompt are -100, what ends the answer is learned.
 
-    Rows longer than `max_length` tokens are cut at the end. Rows of which no answer token remains are left out: the
-    caller tells how many by comparing lengths.
+    With `train_on` all, turns of the assistant before the question are learned too, each with what ends it, as the
+    chat template writes them there (`earlier_answers`). Rows longer than `max_length` tokens are cut at the end. Rows
+    of which no answer token remains are left out: the caller tells how many by comparing lengths.
     """
     end = answer_end(tokenizer)
-    encoded = (_encode(tokenizer, row, end, max_length) for row in chat_rows(rows, prompts))
+    encoded = (_encode(tokenizer, row, end, max_length, train_on) for row in chat_rows(rows, prompts))
     return [row for row in encoded if any(label != IGNORED for label in row["labels"])]
 
 
@@ -96,16 +108,21 @@ class FittingRows:
 
 
 def fit_rows(
-    tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row], prompts: PromptConfig, max_length: int, setting: str
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Sequence[Row],
+    prompts: PromptConfig,
+    max_length: int,
+    setting: str,
+    train_on: TrainOn = "last",
 ) -> FittingRows:
     """As `encode_rows`, with what it leaves out and cuts; `setting` names the limit."""
     kept: list[Row] = []
     encoded: list[Encoded] = []
     cut = 0
-    whole = encode_rows(tokenizer, rows, prompts, _ANY_LENGTH)
+    whole = encode_rows(tokenizer, rows, prompts, _ANY_LENGTH, train_on)
     if len(whole) < len(rows):  # a row without an answer at all; which one, they say one by one
         nothing: Encoded = {"input_ids": [], "labels": []}
-        whole = [next(iter(encode_rows(tokenizer, [row], prompts, _ANY_LENGTH)), nothing) for row in rows]
+        whole = [next(iter(encode_rows(tokenizer, [row], prompts, _ANY_LENGTH, train_on)), nothing) for row in rows]
     for row, one in zip(rows, whole, strict=True):
         within = {name: ids[:max_length] for name, ids in one.items()}
         if any(label != IGNORED for label in within["labels"]):
@@ -201,12 +218,52 @@ def _without_opened_tag(prompt: str, answer: str) -> str:
     return answer.lstrip().removeprefix(tag).lstrip() if answer.lstrip().startswith(tag) else answer
 
 
-def _encode(tokenizer: PreTrainedTokenizerBase, row: dict[str, Any], end: AnswerEnd, max_length: int) -> Encoded:
+def earlier_answers(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], prompt: str, end: AnswerEnd
+) -> list[tuple[int, int] | None]:
+    """Where each turn of the assistant in `messages` stands in `prompt`, which is what the template makes of them.
+
+    From its first character to the end of what ends it; None for a turn that the template changes or leaves out, such
+    as one whose thoughts it drops.
+    """
+    found: list[tuple[int, int] | None] = []
+    begin = 0
+    for place, message in enumerate(messages[:-1]):
+        if message["role"] == "assistant":
+            asked, before = (probe(tokenizer, messages[:place], prompt=opened) for opened in (True, False))
+            # Behind the words that open an answer, where the template writes the same ones before turns that are past.
+            begin = len(asked) if prompt.startswith(asked) else max(begin, shared_length(before, prompt))
+            found.append(_span(message["content"], messages[place + 1]["content"], prompt, begin, end))
+            begin = found[-1][1] if found[-1] else begin
+    return found
+
+
+def _span(answer: str, next_question: str, prompt: str, begin: int, end: AnswerEnd) -> tuple[int, int] | None:
+    """Where an answer and what ends it stand in a prompt, from `begin` on; None where it is not before `next_question`.
+
+    White space between `begin` and the answer belongs to it.
+    """
+    start, following = (prompt.find(text.strip(), begin) for text in (answer, next_question))
+    mark = end.learned.strip()
+    if start < 0 or 0 <= following <= start or (mark and mark in prompt[begin:start]):
+        return None
+    stop = start + len(answer.strip())
+    written = next((one for one in (end.learned, end.written, mark) if prompt.startswith(one, stop)), "")
+    return (start if prompt[begin:start].strip() else begin, stop + len(written))
+
+
+def _encode(
+    tokenizer: PreTrainedTokenizerBase, row: dict[str, Any], end: AnswerEnd, max_length: int, train_on: TrainOn
+) -> Encoded:
     text = training_text(tokenizer, row, end)
     prompt, ids = (_ids(tokenizer, one) for one in (text.prompt, text.prompt + text.learned))
     # A token may span the end of the prompt: like TRL, the answer starts where the two part.
     start = shared_length(prompt, ids)
     labels = [IGNORED] * start + ids[start:]
+    if train_on == "all":
+        for span in earlier_answers(tokenizer, row["prompt"], text.prompt, end):
+            first, last = (shared_length(_ids(tokenizer, text.prompt[:one]), ids) for one in span or (0, 0))
+            labels[first:last] = ids[first:last]
     return {"input_ids": ids[:max_length], "labels": labels[:max_length]}
 
 

@@ -22,11 +22,19 @@ class Record(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class Turn(Record):
+    """A message of a conversation; what its row's system message says stands apart."""
+
+    role: Literal["user", "assistant"]
+    content: str
+
+
 class Example(Record):
     """One question with the answer the model learns to write."""
 
     id: str
     question: str
+    """What the last turn of the user says."""
     answer: str
     """The whole text the model is trained to produce."""
     reference: str | tuple[str, ...] | None = None
@@ -35,6 +43,19 @@ class Example(Record):
     known_system: System | None = None
     """The true system where the data names it: used to judge teachers, never to label training rows."""
     split: Literal["train", "heldout"] = "train"
+    system_message: str | None = None
+    """The row's own system message, where it brings one."""
+    history: tuple[Turn, ...] | None = None
+    """The turns before the question; None where the row has one question and one answer."""
+
+    @property
+    def asked(self) -> str:
+        """All that stands before the answer as one text: the question alone, where the row has nothing else."""
+        if self.system_message is None and not self.history:
+            return self.question
+        turns = [("System", self.system_message)] if self.system_message else []
+        turns += [(turn.role.capitalize(), turn.content) for turn in self.history or ()]
+        return "\n\n".join(f"{who}: {text}" for who, text in [*turns, ("User", self.question)])
 
 
 class Vote(Record):

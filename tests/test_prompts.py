@@ -1,5 +1,7 @@
 """What the model is asked, and that its tokens and labels are those of TRL's own SFTTrainer."""
 
+from itertools import groupby
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,7 +21,7 @@ from lorapar.prompts import (
     render,
     rows_of,
 )
-from lorapar.records import Example
+from lorapar.records import Example, Turn
 
 TINY = ModelConfig(name="builtin:tiny", dtype="float32")
 PROMPTS = PromptConfig(system1=None, system2="Show steps.")
@@ -85,6 +87,90 @@ def test_exactly_the_answer_and_its_end_of_turn_are_learned(tokenizer, question,
     learned = [label for label in row["labels"] if label != IGNORED]
     assert tokenizer.decode(learned) == answer + "<|im_end|>\n"
     assert row["input_ids"][-len(learned) :] == learned
+
+
+TALK = Example(
+    id="talk",
+    question="And 3+4?",
+    answer="7",
+    system_message="Be brief.",
+    history=(
+        Turn(role="user", content="1+1?"),
+        Turn(role="assistant", content="2"),
+        Turn(role="user", content="Is 2 or 3 right?"),
+        Turn(role="assistant", content="2"),
+    ),
+)
+
+
+def learned_texts(tokenizer, row, template=None, **options):
+    """The texts that labels stand on, in their order."""
+    if template:
+        tokenizer = load_tokenizer(TINY.model_copy(update={"chat_template": template}))
+    (encoded,) = encode_rows(tokenizer, [row], PROMPTS, 1000, **options)
+    runs = groupby(zip(encoded["input_ids"], encoded["labels"], strict=True), key=lambda pair: pair[1] != IGNORED)
+    assert all(label in (IGNORED, token) for token, label in zip(*encoded.values(), strict=True))
+    return [tokenizer.decode([token for token, _ in pairs]) for learned, pairs in runs if learned]
+
+
+def test_turns_before_the_question_and_the_rows_own_system_message_are_asked_with_it():
+    first, *turns, question = prompt_messages(TALK, "system2", PROMPTS)
+    assert first == {"role": "system", "content": "Be brief.\n\nShow steps."}
+    assert [(turn["role"], turn["content"]) for turn in turns] == [(one.role, one.content) for one in TALK.history]
+    assert question == {"role": "user", "content": "And 3+4?"}
+    assert prompt_messages(TALK, "system1", PROMPTS)[0]["content"] == "Be brief."
+
+
+@pytest.mark.parametrize("system", ["system1", "system2"])
+def test_the_last_answer_is_learned_or_every_one_with_what_ends_it(tokenizer, system):
+    assert learned_texts(tokenizer, (TALK, system)) == ["7<|im_end|>\n"]
+    every = ["2<|im_end|>\n", "2<|im_end|>\n", "7<|im_end|>\n"]
+    assert learned_texts(tokenizer, (TALK, system), train_on="all") == every
+    assert learned_texts(tokenizer, (FACT, system), train_on="all") == ["plant<|im_end|>\n"]
+
+
+MESSAGE = "{{ '<|im_start|>' + m.role + '\n' + CONTENT + '<|im_end|>\n' }}"
+
+
+@pytest.mark.parametrize(
+    ("content", "opened", "expected"),
+    [
+        # Qwen3 drops the thoughts of turns that are past, and its prompt may open and close an empty one.
+        ("(m.content.split('</think>') | last)", "", ["2<|im_end|>\n", "7<|im_end|>\n"]),
+        ("(m.content if loop.last else m.content.split('</think>') | last)", "<think>\n\n</think>\n\n",
+         ["2<|im_end|>\n", "7<|im_end|>\n"]),
+        ("(m.content if m.role != 'assistant' or loop.last else 'so it is')", "", ["7<|im_end|>\n"]),
+    ],
+)  # fmt: skip
+def test_a_past_answer_that_the_template_changes_is_not_learned(tokenizer, content, opened, expected):
+    thought = Turn(role="assistant", content="<think>hm</think>3")
+    row = TALK.model_copy(update={"history": (TALK.history[0], thought, *TALK.history[2:])})
+    prompt = f"{{% if add_generation_prompt %}}{{{{ '<|im_start|>assistant\n{opened}' }}}}{{% endif %}}"
+    template = f"{{% for m in messages %}}{MESSAGE.replace('CONTENT', content)}{{% endfor %}}{prompt}"
+    assert learned_texts(tokenizer, (row, "system1"), template, train_on="all") == expected
+
+
+def test_labels_on_every_answer_are_those_of_trl(tmp_path):
+    """TRL learns from `{% generation %}` marks where a template has them."""
+    from datasets import Dataset
+    from trl import SFTConfig, SFTTrainer
+
+    marked = (
+        "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' }}{% if m.role == 'assistant' %}{% generation %}"
+        "{{ m.content + '<|im_end|>\n' }}{% endgeneration %}{% else %}{{ m.content + '<|im_end|>\n' }}{% endif %}"
+        "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+    )
+    chosen = load_tokenizer(TINY.model_copy(update={"chat_template": marked}))
+    (row,) = chat_rows([(TALK, "system1")], PROMPTS)
+    arguments = SFTConfig(
+        output_dir=str(tmp_path), report_to=[], use_cpu=True, bf16=False, disable_tqdm=True, assistant_only_loss=True
+    )
+    data = Dataset.from_list([{"messages": row["prompt"] + row["completion"]}])
+    trainer = SFTTrainer(model=load_model(TINY), args=arguments, train_dataset=data, processing_class=chosen)
+    batch = trainer.data_collator([dict(one) for one in trainer.train_dataset])
+    ours = collate(encode_rows(chosen, [(TALK, "system1")], PROMPTS, 1000, "all"), chosen.pad_token_id)
+    assert ours["input_ids"].equal(batch["input_ids"])
+    assert ours["labels"].equal(batch["labels"])
 
 
 def test_long_rows_are_cut_at_the_end_and_rows_without_answer_left_out(tokenizer):

@@ -17,8 +17,14 @@ class ColumnMapping(Section):
     answer: str = Field("answer", description="Column with the full answer the model learns to write")
     reference: str | None = Field(None, description="Column with the short exact answer used by rewards and accuracy")
     reference_pattern: str | None = Field(
-        None, description="Regular expression whose first group finds the short answer inside the answer column"
+        None,
+        description="Regular expression whose first group finds the short answer inside the answer; `boxed`: what the "
+        "last \\boxed{} holds",
     )
+    messages: str | None = Field(
+        None, description="Column with a whole conversation (role and content, or from and value), instead of the two"
+    )
+    system_message: str | None = Field(None, description="Column with the row's own system message")
     system: str | None = Field(None, description="Column with the known system of a row, where there is one")
     id: str | None = Field(None, description="Column with a row's name; a digest of its text where absent")
 
@@ -37,13 +43,15 @@ class DataConfig(Section):
 
     source: Place = Field(
         "task-mix",
-        description="`task-mix`, a .jsonl/.json/.csv/.parquet file or folder (s3:// too), or `hub:OWNER/NAME`",
+        description="`task-mix`, a .jsonl/.json/.csv/.tsv/.parquet file or folder (s3:// too), or `hub:OWNER/NAME`",
     )
     revision: str | None = Field(None, description="Hub revision of the data set")
     subset: str | None = Field(None, description="Hub configuration name of the data set")
     split: str = Field("train", description="Hub split to read")
     mapping: str | None = Field(None, description="A ready mapping: gsm8k, dolly, openplatypus, codealpaca")
-    columns: ColumnMapping | None = Field(None, description="A mapping of one's own; wins over `mapping`")
+    columns: ColumnMapping | None = Field(
+        None, description="A mapping of your own; wins over `mapping`. Without both, columns are recognised"
+    )
     limit: Positive | None = Field(None, description="Read at most this many rows")
     bad_rows: Literal["refuse", "leave_out"] = Field(
         "refuse", description="Rows without a question or answer, and repeated questions: an error, or left out"

@@ -18,6 +18,9 @@ class SftConfig(Section):
     """Supervised fine-tuning on System 1 (paper section 4.1)."""
 
     rows: Literal["system1", "all"] = Field("system1", description="Rows trained on; `all` is the authors' script")
+    train_on: Literal["last", "all"] = Field(
+        "last", description="Turns of the assistant that are learned where rows have several: the last one, or all"
+    )
     warmup_system2_examples: Annotated[int, Field(ge=0)] = Field(
         0, description="System 2 rows mixed in so that RL starts with some reward"
     )

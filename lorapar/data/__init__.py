@@ -3,9 +3,19 @@
 Importable without torch, datasets and pyarrow: they are imported where a source needs them.
 """
 
-from lorapar.data.load import LoadedData, load_data, load_examples
+from lorapar.data.load import LoadedData, load_data, load_examples, load_sample
 from lorapar.data.mapping import MAPPINGS
 from lorapar.data.source import Kind, data_digest, resolve_data
 from lorapar.data.source import kind_of as data_kind
 
-__all__ = ["MAPPINGS", "Kind", "LoadedData", "data_digest", "data_kind", "load_data", "load_examples", "resolve_data"]
+__all__ = [
+    "MAPPINGS",
+    "Kind",
+    "LoadedData",
+    "data_digest",
+    "data_kind",
+    "load_data",
+    "load_examples",
+    "load_sample",
+    "resolve_data",
+]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections import Counter
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from typing import Any, get_args
@@ -11,11 +12,12 @@ from typing import Any, get_args
 from lorapar.answers import References, distinct
 from lorapar.config import ColumnMapping, DataConfig
 from lorapar.data.cells import BadRowError, Cells
-from lorapar.data.mapping import compiled_pattern, mapping_for
+from lorapar.data.conversation import MEDIA_COLUMNS, Conversation, messages_in, read_conversation
+from lorapar.data.mapping import RECOGNISED_BY, Mapped, mapping_for, reference_finder
 from lorapar.data.readers import RawRow
 from lorapar.data.source import Kind, kind_of, source_rows
 from lorapar.data.taskmix import generate_task_mix
-from lorapar.errors import BadInputError, nearest
+from lorapar.errors import BadInputError, UnreachableError, nearest
 from lorapar.records import Example, System
 
 _THOUSANDS = re.compile(r"[-+]?\$?\d{1,3}(,\d{3})+(\.\d+)?")
@@ -35,6 +37,8 @@ class LoadedData:
     """Whether the source has rows beyond `data.limit`."""
     blank_texts: dict[str, int] = field(default_factory=dict)
     """By column, the cells that hold a text such as `nan` and count as empty."""
+    notes: list[str] = field(default_factory=list)
+    """What the columns were recognised as, how files were read, and what was made of rows, one line each."""
 
 
 def load_examples(config: DataConfig, seed: int) -> list[Example]:
@@ -52,18 +56,46 @@ def load_data(config: DataConfig, seed: int) -> LoadedData:
     """
     if kind_of(config) is Kind.TASK_MIX:
         return LoadedData(_task_mix(config, seed))
-    source = iter(source_rows(config))
+    loaded, mapped = _read(config)
+    if mapped.said is None and loaded.examples:
+        _require_a_reference(loaded.examples, mapped.columns, config.source)
+    if not loaded.examples:
+        raise BadInputError(f"data.source: {config.source} has no usable row; the first: {loaded.left_out[0]}")
+    return replace(loaded, examples=_split(loaded.examples, config.heldout, seed))
+
+
+def load_sample(config: DataConfig, seed: int) -> LoadedData:
+    """The first rows of a source, none held out: what `plan` looks at.
+
+    Of the hub, rows are looked at only where the settings leave open what the columns mean, and none where it fails.
+    Raises as `load_data`.
+    """
+    if kind_of(config) is Kind.TASK_MIX:
+        return LoadedData(_task_mix(config, seed)[:RECOGNISED_BY])
+    few = config.model_copy(update={"limit": min(config.limit or RECOGNISED_BY, RECOGNISED_BY)})
+    if kind_of(config) is not Kind.HUB:
+        return _read(few)[0]
+    if config.mapping is not None or config.columns is not None:
+        return LoadedData([])
+    try:
+        return _read(few, streamed=True)[0]
+    except (UnreachableError, OSError, ValueError):  # not everything that can be downloaded can be streamed
+        return LoadedData([])
+
+
+def _read(config: DataConfig, *, streamed: bool = False) -> tuple[LoadedData, Mapped]:
+    """The rows of a source that is not the task mix, not yet split."""
+    notes: list[str] = []
+    source = iter(source_rows(config, notes.append, streamed=streamed))
     rows = list(islice(source, config.limit))
     if not rows:
         raise BadInputError(f"data.source: {config.source} is empty; it needs at least one row")
     columns = dict.fromkeys(chain.from_iterable(row for _, row in rows))
-    mapping = mapping_for(config, columns, config.source)
-    loaded = _examples(rows, mapping, strict=config.bad_rows == "refuse")
-    if not loaded.examples:
-        raise BadInputError(f"data.source: {config.source} has no usable row; the first: {loaded.left_out[0]}")
-    _require_a_reference(loaded.examples, mapping, config.source)
+    mapped = mapping_for(config, columns, rows, config.source)
+    loaded = _examples(rows, mapped, strict=config.bad_rows == "refuse")
     more = config.limit is not None and next(source, None) is not None
-    return replace(loaded, examples=_split(loaded.examples, config.heldout, seed), more=more)
+    notes += [f"{config.source} is {mapped.said}"] if mapped.said else []
+    return replace(loaded, more=more, notes=[*notes, *loaded.notes]), mapped
 
 
 def _task_mix(config: DataConfig, seed: int) -> list[Example]:
@@ -74,8 +106,8 @@ def _task_mix(config: DataConfig, seed: int) -> list[Example]:
     return [Example.model_validate({_FIELD_OF.get(key, key): value for key, value in row.items()}) for row in rows]
 
 
-def _examples(rows: list[RawRow], mapping: ColumnMapping, *, strict: bool) -> LoadedData:
-    builder = _Builder(mapping, Cells(rows))
+def _examples(rows: list[RawRow], mapped: Mapped, *, strict: bool) -> LoadedData:
+    builder = _Builder(mapped, Cells(rows))
     examples: list[Example] = []
     left_out: list[str] = []
     questions: dict[str, str] = {}
@@ -83,7 +115,7 @@ def _examples(rows: list[RawRow], mapping: ColumnMapping, *, strict: bool) -> Lo
     for where, row in rows:
         try:
             example = builder.example(where, row)
-            _claim(questions, _same_text(example.question), where, "asks the same question as")
+            _claim(questions, _same_text(example.asked), where, "asks the same question as")
             _claim(names, example.id, where, f"has the same id '{example.id}' as")
         except BadRowError as error:
             if strict:
@@ -91,7 +123,8 @@ def _examples(rows: list[RawRow], mapping: ColumnMapping, *, strict: bool) -> Lo
             left_out.append(str(error))
         else:
             examples.append(example)
-    return LoadedData(examples, left_out, blank_texts=dict(builder.cells.blank_texts))
+    notes = [f"{count:,} of {len(rows):,} rows {what}" for what, count in builder.seen.items()]
+    return LoadedData(examples, left_out, blank_texts=dict(builder.cells.blank_texts), notes=notes)
 
 
 def _claim(taken: dict[str, str], key: str, where: str, complaint: str) -> None:
@@ -103,25 +136,67 @@ def _claim(taken: dict[str, str], key: str, where: str, complaint: str) -> None:
 class _Builder:
     """Makes the examples of rows."""
 
-    def __init__(self, mapping: ColumnMapping, cells: Cells) -> None:
+    def __init__(self, mapped: Mapped, cells: Cells) -> None:
+        mapping = mapped.columns
         self.cells = cells
+        self.seen: Counter[str] = Counter()
+        """Rows by what was made of them, in words."""
         self._mapping = mapping
-        self._pattern = compiled_pattern(mapping.reference_pattern) if mapping.reference_pattern else None
+        self._recognised = mapped.said is not None
+        self._find = reference_finder(mapping.reference_pattern) if mapping.reference_pattern else None
 
     def example(self, where: str, row: dict[str, Any]) -> Example:
         """The example of a row; raises BadRowError."""
         mapping, text = self._mapping, self.cells.text
-        question = self._needed(where, row, mapping.question, "question")
-        context = text(where, row, mapping.context)
-        if context:
-            question = f"{question}\n\n{context}"
-        answer = self._needed(where, row, mapping.answer, "answer")
-        return Example(
-            id=text(where, row, mapping.id) or hashlib.sha256(_same_text(question).encode()).hexdigest()[:16],
+        self._look_for_more(where, row)
+        said = self._conversation(where, row)
+        question, answer = (said.question, said.answer) if said else self._texts(where, row)
+        example = Example(
+            id="",
             question=question,
             answer=answer,
             reference=self._reference(where, row, answer),
             known_system=self._system(where, row, mapping.system),
+            system_message=text(where, row, mapping.system_message) or (said.system_message if said else None),
+            history=(said.history or None) if said else None,
+        )
+        name = text(where, row, mapping.id) or hashlib.sha256(_same_text(example.asked).encode()).hexdigest()[:16]
+        return example.model_copy(update={"id": name})
+
+    def _look_for_more(self, where: str, row: dict[str, Any]) -> None:
+        """Refuse a row whose pictures or sounds would be left out, and count those whose list of tools is."""
+        used = self._mapping.model_dump().values()
+        for column in MEDIA_COLUMNS:
+            if not row.get(column) or column in used:
+                continue
+            if self._recognised:
+                raise BadRowError(f"{where}: '{column}' is not empty, and only text is trained")
+            self.seen[f"have something in '{column}', which is not read"] += 1
+        if self._mapping.messages and row.get("tools") and "tools" not in used:
+            self.seen["list 'tools' and call none; the model is not told of them"] += 1
+
+    def _conversation(self, where: str, row: dict[str, Any]) -> Conversation | None:
+        """The conversation of a row, in one column or in those of question and answer; None: both hold texts."""
+        mapping = self._mapping
+        if mapping.messages is not None:
+            messages = messages_in(row.get(mapping.messages))
+            if messages is None:
+                raise BadRowError(
+                    f"{where}: '{mapping.messages}' holds no messages (role and content, or from and value)"
+                )
+            return read_conversation(where, {mapping.messages: messages}, self.seen)
+        asked, said = (messages_in(row.get(column)) for column in (mapping.question, mapping.answer))
+        if asked is None and said is None:
+            return None
+        asked = asked or [{"role": "user", "content": self._needed(where, row, mapping.question, "question")}]
+        said = said or [{"role": "assistant", "content": self._needed(where, row, mapping.answer, "answer")}]
+        return read_conversation(where, {mapping.question: asked, mapping.answer: said}, self.seen)
+
+    def _texts(self, where: str, row: dict[str, Any]) -> tuple[str, str]:
+        question = self._needed(where, row, self._mapping.question, "question")
+        context = self.cells.text(where, row, self._mapping.context)
+        return f"{question}\n\n{context}" if context else question, self._needed(
+            where, row, self._mapping.answer, "answer"
         )
 
     def _needed(self, where: str, row: dict[str, Any], column: str, part: str) -> str:
@@ -134,9 +209,8 @@ class _Builder:
     def _reference(self, where: str, row: dict[str, Any], answer: str) -> References | None:
         """What the column says, or else what the pattern finds in the answer; several are a tuple."""
         found = distinct(map(_without_commas, self.cells.texts(where, row, self._mapping.reference)))
-        if not found and self._pattern is not None:
-            match = self._pattern.search(answer)
-            found = distinct([_without_commas(match[1] or "")]) if match else ()
+        if not found and self._find is not None:
+            found = distinct([_without_commas(self._find(answer))])
         return found if len(found) > 1 else next(iter(found), None)
 
     def _system(self, where: str, row: dict[str, Any], column: str | None) -> System | None:
@@ -173,7 +247,7 @@ def _require_a_reference(examples: list[Example], mapping: ColumnMapping, source
 
 def _split(examples: list[Example], heldout: float, seed: int) -> list[Example]:
     count = _heldout_rows(heldout, len(examples))
-    ranked = sorted(examples, key=lambda one: hashlib.sha256(f"{seed}:{_same_text(one.question)}".encode()).digest())
+    ranked = sorted(examples, key=lambda one: hashlib.sha256(f"{seed}:{_same_text(one.asked)}".encode()).digest())
     chosen = {example.id for example in ranked[:count]}
     return [
         example.model_copy(update={"split": "heldout" if example.id in chosen else "train"}) for example in examples

@@ -1,46 +1,184 @@
-"""Which column of a data set plays which part: the ready mappings, one's own, and the usual column names."""
+"""Which column of a data set plays which part: what the settings say, or what the columns are recognised by."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any
 
 from lorapar.config import ColumnMapping, DataConfig
+from lorapar.data.conversation import messages_in
+from lorapar.data.readers import RawRow
 from lorapar.errors import BadInputError, nearest
 
+_GSM8K = r"####\s*(\S.*?)\s*$"
+BOXED = "boxed"
 _INSTRUCTION = ColumnMapping(question="instruction", context="input", answer="output")
 
 MAPPINGS: dict[str, ColumnMapping] = {
-    "gsm8k": ColumnMapping(reference_pattern=r"####\s*(\S.*?)\s*$"),
+    "gsm8k": ColumnMapping(reference_pattern=_GSM8K),
     "dolly": ColumnMapping(question="instruction", context="context", answer="response"),
     "openplatypus": _INSTRUCTION,
     "codealpaca": _INSTRUCTION,
 }
 """Columns of openai/gsm8k, databricks/databricks-dolly-15k, garage-bAInd/Open-Platypus, sahil2801/CodeAlpaca-20k."""
 
+RECOGNISED_BY = 32
+"""Rows at the beginning of a source that are looked at; `plan` reads no more."""
+_PARTS = ("question", "answer", "context", "reference", "messages", "system_message", "system", "id")
 _OPTIONAL = ("context", "reference", "system", "id")
+_CONVERSATIONS = ("messages", "conversations", "conversation")
+_PAIRS = (
+    ("prompts and completions (TRL)", "prompt", None, "completion"),
+    ("instructions (Alpaca)", "instruction", "input", "output"),
+    ("instructions (Dolly)", "instruction", "context", "response"),
+    ("problems with solutions", "problem", None, "solution"),
+)
+"""What rows are called, and their columns for question, context and answer."""
+_USUAL = {
+    "question": ("question", "prompt", "instruction", "problem", "query", "input"),
+    "answer": ("answer", "completion", "output", "response", "solution", "chosen"),
+}
+"""Usual names of columns; a name of one part is never offered for the other."""
+_KNOWN = (
+    "known are question and answer, messages, conversations, prompt and completion, instruction and output (or "
+    "response), problem and solution"
+)
 
 
-def mapping_for(config: DataConfig, columns: Collection[str], where: str) -> ColumnMapping:
-    """The mapping the settings name, each of its columns being there.
+@dataclass(frozen=True)
+class Mapped:
+    """The mapping of a source, and what it was recognised as where the settings name none."""
 
-    Without one, `question` and `answer` are required and `context`, `reference`, `system` and `id` are used where the
-    data has them. Raises BadInputError naming the column and the nearest right one.
+    columns: ColumnMapping
+    said: str | None = None
+
+
+def mapping_for(config: DataConfig, columns: Collection[str], rows: Sequence[RawRow], where: str) -> Mapped:
+    """The mapping the settings name, each of its columns being there, or else the one that fits the columns.
+
+    Of the rows, the first `RECOGNISED_BY` say what the columns hold. Raises BadInputError naming the column and the
+    nearest right one.
     """
-    mapping = _chosen(config, columns)
-    for part in ("question", "answer", *_OPTIONAL):
-        column = getattr(mapping, part)
-        if column is not None and column not in columns:
-            raise BadInputError(
-                f"data.columns.{part}: {where} has no column '{column}'{_hint(part, column, columns)}; it has: "
-                f"{', '.join(columns)}; name the right one in data.columns"
-            )
+    first = [row for _, row in rows[:RECOGNISED_BY]]
+    named = config.columns or (MAPPINGS[config.mapping] if config.mapping is not None else None)
+    mapped = _recognised(columns, first) if named is None else Mapped(named)
+    if mapped is None:
+        raise BadInputError(
+            f"data.columns: {where} has no columns that say what is asked and answered; it has: {', '.join(columns)}"
+            f"{_pair_meant(columns)}; name the right ones in data.columns ({_KNOWN})"
+        )
+    for part in _PARTS:
+        column = getattr(mapped.columns, part)
+        if column is None or column in columns or (part in ("question", "answer") and mapped.columns.messages):
+            continue
+        raise BadInputError(
+            f"data.columns.{part}: {where} has no column '{column}'{_hint(part, column, columns)}; it has: "
+            f"{', '.join(columns)}; name the right one in data.columns"
+        )
+    return mapped
+
+
+def _recognised(columns: Collection[str], rows: Sequence[dict[str, Any]]) -> Mapped | None:
+    """What the columns are recognised as; None where nothing fits."""
+    if "question" in columns and "answer" in columns:
+        mapping = ColumnMapping(**{part: part for part in _OPTIONAL if part in columns})
+        return _with_reference("questions and answers", mapping, "", rows)
+    found = _conversation(columns, rows) or _pair(columns)
+    if found is None:
+        return None
+    what, mapping = found
+    mapping = mapping.model_copy(update={part: part for part in ("reference", "system", "id") if part in columns})
+    return _with_reference(what, _with_system_message(mapping, columns, rows), _told(mapping), rows)
+
+
+def _conversation(columns: Collection[str], rows: Sequence[dict[str, Any]]) -> tuple[str, ColumnMapping] | None:
+    for column in _CONVERSATIONS:
+        if column not in columns:
+            continue
+        cells = [row[column] for row in rows if row.get(column)]
+        found = [messages for cell in cells if (messages := messages_in(cell)) is not None]
+        if found:
+            ours = "role" in found[0][0]
+            return "conversations (" + ("chat messages" if ours else "ShareGPT") + ")", ColumnMapping(messages=column)
+    return None
+
+
+def _pair(columns: Collection[str]) -> tuple[str, ColumnMapping] | None:
+    for what, question, context, answer in _PAIRS:
+        if question in columns and answer in columns:
+            below = context if context in columns else None
+            mapping = ColumnMapping(question=question, context=below, answer=answer)
+            if question == "problem" and "answer" in columns:  # the short one, beside the whole solution
+                mapping = mapping.model_copy(update={"reference": "answer"})
+            return what, mapping
+    return None
+
+
+def _with_system_message(
+    mapping: ColumnMapping, columns: Collection[str], rows: Sequence[dict[str, Any]]
+) -> ColumnMapping:
+    """A column `system` holds a system message, where it does not hold the names of the two systems."""
+    if "system_prompt" in columns:
+        return mapping.model_copy(update={"system_message": "system_prompt"})
+    texts = [value for row in rows if isinstance(value := row.get("system"), str) and value.strip()]
+    if texts and not any(re.fullmatch(r"system[\s_-]*[12]", text.strip().lower()) for text in texts):
+        return mapping.model_copy(update={"system": None, "system_message": "system"})
     return mapping
 
 
+def _told(mapping: ColumnMapping) -> str:
+    if mapping.messages:
+        return f"the last turn of the assistant in '{mapping.messages}' is the answer, the turns before it are context"
+    context = f" with '{mapping.context}' below it" if mapping.context else ""
+    return f"'{mapping.question}'{context} is the question, '{mapping.answer}' the answer"
+
+
+def _with_reference(what: str, mapping: ColumnMapping, told: str, rows: Sequence[dict[str, Any]]) -> Mapped:
+    """With the way short answers are written in these rows, where most that are looked at write them so."""
+    answers = [] if mapping.reference is not None else [text for row in rows if (text := _answer_text(row, mapping))]
+    for pattern, style in ((_GSM8K, "follows ####"), (BOXED, "stands in the last \\boxed{}")):
+        if 2 * sum(map(bool, map(reference_finder(pattern), answers))) > len(answers):
+            mapping = mapping.model_copy(update={"reference_pattern": pattern})
+            what = f"{what} (GSM8K)" if pattern == _GSM8K and not told else what
+            told = "; ".join(filter(None, (told, f"the reference is what {style} in the answer")))
+            break
+    if mapping.reference is not None and mapping.reference != "reference":
+        told += f"; '{mapping.reference}' is the reference"
+    if mapping.system_message is not None:
+        told += f"; '{mapping.system_message}' is the row's system message"
+    return Mapped(mapping, f"recognised as {what}" + (f": {told}" if told else ""))
+
+
+def _answer_text(row: dict[str, Any], mapping: ColumnMapping) -> str:
+    cell = row.get(mapping.messages or mapping.answer)
+    messages = messages_in(cell)
+    if messages:
+        last = messages[-1]
+        cell = last.get("content", last.get("value"))
+    return cell if isinstance(cell, str) else ""
+
+
+def _pair_meant(columns: Collection[str]) -> str:
+    """A suffix with the columns that are meant, where exactly one has a usual name of a question and of an answer."""
+    question, answer = ([one for one in columns if one.lower() in names] for names in _USUAL.values())
+    if len(question) != 1 or len(answer) != 1:
+        return ""
+    return f" (did you mean data.columns.question={question[0]} and data.columns.answer={answer[0]}?)"
+
+
 def _hint(part: str, column: str, columns: Collection[str]) -> str:
-    """The column that was meant: the one spelt nearly so, or else the one that has the usual name of its part."""
-    return nearest(column, list(columns)) or nearest(part, [one for one in columns if one.lower() == part])
+    """The column that was meant: one spelt nearly so, or the only one that has a usual name of its part."""
+    others = {name for of, names in _USUAL.items() if of != part for name in names}
+    own = [one for one in columns if one.lower() not in others]
+    lower = {one.lower(): one for one in own}
+    close = get_close_matches(column.lower(), list(lower), n=1, cutoff=0.8)
+    usual = [one for one in own if one.lower() in _USUAL.get(part, (part,))]
+    meant = [lower[one] for one in close] or [one for one in usual if one.lower() == part]
+    meant = meant or (usual if len(usual) == 1 else [])
+    return f" (did you mean '{meant[0]}'?)" if meant else ""
 
 
 def check_mapping(config: DataConfig) -> None:
@@ -53,11 +191,16 @@ def check_mapping(config: DataConfig) -> None:
         )
     pattern = config.columns.reference_pattern if config.columns else None
     if pattern is not None:
-        compiled_pattern(pattern)
+        reference_finder(pattern)
 
 
-def compiled_pattern(pattern: str) -> re.Pattern[str]:
-    """The regular expression of `reference_pattern`; it needs a group, which finds the short answer."""
+def reference_finder(pattern: str) -> Callable[[str], str]:
+    """Finds the short answer in an answer: by a regular expression with a group, or in the last `\\boxed{}`.
+
+    The function returns an empty text where there is none. Raises BadInputError for patterns that cannot work.
+    """
+    if pattern == BOXED:
+        return last_boxed
     try:
         compiled = re.compile(pattern)
     except re.error as error:
@@ -66,12 +209,36 @@ def compiled_pattern(pattern: str) -> re.Pattern[str]:
         raise BadInputError(
             f"data.columns.reference_pattern: '{pattern}' has no group; put parentheses around the short answer"
         )
-    return compiled
+
+    def find(answer: str) -> str:
+        match = compiled.search(answer)
+        return (match[1] or "").strip() if match else ""
+
+    return find
 
 
-def _chosen(config: DataConfig, columns: Collection[str]) -> ColumnMapping:
-    if config.columns is not None:
-        return config.columns
-    if config.mapping is not None:
-        return MAPPINGS[config.mapping]
-    return ColumnMapping(**{part: part for part in _OPTIONAL if part in columns})
+def last_boxed(text: str) -> str:
+    """What the last whole `\\boxed{...}` (or `\\fbox{...}`) of a text holds, braces inside it included."""
+    found = ""
+    for match in re.finditer(r"\\(?:boxed|fbox)\s*\{", text):
+        end = _closing(text, match.end())
+        if end is not None:
+            found = text[match.end() : end].strip()
+    return found
+
+
+def _closing(text: str, start: int) -> int | None:
+    """Where the brace that was opened before `start` is closed."""
+    depth = 1
+    for place, sign in _braces(text, start):
+        depth += 1 if sign == "{" else -1
+        if not depth:
+            return place
+    return None
+
+
+def _braces(text: str, start: int) -> Iterator[tuple[int, str]]:
+    """Braces from `start` on, but for those that are text (`\\{`)."""
+    for match in re.compile(r"\\.|[{}]", re.DOTALL).finditer(text, start):
+        if len(match[0]) == 1:
+            yield match.start(), match[0]

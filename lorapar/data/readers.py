@@ -15,8 +15,20 @@ RawRow = tuple[str, dict[str, Any]]
 """Where the row stands (`file:line`, or `file, row N`) and its columns."""
 
 
-def read_rows(path: Path) -> Iterator[RawRow]:
-    """Rows of a .jsonl, .json, .csv or .parquet file, in order; raises BadInputError naming file and line or row."""
+Say = Callable[[str], None]
+"""Is told how a file is read, where that is not as its ending says."""
+
+
+def _nobody(note: str) -> None:
+    pass
+
+
+def read_rows(path: Path, say: Say = _nobody) -> Iterator[RawRow]:
+    """Rows of a .jsonl, .json, .csv, .tsv or .parquet file, in order; raises BadInputError naming file and line or row.
+
+    Encodings are told by a file's first bytes and UTF-8 without any; the delimiter of a .csv file by a header without
+    commas that one other delimiter divides.
+    """
     ending = path.suffix.lower()
     reader = READERS.get(ending)
     if reader is None:
@@ -25,34 +37,43 @@ def read_rows(path: Path) -> Iterator[RawRow]:
     if not path.is_file():
         beside = [one.name for one in path.parent.iterdir()] if path.parent.is_dir() else []
         raise BadInputError(f"data.source: there is no file {path}{nearest(path.name, beside)}")
-    return reader(path)
+    return reader(path, say)
 
 
-def _read_text(path: Path) -> str:
-    """The text of a UTF-8 file, a byte-order mark aside."""
+def _read_text(path: Path, say: Say) -> str:
+    """The text of a file, a byte-order mark aside."""
     try:
         data = path.read_bytes()
     except OSError as error:
         raise BadInputError(f"data.source: {path} cannot be read: {error.strerror}") from None
+    encoding = json.detect_encoding(data)  # by byte-order mark or by where zero bytes stand, as RFC 4627 says
+    name = encoding.upper().removesuffix("-SIG")
     try:
-        return data.decode("utf-8-sig")
+        text = data.decode("utf-8-sig" if name == "UTF-8" else encoding)
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise BadInputError(f"{path}:{line}: not UTF-8 (byte {data[error.start]:#04x}); save it as UTF-8") from None
+        raise BadInputError(f"{path}:{line}: not {name} (byte {data[error.start]:#04x}); save it as UTF-8") from None
+    if name != "UTF-8":
+        say(f"{path} is read as {name}, which its first bytes show")
+    return text
 
 
-def _jsonl(path: Path) -> Iterator[RawRow]:
+def _jsonl(path: Path, say: Say) -> Iterator[RawRow]:
+    yield from _lines(_read_text(path, say), path)
+
+
+def _lines(text: str, path: Path) -> Iterator[RawRow]:
     # Not splitlines: JSON strings may hold other line separators, such as U+2028.
-    for number, line in enumerate(_read_text(path).split("\n"), 1):
+    for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
             yield _object(_parsed(line, path, number), f"{path}:{number}")
 
 
-def _json(path: Path) -> Iterator[RawRow]:
+def _json(path: Path, say: Say) -> Iterator[RawRow]:
     """A .json file: one list of objects, or one object a line."""
-    text = _read_text(path)
+    text = _read_text(path, say)
     if not text.lstrip().startswith("["):
-        yield from _jsonl(path)
+        yield from _lines(text, path)
         return
     for number, value in enumerate(_parsed(text, path, 1), 1):
         yield _object(value, f"{path}, row {number}")
@@ -80,9 +101,41 @@ def _object(value: Any, where: str) -> RawRow:
     return where, value
 
 
-def _csv(path: Path) -> Iterator[RawRow]:
-    """Comma-separated values with a header; the line of a row is the one it begins in."""
-    reader = csv.reader(io.StringIO(_read_text(path), newline=""), strict=True)
+_DELIMITERS = {";": "semicolons", "\t": "tabs", "|": "vertical bars"}
+
+
+def _csv(path: Path, say: Say) -> Iterator[RawRow]:
+    """Comma-separated values with a header, or values separated by what divides a header without commas."""
+    text = _read_text(path, say)
+    delimiter = _delimiter(text)
+    if delimiter != ",":
+        say(f"{path} is read with {_DELIMITERS[delimiter]} between its values, as its header has them and no comma")
+    yield from _separated(text, delimiter, path)
+
+
+def _tsv(path: Path, say: Say) -> Iterator[RawRow]:
+    """Values separated by tabs, with a header."""
+    yield from _separated(_read_text(path, say), "\t", path)
+
+
+def _delimiter(text: str) -> str:
+    """The comma, or the only other delimiter in a header that the comma does not divide."""
+    if _header_fields(text, ",") > 1:
+        return ","
+    found = [one for one in _DELIMITERS if _header_fields(text, one) > 1]
+    return found[0] if len(found) == 1 else ","
+
+
+def _header_fields(text: str, delimiter: str) -> int:
+    try:
+        return len(next(filter(None, csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)), []))
+    except csv.Error:
+        return 0
+
+
+def _separated(text: str, delimiter: str, path: Path) -> Iterator[RawRow]:
+    """Rows under a header; the line of a row is the one it begins in."""
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     header: list[str] = []
     line = 1
     try:
@@ -91,8 +144,8 @@ def _csv(path: Path) -> Iterator[RawRow]:
                 header = fields
             elif fields and len(fields) != len(header):
                 raise BadInputError(
-                    f"{path}:{line}: {len(fields)} fields where the header names {len(header)}; put values with commas "
-                    "or line ends in double quotes, and leave no value out"
+                    f"{path}:{line}: {len(fields)} fields where the header names {len(header)}; put values with "
+                    f"{_DELIMITERS.get(delimiter, 'commas')} or line ends in double quotes, and leave no value out"
                 )
             elif fields:
                 yield f"{path}:{line}", dict(zip(header, fields, strict=True))
@@ -101,7 +154,7 @@ def _csv(path: Path) -> Iterator[RawRow]:
         raise BadInputError(f"{path}:{line}: not CSV: {error}") from None
 
 
-def _parquet(path: Path) -> Iterator[RawRow]:
+def _parquet(path: Path, say: Say) -> Iterator[RawRow]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -114,9 +167,10 @@ def _parquet(path: Path) -> Iterator[RawRow]:
         raise BadInputError(f"{path}: not a Parquet file: {' '.join(str(error).split())}") from None
 
 
-READERS: dict[str, Callable[[Path], Iterator[RawRow]]] = {
+READERS: dict[str, Callable[[Path, Say], Iterator[RawRow]]] = {
     ".jsonl": _jsonl,
     ".json": _json,
     ".csv": _csv,
+    ".tsv": _tsv,
     ".parquet": _parquet,
 }

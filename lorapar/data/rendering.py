@@ -17,7 +17,7 @@ from lorapar.basemodel import AnswerEnd, answer_end, embedding_rows, is_plain, m
 from lorapar.basemodel.answer_end import shared_length
 from lorapar.config import ModelConfig, PromptConfig
 from lorapar.errors import BadInputError
-from lorapar.prompts import TrainingText, chat_rows, encode_rows, opened_tag, training_text
+from lorapar.prompts import TrainingText, chat_rows, earlier_answers, encode_rows, opened_tag, training_text
 from lorapar.records import Example, System
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 _SHOWN_CHARACTERS = 60
 _SYSTEMS: tuple[System, ...] = get_args(System)
-_Kind = Literal["altered", "elsewhere", "open", "control"]
+_Kind = Literal["altered", "elsewhere", "open", "control", "past"]
 
 
 @dataclass
@@ -58,6 +58,7 @@ class RowCheck:
                 self._require_embedded(example, system)
             self._rows += 1
             self._note_answer(row, text)
+            self._note_past(row, text)
             self._note_controls(row)
 
     def notes(self) -> list[str]:
@@ -70,6 +71,8 @@ class RowCheck:
             "are learned behind the very prompt they are asked with",
             "open": f"warning: the prompt of {name} opens a tag that the answer does not close, in {{}}; close it "
             "in the answers, or switch thinking off with model.chat_template_kwargs",
+            "past": f"the chat template of {name} changes or leaves out an earlier answer in {{}}; it is context as it "
+            "is written then, and sft.train_on=all does not learn it",
             "control": f"warning: control tokens of {name} stand as text in {{}}; the model reads the token itself, so "
             "mend these rows where that is not meant",
         }
@@ -126,6 +129,12 @@ class RowCheck:
             self._note("altered", f"the first is row {row['id']}, which loses {lost}")
         else:
             self._note("elsewhere", f"the first is row {row['id']}: {_quoted(text.prompt[-_SHOWN_CHARACTERS:])}")
+
+    def _note_past(self, row: dict[str, Any], text: TrainingText) -> None:
+        spans = earlier_answers(self.tokenizer, row["prompt"], text.prompt, self._end)
+        if None in spans:
+            answers = [message["content"] for message in row["prompt"] if message["role"] == "assistant"]
+            self._note("past", f"the first is row {row['id']}: {_quoted(answers[spans.index(None)])}")
 
     def _note_controls(self, row: dict[str, Any]) -> None:
         for message in (*row["prompt"], *row["completion"]):

@@ -12,7 +12,7 @@ from typing import Any
 from lorapar.config import DataConfig
 from lorapar.data import taskmix
 from lorapar.data.mapping import check_mapping
-from lorapar.data.readers import READERS, RawRow, read_rows
+from lorapar.data.readers import READERS, RawRow, Say, read_rows
 from lorapar.errors import BadInputError, nearest
 from lorapar.records import digest_of
 from lorapar.store import file_sha256, is_s3, parse_address
@@ -54,11 +54,14 @@ def kind_of(config: DataConfig) -> Kind:
     return Kind.FILE
 
 
-def source_rows(config: DataConfig) -> Iterator[RawRow]:
-    """Rows of files or a hub data set, with the place each stands at."""
+def source_rows(config: DataConfig, say: Say, *, streamed: bool = False) -> Iterator[RawRow]:
+    """Rows of files or a hub data set, with the place each stands at; `say` is told how files are read.
+
+    `streamed`: rows of the hub are read as they are asked for, so that the first ones do not cost a whole download.
+    """
     if kind_of(config) is Kind.HUB:
-        return _hub_rows(config)
-    return chain.from_iterable(_file_rows(name, path) for name, path in _files(config))
+        return _hub_rows(config, streamed=streamed)
+    return chain.from_iterable(_file_rows(name, path, say) for name, path in _files(config))
 
 
 def data_digest(config: DataConfig) -> str:
@@ -86,7 +89,8 @@ def _identity(config: DataConfig) -> tuple[str | None, str]:
         files = _files(config)
         for name, path in files:
             with suppress(ModuleNotFoundError):  # the client image has no pyarrow; `prepare` runs in another
-                next(_file_rows(name, path), None)  # complains where the file is missing or not what its ending says
+                # Complains where the file is missing or not what its ending says.
+                next(_file_rows(name, path, lambda note: None), None)
         digests = [file_sha256(path) for _, path in files]
         return None, digests[0] if len(digests) == 1 else digest_of(digests)
     commit = _hub_commit(config)
@@ -109,10 +113,10 @@ def _files(config: DataConfig) -> list[tuple[str, Path]]:
     return [(str(path), path) for path in paths]
 
 
-def _file_rows(name: str, path: Path) -> Iterator[RawRow]:
+def _file_rows(name: str, path: Path, say: Say) -> Iterator[RawRow]:
     """Rows of a file; what is said of them names the file as the settings do, not its copy in the cache."""
     try:
-        for where, row in read_rows(path):
+        for where, row in read_rows(path, lambda note: say(note.replace(str(path), name))):
             yield where.replace(str(path), name), row
     except BadInputError as error:
         raise BadInputError(str(error).replace(str(path), name)) from None
@@ -146,23 +150,23 @@ def _hub_commit(config: DataConfig) -> str:
     return commit_of(_hub_name(config), config.revision, "dataset")
 
 
-def _hub_rows(config: DataConfig) -> Iterator[RawRow]:
+def _hub_rows(config: DataConfig, *, streamed: bool) -> Iterator[RawRow]:
     from lorapar.basemodel.hub import hub_errors
 
     name, commit = _hub_name(config), _hub_commit(config)
     with hub_errors(name, commit, "dataset"):
-        rows = _load_dataset(name, commit, config)
+        rows = _load_dataset(name, commit, config, streamed=streamed)
     for number, row in enumerate(rows, 1):
         yield f"{config.source} ({config.split}), row {number}", row
 
 
-def _load_dataset(name: str, commit: str, config: DataConfig) -> Any:
+def _load_dataset(name: str, commit: str, config: DataConfig, *, streamed: bool) -> Any:
     import datasets
 
     shown = datasets.utils.is_progress_bar_enabled()
     datasets.disable_progress_bars()
     try:
-        return datasets.load_dataset(name, config.subset, split=config.split, revision=commit)
+        return datasets.load_dataset(name, config.subset, split=config.split, revision=commit, streaming=streamed)
     except (ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         # An unknown subset or split, or a data set that is a script: datasets says which, in several lines.
         raise BadInputError(f"data.source: {config.source}: {' '.join(str(error).split())}") from None

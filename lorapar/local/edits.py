@@ -133,7 +133,7 @@ def _line(label: Label, example: Example, teachers: Iterable[str], votes: dict[t
         given,
         f"{label.agreement:.3f}",
         *(votes.get((label.example_id, name), "") for name in teachers),
-        _shown(example.question),
+        _shown(example.asked),
         _shown(example.answer),
     ]
 

@@ -89,7 +89,7 @@ def _training(
 
     if "sft" in stages and any(for_sft):
         drawn = sft_rows(*for_sft, config.sft, config.seed, Silent())
-        for one in drop_unanswered(drawn, tokenizer, config.prompts, config.sft.max_length).omissions:
+        for one in drop_unanswered(drawn, tokenizer, config.prompts, config.sft).omissions:
             yield "sft", one
     if "rl" in stages and any(for_rl):
         for one in rl_rows(*for_rl, config.rl, tokenizer, config.prompts).omissions:

@@ -19,7 +19,7 @@ from lorapar.local.needs import adapter_targets, ask_storage, check_context, req
 from lorapar.local.preview import PlannedNode, preview
 from lorapar.local.runner import last_node, with_registry
 from lorapar.stages.contract import stage_spec
-from lorapar.stages.model_text import planned_check
+from lorapar.stages.model_text import Look, look
 from lorapar.stages.plan import Plan, make_plan
 from lorapar.store import is_s3
 from lorapar.store.file_system import lacking
@@ -52,7 +52,8 @@ def plan_table(config: RunConfig, out: Path, *, until: str | None, fresh: bool) 
         need = memory.get(planned.node.stage)
         table.add_row(planned.node.name, _state(reused), why, f"{need / 1e9:.1f} GB" if need else "")
     omitted = map(Text, planned_omissions(plan.config, [node.stage for node in running]))
-    facts = (*_facts(plan, out), *_adapter(plan.config, targets), *_text_facts(plan.config), *omitted)
+    seen = look(plan.config)
+    facts = (*_facts(plan, out, seen), *_adapter(plan.config, targets), *_text_facts(seen), *omitted)
     return Group(table, Text(), *facts)
 
 
@@ -69,9 +70,9 @@ def _revision(config: RunConfig) -> str:
     return f" at {config.model.revision}" if config.model.revision else ""
 
 
-def _text_facts(config: RunConfig) -> list[Text]:
+def _text_facts(seen: Look) -> list[Text]:
     """What ends an answer, and what the chat template does to the first rows."""
-    check = planned_check(config)
+    check = seen.check
     return [] if check is None else [Text(f"answers     {check.ends}"), *map(Text, check.notes())]
 
 
@@ -85,7 +86,7 @@ def _adapter(config: RunConfig, targets: Targets | None) -> list[Text]:
     return [Text(line) for line in lines]
 
 
-def _facts(plan: Plan, out: Path) -> list[Text]:
+def _facts(plan: Plan, out: Path, seen: Look) -> list[Text]:
     config = plan.config
     calls = teacher_calls(config)
     return [
@@ -93,6 +94,7 @@ def _facts(plan: Plan, out: Path) -> list[Text]:
         Text(f"model       {config.model.name}{_revision(config)} ({config.model.dtype})"),
         *([] if plan.number_format is None else [Text(f"format      {plan.number_format}")]),
         Text(f"data        {config.data.source} ({str(config.data.digest)[:12]})"),
+        *(Text(f"            {note}") for note in seen.notes),
         Text(f"teachers    {calls}"),
         *_lacking(config, out),
     ]

@@ -217,7 +217,7 @@ def _rows(facts: Facts, ids: Sequence[str]) -> list[VotedRow]:
 
 def _row(example: Example, label: Label | None, votes: Sequence[Vote]) -> VotedRow:
     return VotedRow(
-        question=example.question,
+        question=example.asked,
         answer=example.answer,
         label=system_name(label.system) if label else NOTHING,
         known=system_name(example.known_system) if example.known_system else None,

@@ -118,7 +118,7 @@ def _sample(system: str, group: str, answers: Mapping[str, Answer], example: Exa
     return Sample(
         system=system_name(system),
         group=group,
-        question=example.question if example else next(iter(answers.values())).example_id,
+        question=example.asked if example else next(iter(answers.values())).example_id,
         reference=_right(example) if example else None,
         answers=tuple((model, answers[model]) for model in MODELS if model in answers),
     )

@@ -10,6 +10,8 @@ from typing import Any
 
 from lorapar.basemodel.resolve import Kind, kind_of
 from lorapar.config import ModelConfig, RunConfig
+from lorapar.prompts import prompt_messages
+from lorapar.records import Example
 from lorapar.registry import stop_token_ids
 from lorapar.registry.serving import max_lora_rank
 from lorapar.report.formats import count_of
@@ -115,13 +117,10 @@ def _asking_options(facts: Facts) -> str:
 
 def _messages(config: RunConfig, facts: Facts) -> str:
     """The chat of one System 2 row, as in training: the model learnt to answer below that system message."""
-    question = next(
-        (row.question for row in facts.examples.values() if row.split == "heldout" and row.known_system == "system2"),
-        "…",
-    )
-    opening = config.prompts.message_for("system2")
-    messages = [{"role": "system", "content": opening}] if opening else []
-    messages.append({"role": "user", "content": question[:300]})
+    asked = Example(id="", question="…", answer="")
+    rows = (row for row in facts.examples.values() if row.split == "heldout" and row.known_system == "system2")
+    messages = prompt_messages(next(rows, asked), "system2", config.prompts)
+    messages[-1] = {**messages[-1], "content": messages[-1]["content"][:300]}
     return "[\n" + "".join(f"    {json.dumps(one, ensure_ascii=False)},\n" for one in messages) + "]"
 
 

@@ -5,23 +5,18 @@ The tokenizer needs transformers, which the client image goes without: there pla
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from lorapar.basemodel import wheel
 from lorapar.basemodel.resolve import Kind, kind_of
 from lorapar.config import ModelConfig, PromptConfig, RunConfig
-from lorapar.data import Kind as DataKind
-from lorapar.data import data_kind, load_data
-from lorapar.errors import BadInputError
+from lorapar.data import LoadedData, load_sample
 from lorapar.progress import Progress
-from lorapar.records import Example
 
 if TYPE_CHECKING:
     from lorapar.data.rendering import RowCheck
-
-SAMPLE_ROWS = 32
-"""Rows that plan looks at; prepare sees all."""
 
 
 def row_check(model: ModelConfig, prompts: PromptConfig, progress: Progress | None = None) -> RowCheck | None:
@@ -34,27 +29,29 @@ def row_check(model: ModelConfig, prompts: PromptConfig, progress: Progress | No
     return RowCheck(load_tokenizer_alone(model, progress), model, prompts)
 
 
-def planned_check(config: RunConfig) -> RowCheck | None:
-    """A check of some rows of a resolved run; None where the tokenizer is not to be had at once.
+@dataclass(frozen=True)
+class Look:
+    """What plan sees of the first rows."""
 
-    Raises BadInputError as `RowCheck.see`.
-    """
-    if kind_of(config.model) is Kind.WHEEL and not wheel.is_unpacked():
-        return None
-    check = row_check(config.model, config.prompts)
+    check: RowCheck | None
+    """Has seen them through the chat template; None where the tokenizer is not to be had at once."""
+    notes: tuple[str, ...]
+    """What the data were recognised as and how they are read, one line each."""
+
+
+def look(config: RunConfig) -> Look:
+    """Look at the first rows of a resolved run; raises BadInputError as `RowCheck.see`, and where no column fits."""
+    sample = _sample(config)
+    there = kind_of(config.model) is not Kind.WHEEL or wheel.is_unpacked()
+    check = row_check(config.model, config.prompts) if there else None
     if check is not None:
-        check.see(_sample(config))
-    return check
+        check.see(sample.examples)
+    return Look(check, tuple(sample.notes))
 
 
-def _sample(config: RunConfig) -> list[Example]:
-    """The first rows of the data; none of the hub's, which would be downloaded, and none that prepare will refuse."""
-    kind = data_kind(config.data)
-    if kind is DataKind.HUB:
-        return []
-    few = {"limit": min(config.data.limit or SAMPLE_ROWS, SAMPLE_ROWS), "heldout": 0.0, "bad_rows": "leave_out"}
-    data = config.data if kind is DataKind.TASK_MIX else config.data.model_copy(update=few)
+def _sample(config: RunConfig) -> LoadedData:
+    """The first rows of the data; none of the client's that it cannot read."""
     try:
-        return load_data(data, config.seed).examples[:SAMPLE_ROWS]
-    except (BadInputError, ModuleNotFoundError):  # of the client, which has no pyarrow
-        return []
+        return load_sample(config.data, config.seed)
+    except ModuleNotFoundError:  # of the client, which has no pyarrow
+        return LoadedData([])

@@ -26,7 +26,7 @@ from lorapar.evaluation.benchmarks import check_benchmarks, resolve_benchmarks
 from lorapar.records import write_json
 from lorapar.stages.contract import Metrics, StageCall, StageSettings, StageSpec, stage_spec
 from lorapar.stages.graph import GRAPH
-from lorapar.stages.model_text import planned_check
+from lorapar.stages.model_text import look
 from lorapar.store import parse_address
 from lorapar.training.rewards import load_rewards
 from lorapar.voting.edits import resolve_edits
@@ -55,9 +55,11 @@ def run(call: StageCall[Settings]) -> Metrics:
     plan = make_plan(call.settings.config, call.settings.accelerators)
     if plan.number_format is not None:
         call.progress.say(f"number format {plan.number_format}")
-    check = planned_check(plan.config)
-    if check is not None:
-        call.progress.say(f"answers of {plan.config.model.name} {check.ends}")
+    seen = look(plan.config)
+    for note in seen.notes:
+        call.progress.say(f"data: {note}")
+    if seen.check is not None:
+        call.progress.say(f"answers of {plan.config.model.name} {seen.check.ends}")
     write_json(call.output("plan") / "plan.json", plan.model_dump(mode="json"))
     return {"nodes": len(GRAPH)}
 

@@ -87,6 +87,8 @@ def _omissions(loaded: LoadedData) -> list[Omission]:
 
 def _tell(call: StageCall[Settings], loaded: LoadedData, omissions: list[Omission]) -> None:
     """Say what was left out; raises BadInputError where RL follows and no row could be rewarded."""
+    for note in loaded.notes:
+        call.progress.say(note)
     if loaded.more:
         call.progress.say(f"data.limit is {call.settings.data.limit:,}: the rows behind them are not read")
     for column, count in loaded.blank_texts.items():

@@ -66,10 +66,11 @@ def sft_rows(
 
 
 def drop_unanswered(
-    chosen: ChosenRows, tokenizer: PreTrainedTokenizerBase, prompts: PromptConfig, max_length: int
+    chosen: ChosenRows, tokenizer: PreTrainedTokenizerBase, prompts: PromptConfig, config: SftConfig
 ) -> ChosenRows:
     """Leave out rows of which `max_length` tokens hold no answer token; raises BadInputError where none is left."""
-    found = fit_rows(tokenizer, chosen.rows, prompts, max_length, "sft.max_length")
+    max_length = config.max_length
+    found = fit_rows(tokenizer, chosen.rows, prompts, max_length, "sft.max_length", config.train_on)
     if not found.rows:
         raise BadInputError(
             f"sft.max_length is {max_length}, which cuts off the whole answer of all {len(chosen.rows)} rows; raise it"

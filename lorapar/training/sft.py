@@ -33,12 +33,12 @@ def train_sft(
     """
     tokenizer = load_tokenizer(job.model, job.progress)
     drawn = sft_rows(system1, system2, config, job.seed, job.progress)
-    chosen = drop_unanswered(drawn, tokenizer, job.prompts, config.max_length)
+    chosen = drop_unanswered(drawn, tokenizer, job.prompts, config)
     say_omissions(job.progress, chosen.omissions)
     if unseen := unseen_rows(config, len(chosen.rows), config.batch_size * config.gradient_accumulation):
         job.progress.say(unseen)
     # Encoded here and not by TRL, so that what is learned is what is scored and evaluated: the whole answer of a row.
-    encoded = encode_rows(tokenizer, chosen.rows, job.prompts, config.max_length)
+    encoded = encode_rows(tokenizer, chosen.rows, job.prompts, config.max_length, config.train_on)
     ids = [{"id": example.id} for example, _ in chosen.rows]
     data = Dataset.from_list([{**one, **row} for one, row in zip(ids, encoded, strict=True)])
     arguments = sft_arguments(config, job.model, job.seed, job.scratch)

@@ -80,7 +80,7 @@ class VoteCache:
 
 def vote_key(identity: str, example: Example) -> bytes:
     """sha256 of all that a vote depends on; the row's id is not among it."""
-    return hashlib.sha256(f"{identity}\0{len(example.question)}\0{example.question}{example.answer}".encode()).digest()
+    return hashlib.sha256(f"{identity}\0{len(example.asked)}\0{example.asked}{example.answer}".encode()).digest()
 
 
 def teacher_identity(config: TeacherConfig, base: ModelConfig, *, role_play: bool) -> str:

@@ -52,5 +52,5 @@ def _log_odds(vote: Vote) -> float:
 
 
 def _place(example: Example) -> tuple[bytes, str]:
-    content = f"{example.question}\0{example.answer}".encode()
+    content = f"{example.asked}\0{example.answer}".encode()
     return hashlib.sha256(content).digest(), example.id

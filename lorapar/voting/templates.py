@@ -55,7 +55,7 @@ def render(template: TeacherTemplate, example: Example, target: str, role_play: 
     instruction = opening(template, target, role_play)
     words = _words(template)
     rows = [(_row(template, row.question, row.answer), words[row.system]) for row in template.few_shot]
-    asked = _row(template, example.question, example.answer)
+    asked = _row(template, example.asked, example.answer)
     if template.style == "chat":
         return Prompt(_messages(instruction, rows, asked.rstrip()), None, _continuations(template, ""))
     gap = _gap(template)

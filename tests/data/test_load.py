@@ -75,7 +75,7 @@ def test_the_usual_columns_need_no_mapping(tmp_path):
         {"id": "b", "question": "r", "answer": "x", "system": None},
     ]
     first, second = load_examples(data(tmp_path, rows, heldout=0), seed=0)
-    assert first.model_dump(exclude={"split"}) == {
+    assert first.model_dump(exclude={"split"}, exclude_none=True) == {
         "id": "7",
         "question": "q",
         "answer": "12",

@@ -83,6 +83,45 @@ def test_broken_files_are_one_line(tmp_path, name, content, message):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(("delimiter", "named"), [(";", "semicolons"), ("\t", "tabs"), ("|", "vertical bars")])
+def test_another_delimiter_is_found_in_a_header_without_commas_and_said(tmp_path, delimiter, named):
+    path, said = tmp_path / "a.csv", []
+    path.write_text(f'question{delimiter}answer\n1,5 + 1?{delimiter}"2{delimiter}5"\n', encoding="utf-8")
+    ((_, row),) = read_rows(path, said.append)
+    assert row == {"question": "1,5 + 1?", "answer": f"2{delimiter}5"}
+    assert said == [f"{path} is read with {named} between its values, as its header has them and no comma"]
+    path.write_text(f"question{delimiter}answer\nq\n", encoding="utf-8")
+    with pytest.raises(BadInputError, match=rf"a\.csv:2: 1 fields where the header names 2; put values with {named}"):
+        list(read_rows(path))
+
+
+@pytest.mark.parametrize("header", ["question,answer;more", "a;b|c", "question"])
+def test_where_a_delimiter_is_not_sure_it_is_the_comma(tmp_path, header):
+    path, said = tmp_path / "a.csv", []
+    path.write_text(f"{header}\n{header}\n", encoding="utf-8")
+    ((_, row),) = read_rows(path, said.append)
+    assert list(row) == header.split(",")
+    assert said == []
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+@pytest.mark.parametrize("name", ["a.jsonl", "a.csv", "a.tsv"])
+def test_encodings_that_the_first_bytes_show_are_read_and_said(tmp_path, encoding, name):
+    path, said = tmp_path / name, []
+    lines = {"a.jsonl": '{"q": "Où?", "a": "là"}\n', "a.csv": "q,a\nOù?,là\n", "a.tsv": "q\ta\nOù?\tlà\n"}
+    path.write_bytes(lines[name].encode(encoding))
+    assert [row for _, row in read_rows(path, said.append)] == [{"q": "Où?", "a": "là"}]
+    utf8 = encoding.startswith("utf-8")
+    assert [line.split(",")[0] for line in said] == ([] if utf8 else [f"{path} is read as {encoding.upper()}"])
+
+
+def test_an_encoding_that_could_be_several_is_refused(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_bytes("q,a\nOù?,là\n".encode("cp1252"))
+    with pytest.raises(BadInputError, match=r"a\.csv:2: not UTF-8 \(byte 0xf9\); save it as UTF-8"):
+        list(read_rows(path))
+
+
 def test_a_missing_file_names_the_nearest_one(tmp_path):
     (tmp_path / "train.jsonl").touch()
     with pytest.raises(BadInputError, match=r"there is no file .*trian\.jsonl \(did you mean 'train\.jsonl'\?\)"):

@@ -11,7 +11,7 @@ from lorapar.config import ModelConfig, PromptConfig
 from lorapar.data.rendering import RowCheck
 from lorapar.errors import BadInputError
 from lorapar.prompts import IGNORED, encode_rows
-from lorapar.records import Example
+from lorapar.records import Example, Turn
 
 PROMPTS = PromptConfig(system1=None, system2="Show steps.")
 PLAIN = Example(id="plain", question="3+4?", answer="7")
@@ -54,6 +54,17 @@ def test_a_thought_that_the_template_drops_is_learned_all_the_same_and_said():
     (note,) = notes_of(FORGETS_THOUGHTS, PLAIN, THOUGHT)
     assert "changes the answer of 1 of 2 rows (the first is row thought, which loses '<think>3 and 4 are 7</th" in note
     assert learned(FORGETS_THOUGHTS, THOUGHT)[1] == THOUGHT.answer + "<|im_end|>\n"
+
+
+def test_context_is_seen_too():
+    said = Turn(role="assistant", content="<think>hm</think>3")
+    row = PLAIN.model_copy(update={"history": (Turn(role="user", content="1+2?"), said)})
+    assert notes_of(chat(), row) == []
+    (note,) = notes_of(FORGETS_THOUGHTS, PLAIN, row)
+    assert "changes or leaves out an earlier answer in 1 of 2 rows (the first is row plain: '<think>hm</think>" in note
+    forgets = chat("('' if loop.first else m.content)")
+    with pytest.raises(BadInputError, match=r"row plain: the chat template of builtin:tiny changes .* question: '1\+2"):
+        notes_of(forgets.replace("loop.first", "'1+2' in m.content"), row)
 
 
 def test_blanks_that_the_template_trims_are_learned_all_the_same():

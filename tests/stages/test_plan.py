@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from lorapar.config import RunConfig, load_config
+from lorapar.errors import BadInputError
 from lorapar.local.single import StageOptions, run_single
 from lorapar.progress import Silent
 from lorapar.records import digest_of
@@ -101,3 +102,23 @@ def test_a_stage_alone_settles_it_too(cpu, tmp_path) -> None:
     options = StageOptions.parse("init", [], [f"adapter={tmp_path / 'adapter'}"], [], None)
     record = run_single(config(), options, Silent())
     assert (record.settings["model"]["dtype"], record.settings["model"]["autocast"]) == ("float32", "none")
+
+
+def test_the_stage_says_what_the_data_are_recognised_as(kit, tmp_path) -> None:
+    path, said = tmp_path / "rows.csv", kit.Notes()
+    path.write_text("instruction;input;output\n" + "".join(f"Double it.;{n};{2 * n}\n" for n in range(9)))
+    chosen = load_config(preset="tiny", overrides=[f"data.source={path}"])
+    kit.run("plan", tmp_path / "out", {"config": chosen.model_dump(mode="json")}, progress=said)
+    assert [line for line in said.lines if line.startswith("data: ")] == [
+        f"data: {path} is read with semicolons between its values, as its header has them and no comma",
+        f"data: {path} is recognised as instructions (Alpaca): 'instruction' with 'input' below it is the question, "
+        "'output' the answer",
+    ]
+
+
+def test_columns_that_nothing_is_recognised_by_end_plan(kit, tmp_path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"passage": "q", "label": "a"}\n')
+    chosen = load_config(preset="tiny", overrides=[f"data.source={path}"])
+    with pytest.raises(BadInputError, match=r"rows\.jsonl has no columns that say what is asked and answered"):
+        kit.run("plan", tmp_path / "out", {"config": chosen.model_dump(mode="json")})

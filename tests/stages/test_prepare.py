@@ -49,7 +49,8 @@ def test_rows_left_out_are_counted_and_said(kit, tmp_path, file):
     settings = {**READER, "data": data, "seed": 1}
     metrics, out = kit.run("prepare", tmp_path / "out", settings, progress=notes, rewarded=False)
     assert metrics == {"rows_train": 2.0, "rows_heldout": 1.0, "rows_left_out": 1.0}
-    left_out, no_reference = notes.lines
+    recognised, left_out, no_reference = notes.lines
+    assert recognised == f"{file} is recognised as questions and answers"
     assert left_out == (
         f"1 of 4 rows left out: data.bad_rows is leave_out, the first: {file}:4: asks the same question as {file}:1; "
         "mend them"
@@ -102,6 +103,7 @@ def test_rows_behind_the_limit_without_a_reference_and_blank_texts_are_said(kit,
     settings = {**READER, "data": {"source": str(path), "limit": 4, "heldout": 1}, "seed": 1}
     kit.run("prepare", tmp_path / "out", settings, progress=notes)
     assert notes.lines == [
+        f"{path} is recognised as questions and answers",
         "data.limit is 4: the rows behind them are not read",
         "2 cells of 'reference' hold a text such as nan or <NA> and count as empty",
         "WARNING: 2 of 4 rows have no reference answer: RL leaves them out and their accuracy cannot be measured; name "

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from lorapar.config import ModelConfig, TeacherTemplate
-from lorapar.records import Example
+from lorapar.records import Example, Turn
 from lorapar.voting.templates import plays_role, render, target_text, template_digest
 
 FEW_SHOT = (
@@ -50,6 +50,13 @@ def test_without_few_shot_rows_a_chat_is_one_message() -> None:
     bare = CHAT.model_copy(update={"few_shot": ()})
     prompt = render(bare, ASKED, "Tiny", role_play=True)
     assert [message["role"] for message in prompt.messages or ()] == ["user"]
+
+
+def test_a_teacher_sees_the_turns_before_the_question() -> None:
+    before = (Turn(role="user", content="1+1?"), Turn(role="assistant", content="2"))
+    prompt = render(PLAIN, ASKED.model_copy(update={"history": before}), "Tiny", role_play=True)
+    assert prompt.text is not None
+    assert prompt.text.endswith("Question: User: 1+1?\n\nAssistant: 2\n\nUser: 2+2?\nAnswer: 4\nKind:")
 
 
 def test_white_space_at_the_end_of_a_row_belongs_to_the_label_word() -> None:

@@ -1,0 +1,149 @@
+"""Conversations in one cell: TRL's and OpenAI's messages (role and content), ShareGPT's turns (from and value).
+
+The last turn of the assistant is the answer, the turn of the user before it the question, and the rest is context.
+`trl.data_utils` reads the same forms; it imports torch, which `plan` does without.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from lorapar.data.cells import BadRowError
+from lorapar.records import Turn
+
+_KEYS = (("role", "content"), ("from", "value"))
+_Role = Literal["system", "user", "assistant"]
+_ROLES: dict[str, _Role] = {
+    **dict.fromkeys(("system", "developer"), "system"),
+    **dict.fromkeys(("user", "human", "prompter"), "user"),
+    **dict.fromkeys(("assistant", "gpt", "model", "bot", "chatgpt"), "assistant"),
+}
+_TOOL_ROLES = ("tool", "function", "function_call", "function_response", "observation", "ipython")
+_CALLS = ("tool_calls", "function_call")
+_THOUGHTS = ("thinking", "reasoning_content", "reasoning")
+_MEDIA = ("image", "video", "audio")
+MEDIA_COLUMNS = tuple(name for kind in _MEDIA for name in (kind, f"{kind}s"))
+
+Messages = list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """A conversation that ends with an answer."""
+
+    system_message: str | None
+    history: tuple[Turn, ...]
+    question: str
+    answer: str
+
+
+def messages_in(cell: Any) -> Messages | None:
+    """The messages of a cell: a list of them, the same as JSON text, or columns of lists; None where it holds none."""
+    if isinstance(cell, str) and cell.lstrip().startswith("["):  # CSV has no lists
+        try:
+            cell = json.loads(cell)
+        except (json.JSONDecodeError, RecursionError):
+            return None
+    if isinstance(cell, dict):
+        cell = _rows_of(cell)
+    if not isinstance(cell, list | tuple) or not cell:
+        return None
+    return list(cell) if all(isinstance(one, dict) and _keys_of(one) is not None for one in cell) else None
+
+
+def read_conversation(where: str, columns: Mapping[str, Messages], seen: Counter[str]) -> Conversation:
+    """What the messages of one or two columns ask and answer; raises BadRowError.
+
+    `seen` counts conversations by what was made of them, in words.
+    """
+    noted: set[str] = set()
+    turns = [
+        _turn(f"{where}: '{column}[{place}]", message, noted)
+        for column, messages in columns.items()
+        for place, message in enumerate(messages)
+    ]
+    column = "', '".join(columns)
+    system = turns.pop(0)[1] if turns and turns[0][0] == "system" else None
+    if any(role == "system" for role, _ in turns):
+        raise BadRowError(f"{where}: '{column}' has a system message behind another turn; only the first may be one")
+    last = max((place for place, (role, _) in enumerate(turns) if role == "assistant"), default=None)
+    if last is None:
+        raise BadRowError(f"{where}: a row without an answer ('{column}' has no turn of the assistant)")
+    if last + 1 < len(turns):
+        noted.add("end with a turn of the user, which nobody answers: it is left out")
+    joined = _joined(turns[: last + 1], noted)
+    if len(joined) < 2:
+        raise BadRowError(f"{where}: a row without a question ('{column}' has no turn of the user before the answer)")
+    *history, asked, answer = joined
+    seen.update(noted)
+    return Conversation(system or None, tuple(history), asked.content, answer.content)
+
+
+def _rows_of(cell: dict[str, Any]) -> list[dict[str, Any]] | None:
+    """The messages of `{"role": [...], "content": [...]}`, which data sets make of a sequence of structures."""
+    lists = {name: value for name, value in cell.items() if isinstance(value, list | tuple)}
+    if not lists or len({len(value) for value in lists.values()}) != 1:
+        return None
+    return [dict(zip(lists, values, strict=True)) for values in zip(*lists.values(), strict=True)]
+
+
+def _keys_of(message: dict[str, Any]) -> tuple[str, str] | None:
+    return next((keys for keys in _KEYS if isinstance(message.get(keys[0]), str)), None)
+
+
+def _turn(place: str, message: dict[str, Any], noted: set[str]) -> tuple[_Role, str]:
+    """Role and text of a message; `place` is where it stands, up to a quotation mark that is to be closed."""
+    role_key, text_key = _keys_of(message) or _KEYS[0]
+    said = str(message[role_key]).strip().lower()
+    calls = next((key for key in _CALLS if message.get(key)), None)
+    if calls is not None:
+        raise BadRowError(f"{place}.{calls}' holds a tool call, and only text is trained")
+    if said in _TOOL_ROLES:
+        raise BadRowError(f"{place}.{role_key}' is {said}: a tool's call or reply, and only text is trained")
+    if said not in _ROLES:
+        raise BadRowError(f"{place}.{role_key}' is '{said}'; use system, user or assistant")
+    thought = next((key for key in _THOUGHTS if message.get(key)), None)
+    if thought is not None:
+        noted.add(f"have thoughts in '{thought}', which are left out; write them into the content to have them learned")
+    text = _text(f"{place}.{text_key}", message.get(text_key)).strip()
+    if not text and said != "system":
+        raise BadRowError(f"{place}.{text_key}' is empty")
+    return _ROLES[said], text
+
+
+def _text(place: str, content: Any) -> str:
+    """The text of a content, which may come in parts."""
+    if content is None:
+        return ""
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, list | tuple):
+        raise BadRowError(f"{place}' is not text but {type(content).__name__}")
+    texts = []
+    for number, part in enumerate(content):
+        if isinstance(part, str):
+            texts.append(part)
+            continue
+        kind = str(part.get("type", "text")) if isinstance(part, dict) else type(part).__name__
+        if not isinstance(part, dict) or kind != "text" or not isinstance(part.get("text"), str):
+            what = next((one for one in _MEDIA if one in kind), None)
+            article = "an" if what in ("image", "audio") else "a"
+            holds = f"holds {article} {what}" if what else f"is a part of type {kind}"
+            raise BadRowError(f"{place}[{number}]' {holds}, and only text is trained")
+        texts.append(part["text"])
+    return "".join(texts)
+
+
+def _joined(turns: Sequence[tuple[_Role, str]], noted: set[str]) -> list[Turn]:
+    """Turns of one role in a row as one, because most chat templates want roles to take turns."""
+    found: list[Turn] = []
+    for role, text in turns:
+        if found and found[-1].role == role:
+            noted.add("have turns of one role in a row, which are joined by a blank line")
+            text = f"{found.pop().content}\n\n{text}"
+        found.append(Turn.model_validate({"role": role, "content": text}))
+    return found

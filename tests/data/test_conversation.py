@@ -1,0 +1,119 @@
+"""Conversations of several turns: what becomes of every message, and one line for what cannot be trained on."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lorapar.config import ColumnMapping, DataConfig
+from lorapar.data import load_data
+from lorapar.errors import BadInputError
+
+ASKED = {"role": "user", "content": "Why?"}
+SAID = {"role": "assistant", "content": "Because."}
+
+
+def loaded(tmp_path, *rows, **values):
+    path = tmp_path / "talk.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return load_data(DataConfig(source=str(path), heldout=0, **values), seed=0)
+
+
+@pytest.mark.parametrize(
+    ("row", "field", "why"),
+    [
+        ({"messages": [ASKED, {**SAID, "content": None, "tool_calls": [{"function": {"name": "f"}}]}]},
+         "'messages[1].tool_calls'", "holds a tool call, and only text is trained"),
+        ({"messages": [ASKED, SAID, {"role": "tool", "content": "3"}, SAID]}, "'messages[2].role'", "is tool: a tool"),
+        ({"conversations": [{"from": "human", "value": "x"}, {"from": "function_call", "value": "{}"}]},
+         "'conversations[1].from'", "is function_call"),
+        ({"messages": [{"role": "user", "content": [{"type": "text", "text": "See"}, {"type": "image"}]}, SAID]},
+         "'messages[0].content[1]'", "holds an image, and only text is trained"),
+        ({"messages": [{"role": "user", "content": [{"type": "input_audio", "data": "x"}]}, SAID]},
+         "'messages[0].content[0]'", "holds an audio"),
+        ({"prompt": [{"role": "user", "content": [{"type": "image_url", "image_url": "x"}]}], "completion": [SAID]},
+         "'prompt[0].content[0]'", "holds an image"),
+        ({"image": "cat.png", "conversations": [{"from": "human", "value": "<image>"}, {"from": "gpt", "value": "c"}]},
+         "'image'", "is not empty, and only text is trained"),
+        ({"images": [{"bytes": "x"}], "question": "What?", "answer": "A cat"}, "'images'", "is not empty"),
+        ({"messages": [{"role": "narrator", "content": "x"}, SAID]}, "'messages[0].role'", "is 'narrator'; use system"),
+        ({"messages": [ASKED]}, "'messages'", "a row without an answer"),
+        ({"messages": [SAID]}, "'messages'", "a row without a question"),
+        ({"messages": [ASKED, {"role": "system", "content": "x"}, SAID]}, "'messages'", "a system message behind"),
+        ({"messages": [ASKED, {**SAID, "content": " "}]}, "'messages[1].content'", "is empty"),
+        ({"messages": [ASKED, {**SAID, "content": 4}]}, "'messages[1].content'", "is not text but int"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_trained_on_is_one_line_that_names_row_and_field(tmp_path, row, field, why):
+    good = {**row, **{key: [ASKED, SAID] for key in row if key in ("messages", "conversations")}}
+    good = {**good, **{key: None for key in row if key.startswith("image")}}
+    if "prompt" in row:
+        good = {"prompt": [ASKED], "completion": [SAID]}
+    with pytest.raises(BadInputError) as caught:
+        loaded(tmp_path, good, row)
+    said = str(caught.value)
+    assert "\n" not in said
+    assert field in said
+    assert why in said
+    assert said.startswith(f"{tmp_path}/talk.jsonl:2: ")
+    assert said.endswith("; mend the row, or set data.bad_rows=leave_out")
+    kept = loaded(tmp_path, good, row, bad_rows="leave_out")
+    assert len(kept.examples) == len(kept.left_out) == 1
+
+
+def test_what_is_made_of_odd_conversations_is_counted_and_said(tmp_path):
+    rows = [
+        {"messages": [ASKED, SAID, {"role": "user", "content": "And then?"}]},
+        {"messages": [{"role": "user", "content": "Look:"}, {"role": "user", "content": "why?"}, SAID]},
+        {
+            "messages": [{"role": "user", "content": "Who?"}, {**SAID, "reasoning_content": "Hm."}],
+            "tools": [{"name": "f"}],
+        },
+    ]
+    found = loaded(tmp_path, *rows)
+    assert [one.question for one in found.examples] == ["Why?", "Look:\n\nwhy?", "Who?"]
+    assert {one.answer for one in found.examples} == {"Because."}
+    assert found.notes[1:] == [
+        "1 of 3 rows end with a turn of the user, which nobody answers: it is left out",
+        "1 of 3 rows have turns of one role in a row, which are joined by a blank line",
+        "1 of 3 rows list 'tools' and call none; the model is not told of them",
+        "1 of 3 rows have thoughts in 'reasoning_content', which are left out; write them into the content to have "
+        "them learned",
+    ]
+
+
+def test_pictures_beside_columns_that_are_named_are_said_and_not_read(tmp_path):
+    row = {"ask": "What?", "tell": "A cat", "image": "cat.png"}
+    found = loaded(tmp_path, row, columns=ColumnMapping(question="ask", answer="tell"))
+    assert found.notes == ["1 of 1 rows have something in 'image', which is not read"]
+
+
+def test_content_in_parts_and_columns_of_lists_are_read(tmp_path):
+    parts = [{"type": "text", "text": "Why"}, {"type": "text", "text": "?"}]
+    (first,) = loaded(tmp_path, {"messages": [{"role": "user", "content": parts}, SAID]}).examples
+    lists = {"from": ["human", "gpt"], "value": ["Why?", "Because."]}  # as `datasets` keeps a sequence of structures
+    (second,) = loaded(tmp_path, {"conversations": lists}).examples
+    assert first == second
+
+
+def test_a_question_after_other_turns_is_another_question(tmp_path):
+    before = [{"role": "user", "content": "A or B?"}, {"role": "assistant", "content": "A."}]
+    rows = [{"messages": [ASKED, SAID]}, {"messages": [*before, ASKED, SAID]}]
+    assert len({one.id for one in loaded(tmp_path, *rows).examples}) == 2
+    with pytest.raises(BadInputError, match=r"talk\.jsonl:2: asks the same question as .*:1"):
+        loaded(tmp_path, rows[1], rows[1])
+
+
+TEXT = st.text("abc .", min_size=1, max_size=8).filter(lambda text: text.strip())
+
+
+@given(st.lists(st.tuples(TEXT, TEXT), min_size=1, max_size=4), st.none() | TEXT)
+def test_every_turn_is_somewhere_and_the_last_two_are_question_and_answer(tmp_path_factory, pairs, system):
+    turns = [{"role": role, "content": text} for pair in pairs for role, text in zip(("user", "assistant"), pair)]  # noqa: B905
+    opening = [{"role": "system", "content": system}] if system else []
+    (one,) = loaded(tmp_path_factory.getbasetemp(), {"messages": [*opening, *turns]}).examples
+    read = [turn.model_dump() for turn in one.history or ()]
+    read += [{"role": "user", "content": one.question}, {"role": "assistant", "content": one.answer}]
+    assert read == [{**turn, "content": turn["content"].strip()} for turn in turns]
+    assert one.system_message == (system.strip() if system else None)

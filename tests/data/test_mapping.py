@@ -1,0 +1,160 @@
+"""What data sets are recognised by, in every format of file, and that no hint names a column of another part."""
+
+import csv
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lorapar.config import ColumnMapping, DataConfig
+from lorapar.data import load_data, load_sample
+from lorapar.data.mapping import last_boxed
+from lorapar.errors import BadInputError
+
+WEATHER = [
+    {"role": "system", "content": "Be brief."},
+    {"role": "user", "content": "Rain today?"},
+    {"role": "assistant", "content": "Yes."},
+    {"role": "user", "content": "And tomorrow?"},
+    {"role": "assistant", "content": "Sun."},
+]
+SHARED = [{"from": "human", "value": "Capital of Peru?"}, {"from": "gpt", "value": "Lima."}]
+FORMATS = {
+    "messages": (
+        {"messages": WEATHER, "tools": None},
+        "conversations (chat messages): the last turn of the assistant in 'messages' is the answer, the turns before",
+        ("And tomorrow?", "Sun.", None),
+    ),
+    "sharegpt": (
+        {"id": "p1", "conversations": SHARED},
+        "conversations (ShareGPT): the last turn of the assistant in 'conversations' is the answer",
+        ("Capital of Peru?", "Lima.", None),
+    ),
+    "prompt-text": (
+        {"prompt": "The sky is", "completion": " blue."},
+        "prompts and completions (TRL): 'prompt' is the question, 'completion' the answer",
+        ("The sky is", "blue.", None),
+    ),
+    "prompt-messages": (
+        {"prompt": WEATHER[:4], "completion": WEATHER[4:]},
+        "prompts and completions (TRL): 'prompt' is the question, 'completion' the answer",
+        ("And tomorrow?", "Sun.", None),
+    ),
+    "alpaca": (
+        {"instruction": "Sort these.", "input": "3 1 2", "output": "1 2 3"},
+        "instructions (Alpaca): 'instruction' with 'input' below it is the question, 'output' the answer",
+        ("Sort these.\n\n3 1 2", "1 2 3", None),
+    ),
+    "dolly": (
+        {"instruction": "Who?", "context": "", "response": "Ada."},
+        "instructions (Dolly): 'instruction' with 'context' below it is the question, 'response' the answer",
+        ("Who?", "Ada.", None),
+    ),
+    "gsm8k": (
+        {"question": "2 pens at 600?", "answer": "2*600=1200\n#### 1,200"},
+        "questions and answers (GSM8K): the reference is what follows #### in the answer",
+        ("2 pens at 600?", "2*600=1200\n#### 1,200", "1200"),
+    ),
+    "question-answer": ({"question": "1+1?", "answer": "2"}, "questions and answers", ("1+1?", "2", None)),
+    "boxed": (
+        {"problem": "Half of one?", "solution": r"First \boxed{1}, then \boxed{\frac{1}{2}}."},
+        "problems with solutions: 'problem' is the question, 'solution' the answer; the reference is what stands in "
+        "the last \\boxed{} in the answer",
+        ("Half of one?", r"First \boxed{1}, then \boxed{\frac{1}{2}}.", r"\frac{1}{2}"),
+    ),
+    "boxed-and-answer": (
+        {"problem": "1+1?", "solution": r"So \boxed{2}.", "answer": "2"},
+        "problems with solutions: 'problem' is the question, 'solution' the answer; 'answer' is the reference",
+        ("1+1?", r"So \boxed{2}.", "2"),
+    ),
+}
+
+
+def write(folder: Path, ending: str, rows):
+    """The rows as a file of that kind; CSV holds lists as JSON."""
+    path = folder / f"rows{ending}"
+    if ending == ".jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    elif ending == ".json":
+        path.write_text(json.dumps(rows), encoding="utf-8")
+    elif ending == ".parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    else:
+        with path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file, delimiter="\t" if ending == ".tsv" else ",")
+            writer.writerow(rows[0])
+            for row in rows:
+                writer.writerow([json.dumps(one) if isinstance(one, list) else one for one in row.values()])
+    return path
+
+
+@pytest.mark.parametrize("ending", [".jsonl", ".json", ".csv", ".tsv", ".parquet"])
+@pytest.mark.parametrize("name", FORMATS)
+def test_columns_are_recognised_whatever_file_they_are_in(tmp_path, name, ending):
+    row, said, expected = FORMATS[name]
+    path = write(tmp_path, ending, [row])
+    loaded = load_data(DataConfig(source=str(path), heldout=0), seed=0)
+    (example,) = loaded.examples
+    assert (example.question, example.answer, example.reference) == expected
+    assert loaded.notes[0].startswith(f"{path} is recognised as {said}")
+    assert load_sample(DataConfig(source=str(path)), seed=0).notes == loaded.notes
+    if example.question == "And tomorrow?":
+        assert example.system_message == "Be brief."
+        assert [turn.content for turn in example.history] == ["Rain today?", "Yes."]
+        assert example.asked.endswith("User: Rain today?\n\nAssistant: Yes.\n\nUser: And tomorrow?")
+    else:
+        assert example.asked == example.question
+
+
+def test_columns_that_the_settings_name_win(tmp_path):
+    row = {"messages": WEATHER, "prompt": "Short?", "completion": "Yes."}
+    path = write(tmp_path, ".jsonl", [row])
+    columns = ColumnMapping(question="prompt", answer="completion")
+    loaded = load_data(DataConfig(source=str(path), heldout=0, columns=columns), seed=0)
+    assert [(one.question, one.answer, one.history) for one in loaded.examples] == [("Short?", "Yes.", None)]
+    assert loaded.notes == []
+    other = write(tmp_path, ".json", [{"talk": SHARED, "style": "Be kind."}])
+    named = ColumnMapping(messages="talk", system_message="style")
+    (example,) = load_data(DataConfig(source=str(other), heldout=0, columns=named), seed=0).examples
+    assert (example.question, example.system_message) == ("Capital of Peru?", "Be kind.")
+
+
+def test_a_column_called_system_holds_either_a_name_or_a_message(tmp_path):
+    for value, known, message in (("System 2", "system2", None), ("You are a chef.", None, "You are a chef.")):
+        path = write(tmp_path, ".jsonl", [{"system": value, "instruction": "Soup?", "output": "Boil."}])
+        (example,) = load_data(DataConfig(source=str(path), heldout=0), seed=0).examples
+        assert (example.known_system, example.system_message) == (known, message)
+
+
+@pytest.mark.parametrize(
+    ("columns", "row", "message"),
+    [
+        (None, {"prompt": "q", "chosen_text": "a"}, r"no columns that say what is asked and answered; it has: prompt"),
+        (None, {"query": "q", "response": "a"}, r"did you mean data\.columns\.question=query and .*response\?\)"),
+        (None, {"text": "q"}, r"it has: text; name the right ones in data\.columns \(known are question"),
+        ({"question": "question"}, {"completion": "a", "prompt": "q"}, r"'question' \(did you mean 'prompt'\?\)"),
+        ({"question": "question"}, {"completion": "a", "x": "q"}, r"no column 'question'; it has: completion, x"),
+        ({"question": "qestions"}, {"questions": "a", "x": "q"}, r"'qestions' \(did you mean 'questions'\?\)"),
+        ({"question": "x"}, {"x": "q", "Response": "a"}, r"no column 'answer' \(did you mean 'Response'\?\)"),
+    ],
+)  # fmt: skip
+def test_hints_name_the_right_column_or_none(tmp_path, columns, row, message):
+    path = write(tmp_path, ".jsonl", [row])
+    mapping = ColumnMapping(**columns) if columns else None
+    with pytest.raises(BadInputError, match=message) as caught:
+        load_data(DataConfig(source=str(path), columns=mapping), seed=0)
+    assert "did you mean 'completion'" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@given(st.recursive(st.text("ab1 ", max_size=4), lambda inner: st.lists(inner, max_size=3).map(
+    lambda parts: "{" + "".join(parts) + "}"), max_leaves=8), st.text("xy {}", max_size=10))  # fmt: skip
+def test_the_last_box_is_found_with_the_braces_in_it(inside, before):
+    assert last_boxed(f"\\boxed{{0}} {before.replace('{', '').replace('}', '')} \\boxed{{{inside}}}.") == inside.strip()
+    assert last_boxed(f"\\boxed{{7}} and then \\boxed{{{inside}") == (
+        "7" if inside.count("{") == inside.count("}") else ""
+    )
