@@ -63,7 +63,8 @@ class Vote(Record):
 
     example_id: str
     teacher: str
-    label: System
+    label: System | None = None
+    """None: it abstained. It was asked and would not answer this row; `raw` says why."""
     weight: float = 1.0
     confidence: float | None = None
     """Probability of the label among the label words, from unmasked log-probabilities; None where not to be had."""

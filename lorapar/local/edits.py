@@ -121,7 +121,7 @@ def _votes(folder: RunFolder, ids: set[str]) -> dict[tuple[str, str], str]:
         for vote in read_records(folder.artifact(node, "votes") / VOTES, Vote):
             if vote.example_id in ids:
                 sure = f" {vote.confidence:.2f}" if vote.confidence is not None else ""
-                found[vote.example_id, vote.teacher] = f"{vote.label}{sure}"
+                found[vote.example_id, vote.teacher] = f"{vote.label or 'abstained'}{sure}"
     return found
 
 

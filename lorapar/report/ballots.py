@@ -228,7 +228,7 @@ def _row(example: Example, label: Label | None, votes: Sequence[Vote]) -> VotedR
 
 def _vote(vote: Vote) -> str:
     sure = f" ({percent(vote.confidence, 0)})" if vote.confidence is not None else ""
-    return f"{vote.teacher}: {system_name(vote.label)}{sure}"
+    return f"{vote.teacher}: {system_name(vote.label) if vote.label else 'abstained'}{sure}"
 
 
 def _share(part: Any, whole: Any, of: str = "them") -> str:

@@ -16,7 +16,7 @@ from lorapar.records import OMISSIONS, Example, Omission, omissions_of, read_jso
 from lorapar.stages.contract import Metrics, StageCall, StageSettings, StageSpec
 from lorapar.voting.ballots import Ballots
 from lorapar.voting.calibration import PROBE
-from lorapar.voting.collect import EXAMPLES, FAILED, SUMMARY, VOTES
+from lorapar.voting.collect import EXAMPLES, FAILED, SUMMARY, VOTES, abstained
 from lorapar.voting.count import Count
 from lorapar.voting.deal import deal, deal_open_votes
 from lorapar.voting.edits import load_edits, system_of
@@ -92,9 +92,18 @@ def _omissions(summary: Mapping[str, Any], count: Count) -> list[Omission]:
         return []
     rows = summary["rows"]
     edited = sum(system_of(edit) is None for edit in count.edits.values())
+    calls = {name: count.calls[name] + number for name, number in count.abstained.items()}
     return [
+        *(abstained(name, number, calls[name]) for name, number in count.abstained.items()),
         Omission(
-            count=rows["held_out"],
+            count=rows["without_votes"],
+            total=rows["voted"],
+            what="rows left out of both systems",
+            why="every teacher that was asked about them abstained or failed",
+            remedy="let another teacher vote",
+        ),
+        Omission(
+            count=rows["held_out"] - rows["without_votes"],
             total=rows["voted"],
             what="rows left out of both systems",
             why="their votes are tied or agree too little",

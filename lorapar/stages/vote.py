@@ -70,6 +70,7 @@ def run(call: StageCall[Settings]) -> Metrics:
         "calls": float(sum(done.calls.values())),
         "cached_votes": float(sum(done.cached.values())),
         "tokens": float(sum(done.tokens.values())),
+        "abstained_votes": float(sum(done.abstained.values())),
         "failed_teachers": float(len(collection.failed)),
         "thinking_tokens": float(done.thinking_tokens),
     }

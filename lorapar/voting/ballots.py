@@ -1,8 +1,9 @@
 """Votes become labels: weighted majority, ties, least agreement, and when no further vote is needed.
 
 The votes on one example are a pattern: a string with one mark a teacher, in the order of the settings: `1` (System 1),
-`2` (System 2), `-` (not asked) or `x` (failed). There are at most 4 ** teachers of them, so a million rows share a few
-hundred, and every figure is worked out once a pattern. Weights are whole numbers in here: 0.1 + 0.2 ties with 0.3.
+`2` (System 2), `-` (not asked) or `x` (failed or abstained). There are at most 4 ** teachers of them, so a million rows
+share a few hundred, and every figure is worked out once a pattern. Weights are whole numbers in here: 0.1 + 0.2 ties
+with 0.3.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from lorapar.records import Example, System
 
 NOT_ASKED = "-"
 ABSENT = "x"
-"""The teacher failed and will not vote on this row."""
+"""The teacher failed, or abstained, and will not vote on this row."""
 NO_VOTE = NOT_ASKED + ABSENT
 MARKS: dict[System, str] = {"system1": "1", "system2": "2"}
 SYSTEM_OF: dict[str, System] = {mark: system for system, mark in MARKS.items()}
@@ -69,18 +70,21 @@ class Ballots:
         """Names of the teachers of the round `first` (asked about every row) or `rest`."""
         return self.teachers[: self.first_round] if round_name == "first" else self.teachers[self.first_round :]
 
-    def add(self, pattern: str, example_id: str, teacher: str, label: System) -> str:
-        """The pattern with one more vote; raises BadInputError for unknown teachers and second votes."""
+    def add(self, pattern: str, example_id: str, teacher: str, label: System | None) -> str:
+        """The pattern with one more vote, or an abstention (None); raises BadInputError for unknown teachers and second
+        votes.
+        """
         after = self._after(pattern, teacher, label)
         if after is None:
             self._refuse(pattern, example_id, teacher)
         return after
 
-    def _added(self, pattern: str, teacher: str, label: System) -> str | None:
+    def _added(self, pattern: str, teacher: str, label: System | None) -> str | None:
         place = self._place.get(teacher)
         if place is None or pattern[place] in SYSTEM_OF:
             return None
-        return pattern[:place] + MARKS[label] + pattern[place + 1 :]
+        mark = ABSENT if label is None else MARKS[label]
+        return pattern[:place] + mark + pattern[place + 1 :]
 
     def _refuse(self, pattern: str, example_id: str, teacher: str) -> NoReturn:
         if teacher not in self._place:
@@ -96,6 +100,11 @@ class Ballots:
             if pattern[place] == NOT_ASKED:
                 pattern = pattern[:place] + ABSENT + pattern[place + 1 :]
         return sys.intern(pattern)
+
+    @staticmethod
+    def without_votes(pattern: str) -> str:
+        """The pattern with nothing but its absences."""
+        return "".join(ABSENT if mark == ABSENT else NOT_ASKED for mark in pattern)
 
     def _sides(self, pattern: str) -> dict[str, float]:
         return {system: weight / self._unit for system, weight in zip(MARKS, self._count(pattern), strict=True)}

@@ -30,6 +30,7 @@ def probe_rows(examples: Iterable[Example], count: int) -> list[Example]:
 
 def leaning(votes: Sequence[Vote]) -> float:
     """Mean log-odds of System 1 over the votes; raises BadInputError for votes without log-probabilities."""
+    votes = [vote for vote in votes if vote.label is not None]
     if not votes:
         raise BadInputError("voting.calibrate needs rows to measure teachers on, and there are none")
     return sum(_log_odds(vote) for vote in votes) / len(votes)
@@ -37,6 +38,8 @@ def leaning(votes: Sequence[Vote]) -> float:
 
 def calibrated(vote: Vote, lean: float) -> Vote:
     """The vote with `lean` subtracted from its log-odds: label and confidence anew, the old label kept beside it."""
+    if vote.label is None:
+        return vote
     odds = _log_odds(vote) - lean
     label, confidence = label_of({"system1": odds, "system2": 0.0})
     return vote.model_copy(update={"label": label, "confidence": confidence, "uncalibrated": vote.label})

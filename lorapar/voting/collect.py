@@ -12,14 +12,17 @@ from itertools import islice
 from pathlib import Path
 
 from lorapar.errors import BadInputError, LoraparError
-from lorapar.progress import Progress
-from lorapar.records import Example, Vote, read_json, read_records
+from lorapar.progress import Progress, say_omissions
+from lorapar.records import Example, Omission, Vote, read_json, read_records
 from lorapar.voting.ballots import NOT_ASKED, Ballots, is_voted_on
 from lorapar.voting.journal import VoteJournal
 from lorapar.voting.school import School, TeacherFailedError
 
 SEGMENT_ROWS = 8192
 """Rows in memory at once."""
+
+_MOST_SILENT = 20
+"""A teacher that has answered none of so many rows, one after another, will answer none."""
 
 EXAMPLES = "examples.jsonl"
 VOTES = "votes.jsonl"
@@ -40,16 +43,29 @@ class Calls:
     """Tokens read and written by teacher, without cached votes."""
     thinking_tokens: int = 0
     """How many of them were thought before answers, as far as endpoints count them apart."""
+    abstained: dict[str, int] = field(default_factory=dict)
+    """Rows by teacher that it would not answer."""
     resumed: int = 0
     """Votes among them that an earlier, unfinished call had left."""
 
     def count(self, vote: Vote) -> None:
         """Add one vote."""
-        book = self.cached if vote.cached else self.calls
+        book = self.abstained if vote.label is None else self.cached if vote.cached else self.calls
         book[vote.teacher] = book.get(vote.teacher, 0) + 1
         if not vote.cached:
             self.tokens[vote.teacher] = self.tokens.get(vote.teacher, 0) + vote.tokens
             self.thinking_tokens += vote.thinking_tokens or 0
+
+
+def abstained(name: str, count: int, total: int) -> Omission:
+    """What is said of the rows that a teacher would not answer."""
+    return Omission(
+        count=count,
+        total=total,
+        what=f"rows without the vote of teacher '{name}'",
+        why="its endpoint would not answer them",
+        remedy="the others decide; its line in the log of vote says why",
+    )
 
 
 class Collection:
@@ -98,6 +114,8 @@ class Collection:
         if not waiting:
             return
         progress.start(f"teacher {name}", waiting)
+        # Abstentions go into the journal once the teacher is done: where it fails, the next call asks again.
+        silent: list[Vote] = []
         for segment in self._segments(place, name) if school.remembers else ():
             voted = self._voted(segment, place)
             for vote in school.recall(name, [row for row in segment if row.id not in voted]):
@@ -108,7 +126,38 @@ class Collection:
             voted = self._voted(segment, place)
             if len(voted) < len(segment):
                 for vote in school.votes(name, segment, voted):
-                    self._take(vote, journal, progress, done)
+                    if vote.label is None:
+                        self._pass_over(vote, silent, progress, done)
+                    else:
+                        self._take(vote, journal, progress, done)
+        if silent:
+            self._end_silent(silent, waiting, journal, progress, done)
+
+    def _pass_over(self, vote: Vote, silent: list[Vote], progress: Progress, done: Calls) -> None:
+        self._note(vote)
+        silent.append(vote)
+        progress.advance()
+        if len(silent) == _MOST_SILENT:
+            self._refuse_silent(silent, done)
+
+    def _end_silent(
+        self, silent: Sequence[Vote], waiting: int, journal: VoteJournal, progress: Progress, done: Calls
+    ) -> None:
+        if self._all_rows:  # of the few open rows of a later round, all may well be of the kind that is refused
+            self._refuse_silent(silent, done)
+        for vote in silent:
+            journal.append(vote)
+            done.count(vote)
+        say_omissions(progress, [abstained(silent[0].teacher, len(silent), waiting)])
+        progress.say(f"the last of them: {silent[-1].raw}")
+
+    def _refuse_silent(self, silent: Sequence[Vote], done: Calls) -> None:
+        """Raise TeacherFailedError for a teacher that has said nothing yet but that it will not answer."""
+        name = silent[0].teacher
+        if not done.calls.get(name) and not done.cached.get(name):
+            raise TeacherFailedError(
+                BadInputError(f"{silent[-1].raw}; all {len(silent)} rows that it was asked about went like this")
+            )
 
     def _take(self, vote: Vote, journal: VoteJournal, progress: Progress, done: Calls) -> None:
         self._note(vote)

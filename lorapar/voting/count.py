@@ -39,7 +39,7 @@ class _VoteParts(TypedDict):
 
     example_id: str
     teacher: str
-    label: System
+    label: NotRequired[System | None]
     confidence: NotRequired[float | None]
     tokens: NotRequired[int]
     uncalibrated: NotRequired[System | None]
@@ -73,6 +73,8 @@ class Count:
         """What a person has set for a row, whatever its votes say."""
         self.calls: Counter[str] = Counter()
         self.tokens: Counter[str] = Counter()
+        self.abstained: Counter[str] = Counter()
+        """Rows that each teacher was asked about and would not answer."""
         self.known_heldout: Counter[str] = Counter()
         """Held-out rows that nobody is asked about, by the system the data names."""
 
@@ -107,20 +109,29 @@ class Count:
                 self._add(row, vote)
 
     def _add(self, row: int, vote: _VoteParts) -> None:
-        name, label = vote["teacher"], vote["label"]
+        name, label = vote["teacher"], vote.get("label")
         before = self.patterns[row]
         self.patterns[row] = self.ballots.add(before, vote["example_id"], name, label)
         plain = vote.get("uncalibrated")
         if plain is not None:
             if self.plain_patterns is None:
-                self.plain_patterns = [self.ballots.nobody] * len(self.patterns)
+                self.plain_patterns = [self.ballots.without_votes(pattern) for pattern in self.patterns]
             self.plain_patterns[row] = self.ballots.add(self.plain_patterns[row], vote["example_id"], name, plain)
         self.rows_of_votes.append(row)
+        if label is None:
+            self._abstain(row, vote)
+            return
         sure = vote.get("confidence")
         sure = 1.0 if sure is None else sure
         self.lean[row] += sure if label == "system1" else -sure
         self.calls[name] += 1
         self.tokens[name] += vote.get("tokens", 0)
+
+    def _abstain(self, row: int, vote: _VoteParts) -> None:
+        self.abstained[vote["teacher"]] += 1
+        if self.plain_patterns is not None:
+            plain = self.plain_patterns[row]
+            self.plain_patterns[row] = self.ballots.add(plain, vote["example_id"], vote["teacher"], None)
 
     def excuse(self, names: Collection[str]) -> None:
         """These teachers failed: the votes that they have not cast will not come."""

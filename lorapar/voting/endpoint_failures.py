@@ -72,6 +72,13 @@ class Failure:
         return bool(re.search(r"content.?(filter|management policy|policy)|ResponsibleAI|flagged", self._text, re.I))
 
     @property
+    def too_long(self) -> bool:
+        """Whether it is the length of the row that is refused."""
+        return self.status == 413 or bool(
+            re.search(r"context.?(length|window)|too long|too many tokens|input.?tokens", self._text, re.I)
+        )
+
+    @property
     def unwritten(self) -> bool:
         """Whether the request was well and the model failed to write the JSON that was asked for, as Groq says it."""
         return bool(re.search(r"json_validate_failed|failed to (generate|validate) json", self._text, re.I))
@@ -86,7 +93,7 @@ class Failure:
         """What a person can do about it; empty where the endpoint's own words have to do."""
         if self.filtered:
             return "leave the row out of the data, change the provider's filter, or let another teacher vote"
-        if re.search(r"context.?(length|window)|too long|too many tokens|input.?tokens", self._text, re.I):
+        if self.too_long:
             return _ADVICE[413]
         return _ADVICE.get(self.status, "")
 

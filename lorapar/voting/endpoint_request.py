@@ -200,8 +200,12 @@ def cause_of(failure: Failure, body: Body) -> str | None:
     return min(places, key=lambda key: places[key]) if places else None
 
 
-def _refused_row(address: str, refusal: str) -> UnreachableError:
-    return UnreachableError(
+class NoVoteError(UnreachableError):
+    """The endpoint works, and this one row it does not answer; the others may go on."""
+
+
+def _refused_row(address: str, refusal: str) -> NoVoteError:
+    return NoVoteError(
         f"{address}: it would not answer this row ({' '.join(refusal.split())[:_SHOWN_CHARACTERS]}); leave the row out "
         "of the data, change the provider's filter, or let another teacher vote"
     )

@@ -10,13 +10,13 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 
 from lorapar.config import EndpointOptions, TeacherConfig
-from lorapar.errors import BadInputError, LoraparError, UnreachableError
+from lorapar.errors import BadInputError, LoraparError
 from lorapar.records import Example, Vote
 from lorapar.voting.endpoint_answers import Answer, Constraint
 from lorapar.voting.endpoint_client import EndpointClient, RefusedError
 from lorapar.voting.endpoint_login import Login
 from lorapar.voting.endpoint_probe import probe
-from lorapar.voting.endpoint_request import Asker
+from lorapar.voting.endpoint_request import Asker, NoVoteError
 from lorapar.voting.teacher import label_of
 from lorapar.voting.templates import Prompt, render, template_digest
 
@@ -55,8 +55,9 @@ class EndpointTeacher:
     def votes(self, examples: Sequence[Example], done: Set[str] = frozenset()) -> Iterator[Vote]:
         """One vote for each example that is not in `done`, as answers come; `concurrency` requests are on the way.
 
-        Raises BadInputError where the endpoint says no, UnreachableError once a request has failed on every try; the
-        answers that were on the way then come first.
+        A row that the provider's filter or the model refuses, that is too long, or whose answers are none of the words,
+        gets a vote without a label. Raises BadInputError where the endpoint says no to more than the row,
+        UnreachableError once a request has failed on every try; the answers that were on the way then come first.
         """
         asked = [example for example in examples if example.id not in done]
         if not asked:
@@ -112,8 +113,12 @@ class EndpointTeacher:
                 answer = await self._asker.ask(self._prompt(example), constraint, tries=self._options.attempts)
                 ready.put_nowait(self._record(example, answer))
             except LoraparError as error:
+                named = self._named(error, example)
+                if _is_about_the_row(error):
+                    ready.put_nowait(self._abstention(example, str(named)))
+                    continue
                 self._client.give_up()
-                ready.put_nowait(self._named(error, example))
+                ready.put_nowait(named)
             except Exception as bug:  # told to whoever waits for a vote, who would wait for ever otherwise
                 self._client.give_up()
                 ready.put_nowait(bug)
@@ -123,7 +128,7 @@ class EndpointTeacher:
     def _record(self, example: Example, answer: Answer) -> Vote:
         if answer.label is None:
             said = f"answered '{answer.raw[:60]}', which is none of the words" if answer.raw else "gave an empty answer"
-            raise UnreachableError(f"{self._client.address}: {said}, {self._options.attempts} times")
+            raise NoVoteError(f"{self._client.address}: {said}, {self._options.attempts} times")
         sure = label_of(answer.log_probs)[1] if answer.log_probs is not None else None
         return Vote(
             example_id=example.id,
@@ -138,6 +143,15 @@ class EndpointTeacher:
             thinking_tokens=answer.thinking_tokens,
         )
 
+    def _abstention(self, example: Example, why: str) -> Vote:
+        return Vote(
+            example_id=example.id,
+            teacher=self.config.name,
+            weight=self.config.weight,
+            template=self.template,
+            raw=why,
+        )
+
     def _prompt(self, example: Example) -> Prompt:
         return render(self.config.template, example, self._target, self._role_play)
 
@@ -148,3 +162,10 @@ class EndpointTeacher:
         advice = f"; {error.failure.advice}" if isinstance(error, RefusedError) and error.failure.advice else ""
         kind = BadInputError if refused else type(error)
         return kind(f"teacher '{self.config.name}':{row} {error}{advice}")
+
+
+def _is_about_the_row(error: LoraparError) -> bool:
+    """Whether other rows may well be answered."""
+    if isinstance(error, RefusedError):
+        return error.failure.filtered or error.failure.too_long
+    return isinstance(error, NoVoteError)

@@ -14,7 +14,7 @@ from typing import Any
 
 from lorapar.records import System
 from lorapar.voting.agreement import accuracy, confusion, krippendorff_alpha, pairwise
-from lorapar.voting.ballots import NOT_ASKED, SYSTEM_OF, Ballots
+from lorapar.voting.ballots import ABSENT, NOT_ASKED, SYSTEM_OF, Ballots
 from lorapar.voting.count import Count
 from lorapar.voting.deal import Dealt
 
@@ -70,6 +70,7 @@ def teacher_figures(count: Count, patterns: Counter[str], described: Described) 
             "round": "first" if place < count.ballots.first_round else "rest",
             "calls": count.calls[name],
             "tokens": count.tokens[name],
+            "abstained": count.abstained[name],
             "system1_share": said["1"] / votes if votes else None,
             "gold_accuracy": accuracy(table),
             "gold_confusion": table,
@@ -85,7 +86,8 @@ def row_figures(ballots: Ballots, patterns: Counter[str]) -> dict[str, int]:
         figures["undecided" if not outcome.decided else outcome.system or "held_out"] += rows
         figures["tied"] += rows * outcome.tied
         figures["below_agreement"] += rows * (outcome.decided and outcome.below_agreement)
-    return {"voted": sum(patterns.values()), **figures}
+    unvoted = sum(rows for pattern, rows in patterns.items() if set(pattern) == {ABSENT})
+    return {"voted": sum(patterns.values()), **figures, "without_votes": unvoted}
 
 
 def call_figures(ballots: Ballots, patterns: Counter[str]) -> dict[str, Any]:
@@ -176,6 +178,7 @@ def metrics_of(summary: Mapping[str, Any]) -> dict[str, float]:
         "tokens": summary["tokens"],
         "tokens_saved": summary["tokens_saved"],
         "edited_rows": summary["edited_rows"],
+        "abstained_votes": sum(teacher["abstained"] for teacher in summary["teachers"].values()),
         "krippendorff_alpha": summary["krippendorff_alpha"],
         "vote_accuracy": summary["gold"]["accuracy"] if summary["gold"] else None,
     }

@@ -62,7 +62,7 @@ class School:
     def _asked(self, name: str, examples: Sequence[Example], done: Set[str]) -> Iterator[Vote]:
         by_id = {example.id: example for example in examples} if self._cache is not None else {}
         for vote in self._said(name, examples, done):
-            if self._cache is not None:
+            if self._cache is not None and vote.label is not None:  # a filter may be another one tomorrow
                 self._cache.keep(name, by_id[vote.example_id], vote)
             yield vote
 

@@ -17,6 +17,8 @@ class Teacher(Protocol):
     def votes(self, examples: Sequence[Example], done: Set[str] = frozenset()) -> Iterator[Vote]:
         """One vote for each example, in any order, each as soon as it is known so that it can be put on disk.
 
+        A row that the teacher will not answer has a vote without a label.
+
         No vote is wanted on the rows whose ids are in `done`: an earlier call that was stopped has them. They are among
         the examples because a row's probabilities depend, in their last bits, on the rows it is read with, and votes
         after a stop are to be those of a call that was never stopped.

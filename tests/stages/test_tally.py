@@ -23,12 +23,12 @@ def votes_folder(folder, patterns, confidence=0.9, teachers="abc", about=None, f
         Vote(
             example_id=row,
             teacher=name,
-            label=f"system{mark}",
+            label=f"system{mark}" if mark != "x" else None,
             confidence=confidence.get(row, 0.9) if isinstance(confidence, dict) else confidence,
             template="d",
             raw="",
             tokens=10,
-            uncalibrated=f"system{plain[row][teachers.index(name)]}" if plain else None,
+            uncalibrated=f"system{plain[row][teachers.index(name)]}" if plain and mark != "x" else None,
         )
         for row, pattern in patterns.items()
         for name, mark in zip(teachers, pattern, strict=True)
@@ -131,6 +131,7 @@ def test_ties_and_rows_below_the_least_agreement_can_be_held_out(kit, tmp_path) 
         "undecided": 0,
         "tied": 0,
         "below_agreement": 2,
+        "without_votes": 0,
     }
 
 
@@ -242,6 +243,26 @@ def test_a_failed_teacher_is_waited_for_neither_here_nor_in_the_next_round(kit, 
         BadInputError, match=r"2 of 3 teachers failed, and 2 are needed .*: teacher 'b': no answer; tea"
     ):
         tally(kit, tmp_path / "too-many", rows, patterns, failed=both, voting=voting)
+
+
+def test_rows_that_teachers_abstained_from_are_decided_by_the_others_and_counted(kit, tmp_path) -> None:
+    rows = [example(name) for name in ("r0", "r1", "r2", "r3", "r4")]
+    patterns = {"r0": "x11", "r1": "x22", "r2": "xxx", "r3": "22-", "r4": "1x1"}
+    metrics, out = tally(kit, tmp_path, rows, patterns, plain={row: "111" for row in patterns})
+    assert ids(out / "system1") == ["r0", "r4"]
+    assert ids(out / "system2") == ["r1", "r3"]
+    found = summary(out)
+    assert {name: about["abstained"] for name, about in found["teachers"].items()} == {"a": 3, "b": 2, "c": 1}
+    assert found["rows"]["without_votes"] == 1
+    assert metrics["abstained_votes"] == 6
+    lines = [f"{one['count']} of {one['total']} {one['what']}" for one in found["omissions"]]
+    assert lines == [
+        "3 of 5 rows without the vote of teacher 'a'",
+        "2 of 5 rows without the vote of teacher 'b'",
+        "1 of 4 rows without the vote of teacher 'c'",
+        "1 of 5 rows left out of both systems",
+    ]
+    assert found["without_calibration"]["rows"]["system1"] == 4  # the absences are the same without calibration
 
 
 def test_a_person_has_the_last_word_and_the_figures_stay_the_teachers(kit, tmp_path) -> None:

@@ -53,6 +53,7 @@ def test_the_first_round_asks_a_bare_majority_about_every_row(kit, tmp_path) -> 
         "cached_votes": 0,
         "tokens": tokens,
         "thinking_tokens": 0,
+        "abstained_votes": 0,
         "failed_teachers": 0,
     }
     summary = read_json(out / "votes" / "summary.json")

@@ -32,7 +32,8 @@ class Scripted:
             if example.id in done:
                 continue
             self.asked.append(example.id)
-            label = f"system{self.opinions[example.id]}"
+            opinion = self.opinions[example.id]
+            label = None if opinion == "x" else f"system{opinion}"
             yield Vote(example_id=example.id, teacher=self.name, label=label, template="digest", raw="", tokens=10)
 
 
@@ -326,3 +327,41 @@ def test_a_store_that_fails_is_not_the_teachers_fault(tmp_path) -> None:
         with pytest.raises(UnreachableError, match=r"^s3://bucket: no answer$"):
             collection.ask(School(teachers.__getitem__, cache), VoteJournal(tmp_path / "journal.jsonl"), notes)
     assert (collection.failed, notes.lines) == ({}, [])
+
+
+def test_a_row_that_a_teacher_will_not_answer_is_decided_by_the_others(tmp_path) -> None:
+    rows, teachers = school(["1x2", "11-", "x11", "xxx"])
+    folder = folder_of(tmp_path / "first", rows)
+    first, done = hold(folder, rules(3), "first", teachers)
+    assert first.patterns == {"r0": "1x-", "r1": "11-", "r2": "x1-", "r3": "xx-"}
+    assert (done.calls, done.abstained) == ({"t0": 2, "t1": 2}, {"t0": 2, "t1": 2})
+    votes = list(VoteJournal(folder / "journal.jsonl").recover())
+    assert sum(vote.label is None for vote in votes) == 4
+    open_rows = [row for row in rows if not rules(3).outcome(first.patterns[row.id]).decided]
+    later = folder_of(tmp_path / "rest", open_rows, [vote for vote in votes if vote.example_id != "r1"])
+    rest, done = hold(later, rules(3), "rest", teachers)
+    assert rest.patterns == {"r0": "1x2", "r2": "x11", "r3": "xxx"}
+    assert done.abstained == {"t2": 1}  # few rows, and all of them may be of the kind that is refused
+    assert rules(3).outcome("xxx").decided
+    assert rules(3).outcome("xxx").system is None
+
+
+@pytest.mark.parametrize("rows_there", [3, 50])
+def test_a_teacher_that_answers_no_row_ends_with_one_line_and_is_asked_again_later(tmp_path, rows_there) -> None:
+    rows, teachers = school(["1x2"] * rows_there)
+    with pytest.raises(BadInputError, match=rf"all {min(rows_there, 20)} rows that it was asked about went like this"):
+        hold(folder_of(tmp_path, rows), rules(3), "first", teachers)
+    assert len(teachers["t1"].asked) == min(rows_there, 20)
+    teachers["t1"].opinions = dict.fromkeys(teachers["t1"].opinions, "1")
+    later, done = hold(folder_of(tmp_path, rows), rules(3), "first", teachers)
+    assert set(later.patterns.values()) == {"11-"}
+    assert done.resumed == rows_there
+
+
+def test_an_abstention_is_not_remembered_for_other_runs(tmp_path) -> None:
+    rows, teachers = school(["1", "x"])
+    settings = [TeacherConfig(name="t0")]
+    for _ in range(2):
+        with VoteCache(tmp_path / "votes.sqlite", settings, lambda teacher: teacher.name) as cache:
+            list(School(teachers.__getitem__, cache).votes("t0", rows))
+            assert [vote.example_id for vote in cache.recall("t0", rows)] == ["r0"]

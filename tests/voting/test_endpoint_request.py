@@ -401,17 +401,7 @@ def test_what_passes_is_asked_again_in_whatever_form_it_comes(status, value) -> 
         (402, {"error": {"message": "Insufficient Balance"}}, "no credit or quota left"),
         (429, {"error": {"message": "pay", "code": "insufficient_quota"}}, "no credit or quota left"),
         (401, {"error": {"message": "expired"}}, "openai.api_key_env"),
-        (
-            400,
-            {"error": {"message": "This model's maximum context length is 512 tokens"}},
-            "the row is too long for it",
-        ),
         (403, {"error": {"message": "not your model"}}, "does not allow it"),
-        (400, {"error": {"message": "filtered", "code": 400, "type": "content_filter"}}, "leave the row out"),
-        (200, {"choices": [{"message": {"content": None}, "finish_reason": "content_filter"}]}, "leave the row out"),
-        (200, {"choices": [{"message": {"content": None, "refusal": "I cannot."}}]}, "(I cannot.); leave the row out"),
-        (200, {"choices": [{"message": {"content": ""}}]}, "gave an empty answer"),
-        (200, {"choices": [{"message": {"content": "Both."}}]}, "answered 'Both.', which is none of the words"),
     ],
     ids=str,
 )
@@ -420,6 +410,38 @@ def test_what_does_not_pass_is_said_in_the_endpoints_own_words(status, value, wo
         said = refusal(api)
     assert said.startswith("teacher 't': row r")
     assert words in said
+
+
+@pytest.mark.parametrize(
+    ("status", "value", "words"),
+    [
+        (
+            400,
+            {"error": {"message": "This model's maximum context length is 512 tokens"}},
+            "the row is too long for it",
+        ),
+        (413, "Payload Too Large", "the row is too long for it"),
+        (400, {"error": {"message": "filtered", "code": 400, "type": "content_filter"}}, "leave the row out"),
+        (200, {"error": {"message": "flagged", "code": 400}}, "leave the row out"),
+        (200, {"choices": [{"message": {"content": None}, "finish_reason": "content_filter"}]}, "leave the row out"),
+        (200, {"choices": [{"message": {"content": None, "refusal": "I cannot."}}]}, "(I cannot.); leave the row out"),
+        (200, {"choices": [{"message": {"content": ""}}]}, "gave an empty answer"),
+        (200, {"choices": [{"message": {"content": "Both."}}]}, "answered 'Both.', which is none of the words"),
+    ],
+    ids=str,
+)
+def test_a_row_that_is_not_answered_is_an_abstention_with_its_reason_and_the_others_are_asked(
+    status, value, words
+) -> None:
+    def habit(api, path, headers, body):
+        return (status, value, {}) if "Question: why why why ?" in json.dumps(body) else None
+
+    with serving(habit=habit) as api:
+        votes = ask(api)
+    assert {row for row, vote in votes.items() if vote.label is None} == {"r3"}
+    assert len(votes) == len(ROWS)
+    assert votes["r3"].raw.startswith("teacher 't': row r3: ")
+    assert words in votes["r3"].raw
 
 
 def test_a_busy_endpoint_that_still_answers_others_is_not_given_up() -> None:
