@@ -248,7 +248,7 @@ def test_a_failed_teacher_is_waited_for_neither_here_nor_in_the_next_round(kit, 
 def test_rows_that_teachers_abstained_from_are_decided_by_the_others_and_counted(kit, tmp_path) -> None:
     rows = [example(name) for name in ("r0", "r1", "r2", "r3", "r4")]
     patterns = {"r0": "x11", "r1": "x22", "r2": "xxx", "r3": "22-", "r4": "1x1"}
-    metrics, out = tally(kit, tmp_path, rows, patterns, plain={row: "111" for row in patterns})
+    metrics, out = tally(kit, tmp_path, rows, patterns, plain=dict.fromkeys(patterns, "111"))
     assert ids(out / "system1") == ["r0", "r4"]
     assert ids(out / "system2") == ["r1", "r3"]
     found = summary(out)
