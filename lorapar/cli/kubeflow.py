@@ -116,19 +116,22 @@ def submit_command(  # noqa: PLR0913  -- an argument is an option of the command
         raise BadInputError("--resubmit needs --wait: without following a run nobody knows that it failed")
     from lorapar.kubeflow.checks import check_server, check_service_account, plugins_input
     from lorapar.kubeflow.parameter_values import pipeline_parameters
-    from lorapar.kubeflow.placement import mounts_of
+    from lorapar.kubeflow.placement import mounts_of, plugins_of
 
     check_server(host, namespace)
     check_service_account(service_account)
     settings = settings_of(preset, config, overrides)
     values = pipeline_parameters(settings, parameters or [], store or settings.store.address, mounts_of(placement))
-    given = plugins_input(plugins or [])
-    build = partial(_package, images, registry, placement, require_digests=require_digests, no_cache=no_cache)
-    package = build()
+    given = plugins_input(plugins or [], plugins_of(placement))
+    named = bool(images or registry)
+    build = partial(_package, images, registry, placement, no_cache=no_cache)
+    package = build(require_digests=require_digests and named)
     from lorapar.kubeflow.server import Start
 
     server = server_at(host, namespace)
-    package = _with_uploaded_images(server, package, build, named=bool(images or registry))
+    if not named:
+        package = _with_uploaded_images(server, partial(build, require_digests=require_digests))
+    _warn_of_tags(package)
     mark = _mark(package, values, settings) if if_changed else ""
     start = Start(f"{name or settings.name}{mark}", experiment, values, service_account, pipeline_root, given)
     if if_changed and _goes_on(server, start):
@@ -194,20 +197,23 @@ def schedule_command(  # noqa: PLR0913  -- an argument is an option of the comma
     from lorapar.kubeflow.checks import check_server, check_service_account, plugins_input
     from lorapar.kubeflow.cron import check_cron
     from lorapar.kubeflow.parameter_values import pipeline_parameters
-    from lorapar.kubeflow.placement import mounts_of
+    from lorapar.kubeflow.placement import mounts_of, plugins_of
 
     check_cron(cron)
     check_server(host, namespace)
     check_service_account(service_account)
     settings = settings_of(preset, config, overrides)
     values = pipeline_parameters(settings, parameters or [], store or settings.store.address, mounts_of(placement))
-    given = plugins_input(plugins or [])
-    build = partial(_package, images, registry, placement, require_digests=require_digests, no_cache=False)
-    package = build()
+    given = plugins_input(plugins or [], plugins_of(placement))
+    named = bool(images or registry)
+    build = partial(_package, images, registry, placement, no_cache=False)
+    package = build(require_digests=require_digests and named)
     from lorapar.kubeflow.server import Start
 
     server = server_at(host, namespace)
-    package = _with_uploaded_images(server, package, build, named=bool(images or registry))
+    if not named:
+        package = _with_uploaded_images(server, partial(build, require_digests=require_digests))
+    _warn_of_tags(package)
     pipeline, version, _ = server.upload(package)
     start = Start(name or settings.name, experiment, values, service_account, plugins=given)
     recurring = server.schedule(pipeline, version, start, cron, max_concurrency)
@@ -299,20 +305,18 @@ def _start_and_wait(
         err.print(f"lorapar: {ending.line}; starting again", markup=False, highlight=False, soft_wrap=True)
 
 
-def _with_uploaded_images(server: Server, package: Package, build: Callable[..., Package], *, named: bool) -> Package:
-    """The package with the images of the newest uploaded version of this lorapar, where none are named."""
+def _with_uploaded_images(server: Server, build: Callable[..., Package]) -> Package:
+    """The package with the images of the newest uploaded version of this lorapar that names any; else the shipped."""
     from lorapar import __version__
     from lorapar.kubeflow.package import images_of
 
-    for version, uploaded in () if named else server.packages(f"{__version__}-"):
+    for version, uploaded in server.packages(f"{__version__}-"):
         found = images_of(uploaded)
         if found:
             said = ", ".join(sorted(set(found.values())))
             out.print(f"images as in version {version}: {said}", markup=False, highlight=False, soft_wrap=True)
-            package = build(found=found)
-            break
-    _warn_of_tags(package)
-    return package
+            return build(found=found)
+    return build()
 
 
 def _store_of(run: Any) -> str:

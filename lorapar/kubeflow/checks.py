@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 from lorapar.config import RunConfig
-from lorapar.errors import BadInputError, nearest
-from lorapar.kubeflow.placement import MODELS
+from lorapar.errors import BadInputError
+from lorapar.kubeflow.placement import MODELS, checked_plugins
 from lorapar.store.address import parse_address
 from lorapar.store.s3_headers import SETTINGS
 
@@ -25,7 +24,6 @@ _DNS_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?")
 _LONGEST_NAME = 253
 _FOLDER_STARTS = ("/", ".", "~")
 _PLUGIN = re.compile(r"([a-z][a-z0-9_-]*)\.([a-z][a-z0-9_]*)=(.+)", re.DOTALL)
-_MLFLOW = ("experiment_name", "experiment_id", "disabled")
 TASK_MIX = "task-mix"
 ENDPOINT_VARIABLE = "KF_PIPELINES_ENDPOINT"
 """Where kfp looks for the server's address when no `--host` is given."""
@@ -59,13 +57,14 @@ def check_service_account(name: str | None) -> None:
         )
 
 
-def plugins_input(given: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """`PLUGIN.KEY=VALUE` texts as Kubeflow takes them; raises BadInputError.
+def plugins_input(
+    given: Sequence[str], placed: Mapping[str, Mapping[str, str | bool]] | None = None
+) -> dict[str, dict[str, str | bool]]:
+    """`PLUGIN.KEY=VALUE` texts as Kubeflow takes them, on top of what a placement file says; raises BadInputError.
 
-    Of its own plugin `mlflow` the keys are known (2.17.0, backend/src/apiserver/plugins/mlflow/config.go,
-    MLflowPluginInput); others are passed on.
+    Of Kubeflow's own plugin `mlflow` the keys are known; those of others are passed on.
     """
-    found: dict[str, dict[str, Any]] = {}
+    found: dict[str, dict[str, str | bool]] = {}
     for text in given:
         match = _PLUGIN.fullmatch(text)
         if match is None:
@@ -73,14 +72,18 @@ def plugins_input(given: Sequence[str]) -> dict[str, dict[str, Any]]:
                 f"--plugins {text}: write it as PLUGIN.KEY=VALUE, such as mlflow.experiment_name=lorapar"
             )
         plugin, key, value = match.groups()
-        if plugin == "mlflow" and key not in _MLFLOW:
-            raise BadInputError(f"--plugins {text}: mlflow takes {', '.join(_MLFLOW)}{nearest(key, list(_MLFLOW))}")
         if key in found.get(plugin, {}):
             raise BadInputError(f"--plugins {plugin}.{key}: is given twice")
-        if plugin == "mlflow" and key == "disabled" and value not in ("true", "false"):
-            raise BadInputError(f"--plugins {text}: expected true or false")
-        found.setdefault(plugin, {})[key] = value == "true" if (plugin, key) == ("mlflow", "disabled") else value
-    return found
+        switch = (plugin, key) == ("mlflow", "disabled") and value in ("true", "false")
+        found.setdefault(plugin, {})[key] = value == "true" if switch else value
+        try:
+            checked_plugins({plugin: {key: found[plugin][key]}})
+        except ValueError as error:
+            raise BadInputError(f"--plugins {text}: {str(error).removeprefix(f'{plugin}.{key}: ')}") from None
+    both = {plugin: dict(values) for plugin, values in (placed or {}).items()}
+    for plugin, values in found.items():
+        both[plugin] = {**both.get(plugin, {}), **values}
+    return both
 
 
 def check_store(address: str) -> None:

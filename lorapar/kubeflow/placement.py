@@ -34,8 +34,12 @@ _DIRECT = (
 )
 """What Kubeflow's launcher in each task asks and no proxy reaches; Kubernetes puts its own address in."""
 
+MLFLOW = ("experiment_name", "experiment_id", "disabled")
+"""What Kubeflow's own plugin `mlflow` takes (2.17.0, backend/src/apiserver/plugins/mlflow/config.go)."""
+
 Quantity = Annotated[str, StringConstraints(pattern=r"^[0-9]+(\.[0-9]+)?(m|k|Ki|M|Mi|G|Gi|T|Ti)?$")]
 Variable = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+Plugin = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]*$")]
 Entry = Annotated[str, StringConstraints(pattern=r"^[-._a-zA-Z0-9]+$")]
 LabelKey = Annotated[
     str, StringConstraints(pattern=r"^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$")
@@ -135,7 +139,12 @@ class Placement(Section):
     annotations: dict[LabelKey, str] = Field({}, description="Annotations of every task's pod")
     vote_parallelism: Positive | None = Field(None, description="Hard bound on vote tasks at once")
 
+    plugins: dict[Plugin, dict[Variable, str | bool]] = Field(
+        {}, description="Input for plugins of Kubeflow's server, such as mlflow: {experiment_name: NAME}, for each run"
+    )
+
     _plain = field_validator("env")(lambda env: checked_environment(env))
+    _known = field_validator("plugins")(lambda plugins: checked_plugins(plugins))
 
     def group(self, stage: str) -> Group:
         """How a stage's tasks are placed."""
@@ -154,6 +163,23 @@ def checked_environment(env: Environment) -> Environment:
                 f"{name}: {{secret: NAME, key: {name}}}"
             )
     return env
+
+
+def checked_plugins(plugins: dict[str, dict[str, str | bool]]) -> dict[str, dict[str, str | bool]]:
+    """The input for plugins, if the plugin whose keys are known takes them; raises ValueError."""
+    for key, value in plugins.get("mlflow", {}).items():
+        if key not in MLFLOW:
+            raise ValueError(f"mlflow takes {', '.join(MLFLOW)}{nearest(key, list(MLFLOW))}")
+        if key == "disabled" and not isinstance(value, bool):
+            raise ValueError(f"mlflow.{key}: expected true or false")
+        if key != "disabled" and not isinstance(value, str):
+            raise ValueError(f"mlflow.{key}: expected a text")
+    return plugins
+
+
+def plugins_of(path: Path | None) -> dict[str, dict[str, str | bool]]:
+    """The input for plugins that a placement file names."""
+    return read_placement(path).plugins if path is not None else {}
 
 
 def mounts_of(path: Path | None) -> tuple[str, ...]:

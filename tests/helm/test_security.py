@@ -290,3 +290,11 @@ def test_no_rights_beyond_the_namespace_and_no_wildcards(name: str) -> None:
     for role in of_kind(manifests, "Role"):
         for rule in role["rules"]:
             assert "*" not in rule["verbs"] + rule["resources"] + rule["apiGroups"]
+
+
+def test_images_that_others_make_are_pinned_by_digest() -> None:
+    """Ours are built by who installs the chart."""
+    for name in NAMES:
+        used = {container["image"] for _, spec in pods(rendering(name)) for container in containers(spec)}
+        foreign = {image for image in used if "lorapar" not in image.partition("@")[0].rpartition(":")[0]}
+        assert all("@sha256:" in image for image in foreign), f"{name}: {foreign}"

@@ -289,6 +289,15 @@ def test_a_run_that_goes_on_is_not_killed_and_its_schedule_goes_at_the_next_upgr
     assert kubeflow.killed == []
 
 
+def test_plugins_of_the_placement_reach_the_recurring_runs(kubeflow: Double, tmp_path: Path) -> None:
+    values = with_runs(NIGHTLY)
+    values["pipeline"]["placement"] = {"plugins": {"mlflow": {"experiment_name": "nlp"}}}
+    compiled(values, tmp_path)
+    assert upload(kubeflow, tmp_path).returncode == 0
+    (made,) = kubeflow.recurring.values()
+    assert made.plugins_input == {"mlflow": {"experiment_name": "nlp"}}
+
+
 def test_a_schedule_that_was_switched_off_and_is_wanted_again_is_made_anew(kubeflow: Double, tmp_path: Path) -> None:
     compiled(with_runs(NIGHTLY), tmp_path)
     upload(kubeflow, tmp_path)

@@ -353,7 +353,10 @@ class Double:
 
 
 def _matching(held: dict[str, Any], query: dict[str, str]) -> list[Any]:
-    """What fits the filter of a list call; the filter itself must be one of kfp-server-api's type."""
+    """What fits the filter of a list call; the filter itself must be one of kfp-server-api's type.
+
+    By `recurring_run_id` too: Kubeflow 2.17.0, backend/src/apiserver/model/run.go, runAPIToModelFieldMap.
+    """
     found = list(held.values())
     for predicate in json.loads(query.get("filter", "{}")).get("predicates", ()):
         # Protobuf's JSON takes an enum by name or by number.

@@ -150,6 +150,18 @@ def test_a_version_with_the_shipped_tags_or_of_another_lorapar_names_no_images(s
     assert images(server) == {f"mirror.example/lorapar/{name}:{__version__}" for name in ("client", "trainer", "vllm")}
 
 
+def test_pinned_images_of_the_uploaded_version_are_digests_too(server: Double, submit: Call) -> None:
+    code, said = submit("--require-digests")
+    assert (code, "--require-digests: lorapar/client" in said, server.runs) == (2, True, {})
+    pinned = [f"--image={name}=r.example/{name}{DIGEST}" for name in ("client", "trainer", "vllm")]
+    assert submit("--require-digests", *pinned)[0] == 0
+    assert submit("--require-digests")[0] == 0
+    assert images(server) == {f"r.example/{name}{DIGEST}" for name in ("client", "trainer", "vllm")}
+    submit(*pinned[:2], "--image=vllm=r.example/vllm:1")
+    code, said = submit("--require-digests")
+    assert (code, "--require-digests: r.example/vllm:1 is not pinned" in said) == (2, True), "the newest counts"
+
+
 def test_plugins_reach_runs_and_recurring_runs_and_are_off_by_default(server: Double, call: Call, submit: Call) -> None:
     submit()
     submit("--plugins", "mlflow.experiment_name=a=b", "--plugins", "mlflow.disabled=false")
@@ -159,6 +171,38 @@ def test_plugins_reach_runs_and_recurring_runs_and_are_off_by_default(server: Do
     call("schedule", "@daily", "--preset", "tiny", "--store", STORE, "--plugins", "mlflow.experiment_id=7")
     (made,) = server.recurring.values()
     assert made.plugins_input == {"mlflow": {"experiment_id": "7"}}
+
+
+def test_a_placement_file_may_name_the_plugins_and_the_command_line_wins(
+    server: Double, call: Call, submit: Call, tmp_path: Path
+) -> None:
+    file = tmp_path / "placement.yaml"
+    file.write_text("plugins: {mlflow: {experiment_name: nlp, disabled: false}, other: {key: value}}\n")
+    submit("--placement", str(file))
+    submit("--placement", str(file), "--plugins", "mlflow.experiment_name=mine")
+    first, second = (run.plugins_input for run in server.runs.values())
+    assert first == {"mlflow": {"experiment_name": "nlp", "disabled": False}, "other": {"key": "value"}}
+    assert second == {"mlflow": {"experiment_name": "mine", "disabled": False}, "other": {"key": "value"}}
+    call("schedule", "@daily", "--preset", "tiny", "--store", STORE, "--placement", str(file))
+    (made,) = server.recurring.values()
+    assert made.plugins_input == first
+
+
+@pytest.mark.parametrize(
+    ("plugins", "said"),
+    [
+        ("{mlflow: {experiment: x}}", "did you mean 'experiment_"),
+        ("{mlflow: {disabled: maybe}}", "mlflow.disabled: expected true or false"),
+        ("{mlflow: {experiment_id: true}}", "mlflow.experiment_id: expected a text"),
+        ("{MLflow: {}}", "plugins"),
+        ("[mlflow]", "plugins"),
+    ],
+)
+def test_wrong_plugins_in_a_placement_file_are_one_line(submit: Call, tmp_path: Path, plugins: str, said: str) -> None:
+    file = tmp_path / "placement.yaml"
+    file.write_text(f"plugins: {plugins}\n")
+    code, words = submit("--placement", str(file))
+    assert (code, words.startswith("--placement"), said in words) == (2, True, True), words
 
 
 @pytest.mark.parametrize(

@@ -214,7 +214,7 @@ WRONG = [
     (["--set", "rl.max_stps=1"], "max_steps"),
     (["--image", "trainr=x:1"], "did you mean 'trainer'"),
     (["--image", "trainer=NOT A NAME"], "trainer=REGISTRY"),
-    (["--require-digests"], "is not pinned"),
+    (["--require-digests", "--image", "trainer=r.example/trainer:1"], "is not pinned"),
     (["--resubmit", "1"], "--wait"),
     (["--wiat"], "did you mean '--wait'"),
 ]

@@ -4,8 +4,9 @@
 
 VERSION is the package's version of lorapar; the version in Kubeflow is called VERSION-DIGEST, as `lorapar submit`
 calls it, so that neither uploads what the other has. RECURRING is a JSON file: `owner` (marks what this release made),
-`service_account`, `parameters`, and `runs` with `name`, `cron`, `config`. What it lists is made, what it lists no
-longer is switched off and deleted, what is unchanged is left alone; recurring runs of others are never touched.
+`service_account`, `parameters`, `plugins` where plugins of Kubeflow are to get input, and `runs` with `name`, `cron`,
+`config`. What it lists is made, what it lists no longer is switched off and deleted, what is unchanged is left alone;
+recurring runs of others are never touched.
 
 Deleting a recurring run deletes the Workflows that it started, the one that is going on too. So while a run of it is
 going on it is switched off only; the next upgrade deletes it.
@@ -170,15 +171,11 @@ def recurring_runs(kubeflow: Kubeflow, owner: str) -> list[dict]:
 
 
 def going_on(kubeflow: Kubeflow, recurring: dict) -> str:
-    """Name of a run that it started and that has not ended, or nothing.
-
-    Kubeflow 2.17 cannot filter by `recurring_run_id`, so the runs since the recurring run was made are looked through.
-    """
-    since = recurring.get("created_at", "")[:19]
-    for run in pages(kubeflow, "/runs", "runs", {"sort_by": "created_at desc"}):
-        if run.get("created_at", "9")[:19] < since:
-            return ""
-        if run.get("recurring_run_id") == recurring["recurring_run_id"] and run.get("state") not in ENDED:
+    """Name of a run that it started and that has not ended, or nothing."""
+    made = [{"operation": "EQUALS", "key": "recurring_run_id", "stringValue": recurring["recurring_run_id"]}]
+    query = {"sort_by": "created_at desc", "filter": json.dumps({"predicates": made})}
+    for run in pages(kubeflow, "/runs", "runs", query):
+        if run.get("state") not in ENDED:
             return run.get("display_name") or run["run_id"]
     return ""
 
@@ -211,6 +208,8 @@ def desired(settings: dict, pipeline: str, version: str, experiment: str) -> lis
             "no_catchup": True,
             "mode": "ENABLE",
         }
+        if settings.get("plugins"):
+            body["plugins_input"] = settings["plugins"]
         digest = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()[:16]
         runs.append({**body, "description": f"{settings['owner']} {digest}"})
     return runs

@@ -70,5 +70,9 @@
 {{- with .Values.objectStore.registry -}}
 {{- $_ := set $parameters "registry" . -}}
 {{- end -}}
-{{- dict "owner" (printf "helm release %s/%s" .Release.Namespace .Release.Name) "service_account" (include "lorapar.runnerServiceAccount" .) "parameters" $parameters "runs" (.Values.pipeline.recurring | default list) | toPrettyJson -}}
+{{- $settings := dict "owner" (printf "helm release %s/%s" .Release.Namespace .Release.Name) "service_account" (include "lorapar.runnerServiceAccount" .) "parameters" $parameters "runs" (.Values.pipeline.recurring | default list) -}}
+{{- with (.Values.pipeline.placement | default dict).plugins -}}
+{{- $_ := set $settings "plugins" . -}}
+{{- end -}}
+{{- $settings | toPrettyJson -}}
 {{- end }}
