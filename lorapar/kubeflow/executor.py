@@ -91,7 +91,7 @@ def run_task(name: str, text: str, store: str | None, scratch: Path | None, prog
     for node in nodes:
         with _noted(task, node.stage):
             _run_node(task, node)
-    show_figures(task.out, task.records.values())
+    show_figures(task.out, list(task.records.values()))
     task.out.write()
     for folder in task.folders.values():
         shutil.rmtree(folder, ignore_errors=True)

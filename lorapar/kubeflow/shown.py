@@ -6,10 +6,11 @@ Only what helps somebody who looks at a run goes in; everything else stands in t
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lorapar.config import SYSTEMS
 from lorapar.kubeflow.executor_output import ExecutorOutput, flat_metrics
 from lorapar.kubeflow.ledger import Ledger
 from lorapar.kubeflow.plan_page import plan_page
@@ -28,22 +29,19 @@ from lorapar.store import Manifest
 FolderOf = Callable[[str], Path]
 """The folder of an artifact by its digest; fetched where it is not on this machine."""
 
+_SCORED = ("rows", "seconds_per_row", "total_importance")
 FIGURES: Mapping[str, tuple[str, ...]] = {
-    "prepare": ("rows_train", "rows_heldout", "rows_left_out"),
-    "vote": ("rows", "calls", "cached_votes", "failed_teachers"),
-    "tally": ("system1_rows", "system2_rows", "krippendorff_alpha", "vote_accuracy"),
-    "init": ("elements", "rank"),
-    "score": ("rows", "seconds_per_row", "total_importance"),
+    "vote-first": ("rows", "calls", "cached_votes", "failed_teachers"),
+    "vote-rest": ("system1_rows", "system2_rows", "krippendorff_alpha", "vote_accuracy"),
+    "score-system1": _SCORED,
+    "score-system2": _SCORED,
     "partition": ("system1_active_fraction", "system2_active_fraction", "shared_fraction", "jaccard"),
     "sft": ("sft_loss_first", "sft_loss_last", "steps", "active_fraction"),
     "rl": ("reward_first", "reward_last", "kl_last", "steps"),
-    "publish": ("version", "rank", "equal_greedy_share", "max_logit_difference"),
-    "evaluate": tuple(f"{model}_{system}_accuracy" for model in MODELS for system in ("system1", "system2")),
-    "execute": ("executed_samples", "passed_samples"),
-    "gate": ("better", "difference", "p_value", "rows"),
-    "promote": ("promoted", "version"),
+    "evaluate": tuple(f"{model}_{system}_accuracy" for system in SYSTEMS for model in (MODELS[0], MODELS[-1])),
+    "gate": ("better", "difference", "p_value", "promoted"),
 }
-"""The metrics that Kubeflow shows of each stage, and its MLflow plugin logs."""
+"""The three or four metrics that Kubeflow shows of each task, and its MLflow plugin logs; the report has all."""
 
 
 def show_node(out: ExecutorOutput, node: Node, record: StageRecord, ledger: Ledger, folder_of: FolderOf) -> None:
@@ -61,12 +59,13 @@ def show_node(out: ExecutorOutput, node: Node, record: StageRecord, ledger: Ledg
         teller(out, record, folder_of)
 
 
-def show_figures(out: ExecutorOutput, records: Iterable[StageRecord]) -> None:
-    """The figures of all of a task's nodes together, as system.Metrics shows them."""
-    shown: dict[str, float] = {}
+def show_figures(out: ExecutorOutput, records: Sequence[StageRecord]) -> None:
+    """The figures of a task, as system.Metrics shows them; of those that several of its nodes have, the last one's."""
+    names = FIGURES.get(task_of(records[0].node).name, ())
+    figures: dict[str, float] = {}
     for record in records:
-        figures = flat_metrics(record.metrics)
-        shown |= {name: figures[name] for name in FIGURES.get(record.stage, ()) if name in figures}
+        figures |= flat_metrics(record.metrics)
+    shown = {name: figures[name] for name in names if name in figures}
     out.set_metadata("metrics", shown)
     out.write_file("metrics", json_text(shown))
 

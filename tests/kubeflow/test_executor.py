@@ -56,7 +56,6 @@ def test_a_task_leaves_digest_manifest_figures_and_lineage(cluster) -> None:
     kept = json.loads((cluster.root / "task-1" / "out" / "examples").read_text(encoding="utf-8"))
     assert kept == json.loads(cluster.store.read(f"manifests/{digest}.json"))
     assert all(cluster.store.exists(f"cas/{entry['sha256']}") for entry in kept["files"].values())
-    assert metadata(out, "metrics") == {"rows_train": 6, "rows_heldout": 4, "rows_left_out": 0}
 
 
 def test_equal_inputs_give_equal_digests(cluster, monkeypatch) -> None:
@@ -74,7 +73,6 @@ def test_a_finished_stage_is_taken_from_the_store_unless_all_is_to_be_made_anew(
     first, second = prepared(cluster), prepared(cluster)
     assert len(calls) == loaded
     assert first.parameter_values["examples_digest"] == second.parameter_values["examples_digest"]
-    assert metadata(first, "metrics") == metadata(second, "metrics")
 
 
 @pytest.mark.parametrize("lost", ["manifests", "cas"])
@@ -128,7 +126,9 @@ def test_the_second_round_is_counted_before_and_after_in_one_task(cluster, tmp_p
     shown = metadata(out, "confusion")["confusionMatrix"]
     assert [one["displayName"] for one in shown["annotationSpecs"]] == ["system1", "system2"]
     assert [one["row"] for one in shown["rows"]] == [[3, 0], [0, 3]]
-    assert set(metadata(out, "metrics")) >= {"calls", "failed_teachers", "system1_rows", "vote_accuracy"}
+    figures = metadata(out, "metrics")
+    assert (figures["system1_rows"], figures["system2_rows"], figures["vote_accuracy"]) == (3, 3, 1.0)
+    assert set(figures) <= {"system1_rows", "system2_rows", "vote_accuracy", "krippendorff_alpha"}, "not all there is"
     kept = [json.loads(cluster.store.read(info.key)) for info in cluster.store.list("runs/run-1/records/")]
     assert {record["node"] for record in kept} == {"prepare", "tally-first", "vote-rest", "tally"}
 

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from lorapar.kubeflow.shown import FIGURES
+from lorapar.kubeflow.tasks import task_of
 from lorapar.registry import PRODUCTION, Registry
 from lorapar.store import open_store
 from tests.kubeflow.local_runs import LocalRuns, Started
@@ -46,6 +48,16 @@ def test_every_node_has_run_and_left_a_record(runs) -> None:
     first = outcomes(runs.root)[0]
     assert first["missing"] == []
     assert first["errors"] == {}
+
+
+def test_the_figures_that_kubeflow_shows_are_figures_of_those_stages(runs) -> None:
+    """Only a run whose adapter is promoted has `promoted`."""
+    known: dict[str, set[str]] = {}
+    for path in runs.root.glob("store/runs/*/records/*.json"):
+        record = json.loads(path.read_text(encoding="utf-8"))
+        known.setdefault(task_of(record["node"]).name, set()).update(record["metrics"])
+    for task, names in FIGURES.items():
+        assert set(names) - known[task] <= {"promoted"}, task
 
 
 def test_a_second_run_with_nothing_changed_asks_the_models_nothing(runs, monkeypatch) -> None:

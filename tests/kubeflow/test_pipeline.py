@@ -23,6 +23,7 @@ from lorapar.kubeflow.ports import (
     node_ports,
     output_edges,
 )
+from lorapar.kubeflow.shown import FIGURES
 from lorapar.kubeflow.tasks import TASKS, task_of
 from lorapar.stages.graph import GRAPH, node_names
 from pipelines.compile import PACKAGE, package_text
@@ -291,11 +292,20 @@ def test_every_task_has_a_component_that_declares_what_it_takes_and_makes() -> N
     for task in TASKS:
         spec = getattr(components, of[task.name]).component_spec
         assert ("metrics" in spec.outputs) == (task.name not in ("plan", "init", "publish", "report")), task.name
+        assert ("metrics" in spec.outputs) == (task.name in FIGURES), task.name
         if task.name in ("plan", "report"):
             continue
         assert {"settings", "store", *input_ports(task)} <= set(spec.inputs), task.name
         digests = {digest_parameter(edge) for edge in output_edges(task)}
         assert digests == {name for name in spec.outputs if name.endswith("_digest")}, task.name
+
+
+def test_kubeflow_shows_three_or_four_figures_of_a_task() -> None:
+    assert {len(names) for names in FIGURES.values()} <= {3, 4}
+    assert FIGURES["evaluate"] == (
+        *("base_system1_accuracy", "after_rl_system1_accuracy"),
+        *("base_system2_accuracy", "after_rl_system2_accuracy"),
+    )
 
 
 def test_what_a_person_reads_in_the_pages_is_declared_as_markdown_or_html() -> None:
