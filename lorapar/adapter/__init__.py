@@ -13,8 +13,9 @@ and why this departs from the authors' example.
 
 from __future__ import annotations
 
-from lorapar.adapter.attach import attach
+from lorapar.adapter.attach import attach, attach_again
 from lorapar.adapter.digest import base_digest
+from lorapar.adapter.earlier import EarlierAdapter, read_earlier
 from lorapar.adapter.folder import load_adapter, save_adapter
 from lorapar.adapter.layout import LAYOUTS, ROLES, Targets, find_targets, resolve_layout
 from lorapar.adapter.masked_training import MaskedTraining, masked_training
@@ -34,6 +35,7 @@ __all__ = [
     "ROLES",
     "AdapterMark",
     "AdapterSettings",
+    "EarlierAdapter",
     "MaskedAdamW",
     "MaskedTraining",
     "Moved",
@@ -46,6 +48,7 @@ __all__ = [
     "adapter_mark",
     "assert_trainable",
     "attach",
+    "attach_again",
     "base_digest",
     "check_only_active_moved",
     "find_targets",
@@ -56,6 +59,7 @@ __all__ = [
     "masked_training",
     "partition_elements",
     "random_partition_like",
+    "read_earlier",
     "resolve_layout",
     "save_adapter",
     "save_scores",

@@ -2,30 +2,38 @@
 
 An initialisation that leaves the function unchanged at step 0 is one LoRA of rank 2r, `[B, -B0][A; A0]`. Its second
 half is frozen by the training mask and never counted in theta. So publishing is a copy, a 4-bit base works, and
-switching the adapter off gives the true base model.
+switching the adapter off gives the true base model. An adapter to go on from is held the same way, as further frozen
+rows and columns behind those.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
 
+from lorapar.adapter.earlier import EarlierAdapter
 from lorapar.adapter.initialise import hold_unchanged, start_factors
-from lorapar.adapter.layout import resolve_layout, takes_transposed
+from lorapar.adapter.layout import resolve_layout, takes_transposed, with_paths
 from lorapar.adapter.names import DEFAULT_ADAPTER
 from lorapar.adapter.settings import AdapterMark, AdapterSettings, set_mark
 from lorapar.errors import BadInputError
 
 
-def attach(base_model: torch.nn.Module, settings: AdapterSettings, *, seed: int) -> PeftModel:
+def attach(
+    base_model: torch.nn.Module, settings: AdapterSettings, *, seed: int, earlier: EarlierAdapter | None = None
+) -> PeftModel:
     """Wrap a base model with a freshly initialised LoRA adapter named `default`.
 
     The adapter's tensors are float32 also on a bfloat16 base. No base weight is read for `residual` and `paper`, and
     none is ever written. One seed gives one adapter on every device, and the global random state is left alone.
+
+    With `earlier`, the function at step 0 is that of the earlier adapter (that of the base and `paper`'s noise aside):
+    it is held frozen behind the new one, one LoRA of both ranks, `[B, -B0, B'][A; A0; A']`. Modules that only the
+    earlier one adapts carry new elements, too.
 
     Returns:
         A PEFT model whose configuration is plain LoRA without init marks, and whose mark says the trainable rank.
@@ -33,23 +41,60 @@ def attach(base_model: torch.nn.Module, settings: AdapterSettings, *, seed: int)
     Raises:
         BadInputError: the model lacks a module of the layout, already carries an adapter, or (PiSSA, OLoRA) has a
             layer that is smaller than the rank or cannot be read as floats.
+        IntegrityError: the earlier adapter was made for another base model.
     """
     refuse_second_adapter(base_model)
-    targets = resolve_layout(base_model, settings.layout)
-    config = LoraConfig(
-        r=settings.held_rank,
-        lora_alpha=settings.held_alpha,
-        lora_dropout=settings.dropout,
-        target_modules=list(targets),
-        task_type="CAUSAL_LM",
-        init_lora_weights=True,
-        fan_in_fan_out=takes_transposed(base_model, targets),
-        bias="none",
-    )
+    modules, rank, alpha = resolve_layout(base_model, settings.layout), settings.held_rank, settings.held_alpha
+    if earlier is not None:
+        earlier.require_fit(base_model)
+        modules = with_paths(base_model, modules, earlier.factors)
+        rank += earlier.rank
+        alpha = settings.alpha * rank / settings.rank
+    config = _plain_config(base_model, modules, rank=rank, alpha=alpha, dropout=settings.dropout)
     model = wrap(base_model, config, base_model_name=settings.base_model_name)
-    _write_start(model, settings, seed)
+    _write_start(model, settings, seed, earlier)
     set_mark(model, AdapterMark(rank=settings.rank, init=settings.init))
     return model
+
+
+def attach_again(
+    base_model: torch.nn.Module,
+    earlier: EarlierAdapter,
+    *,
+    trained_rank: int,
+    dropout: float,
+    base_model_name: str | None = None,
+) -> PeftModel:
+    """Wrap a base model with an earlier adapter whose own first `trained_rank` rows and columns are trained further.
+
+    Raises IntegrityError where it was made for another base model, BadInputError as `attach` does.
+    """
+    refuse_second_adapter(base_model)
+    earlier.require_fit(base_model)
+    modules = with_paths(base_model, (), earlier.factors)
+    alpha = earlier.scale * earlier.rank
+    config = _plain_config(base_model, modules, rank=earlier.rank, alpha=alpha, dropout=dropout)
+    model = wrap(base_model, config, base_model_name=base_model_name)
+    with torch.no_grad():
+        for path, layer in lora_layers(model):
+            _write(layer, *_held(earlier, path, layer))
+    set_mark(model, AdapterMark(rank=trained_rank, init="continued"))
+    return model
+
+
+def _plain_config(
+    base_model: torch.nn.Module, modules: Sequence[str], *, rank: int, alpha: float, dropout: float
+) -> LoraConfig:
+    return LoraConfig(
+        r=rank,
+        lora_alpha=alpha,
+        lora_dropout=dropout,
+        target_modules=list(modules),
+        task_type="CAUSAL_LM",
+        init_lora_weights=True,
+        fan_in_fan_out=takes_transposed(base_model, modules),
+        bias="none",
+    )
 
 
 def wrap(base_model: torch.nn.Module, config: LoraConfig, *, base_model_name: str | None) -> PeftModel:
@@ -80,11 +125,28 @@ def lora_layers(model: torch.nn.Module) -> Iterator[tuple[str, Any]]:
 
 
 @torch.no_grad()
-def _write_start(model: PeftModel, settings: AdapterSettings, seed: int) -> None:
+def _write_start(model: PeftModel, settings: AdapterSettings, seed: int, earlier: EarlierAdapter | None) -> None:
     generator = torch.Generator().manual_seed(seed)
     for path, layer in lora_layers(model):
         a, b = start_factors(layer.get_base_layer(), settings, path=path, generator=generator)
         if settings.has_frozen_half:
             a, b = hold_unchanged(a, b)
-        layer.lora_A[DEFAULT_ADAPTER].weight.copy_(a)
-        layer.lora_B[DEFAULT_ADAPTER].weight.copy_(b)
+        if earlier is not None:
+            old_a, old_b = _held(earlier, path, layer)
+            a, b = torch.cat([a, old_a.to(a.device)]), torch.cat([b, old_b.to(b.device)], dim=1)
+        _write(layer, a, b)
+
+
+def _held(earlier: EarlierAdapter, path: str, layer: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """What an earlier adapter is at a layer, under the scale the layer has now."""
+    return earlier.held(
+        path.removeprefix("base_model.model."),
+        scale=float(layer.scaling[DEFAULT_ADAPTER]),
+        inputs=layer.lora_A[DEFAULT_ADAPTER].weight.shape[1],
+        outputs=layer.lora_B[DEFAULT_ADAPTER].weight.shape[0],
+    )
+
+
+def _write(layer: Any, a: torch.Tensor, b: torch.Tensor) -> None:
+    layer.lora_A[DEFAULT_ADAPTER].weight.copy_(a)
+    layer.lora_B[DEFAULT_ADAPTER].weight.copy_(b)

@@ -19,6 +19,7 @@ from peft.tuners.lora import Linear as PeftLinear
 from peft.utils.integrations import dequantize_module_weight
 from transformers.pytorch_utils import Conv1D
 
+from lorapar.adapter.layout import module_sizes
 from lorapar.adapter.settings import AdapterSettings
 from lorapar.errors import BadInputError
 
@@ -51,17 +52,10 @@ def hold_unchanged(a: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, torc
 
 def _gaussian(layer: torch.nn.Module, rank: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
     # Drawn on the CPU, so that one seed gives one adapter on every device.
-    features_out, features_in = _shape(layer)
+    features_in, features_out = module_sizes(layer)
     a = torch.randn(rank, features_in, generator=generator, dtype=torch.float32) * PAPER_STD
     b = torch.randn(features_out, rank, generator=generator, dtype=torch.float32) * PAPER_STD
     return a, b
-
-
-def _shape(layer: torch.nn.Module) -> tuple[int, int]:
-    """(out, in) of a linear layer; GPT-2's Conv1D holds its weight the other way round."""
-    if isinstance(layer, Conv1D):
-        return int(layer.weight.shape[1]), int(layer.weight.shape[0])
-    return int(layer.out_features), int(layer.in_features)  # type: ignore[arg-type]
 
 
 def _float_weight(layer: torch.nn.Module, path: str) -> torch.Tensor:
@@ -75,7 +69,7 @@ def _float_weight(layer: torch.nn.Module, path: str) -> torch.Tensor:
         ) from error
     if isinstance(layer, Conv1D):
         weight = weight.T
-    expected = _shape(layer)
+    expected = module_sizes(layer)[::-1]
     if tuple(weight.shape) != expected or not weight.is_floating_point():
         raise BadInputError(
             f"the weight of '{path}' is {weight.dtype} of shape {tuple(weight.shape)}, not floats of shape {expected}, "

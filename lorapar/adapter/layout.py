@@ -89,6 +89,27 @@ def find_targets(model: torch.nn.Module, layout: str | Sequence[str]) -> Targets
     return _with_experts(model, _of_pattern(model, linear, layout))
 
 
+def with_paths(model: torch.nn.Module, modules: Sequence[str], paths: Iterable[str]) -> tuple[str, ...]:
+    """The modules of a layout and, beside them, linear modules by their whole paths, as PEFT's `target_modules`."""
+    linear = _linear_paths(model)
+    wanted = set(paths)
+    chosen = [path for path in linear if path in wanted or _ends(path, tuple(modules))]
+    return _shortest(model, chosen) if any(not _ends(path, tuple(modules)) for path in wanted) else tuple(modules)
+
+
+def linear_modules(model: torch.nn.Module) -> dict[str, tuple[int, int]]:
+    """(inputs, outputs) of every linear module but the output head, by its path."""
+    modules = dict(model.named_modules())
+    return {path: module_sizes(modules[path]) for path in _linear_paths(model)}
+
+
+def module_sizes(layer: torch.nn.Module) -> tuple[int, int]:
+    """(inputs, outputs) of a linear module; GPT-2's Conv1D holds its weight the other way round."""
+    if isinstance(layer, Conv1D):
+        return int(layer.weight.shape[0]), int(layer.weight.shape[1])
+    return int(layer.in_features), int(layer.out_features)  # type: ignore[arg-type]
+
+
 def linear_module_names(model: torch.nn.Module) -> tuple[str, ...]:
     """The distinct last path parts of all linear modules, sorted; the output head is left out."""
     return tuple(sorted({path.rsplit(".", 1)[-1] for path in _linear_paths(model)}))

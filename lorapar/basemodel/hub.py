@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
@@ -30,7 +30,7 @@ from lorapar.progress import Progress
 PROBE_SECONDS = 10.0
 """How long the hub may take to say which commit a revision is."""
 
-Kind = Literal["model", "dataset"]
+Kind = Literal["model", "dataset", "adapter"]
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _TEXT_FILES = ["*.json", "*.jinja", "*.model", "*.txt"]
 _FILES = [*_TEXT_FILES, "*.safetensors"]
@@ -94,14 +94,50 @@ def text_snapshot(config: ModelConfig) -> Path:
         return Path(snapshot_download(config.name, revision=config.revision, allow_patterns=patterns))
 
 
+def adapter_commit(name: str, revision: str | None) -> str:
+    """The commit that a revision of an adapter's repository is now; raises as `commit_of` does."""
+    with hub_errors(name, revision, "adapter"):
+        validate_repo_id(name)
+        try:
+            info = HfApi().model_info(name, revision=revision, timeout=PROBE_SECONDS)
+        except (RevisionNotFoundError, RepositoryNotFoundError):
+            raise
+        except _SILENCE as error:
+            try:
+                return Path(snapshot_download(name, revision=revision, local_files_only=True)).name
+            except (LocalEntryNotFoundError, OSError, ValueError):
+                raise error from None
+    files = {sibling.rfilename for sibling in info.siblings or []}
+    missing = next((one for one in ("adapter_config.json", "adapter_model.safetensors") if one not in files), None)
+    if missing is not None:
+        raise BadInputError(
+            f"model.adapter: {name} on the hub has no {missing}; name the repository of a PEFT adapter in safetensors"
+        )
+    return str(info.sha)
+
+
+def adapter_snapshot(name: str, commit: str, files: Sequence[str]) -> Path:
+    """A folder with these files of an adapter's commit, downloaded where the hub's local cache lacks it."""
+    with hub_errors(name, commit, "adapter"):
+        return Path(snapshot_download(name, revision=commit, allow_patterns=list(files)))
+
+
 # The HTTP library's own base error comes by way of huggingface_hub, which changed that library between versions.
 _SILENCE = (HTTPError, HfHubHTTPError, OfflineModeIsEnabled, TimeoutError, ConnectionError)
+
+
+_SETTINGS = {
+    "model": ("model.name", "model.revision"),
+    "dataset": ("data.source", "data.revision"),
+    "adapter": ("model.adapter", "model.adapter"),
+}
+"""The settings that name a repository and its revision, for messages."""
 
 
 @contextmanager
 def hub_errors(name: str, revision: str | None, kind: Kind) -> Iterator[None]:
     """What the hub may answer, as one line that names the setting."""
-    setting, section = ("model.name", "model") if kind == "model" else ("data.source", "data")
+    setting, revision_setting = _SETTINGS[kind]
     trust_authorities()
     try:
         yield
@@ -111,7 +147,7 @@ def hub_errors(name: str, revision: str | None, kind: Kind) -> Iterator[None]:
         ) from None
     except RevisionNotFoundError:
         raise BadInputError(
-            f"{section}.revision: {name} has no branch, tag or commit '{revision}' on the hub"
+            f"{revision_setting}: {name} has no branch, tag or commit '{revision}' on the hub"
         ) from None
     except GatedRepoError:
         raise BadInputError(
@@ -123,7 +159,7 @@ def hub_errors(name: str, revision: str | None, kind: Kind) -> Iterator[None]:
         ) from None
     except (LocalEntryNotFoundError, *_SILENCE) as error:
         why = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else type(error).__name__
-        instead = "local folder" if kind == "model" else "local file"
+        instead = "local file" if kind == "dataset" else "local folder"
         if cause := network_cause(error, constants.ENDPOINT):
             raise UnreachableError(f"{setting}: the hub did not answer for {name}: {cause}") from None
         raise UnreachableError(

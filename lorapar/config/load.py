@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from lorapar.config.run import RunConfig
@@ -141,9 +142,9 @@ def _named_values(path: list[str]) -> dict[str, Any]:
     """The default of a setting that is itself names and values (`rl.rewards`): setting one of them keeps the others."""
     model: Any = RunConfig
     for part in path[:-1]:
-        field = model.model_fields.get(part) if model is not None else None
+        field = fields_of(model).get(part) if model is not None else None
         model = _model_of(field.annotation) if field is not None else None
-    field = model.model_fields.get(path[-1]) if model is not None else None
+    field = fields_of(model).get(path[-1]) if model is not None else None
     return dict(field.default) if field is not None and isinstance(field.default, dict) else {}
 
 
@@ -225,7 +226,7 @@ def _complaint(problem: Mapping[str, Any]) -> str:
 
 def _interval(location: tuple[int | str, ...]) -> str | None:
     """The range of a setting as mathematics write it, such as (0, 1]; None where it has one end only."""
-    field = _model_at(location[:-1]).model_fields.get(str(location[-1]))
+    field = fields_of(_model_at(location[:-1])).get(str(location[-1]))
     bounds = field.metadata if field is not None else ()
     ends = {name: getattr(one, name) for one in bounds for name in _BOUNDS if hasattr(one, name)}
     low, high = ends.get("gt", ends.get("ge")), ends.get("lt", ends.get("le"))
@@ -241,14 +242,19 @@ def _given(problem: Mapping[str, Any]) -> str:
 
 def _siblings(location: tuple[int | str, ...]) -> list[str]:
     """The keys that would have been right at this place of the settings."""
-    return list(_model_at(location).model_fields)
+    return list(fields_of(_model_at(location)))
+
+
+def fields_of(model: type[BaseModel]) -> dict[str, FieldInfo]:
+    """The keys of a section, as people write them, and their fields."""
+    return {field.alias or name: field for name, field in model.model_fields.items()}
 
 
 def _model_at(location: tuple[int | str, ...]) -> type[BaseModel]:
     """The section at this place of the settings; that above it where the place is no section."""
     model: type[BaseModel] = RunConfig
     for part in location:
-        field = model.model_fields.get(str(part))
+        field = fields_of(model).get(str(part))
         model = (_model_of(field.annotation) if field is not None else None) or model
     return model
 

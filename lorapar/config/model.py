@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, JsonValue
+from pydantic import (
+    AfterValidator,
+    Field,
+    JsonValue,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from lorapar.config.base import Dtype, Place, Section
 
@@ -36,6 +43,16 @@ def _options(values: dict[str, JsonValue]) -> dict[str, JsonValue]:
     return values
 
 
+class AdapterSource(Section):
+    """What `plan` found `model.adapter` to be, so that every task takes the same."""
+
+    registry: str | None = Field(None, description="Address of its registry; absent: the run's own")
+    version: int | None = Field(None, description="Its version there")
+    revision: str | None = Field(None, description="Its commit on the hub")
+    digest: str | None = Field(None, description="sha256 identity of its files")
+    rank: int | None = Field(None, description="Its LoRA rank")
+
+
 class ModelConfig(Section):
     """The base model that is tuned; it is read, never edited."""
 
@@ -60,6 +77,43 @@ class ModelConfig(Section):
         default_factory=dict, description="Options of the chat template, such as enable_thinking: false"
     )
     digest: str | None = Field(None, description="sha256 identity of the weights; filled in by `plan`")
+    adapter: Place | None = Field(
+        None,
+        description="Adapter to go on from, held frozen beside the new one: NAME@production or NAME@VERSION of the "
+        "registry, a PEFT folder, or a hub name (OWNER/NAME@REVISION)",
+    )
+    continue_: bool = Field(
+        False, alias="continue", description="Train the elements of `model.adapter` further instead of adding new ones"
+    )
+    adapter_source: AdapterSource | None = Field(None, description="What `adapter` is; filled in by `plan`")
+
+    @model_validator(mode="after")
+    def _something_to_continue(self) -> ModelConfig:
+        if self.continue_ and self.adapter is None:
+            raise ValueError("continue is true, but there is no model.adapter to continue; name one")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _as_written(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """By the names of the settings, and without an adapter that is not named: so digests stay as they were."""
+        values: dict[str, Any] = handler(self)
+        going_on = {"continue" if key == "continue_" else key: values.pop(key, None) for key in _GOING_ON}
+        return values | {key: value for key, value in going_on.items() if value}
+
+    @property
+    def alone(self) -> ModelConfig:
+        """The base model without an adapter to go on from: what every stage but `init` and `publish` works with."""
+        return self.model_copy(update={"adapter": None, "continue_": False, "adapter_source": None})
+
+    @property
+    def adapter_said(self) -> str:
+        """The adapter to go on from, as people are told: with the version or commit that `plan` found."""
+        found = self.adapter_source or AdapterSource()
+        exact = found.version or found.revision
+        return f"{str(self.adapter).partition('@')[0]}@{exact}" if exact else str(self.adapter)
+
+
+_GOING_ON = ("adapter", "continue_", "adapter_source")
 
 
 class PromptConfig(Section):

@@ -122,12 +122,24 @@ def check_reach(config: RunConfig, store: str | None, mounts: Sequence[str] = ()
                 f"{setting}: {source} lies on this machine, where no pod can read it; "
                 "upload it and name its s3:// address"
             )
+    _check_adapter(config, mounts)
     for setting, name in _models(config).items():
         if name.startswith(_FOLDER_STARTS) and not _is_below(name, mounts):
             raise BadInputError(
                 f"{setting}: {name} lies on this machine, where no pod can read it; copy it to a bucket (`lorapar "
                 f"models mirror`), or name one below {MODELS} and mount a claim there with a placement file"
             )
+
+
+def _check_adapter(config: RunConfig, mounts: Sequence[str]) -> None:
+    adapter = config.model.adapter
+    if adapter is None or _is_below(adapter, mounts):
+        return
+    if adapter.startswith(_FOLDER_STARTS) or (Path(adapter) / "adapter_config.json").is_file():
+        raise BadInputError(
+            f"model.adapter: {adapter} lies on this machine, where no pod can read it; name NAME@VERSION of the "
+            f"registry, or a folder below {MODELS} and mount a claim there with a placement file"
+        )
 
 
 def _rows(config: RunConfig) -> dict[str, str]:

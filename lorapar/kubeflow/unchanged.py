@@ -14,7 +14,7 @@ from typing import Any
 from lorapar import __version__
 from lorapar.kubeflow.ledger import Ledger
 from lorapar.records import digest_of, json_text
-from lorapar.registry import PRODUCTION, Registry
+from lorapar.registry import PRODUCTION, Registry, parse_reference, start
 from lorapar.stages.code import code_digest, own_code_digest
 from lorapar.stages.contract import STAGE_NAMES
 from lorapar.stages.plan import Plan
@@ -44,8 +44,26 @@ def _key(plan: Plan) -> str:
     """The settings of every stage hold the digests of model and data."""
     code = {stage: code_digest(f"lorapar.stages.{stage}") for stage in STAGE_NAMES}
     own = {node: own_code_digest(settings) for node, settings in plan.sections.items()}
-    made_of = {"settings": plan.sections, "version": __version__, "code": code, "own": own}
+    made_of = {"settings": _sections(plan), "version": __version__, "code": code, "own": own}
     return f"unchanged/{digest_of({**made_of, 'images': os.environ.get('LORAPAR_IMAGES', '')})}.json"
+
+
+def _sections(plan: Plan) -> dict[str, Any]:
+    """The settings of the stages; which version `model.adapter` found is left out where it is this adapter's own
+    production: that moves with every run that is better, and is compared by itself."""
+    adapter = plan.config.model.adapter
+    if adapter is None or start.kind_of(adapter) is not start.Kind.REGISTRY:
+        return plan.sections
+    asked = parse_reference(adapter)
+    if (asked.name, asked.alias) != (plan.config.name, PRODUCTION):
+        return plan.sections
+    moving = ("model", "adapter_source")
+    return {
+        node: {**values, moving[0]: {key: value for key, value in values[moving[0]].items() if key != moving[1]}}
+        if moving[0] in values
+        else values
+        for node, values in plan.sections.items()
+    }
 
 
 def _production(plan: Plan) -> int | None:

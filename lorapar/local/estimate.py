@@ -42,13 +42,24 @@ def _model_bytes(shape: ModelShape, model: ModelConfig) -> int:
 
 
 def _adapter_bytes(shape: ModelShape, config: RunConfig) -> int:
-    held = 1 if config.adapter.init == "paper" else 2
-    return 4 * shape.lora_elements(config.adapter.layout, held * config.adapter.rank)
+    return 4 * shape.lora_elements(config.adapter.layout, held_rank(config))
+
+
+def held_rank(config: RunConfig) -> int:
+    """LoRA rank of the adapter that a run makes, as PEFT and vLLM see it."""
+    earlier = (config.model.adapter_source.rank or 0) if config.model.adapter_source else 0
+    new = (1 if config.adapter.init == "paper" else 2) * config.adapter.rank
+    return earlier if config.model.continue_ else earlier + new
+
+
+def _trained_rank(config: RunConfig) -> int:
+    """At most so much of the rank is trained."""
+    return held_rank(config) if config.model.continue_ else config.adapter.rank
 
 
 def _training_bytes(shape: ModelShape, config: RunConfig) -> int:
     """Adapter, its gradients, and two float32 moments for the active elements only."""
-    elements = shape.lora_elements(config.adapter.layout, config.adapter.rank)
+    elements = shape.lora_elements(config.adapter.layout, _trained_rank(config))
     share = 1.0 if config.partition.theta == 1 else _ACTIVE_SHARE
     return 2 * _adapter_bytes(shape, config) + int(8 * share * elements)
 
@@ -64,7 +75,7 @@ def _vote_bytes(config: RunConfig, position: int) -> int:
 
 def _score_bytes(shape: ModelShape, config: RunConfig) -> int:
     """Gradient and Fisher sums in float64 and the per-example gradients of one batch."""
-    elements = shape.lora_elements(config.adapter.layout, config.adapter.rank)
+    elements = shape.lora_elements(config.adapter.layout, _trained_rank(config))
     tokens = config.score.batch_size * config.score.max_length
     return elements * (16 + 4) + _pass_bytes(shape, config.model, tokens, checkpointed=False)
 

@@ -12,12 +12,13 @@ from rich.text import Text
 from lorapar.config import RunConfig
 from lorapar.local.calls import teacher_calls
 from lorapar.local.edits import with_edits
-from lorapar.local.estimate import stage_memory_bytes
+from lorapar.local.estimate import held_rank, stage_memory_bytes
 from lorapar.local.folder import RunFolder
 from lorapar.local.forecast import planned_omissions
 from lorapar.local.needs import adapter_targets, ask_storage, check_context, require_packages, require_sandbox
 from lorapar.local.preview import PlannedNode, preview
 from lorapar.local.runner import last_node, with_registry
+from lorapar.registry import max_lora_rank, start
 from lorapar.stages.contract import stage_spec
 from lorapar.stages.model_text import Look, look
 from lorapar.stages.plan import Plan, make_plan
@@ -78,12 +79,31 @@ def _text_facts(seen: Look) -> list[Text]:
 
 def _adapter(config: RunConfig, targets: Targets | None) -> list[Text]:
     """Where the adapter will sit; what the layout leaves out or takes beside what it names, a line each."""
-    if targets is None:
-        return []
+    if targets is None or config.model.continue_:
+        return [Text(line) for line in _start(config)]
     layout = config.adapter.layout
     named = f"{layout}: " if isinstance(layout, str) else ""
     lines = [f"adapter     {named}{', '.join(targets.modules)}", *(f"            {note}" for note in targets.notes)]
-    return [Text(line) for line in lines]
+    return [Text(line) for line in [*lines, *_start(config)]]
+
+
+def _start(config: RunConfig) -> list[str]:
+    """What the adapter goes on from, and the rank that comes of it."""
+    model, rank = config.model, held_rank(config)
+    if model.adapter is None or model.adapter_source is None:
+        return []
+    served = max_lora_rank(rank)
+    note = start.unknown_base(model, start.read_start(model))
+    notes = [] if note is None else [f"            {note}"]
+    vllm = f"vLLM needs --max-lora-rank {served}" if served else "vLLM serves no rank above 512"
+    if model.continue_:
+        return [
+            f"goes on     with {model.adapter_said} itself: no new elements; its rank ({rank}), alpha and modules "
+            f"stay, whatever adapter.rank, alpha, layout and init say; {vllm}",
+            *notes,
+        ]
+    new, old = rank - (model.adapter_source.rank or 0), model.adapter_source.rank
+    return [f"goes on     from {model.adapter_said}, held frozen: rank {new} + {old} = {rank}; {vllm}", *notes]
 
 
 def _facts(plan: Plan, out: Path, seen: Look) -> list[Text]:

@@ -55,7 +55,20 @@ def _opening(lineage: Lineage) -> str:
 A LoRA adapter for `{base}`{f" (revision `{revision}`)" if revision else ""}, tuned with lorapar
 {lineage.code["version"]} the LoRA-PAR way ([arXiv 2507.20999](https://arxiv.org/abs/2507.20999)): one part of its
 elements was trained by SFT on System 1 rows, another by GRPO on System 2 rows. `lineage.json` holds every digest and
-setting.{rounded}"""
+setting.{_parent(lineage)}{rounded}"""
+
+
+def _parent(lineage: Lineage) -> str:
+    """What it goes on from."""
+    parent = lineage.parent
+    if parent is None:
+        return ""
+    how = (
+        "trains its elements further"
+        if parent["continued"]
+        else f"holds it as it was, in rank {parent['rank']} of its own"
+    )
+    return f"\n\nIt goes on from the adapter `{parent['adapter']}` and {how}; nothing else has to be loaded."
 
 
 def _loading(lineage: Lineage) -> str:

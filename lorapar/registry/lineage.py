@@ -58,11 +58,32 @@ class Lineage(BaseModel):
     (`stop_tokens`) and the file of the chat template (`chat_template`)."""
     files: dict[str, str]
     """sha256 of the files a program loads."""
+    parent: dict[str, Any] | None = None
+    """The adapter it goes on from: its name with version or commit, its digest, whether its own elements were trained
+    further (`continued`) or it is held frozen, its rank, and the rank that was trained here; None for a fresh one."""
+
+    def content(self) -> dict[str, Any]:
+        """What lineage.json holds; that of a fresh adapter says nothing of a parent."""
+        return self.model_dump(mode="json", exclude={"parent"} if self.parent is None else None)
 
 
 def base_facts(model: ModelConfig) -> dict[str, Any]:
     """What names the base model."""
     return {"name": model.name, "revision": model.revision, "digest": model.digest, "dtype": model.dtype}
+
+
+def parent_facts(model: ModelConfig, trained_rank: int) -> dict[str, Any] | None:
+    """What names the adapter that a run goes on from; `trained_rank` is what this run trains."""
+    source = model.adapter_source
+    if model.adapter is None or source is None:
+        return None
+    return {
+        "adapter": model.adapter_said,
+        "digest": source.digest,
+        "continued": model.continue_,
+        "rank": source.rank,
+        "trained_rank": trained_rank,
+    }
 
 
 def data_facts(folder: Path) -> dict[str, Any]:

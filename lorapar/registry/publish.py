@@ -21,6 +21,7 @@ from lorapar.registry.package import CONFIG_FILE, WEIGHTS_FILE, package_adapter
 from lorapar.registry.reference import CANDIDATE
 from lorapar.registry.registry import Registry
 from lorapar.registry.serving import max_lora_rank
+from lorapar.registry.start import trained_rank
 from lorapar.registry.verify import verify_package
 from lorapar.registry.versions import Version, content_manifest, new_claim
 from lorapar.store import file_sha256
@@ -87,7 +88,7 @@ def make_package(publication: Publication, folder: Path) -> Lineage:
         (folder / file).write_text(figure.svg, encoding="utf-8")
     captions = {file: figure.caption for file, figure in publication.figures.items()}
     (folder / CARD_FILE).write_text(model_card(lineage, captions), encoding="utf-8")
-    write_json(folder / LINEAGE_FILE, lineage.model_dump(mode="json"))
+    write_json(folder / LINEAGE_FILE, lineage.content())
     return lineage
 
 
@@ -158,4 +159,5 @@ def _lineage(publication: Publication, package: Path, rank: int, told: Mapping[s
         code=dict(publication.code),
         serving={"rank": rank, "max_lora_rank": max_lora_rank(rank), **told},
         files={name: file_sha256(package / name) for name in (CONFIG_FILE, WEIGHTS_FILE)},
+        parent=facts.parent_facts(publication.model, trained_rank(origins.adapter, rank)),
     )

@@ -92,12 +92,20 @@ def _lineage(lineage: Mapping[str, Any]) -> list[Section]:
     return [
         ("base", [f"{base['name']} at {base['revision'] or 'no revision'} ({base['dtype']})", _digest(base["digest"])]),
         ("data", [str(data["source"]), _digest(data["source_digest"]), f"examples {data['digest']}"]),
+        ("goes on", _parent(lineage.get("parent"))),
         ("votes", [*teachers, *(f"votes {digest}" for digest in lineage["votes"])]),
         ("rows", [rows, f"labels {labels['digest']}"]),
         ("partition", _figures(lineage["partition"])),
         ("training", _figures(lineage["training"])),
         ("serving", [*_figures(lineage["serving"]), *_ends(lineage["serving"])]),
     ]
+
+
+def _parent(parent: Mapping[str, Any] | None) -> list[str]:
+    if not parent:
+        return []
+    how = "its elements trained further" if parent["continued"] else "held frozen beside the new elements"
+    return [f"from {parent['adapter']}, {how}", _digest(parent["digest"])]
 
 
 def _ends(serving: Mapping[str, Any]) -> list[str]:

@@ -74,7 +74,13 @@ def _voters(config: RunConfig) -> str:
 def _adapter(config: RunConfig) -> str:
     adapter = config.adapter
     layout = adapter.layout if isinstance(adapter.layout, str) else ", ".join(adapter.layout)
-    return f"LoRA of rank {adapter.rank}, alpha {adapter.alpha:g}, on {layout}, start: {adapter.init}"
+    fresh = f"LoRA of rank {adapter.rank}, alpha {adapter.alpha:g}, on {layout}, start: {adapter.init}"
+    if config.model.adapter is None:
+        return fresh
+    if config.model.continue_:
+        return f"the elements of {config.model.adapter_said}, trained further"
+    rank = config.model.adapter_source.rank if config.model.adapter_source else None
+    return f"{fresh}; beside {config.model.adapter_said}, which is held frozen" + (f" (rank {rank})" if rank else "")
 
 
 def _partition(config: RunConfig) -> str:

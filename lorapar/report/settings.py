@@ -84,7 +84,7 @@ def changed_settings(groups: list[SettingGroup]) -> list[Setting]:
 def _section(path: str, value: BaseModel, default: Any) -> Iterator[Setting]:
     for name, field in type(value).model_fields.items():
         own, usual = getattr(value, name), getattr(default, name, None)
-        key, about = f"{path}.{name}", field.description or ""
+        key, about = f"{path}.{field.alias or name}", field.description or ""
         if isinstance(own, BaseModel):
             yield from _section(key, own, usual)
         elif isinstance(own, tuple) and own and isinstance(own[0], BaseModel):

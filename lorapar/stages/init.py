@@ -1,10 +1,19 @@
-"""init: put a fresh LoRA adapter on the base model, with A and B non-zero, and leave the base as it is."""
+"""init: put a fresh LoRA adapter on the base model, with A and B non-zero, and leave the base as it is.
+
+With `model.adapter` the new adapter starts beside an earlier one, which is held frozen, or goes on with its elements.
+"""
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 from lorapar.config import AdapterConfig, ModelConfig
 from lorapar.records import write_json
 from lorapar.stages.contract import Metrics, StageCall, StageSettings, StageSpec
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel
 
 
 class Settings(StageSettings):
@@ -25,48 +34,68 @@ SPEC = StageSpec(
 
 def run(call: StageCall[Settings]) -> Metrics:
     """Write the adapter and, in summary.json, which base weights it was made for."""
-    from lorapar.adapter import (
-        AdapterSettings,
-        attach,
-        base_digest,
-        find_targets,
-        lora_parameters,
-        save_adapter,
-        trainable_slice,
-    )
+    from lorapar.adapter import adapter_mark, base_digest, find_targets, lora_parameters, save_adapter, trainable_slice
     from lorapar.basemodel import load_model
 
     model_config, adapter = call.settings.model, call.settings.adapter
+    base = load_model(model_config.alone, call.progress)
+    targets = None if model_config.continue_ else find_targets(base, adapter.layout)
+    notes = targets.notes if targets is not None else ()
+    for note in notes:
+        call.progress.say(note)
+    model, parent = _attached(call, base)
+    save_adapter(model, call.output("adapter"))
+    mark, held = adapter_mark(model), model.peft_config["default"]
+    tensors = lora_parameters(model)
+    elements = sum(trainable_slice(name, tensor, mark.rank).numel() for name, tensor in tensors.items())
+    summary = {
+        "model": model_config.name,
+        "revision": model_config.revision,
+        "model_digest": model_config.digest,
+        "base_weights_sha256": base_digest(model),
+        "init": mark.init,
+        "layout": adapter.layout,
+        "modules": list(targets.modules) if targets and not parent else sorted(held.target_modules or ()),
+        "layout_notes": list(notes),
+        "rank": mark.rank,
+        "held_rank": held.r,
+        "elements": elements,
+        "tensors": len(tensors),
+        "seed": call.settings.seed,
+        **parent,
+    }
+    write_json(call.output("adapter") / "summary.json", summary)
+    return {"elements": elements, "rank": mark.rank, "held_rank": held.r}
+
+
+def _attached(call: StageCall[Settings], base: PreTrainedModel) -> tuple[PeftModel, dict[str, Any]]:
+    """The base with the adapter it starts with, and what summary.json says of one that it goes on from."""
+    from lorapar.adapter import AdapterSettings, attach, attach_again, base_digest, read_earlier
+    from lorapar.registry.start import fetch_start, require_same_weights, start_in, trained_rank, unknown_base
+
+    model, adapter = call.settings.model, call.settings.adapter
     settings = AdapterSettings(
         rank=adapter.rank,
         alpha=adapter.alpha,
         dropout=adapter.dropout,
         layout=adapter.layout,
         init=adapter.init,
-        base_model_name=model_config.name,
+        base_model_name=model.name,
     )
-    base = load_model(model_config, call.progress)
-    targets = find_targets(base, adapter.layout)
-    for note in targets.notes:
+    if model.adapter is None:
+        return attach(base, settings, seed=call.settings.seed), {}
+    folder = fetch_start(model, call.scratch / "start")
+    require_same_weights(model, folder, base_digest(base))
+    if (note := unknown_base(model, start_in(folder, model.adapter))) is not None:
         call.progress.say(note)
-    model = attach(base, settings, seed=call.settings.seed)
-    save_adapter(model, call.output("adapter"))
-    tensors = lora_parameters(model)
-    elements = sum(trainable_slice(name, tensor, adapter.rank).numel() for name, tensor in tensors.items())
-    summary = {
-        "model": model_config.name,
-        "revision": model_config.revision,
-        "model_digest": model_config.digest,
-        "base_weights_sha256": base_digest(model),
-        "init": adapter.init,
-        "layout": adapter.layout,
-        "modules": list(targets.modules),
-        "layout_notes": list(targets.notes),
-        "rank": adapter.rank,
-        "held_rank": settings.held_rank,
-        "elements": elements,
-        "tensors": len(tensors),
-        "seed": call.settings.seed,
-    }
-    write_json(call.output("adapter") / "summary.json", summary)
-    return {"elements": elements, "rank": adapter.rank, "held_rank": settings.held_rank}
+    earlier = read_earlier(folder, model.adapter_said)
+    trained = trained_rank(folder, earlier.rank)
+    if model.continue_:
+        call.progress.say(f"trains {model.adapter_said} further: rank {trained} of {earlier.rank}, no new elements")
+        peft = attach_again(
+            base, earlier, trained_rank=trained, dropout=adapter.dropout, base_model_name=settings.base_model_name
+        )
+    else:
+        call.progress.say(f"goes on from {model.adapter_said}, whose rank {earlier.rank} is held frozen beside the new")
+        peft = attach(base, settings, seed=call.settings.seed, earlier=earlier)
+    return peft, {"parent": {"adapter": model.adapter_said, "continued": model.continue_, "rank": earlier.rank}}

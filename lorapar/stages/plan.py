@@ -24,6 +24,8 @@ from lorapar.data.source import TASK_MIX
 from lorapar.errors import BadInputError, LoraparError
 from lorapar.evaluation.benchmarks import check_benchmarks, resolve_benchmarks
 from lorapar.records import write_json
+from lorapar.registry import start
+from lorapar.serving.base_identity import compare
 from lorapar.stages.contract import Metrics, StageCall, StageSettings, StageSpec, stage_spec
 from lorapar.stages.graph import GRAPH
 from lorapar.stages.model_text import look
@@ -104,6 +106,8 @@ def resolve_config(config: RunConfig, sections: tuple[str, ...]) -> RunConfig:
     resolved: dict[str, Any] = {}
     if "model" in sections:
         resolved["model"] = _resolve(config.model)
+        if "adapter" in sections and config.model.adapter is not None:
+            resolved["model"] = _with_start(resolved["model"], config.registry.address)
     if "teachers" in sections:
         resolved["teachers"] = tuple(map(_pinned, config.teachers))
     if "edits" in sections:
@@ -150,6 +154,9 @@ def stage_settings(config: RunConfig, stage: str, parameters: Any) -> StageSetti
     """The typed settings of one stage: sections of the run's settings by name, parameters on top."""
     spec = stage_spec(stage)
     values = {name: getattr(config, name) for name in spec.sections if hasattr(config, name)}
+    if "model" in values and "adapter" not in values:
+        # What a run goes on from is in the adapter that `init` makes; other stages are not asked again for it.
+        values["model"] = config.model.alone
     settings: StageSettings = spec.settings.model_validate({**values, **parameters})
     return settings
 
@@ -158,6 +165,16 @@ def _resolve(model: ModelConfig) -> ModelConfig:
     """The model with revision and digest; that of a folder or bucket is taken anew, its bytes may have changed."""
     fresh = model.model_copy(update={"digest": None}) if kind_of(model) in (Kind.LOCAL, Kind.BUCKET) else model
     return resolve_model(fresh)
+
+
+def _with_start(model: ModelConfig, registry: str | None) -> ModelConfig:
+    """The model with what `model.adapter` is now; a base in a folder is compared with the one it was made for."""
+    resolved = start.resolve_start(model, registry)
+    if kind_of(model) is Kind.LOCAL:
+        base = start.base_of(start.read_start(resolved))
+        if base is not None and compare(base, Path(model.name).expanduser()).found == "other":
+            raise start.other_base(resolved, base)
+    return resolved
 
 
 _TEACHER_KEYS = {"name": "teachers[{}].model: ", "revision": "teachers[{}].revision: "}

@@ -7,7 +7,7 @@ reused: registries change.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lorapar import __version__
 from lorapar.config import (
@@ -107,10 +107,18 @@ def _publication(call: StageCall[Settings]) -> Publication:
             labels=call.input("labels"),
             partition=call.input("partition"),
         ),
-        settings=call.settings.model_dump(mode="json", exclude={"registry"}),
+        settings=_settings(call.settings),
         code={"version": __version__, "stages": {name: code_digest(f"lorapar.stages.{name}") for name in _STAGES}},
         figures=_figures(call),
     )
+
+
+def _settings(settings: Settings) -> dict[str, Any]:
+    """What decided what the adapter is; where its registry, or that of the one it goes on from, lies did not."""
+    values = settings.model_dump(mode="json", exclude={"registry"})
+    if settings.model.adapter_source is not None:
+        values["model"]["adapter_source"]["registry"] = None
+    return values
 
 
 def _figures(call: StageCall[Settings]) -> dict[str, Figure]:

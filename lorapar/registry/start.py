@@ -1,0 +1,288 @@
+"""The adapter that a run goes on from (`model.adapter`): which one it is, what it is, and its files.
+
+It lies in the registry, in a folder, or on the hub. `plan` settles which, once for the run; `init` brings it here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from lorapar.basemodel import hub
+from lorapar.basemodel.resolve import Kind as BaseKind
+from lorapar.basemodel.resolve import kind_of as base_kind_of
+from lorapar.config import ModelConfig
+from lorapar.config.model import AdapterSource
+from lorapar.errors import BadInputError, IntegrityError, LoraparError
+from lorapar.records import digest_of
+from lorapar.registry.lineage import LINEAGE_FILE
+from lorapar.registry.package import CONFIG_FILE, WEIGHTS_FILE
+from lorapar.registry.reference import parse_reference
+from lorapar.registry.registry import Registry
+from lorapar.registry.versions import Version
+from lorapar.store import NotFoundError, file_sha256, is_s3, open_store
+
+MARK_FILE = "lorapar_adapter.json"
+FILES = (CONFIG_FILE, WEIGHTS_FILE, LINEAGE_FILE, MARK_FILE)
+"""What is read of an adapter; the last two are only there where lorapar made it."""
+_PATH_STARTS = (".", "~", "/")
+# What makes a LoRA more than A, B and a scale on linear modules.
+_NOT_PLAIN = (
+    *("use_dora", "lora_bias", "modules_to_save", "trainable_token_indices", "target_parameters", "layer_replication"),
+    *("use_qalora", "use_bdlora", "arrow_config", "kasa_config", "alora_invocation_tokens", "velora_config"),
+    "monteclora_config",
+)
+# These starts move the base weights, so A and B alone are not the adapter.
+_EDITS_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
+
+
+class Kind(Enum):
+    """Where the adapter lies."""
+
+    FOLDER = "folder"
+    HUB = "hub"
+    REGISTRY = "registry"
+
+
+@dataclass(frozen=True)
+class Start:
+    """What is known of the adapter before its weights are read."""
+
+    config: Mapping[str, Any]
+    """Its adapter_config.json."""
+    lineage: Mapping[str, Any] | None
+    """Its lineage.json; None where it was not made by lorapar."""
+
+    @property
+    def rank(self) -> int:
+        """Its LoRA rank: the largest one where modules differ."""
+        return max([int(self.config["r"]), *map(int, (self.config.get("rank_pattern") or {}).values())])
+
+
+def kind_of(adapter: str) -> Kind:
+    """Where the adapter lies, by what the setting says; a PEFT folder that is there wins over a name."""
+    if adapter.startswith(_PATH_STARTS) or (Path(adapter) / CONFIG_FILE).is_file():
+        return Kind.FOLDER
+    return Kind.HUB if "/" in adapter else Kind.REGISTRY
+
+
+def resolve_start(model: ModelConfig, registry: str | None) -> ModelConfig:
+    """The settings with `adapter_source` filled in: version or commit, digest and rank, as they are now.
+
+    What an earlier plan pinned (`adapter_source.version`, `.revision`) is kept. Raises BadInputError for what is not
+    there or is no plain LoRA, IntegrityError where its content is not the pinned one or it was made for another base
+    model, and UnreachableError.
+    """
+    if model.adapter is None:
+        return model
+    if is_s3(model.adapter):
+        raise BadInputError(
+            f"model.adapter: {model.adapter} is an address; name NAME@VERSION of the registry (registry.address), "
+            "a folder, or a hub name"
+        )
+    found, start = _found(model, registry)
+    if model.adapter_source and model.adapter_source.digest not in (None, found.digest):
+        raise IntegrityError(
+            f"model.adapter: {model.adapter_said} has another content than these settings name "
+            f"({found.digest}, not {model.adapter_source.digest}); leave out model.adapter_source to take it as it is"
+        )
+    _require_plain(model.model_copy(update={"adapter_source": found}), start.config)
+    resolved = model.model_copy(update={"adapter_source": found.model_copy(update={"rank": start.rank})})
+    _require_base(resolved, start)
+    return resolved
+
+
+def read_start(model: ModelConfig) -> Start:
+    """What is known of a resolved adapter: its configuration, and its lineage."""
+    return _found(model, None)[1]
+
+
+def fetch_start(model: ModelConfig, folder: Path) -> Path:
+    """The files of a resolved adapter: `folder`, which is made, or where they lie; raises as `resolve_start`."""
+    source = _source(model)
+    kind = kind_of(str(model.adapter))
+    if kind is Kind.FOLDER:
+        place = _folder(str(model.adapter))
+        if _folder_digest(place) != source.digest:
+            raise IntegrityError(f"model.adapter: {place} has changed since the run was planned; run it again")
+        return place
+    if kind is Kind.HUB:
+        return hub.adapter_snapshot(_hub_name(str(model.adapter))[0], str(source.revision), FILES)
+    registry, version = _registered(model, source.registry)
+    pulled = registry.pull(str(version), folder)
+    if pulled.digest != source.digest:
+        raise IntegrityError(
+            f"model.adapter: {pulled} in {registry.address} is not the content that the run was planned with "
+            f"({pulled.digest}, not {source.digest}); run it again"
+        )
+    return folder
+
+
+def trained_rank(folder: Path, rank: int) -> int:
+    """How many of an adapter's rows and columns were trained when it was made; all of them where nothing says."""
+    for file, keys in ((MARK_FILE, ("rank",)), (LINEAGE_FILE, ("parent", "trained_rank"))):
+        if (folder / file).is_file():
+            found: Any = json.loads((folder / file).read_text(encoding="utf-8"))
+            for key in keys:
+                found = (found or {}).get(key)
+            if isinstance(found, int):
+                return min(found, rank)
+    if (folder / LINEAGE_FILE).is_file():
+        settings = json.loads((folder / LINEAGE_FILE).read_text(encoding="utf-8")).get("settings", {})
+        return min(int(settings.get("adapter", {}).get("rank", rank)), rank)
+    return rank
+
+
+def require_same_weights(model: ModelConfig, folder: Path, digest: str) -> None:
+    """Raise IntegrityError where an adapter was trained on other base weights in the number format of this run.
+
+    In another format, or without a lineage, nothing can be compared.
+    """
+    start = start_in(folder, str(model.adapter))
+    told, base = start.lineage or {}, base_of(start)
+    trained_on = told.get("training", {}).get("base_weights_sha256")
+    if base is not None and trained_on and told["base"].get("dtype") == model.dtype and trained_on != digest:
+        raise other_base(model, base)
+
+
+def _found(model: ModelConfig, registry: str | None) -> tuple[AdapterSource, Start]:
+    adapter = str(model.adapter)
+    kind = kind_of(adapter)
+    if kind is Kind.FOLDER:
+        folder = _folder(adapter)
+        return AdapterSource(digest=_folder_digest(folder)), start_in(folder, adapter)
+    if kind is Kind.HUB:
+        name, revision = _hub_name(adapter)
+        pinned = model.adapter_source.revision if model.adapter_source else None
+        commit = pinned or hub.adapter_commit(name, revision)
+        folder = hub.adapter_snapshot(name, commit, (CONFIG_FILE, LINEAGE_FILE))
+        digest = digest_of({"name": name, "commit": commit})
+        return AdapterSource(revision=commit, digest=digest), start_in(folder, adapter)
+    opened, version = _registered(model, registry)
+    source = AdapterSource(registry=opened.address, version=version.number, digest=version.digest)
+    return source, _start_of(opened, version)
+
+
+def _registered(model: ModelConfig, registry: str | None) -> tuple[Registry, Version]:
+    """The version, by the number that was pinned before where one was."""
+    source = model.adapter_source or AdapterSource()
+    address = source.registry or registry
+    if address is None:
+        raise BadInputError(
+            f"model.adapter: {model.adapter} is a name in a registry, and registry.address is not set; "
+            "give it, or name a folder or OWNER/NAME of the hub"
+        )
+    try:
+        asked = parse_reference(str(model.adapter))
+        opened = Registry(open_store(address))
+        return opened, opened.resolve(f"{asked.name}@{source.version}" if source.version else str(asked))
+    except LoraparError as error:
+        raise type(error)(f"model.adapter: {error}") from None
+
+
+def _start_of(registry: Registry, version: Version) -> Start:
+    try:
+        lineage = registry.read_json_file(version, LINEAGE_FILE)
+    except NotFoundError:
+        lineage = None
+    return Start(registry.read_json_file(version, CONFIG_FILE), lineage)
+
+
+def start_in(folder: Path, adapter: str) -> Start:
+    """What a folder's files say of its adapter, which messages call `adapter`; raises BadInputError."""
+    try:
+        config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+        lineage = folder / LINEAGE_FILE
+        told = json.loads(lineage.read_text(encoding="utf-8")) if lineage.is_file() else None
+    except (OSError, ValueError) as error:
+        raise BadInputError(
+            f"model.adapter: {adapter}: {CONFIG_FILE} or {LINEAGE_FILE} cannot be read: {error}"
+        ) from None
+    return Start(config, told)
+
+
+def _folder(adapter: str) -> Path:
+    folder = Path(adapter).expanduser()
+    for file in (CONFIG_FILE, WEIGHTS_FILE):
+        if not (folder / file).is_file():
+            missing = f"has no {file}, so it is not a PEFT folder" if folder.is_dir() else "is not a folder"
+            raise BadInputError(
+                f"model.adapter: {adapter} {missing}; name a folder that PEFT or lorapar wrote (adapters in "
+                "safetensors), NAME@VERSION of the registry, or OWNER/NAME of the hub"
+            )
+    return folder
+
+
+def _folder_digest(folder: Path) -> str:
+    return digest_of({file: file_sha256(folder / file) for file in FILES if (folder / file).is_file()})
+
+
+def _hub_name(adapter: str) -> tuple[str, str | None]:
+    name, _, revision = adapter.partition("@")
+    return name, revision or None
+
+
+def _source(model: ModelConfig) -> AdapterSource:
+    if model.adapter_source is None or model.adapter_source.digest is None:
+        raise AssertionError("the adapter to go on from was not resolved before it was fetched")
+    return model.adapter_source
+
+
+def _require_plain(model: ModelConfig, config: Mapping[str, Any]) -> None:
+    special = [key for key in _NOT_PLAIN if config.get(key)]
+    if config.get("bias", "none") != "none":
+        special.append(f"bias {config['bias']}")
+    if str(config.get("init_lora_weights")).startswith(_EDITS_BASE):
+        special.append(f"init_lora_weights {config['init_lora_weights']} (which moves the base weights)")
+    if config.get("peft_type") != "LORA" or special:
+        what = ", ".join(special) or f"the type {config.get('peft_type')}"
+        raise BadInputError(
+            f"model.adapter: {model.adapter_said} has {what} in its {CONFIG_FILE}; a run goes on from a plain LoRA only"
+        )
+    if not (isinstance(config.get("r"), int) and isinstance(config.get("lora_alpha"), int | float)):
+        raise BadInputError(f"model.adapter: {model.adapter_said}: its {CONFIG_FILE} lacks r or lora_alpha")
+
+
+def _require_base(model: ModelConfig, start: Start) -> None:
+    """Raise IntegrityError where the digests alone tell that the adapter was made for another base model.
+
+    Two commits of the hub do, and two built-in models. `plan` compares folders, and `init` whatever is left.
+    """
+    base = base_of(start)
+    if base is None or base.digest == model.digest:
+        return
+    kinds = {base_kind_of(base), base_kind_of(model)}
+    if kinds == {BaseKind.HUB} or BaseKind.BUILTIN in kinds:
+        raise other_base(model, base)
+
+
+def base_of(start: Start) -> ModelConfig | None:
+    """The base model that a lineage names, with its digest; None where nothing does."""
+    told = (start.lineage or {}).get("base", {})
+    if not told.get("digest"):
+        return None
+    return ModelConfig(name=told["name"], revision=told.get("revision"), digest=told["digest"])
+
+
+def unknown_base(model: ModelConfig, start: Start) -> str | None:
+    """What a person should know where only the name in adapter_config.json says which base an adapter is for."""
+    named = start.config.get("base_model_name_or_path")
+    if start.lineage is not None or named in (None, model.name):
+        return None
+    return (
+        f"{model.adapter_said} says it was made for {named}; whether {model.name} is the same model cannot be told, "
+        "only that its sizes fit"
+    )
+
+
+def other_base(model: ModelConfig, base: ModelConfig) -> IntegrityError:
+    """What refuses an adapter of another base model."""
+    at, own = (f" at {one.revision}" if one.revision else "" for one in (base, model))
+    return IntegrityError(
+        f"model.adapter: {model.adapter_said} was made for the base model {base.name}{at}, which is not "
+        f"{model.name}{own}; give that one as model.name, or go on from another adapter"
+    )

@@ -1,0 +1,164 @@
+"""The adapter that a run goes on from: which one a name means, and what is refused before anything starts."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+
+from lorapar.basemodel import resolve_model
+from lorapar.config import ModelConfig
+from lorapar.errors import BadInputError, IntegrityError
+from lorapar.records import write_json
+from lorapar.registry import Publication, Registry, make_package
+from lorapar.registry.start import Kind, fetch_start, kind_of, require_same_weights, resolve_start, trained_rank
+from lorapar.store import open_store
+
+
+@pytest.fixture(scope="module")
+def package(origins, base, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("package") / "made"
+    model = resolve_model(base.model_copy(update={"digest": None}))
+    make_package(Publication("mine", model, origins, {"adapter": {"rank": 4}}, {"version": "1"}), folder)
+    return folder
+
+
+@pytest.fixture
+def registry(package, tmp_path) -> Registry:
+    """Version 1, which is in production, and a version 2."""
+    registry = Registry(open_store(str(tmp_path / "registry")))
+    first = registry.publish("mine", package)
+    other = shutil.copytree(package, tmp_path / "other")
+    (other / "README.md").write_text("another one")
+    registry.publish("mine", other)
+    registry.set_alias("mine", "production", first.number)
+    return registry
+
+
+def on_tiny(adapter: str, **more) -> ModelConfig:
+    return resolve_model(
+        ModelConfig.model_validate({"name": "builtin:tiny", "dtype": "float32", "adapter": adapter, **more})
+    )
+
+
+def edited(folder, file: str, **values) -> None:
+    content = json.loads((folder / file).read_text())
+    write_json(folder / file, {**content, **values})
+
+
+@pytest.mark.parametrize(
+    ("adapter", "kind"),
+    [
+        *(("mine", Kind.REGISTRY), ("mine@3", Kind.REGISTRY), ("mine@production", Kind.REGISTRY)),
+        *(("./mine", Kind.FOLDER), ("~/mine", Kind.FOLDER), ("/data/mine", Kind.FOLDER)),
+        *(("someone/mine", Kind.HUB), ("someone/mine@v2", Kind.HUB)),
+    ],
+)
+def test_a_name_says_where_the_adapter_lies(adapter, kind) -> None:
+    assert kind_of(adapter) is kind
+
+
+@pytest.mark.parametrize(("adapter", "number"), [("mine", 1), ("mine@production", 1), ("mine@2", 2)])
+def test_a_name_of_the_registry_becomes_a_version_with_its_digest(registry, tmp_path, adapter, number) -> None:
+    resolved = resolve_start(on_tiny(adapter), registry.address)
+    source = resolved.adapter_source
+    assert (source.version, source.rank, resolved.adapter_said) == (number, 8, f"mine@{number}")
+    assert source.digest == registry.resolve(f"mine@{number}").digest
+    registry.set_alias("mine", "production", 2)
+    assert resolve_start(resolved, None) == resolved, "what was resolved once stays"
+    folder = fetch_start(resolved, tmp_path / "start")
+    assert (folder / "adapter_model.safetensors").is_file()
+    assert trained_rank(folder, 8) == 4, "the half that only holds the start back was not trained"
+
+
+def test_a_folder_of_any_peft_user_is_an_adapter(package, tmp_path) -> None:
+    folder = tmp_path / "plain"
+    folder.mkdir()
+    for file in ("adapter_config.json", "adapter_model.safetensors"):
+        shutil.copy(package / file, folder)
+    resolved = resolve_start(on_tiny(str(folder)), None)
+    assert resolved.adapter_source.rank == 8
+    assert fetch_start(resolved, tmp_path / "unused") == folder
+    assert trained_rank(folder, 8) == 8
+    edited(folder, "adapter_config.json", lora_alpha=3)
+    with pytest.raises(IntegrityError, match="has changed since the run was planned"):
+        fetch_start(resolved, tmp_path / "unused")
+
+
+def test_a_repository_of_the_hub_is_pinned_to_its_commit(package, tmp_path, monkeypatch) -> None:
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    made = tmp_path / "hub" / "models--someone--mine" / "snapshots" / commit
+    shutil.copytree(package, made)
+    (made.parents[1] / "refs").mkdir()
+    (made.parents[1] / "refs" / "v2").write_text(commit)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub._snapshot_download.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    resolved = resolve_start(on_tiny("someone/mine@v2"), None)
+    assert (resolved.adapter_source.revision, resolved.adapter_said) == (commit, f"someone/mine@{commit}")
+    assert fetch_start(resolved, tmp_path / "unused") == made
+
+
+@pytest.mark.parametrize(
+    ("adapter", "said"),
+    [
+        ("mien", "mien@production: not in the registry .* it has no adapter mien .did you mean 'mine'"),
+        ("mine@7", "mine@7: not in the registry .* it has versions 1, 2"),
+        ("mine@prod", "mine@prod: no such alias"),
+        ("./nowhere", r"\./nowhere is not a folder; name a folder"),
+        ("s3://bucket/adapter", "is an address; name NAME@VERSION of the registry"),
+    ],
+)
+def test_what_is_not_there_is_named(registry, adapter, said) -> None:
+    with pytest.raises(BadInputError, match=rf"^model\.adapter: .*{said}"):
+        resolve_start(on_tiny(adapter), registry.address)
+
+
+def test_a_name_without_a_registry_is_refused() -> None:
+    with pytest.raises(BadInputError, match=r"registry\.address is not set"):
+        resolve_start(on_tiny("mine@1"), None)
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"use_dora": True}, "has use_dora in its adapter_config.json"),
+        ({"modules_to_save": ["lm_head"]}, "has modules_to_save"),
+        ({"bias": "all"}, "has bias all"),
+        ({"init_lora_weights": "pissa_niter_4"}, r"init_lora_weights pissa_niter_4 \(which moves the base weights\)"),
+        ({"peft_type": "IA3"}, "has the type IA3"),
+        ({"r": None}, "lacks r or lora_alpha"),
+    ],
+)
+def test_what_is_no_plain_lora_is_refused_before_anything_starts(package, tmp_path, values, said) -> None:
+    folder = shutil.copytree(package, tmp_path / "odd")
+    edited(folder, "adapter_config.json", **values)
+    with pytest.raises(BadInputError, match=said):
+        resolve_start(on_tiny(str(folder)), None)
+
+
+def test_an_adapter_of_another_base_is_refused(package, tmp_path) -> None:
+    folder = shutil.copytree(package, tmp_path / "odd")
+    base = {"name": "someone/else", "revision": "a" * 40, "digest": "b" * 64, "dtype": "float32"}
+    edited(folder, "lineage.json", base=base)
+    with pytest.raises(
+        IntegrityError, match=f"made for the base model someone/else at {'a' * 40}, which is not builtin"
+    ):
+        resolve_start(on_tiny(str(folder)), None)
+
+
+def test_weights_tell_apart_what_digests_cannot(package, tmp_path) -> None:
+    folder = shutil.copytree(package, tmp_path / "odd")
+    edited(folder, "lineage.json", training={"base_weights_sha256": "c" * 64})
+    model = on_tiny(str(folder))
+    require_same_weights(model, folder, "c" * 64)
+    with pytest.raises(IntegrityError, match="was made for the base model builtin:tiny"):
+        require_same_weights(model, folder, "d" * 64)
+    require_same_weights(model.model_copy(update={"dtype": "bfloat16"}), folder, "d" * 64)
+
+
+def test_pinned_content_that_is_another_now_is_refused(registry) -> None:
+    model = on_tiny("mine@1", adapter_source={"version": 1, "digest": "e" * 64})
+    with pytest.raises(IntegrityError, match="has another content than these settings name"):
+        resolve_start(model, registry.address)
