@@ -203,6 +203,7 @@ WRONG = [
     (["--set", "data.source=/local/file.jsonl"], "data.source: /local/file.jsonl lies on this machine"),
     (["--param", "dataset=rows.jsonl"], "data.source: rows.jsonl lies on this machine"),
     (["--set", "model.name=/local/model"], "model.name: /local/model lies on this machine"),
+    (["--set", "model.adapter=./runs/mine/adapter"], "model.adapter: ./runs/mine/adapter lies on this machine"),
     (["--store", "/local/x"], "store: /local/x is a folder"),
     (["--param", "registry=adapters"], "registry.address: adapters is a folder"),
     (["--host", "nonsense"], "--host nonsense: expected an address"),
