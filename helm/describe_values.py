@@ -1,7 +1,8 @@
 """Write values.schema.json and the table in README.md from helm/lorapar/values.yaml, its only source.
 
 A comment `# -- text` above a key documents it. `# @schema {...}` beside it adds to or replaces what is inferred from
-the default: inline YAML, in which `$ref: name` names one of DEFINITIONS. A mapping admits the keys written in
+the default: inline YAML, in which `$ref: name` names one of DEFINITIONS, and `nullable` that null may stand for a whole
+mapping. A mapping admits the keys written in
 values.yaml and no others, so that a misspelt key fails `helm install` with its name; an empty mapping or list must say
 what it may hold.
 
@@ -207,7 +208,7 @@ KINDS = {bool: "boolean", int: "integer", float: "number", str: "string"}
 def sections(values: list[Value]) -> list[str]:
     """Keys that have keys of their own. Helm merges the defaults in before it looks, so one is missing only where a
     person wrote null: said by its name then, and not as a nil pointer in some template."""
-    return [value.path[-1] for value in values if value.children and "$ref" not in value.note]
+    return [v.path[-1] for v in values if v.children and "$ref" not in v.note and not v.note.get("nullable")]
 
 
 def schema_of(value: Value, root: list[Value], *, merged: bool = True) -> Schema:
@@ -215,7 +216,10 @@ def schema_of(value: Value, root: list[Value], *, merged: bool = True) -> Schema
     if value.children and "$ref" not in value.note:
         properties = {child.path[-1]: schema_of(child, root, merged=merged) for child in value.children}
         schema = closed(properties, *(sections(value.children) if merged else ()))
-        schema.update(resolve(value.note))
+        note = dict(value.note)
+        if note.pop("nullable", False):
+            schema["type"] = ["object", "null"]
+        schema.update(resolve(note))
     elif "items_like" in value.note:
         schema = list_of_overrides(value.note, root)
     elif value.note:

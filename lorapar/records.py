@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -171,6 +171,32 @@ def digest_of(value: Any) -> str:
     """sha256 of a JSON value in canonical form (sorted keys, no spaces): equal values, equal digests."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return hashlib.sha256(text.encode("utf-8")).hexdigest()
+
+
+def differences(old: Any, new: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """(key, before, after) of two JSON values, down to what differs: `teachers[chat].weight`, not the whole list.
+
+    Items of lists are known by their `name` where each has one of its own, else by their place from 0; None stands for
+    what one side does not have.
+    """
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in sorted(old.keys() | new.keys()):
+            yield from differences(old.get(key), new.get(key), f"{path}.{key}" if path else key)
+    elif isinstance(old, list | tuple) and isinstance(new, list | tuple):
+        before, after = _by_name(old), _by_name(new)
+        for key in dict.fromkeys([*before, *after]):
+            yield from differences(before.get(key), after.get(key), f"{path}[{key}]")
+        if before.keys() == after.keys() and list(before) != list(after):
+            yield f"the order of {path}", list(before), list(after)
+    elif old != new:
+        yield path, old, new
+
+
+def _by_name(items: Sequence[Any]) -> dict[str, Any]:
+    names = [item.get("name") if isinstance(item, dict) else None for item in items]
+    if None in names or len(set(map(str, names))) < len(names):
+        names = list(range(len(items)))
+    return {str(name): item for name, item in zip(names, items, strict=True)}
 
 
 def write_records(path: Path, records: Iterable[Record]) -> int:

@@ -8,6 +8,7 @@ from typing import Any
 
 from lorapar.local.execute import new_record
 from lorapar.local.folder import RunFolder, StageRecord
+from lorapar.records import differences
 from lorapar.stages.contract import stage_spec
 from lorapar.stages.graph import GRAPH, Node
 from lorapar.stages.plan import Plan
@@ -52,7 +53,7 @@ def expected_record(node: Node, settings: Mapping[str, Any], folder: RunFolder) 
 
 def changes(old: StageRecord, new: StageRecord) -> str:
     """What differs between two records, in words: settings by their key, inputs by name, code."""
-    parts = [f"{key} {before} -> {after}" for key, before, after in _differences(old.settings, new.settings)]
+    parts = [_shown(*difference) for difference in differences(old.settings, new.settings)]
     parts += [f"input {name} changed" for name in new.inputs if new.inputs[name] != old.inputs.get(name)]
     if old.code != new.code:
         parts.append("its code changed")
@@ -87,15 +88,15 @@ def _output_digest(folder: RunFolder, node: str, output: str) -> str:
     return record.outputs[output]
 
 
-def _differences(old: Any, new: Any, path: str = "") -> list[tuple[str, str, str]]:
-    if isinstance(old, dict) and isinstance(new, dict):
-        found = []
-        for key in sorted(old.keys() | new.keys()):
-            found += _differences(old.get(key), new.get(key), f"{path}.{key}" if path else key)
-        return found
-    return [] if old == new else [(path, _short(old), _short(new))]
+def _shown(key: str, before: Any, after: Any) -> str:
+    texts = str(before), str(after)
+    begins = next((place for place, (a, b) in enumerate(zip(*texts, strict=False)) if a != b), 0)
+    return f"{key} {_short(texts[0], begins)} -> {_short(texts[1], begins)}"
 
 
-def _short(value: Any) -> str:
-    text = str(value)
-    return text if len(text) <= 40 else text[:37] + "..."
+def _short(text: str, begins: int) -> str:
+    """At most 40 characters of a value, among them the place where the two sides begin to differ."""
+    if len(text) <= 40:
+        return text
+    start = max(0, begins - 12) if begins > 24 else 0
+    return ("..." if start else "") + text[start : start + 34] + ("..." if start + 34 < len(text) else "")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lorapar.records import differences
 from lorapar.registry.overview import lineage_of
 from lorapar.registry.package import WEIGHTS_FILE
 from lorapar.registry.registry import Registry
@@ -41,7 +41,7 @@ class WeightDifference:
 def lineage_differences(registry: Registry, left: str, right: str) -> list[Difference]:
     """Every key of lineage.json that differs, settings first."""
     old, new = (lineage_of(registry, registry.resolve(reference)) for reference in (left, right))
-    found = list(_differences(old, new))
+    found = [Difference(*one) for one in differences(old, new)]
     return sorted(found, key=lambda difference: not difference.key.startswith("settings."))
 
 
@@ -79,14 +79,3 @@ def _compare(old: Any, new: Any) -> WeightDifference:
         largest=largest,
         relative=(squares / base) ** 0.5 if base else 0.0,
     )
-
-
-def _differences(old: Any, new: Any, path: str = "") -> Iterator[Difference]:
-    if isinstance(old, dict) and isinstance(new, dict):
-        for key in sorted(old.keys() | new.keys()):
-            yield from _differences(old.get(key), new.get(key), f"{path}.{key}" if path else key)
-    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
-        for place, (one, other) in enumerate(zip(old, new, strict=True)):
-            yield from _differences(one, other, f"{path}[{place}]")
-    elif old != new:
-        yield Difference(path, old, new)

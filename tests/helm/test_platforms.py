@@ -60,7 +60,9 @@ def tasks(package: Any) -> list[tuple[dict[str, Any], dict[str, Any]]]:
 # Users that the platform gives out
 
 
-@pytest.mark.parametrize("values", [{"openshift": True}, {"podSecurityContext": {"runAsUser": None}}])
+@pytest.mark.parametrize(
+    "values", [{"openshift": True}, {"podSecurityContext": {"runAsUser": None}}, {"podSecurityContext": None}]
+)
 def test_one_value_leaves_the_user_to_the_platform_in_pods_and_tasks(values: dict[str, Any], tmp_path) -> None:
     for manifests in (everything(**values), render(values={**DEVELOPMENT, **values})):
         for name, spec in pods(manifests):
@@ -71,6 +73,13 @@ def test_one_value_leaves_the_user_to_the_platform_in_pods_and_tasks(values: dic
             for container in containers(spec):
                 assert not set(container["securityContext"]) & set(USERS)
                 assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+    for _, pod in tasks(placement_of(manifests, tmp_path)):
+        assert pod["securityContext"] == {"runAsNonRoot": True}
+
+
+def test_tasks_alone_may_be_left_to_the_platform(tmp_path) -> None:
+    manifests = everything(**{"pipeline": {**EVERYTHING["pipeline"], "placement": {"user": None}}})
+    assert all(spec["securityContext"]["runAsUser"] == 10001 for _, spec in pods(manifests))
     for _, pod in tasks(placement_of(manifests, tmp_path)):
         assert pod["securityContext"] == {"runAsNonRoot": True}
 

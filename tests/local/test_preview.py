@@ -1,7 +1,11 @@
 """`lorapar plan` says beforehand what `lorapar run` then does."""
 
+import pytest
+
 from lorapar.config import load_config
 from lorapar.local import RunFolder, preview
+from lorapar.local.folder import StageRecord
+from lorapar.local.preview import changes
 from lorapar.local.runner import with_registry
 from lorapar.stages.plan import make_plan
 
@@ -58,3 +62,30 @@ def test_damaged_files_are_named(tiny_copy):
     entry = states(tiny_copy)["partition"]
     assert not entry.reused
     assert "summary.json" in entry.reason
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "said"),
+    [
+        ([{"name": "chat", "weight": 1}], [{"name": "chat", "weight": 2}], "teachers[chat].weight 1 -> 2"),
+        ([{"name": "chat"}, {"name": "b"}], [{"name": "chat"}], "teachers[b] {'name': 'b'} -> None"),
+        (
+            [{"name": "a"}, {"name": "b"}],
+            [{"name": "b"}, {"name": "a"}],
+            "the order of teachers ['a', 'b'] -> ['b', 'a']",
+        ),
+        (["x", "y"], ["x", "z", "w"], "teachers[1] y -> z; teachers[2] None -> w"),
+        (
+            "row " * 30 + "one way",
+            "row " * 30 + "another way",
+            "teachers ...row row row one way -> ...row row row another way",
+        ),
+        ((1, 2), [1, 2], ""),
+    ],
+)
+def test_a_change_within_a_list_or_a_long_text_is_shown_where_it_is(before, after, said):
+    old, new = (
+        StageRecord(node="n", stage="tally", version="1", settings={"teachers": value}, inputs={}, code="c")
+        for value in (before, after)
+    )
+    assert changes(old, new) == said
