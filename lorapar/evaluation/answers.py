@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -113,10 +112,8 @@ class Answerer:
 
     def answer(self, batch: Batch) -> tuple[list[Answer], list[Generated], float]:
         """Answers to a batch, in its order, as judged and as generated, and the seconds that generating them took."""
-        started = time.monotonic()
-        written = self._model.generate(batch.prompts, self._asking.settings.max_new_tokens)
-        seconds = time.monotonic() - started
-        losses = self.losses(batch.rows)
+        encoded = self._asking.encoded(batch.rows)
+        written, losses, seconds = self._model.answer(batch.prompts, encoded, self._asking.settings.max_new_tokens)
         generated = [Generated(tokens, loss) for tokens, loss in zip(written, losses, strict=True)]
         return self._asking.judged(self.name, batch.rows, generated), generated, seconds
 

@@ -23,6 +23,11 @@ class AskedModel(Protocol):
     def losses(self, rows: Sequence[Encoded]) -> list[float]:
         """Mean cross-entropy of each row's labelled tokens, in nats."""
 
+    def answer(
+        self, prompts: Sequence[Sequence[int]], rows: Sequence[Encoded], max_new_tokens: int
+    ) -> tuple[list[list[int]], list[float], float]:
+        """What `generate` and `losses` give for the same rows, and the seconds that generating took."""
+
     def for_lm_eval(self, batch_size: int) -> LM:
         """The same model as lm-eval asks it."""
 

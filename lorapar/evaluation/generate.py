@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from transformers import GenerationConfig
+from transformers import DynamicCache, GenerationConfig
 
 
 def batches_by_length(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
@@ -22,6 +22,7 @@ def generate_greedy(
     stop_ids: Sequence[int],
     pad_id: int,
     max_new_tokens: int,
+    cache: DynamicCache | None = None,
 ) -> list[list[int]]:
     """The most likely continuation of each prompt, token by token.
 
@@ -31,6 +32,7 @@ def generate_greedy(
         stop_ids: tokens that end an answer; without any, every answer has `max_new_tokens`.
         pad_id: token that fills short rows; may equal a stop token, because masks come from lengths.
         max_new_tokens: longest answer, in tokens.
+        cache: an empty one, which is filled with keys and values of prompts (padded on the left) and answers.
 
     Returns:
         New token ids of each row, up to and including its first stop token.
@@ -40,7 +42,8 @@ def generate_greedy(
     input_ids = torch.tensor([[pad_id] * (longest - len(row)) + list(row) for row in prompts], device=device)
     mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in prompts], device=device)
     config = _greedy_config(stop_ids, pad_id, max_new_tokens)
-    output = model.generate(input_ids=input_ids, attention_mask=mask, generation_config=config)  # type: ignore[operator]
+    filled = {} if cache is None else {"past_key_values": cache}
+    output = model.generate(input_ids=input_ids, attention_mask=mask, generation_config=config, **filled)  # type: ignore[operator]
     return [_until_stop(row, set(stop_ids)) for row in output[:, longest:].tolist()]
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from lorapar.adapter.files import load_published
 from lorapar.adapter.scoring import mean_answer_loss
@@ -16,6 +17,7 @@ from lorapar.basemodel import answer_end
 from lorapar.errors import BadInputError
 from lorapar.evaluation.engine import Encoded
 from lorapar.evaluation.generate import generate_greedy
+from lorapar.evaluation.prompt_states import follow, kept_rows, losses_after, read_prompts_cache
 from lorapar.prompts import IGNORED, collate
 
 if TYPE_CHECKING:
@@ -60,7 +62,16 @@ class TransformersEngine:
     def asked(self, adapter: Path | None) -> Iterator[TransformersModel]:
         """The base with an adapter, or by itself."""
         with with_adapter(self._base, adapter) as model:
+            if self._autocast and adapter is not None:
+                _narrow_lora(model)
             yield TransformersModel(model, self._tokenizer, autocast=self._autocast)
+
+
+def _narrow_lora(model: torch.nn.Module) -> None:
+    """Hold A and B in bfloat16, to which autocast would turn them for every token: the same numbers, less work."""
+    for name, parameter in model.named_parameters():
+        if "lora_A" in name or "lora_B" in name:
+            parameter.data = parameter.data.to(torch.bfloat16)
 
 
 class TransformersModel:
@@ -72,12 +83,36 @@ class TransformersModel:
         self._pad = int(tokenizer.pad_token_id)
         self._stops = answer_end(tokenizer).token_ids
 
-    def generate(self, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> list[list[int]]:
-        """Greedy continuations, as one batch."""
-        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._autocast):
+    def generate(
+        self, prompts: Sequence[Sequence[int]], max_new_tokens: int, cache: DynamicCache | None = None
+    ) -> list[list[int]]:
+        """Greedy continuations, as one batch; `cache` as in `generate_greedy`."""
+        with self._autocast_on():
             return generate_greedy(
-                self._model, prompts, stop_ids=self._stops, pad_id=self._pad, max_new_tokens=max_new_tokens
+                self._model,
+                prompts,
+                stop_ids=self._stops,
+                pad_id=self._pad,
+                max_new_tokens=max_new_tokens,
+                cache=cache,
             )
+
+    def answer(
+        self, prompts: Sequence[Sequence[int]], rows: Sequence[Encoded], max_new_tokens: int
+    ) -> tuple[list[list[int]], list[float], float]:
+        """Continuations, losses and the seconds that the former took; each prompt is read once for both."""
+        cache = read_prompts_cache(self._model) if follow(prompts, rows) else None
+        started = time.monotonic()
+        written = self.generate(prompts, max_new_tokens, cache)
+        seconds = time.monotonic() - started
+        if cache is None:
+            return written, self.losses(rows), seconds
+        losses: list[float] = []
+        for start in range(0, len(rows), _LOSS_ROWS):
+            part = slice(start, start + _LOSS_ROWS)
+            with self._autocast_on():
+                losses += losses_after(self._model, prompts[part], rows[part], kept_rows(cache, part, prompts))
+        return written, losses, seconds
 
     @torch.inference_mode()
     def losses(self, rows: Sequence[Encoded]) -> list[float]:
@@ -87,10 +122,13 @@ class TransformersModel:
             batch = collate([dict(row) for row in rows[start : start + _LOSS_ROWS]], self._pad)
             fields = {name: tensor.to(self._device) for name, tensor in batch.items()}
             labels = fields.pop("labels")[:, 1:]
-            with torch.autocast(self._device.type, torch.bfloat16, enabled=self._autocast):
+            with self._autocast_on():
                 logits = self._model(**fields, use_cache=False).logits[:, :-1]
                 found += mean_answer_loss(logits, labels, labels != IGNORED).tolist()
         return found
+
+    def _autocast_on(self) -> torch.autocast:
+        return torch.autocast(self._device.type, torch.bfloat16, enabled=self._autocast)
 
     def for_lm_eval(self, batch_size: int) -> LM:
         """lm-eval's own Hugging Face model around the model that is here."""

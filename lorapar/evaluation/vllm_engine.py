@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -83,6 +84,15 @@ class VllmModel:
             for output in self._ask(portion, temperature=0.0, max_tokens=1, prompt_logprobs=0)
         ]
         return [_mean_loss(row, output.prompt_logprobs) for row, output in zip(rows, outputs, strict=True)]
+
+    def answer(
+        self, prompts: Sequence[Sequence[int]], rows: Sequence[Encoded], max_new_tokens: int
+    ) -> tuple[list[list[int]], list[float], float]:
+        """Continuations, losses and the seconds that the former took."""
+        started = time.monotonic()
+        written = self.generate(prompts, max_new_tokens)
+        seconds = time.monotonic() - started
+        return written, self.losses(rows), seconds
 
     def for_lm_eval(self, batch_size: int) -> LM:
         """lm-eval's own vLLM model around the engine that is here."""

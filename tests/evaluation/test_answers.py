@@ -12,7 +12,7 @@ from lorapar.adapter import AdapterSettings, attach, base_digest, save_adapter
 from lorapar.basemodel import load_model, load_tokenizer
 from lorapar.config import EvaluateConfig, ModelConfig, PromptConfig
 from lorapar.errors import BadInputError, TrainingError
-from lorapar.evaluation import Answerer, Asking, TransformersModel, plan_batches, with_adapter
+from lorapar.evaluation import Answerer, Asking, TransformersEngine, TransformersModel, plan_batches, with_adapter
 from lorapar.prompts import render
 from lorapar.records import Example
 
@@ -112,3 +112,42 @@ def test_an_answer_without_any_token_has_no_loss(asking) -> None:
     empty = Example(id="e", question="?", answer="")
     with pytest.raises(BadInputError, match="held-out row e has an empty answer"):
         answerer("base", load_model(BASE), replace(asking, tokenizer=tokenizer)).losses([(empty, "system1")])
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "bloom", "gemma3_text", "qwen3_next", "phi"])
+def test_a_prompt_that_is_read_once_gives_the_answers_and_losses_of_one_that_is_read_twice(
+    family, make_family, tokenizer
+) -> None:
+    model = TransformersModel(make_family(family), tokenizer)
+    prompts = [[5, 9, 11], [7, 8, 60, 61, 62, 63, 64], [30]]
+    answers = [[3, 4, 5, 2], [9, 2], [12, 13, 14, 15, 16, 2]]
+    rows = [
+        {"input_ids": prompt + answer, "labels": [-100] * len(prompt) + answer}
+        for prompt, answer in zip(prompts, answers, strict=True)
+    ]
+    written, losses, _ = model.answer(prompts, rows, 5)
+    assert written == model.generate(prompts, 5)
+    assert losses == pytest.approx(model.losses(rows), abs=1e-5)
+
+
+def test_an_answer_whose_first_token_reaches_into_the_prompt_is_read_as_a_whole(tokenizer) -> None:
+    model = TransformersModel(load_model(BASE), tokenizer)
+    row = {"input_ids": [5, 9, 70, 4, 2], "labels": [-100, -100, 70, 4, 2]}
+    _, losses, _ = model.answer([[5, 9, 11]], [row], 3)
+    assert losses == pytest.approx(model.losses([row]), abs=1e-6)
+
+
+def test_an_adapter_in_bfloat16_answers_bit_by_bit_as_autocast_makes_it(tokenizer, tmp_path) -> None:
+    tuned = attach(load_model(BASE), AdapterSettings(rank=2, init="paper"), seed=0)
+    with torch.no_grad():
+        for name, parameter in tuned.named_parameters():
+            if "lora_" in name:
+                parameter.mul_(30)
+    save_adapter(tuned, tmp_path)
+    row = {"input_ids": [5, 9, 70, 4, 2], "labels": [-100, -100, 70, 4, 2]}
+    with with_adapter(load_model(BASE), tmp_path) as plain:
+        expected = TransformersModel(plain, tokenizer, autocast=True).losses([row])
+    with TransformersEngine(load_model(BASE), tokenizer, autocast=True).asked(tmp_path) as model:
+        assert model.losses([row]) == expected
+    with TransformersEngine(load_model(BASE), tokenizer, autocast=True).asked(None) as model:
+        assert model.losses([row]) != expected

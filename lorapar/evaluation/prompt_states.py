@@ -1,0 +1,77 @@
+"""Losses of right answers from the prompts' keys and values that generation has computed anyway.
+
+A held-out row is asked twice: for the answer that the model writes, and for the loss of the right one. Both begin with
+the same prompt, which is mostly the longer part.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
+
+from lorapar.adapter.scoring import mean_answer_loss
+from lorapar.evaluation.engine import Encoded
+from lorapar.prompts import IGNORED
+
+
+def read_prompts_cache(model: torch.nn.Module) -> DynamicCache | None:
+    """An empty cache that still has the prompts' states after generation; None where a model of this kind loses them.
+
+    Windows and linear attention do; some models cannot be told the positions of what follows.
+    """
+    base: Any = getattr(model, "get_base_model", lambda: model)()
+    try:
+        cache = DynamicCache(config=base.config)
+    except (AttributeError, TypeError, ValueError):  # a model with a cache of its own
+        return None
+    keeps = cache.layers and all(type(layer) is DynamicLayer for layer in cache.layers)
+    return cache if keeps and "position_ids" in inspect.signature(base.forward).parameters else None
+
+
+def follow(prompts: Sequence[Sequence[int]], rows: Sequence[Encoded]) -> bool:
+    """Whether every row goes on from its prompt, token by token, and is labelled only behind it."""
+    return all(
+        row["input_ids"][: len(prompt)] == list(prompt)
+        and len(row["input_ids"]) > len(prompt)
+        and all(label == IGNORED for label in row["labels"][: len(prompt)])
+        for prompt, row in zip(prompts, rows, strict=True)
+    )
+
+
+def kept_rows(cache: DynamicCache, rows: slice, prompts: Sequence[Sequence[int]]) -> DynamicCache:
+    """The states of some rows' prompts, padded on the left, without their last token and whatever followed it."""
+    read = max(map(len, prompts)) - 1
+    kept = DynamicCache()
+    for number, layer in enumerate(cache.layers):
+        kept.update(layer.keys[rows, ..., :read, :], layer.values[rows, ..., :read, :], number)
+    return kept
+
+
+@torch.inference_mode()
+def losses_after(
+    model: torch.nn.Module, prompts: Sequence[Sequence[int]], rows: Sequence[Encoded], states: DynamicCache
+) -> list[float]:
+    """Mean cross-entropy of each row's labelled tokens, in nats, given the states of its prompt (`kept_rows`)."""
+    device = next(model.parameters()).device
+    read = int(states.get_seq_length())
+    asked = [(len(prompt), row) for prompt, row in zip(prompts, rows, strict=True)]
+    width = max(len(row["input_ids"]) - length for length, row in asked)
+
+    def padded(values: Sequence[int], filler: int) -> list[int]:
+        return [*values, *[filler] * (width - len(values))]
+
+    # From the last token of the prompt, which predicts the first of the answer, to the last but one.
+    ids = torch.tensor([padded(row["input_ids"][length - 1 : -1], 0) for length, row in asked], device=device)
+    labels = torch.tensor([padded(row["labels"][length:], IGNORED) for length, row in asked], device=device)
+    before = [[0] * (read - length + 1) + [1] * (length - 1) for length, _ in asked]
+    behind = [padded([1] * (len(row["input_ids"]) - length), 0) for length, row in asked]
+    mask = torch.tensor([one + two for one, two in zip(before, behind, strict=True)], device=device)
+    positions = torch.tensor([[length - 1 + place for place in range(width)] for length, _ in asked], device=device)
+    logits = model(input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=states).logits
+    losses: list[float] = mean_answer_loss(logits, labels, labels != IGNORED).tolist()
+    return losses
