@@ -31,6 +31,8 @@ def serve_command(
     """Print or run the vLLM server that serves adapters of a registry and follows their aliases."""
     from lorapar.serving import server_command
 
+    if run and model is not None and not model.is_dir():
+        raise BadInputError(f"--model: there is no folder '{model}' on this machine, and the server would start here")
     command = server_command(open_registry(where), names, model=model, extra=shlex.split(vllm), other_base=other_base)
     for note in command.notes:
         err.print(note, markup=False, highlight=False, soft_wrap=True)

@@ -2,15 +2,18 @@
 
 A lineage names its base by a digest. For a folder, and for a bucket that lorapar filled, it is one of the files' names
 and bytes, so a folder anywhere can be compared with it. For a model of the hub it stands for a commit, which a folder
-shows where it is a mirror or lies in the hub's own cache.
+shows where it is a mirror or lies in the hub's own cache. Where the base itself is on this machine, the same tensors in
+other files are the same base; elsewhere nothing tells them, and a person says `--other-base`.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import threading
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 from lorapar.basemodel.load import model_folder
 from lorapar.basemodel.resolve import Kind, kind_of, resolve_model
@@ -24,6 +27,8 @@ from lorapar.store.copy import find_tree
 
 ANY = "any"
 """In the place of a digest: the base is not compared, because somebody said so."""
+_WRITTEN_BY = ("transformers_version", "_name_or_path")
+_PART_BYTES = 1 << 24
 REMEDY = "serve the base it was trained on"
 
 
@@ -118,7 +123,63 @@ def _with_files(base: ModelConfig, folder: Path, found: str) -> Compared:
     if own is None:
         return Compared("unknown", f"{base.name} is not on this machine to compare it with")
     wanted = {path.name: file_sha256(path) for path in own.glob("*") if path.is_file() and _decides(path.name)}
-    return Compared("same" if _holds(folder, wanted) else "other", found)
+    return Compared("same" if _holds(folder, wanted) or same_weights(folder, own) else "other", found)
+
+
+def same_weights(left: Path, right: Path) -> bool:
+    """Whether two model folders hold the same tensors and settings, in however many files each."""
+    sides = [tuple(sorted(folder.glob("*.safetensors"))) for folder in (left, right)]
+    try:
+        if _settings(left) != _settings(right) or _headers(sides[0]) != _headers(sides[1]):
+            return False
+        return _tensors(sides[0]) == _tensors(sides[1])
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+def _settings(folder: Path) -> dict[str, Any]:
+    """config.json without what only says who has written it."""
+    return {key: value for key, value in read_json(folder / "config.json").items() if key not in _WRITTEN_BY}
+
+
+def _headers(files: tuple[Path, ...]) -> dict[str, Any]:
+    """(dtype, shape) of each tensor: cheap to read, and mostly enough to tell two models apart."""
+    return {name: (one["dtype"], one["shape"]) for file in files for name, one in _header(file)[0].items()}
+
+
+def _tensors(files: tuple[Path, ...]) -> dict[str, str]:
+    """sha256 of each tensor's bytes."""
+    found = {}
+    for file in files:
+        header, start = _header(file)
+        with file.open("rb") as opened:
+            for name, one in header.items():
+                first, last = one["data_offsets"]
+                opened.seek(start + first)
+                found[name] = _sha256(opened, last - first)
+    return found
+
+
+def _sha256(opened: BinaryIO, size_bytes: int) -> str:
+    digest = hashlib.sha256()
+    while size_bytes:
+        part = opened.read(min(size_bytes, _PART_BYTES))
+        if not part:
+            raise ValueError("the file ends within a tensor")
+        digest.update(part)
+        size_bytes -= len(part)
+    return digest.hexdigest()
+
+
+def _header(file: Path) -> tuple[dict[str, Any], int]:
+    """What a safetensors file says of its tensors, and where their bytes begin (huggingface/safetensors, "Format")."""
+    with file.open("rb") as opened:
+        size_bytes = int.from_bytes(opened.read(8), "little")
+        if size_bytes > file.stat().st_size:
+            raise ValueError(f"{file} is no safetensors file")
+        header = json.loads(opened.read(size_bytes))
+    header.pop("__metadata__", None)
+    return header, 8 + size_bytes
 
 
 def _decides(name: str) -> bool:
@@ -149,8 +210,9 @@ def require_same(version: object, base: ModelConfig, folder: Path) -> str:
     compared = compare(base, folder)
     if compared.found == "other":
         raise IntegrityError(
-            f"{version}: was trained on the base model {said(base)}, and {folder} is another ({compared.is_there}); "
-            f"{REMEDY}, or say --other-base if it is meant, such as a quantised copy"
+            f"{version}: was trained on the base model {said(base)}, and the folder '{folder}' holds another model "
+            f"({compared.is_there}); {REMEDY}, or say --other-base if it is meant, such as a quantised copy or the "
+            "same weights in other files"
         )
     return compared.is_there if compared.found == "unknown" else ""
 
@@ -182,7 +244,7 @@ class ServedBase:
             return
         if found.found == "other":
             raise IntegrityError(
-                f"{version}: was trained on the base model {said(base)}, and this server has another "
+                f"{version}: was trained on the base model {said(base)}, and this server has another one "
                 f"({found.is_there}); {REMEDY}, or set LORAPAR_SERVING_BASE_DIGEST={ANY} if it is meant"
             )
 

@@ -179,10 +179,19 @@ def _base(registry: Registry, versions: Sequence[Version], model: Path | None, *
     if model is None and kind_of(base) is Kind.HUB:
         raise BadInputError(f"{which}: its base model '{base.name}' was a folder; name where it is now: --model FOLDER")
     folder = model or _own_folder(which, base, compared=compared)
-    unknown = ""
+    notes: tuple[str, ...] = ()
     if compared and (model is not None or kind_of(base) is Kind.LOCAL):
-        unknown = require_same(which, base, folder) if folder.is_dir() else "it is not on this machine"
-    notes = (f"{folder} could not be compared with the base model {said(base)}: {unknown}",) if unknown else ()
+        if folder.is_dir():
+            unknown = require_same(which, base, folder)
+            notes = (
+                (f"'{folder}' could not be compared with the base model {said(base)}: {unknown}",) if unknown else ()
+            )
+        else:  # a path of the server's own machine; without an identity here the server reads the folder itself
+            digest = ""
+            notes = (
+                f"'{folder}' is not on this machine: where the server runs it is compared with the base model "
+                f"{said(base)} before the first adapter is loaded",
+            )
     return _Base(base.name, ("--model", str(folder), "--served-model-name", base.name), digest, notes=notes)
 
 
