@@ -95,9 +95,9 @@ def ask(asking, tmp_path, monkeypatch):
     generated: list[int] = []
     plain = TransformersModel.generate
 
-    def counted(self, prompts, most):
+    def counted(self, prompts, most, cache=None):
         generated.append(len(prompts))
-        return plain(self, prompts, most)
+        return plain(self, prompts, most, cache)
 
     monkeypatch.setattr(TransformersModel, "generate", counted)
 
