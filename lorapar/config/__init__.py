@@ -20,6 +20,7 @@ from lorapar.config.load import (
 from lorapar.config.model import ModelConfig, PromptConfig
 from lorapar.config.registry import GateConfig, RegistryConfig
 from lorapar.config.report import ReportConfig
+from lorapar.config.rewards import JudgeConfig, RewardConfig, RewardModelConfig
 from lorapar.config.run import RunConfig
 from lorapar.config.store import StoreConfig
 from lorapar.config.training import RlConfig, SftConfig
@@ -45,11 +46,14 @@ __all__ = [
     "EvaluateConfig",
     "ExecuteConfig",
     "GateConfig",
+    "JudgeConfig",
     "ModelConfig",
     "PartitionConfig",
     "PromptConfig",
     "RegistryConfig",
     "ReportConfig",
+    "RewardConfig",
+    "RewardModelConfig",
     "RlConfig",
     "RunConfig",
     "ScoreConfig",

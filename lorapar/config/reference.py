@@ -67,8 +67,11 @@ def _keys(path: str, model: Schema, definitions: Schema) -> Iterator[str]:
     for key, field in model["properties"].items():
         inner = _model_in(field)
         name = _join(path, key, field)
+        named = _model_named_in(field)
         if inner is None:
             yield name
+            if named is not None:
+                yield from _keys(f"{name}.NAME", definitions[named], definitions)
         else:
             yield from _keys(name, definitions[inner], definitions)
 
@@ -94,6 +97,8 @@ def _section(path: str, model: Schema, definitions: Schema) -> Iterator[str]:
         name = _join(path, key, field)
         if inner is not None:
             inside.append((name, definitions[inner]))
+        if (named := _model_named_in(field)) is not None:
+            inside.append((f"{name}.NAME", definitions[named]))
         yield _row(key, name, field, required=key in model.get("required", ()))
     yield ""
     for name, section in inside:
@@ -101,7 +106,10 @@ def _section(path: str, model: Schema, definitions: Schema) -> Iterator[str]:
 
 
 def _row(key: str, path: str, field: Schema, *, required: bool) -> str:
-    takes = _takes(field) if _model_in(field) is None else _section_link(path, field)
+    if _model_named_in(field) is not None:
+        takes = f"name to number, or section [{path}.NAME](#{_anchor(path + '.NAME')})"
+    else:
+        takes = _takes(field) if _model_in(field) is None else _section_link(path, field)
     cells = (f"`{key}`", takes, "*required*" if required else _default(field), field.get("description", ""))
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
@@ -153,6 +161,13 @@ def _model_in(field: Schema) -> str | None:
         if "$ref" in one:
             return str(one["$ref"]).rsplit("/", 1)[-1]
     return None
+
+
+def _model_named_in(field: Schema) -> str | None:
+    """The name of the section that the values of a mapping may be; None where they are plain values."""
+    values = field.get("additionalProperties")
+    found = _model_in(values) if isinstance(values, dict) else None
+    return None if found == "JsonValue" else found
 
 
 def _join(path: str, key: str, field: Schema) -> str:

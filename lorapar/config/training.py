@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from lorapar.config.base import Fraction, Positive, Rate, Scheduler, Section
+from lorapar.config.rewards import RewardConfig, Rewards, check_rewards, weight_of
 from lorapar.config.voting import VllmOptions
-from lorapar.errors import nearest
-
-REWARD_NAMES = ("exact_answer", "integer_answer", "strict_format", "soft_format", "tag_count")
 
 
 class SftConfig(Section):
@@ -76,7 +73,7 @@ class RlConfig(Section):
     reference: Literal["base", "sft"] = Field("sft", description="The reference model of the KL term")
     loss_type: Literal["grpo", "bnpo", "dr_grpo", "dapo"] = Field("grpo", description="How TRL averages the loss")
     scale_rewards: Literal["group", "batch", "none"] = Field("group", description="What advantages are divided by")
-    rewards: dict[str, float] = Field(
+    rewards: Rewards = Field(
         {
             "exact_answer": 2.0,
             "integer_answer": 0.5,
@@ -84,7 +81,8 @@ class RlConfig(Section):
             "soft_format": 0.5,
             "tag_count": 0.5,
         },
-        description="Weight of each reward; a key of one's own is an import path, `package.module:function`",
+        description="Weight of each reward, or its options with `weight`; keys of one's own are import paths, "
+        "`package.module:function`, TRL's are `trl.rewards:NAME`, and judges and reward models have any name",
     )
     adam_beta1: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(0.9, description="AdamW beta 1")
     adam_beta2: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(0.99, description="AdamW beta 2")
@@ -94,16 +92,17 @@ class RlConfig(Section):
 
     @field_validator("rewards")
     @classmethod
-    def _reward_names(cls, rewards: dict[str, float]) -> dict[str, float]:
-        for key in rewards:
-            if key not in REWARD_NAMES and not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", key):
-                raise ValueError(
-                    f"'{key}' is no reward{nearest(key, list(REWARD_NAMES))}; one of "
-                    f"{', '.join(REWARD_NAMES)}, or an import path like package.module:function"
-                )
-        if not any(rewards.values()):
-            raise ValueError("every weight is 0, so RL would learn nothing; give at least one reward a weight")
-        return rewards
+    def _rewards_are_known(cls, rewards: Rewards) -> Rewards:
+        return check_rewards(rewards)
+
+    @property
+    def reward_weights(self) -> dict[str, float]:
+        """Weight of each reward."""
+        return {name: weight_of(value) for name, value in self.rewards.items()}
+
+    def reward_configs(self) -> dict[str, RewardConfig]:
+        """Rewards with more than a weight."""
+        return {name: value for name, value in self.rewards.items() if isinstance(value, RewardConfig)}
 
     @model_validator(mode="after")
     def _options_have_their_engine(self) -> RlConfig:

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lorapar.config import RunConfig
-from lorapar.local.calls import teacher_calls
+from lorapar.local.calls import judge_calls, teacher_calls
 from lorapar.local.edits import with_edits
 from lorapar.local.estimate import held_rank, stage_memory_bytes
 from lorapar.local.folder import RunFolder
@@ -116,6 +116,7 @@ def _facts(plan: Plan, out: Path, seen: Look) -> list[Text]:
         Text(f"data        {config.data.source} ({str(config.data.digest)[:12]})"),
         *(Text(f"            {note}") for note in seen.notes),
         Text(f"teachers    {calls}"),
+        *(Text(f"judge       {line}") for line in judge_calls(config)),
         *_lacking(config, out),
     ]
 

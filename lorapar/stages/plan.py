@@ -18,7 +18,7 @@ from lorapar import __version__
 from lorapar.basemodel import resolve_model
 from lorapar.basemodel.number_format import number_format, open_in_model, open_in_teacher
 from lorapar.basemodel.resolve import Kind, kind_of
-from lorapar.config import ModelConfig, RunConfig, TeacherConfig
+from lorapar.config import ModelConfig, RlConfig, RunConfig, TeacherConfig
 from lorapar.data import resolve_data
 from lorapar.data.source import TASK_MIX
 from lorapar.errors import BadInputError, LoraparError
@@ -30,6 +30,7 @@ from lorapar.stages.contract import Metrics, StageCall, StageSettings, StageSpec
 from lorapar.stages.graph import GRAPH
 from lorapar.stages.model_text import look
 from lorapar.store import parse_address
+from lorapar.training.reward_model import resolved_reward_model
 from lorapar.training.rewards import load_rewards
 from lorapar.voting.edits import resolve_edits
 
@@ -84,7 +85,7 @@ def make_plan(config: RunConfig, accelerators: bool | None = None) -> Plan:
 
     `accelerators`: as in `number_format`.
     """
-    load_rewards(config.rl.rewards)
+    load_rewards(config.rl.rewards, max_completion_length=config.rl.max_completion_length)
     if config.registry.address is not None:
         parse_address(config.registry.address)
     if config.data.source != TASK_MIX and config.data.heldout == 0:
@@ -114,6 +115,8 @@ def resolve_config(config: RunConfig, sections: tuple[str, ...]) -> RunConfig:
         resolved["edits"] = resolve_edits(config.edits)
     if "data" in sections:
         resolved["data"] = resolve_data(config.data)
+    if "rl" in sections:
+        resolved["rl"] = _with_reward_models(config.rl)
     if "evaluate" in sections:
         resolved["evaluate"] = resolve_benchmarks(config.evaluate)
     return config.model_copy(update=resolved)
@@ -175,6 +178,16 @@ def _with_start(model: ModelConfig, registry: str | None) -> ModelConfig:
         if base is not None and compare(base, Path(model.name).expanduser()).found == "other":
             raise start.other_base(resolved, base)
     return resolved
+
+
+def _with_reward_models(rl: RlConfig) -> RlConfig:
+    """The section with each reward model's revision and digest."""
+    pinned = {
+        name: one.model_copy(update={"reward_model": resolved_reward_model(name, one.reward_model)})
+        for name, one in rl.reward_configs().items()
+        if one.reward_model is not None
+    }
+    return rl.model_copy(update={"rewards": {**rl.rewards, **pinned}}) if pinned else rl
 
 
 _TEACHER_KEYS = {"name": "teachers[{}].model: ", "revision": "teachers[{}].revision: "}

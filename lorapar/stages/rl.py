@@ -7,6 +7,7 @@ completion_length_first, completion_length_last    the same for tokens a complet
 kl_first, kl_last, reference                       the same for the distance to the reference model, where there is one
 steps_without_signal                               steps in which all completions of each prompt had the same reward
 reward_weights                                     the rewards and their weights
+judged                                             by judge: completions asked about, known, and without a say
 """
 
 from __future__ import annotations
@@ -35,7 +36,9 @@ SPEC = StageSpec(
 
 def run(call: StageCall[Settings]) -> Metrics:
     """Write the tuned adapter, its history and summary.json; a call that was stopped goes on from its checkpoint."""
+    from lorapar.training.reward_tools import RewardTools
     from lorapar.training.rl import train_rl
 
     with answer_rule(call.settings.answers) as rule:
-        return train_rl(tuning_job(call), call.settings.rl, rule=rule, **rows_by_system(call))
+        tools = RewardTools(rule, call.cache, call.store)
+        return train_rl(tuning_job(call), call.settings.rl, tools=tools, **rows_by_system(call))

@@ -62,18 +62,25 @@ class OwnReward:
         return cls(name, function, _has_parameter(function, ALL_REFERENCES))
 
     def __call__(self, completions: Sequence[str], references: Sequence[References]) -> list[float | None]:
-        """What it says of each completion: a finite number, or None; raises RewardError."""
+        """What it says of each completion: a finite number, or None; raises RewardError.
+
+        A row without a short answer gives it an empty text.
+        """
         more = {ALL_REFERENCES: [list(all_references(one)) for one in references]} if self.wants_all else {}
+        first = [first_reference(one) if one else "" for one in references]
+        return self.checked(lambda: self.function(list(completions), first, **more), len(completions))
+
+    def checked(self, call: Callable[[], Any], count: int) -> list[float | None]:
+        """What a call of somebody else's function says of `count` completions; raises RewardError."""
         try:
             with _prints_to_stderr():
-                said = self.function(list(completions), [first_reference(one) for one in references], **more)
-                said = _awaited(said)
+                said = _awaited(call())
         except KeyboardInterrupt:  # Ctrl-C and SIGTERM, which come to this thread wherever it is
             raise
         except BaseException as error:
             raised = error.error if isinstance(error, _Raised) else error
             raise RewardError(f"rl.rewards: {self.name} failed: {_reason(raised)}") from raised
-        return self._checked(said, len(completions))
+        return self._checked(said, count)
 
     def _checked(self, said: Any, count: int) -> list[float | None]:
         values = said.tolist() if hasattr(said, "tolist") else said  # of NumPy, torch and pandas

@@ -1,4 +1,4 @@
-"""The rewards of RL: the paper's five, and a person's own by import path (Huang et al. 2025, section 4.2).
+"""The rewards of RL: the paper's five, TRL's, and a person's own by import path (Huang et al. 2025, section 4.2).
 
 A reward looks at completions (texts) and references (the short exact answers, one for each completion) and gives one
 number a completion, 1.0 for all that it asks for, or None where it has no say. The settings weigh it: the paper's 2.0
@@ -9,14 +9,20 @@ for the exact answer and 0.5 for each of the four others are the defaults of `rl
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
+from typing import Any
 
 from lorapar.answers import References, as_number, extract_tagged
 from lorapar.comparing import EXACT, AnswerRule
+from lorapar.config import RewardConfig
+from lorapar.config.rewards import TRL_REWARDS
 from lorapar.errors import BadInputError, nearest
+from lorapar.training.columns import Columns
 from lorapar.training.own_rewards import OwnReward, RewardError, RewardFunction
+from lorapar.training.trl_rewards import TrlReward
 
 _TAGS = ("<reasoning>", "</reasoning>", "<answer>", "</answer>")
 _BLOCKS = re.compile(r"<reasoning>.*?</reasoning>\s*<answer>.*?</answer>", re.DOTALL)
@@ -24,17 +30,27 @@ _BLOCKS = re.compile(r"<reasoning>.*?</reasoning>\s*<answer>.*?</answer>", re.DO
 _TRAILING_PENALTY = 0.001 / 0.5
 
 
-def exact_answer(completions: Sequence[str], references: Sequence[References], rule: AnswerRule = EXACT) -> list[float]:
-    """1.0 where the text inside the answer tags is a reference, by the rule that the setting `answers` names."""
+def exact_answer(
+    completions: Sequence[str], references: Sequence[References], rule: AnswerRule = EXACT
+) -> list[float | None]:
+    """1.0 where the text inside the answer tags is a reference, by the rule that the setting `answers` names.
+
+    No say about a row without a short answer.
+    """
     said = [extract_tagged(text) for text in completions]
     pairs = [(text, ref) for text, ref in zip(said, references, strict=True) if text is not None]
     verdicts = iter(rule.are_answers(pairs))
-    return [float(text is not None and next(verdicts)) for text in said]
+    right = [float(text is not None and next(verdicts)) for text in said]
+    return [value if ref else None for value, ref in zip(right, references, strict=True)]
 
 
-def integer_answer(completions: Sequence[str], references: Sequence[References]) -> list[float]:
-    """1.0 where the text inside the answer tags is a whole number, with a unit or without, right or wrong."""
-    return [float(_is_integer(extract_tagged(text))) for text in completions]
+def integer_answer(completions: Sequence[str], references: Sequence[References]) -> list[float | None]:
+    """1.0 where the text inside the answer tags is a whole number, with a unit or without, right or wrong.
+
+    No say about a row without a short answer.
+    """
+    pairs = zip(completions, references, strict=True)
+    return [float(_is_integer(extract_tagged(text))) if ref else None for text, ref in pairs]
 
 
 def strict_format(completions: Sequence[str], references: Sequence[References]) -> list[float]:
@@ -66,25 +82,54 @@ class Reward:
 
     name: str
     weight: float
-    function: RewardFunction
+    function: Any
+    """A RewardFunction; one with an attribute `takes_columns` gets a third argument, the Columns."""
 
-    def __call__(self, completions: Sequence[str], references: Sequence[References]) -> list[float | None]:
+    def __call__(
+        self, completions: Sequence[str], references: Sequence[References], columns: Columns | None = None
+    ) -> list[float | None]:
         """A finite number a completion, before weighing, or None where the reward has no say.
 
         Raises RewardError where a person's own function fails or gives something else.
         """
+        if getattr(self.function, "takes_columns", False):
+            return list(self.function(completions, references, columns))
         return list(self.function(completions, references))
 
 
-def load_rewards(weights: Mapping[str, float], rule: AnswerRule = EXACT) -> list[Reward]:
+Opener = Callable[[str, RewardConfig], Any]
+"""Makes the function of a judge or reward model."""
+
+
+def load_rewards(
+    config: Mapping[str, float | RewardConfig],
+    rule: AnswerRule = EXACT,
+    *,
+    max_completion_length: int = 512,
+    opener: Opener | None = None,
+) -> list[Reward]:
     """The rewards of `rl.rewards`, each tried out once, so that a faulty one stops the run before anything is trained.
 
-    A key is one of `REWARDS` or an import path `package.module:function` of a function with the same parameters.
+    A key is one of `REWARDS`, `trl.rewards:NAME`, or an import path `package.module:function` of a function with the
+    same parameters. Judges and reward models are made by `opener` and not tried out; without one they are left out, as
+    rewards of TRL are where it is not installed.
     Raises BadInputError naming the reward that cannot be imported, called, or does not return what it must.
     """
-    rewards = [Reward(name, weight, _find(name, rule)) for name, weight in weights.items()]
-    for reward in rewards:
+    rewards = []
+    for name, value in config.items():
+        options = value if isinstance(value, RewardConfig) else RewardConfig(weight=value)
+        if options.brings_its_own:
+            if opener is not None:
+                rewards.append(Reward(name, options.weight, opener(name, options)))
+            continue
+        if name.startswith(TRL_REWARDS):
+            if find_spec("trl") is None or find_spec("torch") is None:
+                continue
+            reward = Reward(name, options.weight, TrlReward.find(name, options.options, max_completion_length))
+        else:
+            reward = Reward(name, options.weight, _find(name, rule))
         _try_out(reward)
+        rewards.append(reward)
     return rewards
 
 
@@ -106,7 +151,7 @@ def _try_out(reward: Reward) -> None:
     """Call it with a good, a wrong and an empty completion: the shapes that RL will show it."""
     texts = ["<reasoning>3+4=7</reasoning><answer>7</answer>", "I do not know.", ""]
     try:
-        reward(texts, ["7"] * len(texts))
+        reward(texts, ["7"] * len(texts), Columns.for_trying(texts, "7"))
     except RewardError as error:
         raise BadInputError(
             f"{error} (tried out with completions and references before anything is trained)"

@@ -18,13 +18,14 @@ from trl import GRPOConfig
 
 from lorapar.answers import References, all_references
 from lorapar.basemodel import AnswerEnd, answer_end, load_tokenizer
-from lorapar.comparing import EXACT, AnswerRule
 from lorapar.config import RlConfig
 from lorapar.progress import Progress, say_omissions
 from lorapar.prompts import Row, chat_rows
 from lorapar.records import OMISSIONS, Example, Omission, omissions_of
 from lorapar.training.arguments import for_one_device, rl_arguments
-from lorapar.training.rewards import Reward, load_rewards
+from lorapar.training.columns import Columns
+from lorapar.training.reward_tools import RewardTools, opened_rewards
+from lorapar.training.rewards import Reward
 from lorapar.training.rows import prompts_per_step, rl_rows, unseen_rows
 from lorapar.training.session import Method, Outcome, Session, TrainingJob, train, write_summary
 from lorapar.training.trainers import NO_SAY, CarefulGRPOTrainer, VllmGRPOTrainer
@@ -56,7 +57,7 @@ def train_rl(
     *,
     system1: Sequence[Example],
     system2: Sequence[Example],
-    rule: AnswerRule = EXACT,
+    tools: RewardTools | None = None,
 ) -> Figures:
     """Tune the adapter by GRPO on System 2 rows that have a reference answer; returns flat, finite metrics.
 
@@ -67,7 +68,19 @@ def train_rl(
         BadInputError: a reward is faulty, no row or too few rows can be used, or the inputs do not fit one another.
         TrainingError: see `lorapar.training.session.train`.
     """
-    rewards = load_rewards(config.rewards, rule)
+    tools = tools or RewardTools()
+    with opened_rewards(config, tools, job.model.dtype, job.progress) as rewards:
+        return _train(job, config, [*system1], [*system2], rewards, tools)
+
+
+def _train(
+    job: TrainingJob,
+    config: RlConfig,
+    system1: list[Example],
+    system2: list[Example],
+    rewards: list[Reward],
+    tools: RewardTools,
+) -> Figures:
     tokenizer = load_tokenizer(job.model, job.progress)
     chosen = rl_rows(system1, system2, config, tokenizer, job.prompts)
     say_omissions(job.progress, chosen.omissions)
@@ -96,10 +109,12 @@ def train_rl(
     _warn_without_signal(int(told["steps_without_signal"]), len(outcome.steps), job.progress)
     extra = {**told, **chosen.summary(), "reference": config.reference if config.kl_beta else None}
     extra |= said.summary(outcome.steps)
-    cut, undecided = _cut_completions(outcome, config), rule.undecided()
+    if judged := {reward.name: reward.function.told() for reward in rewards if hasattr(reward.function, "told")}:
+        extra["judged"] = judged
+    cut, undecided = _cut_completions(outcome, config), tools.rule.undecided()
     say_omissions(job.progress, [cut, undecided])
     extra[OMISSIONS] += omissions_of(cut, undecided)
-    write_summary(job, outcome, method, {**extra, "reward_weights": config.rewards})
+    write_summary(job, outcome, method, {**extra, "reward_weights": config.reward_weights})
     return {**told, **chosen.metrics(), "completions_cut": float(cut.count), **outcome.metrics()}
 
 
@@ -143,8 +158,14 @@ def grpo_trainer(
 def _data(job: TrainingJob, rows: Sequence[Row]) -> Dataset:
     """What TRL sees: the prompt to complete, and the references that the rewards compare with, as lists of texts."""
     listed = [
-        {"id": row["id"], "prompt": row["prompt"], "reference": list(all_references(row["reference"]))}
-        for row in chat_rows(rows, job.prompts)
+        {
+            "id": row["id"],
+            "prompt": row["prompt"],
+            "reference": [] if row["reference"] is None else list(all_references(row["reference"])),
+            "question": example.question,
+            "answer": example.answer,
+        }
+        for row, (example, _) in zip(chat_rows(rows, job.prompts), rows, strict=True)
     ]
     return Dataset.from_list(listed)
 
@@ -154,7 +175,8 @@ def _for_trl(reward: Reward, end: AnswerEnd) -> Callable[..., list[float | None]
 
     def rewarded(completions: Sequence[Any], reference: Sequence[Sequence[str]], **columns: Any) -> list[float | None]:
         references: list[References] = [tuple(one) for one in reference]
-        return reward([end.cut(completion[0]["content"]) for completion in completions], references)
+        seen = Columns(columns["question"], columns["answer"], columns["prompts"], columns["completion_ids"])
+        return reward([end.cut(completion[0]["content"]) for completion in completions], references, seen)
 
     rewarded.__name__ = reward.name
     return rewarded

@@ -95,11 +95,12 @@ def rl_rows(
         BadInputError: none is left, or fewer than one step needs.
     """
     candidates = [*(rows_of(system1, "system1") if config.rows == "all" else []), *rows_of(system2, "system2")]
-    referenced = [row for row in candidates if row[0].reference is not None]
+    referenced = [row for row in candidates if _can_be_rewarded(row[0], config)]
     if not referenced:
         raise BadInputError(
             f"none of the {len(candidates)} rows for RL has a reference answer, so nothing can be rewarded; "
-            "name the column with data.columns.reference or reference_pattern"
+            "name the column with data.columns.reference or reference_pattern, or let a judge or a reward model "
+            "reward them (rl.rewards)"
         )
     rows = [
         (example, system)
@@ -112,6 +113,11 @@ def rl_rows(
         "prompt_too_long": len(referenced) - len(rows),
     }
     return ChosenRows(rows, left_out=left_out, omissions=_rl_omissions(left_out, len(candidates), len(rows), config))
+
+
+def _can_be_rewarded(example: Example, config: RlConfig) -> bool:
+    """Whether a row has a short answer, or a judge or reward model needs none."""
+    return example.reference is not None or any(one.brings_its_own for one in config.reward_configs().values())
 
 
 def _rl_omissions(left_out: dict[str, int], candidates: int, rows: int, config: RlConfig) -> tuple[Omission, ...]:

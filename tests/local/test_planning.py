@@ -1,11 +1,14 @@
 """`lorapar plan` looks up what is a model, and nothing else."""
 
+from typing import Any
+
 import pytest
 import torch
 
 from lorapar.basemodel import hub
-from lorapar.config import load_config
+from lorapar.config import RunConfig, load_config
 from lorapar.errors import BadInputError
+from lorapar.local.calls import judge_calls
 from lorapar.local.estimate import stage_memory_bytes
 from lorapar.local.planning import plan_table
 from lorapar.local.runner import comes_to
@@ -54,3 +57,18 @@ def test_what_auto_came_to_is_said(tmp_path, monkeypatch, native, said) -> None:
 @pytest.mark.parametrize(("last", "comes"), [("sft", False), ("execute", False), ("gate", True), ("report", True)])
 def test_only_a_run_that_comes_to_the_gate_asks_for_rows_it_can_judge(last, comes) -> None:
     assert comes_to("gate", last) is comes
+
+
+@pytest.mark.parametrize(
+    ("rl", "said"),
+    [
+        ({"max_steps": 5, "batch_size": 4, "gradient_accumulation": 2, "num_generations": 4}, "at most 40 calls"),
+        ({"epochs": 2.0, "num_generations": 8}, "at most 4,096 calls"),  # 256 training rows of the task mix
+    ],
+)
+def test_calls_of_a_judge_are_counted_before_it_is_asked(rl: dict[str, Any], said: str) -> None:
+    judge = {"judge": {"endpoint": "http://judge:8000/v1", "model": "m"}}
+    config = RunConfig(rl={**rl, "rewards": {"exact_answer": 1.0, "quality": judge}})
+    (line,) = judge_calls(config)
+    assert line.startswith(f"quality: {said}")
+    assert judge_calls(RunConfig()) == []
