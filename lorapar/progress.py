@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from lorapar.records import Omission
+if TYPE_CHECKING:
+    from lorapar.records import Omission
 
 
 class Progress(Protocol):

@@ -19,7 +19,7 @@ System = Literal["system1", "system2"]
 class Record(BaseModel):
     """A row; unknown fields are errors, values do not change once read."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
 
 class Turn(Record):

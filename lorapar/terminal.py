@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import time
-
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from contextlib import suppress
+from typing import TYPE_CHECKING, TextIO
 
 from lorapar.redaction import redact
 
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import TaskID
+
 PLAIN_LINE_EVERY_SECONDS = 10.0
+_CONTROLS = dict.fromkeys((7, 8, 11, 12, 13))
+"""Bell, backspace and what moves the cursor: a line stays one."""
 
 
 class BarProgress:
     """Rich bars, one for each piece of work, gone again once the stage is done."""
 
     def __init__(self, console: Console, prefix: str) -> None:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
         self._console = console
         self._prefix = prefix
         self._bars = Progress(
@@ -54,10 +63,11 @@ class BarProgress:
 
 
 class LineProgress:
-    """Plain lines: at the start of a piece of work, then at most one every ten seconds."""
+    """Plain lines: at the start of a piece of work, then at most one every ten seconds. Rich is not needed for them."""
 
-    def __init__(self, console: Console, prefix: str) -> None:
-        self._console = console
+    def __init__(self, prefix: str, stream: TextIO | None = None) -> None:
+        """Lines that begin with `prefix`, to `stream` or to standard output."""
+        self._stream = stream
         self._prefix = prefix
         self._title = ""
         self._total: int | None = None
@@ -93,13 +103,21 @@ class LineProgress:
     def _print(self, text: str) -> None:
         if self._nobody_reads:
             return
+        stream = self._stream or sys.stdout
         try:
-            self._console.print(f"{self._prefix} {redact(text)}", markup=False, highlight=False, soft_wrap=True)
-        except (OSError, SystemExit):
-            # A closed pipe, for which rich ends the process: whoever read has gone, the work has still to be saved.
+            stream.write(f"{self._prefix} {redact(text).translate(_CONTROLS)}\n")
+            stream.flush()
+        except OSError:
+            # A closed pipe: whoever read has gone, the work has still to be saved.
             self._nobody_reads = True
+            with suppress(OSError):
+                _discard(stream)
 
 
-def progress_for(console: Console, prefix: str) -> BarProgress | LineProgress:
-    """Bars where the console is a terminal, lines elsewhere."""
-    return BarProgress(console, prefix) if console.is_terminal else LineProgress(console, prefix)
+def _discard(stream: TextIO) -> None:
+    """Let what is still in a stream's buffer go nowhere, or Python would fail on it when the process ends."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, stream.fileno())
+    finally:
+        os.close(nowhere)

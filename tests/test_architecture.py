@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
+import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
@@ -197,6 +199,61 @@ def test_rooms_of_the_client_do_not_import_torch_at_the_top() -> None:
         if module.split(".")[0] in HEAVY
     ]
     assert not heavy, "import these inside the function that needs them:\n" + "\n".join(heavy)
+
+
+# Where a person or a pod waits for seconds only, what is imported first is most of the time.
+SETTINGS_PACKAGES = {"pydantic", "typer", "typing_extensions", "yaml"}
+COSTLY = {
+    *("boto3", "botocore", "httpx2", "huggingface_hub", "jinja2", "kfp", "numpy", "requests", "rich", "scipy"),
+    *("peft", "torch", "transformers"),
+}
+NOT_IN_A_POD = {"lorapar.local.runner", "lorapar.local.preview", "lorapar.stages.plan", "lorapar.report.page"}
+A_TASK = """
+import json, sys
+import lorapar.cli, lorapar.kubeflow.executor
+from lorapar.stages.contract import stage_module
+for name in sys.argv[1:]:
+    stage_module(name)
+print(json.dumps(sorted(sys.modules)))
+"""
+A_COMMAND = """
+import json, sys
+from lorapar.__main__ import main
+try:
+    main()
+finally:
+    print()
+    print(json.dumps(sorted(sys.modules)))
+"""
+
+
+def imported_by(script: str, *arguments: str) -> set[str]:
+    """The modules that a fresh process has imported when it ends."""
+    ended = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=False)
+    return set(json.loads(ended.stdout.splitlines()[-1]))
+
+
+def packages(modules: set[str]) -> set[str]:
+    """The packages among them that this one names, or that take long to import."""
+    return {name.split(".")[0] for name in modules} & (declared(*EXTRAS) | COSTLY)
+
+
+def test_a_task_that_works_for_seconds_imports_little_before_it_works() -> None:
+    modules = imported_by(A_TASK, "tally", "gate", "promote", "report", "partition")
+    assert packages(modules) <= SETTINGS_PACKAGES
+    assert not modules & NOT_IN_A_POD
+
+
+@pytest.mark.parametrize("command", ["plan", "submit"])
+def test_a_wrong_setting_is_refused_before_anything_else_is_imported(command: str) -> None:
+    modules = imported_by(A_COMMAND, command, "--preset", "tiny", "--set", "rl.wrong=1")
+    assert "pydantic" in packages(modules) <= SETTINGS_PACKAGES
+
+
+def test_the_help_of_the_command_imports_no_settings() -> None:
+    modules = imported_by(A_COMMAND, "--help")
+    assert packages(modules) == {"rich", "typer"}
+    assert "lorapar.config" not in modules
 
 
 MODULE_OF = {

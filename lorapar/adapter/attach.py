@@ -9,11 +9,9 @@ rows and columns behind those.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
-from peft.tuners.lora import LoraLayer
 
 from lorapar.adapter.earlier import EarlierAdapter
 from lorapar.adapter.initialise import hold_unchanged, start_factors
@@ -21,6 +19,9 @@ from lorapar.adapter.layout import resolve_layout, takes_transposed, with_paths
 from lorapar.adapter.names import DEFAULT_ADAPTER
 from lorapar.adapter.settings import AdapterMark, AdapterSettings, set_mark
 from lorapar.errors import BadInputError
+
+if TYPE_CHECKING:
+    from peft import LoraConfig, PeftModel
 
 
 def attach(
@@ -85,6 +86,8 @@ def attach_again(
 def _plain_config(
     base_model: torch.nn.Module, modules: Sequence[str], *, rank: int, alpha: float, dropout: float
 ) -> LoraConfig:
+    from peft import LoraConfig
+
     return LoraConfig(
         r=rank,
         lora_alpha=alpha,
@@ -102,6 +105,8 @@ def wrap(base_model: torch.nn.Module, config: LoraConfig, *, base_model_name: st
 
     PEFT names the base after the loaded model; `base_model_name`, where given, overrides it.
     """
+    from peft import get_peft_model
+
     with torch.random.fork_rng():
         model = get_peft_model(base_model, config)
     if base_model_name is not None:
@@ -111,6 +116,8 @@ def wrap(base_model: torch.nn.Module, config: LoraConfig, *, base_model_name: st
 
 def refuse_second_adapter(base_model: torch.nn.Module) -> None:
     """Raise BadInputError where the model already carries LoRA layers: scores and masks assume one adapter."""
+    from peft.tuners.lora import LoraLayer
+
     if any(isinstance(module, LoraLayer) for module in base_model.modules()):
         raise BadInputError(
             "this model already carries a LoRA adapter: load the base model anew, "
@@ -120,6 +127,8 @@ def refuse_second_adapter(base_model: torch.nn.Module) -> None:
 
 def lora_layers(model: torch.nn.Module) -> Iterator[tuple[str, Any]]:
     """The adapted layers by path, in sorted order of the paths."""
+    from peft.tuners.lora import LoraLayer
+
     found = [(path, module) for path, module in model.named_modules() if isinstance(module, LoraLayer)]
     yield from sorted(found, key=lambda pair: pair[0])
 

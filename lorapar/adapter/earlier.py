@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft.utils.other import get_pattern_key
 
 from lorapar.adapter.files import read_tensors
 from lorapar.adapter.layout import linear_modules
@@ -119,6 +118,8 @@ def read_earlier(folder: Path, name: str) -> EarlierAdapter:
 
 def _scale(config: Mapping[str, Any], path: str, rank: int) -> float:
     """As PEFT works it out, for a module whose rank is known."""
+    from peft.utils.other import get_pattern_key
+
     patterns = config.get("alpha_pattern") or {}
     alpha = float(patterns.get(get_pattern_key(patterns.keys(), path), config["lora_alpha"]))
     return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)

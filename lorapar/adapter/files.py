@@ -6,15 +6,18 @@ import json
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from peft import PeftConfig, PeftModel, set_peft_model_state_dict
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save_file
-from transformers import PreTrainedModel
 
 from lorapar.errors import BadInputError, StorageError
 from lorapar.store.file_system import is_no_mmap, replace_path, say_no_mmap
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel
 
 _PUBLISHED = "adapter_model.safetensors"
 
@@ -86,6 +89,8 @@ def load_published(base: PreTrainedModel, folder: Path) -> PeftModel:
 
     Where the folder's file system cannot map files, PEFT is handed the bytes in its own way of reading them.
     """
+    from peft import PeftConfig, PeftModel, set_peft_model_state_dict
+
     try:
         with safe_open(folder / _PUBLISHED, framework="pt"):
             pass

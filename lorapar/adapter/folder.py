@@ -10,16 +10,18 @@ from __future__ import annotations
 import copy
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from peft import LoraConfig, PeftConfig, PeftModel
 
 from lorapar.adapter.attach import refuse_second_adapter, wrap
 from lorapar.adapter.files import read_tensors, write_tensors
 from lorapar.adapter.names import DEFAULT_ADAPTER, lora_parameters
 from lorapar.adapter.settings import AdapterMark, adapter_mark, set_mark
 from lorapar.errors import BadInputError, StorageError
+
+if TYPE_CHECKING:
+    from peft import LoraConfig, PeftModel
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
@@ -94,6 +96,8 @@ def _copy_in(model: PeftModel, tensors: dict[str, torch.Tensor], folder: Path) -
 
 
 def _read_config(folder: Path) -> LoraConfig:
+    from peft import LoraConfig, PeftConfig
+
     if not (folder / CONFIG_FILE).is_file():
         raise BadInputError(f"{folder} is not an adapter folder: it has no {CONFIG_FILE}")
     try:

@@ -14,10 +14,6 @@ the same function, so holding the subtraction in the adapter's second half gives
 from __future__ import annotations
 
 import torch
-from peft import LoraConfig
-from peft.tuners.lora import Linear as PeftLinear
-from peft.utils.integrations import dequantize_module_weight
-from transformers.pytorch_utils import Conv1D
 
 from lorapar.adapter.layout import module_sizes
 from lorapar.adapter.settings import AdapterSettings
@@ -60,6 +56,9 @@ def _gaussian(layer: torch.nn.Module, rank: int, generator: torch.Generator) -> 
 
 def _float_weight(layer: torch.nn.Module, path: str) -> torch.Tensor:
     """A float32 copy [out, in] of a layer's weight; a quantised one is dequantised into the copy."""
+    from peft.utils.integrations import dequantize_module_weight
+    from transformers.pytorch_utils import Conv1D
+
     try:
         weight = dequantize_module_weight(layer)
     except (TypeError, AttributeError, ImportError, RuntimeError) as error:
@@ -83,6 +82,9 @@ def _peft_factors(
     weight: torch.Tensor, settings: AdapterSettings, *, path: str, generator: torch.Generator
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """PEFT's own A and B for a weight copy, which PEFT then edits and we throw away."""
+    from peft import LoraConfig
+    from peft.tuners.lora import Linear as PeftLinear
+
     if settings.rank > min(weight.shape):
         raise BadInputError(
             f"adapter.rank {settings.rank} is larger than '{path}' allows with init {settings.init}: "

@@ -14,8 +14,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from peft import LoraConfig
-from transformers.pytorch_utils import Conv1D
 
 from lorapar.errors import BadInputError
 
@@ -105,6 +103,8 @@ def linear_modules(model: torch.nn.Module) -> dict[str, tuple[int, int]]:
 
 def module_sizes(layer: torch.nn.Module) -> tuple[int, int]:
     """(inputs, outputs) of a linear module; GPT-2's Conv1D holds its weight the other way round."""
+    from transformers.pytorch_utils import Conv1D
+
     if isinstance(layer, Conv1D):
         return int(layer.weight.shape[0]), int(layer.weight.shape[1])
     return int(layer.in_features), int(layer.out_features)  # type: ignore[arg-type]
@@ -117,6 +117,8 @@ def linear_module_names(model: torch.nn.Module) -> tuple[str, ...]:
 
 def takes_transposed(model: torch.nn.Module, modules: Iterable[str]) -> bool:
     """Whether the modules named hold their weight as [in, out] (GPT-2's Conv1D), which PEFT has to be told."""
+    from transformers.pytorch_utils import Conv1D
+
     ends = tuple(modules)
     return any(isinstance(module, Conv1D) and _ends(path, ends) for path, module in model.named_modules())
 
@@ -209,6 +211,8 @@ def _with_experts(model: torch.nn.Module, targets: Targets) -> Targets:
 
 def _means_experts(model: torch.nn.Module, name: str) -> bool:
     """Whether PEFT turns a target module of this name into a parameter of the routed experts."""
+    from peft import LoraConfig
+
     try:
         from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
     except ImportError:  # a PEFT before or after this translation
@@ -227,6 +231,8 @@ def _expert_parameters(model: torch.nn.Module) -> Mapping[str, torch.nn.Paramete
 
 def _linear_paths(model: torch.nn.Module) -> list[str]:
     """Paths of all linear modules but the output head."""
+    from transformers.pytorch_utils import Conv1D
+
     head = getattr(model, "get_output_embeddings", lambda: None)()
     return [
         path

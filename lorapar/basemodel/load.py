@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lorapar.basemodel import bucket, hub, tiny, wheel
+from lorapar.basemodel import bucket, tiny, wheel
 from lorapar.basemodel.allocator import keep_freed_memory
 from lorapar.basemodel.answer_end import answer_end, embedding_rows, generation_ends
 from lorapar.basemodel.cache import cached_folder
@@ -51,6 +51,8 @@ def model_folder(config: ModelConfig, progress: Progress | None = None) -> Path:
         return wheel.wheel_folder(say)
     if kind is Kind.BUCKET:
         return bucket.bucket_folder(config, say)
+    from lorapar.basemodel import hub
+
     return hub.snapshot(config, say)
 
 
@@ -129,6 +131,8 @@ def text_folder(config: ModelConfig, progress: Progress) -> Path:
     config = resolve_model(config)
     kind = kind_of(config)
     if kind is Kind.HUB:
+        from lorapar.basemodel import hub
+
         return hub.text_snapshot(config)
     if kind is Kind.BUCKET:
         return bucket.text_folder(config)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from enum import Enum
 from pathlib import Path
 
-from lorapar.basemodel import bucket, hub, tiny, wheel
+from lorapar.basemodel import bucket, tiny, wheel
 from lorapar.config import ModelConfig
 from lorapar.errors import BadInputError, IntegrityError, UnreachableError
 from lorapar.records import digest_of
@@ -56,6 +56,8 @@ def resolve_model(config: ModelConfig) -> ModelConfig:
         return _filled(config, None, _builtin_digest(config))
     if kind is Kind.WHEEL:
         return _from_wheel(config)
+    from lorapar.basemodel import hub
+
     try:
         commit = hub.commit_of(config.name, config.revision, "model")
     except UnreachableError:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lorapar.basemodel import bucket, hub, tiny
+from lorapar.basemodel import bucket, tiny
 from lorapar.basemodel.resolve import Kind, kind_of
 from lorapar.config import ModelConfig
 
@@ -113,6 +113,11 @@ def config_values(config: ModelConfig) -> dict[str, Any]:
         }
     if kind is Kind.BUCKET:
         return bucket.bucket_config(config)
-    path = Path(config.name).expanduser() / "config.json" if kind is Kind.LOCAL else hub.config_file(config)
+    if kind is Kind.LOCAL:
+        path = Path(config.name).expanduser() / "config.json"
+    else:
+        from lorapar.basemodel import hub
+
+        path = hub.config_file(config)
     values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return values

@@ -11,7 +11,6 @@ import typer
 
 from lorapar.cli.base import app, out
 from lorapar.cli.command import CommandGroup
-from lorapar.config import load_config
 from lorapar.errors import BadInputError, ExitCode, IntegrityError, nearest
 
 if TYPE_CHECKING:
@@ -52,6 +51,8 @@ def open_registry(where: str | None) -> Registry:
     if address.endswith((".yaml", ".yml")):
         if not Path(address).is_file():
             raise BadInputError(f"--registry {address}: there is no such file of settings")
+        from lorapar.config import load_config
+
         named = load_config(file=Path(address)).registry.address
         if named is None:
             raise BadInputError(f"--registry {address}: these settings name no registry.address; give the address")

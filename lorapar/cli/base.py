@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import os
-from contextlib import AbstractContextManager
+import sys
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,17 +16,19 @@ from typer.core import TyperGroup
 
 from lorapar import __version__
 from lorapar.cli.command import CommandGroup
-from lorapar.config import RunConfig, load_config
 from lorapar.errors import stopped
-from lorapar.progress import Progress
-from lorapar.store.s3_headers import export_settings
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from lorapar.config import RunConfig
+    from lorapar.progress import Progress
+
 _LOG_WIDTH = 160
 """Columns of a table in a log; rich would take 80, in which the longer cells are broken."""
 
+_SEEN = ("FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE")
+"""Variables by which a person tells rich that a pipe is a terminal."""
 
 PANELS = {
     "Train": ("doctor", "presets", "schema", "plan", "run", "stage", "votes"),
@@ -49,12 +54,27 @@ class Commands(TyperGroup):
                 command.rich_help_panel = title
         return command
 
+    def make_context(self, *arguments: Any, **extra: Any) -> Any:
+        """Read the command line, for which typer imports pydantic."""
+        with _stop_is_told():
+            return super().make_context(*arguments, **extra)
+
     def invoke(self, ctx: Any) -> Any:
-        """Call the command; Ctrl-C and SIGTERM become StoppedError, which typer would end without a word."""
-        try:
+        """Call the command; from here on there is garbage to look for again, but not in what has been imported."""
+        if not gc.isenabled():
+            gc.freeze()
+            gc.enable()
+        with _stop_is_told():
             return super().invoke(ctx)
-        except KeyboardInterrupt as stop:
-            raise stopped(stop, "") from None
+
+
+@contextmanager
+def _stop_is_told() -> Iterator[None]:
+    """Ctrl-C and SIGTERM become StoppedError; typer would end without a word."""
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        raise stopped(stop, "") from None
 
 
 class Screen:
@@ -70,6 +90,12 @@ class Screen:
 
         unseen = "COLUMNS" not in os.environ and not any(os.isatty(descriptor) for descriptor in range(3))
         return Console(stderr=self._stderr, width=_LOG_WIDTH if unseen else None)
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether somebody sees it, as rich decides that; a pipe and a log are known without rich."""
+        stream = sys.stderr if self._stderr else sys.stdout
+        return (stream.isatty() or any(name in os.environ for name in _SEEN)) and self.console.is_terminal
 
     def print(self, *values: Any, **options: Any) -> None:
         """As rich's console prints."""
@@ -119,6 +145,9 @@ def settings_of(
     preset: str | None, file: Path | None, overrides: list[str] | None, store: str | None = None
 ) -> RunConfig:
     """The settings that --preset, --config, --set and --store come to; the demo's without the first two."""
+    from lorapar.config import load_config
+    from lorapar.store.s3_headers import export_settings
+
     if preset is None and file is None:
         preset = "demo"
     settings = load_config(preset=preset, file=file, overrides=overrides or ())
@@ -138,6 +167,6 @@ def out_dir_of(settings: RunConfig, given: Path | None) -> Path:
 
 def reporter(prefix: str) -> AbstractContextManager[Progress]:
     """A progress on the screen whose lines begin with `prefix`."""
-    from lorapar.terminal import progress_for
+    from lorapar.terminal import BarProgress, LineProgress
 
-    return progress_for(out.console, prefix)
+    return BarProgress(out.console, prefix) if out.is_terminal else LineProgress(prefix)

@@ -14,7 +14,7 @@ from lorapar.errors import BadInputError, ExitCode
 @app.command("gate")
 def gate_command(folder: Annotated[Path, typer.Argument(help="A run folder.")]) -> None:
     """Print the verdict of a finished run; ends with 0 where the adapter is better, with 10 where it is not."""
-    from lorapar.local import RunFolder
+    from lorapar.local.folder import RunFolder
     from lorapar.local.results import current_verdict
     from lorapar.report.verdict import verdict_lines
     from lorapar.store import storage_errors

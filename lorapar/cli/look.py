@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from lorapar.cli.base import app, out
-from lorapar.config import preset_names, preset_summary, preset_text
 from lorapar.errors import BadInputError
 
 
@@ -17,6 +16,8 @@ def presets_command(
     show: Annotated[str | None, typer.Option(help="Print this preset as YAML.")] = None,
 ) -> None:
     """List the settings that ship with the package."""
+    from lorapar.config import preset_names, preset_summary, preset_text
+
     if show is not None:
         out.print(preset_text(show), markup=False, highlight=False, end="", soft_wrap=True)
         return
@@ -39,7 +40,7 @@ def schema_command() -> None:
 @app.command("report")
 def report_command(folder: Annotated[Path, typer.Argument(help="A run folder.")]) -> None:
     """Write report.html and metrics.json of a run folder again, from what it holds."""
-    from lorapar.local import RunFolder
+    from lorapar.local.folder import RunFolder
     from lorapar.local.results import write_run_report
     from lorapar.store import storage_errors
 

@@ -31,7 +31,7 @@ def run_command(
 ) -> None:
     """Run every stage on this machine into one folder; a second run continues and reuses what is unchanged."""
     settings = settings_of(preset, config, overrides, store)
-    from lorapar.local import run_local
+    from lorapar.local.runner import run_local
     from lorapar.report.text import closing_table, warning_lines
 
     folder = run_local(settings, out_dir_of(settings, out_dir), reporter, until=until, fresh=fresh)

@@ -25,8 +25,8 @@ def export_command(
     ] = False,
 ) -> None:
     """Write contested rows with their votes to a CSV file, with a column for edited labels."""
-    from lorapar.local import RunFolder
     from lorapar.local.edits import export_rows
+    from lorapar.local.folder import RunFolder
     from lorapar.store import storage_errors
 
     target = file if file is not None else folder / "votes.csv"
@@ -41,8 +41,8 @@ def import_command(
     file: Annotated[Path, typer.Argument(help="CSV file with the columns example_id and edited.")],
 ) -> None:
     """Take edited labels (system1, system2, hold_out); the next `lorapar run` re-runs only what depends on them."""
-    from lorapar.local import RunFolder
     from lorapar.local.edits import import_edits
+    from lorapar.local.folder import RunFolder
     from lorapar.store import storage_errors
 
     with storage_errors(folder):

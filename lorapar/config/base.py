@@ -47,4 +47,4 @@ Scheduler = Literal["cosine", "linear", "constant", "constant_with_warmup"]
 class Section(BaseModel):
     """A group of settings; unknown keys are errors, values do not change once read."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)

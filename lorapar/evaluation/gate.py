@@ -24,7 +24,7 @@ CANDIDATE, INCUMBENT, BASE = "after_rl", "incumbent", "base"
 class Comparison(BaseModel):
     """Candidate against incumbent on the rows of one measure, or of several together."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     measure: str
     rows: int
@@ -44,7 +44,7 @@ class Comparison(BaseModel):
 class Guard(BaseModel):
     """Whether one measure lost more than it may."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     measure: str
     max_loss: float
@@ -56,7 +56,7 @@ class Guard(BaseModel):
 class Judged(BaseModel):
     """What the figures say."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     better: bool
     against: str

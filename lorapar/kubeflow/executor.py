@@ -24,20 +24,16 @@ from lorapar.kubeflow.credentials import load_credentials
 from lorapar.kubeflow.executor_input import ExecutorInput, read_executor_input
 from lorapar.kubeflow.executor_output import ExecutorOutput
 from lorapar.kubeflow.ledger import Ledger, TaskSettings
-from lorapar.kubeflow.package import REUSE_VARIABLE
-from lorapar.kubeflow.planned import plan_call, planned_run
 from lorapar.kubeflow.ports import node_ports
 from lorapar.kubeflow.reporting import checkpoint_settings, keep_plan, run_report, say_outcome
 from lorapar.kubeflow.shown import show_figures, show_node, show_plan
-from lorapar.kubeflow.tasks import task_named
-from lorapar.kubeflow.unchanged import equal_run
+from lorapar.kubeflow.tasks import REUSE_VARIABLE, task_named
 from lorapar.local.execute import executed, new_record
 from lorapar.local.folder import StageRecord
 from lorapar.progress import Progress
 from lorapar.redaction import redact
 from lorapar.stages.contract import Origin, StageCall, StageSettings, stage_spec
 from lorapar.stages.graph import GRAPH, Node
-from lorapar.stages.plan import read_plan
 from lorapar.store import fetch_tree, open_store, put_tree
 
 RUN_VARIABLE = "LORAPAR_RUN"
@@ -160,6 +156,8 @@ def _execute(task: Task, record: StageRecord, settings: StageSettings) -> StageR
 def _settings(task: Task, node: Node) -> StageSettings:
     spec = stage_spec(node.stage)
     if node.stage == "plan":
+        from lorapar.kubeflow.planned import plan_call
+
         call = plan_call(task.given)
         planned: StageSettings = spec.settings(config=call.config, accelerators=bool(call.accelerators))
         return planned
@@ -189,6 +187,10 @@ def _digests(task: Task, node: Node) -> dict[str, list[str]]:
 
 def _hand_on(task: Task, record: StageRecord) -> None:
     """The settings of each task by digest, and the plan where the report looks for it."""
+    from lorapar.kubeflow.planned import plan_call, planned_run
+    from lorapar.kubeflow.unchanged import equal_run
+    from lorapar.stages.plan import read_plan
+
     plan, call = read_plan(task.folder(record.outputs["plan"])), plan_call(task.given)
     planned = planned_run(plan, call)
     before = equal_run(task.ledger, plan) if plan.config.if_changed else None

@@ -16,12 +16,10 @@ from lorapar import __version__
 from lorapar.errors import BadInputError
 from lorapar.kubeflow.images import is_pinned
 from lorapar.kubeflow.placement import Placement, place
-from lorapar.kubeflow.tasks import task_named
+from lorapar.kubeflow.tasks import REUSE_VARIABLE, task_named
 from lorapar.stages.graph import node_names
 
 PIPELINE_NAME = "lorapar"
-REUSE_VARIABLE = "LORAPAR_REUSE"
-"""`off` where a run is to make everything anew (`--no-cache`): no finished stage is taken from the store then."""
 MANIFEST_VERSION = "pipelines.kubeflow.org/v2beta1"
 RETRIED_FOR_SECONDS = 30 * 24 * 3600
 """How long after its first start a task may be tried again. Argo makes what is left of it the deadline of the next

@@ -11,25 +11,25 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lorapar.config import CheckpointConfig
 from lorapar.errors import LoraparError
 from lorapar.kubeflow.executor_input import ExecutorInput
 from lorapar.kubeflow.executor_output import ExecutorOutput
 from lorapar.kubeflow.ledger import Ledger
-from lorapar.kubeflow.planned import Lane
 from lorapar.kubeflow.summary import RunSummary, flat_scores, outcome_line, summary_text
-from lorapar.kubeflow.unchanged import keep_equal
-from lorapar.kubeflow.webhook import post_summary
 from lorapar.local.folder import StageRecord
 from lorapar.records import json_text, read_json
 from lorapar.redaction import redact
-from lorapar.report import ReportSources, write_report
 from lorapar.stages.contract import stage_spec
 from lorapar.stages.graph import GRAPH, Node
-from lorapar.stages.plan import Plan
 from lorapar.store import fetch_tree
+
+if TYPE_CHECKING:
+    from lorapar.kubeflow.planned import Lane
+    from lorapar.report.sources import ReportSources
+    from lorapar.stages.plan import Plan
 
 PLANNED = "plan.json"
 OUTCOME_FILE = "outcome.json"
@@ -61,11 +61,14 @@ def keep_plan(
 def checkpoint_settings(ledger: Ledger) -> CheckpointConfig:
     """How unfinished work is kept in this run. It decides nothing a stage makes, so it is no part of its settings."""
     kept = ledger.read_result(PLANNED) if ledger.run else None
-    return Plan.model_validate(json.loads(kept)["plan"]).config.checkpoint if kept else CheckpointConfig()
+    # Of the plan only this section: to check all of it would cost every task the reading of every setting.
+    return CheckpointConfig.model_validate(json.loads(kept)["plan"]["config"]["checkpoint"] if kept else {})
 
 
 def find_run(ledger: Ledger) -> Found:
     """Follow the graph from the run's plan through the records of the store, as far as tasks have finished."""
+    from lorapar.stages.plan import Plan
+
     kept = ledger.read_result(PLANNED)
     if kept is None:
         return Found()
@@ -110,6 +113,8 @@ def run_report(given: ExecutorInput, ledger_of: Callable[[], Ledger], work: Path
     text = summary_text(summary)
     webhook = given.text("webhook", "")
     if webhook:
+        from lorapar.kubeflow.webhook import post_summary
+
         try:
             post_summary(webhook, text, summary)
         except LoraparError as error:
@@ -159,6 +164,9 @@ def _page_folder(work: Path) -> Path:
 
 def _written(ledger: Ledger, page: Path, work: Path) -> tuple[RunSummary, Mapping[str, Any]]:
     """What the ledger tells of the run, and the page and figures in their folder where they can be made."""
+    from lorapar.kubeflow.unchanged import keep_equal
+    from lorapar.report.page import write_report
+
     found = find_run(ledger)
     problems = []
     if found.plan is not None:
@@ -244,6 +252,8 @@ def _look(
 
 def _sources(ledger: Ledger, found: Found, root: Path) -> ReportSources:
     """The artifacts the report reads, fetched; those the run did not come to are left out."""
+    from lorapar.report.sources import ReportSources
+
     (report,) = (node for node in GRAPH if node.stage == "report")
     many = {name for name, default in ReportSources.__dataclass_fields__.items() if default.default == ()}
     sources: dict[str, Any] = {}

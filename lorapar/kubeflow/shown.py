@@ -8,13 +8,11 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lorapar.config import SYSTEMS
 from lorapar.kubeflow.executor_output import ExecutorOutput, flat_metrics
 from lorapar.kubeflow.ledger import Ledger
-from lorapar.kubeflow.plan_page import plan_page
-from lorapar.kubeflow.planned import PlannedRun
 from lorapar.kubeflow.ports import digest_parameter, output_port
 from lorapar.kubeflow.score_page import score_page
 from lorapar.kubeflow.summary import plain
@@ -23,8 +21,11 @@ from lorapar.local.folder import StageRecord
 from lorapar.records import digest_of, json_text, read_json
 from lorapar.report.outcome import MODELS
 from lorapar.stages.graph import Edge, Node
-from lorapar.stages.plan import Plan
 from lorapar.store import Manifest
+
+if TYPE_CHECKING:
+    from lorapar.kubeflow.planned import PlannedRun
+    from lorapar.stages.plan import Plan
 
 FolderOf = Callable[[str], Path]
 """The folder of an artifact by its digest; fetched where it is not on this machine."""
@@ -72,6 +73,8 @@ def show_figures(out: ExecutorOutput, records: Sequence[StageRecord]) -> None:
 
 def show_plan(out: ExecutorOutput, plan: Plan, planned: PlannedRun, ledger: Ledger, before: str | None) -> None:
     """What the other tasks work with, and the page that says what will run; nothing where run `before` is equal."""
+    from lorapar.kubeflow.plan_page import plan_page
+
     digests = {name: ledger.write_settings(settings) for name, settings in planned.settings.items()}
     out.set_parameter("settings", json.dumps(digests))
     lanes = [

@@ -14,7 +14,6 @@ from typing import Any
 from lorapar import __version__
 from lorapar.kubeflow.ledger import Ledger
 from lorapar.records import digest_of, json_text
-from lorapar.registry import PRODUCTION, Registry, parse_reference, start
 from lorapar.stages.code import code_digest, own_code_digest
 from lorapar.stages.contract import STAGE_NAMES
 from lorapar.stages.plan import Plan
@@ -51,6 +50,8 @@ def _key(plan: Plan) -> str:
 def _sections(plan: Plan) -> dict[str, Any]:
     """The settings of the stages; which version `model.adapter` found is left out where it is this adapter's own
     production: that moves with every run that is better, and is compared by itself."""
+    from lorapar.registry import PRODUCTION, parse_reference, start
+
     adapter = plan.config.model.adapter
     if adapter is None or start.kind_of(adapter) is not start.Kind.REGISTRY:
         return plan.sections
@@ -67,6 +68,8 @@ def _sections(plan: Plan) -> dict[str, Any]:
 
 
 def _production(plan: Plan) -> int | None:
+    from lorapar.registry import PRODUCTION, Registry
+
     address = plan.config.registry.address
     record = Registry(open_store(address)).read_alias(plan.config.name, PRODUCTION) if address else None
     return record.version if record is not None else None

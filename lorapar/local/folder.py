@@ -31,7 +31,7 @@ _LOCK = ".lock"
 class StageRecord(BaseModel):
     """How the outputs of a node came about."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     node: str
     stage: str

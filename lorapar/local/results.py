@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from lorapar.local.folder import RunFolder, StageRecord
-from lorapar.report import ReportSources, write_report
-from lorapar.report.sources import read_facts
+from lorapar.report.page import write_report
+from lorapar.report.sources import ReportSources, read_facts
 from lorapar.report.verdict import verdict_figures
 from lorapar.stages.graph import GRAPH, Node
 from lorapar.stages.plan import read_plan

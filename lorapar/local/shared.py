@@ -26,7 +26,7 @@ _SHOWN_BYTES = 50_000_000
 class SharedStage(BaseModel):
     """One finished stage as it stands in the store."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     record: StageRecord
     outputs: dict[str, Manifest]

@@ -26,7 +26,7 @@ _REMEDY = (
 class Move(BaseModel):
     """One move of an alias."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     version: int
     digest: str

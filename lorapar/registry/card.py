@@ -7,8 +7,6 @@ from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
-from huggingface_hub import ModelCardData
-
 from lorapar.registry.asking import stop_token_ids, stop_words
 from lorapar.registry.lineage import Lineage
 from lorapar.registry.package import hub_commit
@@ -30,6 +28,8 @@ def model_card(lineage: Lineage, figures: Mapping[str, str] = MappingProxyType({
 
 
 def _front_matter(lineage: Lineage) -> str:
+    from huggingface_hub import ModelCardData
+
     # The hub takes names of its own only; a folder of one machine means nothing there.
     base = lineage.base["name"] if _HUB_NAME.fullmatch(lineage.base["name"]) else None
     data = ModelCardData(

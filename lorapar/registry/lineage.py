@@ -31,7 +31,7 @@ _TRAINING_FIGURES = (
 class Lineage(BaseModel):
     """lineage.json beside a published adapter."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     schema_version: int = 1
     name: str

@@ -17,7 +17,7 @@ PROMOTION_FILE = "promotion.json"
 class Incumbent(BaseModel):
     """The version that production named when a candidate was published."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     version: int
     digest: str
@@ -26,7 +26,7 @@ class Incumbent(BaseModel):
 class PublishedVersion(BaseModel):
     """version.json: which version a run published, and what it has to beat."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     registry: str
     """Address."""
@@ -47,7 +47,7 @@ class PublishedVersion(BaseModel):
 class Verdict(BaseModel):
     """verdict.json."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     schema_version: int = 1
     better: bool
@@ -65,7 +65,7 @@ class Verdict(BaseModel):
 class Promotion(BaseModel):
     """promotion.json."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     promoted: bool
     reason: str

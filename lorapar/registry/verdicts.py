@@ -24,7 +24,7 @@ _REMEDY = (
 class _Judged(BaseModel):
     """What of a verdict is read again; later versions may put more into it."""
 
-    model_config = ConfigDict(extra="allow", frozen=True)
+    model_config = ConfigDict(extra="allow", frozen=True, defer_build=True)
 
     better: bool
     reasons: tuple[str, ...] = ()
@@ -34,7 +34,7 @@ class _Judged(BaseModel):
 class _VerdictFile(BaseModel):
     """verdicts/<version>.json."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     schema_version: int
     digest: str

@@ -31,7 +31,7 @@ FIXED_PROMPT = "What is two and two?"
 class Verification(BaseModel):
     """What was compared, and how far the two models were apart."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     dtype: str
     prompts: int

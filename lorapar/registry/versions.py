@@ -47,7 +47,7 @@ _CLAIM_REMEDY = (
 class Version(BaseModel):
     """One version of an adapter."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     name: str
     number: int
@@ -61,7 +61,7 @@ class Version(BaseModel):
 class Claim(BaseModel):
     """claim.json: how a version came to be published; no part of its content."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     schema_version: int = 1
     digest: str
@@ -77,6 +77,8 @@ class Claim(BaseModel):
 
 class _Pointer(BaseModel):
     """digests/<sha256>.json."""
+
+    model_config = ConfigDict(defer_build=True)
 
     version: int | None
 

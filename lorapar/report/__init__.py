@@ -1,6 +1,4 @@
-"""Pictures and pages: the report of a run, its metrics, the closing table and the sweep over theta. Without torch."""
+"""Pictures and pages: the report of a run, its metrics, the closing table and the sweep over theta. Without torch.
 
-from lorapar.report.page import write_report
-from lorapar.report.sources import ReportSources
-
-__all__ = ["ReportSources", "write_report"]
+Nothing is imported here: who only names a score or counts rows does without Jinja2.
+"""

@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from rich.filesize import decimal
-
 NOTHING = "–"  # noqa: RUF001
 """What stands where there is no figure."""
 
@@ -93,6 +91,8 @@ def decimal_seconds(seconds: Any) -> str:
 
 def size(size_bytes: Any) -> str:
     """A number of bytes: `1.2 GB`."""
+    from rich.filesize import decimal
+
     return decimal(int(size_bytes)) if is_number(size_bytes) and size_bytes > 0 else NOTHING
 
 

@@ -31,7 +31,7 @@ BENCHMARK_PACKAGES = ("lm_eval", "math_verify")
 class StageSettings(BaseModel):
     """The part of a run's settings that one stage sees: its fields are section names of RunConfig, or parameters."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
 
 S = TypeVar("S", bound=StageSettings)

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 
 from lorapar import __version__
 from lorapar.basemodel import resolve_model
@@ -69,6 +69,8 @@ def run(call: StageCall[Settings]) -> Metrics:
 
 class Plan(BaseModel):
     """What `plan` settles before anything starts."""
+
+    model_config = ConfigDict(defer_build=True)
 
     version: str
     created: str

@@ -6,7 +6,6 @@ not known while the run is still going: the local runner writes both files again
 
 from __future__ import annotations
 
-from lorapar.report import ReportSources, write_report
 from lorapar.stages.contract import Metrics, StageCall, StageSettings, StageSpec
 
 
@@ -31,6 +30,9 @@ SPEC = StageSpec(
 
 def run(call: StageCall[Settings]) -> Metrics:
     """Write report.html and metrics.json."""
+    from lorapar.report.page import write_report
+    from lorapar.report.sources import ReportSources
+
     sources = ReportSources(
         plan=call.input("plan"),
         examples=call.input("examples"),

@@ -26,7 +26,7 @@ _CHUNK_BYTES = 1 << 20
 class FileEntry(BaseModel):
     """Size and content of one file."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     size_bytes: int
     sha256: str
@@ -35,7 +35,7 @@ class FileEntry(BaseModel):
 class Manifest(BaseModel):
     """What an artifact holds; its own digest is the artifact's digest."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     schema_version: int = 1
     kind: str

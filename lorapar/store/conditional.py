@@ -23,7 +23,7 @@ _RIVALS = 8
 class ConditionalWrites(BaseModel):
     """What a store did when it was tried."""
 
-    model_config = ConfigDict(extra="ignore", frozen=True)
+    model_config = ConfigDict(extra="ignore", frozen=True, defer_build=True)
 
     endpoint: str
     """Of the server that was tried: the same bucket name elsewhere is another store."""

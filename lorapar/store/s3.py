@@ -15,7 +15,7 @@ from lorapar.errors import IntegrityError, UnreachableError
 from lorapar.store import s3_transfer
 from lorapar.store.address import S3Address, check_key
 from lorapar.store.base import Moved, NotFoundError, ObjectInfo, Transfer, UnansweredError
-from lorapar.store.s3_client import CONCURRENT_REQUESTS, Connection
+from lorapar.store.s3_client import CONCURRENT_REQUESTS, connection
 from lorapar.store.s3_errors import CONFLICT, MISSING, TAKEN, code_of, s3_errors
 
 _CONFLICTS = 20
@@ -36,7 +36,7 @@ class S3Store:
     def __init__(self, where: S3Address) -> None:
         self._where = where
         self._root = f"{where.prefix}/" if where.prefix else ""
-        self._connection = Connection(str(where))
+        self._connection = connection(str(where))
         self._client = self._connection.client
         self._met = False
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -32,8 +33,26 @@ _FIRST_ATTEMPTS = 2
 _FIRST_SECONDS = 5
 
 
+_lock = threading.Lock()
+_kept: dict[frozenset[tuple[str, str]], Connection] = {}
+
+
+def connection(where: str) -> Connection:
+    """The connection that all stores of this process share: a client takes boto3 a seventh of a second to make.
+
+    Another one where a variable of the environment has changed since, because boto3 reads its settings there. Raises
+    as `Connection` does; `where` is the address to name then.
+    """
+    variables = frozenset(os.environ.items())
+    with _lock:
+        if variables not in _kept:
+            _kept.clear()
+            _kept[variables] = Connection(where)
+        return _kept[variables]
+
+
 class Connection:
-    """The client for all calls of one store, and the session that further ones come from.
+    """The client for all calls of the stores that use it, and the session that further ones come from.
 
     Raises BadInputError or UnreachableError where the settings cannot work; nothing is contacted yet.
     """

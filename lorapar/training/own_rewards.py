@@ -6,7 +6,6 @@ completion, or a `RewardError` of one line.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import importlib
 import inspect
@@ -18,10 +17,13 @@ from dataclasses import dataclass
 from decimal import Decimal
 from functools import cache
 from numbers import Real
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lorapar.answers import References, all_references, first_reference
 from lorapar.errors import BadInputError
+
+if TYPE_CHECKING:
+    import asyncio
 
 RewardFunction = Callable[[Sequence[str], Sequence[References]], Sequence[float | None]]
 ALL_REFERENCES = "all_references"
@@ -125,6 +127,7 @@ def _awaited(said: Any) -> Any:
     several = isinstance(said, list | tuple) and any(map(inspect.isawaitable, said))
     if not (several or inspect.isawaitable(said)):
         return said
+    import asyncio
 
     async def guarded() -> Any:
         try:
@@ -152,6 +155,8 @@ async def _value_of(one: Any) -> Any:
 @cache
 def _loop() -> asyncio.AbstractEventLoop:
     """One loop for every call of the process: clients that a module keeps open stay bound to the loop they began in."""
+    import asyncio
+
     loop = asyncio.new_event_loop()
     threading.Thread(target=loop.run_forever, name="rewards", daemon=True).start()
     return loop

@@ -10,8 +10,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
 
-import numpy as np
-
 from lorapar.records import Vote, recover_lines
 from lorapar.store.file_system import sync
 
@@ -82,6 +80,8 @@ def copy_in_order(journal: Path, target: Path, teachers: Sequence[str], rows: It
     The order in which votes came, and which of them an earlier run had asked for, are left out: equal votes, equal
     bytes. Memory: two whole numbers a vote.
     """
+    import numpy as np
+
     row_of = {row: place for place, row in enumerate(rows)}
     first_of = {name: place * len(row_of) for place, name in enumerate(teachers)}
     order, starts, tokens, start = array("q"), array("q"), 0, 0

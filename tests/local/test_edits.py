@@ -8,8 +8,9 @@ import pytest
 
 from lorapar.config import load_config
 from lorapar.errors import BadInputError
-from lorapar.local import RunFolder, run_local
 from lorapar.local.edits import export_rows, import_edits
+from lorapar.local.folder import RunFolder
+from lorapar.local.runner import run_local
 from lorapar.progress import Silent
 from lorapar.records import Example, Label, read_records
 

@@ -11,8 +11,9 @@ import pytest
 from lorapar.basemodel import load_tokenizer
 from lorapar.config import ModelConfig, RunConfig, load_config
 from lorapar.errors import BadInputError, StorageError, UnreachableError
-from lorapar.local import needs, run_local
+from lorapar.local import needs
 from lorapar.local.planning import plan_table
+from lorapar.local.runner import run_local
 from tests.local.test_run import Spoken
 
 VLLM_TEACHER = 'teachers=[{name: t, backend: vllm, template: {style: chat, label_words: {system1: "a", system2: "b"}}}]'

@@ -3,9 +3,8 @@
 import pytest
 
 from lorapar.config import load_config
-from lorapar.local import RunFolder, preview
-from lorapar.local.folder import StageRecord
-from lorapar.local.preview import changes
+from lorapar.local.folder import RunFolder, StageRecord
+from lorapar.local.preview import changes, preview
 from lorapar.local.runner import with_registry
 from lorapar.stages.plan import make_plan
 
@@ -41,7 +40,7 @@ def test_the_changed_setting_is_named(tiny_run):
 
 
 def test_changed_bytes_at_the_same_address_rerun_what_reads_them(tmp_path):
-    from lorapar.local import run_local
+    from lorapar.local.runner import run_local
     from tests.local.test_run import Spoken
 
     file = tmp_path / "rows.jsonl"

@@ -10,7 +10,8 @@ import pytest
 
 from lorapar.config import RunConfig, load_config
 from lorapar.errors import StaleError
-from lorapar.local import RunFolder, run_local
+from lorapar.local.folder import RunFolder
+from lorapar.local.runner import run_local
 from lorapar.registry import Registry
 from lorapar.registry.check import check
 from lorapar.registry.overview import lineage_of

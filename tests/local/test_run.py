@@ -8,7 +8,8 @@ import pytest
 
 from lorapar.config import load_config
 from lorapar.errors import BadInputError, ExitCode, IntegrityError, StoppedError
-from lorapar.local import RunFolder, run_local
+from lorapar.local.folder import RunFolder
+from lorapar.local.runner import run_local
 from lorapar.progress import Silent
 from lorapar.stages.graph import GRAPH, node_names
 

@@ -6,7 +6,8 @@ import pytest
 
 from lorapar.config import load_config
 from lorapar.errors import UnreachableError
-from lorapar.local import RunFolder, run_local
+from lorapar.local.folder import RunFolder
+from lorapar.local.runner import run_local
 from lorapar.stages.contract import stage_spec
 from lorapar.stages.graph import GRAPH
 from lorapar.store import open_store

@@ -26,7 +26,7 @@ from lorapar.evaluation.accuracy import lenient_match, strict_match
 from lorapar.evaluation.book import AnsweredBatch
 from lorapar.evaluation.summary import all_changes, model_figures
 from lorapar.records import Answer, Example, Omission, Vote, omissions_of, read_records, write_json, write_records
-from lorapar.report import ReportSources
+from lorapar.report.sources import ReportSources
 from lorapar.stages.contract import StageCall, run_stage, stage_spec
 from lorapar.stages.plan import node_settings
 from lorapar.store import seal

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from lorapar.report import ReportSources
 from lorapar.report.ballots import (
     agreement_matrix,
     calibration_rows,
@@ -16,7 +15,7 @@ from lorapar.report.ballots import (
     teacher_rows,
     vote_facts,
 )
-from lorapar.report.sources import Facts, read_facts
+from lorapar.report.sources import Facts, ReportSources, read_facts
 
 
 @pytest.fixture(scope="module")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from xml.etree import ElementTree
 
-from lorapar.report import ReportSources
 from lorapar.report.card import card_plots
+from lorapar.report.sources import ReportSources
 
 
 def test_each_plot_is_a_picture_of_its_own(sources: ReportSources) -> None:

@@ -6,8 +6,9 @@ import json
 import math
 from pathlib import Path
 
-from lorapar.report import ReportSources, write_report
 from lorapar.report.metrics import without_nan
+from lorapar.report.page import write_report
+from lorapar.report.sources import ReportSources
 from lorapar.report.text import warning_lines
 
 

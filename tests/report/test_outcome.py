@@ -7,10 +7,9 @@ from xml.etree import ElementTree
 
 import pytest
 
-from lorapar.report import ReportSources
 from lorapar.report.outcome import Change, changes, find_change, scores, summary_sentence, trade_sentences
 from lorapar.report.outcome_chart import outcome_chart
-from lorapar.report.sources import Facts, read_facts
+from lorapar.report.sources import Facts, ReportSources, read_facts
 
 MINUS = "\u2212"
 

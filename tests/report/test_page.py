@@ -13,9 +13,8 @@ import pytest
 
 from lorapar.errors import BadInputError
 from lorapar.records import Answer, Example, read_records, write_records
-from lorapar.report import ReportSources, write_report
-from lorapar.report.page import SECTIONS, render_page
-from lorapar.report.sources import read_facts
+from lorapar.report.page import SECTIONS, render_page, write_report
+from lorapar.report.sources import ReportSources, read_facts
 
 VOID = {"meta", "br", "hr", "img", "input", "link"}
 HOSTILE = "</td></script><script>alert(1)</script><img src=x onerror=alert(2)>{{ 7*7 }}&amp;\"'"

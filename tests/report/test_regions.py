@@ -6,7 +6,6 @@ import re
 
 import pytest
 
-from lorapar.report import ReportSources
 from lorapar.report.regions import (
     REGIONS,
     heat_maps,
@@ -18,7 +17,7 @@ from lorapar.report.regions import (
     theta_chart,
     theta_sentence,
 )
-from lorapar.report.sources import Figures, read_facts
+from lorapar.report.sources import Figures, ReportSources, read_facts
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from rich.console import Console, RenderableType
 
-from lorapar.report import ReportSources, write_report
+from lorapar.report.page import write_report
+from lorapar.report.sources import ReportSources
 from lorapar.report.text import closing_table
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from lorapar.errors import BadInputError, ExitCode, StorageError
-from lorapar.local import RunFolder
+from lorapar.local.folder import RunFolder
 from lorapar.records import Vote
 from lorapar.registry import Registry
 from lorapar.store import file_system, open_store, replace_folder, storage_errors, write_atomically

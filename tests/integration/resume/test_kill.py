@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from lorapar.errors import ExitCode
-from lorapar.local import RunFolder
+from lorapar.local.folder import RunFolder
 from lorapar.stages.contract import stage_spec
 from lorapar.stages.graph import GRAPH
 from tests.integration.resume.warm import Run, WarmCommand
