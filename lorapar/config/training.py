@@ -67,6 +67,10 @@ class RlConfig(Section):
     vllm: VllmOptions | None = Field(
         None, description="Options of that engine, which by default takes 0.3 of the GPU's memory beside the trainer"
     )
+    share_prompts: bool = Field(
+        True,
+        description="Completions of a prompt share its computation, in rollouts and in learning, where the model can",
+    )
     temperature: Rate = Field(1.0, description="Sampling temperature of the rollouts")
     top_p: Annotated[float, Field(gt=0.0, le=1.0)] = Field(1.0, description="Nucleus of the rollouts' sampling")
     kl_beta: Annotated[float, Field(ge=0.0)] = Field(0.0, description="Weight of the KL term towards the reference")

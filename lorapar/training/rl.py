@@ -146,6 +146,8 @@ def grpo_trainer(
         train_dataset=data,
         processing_class=session.tokenizer,
         optimizers=(session.optimizer, None),
+        share_prompts=config.share_prompts,
+        say=session.job.progress.say,
     )
     trainer.end_completions(end.token_ids)
     if config.reference == "base" and REFERENCE_ADAPTER in session.model.peft_config:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,9 @@ from trl import GRPOTrainer, SFTTrainer
 from trl.trainer.utils import RepeatSampler
 
 from lorapar.training.checkpoint import Checkpoints, RandomStates, restore_optimizer, restore_rng, restore_schedule
+from lorapar.training.labelled import score_labelled_only
 from lorapar.training.own_rewards import RewardError
+from lorapar.training.prompt_trees import PromptTrees, groups_together
 from lorapar.training.rollouts import shared_prompts
 from lorapar.training.schedule import schedule
 from lorapar.training.vllm_rollouts import VllmRollouts
@@ -19,6 +22,12 @@ from lorapar.training.watch import Watch, check_finite
 
 NO_SAY = "no_say"
 """Of a reward (or, without a name, of all of them), the completions of a step that it had no say about."""
+_ORDERLESS = ("grpo", "dr_grpo", "dapo")
+"""Losses that are the same however completions are dealt out to the forward passes of a step."""
+_NO_TREES = (
+    "rl.share_prompts: completions learn in rows of their own, because this model scores them differently where they "
+    "share their prompt (linear attention, convolutions, positions without numbers, or dropout)"
+)
 _NO_TOKEN = -1
 """A number that no token has."""
 
@@ -79,9 +88,13 @@ class _Careful:
 
 
 class CarefulSFTTrainer(_Careful, SFTTrainer):  # type: ignore[misc]
-    """TRL's SFTTrainer."""
+    """TRL's SFTTrainer; the output head is computed for answers only."""
 
     section = "sft"
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        score_labelled_only(self.model.get_base_model())
 
 
 class RowAverageSFTTrainer(CarefulSFTTrainer):
@@ -120,9 +133,22 @@ class EpochSampler(RepeatSampler):  # type: ignore[misc]
 
 
 class CarefulGRPOTrainer(_Careful, GRPOTrainer):  # type: ignore[misc]
-    """TRL's GRPOTrainer; the completions of a prompt share the forward pass over it."""
+    """TRL's GRPOTrainer; the completions of a prompt share the forward pass over it, in sampling and in learning."""
 
     section = "rl"
+
+    def __init__(
+        self, *args: Any, share_prompts: bool = True, say: Callable[[str], None] = print, **kwargs: Any
+    ) -> None:
+        """As TRL's; with `share_prompts` a prompt is computed once for its completions, or `say` is told why not."""
+        super().__init__(*args, **kwargs)
+        base = self.model.get_base_model()
+        score_labelled_only(base)
+        self._shares, self._say = share_prompts, say
+        self._trees = PromptTrees(base)
+        self.learns_from_trees: bool | None = None if share_prompts else False
+        """Whether learning reads each prompt once; None until it is known."""
+        self._together: list[dict[str, Any]] | None = None
 
     def end_completions(self, stops: Sequence[int]) -> None:
         """The tokens that end a completion; without any, every completion has the full length."""
@@ -174,8 +200,51 @@ class CarefulGRPOTrainer(_Careful, GRPOTrainer):  # type: ignore[misc]
     def _generate_single_turn(
         self, prompt_ids: Any, images: Any, multimodal_fields: Any, num_generations: int, *rest: Any, **more: Any
     ) -> Any:
-        with shared_prompts(self.model, num_generations):
+        with shared_prompts(self.model, num_generations if self._shares else 1):
             return super()._generate_single_turn(prompt_ids, images, multimodal_fields, num_generations, *rest, **more)
+
+    def _prepare_inputs(self, generation_batch: Any) -> Any:
+        """As TRL's, which shuffles completions before it splits them: here the groups stay together, to be shared."""
+        inputs = super()._prepare_inputs(generation_batch)
+        made: list[dict[str, Any]] | None = self._buffered_inputs  # type: ignore[has-type]
+        if not self._shares or made is None or made is self._together or self.args.loss_type not in _ORDERLESS:
+            return inputs
+        self._buffered_inputs = self._together = groups_together(made)
+        return self._together[self._step % self.args.steps_per_generation]
+
+    def _get_per_token_logps_and_entropies(
+        self,
+        model: Any,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        logits_to_keep: int,
+        batch_size: int | None = None,
+        compute_entropy: bool = False,
+        **others: Any,
+    ) -> Any:
+        """As TRL's, (rows, logits_to_keep) each: every prompt that rows of one forward pass share is read once."""
+        plain = partial(super()._get_per_token_logps_and_entropies, model)
+        rows_at_once = batch_size or len(input_ids)
+        if any(value is not None and value is not False for value in others.values()) or not self._has_trees(plain):
+            return plain(input_ids, attention_mask, logits_to_keep, rows_at_once, compute_entropy, **others)
+        parts = []
+        for start in range(0, len(input_ids), rows_at_once):
+            ids, mask = input_ids[start : start + rows_at_once], attention_mask[start : start + rows_at_once]
+            with self.accelerator.autocast():
+                found = self._trees.score(model, ids, mask, logits_to_keep)
+            parts.append(found or plain(ids, mask, logits_to_keep, None, True)[:2])
+        log_probs, entropies = (torch.cat(part) for part in zip(*parts, strict=True))
+        return log_probs, entropies if compute_entropy else None, None
+
+    @torch.no_grad()
+    def _has_trees(self, plain: Callable[..., Any]) -> bool:
+        """Whether the settings want prompts shared in learning, and the model was seen to allow it."""
+        if self.learns_from_trees is None:
+            with self.accelerator.autocast():
+                self.learns_from_trees = self._trees.fits(self.model, lambda *rows: plain(*rows)[0])
+            if not self.learns_from_trees:
+                self._say(_NO_TREES)
+        return self.learns_from_trees
 
 
 class VllmGRPOTrainer(CarefulGRPOTrainer):

@@ -155,6 +155,56 @@ def test_one_seed_gives_one_adapter(make_job: Make, kit, rewards) -> None:
     assert made[0] == made[1] != made[2]
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"loss_type": "grpo"},
+        {"loss_type": "dapo", "kl_beta": 0.1, "gradient_checkpointing": True},
+        {"loss_type": "dr_grpo", "batch_size": 2, "gradient_accumulation": 4},
+        {"loss_type": "bnpo", "scale_rewards": "batch"},
+    ],
+    ids=lambda settings: settings["loss_type"],
+)
+def test_shared_prompts_give_the_adapter_that_whole_rows_give(make_job: Make, kit, rewards, seen, settings) -> None:
+    """Five steps from the same completions."""
+    tuned, told, trees = {}, {}, {}
+    for shared in (True, False):
+        job = make_job(f"shared-{shared}")
+        # Adam divides a gradient by its size: one that is all rounding moves its element by up to the rate.
+        steps = {"max_steps": 5, "learning_rate": 1e-4, "share_prompts": shared}
+        train_rl(job, config(**steps, **settings), system1=[], system2=kit.sums(8))
+        tuned[shared], trees[shared] = kit.tensors(job.output), seen["trainer"].learns_from_trees
+        told[shared] = [json.loads(line) for line in (job.output / "history.jsonl").read_text().splitlines()]
+    assert trees == {True: True, False: False}
+    assert len(told[True]) == 5
+    for ours, theirs in zip(told[True], told[False], strict=True):
+        same = ("reward", "completion_length", "cut_off_share")
+        assert [ours[name] for name in same] == [theirs[name] for name in same], "the same completions"
+        # Means over passes of means over tokens: which rows stand together shows a little.
+        assert ours == pytest.approx(theirs, rel=0.05, abs=1e-4)
+    for name, tensor in tuned[True].items():
+        torch.testing.assert_close(tensor, tuned[False][name], atol=1e-6, rtol=0)
+
+
+def test_prompts_are_read_once_in_learning(make_job: Make, kit, rewards) -> None:
+    read: dict[bool, int] = {}
+    for shared in (True, False):
+        settings = config(share_prompts=shared, max_steps=1)
+        with opened_trainer(make_job(f"shared-{shared}"), settings, kit.sums(8)) as (session, trainer):
+            trainer.current_gradient_accumulation_steps = settings.gradient_accumulation
+            batch = trainer._prepare_inputs(next(iter(trainer.get_train_dataloader())))
+            assert len(torch.unique(batch["prompt_ids"], dim=0)) == (1 if shared else 2)
+            lengths: list[int] = []
+            trainer.compute_loss(session.model, batch)  # tries the model, too
+            session.model.get_base_model().base_model.register_forward_pre_hook(
+                lambda _module, _args, named, lengths=lengths: lengths.append(named["input_ids"].numel()),
+                with_kwargs=True,
+            )
+            trainer.compute_loss(session.model, batch)
+            read[shared] = sum(lengths)
+    assert 0 < read[True] < read[False] / 2
+
+
 @contextmanager
 def opened_trainer(job: TrainingJob, settings: RlConfig, rows: list[Any]) -> Iterator[tuple[Session, Any]]:
     """The session and TRL's trainer as train_rl makes them, before the first step."""
