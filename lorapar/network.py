@@ -2,13 +2,16 @@
 
 `LORAPAR_CA_BUNDLE` names a PEM file with authorities that are trusted beside the public ones. `SSL_CERT_FILE` and
 `REQUESTS_CA_BUNDLE`, which other programs read too, reach clients that know neither, so that one variable is enough.
-Proxies are those of `HTTP_PROXY`, `HTTPS_PROXY` and `NO_PROXY`, which every client here honours.
+Proxies are those of `HTTP_PROXY`, `HTTPS_PROXY` and `NO_PROXY`, which every client here honours, each form of the last
+one alike.
 """
 
 from __future__ import annotations
 
 import atexit
+import fnmatch
 import hashlib
+import ipaddress
 import os
 import socket
 import ssl
@@ -57,6 +60,30 @@ def trust_authorities() -> str | None:
     return whole
 
 
+def heed_no_proxy(address: str) -> bool:
+    """Put the host of an address into NO_PROXY where a network (`10.0.0.0/8`) or pattern (`*.internal`) there holds it.
+
+    Clusters write both, and httpx, urllib and boto3 each know other forms; the name itself is known to all. Returns
+    whether something was added: a client that was made before it has to be made anew.
+    """
+    host, added = (urlsplit(address).hostname or "").rstrip("."), False
+    for name in ("no_proxy", "NO_PROXY"):
+        entries = [entry.strip().lower() for entry in os.environ.get(name, "").split(",")]
+        if host and host not in entries and any(_holds(entry, host) for entry in entries):
+            os.environ[name] += f",{host}" + (f",[{host}]" if ":" in host else "")
+            added = True
+    return added
+
+
+def _holds(entry: str, host: str) -> bool:
+    if "/" in entry:
+        try:
+            return ipaddress.ip_address(host) in ipaddress.ip_network(entry, strict=False)
+        except ValueError:
+            return False
+    return "*" in entry and entry != "*" and fnmatch.fnmatchcase(host, entry)
+
+
 def network_cause(error: BaseException, address: str, variable: str = SHARED_VARIABLES[0]) -> str | None:
     """What in the network was in the way of `address`: its certificate or a proxy; None where it was neither.
 
@@ -94,6 +121,7 @@ def proxy_for(address: str) -> str | None:
 
 def proxy_address(address: str) -> str | None:
     """As `proxy_for`, with user and password: for the client itself, never for a line or a log."""
+    heed_no_proxy(address)
     parts = urlsplit(address)
     proxies = getproxies()
     proxy = proxies.get(parts.scheme) or proxies.get("all")

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import ClassVar
+from urllib.parse import urlsplit
 
 import httpx2
 import pytest
@@ -243,11 +244,15 @@ def test_a_proxy_that_does_not_answer_is_named_and_not_the_server(ask: Ask, monk
 
 
 @every_client
-def test_what_no_proxy_names_is_asked_directly(ask: Ask, company, monkeypatch) -> None:
+@pytest.mark.parametrize(
+    "form", ["{host}", "*", "*.0.0.1", "{host}:{port}", "127.0.0.0/8", "example.org, {host} ,other", "::1,127.0.0.0/30"]
+)
+def test_what_no_proxy_names_is_asked_directly(ask: Ask, form: str, company, monkeypatch) -> None:
     address, authority = company
     monkeypatch.setenv("SSL_CERT_FILE", str(authority))
     monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    parts = urlsplit(address)
+    monkeypatch.setenv("NO_PROXY", form.format(host=parts.hostname, port=parts.port))
     assert_reached(ask, address)
 
 
@@ -322,3 +327,23 @@ def test_doctor_names_the_proxy_between_here_and_the_hub(monkeypatch, proxy: str
     found = doctor._hub()
     close_session()
     assert said in found.found
+
+
+@pytest.mark.parametrize(
+    ("entries", "host", "direct"),
+    [
+        ("10.0.0.0/8,.svc", "10.1.2.3", True),
+        ("10.0.0.0/8", "11.1.2.3", False),
+        ("10.0.0.7/8", "10.1.2.3", True),
+        ("fd00::/8", "[fd12::1]", True),
+        ("*.internal", "llm.company.internal", True),
+        ("*.internal", "llm.company.external", False),
+        (".svc", "llm.team.svc", True),
+        ("10.0.0.0/nonsense, ,", "10.1.2.3", False),
+        ("llm.company:8443", "llm.company", False),
+    ],
+)
+def test_networks_and_patterns_of_no_proxy_hold_for_who_stands_in_them(entries, host, direct, monkeypatch) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", "http://proxy.invalid:3128")
+    monkeypatch.setenv("NO_PROXY", entries)
+    assert (network.proxy_for(f"https://{host}/v1") is None) == direct

@@ -24,7 +24,7 @@ from huggingface_hub.utils import validate_repo_id
 
 from lorapar.config import ModelConfig
 from lorapar.errors import BadInputError, UnreachableError
-from lorapar.network import network_cause, trust_authorities
+from lorapar.network import heed_no_proxy, network_cause, trust_authorities
 from lorapar.progress import Progress
 
 PROBE_SECONDS = 10.0
@@ -139,6 +139,7 @@ def hub_errors(name: str, revision: str | None, kind: Kind) -> Iterator[None]:
     """What the hub may answer, as one line that names the setting."""
     setting, revision_setting = _SETTINGS[kind]
     trust_authorities()
+    heed_no_proxy(constants.ENDPOINT)
     try:
         yield
     except HFValidationError:

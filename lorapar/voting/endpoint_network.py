@@ -10,7 +10,7 @@ import httpx2
 
 from lorapar.config import EndpointOptions
 from lorapar.errors import BadInputError
-from lorapar.network import trust_authorities
+from lorapar.network import heed_no_proxy, trust_authorities
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
@@ -25,6 +25,7 @@ def open_http(address: str, options: EndpointOptions) -> httpx2.AsyncClient:
         max_connections=options.concurrency, max_keepalive_connections=options.concurrency, keepalive_expiry=30.0
     )
     trust_authorities()
+    heed_no_proxy(address)
     try:
         return httpx2.AsyncClient(limits=limits, timeout=options.timeout_seconds)
     except (ValueError, ImportError, httpx2.InvalidURL) as error:
