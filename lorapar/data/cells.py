@@ -15,9 +15,12 @@ from decimal import Decimal
 from typing import Any
 
 from lorapar.data.readers import RawRow
+from lorapar.plain_text import plain_characters
 
 _BLANK_TEXTS = frozenset({"nan", "<na>", "nat", "#n/a"})
 """What programs write for a missing value. `None` and `null` are words, and so may be answers."""
+_DOUBTFUL_TEXTS = frozenset({"null", "none", "n/a", "na", "nil", "#value!", "-", "--", "?", "."})
+"""What people write for a missing value, and now and then mean: taken as it stands, and said."""
 _WHOLE = re.compile(r"(-?[0-9]+)\.0")
 _EXACT_FLOAT = 2**53
 
@@ -33,6 +36,8 @@ class Cells:
         """Of all rows of the source: what a column holds elsewhere decides how its numbers are read."""
         self.blank_texts: Counter[str] = Counter()
         """By column, cells with a text that stands for a missing value."""
+        self.doubtful: Counter[tuple[str, str]] = Counter()
+        """By column and text, cells that may stand for a missing value and are taken for a text."""
         self._floats = _float_columns(rows)
 
     def text(self, where: str, row: dict[str, Any], column: str | None) -> str:
@@ -57,6 +62,10 @@ class Cells:
         if isinstance(value, float) and value.is_integer() and abs(value) <= _EXACT_FLOAT:
             return str(int(value))
         text = str(value).strip()
+        if not text.isascii() and not plain_characters(text).strip():
+            return ""  # nothing but characters that show nothing, as copied tables hold them
+        if text.casefold() in _DOUBTFUL_TEXTS:
+            self.doubtful[column, text] += 1
         if text.casefold() in _BLANK_TEXTS:
             self.blank_texts[column] += 1
             return ""

@@ -124,6 +124,11 @@ def _examples(rows: list[RawRow], mapped: Mapped, *, strict: bool) -> LoadedData
         else:
             examples.append(example)
     notes = [f"{count:,} of {len(rows):,} rows {what}" for what, count in builder.seen.items()]
+    notes += [
+        f"{count:,} of {len(rows):,} rows have '{text}' as their '{column}', taken for that text; empty the cell where "
+        "nothing is meant"
+        for (column, text), count in builder.cells.doubtful.items()
+    ]
     return LoadedData(examples, left_out, blank_texts=dict(builder.cells.blank_texts), notes=notes)
 
 

@@ -26,6 +26,7 @@ from lorapar.network import network_cause, proxy_refusal
 from lorapar.voting.endpoint_failures import Failure, described, failure_of
 from lorapar.voting.endpoint_login import Login
 from lorapar.voting.endpoint_network import Peer, is_same_host, open_http
+from lorapar.voting.endpoint_reply import body_of
 
 FIRST_WAIT_SECONDS = 0.5
 _BUSY = frozenset({429, 503, 529})
@@ -178,10 +179,7 @@ class EndpointClient:
 
     def _read(self, url: str, response: httpx2.Response, *, choices: bool) -> Any:
         """The JSON of an answer that is one; raises what any other is."""
-        try:
-            value = response.json()
-        except ValueError:
-            value = None
+        value = body_of(response.text)
         failure = failure_of(response.status_code, response.headers, response.text, value, time.time())
         if failure is not None:
             if refused := proxy_refusal(response.status_code, self.address):

@@ -150,7 +150,7 @@ def _error_in(value: Any, *, failed: bool) -> Any:
         return value if failed else None
     choices = value.get("choices")
     if isinstance(choices, list) and choices:
-        return (choices[0].get("error") if isinstance(choices[0], Mapping) else None) or value.get("error")
+        return (choices[0].get("error") if isinstance(choices[0], Mapping) else None) or value.get("error") or None
     for key in ("error", "errors", "detail", "base_resp"):
         inner = value.get(key)
         inner = inner[0] if isinstance(inner, list) and inner else inner

@@ -19,6 +19,8 @@ _THOUGHT_FIELDS = ("reasoning_content", "reasoning", "reasoning_details", "think
 _LONGEST_QUOTED = 1000
 _OPENED = r"<think(?:ing)?>|<reasoning>|\[THINK\]|◁think▷|<\|channel\|>analysis<\|message\|>"
 _CLOSED = r"</think(?:ing)?>|</reasoning>|\[/THINK\]|◁/think▷|<\|channel\|>final<\|message\|>"
+_EVENT = re.compile(r"^(?:event:[^\n]*\n|:[^\n]*\n|\s)*data:[ ]?([^\r\n]*)", re.MULTILINE)
+"""One event of a stream (WHATWG HTML, "Server-sent events")."""
 _ANSWER_ALONE = re.compile(r"\S+|\{[^{}]*\}")
 
 
@@ -45,9 +47,10 @@ class Reply:
 def reply_of(answer: Mapping[str, Any]) -> Reply:
     """What is in the first choice of an answer, of which there is one."""
     choice = answer["choices"][0]
-    found = choice.get("message")
-    message: Mapping[str, Any] = found if isinstance(found, Mapping) else {"content": choice.get("text")}
+    found = choice.get("message") or choice.get("delta")
+    message: Mapping[str, Any] = found if isinstance(found, Mapping) else {"content": found or choice.get("text")}
     said, thought = _parts(message.get("content"))
+    said = said or _called(message.get("tool_calls"))
     thought += "".join(_flat(message.get(field)) for field in _THOUGHT_FIELDS)
     usage = answer.get("usage")
     usage = usage if isinstance(usage, Mapping) else {}
@@ -62,6 +65,60 @@ def reply_of(answer: Mapping[str, Any]) -> Reply:
     is_cut_off = is_cut_off or (thinks and not text)
     refusal = _flat(message.get("refusal")) or (ended if ended in _FILTERED else "")
     return Reply(text, thinks, is_cut_off, refusal or None, _tokens(usage), thinking_tokens, choice)
+
+
+def body_of(text: str) -> Any:
+    """The JSON of a body, taken out of what some put around it; None for none.
+
+    A stream of events, which some servers send unasked and some models answer by alone, becomes one answer.
+    """
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return _streamed(text) if _EVENT.match(text) else None
+    inner = value[0] if isinstance(value, list) and len(value) == 1 else value
+    for key in ("data", "result", "response"):
+        if isinstance(inner, Mapping) and "choices" not in inner and isinstance(inner.get(key), Mapping):
+            inner = inner[key]
+    return inner if isinstance(inner, Mapping) and inner.get("choices") else value
+
+
+def _streamed(text: str) -> Any:
+    """The whole answer that a stream's chunks make; the first one that says what is wrong instead."""
+    chunks = [found for line in _EVENT.findall(text) if isinstance(found := _json_or_none(line), dict)]
+    whole: dict[str, Any] = {}
+    fields: dict[str, str] = {}
+    for chunk in chunks:
+        if chunk.get("error") or not chunk.get("choices", True):
+            if chunk.get("error"):
+                return chunk
+            whole.update(usage=chunk.get("usage"))
+            continue
+        choice = (chunk.get("choices") or [{}])[0]
+        part = choice.get("delta") or choice.get("message") or {"content": choice.get("text")}
+        for name in ("content", *_THOUGHT_FIELDS, "refusal"):
+            fields[name] = fields.get(name, "") + _flat(part.get(name))
+        whole["finish_reason"] = choice.get("finish_reason") or whole.get("finish_reason")
+        whole["usage"] = chunk.get("usage") or whole.get("usage")
+    if not fields:
+        return None
+    message = {name: said for name, said in fields.items() if said}
+    choice = {"message": {"content": "", **message}, "finish_reason": whole.get("finish_reason")}
+    return {"choices": [choice], "usage": whole.get("usage")}
+
+
+def _json_or_none(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return None
+
+
+def _called(calls: Any) -> str:
+    """What a model wrote as the arguments of a call, which some do when they are held to a schema."""
+    first = calls[0] if isinstance(calls, list) and calls else None
+    function = first.get("function") if isinstance(first, Mapping) else None
+    return _flat(function.get("arguments")) if isinstance(function, Mapping) else ""
 
 
 def json_objects(text: str) -> Iterator[Mapping[str, Any]]:

@@ -44,6 +44,7 @@ class Asker:
         self._limit = 0
         self._temperature = True
         self._room = 0
+        self._stream = False
         self.thinks = False
         """Whether the model was seen to think before it answers."""
 
@@ -129,6 +130,8 @@ class Asker:
             body[name] = tokens
         if not self._temperature:
             del body["temperature"]
+        if self._stream:
+            body["stream"] = True
         for key, value in self.extra_body.items():
             body[key] = value
             if value is None:
@@ -142,7 +145,11 @@ class Asker:
             raise UnreachableError(f"{self.client.address}: an answer that is not shaped as the API says") from None
 
     def _learned(self, failure: Failure, body: Body, room: int) -> bool:
-        """Whether the request was refused for something that it can do without; it is sent without it from now on."""
+        """Whether the request was refused for something that it can do without, or needs; it is sent so from now on."""
+        if not self._stream and "stream" not in body and re.search(r"\bstream", failure.words, re.I):
+            self._stream = True
+            self.say(f"is asked for streams: it gives no whole answers ({failure.words[:_SHOWN_CHARACTERS]})")
+            return True
         cause = cause_of(failure, body)
         if cause is None or cause in self.extra_body:
             return False

@@ -232,3 +232,23 @@ def test_missing_values_of_a_parquet_file(tmp_path):
 def test_rows_beyond_the_limit_are_known(tmp_path):
     assert load_data(data(tmp_path, GOOD, limit=5), seed=0).more
     assert not load_data(data(tmp_path, GOOD, limit=20), seed=0).more
+
+
+@pytest.mark.parametrize("text", ["null", "None", "N/A", "-", "?"])
+def test_a_cell_that_may_mean_nothing_is_taken_as_it_stands_and_said(text: str, tmp_path) -> None:
+    rows = [
+        {"question": f"q{number}?", "answer": text if number == 1 else "a", "reference": "r"} for number in range(3)
+    ]
+    loaded = load_data(data(tmp_path, rows, heldout=1), seed=1)
+    assert {row.answer for row in loaded.examples} == {"a", text}
+    assert (
+        f"1 of 3 rows have '{text}' as their 'answer', taken for that text; empty the cell where nothing is meant"
+        in loaded.notes
+    )
+
+
+@pytest.mark.parametrize("text", ["\u200b", "\ufeff", "\u00a0", "\u3000", "\u200e \u2060"])
+def test_a_cell_of_characters_that_show_nothing_is_empty(text: str, tmp_path) -> None:
+    rows = [{"question": f"q{number}?", "answer": text if number == 1 else "a"} for number in range(3)]
+    with pytest.raises(BadInputError, match=r":2: a row without an answer"):
+        load_data(data(tmp_path, rows, heldout=1), seed=1)

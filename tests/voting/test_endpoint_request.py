@@ -392,6 +392,67 @@ def test_what_passes_is_asked_again_in_whatever_form_it_comes(status, value) -> 
     assert len(rows_of(api)) == 2 * len(ROWS)
 
 
+def in_a_stream(text, thought=""):
+    """The answer as a server streams it, one letter a chunk, with a comment, a usage chunk and the end."""
+    deltas = [{"reasoning_content": part} for part in thought] + [{"content": part} for part in text]
+    chunks = [{"choices": [{"delta": delta, "finish_reason": None}]} for delta in deltas]
+    chunks += [{"choices": [{"delta": {}, "finish_reason": "stop"}]}, {"choices": [], "usage": {"total_tokens": 7}}]
+    return ": ping\n\n" + "".join(f"data: {json.dumps(chunk)}\n\n" for chunk in chunks) + "data: [DONE]\n\n"
+
+
+def test_a_model_that_only_streams_is_asked_for_streams_and_one_that_streams_unasked_is_read() -> None:
+    def only_streams(api, path, _, body):
+        if "completions" not in path:
+            return None
+        if not body.get("stream"):
+            return 400, {"error": {"message": "This model only supports stream mode, please enable stream."}}, {}
+        return 200, in_a_stream(api.say(body), "hm {x}"), {"Content-Type": "text/event-stream"}
+
+    said = []
+    with serving(habit=only_streams) as api:
+        votes = ask(api, said)
+    assert len(votes) == len(ROWS)
+    assert {vote.tokens for vote in votes.values()} == {7}
+    assert sum("is asked for streams: it gives no whole answers" in line for line in said) == 1
+
+    def unasked(api, path, _, body):
+        return (200, in_a_stream(api.say(body)), {}) if "completions" in path else None
+
+    with serving(habit=unasked) as api:
+        assert len(ask(api)) == len(ROWS)
+
+    def broken(*_):
+        return (200, 'data: {"error": {"message": "overloaded", "code": 503}}\n\n', {})
+
+    with serving(habit=broken) as api:
+        assert "HTTP 200 (503 inside) overloaded" in refusal(api)
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        lambda whole, text: {"code": 0, "data": whole},
+        lambda whole, text: {"success": True, "result": whole, "errors": []},
+        lambda whole, text: [whole],
+        lambda whole, text: {**whole, "error": {}},
+        lambda whole, text: {**whole, "error": None, "message": "ok"},
+        lambda whole, text: {"choices": [{"delta": {"content": text}}]},
+        lambda whole, text: {"choices": [{"message": text}]},
+        lambda whole, text: {
+            "choices": [{"message": {"content": None, "tool_calls": [{"function": {"arguments": text}}]}}]
+        },
+    ],
+)
+def test_an_answer_is_found_in_what_gateways_put_around_it(shape) -> None:
+    def habit(api, path, _, body):
+        text = api.say(body)
+        whole = {"choices": [{"message": {"content": text}}]}
+        return (200, shape(whole, text), {}) if "completions" in path else None
+
+    with serving(habit=habit) as api:
+        assert all(vote.label for vote in ask(api).values())
+
+
 @pytest.mark.parametrize(
     ("status", "value", "words"),
     [
