@@ -212,6 +212,12 @@ def opened_tag(prompt: str) -> str | None:
     return found[1] if found else None
 
 
+def opens_steps(tokenizer: PreTrainedTokenizerBase, prompts: PromptConfig) -> bool:
+    """Whether the model's chat template ends a prompt with the tag that opens the steps (`prompts.tags.think`)."""
+    row = Example(id="probe", question="?", answer="")
+    return render(tokenizer, prompt_messages(row, "system2", prompts)).rstrip().endswith(prompts.tags.think[0])
+
+
 def _without_opened_tag(prompt: str, answer: str) -> str:
     """The answer behind a tag that the prompt has opened already, as in `<think>`."""
     tag = f"<{opened_tag(prompt)}>"

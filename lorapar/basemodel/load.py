@@ -150,6 +150,10 @@ def _tokenizer(config: ModelConfig, folder: Path) -> PreTrainedTokenizerBase:
     settle_template(tokenizer, config)
     _settle_end(tokenizer)
     _settle_pad(tokenizer)
+    for parser in ("response_template", "response_schema"):
+        # By these TRL would hand rewards an answer without its thought, and what cannot be parsed as nothing at all.
+        if getattr(tokenizer, parser, None) is not None:
+            setattr(tokenizer, parser, None)
     return tokenizer
 
 

@@ -23,6 +23,7 @@ from lorapar.config.report import ReportConfig
 from lorapar.config.rewards import JudgeConfig, RewardConfig, RewardModelConfig
 from lorapar.config.run import RunConfig
 from lorapar.config.store import StoreConfig
+from lorapar.config.tags import TagsConfig
 from lorapar.config.training import RlConfig, SftConfig
 from lorapar.config.voting import (
     EditsConfig,
@@ -59,6 +60,7 @@ __all__ = [
     "ScoreConfig",
     "SftConfig",
     "StoreConfig",
+    "TagsConfig",
     "TaskMixConfig",
     "TeacherConfig",
     "TeacherTemplate",

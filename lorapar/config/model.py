@@ -15,6 +15,7 @@ from pydantic import (
 )
 
 from lorapar.config.base import Dtype, Place, Section
+from lorapar.config.tags import TagsConfig
 
 _MADE_BY_ASKING = ("messages", "tools", "documents", "add_generation_prompt", "continue_final_message")
 
@@ -116,15 +117,30 @@ class ModelConfig(Section):
 _GOING_ON = ("adapter", "continue_", "adapter_source")
 
 
+_STEP_BY_STEP = "Think step by step. Reply exactly as {}."
+
+
 class PromptConfig(Section):
     """What stands before a question when the target model is asked."""
 
     system1: str | None = Field(None, description="System message of System 1 rows")
     system2: str | None = Field(
-        "Think step by step. Reply exactly as <reasoning>your steps</reasoning><answer>the result</answer>.",
-        description="System message of System 2 rows",
+        _STEP_BY_STEP.format(TagsConfig().example),
+        description="System message of System 2 rows; the default one names the tags below",
     )
+    tags: TagsConfig = Field(default_factory=TagsConfig, description="Tags around steps and result")
 
     def message_for(self, system: str | None) -> str | None:
         """The system message of rows of `system`; rows without a system are asked like System 1."""
-        return self.system2 if system == "system2" else self.system1
+        if system != "system2":
+            return self.system1
+        default = self.system2 == type(self).model_fields["system2"].default
+        return _STEP_BY_STEP.format(self.tags.example) if default else self.system2
+
+    @model_serializer(mode="wrap")
+    def _as_written(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without the tags where they are the default ones: so digests stay as they were."""
+        values: dict[str, Any] = handler(self)
+        if self.tags == TagsConfig():
+            values.pop("tags", None)
+        return values

@@ -129,6 +129,8 @@ def _takes(field: Schema) -> str:
     if "pattern" in field:
         return "name: letters, digits, `.`, `_`, `-`"
     if field.get("type") == "array":
+        if "prefixItems" in field:
+            return f"list of {len(field['prefixItems'])}, each {_takes(field['prefixItems'][0])}"
         return f"list of {_takes(field['items'])}"
     if field.get("type") == "object":
         values = field["additionalProperties"]

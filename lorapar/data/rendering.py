@@ -160,6 +160,7 @@ def template_notes(tokenizer: PreTrainedTokenizerBase, model: ModelConfig, promp
             f"the chat template of {model.name} takes no system message: its text opens the first message of the user, "
             "in training, evaluation and benchmarks alike; ask a server in the same way"
         )
+    yield from _tag_notes(tokenizer, model, prompts)
     yield from _end_notes(tokenizer, answer_end(tokenizer), model)
     rows = embedding_rows(tokenizer)
     if rows is not None and len(tokenizer) > rows:
@@ -167,6 +168,19 @@ def template_notes(tokenizer: PreTrainedTokenizerBase, model: ModelConfig, promp
             f"warning: the tokenizer of {model.name} has {len(tokenizer)} tokens and the model embeddings for {rows}; "
             "a row that needs one of the others is refused"
         )
+
+
+def _tag_notes(tokenizer: PreTrainedTokenizerBase, model: ModelConfig, prompts: PromptConfig) -> Iterable[str]:
+    """Tags that no decoded answer can have: control tokens are left out of it."""
+    for tag in prompts.tags.all:
+        ids = tokenizer(tag, add_special_tokens=False)["input_ids"]
+        kept = str(tokenizer.decode(ids, skip_special_tokens=True))
+        if kept.strip() != tag and str(tokenizer.decode(ids)).strip() == tag:
+            yield (
+                f"warning: prompts.tags: '{tag}' has control tokens of {model.name} in it, which decoding leaves out, "
+                "so no answer is seen to have this tag; name what is left of it"
+                + (f" ('{kept.strip()}')" if kept.strip() else ", or other tags")
+            )
 
 
 def answers_end_with(tokenizer: PreTrainedTokenizerBase) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from transformers import PreTrainedTokenizerBase
 
@@ -15,7 +16,7 @@ from lorapar.errors import BadInputError, TrainingError
 from lorapar.evaluation.accuracy import lenient_match, strict_match
 from lorapar.evaluation.engine import AskedModel
 from lorapar.evaluation.generate import batches_by_length
-from lorapar.prompts import encode_rows, prompt_ids, prompt_messages
+from lorapar.prompts import encode_rows, opens_steps, prompt_ids, prompt_messages
 from lorapar.records import Answer, Example, System
 
 HeldoutRow = tuple[Example, System]
@@ -60,6 +61,10 @@ class Asking:
     rule: AnswerRule = EXACT
     """How their answers are compared with the references."""
 
+    @cached_property
+    def _opened(self) -> bool:
+        return opens_steps(self.tokenizer, self.prompts)
+
     def encoded(self, rows: Sequence[HeldoutRow]) -> list[dict[str, list[int]]]:
         """Prompt and right answer of each row in tokens. Nothing is cut: a loss is that of the whole answer."""
         return [self._encoded(row) for row in rows]
@@ -84,14 +89,15 @@ class Asking:
         tokens = generated.tokens
         decoded = str(self.tokenizer.decode(tokens, skip_special_tokens=True))
         text = answer_end(self.tokenizer).cut(decoded).strip()
+        read = self.prompts.tags.read(text, opened=self._opened)
         return Answer(
             example_id=example.id,
             system=system,
             model=model,
             text=text,
             tokens=len(tokens),
-            strict=strict_match(text, example.reference, system, self.rule),
-            lenient=lenient_match(text, example.reference, self.rule),
+            strict=strict_match(read, example.reference, system, self.rule),
+            lenient=lenient_match(read, example.reference, self.rule),
             loss=generated.loss,
             cut_off=self._is_cut_off(tokens) or None,
         )

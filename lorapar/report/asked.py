@@ -30,7 +30,10 @@ def asked_section(facts: Facts) -> dict[str, Any] | None:
         ],
         "prompts": [
             (name, shorten(message, 600))
-            for name, message in (("System 1", config.prompts.system1), ("System 2", config.prompts.system2))
+            for name, message in (
+                ("System 1", config.prompts.message_for("system1")),
+                ("System 2", config.prompts.message_for("system2")),
+            )
             if message
         ],
         "omissions": [(stage, one.line, one.is_much) for stage, one in facts.omissions],

@@ -7,10 +7,12 @@ computed. The outputs do not depend on that: another model or prompt re-runs thi
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 from lorapar.config import DataConfig, ModelConfig, PromptConfig
 from lorapar.data import LoadedData, data_digest, load_data
+from lorapar.data.source import TASK_MIX
 from lorapar.errors import BadInputError, IntegrityError
 from lorapar.progress import say_omissions
 from lorapar.records import OMISSIONS, Omission, omissions_of, write_json, write_records
@@ -45,6 +47,8 @@ def run(call: StageCall[Settings]) -> Metrics:
     if data.digest not in (None, digest):
         raise IntegrityError(f"data.source: {data.source} has changed since the run was planned; run it again")
     loaded = load_data(data, call.settings.seed)
+    if data.source == TASK_MIX:
+        loaded = _in_tags(loaded, call.settings.prompts)
     _check_text(call, loaded)
     omissions = _omissions(loaded)
     _tell(call, loaded, omissions)
@@ -54,6 +58,12 @@ def run(call: StageCall[Settings]) -> Metrics:
     write_json(folder / "summary.json", summary)
     rows = {f"rows_{name}": float(summary["splits"][name]["rows"]) for name in ("train", "heldout")}
     return {**rows, "rows_left_out": float(len(loaded.left_out))}
+
+
+def _in_tags(loaded: LoadedData, prompts: PromptConfig) -> LoadedData:
+    """The generated rows with the tags that the settings name; rows of other sources have the tags they have."""
+    written = [row.model_copy(update={"answer": prompts.tags.written(row.answer)}) for row in loaded.examples]
+    return replace(loaded, examples=written)
 
 
 def _check_text(call: StageCall[Settings], loaded: LoadedData) -> None:

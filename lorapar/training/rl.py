@@ -17,15 +17,15 @@ from datasets import Dataset
 from trl import GRPOConfig
 
 from lorapar.answers import References, all_references
-from lorapar.basemodel import AnswerEnd, answer_end, load_tokenizer
+from lorapar.basemodel import answer_end, load_tokenizer
 from lorapar.config import RlConfig
 from lorapar.progress import Progress, say_omissions
-from lorapar.prompts import Row, chat_rows
+from lorapar.prompts import Row, chat_rows, opens_steps
 from lorapar.records import OMISSIONS, Example, Omission, omissions_of
 from lorapar.training.arguments import for_one_device, rl_arguments
 from lorapar.training.columns import Columns
 from lorapar.training.reward_tools import RewardTools, opened_rewards
-from lorapar.training.rewards import Reward
+from lorapar.training.rewards import REWARDS, Reward
 from lorapar.training.rows import prompts_per_step, rl_rows, unseen_rows
 from lorapar.training.session import Method, Outcome, Session, TrainingJob, train, write_summary
 from lorapar.training.trainers import NO_SAY, CarefulGRPOTrainer, VllmGRPOTrainer
@@ -141,7 +141,7 @@ def grpo_trainer(
     session.model.generation_config.eos_token_id = list(end.token_ids)  # TRL takes over what the model names
     trainer = (sampler or CarefulGRPOTrainer)(
         model=session.model,
-        reward_funcs=[_for_trl(reward, end) for reward in rewards],
+        reward_funcs=[_for_trl(reward, completion_reader(session, reward)) for reward in rewards],
         args=for_one_device(GRPOConfig(**arguments)),
         train_dataset=data,
         processing_class=session.tokenizer,
@@ -172,13 +172,22 @@ def _data(job: TrainingJob, rows: Sequence[Row]) -> Dataset:
     return Dataset.from_list(listed)
 
 
-def _for_trl(reward: Reward, end: AnswerEnd) -> Callable[..., list[float | None]]:
+def completion_reader(session: Session, reward: Reward) -> Callable[[str], str]:
+    """A completion as a reward reads it: without what ends it, and for the built-in ones in the tags that they know."""
+    end, prompts = answer_end(session.tokenizer), session.job.prompts
+    if reward.name not in REWARDS:
+        return end.cut
+    opened = opens_steps(session.tokenizer, prompts)
+    return lambda text: prompts.tags.read(end.cut(text), opened=opened)
+
+
+def _for_trl(reward: Reward, read: Callable[[str], str]) -> Callable[..., list[float | None]]:
     """A reward as TRL calls it: with chat messages and the columns of the data; None is TRL's word for no say too."""
 
     def rewarded(completions: Sequence[Any], reference: Sequence[Sequence[str]], **columns: Any) -> list[float | None]:
         references: list[References] = [tuple(one) for one in reference]
         seen = Columns(columns["question"], columns["answer"], columns["prompts"], columns["completion_ids"])
-        return reward([end.cut(completion[0]["content"]) for completion in completions], references, seen)
+        return reward([read(completion[0]["content"]) for completion in completions], references, seen)
 
     rewarded.__name__ = reward.name
     return rewarded

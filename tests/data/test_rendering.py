@@ -2,16 +2,24 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import pytest
+from transformers import AddedToken
 
 from lorapar.basemodel import load_tokenizer, model_folder
 from lorapar.basemodel.chat_template import PLAIN_TEMPLATE
-from lorapar.config import ModelConfig, PromptConfig
-from lorapar.data.rendering import RowCheck
+from lorapar.config import EvaluateConfig, ModelConfig, PromptConfig, TagsConfig, load_config
+from lorapar.data.rendering import RowCheck, template_notes
 from lorapar.errors import BadInputError
-from lorapar.prompts import IGNORED, encode_rows
-from lorapar.records import Example, Turn
+from lorapar.evaluation.answers import Asking, Generated
+from lorapar.prompts import IGNORED, encode_rows, opens_steps
+from lorapar.records import Example, Turn, read_records
+from lorapar.stages import prepare
+from lorapar.stages.contract import StageCall
+from lorapar.stages.plan import stage_settings
+from lorapar.training.rewards import Reward, strict_format
+from lorapar.training.rl import completion_reader
 
 PROMPTS = PromptConfig(system1=None, system2="Show steps.")
 PLAIN = Example(id="plain", question="3+4?", answer="7")
@@ -143,3 +151,46 @@ def test_rows_that_need_a_token_without_embedding_are_refused(tmp_path):
 def test_a_model_without_a_template_is_said_to_be_asked_in_plain_words():
     (note,) = notes_of(PLAIN_TEMPLATE, PLAIN)
     assert "brings no chat template: rows are asked as 'Question: …', 'Answer:'" in note
+
+
+@pytest.mark.parametrize(("control", "kept"), [(True, "; name what is left of it ('the')"), (False, None)])
+def test_tags_that_decoding_leaves_out_are_said(control, kept):
+    tokenizer = load_tokenizer(ModelConfig(name="builtin:tiny"))
+    token = AddedToken("<|thinks|>", special=control)
+    tokenizer.add_special_tokens({"additional_special_tokens": [token]}) if control else tokenizer.add_tokens([token])
+    tags = TagsConfig(think=("<|thinks|>the", "</think>"), answer=None)
+    notes = list(
+        template_notes(tokenizer, ModelConfig(name="builtin:tiny"), PromptConfig(system2="Show steps.", tags=tags))
+    )
+    said = [note for note in notes if "prompts.tags: '<|thinks|>the' has control tokens of builtin:tiny" in note]
+    assert [kept in note for note in said] == ([True] if kept else [])
+
+
+@pytest.mark.parametrize(("opened", "right"), [("<think>\n", True), ("", False)])
+def test_answers_go_on_inside_the_steps_that_a_prompt_has_opened(opened, right):
+    """Evaluation and rewards read the completion behind the tag that the template has written already."""
+    tokenizer = tokenizer_of(chat(opened=opened))
+    tags = TagsConfig(think=("<think>", "</think>"), answer=("<answer>", "</answer>"))
+    prompts = PromptConfig(system2="Show steps.", tags=tags)
+    assert opens_steps(tokenizer, prompts) is right
+    session = SimpleNamespace(tokenizer=tokenizer, job=SimpleNamespace(prompts=prompts))
+    reward = Reward("strict_format", 1.0, strict_format)
+    read = completion_reader(session, reward)
+    assert reward([read("3 and 4 are 7</think><answer>7</answer>")], ["7"]) == [float(right)]
+    assert completion_reader(session, Reward("mine:own", 1.0, strict_format))("x</think>") == "x</think>"
+    asking = Asking(tokenizer, prompts, EvaluateConfig())
+    tokens = tokenizer("steps</think><answer>7</answer>", add_special_tokens=False)["input_ids"]
+    row = Example(id="r", question="3+4?", answer="7", reference="7")
+    (answer,) = asking.judged("base", [(row, "system2")], [Generated(tokens, 0.5)])
+    assert (answer.text, answer.strict) == ("steps</think><answer>7</answer>", True)
+
+
+def test_generated_rows_are_written_in_the_tags_of_the_settings(tmp_path):
+    config = load_config(preset="tiny", overrides=["prompts.tags={think: [<think>, </think>], answer: null}"])
+    call = StageCall(stage_settings(config, "prepare", {}), {}, {"examples": tmp_path}, tmp_path)
+    prepare.run(call)
+    rows = list(read_records(tmp_path / "examples.jsonl", Example))
+    steps = [row for row in rows if "<think>" in row.answer]
+    assert steps
+    assert all(row.answer.endswith(f"</think>\n\n{row.reference}") for row in steps)
+    assert not any("<answer>" in row.answer or "<reasoning>" in row.answer for row in rows)

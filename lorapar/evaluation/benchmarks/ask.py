@@ -21,6 +21,7 @@ from lorapar.evaluation.cache import RememberedModel
 from lorapar.evaluation.engine import Engine
 from lorapar.evaluation.summary import cut_answers
 from lorapar.progress import Progress, say_omissions
+from lorapar.prompts import opens_steps
 from lorapar.records import Answer, Omission
 
 if TYPE_CHECKING:
@@ -94,14 +95,15 @@ def ask(
     how.progress.advance(len(journal))
     chat = asks_by_chat(benchmark.config)
     with silent():
-        tasks = build_tasks(benchmark, how.rule)
+        opened = chat and opens_steps(how.tokenizer, how.prompts)
+        tasks = build_tasks(benchmark, how.rule, how.prompts.tags, opened=opened)
         journal.start_clock()
         results = evaluate(
             RememberingLM(model, journal),
             {"tasks": tasks},
             bootstrap_iters=0,
             log_samples=True,
-            system_instruction=how.prompts.system2 if chat and benchmark.name == "gsm8k" else None,
+            system_instruction=how.prompts.message_for("system2") if chat and benchmark.name == "gsm8k" else None,
             apply_chat_template=chat,
             fewshot_as_multiturn=chat,
         )

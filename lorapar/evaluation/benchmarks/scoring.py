@@ -16,13 +16,16 @@ def gsm8k(document: Mapping[str, Any], results: Sequence[str]) -> Verdicts:
     return gsm8k_by(EXACT)(document, results)
 
 
-def gsm8k_by(rule: AnswerRule) -> Callable[[Mapping[str, Any], Sequence[str]], Verdicts]:
-    """The same with answers compared by a rule."""
+def gsm8k_by(
+    rule: AnswerRule, read: Callable[[str], str] = str
+) -> Callable[[Mapping[str, Any], Sequence[str]], Verdicts]:
+    """The same with answers compared by a rule, each as `read` gives it (`lorapar.config.tags`)."""
 
     def judged(document: Mapping[str, Any], results: Sequence[str]) -> Verdicts:
         reference = str(document["answer"]).rsplit("####", 1)[-1].strip()
-        strict = strict_match(results[0], reference, "system2", rule)
-        return {"strict": float(bool(strict)), "lenient": float(bool(lenient_match(results[0], reference, rule)))}
+        text = read(results[0])
+        strict = strict_match(text, reference, "system2", rule)
+        return {"strict": float(bool(strict)), "lenient": float(bool(lenient_match(text, reference, rule)))}
 
     return judged
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from lorapar.comparing import EXACT, AnswerRule
+from lorapar.config import TagsConfig
 from lorapar.evaluation.benchmarks import scoring
 from lorapar.evaluation.benchmarks.kinds import Row
 from lorapar.evaluation.benchmarks.rows import BenchmarkRows
@@ -25,10 +27,13 @@ def task_config(name: str) -> dict[str, Any]:
     return config
 
 
-def build_tasks(benchmark: BenchmarkRows, rule: AnswerRule = EXACT) -> dict[str, Task]:
+def build_tasks(
+    benchmark: BenchmarkRows, rule: AnswerRule = EXACT, tags: TagsConfig | None = None, *, opened: bool = False
+) -> dict[str, Task]:
     """By name, the tasks that together ask all rows: one for each subject of mmlu, one for the other benchmarks.
 
-    `rule`: how answers of gsm8k are compared.
+    `rule`: how answers of gsm8k are compared; `tags`: what stands around their steps and results, of which a prompt
+    may have `opened` the first.
     """
     from lm_eval.api.task import ConfigurableTask
 
@@ -41,7 +46,9 @@ def build_tasks(benchmark: BenchmarkRows, rule: AnswerRule = EXACT) -> dict[str,
         if asked:
             config = _filled_in(benchmark, subject, asked, shots)
             if benchmark.name == "gsm8k":
-                config["process_results"] = scoring.gsm8k_by(rule)
+                tags = tags or TagsConfig()
+                config["process_results"] = scoring.gsm8k_by(rule, partial(tags.read, opened=opened))
+                config["doc_to_target"] = tags.written(config["doc_to_target"])
             tasks[config["task"]] = ConfigurableTask(config=config)
             tasks[config["task"]].set_config("num_fewshot", len(shots))
     return tasks
