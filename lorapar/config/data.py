@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from lorapar.config.base import Place, Positive, Section
+from lorapar.config.base import Place, Positive, Rate, Section
+from lorapar.config.evaluation import BenchmarkConfig
+
+TASK_MIX = "task-mix"
 
 
 class ColumnMapping(Section):
@@ -38,13 +41,46 @@ class TaskMixConfig(Section):
     system2_heldout: Positive = Field(64, description="System 2 rows held out for evaluation")
 
 
+class SourceConfig(Section):
+    """One of several sources."""
+
+    source: Place = Field(description="A file, folder, s3:// address or `hub:OWNER/NAME`, as data.source")
+    weight: Rate | None = Field(
+        None, description="Share of the rows against the other sources' weights; absent everywhere: all rows"
+    )
+    revision: str | None = Field(None, description="Hub revision of the data set")
+    subset: str | None = Field(None, description="Hub configuration name of the data set")
+    split: str = Field("train", description="Hub split to read")
+    mapping: str | None = Field(None, description="A ready mapping, as data.mapping")
+    columns: ColumnMapping | None = Field(None, description="A mapping of your own, as data.columns")
+    limit: Positive | None = Field(None, description="Read at most this many rows of this source")
+
+
+class LengthConfig(Section):
+    """Rows that are too short or too long, by all that is asked and answered; those outside are left out."""
+
+    min_characters: Positive | None = Field(None, description="Fewest characters")
+    max_characters: Positive | None = Field(None, description="Most characters")
+    min_tokens: Positive | None = Field(None, description="Fewest tokens of the model, its chat template aside")
+    max_tokens: Positive | None = Field(None, description="Most tokens of the model, its chat template aside")
+
+    @model_validator(mode="after")
+    def _in_order(self) -> LengthConfig:
+        for unit in ("characters", "tokens"):
+            least, most = getattr(self, f"min_{unit}"), getattr(self, f"max_{unit}")
+            if least is not None and most is not None and least > most:
+                raise ValueError(f"min_{unit} is {least} and max_{unit} {most}, so no row could be kept")
+        return self
+
+
 class DataConfig(Section):
     """Where the examples come from."""
 
     source: Place = Field(
-        "task-mix",
+        TASK_MIX,
         description="`task-mix`, a .jsonl/.json/.csv/.tsv/.parquet file or folder (s3:// too), or `hub:OWNER/NAME`",
     )
+    sources: tuple[SourceConfig, ...] = Field((), description="Several sources, instead of `source`")
     revision: str | None = Field(None, description="Hub revision of the data set")
     subset: str | None = Field(None, description="Hub configuration name of the data set")
     split: str = Field("train", description="Hub split to read")
@@ -56,9 +92,58 @@ class DataConfig(Section):
     bad_rows: Literal["refuse", "leave_out"] = Field(
         "refuse", description="Rows without a question or answer, and repeated questions: an error, or left out"
     )
+    length: LengthConfig = Field(default_factory=LengthConfig, description="Rows kept by their length")
+    decontaminate: bool = Field(
+        True,
+        description="Leave training rows out whose question shares 13 words in a row with held-out rows or a benchmark "
+        "of evaluate; off: only say how many",
+    )
     heldout: Annotated[float, Field(ge=0.0)] = Field(
         0.1,
         description="Rows held out: a share below 1, a number from 1 on; a run refuses 0",
     )
     task_mix: TaskMixConfig = Field(default_factory=TaskMixConfig, description="Sizes, where the source is task-mix")
     digest: str | None = Field(None, description="sha256 of what the source holds; filled in by `plan`")
+    benchmarks: tuple[BenchmarkConfig, ...] = Field(
+        (), description="Benchmarks that rows are compared with; filled in by `plan` from evaluate.benchmarks"
+    )
+
+    @model_validator(mode="after")
+    def _one_way_of_naming_sources(self) -> DataConfig:
+        if not self.sources:
+            return self
+        set_too = [name for name in ("revision", "subset", "mapping", "columns") if getattr(self, name) is not None]
+        set_too += ["split"] if self.split != "train" else []
+        if self.source != TASK_MIX:
+            raise ValueError(f"source is {self.source}, and sources names others; set source to {TASK_MIX} with them")
+        if set_too:
+            raise ValueError(f"{set_too[0]}: does nothing beside sources; name it in each of them and set it to null")
+        weighed = [one.weight is not None for one in self.sources]
+        if any(weighed) and not all(weighed):
+            lacking = self.sources[weighed.index(False)].source
+            raise ValueError(f"sources: {lacking} has no weight, and others have; give each one or none")
+        named = [(one.source, one.subset, one.split) for one in self.sources]
+        for place, one in enumerate(named):
+            if one[0] == TASK_MIX:
+                raise ValueError(f"sources: {TASK_MIX} brings its own split and stands alone, as data.source")
+            if one in named[:place]:
+                raise ValueError(f"sources: {one[0]} is named twice; name each once, with a larger weight")
+        return self
+
+    @property
+    def parts(self) -> tuple[DataConfig, ...]:
+        """Each source as if it were the only one."""
+        if not self.sources:
+            return (self,)
+        return tuple(
+            self.model_copy(update={"sources": (), **{name: getattr(one, name) for name in _OF_A_SOURCE}})
+            for one in self.sources
+        )
+
+    @property
+    def named(self) -> str:
+        """The sources as they are shown."""
+        return ", ".join(part.source for part in self.parts)
+
+
+_OF_A_SOURCE = ("source", "revision", "subset", "split", "mapping", "columns", "limit")

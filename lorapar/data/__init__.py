@@ -5,15 +5,12 @@ Importable without torch, datasets and pyarrow: they are imported where a source
 
 from lorapar.data.load import LoadedData, load_data, load_examples, load_sample
 from lorapar.data.mapping import MAPPINGS
-from lorapar.data.source import Kind, data_digest, resolve_data
-from lorapar.data.source import kind_of as data_kind
+from lorapar.data.source import data_digest, resolve_data
 
 __all__ = [
     "MAPPINGS",
-    "Kind",
     "LoadedData",
     "data_digest",
-    "data_kind",
     "load_data",
     "load_examples",
     "load_sample",

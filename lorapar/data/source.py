@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lorapar.config import DataConfig
+from lorapar.config.data import TASK_MIX
 from lorapar.data import taskmix
 from lorapar.data.mapping import check_mapping
 from lorapar.data.readers import READERS, RawRow, Say, read_rows
@@ -17,7 +18,6 @@ from lorapar.errors import BadInputError, nearest
 from lorapar.records import digest_of
 from lorapar.store import file_sha256, is_s3, parse_address
 
-TASK_MIX = "task-mix"
 _HUB = "hub:"
 
 
@@ -31,11 +31,16 @@ class Kind(Enum):
 
 
 def kind_of(config: DataConfig) -> Kind:
-    """Where the rows come from; raises BadInputError for addresses that are not understood and settings they ignore."""
+    """Where the rows of one source come from (`config.parts` are the sources).
+
+    Raises BadInputError for addresses that are not understood and settings they ignore.
+    """
     source = config.source
     check_mapping(config)
     if source == TASK_MIX:
         _refuse(config, "revision", "subset", "mapping", "columns", "limit")
+        if any(value is not None for value in config.length.model_dump().values()):
+            raise BadInputError("data.length: does nothing for the task mix; leave it out")
         return Kind.TASK_MIX
     if source.startswith(_HUB):
         return Kind.HUB
@@ -54,6 +59,11 @@ def kind_of(config: DataConfig) -> Kind:
     return Kind.FILE
 
 
+def has_hub(config: DataConfig) -> bool:
+    """Whether rows come from the hub, so that reading them costs a download."""
+    return Kind.HUB in map(kind_of, config.parts)
+
+
 def source_rows(config: DataConfig, say: Say, *, streamed: bool = False) -> Iterator[RawRow]:
     """Rows of files or a hub data set, with the place each stands at; `say` is told how files are read.
 
@@ -70,13 +80,19 @@ def data_digest(config: DataConfig) -> str:
     The seed and the mapping are settings of the stage that reads the rows, so they are not part of it. Raises
     BadInputError where the source cannot be read, UnreachableError where the hub does not answer.
     """
-    return _identity(config)[1]
+    digests = [_identity(part)[1] for part in config.parts]
+    return digest_of(digests) if config.sources else digests[0]
 
 
 def resolve_data(config: DataConfig) -> DataConfig:
-    """The settings with `digest` filled in and, for a hub data set, `revision` turned into a commit."""
-    revision, digest = _identity(config)
-    return config.model_copy(update={"revision": revision, "digest": digest})
+    """The settings with `digest` filled in and, for hub data sets, `revision` turned into a commit."""
+    found = [_identity(part) for part in config.parts]
+    if not config.sources:
+        ((revision, digest),) = found
+        return config.model_copy(update={"revision": revision, "digest": digest})
+    pairs = zip(config.sources, found, strict=True)
+    sources = tuple(one.model_copy(update={"revision": revision}) for one, (revision, _) in pairs)
+    return config.model_copy(update={"sources": sources, "digest": digest_of([digest for _, digest in found])})
 
 
 def _identity(config: DataConfig) -> tuple[str | None, str]:

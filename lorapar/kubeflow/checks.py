@@ -12,6 +12,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from lorapar.config import RunConfig
+from lorapar.config.data import TASK_MIX
 from lorapar.errors import BadInputError
 from lorapar.kubeflow.placement import MODELS, checked_plugins
 from lorapar.store.address import parse_address
@@ -24,7 +25,6 @@ _DNS_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?")
 _LONGEST_NAME = 253
 _FOLDER_STARTS = ("/", ".", "~")
 _PLUGIN = re.compile(r"([a-z][a-z0-9_-]*)\.([a-z][a-z0-9_]*)=(.+)", re.DOTALL)
-TASK_MIX = "task-mix"
 ENDPOINT_VARIABLE = "KF_PIPELINES_ENDPOINT"
 """Where kfp looks for the server's address when no `--host` is given."""
 
@@ -144,7 +144,9 @@ def _check_adapter(config: RunConfig, mounts: Sequence[str]) -> None:
 
 def _rows(config: RunConfig) -> dict[str, str]:
     """Addresses of rows, by the setting that names them."""
-    found = {"data.source": config.data.source, "edits.source": config.edits.source}
+    keys = [f"data.sources[{place}].source" for place in range(len(config.data.sources))] or ["data.source"]
+    found: dict[str, str | None] = dict(zip(keys, (part.source for part in config.data.parts), strict=True))
+    found["edits.source"] = config.edits.source
     for benchmark in config.evaluate.benchmarks:
         found[f"evaluate.benchmarks[{benchmark.task}].data"] = benchmark.data
         found[f"evaluate.benchmarks[{benchmark.task}].few_shot_data"] = benchmark.few_shot_data

@@ -36,7 +36,7 @@ def _facts(config: RunConfig, number_format: str | None) -> str:
     facts = {
         "model": f"{plain(config.model.name)}{revision} ({config.model.dtype})",
         **({} if number_format is None else {"number format": number_format}),
-        "data": f"{plain(config.data.source)} ({str(config.data.digest)[:12]})",
+        "data": f"{plain(config.data.named)} ({str(config.data.digest)[:12]})",
         "teachers": teacher_calls(config),
         "registry": plain(config.registry.address or "registry below the store"),
         "promotion": "where the gate finds it better" if config.gate.promote else "off",

@@ -6,7 +6,7 @@ from math import ceil
 
 from lorapar.config import DataConfig, RunConfig
 from lorapar.data import load_examples
-from lorapar.data.source import Kind, kind_of
+from lorapar.data.source import has_hub
 from lorapar.voting import quorum_size
 from lorapar.voting.ballots import is_voted_on
 
@@ -42,7 +42,7 @@ def judge_calls(config: RunConfig) -> list[str]:
 
 def _rows_voted_on(data: DataConfig, seed: int) -> int | None:
     """None where the rows are not to be read here: the client image has no pyarrow for Parquet."""
-    if kind_of(data) is Kind.HUB:
+    if has_hub(data):
         return None
     try:
         return sum(is_voted_on(example) for example in load_examples(data, seed))

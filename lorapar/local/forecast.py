@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 from lorapar.basemodel import wheel
 from lorapar.basemodel.resolve import Kind, kind_of
 from lorapar.config import RunConfig
-from lorapar.data import Kind as DataKind
-from lorapar.data import data_kind, load_examples
+from lorapar.data import load_examples
+from lorapar.data.source import has_hub
 from lorapar.errors import BadInputError
 from lorapar.progress import Progress, Silent
 from lorapar.records import Example, Omission, read_records, sample_rows
@@ -33,7 +33,7 @@ def planned_omissions(config: RunConfig, stages: Sequence[str]) -> list[str]:
 
     Nothing where rows or tokenizer are not here. Raises BadInputError where a stage is sure to have too few rows.
     """
-    if data_kind(config.data) is DataKind.HUB or not any(stage in ("sft", "rl") for stage in stages):
+    if has_hub(config.data) or not any(stage in ("sft", "rl") for stage in stages):
         return []
     tokenizer = _tokenizer(config)
     if tokenizer is None:

@@ -113,7 +113,7 @@ def _facts(plan: Plan, out: Path, seen: Look) -> list[Text]:
         Text(f"run folder  {out}"),
         Text(f"model       {config.model.name}{_revision(config)} ({config.model.dtype})"),
         *([] if plan.number_format is None else [Text(f"format      {plan.number_format}")]),
-        Text(f"data        {config.data.source} ({str(config.data.digest)[:12]})"),
+        Text(f"data        {config.data.named} ({str(config.data.digest)[:12]})"),
         *(Text(f"            {note}") for note in seen.notes),
         Text(f"teachers    {calls}"),
         *(Text(f"judge       {line}") for line in judge_calls(config)),

@@ -6,7 +6,7 @@ from typing import Any
 
 from lorapar.config import RlConfig, RunConfig, SftConfig
 from lorapar.report.formats import count_of, number, shorten
-from lorapar.report.sources import Facts
+from lorapar.report.sources import Facts, overlap_of
 from lorapar.voting.templates import plays_role
 
 
@@ -56,12 +56,24 @@ def _number_format(facts: Facts) -> list[tuple[str, str]]:
 
 
 def _data(facts: Facts, config: RunConfig) -> str:
-    source = {"task-mix": "the project's own generated task mix"}.get(config.data.source, config.data.source)
+    source = {"task-mix": "the project's own generated task mix"}.get(config.data.named, config.data.named)
     if not facts.examples:
         return source
     train = [row for row in facts.examples.values() if row.split == "train"]
     heldout = len(facts.examples) - len(train)
-    return f"{source}: {count_of(len(train), 'row')} to train on, {number(heldout)} held out for the scores below"
+    said = f"{source}: {count_of(len(train), 'row')} to train on, {number(heldout)} held out for the scores below"
+    return said + _overlap(facts)
+
+
+def _overlap(facts: Facts) -> str:
+    """What the comparison of training rows with all that is evaluated found."""
+    compared = overlap_of(facts)
+    with_what = " and ".join(compared.counts)
+    found = sum(compared.counts.values())
+    if not found:
+        return f"; no training row shares its question with {with_what}"
+    became = "left out" if compared.left_out else "trained on all the same"
+    return f"; {became}: {count_of(found, 'training row')} with questions that stand in {with_what}"
 
 
 def _voters(config: RunConfig) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from lorapar.records import Omission
 from lorapar.report.outcome import MODELS, changes
-from lorapar.report.sources import Facts
+from lorapar.report.sources import Facts, overlap_of
 from lorapar.report.verdict import verdict_figures
 
 SCHEMA_VERSION = 1
@@ -30,6 +30,7 @@ def metrics_of(facts: Facts) -> dict[str, Any]:
         **{model: evaluation.get(model) for model in (*MODELS, "incumbent")},
         "changes": {f"{c.system}_{c.before}_to_{c.after}": _change(c) for c in changes(facts)} or None,
         "verdict": verdict_figures(facts),
+        "data": _data(facts),
         "partition": _partition(facts),
         "votes": _votes(facts),
         "omissions": [
@@ -63,6 +64,19 @@ def _change(change: Any) -> dict[str, Any]:
         "wins": change.wins,
         "losses": change.losses,
         "verdict": change.verdict,
+    }
+
+
+def _data(facts: Facts) -> dict[str, Any] | None:
+    """Rows by split and source, and those that share their question with what is evaluated, by what evaluates it."""
+    if facts.data is None:
+        return None
+    compared = overlap_of(facts)
+    return {
+        "rows": {name: split.get("rows") for name, split in (facts.data.get("splits") or {}).items()},
+        "sources": facts.data.get("sources"),
+        "overlap": compared.counts,
+        "overlap_left_out": compared.left_out,
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from lorapar.config import RunConfig
+from lorapar.data.overlap import HELDOUT_ROWS
 from lorapar.errors import BadInputError, IntegrityError
 from lorapar.records import OMISSIONS, Answer, Example, Label, Omission, Record, Vote, read_json, read_records
 from lorapar.store import read_manifest
@@ -52,6 +54,8 @@ class Facts:
     config: RunConfig | None = None
     examples: Mapping[str, Example] = field(default_factory=dict)
     """All rows by id."""
+    data: Figures | None = None
+    """summary.json of prepare."""
     votes: tuple[Vote, ...] | None = None
     labels: tuple[Label, ...] | None = None
     voting: Figures | None = None
@@ -78,6 +82,25 @@ class Facts:
     """The run folder, which the report lies in."""
 
 
+@dataclass(frozen=True)
+class SharedQuestions:
+    """Training rows that share their question with what is evaluated."""
+
+    counts: Mapping[str, int]
+    """By what evaluates it: held-out rows, and benchmarks by name."""
+    left_out: bool
+    """Whether they are left out of training."""
+
+
+def overlap_of(facts: Facts) -> SharedQuestions:
+    """What prepare found when it compared training rows with held-out rows and benchmarks."""
+    benchmarks = [one.task for one in facts.config.data.benchmarks] if facts.config else []
+    overlap = (facts.data or {}).get("overlap") or {}
+    shared = Counter(one["measure"] for one in overlap.get("rows", ()))
+    counts = {measure: shared[measure] for measure in (HELDOUT_ROWS, *benchmarks)}
+    return SharedQuestions(counts, overlap.get("left_out", True))
+
+
 def read_facts(sources: ReportSources) -> Facts:
     """Read whatever is there; raises BadInputError (file and line) for a file that is there but broken."""
     plan = _json(sources.plan, "plan.json")
@@ -85,6 +108,7 @@ def read_facts(sources: ReportSources) -> Facts:
         plan=plan,
         config=_config(plan, sources.plan),
         examples={row.id: row for row in _records(sources.examples, "examples.jsonl", Example) or ()},
+        data=_json(sources.examples, "summary.json"),
         votes=_votes(sources.votes),
         labels=_records(sources.labels, "labels.jsonl", Label),
         voting=_json(sources.labels, "summary.json"),

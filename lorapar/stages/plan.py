@@ -18,9 +18,9 @@ from lorapar import __version__
 from lorapar.basemodel import resolve_model
 from lorapar.basemodel.number_format import number_format, open_in_model, open_in_teacher
 from lorapar.basemodel.resolve import Kind, kind_of
-from lorapar.config import ModelConfig, RlConfig, RunConfig, TeacherConfig
+from lorapar.config import BenchmarkConfig, ModelConfig, RlConfig, RunConfig, TeacherConfig
+from lorapar.config.data import TASK_MIX
 from lorapar.data import resolve_data
-from lorapar.data.source import TASK_MIX
 from lorapar.errors import BadInputError, LoraparError
 from lorapar.evaluation.benchmarks import check_benchmarks, resolve_benchmarks
 from lorapar.records import write_json
@@ -90,7 +90,7 @@ def make_plan(config: RunConfig, accelerators: bool | None = None) -> Plan:
     load_rewards(config.rl.rewards, max_completion_length=config.rl.max_completion_length)
     if config.registry.address is not None:
         parse_address(config.registry.address)
-    if config.data.source != TASK_MIX and config.data.heldout == 0:
+    if config.data.named != TASK_MIX and config.data.heldout == 0:
         raise BadInputError("data.heldout is 0, so nothing could be evaluated; hold some rows out (0.1: a tenth)")
     check_benchmarks(config.evaluate, config.seed)
     sections = tuple(RunConfig.model_fields)
@@ -115,13 +115,22 @@ def resolve_config(config: RunConfig, sections: tuple[str, ...]) -> RunConfig:
         resolved["teachers"] = tuple(map(_pinned, config.teachers))
     if "edits" in sections:
         resolved["edits"] = resolve_edits(config.edits)
-    if "data" in sections:
-        resolved["data"] = resolve_data(config.data)
     if "rl" in sections:
         resolved["rl"] = _with_reward_models(config.rl)
-    if "evaluate" in sections:
+    if "data" in sections or "evaluate" in sections:
         resolved["evaluate"] = resolve_benchmarks(config.evaluate)
+    if "data" in sections:
+        compared = tuple(map(_rows_only, resolved["evaluate"].benchmarks))
+        resolved["data"] = resolve_data(config.data).model_copy(update={"benchmarks": compared})
     return config.model_copy(update=resolved)
+
+
+_OF_ASKING = ("max_new_tokens", "chat")
+
+
+def _rows_only(benchmark: BenchmarkConfig) -> BenchmarkConfig:
+    """A benchmark as prepare sees it: how its rows are asked changes nothing there, and so does not re-run it."""
+    return benchmark.model_copy(update={name: BenchmarkConfig.model_fields[name].default for name in _OF_ASKING})
 
 
 def with_number_formats(

@@ -7,17 +7,23 @@ computed. The outputs do not depend on that: another model or prompt re-runs thi
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import replace
-from typing import Any
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Any
 
 from lorapar.config import DataConfig, ModelConfig, PromptConfig
+from lorapar.config.data import TASK_MIX
 from lorapar.data import LoadedData, data_digest, load_data
-from lorapar.data.source import TASK_MIX
+from lorapar.data.mix import CountTokens
+from lorapar.data.overlap import HELDOUT_ROWS, Overlap, overlaps, question_text
 from lorapar.errors import BadInputError, IntegrityError
+from lorapar.evaluation.benchmarks import load_rows
 from lorapar.progress import say_omissions
-from lorapar.records import OMISSIONS, Omission, omissions_of, write_json, write_records
+from lorapar.records import OMISSIONS, Example, Omission, omissions_of, write_json, write_records
 from lorapar.stages.contract import Metrics, StageCall, StageSettings, StageSpec
 from lorapar.stages.model_text import row_check
+
+if TYPE_CHECKING:
+    from lorapar.data.rendering import RowCheck
 
 _SHOWN = 20
 """Reasons for leaving rows out that the summary spells out."""
@@ -45,19 +51,28 @@ def run(call: StageCall[Settings]) -> Metrics:
     data = call.settings.data
     digest = data_digest(data)
     if data.digest not in (None, digest):
-        raise IntegrityError(f"data.source: {data.source} has changed since the run was planned; run it again")
-    loaded = load_data(data, call.settings.seed)
-    if data.source == TASK_MIX:
+        raise IntegrityError(f"data.source: {data.named} has changed since the run was planned; run it again")
+    check = row_check(call.settings.model, call.settings.prompts, call.progress)
+    loaded = load_data(data, call.settings.seed, _token_counter(data, check))
+    if data.named == TASK_MIX:
         loaded = _in_tags(loaded, call.settings.prompts)
-    _check_text(call, loaded)
-    omissions = _omissions(loaded)
+    evaluated = _evaluated(call, loaded.examples)
+    overlap = overlaps([one for one in loaded.examples if one.split == "train"], evaluated)
+    loaded = _without(loaded, overlap) if data.decontaminate else loaded
+    _check_text(call, loaded, check)
+    omissions = [*loaded.omissions, *_overlap_omissions(overlap, loaded, data), *_omissions(loaded)]
     _tell(call, loaded, omissions)
     folder = call.output("examples")
     write_records(folder / "examples.jsonl", loaded.examples)
-    summary = {"source": data.source, "digest": digest, **_summary(loaded), OMISSIONS: omissions_of(*omissions)}
+    summary = {"source": data.named, "digest": digest, **_summary(loaded), OMISSIONS: omissions_of(*omissions)}
+    if data.sources:
+        summary["sources"] = [one.summary() for one in loaded.sources]
+    if overlap:  # where nothing is found, another benchmark leaves the output as it was, and what reads it too
+        summary["overlap"] = {"rows": [asdict(one) for one in overlap], "left_out": data.decontaminate}
     write_json(folder / "summary.json", summary)
     rows = {f"rows_{name}": float(summary["splits"][name]["rows"]) for name in ("train", "heldout")}
-    return {**rows, "rows_left_out": float(len(loaded.left_out))}
+    left_out = len(loaded.left_out) + sum(one.count for one in loaded.omissions)
+    return {**rows, "rows_left_out": float(left_out), "rows_overlapping": float(len(overlap))}
 
 
 def _in_tags(loaded: LoadedData, prompts: PromptConfig) -> LoadedData:
@@ -66,9 +81,55 @@ def _in_tags(loaded: LoadedData, prompts: PromptConfig) -> LoadedData:
     return replace(loaded, examples=written)
 
 
-def _check_text(call: StageCall[Settings], loaded: LoadedData) -> None:
+def _token_counter(data: DataConfig, check: RowCheck | None) -> CountTokens | None:
+    """Counts a text's tokens by the model's tokenizer, where the settings have limits in tokens."""
+    if data.length.min_tokens is None and data.length.max_tokens is None:
+        return None
+    if check is None:
+        raise BadInputError("data.length: limits in tokens need torch and transformers: pip install 'lorapar[train]'")
+    tokenizer = check.tokenizer
+    return lambda text: len(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def _evaluated(call: StageCall[Settings], examples: list[Example]) -> dict[str, list[tuple[str, str]]]:
+    """(row, question) of all that the run evaluates: its held-out rows, and by name its benchmarks."""
+    evaluated = {HELDOUT_ROWS: [(one.id, question_text(one)) for one in examples if one.split == "heldout"]}
+    for benchmark in call.settings.data.benchmarks:
+        evaluated[benchmark.task] = list(load_rows(benchmark, call.settings.seed).questions())
+    return evaluated
+
+
+def _without(loaded: LoadedData, overlap: list[Overlap]) -> LoadedData:
+    ids = {one.example_id for one in overlap}
+    kept = [one for one in loaded.examples if one.id not in ids]
+    if overlap and not any(one.split == "train" for one in kept):
+        raise BadInputError(
+            f"data.decontaminate: every training row shares its question with what is evaluated, the first: "
+            f"{overlap[0].line}; use other rows, or set data.decontaminate=false"
+        )
+    return replace(loaded, examples=kept)
+
+
+def _overlap_omissions(overlap: list[Overlap], loaded: LoadedData, data: DataConfig) -> list[Omission]:
+    """What was found, by what evaluates it; with data.decontaminate off the rows are trained on all the same."""
+    if not overlap:
+        return []
+    training = sum(one.split == "train" for one in loaded.examples)
+    by_measure = Counter(one.measure for one in overlap)
+    found = ", ".join(f"{measure} {count:,}" for measure, count in by_measure.items())
+    return [
+        Omission(
+            count=len(overlap),
+            total=training + (len(overlap) if data.decontaminate else 0),
+            what="training rows left out" if data.decontaminate else "training rows are trained on all the same",
+            why=f"their questions share words with what is evaluated ({found}), the first: {overlap[0].line}",
+            remedy=f"set data.decontaminate={'false to train on them' if data.decontaminate else 'true'}",
+        )
+    ]
+
+
+def _check_text(call: StageCall[Settings], loaded: LoadedData, check: RowCheck | None) -> None:
     """Say what the model's chat template does to rows; raises BadInputError where a question would be lost."""
-    check = row_check(call.settings.model, call.settings.prompts, call.progress)
     if check is not None:
         check.see(loaded.examples)
         for note in check.notes():
@@ -99,7 +160,7 @@ def _tell(call: StageCall[Settings], loaded: LoadedData, omissions: list[Omissio
     """Say what was left out; raises BadInputError where RL follows and no row could be rewarded."""
     for note in loaded.notes:
         call.progress.say(note)
-    if loaded.more:
+    if loaded.more and not call.settings.data.sources:
         call.progress.say(f"data.limit is {call.settings.data.limit:,}: the rows behind them are not read")
     for column, count in loaded.blank_texts.items():
         call.progress.say(f"{count:,} cells of '{column}' hold a text such as nan or <NA> and count as empty")
@@ -110,7 +171,7 @@ def _tell(call: StageCall[Settings], loaded: LoadedData, omissions: list[Omissio
         )
         if call.rewarded:
             raise BadInputError(nothing)
-        say_omissions(call.progress, omissions[:1])
+        say_omissions(call.progress, omissions[:-1])
         call.progress.say(nothing)
     else:
         say_omissions(call.progress, omissions)

@@ -201,6 +201,10 @@ WRONG = [
     (["--param", "webhook=notaurl"], "webhook: expected an address"),
     (["--param", "config=preset:foo"], "--param config: here the settings come from --preset NAME or --config FILE"),
     (["--set", "data.source=/local/file.jsonl"], "data.source: /local/file.jsonl lies on this machine"),
+    (
+        ["--set", "data.sources=[{source: hub:a/b}, {source: b.csv}]"],
+        "data.sources[1].source: b.csv lies on this machine",
+    ),
     (["--param", "dataset=rows.jsonl"], "data.source: rows.jsonl lies on this machine"),
     (["--set", "model.name=/local/model"], "model.name: /local/model lies on this machine"),
     (["--set", "model.adapter=./runs/mine/adapter"], "model.adapter: ./runs/mine/adapter lies on this machine"),

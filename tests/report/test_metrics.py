@@ -33,6 +33,9 @@ def test_the_keys_of_a_whole_run(sources: ReportSources, tmp_path: Path) -> None
     assert votes["agreement"]["raw"][0][1] == votes["agreement"]["raw"][1][0]
     assert votes["tokens_saved"] > 0
     assert metrics["timings"][0]["node"] == "plan"
+    assert metrics["data"]["overlap"] == {"held-out rows": 1}
+    assert metrics["data"]["overlap_left_out"] is True
+    assert metrics["data"]["rows"]["train"] > metrics["data"]["rows"]["heldout"] > 0
     (left_out,) = [one for one in metrics["omissions"] if one["stage"] == "sft"]
     assert (left_out["count"], left_out["total"], left_out["much"]) == (3, 5, True)
 
@@ -42,6 +45,7 @@ def test_what_was_left_out_stands_in_the_report_and_much_of_it_at_the_top(
 ) -> None:
     write_report(sources, tmp_path)
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "; left out: 1 training row with questions that stand in held-out rows" in page
     line = "sft: 3 of 5 rows left out: they are &lt;long&gt;; raise sft.max_length"
     assert page.index("Half or more was left out or cut") < page.index(line) < page.index("What was left out or cut")
     assert warning_lines(tmp_path / "metrics.json") == [line.replace("&lt;", "<").replace("&gt;", ">")]

@@ -122,3 +122,15 @@ def test_columns_that_nothing_is_recognised_by_end_plan(kit, tmp_path) -> None:
     chosen = load_config(preset="tiny", overrides=[f"data.source={path}"])
     with pytest.raises(BadInputError, match=r"rows\.jsonl has no columns that say what is asked and answered"):
         kit.run("plan", tmp_path / "out", {"config": chosen.model_dump(mode="json")})
+
+
+def test_prepare_is_told_which_rows_benchmarks_ask_and_not_how(tmp_path) -> None:
+    rows = tmp_path / "gsm8k.jsonl"
+    rows.write_text('{"question": "1+1?", "answer": "#### 2"}\n')
+    plans = []
+    for more in ("", ", max_new_tokens: 9", ", limit: 1"):
+        chosen = load_config(preset="tiny", overrides=[f"evaluate.benchmarks=[{{task: gsm8k, data: {rows}{more}}}]"])
+        plans.append(make_plan(chosen))
+    assert plans[0].config.data.benchmarks[0].digest
+    assert [key(plan, "prepare") == key(plans[0], "prepare") for plan in plans] == [True, True, False]
+    assert key(plans[1], "evaluate") != key(plans[0], "evaluate")

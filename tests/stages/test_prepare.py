@@ -18,7 +18,7 @@ READER = {"model": {"name": "builtin:tiny"}, "prompts": {}}
 def test_the_task_mix(kit, tmp_path):
     data = {"task_mix": SIZES}
     metrics, out = kit.run("prepare", tmp_path, {**READER, "data": data, "seed": 1})
-    assert metrics == {"rows_train": 11.0, "rows_heldout": 5.0, "rows_left_out": 0.0}
+    assert metrics == {"rows_train": 11.0, "rows_heldout": 5.0, "rows_left_out": 0.0, "rows_overlapping": 0.0}
     rows = list(read_records(out / "examples" / "examples.jsonl", Example))
     assert rows == load_examples(DataConfig.model_validate(data), seed=1)
     assert read_json(out / "examples" / "summary.json") == {
@@ -48,7 +48,7 @@ def test_rows_left_out_are_counted_and_said(kit, tmp_path, file):
     data = {"source": str(file), "bad_rows": "leave_out", "heldout": 1}
     settings = {**READER, "data": data, "seed": 1}
     metrics, out = kit.run("prepare", tmp_path / "out", settings, progress=notes, rewarded=False)
-    assert metrics == {"rows_train": 2.0, "rows_heldout": 1.0, "rows_left_out": 1.0}
+    assert metrics == {"rows_train": 2.0, "rows_heldout": 1.0, "rows_left_out": 1.0, "rows_overlapping": 0.0}
     recognised, left_out, no_reference = notes.lines
     assert recognised == f"{file} is recognised as questions and answers"
     assert left_out == (
@@ -109,3 +109,98 @@ def test_rows_behind_the_limit_without_a_reference_and_blank_texts_are_said(kit,
         "WARNING: 2 of 4 rows have no reference answer: RL leaves them out and their accuracy cannot be measured; name "
         "data.columns.reference or reference_pattern",
     ]
+
+
+LEAKED = "A baker sells nine loaves every morning and twice as many in the evening, how many loaves in a week?"
+
+
+@pytest.fixture
+def benchmark(tmp_path):
+    """GSM8K's settings with rows of their own, one of which the training rows repeat."""
+    path = tmp_path / "gsm8k.jsonl"
+    rows = [
+        {"question": LEAKED, "answer": "#### 189"},
+        {"question": "Is this asked by nobody else?", "answer": "#### 1"},
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return {"task": "gsm8k", "data": str(path)}
+
+
+def leaking(tmp_path, **more):
+    """Settings of rows of which one asks what the benchmark asks."""
+    path = tmp_path / "rows.jsonl"
+    rows = [{"id": "leak", "question": f"Please solve: {LEAKED}", "answer": "189", "reference": "189"}]
+    rows += [{"id": str(n), "question": f"{n}+{n}?", "answer": str(2 * n), "reference": str(2 * n)} for n in range(9)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return {"source": str(path), "heldout": 2, **more}
+
+
+@pytest.mark.parametrize("decontaminate", [True, False])
+def test_rows_that_a_benchmark_asks_are_left_out_of_training_or_only_said(kit, tmp_path, benchmark, decontaminate):
+    notes = kit.Notes()
+    data = leaking(tmp_path, benchmarks=[benchmark], decontaminate=decontaminate)
+    metrics, out = kit.run("prepare", tmp_path / "out", {**READER, "data": data, "seed": 1}, progress=notes)
+    ids = {row.id for row in read_records(out / "examples" / "examples.jsonl", Example)}
+    assert metrics["rows_overlapping"] == 1
+    assert metrics["rows_train"] == 8 - decontaminate
+    assert ("leak" in ids) is not decontaminate
+    summary = read_json(out / "examples" / "summary.json")
+    assert [(one["example_id"], one["measure"]) for one in summary["overlap"]["rows"]] == [("leak", "gsm8k")]
+    (line,) = [line for line in notes.lines if "share words" in line]
+    assert line.startswith(
+        "1 of 8 training rows left out" if decontaminate else "1 of 8 training rows are trained on all the same"
+    )
+    assert "(gsm8k 1), the first: row leak shares 'a baker sells nine loaves every morning and twice as" in line
+    assert summary["omissions"][0]["count"] == 1
+    assert summary["overlap"]["left_out"] is decontaminate
+
+
+def test_rows_that_held_out_rows_ask_are_left_out_of_training(kit, tmp_path):
+    path = tmp_path / "rows.jsonl"
+    asked = [LEAKED, f"Again: {LEAKED}", *(f"{n}+{n}?" for n in range(20))]
+    path.write_text("".join(json.dumps({"question": one, "answer": "1", "reference": "1"}) + "\n" for one in asked))
+    found = set()
+    for seed in range(12):
+        settings = {**READER, "data": {"source": str(path), "heldout": 11}, "seed": seed}
+        metrics, out = kit.run("prepare", tmp_path / f"out-{seed}", settings)
+        rows = list(read_records(out / "examples" / "examples.jsonl", Example))
+        apart = sum(row.split == "heldout" for row in rows if LEAKED in row.question) == 1
+        assert metrics["rows_overlapping"] == apart
+        assert metrics["rows_heldout"] == 11
+        found.add(apart)
+    assert found == {True, False}, "some seeds put both on one side"
+
+
+def test_a_run_that_would_train_on_nothing_else_ends(kit, tmp_path, benchmark):
+    path = tmp_path / "rows.jsonl"
+    rows = [{"question": LEAKED, "answer": "189", "reference": "1"}, {"question": "Other?", "answer": "1"}]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for seed in range(8):
+        settings = {**READER, "data": {"source": str(path), "heldout": 1, "benchmarks": [benchmark]}, "seed": seed}
+        try:
+            kit.run("prepare", tmp_path / f"out-{seed}", settings, rewarded=False)
+        except BadInputError as error:
+            assert "data.decontaminate: every training row shares its question with what is evaluated" in str(error)  # noqa: PT017
+            return
+    pytest.fail("no seed trained on the leaked row")
+
+
+def test_limits_in_tokens_are_those_of_the_model(kit, tmp_path):
+    data = leaking(tmp_path, length={"max_tokens": 12})
+    metrics, out = kit.run("prepare", tmp_path / "out", {**READER, "data": data, "seed": 1})
+    assert metrics["rows_left_out"] == 1
+    assert "leak" not in {row.id for row in read_records(out / "examples" / "examples.jsonl", Example)}
+    line = read_json(out / "examples" / "summary.json")["omissions"][0]["why"]
+    assert line == "of their length: 1 by max_tokens 12"
+
+
+def test_several_sources_are_summed_up(kit, tmp_path):
+    other = tmp_path / "other.jsonl"
+    other.write_text('{"prompt": "1+1?", "completion": "2", "reference": "2"}\n{"prompt": "Hi", "completion": "Ho"}\n')
+    single = leaking(tmp_path)
+    data = {"sources": [{"source": single["source"]}, {"source": str(other)}], "heldout": 2}
+    metrics, out = kit.run("prepare", tmp_path / "out", {**READER, "data": data, "seed": 1})
+    assert (metrics["rows_train"], metrics["rows_heldout"], metrics["rows_left_out"]) == (9, 2, 1)
+    summary = read_json(out / "examples" / "summary.json")
+    assert summary["source"] == f"{single['source']}, {other}"
+    assert [(one["rows"], one["repeated"], one["kept"]) for one in summary["sources"]] == [(10, 0, 10), (2, 1, 1)]

@@ -24,6 +24,9 @@ HUB = {
 }
 """Of each benchmark: data set, its configuration, the split that is asked, and the one worked examples come from."""
 
+_QUESTION = {"humaneval": "prompt"}
+"""The column that asks, where it is not `question`."""
+
 
 @dataclass(frozen=True)
 class BenchmarkRows:
@@ -40,6 +43,11 @@ class BenchmarkRows:
     def name(self) -> str:
         """What the benchmark is called in answers and figures."""
         return self.config.task
+
+    def questions(self) -> Iterator[tuple[str, str]]:
+        """(id, question) of every row that is asked."""
+        for row in self.rows:
+            yield str(row["id"]), str(row[_QUESTION.get(self.config.task, "question")])
 
     @property
     def digest(self) -> str:

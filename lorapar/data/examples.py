@@ -1,0 +1,170 @@
+"""From the rows of one source to examples: each row checked and named."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any, get_args
+
+from lorapar.answers import References, distinct
+from lorapar.data.cells import BadRowError, Cells
+from lorapar.data.conversation import MEDIA_COLUMNS, Conversation, messages_in, read_conversation
+from lorapar.data.mapping import Mapped, reference_finder
+from lorapar.data.readers import RawRow
+from lorapar.errors import BadInputError, nearest
+from lorapar.records import Example, System
+
+_THOUSANDS = re.compile(r"[-+]?\$?\d{1,3}(,\d{3})+(\.\d+)?")
+_SYSTEMS: tuple[System, ...] = get_args(System)
+
+
+@dataclass(frozen=True)
+class Made:
+    """What the rows of a source came to."""
+
+    examples: list[Example]
+    """In the order of the source, ids unique, not yet split."""
+    left_out: list[str] = field(default_factory=list)
+    """Why rows were left out, one line each (only where `data.bad_rows` allows it)."""
+    blank_texts: dict[str, int] = field(default_factory=dict)
+    """By column, the cells that hold a text such as `nan` and count as empty."""
+    notes: list[str] = field(default_factory=list)
+    """What was made of rows, one line each."""
+
+
+def make_examples(rows: list[RawRow], mapped: Mapped, *, strict: bool) -> Made:
+    """The examples of rows; raises BadInputError for a bad one where `strict`, else leaves it out."""
+    builder = _Builder(mapped, Cells(rows))
+    examples: list[Example] = []
+    left_out: list[str] = []
+    questions: dict[str, str] = {}
+    names: dict[str, str] = {}
+    for where, row in rows:
+        try:
+            example = builder.example(where, row)
+            _claim(questions, same_text(example.asked), where, "asks the same question as")
+            _claim(names, example.id, where, f"has the same id '{example.id}' as")
+        except BadRowError as error:
+            if strict:
+                raise BadInputError(f"{error}; mend the row, or set data.bad_rows=leave_out") from None
+            left_out.append(str(error))
+        else:
+            examples.append(example)
+    notes = [f"{count:,} of {len(rows):,} rows {what}" for what, count in builder.seen.items()]
+    notes += [
+        f"{count:,} of {len(rows):,} rows have '{text}' as their '{column}', taken for that text; empty the cell where "
+        "nothing is meant"
+        for (column, text), count in builder.cells.doubtful.items()
+    ]
+    return Made(examples, left_out, blank_texts=dict(builder.cells.blank_texts), notes=notes)
+
+
+def _claim(taken: dict[str, str], key: str, where: str, complaint: str) -> None:
+    if key in taken:
+        raise BadRowError(f"{where}: {complaint} {taken[key]}")
+    taken[key] = where
+
+
+class _Builder:
+    """Makes the examples of rows."""
+
+    def __init__(self, mapped: Mapped, cells: Cells) -> None:
+        mapping = mapped.columns
+        self.cells = cells
+        self.seen: Counter[str] = Counter()
+        """Rows by what was made of them, in words."""
+        self._mapping = mapping
+        self._recognised = mapped.said is not None
+        self._find = reference_finder(mapping.reference_pattern) if mapping.reference_pattern else None
+
+    def example(self, where: str, row: dict[str, Any]) -> Example:
+        """The example of a row; raises BadRowError."""
+        mapping, text = self._mapping, self.cells.text
+        self._look_for_more(where, row)
+        said = self._conversation(where, row)
+        question, answer = (said.question, said.answer) if said else self._texts(where, row)
+        example = Example(
+            id="",
+            question=question,
+            answer=answer,
+            reference=self._reference(where, row, answer),
+            known_system=self._system(where, row, mapping.system),
+            system_message=text(where, row, mapping.system_message) or (said.system_message if said else None),
+            history=(said.history or None) if said else None,
+        )
+        name = text(where, row, mapping.id) or hashlib.sha256(same_text(example.asked).encode()).hexdigest()[:16]
+        return example.model_copy(update={"id": name})
+
+    def _look_for_more(self, where: str, row: dict[str, Any]) -> None:
+        """Refuse a row whose pictures or sounds would be left out, and count those whose list of tools is."""
+        used = self._mapping.model_dump().values()
+        for column in MEDIA_COLUMNS:
+            if not row.get(column) or column in used:
+                continue
+            if self._recognised:
+                raise BadRowError(f"{where}: '{column}' is not empty, and only text is trained")
+            self.seen[f"have something in '{column}', which is not read"] += 1
+        if self._mapping.messages and row.get("tools") and "tools" not in used:
+            self.seen["list 'tools' and call none; the model is not told of them"] += 1
+
+    def _conversation(self, where: str, row: dict[str, Any]) -> Conversation | None:
+        """The conversation of a row, in one column or in those of question and answer; None: both hold texts."""
+        mapping = self._mapping
+        if mapping.messages is not None:
+            messages = messages_in(row.get(mapping.messages))
+            if messages is None:
+                raise BadRowError(
+                    f"{where}: '{mapping.messages}' holds no messages (role and content, or from and value)"
+                )
+            return read_conversation(where, {mapping.messages: messages}, self.seen)
+        asked, said = (messages_in(row.get(column)) for column in (mapping.question, mapping.answer))
+        if asked is None and said is None:
+            return None
+        asked = asked or [{"role": "user", "content": self._needed(where, row, mapping.question, "question")}]
+        said = said or [{"role": "assistant", "content": self._needed(where, row, mapping.answer, "answer")}]
+        return read_conversation(where, {mapping.question: asked, mapping.answer: said}, self.seen)
+
+    def _texts(self, where: str, row: dict[str, Any]) -> tuple[str, str]:
+        question = self._needed(where, row, self._mapping.question, "question")
+        context = self.cells.text(where, row, self._mapping.context)
+        return f"{question}\n\n{context}" if context else question, self._needed(
+            where, row, self._mapping.answer, "answer"
+        )
+
+    def _needed(self, where: str, row: dict[str, Any], column: str, part: str) -> str:
+        text = self.cells.text(where, row, column)
+        if not text:
+            article = "an" if part == "answer" else "a"
+            raise BadRowError(f"{where}: a row without {article} {part} ('{column}' is empty or missing)")
+        return text
+
+    def _reference(self, where: str, row: dict[str, Any], answer: str) -> References | None:
+        """What the column says, or else what the pattern finds in the answer; several are a tuple."""
+        found = distinct(map(_without_commas, self.cells.texts(where, row, self._mapping.reference)))
+        if not found and self._find is not None:
+            found = distinct([_without_commas(self._find(answer))])
+        return found if len(found) > 1 else next(iter(found), None)
+
+    def _system(self, where: str, row: dict[str, Any], column: str | None) -> System | None:
+        text = self.cells.text(where, row, column)
+        plain = re.sub(r"[\s_-]", "", text.lower())
+        if not plain:
+            return None
+        for system in _SYSTEMS:
+            if plain == system:
+                return system
+        known = nearest(plain, list(_SYSTEMS))
+        raise BadRowError(f"{where}: '{column}' is '{text}'{known}; use {' or '.join(_SYSTEMS)}")
+
+
+def _without_commas(reference: str) -> str:
+    """`1,000` as `1000`; anything that is not one number stays as it is."""
+    reference = reference.strip()
+    return reference.replace(",", "") if _THOUSANDS.fullmatch(reference) else reference
+
+
+def same_text(text: str) -> str:
+    """Texts that differ only in white space are one question."""
+    return " ".join(text.split())

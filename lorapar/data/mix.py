@@ -1,0 +1,122 @@
+"""Several sources as one: what they repeat of one another, rows by their length, and shares by weight."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from lorapar.config import DataConfig
+from lorapar.config.data import LengthConfig
+from lorapar.data.examples import same_text
+from lorapar.records import Example, Omission
+
+CountTokens = Callable[[str], int]
+
+
+@dataclass(frozen=True)
+class SourceCounts:
+    """What became of the usable rows of one of several sources."""
+
+    source: str
+    rows: int
+    repeated: int
+    """Asked by an earlier source too."""
+    by_length: int
+    """Too short or too long."""
+    kept: int
+    """Drawn, training and held-out rows together."""
+
+    def summary(self) -> dict[str, Any]:
+        """For summary.json."""
+        return asdict(self)
+
+
+def without_repeats(sources: Sequence[Sequence[Example]]) -> list[list[Example]]:
+    """The rows of each source that no earlier source asks; an id that an earlier one uses gets a number behind it."""
+    asked: set[str] = set()
+    names: set[str] = set()
+    found = []
+    for number, examples in enumerate(sources, 1):
+        own = [example for example in examples if same_text(example.asked) not in asked]
+        asked.update(same_text(example.asked) for example in examples)
+        found.append([_with_other_id(one, number) if one.id in names else one for one in own])
+        names.update(example.id for example in found[-1])
+    return found
+
+
+def _with_other_id(example: Example, number: int) -> Example:
+    return example.model_copy(update={"id": f"{example.id}@{number}"})
+
+
+def repeats(sources: Sequence[Sequence[Example]], kept: Sequence[Sequence[Example]]) -> Omission:
+    """The rows that `without_repeats` left out."""
+    before, after = (sum(map(len, rows)) for rows in (sources, kept))
+    return Omission(
+        count=before - after,
+        total=before,
+        what="rows left out",
+        why="an earlier one of data.sources asks the same, so that each question is on one side of the split only",
+        remedy="put the source whose answers shall be kept first",
+    )
+
+
+def of_length(
+    examples: Sequence[Example], length: LengthConfig, count_tokens: CountTokens | None, what: str = "rows left out"
+) -> tuple[list[Example], Omission]:
+    """The rows that are neither too short nor too long, and the others as an omission."""
+    outside: dict[str, Callable[[Example], bool]] = {
+        "min_characters": lambda one: _characters(one) < (length.min_characters or 0),
+        "max_characters": lambda one: _characters(one) > (length.max_characters or math.inf),
+    }
+    if count_tokens is not None and (length.min_tokens or length.max_tokens):
+        tokens = {one.id: count_tokens(one.asked) + count_tokens(one.answer) for one in examples}
+        outside["min_tokens"] = lambda one: tokens[one.id] < (length.min_tokens or 0)
+        outside["max_tokens"] = lambda one: tokens[one.id] > (length.max_tokens or math.inf)
+    counts: dict[str, int] = {}
+    kept = []
+    for example in examples:
+        name = next((name for name, is_outside in outside.items() if is_outside(example)), None)
+        if name is None:
+            kept.append(example)
+        else:
+            counts[name] = counts.get(name, 0) + 1
+    limits = ", ".join(f"{count:,} by {name} {getattr(length, name):,}" for name, count in counts.items())
+    return kept, Omission(
+        count=len(examples) - len(kept),
+        total=len(examples),
+        what=what,
+        why=f"of their length: {limits}",
+        remedy="change data.length",
+    )
+
+
+def _characters(example: Example) -> int:
+    return len(example.asked) + len(example.answer)
+
+
+def drawn(sources: Sequence[Sequence[Example]], config: DataConfig, seed: int) -> list[list[Example]]:
+    """As many rows of each source as weights and limit allow, drawn by a digest of seed and question.
+
+    With weights, as many as stand in their proportion without a row used twice; without, all, or `limit` of all.
+    """
+    weights = [one.weight or 0.0 for one in config.sources]
+    sizes = [len(rows) for rows in sources]
+    total = float(sum(sizes))
+    if any(weights):
+        total = min(size * sum(weights) / weight for size, weight in zip(sizes, weights, strict=True))
+        wanted = [weight / sum(weights) for weight in weights]
+    else:
+        wanted = [size / total if total else 0.0 for size in sizes]
+    total = min(total, config.limit or total)
+    counts = [min(size, max(round(share * total), 1)) for size, share in zip(sizes, wanted, strict=True)]
+    return [_some(rows, count, seed) for rows, count in zip(sources, counts, strict=True)]
+
+
+def _some(rows: Sequence[Example], count: int, seed: int) -> list[Example]:
+    """So many rows, in their order; which ones does not depend on it."""
+    ranked = sorted(rows, key=lambda one: hashlib.sha256(f"{seed}:draw:{same_text(one.asked)}".encode()).digest())
+    chosen = {one.id for one in ranked[:count]}
+    return [one for one in rows if one.id in chosen]

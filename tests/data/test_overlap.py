@@ -1,0 +1,75 @@
+"""Training rows whose question stands in what is evaluated: 13 words in a row, or a whole short question."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lorapar.data.overlap import NGRAM, overlaps, question_text
+from lorapar.records import Example, Turn
+
+BOUGHT = (
+    "Maya bought seven crates of ripe mangoes at the harbour market on Friday and then sold four of them to her uncle "
+    "for twelve coins each. How many crates are left?"
+)
+
+
+def row(question, name="r", **more):
+    return Example(id=name, question=question, answer="3", **more)
+
+
+def found(rows, **evaluated):
+    asked = {measure: [(f"{measure}{n}", text) for n, text in enumerate(texts)] for measure, texts in evaluated.items()}
+    return overlaps(rows, asked)
+
+
+@pytest.mark.parametrize(
+    ("question", "is_found"),
+    [
+        (BOUGHT, True),
+        (BOUGHT.upper().replace(",", ";").replace(" ", "  "), True),
+        ("Note this. " + " ".join(BOUGHT.split()[3 : 3 + NGRAM]) + ", or so he said.", True),
+        ("Note this. " + " ".join(BOUGHT.split()[3 : 2 + NGRAM]) + " - or so he said.", False),
+        ("How many crates are left?", False),
+    ],
+)
+def test_thirteen_words_in_a_row_are_a_sign_whatever_stands_between_them(question, is_found):
+    overlap = found([row(question)], gsm8k=["Something else entirely?", BOUGHT])
+    assert [(one.example_id, one.measure, one.row) for one in overlap] == (
+        [("r", "gsm8k", "gsm8k1")] if is_found else []
+    )
+
+
+def test_shorter_questions_count_where_they_are_equal():
+    overlap = found([row("what is 2 + 2"), row("What is 2 + 2, Ann?", "other")], mmlu=["What is 2+2?"])
+    assert [(one.example_id, one.words) for one in overlap] == [("r", "what is 2 2")]
+    assert overlap[0].line == "row r shares 'what is 2 2' with mmlu, row mmlu0"
+
+
+def test_what_many_rows_share_is_an_instruction_and_no_sign():
+    heading = "Read the following report with care and name the one class that fits it best of all:"
+    rows = [row(f"{heading} report {number}", str(number)) for number in range(40)]
+    assert found(rows, heldout=[f"{heading} report 99"]) == []
+    assert [one.example_id for one in found(rows, heldout=[f"{heading} report 7"])] == ["7"], "a whole question counts"
+
+
+def test_only_what_the_user_says_is_a_question():
+    talk = row("Why?", history=(Turn(role="user", content="Hello"), Turn(role="assistant", content=BOUGHT)))
+    assert question_text(talk) == "Hello Why?"
+    assert found([talk, row("x", "s", system_message=BOUGHT)], gsm8k=[BOUGHT]) == []
+    asked_before = row("Why?", history=(Turn(role="user", content=BOUGHT), Turn(role="assistant", content="3")))
+    assert len(found([asked_before], gsm8k=[BOUGHT])) == 1
+
+
+def test_signs_of_chinese_and_japanese_are_words():
+    question = "玛雅在星期五的港口市场上买了七箱成熟的芒果"
+    assert found([row(f"请问{question[2:18]}吗?")], cmmlu=[question])
+    assert not found([row(f"请问{question[2:12]}吗?")], cmmlu=[question])
+
+
+@given(
+    st.lists(st.sampled_from("abcdefgh"), min_size=NGRAM, max_size=30), st.integers(0, 30), st.text("xyz ", max_size=9)
+)
+def test_any_thirteen_words_of_a_question_are_found_again(words, start, around):
+    start = min(start, len(words) - NGRAM)
+    inside = " ".join(words[start : start + NGRAM])
+    assert found([row(f"{around} {inside} {around}")], heldout=[" ".join(words)])
