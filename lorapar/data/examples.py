@@ -106,6 +106,8 @@ class _Builder:
             if self._recognised:
                 raise BadRowError(f"{where}: '{column}' is not empty, and only text is trained")
             self.seen[f"have something in '{column}', which is not read"] += 1
+        if self._recognised and self._mapping.answer == "completion" and row.get("label") is False:
+            raise BadRowError(f"{where}: 'label' is false, so 'completion' is what shall not be written")
         if self._mapping.messages and row.get("tools") and "tools" not in used:
             self.seen["list 'tools' and call none; the model is not told of them"] += 1
 

@@ -11,9 +11,10 @@ from lorapar.config import ColumnMapping, DataConfig
 from lorapar.data.examples import make_examples, same_text
 from lorapar.data.mapping import RECOGNISED_BY, mapping_for
 from lorapar.data.mix import CountTokens, SourceCounts, drawn, of_length, repeats, without_repeats
+from lorapar.data.readers import RawRow
 from lorapar.data.source import Kind, kind_of, source_rows
 from lorapar.data.taskmix import generate_task_mix
-from lorapar.errors import BadInputError, UnreachableError
+from lorapar.errors import BadInputError
 from lorapar.records import Example, Omission
 
 _FIELD_OF = {"system": "known_system"}
@@ -55,7 +56,7 @@ def load_data(config: DataConfig, seed: int, count_tokens: CountTokens | None = 
     """
     if _is_task_mix(config):
         return LoadedData(_task_mix(config, seed))
-    read = [_read(part) for part in config.parts]
+    read = [_made(part, _raw(part), whole=True) for part in config.parts]
     own = without_repeats([one.examples for one in read])
     kept, omissions = [], [repeats([one.examples for one in read], own)]
     for part, examples in zip(config.parts, own, strict=True):
@@ -103,32 +104,47 @@ def load_sample(config: DataConfig, seed: int) -> LoadedData:
 def _sample(config: DataConfig) -> LoadedData:
     few = config.model_copy(update={"limit": min(config.limit or RECOGNISED_BY, RECOGNISED_BY)})
     if kind_of(config) is not Kind.HUB:
-        return _read(few, sample=True)
+        return _made(few, _raw(few))
     if config.mapping is not None or config.columns is not None:
         return LoadedData([])
     try:
-        return _read(few, sample=True)
-    except (UnreachableError, OSError, ValueError):  # not everything that can be downloaded can be streamed
+        raw = _raw(few, streamed=True)
+    except ModuleNotFoundError:
+        raise
+    except Exception:
+        # Not every file that can be downloaded can be streamed, and whatever is wrong, prepare says it.
         return LoadedData([])
+    return _made(few, raw)
 
 
-def _read(config: DataConfig, *, sample: bool = False) -> LoadedData:
-    """The rows of a source that is not the task mix, not yet split; of a sample less is asked."""
+@dataclass(frozen=True)
+class _Raw:
+    rows: list[RawRow]
+    more: bool
+    notes: list[str]
+
+
+def _raw(config: DataConfig, *, streamed: bool = False) -> _Raw:
+    """The rows of a source that is not the task mix, as they are."""
     notes: list[str] = []
-    source = iter(source_rows(config, notes.append, streamed=sample))
+    source = iter(source_rows(config, notes.append, streamed=streamed))
     rows = list(islice(source, config.limit))
     if not rows:
         raise BadInputError(f"data.source: {config.source} is empty; it needs at least one row")
-    columns = dict.fromkeys(chain.from_iterable(row for _, row in rows))
-    mapped = mapping_for(config, columns, rows, config.source)
-    made = make_examples(rows, mapped, strict=config.bad_rows == "refuse")
-    if not made.examples and not sample:
+    return _Raw(rows, config.limit is not None and next(source, None) is not None, notes)
+
+
+def _made(config: DataConfig, raw: _Raw, *, whole: bool = False) -> LoadedData:
+    """Examples of rows, not yet split; of the `whole` source more is asked than of its first rows."""
+    columns = dict.fromkeys(chain.from_iterable(row for _, row in raw.rows))
+    mapped = mapping_for(config, columns, raw.rows, config.source)
+    made = make_examples(raw.rows, mapped, strict=config.bad_rows == "refuse")
+    if whole and not made.examples:
         raise BadInputError(f"data.source: {config.source} has no usable row; the first: {made.left_out[0]}")
-    if mapped.said is None and not sample:
+    if whole and mapped.said is None:
         _require_a_reference(made.examples, mapped.columns, config.source)
-    more = config.limit is not None and next(source, None) is not None
-    notes += [f"{config.source} is {mapped.said}"] if mapped.said else []
-    return LoadedData(made.examples, made.left_out, more, made.blank_texts, [*notes, *made.notes])
+    said = [f"{config.source} is {mapped.said}"] if mapped.said else []
+    return LoadedData(made.examples, made.left_out, raw.more, made.blank_texts, [*raw.notes, *said, *made.notes])
 
 
 def _is_task_mix(config: DataConfig) -> bool:

@@ -75,7 +75,7 @@ def mapping_for(config: DataConfig, columns: Collection[str], rows: Sequence[Raw
         if column is None or column in columns or (part in ("question", "answer") and mapped.columns.messages):
             continue
         raise BadInputError(
-            f"data.columns.{part}: {where} has no column '{column}'{_hint(part, column, columns)}; it has: "
+            f"data.columns.{part}: {where} has no column '{column}'{column_meant(part, column, columns)}; it has: "
             f"{', '.join(columns)}; name the right one in data.columns"
         )
     return mapped
@@ -169,8 +169,11 @@ def _pair_meant(columns: Collection[str]) -> str:
     return f" (did you mean data.columns.question={question[0]} and data.columns.answer={answer[0]}?)"
 
 
-def _hint(part: str, column: str, columns: Collection[str]) -> str:
-    """The column that was meant: one spelt nearly so, or the only one that has a usual name of its part."""
+def column_meant(part: str, column: str, columns: Collection[str]) -> str:
+    """A suffix with the column that was meant: one spelt nearly so, or the only one that has a usual name of its part.
+
+    Empty where there is none; the usual name of another part is never offered.
+    """
     others = {name for of, names in _USUAL.items() if of != part for name in names}
     own = [one for one in columns if one.lower() not in others]
     lower = {one.lower(): one for one in own}

@@ -101,6 +101,7 @@ def _object(value: Any, where: str) -> RawRow:
     return where, value
 
 
+csv.field_size_limit(1 << 30)  # a conversation may be longer than the 128 KiB that Python's csv has as its limit
 _DELIMITERS = {";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 
 

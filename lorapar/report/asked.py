@@ -114,6 +114,8 @@ def _sft(facts: Facts, config: RunConfig) -> str:
         repeats = f", each {sft.warmup_repeats} times an epoch" if sft.warmup_repeats > 1 else ""
         rows = f"System 1 rows and {count_of(used, 'System 2 row')} as a warm-up for RL{repeats}"
     batch = sft.batch_size * sft.gradient_accumulation
+    if sft.train_on == "all" and any(row.history for row in facts.examples.values()):
+        rows += ", every answer of a conversation"
     return f"{rows}; {_length(sft)} of {count_of(batch, 'row')}, learning rate {sft.learning_rate:g}"
 
 

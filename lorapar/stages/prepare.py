@@ -16,7 +16,7 @@ from lorapar.data import LoadedData, data_digest, load_data
 from lorapar.data.mix import CountTokens
 from lorapar.data.overlap import HELDOUT_ROWS, Overlap, overlaps, question_text
 from lorapar.errors import BadInputError, IntegrityError
-from lorapar.evaluation.benchmarks import load_rows
+from lorapar.evaluation.benchmarks import benchmark_questions
 from lorapar.progress import say_omissions
 from lorapar.records import OMISSIONS, Example, Omission, omissions_of, write_json, write_records
 from lorapar.stages.contract import Metrics, StageCall, StageSettings, StageSpec
@@ -95,7 +95,13 @@ def _evaluated(call: StageCall[Settings], examples: list[Example]) -> dict[str, 
     """(row, question) of all that the run evaluates: its held-out rows, and by name its benchmarks."""
     evaluated = {HELDOUT_ROWS: [(one.id, question_text(one)) for one in examples if one.split == "heldout"]}
     for benchmark in call.settings.data.benchmarks:
-        evaluated[benchmark.task] = list(load_rows(benchmark, call.settings.seed).questions())
+        questions = benchmark_questions(benchmark, call.settings.seed)
+        if questions is None:
+            call.progress.say(
+                f"data.decontaminate: rows are not compared with {benchmark.task}, whose rows lm-eval keeps"
+            )
+        else:
+            evaluated[benchmark.task] = questions
     return evaluated
 
 

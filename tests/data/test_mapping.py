@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from pathlib import Path
 
 import pyarrow as pa
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lorapar.config import ColumnMapping, DataConfig
-from lorapar.data import load_data, load_sample
+from lorapar.data import load_data, load_sample, source
 from lorapar.data.mapping import last_boxed
 from lorapar.errors import BadInputError
 
@@ -158,3 +159,54 @@ def test_the_last_box_is_found_with_the_braces_in_it(inside, before):
     assert last_boxed(f"\\boxed{{7}} and then \\boxed{{{inside}") == (
         "7" if inside.count("{") == inside.count("}") else ""
     )
+
+
+DOCS = Path(__file__).parents[2] / "docs" / "data.md"
+SHOWN = re.findall(r"^\| `.*\| `(\{.*\})` \|$", DOCS.read_text(encoding="utf-8"), re.MULTILINE)
+
+
+@pytest.mark.parametrize("line", SHOWN)
+def test_the_rows_that_the_docs_show_are_read_as_written(tmp_path, line):
+    path = tmp_path / "rows.jsonl"
+    path.write_text(line + "\n", encoding="utf-8")
+    loaded = load_data(DataConfig(source=str(path), heldout=0), seed=0)
+    assert loaded.examples[0].answer
+    assert "is recognised as" in loaded.notes[0]
+
+
+def test_the_docs_show_a_row_of_every_format():
+    assert len(SHOWN) == 7
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize("name", FORMATS)
+def test_data_sets_of_the_hub_are_recognised_alike(monkeypatch, name, streamed):
+    """All but the download is real: the library's types make of rows what they make of a hub's."""
+    import datasets
+
+    row, said, expected = FORMATS[name]
+    table = datasets.Dataset.from_list([row, row | {"images": None}])
+    monkeypatch.setattr(source, "_hub_commit", lambda config: "0" * 40)
+    monkeypatch.setattr(
+        source, "_load_dataset", lambda *args, streamed: table.to_iterable_dataset() if streamed else table
+    )
+    config = DataConfig(source="hub:some/rows", heldout=0, bad_rows="leave_out")
+    loaded = load_sample(config, seed=0) if streamed else load_data(config, seed=0)
+    assert loaded.notes[0].startswith(f"hub:some/rows is recognised as {said}")
+    (example,) = loaded.examples
+    assert (example.question, example.answer, example.reference) == expected
+
+
+def test_a_sample_that_cannot_be_streamed_says_nothing(monkeypatch):
+    def broken(*args, streamed):
+        raise NotImplementedError("this archive cannot be streamed")
+
+    monkeypatch.setattr(source, "_hub_commit", lambda config: "0" * 40)
+    monkeypatch.setattr(source, "_load_dataset", broken)
+    assert load_sample(DataConfig(source="hub:some/rows"), seed=0).notes == []
+
+
+def test_a_completion_that_shall_not_be_written_is_a_bad_row(tmp_path):
+    path = write(tmp_path, ".jsonl", [{"prompt": f"{n}?", "completion": "x", "label": n != 1} for n in range(3)])
+    with pytest.raises(BadInputError, match=r"rows\.jsonl:2: 'label' is false, so 'completion' is what shall not be"):
+        load_data(DataConfig(source=str(path), heldout=0), seed=0)

@@ -6,12 +6,19 @@ builds the prompts, asks the model and scores; what it generates for HumanEval i
 """
 
 from lorapar.evaluation.benchmarks.problems import PROBLEMS_FILE, Problem, program_of, write_problems
-from lorapar.evaluation.benchmarks.rows import BenchmarkRows, check_benchmarks, load_rows, resolve_benchmarks
+from lorapar.evaluation.benchmarks.rows import (
+    BenchmarkRows,
+    benchmark_questions,
+    check_benchmarks,
+    load_rows,
+    resolve_benchmarks,
+)
 
 __all__ = [
     "PROBLEMS_FILE",
     "BenchmarkRows",
     "Problem",
+    "benchmark_questions",
     "check_benchmarks",
     "load_rows",
     "program_of",

@@ -7,7 +7,8 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from lorapar.errors import BadInputError, nearest
+from lorapar.data.mapping import column_meant
+from lorapar.errors import BadInputError
 
 Row = dict[str, Any]
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -45,7 +46,7 @@ def name_of(task: str, row: Row) -> str | None:
 def _missing(column: str, raw: Mapping[str, Any]) -> str:
     if column in raw:
         return f"{column} is empty"
-    return f"there is no column {column}{nearest(column, [str(one) for one in raw])}"
+    return f"there is no column {column}{column_meant(column, column, [str(one) for one in raw])}"
 
 
 def _gsm8k(raw: Mapping[str, Any]) -> Row:

@@ -104,6 +104,11 @@ def load_rows(config: BenchmarkConfig, seed: int) -> BenchmarkRows:
     return BenchmarkRows(config, in_order, tuple(shots), tuple(remarks))
 
 
+def benchmark_questions(config: BenchmarkConfig, seed: int) -> list[tuple[str, str]] | None:
+    """(id, question) of every row that a benchmark asks, None where only lm-eval knows them; raises as `load_rows`."""
+    return list(load_rows(config, seed).questions()) if config.task in HUB else None
+
+
 def _draw_shots(pool: list[Row], config: BenchmarkConfig, seed: int) -> list[Row]:
     """`few_shot` rows drawn by the seed; of mmlu the first ones of each subject, as is the custom."""
     groups: dict[str, list[Row]] = {}
