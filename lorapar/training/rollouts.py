@@ -1,14 +1,20 @@
-"""Rollouts by transformers: the completions of one prompt share the forward pass over the prompt."""
+"""Rollouts by transformers: completions share the forward pass over their prompt, and those that ended need none.
+
+What is sampled is what `generate` samples without either: it sees every row and draws as many random numbers.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 from peft import PeftModel
 from transformers import DynamicCache, PretrainedConfig
+
+_WORTH = 1 / 8
+"""Share of the rows that must have ended for the others to be copied out of the cache."""
 
 
 @contextmanager
@@ -17,15 +23,20 @@ def shared_prompts(model: PeftModel, group: int) -> Iterator[None]:
 
     TRL repeats a prompt for every completion of its group and so computes its keys and values `group` times. Here they
     are computed once and repeated, which gives the same distribution: only the last token of a prompt is read a row.
-    Rows that are not in such groups, and models whose state cannot be repeated, are generated for as before.
+    Rows that have ended are left out of later passes. Rows that are not in such groups, and models whose state cannot
+    be repeated, are generated for as before.
     """
     plain, shared = model.generate, has_repeatable_cache(model.config)
 
     def generate(input_ids: torch.Tensor, attention_mask: torch.Tensor, **settings: Any) -> Any:
         """Complete `input_ids` (N, L), left-padded as `attention_mask` (N, L) says."""
-        if shared and _in_groups(input_ids, group):
-            settings["past_key_values"] = _read(model, input_ids[::group, :-1], attention_mask[::group, :-1], group)
-        return plain(input_ids=input_ids, attention_mask=attention_mask, **settings)
+        if not shared or not _in_groups(input_ids, group):
+            return plain(input_ids=input_ids, attention_mask=attention_mask, **settings)
+        settings["past_key_values"] = _read(model, input_ids[::group, :-1], attention_mask[::group, :-1], group)
+        stops = _stops(settings)
+        ended = EndedRows(torch.tensor(stops, device=input_ids.device)).left_out(model) if stops else nullcontext()
+        with ended:
+            return plain(input_ids=input_ids, attention_mask=attention_mask, **settings)
 
     model.generate = generate
     try:
@@ -44,6 +55,67 @@ def has_repeatable_cache(config: PretrainedConfig) -> bool:
     except (AttributeError, TypeError, ValueError):  # a model with a cache of its own
         return False
     return not any(hasattr(layer, "conv_states") for layer in layers)
+
+
+class EndedRows:
+    """Leaves rows that ended out of a model's forward passes while `generate` goes on with all of them."""
+
+    def __init__(self, stops: torch.Tensor) -> None:
+        """`stops` are the tokens that end a row."""
+        self._stops = stops
+        self._ended = self._kept = torch.empty(0)
+        """(N,) which rows ended; numbers of those that the cache still holds."""
+
+    @contextmanager
+    def left_out(self, model: PeftModel) -> Iterator[None]:
+        """Within the block the model computes no row that ended; `generate` gets zeros for its logits."""
+        base = model.get_base_model()
+        hooks = [base.register_forward_pre_hook(self._select, with_kwargs=True), base.register_forward_hook(self._fill)]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def _select(self, _model: Any, args: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, Any] | None:
+        tokens = named["input_ids"][:, -1]
+        rows = len(tokens)
+        if not len(self._kept):  # these are the prompts' last tokens
+            self._ended, self._kept = (
+                torch.zeros_like(tokens, dtype=torch.bool),
+                torch.arange(rows, device=tokens.device),
+            )
+            return None
+        self._ended |= torch.isin(tokens, self._stops)
+        going_on = ~self._ended[self._kept]
+        if 0 < going_on.sum() <= len(self._kept) * (1 - _WORTH) and _is_by_row(named, rows):
+            named["past_key_values"].batch_select_indices(going_on.nonzero()[:, 0])
+            self._kept = self._kept[going_on]
+        if len(self._kept) == rows:
+            return None
+        return args, {name: value[self._kept] if _has_rows(value, rows) else value for name, value in named.items()}
+
+    def _fill(self, _model: Any, _args: Any, output: Any) -> Any:
+        logits = output.logits
+        if len(logits) < len(self._ended):
+            output.logits = logits.new_zeros(len(self._ended), *logits.shape[1:]).index_copy_(0, self._kept, logits)
+        return output
+
+
+def _has_rows(value: Any, rows: int) -> bool:
+    return isinstance(value, torch.Tensor) and value.ndim > 0 and len(value) == rows
+
+
+def _is_by_row(named: dict[str, Any], rows: int) -> bool:
+    """Whether every input begins with the rows, or is one for all of them."""
+    tensors = [value for value in named.values() if isinstance(value, torch.Tensor) and value.ndim > 1]
+    return all(len(value) in (1, rows) for value in tensors)
+
+
+def _stops(settings: dict[str, Any]) -> list[int]:
+    """The tokens that end a row, as `generate` was told."""
+    told = settings.get("eos_token_id", getattr(settings.get("generation_config"), "eos_token_id", None))
+    return [] if told is None else [told] if isinstance(told, int) else list(told)
 
 
 def _in_groups(ids: torch.Tensor, group: int) -> bool:

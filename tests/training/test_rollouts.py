@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from lorapar.adapter import load_adapter
+from lorapar.adapter import AdapterSettings, attach, load_adapter
 from lorapar.basemodel import load_model
 from lorapar.training.rollouts import shared_prompts
 
@@ -40,10 +40,10 @@ def prompts(*lengths: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 def rollouts(model: Any, ids: torch.Tensor, mask: torch.Tensor, **settings: Any) -> Any:
     torch.manual_seed(0)
+    usual = {"max_new_tokens": 12, "do_sample": True, "pad_token_id": PAD, "eos_token_id": None}
     return model.generate(
-        input_ids=ids, attention_mask=mask, max_new_tokens=12, do_sample=True, pad_token_id=PAD, eos_token_id=None,
-        return_dict_in_generate=True, output_logits=True, **settings,
-    )  # fmt: skip
+        input_ids=ids, attention_mask=mask, return_dict_in_generate=True, output_logits=True, **(usual | settings)
+    )
 
 
 @pytest.mark.parametrize("lengths", [(9, 9), (3, 9, 6)])
@@ -67,6 +67,47 @@ def test_each_prompt_is_read_once(model: Any) -> None:
         rollouts(model, ids, mask)
     assert read[0] == 3 * 8, "all but the last token of three prompts"
     assert set(read[1:]) == {3 * GROUP}, "then one token a row"
+
+
+STOPS = list(range(0, 259, 7))
+"""So many tokens that rows of a random model end at different steps."""
+
+
+@pytest.mark.parametrize("do_sample", [True, False])
+@pytest.mark.parametrize("lengths", [(9, 9), (3, 9, 6)])
+def test_rows_that_ended_are_not_computed_and_the_others_are_what_they_were(
+    model: Any, lengths: tuple[int, ...], do_sample: bool
+) -> None:
+    ids, mask = prompts(*lengths)
+    settings = {"max_new_tokens": 24, "do_sample": do_sample, "eos_token_id": STOPS}
+    plain = rollouts(model, ids, mask, **settings)
+    after = torch.get_rng_state()
+    read: list[int] = []
+    hook = model.get_base_model().model.register_forward_pre_hook(
+        lambda _module, _args, named: read.append(len(named["input_ids"])), with_kwargs=True
+    )
+    with shared_prompts(model, GROUP):
+        shared = rollouts(model, ids, mask, **settings)
+    hook.remove()
+    assert torch.equal(shared.sequences, plain.sequences)
+    assert torch.equal(torch.get_rng_state(), after), "as many random numbers were drawn"
+    steps = read[1:]
+    assert steps == sorted(steps, reverse=True)
+    if do_sample:
+        assert steps[-1] < steps[0] == len(ids)
+
+
+@pytest.mark.parametrize("family", ["gemma3_text", "mistral", "gpt2", "deepseek_v3", "bloom", "gpt_oss"])
+def test_families_sample_the_same_where_rows_end(make_family: Any, family: str) -> None:
+    base = make_family(family)
+    if hasattr(base.config, "sliding_window"):
+        base.config.sliding_window = 8
+    tuned = attach(base, AdapterSettings(rank=2, alpha=8, dropout=0.0), seed=0).eval()
+    ids, mask = prompts(3, 12, 6)
+    settings = {"max_new_tokens": 16, "eos_token_id": STOPS}
+    plain = rollouts(tuned, ids, mask, **settings)
+    with shared_prompts(tuned, GROUP):
+        assert torch.equal(rollouts(tuned, ids, mask, **settings).sequences, plain.sequences)
 
 
 def test_rows_that_are_no_groups_are_generated_for_as_ever(model: Any) -> None:
