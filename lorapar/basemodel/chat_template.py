@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from lorapar.config import ModelConfig
@@ -43,11 +44,13 @@ _WITH_SYSTEM = ({"role": "system", "content": _SYSTEM}, *PROBE_QUESTION)
 def settle_template(tokenizer: PreTrainedTokenizerBase, config: ModelConfig) -> None:
     """Give the tokenizer the one template that everything uses; a template that needs no change is left as it is.
 
-    Raises BadInputError where `model.chat_template_kwargs` names what the template does not read.
+    Raises BadInputError for a template that is not written as Jinja wants it, and where `model.chat_template_kwargs`
+    names what the template does not read.
     """
     template = config.chat_template or _own(tokenizer) or PLAIN_TEMPLATE
     _check_read(template, config)
     tokenizer.chat_template = _assignments(config.chat_template_kwargs) + template
+    _check_syntax(tokenizer, config)
     if takes_system(tokenizer):
         return
     plain, tokenizer.chat_template = tokenizer.chat_template, SYSTEM_INTO_USER + str(tokenizer.chat_template)
@@ -83,6 +86,27 @@ def probe(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mapping[str, st
     except Exception:
         # A template is a program of a stranger: it may fail in any way that Jinja and Python know.
         return ""
+
+
+def writes_the_date(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether prompts hold the day on which they are written, as those of Llama 3.1 and later do."""
+    if "strftime_now" not in str(tokenizer.chat_template):
+        return False
+    shown = probe(tokenizer, PROBE_QUESTION) + probe(tokenizer, _WITH_SYSTEM)
+    today = datetime.now()
+    return any(today.strftime(form) in shown for form in ("%Y", "%d %b", "%H:%M", "%m/%d/%y"))
+
+
+def _check_syntax(tokenizer: PreTrainedTokenizerBase, config: ModelConfig) -> None:
+    from jinja2 import TemplateSyntaxError
+
+    try:
+        tokenizer.apply_chat_template([*map(dict, PROBE_QUESTION)], tokenize=False)
+    except TemplateSyntaxError as error:
+        whose = "model.chat_template" if config.chat_template is not None else f"the chat template of {config.name}"
+        raise BadInputError(f"{whose} is no template that Jinja reads: line {error.lineno}: {error.message}") from None
+    except Exception:
+        return  # it may refuse this chat and take others, and says so where rows are rendered
 
 
 def _own(tokenizer: PreTrainedTokenizerBase) -> str | None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from lorapar.basemodel import AnswerEnd, answer_end, embedding_rows, is_plain, moves_system_text
 from lorapar.basemodel.answer_end import shared_length
+from lorapar.basemodel.chat_template import writes_the_date
 from lorapar.config import ModelConfig, PromptConfig
 from lorapar.errors import BadInputError
 from lorapar.prompts import TrainingText, chat_rows, earlier_answers, encode_rows, opened_tag, training_text
@@ -161,6 +162,12 @@ def template_notes(tokenizer: PreTrainedTokenizerBase, model: ModelConfig, promp
             "in training, evaluation and benchmarks alike; ask a server in the same way"
         )
     yield from _tag_notes(tokenizer, model, prompts)
+    if writes_the_date(tokenizer):
+        yield (
+            f"the chat template of {model.name} writes the date of the day into prompts: a run of another day, and a "
+            "server, ask with another one; where the template reads it, model.chat_template_kwargs={date_string: "
+            "26 Jul 2024} fixes it"
+        )
     yield from _end_notes(tokenizer, answer_end(tokenizer), model)
     rows = embedding_rows(tokenizer)
     if rows is not None and len(tokenizer) > rows:

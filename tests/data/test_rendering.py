@@ -194,3 +194,20 @@ def test_generated_rows_are_written_in_the_tags_of_the_settings(tmp_path):
     assert steps
     assert all(row.answer.endswith(f"</think>\n\n{row.reference}") for row in steps)
     assert not any("<answer>" in row.answer or "<reasoning>" in row.answer for row in rows)
+
+
+@pytest.mark.parametrize("form", ["%d %b %Y", "%Y-%m-%d %H:%M"])
+def test_a_template_that_writes_the_day_is_said_and_one_whose_date_is_set_is_not(form):
+    dated = f"{{% if date_string is not defined %}}{{% set date_string = strftime_now('{form}') %}}{{% endif %}}"
+    dated += "{{ 'Today: ' + date_string + '\n' }}" + chat()
+    (note,) = notes_of(dated, PLAIN)
+    assert "writes the date of the day into prompts" in note
+    model = ModelConfig(
+        name="builtin:tiny", chat_template=dated, chat_template_kwargs={"date_string": "a day of the year 1999"}
+    )
+    assert RowCheck(load_tokenizer(model), model, PROMPTS).notes() == []
+
+
+def test_a_template_with_a_slip_is_told_by_its_line():
+    with pytest.raises(BadInputError, match=r"model\.chat_template is no template that Jinja reads: line 3: "):
+        tokenizer_of("{% for m in messages %}\n{{ m.content }}\n{{ m.role }{% endfor %}")
