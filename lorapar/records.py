@@ -40,6 +40,8 @@ class Example(Record):
     reference: str | tuple[str, ...] | None = None
     """The short exact answer that rewards and accuracy compare with, or several of which any is right; None where
     there is none."""
+    tests: str | None = None
+    """Python source that the code of an answer has to pass; None where there are no tests."""
     known_system: System | None = None
     """The true system where the data names it: used to judge teachers, never to label training rows."""
     split: Literal["train", "heldout"] = "train"

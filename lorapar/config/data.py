@@ -28,6 +28,9 @@ class ColumnMapping(Section):
         None, description="Column with a whole conversation (role and content, or from and value), instead of the two"
     )
     system_message: str | None = Field(None, description="Column with the row's own system message")
+    tests: str | None = Field(
+        None, description="Column with Python tests that an answer's code has to pass: a text or a list of them"
+    )
     system: str | None = Field(None, description="Column with the known system of a row, where there is one")
     id: str | None = Field(None, description="Column with a row's name; a digest of its text where absent")
 

@@ -11,7 +11,7 @@ from lorapar.config.base import Fraction, Positive, Section
 from lorapar.config.voting import EndpointOptions, TeacherConfig, TeacherTemplate
 from lorapar.errors import nearest
 
-REWARD_NAMES = ("exact_answer", "integer_answer", "strict_format", "soft_format", "tag_count")
+REWARD_NAMES = ("exact_answer", "integer_answer", "strict_format", "soft_format", "tag_count", "passes_tests")
 TRL_REWARDS = "trl.rewards:"
 """How the key of a reward of TRL begins."""
 _IMPORT_PATH = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")

@@ -13,6 +13,7 @@ from lorapar.data.cells import BadRowError, Cells
 from lorapar.data.conversation import MEDIA_COLUMNS, Conversation, messages_in, read_conversation
 from lorapar.data.mapping import Mapped, reference_finder
 from lorapar.data.readers import RawRow
+from lorapar.data.tests_column import tests_of
 from lorapar.errors import BadInputError, nearest
 from lorapar.records import Example, System
 
@@ -90,6 +91,7 @@ class _Builder:
             question=question,
             answer=answer,
             reference=self._reference(where, row, answer),
+            tests=tests_of(where, str(mapping.tests), self.cells.texts(where, row, mapping.tests)),
             known_system=self._system(where, row, mapping.system),
             system_message=text(where, row, mapping.system_message) or (said.system_message if said else None),
             history=(said.history or None) if said else None,

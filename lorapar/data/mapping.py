@@ -28,7 +28,7 @@ MAPPINGS: dict[str, ColumnMapping] = {
 RECOGNISED_BY = 32
 """Rows at the beginning of a source that are looked at; `plan` reads no more."""
 _PARTS = ("question", "answer", "context", "reference", "messages", "system_message", "system", "id")
-_OPTIONAL = ("context", "reference", "system", "id")
+_OPTIONAL = ("context", "reference", "tests", "system", "id")
 _CONVERSATIONS = ("messages", "conversations", "conversation")
 _PAIRS = (
     ("prompts and completions (TRL)", "prompt", None, "completion"),
@@ -90,7 +90,9 @@ def _recognised(columns: Collection[str], rows: Sequence[dict[str, Any]]) -> Map
     if found is None:
         return None
     what, mapping = found
-    mapping = mapping.model_copy(update={part: part for part in ("reference", "system", "id") if part in columns})
+    mapping = mapping.model_copy(
+        update={part: part for part in ("reference", "tests", "system", "id") if part in columns}
+    )
     return _with_reference(what, _with_system_message(mapping, columns, rows), _told(mapping), rows)
 
 

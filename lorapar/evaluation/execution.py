@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lorapar.config import ExecuteConfig
 from lorapar.errors import BadInputError
 from lorapar.evaluation.benchmarks import PROBLEMS_FILE, Problem, program_of
 from lorapar.evaluation.outcomes import ANSWERS
-from lorapar.evaluation.sandbox import SandboxPool
+from lorapar.evaluation.sandbox import Limits, SandboxPool
 from lorapar.evaluation.summary import Figures, all_changes, score_figures
 from lorapar.progress import Progress
 from lorapar.records import Answer, Record, digest_of, read_json, read_records, recover_lines
@@ -67,6 +68,19 @@ class ExecutionJournal:
             file.write(ended.model_dump_json() + "\n")
         self.ended[ended.program] = ended
         self._on_add()
+
+
+def limits_of(settings: ExecuteConfig) -> Limits:
+    """The limits that the settings give one program."""
+    return Limits(
+        wall_seconds=settings.wall_seconds,
+        cpu_seconds=settings.cpu_seconds,
+        memory_bytes=settings.memory_mib << 20,
+        processes=settings.threads,
+        file_bytes=settings.file_mib << 20,
+        scratch_bytes=settings.scratch_mib << 20,
+        output_bytes=settings.output_kib << 10,
+    )
 
 
 def read_submissions(evaluation: Path) -> tuple[list[Answer], list[Submission]]:

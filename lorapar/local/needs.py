@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Literal
 
 from lorapar.basemodel.shape import context_length
 from lorapar.config import RunConfig
+from lorapar.data import load_examples
+from lorapar.data.source import has_hub
 from lorapar.errors import BadInputError, StorageError
 from lorapar.registry.signature import check_keys
 from lorapar.stages.graph import GRAPH, Node
@@ -119,9 +121,27 @@ def require_sandbox(nodes: Iterable[Node], config: RunConfig) -> None:
 
     Asked with the packages, of machines that run stages themselves.
     """
-    generates = any(benchmark.task == "humaneval" for benchmark in config.evaluate.benchmarks)
-    if generates and find_spec("torch") is not None and any(node.stage == "execute" for node in nodes):
+    stages = {node.stage for node in nodes}
+    tests = "passes_tests" in config.rl.rewards and "rl" in stages
+    if tests:
+        _require_tests(config)
+    generates = any(benchmark.task == "humaneval" for benchmark in config.evaluate.benchmarks) and "execute" in stages
+    if (tests or generates) and find_spec("torch") is not None:
         _try_sandbox(config.execute.sandbox)
+
+
+def _require_tests(config: RunConfig) -> None:
+    """Rows that lie here are read for it; a hub's are not fetched."""
+    if has_hub(config.data):
+        return
+    try:
+        examples = load_examples(config.data, config.seed)
+    except ModuleNotFoundError:  # of an install without pyarrow
+        return
+    if not any(example.tests for example in examples):
+        raise BadInputError(
+            "rl.rewards: passes_tests has no say, because no row has tests; name their column in data.columns.tests"
+        )
 
 
 @cache

@@ -7,17 +7,12 @@ force and what they left open.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from lorapar.config import ExecuteConfig
 from lorapar.evaluation.benchmarks import PROBLEMS_FILE
 from lorapar.records import write_json, write_records
 from lorapar.stages.contract import Metrics, StageCall, StageSettings, StageSpec
 from lorapar.store import MANIFEST
 from lorapar.store.file_system import copy_files
-
-if TYPE_CHECKING:
-    from lorapar.evaluation.sandbox import Limits
 
 
 class Settings(StageSettings):
@@ -45,13 +40,13 @@ def run(call: StageCall[Settings]) -> Metrics:
 
 
 def _score(call: StageCall[Settings]) -> Metrics:
-    from lorapar.evaluation.execution import ExecutionJournal, read_submissions, run_all, scored_summary
+    from lorapar.evaluation.execution import ExecutionJournal, limits_of, read_submissions, run_all, scored_summary
     from lorapar.evaluation.sandbox import SandboxPool
 
     folder, settings = call.output("evaluation"), call.settings.execute
     answers, submissions = read_submissions(folder)
     journal = ExecutionJournal(call.scratch / "executions.jsonl", call.keeper.tick)
-    with SandboxPool(_limits(settings), settings.sandbox, settings.workers) as pool:
+    with SandboxPool(limits_of(settings), settings.sandbox, settings.workers) as pool:
         if pool.gaps:
             call.progress.say(
                 f"warning: generated code could {', '.join(pool.gaps)}, because execute.sandbox is best_effort"
@@ -64,17 +59,3 @@ def _score(call: StageCall[Settings]) -> Metrics:
     write_json(folder / "summary.json", summary)
     passed = sum(execution.status == "passed" for execution in executions)
     return {"executed_samples": float(len(executions)), "passed_samples": float(passed)}
-
-
-def _limits(settings: ExecuteConfig) -> Limits:
-    from lorapar.evaluation.sandbox import Limits
-
-    return Limits(
-        wall_seconds=settings.wall_seconds,
-        cpu_seconds=settings.cpu_seconds,
-        memory_bytes=settings.memory_mib << 20,
-        processes=settings.threads,
-        file_bytes=settings.file_mib << 20,
-        scratch_bytes=settings.scratch_mib << 20,
-        output_bytes=settings.output_kib << 10,
-    )

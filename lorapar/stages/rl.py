@@ -13,7 +13,7 @@ judged                                             by judge: completions asked a
 from __future__ import annotations
 
 from lorapar.comparing import answer_rule
-from lorapar.config import Comparison, RlConfig
+from lorapar.config import Comparison, ExecuteConfig, RlConfig
 from lorapar.stages.contract import Metrics, StageCall, StageSpec
 from lorapar.stages.tuning import INPUTS, TuningSettings, rows_by_system, tuning_job
 
@@ -23,6 +23,8 @@ class Settings(TuningSettings):
 
     rl: RlConfig
     answers: Comparison = "exact"
+    execute: ExecuteConfig = ExecuteConfig()
+    """The sandbox of `passes_tests`."""
 
 
 SPEC = StageSpec(
@@ -40,5 +42,5 @@ def run(call: StageCall[Settings]) -> Metrics:
     from lorapar.training.rl import train_rl
 
     with answer_rule(call.settings.answers) as rule:
-        tools = RewardTools(rule, call.cache, call.store)
+        tools = RewardTools(rule, call.cache, call.store, call.settings.execute)
         return train_rl(tuning_job(call), call.settings.rl, tools=tools, **rows_by_system(call))

@@ -17,6 +17,8 @@ class Columns:
     prompts: Sequence[Any]
     """Chat messages."""
     completion_ids: Sequence[Sequence[int]]
+    tests: Sequence[str | None] = ()
+    """Python source that the completion's code has to pass; None for a row without."""
 
     @classmethod
     def for_trying(cls, completions: Sequence[str], answer: str) -> Columns:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from lorapar.comparing import EXACT, AnswerRule
-from lorapar.config import RewardConfig, RlConfig
+from lorapar.config import ExecuteConfig, RewardConfig, RlConfig
 from lorapar.progress import Progress
 from lorapar.store import ObjectStore
-from lorapar.training.rewards import Reward, load_rewards
+from lorapar.training.rewards import PASSES_TESTS, Reward, load_rewards
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,8 @@ class RewardTools:
     cache: Path | None = None
     """Folder for what judges said; None: it is remembered in the store alone, or not at all."""
     store: ObjectStore | None = None
+    execute: ExecuteConfig = field(default_factory=ExecuteConfig)
+    """The sandbox that code is tested in."""
 
 
 @contextmanager
@@ -53,11 +55,23 @@ class _Opener:
             judge = JudgeReward(name, options.judge, self._judge_cache(), self._progress)
             self._stack.callback(judge.close)
             return judge
+        if name == PASSES_TESTS:
+            return self._passes_tests()
         from lorapar.training.reward_model import ModelReward
 
         if options.reward_model is None:
             raise AssertionError("a reward without judge or model was to be opened")
         return ModelReward(name, options.reward_model, self._dtype, self._progress)
+
+    def _passes_tests(self) -> Any:
+        from lorapar.training.passes_tests import PassesTests, sandbox_pool
+
+        pool = self._stack.enter_context(sandbox_pool(self._tools.execute))
+        if pool.gaps:
+            self._progress.say(
+                f"warning: generated code could {', '.join(pool.gaps)}, because execute.sandbox is best_effort"
+            )
+        return PassesTests(pool)
 
     def _judge_cache(self) -> Any:
         from lorapar.training.judge import judge_cache

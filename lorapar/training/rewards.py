@@ -76,6 +76,10 @@ REWARDS: Mapping[str, RewardFunction] = {
 """The rewards that can be named in `rl.rewards` without an import path."""
 
 
+PASSES_TESTS = "passes_tests"
+"""The reward of `lorapar.training.passes_tests`, which needs the sandbox."""
+
+
 @dataclass(frozen=True)
 class Reward:
     """A reward as the settings name and weigh it."""
@@ -98,7 +102,7 @@ class Reward:
 
 
 Opener = Callable[[str, RewardConfig], Any]
-"""Makes the function of a judge or reward model."""
+"""Makes the function of a judge, a reward model or `passes_tests`."""
 
 
 def load_rewards(
@@ -111,14 +115,14 @@ def load_rewards(
     """The rewards of `rl.rewards`, each tried out once, so that a faulty one stops the run before anything is trained.
 
     A key is one of `REWARDS`, `trl.rewards:NAME`, or an import path `package.module:function` of a function with the
-    same parameters. Judges and reward models are made by `opener` and not tried out; without one they are left out, as
-    rewards of TRL are where it is not installed.
+    same parameters. Judges, reward models and `passes_tests` are made by `opener` and not tried out; without one
+    they are left out, as rewards of TRL are where it is not installed.
     Raises BadInputError naming the reward that cannot be imported, called, or does not return what it must.
     """
     rewards = []
     for name, value in config.items():
         options = value if isinstance(value, RewardConfig) else RewardConfig(weight=value)
-        if options.brings_its_own:
+        if options.brings_its_own or name == PASSES_TESTS:
             if opener is not None:
                 rewards.append(Reward(name, options.weight, opener(name, options)))
             continue

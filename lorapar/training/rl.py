@@ -25,7 +25,7 @@ from lorapar.records import OMISSIONS, Example, Omission, omissions_of
 from lorapar.training.arguments import for_one_device, rl_arguments
 from lorapar.training.columns import Columns
 from lorapar.training.reward_tools import RewardTools, opened_rewards
-from lorapar.training.rewards import REWARDS, Reward
+from lorapar.training.rewards import PASSES_TESTS, REWARDS, Reward
 from lorapar.training.rows import prompts_per_step, rl_rows, unseen_rows
 from lorapar.training.session import Method, Outcome, Session, TrainingJob, train, write_summary
 from lorapar.training.trainers import NO_SAY, CarefulGRPOTrainer, VllmGRPOTrainer
@@ -164,8 +164,9 @@ def _data(job: TrainingJob, rows: Sequence[Row]) -> Dataset:
             "id": row["id"],
             "prompt": row["prompt"],
             "reference": [] if row["reference"] is None else list(all_references(row["reference"])),
-            "question": example.question,
+            "question": example.asked,
             "answer": example.answer,
+            "tests": example.tests or "",
         }
         for row, (example, _) in zip(chat_rows(rows, job.prompts), rows, strict=True)
     ]
@@ -175,7 +176,7 @@ def _data(job: TrainingJob, rows: Sequence[Row]) -> Dataset:
 def completion_reader(session: Session, reward: Reward) -> Callable[[str], str]:
     """A completion as a reward reads it: without what ends it, and for the built-in ones in the tags that they know."""
     end, prompts = answer_end(session.tokenizer), session.job.prompts
-    if reward.name not in REWARDS:
+    if reward.name not in (*REWARDS, PASSES_TESTS):
         return end.cut
     opened = opens_steps(session.tokenizer, prompts)
     return lambda text: prompts.tags.read(end.cut(text), opened=opened)
@@ -186,7 +187,13 @@ def _for_trl(reward: Reward, read: Callable[[str], str]) -> Callable[..., list[f
 
     def rewarded(completions: Sequence[Any], reference: Sequence[Sequence[str]], **columns: Any) -> list[float | None]:
         references: list[References] = [tuple(one) for one in reference]
-        seen = Columns(columns["question"], columns["answer"], columns["prompts"], columns["completion_ids"])
+        seen = Columns(
+            questions=columns["question"],
+            answers=columns["answer"],
+            prompts=columns["prompts"],
+            completion_ids=columns["completion_ids"],
+            tests=columns["tests"],
+        )
         return reward([read(completion[0]["content"]) for completion in completions], references, seen)
 
     rewarded.__name__ = reward.name

@@ -116,7 +116,9 @@ def rl_rows(
 
 
 def _can_be_rewarded(example: Example, config: RlConfig) -> bool:
-    """Whether a row has a short answer, or a judge or reward model needs none."""
+    """Whether a row has a short answer, or tests that are asked for, or a judge or reward model needs neither."""
+    if example.tests is not None and "passes_tests" in config.rewards:
+        return True
     return example.reference is not None or any(one.brings_its_own for one in config.reward_configs().values())
 
 

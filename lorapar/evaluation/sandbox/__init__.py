@@ -8,5 +8,6 @@ modules here use the standard library only (and pyseccomp), because the warden s
 
 from lorapar.evaluation.sandbox.client import Sandbox, SandboxPool
 from lorapar.evaluation.sandbox.limits import Limits, Outcome
+from lorapar.evaluation.sandbox.tested import CodeUnderTest
 
-__all__ = ["Limits", "Outcome", "Sandbox", "SandboxPool"]
+__all__ = ["CodeUnderTest", "Limits", "Outcome", "Sandbox", "SandboxPool"]

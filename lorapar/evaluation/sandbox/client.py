@@ -20,6 +20,7 @@ from typing import Any, Literal, Self
 from lorapar.errors import BadInputError
 from lorapar.evaluation.sandbox.attempts import managed, outside_file, program
 from lorapar.evaluation.sandbox.limits import Limits, Outcome
+from lorapar.evaluation.sandbox.tested import CodeUnderTest
 
 Policy = Literal["strict", "best_effort"]
 # Isolated mode forgets PYTHONPATH, so that the warden is told where this process imports from.
@@ -67,9 +68,10 @@ class Sandbox(_Startable):
         self.gaps: list[str] = []
         """What generated code can do here although it should not; empty under `strict`."""
 
-    def run(self, source: str) -> Outcome:
-        """Run a program (UTF-8 Python source) under the limits."""
-        return Outcome(**self._ask({"source": source, "limits": asdict(self._limits)}))
+    def run(self, source: str | CodeUnderTest) -> Outcome:
+        """Run a program (UTF-8 Python source), or an answer against its tests, under the limits."""
+        job = asdict(source) if isinstance(source, CodeUnderTest) else {"source": source}
+        return Outcome(**self._ask({**job, "limits": asdict(self._limits)}))
 
     def _start(self) -> None:
         self._place = place = self._make_place()
@@ -167,7 +169,7 @@ class SandboxPool(_Startable):
         """What generated code can do here although it should not."""
         return self._sandboxes[0].gaps
 
-    def outcomes(self, sources: Iterable[str]) -> Iterator[tuple[int, Outcome]]:
+    def outcomes(self, sources: Iterable[str | CodeUnderTest]) -> Iterator[tuple[int, Outcome]]:
         """(place among the sources, outcome) of each program, as they come."""
         pool = ThreadPoolExecutor(len(self._sandboxes))
         try:
@@ -178,7 +180,7 @@ class SandboxPool(_Startable):
             # What runs now ends with its sandbox; whoever stops in the middle does not wait for the rest.
             pool.shutdown(wait=False, cancel_futures=True)
 
-    def _run(self, source: str) -> Outcome:
+    def _run(self, source: str | CodeUnderTest) -> Outcome:
         sandbox = self._free.get()
         try:
             return sandbox.run(source)

@@ -1,10 +1,11 @@
 """The warden: a small process without secrets that runs one generated program after the other and watches over each.
 
 It reads jobs and writes outcomes, both as one JSON object a line: {"source", "limits"} in, {"status", "detail",
-"seconds"} out. Its first line says which layers this machine allows. It is started with an empty environment, so what a
-program's parent knows is nothing. A program is its child: forked, confined (`confine`), then replaced by a bare
-interpreter (no site, no environment) that runs PROGRAM. That it ran to the end is told by a random word that it is
-given and hands back; an exit code would be 0 as well after `sys.exit()` in the middle.
+"seconds"} out. A job with `tests` runs its source and the tests in two processes (`tested`). Its first line says which
+layers this machine allows. It is started with an empty environment, so what a program's parent knows is nothing. A
+program is its child: forked, confined (`confine`), then replaced by a bare interpreter (no site, no environment) that
+runs PROGRAM. That it ran to the end is told by a random word that it is given and hands back; an exit code would be 0
+as well after `sys.exit()` in the middle.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from typing import Any
 from lorapar.evaluation.sandbox.confine import Layers, confine, interpreter, prctl
 from lorapar.evaluation.sandbox.find_layers import find_layers
 from lorapar.evaluation.sandbox.limits import Limits, Outcome, Status
+from lorapar.evaluation.sandbox.tested import ANSWER_FILE, ANSWER_PROGRAM, TESTS_FILE, TESTS_PROGRAM
 
 PROGRAM = """\
 import os
@@ -54,7 +56,7 @@ def main() -> None:
     _tell({"layers": layers.words()})
     for line in sys.stdin:
         job = json.loads(line)
-        _tell(asdict(run(job["source"], Limits(**job["limits"]), layers, place)))
+        _tell(asdict(run(job["source"], Limits(**job["limits"]), layers, place, job.get("tests"))))
 
 
 def _tell(value: dict[str, Any]) -> None:
@@ -62,18 +64,28 @@ def _tell(value: dict[str, Any]) -> None:
     sys.stdout.flush()
 
 
-def run(source: str, limits: Limits, layers: Layers, place: Path) -> Outcome:
-    """Run one program in a scratch folder of its own, which is gone afterwards."""
+def run(source: str, limits: Limits, layers: Layers, place: Path, tests: str | None = None) -> Outcome:
+    """Run one program, or one and its tests, in scratch folders of their own, which are gone afterwards."""
     scratch = Path(tempfile.mkdtemp(prefix="program-", dir=place))
     try:
-        (scratch / "program.py").write_text(source, encoding="utf-8", errors="replace")
-        if layers.run_as is not None:
-            for path in (scratch, scratch / "program.py"):
-                os.chown(path, layers.run_as, layers.run_as)
-        return Watch(scratch, limits, layers).run()
+        if tests is None:
+            _write(scratch / "program.py", source, layers)
+            return Watch(scratch, limits, layers).run()
+        os.chmod(scratch, 0o711)  # noqa: S103 - the two folders in it are each program's own
+        for folder, name, text in (("answer", ANSWER_FILE, source), ("tests", TESTS_FILE, tests)):
+            (scratch / folder).mkdir(mode=0o700)
+            _write(scratch / folder / name, text, layers)
+        return TestedWatch(scratch, limits, layers).run()
     finally:
         end_children()
         remove(scratch)
+
+
+def _write(path: Path, source: str, layers: Layers) -> None:
+    path.write_text(source, encoding="utf-8", errors="replace")
+    if layers.run_as is not None:
+        for one in (path.parent, path):
+            os.chown(one, layers.run_as, layers.run_as)
 
 
 class Watch:
@@ -88,9 +100,7 @@ class Watch:
         """Start it, watch it, end it."""
         started = time.monotonic()
         inward, outward, verdict = os.pipe(), os.pipe(), os.pipe()
-        child = os.fork()
-        if child == 0:
-            self._become_program(inward[0], outward[1], verdict[1])
+        child = self._start(inward[0], outward[1], verdict[1])
         for end in (inward[0], outward[1], verdict[1]):
             os.close(end)
         os.write(inward[1], self._word)
@@ -103,23 +113,32 @@ class Watch:
             os.close(verdict[0])
         return Outcome(status, detail, round(time.monotonic() - started, 3))
 
-    def _become_program(self, inward: int, outward: int, verdict: int) -> None:
+    def _start(self, inward: int, outward: int, verdict: int) -> int:
+        """The process that may hand back the word; it gets these ends of pipes."""
+        return self._forked((inward, outward, outward, verdict), self._scratch, PROGRAM)
+
+    def _forked(self, ends: tuple[int, ...], folder: Path, program: str) -> int:
+        """A confined child in a folder, with these as its files 0, 1, 2 and so on."""
+        child = os.fork()
+        if child == 0:
+            self._become_program(ends, folder, program)
+        return child
+
+    def _become_program(self, given: tuple[int, ...], folder: Path, program: str) -> None:
         """In the child: confine, then start the interpreter. Comes back never; a step that fails ends the child."""
         try:
             os.setsid()
             signal.signal(signal.SIGPIPE, signal.SIG_DFL)
             # High numbers first, so that none of them is overwritten before it is copied.
-            ends = [
-                os.dup2(end, 100 + n, inheritable=True) for n, end in enumerate((inward, outward, outward, verdict))
-            ]
+            ends = [os.dup2(end, 100 + n, inheritable=True) for n, end in enumerate(given)]
             for number, end in enumerate(ends):
                 os.dup2(end, number, inheritable=True)
-            os.closerange(4, 1 << 16)
-            os.chdir(self._scratch)
-            confine(self._limits, self._scratch, self._layers, _own_processes())
+            os.closerange(len(ends), 1 << 16)
+            os.chdir(folder)
+            confine(self._limits, folder, self._layers, _own_processes())
             python = str(interpreter())
-            environment = {"HOME": str(self._scratch), "TMPDIR": str(self._scratch), "PATH": "", "LANG": "C.UTF-8"}
-            os.execve(python, [python, "-I", "-S", "-B", "-X", "utf8", "-c", PROGRAM], environment)  # noqa: S606
+            environment = {"HOME": str(folder), "TMPDIR": str(folder), "PATH": "", "LANG": "C.UTF-8"}
+            os.execve(python, [python, "-I", "-S", "-B", "-X", "utf8", "-c", program], environment)  # noqa: S606
         except BaseException as error:
             with suppress(OSError):
                 os.write(2, f"sandbox: {error}".encode())
@@ -176,6 +195,20 @@ class Watch:
         lines = bytes(self._output).decode("utf-8", "replace").strip().splitlines()
         text = "".join(letter if letter.isprintable() else "?" for letter in lines[-1]) if lines else ""
         return text[:_DETAIL_CHARACTERS]
+
+
+class TestedWatch(Watch):
+    """A run of an answer and its tests: what is watched are the tests, which alone have the word."""
+
+    def _start(self, inward: int, outward: int, verdict: int) -> int:
+        calls, replies = os.pipe(), os.pipe()
+        nothing = os.open(os.devnull, os.O_WRONLY)
+        self._forked((calls[0], nothing, nothing, replies[1]), self._scratch / "answer", ANSWER_PROGRAM)
+        tests = (inward, outward, outward, verdict, calls[1], replies[0])
+        child = self._forked(tests, self._scratch / "tests", TESTS_PROGRAM)
+        for end in (*calls, *replies, nothing):
+            os.close(end)
+        return child
 
 
 def _leave() -> None:

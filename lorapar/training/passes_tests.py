@@ -1,0 +1,49 @@
+"""Code as System 2: 1.0 where a completion's code passes the tests of its row, in the sandbox.
+
+Each completion runs in a process of its own and the tests in another (`lorapar.evaluation.sandbox.tested`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from lorapar.answers import References, extract_tagged
+from lorapar.config import ExecuteConfig
+from lorapar.evaluation.execution import limits_of
+from lorapar.evaluation.sandbox import CodeUnderTest, SandboxPool
+from lorapar.training.columns import Columns
+
+_FENCED = re.compile(r"```[ \t]*(?:[\w+.-]*)[ \t]*\n(.*?)```", re.DOTALL)
+
+
+class PassesTests:
+    """The reward; `pool` is an open SandboxPool. No say about a row without tests."""
+
+    takes_columns = True
+
+    def __init__(self, pool: SandboxPool) -> None:
+        self._pool = pool
+
+    def __call__(
+        self, completions: Sequence[str], references: Sequence[References], columns: Columns
+    ) -> list[float | None]:
+        """Equal pairs of code and tests are run once."""
+        rows = zip(completions, columns.tests, strict=True)
+        pairs = [CodeUnderTest(code_of(text), tests or "") for text, tests in rows]
+        run = list(dict.fromkeys(pair for pair in pairs if pair.tests and pair.source.strip()))
+        passed = {run[place]: outcome.passed for place, outcome in self._pool.outcomes(run)}
+        return [float(passed.get(pair, False)) if pair.tests else None for pair in pairs]
+
+
+def code_of(completion: str) -> str:
+    """The code in a completion: the last fenced block of what stands in the answer tags, or of all of it; else that."""
+    said = extract_tagged(completion)
+    text = completion if said is None else said
+    blocks = _FENCED.findall(text)
+    return str(blocks[-1]) if blocks else text
+
+
+def sandbox_pool(settings: ExecuteConfig) -> SandboxPool:
+    """Sandboxes with the limits of the section `execute`; a context manager that refuses what is not confined."""
+    return SandboxPool(limits_of(settings), settings.sandbox, settings.workers)
