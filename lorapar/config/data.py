@@ -67,6 +67,11 @@ class LengthConfig(Section):
     min_tokens: Positive | None = Field(None, description="Fewest tokens of the model, its chat template aside")
     max_tokens: Positive | None = Field(None, description="Most tokens of the model, its chat template aside")
 
+    @property
+    def in_tokens(self) -> bool:
+        """Whether a limit is in tokens, so that a tokenizer is needed."""
+        return self.min_tokens is not None or self.max_tokens is not None
+
     @model_validator(mode="after")
     def _in_order(self) -> LengthConfig:
         for unit in ("characters", "tokens"):

@@ -110,7 +110,7 @@ class _Builder:
             self.seen[f"have something in '{column}', which is not read"] += 1
         if self._recognised and self._mapping.answer == "completion" and row.get("label") is False:
             raise BadRowError(f"{where}: 'label' is false, so 'completion' is what shall not be written")
-        if self._mapping.messages and row.get("tools") and "tools" not in used:
+        if self._mapping.messages and row.get("tools") not in (None, "", "[]", []) and "tools" not in used:
             self.seen["list 'tools' and call none; the model is not told of them"] += 1
 
     def _conversation(self, where: str, row: dict[str, Any]) -> Conversation | None:

@@ -10,7 +10,7 @@ from itertools import chain, islice
 from lorapar.config import ColumnMapping, DataConfig
 from lorapar.data.examples import make_examples, same_text
 from lorapar.data.mapping import RECOGNISED_BY, mapping_for
-from lorapar.data.mix import CountTokens, SourceCounts, drawn, of_length, repeats, without_repeats
+from lorapar.data.mix import CountTokens, SourceCounts, drawn, of_length, repeats, shares, without_repeats
 from lorapar.data.readers import RawRow
 from lorapar.data.source import Kind, kind_of, source_rows
 from lorapar.data.taskmix import generate_task_mix
@@ -76,7 +76,7 @@ def load_data(config: DataConfig, seed: int, count_tokens: CountTokens | None = 
         SourceCounts(part.source, rows, rows - asked_once, asked_once - fitting, some)
         for part, rows, asked_once, fitting, some in zip(config.parts, *sizes, strict=True)
     ]
-    mixing = _source_notes(config, read, counts) if config.sources else []
+    mixing = [*_limits_reached(config, read), *shares(counts)] if config.sources else []
     return LoadedData(
         _split(list(chain.from_iterable(mixed)), config.heldout, seed),
         [line for one in read for line in one.left_out],
@@ -159,17 +159,13 @@ def _task_mix(config: DataConfig, seed: int) -> list[Example]:
     return [Example.model_validate({_FIELD_OF.get(key, key): value for key, value in row.items()}) for row in rows]
 
 
-def _source_notes(config: DataConfig, read: list[LoadedData], counts: list[SourceCounts]) -> list[str]:
-    """How many rows of each source take part; a source that is drawn from says of how many."""
-    total = sum(one.kept for one in counts)
-    found = []
-    for part, loaded, one in zip(config.parts, read, counts, strict=True):
-        if loaded.more:
-            found.append(f"the limit of {part.source} is {part.limit:,}: the rows behind them are not read")
-        had = one.rows - one.repeated - one.by_length
-        some = f", drawn from {had:,} by weight and limit" if one.kept < had else ""
-        found.append(f"{one.kept:,} of {total:,} rows are of {one.source}{some}")
-    return found
+def _limits_reached(config: DataConfig, read: list[LoadedData]) -> list[str]:
+    """Sources that have more rows than their own limit."""
+    return [
+        f"the limit of {part.source} is {part.limit:,}: the rows behind them are not read"
+        for part, one in zip(config.parts, read, strict=True)
+        if one.more
+    ]
 
 
 def _require_a_reference(examples: list[Example], mapping: ColumnMapping, source: str) -> None:

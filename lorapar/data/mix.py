@@ -6,12 +6,15 @@ import hashlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lorapar.config import DataConfig
 from lorapar.config.data import LengthConfig
 from lorapar.data.examples import same_text
 from lorapar.records import Example, Omission
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 CountTokens = Callable[[str], int]
 
@@ -63,6 +66,13 @@ def repeats(sources: Sequence[Sequence[Example]], kept: Sequence[Sequence[Exampl
     )
 
 
+def token_counter(length: LengthConfig, tokenizer: PreTrainedTokenizerBase) -> CountTokens | None:
+    """Counts a text's tokens; None where no limit is in tokens."""
+    if not length.in_tokens:
+        return None
+    return lambda text: len(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
 def of_length(
     examples: Sequence[Example], length: LengthConfig, count_tokens: CountTokens | None, what: str = "rows left out"
 ) -> tuple[list[Example], Omission]:
@@ -71,7 +81,7 @@ def of_length(
         "min_characters": lambda one: _characters(one) < (length.min_characters or 0),
         "max_characters": lambda one: _characters(one) > (length.max_characters or math.inf),
     }
-    if count_tokens is not None and (length.min_tokens or length.max_tokens):
+    if count_tokens is not None and length.in_tokens:
         tokens = {one.id: count_tokens(one.asked) + count_tokens(one.answer) for one in examples}
         outside["min_tokens"] = lambda one: tokens[one.id] < (length.min_tokens or 0)
         outside["max_tokens"] = lambda one: tokens[one.id] > (length.max_tokens or math.inf)
@@ -95,6 +105,17 @@ def of_length(
 
 def _characters(example: Example) -> int:
     return len(example.asked) + len(example.answer)
+
+
+def shares(counts: Sequence[SourceCounts]) -> list[str]:
+    """How many rows of each source take part; a source that is drawn from says of how many."""
+    total = sum(one.kept for one in counts)
+    found = []
+    for one in counts:
+        had = one.rows - one.repeated - one.by_length
+        some = f", drawn from {had:,} by weight and limit" if one.kept < had else ""
+        found.append(f"{one.kept:,} of {total:,} rows are of {one.source}{some}")
+    return found
 
 
 def drawn(sources: Sequence[Sequence[Example]], config: DataConfig, seed: int) -> list[list[Example]]:

@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING
 from lorapar.basemodel import wheel
 from lorapar.basemodel.resolve import Kind, kind_of
 from lorapar.config import RunConfig
-from lorapar.data import load_examples
+from lorapar.data import LoadedData, load_data
+from lorapar.data.mix import shares, token_counter
 from lorapar.data.source import has_hub
 from lorapar.errors import BadInputError
+from lorapar.evaluation.contamination import contamination
 from lorapar.progress import Progress, Silent
 from lorapar.records import Example, Omission, read_records, sample_rows
 
@@ -39,18 +41,36 @@ def planned_omissions(config: RunConfig, stages: Sequence[str]) -> list[str]:
     if tokenizer is None:
         return []
     try:
-        rows = [row for row in load_examples(config.data, config.seed) if row.split == "train"]
+        loaded = load_data(config.data, config.seed, token_counter(config.data.length, tokenizer))
+        lines, kept = _of_prepare(config, loaded)
     except ModuleNotFoundError:  # no pyarrow for Parquet
         return []
+    rows = [row for row in kept if row.split == "train"]
     few = sample_rows(rows, MOST_ROWS, config.seed)
     try:
         found = list(_of_all(config, stages, few, tokenizer))
     except BadInputError as error:
         if len(few) == len(rows):
             raise
-        return [f"of {len(few):,} rows that were looked at: {error}"]
+        return [*lines, f"of {len(few):,} rows that were looked at: {error}"]
     unsure = " (were all of them its own: the vote decides)" if any(row.known_system is None for row in few) else ""
-    return [f"{'WARNING: ' if one.is_much else ''}{stage}: {one.line}{unsure}" for stage, one in found if one.count]
+    return [*lines, *(_line(stage, one) + unsure for stage, one in found if one.count)]
+
+
+def _of_prepare(config: RunConfig, loaded: LoadedData) -> tuple[list[str], list[Example]]:
+    """What prepare will say of sources, lengths and rows that are evaluated, and the rows that it keeps.
+
+    Benchmarks of the hub are left to prepare.
+    """
+    here = [one for one in config.data.benchmarks if one.data is not None]
+    said: list[str] = shares(loaded.sources)
+    found = contamination(loaded.examples, config.data, here, config.seed, said.append)
+    omissions = [one for one in (*loaded.omissions, *found.omissions) if one.count]
+    return [*(f"prepare: {line}" for line in said), *(_line("prepare", one) for one in omissions)], found.kept
+
+
+def _line(stage: str, one: Omission) -> str:
+    return f"{'WARNING: ' if one.is_much else ''}{stage}: {one.line}"
 
 
 def say_ahead(config: RunConfig, tally: dict[str, Path], stages: Sequence[str], progress: Progress) -> None:

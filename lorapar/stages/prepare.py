@@ -13,12 +13,11 @@ from typing import TYPE_CHECKING, Any
 from lorapar.config import DataConfig, ModelConfig, PromptConfig
 from lorapar.config.data import TASK_MIX
 from lorapar.data import LoadedData, data_digest, load_data
-from lorapar.data.mix import CountTokens
-from lorapar.data.overlap import HELDOUT_ROWS, Overlap, overlaps, question_text
+from lorapar.data.mix import CountTokens, token_counter
 from lorapar.errors import BadInputError, IntegrityError
-from lorapar.evaluation.benchmarks import benchmark_questions
+from lorapar.evaluation.contamination import contamination
 from lorapar.progress import say_omissions
-from lorapar.records import OMISSIONS, Example, Omission, omissions_of, write_json, write_records
+from lorapar.records import OMISSIONS, Omission, omissions_of, write_json, write_records
 from lorapar.stages.contract import Metrics, StageCall, StageSettings, StageSpec
 from lorapar.stages.model_text import row_check
 
@@ -56,23 +55,22 @@ def run(call: StageCall[Settings]) -> Metrics:
     loaded = load_data(data, call.settings.seed, _token_counter(data, check))
     if data.named == TASK_MIX:
         loaded = _in_tags(loaded, call.settings.prompts)
-    evaluated = _evaluated(call, loaded.examples)
-    overlap = overlaps([one for one in loaded.examples if one.split == "train"], evaluated)
-    loaded = _without(loaded, overlap) if data.decontaminate else loaded
+    found = contamination(loaded.examples, data, data.benchmarks, call.settings.seed, call.progress.say)
+    loaded = replace(loaded, examples=found.kept)
     _check_text(call, loaded, check)
-    omissions = [*loaded.omissions, *_overlap_omissions(overlap, loaded, data), *_omissions(loaded)]
+    omissions = [*loaded.omissions, *found.omissions, *_omissions(loaded)]
     _tell(call, loaded, omissions)
     folder = call.output("examples")
     write_records(folder / "examples.jsonl", loaded.examples)
     summary = {"source": data.named, "digest": digest, **_summary(loaded), OMISSIONS: omissions_of(*omissions)}
     if data.sources:
         summary["sources"] = [one.summary() for one in loaded.sources]
-    if overlap:  # where nothing is found, another benchmark leaves the output as it was, and what reads it too
-        summary["overlap"] = {"rows": [asdict(one) for one in overlap], "left_out": data.decontaminate}
+    if found.overlap:  # where nothing is found, another benchmark leaves the output as it was, and what reads it too
+        summary["overlap"] = {"rows": [asdict(one) for one in found.overlap], "left_out": data.decontaminate}
     write_json(folder / "summary.json", summary)
     rows = {f"rows_{name}": float(summary["splits"][name]["rows"]) for name in ("train", "heldout")}
     left_out = len(loaded.left_out) + sum(one.count for one in loaded.omissions)
-    return {**rows, "rows_left_out": float(left_out), "rows_overlapping": float(len(overlap))}
+    return {**rows, "rows_left_out": float(left_out), "rows_overlapping": float(len(found.overlap))}
 
 
 def _in_tags(loaded: LoadedData, prompts: PromptConfig) -> LoadedData:
@@ -83,55 +81,11 @@ def _in_tags(loaded: LoadedData, prompts: PromptConfig) -> LoadedData:
 
 def _token_counter(data: DataConfig, check: RowCheck | None) -> CountTokens | None:
     """Counts a text's tokens by the model's tokenizer, where the settings have limits in tokens."""
-    if data.length.min_tokens is None and data.length.max_tokens is None:
-        return None
-    if check is None:
+    if check is not None:
+        return token_counter(data.length, check.tokenizer)
+    if data.length.in_tokens:
         raise BadInputError("data.length: limits in tokens need torch and transformers: pip install 'lorapar[train]'")
-    tokenizer = check.tokenizer
-    return lambda text: len(tokenizer(text, add_special_tokens=False)["input_ids"])
-
-
-def _evaluated(call: StageCall[Settings], examples: list[Example]) -> dict[str, list[tuple[str, str]]]:
-    """(row, question) of all that the run evaluates: its held-out rows, and by name its benchmarks."""
-    evaluated = {HELDOUT_ROWS: [(one.id, question_text(one)) for one in examples if one.split == "heldout"]}
-    for benchmark in call.settings.data.benchmarks:
-        questions = benchmark_questions(benchmark, call.settings.seed)
-        if questions is None:
-            call.progress.say(
-                f"data.decontaminate: rows are not compared with {benchmark.task}, whose rows lm-eval keeps"
-            )
-        else:
-            evaluated[benchmark.task] = questions
-    return evaluated
-
-
-def _without(loaded: LoadedData, overlap: list[Overlap]) -> LoadedData:
-    ids = {one.example_id for one in overlap}
-    kept = [one for one in loaded.examples if one.id not in ids]
-    if overlap and not any(one.split == "train" for one in kept):
-        raise BadInputError(
-            f"data.decontaminate: every training row shares its question with what is evaluated, the first: "
-            f"{overlap[0].line}; use other rows, or set data.decontaminate=false"
-        )
-    return replace(loaded, examples=kept)
-
-
-def _overlap_omissions(overlap: list[Overlap], loaded: LoadedData, data: DataConfig) -> list[Omission]:
-    """What was found, by what evaluates it; with data.decontaminate off the rows are trained on all the same."""
-    if not overlap:
-        return []
-    training = sum(one.split == "train" for one in loaded.examples)
-    by_measure = Counter(one.measure for one in overlap)
-    found = ", ".join(f"{measure} {count:,}" for measure, count in by_measure.items())
-    return [
-        Omission(
-            count=len(overlap),
-            total=training + (len(overlap) if data.decontaminate else 0),
-            what="training rows left out" if data.decontaminate else "training rows are trained on all the same",
-            why=f"their questions share words with what is evaluated ({found}), the first: {overlap[0].line}",
-            remedy=f"set data.decontaminate={'false to train on them' if data.decontaminate else 'true'}",
-        )
-    ]
+    return None
 
 
 def _check_text(call: StageCall[Settings], loaded: LoadedData, check: RowCheck | None) -> None:

@@ -12,6 +12,7 @@ from lorapar.data import load_examples
 from lorapar.errors import BadInputError
 from lorapar.local.forecast import planned_omissions, say_ahead
 from lorapar.records import write_records
+from lorapar.stages.plan import make_plan
 from tests.local.test_run import Spoken
 
 BOTH = ("sft", "rl")
@@ -75,3 +76,30 @@ def test_what_the_vote_dealt_is_said_exactly_and_too_few_rows_end_the_run(tmp_pa
     few = config(tmp_path, rows(6, 3), "rl.batch_size=20", "sft.warmup_system2_examples=0")
     with pytest.raises(BadInputError, match=r"one step of RL needs 5 different prompts .* there are only 4"):
         say_ahead(few, tally, BOTH, spoken)
+
+
+def test_a_plan_says_what_prepare_will_leave_out(tmp_path) -> None:
+    asked = "A shop sells four red kites and nine blue ones on every day of the week: how many kites in a week?"
+    data = [*rows(8, 0), {"question": asked, "answer": "91", "reference": "91"}, *rows(0, 1)]
+    other = tmp_path / "other.jsonl"
+    other.write_text(json.dumps(data[0]) + "\n" + json.dumps({**data[0], "question": "Hello?"}) + "\n")
+    bench = tmp_path / "bench.jsonl"
+    bench.write_text(json.dumps({"question": asked.upper(), "answer": "#### 91"}) + "\n")
+    path = config(tmp_path, data).data.source
+    chosen = load_config(
+        preset="tiny",
+        overrides=[
+            f"data.sources=[{{source: {path}}}, {{source: {other}}}]",
+            "data.length={max_tokens: 200}",
+            "data.heldout=1",
+            f"evaluate.benchmarks=[{{task: gsm8k, data: {bench}}}]",
+        ],
+    )
+    resolved = make_plan(chosen).config
+    lines = [line for line in planned_omissions(resolved, ("sft",)) if line.startswith("prepare: ")]
+    assert lines[:2] == [f"prepare: 9 of 10 rows are of {path}", f"prepare: 1 of 10 rows are of {other}"]
+    assert [line.partition(": ")[2].partition(":")[0] for line in lines[2:]] == [
+        "1 of 12 rows left out",
+        f"1 of 10 rows of {path} left out",
+        "1 of 9 training rows left out",
+    ]
