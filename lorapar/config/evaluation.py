@@ -4,48 +4,111 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, JsonValue, StringConstraints, model_validator
 
 from lorapar.config.base import Positive, Section
 from lorapar.config.voting import VllmOptions
 
-BenchmarkTask = Literal["gsm8k", "mmlu", "humaneval"]
-
+BUILT_IN = ("gsm8k", "mmlu", "humaneval")
+"""Benchmarks with task files, rows and rules of lorapar's own; every other name is a task of lm-eval."""
 MMLU_SHOTS = 5
 """Worked examples of each subject in the split `dev` of cais/mmlu."""
+_LONGEST = 512
+
+Task = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
 
 
 class BenchmarkConfig(Section):
-    """One public benchmark, asked through lm-eval."""
+    """One benchmark, asked through lm-eval: one of the three built in, or any task by its name."""
 
-    task: BenchmarkTask = Field(description="Which benchmark")
-    few_shot: Annotated[int, Field(ge=0)] = Field(0, description="Worked examples before each question")
+    task: Task = Field(description="gsm8k, mmlu, humaneval, or the name of any task of lm-eval or of `task_folder`")
+    few_shot: Annotated[int, Field(ge=0)] | None = Field(
+        None, description="Worked examples before each question; absent: as the task has it, of those built in none"
+    )
     limit: Positive | None = Field(None, description="Rows that are asked, drawn by the seed; absent: all")
-    max_new_tokens: Positive = Field(512, description="Longest answer in tokens; mmlu writes none")
+    max_new_tokens: Positive | None = Field(
+        None, description="Longest answer in tokens; absent: as the task has it, of those built in 512"
+    )
     chat: bool | None = Field(
         None,
         description="Ask through the chat template, gsm8k with the system message of System 2; absent: gsm8k only",
     )
+    system: Literal["system1", "system2"] | None = Field(
+        None, description="Whose system message opens a chat of a task by name; absent: none"
+    )
     data: str | None = Field(
-        None, description="Rows: a .jsonl, .jsonl.gz, .csv or .parquet file or its s3:// address; absent: from the hub"
+        None,
+        description="Rows of a benchmark built in: a .jsonl, .jsonl.gz, .csv or .parquet file or its s3:// address; "
+        "absent: from the hub",
     )
     few_shot_data: str | None = Field(
         None, description="Where worked examples come from; absent: the hub's own, or rows of `data` then left out"
     )
+    task_folder: str | None = Field(
+        None, description="Folder with task files (YAML) in lm-eval's format; absent: those that come with lm-eval"
+    )
+    trust_code: bool = Field(
+        False, description="Run Python code that task files of `task_folder` name (off: refuse it)"
+    )
+    metric: str | None = Field(
+        None,
+        description="Which metric says whether a row is right, such as `acc_norm` or, with its filter, "
+        "`exact_match,flexible-extract`; absent: the task's first that does",
+    )
+    overrides: dict[str, JsonValue] = Field(
+        default_factory=dict, description="Fields of the task file that are set otherwise, such as generation_kwargs"
+    )
     digest: str | None = Field(None, description="sha256 of the rows; filled in by `plan`")
+
+    @property
+    def built_in(self) -> bool:
+        """Whether rows and rules are lorapar's own."""
+        return self.task in BUILT_IN and self.task_folder is None
+
+    @property
+    def worked_examples(self) -> int:
+        """Worked examples of a benchmark built in."""
+        return self.few_shot or 0
+
+    @property
+    def longest_answer(self) -> int:
+        """Longest answer of a benchmark built in, in tokens."""
+        return self.max_new_tokens or _LONGEST
 
     @model_validator(mode="after")
     def _fits(self) -> BenchmarkConfig:
+        if self.task in ("system1", "system2"):
+            raise ValueError(f"task: '{self.task}' is what held-out rows are counted under; give the task another name")
+        if self.few_shot_data is not None and self.data is None:
+            raise ValueError("few_shot_data: does nothing where the rows come from the hub; give data too")
+        if self.built_in:
+            self._fits_built_in()
+        else:
+            self._fits_by_name()
+        return self
+
+    def _fits_built_in(self) -> None:
+        for key in ("trust_code", "metric", "overrides", "system"):
+            if getattr(self, key):
+                raise ValueError(f"{key}: does nothing for {self.task}, which is built in; leave it out")
         if self.task == "humaneval" and self.few_shot:
             raise ValueError("few_shot: humaneval has no worked examples; leave it out")
-        if self.task == "mmlu" and self.data is None and self.few_shot > MMLU_SHOTS:
+        if self.task == "mmlu" and self.data is None and self.worked_examples > MMLU_SHOTS:
             raise ValueError(
                 f"few_shot: the hub has {MMLU_SHOTS} worked examples of each subject of mmlu, fewer than "
                 f"{self.few_shot}; lower it, or name rows in data and few_shot_data"
             )
-        if self.few_shot_data is not None and self.data is None:
-            raise ValueError("few_shot_data: does nothing where the rows come from the hub; give data too")
-        return self
+
+    def _fits_by_name(self) -> None:
+        if self.data is not None:
+            raise ValueError(
+                f"data: only {', '.join(BUILT_IN)} take rows here; {self.task} reads those that its task file names "
+                "(dataset_path, data_files)"
+            )
+        if self.trust_code and self.task_folder is None:
+            raise ValueError("trust_code: does nothing without task_folder; leave it out")
+        if self.system is not None and not self.chat:
+            raise ValueError("system: does nothing where the task is not asked by chat; set chat: true or leave it out")
 
 
 class EvaluateConfig(Section):
@@ -59,7 +122,7 @@ class EvaluateConfig(Section):
         "transformers", description="What runs the models; vllm needs an environment (or the image) with vLLM"
     )
     vllm: VllmOptions | None = Field(None, description="Options of the engine, where backend is vllm")
-    benchmarks: tuple[BenchmarkConfig, ...] = Field((), description="Public benchmarks that every model is asked too")
+    benchmarks: tuple[BenchmarkConfig, ...] = Field((), description="Benchmarks that every model is asked too")
 
     @model_validator(mode="after")
     def _options_are_of_the_backend(self) -> EvaluateConfig:

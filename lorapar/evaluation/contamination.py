@@ -40,7 +40,10 @@ def contamination(
     for benchmark in benchmarks:
         questions = benchmark_questions(benchmark, seed)
         if questions is None:
-            say(f"data.decontaminate: rows are not compared with {benchmark.task}, whose rows lm-eval keeps")
+            say(
+                f"data.decontaminate: rows are not compared with {benchmark.task}: lm-eval, which has its rows, is not "
+                "installed here"
+            )
         else:
             evaluated[benchmark.task] = questions
     training = [one for one in examples if one.split == "train"]

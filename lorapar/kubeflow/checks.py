@@ -123,6 +123,12 @@ def check_reach(config: RunConfig, store: str | None, mounts: Sequence[str] = ()
                 "upload it and name its s3:// address"
             )
     _check_adapter(config, mounts)
+    for benchmark in config.evaluate.benchmarks:
+        if benchmark.task_folder is not None and not _is_below(benchmark.task_folder, mounts):
+            raise BadInputError(
+                f"evaluate.benchmarks[{benchmark.task}].task_folder: {benchmark.task_folder} lies on this machine, "
+                "where no pod can read it; mount a claim with it by a placement file and name its path there"
+            )
     for setting, name in _models(config).items():
         if name.startswith(_FOLDER_STARTS) and not _is_below(name, mounts):
             raise BadInputError(

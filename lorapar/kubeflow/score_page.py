@@ -49,7 +49,8 @@ def _benchmark(benchmark: Benchmark) -> str:
         f"| {row.model} | {row.rows} | {_with(row.strict, row.strict_interval)} | {row.lenient} |"
         for row in benchmark.rows
     ]
-    return "\n".join([f"## {benchmark.title}\n", "| model | rows | strict | lenient |", "|---|---|---|---|", *rows])
+    table = [f"## {benchmark.title}\n", "| model | rows | strict | lenient |", "|---|---|---|---|", *rows]
+    return "\n".join([*table, *(f"\n{note}" for note in benchmark.notes)])
 
 
 def _with(score: str, bounds: str) -> str:

@@ -125,7 +125,8 @@ def require_sandbox(nodes: Iterable[Node], config: RunConfig) -> None:
     tests = "passes_tests" in config.rl.rewards and "rl" in stages
     if tests:
         _require_tests(config)
-    generates = any(benchmark.task == "humaneval" for benchmark in config.evaluate.benchmarks) and "execute" in stages
+    code = any(one.task == "humaneval" and one.built_in for one in config.evaluate.benchmarks)
+    generates = code and "execute" in stages
     if (tests or generates) and find_spec("torch") is not None:
         _try_sandbox(config.execute.sandbox)
 

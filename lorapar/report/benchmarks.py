@@ -1,4 +1,4 @@
-"""Public benchmarks in the report: every model beside the others, with intervals and what an answer took."""
+"""Benchmarks in the report: every model beside the others, with intervals and what an answer took."""
 
 from __future__ import annotations
 
@@ -35,6 +35,8 @@ class Benchmark:
     title: str
     rows: Sequence[BenchmarkRow]
     changes: Sequence[Change]
+    notes: Sequence[str] = ()
+    """What lm-eval says of the task: its version, and each model's metrics with their standard errors."""
 
 
 def benchmarks(facts: Facts) -> list[Benchmark]:
@@ -48,6 +50,7 @@ def benchmarks(facts: Facts) -> list[Benchmark]:
             title=NAMES.get(name, name),
             rows=[_row(model, figures[name]) for model, figures in by_model.items() if name in figures],
             changes=[change for change in moved if change.system == name],
+            notes=_notes(name, by_model),
         )
         for name in names
         if name not in SYSTEMS
@@ -67,8 +70,35 @@ def _line(name: str, by_model: Mapping[str, Figures], change: Figures | None) ->
         for model, figures in by_model.items()
         if is_number(figures.get(name, {}).get("accuracy"))
     ]
+    if not scores:  # a task whose metrics are figures of all its rows together
+        scores = [
+            f"{model_name(model)} {figures[name]['metric']} {figures[name]['score']:.4g}"
+            for model, figures in by_model.items()
+            if is_number(figures.get(name, {}).get("score"))
+        ]
     moved = f" (after RL against base: {change['verdict']}, {p_value(change['p_value'])})" if change else ""
     return f"{NAMES.get(name, name)}: {', '.join(scores) or 'not scored'}{moved}"
+
+
+def _notes(name: str, by_model: Mapping[str, Figures]) -> list[str]:
+    found = {model: figures[name] for model, figures in by_model.items() if name in figures}
+    version = next((figures["version"] for figures in found.values() if figures.get("version")), None)
+    notes = [f"{NAMES.get(name, name)}: version {version} of the task"] if version else []
+    for model, figures in found.items():
+        scores = figures.get("scores") or {}
+        shown = [_score(metric, scores) for metric in scores if "_stderr," not in metric]
+        if shown:
+            notes.append(f"{NAMES.get(name, name)}, {model_name(model)}: {'; '.join(shown)}")
+    return notes
+
+
+def _score(metric: str, scores: Figures) -> str:
+    """`acc 0.25 (standard error 0.12)`; lm-eval writes N/A where there is one row, or no formula."""
+    name, _, filtered = metric.partition(",")
+    value, error = scores[metric], scores.get(f"{name}_stderr,{filtered}")
+    shown = f"{value:.4g}" if is_number(value) else str(value)
+    said = "" if error is None else f" (standard error {f'{error:.2g}' if is_number(error) else error})"
+    return f"{name if filtered in ('', 'none') else metric} {shown}{said}"
 
 
 def _row(model: str, figures: Figures) -> BenchmarkRow:

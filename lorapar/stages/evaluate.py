@@ -3,7 +3,9 @@
 summary.json holds `base`, `after_sft`, `after_rl` (the adapter as published) and, where there is one, `incumbent`, each
 with, by system, `_rows`, `_loss` (mean over rows, nats), `_cut_off` (share of answers that had not ended at the limit),
 `_accuracy` and `_interval` (strict rule, Wilson), `_lenient_accuracy` and `_lenient_interval`, and with
-`seconds_per_answer` (generation only, in batches) and `tokens_per_answer`; under `benchmarks` the same by benchmark;
+`seconds_per_answer` (generation only, in batches) and `tokens_per_answer`; under `benchmarks` the same by
+benchmark, with the task's `version` and, of tasks by name, `metric`, `score`, `stderr` (a number or "N/A") and all
+`scores`;
 `changes` (see `lorapar.evaluation.all_changes`); `confidence`, the level of all intervals; and `omissions`, what could
 not be judged or was cut off. answers.jsonl holds every answer with its verdicts, problems.jsonl what is needed to run
 answers that are code.
@@ -20,7 +22,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from lorapar.comparing import AnswerRule, answer_rule
 from lorapar.config import Comparison, EvaluateConfig, ModelConfig, PromptConfig
 from lorapar.errors import BadInputError
-from lorapar.evaluation.benchmarks import BenchmarkRows, load_rows, write_problems
+from lorapar.evaluation.benchmarks import Benchmark, load_benchmark, write_problems
 from lorapar.progress import say_omissions
 from lorapar.records import (
     OMISSIONS,
@@ -77,7 +79,7 @@ def _evaluate(call: StageCall[Settings], rule: AnswerRule) -> Metrics:
     from lorapar.evaluation.engines import open_engine
 
     settings = call.settings
-    benchmarks = [load_rows(one, settings.seed) for one in settings.evaluate.benchmarks]
+    benchmarks = [load_benchmark(one, settings.seed) for one in settings.evaluate.benchmarks]
     for remark in (remark for one in benchmarks for remark in one.remarks):
         call.progress.say(f"evaluate.benchmarks: {remark}")
     tokenizer = load_tokenizer(settings.model, call.progress)
@@ -141,7 +143,7 @@ def _ask_benchmarks(
     call: StageCall[Settings],
     contestants: dict[str, Path | None],
     engine: Engine,
-    benchmarks: list[BenchmarkRows],
+    benchmarks: list[Benchmark],
     remembered: Callable[..., RememberedModel | None],
     rule: AnswerRule,
 ) -> list[Asked]:
@@ -155,6 +157,7 @@ def _ask_benchmarks(
         scratch=call.scratch,
         on_add=call.keeper.tick,
         progress=call.progress,
+        seed=call.settings.seed,
         remembered=remembered,
         rule=rule,
     )
@@ -188,7 +191,7 @@ def _write(
     figures = {name: model_figures(batches[name], confidence) for name in models}
     for one in asked:
         answers[one.model] += one.answers
-        scores = benchmark_figures(one.answers, one.seconds, confidence)
+        scores = {**benchmark_figures(one.answers, one.seconds, confidence), **one.about}
         figures[one.model].setdefault("benchmarks", {})[one.benchmark] = scores
     folder = call.output("evaluation")
     write_records(folder / "answers.jsonl", (answer for name in models for answer in answers[name]))

@@ -93,7 +93,7 @@ def make_plan(config: RunConfig, accelerators: bool | None = None) -> Plan:
         parse_address(config.registry.address)
     if config.data.named != TASK_MIX and config.data.heldout == 0:
         raise BadInputError("data.heldout is 0, so nothing could be evaluated; hold some rows out (0.1: a tenth)")
-    check_benchmarks(config.evaluate, config.seed)
+    check_benchmarks(config.evaluate, config.seed, (*config.gate.measures, *config.gate.max_loss_of))
     sections = tuple(RunConfig.model_fields)
     resolved, said = with_number_formats(resolve_config(config, sections), sections, accelerators)
     return Plan(
@@ -119,14 +119,14 @@ def resolve_config(config: RunConfig, sections: tuple[str, ...]) -> RunConfig:
     if "rl" in sections:
         resolved["rl"] = _with_reward_models(config.rl)
     if "data" in sections or "evaluate" in sections:
-        resolved["evaluate"] = resolve_benchmarks(config.evaluate)
+        resolved["evaluate"] = resolve_benchmarks(config.evaluate, config.seed)
     if "data" in sections:
         compared = tuple(map(_rows_only, resolved["evaluate"].benchmarks))
         resolved["data"] = resolve_data(config.data).model_copy(update={"benchmarks": compared})
     return config.model_copy(update=resolved)
 
 
-_OF_ASKING = ("max_new_tokens", "chat")
+_OF_ASKING = ("max_new_tokens", "chat", "system", "metric")
 
 
 def _rows_only(benchmark: BenchmarkConfig) -> BenchmarkConfig:

@@ -1,4 +1,4 @@
-"""Public benchmarks in the report: intervals, cost, changes, and models that were not asked."""
+"""Benchmarks in the report: intervals, cost, changes, and models that were not asked."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from lorapar.report.metrics import metrics_of
 from lorapar.report.page import render_page
 from lorapar.report.sources import Facts, read_facts
 
-HEADING = "<h3>Public benchmarks</h3>"
+HEADING = "<h3>Benchmarks</h3>"
 CHANGE = {"difference": 0.25, "interval": [0.1, 0.4], "p_value": 0.001, "wins": 40, "losses": 15, "rows": 100}
 
 
@@ -63,3 +63,25 @@ def test_the_closing_lines_name_every_model() -> None:
     assert benchmark_lines(metrics_of(facts())) == [
         "GSM8K: base 20.0%, after SFT 40.0%, after RL 45.0% (after RL against base: up, p = 0.001)"
     ]
+
+
+def test_version_metrics_and_standard_errors_of_a_task_are_shown_and_a_text_among_them_is_no_trouble() -> None:
+    by_name = {
+        **figures(0.25),
+        "version": "2.5",
+        "metric": "acc_norm,none",
+        "score": 0.25,
+        "stderr": "N/A",
+        "scores": {"acc_norm,none": 0.25, "acc_norm_stderr,none": "N/A", "f1,strict": 0.5, "f1_stderr,strict": 0.0123},
+    }
+    (found,) = benchmarks(Facts(evaluation={"base": {"benchmarks": {"animals": by_name}}, "confidence": 0.95}))
+    assert found.notes == [
+        "animals: version 2.5 of the task",
+        "animals, base: acc_norm 0.25 (standard error N/A); f1,strict 0.5 (standard error 0.012)",
+    ]
+
+
+def test_a_task_without_a_verdict_on_rows_has_its_figure_in_the_closing_lines() -> None:
+    texts = {**figures(None), "metric": "word_perplexity,none", "score": 12.345, "scores": {}}
+    whole = Facts(evaluation={"base": {"benchmarks": {"texts": texts}}, "changes": {}, "confidence": 0.95})
+    assert benchmark_lines(metrics_of(whole)) == ["texts: base word_perplexity,none 12.35"]

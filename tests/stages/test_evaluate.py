@@ -12,9 +12,9 @@ from safetensors.torch import load_file, save_file
 
 from lorapar.adapter import load_adapter, save_adapter
 from lorapar.basemodel import load_model
-from lorapar.config import ModelConfig
+from lorapar.config import GateConfig, ModelConfig
 from lorapar.errors import BadInputError
-from lorapar.evaluation import Answerer
+from lorapar.evaluation import Answerer, judge, read_outcomes
 from lorapar.records import Answer, read_records
 from lorapar.store import open_store, seal
 
@@ -239,3 +239,40 @@ def test_every_verdict_follows_the_rule_of_the_run(kit, inputs, tmp_path) -> Non
     for rule, right in (("exact", 1.0), ("text", 0.0), ("math", 1.0)):
         metrics, _ = kit.run("evaluate", tmp_path / rule, {**settings(kit), "answers": rule}, asked)
         assert metrics["base_system1_accuracy"] == right, rule
+
+
+def own_tasks(folder):
+    """A folder with a task of two choices and one whose metric is a figure of all rows together."""
+    folder.mkdir()
+    rows = [{"q": f"Is {n} even?", "right": n % 2} for n in range(6)]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = {"dataset_path": "json", "dataset_kwargs": {"data_files": {"test": "rows.jsonl"}}, "test_split": "test"}
+    choice = {"output_type": "multiple_choice", "doc_to_text": "{{q}}", "doc_to_choice": ["yes", "no"]}
+    text = {"output_type": "loglikelihood_rolling", "doc_to_text": "", "metric_list": [{"metric": "word_perplexity"}]}
+    tasks = {"even": {**choice, "doc_to_target": "right"}, "fluency": {**text, "doc_to_target": "{{q}}"}}
+    for name, values in tasks.items():
+        (folder / f"{name}.yaml").write_text(task_text(name, {**data, **values}))
+    return str(folder)
+
+
+def task_text(name: str, values: dict) -> str:
+    """A task file; JSON is YAML as well."""
+    return f"task: {name}\n" + "".join(f"{key}: {json.dumps(value)}\n" for key, value in values.items())
+
+
+def test_tasks_of_lm_eval_by_name_are_measures_of_the_gate(kit, inputs, tuned, tmp_path) -> None:
+    folder = own_tasks(tmp_path / "tasks")
+    asked = [{"task": name, "task_folder": folder} for name in ("even", "fluency")]
+    metrics, out = kit.run("evaluate", tmp_path / "run", settings(kit, limit=1, benchmarks=asked), inputs)
+    _, summary = read(out)
+    even, fluency = (summary["after_rl"]["benchmarks"][name] for name in ("even", "fluency"))
+    assert (even["rows"], even["metric"], even["score"]) == (6, "acc,none", even["accuracy"])
+    assert metrics["after_rl_even_stderr"] == even["stderr"] > 0
+    assert (fluency["accuracy"], fluency["stderr"]) == (None, "N/A")
+    assert fluency["scores"]["word_perplexity,none"] == metrics["after_rl_fluency_score"]
+    assert summary["base"]["benchmarks"]["fluency"]["score"] != fluency["score"]
+    assert set(summary["changes"]) == {"system1", "system2", "even"}
+    outcomes = read_outcomes(out / "evaluation", "strict")
+    verdict = judge(outcomes, GateConfig(measures=("even",), max_loss=1.0), "base")
+    assert verdict.gain.rows == 6
+    assert verdict.gain.candidate == even["accuracy"]

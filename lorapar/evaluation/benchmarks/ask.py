@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +13,10 @@ from lorapar.comparing import EXACT, AnswerRule
 from lorapar.config import BenchmarkConfig, PromptConfig
 from lorapar.errors import BadInputError
 from lorapar.evaluation.benchmarks.kinds import LETTERS
+from lorapar.evaluation.benchmarks.named import ROLLING, NamedTask, load_named, template_box
 from lorapar.evaluation.benchmarks.quiet import silent
-from lorapar.evaluation.benchmarks.rows import BenchmarkRows
+from lorapar.evaluation.benchmarks.rows import Benchmark, BenchmarkRows
+from lorapar.evaluation.benchmarks.samples import judged_samples, read_sample, scores
 from lorapar.evaluation.benchmarks.scoring import likeliest
 from lorapar.evaluation.benchmarks.tasks import build_tasks
 from lorapar.evaluation.cache import RememberedModel
@@ -26,7 +28,12 @@ from lorapar.records import Answer, Omission
 
 if TYPE_CHECKING:
     from lm_eval.api.model import LM
+    from lm_eval.api.task import Task
     from transformers import PreTrainedTokenizerBase
+
+
+_BOOTSTRAPS = 100
+"""Samples for the standard error of metrics that are no mean; that of a mean is computed."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +47,8 @@ class Questioning:
     """Where responses are kept as they come."""
     on_add: Callable[[], None]
     progress: Progress
+    seed: int = 0
+    """Draws rows and worked examples of tasks by name."""
     remembered: Callable[..., RememberedModel | None] = lambda *_, **__: None
     """What a model has answered before, by its adapter and what else its answers depend on."""
     rule: AnswerRule = EXACT
@@ -57,12 +66,15 @@ class Asked:
     """Time that the model took, by one benchmark's journal, when it was asked."""
     recalled: int = 0
     """Responses that were known from an earlier run."""
+    about: Mapping[str, Any] = field(default_factory=dict)
+    """What lm-eval says of the task as a whole: `version`, `metric`, `score`, `stderr` (a number or "N/A"), and
+    `scores`, every metric by lm-eval's own name for it."""
     omissions: tuple[Omission, ...] = ()
     """Prompts that lost their beginning, and answers that were cut off."""
 
 
 def ask_all(
-    contestants: dict[str, Path | None], engine: Engine, benchmarks: Sequence[BenchmarkRows], how: Questioning
+    contestants: dict[str, Path | None], engine: Engine, benchmarks: Sequence[Benchmark], how: Questioning
 ) -> list[Asked]:
     """Every contestant's answers to every benchmark."""
     found = []
@@ -77,9 +89,7 @@ def ask_all(
     return found
 
 
-def ask(
-    name: str, model: LM, benchmark: BenchmarkRows, how: Questioning, known: RememberedModel | None = None
-) -> Asked:
+def ask(name: str, model: LM, benchmark: Benchmark, how: Questioning, known: RememberedModel | None = None) -> Asked:
     """One model's answers to one benchmark; responses of an earlier, killed call are taken from its journal."""
     from lm_eval.evaluator import evaluate
 
@@ -94,37 +104,68 @@ def ask(
     journal = Journal(how.scratch / f"{name}-{benchmark.name}.jsonl", added, known)
     how.progress.advance(len(journal))
     chat = asks_by_chat(benchmark.config)
-    with silent():
-        opened = chat and opens_steps(how.tokenizer, how.prompts)
-        tasks = build_tasks(benchmark, how.rule, how.prompts.tags, opened=opened)
+    with silent(), template_box(benchmark.config):
+        tasks, places = _tasks(benchmark, how)
         journal.start_clock()
         results = evaluate(
             RememberingLM(model, journal),
             {"tasks": tasks},
-            bootstrap_iters=0,
+            samples=places,
+            bootstrap_iters=_BOOTSTRAPS if places else 0,
             log_samples=True,
-            system_instruction=how.prompts.message_for("system2") if chat and benchmark.name == "gsm8k" else None,
+            system_instruction=_system_text(benchmark, how.prompts),
             apply_chat_template=chat,
             fewshot_as_multiturn=chat,
         )
     samples = [sample for task in tasks for sample in results["samples"][task]]
-    answers = sorted((_answer(name, benchmark, one, how.tokenizer) for one in samples), key=lambda a: a.example_id)
-    limit = benchmark.config.max_new_tokens
+    if isinstance(benchmark, NamedTask):
+        read = [read_sample(name, benchmark, one, how.tokenizer) for one in judged_samples(benchmark, samples)]
+        about = scores(benchmark, results)
+    else:
+        read = [_answer(name, benchmark, one, how.tokenizer) for one in samples]
+        about = {"version": str(next(iter(results["versions"].values())))}
+    answers = sorted(read, key=lambda answer: answer.example_id)
     setting = f"max_new_tokens of {benchmark.name} in evaluate.benchmarks"
     omissions = (
         _cut_prompts(model, benchmark, samples, how),
-        cut_answers(answers, f"{name} to {benchmark.name}", limit, setting),
+        cut_answers(answers, f"{name} to {benchmark.name}", _longest(benchmark), setting),
     )
     say_omissions(how.progress, omissions)
-    return Asked(name, benchmark.name, tuple(answers), journal.seconds, journal.recalled, omissions)
+    return Asked(name, benchmark.name, tuple(answers), journal.seconds, journal.recalled, about, omissions)
 
 
-def _cut_prompts(model: LM, benchmark: BenchmarkRows, samples: Sequence[dict[str, Any]], how: Questioning) -> Omission:
+def _tasks(benchmark: Benchmark, how: Questioning) -> tuple[dict[str, Task], dict[str, list[int]] | None]:
+    """The tasks that together ask a benchmark, and of a task by name the places of its rows that are asked."""
+    if isinstance(benchmark, NamedTask):
+        # Built anew: a task keeps the requests of the model that was asked before.
+        fresh = load_named(benchmark.config, how.seed)
+        return {benchmark.name: fresh.task}, {benchmark.name: list(fresh.asked)}
+    opened = asks_by_chat(benchmark.config) and opens_steps(how.tokenizer, how.prompts)
+    return build_tasks(benchmark, how.rule, how.prompts.tags, opened=opened), None
+
+
+def _system_text(benchmark: Benchmark, prompts: PromptConfig) -> str | None:
+    """The system message of a chat: of gsm8k that of System 2, of a task by name the one that its settings name."""
+    if not asks_by_chat(benchmark.config):
+        return None
+    if isinstance(benchmark, NamedTask):
+        system = benchmark.config.system
+        return None if system is None else prompts.message_for(system)
+    return prompts.message_for("system2") if benchmark.name == "gsm8k" else None
+
+
+def _longest(benchmark: Benchmark) -> int:
+    return benchmark.longest_answer if isinstance(benchmark, NamedTask) else benchmark.config.longest_answer
+
+
+def _cut_prompts(model: LM, benchmark: Benchmark, samples: Sequence[dict[str, Any]], how: Questioning) -> Omission:
     """Prompts of which lm-eval takes the end only, because the model reads no more; its own warning is silenced."""
     longest: int | None = getattr(model, "max_length", None)
-    written = 1 if benchmark.name == "mmlu" else benchmark.config.max_new_tokens
+    writes = benchmark.writes if isinstance(benchmark, NamedTask) else benchmark.name != "mmlu"
+    rolling = isinstance(benchmark, NamedTask) and benchmark.kind == ROLLING  # is read in parts, and loses nothing
+    written = _longest(benchmark) if writes else 1
     long = 0
-    for sample in samples if longest is not None else ():
+    for sample in samples if longest is not None and not rolling else ():
         prompt = str(sample["arguments"][0][0])
         long += len(how.tokenizer(prompt, add_special_tokens=False)["input_ids"]) + written > (longest or 0)
     return Omission(
@@ -138,11 +179,13 @@ def _cut_prompts(model: LM, benchmark: BenchmarkRows, samples: Sequence[dict[str
 
 def asks_by_chat(config: BenchmarkConfig) -> bool:
     """Whether a benchmark is asked through the chat template."""
-    return config.task == "gsm8k" if config.chat is None else config.chat
+    return config.task == "gsm8k" and config.built_in if config.chat is None else config.chat
 
 
-def _requests(benchmark: BenchmarkRows) -> int:
+def _requests(benchmark: Benchmark) -> int:
     """Requests that lm-eval makes: one a row, of mmlu one a choice."""
+    if isinstance(benchmark, NamedTask):
+        return benchmark.requests
     return sum(len(row.get("choices", "1")) for row in benchmark.rows)
 
 
@@ -153,7 +196,7 @@ def _answer(model: str, benchmark: BenchmarkRows, sample: dict[str, Any], tokeni
     if chosen and not all(math.isfinite(likelihood) for likelihood, _ in responses):
         raise BadInputError(f"{model}: {benchmark.name} row {sample['doc']['id']}: a likelihood is not finite")
     text = LETTERS[likeliest(responses)] if chosen else answer_end(tokenizer).cut(str(responses[0]))
-    tokens = 0 if chosen else _tokens(text, tokenizer, benchmark.config.max_new_tokens)
+    tokens = 0 if chosen else _tokens(text, tokenizer, benchmark.config.longest_answer)
     return Answer(
         example_id=sample["doc"]["id"],
         benchmark=benchmark.name,
@@ -163,7 +206,7 @@ def _answer(model: str, benchmark: BenchmarkRows, sample: dict[str, Any], tokeni
         strict=_verdict(sample["strict"]),
         lenient=_verdict(sample["lenient"]),
         # Of code it says nothing: its stop texts end an answer without a token.
-        cut_off=(benchmark.name == "gsm8k" and tokens >= benchmark.config.max_new_tokens) or None,
+        cut_off=(benchmark.name == "gsm8k" and tokens >= benchmark.config.longest_answer) or None,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from lorapar.evaluation.benchmarks.rows import BenchmarkRows
+from lorapar.evaluation.benchmarks.rows import Benchmark, BenchmarkRows
 from lorapar.records import Record, write_records
 
 PROBLEMS_FILE = "problems.jsonl"
@@ -30,7 +30,7 @@ def program_of(problem: Problem, answer: str) -> str:
     return f"{problem.prompt}{answer}\n\n{problem.test}\n\ncheck({problem.entry_point})\n"
 
 
-def write_problems(folder: Path, benchmarks: Iterable[BenchmarkRows]) -> None:
+def write_problems(folder: Path, benchmarks: Iterable[Benchmark]) -> None:
     """Write the problems of every benchmark whose answers are code; no file where there is none."""
     problems = [
         Problem(
@@ -41,7 +41,7 @@ def write_problems(folder: Path, benchmarks: Iterable[BenchmarkRows]) -> None:
             entry_point=row["entry_point"],
         )
         for benchmark in benchmarks
-        if benchmark.name == "humaneval"
+        if isinstance(benchmark, BenchmarkRows) and benchmark.name == "humaneval"
         for row in benchmark.rows
     ]
     if problems:

@@ -12,8 +12,11 @@ from typing import Any
 @contextmanager
 def silent() -> Iterator[None]:
     """No bars and no log lines below an error of the modules of lm-eval that are loaded when this is entered."""
+    import datasets
     import lm_eval.evaluator  # noqa: F401 - loads what draws bars
 
+    bars = datasets.is_progress_bar_enabled()
+    datasets.disable_progress_bars()
     logger = logging.getLogger("lm_eval")
     level = logger.level
     drawing = [(module, module.tqdm) for name, module in list(sys.modules.items()) if _draws_bars(name, module)]
@@ -23,6 +26,8 @@ def silent() -> Iterator[None]:
     try:
         yield
     finally:
+        if bars:
+            datasets.enable_progress_bars()
         logger.setLevel(level)
         for module, bar in drawing:
             module.tqdm = bar  # type: ignore[attr-defined]

@@ -6,7 +6,7 @@ import gzip
 import random
 import tempfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,7 @@ from lorapar.config import BenchmarkConfig, EvaluateConfig
 from lorapar.data.readers import RawRow, read_rows
 from lorapar.errors import BadInputError
 from lorapar.evaluation.benchmarks.kinds import Row, checked_row, name_of
+from lorapar.evaluation.benchmarks.named import NamedTask, check_judged, load_named
 from lorapar.records import digest_of
 
 HUB = {
@@ -55,27 +56,50 @@ class BenchmarkRows:
         return digest_of([self.rows, self.shots, self.config.model_dump(exclude={"digest", "data", "few_shot_data"})])
 
 
-def resolve_benchmarks(config: EvaluateConfig) -> EvaluateConfig:
+Benchmark = BenchmarkRows | NamedTask
+"""One built in, or a task by its name."""
+
+
+def resolve_benchmarks(config: EvaluateConfig, seed: int = 0) -> EvaluateConfig:
     """The settings with every benchmark's `digest` filled in, so that changed rows are evaluated anew.
 
-    Raises BadInputError where rows cannot be read, UnreachableError where hub or store does not answer.
+    A task by name has none where lm-eval is not installed. Raises BadInputError where rows cannot be read,
+    UnreachableError where hub or store does not answer.
     """
-    resolved = [one.model_copy(update={"digest": _identity(one)}) for one in config.benchmarks]
+    resolved = [one.model_copy(update={"digest": _digest_of(one, seed)}) for one in config.benchmarks]
     return config.model_copy(update={"benchmarks": tuple(resolved)})
 
 
-def check_benchmarks(config: EvaluateConfig, seed: int) -> list[BenchmarkRows]:
-    """Read and check the rows of every benchmark that has files of its own, before anything is trained for it.
+def check_benchmarks(config: EvaluateConfig, seed: int, judged: Sequence[str] = ()) -> list[Benchmark]:
+    """Read and check the rows of every benchmark that is asked by name or has files of its own, before anything is
+    trained for it; `judged` are those that a gate compares models on.
 
-    Those of the hub are the public ones, which are known to be right; of Parquet nothing is said where pyarrow is not
-    installed. Raises as `load_rows`.
+    Those of the hub that are built in are known to be right; of Parquet nothing is said where pyarrow is not installed,
+    of tasks by name where lm-eval is not. Raises as `load_benchmark`.
     """
-    found = []
+    found: list[Benchmark] = []
     for benchmark in config.benchmarks:
-        if benchmark.data is not None:
+        if benchmark.data is not None or not benchmark.built_in:
             with suppress(ModuleNotFoundError):
-                found.append(load_rows(benchmark, seed))
+                found.append(load_benchmark(benchmark, seed))
+    for one in found:
+        if isinstance(one, NamedTask) and one.name in judged:
+            check_judged(one)
     return found
+
+
+def load_benchmark(config: BenchmarkConfig, seed: int) -> Benchmark:
+    """What a benchmark asks; raises as `load_rows` or `load_named`."""
+    return load_rows(config, seed) if config.built_in else load_named(config, seed)
+
+
+def _digest_of(config: BenchmarkConfig, seed: int) -> str | None:
+    if config.built_in:
+        return _identity(config)
+    try:
+        return load_named(config.model_copy(update={"digest": None}), seed).digest
+    except ModuleNotFoundError:
+        return None
 
 
 def load_rows(config: BenchmarkConfig, seed: int) -> BenchmarkRows:
@@ -87,7 +111,7 @@ def load_rows(config: BenchmarkConfig, seed: int) -> BenchmarkRows:
         raise BadInputError(f"evaluate.benchmarks: the rows of {config.task} are not those that plan saw; plan again")
     asked, remarks = _named(_rows_of(config, config.data, split=2), config, config.data)
     shots: list[Row] = []
-    if config.few_shot:
+    if config.worked_examples:
         separate = config.data is None or config.few_shot_data is not None
         others = _rows_of(config, config.few_shot_data, split=3)
         pool = _named(others, config, config.few_shot_data)[0] if separate else asked
@@ -105,8 +129,16 @@ def load_rows(config: BenchmarkConfig, seed: int) -> BenchmarkRows:
 
 
 def benchmark_questions(config: BenchmarkConfig, seed: int) -> list[tuple[str, str]] | None:
-    """(id, question) of every row that a benchmark asks, None where only lm-eval knows them; raises as `load_rows`."""
-    return list(load_rows(config, seed).questions()) if config.task in HUB else None
+    """(id, question) of every row that a benchmark asks; raises as `load_benchmark`.
+
+    None where only lm-eval knows them and that is not installed.
+    """
+    try:
+        return list(load_benchmark(config, seed).questions())
+    except ModuleNotFoundError:
+        if config.built_in:
+            raise
+        return None
 
 
 def _draw_shots(pool: list[Row], config: BenchmarkConfig, seed: int) -> list[Row]:
@@ -117,17 +149,17 @@ def _draw_shots(pool: list[Row], config: BenchmarkConfig, seed: int) -> list[Row
     for name, rows in groups.items():
         _check_enough_shots(name, len(rows), config)
     if config.task == "mmlu":
-        return [row for rows in groups.values() for row in rows[: config.few_shot]]
-    return random.Random(seed).sample(pool, config.few_shot)
+        return [row for rows in groups.values() for row in rows[: config.worked_examples]]
+    return random.Random(seed).sample(pool, config.worked_examples)
 
 
 def _check_enough_shots(subject: str, rows: int, config: BenchmarkConfig) -> None:
-    if rows < config.few_shot:
+    if rows < config.worked_examples:
         where = f" of {subject}" if subject else ""
         source = config.few_shot_data or config.data or "the hub"
         raise BadInputError(
-            f"evaluate.benchmarks: {config.task}{where} has fewer worked examples than {config.few_shot}: {rows} in "
-            f"{source}; lower few_shot or add rows"
+            f"evaluate.benchmarks: {config.task}{where} has fewer worked examples than {config.worked_examples}: "
+            f"{rows} in {source}; lower few_shot or add rows"
         )
 
 
@@ -135,7 +167,7 @@ def _check_shots(asked: list[Row], left: list[Row], shots: list[Row], config: Be
     """Refuse what would be asked without worked examples, and examples that leave nothing to ask."""
     if not left:
         raise BadInputError(
-            f"evaluate.benchmarks: {config.task} has no row to ask: few_shot {config.few_shot} takes all "
+            f"evaluate.benchmarks: {config.task} has no row to ask: few_shot {config.worked_examples} takes all "
             f"{len(asked)} of {config.data} as worked examples; name others in few_shot_data, or lower few_shot"
         )
     shown = {row.get("subject", "") for row in shots}

@@ -68,7 +68,7 @@ def _filled_in(benchmark: BenchmarkRows, subject: str, asked: list[Row], shots: 
     if "description" in config:
         config["description"] = config["description"].replace(_SUBJECT, subject.replace("_", " "))
     if "generation_kwargs" in config:
-        config["generation_kwargs"]["max_gen_toks"] = benchmark.config.max_new_tokens
+        config["generation_kwargs"]["max_gen_toks"] = benchmark.config.longest_answer
     return config
 
 

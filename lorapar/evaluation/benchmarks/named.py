@@ -1,0 +1,358 @@
+"""Tasks of lm-eval by their name: built from their file, their rows looked through before anything is trained."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lorapar.config import BenchmarkConfig
+from lorapar.errors import BadInputError, LoraparError, UnreachableError, nearest
+from lorapar.evaluation.benchmarks.quiet import silent
+from lorapar.evaluation.benchmarks.task_files import Code, TaskFile, find_task, wrong
+from lorapar.records import digest_of
+from lorapar.store import file_sha256
+
+if TYPE_CHECKING:
+    from lm_eval.api.task import Task
+
+BY_ROW = ("acc", "acc_norm", "acc_bytes", "acc_mutual_info", "exact_match")
+"""lm-eval's own metrics that say of each row whether it is right; the others are figures of all rows together."""
+ROLLING = "loglikelihood_rolling"
+_STRUCTURE = ("tag", "group", "task_list", "include")
+_FILES = ("json", "csv", "parquet", "text", "arrow")
+"""Builders of datasets that read files."""
+Metric = tuple[str, str]
+"""A metric and the filter that answers pass before it."""
+
+
+@dataclass(frozen=True)
+class NamedTask:
+    """A task of lm-eval that was built and looked through."""
+
+    config: BenchmarkConfig
+    task: Task
+    asked: tuple[int, ...]
+    """Places of the rows that are asked, in the order of the data."""
+    ids: tuple[str, ...]
+    """Of every row its name, the same in every evaluation of the same rows."""
+    metric: Metric | None
+    """What says of each row whether it is right; None where the task has only figures of all rows together."""
+    digest: str
+    """sha256 of everything that is asked."""
+    remarks: tuple[str, ...] = ()
+    """What a person should hear about the rows, one line each."""
+
+    @property
+    def name(self) -> str:
+        """What the benchmark is called in answers and figures."""
+        return self.config.task
+
+    @property
+    def kind(self) -> str:
+        """generate_until, multiple_choice, loglikelihood or loglikelihood_rolling."""
+        return str(self.task.OUTPUT_TYPE)
+
+    @property
+    def longest_answer(self) -> int:
+        """Tokens that the task lets a model write; none where it writes nothing."""
+        return int((self.task.config.generation_kwargs or {}).get("max_gen_toks", 256)) if self.writes else 0
+
+    @property
+    def writes(self) -> bool:
+        """Whether answers are generated."""
+        return self.kind == "generate_until"
+
+    def questions(self) -> Iterator[tuple[str, str]]:
+        """(id, question) of every row that is asked; of a task that reads whole texts the text."""
+        docs = self.task.eval_docs
+        with template_box(self.config):
+            for place in self.asked:
+                ask = self.task.doc_to_target if self.kind == ROLLING else self.task.doc_to_text
+                yield self.ids[place], str(ask(docs[place]))
+
+    @property
+    def requests(self) -> int:
+        """Requests that lm-eval makes."""
+        docs = self.task.eval_docs
+        if self.kind != "multiple_choice":
+            return len(self.asked)
+        return sum(len(self.task.doc_to_choice(docs[place])) for place in self.asked)
+
+
+def load_named(config: BenchmarkConfig, seed: int) -> NamedTask:
+    """Build a task and look through its rows.
+
+    Raises BadInputError where file, settings or a row are wrong or are not those that `plan` saw, UnreachableError
+    where its data set cannot be had, ModuleNotFoundError where lm-eval is not installed.
+    """
+    found = find_task(config)
+    with silent(), template_box(config):
+        task = _built(config, found)
+        docs = list(task.eval_docs)
+        _check_rows(config, task, docs)
+        task.set_fewshot_seed(seed)
+        digest = _digest(config, found, task, docs)
+    if config.digest is not None and config.digest != digest:
+        raise BadInputError(f"evaluate.benchmarks: the rows of {config.task} are not those that plan saw; plan again")
+    asked = sorted(random.Random(seed).sample(range(len(docs)), min(config.limit or len(docs), len(docs))))
+    remarks = []
+    if config.limit is not None and config.limit > len(docs):
+        remarks.append(f"{config.task}: limit is {config.limit:,}, but there are {len(docs):,} rows: all are asked")
+    return NamedTask(config, task, tuple(asked), _ids(docs), _metric(config, task), digest, tuple(remarks))
+
+
+def check_judged(task: NamedTask) -> None:
+    """Raise BadInputError where a gate could not compare models on this task row by row."""
+    if task.metric is None:
+        has = ", ".join(_metrics(task.task))
+        raise wrong(
+            task.config,
+            f"the gate names it, but its metrics ({has}) do not say of each row whether it is right; leave it out of "
+            f"gate.measures and gate.max_loss_of, or set metric to one that does, such as {', '.join(BY_ROW[:2])}",
+        )
+
+
+@contextmanager
+def template_box(config: BenchmarkConfig) -> Iterator[None]:
+    """Within the block templates of a person's own task files can call nothing that Jinja does not hold for safe."""
+    if config.task_folder is None or config.trust_code:
+        yield
+        return
+    from jinja2.sandbox import SandboxedEnvironment
+    from lm_eval import utils
+
+    plain = utils.env
+    boxed = SandboxedEnvironment(undefined=plain.undefined, keep_trailing_newline=plain.keep_trailing_newline)
+    boxed.filters.update(plain.filters)
+    utils.env = boxed
+    try:
+        yield
+    finally:
+        utils.env = plain
+
+
+def _built(config: BenchmarkConfig, found: TaskFile) -> Task:
+    from lm_eval.api.task import ConfigurableTask
+
+    values = _values(config, found)
+    _check_metrics(config, found, values)
+    try:
+        made = values.get("class")
+        with _answering_hub(config, values):
+            task = ConfigurableTask(config=values) if made is None else made()
+        if config.few_shot is not None:
+            task.set_config("num_fewshot", config.few_shot)
+    except LoraparError:
+        raise
+    except Exception as error:  # whatever lm-eval and datasets raise about a file, its settings or its data
+        raise _data_error(config, values, error) or wrong(config, f"{found.path}: {_first_line(error)}") from None
+    if getattr(task, "MULTIMODAL", False):
+        raise wrong(config, "its rows have images or sound, which this model cannot be asked")
+    if str(task.OUTPUT_TYPE) == ROLLING and config.chat:
+        raise wrong(config, "it reads texts as they are, so it cannot be asked by chat; leave chat out")
+    return task
+
+
+@contextmanager
+def _answering_hub(config: BenchmarkConfig, values: Mapping[str, Any]) -> Iterator[None]:
+    """Within the block a hub that is silent is not asked again and again: what is in the cache is taken, or nothing."""
+    name = values.get("dataset_path")
+    if not isinstance(name, str) or name in _FILES or Path(name).exists() or "class" in values:
+        yield
+        return
+    import datasets
+    from huggingface_hub import constants
+
+    from lorapar.basemodel.hub import commit_of
+
+    places = ((datasets.config, "HF_HUB_OFFLINE"), (constants, "HF_HUB_OFFLINE"))
+    before = [getattr(place, key) for place, key in places]
+    try:
+        commit_of(name, None, "dataset")
+    except UnreachableError:
+        for place, key in places:
+            setattr(place, key, True)
+    except BadInputError as error:
+        raise wrong(config, str(error).removeprefix("data.source: ")) from None
+    try:
+        yield
+    finally:
+        for (place, key), value in zip(places, before, strict=True):
+            setattr(place, key, value)
+
+
+def _check_metrics(config: BenchmarkConfig, found: TaskFile, values: Mapping[str, Any]) -> None:
+    """Refuse a metric that lm-eval lacks: it would look for code of that name on the hub."""
+    import lm_eval.api.metrics  # noqa: F401 - fills the registry
+    from lm_eval.api.registry import metric_registry
+
+    if config.task_folder is None or values.get("process_results") is not None:
+        return
+    known = sorted(str(name) for name in metric_registry)
+    for one in values.get("metric_list") or ():
+        name = one.get("metric") if isinstance(one, dict) else None
+        if not callable(name) and name not in known and not (isinstance(one, dict) and one.get("hf_evaluate")):
+            raise wrong(
+                config,
+                f"{found.path}: metric_list: lm-eval has no metric '{name}'{nearest(str(name), known)}; it has: "
+                f"{', '.join(known)}",
+            )
+
+
+def _values(config: BenchmarkConfig, found: TaskFile) -> dict[str, Any]:
+    """The task file's fields with functions imported, paths of its data made whole, and what the settings change."""
+    values: dict[str, Any]
+    if found.code:
+        from lm_eval.tasks._yaml_loader import load_yaml
+
+        try:
+            values = load_yaml(found.path, resolve_func=True)
+        except Exception as error:
+            raise wrong(config, f"{found.path}: its code cannot be imported: {_first_line(error)}") from None
+    else:
+        values = dict(found.values)
+    values = {name: value for name, value in values.items() if name not in _STRUCTURE} | config.overrides
+    kwargs = values.get("dataset_kwargs")
+    if isinstance(kwargs, dict) and config.task_folder is not None:
+        beside = {key: _beside(found.path, kwargs[key]) for key in ("data_files", "data_dir") if key in kwargs}
+        values["dataset_kwargs"] = {**kwargs, **beside}
+    if config.max_new_tokens is not None and values.get("output_type", "generate_until") == "generate_until":
+        values["generation_kwargs"] = {
+            **(values.get("generation_kwargs") or {}),
+            "max_gen_toks": config.max_new_tokens,
+        }
+    return values
+
+
+def _beside(path: Path, files: Any) -> Any:
+    """Paths of data, taken from the folder of the task file where they are relative and lie there."""
+    if isinstance(files, dict):
+        return {split: _beside(path, one) for split, one in files.items()}
+    if isinstance(files, list):
+        return [_beside(path, one) for one in files]
+    whole = path.parent / str(files)
+    return str(whole) if any(path.parent.glob(str(files))) or whole.exists() else files
+
+
+def _data_error(config: BenchmarkConfig, values: Mapping[str, Any], error: Exception) -> LoraparError | None:
+    """What is wrong with the data set, where it is that."""
+    name = str(values.get("dataset_path"))
+    if isinstance(error, ConnectionError) or type(error).__name__ in ("OfflineModeIsEnabled", "HfHubHTTPError"):
+        return UnreachableError(
+            f"evaluate.benchmarks: {config.task}: its data set {name} cannot be read here: the hub did not answer; "
+            "download it first where there is a network (HF_HOME is its cache), or name a task with files of your own "
+            "in task_folder"
+        )
+    if type(error).__name__ == "UndefinedError":  # of Jinja; lm-eval tries the first row
+        return wrong(config, f"row 1: {error}: a template of the task file names a column that the rows lack")
+    if isinstance(error, FileNotFoundError) or type(error).__name__.startswith("Dataset"):
+        files = (values.get("dataset_kwargs") or {}).get("data_files") if name in _FILES else None
+        return wrong(config, f"its data set {files or name} cannot be read: {_first_line(error)}")
+    return None
+
+
+def _first_line(error: BaseException) -> str:
+    cause = error.__cause__ if type(error).__name__ == "DatasetGenerationError" and error.__cause__ else error
+    lines = str(cause).strip().splitlines()
+    return f"{type(cause).__name__}: {lines[0][:300]}" if lines else type(cause).__name__
+
+
+def _check_rows(config: BenchmarkConfig, task: Task, docs: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse rows that lm-eval would ask as nonsense, or fail on when everything is trained."""
+    if not docs:
+        raise wrong(config, "its data set has no row to ask")
+    for number, doc in enumerate(docs, 1):
+        try:
+            fault = _fault(task, doc)
+        except Exception as error:  # templates and functions of the task file fail in their own ways
+            fault = _first_line(error)
+        if fault:
+            raise wrong(config, f"row {number}: {fault} (columns: {', '.join(map(str, doc))})")
+    wanted = int(task.config.num_fewshot or 0)
+    if wanted:
+        shots = task.fewshot_docs()
+        # lm-eval draws one more and leaves out the row that is asked.
+        if shots is None or len(shots) < wanted + (len(shots) == len(docs)):
+            raise wrong(config, f"it has fewer worked examples than few_shot {wanted}; lower it or add rows")
+
+
+def _fault(task: Task, doc: Mapping[str, Any]) -> str | None:
+    text, target = task.doc_to_text(doc), task.doc_to_target(doc)
+    if task.OUTPUT_TYPE != "multiple_choice":
+        return None if task.OUTPUT_TYPE == ROLLING or str(text).strip() else "its question (doc_to_text) is empty"
+    choices = task.doc_to_choice(doc)
+    if not isinstance(choices, list) or len(choices) < 2:
+        return f"its choices (doc_to_choice) are {choices!r:.60}; give a list of two or more"
+    right = text if getattr(task, "multiple_input", 0) else target
+    for one in right if isinstance(right, list) else [right]:
+        known = one in choices if isinstance(one, str) else isinstance(one, int) and 0 <= one < len(choices)
+        if not known:
+            return f"its right answer (doc_to_target) is {one!r:.60}, none of its {len(choices)} choices"
+    return None
+
+
+def _metric(config: BenchmarkConfig, task: Task) -> Metric | None:
+    metrics, filters = _metrics(task), _filters(task)
+    if config.metric is None:
+        own = callable(getattr(task.config, "process_results", None))
+        found = next((one for one in metrics if one in BY_ROW or own), None)
+        return None if found is None else (found, filters[0])
+    name, comma, chosen = config.metric.partition(",")
+    if name not in metrics:
+        raise wrong(config, f"metric '{name}' is none of the task's{nearest(name, metrics)}: {', '.join(metrics)}")
+    if comma and chosen not in filters:
+        raise wrong(
+            config, f"metric: '{chosen}' is no filter of the task{nearest(chosen, filters)}: {', '.join(filters)}"
+        )
+    if name not in BY_ROW and not callable(getattr(task.config, "process_results", None)):
+        return None
+    return name, chosen if comma else filters[0]
+
+
+def _metrics(task: Task) -> list[str]:
+    return [str(name) for name in task.aggregation()]
+
+
+def _filters(task: Task) -> list[str]:
+    return [str(one.name) for one in getattr(task, "_filters", ())] or ["none"]
+
+
+def _ids(docs: Sequence[Any]) -> tuple[str, ...]:
+    """A digest of each row; the second of two equal rows gets a number."""
+    seen: dict[str, int] = {}
+    names = []
+    for doc in docs:
+        name = digest_of(_plain(doc))[:16]
+        seen[name] = seen.get(name, 0) + 1
+        names.append(name if seen[name] == 1 else f"{name}-{seen[name]}")
+    return tuple(names)
+
+
+def _digest(config: BenchmarkConfig, found: TaskFile, task: Task, docs: Sequence[Any]) -> str:
+    code = sorted(found.path.parent.rglob("*.py")) if found.code and config.task_folder is not None else []
+    shots = list(task.fewshot_docs() or ()) if task.config.num_fewshot else []
+    return digest_of(
+        {
+            "lm_eval": importlib.metadata.version("lm_eval"),
+            "settings": [config.task, config.overrides, config.few_shot, config.limit],
+            "file": _plain(found.values),
+            "code": [file_sha256(path) for path in code],
+            "rows": [_plain(list(docs)), _plain(shots)],
+        }
+    )
+
+
+def _plain(value: Any) -> Any:
+    """A value of rows or task files as JSON; what JSON lacks by its text."""
+    if isinstance(value, Mapping):
+        return {str(name): _plain(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    if isinstance(value, Code):
+        return {"function": value.name}
+    return value if value is None or isinstance(value, str | int | bool) else repr(value)

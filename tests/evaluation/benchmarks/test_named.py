@@ -1,0 +1,354 @@
+"""Tasks of lm-eval by name, from a folder of one's own with rows beside them: asked by the real lm-eval, offline."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+import torch
+import yaml
+
+from lorapar.basemodel import load_model, load_tokenizer
+from lorapar.config import BenchmarkConfig, EvaluateConfig, ModelConfig, PromptConfig
+from lorapar.errors import BadInputError, UnreachableError
+from lorapar.evaluation import TransformersEngine, benchmark_figures
+from lorapar.evaluation.benchmarks import check_benchmarks, load_benchmark, resolve_benchmarks
+from lorapar.evaluation.benchmarks.ask import Questioning, ask_all
+from lorapar.progress import Silent
+from lorapar.prompts import render
+
+BASE = ModelConfig(name="builtin:tiny", dtype="float32")
+CAPITALS = [{"country": f"land {n}", "capital": f"town {n}"} for n in range(5)]
+ANIMALS = [{"q": f"Which lives in water, {n}?", "options": ["cod", "cat", "cow"], "right": n % 3} for n in range(4)]
+TASKS = {
+    "capitals": {
+        "output_type": "generate_until",
+        "doc_to_text": "Capital of {{country}}?",
+        "doc_to_target": "{{capital}}",
+        "generation_kwargs": {"until": ["\n"], "max_gen_toks": 3},
+        "metric_list": [{"metric": "exact_match", "aggregation": "mean", "higher_is_better": True}],
+        "metadata": {"version": 2.5},
+    },
+    "animals": {
+        "output_type": "multiple_choice",
+        "doc_to_text": "{{q}}",
+        "doc_to_choice": "options",
+        "doc_to_target": "right",
+        "metric_list": [
+            {"metric": "acc", "aggregation": "mean", "higher_is_better": True},
+            {"metric": "acc_norm", "aggregation": "mean", "higher_is_better": True},
+        ],
+    },
+    "endings": {
+        "output_type": "loglikelihood",
+        "doc_to_text": "The capital of {{country}} is",
+        "doc_to_target": " {{capital}}",
+        "metric_list": [
+            {"metric": "perplexity", "aggregation": "perplexity", "higher_is_better": False},
+            {"metric": "acc", "aggregation": "mean", "higher_is_better": True},
+        ],
+    },
+    "texts": {
+        "output_type": "loglikelihood_rolling",
+        "doc_to_text": "",
+        "doc_to_target": "{{country}} and {{capital}}",
+        "metric_list": [{"metric": "word_perplexity"}],
+    },
+}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder with four task files, their rows in a folder beside them."""
+    place = tmp_path / "tasks"
+    (place / "data").mkdir(parents=True)
+    for name, rows in (("capitals", CAPITALS), ("animals", ANIMALS)):
+        (place / "data" / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for name, values in TASKS.items():
+        write_task(place, name, values, "animals" if name == "animals" else "capitals")
+    return place
+
+
+def write_task(place, name: str, values: dict, rows: str = "capitals", text: str = "") -> None:
+    data = {"dataset_path": "json", "dataset_kwargs": {"data_files": {"test": f"data/{rows}.jsonl"}}}
+    whole = {"task": name, **data, "test_split": "test", **values}
+    (place / f"{name}.yaml").write_text(yaml.safe_dump(whole) + text)
+
+
+def config(folder, task: str, **settings) -> BenchmarkConfig:
+    return BenchmarkConfig.model_validate({"task": task, "task_folder": str(folder), **settings})
+
+
+def wrong(folder, task: str, judged=(), **settings) -> str:
+    """What `plan` says."""
+    with pytest.raises(BadInputError) as refused:
+        check_benchmarks(EvaluateConfig(benchmarks=(config(folder, task, **settings),)), 0, judged)
+    said = str(refused.value)
+    assert said.startswith(f"evaluate.benchmarks: {task}: ")
+    assert "\n" not in said
+    return said
+
+
+@pytest.fixture(scope="module")
+def base():
+    return load_model(BASE)
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return load_tokenizer(BASE)
+
+
+@pytest.fixture
+def asked(base, tokenizer, tmp_path):
+    def one(settings: BenchmarkConfig):
+        prompts = PromptConfig(system1="Be brief.")
+        how = Questioning(tokenizer, prompts, 4, tmp_path, lambda: None, Silent())
+        engine = TransformersEngine(base, tokenizer, autocast=False)
+        (found,) = ask_all({"base": None}, engine, [load_benchmark(settings, 0)], how)
+        return found
+
+    return one
+
+
+def log_likelihood(model, tokenizer, prompt: str, continuation: str) -> float:
+    ids = tokenizer(prompt + continuation, add_special_tokens=False)["input_ids"]
+    start = len(tokenizer(prompt, add_special_tokens=False)["input_ids"])
+    with torch.no_grad():
+        scores = model(torch.tensor([ids])).logits[0].log_softmax(-1)
+    return math.fsum(float(scores[place - 1, ids[place]]) for place in range(start, len(ids)))
+
+
+def test_choices_are_compared_by_likelihood_and_every_row_has_a_verdict(folder, asked, base, tokenizer) -> None:
+    found = asked(config(folder, "animals"))
+    by_text = {answer.example_id: answer for answer in found.answers}
+    rows = load_benchmark(config(folder, "animals"), 0)
+    for name, row in zip(rows.ids, ANIMALS, strict=True):
+        likelihoods = [log_likelihood(base, tokenizer, row["q"], f" {one}") for one in row["options"]]
+        best = likelihoods.index(max(likelihoods))
+        assert by_text[name].text == row["options"][best]
+        assert by_text[name].strict is by_text[name].lenient is (best == row["right"])
+    share = sum(bool(answer.strict) for answer in found.answers) / 4
+    assert found.about["metric"] == "acc,none"
+    assert found.about["score"] == share
+    assert found.about["stderr"] == pytest.approx(math.sqrt(share * (1 - share) / 3))
+    assert set(found.about["scores"]) == {"acc,none", "acc_stderr,none", "acc_norm,none", "acc_norm_stderr,none"}
+
+
+def test_answers_are_written_within_the_tasks_own_limit_and_one_row_has_no_standard_error(folder, asked) -> None:
+    found = asked(config(folder, "capitals", limit=1))
+    (answer,) = found.answers
+    assert 0 < answer.tokens <= 3
+    assert (answer.strict, found.about["score"]) == (False, 0.0)
+    assert found.about["stderr"] == "N/A"
+    assert found.about["version"] == "2.5"
+    figures = {**benchmark_figures(found.answers, found.seconds, 0.95), **found.about}
+    assert json.loads(json.dumps(figures))["stderr"] == "N/A"
+
+
+def test_likelihoods_of_endings_and_whole_texts_are_asked_too(folder, asked, base, tokenizer) -> None:
+    ends = asked(config(folder, "endings"))
+    assert ends.about["metric"] == "acc,none"
+    assert [answer.strict for answer in ends.answers] == [False] * 5
+    texts = asked(config(folder, "texts"))
+    assert texts.about["metric"] == "word_perplexity,none"
+    assert [answer.strict for answer in texts.answers] == [None] * 5
+    assert texts.about["score"] > 1
+    assert benchmark_figures(texts.answers, 1.0, 0.95)["accuracy"] is None
+
+
+def test_settings_win_over_the_file_and_a_chat_has_the_system_message_that_is_named(folder, asked, tmp_path) -> None:
+    changed = {"few_shot": 1, "max_new_tokens": 2, "chat": True, "system": "system1", "limit": 2}
+    found = asked(config(folder, "capitals", overrides={"doc_to_text": "Where is {{country}}?"}, **changed))
+    assert all(answer.tokens <= 2 for answer in found.answers)
+
+
+def test_the_chat_template_and_system_message_are_those_of_the_run(folder, tokenizer, base, tmp_path) -> None:
+    from lorapar.evaluation.transformers_engine import TransformersModel
+
+    seen: list[str] = []
+    engine = TransformersEngine(base, tokenizer, autocast=False)
+    plain = TransformersModel.for_lm_eval
+
+    def listening(self, size):
+        model = plain(self, size)
+        generate = model.generate_until
+        model.generate_until = lambda requests, **more: (
+            seen.extend(one.args[0] for one in requests) or generate(requests, **more)
+        )
+        return model
+
+    TransformersModel.for_lm_eval, kept = listening, plain
+    try:
+        how = Questioning(tokenizer, PromptConfig(system1="Be brief."), 4, tmp_path, lambda: None, Silent())
+        settings = config(folder, "capitals", chat=True, system="system1", limit=1)
+        ask_all({"base": None}, engine, [load_benchmark(settings, 0)], how)
+    finally:
+        TransformersModel.for_lm_eval = kept
+    (place,) = load_benchmark(settings, 0).asked
+    chat = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": f"Capital of {CAPITALS[place]['country']}?"},
+    ]
+    assert seen == [render(tokenizer, chat)]
+
+
+def test_the_seed_draws_rows_and_their_names_are_their_contents(folder) -> None:
+    drawn = [load_benchmark(config(folder, "capitals", limit=2), seed) for seed in range(4)]
+    assert len({one.asked for one in drawn}) > 1
+    assert drawn[0].asked == load_benchmark(config(folder, "capitals", limit=2), 0).asked
+    (folder / "data" / "capitals.jsonl").write_text("".join(json.dumps(row) + "\n" for row in CAPITALS[::-1] * 2))
+    again = load_benchmark(config(folder, "capitals"), 0)
+    assert again.ids[:5] == drawn[0].ids[::-1]
+    assert again.ids[5:] == tuple(f"{name}-2" for name in again.ids[:5])
+
+
+def test_changed_rows_are_found_by_their_digest(folder) -> None:
+    settings = EvaluateConfig(benchmarks=(config(folder, "capitals"),))
+    (resolved,) = resolve_benchmarks(settings).benchmarks
+    assert load_benchmark(resolved, 0).digest == resolved.digest
+    (folder / "data" / "capitals.jsonl").write_text(json.dumps({"country": "x", "capital": "y"}) + "\n")
+    with pytest.raises(BadInputError, match="the rows of capitals are not those that plan saw"):
+        load_benchmark(resolved, 0)
+
+
+def test_a_name_that_no_task_has(folder) -> None:
+    assert "(did you mean 'capitals'?); it has: animals, capitals" in wrong(folder, "capital")
+    with pytest.raises(BadInputError, match=r"lm-eval has no task of this name \(did you mean 'hellaswag'"):
+        load_benchmark(BenchmarkConfig(task="helaswag"), 0)
+
+
+def test_groups_and_tags_name_their_tasks(folder) -> None:
+    (folder / "all.yaml").write_text("group: world\ntask:\n  - capitals\n  - animals\n")
+    assert wrong(folder, "world").endswith("is a group of several tasks; name each by itself: capitals, animals")
+    write_task(folder, "rivers", {**TASKS["capitals"], "tag": "geography"})
+    assert wrong(folder, "geography").endswith("is a tag of several tasks; name each by itself, such as rivers")
+
+
+def test_folders_that_hold_no_task(tmp_path, folder) -> None:
+    assert "is no folder" in wrong(tmp_path / "missing", "x")
+    assert "is a file" in wrong(folder / "capitals.yaml", "x")
+    (tmp_path / "empty").mkdir()
+    assert "holds no task file" in wrong(tmp_path / "empty", "x")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("doc_to_text: !function own.ask\n", "(own.ask)"),
+        ("process_docs: !function own.rows\n", "(own.rows)"),
+        ("class: !function own.Task\n", "(own.Task)"),
+    ],
+)
+def test_code_from_outside_needs_a_word(folder, text, said) -> None:
+    (folder / "own.py").write_text("raise SystemExit('it ran')\n")
+    values = {name: value for name, value in TASKS["capitals"].items() if name != text.partition(":")[0]}
+    write_task(folder, "coded", values, text=text)
+    found = wrong(folder, "coded")
+    assert "runs Python code from outside lorapar" in found
+    assert said in found
+    assert "trust_code: true" in found
+
+
+def test_code_that_an_included_file_names_is_seen_and_runs_once_allowed(folder) -> None:
+    (folder / "own.py").write_text("def ask(doc):\n    return 'Where is ' + doc['country']\n")
+    (folder / "shared.yml").write_text("doc_to_text: !function own.ask\n")
+    values = {name: value for name, value in TASKS["capitals"].items() if name != "doc_to_text"}
+    write_task(folder, "coded", values, text="include: shared.yml\n")
+    assert "own.ask" in wrong(folder, "coded")
+    task = load_benchmark(config(folder, "coded", trust_code=True), 0).task
+    assert task.doc_to_text(CAPITALS[0]) == "Where is land 0"
+    (folder / "own.py").write_text("def ask(doc):\n    return 'Where lies ' + doc['country']\n")
+
+
+def test_a_template_cannot_reach_into_python(folder) -> None:
+    reach = "{{ ''.__class__.__mro__[1].__subclasses__() }}"
+    write_task(folder, "reaching", {**TASKS["capitals"], "doc_to_text": reach})
+    assert "SecurityError" in wrong(folder, "reaching")
+
+
+def test_what_the_model_writes_is_never_run_outside_the_sandbox(folder) -> None:
+    write_task(folder, "coding", {**TASKS["capitals"], "unsafe_code": True})
+    assert "outside a sandbox" in wrong(folder, "coding", trust_code=True)
+
+
+@pytest.mark.parametrize(
+    ("task", "change", "said"),
+    [
+        ("capitals", {"doc_to_text": "{{city}}?"}, "row 1: 'city' is undefined: a template"),
+        ("animals", {"doc_to_target": "{{right + 2}}"}, "row 2: its right answer (doc_to_target) is 3, none of its 3"),
+        ("capitals", {"output_type": "poem"}, "invalid output_type 'poem'"),
+        ("capitals", {"metric_list": [{"metric": "luck"}]}, "no metric 'luck'"),
+        ("capitals", {"metric_list": [{"metric": "exact_mach"}]}, "(did you mean 'exact_match'?)"),
+        ("capitals", {"test_split": "proof"}, "proof"),
+        ("capitals", {"dataset_kwargs": {"data_files": {"test": "data/none.jsonl"}}}, "none.jsonl"),
+        ("capitals", {"sorcery": 1}, "sorcery"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_what_is_wrong_in_a_file_or_its_rows_is_said_before_anything_is_trained(folder, task, change, said) -> None:
+    write_task(folder, task, {**TASKS[task], **change}, task)
+    assert said in wrong(folder, task)
+
+
+def test_a_file_that_is_no_yaml_names_its_line(folder) -> None:
+    (folder / "odd.yaml").write_text("task: odd\nmetric_list: [\n")
+    assert "odd.yaml:3: " in wrong(folder, "odd")
+
+
+def test_a_data_set_that_is_not_here_is_named(monkeypatch) -> None:
+    import datasets
+
+    def silence(*_, **__):
+        raise ConnectionError("Couldn't reach 'Rowan/hellaswag' on the Hub")
+
+    monkeypatch.setattr(datasets, "load_dataset", silence)
+    with pytest.raises(UnreachableError, match=r"hellaswag: its data set Rowan/hellaswag cannot be read here"):
+        load_benchmark(BenchmarkConfig(task="hellaswag"), 0)
+
+
+def test_a_gate_needs_a_metric_that_judges_rows(folder) -> None:
+    assert "its metrics (word_perplexity) do not say of each row" in wrong(folder, "texts", judged=("texts",))
+    assert "metric 'acc_nrm' is none of the task's (did you mean 'acc_norm'?)" in wrong(
+        folder, "animals", metric="acc_nrm"
+    )
+    assert "'strict' is no filter of the task: none" in wrong(folder, "animals", metric="acc,strict")
+    assert load_benchmark(config(folder, "animals", metric="acc_norm"), 0).metric == ("acc_norm", "none")
+    assert load_benchmark(config(folder, "endings", metric="perplexity"), 0).metric is None
+
+
+def test_more_worked_examples_than_there_are(folder) -> None:
+    assert "fewer worked examples than few_shot 5" in wrong(folder, "capitals", few_shot=5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"task": "gsm8k", "metric": "acc"}, "metric: does nothing for gsm8k"),
+        ({"task": "hellaswag", "data": "x.jsonl"}, "data: only gsm8k, mmlu, humaneval take rows here"),
+        ({"task": "hellaswag", "trust_code": True}, "trust_code: does nothing without task_folder"),
+        ({"task": "hellaswag", "system": "system1"}, "system: does nothing where the task is not asked by chat"),
+        ({"task": "system1"}, "is what held-out rows are counted under"),
+        ({"task": "../x"}, "should match pattern"),
+    ],
+    ids=str,
+)
+def test_settings_that_do_nothing_are_refused(settings, said) -> None:
+    with pytest.raises(ValueError, match=said):
+        BenchmarkConfig.model_validate(settings)
+
+
+def test_its_questions_are_those_that_training_rows_are_compared_with(folder) -> None:
+    limited = load_benchmark(config(folder, "capitals", limit=2), 0)
+    questions = dict(limited.questions())
+    assert questions == {limited.ids[n]: f"Capital of {CAPITALS[n]['country']}?" for n in limited.asked}
+    texts = dict(load_benchmark(config(folder, "texts"), 0).questions())
+    assert "land 0 and town 0" in texts.values()
+
+
+def test_how_rows_are_asked_is_no_part_of_their_digest(folder) -> None:
+    plain = load_benchmark(config(folder, "capitals"), 0).digest
+    asked = {"chat": True, "system": "system1", "max_new_tokens": 9, "metric": "exact_match"}
+    assert load_benchmark(config(folder, "capitals", **asked), 0).digest == plain
+    assert load_benchmark(config(folder, "capitals", limit=2), 0).digest != plain
