@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lorapar.basemodel.chat_template import PROBE_QUESTION, probe
+from lorapar.errors import BadInputError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -82,7 +83,21 @@ def generation_ends(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """End tokens of generation_config.json or, without that, of config.json: one, several or none."""
     values = generation_settings(tokenizer) or _text_config(_folder(tokenizer))
     found = values.get("eos_token_id")
-    return [int(one) for one in (found if isinstance(found, list) else [found]) if one is not None]
+    return [_id_of(tokenizer, one) for one in (found if isinstance(found, list) else [found]) if one is not None]
+
+
+def _id_of(tokenizer: PreTrainedTokenizerBase, named: Any) -> int:
+    """An end token as settings name it: its number, or the token itself."""
+    known = tokenizer.get_vocab().get(named) if isinstance(named, str) and not named.isdigit() else None
+    if known is not None:
+        return int(known)
+    try:
+        return int(named)
+    except (TypeError, ValueError):
+        raise BadInputError(
+            f"{_folder(tokenizer)}: its generation settings name {named!r} as eos_token_id, which is no token of its "
+            "tokenizer; write the token's number"
+        ) from None
 
 
 def generation_settings(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:

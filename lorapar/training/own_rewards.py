@@ -77,6 +77,7 @@ class OwnReward:
         try:
             with _prints_to_stderr():
                 said = _awaited(call())
+                said = list(said) if isinstance(said, Iterator) else said  # a generator runs only now
         except KeyboardInterrupt:  # Ctrl-C and SIGTERM, which come to this thread wherever it is
             raise
         except BaseException as error:
@@ -99,12 +100,22 @@ class OwnReward:
         if not isinstance(value, Real | Decimal) and hasattr(value, "item"):  # one number of NumPy or torch
             with contextlib.suppress(ValueError, RuntimeError):
                 value = value.item()
-        if not isinstance(value, Real | Decimal) or not math.isfinite(value):
+        number = _as_float(value)
+        if number is None or not math.isfinite(number):
             raise RewardError(
-                f"rl.rewards: {self.name} must return finite numbers, got {value!r}; for a completion that it has no "
-                "say about it returns None"
+                f"rl.rewards: {self.name} must return finite numbers, got {_shortened(repr(value))}; for a completion "
+                "that it has no say about it returns None"
             )
+        return number
+
+
+def _as_float(value: Any) -> float | None:
+    if not isinstance(value, Real | Decimal):
+        return None
+    try:
         return float(value)
+    except OverflowError:  # a whole number of more than 308 digits
+        return math.inf
 
 
 @contextlib.contextmanager
@@ -171,9 +182,12 @@ def _has_parameter(function: Callable[..., Any], name: str) -> bool:
 
 def _reason(error: BaseException) -> str:
     """What was raised, in one line."""
-    text = " ".join(str(error).split())
-    shown = text if len(text) <= _LONGEST_REASON else text[: _LONGEST_REASON - 3] + "..."
+    shown = _shortened(" ".join(str(error).split()))
     return f"{type(error).__name__}: {shown}" if shown else type(error).__name__
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _LONGEST_REASON else text[: _LONGEST_REASON - 3] + "..."
 
 
 def _kind(said: object, values: object) -> str:

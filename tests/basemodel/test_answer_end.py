@@ -8,6 +8,7 @@ import pytest
 from lorapar.basemodel import answer_end, embedding_rows, load_tokenizer, model_folder
 from lorapar.basemodel.chat_template import PLAIN_TEMPLATE
 from lorapar.config import ModelConfig
+from lorapar.errors import BadInputError
 
 TINY = ModelConfig(name="builtin:tiny", dtype="float32")
 TURNS = "{% for m in messages %}{{ m['role'] + ': ' + m['content'] + END }}{% endfor %}"
@@ -48,6 +49,17 @@ def test_the_turn_end_ends_an_answer_beside_the_eos_and_servers_have_to_be_told(
 def test_generation_settings_name_one_end_or_several(base, generation):
     end = answer_end(base(generation=generation))
     assert (end.token_ids, end.unnamed_ids) == ((TEXT, START, TURN), (TURN,))
+
+
+@pytest.mark.parametrize("generation", [str(START), "<|im_start|>", ["<|im_start|>"], float(START)])
+def test_generation_settings_may_name_the_token_itself(base, generation):
+    assert answer_end(base(generation=generation)).token_ids == (TEXT, START, TURN)
+
+
+@pytest.mark.parametrize("generation", ["<|none|>", [{"id": 1}]])
+def test_an_end_that_is_no_token_is_refused(base, generation):
+    with pytest.raises(BadInputError, match=r"as eos_token_id, which is no token of its tokenizer"):
+        answer_end(base(generation=generation))
 
 
 @pytest.mark.parametrize("end", [r"'<|im_end|>\n'", r"'\n<|im_end|>'", "'<|im_end|><|endoftext|>'"])

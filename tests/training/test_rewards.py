@@ -75,6 +75,19 @@ import math
 def shorter(completions, references):
     return [1 / (1 + len(text)) for text in completions]
 
+def endless(completions, references):
+    return [10**400 for _ in completions]
+
+
+def one_by_one(completions, references):
+    yield from (float(len(text)) for text in completions)
+
+
+def breaks_off(completions, references):
+    yield 1.0
+    raise ValueError("half-way")
+
+
 def nan(completions, references):
     return [math.nan for _ in completions]
 
@@ -84,8 +97,8 @@ def too_few(completions, references):
 def words(completions, references):
     return ["good" for _ in completions]
 
-def generator(completions, references):
-    return (1.0 for _ in completions)
+def generator_of_fewer(completions, references):
+    return (1.0 for _ in completions[:1])
 
 def fails(completions, references):
     raise KeyError("oops")
@@ -172,9 +185,11 @@ def test_a_reward_of_ones_own_by_import_path(own_module: str) -> None:
     ("function", "complaint"),
     [
         ("nan", "finite"),
+        ("endless", r"got 10+\.\.\.; for a completion"),
+        ("breaks_off", "breaks_off failed: ValueError: half-way"),
         ("too_few", "one number a completion, got 1 values"),
         ("words", "finite numbers, got 'good'"),
-        ("generator", "got a generator"),
+        ("generator_of_fewer", "one number a completion, got 1 values"),
         ("fails", "rl.rewards: my_own_rewards:fails failed: KeyError: 'oops'"),
         ("stops", "stops failed: Stop: enough"),
         ("leaves", "leaves failed: SystemExit: 7"),
@@ -232,3 +247,8 @@ def test_what_a_reward_prints_does_not_go_to_standard_output(own_module: str, ca
 @pytest.mark.parametrize(("answer", "whole"), [("18 apples", 1.0), ("1 000", 1.0), ("2 1/2", 0.0), ("(B)", 0.0)])
 def test_an_integer_may_have_a_unit(answer: str, whole: float) -> None:
     assert REWARDS["integer_answer"]([f"<answer>{answer}</answer>"], ["7"]) == [whole]
+
+
+def test_a_generator_is_a_list_as_well(own_module: str) -> None:
+    (reward,) = load_rewards({f"{own_module}:one_by_one": 1.0})
+    assert reward(["a", "bcd"], ["x", "y"]) == [1.0, 3.0]
