@@ -53,7 +53,7 @@ def test_every_node_has_run_and_left_a_record(runs) -> None:
 def test_the_figures_that_kubeflow_shows_are_figures_of_those_stages(runs) -> None:
     """Only a run whose adapter is promoted has `promoted`."""
     known: dict[str, set[str]] = {}
-    for path in runs.root.glob("store/runs/*/records/*.json"):
+    for path in runs.root.glob("store/records/*.json"):
         record = json.loads(path.read_text(encoding="utf-8"))
         known.setdefault(task_of(record["node"]).name, set()).update(record["metrics"])
     for task, names in FIGURES.items():
