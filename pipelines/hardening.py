@@ -14,12 +14,17 @@ CREDENTIALS = "lorapar-credentials"
 ACCELERATOR = "nvidia.com/gpu"
 
 
-def settled(task: dsl.PipelineTask, *, cached: bool = True, retries: int = 1) -> dsl.PipelineTask:
-    """A task that may run in a hardened namespace. The compiler itself drops capabilities and sets seccomp."""
+def settled(
+    task: dsl.PipelineTask, *, cached: bool = True, retries: int = 1, wait_seconds: int = 30
+) -> dsl.PipelineTask:
+    """A task that may run in a hardened namespace. The compiler itself drops capabilities and sets seccomp.
+
+    `wait_seconds` pass before it is tried again, where Argo does that.
+    """
     task.set_caching_options(cached)
     if retries:
         longest = f"{RETRIED_FOR_SECONDS}s"
-        task.set_retry(retries, backoff_duration="30s", backoff_factor=2, backoff_max_duration=longest)
+        task.set_retry(retries, backoff_duration=f"{wait_seconds}s", backoff_factor=2, backoff_max_duration=longest)
     kubernetes.set_security_context(task, run_as_user=USER, run_as_group=USER, run_as_non_root=True)
     kubernetes.empty_dir_mount(task, volume_name="scratch", mount_path=SCRATCH)
     kubernetes.empty_dir_mount(task, volume_name="tmp", mount_path=TMP)

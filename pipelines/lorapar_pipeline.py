@@ -24,6 +24,6 @@ def lorapar(**form: Any) -> None:
     run = dsl.PIPELINE_JOB_ID_PLACEHOLDER
     closing = settled(report(store=form["store"], run=run, **own), cached=False, retries=0)
     with dsl.ExitHandler(closing, name="run"):
-        planned = settled(plan(**form, run=run, vote_accelerators="1", accelerators={}), cached=False, retries=0)
+        planned = settled(plan(**form, run=run, vote_accelerators="1", accelerators={}), cached=False, wait_seconds=5)
         with dsl.If(planned.outputs["changed"] == True, name="stages"):  # noqa: E712 -- KFP compiles the comparison
             stages(planned, form["store"], form["gpu_pool"])

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -126,22 +127,21 @@ def submit_command(  # noqa: PLR0913  -- an argument is an option of the command
     named = bool(images or registry)
     build = partial(_package, images, registry, placement, no_cache=no_cache)
     package = build(require_digests=require_digests and named)
-    from lorapar.kubeflow.server import Start
-
     server = server_at(host, namespace)
     if not named:
         package = _with_uploaded_images(server, partial(build, require_digests=require_digests))
     _warn_of_tags(package)
     mark = _mark(package, values, settings) if if_changed else ""
-    start = Start(f"{name or settings.name}{mark}", experiment, values, service_account, pipeline_root, given)
+    start = _start(f"{name or settings.name}{mark}", experiment, values, service_account, pipeline_root, given)
     if if_changed and _goes_on(server, start):
         return
     pipeline, version, uploaded = server.upload(package)
     out.print(f"pipeline version {package.version_name} {'uploaded' if uploaded else 'is there already'}", markup=False)
-    if not wait:
+    start = _with_settings_in_the_store(start)
+    if wait:
+        _start_and_wait(server, (pipeline, version), start, package.tasks(), again=resubmit)
+    else:
         _said_start(server, (pipeline, version), start)
-        return
-    _start_and_wait(server, (pipeline, version), start, package.tasks(), again=resubmit)
 
 
 @app.command("runs")
@@ -215,7 +215,9 @@ def schedule_command(  # noqa: PLR0913  -- an argument is an option of the comma
         package = _with_uploaded_images(server, partial(build, require_digests=require_digests))
     _warn_of_tags(package)
     pipeline, version, _ = server.upload(package)
-    start = Start(name or settings.name, experiment, values, service_account, plugins=given)
+    start = _with_settings_in_the_store(
+        Start(name or settings.name, experiment, values, service_account, plugins=given)
+    )
     recurring = server.schedule(pipeline, version, start, cron, max_concurrency)
     out.print(f"recurring run {recurring}: {cron}", markup=False, highlight=False)
 
@@ -276,6 +278,18 @@ def _goes_on(server: Server, start: Start) -> bool:
             out.print(f"unchanged since run {run.run_id} ({state}), nothing started", markup=False)
             return True
     return False
+
+
+def _start(*given: Any) -> Start:
+    from lorapar.kubeflow.server import Start
+
+    return Start(*given)
+
+
+def _with_settings_in_the_store(start: Start) -> Start:
+    from lorapar.kubeflow.submission import by_address
+
+    return replace(start, parameters=by_address(start.parameters, start.parameters.get("store") or _default_store()))
 
 
 def _said_start(server: Server, version: tuple[str, str], start: Start) -> str:

@@ -37,6 +37,12 @@ _OPEN = ("RUNNING", "PENDING")
 _DONE = ("SUCCEEDED", "CACHED", "SKIPPED")
 _COLOURS = {"SUCCEEDED": "green", "FAILED": "red", "RUNNING": "yellow", "CANCELED": "red", "CACHED": "green"}
 
+_WHY_TASK = (
+    "no node with room or with that accelerator, a queue that does not admit it, an image that cannot be pulled, or a "
+    "volume or Secret that is missing"
+)
+_WHY_DRIVER = "no node with room, a quota that is used up, or Kubeflow's own image, which cannot be pulled"
+
 
 @dataclass(frozen=True)
 class TaskState:
@@ -150,18 +156,21 @@ class Followed:
                 f"its pod is Pending, `kubectl describe pod -l pipeline/runid={self.run}` says why"
                 for name in names
             ]
-        pods = [pod for pod in self.workflow.pods() if pod.state == "PENDING" and pod.seconds >= QUIET_SECONDS]
-        return [self._pending(pod, self.workflow.namespace) for pod in pods]
+        late = [
+            *(
+                (pod, _asks(self.tasks, pod.nodes[0]), _WHY_TASK)
+                for pod in self.workflow.pods()
+                if pod.state == "PENDING"
+            ),
+            *((pod, self._driven(pod), _WHY_DRIVER) for pod in self.workflow.waiting_drivers()),
+        ]
+        space = self.workflow.namespace
+        return [_pending(pod, who, why, space) for pod, who, why in late if pod.seconds >= QUIET_SECONDS]
 
-    def _pending(self, pod: Pod, namespace: str) -> str:
-        asks = _asks(self.tasks, pod.nodes[0])
-        told = f": {pod.message}" if pod.message else "; Kubeflow does not say why"
-        where = f"-n {namespace} " if namespace else ""
-        return (
-            f"{asks}has not started after {QUIET_SECONDS / 60:.0f} min{told}; look at "
-            f"`kubectl {where}describe pod {pod.name}`: no node with room or with that accelerator, a queue that does "
-            "not admit it, an image that cannot be pulled, or a volume or Secret that is missing"
-        )
+    def _driven(self, pod: Pod) -> str:
+        """What a driver is of; a driver takes no accelerator, whatever its task asks for."""
+        task = next((task for task in self.tasks if pod.nodes and pod.nodes[0] in task.nodes), None)
+        return f"Kubeflow's driver of {task.name if task is not None else 'a group of tasks'} "
 
     def _gone(self) -> list[str]:
         """A deleted Workflow leaves its run `running` for ever; its pods are not there, twice in a row."""
@@ -290,6 +299,15 @@ def _asks(tasks: Sequence[PlannedTask], node: str) -> str:
         return f"{node} "
     asked = task.accelerators.replace("? ", "")
     return f"{task.name} (asks for {asked}) " if asked else f"{task.name} "
+
+
+def _pending(pod: Pod, who: str, why: str, namespace: str) -> str:
+    told = f": {pod.message}" if pod.message else "; Kubeflow does not say why"
+    where = f"-n {namespace} " if namespace else ""
+    return (
+        f"{who}has not started after {QUIET_SECONDS / 60:.0f} min{told}; look at "
+        f"`kubectl {where}describe pod {pod.name}`: {why}"
+    )
 
 
 def _say_changes(console: Console, tasks: Iterable[TaskState], shown: dict[str, str]) -> None:

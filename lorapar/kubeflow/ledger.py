@@ -2,6 +2,7 @@
 
 manifests/<digest>.json              the manifest of an artifact, named by its digest
 settings/<digest>.json               the settings of a task's nodes; `plan` writes them and hands on the digest
+settings/<digest>.yaml               the settings of runs; `submit` and `schedule` write them
 records/<address>.json               the record of the last task with these settings and inputs
 runs/<run>/records/<address>.json    the record of a task that ran in this run, not one from KFP's cache
 runs/<run>/errors/<stage>.txt        the one line with which a stage failed

@@ -49,14 +49,18 @@ def waiting_seconds(pods: int, requeue_seconds: float = REQUEUE_SECONDS) -> floa
     return pods * requeue_seconds
 
 
-def workflow_bytes(spec: Mapping[str, Any], platform: Mapping[str, Any], lanes: int) -> dict[str, int]:
+def workflow_bytes(
+    spec: Mapping[str, Any], platform: Mapping[str, Any], lanes: int, config: str = ""
+) -> dict[str, int]:
     """Bytes of the Workflow at the end of a run in which the loop has `lanes` items, by what they are.
+
+    `config` is the parameter of that name: the root's driver is given it, and `plan`.
 
     Texts inside it are JSON inside JSON, so every quotation mark takes two bytes.
     """
-    model = _Model(spec, platform, lanes)
+    model = _Model(spec, platform, lanes, config)
     found = {"patches": 0, "inputs": 0, "nodes": GROUP_NODES * NODE_BYTES}
-    found["inputs"] += INPUT_NODES * _escaped(spec["root"])
+    found["inputs"] += INPUT_NODES * (_escaped(spec["root"]) + _escaped(config))
     for task, component, times in model.tasks():
         if "dag" in component:
             drivers = times + times // lanes if "parameterIterator" in task else times
@@ -69,7 +73,7 @@ def workflow_bytes(spec: Mapping[str, Any], platform: Mapping[str, Any], lanes: 
         found["inputs"] += times * INPUT_NODES * sum(map(_escaped, given))
         found["nodes"] += times * TASK_NODES * NODE_BYTES
     written = (*spec["components"].values(), *model.containers.values(), *model.pods.values())
-    found["spec"] = TEMPLATE_BYTES + sum(map(_escaped, written))
+    found["spec"] = TEMPLATE_BYTES + _escaped(config) + sum(map(_escaped, written))
     return found
 
 
@@ -110,6 +114,7 @@ class _Model:
     spec: Mapping[str, Any]
     platform: Mapping[str, Any]
     lanes: int
+    config: str
 
     @cached_property
     def containers(self) -> Mapping[str, Any]:
@@ -178,6 +183,8 @@ class _Model:
         }
 
     def _value(self, name: str) -> Any:
+        if name == "config":
+            return self.config
         if name.endswith("_digests"):
             return [_DIGEST] * self.lanes
         return _DIGEST if name.endswith("_digest") or name == "settings" else "x" * 30

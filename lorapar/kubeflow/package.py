@@ -118,7 +118,7 @@ def build_package(
     if placement is not None:
         place(spec, platform, placement)
     _keep_retrying(spec, platform)
-    _tell_accelerators(spec)
+    tell_accelerators(spec)
     if not cached:
         _switch_caching_off(spec)
     package = Package(spec, platform)
@@ -174,7 +174,7 @@ def _switch_caching_off(spec: dict[str, Any]) -> None:
             env.append({"name": REUSE_VARIABLE, "value": "off"})
 
 
-def _tell_accelerators(spec: dict[str, Any]) -> None:
+def tell_accelerators(spec: dict[str, Any]) -> None:
     """What each task takes, for the page of `plan` and number formats; what vote tasks take it works out itself."""
     asked = {}
     for name, _, label in _container_tasks(spec):

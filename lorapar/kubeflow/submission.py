@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import tempfile
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +26,10 @@ from lorapar.redaction import redact
 from lorapar.stages.graph import GRAPH
 from lorapar.store import open_store
 
+INLINE_CHARACTERS = 400
+"""Longer settings travel by their address. Argo's Workflow holds what a run is given nine times."""
+STORE_SECONDS = 20.0
+"""How long `submit` tries to put them there."""
 _SUCCEEDED = "SUCCEEDED"
 _TELLING = ("report", "promote", "gate")
 """Nodes whose tasks say in their logs how the run comes out; the report says all of it."""
@@ -76,6 +82,28 @@ def fingerprint(version: str, values: Mapping[str, Any], config: RunConfig) -> s
     """Digest of what a run would be made from: the package, every parameter, and model and data as they are now."""
     resolved = {"model": config.model.digest, "data": config.data.digest}
     return digest_of({"package": version, "parameters": dict(values), "resolved": resolved})
+
+
+def by_address(values: Mapping[str, Any], store: str) -> dict[str, Any]:
+    """The parameters with the settings named by their address in the store, where this machine may write there.
+
+    Else, and where they are short, as they are. A store that does not answer is not waited for.
+    """
+    text = str(values["config"])
+    if len(text) <= INLINE_CHARACTERS:
+        return dict(values)
+    data = text.encode()
+    key, put = f"settings/{hashlib.sha256(data).hexdigest()}.yaml", threading.Event()
+    question = RunStore(store, "").ask
+
+    def keep(ledger: Ledger) -> None:
+        ledger.store.write(key, data)
+        put.set()
+
+    writer = threading.Thread(target=question, args=(keep,), daemon=True)
+    writer.start()
+    writer.join(STORE_SECONDS)
+    return {**values, "config": f"{store.rstrip('/')}/{key}"} if put.is_set() else dict(values)
 
 
 def wait_for(server: Any, run: str, store: str, tasks: Sequence[PlannedTask], console: Console) -> Ending:

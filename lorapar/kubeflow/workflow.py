@@ -21,6 +21,7 @@ from typing import Any
 from lorapar.kubeflow.package import PlannedTask
 
 _POD = "Pod"
+_DRIVER = "-driver"
 _STATES = {
     "Pending": "PENDING",
     "Running": "RUNNING",
@@ -48,7 +49,7 @@ class Pod:
     attempt_of: str
     """What it is a try of: equal for all tries of one task."""
     nodes: tuple[str, ...]
-    """The nodes of the graph that its task runs."""
+    """The nodes of the graph that its task runs; none for a group of tasks."""
     state: str
     message: str
     exit_code: int | None
@@ -113,6 +114,16 @@ class Workflow:
         found = [pod for node in sorted(self._nodes, key=_started) if (pod := self._pod(node)) is not None]
         return found
 
+    def waiting_drivers(self) -> list[Pod]:
+        """Pods of Kubeflow's drivers that have not started: those before tasks of ours, and of groups of tasks."""
+        waiting = [node for node in self._nodes if node.get("type") == _POD and node.get("phase") == "Pending"]
+        segments = [(node, (_segments(node) or [""])[-1]) for node in waiting]
+        return [
+            self._made(node, self._tasks.get(name.removesuffix(_DRIVER)))
+            for node, name in segments
+            if name.endswith(_DRIVER)
+        ]
+
     def pods_at_work(self) -> list[str]:
         """Names of all pods, Kubeflow's drivers too, that have not ended as far as the Workflow says."""
         open_nodes = [node for node in self._nodes if node.get("phase") in ("Running", "Pending")]
@@ -134,11 +145,14 @@ class Workflow:
         task = next((self._tasks[one] for one in reversed(segments) if one in self._tasks), None)
         if task is None:
             return None
+        return self._made(node, task)
+
+    def _made(self, node: Mapping[str, Any], task: PlannedTask | None) -> Pod:
         message = str(node.get("message") or "")
         return Pod(
             name=self._pod_name(node),
             attempt_of=_TRY.sub("", str(node.get("name"))),
-            nodes=task.nodes,
+            nodes=task.nodes if task is not None else (),
             state=_STATES.get(str(node.get("phase")), "PENDING"),
             message=message,
             exit_code=_exit_code(node, message),

@@ -41,6 +41,8 @@ class Fate:
     """The pod is gone, Argo has kept its log."""
     exit_code: int | None = None
     message: str = ""
+    driver: str = "Succeeded"
+    """The phase of the driver pod before it."""
 
 
 def fate(value: Fate | str) -> Fate:
@@ -106,7 +108,10 @@ class Argo:
         """A driver pod, the executor's group, and in it the pod that the stage runs in."""
         if given is None:
             return []
-        self._add(f"{path}-driver", f"{key}-driver", "Pod", "system-container-driver", "Succeeded")
+        driver = self._add(f"{path}-driver", f"{key}-driver", "Pod", "system-container-driver", given.driver)
+        if given.driver == "Pending":
+            driver["message"] = given.message
+            return ["Pending"]
         phase = PHASES[given.state]
         # Argo calls a group running from its first moment, pending pods or not.
         self._add(path, key, "DAG", "retry-system-container-executor", "Running" if phase == "Pending" else phase)

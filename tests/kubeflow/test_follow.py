@@ -378,6 +378,18 @@ def test_argos_own_word_on_a_pending_pod_is_repeated(server: Double, wait: Wait)
 
 
 @pytest.mark.usefixtures("no_rights", "quiet")
+def test_a_driver_that_does_not_start_is_told_too(server: Double, wait: Wait) -> None:
+    """Kubeflow 2.17.0 runs one before each task (backend/src/v2/compiler/argocompiler/container.go)."""
+    fate = Fate("PENDING", driver="Pending", message="Unschedulable: 0/1 nodes are available: 1 Too many pods")
+    waiting = Frame("RUNNING", until("sft", sft=fate))
+    server.endings = [[waiting, waiting, Frame("FAILED", until("sft", sft="FAILED"))]]
+    words = wait()[1]
+    assert words.count("Kubeflow's driver of sft has not started after") == 1
+    assert "1 Too many pods; look at `kubectl -n team describe pod lorapar-x7k2p-system-container-driver-" in words
+    assert "nvidia.com/gpu" not in words.partition("Kubeflow's driver")[2].partition("\n")[0]
+
+
+@pytest.mark.usefixtures("no_rights", "quiet")
 def test_without_the_workflow_it_says_what_to_look_at(server: Double, wait: Wait) -> None:
     waiting = Frame("RUNNING", until("sft", sft="PENDING"))
     server.endings = [[waiting, waiting, Frame("FAILED", until("sft", sft="FAILED"))]]

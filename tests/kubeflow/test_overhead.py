@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
+from lorapar.config import dump_changed, load_config
+from lorapar.kubeflow import submission
 from lorapar.kubeflow.overhead import (
     GROUP_PODS,
     LOOP_PODS,
@@ -19,12 +21,23 @@ from lorapar.kubeflow.overhead import (
     workflow_bytes,
 )
 from lorapar.kubeflow.package import build_package
+from lorapar.kubeflow.parameter_values import pipeline_parameters
+from lorapar.kubeflow.submission import by_address
 from lorapar.kubeflow.tasks import TASKS
+from lorapar.store import ObjectStore, open_store
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "kubeflow.md"
 MOST_PODS = 28
 MOST_BYTES = 600_000
 """Below Argo's 1 MiB, from which on Kubeflow's pages stand still; a tiny run's Workflow once had 1.5 MB."""
+
+
+@pytest.fixture
+def store(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ObjectStore:
+    """What stands for the bucket."""
+    found = open_store(tmp_path)
+    monkeypatch.setattr(submission, "open_store", lambda address: found)
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -72,9 +85,20 @@ def test_the_docs_say_how_long_a_run_waits(package) -> None:
 
 
 @pytest.mark.parametrize("lanes", [1, 2])
-def test_the_workflow_of_a_small_run_stays_small(package, lanes) -> None:
-    found = workflow_bytes(*package, lanes)
+@pytest.mark.parametrize("rows", [0, 500])
+def test_the_workflow_of_a_small_run_stays_small_however_long_its_settings_are(package, lanes, rows, store) -> None:
+    """`submit` puts them into the store, so that their address is all that travels."""
+    settings = load_config(preset="tiny", overrides=[f"prompts.system1={'word ' * 200 * rows}"] if rows else [])
+    values = by_address(pipeline_parameters(settings, [], "s3://mlpipeline/lorapar"), "s3://mlpipeline/lorapar")
+    assert store.read(values["config"].removeprefix("s3://mlpipeline/lorapar/")).decode() == dump_changed(settings)
+    found = workflow_bytes(*package, lanes, values["config"])
     assert sum(found.values()) <= MOST_BYTES, found
+
+
+def test_settings_that_travel_as_they_are_stand_nine_times_in_the_workflow(package) -> None:
+    """Where `submit` may not write to the store, or somebody pastes them into Kubeflow's form."""
+    short, long = (sum(workflow_bytes(*package, 2, "x" * length).values()) for length in (0, 1000))
+    assert long - short == 9 * 1000
 
 
 def test_many_teachers_side_by_side_still_leave_the_node_statuses_unpacked(package) -> None:

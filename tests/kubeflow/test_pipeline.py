@@ -183,6 +183,15 @@ def test_tasks_are_cached_as_their_stages_say(package) -> None:
                 assert cached == (name not in {"plan", "publish", "gate", "report"}), name
 
 
+def test_the_shipped_package_tells_plan_what_tasks_take_without_being_compiled_again(package) -> None:
+    """Somebody may upload lorapar/kubeflow/pipeline.yaml as it is."""
+    tasks = [task for one in package[0]["components"].values() for task in one.get("dag", {}).get("tasks", {}).items()]
+    (plan,) = (task for name, task in tasks if name == "plan")
+    asked = plan["inputs"]["parameters"]["accelerators"]["runtimeValue"]["constant"]
+    on_gpu = ("score-system1", "score-system2", "sft", "rl", "evaluate")
+    assert asked == dict.fromkeys(on_gpu, "1 nvidia.com/gpu")
+
+
 def test_a_task_that_is_tried_again_has_all_its_time(package) -> None:
     """Argo counts a backoff's maximum from the first start and makes the rest of it the next attempt's deadline.
 
@@ -191,8 +200,9 @@ def test_a_task_that_is_tried_again_has_all_its_time(package) -> None:
     """
     for component in package[0]["components"].values():
         for name, task in component.get("dag", {}).get("tasks", {}).items():
-            if "cachingOptions" in task and name not in ("plan", "report"):
+            if "cachingOptions" in task and name != "report":
                 assert task["retryPolicy"]["maxRetryCount"] == 1
+                assert task["retryPolicy"]["backoffDuration"] == ("5s" if name == "plan" else "30s"), name
                 assert int(task["retryPolicy"]["backoffMaxDuration"].removesuffix("s")) == 30 * 24 * 3600, name
 
 

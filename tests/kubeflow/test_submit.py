@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
 
 import pytest
 from typer.testing import CliRunner
 
 from lorapar.cli import app
 from lorapar.config import load_config
-from lorapar.errors import BadInputError, Terminated
+from lorapar.errors import BadInputError, Terminated, UnreachableError
 from lorapar.kubeflow import follow, submission
 from lorapar.kubeflow.checks import check_server
+from lorapar.kubeflow.parameter_values import run_config
 from lorapar.stages.plan import resolve_config
+from lorapar.store import open_store
 from tests.kubeflow.api_double import Frame
 from tests.kubeflow.argo_double import Fate
 from tests.kubeflow.conftest import STORE
@@ -25,7 +28,7 @@ PROMOTED = Frame(
 FAILED = Frame("FAILED", {"plan": "SUCCEEDED", "sft": "FAILED"})
 
 
-def test_a_new_version_is_uploaded_once_and_runs_get_the_settings(server, call, submit) -> None:
+def test_a_new_version_is_uploaded_once_and_runs_get_the_settings(server, call, submit, tmp_path) -> None:
     assert submit("--param", "theta=0.8", "--service-account", "trainer")[0] == 0
     assert submit()[0] == 0
     assert len(server.pipelines) == 1
@@ -34,10 +37,47 @@ def test_a_new_version_is_uploaded_once_and_runs_get_the_settings(server, call, 
     first, second = server.runs.values()
     assert first.runtime_config.parameters["theta"] == "0.8"
     assert first.runtime_config.parameters["store"] == STORE
-    assert "name: tiny" in first.runtime_config.parameters["config"]
+    address = first.runtime_config.parameters["config"]
+    assert "name: tiny" in (tmp_path / address.removeprefix(f"{STORE}/")).read_text()
     assert first.service_account == "trainer"
     assert "theta" not in second.runtime_config.parameters
     assert set(server.tokens) == {"Bearer t0ken"}
+
+
+def test_settings_travel_as_they_are_where_they_are_short_or_the_store_does_not_take_them(
+    server, call, submit, monkeypatch, tmp_path
+) -> None:
+    (tmp_path / "short.yaml").write_text("name: short\n")
+    call("submit", "--config", str(tmp_path / "short.yaml"), "--store", STORE)
+    answers = threading.Event()
+
+    def refused(address: str) -> None:
+        raise UnreachableError(f"{address}: access denied")
+
+    monkeypatch.setattr(submission, "open_store", refused)
+    submit()
+    monkeypatch.setattr(submission, "open_store", lambda address: answers.wait(60) and open_store(tmp_path))
+    monkeypatch.setattr(submission, "STORE_SECONDS", 0.1)
+    submit()
+    answers.set()
+    short, unwritten, silent = (run.runtime_config.parameters["config"] for run in server.runs.values())
+    assert short.startswith("name: short")
+    assert unwritten == silent
+    assert "name: tiny" in silent
+
+
+def test_plan_reads_what_submit_has_put_into_the_store(server, submit, monkeypatch, tmp_path) -> None:
+    submit("--param", "theta=0.8")
+    (run,) = server.runs.values()
+    values = run.runtime_config.parameters
+    monkeypatch.setattr(
+        "lorapar.store.open_store", lambda folder: open_store(tmp_path / folder.removeprefix(STORE)[1:])
+    )
+    planned = run_config(values)
+    assert planned.partition.theta == 0.8
+    assert planned.model_copy(update={"partition": None, "registry": None}) == load_config(preset="tiny").model_copy(
+        update={"partition": None, "registry": None}
+    )
 
 
 def test_images_and_caching_make_another_version(server, call, submit) -> None:
