@@ -5,7 +5,7 @@ Each field carries a one-line description with its unit; `docs/configuration.md`
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -59,6 +59,13 @@ class RunConfig(Section):
     registry: RegistryConfig = Field(default_factory=RegistryConfig, description="Where adapters are published")
     gate: GateConfig = Field(default_factory=GateConfig, description="What a better adapter must show")
     report: ReportConfig = Field(default_factory=ReportConfig, description="The report")
+
+    @property
+    def rewarded_without_answer(self) -> Literal["none", "tests", "all"]:
+        """Rows without a short answer that RL rewards: all by a judge or reward model, those with tests by these."""
+        if any(one.brings_its_own for one in self.rl.reward_configs().values()):
+            return "all"
+        return "tests" if "passes_tests" in self.rl.rewards else "none"
 
     @model_validator(mode="after")
     def _measures_are_evaluated(self) -> RunConfig:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from lorapar.config import DataConfig, ModelConfig, PromptConfig
 from lorapar.config.data import TASK_MIX
@@ -17,7 +17,7 @@ from lorapar.data.mix import CountTokens, token_counter
 from lorapar.errors import BadInputError, IntegrityError
 from lorapar.evaluation.contamination import contamination
 from lorapar.progress import say_omissions
-from lorapar.records import OMISSIONS, Omission, omissions_of, write_json, write_records
+from lorapar.records import OMISSIONS, Example, Omission, omissions_of, write_json, write_records
 from lorapar.stages.contract import Metrics, StageCall, StageSettings, StageSpec
 from lorapar.stages.model_text import row_check
 
@@ -35,6 +35,8 @@ class Settings(StageSettings):
     data: DataConfig
     prompts: PromptConfig
     seed: int
+    rewarded_without_answer: Literal["none", "tests", "all"] = "none"
+    """Rows without a short answer that RL rewards all the same; `plan` knows it from `rl.rewards`."""
 
 
 SPEC = StageSpec(
@@ -58,7 +60,7 @@ def run(call: StageCall[Settings]) -> Metrics:
     found = contamination(loaded.examples, data, data.benchmarks, call.settings.seed, call.progress.say)
     loaded = replace(loaded, examples=found.kept)
     _check_text(call, loaded, check)
-    omissions = [*loaded.omissions, *found.omissions, *_omissions(loaded)]
+    omissions = [*loaded.omissions, *found.omissions, *_omissions(loaded, call.settings.rewarded_without_answer)]
     _tell(call, loaded, omissions)
     folder = call.output("examples")
     write_records(folder / "examples.jsonl", loaded.examples)
@@ -96,8 +98,15 @@ def _check_text(call: StageCall[Settings], loaded: LoadedData, check: RowCheck |
             call.progress.say(note)
 
 
-def _omissions(loaded: LoadedData) -> list[Omission]:
+def _cannot_be_rewarded(example: Example, without_answer: str) -> bool:
+    if example.reference is not None or without_answer == "all":
+        return False
+    return not (without_answer == "tests" and example.tests)
+
+
+def _omissions(loaded: LoadedData, without_answer: str) -> list[Omission]:
     rows = len(loaded.examples)
+    neither = "neither tests nor a" if without_answer == "tests" else "no"
     return [
         Omission(
             count=len(loaded.left_out),
@@ -107,9 +116,9 @@ def _omissions(loaded: LoadedData) -> list[Omission]:
             remedy="mend them",
         ),
         Omission(
-            count=sum(one.reference is None for one in loaded.examples),
+            count=sum(_cannot_be_rewarded(one, without_answer) for one in loaded.examples),
             total=rows,
-            what="rows have no reference answer",
+            what=f"rows have {neither} reference answer",
             why="RL leaves them out and their accuracy cannot be measured",
             remedy="name data.columns.reference or reference_pattern",
         ),
@@ -124,7 +133,8 @@ def _tell(call: StageCall[Settings], loaded: LoadedData, omissions: list[Omissio
         call.progress.say(f"data.limit is {call.settings.data.limit:,}: the rows behind them are not read")
     for column, count in loaded.blank_texts.items():
         call.progress.say(f"{count:,} cells of '{column}' hold a text such as nan or <NA> and count as empty")
-    if all(one.reference is None for one in loaded.examples if one.split == "train"):
+    without = call.settings.rewarded_without_answer
+    if all(_cannot_be_rewarded(one, without) for one in loaded.examples if one.split == "train"):
         nothing = (
             "no row has a short reference answer, so RL has nothing to reward: name data.columns.reference or "
             "reference_pattern, or stop with --until sft"

@@ -4,10 +4,11 @@ import json
 
 import pytest
 
-from lorapar.config import DataConfig
+from lorapar.config import DataConfig, RunConfig
 from lorapar.data import data_digest, load_examples
 from lorapar.errors import BadInputError, IntegrityError
 from lorapar.records import Example, read_json, read_records
+from lorapar.stages.plan import stage_settings
 from lorapar.store import file_sha256
 
 SIZES = {"system1_train": 6, "system1_heldout": 3, "system2_train": 5, "system2_heldout": 2}
@@ -109,6 +110,29 @@ def test_rows_behind_the_limit_without_a_reference_and_blank_texts_are_said(kit,
         "WARNING: 2 of 4 rows have no reference answer: RL leaves them out and their accuracy cannot be measured; name "
         "data.columns.reference or reference_pattern",
     ]
+
+
+@pytest.mark.parametrize(
+    ("rewards", "tests", "said"),
+    [
+        ({"quality": {"judge": {"endpoint": "http://judge:8000/v1", "model": "m"}}}, None, None),
+        ({"passes_tests": 1.0}, "assert add(1, 2) == 3", None),
+        ({"exact_answer": 1.0}, "assert add(1, 2) == 3", "RL has nothing to reward"),
+        ({"passes_tests": 1.0}, None, "RL has nothing to reward"),
+    ],
+)
+def test_rows_without_a_reference_are_enough_for_judges_and_tests(kit, tmp_path, rewards, tests, said):
+    path, notes = tmp_path / "rows.jsonl", kit.Notes()
+    rows = [{"question": f"q{n}", "answer": "a", "tests": tests} for n in range(6)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = RunConfig(data={"source": str(path), "heldout": 1}, rl={"rewards": rewards}, **READER)
+    settings = stage_settings(config, "prepare", {}).model_dump(mode="json")
+    if said is None:
+        kit.run("prepare", tmp_path / "out", settings, progress=notes)
+        assert not [line for line in notes.lines if "reference answer" in line]
+    else:
+        with pytest.raises(BadInputError, match=said):
+            kit.run("prepare", tmp_path / "out", settings)
 
 
 LEAKED = "A baker sells nine loaves every morning and twice as many in the evening, how many loaves in a week?"
