@@ -106,7 +106,9 @@ class _Builder:
             if not row.get(column) or column in used:
                 continue
             if self._recognised:
-                raise BadRowError(f"{where}: '{column}' is not empty, and only text is trained")
+                kind = column.removesuffix("s")
+                article = "a" if kind == "video" else "an"
+                raise BadRowError(f"{where}: '{column}' holds {article} {kind}, and only text is trained")
             self.seen[f"have something in '{column}', which is not read"] += 1
         if self._recognised and self._mapping.answer == "completion" and row.get("label") is False:
             raise BadRowError(f"{where}: 'label' is false, so 'completion' is what shall not be written")
