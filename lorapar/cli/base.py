@@ -146,11 +146,12 @@ def settings_of(
 ) -> RunConfig:
     """The settings that --preset, --config, --set and --store come to; the demo's without the first two."""
     from lorapar.config import load_config
-    from lorapar.store.s3_headers import export_settings
 
     if preset is None and file is None:
         preset = "demo"
     settings = load_config(preset=preset, file=file, overrides=overrides or ())
+    from lorapar.store.s3_headers import export_settings
+
     export_settings(settings.store.model_dump())
     if store is None:
         return settings

