@@ -210,7 +210,7 @@ COSTLY = {
 NOT_IN_A_POD = {"lorapar.local.runner", "lorapar.local.preview", "lorapar.stages.plan", "lorapar.report.page"}
 A_TASK = """
 import json, sys
-import lorapar.cli, lorapar.kubeflow.executor
+import lorapar.cli, lorapar.kubeflow.executor, lorapar.registry
 from lorapar.stages.contract import stage_module
 for name in sys.argv[1:]:
     stage_module(name)

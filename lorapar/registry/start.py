@@ -12,7 +12,6 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from lorapar.basemodel import hub
 from lorapar.basemodel.resolve import Kind as BaseKind
 from lorapar.basemodel.resolve import kind_of as base_kind_of
 from lorapar.config import ModelConfig
@@ -111,6 +110,8 @@ def fetch_start(model: ModelConfig, folder: Path) -> Path:
             raise IntegrityError(f"model.adapter: {place} has changed since the run was planned; run it again")
         return place
     if kind is Kind.HUB:
+        from lorapar.basemodel import hub
+
         return hub.adapter_snapshot(_hub_name(str(model.adapter))[0], str(source.revision), FILES)
     registry, version = _registered(model, source.registry)
     pulled = registry.pull(str(version), folder)
@@ -156,6 +157,8 @@ def _found(model: ModelConfig, registry: str | None) -> tuple[AdapterSource, Sta
         folder = _folder(adapter)
         return AdapterSource(digest=_folder_digest(folder)), start_in(folder, adapter)
     if kind is Kind.HUB:
+        from lorapar.basemodel import hub
+
         name, revision = _hub_name(adapter)
         pinned = model.adapter_source.revision if model.adapter_source else None
         commit = pinned or hub.adapter_commit(name, revision)

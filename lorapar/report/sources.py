@@ -12,7 +12,6 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from lorapar.config import RunConfig
-from lorapar.data.overlap import HELDOUT_ROWS
 from lorapar.errors import BadInputError, IntegrityError
 from lorapar.records import OMISSIONS, Answer, Example, Label, Omission, Record, Vote, read_json, read_records
 from lorapar.store import read_manifest
@@ -94,6 +93,8 @@ class SharedQuestions:
 
 def overlap_of(facts: Facts) -> SharedQuestions:
     """What prepare found when it compared training rows with held-out rows and benchmarks."""
+    from lorapar.data.overlap import HELDOUT_ROWS
+
     benchmarks = [one.task for one in facts.config.data.benchmarks] if facts.config else []
     overlap = (facts.data or {}).get("overlap") or {}
     shared = Counter(one["measure"] for one in overlap.get("rows", ()))

@@ -6,6 +6,7 @@ beforehand, as in the images. `--help` is measured against a typer program with 
 setting against one with an option, for which typer imports pydantic.
 
 Run by hand: `python -m pytest tests/benchmarks/bench_pod_start.py -s`, about ten minutes on two cores.
+LORAPAR_BENCH_ROUNDS makes it shorter.
 """
 
 from __future__ import annotations
@@ -26,8 +27,10 @@ from lorapar.store import open_store
 from tests.benchmarks.earlier_build import ROOT, earlier_build
 from tests.integration.s3_server import S3Server, weed_program
 
-TASK_ROUNDS, COMMAND_ROUNDS = 5, 9
-LARGEST_OF_BEFORE = {"tally": 0.5, "gate": 0.5, "report": 0.6, "partition": 0.5}
+TASK_ROUNDS = int(os.environ.get("LORAPAR_BENCH_ROUNDS", "5"))
+COMMAND_ROUNDS = 9
+LARGEST_IN_FOLDER = {"tally": 0.5, "gate": 0.5, "report": 0.7, "partition": 0.5}
+LARGEST_IN_BUCKET = {"tally": 0.8, "gate": 0.8, "report": 1.1}
 LARGEST_HELP, LARGEST_WRONG_SETTING = 1.3, 1.5
 NO_OPTION = """
 import typer
@@ -93,7 +96,7 @@ def by_turns(ways: Mapping[str, object], rounds: int) -> dict[str, float]:
     return {name: median(one[name] for one in taken) for name in ways}
 
 
-def compare(builds, runs, environment, stores, scratch):
+def compare(builds, runs, environment, stores, scratch, largest):
     """Seconds of each task with each build; prints them, and fails where a bound is not kept."""
 
     def task(name, stage):
@@ -109,15 +112,16 @@ def compare(builds, runs, environment, stores, scratch):
         return once
 
     ratios = {}
-    for stage in LARGEST_OF_BEFORE:
+    for stage in largest:
         found = by_turns({name: task(name, stage) for name in builds}, TASK_ROUNDS)
         ratios[stage] = found["now"] / found["before"]
         print(f"\n{stage}: {found['before']:.2f} s before, {found['now']:.2f} s now, {ratios[stage]:.2f}")
-    assert {stage: ratio for stage, ratio in ratios.items() if ratio > LARGEST_OF_BEFORE[stage]} == {}
+    assert {stage: ratio for stage, ratio in ratios.items() if ratio > largest[stage]} == {}
 
 
 def test_tasks_with_a_folder_as_store(builds, runs, processes, tmp_path):
-    compare(builds, runs, processes, {name: str(run / "store") for name, run in runs.items()}, tmp_path / "scratch")
+    stores = {name: str(run / "store") for name, run in runs.items()}
+    compare(builds, runs, processes, stores, tmp_path / "scratch", LARGEST_IN_FOLDER)
 
 
 def test_tasks_with_a_bucket_as_store(builds, runs, processes, server, tmp_path, monkeypatch):
@@ -129,7 +133,8 @@ def test_tasks_with_a_bucket_as_store(builds, runs, processes, server, tmp_path,
         store = open_store(stores[name])
         for path in (path for path in (run / "store").rglob("*") if path.is_file()):
             store.write(path.relative_to(run / "store").as_posix(), path.read_bytes())
-    compare(builds, runs, {**processes, **server.environment()}, stores, tmp_path / "scratch")
+    environment = {**processes, **server.environment()}
+    compare(builds, runs, environment, stores, tmp_path / "scratch", LARGEST_IN_BUCKET)
 
 
 def test_the_command(builds, processes):
