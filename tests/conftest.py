@@ -77,7 +77,7 @@ def make_family():
     table = yaml.safe_load((Path(__file__).parent / "families.yaml").read_text(encoding="utf-8"))
 
     def make(family: str):
-        values = dict(table["families"][family])
+        values = {key: value for key, value in table["families"][family].items() if key != "vllm"}
         merged = {**table["shared"].get(values.pop("like", ""), {}), **values}
         config = AutoConfig.for_model(family, **{key: value for key, value in merged.items() if value is not None})
         with torch.random.fork_rng():
