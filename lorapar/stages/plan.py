@@ -23,7 +23,6 @@ from lorapar.config.data import TASK_MIX
 from lorapar.data import resolve_data
 from lorapar.errors import BadInputError, LoraparError
 from lorapar.evaluation.benchmarks import check_benchmarks, resolve_benchmarks
-from lorapar.evaluation.benchmarks.rows import HUB
 from lorapar.records import write_json
 from lorapar.registry import start
 from lorapar.serving.base_identity import compare
@@ -131,7 +130,7 @@ _OF_ASKING = ("max_new_tokens", "chat", "system", "metric")
 
 def _rows_only(benchmark: BenchmarkConfig) -> BenchmarkConfig:
     """A benchmark as prepare sees it: how its rows are asked changes nothing there, and so does not re-run it."""
-    if benchmark.task not in HUB:  # settings and rows of a task of lm-eval's have one digest
+    if not benchmark.built_in:  # settings and rows of a task of lm-eval's have one digest
         return benchmark
     return benchmark.model_copy(update={name: BenchmarkConfig.model_fields[name].default for name in _OF_ASKING})
 
