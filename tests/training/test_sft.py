@@ -52,6 +52,25 @@ def test_only_active_elements_move_and_all_of_them_do(make_job: Make, kit) -> No
     assert all(math.isfinite(value) for value in metrics.values())
 
 
+@pytest.mark.parametrize("loss_average", ["token", "row"])
+def test_a_head_for_answers_only_gives_the_losses_and_the_adapter_of_the_whole_head(
+    make_job: Make, kit, monkeypatch: pytest.MonkeyPatch, loss_average: str
+) -> None:
+    settings = config(max_steps=5, learning_rate=1e-4, loss_average=loss_average)
+    losses, tuned = [], []
+    for name in ("answers only", "whole rows"):
+        if name == "whole rows":
+            monkeypatch.setattr("lorapar.training.trainers.score_labelled_only", lambda _model: None)
+        job = make_job(name)
+        train_sft(job, settings, system1=kit.words(8), system2=[])
+        history = (job.output / "history.jsonl").read_text().splitlines()
+        losses.append([json.loads(line)["loss"] for line in history])
+        tuned.append(kit.tensors(job.output))
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+    for name, tensor in tuned[0].items():
+        torch.testing.assert_close(tensor, tuned[1][name], atol=1e-6, rtol=0)
+
+
 def test_summary_and_history_tell_what_happened(make_job: Make, kit) -> None:
     job = make_job()
     metrics = train_sft(job, config(), system1=kit.words(8), system2=kit.sums(4))
