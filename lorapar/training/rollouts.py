@@ -13,6 +13,8 @@ import torch
 from peft import PeftModel
 from transformers import DynamicCache, PretrainedConfig
 
+from lorapar.training.positions import positions_of
+
 _WORTH = 1 / 8
 """Share of the rows that must have ended for the others to be copied out of the cache."""
 
@@ -128,9 +130,8 @@ def _in_groups(ids: torch.Tensor, group: int) -> bool:
 @torch.no_grad()
 def _read(model: PeftModel, ids: torch.Tensor, mask: torch.Tensor, group: int) -> Any:
     """The keys and values of the prompts (N / group, L - 1), each repeated for its group."""
-    positions = (mask.long().cumsum(-1) - 1).clamp(min=0)
     cache = model(
-        input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=True, logits_to_keep=1
+        input_ids=ids, attention_mask=mask, position_ids=positions_of(mask), use_cache=True, logits_to_keep=1
     ).past_key_values
     cache.batch_repeat_interleave(group)
     return cache

@@ -14,6 +14,7 @@ from trl.trainer.utils import RepeatSampler
 from lorapar.training.checkpoint import Checkpoints, RandomStates, restore_optimizer, restore_rng, restore_schedule
 from lorapar.training.labelled import score_labelled_only
 from lorapar.training.own_rewards import RewardError
+from lorapar.training.positions import number_positions
 from lorapar.training.prompt_trees import PromptTrees, groups_together
 from lorapar.training.rollouts import shared_prompts
 from lorapar.training.schedule import schedule
@@ -26,7 +27,7 @@ _ORDERLESS = ("grpo", "dr_grpo", "dapo")
 """Losses that are the same however completions are dealt out to the forward passes of a step."""
 _NO_TREES = (
     "rl.share_prompts: completions learn in rows of their own, because this model scores them differently where they "
-    "share their prompt (linear attention, convolutions, positions without numbers, or dropout)"
+    "share their prompt (linear attention, convolutions, or positions without numbers)"
 )
 _NO_TOKEN = -1
 """A number that no token has."""
@@ -132,6 +133,21 @@ class EpochSampler(RepeatSampler):  # type: ignore[misc]
         yield from super().__iter__()
 
 
+def switch_off_dropout(model: torch.nn.Module) -> None:
+    """Set to 0 whatever share a model leaves out at random while it is trained: of numbers, or of layers.
+
+    TRL 1.16 does so for `torch.nn.Dropout` only. XGLM, OPT, BLOOM and MPT hold the share as a number (`dropout`,
+    `hidden_dropout`, `layerdrop`) for `torch.nn.functional.dropout`, Falcon reads it from its configuration.
+    """
+    for module in model.modules():
+        for holder in (module, getattr(module, "config", None)):
+            held = vars(holder) if holder is not None else {}
+            for name in [name for name, value in held.items() if "drop" in name and type(value) is float]:
+                setattr(holder, name, 0.0)
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+
+
 class CarefulGRPOTrainer(_Careful, GRPOTrainer):  # type: ignore[misc]
     """TRL's GRPOTrainer; the completions of a prompt share the forward pass over it, in sampling and in learning."""
 
@@ -144,6 +160,8 @@ class CarefulGRPOTrainer(_Careful, GRPOTrainer):  # type: ignore[misc]
         super().__init__(*args, **kwargs)
         base = self.model.get_base_model()
         score_labelled_only(base)
+        number_positions(base)
+        switch_off_dropout(base)
         self._shares, self._say = share_prompts, say
         self._trees = PromptTrees(base)
         self.learns_from_trees: bool | None = None if share_prompts else False

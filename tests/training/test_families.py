@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from lorapar.config import ModelConfig, RlConfig, SftConfig
 from lorapar.training.rl import train_rl
 from lorapar.training.session import TrainingJob
 from lorapar.training.sft import train_sft
+from lorapar.training.trainers import CarefulGRPOTrainer
 
 # One of each kind of layer: Conv1D, fused and latent attention, two-matrix MLPs, a bias of positions, experts, linear
 # attention, convolutions, and a class whose backbone bears another name.
@@ -66,3 +68,28 @@ def test_a_family_is_tuned_by_both_methods_and_loads_in_plain_peft(family_job, m
         ours = load_adapter(load_model(first.model), second.output, trainable=False).eval()(input_ids=ids).logits
     assert torch.equal(plain, ours)
     assert not torch.equal(plain, untouched)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "xglm", "opt", "falcon"])
+def test_learning_sees_prompts_where_sampling_saw_them(family_job, kit, monkeypatch, family: str) -> None:
+    """Padding moves no position (GPT-2, XGLM know its number), and no dropout (XGLM, OPT, Falcon) is at work."""
+    scored, moved = CarefulGRPOTrainer._get_per_token_logps_and_entropies, []
+
+    def compare(trainer, model, ids, mask, length, *rest, **more):
+        found = scored(trainer, model, ids, mask, length, *rest, **more)
+        for row, kept in enumerate(mask.bool()):
+            alone, own = ids[row][kept][None], int(kept[-length:].sum())
+            expected = scored(trainer, model, alone, torch.ones_like(alone), own)[0][0]
+            moved.append((found[0][row, :own] - expected).abs().max().item())
+        return found
+
+    monkeypatch.setattr(CarefulGRPOTrainer, "_get_per_token_logps_and_entropies", compare)
+    job = family_job(family)
+    job = replace(job, model=job.model.model_copy(update={"autocast": "none"}))
+    rows = [row.model_copy(update={"question": row.question * (1 + n)}) for n, row in enumerate(kit.sums(4))]
+    steps = {"max_steps": 1, "batch_size": 4, "gradient_accumulation": 1, "num_generations": 2}
+    for share in (False, True):
+        settings = RlConfig(share_prompts=share, max_completion_length=4, **steps)
+        train_rl(job, settings, system1=[], system2=rows)
+    assert len(moved) >= 8
+    assert max(moved) < 1e-4

@@ -11,6 +11,7 @@ import yaml
 from trl.trainer.utils import add_fused_lm_head
 
 from lorapar.training.labelled import score_labelled_only
+from lorapar.training.positions import number_positions
 from lorapar.training.prompt_trees import PromptTrees, groups_together, plant
 
 TABLE = yaml.safe_load((Path(__file__).parents[1] / "families.yaml").read_text(encoding="utf-8"))
@@ -30,6 +31,7 @@ def ready(model: Any) -> Any:
         model.base_model_prefix = "model"
     add_fused_lm_head(model, outputs=("log_probs", "entropy"))
     score_labelled_only(model)
+    number_positions(model)
     return model
 
 
@@ -70,6 +72,20 @@ def test_a_family_scores_the_same_in_trees_or_is_known_not_to(make_family: Any, 
     assert found is not None
     for ours, theirs in zip(found, expected, strict=True):
         torch.testing.assert_close(ours, theirs, atol=2e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_padded_row_scores_what_the_row_alone_scores(make_family: Any, family: str) -> None:
+    """Models with absolute positions too, for which a prompt behind padding would be another one."""
+    model = ready(make_family(family))
+    ids, mask = rows([17, 11, 4], group=2)
+    with torch.no_grad():
+        padded = in_rows(model, ids, mask, 6)[0]
+        for row, kept in enumerate(mask.bool()):
+            alone, length = ids[row][kept][None], int(kept[-6:].sum())
+            found = in_rows(model, alone, torch.ones_like(alone), length)[0]
+            close = 1e-4 if family == "qwen3_next" else 1e-5  # its linear attention adds up in chunks
+            torch.testing.assert_close(padded[row, :length], found[0], atol=close, rtol=1e-5)
 
 
 def test_gradients_are_those_of_rows(make_family: Any) -> None:
