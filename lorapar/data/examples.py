@@ -143,6 +143,12 @@ class _Builder:
         text = self.cells.text(where, row, column)
         if not text:
             article = "an" if part == "answer" else "a"
+            if not {self._mapping.question, self._mapping.answer} & row.keys() and row:
+                raise BadRowError(
+                    f"{where}: a row of another format: it has {', '.join(row)} and neither "
+                    f"'{self._mapping.question}' nor '{self._mapping.answer}'; such rows belong in another file, "
+                    "named beside this one in data.sources"
+                )
             raise BadRowError(f"{where}: a row without {article} {part} ('{column}' is empty or missing)")
         return text
 

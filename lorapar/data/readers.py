@@ -15,6 +15,8 @@ RawRow = tuple[str, dict[str, Any]]
 """Where the row stands (`file:line`, or `file, row N`) and its columns."""
 
 
+PACKED = (".gz", ".bz2", ".xz", ".zst", ".zip", ".7z", ".tar", ".tgz")
+"""Endings of files that hold others."""
 Say = Callable[[str], None]
 """Is told how a file is read, where that is not as its ending says."""
 
@@ -32,7 +34,7 @@ def read_rows(path: Path, say: Say = _nobody) -> Iterator[RawRow]:
     ending = path.suffix.lower()
     reader = READERS.get(ending)
     if reader is None:
-        close = nearest(ending, list(READERS))
+        close = "; unpack it first" if ending in PACKED else nearest(ending, list(READERS))
         raise BadInputError(f"data.source: {path}: cannot read '{ending}' files{close}; known: {', '.join(READERS)}")
     if not path.is_file():
         beside = [one.name for one in path.parent.iterdir()] if path.parent.is_dir() else []
@@ -66,7 +68,10 @@ def _lines(text: str, path: Path) -> Iterator[RawRow]:
     # Not splitlines: JSON strings may hold other line separators, such as U+2028.
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
-            yield _object(_parsed(line, path, number), f"{path}:{number}")
+            value = _parsed(line, path, number)
+            if number == 1 and isinstance(value, list) and all(isinstance(one, dict) for one in value):
+                raise BadInputError(f"{path}:1: a list of rows, and not one row a line; name the file .json")
+            yield _object(value, f"{path}:{number}")
 
 
 def _json(path: Path, say: Say) -> Iterator[RawRow]:

@@ -13,7 +13,7 @@ from lorapar.config import DataConfig
 from lorapar.config.data import TASK_MIX
 from lorapar.data import taskmix
 from lorapar.data.mapping import check_mapping
-from lorapar.data.readers import READERS, RawRow, Say, read_rows
+from lorapar.data.readers import PACKED, READERS, RawRow, Say, read_rows
 from lorapar.errors import BadInputError, nearest
 from lorapar.records import digest_of
 from lorapar.store import file_sha256, is_s3, parse_address
@@ -71,7 +71,26 @@ def source_rows(config: DataConfig, say: Say, *, streamed: bool = False) -> Iter
     """
     if kind_of(config) is Kind.HUB:
         return _hub_rows(config, streamed=streamed)
-    return chain.from_iterable(_file_rows(name, path, say) for name, path in _files(config))
+    files = _files(config)
+    _say_files(config, [name for name, _ in files], say)
+    return chain.from_iterable(_file_rows(name, path, say) for name, path in files)
+
+
+def _say_files(config: DataConfig, names: list[str], say: Say) -> None:
+    """Which files of a folder are read, where it is not the only one that it holds: a test set may lie beside."""
+    folder = Path(config.source).expanduser()
+    if kind_of(config) is Kind.BUCKET or not folder.is_dir():
+        return
+    read = [str(Path(name).relative_to(folder)) for name in names]
+    packed = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.suffix.lower() in PACKED)
+    if len(read) > 1:
+        say(f"{config.source} holds {len(read)} files, and all are read as one: {_some(read)}")
+    if packed:
+        say(f"{config.source} holds packed files, which are not read: {_some(packed)}")
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:6]) + (" and others" if len(names) > 6 else "")
 
 
 def data_digest(config: DataConfig) -> str:
@@ -123,6 +142,12 @@ def _files(config: DataConfig) -> list[tuple[str, Path]]:
     source = Path(config.source).expanduser()
     if not source.is_dir():
         return [(str(source), source)]
+    splits, arrow = (source / "dataset_dict.json").is_file(), any(source.glob("*.arrow"))
+    if splits or (arrow and (source / "state.json").is_file()):
+        raise BadInputError(
+            f"data.source: {source} was written by save_to_disk of datasets, which is not read; write Parquet, of "
+            "several splits each by itself: datasets.load_from_disk(FOLDER).to_parquet('rows.parquet')"
+        )
     paths = sorted(path for path in source.rglob("*") if path.suffix.lower() in READERS and path.is_file())
     if not paths:
         raise BadInputError(f"data.source: no file in {source} ends in one of {', '.join(READERS)}")

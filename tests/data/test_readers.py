@@ -53,6 +53,12 @@ def test_blank_lines_are_nothing_and_numbers_still_right(tmp_path):
     [
         (
             "a.jsonl",
+            b'[{"a": 1}, {"a": 2}]',
+            r"a\.jsonl:1: a list of rows, and not one row a line; name the file \.json",
+        ),
+        ("a.jsonl.gz", b"", r"a\.jsonl\.gz: cannot read '\.gz' files; unpack it first; known"),
+        (
+            "a.jsonl",
             b'{"a": 1}\n{"a": \n',
             r"a\.jsonl:2: not JSON: Expecting value \(column 7\); every line must be one whole JSON object; mend",
         ),

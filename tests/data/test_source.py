@@ -6,6 +6,7 @@ import sys
 import time
 
 import pytest
+from datasets import Dataset, DatasetDict
 from huggingface_hub import constants
 
 from lorapar.config import DataConfig, TaskMixConfig
@@ -77,3 +78,31 @@ assert not {{"torch", "datasets", "pyarrow", "pandas"}} & set(sys.modules)
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_folder_says_which_of_its_files_are_rows(tmp_path):
+    for name in ("train/a.jsonl", "test/b.jsonl", "train/c.jsonl.gz", "notes.md"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(f'{{"question": "{name}", "answer": "a"}}\n')
+    folder = str(tmp_path)
+    notes = load_data(DataConfig(source=folder, heldout=1), seed=0).notes
+    assert f"{folder} holds 2 files, and all are read as one: test/b.jsonl, train/a.jsonl" in notes
+    assert f"{folder} holds packed files, which are not read: train/c.jsonl.gz" in notes
+    alone = load_data(DataConfig(source=str(tmp_path / "test"), heldout=0), seed=0).notes
+    assert not [note for note in alone if "holds" in note]
+
+
+@pytest.mark.parametrize("splits", [True, False])
+def test_a_folder_of_save_to_disk_is_told_how_it_becomes_rows(tmp_path, splits):
+    rows = Dataset.from_list([{"question": "q", "answer": "a"}])
+    (DatasetDict(train=rows) if splits else rows).save_to_disk(tmp_path / "saved")
+    with pytest.raises(BadInputError, match=r"saved was written by save_to_disk of datasets, .*to_parquet\("):
+        data_digest(DataConfig(source=str(tmp_path / "saved")))
+
+
+def test_rows_of_two_formats_in_one_source_belong_in_two(tmp_path):
+    talk = {"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]}
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n".join(map(json.dumps, [{"question": "q", "answer": "a"}, talk])))
+    with pytest.raises(BadInputError, match=r"jsonl:2: a row of another format: it has conversations .*data\.sources"):
+        load_data(DataConfig(source=str(path), heldout=0), seed=0)
