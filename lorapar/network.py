@@ -186,10 +186,19 @@ def _check(name: str, path: str) -> None:
     if Path(path).is_dir():  # certificates by their hash, which OpenSSL and requests read one by one
         return
     try:
-        ssl.create_default_context(cafile=path)
+        _read_authorities(path, os.stat(path).st_mtime_ns)
     except OSError as error:  # ssl.SSLError is one
         said = getattr(error, "strerror", None) or str(error)
         raise BadInputError(f"{name}={path} cannot be read as certificates ({said}); mend or unset it") from None
+
+
+@cache
+def _read_authorities(path: str, changed_ns: int) -> None:
+    """Read a file of certificates, once: several variables mostly name the same, and it takes a fortieth of a second.
+
+    Raises OSError where it holds none.
+    """
+    ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cafile=path)
 
 
 _made: set[str] = set()

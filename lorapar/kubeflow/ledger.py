@@ -104,14 +104,26 @@ class Ledger:
             self.store.write(f"runs/{self.run}/records/{address}.json", data)
 
     def find_record(
-        self, stage: str, settings: Mapping[str, Any], inputs: Mapping[str, Sequence[str]]
+        self,
+        stage: str,
+        settings: Mapping[str, Any],
+        inputs: Mapping[str, Sequence[str]],
+        own: frozenset[str] | None = None,
     ) -> tuple[StageRecord | None, bool]:
-        """The record of a task, and whether it ran in this very run; None where it has not finished anywhere."""
+        """The record of a task, and whether it ran in this very run; None where it has not finished anywhere.
+
+        `own` are the keys of `own_records`, for a caller who looks for many.
+        """
         address = record_address(stage, settings, inputs)
-        own = self._record(f"runs/{self.run}/records/{address}.json") if self.run else None
-        if own is not None:
-            return own, True
+        key = f"runs/{self.run}/records/{address}.json"
+        found = self._record(key) if self.run and (own is None or key in own) else None
+        if found is not None:
+            return found, True
         return self._record(f"records/{address}.json"), False
+
+    def own_records(self) -> frozenset[str]:
+        """The keys of the records of tasks that have run in this run."""
+        return frozenset(info.key for info in self.store.list(f"runs/{self.run}/records/")) if self.run else frozenset()
 
     def find_finished(self, wanted: StageRecord) -> StageRecord | None:
         """The record of equal settings, inputs and code, where everything it made is in the store still."""

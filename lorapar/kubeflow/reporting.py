@@ -77,11 +77,12 @@ def find_run(ledger: Ledger) -> Found:
     records: dict[str, list[StageRecord]] = {"plan": [StageRecord.model_validate(value["record"])]}
     fresh = {"plan"}
     unchanged = str(value.get("unchanged", ""))
+    own_records = ledger.own_records()
     for node in GRAPH:
         if node.stage in ("plan", "report") or unchanged:
             continue
         settings = value["lanes"].get(node.name) or [plan.sections[node.name]]
-        looked = _look(ledger, node, settings, records)
+        looked = _look(ledger, node, settings, records, own_records)
         if looked is None:
             continue
         # Without the downward API nothing says which run a task was of, but a clock does well.
@@ -231,7 +232,11 @@ def _say(line: str) -> None:
 
 
 def _look(
-    ledger: Ledger, node: Node, settings: Sequence[dict[str, Any]], records: Mapping[str, Sequence[StageRecord]]
+    ledger: Ledger,
+    node: Node,
+    settings: Sequence[dict[str, Any]],
+    records: Mapping[str, Sequence[StageRecord]],
+    own_records: frozenset[str],
 ) -> list[tuple[StageRecord, bool]] | None:
     """The records of a node's tasks and whether each ran in this run; None unless all have finished."""
     inputs: dict[str, list[str]] = {}
@@ -243,7 +248,7 @@ def _look(
             inputs[name] += [record.outputs[edge.output] for record in records[edge.node]]
     looked = []
     for one in settings:
-        record, own = ledger.find_record(node.stage, one, inputs)
+        record, own = ledger.find_record(node.stage, one, inputs, own_records)
         if record is None:
             return None
         looked.append((record, own))

@@ -107,6 +107,7 @@ def _environment() -> Environment:
     environment = Environment(
         loader=FileSystemLoader(FOLDER),
         autoescape=True,
+        optimized=False,  # it would take longer than what it saves of a page that is rendered once
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

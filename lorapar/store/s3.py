@@ -5,18 +5,17 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from lorapar.errors import IntegrityError, UnreachableError
-from lorapar.store import s3_transfer
 from lorapar.store.address import S3Address, check_key
 from lorapar.store.base import Moved, NotFoundError, ObjectInfo, Transfer, UnansweredError
-from lorapar.store.s3_client import CONCURRENT_REQUESTS, connection
+from lorapar.store.s3_client import connection
 from lorapar.store.s3_errors import CONFLICT, MISSING, TAKEN, code_of, s3_errors
+from lorapar.store.s3_small import Watch, download_small, is_small, read_whole, several, upload_small
 
 _CONFLICTS = 20
 """How often a conditional write that collided with another one is tried again; S3 asks for that."""
@@ -25,9 +24,8 @@ _QUESTIONS_A_PAGE = 10
 """A page of a listing takes about as long as ten single questions, which go out ten at a time."""
 _PAUSES_SECONDS = (2.0, 5.0, 15.0, 30.0)
 """Between attempts to finish a copy whose server went away or is ill, on top of boto3's own retries."""
-_BROKEN_READS = 3
 _WRITER = "lorapar-writer"
-_CopyAll = Callable[[Any, str, Iterable[tuple[Transfer, str]], str, s3_transfer.Watch], None]
+_CopyAll = Callable[[Any, str, Iterable[tuple[Transfer, str]], str, Watch], None]
 
 
 class S3Store:
@@ -61,16 +59,9 @@ class S3Store:
 
     def read_versioned(self, key: str) -> tuple[bytes, str]:
         """Its bytes and its ETag; a connection that breaks half-way is tried again."""
-        attempts = _BROKEN_READS
         with self._errors(key):
-            while True:
-                answer = self._client.get_object(**self._named(key))
-                attempts -= 1
-                try:
-                    return answer["Body"].read(), str(answer["ETag"])
-                except _broken():
-                    if not attempts:
-                        raise
+            data, _, version = read_whole(self._client, self._named(key))
+            return data, version
 
     def write(self, key: str, data: bytes) -> None:
         """One put, which S3 makes visible at once."""
@@ -91,11 +82,19 @@ class S3Store:
 
     def upload_all(self, transfers: Iterable[Transfer], moved: Moved | None = None) -> None:
         """Several at a time; parts of what does not become whole are aborted."""
-        self._patiently(s3_transfer.upload_all, transfers, moved)
+        small, large = _by_size(transfers)
+        if small:
+            self._patiently(upload_small, small, moved)
+        if large:
+            from lorapar.store import s3_transfer
+
+            self._patiently(s3_transfer.upload_all, large, moved)
 
     def upload_in_parts(self, transfer: Transfer) -> None:
         """One part."""
-        keyed, watch = [(transfer, self._key(transfer.key))], s3_transfer.Watch(None)
+        from lorapar.store import s3_transfer
+
+        keyed, watch = [(transfer, self._key(transfer.key))], Watch(None)
         with self._errors(transfer.key), self._connection.impatient_client() as client:
             s3_transfer.upload_all(client, self.bucket, keyed, self.address, watch, parts_from_bytes=1)
 
@@ -107,8 +106,15 @@ class S3Store:
         self.download_all([Transfer(path, key, info.size_bytes, version=info.version)])
 
     def download_all(self, transfers: Iterable[Transfer], moved: Moved | None = None) -> None:
-        """Several at a time, after one look at which versions there are."""
-        self._patiently(s3_transfer.download_all, tuple(self._versioned(transfers)), moved)
+        """Several at a time; of large ones first which versions there are."""
+        small, large = _by_size(transfers)
+        versioned = tuple(self._versioned(large))
+        if small:
+            self._patiently(download_small, small, moved)
+        if versioned:
+            from lorapar.store import s3_transfer
+
+            self._patiently(s3_transfer.download_all, versioned, moved)
 
     def known(self, keys: Sequence[str]) -> dict[str, ObjectInfo]:
         """From a listing as long as that is the cheaper way; the rest by single questions, ten at a time."""
@@ -125,8 +131,7 @@ class S3Store:
                     break
             else:
                 open_keys = []
-        with ThreadPoolExecutor(CONCURRENT_REQUESTS) as pool:
-            answers = list(pool.map(self._look, open_keys)) if open_keys else []
+        answers = several(self._look, open_keys)
         return found | {info.key: info for info in answers if info is not None}
 
     def exists(self, key: str) -> bool:
@@ -147,6 +152,8 @@ class S3Store:
 
     def renew(self, key: str) -> None:
         """A copy onto itself, which the server does without the bytes travelling."""
+        from lorapar.store import s3_transfer
+
         with self._errors(key):
             s3_transfer.copy_onto_itself(self._client, self.bucket, self._key(key))
 
@@ -249,7 +256,7 @@ class S3Store:
 
     def _patiently(self, copy_all: _CopyAll, transfers: Iterable[Transfer], moved: Moved | None) -> None:
         """Copy; where the server goes away or is ill half-way, wait for it and go on with what is missing."""
-        left, watch = tuple(transfers), s3_transfer.Watch(moved)
+        left, watch = tuple(transfers), Watch(moved)
         for pause_seconds in (*_PAUSES_SECONDS, None):
             keyed = [(transfer, self._key(transfer.key)) for transfer in left]
             try:
@@ -282,11 +289,13 @@ def _was_repeated(error: Any) -> bool:
     return bool(error.response.get("ResponseMetadata", {}).get("RetryAttempts", 0))
 
 
-def _broken() -> tuple[type[Exception], ...]:
-    """What a body that ends early raises."""
-    from botocore.exceptions import IncompleteReadError, ReadTimeoutError, ResponseStreamingError
-
-    return IncompleteReadError, ReadTimeoutError, ResponseStreamingError
+def _by_size(transfers: Iterable[Transfer]) -> tuple[list[Transfer], list[Transfer]]:
+    """The small ones, and the others."""
+    small: list[Transfer] = []
+    large: list[Transfer] = []
+    for transfer in transfers:
+        (small if is_small(transfer) else large).append(transfer)
+    return small, large
 
 
 def _common_folder(keys: Sequence[str]) -> str:

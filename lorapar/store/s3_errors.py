@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -75,14 +76,21 @@ _CAUSE_OF = {code: text for codes, text in _CAUSES.items() for code in codes}
 @contextmanager
 def s3_errors(where: str, endpoint: str) -> Iterator[None]:
     """Turn what boto3 raises into a LoraparError; `where` is the object (or bucket) that was asked for."""
-    from boto3.exceptions import Boto3Error
-    from botocore.exceptions import BotoCoreError, ClientError
-    from s3transfer.exceptions import RetriesExceededError
-
     try:
         yield
-    except (Boto3Error, BotoCoreError, ClientError, RetriesExceededError) as error:
+    except _raised_by_libraries() as error:
         raise explain(error, where, endpoint) from None
+
+
+def _raised_by_libraries() -> tuple[type[Exception], ...]:
+    """The errors of boto3 and what it stands on. Looked up once something was raised; the transfer manager, which most
+    tasks do without, is not imported for it.
+    """
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    named = (("boto3.exceptions", "Boto3Error"), ("s3transfer.exceptions", "RetriesExceededError"))
+    others = [getattr(sys.modules[module], name) for module, name in named if module in sys.modules]
+    return (BotoCoreError, ClientError, *others)
 
 
 def code_of(error: Any) -> str:

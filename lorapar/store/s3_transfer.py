@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import os
 import sys
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -17,12 +15,13 @@ from s3transfer.subscribers import BaseSubscriber
 
 from lorapar.errors import IntegrityError
 from lorapar.store.artifact import file_sha256, storage_errors
-from lorapar.store.base import Moved, Transfer
+from lorapar.store.base import Transfer
 from lorapar.store.file_system import replace_path
 from lorapar.store.s3_client import CONCURRENT_REQUESTS
 from lorapar.store.s3_errors import MismatchError, s3_errors
 from lorapar.store.s3_headers import sends_checksums
 from lorapar.store.s3_parts import MB, UPLOAD_PART_BYTES, WHOLE_BELOW_BYTES
+from lorapar.store.s3_small import Watch, base64_of
 
 _DOWNLOAD_PART_BYTES = 16 * MB
 _COPIED_AT_ONCE_BYTES = 5 * 1000 * MB
@@ -47,7 +46,7 @@ def upload_all(
             _check_large(transfer)
             whole = transfer.size_bytes < parts_from_bytes
             checked = sends_checksums(client) and whole and transfer.sha256 is not None
-            options = {"ChecksumSHA256": _base64(transfer.sha256)} if checked else None
+            options = {"ChecksumSHA256": base64_of(transfer.sha256)} if checked else None
             subscribers = [_Subscriber(transfer, watch, watch.done.add)]
             running.append((manager.upload(str(transfer.path), bucket, key, options, subscribers), transfer))
         for future, transfer in running:
@@ -105,11 +104,9 @@ def download_all(client: Any, bucket: str, keyed: Iterable[tuple[Transfer, str]]
 
 def copy_onto_itself(client: Any, bucket: str, key: str) -> None:
     """Let the server write an object anew, in one request up to the 5 GB that S3 allows for that."""
-    from boto3.s3.transfer import TransferConfig
-
-    config = TransferConfig(multipart_threshold=_COPIED_AT_ONCE_BYTES)
     source = {"Bucket": bucket, "Key": key}
-    client.copy(source, bucket, key, {"MetadataDirective": "REPLACE"}, Config=config)
+    with _manager(client, _COPIED_AT_ONCE_BYTES, UPLOAD_PART_BYTES) as manager:
+        manager.copy(source, bucket, key, {"MetadataDirective": "REPLACE"}).result()
 
 
 def _manager(client: Any, threshold: int, part: int) -> Any:
@@ -140,19 +137,6 @@ def _check_large(transfer: Transfer) -> None:
         return
     if transfer.path.stat().st_size != transfer.size_bytes or file_sha256(transfer.path) != transfer.sha256:
         raise IntegrityError(f"{transfer.path}: its bytes are not those the manifest names; run its stage again")
-
-
-def _base64(sha256: str | None) -> str:
-    return base64.b64encode(bytes.fromhex(sha256 or "")).decode()
-
-
-@dataclass
-class Watch:
-    """What is known of a running call."""
-
-    moved: Moved | None
-    done: set[Transfer] = field(default_factory=set)
-    """Transfers that need not be repeated if the call fails."""
 
 
 class _Subscriber(BaseSubscriber):  # type: ignore[misc]

@@ -74,8 +74,11 @@ def test_a_task_from_the_cache_is_found_by_another_run(cluster, monkeypatch) -> 
     record, own = Ledger(cluster.store, "run-2").find_record("prepare", settings, {})
     assert record is not None
     assert not own
-    _, own = Ledger(cluster.store, "run-1").find_record("prepare", settings, {})
+    first = Ledger(cluster.store, "run-1")
+    _, own = first.find_record("prepare", settings, {})
     assert own
+    assert first.find_record("prepare", settings, {}, first.own_records())[1]
+    assert not first.find_record("prepare", settings, {}, frozenset())[1]
 
 
 @pytest.mark.parametrize("run", ["../x", "a/b", "-x", "x" * 200])

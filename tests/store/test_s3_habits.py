@@ -167,14 +167,15 @@ def test_server_that_knows_no_checksums_is_told_from_a_file_that_changed(server,
         assert "does not match what was computed" in str(caught.value)
 
 
-def test_file_that_changed_while_it_went_up_is_told(server, tmp_path):
+@pytest.mark.parametrize("size", [5, 2_000_000])
+def test_file_that_changed_while_it_went_up_is_told(server, tmp_path, size):
     path = tmp_path / "file"
-    path.write_bytes(b"other")
+    path.write_bytes(bytes(size))
     server.refuse = lambda request: (400, "BadDigest", "not equal") if request.method == "PUT" else None
     with pytest.raises(
         IntegrityError, match=r"s3://runs/x/a: what was sent is not what was recorded: .*file changed meanwhile"
     ):
-        open_store("s3://runs/x").upload_all([Transfer(path, "a", 5, hashlib.sha256(b"bytes").hexdigest())])
+        open_store("s3://runs/x").upload_all([Transfer(path, "a", size, hashlib.sha256(b"bytes").hexdigest())])
 
 
 @pytest.mark.parametrize("by", ["variable", "profile"])

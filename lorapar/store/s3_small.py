@@ -1,0 +1,136 @@
+"""Small objects to and from a bucket: one request each, no transfer manager and no question beforehand.
+
+The manager starts threads for every call and asks for size and version first. A task of a pipeline moves a few dozen
+files of some kilobytes: that took it longer than its work.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import uuid
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from lorapar.errors import IntegrityError
+from lorapar.store.artifact import storage_errors
+from lorapar.store.base import Moved, Transfer
+from lorapar.store.file_system import replace_path
+from lorapar.store.s3_client import CONCURRENT_REQUESTS
+from lorapar.store.s3_errors import s3_errors
+from lorapar.store.s3_headers import sends_checksums
+from lorapar.store.s3_parts import MB
+
+SMALL_BYTES = MB
+"""So much of ten objects may lie in memory at once."""
+_BROKEN_READS = 3
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
+
+
+@dataclass
+class Watch:
+    """What is known of a running call."""
+
+    moved: Moved | None
+    done: set[Transfer] = field(default_factory=set)
+    """Transfers that need not be repeated if the call fails."""
+
+    def finish(self, transfer: Transfer) -> None:
+        """All of it has moved at once."""
+        if self.moved is not None:
+            self.moved(transfer.size_bytes)
+        self.done.add(transfer)
+
+
+def is_small(transfer: Transfer) -> bool:
+    """Whether one request does: its digest says what the bytes must be, and they fit into memory."""
+    return transfer.sha256 is not None and transfer.version is None and transfer.size_bytes <= SMALL_BYTES
+
+
+def several(work: Callable[[_Item], _Result], items: Sequence[_Item]) -> list[_Result]:
+    """The result for each, ten at a time; a single one needs no thread. Raises what the first that failed raised."""
+    if len(items) < 2:
+        return [work(item) for item in items]
+    with ThreadPoolExecutor(CONCURRENT_REQUESTS) as pool:
+        return list(pool.map(work, items))
+
+
+def read_whole(client: Any, named: dict[str, str], size_bytes: int | None = None) -> tuple[bytes, int, str]:
+    """An object's bytes, their number and the ETag; tried again where the connection breaks half-way.
+
+    Of an object that has not the size asked for nothing is read.
+    """
+    attempts = _BROKEN_READS
+    while True:
+        answer = client.get_object(**named)
+        found = int(answer["ContentLength"])
+        if size_bytes not in (None, found):
+            answer["Body"].close()
+            return b"", found, str(answer["ETag"])
+        attempts -= 1
+        try:
+            return answer["Body"].read(), found, str(answer["ETag"])
+        except _broken():
+            if not attempts:
+                raise
+
+
+def upload_small(client: Any, bucket: str, keyed: Iterable[tuple[Transfer, str]], where: str, watch: Watch) -> None:
+    """Upload each file to its whole key; `where` stands before the key in messages."""
+    checked = sends_checksums(client)
+
+    def upload(pair: tuple[Transfer, str]) -> None:
+        transfer, key = pair
+        data, told = transfer.path.read_bytes(), f"{where}/{transfer.key}"
+        if hashlib.sha256(data).hexdigest() != transfer.sha256:
+            raise IntegrityError(f"{told}: what was sent is not what was recorded: {transfer.path} changed meanwhile")
+        options = {"ChecksumSHA256": base64_of(transfer.sha256)} if checked else {}
+        with s3_errors(told, client.meta.endpoint_url):
+            client.put_object(Bucket=bucket, Key=key, Body=data, **options)
+        watch.finish(transfer)
+
+    several(upload, list(keyed))
+
+
+def download_small(client: Any, bucket: str, keyed: Iterable[tuple[Transfer, str]], where: str, watch: Watch) -> None:
+    """Download each whole key to its file, which appears once its bytes are those asked for."""
+
+    def download(pair: tuple[Transfer, str]) -> None:
+        transfer, key = pair
+        told, wanted = f"{where}/{transfer.key}", transfer.size_bytes
+        with s3_errors(told, client.meta.endpoint_url):
+            data, found, _ = read_whole(client, {"Bucket": bucket, "Key": key}, wanted)
+        if found != wanted:
+            raise IntegrityError(f"{told}: holds {found} bytes, not the {wanted} that were recorded; make it again")
+        if hashlib.sha256(data).hexdigest() != transfer.sha256:
+            raise IntegrityError(f"{told}: its bytes are not those that were recorded; make them again")
+        with storage_errors(transfer.path):
+            _write(transfer, data)
+        watch.finish(transfer)
+
+    several(download, list(keyed))
+
+
+def base64_of(sha256: str | None) -> str:
+    """A digest as S3 wants it in a header."""
+    return base64.b64encode(bytes.fromhex(sha256 or "")).decode()
+
+
+def _write(transfer: Transfer, data: bytes) -> None:
+    transfer.path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = transfer.path.with_name(f".lorapar-{uuid.uuid4().hex}")
+    try:
+        scratch.write_bytes(data)
+        replace_path(scratch, transfer.path)
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+def _broken() -> tuple[type[Exception], ...]:
+    """What a body that ends early raises."""
+    from botocore.exceptions import IncompleteReadError, ReadTimeoutError, ResponseStreamingError
+
+    return IncompleteReadError, ReadTimeoutError, ResponseStreamingError
