@@ -1,7 +1,7 @@
 """Where a mask's active elements lie in one LoRA tensor, at two bytes an element.
 
 A plain index costs 8 bytes (int64) or 4 (int32) per active element, as much as one or half of Adam's two moments, for
-as long as training lasts. Here a tensor is cut into blocks of 65,536 elements and each active element keeps its 16-bit
+as long as training lasts. Here a tensor is cut into blocks of 32,768 elements and each active element keeps its 16-bit
 offset within its block; the full index exists for one tensor at a time, while it is used.
 """
 
@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import torch
 
-_BLOCK = 1 << 16
-_LOWEST = -(1 << 15)  # int16 holds offset + _LOWEST
+_BLOCK = 1 << 15  # int16 holds each offset as it is: the first block, which is all of most tensors, needs no addition
 
 
 class ActiveIndex:
@@ -21,7 +20,7 @@ class ActiveIndex:
         flat = torch.nonzero(active.reshape(-1)).squeeze(1)
         blocks = (active.numel() + _BLOCK - 1) // _BLOCK
         self._counts = torch.bincount(flat // _BLOCK, minlength=blocks).tolist()
-        self._offsets = (flat % _BLOCK + _LOWEST).to(torch.int16)
+        self._offsets = (flat % _BLOCK).to(torch.int16)
         self.shape = tuple(active.shape)
 
     def __len__(self) -> int:
@@ -35,11 +34,16 @@ class ActiveIndex:
 
     def flat(self, device: torch.device) -> torch.Tensor:
         """The flat int64 index [number of active elements], made anew; moves what is held to the device."""
-        if self._offsets.device != device:
-            self._offsets = self._offsets.to(device)
-        index = self._offsets.to(torch.int64)
+        return self.write(torch.empty(len(self), dtype=torch.int64, device=device))
+
+    def write(self, index: torch.Tensor) -> torch.Tensor:
+        """Write the flat index into a tensor of that length, int64 or int32, and return it."""
+        if self._offsets.device != index.device:
+            self._offsets = self._offsets.to(index.device)
+        index.copy_(self._offsets)
         start = 0
         for block, count in enumerate(self._counts):
-            index[start : start + count] += block * _BLOCK - _LOWEST
+            if block:
+                index[start : start + count] += block * _BLOCK
             start += count
         return index

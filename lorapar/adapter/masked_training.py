@@ -108,9 +108,9 @@ class MaskedTraining:
         flat = gradient.view(-1)
         position = self._indices[name].flat(flat.device)
         # Copied out and back rather than multiplied: NaN and infinity in an inactive element times zero would stay.
-        kept = flat[position]
+        kept = flat.index_select(0, position)
         flat.zero_()
-        flat.index_copy_(0, position, kept)
+        flat.scatter_(0, position, kept)
 
     @contextmanager
     def _hooked(self) -> Iterator[MaskedTraining]:

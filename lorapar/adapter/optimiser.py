@@ -20,7 +20,8 @@ from lorapar.errors import BadInputError, TrainingError
 # PyTorch's fused CPU kernel rounds differently in the scalar tail after its last whole vector. Pieces padded to whole
 # vectors always take the vector path, as whole LoRA tensors do, so both give the same bits.
 _VECTOR = 16
-_SCRATCH_ELEMENTS = 1 << 20
+# Half of a core's cache or less: the values of a bucket are read again by the kernel and by the scattering after it.
+_SCRATCH_ELEMENTS = 1 << 18
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 Piece = tuple[torch.Tensor, ActiveIndex]
@@ -62,6 +63,7 @@ class MaskedAdamW(torch.optim.Optimizer):
         self._names: dict[torch.Tensor, str] = {p: name for name, p in named}
         self._dtypes: dict[torch.Tensor, torch.dtype] = {p: p.dtype for _, p in named}
         self._is_open = is_open
+        self._scratch: dict[tuple[torch.device, torch.dtype], tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = {}
         defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
         super().__init__(named, defaults)
 
@@ -162,15 +164,32 @@ class MaskedAdamW(torch.optim.Optimizer):
 
     def _step_bucket(self, bucket: list[Piece], group: Mapping[str, Any]) -> None:
         sizes = [_padded(len(index)) for _, index in bucket]
-        values = list(torch.split(bucket[0][0].new_zeros(sum(sizes)), sizes))
-        gradients = list(torch.split(bucket[0][0].new_zeros(sum(sizes)), sizes))
-        positions = [index.flat(parameter.device) for parameter, index in bucket]
-        for (parameter, _), position, value, gradient in zip(bucket, positions, values, gradients, strict=True):
-            torch.index_select(_flat(parameter), 0, position, out=value[: position.numel()])
-            torch.index_select(_flat(parameter.grad), 0, position, out=gradient[: position.numel()])
+        scratch = self._scratch_of(bucket[0][0], sum(sizes))
+        values, gradients, positions = (list(torch.split(one[: sum(sizes)], sizes)) for one in scratch)
+        for (parameter, index), position, value, gradient in zip(bucket, positions, values, gradients, strict=True):
+            count = len(index)
+            index.write(position[:count])
+            torch.index_select(_flat(parameter), 0, position[:count], out=value[:count])
+            torch.index_select(_flat(parameter.grad), 0, position[:count], out=gradient[:count])
         self._adamw([parameter for parameter, _ in bucket], values, gradients, group)
-        for (parameter, _), position, value in zip(bucket, positions, values, strict=True):
-            parameter.view(-1).index_copy_(0, position, value[: position.numel()])
+        for (parameter, index), position, value in zip(bucket, positions, values, strict=True):
+            count = len(index)
+            # int32 halves what gathering reads; scattering wants int64.
+            parameter.view(-1).scatter_(0, position[:count].long(), value[:count])
+
+    def _scratch_of(self, parameter: torch.Tensor, size: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Values, gradients and positions [at least `size`] on the parameter's device, kept from bucket to bucket.
+
+        What pads a piece to whole vectors is left from the bucket before: it goes nowhere but into the padding of the
+        moments, which nobody reads.
+        """
+        key = (parameter.device, parameter.dtype)
+        held = self._scratch.get(key)
+        if held is None or held[0].numel() < size:
+            values, gradients = parameter.new_zeros(size), parameter.new_zeros(size)
+            held = (values, gradients, torch.zeros(size, dtype=torch.int32, device=parameter.device))
+            self._scratch[key] = held
+        return held
 
     def _adamw(
         self,
