@@ -104,8 +104,10 @@ def download_all(client: Any, bucket: str, keyed: Iterable[tuple[Transfer, str]]
 
 def copy_onto_itself(client: Any, bucket: str, key: str) -> None:
     """Let the server write an object anew, in one request up to the 5 GB that S3 allows for that."""
+    from boto3.s3.transfer import TransferConfig, create_transfer_manager
+
     source = {"Bucket": bucket, "Key": key}
-    with _manager(client, _COPIED_AT_ONCE_BYTES, UPLOAD_PART_BYTES) as manager:
+    with create_transfer_manager(client, TransferConfig(multipart_threshold=_COPIED_AT_ONCE_BYTES)) as manager:
         manager.copy(source, bucket, key, {"MetadataDirective": "REPLACE"}).result()
 
 
