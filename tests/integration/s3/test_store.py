@@ -161,6 +161,7 @@ put_tree(store, Path(sys.argv[2]))
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_upload_leaves_nothing_half_visible(store, tmp_path, s3_server, s3_bucket, how):
     from lorapar.store import seal
+    from lorapar.store.artifact import file_sha256
 
     folder = tmp_path / "big"
     folder.mkdir()
@@ -174,7 +175,9 @@ def test_interrupted_upload_leaves_nothing_half_visible(store, tmp_path, s3_serv
     process.send_signal(how)
     process.communicate(timeout=60)
     assert process.returncode != 0
-    assert not list(store.list())
+    whole = {f"cas/{file_sha256(folder / 'large.bin')}": 300_000_000}
+    left = {item.key: item.size_bytes for item in store.list()}
+    assert left in ({}, whole), "on a busy machine the whole file may have arrived before the signal did"
     assert not parts_left(s3_server, s3_bucket)
 
 
