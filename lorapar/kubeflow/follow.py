@@ -162,15 +162,19 @@ class Followed:
                 for pod in self.workflow.pods()
                 if pod.state == "PENDING"
             ),
-            *((pod, self._driven(pod), _WHY_DRIVER) for pod in self.workflow.waiting_drivers()),
+            *(
+                (pod, f"{self.driven(pod)} ", _WHY_DRIVER)
+                for pod in self.workflow.drivers()
+                if pod.state == "PENDING"
+            ),
         ]
         space = self.workflow.namespace
         return [_pending(pod, who, why, space) for pod, who, why in late if pod.seconds >= QUIET_SECONDS]
 
-    def _driven(self, pod: Pod) -> str:
+    def driven(self, pod: Pod) -> str:
         """What a driver is of; a driver takes no accelerator, whatever its task asks for."""
         task = next((task for task in self.tasks if pod.nodes and pod.nodes[0] in task.nodes), None)
-        return f"Kubeflow's driver of {task.name if task is not None else 'a group of tasks'} "
+        return f"Kubeflow's driver of {task.name if task is not None else 'a group of tasks'}"
 
     def _gone(self) -> list[str]:
         """A deleted Workflow leaves its run `running` for ever; its pods are not there, twice in a row."""

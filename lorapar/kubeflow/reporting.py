@@ -145,6 +145,20 @@ def say_outcome(stage: str, metrics: Mapping[str, float]) -> None:
         _say(outcome_line({"promoted": bool(metrics["promoted"])}))
 
 
+def recorded_outcome(ledger: Ledger) -> dict[str, Any]:
+    """How a run came out by the records of its gate and promote, where its report has written nothing.
+
+    What they do not say is left out.
+    """
+    found = find_run(ledger)
+    outcome = {}
+    if "gate" in found.records:
+        outcome = {"better": _measured(found, "gate", "better"), "wanted": _measured(found, "gate", "promote")}
+    if "promote" in found.records:
+        outcome["promoted"] = _measured(found, "promote", "promoted")
+    return outcome
+
+
 def node_outcomes(ledger: Ledger) -> dict[str, str]:
     """SUCCEEDED or FAILED for the nodes of which a run has left a record or an error, whatever Kubeflow shows."""
     found = find_run(ledger)

@@ -18,7 +18,7 @@ from lorapar.errors import ExitCode, LoraparError
 from lorapar.kubeflow.follow import GOING, Followed, TaskState, follow, is_gone, stage_table, was_cancelled
 from lorapar.kubeflow.ledger import Ledger
 from lorapar.kubeflow.package import PlannedTask, build_package
-from lorapar.kubeflow.reporting import OUTCOME_FILE, close_cancelled, node_outcomes
+from lorapar.kubeflow.reporting import OUTCOME_FILE, close_cancelled, node_outcomes, recorded_outcome
 from lorapar.kubeflow.summary import said_outcome
 from lorapar.kubeflow.workflow import Pod, read_workflow
 from lorapar.records import digest_of
@@ -149,9 +149,9 @@ def told_state(server: Any, run: Any) -> str:
 
 
 def _success(followed: Followed, kept: RunStore) -> Ending:
-    """What the run's report says: in the store, else in the logs of the tasks that decide."""
+    """What the run's report says, or the records of the tasks that decide: in the store; else the logs of both."""
     outcome, unread = kept.result(OUTCOME_FILE)
-    ending = _told(followed.run, outcome or {})
+    ending = _told(followed.run, outcome or {}) or _told(followed.run, kept.ask(recorded_outcome) or {})
     if ending is not None:
         return ending
     said, silent = _logged(followed)
@@ -224,7 +224,7 @@ def _cancelled(followed: Followed, kept: RunStore, states: Sequence[TaskState]) 
 def _failure(followed: Followed, kept: RunStore, states: Sequence[TaskState]) -> Ending:
     run, pods = followed.run, _failed_pods(followed)
     stopped = bool(pods) and all(pod.stopped for pod in pods)
-    said = _errors(kept) or {_names(pod): _reason(followed, pod) for pod in pods}
+    said = _errors(kept) or {_names(followed, pod): _reason(followed, pod) for pod in pods}
     failed = [task.name for task in states if task.state == "FAILED"]
     if said:
         words = "; ".join(f"{stage}: {line}" for stage, line in said.items())
@@ -233,7 +233,7 @@ def _failure(followed: Followed, kept: RunStore, states: Sequence[TaskState]) ->
     else:
         words = str(getattr(followed.found.error, "message", None) or followed.found.state)
     if stopped:
-        names = ", ".join(_names(pod) for pod in pods)
+        names = ", ".join(_names(followed, pod) for pod in pods)
         words = f"{names} was stopped from outside, not by an error of its own (a pod deleted, a node taken): {words}"
     return Ending(
         ExitCode.RUN_FAILED,
@@ -245,9 +245,9 @@ def _failure(followed: Followed, kept: RunStore, states: Sequence[TaskState]) ->
 
 def _promoted_before(followed: Followed, kept: RunStore) -> str:
     """What must not be lost sight of in a run that failed after its promotion, as where its report did."""
-    outcome, _ = kept.result(OUTCOME_FILE)
-    said = outcome if outcome is not None and outcome.get("promoted") else _logged(followed)[0]
-    return PROMOTED_BEFORE if said.get("promoted") is True else ""
+    in_the_store = (kept.result(OUTCOME_FILE)[0] or {}, kept.ask(recorded_outcome) or {})
+    said = any(one.get("promoted") is True for one in in_the_store)
+    return PROMOTED_BEFORE if said or _logged(followed)[0].get("promoted") is True else ""
 
 
 def _errors(kept: RunStore) -> dict[str, str]:
@@ -261,13 +261,15 @@ def _errors(kept: RunStore) -> dict[str, str]:
 
 
 def _failed_pods(followed: Followed) -> list[Pod]:
-    """The last try of each task that failed in it."""
-    last = {pod.attempt_of: pod for pod in (followed.workflow.pods() if followed.workflow is not None else [])}
+    """The last try of each task, or of Kubeflow's driver before one, that failed in it."""
+    if followed.workflow is None:
+        return []
+    last = {pod.attempt_of: pod for pod in (*followed.workflow.pods(), *followed.workflow.drivers())}
     return [pod for pod in last.values() if pod.state == "FAILED"]
 
 
-def _names(pod: Pod) -> str:
-    return ", ".join(pod.nodes)
+def _names(followed: Followed, pod: Pod) -> str:
+    return followed.driven(pod) if pod.is_driver else ", ".join(pod.nodes)
 
 
 def _reason(followed: Followed, pod: Pod) -> str:

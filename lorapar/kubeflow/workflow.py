@@ -14,7 +14,7 @@ import gzip
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -43,7 +43,7 @@ TERMINATED = 143
 
 @dataclass(frozen=True)
 class Pod:
-    """A pod of a stage."""
+    """A pod of a stage, or of Kubeflow's driver before one."""
 
     name: str
     attempt_of: str
@@ -55,6 +55,7 @@ class Pod:
     exit_code: int | None
     seconds: float
     """How long it has been in the Workflow."""
+    is_driver: bool = False
 
     @property
     def stopped(self) -> bool:
@@ -114,12 +115,12 @@ class Workflow:
         found = [pod for node in sorted(self._nodes, key=_started) if (pod := self._pod(node)) is not None]
         return found
 
-    def waiting_drivers(self) -> list[Pod]:
-        """Pods of Kubeflow's drivers that have not started: those before tasks of ours, and of groups of tasks."""
-        waiting = [node for node in self._nodes if node.get("type") == _POD and node.get("phase") == "Pending"]
-        segments = [(node, (_segments(node) or [""])[-1]) for node in waiting]
+    def drivers(self) -> list[Pod]:
+        """Pods of Kubeflow's drivers: those before tasks of ours, and of groups of tasks; the latest started last."""
+        pods = [node for node in sorted(self._nodes, key=_started) if node.get("type") == _POD]
+        segments = [(node, (_segments(node) or [""])[-1]) for node in pods]
         return [
-            self._made(node, self._tasks.get(name.removesuffix(_DRIVER)))
+            replace(self._made(node, self._tasks.get(name.removesuffix(_DRIVER))), is_driver=True)
             for node, name in segments
             if name.endswith(_DRIVER)
         ]

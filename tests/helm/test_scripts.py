@@ -6,6 +6,7 @@ APIs say. The completion check meets the real vLLM in tests/integration/chart.
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import signal
@@ -171,6 +172,26 @@ def test_a_script_that_waits_says_for_whom_and_what_to_look_at_when_it_is_stoppe
     assert waits.returncode == 143
     assert look_at in rest.splitlines()[-1]
     assert KEYS["AWS_SECRET_ACCESS_KEY"] not in said + rest
+
+
+def test_who_waits_longer_says_so_every_half_minute(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All scripts of the chart wait by this one; here a moment stands for the half minute."""
+    monkeypatch.syspath_prepend(str(CHART / "files"))
+    waiting = importlib.import_module("waiting")
+    assert waiting.FIRST_SECONDS <= waiting.EVERY_SECONDS <= 30
+    monkeypatch.setattr(waiting, "FIRST_SECONDS", 0.01)
+    monkeypatch.setattr(waiting, "EVERY_SECONDS", 0.01)
+    said: list[str] = []
+    with waiting.Waiting("s3://b", "look at the Service") as pod:
+        pod.note(OSError("timed out"))
+        while len(said) < 3:
+            said += capsys.readouterr().err.splitlines()
+    assert all(line.startswith("s3://b: no answer for ") for line in said)
+    assert all(line.endswith("; still trying") for line in said)
+    assert "(timed out)" in said[-1]
+    assert pod.given_up().endswith("(timed out); look at the Service")
 
 
 def test_the_bucket_job_gives_up_with_what_to_look_at() -> None:

@@ -109,9 +109,12 @@ class Argo:
         if given is None:
             return []
         driver = self._add(f"{path}-driver", f"{key}-driver", "Pod", "system-container-driver", given.driver)
-        if given.driver == "Pending":
-            driver["message"] = given.message
-            return ["Pending"]
+        if given.driver in ("Pending", "Failed"):
+            self._ends(driver, given)
+            if given.driver == "Failed":
+                self._add(path, key, "Skipped", "retry-system-container-executor", "Omitted")
+                self.logs[f"{NAME}-system-container-driver-{driver['id'].rpartition('-')[2]}"] = given
+            return [given.driver]
         phase = PHASES[given.state]
         # Argo calls a group running from its first moment, pending pods or not.
         self._add(path, key, "DAG", "retry-system-container-executor", "Running" if phase == "Pending" else phase)
@@ -121,11 +124,15 @@ class Argo:
             # A task with a retry strategy: its tries are pods below a node of the type Retry.
             self._add(f"{path}.executor", "executor", "Retry", "retry-system-container-impl", phase)
             pod = self._add(f"{path}.executor(0)", "executor(0)", "Pod", "retry-system-container-impl", phase)
-            pod["message"] = given.message or (f"Error (exit code {given.exit_code})" if given.exit_code else "")
-            if given.exit_code is not None:
-                pod["outputs"] = {"exitCode": str(given.exit_code)}
+            self._ends(pod, given)
             self.logs[f"{NAME}-retry-system-container-impl-{pod['id'].rpartition('-')[2]}"] = given
         return [phase]
+
+    def _ends(self, pod: dict[str, Any], given: Fate) -> None:
+        """What Argo says of a pod's end, or of why it has not begun."""
+        pod["message"] = given.message or (f"Error (exit code {given.exit_code})" if given.exit_code else "")
+        if given.exit_code is not None:
+            pod["outputs"] = {"exitCode": str(given.exit_code)}
 
     def _add(self, name: str, display: str, kind: str, template: str, phase: str) -> dict[str, Any]:
         identity = f"{NAME}-{zlib.crc32(name.encode())}"

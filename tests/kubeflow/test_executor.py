@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,7 @@ from lorapar.kubeflow.executor_input import read_executor_input
 from lorapar.kubeflow.executor_output import ExecutorOutput, flat_metrics
 from lorapar.records import Example, Vote, write_json, write_records
 from lorapar.stages.plan import node_settings
+from tests.kubeflow.conftest import executor_input
 
 ROWS = {"system1_train": 3, "system1_heldout": 2, "system2_train": 3, "system2_heldout": 2}
 
@@ -56,6 +60,23 @@ def test_a_task_leaves_digest_manifest_figures_and_lineage(cluster) -> None:
     kept = json.loads((cluster.root / "task-1" / "out" / "examples").read_text(encoding="utf-8"))
     assert kept == json.loads(cluster.store.read(f"manifests/{digest}.json"))
     assert all(cluster.store.exists(f"cas/{entry['sha256']}") for entry in kept["files"].values())
+
+
+def test_a_task_whose_output_nobody_reads_any_more_goes_on_to_its_end(cluster) -> None:
+    """At SIGTERM Kubeflow's launcher, which reads the task's output, is gone first (2.17.0, launcher-v2/main.go)."""
+    digest = digest_of_examples(cluster)
+    values = {"settings": cluster.settings(settings("prepare")), "store": cluster.address}
+    text = executor_input(cluster.root / "task", values, ["examples", "metrics"], ["examples_digest"])
+    command = [sys.executable, "-m", "lorapar", "stage", "prepare", "--executor-input", text]
+    variables = {**os.environ, "LORAPAR_SCRATCH": str(cluster.root / "scratch")}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=variables) as task:
+        assert task.stdout is not None
+        assert task.stderr is not None
+        task.stdout.close()
+        task.stderr.close()
+    assert task.returncode == 0
+    written = json.loads((cluster.root / "task" / "executor_output.json").read_text(encoding="utf-8"))
+    assert written["parameterValues"]["examples_digest"] == {"stringValue": digest}
 
 
 def test_equal_inputs_give_equal_digests(cluster, monkeypatch) -> None:

@@ -246,6 +246,19 @@ def test_a_failed_task_says_the_most_that_is_left_of_it(server: Double, wait: Wa
     assert (ended, said in words, "hunter2" in words) == (12, True, False), words
 
 
+DRIVER = "F1128 main.go:79] failed to execute component\nFATAL: cannot resolve the input settings\n"
+
+
+@pytest.mark.usefixtures("no_rights")
+def test_a_driver_that_fails_says_why_too(server: Double, wait: Wait) -> None:
+    """Kubeflow's own pod before each task: the task is then omitted, and nothing of ours has said a word."""
+    fate = Fate("FAILED", driver="Failed", exit_code=1, log=DRIVER)
+    server.endings = [Frame("FAILED", until("sft", sft=fate))]
+    ended, words = wait()
+    assert (ended, len(server.runs)) == (12, 1)
+    assert "Kubeflow's driver of sft: FATAL: cannot resolve the input settings (Error (exit code 1))" in words
+
+
 @pytest.mark.usefixtures("no_rights")
 def test_a_run_that_failed_after_its_promotion_says_both(server: Double, wait: Wait) -> None:
     """Kubeflow calls a run failed whose closing task failed; production has moved all the same."""
@@ -255,6 +268,43 @@ def test_a_run_that_failed_after_its_promotion_says_both(server: Double, wait: W
     assert (ended, "its adapter was promoted before that" in words) == (12, True), words
     server.endings = [Frame("FAILED", until("sft", sft="FAILED"))]
     assert "promoted" not in wait()[1]
+
+
+def test_a_run_that_failed_after_its_promotion_says_so_by_the_records_where_no_log_is_left(
+    server: Double, wait: Wait, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.endings = [Frame("FAILED", ALL | {"report": Fate("FAILED", exit_code=137)})]
+    outcome = {"better": True, "wanted": True, "promoted": True}
+    monkeypatch.setattr(submission, "recorded_outcome", lambda ledger: outcome)
+    ended, words = wait()
+    assert (ended, "its adapter was promoted before that" in words) == (12, True), words
+
+
+def test_without_a_report_in_the_store_the_records_of_gate_and_promote_say_it(
+    server: Double, wait: Wait, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where the store took the records and then nothing more."""
+    server.endings = [DONE, DONE, DONE]
+    found: dict[str, bool] = {"better": True, "wanted": True}
+    monkeypatch.setattr(submission, "recorded_outcome", lambda ledger: dict(found))
+    assert wait()[0] == 13, "promote was asked for, and nothing says that it was done"
+    found["promoted"] = True
+    assert "better, promoted" in wait()[1]
+    found = {"better": False, "wanted": False}
+    assert wait()[0] == 10
+
+
+@pytest.mark.usefixtures("no_rights")
+def test_a_run_whose_report_was_stopped_is_started_again_and_tells_its_promotion(server: Double, submit: Call) -> None:
+    """The second one judges the same two versions (`incumbent_for`), so it comes out as the first did."""
+    gate = says(better=True, wanted=True, promoted=True)
+    stopped = Frame("FAILED", ALL | {"gate": gate, "report": STOPPED[0]})
+    server.endings = [stopped, Frame("SUCCEEDED", ALL | {"report": says(better=True, wanted=True, promoted=True)})]
+    ended, words = submit("--wait")
+    assert (ended, len(server.runs), "better, promoted" in words) == (0, 2, True), words
+    server.endings = [stopped]
+    ended, words = submit("--wait", "--resubmit", "0")
+    assert (ended, "its adapter was promoted before that" in words) == (12, True), words
 
 
 def test_what_a_stage_wrote_down_comes_before_its_log(server: Double, wait: Wait, tmp_path: Path) -> None:
@@ -270,14 +320,19 @@ STOPPED = [
 ]
 
 
-@pytest.mark.parametrize("fate", STOPPED)
+STOPPED_DRIVER = Fate("FAILED", driver="Failed", exit_code=143)
+
+
+@pytest.mark.parametrize(("fate", "who"), [*((one, "rl") for one in STOPPED), (STOPPED_DRIVER, "driver of rl")])
 @pytest.mark.usefixtures("no_rights")
-def test_a_stopped_task_is_told_apart_and_its_run_started_again_twice(server: Double, submit: Call, fate: Fate) -> None:
+def test_a_stopped_task_is_told_apart_and_its_run_started_again_twice(
+    server: Double, submit: Call, fate: Fate, who: str
+) -> None:
     stopped = Frame("FAILED", until("rl", rl=fate))
     server.endings = [stopped, stopped, stopped]
     ended, words = submit("--wait")
     assert (ended, len(server.runs)) == (12, 3)
-    assert "rl was stopped from outside" in words
+    assert f"{who} was stopped from outside" in words
     server.endings = [stopped, Frame("SUCCEEDED", ALL | {"report": says(better=False)})]
     assert submit("--wait")[0] == 10
     server.endings = [stopped]

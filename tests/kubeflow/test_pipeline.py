@@ -198,12 +198,15 @@ def test_a_task_that_is_tried_again_has_all_its_time(package) -> None:
     Argo 4.0.5: workflow/controller/operator.go, processNodeRetries. Without one Kubeflow 2.17.0 writes 0, which is over
     before the first failure: backend/src/v2/compiler/argocompiler/container.go, addParameterDefault.
     """
-    for component in package[0]["components"].values():
+    tried = set()
+    for component in [package[0]["root"], *package[0]["components"].values()]:
         for name, task in component.get("dag", {}).get("tasks", {}).items():
-            if "cachingOptions" in task and name != "report":
+            if "cachingOptions" in task:
+                tried.add(name)
                 assert task["retryPolicy"]["maxRetryCount"] == 1
-                assert task["retryPolicy"]["backoffDuration"] == ("5s" if name == "plan" else "30s"), name
+                assert task["retryPolicy"]["backoffDuration"] == ("5s" if name in ("plan", "report") else "30s"), name
                 assert int(task["retryPolicy"]["backoffMaxDuration"].removesuffix("s")) == 30 * 24 * 3600, name
+    assert tried == {task.name for task in TASKS}, "the closing one too: stopped, it would make a red run of a good one"
 
 
 def test_the_longest_timeout_of_a_placement_does_not_end_its_retries() -> None:

@@ -13,7 +13,7 @@ from lorapar.errors import BadInputError, UnreachableError
 from lorapar.kubeflow import executor
 from lorapar.kubeflow.ledger import Ledger
 from lorapar.kubeflow.parameters import PARAMETERS
-from lorapar.kubeflow.reporting import close_cancelled, keep_plan, say_outcome
+from lorapar.kubeflow.reporting import close_cancelled, keep_plan, recorded_outcome, say_outcome
 from lorapar.kubeflow.summary import RunSummary, said_outcome, summary_text
 from lorapar.kubeflow.webhook import post_summary
 from lorapar.local.execute import new_record
@@ -196,6 +196,29 @@ def test_a_cancelled_run_gets_its_summary_once(cluster, plan) -> None:
     assert (outcome["cancelled"], outcome["succeeded"], outcome["missing"][0]) == (True, False, "rl")
     assert cluster.store.read("runs/run-1/summary.md").decode().startswith("# Cancelled: run `tiny`")
     assert not close_cancelled(ledger, cluster.root / "again")
+
+
+RECORDED = [
+    (BETTER, None, {"better": True, "wanted": True, "promoted": True}),
+    (KEPT_OUT, None, {"better": True, "wanted": True, "promoted": False}),
+    (NOT_BETTER, None, {"better": False, "wanted": False}),
+    (BETTER, "promote", {"better": True, "wanted": True}),
+    (BETTER, "gate", {}),
+]
+
+
+@pytest.mark.parametrize(("metrics", "before", "said"), RECORDED)
+def test_records_say_how_a_run_came_out_as_far_as_it_went(cluster, plan, metrics, before, said) -> None:
+    """The report may have been stopped, or its results refused."""
+    leave(cluster, plan, "run-1", metrics, before=before)
+    assert recorded_outcome(Ledger(cluster.store, "run-1")) == said
+    assert recorded_outcome(Ledger(cluster.store, "run-2")) == {}
+
+
+def test_records_of_an_earlier_run_say_nothing_of_this_one(cluster, plan) -> None:
+    leave(cluster, plan, "run-1", BETTER, at="2026-11-27T10:00:00+00:00")
+    leave(cluster, plan, "run-2", BETTER, before="publish")
+    assert recorded_outcome(Ledger(cluster.store, "run-2")) == {}
 
 
 def node_of(name: str):
