@@ -136,9 +136,11 @@ bench-vllm: $(VLLM_STAMP) ## votes through vLLM against vLLM alone, in the proce
 gpu-check: $(STAMP) ## scoring, one SFT and one RL step at 7B shape on a GPU; writes docs/gpu.md
 	@$(BIN)/python tests/gpu/check.py
 
-docs: $(STAMP) ## write docs/configuration.md and the settings' JSON Schema anew from their models, and the chart's schema and table from its values
+docs: $(STAMP) ## write docs/configuration.md, docs/json.md and the settings' JSON Schema anew from their models, and the chart's schema and table from its values
 	@$(BIN)/python -m lorapar.config.reference > docs/configuration.md.new
 	@mv docs/configuration.md.new docs/configuration.md
+	@$(BIN)/python -m lorapar.cli.documents_reference > docs/json.md.new
+	@mv docs/json.md.new docs/json.md
 	@$(BIN)/python -m lorapar.config.reference --schema > lorapar.schema.new
 	@mv lorapar.schema.new lorapar/presets/lorapar.schema.json
 	@$(BIN)/python -m helm.describe_values

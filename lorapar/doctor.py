@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Literal
 
 from rich.table import Table
 from rich.text import Text
@@ -36,6 +37,11 @@ class Finding:
     """Whether `lorapar run` cannot work without it."""
     exit_code: ExitCode = ExitCode.BAD_INPUT
     """What `lorapar doctor` ends with where it is missing."""
+
+    @property
+    def state(self) -> Literal["ok", "note", "missing"]:
+        """How it is marked; a note can do without what its advice says."""
+        return "missing" if self.missing else "note" if self.advice else "ok"
 
 
 def examine() -> list[Finding]:
@@ -108,10 +114,9 @@ def examine_kubeflow(host: str, namespace: str | None) -> list[Finding]:
 def doctor_table(findings: list[Finding]) -> Table:
     """The findings as a table; what is missing is marked and says what to do."""
     table = Table("", "what", "found", "what to do", box=None, header_style="bold")
+    colours = {"ok": "green", "note": "yellow", "missing": "red"}
     for finding in findings:
-        mark = Text("missing", style="red") if finding.missing else Text("ok", style="green")
-        if finding.advice and not finding.missing:
-            mark = Text("note", style="yellow")
+        mark = Text(finding.state, style=colours[finding.state])
         table.add_row(mark, finding.what, finding.found, finding.advice)
     return table
 

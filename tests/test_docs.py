@@ -12,6 +12,7 @@ import pytest
 import typer.main
 
 from lorapar.cli import app
+from lorapar.cli.documents_reference import documents_text
 from lorapar.config import load_config
 from lorapar.config.reference import reference_text
 from lorapar.data.source import kind_of
@@ -35,6 +36,10 @@ def ids(pages: list[Path]) -> list[str]:
 
 def test_settings_page_is_what_the_models_say() -> None:
     assert text_of(DOCS / "configuration.md") == reference_text(), "run `make docs` and commit docs/configuration.md"
+
+
+def test_json_page_is_what_the_models_say() -> None:
+    assert text_of(DOCS / "json.md") == documents_text(), "run `make docs` and commit docs/json.md"
 
 
 def test_exit_codes_page_lists_exactly_the_codes() -> None:

@@ -1,4 +1,4 @@
-"""The public surface is frozen: command-line options and settings keys change only together with these two files.
+"""The public surface is frozen: options, settings keys and keys of JSON change only together with these three files.
 
 A failure here is a question: is the change meant, and can people's scripts and YAML files live with it? If so, run
 `make freeze` and commit the changed files with the change.
@@ -12,6 +12,7 @@ from typing import Any
 import typer.main
 
 from lorapar.cli import app
+from lorapar.cli.documents_reference import document_keys
 from lorapar.config.reference import setting_keys
 
 FROZEN = Path(__file__).parent / "frozen"
@@ -54,7 +55,13 @@ def test_settings_keys_are_frozen() -> None:
     assert setting_keys() == frozen, f"the keys of the settings {HOW}"
 
 
+def test_keys_of_what_json_prints_are_frozen() -> None:
+    frozen = (FROZEN / "json.txt").read_text(encoding="utf-8").splitlines()
+    assert document_keys() == frozen, f"the keys that commands print with --json {HOW}"
+
+
 if __name__ == "__main__":
     FROZEN.mkdir(exist_ok=True)
     (FROZEN / "options.txt").write_text("\n".join(option_lines()) + "\n", encoding="utf-8")
     (FROZEN / "settings.txt").write_text("\n".join(setting_keys()) + "\n", encoding="utf-8")
+    (FROZEN / "json.txt").write_text("\n".join(document_keys()) + "\n", encoding="utf-8")

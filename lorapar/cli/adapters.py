@@ -1,22 +1,26 @@
-"""`lorapar adapters`: look into a registry, move aliases, fetch, check and clear away versions."""
+"""`lorapar adapters`, the commands that look; those that act are in `lorapar.cli.versions`."""
 
 from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lorapar.cli.base import app, out
+from lorapar.cli import complete
+from lorapar.cli.base import AsJson, app, out, show_document
 from lorapar.cli.command import CommandGroup
+from lorapar.cli.complete import DEFAULT_REGISTRY
 from lorapar.errors import BadInputError, ExitCode, IntegrityError, nearest
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from lorapar.registry import AliasRecord, Registry
+    from lorapar.registry.overview import AdapterRow, VersionRow
 
 adapters = CommandGroup(no_args_is_help=True, help="Published adapters: versions, aliases, verdicts.")
 app.add_typer(adapters, name="adapters")
@@ -29,12 +33,17 @@ Where = Annotated[
         "then runs/registry.",
     ),
 ]
-Ref = Annotated[str, typer.Argument(metavar="REF", help="NAME@3, NAME@ALIAS, or NAME for NAME@production.")]
-Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of an adapter.")]
-OptionalName = Annotated[str | None, typer.Argument(metavar="[NAME]", help="Name of an adapter; absent: all.")]
-Reason = Annotated[str, typer.Option(help="Why, for the alias's history.")]
-
-_DEFAULT = Path("runs") / "registry"
+Ref = Annotated[
+    str,
+    typer.Argument(
+        metavar="REF", help="NAME@3, NAME@ALIAS, or NAME for NAME@production.", autocompletion=complete.adapters
+    ),
+]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of an adapter.", autocompletion=complete.adapter_names)]
+OptionalName = Annotated[
+    str | None,
+    typer.Argument(metavar="[NAME]", help="Name of an adapter; absent: all.", autocompletion=complete.adapter_names),
+]
 
 
 def open_registry(where: str | None) -> Registry:
@@ -42,11 +51,13 @@ def open_registry(where: str | None) -> Registry:
     from lorapar.registry import Registry
     from lorapar.store import open_store
 
-    address = where or os.environ.get("LORAPAR_REGISTRY") or (str(_DEFAULT) if _DEFAULT.is_dir() else None)
+    address = (
+        where or os.environ.get("LORAPAR_REGISTRY") or (str(DEFAULT_REGISTRY) if DEFAULT_REGISTRY.is_dir() else None)
+    )
     if address is None:
         raise BadInputError(
-            f"which registry? There is no {_DEFAULT} here; give --registry s3://BUCKET/PREFIX or a folder, or set "
-            "LORAPAR_REGISTRY"
+            f"which registry? There is no {DEFAULT_REGISTRY} here; give --registry s3://BUCKET/PREFIX or a folder, or "
+            "set LORAPAR_REGISTRY"
         )
     if address.endswith((".yaml", ".yml")):
         if not Path(address).is_file():
@@ -61,68 +72,119 @@ def open_registry(where: str | None) -> Registry:
 
 
 @adapters.command("list")
-def list_command(name: OptionalName = None, where: Where = None) -> None:
-    """List adapters with their aliases; with a name, its versions, the newest first; 6 where one is damaged."""
-    from rich.markup import escape
-    from rich.table import Table
+def list_command(name: OptionalName = None, where: Where = None, as_json: AsJson = False) -> None:
+    """List adapters with their aliases; with a name, its versions, the newest first; 6 where one is damaged.
 
-    from lorapar.registry.overview import adapter_rows, version_rows
+    Examples: `lorapar adapters list`, `lorapar adapters list NAME --json`
+    """
+    from lorapar.registry.overview import adapter_row, adapter_rows, version_rows
 
-    registry, faults = open_registry(where), []
-    if name is None:
-        table = Table("adapter", "versions", "aliases", box=None, header_style="bold")
-        for row in adapter_rows(registry):
-            named = (_named(alias, record) for alias, record in sorted(row.aliases.items()))
-            table.add_row(row.name, str(row.versions), "damaged" if row.fault else escape(", ".join(named)))
-            faults += [row.fault] if row.fault else []
-    else:
-        table = Table("version", "aliases", "verdict", "published", box=None, header_style="bold")
-        for found in version_rows(registry, name):
-            when, aliases = found.published[:16].replace("T", " "), escape(", ".join(found.aliases))
-            table.add_row(str(found.number), aliases, found.verdict, when)
-            faults += [found.fault] if found.fault else []
-    if not table.row_count:
+    registry = open_registry(where)
+    versions = version_rows(registry, name) if name is not None else None
+    rows = adapter_rows(registry) if name is None else [adapter_row(registry, name)]
+    if not (rows if versions is None else versions):
         raise BadInputError(f"{registry.address}: no {'adapter' if name is None else f'version of {name}'} in it")
-    _show_table(table)
+    if as_json:
+        from lorapar.cli.fill_documents import adapters_document
+
+        show_document(adapters_document(registry, rows, versions))
+    else:
+        _show_table(_adapter_table(rows) if versions is None else _version_table(versions))
+    faults = [one.fault for one in (rows if versions is None else versions) if one.fault]
     if faults:
         more = f" (and {len(faults) - 1} more: `lorapar adapters verify {name or 'NAME'}`)" if len(faults) > 1 else ""
         raise IntegrityError(f"{faults[0]}{more}")
 
 
 @adapters.command("show")
-def show_command(ref: Ref, where: Where = None) -> None:
-    """Show one version: digest, files, aliases, verdict, and how to serve it."""
-    from lorapar.registry.overview import version_facts
+def show_command(ref: Ref, where: Where = None, as_json: AsJson = False) -> None:
+    """Show one version: digest, files, aliases, verdict, and how to serve it.
 
-    _say(version_facts(open_registry(where), ref))
+    Examples: `lorapar adapters show NAME`, `lorapar adapters show NAME@3 --json`
+    """
+    from lorapar.registry.overview import version_facts, version_lines
+
+    facts = version_facts(open_registry(where), ref)
+    if as_json:
+        from lorapar.cli.fill_documents import shown_version
+
+        show_document(shown_version(facts))
+        return
+    say(version_lines(facts))
 
 
 @adapters.command("diff")
 def diff_command(
-    left: Annotated[str, typer.Argument(metavar="REF", help="The earlier version.")],
-    right: Annotated[str, typer.Argument(metavar="REF", help="The later version.")],
+    left: Annotated[str, typer.Argument(metavar="REF", help="The earlier version.", autocompletion=complete.adapters)],
+    right: Annotated[str, typer.Argument(metavar="REF", help="The later version.", autocompletion=complete.adapters)],
     where: Where = None,
+    as_json: AsJson = False,
 ) -> None:
-    """Compare two versions: settings and lineage by key, weights by how many numbers moved how far."""
+    """Compare two versions: settings and lineage by key, weights by how many numbers moved how far.
+
+    Example: `lorapar adapters diff NAME@3 NAME@candidate`
+    """
     from rich.table import Table
 
     from lorapar.registry.diff import lineage_differences, weight_difference
 
     registry = open_registry(where)
-    table = Table("what", left, right, box=None, header_style="bold")
-    for found in lineage_differences(registry, left, right):
-        table.add_row(found.key, _cell(found.left), _cell(found.right))
+    differences = lineage_differences(registry, left, right)
     with tempfile.TemporaryDirectory(prefix="lorapar-") as scratch:
         weights = weight_difference(registry, left, right, Path(scratch))
+    if as_json:
+        from lorapar.cli.fill_documents import diff_document
+
+        names = str(registry.resolve(left)), str(registry.resolve(right))
+        show_document(diff_document(names, differences, weights))
+        return
+    table = Table("what", left, right, box=None, header_style="bold")
+    for found in differences:
+        table.add_row(found.key, _cell(found.left), _cell(found.right))
     if table.row_count:
         _show_table(table)
     else:
-        _say("the lineages are equal")
-    _say(
+        say("the lineages are equal")
+    say(
         f"weights: {weights.changed:,} of {weights.elements:,} numbers in {weights.tensors} tensors differ, by at most "
         f"{weights.largest:.3g}; the difference is {100 * weights.relative:.3g}% of the weights' norm"
         + (f"; {weights.other_tensors} tensors have no counterpart" if weights.other_tensors else "")
     )
+
+
+@adapters.command("history")
+def history_command(
+    name: Name,
+    where: Where = None,
+    alias: Annotated[str | None, typer.Option(help="Only this alias; default: all.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the moves of an adapter's aliases, the newest first: which version, when, by whom and why.
+
+    Examples: `lorapar adapters history NAME`, `lorapar adapters history NAME --alias production --json`
+    """
+    from rich.markup import escape
+    from rich.table import Table
+
+    from lorapar.cli.fill_documents import history_document
+
+    registry = open_registry(where)
+    records = registry.aliases(check_known(registry, name))
+    if alias is not None and alias not in records:
+        raise BadInputError(
+            f"{name}@{alias}: no such alias{nearest(alias, sorted(records))}; {name} has: "
+            f"{', '.join(sorted(records)) or 'none'}"
+        )
+    found = history_document(name, records if alias is None else {alias: records[alias]})
+    if as_json:
+        show_document(found)
+        return
+    table = Table("moved", "alias", "version", "by", "why", box=None, header_style="bold")
+    for move in found.moves:
+        why = ": ".join(part for part in ("rollback" if move.rollback else "", move.reason) if part)
+        when = move.moved_at[:16].replace("T", " ")
+        table.add_row(when, escape(move.alias), str(move.version), escape(move.by), escape(why))
+    _show_table(table)
 
 
 @adapters.command("why")
@@ -130,169 +192,81 @@ def why_command(
     ref: Ref,
     where: Where = None,
     save: Annotated[Path | None, typer.Option(help="Also write the settings that make it again to this file.")] = None,
+    as_json: AsJson = False,
 ) -> None:
-    """Say on one page why a version is what it is: verdict, run, votes, rows, images, and its settings."""
+    """Say on one page why a version is what it is: verdict, run, votes, rows, images, and its settings.
+
+    Examples: `lorapar adapters why NAME@production`, `lorapar adapters why NAME@3 --save again.yaml`
+    """
+    from lorapar.registry import parse_reference
     from lorapar.registry.overview import lineage_of
     from lorapar.registry.why import reproducing_settings, why
     from lorapar.store import write_named_file
 
     registry = open_registry(where)
-    _say(why(registry, ref).rstrip())
+    version = registry.resolve(ref)
+    if as_json:
+        from lorapar.cli.fill_documents import why_document
+
+        show_document(why_document(registry, version, parse_reference(ref).alias))
+    else:
+        say(why(registry, ref).rstrip())
     if save is not None:
-        write_named_file(save, reproducing_settings(lineage_of(registry, registry.resolve(ref))))
-
-
-@adapters.command("promote")
-def promote_command(
-    ref: Ref,
-    where: Where = None,
-    canary: Annotated[
-        float | None, typer.Option(help="Give it this percentage of the requests as `candidate`; production stays.")
-    ] = None,
-    override: Annotated[str | None, typer.Option(help="Promote whatever the verdict is; say why.")] = None,
-) -> None:
-    """Move production to a version whose gate found it better than what production names now."""
-    from lorapar.registry.promotion import promote_by_hand, start_canary
-
-    if canary is not None and override is not None:
-        raise BadInputError("--override is not for --canary: a canary needs no verdict, and production stays")
-    registry = open_registry(where)
-    version = registry.resolve(ref)
-    if canary is not None:
-        record = start_canary(registry, version, canary)
-        _say(f"{version.name}@candidate names version {record.version}, with {record.share_percent:g}% of the requests")
-        return
-    _say(promote_by_hand(registry, version, override).reason)
-
-
-@adapters.command("rollback")
-def rollback_command(
-    name: Name,
-    where: Where = None,
-    alias: Annotated[str, typer.Option(help="Alias that goes back.")] = "production",
-    to: Annotated[int | None, typer.Option(help="An earlier version; default: the one before.")] = None,
-    reason: Reason = "",
-) -> None:
-    """Move an alias back to the version it named before; runs will not promote what was rolled back."""
-    from lorapar.registry.promotion import roll_back
-
-    record = roll_back(open_registry(where), name, alias, to, reason)
-    _say(f"{name}@{alias} names version {record.version} again")
-
-
-@adapters.command("pull")
-def pull_command(
-    ref: Ref,
-    folder: Annotated[Path, typer.Argument(help="Folder to make; an adapter that is there is replaced.")],
-    where: Where = None,
-) -> None:
-    """Fetch a version as a PEFT folder, every byte checked, whole or not at all."""
-    from lorapar.serving.base_identity import base_of, said
-    from lorapar.store import make_writable_folder, storage_errors
-
-    _refuse_other_content(folder)
-    with storage_errors(folder):
-        make_writable_folder(folder.parent)
-        registry = open_registry(where)
-        version = registry.pull(ref, folder)
-    _say(f"{version} is in {folder}; it fits only the base model {said(base_of(registry, version))}")
-
-
-@adapters.command("push")
-def push_command(
-    ref: Ref,
-    to: Annotated[str, typer.Option(metavar="OWNER/REPO", help="Repository of the hub; made where it is missing.")],
-    where: Where = None,
-    private: Annotated[bool, typer.Option("--private", help="Make it a private one; refuse a public one.")] = False,
-    revision: Annotated[str, typer.Option(metavar="BRANCH", help="Branch; made where it is missing.")] = "main",
-) -> None:
-    """Copy a version, verified, to the Hugging Face hub; the token is that of HF_TOKEN or `hf auth login`."""
-    from lorapar.registry.hub import HubTarget, push_to_hub
-
-    pushed = push_to_hub(open_registry(where), ref, HubTarget(to, revision, private))
-    _say(f"{pushed.version} is {'at' if pushed.new else 'there already, nothing was changed:'} {pushed.address}")
-
-
-@adapters.command("register")
-def register_command(
-    ref: Ref,
-    registry_url: Annotated[str, typer.Option(metavar="URL", help="http(s)://HOST[:PORT] of the Model Registry.")],
-    where: Where = None,
-) -> None:
-    """Register a version, which stays in its bucket, with Kubeflow Model Registry."""
-    from lorapar.registry.model_registry import register_version
-
-    done = register_version(open_registry(where), ref, registry_url)
-    how = "registered" if done.new else "registered already"
-    _say(f"{done.version} is {how}: registered model {done.model_id}, model version {done.version_id}")
-
-
-@adapters.command("sign")
-def sign_command(
-    ref: Ref,
-    key: Annotated[Path, typer.Option(help="Ed25519 private key in PEM.")],
-    where: Where = None,
-) -> None:
-    """Sign a version; servers with LORAPAR_TRUSTED_KEYS load nothing that no trusted key has signed."""
-    from lorapar.registry.signature import sign_version
-
-    registry = open_registry(where)
-    version = registry.resolve(ref)
-    _say(f"{version} is signed by the key {sign_version(registry.store, version, key)}")
+        write_named_file(save, reproducing_settings(lineage_of(registry, version)))
 
 
 @adapters.command("verify")
 def verify_command(
     ref: Annotated[str | None, typer.Argument(metavar="[REF]", help="A version or a name; absent: everything.")] = None,
     where: Where = None,
+    as_json: AsJson = False,
 ) -> None:
-    """Check every byte against the manifests, and every alias; ends with 6 where something is damaged."""
+    """Check every byte against the manifests, and every alias; ends with 6 where something is damaged.
+
+    Examples: `lorapar adapters verify`, `lorapar adapters verify NAME@3`
+    """
     from lorapar.registry.check import check
 
-    faults = 0
+    checks = []
     for found in check(open_registry(where), ref):
-        faults += found.fault is not None
-        _say(f"{found.what}: {found.fault or 'whole'}")
-    if faults:
+        checks.append(found)
+        if not as_json:
+            say(f"{found.what}: {found.fault or 'whole'}")
+    if as_json:
+        from lorapar.cli.documents import CheckDocument, VerifyDocument
+
+        show_document(VerifyDocument(checks=[CheckDocument(what=one.what, fault=one.fault) for one in checks]))
+    if any(one.fault is not None for one in checks):
         raise typer.Exit(ExitCode.INTEGRITY)
 
 
-@adapters.command("gc")
-def gc_command(
-    name: OptionalName = None,
-    where: Where = None,
-    keep: Annotated[int, typer.Option(min=0, help="Newest versions kept.")] = 5,
-    grace_days: Annotated[float, typer.Option(min=0, help="Versions younger than this are kept.")] = 7.0,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
-) -> None:
-    """Delete old versions that no alias names; needs the right to delete."""
-    from lorapar.registry.collect import Retention, collect, collectable
-
-    registry, retention = open_registry(where), Retention(keep, grace_days * 86400)
-    names = [_there(registry, name)] if name is not None else registry.names()
-    found = [version for one in names for version in collectable(registry, one, retention)]
-    for version in found:
-        gone = dry_run or collect(registry, version)
-        _say(f"{version}: {'would go' if dry_run else 'deleted' if gone else 'kept, an alias was moved to it'}")
-    if not found:
-        _say("nothing to delete")
-
-
-def _there(registry: Registry, name: str) -> str:
+def check_known(registry: Registry, name: str) -> str:
     """The name of an adapter of the registry; raises BadInputError with the nearest one for any other."""
     if name not in (known := registry.names()):
         raise BadInputError(f"{name}: no such adapter in the registry {registry.address}{nearest(name, known)}")
     return name
 
 
-def _refuse_other_content(folder: Path) -> None:
-    """Raise BadInputError where a pull would replace something that no pull has made."""
-    from lorapar.store import refuse_other_content
+def _adapter_table(rows: Iterable[AdapterRow]) -> Table:
+    from rich.markup import escape
+    from rich.table import Table
 
-    complaint = f"{folder}: holds other things than an adapter, and pull replaces a folder; name a new one"
-    refuse_other_content(folder, complaint, lambda folder: (folder / "adapter_config.json").is_file())
-    if folder.exists() and not folder.is_dir():
-        raise BadInputError(f"{folder}: is a file; name a folder to make")
+    table = Table("adapter", "versions", "aliases", box=None, header_style="bold")
+    for row in rows:
+        named = (_named(alias, record) for alias, record in sorted(row.aliases.items()))
+        table.add_row(row.name, str(row.versions), "damaged" if row.fault else escape(", ".join(named)))
+    return table
+
+
+def _version_table(rows: Iterable[VersionRow]) -> Table:
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table("version", "aliases", "verdict", "published", box=None, header_style="bold")
+    for found in rows:
+        when, aliases = found.published[:16].replace("T", " "), escape(", ".join(found.aliases))
+        table.add_row(str(found.number), aliases, found.verdict, when)
+    return table
 
 
 def _named(alias: str, record: AliasRecord) -> str:
@@ -318,5 +292,6 @@ def _cell(value: object) -> str:
     return escape(text[:37] + "..." if out.console.is_terminal and len(text) > 40 else text)
 
 
-def _say(text: str) -> None:
+def say(text: str) -> None:
+    """One line or page as it is."""
     out.print(text, markup=False, highlight=False, soft_wrap=True)

@@ -15,10 +15,12 @@ import typer
 from typer.core import TyperGroup
 
 from lorapar import __version__
+from lorapar.cli import complete
 from lorapar.cli.command import CommandGroup
 from lorapar.errors import stopped
 
 if TYPE_CHECKING:
+    from pydantic import BaseModel
     from rich.console import Console
 
     from lorapar.config import RunConfig
@@ -111,7 +113,6 @@ app = CommandGroup(
     name="lorapar",
     help="Fine-tune language models the LoRA-PAR way: teachers vote, elements are partitioned, SFT and RL tune.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
@@ -119,7 +120,11 @@ out = Screen()
 err = Screen(stderr=True)
 
 Preset = Annotated[
-    str | None, typer.Option(help="Settings that ship with the package (`lorapar presets`); without --config: demo.")
+    str | None,
+    typer.Option(
+        help="Settings that ship with the package (`lorapar presets`); without --config: demo.",
+        autocompletion=complete.presets,
+    ),
 ]
 
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="YAML file with settings.")]
@@ -128,7 +133,10 @@ OutDir = Annotated[Path | None, typer.Option("--out", help="Run folder; default:
 Store = Annotated[
     str | None, typer.Option(help="s3://BUCKET/PREFIX or a folder in which runs share finished stages and checkpoints.")
 ]
-Until = Annotated[str | None, typer.Option(help="Stop after this stage.")]
+Until = Annotated[str | None, typer.Option(help="Stop after this stage.", autocompletion=complete.stages)]
+AsJson = Annotated[
+    bool, typer.Option("--json", help="Print one JSON document, whose schema `lorapar schema COMMAND` prints.")
+]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Forget what an earlier run into this folder made.")]
 
 
@@ -159,6 +167,13 @@ def settings_of(
 
     parse_address(store)
     return settings.model_copy(update={"store": settings.store.model_copy(update={"address": store})})
+
+
+def show_document(document: BaseModel) -> None:
+    """Print what `--json` asked for; a number that is not finite is null there."""
+    from lorapar.redaction import redact
+
+    typer.echo(redact(document.model_dump_json(indent=2)))
 
 
 def out_dir_of(settings: RunConfig, given: Path | None) -> Path:

@@ -7,13 +7,16 @@ from typing import Annotated
 
 import typer
 
-from lorapar.cli.base import app, out
+from lorapar.cli.base import AsJson, app, out, show_document
 from lorapar.errors import BadInputError, ExitCode
 
 
 @app.command("gate")
-def gate_command(folder: Annotated[Path, typer.Argument(help="A run folder.")]) -> None:
-    """Print the verdict of a finished run; ends with 0 where the adapter is better, with 10 where it is not."""
+def gate_command(folder: Annotated[Path, typer.Argument(help="A run folder.")], as_json: AsJson = False) -> None:
+    """Print the verdict of a finished run; ends with 0 where the adapter is better, with 10 where it is not.
+
+    Examples: `lorapar gate runs/demo`, `lorapar gate runs/demo --json`
+    """
     from lorapar.local.folder import RunFolder
     from lorapar.local.results import current_verdict
     from lorapar.report.verdict import verdict_lines
@@ -25,7 +28,11 @@ def gate_command(folder: Annotated[Path, typer.Argument(help="A run folder.")]) 
         verdict = current_verdict(RunFolder(folder))
     if verdict is None:
         raise BadInputError(f"{folder}: no verdict of its last settings in it; let `lorapar run` finish first")
-    for line in verdict_lines(verdict):
+    if as_json:
+        from lorapar.cli.documents import GateDocument
+
+        show_document(GateDocument.model_validate(verdict))
+    for line in [] if as_json else verdict_lines(verdict):
         out.print(line, markup=False, highlight=False, soft_wrap=True)
     if not verdict["better"]:
         raise typer.Exit(ExitCode.NOT_BETTER)

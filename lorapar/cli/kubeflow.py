@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lorapar.cli.base import ConfigFile, Overrides, Preset, app, err, out, settings_of
+from lorapar.cli.base import AsJson, ConfigFile, Overrides, Preset, app, err, out, settings_of, show_document
 from lorapar.errors import BadInputError, ExitCode, stopped
 
 if TYPE_CHECKING:
@@ -63,7 +63,10 @@ def compile_command(
     manifest: Annotated[bool, typer.Option("--manifest", help="Write Kubernetes resources, for GitOps.")] = False,
     namespace: Namespace = None,
 ) -> None:
-    """Write the pipeline package with your images and placement in it."""
+    """Write the pipeline package with your images and placement in it.
+
+    Example: `lorapar compile --registry REGISTRY/lorapar --placement placement.yaml -o pipeline.yaml`
+    """
     from lorapar.kubeflow.checks import check_namespace
 
     if namespace is not None:
@@ -112,9 +115,11 @@ def submit_command(  # noqa: PLR0913  -- an argument is an option of the command
         bool, typer.Option("--if-changed", help="Start nothing where an equal run has succeeded or still goes on.")
     ] = False,
 ) -> None:
-    """Start the pipeline in Kubeflow; finished tasks of earlier runs are reused where nothing they read has changed."""
-    if resubmit is not None and not wait:
-        raise BadInputError("--resubmit needs --wait: without following a run nobody knows that it failed")
+    """Start the pipeline in Kubeflow; finished tasks of earlier runs are reused where nothing they read has changed.
+
+    Example: `lorapar submit --config mine.yaml --store s3://BUCKET/PREFIX --wait`
+    """
+    _check_resubmit(resubmit, wait=wait)
     settings = settings_of(preset, config, overrides)
     from lorapar.kubeflow.checks import check_server, check_service_account, plugins_input
     from lorapar.kubeflow.parameter_values import pipeline_parameters
@@ -135,13 +140,12 @@ def submit_command(  # noqa: PLR0913  -- an argument is an option of the command
     start = _start(f"{name or settings.name}{mark}", experiment, values, service_account, pipeline_root, given)
     if if_changed and _goes_on(server, start):
         return
-    pipeline, version, uploaded = server.upload(package)
-    out.print(f"pipeline version {package.version_name} {'uploaded' if uploaded else 'is there already'}", markup=False)
+    version = _uploaded(server, package)
     start = _with_settings_in_the_store(start)
     if wait:
-        _start_and_wait(server, (pipeline, version), start, package.tasks(), again=resubmit)
+        _start_and_wait(server, version, start, package.tasks(), again=resubmit)
     else:
-        _said_start(server, (pipeline, version), start)
+        _said_start(server, version, start)
 
 
 @app.command("runs")
@@ -150,24 +154,37 @@ def runs_command(
     namespace: Namespace = None,
     experiment: Annotated[str | None, typer.Option(help="Only runs of this experiment.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=100, help="How many, the newest first.")] = 20,
+    as_json: AsJson = False,
 ) -> None:
-    """List runs in Kubeflow."""
-    from rich.table import Table
+    """List runs in Kubeflow.
 
+    Examples: `lorapar runs --host http://HOST:8888`, `lorapar runs --experiment lorapar --limit 5`
+    """
     from lorapar.kubeflow.submission import told_state, write_cancelled
 
-    table = Table("run", "name", "state", "started", box=None, header_style="bold")
-    server = server_at(host, namespace)
-    written = []
+    server, listed, written = server_at(host, namespace), [], []
     for run in server.runs(experiment, limit):
-        started = run.created_at.strftime("%Y-%m-%d %H:%M") if run.created_at else ""
         state = told_state(server, run)
-        table.add_row(str(run.run_id), str(run.display_name), state, started)
+        listed.append((run, state))
         if state in ("cancelled", "gone") and write_cancelled(_store_of(run), str(run.run_id)):
-            written.append(f"summary of the {state} run: {_store_of(run)}/runs/{run.run_id}/summary.md")
+            written.append((state, f"{_store_of(run)}/runs/{run.run_id}/summary.md"))
+    if as_json:
+        from lorapar.cli.documents import Runs
+        from lorapar.cli.fill_documents import run_document
+
+        documents = [run_document(run, state) for run, state in listed]
+        show_document(Runs(runs=documents, summaries=[address for _, address in written]))
+        return
+    from rich.table import Table
+
+    table = Table("run", "name", "state", "started", box=None, header_style="bold")
+    for run, state in listed:
+        started = run.created_at.strftime("%Y-%m-%d %H:%M") if run.created_at else ""
+        table.add_row(str(run.run_id), str(run.display_name), state, started)
     if table.row_count:
         out.print(table)
-        for line in written:
+        for state, address in written:
+            line = f"summary of the {state} run: {address}"
             out.print(line, markup=False, highlight=False, soft_wrap=True)
     else:
         out.print("no runs" + (f" in an experiment called '{experiment}'" if experiment else ""), markup=False)
@@ -193,7 +210,10 @@ def schedule_command(  # noqa: PLR0913  -- an argument is an option of the comma
     plugins: Plugins = None,
     max_concurrency: Annotated[int, typer.Option(min=1, max=10, help="Runs of this schedule at once.")] = 1,
 ) -> None:
-    """Start the pipeline again and again; a run with nothing changed reuses every task that may be reused."""
+    """Start the pipeline again and again; a run with nothing changed reuses every task that may be reused.
+
+    Example: `lorapar schedule '0 0 3 * * *' --config mine.yaml --store s3://BUCKET/PREFIX`
+    """
     from lorapar.kubeflow.checks import check_server, check_service_account, plugins_input
     from lorapar.kubeflow.cron import check_cron
     from lorapar.kubeflow.parameter_values import pipeline_parameters
@@ -258,6 +278,18 @@ def server_at(host: str | None, namespace: str | None) -> Server:
 
     check_server(host, namespace)
     return Server(Where(host, namespace))
+
+
+def _check_resubmit(resubmit: int | None, *, wait: bool) -> None:
+    if resubmit is not None and not wait:
+        raise BadInputError("--resubmit needs --wait: without following a run nobody knows that it failed")
+
+
+def _uploaded(server: Server, package: Package) -> tuple[str, str]:
+    """Ids of the pipeline and of its version, which is uploaded where it is not there; says so."""
+    pipeline, version, uploaded = server.upload(package)
+    out.print(f"pipeline version {package.version_name} {'uploaded' if uploaded else 'is there already'}", markup=False)
+    return pipeline, version
 
 
 def _mark(package: Package, values: dict[str, Any], settings: RunConfig) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from lorapar.cli.base import (
+    AsJson,
     ConfigFile,
     Fresh,
     OutDir,
@@ -16,6 +17,7 @@ from lorapar.cli.base import (
     out_dir_of,
     reporter,
     settings_of,
+    show_document,
 )
 
 
@@ -29,7 +31,10 @@ def run_command(
     until: Until = None,
     fresh: Fresh = False,
 ) -> None:
-    """Run every stage on this machine into one folder; a second run continues and reuses what is unchanged."""
+    """Run every stage on this machine into one folder; a second run continues and reuses what is unchanged.
+
+    Examples: `lorapar run --preset demo`, `lorapar run --config mine.yaml --out runs/mine --until score`
+    """
     settings = settings_of(preset, config, overrides, store)
     from lorapar.local.runner import run_local
     from lorapar.report.text import closing_table, warning_lines
@@ -53,9 +58,19 @@ def plan_command(
     out_dir: OutDir = None,
     until: Until = None,
     fresh: Fresh = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Say what `run` would do: stages that run or are reused (no store is looked into), memory, teacher calls."""
-    settings = settings_of(preset, config, overrides)
-    from lorapar.local.planning import plan_table
+    """Say what `run` would do: stages that run or are reused (no store is looked into), memory, teacher calls.
 
-    out.print(plan_table(settings, out_dir_of(settings, out_dir), until=until, fresh=fresh))
+    Examples: `lorapar plan --preset demo`, `lorapar plan --config mine.yaml --set rl.max_steps=40`
+    """
+    settings = settings_of(preset, config, overrides)
+    from lorapar.local.planning import plan_run, plan_table
+
+    planned = plan_run(settings, out_dir_of(settings, out_dir), until=until, fresh=fresh)
+    if as_json:
+        from lorapar.cli.fill_documents import plan_document
+
+        show_document(plan_document(planned))
+        return
+    out.print(plan_table(planned))

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lorapar.cli.base import app, out
+from lorapar.cli.base import AsJson, app, out, show_document
 from lorapar.cli.command import CommandGroup
 from lorapar.cli.kubeflow import Host, Namespace, server_at
 from lorapar.errors import BadInputError, nearest
@@ -19,14 +19,29 @@ app.add_typer(schedules, name="schedules")
 
 
 @schedules.command("list")
-def list_command(host: Host = None, namespace: Namespace = None) -> None:
-    """List the recurring runs of the pipeline, the newest first."""
+def list_command(host: Host = None, namespace: Namespace = None, as_json: AsJson = False) -> None:
+    """List the recurring runs of the pipeline, the newest first.
+
+    Example: `lorapar schedules list --host http://HOST:8888`
+    """
+    found = server_at(host, namespace).schedules()
+    rows = [
+        (str(one.recurring_run_id), str(one.display_name), _when(one), str(one.status or "").lower()) for one in found
+    ]
+    if as_json:
+        from lorapar.cli.documents import ScheduleDocument, Schedules
+
+        keys = ("schedule", "name", "when", "state")
+        show_document(
+            Schedules(schedules=[ScheduleDocument.model_validate(dict(zip(keys, row, strict=True))) for row in rows])
+        )
+        return
     from rich.table import Table
 
     table = Table("schedule", "name", "when", "state", box=None, header_style="bold")
     table.columns[0].no_wrap = table.columns[2].no_wrap = True
-    for one in server_at(host, namespace).schedules():
-        table.add_row(one.recurring_run_id, one.display_name, _when(one), str(one.status or "").lower())
+    for row in rows:
+        table.add_row(*row)
     if table.row_count:
         out.print(table)
     else:
@@ -42,7 +57,10 @@ def delete_command(
         bool, typer.Option("--now", help="Also where a run of it is going, which Kubernetes then removes with it.")
     ] = False,
 ) -> None:
-    """Delete a recurring run, once no run of it is going: Kubernetes would remove that one too."""
+    """Delete a recurring run, once no run of it is going: Kubernetes would remove that one too.
+
+    Example: `lorapar schedules delete nightly`
+    """
     server = server_at(host, namespace)
     found = _find(server, schedule)
     server.disable_schedule(found.recurring_run_id)

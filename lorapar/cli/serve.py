@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from lorapar.cli import complete
 from lorapar.cli.adapters import Ref, Where, open_registry
 from lorapar.cli.base import app, err, out
 from lorapar.errors import BadInputError
@@ -18,7 +19,10 @@ from lorapar.errors import BadInputError
 @app.command("serve")
 def serve_command(
     names: Annotated[
-        list[str], typer.Argument(help="NAME (what `production` names) or NAME@ALIAS, of one base model.")
+        list[str],
+        typer.Argument(
+            help="NAME (what `production` names) or NAME@ALIAS, of one base model.", autocompletion=complete.adapters
+        ),
     ],
     where: Where = None,
     model: Annotated[Path | None, typer.Option(help="A local copy of the base model; else vLLM fetches it.")] = None,
@@ -28,7 +32,10 @@ def serve_command(
     run: Annotated[bool, typer.Option("--run/--print", help="Become the server, or print its command.")] = False,
     vllm: Annotated[str, typer.Option(help="Further arguments of vLLM, such as '--port 8001'.")] = "",
 ) -> None:
-    """Print or run the vLLM server that serves adapters of a registry and follows their aliases."""
+    """Print or run the vLLM server that serves adapters of a registry and follows their aliases.
+
+    Examples: `lorapar serve NAME`, `lorapar serve NAME@candidate --run --vllm '--port 8001'`
+    """
     from lorapar.serving import server_command
 
     if run and model is not None and not model.is_dir():
@@ -52,7 +59,10 @@ def export_command(
     ] = None,
     kserve: Annotated[bool, typer.Option("--kserve", help="As a KServe LLMInferenceService, in YAML.")] = False,
 ) -> None:
-    """Write a version as a manifest for another server."""
+    """Write a version as a manifest for another server.
+
+    Example: `lorapar export NAME@production --kserve > service.yaml`
+    """
     import yaml
 
     from lorapar.serving import kserve_manifest

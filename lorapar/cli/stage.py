@@ -7,13 +7,14 @@ from typing import Annotated
 
 import typer
 
+from lorapar.cli import complete
 from lorapar.cli.base import ConfigFile, Overrides, Preset, Store, app, err, out, reporter, settings_of
 from lorapar.errors import BadInputError
 
 
 @app.command("stage")
 def stage_command(  # noqa: PLR0913  -- an argument is an option of the command
-    name: Annotated[str, typer.Argument(help="Name of the stage, such as `sft`.")],
+    name: Annotated[str, typer.Argument(help="Name of the stage, such as `sft`.", autocompletion=complete.stages)],
     preset: Preset = None,
     config: ConfigFile = None,
     overrides: Overrides = None,
@@ -26,7 +27,10 @@ def stage_command(  # noqa: PLR0913  -- an argument is an option of the command
         str | None, typer.Option("--executor-input", help="What Kubeflow puts in place of {{$}}.")
     ] = None,
 ) -> None:
-    """Run one stage with local folders in and out, or as a task of a Kubeflow pipeline."""
+    """Run one stage with local folders in and out, or as a task of a Kubeflow pipeline.
+
+    Example: `lorapar stage init --preset tiny --output adapter=./adapter`
+    """
     if executor_input is not None:
         _run_task(name, executor_input, store, scratch, [preset, config, overrides, inputs, outputs, parameters])
         return

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from lorapar.cli.base import app, out, reporter
+from lorapar.cli.base import AsJson, app, out, reporter, show_document
 from lorapar.cli.command import CommandGroup
 from lorapar.errors import BadInputError
 from lorapar.redaction import redact
@@ -26,8 +26,12 @@ def gc_command(
     roots: Annotated[
         list[str] | None, typer.Option("--root", help="Another address whose files name content of this one.")
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
-    """Say, or with --delete remove, what no run, checkpoint or published adapter of a store reaches."""
+    """Say, or with --delete remove, what no run, checkpoint or published adapter of a store reaches.
+
+    Examples: `lorapar gc s3://BUCKET/PREFIX`, `lorapar gc s3://BUCKET/PREFIX --delete`
+    """
     from lorapar.store import is_s3, open_store
     from lorapar.store.garbage import find_garbage, remove_garbage
 
@@ -35,6 +39,11 @@ def gc_command(
     if not is_s3(address) and not Path(address).is_dir():
         raise BadInputError(f"{address}: no such folder; name the storage that runs were given")
     found = find_garbage(store, grace_seconds, [open_store(root) for root in roots or []])
+    if as_json:
+        from lorapar.cli.fill_documents import garbage_document
+
+        show_document(garbage_document(found, remove_garbage(store, found, grace_seconds) if delete else None))
+        return
     _say(f"looked into {found.roots} objects that may name content")
     _say(f"{found.reached} objects are needed, {found.young} are not but are younger than {grace_hours:g} h")
     _say(
@@ -52,7 +61,10 @@ def mirror_command(
     model: Annotated[str, typer.Argument(help="NAME@REVISION of the hub, or a local folder.")],
     address: Annotated[str, typer.Argument(help="Where to: s3://BUCKET/PREFIX or a folder.")],
 ) -> None:
-    """Copy a base model to your own storage; `model.name` then takes that address, and no hub is needed."""
+    """Copy a base model to your own storage; `model.name` then takes that address, and no hub is needed.
+
+    Example: `lorapar models mirror HuggingFaceTB/SmolLM2-135M-Instruct s3://BUCKET/PREFIX`
+    """
     from lorapar.basemodel.mirror import mirror_model, parse_name
 
     with reporter("mirror:") as progress:

@@ -24,7 +24,10 @@ def export_command(
         bool, typer.Option("--all", help="All rows that were voted on, not contested ones only.")
     ] = False,
 ) -> None:
-    """Write contested rows with their votes to a CSV file, with a column for edited labels."""
+    """Write contested rows with their votes to a CSV file, with a column for edited labels.
+
+    Example: `lorapar votes export runs/demo`
+    """
     from lorapar.local.edits import export_rows
     from lorapar.local.folder import RunFolder
     from lorapar.store import storage_errors
@@ -40,7 +43,10 @@ def import_command(
     folder: RunDir,
     file: Annotated[Path, typer.Argument(help="CSV file with the columns example_id and edited.")],
 ) -> None:
-    """Take edited labels (system1, system2, hold_out); the next `lorapar run` re-runs only what depends on them."""
+    """Take edited labels (system1, system2, hold_out); the next `lorapar run` re-runs only what depends on them.
+
+    Example: `lorapar votes import runs/demo runs/demo/votes.csv`
+    """
     from lorapar.local.edits import import_edits
     from lorapar.local.folder import RunFolder
     from lorapar.store import storage_errors

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.table import Table
 
@@ -12,13 +14,16 @@ from lorapar.records import read_json
 from lorapar.stages.plan import read_plan
 from lorapar.store import verify
 
+if TYPE_CHECKING:
+    from lorapar.adapter import SweepRow
+
 THETAS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.925, 0.95, 0.975, 0.99, 1.0)
 
 
-def sweep_table(folder: Path) -> tuple[Table, Path]:
-    """A table over many thetas and the path of its plot; raises BadInputError where nothing has been scored."""
+def swept(folder: Path) -> tuple[list[SweepRow], Path]:
+    """A row for each of many thetas and the path of their plot; raises BadInputError where nothing has been scored."""
     from lorapar.adapter import load_scores, sweep
-    from lorapar.report.sweep import sweep_plot, sweep_rows
+    from lorapar.report.sweep import sweep_plot
 
     run = RunFolder(folder)
     scores = {}
@@ -32,16 +37,20 @@ def sweep_table(folder: Path) -> tuple[Table, Path]:
     rows = sweep(scores, THETAS, shared={"system1": partition.alpha, "system2": partition.beta})
     plot = folder / "theta-sweep.svg"
     sweep_plot(rows, plot)
-    return sweep_rows(rows), plot
+    return rows, plot
 
 
-def partition_table(folder: Path) -> Table:
+def partition_figures(folder: Path) -> dict[str, int | float | str]:
     """Sizes, active fractions and Jaccard of the run's own partition."""
     path = RunFolder(folder).artifact("partition", "partition") / "summary.json"
     if not path.is_file():
         raise BadInputError(f"{folder}: no partition in it; `lorapar run --until partition` makes one")
+    return {name: value for name, value in read_json(path).items() if isinstance(value, int | float | str)}
+
+
+def partition_table(figures: Mapping[str, int | float | str]) -> Table:
+    """What `partition_figures` gives, for people."""
     table = Table("figure", "value", box=None, header_style="bold")
-    for name, value in read_json(path).items():
-        if isinstance(value, int | float | str):
-            table.add_row(name, f"{value:.4g}" if isinstance(value, float) else str(value))
+    for name, value in figures.items():
+        table.add_row(name, f"{value:.4g}" if isinstance(value, float) else str(value))
     return table

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,7 @@ from lorapar.local.preview import PlannedNode, preview
 from lorapar.local.runner import last_node, with_registry
 from lorapar.registry import max_lora_rank, start
 from lorapar.stages.contract import stage_spec
+from lorapar.stages.graph import Node
 from lorapar.stages.model_text import Look, look
 from lorapar.stages.plan import Plan, make_plan
 from lorapar.store import is_s3
@@ -29,8 +31,41 @@ if TYPE_CHECKING:
     from lorapar.adapter import Targets
 
 
-def plan_table(config: RunConfig, out: Path, *, until: str | None, fresh: bool) -> Group:
-    """A row a node: runs or reused, why, and about how much memory; below it model, data and teacher calls.
+@dataclass(frozen=True)
+class RunPlan:
+    """What a run would do."""
+
+    out: Path
+    """The run folder."""
+    config: RunConfig
+    """The settings with model and data resolved."""
+    nodes: list[NodePlan]
+    lines: list[Text]
+    """Model, data, teacher calls and what there is to note, for people."""
+
+
+@dataclass(frozen=True)
+class NodePlan:
+    """What a run would do with one node."""
+
+    node: Node
+    reused: bool
+    why: str
+    memory_bytes: int | None
+    """Estimated peak; None where none is estimated."""
+
+
+def plan_table(planned: RunPlan) -> Group:
+    """A row a node: runs or reused, why, and about how much memory; below it model, data and teacher calls."""
+    table = Table("node", "", "why", "memory, about", box=None, header_style="bold")
+    for one in planned.nodes:
+        need = one.memory_bytes
+        table.add_row(one.node.name, _state(one.reused), one.why, f"{need / 1e9:.1f} GB" if need else "")
+    return Group(table, Text(), *planned.lines)
+
+
+def plan_run(config: RunConfig, out: Path, *, until: str | None, fresh: bool) -> RunPlan:
+    """Look at settings, folder, model and rows; starts nothing.
 
     Raises the error that a run with these settings would end with in its first seconds.
     """
@@ -46,16 +81,19 @@ def plan_table(config: RunConfig, out: Path, *, until: str | None, fresh: bool) 
         check_context(plan.config)
     targets = adapter_targets(running, plan.config)
     memory = stage_memory_bytes(plan.config)
-    table = Table("node", "", "why", "memory, about", box=None, header_style="bold")
-    for planned in nodes:
-        reused = planned.reused and not fresh
-        why = "--fresh" if planned.reused and fresh else planned.reason
-        need = memory.get(planned.node.stage)
-        table.add_row(planned.node.name, _state(reused), why, f"{need / 1e9:.1f} GB" if need else "")
+    entries = [
+        NodePlan(
+            one.node,
+            one.reused and not fresh,
+            "--fresh" if one.reused and fresh else one.reason,
+            memory.get(one.node.stage),
+        )
+        for one in nodes
+    ]
     omitted = map(Text, planned_omissions(plan.config, [node.stage for node in running]))
     seen = look(plan.config)
     facts = (*_facts(plan, out, seen), *_adapter(plan.config, targets), *_text_facts(seen), *omitted)
-    return Group(table, Text(), *facts)
+    return RunPlan(out, plan.config, entries, list(facts))
 
 
 def _up_to(planned: list[PlannedNode], last: str) -> list[PlannedNode]:

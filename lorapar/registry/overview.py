@@ -29,7 +29,10 @@ class VersionRow:
     """One version."""
 
     number: int
+    names: tuple[str, ...]
+    """Aliases that name it."""
     aliases: tuple[str, ...]
+    """The same with the share of a canary or why it ended."""
     verdict: str
     """The last verdict in a few words; empty where there is none, `damaged` where records of it are."""
     published: str
@@ -40,15 +43,17 @@ class VersionRow:
 
 def adapter_rows(registry: Registry) -> list[AdapterRow]:
     """Every adapter of the registry."""
-    rows = []
-    for name in registry.names():
-        numbers = registry.versions(name)
-        try:
-            aliases, fault = registry.aliases(name), None
-        except IntegrityError as error:
-            aliases, fault = {}, str(error)
-        rows.append(AdapterRow(name, len(numbers), max(numbers, default=None), aliases, fault))
-    return rows
+    return [adapter_row(registry, name) for name in registry.names()]
+
+
+def adapter_row(registry: Registry, name: str) -> AdapterRow:
+    """One adapter; without versions and aliases where it is not there."""
+    numbers = registry.versions(name)
+    try:
+        aliases, fault = registry.aliases(name), None
+    except IntegrityError as error:
+        aliases, fault = {}, str(error)
+    return AdapterRow(name, len(numbers), max(numbers, default=None), aliases, fault)
 
 
 def version_rows(registry: Registry, name: str) -> list[VersionRow]:
@@ -60,12 +65,16 @@ def version_rows(registry: Registry, name: str) -> list[VersionRow]:
 
 
 def _version_row(registry: Registry, reference: str, number: int, aliases: dict[str, AliasRecord]) -> VersionRow:
-    named = _aliases_of(number, aliases)
+    names, said = _names_of(number, aliases), _aliases_of(number, aliases)
     try:
         version = registry.resolve(reference)
-        return VersionRow(number, named, last_verdict(registry, version), registry.claim(version).claimed_at)
+        return VersionRow(number, names, said, last_verdict(registry, version), registry.claim(version).claimed_at)
     except IntegrityError as error:
-        return VersionRow(number, named, "damaged", "", fault=str(error))
+        return VersionRow(number, names, said, "damaged", "", fault=str(error))
+
+
+def _names_of(number: int, aliases: dict[str, AliasRecord]) -> tuple[str, ...]:
+    return tuple(alias for alias, record in sorted(aliases.items()) if record.version == number)
 
 
 def _aliases_of(number: int, aliases: dict[str, AliasRecord]) -> tuple[str, ...]:
@@ -104,21 +113,67 @@ def lineage_of(registry: Registry, version: Version) -> dict[str, Any]:
     return registry.read_json_file(version, LINEAGE_FILE)
 
 
-def version_facts(registry: Registry, reference: str) -> str:
-    """One version in a few lines; raises BadInputError for what is not there."""
+@dataclass(frozen=True)
+class VersionFacts:
+    """One version."""
+
+    name: str
+    version: int
+    digest: str
+    names: tuple[str, ...]
+    """Aliases that name it."""
+    said: tuple[str, ...]
+    """The same with the share of a canary or why it ended."""
+    verdict: str
+    """The last one in a few words; empty where there is none."""
+    published: str
+    """When, in ISO 8601."""
+    by: str
+    base: str | None
+    """Base model; None, as the three below, where it was published without lineage."""
+    base_revision: str | None
+    rank: int | None
+    max_lora_rank: int | None
+    """None also where vLLM serves no such rank."""
+    files: dict[str, int]
+    """Sizes in bytes by name."""
+
+
+def version_facts(registry: Registry, reference: str) -> VersionFacts:
+    """What there is to know about one version; raises BadInputError for what is not there."""
     version = registry.resolve(reference)
     claim, manifest, lineage = registry.claim(version), registry.manifest(version), lineage_of(registry, version)
-    named = _aliases_of(version.number, registry.aliases(version.name))
+    aliases = registry.aliases(version.name)
+    base, serving = lineage.get("base", {}), lineage.get("serving", {})
+    return VersionFacts(
+        name=version.name,
+        version=version.number,
+        digest=version.digest,
+        names=_names_of(version.number, aliases),
+        said=_aliases_of(version.number, aliases),
+        verdict=last_verdict(registry, version),
+        published=claim.claimed_at,
+        by=claim.by,
+        base=base.get("name"),
+        base_revision=base.get("revision"),
+        rank=serving.get("rank"),
+        max_lora_rank=serving.get("max_lora_rank"),
+        files={name: entry.size_bytes for name, entry in manifest.files.items()},
+    )
+
+
+def version_lines(facts: VersionFacts) -> str:
+    """One version in a few lines."""
     lines = {
-        "version": str(version),
-        "digest": version.digest,
-        "aliases": ", ".join(named) or "none",
-        "verdict": last_verdict(registry, version) or "none",
-        "published": f"{claim.claimed_at} by {claim.by}",
+        "version": f"{facts.name}@{facts.version}",
+        "digest": facts.digest,
+        "aliases": ", ".join(facts.said) or "none",
+        "verdict": facts.verdict or "none",
+        "published": f"{facts.published} by {facts.by}",
     }
-    if lineage:
-        rank, served = lineage["serving"]["rank"], lineage["serving"]["max_lora_rank"]
-        lines["base"] = f"{lineage['base']['name']} at {lineage['base']['revision'] or 'no revision'}"
-        lines["rank"] = f"{rank}, " + (f"vLLM needs --max-lora-rank {served}" if served else "more than vLLM serves")
-    files = [f"  {entry.size_bytes:>12,} bytes  {name}" for name, entry in manifest.files.items()]
+    if facts.base is not None:
+        served = f"vLLM needs --max-lora-rank {facts.max_lora_rank}" if facts.max_lora_rank else "more than vLLM serves"
+        lines["base"] = f"{facts.base} at {facts.base_revision or 'no revision'}"
+        lines["rank"] = f"{facts.rank}, {served}"
+    files = [f"  {size:>12,} bytes  {name}" for name, size in facts.files.items()]
     return "\n".join([*(f"{key:<11}{value}" for key, value in lines.items()), *files])

@@ -141,6 +141,8 @@ def test_runs_lists_the_newest_first(server, call, submit) -> None:
     assert code == 0
     assert said.index("two") < said.index("one")
     assert "failed" in said
+    listed = json.loads(call("runs", "--json")[1])
+    assert [(run["name"], run["state"]) for run in listed["runs"]] == [("two", "failed"), ("one", "succeeded")]
 
 
 def test_schedule_makes_a_recurring_run(server, call, submit) -> None:
@@ -172,6 +174,7 @@ def schedule(call, name: str) -> None:
 
 def test_schedules_of_the_pipeline_are_listed_over_all_pages(server, call, submit, monkeypatch) -> None:
     assert "no schedules" in call("schedules", "list")[1]
+    assert json.loads(call("schedules", "list", "--json")[1]) == {"schedules": []}
     monkeypatch.setattr("lorapar.kubeflow.server._PAGE", 2)
     for name in ("first", "second", "third", "fourth", "fifth"):
         schedule(call, name)
@@ -181,6 +184,8 @@ def test_schedules_of_the_pipeline_are_listed_over_all_pages(server, call, submi
     assert code == 0
     assert [line.split()[1] for line in said.splitlines()[1:]] == ["fourth", "third", "second", "first"]
     assert said.count("0 0 3 * * *") == said.count("enabled") == 4
+    listed = json.loads(call("schedules", "list", "--json")[1])["schedules"]
+    assert (listed[0]["name"], listed[0]["when"], listed[0]["state"]) == ("fourth", "0 0 3 * * *", "enabled")
 
 
 def test_a_schedule_is_deleted_by_id_or_by_name(server, call, submit) -> None:

@@ -12,7 +12,7 @@ from lorapar.basemodel import load_tokenizer
 from lorapar.config import ModelConfig, RunConfig, load_config
 from lorapar.errors import BadInputError, StorageError, UnreachableError
 from lorapar.local import needs
-from lorapar.local.planning import plan_table
+from lorapar.local.planning import plan_run
 from lorapar.local.runner import run_local
 from tests.local.test_run import Spoken
 
@@ -39,7 +39,7 @@ def asks_gsm8k(tmp_path) -> RunConfig:
 
 
 def plan(config: RunConfig, out: Path, until: str | None = None) -> None:
-    plan_table(config, out, until=until, fresh=False)
+    plan_run(config, out, until=until, fresh=False)
 
 
 def test_benchmarks_without_lm_eval_end_a_plan_and_a_run_before_anything_is_trained(

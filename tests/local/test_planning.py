@@ -10,7 +10,7 @@ from lorapar.config import RunConfig, load_config
 from lorapar.errors import BadInputError
 from lorapar.local.calls import judge_calls
 from lorapar.local.estimate import stage_memory_bytes
-from lorapar.local.planning import plan_table
+from lorapar.local.planning import plan_run
 from lorapar.local.runner import comes_to
 
 SERVED = 'teachers=[{name: a, backend: openai, endpoint: "http://127.0.0.1:9/v1", model: served-name}]'
@@ -23,14 +23,14 @@ def test_what_an_endpoint_serves_is_not_looked_up(tmp_path, monkeypatch) -> None
     monkeypatch.setattr(hub, "commit_of", asked)
     monkeypatch.setattr(hub, "config_file", asked)
     config = load_config(preset="tiny", overrides=[SERVED])
-    plan_table(config, tmp_path / "run", until=None, fresh=False)
+    plan_run(config, tmp_path / "run", until=None, fresh=False)
     assert stage_memory_bytes(config)["vote"] < stage_memory_bytes(config)["init"]
 
 
 def test_a_teacher_that_is_no_model_is_named(tmp_path) -> None:
     config = load_config(preset="tiny", overrides=["teachers=[{name: a, model: ./nowhere}]"])
     with pytest.raises(BadInputError, match=r"^teachers\[a\]\.model: \./nowhere is not a folder"):
-        plan_table(config, tmp_path / "run", until=None, fresh=False)
+        plan_run(config, tmp_path / "run", until=None, fresh=False)
 
 
 @pytest.mark.parametrize(
@@ -45,12 +45,12 @@ def test_what_auto_came_to_is_said(tmp_path, monkeypatch, native, said) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": native}, raising=False)
     lines = [
         str(one)
-        for one in plan_table(
+        for one in plan_run(
             load_config(preset="tiny", overrides=["model.dtype=auto"]), tmp_path / "run", until=None, fresh=False
-        ).renderables
+        ).lines
     ]
     assert said in lines
-    fixed = plan_table(load_config(preset="tiny"), tmp_path / "run", until=None, fresh=False).renderables
+    fixed = plan_run(load_config(preset="tiny"), tmp_path / "run", until=None, fresh=False).lines
     assert not [line for line in map(str, fixed) if line.startswith("format ")]
 
 

@@ -1,0 +1,308 @@
+"""What `--json` prints: a model for each command that lists or shows; docs/json.md and the schemas are made from them.
+
+`tests/frozen/json.txt` freezes the keys: new ones may be added, none changes its meaning or goes away. A command
+imports this module only where `--json` was given.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
+
+
+class Document(BaseModel):
+    """A JSON object of which every key is there, `null` where it does not apply."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
+
+
+class PresetDocument(Document):
+    """A preset."""
+
+    name: str = Field(description="What `--preset` takes.")
+    summary: str = Field(description="What it is for.")
+    settings: dict[str, JsonValue] | None = Field(description="Its settings; only with `--show`.")
+
+
+class Presets(Document):
+    """`lorapar presets`"""
+
+    presets: list[PresetDocument] = Field(description="Every preset; with `--show` only that one.")
+
+
+class PlanNode(Document):
+    """A node of the graph."""
+
+    node: str = Field(description="Name of the node.")
+    stage: str = Field(description="Stage that it calls.")
+    state: Literal["run", "reuse"] = Field(description="Whether it would run.")
+    why: str = Field(description="What has changed, or why nothing has.")
+    memory_bytes: int | None = Field(description="Estimated peak memory; `null` where none is estimated.")
+
+
+class PlanDocument(Document):
+    """`lorapar plan`"""
+
+    run_folder: str = Field(description="Folder that the run would work in.")
+    model: str = Field(description="Base model.")
+    revision: str | None = Field(description="Its revision.")
+    data: str = Field(description="Where the rows come from.")
+    data_digest: str | None = Field(description="Digest of the rows' source.")
+    nodes: list[PlanNode] = Field(description="Every node, in the order they run.")
+    notes: list[str] = Field(description="Lines below the table, for people.")
+
+
+class SweepDocument(Document):
+    """The partition at one theta."""
+
+    theta: float = Field(description="Share of each system's total score that is kept.")
+    elements: int = Field(description="Elements of the adapter's trainable part.")
+    selected: dict[str, int] = Field(description="By system: elements in its set.")
+    active: dict[str, int] = Field(description="By system: elements that it would train.")
+    exclusive: dict[str, int] = Field(description="By system: elements that only it selected.")
+    shared: dict[str, int] = Field(description="By system: elements that it and the other selected.")
+    jaccard: dict[str, float] = Field(description="By pair of systems (`system1/system2`): overlap of their sets.")
+
+
+class PartitionDocument(Document):
+    """`lorapar partition`"""
+
+    partition: dict[str, JsonValue] | None = Field(description="Metrics of the run's partition; not with `--sweep`.")
+    sweep: list[SweepDocument] | None = Field(description="A theta each; only with `--sweep`.")
+    plot: str | None = Field(description="File with the plot; only with `--sweep`.")
+
+
+class GateDocument(Document):
+    """`lorapar gate`"""
+
+    better: bool = Field(description="Whether the adapter is shown to be better; the exit code is 0 or 10.")
+    reasons: list[str] = Field(description="Why, in words.")
+    name: str = Field(description="Name of the adapter.")
+    version: int = Field(description="Version that was judged.")
+    incumbent: int | None = Field(description="Version it was compared with; `null`: the base model.")
+    gain: JsonValue = Field(description="The gain that was measured, with its interval.")
+    guards: JsonValue = Field(description="The benchmarks that must not get worse.")
+    promoted: bool = Field(description="Whether production was moved.")
+    promotion: str | None = Field(description="What the promotion said.")
+
+
+class FindingDocument(Document):
+    """One thing that was looked at."""
+
+    what: str = Field(description="What was looked at.")
+    state: Literal["ok", "note", "missing"] = Field(description="`missing`: runs cannot work without it.")
+    found: str = Field(description="What was found.")
+    advice: str = Field(description="What to do; empty for nothing.")
+
+
+class DoctorDocument(Document):
+    """`lorapar doctor`"""
+
+    findings: list[FindingDocument] = Field(description="Everything that was looked at.")
+
+
+class GarbageDocument(Document):
+    """`lorapar gc`"""
+
+    looked_into: int = Field(description="Objects that may name content.")
+    needed: int = Field(description="Objects that something names.")
+    young: int = Field(description="Objects that nothing names, younger than `--grace-hours`.")
+    left_over: int = Field(description="Objects that may go.")
+    left_over_bytes: int = Field(description="Their size.")
+    unfinished_uploads: int = Field(description="Uploads that were begun and never finished.")
+    removed: int | None = Field(description="Objects that were removed; `null` without `--delete`.")
+
+
+class RunDocument(Document):
+    """A run in Kubeflow."""
+
+    run: str = Field(description="Its id.")
+    name: str = Field(description="Its name.")
+    state: str = Field(
+        description="State in lower case, such as `running`, `succeeded`, `failed`, `cancelled`, `gone`."
+    )
+    started: str | None = Field(description="When, in ISO 8601.")
+
+
+class Runs(Document):
+    """`lorapar runs`"""
+
+    runs: list[RunDocument] = Field(description="Runs, the newest first.")
+    summaries: list[str] = Field(description="Summaries of ended runs that this call wrote into their stores.")
+
+
+class ScheduleDocument(Document):
+    """A recurring run in Kubeflow."""
+
+    schedule: str = Field(description="Its id.")
+    name: str = Field(description="Its name.")
+    when: str = Field(description="Its cron expression of six fields, or `every N s`.")
+    state: str = Field(description="`enabled` or `disabled`.")
+
+
+class Schedules(Document):
+    """`lorapar schedules list`"""
+
+    schedules: list[ScheduleDocument] = Field(description="Recurring runs, the newest first.")
+
+
+class AliasDocument(Document):
+    """What an alias names now."""
+
+    alias: str = Field(description="Name of the alias.")
+    version: int = Field(description="Version that it names.")
+    share_percent: float = Field(description="Share of the requests that a canary gives it; 0 without one.")
+    share_reason: str = Field(description="Why a canary ended; empty otherwise.")
+
+
+class AdapterDocument(Document):
+    """An adapter."""
+
+    name: str = Field(description="Its name.")
+    versions: int = Field(description="How many versions it has.")
+    latest: int | None = Field(description="The highest number; `null`: it has none.")
+    aliases: list[AliasDocument] = Field(description="Its aliases.")
+    fault: str | None = Field(description="Which record is damaged, and what to do; `null`: none.")
+
+
+class VersionDocument(Document):
+    """A version in a list."""
+
+    version: int = Field(description="Its number.")
+    aliases: list[str] = Field(description="Aliases that name it.")
+    verdict: str = Field(description="The last verdict in words; empty: none; `damaged`.")
+    published: str = Field(description="When, in ISO 8601; empty where that is not known.")
+    fault: str | None = Field(description="What is damaged and what to do; `null`: nothing.")
+
+
+class AdaptersDocument(Document):
+    """`lorapar adapters list`"""
+
+    registry: str = Field(description="Address of the registry.")
+    adapters: list[AdapterDocument] = Field(description="Every adapter; with a name only that one.")
+    versions: list[VersionDocument] | None = Field(description="Its versions, the newest first; only with a name.")
+
+
+class ShownVersion(Document):
+    """`lorapar adapters show`"""
+
+    name: str = Field(description="Name of the adapter.")
+    version: int = Field(description="Number of the version.")
+    digest: str = Field(description="Digest of its content.")
+    aliases: list[str] = Field(description="Aliases that name it.")
+    verdict: str = Field(description="The last verdict in words; empty: none.")
+    published: str = Field(description="When, in ISO 8601.")
+    by: str = Field(description="Who published it.")
+    base: str | None = Field(description="Base model; `null`: published without lineage.")
+    base_revision: str | None = Field(description="Its revision.")
+    rank: int | None = Field(description="Rank that serving pays for.")
+    max_lora_rank: int | None = Field(description="Value for vLLM's --max-lora-rank; `null`: more than vLLM serves.")
+    files: dict[str, int] = Field(description="Size of every file in bytes, by name.")
+
+
+class DifferenceDocument(Document):
+    """A key that differs."""
+
+    key: str = Field(description="Key of lineage.json, such as `settings.rl.learning_rate`.")
+    left: JsonValue = Field(description="Its value in the first version; `null`: not there.")
+    right: JsonValue = Field(description="Its value in the second version; `null`: not there.")
+
+
+class WeightsDocument(Document):
+    """How far apart the weights are."""
+
+    elements: int = Field(description="Numbers that were compared.")
+    changed: int = Field(description="Numbers that are not equal.")
+    tensors: int = Field(description="Tensors that both have, in one shape.")
+    other_tensors: int = Field(description="Tensors without a counterpart.")
+    largest: float = Field(description="Largest difference of two numbers.")
+    relative: float = Field(description="Norm of the difference over the norm of the first weights.")
+
+
+class DiffDocument(Document):
+    """`lorapar adapters diff`"""
+
+    left: str = Field(description="The first version.")
+    right: str = Field(description="The second version.")
+    differences: list[DifferenceDocument] = Field(description="Settings first, then the rest of the lineage.")
+    weights: WeightsDocument = Field(description="What the weights differ in.")
+
+
+class MoveDocument(Document):
+    """A move of an alias."""
+
+    alias: str = Field(description="Name of the alias.")
+    version: int = Field(description="Version that it was moved to.")
+    moved_at: str = Field(description="When, in ISO 8601.")
+    by: str = Field(description="Who moved it.")
+    reason: str = Field(description="Why; empty where nobody said.")
+    rollback: bool = Field(description="Whether it was a rollback.")
+
+
+class HistoryDocument(Document):
+    """`lorapar adapters history`"""
+
+    name: str = Field(description="Name of the adapter.")
+    moves: list[MoveDocument] = Field(description="Moves of its aliases, the newest first.")
+
+
+class WhyDocument(Document):
+    """`lorapar adapters why`"""
+
+    name: str = Field(description="Name of the adapter.")
+    version: int = Field(description="Number of the version.")
+    digest: str = Field(description="Digest of its content.")
+    claim: dict[str, JsonValue] = Field(
+        description="Who published it, when, in which run, with which images and proof."
+    )
+    verdicts: list[dict[str, JsonValue]] = Field(description="Every verdict of a gate, oldest first.")
+    moves: list[MoveDocument] = Field(description="Moves of the alias that was given; empty for a number.")
+    lineage: dict[str, JsonValue] = Field(description="lineage.json, with votes, rows, data, base and settings.")
+    settings: str = Field(description="YAML that makes it again: `lorapar run --config FILE`; empty without lineage.")
+
+
+class CheckDocument(Document):
+    """One thing that was checked."""
+
+    what: str = Field(description="`NAME@3`, `NAME@3 claim`, `NAME@3 verdicts`, `NAME@ALIAS` or `NAME digests`.")
+    fault: str | None = Field(description="What is damaged; `null`: every byte is as its manifest names it.")
+
+
+class VerifyDocument(Document):
+    """`lorapar adapters verify`"""
+
+    checks: list[CheckDocument] = Field(description="Everything that was checked; the exit code is 6 for a fault.")
+
+
+class CollectedDocument(Document):
+    """A version that may go."""
+
+    version: str = Field(description="`NAME@3`.")
+    state: Literal["would go", "deleted", "kept"] = Field(description="`kept`: an alias was moved to it meanwhile.")
+
+
+class AdapterGcDocument(Document):
+    """`lorapar adapters gc`"""
+
+    versions: list[CollectedDocument] = Field(description="Versions that may go, oldest first.")
+
+
+DOCUMENTS: dict[str, type[Document]] = {
+    "presets": Presets,
+    "plan": PlanDocument,
+    "doctor": DoctorDocument,
+    "partition": PartitionDocument,
+    "gate": GateDocument,
+    "adapters list": AdaptersDocument,
+    "adapters show": ShownVersion,
+    "adapters diff": DiffDocument,
+    "adapters why": WhyDocument,
+    "adapters history": HistoryDocument,
+    "adapters verify": VerifyDocument,
+    "adapters gc": AdapterGcDocument,
+    "gc": GarbageDocument,
+    "runs": Runs,
+    "schedules list": Schedules,
+}
+"""The document of each command that has `--json`, in the order of `lorapar --help`."""

@@ -1,0 +1,174 @@
+"""`lorapar adapters`, the commands that act: move aliases, fetch, copy, sign and clear away versions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lorapar.cli.adapters import Name, OptionalName, Ref, Where, adapters, check_known, open_registry, say
+from lorapar.cli.base import AsJson, show_document
+from lorapar.errors import BadInputError
+
+Reason = Annotated[str, typer.Option(help="Why, for the alias's history.")]
+
+
+@adapters.command("promote")
+def promote_command(
+    ref: Ref,
+    where: Where = None,
+    canary: Annotated[
+        float | None, typer.Option(help="Give it this percentage of the requests as `candidate`; production stays.")
+    ] = None,
+    override: Annotated[str | None, typer.Option(help="Promote whatever the verdict is; say why.")] = None,
+) -> None:
+    """Move production to a version whose gate found it better than what production names now.
+
+    Examples: `lorapar adapters promote NAME@3`, `lorapar adapters promote NAME@4 --canary 10`
+    """
+    from lorapar.registry.promotion import promote_by_hand, start_canary
+
+    if canary is not None and override is not None:
+        raise BadInputError("--override is not for --canary: a canary needs no verdict, and production stays")
+    registry = open_registry(where)
+    version = registry.resolve(ref)
+    if canary is not None:
+        record = start_canary(registry, version, canary)
+        say(f"{version.name}@candidate names version {record.version}, with {record.share_percent:g}% of the requests")
+        return
+    say(promote_by_hand(registry, version, override).reason)
+
+
+@adapters.command("rollback")
+def rollback_command(
+    name: Name,
+    where: Where = None,
+    alias: Annotated[str, typer.Option(help="Alias that goes back.")] = "production",
+    to: Annotated[int | None, typer.Option(help="An earlier version; default: the one before.")] = None,
+    reason: Reason = "",
+) -> None:
+    """Move an alias back to the version it named before; runs will not promote what was rolled back.
+
+    Example: `lorapar adapters rollback NAME --reason 'worse answers'`
+    """
+    from lorapar.registry.promotion import roll_back
+
+    record = roll_back(open_registry(where), name, alias, to, reason)
+    say(f"{name}@{alias} names version {record.version} again")
+
+
+@adapters.command("pull")
+def pull_command(
+    ref: Ref,
+    folder: Annotated[Path, typer.Argument(help="Folder to make; an adapter that is there is replaced.")],
+    where: Where = None,
+) -> None:
+    """Fetch a version as a PEFT folder, every byte checked, whole or not at all.
+
+    Example: `lorapar adapters pull NAME@production ./adapter`
+    """
+    from lorapar.serving.base_identity import base_of, said
+    from lorapar.store import make_writable_folder, storage_errors
+
+    _refuse_other_content(folder)
+    with storage_errors(folder):
+        make_writable_folder(folder.parent)
+        registry = open_registry(where)
+        version = registry.pull(ref, folder)
+    say(f"{version} is in {folder}; it fits only the base model {said(base_of(registry, version))}")
+
+
+@adapters.command("push")
+def push_command(
+    ref: Ref,
+    to: Annotated[str, typer.Option(metavar="OWNER/REPO", help="Repository of the hub; made where it is missing.")],
+    where: Where = None,
+    private: Annotated[bool, typer.Option("--private", help="Make it a private one; refuse a public one.")] = False,
+    revision: Annotated[str, typer.Option(metavar="BRANCH", help="Branch; made where it is missing.")] = "main",
+) -> None:
+    """Copy a version, verified, to the Hugging Face hub; the token is that of HF_TOKEN or `hf auth login`.
+
+    Example: `lorapar adapters push NAME@3 --to OWNER/REPO --private`
+    """
+    from lorapar.registry.hub import HubTarget, push_to_hub
+
+    pushed = push_to_hub(open_registry(where), ref, HubTarget(to, revision, private))
+    say(f"{pushed.version} is {'at' if pushed.new else 'there already, nothing was changed:'} {pushed.address}")
+
+
+@adapters.command("register")
+def register_command(
+    ref: Ref,
+    registry_url: Annotated[str, typer.Option(metavar="URL", help="http(s)://HOST[:PORT] of the Model Registry.")],
+    where: Where = None,
+) -> None:
+    """Register a version, which stays in its bucket, with Kubeflow Model Registry.
+
+    Example: `lorapar adapters register NAME@3 --registry-url http://HOST:8080`
+    """
+    from lorapar.registry.model_registry import register_version
+
+    done = register_version(open_registry(where), ref, registry_url)
+    how = "registered" if done.new else "registered already"
+    say(f"{done.version} is {how}: registered model {done.model_id}, model version {done.version_id}")
+
+
+@adapters.command("sign")
+def sign_command(
+    ref: Ref,
+    key: Annotated[Path, typer.Option(help="Ed25519 private key in PEM.")],
+    where: Where = None,
+) -> None:
+    """Sign a version; servers with LORAPAR_TRUSTED_KEYS load nothing that no trusted key has signed.
+
+    Example: `lorapar adapters sign NAME@3 --key signing.pem`
+    """
+    from lorapar.registry.signature import sign_version
+
+    registry = open_registry(where)
+    version = registry.resolve(ref)
+    say(f"{version} is signed by the key {sign_version(registry.store, version, key)}")
+
+
+@adapters.command("gc")
+def gc_command(
+    name: OptionalName = None,
+    where: Where = None,
+    keep: Annotated[int, typer.Option(min=0, help="Newest versions kept.")] = 5,
+    grace_days: Annotated[float, typer.Option(min=0, help="Versions younger than this are kept.")] = 7.0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Delete old versions that no alias names; needs the right to delete.
+
+    Examples: `lorapar adapters gc --dry-run`, `lorapar adapters gc NAME --keep 3`
+    """
+    from lorapar.registry.collect import Retention, collect, collectable
+
+    registry, retention = open_registry(where), Retention(keep, grace_days * 86400)
+    names = [check_known(registry, name)] if name is not None else registry.names()
+    found = [version for one in names for version in collectable(registry, one, retention)]
+    states = []
+    for version in found:
+        gone = dry_run or collect(registry, version)
+        states.append((str(version), "would go" if dry_run else "deleted" if gone else "kept"))
+    if as_json:
+        from lorapar.cli.documents import AdapterGcDocument
+
+        show_document(AdapterGcDocument.model_validate({"versions": [{"version": v, "state": s} for v, s in states]}))
+        return
+    for one, state in states:
+        say(f"{one}: {'kept, an alias was moved to it' if state == 'kept' else state}")
+    if not found:
+        say("nothing to delete")
+
+
+def _refuse_other_content(folder: Path) -> None:
+    """Raise BadInputError where a pull would replace something that no pull has made."""
+    from lorapar.store import refuse_other_content
+
+    complaint = f"{folder}: holds other things than an adapter, and pull replaces a folder; name a new one"
+    refuse_other_content(folder, complaint, lambda folder: (folder / "adapter_config.json").is_file())
+    if folder.exists() and not folder.is_dir():
+        raise BadInputError(f"{folder}: is a file; name a folder to make")
