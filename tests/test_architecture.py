@@ -37,7 +37,7 @@ FLOORS = {
     4: ("serving",),
     5: ("stages",),
     6: ("local", "kubeflow"),
-    7: ("__main__", "cli", "doctor", "terminal"),
+    7: ("__main__", "api", "cli", "doctor", "terminal"),
 }
 FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
 MAX_FILE_LINES = 450
@@ -176,6 +176,7 @@ LIGHT_ROOMS = (
     "stages",
     "serving",
     "local",
+    "api",
     "cli",
     "doctor",
 )

@@ -68,14 +68,12 @@ def pull_command(
 
     Example: `lorapar adapters pull NAME@production ./adapter`
     """
+    from lorapar.registry.registry import pull_into, require_place
     from lorapar.serving.base_identity import base_of, said
-    from lorapar.store import make_writable_folder, storage_errors
 
-    _refuse_other_content(folder)
-    with storage_errors(folder):
-        make_writable_folder(folder.parent)
-        registry = open_registry(where)
-        version = registry.pull(ref, folder)
+    require_place(folder)
+    registry = open_registry(where)
+    version = pull_into(registry, ref, folder)
     say(f"{version} is in {folder}; it fits only the base model {said(base_of(registry, version))}")
 
 
@@ -162,13 +160,3 @@ def gc_command(
         say(f"{one}: {'kept, an alias was moved to it' if state == 'kept' else state}")
     if not found:
         say("nothing to delete")
-
-
-def _refuse_other_content(folder: Path) -> None:
-    """Raise BadInputError where a pull would replace something that no pull has made."""
-    from lorapar.store import refuse_other_content
-
-    complaint = f"{folder}: holds other things than an adapter, and pull replaces a folder; name a new one"
-    refuse_other_content(folder, complaint, lambda folder: (folder / "adapter_config.json").is_file())
-    if folder.exists() and not folder.is_dir():
-        raise BadInputError(f"{folder}: is a file; name a folder to make")

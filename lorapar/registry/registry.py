@@ -17,7 +17,18 @@ from lorapar.registry.reference import PRODUCTION, check_alias, check_name, pars
 from lorapar.registry.signature import require_trusted, sign_if_asked
 from lorapar.registry.verdicts import Verdicts
 from lorapar.registry.versions import Claim, Version, Versions, content_manifest, new_claim
-from lorapar.store import MANIFEST, Manifest, NotFoundError, ObjectStore, make_folder, replace_folder, verify
+from lorapar.store import (
+    MANIFEST,
+    Manifest,
+    NotFoundError,
+    ObjectStore,
+    make_folder,
+    make_writable_folder,
+    refuse_other_content,
+    replace_folder,
+    storage_errors,
+    verify,
+)
 
 
 class Registry:
@@ -262,6 +273,23 @@ class Registry:
     def _no_adapter(self, name: str) -> str:
         known = self.names()
         return f"it has no adapter {name}{nearest(name, known)}" if name not in known else f"{name} has no alias yet"
+
+
+def pull_into(registry: Registry, reference: str, folder: Path) -> Version:
+    """`Registry.pull` for a folder that a person names; raises as it does and as `require_place`."""
+    require_place(folder)
+    with storage_errors(folder):
+        return registry.pull(reference, folder)
+
+
+def require_place(folder: Path) -> None:
+    """Raise where a pull would replace something that no pull has made, or could not write; makes the folder above."""
+    complaint = f"{folder}: holds other things than an adapter, and pull replaces a folder; name a new one"
+    refuse_other_content(folder, complaint, lambda folder: (folder / "adapter_config.json").is_file())
+    if folder.exists() and not folder.is_dir():
+        raise BadInputError(f"{folder}: is a file; name a folder to make")
+    with storage_errors(folder):
+        make_writable_folder(folder.parent)
 
 
 def _refuse_outside(version: Version, file: str) -> None:
