@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from lorapar.redaction import redact
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import TaskID
+    from rich.table import Table
 
 PLAIN_LINE_EVERY_SECONDS = 10.0
 _CONTROLS = dict.fromkeys((7, 8, 11, 12, 13))
@@ -112,6 +114,67 @@ class LineProgress:
             self._nobody_reads = True
             with suppress(OSError):
                 _discard(stream)
+
+
+class SideBySide:
+    """Texts in columns that grow while they are written; where nothing can be redrawn, each as a whole once it ends."""
+
+    def __init__(self, console: Console, names: Sequence[str], *, redraws: bool) -> None:
+        """Columns with these headings."""
+        from rich.live import Live
+
+        self._console, self._names, self._texts = console, names, [""] * len(names)
+        self._live = Live(console=console, refresh_per_second=8, vertical_overflow="visible") if redraws else None
+
+    def __enter__(self) -> SideBySide:
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def grow(self, place: int, text: str) -> None:
+        """A column's text so far."""
+        self._texts[place] = redact(text)
+        if self._live is not None:
+            self._live.update(self._drawn())
+
+    def finish(self, place: int, text: str) -> None:
+        """A column's whole text."""
+        self.grow(place, text)
+        if self._live is None:
+            line = f"{self._names[place]}: {self._texts[place]}"
+            self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    def _drawn(self) -> Table:
+        from rich.markup import escape
+        from rich.table import Table
+
+        table = Table(*self._names, expand=True, header_style="bold")
+        table.add_row(*map(escape, self._texts))
+        return table
+
+
+class Column:
+    """One column as transformers' `generate` writes into it, token by token."""
+
+    def __init__(self, shown: SideBySide, place: int, text_of: Callable[[list[int]], str]) -> None:
+        """`text_of` decodes the tokens so far."""
+        self._shown, self._place, self._text_of = shown, place, text_of
+        self._tokens: list[int] | None = None
+
+    def put(self, tokens: Any) -> None:
+        """The prompt, and then each token of the answer (a tensor)."""
+        if self._tokens is None:
+            self._tokens = []
+            return
+        self._tokens += tokens.reshape(-1).tolist()
+        self._shown.grow(self._place, self._text_of(self._tokens))
+
+    def end(self) -> None:
+        """Nothing more comes."""
 
 
 def _discard(stream: TextIO) -> None:

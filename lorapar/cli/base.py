@@ -34,7 +34,7 @@ _SEEN = ("FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE")
 
 PANELS = {
     "Train": ("doctor", "presets", "schema", "plan", "run", "stage", "votes"),
-    "Look": ("report", "partition", "gate"),
+    "Look": ("report", "partition", "gate", "ask", "chat"),
     "Publish and serve": ("adapters", "serve", "export", "models", "gc"),
     "Kubeflow": ("submit", "runs", "schedule", "schedules", "compile"),
 }
@@ -158,15 +158,9 @@ def settings_of(
     if preset is None and file is None:
         preset = "demo"
     settings = load_config(preset=preset, file=file, overrides=overrides or ())
-    from lorapar.store.s3_headers import export_settings
+    from lorapar.api import with_store
 
-    export_settings(settings.store.model_dump())
-    if store is None:
-        return settings
-    from lorapar.store.address import parse_address
-
-    parse_address(store)
-    return settings.model_copy(update={"store": settings.store.model_copy(update={"address": store})})
+    return with_store(settings, store)
 
 
 def show_document(document: BaseModel) -> None:

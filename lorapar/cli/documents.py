@@ -102,6 +102,24 @@ class DoctorDocument(Document):
     findings: list[FindingDocument] = Field(description="Everything that was looked at.")
 
 
+class SaidDocument(Document):
+    """An answer of one model."""
+
+    text: str = Field(description="The answer, without what ends it.")
+    tokens: int = Field(description="Tokens of it.")
+    cut_off: bool = Field(description="Whether it was cut off at `--max-tokens`.")
+
+
+class AskedDocument(Document):
+    """`lorapar ask`: one question; with `--file` each line of the output is such an object."""
+
+    id: str = Field(description="The row's `id`, else its number; `question` for one that was typed.")
+    question: str = Field(description="What was asked.")
+    system: Literal["system1", "system2"] | None = Field(description="The system it was asked as.")
+    base: SaidDocument | None = Field(description="What the base model says; `null` with `--no-base`.")
+    adapter: SaidDocument = Field(description="What base and adapter say.")
+
+
 class GarbageDocument(Document):
     """`lorapar gc`"""
 
@@ -294,6 +312,7 @@ DOCUMENTS: dict[str, type[Document]] = {
     "doctor": DoctorDocument,
     "partition": PartitionDocument,
     "gate": GateDocument,
+    "ask": AskedDocument,
     "adapters list": AdaptersDocument,
     "adapters show": ShownVersion,
     "adapters diff": DiffDocument,

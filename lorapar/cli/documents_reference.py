@@ -42,6 +42,8 @@ lorapar gate runs/demo --json
   found something out before it ended so (`gate`: not better, `adapters verify`: damaged), the document is there too.
 - `lorapar schema adapters list` prints the JSON Schema of a command's document, `lorapar schema` that of the settings.
 
+A program in Python can do without the command: [from Python](python.md).
+
 *This page is made by `make docs` from the models in `lorapar/cli/documents.py`; a test keeps the two equal.*
 """
 

@@ -18,6 +18,7 @@ from lorapar.cli.documents import (
     PlanDocument,
     PlanNode,
     RunDocument,
+    SaidDocument,
     ShownVersion,
     SweepDocument,
     VersionDocument,
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from lorapar.registry import AliasRecord, Registry, Version
     from lorapar.registry.diff import Difference, WeightDifference
     from lorapar.registry.overview import AdapterRow, VersionFacts, VersionRow
+    from lorapar.serving.here import Said
     from lorapar.store.garbage import Garbage
 
 
@@ -78,6 +80,11 @@ def sweep_documents(rows: Iterable[SweepRow]) -> list[SweepDocument]:
 def finding_document(found: Finding) -> FindingDocument:
     """One thing that doctor looked at."""
     return FindingDocument(what=found.what, state=found.state, found=found.found, advice=found.advice)
+
+
+def said_document(said: Said) -> SaidDocument:
+    """An answer of one model."""
+    return SaidDocument(text=said.text, tokens=said.tokens, cut_off=said.cut_off)
 
 
 def garbage_document(found: Garbage, removed: int | None) -> GarbageDocument:

@@ -11,8 +11,9 @@ from typing import Annotated
 import typer
 
 from lorapar.cli import complete
-from lorapar.cli.adapters import Ref, Where, open_registry
-from lorapar.cli.base import app, err, out
+from lorapar.cli.adapters import Where, open_registry
+from lorapar.cli.ask import local_adapter, need_torch
+from lorapar.cli.base import app, err, out, reporter
 from lorapar.errors import BadInputError
 
 
@@ -52,26 +53,61 @@ def serve_command(
 
 @app.command("export")
 def export_command(
-    ref: Ref,
+    ref: Annotated[
+        str, typer.Argument(metavar="REF|DIR", help="NAME, NAME@3, NAME@ALIAS; a PEFT folder with --merged.")
+    ],
     where: Where = None,
     base: Annotated[
         str | None, typer.Option(metavar="URI", help="Where KServe finds the base: pvc://CLAIM/PATH, s3://…, hf://…")
     ] = None,
     kserve: Annotated[bool, typer.Option("--kserve", help="As a KServe LLMInferenceService, in YAML.")] = False,
+    merged: Annotated[
+        Path | None, typer.Option("--merged", help="As a plain model in this folder: base and adapter in one.")
+    ] = None,
+    model: Annotated[Path | None, typer.Option(help="With --merged: a local copy of the base model.")] = None,
 ) -> None:
-    """Write a version as a manifest for another server.
+    """Write a version as a manifest for another server, or with --merged as a plain model.
 
-    Example: `lorapar export NAME@production --kserve > service.yaml`
+    Examples: `lorapar export NAME@production --kserve > service.yaml`, `lorapar export NAME@3 --merged ./model`
     """
+    if kserve == (merged is not None):
+        raise BadInputError("say what as: there are --kserve and --merged DIR, one at a time")
+    if merged is not None:
+        if base is not None:
+            raise BadInputError("--base is for --kserve; with --merged name a local copy of the base with --model")
+        _export_merged(ref, where, merged, model)
+        return
+    if model is not None:
+        raise BadInputError("--model is for --merged; with --kserve say --base URI")
     import yaml
 
     from lorapar.serving import kserve_manifest
 
-    if not kserve:
-        raise BadInputError("say for which server: there is --kserve")
     registry = open_registry(where)
     text = yaml.safe_dump(kserve_manifest(registry, registry.resolve(ref), base), sort_keys=False)
     out.print(text, markup=False, highlight=False, soft_wrap=True, end="")
+
+
+def _export_merged(ref: str, where: str | None, folder: Path, model: Path | None) -> None:
+    from lorapar.serving.here import merge
+    from lorapar.store import make_writable_folder, refuse_other_content, storage_errors
+
+    need_torch("export --merged")
+    refuse_other_content(folder, f"{folder}: is not empty, and --merged makes a folder; name a new one")
+    if folder.exists() and not folder.is_dir():
+        raise BadInputError(f"{folder}: is a file; name a folder to make")
+    with storage_errors(folder), local_adapter(ref, where, model) as adapter:
+        make_writable_folder(folder.parent)
+        with reporter("export:") as progress:
+            difference = merge(adapter, folder, progress)
+        size = sum(path.stat().st_size for path in folder.iterdir())
+    out.print(
+        f"{folder}: {size / 1e6:.1f} MB in {adapter.model.dtype}; no logit differs from base with adapter by more than "
+        f"{difference:.3g}",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )
 
 
 def _need_vllm() -> None:

@@ -87,8 +87,7 @@ class Asking:
                 "model.dtype is too narrow for this model"
             )
         tokens = generated.tokens
-        decoded = str(self.tokenizer.decode(tokens, skip_special_tokens=True))
-        text = answer_end(self.tokenizer).cut(decoded).strip()
+        text = answer_text(self.tokenizer, tokens)
         read = self.prompts.tags.read(text, opened=self._opened)
         return Answer(
             example_id=example.id,
@@ -104,8 +103,17 @@ class Asking:
 
     def _is_cut_off(self, tokens: Sequence[int]) -> bool:
         """Whether an answer is as long as it may be and its last token is none that ends one."""
-        limit = self.settings.max_new_tokens
-        return len(tokens) >= limit and tokens[-1] not in answer_end(self.tokenizer).token_ids
+        return is_cut_off(self.tokenizer, tokens, self.settings.max_new_tokens)
+
+
+def answer_text(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[int]) -> str:
+    """An answer as it is judged and shown: without special tokens, and without what ends it."""
+    return answer_end(tokenizer).cut(str(tokenizer.decode(tokens, skip_special_tokens=True))).strip()
+
+
+def is_cut_off(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[int], max_new_tokens: int) -> bool:
+    """Whether an answer is as long as it may be and its last token is none that ends one."""
+    return len(tokens) >= max_new_tokens and tokens[-1] not in answer_end(tokenizer).token_ids
 
 
 class Answerer:

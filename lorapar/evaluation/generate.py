@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from transformers import DynamicCache, GenerationConfig
@@ -23,6 +24,7 @@ def generate_greedy(
     pad_id: int,
     max_new_tokens: int,
     cache: DynamicCache | None = None,
+    streamer: Any = None,
 ) -> list[list[int]]:
     """The most likely continuation of each prompt, token by token.
 
@@ -33,6 +35,7 @@ def generate_greedy(
         pad_id: token that fills short rows; may equal a stop token, because masks come from lengths.
         max_new_tokens: longest answer, in tokens.
         cache: an empty one, which is filled with keys and values of prompts (padded on the left) and answers.
+        streamer: transformers' `put` and `end`, handed each token as it comes; only for a single prompt.
 
     Returns:
         New token ids of each row, up to and including its first stop token.
@@ -42,7 +45,9 @@ def generate_greedy(
     input_ids = torch.tensor([[pad_id] * (longest - len(row)) + list(row) for row in prompts], device=device)
     mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in prompts], device=device)
     config = _greedy_config(stop_ids, pad_id, max_new_tokens)
-    filled = {} if cache is None else {"past_key_values": cache}
+    filled: dict[str, Any] = {} if cache is None else {"past_key_values": cache}
+    if streamer is not None:
+        filled["streamer"] = streamer
     output = model.generate(input_ids=input_ids, attention_mask=mask, generation_config=config, **filled)  # type: ignore[operator]
     return [_until_stop(row, set(stop_ids)) for row in output[:, longest:].tolist()]
 

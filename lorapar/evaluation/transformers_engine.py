@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
@@ -84,9 +84,13 @@ class TransformersModel:
         self._stops = answer_end(tokenizer).token_ids
 
     def generate(
-        self, prompts: Sequence[Sequence[int]], max_new_tokens: int, cache: DynamicCache | None = None
+        self,
+        prompts: Sequence[Sequence[int]],
+        max_new_tokens: int,
+        cache: DynamicCache | None = None,
+        streamer: Any = None,
     ) -> list[list[int]]:
-        """Greedy continuations, as one batch; `cache` as in `generate_greedy`."""
+        """Greedy continuations, as one batch; `cache` and `streamer` as in `generate_greedy`."""
         with self._autocast_on():
             return generate_greedy(
                 self._model,
@@ -95,6 +99,7 @@ class TransformersModel:
                 pad_id=self._pad,
                 max_new_tokens=max_new_tokens,
                 cache=cache,
+                streamer=streamer,
             )
 
     def answer(

@@ -22,6 +22,7 @@ from lorapar.store import open_store
 
 # A new command is put here only if it does something; one that lists or shows gets --json and a document.
 ACT = {
+    "chat",
     *("run", "stage", "report", "votes export", "votes import", "models mirror"),
     *("adapters promote", "adapters rollback", "adapters pull", "adapters push", "adapters register", "adapters sign"),
     *("compile", "submit", "schedule", "schedules delete"),

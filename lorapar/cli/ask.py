@@ -1,0 +1,236 @@
+"""`lorapar ask` and `lorapar chat`: base and adapter side by side, asked as evaluation asks."""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from lorapar.cli import complete
+from lorapar.cli.adapters import Where, open_registry
+from lorapar.cli.base import AsJson, app, err, out, show_document
+from lorapar.errors import BadInputError
+
+if TYPE_CHECKING:
+    from lorapar.cli.documents import AskedDocument
+    from lorapar.records import System, Turn
+    from lorapar.serving.here import LocalAdapter, Pair
+
+Adapter = Annotated[
+    str,
+    typer.Argument(
+        metavar="DIR|REF", help="A PEFT folder, or NAME, NAME@3, NAME@ALIAS.", autocompletion=complete.adapters
+    ),
+]
+Model = Annotated[Path | None, typer.Option(help="A local copy of the base model; else it is had as in training.")]
+AskedAs = Annotated[
+    Literal["system1", "system2"] | None,
+    typer.Option("--system", help="Ask with the system message of this system's rows; absent: as System 1."),
+]
+MaxTokens = Annotated[int, typer.Option(min=1, help="Longest answer in tokens, as evaluate.max_new_tokens.")]
+_BATCH = 8
+"""Rows of a file that are answered together."""
+
+
+@app.command("ask")
+def ask_command(  # noqa: PLR0913  -- an argument is an option of the command
+    adapter: Adapter,
+    question: Annotated[str | None, typer.Argument(help="What to ask; or give --file.")] = None,
+    file: Annotated[
+        Path | None, typer.Option("--file", help="JSON Lines with `question`, maybe `id` and `system`; - for stdin.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="JSON Lines to write; absent: to the terminal.")
+    ] = None,
+    system: AskedAs = None,
+    base: Annotated[bool, typer.Option("--base/--no-base", help="Ask the base model too.")] = True,
+    max_tokens: MaxTokens = 512,
+    model: Model = None,
+    where: Where = None,
+    as_json: AsJson = False,
+) -> None:
+    """Ask base and adapter one question or a file of them, by the prompts, template and stop tokens of evaluation.
+
+    Examples: `lorapar ask runs/demo/adapter 'What is 17 plus 25?'`, `lorapar ask NAME@3 --file rows.jsonl -o out.jsonl`
+    """
+    if (question is None) == (file is None):
+        raise BadInputError("ask: give one question, or --file with many")
+    if output is not None and file is None:
+        raise BadInputError("--output is for --file; with one question use --json")
+    rows = list(_rows(file, system)) if file is not None else [("question", str(question), system)]
+    with _pair(adapter, where, model) as pair:
+        answers = _answers(pair, rows, max_tokens, base=base)
+        if file is not None:
+            _write(answers, output, len(rows))
+            return
+        asked = next(answers)
+    if as_json:
+        show_document(asked)
+    else:
+        _show(asked)
+
+
+@app.command("chat")
+def chat_command(
+    adapter: Adapter,
+    system: AskedAs = None,
+    max_tokens: MaxTokens = 512,
+    model: Model = None,
+    where: Where = None,
+) -> None:
+    """Talk to base and adapter side by side, word by word; each goes on from its own answers.
+
+    An empty line or Ctrl-D ends it, `/new` begins a new conversation.
+
+    Examples: `lorapar chat runs/demo/adapter`, `lorapar chat NAME@candidate --system system2`
+    """
+    with _pair(adapter, where, model) as pair:
+        out.print(f"base model {pair.adapter.model.name}, adapter {adapter}; /new begins anew, an empty line ends")
+        histories: dict[bool, list[Turn]] = {True: [], False: []}
+        for text in _typed():
+            if text == "/new":
+                histories = {True: [], False: []}
+                continue
+            _turn(pair, text, histories, system, max_tokens)
+
+
+def _typed() -> Iterator[str]:
+    while True:
+        try:
+            text = input("> " if sys.stdin.isatty() else "").strip()
+        except EOFError:
+            return
+        if not text:
+            return
+        yield text
+
+
+@contextmanager
+def _pair(name: str, where: str | None, model: Path | None) -> Iterator[Pair]:
+    """Base and adapter in memory; a version of a registry is fetched for as long as that takes."""
+    from lorapar.progress import Silent
+    from lorapar.serving.here import open_pair
+
+    need_torch("ask and chat")
+    with local_adapter(name, where, model) as found, open_pair(found, Silent()) as pair:
+        yield pair
+
+
+def need_torch(what: str) -> None:
+    """Raise BadInputError where this is an install without torch."""
+    if find_spec("torch") is None or find_spec("peft") is None:
+        raise BadInputError(f"{what} need torch and peft, which are not installed here; pip install 'lorapar[train]'")
+
+
+@contextmanager
+def local_adapter(name: str, where: str | None, model: Path | None) -> Iterator[LocalAdapter]:
+    """The adapter that a person names: a folder that is there, or a version of a registry, fetched for a while."""
+    from lorapar.registry.start import Kind, kind_of
+    from lorapar.serving.here import read_adapter
+
+    if model is not None and not model.is_dir():
+        raise BadInputError(f"--model: there is no folder '{model}' on this machine")
+    if kind_of(name) is Kind.FOLDER or Path(name).is_dir():
+        yield read_adapter(name, Path(name).expanduser(), model)
+        return
+    with tempfile.TemporaryDirectory(prefix="lorapar-") as scratch:
+        folder = Path(scratch) / "adapter"
+        version = open_registry(where).pull(name, folder)
+        yield read_adapter(str(version), folder, model)
+
+
+def _rows(file: Path, system: System | None) -> Iterator[tuple[str, str, System | None]]:
+    """(id, question, system) of each line; every line is looked at before anything is computed."""
+    from lorapar.store import storage_errors
+
+    with storage_errors(file):
+        if str(file) == "-":
+            text = sys.stdin.read()
+        elif file.is_file():
+            text = file.read_text(encoding="utf-8-sig")
+        else:
+            raise BadInputError(f"--file {file}: there is no such file")
+    lines = [(number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+    if not lines:
+        raise BadInputError(f"--file {file}: holds no question")
+    for number, line in lines:
+        yield _row(f"{file}:{number}", number, line, system)
+
+
+def _row(place: str, number: int, line: str, system: System | None) -> tuple[str, str, System | None]:
+    try:
+        row: Any = json.loads(line)
+    except ValueError as error:
+        raise BadInputError(f'{place}: no JSON ({error}); write a line as {{"question": "..."}}') from None
+    if not isinstance(row, dict) or not isinstance(row.get("question"), str) or not row["question"].strip():
+        raise BadInputError(f"{place}: has no text under 'question'")
+    own = row.get("system", system)
+    if own not in (None, "system1", "system2"):
+        raise BadInputError(f"{place}: system is {own!r}: write system1, system2 or nothing")
+    return str(row.get("id", number)), row["question"], own
+
+
+def _answers(
+    pair: Pair, rows: Sequence[tuple[str, str, System | None]], limit: int, *, base: bool
+) -> Iterator[AskedDocument]:
+    from lorapar.cli.documents import AskedDocument
+    from lorapar.cli.fill_documents import said_document
+    from lorapar.serving.here import question
+
+    for start in range(0, len(rows), _BATCH):
+        batch = rows[start : start + _BATCH]
+        questions, systems = [question(text, name) for name, text, _ in batch], [system for *_, system in batch]
+        theirs = pair.ask(questions, systems, limit, base=True) if base else [None] * len(batch)
+        ours = pair.ask(questions, systems, limit, base=False)
+        for (name, text, system), before, after in zip(batch, theirs, ours, strict=True):
+            yield AskedDocument(
+                id=name,
+                question=text,
+                system=system,
+                base=None if before is None else said_document(before),
+                adapter=said_document(after),
+            )
+
+
+def _write(answers: Iterator[AskedDocument], output: Path | None, total: int) -> None:
+    """A line an answer, as each is there, so that those of a killed command are kept."""
+    from lorapar.store import storage_errors
+
+    if output is None:
+        for one in answers:
+            typer.echo(one.model_dump_json())
+        return
+    with storage_errors(output), output.open("w", encoding="utf-8") as opened:
+        for one in answers:
+            opened.write(one.model_dump_json() + "\n")
+            opened.flush()
+    err.say(f"{total} answers: {output}", "green")
+
+
+def _show(asked: AskedDocument) -> None:
+    for name, said in (("base", asked.base), ("adapter", asked.adapter)):
+        if said is not None:
+            out.print(f"{name}:", style="bold", highlight=False)
+            out.print(said.text + (" [cut off]" if said.cut_off else ""), markup=False, highlight=False, soft_wrap=True)
+
+
+def _turn(pair: Pair, text: str, histories: dict[bool, list[Turn]], system: System | None, limit: int) -> None:
+    """One question to both; each side's history gets the question and its own answer."""
+    from lorapar.records import Turn as Message
+    from lorapar.serving.here import question
+    from lorapar.terminal import Column, SideBySide
+
+    with SideBySide(out.console, ("base", "adapter"), redraws=out.is_terminal) as shown:
+        for place, base in enumerate((True, False)):
+            asked = question(text, history=histories[base])
+            column = Column(shown, place, pair.text)
+            (said,) = pair.ask([asked], [system], limit, base=base, streamer=column)
+            shown.finish(place, said.text + (" [cut off]" if said.cut_off else ""))
+            histories[base] += [Message(role="user", content=text), Message(role="assistant", content=said.text)]

@@ -1,0 +1,205 @@
+"""An adapter and its base model on this machine, asked as evaluation asks: by its prompts, template and stop tokens.
+
+An adapter is a PEFT folder, or a version of a registry, which is fetched and verified first. What it was trained with
+is read from its lineage; one without (made elsewhere) is asked by the model's own template and no system message.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from pydantic import ValidationError
+
+from lorapar.basemodel.number_format import number_format
+from lorapar.basemodel.resolve import Kind, kind_of
+from lorapar.config import ModelConfig, PromptConfig
+from lorapar.errors import BadInputError, IntegrityError
+from lorapar.progress import Progress
+from lorapar.records import Example, System, Turn, write_json
+from lorapar.registry.start import Start, start_in
+from lorapar.serving.base_identity import require_same
+from lorapar.store import replace_folder
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class LocalAdapter:
+    """An adapter whose files are here, and how it is asked."""
+
+    name: str
+    """As it was named."""
+    folder: Path
+    model: ModelConfig
+    """The base model, its number format settled."""
+    prompts: PromptConfig
+
+
+def read_adapter(name: str, folder: Path, base: Path | None = None) -> LocalAdapter:
+    """What a PEFT folder says of its base and of how it was asked; `base` is another place of the same base model.
+
+    Raises BadInputError for a folder that is no adapter, or whose lineage cannot be read.
+    """
+    if not (folder / "adapter_model.safetensors").is_file():
+        raise BadInputError(f"{name}: not an adapter folder: it has no adapter_model.safetensors")
+    start = start_in(folder, name)
+    settings: dict[str, Any] = (start.lineage or {}).get("settings", {})
+    try:
+        model = _base(start, settings)
+        prompts = PromptConfig.model_validate(settings.get("prompts", {} if start.lineage else {"system2": None}))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise BadInputError(
+            f"{name}: its lineage.json was written by another version of lorapar, and this one cannot read its "
+            f"settings ({where}: {first['msg']})"
+        ) from None
+    model = number_format().of_model(model)
+    if base is not None or kind_of(model) is Kind.LOCAL:
+        require_same(name, model, base or Path(model.name))
+    if base is not None:
+        model = model.model_copy(update={"name": str(base.absolute()), "revision": None, "digest": None})
+    return LocalAdapter(name, folder, model, prompts)
+
+
+def _base(start: Start, settings: dict[str, Any]) -> ModelConfig:
+    if start.lineage is None:
+        return ModelConfig(name=start.config["base_model_name_or_path"], revision=start.config.get("revision"))
+    told = {key: start.lineage["base"].get(key) for key in ("name", "revision", "digest")}
+    return ModelConfig.model_validate({**settings.get("model", {}), **told}).alone
+
+
+@dataclass(frozen=True)
+class Said:
+    """An answer."""
+
+    text: str
+    tokens: int
+    cut_off: bool
+    """Whether it is as long as it may be and did not end by itself."""
+
+
+class Pair:
+    """A base model in memory with an adapter on it, either of which can be asked."""
+
+    def __init__(self, adapter: LocalAdapter, tokenizer: PreTrainedTokenizerBase, adapted: Any, asked: Any) -> None:
+        """Made by `open_pair`."""
+        self.adapter, self.tokenizer = adapter, tokenizer
+        self._adapted, self._asked = adapted, asked
+
+    def text(self, tokens: Sequence[int]) -> str:
+        """Tokens of an answer, or of its beginning, as they are shown."""
+        from lorapar.evaluation.answers import answer_text
+
+        return answer_text(self.tokenizer, tokens)
+
+    def ask(
+        self,
+        questions: Sequence[Example],
+        systems: Sequence[System | None],
+        max_new_tokens: int,
+        *,
+        base: bool,
+        streamer: Any = None,
+    ) -> list[Said]:
+        """Answers of the base (`base`) or of the adapter to questions, which are computed as one batch.
+
+        `streamer` has transformers' `put` and `end`; only for a single question.
+        """
+        from lorapar.evaluation.answers import is_cut_off
+        from lorapar.prompts import prompt_ids, prompt_messages
+
+        chats = [
+            prompt_messages(one, system, self.adapter.prompts) for one, system in zip(questions, systems, strict=True)
+        ]
+        prompts = [prompt_ids(self.tokenizer, chat) for chat in chats]
+        alone: AbstractContextManager[Any] = self._adapted.disable_adapter() if base else nullcontext()
+        with alone:
+            written = self._asked.generate(prompts, max_new_tokens, streamer=streamer)
+        return [Said(self.text(one), len(one), is_cut_off(self.tokenizer, one, max_new_tokens)) for one in written]
+
+
+@contextmanager
+def open_pair(adapter: LocalAdapter, progress: Progress) -> Iterator[Pair]:
+    """Load base and adapter; the base model's files are not touched."""
+    from lorapar.basemodel import load_model, load_tokenizer
+    from lorapar.evaluation.transformers_engine import TransformersModel, with_adapter
+
+    tokenizer = load_tokenizer(adapter.model, progress)
+    with with_adapter(load_model(adapter.model, progress), adapter.folder) as adapted:
+        asked = TransformersModel(adapted, tokenizer, autocast=adapter.model.autocast == "bfloat16")
+        yield Pair(adapter, tokenizer, adapted, asked)
+
+
+def question(text: str, name: str = "question", history: Sequence[Turn] = ()) -> Example:
+    """A question as evaluation's rows are; what came before it in a conversation is in `history`."""
+    return Example(id=name, question=text, answer="", history=tuple(history) or None)
+
+
+def merge(adapter: LocalAdapter, folder: Path, progress: Progress) -> float:
+    """Make `folder` one plain model of base and adapter: weights, tokenizer, template and every stop token.
+
+    The base model's files are only read, and the folder is there whole or not at all. Returns the largest difference of
+    a logit between the model as it is read back and base with adapter; raises IntegrityError where that is more than
+    1e-4 in float32.
+    """
+    scratch = folder.with_name(f".{folder.name}.merging")
+    shutil.rmtree(scratch, ignore_errors=True)
+    try:
+        difference = _merge_into(adapter, scratch, progress)
+        replace_folder(scratch, folder)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return difference
+
+
+def _merge_into(adapter: LocalAdapter, folder: Path, progress: Progress) -> float:
+    from lorapar.basemodel import load_model, load_tokenizer
+    from lorapar.evaluation.transformers_engine import with_adapter
+    from lorapar.registry.verify import MAX_LOGIT_DIFFERENCE
+
+    tokenizer = load_tokenizer(adapter.model, progress)
+    progress.start("merging", total=2)
+    with with_adapter(load_model(adapter.model, progress), adapter.folder) as adapted:
+        expected = _logits(adapted, tokenizer)
+        merged: Any = cast("Any", adapted).merge_and_unload(safe_merge=True)
+        merged.save_pretrained(folder)
+    del adapted, merged
+    _write_text_side(tokenizer, folder)
+    progress.advance()
+    plain = ModelConfig(name=str(folder), dtype=adapter.model.dtype, autocast="none")
+    difference = float((_logits(load_model(plain, progress), tokenizer) - expected).abs().max())
+    progress.advance()
+    if adapter.model.dtype == "float32" and not difference <= MAX_LOGIT_DIFFERENCE:
+        raise IntegrityError(
+            f"{adapter.name}: the merged model does not answer as base and adapter do (largest logit difference "
+            f"{difference:g}), so it is not kept; report this as a bug"
+        )
+    return difference
+
+
+def _logits(model: Any, tokenizer: PreTrainedTokenizerBase) -> Any:
+    """Of one prompt, [tokens, vocabulary] float32 on the CPU."""
+    import torch
+
+    from lorapar.prompts import prompt_ids
+    from lorapar.registry.verify import FIXED_PROMPT
+
+    ids = torch.tensor([prompt_ids(tokenizer, [{"role": "user", "content": FIXED_PROMPT}])])
+    with torch.inference_mode():
+        return model(ids.to(next(model.parameters()).device)).logits[0].float().cpu()
+
+
+def _write_text_side(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Tokenizer with the template that was trained with, and generation settings that name every stop token."""
+    from lorapar.basemodel import answer_end, generation_settings
+
+    tokenizer.save_pretrained(folder)
+    settings = {**generation_settings(tokenizer), "eos_token_id": list(answer_end(tokenizer).token_ids)}
+    write_json(folder / "generation_config.json", settings)

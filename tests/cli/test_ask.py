@@ -1,0 +1,114 @@
+"""`lorapar ask`, `lorapar chat` and `lorapar export --merged` on the adapter of the tiny run."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import jsonschema
+import pytest
+import torch
+import typer.testing
+from rich.console import Console
+
+from lorapar.cli import app
+from lorapar.cli.documents import AskedDocument
+from lorapar.errors import BadInputError, ExitCode
+from lorapar.terminal import Column, SideBySide
+
+
+def call(*arguments: str | Path, typed: str | None = None) -> str:
+    """What the command prints; its errors are raised."""
+    result = typer.testing.CliRunner().invoke(app, [*map(str, arguments)], input=typed, catch_exceptions=False)
+    assert result.exit_code == ExitCode.OK, result.output
+    return result.stdout
+
+
+def test_one_question_to_both_and_to_a_version_of_a_registry(tiny_run, monkeypatch) -> None:
+    said = call("ask", tiny_run / "adapter", "Why?", "--max-tokens", "3")
+    assert said.index("base:") < said.index("adapter:")
+    monkeypatch.setenv("LORAPAR_REGISTRY", str(tiny_run.parent / "registry"))
+    asked = json.loads(call("ask", "tiny@candidate", "Why?", "--max-tokens", "3", "--system", "system2", "--json"))
+    jsonschema.validate(asked, AskedDocument.model_json_schema(mode="serialization"))
+    assert (asked["system"], asked["adapter"]["tokens"]) == ("system2", 3)
+    alone = json.loads(call("ask", "tiny@1", "Why?", "--max-tokens", "3", "--no-base", "--json"))
+    assert alone["base"] is None
+
+
+def test_a_file_of_questions_is_answered_line_by_line_in_its_order(tiny_run, tmp_path) -> None:
+    rows = [{"id": "first", "question": "Why?"}, {"question": "How much is 2 plus 2?", "system": "system2"}]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n\n" for row in rows))
+    options = ("--max-tokens", "2", "--system", "system1")
+    call("ask", tiny_run / "adapter", "--file", tmp_path / "rows.jsonl", "-o", tmp_path / "out.jsonl", *options)
+    lines = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [(line["id"], line["system"]) for line in lines] == [("first", "system1"), ("3", "system2")]
+    printed = call("ask", tiny_run / "adapter", "--file", "-", *options, typed=json.dumps(rows[0]))
+    assert json.loads(printed) == lines[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('{"question": "Why?"}\n{"question": ""}\n', r"rows\.jsonl:2: has no text under 'question'"),
+        ("Why?\n", r"rows\.jsonl:1: no JSON"),
+        ('{"question": "Why?", "system": "system3"}\n', r"rows\.jsonl:1: system is 'system3'"),
+        ("\n", r"rows\.jsonl: holds no question"),
+    ],
+)
+def test_a_file_is_looked_through_before_anything_is_computed(tmp_path, text: str, said: str) -> None:
+    (tmp_path / "rows.jsonl").write_text(text)
+    with pytest.raises(BadInputError, match=said):
+        call("ask", tmp_path / "no-adapter", "--file", tmp_path / "rows.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["ask", "x"], "give one question, or --file"),
+        (["ask", "x", "Why?", "-o", "out.jsonl"], "--output is for --file"),
+        (["ask", "x", "Why?", "--model", "nowhere"], "there is no folder 'nowhere'"),
+        (["export", "x"], "--kserve and --merged"),
+        (["export", "x", "--merged", "out", "--base", "pvc://a/b"], "--base is for --kserve"),
+        (["export", "x", "--kserve", "--model", "here"], "--model is for --merged"),
+    ],
+)
+def test_options_that_do_not_go_together(arguments: list[str], said: str) -> None:
+    with pytest.raises(BadInputError, match=said):
+        call(*arguments)
+
+
+def test_a_conversation_is_kept_until_it_begins_anew(tiny_run, monkeypatch) -> None:
+    asked: list[int] = []
+    from lorapar.serving.here import Pair
+
+    real = Pair.ask
+
+    def counted(self, questions, *more, **options):
+        asked.append(len(questions[0].history or ()))
+        return real(self, questions, *more, **options)
+
+    monkeypatch.setattr(Pair, "ask", counted)
+    said = call("chat", tiny_run / "adapter", "--max-tokens", "2", typed="Why?\nAnd?\n/new\nWhy?\n\nnot asked\n")
+    assert asked == [0, 0, 2, 2, 0, 0]
+    assert said.count("base: ") == said.count("adapter: ") == 3
+
+
+def test_columns_grow_side_by_side_at_a_terminal() -> None:
+    screen = Console(file=io.StringIO(), force_terminal=True, width=60)
+    with SideBySide(screen, ("base", "adapter"), redraws=True) as shown:
+        for place, letters in enumerate(("no", "yes")):
+            column = Column(shown, place, lambda tokens: "".join(map(chr, tokens)))
+            for tokens in (torch.tensor([[1, 2, 3]]), *(torch.tensor([ord(letter)]) for letter in letters)):
+                column.put(tokens)
+            column.end()
+    last = screen.file.getvalue().rpartition("adapter")[2]
+    assert "no" in last
+    assert "yes" in last
+
+
+def test_merged_goes_into_a_new_folder(tiny_run, tmp_path) -> None:
+    said = call("export", tiny_run / "adapter", "--merged", tmp_path / "model")
+    assert "no logit differs" in said
+    with pytest.raises(BadInputError, match="is not empty"):
+        call("export", tiny_run / "adapter", "--merged", tmp_path / "model")
