@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
@@ -101,6 +101,11 @@ class TransformersModel:
                 cache=cache,
                 streamer=streamer,
             )
+
+    def adapter_off(self) -> AbstractContextManager[Any]:
+        """Within it the base answers by itself; for a model that was asked for with an adapter."""
+        off: AbstractContextManager[Any] = cast("Any", self._model).disable_adapter()
+        return off
 
     def answer(
         self, prompts: Sequence[Sequence[int]], rows: Sequence[Encoded], max_new_tokens: int

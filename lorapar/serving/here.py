@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -27,6 +27,8 @@ from lorapar.store import replace_folder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+    from lorapar.evaluation.transformers_engine import TransformersModel
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,9 @@ def _base(start: Start, settings: dict[str, Any]) -> ModelConfig:
     if start.lineage is None:
         return ModelConfig(name=start.config["base_model_name_or_path"], revision=start.config.get("revision"))
     told = {key: start.lineage["base"].get(key) for key in ("name", "revision", "digest")}
-    return ModelConfig.model_validate({**settings.get("model", {}), **told}).alone
+    found = ModelConfig.model_validate({**settings.get("model", {}), **told}).alone
+    # Whoever publishes an adapter must not decide that code of a model runs here.
+    return found.model_copy(update={"trust_remote_code": False})
 
 
 @dataclass(frozen=True)
@@ -88,10 +92,10 @@ class Said:
 class Pair:
     """A base model in memory with an adapter on it, either of which can be asked."""
 
-    def __init__(self, adapter: LocalAdapter, tokenizer: PreTrainedTokenizerBase, adapted: Any, asked: Any) -> None:
+    def __init__(self, adapter: LocalAdapter, tokenizer: PreTrainedTokenizerBase, asked: TransformersModel) -> None:
         """Made by `open_pair`."""
         self.adapter, self.tokenizer = adapter, tokenizer
-        self._adapted, self._asked = adapted, asked
+        self._asked = asked
 
     def text(self, tokens: Sequence[int]) -> str:
         """Tokens of an answer, or of its beginning, as they are shown."""
@@ -119,8 +123,7 @@ class Pair:
             prompt_messages(one, system, self.adapter.prompts) for one, system in zip(questions, systems, strict=True)
         ]
         prompts = [prompt_ids(self.tokenizer, chat) for chat in chats]
-        alone: AbstractContextManager[Any] = self._adapted.disable_adapter() if base else nullcontext()
-        with alone:
+        with self._asked.adapter_off() if base else nullcontext():
             written = self._asked.generate(prompts, max_new_tokens, streamer=streamer)
         return [Said(self.text(one), len(one), is_cut_off(self.tokenizer, one, max_new_tokens)) for one in written]
 
@@ -129,12 +132,13 @@ class Pair:
 def open_pair(adapter: LocalAdapter, progress: Progress) -> Iterator[Pair]:
     """Load base and adapter; the base model's files are not touched."""
     from lorapar.basemodel import load_model, load_tokenizer
-    from lorapar.evaluation.transformers_engine import TransformersModel, with_adapter
+    from lorapar.evaluation.transformers_engine import TransformersEngine
 
     tokenizer = load_tokenizer(adapter.model, progress)
-    with with_adapter(load_model(adapter.model, progress), adapter.folder) as adapted:
-        asked = TransformersModel(adapted, tokenizer, autocast=adapter.model.autocast == "bfloat16")
-        yield Pair(adapter, tokenizer, adapted, asked)
+    base = load_model(adapter.model, progress)
+    engine = TransformersEngine(base, tokenizer, autocast=adapter.model.autocast == "bfloat16")
+    with engine.asked(adapter.folder) as asked:
+        yield Pair(adapter, tokenizer, asked)
 
 
 def question(text: str, name: str = "question", history: Sequence[Turn] = ()) -> Example:

@@ -103,6 +103,13 @@ def test_an_adapter_made_elsewhere_is_asked_without_a_system_message(loud) -> No
     assert (found.model.name, found.prompts.message_for("system2")) == (folder, None)
 
 
+def test_a_lineage_cannot_let_code_of_a_model_run(loud) -> None:
+    lineage = json.loads((loud / "lineage.json").read_text())
+    lineage["settings"]["model"]["trust_remote_code"] = True
+    (loud / "lineage.json").write_text(json.dumps(lineage))
+    assert read_adapter("loud", loud).model.trust_remote_code is False
+
+
 def test_another_base_and_a_folder_that_is_none_are_refused(loud, tmp_path, make_family) -> None:
     make_family("gpt2").save_pretrained(tmp_path / "other")
     AutoTokenizer.from_pretrained(model_folder(ModelConfig(name="builtin:tiny"))).save_pretrained(tmp_path / "other")
