@@ -162,11 +162,7 @@ class Followed:
                 for pod in self.workflow.pods()
                 if pod.state == "PENDING"
             ),
-            *(
-                (pod, f"{self.driven(pod)} ", _WHY_DRIVER)
-                for pod in self.workflow.drivers()
-                if pod.state == "PENDING"
-            ),
+            *((pod, f"{self.driven(pod)} ", _WHY_DRIVER) for pod in self.workflow.drivers() if pod.state == "PENDING"),
         ]
         space = self.workflow.namespace
         return [_pending(pod, who, why, space) for pod, who, why in late if pod.seconds >= QUIET_SECONDS]
