@@ -76,7 +76,7 @@ def test_a_task_whose_output_nobody_reads_any_more_goes_on_to_its_end(cluster) -
         task.stderr.close()
     assert task.returncode == 0
     written = json.loads((cluster.root / "task" / "executor_output.json").read_text(encoding="utf-8"))
-    assert written["parameterValues"]["examples_digest"] == {"stringValue": digest}
+    assert written["parameterValues"]["examples_digest"] == digest
 
 
 def test_equal_inputs_give_equal_digests(cluster, monkeypatch) -> None:
