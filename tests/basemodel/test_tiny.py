@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
@@ -46,6 +46,7 @@ def tokenizer():
 
 @given(text=st.text())
 def test_every_text_comes_back_and_every_byte_is_a_token(tokenizer, text):
+    assume(not any(token in text for token in tokenizer.all_special_tokens))  # hypothesis tries texts of the source
     ids = tokenizer(text).input_ids
     assert tokenizer.decode(ids) == text
     assert len(ids) == len(text.encode("utf-8"))
