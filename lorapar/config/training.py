@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from lorapar.config.base import Fraction, Positive, Rate, Scheduler, Section
+from lorapar.config.policy import PolicyConfig
 from lorapar.config.rewards import RewardConfig, Rewards, check_rewards, weight_of
 from lorapar.config.voting import VllmOptions
+
+SOFT_OVERLONG = "trl.rewards:get_soft_overlong_punishment"
+"""The reward that `rl.soft_overlong_tokens` stands for."""
+_OVERLONG_OPTION = "soft_punish_cache"
 
 
 class SftConfig(Section):
@@ -47,7 +52,7 @@ class SftConfig(Section):
         return self
 
 
-class RlConfig(Section):
+class RlConfig(PolicyConfig):
     """Reinforcement learning by GRPO on System 2 (paper section 4.2)."""
 
     rows: Literal["system2", "all"] = Field("system2", description="Rows trained on; `all` is the authors' script")
@@ -75,8 +80,6 @@ class RlConfig(Section):
     top_p: Annotated[float, Field(gt=0.0, le=1.0)] = Field(1.0, description="Nucleus of the rollouts' sampling")
     kl_beta: Annotated[float, Field(ge=0.0)] = Field(0.0, description="Weight of the KL term towards the reference")
     reference: Literal["base", "sft"] = Field("sft", description="The reference model of the KL term")
-    loss_type: Literal["grpo", "bnpo", "dr_grpo", "dapo"] = Field("grpo", description="How TRL averages the loss")
-    scale_rewards: Literal["group", "batch", "none"] = Field("group", description="What advantages are divided by")
     rewards: Rewards = Field(
         {
             "exact_answer": 2.0,
@@ -88,11 +91,39 @@ class RlConfig(Section):
         description="Weight of each reward, or its options with `weight`; keys of one's own are import paths, "
         "`package.module:function`, TRL's are `trl.rewards:NAME`, and judges and reward models have any name",
     )
+    soft_overlong_tokens: Positive | None = Field(
+        None,
+        description="Completions that come this near to max_completion_length lose up to 1 of their reward (DAPO): "
+        "puts TRL's get_soft_overlong_punishment among the rewards",
+    )
     adam_beta1: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(0.9, description="AdamW beta 1")
     adam_beta2: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(0.99, description="AdamW beta 2")
     weight_decay: Annotated[float, Field(ge=0.0)] = Field(0.1, description="AdamW decay of the active elements")
     max_grad_norm: Rate = Field(0.1, description="Gradient norm of the active elements is clipped to this")
     gradient_checkpointing: bool = Field(False, description="Recompute activations: less memory, more time")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _overlong_is_a_reward(cls, data: Any) -> Any:
+        tokens = data.get("soft_overlong_tokens") if isinstance(data, dict) else None
+        if not tokens:
+            return data
+        rewards = data.get("rewards", cls.model_fields["rewards"].default)
+        return {**data, "rewards": {SOFT_OVERLONG: {"options": {_OVERLONG_OPTION: tokens}}, **rewards}}
+
+    @model_validator(mode="after")
+    def _overlong_fits(self) -> RlConfig:
+        tokens = self.soft_overlong_tokens
+        if tokens is None:
+            return self
+        if tokens >= self.max_completion_length:
+            raise ValueError(
+                f"soft_overlong_tokens ({tokens}) must be below max_completion_length ({self.max_completion_length})"
+            )
+        reward = self.rewards[SOFT_OVERLONG]
+        if not isinstance(reward, RewardConfig) or reward.options.get(_OVERLONG_OPTION) != tokens:
+            raise ValueError(f"soft_overlong_tokens is {tokens}, and rewards names {SOFT_OVERLONG} too; leave one out")
+        return self
 
     @field_validator("rewards")
     @classmethod
@@ -112,6 +143,7 @@ class RlConfig(Section):
     def _options_have_their_engine(self) -> RlConfig:
         if self.vllm is not None and self.rollouts != "vllm":
             raise ValueError("vllm: does nothing where rollouts is transformers; leave it out or set rollouts to vllm")
+        self.check_sampler(self.rollouts)
         return self
 
     @model_validator(mode="after")

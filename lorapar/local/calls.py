@@ -32,7 +32,7 @@ def judge_calls(config: RunConfig) -> list[str]:
     each = rl.batch_size * rl.gradient_accumulation
     rows = _rows_voted_on(config.data, config.seed) if rl.max_steps is None else None
     if rl.max_steps is not None:
-        most = f"at most {rl.max_steps * each:,} calls"
+        most = f"at most {ceil(rl.max_steps / rl.num_iterations) * each:,} calls"
     elif rows is not None:
         most = f"at most {ceil(rl.epochs * rows * rl.num_generations):,} calls, were all rows System 2"
     else:

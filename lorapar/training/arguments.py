@@ -52,9 +52,10 @@ def rl_arguments(
     """Arguments of trl.GRPOConfig; who samples the completions is the trainer's affair (`rl.rollouts`)."""
     return {
         **_common(config, model, seed, scratch),
+        **config.trl(),
+        "vllm_importance_sampling_correction": config.rollouts == "vllm" and config.vllm_importance_sampling_correction,
         "num_generations": config.num_generations,
         "steps_per_generation": config.gradient_accumulation,  # rollouts are made anew for every optimiser step
-        "num_iterations": 1,
         "max_completion_length": config.max_completion_length,
         "temperature": config.temperature,
         "top_p": config.top_p,
@@ -64,24 +65,9 @@ def rl_arguments(
         # A model that went NaN is caught by its loss; sampling from NaN kills the process on a GPU.
         "generation_kwargs": {"remove_invalid_values": True},
         "use_vllm": False,  # would merge the adapter into the base; see lorapar.training.vllm_rollouts
-        "vllm_importance_sampling_correction": config.rollouts == "vllm",
-        "vllm_importance_sampling_mode": "sequence_mask",
-        "vllm_importance_sampling_clip_max": 3.0,
-        "vllm_importance_sampling_clip_min": None,
         "beta": config.kl_beta,
-        "use_bias_correction_kl": True,
         "sync_ref_model": False,
-        "loss_type": config.loss_type,
-        "scale_rewards": config.scale_rewards,
         "reward_weights": [reward.weight for reward in rewards],
-        "multi_objective_aggregation": "sum_then_normalize",
-        "importance_sampling_level": "token",
-        "epsilon": 0.2,
-        "epsilon_high": None,
-        "delta": None,
-        "top_entropy_quantile": 1.0,
-        "entropy_coef": 0.0,
-        "mask_truncated_completions": False,
         # Dropout would make policy, rollouts and reference different functions: the KL of equal models is 0 without.
         "disable_dropout": True,
         "shuffle_dataset": True,

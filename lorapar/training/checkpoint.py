@@ -91,6 +91,7 @@ class Checkpoints:
             "numpy": states.numpy,
             "last_good_steps": watch.last_good.steps,
             "seconds": watch.seconds,
+            "extra": trainer.extra_state(),
         }
         write_json(folder / _STATE, state)
         # Nothing reads the log again: the history tells what it tells.
@@ -122,12 +123,16 @@ class Checkpoints:
 class SaveWhenDue(TrainerCallback):  # type: ignore[misc]
     """Has the trainer save when a checkpoint is due, and save and end when somebody wants it to stop."""
 
-    def __init__(self, keeper: Keeper, stop: StopRequest) -> None:
+    def __init__(self, keeper: Keeper, stop: StopRequest, every: int = 1) -> None:
+        """`every`: only after a multiple of so many steps is there nothing that a checkpoint would not hold."""
         self._keeper = keeper
         self._stop = stop
+        self._every = every
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
-        """After an optimiser step, which in RL is also the end of a generation."""
+        """After an optimiser step; in RL those that learn from the same completions are made whole first."""
+        if state.global_step % self._every and state.global_step < state.max_steps:
+            return control
         if self._stop.requested:
             control.should_training_stop = True
         if self._stop.requested or self._keeper.due():
@@ -151,6 +156,12 @@ def restore_optimizer(optimizer: MaskedAdamW, folder: Path) -> None:
     state = read_json(folder / _STATE)
     groups = [{**group, "betas": tuple(group["betas"])} for group in state["groups"]]
     optimizer.load_state_dict({"state": _nested(read_tensors(folder / _OPTIMIZER)[0]), "param_groups": groups})
+
+
+def extra_state(folder: Path) -> dict[str, Any]:
+    """What the trainer itself kept between steps; empty where it kept nothing."""
+    found: dict[str, Any] = read_json(folder / _STATE).get("extra", {})
+    return found
 
 
 def restore_schedule(scheduler: Any, folder: Path) -> None:

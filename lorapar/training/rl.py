@@ -84,7 +84,7 @@ def _train(
     tokenizer = load_tokenizer(job.model, job.progress)
     chosen = rl_rows(system1, system2, config, tokenizer, job.prompts)
     say_omissions(job.progress, chosen.omissions)
-    if unseen := unseen_rows(config, len(chosen.rows), prompts_per_step(config)):
+    if unseen := unseen_rows(config, len(chosen.rows), prompts_per_step(config) / config.num_iterations):
         job.progress.say(unseen)
     arguments = rl_arguments(config, job.model, rewards, job.seed, job.scratch)
     data = _data(job, chosen.rows)
@@ -103,10 +103,11 @@ def _train(
             arguments,
             make_trainer,
             lambda logs: said.noted(_figures(logs, rewards)),
+            config.num_iterations,
         )
         outcome = train(job, tokenizer, method)
     told = _told(outcome, config)
-    _warn_without_signal(int(told["steps_without_signal"]), len(outcome.steps), job.progress)
+    _warn_without_signal(int(told["steps_without_signal"]), len(sampled_in(outcome.steps)), job.progress)
     extra = {**told, **chosen.summary(), "reference": config.reference if config.kl_beta else None}
     extra |= said.summary(outcome.steps)
     if judged := {reward.name: reward.function.told() for reward in rewards if hasattr(reward.function, "told")}:
@@ -147,6 +148,7 @@ def grpo_trainer(
         processing_class=session.tokenizer,
         optimizers=(session.optimizer, None),
         share_prompts=config.share_prompts,
+        keep_order=config.needs_order,
         say=session.job.progress.say,
     )
     trainer.end_completions(end.token_ids)
@@ -205,6 +207,11 @@ def completions_per_step(config: RlConfig) -> int:
     return config.batch_size * config.gradient_accumulation
 
 
+def sampled_in(steps: Sequence[Figures]) -> list[Figures]:
+    """The steps that completions were sampled for; with `rl.num_iterations` others learn from them once more."""
+    return [step for step in steps if "completion_length" in step]
+
+
 class Says:
     """What rewards have no say about: told for every step, said at the first step that a reward is silent in."""
 
@@ -227,7 +234,7 @@ class Says:
     def summary(self, steps: Sequence[Figures]) -> dict[str, Any]:
         """Completions by reward that it had no say about, and those about which none had; names who never had one."""
         counts = {name: int(sum(step.get(f"{NO_SAY}_{name}", 0) for step in steps)) for name in self._names}
-        total = self._completions * len(steps)
+        total = self._completions * len(sampled_in(steps))
         for name in (name for name, count in counts.items() if total and count == total):
             self._progress.say(
                 f"warning: rl.rewards: {name} never had a say: it returned None for all {total:,} completions, so its "
@@ -269,7 +276,7 @@ def _cut_completions(outcome: Outcome, config: RlConfig) -> Omission:
     each = completions_per_step(config)
     return Omission(
         count=round(sum(step.get("cut_off_share", 0.0) for step in outcome.steps) * each),
-        total=len(outcome.steps) * each,
+        total=len(sampled_in(outcome.steps)) * each,
         what="completions cut off",
         why=f"they had not ended after {config.max_completion_length:,} tokens",
         remedy="raise rl.max_completion_length, or warm the format up in SFT",

@@ -154,7 +154,7 @@ def prompts_per_step(config: RlConfig) -> int:
     return config.batch_size * config.gradient_accumulation // config.num_generations
 
 
-def unseen_rows(config: SftConfig | RlConfig, rows: int, rows_per_step: int) -> str | None:
+def unseen_rows(config: SftConfig | RlConfig, rows: int, rows_per_step: float) -> str | None:
     """Where the settings end training before it has seen every row once, that in words."""
     seen = config.epochs * rows if config.max_steps is None else config.max_steps * rows_per_step
     if seen >= rows:

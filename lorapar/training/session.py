@@ -120,6 +120,8 @@ class Method:
     """Makes TRL's trainer around the session's model and optimiser."""
     figures: Callable[[Mapping[str, Any]], Figures]
     """What the history tells of a step, beside what it tells of every stage's, from what the trainer logs."""
+    steps_together: int = 1
+    """Optimiser steps that learn from the same completions."""
 
 
 @dataclass(frozen=True)
@@ -213,7 +215,7 @@ def _run(session: Session, method: Method) -> float:
         checkpoints.restore_watch(watch, found)
         job.progress.say(f"going on after step {step_of(found)}")
     with finishing_steps() as stop, _rescued(watch.last_good, job):
-        trainer.add_callback(SaveWhenDue(job.keeper, stop))
+        trainer.add_callback(SaveWhenDue(job.keeper, stop, method.steps_together))
         if found is not None and is_complete(found):
             checkpoints.restore_adapter(found)
             restore_optimizer(session.optimizer, found)

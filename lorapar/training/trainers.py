@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -11,7 +12,14 @@ import torch
 from trl import GRPOTrainer, SFTTrainer
 from trl.trainer.utils import RepeatSampler
 
-from lorapar.training.checkpoint import Checkpoints, RandomStates, restore_optimizer, restore_rng, restore_schedule
+from lorapar.training.checkpoint import (
+    Checkpoints,
+    RandomStates,
+    extra_state,
+    restore_optimizer,
+    restore_rng,
+    restore_schedule,
+)
 from lorapar.training.labelled import score_labelled_only
 from lorapar.training.own_rewards import RewardError
 from lorapar.training.positions import number_positions
@@ -23,8 +31,6 @@ from lorapar.training.watch import Watch, check_finite
 
 NO_SAY = "no_say"
 """Of a reward (or, without a name, of all of them), the completions of a step that it had no say about."""
-_ORDERLESS = ("grpo", "dr_grpo", "dapo")
-"""Losses that are the same however completions are dealt out to the forward passes of a step."""
 _NO_TREES = (
     "rl.share_prompts: completions learn in rows of their own, because this model scores them differently where they "
     "share their prompt (linear attention, convolutions, or positions without numbers)"
@@ -63,6 +69,10 @@ class _Careful:
     def save_to(self, checkpoints: Checkpoints, watch: Watch) -> None:
         """Where checkpoints go, and what holds the part of the state that is not the trainer's."""
         self._checkpoints, self._watch = checkpoints, watch
+
+    def extra_state(self) -> dict[str, Any]:
+        """What a method keeps between steps beside optimiser and schedule, in JSON's words."""
+        return {}
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """In place of pickles and model cards; transformers calls it after a step where a callback asked for it."""
@@ -154,15 +164,23 @@ class CarefulGRPOTrainer(_Careful, GRPOTrainer):  # type: ignore[misc]
     section = "rl"
 
     def __init__(
-        self, *args: Any, share_prompts: bool = True, say: Callable[[str], None] = print, **kwargs: Any
+        self,
+        *args: Any,
+        share_prompts: bool = True,
+        keep_order: bool = False,
+        say: Callable[[str], None] = print,
+        **kwargs: Any,
     ) -> None:
-        """As TRL's; with `share_prompts` a prompt is computed once for its completions, or `say` is told why not."""
+        """As TRL's; with `share_prompts` a prompt is computed once for its completions, or `say` is told why not.
+
+        `keep_order`: the loss depends on which completions stand together in a forward pass, so TRL's order is kept.
+        """
         super().__init__(*args, **kwargs)
         base = self.model.get_base_model()
         score_labelled_only(base)
         number_positions(base)
         switch_off_dropout(base)
-        self._shares, self._say = share_prompts, say
+        self._shares, self._say, self._keeps_order = share_prompts, say, keep_order
         self._trees = PromptTrees(base)
         self.learns_from_trees: bool | None = None if share_prompts else False
         """Whether learning reads each prompt once; None until it is known."""
@@ -176,9 +194,22 @@ class CarefulGRPOTrainer(_Careful, GRPOTrainer):  # type: ignore[misc]
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """As `_Careful`; completions that are still to be learned from are not saved, so there must be none."""
         every = self.args.steps_per_generation * self.num_iterations
-        if self._step % every:
+        if self._step % every and self.state.global_step < self.state.max_steps:
             raise AssertionError(f"a checkpoint after {self._step} passes is inside a generation of {every}")
         super()._save_checkpoint(model, trial)
+
+    def extra_state(self) -> dict[str, Any]:
+        """Where the weight of the entropy bonus has moved to, and by which entropy."""
+        if not self.use_adaptive_entropy:
+            return {}
+        last = self._last_world_entropy
+        return {"entropy_coef": self.entropy_coef, "last_entropy": last if math.isfinite(last) else None}
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is not None and (found := extra_state(Path(checkpoint))):
+            self.entropy_coef = found["entropy_coef"]
+            self._last_world_entropy = math.inf if found["last_entropy"] is None else found["last_entropy"]
 
     def _generate_and_score_completions(self, inputs: Any) -> Any:
         """As TRL's; where a reward fails, the state before this step is kept, with which the next call goes on."""
@@ -225,7 +256,7 @@ class CarefulGRPOTrainer(_Careful, GRPOTrainer):  # type: ignore[misc]
         """As TRL's, which shuffles completions before it splits them: here the groups stay together, to be shared."""
         inputs = super()._prepare_inputs(generation_batch)
         made: list[dict[str, Any]] | None = self._buffered_inputs  # type: ignore[has-type]
-        if not self._shares or made is None or made is self._together or self.args.loss_type not in _ORDERLESS:
+        if not self._shares or made is None or made is self._together or self._keeps_order:
             return inputs
         self._buffered_inputs = self._together = groups_together(made)
         return self._together[self._step % self.args.steps_per_generation]

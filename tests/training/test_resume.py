@@ -48,8 +48,8 @@ class Trained:
         else:
             # 6 prompts, 2 a step: 2 epochs of 3 steps, with a distance to SFT's adapter that is not 0 after a step.
             self._config = RlConfig(
-                batch_size=4, gradient_accumulation=2, num_generations=4, epochs=2, max_completion_length=8,
-                learning_rate=1e-2, kl_beta=0.1, **{"rewards": {"parity_reward:parity": 1.0}, **changes},
+                batch_size=4, gradient_accumulation=2, num_generations=4, max_completion_length=8, learning_rate=1e-2,
+                kl_beta=0.1, **{"epochs": 2, "rewards": {"parity_reward:parity": 1.0}, **changes},
             )  # fmt: skip
 
     def __call__(self, job: TrainingJob, kill_in_step: int | None = None) -> TrainingJob:
@@ -107,6 +107,20 @@ def test_killed_within_a_step_it_ends_with_the_same_bytes(make_job: Make, kit, m
         assert f"going on after step {step - 1}" in job.progress.lines
         assert job.progress.total == len(job.progress.notes) == len(whole["history.jsonl"].splitlines()) - step + 1
         assert made(job) == whole
+
+
+def test_steps_that_learn_from_the_same_completions_are_made_whole_before_a_checkpoint(make_job: Make, kit) -> None:
+    """Two steps a generation, and an entropy bonus whose weight moves: both are as they were after a kill."""
+    changes = {"num_iterations": 2, "epochs": 1, "use_adaptive_entropy": True, "entropy_target": 9.0}
+    train = Trained("rl", kit, **changes, entropy_coef_delta=0.3)
+    job = make_job("whole")
+    whole = made(train(job))
+    assert ["reward" in json.loads(line) for line in whole["history.jsonl"].splitlines()] == [True, False] * 3
+    assert json.loads(whole["summary.json"])["completions"] == 3 * 8
+    job = train(make_job("killed", keeper=Keeper(EVERY_STEP)), kill_in_step=4)
+    job = train(again(job))
+    assert "going on after step 2" in job.progress.lines
+    assert made(job) == whole
 
 
 @pytest.mark.parametrize("method", ["sft", "rl"])
