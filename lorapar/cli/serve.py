@@ -117,3 +117,6 @@ def _need_vllm() -> None:
         raise BadInputError(
             f"{sys.executable} lacks vLLM or the extra `lorapar[serve]`; install them, or run what --print shows"
         )
+    from lorapar.serving.vllm_version import installed_vllm, refuse_unsafe
+
+    refuse_unsafe(installed_vllm())

@@ -18,8 +18,10 @@ _CLIENT_LEFT = 499
 class Answering:
     """One request and its answer."""
 
-    def __init__(self, served: Served, receive: Receive, send: Send) -> None:
+    def __init__(self, served: Served, receive: Receive, send: Send, *, kept_bytes: int = 0) -> None:
+        """`kept_bytes`: longest answer that is kept for a look at it; 0: none is."""
         self._served = served
+        self._kept, self._kept_bytes = bytearray(), kept_bytes
         self._receive, self._send = receive, send
         self._began = time.perf_counter()
         self._first_byte: float | None = None
@@ -46,7 +48,15 @@ class Answering:
             if self._first_byte is None and message.get("body"):
                 self._first_byte = time.perf_counter()
             self._whole = not message.get("more_body", False)
+            if len(self._kept) <= self._kept_bytes > 0:
+                self._kept.extend(message.get("body", b""))
         await self._send(message)
+
+    @property
+    def answer(self) -> bytes | None:
+        """The bytes of a whole, good answer; None for any other, and where it was not kept or is too long."""
+        kept = self._whole and self._status == 200 and 0 < len(self._kept) <= self._kept_bytes
+        return bytes(self._kept) if kept else None
 
     def finish(self) -> Outcome | None:
         """Count the request; what it was like, or None where the client left before the end."""

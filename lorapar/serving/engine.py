@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import MutableMapping
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from lorapar.errors import UnreachableError
 from lorapar.serving.asgi import App, Message, Scope, header
 
+logger = logging.getLogger(f"vllm.{__name__}")
 LOAD, UNLOAD, MODELS = "/v1/load_lora_adapter", "/v1/unload_lora_adapter", "/v1/models"
 # Those, and the two that the hosting standard of SageMaker adds to a vLLM server for the same purpose.
 _ADMIN_ENDINGS = ("/load_lora_adapter", "/unload_lora_adapter", "/adapters")
@@ -38,21 +40,25 @@ class Engine:
             self._outer = scope.get("app")
 
     @property
+    def _state(self) -> Any:
+        return getattr(self._outer, "state", None)
+
+    @property
     def base_model(self) -> str:
         """vLLM's --model; empty where it does not say."""
-        arguments = getattr(getattr(self._outer, "state", None), "args", None)
+        arguments = getattr(self._state, "args", None)
         return str(getattr(arguments, "model", "") or "")
 
     @property
     def revision(self) -> str | None:
         """vLLM's --revision; None where it has none."""
-        arguments = getattr(getattr(self._outer, "state", None), "args", None)
+        arguments = getattr(self._state, "args", None)
         return getattr(arguments, "revision", None)
 
     @property
     def keys(self) -> tuple[str, ...]:
         """API keys that vLLM asks of its clients; empty where it asks for none."""
-        arguments = getattr(getattr(self._outer, "state", None), "args", None)
+        arguments = getattr(self._state, "args", None)
         given = getattr(arguments, "api_key", None) or [os.environ.get("VLLM_API_KEY")]
         return tuple(key for key in given if key)
 
@@ -67,9 +73,41 @@ class Engine:
                 raise
 
     async def unload(self, model: str) -> None:
-        """Forget an adapter's name; its weights give way to the next adapter that needs the room."""
+        """Forget an adapter's name, and free its slot: nobody may be answered by it any more."""
         if model in await self.loaded():
+            number = self._number(model)
             await self._post(UNLOAD, {"lora_name": model})
+            await self._free(model, number)
+
+    def _number(self, model: str) -> int | None:
+        """What vLLM calls an adapter inside the engine; None where it does not say."""
+        models = getattr(self._state, "openai_serving_models", None)
+        request = getattr(models, "lora_requests", {}).get(model)
+        return getattr(request, "lora_int_id", None)
+
+    async def _free(self, model: str, number: int | None) -> None:
+        """Take the weights out of the engine too: vLLM 0.32's endpoint forgets the name alone (its issue 54839).
+
+        They would keep their slot until another adapter needs it, and vLLM might then take the slot of one in use.
+        """
+        remove = getattr(getattr(self._state, "engine_client", None), "remove_lora", None)
+        if number is None or remove is None:
+            return
+        try:
+            await remove(number)
+        except Exception as error:  # the name is gone, and a slot is all that is lost
+            logger.warning("%s keeps its slot in the engine: %s", model, error)
+
+    async def slots_taken(self) -> int | None:
+        """Adapters whose weights the engine holds, named or not; None where it does not say."""
+        listed = getattr(getattr(self._state, "engine_client", None), "list_loras", None)
+        if listed is None:
+            return None
+        try:
+            return len(await listed())
+        except Exception as error:
+            logger.warning("the engine does not say which adapters it holds: %s", error)
+            return None
 
     async def loaded(self) -> frozenset[str]:
         """Every model name the server answers to."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import statistics
 import time
 from contextlib import suppress
 from dataclasses import replace
@@ -117,15 +118,20 @@ class AliasFollower:
             return False
         return await self._loader.load(name, record.version, record.digest)
 
-    def judge(self, served: Served, outcome: Outcome) -> None:
-        """Count one request for the bare name; ends the canary here, at once, where its guard breaks."""
+    def judge(self, served: Served, seen: Outcome | float) -> None:
+        """Count one request for the bare name, or the reward of its answer; ends the canary where its guard breaks."""
         canary = self.routes.canaries.get(served.name)
         production = self.routes.aliases.get(Reference(served.name, alias=PRODUCTION))
         if canary is None or production is None or served.version not in (canary.version, production):
             return
         guard = self._guards.setdefault((served.name, canary.version, production), CanaryGuard())
         arm = guard.candidate if served.version == canary.version else guard.production
-        arm.outcomes.append(outcome)
+        if isinstance(seen, Outcome):
+            arm.outcomes.append(seen)
+        else:
+            arm.rewards.append(seen)
+            side = CANDIDATE if arm is guard.candidate else PRODUCTION
+            metrics.CANARY_REWARD.labels(served.name, side).set(statistics.fmean(arm.rewards))
         if reason := guard.verdict(self._settings):
             self._end_canary(served.name, canary.version, reason)
 

@@ -1,7 +1,8 @@
-"""Judge a canary by what this replica saw: failed requests and time to the first byte, against production's."""
+"""Judge a canary by what this replica saw against production's: failures, time to the first byte, rewards if asked."""
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections import deque
 from dataclasses import dataclass, field
@@ -10,6 +11,8 @@ from lorapar.serving.settings import ServingSettings
 
 _WINDOW = 500
 """Latest requests of each side that count."""
+_ONE_SIDED_5_PERCENT = 1.645
+"""Standard errors that a difference has to be away from none."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,8 @@ class Arm:
     """The latest requests of one side."""
 
     outcomes: deque[Outcome] = field(default_factory=lambda: deque(maxlen=_WINDOW))
+    rewards: deque[float] = field(default_factory=lambda: deque(maxlen=_WINDOW))
+    """Of the answers that were judged."""
 
     @property
     def failed_share(self) -> float:
@@ -54,9 +59,23 @@ class CanaryGuard:
         failed, usual = self.candidate.failed_share, self.production.failed_share
         if failed > usual + settings.canary_error_increase:
             return f"{failed:.1%} of {len(self.candidate.outcomes)} requests failed, {usual:.1%} of production's"
+        if reason := self._worse_answers(settings):
+            return reason
         if len(self.production.outcomes) < needed:
             return None
         median, usual = self.candidate.median_seconds, self.production.median_seconds
         if median > usual * settings.canary_latency_ratio:
             return f"median time to the first byte {median:.3f} s, production's {usual:.3f} s"
         return None
+
+    def _worse_answers(self, settings: ServingSettings) -> str | None:
+        """Both conditions: below by more than the setting, and by more than chance makes of equals 1 time in 20."""
+        mine, usual = self.candidate.rewards, self.production.rewards
+        if min(len(mine), len(usual)) < max(2, settings.canary_requests):
+            return None
+        means = statistics.fmean(mine), statistics.fmean(usual)
+        difference = means[1] - means[0]
+        error = math.sqrt(statistics.variance(mine) / len(mine) + statistics.variance(usual) / len(usual))
+        if difference <= settings.canary_reward_decrease or difference <= _ONE_SIDED_5_PERCENT * error:
+            return None
+        return f"mean reward of {len(mine)} answers {means[0]:.3f}, production's {means[1]:.3f}"

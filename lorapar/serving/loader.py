@@ -65,6 +65,7 @@ class Loader:
         self._loaded.add(which)
         self.stop_token_ids[name] = self.stop_token_ids.get(name, frozenset()) | _stop_token_ids(folder)
         logger.info("%s@%d is loaded", name, version)
+        await self._count_slots()
         return True
 
     async def release(self, name: str, led: frozenset[int], spare: int) -> None:
@@ -80,6 +81,7 @@ class Loader:
                 continue
             self._loaded.discard(which)
             logger.info("%s is unloaded", model)
+            await self._count_slots()
         kept = led | {version for loaded, version in self._loaded if loaded == name}
         try:
             # Also those that clients asked for by their version: the engine may read their files again at any time.
@@ -89,6 +91,11 @@ class Loader:
             return
         kept |= {int(version) for loaded, _, version in models if loaded == name and version.isdigit()}
         await asyncio.to_thread(self._cache.prune, name, kept, spare)
+
+    async def _count_slots(self) -> None:
+        taken = await self._engine.slots_taken()
+        if taken is not None:
+            metrics.ENGINE_ADAPTERS.set(taken)
 
     def _failed(self, which: tuple[str, int], message: str) -> None:
         metrics.LOAD_FAILURES.labels(which[0]).inc()

@@ -27,3 +27,12 @@ SYNC_FAILURES = Counter(
 LAST_SYNC = Gauge(
     "lorapar_serving_last_sync_timestamp_seconds", "When an adapter's aliases were last read.", ["adapter"]
 )
+ENGINE_ADAPTERS = Gauge(
+    "lorapar_serving_engine_adapters",
+    "Adapters whose weights the engine held after the latest load or unload; their slots are --max-loras.",
+)
+CANARY_REWARD = Gauge(
+    "lorapar_serving_canary_reward",
+    "Mean reward of a sample of answers while a canary runs and LORAPAR_SERVING_CANARY_REWARD is set.",
+    ["adapter", "side"],
+)

@@ -14,9 +14,11 @@ import json
 import secrets
 import uuid
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from lorapar.registry import Registry
+from lorapar.serving.answer_reward import LONGEST_ANSWER_BYTES, AnswerReward
 from lorapar.serving.answering import Answering
 from lorapar.serving.asgi import (
     App,
@@ -56,6 +58,7 @@ class AdapterMiddleware:
         self.settings = settings or settings_from()
         self.engine = Engine(app)
         self.traffic = Traffic()
+        self.reward = AnswerReward.of(self.settings)
         self.follower: AliasFollower | None = None
         self._task: asyncio.Task[None] | None = None
 
@@ -141,7 +144,8 @@ class AdapterMiddleware:
             body = json.dumps({**request, **told, "model": served.model}).encode()
         headers = [*without(scope["headers"], "content-length", _OTHER_MODEL_HEADER)]
         headers.append(header("content-length", str(len(body))))
-        answering = Answering(served, receive, send)
+        sampled = served.judged and self.reward is not None and self.reward.takes()
+        answering = Answering(served, receive, send, kept_bytes=LONGEST_ANSWER_BYTES if sampled else 0)
         with self.traffic.through(served.model):
             try:
                 await self.app({**scope, "headers": headers}, replayed(body, answering.receive), answering.send)
@@ -149,6 +153,8 @@ class AdapterMiddleware:
                 outcome = answering.finish()
                 if served.judged and self.follower and outcome:
                     self.follower.judge(served, outcome)
+                    if self.reward and answering.answer:
+                        self.reward.see(request, answering.answer, partial(self.follower.judge, served))
 
     def _told(self, scope: Scope, request: dict[str, Any], name: str) -> dict[str, Any]:
         """The tokens that end an answer, for vLLM, whose own settings do not take them (0.32): each request names them.

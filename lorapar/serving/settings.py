@@ -48,6 +48,12 @@ class ServingSettings(BaseModel):
     """A canary ends where its share of failed requests is above production's by more than this."""
     canary_latency_ratio: float = Field(1.5, gt=0)
     """A canary ends where its median time to the first byte is above production's times this."""
+    canary_reward: str = ""
+    """What judges answers: package.module:function, or a YAML file with a judge; empty: answers are not looked at."""
+    canary_reward_share_percent: float = Field(10.0, gt=0, le=100)
+    """Share of the answers of both sides that it sees."""
+    canary_reward_decrease: float = Field(0.05, ge=0)
+    """A canary ends where its mean reward is below production's by more than this and by more than chance."""
 
     @cached_property
     def references(self) -> tuple[Reference, ...]:

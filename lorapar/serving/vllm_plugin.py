@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import sys
 from typing import Any
 
 from lorapar.errors import BadInputError, LoraparError
@@ -17,6 +18,7 @@ from lorapar.serving.base_identity import ServedBase
 from lorapar.serving.cache import AdapterCache
 from lorapar.serving.cpu_lora import mend_cpu_lora
 from lorapar.serving.settings import REGISTRY, ServingSettings, settings_from
+from lorapar.serving.vllm_version import installed_vllm, refuse_unsafe
 from lorapar.store import open_store
 
 logger = logging.getLogger(f"vllm.{__name__}")
@@ -62,8 +64,19 @@ def register() -> None:
     mend_cpu_lora()
     if not os.environ.get(REGISTRY):
         return
+    if os.environ.get("VLLM_ALLOW_RUNTIME_LORA_UPDATING", "0").strip().lower() in ("1", "true"):
+        _end_where_unsafe()
     from vllm.lora.resolver import LoRAResolver, LoRAResolverRegistry
 
     LoRAResolver.register(RegistryResolver)
     if "lorapar" not in LoRAResolverRegistry.get_supported_resolvers():
         LoRAResolverRegistry.register_resolver("lorapar", RegistryResolver(settings_from()))
+
+
+def _end_where_unsafe() -> None:
+    """End the server, with one line, before it could give an answer that is another adapter's."""
+    try:
+        refuse_unsafe(installed_vllm())
+    except BadInputError as error:
+        print(f"lorapar: {error}", file=sys.stderr)
+        raise SystemExit(int(error.exit_code)) from None

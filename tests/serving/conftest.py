@@ -68,6 +68,8 @@ class FakeVllm:
     bodies: list[dict[str, Any]] = field(default_factory=list)
     failing: set[str] = field(default_factory=set)
     """Models that answer with status 500."""
+    texts: dict[str, str] = field(default_factory=dict)
+    """What a model says; nothing where it is not here."""
     slow: dict[str, float] = field(default_factory=dict)
     """Seconds before a model answers."""
     released: asyncio.Event = field(default_factory=asyncio.Event)
@@ -127,7 +129,8 @@ class FakeVllm:
             return JSONResponse({"error": {"message": "does not exist"}}, 404)
         if body.get("stream"):
             return StreamingResponse(self.parts(model), media_type="text/event-stream")
-        return JSONResponse({"model": model})
+        said = {"choices": [{"index": 0, "text": self.texts[model]}]} if model in self.texts else {}
+        return JSONResponse({"model": model, **said})
 
     async def parts(self, model: str) -> AsyncIterator[bytes]:
         yield b"data: " + json.dumps({"model": model}).encode() + b"\n\n"

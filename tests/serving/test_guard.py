@@ -50,3 +50,24 @@ def test_only_the_latest_requests_count() -> None:
     both = guard(outcomes(20, 20), outcomes(0, 100))
     both.candidate.outcomes.extend(outcomes(0, 500))
     assert both.verdict(SETTINGS) is None
+
+
+@pytest.mark.parametrize(
+    ("candidate", "production", "ends"),
+    [
+        ([0.0] * 19, [1.0] * 100, False),  # too few to say
+        ([0.0] * 20, [1.0] * 20, True),
+        ([0.0] * 20, [1.0] * 19, False),  # nothing to compare with yet
+        ([1.0] * 20, [0.0] * 20, False),  # better
+        ([0.50] * 20, [0.54] * 20, False),  # below by less than the setting
+        ([0.0, 1.0] * 10, [0.0, 1.0, 1.0] * 7, False),  # 0.50 against 0.67, which chance makes of equals
+        ([0.0, 1.0] * 100, [0.0, 1.0, 1.0] * 70, True),  # the same, seen ten times as often
+    ],
+)
+def test_canary_ends_where_its_answers_are_worse(candidate: list[float], production: list[float], ends: bool) -> None:
+    both = guard(outcomes(0, 20), outcomes(0, 20))
+    both.candidate.rewards.extend(candidate)
+    both.production.rewards.extend(production)
+    reason = both.verdict(SETTINGS)
+    assert (reason is not None) == ends
+    assert reason is None or reason.startswith("mean reward of")

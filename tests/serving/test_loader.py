@@ -33,6 +33,9 @@ class Table:
     async def loaded(self) -> frozenset[str]:
         return frozenset(self.models)
 
+    async def slots_taken(self) -> int:
+        return len(self.models)
+
 
 def make(registry: Registry, settings: ServingSettings, retry_seconds: float) -> tuple[Loader, Table, Traffic]:
     engine, traffic = Table(), Traffic()

@@ -64,7 +64,9 @@ def site(s3_server: S3Server, tmp_path_factory: pytest.TempPathFactory) -> Itera
         registry.set_alias("task", "production", 1)
         registry.set_alias("task", "candidate", 2)
         registry.set_alias("other", "production", 1)
-        vllm = VllmServer(server_command(registry, ["task", "task@candidate", "other"]), root)
+        # A slot for each alias and one more: less than `lorapar serve` gives two adapters, and enough.
+        slots = ("--max-loras", "4")
+        vllm = VllmServer(server_command(registry, ["task", "task@candidate", "other"], extra=slots), root)
         ours = {"LORAPAR_SERVING_CACHE": str(root / "cache"), "LORAPAR_SERVING_POLL_SECONDS": str(POLL_SECONDS)}
         try:
             vllm.start({**s3_server.environment("reader"), **ours})

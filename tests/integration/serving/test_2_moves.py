@@ -113,6 +113,21 @@ def test_old_versions_are_unloaded(site: Site) -> None:
     assert loaded() == {"task@1", "task@2"}, "production and candidate, and nothing else"
 
 
+def test_switches_free_the_slot_of_the_version_before(site: Site) -> None:
+    """With a slot for each alias and one more. vLLM's own endpoint forgets the name and keeps the weights (0.32)."""
+
+    def held() -> float:
+        text = site.vllm.get("/metrics").body.decode()
+        return float(re.findall(r"^lorapar_serving_engine_adapters (\S+)$", text, re.MULTILINE)[0])
+
+    slots = int(site.vllm.option("--max-loras"))
+    assert slots == 4
+    for version in (3, 1, 3, 1):  # other tests asked for more versions by number than there are slots: all are taken
+        site.promote(version)
+        site.wait_until(lambda: held() == slots - 1)
+    assert_equals_peft(site, {"task": "task@1", "other": "other@1"})
+
+
 def test_canary_takes_its_share_by_key(site: Site) -> None:
     site.registry.set_share("task", "candidate", 2, 30.0)
     keys = [{"x-lorapar-key": f"user{number}"} for number in range(40)]

@@ -70,8 +70,9 @@ class VllmServer(VllmProcess):
         self.launch(arguments, {**os.environ, **CPU_ENVIRONMENT, **self._command.environment, **environment})
 
     def option(self, name: str) -> str:
-        """The value of one of its arguments."""
-        return self._command.arguments[self._command.arguments.index(name) + 1]
+        """The value of one of its arguments; of one given twice the last, as vLLM takes it."""
+        after = self._command.arguments[::-1]
+        return after[after.index(name) - 1]
 
     def get(self, path: str) -> Reply:
         return self._call(urllib.request.Request(f"http://127.0.0.1:{self.port}{path}"))

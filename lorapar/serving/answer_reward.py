@@ -1,0 +1,163 @@
+"""Judge a canary by what it answers: a reward or a judge sees a sample of answers of both sides.
+
+It works beside the requests and never holds one up: one answer is judged at a time, few may wait, and the others of
+the sample are not judged.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import random
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from lorapar.config.rewards import JudgeConfig
+from lorapar.errors import BadInputError, LoraparError
+from lorapar.progress import Silent
+from lorapar.serving.settings import PREFIX, ServingSettings
+
+logger = logging.getLogger(f"vllm.{__name__}")
+VARIABLE = PREFIX + "CANARY_REWARD"
+LONGEST_ANSWER_BYTES = 1 << 20
+"""Of an answer as the server sends it; of a longer one nothing is judged."""
+_MOST_WAITING = 16
+
+Reward = Callable[[str, str], float | None]
+"""From a question and an answer to a number, or None where it has no say."""
+
+
+class AnswerReward:
+    """The reward that the settings name, given to a sample of answers, one at a time."""
+
+    def __init__(self, reward: Reward, share_percent: float) -> None:
+        self._reward, self._share = reward, share_percent / 100
+        self._working = asyncio.Lock()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._told: set[str] = set()
+
+    @classmethod
+    def of(cls, settings: ServingSettings, environment: Mapping[str, str] = os.environ) -> AnswerReward | None:
+        """None where no reward is set; raises BadInputError for one that is not there."""
+        if not settings.canary_reward:
+            return None
+        reward = _judge(settings.canary_reward, environment) if _is_file(settings.canary_reward) else None
+        return cls(reward or _own(settings.canary_reward), settings.canary_reward_share_percent)
+
+    def takes(self) -> bool:
+        """Whether the next answer belongs to the sample."""
+        return len(self._tasks) < _MOST_WAITING and random.random() < self._share
+
+    def see(self, request: Mapping[str, Any], answer: bytes, then: Callable[[float], None]) -> None:
+        """Judge an answer later, and tell `then` its reward; nothing where there is no text or no say."""
+        task = asyncio.create_task(self._see(question_of(request), answer, then))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def drained(self) -> None:
+        """Wait until nothing is left to judge."""
+        await asyncio.gather(*self._tasks)
+
+    async def _see(self, question: str, answer: bytes, then: Callable[[float], None]) -> None:
+        text = answer_of(answer)
+        if text is None:
+            return
+        async with self._working:
+            try:
+                value = await asyncio.to_thread(self._reward, question, text)
+            except LoraparError as error:
+                self._tell(str(error).replace("rl.rewards:", f"{VARIABLE}:", 1))
+                return
+        if value is not None:
+            then(value)
+
+    def _tell(self, message: str) -> None:
+        if message not in self._told:
+            self._told.add(message)
+            logger.warning("an answer is not judged: %s", message)
+
+
+def _is_file(name: str) -> bool:
+    return name.endswith((".yaml", ".yml", ".json"))
+
+
+def _own(name: str) -> Reward:
+    """A function as `rl.rewards` takes it: (completions, references), with empty references."""
+    from lorapar.training.own_rewards import OwnReward
+
+    if ":" not in name:
+        raise BadInputError(
+            f"{VARIABLE}: '{name}' is neither package.module:function nor a file of a judge (.yaml); name one of them"
+        )
+    try:
+        found = OwnReward.find(name)
+    except BadInputError as error:
+        raise BadInputError(str(error).replace("rl.rewards:", f"{VARIABLE}:", 1)) from None
+    return lambda question, answer: found([answer], [""])[0]
+
+
+def _judge(file: str, environment: Mapping[str, str]) -> Reward:
+    """A judge of `rl.rewards`: the file holds what stands below `judge:` there."""
+    from lorapar.training.columns import Columns
+    from lorapar.training.judge import JudgeReward
+
+    try:
+        options = JudgeConfig.model_validate(yaml.safe_load(Path(file).read_text(encoding="utf-8")))
+    except OSError as error:
+        raise BadInputError(f"{VARIABLE}: {file} cannot be read ({error.strerror})") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise BadInputError(f"{VARIABLE}: {file} is no YAML: {' '.join(str(error).split())}") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise BadInputError(f"{VARIABLE}: {file}: {where + ': ' if where else ''}{first['msg']}") from None
+    judge = JudgeReward("canary", options, None, Silent(), environment)
+
+    def reward(question: str, answer: str) -> float | None:
+        columns = Columns(questions=[question], answers=[""], prompts=[None], completion_ids=[()])
+        return judge([answer], [""], columns)[0]
+
+    return reward
+
+
+def question_of(request: Mapping[str, Any]) -> str:
+    """The last thing a person said in a chat request, or the prompt of a completion; empty where there is no text."""
+    messages = request.get("messages")
+    if isinstance(messages, list):
+        said = (one for one in reversed(messages) if isinstance(one, dict) and one.get("role") == "user")
+        return _text(next(said, {}).get("content"))
+    return _text(request.get("prompt"))
+
+
+def _text(content: Any) -> str:
+    if isinstance(content, list):
+        parts = (one.get("text", "") if isinstance(one, dict) else one for one in content)
+        return "".join(part for part in parts if isinstance(part, str))
+    return content if isinstance(content, str) else ""
+
+
+def answer_of(body: bytes) -> str | None:
+    """The text of the first choice in an answer, streamed or whole; None where it holds none."""
+    text = body.decode("utf-8", errors="replace")
+    streamed = [line[5:].strip() for line in text.splitlines() if line.startswith("data:")]
+    parts = [_choice(part) for part in (streamed or [text]) if part != "[DONE]"]
+    known = [part for part in parts if part is not None]
+    return "".join(known) if known else None
+
+
+def _choice(text: str) -> str | None:
+    try:
+        choices = json.loads(text)["choices"]
+        first = next(one for one in choices if one.get("index", 0) == 0)
+    except (ValueError, KeyError, TypeError, AttributeError, StopIteration):
+        return None
+    for holder in (first.get("delta"), first.get("message"), {"content": first.get("text")}):
+        if isinstance(holder, dict) and isinstance(holder.get("content"), str):
+            return str(holder["content"])
+    return None
