@@ -1,4 +1,4 @@
-"""An adapter that is unloaded leaves the engine too; that vLLM's own endpoint does not is in tests/integration/serving."""
+"""An adapter that is unloaded leaves the engine too; tests/integration/serving shows that vLLM alone keeps it."""
 
 from __future__ import annotations
 
