@@ -26,7 +26,7 @@ ALL_LINEAR = "all-linear"
 _ANYWHERE = {
     "q_proj": "Q", "Wq": "Q", "q_lin": "Q", "query_proj": "Q", "q_a_proj": "Q", "q_b_proj": "Q",
     "k_proj": "K", "Wk": "K", "k_lin": "K", "key_proj": "K",
-    "v_proj": "V", "Wv": "V", "v_lin": "V", "value_proj": "V",
+    "v_proj": "V", "v_proj_current": "V", "v_proj_delayed": "V", "Wv": "V", "v_lin": "V", "value_proj": "V",
     "kv_proj": "KV", "kv_a_proj_with_mqa": "KV", "kv_b_proj": "KV",
     "qkv_proj": "QKV", "query_key_value": "QKV", "c_attn": "QKV", "Wqkv": "QKV", "qkv": "QKV",
     "in_proj_qkv": "QKV", "in_proj_qkvz": "QKV",
@@ -37,9 +37,13 @@ _ANYWHERE = {
     "proj_up_gate": "G",
 }  # fmt: skip
 # Names that mean something else in attention than in an MLP.
-_IN_ATTENTION = {"c_proj": "O", "dense": "O", "out_proj": "O", "Wo": "O", "query": "Q", "key": "K", "value": "V"}
+_IN_ATTENTION = {"c_proj": "O", "dense": "O", "out_proj": "O", "Wo": "O", "query": "Q", "key": "K", "value": "V",
+                 "q": "Q", "k": "K", "v": "V"}  # fmt: skip
 _IN_MLP = {"c_proj": "D", "Wo": "D", "gate_proj": "G", "w1": "G", "w3": "U", "w2": "D",
            "input_linear": "GU", "output_linear": "D"}  # fmt: skip
+# An MLP that is a list of layers (CTRL).
+_IN_SEQUENCE = {"0": "U", "2": "D"}
+_SEQUENCE = re.compile(r"\.(mlp|ffn)\.$")
 _ATTENTION = re.compile(r"attn|attention|mixer|mlstm")
 _MLP = re.compile(r"mlp|ffn|feed_forward|\bff\b|shared_expert|block_sparse_moe|mixer")
 # Not the decoder's own attention and MLP: encoders beside it, sparse-attention indexers, routers of experts.
@@ -79,12 +83,14 @@ def find_targets(model: torch.nn.Module, layout: str | Sequence[str]) -> Targets
     """
     linear = _linear_paths(model)
     if not isinstance(layout, str):
-        return _with_experts(model, _of_names(model, linear, tuple(layout)))
-    if layout == ALL_LINEAR:
-        return _with_experts(model, Targets(_shortest(model, [path for path in linear if not _APART.search(path)])))
-    if re.fullmatch(f"[{ROLES}]+", layout):
-        return _with_experts(model, _of_roles(model, linear, layout))
-    return _with_experts(model, _of_pattern(model, linear, layout))
+        targets = _of_names(model, linear, tuple(layout))
+    elif layout == ALL_LINEAR:
+        targets = Targets(_shortest(model, [path for path in linear if not _APART.search(path)]))
+    elif re.fullmatch(f"[{ROLES}]+", layout):
+        targets = _of_roles(model, linear, layout)
+    else:
+        targets = _of_pattern(model, linear, layout)
+    return _that_peft_finds(model, linear, _with_experts(model, targets))
 
 
 def with_paths(model: torch.nn.Module, modules: Sequence[str], paths: Iterable[str]) -> tuple[str, ...]:
@@ -133,6 +139,8 @@ def role_of(path: str) -> str:
         return _IN_ATTENTION[leaf]
     if _MLP.search(block) and leaf in _IN_MLP:
         return _IN_MLP[leaf]
+    if leaf in _IN_SEQUENCE and _SEQUENCE.search(block):
+        return _IN_SEQUENCE[leaf]
     return _ANYWHERE.get(leaf, "")
 
 
@@ -154,7 +162,9 @@ def _of_roles(model: torch.nn.Module, linear: Sequence[str], layout: str) -> Tar
         for end, held in {path.rsplit(".", 1)[-1]: roles[path] for path in chosen}.items()
         if set(held) - set(layout)
     ]
-    if missing and not _expert_parameters(model):
+    if _expert_parameters(model):  # of the MLP's roles its own sentence tells
+        missing = [letter for letter in missing if letter in "QKVO"]
+    if missing:
         held = _listed(there & set(layout))
         notes.append(f"this model has no {_listed(missing)} projection, so the layout {layout} means its {held}")
     return Targets(_shortest(model, chosen), tuple(notes))
@@ -207,6 +217,36 @@ def _with_experts(model: torch.nn.Module, targets: Targets) -> Targets:
     if left:
         notes.append(f"nor do {', '.join(left)} outside of them, whose names PEFT reads as the experts'")
     return Targets(kept, tuple(notes))
+
+
+def _that_peft_finds(model: torch.nn.Module, linear: Sequence[str], targets: Targets) -> Targets:
+    """The targets without modules whose tensors PEFT looks for under another name when it loads an adapter.
+
+    PEFT 0.21 renames an adapter's tensors as transformers renames those of old checkpoints. Where it does so by mistake
+    (Laguna: the pattern `mlp.shared_expert.` matches `mlp.shared_experts`), it drops them and warns at most.
+    """
+    try:
+        from peft.utils.transformers_weight_conversion import convert_peft_adapter_state_dict_for_transformers
+    except ImportError:  # a PEFT before or after this translation
+        return targets
+    from peft import LoraConfig
+
+    paths = [path for path in linear if _ends(path, targets.modules)]
+    saved = {f"base_model.model.{path}.lora_A.weight": torch.zeros(1, 1) for path in paths}
+    config = LoraConfig(target_modules=list(targets.modules))
+    found = convert_peft_adapter_state_dict_for_transformers(model, config, saved)
+    lost = [path for path, name in zip(paths, saved, strict=True) if name not in found]
+    if not lost:
+        return targets
+    kept = [path for path in paths if path not in lost]
+    ends = ", ".join(dict.fromkeys(".".join(path.split(".")[-2:]) for path in lost))
+    if not kept:
+        raise BadInputError(
+            f"adapter.layout: PEFT could not load what was trained on {ends} of {type(model).__name__}, because it "
+            "looks for their tensors under other names; choose other modules"
+        )
+    note = f"{ends} carry no LoRA, because PEFT looks for their tensors under other names when it loads an adapter"
+    return Targets(_shortest(model, kept), (*targets.notes, note))
 
 
 def _means_experts(model: torch.nn.Module, name: str) -> bool:

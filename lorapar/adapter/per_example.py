@@ -51,10 +51,13 @@ class PerExampleGradients:
         while self._handles:
             self._handles.pop().remove()
 
-    def _on_embeddings(self, module: torch.nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+    def _on_embeddings(
+        self, module: torch.nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor
+    ) -> torch.Tensor:
         # All parameters are frozen while scoring, which spares every weight gradient; something has to start the graph.
+        # A copy does: some models scale their embeddings in place (CTRL), which a tensor that starts one forbids.
         self._examples, self._tokens = output.shape[:2]
-        output.requires_grad_(True)
+        return output.requires_grad_(True).clone()
 
     def _on_forward(self, name: str) -> ForwardHook:
         def keep_input(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from lorapar.basemodel import bucket, tiny, wheel
@@ -89,6 +92,7 @@ def load_model(config: ModelConfig, progress: Progress | None = None) -> PreTrai
         keep_freed_memory()
     model.to(device).eval()
     make_head_input_contiguous(model)
+    _require_decoder(model, config)
     return model
 
 
@@ -98,18 +102,54 @@ def load_skeleton(config: ModelConfig) -> PreTrainedModel | None:
     None where that cannot say: the model comes with code of its own, or in a form that transformers has no name for.
     """
     import torch
-    from transformers import CONFIG_MAPPING, AutoModelForCausalLM
+    from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM
 
-    values = dict(config_values(config))
-    kind = values.pop("model_type", None)
-    if kind not in CONFIG_MAPPING or "auto_map" in values:
+    values = config_values(config)
+    if values.get("model_type") not in CONFIG_MAPPING or "auto_map" in values:
         return None
-    try:
-        with torch.device("meta"), quiet():
-            model: PreTrainedModel = AutoModelForCausalLM.from_config(CONFIG_MAPPING[kind].from_dict(values))
-    except (ValueError, KeyError, AttributeError, TypeError):  # what loading will say better, with the file's name
-        return None
+    with TemporaryDirectory() as folder:
+        (Path(folder) / "config.json").write_text(json.dumps(values), encoding="utf-8")
+        try:
+            with torch.device("meta"), quiet():
+                read = AutoConfig.from_pretrained(folder, local_files_only=True)
+                model: PreTrainedModel = AutoModelForCausalLM.from_config(read)
+        except _broken_settings():  # what loading will say better, with the file's name
+            return None
+    _require_decoder(model, config)
     return model
+
+
+def _broken_settings() -> tuple[type[Exception], ...]:
+    """What transformers raises for a config.json that fits no model, or for weights that do not fit it."""
+    from huggingface_hub.errors import StrictDataclassError
+
+    return OSError, ValueError, KeyError, AttributeError, TypeError, ZeroDivisionError, StrictDataclassError
+
+
+def _require_decoder(model: PreTrainedModel, config: ModelConfig) -> None:
+    """Raise BadInputError for a model that reads what follows a token, or that is half of one with an encoder.
+
+    The former would see the answers it learns. The latter (BART's, Whisper's decoder) count positions from the first
+    column, so that prompts padded to one length would be other prompts to them.
+    """
+    takes = inspect.signature(model.forward).parameters
+    beside_encoder = bool({"encoder_hidden_states", "encoder_outputs"} & set(takes))
+    if beside_encoder and "position_ids" not in takes:
+        what = "the decoder of a model with an encoder"
+    elif beside_encoder and getattr(model.config, "is_decoder", True) is False:
+        what = "an encoder, which reads a text both ways"
+    elif model.config.model_type in _COUNTS_PADDING:
+        what = "a model that compresses padding with a prompt, which then is another prompt to it"
+    else:
+        return
+    raise BadInputError(
+        f"model.name: {config.name} is {what} ({type(model).__name__}), and only decoders by themselves are tuned, by "
+        "prompts padded to one length; name another model, such as one of Llama's, Qwen's or Gemma's"
+    )
+
+
+_COUNTS_PADDING = {"deepseek_v4"}
+"""Decoders whose windows begin at the first column, padding or not (seen in transformers 5.23)."""
 
 
 def load_tokenizer(config: ModelConfig, progress: Progress | None = None) -> PreTrainedTokenizerBase:
@@ -180,6 +220,14 @@ def _readable(config: ModelConfig) -> Iterator[None]:
     """What transformers says about a folder it cannot read, in one line."""
     try:
         yield
-    except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise BadInputError(f"model.name: {config.name} cannot be loaded: {reason}") from error
+    except RuntimeError as error:
+        if "ignore_mismatched_sizes" not in str(error):
+            raise
+        raise BadInputError(
+            f"model.name: {config.name} cannot be loaded: its weights are not of the sizes that its config.json says; "
+            "copy the model anew"
+        ) from error
+    except _broken_settings() as error:
+        kind = "" if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: "
+        reason = " ".join(str(error).split()).partition(" Model type should be one of ")[0]
+        raise BadInputError(f"model.name: {config.name} cannot be loaded: {kind}{reason}") from error

@@ -26,7 +26,7 @@ _WHEEL_CONFIG = {
 # What configurations call a size, the usual name first: the attribute maps of transformers' decoders in one table.
 _NAMES = {
     "hidden": ("hidden_size", "n_embd", "d_model"),
-    "intermediate": ("intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size"),
+    "intermediate": ("intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size", "dff"),
     "layers": ("num_hidden_layers", "n_layer", "n_layers", "num_layers"),
     "heads": ("num_attention_heads", "n_head", "n_heads", "attention_heads"),
     "kv_heads": ("num_key_value_heads", "num_kv_heads"),
@@ -35,6 +35,7 @@ _NAMES = {
 # Families whose MLP has two matrices, without a gate.
 _UNGATED = {
     *("gpt2", "gpt_neox", "gptj", "gpt_bigcode", "codegen", "falcon", "bloom", "opt", "mpt", "xglm"),
+    *("openai-gpt", "gpt-sw3", "gpt_neo", "gpt_neox_japanese", "biogpt", "ctrl", "jais2"),
     *("phi", "starcoder2", "nemotron", "persimmon", "nanochat", "apertus", "arcee"),
 }
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from peft import PeftModel
@@ -26,13 +27,13 @@ def shared_prompts(model: PeftModel, group: int) -> Iterator[None]:
     TRL repeats a prompt for every completion of its group and so computes its keys and values `group` times. Here they
     are computed once and repeated, which gives the same distribution: only the last token of a prompt is read a row.
     Rows that have ended are left out of later passes. Rows that are not in such groups, and models whose state cannot
-    be repeated, are generated for as before.
+    be repeated (found out by trying it once), are generated for as before.
     """
-    plain, shared = model.generate, has_repeatable_cache(model.config)
+    plain = model.generate
 
     def generate(input_ids: torch.Tensor, attention_mask: torch.Tensor, **settings: Any) -> Any:
         """Complete `input_ids` (N, L), left-padded as `attention_mask` (N, L) says."""
-        if not shared or not _in_groups(input_ids, group):
+        if not _in_groups(input_ids, group) or not repeats(model, input_ids[::group], attention_mask[::group]):
             return plain(input_ids=input_ids, attention_mask=attention_mask, **settings)
         settings["past_key_values"] = _read(model, input_ids[::group, :-1], attention_mask[::group, :-1], group)
         stops = _stops(settings)
@@ -47,16 +48,49 @@ def shared_prompts(model: PeftModel, group: int) -> Iterator[None]:
         del model.generate
 
 
-def has_repeatable_cache(config: PretrainedConfig) -> bool:
-    """Whether all that a model of this kind keeps of a prompt are keys and values of attention.
+_tried: WeakKeyDictionary[PeftModel, bool] = WeakKeyDictionary()
 
-    The states of linear attention and convolutions (Mamba, Qwen3-Next) have no operation that repeats them.
+
+def repeats(model: PeftModel, ids: torch.Tensor, mask: torch.Tensor) -> bool:
+    """Whether what a model keeps of a prompt can be repeated for several rows, and rows be taken out of it again.
+
+    Tried once for each model with the first two of these left-padded prompts (N, L): the next token has to be scored
+    as without. States of linear attention and convolutions (Mamba, Qwen3-Next) have no operation that repeats them,
+    GPT-1 keeps nothing, and caches of a model's own (DeepSeek-V4, HRM) repeat a part of what they hold.
     """
+    if model not in _tried:
+        _tried[model] = has_repeatable_cache(model.config) and _as_without(model, ids[:2], mask[:2])
+    return _tried[model]
+
+
+def has_repeatable_cache(config: PretrainedConfig) -> bool:
+    """Whether all that a model of this kind says it keeps of a prompt are keys and values of attention."""
     try:
         layers = DynamicCache(config=config).layers
     except (AttributeError, TypeError, ValueError):  # a model with a cache of its own
         return False
     return not any(hasattr(layer, "conv_states") for layer in layers)
+
+
+_CLOSE = 0.1
+"""Difference of scores, in their standard deviations, that is rounding in a narrow format and no other state."""
+
+
+@torch.no_grad()
+def _as_without(model: PeftModel, ids: torch.Tensor, mask: torch.Tensor) -> bool:
+    positions = positions_of(mask)
+    try:
+        cache = _read(model, ids[:, :-1], mask[:, :-1], 3)
+        cache.batch_select_indices((torch.arange(3 * len(ids), device=ids.device) % 3).nonzero()[:, 0])
+        last = {"input_ids": ids[:, -1:], "attention_mask": mask, "position_ids": positions[:, -1:]}
+        last = {name: values.repeat_interleave(2, 0) for name, values in last.items()}
+        found = model(**last, past_key_values=cache, use_cache=True).logits[:, -1].float()
+        whole = model(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False).logits[:, -1].float()
+    except torch.OutOfMemoryError:
+        raise
+    except (AttributeError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError):
+        return False  # a cache of the model's own that cannot do it: no two say so in the same way
+    return bool((found - whole.repeat_interleave(2, 0)).abs().max() <= _CLOSE * whole.std())
 
 
 class EndedRows:

@@ -1,12 +1,15 @@
 """Which weights a name stands for, and one clear line where it stands for none."""
 
+import json
 import shutil
 import subprocess
 import sys
 
 import pytest
+import torch
+from transformers import AutoConfig
 
-from lorapar.basemodel import load_model, load_tokenizer, model_folder, resolve_model, wheel
+from lorapar.basemodel import load_model, load_skeleton, load_tokenizer, model_folder, resolve_model, wheel
 from lorapar.basemodel.chat_template import PLAIN_TEMPLATE
 from lorapar.config import ModelConfig
 from lorapar.errors import BadInputError
@@ -83,6 +86,51 @@ def test_a_broken_folder_is_one_line_when_it_is_loaded(local):
     (local / "config.json").write_text("{}")
     with pytest.raises(BadInputError, match=r"model\.name: .*my-model cannot be loaded: [^\n]*$"):
         load_model(config(local))
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"intermediate_size": 48}, "its weights are not of the sizes that its config.json says; copy the model anew"),
+        ({"num_hidden_layers": "two"}, "num_hidden_layers"),
+        ({"num_attention_heads": 0}, "ZeroDivisionError"),
+        ({"model_type": "vit"}, "Unrecognized configuration class"),
+    ],
+    ids=str,
+)
+def test_a_config_that_fits_no_weights_is_one_line(local, changed, said):
+    values = json.loads((local / "config.json").read_text())
+    (local / "config.json").write_text(json.dumps({**values, **changed}))
+    with pytest.raises(BadInputError, match=rf"^model\.name: .*my-model cannot be loaded: [^\n]*({said})") as caught:
+        load_model(config(local))
+    assert len(str(caught.value)) < 600, "no list of all that transformers knows"
+    assert load_skeleton(config(local)) is None or "intermediate_size" in changed
+
+
+@pytest.mark.parametrize(
+    ("family", "what"),
+    [
+        ("bart", "the decoder of a model with an encoder"),
+        ("pegasus", "the decoder of a model with an encoder"),
+        ("whisper", "the decoder of a model with an encoder"),
+        ("bert", "an encoder, which reads a text both ways"),
+        ("roberta", "an encoder, which reads a text both ways"),
+        ("deepseek_v4", "a model that compresses padding with a prompt"),
+    ],
+)
+def test_what_is_no_decoder_by_itself_is_refused_before_its_weights_are_read(tmp_path, family, what):
+    """BERT would see the answers it learns; to BART's decoder, prompts of one batch would not be those it is asked."""
+    AutoConfig.for_model(family).save_pretrained(tmp_path)
+    with pytest.raises(BadInputError, match=rf"model\.name: .* is {what}.*; name another model"):
+        load_skeleton(config(tmp_path))
+
+
+def test_numbers_that_json_has_no_word_for_are_read(make_family, tmp_path):
+    """Mamba layers save an infinite `time_step_limit` as {"__float__": "Infinity"}."""
+    with torch.device("meta"):
+        make_family("granitemoehybrid").config.save_pretrained(tmp_path)
+    assert "__float__" in (tmp_path / "config.json").read_text()
+    assert type(load_skeleton(config(tmp_path))).__name__ == "GraniteMoeHybridForCausalLM"
 
 
 def test_code_of_a_model_is_not_run(local):

@@ -20,10 +20,12 @@ from lorapar.training.sft import train_sft
 from lorapar.training.trainers import CarefulGRPOTrainer
 
 # One of each kind of layer: Conv1D, fused and latent attention, two-matrix MLPs, a bias of positions, experts, linear
-# attention, convolutions, and a class whose backbone bears another name.
+# attention, convolutions, a class whose backbone bears another name, names that PEFT takes for others (Laguna), a model
+# that keeps nothing of a prompt (GPT-1), one that scales its embeddings in place and has its MLP in a list (CTRL).
 FAMILIES = (
     "gpt2", "phi3", "gpt_neox", "falcon", "bloom", "opt", "gptj", "mpt", "mixtral", "granitemoe", "gpt_oss",
-    "deepseek_v3", "qwen3_next", "lfm2", "jamba", "llama4_text",
+    "deepseek_v3", "qwen3_next", "lfm2", "jamba", "llama4_text", "granitemoehybrid", "laguna",
+    "openai-gpt", "ctrl",
 )  # fmt: skip
 
 
