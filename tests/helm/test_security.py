@@ -247,6 +247,23 @@ def test_an_endpoint_s_port_is_opened() -> None:
     assert [port["port"] for port in rule["ports"]] == [443, 9443]
 
 
+@pytest.mark.parametrize(
+    ("endpoint", "namespace"),
+    [
+        ("http://seaweedfs.kubeflow:8333", "kubeflow"),
+        ("http://minio.stores.svc.cluster.local:9000", "stores"),
+        ("https://s3.eu-central-1.example.com", None),
+        ("", None),
+    ],
+)
+def test_a_store_in_the_cluster_is_reached_by_its_namespace_too(endpoint: str, namespace: str | None) -> None:
+    """Kubernetes means ipBlock for addresses outside, and with Cilium one covers no pod."""
+    (rule,) = opened(render(values={"objectStore": {"endpoint": endpoint}}), "test-store", "egress")
+    named = [peer["namespaceSelector"]["matchLabels"] for peer in rule["to"] if "namespaceSelector" in peer]
+    assert named == ([{"kubernetes.io/metadata.name": namespace}] if namespace else [])
+    assert any("ipBlock" in peer for peer in rule["to"])
+
+
 def test_what_leads_in_from_outside_names_the_completion_endpoints_only() -> None:
     manifests = rendering("everything")
     paths = {path["path"] for path in only(manifests, "Ingress")["spec"]["rules"][0]["http"]["paths"]}

@@ -310,6 +310,27 @@ def test_workload_identity_needs_no_secret_and_annotates_the_accounts() -> None:
     assert "AWS_ACCESS_KEY_ID" not in variables
 
 
+def test_with_workload_identity_every_pod_that_asks_the_store_has_an_account_that_may() -> None:
+    """An identity is an account's: a pod of the namespace's default one would be refused."""
+    teacher = {"teachers": {"enabled": True, "models": [{"name": "one", "model": "s3://models/one"}]}}
+    identity = {"objectStore": {"createBucket": True}, **teacher}
+    asking = (("Pod", "-test-store"), ("Job", ""), ("Deployment", "-teacher-one"))
+
+    def accounts(values: dict[str, Any]) -> set[str | None]:
+        found = render(values={**identity, **values})
+        named = [
+            one for kind, end in asking for one in of_kind(found, kind, end) if "upload" not in one["metadata"]["name"]
+        ]
+        assert len(named) == len(asking)
+        return {pod_spec(one).get("serviceAccountName") for one in named}
+
+    serving = {"serving": {"enabled": True, "model": "a/b"}}
+    assert accounts({}) == {"lorapar-runner"}
+    assert accounts({"pipeline": {"serviceAccount": {"name": "mine", "create": False}}}) == {"mine"}
+    assert accounts({"pipeline": {"enabled": False}, **serving}) == {"lorapar-serving"}
+    assert accounts({"objectStore": {"createBucket": True, "existingSecret": "keys"}}) == {None}, "keys need none"
+
+
 def test_the_launcher_s_configmap_says_where_artifacts_go() -> None:
     import yaml
 

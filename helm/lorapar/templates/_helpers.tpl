@@ -78,6 +78,17 @@ annotations:
 {{- .Values.serving.serviceAccount.name | default (printf "%s-serving" (include "lorapar.fullname" .)) -}}
 {{- end }}
 
+{{/* Whose workload identity a pod of no account of its own reaches the store with: the runs', else the servers'; nothing where keys are in a Secret. */}}
+{{- define "lorapar.storeIdentity" -}}
+{{- if not (include "lorapar.objectStoreSecret" .) -}}
+{{- if and .Values.pipeline.enabled (or .Values.pipeline.serviceAccount.create .Values.pipeline.serviceAccount.name) -}}
+serviceAccountName: {{ include "lorapar.runnerServiceAccount" . }}
+{{- else if and .Values.serving.enabled (or .Values.serving.serviceAccount.create .Values.serving.serviceAccount.name) -}}
+serviceAccountName: {{ include "lorapar.servingServiceAccount" . }}
+{{- end -}}
+{{- end -}}
+{{- end }}
+
 {{- define "lorapar.objectStoreName" -}}
 {{- printf "%s-object-store" (include "lorapar.fullname" .) -}}
 {{- end }}
@@ -151,6 +162,16 @@ annotations:
 {{- $ports = append $ports (include "lorapar.portOf" . | int) -}}
 {{- end -}}
 {{- $ports | uniq | toJson -}}
+{{- end }}
+
+{{/* Namespace of the object store where its endpoint is a Service of the cluster (NAME.NAMESPACE, or NAME.NAMESPACE.svc…). */}}
+{{- define "lorapar.objectStoreNamespace" -}}
+{{- with .Values.objectStore.endpoint -}}
+{{- $labels := splitList "." (index (splitList ":" (urlParse .).host) 0) -}}
+{{- if or (eq (len $labels) 2) (and (gt (len $labels) 2) (eq (index $labels 2) "svc")) -}}
+{{- index $labels 1 -}}
+{{- end -}}
+{{- end -}}
 {{- end }}
 
 {{/* Ports of the proxies that extraEnv names, as a JSON array. */}}

@@ -1,6 +1,7 @@
 {{- define "lorapar.bucketPod" -}}
 {{- include "lorapar.podDefaults" . }}
 {{- include "lorapar.placement" (dict "root" .) }}
+{{- include "lorapar.storeIdentity" . | nindent 0 }}
 restartPolicy: OnFailure
 containers:
   - name: bucket

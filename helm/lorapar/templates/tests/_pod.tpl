@@ -13,6 +13,8 @@ spec:
   {{- include "lorapar.placement" (dict "root" .root) | nindent 2 }}
   {{- if and (eq .check "kubeflow") .root.Values.pipeline.upload.enabled }}
   serviceAccountName: {{ include "lorapar.fullname" .root }}-upload
+  {{- else if eq .check "store" }}
+  {{- include "lorapar.storeIdentity" .root | nindent 2 }}
   {{- end }}
   restartPolicy: Never
   activeDeadlineSeconds: {{ .root.Values.tests.timeoutSeconds }}
