@@ -189,7 +189,7 @@ def _hand_on(task: Task, record: StageRecord) -> None:
     """The settings of each task by digest, and the plan where the report looks for it."""
     from lorapar.kubeflow.planned import plan_call, planned_run
     from lorapar.kubeflow.unchanged import equal_run
-    from lorapar.stages.plan import read_plan
+    from lorapar.stages.plan_file import read_plan
 
     plan, call = read_plan(task.folder(record.outputs["plan"])), plan_call(task.given)
     planned = planned_run(plan, call)

@@ -15,7 +15,8 @@ from lorapar.kubeflow.executor_input import ExecutorInput
 from lorapar.kubeflow.ledger import TaskSettings
 from lorapar.kubeflow.parameter_values import gpu_pool_of, parallelism_of, run_config
 from lorapar.kubeflow.tasks import LOOPED_NODE, TASKS, node_named, task_named
-from lorapar.stages.plan import Plan, stage_settings
+from lorapar.stages.plan import stage_settings
+from lorapar.stages.plan_file import Plan
 from lorapar.voting.ballots import Ballots
 
 GPU_BACKEND = "vllm"

@@ -29,7 +29,7 @@ from lorapar.store import fetch_tree
 if TYPE_CHECKING:
     from lorapar.kubeflow.planned import Lane
     from lorapar.report.sources import ReportSources
-    from lorapar.stages.plan import Plan
+    from lorapar.stages.plan_file import Plan
 
 PLANNED = "plan.json"
 OUTCOME_FILE = "outcome.json"
@@ -67,7 +67,7 @@ def checkpoint_settings(ledger: Ledger) -> CheckpointConfig:
 
 def find_run(ledger: Ledger) -> Found:
     """Follow the graph from the run's plan through the records of the store, as far as tasks have finished."""
-    from lorapar.stages.plan import Plan
+    from lorapar.stages.plan_file import Plan
 
     kept = ledger.read_result(PLANNED)
     if kept is None:

@@ -25,7 +25,7 @@ from lorapar.store import Manifest
 
 if TYPE_CHECKING:
     from lorapar.kubeflow.planned import PlannedRun
-    from lorapar.stages.plan import Plan
+    from lorapar.stages.plan_file import Plan
 
 FolderOf = Callable[[str], Path]
 """The folder of an artifact by its digest; fetched where it is not on this machine."""

@@ -16,7 +16,7 @@ from lorapar.kubeflow.ledger import Ledger
 from lorapar.records import digest_of, json_text
 from lorapar.stages.code import code_digest, own_code_digest
 from lorapar.stages.contract import STAGE_NAMES
-from lorapar.stages.plan import Plan
+from lorapar.stages.plan_file import Plan
 from lorapar.store import NotFoundError, open_store
 
 

@@ -11,7 +11,7 @@ from rich.table import Table
 from lorapar.errors import BadInputError
 from lorapar.local.folder import RunFolder
 from lorapar.records import read_json
-from lorapar.stages.plan import read_plan
+from lorapar.stages.plan_file import read_plan
 from lorapar.store import verify
 
 if TYPE_CHECKING:

@@ -23,7 +23,8 @@ from lorapar.registry import max_lora_rank, start
 from lorapar.stages.contract import stage_spec
 from lorapar.stages.graph import Node
 from lorapar.stages.model_text import Look, look
-from lorapar.stages.plan import Plan, make_plan
+from lorapar.stages.plan import make_plan
+from lorapar.stages.plan_file import Plan
 from lorapar.store import is_s3
 from lorapar.store.file_system import lacking
 

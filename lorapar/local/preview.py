@@ -11,7 +11,7 @@ from lorapar.local.folder import RunFolder, StageRecord
 from lorapar.records import differences
 from lorapar.stages.contract import stage_spec
 from lorapar.stages.graph import GRAPH, Node
-from lorapar.stages.plan import Plan
+from lorapar.stages.plan_file import Plan
 
 
 @dataclass(frozen=True)

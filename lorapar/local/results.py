@@ -12,7 +12,7 @@ from lorapar.report.page import write_report
 from lorapar.report.sources import ReportSources, read_facts
 from lorapar.report.verdict import verdict_figures
 from lorapar.stages.graph import GRAPH, Node
-from lorapar.stages.plan import read_plan
+from lorapar.stages.plan_file import read_plan
 from lorapar.store import MANIFEST, replace_folder
 from lorapar.store.file_system import copy_files
 

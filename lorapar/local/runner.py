@@ -29,7 +29,8 @@ from lorapar.local.shared import SharedStages
 from lorapar.progress import Progress
 from lorapar.stages.contract import Origin, StageCall, stage_spec
 from lorapar.stages.graph import GRAPH, Node, node_names
-from lorapar.stages.plan import node_settings, read_plan
+from lorapar.stages.plan import node_settings
+from lorapar.stages.plan_file import read_plan
 from lorapar.store import open_store, replace_folder, storage_errors, verify, write_atomically
 
 Reporter = Callable[[str], AbstractContextManager[Progress]]

@@ -12,8 +12,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
-
 from lorapar import __version__
 from lorapar.basemodel import resolve_model
 from lorapar.basemodel.number_format import number_format, open_in_model, open_in_teacher
@@ -29,6 +27,7 @@ from lorapar.serving.base_identity import compare
 from lorapar.stages.contract import Metrics, StageCall, StageSettings, StageSpec, stage_spec
 from lorapar.stages.graph import GRAPH
 from lorapar.stages.model_text import look
+from lorapar.stages.plan_file import Plan
 from lorapar.store import parse_address
 from lorapar.training.reward_model import resolved_reward_model
 from lorapar.training.rewards import load_rewards
@@ -65,21 +64,6 @@ def run(call: StageCall[Settings]) -> Metrics:
         call.progress.say(f"answers of {plan.config.model.name} {seen.check.ends}")
     write_json(call.output("plan") / "plan.json", plan.model_dump(mode="json"))
     return {"nodes": len(GRAPH)}
-
-
-class Plan(BaseModel):
-    """What `plan` settles before anything starts."""
-
-    model_config = ConfigDict(defer_build=True)
-
-    version: str
-    created: str
-    config: RunConfig
-    """The settings with model revision, model digest, data digest and number formats filled in."""
-    sections: dict[str, dict[str, Any]]
-    """The settings of each node of the graph, parameters included, as JSON."""
-    number_format: str | None = None
-    """What `auto` came to and why; None where every format is set."""
 
 
 def make_plan(config: RunConfig, accelerators: bool | None = None) -> Plan:
@@ -150,11 +134,6 @@ def with_number_formats(
     if teachers:
         resolved["teachers"] = tuple(map(found.of_teacher, config.teachers))
     return config.model_copy(update=resolved), found.said
-
-
-def read_plan(folder: Path) -> Plan:
-    """The plan an earlier call of the stage wrote."""
-    return Plan.model_validate_json((folder / "plan.json").read_text(encoding="utf-8"))
 
 
 def node_settings(config: RunConfig) -> dict[str, dict[str, Any]]:

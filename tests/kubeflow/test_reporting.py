@@ -21,7 +21,8 @@ from lorapar.local.folder import StageRecord
 from lorapar.records import digest_of
 from lorapar.stages.contract import stage_spec
 from lorapar.stages.graph import GRAPH
-from lorapar.stages.plan import Plan, make_plan
+from lorapar.stages.plan import make_plan
+from lorapar.stages.plan_file import Plan
 
 MIX = "data.task_mix={system1_train: 3, system1_heldout: 2, system2_train: 3, system2_heldout: 2}"
 

@@ -7,7 +7,8 @@ import pytest
 from lorapar.config import RunConfig
 from lorapar.kubeflow.ledger import Ledger
 from lorapar.kubeflow.unchanged import equal_run, keep_equal
-from lorapar.stages.plan import Plan, node_settings
+from lorapar.stages.plan import node_settings
+from lorapar.stages.plan_file import Plan
 from lorapar.store import open_store
 
 

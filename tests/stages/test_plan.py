@@ -12,7 +12,8 @@ from lorapar.errors import BadInputError
 from lorapar.local.single import StageOptions, run_single
 from lorapar.progress import Silent
 from lorapar.records import digest_of
-from lorapar.stages.plan import Plan, make_plan
+from lorapar.stages.plan import make_plan
+from lorapar.stages.plan_file import Plan
 
 OPEN = ["model.dtype=auto", "model.autocast=auto", "teachers=[{name: a}, {name: b, dtype: float16}]"]
 READ_THE_MODEL = ("init", "score-system1", "sft", "rl", "publish", "evaluate")
