@@ -321,7 +321,10 @@ def _start(*given: Any) -> Start:
 def _with_settings_in_the_store(start: Start) -> Start:
     from lorapar.kubeflow.submission import by_address
 
-    return replace(start, parameters=by_address(start.parameters, start.parameters.get("store") or _default_store()))
+    parameters, inline = by_address(start.parameters, start.parameters.get("store") or _default_store())
+    if inline:
+        err.say(f"lorapar: {inline}", "yellow")
+    return replace(start, parameters=parameters)
 
 
 def _said_start(server: Server, version: tuple[str, str], start: Start) -> str:

@@ -28,6 +28,8 @@ from lorapar.store import open_store
 
 INLINE_CHARACTERS = 400
 """Longer settings travel by their address. Argo's Workflow holds what a run is given nine times."""
+INLINE_LIMIT_BYTES = 40_000
+"""Nine times so much beside the 0.66 MB of a run with four vote tasks, and Argo packs the Workflow at 1 MiB."""
 STORE_SECONDS = 20.0
 """How long `submit` tries to put them there."""
 _SUCCEEDED = "SUCCEEDED"
@@ -84,26 +86,42 @@ def fingerprint(version: str, values: Mapping[str, Any], config: RunConfig) -> s
     return digest_of({"package": version, "parameters": dict(values), "resolved": resolved})
 
 
-def by_address(values: Mapping[str, Any], store: str) -> dict[str, Any]:
+def by_address(values: Mapping[str, Any], store: str) -> tuple[dict[str, Any], str]:
     """The parameters with the settings named by their address in the store, where this machine may write there.
 
-    Else, and where they are short, as they are. A store that does not answer is not waited for.
+    Else, and where they are short, as they are: Kubeflow's own API takes no files but pipelines (2.17.0,
+    backend/src/apiserver/main.go). A store that does not answer is not waited for. The text says why long ones stay.
     """
     text = str(values["config"])
     if len(text) <= INLINE_CHARACTERS:
-        return dict(values)
+        return dict(values), ""
     data = text.encode()
     key, put = f"settings/{hashlib.sha256(data).hexdigest()}.yaml", threading.Event()
-    question = RunStore(store, "").ask
+    asked = RunStore(store, "")
 
     def keep(ledger: Ledger) -> None:
         ledger.store.write(key, data)
         put.set()
 
-    writer = threading.Thread(target=question, args=(keep,), daemon=True)
+    writer = threading.Thread(target=asked.ask, args=(keep,), daemon=True)
     writer.start()
     writer.join(STORE_SECONDS)
-    return {**values, "config": f"{store.rstrip('/')}/{key}"} if put.is_set() else dict(values)
+    if put.is_set():
+        return {**values, "config": f"{store.rstrip('/')}/{key}"}, ""
+    return dict(values), _inline(len(data), store, asked.problem or f"{store} has not answered yet")
+
+
+def _inline(size_bytes: int, store: str, why: str) -> str:
+    """What becomes of a run whose settings its Workflow has to hold."""
+    then = (
+        "Kubeflow's page of the run will stand still and Argo may refuse it"
+        if size_bytes > INLINE_LIMIT_BYTES
+        else "which is not too much"
+    )
+    return (
+        f"the settings could not be put into the store ({why}), so the run itself holds their {size_bytes} bytes, nine "
+        f"times; {then}; give this machine the right to write below {store.rstrip('/')}/settings"
+    )
 
 
 def wait_for(server: Any, run: str, store: str, tasks: Sequence[PlannedTask], console: Console) -> Ending:

@@ -22,7 +22,7 @@ from lorapar.kubeflow.overhead import (
 )
 from lorapar.kubeflow.package import build_package
 from lorapar.kubeflow.parameter_values import pipeline_parameters
-from lorapar.kubeflow.submission import by_address
+from lorapar.kubeflow.submission import INLINE_LIMIT_BYTES, by_address
 from lorapar.kubeflow.tasks import TASKS
 from lorapar.store import ObjectStore, open_store
 
@@ -89,7 +89,7 @@ def test_the_docs_say_how_long_a_run_waits(package) -> None:
 def test_the_workflow_of_a_small_run_stays_small_however_long_its_settings_are(package, lanes, rows, store) -> None:
     """`submit` puts them into the store, so that their address is all that travels."""
     settings = load_config(preset="tiny", overrides=[f"prompts.system1={'word ' * 200 * rows}"] if rows else [])
-    values = by_address(pipeline_parameters(settings, [], "s3://mlpipeline/lorapar"), "s3://mlpipeline/lorapar")
+    values, _ = by_address(pipeline_parameters(settings, [], "s3://mlpipeline/lorapar"), "s3://mlpipeline/lorapar")
     assert store.read(values["config"].removeprefix("s3://mlpipeline/lorapar/")).decode() == dump_changed(settings)
     found = workflow_bytes(*package, lanes, values["config"])
     assert sum(found.values()) <= MOST_BYTES, found
@@ -101,10 +101,15 @@ def test_settings_that_travel_as_they_are_stand_nine_times_in_the_workflow(packa
     assert long - short == 9 * 1000
 
 
-def test_many_teachers_side_by_side_still_leave_the_node_statuses_unpacked(package) -> None:
-    """Argo packs them at 1 MiB (4.0.5: workflow/packer/packer.go), and Kubeflow reads only plain ones."""
-    found = workflow_bytes(*package, 8)
-    assert sum(found.values()) - found["spec"] < 1 << 20
+@pytest.mark.parametrize(("lanes", "config"), [(8, ""), (4, "x" * INLINE_LIMIT_BYTES)])
+def test_many_teachers_side_by_side_or_settings_inside_still_leave_the_node_statuses_unpacked(
+    package, lanes, config
+) -> None:
+    """Argo packs them where the whole Workflow, spec included, is above 1 MiB; Kubeflow reads only plain ones.
+
+    Argo 4.0.5, workflow/packer/packer.go: getSize, DefaultMaxWorkflowSize.
+    """
+    assert sum(workflow_bytes(*package, lanes, config).values()) < 1 << 20
 
 
 def test_the_model_counts_what_a_task_is_given(package) -> None:

@@ -48,19 +48,21 @@ def test_settings_travel_as_they_are_where_they_are_short_or_the_store_does_not_
     server, call, submit, monkeypatch, tmp_path
 ) -> None:
     (tmp_path / "short.yaml").write_text("name: short\n")
-    call("submit", "--config", str(tmp_path / "short.yaml"), "--store", STORE)
+    assert "settings" not in call("submit", "--config", str(tmp_path / "short.yaml"), "--store", STORE)[1]
     answers = threading.Event()
 
     def refused(address: str) -> None:
         raise UnreachableError(f"{address}: access denied")
 
     monkeypatch.setattr(submission, "open_store", refused)
-    submit()
+    assert "the settings could not be put into the store (s3://bucket/lorapar: access denied)" in submit()[1]
+    monkeypatch.setattr(submission, "INLINE_LIMIT_BYTES", 500)
+    assert "Kubeflow's page of the run will stand still" in submit()[1]
     monkeypatch.setattr(submission, "open_store", lambda address: answers.wait(60) and open_store(tmp_path))
     monkeypatch.setattr(submission, "STORE_SECONDS", 0.1)
-    submit()
+    assert "has not answered yet" in submit()[1]
     answers.set()
-    short, unwritten, silent = (run.runtime_config.parameters["config"] for run in server.runs.values())
+    short, unwritten, _, silent = (run.runtime_config.parameters["config"] for run in server.runs.values())
     assert short.startswith("name: short")
     assert unwritten == silent
     assert "name: tiny" in silent
