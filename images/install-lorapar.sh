@@ -6,6 +6,8 @@ if [ -f /run/secrets/ca ]; then
 fi
 export UV_NO_CACHE=1
 /opt/build/bin/uv pip install --quiet --python /opt/lorapar/bin/python --no-deps --compile-bytecode /dist/lorapar-*.whl
+# The report's templates too: a task that renders one page would compile them for it.
+/opt/lorapar/bin/python -P -c 'from lorapar.report import page; page.compile_templates(); import compileall; compileall.compile_dir(page.COMPILED, quiet=1)'
 /opt/build/bin/uv pip install --quiet --python /opt/build/bin/python "cyclonedx-bom==${CYCLONEDX_VERSION}"
 mkdir -p /opt/lorapar/sbom
 /opt/build/bin/cyclonedx-py environment --output-reproducible --of JSON -o /opt/lorapar/sbom/python.cdx.json /opt/lorapar/bin/python

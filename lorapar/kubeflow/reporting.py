@@ -45,16 +45,20 @@ class Found:
     """Nodes that really ran in this run, as against those taken from the cache."""
     unchanged: str = ""
     """The run that had done the same, where this one ended after its plan."""
+    equal_key: str = ""
+    """Where the next run will look whether this one has done the same; empty in a run that an earlier build planned."""
 
 
 def keep_plan(
     ledger: Ledger, record: StageRecord, plan: Plan, lanes: Mapping[str, Sequence[Lane]], unchanged: str = ""
 ) -> None:
     """Keep what the report starts from; `lanes` are the vote tasks of each round, `unchanged` is an equal run."""
+    from lorapar.kubeflow.unchanged import equal_key
+
     if ledger.run:
         settings = {name: [lane.settings for lane in some] for name, some in lanes.items()}
         made = {"record": record.model_dump(mode="json"), "plan": plan.model_dump(mode="json")}
-        kept = {**made, "lanes": settings, "unchanged": unchanged}
+        kept = {**made, "lanes": settings, "unchanged": unchanged, "equal_key": equal_key(plan)}
         ledger.write_result(PLANNED, json_text(kept).encode())
 
 
@@ -92,7 +96,7 @@ def find_run(ledger: Ledger) -> Found:
         # What is never cached and has run before only, has not run in this run: the record is an earlier run's.
         if own_work:
             fresh.add(node.name)
-    return Found(plan, records, frozenset(fresh), unchanged)
+    return Found(plan, records, frozenset(fresh), unchanged, str(value.get("equal_key", "")))
 
 
 def run_report(given: ExecutorInput, ledger_of: Callable[[], Ledger], work: Path) -> None:
@@ -191,9 +195,9 @@ def _written(ledger: Ledger, page: Path, work: Path) -> tuple[RunSummary, Mappin
             problems.append(_line(error))
     figures = read_json(page / "metrics.json") if (page / "metrics.json").is_file() else {}
     summary = replace(_summary(ledger, found, figures), problems=tuple(problems))
-    if found.plan is not None and summary.succeeded and not summary.unchanged:
+    if found.equal_key and summary.succeeded and not summary.unchanged:
         try:
-            keep_equal(ledger, found.plan, summary.verdict, summary.promoted)
+            keep_equal(ledger, found.equal_key, summary.verdict, summary.promoted)
         except (LoraparError, OSError) as error:
             summary = replace(summary, problems=(*summary.problems, _line(error)))
     return summary, figures

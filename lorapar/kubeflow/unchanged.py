@@ -23,24 +23,27 @@ from lorapar.store import NotFoundError, open_store
 def equal_run(ledger: Ledger, plan: Plan) -> str | None:
     """The run that has done what this one would do; None where something differs, or `production` has moved since."""
     try:
-        kept = json.loads(ledger.store.read(_key(plan)))
+        kept = json.loads(ledger.store.read(equal_key(plan)))
     except (NotFoundError, ValueError):
         return None
     same = kept["production"] == _production(plan)
     return str(kept["run"]) if same else None
 
 
-def keep_equal(ledger: Ledger, plan: Plan, verdict: Mapping[str, Any] | None, promoted: bool) -> None:
-    """Note that a run has succeeded, and which version it left in production: its own, or the one its gate saw."""
+def keep_equal(ledger: Ledger, key: str, verdict: Mapping[str, Any] | None, promoted: bool) -> None:
+    """Note that a run has succeeded, and which version it left in production: its own, or the one its gate saw.
+
+    `key`: what `equal_key` gave as the run was planned.
+    """
     if verdict is None or "incumbent" not in verdict:
         return
     version = verdict["candidate"] if promoted else verdict["incumbent"]
     kept = {"run": ledger.run, "production": version["version"] if version else None}
-    ledger.store.write(_key(plan), json_text(kept).encode())
+    ledger.store.write(key, json_text(kept).encode())
 
 
-def _key(plan: Plan) -> str:
-    """The settings of every stage hold the digests of model and data."""
+def equal_key(plan: Plan) -> str:
+    """Where a run notes that it has done all of this. The settings of every stage hold digests of model and data."""
     code = {stage: code_digest(f"lorapar.stages.{stage}") for stage in STAGE_NAMES}
     own = {node: own_code_digest(settings) for node, settings in plan.sections.items()}
     made_of = {"settings": _sections(plan), "version": __version__, "code": code, "own": own}

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, ModuleLoader, StrictUndefined
 
 from lorapar import __version__
 from lorapar.config import SYSTEMS
@@ -54,6 +54,9 @@ from lorapar.report.verdict import verdict_figures, verdict_lines
 from lorapar.store import write_atomically
 
 Section = Mapping[str, Any]
+
+COMPILED = FOLDER / "compiled"
+"""The templates as modules, in an image only: a checkout would show what they once were."""
 
 SECTIONS = (
     ("asked", "What was asked"),
@@ -103,9 +106,16 @@ def render_page(facts: Facts) -> str:
     )
 
 
+def compile_templates(folder: Path = COMPILED) -> None:
+    """Write the templates as Python modules, as an image's build does: a page then takes 0.1 s less."""
+    environment = _environment()
+    environment.loader = FileSystemLoader(FOLDER)
+    environment.compile_templates(folder, extensions=["html"], zip=None, ignore_errors=False)
+
+
 def _environment() -> Environment:
     environment = Environment(
-        loader=FileSystemLoader(FOLDER),
+        loader=ModuleLoader(COMPILED) if COMPILED.is_dir() else FileSystemLoader(FOLDER),
         autoescape=True,
         optimized=False,  # it would take longer than what it saves of a page that is rendered once
         undefined=StrictUndefined,

@@ -7,11 +7,13 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from kfp import components, local
 from kfp.local import docker_task_handler, status
+from kfp.local.orchestrator import task_executor
 
 from lorapar.errors import LoraparError
 from lorapar.kubeflow.executor import run_task
@@ -68,6 +70,8 @@ class LocalRuns:
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(docker_task_handler.DockerTaskHandler, "run", run)
+            # Between two tries of a task kfp.local waits as long as Argo would: half a minute that proves nothing.
+            patch.setattr(task_executor, "time", SimpleNamespace(sleep=lambda seconds: None))
             yield
 
     def _start(self, command: list[str]) -> status.Status:

@@ -73,13 +73,13 @@ def test_the_last_step_of_a_build_imports_what_the_image_is_for(image) -> None:
     assert "!images/check_image.py" in (ROOT / ".dockerignore").read_text(encoding="utf-8").split()
 
 
-@pytest.mark.parametrize("image", ["client", "trainer"])
-def test_that_step_passes_where_all_is_there_and_names_the_stages(image) -> None:
-    done = checked(image)
+def test_that_step_passes_where_all_is_there_and_names_the_stages() -> None:
+    """Of the images with torch it is the build itself, in `make e2e`."""
+    done = checked("client")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.partition(":")[0] == image
+    assert done.stdout.partition(":")[0] == "client"
     for stage in STAGE_NAMES:
-        assert (re.search(rf"\b{stage}\b", done.stdout) is not None) is (image_of(stage) == image), stage
+        assert (re.search(rf"\b{stage}\b", done.stdout) is not None) is (image_of(stage) == "client"), stage
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_that_step_passes_where_all_is_there_and_names_the_stages(image) -> None
         ),
         ("torch", "ImportError('libcublas.so.12: cannot open shared object file')", "TORCH_LIBRARIES=yes"),
         ("torch", "ImportError('libgomp.so.1: cannot open shared object file')", "PACKAGES"),
-        ("trl", "ImportError('cannot import name x')", "cannot import trl:SFTTrainer: "),
+        ("transformers", "ImportError('cannot import name x')", "cannot import transformers:AutoModelForCausalLM: "),
     ],
 )
 def test_a_library_that_is_missing_fails_the_build_with_what_to_set(package, raised, said, tmp_path) -> None:
