@@ -86,7 +86,7 @@ def run_pipeline(docker: object, s3_server: S3Server, pipeline_root: Path) -> Ca
         root.chmod(0o777)
         local.init(runner, pipeline_root=str(root), workspace_root=str(root / "workspace"), raise_on_error=False)
         with pytest.MonkeyPatch.context() as patch:
-            # As on a cluster, a task that fails is tried again after half a minute, by which nothing can have changed here.
+            # As on a cluster, a failed task is tried again after half a minute, which changes nothing here.
             patch.setattr(task_executor, "time", SimpleNamespace(sleep=lambda seconds: None))
             pipeline(store=store, **parameters)
         with pytest.MonkeyPatch.context() as patch:
