@@ -72,6 +72,14 @@ class RlConfig(PolicyConfig):
     vllm: VllmOptions | None = Field(
         None, description="Options of that engine, which by default takes 0.3 of the GPU's memory beside the trainer"
     )
+    max_rollout_difference: Rate | None = Field(
+        0.1,
+        description="Mean difference of vLLM's log-probabilities from the trainer's, in nats a token, above which RL "
+        "ends: the completions are then not the adapter's",
+    )
+    keep_rollouts: Annotated[int, Field(ge=0, le=64)] = Field(
+        4, description="Completions of each step kept with their rewards, for `lorapar watch` and the report"
+    )
     share_prompts: bool = Field(
         True,
         description="Completions of a prompt share its computation, in rollouts and in learning, where the model can",
@@ -144,6 +152,14 @@ class RlConfig(PolicyConfig):
         if self.vllm is not None and self.rollouts != "vllm":
             raise ValueError("vllm: does nothing where rollouts is transformers; leave it out or set rollouts to vllm")
         self.check_sampler(self.rollouts)
+        if self.rollouts == "vllm":
+            if not self.vllm_importance_sampling_correction and self.max_rollout_difference is not None:
+                raise ValueError(
+                    "max_rollout_difference: without vllm_importance_sampling_correction the trainer's probabilities "
+                    "are not computed, so nothing can be compared; set it to null, or leave the correction on"
+                )
+        elif self.max_rollout_difference not in (None, RlConfig.model_fields["max_rollout_difference"].default):
+            raise ValueError("max_rollout_difference: does nothing where rollouts is transformers; leave it out")
         return self
 
     @model_validator(mode="after")

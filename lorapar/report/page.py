@@ -6,7 +6,7 @@ made in this package are markup.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -229,8 +229,16 @@ def _training(facts: Facts) -> Section | None:
         "rl_ends": ends(facts.rl_steps or (), "reward"),
         "rl_steps": len(facts.rl_steps or ()),
         "rl_summary": facts.rl or {},
+        "rollouts": _some_rollouts(facts.rollouts or ()),
         "config": facts.config,
     }
+
+
+def _some_rollouts(kept: Sequence[Mapping[str, Any]]) -> list[tuple[int, list[Mapping[str, Any]]]]:
+    """Completions of the first, the middle and the last step that has some, by step."""
+    steps = sorted({line["step"] for line in kept})
+    shown = sorted({steps[0], steps[len(steps) // 2], steps[-1]}) if steps else []
+    return [(step, [line for line in kept if line["step"] == step]) for step in shown]
 
 
 def _settings(facts: Facts) -> Section | None:

@@ -61,6 +61,8 @@ class Facts:
     partition: Figures | None = None
     sft_steps: tuple[Figures, ...] | None = None
     rl_steps: tuple[Figures, ...] | None = None
+    rollouts: tuple[Figures, ...] | None = None
+    """rollouts.jsonl of rl: completions that were kept, with their rewards."""
     sft: Figures | None = None
     rl: Figures | None = None
     adapter: Figures | None = None
@@ -116,6 +118,7 @@ def read_facts(sources: ReportSources) -> Facts:
         partition=_json(sources.partition, "summary.json"),
         sft_steps=_steps(sources.sft),
         rl_steps=_steps(sources.rl),
+        rollouts=_steps(sources.rl, "rollouts.jsonl"),
         sft=_json(sources.sft, "summary.json"),
         rl=_json(sources.rl, "summary.json"),
         adapter=_json(sources.published, "adapter_config.json"),
@@ -184,9 +187,9 @@ def _json(folder: Path | None, name: str) -> dict[str, Any] | None:
     return value
 
 
-def _steps(folder: Path | None) -> tuple[Figures, ...] | None:
-    """The training history: one JSON object a line, in the order of the steps."""
-    path = _file(folder, "history.jsonl")
+def _steps(folder: Path | None, name: str = "history.jsonl") -> tuple[Figures, ...] | None:
+    """The training history, or what was kept of its completions: one JSON object a line, in the order of the steps."""
+    path = _file(folder, name)
     if path is None:
         return None
     steps = []

@@ -2,11 +2,14 @@
 
 summary.json beside the adapter and history.jsonl (one JSON object an optimiser step) tells what that of sft tells, and:
 
+rollouts.jsonl holds some completions of every step (`lorapar.training.rl_watch`).
+
 reward_first, reward_last                          mean weighed reward of the first and the last fifth of the steps
 completion_length_first, completion_length_last    the same for tokens a completion
 kl_first, kl_last, reference                       the same for the distance to the reference model, where there is one
 steps_without_signal                               steps in which all completions of each prompt had the same reward
 reward_weights                                     the rewards and their weights
+stalls                                             steps on end that were all cut off, all alike or without entropy
 judged                                             by judge: completions asked about, known, and without a say
 """
 

@@ -8,6 +8,7 @@ With `kl_beta` 0 there is no reference at all.
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -26,6 +27,7 @@ from lorapar.training.arguments import for_one_device, rl_arguments
 from lorapar.training.columns import Columns
 from lorapar.training.reward_tools import RewardTools, opened_rewards
 from lorapar.training.rewards import PASSES_TESTS, REWARDS, Reward
+from lorapar.training.rl_watch import ROLLOUTS, KeptRollouts, new_stall, stalls
 from lorapar.training.rows import prompts_per_step, rl_rows, unseen_rows
 from lorapar.training.session import Method, Outcome, Session, TrainingJob, train, write_summary
 from lorapar.training.trainers import NO_SAY, CarefulGRPOTrainer, VllmGRPOTrainer
@@ -103,13 +105,17 @@ def _train(
             arguments,
             make_trainer,
             lambda logs: said.noted(_figures(logs, rewards)),
-            config.num_iterations,
+            after_step=lambda steps: _say_stalls(steps, config, job.progress),
+            steps_together=config.num_iterations,
         )
         outcome = train(job, tokenizer, method)
     told = _told(outcome, config)
     _warn_without_signal(int(told["steps_without_signal"]), len(sampled_in(outcome.steps)), job.progress)
     extra = {**told, **chosen.summary(), "reference": config.reference if config.kl_beta else None}
     extra |= said.summary(outcome.steps)
+    extra["stalls"] = [stall.document() for stall in stalls(outcome.steps, config)]
+    if config.keep_rollouts:
+        shutil.copyfile(job.scratch / ROLLOUTS, job.output / ROLLOUTS)
     if judged := {reward.name: reward.function.told() for reward in rewards if hasattr(reward.function, "told")}:
         extra["judged"] = judged
     cut, undecided = _cut_completions(outcome, config), tools.rule.undecided()
@@ -152,6 +158,7 @@ def grpo_trainer(
         say=session.job.progress.say,
     )
     trainer.end_completions(end.token_ids)
+    trainer.kept = KeptRollouts(session.job.scratch / ROLLOUTS, config.keep_rollouts)
     if config.reference == "base" and REFERENCE_ADAPTER in session.model.peft_config:
         # TRL 1.16 always makes the copy. It takes the reference's log-probabilities with the copy where there is one,
         # and with the adapters switched off where there is none.
@@ -286,6 +293,11 @@ def _cut_completions(outcome: Outcome, config: RlConfig) -> Omission:
 def _is_without_signal(step: Figures, config: RlConfig) -> bool:
     """Whether no completion of a step was better than another one of its group, or none was judged."""
     return step.get("same_reward_share") == 1 or step.get(NO_SAY) == completions_per_step(config)
+
+
+def _say_stalls(steps: Sequence[Figures], config: RlConfig, progress: Progress) -> None:
+    for stall in new_stall(steps, config):
+        progress.say(f"WARNING: {stall.line}")
 
 
 def _warn_without_signal(count: int, steps: int, progress: Progress) -> None:

@@ -120,6 +120,8 @@ class Method:
     """Makes TRL's trainer around the session's model and optimiser."""
     figures: Callable[[Mapping[str, Any]], Figures]
     """What the history tells of a step, beside what it tells of every stage's, from what the trainer logs."""
+    after_step: Callable[[list[Figures]], None] = lambda steps: None
+    """Shown the figures of all steps so far after each."""
     steps_together: int = 1
     """Optimiser steps that learn from the same completions."""
 
@@ -179,7 +181,7 @@ def opened(job: TrainingJob, tokenizer: PreTrainedTokenizerBase, method: Method)
     base_sha256 = base_digest(model)
     _check_same_base(job.adapter, base_sha256)
     mask = Partition.load(job.partition).mask(method.system)
-    watch = Watch(method.title, job.scratch / HISTORY, job.progress, LastGood(model), method.figures)
+    watch = Watch(method.title, job.scratch / HISTORY, job.progress, LastGood(model), method.figures, method.after_step)
     with masked_training(model, mask) as masked:
         optimizer = _optimizer(masked, method)
         yield Session(job, tokenizer, model, mask, masked, optimizer, watch, snapshot(model), base_sha256)
@@ -211,6 +213,7 @@ def _run(session: Session, method: Method) -> float:
     checkpoints = Checkpoints(job.scratch, session.masked, job.keeper, job.progress)
     trainer.save_to(checkpoints, watch)
     found = checkpoints.newest()
+    trainer.go_on_after(0 if found is None else step_of(found))
     if found is not None:
         checkpoints.restore_watch(watch, found)
         job.progress.say(f"going on after step {step_of(found)}")

@@ -12,6 +12,7 @@ import torch
 from trl import GRPOTrainer, SFTTrainer
 from trl.trainer.utils import RepeatSampler
 
+from lorapar.errors import TrainingError
 from lorapar.training.checkpoint import (
     Checkpoints,
     RandomStates,
@@ -24,6 +25,7 @@ from lorapar.training.labelled import score_labelled_only
 from lorapar.training.own_rewards import RewardError
 from lorapar.training.positions import number_positions
 from lorapar.training.prompt_trees import PromptTrees, groups_together
+from lorapar.training.rl_watch import KeptRollouts, rollout_line
 from lorapar.training.rollouts import shared_prompts
 from lorapar.training.schedule import schedule
 from lorapar.training.vllm_rollouts import VllmRollouts
@@ -35,6 +37,14 @@ _NO_TREES = (
     "rl.share_prompts: completions learn in rows of their own, because this model scores them differently where they "
     "share their prompt (linear attention, convolutions, or positions without numbers)"
 )
+_NOT_ITS_OWN = (
+    "set rl.rollouts to transformers, or try another version of vLLM (a larger rl.max_rollout_difference only where "
+    "both sides are known to round this much)"
+)
+_NOISE = 1e-3
+"""Differences of log-probabilities that say nothing about whose they are."""
+_NEARER = 0.5
+"""Share of the distance to the adapter below which completions are the base model's."""
 _NO_TOKEN = -1
 """A number that no token has."""
 
@@ -69,6 +79,9 @@ class _Careful:
     def save_to(self, checkpoints: Checkpoints, watch: Watch) -> None:
         """Where checkpoints go, and what holds the part of the state that is not the trainer's."""
         self._checkpoints, self._watch = checkpoints, watch
+
+    def go_on_after(self, steps: int) -> None:
+        """Training begins, after so many steps of an earlier call."""
 
     def extra_state(self) -> dict[str, Any]:
         """What a method keeps between steps beside optimiser and schedule, in JSON's words."""
@@ -185,6 +198,8 @@ class CarefulGRPOTrainer(_Careful, GRPOTrainer):  # type: ignore[misc]
         self.learns_from_trees: bool | None = None if share_prompts else False
         """Whether learning reads each prompt once; None until it is known."""
         self._together: list[dict[str, Any]] | None = None
+        self.kept: KeptRollouts | None = None
+        """Where some completions of every step are kept, with their rewards."""
 
     def end_completions(self, stops: Sequence[int]) -> None:
         """The tokens that end a completion; without any, every completion has the full length."""
@@ -223,9 +238,9 @@ class CarefulGRPOTrainer(_Careful, GRPOTrainer):  # type: ignore[misc]
             kept = f"the state after step {done} is kept and" if done else "nothing was trained yet, and"
             raise RewardError(f"{error} (at step {done + 1}); {kept} the same command goes on from there") from error
 
-    def _calculate_rewards(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+    def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> torch.Tensor:
         """As TRL's: (completions, rewards), NaN where a reward has no say; counts for the history how often that is."""
-        found: torch.Tensor = super()._calculate_rewards(*args, **kwargs)
+        found: torch.Tensor = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
         silent = torch.isnan(found)
         counts = {
             **dict(zip(self.reward_func_names, silent.sum(0).tolist(), strict=True)),
@@ -233,7 +248,26 @@ class CarefulGRPOTrainer(_Careful, GRPOTrainer):  # type: ignore[misc]
         }
         for name, count in counts.items():
             self._metrics["train"][f"{NO_SAY}/{name}"].append(float(count))
+        self._keep_rollouts(inputs, completions, completion_ids_list, found)
         return found
+
+    def go_on_after(self, steps: int) -> None:
+        """Completions of steps that are made again are kept again."""
+        if self.kept is not None:
+            self.kept.resume(steps)
+
+    def _keep_rollouts(self, rows: Any, completions: Any, ids: Any, found: torch.Tensor) -> None:
+        """Some of this process's completions; `found` (completions of all processes, rewards)."""
+        if self.kept is None or not self.accelerator.is_main_process:
+            return
+        values, weights = found.tolist(), self.reward_weights.tolist()
+        lines = []
+        for place in self.kept.places(len(completions)):
+            pairs = zip(self.reward_func_names, zip(values[place], weights, strict=True), strict=True)
+            ended = len(ids[place]), ids[place][-1] not in self.eos_token_ids
+            step = int(self.state.global_step) + 1
+            lines.append(rollout_line(step, rows[place], completions[place], ended, dict(pairs)))
+        self.kept.keep(lines)
 
     def _get_train_sampler(self, dataset: Any = None) -> EpochSampler:
         sampler = super()._get_train_sampler(dataset)
@@ -312,3 +346,47 @@ class VllmGRPOTrainer(CarefulGRPOTrainer):
 
     def _generate_single_turn(self, prompt_ids: Any, *rest: Any, **more: Any) -> Any:
         return self._rollouts.complete(self.model, self.state.global_step, prompt_ids, self.eos_token_ids)
+
+    def _generate_and_score_completions(self, inputs: Any) -> Any:
+        """As TRL's; raises TrainingError where the engine's completions are not those of the adapter as it is now."""
+        made = super()._generate_and_score_completions(inputs)
+        if self._rollouts.bound is not None:
+            self._check_sampled(made, self._rollouts.bound)
+        return made
+
+    @torch.no_grad()
+    def _check_sampled(self, made: dict[str, Any], bound: float) -> None:
+        """Compare log-probabilities (N, C) of the engine with the trainer's, and with those of the bare base model.
+
+        An engine that dropped the adapter is far from the trainer only once the adapter is far from the base; before,
+        it is told by being nearer to the base than to the adapter.
+        """
+        sampled, mask = made["sampling_per_token_logps"], made["completion_mask"].bool()
+        theirs = _difference(sampled, made["old_per_token_logps"], mask)
+        where = f"step {int(self.state.global_step) + 1}"
+        if theirs > bound:
+            raise TrainingError(
+                f"{where}: the completions are not the adapter's: vLLM gave them other probabilities than the trainer, "
+                f"by {theirs:.3g} nats a token (rl.max_rollout_difference is {bound:g}); {_NOT_ITS_OWN}"
+            )
+        few = slice(0, self.args.per_device_train_batch_size)
+        if theirs < _NOISE or not mask[few].any():
+            return
+        ids = torch.cat([made["prompt_ids"][few], made["completion_ids"][few]], dim=1)
+        seen = torch.cat([made["prompt_mask"][few], made["completion_mask"][few]], dim=1)
+        with self.model.disable_adapter():
+            base = self._get_per_token_logps_and_entropies(self.model, ids, seen, mask.shape[1])[0]
+        bare = _difference(sampled[few], base, mask[few])
+        own = _difference(sampled[few], made["old_per_token_logps"][few], mask[few])
+        if bare < own * _NEARER:
+            raise TrainingError(
+                f"{where}: the completions are not the adapter's but the base model's: vLLM's probabilities differ "
+                f"from the base model's by {bare:.3g} nats a token and from the adapter's by {own:.3g}; {_NOT_ITS_OWN}"
+            )
+
+
+def _difference(sampled: torch.Tensor, scored: torch.Tensor, mask: torch.Tensor) -> float:
+    """Mean difference of log-probabilities (N, C) of the tokens that count; 0 where there is none."""
+    found = (sampled - scored).abs()[mask]
+    found = found[~torch.isnan(found)]  # a token that vLLM has no number for
+    return float(found.mean()) if found.numel() else 0.0

@@ -59,6 +59,8 @@ class VllmRollouts:
 
     def __init__(self, llm: Any, config: RlConfig, job: TrainingJob) -> None:
         self._llm, self._config, self._seed = llm, config, job.seed
+        self.bound = config.max_rollout_difference
+        """Mean difference from the trainer's log-probabilities that is taken for rounding, in nats; None: any."""
         self._folder = job.scratch / "rollouts"
 
     def complete(

@@ -61,6 +61,7 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         progress: Progress,
         last_good: LastGood,
         figures: Callable[[Mapping[str, float]], Figures],
+        after_step: Callable[[list[Figures]], None] = lambda steps: None,
     ) -> None:
         """Watch one run.
 
@@ -70,10 +71,12 @@ class Watch(TrainerCallback):  # type: ignore[misc]
             progress: told of every step.
             last_good: renewed before every optimiser step.
             figures: picks the figures of a step, beside those all runs have, from what the trainer logs.
+            after_step: shown the figures of all steps so far after each.
         """
         self.steps: list[Figures] = []
         self.last_good = last_good
         self._title, self._history, self._progress, self._figures = title, history, progress, figures
+        self._after_step = after_step
         self._seconds_before = 0.0
         self._started: float | None = None
 
@@ -115,6 +118,7 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         self.steps.append(step)
         with self._history.open("a", encoding="utf-8") as file:
             file.write(_line(step))
+        self._after_step(self.steps)
         self._progress.advance(1, note=self._note(step))
 
     @staticmethod

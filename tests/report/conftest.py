@@ -238,7 +238,14 @@ class Maker:
             reward = 2 * noisy["reward_exact_answer"] + 0.5 * sum(list(noisy.values())[1:])
             more = {"kl": 0.02 * step * rise / 10, "completion_length": 38 - 8 * rise + self.rng.gauss(0, 1)}
             steps.append({"step": step, "loss": self.rng.gauss(0, 0.01), "reward": reward, **noisy, **more})
-        return self.trained("rl", steps, {"active_elements": 18000, "moved_elements": 17950, "steps_without_signal": 2})
+        line = "in 5 steps on end (3 to 7) every completion was cut off at <64> tokens"
+        summary = {"active_elements": 18000, "moved_elements": 17950, "steps_without_signal": 2}
+        folder = self.trained("rl", steps, {**summary, "stalls": [{"line": line}]})
+        kept = {"question": "What is <7 + 5>?", "tokens": 9, "cut_off": True, "reward": 1.5}
+        rewards = {"exact_answer": 0.5, "my:judge": None}
+        lines = [{**kept, "step": n, "completion": f"Of step {n}: <b>", "rewards": rewards} for n in range(1, 41)]
+        (folder / "rollouts.jsonl").write_text("".join(json.dumps(one) + "\n" for one in lines), encoding="utf-8")
+        return sealed(folder)
 
     def published(self) -> Path:
         """The two files of the published adapter that the report reads."""

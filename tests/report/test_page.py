@@ -117,6 +117,14 @@ def test_the_page_says_what_came_out(page: Page, written: Path) -> None:
     assert "nats, mean over rows" in page.text
 
 
+def test_completions_that_were_kept_and_stalls_are_shown(page: Page) -> None:
+    assert "Warning: in 5 steps on end (3 to 7) every completion was cut off at <64> tokens." in page.text
+    for step in (1, 21, 40):
+        assert f"Completions that step {step} learned from (1 of them)" in page.text
+    assert "Of step 40: <b> cut off after 9 tokens" in page.text
+    assert "1.5 exact_answer 0.5 my:judge no say" in page.text
+
+
 def test_what_data_says_is_shown_and_never_markup(sources: ReportSources, tmp_path: Path) -> None:
     """A question, an answer and a model's text that would break out of a careless page."""
     assert sources.examples is not None

@@ -83,7 +83,8 @@ def _reward(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def made(job: TrainingJob) -> dict[str, bytes]:
     """What the stage made, by file name."""
-    return {name: (job.output / name).read_bytes() for name in NAMES}
+    names = [*NAMES, *(["rollouts.jsonl"] if (job.output / "rollouts.jsonl").exists() else [])]
+    return {name: (job.output / name).read_bytes() for name in names}
 
 
 def again(job: TrainingJob, **changes: Any) -> TrainingJob:
@@ -117,6 +118,7 @@ def test_steps_that_learn_from_the_same_completions_are_made_whole_before_a_chec
     whole = made(train(job))
     assert ["reward" in json.loads(line) for line in whole["history.jsonl"].splitlines()] == [True, False] * 3
     assert json.loads(whole["summary.json"])["completions"] == 3 * 8
+    assert [json.loads(line)["step"] for line in whole["rollouts.jsonl"].splitlines()] == [1] * 4 + [3] * 4 + [5] * 4
     job = train(make_job("killed", keeper=Keeper(EVERY_STEP)), kill_in_step=4)
     job = train(again(job))
     assert "going on after step 2" in job.progress.lines
