@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -149,8 +149,20 @@ def _run_node(node: Node, settings: dict[str, Any], run: _Run, progress: Progres
             progress.say(f"runs again: {damage}")
         else:
             progress.say(f"runs again: {changes(old, record)}")
-    if _taken(node, record, run, progress):
-        return False
+    with _alone(node, record, run, progress):
+        return not _taken(node, record, run, progress) and _made_here(node, record, run, progress)
+
+
+def _alone(node: Node, record: StageRecord, run: _Run, progress: Progress) -> AbstractContextManager[None]:
+    """Of several runs that come to the same stage at once, one makes it and the others take it from the store."""
+    if run.shared is None or not stage_spec(node.stage).cached:
+        return nullcontext()
+    return run.shared.alone(record, progress)
+
+
+def _made_here(node: Node, record: StageRecord, run: _Run, progress: Progress) -> bool:
+    """Ask for what is needed late, then run the node; returns True."""
+    folder = run.folder
     if stage_spec(node.stage).cached:  # others run in any case, also where all that follows can be reused
         ahead = ahead_of(node, run.last)
         # The plan's settings: a model of the hub may lie in a wheel or a mirror, which only they say.

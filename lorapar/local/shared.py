@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -16,9 +18,13 @@ from lorapar.errors import IntegrityError, LoraparError
 from lorapar.local.folder import StageRecord
 from lorapar.progress import Progress
 from lorapar.store import Manifest, NotFoundError, ObjectStore, fetch_tree, file_sha256, put_tree, read_manifest
+from lorapar.store.address import parse_address
+from lorapar.store.file_system import locked
 from lorapar.store.tree import CONTENT
 
 ROOT = "finished"
+_MAKING = ".lorapar-making-"
+"""Begins like other files that are no objects: no listing shows them, and `lorapar gc` clears old ones away."""
 _SHOWN_BYTES = 50_000_000
 """Copying less than this is not worth a bar, or a line in the log."""
 
@@ -37,6 +43,27 @@ class SharedStages:
 
     def __init__(self, store: ObjectStore) -> None:
         self.store = store
+
+    @contextmanager
+    def alone(self, wanted: StageRecord, progress: Progress) -> Iterator[None]:
+        """Where the store is a folder: no other run of this machine makes the same stage while the block lasts.
+
+        Whoever waited finds it finished then. In a bucket two runs that start together may both make it.
+        """
+        root = parse_address(self.store.address)
+        if not isinstance(root, Path):
+            yield
+            return
+        path = root / f"{_MAKING}{wanted.stage}-{wanted.key}"
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(locked(path, wait=False))
+            except BlockingIOError:
+                progress.say("another run is making it; waiting for that one")
+                stack.enter_context(locked(path))
+            yield
+            # Who waits for it holds the file itself, and finds the stage in the store.
+            path.unlink(missing_ok=True)
 
     def keep(self, record: StageRecord, folder: Path, progress: Progress | None = None) -> None:
         """Put a finished stage and its output folders below `folder` into the store, where it is not there yet."""

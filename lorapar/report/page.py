@@ -84,7 +84,7 @@ def write_report(sources: ReportSources, folder: Path) -> None:
 
 def render_page(facts: Facts) -> str:
     """The whole page."""
-    page = _environment().get_template("page.html")
+    page = environment().get_template("page.html")
     return page.render(
         name=facts.config.name if facts.config else "unnamed run",
         style=style_sheet("charts.css") + style_sheet("page.css"),
@@ -108,13 +108,14 @@ def render_page(facts: Facts) -> str:
 
 def compile_templates(folder: Path = COMPILED) -> None:
     """Write the templates as Python modules, as an image's build does: a page then takes 0.1 s less."""
-    environment = _environment()
-    environment.loader = FileSystemLoader(FOLDER)
-    environment.compile_templates(folder, extensions=["html"], zip=None, ignore_errors=False)
+    written = environment()
+    written.loader = FileSystemLoader(FOLDER)
+    written.compile_templates(folder, extensions=["html"], zip=None, ignore_errors=False)
 
 
-def _environment() -> Environment:
-    environment = Environment(
+def environment() -> Environment:
+    """Templates of this folder, with the filters that they use."""
+    made = Environment(
         loader=ModuleLoader(COMPILED) if COMPILED.is_dir() else FileSystemLoader(FOLDER),
         autoescape=True,
         optimized=False,  # it would take longer than what it saves of a page that is rendered once
@@ -123,10 +124,10 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     for name in ("percent", "points", "p_value", "number", "duration", "size", "interval", "shorten"):
-        environment.filters[name] = getattr(formats, name)
-    environment.filters["system"] = formats.system_name
-    environment.filters["model"] = formats.model_name
-    return environment
+        made.filters[name] = getattr(formats, name)
+    made.filters["system"] = formats.system_name
+    made.filters["model"] = formats.model_name
+    return made
 
 
 def _reached(facts: Facts) -> list[tuple[str, bool]]:

@@ -1,0 +1,133 @@
+"""`lorapar study`: many runs over a grid of settings and seeds, how they stand, and what comes out of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from lorapar.cli.base import ConfigFile, Overrides, Preset, app, out, reporter, settings_of
+from lorapar.cli.command import CommandGroup
+from lorapar.errors import BadInputError
+
+if TYPE_CHECKING:
+    from lorapar.study.folder import StudyFolder
+
+
+class StudyCommands(TyperGroup):
+    """`lorapar study NAME` is short for `lorapar study run NAME`."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """The command that the first word names; a word that is none is the study to run."""
+        if args and args[0] not in self.commands and not args[0].startswith("-"):
+            args = ["run", *args]
+        return super().resolve_command(ctx, args)
+
+
+study = CommandGroup(
+    cls=StudyCommands, no_args_is_help=True, help="Runs over a grid of settings and seeds, compared with each other."
+)
+app.add_typer(study, name="study")
+
+Name = Annotated[str, typer.Argument(metavar="NAME", help="A study that ships (`lorapar study list`), or a YAML file.")]
+Where = Annotated[str, typer.Argument(metavar="NAME", help="Name of the study, or its folder.")]
+Seeds = Annotated[str | None, typer.Option(help="Seeds of every cell, as in 0,1,2; default: those of the study.")]
+Parallel = Annotated[int | None, typer.Option(min=1, help="Cells at a time; default: 1, or what the study says.")]
+StudyStore = Annotated[
+    str | None, typer.Option(help="s3://BUCKET/PREFIX or a folder in which cells share stages; default: OUT/store.")
+]
+StudyOut = Annotated[Path | None, typer.Option("--out", help="Folder of the study; default: studies/NAME.")]
+
+
+@study.command("run")
+def run_command(
+    name: Name,
+    preset: Preset = None,
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+    seeds: Seeds = None,
+    parallel: Parallel = None,
+    store: StudyStore = None,
+    out_dir: StudyOut = None,
+) -> None:
+    """Run every cell with every seed on top of these settings; the same command goes on and keeps what is finished."""
+    from lorapar.config.study import load_study, validate_study
+    from lorapar.local.needs import check_storage
+    from lorapar.study.cells import cells_of
+    from lorapar.study.folder import StudyFolder
+    from lorapar.study.report import write_study_report
+    from lorapar.study.runner import StudyRun
+
+    loaded = load_study(name)
+    if seeds is not None:
+        loaded = validate_study({**loaded.model_dump(mode="json"), "seeds": seeds.split(",")}, "--seeds")
+    base = settings_of(preset, config, overrides, store)
+    folder = StudyFolder(out_dir if out_dir is not None else Path("studies") / loaded.name)
+    address = base.store.address or str(folder.root.absolute() / "store")
+    cells = cells_of(loaded, base, address)
+    with folder.locked():
+        check_storage(cells[0].config)
+        folder.write_settings(loaded, base, address)
+        try:
+            StudyRun(loaded, cells, folder, reporter, _say, parallel or loaded.parallel).run()
+        finally:
+            report = write_study_report(loaded, cells, folder)
+    _say(f"report: {report}")
+
+
+@study.command("status")
+def status_command(where: Where) -> None:
+    """Say how each cell stands."""
+    from lorapar.study.cells import cells_of
+    from lorapar.study.report import status_table
+
+    folder = _folder(where)
+    loaded, base, address = folder.read_settings()
+    out.print(status_table(loaded, cells_of(loaded, base, address), folder))
+
+
+@study.command("report")
+def report_command(where: Where) -> None:
+    """Write the report and the tables of a study again, from the cells that have finished."""
+    from lorapar.study.cells import cells_of
+    from lorapar.study.report import write_study_report
+
+    folder = _folder(where)
+    loaded, base, address = folder.read_settings()
+    _say(f"report: {write_study_report(loaded, cells_of(loaded, base, address), folder)}")
+
+
+@study.command("list")
+def list_command(
+    show: Annotated[str | None, typer.Option(help="Print this study as YAML.")] = None,
+) -> None:
+    """List the studies that ship with the package."""
+    from lorapar.config.study import load_study, study_names, study_text
+
+    if show is not None:
+        out.print(study_text(show), markup=False, highlight=False, end="", soft_wrap=True)
+        return
+    from rich.table import Table
+
+    table = Table("study", "what it asks", box=None, header_style="bold")
+    for name in study_names():
+        table.add_row(name, load_study(name).title)
+    out.print(table)
+
+
+def _folder(where: str) -> StudyFolder:
+    from lorapar.study.folder import StudyFolder
+
+    named = Path("studies") / where
+    path = named if named.is_dir() and not (Path(where) / "study.yaml").is_file() else Path(where)
+    if not path.is_dir():
+        raise BadInputError(f"there is no study in {named} nor in {where}; start one with `lorapar study run NAME`")
+    return StudyFolder(path)
+
+
+def _say(line: str) -> None:
+    from lorapar.redaction import redact
+
+    out.print(redact(line), markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,142 @@
+"""The runs of a study: each cell of its grid with each seed, as the settings of an ordinary run."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from lorapar.config import RunConfig, apply_override, dump_changed, parse_settings, validate_settings
+from lorapar.config.study import TEACHERS_COUNT, StudyConfig, Values
+from lorapar.errors import BadInputError, nearest
+from lorapar.records import digest_of
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a study."""
+
+    name: str
+    """Name of the cell in tables, the same for every seed."""
+    seed: int
+    values: Values
+    """What sets it apart, by section.key."""
+    config: RunConfig
+
+    @property
+    def id(self) -> str:
+        """Name of its folder."""
+        return f"{_slug(self.name)}-seed{self.seed}"
+
+    @property
+    def label(self) -> str:
+        """Name for people."""
+        return f"{self.name}, seed {self.seed}"
+
+    @property
+    def digest(self) -> str:
+        """Digest of all its settings; where cells share stages decides nothing."""
+        return digest_of(self.config.model_dump(mode="json", exclude={"store"}))
+
+
+def cells_of(study: StudyConfig, base: RunConfig, store: str) -> list[Cell]:
+    """Every cell with every seed, seeds first, so that cells that run side by side share as little as possible.
+
+    `store` is where they share stages. Raises BadInputError that names the study, the cell and the setting that is
+    wrong, before anything runs.
+    """
+    named = named_cells(study)
+    check_names(study, [name for name, _ in named])
+    cells = [_cell(study, base, name, values, seed, store) for name, values in named for seed in study.seeds]
+    for what in ("id", "digest"):
+        seen: dict[str, Cell] = {}
+        for cell in cells:
+            other = seen.setdefault(getattr(cell, what), cell)
+            if other is not cell:
+                same = "come to the same settings" if what == "digest" else "would share a folder"
+                raise BadInputError(f"study {study.name}: '{other.label}' and '{cell.label}' {same}; keep one of them")
+    return cells
+
+
+def named_cells(study: StudyConfig) -> list[tuple[str, Values]]:
+    """Name and own settings of each cell, in the order of the tables."""
+    if study.cells:
+        return [(cell.name, cell.settings) for cell in study.cells]
+    keys = list(study.grid)
+    shown = {key: _short(key, keys) for key in keys}
+    found = []
+    for places in itertools.product(*(range(len(values)) for values in study.grid.values())):
+        values = {key: study.grid[key][place] for key, place in zip(keys, places, strict=True)}
+        named = [f"{shown[key]} {_said(values[key], place)}" for key, place in zip(keys, places, strict=True)]
+        found.append((", ".join(named), values))
+    return found
+
+
+def check_names(study: StudyConfig, names: list[str]) -> None:
+    """Raise BadInputError where the reference or a figure of the paper names no cell."""
+    named = [("reference", study.reference)] if study.reference else []
+    named += [("paper.figures", figure.cell) for figure in (study.paper.figures if study.paper else ())]
+    for key, name in named:
+        if name not in names:
+            raise BadInputError(
+                f"study {study.name}: {key}: no cell is called '{name}'{nearest(str(name), names)}; "
+                f"cells: {'; '.join(names)}"
+            )
+
+
+def reference_of(study: StudyConfig) -> str:
+    """The cell that others are compared with."""
+    return study.reference or named_cells(study)[0][0]
+
+
+def _short(key: str, keys: list[str]) -> str:
+    """The last part of a key, or all of it where another key ends so too."""
+    last = key.rpartition(".")[2]
+    return key if sum(other.rpartition(".")[2] == last for other in keys) > 1 else last
+
+
+def _said(value: Any, place: int) -> str:
+    return (
+        f"{value:g}"
+        if isinstance(value, float)
+        else f"no. {place + 1}"
+        if isinstance(value, list | dict)
+        else str(value)
+    )
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9.]+", "-", name).strip("-.")
+
+
+def _cell(study: StudyConfig, base: RunConfig, name: str, values: Values, seed: int, store: str) -> Cell:
+    origin = f"study {study.name}, {name}"
+    settings = parse_settings(dump_changed(base), origin)
+    for key, value in {**study.settings, **values}.items():
+        if key == TEACHERS_COUNT:
+            settings["teachers"] = _first_teachers(base, value, origin)
+        else:
+            apply_override(settings, f"{key}={json.dumps(value)}")
+    settings["seed"] = seed
+    settings["if_changed"] = False
+    _section(settings, "registry")["address"] = None  # that of the cell's own folder
+    _section(settings, "gate")["promote"] = False
+    _section(settings, "store")["address"] = store
+    return Cell(name, seed, dict(values), validate_settings(settings, origin))
+
+
+def _section(settings: dict[str, Any], name: str) -> dict[str, Any]:
+    section: dict[str, Any] = settings.setdefault(name, {})
+    return section
+
+
+def _first_teachers(base: RunConfig, count: Any, origin: str) -> list[Mapping[str, Any]]:
+    if not isinstance(count, int) or not 1 <= count <= len(base.teachers):
+        raise BadInputError(
+            f"{origin}: {TEACHERS_COUNT}: must be a whole number from 1 to {len(base.teachers)}, the teachers of the "
+            f"base settings (got {count!r})"
+        )
+    return [teacher.model_dump(mode="json", exclude_defaults=True) for teacher in base.teachers[:count]]

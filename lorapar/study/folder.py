@@ -1,0 +1,143 @@
+"""What lies where in the folder of a study.
+
+study.yaml                the study and its base settings, as they were run last
+cells/<cell>/settings.yaml    settings of an ordinary run
+cells/<cell>/run/         its run folder, with a report of its own
+cells/<cell>/log.txt      what that run said
+cells/<cell>/state.json   how it ended
+store/                    stages that cells share, where no other store is named
+report.html report.md *.csv   what people come for
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from lorapar.config import RunConfig, dump_changed, parse_settings, validate_settings
+from lorapar.config.study import StudyConfig, validate_study
+from lorapar.errors import BadInputError, StorageError
+from lorapar.local.folder import RunFolder
+from lorapar.stages.graph import GRAPH
+from lorapar.store import refuse_other_content, write_atomically
+from lorapar.store.file_system import locked
+from lorapar.study.cells import Cell
+
+_LOCK = ".lock"
+_SETTINGS = "study.yaml"
+
+
+class CellState(BaseModel):
+    """How a cell stands."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
+
+    status: Literal["running", "finished", "failed", "stopped"]
+    digest: str = ""
+    """Digest of the settings it ran with."""
+    version: str = ""
+    """Version of lorapar that ran it."""
+    exit_code: int | None = None
+    line: str = ""
+    """What a failed one ended with."""
+    seconds: float = 0.0
+    """Wall time of its last start."""
+
+
+class StudyFolder:
+    """Paths and states of one study."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def cell(self, cell: Cell) -> Path:
+        """The folder of one cell."""
+        return self.root / "cells" / cell.id
+
+    def run(self, cell: Cell) -> RunFolder:
+        """The run folder of one cell."""
+        return RunFolder(self.cell(cell) / "run")
+
+    def log(self, cell: Cell) -> Path:
+        """What its run said."""
+        return self.cell(cell) / "log.txt"
+
+    def state(self, cell: Cell) -> CellState | None:
+        """How it stands; None where it has not begun."""
+        try:
+            return CellState.model_validate_json((self.cell(cell) / "state.json").read_bytes())
+        except (FileNotFoundError, ValidationError):
+            return None
+
+    def write_state(self, cell: Cell, state: CellState) -> None:
+        """Remember how it stands."""
+        write_atomically(self.cell(cell) / "state.json", state.model_dump_json(indent=2) + "\n")
+
+    def is_finished(self, cell: Cell, version: str, last: str) -> bool:
+        """Whether it has finished with these settings, by this version of lorapar."""
+        state = self.state(cell)
+        return (
+            state is not None
+            and (state.status, state.digest, state.version) == ("finished", cell.digest, version)
+            and self.run(cell).record(last) is not None
+        )
+
+    def reached(self, cell: Cell) -> str:
+        """The last node of its run that has finished; empty before the first."""
+        records = self.run(cell).records()
+        return next((node.name for node in reversed(GRAPH) if node.name in records), "")
+
+    @property
+    def is_running(self) -> bool:
+        """Whether a study works in it now."""
+        if not (self.root / _LOCK).is_file():
+            return False
+        try:
+            with locked(self.root / _LOCK, wait=False):
+                return False
+        except BlockingIOError:
+            return True
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Make the folder and keep others out; raises BadInputError where it is another's, or one works in it."""
+        complaint = f"--out {self.root}: is not empty and is no folder of a study; give another --out or an empty one"
+        refuse_other_content(self.root, complaint, lambda _: (self.root / _SETTINGS).is_file())
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StorageError(f"--out {self.root}: cannot be made ({error.strerror}); choose another folder") from None
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(locked(self.root / _LOCK, wait=False))
+            except BlockingIOError:
+                raise BadInputError(
+                    f"{self.root}: another study is working in this folder; wait for it or choose another --out"
+                ) from None
+            yield
+
+    def write_settings(self, study: StudyConfig, base: RunConfig, store: str) -> None:
+        """Remember what is run, for `status` and `report`."""
+        values: dict[str, Any] = {
+            "study": study.model_dump(mode="json", exclude_defaults=True),
+            "base": yaml.safe_load(dump_changed(base)) or {},
+            "store": store,
+        }
+        write_atomically(self.root / _SETTINGS, yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=100))
+
+    def read_settings(self) -> tuple[StudyConfig, RunConfig, str]:
+        """The study, its base settings and its store; raises BadInputError where there is no study here."""
+        path = self.root / _SETTINGS
+        try:
+            values = parse_settings(path.read_text(encoding="utf-8"), str(path))
+        except FileNotFoundError:
+            raise BadInputError(
+                f"{self.root}: not the folder of a study (no {_SETTINGS}); start one with `lorapar study run NAME`"
+            ) from None
+        study = validate_study(values.get("study"), str(path))
+        return study, validate_settings(values.get("base") or {}, str(path)), str(values.get("store"))

@@ -1,0 +1,324 @@
+"""What a study found: which rows each cell got right, means over seeds, and which cell is better than which."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import combinations
+from pathlib import Path
+from statistics import fmean
+from typing import Any, Literal
+
+from lorapar.config import SYSTEMS
+from lorapar.config.study import StudyConfig
+from lorapar.evaluation.intervals import wilson_interval
+from lorapar.evaluation.outcomes import read_outcomes
+from lorapar.local.folder import RunFolder, StageRecord
+from lorapar.records import Example, digest_of, read_json, read_records
+from lorapar.stages.contract import stage_spec
+from lorapar.study.cells import Cell, named_cells, reference_of
+from lorapar.study.statistics import holm, seed_interval, sign_change_p
+
+MODELS = ("base", "after_sft", "after_rl")
+REGIONS = (
+    *("system1_only_share_of_set", "system2_only_share_of_set", "shared_fraction", "jaccard"),
+    *("sft_active_fraction", "rl_active_fraction"),
+)
+"""Figures of a partition that a study shows."""
+Rows = dict[str, bool]
+"""Whether each row was answered right, by what the row says: the same row with another seed is the same row."""
+Verdict = Literal["better", "worse", "seeds disagree", "noise", "equal"]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a cell took, as if it had shared nothing."""
+
+    seconds: float
+    sft_steps: int | None
+    rl_steps: int | None
+    rl_tokens: int | None
+    """Tokens that were sampled in RL."""
+    sft_active: int | None
+    """Elements that SFT trained."""
+    rl_active: int | None
+
+
+@dataclass(frozen=True)
+class Result:
+    """One cell with one seed that has finished."""
+
+    cell: Cell
+    rows: dict[tuple[str, str], Rows]
+    """By model and measure."""
+    regions: dict[str, float]
+    cost: Cost
+    records: dict[str, StageRecord] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Figure:
+    """The mean over seeds of one share."""
+
+    cell: str
+    model: str
+    """Empty for a figure of the partition."""
+    measure: str
+    mean: float
+    interval: tuple[float, float] | None
+    """Over seeds; of one seed over rows, where it is a share of rows, else None."""
+    seeds: int
+    rows: int
+    """Answers of all seeds together."""
+    paper: float | None = None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One cell against another on the same rows of the same seeds."""
+
+    cell: str
+    other: str
+    model: str
+    measure: str
+    difference: float
+    """Mean over seeds of the share right, less the other's."""
+    interval: tuple[float, float] | None
+    """Over seeds; None of one seed."""
+    p_value: float
+    corrected: float
+    """As it counts with all comparisons of the study, by Holm."""
+    seeds: int
+    rows: int
+    wins: int
+    losses: int
+    verdict: Verdict
+
+
+def read_result(cell: Cell, folder: RunFolder) -> Result:
+    """What a finished cell holds; raises BadInputError where a file of it is broken."""
+    records = folder.records()
+    rows: dict[tuple[str, str], Rows] = {}
+    if "execute" in records:
+        said = _texts(folder.artifact("tally", "heldout"))
+        for measure, models in read_outcomes(folder.artifact("execute", "evaluation"), "strict").items():
+            for model in MODELS:
+                if model in models:
+                    rows[model, measure] = {
+                        said.get((measure, row), row): right for row, right in models[model].items()
+                    }
+    partition = read_json(folder.artifact("partition", "partition") / "summary.json")
+    return Result(cell, rows, {name: float(partition[name]) for name in REGIONS}, _cost(folder, records), records)
+
+
+def _texts(heldout: Path) -> dict[tuple[str, str], str]:
+    """By system and name of a held-out row, the digest of what it says: names repeat over seeds, with other rows."""
+    found: dict[tuple[str, str], str] = {}
+    for system in SYSTEMS:
+        times: Counter[str] = Counter()
+        for row in read_records(heldout / f"{system}.jsonl", Example):
+            said = digest_of([row.asked, row.answer])
+            times[said] += 1
+            found[system, row.id] = f"{said} {times[said]}"
+    return found
+
+
+def _cost(folder: RunFolder, records: dict[str, StageRecord]) -> Cost:
+    sft, rl = (records[name].metrics if name in records else {} for name in ("sft", "rl"))
+    return Cost(
+        seconds=sum(record.seconds for record in records.values()),
+        sft_steps=_whole(sft.get("steps")),
+        rl_steps=_whole(rl.get("steps")),
+        rl_tokens=_sampled(folder.artifact("rl", "adapter")) if "rl" in records else None,
+        sft_active=_whole(sft.get("active_elements")),
+        rl_active=_whole(rl.get("active_elements")),
+    )
+
+
+def _whole(value: float | None) -> int | None:
+    return None if value is None else round(value)
+
+
+def _sampled(adapter: Path) -> int | None:
+    """Completions times their mean length: every step samples as many."""
+    completions = read_json(adapter / "summary.json").get("completions")
+    lines = (adapter / "history.jsonl").read_text(encoding="utf-8").splitlines()
+    lengths = [step["completion_length"] for step in map(json.loads, lines) if "completion_length" in step]
+    return round(completions * fmean(lengths)) if completions and lengths else None
+
+
+def figures(study: StudyConfig, results: Sequence[Result]) -> list[Figure]:
+    """Every cell's means, in the order of the cells; the paper's figure beside the measure that comes nearest to it."""
+    found = []
+    shown: list[Any] = []
+    for name, own in _by_cell(study, results):
+        for model, measure in _readings(own):
+            with_it = [result.rows[model, measure] for result in own if result.rows.get((model, measure))]
+            if model == "base":
+                if (measure, with_it) in shown:  # the same model, whatever the cell makes of it
+                    continue
+                shown.append((measure, with_it))
+            shares = [sum(rows.values()) / len(rows) for rows in with_it]
+            interval = seed_interval(shares, study.confidence)
+            if len(with_it) == 1:
+                (rows,) = with_it
+                interval = wilson_interval(sum(rows.values()), len(rows), study.confidence)
+            found.append(
+                Figure(
+                    cell=name,
+                    model=model,
+                    measure=measure,
+                    mean=fmean(shares),
+                    interval=None if interval is None else (max(0.0, interval[0]), min(1.0, interval[1])),
+                    seeds=len(with_it),
+                    rows=sum(map(len, with_it)),
+                    paper=_papers(study, name, model, measure),
+                )
+            )
+    return found
+
+
+def region_figures(study: StudyConfig, results: Sequence[Result]) -> list[Figure]:
+    """The means of what partitions come to."""
+    found = []
+    for name, own in _by_cell(study, results):
+        for region in REGIONS:
+            shares = [result.regions[region] for result in own]
+            interval = seed_interval(shares, study.confidence)
+            found.append(Figure(name, "", region, fmean(shares), interval, len(shares), 0))
+    return found
+
+
+def comparisons(study: StudyConfig, results: Sequence[Result]) -> list[Comparison]:
+    """Each cell against the reference, or every two, on every measure, after SFT and after RL."""
+    by_cell = dict(_by_cell(study, results))
+    names = list(by_cell)
+    if study.compare == "pairs":
+        pairs = [(later, earlier) for earlier, later in combinations(names, 2)]
+    else:
+        against = reference_of(study)
+        pairs = [(name, against) for name in names if name != against and against in by_cell]
+    found: dict[Any, _Compared] = {}
+    for pair in pairs:
+        for reading in _readings(by_cell[pair[0]]):
+            first, second = (_adapters(by_cell[name], reading[0]) for name in pair)
+            one = _Compared.of(by_cell, pair, reading)
+            if one is not None and first != second:
+                # Cells that share an SFT are compared once after it: the same twice would make Holm stricter for all.
+                found.setdefault((first, second, reading), one)
+    compared = list(found.values())
+    corrected = holm([one.p_value for one in compared])
+    return [one.comparison(study.confidence, p) for one, p in zip(compared, corrected, strict=True)]
+
+
+def _adapters(results: Sequence[Result], model: str) -> tuple[tuple[int, str], ...]:
+    """By seed, the digest of what a model of a cell is; empty for the base, which is every cell's."""
+    node = {"after_sft": "sft", "after_rl": "rl"}.get(model)
+    made = [(result.cell.seed, result.records[node]) for result in results if node and node in result.records]
+    return tuple((seed, record.outputs["adapter"]) for seed, record in made)
+
+
+@dataclass(frozen=True)
+class _Compared:
+    """Two cells on one measure, before all comparisons of the study are known."""
+
+    pair: tuple[str, str]
+    reading: tuple[str, str]
+    by_row: dict[str, int]
+    """Seeds that only the first got right, less those that only the other did."""
+    shares: list[float]
+    """Difference of the shares right, by seed."""
+    wins: int
+    losses: int
+    answers: int
+
+    @property
+    def p_value(self) -> float:
+        return sign_change_p(list(self.by_row.values()))
+
+    @classmethod
+    def of(cls, by_cell: dict[str, list[Result]], pair: tuple[str, str], reading: tuple[str, str]) -> _Compared | None:
+        """None where the two have no seed in common, with the same rows."""
+        first, second = ({result.cell.seed: result.rows.get(reading, {}) for result in by_cell[name]} for name in pair)
+        by_row: dict[str, int] = {}
+        shares, wins, losses, answers = [], 0, 0, 0
+        for seed, rows in first.items():
+            other = second.get(seed, {})
+            if not rows or rows.keys() != other.keys():
+                continue
+            changed = {row: int(right) - int(other[row]) for row, right in rows.items()}
+            for row, change in changed.items():
+                by_row[row] = by_row.get(row, 0) + change
+            shares.append(sum(changed.values()) / len(rows))
+            wins += sum(change > 0 for change in changed.values())
+            losses += sum(change < 0 for change in changed.values())
+            answers += len(rows)
+        return cls(pair, reading, by_row, shares, wins, losses, answers) if shares else None
+
+    def comparison(self, confidence: float, corrected: float) -> Comparison:
+        return Comparison(
+            cell=self.pair[0],
+            other=self.pair[1],
+            model=self.reading[0],
+            measure=self.reading[1],
+            difference=fmean(self.shares),
+            interval=seed_interval(self.shares, confidence),
+            p_value=self.p_value,
+            corrected=corrected,
+            seeds=len(self.shares),
+            rows=self.answers,
+            wins=self.wins,
+            losses=self.losses,
+            verdict=self._verdict(round(1.0 - confidence, 9), corrected),
+        )
+
+    def _verdict(self, level: float, corrected: float) -> Verdict:
+        if self.wins == self.losses == 0:
+            return "equal"
+        if corrected >= level:
+            return "noise"
+        up = fmean(self.shares) > 0
+        if any(share < 0 if up else share > 0 for share in self.shares):
+            return "seeds disagree"
+        return "better" if up else "worse"
+
+
+def seconds_spent(results: Iterable[Result]) -> float:
+    """Seconds of all stages of a study, those that cells share counted once."""
+    once: dict[str, float] = {}
+    own = 0.0
+    for result in results:
+        for record in result.records.values():
+            if stage_spec(record.stage).cached:
+                once[record.key] = record.seconds
+            else:
+                own += record.seconds
+    return own + sum(once.values())
+
+
+def _by_cell(study: StudyConfig, results: Sequence[Result]) -> list[tuple[str, list[Result]]]:
+    found = {name: [result for result in results if result.cell.name == name] for name, _ in named_cells(study)}
+    return [(name, own) for name, own in found.items() if own]
+
+
+def _readings(results: Sequence[Result]) -> list[tuple[str, str]]:
+    """Models and measures that were evaluated, measures first."""
+    keys = dict.fromkeys(key for result in results for key, rows in result.rows.items() if rows)
+    measures = list(dict.fromkeys(measure for _, measure in keys))
+    return sorted(keys, key=lambda key: (measures.index(key[1]), MODELS.index(key[0])))
+
+
+def _papers(study: StudyConfig, cell: str, model: str, measure: str) -> float | None:
+    """The paper's figure of the same question, which was another model's on other rows."""
+    if study.paper is None or measure != study.paper.beside:
+        return None
+    return next((one.value for one in study.paper.figures if (one.cell, one.model) == (cell, model)), None)
+
+
+def as_row(figure: Figure | Comparison) -> dict[str, Any]:
+    """A line of a CSV file: numbers as they are."""
+    values = dict(vars(figure))
+    low, high = values.pop("interval") or (None, None)
+    return {**values, "low": low, "high": high}

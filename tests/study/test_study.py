@@ -1,0 +1,186 @@
+"""`lorapar study` on the tiny model, for real: cells share what they agree on, go on after a stop, and are compared."""
+
+import csv
+import json
+import re
+import shutil
+import signal
+import time
+from collections import Counter
+
+import pytest
+
+from lorapar.config import load_config
+from lorapar.config.study import parse_study
+from lorapar.local.folder import RunFolder
+from lorapar.stages.contract import stage_spec
+from lorapar.stages.graph import GRAPH
+from lorapar.study.cells import cells_of
+from lorapar.study.folder import CellState, StudyFolder
+
+CACHED = {node.name for node in GRAPH if stage_spec(node.stage).cached}
+STUDY = """
+name: small
+title: Do theta and RL's learning rate matter?
+seeds: [0, 1]
+grid:
+  partition.theta: [0.9, 0.5]
+  rl.learning_rate: [1.0e-3, 1.0e-4]
+paper:
+  source: table 3
+  measure: right answers
+  figures: [{cell: "theta 0.5, learning_rate 0.001", model: after_sft, value: 0.25}]
+missing: [something that no setting does]
+"""
+
+
+@pytest.fixture(scope="module")
+def small(cli, tmp_path_factory):
+    """The folder of a finished study of two by two cells with two seeds, two at a time."""
+    place = tmp_path_factory.mktemp("study")
+    (place / "small.yaml").write_text(STUDY)
+    out = place / "out"
+    result = cli(
+        "study", place / "small.yaml", "--preset", "tiny", "--out", out, "--parallel", "2", timeout_seconds=500
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    return out
+
+
+def logs(folder):
+    return {path.parent.name: path.read_text() for path in folder.glob("cells/*/log.txt")}
+
+
+def test_every_stage_is_computed_once_for_all_cells_that_agree_on_it(small):
+    made = Counter(node for log in logs(small).values() for node in re.findall(r"\] ([\w-]+): done in", log))
+    keys = {node: set() for node in CACHED}
+    for run in small.glob("cells/*/run"):
+        for node, record in RunFolder(run).records().items():
+            keys.setdefault(node, set()).add(record.key)
+    assert {node: made[node] for node in CACHED} == {node: len(keys[node]) for node in CACHED}
+    assert made["vote-first"] == made["score-system1"] == made["score-system2"] == 2, "once a seed"
+    assert made["partition"] == made["sft"] == 4, "once a seed and theta"
+    assert made["rl"] == made["evaluate"] == 8
+
+
+def test_two_cells_that_come_to_a_stage_together_make_it_once(small):
+    """Both seeds' cells of one theta start side by side later on; whoever comes second takes or waits."""
+    for log in logs(small).values():
+        for node in CACHED - {"promote"}:
+            assert len(re.findall(rf"\] {node}: (done in|taken from)", log)) == 1, node
+
+
+def test_the_report_shows_every_cell_the_paper_and_what_is_missing(small):
+    text = (small / "report.md").read_text()
+    assert "8 of 8 runs finished" in text
+    assert "| theta 0.5, learning_rate 0.001 | System 2 | after SFT | 0.0% | 0.0–0.0% | 2 | 12 | 25.00% |" in text  # noqa: RUF001
+    assert "Holm" in text
+    assert "something that no setting does" in text
+    page = (small / "report.html").read_text()
+    assert page.count("<svg") > 2
+    assert "<script" not in page
+
+
+def test_figures_are_those_of_the_runs(small):
+    rows = list(csv.DictReader((small / "figures.csv").open()))
+    for row in rows:
+        if row["model"] in ("after_sft", "after_rl"):
+            runs = small.glob(f"cells/{row['cell'].replace(', ', '-').replace(' ', '-').replace('_', '-')}-seed*/run")
+            metrics = [json.loads((run / "metrics.json").read_text())[row["model"]] for run in runs]
+            assert float(row["mean"]) == pytest.approx(sum(one[f"{row['measure']}_accuracy"] for one in metrics) / 2)
+    costs = list(csv.DictReader((small / "cells.csv").open()))
+    assert {(row["sft_steps"], row["rl_steps"]) for row in costs} == {("3", "2")}
+    assert int(costs[0]["sft_active"]) > int(costs[-1]["sft_active"])
+
+
+def test_cells_that_share_an_sft_are_compared_after_it_once(small):
+    rows = list(csv.DictReader((small / "comparisons.csv").open()))
+    after_sft = [row["cell"] for row in rows if row["model"] == "after_sft" and row["measure"] == "system1"]
+    assert after_sft == ["theta 0.5, learning_rate 0.001"]
+    assert not [row for row in rows if row["model"] == "base"]
+
+
+def test_a_second_start_keeps_what_is_finished_and_runs_what_is_not(small, cli, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(small, out)
+    lost = out / "cells" / "theta-0.5-learning-rate-0.001-seed1"
+    shutil.rmtree(lost)
+    (tmp_path / "small.yaml").write_text(STUDY)
+    store = small / "store"
+    result = cli("study", "run", tmp_path / "small.yaml", "--preset", "tiny", "--out", out, "--store", store)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "7 of 8 cells have finished before" in result.stdout
+    assert "done in" not in "".join(line for line in (lost / "log.txt").read_text().splitlines() if "rl:" in line)
+
+
+def test_a_failed_cell_is_told_and_the_others_go_on(small, cli, tmp_path):
+    """That a file is missing is found out by the run, not by the settings."""
+    (tmp_path / "s.yaml").write_text(
+        "name: s\ntitle: t\nseeds: [0]\nuntil: partition\ncells:\n"
+        "- {name: broken, settings: {edits.source: nowhere.csv}}\n- {name: good, settings: {partition.theta: 0.5}}\n"
+    )
+    out = tmp_path / "out"
+    result = cli("study", tmp_path / "s.yaml", "--preset", "tiny", "--out", out, "--store", small / "store")
+    assert result.returncode == 2, result.stdout + result.stderr
+    (line,) = [line for line in result.stderr.splitlines() if line.startswith("lorapar:")]
+    assert "1 of 2 cells failed (broken, seed 0: edits.source" in line
+    assert "good, seed 0: finished" in result.stdout
+    assert "1 of 2 runs finished" in (out / "report.md").read_text()
+    told = cli("study", "status", out).stdout
+    assert re.search(r"broken\s+0\s+failed.*edits.source", told)
+    assert re.search(r"good\s+0\s+finished\s+partition \(10/10\)", told)
+
+
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_stopped_study_goes_on(small, start_cli, cli, tmp_path, sent, code):
+    (tmp_path / "s.yaml").write_text(
+        "name: s\ntitle: t\nseeds: [0]\nsettings: {sft.max_steps: 4000, checkpoint.interval_seconds: 0}\n"
+        "cells: [{name: long}]\n"
+    )
+    command = ["study", "run", tmp_path / "s.yaml", "--preset", "tiny", "--out", tmp_path / "out", "--store"]
+    process = start_cli(*command, small / "store")
+    log = tmp_path / "out" / "cells" / "long-seed0" / "log.txt"
+    while not (log.is_file() and re.search(r"sft: tuning on System 1 \d+/4000", log.read_text())):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.2)
+    process.send_signal(sent)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == code, said
+    assert "during long, seed 0; what is finished is kept" in said
+    assert re.search(r"lorapar: terminated during sft", log.read_text())
+    assert re.search(r"long\s+0\s+stopped", cli("study", "status", tmp_path / "out").stdout)
+
+
+def test_only_one_study_works_in_a_folder_and_none_in_anothers(cli, tmp_path):
+    study = parse_study(STUDY, "small")
+    folder = StudyFolder(tmp_path / "out")
+    with folder.locked():
+        folder.write_settings(study, load_config(preset="tiny"), str(tmp_path / "store"))
+        assert folder.is_running
+        (tmp_path / "s.yaml").write_text(STUDY)
+        result = cli("study", tmp_path / "s.yaml", "--preset", "tiny", "--out", folder.root)
+    assert result.returncode == 2
+    assert "another study is working in this folder" in result.stderr
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.txt").write_text("mine")
+    result = cli("study", tmp_path / "s.yaml", "--preset", "tiny", "--out", tmp_path / "full")
+    assert result.returncode == 2
+    assert "is not empty and is no folder of a study" in result.stderr
+
+
+def test_a_cell_has_finished_only_with_these_settings_and_this_version(small):
+    folder = StudyFolder(small)
+    study, base, store = folder.read_settings()
+    (first, *_) = cells_of(study, base, store)
+    (other, *_) = cells_of(study, load_config(preset="tiny", overrides=["sft.max_steps=2"]), store)
+    version = folder.state(first).version
+    assert folder.is_finished(first, version, "execute")
+    assert not folder.is_finished(first, "0.0.1", "execute")
+    assert not folder.is_finished(other, version, "execute")
+    assert isinstance(folder.state(first), CellState)
+
+
+def test_status_and_report_of_what_is_no_study(cli, tmp_path):
+    for command in ("status", "report"):
+        assert cli("study", command, tmp_path / "nowhere").returncode == 2
+        assert "not the folder of a study" in cli("study", command, tmp_path).stderr
