@@ -1,6 +1,8 @@
 """Runs with one store share what they have finished, whatever folder and machine they work on."""
 
 import json
+from threading import Thread
+from time import sleep
 
 import pytest
 
@@ -8,6 +10,7 @@ from lorapar.config import load_config
 from lorapar.errors import UnreachableError
 from lorapar.local.folder import RunFolder
 from lorapar.local.runner import run_local
+from lorapar.local.shared import SharedStages
 from lorapar.stages.contract import stage_spec
 from lorapar.stages.graph import GRAPH
 from lorapar.store import open_store
@@ -131,3 +134,29 @@ def test_unfinished_work_goes_to_the_store_and_from_there_to_another_folder(
     assert RunFolder(tmp_path / "two").record("sft").outputs == digest
     assert list(store.list("checkpoints/")) == []
     assert whole.ran() >= {"sft"}
+
+
+def test_a_stage_that_another_run_is_making_is_waited_for_and_taken(tiny, store, tiny_copy, tmp_path):
+    run(tiny(), tiny_copy, until="prepare")
+    record = RunFolder(tiny_copy).record("prepare")
+    shared, spoken = SharedStages(store), Spoken()
+    store.delete(f"finished/prepare-{record.key}.json")
+    second = Thread(target=run_local, args=(tiny(), tmp_path / "two", spoken), kwargs={"until": "prepare"})
+    with shared.alone(record, Spoken()):
+        second.start()
+        while not any("another run is making it" in line for line in spoken.lines.get("prepare", ())):
+            assert second.is_alive()
+            sleep(0.05)
+        shared.keep(record, RunFolder(tiny_copy).node("prepare"))
+    second.join()
+    assert taken(spoken) == {"prepare"}
+    assert not list(store.root.glob(".lorapar-making-*"))
+
+
+def test_a_stage_whose_maker_failed_is_made_by_the_one_that_waited(tiny, store, tiny_copy, tmp_path):
+    run(tiny(), tiny_copy, until="prepare")
+    record = RunFolder(tiny_copy).record("prepare")
+    with pytest.raises(RuntimeError), SharedStages(store).alone(record, Spoken()):
+        raise RuntimeError("killed")
+    store.delete(f"finished/prepare-{record.key}.json")
+    assert "prepare" in run(tiny(), tmp_path / "two", until="prepare").ran()

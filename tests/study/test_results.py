@@ -1,0 +1,85 @@
+"""What is better than what: rows that cells got right, over seeds, as verdicts."""
+
+import pytest
+
+from lorapar.config import load_config
+from lorapar.config.study import parse_study
+from lorapar.local.folder import StageRecord
+from lorapar.study.cells import cells_of
+from lorapar.study.results import Cost, Result, comparisons, figures
+
+STUDY = "name: s\ntitle: t\nseeds: [0, 1]\ngrid: {partition.theta: [0.9, 0.5, 0.1]}\n"
+NO_COST = Cost(1.0, None, None, None, None, None)
+
+
+def results(study, right):
+    """`right` by cell name: for each seed, the rows of 40 that it got right after RL."""
+    made = []
+    for cell in cells_of(study, load_config(preset="tiny"), "/store"):
+        if cell.name in right:
+            rows = {f"seed {cell.seed} row {n}": n in right[cell.name][cell.seed] for n in range(40)}
+            record = StageRecord(
+                node="rl", stage="rl", version="", settings={}, inputs={}, code="", outputs={"adapter": cell.id}
+            )
+            made.append(Result(cell, {("after_rl", "system2"): rows}, {}, NO_COST, {"rl": record}))
+    return made
+
+
+def verdicts(study, right):
+    return {one.cell: one.verdict for one in comparisons(study, results(study, right))}
+
+
+def test_what_is_better_worse_and_noise():
+    found = verdicts(
+        parse_study(STUDY, "s"),
+        {
+            "theta 0.9": [range(20), range(20)],
+            "theta 0.5": [range(35), range(34)],
+            "theta 0.1": [range(21), range(19)],
+        },
+    )
+    assert found == {"theta 0.5": "better", "theta 0.1": "noise"}
+    turned = parse_study(STUDY + "reference: theta 0.5\n", "s")
+    right = {"theta 0.9": [range(20), range(20)], "theta 0.5": [range(35), range(34)]}
+    assert verdicts(turned, right) == {"theta 0.9": "worse"}
+
+
+def test_rows_that_are_sure_and_seeds_that_disagree():
+    right = {"theta 0.9": [range(10), range(12)], "theta 0.5": [range(40), range(10)]}
+    assert verdicts(parse_study(STUDY, "s"), right) == {"theta 0.5": "seeds disagree"}
+
+
+def test_equal_answers_are_equal():
+    right = {"theta 0.9": [range(9), range(9)], "theta 0.5": [range(9), range(9)]}
+    assert verdicts(parse_study(STUDY, "s"), right) == {"theta 0.5": "equal"}
+
+
+def test_more_comparisons_make_each_less_sure():
+    """Eight rows won by one cell: p is 0.0078 alone, and three times as much among three."""
+    right = {"theta 0.9": [range(20), range(20)], "theta 0.5": [range(24), range(24)], "theta 0.1": [range(20)] * 2}
+    alone = comparisons(parse_study(STUDY, "s"), results(parse_study(STUDY, "s"), dict(list(right.items())[:2])))
+    pairs = parse_study(STUDY + "compare: pairs\n", "s")
+    every = {(one.cell, one.other): one for one in comparisons(pairs, results(pairs, right))}
+    one = every["theta 0.5", "theta 0.9"]
+    assert alone[0].p_value == alone[0].corrected == one.p_value == pytest.approx(2 / 2**8)
+    assert one.corrected == pytest.approx(3 * one.p_value)
+    assert len(every) == 3
+
+
+def test_only_seeds_that_both_have_are_compared():
+    study = parse_study(STUDY, "s")
+    made = results(study, {"theta 0.9": [range(20), range(20)], "theta 0.5": [range(25), range(40)]})
+    (one,) = comparisons(study, [result for result in made if result.cell.id != "theta-0.5-seed1"])
+    assert (one.seeds, one.rows, one.difference, one.interval) == (1, 40, pytest.approx(5 / 40), None)
+
+
+def test_a_mean_has_an_interval_over_seeds_and_the_paper_beside_it():
+    text = "paper:\n  source: table 3\n  measure: m\n  figures: [{cell: theta 0.9, model: after_rl, value: 0.3}]\n"
+    study = parse_study(STUDY + text, "s")
+    made = results(study, {"theta 0.9": [range(20), range(24)], "theta 0.5": [range(20), range(20)]})
+    first, second = figures(study, made)
+    assert (first.mean, first.paper, first.seeds, first.rows) == (pytest.approx(0.55), 0.3, 2, 80)
+    assert first.interval == (0.0, 1.0), "two seeds that are 0.1 apart say little: 0.55 ± 0.64"
+    assert (second.paper, second.interval) == (None, pytest.approx((0.5, 0.5)))
+    (alone,) = figures(study, made[:1])
+    assert alone.interval == pytest.approx((0.352, 0.648), abs=1e-3), "of one seed it is over rows"
