@@ -68,7 +68,7 @@ class StudyFolder:
         return self.cell(cell) / "log.txt"
 
     def state(self, cell: Cell) -> CellState | None:
-        """How it stands; None where it has not begun."""
+        """How it stands; None before its first start."""
         try:
             return CellState.model_validate_json((self.cell(cell) / "state.json").read_bytes())
         except (FileNotFoundError, ValidationError):
