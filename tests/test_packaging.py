@@ -14,6 +14,7 @@ import pytest
 
 from lorapar import __version__
 from lorapar.config import preset_names
+from lorapar.config.study import study_names
 
 ROOT = Path(__file__).resolve().parents[1]
 CLIENT_LOCK = ROOT / "locks" / "client.txt"
@@ -83,6 +84,7 @@ def test_wheel_holds_types_presets_and_licence_and_no_tests(wheel: Path) -> None
     assert wheel.name.startswith(f"lorapar-{__version__}-py3-none-any")
     assert "lorapar/py.typed" in names
     assert {f"lorapar/presets/{name}.yaml" for name in preset_names()} <= names
+    assert {f"lorapar/presets/studies/{name}.yaml" for name in study_names()} <= names
     assert any(name.endswith("licenses/LICENSE") for name in names)
     assert not [name for name in names if name.startswith("tests")]
     shipped = {path.relative_to(ROOT).as_posix() for path in (ROOT / "lorapar").rglob("*.py")}
