@@ -14,7 +14,21 @@ from typing import NoReturn
 # Read by OpenMP when torch is imported: idle threads that spin slow training threefold on busy cores.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-from lorapar.cli import adapters, ask, gate, kubeflow, look, run, schedules, serve, stage, storage, study, versions, votes
+from lorapar.cli import (
+    adapters,
+    ask,
+    gate,
+    kubeflow,
+    look,
+    run,
+    schedules,
+    serve,
+    stage,
+    storage,
+    study,
+    versions,
+    votes,
+)
 from lorapar.cli.base import app, err
 from lorapar.cli.usage import UsageProblem, is_usage_problem, usage_line
 from lorapar.errors import ExitCode, LoraparError

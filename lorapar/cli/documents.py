@@ -165,6 +165,43 @@ class Schedules(Document):
     schedules: list[ScheduleDocument] = Field(description="Recurring runs, the newest first.")
 
 
+class StudyDocument(Document):
+    """A study."""
+
+    name: str = Field(description="What `lorapar study run` takes.")
+    title: str = Field(description="The question that it answers.")
+    settings: dict[str, JsonValue] | None = Field(description="The study itself; only with `--show`.")
+
+
+class Studies(Document):
+    """`lorapar study list`"""
+
+    studies: list[StudyDocument] = Field(description="Every study that ships; with `--show` only that one.")
+
+
+class CellDocument(Document):
+    """A cell of a study with one seed."""
+
+    cell: str = Field(description="Its name.")
+    seed: int = Field(description="Its seed.")
+    state: str = Field(
+        description="`waiting`, `running`, `finished`, `failed`, `stopped`, `settings changed`, `of another version`."
+    )
+    reached: str | None = Field(description="Its last finished node; `null`: none.")
+    nodes_finished: int = Field(description="Its finished nodes.")
+    nodes: int = Field(description="Nodes that it has in all.")
+    seconds: float | None = Field(description="Wall time of its last start; `null` where that is not known.")
+    line: str = Field(description="What a failed one ended with; empty otherwise.")
+
+
+class StudyStatusDocument(Document):
+    """`lorapar study status`"""
+
+    study: str = Field(description="Name of the study.")
+    folder: str = Field(description="Its folder.")
+    cells: list[CellDocument] = Field(description="Every cell with every seed, in the order they run.")
+
+
 class AliasDocument(Document):
     """What an alias names now."""
 
@@ -310,6 +347,8 @@ DOCUMENTS: dict[str, type[Document]] = {
     "presets": Presets,
     "plan": PlanDocument,
     "doctor": DoctorDocument,
+    "study status": StudyStatusDocument,
+    "study list": Studies,
     "partition": PartitionDocument,
     "gate": GateDocument,
     "ask": AskedDocument,

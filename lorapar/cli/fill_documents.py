@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lorapar.cli.documents import (
     AdapterDocument,
     AdaptersDocument,
     AliasDocument,
+    CellDocument,
     DiffDocument,
     DifferenceDocument,
     FindingDocument,
@@ -20,6 +22,9 @@ from lorapar.cli.documents import (
     RunDocument,
     SaidDocument,
     ShownVersion,
+    Studies,
+    StudyDocument,
+    StudyStatusDocument,
     SweepDocument,
     VersionDocument,
     WeightsDocument,
@@ -35,6 +40,7 @@ if TYPE_CHECKING:
     from lorapar.registry.overview import AdapterRow, VersionFacts, VersionRow
     from lorapar.serving.here import Said
     from lorapar.store.garbage import Garbage
+    from lorapar.study.report import Standing
 
 
 def plan_document(planned: RunPlan) -> PlanDocument:
@@ -59,6 +65,39 @@ def plan_document(planned: RunPlan) -> PlanDocument:
         nodes=nodes,
         notes=[line.plain for line in planned.lines],
     )
+
+
+def studies_document(names: Iterable[str], *, settings: bool) -> Studies:
+    """Studies that ship, with their settings where those are asked for."""
+    import yaml
+
+    from lorapar.config.study import load_study, study_text
+
+    rows = [
+        StudyDocument(
+            name=name, title=load_study(name).title, settings=yaml.safe_load(study_text(name)) if settings else None
+        )
+        for name in names
+    ]
+    return Studies(studies=rows)
+
+
+def study_status_document(name: str, folder: Path, rows: Iterable[Standing]) -> StudyStatusDocument:
+    """How each cell of a study stands."""
+    cells = [
+        CellDocument(
+            cell=one.cell.name,
+            seed=one.cell.seed,
+            state=one.state,
+            reached=one.reached or None,
+            nodes_finished=one.nodes,
+            nodes=one.last,
+            seconds=one.seconds,
+            line=one.line,
+        )
+        for one in rows
+    ]
+    return StudyStatusDocument(study=name, folder=str(folder), cells=cells)
 
 
 def sweep_documents(rows: Iterable[SweepRow]) -> list[SweepDocument]:

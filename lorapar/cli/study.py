@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from lorapar.cli.base import ConfigFile, Overrides, Preset, app, out, reporter, settings_of
+from lorapar.cli.base import AsJson, ConfigFile, Overrides, Preset, app, out, reporter, settings_of, show_document
 from lorapar.cli.command import CommandGroup
 from lorapar.errors import BadInputError
 
@@ -52,7 +52,10 @@ def run_command(
     store: StudyStore = None,
     out_dir: StudyOut = None,
 ) -> None:
-    """Run every cell with every seed on top of these settings; the same command goes on and keeps what is finished."""
+    """Run every cell with every seed on top of these settings; the same command goes on and keeps what is finished.
+
+    Examples: `lorapar study run theta-demo`, `lorapar study run mine.yaml --preset demo --seeds 0,1 --parallel 2`
+    """
     from lorapar.config.study import load_study, validate_study
     from lorapar.local.needs import check_storage
     from lorapar.study.cells import cells_of
@@ -78,19 +81,31 @@ def run_command(
 
 
 @study.command("status")
-def status_command(where: Where) -> None:
-    """Say how each cell stands."""
+def status_command(where: Where, as_json: AsJson = False) -> None:
+    """Say how each cell stands.
+
+    Examples: `lorapar study status theta-demo`, `lorapar study status studies/theta-demo --json`
+    """
     from lorapar.study.cells import cells_of
-    from lorapar.study.report import status_table
+    from lorapar.study.report import standings, status_table
 
     folder = _folder(where)
     loaded, base, address = folder.read_settings()
-    out.print(status_table(loaded, cells_of(loaded, base, address), folder))
+    rows = standings(loaded, cells_of(loaded, base, address), folder)
+    if as_json:
+        from lorapar.cli.fill_documents import study_status_document
+
+        show_document(study_status_document(loaded.name, folder.root, rows))
+        return
+    out.print(status_table(rows))
 
 
 @study.command("report")
 def report_command(where: Where) -> None:
-    """Write the report and the tables of a study again, from the cells that have finished."""
+    """Write the report and the tables of a study again, from the cells that have finished.
+
+    Examples: `lorapar study report theta-demo`, `lorapar study report studies/theta-demo`
+    """
     from lorapar.study.cells import cells_of
     from lorapar.study.report import write_study_report
 
@@ -102,10 +117,19 @@ def report_command(where: Where) -> None:
 @study.command("list")
 def list_command(
     show: Annotated[str | None, typer.Option(help="Print this study as YAML.")] = None,
+    as_json: AsJson = False,
 ) -> None:
-    """List the studies that ship with the package."""
+    """List the studies that ship with the package.
+
+    Examples: `lorapar study list`, `lorapar study list --show theta > mine.yaml`
+    """
     from lorapar.config.study import load_study, study_names, study_text
 
+    if as_json:
+        from lorapar.cli.fill_documents import studies_document
+
+        show_document(studies_document([show] if show is not None else study_names(), settings=show is not None))
+        return
     if show is not None:
         out.print(study_text(show), markup=False, highlight=False, end="", soft_wrap=True)
         return

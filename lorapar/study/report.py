@@ -95,13 +95,28 @@ def write_study_report(study: StudyConfig, cells: Sequence[Cell], folder: StudyF
     return folder.root / "report.html"
 
 
-def status_table(study: StudyConfig, cells: Sequence[Cell], folder: StudyFolder) -> Table:
-    """A row a cell: how it stands, how far it came, how long its last start took."""
-    from rich.table import Table
+@dataclass(frozen=True)
+class Standing:
+    """How a cell stands."""
 
-    table = Table("cell", "seed", "state", "reached", "time", "", box=None, header_style="bold")
+    cell: Cell
+    state: str
+    reached: str
+    """Its last finished stage; empty: none."""
+    nodes: int
+    """Its finished stages."""
+    last: int
+    """Stages that it has in all."""
+    seconds: float | None
+    line: str
+    """What a failed one ended with."""
+
+
+def standings(study: StudyConfig, cells: Sequence[Cell], folder: StudyFolder) -> list[Standing]:
+    """How each cell stands, how far it came, how long its last start took."""
     nodes = [node.name for node in GRAPH]
     running, last = folder.is_running, nodes.index(study.until) + 1
+    found = []
     for cell in cells:
         state, reached = folder.state(cell), folder.reached(cell)
         status: str = state.status if state else "waiting"
@@ -109,15 +124,20 @@ def status_table(study: StudyConfig, cells: Sequence[Cell], folder: StudyFolder)
             status = "stopped"
         if state is not None and status == "finished" and not folder.is_finished(cell, __version__, study.until):
             status = "settings changed" if state.version == __version__ else "of another version"
-        far = f"{reached} ({nodes.index(reached) + 1}/{last})" if reached else ""
-        table.add_row(
-            cell.name,
-            str(cell.seed),
-            status,
-            far,
-            duration(state.seconds or None) if state else "",
-            state.line if state else "",
-        )
+        far = nodes.index(reached) + 1 if reached else 0
+        seconds, line = (state.seconds or None, state.line) if state else (None, "")
+        found.append(Standing(cell, status, reached or "", far, last, seconds, line))
+    return found
+
+
+def status_table(rows: Sequence[Standing]) -> Table:
+    """The same for people."""
+    from rich.table import Table
+
+    table = Table("cell", "seed", "state", "reached", "time", "", box=None, header_style="bold")
+    for one in rows:
+        far = f"{one.reached} ({one.nodes}/{one.last})" if one.reached else ""
+        table.add_row(one.cell.name, str(one.cell.seed), one.state, far, duration(one.seconds), one.line)
     return table
 
 

@@ -15,16 +15,19 @@ import typer.testing
 
 from lorapar.cli import app
 from lorapar.cli.documents import DOCUMENTS
-from lorapar.config import preset_names
+from lorapar.config import load_config, preset_names
+from lorapar.config.study import load_study
 from lorapar.errors import BadInputError, ExitCode, LoraparError
 from lorapar.registry import Registry
 from lorapar.store import open_store
+from lorapar.study.folder import StudyFolder
 
 # A new command is put here only if it does something; one that lists or shows gets --json and a document.
 ACT = {
     "chat",
     *("run", "stage", "report", "votes export", "votes import", "models mirror"),
     *("adapters promote", "adapters rollback", "adapters pull", "adapters push", "adapters register", "adapters sign"),
+    *("study run", "study report"),
     *("compile", "submit", "schedule", "schedules delete"),
     *("serve", "export"),  # print a server's command and a manifest: formats of others
     "schema",  # prints JSON anyway
@@ -98,6 +101,18 @@ def test_presets_and_one_with_its_settings() -> None:
     assert [row["name"] for row in printed("presets")["presets"]] == list(preset_names())
     (tiny,) = printed("presets", "--show", "tiny")["presets"]
     assert tiny["settings"]["name"] == "tiny"
+
+
+def test_studies_and_how_the_cells_of_one_stand(tmp_path) -> None:
+    assert "theta-demo" in [row["name"] for row in printed("study list")["studies"]]
+    (shown,) = printed("study list", "--show", "theta-demo")["studies"]
+    assert shown["settings"]["grid"]
+    folder = StudyFolder(tmp_path / "out")
+    with folder.locked():
+        folder.write_settings(load_study("theta-demo"), load_config(preset="tiny"), str(tmp_path / "store"))
+    cells = printed("study status", folder.root)["cells"]
+    assert {(one["state"], one["reached"], one["nodes_finished"]) for one in cells} == {("waiting", None, 0)}
+    assert len(cells) == 15
 
 
 def test_the_registry_as_documents(registry) -> None:

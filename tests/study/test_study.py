@@ -9,9 +9,12 @@ import time
 from collections import Counter
 
 import pytest
+import typer.testing
 
+from lorapar.cli import app
 from lorapar.config import load_config
 from lorapar.config.study import parse_study
+from lorapar.errors import BadInputError
 from lorapar.local.folder import RunFolder
 from lorapar.stages.contract import stage_spec
 from lorapar.stages.graph import GRAPH
@@ -45,6 +48,11 @@ def small(cli, tmp_path_factory):
     )
     assert result.returncode == 0, result.stdout + result.stderr
     return out
+
+
+def said(*arguments):
+    """What a command that only looks prints, without a process of its own."""
+    return typer.testing.CliRunner().invoke(app, ["study", *map(str, arguments)], catch_exceptions=False).stdout
 
 
 def logs(folder):
@@ -126,29 +134,33 @@ def test_a_failed_cell_is_told_and_the_others_go_on(small, cli, tmp_path):
     assert "1 of 2 cells failed (broken, seed 0: edits.source" in line
     assert "good, seed 0: finished" in result.stdout
     assert "1 of 2 runs finished" in (out / "report.md").read_text()
-    told = cli("study", "status", out).stdout
+    told = said("status", out)
     assert re.search(r"broken\s+0\s+failed.*edits.source", told)
     assert re.search(r"good\s+0\s+finished\s+partition \(10/10\)", told)
 
 
-@pytest.mark.parametrize(("sent", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_stopped_study_goes_on(small, start_cli, cli, tmp_path, sent, code):
+def test_a_stopped_study_goes_on_where_it_was(small, start_cli, tmp_path):
     (tmp_path / "s.yaml").write_text(
         "name: s\ntitle: t\nseeds: [0]\nsettings: {sft.max_steps: 4000, checkpoint.interval_seconds: 0}\n"
         "cells: [{name: long}]\n"
     )
-    command = ["study", "run", tmp_path / "s.yaml", "--preset", "tiny", "--out", tmp_path / "out", "--store"]
-    process = start_cli(*command, small / "store")
     log = tmp_path / "out" / "cells" / "long-seed0" / "log.txt"
-    while not (log.is_file() and re.search(r"sft: tuning on System 1 \d+/4000", log.read_text())):
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.2)
-    process.send_signal(sent)
-    _, said = process.communicate(timeout=120)
-    assert process.returncode == code, said
-    assert "during long, seed 0; what is finished is kept" in said
-    assert re.search(r"lorapar: terminated during sft", log.read_text())
-    assert re.search(r"long\s+0\s+stopped", cli("study", "status", tmp_path / "out").stdout)
+    left = []
+    for sent, code in ((signal.SIGTERM, 143), (signal.SIGINT, 130)):
+        log.unlink(missing_ok=True)
+        command = ["study", "run", tmp_path / "s.yaml", "--preset", "tiny", "--out", tmp_path / "out", "--store"]
+        process = start_cli(*command, small / "store")
+        while not (steps := log.is_file() and re.search(r"sft: tuning on System 1 \d+/(\d+)", log.read_text())):
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.2)
+        left.append(int(steps[1]))
+        process.send_signal(sent)
+        _, told = process.communicate(timeout=300)
+        assert process.returncode == code, told
+        assert "during long, seed 0; what is finished is kept" in told
+        assert re.search(r"lorapar: terminated during sft", log.read_text())
+        assert re.search(r"long\s+0\s+stopped", said("status", tmp_path / "out"))
+    assert left[1] < left[0] == 4000
 
 
 def test_only_one_study_works_in_a_folder_and_none_in_anothers(cli, tmp_path):
@@ -180,7 +192,9 @@ def test_a_cell_has_finished_only_with_these_settings_and_this_version(small):
     assert isinstance(folder.state(first), CellState)
 
 
-def test_status_and_report_of_what_is_no_study(cli, tmp_path):
+def test_status_and_report_of_what_is_no_study(tmp_path):
     for command in ("status", "report"):
-        assert cli("study", command, tmp_path / "nowhere").returncode == 2
-        assert "not the folder of a study" in cli("study", command, tmp_path).stderr
+        with pytest.raises(BadInputError, match="there is no study in"):
+            said(command, tmp_path / "nowhere")
+        with pytest.raises(BadInputError, match="not the folder of a study"):
+            said(command, tmp_path)
