@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lorapar.basemodel import bucket, tiny, wheel
 from lorapar.basemodel.allocator import keep_freed_memory
@@ -18,6 +18,7 @@ from lorapar.basemodel.cache import cached_folder
 from lorapar.basemodel.chat_template import settle_template
 from lorapar.basemodel.head import make_head_input_contiguous
 from lorapar.basemodel.number_format import require_settled
+from lorapar.basemodel.quantized import compute_alike, is_quantized, load_library, quantization_options
 from lorapar.basemodel.quiet import quiet
 from lorapar.basemodel.resolve import Kind, kind_of, local_folder, resolve_model
 from lorapar.basemodel.shape import config_values
@@ -62,6 +63,7 @@ def model_folder(config: ModelConfig, progress: Progress | None = None) -> Path:
 def load_model(config: ModelConfig, progress: Progress | None = None) -> PreTrainedModel:
     """The base model in evaluation mode, weights in `config.dtype` (settled, not `auto`), on the GPU if there is one.
 
+    With `config.quantization` the linear layers hold 8 or 4 bits, each quantised as its weight is read.
     Only safetensors are read, never pickled checkpoints; code that comes with the model runs only if the settings say
     so. Raises BadInputError and UnreachableError as `model_folder` does.
     """
@@ -71,6 +73,10 @@ def load_model(config: ModelConfig, progress: Progress | None = None) -> PreTrai
 
     require_settled(config)
     folder = model_folder(config, progress)
+    load_library()  # PEFT imports it wherever it is installed
+    values, device = _values_of(folder), default_device()
+    quantized = is_quantized(config, values)
+    options = quantization_options(config, values) | ({"device_map": {"": device}} if quantized else {})
     read = partial(
         AutoModelForCausalLM.from_pretrained,
         folder,
@@ -78,6 +84,7 @@ def load_model(config: ModelConfig, progress: Progress | None = None) -> PreTrai
         use_safetensors=True,
         trust_remote_code=config.trust_remote_code,
         local_files_only=True,
+        **options,
     )
     with _readable(config), quiet():
         try:
@@ -87,13 +94,21 @@ def load_model(config: ModelConfig, progress: Progress | None = None) -> PreTrai
                 raise
             say_no_mmap(folder, error)
             model = read(disable_mmap=True)
-    device = default_device()
     if str(device) == "cpu":
         keep_freed_memory()
-    model.to(device).eval()
+    if quantized:
+        compute_alike(model)
+    else:
+        model.to(device)
+    model.eval()
     make_head_input_contiguous(model)
     _require_decoder(model, config)
     return model
+
+
+def _values_of(folder: Path) -> dict[str, Any]:
+    values: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    return values
 
 
 def load_skeleton(config: ModelConfig) -> PreTrainedModel | None:

@@ -69,6 +69,17 @@ class ModelConfig(Section):
         description="Format of matrix products in the forward pass; auto: bfloat16 where the processor computes it "
         "natively, else none",
     )
+    quantization: Literal["none", "int8", "nf4"] = Field(
+        "none",
+        description="Hold the weights of linear layers in 8 or 4 bits by bitsandbytes (the extra `quantized`); "
+        "embeddings, norms and the output head stay in `dtype`",
+    )
+    double_quantization: bool | None = Field(
+        None, description="nf4: quantise the constants of the blocks, too, 0.4 bits less a weight; absent: true"
+    )
+    compute_dtype: Dtype = Field(
+        "auto", description="nf4: number format that matrix products with its weights are done in; auto: `dtype`"
+    )
     trust_remote_code: bool = Field(False, description="Run Python code that comes with the model (off: refuse it)")
     description: str = Field("a small general language model", description="What teachers are told the target model is")
     chat_template: Annotated[str, AfterValidator(_template)] | None = Field(
@@ -94,12 +105,38 @@ class ModelConfig(Section):
             raise ValueError("continue is true, but there is no model.adapter to continue; name one")
         return self
 
+    @model_validator(mode="after")
+    def _something_to_quantise(self) -> ModelConfig:
+        for key, is_set in (
+            ("double_quantization", self.double_quantization is not None),
+            ("compute_dtype", self.compute_dtype != "auto"),
+        ):
+            if is_set and self.quantization != "nf4":
+                raise ValueError(f"{key} is a choice of quantization nf4, not of {self.quantization}; leave it out")
+        return self
+
     @model_serializer(mode="wrap")
     def _as_written(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """By the names of the settings, and without an adapter that is not named: so digests stay as they were."""
+        """By the names of the settings, and without what is not asked for: so digests stay as they were."""
         values: dict[str, Any] = handler(self)
+        for key in _QUANTIZED:
+            if values.get(key) == type(self).model_fields[key].default:
+                values.pop(key)
         going_on = {"continue" if key == "continue_" else key: values.pop(key, None) for key in _GOING_ON}
         return values | {key: value for key, value in going_on.items() if value}
+
+    @property
+    def full(self) -> ModelConfig:
+        """The model as its files have it, in `dtype` and not quantised."""
+        return self.model_copy(update={key: type(self).model_fields[key].default for key in _QUANTIZED})
+
+    @property
+    def quantization_said(self) -> str | None:
+        """How the base is held, as people are told; None for one that is not quantised."""
+        if self.quantization != "nf4":
+            return None if self.quantization == "none" else self.quantization
+        double = " with double quantisation" if self.double_quantization is not False else ""
+        return f"nf4{double}, computed in {self.dtype if self.compute_dtype == 'auto' else self.compute_dtype}"
 
     @property
     def alone(self) -> ModelConfig:
@@ -114,6 +151,7 @@ class ModelConfig(Section):
         return f"{str(self.adapter).partition('@')[0]}@{exact}" if exact else str(self.adapter)
 
 
+_QUANTIZED = ("quantization", "double_quantization", "compute_dtype")
 _GOING_ON = ("adapter", "continue_", "adapter_source")
 
 

@@ -81,6 +81,19 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _quantised_where_it_can_be(self) -> RunConfig:
+        """vLLM loads the full base, whose rollouts and answers are not those of the model that is trained."""
+        if self.model.quantization == "none":
+            return self
+        for key, value in (("rl.rollouts", self.rl.rollouts), ("evaluate.backend", self.evaluate.backend)):
+            if value == "vllm":
+                raise ValueError(
+                    f"{key} is vllm, which loads the full base and not the {self.model.quantization} one that is "
+                    f"trained (model.quantization); set {key} to transformers"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _teachers_fit(self) -> RunConfig:
         names = [teacher.name for teacher in self.teachers]
         twice = sorted({name for name in names if names.count(name) > 1})

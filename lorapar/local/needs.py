@@ -14,7 +14,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from lorapar.basemodel.shape import context_length
+from lorapar.basemodel.quantized import PACKAGE as QUANTIZER
+from lorapar.basemodel.quantized import REMEDY, is_quantized, quantized_by
+from lorapar.basemodel.shape import config_values, context_length
 from lorapar.config import RunConfig
 from lorapar.data import load_examples
 from lorapar.data.source import has_hub
@@ -159,8 +161,13 @@ def ahead_of(node: Node, last: str) -> tuple[Node, ...]:
     return GRAPH[names.index(node.name) : names.index(last) + 1]
 
 
+_WITH_BASE = ("init", "score", "sft", "rl", "publish", "evaluate")
+
+
 def _needs(node: Node, config: RunConfig) -> Iterable[tuple[str, str, str]]:
     """(who needs it, the package, what to do) for each package beyond those of training that a node needs."""
+    if node.stage in _WITH_BASE and is_quantized(config.model, config_values(config.model)):
+        yield quantized_by(config.model), QUANTIZER, REMEDY
     vllm = "use an environment (or the image) with vLLM, or backend transformers"
     if node.stage in ("rl", "evaluate") and config.answers == "math":
         yield "answers: math", "math_verify", "pip install 'lorapar[train,eval]', or set answers to exact"

@@ -152,15 +152,16 @@ def _plots(figures: Mapping[str, str]) -> str:
 
 
 def _checked(lineage: Lineage) -> str:
-    dtype = lineage.base["dtype"]
+    dtype, quantized = lineage.base["dtype"], lineage.base.get("quantization")
     demand = (
         f"no logit differed by more than {MAX_LOGIT_DIFFERENCE:g}"
         if dtype == "float32"
         else f"every greedy text was the same, token for token, over {GREEDY_TOKENS} tokens"
     )
+    held = f"{dtype}, held in {quantized}" if quantized else dtype
     return f"""## How it was verified
 
-Before it became visible it was loaded with plain PEFT on the unmodified base ({dtype}) and compared with the trained
+Before it became visible it was loaded with plain PEFT on the unmodified base ({held}) and compared with the trained
 model: {demand}. Scores against the base and against the adapter in production are made after publishing and stand in
 the verdicts beside this version, not in it."""
 

@@ -36,7 +36,7 @@ class Lineage(BaseModel):
     schema_version: int = 1
     name: str
     base: dict[str, Any]
-    """Public name, revision and digest of the base model, and its number format."""
+    """Public name, revision and digest of the base model, its number format and, where it was, how it was quantised."""
     data: dict[str, Any]
     """Digest of the examples, and where they came from."""
     teachers: dict[str, dict[str, Any]]
@@ -68,8 +68,10 @@ class Lineage(BaseModel):
 
 
 def base_facts(model: ModelConfig) -> dict[str, Any]:
-    """What names the base model."""
-    return {"name": model.name, "revision": model.revision, "digest": model.digest, "dtype": model.dtype}
+    """What names the base model, and how it was held where it was quantised."""
+    said = model.quantization_said
+    quantized = {} if said is None else {"quantization": said}
+    return {"name": model.name, "revision": model.revision, "digest": model.digest, "dtype": model.dtype, **quantized}
 
 
 def parent_facts(model: ModelConfig, trained_rank: int) -> dict[str, Any] | None:

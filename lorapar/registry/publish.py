@@ -126,7 +126,7 @@ def publish_adapter(publication: Publication, registry: Registry, scratch: Path,
     else:
         trained = publication.origins.adapter
         found = verify_package(publication.model, trained, package, proof.questions, proof.progress)
-        verification = found.model_dump(mode="json")
+        verification = found.model_dump(mode="json", exclude_none=True)
         claim = new_claim(manifest.digest, run=proof.run, images=dict(proof.images), verification=verification)
         version = registry.publish(publication.name, package, claim, manifest)
     registry.set_alias(publication.name, CANDIDATE, version.number, reason="published")

@@ -1,7 +1,9 @@
 """Proof that a published folder is the trained model: both are loaded, each its own way, and asked the same.
 
 In float32 their logits agree to 1e-4. In narrower formats one more rounding anywhere may move a logit by more than
-that, so there the greedy texts must be equal, and the mean KL divergence is stated.
+that, so there the greedy texts must be equal, and the mean KL divergence is stated. An adapter that was trained on a
+quantised base is compared there, and then, for it may be served so, on the full base: that difference is stated and
+refuses nothing.
 """
 
 from __future__ import annotations
@@ -44,6 +46,20 @@ class Verification(BaseModel):
     """Prompts, of all, whose greedy continuations were the same token for token."""
     max_change_of_base: float
     """Largest difference between a logit of the published model and of the bare base: what the adapter does at all."""
+    quantization: str | None = None
+    """How the base was held that all this was measured on; None: in `dtype`."""
+    full_base_max_logit_difference: float | None = None
+    """The same of the published adapter on the full base, from the trained model on the quantised one."""
+    full_base_mean_kl: float | None = None
+    full_base_equal_greedy_texts: int | None = None
+    full_base_left_out: str | None = None
+    """Why the full base was not looked at."""
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether logits are computed in float32, so that equal models give equal ones."""
+        how = self.quantization
+        return self.dtype == "float32" and (how is None or (how.startswith("nf4") and how.endswith("float32")))
 
 
 @dataclass(frozen=True)
@@ -76,9 +92,52 @@ def verify_package(
     gc.collect()
     found = _outputs(load_published(load_model(model, progress), published), prompts, tokenizer)
     progress.advance()
-    verification = _compare(model.dtype, expected, found, base_logits)
+    verification = _compare(model, expected, found, base_logits)
     _refuse_difference(verification)
-    return verification
+    if model.quantization == "none":
+        return verification
+    return verification.model_copy(update=_on_full_base(model, published, prompts, tokenizer, expected, progress))
+
+
+def _on_full_base(
+    model: ModelConfig,
+    published: Path,
+    prompts: Sequence[Sequence[int]],
+    tokenizer: PreTrainedTokenizerBase,
+    expected: Outputs,
+    progress: Progress,
+) -> dict[str, float | int | str]:
+    """What the published adapter answers on the base that is not quantised, where there is memory for that."""
+    from lorapar.adapter.files import load_published
+    from lorapar.basemodel import load_model
+
+    gc.collect()
+    if (reason := _no_room(model.full)) is not None:
+        progress.say(f"the published adapter is not compared on the full base: {reason}")
+        return {"full_base_left_out": reason}
+    full = _outputs(load_published(load_model(model.full, progress), published), prompts, tokenizer)
+    found = _compare(model, expected, full, expected.logits)
+    progress.say(
+        f"on the full base the published adapter differs from the trained model on {model.quantization} by a mean KL "
+        f"of {found.mean_kl:g}, {found.equal_greedy_texts} of {found.prompts} greedy texts equal"
+    )
+    figures = ("max_logit_difference", "mean_kl", "equal_greedy_texts")
+    return {f"full_base_{name}": getattr(found, name) for name in figures}
+
+
+def _no_room(full: ModelConfig) -> str | None:
+    """Why a base does not fit into memory that is free; None where it does, or where its sizes are not known."""
+    import psutil
+    import torch
+
+    from lorapar.basemodel.shape import model_shape
+
+    shape = model_shape(full)
+    if shape is None:
+        return None
+    needed = shape.parameters * torch.finfo(getattr(torch, full.dtype)).bits // 8
+    free = torch.cuda.mem_get_info()[0] if torch.cuda.is_available() else psutil.virtual_memory().available
+    return f"it takes {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB are free" if needed > 0.9 * free else None
 
 
 def _outputs(model: torch.nn.Module, prompts: Sequence[Sequence[int]], tokenizer: PreTrainedTokenizerBase) -> Outputs:
@@ -103,13 +162,14 @@ def _logits(model: torch.nn.Module, prompts: Sequence[Sequence[int]]) -> list[to
         return [model(torch.tensor([prompt], device=device)).logits[0].float().cpu() for prompt in prompts]
 
 
-def _compare(dtype: str, expected: Outputs, found: Outputs, base_logits: list[torch.Tensor]) -> Verification:
+def _compare(model: ModelConfig, expected: Outputs, found: Outputs, base_logits: list[torch.Tensor]) -> Verification:
     import torch
 
     trained, published, base = (torch.cat(rows).double() for rows in (expected.logits, found.logits, base_logits))
     log_p, log_q = trained.log_softmax(-1), published.log_softmax(-1)
     return Verification(
-        dtype=dtype,
+        dtype=model.dtype,
+        quantization=model.quantization_said,
         prompts=len(expected.logits),
         positions=len(trained),
         max_logit_difference=_rounded((published - trained).abs().max()),
@@ -124,8 +184,8 @@ def _rounded(value: torch.Tensor) -> float:
 
 
 def _refuse_difference(found: Verification) -> None:
-    exact = found.dtype == "float32"
-    same = found.max_logit_difference <= MAX_LOGIT_DIFFERENCE if exact else found.equal_greedy_texts == found.prompts
+    close = found.max_logit_difference <= MAX_LOGIT_DIFFERENCE
+    same = close if found.is_exact else found.equal_greedy_texts == found.prompts
     # NaN is never smaller or equal; in narrow formats it would hide behind equal texts.
     if not same or found.mean_kl != found.mean_kl:
         raise IntegrityError(

@@ -90,7 +90,7 @@ def _lineage(lineage: Mapping[str, Any]) -> list[Section]:
     rows = ", ".join(f"{count:,} {name}" for name, count in labels["rows"].items())
     teachers = [f"{name}: {about.get('model', '?')}" for name, about in lineage["teachers"].items()]
     return [
-        ("base", [f"{base['name']} at {base['revision'] or 'no revision'} ({base['dtype']})", _digest(base["digest"])]),
+        ("base", [f"{base['name']} at {base['revision'] or 'no revision'} ({_held(base)})", _digest(base["digest"])]),
         ("data", [str(data["source"]), _digest(data["source_digest"]), f"examples {data['digest']}"]),
         ("goes on", _parent(lineage.get("parent"))),
         ("votes", [*teachers, *(f"votes {digest}" for digest in lineage["votes"])]),
@@ -99,6 +99,10 @@ def _lineage(lineage: Mapping[str, Any]) -> list[Section]:
         ("training", _figures(lineage["training"])),
         ("serving", [*_figures(lineage["serving"]), *_ends(lineage["serving"])]),
     ]
+
+
+def _held(base: Mapping[str, Any]) -> str:
+    return ", ".join(filter(None, (base["dtype"], base.get("quantization"))))
 
 
 def _parent(parent: Mapping[str, Any] | None) -> list[str]:

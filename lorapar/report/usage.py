@@ -139,11 +139,25 @@ def _proof(facts: Facts) -> str | None:
     found = (facts.version or {}).get("verification")
     if not found:
         return None
+    held = ", ".join(filter(None, (found["dtype"], found.get("quantization"))))
     return (
-        f"Before it was published it was loaded with plain PEFT on the unmodified base ({found['dtype']}) and compared "
+        f"Before it was published it was loaded with plain PEFT on the unmodified base ({held}) and compared "
         f"with the trained model at {count_of(found['positions'], 'token position')}: largest logit difference "
         f"{found['max_logit_difference']:.2g}, mean KL divergence {found['mean_kl']:.2g} nats, "
-        f"{found['equal_greedy_texts']} of {count_of(found['prompts'], 'greedy text')} equal."
+        f"{found['equal_greedy_texts']} of {count_of(found['prompts'], 'greedy text')} equal." + _on_full_base(found)
+    )
+
+
+def _on_full_base(found: Mapping[str, Any]) -> str:
+    """The same for the base as it is served by those who do not quantise it."""
+    if reason := found.get("full_base_left_out"):
+        return f" It was not compared on the full base: {reason}."
+    if "full_base_mean_kl" not in found:
+        return ""
+    return (
+        " On the full base, which servers load, the same comparison gives a largest logit difference of "
+        f"{found['full_base_max_logit_difference']:.2g}, a mean KL divergence of {found['full_base_mean_kl']:.2g} "
+        f"nats, and {found['full_base_equal_greedy_texts']} equal greedy texts."
     )
 
 

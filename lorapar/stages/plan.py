@@ -8,6 +8,7 @@ transformers are installed, torch is asked for the format and some rows are seen
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,13 @@ from typing import Any
 from lorapar import __version__
 from lorapar.basemodel import resolve_model
 from lorapar.basemodel.number_format import number_format, open_in_model, open_in_teacher
+from lorapar.basemodel.quantized import require_known_form
 from lorapar.basemodel.resolve import Kind, kind_of
+from lorapar.basemodel.shape import config_values
 from lorapar.config import BenchmarkConfig, ModelConfig, RlConfig, RunConfig, TeacherConfig
 from lorapar.config.data import TASK_MIX
 from lorapar.data import resolve_data
-from lorapar.errors import BadInputError, LoraparError
+from lorapar.errors import BadInputError, LoraparError, UnreachableError
 from lorapar.evaluation.benchmarks import check_benchmarks, resolve_benchmarks
 from lorapar.records import write_json
 from lorapar.registry import start
@@ -93,6 +96,7 @@ def resolve_config(config: RunConfig, sections: tuple[str, ...]) -> RunConfig:
     resolved: dict[str, Any] = {}
     if "model" in sections:
         resolved["model"] = _resolve(config.model)
+        _require_known_form(resolved["model"])
         if "adapter" in sections and config.model.adapter is not None:
             resolved["model"] = _with_start(resolved["model"], config.registry.address)
     if "teachers" in sections:
@@ -162,6 +166,12 @@ def _resolve(model: ModelConfig) -> ModelConfig:
     return resolve_model(fresh)
 
 
+def _require_known_form(model: ModelConfig) -> None:
+    """Raises BadInputError for weights that nothing here can tune; where the hub is silent, loading will say it."""
+    with suppress(UnreachableError):
+        require_known_form(model, config_values(model))
+
+
 def _with_start(model: ModelConfig, registry: str | None) -> ModelConfig:
     """The model with what `model.adapter` is now; a base in a folder is compared with the one it was made for."""
     resolved = start.resolve_start(model, registry)
@@ -191,6 +201,8 @@ def _pinned(teacher: TeacherConfig) -> TeacherConfig:
         return teacher
     try:
         model = _resolve(ModelConfig(name=teacher.model, revision=teacher.revision))
+        if teacher.backend == "transformers":
+            _require_known_form(model)
     except LoraparError as error:
         said = re.sub(r"^model\.(name|revision): ", lambda key: _TEACHER_KEYS[key[1]].format(teacher.name), str(error))
         raise type(error)(said) from None

@@ -146,11 +146,13 @@ def _fetch_incumbent(call: StageCall[Settings], registry: Registry, version: int
 
 def _measured(version: PublishedVersion) -> Metrics:
     found = version.verification
+    on_full_base = {key: float(found[key]) for key in ("full_base_mean_kl",) if key in found}
     return {
         "max_logit_difference": float(found["max_logit_difference"]),
         "mean_kl": float(found["mean_kl"]),
         "equal_greedy_share": found["equal_greedy_texts"] / found["prompts"],
         "max_change_of_base": float(found["max_change_of_base"]),
+        **on_full_base,
     }
 
 

@@ -289,5 +289,5 @@ def _check_same_base(folder: Path, digest: str) -> None:
     if expected not in (None, digest):
         raise BadInputError(
             f"the adapter in {folder} was made for other base weights ({expected[:12]}..., not {digest[:12]}...); "
-            "give the model, revision and dtype it was made for"
+            "give the model, revision, dtype and quantization it was made for"
         )

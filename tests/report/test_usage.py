@@ -79,6 +79,23 @@ def test_the_proof_is_told_where_there_is_one() -> None:
     assert told is not None
     assert told.proof is not None
     assert "4 of 4 greedy texts equal" in told.proof
+    assert "full base" not in told.proof
+
+
+def test_the_proof_tells_of_the_quantised_base_and_of_the_full_one() -> None:
+    found = {
+        **{"dtype": "bfloat16", "positions": 96, "max_logit_difference": 0.0, "mean_kl": 0.0},
+        **{"equal_greedy_texts": 5, "prompts": 5, "quantization": "nf4, computed in bfloat16"},
+    }
+    on_full = {f"full_base_{key}": value for key, value in {"max_logit_difference": 1.5, "mean_kl": 0.031}.items()}
+    told = usage(replace(facts(), version={"verification": found | on_full | {"full_base_equal_greedy_texts": 2}}))
+    assert told is not None
+    assert "(bfloat16, nf4, computed in bfloat16)" in told.proof
+    assert "On the full base" in told.proof
+    assert "0.031 nats, and 2 equal greedy texts" in told.proof
+    small = usage(replace(facts(), version={"verification": found | {"full_base_left_out": "it takes 140 GB"}}))
+    assert small is not None
+    assert "not compared on the full base: it takes 140 GB" in small.proof
 
 
 def test_what_ends_an_answer_and_the_template_are_told_where_the_base_does_not_say_them() -> None:

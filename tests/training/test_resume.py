@@ -12,7 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from lorapar.adapter import Partition, base_digest
+from lorapar.adapter.files import read_tensors
+from lorapar.basemodel import load_model
 from lorapar.checkpoint import Keeper
 from lorapar.config import CheckpointConfig, RlConfig, SftConfig
 from lorapar.errors import Terminated, TrainingError
@@ -108,6 +112,28 @@ def test_killed_within_a_step_it_ends_with_the_same_bytes(make_job: Make, kit, m
         assert f"going on after step {step - 1}" in job.progress.lines
         assert job.progress.total == len(job.progress.notes) == len(whole["history.jsonl"].splitlines()) - step + 1
         assert made(job) == whole
+
+
+@pytest.mark.parametrize(("method", "quantization", "step"), [("sft", "nf4", 3), ("rl", "nf4", 2), ("sft", "int8", 2)])
+def test_on_a_quantised_base_too_and_nothing_but_active_elements_moves(
+    make_job: Make, kit, start, method, quantization, step
+) -> None:
+    train = Trained(method, kit, max_steps=3)
+    model = kit.TINY.model_copy(update={"quantization": quantization})
+    before = base_digest(load_model(model))
+    job = train(make_job("whole", model=model))
+    whole = made(job)
+    assert json.loads(whole["summary.json"])["base_weights_sha256"] == before
+    mask = Partition.load(job.partition).mask("system1" if method == "sft" else "system2")
+    old, new = (read_tensors(folder / "adapter_model.safetensors")[0] for folder in (start / "adapter", job.output))
+    for name, active in mask.items():
+        key = name.replace(".default", "")
+        frozen = torch.ones_like(old[key], dtype=torch.bool)
+        frozen[tuple(slice(size) for size in active.shape)] = ~active.bool()
+        assert old[key].dtype == new[key].dtype == torch.float32  # TRL would have rounded them to bfloat16
+        assert torch.equal(old[key][frozen], new[key][frozen])
+    killed = train(make_job("killed", model=model, keeper=Keeper(EVERY_STEP)), kill_in_step=step)
+    assert made(train(again(killed))) == whole
 
 
 def test_steps_that_learn_from_the_same_completions_are_made_whole_before_a_checkpoint(make_job: Make, kit) -> None:

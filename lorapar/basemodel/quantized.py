@@ -1,0 +1,155 @@
+"""A base model in 4 or 8 bits through bitsandbytes, made to compute the same in every stage.
+
+Two shortcuts of bitsandbytes 0.50 on a CPU are switched off. In evaluation mode its 4-bit layers repack their weights
+in place for a kernel that works in bfloat16 and has no gradient: a loss taken afterwards gets a wrong gradient without
+an error, and the base's bytes change. And its 8-bit layers round the activations, too, but only in evaluation mode, so
+that scores and rollouts would come from another function than the one that is trained.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+from lorapar.config import ModelConfig
+from lorapar.errors import BadInputError
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import BitsAndBytesConfig
+
+PACKAGE = "bitsandbytes"
+REMEDY = "pip install 'lorapar[train,quantized]', or set model.quantization to none"
+
+
+_NO_GRADIENT = "whose layers are made for answering: no gradient through them has been tested"
+_REASONS = {
+    "gptq": _NO_GRADIENT,
+    "awq": _NO_GRADIENT,
+    "compressed-tensors": "whose layers are unpacked to full precision or run without a gradient, as its version goes",
+    "fp8": "whose matrix products run on GPUs alone and have no gradient",
+    "fbgemm_fp8": "whose matrix products run on GPUs alone and have no gradient",
+}
+
+
+def stored_quantization(values: Mapping[str, Any]) -> str | None:
+    """By which method the weights of a model's files are quantised, as its config.json says; None: they are not."""
+    inner = values.get("text_config") or {}
+    for found in (
+        values.get("quantization_config"),
+        values.get("compression_config"),
+        inner.get("quantization_config"),
+    ):
+        if isinstance(found, Mapping):
+            old = PACKAGE if found.get("load_in_4bit") or found.get("load_in_8bit") else None
+            return str(found.get("quant_method") or old or "a method without a name").replace("_", "-").lower()
+    return None
+
+
+def require_known_form(config: ModelConfig, values: Mapping[str, Any]) -> None:
+    """Raise BadInputError where a model's files are quantised in a way that nothing here can tune, or twice.
+
+    `values`: its config.json. Files that bitsandbytes quantised are read as they are.
+    """
+    method = stored_quantization(values)
+    if method is None:
+        return
+    if method != PACKAGE:
+        reason = _REASONS.get(method, _REASONS.get(method.replace("-", "_"), "which is not known here"))
+        raise BadInputError(
+            f"model.name: {config.name} is quantised by {method}, {reason}; "
+            "name the model that it was made from, and set model.quantization to nf4 to save memory"
+        )
+    if config.quantization != "none":
+        raise BadInputError(
+            f"model.quantization is {config.quantization}, but {config.name} is quantised by {PACKAGE} already; "
+            "leave model.quantization out, or name the model that it was made from"
+        )
+
+
+def is_quantized(config: ModelConfig, values: Mapping[str, Any]) -> bool:
+    """Whether the base that is loaded holds its weights in 8 or 4 bits; `values`: its config.json."""
+    return config.quantization != "none" or stored_quantization(values) is not None
+
+
+def quantization_options(config: ModelConfig, values: Mapping[str, Any]) -> dict[str, Any]:
+    """What `from_pretrained` is told of a quantised base; nothing for one that is not. `values`: its config.json.
+
+    Raises BadInputError where bitsandbytes is not installed, and as `require_known_form`.
+    """
+    require_known_form(config, values)
+    if not is_quantized(config, values):
+        return {}
+    if find_spec(PACKAGE) is None:
+        raise BadInputError(f"{quantized_by(config)} needs {PACKAGE}, which is not installed here; {REMEDY}")
+    return {} if config.quantization == "none" else {"quantization_config": _library_config(config)}
+
+
+def quantized_by(config: ModelConfig) -> str:
+    """Which setting asks for a quantised base."""
+    if config.quantization == "none":
+        return f"model.name: {config.name}, which is quantised by it,"
+    return f"model.quantization {config.quantization}"
+
+
+def load_library() -> None:
+    """Import bitsandbytes where it is installed, without what it would say of itself and fetch.
+
+    Where the package `kernels` is installed, bitsandbytes downloads a compiled kernel from the hub as it is imported
+    and runs it; the kernel is for the packed layout, which is not used here.
+    """
+    if PACKAGE in sys.modules or find_spec(PACKAGE) is None:
+        return
+    with _without_hub_kernels():
+        import bitsandbytes  # noqa: F401
+
+
+@contextmanager
+def _without_hub_kernels() -> Iterator[None]:
+    logger = logging.getLogger("bitsandbytes")
+    level, held = logger.level, sys.modules.pop("kernels", None)
+    sys.modules["kernels"] = None  # type: ignore[assignment]
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        del sys.modules["kernels"]
+        if held is not None:
+            sys.modules["kernels"] = held
+
+
+def _library_config(config: ModelConfig) -> BitsAndBytesConfig:
+    import torch
+    from transformers import BitsAndBytesConfig
+
+    if config.quantization == "int8":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    compute = config.dtype if config.compute_dtype == "auto" else config.compute_dtype
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=config.double_quantization is not False,
+        bnb_4bit_compute_dtype=getattr(torch, compute),
+    )
+
+
+def compute_alike(model: torch.nn.Module) -> None:
+    """Let every quantised layer compute one function in training and evaluation mode, and never edit its weights."""
+    import bitsandbytes as bnb
+
+    for module in model.modules():
+        if isinstance(module, bnb.nn.Linear4bit):
+            module.support_avx512bf16_for_cpu = False
+        elif isinstance(module, bnb.nn.Linear8bitLt) and module.weight.device.type == "cpu":
+            _hold_in_training_mode(module)
+
+
+def _hold_in_training_mode(module: torch.nn.Module) -> None:
+    """The mode chooses the kernel of an 8-bit layer and nothing else: it has neither dropout nor statistics."""
+    module.training = True
+    module.train = lambda mode=True: module  # type: ignore[method-assign]

@@ -1,0 +1,156 @@
+"""A base in 4 or 8 bits computes what its dequantised weights compute, in every mode, and keeps its bytes."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from peft.utils.integrations import dequantize_module_weight
+
+from lorapar.adapter import AdapterSettings, attach, base_digest
+from lorapar.adapter.attach import lora_layers
+from lorapar.basemodel import load_model, load_tokenizer, model_folder
+from lorapar.config import ModelConfig, RunConfig
+from lorapar.errors import BadInputError
+from lorapar.stages.plan import resolve_config
+
+TINY = ModelConfig(name="builtin:tiny", dtype="float32")
+NF4 = TINY.model_copy(update={"quantization": "nf4"})
+IDS = torch.arange(3, 27)[None]
+KINDS = [
+    {"quantization": "nf4"},
+    {"quantization": "nf4", "double_quantization": False, "compute_dtype": "float32"},
+    {"quantization": "int8"},
+]
+
+
+def gradient(model: torch.nn.Module) -> torch.Tensor:
+    """Of a loss, with respect to what the first layer reads."""
+    read = model.get_input_embeddings()(IDS).detach().requires_grad_()
+    model(inputs_embeds=read).logits.logsumexp(-1).sum().backward()
+    return read.grad
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_computes_what_its_dequantised_weights_compute(kind) -> None:
+    model, plain = load_model(TINY.model_copy(update=kind)), load_model(TINY)
+    before = base_digest(model)
+    layers = dict(model.named_modules())
+    for name, layer in plain.named_modules():
+        if isinstance(layer, torch.nn.Linear) and name != "lm_head":
+            layer.weight.data = dequantize_module_weight(layers[name]).clone()
+    with torch.no_grad():
+        answered = model.eval()(IDS).logits
+        torch.testing.assert_close(answered, plain(IDS).logits, rtol=0, atol=1e-5)
+        assert torch.equal(model.train()(IDS).logits, answered)
+    # After an answer in evaluation mode, where bitsandbytes would have repacked the weights for a kernel without one.
+    torch.testing.assert_close(gradient(model.eval()), gradient(plain), rtol=1e-4, atol=1e-5)
+    assert base_digest(model) == before == base_digest(load_model(TINY.model_copy(update=kind)))
+
+
+def test_a_weight_takes_a_quarter_of_the_bytes_and_double_quantisation_fewer() -> None:
+    def held(**kind) -> int:
+        model = load_model(TINY.model_copy(update={"dtype": "bfloat16", **kind}))
+        return sum(t.numel() * t.element_size() for key, t in model.state_dict().items() if "self_attn" in key)
+
+    full, single, double = held(), *(held(quantization="nf4", double_quantization=on) for on in (False, True))
+    assert 0.25 * full < single < 0.5 * full
+    assert double != single
+
+
+def test_products_are_computed_in_the_format_that_is_set() -> None:
+    model = load_model(NF4.model_copy(update={"compute_dtype": "bfloat16"}))
+    with torch.no_grad():
+        narrow, wide = model(IDS).logits, load_model(NF4)(IDS).logits
+    assert 1e-4 < (narrow - wide).abs().max() < 0.3
+    assert NF4.quantization_said == "nf4 with double quantisation, computed in float32"
+
+
+@pytest.mark.parametrize("init", ["pissa", "olora"])
+def test_an_initialisation_from_the_weight_reads_the_dequantised_one(init) -> None:
+    model = load_model(NF4)
+    with torch.no_grad():
+        bare = model(IDS).logits
+    adapted = attach(model, AdapterSettings(rank=4, alpha=4, dropout=0.0, init=init), seed=0)
+    with torch.no_grad():
+        torch.testing.assert_close(adapted.eval()(IDS).logits, bare, rtol=0, atol=1e-4)
+    layer = dict(lora_layers(adapted))["base_model.model.model.layers.0.self_attn.q_proj"]
+    weight = dequantize_module_weight(layer.get_base_layer()).float()
+    product = layer.lora_B["default"].weight[:, :4] @ layer.lora_A["default"].weight[:4]
+    if init == "pissa":
+        u, s, v = torch.linalg.svd(weight)
+        torch.testing.assert_close(product, u[:, :4] * s[:4] @ v[:4], rtol=1e-3, atol=1e-4)
+    else:
+        q, r = torch.linalg.qr(weight)
+        torch.testing.assert_close(product, q[:, :4] @ r[:4], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("values", "method"),
+    [
+        ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, "gptq"),
+        ({"quantization_config": {"quant_method": "awq", "bits": 4}}, "awq"),
+        ({"quantization_config": {"quant_method": "compressed-tensors"}}, "compressed-tensors"),
+        ({"compression_config": {"quant_method": "compressed-tensors"}}, "compressed-tensors"),
+        ({"quantization_config": {"quant_method": "fp8", "weight_block_size": [128, 128]}}, "fp8"),
+        ({"quantization_config": {"quant_method": "fbgemm_fp8"}}, "fbgemm-fp8"),
+        ({"text_config": {"quantization_config": {"quant_method": "mxfp4"}}}, "mxfp4"),
+    ],
+)
+def test_plan_refuses_weights_that_others_quantised_and_says_what_to_name(values, method, tmp_path) -> None:
+    folder = Path(shutil.copytree(model_folder(TINY), tmp_path / "model"))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **values}))
+    model = ModelConfig(name=str(folder), dtype="float32")
+    with pytest.raises(BadInputError, match=f"is quantised by {method}, .*name the model that it was made from"):
+        resolve_config(RunConfig(model=model), ("model",))
+    with pytest.raises(BadInputError, match=f"quantised by {method}"):
+        load_model(model)
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory) -> Path:
+    """A folder whose weights bitsandbytes quantised."""
+    folder = tmp_path_factory.mktemp("stored")
+    load_model(NF4).save_pretrained(folder)
+    load_tokenizer(TINY).save_pretrained(folder)
+    return folder
+
+
+def test_a_folder_that_bitsandbytes_quantised_is_loaded_as_it_is(stored) -> None:
+    config = resolve_config(RunConfig(model=ModelConfig(name=str(stored), dtype="float32")), ("model",)).model
+    with torch.no_grad():
+        assert torch.equal(load_model(config)(IDS).logits, load_model(NF4)(IDS).logits)
+    assert base_digest(load_model(config)) == base_digest(load_model(NF4))
+    again = config.model_copy(update={"quantization": "int8"})
+    with pytest.raises(BadInputError, match=r"model\.quantization is int8, but .* bitsandbytes already"):
+        resolve_config(RunConfig(model=again), ("model",))
+
+
+def test_without_bitsandbytes_the_setting_says_what_to_install(monkeypatch) -> None:
+    monkeypatch.setattr("lorapar.basemodel.quantized.find_spec", lambda _: None)
+    with pytest.raises(BadInputError, match=r"model\.quantization nf4 needs bitsandbytes.*pip install"):
+        load_model(NF4)
+
+
+def test_importing_it_runs_no_kernel_of_the_hub(tmp_path) -> None:
+    """bitsandbytes would fetch a compiled one through the package `kernels` where the processor computes bfloat16."""
+    (tmp_path / "kernels.py").write_text("def get_kernel(*_, **__):\n    raise SystemExit('a kernel was fetched')\n")
+    program = (
+        "from lorapar.basemodel.quantized import load_library; load_library(); import bitsandbytes, kernels; print(1)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{Path.cwd()}"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "1\n", "")
