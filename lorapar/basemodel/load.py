@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lorapar.basemodel import bucket, tiny, wheel
 from lorapar.basemodel.allocator import keep_freed_memory
@@ -74,7 +74,9 @@ def load_model(config: ModelConfig, progress: Progress | None = None) -> PreTrai
     require_settled(config)
     folder = model_folder(config, progress)
     load_library()  # PEFT imports it wherever it is installed
-    values, device = _values_of(folder), default_device()
+    with _readable(config):
+        values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    device = default_device()
     quantized = is_quantized(config, values)
     options = quantization_options(config, values) | ({"device_map": {"": device}} if quantized else {})
     read = partial(
@@ -104,11 +106,6 @@ def load_model(config: ModelConfig, progress: Progress | None = None) -> PreTrai
     make_head_input_contiguous(model)
     _require_decoder(model, config)
     return model
-
-
-def _values_of(folder: Path) -> dict[str, Any]:
-    values: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    return values
 
 
 def load_skeleton(config: ModelConfig) -> PreTrainedModel | None:
