@@ -22,7 +22,10 @@ from lorapar.store import ObjectStore
 
 Metrics = dict[str, float]
 
-TRAINING_PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "gguf", "pyarrow", "tokenizers")
+TRAINING_PACKAGES = (
+    *("torch", "transformers", "trl", "peft", "accelerate", "datasets", "gguf", "pyarrow", "tokenizers"),
+    "psutil",
+)
 """What the extra `train` brings; the client goes without."""
 BENCHMARK_PACKAGES = ("lm_eval", "math_verify")
 """What the extra `eval` brings besides; benchmarks and `answers: math` need it."""
