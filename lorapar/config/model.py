@@ -92,7 +92,7 @@ class ModelConfig(Section):
     adapter: Place | None = Field(
         None,
         description="Adapter to go on from, held frozen beside the new one: NAME@production or NAME@VERSION of the "
-        "registry, a PEFT folder, or a hub name (OWNER/NAME@REVISION)",
+        "registry, a PEFT folder, its s3:// address, or a hub name (OWNER/NAME@REVISION)",
     )
     continue_: bool = Field(
         False, alias="continue", description="Train the elements of `model.adapter` further instead of adding new ones"

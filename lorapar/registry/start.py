@@ -1,6 +1,7 @@
 """The adapter that a run goes on from (`model.adapter`): which one it is, what it is, and its files.
 
-It lies in the registry, in a folder, or on the hub. `plan` settles which, once for the run; `init` brings it here.
+It lies in the registry, in a folder, in a bucket, or on the hub. `plan` settles which, once for the run; `init` brings
+it here.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from lorapar.basemodel.resolve import Kind as BaseKind
@@ -24,6 +26,7 @@ from lorapar.registry.reference import parse_reference
 from lorapar.registry.registry import Registry
 from lorapar.registry.versions import Version
 from lorapar.store import NotFoundError, file_sha256, is_s3, open_store
+from lorapar.store.copy import RemoteTree, copy_down, find_tree
 
 MARK_FILE = "lorapar_adapter.json"
 FILES = (CONFIG_FILE, WEIGHTS_FILE, LINEAGE_FILE, MARK_FILE)
@@ -43,6 +46,7 @@ class Kind(Enum):
     """Where the adapter lies."""
 
     FOLDER = "folder"
+    BUCKET = "bucket"
     HUB = "hub"
     REGISTRY = "registry"
 
@@ -63,8 +67,14 @@ class Start:
 
 
 def kind_of(adapter: str) -> Kind:
-    """Where the adapter lies, by what the setting says; a PEFT folder that is there wins over a name."""
-    if adapter.startswith(_PATH_STARTS) or (Path(adapter) / CONFIG_FILE).is_file():
+    """Where the adapter lies, by what the setting says; a folder that is there wins over a name.
+
+    A folder without an adapter in it may bear the name of one in the registry.
+    """
+    if is_s3(adapter):
+        return Kind.BUCKET
+    nested = "/" in adapter and Path(adapter).is_dir()
+    if adapter.startswith(_PATH_STARTS) or nested or (Path(adapter) / CONFIG_FILE).is_file():
         return Kind.FOLDER
     return Kind.HUB if "/" in adapter else Kind.REGISTRY
 
@@ -78,11 +88,6 @@ def resolve_start(model: ModelConfig, registry: str | None) -> ModelConfig:
     """
     if model.adapter is None:
         return model
-    if is_s3(model.adapter):
-        raise BadInputError(
-            f"model.adapter: {model.adapter} is an address; name NAME@VERSION of the registry (registry.address), "
-            "a folder, or a hub name"
-        )
     found, start = _found(model, registry)
     if model.adapter_source and model.adapter_source.digest not in (None, found.digest):
         raise IntegrityError(
@@ -109,6 +114,12 @@ def fetch_start(model: ModelConfig, folder: Path) -> Path:
         if _folder_digest(place) != source.digest:
             raise IntegrityError(f"model.adapter: {place} has changed since the run was planned; run it again")
         return place
+    if kind is Kind.BUCKET:
+        tree = _tree(str(model.adapter))
+        if tree.digest != source.digest:
+            raise IntegrityError(f"model.adapter: {model.adapter} has changed since the run was planned; run it again")
+        copy_down(tree, folder)
+        return folder
     if kind is Kind.HUB:
         from lorapar.basemodel import hub
 
@@ -156,6 +167,9 @@ def _found(model: ModelConfig, registry: str | None) -> tuple[AdapterSource, Sta
     if kind is Kind.FOLDER:
         folder = _folder(adapter)
         return AdapterSource(digest=_folder_digest(folder)), start_in(folder, adapter)
+    if kind is Kind.BUCKET:
+        tree = _tree(adapter)
+        return AdapterSource(digest=tree.digest), _start_at(tree, adapter)
     if kind is Kind.HUB:
         from lorapar.basemodel import hub
 
@@ -174,6 +188,8 @@ def _registered(model: ModelConfig, registry: str | None) -> tuple[Registry, Ver
     """The version, by the number that was pinned before where one was."""
     source = model.adapter_source or AdapterSource()
     address = source.registry or registry
+    if address is None and Path(str(model.adapter)).is_dir():
+        _folder(str(model.adapter))
     if address is None:
         raise BadInputError(
             f"model.adapter: {model.adapter} is a name in a registry, and registry.address is not set; "
@@ -184,7 +200,29 @@ def _registered(model: ModelConfig, registry: str | None) -> tuple[Registry, Ver
         opened = Registry(open_store(address))
         return opened, opened.resolve(f"{asked.name}@{source.version}" if source.version else str(asked))
     except LoraparError as error:
-        raise type(error)(f"model.adapter: {error}") from None
+        beside = _not_peft(Path(str(model.adapter))) if Path(str(model.adapter)).is_dir() else None
+        folder = f"; the folder {model.adapter} {beside}" if beside else ""
+        raise type(error)(f"model.adapter: {error}{folder}") from None
+
+
+def _tree(address: str) -> RemoteTree:
+    """The files at an address; raises BadInputError where they are no adapter."""
+    try:
+        tree = find_tree(open_store(address))
+    except NotFoundError:
+        raise BadInputError(f"model.adapter: there is nothing at {address}; mend the address") from None
+    for file in (CONFIG_FILE, WEIGHTS_FILE):
+        if file not in tree.names:
+            raise BadInputError(f"model.adapter: {address} has no {file}, so it is not a PEFT folder; name one")
+    return tree
+
+
+def _start_at(tree: RemoteTree, address: str) -> Start:
+    with TemporaryDirectory() as folder:
+        for file in (CONFIG_FILE, LINEAGE_FILE):
+            if file in tree.names:
+                (Path(folder) / file).write_bytes(tree.store.read(file))
+        return start_in(Path(folder), address)
 
 
 def _start_of(registry: Registry, version: Version) -> Start:
@@ -210,14 +248,25 @@ def start_in(folder: Path, adapter: str) -> Start:
 
 def _folder(adapter: str) -> Path:
     folder = Path(adapter).expanduser()
-    for file in (CONFIG_FILE, WEIGHTS_FILE):
-        if not (folder / file).is_file():
-            missing = f"has no {file}, so it is not a PEFT folder" if folder.is_dir() else "is not a folder"
-            raise BadInputError(
-                f"model.adapter: {adapter} {missing}; name a folder that PEFT or lorapar wrote (adapters in "
-                "safetensors), NAME@VERSION of the registry, or OWNER/NAME of the hub"
-            )
+    missing = _not_peft(folder)
+    if missing is not None:
+        raise BadInputError(
+            f"model.adapter: {adapter} {missing}; name a folder that PEFT or lorapar wrote (adapters in "
+            "safetensors), NAME@VERSION of the registry, or OWNER/NAME of the hub"
+        )
     return folder
+
+
+def _not_peft(folder: Path) -> str | None:
+    """Why a folder holds no adapter, and where below it adapters lie; None where it does hold one."""
+    if not folder.is_dir():
+        return "is not a folder"
+    missing = next((file for file in (CONFIG_FILE, WEIGHTS_FILE) if not (folder / file).is_file()), None)
+    if missing is None:
+        return None
+    inside = (path.parent for depth in range(1, 5) for path in sorted(folder.glob("*/" * depth + CONFIG_FILE)))
+    below = [str(path) for path in inside if (path / WEIGHTS_FILE).is_file()]
+    return f"has no {missing}, so it is not a PEFT folder" + (f" (but {below[0]} is)" if below else "")
 
 
 def _folder_digest(folder: Path) -> str:

@@ -12,8 +12,11 @@ from lorapar.config import ModelConfig
 from lorapar.errors import BadInputError, IntegrityError
 from lorapar.records import write_json
 from lorapar.registry import Publication, Registry, make_package
+from lorapar.registry.lineage import LINEAGE_FILE
+from lorapar.registry.package import CONFIG_FILE, WEIGHTS_FILE
 from lorapar.registry.start import Kind, fetch_start, kind_of, require_same_weights, resolve_start, trained_rank
-from lorapar.store import open_store
+from lorapar.store import open_store, s3_headers
+from tests.store.s3_in_memory import S3InMemory
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +55,7 @@ def edited(folder, file: str, **values) -> None:
     [
         *(("mine", Kind.REGISTRY), ("mine@3", Kind.REGISTRY), ("mine@production", Kind.REGISTRY)),
         *(("./mine", Kind.FOLDER), ("~/mine", Kind.FOLDER), ("/data/mine", Kind.FOLDER)),
+        ("s3://bucket/mine", Kind.BUCKET),
         *(("someone/mine", Kind.HUB), ("someone/mine@v2", Kind.HUB)),
     ],
 )
@@ -100,6 +104,64 @@ def test_a_repository_of_the_hub_is_pinned_to_its_commit(package, tmp_path, monk
     assert fetch_start(resolved, tmp_path / "unused") == made
 
 
+@pytest.fixture
+def server(monkeypatch):
+    """An empty bucket, and nothing in the environment but the way to it."""
+    for name in s3_headers.VARIABLES:
+        monkeypatch.setenv(name, "")
+    with S3InMemory() as made:
+        for name, value in {
+            "AWS_ENDPOINT_URL": made.endpoint,
+            "AWS_ACCESS_KEY_ID": "KEYOFTHETESTS001",
+            "AWS_SECRET_ACCESS_KEY": "secret-of-the-tests-1",
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "AWS_EC2_METADATA_DISABLED": "true",
+        }.items():
+            monkeypatch.setenv(name, value)
+        yield made
+
+
+ADDRESS = "s3://bucket/adapters/mine"
+
+
+def test_an_adapter_in_a_bucket_is_pinned_by_its_content(server, package, tmp_path) -> None:
+    store = open_store(ADDRESS)
+    for file in package.iterdir():
+        store.write(file.name, file.read_bytes())
+    resolved = resolve_start(on_tiny(ADDRESS), None)
+    assert (resolved.adapter_source.rank, resolved.adapter_said) == (8, ADDRESS)
+    fetched = fetch_start(resolved, tmp_path / "start")
+    for file in (CONFIG_FILE, WEIGHTS_FILE, LINEAGE_FILE):
+        assert (fetched / file).read_bytes() == (package / file).read_bytes()
+    store.write(WEIGHTS_FILE, b"other weights")
+    with pytest.raises(IntegrityError, match="has changed since the run was planned"):
+        fetch_start(resolved, tmp_path / "again")
+
+
+def test_what_an_address_lacks_is_named(server) -> None:
+    with pytest.raises(BadInputError, match=rf"^model\.adapter: there is nothing at {ADDRESS}; mend the address"):
+        resolve_start(on_tiny(ADDRESS), None)
+    open_store(ADDRESS).write(CONFIG_FILE, b"{}")
+    with pytest.raises(BadInputError, match=rf"^model\.adapter: {ADDRESS} has no {WEIGHTS_FILE}"):
+        resolve_start(on_tiny(ADDRESS), None)
+
+
+def test_a_folder_without_an_adapter_is_no_name(registry, package, tmp_path, monkeypatch) -> None:
+    """What lies below it is offered, as where a run folder is named; a name in the registry still wins."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(package, tmp_path / "run" / "nodes" / "publish" / "adapter")
+    (tmp_path / "runs" / "old").mkdir(parents=True)
+    (tmp_path / "mine").mkdir()
+    inside = r"\(but run/nodes/publish/adapter is\)"
+    for address in (None, registry.address):
+        with pytest.raises(BadInputError, match=rf"^model\.adapter: .*run has no {CONFIG_FILE}, .*{inside}"):
+            resolve_start(on_tiny("run"), address)
+        with pytest.raises(BadInputError, match=rf"^model\.adapter: runs/old has no {CONFIG_FILE}.*; name a folder"):
+            resolve_start(on_tiny("runs/old"), address)
+    assert resolve_start(on_tiny("mine"), registry.address).adapter_source.version == 1
+    assert resolve_start(on_tiny("run/nodes/publish/adapter"), None).adapter_source.rank == 8
+
+
 @pytest.mark.parametrize(
     ("adapter", "said"),
     [
@@ -107,7 +169,6 @@ def test_a_repository_of_the_hub_is_pinned_to_its_commit(package, tmp_path, monk
         ("mine@7", "mine@7: not in the registry .* it has versions 1, 2"),
         ("mine@prod", "mine@prod: no such alias"),
         ("./nowhere", r"\./nowhere is not a folder; name a folder"),
-        ("s3://bucket/adapter", "is an address; name NAME@VERSION of the registry"),
     ],
 )
 def test_what_is_not_there_is_named(registry, adapter, said) -> None:
