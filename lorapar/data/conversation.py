@@ -55,6 +55,24 @@ def messages_in(cell: Any) -> Messages | None:
     return list(cell) if all(isinstance(one, dict) and _keys_of(one) is not None for one in cell) else None
 
 
+def turns_of_pairs(cell: Any) -> Messages | None:
+    """The messages of pairs of question and answer, `[["1+1?", "2"]]`, also as JSON text; None where it holds none."""
+    if isinstance(cell, str):
+        try:
+            cell = json.loads(cell)
+        except (json.JSONDecodeError, RecursionError):
+            return None
+    if not isinstance(cell, list | tuple):
+        return None
+    pairs = [list(pair) for pair in cell if isinstance(pair, list | tuple)]
+    if len(pairs) != len(cell) or any(
+        len(pair) != 2 or not all(isinstance(one, str) for one in pair) for pair in pairs
+    ):
+        return None
+    roles = ("user", "assistant")
+    return [{"role": role, "content": text} for pair in pairs for role, text in zip(roles, pair, strict=True)]
+
+
 def read_conversation(where: str, columns: Mapping[str, Messages], seen: Counter[str]) -> Conversation:
     """What the messages of one or two columns ask and answer; raises BadRowError.
 

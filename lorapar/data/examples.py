@@ -10,7 +10,7 @@ from typing import Any, get_args
 
 from lorapar.answers import References, distinct
 from lorapar.data.cells import BadRowError, Cells
-from lorapar.data.conversation import MEDIA_COLUMNS, Conversation, messages_in, read_conversation
+from lorapar.data.conversation import MEDIA_COLUMNS, Conversation, messages_in, read_conversation, turns_of_pairs
 from lorapar.data.mapping import Mapped, reference_finder
 from lorapar.data.readers import RawRow
 from lorapar.data.tests_column import tests_of
@@ -18,6 +18,11 @@ from lorapar.errors import BadInputError, nearest
 from lorapar.records import Example, System
 
 _THOUSANDS = re.compile(r"[-+]?\$?\d{1,3}(,\d{3})+(\.\d+)?")
+_HISTORY = "history"
+_CHOICES = ("choices", "options", "endings")
+_CHOSEN = re.compile(r"\(?(\d{1,2}|[A-Za-z])[).]?")
+_LETTERED = re.compile(r"(?<!\w)[Aa1][).:]")
+"""How a question begins to name its choices."""
 _SYSTEMS: tuple[System, ...] = get_args(System)
 
 
@@ -112,8 +117,37 @@ class _Builder:
             self.seen[f"have something in '{column}', which is not read"] += 1
         if self._recognised and self._mapping.answer == "completion" and row.get("label") is False:
             raise BadRowError(f"{where}: 'label' is false, so 'completion' is what shall not be written")
+        if self._recognised:
+            self._refuse_numbered_choices(where, row)
         if self._mapping.messages and row.get("tools") not in (None, "", "[]", []) and "tools" not in used:
             self.seen["list 'tools' and call none; the model is not told of them"] += 1
+
+    def _refuse_numbered_choices(self, where: str, row: dict[str, Any]) -> None:
+        """Refuse an answer that is the number or letter of a choice, which the question does not name."""
+        columns = [name for name in _CHOICES if row.get(name)] or [one for one in ("A", "B") if row.get(one)]
+        if not columns or self._mapping.messages or self._mapping.context in columns:
+            return
+        answer = str(row.get(self._mapping.answer)).strip()
+        if not _CHOSEN.fullmatch(answer) or _LETTERED.search(str(row.get(self._mapping.question))):
+            self.seen[f"have something in '{columns[0]}', which is not read"] += 1
+            return
+        places = "', '".join(columns)
+        raise BadRowError(
+            f"{where}: '{self._mapping.answer}' is '{answer}', the place of a choice in '{places}', and the question "
+            "does not name the choices; write them into the question, or the answer in words"
+        )
+
+    def _earlier(self, row: dict[str, Any]) -> list[dict[str, Any]]:
+        """Turns in a column `history`, as pairs of question and answer (LLaMA-Factory) or as messages."""
+        cell = row.get(_HISTORY)
+        if not cell or not self._recognised or self._mapping.messages:
+            return []
+        turns = messages_in(cell) or turns_of_pairs(cell)
+        if turns is None:
+            self.seen[f"have something in '{_HISTORY}', which is not read"] += 1
+            return []
+        self.seen[f"have turns before the question in '{_HISTORY}'"] += 1
+        return turns
 
     def _conversation(self, where: str, row: dict[str, Any]) -> Conversation | None:
         """The conversation of a row, in one column or in those of question and answer; None: both hold texts."""
@@ -126,9 +160,13 @@ class _Builder:
                 )
             return read_conversation(where, {mapping.messages: messages}, self.seen)
         asked, said = (messages_in(row.get(column)) for column in (mapping.question, mapping.answer))
+        earlier = self._earlier(row)
         if asked is None and said is None:
-            return None
+            if not earlier:
+                return None
+            asked = [{"role": "user", "content": self._texts(where, row)[0]}]
         asked = asked or [{"role": "user", "content": self._needed(where, row, mapping.question, "question")}]
+        asked = [*earlier, *asked]
         said = said or [{"role": "assistant", "content": self._needed(where, row, mapping.answer, "answer")}]
         return read_conversation(where, {mapping.question: asked, mapping.answer: said}, self.seen)
 

@@ -75,13 +75,39 @@ def _lines(text: str, path: Path) -> Iterator[RawRow]:
 
 
 def _json(path: Path, say: Say) -> Iterator[RawRow]:
-    """A .json file: one list of objects, or one object a line."""
+    """A .json file: a list of objects, one object a line, or one object that holds the rows."""
     text = _read_text(path, say)
-    if not text.lstrip().startswith("["):
+    values = _parsed(text, path, 1) if text.lstrip().startswith("[") else _inside_one_object(text, path, say)
+    if values is None:
         yield from _lines(text, path)
         return
-    for number, value in enumerate(_parsed(text, path, 1), 1):
+    for number, value in enumerate(values, 1):
         yield _object(value, f"{path}, row {number}")
+
+
+def _inside_one_object(text: str, path: Path, say: Say) -> list[Any] | None:
+    """The rows of a file that is one object around them, which is said; None where it is none, or a row itself."""
+    try:
+        whole = json.loads(text)
+    except (json.JSONDecodeError, RecursionError):
+        return None
+    if not isinstance(whole, dict) or not whole:
+        return None
+    parts = list(whole.values())
+    lists = [name for name, part in whole.items() if isinstance(part, list) and part and isinstance(part[0], dict)]
+    if len(lists) == 1 and "messages" not in lists and not {"role", "from"} & whole[lists[0]][0].keys():
+        say(f"{path} is one object: its rows are those of '{lists[0]}'")
+        return list(whole[lists[0]])
+    if all(isinstance(part, list) for part in parts) and len({len(part) for part in parts}) == 1 and len(parts) > 1:
+        say(f"{path} holds its columns as lists")
+        return [dict(zip(whole, cells, strict=True)) for cells in zip(*parts, strict=True)]
+    if len(parts) < 2 or not all(isinstance(part, dict) for part in parts):
+        return None
+    if all(part.keys() == parts[0].keys() and all(key.isdigit() for key in part) for part in parts):
+        say(f"{path} holds its columns by row numbers")
+        return [{column: cells[key] for column, cells in whole.items()} for key in parts[0]]
+    say(f"{path} is one object: its rows are the values of its {len(parts):,} names")
+    return parts
 
 
 def _parsed(text: str, path: Path, first_line: int) -> Any:

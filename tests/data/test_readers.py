@@ -134,3 +134,31 @@ def test_a_missing_file_names_the_nearest_one(tmp_path):
         read_rows(tmp_path / "trian.jsonl")
     with pytest.raises(BadInputError, match=r"cannot read '\.jsnl' files \(did you mean '\.jsonl'\?\); known: "):
         read_rows(tmp_path / "train.jsnl")
+
+
+SUMS = [{"question": "1+1?", "answer": "2"}, {"question": "2+2?", "answer": "4"}]
+
+
+@pytest.mark.parametrize(
+    ("whole", "said"),
+    [
+        ({"version": "1.1", "data": SUMS}, "is one object: its rows are those of 'data'"),
+        ({"a": SUMS[0], "b": SUMS[1]}, "is one object: its rows are the values of its 2 names"),
+        ({name: [row[name] for row in SUMS] for name in SUMS[0]}, "holds its columns as lists"),
+        ({name: {str(n): row[name] for n, row in enumerate(SUMS)} for name in SUMS[0]}, "its columns by row numbers"),
+    ],
+    ids=str,
+)
+def test_an_object_around_the_rows_is_seen_through_and_said(tmp_path, whole, said):
+    """As SQuAD, label tools, `Dataset.to_dict` and pandas (`to_json`) write them; indented or not."""
+    for indent in (None, 1):
+        (tmp_path / "rows.json").write_text(json.dumps(whole, indent=indent))
+        heard: list[str] = []
+        assert [row for _, row in read_rows(tmp_path / "rows.json", heard.append)] == SUMS
+        assert said in heard[0]
+
+
+def test_a_row_by_itself_is_a_row(tmp_path):
+    row = {"messages": [{"role": "user", "content": "1+1?"}, {"role": "assistant", "content": "2"}]}
+    (tmp_path / "rows.json").write_text(json.dumps(row))
+    assert [found for _, found in read_rows(tmp_path / "rows.json", pytest.fail)] == [row]
