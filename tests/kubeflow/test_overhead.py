@@ -56,7 +56,10 @@ def group(name: str, *needs: str, loop: bool = False) -> dict[str, Any]:
 
 
 def test_pods_in_a_row_are_counted_by_hand() -> None:
-    """A root with two tasks side by side, then a loop of two tasks in a row."""
+    """A root with two tasks side by side, then a loop of two tasks in a row.
+
+    Kubeflow 2.17.0, backend/src/v2/compiler/argocompiler/dag.go: task, iteratorTask and iterationItemTask.
+    """
     loop = {"dag": {"tasks": {"c": container(), "d": container("c")}}}
     root = {"dag": {"tasks": {"a": container(), "b": container(), "loop": group("comp-loop", "a", loop=True)}}}
     spec = {"root": root, "components": {"comp-task": {"executorLabel": "e"}, "comp-loop": loop}}

@@ -30,7 +30,10 @@ DIGEST = "@sha256:" + "a" * 64
 
 
 def test_a_second_submit_into_a_users_namespace_finds_the_pipeline_of_the_first(server: Double, submit: Call) -> None:
-    """kfp's get_pipeline_id names no namespace, while the upload does: the second one ended in 409."""
+    """kfp's get_pipeline_id names no namespace, while the upload does: the second one ended in 409.
+
+    kfp 2.17.0, sdk/python/kfp/client/client.py, get_pipeline_id; backend/src/apiserver/server/pipeline_server.go.
+    """
     server.multi_user = True
     assert submit("--namespace", "alice")[0] == 0
     assert submit("--namespace", "alice")[0] == 0
@@ -69,7 +72,10 @@ def in_a_pod(server: Double, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
 
 @pytest.mark.usefixtures("in_a_pod")
 def test_in_a_pod_a_users_namespace_is_not_where_the_server_is_looked_for(server: Double) -> None:
-    """kfp takes the namespace it is given for Kubeflow's own: ml-pipeline.alice.svc is no service."""
+    """kfp takes the namespace it is given for Kubeflow's own: ml-pipeline.alice.svc is no service.
+
+    kfp 2.17.0, sdk/python/kfp/client/client.py, _load_config and _IN_CLUSTER_DNS_NAME.
+    """
     assert Server(Where(namespace="alice")).runs(None, 5) == []
 
 
@@ -231,7 +237,10 @@ def nightly(server: Double, call: Call) -> str:
 
 
 def test_a_schedule_is_not_deleted_while_a_run_of_it_is_going(server: Double, call: Call, nightly: str) -> None:
-    """On the real thing the Workflow belongs to the ScheduledWorkflow and goes with it, pods and all."""
+    """On the real thing the Workflow belongs to the ScheduledWorkflow and goes with it, pods and all.
+
+    Kubeflow 2.17.0, backend/src/crd/controller/scheduledworkflow/util/scheduled_workflow.go, OwnerReferences.
+    """
     run = server.fire(nightly, GOING)
     code, said = call("schedules", "delete", "nightly")
     assert (code, run.run_id in said, "--now" in said) == (2, True, True)
