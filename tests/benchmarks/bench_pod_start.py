@@ -30,7 +30,7 @@ from tests.integration.s3_server import S3Server, weed_program
 TASK_ROUNDS = int(os.environ.get("LORAPAR_BENCH_ROUNDS", "5"))
 COMMAND_ROUNDS = 9
 LARGEST_IN_FOLDER = {"tally": 0.5, "gate": 0.5, "report": 0.7, "partition": 0.5}
-LARGEST_IN_BUCKET = {"tally": 0.7, "gate": 0.8, "report": 0.8}
+LARGEST_IN_BUCKET = {"tally": 0.65, "gate": 0.65, "report": 0.8}
 LARGEST_HELP, LARGEST_WRONG_SETTING = 1.3, 1.5
 NO_OPTION = """
 import typer
