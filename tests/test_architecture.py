@@ -31,6 +31,7 @@ FLOORS = {
         "checkpoint",
         "stopping",
         "progress",
+        "tracking",
     ),
     2: ("adapter", "voting", "data", "basemodel", "prompts", "answers", "comparing", "quantities", "plain_text"),
     3: ("training", "evaluation", "registry", "report"),

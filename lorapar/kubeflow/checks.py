@@ -105,6 +105,11 @@ def check_reach(config: RunConfig, store: str | None, mounts: Sequence[str] = ()
 
     Raises BadInputError naming the setting.
     """
+    if config.report.trackers:
+        raise BadInputError(
+            "report.trackers: shows runs on one machine; for MLflow leave it out and use Kubeflow's own plugin: "
+            "--plugins mlflow.experiment_name=NAME"
+        )
     for setting, variable in SETTINGS.items():
         if value := getattr(config.store, setting):
             said = str(value).lower() if value is True else value

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from lorapar.config import RunConfig
 from lorapar.local.folder import RunFolder, StageRecord
+from lorapar.records import read_json
 from lorapar.report.page import write_report
 from lorapar.report.sources import ReportSources, read_facts
 from lorapar.report.verdict import verdict_figures
@@ -15,6 +18,7 @@ from lorapar.stages.graph import GRAPH, Node
 from lorapar.stages.plan_file import read_plan
 from lorapar.store import MANIFEST, replace_folder
 from lorapar.store.file_system import copy_files
+from lorapar.tracking import Summary, flat
 
 
 def write_results(folder: RunFolder, ran: set[str]) -> None:
@@ -38,6 +42,22 @@ def results_so_far(folder: RunFolder) -> None:
     except Exception as error:
         with suppress(OSError):
             (folder.root / "report-error.txt").write_text(f"{error}\n", encoding="utf-8")
+
+
+def tracked_summary(folder: RunFolder, config: RunConfig, *, finished: bool) -> Summary:
+    """What experiment trackers are sent at the end: every figure of metrics.json, every setting, and the files."""
+    metrics = folder.root / "metrics.json"
+    leaves = flat(read_json(metrics)) if metrics.is_file() else ()
+    figures = {name: float(value) for name, value in leaves if isinstance(value, bool | int | float)}
+    settings = {name: str(value) for name, value in flat(config.model_dump(mode="json"))}
+    records = current_records(folder)
+    curves: dict[str, list[dict[str, Any]]] = {
+        stage: [json.loads(line) for line in (folder.artifact(stage, "adapter") / "history.jsonl").open()]
+        for stage in ("sft", "rl")
+        if stage in records
+    }
+    names = ("config.yaml", "report.html", "metrics.json", "lineage.json", "adapter")
+    return Summary(finished, figures, settings, curves, [folder.root / name for name in names])
 
 
 def _copy_adapter(folder: RunFolder) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from lorapar.local.needs import (
     require_sandbox,
 )
 from lorapar.local.preview import changes, expected_record
-from lorapar.local.results import results_so_far, write_results
+from lorapar.local.results import results_so_far, tracked_summary, write_results
 from lorapar.local.shared import SharedStages
 from lorapar.progress import Progress
 from lorapar.stages.contract import Origin, StageCall, stage_spec
@@ -32,6 +32,7 @@ from lorapar.stages.graph import GRAPH, Node, node_names
 from lorapar.stages.plan import node_settings
 from lorapar.stages.plan_file import read_plan
 from lorapar.store import open_store, replace_folder, storage_errors, verify, write_atomically
+from lorapar.tracking import TrackedRun, Tracking, tracked
 
 Reporter = Callable[[str], AbstractContextManager[Progress]]
 """Makes the Progress of a node from its name."""
@@ -47,6 +48,7 @@ class _Run:
     folder: RunFolder
     shared: SharedStages | None
     """Finished stages in the store of the settings; None without a store."""
+    tracking: Tracking | None = None
 
 
 def run_local(
@@ -68,14 +70,38 @@ def run_local(
         if fresh:
             folder.forget()
         run = _Run(with_edits(config, folder), last, folder, shared)
-        try:
-            ran = _run_nodes(run, reporter)
-        except BaseException:
-            # Ctrl-C included: people look at the report to see how far a run came.
-            results_so_far(folder)
-            raise
-        write_results(folder, ran)
+        with _tracked(run, reporter) as tracking:
+            try:
+                ran = _run_nodes(replace(run, tracking=tracking), reporter)
+            except BaseException:
+                # Ctrl-C included: people look at the report to see how far a run came.
+                results_so_far(folder)
+                raise
+            write_results(folder, ran)
     return folder
+
+
+@contextmanager
+def _tracked(run: _Run, reporter: Reporter) -> Iterator[Tracking | None]:
+    """The run in the experiment trackers of its settings, which see it as one however often it is started again."""
+    config = run.config
+    if not config.report.trackers:
+        yield None
+        return
+
+    def say(text: str) -> None:
+        with reporter("trackers:") as progress:
+            progress.say(text)
+
+    settings = dump_config(config.model_copy(update={"report": type(config.report)()}))
+    known = TrackedRun.of(config.name, run.folder.root, settings)
+    with tracked(
+        config.report.trackers,
+        known,
+        say,
+        lambda finished: tracked_summary(run.folder, config, finished=finished),
+    ) as tracking:
+        yield tracking
 
 
 def with_registry(config: RunConfig, out: Path) -> RunConfig:
@@ -236,7 +262,7 @@ def _execute(node: Node, record: StageRecord, run: _Run, progress: Progress) -> 
         outputs={output: made / output for output in spec.outputs},
         scratch=work / "scratch",
         progress=progress,
-        origin=replace(Origin.of_environment(), run=str(folder.root.resolve())),
+        origin=replace(Origin.of_environment(), run=str(folder.root.resolve()), tracking=run.tracking),
         cache=folder.cache,
         judged=comes_to("gate", run.last),
         rewarded=comes_to("rl", run.last),

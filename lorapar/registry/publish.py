@@ -101,6 +101,7 @@ class Proof:
     progress: Progress
     run: str = ""
     images: Mapping[str, str] = field(default_factory=dict)
+    trackers: Mapping[str, str] = field(default_factory=dict)
 
 
 def publish_adapter(publication: Publication, registry: Registry, scratch: Path, proof: Proof) -> Published:
@@ -127,7 +128,13 @@ def publish_adapter(publication: Publication, registry: Registry, scratch: Path,
         trained = publication.origins.adapter
         found = verify_package(publication.model, trained, package, proof.questions, proof.progress)
         verification = found.model_dump(mode="json", exclude_none=True)
-        claim = new_claim(manifest.digest, run=proof.run, images=dict(proof.images), verification=verification)
+        claim = new_claim(
+            manifest.digest,
+            run=proof.run,
+            images=dict(proof.images),
+            verification=verification,
+            trackers=dict(proof.trackers),
+        )
         version = registry.publish(publication.name, package, claim, manifest)
     registry.set_alias(publication.name, CANDIDATE, version.number, reason="published")
     return Published(version, lineage, verification)

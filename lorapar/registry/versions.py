@@ -71,6 +71,8 @@ class Claim(BaseModel):
     """Address of the run that made it: its folder, or its identity in a pipeline."""
     images: dict[str, str] = Field(default_factory=dict)
     """Container images the run was made with, by name; empty outside containers."""
+    trackers: dict[str, str] = Field(default_factory=dict)
+    """What the run goes by in experiment trackers, by name."""
     verification: dict[str, Any] = Field(default_factory=dict)
     """What comparing it with the trained model measured."""
 
@@ -304,7 +306,8 @@ def _manifest_bytes(manifest: Manifest) -> bytes:
 
 
 def _claim_bytes(claim: Claim) -> bytes:
-    return claim.model_dump_json(indent=2).encode()
+    # Versions of lorapar without trackers refuse a claim with a field that they do not know.
+    return claim.model_dump_json(indent=2, exclude=None if claim.trackers else {"trackers"}).encode()
 
 
 def new_claim(
@@ -312,6 +315,7 @@ def new_claim(
     run: str = "",
     images: dict[str, str] | None = None,
     verification: dict[str, Any] | None = None,
+    trackers: dict[str, str] | None = None,
 ) -> Claim:
     """A claim in the name of whoever runs this, now."""
     return Claim(
@@ -321,4 +325,5 @@ def new_claim(
         run=run,
         images=images or {},
         verification=verification or {},
+        trackers=trackers or {},
     )

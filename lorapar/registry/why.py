@@ -78,6 +78,7 @@ def _made(claim: Claim, lineage: Mapping[str, Any]) -> Section:
     if claim.run:
         lines.append(f"by the run {claim.run}")
     lines += [f"image {name}: {image}" for name, image in sorted(claim.images.items())]
+    lines += [f"in {name}: {run}" for name, run in sorted(claim.trackers.items())]
     if lineage:
         lines.append(f"lorapar {lineage['code'].get('version', '?')}")
     return "made", lines

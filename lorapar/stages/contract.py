@@ -19,6 +19,7 @@ from lorapar.checkpoint import Keeper
 from lorapar.errors import BadInputError, nearest
 from lorapar.progress import Progress, Silent
 from lorapar.store import ObjectStore
+from lorapar.tracking import Tracking
 
 Metrics = dict[str, float]
 
@@ -48,6 +49,8 @@ class Origin:
     """Address of the run: its folder, or its identity in a pipeline."""
     images: Mapping[str, str] = field(default_factory=dict)
     """Container images of the run by name, pinned by digest; empty outside containers."""
+    tracking: Tracking | None = None
+    """Experiment trackers that show the run; None where it has none."""
 
     @classmethod
     def of_environment(cls) -> Origin:

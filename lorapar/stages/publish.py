@@ -76,7 +76,8 @@ def run(call: StageCall[Settings]) -> Metrics:
     if settings.registry.address is None:
         raise BadInputError("registry.address is not set; give s3://BUCKET/PREFIX or a folder")
     registry = Registry(open_store(settings.registry.address))
-    proof = Proof(_questions(call), call.progress, call.origin.run, call.origin.images)
+    shown_in = call.origin.tracking.ids if call.origin.tracking else {}
+    proof = Proof(_questions(call), call.progress, call.origin.run, call.origin.images, shown_in)
     published = publish_adapter(_publication(call), registry, call.scratch, proof)
     copy_files(call.scratch / "package", call.output("adapter"))
     incumbent = incumbent_for(registry, settings.name, published.version.number)

@@ -46,4 +46,4 @@ def run(call: StageCall[Settings]) -> Metrics:
 
     with answer_rule(call.settings.answers) as rule:
         tools = RewardTools(rule, call.cache, call.store, call.settings.execute)
-        return train_rl(tuning_job(call), call.settings.rl, tools=tools, **rows_by_system(call))
+        return train_rl(tuning_job(call, SPEC.name), call.settings.rl, tools=tools, **rows_by_system(call))

@@ -39,4 +39,4 @@ def run(call: StageCall[Settings]) -> Metrics:
     """Write the tuned adapter, its history and summary.json; a call that was stopped goes on from its checkpoint."""
     from lorapar.training.sft import train_sft
 
-    return train_sft(tuning_job(call), call.settings.sft, **rows_by_system(call))
+    return train_sft(tuning_job(call, SPEC.name), call.settings.sft, **rows_by_system(call))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from lorapar.config import ModelConfig, PromptConfig
@@ -22,7 +23,7 @@ class TuningSettings(StageSettings):
     seed: int
 
 
-def tuning_job(call: StageCall[Any]) -> TrainingJob:
+def tuning_job(call: StageCall[Any], stage: str) -> TrainingJob:
     """What to work on and where to write, from the settings (a TuningSettings), inputs and outputs of the call."""
     from lorapar.training.session import TrainingJob
 
@@ -36,6 +37,7 @@ def tuning_job(call: StageCall[Any]) -> TrainingJob:
         scratch=call.scratch,
         progress=call.progress,
         keeper=call.keeper,
+        trackers=partial(call.origin.tracking.callbacks, stage) if call.origin.tracking else list,
     )
 
 

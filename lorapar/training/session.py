@@ -19,7 +19,7 @@ import torch
 import transformers
 import trl
 from peft import PeftModel
-from transformers import PreTrainedTokenizerBase, PrinterCallback
+from transformers import PreTrainedTokenizerBase, PrinterCallback, TrainerCallback
 
 from lorapar.adapter import (
     MaskedAdamW,
@@ -79,6 +79,8 @@ class TrainingJob:
     progress: Progress
     keeper: Keeper = field(default_factory=Keeper)
     """Says when checkpoints are due, and is told of them."""
+    trackers: Callable[[], list[TrainerCallback]] = list
+    """Makes callbacks that show the curves elsewhere; they must neither fail nor wait."""
 
 
 @dataclass
@@ -210,6 +212,8 @@ def _run(session: Session, method: Method) -> float:
     session.masked.undo_casts()
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(watch)
+    for shown in job.trackers():
+        trainer.add_callback(shown)
     checkpoints = Checkpoints(job.scratch, session.masked, job.keeper, job.progress)
     trainer.save_to(checkpoints, watch)
     found = checkpoints.newest()

@@ -247,6 +247,7 @@ WRONG = [
     (["--param", "parallelism=0"], "parallelism: expected a whole number of 1 or more"),
     (["--param", "webhook=notaurl"], "webhook: expected an address"),
     (["--param", "config=preset:foo"], "--param config: here the settings come from --preset NAME or --config FILE"),
+    (["--set", "report.trackers=[mlflow]"], "report.trackers: shows runs on one machine; for MLflow leave it out"),
     (["--set", "data.source=/local/file.jsonl"], "data.source: /local/file.jsonl lies on this machine"),
     (
         ["--set", "data.sources=[{source: hub:a/b}, {source: b.csv}]"],

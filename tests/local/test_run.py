@@ -189,3 +189,18 @@ def test_the_adapter_is_there_even_where_evaluation_fails(tiny_copy, monkeypatch
     with pytest.raises(StoppedError, match="interrupted during evaluate"):
         run_local(load_config(**TINY, overrides=["rl.learning_rate=1e-4"]), tiny_copy, Spoken())
     assert (tiny_copy / "adapter" / "adapter_model.safetensors").is_file()
+
+
+def test_trackers_run_no_stage_again_and_one_that_is_away_stops_nothing(
+    tiny_copy, cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    trackers = "report.trackers=[tensorboard, mlflow]"
+    # Its registry is the shared run's: there publish finds the version, and must not write.
+    result = cli("run", "--preset", "tiny", "--out", tiny_copy, "--set", trackers, "--until", "rl")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("reused, nothing it depends on has changed") == 11
+    assert "trackers: mlflow failed (" in result.stdout
+    assert "Traceback" not in result.stderr
+    assert all(list((tiny_copy / "tensorboard" / part).iterdir()) for part in ("sft", "rl", "summary"))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +16,7 @@ from peft import PeftModel
 from lorapar.basemodel import load_model
 from lorapar.config import SftConfig
 from lorapar.errors import BadInputError, TrainingError
+from lorapar.tracking import Summary, TrackedRun, tracked
 from lorapar.training import sft
 from lorapar.training.session import TrainingJob
 from lorapar.training.sft import train_sft
@@ -69,6 +72,22 @@ def test_a_head_for_answers_only_gives_the_losses_and_the_adapter_of_the_whole_h
     assert losses[0] == pytest.approx(losses[1], abs=1e-5)
     for name, tensor in tuned[0].items():
         torch.testing.assert_close(tensor, tuned[1][name], atol=1e-6, rtol=0)
+
+
+def test_curves_are_shown_in_a_tracker_and_change_nothing(make_job: Make, kit, tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    plain = make_job("plain")
+    train_sft(plain, config(), system1=kit.words(8), system2=kit.sums(4))
+    with tracked(["tensorboard"], TrackedRun.of("tiny", tmp_path, ""), pytest.fail, Summary) as shown:
+        assert shown is not None
+        job = make_job("shown", trackers=partial(shown.callbacks, "sft"))
+        train_sft(job, config(), system1=kit.words(8), system2=kit.sums(4))
+    for file in ("history.jsonl", "adapter_model.safetensors"):
+        assert (job.output / file).read_bytes() == (plain.output / file).read_bytes()
+    read = EventAccumulator(str(tmp_path / "tensorboard" / "sft")).Reload()
+    losses = [json.loads(line)["loss"] for line in (job.output / "history.jsonl").read_text().splitlines()]
+    assert [one.value for one in read.Scalars("train/loss")] == pytest.approx(losses)
 
 
 def test_summary_and_history_tell_what_happened(make_job: Make, kit) -> None:

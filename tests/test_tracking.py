@@ -1,0 +1,219 @@
+"""A run in experiment trackers: real event files, MLflow's own client over a real store, servers that are silent."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import TrainerControl, TrainerState, TrainingArguments
+
+from lorapar import tracking
+from lorapar.errors import BadInputError
+from lorapar.tracking import Summary, TrackedRun, flat, of_a_step, tracked, unique_names
+
+LONG = "x" * 9000
+
+
+@pytest.fixture(autouse=True)
+def no_settings_of_mlflow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The client reads its variables, and ours sets some: each test begins without."""
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_RUN_ID", *tracking._MLFLOW_ENVIRONMENT):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> TrackedRun:
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter" / "adapter_config.json").write_text("{}", encoding="utf-8")
+    (tmp_path / "lineage.json").write_text('{"name": "maths"}', encoding="utf-8")
+    return TrackedRun.of("maths", tmp_path, "settings")
+
+
+def summary(run: TrackedRun, **more: Any) -> Callable[[bool], Summary]:
+    files = [run.folder / "lineage.json", run.folder / "adapter", run.folder / "missing.json"]
+    figures = {"votes, all": 3.0, "votes_ all": 4.0, "broken": float("inf")}
+    return lambda finished: Summary(finished, figures, {"data.path": LONG, "seed": "0"}, files=files, **more)
+
+
+def train(shown: tracking.Tracking, stage: str, steps: int = 3) -> None:
+    """What a trainer tells its callbacks."""
+    arguments = TrainingArguments(output_dir="unused", report_to="none", use_cpu=True, run_name=stage)
+    state, control = TrainerState(), TrainerControl()
+    for callback in shown.callbacks(stage):
+        callback.on_train_begin(arguments, state, control, model=None)
+        for step in range(1, steps + 1):
+            state.global_step = step
+            logs = {"loss": 1 / step, "rewards/my, own": 0.5, "kl": float("inf"), "note": "N/A"}
+            callback.on_log(arguments, state, control, logs=logs)
+        callback.on_train_end(arguments, state, control)
+
+
+def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    """What TensorBoard itself reads."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    read = EventAccumulator(str(folder)).Reload()
+    return {tag: [(one.step, one.value) for one in read.Scalars(tag)] for tag in read.Tags()["scalars"]}
+
+
+def test_tensorboard_holds_curves_and_what_came_of_the_run(run: TrackedRun) -> None:
+    curves = {"rl": [{"step": 1, "reward": 0.25}, {"step": 2, "reward": 0.5}]}
+    with tracked(["tensorboard"], run, pytest.fail, summary(run, curves=curves)) as shown:
+        assert shown is not None
+        assert shown.ids == {"tensorboard": str(run.folder / "tensorboard")}
+        train(shown, "sft")
+    folder = run.folder / "tensorboard"
+    assert scalars(folder / "sft")["train/loss"] == [(1, 1.0), (2, 0.5), (3, pytest.approx(1 / 3))]
+    assert scalars(folder / "rl")["train/reward"] == [(1, 0.25), (2, 0.5)]
+    assert scalars(folder / "summary")["votes, all"] == [(0, 3.0)]
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    from mlflow import MlflowClient
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"file://{tmp_path / 'mlruns'}")
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    return MlflowClient(tracking_uri=f"file://{tmp_path / 'mlruns'}")
+
+
+def runs(client: Any, name: str = "maths") -> dict[str, Any]:
+    """Runs of an experiment by their stage."""
+    experiment = client.get_experiment_by_name(name).experiment_id
+    return {one.data.tags["lorapar.stage"]: one for one in client.search_runs([experiment])}
+
+
+def test_mlflow_loses_no_figure_to_a_bad_name_a_text_or_infinity(run: TrackedRun, store: Any) -> None:
+    with tracked(["mlflow"], run, pytest.fail, summary(run)) as shown:
+        assert shown is not None
+        train(shown, "sft")
+        train(shown, "rl")
+    found = runs(store)
+    whole, sft = found["run"], found["sft"]
+    assert shown.ids == {"mlflow": whole.info.run_id}
+    assert (whole.info.status, sft.info.status) == ("FINISHED", "FINISHED")
+    assert sft.data.tags["mlflow.parentRunId"] == whole.info.run_id
+    assert sft.data.metrics == {"loss": pytest.approx(1 / 3), "rewards/my_ own": 0.5}
+    assert (sft.data.tags["step 3: kl"], sft.data.tags["step 1: note"]) == ("inf", "N/A")
+    assert whole.data.metrics == {"votes_ all": 3.0, "votes_ all_2": 4.0}
+    assert whole.data.tags["broken"] == "inf"
+    assert whole.data.params["data.path"].endswith("… (whole in config.yaml)")
+    assert {file.path for file in store.list_artifacts(whole.info.run_id)} == {"lineage.json", "adapter"}
+
+
+def test_mlflow_shows_a_run_that_is_started_again_as_one(run: TrackedRun, store: Any) -> None:
+    def interrupted() -> None:
+        with tracked(["mlflow"], run, pytest.fail, summary(run)) as shown:
+            assert shown is not None
+            train(shown, "sft", steps=1)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert runs(store)["run"].info.status == "FAILED"
+    reused = {"sft": [{"step": 1, "loss": 7.0}], "rl": [{"step": 1, "reward": 0.5}]}
+    with tracked(["mlflow"], run, pytest.fail, summary(run, curves=reused)):
+        pass
+    found = runs(store)
+    assert sorted(found) == ["rl", "run", "sft"]
+    assert found["run"].info.status == "FINISHED"
+    assert found["sft"].data.metrics["loss"] == 1.0, "its curve was there already"
+    assert found["rl"].data.metrics == {"reward": 0.5}
+
+
+@pytest.fixture
+def silent_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Takes connections and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        kept: list[socket.socket] = []
+
+        def take() -> None:
+            while True:
+                try:
+                    kept.append(server.accept()[0])
+                except OSError:
+                    return
+
+        threading.Thread(target=take, daemon=True).start()
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{server.getsockname()[1]}")
+        yield
+        for one in kept:
+            one.close()
+
+
+@pytest.mark.usefixtures("silent_server")
+def test_server_that_does_not_answer_holds_up_nothing(run: TrackedRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tracking, "ANSWER_SECONDS", 0.2)
+    said: list[str] = []
+    began = time.monotonic()
+    with tracked(["mlflow", "tensorboard"], run, said.append, summary(run)) as shown:
+        assert shown is not None
+        assert list(shown.ids) == ["tensorboard"]
+        train(shown, "sft")
+    assert said == ["mlflow did not answer within 0.2 s; the run goes on without it, and all figures are in its folder"]
+    assert "train/loss" in scalars(run.folder / "tensorboard" / "sft")
+    assert time.monotonic() - began < 60, "MLflow's own waiting would take minutes"
+
+
+def test_server_that_is_not_there_is_told_once(run: TrackedRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:hushhush@127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    said: list[str] = []
+    with tracked(["mlflow"], run, said.append, summary(run)) as shown:
+        assert shown is not None
+        train(shown, "sft")
+    (line,) = said
+    assert line.startswith("mlflow failed (")
+    assert "hushhush" not in line
+    assert line.endswith("the run goes on without it, and all figures are in its folder")
+
+
+def test_without_trackers_nothing_is_opened(run: TrackedRun) -> None:
+    with tracked([], run, pytest.fail, summary(run)) as shown:
+        assert shown is None
+
+
+def test_mlflow_without_a_server_is_refused(run: TrackedRun) -> None:
+    with pytest.raises(BadInputError, match="set MLFLOW_TRACKING_URI"), tracked(["mlflow"], run, print, summary(run)):
+        pass
+
+
+def test_tracker_without_its_package_is_refused(run: TrackedRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(tracking._PACKAGES, "tensorboard", "no_such_package")
+    with (
+        pytest.raises(BadInputError, match=r"tensorboard needs the package no_such_package.*lorapar\[track\]"),
+        tracked(["tensorboard"], run, print, summary(run)),
+    ):
+        pass
+
+
+def test_names_and_values_of_a_step() -> None:
+    assert of_a_step({"a,b": 1, "a_b": 2.5, "c": "N/A", "d": float("nan")}) == (
+        {"a_b": 1.0, "a_b_2": 2.5},
+        {"c": "N/A", "d": "nan"},
+    )
+    assert unique_names({"no_say/a": 1, "no_say/": 2, "(é)": 3}) == {"no_say/a": 1, "no_say": 2, "___": 3}
+
+
+@given(st.lists(st.text("ab.,/ é\n", max_size=300) | st.just("a" * 300), unique=True, max_size=6))
+def test_mlflow_takes_every_name(names: list[str]) -> None:
+    """One that it does not take loses a whole step, and where it is sent beside the training nobody is told."""
+    from mlflow.utils.validation import _validate_metric_name, _validate_param_name
+
+    named = unique_names(dict.fromkeys(names, 0.0))
+    assert len(named) == len(names)
+    for name in named:
+        _validate_metric_name(name)
+        _validate_param_name(name)
+
+
+def test_leaves_of_settings() -> None:
+    assert dict(flat({"a": {"b": [1, 2]}, "c": [{"d": None}]})) == {"a.b": [1, 2], "c.0.d": None}
