@@ -266,6 +266,7 @@ MODULE_OF = {
     "math-verify": "math_verify",
     "huggingface-hub": "huggingface_hub",
     "typing-extensions": "typing_extensions",
+    "mlflow-skinny": "mlflow",
 }
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXTRAS = tuple(PROJECT["optional-dependencies"])
@@ -280,9 +281,11 @@ COMES_WITH = {
     "sympy": "math-verify",
     "pydantic_core": "pydantic",
     "vllm": "the server that lorapar.serving runs in",
+    "wandb": "whoever has an account there: it is in no extra",
 }
-# Asked for without an import: transformers' Trainer does not work without accelerate.
-NEEDED_BY_OTHERS = {"accelerate"}
+# Asked for without an import: transformers' Trainer does not work without accelerate, nor torch.utils.tensorboard
+# without TensorBoard.
+NEEDED_BY_OTHERS = {"accelerate", "tensorboard"}
 
 
 def declared(*extras: str) -> set[str]:

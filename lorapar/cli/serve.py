@@ -61,6 +61,12 @@ def export_command(
         str | None, typer.Option(metavar="URI", help="Where KServe finds the base: pvc://CLAIM/PATH, s3://…, hf://…")
     ] = None,
     kserve: Annotated[bool, typer.Option("--kserve", help="As a KServe LLMInferenceService, in YAML.")] = False,
+    gateway: Annotated[
+        str | None,
+        typer.Option(
+            metavar="POOL", help="As an InferenceModelRewrite for this InferencePool: aliases, canary; REF is a NAME."
+        ),
+    ] = None,
     merged: Annotated[
         Path | None, typer.Option("--merged", help="As a plain model in this folder: base and adapter in one.")
     ] = None,
@@ -70,8 +76,8 @@ def export_command(
 
     Examples: `lorapar export NAME@production --kserve > service.yaml`, `lorapar export NAME@3 --merged ./model`
     """
-    if kserve == (merged is not None):
-        raise BadInputError("say what as: there are --kserve and --merged DIR, one at a time")
+    if [kserve, gateway is not None, merged is not None].count(True) != 1:
+        raise BadInputError("say what as: there are --kserve, --gateway POOL and --merged DIR, one at a time")
     if merged is not None:
         if base is not None:
             raise BadInputError("--base is for --kserve; with --merged name a local copy of the base with --model")
@@ -79,12 +85,18 @@ def export_command(
         return
     if model is not None:
         raise BadInputError("--model is for --merged; with --kserve say --base URI")
+    if gateway is not None and base is not None:
+        raise BadInputError("--base is for --kserve; the servers behind a gateway have their base model already")
     import yaml
 
-    from lorapar.serving import kserve_manifest
+    from lorapar.serving import gateway_manifest, kserve_manifest
 
     registry = open_registry(where)
-    text = yaml.safe_dump(kserve_manifest(registry, registry.resolve(ref), base), sort_keys=False)
+    if gateway is not None:
+        manifest = gateway_manifest(registry, ref, gateway)
+    else:
+        manifest = kserve_manifest(registry, registry.resolve(ref), base)
+    text = yaml.safe_dump(manifest, sort_keys=False)
     out.print(text, markup=False, highlight=False, soft_wrap=True, end="")
 
 

@@ -10,7 +10,8 @@ Importable without torch, vLLM and prometheus_client, which only the modules tha
 
 from lorapar.serving.cache import AdapterCache
 from lorapar.serving.command import ServerCommand, server_command
+from lorapar.serving.gateway import gateway_manifest
 from lorapar.serving.kserve import kserve_manifest
 from lorapar.serving.settings import ServingSettings
 
-__all__ = ["AdapterCache", "ServerCommand", "ServingSettings", "kserve_manifest", "server_command"]
+__all__ = ["AdapterCache", "ServerCommand", "ServingSettings", "gateway_manifest", "kserve_manifest", "server_command"]

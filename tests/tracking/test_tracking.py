@@ -14,9 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
-from lorapar import tracking
 from lorapar.errors import BadInputError
-from lorapar.tracking import Summary, TrackedRun, flat, of_a_step, tracked, unique_names
+from lorapar.tracking import Summary, TrackedRun, Tracking, flat, of_a_step, services, tracked, unique_names
 
 LONG = "x" * 9000
 
@@ -24,7 +23,7 @@ LONG = "x" * 9000
 @pytest.fixture(autouse=True)
 def no_settings_of_mlflow(monkeypatch: pytest.MonkeyPatch) -> None:
     """The client reads its variables, and ours sets some: each test begins without."""
-    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_RUN_ID", *tracking._MLFLOW_ENVIRONMENT):
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_RUN_ID", *services._MLFLOW_ENVIRONMENT):
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
 
@@ -43,7 +42,7 @@ def summary(run: TrackedRun, **more: Any) -> Callable[[bool], Summary]:
     return lambda finished: Summary(finished, figures, {"data.path": LONG, "seed": "0"}, files=files, **more)
 
 
-def train(shown: tracking.Tracking, stage: str, steps: int = 3) -> None:
+def train(shown: Tracking, stage: str, steps: int = 3) -> None:
     """What a trainer tells its callbacks."""
     arguments = TrainingArguments(output_dir="unused", report_to="none", use_cpu=True, run_name=stage)
     state, control = TrainerState(), TrainerControl()
@@ -151,7 +150,7 @@ def silent_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.mark.usefixtures("silent_server")
 def test_server_that_does_not_answer_holds_up_nothing(run: TrackedRun, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tracking, "ANSWER_SECONDS", 0.2)
+    monkeypatch.setattr("lorapar.tracking.run.ANSWER_SECONDS", 0.2)
     said: list[str] = []
     began = time.monotonic()
     with tracked(["mlflow", "tensorboard"], run, said.append, summary(run)) as shown:
@@ -187,7 +186,7 @@ def test_mlflow_without_a_server_is_refused(run: TrackedRun) -> None:
 
 
 def test_tracker_without_its_package_is_refused(run: TrackedRun, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(tracking._PACKAGES, "tensorboard", "no_such_package")
+    monkeypatch.setitem(services._PACKAGES, "tensorboard", "no_such_package")
     with (
         pytest.raises(BadInputError, match=r"tensorboard needs the package no_such_package.*lorapar\[track\]"),
         tracked(["tensorboard"], run, print, summary(run)),
