@@ -67,3 +67,6 @@ class PartitionConfig(Section):
     theta: Annotated[float, Field(gt=0.0, le=1.0)] = Field(0.9, description="Share of the total importance kept")
     alpha: Fraction = Field(1.0, description="Share of the shared elements that SFT on System 1 may train")
     beta: Fraction = Field(1.0, description="Share of the shared elements that RL on System 2 may train")
+    choose: Literal["importance", "random"] = Field(
+        "importance", description="By their scores, or as a control as many in each region, drawn at random with `seed`"
+    )

@@ -121,7 +121,7 @@ class ModelConfig(Section):
         values: dict[str, Any] = handler(self)
         for key in _QUANTIZED:
             if values.get(key) == type(self).model_fields[key].default:
-                values.pop(key)
+                values.pop(key, None)
         going_on = {"continue" if key == "continue_" else key: values.pop(key, None) for key in _GOING_ON}
         return values | {key: value for key, value in going_on.items() if value}
 

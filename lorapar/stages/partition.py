@@ -2,7 +2,7 @@
 
 summary.json, where a share is of all trainable elements of the adapter unless it says otherwise:
 
-theta, alpha, beta                  the settings
+theta, alpha, beta, choose          the settings
 elements                            trainable elements of the adapter
 system1_elements, system2_elements  elements in each system's set (its own and the shared ones)
 system1_active_fraction, ...        the same as a share: what the paper's table 3 calls active
@@ -46,6 +46,7 @@ class Settings(StageSettings):
     """How much importance each system keeps, and how much of the shared region each may train."""
 
     partition: PartitionConfig
+    seed: int
 
 
 SPEC = StageSpec(
@@ -59,16 +60,19 @@ SPEC = StageSpec(
 
 def run(call: StageCall[Settings]) -> Metrics:
     """Write partition.safetensors and summary.json; the metrics are the summary's single figures."""
-    from lorapar.adapter import partition_elements
+    from lorapar.adapter import partition_elements, random_partition_like
 
     config = call.settings.partition
     scores, provenance = _read_scores(call.inputs["scores"])
     shared = dict(zip(SYSTEMS, (config.alpha, config.beta), strict=True))
     partition = partition_elements(scores, theta=config.theta, shared=shared)
+    if config.choose == "random":
+        partition = random_partition_like(partition, call.settings.seed)
     partition.save(call.output("partition") / "partition.safetensors", _flat(provenance))
     figures = _figures(partition, config)
     summary = {
         **figures,
+        "choose": config.choose,
         "regions": _regions(partition),
         "scatter": _scatter(scores, partition),
         "theta_curve": _theta_curve(scores, shared),

@@ -14,7 +14,7 @@ from lorapar.store import seal
 
 
 def made(kit, folders, out, **partition):
-    metrics, out = kit.run("partition", out, {"partition": partition}, {"scores": tuple(folders)})
+    metrics, out = kit.run("partition", out, {"partition": partition, "seed": 0}, {"scores": tuple(folders)})
     summary = json.loads((out / "partition" / "summary.json").read_text())
     return metrics, Partition.load(out / "partition" / "partition.safetensors"), summary
 
@@ -28,6 +28,23 @@ def test_the_masks_are_those_of_the_adapter_room_in_any_order_of_the_folders(kit
             assert torch.equal(partition.mask(system)[name], mask)
     assert partition.metadata["system1.system"] == "system1"
     assert partition.metadata["system2.samples"] == "4"
+
+
+def test_random_elements_are_as_many_in_each_region_and_others_with_another_seed(kit, scores, tmp_path) -> None:
+    def drawn(choose, seed):
+        settings = {"partition": {"choose": choose, "alpha": 0.5}, "seed": seed}
+        _, out = kit.run("partition", tmp_path / f"{choose}{seed}", settings, {"scores": tuple(scores.values())})
+        return Partition.load(out / "partition" / "partition.safetensors")
+
+    def elements(partition):
+        return torch.cat([mask.flatten() for mask in partition.mask("system1").values()])
+
+    best, zero, one = drawn("importance", 0), drawn("random", 0), drawn("random", 1)
+    assert zero.sizes() == one.sizes() == best.sizes()
+    assert torch.equal(elements(zero), elements(drawn("random", 0)))
+    assert torch.equal(elements(best), elements(drawn("importance", 1)))
+    assert not torch.equal(elements(zero), elements(one))
+    assert not torch.equal(elements(zero), elements(best))
 
 
 def test_the_figures_add_up(kit, scores, tmp_path) -> None:
