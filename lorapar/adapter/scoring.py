@@ -10,7 +10,8 @@ F (the empirical diagonal Fisher) needs per-example gradients: the square of a b
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
@@ -141,8 +142,11 @@ class ScoreAccumulator:
         labels = fields.pop("labels")[:, 1:]
         answered = labels != IGNORED_LABEL
         self._check_answers(answered)
-        logits = self._model(**fields, use_cache=False).logits[:, :-1]
-        losses = mean_answer_loss(logits, labels, answered)
+        with _answers_only(self._model, F.pad(answered, (0, 1))):
+            logits = self._model(**fields, use_cache=False).logits
+        # One row of answer positions where the head was given no others.
+        chosen = logits[0] if logits.shape[:2] != fields["input_ids"].shape else logits[:, :-1][answered]
+        losses = _row_means(chosen, labels, answered)
         broken = torch.nonzero(~torch.isfinite(losses))
         if len(broken):
             raise TrainingError(
@@ -168,13 +172,42 @@ def mean_answer_loss(logits: torch.Tensor, labels: torch.Tensor, answered: torch
         labels: [n, t] token ids.
         answered: [n, t] bool, True where the label counts; at least one per row.
     """
+    return _row_means(logits[answered], labels, answered)
+
+
+def _row_means(logits: torch.Tensor, labels: torch.Tensor, answered: torch.Tensor) -> torch.Tensor:
+    """As `mean_answer_loss`, given the logits of the answer tokens alone, row after row: [k, vocabulary]."""
     # Only answer positions are widened to float32: with a large vocabulary the prompt's logits would dominate memory.
-    chosen = logits[answered]
-    chosen = chosen if chosen.dtype == torch.float64 else chosen.float()
-    token_losses = F.cross_entropy(chosen, labels[answered], reduction="none")
+    wide = logits if logits.dtype == torch.float64 else logits.float()
+    token_losses = F.cross_entropy(wide, labels[answered], reduction="none")
     row = torch.nonzero(answered)[:, 0]
     sums = token_losses.new_zeros(labels.shape[0]).index_add(0, row, token_losses)
     return sums / answered.sum(dim=1)
+
+
+@contextmanager
+def _answers_only(model: torch.nn.Module, wanted: torch.Tensor) -> Iterator[None]:
+    """Within the block the output head sees the positions in the mask only, as one row: [1, k, width].
+
+    A vocabulary of 49,152 is a fifth of a small model's arithmetic, and most positions are the prompt's. A head that
+    carries LoRA keeps all, because its per-example gradients need the examples apart; so does a batch that has as
+    many answer tokens in its one row as positions.
+    """
+    head = model.get_output_embeddings()  # type: ignore[operator]
+    if head is None or next(head.children(), None) is not None or wanted.shape == (1, int(wanted.sum())):
+        yield
+        return
+
+    def pick(_head: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...] | None:
+        states, *others = inputs
+        return (states[wanted][None], *others) if states.shape[:2] == wanted.shape else None
+
+    # Before the hook that copies the slice of states it is given: what is picked is in one piece already.
+    handle = head.register_forward_pre_hook(pick, prepend=True)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def _field(batch: Mapping[str, torch.Tensor], key: str) -> torch.Tensor:

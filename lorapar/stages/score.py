@@ -61,7 +61,8 @@ def run(call: StageCall[Settings]) -> Metrics:
     tokenizer = load_tokenizer(settings.model, call.progress)
     rows = _chosen(call)
     found = _fitting(tokenizer, rows, settings)
-    encoded, (left_out, cut) = found.encoded, found.omissions
+    # Rows of like length together: what is padding in a batch is computed for nothing, and the sums have no order.
+    encoded, (left_out, cut) = sorted(found.encoded, key=lambda row: len(row["input_ids"])), found.omissions
     say_omissions(call.progress, found.omissions)
     model = load_adapter(load_model(settings.model, call.progress), call.input("adapter"), trainable=True)
     accumulator = ScoreAccumulator(model)

@@ -86,6 +86,19 @@ def test_prompt_and_padding_do_not_count(make_adapter, examples, batched):
     assert not torch.allclose(first[name := next(iter(first))], third[name], rtol=0.01)
 
 
+def test_the_output_head_sees_answer_positions_alone(make_adapter, examples, batched):
+    model = make_adapter(rank=4)
+    seen = []
+    model.get_output_embeddings().register_forward_hook(lambda _head, inputs, _output: seen.append(inputs[0].shape))
+    batch = next(iter(batched(examples, 3)))
+    score_elements(model, [batch])
+    assert seen == [(1, int((batch["labels"][:, 1:] != -100).sum()), 64)]
+    score_elements(model, [{**batch, "labels": batch["input_ids"].clone()}])
+    assert (
+        model(input_ids=batch["input_ids"]).logits.shape[:2] == batch["input_ids"].shape
+    )  # and all of them afterwards
+
+
 def test_dropout_is_off_and_the_models_state_comes_back(make_adapter, examples, batched):
     still, model = make_adapter(dropout=0.0), make_adapter(dropout=0.5).train()
     model.base_model.model.model.layers[0].eval()  # a mixture of modes

@@ -50,6 +50,25 @@ def test_the_scores_are_those_of_the_adapter_room(kit, adapter, tmp_path) -> Non
     assert metadata["samples"] == "4"
 
 
+def test_rows_of_like_length_share_a_batch(kit, adapter, tmp_path, monkeypatch) -> None:
+    rows = kit.sums(4)
+    longer = [
+        row.model_copy(update={"question": row.question + " Say so" * times})
+        for row, times in zip(rows, (9, 0, 8, 1), strict=True)
+    ]
+    lengths, update = [], ScoreAccumulator.update
+
+    def counted(self, batch):
+        lengths.append(batch["attention_mask"].sum(1).tolist())
+        update(self, batch)
+
+    monkeypatch.setattr(ScoreAccumulator, "update", counted)
+    inputs = {"adapter": adapter, "rows": kit.rows_folder(tmp_path / "rows", longer)}
+    kit.run("score", tmp_path / "out", settings(kit, batch_size=2), inputs)
+    assert len(lengths) == 2
+    assert max(lengths[0]) < min(lengths[1])
+
+
 def test_the_seed_draws_the_sample_and_the_order_of_the_file_does_not_matter(kit, adapter, tmp_path) -> None:
     rows = kit.sums(12)
     samples = []
