@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +14,7 @@ from rich.text import Text
 from lorapar.config import RunConfig
 from lorapar.local.calls import judge_calls, teacher_calls
 from lorapar.local.edits import with_edits
-from lorapar.local.estimate import held_rank, stage_memory_bytes
+from lorapar.local.estimate import StageMemory, cards_said, held_rank, stage_memory
 from lorapar.local.folder import RunFolder
 from lorapar.local.forecast import planned_omissions
 from lorapar.local.needs import adapter_targets, ask_storage, check_context, require_packages, require_sandbox
@@ -81,19 +82,19 @@ def plan_run(config: RunConfig, out: Path, *, until: str | None, fresh: bool) ->
         require_sandbox(running, plan.config)
         check_context(plan.config)
     targets = adapter_targets(running, plan.config)
-    memory = stage_memory_bytes(plan.config)
+    memory = stage_memory(plan.config)
     entries = [
         NodePlan(
             one.node,
             one.reused and not fresh,
             "--fresh" if one.reused and fresh else one.reason,
-            memory.get(one.node.stage),
+            memory[one.node.stage].total_bytes if one.node.stage in memory else None,
         )
         for one in nodes
     ]
     omitted = map(Text, planned_omissions(plan.config, [node.stage for node in running]))
     seen = look(plan.config)
-    facts = (*_facts(plan, out, seen), *_adapter(plan.config, targets), *_text_facts(seen), *omitted)
+    facts = (*_facts(plan, out, seen), *_adapter(plan.config, targets), *_memory(memory), *_text_facts(seen), *omitted)
     return RunPlan(out, plan.config, entries, list(facts))
 
 
@@ -104,6 +105,10 @@ def _up_to(planned: list[PlannedNode], last: str) -> list[PlannedNode]:
 
 def _state(reused: bool) -> Text:
     return Text("reuse", style="green") if reused else Text("run", style="yellow")
+
+
+def _held(config: RunConfig) -> str:
+    return ", ".join(filter(None, (config.model.dtype, config.model.quantization_said)))
 
 
 def _revision(config: RunConfig) -> str:
@@ -124,6 +129,15 @@ def _adapter(config: RunConfig, targets: Targets | None) -> list[Text]:
     named = f"{layout}: " if isinstance(layout, str) else ""
     lines = [f"adapter     {named}{', '.join(targets.modules)}", *(f"            {note}" for note in targets.notes)]
     return [Text(line) for line in [*lines, *_start(config)]]
+
+
+def _memory(memory: Mapping[str, StageMemory]) -> list[Text]:
+    """The terms of the stages that take most, and the card that holds them."""
+    found = [(stage, memory[stage]) for stage in ("score", "sft", "rl") if stage in memory]
+    return [
+        Text(f"{'memory, GB' if place == 0 else '':<12}{stage}: {one.said}; {cards_said(one)}")
+        for place, (stage, one) in enumerate(found)
+    ]
 
 
 def _start(config: RunConfig) -> list[str]:
@@ -150,7 +164,7 @@ def _facts(plan: Plan, out: Path, seen: Look) -> list[Text]:
     calls = teacher_calls(config)
     return [
         Text(f"run folder  {out}"),
-        Text(f"model       {config.model.name}{_revision(config)} ({config.model.dtype})"),
+        Text(f"model       {config.model.name}{_revision(config)} ({_held(config)})"),
         *([] if plan.number_format is None else [Text(f"format      {plan.number_format}")]),
         Text(f"data        {config.data.named} ({str(config.data.digest)[:12]})"),
         *(Text(f"            {note}") for note in seen.notes),

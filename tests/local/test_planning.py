@@ -1,15 +1,18 @@
 """`lorapar plan` looks up what is a model, and nothing else."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
+from transformers import LlamaConfig, LlamaForCausalLM
 
-from lorapar.basemodel import hub
-from lorapar.config import RunConfig, load_config
+from lorapar.basemodel import hub, load_model
+from lorapar.basemodel.shape import model_shape
+from lorapar.config import ModelConfig, RunConfig, load_config
 from lorapar.errors import BadInputError
 from lorapar.local.calls import judge_calls
-from lorapar.local.estimate import stage_memory_bytes
+from lorapar.local.estimate import StageMemory, base_bytes, cards_said, stage_memory, stage_memory_bytes
 from lorapar.local.planning import plan_run
 from lorapar.local.runner import comes_to
 
@@ -72,3 +75,38 @@ def test_calls_of_a_judge_are_counted_before_it_is_asked(rl: dict[str, Any], sai
     (line,) = judge_calls(config)
     assert line.startswith(f"quality: {said}")
     assert judge_calls(RunConfig()) == []
+
+
+@pytest.mark.parametrize("kind", [{}, {"quantization": "nf4"}, {"quantization": "nf4", "double_quantization": False}])
+def test_the_term_of_the_weights_is_what_torch_holds(kind, tmp_path) -> None:
+    """On a model of 23 million weights, whose biases and norms weigh next to nothing."""
+    sizes = {"vocab_size": 300, "hidden_size": 512, "intermediate_size": 1408, "num_hidden_layers": 4}
+    LlamaForCausalLM(LlamaConfig(**sizes, num_attention_heads=8)).save_pretrained(tmp_path)
+    config = ModelConfig(name=str(tmp_path), dtype="bfloat16", **kind)
+    held = {tensor.data_ptr(): tensor.nbytes for tensor in load_model(config).state_dict().values()}
+    shape = model_shape(config)
+    assert shape is not None
+    assert base_bytes(shape, config) == pytest.approx(sum(held.values()), rel=0.02)
+
+
+def test_a_stage_is_told_by_its_terms_and_by_the_card_that_holds_it(tmp_path) -> None:
+    lines = [str(line) for line in plan_run(load_config(preset="tiny"), tmp_path, until=None, fresh=False).lines]
+    assert next(line for line in lines if line.startswith("memory, GB")).endswith("fits one T4")
+    one = StageMemory(14_000_000_000, 400_000_000, 400_000_000, activations=3_000_000_000, kv_cache=4_000_000_000)
+    assert one.total_bytes == 14_000_000_000 + 800_000_000 + 4_000_000_000 + one.context
+    assert one.said == "weights 14.00, kv cache 4.00, activations 3.00, context 0.50, gradients 0.40, adapter 0.40"
+    assert cards_said(one) == "fits one L4, A10, RTX 4090"
+    assert cards_said(replace(one, weights=140_000_000_000)) == ("fits no single card; its weights sharded, 2 H200")
+    assert cards_said(replace(one, activations=400_000_000_000)).startswith("fits no card: lower batch_size")
+
+
+def test_a_quantised_base_leaves_the_other_terms_as_they_are(tmp_path) -> None:
+    full, small = (
+        stage_memory(load_config(preset="tiny", overrides=[f"model.quantization={kind}"]))["sft"]
+        for kind in ("none", "nf4")
+    )
+    assert small.weights < 0.5 * full.weights
+    assert (small.adapter, small.gradients, small.moments, small.logits) == (
+        *(full.adapter, full.gradients),
+        *(full.moments, full.logits),
+    )
