@@ -118,7 +118,11 @@ def _vote_bytes(config: RunConfig, position: int) -> int:
         return 0
     model = ModelConfig(name=teacher.model, revision=teacher.revision) if teacher.model else config.model
     shape = model_shape(model)
-    return shape.parameters * _BYTES[teacher.dtype] + teacher.batch_size * 512 * shape.vocab * 4 // 8 if shape else 0
+    if shape is None:
+        return 0
+    # vLLM takes the full base, the other backend the one that is tuned, in the teacher's own number format.
+    loaded = (model.full if teacher.backend == "vllm" else model).model_copy(update={"dtype": teacher.dtype})
+    return base_bytes(shape, loaded) + teacher.batch_size * 512 * shape.vocab * 4 // 8
 
 
 def _score_pass(shape: ModelShape, config: RunConfig) -> dict[str, int]:

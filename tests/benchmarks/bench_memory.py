@@ -1,4 +1,4 @@
-"""Peak memory of SFT on the largest random base that fits here, in bfloat16 and in nf4, against what `plan` says.
+"""Peak memory of SFT on a random base of 400 million weights, in bfloat16 and in nf4, against what `plan` says.
 
 Each run is a process of its own, whose peak resident memory is read from the system. Bounds: `plan` is within 15% of
 both; the nf4 base's peak is at most half of the bfloat16 base's weights plus what training needs beside the weights.
@@ -17,7 +17,7 @@ from lorapar.config import RunConfig, load_config
 from lorapar.local.estimate import StageMemory, stage_memory
 
 SHAPE = {
-    **{"vocab_size": 300, "hidden_size": 2048, "intermediate_size": 5632, "num_hidden_layers": 24},
+    **{"vocab_size": 300, "hidden_size": 2048, "intermediate_size": 5632, "num_hidden_layers": 8},
     **{"num_attention_heads": 16, "num_key_value_heads": 16, "max_position_embeddings": 1024},
 }
 _MAKE = """
@@ -72,6 +72,7 @@ print(json.dumps({"peak": peak_bytes(), "before": before}))
 def overrides(model: Path, quantization: str) -> list[str]:
     return [
         *(f"model.name={model}", "model.dtype=bfloat16", f"model.quantization={quantization}", "adapter.rank=8"),
+        "teachers=[{name: self, dtype: bfloat16}]",
         *("sft.batch_size=2", "sft.max_length=128", "sft.max_steps=2", "sft.gradient_accumulation=1"),
     ]
 

@@ -1,5 +1,8 @@
 """`make gpu-check`: scoring, one SFT step and one GRPO step at 7B shape on a GPU; dated figures go to docs/gpu.md.
 
+In bfloat16, then on the same base in nf4, then with completions of vLLM. What cannot be measured on the machine is
+named on the page with the reason.
+
 The stages are the real ones, with the default settings, which are the paper's. The weights are random: speed and
 memory do not depend on them, losses and rewards mean nothing. Needs 14 GB of disk for the model. The same code runs at
 a tiny shape on the CPU in tests/gpu/test_check.py; at 7B shape it has not been run yet, for want of a GPU.
@@ -12,6 +15,7 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -102,8 +106,10 @@ def settings(model: Path, overrides: Sequence[str]) -> RunConfig:
 
 def measure(shape: Mapping[str, int], work: Path, overrides: Sequence[str] = ()) -> list[Figure]:
     """Run init, score, partition, SFT and RL with a random model of a shape, and say what each cost."""
-    write_model(shape, work / "model")
-    config = settings(work / "model", overrides)
+    if not (work / "model").exists():
+        write_model(shape, work / "model")
+    work, model = Path(tempfile.mkdtemp(prefix="runs-", dir=work)), work / "model"
+    config = settings(model, overrides)
     rows = write_rows(work / "rows", SFT_ROWS)
     figures: list[Figure] = []
 
@@ -134,20 +140,65 @@ def measure(shape: Mapping[str, int], work: Path, overrides: Sequence[str] = ())
     return figures
 
 
-def page(figures: Sequence[Figure], device: str, shape: str) -> str:
-    """docs/gpu.md."""
-    rows = "\n".join(
-        f"| {one.stage} | {one.seconds:.1f} | {one.peak_bytes / 2**30:.1f} | {one.note} |" for one in figures
+@dataclass(frozen=True)
+class Part:
+    """One way of running all stages that the page tells of."""
+
+    title: str
+    overrides: tuple[str, ...]
+    needs: str | None = None
+    """A package beyond those of training."""
+
+    @property
+    def lacks(self) -> str | None:
+        """Why it cannot be measured on this machine; None where it can."""
+        if self.needs is not None and find_spec(self.needs) is None:
+            return f"{self.needs} is not installed in this environment"
+        return None
+
+
+PARTS = (
+    Part("bfloat16", ()),
+    Part("nf4", ("model.quantization=nf4",), "bitsandbytes"),
+    Part("completions of vLLM", ("rl.rollouts=vllm",), "vllm"),
+)
+
+
+def not_measured() -> str:
+    """docs/gpu.md of a checkout that has not met a GPU."""
+    parts = ", ".join(part.title for part in PARTS)
+    return (
+        "# On a GPU\n\n"
+        "Not yet measured: `make gpu-check` writes this page on a machine with a GPU, in under 8 minutes by its plan, "
+        f"for {parts}. The same code runs at a tiny shape on the CPU in the tests.\n"
     )
+
+
+def page(parts: Mapping[str, Sequence[Figure] | str], device: str, shape: str) -> str:
+    """docs/gpu.md; `parts`: by title, the figures of a part or why it was not measured."""
+    tables = "\n\n".join(f"## {title}\n\n{_table(found)}" for title, found in parts.items())
     return (
         "# On a GPU\n\n"
         f"Measured on {datetime.date.today().isoformat()} with `make gpu-check`: {device}, torch {torch.__version__}, "
-        f"{shape} with random bfloat16 weights, the default settings and gradient checkpointing in RL. One step of "
+        f"{shape} with random weights, the default settings and gradient checkpointing in RL. One step of "
         "SFT is 32 rows of 512 tokens, one step of RL 32 completions of up to 256 tokens. Seconds are of the whole "
         "stage, loading and hashing the weights included; what the stage itself reports stands in the last column.\n\n"
-        "| stage | seconds | GPU memory, GiB | figures |\n|---|---|---|---|\n"
-        f"{rows}\n"
+        f"{tables}\n"
     )
+
+
+def _table(found: Sequence[Figure] | str) -> str:
+    if isinstance(found, str):
+        return f"Not measured: {found}."
+    rows = "\n".join(
+        f"| {one.stage} | {one.seconds:.1f} | {one.peak_bytes / 2**30:.1f} | {one.note} |" for one in found
+    )
+    return f"| stage | seconds | GPU memory, GiB | figures |\n|---|---|---|---|\n{rows}"
+
+
+def measure_parts(shape: Mapping[str, int], work: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """By title, the figures of each part, or why it was not measured; one model is written for all."""
+    return {part.title: part.lacks or measure(shape, work, (*overrides, *part.overrides)) for part in PARTS}
 
 
 def main() -> int:
@@ -156,8 +207,8 @@ def main() -> int:
         print("gpu-check: torch sees no CUDA device here, so there is nothing to measure", file=sys.stderr)
         return 2
     with tempfile.TemporaryDirectory(prefix="lorapar-gpu-") as work:
-        figures = measure(LLAMA_2_7B, Path(work))
-    text = page(figures, torch.cuda.get_device_name(), "a Llama-2-7B shape")
+        parts = measure_parts(LLAMA_2_7B, Path(work))
+    text = page(parts, torch.cuda.get_device_name(), "a Llama-2-7B shape")
     PAGE.write_text(text, encoding="utf-8")
     print(text)
     return 0

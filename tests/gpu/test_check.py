@@ -33,11 +33,20 @@ def check() -> ModuleType:
 
 
 def test_measures_every_stage_from_init_to_rl(check: ModuleType, tmp_path: Path) -> None:
-    figures = check.measure(TINY, tmp_path, SHORT)
-    assert [figure.stage for figure in figures] == ["init", "score", "score", "partition", "sft", "rl"]
-    assert "steps 1" in figures[-1].note
-    text = check.page(figures, "a CPU", "a tiny shape")
-    assert text.count("\n| ") == 1 + len(figures)
+    parts = check.measure_parts(TINY, tmp_path, SHORT)
+    assert parts.pop("completions of vLLM") == "vllm is not installed in this environment"
+    assert list(parts) == ["bfloat16", "nf4"]
+    for figures in parts.values():
+        assert [figure.stage for figure in figures] == ["init", "score", "score", "partition", "sft", "rl"]
+        assert "steps 1" in figures[-1].note
+    text = check.page({**parts, "completions of vLLM": "no vllm"}, "a CPU", "a tiny shape")
+    assert text.count("\n| ") == 2 * (1 + 6)
+    assert text.endswith("## completions of vLLM\n\nNot measured: no vllm.\n")
+
+
+def test_the_page_says_that_nothing_was_measured_until_it_was(check: ModuleType) -> None:
+    text = check.PAGE.read_text(encoding="utf-8")
+    assert text == check.not_measured() or "Measured on 20" in text
 
 
 def test_refuses_in_one_line_without_a_gpu(
