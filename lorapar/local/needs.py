@@ -12,12 +12,13 @@ from collections.abc import Iterable
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Literal
 
 from lorapar.basemodel.quantized import PACKAGE as QUANTIZER
 from lorapar.basemodel.quantized import REMEDY, is_quantized, quantized_by
 from lorapar.basemodel.shape import config_values, context_length
-from lorapar.config import RunConfig
+from lorapar.config import ModelConfig, RunConfig
 from lorapar.data import load_examples
 from lorapar.data.source import has_hub
 from lorapar.errors import BadInputError, StorageError
@@ -26,6 +27,8 @@ from lorapar.stages.graph import GRAPH, Node
 from lorapar.store import is_s3, make_writable_folder, open_store, parse_address
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from lorapar.adapter import Targets
 
 
@@ -89,7 +92,8 @@ def require_packages(nodes: Iterable[Node], config: RunConfig) -> None:
 def adapter_targets(nodes: Iterable[Node], config: RunConfig) -> Targets | None:
     """Where the adapter will sit in the model, from its config.json, where one is about to be made here.
 
-    Raises BadInputError for a layout that the model lacks, before votes are paid for. None where no adapter is made,
+    Raises BadInputError for a layout that the model lacks, IntegrityError for an earlier adapter that does not fit it,
+    before votes are paid for. None where no adapter is made,
     torch is not installed, or config.json alone cannot say.
     """
     if find_spec("torch") is None or not any(node.stage == "init" for node in nodes):
@@ -98,7 +102,30 @@ def adapter_targets(nodes: Iterable[Node], config: RunConfig) -> Targets | None:
     from lorapar.basemodel import load_skeleton
 
     skeleton = load_skeleton(config.model)
-    return None if skeleton is None else find_targets(skeleton, config.adapter.layout)
+    if skeleton is None:
+        return None
+    _require_earlier_fits(config.model, skeleton)
+    return find_targets(skeleton, config.adapter.layout)
+
+
+_fitting: set[tuple[str | None, str | None]] = set()
+
+
+def _require_earlier_fits(model: ModelConfig, skeleton: PreTrainedModel) -> None:
+    """Raise IntegrityError where the matrices of the adapter to go on from are not of this model's sizes.
+
+    Each adapter is fetched and looked at once a process.
+    """
+    key = (model.adapter_source.digest if model.adapter_source else None, model.digest)
+    if model.adapter is None or key[0] is None or key in _fitting:
+        return
+    from lorapar.adapter import read_earlier
+    from lorapar.registry.start import fetch_start
+
+    with TemporaryDirectory() as scratch:
+        folder = fetch_start(model, Path(scratch) / "start")
+        read_earlier(folder, model.adapter_said).require_fit(skeleton)
+    _fitting.add(key)
 
 
 def check_context(config: RunConfig) -> None:
@@ -145,6 +172,35 @@ def _require_tests(config: RunConfig) -> None:
         raise BadInputError(
             "rl.rewards: passes_tests has no say, because no row has tests; name their column in data.columns.tests"
         )
+
+
+_TRIED_ROWS = 32
+"""Rows whose own answers are run against their tests."""
+
+
+def own_answers(nodes: Iterable[Node], config: RunConfig) -> str | None:
+    """What a person should know of rows whose own answers fail their tests; None where none of the first ones does.
+
+    Asked after `require_sandbox`, in which the answers run.
+    """
+    asked = "passes_tests" in config.rl.rewards and any(node.stage == "rl" for node in nodes)
+    if not asked or find_spec("torch") is None or has_hub(config.data):
+        return None
+    from lorapar.training.passes_tests import failing_themselves, sandbox_pool
+
+    try:
+        examples = load_examples(config.data, config.seed)
+    except ModuleNotFoundError:  # of an install without pyarrow
+        return None
+    rows = [example for example in examples if example.tests and example.answer][:_TRIED_ROWS]
+    with sandbox_pool(config.execute) as pool:
+        failing = failing_themselves(rows, pool)
+    if not failing:
+        return None
+    return (
+        f"{len(failing):,} of the first {len(rows):,} rows do not pass their tests by their own answer, such as row "
+        f"'{failing[0].id}' ({failing[0].question[:40]!r}); mend the answer or the tests"
+    )
 
 
 @cache

@@ -17,10 +17,17 @@ from lorapar.local.edits import with_edits
 from lorapar.local.estimate import StageMemory, cards_said, held_rank, stage_memory
 from lorapar.local.folder import RunFolder
 from lorapar.local.forecast import planned_omissions
-from lorapar.local.needs import adapter_targets, ask_storage, check_context, require_packages, require_sandbox
+from lorapar.local.needs import (
+    adapter_targets,
+    ask_storage,
+    check_context,
+    own_answers,
+    require_packages,
+    require_sandbox,
+)
 from lorapar.local.preview import PlannedNode, preview
 from lorapar.local.runner import last_node, with_registry
-from lorapar.registry import max_lora_rank, start
+from lorapar.registry import VLLM_RANKS, max_lora_rank, start
 from lorapar.stages.contract import stage_spec
 from lorapar.stages.graph import Node
 from lorapar.stages.model_text import Look, look
@@ -92,7 +99,9 @@ def plan_run(config: RunConfig, out: Path, *, until: str | None, fresh: bool) ->
         )
         for one in nodes
     ]
-    omitted = map(Text, planned_omissions(plan.config, [node.stage for node in running]))
+    omitted = [*map(Text, planned_omissions(plan.config, [node.stage for node in running]))]
+    if (failing := own_answers(running, plan.config)) is not None:
+        omitted.append(Text(f"tests       {failing}", style="yellow"))
     seen = look(plan.config)
     facts = (*_facts(plan, out, seen), *_adapter(plan.config, targets), *_memory(memory), *_text_facts(seen), *omitted)
     return RunPlan(out, plan.config, entries, list(facts))
@@ -143,12 +152,13 @@ def _memory(memory: Mapping[str, StageMemory]) -> list[Text]:
 def _start(config: RunConfig) -> list[str]:
     """What the adapter goes on from, and the rank that comes of it."""
     model, rank = config.model, held_rank(config)
-    if model.adapter is None or model.adapter_source is None:
-        return []
     served = max_lora_rank(rank)
+    if model.adapter is None or model.adapter_source is None:
+        beyond = f"            its rank in PEFT's files is {rank}, and vLLM serves no rank above {VLLM_RANKS[-1]}"
+        return [] if served else [beyond]
     note = start.unknown_base(model, start.read_start(model))
     notes = [] if note is None else [f"            {note}"]
-    vllm = f"vLLM needs --max-lora-rank {served}" if served else "vLLM serves no rank above 512"
+    vllm = f"vLLM needs --max-lora-rank {served}" if served else f"vLLM serves no rank above {VLLM_RANKS[-1]}"
     if model.continue_:
         return [
             f"goes on     with {model.adapter_said} itself: no new elements; its rank ({rank}), alpha and modules "

@@ -12,6 +12,7 @@ from lorapar.answers import References, extract_tagged
 from lorapar.config import ExecuteConfig
 from lorapar.evaluation.execution import limits_of
 from lorapar.evaluation.sandbox import CodeUnderTest, SandboxPool
+from lorapar.records import Example
 from lorapar.training.columns import Columns
 
 _FENCED = re.compile(r"```[ \t]*(?:[\w+.-]*)[ \t]*\n(.*?)```", re.DOTALL)
@@ -34,6 +35,14 @@ class PassesTests:
         run = list(dict.fromkeys(pair for pair in pairs if pair.tests and pair.source.strip()))
         passed = {run[place]: outcome.passed for place, outcome in self._pool.outcomes(run)}
         return [float(passed.get(pair, False)) if pair.tests else None for pair in pairs]
+
+
+def failing_themselves(rows: Sequence[Example], pool: SandboxPool) -> list[Example]:
+    """The rows whose own answer does not pass their tests: RL would reward what is wrong, or nothing."""
+    answers = [row.answer for row in rows]
+    columns = Columns([row.question for row in rows], answers, [], [], tests=[row.tests for row in rows])
+    passed = PassesTests(pool)(answers, [()] * len(rows), columns)
+    return [row for row, value in zip(rows, passed, strict=True) if value == 0.0]
 
 
 def code_of(completion: str) -> str:

@@ -7,10 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from peft import LoraConfig, get_peft_model
 
 from lorapar.basemodel import load_tokenizer
 from lorapar.config import ModelConfig, RunConfig, load_config
-from lorapar.errors import BadInputError, StorageError, UnreachableError
+from lorapar.errors import BadInputError, IntegrityError, StorageError, UnreachableError
 from lorapar.local import needs
 from lorapar.local.planning import plan_run
 from lorapar.local.runner import run_local
@@ -185,3 +186,41 @@ def test_code_that_could_not_be_confined_ends_a_plan_and_a_run_before_anything_i
         run_local(config, tmp_path / "run", spoken)
     assert spoken.ran() == {"plan"}
     plan(config, tmp_path / "run", until="evaluate")
+
+
+def test_rows_whose_own_answers_fail_their_tests_are_told_by_the_plan(tmp_path) -> None:
+    rows = [
+        {
+            "question": f"Write add{n}, which adds {n}.",
+            "answer": f"def add{n}(a):\n    return a {'-' if n == 3 else '+'} {n}",
+            "tests": [f"assert add{n}(1) == {n + 1}"],
+        }
+        for n in range(1, 7)
+    ]
+    (tmp_path / "code.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    settings = [f"data.source={tmp_path}/code.jsonl", "data.heldout=1", "rl.rewards={passes_tests: 1}"]
+    config = load_config(preset="tiny", overrides=[*settings, "execute.sandbox=best_effort"])
+    (line,) = [str(one) for one in plan_run(config, tmp_path / "run", until=None, fresh=False).lines if "tests" in one]
+    assert "1 of the first 6 rows do not pass their tests by their own answer" in line
+    assert "'Write add3, which adds 3.'" in line
+
+
+def test_a_rank_that_vllm_does_not_serve_is_told_by_the_plan(tmp_path) -> None:
+    """With the frozen half that keeps the start unchanged, files hold twice the rank."""
+    for rank, said in ((256, False), (300, True)):
+        config = load_config(preset="tiny", overrides=[f"adapter.rank={rank}"])
+        text = "".join(map(str, plan_run(config, tmp_path / "run", until=None, fresh=False).lines))
+        assert ("its rank in PEFT's files is 600, and vLLM serves no rank above 512" in text) is said
+
+
+def test_an_earlier_adapter_of_other_sizes_is_refused_before_votes_are_asked_for(make_family, tmp_path) -> None:
+    """One that plain PEFT made on another model, whose base only its own words name."""
+    other = get_peft_model(make_family("gpt2"), LoraConfig(r=2, target_modules=["c_attn"], fan_in_fan_out=True))
+    other.save_pretrained(tmp_path / "other")
+    base = model_folder(make_family("llama"), tmp_path)
+    config = load_config(preset="tiny", overrides=[f"model.name={base}", f"model.adapter={tmp_path}/other"])
+    spoken = Spoken()
+    for call in (lambda: plan(config, tmp_path / "run"), lambda: run_local(config, tmp_path / "run", spoken)):
+        with pytest.raises(IntegrityError, match=r"has LoRA on 'transformer\.h\.0\.attn\.c_attn' .*no such module"):
+            call()
+    assert spoken.ran() == {"plan"}
