@@ -3,7 +3,7 @@
 Importable without torch: `resolve_model` serves the client, the rest imports torch when called.
 """
 
-from lorapar.basemodel.answer_end import AnswerEnd, answer_end, embedding_rows, generation_settings
+from lorapar.basemodel.answer_end import NO_TOKEN, AnswerEnd, answer_end, embedding_rows, generation_settings
 from lorapar.basemodel.chat_template import brings_template, is_plain, moves_system_text
 from lorapar.basemodel.load import (
     default_device,
@@ -17,6 +17,7 @@ from lorapar.basemodel.number_format import number_format
 from lorapar.basemodel.resolve import resolve_model
 
 __all__ = [
+    "NO_TOKEN",
     "AnswerEnd",
     "answer_end",
     "brings_template",

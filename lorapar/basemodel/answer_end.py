@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 PROBE_ANSWER = "lorapar-probe-answer"
+NO_TOKEN = (1 << 31) - 1
+"""Stands for "no token ends an answer": with none at all, `generate` takes the tokens that the model itself names."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ def answer_end(tokenizer: PreTrainedTokenizerBase) -> AnswerEnd:
     rows = embedding_rows(tokenizer)
     named = {tokenizer.eos_token_id, *generation_ends(tokenizer)}
     known = {int(one) for one in named if one is not None and (rows is None or one < rows)}
-    ends = known | ({turn_end} if turn_end is not None else set())
+    ends = known | set(_stop_string_ids(tokenizer)) | ({turn_end} if turn_end is not None else set())
     before = tokenizer.decode(ids if place is None else ids[:place])
     kept = [tokenizer.decode([one], skip_special_tokens=True) for one in sorted(ends)]
     return AnswerEnd(
@@ -84,6 +86,24 @@ def generation_ends(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     values = generation_settings(tokenizer) or _text_config(_folder(tokenizer))
     found = values.get("eos_token_id")
     return [_id_of(tokenizer, one) for one in (found if isinstance(found, list) else [found]) if one is not None]
+
+
+def stop_strings(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """Texts at which the model's generation settings end an answer, those of one token included."""
+    found = generation_settings(tokenizer).get("stop_strings") or []
+    return [one for one in ([found] if isinstance(found, str) else found) if isinstance(one, str) and one]
+
+
+def unheard_stop_strings(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """Those of them that no one token stands for: nothing here stops at them."""
+    known = {str(tokenizer.convert_ids_to_tokens(one)) for one in _stop_string_ids(tokenizer)}
+    return [one for one in stop_strings(tokenizer) if one not in known]
+
+
+def _stop_string_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Stop strings that are a token of their own, such as `<|eot|>`; a piece of a word would end other words too."""
+    found = [tokenizer.get_vocab().get(one) for one in stop_strings(tokenizer)]
+    return [int(one) for one in found if one is not None and _is_more_than_text(tokenizer, int(one))]
 
 
 def _id_of(tokenizer: PreTrainedTokenizerBase, named: Any) -> int:

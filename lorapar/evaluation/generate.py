@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from transformers import DynamicCache, GenerationConfig
 
+from lorapar.basemodel import NO_TOKEN
+
 
 def batches_by_length(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
     """Row numbers in batches of rows of like length, the longest first; the same lengths give the same batches."""
@@ -65,7 +67,7 @@ def _greedy_config(stop_ids: Sequence[int], pad_id: int, max_new_tokens: int) ->
         no_repeat_ngram_size=0,
         min_new_tokens=0,
         max_new_tokens=max_new_tokens,
-        eos_token_id=list(stop_ids) or None,
+        eos_token_id=list(stop_ids) or [NO_TOKEN],
         pad_token_id=pad_id,
         use_cache=True,
     )

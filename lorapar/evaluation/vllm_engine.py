@@ -71,7 +71,7 @@ class VllmModel:
 
     def generate(self, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> list[list[int]]:
         """Greedy continuations."""
-        outputs = self._ask(prompts, temperature=0.0, max_tokens=max_new_tokens, stop_token_ids=self._stops)
+        outputs = self._ask(prompts, temperature=0.0, max_tokens=max_new_tokens, **ends(self._stops))
         return [list(output.outputs[0].token_ids) for output in outputs]
 
     def losses(self, rows: Sequence[Encoded]) -> list[float]:
@@ -112,6 +112,11 @@ class VllmModel:
         except ValueError as error:
             raise BadInputError(f"vLLM refuses a row: {' '.join(str(error).split())[:300]}") from error
         return outputs
+
+
+def ends(stops: Sequence[int]) -> dict[str, Any]:
+    """What tells vLLM the tokens that end an answer; without any it would stop at those that the model names."""
+    return {"stop_token_ids": list(stops), "ignore_eos": not stops}
 
 
 def must_read_one_by_one(llm: Any) -> bool:

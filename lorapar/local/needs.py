@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Literal
 from lorapar.basemodel.quantized import PACKAGE as QUANTIZER
 from lorapar.basemodel.quantized import REMEDY, is_quantized, quantized_by
 from lorapar.basemodel.shape import config_values, context_length
-from lorapar.config import ModelConfig, RunConfig
+from lorapar.config import EndpointOptions, ModelConfig, RunConfig
 from lorapar.data import load_examples
 from lorapar.data.source import has_hub
 from lorapar.errors import BadInputError, StorageError
@@ -209,6 +209,23 @@ def _try_sandbox(policy: Literal["strict", "best_effort"]) -> None:
 
     with Sandbox(Limits(), policy):
         pass
+
+
+def check_judges(nodes: Iterable[Node], config: RunConfig) -> None:
+    """Raise BadInputError where a judge that will be asked wants a key, or a header, that is not here.
+
+    Asked with the packages: judges are asked only in RL, when votes are paid for and SFT is trained.
+    """
+    from lorapar.voting.endpoint_login import Login
+
+    if not any(node.stage == "rl" for node in nodes):
+        return
+    for name, reward in config.rl.reward_configs().items():
+        if reward.judge is not None:
+            try:
+                Login(reward.judge.endpoint, reward.judge.openai or EndpointOptions(), os.environ)
+            except BadInputError as error:
+                raise BadInputError(f"rl.rewards: judge '{name}': {error}") from None
 
 
 def ahead_of(node: Node, last: str) -> tuple[Node, ...]:

@@ -21,6 +21,7 @@ from lorapar.local.needs import (
     adapter_targets,
     ask_storage,
     check_context,
+    check_judges,
     own_answers,
     require_packages,
     require_sandbox,
@@ -87,6 +88,7 @@ def plan_run(config: RunConfig, out: Path, *, until: str | None, fresh: bool) ->
     if any(stage_spec(node.stage).cached for node in running):
         require_packages(running, plan.config)
         require_sandbox(running, plan.config)
+        check_judges(running, plan.config)
         check_context(plan.config)
     targets = adapter_targets(running, plan.config)
     memory = stage_memory(plan.config)

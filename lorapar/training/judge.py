@@ -44,6 +44,7 @@ class JudgeReward:
             role_play=False,
             environment=environment,
             say=progress.say,
+            whose=f"rl.rewards: judge '{name}'",
         )
         self.calls = self.recalled = self.abstained = 0
         """Completions that were asked about, that were known, and that the judge had no say about."""

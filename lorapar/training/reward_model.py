@@ -10,6 +10,7 @@ from lorapar.answers import References
 from lorapar.config import ModelConfig, RewardModelConfig
 from lorapar.errors import BadInputError, LoraparError
 from lorapar.progress import Progress
+from lorapar.records import Omission
 from lorapar.training.columns import Columns
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ class ModelReward:
         self._tokenizer.padding_side = "right"
         self._tokenizer.pad_token = self._tokenizer.pad_token or self._tokenizer.eos_token
         self._model.config.pad_token_id = self._tokenizer.pad_token_id  # the output is taken at the last other token
+        self._progress, self._read, self._cut = progress, 0, 0
 
     def __call__(
         self, completions: Sequence[str], references: Sequence[References], columns: Columns
@@ -52,18 +54,40 @@ class ModelReward:
             found += values.tolist()
         return found
 
+    def cut(self) -> Omission:
+        """How many of the texts that it read were longer than it reads, for the stage's figures."""
+        return Omission(
+            count=self._cut,
+            total=self._read,
+            what=f"completions were cut for the reward model {self._name}",
+            why=f"question and completion are longer than {self._options.max_length:,} tokens together",
+            remedy=f"raise rl.rewards.{self._name}.reward_model.max_length",
+        )
+
     def _encoded(self, questions: Sequence[str], completions: Sequence[str]) -> Any:
         """By the chat template where the model has one, else as a pair of texts."""
-        options = {"padding": True, "truncation": True, "max_length": self._options.max_length, "return_tensors": "pt"}
         if self._tokenizer.chat_template is None:
-            return self._tokenizer(list(questions), list(completions), **options)
+            return self._shortened(list(questions), list(completions))
         texts = [
             self._tokenizer.apply_chat_template(
                 [{"role": "user", "content": question}, {"role": "assistant", "content": completion}], tokenize=False
             )
             for question, completion in zip(questions, completions, strict=True)
         ]
-        return self._tokenizer(texts, add_special_tokens=False, **options)
+        return self._shortened(texts, add_special_tokens=False)
+
+    def _shortened(self, *texts: list[str], **more: Any) -> Any:
+        """The tokens that the model reads, padded; what is longer is cut at the end, counted, and said once."""
+        longest = self._options.max_length
+        lengths = [len(ids) for ids in self._tokenizer(*texts, verbose=False, **more)["input_ids"]]
+        cut = sum(length > longest for length in lengths)
+        if cut and not self._cut:
+            self._progress.say(
+                f"warning: rl.rewards: {self._name} reads only the first {longest:,} tokens of a question with its "
+                f"completion ({max(lengths):,} tokens), so the end has no say; raise reward_model.max_length"
+            )
+        self._read, self._cut = self._read + len(lengths), self._cut + cut
+        return self._tokenizer(*texts, padding=True, truncation=True, max_length=longest, return_tensors="pt", **more)
 
 
 def resolved_reward_model(name: str, options: RewardModelConfig) -> RewardModelConfig:

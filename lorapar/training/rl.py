@@ -119,9 +119,11 @@ def _train(
     if judged := {reward.name: reward.function.told() for reward in rewards if hasattr(reward.function, "told")}:
         extra["judged"] = judged
     cut, undecided = _cut_completions(outcome, config), tools.rule.undecided()
-    say_omissions(job.progress, [cut, undecided])
-    extra[OMISSIONS] += omissions_of(cut, undecided)
+    unread = [reward.function.cut() for reward in rewards if hasattr(reward.function, "cut")]
+    say_omissions(job.progress, [cut, undecided, *unread])
+    extra[OMISSIONS] += omissions_of(cut, undecided, *unread)
     write_summary(job, outcome, method, {**extra, "reward_weights": config.reward_weights})
+    told |= {"completions_cut_for_reward_models": float(sum(one.count for one in unread))} if unread else {}
     return {**told, **chosen.metrics(), "completions_cut": float(cut.count), **outcome.metrics()}
 
 

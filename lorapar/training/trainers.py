@@ -12,6 +12,7 @@ import torch
 from trl import GRPOTrainer, SFTTrainer
 from trl.trainer.utils import RepeatSampler
 
+from lorapar.basemodel import NO_TOKEN
 from lorapar.errors import TrainingError
 from lorapar.training.checkpoint import (
     Checkpoints,
@@ -45,8 +46,6 @@ _NOISE = 1e-3
 """Differences of log-probabilities that say nothing about whose they are."""
 _NEARER = 0.5
 """Share of the distance to the adapter below which completions are the base model's."""
-_NO_TOKEN = -1
-"""A number that no token has."""
 
 
 class _Careful:
@@ -203,8 +202,8 @@ class CarefulGRPOTrainer(_Careful, GRPOTrainer):  # type: ignore[misc]
 
     def end_completions(self, stops: Sequence[int]) -> None:
         """The tokens that end a completion; without any, every completion has the full length."""
-        self.eos_token_ids = list(stops) or [_NO_TOKEN]
-        self.generation_config.eos_token_id = self.generation_kwargs["eos_token_id"] = list(stops) or None
+        self.eos_token_ids = list(stops) or [NO_TOKEN]
+        self.generation_config.eos_token_id = self.generation_kwargs["eos_token_id"] = self.eos_token_ids
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """As `_Careful`; completions that are still to be learned from are not saved, so there must be none."""

@@ -17,6 +17,7 @@ from typing import Any
 from peft import PeftModel
 
 from lorapar.adapter import save_adapter
+from lorapar.basemodel import NO_TOKEN
 from lorapar.config import RlConfig, VllmOptions
 from lorapar.errors import BadInputError
 from lorapar.training.session import TrainingJob
@@ -81,6 +82,7 @@ class VllmRollouts:
         from vllm import SamplingParams, TokensPrompt
         from vllm.lora.request import LoRARequest
 
+        ends = [stop for stop in stops if stop != NO_TOKEN]
         folder = self._folder / str(step)
         save_adapter(model, folder)
         asked = [
@@ -89,7 +91,8 @@ class VllmRollouts:
                 temperature=self._config.temperature,
                 top_p=self._config.top_p,
                 logprobs=0,
-                stop_token_ids=[stop for stop in stops if stop >= 0],
+                stop_token_ids=ends,
+                ignore_eos=not ends,  # without any vLLM would stop at the token that the model names
                 seed=random.Random(f"{self._seed} {step} {place}").getrandbits(31),
                 detokenize=False,
             )

@@ -25,6 +25,7 @@ class EndpointTeacher:
     """One teacher behind an endpoint (a `lorapar.voting.teacher.Teacher`); `close` ends its connections.
 
     `environment` holds the key under the name that the settings give. Raises BadInputError where it is missing.
+    `whose` begins the lines about it, where it is no teacher that a person knows by that word.
     """
 
     def __init__(
@@ -35,8 +36,10 @@ class EndpointTeacher:
         role_play: bool,
         environment: Mapping[str, str] = os.environ,
         say: Callable[[str], None] = lambda line: None,
+        whose: str | None = None,
     ) -> None:
         self.config = config
+        self._whose = whose or f"teacher '{config.name}'"
         self.template = template_digest(config.template, target, role_play)
         self._target = target
         self._role_play = role_play
@@ -46,9 +49,7 @@ class EndpointTeacher:
             self._client = EndpointClient(str(config.endpoint), self._options, login)
         except LoraparError as error:
             raise self._named(error, None) from error
-        self._asker = Asker(
-            self._client, str(config.model), self._options, lambda line: say(f"teacher {config.name}: {line}")
-        )
+        self._asker = Asker(self._client, str(config.model), self._options, lambda line: say(f"{self._whose}: {line}"))
         self._loop = asyncio.new_event_loop()
         self._constraint: Constraint | None = None
 
@@ -161,7 +162,7 @@ class EndpointTeacher:
         refused = isinstance(error, RefusedError)
         advice = f"; {error.failure.advice}" if isinstance(error, RefusedError) and error.failure.advice else ""
         kind = BadInputError if refused else type(error)
-        return kind(f"teacher '{self.config.name}':{row} {error}{advice}")
+        return kind(f"{self._whose}:{row} {error}{advice}")
 
 
 def _is_about_the_row(error: LoraparError) -> bool:

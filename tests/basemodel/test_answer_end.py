@@ -2,10 +2,12 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 
 from lorapar.basemodel import answer_end, embedding_rows, load_tokenizer, model_folder
+from lorapar.basemodel.answer_end import unheard_stop_strings
 from lorapar.basemodel.chat_template import PLAIN_TEMPLATE
 from lorapar.config import ModelConfig
 from lorapar.errors import BadInputError
@@ -108,3 +110,14 @@ def test_a_pad_token_without_an_embedding_is_replaced(base):
     assert "<pad>" in tokenizer.get_vocab()
     assert tokenizer.pad_token == "<|endoftext|>"
     assert embedding_rows(tokenizer) == 259
+
+
+def test_stop_strings_of_one_token_end_an_answer_and_the_others_are_known_to_be_unheard(base):
+    tokenizer = base()
+    settings = Path(tokenizer.name_or_path) / "generation_config.json"
+    settings.write_text(json.dumps({"eos_token_id": TEXT, "stop_strings": ["<|im_start|>", "Question:"]}))
+    assert answer_end(tokenizer).token_ids == (TEXT, START, TURN)
+    assert START in answer_end(tokenizer).unnamed_ids  # a server has to be told
+    assert unheard_stop_strings(tokenizer) == ["Question:"]
+    settings.write_text(json.dumps({"stop_strings": "<|im_start|>"}))
+    assert START in answer_end(tokenizer).token_ids

@@ -44,6 +44,13 @@ def test_an_answer_ends_with_its_first_stop_token_even_where_it_is_also_the_pad_
     assert stopped[1] == free[1][: free[1].index(stop) + 1]
 
 
+def test_without_a_stop_token_nothing_ends_an_answer_though_the_model_names_one(model, monkeypatch) -> None:
+    free = generate_greedy(model, PROMPTS, stop_ids=[], pad_id=2, max_new_tokens=12)
+    assert [len(row) for row in free] == [12] * len(PROMPTS)
+    monkeypatch.setattr(model.generation_config, "eos_token_id", free[1][3])
+    assert generate_greedy(model, PROMPTS, stop_ids=[], pad_id=2, max_new_tokens=12) == free
+
+
 def test_a_model_that_ships_a_repetition_penalty_is_still_greedy(model) -> None:
     expected = generate_greedy(model, PROMPTS, stop_ids=[2], pad_id=2, max_new_tokens=12)
     shipped = model.generation_config.to_dict()

@@ -224,3 +224,13 @@ def test_an_earlier_adapter_of_other_sizes_is_refused_before_votes_are_asked_for
         with pytest.raises(IntegrityError, match=r"has LoRA on 'transformer\.h\.0\.attn\.c_attn' .*no such module"):
             call()
     assert spoken.ran() == {"plan"}
+
+
+def test_a_judge_whose_key_is_missing_ends_a_plan_and_a_run_before_anything_is_trained(monkeypatch, tmp_path) -> None:
+    monkeypatch.delenv("JUDGES_KEY", raising=False)
+    judge = "{judge: {endpoint: 'http://127.0.0.1:9/v1', model: m, openai: {api_key_env: JUDGES_KEY}}}"
+    config = load_config(preset="tiny", overrides=[f"rl.rewards={{exact_answer: 1, quality: {judge}}}"])
+    for start in (plan, lambda config, out: run_local(config, out, Spoken())):
+        with pytest.raises(BadInputError, match=r"^rl\.rewards: judge 'quality': the environment variable JUDGES_KEY"):
+            start(config, tmp_path / "out")
+    plan(config, tmp_path / "out", until="sft")  # nobody is asked yet

@@ -149,3 +149,12 @@ def test_an_opened_judge_needs_its_key_at_once(monkeypatch: pytest.MonkeyPatch) 
     settings = RlConfig(rewards={"quality": {"judge": options}})
     with pytest.raises(BadInputError, match="JUDGE_KEY"), opened_rewards(settings, RewardTools(), "float32", Silent()):
         pass
+
+
+def test_what_a_judge_says_and_fails_with_begins_with_the_judge(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("JUDGES_KEY", raising=False)
+    options = JudgeConfig(
+        endpoint="http://127.0.0.1:9/v1", model=MODEL, openai={**OPTIONS, "api_key_env": "JUDGES_KEY"}
+    )
+    with pytest.raises(BadInputError, match=r"^rl\.rewards: judge 'quality': the environment variable JUDGES_KEY"):
+        judged(options, ["Magic."])

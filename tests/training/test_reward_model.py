@@ -92,3 +92,23 @@ def test_settings_open_it(tmp_path: Path) -> None:
         assert (reward.name, reward.weight) == ("helpful", 0.25)
         assert all(isinstance(value, float) for value in reward(TEXTS, [()] * 3, SEEN))
     assert resolved_reward_model("helpful", RewardModelConfig(name=str(folder))).digest
+
+
+class Heard(Silent):
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, line: str) -> None:
+        self.lines.append(line)
+
+
+@pytest.mark.parametrize("chat", [True, False])
+def test_what_is_cut_for_a_reward_model_is_counted_and_said_once(tmp_path: Path, chat: bool) -> None:
+    folder, heard = made(tmp_path, LlamaForSequenceClassification, chat, num_labels=1), Heard()
+    options = RewardModelConfig(name=str(folder), batch_size=1, max_length=24)
+    reward = ModelReward("helpful", options, "float32", heard)
+    long = Columns(["7?"] * 3, ["7"] * 3, [None] * 3, [[1]] * 3)
+    reward(["It is seven " * 20, "7", "It is seven " * 30], [()] * 3, long)
+    assert (reward.cut().count, reward.cut().total) == (2, 3)
+    assert "rl.rewards.helpful.reward_model.max_length" in reward.cut().line
+    assert len([line for line in heard.lines if "reads only the first 24 tokens" in line]) == 1

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from lorapar.basemodel import NO_TOKEN
+
 if TYPE_CHECKING:
     import torch
     from lm_eval.api.model import LM
@@ -26,7 +28,7 @@ def model_lm(
         """Its base class stops at the tokenizer's end token and at texts, which not every end token has."""
 
         def _model_generate(self, *args: Any, **kwargs: Any) -> Any:
-            return super()._model_generate(*args, eos_token_id=list(stops) or None, **kwargs)
+            return super()._model_generate(*args, eos_token_id=list(stops) or [NO_TOKEN], **kwargs)
 
     return EndingHFLM(
         pretrained=model,

@@ -50,7 +50,7 @@ def adapter_lm(
         @staticmethod
         def modify_gen_kwargs(*args: Any, **kwargs: Any) -> tuple[dict[str, Any], list[str], int]:
             sampling, until, most = VLLM.modify_gen_kwargs(*args, **kwargs)
-            return {**sampling, "stop_token_ids": list(stops)}, until, most
+            return {**sampling, "stop_token_ids": list(stops), "ignore_eos": not stops}, until, most
 
         def _model_generate(self, requests: Any, generate: bool = False, sampling_params: Any = None) -> Any:
             if generate or not one_by_one:
