@@ -28,6 +28,7 @@ from lorapar.cli import (
     study,
     versions,
     votes,
+    watch,
 )
 from lorapar.cli.base import app, err
 from lorapar.cli.usage import UsageProblem, is_usage_problem, usage_line
@@ -51,6 +52,7 @@ __all__ = [
     "study",
     "versions",
     "votes",
+    "watch",
 ]
 
 

@@ -343,12 +343,50 @@ class AdapterGcDocument(Document):
     versions: list[CollectedDocument] = Field(description="Versions that may go, oldest first.")
 
 
+class WatchedNode(Document):
+    """A stage's call in a run."""
+
+    node: str = Field(description="Its name.")
+    state: Literal["waiting", "running", "finished", "failed"] = Field(description="How far it has come.")
+    seconds: float | None = Field(description="How long it took; `null`: not finished.")
+
+
+class WorkingNode(Document):
+    """What a node that works tells of itself."""
+
+    node: str = Field(description="Its name.")
+    state: Literal["waiting", "running", "finished", "failed"] = Field(description="How far it has come.")
+    title: str = Field(description="The piece of work under way.")
+    done: int = Field(description="Units of it that are done: steps, rows, answers.")
+    total: int | None = Field(description="All of them; `null`: not known.")
+    seconds_left: float | None = Field(description="Of this piece of work at the pace so far; `null`: not known.")
+    updated: str = Field(description="When this was told, in ISO 8601.")
+    error: str = Field(description="The line it failed with; empty otherwise.")
+    warnings: list[str] = Field(description="The latest lines that begin with `WARNING`.")
+    history: list[dict[str, float]] = Field(
+        description="The latest steps of training, as in history.jsonl: `step`, `loss`, `reward`, `cut_off_share` …"
+    )
+    rollouts: list[dict[str, JsonValue]] = Field(
+        description="Completions of RL's newest step, as in rollouts.jsonl: `completion`, `reward`, `rewards` …"
+    )
+
+
+class WatchDocument(Document):
+    """`lorapar watch`"""
+
+    run: str = Field(description="The run that was asked about.")
+    state: Literal["waiting", "running", "finished", "failed"] = Field(description="How far it has come.")
+    nodes: list[WatchedNode] = Field(description="Every stage's calls, in the order in which they run.")
+    now: list[WorkingNode] = Field(description="Those that work or failed; of an ended run the last one that told.")
+
+
 DOCUMENTS: dict[str, type[Document]] = {
     "presets": Presets,
     "plan": PlanDocument,
     "doctor": DoctorDocument,
     "study status": StudyStatusDocument,
     "study list": Studies,
+    "watch": WatchDocument,
     "partition": PartitionDocument,
     "gate": GateDocument,
     "ask": AskedDocument,

@@ -27,13 +27,17 @@ from lorapar.cli.documents import (
     StudyStatusDocument,
     SweepDocument,
     VersionDocument,
+    WatchDocument,
+    WatchedNode,
     WeightsDocument,
     WhyDocument,
+    WorkingNode,
 )
 
 if TYPE_CHECKING:
     from lorapar.adapter import SweepRow
     from lorapar.doctor import Finding
+    from lorapar.local.live import WatchedRun
     from lorapar.local.planning import RunPlan
     from lorapar.registry import AliasRecord, Registry, Version
     from lorapar.registry.diff import Difference, WeightDifference
@@ -41,6 +45,13 @@ if TYPE_CHECKING:
     from lorapar.serving.here import Said
     from lorapar.store.garbage import Garbage
     from lorapar.study.report import Standing
+
+
+def watched_document(seen: WatchedRun) -> WatchDocument:
+    """A run as it is now."""
+    now = [WorkingNode(**one.model_dump(exclude={"ended", "note"})) for one in seen.now]
+    nodes = [WatchedNode(**node.model_dump()) for node in seen.nodes]
+    return WatchDocument(run=seen.run, state=seen.state, nodes=nodes, now=now)
 
 
 def plan_document(planned: RunPlan) -> PlanDocument:

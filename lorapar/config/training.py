@@ -78,7 +78,7 @@ class RlConfig(PolicyConfig):
         "ends: the completions are then not the adapter's",
     )
     keep_rollouts: Annotated[int, Field(ge=0, le=64)] = Field(
-        4, description="Completions of each step kept with their rewards, for the report"
+        4, description="Completions of each step kept with their rewards, for `lorapar watch` and the report"
     )
     share_prompts: bool = Field(
         True,

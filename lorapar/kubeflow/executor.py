@@ -30,6 +30,7 @@ from lorapar.kubeflow.shown import show_figures, show_node, show_plan
 from lorapar.kubeflow.tasks import REUSE_VARIABLE, task_named
 from lorapar.local.execute import executed, new_record
 from lorapar.local.folder import StageRecord
+from lorapar.local.live import live_in_store
 from lorapar.progress import Progress
 from lorapar.redaction import redact
 from lorapar.stages.contract import Origin, StageCall, StageSettings, stage_spec
@@ -135,21 +136,23 @@ def _run_node(task: Task, node: Node) -> None:
 def _execute(task: Task, record: StageRecord, settings: StageSettings) -> StageRecord:
     spec, work = stage_spec(record.stage), task.scratch / f"{record.node}-{record.key[:16]}"
     shutil.rmtree(work / "outputs", ignore_errors=True)
-    call: StageCall[Any] = StageCall(
-        settings=settings,
-        inputs={name: tuple(map(task.folder, digests)) for name, digests in record.inputs.items()},
-        outputs={output: _folder(work / "outputs" / output) for output in spec.outputs},
-        scratch=_folder(work / "scratch"),
-        progress=task.progress,
-        origin=replace(Origin.of_environment(), run=task.ledger.run),
-    )
-    with executed(record, call, task.ledger.store, checkpoint_settings(task.ledger)) as finished:
-        for output in spec.outputs:
-            # The manifest last, so that it never names what is not there.
-            task.ledger.write_manifest(put_tree(task.ledger.store, call.output(output)))
-            task.folders[finished.outputs[output]] = call.output(output)
-        task.ledger.write_record(finished)
-    shutil.rmtree(work / "scratch", ignore_errors=True)
+    scratch, ledger = _folder(work / "scratch"), task.ledger
+    with live_in_store(ledger.store, ledger.run, record.node, scratch, task.progress) as told:
+        call: StageCall[Any] = StageCall(
+            settings=settings,
+            inputs={name: tuple(map(task.folder, digests)) for name, digests in record.inputs.items()},
+            outputs={output: _folder(work / "outputs" / output) for output in spec.outputs},
+            scratch=scratch,
+            progress=told,
+            origin=replace(Origin.of_environment(), run=task.ledger.run),
+        )
+        with executed(record, call, task.ledger.store, checkpoint_settings(task.ledger)) as finished:
+            for output in spec.outputs:
+                # The manifest last, so that it never names what is not there.
+                task.ledger.write_manifest(put_tree(task.ledger.store, call.output(output)))
+                task.folders[finished.outputs[output]] = call.output(output)
+            task.ledger.write_record(finished)
+    shutil.rmtree(scratch, ignore_errors=True)
     return finished
 
 

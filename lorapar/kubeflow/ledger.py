@@ -5,6 +5,7 @@ settings/<digest>.json               the settings of a task's nodes; `plan` writ
 settings/<digest>.yaml               the settings of runs; `submit` and `schedule` write them
 records/<address>.json               the record of the last task with these settings and inputs
 runs/<run>/records/<address>.json    the record of a task that ran in this run, not one from KFP's cache
+runs/<run>/live/<node>.json          what a task is doing, for `lorapar watch`
 runs/<run>/errors/<stage>.txt        the one line with which a stage failed
 runs/<run>/report.html, metrics.json, summary.md    the results, at a fixed place
 

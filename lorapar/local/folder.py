@@ -2,6 +2,7 @@
 
 config.yaml                 the settings of the last run, every default written out
 report.html metrics.json adapter/ lineage.json    what people come for
+live.json                   what the run is doing, for `lorapar watch`
 stages/<node>/<output>/     finished artifacts, each with its manifest
 stages/<node>/stage.json    the record of how they came about
 work/<node>-<key>/          unfinished work; the next run with the same settings and inputs goes on from it

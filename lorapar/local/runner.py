@@ -15,6 +15,7 @@ from lorapar.local.edits import with_edits
 from lorapar.local.execute import executed, forget_unfinished
 from lorapar.local.folder import RunFolder, StageRecord
 from lorapar.local.forecast import say_ahead
+from lorapar.local.live import end_live, live_in_folder
 from lorapar.local.needs import (
     adapter_targets,
     ahead_of,
@@ -77,8 +78,10 @@ def run_local(
             except BaseException:
                 # Ctrl-C included: people look at the report to see how far a run came.
                 results_so_far(folder)
+                end_live(folder.root)
                 raise
             write_results(folder, ran)
+            end_live(folder.root)
     return folder
 
 
@@ -258,23 +261,24 @@ def _execute(node: Node, record: StageRecord, run: _Run, progress: Progress) -> 
     for output in spec.outputs:
         (made / output).mkdir()
     (work / "scratch").mkdir(exist_ok=True)
-    call = StageCall(
-        settings=spec.settings.model_validate(record.settings),
-        inputs=_verified_inputs(node, folder),
-        outputs={output: made / output for output in spec.outputs},
-        scratch=work / "scratch",
-        progress=progress,
-        origin=replace(Origin.of_environment(), run=str(folder.root.resolve()), tracking=run.tracking),
-        cache=folder.cache,
-        judged=comes_to("gate", run.last),
-        rewarded=comes_to("rl", run.last),
-    )
-    store = run.shared.store if run.shared is not None else None
-    with executed(record, call, store, run.config.checkpoint) as finished:
-        folder.write_record(made, finished)
-        replace_folder(made, folder.node(node.name))
-        if run.shared is not None and spec.cached:
-            run.shared.try_keep(finished, folder.node(node.name), progress)
+    with live_in_folder(folder.root, node.name, work / "scratch", progress) as told:
+        call = StageCall(
+            settings=spec.settings.model_validate(record.settings),
+            inputs=_verified_inputs(node, folder),
+            outputs={output: made / output for output in spec.outputs},
+            scratch=work / "scratch",
+            progress=told,
+            origin=replace(Origin.of_environment(), run=str(folder.root.resolve()), tracking=run.tracking),
+            cache=folder.cache,
+            judged=comes_to("gate", run.last),
+            rewarded=comes_to("rl", run.last),
+        )
+        store = run.shared.store if run.shared is not None else None
+        with executed(record, call, store, run.config.checkpoint) as finished:
+            folder.write_record(made, finished)
+            replace_folder(made, folder.node(node.name))
+            if run.shared is not None and spec.cached:
+                run.shared.try_keep(finished, folder.node(node.name), progress)
     shutil.rmtree(work, ignore_errors=True)
     progress.say(f"done in {finished.seconds:.1f} s" + _summary(finished.metrics))
 

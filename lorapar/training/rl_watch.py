@@ -170,7 +170,7 @@ def _words(what: str, sampled: Sequence[Figures], run: Sequence[Figures], config
     if what == "rewards alike":
         return (
             "all completions of each prompt earned the same reward, so nothing was learned; look at the completions "
-            "in the report, raise rl.temperature or rl.num_generations, or warm the format up in SFT "
+            "(lorapar watch), raise rl.temperature or rl.num_generations, or warm the format up in SFT "
             "(sft.warmup_system2_examples)"
         )
     return (

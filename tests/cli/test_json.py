@@ -174,6 +174,13 @@ def test_a_run_folder_as_documents(tiny_run) -> None:
     assert (gate["better"], gate["name"], gate["version"]) == (False, "tiny", 1)
 
 
+def test_a_run_that_is_watched(tiny_run) -> None:
+    seen = printed("watch", tiny_run)
+    assert seen["state"] == "finished"
+    assert [node["node"] for node in seen["nodes"]][:2] == ["plan", "prepare"]
+    assert seen["now"][0]["history"][-1]["step"] == 2
+
+
 def test_the_partition_and_its_sweep(tiny_copy) -> None:
     assert printed("partition", tiny_copy)["sweep"] is None
     swept = printed("partition", tiny_copy, "--sweep")

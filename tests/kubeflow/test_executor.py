@@ -19,6 +19,7 @@ from lorapar.data import load_data
 from lorapar.errors import BadInputError, IntegrityError
 from lorapar.kubeflow.executor_input import read_executor_input
 from lorapar.kubeflow.executor_output import ExecutorOutput, flat_metrics
+from lorapar.local.live import Watcher
 from lorapar.records import Example, Vote, write_json, write_records
 from lorapar.stages.plan import node_settings
 from tests.kubeflow.conftest import executor_input
@@ -152,6 +153,10 @@ def test_the_second_round_is_counted_before_and_after_in_one_task(cluster, tmp_p
     assert set(figures) <= {"system1_rows", "system2_rows", "vote_accuracy", "krippendorff_alpha"}, "not all there is"
     kept = [json.loads(cluster.store.read(info.key)) for info in cluster.store.list("runs/run-1/records/")]
     assert {record["node"] for record in kept} == {"prepare", "tally-first", "vote-rest", "tally"}
+    seen = Watcher(f"{cluster.address}/runs/run-1").look()
+    assert {node.node for node in seen.nodes if node.state == "finished"} == {record["node"] for record in kept}
+    live = [json.loads(cluster.store.read(info.key)) for info in cluster.store.list("runs/run-1/live/")]
+    assert {one["node"]: one["state"] for one in live} == {record["node"]: "finished" for record in kept}
 
 
 def test_an_artifact_that_is_gone_says_what_to_do(cluster) -> None:

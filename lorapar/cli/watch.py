@@ -1,0 +1,152 @@
+"""`lorapar watch`: a run while it goes on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from lorapar.cli.base import AsJson, app, out, show_document
+
+if TYPE_CHECKING:
+    from lorapar.local.live import LiveNode, WatchedRun
+
+_REDRAW_SECONDS = 2.0
+_LINE_SECONDS = 60.0
+_LOOK_SECONDS = 5.0
+"""How often is looked where lines are printed: the last one comes soon after the end."""
+_BARS = "▁▂▃▄▅▆▇█"
+_WIDTH = 60
+_SHOWN = 4
+
+
+@app.command("watch")
+def watch_command(
+    run: Annotated[str, typer.Argument(help="A run folder, or s3://STORE/runs/ID of a run in Kubeflow.")],
+    as_json: AsJson = False,
+) -> None:
+    """Show a run while it goes on: stage, step, loss, reward, newest completions, time left. Changes nothing.
+
+    At a terminal it redraws, elsewhere it prints a line a minute; it ends with the run. With --json it looks once.
+
+    Examples: `lorapar watch runs/demo`, `lorapar watch s3://BUCKET/PREFIX/runs/ID`
+    """
+    from lorapar.local.live import Watcher
+
+    watcher = Watcher(run)
+    if as_json:
+        from lorapar.cli.fill_documents import watched_document
+
+        show_document(watched_document(watcher.look()))
+    elif out.is_terminal:
+        _redraw(watcher.look)
+    else:
+        follow(watcher.look, lambda line: out.print(line, markup=False, highlight=False, soft_wrap=True))
+
+
+def follow(
+    look: Callable[[], WatchedRun],
+    say: Callable[[str], None],
+    wait: Callable[[float], None] = time.sleep,
+    now: Callable[[], float] = time.monotonic,
+) -> None:
+    """A line a minute, one when another stage begins, and one at the end."""
+    said_at, said_of = -_LINE_SECONDS, ""
+    while True:
+        seen = look()
+        of = f"{seen.state} {[one.node for one in seen.now]}"
+        if of != said_of or now() - said_at >= _LINE_SECONDS:
+            say(line_of(seen))
+            said_at, said_of = now(), of
+        if seen.state in ("finished", "failed"):
+            return
+        wait(_LOOK_SECONDS)
+
+
+def line_of(seen: WatchedRun) -> str:
+    """The run in one line."""
+    done = sum(node.state == "finished" for node in seen.nodes)
+    parts = [f"{seen.state}, {done} of {len(seen.nodes)} stages done"]
+    return "; ".join([*parts, *map(_node_line, seen.now)])
+
+
+def _node_line(live: LiveNode) -> str:
+    if live.state == "failed":
+        return f"{live.node} failed: {live.error}"
+    title = f"{live.node}: {live.title}" if live.title else live.node
+    count = f" {live.done:,}/{live.total:,}" if live.total else f" {live.done:,}" if live.done else ""
+    figures = [*_figures(live), *([_left(live.seconds_left)] if live.state == "running" and live.seconds_left else [])]
+    return title + count + "".join(f", {one}" for one in figures)
+
+
+def _figures(live: LiveNode) -> list[str]:
+    """The newest figures of training; steps that sample nothing leave the reward to the one before."""
+    newest: dict[str, float] = {}
+    for step in live.history:
+        newest |= step
+    if not newest:
+        return [live.note] if live.note else []
+    found = [f"step {int(newest['step'])}", f"loss {newest['loss']:.3f}"]
+    found += [f"reward {newest['reward']:.3f}"] if "reward" in newest else []
+    return found + ([f"{newest['cut_off_share']:.0%} cut off"] if "cut_off_share" in newest else [])
+
+
+def _left(seconds: float) -> str:
+    minutes, hours = round(seconds / 60), seconds / 3600
+    return (
+        f"about {hours:.1f} h left" if hours >= 1 else f"about {minutes} min left" if minutes else "under a minute left"
+    )
+
+
+def _redraw(look: Callable[[], WatchedRun]) -> None:
+    from rich.live import Live
+
+    with Live(console=out.console, auto_refresh=False, vertical_overflow="crop") as screen:
+        while True:
+            seen = look()
+            screen.update(drawn(seen), refresh=True)
+            if seen.state in ("finished", "failed"):
+                return
+            time.sleep(_REDRAW_SECONDS)
+
+
+def drawn(seen: WatchedRun) -> Any:
+    """The run as a picture: stages, curves, newest completions."""
+    from rich.console import Group
+    from rich.text import Text
+
+    marks = {"finished": "✓", "running": "▶", "failed": "✗", "waiting": "·"}
+    stages = "  ".join(f"{marks[node.state]} {node.node}" for node in seen.nodes)
+    parts: list[Any] = [Text(f"{seen.run}: {seen.state}", style="bold"), Text(stages, style="dim")]
+    for live in seen.now:
+        parts.append(Text(_node_line(live)))
+        parts += [Text(warning, style="yellow") for warning in live.warnings]
+        for name in ("loss", "reward"):
+            values = [step[name] for step in live.history if name in step]
+            parts += [Text(f"{name:>6} {sparkline(values)}")] if len(values) > 1 else []
+        parts += [_completions(live)] if live.rollouts else []
+        parts += [Text(f"last news {live.updated}", style="dim")] if live.updated else []
+    return Group(*parts)
+
+
+def sparkline(values: list[float]) -> str:
+    """The last values as bars between their least and their greatest."""
+    shown = values[-_WIDTH:]
+    low, high = min(shown), max(shown)
+    scale = (len(_BARS) - 1) / (high - low) if high > low else 0.0
+    return f"{''.join(_BARS[round((value - low) * scale)] for value in shown)}  {low:.3g} to {high:.3g}"
+
+
+def _completions(live: LiveNode) -> Any:
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table("question", f"completion in step {live.rollouts[0].get('step')}", "reward", header_style="bold")
+    for line in live.rollouts[:_SHOWN]:
+        reward = line.get("reward")
+        told = "no say" if reward is None else f"{reward:.3g}"
+        texts = (str(line.get("question", ""))[-160:], str(line.get("completion", ""))[:320])
+        table.add_row(*map(escape, texts), told + (", cut off" if line.get("cut_off") else ""))
+    return table
