@@ -148,5 +148,10 @@ def _completions(live: LiveNode) -> Any:
         reward = line.get("reward")
         told = "no say" if reward is None else f"{reward:.3g}"
         texts = (str(line.get("question", ""))[-160:], str(line.get("completion", ""))[:320])
-        table.add_row(*map(escape, texts), told + (", cut off" if line.get("cut_off") else ""))
+        table.add_row(*(escape(_harmless(text)) for text in texts), told + (", cut off" if line.get("cut_off") else ""))
     return table
+
+
+def _harmless(text: str) -> str:
+    """Without what would move the cursor or clear the screen: a model may write anything."""
+    return "".join(letter if letter.isprintable() or letter == "\n" else "?" for letter in text)

@@ -134,12 +134,25 @@ def _text_facts(seen: Look) -> list[Text]:
 
 def _adapter(config: RunConfig, targets: Targets | None) -> list[Text]:
     """Where the adapter will sit; what the layout leaves out or takes beside what it names, a line each."""
-    if targets is None or config.model.continue_:
+    if config.model.continue_:
         return [Text(line) for line in _start(config)]
+    if targets is None:
+        return [Text(line) for line in [*_known_of_init(config), *_start(config)]]
     layout = config.adapter.layout
     named = f"{layout}: " if isinstance(layout, str) else ""
     lines = [f"adapter     {named}{', '.join(targets.modules)}", *(f"            {note}" for note in targets.notes)]
-    return [Text(line) for line in [*lines, *_start(config)]]
+    return [Text(line) for line in [*lines, *_known_of_init(config), *_start(config)]]
+
+
+def _known_of_init(config: RunConfig) -> list[str]:
+    """What is reported of starts that decompose the base's weights, where RL goes on from them."""
+    found = {
+        "pissa": "with RL its adapters were reported to collapse (arXiv 2512.23165)",
+        "olora": "begins along the base's own directions, as pissa does, whose adapters were reported to collapse "
+        "with RL (arXiv 2512.23165); olora was not tried there",
+    }
+    init = config.adapter.init
+    return [f"start       adapter.init {init}: {found[init]}; residual is the default"] if init in found else []
 
 
 def _memory(memory: Mapping[str, StageMemory]) -> list[Text]:

@@ -31,7 +31,7 @@ def scratch(tmp_path: Path) -> Path:
     ]
     (folder / "history.jsonl").write_text("".join(json.dumps(step) + "\n" for step in steps) + '{"step": 31, "lo')
     kept = [
-        {"step": n, "id": "r", "question": "7 + 5?", "completion": f"[b]{n} {place}", "tokens": 3,
+        {"step": n, "id": "r", "question": "7 + 5?", "completion": f"[b]{n} {place}\x1b[2J", "tokens": 3,
          "cut_off": place == 1, "reward": None if place else 2.5, "rewards": {"exact_answer": None if place else 1.25}}
         for n in (29, 30) for place in (0, 1)
     ]  # fmt: skip
@@ -65,7 +65,9 @@ def test_a_run_folder_is_read_while_a_stage_works(tmp_path: Path, scratch: Path)
         assert (live.node, live.title, live.done, live.total) == ("rl", "tuning on System 2", 10, 40)
         assert live.seconds_left is not None
         assert len(live.history) == 30, "without the line that is being written"
-        assert [line["completion"] for line in live.rollouts] == ["[b]30 0", "[b]30 1"], "of the newest step"
+        assert [line["completion"] for line in live.rollouts] == ["[b]30 0\x1b[2J", "[b]30 1\x1b[2J"], (
+            "of the newest step"
+        )
         assert [warning[:7] for warning in live.warnings] == ["WARNING", "warning"]
         line = line_of(seen)
         assert (
@@ -169,7 +171,7 @@ def test_the_picture_holds_curves_and_completions(tmp_path: Path, scratch: Path)
     assert "▶ rl" in text
     assert "reward ▁" in text
     assert "completion in step 30" in text
-    assert "[b]30 0" in text, "as it is, not as markup"
+    assert "[b]30 0?[2J" in text, "no markup, and nothing that clears the screen"
     assert "no say, cut off" in text
     assert sparkline([0.0, 1.0, 0.5]) == "▁█▅  0 to 1"
 

@@ -36,6 +36,15 @@ def test_a_teacher_that_is_no_model_is_named(tmp_path) -> None:
         plan_run(config, tmp_path / "run", until=None, fresh=False)
 
 
+@pytest.mark.parametrize("init", ["pissa", "olora", "residual"])
+def test_a_start_that_is_reported_to_collapse_with_rl_is_said(tmp_path, init: str) -> None:
+    config = load_config(preset="tiny", overrides=[f"adapter.init={init}"])
+    lines = [str(one) for one in plan_run(config, tmp_path / "run", until=None, fresh=False).lines]
+    said = [line.partition(" ")[2].strip() for line in lines if "2512.23165" in line]
+    assert len(said) == (init != "residual")
+    assert all(line.startswith(f"adapter.init {init}: ") for line in said)
+
+
 @pytest.mark.parametrize(
     ("native", "said"),
     [
