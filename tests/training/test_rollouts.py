@@ -9,7 +9,7 @@ import torch
 
 from lorapar.adapter import AdapterSettings, attach, load_adapter
 from lorapar.basemodel import load_model
-from lorapar.training.rollouts import shared_prompts
+from lorapar.training.rollouts import repeats, shared_prompts
 
 GROUP = 4
 PAD = 0
@@ -24,6 +24,7 @@ def model(start: Any, kit: Any) -> Any:
         for name, parameter in tuned.named_parameters():
             if "lora_B" in name:
                 parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.05)
+    assert repeats(tuned, *prompts(3, 3))  # tried once a model: what the tests count is what comes after
     return tuned
 
 
