@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from lorapar.config.adapter import AdapterConfig, PartitionConfig, ScoreConfig
-from lorapar.config.base import SYSTEMS, Comparison, Name, Section
+from lorapar.config.base import SYSTEMS, Comparison, Name, Positive, Section
 from lorapar.config.checkpoint import CheckpointConfig
 from lorapar.config.data import DataConfig
 from lorapar.config.evaluation import EvaluateConfig
@@ -38,6 +38,9 @@ class RunConfig(Section):
     )
     if_changed: bool = Field(
         False, description="Let a run of the pipeline end after `plan` where an equal one has succeeded already"
+    )
+    processes: Positive | None = Field(
+        None, description="Most processes that SFT and RL train in on one machine; null: one for each visible GPU"
     )
     model: ModelConfig = Field(default_factory=ModelConfig, description="The base model")
     data: DataConfig = Field(default_factory=DataConfig, description="The examples")

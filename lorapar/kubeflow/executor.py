@@ -25,7 +25,7 @@ from lorapar.kubeflow.executor_input import ExecutorInput, read_executor_input
 from lorapar.kubeflow.executor_output import ExecutorOutput
 from lorapar.kubeflow.ledger import Ledger, TaskSettings
 from lorapar.kubeflow.ports import node_ports
-from lorapar.kubeflow.reporting import checkpoint_settings, keep_plan, run_report, say_outcome
+from lorapar.kubeflow.reporting import keep_plan, run_report, say_outcome, way_of_running
 from lorapar.kubeflow.shown import show_figures, show_node, show_plan
 from lorapar.kubeflow.tasks import REUSE_VARIABLE, task_named
 from lorapar.local.execute import executed, new_record
@@ -136,6 +136,7 @@ def _run_node(task: Task, node: Node) -> None:
 def _execute(task: Task, record: StageRecord, settings: StageSettings) -> StageRecord:
     spec, work = stage_spec(record.stage), task.scratch / f"{record.node}-{record.key[:16]}"
     shutil.rmtree(work / "outputs", ignore_errors=True)
+    planned = way_of_running(task.ledger)
     scratch, ledger = _folder(work / "scratch"), task.ledger
     with live_in_store(ledger.store, ledger.run, record.node, scratch, task.progress) as told:
         call: StageCall[Any] = StageCall(
@@ -145,8 +146,9 @@ def _execute(task: Task, record: StageRecord, settings: StageSettings) -> StageR
             scratch=scratch,
             progress=told,
             origin=replace(Origin.of_environment(), run=task.ledger.run),
+            processes=planned.processes,
         )
-        with executed(record, call, task.ledger.store, checkpoint_settings(task.ledger)) as finished:
+        with executed(record, call, task.ledger.store, planned.checkpoint) as finished:
             for output in spec.outputs:
                 # The manifest last, so that it never names what is not there.
                 task.ledger.write_manifest(put_tree(task.ledger.store, call.output(output)))

@@ -62,11 +62,22 @@ def keep_plan(
         ledger.write_result(PLANNED, json_text(kept).encode())
 
 
-def checkpoint_settings(ledger: Ledger) -> CheckpointConfig:
-    """How unfinished work is kept in this run. It decides nothing a stage makes, so it is no part of its settings."""
+@dataclass(frozen=True)
+class WayOfRunning:
+    """Settings that decide nothing a stage makes, and so are no part of its own."""
+
+    checkpoint: CheckpointConfig
+    """How unfinished work is kept."""
+    processes: int | None
+    """Most processes that train together."""
+
+
+def way_of_running(ledger: Ledger) -> WayOfRunning:
+    """That of this run, by its plan."""
     kept = ledger.read_result(PLANNED) if ledger.run else None
-    # Of the plan only this section: to check all of it would cost every task the reading of every setting.
-    return CheckpointConfig.model_validate(json.loads(kept)["plan"]["config"]["checkpoint"] if kept else {})
+    # Of the plan only this much: to check all of it would cost every task the reading of every setting.
+    config = json.loads(kept)["plan"]["config"] if kept else {}
+    return WayOfRunning(CheckpointConfig.model_validate(config.get("checkpoint", {})), config.get("processes"))
 
 
 def find_run(ledger: Ledger) -> Found:

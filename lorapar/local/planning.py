@@ -36,6 +36,7 @@ from lorapar.stages.plan import make_plan
 from lorapar.stages.plan_file import Plan
 from lorapar.store import is_s3
 from lorapar.store.file_system import lacking
+from lorapar.training.shares import dealt, visible_gpus
 
 if TYPE_CHECKING:
     from lorapar.adapter import Targets
@@ -105,7 +106,8 @@ def plan_run(config: RunConfig, out: Path, *, until: str | None, fresh: bool) ->
     if (failing := own_answers(running, plan.config)) is not None:
         omitted.append(Text(f"tests       {failing}", style="yellow"))
     seen = look(plan.config)
-    facts = (*_facts(plan, out, seen), *_adapter(plan.config, targets), *_memory(memory), *_text_facts(seen), *omitted)
+    where = (*_adapter(plan.config, targets), *_processes(plan.config, {node.stage for node in running}))
+    facts = (*_facts(plan, out, seen), *where, *_memory(memory), *_text_facts(seen), *omitted)
     return RunPlan(out, plan.config, entries, list(facts))
 
 
@@ -162,6 +164,19 @@ def _memory(memory: Mapping[str, StageMemory]) -> list[Text]:
         Text(f"{'memory, GB' if place == 0 else '':<12}{stage}: {one.said}; {cards_said(one)}")
         for place, (stage, one) in enumerate(found)
     ]
+
+
+def _processes(config: RunConfig, stages: set[str]) -> list[Text]:
+    """In how many processes SFT and RL train here, where that is not one, or not all that there could be."""
+    lines = []
+    for name, section in (("sft", config.sft), ("rl", config.rl)):
+        if name in stages:
+            share, why = dealt(section, visible_gpus(), config.processes)
+            if share.processes > 1:
+                each = f"batch_size {share.batch_size}, gradient_accumulation {share.gradient_accumulation}"
+                lines.append(f"processes   {name}: {share.processes}, each with {each}")
+            lines += [f"processes   {name}: {why}"] if why else []
+    return [Text(line) for line in lines]
 
 
 def _start(config: RunConfig) -> list[str]:

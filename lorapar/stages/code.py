@@ -28,7 +28,8 @@ _IMPORT = re.compile(
 _COMMENT = re.compile(r"#[^\n]*")
 # What only says how a call is made, or how a person is told, does not decide what a stage makes.
 _WITHOUT_EFFECT = {
-    f"{_PACKAGE}.{name}" for name in ("errors", "progress", "stopping", "checkpoint", "stages.contract")
+    f"{_PACKAGE}.{name}"
+    for name in ("errors", "progress", "stopping", "checkpoint", "stages.contract", "stages.processes")
 } | {_PACKAGE}
 
 

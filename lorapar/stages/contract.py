@@ -96,6 +96,8 @@ class StageCall(Generic[S]):
     """A folder for what is remembered by content from call to call, whatever their settings; None: nothing is."""
     store: ObjectStore | None = None
     """Where machines share what they remember by content; None: they do not."""
+    processes: int | None = None
+    """Most processes that train together; None: one for each visible GPU. Decides no output."""
     judged: bool = True
     """Whether a gate follows; a run on one machine may end before it. Decides no output, only what is refused early."""
     rewarded: bool = True

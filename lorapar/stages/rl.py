@@ -18,6 +18,7 @@ from __future__ import annotations
 from lorapar.comparing import answer_rule
 from lorapar.config import Comparison, ExecuteConfig, RlConfig
 from lorapar.stages.contract import Metrics, StageCall, StageSpec
+from lorapar.stages.processes import process_count, run_in_processes
 from lorapar.stages.tuning import INPUTS, TuningSettings, rows_by_system, tuning_job
 
 
@@ -44,6 +45,8 @@ def run(call: StageCall[Settings]) -> Metrics:
     from lorapar.training.reward_tools import RewardTools
     from lorapar.training.rl import train_rl
 
+    if (processes := process_count(call, call.settings.rl)) > 1:
+        return run_in_processes(SPEC.name, call, processes)
     with answer_rule(call.settings.answers) as rule:
         tools = RewardTools(rule, call.cache, call.store, call.settings.execute)
         return train_rl(tuning_job(call, SPEC.name), call.settings.rl, tools=tools, **rows_by_system(call))

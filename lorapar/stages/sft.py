@@ -11,12 +11,14 @@ elements, active_elements, active_fraction, moved_elements     of the adapter; t
 moment_bytes, index_bytes      what the optimiser keeps
 base_weights_sha256            of the base model, the same before and after
 trl, versions, seed            every setting TRL got, and the libraries' versions
+processes                      how many trained together
 """
 
 from __future__ import annotations
 
 from lorapar.config import SftConfig
 from lorapar.stages.contract import Metrics, StageCall, StageSpec
+from lorapar.stages.processes import process_count, run_in_processes
 from lorapar.stages.tuning import INPUTS, TuningSettings, rows_by_system, tuning_job
 
 
@@ -39,4 +41,6 @@ def run(call: StageCall[Settings]) -> Metrics:
     """Write the tuned adapter, its history and summary.json; a call that was stopped goes on from its checkpoint."""
     from lorapar.training.sft import train_sft
 
+    if (processes := process_count(call, call.settings.sft)) > 1:
+        return run_in_processes(SPEC.name, call, processes)
     return train_sft(tuning_job(call, SPEC.name), call.settings.sft, **rows_by_system(call))

@@ -24,11 +24,6 @@ def for_one_device(arguments: Arguments) -> Arguments:
     return arguments
 
 
-def visible_gpus() -> int:
-    """How many GPUs torch sees."""
-    return torch.cuda.device_count() if torch.cuda.is_available() else 0
-
-
 def sft_arguments(config: SftConfig, model: ModelConfig, seed: int, scratch: Path) -> dict[str, Any]:
     """Arguments of trl.SFTConfig."""
     return {

@@ -4,6 +4,7 @@ checkpoint-<step>/adapter.safetensors       the adapter: values of its active el
 checkpoint-<step>/last_good.safetensors     the same of the adapter that last gave a finite loss and finite gradients
 checkpoint-<step>/optimizer.safetensors     by tensor name, step count and the two moments of the active elements
 checkpoint-<step>/rng.safetensors           torch's random states: the CPU's and each GPU's
+checkpoint-<step>/rng-<rank>.safetensors    those of a further process, and in random-<rank>.json Python's and numpy's
 checkpoint-<step>/state.json                optimiser groups, schedule, random states of Python and numpy, seconds
 checkpoint-<step>/trainer_state.json        transformers' TrainerState: the step, and so the place in the data
 checkpoint-<step>/history.jsonl             figures of the steps so far
@@ -36,6 +37,7 @@ from lorapar.progress import Progress
 from lorapar.records import read_json, write_json
 from lorapar.stopping import StopRequest
 from lorapar.store import MANIFEST, seal, verify
+from lorapar.training.ranks import Ranks
 from lorapar.training.watch import Watch
 
 PREFIX = "checkpoint-"
@@ -58,6 +60,12 @@ class Checkpoints:
 
     def newest(self) -> Path | None:
         """The newest sound checkpoint; damaged ones are named and removed, unfinished ones removed."""
+        ranks = Ranks.here()
+        found = self._newest() if ranks.first else None
+        step = ranks.from_first(0 if found is None else step_of(found))
+        return self._scratch / f"{PREFIX}{step}" if step else None
+
+    def _newest(self) -> Path | None:
         for folder in self._all():
             if (folder / MANIFEST).is_file():
                 try:
@@ -73,12 +81,25 @@ class Checkpoints:
     def save(self, trainer: Any, watch: Watch, random_states: RandomStates | None = None) -> None:
         """Write the state after the step that was just made; raises StorageError where the disk is full.
 
+        All processes call it: each has random states of its own, all else is the same and the first one writes it.
         `random_states`: what the next step begins with, where it has drawn from them already; None: they are as now.
         """
         states = random_states or RandomStates.now()
         folder = self._scratch / f"{PREFIX}{trainer.state.global_step}"
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
+        ranks = Ranks.here()
+        if ranks.first:
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+        ranks.wait()
+        if not ranks.first:
+            write_tensors(folder / f"rng-{ranks.rank}.safetensors", states.torch, {})
+            write_json(folder / f"random-{ranks.rank}.json", {"python": states.python, "numpy": states.numpy})
+        ranks.wait()
+        if ranks.first:
+            self._write(folder, trainer, watch, states)
+        ranks.wait()
+
+    def _write(self, folder: Path, trainer: Any, watch: Watch, states: RandomStates) -> None:
         write_tensors(folder / _ADAPTER, self._masked.gather(lora_parameters(trainer.model)), {})
         write_tensors(folder / _LAST_GOOD, self._masked.gather(watch.last_good.tensors), {})
         optimizer = trainer.optimizer.state_dict()
@@ -128,14 +149,18 @@ class SaveWhenDue(TrainerCallback):  # type: ignore[misc]
         self._keeper = keeper
         self._stop = stop
         self._every = every
+        self.stopped = False
+        """Whether training ended before its last step, as all processes agreed."""
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
         """After an optimiser step; in RL those that learn from the same completions are made whole first."""
         if state.global_step % self._every and state.global_step < state.max_steps:
             return control
-        if self._stop.requested:
+        ranks = Ranks.here()
+        self.stopped, due = ranks.any(self._stop.requested, ranks.first and self._keeper.due())
+        if self.stopped:
             control.should_training_stop = True
-        if self._stop.requested or self._keeper.due():
+        if self.stopped or due:
             control.should_save = True
         return control
 
@@ -171,12 +196,15 @@ def restore_schedule(scheduler: Any, folder: Path) -> None:
 
 def restore_rng(folder: Path) -> None:
     """Give every random generator that training draws from the state it had."""
-    state = read_json(folder / _STATE)
+    rank = Ranks.here().rank
+    if rank and not (folder / f"random-{rank}.json").is_file():
+        return  # there were fewer processes: the trainer has seeded this one
+    state = read_json(folder / (f"random-{rank}.json" if rank else _STATE))
     version, internal, gauss = state["python"]
     random.setstate((version, tuple(internal), gauss))
     kind, keys, *rest = state["numpy"]
     np.random.set_state((kind, np.array(keys, dtype=np.uint32), *rest))
-    tensors = read_tensors(folder / _RNG)[0]
+    tensors = read_tensors(folder / (f"rng-{rank}.safetensors" if rank else _RNG))[0]
     torch.random.set_rng_state(tensors["cpu"])
     for device in range(torch.cuda.device_count()):
         if (name := f"cuda{device}") in tensors:

@@ -25,6 +25,7 @@ from lorapar.prompts import Row, chat_rows, opens_steps
 from lorapar.records import OMISSIONS, Example, Omission, omissions_of
 from lorapar.training.arguments import for_one_device, rl_arguments
 from lorapar.training.columns import Columns
+from lorapar.training.ranks import Ranks
 from lorapar.training.reward_tools import RewardTools, opened_rewards
 from lorapar.training.rewards import PASSES_TESTS, REWARDS, Reward
 from lorapar.training.rl_watch import ROLLOUTS, KeptRollouts, new_stall, stalls
@@ -88,7 +89,7 @@ def _train(
     say_omissions(job.progress, chosen.omissions)
     if unseen := unseen_rows(config, len(chosen.rows), prompts_per_step(config) / config.num_iterations):
         job.progress.say(unseen)
-    arguments = rl_arguments(config, job.model, rewards, job.seed, job.scratch)
+    arguments = rl_arguments(config, job.model, rewards, job.seed, job.scratch) | Ranks.here().arguments(config)
     data = _data(job, chosen.rows)
 
     said = Says(rewards, completions_per_step(config), job.progress)
@@ -114,7 +115,7 @@ def _train(
     extra = {**told, **chosen.summary(), "reference": config.reference if config.kl_beta else None}
     extra |= said.summary(outcome.steps)
     extra["stalls"] = [stall.document() for stall in stalls(outcome.steps, config)]
-    if config.keep_rollouts:
+    if config.keep_rollouts and Ranks.here().first:
         shutil.copyfile(job.scratch / ROLLOUTS, job.output / ROLLOUTS)
     if judged := {reward.name: reward.function.told() for reward in rewards if hasattr(reward.function, "told")}:
         extra["judged"] = judged
@@ -160,7 +161,8 @@ def grpo_trainer(
         say=session.job.progress.say,
     )
     trainer.end_completions(end.token_ids)
-    trainer.kept = KeptRollouts(session.job.scratch / ROLLOUTS, config.keep_rollouts)
+    if Ranks.here().first:
+        trainer.kept = KeptRollouts(session.job.scratch / ROLLOUTS, config.keep_rollouts)
     if config.reference == "base" and REFERENCE_ADAPTER in session.model.peft_config:
         # TRL 1.16 always makes the copy. It takes the reference's log-probabilities with the copy where there is one,
         # and with the adapters switched off where there is none.
@@ -205,7 +207,8 @@ def _for_trl(reward: Reward, read: Callable[[str], str]) -> Callable[..., list[f
             completion_ids=columns["completion_ids"],
             tests=columns["tests"],
         )
-        return reward([read(completion[0]["content"]) for completion in completions], references, seen)
+        with Ranks.here().failing_together():
+            return reward([read(completion[0]["content"]) for completion in completions], references, seen)
 
     rewarded.__name__ = reward.name
     return rewarded

@@ -42,7 +42,6 @@ from lorapar.errors import BadInputError, LoraparError, StorageError, Terminated
 from lorapar.progress import Progress
 from lorapar.records import System, read_json, write_json
 from lorapar.stopping import finishing_steps
-from lorapar.training.arguments import visible_gpus
 from lorapar.training.checkpoint import (
     Checkpoints,
     SaveWhenDue,
@@ -52,6 +51,8 @@ from lorapar.training.checkpoint import (
 )
 from lorapar.training.own_rewards import RewardError
 from lorapar.training.quiet import quiet_libraries
+from lorapar.training.ranks import Ranks
+from lorapar.training.shares import visible_gpus
 from lorapar.training.watch import Figures, LastGood, Watch
 
 HISTORY = "history.jsonl"
@@ -167,7 +168,8 @@ def train(job: TrainingJob, tokenizer: PreTrainedTokenizerBase, method: Method) 
         seconds = _run(session, method)
         moved = session.check()
     save_adapter(session.model, job.output)
-    shutil.copyfile(job.scratch / HISTORY, job.output / HISTORY)
+    if Ranks.here().first:
+        shutil.copyfile(job.scratch / HISTORY, job.output / HISTORY)
     return Outcome(session.watch.steps, seconds, _summary(session, method, moved))
 
 
@@ -183,7 +185,8 @@ def opened(job: TrainingJob, tokenizer: PreTrainedTokenizerBase, method: Method)
     base_sha256 = base_digest(model)
     _check_same_base(job.adapter, base_sha256)
     mask = Partition.load(job.partition).mask(method.system)
-    watch = Watch(method.title, job.scratch / HISTORY, job.progress, LastGood(model), method.figures, method.after_step)
+    history = (job.scratch if Ranks.here().first else job.output) / HISTORY
+    watch = Watch(method.title, history, job.progress, LastGood(model), method.figures, method.after_step)
     with masked_training(model, mask) as masked:
         optimizer = _optimizer(masked, method)
         yield Session(job, tokenizer, model, mask, masked, optimizer, watch, snapshot(model), base_sha256)
@@ -207,7 +210,8 @@ def _optimizer(masked: MaskedTraining, method: Method) -> MaskedAdamW:
 def _run(session: Session, method: Method) -> float:
     """Train, going on from the newest checkpoint; returns the seconds it took, those of earlier calls included."""
     job, watch = session.job, session.watch
-    shutil.rmtree(job.scratch / LAST_GOOD, ignore_errors=True)
+    if Ranks.here().first:
+        shutil.rmtree(job.scratch / LAST_GOOD, ignore_errors=True)
     trainer = method.make_trainer(session)
     session.masked.undo_casts()
     trainer.remove_callback(PrinterCallback)
@@ -222,13 +226,14 @@ def _run(session: Session, method: Method) -> float:
         checkpoints.restore_watch(watch, found)
         job.progress.say(f"going on after step {step_of(found)}")
     with finishing_steps() as stop, _rescued(watch.last_good, job):
-        trainer.add_callback(SaveWhenDue(job.keeper, stop, method.steps_together))
+        saving = SaveWhenDue(job.keeper, stop, method.steps_together)
+        trainer.add_callback(saving)
         if found is not None and is_complete(found):
             checkpoints.restore_adapter(found)
             restore_optimizer(session.optimizer, found)
         else:
             trainer.train(resume_from_checkpoint=None if found is None else str(found))
-    if stop.requested:
+    if stop.requested or saving.stopped:
         raise Terminated
     return watch.seconds
 
@@ -256,11 +261,22 @@ def _save(last_good: LastGood, job: TrainingJob) -> str:
     if last_good.steps is None:
         return "no step had been good, so there is no better adapter than the one it began with"
     folder = job.scratch / LAST_GOOD
+    if Ranks.here().count > 1 and not _claimed(folder):
+        return f"the last good adapter, after {last_good.steps} steps, is in {folder}"
     try:
         last_good.save(folder)
     except StorageError as error:
         return f"the last good adapter could not be saved ({error})"
     return f"the last good adapter, after {last_good.steps} steps, is in {folder}"
+
+
+def _claimed(folder: Path) -> bool:
+    """Whether this is the process that saves: all hold the same adapter, and any may be the one that fails."""
+    try:
+        folder.mkdir()
+    except FileExistsError:
+        return False
+    return True
 
 
 def _summary(session: Session, method: Method, moved: Moved) -> dict[str, Any]:
@@ -276,6 +292,7 @@ def _summary(session: Session, method: Method, moved: Moved) -> dict[str, Any]:
         "index_bytes": session.masked.index_bytes,
         "base_weights_sha256": session.base_sha256,
         "seed": session.job.seed,
+        "processes": Ranks.here().count,
         "versions": {module.__name__: module.__version__ for module in (torch, transformers, trl, peft)},
     }
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from datasets import Dataset, concatenate_datasets
 from trl import GRPOTrainer, SFTTrainer
 from trl.trainer.utils import RepeatSampler
 
@@ -22,10 +23,11 @@ from lorapar.training.checkpoint import (
     restore_rng,
     restore_schedule,
 )
-from lorapar.training.labelled import score_labelled_only
+from lorapar.training.labelled import IGNORED, score_labelled_only
 from lorapar.training.own_rewards import RewardError
 from lorapar.training.positions import number_positions
 from lorapar.training.prompt_trees import PromptTrees, groups_together
+from lorapar.training.ranks import FilledSampler, Ranks
 from lorapar.training.rl_watch import KeptRollouts, rollout_line
 from lorapar.training.rollouts import shared_prompts
 from lorapar.training.schedule import schedule
@@ -118,6 +120,23 @@ class CarefulSFTTrainer(_Careful, SFTTrainer):  # type: ignore[misc]
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         score_labelled_only(self.model.get_base_model())
+        if Ranks.here().count > 1:
+            self.train_dataset: Dataset = _with_filler(self.train_dataset)
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        """As transformers'; several processes get as many batches each, which accelerate would fill with old rows."""
+        count = Ranks.here().count
+        if count == 1:
+            return super()._get_train_sampler(train_dataset)
+        rows = len(train_dataset or self.train_dataset) - 1
+        return FilledSampler(rows, self.args.train_batch_size * count, self.args.data_seed)
+
+
+def _with_filler(data: Dataset) -> Dataset:
+    """The rows, and one more without a label for FilledSampler; TRL has left out such rows when it was given them."""
+    row = data[0]
+    filler = Dataset.from_list([{**row, "labels": [IGNORED] * len(row["labels"])}], features=data.features)
+    return concatenate_datasets([data, filler])
 
 
 class RowAverageSFTTrainer(CarefulSFTTrainer):
@@ -130,14 +149,28 @@ class RowAverageSFTTrainer(CarefulSFTTrainer):
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """Mean over the rows of one forward pass (N rows, L tokens), as a share of the whole optimiser step."""
+        """Mean over the rows of one forward pass (N rows, L tokens), as a share of the whole optimiser step.
+
+        With several processes `num_items_in_batch` is the number of forward passes of all of them that have rows.
+        """
         outputs = model(**{**inputs, "use_cache": False}, fused_lm_head=True)
         answered = outputs.label_mask.sum(-1).clamp(min=1)  # (N,)
         rows = -outputs.log_probs.sum(-1) / answered  # (N,); log_probs is 0 on ignored positions of (N, L)
-        # With num_items_in_batch the trainer leaves gradient accumulation to the loss.
-        passes = 1 if num_items_in_batch is None else self.current_gradient_accumulation_steps
-        loss = rows.mean() / passes
+        count = Ranks.here().count
+        if count > 1:
+            filled = outputs.label_mask.any(-1).sum().clamp(min=1)
+            loss = rows.sum() / filled / num_items_in_batch * count  # DDP takes the mean over processes
+        else:
+            # With num_items_in_batch the trainer leaves gradient accumulation to the loss.
+            passes = 1 if num_items_in_batch is None else self.current_gradient_accumulation_steps
+            loss = rows.mean() / passes
         return (loss, outputs) if return_outputs else loss
+
+    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
+        if Ranks.here().count == 1:
+            return super()._get_num_items_in_batch(batch_samples, device)
+        passes = sum(bool(batch["labels"].ne(IGNORED).any()) for batch in batch_samples)
+        return self.accelerator.gather(torch.tensor(passes, device=device)).sum()
 
 
 class EpochSampler(RepeatSampler):  # type: ignore[misc]
@@ -174,6 +207,8 @@ class CarefulGRPOTrainer(_Careful, GRPOTrainer):  # type: ignore[misc]
     """TRL's GRPOTrainer; the completions of a prompt share the forward pass over it, in sampling and in learning."""
 
     section = "rl"
+    _buffered_inputs: list[dict[str, Any]] | None
+    """TRL's: what is still to be learned from the completions of a generation, a part a forward pass."""
 
     def __init__(
         self,
@@ -235,7 +270,7 @@ class CarefulGRPOTrainer(_Careful, GRPOTrainer):  # type: ignore[misc]
             if done:
                 self._checkpoints.save(self, self._watch, before)
             kept = f"the state after step {done} is kept and" if done else "nothing was trained yet, and"
-            raise RewardError(f"{error} (at step {done + 1}); {kept} the same command goes on from there") from error
+            raise type(error)(f"{error} (at step {done + 1}); {kept} the same command goes on from there") from error
 
     def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> torch.Tensor:
         """As TRL's: (completions, rewards), NaN where a reward has no say; counts for the history how often that is."""
@@ -288,7 +323,7 @@ class CarefulGRPOTrainer(_Careful, GRPOTrainer):  # type: ignore[misc]
     def _prepare_inputs(self, generation_batch: Any) -> Any:
         """As TRL's, which shuffles completions before it splits them: here the groups stay together, to be shared."""
         inputs = super()._prepare_inputs(generation_batch)
-        made: list[dict[str, Any]] | None = self._buffered_inputs  # type: ignore[has-type]
+        made = self._buffered_inputs
         if not self._shares or made is None or made is self._together or self._keeps_order:
             return inputs
         self._buffered_inputs = self._together = groups_together(made)

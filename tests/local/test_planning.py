@@ -119,3 +119,13 @@ def test_a_quantised_base_leaves_the_other_terms_as_they_are(tmp_path) -> None:
         *(full.adapter, full.gradients),
         *(full.moments, full.logits),
     )
+
+
+def test_processes_of_training_are_said_where_they_are_several(tmp_path) -> None:
+    overrides = ["processes=2", "sft.batch_size=2", "sft.gradient_accumulation=8"]
+    config = load_config(preset="tiny", overrides=overrides)
+    lines = [str(one) for one in plan_run(config, tmp_path / "run", until="sft", fresh=False).lines]
+    assert "processes   sft: 2, each with batch_size 2, gradient_accumulation 4" in lines
+    assert not [line for line in lines if line.startswith("processes   rl")]
+    alone = plan_run(load_config(preset="tiny"), tmp_path / "run", until=None, fresh=False).lines
+    assert not [line for line in map(str, alone) if line.startswith("processes")]

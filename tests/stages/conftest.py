@@ -129,4 +129,7 @@ def scores(tmp_path_factory: pytest.TempPathFactory, adapter: Path) -> dict[str,
 def partition(tmp_path_factory: pytest.TempPathFactory, scores: dict[str, Path]) -> Path:
     """What partition makes of these scores."""
     inputs = {"scores": tuple(scores.values())}
-    return call_stage("partition", tmp_path_factory.mktemp("partition"), {"partition": {}}, inputs)[1] / "partition"
+    return (
+        call_stage("partition", tmp_path_factory.mktemp("partition"), {"partition": {}, "seed": 0}, inputs)[1]
+        / "partition"
+    )

@@ -1,0 +1,388 @@
+"""A stage of training in several processes of this machine, one a GPU, by torch's elastic launcher.
+
+The process that is asked stays the one that a person or Kubernetes knows: it shows progress, keeps checkpoints, passes
+SIGTERM on and ends with the error of the process that has one. torchrun would turn every exit code into 1, and kill
+after 30 seconds what is still saving. Each process runs the stage anew, with the call read from a file.
+
+CONTROL/call.json           the stage, its settings and its folders
+CONTROL/pid-<rank>          from here on a process takes SIGTERM
+CONTROL/told.jsonl          what the first process says: progress, and when its scratch folder is to be kept
+CONTROL/due, kept-<n>       answers: a checkpoint is due; the n-th one is kept, or why it could not be
+CONTROL/outcome-<rank>.json the metrics, or the error
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import sys
+import tempfile
+import threading
+import time
+import traceback
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, NoReturn
+
+from lorapar.checkpoint import Keeper
+from lorapar.config import CheckpointConfig, RlConfig, SftConfig
+from lorapar.errors import (
+    BadInputError,
+    ExitCode,
+    IntegrityError,
+    LoraparError,
+    StorageError,
+    Terminated,
+    TrainingError,
+    UnreachableError,
+)
+from lorapar.progress import Progress, Silent
+from lorapar.records import read_json, write_json
+from lorapar.stages.contract import Metrics, Origin, StageCall, run_stage, stage_spec
+from lorapar.stopping import StopRequest, finishing_steps, on_sigterm
+from lorapar.store import open_store, write_atomically
+
+_POLL_SECONDS = 0.05
+_SAME_MOMENT_SECONDS = 5
+"""Within this time processes end because of one another; what the launcher itself kills ends 30 seconds later."""
+_ERRORS = {
+    kind.exit_code: kind for kind in (BadInputError, UnreachableError, TrainingError, StorageError, IntegrityError)
+}
+
+
+def process_count(call: StageCall[Any], config: SftConfig | RlConfig) -> int:
+    """In how many processes a call is to train: one a visible GPU, or as set, if a step can be dealt to them."""
+    from lorapar.training.ranks import Ranks
+    from lorapar.training.shares import dealt, visible_gpus
+
+    if Ranks.here().count > 1:
+        return 1
+    share, why = dealt(config, visible_gpus(), call.processes)
+    if why is not None:
+        call.progress.say(why)
+    return share.processes
+
+
+def run_in_processes(stage: str, call: StageCall[Any], count: int) -> Metrics:
+    """Run a stage in `count` processes, of which the first writes; returns its metrics.
+
+    Raises the LoraparError of the process that has one, Terminated once all have saved after a SIGTERM, TrainingError
+    where one was killed.
+    """
+    call.progress.say(f"{count} processes train together; each takes its part of every step")
+    with tempfile.TemporaryDirectory(prefix="lorapar-") as folder, finishing_steps() as stop:
+        control = Path(folder)
+        write_json(control / "call.json", _written(stage, call))
+        with _listening(control, call, stop):
+            failures = _launched(control, count)
+        return _concluded(control, failures, stop)
+
+
+def _written(stage: str, call: StageCall[Any]) -> dict[str, Any]:
+    return {
+        "stage": stage,
+        "settings": call.settings.model_dump(mode="json"),
+        "inputs": {name: [str(path.absolute()) for path in paths] for name, paths in call.inputs.items()},
+        "outputs": {name: str(path.absolute()) for name, path in call.outputs.items()},
+        "scratch": str(call.scratch.absolute()),
+        "checkpoint": call.keeper.config.model_dump(mode="json"),
+        # A tracker's threads are here: it gets the whole curve at the end, as that of a stage that was reused.
+        "origin": asdict(replace(call.origin, images=dict(call.origin.images), tracking=None)),
+        "cache": None if call.cache is None else str(call.cache.absolute()),
+        "store": None if call.store is None else call.store.address,
+        "parent": os.getpid(),
+    }
+
+
+def _read(control: Path, rank: int) -> tuple[str, StageCall[Any]]:
+    """The stage and the call of one process; all but the first make their outputs for nobody."""
+    given = read_json(control / "call.json")
+    outputs = {name: Path(path) for name, path in given["outputs"].items()}
+    if rank:
+        outputs = {name: control / f"rank-{rank}" / name for name in outputs}
+        for path in outputs.values():
+            path.mkdir(parents=True)
+    checkpoint = CheckpointConfig.model_validate(given["checkpoint"])
+    call: StageCall[Any] = StageCall(
+        settings=stage_spec(given["stage"]).settings.model_validate(given["settings"]),
+        inputs={name: tuple(map(Path, paths)) for name, paths in given["inputs"].items()},
+        outputs=outputs,
+        scratch=Path(given["scratch"]),
+        progress=Silent() if rank else _Teller(control),
+        keeper=Keeper(checkpoint) if rank else _AskingKeeper(control, checkpoint),
+        origin=Origin(**given["origin"]),
+        cache=Path(given["cache"]) if given["cache"] else None,
+        store=open_store(given["store"]) if given["store"] else None,
+    )
+    return given["stage"], call
+
+
+# What the process that was asked does.
+
+
+def _launched(control: Path, count: int) -> Mapping[int, Any]:
+    """Start the processes and wait for all; by rank torch's ProcessFailure of those that failed."""
+    import torch
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=count,
+        run_id=uuid.uuid4().hex,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        local_addr="127.0.0.1",
+        max_restarts=0,
+        logs_specs=DefaultLogsSpecs(log_dir=str(control / "logs")),
+        signals_to_handle="SIGINT",  # SIGTERM is passed on, so that whoever finishes a step has the time for it
+        virtual_local_rank=torch.cuda.is_available(),  # each process sees its own GPU, and no other
+    )
+    with _surroundings(count):
+        try:
+            # -P and PYTHONPATH: what can be imported here can be imported there, and nothing else.
+            elastic_launch(config, sys.executable)("-P", "-m", __name__, str(control))
+        except ChildFailedError as error:
+            return dict(error.failures)
+        except SignalException:
+            raise KeyboardInterrupt from None
+    return {}
+
+
+@contextmanager
+def _surroundings(count: int) -> Iterator[None]:
+    """Variables that the processes inherit, and what the launcher changes in this one and does not put back."""
+    import torch
+
+    given = {
+        "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, torch.get_num_threads() // count))),
+    }
+    before = {name: os.environ.get(name) for name in (*given, "TORCHELASTIC_SIGNALS_TO_HANDLE")}
+    interrupt = signal.getsignal(signal.SIGINT)
+    logger = logging.getLogger("torch.distributed.elastic")
+    level = logger.level
+    os.environ.update(given)
+    logger.setLevel(logging.CRITICAL)  # it tells which process failed, and so do we
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, interrupt)
+
+
+@contextmanager
+def _listening(control: Path, call: StageCall[Any], stop: StopRequest) -> Iterator[None]:
+    """While the block lasts, show what the first process tells, keep its checkpoints, and pass SIGTERM on."""
+    listener, done = _Listener(control, call, stop), threading.Event()
+
+    def listen() -> None:
+        while not done.wait(_POLL_SECONDS):
+            listener.look()
+
+    thread = threading.Thread(target=listen, name="processes", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+        listener.look()
+
+
+class _Listener:
+    """Reads what the processes write."""
+
+    def __init__(self, control: Path, call: StageCall[Any], stop: StopRequest) -> None:
+        self._control, self._progress, self._keeper, self._stop = control, call.progress, call.keeper, stop
+        self._place, self._signalled = 0, set[Path]()
+
+    def look(self) -> None:
+        """What is new since the last look."""
+        if self._stop.requested:
+            for path in set(self._control.glob("pid-*")) - self._signalled:
+                self._signalled.add(path)
+                with suppress(ProcessLookupError):
+                    os.kill(int(path.read_text()), signal.SIGTERM)
+        if self._keeper.due():
+            (self._control / "due").touch()
+        for line in self._new_lines():
+            self._handle(json.loads(line))
+
+    def _new_lines(self) -> list[bytes]:
+        told = self._control / "told.jsonl"
+        if not told.is_file():
+            return []
+        with told.open("rb") as file:
+            file.seek(self._place)
+            whole = file.read().rpartition(b"\n")[0]
+        self._place += len(whole) + 1 if whole else 0
+        return whole.splitlines()
+
+    def _handle(self, told: Mapping[str, Any]) -> None:
+        match told["what"]:
+            case "start":
+                self._progress.start(told["title"], told["total"])
+            case "advance":
+                self._progress.advance(told["units"], told["note"])
+            case "say":
+                self._progress.say(told["line"])
+            case "keep":
+                problem = ""
+                try:
+                    self._keeper.keep()
+                except (LoraparError, OSError) as error:
+                    problem = str(error) or type(error).__name__
+                (self._control / "due").unlink(missing_ok=True)
+                write_atomically(self._control / f"kept-{told['number']}", problem)
+
+
+def _concluded(control: Path, failures: Mapping[int, Any], stop: StopRequest) -> Metrics:
+    """The metrics, or the error of the process that has one; others failed because that one was gone."""
+    found = {rank: read_json(path) for path in control.glob("outcome-*.json") for rank in [_rank_of(path)]}
+    if not failures and found[0]["exit_code"] == ExitCode.OK:
+        metrics: Metrics = found[0]["metrics"]
+        return metrics
+    known = [one for one in found.values() if one["exit_code"] in _ERRORS and not one["of_another"]]
+    if known:
+        first = min(known, key=lambda one: one["time"])
+        raise _ERRORS[first["exit_code"]](first["message"])
+    if stop.requested:
+        raise Terminated
+    first_time = min((one.timestamp for one in failures.values()), default=0)
+    for rank, failure in sorted(failures.items()):
+        if failure.exitcode < 0 and failure.timestamp <= first_time + _SAME_MOMENT_SECONDS:
+            raise _killed(rank, failure.exitcode)
+    if any(one["exit_code"] == ExitCode.TERMINATED for one in found.values()):
+        raise Terminated
+    text = next((one["message"] for one in found.values() if one["exit_code"] == ExitCode.BUG), "it left no message")
+    raise RuntimeError(f"a process of training failed (exit codes {_codes(failures)}): {text}")
+
+
+def _rank_of(path: Path) -> int:
+    return int(path.stem.rpartition("-")[2])
+
+
+def _codes(failures: Mapping[int, Any]) -> str:
+    return ", ".join(f"{rank}: {failure.exitcode}" for rank, failure in sorted(failures.items()))
+
+
+def _killed(rank: int, exit_code: int) -> TrainingError:
+    name = signal.Signals(-exit_code).name
+    return TrainingError(
+        f"the training process {rank} was killed ({name}), and the others ended with it; where nobody did that, memory "
+        "ran out: lower the batch_size or the setting processes. The same command goes on from the last checkpoint"
+    )
+
+
+# What each of the processes does.
+
+
+class _Teller(Progress):
+    """A Progress that writes down what it is told, for the process that was asked."""
+
+    def __init__(self, control: Path) -> None:
+        self._file = (control / "told.jsonl").open("a", encoding="utf-8")
+
+    def _tell(self, what: str, **values: Any) -> None:
+        self._file.write(json.dumps({"what": what, **values}) + "\n")
+        self._file.flush()
+
+    def start(self, title: str, total: int | None = None) -> None:
+        self._tell("start", title=title, total=total)
+
+    def advance(self, units: int = 1, note: str = "") -> None:
+        self._tell("advance", units=units, note=note)
+
+    def say(self, line: str) -> None:
+        self._tell("say", line=line)
+
+    def keep(self, number: int) -> None:
+        """The scratch folder is whole, and stays so until the answer."""
+        self._tell("keep", number=number)
+
+
+class _AskingKeeper(Keeper):
+    """A keeper that leaves it to the process that was asked when to keep, and does the keeping there."""
+
+    def __init__(self, control: Path, config: CheckpointConfig) -> None:
+        super().__init__(config)
+        self._control, self._teller, self._number = control, _Teller(control), 0
+
+    def due(self) -> bool:
+        """As the other process says; after every step where that is wanted."""
+        return self.config.interval_seconds == 0 or (self._control / "due").exists()
+
+    def keep(self) -> None:
+        """Return once the other process has noted the files as they are; raises StorageError where it could not."""
+        super().keep()
+        self._number += 1
+        self._teller.keep(self._number)
+        answer = self._control / f"kept-{self._number}"
+        while not answer.exists():
+            time.sleep(_POLL_SECONDS)
+        if problem := answer.read_text(encoding="utf-8"):
+            raise StorageError(problem)
+
+
+def main() -> NoReturn:
+    """Run the stage of the call in the folder given, as the process that the launcher's variables say."""
+    control, rank = Path(sys.argv[1]), int(os.environ["RANK"])
+    signal.signal(signal.SIGTERM, on_sigterm)
+    outcome: dict[str, Any] = {"exit_code": ExitCode.OK, "of_another": False, "message": ""}
+    try:
+        (control / f"pid-{rank}").write_text(str(os.getpid()))
+        _end_with(read_json(control / "call.json")["parent"])
+        outcome["metrics"] = _work(control, rank)
+    except LoraparError as error:
+        outcome |= {"exit_code": error.exit_code, "message": str(error)}
+        outcome["of_another"] = type(error).__name__ == "OtherRankError"
+    except Terminated:
+        outcome["exit_code"] = ExitCode.TERMINATED
+    except KeyboardInterrupt:
+        outcome["exit_code"] = ExitCode.INTERRUPTED
+    except BaseException:
+        outcome |= {"exit_code": ExitCode.BUG, "message": traceback.format_exc()}
+    with suppress(OSError):
+        write_json(control / f"outcome-{rank}.json", {**outcome, "time": time.time()})
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(int(outcome["exit_code"]))  # threads of the process group may wait for a process that is gone
+
+
+def _work(control: Path, rank: int) -> Metrics:
+    import torch
+    import torch.distributed as dist
+
+    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    stage, call = _read(control, rank)
+    metrics = run_stage(stage, call)
+    dist.barrier()
+    return metrics
+
+
+def _end_with(parent: int) -> None:
+    """Be gone once the process that was asked is: nobody would wait for this one, or end it."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=watch, name="parent", daemon=True).start()
+
+
+if __name__ == "__main__":
+    main()

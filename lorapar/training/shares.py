@@ -1,0 +1,67 @@
+"""How many processes train on this machine, and what each does of an optimiser step; `plan` asks too, without torch."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from importlib.util import find_spec
+from math import gcd
+
+from lorapar.config import RlConfig, SftConfig
+
+
+def visible_gpus() -> int:
+    """How many GPUs torch sees; none where it is not installed."""
+    if find_spec("torch") is None:
+        return 0
+    import torch
+
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
+@dataclass(frozen=True)
+class Share:
+    """What each of several processes does of an optimiser step."""
+
+    processes: int
+    batch_size: int
+    """Rows or completions in one forward pass of one process."""
+    gradient_accumulation: int
+    """Forward passes of one process to one optimiser step."""
+
+
+def share_of(config: SftConfig | RlConfig, processes: int) -> Share | None:
+    """The same rows a step, dealt evenly to so many processes; None where that cannot be.
+
+    A group of completions of one prompt stays in one process, so that a reward sees it whole.
+    """
+    common = gcd(config.gradient_accumulation, processes)
+    batch_size, torn = divmod(config.batch_size, processes // common)
+    share = Share(processes, batch_size, config.gradient_accumulation // common)
+    if isinstance(config, RlConfig):
+        torn = torn or (share.batch_size * share.gradient_accumulation) % config.num_generations
+    return None if torn else share
+
+
+def best_share(config: SftConfig | RlConfig, most: int) -> Share:
+    """That of the most processes, up to `most`, to which a step can be dealt evenly."""
+    shares = (share_of(config, count) for count in range(most, 0, -1))
+    return next(share for share in shares if share is not None)
+
+
+def dealt(config: SftConfig | RlConfig, gpus: int, most: int | None) -> tuple[Share, str | None]:
+    """One process a GPU, `most` at most (without a GPU that many), and why there are fewer, where there are."""
+    wanted = min(most or gpus or 1, gpus or sys.maxsize)
+    if wanted > 1 and isinstance(config, RlConfig) and config.rollouts == "vllm":
+        why = "rl.rollouts vllm samples in one process, so one trains; transformers samples in each"
+        return best_share(config, 1), why
+    share = best_share(config, wanted)
+    if share.processes == wanted:
+        return share, None
+    groups = f", in whole groups of {config.num_generations}" if isinstance(config, RlConfig) else ""
+    why = (
+        f"{share.processes} of {wanted} processes train: batch_size {config.batch_size} times "
+        f"gradient_accumulation {config.gradient_accumulation} cannot be dealt evenly to {wanted}{groups}; "
+        f"make gradient_accumulation a multiple of {wanted}"
+    )
+    return share, why
