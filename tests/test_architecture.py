@@ -217,7 +217,7 @@ import lorapar.cli, lorapar.kubeflow.executor, lorapar.registry
 from lorapar.stages.contract import stage_module
 for name in sys.argv[1:]:
     stage_module(name)
-print(json.dumps(sorted(sys.modules)))
+print(json.dumps(sorted(name for name, found in sys.modules.items() if found is not None)))
 """
 A_COMMAND = """
 import json, sys
@@ -226,7 +226,7 @@ try:
     main()
 finally:
     print()
-    print(json.dumps(sorted(sys.modules)))
+    print(json.dumps(sorted(name for name, found in sys.modules.items() if found is not None)))
 """
 
 

@@ -73,11 +73,12 @@ def load_model(config: ModelConfig, progress: Progress | None = None) -> PreTrai
 
     require_settled(config)
     folder = model_folder(config, progress)
-    load_library()  # PEFT imports it wherever it is installed
     with _readable(config):
         values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     device = default_device()
     quantized = is_quantized(config, values)
+    if quantized:
+        load_library()
     options = quantization_options(config, values) | ({"device_map": {"": device}} if quantized else {})
     read = partial(
         AutoModelForCausalLM.from_pretrained,

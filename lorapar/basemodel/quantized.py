@@ -12,7 +12,7 @@ import logging
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from importlib.util import find_spec
+from importlib.machinery import PathFinder
 from typing import TYPE_CHECKING, Any
 
 from lorapar.config import ModelConfig
@@ -23,6 +23,11 @@ if TYPE_CHECKING:
     from transformers import BitsAndBytesConfig
 
 PACKAGE = "bitsandbytes"
+_ASKING = {
+    "peft.import_utils": ("is_bnb_available", "is_bnb_4bit_available"),
+    "transformers.utils.import_utils": ("is_bitsandbytes_available",),
+}
+"""Functions of other libraries that look for it once and remember what they found."""
 REMEDY = "pip install 'lorapar[train,quantized]', or set model.quantization to none"
 
 
@@ -84,7 +89,7 @@ def quantization_options(config: ModelConfig, values: Mapping[str, Any]) -> dict
     require_known_form(config, values)
     if not is_quantized(config, values):
         return {}
-    if find_spec(PACKAGE) is None:
+    if not is_installed():
         raise BadInputError(f"{quantized_by(config)} needs {PACKAGE}, which is not installed here; {REMEDY}")
     return {} if config.quantization == "none" else {"quantization_config": _library_config(config)}
 
@@ -96,16 +101,34 @@ def quantized_by(config: ModelConfig) -> str:
     return f"model.quantization {config.quantization}"
 
 
+def is_installed() -> bool:
+    """Whether bitsandbytes is here, held back or not."""
+    return PathFinder.find_spec(PACKAGE) is not None
+
+
 def load_library() -> None:
     """Import bitsandbytes where it is installed, without what it would say of itself and fetch.
 
     Where the package `kernels` is installed, bitsandbytes downloads a compiled kernel from the hub as it is imported
     and runs it; the kernel is for the packed layout, which is not used here.
     """
-    if PACKAGE in sys.modules or find_spec(PACKAGE) is None:
+    _release()
+    if PACKAGE in sys.modules or not is_installed():
         return
     with _without_hub_kernels():
         import bitsandbytes  # noqa: F401
+
+
+def _release() -> None:
+    """Take back that the command holds it back, and let the libraries that have looked for it look again."""
+    if sys.modules.get(PACKAGE, sys) is not None:
+        return
+    del sys.modules[PACKAGE]
+    for module, names in _ASKING.items():
+        for name in names:
+            remembered = getattr(sys.modules.get(module), name, None)
+            if hasattr(remembered, "cache_clear"):
+                remembered.cache_clear()
 
 
 @contextmanager

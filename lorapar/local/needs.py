@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Literal
 
 from lorapar.basemodel.quantized import PACKAGE as QUANTIZER
 from lorapar.basemodel.quantized import REMEDY, is_quantized, quantized_by
+from lorapar.basemodel.quantized import is_installed as quantizer_is_installed
 from lorapar.basemodel.shape import config_values, context_length
 from lorapar.config import EndpointOptions, ModelConfig, RunConfig
 from lorapar.data import load_examples
@@ -85,7 +86,7 @@ def require_packages(nodes: Iterable[Node], config: RunConfig) -> None:
         return
     for node in nodes:
         for what, package, remedy in _needs(node, config):
-            if find_spec(package) is None:
+            if not (quantizer_is_installed() if package == QUANTIZER else find_spec(package)):
                 raise BadInputError(f"{what} needs {package}, which is not installed here; {remedy}")
 
 

@@ -134,9 +134,31 @@ def test_a_folder_that_bitsandbytes_quantised_is_loaded_as_it_is(stored) -> None
 
 
 def test_without_bitsandbytes_the_setting_says_what_to_install(monkeypatch) -> None:
-    monkeypatch.setattr("lorapar.basemodel.quantized.find_spec", lambda _: None)
+    monkeypatch.setattr("lorapar.basemodel.quantized.is_installed", lambda: False)
     with pytest.raises(BadInputError, match=r"model\.quantization nf4 needs bitsandbytes.*pip install"):
         load_model(NF4)
+
+
+def test_the_command_imports_it_for_a_quantised_base_alone(tmp_path) -> None:
+    """As in the command's process: PEFT looks for it, finds none, and finds it once a quantised base is loaded."""
+    program = """
+import sys
+sys.modules.setdefault("bitsandbytes", None)
+import peft
+from peft.import_utils import is_bnb_available
+from lorapar.basemodel import load_model
+from lorapar.config import ModelConfig
+assert not is_bnb_available()
+load_model(ModelConfig(name="builtin:tiny", dtype="float32"))
+assert sys.modules["bitsandbytes"] is None
+model = load_model(ModelConfig(name="builtin:tiny", dtype="float32", quantization="nf4"))
+assert is_bnb_available()
+from peft import LoraConfig, get_peft_model
+adapted = get_peft_model(model, LoraConfig(target_modules=["q_proj"]))
+print(type(adapted.get_submodule("base_model.model.model.layers.0.self_attn.q_proj")).__name__)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=Path.cwd())
+    assert done.stdout.strip() == "Linear4bit", done.stderr
 
 
 def test_importing_it_runs_no_kernel_of_the_hub(tmp_path) -> None:
