@@ -127,7 +127,7 @@ def _release() -> None:
     for module, names in _ASKING.items():
         for name in names:
             remembered = getattr(sys.modules.get(module), name, None)
-            if hasattr(remembered, "cache_clear"):
+            if remembered is not None:
                 remembered.cache_clear()
 
 
