@@ -7,7 +7,6 @@ KV cache of rollouts, and 0.5 GB that CUDA's context or the libraries hold. Not 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from math import ceil
 
 from lorapar.basemodel.shape import ModelShape, model_shape
 from lorapar.config import ModelConfig, RunConfig
@@ -184,12 +183,11 @@ _USABLE = 0.92
 
 
 def cards_said(memory: StageMemory) -> str:
-    """The smallest card that holds a stage, or how many of the largest hold it with the base's weights sharded."""
+    """The smallest card that holds a stage; where none does, what would."""
     fits = next((card for card in CARDS if memory.total_bytes <= _USABLE * card.vram_bytes), None)
     if fits is not None:
         return f"fits one {fits.name}"
     largest = CARDS[-1]
-    room = _USABLE * largest.vram_bytes - (memory.total_bytes - memory.weights)
-    if room <= 0:
+    if memory.total_bytes - memory.weights >= _USABLE * largest.vram_bytes:
         return "fits no card: lower batch_size or max_length, or switch gradient_checkpointing on"
-    return f"fits no single card; its weights sharded, {ceil(memory.weights / room)} {largest.name}"
+    return "fits no card, and weights are not sharded over several: set model.quantization, or take a smaller base"

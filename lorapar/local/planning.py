@@ -151,7 +151,7 @@ def _known_of_init(config: RunConfig) -> list[str]:
     found = {
         "pissa": "with RL its adapters were reported to collapse (arXiv 2512.23165)",
         "olora": "begins along the base's own directions, as pissa does, whose adapters were reported to collapse "
-        "with RL (arXiv 2512.23165); olora was not tried there",
+        "with RL (arXiv 2512.23165); whether olora does is not known to us",
     }
     init = config.adapter.init
     return [f"start       adapter.init {init}: {found[init]}; residual is the default"] if init in found else []

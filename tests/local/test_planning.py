@@ -105,7 +105,7 @@ def test_a_stage_is_told_by_its_terms_and_by_the_card_that_holds_it(tmp_path) ->
     assert one.total_bytes == 14_000_000_000 + 800_000_000 + 4_000_000_000 + one.context
     assert one.said == "weights 14.00, kv cache 4.00, activations 3.00, context 0.50, gradients 0.40, adapter 0.40"
     assert cards_said(one) == "fits one L4, A10, RTX 4090"
-    assert cards_said(replace(one, weights=140_000_000_000)) == ("fits no single card; its weights sharded, 2 H200")
+    assert cards_said(replace(one, weights=140_000_000_000)).startswith("fits no card, and weights are not sharded")
     assert cards_said(replace(one, activations=400_000_000_000)).startswith("fits no card: lower batch_size")
 
 
