@@ -49,9 +49,9 @@ def shown_by_lorapar() -> dict[str, set[str]]:
     source = (ROOT / "lorapar" / "serving" / "metrics.py").read_text(encoding="utf-8")
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in suffixes:
-            name, _, labels = (ast.literal_eval(argument) for argument in node.args)
+            name, _, *labels = (ast.literal_eval(argument) for argument in node.args)
             for suffix in suffixes[node.func.id]:
-                found[name + suffix] = set(labels)
+                found[name + suffix] = set(labels[0] if labels else ())
     return found
 
 
