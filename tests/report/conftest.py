@@ -314,7 +314,7 @@ class Maker:
         examples_folder, examples = self.examples()
         votes, labels = self.tally(examples_folder, examples)
         scores = tuple(self.scores(system) for system in ("system1", "system2"))
-        settings = self.config.model_dump(mode="json", include={"partition"})
+        settings = self.config.model_dump(mode="json", include={"partition", "seed"})
         return ReportSources(
             plan=self.plan(),
             examples=examples_folder,

@@ -106,7 +106,7 @@ def test_refusals_without_a_reason_are_met_by_trying() -> None:
     with serving(habit=habit, honours=JSON_ONLY) as api:
         assert len(ask(api, said)) == len(ROWS)
     assert said == [
-        f"teacher t: {api.address} is asked with max_completion_tokens and without temperature, so that a vote need "
+        f"teacher 't': {api.address} is asked with max_completion_tokens and without temperature, so that a vote need "
         "not repeat: it refuses others without a reason"
     ]
 
@@ -313,7 +313,7 @@ def test_an_address_without_a_version_is_asked_below_one(prefix) -> None:
     with serving(prefix=prefix) as api:
         address = api.address.removesuffix("/v1") + prefix.removesuffix("/v1")
         assert len(ask(api, said, endpoint=address)) == len(ROWS)
-    assert said == [f"teacher t: {address} has no chat/completions; asking at {address}/v1"]
+    assert said == [f"teacher 't': {address} has no chat/completions; asking at {address}/v1"]
     assert sum("/v1" not in path for path in asked_at(api)) == 1
 
 
