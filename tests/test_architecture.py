@@ -32,6 +32,7 @@ FLOORS = {
         "stopping",
         "progress",
         "tracking",
+        "held_back",
     ),
     2: ("adapter", "voting", "data", "basemodel", "prompts", "answers", "comparing", "quantities", "plain_text"),
     3: ("training", "evaluation", "registry", "report"),

@@ -60,9 +60,8 @@ def main() -> NoReturn:
     """Entry point: errors a person can mend become one line and their exit code; a bug keeps its traceback."""
     signal.signal(signal.SIGTERM, on_sigterm)
     install_redaction()
-    # PEFT would import it wherever it is installed: two seconds, a warning, and code of the hub where the package
-    # `kernels` is installed. Loading a quantised base takes this back (lorapar.basemodel.quantized).
-    sys.modules.setdefault("bitsandbytes", None)  # type: ignore[arg-type]
+    import lorapar.held_back  # noqa: F401
+
     # What libraries say to each other's authors is no news for the person at the keyboard.
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|peft|trl)\.")
     try:

@@ -339,6 +339,8 @@ class _AskingKeeper(Keeper):
 
 def main() -> NoReturn:
     """Run the stage of the call in the folder given, as the process that the launcher's variables say."""
+    import lorapar.held_back  # noqa: F401
+
     control, rank = Path(sys.argv[1]), int(os.environ["RANK"])
     signal.signal(signal.SIGTERM, on_sigterm)
     outcome: dict[str, Any] = {"exit_code": ExitCode.OK, "of_another": False, "message": ""}

@@ -25,6 +25,7 @@ from lorapar.redaction import install_redaction, redact, say_traceback
 from lorapar.stopping import on_sigterm
 
 _IMPORTED_FIRST = [
+    "lorapar.held_back",
     "lorapar.training.trainers",
     "lorapar.training.session",
     "lorapar.training.rl",
@@ -66,6 +67,8 @@ def _run(work: Work) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, on_sigterm)
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|peft|trl)\.")
+    import lorapar.held_back  # noqa: F401
+
     _write_into(work.log)
     install_redaction()
     sys.exit(_exit_code(work))

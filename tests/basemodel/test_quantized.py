@@ -143,7 +143,7 @@ def test_the_command_imports_it_for_a_quantised_base_alone(tmp_path) -> None:
     """As in the command's process: PEFT looks for it, finds none, and finds it once a quantised base is loaded."""
     program = """
 import sys
-sys.modules.setdefault("bitsandbytes", None)
+import lorapar.held_back
 import peft
 from peft.import_utils import is_bnb_available
 from lorapar.basemodel import load_model
