@@ -1,7 +1,8 @@
 """Imported first by each process of the command, so that nothing imports bitsandbytes unasked.
 
 PEFT would wherever it is installed: two seconds, a warning, and code of the hub where the package `kernels` is
-installed. Loading a quantised base takes this back (`lorapar.basemodel.quantized`). A program that imports lorapar is left alone.
+installed. Loading a quantised base takes this back (`lorapar.basemodel.quantized`). A program that imports lorapar is
+left alone.
 """
 
 import sys
