@@ -6,10 +6,11 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, JsonValue, StringConstraints, ValidationError, model_validator
+from pydantic import Field, JsonValue, StringConstraints, model_validator
 
 from lorapar.config.base import Fraction, Name, Positive, Section
-from lorapar.config.load import fields_of, parse_settings
+from lorapar.config.load import parse_settings, read_text
+from lorapar.config.mistakes import validated
 from lorapar.errors import BadInputError, nearest
 
 TEACHERS_COUNT = "teachers.count"
@@ -121,14 +122,7 @@ def load_study(name: str) -> StudyConfig:
     """A study by its name, or of a YAML file by its path; raises BadInputError in one line."""
     if not name.endswith((".yaml", ".yml")):
         return parse_study(study_text(name), f"study {name}")
-    try:
-        text = Path(name).read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise BadInputError(f"there is no study {name}; `lorapar study list` names those that ship") from None
-    except UnicodeDecodeError as error:
-        raise BadInputError(f"{name} is not UTF-8 (byte {error.start}); save it as UTF-8") from None
-    except OSError as error:
-        raise BadInputError(f"{name} cannot be read: {error.strerror}") from None
+    text = read_text(Path(name), absent=f"there is no study {name}; `lorapar study list` names those that ship")
     return parse_study(text, name)
 
 
@@ -139,16 +133,4 @@ def parse_study(text: str, origin: str) -> StudyConfig:
 
 def validate_study(values: Any, origin: str) -> StudyConfig:
     """The study of these values; raises BadInputError that names each wrong key, in one line."""
-    try:
-        return StudyConfig.model_validate(values)
-    except ValidationError as error:
-        raise BadInputError(f"{origin}: {'; '.join(map(_complaint, error.errors()))}") from None
-
-
-def _complaint(problem: Any) -> str:
-    place = [str(part) for part in problem["loc"]]
-    if problem["type"] == "extra_forbidden":
-        known = list(fields_of(StudyConfig)) if len(place) == 1 else []
-        return f"{'.'.join(place)}: no such key{nearest(place[-1], known)}"
-    said = str(problem["msg"]).removeprefix("Value error, ")
-    return f"{'.'.join(place)}: {said}" if place else said
+    return validated(StudyConfig, values, origin)

@@ -11,10 +11,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-import yaml
-from pydantic import Field, StringConstraints, ValidationError, field_validator, model_validator
+from pydantic import Field, StringConstraints, field_validator, model_validator
 
 from lorapar.config.base import Positive, Section
+from lorapar.config.load import parse_settings, read_text
+from lorapar.config.mistakes import validated
 from lorapar.errors import BadInputError, nearest
 from lorapar.kubeflow.tasks import host_of, tasks_of_stage
 from lorapar.network import OWN_VARIABLE, S3_VARIABLE, SHARED_VARIABLES
@@ -190,17 +191,8 @@ def mounts_of(path: Path | None) -> tuple[str, ...]:
 
 def read_placement(path: Path) -> Placement:
     """Read a placement file; raises BadInputError with the key that is wrong."""
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-        placement = Placement.model_validate(values)
-    except OSError as error:
-        raise BadInputError(f"--placement: {path} cannot be read: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise BadInputError(f"--placement: {path} is not YAML: {getattr(error, 'problem', error)}") from None
-    except ValidationError as error:
-        problem = error.errors()[0]
-        where = ".".join(str(part) for part in problem["loc"]) or "the file"
-        raise BadInputError(f"--placement: {path}: {where}: {problem['msg']}") from None
+    origin = f"--placement: {path}"
+    placement = validated(Placement, parse_settings(read_text(path, "--placement"), origin), origin)
     for name in placement.groups:
         if name not in (*STAGE_NAMES, OTHERS):
             known = [*STAGE_NAMES, OTHERS]

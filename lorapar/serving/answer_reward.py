@@ -15,9 +15,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-from pydantic import ValidationError
-
+from lorapar.config.load import parse_settings, read_text
+from lorapar.config.mistakes import validated
 from lorapar.config.rewards import JudgeConfig
 from lorapar.errors import BadInputError, LoraparError
 from lorapar.progress import Silent
@@ -107,16 +106,8 @@ def _judge(file: str, environment: Mapping[str, str]) -> Reward:
     from lorapar.training.columns import Columns
     from lorapar.training.judge import JudgeReward
 
-    try:
-        options = JudgeConfig.model_validate(yaml.safe_load(Path(file).read_text(encoding="utf-8")))
-    except OSError as error:
-        raise BadInputError(f"{VARIABLE}: {file} cannot be read ({error.strerror})") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise BadInputError(f"{VARIABLE}: {file} is no YAML: {' '.join(str(error).split())}") from None
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise BadInputError(f"{VARIABLE}: {file}: {where + ': ' if where else ''}{first['msg']}") from None
+    origin = f"{VARIABLE}: {file}"
+    options = validated(JudgeConfig, parse_settings(read_text(Path(file), VARIABLE), origin), origin)
     judge = JudgeReward("canary", options, None, Silent(), environment)
 
     def reward(question: str, answer: str) -> float | None:

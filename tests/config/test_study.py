@@ -93,3 +93,8 @@ def test_an_unknown_study_names_the_nearest():
         load_study("tetha")
     with pytest.raises(BadInputError, match="there is no study nowhere"):
         load_study("nowhere.yaml")
+
+
+def test_a_value_of_another_kind_is_told_as_in_the_settings_of_a_run() -> None:
+    with pytest.raises(BadInputError, match=r"^mine: seeds: must be a list \(got 3\)$"):
+        parse_study("name: mine\ntitle: Which?\nseeds: 3\ncells: [{name: a}, {name: b}]\n", "mine")

@@ -286,7 +286,7 @@ def test_a_read_only_root_leaves_the_launcher_its_outputs() -> None:
 
 
 def test_a_missing_file_is_one_line(tmp_path) -> None:
-    with pytest.raises(BadInputError, match="cannot be read"):
+    with pytest.raises(BadInputError, match="there is no file"):
         read_placement(tmp_path / "none.yaml")
 
 
@@ -330,3 +330,18 @@ def test_the_placement_in_the_docs_is_one(tmp_path) -> None:
     placement = read_placement(path)
     assert placement.group("rl").retries == 3
     assert build_package({}, placement).images
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("groups: {rl: {count: many}}", r"groups\.rl\.count: must be a whole number"),
+        ("groups: {rl: {cuont: 2}}", r"groups\.rl\.cuont: no such key .did you mean 'count'"),
+        ("groups: {rl: {count: 1}, rl: {count: 2}}", "the key 'rl' is there twice"),
+    ],
+)
+def test_mistakes_are_told_as_in_the_settings_of_a_run(tmp_path: Path, text: str, said: str) -> None:
+    file = tmp_path / "placement.yaml"
+    file.write_text(text, encoding="utf-8")
+    with pytest.raises(BadInputError, match=f"--placement: .*{said}"):
+        read_placement(file)

@@ -97,7 +97,7 @@ def test_judge_behind_an_endpoint_sees_question_and_answer(settings: ServingSett
     [
         ("polite", "is neither package.module:function nor a file of a judge"),
         ("no_such_module:polite", "CANARY_REWARD: no_such_module:polite cannot be imported"),
-        ("missing.yaml", "CANARY_REWARD: missing.yaml cannot be read"),
+        ("missing.yaml", "CANARY_REWARD: there is no file missing.yaml"),
     ],
 )
 def test_reward_that_is_not_there_is_refused_at_the_start(
@@ -109,7 +109,7 @@ def test_reward_that_is_not_there_is_refused_at_the_start(
 
 def test_judge_without_an_endpoint_is_refused(settings: ServingSettings, tmp_path: Path) -> None:
     (tmp_path / "judge.yaml").write_text("model: judge\n", encoding="utf-8")
-    with pytest.raises(BadInputError, match="endpoint: Field required"):
+    with pytest.raises(BadInputError, match="endpoint: is missing"):
         AnswerReward.of(judged(settings, str(tmp_path / "judge.yaml")))
 
 
