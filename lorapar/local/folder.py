@@ -26,7 +26,20 @@ from lorapar.stages.contract import Metrics
 from lorapar.store import refuse_other_content, verify, write_atomically
 from lorapar.store.file_system import locked
 
-_LOCK = ".lock"
+LOCK = ".lock"
+
+
+@contextmanager
+def working_alone(root: Path, what: str) -> Iterator[None]:
+    """Keep others out of a folder where its file system has locks; BadInputError for the second `what` in it."""
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(locked(root / LOCK, wait=False))
+        except BlockingIOError:
+            raise BadInputError(
+                f"{root}: another {what} is working in this folder; wait for it or choose another --out"
+            ) from None
+        yield
 
 
 class StageRecord(BaseModel):
@@ -126,7 +139,7 @@ class RunFolder:
 
     def _is_of_a_run(self) -> bool:
         """A run leaves its empty lock file in its first second; a copy without hidden files has records."""
-        lock = self.root / _LOCK
+        lock = self.root / LOCK
         return (lock.is_file() and lock.stat().st_size == 0) or bool(self.records())
 
     def make(self) -> None:
@@ -141,11 +154,5 @@ class RunFolder:
     def locked(self) -> Iterator[None]:
         """Only one run at a time works in a folder, where its file system has locks; BadInputError for the second."""
         self.make()
-        with ExitStack() as stack:
-            try:
-                stack.enter_context(locked(self.root / _LOCK, wait=False))
-            except BlockingIOError:
-                raise BadInputError(
-                    f"{self.root}: another run is working in this folder; wait for it or choose another --out"
-                ) from None
+        with working_alone(self.root, "run"):
             yield

@@ -36,7 +36,7 @@ from lorapar.stages.plan import make_plan
 from lorapar.stages.plan_file import Plan
 from lorapar.store import is_s3
 from lorapar.store.file_system import lacking
-from lorapar.training.shares import dealt, visible_gpus
+from lorapar.training.shares import chosen_share, visible_gpus
 
 if TYPE_CHECKING:
     from lorapar.adapter import Targets
@@ -171,7 +171,7 @@ def _processes(config: RunConfig, stages: set[str]) -> list[Text]:
     lines = []
     for name, section in (("sft", config.sft), ("rl", config.rl)):
         if name in stages:
-            share, why = dealt(section, visible_gpus(), config.processes)
+            share, why = chosen_share(section, visible_gpus(), config.processes)
             if share.processes > 1:
                 each = f"batch_size {share.batch_size}, gradient_accumulation {share.gradient_accumulation}"
                 lines.append(f"processes   {name}: {share.processes}, each with {each}")

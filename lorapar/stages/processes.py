@@ -56,13 +56,13 @@ _ERRORS = {
 
 
 def process_count(call: StageCall[Any], config: SftConfig | RlConfig) -> int:
-    """In how many processes a call is to train: one a visible GPU, or as set, if a step can be dealt to them."""
+    """In how many processes a call is to train: one a visible GPU, or as set, if a step can be divided among them."""
     from lorapar.training.ranks import Ranks
-    from lorapar.training.shares import dealt, visible_gpus
+    from lorapar.training.shares import chosen_share, visible_gpus
 
     if Ranks.here().count > 1:
         return 1
-    share, why = dealt(config, visible_gpus(), call.processes)
+    share, why = chosen_share(config, visible_gpus(), call.processes)
     if why is not None:
         call.progress.say(why)
     return share.processes
@@ -142,7 +142,7 @@ def _launched(control: Path, count: int) -> Mapping[int, Any]:
         local_addr="127.0.0.1",
         max_restarts=0,
         logs_specs=DefaultLogsSpecs(log_dir=str(control / "logs")),
-        signals_to_handle="SIGINT",  # SIGTERM is passed on, so that whoever finishes a step has the time for it
+        signals_to_handle="SIGINT",  # SIGTERM is passed on, so that a process that finishes a step has the time for it
         virtual_local_rank=torch.cuda.is_available(),  # each process sees its own GPU, and no other
     )
     with _surroundings(count):

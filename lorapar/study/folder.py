@@ -12,7 +12,7 @@ report.html report.md *.csv   what people come for
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,13 +22,12 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from lorapar.config import RunConfig, dump_changed, parse_settings, validate_settings
 from lorapar.config.study import StudyConfig, validate_study
 from lorapar.errors import BadInputError, StorageError
-from lorapar.local.folder import RunFolder
+from lorapar.local.folder import LOCK, RunFolder, working_alone
 from lorapar.stages.graph import GRAPH
 from lorapar.store import refuse_other_content, write_atomically
 from lorapar.store.file_system import locked
 from lorapar.study.cells import Cell
 
-_LOCK = ".lock"
 _SETTINGS = "study.yaml"
 
 
@@ -95,10 +94,10 @@ class StudyFolder:
     @property
     def is_running(self) -> bool:
         """Whether a study works in it now."""
-        if not (self.root / _LOCK).is_file():
+        if not (self.root / LOCK).is_file():
             return False
         try:
-            with locked(self.root / _LOCK, wait=False):
+            with locked(self.root / LOCK, wait=False):
                 return False
         except BlockingIOError:
             return True
@@ -112,13 +111,7 @@ class StudyFolder:
             self.root.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StorageError(f"--out {self.root}: cannot be made ({error.strerror}); choose another folder") from None
-        with ExitStack() as stack:
-            try:
-                stack.enter_context(locked(self.root / _LOCK, wait=False))
-            except BlockingIOError:
-                raise BadInputError(
-                    f"{self.root}: another study is working in this folder; wait for it or choose another --out"
-                ) from None
+        with working_alone(self.root, "study"):
             yield
 
     def write_settings(self, study: StudyConfig, base: RunConfig, store: str) -> None:

@@ -6,6 +6,7 @@ import hashlib
 import math
 import os
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -64,7 +65,7 @@ def require(name: str) -> None:
         )
 
 
-class Tracker:
+class Tracker(ABC):
     """What a tracker can do; called in its thread alone."""
 
     prefixed = False
@@ -73,24 +74,24 @@ class Tracker:
     def __init__(self, run: TrackedRun) -> None:
         self.run = run
 
+    @abstractmethod
     def open(self) -> str:
         """Begin, or go on with, the run; what it goes by there."""
-        raise NotImplementedError
 
+    @abstractmethod
     def callback(self, stage: str) -> Any:
         """transformers' own callback for the curves of a stage."""
-        raise NotImplementedError
 
-    def note(self, stage: str, step: int, figures: Mapping[str, str]) -> None:
-        """Figures of a step that are no finite numbers."""
+    def note(self, stage: str, step: int, figures: Mapping[str, str]) -> None:  # noqa: B027
+        """Figures of a step that are no finite numbers; a tracker without words leaves them out."""
 
+    @abstractmethod
     def curve(self, stage: str, steps: Sequence[Mapping[str, Any]]) -> None:
         """The curves of a stage that was reused, unless they are there."""
-        raise NotImplementedError
 
+    @abstractmethod
     def end(self, summary: Summary) -> None:
         """What is known at the end."""
-        raise NotImplementedError
 
 
 class _TensorBoard(Tracker):

@@ -79,7 +79,7 @@ class Ranks:
             return {}
         share = best_share(config, self.count)
         if share.processes != self.count:
-            raise AssertionError(f"a step cannot be dealt to {self.count} processes")
+            raise AssertionError(f"a step cannot be divided among {self.count} processes")
         shared: dict[str, Any] = {
             "per_device_train_batch_size": share.batch_size,
             "gradient_accumulation_steps": share.gradient_accumulation,
@@ -97,7 +97,7 @@ def _cpu_group() -> Any:
 
 
 class FilledSampler(torch.utils.data.Sampler[int]):
-    """All rows in a random order, anew each epoch, and a filler where a step's last rows are too few to be dealt.
+    """All rows in a random order, anew each epoch, and a filler where a step's last rows are too few to be divided.
 
     The order is that of accelerate's SeedableRandomSampler, which one process uses.
     """

@@ -31,7 +31,7 @@ class Share:
 
 
 def share_of(config: SftConfig | RlConfig, processes: int) -> Share | None:
-    """The same rows a step, dealt evenly to so many processes; None where that cannot be.
+    """The same rows a step, divided evenly among so many processes; None where that cannot be.
 
     A group of completions of one prompt stays in one process, so that a reward sees it whole.
     """
@@ -44,12 +44,12 @@ def share_of(config: SftConfig | RlConfig, processes: int) -> Share | None:
 
 
 def best_share(config: SftConfig | RlConfig, most: int) -> Share:
-    """That of the most processes, up to `most`, to which a step can be dealt evenly."""
+    """That of the most processes, up to `most`, among which a step can be divided evenly."""
     shares = (share_of(config, count) for count in range(most, 0, -1))
     return next(share for share in shares if share is not None)
 
 
-def dealt(config: SftConfig | RlConfig, gpus: int, most: int | None) -> tuple[Share, str | None]:
+def chosen_share(config: SftConfig | RlConfig, gpus: int, most: int | None) -> tuple[Share, str | None]:
     """One process a GPU, `most` at most (without a GPU that many), and why there are fewer, where there are."""
     wanted = min(most or gpus or 1, gpus or sys.maxsize)
     if wanted > 1 and isinstance(config, RlConfig) and config.rollouts == "vllm":
@@ -61,7 +61,7 @@ def dealt(config: SftConfig | RlConfig, gpus: int, most: int | None) -> tuple[Sh
     groups = f", in whole groups of {config.num_generations}" if isinstance(config, RlConfig) else ""
     why = (
         f"{share.processes} of {wanted} processes train: batch_size {config.batch_size} times "
-        f"gradient_accumulation {config.gradient_accumulation} cannot be dealt evenly to {wanted}{groups}; "
+        f"gradient_accumulation {config.gradient_accumulation} cannot be divided evenly among {wanted}{groups}; "
         f"make gradient_accumulation a multiple of {wanted}"
     )
     return share, why

@@ -115,13 +115,18 @@ def test_a_run_in_a_store_is_read_while_its_tasks_work(tmp_path: Path, scratch: 
 
 
 def test_a_store_that_is_away_holds_up_no_stage(tmp_path: Path, scratch: Path) -> None:
+    asked: list[str] = []
+
     class Away:
         def write(self, key: str, data: bytes) -> None:
+            asked.append(key)
             raise UnreachableError(f"{key}: no answer")
 
     with live_in_store(Away(), "run-7", "rl", scratch, Silent()) as progress:  # type: ignore[arg-type]
         progress.start("tuning", total=1)
         progress.advance()
+    assert asked, "it was tried"
+    assert progress.live.done == 1
 
 
 def test_what_is_told_is_not_written_for_every_unit(scratch: Path, capsys) -> None:
