@@ -22,7 +22,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
-from lorapar.errors import BadInputError
+from lorapar.errors import BadInputError, StorageError
+from lorapar.places import cache_folder
 
 OWN_VARIABLE = "LORAPAR_CA_BUNDLE"
 SHARED_VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE")
@@ -220,7 +221,7 @@ def _combined(paths: tuple[str, ...]) -> str:
     text = b"\n".join(texts) + b"\n"
     try:
         whole = _kept(text)
-    except (OSError, RuntimeError):  # no home, or one that cannot be written
+    except (OSError, StorageError):  # a cache that cannot be written
         whole = _temporary(text)
     _made.add(whole)
     return whole
@@ -228,8 +229,7 @@ def _combined(paths: tuple[str, ...]) -> str:
 
 def _kept_folder() -> Path:
     """Where such files are kept, below the folder of `lorapar.basemodel.cache`."""
-    named = os.environ.get("LORAPAR_CACHE")
-    return (Path(named).expanduser() if named else Path.home() / ".cache" / "lorapar") / "authorities"
+    return cache_folder() / "authorities"
 
 
 def _kept(text: bytes) -> str:

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 from lorapar.errors import StorageError
+from lorapar.places import cache_folder
 from lorapar.store import storage_errors
 from lorapar.store.file_system import locked, replace_path
 
 
 def cache_root() -> Path:
-    """`$LORAPAR_CACHE`, else `~/.cache/lorapar`."""
-    named = os.environ.get("LORAPAR_CACHE")
-    return Path(named).expanduser() if named else Path.home() / ".cache" / "lorapar"
+    """`$LORAPAR_CACHE`, else `~/.cache/lorapar`; see `lorapar.places.cache_folder`."""
+    return cache_folder()
 
 
 def cached_folder(name: str, make: Callable[[Path], None], below: Path | None = None) -> Path:

@@ -61,10 +61,12 @@ def main() -> NoReturn:
     signal.signal(signal.SIGTERM, on_sigterm)
     install_redaction()
     import lorapar.held_back  # noqa: F401
+    from lorapar.places import settle_caches
 
     # What libraries say to each other's authors is no news for the person at the keyboard.
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|peft|trl)\.")
     try:
+        settle_caches()
         code = app(prog_name="lorapar", standalone_mode=False)
     except LoraparError as error:
         err.say(f"lorapar: {redact(str(error))}", "red")

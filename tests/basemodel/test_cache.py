@@ -14,8 +14,8 @@ def test_the_cache_lies_where_the_environment_says(monkeypatch, tmp_path):
     monkeypatch.setenv("LORAPAR_CACHE", str(tmp_path))
     assert cache_root() == tmp_path
     monkeypatch.delenv("LORAPAR_CACHE")
-    monkeypatch.setenv("HOME", "/home/someone")
-    assert str(cache_root()) == "/home/someone/.cache/lorapar"
+    monkeypatch.setenv("HOME", str(tmp_path / "someone"))
+    assert cache_root() == tmp_path / "someone/.cache/lorapar"
 
 
 def test_made_once_then_found(fresh_cache):
