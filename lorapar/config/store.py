@@ -21,3 +21,10 @@ class StoreConfig(Section):
     bucket_key: bool = Field(False, description="Let `aws:kms` use a key of the bucket, which asks KMS less often")
     requester_pays: bool = Field(False, description="Agree to pay for requests to a bucket that its requesters pay for")
     acl: Acl | None = Field(None, description="For a bucket of another account whose policy asks for it")
+    expected_owner: str | None = Field(
+        None, pattern=r"^\d{12}$", description="Account that every bucket must belong to, or requests are refused"
+    )
+    storage_class: str | None = Field(
+        None, description="Storage class of what is written, such as `STANDARD_IA`; absent: the bucket's own"
+    )
+    tags: dict[str, str] = Field(default_factory=dict, description="Tags of every object that is written, at most 10")

@@ -16,7 +16,7 @@ from lorapar.config.data import TASK_MIX
 from lorapar.errors import BadInputError
 from lorapar.kubeflow.placement import MODELS, checked_plugins
 from lorapar.store.address import parse_address
-from lorapar.store.s3_headers import SETTINGS
+from lorapar.store.s3_headers import SETTINGS, in_variable
 
 _DNS_LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 """What Kubernetes allows as the name of a namespace (RFC 1123)."""
@@ -112,10 +112,9 @@ def check_reach(config: RunConfig, store: str | None, mounts: Sequence[str] = ()
         )
     for setting, variable in SETTINGS.items():
         if value := getattr(config.store, setting):
-            said = str(value).lower() if value is True else value
             raise BadInputError(
                 f"store.{setting}: every pod needs it, and takes it from the Secret `lorapar-credentials`; put "
-                f"{variable}={said} there, and leave it out here"
+                f"{variable}={in_variable(value)} there, and leave it out here"
             )
     if store is not None:
         _require_bucket("store", store)

@@ -34,6 +34,7 @@ from lorapar.stages.graph import GRAPH, Node, node_names
 from lorapar.stages.plan import node_settings
 from lorapar.stages.plan_file import read_plan
 from lorapar.store import open_store, replace_folder, storage_errors, verify, write_atomically
+from lorapar.store.s3_headers import export_settings
 from lorapar.tracking import TrackedRun, Tracking, tracked
 
 Reporter = Callable[[str], AbstractContextManager[Progress]]
@@ -63,6 +64,7 @@ def run_local(
     Raises the LoraparError of the node that failed; what was finished stays and the next call continues.
     """
     last = last_node(until)
+    export_settings(config.store.model_dump())
     config = with_registry(config, out)
     folder = RunFolder(out)
     folder.make()  # first: a registry beside it that cannot be made would be blamed for what --out says

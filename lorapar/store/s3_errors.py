@@ -64,6 +64,7 @@ _CAUSES = {
     ("InsufficientStorage", "507", "XMinioStorageFull", "QuotaExceeded", "InsufficientCapacity"): (
         "the object store is full ({code}); make room or raise the quota, then run the same command again"
     ),
+    ("InvalidObjectState",): "the object is archived; restore it, or copy it to another storage class, and try again",
     _UNKNOWN: (
         "{endpoint} does not know what was asked ({message}); for an old server set "
         "AWS_REQUEST_CHECKSUM_CALCULATION=when_required"
@@ -139,6 +140,10 @@ def _refused(error: Any, where: str, endpoint: str) -> LoraparError:
         message=message,
         attempts=f"{attempts} attempts" if attempts > 1 else "one attempt",
     )
+    if re.search(
+        r"form of server.?side encryption|customer.provided key|customer key|sse-?c\b", message, re.IGNORECASE
+    ):
+        text += f"; the object lies under a key of its owner: set {s3_headers.CUSTOMER_KEY} to it"
     if code == "InternalError" and error.operation_name in _WRITES:
         text = text.rstrip(". ") + _NO_ROOM
     text += _said(message, text)

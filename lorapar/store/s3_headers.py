@@ -1,4 +1,4 @@
-"""What a company's buckets ask of every request: encryption, who pays, whose the objects are; and MD5 for old servers.
+"""What a company's buckets ask of every request: encryption, who pays, whose they are, tags; and MD5 for old servers.
 
 Each is a setting of `store` and a variable `LORAPAR_S3_...` for commands that read no settings, pods and tasks. They
 hold for every bucket of the process: stores, registries, mirrors, models and data.
@@ -7,10 +7,13 @@ hold for every bucket of the process: stores, registries, mirrors, models and da
 from __future__ import annotations
 
 import base64
+import binascii
 import hashlib
 import os
+import re
 from collections.abc import Mapping
 from typing import Any, BinaryIO, Literal, get_args
+from urllib.parse import parse_qsl, quote, urlencode
 
 from lorapar.errors import BadInputError
 
@@ -18,7 +21,9 @@ Encryption = Literal["AES256", "aws:kms", "aws:kms:dsse"]
 Acl = Literal["bucket-owner-full-control"]
 ENCRYPTION, KMS_KEY, BUCKET_KEY = "LORAPAR_S3_ENCRYPTION", "LORAPAR_S3_KMS_KEY_ID", "LORAPAR_S3_BUCKET_KEY"
 REQUESTER_PAYS, ACL = "LORAPAR_S3_REQUESTER_PAYS", "LORAPAR_S3_ACL"
-VARIABLES = (ENCRYPTION, KMS_KEY, BUCKET_KEY, REQUESTER_PAYS, ACL)
+OWNER, STORAGE_CLASS, TAGS = "LORAPAR_S3_EXPECTED_OWNER", "LORAPAR_S3_STORAGE_CLASS", "LORAPAR_S3_TAGS"
+CUSTOMER_KEY = "LORAPAR_S3_CUSTOMER_KEY"
+"""A secret, so never a setting: the key of SSE-C, 32 bytes in base64."""
 _YES, _NO = ("1", "true", "yes", "on"), ("0", "false", "no", "off", "")
 _CHECKED_BY_MD5 = ("PutObject", "UploadPart", "DeleteObjects")
 _CHUNK_BYTES = 1 << 20
@@ -30,15 +35,29 @@ SETTINGS = {
     "bucket_key": BUCKET_KEY,
     "requester_pays": REQUESTER_PAYS,
     "acl": ACL,
+    "expected_owner": OWNER,
+    "storage_class": STORAGE_CLASS,
+    "tags": TAGS,
 }
 """Settings of `store` and the variables that say the same."""
+VARIABLES = (*SETTINGS.values(), CUSTOMER_KEY)
+_CUSTOMER_KEY_BYTES = 32
+_ARCHIVES = ("GLACIER", "DEEP_ARCHIVE")
+_MOST_TAGS, _TAG_KEY_LETTERS, _TAG_VALUE_LETTERS = 10, 128, 256
 
 
 def export_settings(section: Mapping[str, Any]) -> None:
     """Let the settings of `store` hold for this process and those it starts; what is not set leaves its variable."""
     for setting, name in SETTINGS.items():
         if value := section.get(setting):
-            os.environ[name] = "true" if value is True else str(value)
+            os.environ[name] = in_variable(value)
+
+
+def in_variable(value: Any) -> str:
+    """A setting as its variable says it."""
+    if isinstance(value, Mapping):
+        return urlencode(value, quote_via=quote)
+    return "true" if value is True else str(value)
 
 
 def parameters() -> dict[str, Any]:
@@ -50,10 +69,31 @@ def parameters() -> dict[str, Any]:
         "BucketKeyEnabled": _yes(BUCKET_KEY) or None,
         "RequestPayer": "requester" if _yes(REQUESTER_PAYS) else None,
         "ACL": _one_of(ACL, get_args(Acl)),
+        "ExpectedBucketOwner": _matching(OWNER, r"\d{12}", "the 12 digits of an AWS account"),
+        "StorageClass": _storage_class(),
+        "Tagging": _tags(),
+        "SSECustomerKey": _customer_key(),
     }
     if (found["SSEKMSKeyId"] or found["BucketKeyEnabled"]) and not str(encryption or "").startswith("aws:kms"):
         raise BadInputError(f"{KMS_KEY} and {BUCKET_KEY} need {ENCRYPTION}=aws:kms (store.encryption)")
-    return {name: value for name, value in found.items() if value}
+    if found["SSECustomerKey"] and encryption:
+        raise BadInputError(f"{CUSTOMER_KEY} and {ENCRYPTION} (store.encryption) exclude each other; leave one out")
+    return {name: value for name, value in (found | _that_goes_with(found)).items() if value}
+
+
+def _that_goes_with(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Parameters of copies, whose source asks for the same, and those that say how to read another one."""
+    key, owner, tags = found["SSECustomerKey"], found["ExpectedBucketOwner"], found["Tagging"]
+    algorithm, digest = ("AES256", _md5_of(base64.b64decode(key))) if key else (None, None)
+    return {
+        "SSECustomerAlgorithm": algorithm,
+        "SSECustomerKeyMD5": digest,
+        "CopySourceSSECustomerAlgorithm": algorithm,
+        "CopySourceSSECustomerKey": key,
+        "CopySourceSSECustomerKeyMD5": digest,
+        "ExpectedSourceBucketOwner": owner,
+        "TaggingDirective": "REPLACE" if tags else None,
+    }
 
 
 def add_headers(client: Any) -> None:
@@ -99,6 +139,53 @@ def _md5_of(body: bytes | bytearray | BinaryIO) -> str | None:
     else:
         return None
     return base64.b64encode(digest.digest()).decode()
+
+
+def _matching(name: str, pattern: str, what: str) -> str | None:
+    value = os.environ.get(name) or None
+    if value is not None and not re.fullmatch(pattern, value):
+        raise BadInputError(f"{name}={value}: not {what}")
+    return value
+
+
+def _storage_class() -> str | None:
+    """Servers have names of their own beside those of AWS."""
+    value = _matching(STORAGE_CLASS, r"[A-Z][A-Z0-9_-]*", "the name of a storage class, such as STANDARD_IA")
+    if value in _ARCHIVES:
+        raise BadInputError(f"{STORAGE_CLASS}={value}: what is archived cannot be read at once; GLACIER_IR can")
+    return value
+
+
+def _tags() -> str | None:
+    """As the header has them: `team=nlp&cost=42`, with what is no letter as %XX."""
+    text = os.environ.get(TAGS) or None
+    if text is None:
+        return None
+    try:
+        pairs = parse_qsl(text, strict_parsing=True, keep_blank_values=True)
+    except ValueError:
+        raise BadInputError(f"{TAGS}={text}: write KEY=VALUE&KEY=VALUE, what is no letter as %XX") from None
+    if len(pairs) > _MOST_TAGS or len(dict(pairs)) < len(pairs):
+        raise BadInputError(f"{TAGS}={text}: an object has at most {_MOST_TAGS} tags, each key once")
+    for key, value in pairs:
+        if not 0 < len(key) <= _TAG_KEY_LETTERS or len(value) > _TAG_VALUE_LETTERS:
+            raise BadInputError(
+                f"{TAGS}: tag '{key[:40]}': a key has 1 to {_TAG_KEY_LETTERS} letters, a value at most "
+                f"{_TAG_VALUE_LETTERS}"
+            )
+    return urlencode(pairs, quote_via=quote)
+
+
+def _customer_key() -> str | None:
+    """As the header has it; the message never does."""
+    text = (os.environ.get(CUSTOMER_KEY) or "").strip()
+    try:
+        key = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        key = b"?"
+    if text and len(key) != _CUSTOMER_KEY_BYTES:
+        raise BadInputError(f"{CUSTOMER_KEY}: not 32 bytes in base64; `openssl rand -base64 32` makes such a key")
+    return text or None
 
 
 def _one_of(name: str, allowed: tuple[str, ...]) -> str | None:

@@ -227,6 +227,70 @@ def test_settings_put_encryption_on_every_write(server, tree, monkeypatch):
         assert request.headers["x-amz-server-side-encryption-bucket-key-enabled"] == "true"
 
 
+CUSTOMER_KEY = base64.b64encode(bytes(range(32))).decode()
+
+
+def needs_customer_key(request):
+    """As S3: an object under a customer's key is neither read nor written nor copied without it."""
+    wanted = ["x-amz-server-side-encryption-customer-key"]
+    if request.operation == "COPY":
+        wanted.append("x-amz-copy-source-server-side-encryption-customer-key")
+    if request.key and request.method != "DELETE" and any(request.headers.get(one) != CUSTOMER_KEY for one in wanted):
+        return 400, "InvalidRequest", "The object was stored using a form of Server Side Encryption"
+    return None
+
+
+def every_request(store, tree):
+    """All that is ever asked of objects: whole, in parts, read, looked at, copied, removed."""
+    put_tree(store, tree)
+    store.write("a", b"x")
+    assert store.write_if_absent("b", b"x")
+    path = tree / "one.bin"
+    store.upload_in_parts(Transfer(path, "parts", path.stat().st_size))
+    assert store.exists("a")
+    store.download("a", tree.parent / "back")
+    store.download("parts", tree.parent / "parts")
+    store.renew("a")
+    store.delete_all(["a", "b"])
+
+
+def test_key_of_a_customer_is_on_every_request_that_takes_one(server, tree, monkeypatch):
+    monkeypatch.setenv(s3_headers.CUSTOMER_KEY, CUSTOMER_KEY)
+    server.refuse = needs_customer_key
+    every_request(open_store("s3://runs/x"), tree)
+    named = {
+        request.operation
+        for request in server.requests
+        if request.headers.get("x-amz-server-side-encryption-customer-algorithm") == "AES256"
+    }
+    assert named >= {"PUT", "GET", "HEAD", "POST uploads", "PUT partNumber", "POST uploadId", "COPY"}
+    digest = base64.b64encode(hashlib.md5(bytes(range(32)), usedforsecurity=False).digest()).decode()
+    assert {
+        request.headers.get("x-amz-server-side-encryption-customer-key-md5", digest) for request in server.requests
+    } == {digest}
+
+
+def test_object_under_a_key_that_is_not_set_is_told(server):
+    server.objects["x/a"] = b"x"
+    server.refuse = needs_customer_key
+    with pytest.raises(UnreachableError, match=r"LORAPAR_S3_CUSTOMER_KEY") as caught:
+        open_store("s3://runs/x").read("a")
+    assert "The object was stored using a form" in str(caught.value)
+
+
+def test_owner_class_and_tags_are_on_every_request_that_takes_them(server, tree):
+    asked = ["store.expected_owner='123456789012'", "store.storage_class=STANDARD_IA", "store.tags={team: Ärzte & Co}"]
+    settings_of("tiny", None, asked, "s3://runs/x")
+    every_request(open_store("s3://runs/x"), tree)
+    assert {request.headers["x-amz-expected-bucket-owner"] for request in server.requests} == {"123456789012"}
+    assert [one.headers["x-amz-source-expected-bucket-owner"] for one in server.of("COPY")] == ["123456789012"]
+    written = [*server.of("PUT"), *server.of("POST uploads"), *server.of("COPY")]
+    for request in written:
+        assert request.headers["x-amz-storage-class"] == "STANDARD_IA"
+        assert request.headers["x-amz-tagging"] == "team=%C3%84rzte%20%26%20Co"
+    assert server.of("COPY")[0].headers["x-amz-tagging-directive"] == "REPLACE"
+
+
 def test_store_option_leaves_the_other_settings(server):
     settings = settings_of("tiny", None, ["store.acl=bucket-owner-full-control"], "s3://runs/x")
     assert (settings.store.address, settings.store.acl) == ("s3://runs/x", "bucket-owner-full-control")
@@ -250,12 +314,25 @@ def test_variables_say_who_pays_and_whose_objects_are(server, monkeypatch):
         (s3_headers.ENCRYPTION, "kms", "LORAPAR_S3_ENCRYPTION=kms: not one of AES256, aws:kms"),
         (s3_headers.REQUESTER_PAYS, "maybe", "LORAPAR_S3_REQUESTER_PAYS=maybe: write true or false"),
         (s3_headers.KMS_KEY, "alias/x", "need LORAPAR_S3_ENCRYPTION=aws:kms"),
+        (s3_headers.OWNER, "1234", "LORAPAR_S3_EXPECTED_OWNER=1234: not the 12 digits of an AWS account"),
+        (s3_headers.STORAGE_CLASS, "GLACIER", "what is archived cannot be read at once; GLACIER_IR can"),
+        (s3_headers.TAGS, "team nlp", "write KEY=VALUE&KEY=VALUE"),
+        (s3_headers.TAGS, "team=a&team=b", "at most 10 tags, each key once"),
+        (s3_headers.CUSTOMER_KEY, "short", "LORAPAR_S3_CUSTOMER_KEY: not 32 bytes in base64"),
     ],
 )
 def test_wrong_variables_are_named(server, monkeypatch, name, value, said):
     monkeypatch.setenv(name, value)
     with pytest.raises(BadInputError, match=said):
         open_store("s3://runs/x")
+
+
+def test_two_kinds_of_encryption_exclude_each_other(server, monkeypatch):
+    monkeypatch.setenv(s3_headers.CUSTOMER_KEY, CUSTOMER_KEY)
+    monkeypatch.setenv(s3_headers.ENCRYPTION, "AES256")
+    with pytest.raises(BadInputError, match="exclude each other") as caught:
+        open_store("s3://runs/x")
+    assert CUSTOMER_KEY not in str(caught.value)
 
 
 @pytest.mark.parametrize(
