@@ -32,6 +32,7 @@ Schema = dict[str, Any]
 
 QUANTITY = r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|P|Ki|Mi|Gi|Ti|Pi)?$"
 NAME = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
+OBJECT = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"
 
 
 def closed(properties: dict[str, Schema], *required: str) -> Schema:
@@ -82,6 +83,9 @@ def placement() -> Schema:
 # Kubernetes' own types. Deep ones (affinity, selectors) are left to the API server.
 DEFINITIONS: dict[str, Schema] = {
     "name": {"type": "string", "pattern": NAME, "maxLength": 63},
+    # Of Secrets, ConfigMaps, claims, accounts: dots are allowed in them.
+    "object": {"type": "string", "pattern": OBJECT, "maxLength": 253},
+    "optionalObject": {"type": "string", "pattern": rf"^$|{OBJECT}", "maxLength": 253},
     "optionalName": {"type": "string", "pattern": rf"^$|{NAME}", "maxLength": 253},
     "quantity": {"type": ["string", "integer", "number"], "pattern": QUANTITY},
     "stringMap": STRINGS,
@@ -108,7 +112,15 @@ DEFINITIONS: dict[str, Schema] = {
     },
     "strings": {"type": "array", "items": STRING},
     "names": {"type": "array", "items": {"$ref": "#/definitions/name"}},
-    "pullSecrets": {"type": "array", "items": closed({"name": {"$ref": "#/definitions/name"}}, "name")},
+    # Both forms in use: `- NAME`, as other charts take it too, and `- name: NAME`, as Kubernetes does.
+    "pullSecrets": {
+        "type": "array",
+        "items": {
+            **closed({"name": {"$ref": "#/definitions/object"}}, "name"),
+            "type": ["string", "object"],
+            "pattern": OBJECT,
+        },
+    },
     "peers": {
         "type": "array",
         "items": {

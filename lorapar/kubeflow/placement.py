@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, StringConstraints, field_validator, model_validator
+from pydantic import BeforeValidator, Field, StringConstraints, field_validator, model_validator
 
 from lorapar.config.base import Positive, Section
 from lorapar.config.load import parse_settings, read_text
@@ -49,6 +49,14 @@ LabelValue = Annotated[str, StringConstraints(pattern=r"^([A-Za-z0-9]([-A-Za-z0-
 Label = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$")]
 
 
+def _name_alone(value: Any) -> Any:
+    """`{name: NAME}`, as Kubernetes writes references, says the same as `NAME`."""
+    return value["name"] if isinstance(value, dict) and set(value) == {"name"} else value
+
+
+PullSecret = Annotated[Label, BeforeValidator(_name_alone)]
+
+
 class Toleration(Section):
     """A taint that tasks put up with."""
 
@@ -80,8 +88,15 @@ Environment = dict[Variable, str | FromSecret | FromConfigMap]
 class CaBundle(Section):
     """Authorities that tasks trust beside the public ones: the company's own, for S3, hub, teachers and webhook."""
 
-    config_map: Label = Field(description="ConfigMap with their certificates, in the namespace of the runs")
-    entry: Entry = Field("ca.crt", description="Entry of the ConfigMap, PEM")
+    config_map: Label | None = Field(None, description="ConfigMap with certificates, in the namespace of the runs")
+    secret: Label | None = Field(None, description="Secret with them instead, as cert-manager makes one")
+    entry: Entry = Field("ca.crt", description="Entry of the ConfigMap or Secret, PEM")
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> Self:
+        if (self.config_map is None) == (self.secret is None):
+            raise ValueError("give config_map or secret, one of the two")
+        return self
 
 
 class ModelVolume(Section):
@@ -126,7 +141,7 @@ class Placement(Section):
     """All groups, and what every task shares."""
 
     groups: dict[str, Group] = Field({}, description="By stage; `others` for the rest")
-    image_pull_secrets: tuple[Label, ...] = Field((), description="Secrets for the images' registry")
+    image_pull_secrets: tuple[PullSecret, ...] = Field((), description="Secrets for the images' registry")
     image_pull_policy: Literal["Always", "IfNotPresent", "Never"] | None = Field(
         None, description="When images are pulled"
     )
@@ -307,10 +322,10 @@ def _place_environment(container: dict[str, Any], pod: dict[str, Any], env: Mapp
 
 def _trust(container: dict[str, Any], pod: dict[str, Any], bundle: CaBundle) -> None:
     """Mount the authorities, and name them to lorapar and to whatever does not know lorapar's variable."""
-    name = bundle.config_map
-    told = {"configMapNameParameter": {"runtimeValue": {"constant": name}}}
-    pod.setdefault("configMapAsVolume", []).append(
-        {"configMapName": name, "mountPath": AUTHORITIES, "optional": False, **told}
+    kind, name = ("configMap", bundle.config_map) if bundle.secret is None else ("secret", bundle.secret)
+    told = {f"{kind}NameParameter": {"runtimeValue": {"constant": name}}}
+    pod.setdefault(f"{kind}AsVolume", []).append(
+        {f"{kind}Name": name, "mountPath": AUTHORITIES, "optional": False, **told}
     )
     for variable in (OWN_VARIABLE, S3_VARIABLE, *SHARED_VARIABLES):
         _set_variable(container, variable, f"{AUTHORITIES}/{bundle.entry}")
@@ -333,6 +348,8 @@ def _share(pod: dict[str, Any], placement: Placement) -> None:
         ]
     if placement.credentials_secret is not None:
         for secret in pod.get("secretAsVolume", []):
+            if secret["mountPath"] == AUTHORITIES:
+                continue
             secret["secretName"] = placement.credentials_secret
             secret["secretNameParameter"] = {"runtimeValue": {"constant": placement.credentials_secret}}
     if placement.user is not None:

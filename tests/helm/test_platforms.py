@@ -216,6 +216,31 @@ def test_the_companys_authorities_reach_every_container_and_task(under: str, tmp
         assert pod["configMapAsVolume"][0]["configMapName"] == "company"
 
 
+def test_authorities_in_a_secret_are_mounted_without_its_private_key(tmp_path) -> None:
+    values = {
+        **EVERYTHING,
+        "objectStore": {"existingSecret": "s3"},
+        "caBundle": {"secret": "company", "entry": "company.pem"},
+    }
+    manifests = render(values=values)
+    items = [{"key": "company.pem", "path": "company.pem"}]
+    for name, spec in pods(manifests):
+        assert {"name": "ca", "secret": {"secretName": "company", "items": items}} in spec["volumes"], name
+        for container in containers(spec):
+            assert environment(container).items() >= AUTHORITIES.items(), f"{name}: {container['name']}"
+    for variables, pod in tasks(placement_of(manifests, tmp_path)):
+        assert variables.items() >= AUTHORITIES.items()
+        mounted = {one["mountPath"]: one["secretName"] for one in pod["secretAsVolume"]}
+        assert mounted["/etc/lorapar/ca"] == "company"
+        assert "s3" in mounted.values(), "the credentials are another Secret"
+
+
+def test_authorities_are_in_one_place() -> None:
+    done = template(values={"caBundle": {"configMap": "a", "secret": "b"}})
+    assert done.code != 0
+    assert "give configMap or secret, not both" in done.error
+
+
 def test_two_names_for_the_authorities_must_not_differ() -> None:
     done = template(values={"caBundle": {"configMap": "a"}, "objectStore": {"caBundle": {"configMap": "b"}}})
     assert done.code != 0
@@ -320,12 +345,14 @@ def test_every_pod_goes_where_all_of_them_go_and_a_server_where_its_own_values_s
         "nodeSelector": {"zone": "a"},
         "tolerations": [{"key": "ml", "operator": "Exists"}],
         "priorityClassName": "batch",
+        "affinity": {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": []}},
     }
     serving = {**EVERYTHING["serving"], "nodeSelector": {"pool": "gpu"}}
     for values in ({**EVERYTHING, "serving": serving, **where}, {**DEVELOPMENT, **where}):
         for name, spec in pods(render(values=values)):
             assert spec["nodeSelector"] == ({"pool": "gpu"} if name.endswith("-serving") else {"zone": "a"})
             assert (spec["tolerations"], spec["priorityClassName"]) == (where["tolerations"], "batch")
+            assert spec["affinity"] == where["affinity"]
 
 
 def test_a_quota_on_everything_can_be_met() -> None:
@@ -350,6 +377,39 @@ def test_every_image_comes_from_the_mirror_and_is_pulled_with_the_secret() -> No
             for container in containers(spec):
                 assert container["image"].startswith("mirror.example/all/")
                 assert not container["image"].endswith(":latest")
+
+
+@pytest.mark.parametrize("form", [["pull.one"], [{"name": "pull.one"}]])
+def test_pull_secrets_are_names_in_either_form_for_pods_accounts_and_tasks(form: list[Any], tmp_path) -> None:
+    manifests = render(values={"images": {"pullSecrets": form}})
+    for name, spec in pods(manifests):
+        assert spec["imagePullSecrets"] == [{"name": "pull.one"}], name
+    assert only(manifests, "ServiceAccount", "-runner")["imagePullSecrets"] == [{"name": "pull.one"}]
+    for _, pod in tasks(placement_of(manifests, tmp_path)):
+        assert [one["secretName"] for one in pod["imagePullSecret"]] == ["pull.one"]
+
+
+@pytest.mark.parametrize("wrong", [["Not A Name"], [{"name": ""}], [{"secret": "x"}], [7], "pull"])
+def test_pull_secrets_that_are_none_are_refused(wrong: Any) -> None:
+    done = template(values={"images": {"pullSecrets": wrong}})
+    assert done.code != 0
+    assert "images.pullSecrets" in done.error
+
+
+def test_mirror_and_pull_secrets_of_an_umbrella_hold_where_the_chart_names_none(tmp_path) -> None:
+    above = {"imageRegistry": "mirror.example:5000/all", "imagePullSecrets": ["above"]}
+    for name, spec in pods(render(values={"global": above})):
+        assert spec["imagePullSecrets"] == [{"name": "above"}], name
+        assert all(one["image"].startswith("mirror.example:5000/all/lorapar/") for one in containers(spec))
+    own = {"images": {"registry": "own.example", "pullSecrets": ["own"]}}
+    for name, spec in pods(render(values={"global": above, **own})):
+        assert spec["imagePullSecrets"] == [{"name": "own"}], name
+        assert all(one["image"].startswith("own.example/lorapar/") for one in containers(spec))
+
+
+def test_names_of_secrets_and_claims_may_have_dots() -> None:
+    values = {"objectStore": {"existingSecret": "s3.keys"}, "baseModels": {"existingClaim": "base.models"}}
+    assert "s3.keys" in json.dumps(render(values=values))
 
 
 def test_what_the_store_asks_for_reaches_the_tasks_too(tmp_path) -> None:

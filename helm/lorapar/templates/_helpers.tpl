@@ -62,7 +62,7 @@ annotations:
 {{/* An image by its key under `images`: (dict "root" $ "image" "client"). */}}
 {{- define "lorapar.image" -}}
 {{- $image := index .root.Values.images .image -}}
-{{- $name := printf "%s/%s" (.root.Values.images.registry | default $image.registry) $image.repository -}}
+{{- $name := printf "%s/%s" (.root.Values.images.registry | default (.root.Values.global | default dict).imageRegistry | default $image.registry) $image.repository -}}
 {{- if $image.digest -}}
 {{- printf "%s@%s" $name $image.digest -}}
 {{- else -}}
@@ -121,7 +121,10 @@ serviceAccountName: {{ include "lorapar.servingServiceAccount" . }}
 {{/* Settings that contradict each other are refused here, each by its name. */}}
 {{- define "lorapar.check" -}}
 {{- $store := .Values.objectStore -}}
-{{- if and .Values.caBundle.configMap $store.caBundle.configMap (ne (toJson .Values.caBundle) (toJson $store.caBundle)) -}}
+{{- if and .Values.caBundle.configMap .Values.caBundle.secret -}}
+{{- fail "caBundle: give configMap or secret, not both; put all authorities into one of them" -}}
+{{- end -}}
+{{- if and $store.caBundle.configMap (or .Values.caBundle.secret (and .Values.caBundle.configMap (or (ne .Values.caBundle.configMap $store.caBundle.configMap) (ne .Values.caBundle.entry $store.caBundle.entry)))) -}}
 {{- fail "objectStore.caBundle: names another ConfigMap or entry than caBundle; both are the same value, give caBundle alone" -}}
 {{- end -}}
 {{- if and $store.development.enabled $store.endpoint -}}

@@ -48,20 +48,44 @@ container's own, `extraEnv`, and the server's own `extraEnv`. */}}
 {{- toYaml $kept -}}
 {{- end }}
 
-{{/* ConfigMap and entry with the company's authorities, as JSON. */}}
+{{/* ConfigMap or Secret, and entry, with the company's authorities, as JSON; `name` is empty where there are none. */}}
 {{- define "lorapar.ca" -}}
 {{- $own := .Values.caBundle | default dict -}}
 {{- $older := .Values.objectStore.caBundle | default dict -}}
-{{- ternary $own $older (ne "" ($own.configMap | default "")) | toJson -}}
+{{- $given := ternary $own $older (or (ne "" ($own.configMap | default "")) (ne "" ($own.secret | default ""))) -}}
+{{- $entry := $given.entry | default "ca.crt" -}}
+{{- if $given.secret -}}
+{{- dict "kind" "secret" "name" $given.secret "entry" $entry | toJson -}}
+{{- else -}}
+{{- dict "kind" "config_map" "name" ($given.configMap | default "") "entry" $entry | toJson -}}
+{{- end -}}
+{{- end }}
+
+{{/* Names of the Secrets that images are pulled with, as JSON: written as `NAME` or `{name: NAME}`. */}}
+{{- define "lorapar.pullSecrets" -}}
+{{- $names := list -}}
+{{- range .Values.images.pullSecrets | default (.Values.global | default dict).imagePullSecrets -}}
+{{- if kindIs "string" . -}}{{- $names = append $names . -}}{{- else -}}{{- $names = append $names .name -}}{{- end -}}
+{{- end -}}
+{{- $names | uniq | toJson -}}
+{{- end }}
+
+{{- define "lorapar.imagePullSecrets" -}}
+{{- with include "lorapar.pullSecrets" . | fromJsonArray }}
+imagePullSecrets:
+  {{- range . }}
+  - name: {{ . }}
+  {{- end }}
+{{- end }}
 {{- end }}
 
 {{/* lorapar's own variable adds to the public authorities; the others are what everything else reads. */}}
 {{- define "lorapar.caEnv" -}}
 {{- $ca := fromJson (include "lorapar.ca" .) -}}
-{{- if $ca.configMap }}
+{{- if $ca.name }}
 {{- range list "LORAPAR_CA_BUNDLE" "AWS_CA_BUNDLE" "SSL_CERT_FILE" "REQUESTS_CA_BUNDLE" }}
 - name: {{ . }}
-  value: /etc/lorapar/ca/{{ $ca.entry | default "ca.crt" }}
+  value: /etc/lorapar/ca/{{ $ca.entry }}
 {{- end }}
 {{- else -}}
 []
@@ -74,10 +98,7 @@ automountServiceAccountToken: false
 enableServiceLinks: false
 securityContext:
   {{- include "lorapar.podSecurityContext" . | nindent 2 }}
-{{- with .Values.images.pullSecrets }}
-imagePullSecrets:
-  {{- toYaml . | nindent 2 }}
-{{- end }}
+{{- include "lorapar.imagePullSecrets" . }}
 {{- end }}
 
 {{/* Where the object store is and how to get in. boto3's own variables; no secret value is ever written out. */}}
@@ -109,7 +130,7 @@ imagePullSecrets:
 {{- end }}
 
 {{- define "lorapar.caMount" -}}
-{{- if (fromJson (include "lorapar.ca" .)).configMap }}
+{{- if (fromJson (include "lorapar.ca" .)).name }}
 - name: ca
   mountPath: /etc/lorapar/ca
   readOnly: true
@@ -117,10 +138,19 @@ imagePullSecrets:
 {{- end }}
 
 {{- define "lorapar.caVolume" -}}
-{{- with (fromJson (include "lorapar.ca" .)).configMap }}
+{{- $ca := fromJson (include "lorapar.ca" .) }}
+{{- if $ca.name }}
 - name: ca
+  {{- if eq $ca.kind "secret" }}
+  # The certificates alone: a Secret of cert-manager has a private key beside them.
+  secret:
+    secretName: {{ $ca.name }}
+    items:
+      - {key: {{ $ca.entry }}, path: {{ $ca.entry }}}
+  {{- else }}
   configMap:
-    name: {{ . }}
+    name: {{ $ca.name }}
+  {{- end }}
 {{- end }}
 {{- end }}
 
@@ -282,7 +312,7 @@ spec:
 nodeSelector:
   {{- toYaml . | nindent 2 }}
 {{- end }}
-{{- with $own.affinity }}
+{{- with $own.affinity | default .root.Values.affinity }}
 affinity:
   {{- toYaml . | nindent 2 }}
 {{- end }}

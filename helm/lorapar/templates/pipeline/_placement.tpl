@@ -3,10 +3,9 @@
 {{- $values := .Values -}}
 {{- $placement := deepCopy ($values.pipeline.placement | default dict) -}}
 {{- $_ := set $placement "image_pull_policy" ($placement.image_pull_policy | default $values.images.pullPolicy) -}}
-{{- if and $values.images.pullSecrets (not $placement.image_pull_secrets) -}}
-{{- $names := list -}}
-{{- range $values.images.pullSecrets -}}{{- $names = append $names .name -}}{{- end -}}
-{{- $_ := set $placement "image_pull_secrets" $names -}}
+{{- $pullSecrets := include "lorapar.pullSecrets" . | fromJsonArray -}}
+{{- if and $pullSecrets (not $placement.image_pull_secrets) -}}
+{{- $_ := set $placement "image_pull_secrets" $pullSecrets -}}
 {{- end -}}
 {{- $secret := include "lorapar.objectStoreSecret" . -}}
 {{- if and $secret (not $placement.credentials_secret) -}}
@@ -17,8 +16,8 @@
 {{- $_ := set $placement "user" (ternary nil (int64 ($user | default "0")) (eq $user "")) -}}
 {{- end -}}
 {{- $ca := fromJson (include "lorapar.ca" .) -}}
-{{- if and $ca.configMap (not $placement.ca_bundle) -}}
-{{- $_ := set $placement "ca_bundle" (dict "config_map" $ca.configMap "entry" ($ca.entry | default "ca.crt")) -}}
+{{- if and $ca.name (not $placement.ca_bundle) -}}
+{{- $_ := set $placement "ca_bundle" (dict $ca.kind $ca.name "entry" $ca.entry) -}}
 {{- end -}}
 {{- $env := dict -}}
 {{- range concat (.Values.objectStore.extraEnv | default list) (.Values.extraEnv | default list) -}}
