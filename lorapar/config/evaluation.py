@@ -21,7 +21,9 @@ Task = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,1
 class BenchmarkConfig(Section):
     """One benchmark, asked through lm-eval: one of the three built in, or any task by its name."""
 
-    task: Task = Field(description="gsm8k, mmlu, humaneval, or the name of any task of lm-eval or of `task_folder`")
+    task: Task = Field(
+        description="gsm8k, mmlu, humaneval, or the name of any task, group or tag of lm-eval or of `task_folder`"
+    )
     few_shot: Annotated[int, Field(ge=0)] | None = Field(
         None, description="Worked examples before each question; absent: as the task has it, of those built in none"
     )

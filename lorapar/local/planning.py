@@ -210,6 +210,7 @@ def _facts(plan: Plan, out: Path, seen: Look) -> list[Text]:
         *(Text(f"            {note}") for note in seen.notes),
         Text(f"teachers    {calls}"),
         *(Text(f"judge       {line}") for line in judge_calls(config)),
+        *(Text(f"benchmark   {note}") for note in plan.benchmark_notes),
         *_lacking(config, out),
     ]
 

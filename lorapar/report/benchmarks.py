@@ -89,6 +89,37 @@ def _notes(name: str, by_model: Mapping[str, Figures]) -> list[str]:
         shown = [_score(metric, scores) for metric in scores if "_stderr," not in metric]
         if shown:
             notes.append(f"{NAMES.get(name, name)}, {model_name(model)}: {'; '.join(shown)}")
+    return [*notes, *_task_notes(name, found), *_group_notes(name, found)]
+
+
+def _task_notes(name: str, found: Mapping[str, Figures]) -> list[str]:
+    """A line for each task of a group: its rows, its version, and every model's figure with its standard error."""
+    first: Figures = next(iter(found.values()), {})
+    notes = []
+    for task, figures in (first.get("tasks") or {}).items():
+        metric = figures.get("metric")
+        each = [
+            f"{model_name(model)} {_score(metric, own['scores'])}"
+            for model, whole in found.items()
+            if metric in ((own := (whole.get("tasks") or {}).get(task, {})).get("scores") or {})
+        ]
+        version = f", version {figures['version']}" if figures.get("version") else ""
+        notes.append(f"{name}, {task} ({figures.get('rows', 0):,} rows{version}): {'; '.join(each) or 'not scored'}")
+    return notes
+
+
+def _group_notes(name: str, found: Mapping[str, Figures]) -> list[str]:
+    """A line for each group within a group."""
+    first: Figures = next(iter(found.values()), {})
+    notes = []
+    for group, scores in (first.get("groups") or {}).items():
+        metric = next((one for one in scores if "_stderr," not in one), "")
+        each = [
+            f"{model_name(model)} {_score(metric, own)}"
+            for model, whole in found.items()
+            if metric in (own := (whole.get("groups") or {}).get(group, {}))
+        ]
+        notes.append(f"{name}, group {group}: {'; '.join(each)}")
     return notes
 
 

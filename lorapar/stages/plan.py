@@ -63,6 +63,8 @@ def run(call: StageCall[Settings]) -> Metrics:
     seen = look(plan.config)
     for note in seen.notes:
         call.progress.say(f"data: {note}")
+    for note in plan.benchmark_notes:
+        call.progress.say(f"evaluate.benchmarks: {note}")
     if seen.check is not None:
         call.progress.say(f"answers of {plan.config.model.name} {seen.check.ends}")
     write_json(call.output("plan") / "plan.json", plan.model_dump(mode="json"))
@@ -79,7 +81,7 @@ def make_plan(config: RunConfig, accelerators: bool | None = None) -> Plan:
         parse_address(config.registry.address)
     if config.data.named != TASK_MIX and config.data.heldout == 0:
         raise BadInputError("data.heldout is 0, so nothing could be evaluated; hold some rows out (0.1: a tenth)")
-    check_benchmarks(config.evaluate, config.seed, (*config.gate.measures, *config.gate.max_loss_of))
+    benchmarks = check_benchmarks(config.evaluate, config.seed, (*config.gate.measures, *config.gate.max_loss_of))
     sections = tuple(RunConfig.model_fields)
     resolved, said = with_number_formats(resolve_config(config, sections), sections, accelerators)
     return Plan(
@@ -88,6 +90,7 @@ def make_plan(config: RunConfig, accelerators: bool | None = None) -> Plan:
         config=resolved,
         sections=node_settings(resolved),
         number_format=said,
+        benchmark_notes=tuple(remark for one in benchmarks for remark in one.remarks),
     )
 
 

@@ -23,6 +23,8 @@ class Plan(BaseModel):
     """The settings of each node of the graph, parameters included, as JSON."""
     number_format: str | None = None
     """What `auto` came to and why; None where every format is set."""
+    benchmark_notes: tuple[str, ...] = ()
+    """What there is to say of the rows of benchmarks."""
 
 
 def read_plan(folder: Path) -> Plan:

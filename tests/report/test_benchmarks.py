@@ -85,3 +85,24 @@ def test_a_task_without_a_verdict_on_rows_has_its_figure_in_the_closing_lines() 
     texts = {**figures(None), "metric": "word_perplexity,none", "score": 12.345, "scores": {}}
     whole = Facts(evaluation={"base": {"benchmarks": {"texts": texts}}, "changes": {}, "confidence": 0.95})
     assert benchmark_lines(metrics_of(whole)) == ["texts: base word_perplexity,none 12.35"]
+
+
+def test_a_group_shows_its_groups_and_tasks_with_their_versions_and_errors() -> None:
+    def scored(value: float) -> dict:
+        return {"acc,none": value, "acc_stderr,none": 0.05}
+
+    def group(value: float) -> dict:
+        tasks = {"rivers": {"rows": 1200, "version": "3", "metric": "acc,none", "scores": scored(value)}}
+        about = {"version": "2", "metric": "acc,none", "score": value, "scores": scored(value)}
+        return {**figures(value), **about, "tasks": tasks, "groups": {"water": scored(value)}}
+
+    evaluation = {model: {"benchmarks": {"world": group(value)}} for model, value in (("base", 0.2), ("after_rl", 0.3))}
+    (found,) = benchmarks(Facts(evaluation={**evaluation, "confidence": 0.95}))
+    assert found.notes == [
+        "world: version 2 of the task",
+        "world, base: acc 0.2 (standard error 0.05)",
+        "world, after RL: acc 0.3 (standard error 0.05)",
+        "world, rivers (1,200 rows, version 3): base acc 0.2 (standard error 0.05); "
+        "after RL acc 0.3 (standard error 0.05)",
+        "world, group water: base acc 0.2 (standard error 0.05); after RL acc 0.3 (standard error 0.05)",
+    ]

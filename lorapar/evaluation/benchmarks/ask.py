@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,11 +12,12 @@ from lorapar.basemodel import answer_end
 from lorapar.comparing import EXACT, AnswerRule
 from lorapar.config import BenchmarkConfig, PromptConfig
 from lorapar.errors import BadInputError
+from lorapar.evaluation.benchmarks.groups import NamedGroup, load_named, parts
 from lorapar.evaluation.benchmarks.kinds import LETTERS
-from lorapar.evaluation.benchmarks.named import ROLLING, NamedTask, load_named, template_box
+from lorapar.evaluation.benchmarks.named import ROLLING, NamedTask, template_box
 from lorapar.evaluation.benchmarks.quiet import silent
 from lorapar.evaluation.benchmarks.rows import Benchmark, BenchmarkRows
-from lorapar.evaluation.benchmarks.samples import judged_samples, read_sample, scores
+from lorapar.evaluation.benchmarks.samples import group_scores, read_samples, scores
 from lorapar.evaluation.benchmarks.scoring import likeliest
 from lorapar.evaluation.benchmarks.tasks import build_tasks
 from lorapar.evaluation.cache import RememberedModel
@@ -27,6 +28,7 @@ from lorapar.prompts import opens_steps
 from lorapar.records import Answer, Omission
 
 if TYPE_CHECKING:
+    from lm_eval.api.group import Group
     from lm_eval.api.model import LM
     from lm_eval.api.task import Task
     from transformers import PreTrainedTokenizerBase
@@ -105,11 +107,11 @@ def ask(name: str, model: LM, benchmark: Benchmark, how: Questioning, known: Rem
     how.progress.advance(len(journal))
     chat = asks_by_chat(benchmark.config)
     with silent(), template_box(benchmark.config):
-        tasks, places = _tasks(benchmark, how)
+        tasks, groups, places = _tasks(benchmark, how)
         journal.start_clock()
         results = evaluate(
             RememberingLM(model, journal),
-            {"tasks": tasks},
+            {"tasks": tasks, "groups": groups},
             samples=places,
             bootstrap_iters=_BOOTSTRAPS if places else 0,
             log_samples=True,
@@ -117,64 +119,77 @@ def ask(name: str, model: LM, benchmark: Benchmark, how: Questioning, known: Rem
             apply_chat_template=chat,
             fewshot_as_multiturn=chat,
         )
-    samples = [sample for task in tasks for sample in results["samples"][task]]
-    if isinstance(benchmark, NamedTask):
-        read = [read_sample(name, benchmark, one, how.tokenizer) for one in judged_samples(benchmark, samples)]
-        about = scores(benchmark, results)
+    if isinstance(benchmark, NamedTask | NamedGroup):
+        read = read_samples(name, benchmark, results["samples"], how.tokenizer)
+        about = scores(benchmark, results) if isinstance(benchmark, NamedTask) else group_scores(benchmark, results)
     else:
+        samples = [sample for task in tasks for sample in results["samples"][task]]
         read = [_answer(name, benchmark, one, how.tokenizer) for one in samples]
         about = {"version": str(next(iter(results["versions"].values())))}
     answers = sorted(read, key=lambda answer: answer.example_id)
     setting = f"max_new_tokens of {benchmark.name} in evaluate.benchmarks"
     omissions = (
-        _cut_prompts(model, benchmark, samples, how),
+        _cut_prompts(model, benchmark, results["samples"], how),
         cut_answers(answers, f"{name} to {benchmark.name}", _longest(benchmark), setting),
     )
     say_omissions(how.progress, omissions)
     return Asked(name, benchmark.name, tuple(answers), journal.seconds, journal.recalled, about, omissions)
 
 
-def _tasks(benchmark: Benchmark, how: Questioning) -> tuple[dict[str, Task], dict[str, list[int]] | None]:
-    """The tasks that together ask a benchmark, and of a task by name the places of its rows that are asked."""
-    if isinstance(benchmark, NamedTask):
+def _tasks(
+    benchmark: Benchmark, how: Questioning
+) -> tuple[dict[str, Task], dict[str, Group], dict[str, list[int]] | None]:
+    """Tasks that together ask a benchmark, the group they make up, and by task the places of the rows to ask."""
+    if isinstance(benchmark, NamedTask | NamedGroup):
         # Built anew: a task keeps the requests of the model that was asked before.
         fresh = load_named(benchmark.config, how.seed)
-        return {benchmark.name: fresh.task}, {benchmark.name: list(fresh.asked)}
+        tasks = {one.name: one.task for one in parts(fresh)}
+        groups = {} if isinstance(fresh, NamedTask) else {fresh.name: fresh.group}
+        return tasks, groups, {one.name: list(one.asked) for one in parts(fresh)}
     opened = asks_by_chat(benchmark.config) and opens_steps(how.tokenizer, how.prompts)
-    return build_tasks(benchmark, how.rule, how.prompts.tags, opened=opened), None
+    return build_tasks(benchmark, how.rule, how.prompts.tags, opened=opened), {}, None
 
 
 def _system_text(benchmark: Benchmark, prompts: PromptConfig) -> str | None:
     """The system message of a chat: of gsm8k that of System 2, of a task by name the one that its settings name."""
     if not asks_by_chat(benchmark.config):
         return None
-    if isinstance(benchmark, NamedTask):
+    if isinstance(benchmark, NamedTask | NamedGroup):
         system = benchmark.config.system
         return None if system is None else prompts.message_for(system)
     return prompts.message_for("system2") if benchmark.name == "gsm8k" else None
 
 
 def _longest(benchmark: Benchmark) -> int:
-    return benchmark.longest_answer if isinstance(benchmark, NamedTask) else benchmark.config.longest_answer
+    if isinstance(benchmark, BenchmarkRows):
+        return benchmark.config.longest_answer
+    return max(one.longest_answer for one in parts(benchmark))
 
 
-def _cut_prompts(model: LM, benchmark: Benchmark, samples: Sequence[dict[str, Any]], how: Questioning) -> Omission:
+def _cut_prompts(
+    model: LM, benchmark: Benchmark, samples: Mapping[str, Sequence[dict[str, Any]]], how: Questioning
+) -> Omission:
     """Prompts of which lm-eval takes the end only, because the model reads no more; its own warning is silenced."""
     longest: int | None = getattr(model, "max_length", None)
-    writes = benchmark.writes if isinstance(benchmark, NamedTask) else benchmark.name != "mmlu"
-    rolling = isinstance(benchmark, NamedTask) and benchmark.kind == ROLLING  # is read in parts, and loses nothing
-    written = _longest(benchmark) if writes else 1
     long = 0
-    for sample in samples if longest is not None and not rolling else ():
-        prompt = str(sample["arguments"][0][0])
-        long += len(how.tokenizer(prompt, add_special_tokens=False)["input_ids"]) + written > (longest or 0)
+    for task, written in _written_of(benchmark, samples) if longest is not None else ():
+        for sample in samples[task]:
+            prompt = str(sample["arguments"][0][0])
+            long += len(how.tokenizer(prompt, add_special_tokens=False)["input_ids"]) + written > (longest or 0)
     return Omission(
         count=long,
-        total=len(samples),
+        total=sum(map(len, samples.values())),
         what=f"prompts of {benchmark.name} lose their beginning",
         why=f"with an answer they are longer than the {longest or 0:,} tokens that the model reads",
         remedy="lower few_shot or max_new_tokens",
     )
+
+
+def _written_of(benchmark: Benchmark, samples: Iterable[str]) -> list[tuple[str, int]]:
+    """By task the tokens that may follow a prompt; whole texts are read in parts, and lose none."""
+    if isinstance(benchmark, BenchmarkRows):
+        return [(task, 1 if benchmark.name == "mmlu" else _longest(benchmark)) for task in samples]
+    return [(one.name, one.longest_answer if one.writes else 1) for one in parts(benchmark) if one.kind != ROLLING]
 
 
 def asks_by_chat(config: BenchmarkConfig) -> bool:
@@ -184,7 +199,7 @@ def asks_by_chat(config: BenchmarkConfig) -> bool:
 
 def _requests(benchmark: Benchmark) -> int:
     """Requests that lm-eval makes: one a row, of mmlu one a choice."""
-    if isinstance(benchmark, NamedTask):
+    if isinstance(benchmark, NamedTask | NamedGroup):
         return benchmark.requests
     return sum(len(row.get("choices", "1")) for row in benchmark.rows)
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from lorapar.config import BenchmarkConfig
 from lorapar.errors import BadInputError, LoraparError, UnreachableError, nearest
 from lorapar.evaluation.benchmarks.quiet import silent
-from lorapar.evaluation.benchmarks.task_files import Code, TaskFile, find_task, wrong
+from lorapar.evaluation.benchmarks.task_files import Code, TaskFile, code_in, wrong
 from lorapar.records import digest_of
 from lorapar.store import file_sha256
 
@@ -84,13 +84,12 @@ class NamedTask:
         return sum(len(self.task.doc_to_choice(docs[place])) for place in self.asked)
 
 
-def load_named(config: BenchmarkConfig, seed: int) -> NamedTask:
+def build_named(config: BenchmarkConfig, found: TaskFile, seed: int) -> NamedTask:
     """Build a task and look through its rows.
 
     Raises BadInputError where file, settings or a row are wrong or are not those that `plan` saw, UnreachableError
     where its data set cannot be had, ModuleNotFoundError where lm-eval is not installed.
     """
-    found = find_task(config)
     with silent(), template_box(config):
         task = _built(config, found)
         docs = list(task.eval_docs)
@@ -99,17 +98,22 @@ def load_named(config: BenchmarkConfig, seed: int) -> NamedTask:
         digest = _digest(config, found, task, docs)
     if config.digest is not None and config.digest != digest:
         raise BadInputError(f"evaluate.benchmarks: the rows of {config.task} are not those that plan saw; plan again")
-    asked = sorted(random.Random(seed).sample(range(len(docs)), min(config.limit or len(docs), len(docs))))
     remarks = []
     if config.limit is not None and config.limit > len(docs):
         remarks.append(f"{config.task}: limit is {config.limit:,}, but there are {len(docs):,} rows: all are asked")
-    return NamedTask(config, task, tuple(asked), _ids(docs), _metric(config, task), digest, tuple(remarks))
+    asked = drawn(len(docs), config.limit, seed)
+    return NamedTask(config, task, asked, _ids(docs), _metric(config, task), digest, tuple(remarks))
+
+
+def drawn(rows: int, limit: int | None, seed: int) -> tuple[int, ...]:
+    """Places of the rows that are asked, drawn by the seed, in order."""
+    return tuple(sorted(random.Random(seed).sample(range(rows), min(limit or rows, rows))))
 
 
 def check_judged(task: NamedTask) -> None:
     """Raise BadInputError where a gate could not compare models on this task row by row."""
     if task.metric is None:
-        has = ", ".join(_metrics(task.task))
+        has = ", ".join(metrics_of(task.task))
         raise wrong(
             task.config,
             f"the gate names it, but its metrics ({has}) do not say of each row whether it is right; leave it out of "
@@ -191,7 +195,8 @@ def _check_metrics(config: BenchmarkConfig, found: TaskFile, values: Mapping[str
     import lm_eval.api.metrics  # noqa: F401 - fills the registry
     from lm_eval.api.registry import metric_registry
 
-    if config.task_folder is None or values.get("process_results") is not None:
+    outside = found.folder is not None or "metric_list" in found.changed
+    if not outside or values.get("process_results") is not None:
         return
     known = sorted(str(name) for name in metric_registry)
     for one in values.get("metric_list") or ():
@@ -207,18 +212,17 @@ def _check_metrics(config: BenchmarkConfig, found: TaskFile, values: Mapping[str
 def _values(config: BenchmarkConfig, found: TaskFile) -> dict[str, Any]:
     """The task file's fields with functions imported, paths of its data made whole, and what the settings change."""
     values: dict[str, Any]
-    if found.code:
-        from lm_eval.tasks._yaml_loader import load_yaml
+    from lm_eval.tasks._yaml_loader import load_yaml
 
-        try:
-            values = load_yaml(found.path, resolve_func=True)
-        except Exception as error:
-            raise wrong(config, f"{found.path}: its code cannot be imported: {_first_line(error)}") from None
-    else:
-        values = dict(found.values)
+    try:
+        values = load_yaml(found.path, resolve_func=True) if code_in(found.own) else dict(found.own)
+        changed = {key: _imported(value, found.changed_in) for key, value in found.changed.items()}
+    except Exception as error:
+        raise wrong(config, f"{found.path}: its code cannot be imported: {_first_line(error)}") from None
+    values = {**values, **changed, "task": found.name}
     values = {name: value for name, value in values.items() if name not in _STRUCTURE} | config.overrides
     kwargs = values.get("dataset_kwargs")
-    if isinstance(kwargs, dict) and config.task_folder is not None:
+    if isinstance(kwargs, dict) and found.folder is not None:
         beside = {key: _beside(found.path, kwargs[key]) for key in ("data_files", "data_dir") if key in kwargs}
         values["dataset_kwargs"] = {**kwargs, **beside}
     if config.max_new_tokens is not None and values.get("output_type", "generate_until") == "generate_until":
@@ -227,6 +231,17 @@ def _values(config: BenchmarkConfig, found: TaskFile) -> dict[str, Any]:
             "max_gen_toks": config.max_new_tokens,
         }
     return values
+
+
+def _imported(value: Any, path: Path | None) -> Any:
+    """A value of a group's file with functions in the place of their names."""
+    from lm_eval.tasks._yaml_loader import _import_func_in_yml
+
+    if isinstance(value, Code) and path is not None:
+        return _import_func_in_yml(value.name, path.parent)
+    if isinstance(value, dict):
+        return {key: _imported(one, path) for key, one in value.items()}
+    return [_imported(one, path) for one in value] if isinstance(value, list) else value
 
 
 def _beside(path: Path, files: Any) -> Any:
@@ -297,11 +312,9 @@ def _fault(task: Task, doc: Mapping[str, Any]) -> str | None:
 
 
 def _metric(config: BenchmarkConfig, task: Task) -> Metric | None:
-    metrics, filters = _metrics(task), _filters(task)
+    metrics, filters = metrics_of(task), _filters(task)
     if config.metric is None:
-        own = callable(getattr(task.config, "process_results", None))
-        found = next((one for one in metrics if one in BY_ROW or own), None)
-        return None if found is None else (found, filters[0])
+        return next((found for one in metrics if (found := row_metric(task, one)) is not None), None)
     name, comma, chosen = config.metric.partition(",")
     if name not in metrics:
         raise wrong(config, f"metric '{name}' is none of the task's{nearest(name, metrics)}: {', '.join(metrics)}")
@@ -309,12 +322,20 @@ def _metric(config: BenchmarkConfig, task: Task) -> Metric | None:
         raise wrong(
             config, f"metric: '{chosen}' is no filter of the task{nearest(chosen, filters)}: {', '.join(filters)}"
         )
-    if name not in BY_ROW and not callable(getattr(task.config, "process_results", None)):
+    return row_metric(task, name, chosen if comma else None)
+
+
+def row_metric(task: Task, name: str, filtered: str | None = None) -> Metric | None:
+    """A metric behind a filter (the first where none is named), where the task has both and it judges rows."""
+    filters = _filters(task)
+    judges = name in BY_ROW or callable(getattr(task.config, "process_results", None))
+    if name not in metrics_of(task) or not judges or (filtered is not None and filtered not in filters):
         return None
-    return name, chosen if comma else filters[0]
+    return name, filters[0] if filtered is None else filtered
 
 
-def _metrics(task: Task) -> list[str]:
+def metrics_of(task: Task) -> list[str]:
+    """Names of the metrics that a task counts."""
     return [str(name) for name in task.aggregation()]
 
 
@@ -334,7 +355,8 @@ def _ids(docs: Sequence[Any]) -> tuple[str, ...]:
 
 
 def _digest(config: BenchmarkConfig, found: TaskFile, task: Task, docs: Sequence[Any]) -> str:
-    code = sorted(found.path.parent.rglob("*.py")) if found.code and config.task_folder is not None else []
+    files = {path for path in (found.path, found.changed_in) if path is not None and found.folder is not None}
+    code = sorted(one for path in files for one in path.parent.rglob("*.py")) if code_in(found.values) else []
     shots = list(task.fewshot_docs() or ()) if task.config.num_fewshot else []
     return digest_of(
         {

@@ -8,14 +8,15 @@ import tempfile
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lorapar.config import BenchmarkConfig, EvaluateConfig
 from lorapar.data.readers import RawRow, read_rows
 from lorapar.errors import BadInputError
+from lorapar.evaluation.benchmarks.groups import NamedGroup, check_group_judged, load_named
 from lorapar.evaluation.benchmarks.kinds import Row, checked_row, name_of
-from lorapar.evaluation.benchmarks.named import NamedTask, check_judged, load_named
+from lorapar.evaluation.benchmarks.named import NamedTask, check_judged
 from lorapar.records import digest_of
 
 HUB = {
@@ -56,8 +57,8 @@ class BenchmarkRows:
         return digest_of([self.rows, self.shots, self.config.model_dump(exclude={"digest", "data", "few_shot_data"})])
 
 
-Benchmark = BenchmarkRows | NamedTask
-"""One built in, or a task by its name."""
+Benchmark = BenchmarkRows | NamedTask | NamedGroup
+"""One built in, a task by its name, or a group or tag of tasks."""
 
 
 def resolve_benchmarks(config: EvaluateConfig, seed: int = 0) -> EvaluateConfig:
@@ -82,10 +83,17 @@ def check_benchmarks(config: EvaluateConfig, seed: int, judged: Sequence[str] = 
         if benchmark.data is not None or not benchmark.built_in:
             with suppress(ModuleNotFoundError):
                 found.append(load_benchmark(benchmark, seed))
-    for one in found:
-        if isinstance(one, NamedTask) and one.name in judged:
-            check_judged(one)
-    return found
+    return [_judged(one) if one.name in judged else one for one in found]
+
+
+def _judged(benchmark: Benchmark) -> Benchmark:
+    """A benchmark that a gate compares models on; raises BadInputError where it cannot."""
+    if isinstance(benchmark, NamedTask):
+        check_judged(benchmark)
+    if isinstance(benchmark, NamedGroup):
+        said = check_group_judged(benchmark)
+        return replace(benchmark, remarks=(*benchmark.remarks, *([said] if said else [])))
+    return benchmark
 
 
 def load_benchmark(config: BenchmarkConfig, seed: int) -> Benchmark:

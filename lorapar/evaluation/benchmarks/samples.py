@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from lorapar.basemodel import answer_end
 from lorapar.errors import BadInputError
+from lorapar.evaluation.benchmarks.groups import NamedGroup, parts, row_name
 from lorapar.evaluation.benchmarks.named import ROLLING, NamedTask
 from lorapar.evaluation.benchmarks.scoring import likeliest
 from lorapar.records import Answer
@@ -18,9 +19,26 @@ if TYPE_CHECKING:
 Sample = Mapping[str, Any]
 
 
-def judged_samples(benchmark: NamedTask, samples: Sequence[Sample]) -> list[Sample]:
+def read_samples(
+    model: str,
+    benchmark: NamedTask | NamedGroup,
+    samples: Mapping[str, Sequence[Sample]],
+    tokenizer: PreTrainedTokenizerBase,
+) -> list[Answer]:
+    """Every row's answer; those of a group go by their task and the row's name in it."""
+    found = []
+    for task in parts(benchmark):
+        read = [read_sample(model, task, one, tokenizer) for one in _judged_samples(task, samples[task.name])]
+        if isinstance(benchmark, NamedGroup):
+            names = {"benchmark": benchmark.name}
+            read = [one.model_copy(update={**names, "example_id": row_name(task, one.example_id)}) for one in read]
+        found += read
+    return found
+
+
+def _judged_samples(task: NamedTask, samples: Sequence[Sample]) -> list[Sample]:
     """One sample a row: lm-eval logs a row once for each filter that answers pass."""
-    chosen = benchmark.metric[1] if benchmark.metric else str(samples[0]["filter"])
+    chosen = task.metric[1] if task.metric else str(samples[0]["filter"])
     return [one for one in samples if one["filter"] == chosen]
 
 
@@ -54,22 +72,43 @@ def read_sample(model: str, benchmark: NamedTask, sample: Sample, tokenizer: Pre
     )
 
 
-def scores(benchmark: NamedTask, results: Mapping[str, Any]) -> dict[str, Any]:
+def scores(task: NamedTask, results: Mapping[str, Any]) -> dict[str, Any]:
     """Version and figures of the whole task; a standard error is the text N/A where there is one row or no formula."""
-    found = {
-        str(name): _figure(value)
-        for name, value in results["results"][benchmark.name].items()
-        if "," in str(name) and _figure(value) is not None
-    }
+    found = _figures(results["results"][task.name])
     first = next((name for name in found if "_stderr," not in name), None)
-    chosen = ",".join(benchmark.metric) if benchmark.metric else first
-    name, _, filtered = (chosen or "").partition(",")
+    return _of_metric(task.name, ",".join(task.metric) if task.metric else first, found, results)
+
+
+def group_scores(group: NamedGroup, results: Mapping[str, Any]) -> dict[str, Any]:
+    """The same of a group, with `tasks`: by task its figures, and `rows`; by group within it those that lm-eval makes.
+
+    A tag, and a group that puts nothing together, has no score.
+    """
+    found = _figures(results["results"].get(group.name, {}))
+    first = next((name for name in found if "_stderr," not in name), None)
+    chosen = ",".join(group.metric) if group.metric else None
+    about = _of_metric(group.name, chosen if chosen in found else first, found, results)
+    within = {one.name: _figures(results["results"].get(one.name, {})) for one in group.group.get_all_groups()}
+    tasks = {one.name: {"rows": len(one.asked), **scores(one, results)} for one in group.tasks}
+    return {**about, "tasks": tasks, "groups": {name: figures for name, figures in within.items() if figures}}
+
+
+def _figures(values: Mapping[str, Any]) -> dict[str, float | str]:
+    found = {str(name): _figure(value) for name, value in values.items() if "," in str(name)}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _of_metric(
+    name: str, chosen: str | None, found: Mapping[str, float | str], results: Mapping[str, Any]
+) -> dict[str, Any]:
+    metric, _, filtered = (chosen or "").partition(",")
+    version = results["versions"].get(name, "")
     return {
-        "version": str(results["versions"].get(benchmark.name, "")),
+        "version": "" if version == "N/A" else str(version),
         "metric": chosen,
         "score": found.get(chosen or ""),
-        "stderr": found.get(f"{name}_stderr,{filtered}", "N/A"),
-        "scores": found,
+        "stderr": found.get(f"{metric}_stderr,{filtered}", "N/A"),
+        "scores": dict(found),
     }
 
 

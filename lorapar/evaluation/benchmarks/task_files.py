@@ -1,16 +1,12 @@
-"""Task files of lm-eval by the name of their task: found, read without running anything, and looked through for code.
+"""Task files of lm-eval by the name of their task: read without running anything, and looked through for code.
 
-lm-eval reads all its 14,000 files to find one; here names are found in their text first. Needs neither torch nor the
-import of lm_eval.
+A group or a tag is read as the tasks that it stands for. Needs neither torch nor the import of lm_eval.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import cache
-from importlib.util import find_spec
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +14,10 @@ import yaml
 
 from lorapar.config import BenchmarkConfig
 from lorapar.errors import BadInputError, nearest
+from lorapar.evaluation.benchmarks.task_index import Names, names_in
 
-_NAMED = re.compile(r"^(task|group|tag):[ \t]*[\"']?([A-Za-z0-9][A-Za-z0-9._-]*)[\"']?[ \t]*(?:#.*)?$", re.MULTILINE)
-_LEFT_OUT = {"__pycache__", ".ipynb_checkpoints"}
+GROUP_FIELDS = ("group", "group_alias", "task", "aggregate_metric_list", "metadata")
+"""Fields of a group itself; every other one in its file is set in each of its tasks."""
 _RUNS_ANSWERS = "code_eval"
 
 
@@ -35,34 +32,64 @@ class Code:
 class TaskFile:
     """What a task file says, those that it includes with it; functions as `Code`."""
 
+    name: str
     path: Path
-    values: dict[str, Any]
+    own: dict[str, Any]
+    """Fields of the file; none of a task that a group defines within itself."""
+    changed: dict[str, Any] = field(default_factory=dict)
+    """Fields that a group sets otherwise."""
+    changed_in: Path | None = None
+    """File of that group."""
+    folder: str | None = None
+    """`task_folder` that it comes from; None: of lm-eval's own."""
 
     @property
-    def code(self) -> list[str]:
-        """Functions and classes that asking the task would run."""
-        return sorted({one.name for one in _walk(self.values) if isinstance(one, Code)})
+    def values(self) -> dict[str, Any]:
+        """All fields."""
+        return self.own | self.changed
 
 
-def find_task(config: BenchmarkConfig) -> TaskFile:
-    """The file of a task by name; raises BadInputError where there is none, or it must not be run.
+@dataclass(frozen=True)
+class GroupFile:
+    """A group with its tasks and groups; of a tag there is no file, and no field."""
 
-    Raises ModuleNotFoundError where the task is lm-eval's and that is not installed.
+    name: str
+    path: Path | None
+    values: dict[str, Any]
+    """The fields of GROUP_FIELDS but for its members."""
+    members: tuple[TaskFile | GroupFile, ...]
+
+    def tasks(self) -> dict[str, TaskFile]:
+        """By name all tasks, those of groups in it too; one that is there twice counts once."""
+        found: dict[str, TaskFile] = {}
+        for member in self.members:
+            for one in [member] if isinstance(member, TaskFile) else member.tasks().values():
+                found.setdefault(one.name, one)
+        return found
+
+
+def find_task(config: BenchmarkConfig) -> TaskFile | GroupFile:
+    """The file of a task by name, or what a group or tag stands for.
+
+    Raises BadInputError where there is none, or it must not be run; ModuleNotFoundError where the task is lm-eval's and
+    that is not installed.
     """
     folder = None if config.task_folder is None else Path(config.task_folder).expanduser()
-    place = _library() if folder is None else folder
     if folder is not None and not folder.is_dir():
         what = "is a file; name the folder that it lies in" if folder.exists() else "is no folder"
         raise wrong(config, f"task_folder {folder} {what}")
-    paths = _names(config, place).get(config.task, {})
-    if "task" not in paths:
-        raise wrong(config, _unknown(config, place, paths))
-    first, *others = paths["task"]
-    if others and folder is not None:
-        raise wrong(config, f"{first} and {others[0]} both have this task; give one of them another name")
-    found = TaskFile(first, _read(config, first, ()))
-    _check_safe(config, found)
+    places = [names_in(folder)]
+    if not places[0].get(config.task):
+        raise wrong(config, _unknown(config, places[0]))
+    found = _Search(config, places).find(config.task, {}, None, ())
+    for one in [found] if isinstance(found, TaskFile) else found.tasks().values():
+        _check_safe(config, one)
     return found
+
+
+def code_in(value: Any) -> list[str]:
+    """Functions and classes that are named anywhere in a value."""
+    return sorted({one.name for one in _walk(value) if isinstance(one, Code)})
 
 
 def wrong(config: BenchmarkConfig, what: str) -> BadInputError:
@@ -70,61 +97,84 @@ def wrong(config: BenchmarkConfig, what: str) -> BadInputError:
     return BadInputError(f"evaluate.benchmarks: {config.task}: {what}")
 
 
-def _unknown(config: BenchmarkConfig, place: Path, paths: dict[str, list[Path]]) -> str:
-    names = _names(config, place)
-    tasks = sorted(name for name, kinds in names.items() if "task" in kinds)
-    if paths:
-        kind = next(iter(paths))
-        return f"is a {kind} of several tasks; name each by itself{_members(config, kind, paths[kind][0])}"
+def _unknown(config: BenchmarkConfig, names: Names) -> str:
+    tasks = sorted(names)
     if config.task_folder is None:
         return (
             f"lm-eval has no task of this name{nearest(config.task, tasks)}; `lm_eval ls tasks` lists all, and "
             "task_folder names a folder with task files of your own"
         )
     if not tasks:
-        return f"{place} holds no task file: a .yaml file with a line `task: NAME`"
-    return f"no task file in {place} has this name{nearest(config.task, tasks)}; it has: {', '.join(tasks[:20])}"
+        return f"{config.task_folder} holds no task file: a .yaml file with a line `task: NAME`"
+    shown = ", ".join(tasks[:20])
+    return f"no task file in {config.task_folder} has this name{nearest(config.task, tasks)}; it has: {shown}"
 
 
-def _members(config: BenchmarkConfig, kind: str, path: Path) -> str:
-    """The first tasks of a group, or the one file that was seen to have a tag."""
-    values = _read(config, path, ())
-    if kind == "tag":
-        return f", such as {values.get('task')}"
-    members = values.get("task")
-    named = [one if isinstance(one, str) else one.get("task") for one in members or () if isinstance(one, str | dict)]
-    shown = ", ".join(str(one) for one in named[:5] if one)
-    return f": {shown}{', ...' if len(named) > 5 else ''}" if shown else ""
+class _Search:
+    """Follows a name to its tasks: through a folder first, for members of its groups through lm-eval's own then."""
 
+    def __init__(self, config: BenchmarkConfig, places: list[Names]) -> None:
+        self._config = config
+        self._places = places
 
-def _library() -> Path:
-    found = find_spec("lm_eval")
-    if found is None or not found.submodule_search_locations:
-        raise ModuleNotFoundError("No module named 'lm_eval'", name="lm_eval")
-    return Path(next(iter(found.submodule_search_locations))) / "tasks"
+    def find(
+        self, name: str, changed: dict[str, Any], changed_in: Path | None, above: tuple[str, ...]
+    ) -> TaskFile | GroupFile:
+        """What a name stands for, with fields that the groups above set otherwise."""
+        if name in above:
+            raise wrong(self._config, f"group {name} holds itself")
+        names, folder = self._place_of(name, above)
+        kinds = names[name]
+        if "task" in kinds:
+            first, *others = kinds["task"]
+            if others and folder is not None:
+                raise wrong(self._config, f"{first} and {others[0]} both have task {name}; give one another name")
+            return TaskFile(name, first, _read(self._config, first, ()), changed, changed_in, folder)
+        if "group" in kinds:
+            values = _read(self._config, kinds["group"][0], ())
+            return self._group(name, values, changed, kinds["group"][0], (*above, name))
+        tasks = sorted(task for task, its in names.items() if set(its.get("task", ())) & set(kinds["tag"]))
+        found = (self.find(task, changed, changed_in, (*above, name)) for task in tasks)
+        return GroupFile(name, None, {}, tuple(found))
 
+    def _place_of(self, name: str, above: tuple[str, ...]) -> tuple[Names, str | None]:
+        folder = self._config.task_folder
+        if name not in self._places[0] and folder is not None and len(self._places) == 1:
+            self._places.append(names_in(None))
+        for number, names in enumerate(self._places):
+            if name in names:
+                return names, folder if number == 0 else None
+        known = [one for names in self._places for one in names]
+        raise wrong(self._config, f"group {above[-1]} names {name}, which is no task{nearest(name, known)}")
 
-Names = dict[str, dict[str, list[Path]]]
-"""By name and kind (task, group, tag) the files that say it."""
+    def _group(
+        self, name: str, values: dict[str, Any], changed: dict[str, Any], path: Path, above: tuple[str, ...]
+    ) -> GroupFile:
+        """A group whose fields are read; `changed` wins over what it sets in its tasks itself, as in lm-eval."""
+        listed = values.get("task")
+        if not isinstance(listed, list) or not listed:
+            raise wrong(self._config, f"{path}: group {name} names no task; list them under `task:`")
+        passed = {key: value for key, value in values.items() if key not in GROUP_FIELDS and key != "tag"} | changed
+        members = tuple(self._member(one, passed, path, above) for one in listed)
+        return GroupFile(name, path, {key: values[key] for key in GROUP_FIELDS if key in values}, members)
 
+    def _member(self, one: Any, passed: dict[str, Any], path: Path, above: tuple[str, ...]) -> TaskFile | GroupFile:
+        if isinstance(one, Mapping) and "group" in one and not self._known(str(one["group"])):
+            return self._group(f"{above[-1]}::{one['group']}", dict(one), passed, path, (*above, str(one["group"])))
+        fields = {str(key): value for key, value in one.items()} if isinstance(one, Mapping) else {}
+        name = one if isinstance(one, str) else fields.pop("group", None) or fields.pop("task", None)
+        if not isinstance(name, str):
+            raise wrong(self._config, f"{path}: a member of group {above[-1]} is {one!r:.60}; give a task's name")
+        changed = passed | fields
+        if set(fields) - {"task_alias"} and not self._known(name):  # is defined here
+            return TaskFile(f"{above[-1]}::{name}", path, {}, changed, path, self._config.task_folder)
+        return self.find(name, changed, path if changed else None, above)
 
-def _names(config: BenchmarkConfig, place: Path) -> Names:
-    """Those of lm-eval are read once a process."""
-    return _names_of_library(place) if config.task_folder is None else _scan(place)
+    def _known(self, name: str) -> bool:
+        return any(name in names for names in (*self._places, *self._library()))
 
-
-@cache
-def _names_of_library(place: Path) -> Names:
-    return _scan(place)
-
-
-def _scan(place: Path) -> Names:
-    found: Names = {}
-    for path in sorted(place.rglob("*.yaml")):
-        if not _LEFT_OUT.intersection(path.parts):
-            for kind, name in _NAMED.findall(path.read_text(encoding="utf-8", errors="replace")):
-                found.setdefault(name, {}).setdefault(kind, []).append(path)
-    return found
+    def _library(self) -> list[Names]:
+        return [] if self._config.task_folder is None else [names_in(None)]
 
 
 def _read(config: BenchmarkConfig, path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
@@ -159,14 +209,17 @@ def _check_safe(config: BenchmarkConfig, found: TaskFile) -> None:
         )
     if config.task_folder is None or config.trust_code:
         return
-    if found.code:
+    outside = found.values if found.folder is not None else found.changed
+    path = found.changed_in if found.folder is None or code_in(found.changed) else found.path
+    code, metrics = code_in(outside), {**outside, **config.overrides}.get("metric_list") or []
+    if code:
         raise wrong(
             config,
-            f"{found.path} runs Python code from outside lorapar ({', '.join(found.code[:3])}); read it, then set "
+            f"{path} runs Python code from outside lorapar ({', '.join(code[:3])}); read it, then set "
             "trust_code: true for this benchmark",
         )
     if any(isinstance(one, dict) and one.get("hf_evaluate") for one in metrics):
-        raise wrong(config, f"{found.path} runs a metric's code from the hub (hf_evaluate); trust_code: true allows it")
+        raise wrong(config, f"{path} runs a metric's code from the hub (hf_evaluate); trust_code: true allows it")
 
 
 def _walk(value: Any) -> Iterator[Any]:
