@@ -16,7 +16,7 @@ from __future__ import annotations
 from lorapar.adapter.attach import attach, attach_again
 from lorapar.adapter.digest import base_digest
 from lorapar.adapter.earlier import EarlierAdapter, read_earlier
-from lorapar.adapter.folder import load_adapter, save_adapter
+from lorapar.adapter.folder import add_changes, copy_adapter, load_adapter, save_adapter
 from lorapar.adapter.layout import LAYOUTS, ROLES, Targets, find_targets, resolve_layout
 from lorapar.adapter.masked_training import MaskedTraining, masked_training
 from lorapar.adapter.names import layer_and_module, lora_parameters, trainable_slice
@@ -46,11 +46,13 @@ __all__ = [
     "SystemSizes",
     "Targets",
     "adapter_mark",
+    "add_changes",
     "assert_trainable",
     "attach",
     "attach_again",
     "base_digest",
     "check_only_active_moved",
+    "copy_adapter",
     "find_targets",
     "layer_and_module",
     "load_adapter",

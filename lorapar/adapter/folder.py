@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,6 +66,30 @@ def load_adapter(base_model: torch.nn.Module, folder: str | Path, *, trainable: 
     _copy_in(model, tensors, folder)
     set_mark(model, _read_mark(folder, config, trainable=trainable))
     return model
+
+
+def copy_adapter(source: Path, target: Path) -> None:
+    """The adapter alone, byte for byte, without what a stage wrote beside it."""
+    for name in (CONFIG_FILE, WEIGHTS_FILE, MARK_FILE):
+        if (source / name).is_file():
+            shutil.copyfile(source / name, target / name)
+
+
+def add_changes(start: Path, one: Path, other: Path, target: Path) -> None:
+    """Write `start` with what training changed in `one` and in `other`, two adapters that both began with it.
+
+    An element that only one of them changed has that one's value bit for bit, one that both changed the sum of the two
+    changes.
+    """
+    begun, first, second = (read_tensors(folder / WEIGHTS_FILE)[0] for folder in (start, one, other))
+    joined = {}
+    for name, before in begun.items():
+        both = first[name] + (second[name] - before)
+        joined[name] = torch.where(
+            second[name] == before, first[name], torch.where(first[name] == before, second[name], both)
+        )
+    copy_adapter(one, target)
+    write_tensors(target / WEIGHTS_FILE, joined, {"format": "pt"})
 
 
 def _wrap_named_by_folder(base_model: torch.nn.Module, config: LoraConfig, folder: Path) -> PeftModel:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from lorapar.config.adapter import AdapterConfig, PartitionConfig, ScoreConfig
 from lorapar.config.base import SYSTEMS, Comparison, Name, Positive, Section
@@ -19,7 +19,7 @@ from lorapar.config.model import ModelConfig, PromptConfig
 from lorapar.config.registry import GateConfig, RegistryConfig
 from lorapar.config.report import ReportConfig
 from lorapar.config.store import StoreConfig
-from lorapar.config.training import RlConfig, SftConfig
+from lorapar.config.training import DEFAULT_PHASES, Phases, RlConfig, SftConfig, known_order
 from lorapar.config.voting import EditsConfig, TeacherConfig, VotingConfig
 from lorapar.errors import nearest
 
@@ -53,6 +53,11 @@ class RunConfig(Section):
     adapter: AdapterConfig = Field(default_factory=AdapterConfig, description="The LoRA adapter")
     score: ScoreConfig = Field(default_factory=ScoreConfig, description="Importance scoring")
     partition: PartitionConfig = Field(default_factory=PartitionConfig, description="Element partition")
+    phases: Annotated[Phases, AfterValidator(known_order)] = Field(
+        DEFAULT_PHASES,
+        description="Order of training: [sft, rl], [rl, sft], [sft], [rl], or [sft+rl]: both begin at the start and "
+        "their changes are added",
+    )
     sft: SftConfig = Field(default_factory=SftConfig, description="System 1 tuning")
     rl: RlConfig = Field(default_factory=RlConfig, description="System 2 tuning")
     evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig, description="Held-out scores")
@@ -62,6 +67,11 @@ class RunConfig(Section):
     registry: RegistryConfig = Field(default_factory=RegistryConfig, description="Where adapters are published")
     gate: GateConfig = Field(default_factory=GateConfig, description="What a better adapter must show")
     report: ReportConfig = Field(default_factory=ReportConfig, description="The report")
+
+    @property
+    def methods(self) -> frozenset[str]:
+        """`sft`, `rl` or both: how this run trains."""
+        return frozenset(method for phase in self.phases for method in phase.split("+"))
 
     @property
     def rewarded_without_answer(self) -> Literal["none", "tests", "all"]:

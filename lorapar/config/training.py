@@ -15,6 +15,25 @@ SOFT_OVERLONG = "trl.rewards:get_soft_overlong_punishment"
 """The reward that `rl.soft_overlong_tokens` stands for."""
 _OVERLONG_OPTION = "soft_punish_cache"
 
+Phase = Literal["sft", "rl", "sft+rl"]
+Phases = tuple[Phase, ...]
+DEFAULT_PHASES: Phases = ("sft", "rl")
+_ORDERS: tuple[Phases, ...] = (DEFAULT_PHASES, ("rl", "sft"), ("sft",), ("rl",), ("sft+rl",))
+
+
+def known_order(phases: Phases) -> Phases:
+    """The phases as they are; ValueError where no run trains in this order."""
+    if phases not in _ORDERS:
+        known = "; ".join(f"[{', '.join(order)}]" for order in _ORDERS)
+        raise ValueError(f"[{', '.join(phases)}] is no order that a run trains in; choose one of {known}")
+    return phases
+
+
+def trained_in(node: str, phases: Phases) -> Phases:
+    """What the node `sft` or `rl` of the graph trains: `sft` only what stands before RL, `rl` all that is left."""
+    before: Phases = ("sft",) if phases[0] == "sft" else ()
+    return before if node == "sft" else phases[len(before) :]
+
 
 class SftConfig(Section):
     """Supervised fine-tuning on System 1 (paper section 4.1)."""

@@ -107,11 +107,11 @@ def _training(
 ) -> _Found:
     from lorapar.training.rows import drop_unanswered, rl_rows, sft_rows
 
-    if "sft" in stages and any(for_sft):
+    if "sft" in stages and "sft" in config.methods and any(for_sft):
         drawn = sft_rows(*for_sft, config.sft, config.seed, Silent())
         for one in drop_unanswered(drawn, tokenizer, config.prompts, config.sft).omissions:
             yield "sft", one
-    if "rl" in stages and any(for_rl):
+    if "rl" in stages and "rl" in config.methods and any(for_rl):
         for one in rl_rows(*for_rl, config.rl, tokenizer, config.prompts).omissions:
             yield "rl", one
 

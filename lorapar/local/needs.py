@@ -152,7 +152,7 @@ def require_sandbox(nodes: Iterable[Node], config: RunConfig) -> None:
     Asked with the packages, of machines that run stages themselves.
     """
     stages = {node.stage for node in nodes}
-    tests = "passes_tests" in config.rl.rewards and "rl" in stages
+    tests = "passes_tests" in config.rl.rewards and "rl" in stages & config.methods
     if tests:
         _require_tests(config)
     code = any(one.task == "humaneval" and one.built_in for one in config.evaluate.benchmarks)
@@ -184,7 +184,7 @@ def own_answers(nodes: Iterable[Node], config: RunConfig) -> str | None:
 
     Asked after `require_sandbox`, in which the answers run.
     """
-    asked = "passes_tests" in config.rl.rewards and any(node.stage == "rl" for node in nodes)
+    asked = "passes_tests" in config.rl.rewards and "rl" in {node.stage for node in nodes} & config.methods
     if not asked or find_spec("torch") is None or has_hub(config.data):
         return None
     from lorapar.training.passes_tests import failing_themselves, sandbox_pool
@@ -219,7 +219,7 @@ def check_judges(nodes: Iterable[Node], config: RunConfig) -> None:
     """
     from lorapar.voting.endpoint_login import Login
 
-    if not any(node.stage == "rl" for node in nodes):
+    if "rl" not in {node.stage for node in nodes} & config.methods:
         return
     for name, reward in config.rl.reward_configs().items():
         if reward.judge is not None:
@@ -250,7 +250,7 @@ def _needs(node: Node, config: RunConfig) -> Iterable[tuple[str, str, str]]:
             if teacher.backend == "vllm":
                 yield f"teacher '{teacher.name}' with backend vllm", "vllm", vllm
     elif node.stage == "rl":
-        if config.rl.rollouts == "vllm":
+        if config.rl.rollouts == "vllm" and "rl" in config.methods:
             yield "rl.rollouts vllm", "vllm", "use an environment (or the image) with vLLM, or rollouts transformers"
     elif node.stage == "evaluate":
         if config.evaluate.backend == "vllm":

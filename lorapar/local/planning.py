@@ -170,7 +170,7 @@ def _processes(config: RunConfig, stages: set[str]) -> list[Text]:
     """In how many processes SFT and RL train here, where that is not one, or not all that there could be."""
     lines = []
     for name, section in (("sft", config.sft), ("rl", config.rl)):
-        if name in stages:
+        if name in stages & config.methods:
             share, why = chosen_share(section, visible_gpus(), config.processes)
             if share.processes > 1:
                 each = f"batch_size {share.batch_size}, gradient_accumulation {share.gradient_accumulation}"

@@ -15,6 +15,7 @@ from jinja2 import Environment, FileSystemLoader, ModuleLoader, StrictUndefined
 
 from lorapar import __version__
 from lorapar.config import SYSTEMS
+from lorapar.config.training import DEFAULT_PHASES
 from lorapar.records import json_text
 from lorapar.report import formats
 from lorapar.report.asked import asked_section
@@ -33,7 +34,7 @@ from lorapar.report.benchmarks import benchmarks
 from lorapar.report.cost import cost_section
 from lorapar.report.curves import ends, rl_curves, sft_curves
 from lorapar.report.metrics import metrics_of
-from lorapar.report.outcome import changes, score_rows, scores, summary_sentence, trade_sentences
+from lorapar.report.outcome import Change, changes, score_rows, scores, summary_sentence, trade_sentences
 from lorapar.report.outcome_chart import outcome_chart
 from lorapar.report.regions import (
     heat_maps,
@@ -138,8 +139,8 @@ def _reached(facts: Facts) -> list[tuple[str, bool]]:
         ("votes", facts.votes is not None),
         ("labels", facts.voting is not None),
         ("partition", facts.partition is not None),
-        ("SFT", facts.sft_steps is not None),
-        ("RL", facts.rl_steps is not None),
+        ("SFT", facts.sft_steps is not None or facts.sft is not None),
+        ("RL", facts.rl_steps is not None or facts.rl is not None),
         ("adapter", facts.adapter is not None),
         ("evaluation", facts.evaluation is not None),
         ("verdict", facts.verdict is not None),
@@ -164,11 +165,20 @@ def _outcome(facts: Facts) -> Section | None:
     level = 100 * (facts.config.evaluate.confidence if facts.config else 0.95)
     return {
         "systems": systems,
-        "summary": summary_sentence(moved),
-        "trade": trade_sentences(moved),
+        **_told(facts, moved),
         "benchmarks": benchmarks(facts),
         "level": f"{level:g}",
     }
+
+
+def _told(facts: Facts, moved: Sequence[Change]) -> Section:
+    """What training won and cost, in sentences; in another order than SFT, then RL, what the names of models mean."""
+    phases = facts.config.phases if facts.config else DEFAULT_PHASES
+    if phases == DEFAULT_PHASES:
+        return {"summary": summary_sentence(moved), "trade": trade_sentences(moved)}
+    before = "" if phases[0] == "sft" else "“After SFT” is the adapter before training, and "
+    note = f"This run trained in the order [{', '.join(phases)}]. {before}“after RL” is the adapter as published."
+    return {"summary": None, "trade": [note]}
 
 
 def _answers(facts: Facts) -> Section | None:
@@ -232,7 +242,18 @@ def _training(facts: Facts) -> Section | None:
         "rl_summary": facts.rl or {},
         "rollouts": _some_rollouts(facts.rollouts or ()),
         "config": facts.config,
+        "absent": {method: _no_steps(facts, method) for method in ("sft", "rl")},
     }
+
+
+def _no_steps(facts: Facts, method: str) -> str:
+    """Why there is no history of a method."""
+    phases, name = facts.config.phases if facts.config else DEFAULT_PHASES, method.upper()
+    if facts.rl is None or facts.config is None:
+        return f"{name} did not finish"
+    if method not in facts.config.methods:
+        return f"phases is [{', '.join(phases)}], so there was no {name}"
+    return f"phases is [{', '.join(phases)}]; the steps of SFT are in sft_history.jsonl beside those of RL"
 
 
 def _some_rollouts(kept: Sequence[Mapping[str, Any]]) -> list[tuple[int, list[Mapping[str, Any]]]]:

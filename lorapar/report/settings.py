@@ -69,7 +69,7 @@ def setting_groups(config: RunConfig) -> list[SettingGroup]:
         value, default, about = getattr(config, name), getattr(defaults, name), field.description or ""
         if isinstance(value, BaseModel):
             groups.append(SettingGroup(name, about, tuple(_section(name, value, default))))
-        elif isinstance(value, tuple):
+        elif isinstance(value, tuple) and value and isinstance(value[0], BaseModel):
             groups.append(SettingGroup(name, about, tuple(_listed(name, value))))
         else:
             alone.append(_setting(name, value, default, about))

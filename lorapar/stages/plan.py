@@ -21,6 +21,7 @@ from lorapar.basemodel.resolve import Kind, kind_of
 from lorapar.basemodel.shape import config_values
 from lorapar.config import BenchmarkConfig, ModelConfig, RlConfig, RunConfig, TeacherConfig
 from lorapar.config.data import TASK_MIX
+from lorapar.config.training import trained_in
 from lorapar.data import resolve_data
 from lorapar.errors import BadInputError, LoraparError, UnreachableError
 from lorapar.evaluation.benchmarks import check_benchmarks, resolve_benchmarks
@@ -159,6 +160,10 @@ def stage_settings(config: RunConfig, stage: str, parameters: Any) -> StageSetti
     if "model" in values and "adapter" not in values:
         # What a run goes on from is in the adapter that `init` makes; other stages are not asked again for it.
         values["model"] = config.model.alone
+    if "trains" in spec.sections:
+        values["trains"] = trained_in(stage, config.phases)
+        if stage == "rl" and values["trains"] in ((), ("rl",)):
+            del values["sft"]  # SFT's settings decide nothing here
     settings: StageSettings = spec.settings.model_validate({**values, **parameters})
     return settings
 

@@ -23,6 +23,7 @@ from lorapar.config import (
     TeacherConfig,
     VotingConfig,
 )
+from lorapar.config.training import DEFAULT_PHASES, Phases
 from lorapar.errors import BadInputError
 from lorapar.records import Example, read_records, sample_rows, write_json
 from lorapar.stages.code import code_digest
@@ -51,6 +52,7 @@ class Settings(StageSettings):
     partition: PartitionConfig
     sft: SftConfig
     rl: RlConfig
+    phases: Phases = DEFAULT_PHASES
     registry: RegistryConfig
 
 

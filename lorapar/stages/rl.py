@@ -11,15 +11,29 @@ steps_without_signal                               steps in which all completion
 reward_weights                                     the rewards and their weights
 stalls                                             steps on end that were all cut off, all alike or without entropy
 judged                                             by judge: completions asked about, known, and without a say
+
+Where `phases` has SFT after RL or both at once, SFT happens here too: summary.json then holds SFT's under `sft`, and
+sft_history.jsonl its steps. What a phase made lies in scratch until all have ended.
 """
 
 from __future__ import annotations
 
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
 from lorapar.comparing import answer_rule
-from lorapar.config import Comparison, ExecuteConfig, RlConfig
+from lorapar.config import Comparison, ExecuteConfig, RlConfig, SftConfig
+from lorapar.config.training import Phases
+from lorapar.errors import IntegrityError
+from lorapar.records import read_json, write_json
+from lorapar.stages import sft
 from lorapar.stages.contract import Metrics, StageCall, StageSpec
 from lorapar.stages.processes import process_count, run_in_processes
-from lorapar.stages.tuning import INPUTS, TuningSettings, rows_by_system, tuning_job
+from lorapar.stages.tuning import INPUTS, TuningSettings, pass_on, rows_by_system, tuning_job
+from lorapar.store import seal, verify
+
+_METRICS = "metrics.json"
 
 
 class Settings(TuningSettings):
@@ -29,6 +43,10 @@ class Settings(TuningSettings):
     answers: Comparison = "exact"
     execute: ExecuteConfig = ExecuteConfig()
     """The sandbox of `passes_tests`."""
+    trains: Phases = ("rl",)
+    """What `phases` leaves to this node; empty: nothing."""
+    sft: SftConfig | None = None
+    """How SFT goes, where this node does it too."""
 
 
 SPEC = StageSpec(
@@ -45,8 +63,66 @@ def run(call: StageCall[Settings]) -> Metrics:
     from lorapar.training.reward_tools import RewardTools
     from lorapar.training.rl import train_rl
 
+    if not call.settings.trains:
+        return pass_on(call, "phases has no RL")
+    if call.settings.trains != ("rl",):
+        return _with_sft(call)
     if (processes := process_count(call, call.settings.rl)) > 1:
         return run_in_processes(SPEC.name, call, processes)
     with answer_rule(call.settings.answers) as rule:
         tools = RewardTools(rule, call.cache, call.store, call.settings.execute)
         return train_rl(tuning_job(call, SPEC.name), call.settings.rl, tools=tools, **rows_by_system(call))
+
+
+def _with_sft(call: StageCall[Settings]) -> Metrics:
+    """RL and then SFT, or both from the same start, whose changes are added."""
+    from lorapar.adapter import add_changes, copy_adapter
+
+    start, output = call.input("adapter"), call.output("adapter")
+    after_rl = _phase(call, "rl", start)
+    together = call.settings.trains == ("sft+rl",)
+    after_sft = _phase(call, "sft", start if together else after_rl)
+    if together:
+        add_changes(start, after_rl, after_sft, output)
+    else:
+        copy_adapter(after_sft, output)
+    for name in ("history.jsonl", "rollouts.jsonl"):
+        if (after_rl / name).is_file():
+            shutil.copyfile(after_rl / name, output / name)
+    shutil.copyfile(after_sft / "history.jsonl", output / "sft_history.jsonl")
+    summaries = [read_json(folder / "summary.json") for folder in (after_rl, after_sft)]
+    write_json(output / "summary.json", {**summaries[0], "sft": summaries[1]})
+    of_sft = {f"sft_{key.removeprefix('sft_')}": value for key, value in read_json(after_sft / _METRICS).items()}
+    return {**read_json(after_rl / _METRICS), **of_sft}
+
+
+def _phase(call: StageCall[Settings], method: str, adapter: Path) -> Path:
+    """What a phase makes of an adapter, a folder in scratch; one that has ended is not trained again."""
+    place = call.scratch / method
+    made, work = place / "adapter", place / "work"
+    try:
+        verify(made)
+    except IntegrityError:
+        shutil.rmtree(made, ignore_errors=True)
+    else:
+        call.progress.say(f"the phase {method} has ended before and is kept")
+        return made
+    for folder in (made, work):
+        folder.mkdir(parents=True, exist_ok=True)
+    inputs = {**call.inputs, "adapter": (adapter,)}
+    one = replace(call, inputs=inputs, outputs={"adapter": made}, scratch=work)
+    write_json(made / _METRICS, run(_of_rl(one)) if method == "rl" else sft.run(_of_sft(one)))
+    seal(made, f"phase.{method}")
+    shutil.rmtree(work)
+    call.keeper.keep()
+    return made
+
+
+def _of_rl(call: StageCall[Settings]) -> StageCall[Settings]:
+    return replace(call, settings=call.settings.model_copy(update={"trains": ("rl",), "sft": None}))
+
+
+def _of_sft(call: StageCall[Settings]) -> StageCall[sft.Settings]:
+    own = call.settings
+    settings = sft.Settings(model=own.model, prompts=own.prompts, seed=own.seed, sft=own.sft or SftConfig())
+    return StageCall(**{**vars(call), "settings": settings})

@@ -6,8 +6,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from lorapar.config import ModelConfig, PromptConfig
-from lorapar.records import Example, read_records
-from lorapar.stages.contract import StageCall, StageSettings
+from lorapar.records import Example, read_json, read_records, write_json
+from lorapar.stages.contract import Metrics, StageCall, StageSettings
 
 if TYPE_CHECKING:
     from lorapar.training.session import TrainingJob
@@ -46,3 +46,16 @@ def rows_by_system(call: StageCall[Any]) -> dict[str, list[Example]]:
     return {
         system: list(read_records(call.input(system) / "examples.jsonl", Example)) for system in ("system1", "system2")
     }
+
+
+def pass_on(call: StageCall[Any], reason: str) -> Metrics:
+    """The adapter as it came in, where this node trains nothing: no history, and a summary of no step."""
+    from lorapar.adapter import copy_adapter
+
+    source, output = call.input("adapter"), call.output("adapter")
+    call.progress.say(f"trains nothing: {reason}")
+    copy_adapter(source, output)
+    found = read_json(source / "summary.json") if (source / "summary.json").is_file() else {}
+    base = {key: found[key] for key in ("base_weights_sha256",) if key in found}
+    write_json(output / "summary.json", {"steps": 0, "active_elements": 0, "moved_elements": 0, **base})
+    return {"steps": 0.0, "active_elements": 0.0}

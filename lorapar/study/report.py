@@ -29,6 +29,7 @@ from lorapar.study.results import (
     read_result,
     region_figures,
     seconds_spent,
+    varies_phases,
 )
 
 if TYPE_CHECKING:
@@ -164,14 +165,14 @@ def _sentences(study: StudyConfig, compared: Sequence[Comparison]) -> list[str]:
     if not compared:
         return ["There are no two finished cells with a seed in common yet, so nothing can be compared."]
     said = [
-        f"{one.cell} is {one.verdict} than {one.other} on {_measure(one.measure)} {model_name(one.model)}: "
+        f"{one.cell} is {one.verdict} than {one.other} on {_measure(one.measure)} {_model(study, one.model)}: "
         f"{points(one.difference)} points ({_corrected(one)}, {count_of(one.seeds, 'seed')})."
         for one in compared
         if one.verdict in ("better", "worse")
     ]
     torn = [one for one in compared if one.verdict == "seeds disagree"]
     if torn:
-        named = "; ".join(f"{one.cell} on {_measure(one.measure)} {model_name(one.model)}" for one in torn)
+        named = "; ".join(f"{one.cell} on {_measure(one.measure)} {_model(study, one.model)}" for one in torn)
         said.append(f"Seeds disagree, whatever the rows say, about {named}.")
     noise = sum(one.verdict in ("noise", "equal") for one in compared)
     if noise == len(compared):
@@ -192,9 +193,9 @@ def _sections(
 ) -> list[tuple[str, list[str], Rows]]:
     found: list[tuple[str, list[str], Rows]] = []
     if study.until != "partition":
-        found.append(("Right answers", _of_the_paper(study), _share_rows(shares, study.paper is not None)))
+        found.append(("Right answers", _of_the_paper(study), _share_rows(study, shares)))
         against = [] if study.compare == "pairs" else [f"Each cell against {reference_of(study)}, on the same rows."]
-        found.append(("Comparisons", against, _comparison_rows(compared)))
+        found.append(("Comparisons", against, _comparison_rows(study, compared)))
     found.append(("Partition", ["Mean over seeds, and its interval."], _region_rows(regions)))
     costs = [
         "As if each cell had shared nothing. Elements are those that SFT and RL trained, tokens those sampled in RL. "
@@ -214,11 +215,12 @@ def _of_the_paper(study: StudyConfig) -> list[str]:
     ]
 
 
-def _share_rows(shares: Sequence[Figure], with_paper: bool) -> Rows:
+def _share_rows(study: StudyConfig, shares: Sequence[Figure]) -> Rows:
+    with_paper = study.paper is not None
     heads = ("cell", "measure", "model", "right", "interval", "seeds", "answers") + (("paper",) if with_paper else ())
     rows = [
         (
-            *(one.cell, _measure(one.measure), model_name(one.model), percent(one.mean), interval(one.interval)),
+            *(one.cell, _measure(one.measure), _model(study, one.model), percent(one.mean), interval(one.interval)),
             *(str(one.seeds), f"{one.rows:,}"),
             *((percent(one.paper, 2),) if with_paper else ()),
         )
@@ -227,7 +229,7 @@ def _share_rows(shares: Sequence[Figure], with_paper: bool) -> Rows:
     return Rows(heads, rows, (3, 4, 5, 6, 7))
 
 
-def _comparison_rows(compared: Sequence[Comparison]) -> Rows:
+def _comparison_rows(study: StudyConfig, compared: Sequence[Comparison]) -> Rows:
     heads = (
         "cell",
         "against",
@@ -243,7 +245,14 @@ def _comparison_rows(compared: Sequence[Comparison]) -> Rows:
     )
     rows = [
         (
-            *(one.cell, one.other, _measure(one.measure), model_name(one.model), one.verdict, points(one.difference)),
+            *(
+                one.cell,
+                one.other,
+                _measure(one.measure),
+                _model(study, one.model),
+                one.verdict,
+                points(one.difference),
+            ),
             f"{points(one.interval[0])} to {points(one.interval[1])}" if one.interval else NOTHING,
             *(f"{one.wins}, {one.losses}", p_text(one.p_value), _corrected(one), str(one.seeds)),
         )
@@ -294,6 +303,11 @@ def _corrected(one: Comparison) -> str:
     return p_text(one.corrected)
 
 
+def _model(study: StudyConfig, model: str) -> str:
+    """`after RL` is the adapter as published, which other orders of training end with in another way."""
+    return "at the end" if model == "after_rl" and varies_phases(study) else model_name(model)
+
+
 def _measure(measure: str) -> str:
     return system_name(measure)
 
@@ -306,8 +320,10 @@ def _charts(study: StudyConfig, shares: Sequence[Figure]) -> list[dict[str, Any]
     for measure in dict.fromkeys(one.measure for one in shares):
         own = [one for one in shares if one.measure == measure and one.model != "base"]
         if axis is None:
-            series = [_series(model_name(m), [one for one in own if one.model == m]) for m in _models(own)]
-            found.append(_chart(measure, None, series, dot_chart(f"Right answers on {_measure(measure)}", series)))
+            series = [_series(_model(study, m), [one for one in own if one.model == m]) for m in _models(own)]
+            found.append(
+                _chart(study, measure, None, series, dot_chart(f"Right answers on {_measure(measure)}", series))
+            )
             continue
         for model in _models(own):
             lines: dict[str, list[Figure]] = {}
@@ -316,8 +332,8 @@ def _charts(study: StudyConfig, shares: Sequence[Figure]) -> list[dict[str, Any]
                     rest = ", ".join(str(value) for key, value in values[one.cell].items() if key != axis)
                     lines.setdefault(rest or "here", []).append(one)
             series = [_series(name, line, axis, values) for name, line in lines.items()]
-            title = f"{_measure(measure)} {model_name(model)} over {axis}"
-            found.append(_chart(measure, model, series, line_chart(title, axis, series)))
+            title = f"{_measure(measure)} {_model(study, model)} over {axis}"
+            found.append(_chart(study, measure, model, series, line_chart(title, axis, series)))
     return found
 
 
@@ -349,12 +365,14 @@ def _series(
     )
 
 
-def _chart(measure: str, model: str | None, series: Sequence[Series], drawing: Any) -> dict[str, Any]:
+def _chart(
+    study: StudyConfig, measure: str, model: str | None, series: Sequence[Series], drawing: Any
+) -> dict[str, Any]:
     paper = any(point.paper is not None for one in series for point in one.points)
     caption = "Mean over seeds with its interval." + (
         " Open circles: the paper, another model on other rows." if paper else ""
     )
-    title = _measure(measure) + (f", {model_name(model)}" if model else "")
+    title = _measure(measure) + (f", {_model(study, model)}" if model else "")
     return {"title": title, "key": key_of(series), "drawing": drawing, "caption": caption}
 
 

@@ -303,9 +303,16 @@ def _by_cell(study: StudyConfig, results: Sequence[Result]) -> list[tuple[str, l
     return [(name, own) for name, own in found.items() if own]
 
 
+def varies_phases(study: StudyConfig) -> bool:
+    """Whether its cells may train in another order than SFT, then RL."""
+    return "phases" in {*study.settings, *study.grid, *(key for cell in study.cells for key in cell.settings)}
+
+
 def _readings(results: Sequence[Result]) -> list[tuple[str, str]]:
-    """Models and measures that were evaluated, measures first."""
+    """Models and measures that were evaluated, measures first; after SFT only where training begins with it."""
     keys = dict.fromkeys(key for result in results for key, rows in result.rows.items() if rows)
+    if any(result.cell.config.phases[0] != "sft" for result in results):
+        keys = {key: None for key in keys if key[0] != "after_sft"}
     measures = list(dict.fromkeys(measure for _, measure in keys))
     return sorted(keys, key=lambda key: (measures.index(key[1]), MODELS.index(key[0])))
 

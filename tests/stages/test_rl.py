@@ -5,9 +5,14 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 
+from lorapar.adapter import Partition, trainable_slice
+from lorapar.adapter.files import read_tensors
+from lorapar.config.training import trained_in
 from lorapar.errors import BadInputError
 
 FAST = {
@@ -49,3 +54,74 @@ def test_a_faulty_reward_is_refused_before_anything_is_loaded(kit, inputs: dict[
     settings = {"model": kit.TINY, "prompts": {}, "rl": {**FAST, "rewards": {"nowhere:at_all": 1.0}}, "seed": 0}
     with pytest.raises(BadInputError, match="nowhere:at_all cannot be imported"):
         kit.run("rl", tmp_path / "rl", settings, inputs)
+
+
+@pytest.fixture
+def ordered(kit, inputs: dict[str, Path], tmp_path: Path):
+    """The adapter that both nodes of training come to, for an order of phases; and its folder of RL."""
+    base = {"model": kit.TINY, "prompts": {}, "seed": 0}
+    sft = {"max_steps": 1, "gradient_accumulation": 2, "learning_rate": 1e-2}
+    rl = {**FAST, "kl_beta": 0.1, "rewards": {"tests.stages.test_rl:longer": 1.0}, "learning_rate": 1e-2}
+
+    def train(*phases: str):
+        out = tmp_path / "-".join(phases)
+        first = {**base, "sft": sft, "trains": trained_in("sft", phases)}
+        _, tuned = kit.run("sft", out / "sft", first, inputs)
+        last = {**base, "rl": rl, "sft": sft, "trains": trained_in("rl", phases)}
+        notes = kit.Notes()
+        metrics, made = kit.run("rl", out / "rl", last, {**inputs, "adapter": tuned / "adapter"}, notes)
+        return SimpleNamespace(tensors=read(made / "adapter"), folder=made / "adapter", metrics=metrics, notes=notes)
+
+    return train
+
+
+def longer(completions, references):
+    """A reward that a random model can earn, in parts."""
+    return [len(set(text)) / 10 for text in completions]
+
+
+def read(folder: Path) -> dict[str, torch.Tensor]:
+    return read_tensors(folder / "adapter_model.safetensors")[0]
+
+
+def moved(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor], masks) -> tuple[bool, bool]:
+    """Whether anything moved within a mask, and outside of it; the adapter's second half of ranks is always frozen."""
+    inside = outside = False
+    for name, old in before.items():
+        changed = trainable_slice(name, old != after[name], 2)
+        assert bool((old != after[name]).sum() == changed.sum())
+        inside |= bool((changed & masks[name]).any())
+        outside |= bool((changed & ~masks[name]).any())
+    return inside, outside
+
+
+def test_every_order_moves_only_what_its_phases_may(ordered, adapter: Path, partition: Path) -> None:
+    start = read(adapter)
+    one, two = (Partition.load(partition / "partition.safetensors").mask(name) for name in ("system1", "system2"))
+    either = {name: mask | two[name] for name, mask in one.items()}
+    only_sft, only_rl = ordered("sft"), ordered("rl")
+    assert moved(start, only_sft.tensors, one) == (True, False)
+    assert moved(start, only_rl.tensors, two) == (True, False)
+    assert not (only_sft.folder / "history.jsonl").exists()
+    assert "trains nothing: phases has no RL" in only_sft.notes.lines
+    turned, together = ordered("rl", "sft"), ordered("sft+rl")
+    assert moved(only_rl.tensors, turned.tensors, one) == (True, False), "SFT began where RL had ended"
+    assert moved(start, together.tensors, either) == (True, False)
+    for name, now in together.tensors.items():
+        first, second = only_sft.tensors[name], only_rl.tensors[name]
+        assert torch.equal(now[second == start[name]], first[second == start[name]])
+        assert torch.equal(now[first == start[name]], second[first == start[name]])
+        assert torch.allclose(now - start[name], (first - start[name]) + (second - start[name]), atol=1e-6)
+    assert len((turned.folder / "sft_history.jsonl").read_text().splitlines()) == 1
+    assert json.loads((turned.folder / "summary.json").read_text())["sft"]["system"] == "system1"
+    assert (turned.metrics["steps"], turned.metrics["sft_steps"]) == (2, 1)
+
+
+def test_a_phase_that_has_ended_is_kept_when_the_next_one_fails(kit, inputs, tmp_path: Path, monkeypatch) -> None:
+    settings = {"model": kit.TINY, "prompts": {}, "rl": FAST, "seed": 0, "trains": ["rl", "sft"]}
+    short = {"max_steps": 1, "gradient_accumulation": 2}
+    notes = kit.Notes()
+    with pytest.raises(BadInputError, match=r"sft.max_length is 1"):
+        kit.run("rl", tmp_path / "rl", {**settings, "sft": {**short, "max_length": 1}}, inputs, notes)
+    kit.run("rl", tmp_path / "rl", {**settings, "sft": short}, inputs, notes)
+    assert "the phase rl has ended before and is kept" in notes.lines
