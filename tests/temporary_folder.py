@@ -21,10 +21,10 @@ class TemporaryFolder:
     """Sets TMPDIR for this process and all that it starts."""
 
     def __init__(self) -> None:
-        before = tempfile.gettempdir()
-        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", before)
+        # Workers of pytest-xdist inherit the variable, and so lie beside their parent's folder, not in it.
+        before = os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())
         # Short: sockets lie in it too, whose paths may have 107 characters.
-        self.path = Path(tempfile.mkdtemp(prefix="lt-"))
+        self.path = Path(tempfile.mkdtemp(prefix="lt-", dir=before))
         self._seen: dict[str, str] = {}
         os.environ["TMPDIR"] = tempfile.tempdir = str(self.path)
 

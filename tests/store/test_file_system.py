@@ -290,7 +290,7 @@ def test_doctor_and_plan_say_it(tmp_path, refuse, monkeypatch):
     refuse(fcntl, "flock", errno.ENOLCK)
     monkeypatch.setenv("COLUMNS", "400")
     shown = CliRunner().invoke(app, ["plan", "--preset", "tiny", "--out", str(tmp_path / "run")])
-    assert f"{tmp_path / 'run'}: its file system lacks locks" in shown.output
+    assert f"{tmp_path / 'run'}: its file system lacks locks" in " ".join(shown.output.split())
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(doctor, "_hub", lambda: doctor.Finding("hub", "not asked"))
     notes = [finding for finding in doctor.examine() if "lacks locks" in finding.found]
