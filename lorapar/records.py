@@ -232,16 +232,16 @@ def read_parts(path: Path, parts: TypeAdapter[P], kind: str) -> Iterator[P]:
                 raise BadInputError(f"{path}:{number}: not a {kind} row: {error.errors()[0]['msg']}") from None
 
 
-def recover_lines(path: Path, parse: Callable[[bytes], P]) -> Iterator[P]:
+def recover_lines(path: Path, parse: Callable[[bytes], P], *, mend: bool = True) -> Iterator[P]:
     """What a file holds to which a process appended that may have been killed; nothing where there is no such file.
 
     From the first line on that was not written to its end, or that `parse` refuses (ValueError, KeyError), the file is
-    cut off once all has been read, so that what is appended next begins a line.
+    cut off once all has been read, so that what is appended next begins a line; without `mend` it is left as it is.
     """
     if not path.is_file():
         return
     whole_bytes = 0
-    with path.open("rb+") as file:
+    with path.open("rb+" if mend else "rb") as file:
         for line in file:
             try:
                 value = parse(line)
@@ -251,7 +251,8 @@ def recover_lines(path: Path, parse: Callable[[bytes], P]) -> Iterator[P]:
                 break
             whole_bytes += len(line)
             yield value
-        file.truncate(whole_bytes)
+        if mend:
+            file.truncate(whole_bytes)
 
 
 def sample_rows(rows: Iterable[Example], count: int, seed: int) -> list[Example]:

@@ -33,6 +33,7 @@ FLOORS = {
         "progress",
         "tracking",
         "held_back",
+        "ranks",
         "places",
     ),
     2: ("adapter", "voting", "data", "basemodel", "prompts", "answers", "comparing", "quantities", "plain_text"),

@@ -70,10 +70,14 @@ class ScoreAccumulator:
         }
         self._sum = {name: torch.zeros_like(v, dtype=torch.float64) for name, v in self._values.items()}
         self._sum_of_squares = {name: torch.zeros_like(v, dtype=torch.float64) for name, v in self._values.items()}
-        self.examples = 0
+        self.examples = self._first = 0
 
-    def update(self, batch: Mapping[str, torch.Tensor]) -> None:
-        """Add one batch; where this raises, the sums are as they were."""
+    def update(self, batch: Mapping[str, torch.Tensor], first: int | None = None) -> None:
+        """Add one batch; where this raises, the sums are as they were.
+
+        `first`: the number of its first example in messages, where that is not how many were added before.
+        """
+        self._first = self.examples if first is None else first
         hooks = PerExampleGradients(self._model, self._rank, self._adapter_name)
         with frozen_for_scoring(self._model), torch.enable_grad(), hooks as collected:
             losses = self._losses(batch)
@@ -108,21 +112,32 @@ class ScoreAccumulator:
             state[f"square/{name}"] = self._sum_of_squares[name].cpu().clone()
         return state
 
+    def sums(self) -> list[torch.Tensor]:
+        """The sums themselves, where the model is; whoever adds to them counts the examples too."""
+        return [*self._sum.values(), *self._sum_of_squares.values()]
+
     def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
         """Continue from `state_dict()`; the model must carry the same adapter values as then.
 
         Raises:
             BadInputError: the state belongs to other tensors.
         """
+        self.examples = 0
+        for tensor in self.sums():
+            tensor.zero_()
+        self.add_state_dict(state)
+
+    def add_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Add what another accumulator of the same adapter has summed up; raises as `load_state_dict`."""
         expected = {key: tuple(tensor.shape) for key, tensor in self.state_dict().items()}
         given = {key: tuple(tensor.shape) for key, tensor in state.items()}
         if expected != given:
             different = sorted(set(expected.items()) ^ set(given.items()))[0][0]
             raise BadInputError(f"this scoring state is for another adapter ('{different}' differs): score anew")
-        self.examples = int(state["examples"])
-        for name in self._values:
-            self._sum[name].copy_(state[f"gradient/{name}"])
-            self._sum_of_squares[name].copy_(state[f"square/{name}"])
+        self.examples += int(state["examples"])
+        for name, value in self._values.items():
+            self._sum[name] += state[f"gradient/{name}"].to(value.device)
+            self._sum_of_squares[name] += state[f"square/{name}"].to(value.device)
 
     def _score(self, name: str) -> torch.Tensor:
         phi = self._values[name].double()
@@ -150,7 +165,7 @@ class ScoreAccumulator:
         broken = torch.nonzero(~torch.isfinite(losses))
         if len(broken):
             raise TrainingError(
-                f"the loss of scoring example {self.examples + int(broken[0])} is not finite: "
+                f"the loss of scoring example {self._first + int(broken[0])} is not finite: "
                 "load the model in float32 or bfloat16 and check its weights"
             )
         return losses
@@ -159,7 +174,7 @@ class ScoreAccumulator:
         empty = torch.nonzero(~answered.any(dim=1))
         if len(empty):
             raise BadInputError(
-                f"scoring example {self.examples + int(empty[0])} has no answer token (every label it predicts is "
+                f"scoring example {self._first + int(empty[0])} has no answer token (every label it predicts is "
                 f"{IGNORED_LABEL}): its answer is empty or was cut off; raise the length limit or drop the row"
             )
 

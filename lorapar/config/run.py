@@ -40,7 +40,8 @@ class RunConfig(Section):
         False, description="Let a run of the pipeline end after `plan` where an equal one has succeeded already"
     )
     processes: Positive | None = Field(
-        None, description="Most processes that SFT and RL train in on one machine; null: one for each visible GPU"
+        None,
+        description="Most processes of score, SFT, RL and evaluate on one machine; null: one for each visible GPU",
     )
     model: ModelConfig = Field(default_factory=ModelConfig, description="The base model")
     data: DataConfig = Field(default_factory=DataConfig, description="The examples")

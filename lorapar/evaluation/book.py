@@ -31,6 +31,11 @@ class AnswerBook:
         for batch in recover_lines(path, AnsweredBatch.model_validate_json):
             self._keep(batch)
 
+    def take_in(self, path: Path) -> None:
+        """What another process has answered, or had by now; it stays where it is."""
+        for batch in recover_lines(path, AnsweredBatch.model_validate_json, mend=False):
+            self._keep(batch)
+
     def __len__(self) -> int:
         """Number of answered batches."""
         return len(self._batches)
@@ -51,5 +56,8 @@ class AnswerBook:
         return [batch for batch in self._batches if batch.model == model]
 
     def _keep(self, batch: AnsweredBatch) -> None:
+        rows = {(batch.model, answer.system, answer.example_id) for answer in batch.answers}
+        if rows <= self._answered:  # what a process had kept twice when it was killed
+            return
         self._batches.append(batch)
-        self._answered |= {(batch.model, answer.system, answer.example_id) for answer in batch.answers}
+        self._answered |= rows

@@ -15,6 +15,7 @@ from lorapar.evaluation.book import AnswerBook, AnsweredBatch
 from lorapar.evaluation.cache import RememberedModel
 from lorapar.evaluation.engine import Engine
 from lorapar.progress import Progress
+from lorapar.ranks import Ranks
 from lorapar.records import digest_of
 
 Contestants = Mapping[str, Path | None]
@@ -32,7 +33,11 @@ def answer_all(
     progress: Progress,
     remembered: Remembered = lambda _: None,
 ) -> None:
-    """Fill the book with every contestant's answers to every batch, leaving out what it holds already."""
+    """Fill the book with every contestant's answers to every batch, leaving out what it holds already.
+
+    Of several processes each asks for batches of its own and has only these in its book.
+    """
+    batches = Ranks.here().share(batches)
     for name, folder in contestants.items():
         known = remembered(folder)
         if known is not None:

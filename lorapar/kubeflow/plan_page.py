@@ -12,6 +12,7 @@ from lorapar.local.calls import teacher_calls
 from lorapar.local.estimate import stage_memory_bytes
 from lorapar.report.formats import count_of
 from lorapar.stages.graph import GRAPH, Node
+from lorapar.training.shares import SHARED_STAGES, processes_said
 
 Lanes = Mapping[str, Sequence[Lane]]
 
@@ -25,7 +26,9 @@ def plan_page(
     Raises BadInputError for a broken row.
     """
     memory = stage_memory_bytes(config)
-    rows = [_row(node, lanes.get(node.name, ()), memory, accelerators) for node in GRAPH if node.stage != "plan"]
+    rows = [
+        _row(node, config, lanes.get(node.name, ()), memory, accelerators) for node in GRAPH if node.stage != "plan"
+    ]
     table = "\n".join(["| stage | image | memory, about | accelerators | |", "|---|---|---|---|---|", *rows])
     about = "A task whose settings, inputs and image are those of an earlier run is taken from Kubeflow's cache."
     return f"# What will run: `{config.name}`\n\n{_facts(config, number_format)}\n\n{table}\n\n{about}\n"
@@ -44,12 +47,27 @@ def _facts(config: RunConfig, number_format: str | None) -> str:
     return "\n".join(f"- **{name}**: {said}" for name, said in facts.items())
 
 
-def _row(node: Node, lanes: Sequence[Lane], memory: Mapping[str, int], accelerators: Mapping[str, str]) -> str:
+def _row(
+    node: Node,
+    config: RunConfig,
+    lanes: Sequence[Lane],
+    memory: Mapping[str, int],
+    accelerators: Mapping[str, str],
+) -> str:
     need = memory.get(node.stage)
     size = f"{need / 1e9:.1f} GB" if need else ""
     held = sum(int(lane.accelerators) for lane in lanes)
     takes = (str(held) if held else "none") if lanes else accelerators.get(node.name, "")
-    return f"| {node.name} | {task_of(node.name).image} | {size} | {takes} | {_how(node, lanes)} |"
+    how = "; ".join(filter(None, [_how(node, lanes), *_processes(node, config, takes)]))
+    return f"| {node.name} | {task_of(node.name).image} | {size} | {takes} | {how} |"
+
+
+def _processes(node: Node, config: RunConfig, takes: str) -> list[str]:
+    """In how many processes a node is done on its accelerators."""
+    held = takes.partition(" ")[0]
+    if node.stage not in SHARED_STAGES or not held.isdigit():
+        return []
+    return [f"processes: {line}" for line in processes_said(config, node.stage, int(held))]
 
 
 def _how(node: Node, lanes: Sequence[Lane]) -> str:

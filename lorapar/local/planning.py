@@ -36,7 +36,7 @@ from lorapar.stages.plan import make_plan
 from lorapar.stages.plan_file import Plan
 from lorapar.store import is_s3
 from lorapar.store.file_system import lacking
-from lorapar.training.shares import chosen_share, visible_gpus
+from lorapar.training.shares import SHARED_STAGES, processes_said, visible_gpus
 
 if TYPE_CHECKING:
     from lorapar.adapter import Targets
@@ -167,16 +167,10 @@ def _memory(memory: Mapping[str, StageMemory]) -> list[Text]:
 
 
 def _processes(config: RunConfig, stages: set[str]) -> list[Text]:
-    """In how many processes SFT and RL train here, where that is not one, or not all that there could be."""
-    lines = []
-    for name, section in (("sft", config.sft), ("rl", config.rl)):
-        if name in stages & config.methods:
-            share, why = chosen_share(section, visible_gpus(), config.processes)
-            if share.processes > 1:
-                each = f"batch_size {share.batch_size}, gradient_accumulation {share.gradient_accumulation}"
-                lines.append(f"processes   {name}: {share.processes}, each with {each}")
-            lines += [f"processes   {name}: {why}"] if why else []
-    return [Text(line) for line in lines]
+    """In how many processes stages are done here, where that is not one, or not all that there could be."""
+    shared = [one for one in SHARED_STAGES if one in stages and (one in config.methods or one not in ("sft", "rl"))]
+    said = {stage: processes_said(config, stage, visible_gpus()) for stage in shared}
+    return [Text(f"processes   {stage}: {line}") for stage, lines in said.items() for line in lines]
 
 
 def _start(config: RunConfig) -> list[str]:

@@ -13,6 +13,7 @@ answers that are code.
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
@@ -24,6 +25,7 @@ from lorapar.config import Comparison, EvaluateConfig, ModelConfig, PromptConfig
 from lorapar.errors import BadInputError
 from lorapar.evaluation.benchmarks import Benchmark, load_benchmark, write_problems
 from lorapar.progress import say_omissions
+from lorapar.ranks import Ranks, gather_lines
 from lorapar.records import (
     OMISSIONS,
     Answer,
@@ -37,6 +39,8 @@ from lorapar.records import (
     write_records,
 )
 from lorapar.stages.contract import Metrics, StageCall, StageSettings, StageSpec
+from lorapar.stages.processes import parts_count, run_in_processes
+from lorapar.training.shares import ANSWERS_IN_ONE
 
 if TYPE_CHECKING:
     from lorapar.evaluation import AnswerBook, Asking
@@ -46,6 +50,7 @@ if TYPE_CHECKING:
 
 _FIRST = ("system1_accuracy", "system2_accuracy")
 MODELS = ("base", "after_sft", "after_rl")
+_ANSWERS = "answers.jsonl"
 
 
 class Settings(StageSettings):
@@ -69,13 +74,26 @@ SPEC = StageSpec(
 
 def run(call: StageCall[Settings]) -> Metrics:
     """Write answers.jsonl, summary.json and problems.jsonl; answers of an earlier, killed call come from scratch."""
+    if (processes := _process_count(call)) > 1:
+        return run_in_processes(SPEC.name, call, processes)
     with answer_rule(call.settings.answers) as rule:
         return _evaluate(call, rule)
 
 
+def _process_count(call: StageCall[Settings]) -> int:
+    """One a GPU, as far as there are rows for them."""
+    evaluate = call.settings.evaluate
+    batches = -(-len(_heldout_rows(call)) // evaluate.batch_size)
+    count = parts_count(call, sys.maxsize if evaluate.benchmarks else batches)
+    if count > 1 and evaluate.backend == "vllm":
+        call.progress.say(ANSWERS_IN_ONE)
+        return 1
+    return count
+
+
 def _evaluate(call: StageCall[Settings], rule: AnswerRule) -> Metrics:
     from lorapar.basemodel import load_tokenizer
-    from lorapar.evaluation import AnswerBook, Asking, answer_all, plan_batches
+    from lorapar.evaluation import Asking, answer_all, plan_batches
     from lorapar.evaluation.engines import open_engine
 
     settings = call.settings
@@ -84,7 +102,7 @@ def _evaluate(call: StageCall[Settings], rule: AnswerRule) -> Metrics:
         call.progress.say(f"evaluate.benchmarks: {remark}")
     tokenizer = load_tokenizer(settings.model, call.progress)
     batches = plan_batches(_heldout_rows(call), tokenizer, settings.prompts, settings.evaluate.batch_size)
-    book = AnswerBook(call.scratch / "answers.jsonl", call.keeper.tick)
+    book = _book(call)
     if len(book):
         call.progress.say(f"going on after {len(book)} batches that were answered before")
     contestants = _contestants(call)
@@ -95,9 +113,36 @@ def _evaluate(call: StageCall[Settings], rule: AnswerRule) -> Metrics:
         engine = stack.enter_context(open_engine(settings.model, settings.evaluate, tokenizer, adapters, call.progress))
         answer_all(contestants, engine, batches, asking, book, call.progress, remembered)
         asked = _ask_benchmarks(call, contestants, engine, benchmarks, remembered, rule) if benchmarks else []
+    undecided = _of_all(rule.undecided())  # nobody gets past this before all have answered
+    if not Ranks.here().first:
+        return {}
+    for path in call.scratch.glob(f"rank-*/{_ANSWERS}"):
+        book.take_in(path)
     _say_recalled(call, book, asked, contestants)
     write_problems(call.output("evaluation"), benchmarks)
-    return _write(call, book, asked, tuple(contestants), rule.undecided())
+    return _write(call, book, asked, tuple(contestants), undecided)
+
+
+def _book(call: StageCall[Settings]) -> AnswerBook:
+    """What is answered already, and where this process adds to it."""
+    from lorapar.evaluation import AnswerBook
+
+    ranks = Ranks.here()
+    if ranks.first:
+        gather_lines(call.scratch)
+    ranks.wait()
+    book = AnswerBook(ranks.folder(call.scratch) / _ANSWERS, call.keeper.tick)
+    if not ranks.first:
+        book.take_in(call.scratch / _ANSWERS)
+    ranks.wait()
+    return book
+
+
+def _of_all(undecided: Omission) -> Omission:
+    """What this process and the others came to no verdict on."""
+    found = [Omission.model_validate_json(one) for one in Ranks.here().texts(undecided.model_dump_json())]
+    shown = next((one for one in found if one.count), found[0])
+    return shown.model_copy(update={key: sum(getattr(one, key) for one in found) for key in ("count", "total")})
 
 
 def _contestants(call: StageCall[Settings]) -> dict[str, Path | None]:

@@ -1,4 +1,4 @@
-"""A stage of training in several processes of this machine, one a GPU, by torch's elastic launcher.
+"""A stage in several processes of this machine, one a GPU, by torch's elastic launcher.
 
 The process that is asked stays the one that a person or Kubernetes knows: it shows progress, keeps checkpoints, passes
 SIGTERM on and ends with the error of the process that has one. torchrun would turn every exit code into 1, and kill
@@ -50,6 +50,7 @@ from lorapar.store import open_store, write_atomically
 _POLL_SECONDS = 0.05
 _SAME_MOMENT_SECONDS = 5
 """Within this time processes end because of one another; what the launcher itself kills ends 30 seconds later."""
+_WORK = dict.fromkeys(("sft", "rl"), "train together; each takes its part of every step")
 _ERRORS = {
     kind.exit_code: kind for kind in (BadInputError, UnreachableError, TrainingError, StorageError, IntegrityError)
 }
@@ -57,7 +58,7 @@ _ERRORS = {
 
 def process_count(call: StageCall[Any], config: SftConfig | RlConfig) -> int:
     """In how many processes a call is to train: one a visible GPU, or as set, if a step can be divided among them."""
-    from lorapar.training.ranks import Ranks
+    from lorapar.ranks import Ranks
     from lorapar.training.shares import chosen_share, visible_gpus
 
     if Ranks.here().count > 1:
@@ -68,13 +69,23 @@ def process_count(call: StageCall[Any], config: SftConfig | RlConfig) -> int:
     return share.processes
 
 
+def parts_count(call: StageCall[Any], parts: int) -> int:
+    """In how many processes a stage shares out so many parts of its work: one a visible GPU, or as set."""
+    from lorapar.ranks import Ranks
+    from lorapar.training.shares import visible_gpus, wanted_processes
+
+    if call.processes == 1 or Ranks.here().count > 1:
+        return 1
+    return max(1, min(parts, wanted_processes(visible_gpus(), call.processes)))
+
+
 def run_in_processes(stage: str, call: StageCall[Any], count: int) -> Metrics:
     """Run a stage in `count` processes, of which the first writes; returns its metrics.
 
     Raises the LoraparError of the process that has one, Terminated once all have saved after a SIGTERM, TrainingError
     where one was killed.
     """
-    call.progress.say(f"{count} processes train together; each takes its part of every step")
+    call.progress.say(f"{count} processes {_WORK.get(stage, 'share the rows')}")
     with tempfile.TemporaryDirectory(prefix="lorapar-") as folder, finishing_steps() as stop:
         control = Path(folder)
         write_json(control / "call.json", _written(stage, call))
@@ -268,7 +279,7 @@ def _concluded(control: Path, failures: Mapping[int, Any], stop: StopRequest) ->
     if any(one["exit_code"] == ExitCode.TERMINATED for one in found.values()):
         raise Terminated
     text = next((one["message"] for one in found.values() if one["exit_code"] == ExitCode.BUG), "it left no message")
-    raise RuntimeError(f"a process of training failed (exit codes {_codes(failures)}): {text}")
+    raise RuntimeError(f"one of several processes failed (exit codes {_codes(failures)}): {text}")
 
 
 def _rank_of(path: Path) -> int:
@@ -282,8 +293,8 @@ def _codes(failures: Mapping[int, Any]) -> str:
 def _killed(rank: int, exit_code: int) -> TrainingError:
     name = signal.Signals(-exit_code).name
     return TrainingError(
-        f"the training process {rank} was killed ({name}), and the others ended with it; where nobody did that, memory "
-        "ran out: lower the batch_size or the setting processes. The same command goes on from the last checkpoint"
+        f"process {rank} was killed ({name}), and the others ended with it; where nobody did that, memory ran out: "
+        "lower the batch_size or the setting processes. The same command goes on from where it was"
     )
 
 

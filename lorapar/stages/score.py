@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from lorapar.config import ModelConfig, PromptConfig, ScoreConfig
 from lorapar.errors import BadInputError
-from lorapar.progress import Progress, say_omissions
+from lorapar.progress import say_omissions
 from lorapar.prompts import FittingRows, collate, fit_rows, rows_of
+from lorapar.ranks import Ranks
 from lorapar.records import (
     OMISSIONS,
     Example,
@@ -22,6 +24,7 @@ from lorapar.records import (
     write_json,
 )
 from lorapar.stages.contract import Metrics, StageCall, StageSettings, StageSpec
+from lorapar.stages.processes import parts_count, run_in_processes
 from lorapar.store import read_manifest
 
 if TYPE_CHECKING:
@@ -54,6 +57,8 @@ def run(call: StageCall[Settings]) -> Metrics:
 
     A killed call goes on from the partial sums in scratch.
     """
+    if (processes := parts_count(call, -(-call.settings.score.examples // call.settings.score.batch_size))) > 1:
+        return run_in_processes(SPEC.name, call, processes)
     from lorapar.adapter import ScoreAccumulator, load_adapter, save_scores
     from lorapar.basemodel import load_model, load_tokenizer
 
@@ -68,6 +73,8 @@ def run(call: StageCall[Settings]) -> Metrics:
     accumulator = ScoreAccumulator(model)
     pad = int(tokenizer.pad_token_id)
     seconds = _accumulate(accumulator, encoded, settings.score.batch_size, pad, call)
+    if not Ranks.here().first:
+        return {}
     scores = accumulator.scores()
     save_scores(call.output("scores") / "scores.safetensors", scores, _provenance(call, rows, len(encoded)))
     write_json(call.output("scores") / "summary.json", {"rows": len(encoded), OMISSIONS: omissions_of(left_out, cut)})
@@ -109,35 +116,72 @@ def _accumulate(
     pad_id: int,
     call: StageCall[Settings],
 ) -> float:
-    """Add all rows, going on after those of an earlier call; returns the seconds a row took."""
-    partial = call.scratch / "partial.safetensors"
-    done = _resume(accumulator, partial, call.progress)
+    """Add all rows, going on after those of an earlier call; returns the seconds a row took.
+
+    With several processes each takes a batch of every round, and the first one has all sums in the end.
+    """
+    ranks = Ranks.here()
+    done = begun = _resume(accumulator, call, ranks)
     call.progress.start(f"scoring {call.settings.system}", total=len(encoded) - done)
     started = time.monotonic()
-    for start in range(done, len(encoded), batch_size):
-        batch = encoded[start : start + batch_size]
-        accumulator.update(collate(batch, pad_id))
-        call.progress.advance(len(batch))
-        if call.keeper.due():
-            _save(accumulator, partial)
-            call.keeper.keep()
-    return (time.monotonic() - started) / max(1, len(encoded) - done)
+    while done < len(encoded):
+        end = min(done + batch_size * ranks.count, len(encoded))
+        first = done + batch_size * ranks.rank
+        if first < end:
+            accumulator.update(collate(encoded[first : min(first + batch_size, end)], pad_id), first)
+        call.progress.advance(end - done)
+        done = end
+        if ranks.any(ranks.first and call.keeper.due())[0]:
+            _save(accumulator, done, call, ranks)
+    ranks.add_up(accumulator.sums())
+    accumulator.examples = done
+    return (time.monotonic() - started) / max(1, len(encoded) - begun)
 
 
-def _resume(accumulator: ScoreAccumulator, partial: Path, progress: Progress) -> int:
-    """Take up what an earlier call left; returns the number of rows it had scored."""
+def _resume(accumulator: ScoreAccumulator, call: StageCall[Settings], ranks: Ranks) -> int:
+    """Take up what an earlier call left; returns the number of rows it had scored.
+
+    With as many processes each goes on with its own sums, so that the same bytes come of it; else the first with all.
+    """
     from lorapar.adapter.files import read_tensors
 
-    if partial.is_file():
-        accumulator.load_state_dict(read_tensors(partial)[0])
-        progress.say(f"going on after {accumulator.examples} rows that were scored before")
-    return accumulator.examples
+    done, count = newest_sums(call.scratch) if ranks.first else (0, 0)
+    done, count = ranks.from_first(done), ranks.from_first(count)
+    if done:
+        call.progress.say(f"going on after {done} rows that were scored before")
+    mine = [ranks.rank] if count == ranks.count else range(count) if ranks.first else []
+    for rank in mine:
+        accumulator.add_state_dict(read_tensors(call.scratch / sums_name(done, rank, count))[0])
+    return done
 
 
-def _save(accumulator: ScoreAccumulator, partial: Path) -> None:
+def _save(accumulator: ScoreAccumulator, done: int, call: StageCall[Settings], ranks: Ranks) -> None:
+    """Write every process's sums; those of an earlier moment go once these are whole."""
     from lorapar.adapter.files import write_tensors
 
-    write_tensors(partial, accumulator.state_dict(), {})
+    write_tensors(call.scratch / sums_name(done, ranks.rank, ranks.count), accumulator.state_dict(), {})
+    ranks.wait()
+    if ranks.first:
+        for path in call.scratch.glob("sums-*"):
+            if not path.name.startswith(f"sums-{done}-"):
+                path.unlink()
+        call.keeper.keep()
+    ranks.wait()
+
+
+def sums_name(done: int, rank: int, count: int) -> str:
+    """The file of one of `count` processes' sums, after `done` rows of all."""
+    return f"sums-{done}-{rank}-of-{count}.safetensors"
+
+
+def newest_sums(scratch: Path) -> tuple[int, int]:
+    """After how many rows, and by how many processes, the newest whole set of sums was written; zeros without one."""
+    found = [re.fullmatch(r"sums-(\d+)-0-of-(\d+)\.safetensors", path.name) for path in scratch.glob("sums-*")]
+    sets = sorted(((int(one[1]), int(one[2])) for one in found if one), reverse=True)
+    whole = (
+        one for one in sets if all((scratch / sums_name(one[0], rank, one[1])).is_file() for rank in range(one[1]))
+    )
+    return next(whole, (0, 0))
 
 
 def _provenance(call: StageCall[Settings], rows: Sequence[Example], scored: int) -> dict[str, str]:

@@ -34,10 +34,10 @@ from lorapar.adapter.files import read_tensors, write_tensors
 from lorapar.checkpoint import Keeper
 from lorapar.errors import IntegrityError
 from lorapar.progress import Progress
+from lorapar.ranks import Ranks
 from lorapar.records import read_json, write_json
 from lorapar.stopping import StopRequest
 from lorapar.store import MANIFEST, seal, verify
-from lorapar.training.ranks import Ranks
 from lorapar.training.watch import Watch
 
 PREFIX = "checkpoint-"

@@ -22,10 +22,11 @@ from lorapar.basemodel import answer_end, load_tokenizer
 from lorapar.config import RlConfig
 from lorapar.progress import Progress, say_omissions
 from lorapar.prompts import Row, chat_rows, opens_steps
+from lorapar.ranks import Ranks
 from lorapar.records import OMISSIONS, Example, Omission, omissions_of
 from lorapar.training.arguments import for_one_device, rl_arguments
 from lorapar.training.columns import Columns
-from lorapar.training.ranks import Ranks
+from lorapar.training.ranks import failing_together, shared_arguments
 from lorapar.training.reward_tools import RewardTools, opened_rewards
 from lorapar.training.rewards import PASSES_TESTS, REWARDS, Reward
 from lorapar.training.rl_watch import ROLLOUTS, KeptRollouts, new_stall, stalls
@@ -89,7 +90,7 @@ def _train(
     say_omissions(job.progress, chosen.omissions)
     if unseen := unseen_rows(config, len(chosen.rows), prompts_per_step(config) / config.num_iterations):
         job.progress.say(unseen)
-    arguments = rl_arguments(config, job.model, rewards, job.seed, job.scratch) | Ranks.here().arguments(config)
+    arguments = rl_arguments(config, job.model, rewards, job.seed, job.scratch) | shared_arguments(config)
     data = _data(job, chosen.rows)
 
     said = Says(rewards, completions_per_step(config), job.progress)
@@ -207,7 +208,7 @@ def _for_trl(reward: Reward, read: Callable[[str], str]) -> Callable[..., list[f
             completion_ids=columns["completion_ids"],
             tests=columns["tests"],
         )
-        with Ranks.here().failing_together():
+        with failing_together():
             return reward([read(completion[0]["content"]) for completion in completions], references, seen)
 
     rewarded.__name__ = reward.name

@@ -40,6 +40,7 @@ from lorapar.checkpoint import Keeper
 from lorapar.config import ModelConfig, PromptConfig, RlConfig, SftConfig
 from lorapar.errors import BadInputError, LoraparError, StorageError, Terminated, TrainingError
 from lorapar.progress import Progress
+from lorapar.ranks import Ranks
 from lorapar.records import System, read_json, write_json
 from lorapar.stopping import finishing_steps
 from lorapar.training.checkpoint import (
@@ -51,7 +52,6 @@ from lorapar.training.checkpoint import (
 )
 from lorapar.training.own_rewards import RewardError
 from lorapar.training.quiet import quiet_libraries
-from lorapar.training.ranks import Ranks
 from lorapar.training.shares import visible_gpus
 from lorapar.training.watch import Figures, LastGood, Watch
 

@@ -14,7 +14,7 @@ from lorapar.progress import say_omissions
 from lorapar.prompts import encode_rows
 from lorapar.records import Example
 from lorapar.training.arguments import for_one_device, sft_arguments
-from lorapar.training.ranks import Ranks
+from lorapar.training.ranks import shared_arguments
 from lorapar.training.rows import drop_unanswered, sft_rows, unseen_rows
 from lorapar.training.session import Method, Session, TrainingJob, train, write_summary
 from lorapar.training.trainers import CarefulSFTTrainer, RowAverageSFTTrainer
@@ -42,7 +42,7 @@ def train_sft(
     encoded = encode_rows(tokenizer, chosen.rows, job.prompts, config.max_length, config.train_on)
     ids = [{"id": example.id} for example, _ in chosen.rows]
     data = Dataset.from_list([{**one, **row} for one, row in zip(ids, encoded, strict=True)])
-    arguments = sft_arguments(config, job.model, job.seed, job.scratch) | Ranks.here().arguments(config)
+    arguments = sft_arguments(config, job.model, job.seed, job.scratch) | shared_arguments(config)
 
     def make_trainer(session: Session) -> Any:
         trainer = RowAverageSFTTrainer if config.loss_average == "row" else CarefulSFTTrainer

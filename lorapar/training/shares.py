@@ -1,4 +1,4 @@
-"""How many processes train on this machine, and what each does of an optimiser step; `plan` asks too, without torch."""
+"""How many processes do a stage on this machine, and what each does of it; `plan` asks too, without torch."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from math import gcd
 
-from lorapar.config import RlConfig, SftConfig
+from lorapar.config import RlConfig, RunConfig, SftConfig
 
 
 def visible_gpus() -> int:
@@ -49,9 +49,14 @@ def best_share(config: SftConfig | RlConfig, most: int) -> Share:
     return next(share for share in shares if share is not None)
 
 
+def wanted_processes(gpus: int, most: int | None) -> int:
+    """One process a GPU, `most` at most; without a GPU that many."""
+    return min(most or gpus or 1, gpus or sys.maxsize)
+
+
 def chosen_share(config: SftConfig | RlConfig, gpus: int, most: int | None) -> tuple[Share, str | None]:
     """One process a GPU, `most` at most (without a GPU that many), and why there are fewer, where there are."""
-    wanted = min(most or gpus or 1, gpus or sys.maxsize)
+    wanted = wanted_processes(gpus, most)
     if wanted > 1 and isinstance(config, RlConfig) and config.rollouts == "vllm":
         why = "rl.rollouts vllm samples in one process, so one trains; transformers samples in each"
         return best_share(config, 1), why
@@ -65,3 +70,24 @@ def chosen_share(config: SftConfig | RlConfig, gpus: int, most: int | None) -> t
         f"make gradient_accumulation a multiple of {wanted}"
     )
     return share, why
+
+
+ANSWERS_IN_ONE = "evaluate.backend vllm answers in one process; transformers answers in one for each GPU"
+SHARED_STAGES = ("score", "sft", "rl", "evaluate")
+"""Stages that several processes do together."""
+
+
+def processes_said(config: RunConfig, stage: str, gpus: int) -> list[str]:
+    """In how many processes a stage is done where so many GPUs are visible, if not in one, and why not in more."""
+    if stage in ("sft", "rl"):
+        share, why = chosen_share(config.sft if stage == "sft" else config.rl, gpus, config.processes)
+        each = f"batch_size {share.batch_size}, gradient_accumulation {share.gradient_accumulation}"
+        count = share.processes
+    else:
+        count, each, why = wanted_processes(gpus, config.processes), "a part of the rows", None
+        if stage == "score":
+            count = min(count, -(-config.score.examples // config.score.batch_size))
+        elif config.evaluate.backend == "vllm" and count > 1:
+            count, why = 1, ANSWERS_IN_ONE
+    said = [f"{count}, each with {each}"] if count > 1 else []
+    return [*said, *([] if why is None else [why])]

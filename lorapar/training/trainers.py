@@ -15,6 +15,7 @@ from trl.trainer.utils import RepeatSampler
 
 from lorapar.basemodel import NO_TOKEN
 from lorapar.errors import TrainingError
+from lorapar.ranks import Ranks
 from lorapar.training.checkpoint import (
     Checkpoints,
     RandomStates,
@@ -27,7 +28,7 @@ from lorapar.training.labelled import IGNORED, score_labelled_only
 from lorapar.training.own_rewards import RewardError
 from lorapar.training.positions import number_positions
 from lorapar.training.prompt_trees import PromptTrees, groups_together
-from lorapar.training.ranks import FilledSampler, Ranks
+from lorapar.training.ranks import FilledSampler
 from lorapar.training.rl_watch import KeptRollouts, rollout_line
 from lorapar.training.rollouts import shared_prompts
 from lorapar.training.schedule import schedule

@@ -133,6 +133,15 @@ def test_the_page_of_plan_counts_the_accelerators_of_a_vote() -> None:
     assert "| none | 1 task |" in plan_page(config, {"vote-rest": [lane["0"]]}, {})
 
 
+def test_the_page_of_plan_says_how_many_processes_the_accelerators_make() -> None:
+    held = {"score-system1": "2 nvidia.com/gpu", "rl": "1 nvidia.com/gpu", "evaluate": "4 nvidia.com/gpu"}
+    page = plan_page(load_config(preset="tiny", overrides=["processes=3"]), {}, held)
+    rows = {line.split(" | ")[0]: line for line in page.splitlines() if line.startswith("| ")}
+    assert rows["| score-system1"].endswith("| 2 nvidia.com/gpu | processes: 2, each with a part of the rows |")
+    assert rows["| evaluate"].endswith("processes: 3, each with a part of the rows |")
+    assert "processes" not in rows["| rl"]
+
+
 def test_rows_that_cannot_be_read_here_are_not_counted(tmp_path, monkeypatch) -> None:
     """The client image has no pyarrow; `prepare`, which runs in another, reads them."""
     monkeypatch.setitem(sys.modules, "pyarrow", None)

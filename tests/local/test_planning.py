@@ -126,6 +126,7 @@ def test_processes_of_training_are_said_where_they_are_several(tmp_path) -> None
     config = load_config(preset="tiny", overrides=overrides)
     lines = [str(one) for one in plan_run(config, tmp_path / "run", until="sft", fresh=False).lines]
     assert "processes   sft: 2, each with batch_size 2, gradient_accumulation 4" in lines
-    assert not [line for line in lines if line.startswith("processes   rl")]
+    assert "processes   score: 2, each with a part of the rows" in lines
+    assert not [line for line in lines if line.startswith(("processes   rl", "processes   evaluate"))]
     alone = plan_run(load_config(preset="tiny"), tmp_path / "run", until=None, fresh=False).lines
     assert not [line for line in map(str, alone) if line.startswith("processes")]

@@ -1,8 +1,10 @@
-"""Training in several processes ends as one process ends, whatever happens in one, and goes on with any number."""
+"""Stages in several processes make what one makes, end as one ends whatever happens, and go on with any number."""
 
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,60 +12,163 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
+from lorapar.adapter import load_scores
 from lorapar.checkpoint import Keeper
 from lorapar.config import CheckpointConfig, RlConfig, SftConfig
 from lorapar.errors import ExitCode, StorageError, TrainingError
-from lorapar.stages import processes
+from lorapar.stages import processes, score
 from lorapar.stages.contract import Origin, StageCall
 from lorapar.stopping import StopRequest
+from lorapar.store import seal
 from lorapar.tracking import Tracking
 
-# The reward of the second process ends that process in its third step.
-REWARD = """
+# The second process dies once it has answered twice.
+KILLS = """
 import os, signal
 
-calls = 0
+if os.environ.get("RANK") == "1":
+    from lorapar.evaluation.book import AnswerBook
 
-def faulty(completions, references):
-    global calls
-    calls += 1
-    if os.environ.get("RANK") == "1" and calls == 4:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return [float(sum(map(ord, text)) % 2) for text in completions]
+    add, added = AnswerBook.add, []
+
+    def add_twice(self, answered):
+        add(self, answered)
+        added.append(answered)
+        if len(added) == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    AnswerBook.add = add_twice
 """
-STEPS = 6
-RL = {
-    "batch_size": 2, "gradient_accumulation": 4, "num_generations": 4, "max_steps": STEPS, "epochs": 99,
-    "max_prompt_length": 200, "max_completion_length": 4, "rewards": {"faulty_reward:faulty": 1.0},
-}  # fmt: skip
+SCORE = {"model": {"name": "builtin:tiny", "dtype": "float32"}, "prompts": {}, "seed": 3, "system": "system2"}
+EVALUATE = {**SCORE, "evaluate": {"batch_size": 2, "max_new_tokens": 6}}
+del EVALUATE["system"]
+
+
+@pytest.fixture(scope="module")
+def shared_calls(kit, adapter: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """Calls of score, whole and stopped, and of evaluate, with a benchmark."""
+    root = tmp_path_factory.mktemp("calls")
+    rows = [row.model_copy(update={"question": row.question + " so" * (n % 5)}) for n, row in enumerate(kit.sums(11))]
+    score = {
+        "stage": "score",
+        "settings": {**SCORE, "score": {"examples": 11, "batch_size": 2}},
+        "inputs": {"adapter": [str(adapter)], "rows": [str(kit.rows_folder(root / "rows", rows))]},
+    }
+    heldout = root / "heldout"
+    kit.rows_folder(heldout, kit.words(5, "heldout"), "system1.jsonl")
+    (heldout / "manifest.json").unlink()
+    kit.rows_folder(heldout, kit.sums(6, "heldout"), "system2.jsonl")
+    (root / "incumbent").mkdir()
+    seal(root / "incumbent", "publish.incumbent")
+    inputs = {"heldout": heldout, "after_sft": adapter, "published": adapter, "incumbent": root / "incumbent"}
+    benchmark = root / "gsm8k.jsonl"
+    questions = [{"question": f"{n}+1?", "answer": f"#### {n + 1}"} for n in range(5)]
+    benchmark.write_text("".join(json.dumps(one) + "\n" for one in questions))
+    asked = {"task": "gsm8k", "data": str(benchmark), "max_new_tokens": 4}
+    settings = {**EVALUATE, "evaluate": {**EVALUATE["evaluate"], "benchmarks": [asked]}}
+    evaluate = {
+        "stage": "evaluate",
+        "settings": settings,
+        "inputs": {name: [str(path)] for name, path in inputs.items()},
+    }
+    return [{"name": "score", **score}, {"name": "stopped", "stop_after": 1, **score}, {"name": "evaluate", **evaluate}]
+
+
+@pytest.fixture(scope="module")
+def shared(shared_calls: list[dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What two and three processes make of them."""
+    root = tmp_path_factory.mktemp("shared")
+    (root / "calls.json").write_text(json.dumps(shared_calls))
+    command = [sys.executable, str(Path(__file__).with_name("stage_ranks.py")), str(root / "calls.json"), "2", "3"]
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=env, check=False)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return root
+
+
+def alone(kit, call: dict[str, Any], out: Path) -> tuple[dict[str, float], Path]:
+    inputs = {name: tuple(map(Path, paths)) for name, paths in call["inputs"].items()}
+    return kit.run(call["stage"], out, call["settings"], inputs, kit.Notes(), processes=1)
+
+
+def scores_of(folder: Path) -> dict[str, Any]:
+    return load_scores(folder / "scores" / "scores.safetensors")[0]
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_scores_are_those_of_one_process(
+    kit, shared: Path, shared_calls: list[dict[str, Any]], tmp_path: Path, count: int
+) -> None:
+    metrics, out = alone(kit, shared_calls[0], tmp_path)
+    found, expected = scores_of(shared / str(count) / "score"), scores_of(out)
+    for name, tensor in expected.items():
+        torch.testing.assert_close(found[name], tensor, rtol=1e-6, atol=1e-12)
+    told = json.loads((shared / str(count) / "score" / "metrics.json").read_text())
+    assert told["rows"] == metrics["rows"] == 11
+    assert told["total_importance"] == pytest.approx(metrics["total_importance"], rel=1e-6)
+
+
+def test_scoring_that_three_processes_began_goes_on_with_one(
+    kit, shared: Path, shared_calls: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    stopped = shared / "3" / "stopped" / "scratch"
+    assert score.newest_sums(stopped) == (6, 3)
+    shutil.copytree(stopped, tmp_path / "scratch")
+    (tmp_path / "scratch" / score.sums_name(10, 0, 3)).touch()  # the others' are missing
+    notes = kit.Notes()
+    call = shared_calls[1]
+    inputs = {name: tuple(map(Path, paths)) for name, paths in call["inputs"].items()}
+    kit.run("score", tmp_path, call["settings"], inputs, notes, processes=1)
+    assert "going on after 6 rows that were scored before" in notes.lines
+    for name, tensor in scores_of(shared / "3" / "score").items():
+        torch.testing.assert_close(scores_of(tmp_path)[name], tensor, rtol=1e-6, atol=1e-12)
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_answers_are_those_of_one_process_in_the_same_order(
+    kit, shared: Path, shared_calls: list[dict[str, Any]], tmp_path: Path, count: int
+) -> None:
+    found = (shared / str(count) / "evaluate" / "evaluation" / "answers.jsonl").read_text().splitlines()
+    _, out = alone(kit, shared_calls[2], tmp_path)
+    expected = (out / "evaluation" / "answers.jsonl").read_text().splitlines()
+    assert [without_loss(line) for line in found] == [without_loss(line) for line in expected]
+    assert len(found) == 3 * (11 + 5)
+    losses = [[json.loads(line).get("loss") or 0.0 for line in lines] for lines in (found, expected)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+    by_rank = [path.read_text().count("\n") for path in shared.glob(f"{count}/evaluate/scratch/**/answers.jsonl")]
+    assert len(by_rank) == count
+    assert max(by_rank) - min(by_rank) <= 3
+
+
+def without_loss(line: str) -> dict[str, Any]:
+    return {key: value for key, value in json.loads(line).items() if key != "loss"}
 
 
 def test_a_process_that_is_killed_ends_all_and_the_next_run_goes_on_with_one(
-    kit, adapter: Path, partition: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kit, shared: Path, shared_calls: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "faulty_reward.py").write_text(REWARD)
+    (tmp_path / "sitecustomize.py").write_text(KILLS)
     monkeypatch.syspath_prepend(tmp_path)
-    inputs = {
-        "adapter": adapter,
-        "partition": partition,
-        "system1": kit.rows_folder(tmp_path / "system1", kit.words(4)),
-        "system2": kit.rows_folder(tmp_path / "system2", kit.sums(4)),
-    }
-    settings = {"model": kit.TINY, "prompts": {}, "rl": RL, "seed": 0}
+    call = shared_calls[2]
+    settings = {**call["settings"], **EVALUATE}
+    inputs = {name: tuple(map(Path, paths)) for name, paths in call["inputs"].items()}
     keeper = Keeper(CheckpointConfig(interval_seconds=0.0))
     notes = kit.Notes()
     shown = Origin(tracking=Tracking([]))  # has threads, which stay in this process
-    killed = r"the training process 1 was killed \(SIGKILL\)"
-    with pytest.raises(TrainingError, match=killed):
-        kit.run("rl", tmp_path / "rl", settings, inputs, notes, keeper=keeper, processes=2, origin=shown)
-    assert "2 processes train together; each takes its part of every step" in notes.lines
+    with pytest.raises(TrainingError, match=r"process 1 was killed \(SIGKILL\)"):
+        kit.run("evaluate", tmp_path, settings, inputs, notes, keeper=keeper, processes=2, origin=shown)
+    assert "2 processes share the rows" in notes.lines
+    assert (tmp_path / "scratch" / "rank-1" / "answers.jsonl").read_text().count("\n") == 2
 
     notes = kit.Notes()
-    metrics, out = kit.run("rl", tmp_path / "rl", settings, inputs, notes, keeper=keeper, processes=1)
-    assert "going on after step 2" in notes.lines
-    assert metrics["steps"] == STEPS
-    assert len((out / "adapter" / "history.jsonl").read_text().splitlines()) == STEPS
+    _, out = kit.run("evaluate", tmp_path, settings, inputs, notes, keeper=keeper, processes=1)
+    assert any(line.startswith("going on after ") for line in notes.lines)
+    found = (out / "evaluation" / "answers.jsonl").read_text().splitlines()
+    expected = (shared / "2" / "evaluate" / "evaluation" / "answers.jsonl").read_text().splitlines()
+    held_out = [line for line in expected if "benchmark" not in line]
+    assert [without_loss(line) for line in found] == [without_loss(line) for line in held_out]
 
 
 def test_sigterm_is_passed_on_once_to_every_process(tmp_path: Path) -> None:

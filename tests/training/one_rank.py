@@ -18,9 +18,9 @@ from lorapar.checkpoint import Keeper
 from lorapar.config import CheckpointConfig, ModelConfig, PromptConfig, RlConfig, SftConfig
 from lorapar.errors import LoraparError, Terminated
 from lorapar.progress import Silent
+from lorapar.ranks import Ranks
 from lorapar.records import Example
 from lorapar.stopping import on_sigterm
-from lorapar.training.ranks import Ranks
 from lorapar.training.rl import train_rl
 from lorapar.training.session import TrainingJob
 from lorapar.training.sft import train_sft

@@ -25,6 +25,7 @@ from lorapar.evaluation.engine import Engine
 from lorapar.evaluation.summary import cut_answers
 from lorapar.progress import Progress, say_omissions
 from lorapar.prompts import opens_steps
+from lorapar.ranks import Ranks
 from lorapar.records import Answer, Omission
 
 if TYPE_CHECKING:
@@ -80,12 +81,13 @@ def ask_all(
 ) -> list[Asked]:
     """Every contestant's answers to every benchmark."""
     found = []
+    parts = [count] if (count := Ranks.here().count) > 1 else []
     for name, folder in contestants.items():
         with engine.asked(folder) as model, silent():
             asked = model.for_lm_eval(how.batch_size)
             for benchmark in benchmarks:
                 # In a narrow number format a response depends on those beside it in lm-eval's batches.
-                beside = [how.batch_size, benchmark.digest] if engine.answers_by_batch else None
+                beside = [how.batch_size, benchmark.digest, *parts] if engine.answers_by_batch else None
                 known = how.remembered(folder, chat=asks_by_chat(benchmark.config), beside=beside)
                 found.append(ask(name, asked, benchmark, how, known))
     return found
@@ -103,7 +105,10 @@ def ask(name: str, model: LM, benchmark: Benchmark, how: Questioning, known: Rem
         how.progress.advance()
         how.on_add()
 
-    journal = Journal(how.scratch / f"{name}-{benchmark.name}.jsonl", added, known)
+    file, ranks = f"{name}-{benchmark.name}.jsonl", Ranks.here()
+    journal = Journal(ranks.folder(how.scratch) / file, added, known)
+    if not ranks.first:
+        journal.take_in(how.scratch / file)
     how.progress.advance(len(journal))
     chat = asks_by_chat(benchmark.config)
     with silent(), template_box(benchmark.config):

@@ -15,6 +15,7 @@ from typing import Any
 from lm_eval.api.model import LM, CachingLM
 
 from lorapar.evaluation.cache import RememberedModel
+from lorapar.ranks import Ranks
 from lorapar.records import recover_lines
 
 
@@ -34,6 +35,28 @@ class Journal:
         for digest, response, seconds in recover_lines(path, _entry):
             self._keep(digest, response, seconds)
         self._last = time.monotonic()
+        self._untold: list[tuple[str, Any, float]] = []
+        self._recalled_told = 0
+
+    def take_in(self, path: Path) -> None:
+        """What another process has kept by now; it stays where it is."""
+        for digest, response, seconds in recover_lines(path, _entry, mend=False):
+            self._keep(digest, response, seconds)
+
+    def tell(self) -> str:
+        """What is new here since this was asked last, for the journals of other processes."""
+        told = json.dumps({"recalled": self.recalled - self._recalled_told, "entries": self._untold})
+        self._untold, self._recalled_told = [], self.recalled
+        return told
+
+    def hear(self, told: str) -> None:
+        """Take over what `tell` gave in another process."""
+        document = json.loads(told)
+        self.recalled += document["recalled"]
+        self._recalled_told += document["recalled"]
+        for digest, response, seconds in document["entries"]:
+            if self._keep(digest, response, seconds):
+                self._on_add()
 
     def __len__(self) -> int:
         return len(self._responses)
@@ -70,11 +93,16 @@ class Journal:
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"request": digest, "response": response, "seconds": seconds}) + "\n")
         self._keep(digest, response, seconds)
+        self._untold.append((digest, response, seconds))
         self._on_add()
 
-    def _keep(self, digest: str, response: Any, seconds: float) -> None:
+    def _keep(self, digest: str, response: Any, seconds: float) -> bool:
+        """Whether it is new."""
+        if digest in self._responses:
+            return False
         self._responses[digest] = tuple(response) if isinstance(response, list) else response
         self.seconds += seconds
+        return True
 
 
 def _entry(line: bytes) -> tuple[str, Any, float]:
@@ -83,9 +111,38 @@ def _entry(line: bytes) -> tuple[str, Any, float]:
 
 
 class RememberingLM(CachingLM):  # type: ignore[misc]
-    """A language model of lm-eval whose responses go into a journal, and come from there where they are known."""
+    """A language model of lm-eval whose responses go into a journal, and come from there where they are known.
+
+    Of several processes each asks its model a part of the requests, and all have every response.
+    """
 
     def __init__(self, model: LM, journal: Journal) -> None:
         # Not CachingLM's own: that opens the database of pickles.
         self.lm, self.cache_db, self.dbdict = model, str(journal), journal
         model.set_cache_hook(self.get_cache_hook())
+
+    def __getattr__(self, name: str) -> Any:
+        """As CachingLM's, which answers the three kinds of requests, and hands on all else."""
+        ask, ranks = super().__getattr__(name), Ranks.here()
+        if ranks.count == 1 or name not in _KINDS:
+            return ask
+
+        def shared(requests: list[Any]) -> list[Any]:
+            # By place and not by what is missing, on which the processes may differ. A part is in one piece, because
+            # the choices of a row are computed together. What is drawn at random is not kept, so nothing is shared.
+            if not any(_is_drawn(one) for one in requests):
+                size = -(-len(requests) // ranks.count)
+                ask(requests[ranks.rank * size : (ranks.rank + 1) * size])
+                for rank, told in enumerate(ranks.texts(self.dbdict.tell())):
+                    if rank != ranks.rank:
+                        self.dbdict.hear(told)
+            return ask(requests)  # type: ignore[no-any-return]
+
+        return shared
+
+
+_KINDS = ("loglikelihood", "loglikelihood_rolling", "generate_until")
+
+
+def _is_drawn(request: Any) -> bool:
+    return any(isinstance(one, dict) and one.get("do_sample", False) for one in request.args)
