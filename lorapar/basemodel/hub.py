@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from hashlib import sha256
 from pathlib import Path
 from typing import Literal
 
@@ -25,7 +26,9 @@ from huggingface_hub.utils import validate_repo_id
 from lorapar.config import ModelConfig
 from lorapar.errors import BadInputError, UnreachableError
 from lorapar.network import heed_no_proxy, network_cause, trust_authorities
+from lorapar.places import cache_folder
 from lorapar.progress import Progress
+from lorapar.store.artifact import write_atomically
 
 PROBE_SECONDS = 10.0
 """How long the hub may take to say which commit a revision is."""
@@ -46,14 +49,32 @@ def commit_of(name: str, revision: str | None, kind: Kind) -> str:
         if revision is not None and _COMMIT.fullmatch(revision) and _cached(name, revision, kind) is not None:
             return revision
         try:
-            return _asked(name, revision, kind)
+            commit = _asked(name, revision, kind)
         except (RepositoryNotFoundError, RevisionNotFoundError):
             raise  # an answer, though not the hoped-for one
         except _SILENCE as error:
-            folder = _cached(name, revision, kind)
+            folder = _cached(name, revision, kind) or _cached_earlier(name, revision, kind)
             if folder is None:
                 raise error
             return folder.name
+        with suppress(OSError):
+            path = _answer_file(name, revision, kind)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, commit)
+        return commit
+
+
+def _answer_file(name: str, revision: str | None, kind: Kind) -> Path:
+    """Where the commit is kept that the hub named last: its own cache keeps none of what is fetched by a commit."""
+    return cache_folder() / "hub" / sha256(f"{kind} {name} {revision}".encode()).hexdigest()[:32]
+
+
+def _cached_earlier(name: str, revision: str | None, kind: Kind) -> Path | None:
+    try:
+        commit = _answer_file(name, revision, kind).read_text(encoding="utf-8")
+    except OSError:
+        return None
+    return _cached(name, commit, kind) if _COMMIT.fullmatch(commit) else None
 
 
 def _asked(name: str, revision: str | None, kind: Kind) -> str:
@@ -82,6 +103,11 @@ def snapshot(config: ModelConfig, progress: Progress) -> Path:
 def cached_snapshot(config: ModelConfig) -> Path | None:
     """The folder of a commit's files where the hub's local cache has it; nothing is asked."""
     return _cached(config.name, config.revision, "model")
+
+
+def cached_dataset(name: str, commit: str) -> bool:
+    """Whether the hub's local cache has a data set's commit; nothing is asked."""
+    return _cached(name, commit, "dataset") is not None
 
 
 def text_snapshot(config: ModelConfig) -> Path:

@@ -7,13 +7,13 @@ import random
 import tempfile
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lorapar.config import BenchmarkConfig, EvaluateConfig
 from lorapar.data.readers import RawRow, read_rows
-from lorapar.errors import BadInputError
+from lorapar.errors import BadInputError, UnreachableError
 from lorapar.evaluation.benchmarks.groups import NamedGroup, check_group_judged, load_named
 from lorapar.evaluation.benchmarks.kinds import Row, checked_row, name_of
 from lorapar.evaluation.benchmarks.named import NamedTask, check_judged
@@ -72,17 +72,19 @@ def resolve_benchmarks(config: EvaluateConfig, seed: int = 0) -> EvaluateConfig:
 
 
 def check_benchmarks(config: EvaluateConfig, seed: int, judged: Sequence[str] = ()) -> list[Benchmark]:
-    """Read and check the rows of every benchmark that is asked by name or has files of its own, before anything is
-    trained for it; `judged` are those that a gate compares models on.
+    """Read and check the rows of every benchmark before anything is trained for it; `judged` are those that a gate
+    compares models on.
 
-    Those of the hub that are built in are known to be right; of Parquet nothing is said where pyarrow is not installed,
-    of tasks by name where lm-eval is not. Raises as `load_benchmark`.
+    Of Parquet nothing is said where pyarrow is not installed, of tasks by name where lm-eval is not; of the hub only
+    that its data set may be read here, where datasets is not. Raises as `load_benchmark`.
     """
     found: list[Benchmark] = []
     for benchmark in config.benchmarks:
-        if benchmark.data is not None or not benchmark.built_in:
-            with suppress(ModuleNotFoundError):
-                found.append(load_benchmark(benchmark, seed))
+        try:
+            found.append(load_benchmark(benchmark, seed))
+        except ModuleNotFoundError:
+            if benchmark.built_in and benchmark.data is None:
+                _check_access(benchmark.task)
     return [_judged(one) if one.name in judged else one for one in found]
 
 
@@ -263,9 +265,7 @@ def _identity(config: BenchmarkConfig) -> str:
     import hashlib
 
     if config.data is None:
-        from lorapar.basemodel.hub import commit_of
-
-        return digest_of([*HUB[config.task], commit_of(HUB[config.task][0], None, "dataset")])
+        return digest_of([*HUB[config.task], _hub_commit(config.task)])
     held = [config.data, *([config.few_shot_data] if config.few_shot_data else [])]
     return digest_of([hashlib.sha256(_bytes_at(address)).hexdigest() for address in held])
 
@@ -273,11 +273,51 @@ def _identity(config: BenchmarkConfig) -> str:
 def _hub_rows(task: str, split: str) -> Iterator[RawRow]:
     import datasets
 
-    from lorapar.basemodel.hub import commit_of, hub_errors
+    from lorapar.basemodel.hub import hub_errors
 
     name, subset, *_ = HUB[task]
-    commit = commit_of(name, None, "dataset")
-    with hub_errors(name, commit, "dataset"):
-        rows = datasets.load_dataset(name, subset, revision=commit, split=split)
+    commit = _hub_commit(task)
+    bars = datasets.is_progress_bar_enabled()
+    datasets.disable_progress_bars()
+    with _told_of(task), hub_errors(name, commit, "dataset"):
+        try:
+            rows = datasets.load_dataset(name, subset, revision=commit, split=split)
+        except (ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+            # Gated, another subset or split than it had, or files that cannot be read: datasets says which.
+            raise BadInputError(f"{name} ({split}) cannot be read: {' '.join(str(error).split())}") from None
+        finally:
+            if bars:
+                datasets.enable_progress_bars()
     for number, row in enumerate(rows, 1):
         yield f"hub:{name} ({split}), row {number}", row
+
+
+def _hub_commit(task: str) -> str:
+    from lorapar.basemodel.hub import commit_of
+
+    with _told_of(task):
+        return commit_of(HUB[task][0], None, "dataset")
+
+
+def _check_access(task: str) -> None:
+    """Raise where the hub would not hand out a data set, though it says which commits there are."""
+    from huggingface_hub import HfApi
+
+    from lorapar.basemodel.hub import cached_dataset, hub_errors
+
+    name = HUB[task][0]
+    if cached_dataset(name, _hub_commit(task)):
+        return
+    with _told_of(task), hub_errors(name, None, "dataset"):
+        HfApi().auth_check(name, repo_type="dataset")
+
+
+@contextmanager
+def _told_of(task: str) -> Iterator[None]:
+    """What the hub answers, told by the setting that asks, which is none of the examples'."""
+    try:
+        yield
+    except (BadInputError, UnreachableError) as error:
+        said = str(error).removeprefix("data.source: ").removeprefix("data.revision: ")
+        said = said.replace("name a local file instead", "name a file of such rows in data")
+        raise type(error)(f"evaluate.benchmarks: {task}: {said}") from None
