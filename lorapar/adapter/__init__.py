@@ -22,7 +22,7 @@ from lorapar.adapter.masked_training import MaskedTraining, masked_training
 from lorapar.adapter.names import layer_and_module, lora_parameters, trainable_slice
 from lorapar.adapter.optimiser import MaskedAdamW
 from lorapar.adapter.partition import Partition, RegionCount, SystemSizes
-from lorapar.adapter.partitioning import partition_elements, random_partition_like
+from lorapar.adapter.partitioning import partition_elements, random_partition_like, unmasked
 from lorapar.adapter.scores import load_scores, save_scores
 from lorapar.adapter.scoring import ScoreAccumulator, score_elements
 from lorapar.adapter.settings import INITS, AdapterMark, AdapterSettings, adapter_mark, assert_trainable, trainable_rank
@@ -70,4 +70,5 @@ __all__ = [
     "sweep",
     "trainable_rank",
     "trainable_slice",
+    "unmasked",
 ]

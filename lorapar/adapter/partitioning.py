@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -25,7 +26,11 @@ _SYSTEM_NAME = re.compile(r"[A-Za-z0-9_.-]+")
 
 
 def partition_elements(
-    scores: Mapping[str, Mapping[str, torch.Tensor]], *, theta: float, shared: Mapping[str, float]
+    scores: Mapping[str, Mapping[str, torch.Tensor]],
+    *,
+    theta: float,
+    shared: Mapping[str, float],
+    counts: Mapping[str, int] | None = None,
 ) -> Partition:
     """Select each system's elements and decide which of the shared ones it trains.
 
@@ -33,6 +38,7 @@ def partition_elements(
         scores: by system's name (any number of systems), its float32 scores by tensor name.
         theta: share of each system's total score to keep, 0 < theta <= 1; 1 keeps every element.
         shared: by system's name, the fraction (0 to 1) of its shared elements that it trains.
+        counts: by system's name, how many elements its set has, the best scores first; theta then decides nothing.
 
     Raises:
         BadInputError: theta or a fraction is out of range, the systems of `scores` and `shared` differ, the systems
@@ -42,7 +48,9 @@ def partition_elements(
     bits, shapes = checked_systems(scores, shared)
     selected: dict[str, dict[str, Packed]] = {}
     for system, tensors in bits.items():
-        selected[system] = pack_selection(tensors, MassHistogram(list(tensors.values())).cut(theta))
+        flat = list(tensors.values())
+        cut = MassHistogram(flat).cut(theta) if counts is None else cut_by_count(flat, counts[system])
+        selected[system] = pack_selection(tensors, cut)
     active = {system: _active(system, bits, selected, float(shared[system])) for system in bits}
     return Partition(theta, {s: float(shared[s]) for s in bits}, shapes, selected, active)
 
@@ -67,6 +75,15 @@ def random_partition_like(partition: Partition, seed: int) -> Partition:
         for system, tensors in partition.active_bits.items()
     }
     return Partition(partition.theta, dict(partition.shared), dict(partition.shapes), selected, active)
+
+
+def unmasked(partition: Partition, systems: Iterable[str]) -> Partition:
+    """The same sets, but these systems train every element: what training is without the mask."""
+
+    def whole() -> dict[str, Packed]:  # arrays of its own for each system: safetensors saves none twice
+        return {name: pack(np.ones(math.prod(shape), dtype=np.bool_)) for name, shape in partition.shapes.items()}
+
+    return replace(partition, active_bits={**partition.active_bits, **{system: whole() for system in systems}})
 
 
 def check_theta(theta: float) -> None:

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from lorapar.adapter.names import DEFAULT_ADAPTER, lora_parameters, trainable_slice
 from lorapar.adapter.per_example import PerExampleGradients, frozen_for_scoring
 from lorapar.adapter.settings import trainable_rank
+from lorapar.config.adapter import Measure
 from lorapar.errors import BadInputError, TrainingError
 
 IGNORED_LABEL = -100
@@ -103,6 +104,12 @@ class ScoreAccumulator:
         if self.examples == 0:
             raise BadInputError("there is no example to score with: the system's data set is empty")
         return {name: self._score(name) for name in self._values}
+
+    def measure(self, name: Measure) -> dict[str, torch.Tensor]:
+        """What else elements may be ranked by, the mean gradient or the value without its sign; float32 on the CPU."""
+        found = self._values if name == "magnitude" else self._sum
+        divisor = 1 if name == "magnitude" else max(1, self.examples)
+        return {key: (tensor.double().abs() / divisor).float().cpu() for key, tensor in found.items()}
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """The sums as flat CPU tensors, ready for safetensors."""

@@ -82,6 +82,15 @@ class RunConfig(Section):
         return "tests" if "passes_tests" in self.rl.rewards else "none"
 
     @model_validator(mode="after")
+    def _choice_is_scored(self) -> RunConfig:
+        choice = self.partition.choose
+        if choice in ("gradient", "magnitude") and choice not in self.score.also:
+            raise ValueError(
+                f"partition.choose is {choice}, which scoring keeps only where score.also names it; add it"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _measures_are_evaluated(self) -> RunConfig:
         """Otherwise the gate finds out when everything is trained and published."""
         known = [*SYSTEMS, *(benchmark.task for benchmark in self.evaluate.benchmarks)]

@@ -2,7 +2,8 @@
 
 summary.json, where a share is of all trainable elements of the adapter unless it says otherwise:
 
-theta, alpha, beta, choose          the settings
+theta, alpha, beta, choose          the settings; with a budget theta is the share that the smaller set reaches
+mask                                where it is not `both`, the setting
 elements                            trainable elements of the adapter
 system1_elements, system2_elements  elements in each system's set (its own and the shared ones)
 system1_active_fraction, ...        the same as a share: what the paper's table 3 calls active
@@ -60,19 +61,18 @@ SPEC = StageSpec(
 
 def run(call: StageCall[Settings]) -> Metrics:
     """Write partition.safetensors and summary.json; the metrics are the summary's single figures."""
-    from lorapar.adapter import partition_elements, random_partition_like
-
     config = call.settings.partition
     scores, provenance = _read_scores(call.inputs["scores"])
     shared = dict(zip(SYSTEMS, (config.alpha, config.beta), strict=True))
-    partition = partition_elements(scores, theta=config.theta, shared=shared)
-    if config.choose == "random":
-        partition = random_partition_like(partition, call.settings.seed)
+    partition = _made(call, scores, shared)
     partition.save(call.output("partition") / "partition.safetensors", _flat(provenance))
     figures = _figures(partition, config)
+    if config.budget is not None:
+        figures["theta"] = _reached(scores, partition)
     summary = {
         **figures,
         "choose": config.choose,
+        **({"mask": config.mask} if config.mask != "both" else {}),
         "regions": _regions(partition),
         "scatter": _scatter(scores, partition),
         "theta_curve": _theta_curve(scores, shared),
@@ -82,13 +82,44 @@ def run(call: StageCall[Settings]) -> Metrics:
     return {name: float(value) for name, value in figures.items()}
 
 
-def _read_scores(folders: tuple[Path, ...]) -> tuple[Scores, dict[str, dict[str, str]]]:
+def _made(call: StageCall[Settings], scores: Scores, shared: dict[str, float]) -> Partition:
+    """The sets by importance, as many elements chosen in another way, and without the mask where a stage has none."""
+    from lorapar.adapter import partition_elements, random_partition_like, unmasked
+
+    config = call.settings.partition
+    counts = None if config.budget is None else dict.fromkeys(SYSTEMS, config.budget)
+    partition = partition_elements(scores, theta=config.theta, shared=shared, counts=counts)
+    if config.choose == "random":
+        partition = random_partition_like(partition, call.settings.seed)
+    elif config.choose != "importance":
+        others, _ = _read_scores(call.inputs["scores"], config.choose)
+        counts = {system: sizes.selected for system, sizes in partition.sizes().items()}
+        partition = partition_elements(others, theta=config.theta, shared=shared, counts=counts)
+    stages = dict(zip(("sft", "rl"), SYSTEMS, strict=True))
+    bare = [system for stage, system in stages.items() if config.mask not in ("both", stage)]
+    return unmasked(partition, bare) if bare else partition
+
+
+def _reached(scores: Scores, partition: Partition) -> float:
+    """The share of its total score that each system's set reaches; the smaller of the two."""
+    shares = []
+    for system, tensors in scores.items():
+        chosen = partition.selected(system)
+        kept = sum(float(tensor[chosen[name]].double().sum()) for name, tensor in tensors.items())
+        shares.append(kept / sum(float(tensor.double().sum()) for tensor in tensors.values()))
+    return min(shares)
+
+
+def _read_scores(folders: tuple[Path, ...], measure: str = "scores") -> tuple[Scores, dict[str, dict[str, str]]]:
     """Scores and their provenance by system, in the order of SYSTEMS; both must come from one adapter on one base."""
     from lorapar.adapter import load_scores
 
     found: dict[str, Any] = {}
     for folder in folders:
-        scores, metadata = load_scores(folder / "scores.safetensors")
+        path = folder / f"{measure}.safetensors"
+        if measure != "scores" and not path.is_file():
+            raise BadInputError(f"{path}: partition.choose is {measure}, but score.also did not name it; score again")
+        scores, metadata = load_scores(path)
         system = metadata.get("system", "unnamed")
         if system not in SYSTEMS or system in found:
             raise BadInputError(
@@ -99,7 +130,8 @@ def _read_scores(folders: tuple[Path, ...]) -> tuple[Scores, dict[str, dict[str,
     if missing:
         raise BadInputError(f"there are no scores of {missing[0]}; run the stage score for it")
     provenance = {system: found[system][1] for system in SYSTEMS}
-    _check_same_adapter(provenance)
+    if measure == "scores":
+        _check_same_adapter(provenance)
     return {system: found[system][0] for system in SYSTEMS}, provenance
 
 

@@ -77,6 +77,9 @@ def run(call: StageCall[Settings]) -> Metrics:
         return {}
     scores = accumulator.scores()
     save_scores(call.output("scores") / "scores.safetensors", scores, _provenance(call, rows, len(encoded)))
+    for measure in settings.score.also:
+        path = call.output("scores") / f"{measure}.safetensors"
+        save_scores(path, accumulator.measure(measure), {"system": settings.system})
     write_json(call.output("scores") / "summary.json", {"rows": len(encoded), OMISSIONS: omissions_of(left_out, cut)})
     return {
         "rows": float(len(encoded)),

@@ -15,6 +15,7 @@ from lorapar.store import seal, verify
 
 TINY = {"name": "builtin:tiny", "dtype": "float32"}
 ADAPTER = {"rank": 2, "alpha": 4.0}
+SCORE = {"examples": 4, "also": ["gradient", "magnitude"]}
 
 
 class Notes(Silent):
@@ -119,7 +120,7 @@ def scores(tmp_path_factory: pytest.TempPathFactory, adapter: Path) -> dict[str,
     made = {}
     for system, rows in (("system1", words(4)), ("system2", sums(4))):
         root = tmp_path_factory.mktemp(system)
-        settings = {"model": TINY, "prompts": {}, "score": {"examples": 4}, "seed": 0, "system": system}
+        settings = {"model": TINY, "prompts": {}, "score": SCORE, "seed": 0, "system": system}
         inputs = {"adapter": adapter, "rows": rows_folder(root / "rows", rows)}
         made[system] = call_stage("score", root, settings, inputs)[1] / "scores"
     return made

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 import torch
+from pydantic import ValidationError
 
-from lorapar.adapter import Partition, load_scores, partition_elements, save_scores
-from lorapar.config import SYSTEMS
+from lorapar.adapter import Partition, load_scores, partition_elements, save_scores, trainable_slice
+from lorapar.adapter.files import read_tensors
+from lorapar.config import SYSTEMS, load_config
 from lorapar.errors import BadInputError
 from lorapar.store import seal
 
@@ -108,3 +111,74 @@ def test_one_folder_a_system_from_one_adapter(kit, scores, tmp_path) -> None:
     seal(other, "score.scores")
     with pytest.raises(BadInputError, match="differ in adapter_digest"):
         made(kit, [scores["system1"], other], tmp_path / "mixed")
+
+
+@pytest.mark.parametrize("measure", ["gradient", "magnitude"])
+def test_as_many_elements_of_each_set_by_another_measure(kit, scores, tmp_path, measure) -> None:
+    _, best, _ = made(kit, scores.values(), tmp_path / "best", theta=0.6)
+    _, other, summary = made(kit, scores.values(), tmp_path / "other", theta=0.6, choose=measure)
+    for system, folder in scores.items():
+        assert other.sizes()[system].selected == best.sizes()[system].selected
+        values = load_scores(folder / f"{measure}.safetensors")[0]
+        chosen = other.selected(system)
+        inside = torch.cat([values[name][mask] for name, mask in chosen.items()])
+        outside = torch.cat([values[name][~mask] for name, mask in chosen.items()])
+        assert inside.min() >= outside.max()
+    assert summary["choose"] == measure
+
+
+def test_the_measures_are_values_and_gradients_without_their_sign(kit, scores, adapter) -> None:
+    """First-order importance is the product of the two: the score, but for its second-order part."""
+    values = read_tensors(adapter / "adapter_model.safetensors")[0]
+    for folder in scores.values():
+        sizes, gradients, both = (
+            load_scores(folder / f"{name}.safetensors")[0] for name in ("magnitude", "gradient", "scores")
+        )
+        for name, size in sizes.items():
+            assert torch.equal(size, trainable_slice(name, values[name], 2).abs())
+            torch.testing.assert_close(gradients[name] * size, both[name], rtol=0.2, atol=1e-5)
+
+
+@pytest.mark.parametrize(("mask", "sft", "rl"), [("sft", False, True), ("rl", True, False), ("none", True, True)])
+def test_a_stage_without_the_mask_trains_all_elements_and_the_sets_stay(kit, scores, tmp_path, mask, sft, rl) -> None:
+    _, masked, _ = made(kit, scores.values(), tmp_path / "masked", beta=0.5)
+    _, bare, summary = made(kit, scores.values(), tmp_path / "bare", beta=0.5, mask=mask)
+    for system, whole in (("system1", sft), ("system2", rl)):
+        assert bare.sizes()[system].selected == masked.sizes()[system].selected
+        assert (bare.sizes()[system].active == summary["elements"]) == whole
+        assert whole or elements_of(bare, system) == elements_of(masked, system)
+    assert summary["mask"] == mask
+    assert (summary["sft_active_fraction"] == 1, summary["rl_active_fraction"] == 1) == (sft, rl)
+
+
+def elements_of(partition, system):
+    return torch.cat([mask.flatten() for mask in partition.mask(system).values()]).tolist()
+
+
+def test_a_budget_takes_so_many_of_the_most_important_elements(kit, scores, tmp_path) -> None:
+    _, by_count, summary = made(kit, scores.values(), tmp_path / "count", budget_elements=123)
+    assert {system: sizes.selected for system, sizes in by_count.sizes().items()} == {"system1": 123, "system2": 123}
+    shares = []
+    for folder in scores.values():
+        values = load_scores(folder / "scores.safetensors")[0]
+        flat = torch.cat([tensor.flatten() for tensor in values.values()]).double()
+        shares.append(float(flat.sort(descending=True).values[:123].sum() / flat.sum()))
+    assert summary["theta"] == pytest.approx(min(shares))
+    _, by_bytes, _ = made(kit, scores.values(), tmp_path / "bytes", budget_bytes=1239)
+    assert elements_of(by_bytes, "system2") == elements_of(by_count, "system2")
+    _, everything, _ = made(kit, scores.values(), tmp_path / "all", budget_elements=10**9)
+    assert everything.sizes()["system1"].active == summary["elements"]
+    with pytest.raises(ValidationError, match="give one of the two"):
+        made(kit, scores.values(), tmp_path / "two", budget_elements=1, budget_bytes=10)
+
+
+def test_a_measure_that_was_not_kept_is_told(kit, scores, tmp_path) -> None:
+    with pytest.raises(BadInputError, match=r"partition.choose is gradient, which scoring keeps only where"):
+        load_config(preset="tiny", overrides=["partition.choose=gradient"])
+    for system, folder in scores.items():
+        copy = tmp_path / system
+        copy.mkdir()
+        shutil.copyfile(folder / "scores.safetensors", copy / "scores.safetensors")
+        seal(copy, "test.scores")
+    with pytest.raises(BadInputError, match=r"gradient.safetensors: partition.choose is gradient, but score.also"):
+        made(kit, [tmp_path / "system1", tmp_path / "system2"], tmp_path / "out", choose="gradient")

@@ -12,6 +12,7 @@ from peft import PeftModel
 from lorapar.adapter import load_adapter
 from lorapar.basemodel import load_model
 from lorapar.config import ModelConfig
+from lorapar.config.adapter import BYTES_AN_ELEMENT
 from lorapar.errors import BadInputError
 
 FAST = {"batch_size": 2, "gradient_accumulation": 2, "max_steps": 2, "learning_rate": 1e-3}
@@ -41,6 +42,11 @@ def test_makes_a_plain_peft_adapter(kit, inputs: dict[str, Path], tmp_path: Path
     assert all(math.isfinite(value) for value in metrics.values())
     assert metrics["steps"] == 2
     assert metrics["rows"] == 10
+    summary = json.loads((out / "adapter" / "summary.json").read_text())
+    kept = summary["moment_bytes"] + summary["index_bytes"]
+    padding = kept - BYTES_AN_ELEMENT * summary["active_elements"]
+    tensors = 2 * 2 * 6
+    assert 0 <= padding < tensors * 16 * 8, "partition.budget_bytes counts with this, but for whole vectors"
     assert len(json.loads((out / "adapter" / "summary.json").read_text())["warmup_ids"]) == 2
     base = ModelConfig(**kit.TINY)
     PeftModel.from_pretrained(load_model(base), str(out / "adapter"))
