@@ -82,6 +82,14 @@ class RunConfig(Section):
         return "tests" if "passes_tests" in self.rl.rewards else "none"
 
     @model_validator(mode="after")
+    def _scored_again_after_sft(self) -> RunConfig:
+        if self.rl.score_again and self.phases != DEFAULT_PHASES:
+            raise ValueError(
+                "rl.score_again scores between SFT and RL, so phases must be [sft, rl]; leave one of them out"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _choice_is_scored(self) -> RunConfig:
         choice = self.partition.choose
         if choice in ("gradient", "magnitude") and choice not in self.score.also:

@@ -106,6 +106,10 @@ class RlConfig(PolicyConfig):
     temperature: Rate = Field(1.0, description="Sampling temperature of the rollouts")
     top_p: Annotated[float, Field(gt=0.0, le=1.0)] = Field(1.0, description="Nucleus of the rollouts' sampling")
     kl_beta: Annotated[float, Field(ge=0.0)] = Field(0.0, description="Weight of the KL term towards the reference")
+    score_again: bool = Field(
+        False,
+        description="Score and partition again after SFT: RL then trains what matters in the adapter that SFT left",
+    )
     reference: Literal["base", "sft"] = Field("sft", description="The reference model of the KL term")
     rewards: Rewards = Field(
         {

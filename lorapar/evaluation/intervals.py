@@ -3,7 +3,7 @@
 Both models answer the same rows, so a change is judged on the rows they disagree about: rows won (wrong before, right
 after) against rows lost. Sources: Wilson, JASA 22 (1927) 209; McNemar, Psychometrika 12 (1947) 153, exact form;
 Bonett and Price, J. Educ. Behav. Stat. 37 (2012) 479, the closed-form interval that Fagerland, Lydersen and Laake
-recommend for paired proportions (Stat. Med. 33 (2014) 2850).
+recommend for paired proportions (Stat. Med. 33 (2014) 2850). Spearman, Am. J. Psychol. 15 (1904) 72, for ranks.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
+
+import numpy as np
 
 
 @dataclass(frozen=True)
@@ -87,3 +89,14 @@ def _check(rows: int, confidence: float) -> None:
         raise ValueError("an interval needs at least one row")
     if not 0.0 < confidence < 1.0:
         raise ValueError(f"confidence lies between 0 and 1, got {confidence}")
+
+
+def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float:
+    """Spearman's, -1 to 1; equal values share the mean of their ranks, and 0 is told where one side is constant."""
+    ranks = np.stack([_ranks(values) for values in (first, second)])
+    return float(np.corrcoef(ranks)[0, 1]) if ranks.std(axis=1).all() else 0.0
+
+
+def _ranks(values: Sequence[float]) -> np.ndarray:
+    _, place, counts = np.unique(np.asarray(values), return_inverse=True, return_counts=True)
+    return np.asarray((np.cumsum(counts) - (counts - 1) / 2)[place])

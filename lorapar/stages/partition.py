@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from lorapar.config import SYSTEMS, PartitionConfig
 from lorapar.errors import BadInputError
-from lorapar.records import write_json
+from lorapar.records import read_json, write_json
 from lorapar.stages.contract import Metrics, StageCall, StageSettings, StageSpec
 
 if TYPE_CHECKING:
@@ -98,6 +98,22 @@ def _made(call: StageCall[Settings], scores: Scores, shared: dict[str, float]) -
     stages = dict(zip(("sft", "rl"), SYSTEMS, strict=True))
     bare = [system for stage, system in stages.items() if config.mask not in ("both", stage)]
     return unmasked(partition, bare) if bare else partition
+
+
+def compared(before: Path, after: Path) -> dict[str, dict[str, float]]:
+    """By system, how alike two partitions of one adapter are: the ranks of their scores (Spearman), and their sets."""
+    from lorapar.adapter import Partition
+    from lorapar.evaluation.intervals import rank_correlation
+
+    scatter = [read_json(folder / "summary.json")["scatter"] for folder in (before, after)]
+    first, second = (Partition.load(folder / "partition.safetensors") for folder in (before, after))
+    jaccard = {}
+    for system in SYSTEMS:
+        one, other = first.selected(system), second.selected(system)
+        both = sum(int((one[name] & other[name]).sum()) for name in one)
+        jaccard[system] = both / sum(int((one[name] | other[name]).sum()) for name in one)
+    ranks = {system: rank_correlation(*(one[system] for one in scatter)) for system in SYSTEMS}
+    return {"rank_correlation": ranks, "jaccard": jaccard}
 
 
 def _reached(scores: Scores, partition: Partition) -> float:

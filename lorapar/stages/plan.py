@@ -164,6 +164,8 @@ def stage_settings(config: RunConfig, stage: str, parameters: Any) -> StageSetti
         values["trains"] = trained_in(stage, config.phases)
         if stage == "rl" and values["trains"] in ((), ("rl",)):
             del values["sft"]  # SFT's settings decide nothing here
+        if stage == "rl" and not config.rl.score_again:
+            del values["score"], values["partition"]
     settings: StageSettings = spec.settings.model_validate({**values, **parameters})
     return settings
 

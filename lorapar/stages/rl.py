@@ -12,6 +12,9 @@ reward_weights                                     the rewards and their weights
 stalls                                             steps on end that were all cut off, all alike or without entropy
 judged                                             by judge: completions asked about, known, and without a say
 
+With `rl.score_again` partition.safetensors is the one that RL trained by, and `scored_again` in summary.json tells
+`rank_correlation` of the scores before and after SFT, and `jaccard` of the sets, by system.
+
 Where `phases` has SFT after RL or both at once, SFT happens here too: summary.json then holds SFT's under `sft`, and
 sft_history.jsonl its steps. What a phase made lies in scratch until all have ended.
 """
@@ -21,13 +24,14 @@ from __future__ import annotations
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from lorapar.comparing import answer_rule
-from lorapar.config import Comparison, ExecuteConfig, RlConfig, SftConfig
+from lorapar.config import SYSTEMS, Comparison, ExecuteConfig, PartitionConfig, RlConfig, ScoreConfig, SftConfig
 from lorapar.config.training import Phases
 from lorapar.errors import IntegrityError
 from lorapar.records import read_json, write_json
-from lorapar.stages import sft
+from lorapar.stages import partition, score, sft
 from lorapar.stages.contract import Metrics, StageCall, StageSpec
 from lorapar.stages.processes import process_count, run_in_processes
 from lorapar.stages.tuning import INPUTS, TuningSettings, pass_on, rows_by_system, tuning_job
@@ -47,6 +51,10 @@ class Settings(TuningSettings):
     """What `phases` leaves to this node; empty: nothing."""
     sft: SftConfig | None = None
     """How SFT goes, where this node does it too."""
+    score: ScoreConfig | None = None
+    """How the adapter that SFT left is scored again (`rl.score_again`); None: it is not."""
+    partition: PartitionConfig | None = None
+    """How it is partitioned then."""
 
 
 SPEC = StageSpec(
@@ -67,6 +75,8 @@ def run(call: StageCall[Settings]) -> Metrics:
         return pass_on(call, "phases has no RL")
     if call.settings.trains != ("rl",):
         return _with_sft(call)
+    if call.settings.score is not None:
+        return _scored_again(call)
     if (processes := process_count(call, call.settings.rl)) > 1:
         return run_in_processes(SPEC.name, call, processes)
     with answer_rule(call.settings.answers) as rule:
@@ -94,6 +104,55 @@ def _with_sft(call: StageCall[Settings]) -> Metrics:
     write_json(output / "summary.json", {**summaries[0], "sft": summaries[1]})
     of_sft = {f"sft_{key.removeprefix('sft_')}": value for key, value in read_json(after_sft / _METRICS).items()}
     return {**read_json(after_rl / _METRICS), **of_sft}
+
+
+def _scored_again(call: StageCall[Settings]) -> Metrics:
+    """RL with a partition of the adapter as SFT left it."""
+    fresh = _partition_now(call)
+    bare = call.settings.model_copy(update={"score": None, "partition": None})
+    metrics = run(replace(call, settings=bare, inputs={**call.inputs, "partition": (fresh,)}))
+    output = call.output("adapter")
+    shutil.copyfile(fresh / "partition.safetensors", output / "partition.safetensors")
+    told = partition.compared(call.input("partition"), fresh)
+    write_json(output / "summary.json", {**read_json(output / "summary.json"), "scored_again": told})
+    flat = {f"rank_correlation_{system}": value for system, value in told["rank_correlation"].items()}
+    return {**metrics, **flat, "jaccard_with_before": told["jaccard"]["system2"]}
+
+
+def _partition_now(call: StageCall[Settings]) -> Path:
+    """A folder in scratch with the partition of the adapter that came in; what is finished is not made again."""
+    settings, place = call.settings, call.scratch / "again"
+    folders = {system: place / f"scores-{system}" for system in SYSTEMS}
+    for system, folder in folders.items():
+        own = score.Settings.model_validate(
+            {**{name: getattr(settings, name) for name in ("model", "prompts", "score", "seed")}, "system": system}
+        )
+        inputs = {"adapter": call.inputs["adapter"], "rows": call.inputs[system]}
+        _made_once(call, score.run, own, inputs, folder)
+    chosen = partition.Settings.model_validate({"partition": settings.partition, "seed": settings.seed})
+    made = place / "partition"
+    _made_once(call, partition.run, chosen, {"scores": tuple(folders.values())}, made)
+    return made
+
+
+def _made_once(
+    call: StageCall[Settings], run_it: Any, settings: Any, inputs: dict[str, tuple[Path, ...]], folder: Path
+) -> None:
+    """Run another stage into a folder of scratch, unless it has been run."""
+    try:
+        verify(folder)
+    except IntegrityError:
+        shutil.rmtree(folder, ignore_errors=True)
+    else:
+        return
+    work = folder.with_name(f"{folder.name}-work")
+    for path in (folder, work):
+        path.mkdir(parents=True, exist_ok=True)
+    outputs = dict.fromkeys(("scores", "partition"), folder)
+    run_it(StageCall(**{**vars(call), "settings": settings, "inputs": inputs, "outputs": outputs, "scratch": work}))
+    seal(folder, "rl.again")
+    shutil.rmtree(work)
+    call.keeper.keep()
 
 
 def _phase(call: StageCall[Settings], method: str, adapter: Path) -> Path:

@@ -54,6 +54,12 @@ class Result:
     rows: dict[tuple[str, str], Rows]
     """By model and measure."""
     regions: dict[str, float]
+    scores: dict[str, list[float]] = field(repr=False)
+    """By system, the scores of the elements that the partition's summary draws."""
+    elements: tuple[Any, ...]
+    """What decides which elements these are."""
+    again: dict[str, float]
+    """By system, the rank correlation of the scores before and after SFT; empty where it did not score again."""
     cost: Cost
     records: dict[str, StageRecord] = field(repr=False)
 
@@ -110,7 +116,16 @@ def read_result(cell: Cell, folder: RunFolder) -> Result:
                         said.get((measure, row), row): right for row, right in models[model].items()
                     }
     partition = read_json(folder.artifact("partition", "partition") / "summary.json")
-    return Result(cell, rows, {name: float(partition[name]) for name in REGIONS}, _cost(folder, records), records)
+    regions = {name: float(partition[name]) for name in REGIONS}
+    scores = {system: partition["scatter"][system] for system in SYSTEMS}
+    adapter = cell.config.adapter
+    elements = (partition["elements"], adapter.rank, adapter.layout)
+    return Result(cell, rows, regions, scores, elements, _again(folder, records), _cost(folder, records), records)
+
+
+def _again(folder: RunFolder, records: dict[str, StageRecord]) -> dict[str, float]:
+    found = read_json(folder.artifact("rl", "adapter") / "summary.json") if "rl" in records else {}
+    return dict((found.get("scored_again") or {}).get("rank_correlation") or {})
 
 
 def _texts(heldout: Path) -> dict[tuple[str, str], str]:
@@ -153,7 +168,7 @@ def figures(study: StudyConfig, results: Sequence[Result]) -> list[Figure]:
     """Every cell's means, in the order of the cells; the paper's figure beside the measure that comes nearest to it."""
     found = []
     shown: list[Any] = []
-    for name, own in _by_cell(study, results):
+    for name, own in by_cell(study, results):
         for model, measure in _readings(own):
             with_it = [result.rows[model, measure] for result in own if result.rows.get((model, measure))]
             if model == "base":
@@ -183,7 +198,7 @@ def figures(study: StudyConfig, results: Sequence[Result]) -> list[Figure]:
 def region_figures(study: StudyConfig, results: Sequence[Result]) -> list[Figure]:
     """The means of what partitions come to."""
     found = []
-    for name, own in _by_cell(study, results):
+    for name, own in by_cell(study, results):
         for region in REGIONS:
             shares = [result.regions[region] for result in own]
             interval = seed_interval(shares, study.confidence)
@@ -193,18 +208,18 @@ def region_figures(study: StudyConfig, results: Sequence[Result]) -> list[Figure
 
 def comparisons(study: StudyConfig, results: Sequence[Result]) -> list[Comparison]:
     """Each cell against the reference, or every two, on every measure, after SFT and after RL."""
-    by_cell = dict(_by_cell(study, results))
-    names = list(by_cell)
+    cells = dict(by_cell(study, results))
+    names = list(cells)
     if study.compare == "pairs":
         pairs = [(later, earlier) for earlier, later in combinations(names, 2)]
     else:
         against = reference_of(study)
-        pairs = [(name, against) for name in names if name != against and against in by_cell]
+        pairs = [(name, against) for name in names if name != against and against in cells]
     found: dict[Any, _Compared] = {}
     for pair in pairs:
-        for reading in _readings(by_cell[pair[0]]):
-            first, second = (_adapters(by_cell[name], reading[0]) for name in pair)
-            one = _Compared.of(by_cell, pair, reading)
+        for reading in _readings(cells[pair[0]]):
+            first, second = (_adapters(cells[name], reading[0]) for name in pair)
+            one = _Compared.of(cells, pair, reading)
             if one is not None and first != second:
                 # Cells that share an SFT are compared once after it: the same twice would make Holm stricter for all.
                 found.setdefault((first, second, reading), one)
@@ -298,7 +313,8 @@ def seconds_spent(results: Iterable[Result]) -> float:
     return own + sum(once.values())
 
 
-def _by_cell(study: StudyConfig, results: Sequence[Result]) -> list[tuple[str, list[Result]]]:
+def by_cell(study: StudyConfig, results: Sequence[Result]) -> list[tuple[str, list[Result]]]:
+    """The results of each cell that has some, in the order of the tables."""
     found = {name: [result for result in results if result.cell.name == name] for name, _ in named_cells(study)}
     return [(name, own) for name, own in found.items() if own]
 

@@ -125,3 +125,21 @@ def test_a_phase_that_has_ended_is_kept_when_the_next_one_fails(kit, inputs, tmp
         kit.run("rl", tmp_path / "rl", {**settings, "sft": {**short, "max_length": 1}}, inputs, notes)
     kit.run("rl", tmp_path / "rl", {**settings, "sft": short}, inputs, notes)
     assert "the phase rl has ended before and is kept" in notes.lines
+
+
+def test_scores_again_what_sft_left_and_trains_the_new_partition(kit, inputs: dict[str, Path], tmp_path: Path) -> None:
+    """A larger theta the second time: more elements than the first partition has may move."""
+    rl = {**FAST, "score_again": True, "rewards": {"tests.stages.test_rl:longer": 1.0}, "learning_rate": 1e-2}
+    again = {"score": {"examples": 4}, "partition": {"theta": 0.99}}
+    settings = {"model": kit.TINY, "prompts": {}, "rl": rl, "seed": 0, **again}
+    metrics, out = kit.run("rl", tmp_path / "rl", settings, inputs)
+    fresh = Partition.load(out / "adapter" / "partition.safetensors")
+    assert metrics["active_elements"] == fresh.sizes()["system2"].active
+    assert (
+        fresh.sizes()["system2"].active
+        > Partition.load(inputs["partition"] / "partition.safetensors").sizes()["system2"].active
+    )
+    assert moved(read(inputs["adapter"]), read(out / "adapter"), fresh.mask("system2")) == (True, False)
+    told = json.loads((out / "adapter" / "summary.json").read_text())["scored_again"]
+    assert told["rank_correlation"]["system2"] == pytest.approx(1, abs=1e-3), "the start itself was scored again"
+    assert told["jaccard"]["system2"] < 1

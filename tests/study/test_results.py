@@ -6,6 +6,7 @@ from lorapar.config import load_config
 from lorapar.config.study import parse_study
 from lorapar.local.folder import StageRecord
 from lorapar.study.cells import cells_of
+from lorapar.study.correlation import correlations
 from lorapar.study.results import Cost, Result, comparisons, figures
 
 STUDY = "name: s\ntitle: t\nseeds: [0, 1]\ngrid: {partition.theta: [0.9, 0.5, 0.1]}\n"
@@ -21,8 +22,31 @@ def results(study, right):
             record = StageRecord(
                 node="rl", stage="rl", version="", settings={}, inputs={}, code="", outputs={"adapter": cell.id}
             )
-            made.append(Result(cell, {("after_rl", "system2"): rows}, {}, NO_COST, {"rl": record}))
+            made.append(result(cell, rows, record))
     return made
+
+
+def result(cell, rows, record, scores=(), again=None):
+    return Result(
+        cell, {("after_rl", "system2"): rows}, {}, dict(scores), (4, 8, "QKVGUD"), again or {}, NO_COST, {"rl": record}
+    )
+
+
+def test_ranks_are_compared_over_seeds_with_the_reference_and_over_sft():
+    study = parse_study(STUDY, "s")
+    orders = {("theta 0.9", 0): [1, 2, 3, 4], ("theta 0.9", 1): [1, 2, 3, 4], ("theta 0.5", 0): [4, 3, 2, 1]}
+    made = {}
+    for cell in cells_of(study, load_config(preset="tiny"), "/store"):
+        if (cell.name, cell.seed) in orders:
+            scores = dict.fromkeys(("system1", "system2"), orders[cell.name, cell.seed])
+            made.setdefault(cell.name, []).append(
+                result(cell, {}, None, scores, {"system2": 0.5} if cell.seed else None)
+            )
+    found = {(one.cell, one.other, one.system): one for one in correlations(study, made)}
+    assert found["theta 0.9", "other seeds", "system1"].mean == pytest.approx(1)
+    assert found["theta 0.5", "theta 0.9", "system2"].mean == pytest.approx(-1)
+    assert found["theta 0.9", "after SFT", "system2"].mean == 0.5
+    assert ("theta 0.5", "other seeds", "system1") not in found, "it has one seed"
 
 
 def verdicts(study, right):

@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from lorapar.evaluation.intervals import mcnemar_exact
+from lorapar.evaluation.intervals import mcnemar_exact, rank_correlation
 from lorapar.study.statistics import holm, seed_interval, sign_change_p, t_below, t_quantile
 
 
@@ -50,3 +50,11 @@ def test_holm_steps_down_and_never_goes_back():
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert holm([0.6, 0.5]) == [1.0, 1.0]
     assert holm([]) == []
+
+
+def test_ranks_correlate_as_scipy_says():
+    stats = pytest.importorskip("scipy.stats")
+    first, second = [3.0, 1.0, 1.0, 7.0, 5.0], [2.0, 2.0, 0.5, 9.0, 1.0]
+    assert rank_correlation(first, second) == pytest.approx(stats.spearmanr(first, second).statistic)
+    assert rank_correlation([1.0, 2.0, 3.0], [10.0, 100.0, 1000.0]) == pytest.approx(1)
+    assert rank_correlation([1.0, 1.0], [1.0, 2.0]) == 0
