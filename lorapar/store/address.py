@@ -13,7 +13,8 @@ _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 _ACCESS_POINT = re.compile(r"(arn:aws[a-z-]*:s3[a-z-]*:[a-z0-9-]*:\d{12}:[a-z/]*accesspoint[:/][a-z0-9.-]+)(?:/|$)")
 """A bucket by the ARN of one of its access points, as boto3 takes it."""
 _ONE_SLASH = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/(?!/)")
-_KEY_PART = re.compile(r"[A-Za-z0-9._=@+-]+")
+_KEY_PART = re.compile(r"(?! )[^/\\*?#\"<>|]+(?<! )")
+"""What people call their files, blanks within and letters of every language included."""
 
 
 @dataclass(frozen=True)
@@ -65,10 +66,11 @@ def check_slashes(text: str) -> None:
 
 
 def check_key(key: str) -> str:
-    """The key, once every part of it is a plain name: no empty part, no `..`, nothing a shell or a path would read."""
+    """The key, once every part of it is a plain name: no empty part, no `..`, no control character, no pattern."""
     parts = key.split("/")
-    if not all(_KEY_PART.fullmatch(part) and part not in (".", "..") for part in parts):
+    if not key.isprintable() or not all(_KEY_PART.fullmatch(part) and part not in (".", "..") for part in parts):
         raise BadInputError(
-            f"'{key}' cannot be the key of an object; use letters, digits and . _ = @ + - between single slashes"
+            f'{key!r} cannot be the key of an object; use names between single slashes, without * ? # " < > | and \\ '
+            "and without blanks at their ends"
         )
     return key

@@ -15,7 +15,7 @@ from lorapar.store.address import S3Address, check_key
 from lorapar.store.base import Moved, NotFoundError, ObjectInfo, Transfer, UnansweredError
 from lorapar.store.s3_client import connection
 from lorapar.store.s3_errors import CONFLICT, MISSING, TAKEN, code_of, s3_errors
-from lorapar.store.s3_small import Watch, download_small, is_small, read_whole, several, upload_small
+from lorapar.store.s3_small import Watch, download_small, is_small, read_whole, several, upload_small, version_of
 
 _CONFLICTS = 20
 """How often a conditional write that collided with another one is tried again; S3 asks for that."""
@@ -144,6 +144,11 @@ class S3Store:
             for page in self._client.get_paginator("list_objects_v2").paginate(
                 Bucket=self.bucket, Prefix=self._root + prefix
             ):
+                if page.get("IsTruncated") and not page.get("NextContinuationToken"):
+                    raise UnreachableError(
+                        f"{self.address}: {self.endpoint} lists a part of the objects and does not say how to go on, "
+                        "so the others would be taken for missing; it needs ListObjectsV2 with continuation tokens"
+                    )
                 for entry in page.get("Contents", ()):
                     key = entry["Key"].removeprefix(self._root)
                     if key.endswith("/"):  # consoles make such objects to show a folder
@@ -205,9 +210,13 @@ class S3Store:
                     raise
                 answer = self._client.head_object(**self._named(key))  # an empty object
             else:
+                if not {"ContentRange", "ContentLength"} & answer.keys():  # whole and in chunks, through a gateway
+                    answer["ContentLength"] = len(answer["Body"].read())
                 answer["Body"].close()
-        size = int(answer.get("ContentRange", f"/{answer['ContentLength']}").rpartition("/")[2])
-        return ObjectInfo(key, size, answer["LastModified"].timestamp(), answer["ETag"])
+        version = version_of(answer, self._client)
+        size = int((answer.get("ContentRange") or f"/{answer['ContentLength']}").rpartition("/")[2])
+        modified = answer.get("LastModified")  # without one it counts as new, so that nothing takes it for old
+        return ObjectInfo(key, size, modified.timestamp() if modified else time.time(), version)
 
     def _conditional(self, key: str, data: bytes, condition: dict[str, str]) -> bool:
         """Whether the write went through; a token in the metadata tells our own earlier attempt from a rival's."""

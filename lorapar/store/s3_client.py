@@ -11,14 +11,14 @@ import os
 import re
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any
 
 from lorapar.errors import BadInputError, UnreachableError
 from lorapar.network import heed_no_proxy, trust_authorities
 from lorapar.redaction import redact, remember_secret
 from lorapar.store.s3_credentials import RenewedCredentials
-from lorapar.store.s3_errors import credentials_cause
+from lorapar.store.s3_errors import credentials_cause, elsewhere
 from lorapar.store.s3_headers import add_headers
 
 CONCURRENT_REQUESTS = 10
@@ -30,6 +30,8 @@ _FOUND_HERE = ("env", "shared-credentials-file", "config-file")
 _REGIONS = ("AWS_DEFAULT_REGION", "AWS_REGION")
 """boto3 itself reads the first alone; every other client of AWS, and the pods of EKS, know the second too."""
 _NO_REGION = "us-east-1"
+_REDIRECTS = (301, 302, 303, 307, 308)
+_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 _FIRST_ATTEMPTS = 2
 _FIRST_SECONDS = 5
 
@@ -62,6 +64,7 @@ class Connection:
     def __init__(self, where: str) -> None:
         import botocore.session
 
+        _check_keys()
         with _settings_errors(where):
             core = botocore.session.get_session()
             core.get_component("data_loader").list_available_services = lambda _: _AnyName()
@@ -93,8 +96,14 @@ class Connection:
         """
         from botocore.exceptions import ClientError
 
-        with suppress(ClientError), self.impatient_client() as client:
-            client.list_buckets(MaxBuckets=1)  # names no bucket, so that none can send it elsewhere
+        try:
+            with self.impatient_client() as client:
+                client.list_buckets(MaxBuckets=1)  # names no bucket, so that none can send it elsewhere
+        except ClientError as error:
+            answer = error.response.get("ResponseMetadata", {})
+            if answer.get("HTTPStatusCode", 0) in _REDIRECTS:
+                location = str(answer.get("HTTPHeaders", {}).get("location", ""))
+                raise UnreachableError(redact(elsewhere(self.endpoint, location))) from None
         self._remember_credentials()
 
     @contextmanager
@@ -146,16 +155,32 @@ def _no_search_for_garbage() -> Iterator[None]:
 @contextmanager
 def _settings_errors(where: str) -> Iterator[None]:
     """A profile that is not there, an endpoint that is no address: said before anything is contacted."""
-    from botocore.exceptions import BotoCoreError
+    from botocore.exceptions import BotoCoreError, InvalidRetryModeError
 
     try:
         yield
+    except InvalidRetryModeError as error:
+        raise BadInputError(f"{where}: {error}; mend AWS_RETRY_MODE, or retry_mode of the profile") from None
     except BotoCoreError as error:
         raise UnreachableError(redact(f"{where}: {credentials_cause(error)}")) from None
     except ValueError as error:
+        if "endpoint" not in str(error).lower():  # a number that is none; botocore does not say which
+            asked = "mend AWS_MAX_ATTEMPTS, AWS_METADATA_SERVICE_TIMEOUT or the profile"
+            raise BadInputError(redact(f"{where}: {error}; {asked}")) from None
         raise BadInputError(
             redact(f"{where}: {error}; check AWS_ENDPOINT_URL, which begins with https:// or http://")
         ) from None
+
+
+def _check_keys() -> None:
+    """Refuse keys with a line break or blank at an end, which no header takes or no signature fits."""
+    for name in _KEYS:
+        value = os.environ.get(name, "")
+        if value != value.strip():
+            raise BadInputError(
+                f"{name} begins or ends with a blank or line break, as `echo` leaves one in a Secret; make it anew "
+                "without (`printf %s`, or kubectl create secret --from-literal)"
+            )
 
 
 def _region(core: Any, where: str) -> str:

@@ -8,9 +8,11 @@ the request is signed and made again where it finds other keys.
 
 from __future__ import annotations
 
+import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from traceback import walk_tb
 from typing import Any
 
 from lorapar.redaction import remember_secret
@@ -114,7 +116,12 @@ def _told_alike() -> Iterator[None]:
         raise
     except OSError as error:
         said = f"{error.filename}: {error.strerror}" if error.filename else error
-        raise CredentialRetrievalError(provider="custom-process", error_msg=said) from error
+        files = [frame.f_code.co_filename for frame, _ in walk_tb(error.__traceback__)]
+        provider = "custom-process" if subprocess.__file__ in files else "a file that variables or the profile name"
+        raise CredentialRetrievalError(provider=provider, error_msg=said) from error
+    except EOFError as error:
+        said = "the profile asks for an MFA code, and nobody is there to give it; put keys of a session into a file"
+        raise CredentialRetrievalError(provider="assume-role", error_msg=said) from error
     except (ValueError, KeyError, AttributeError, TypeError) as error:
         said = "what it printed is not the JSON that is asked for (Version, AccessKeyId, SecretAccessKey)"
         raise CredentialRetrievalError(provider="custom-process", error_msg=said) from error

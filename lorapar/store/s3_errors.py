@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
+from urllib.parse import urlsplit
 
 from lorapar.errors import BadInputError, IntegrityError, LoraparError, UnreachableError
 from lorapar.network import S3_VARIABLE, network_cause, proxy_refusal
@@ -33,6 +34,14 @@ _RIGHTS = {
     "DeleteObjects": "s3:DeleteObject",
     "ListMultipartUploads": "s3:ListBucketMultipartUploads",
 }
+_OF_AN_OBJECT = (
+    "GetObject",
+    "HeadObject",
+    "CopyObject",
+    "UploadPart",
+    "CompleteMultipartUpload",
+    "AbortMultipartUpload",
+)
 _OTHER_REGION = ("PermanentRedirect", "301", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException")
 _UNKNOWN = ("NotImplemented", "501")
 _CHECKSUMS = "AWS_REQUEST_CHECKSUM_CALCULATION"
@@ -79,8 +88,16 @@ def s3_errors(where: str, endpoint: str) -> Iterator[None]:
     """Turn what boto3 raises into a LoraparError; `where` is the object (or bucket) that was asked for."""
     try:
         yield
+    except RecursionError:  # botocore asks for the bucket's region, is sent elsewhere, asks for the region (1.43)
+        raise UnreachableError(redact(f"{where}: {elsewhere(endpoint, '')}")) from None
     except _raised_by_libraries() as error:
         raise explain(error, where, endpoint) from None
+
+
+def elsewhere(endpoint: str, location: str) -> str:
+    """Of a server that sends requests to another address, such as that of its own https."""
+    to = f" to {location}" if location else " and does not say where"
+    return f"{endpoint} sends requests elsewhere{to}; set AWS_ENDPOINT_URL to the address that answers itself"
 
 
 def _raised_by_libraries() -> tuple[type[Exception], ...]:
@@ -114,7 +131,7 @@ def explain(error: Exception, where: str, endpoint: str) -> LoraparError:
 def _refused(error: Any, where: str, endpoint: str) -> LoraparError:
     """The server answered, with an error."""
     code, message = code_of(error), _one_line(error.response.get("Error", {}).get("Message", ""))
-    if code in MISSING:
+    if code in MISSING and (code == "NoSuchKey" or error.operation_name in _OF_AN_OBJECT):
         return NotFoundError(f"{where}: there is no such object")
     if code == "NoSuchBucket":
         return UnreachableError(f"{where}: there is no such bucket at {endpoint}; create it or mend the address")
@@ -128,7 +145,7 @@ def _refused(error: Any, where: str, endpoint: str) -> LoraparError:
         cause = f"the bucket lies in another region{_region(error)}; set AWS_DEFAULT_REGION to it"
         return UnreachableError(redact(f"{where}: {cause}{_said(message, '')}"))
     if code in _DENIED:
-        return DeniedError(redact(f"{where}: {_denied(error.operation_name, message)}"))
+        return DeniedError(redact(f"{where}: {_denied(error.operation_name, message)}{_unlike_s3(error, endpoint)}"))
     metadata = error.response.get("ResponseMetadata", {})
     if proxy := proxy_refusal(metadata.get("HTTPStatusCode", 0), endpoint):
         return UnreachableError(redact(f"{where}: {proxy}"))
@@ -146,7 +163,7 @@ def _refused(error: Any, where: str, endpoint: str) -> LoraparError:
         text += f"; the object lies under a key of its owner: set {s3_headers.CUSTOMER_KEY} to it"
     if code == "InternalError" and error.operation_name in _WRITES:
         text = text.rstrip(". ") + _NO_ROOM
-    text += _said(message, text)
+    text += _said(message, text) + _unlike_s3(error, endpoint)
     kind = UnansweredError if metadata.get("HTTPStatusCode") in _AILING else UnreachableError
     return (UnsupportedError if code in _UNKNOWN else kind)(redact(f"{where}: {text}"))
 
@@ -162,11 +179,26 @@ def _mismatch(code: str, message: str, endpoint: str) -> str:
     return f"{endpoint} took what was sent for something else ({code}); {advice}{_said(message, '')}"
 
 
+def _unlike_s3(error: Any, endpoint: str) -> str:
+    """A status in the place of a code: what answered wrote no error of S3's. Answers to HEAD have none anyway."""
+    code = code_of(error)
+    if not code.isdigit() or error.operation_name.startswith("Head") or int(code) in (*_AILING[1:], 429):
+        return ""
+    return f"; that is no answer of an S3 server: a proxy, a sign-in page or another service may stand at {endpoint}"
+
+
 def _denied(operation: str, message: str) -> str:
     """Which right is missing, in the words of policies; a policy that denies is told from a role that lacks."""
     right = _RIGHTS.get(operation, f"s3:{operation}")
+    named = re.search(r"perform:? ([a-z0-9-]+:\w+)", message)
+    if named and named[1] not in right:
+        right = named[1]
     text = f"access denied: the credentials in use lack the right to {operation} ({right})"
-    if re.search(r"explicit|polic", message, re.IGNORECASE):
+    if re.search(r"object lock|retention|legal hold", message, re.IGNORECASE):
+        text = "access denied: the object is locked until its retention ends, so it is neither replaced nor removed"
+    elif not right.startswith(f"s3:{operation}") and named:
+        pass  # a key of KMS, tags: what is lacking is known
+    elif re.search(r"explicit|polic", message, re.IGNORECASE) and not re.search(r"no [\w-]+ policy allows", message):
         text = f"access denied: a policy refuses {operation} ({right})"
         if operation in _WRITES and not os.environ.get(s3_headers.ENCRYPTION):
             text += f"; it may ask for an encryption header: set store.encryption or {s3_headers.ENCRYPTION}"
@@ -174,6 +206,8 @@ def _denied(operation: str, message: str) -> str:
             text += f"; it may ask for an ACL: set store.acl or {s3_headers.ACL}"
     if re.search(r"requester|paid|payer", message, re.IGNORECASE) and not os.environ.get(s3_headers.REQUESTER_PAYS):
         text += f"; to pay for requests set store.requester_pays or {s3_headers.REQUESTER_PAYS}=true"
+    if owner := os.environ.get(s3_headers.OWNER):
+        text += f"; or the bucket does not belong to {owner}, which {s3_headers.OWNER} expects"
     if operation in ("GetObject", "HeadObject"):
         text += "; without s3:ListBucket an object that is not there is answered like this too"
     return f"{text}; docs/storage.md#rights lists rights by role{_said(message, '')}"
@@ -188,6 +222,9 @@ def _unanswered(error: Exception, where: str, endpoint: str) -> LoraparError:
     """There was no answer, or none was asked for because something is missing here."""
     from botocore import exceptions as boto
 
+    asked = urlsplit(str(getattr(error, "kwargs", {}).get("endpoint_url") or endpoint))
+    if asked.netloc != urlsplit(endpoint).netloc:  # who gives out credentials
+        endpoint = f"{asked.scheme}://{asked.netloc}"
     in_the_way = network_cause(error, endpoint, S3_VARIABLE)
     if in_the_way is not None:
         cause = in_the_way
@@ -220,6 +257,8 @@ def credentials_cause(error: Exception) -> str:
 
     if isinstance(error, ProfileNotFound):
         return f"{_one_line(error)}; mend AWS_PROFILE, or name the file that has it in AWS_CONFIG_FILE"
+    if "SSO" in type(error).__name__:
+        return f"{_one_line(error)}; sign in with `aws sso login`"
     if not isinstance(error, CredentialRetrievalError):
         return _one_line(error)
     provider, said = (str(error.kwargs.get(key, "")) for key in ("provider", "error_msg"))

@@ -9,12 +9,12 @@ from __future__ import annotations
 import base64
 import hashlib
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from lorapar.errors import IntegrityError
+from lorapar.errors import IntegrityError, UnreachableError
 from lorapar.store.artifact import storage_errors
 from lorapar.store.base import Moved, Transfer
 from lorapar.store.file_system import replace_path
@@ -66,16 +66,29 @@ def read_whole(client: Any, named: dict[str, str], size_bytes: int | None = None
     attempts = _BROKEN_READS
     while True:
         answer = client.get_object(**named)
-        found = int(answer["ContentLength"])
-        if size_bytes not in (None, found):
+        version = version_of(answer, client)
+        found = answer.get("ContentLength")  # a gateway may send an answer in chunks, without its length
+        if found is not None and size_bytes not in (None, found):
             answer["Body"].close()
-            return b"", found, str(answer["ETag"])
+            return b"", found, version
         attempts -= 1
         try:
-            return answer["Body"].read(), found, str(answer["ETag"])
+            data = answer["Body"].read()
+            return data, len(data), version
         except _broken():
             if not attempts:
                 raise
+
+
+def version_of(answer: Mapping[str, Any], client: Any) -> str:
+    """The ETag of an answer. Raises UnreachableError where there is none: a page to sign in, say, and no object."""
+    if "ETag" not in answer:
+        kind = answer.get("ContentType") or "of no kind"
+        raise UnreachableError(
+            f"{client.meta.endpoint_url} answers without an ETag ({kind}), as no S3 server does: a proxy, a sign-in "
+            "page or another service may stand there; check AWS_ENDPOINT_URL"
+        )
+    return str(answer["ETag"])
 
 
 def upload_small(client: Any, bucket: str, keyed: Iterable[tuple[Transfer, str]], where: str, watch: Watch) -> None:

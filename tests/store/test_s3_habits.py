@@ -2,17 +2,19 @@
 
 import base64
 import hashlib
+import time
 
 import pytest
 from typer.testing import CliRunner
 
 from lorapar.cli import app
 from lorapar.cli.base import settings_of
+from lorapar.data.bucket import bucket_files
 from lorapar.doctor import examine_store
 from lorapar.errors import BadInputError, ExitCode, IntegrityError, UnreachableError
 from lorapar.store import open_store, put_tree, s3_headers
-from lorapar.store.base import DeniedError, Transfer
-from tests.store.s3_in_memory import S3InMemory
+from lorapar.store.base import DeniedError, ObjectInfo, Transfer
+from tests.store.s3_in_memory import S3InMemory, _Handler
 
 FIRST, SECOND = "FIRSTKEY00000001", "SECONDKEY0000002"
 EXPIRED = ("ExpiredToken", "InvalidAccessKeyId", "InvalidClientTokenId", "RequestExpired", "SignatureDoesNotMatch")
@@ -388,6 +390,153 @@ def test_doctor_names_what_else_is_missing(server):
     notes = {finding.what: finding.advice for finding in examine_store("s3://runs/x")}
     assert "CreateMultipartUpload" in notes["files of 32 MB"]
     assert "s3:DeleteObject" in notes["deleting"]
+
+
+PAGE = b"<!DOCTYPE html><html><head><title>Sign in</title></head><body>please<br></body></html>"
+
+
+def answers_with(monkeypatch, change):
+    """Let the server send other answers: `change` takes status, body and headers, and returns them."""
+    plain = _Handler.answer
+
+    def answer(self, status, body=b"", **headers):
+        status, body, headers = change(status, body, headers)
+        plain(self, status, body, **headers)
+
+    monkeypatch.setattr(_Handler, "answer", answer)
+
+
+@pytest.mark.parametrize("status", [200, 401, 403, 404])
+def test_page_of_a_proxy_is_no_object_and_no_missing_one(server, monkeypatch, status):
+    server.objects["x/a"] = b"x"
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "2")
+    answers_with(monkeypatch, lambda *_: (status, PAGE, {"Content_Type": "text/html"}))
+    for ask in (lambda store: list(store.list()), lambda store: store.write("a", b"y")):
+        with pytest.raises(UnreachableError, match="a sign-in page or another service may stand at"):
+            ask(open_store("s3://runs/x"))
+    if status == 200:
+        with pytest.raises(UnreachableError, match=r"answers without an ETag \(text/html\)"):
+            open_store("s3://runs/x").read("a")
+
+
+def test_answer_without_last_modified_counts_as_new(server, monkeypatch):
+    server.objects["x/a"] = b"hello"
+    without = ("Last_Modified", "last-modified")
+    answers_with(
+        monkeypatch,
+        lambda status, body, headers: (status, body, {k: v for k, v in headers.items() if k not in without}),
+    )
+    (info,) = open_store("s3://runs/x").known(["a"]).values()
+    assert (info.size_bytes, time.time() - info.modified < 100) == (5, True)
+
+
+def test_server_that_sends_elsewhere_is_told(server):
+    server.refuse = lambda request: (301, "PermanentRedirect", "use another address")
+    with pytest.raises(UnreachableError, match=r"sends requests elsewhere.*set AWS_ENDPOINT_URL to the address"):
+        open_store("s3://runs/x").read("a")
+
+
+def test_address_that_leads_to_https_is_told_with_it(server, monkeypatch):
+    answers_with(monkeypatch, lambda *_: (308, b"", {"Location": "https://s3.example/"}))
+    with pytest.raises(UnreachableError, match=r"sends requests elsewhere to https://s3\.example/"):
+        open_store("s3://runs/x").read("a")
+
+
+@pytest.mark.parametrize(
+    ("message", "said", "unsaid"),
+    [
+        (
+            "not authorized to perform: kms:GenerateDataKey because no identity-based policy allows it",
+            r"lack the right to PutObject \(kms:GenerateDataKey\)",
+            "store.encryption",
+        ),
+        ("not authorized to perform: s3:PutObjectTagging", r"\(s3:PutObjectTagging\)", "store.encryption"),
+        ("Access Denied because object protected by object lock.", "locked until its retention ends", "lack the right"),
+    ],
+)
+def test_right_that_the_server_names_is_the_one_told(server, message, said, unsaid):
+    server.refuse = lambda request: (403, "AccessDenied", message) if request.method == "PUT" else None
+    with pytest.raises(DeniedError, match=said) as caught:
+        open_store("s3://runs/x").write("a", b"x")
+    assert unsaid not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"])
+def test_key_with_a_line_break_is_told_before_it_is_used(server, monkeypatch, name):
+    monkeypatch.setenv(name, "a-key-that-echo-wrote\n")
+    with pytest.raises(BadInputError, match=f"^{name} begins or ends with a blank or line break") as caught:
+        open_store("s3://runs/x")
+    assert "a-key-that" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("AWS_MAX_ATTEMPTS", "many", "mend AWS_MAX_ATTEMPTS"),
+        ("AWS_RETRY_MODE", "often", "mend AWS_RETRY_MODE"),
+        ("AWS_ENDPOINT_URL", "s3.example:9000", "check AWS_ENDPOINT_URL"),
+        ("AWS_ENDPOINT_URL", "http://::1:9000", "check AWS_ENDPOINT_URL"),
+    ],
+)
+def test_variables_of_boto3_that_hold_nonsense_are_named(server, monkeypatch, name, value, said):
+    monkeypatch.setenv(name, value)
+    with pytest.raises(BadInputError, match=said):
+        open_store("s3://runs/x")
+
+
+def test_token_file_that_is_not_there_is_no_failed_program(server, keys, monkeypatch):
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nowhere/keys.ini")
+    monkeypatch.setenv("AWS_ROLE_ARN", "arn:aws:iam::123456789012:role/tuner")
+    monkeypatch.setenv("AWS_WEB_IDENTITY_TOKEN_FILE", "/nowhere/token")
+    with pytest.raises(UnreachableError, match="/nowhere/token: No such file") as caught:
+        open_store("s3://runs/x").read("a")
+    assert "credential_process" not in str(caught.value)
+
+
+def test_silent_service_of_credentials_is_named_not_the_bucket(server, keys, tmp_path, monkeypatch):
+    lines = "[default]\nrole_arn = arn:aws:iam::1:role/x\nsource_profile = base\n[profile base]\n"
+    (tmp_path / "config").write_text(f"{lines}aws_access_key_id = {FIRST}\naws_secret_access_key = s\n")
+    (tmp_path / "keys.ini").write_text("")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    monkeypatch.setenv("AWS_ENDPOINT_URL_STS", "http://127.0.0.1:9")
+    with pytest.raises(UnreachableError, match=r"http://127\.0\.0\.1:9 cannot be reached"):
+        open_store("s3://runs/x").read("a")
+
+
+def test_listing_that_ends_too_early_is_no_listing(server, monkeypatch):
+    server.objects["x/a"] = b"x"
+    cut = (b"<IsTruncated>false", b"<IsTruncated>true")
+    answers_with(
+        monkeypatch,
+        lambda status, body, headers: (status, body.replace(*cut), headers | {"Content_Length": str(len(body) - 1)}),
+    )
+    with pytest.raises(UnreachableError, match="lists a part of the objects and does not say how to go on"):
+        list(open_store("s3://runs/x").list())
+
+
+@pytest.mark.parametrize("name", ["my rows (1).jsonl", "zeilen-ü.jsonl", "a%20b+c.jsonl", "行.jsonl"])
+def test_files_are_read_by_whatever_name_people_gave_them(server, tmp_path, monkeypatch, name):
+    monkeypatch.setenv("LORAPAR_CACHE", str(tmp_path))
+    server.objects |= {
+        f"team data/{name}": b"{}",
+        "team data/": b"",
+        "team data/_SUCCESS": b"",
+        "team data 2/x.jsonl": b"",
+    }
+    for address in (f"s3://runs/team data/{name}", "s3://runs/team data", "s3://runs/team data/"):
+        (found,) = bucket_files(address)
+        assert (found[0], found[1].read_bytes()) == (f"s3://runs/team data/{name}", b"{}")
+
+
+@pytest.mark.parametrize(
+    "key", ["../a.jsonl", "a/../../b.jsonl", "/etc/a.jsonl", "a\\..\\b.jsonl", "a\n.jsonl", "\u202ea.jsonl"]
+)
+def test_key_that_would_lead_elsewhere_is_refused(server, tmp_path, monkeypatch, key):
+    monkeypatch.setenv("LORAPAR_CACHE", str(tmp_path / "a" / "b"))
+    monkeypatch.setattr("lorapar.store.s3.S3Store.list", lambda self, prefix="": iter([ObjectInfo(key, 1, 0.0, '"v"')]))
+    with pytest.raises(BadInputError, match="cannot be the key of an object"):
+        bucket_files("s3://runs/data")
+    assert not list(tmp_path.rglob("*.jsonl"))
 
 
 def test_doctor_needs_a_list(server):
