@@ -149,8 +149,8 @@ def storage_errors(where: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if _means_full(error):
-            raise StorageError(f"{where}: the disk is full; free some room and run again, it continues") from error
+        if full := _means_full(error):
+            raise StorageError(f"{where}: {full}; free some room and run again, it continues") from error
         if isinstance(error, OSError) and error.errno in _FORBIDDEN:
             raise StorageError(f"{error.filename or where}: cannot be written ({error.strerror})") from error
         if isinstance(error, OSError) and error.errno in (*UNSUPPORTED, errno.ESTALE):
@@ -158,14 +158,36 @@ def storage_errors(where: Path) -> Iterator[None]:
                 f"{error.filename or where}: its file system cannot do what is needed ({error.strerror}); choose a "
                 "folder on another one"
             ) from error
+        if isinstance(error, OSError) and error.errno in _OF_THE_SYSTEM:
+            cause = f"{error.strerror}: {_OF_THE_SYSTEM[error.errno]}"
+            raise StorageError(f"{error.filename2 or error.filename or where}: {cause}") from error
         raise
+
+
+_OF_THE_SYSTEM = {
+    errno.EIO: "the disk or mount failed; look at the system's log, then run again, it continues",
+    errno.EFBIG: "its file system or a limit (ulimit -f) takes no file of that size; choose a folder on another one",
+    errno.ENAMETOOLONG: "its file system takes no name of that length (encrypted folders take 143 bytes); shorten the "
+    "name, or choose a folder on another one",
+    errno.EMFILE: "this process has too many files open; raise ulimit -n",
+    errno.ENFILE: "this machine has too many files open",
+    errno.ETXTBSY: "another process holds the file; end it and run again, it continues",
+    errno.EBUSY: "another process holds it, or it is a mount; end it and run again, it continues",
+    errno.ELOOP: "symbolic links lead in a circle; mend them",
+}
 
 
 # Not to be written, or a file where a folder should be.
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
 
 
-def _means_full(error: Exception) -> bool:
-    """Libraries written in Rust or C++ (safetensors) report a full disk in the system's words, not as an OSError."""
+_FULL = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the quota of this user or folder is used up"}
+
+
+def _means_full(error: Exception) -> str:
+    """What is full, or nothing. Libraries written in Rust or C++ (safetensors) report it in the system's words, not as
+    an OSError.
+    """
     number = error.errno if isinstance(error, OSError) else None
-    return number in (errno.ENOSPC, errno.EDQUOT) or os.strerror(errno.ENOSPC) in str(error)
+    found = (text for code, text in _FULL.items() if number == code or os.strerror(code) in str(error))
+    return next(found, "")

@@ -18,7 +18,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +27,7 @@ UNSUPPORTED = frozenset({errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EN
 _MAY_MEAN_UNSUPPORTED = UNSUPPORTED | {errno.EPERM, errno.EACCES, errno.EINVAL, errno.EMLINK}
 _NO_RENAME = _MAY_MEAN_UNSUPPORTED | {errno.EEXIST, errno.ENOTEMPTY, errno.EBUSY}
 _TRY = ".lorapar-try-"
+_Answer = TypeVar("_Answer")
 _within_process: dict[str, threading.Lock] = defaultdict(threading.Lock)
 _said: set[tuple[str, int]] = set()
 
@@ -130,6 +131,16 @@ def make_young(path: Path) -> bool:
             raise
         return False
     return True
+
+
+def again_if_stale(ask: Callable[[], _Answer]) -> _Answer:
+    """What a question about a path answers; NFS answers once that a file is stale where another machine replaced it."""
+    try:
+        return ask()
+    except OSError as error:
+        if error.errno != errno.ESTALE:
+            raise
+    return ask()
 
 
 def sync(file: BinaryIO) -> None:

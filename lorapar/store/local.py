@@ -13,7 +13,7 @@ from lorapar.errors import IntegrityError, StorageError
 from lorapar.store.address import check_key
 from lorapar.store.artifact import make_folder, storage_errors
 from lorapar.store.base import LOCAL, Moved, NotFoundError, ObjectInfo, Transfer
-from lorapar.store.file_system import link_new, locked, make_young, replace_path
+from lorapar.store.file_system import again_if_stale, link_new, locked, make_young, replace_path
 
 _HIDDEN = ".lorapar-"
 _LOCK = f"{_HIDDEN}lock"
@@ -40,7 +40,7 @@ class LocalStore:
     def read(self, key: str) -> bytes:
         """The bytes of a file."""
         with self._reading(key):
-            return self._path(key).read_bytes()
+            return again_if_stale(self._path(key).read_bytes)
 
     def read_versioned(self, key: str) -> tuple[bytes, str]:
         """Its bytes and their sha256."""
@@ -133,7 +133,7 @@ class LocalStore:
 
     def exists(self, key: str) -> bool:
         """Whether the file is there."""
-        return self._path(key).is_file()
+        return again_if_stale(self._path(key).is_file)
 
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
         """Files whose relative path begins with `prefix`; only folders that can hold such are looked into."""
@@ -220,7 +220,7 @@ def _version(data: bytes) -> str:
 
 
 def _info(key: str, path: Path) -> ObjectInfo:
-    stat = path.stat()
+    stat = again_if_stale(path.stat)
     return ObjectInfo(key, stat.st_size, stat.st_mtime, f"{stat.st_size}-{stat.st_mtime_ns}")
 
 

@@ -1,6 +1,7 @@
 """An artifact is a folder whose manifest names every byte; readers refuse anything else."""
 
 import errno
+import os
 
 import pytest
 from hypothesis import given
@@ -83,7 +84,7 @@ def test_replacing_a_folder_leaves_the_new_one_only(artifact, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["final"]
 
 
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+@pytest.mark.parametrize("number", [errno.ENOSPC])
 def test_a_full_disk_is_one_line_with_its_exit_code(tmp_path, number):
     with pytest.raises(StorageError, match="the disk is full") as caught, storage_errors(tmp_path):
         raise OSError(number, "no space")
@@ -93,3 +94,25 @@ def test_a_full_disk_is_one_line_with_its_exit_code(tmp_path, number):
 def test_other_system_errors_stay_what_they_are(tmp_path):
     with pytest.raises(IsADirectoryError), storage_errors(tmp_path):
         tmp_path.read_text()
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        (errno.EDQUOT, "the quota of this user or folder is used up"),
+        (errno.EIO, "the disk or mount failed"),
+        (errno.EFBIG, "takes no file of that size"),
+        (errno.EMFILE, "raise ulimit -n"),
+        (errno.EBUSY, "another process holds it"),
+        (errno.ETXTBSY, "another process holds the file"),
+    ],
+)
+def test_what_the_system_refuses_is_one_line(tmp_path, code, said):
+    with pytest.raises(StorageError, match=said) as caught, storage_errors(tmp_path):
+        raise OSError(code, os.strerror(code), str(tmp_path / "file"))
+    assert caught.value.exit_code == ExitCode.STORAGE
+
+
+def test_quota_in_the_words_of_another_language_is_one(tmp_path):
+    with pytest.raises(StorageError, match="quota"), storage_errors(tmp_path):
+        raise RuntimeError(f"Error while serializing: I/O error: {os.strerror(errno.EDQUOT)} (os error 122)")

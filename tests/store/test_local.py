@@ -1,8 +1,11 @@
 """A local folder keeps the promises of a bucket: whole objects, exactly one winner, nothing half-visible."""
 
+import errno
+import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing import get_context
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -125,3 +128,31 @@ def test_reads_what_a_dictionary_would_hold(tmp_path_factory, objects):
     for key, data in objects.items():
         store.write(key, data)
     assert {info.key: store.read(info.key) for info in store.list()} == objects
+
+
+def test_name_that_the_file_system_does_not_take_is_one_line(store):
+    with pytest.raises(StorageError, match="takes no name of that length"):
+        store.write("n" * 300, b"")
+
+
+def test_file_that_another_machine_replaced_is_opened_again(store, monkeypatch):
+    """NFS: the first question after it answers ESTALE, each time anew."""
+    store.write("alias", b"1")
+    stale = {"read_bytes", "stat"}
+
+    def once(name):
+        plain = getattr(Path, name)
+
+        def ask(path, *args, **options):
+            if path.name == "alias" and name in stale:
+                stale.remove(name)
+                raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(path))
+            return plain(path, *args, **options)
+
+        monkeypatch.setattr(Path, name, ask)
+
+    once("read_bytes")
+    once("stat")
+    assert store.read("alias") == b"1"
+    assert store.exists("alias")
+    assert stale == set()
