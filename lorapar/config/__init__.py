@@ -4,7 +4,7 @@ from lorapar.config.adapter import AdapterConfig, PartitionConfig, ScoreConfig
 from lorapar.config.base import SYSTEMS, Comparison
 from lorapar.config.checkpoint import CheckpointConfig
 from lorapar.config.data import ColumnMapping, DataConfig, TaskMixConfig
-from lorapar.config.evaluation import BenchmarkConfig, EvaluateConfig
+from lorapar.config.evaluation import BenchmarkConfig, EvaluateConfig, MeasureConfig
 from lorapar.config.execution import ExecuteConfig
 from lorapar.config.load import (
     apply_override,
@@ -48,6 +48,7 @@ __all__ = [
     "ExecuteConfig",
     "GateConfig",
     "JudgeConfig",
+    "MeasureConfig",
     "ModelConfig",
     "PartitionConfig",
     "PromptConfig",

@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, JsonValue, StringConstraints, model_validator
 
-from lorapar.config.base import Positive, Section
+from lorapar.config.base import SYSTEMS, Positive, Section
+from lorapar.config.rewards import OWN_NAME, JudgeConfig, RewardConfig, RewardModelConfig
 from lorapar.config.voting import VllmOptions
 
 BUILT_IN = ("gsm8k", "mmlu", "humaneval")
@@ -113,6 +114,41 @@ class BenchmarkConfig(Section):
             raise ValueError("system: does nothing where the task is not asked by chat; set chat: true or leave it out")
 
 
+class MeasureConfig(Section):
+    """A judge or a reward model that reads every model's held-out answers; a measure under its name."""
+
+    judge: JudgeConfig | None = Field(None, description="A judge behind an OpenAI-compatible API, a teacher say")
+    reward_model: RewardModelConfig | None = Field(None, description="A model that scores answers")
+    systems: tuple[Literal["system1", "system2"], ...] = Field(
+        ("system1", "system2"), description="Whose held-out rows it reads"
+    )
+    right_from: Annotated[float, Field(allow_inf_nan=False)] | None = Field(
+        None,
+        description="The least value that counts as a right answer; absent: 0.5 of a judge; a reward model's values "
+        "have no bounds, so there it must be given",
+    )
+
+    @property
+    def threshold(self) -> float:
+        """The least value that counts as right."""
+        return 0.5 if self.right_from is None else self.right_from
+
+    @property
+    def as_reward(self) -> RewardConfig:
+        """The same as it stands in `rl.rewards`."""
+        return RewardConfig(judge=self.judge, reward_model=self.reward_model)
+
+    @model_validator(mode="after")
+    def _of_one_kind(self) -> MeasureConfig:
+        if (self.judge is None) == (self.reward_model is None):
+            raise ValueError("give a judge or a reward_model, one of the two")
+        if self.reward_model is not None and self.right_from is None:
+            raise ValueError("right_from: a reward model's values have no bounds; say from which on an answer is right")
+        if not self.systems or len(set(self.systems)) != len(self.systems):
+            raise ValueError("systems: name system1, system2 or both, each once")
+        return self
+
+
 class EvaluateConfig(Section):
     """Held-out scores of base, after SFT, after RL and of the adapter in production."""
 
@@ -125,6 +161,9 @@ class EvaluateConfig(Section):
     )
     vllm: VllmOptions | None = Field(None, description="Options of the engine, where backend is vllm")
     benchmarks: tuple[BenchmarkConfig, ...] = Field((), description="Benchmarks that every model is asked too")
+    judges: dict[str, MeasureConfig] = Field(
+        {}, description="Judges and reward models by the name of their measure, which reports and gates know them by"
+    )
 
     @model_validator(mode="after")
     def _options_are_of_the_backend(self) -> EvaluateConfig:
@@ -138,4 +177,9 @@ class EvaluateConfig(Section):
         twice = sorted({task for task in tasks if tasks.count(task) > 1})
         if twice:
             raise ValueError(f"benchmarks: {twice[0]} is named twice; name each once")
+        for name in self.judges:
+            if not OWN_NAME.fullmatch(name):
+                raise ValueError(f"judges: '{name}' is no name; use letters, digits, '.', '_' and '-'")
+            if name in (*SYSTEMS, *tasks, *BUILT_IN):
+                raise ValueError(f"judges: {name} is another measure's name; give the judge one of its own")
         return self

@@ -15,7 +15,7 @@ REWARD_NAMES = ("exact_answer", "integer_answer", "strict_format", "soft_format"
 TRL_REWARDS = "trl.rewards:"
 """How the key of a reward of TRL begins."""
 _IMPORT_PATH = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
-_OWN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+OWN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 class RewardModelConfig(Section):
@@ -111,7 +111,7 @@ def check_rewards(rewards: Rewards) -> Rewards:
     for key, value in rewards.items():
         options = value if isinstance(value, RewardConfig) else RewardConfig(weight=value)
         if options.brings_its_own:
-            if key in REWARD_NAMES or not _OWN_NAME.fullmatch(key):
+            if key in REWARD_NAMES or not OWN_NAME.fullmatch(key):
                 raise ValueError(
                     f"'{key}' cannot be the name of a judge or reward model; use letters, digits, '.', '_' and '-', "
                     f"and none of {', '.join(REWARD_NAMES)}"

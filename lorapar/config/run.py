@@ -23,7 +23,7 @@ from lorapar.config.training import DEFAULT_PHASES, Phases, RlConfig, SftConfig,
 from lorapar.config.voting import EditsConfig, TeacherConfig, VotingConfig
 from lorapar.errors import nearest
 
-_BENCHMARKS_ARE_MEASURES = " (the two systems, and every task of evaluate.benchmarks)"
+_BENCHMARKS_ARE_MEASURES = " (the two systems, every task of evaluate.benchmarks and every name of evaluate.judges)"
 
 
 class RunConfig(Section):
@@ -101,7 +101,7 @@ class RunConfig(Section):
     @model_validator(mode="after")
     def _measures_are_evaluated(self) -> RunConfig:
         """Otherwise the gate finds out when everything is trained and published."""
-        known = [*SYSTEMS, *(benchmark.task for benchmark in self.evaluate.benchmarks)]
+        known = [*SYSTEMS, *(benchmark.task for benchmark in self.evaluate.benchmarks), *self.evaluate.judges]
         for key, names in (("gate.measures", self.gate.measures), ("gate.max_loss_of", tuple(self.gate.max_loss_of))):
             for name in names:
                 if name not in known:

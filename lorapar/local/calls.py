@@ -10,6 +10,9 @@ from lorapar.data.source import has_hub
 from lorapar.voting import quorum_size
 from lorapar.voting.ballots import is_voted_on
 
+MODELS = 4
+"""Models that an evaluation may ask: base, after SFT, after RL, incumbent."""
+
 
 def teacher_calls(config: RunConfig) -> str:
     """Rows that lie here are read for it, and so checked; a hub's are not fetched."""
@@ -24,7 +27,27 @@ def teacher_calls(config: RunConfig) -> str:
 
 
 def judge_calls(config: RunConfig) -> list[str]:
-    """A line a judge of `rl.rewards`: completions it is asked about at most; equal ones are asked once."""
+    """A line a judge of `rl.rewards` and `evaluate.judges`: texts it is asked about at most; equal ones once."""
+    return [*_reward_calls(config), *_measure_calls(config)]
+
+
+def _measure_calls(config: RunConfig) -> list[str]:
+    judges = [(name, one) for name, one in config.evaluate.judges.items() if one.judge is not None]
+    rows = _heldout_rows(config.data, config.seed) if judges else None
+    lines = []
+    for name, measure in judges:
+        if config.evaluate.limit is not None:
+            each = config.evaluate.limit * len(measure.systems)
+            rows = each if rows is None else min(rows, each)
+        most = "one call" if rows is None else f"at most {rows * MODELS:,} calls, one"
+        lines.append(
+            f"{name} (evaluate): {most} for each held-out row and model ({MODELS - 1}, and an incumbent); what it said "
+            "is remembered"
+        )
+    return lines
+
+
+def _reward_calls(config: RunConfig) -> list[str]:
     judges = [name for name, one in config.rl.reward_configs().items() if one.judge is not None]
     if not judges:
         return []
@@ -38,6 +61,15 @@ def judge_calls(config: RunConfig) -> list[str]:
     else:
         most = f"{rl.num_generations} calls a row of System 2 and epoch"
     return [f"{name}: {most}, one a completion; equal completions are asked about once" for name in judges]
+
+
+def _heldout_rows(data: DataConfig, seed: int) -> int | None:
+    if has_hub(data):
+        return None
+    try:
+        return sum(example.split == "heldout" for example in load_examples(data, seed))
+    except ModuleNotFoundError:
+        return None
 
 
 def _rows_voted_on(data: DataConfig, seed: int) -> int | None:

@@ -215,18 +215,19 @@ def _try_sandbox(policy: Literal["strict", "best_effort"]) -> None:
 def check_judges(nodes: Iterable[Node], config: RunConfig) -> None:
     """Raise BadInputError where a judge that will be asked wants a key, or a header, that is not here.
 
-    Asked with the packages: judges are asked only in RL, when votes are paid for and SFT is trained.
+    Asked with the packages: judges are asked only in RL and in evaluation, when votes are paid for and SFT is trained.
     """
     from lorapar.voting.endpoint_login import Login
 
-    if "rl" not in {node.stage for node in nodes} & config.methods:
-        return
-    for name, reward in config.rl.reward_configs().items():
-        if reward.judge is not None:
+    stages = {node.stage for node in nodes} & {*config.methods, "evaluate"}
+    rewards = [("rl", "rl.rewards", name, one.judge) for name, one in config.rl.reward_configs().items()]
+    measures = [("evaluate", "evaluate.judges", name, one.judge) for name, one in config.evaluate.judges.items()]
+    for stage, setting, name, judge in [*rewards, *measures]:
+        if stage in stages and judge is not None:
             try:
-                Login(reward.judge.endpoint, reward.judge.openai or EndpointOptions(), os.environ)
+                Login(judge.endpoint, judge.openai or EndpointOptions(), os.environ)
             except BadInputError as error:
-                raise BadInputError(f"rl.rewards: judge '{name}': {error}") from None
+                raise BadInputError(f"{setting}: judge '{name}': {error}") from None
 
 
 def ahead_of(node: Node, last: str) -> tuple[Node, ...]:

@@ -5,7 +5,7 @@ with, by system, `_rows`, `_loss` (mean over rows, nats), `_cut_off` (share of a
 `_accuracy` and `_interval` (strict rule, Wilson), `_lenient_accuracy` and `_lenient_interval`, and with
 `seconds_per_answer` (generation only, in batches) and `tokens_per_answer`; under `benchmarks` the same by
 benchmark, with the task's `version` and, of tasks by name, `metric`, `score`, `stderr` (a number or "N/A") and all
-`scores`;
+`scores`; judges and reward models stand there too, under the name of their measure;
 `changes` (see `lorapar.evaluation.all_changes`); `confidence`, the level of all intervals; and `omissions`, what could
 not be judged or was cut off. answers.jsonl holds every answer with its verdicts, problems.jsonl what is needed to run
 answers that are code.
@@ -39,6 +39,7 @@ from lorapar.records import (
     write_records,
 )
 from lorapar.stages.contract import Metrics, StageCall, StageSettings, StageSpec
+from lorapar.stages.judging import judge_answers, require_rows
 from lorapar.stages.processes import parts_count, run_in_processes
 from lorapar.training.shares import ANSWERS_IN_ONE
 
@@ -101,7 +102,9 @@ def _evaluate(call: StageCall[Settings], rule: AnswerRule) -> Metrics:
     for remark in (remark for one in benchmarks for remark in one.remarks):
         call.progress.say(f"evaluate.benchmarks: {remark}")
     tokenizer = load_tokenizer(settings.model, call.progress)
-    batches = plan_batches(_heldout_rows(call), tokenizer, settings.prompts, settings.evaluate.batch_size)
+    rows = _heldout_rows(call)
+    require_rows(settings.evaluate.judges, rows)
+    batches = plan_batches(rows, tokenizer, settings.prompts, settings.evaluate.batch_size)
     book = _book(call)
     if len(book):
         call.progress.say(f"going on after {len(book)} batches that were answered before")
@@ -118,6 +121,7 @@ def _evaluate(call: StageCall[Settings], rule: AnswerRule) -> Metrics:
         return {}
     for path in call.scratch.glob(f"rank-*/{_ANSWERS}"):
         book.take_in(path)
+    asked += _judged(call, rows, book, tuple(contestants))
     _say_recalled(call, book, asked, contestants)
     write_problems(call.output("evaluation"), benchmarks)
     return _write(call, book, asked, tuple(contestants), undecided)
@@ -207,6 +211,20 @@ def _ask_benchmarks(
         rule=rule,
     )
     return ask_all(contestants, engine, benchmarks, how)
+
+
+def _judged(
+    call: StageCall[Settings], rows: list[tuple[Example, System]], book: AnswerBook, models: tuple[str, ...]
+) -> list[Asked]:
+    """What judges and reward models say about the held-out answers; the models that gave them are freed by now."""
+    from lorapar.training.reward_tools import RewardTools
+
+    settings = call.settings
+    if not settings.evaluate.judges:
+        return []
+    answers = {name: _in_order(answer for batch in book.of(name) for answer in batch.answers) for name in models}
+    tools = RewardTools(cache=call.cache, store=call.store)
+    return judge_answers(settings.evaluate, rows, answers, tools, settings.model.dtype, call.progress)
 
 
 def _heldout_rows(call: StageCall[Settings]) -> list[tuple[Example, System]]:

@@ -19,7 +19,7 @@ from lorapar.basemodel.number_format import number_format, open_in_model, open_i
 from lorapar.basemodel.quantized import require_known_form
 from lorapar.basemodel.resolve import Kind, kind_of
 from lorapar.basemodel.shape import config_values
-from lorapar.config import BenchmarkConfig, ModelConfig, RlConfig, RunConfig, TeacherConfig
+from lorapar.config import BenchmarkConfig, EvaluateConfig, ModelConfig, RlConfig, RunConfig, TeacherConfig
 from lorapar.config.data import TASK_MIX
 from lorapar.config.training import trained_in
 from lorapar.data import resolve_data
@@ -110,7 +110,7 @@ def resolve_config(config: RunConfig, sections: tuple[str, ...]) -> RunConfig:
     if "rl" in sections:
         resolved["rl"] = _with_reward_models(config.rl)
     if "data" in sections or "evaluate" in sections:
-        resolved["evaluate"] = resolve_benchmarks(config.evaluate, config.seed)
+        resolved["evaluate"] = _with_judging_models(resolve_benchmarks(config.evaluate, config.seed))
     if "data" in sections:
         compared = tuple(map(_rows_only, resolved["evaluate"].benchmarks))
         resolved["data"] = resolve_data(config.data).model_copy(update={"benchmarks": compared})
@@ -200,6 +200,16 @@ def _with_reward_models(rl: RlConfig) -> RlConfig:
         if one.reward_model is not None
     }
     return rl.model_copy(update={"rewards": {**rl.rewards, **pinned}}) if pinned else rl
+
+
+def _with_judging_models(evaluate: EvaluateConfig) -> EvaluateConfig:
+    """The section with the revision and digest of each reward model in `judges`."""
+    pinned = {
+        name: one.model_copy(update={"reward_model": resolved_reward_model(name, one.reward_model, "evaluate.judges")})
+        for name, one in evaluate.judges.items()
+        if one.reward_model is not None
+    }
+    return evaluate.model_copy(update={"judges": {**evaluate.judges, **pinned}}) if pinned else evaluate
 
 
 _TEACHER_KEYS = {"name": "teachers[{}].model: ", "revision": "teachers[{}].revision: "}

@@ -1,4 +1,4 @@
-"""A judge as a reward: a teacher behind an endpoint that says one of two words about each completion.
+"""A judge as a reward or as a measure of an evaluation: a teacher behind an endpoint says one of two words of a text.
 
 It is asked as teachers are (the same client, retries and ways of holding an answer to the words), and what it said is
 kept by content in the cache of votes, so that the same completion is never paid for twice.
@@ -36,6 +36,7 @@ class JudgeReward:
         cache: VoteCache | None,
         progress: Progress,
         environment: Mapping[str, str] = os.environ,
+        setting: str = "rl.rewards",
     ) -> None:
         self._name, self._options, self._cache = name, options, cache
         self._teacher = EndpointTeacher(
@@ -44,7 +45,7 @@ class JudgeReward:
             role_play=False,
             environment=environment,
             say=progress.say,
-            whose=f"rl.rewards: judge '{name}'",
+            whose=f"{setting}: judge '{name}'",
         )
         self.calls = self.recalled = self.abstained = 0
         """Completions that were asked about, that were known, and that the judge had no say about."""

@@ -22,13 +22,15 @@ class ModelReward:
 
     takes_columns = True
 
-    def __init__(self, name: str, options: RewardModelConfig, dtype: str, progress: Progress) -> None:
+    def __init__(
+        self, name: str, options: RewardModelConfig, dtype: str, progress: Progress, setting: str = "rl.rewards"
+    ) -> None:
         from transformers import AutoTokenizer
 
-        self._name, self._options = name, options
-        folder = _folder(name, options, progress)
+        self._name, self._options, self._setting = name, options, setting
+        folder = _folder(name, options, progress, setting)
         progress.say(f"loading the reward model {options.name}")
-        self._model = _loaded(folder, f"rl.rewards.{name}.reward_model", options.name, options.dtype or dtype)
+        self._model = _loaded(folder, f"{setting}.{name}.reward_model", options.name, options.dtype or dtype)
         self._tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
         self._tokenizer.padding_side = "right"
         self._tokenizer.pad_token = self._tokenizer.pad_token or self._tokenizer.eos_token
@@ -49,7 +51,7 @@ class ModelReward:
                 values = self._model(**fields).logits[:, 0].float()
             if not bool(torch.isfinite(values).all()):
                 raise BadInputError(
-                    f"rl.rewards: {self._name} gave a number that is not finite; set its dtype to float32"
+                    f"{self._setting}: {self._name} gave a number that is not finite; set its dtype to float32"
                 )
             found += values.tolist()
         return found
@@ -61,7 +63,7 @@ class ModelReward:
             total=self._read,
             what=f"completions were cut for the reward model {self._name}",
             why=f"question and completion are longer than {self._options.max_length:,} tokens together",
-            remedy=f"raise rl.rewards.{self._name}.reward_model.max_length",
+            remedy=f"raise {self._setting}.{self._name}.reward_model.max_length",
         )
 
     def _encoded(self, questions: Sequence[str], completions: Sequence[str]) -> Any:
@@ -83,39 +85,39 @@ class ModelReward:
         cut = sum(length > longest for length in lengths)
         if cut and not self._cut:
             self._progress.say(
-                f"warning: rl.rewards: {self._name} reads only the first {longest:,} tokens of a question with its "
-                f"completion ({max(lengths):,} tokens), so the end has no say; raise reward_model.max_length"
+                f"warning: {self._setting}: {self._name} reads only the first {longest:,} tokens of a question with "
+                f"its completion ({max(lengths):,} tokens), so the end has no say; raise reward_model.max_length"
             )
         self._read, self._cut = self._read + len(lengths), self._cut + cut
         return self._tokenizer(*texts, padding=True, truncation=True, max_length=longest, return_tensors="pt", **more)
 
 
-def resolved_reward_model(name: str, options: RewardModelConfig) -> RewardModelConfig:
+def resolved_reward_model(name: str, options: RewardModelConfig, setting: str = "rl.rewards") -> RewardModelConfig:
     """With revision and digest; raises BadInputError and UnreachableError that name the setting."""
     from lorapar.basemodel import resolve_model
 
     try:
         model = resolve_model(_config(options))
     except LoraparError as error:
-        raise _named(name, error) from None
+        raise _named(f"{setting}.{name}", error) from None
     return options.model_copy(update={"revision": model.revision, "digest": model.digest})
 
 
-def _folder(name: str, options: RewardModelConfig, progress: Progress) -> Path:
+def _folder(name: str, options: RewardModelConfig, progress: Progress, setting: str) -> Path:
     from lorapar.basemodel.load import model_folder
 
     try:
         return model_folder(_config(options), progress)
     except LoraparError as error:
-        raise _named(name, error) from None
+        raise _named(f"{setting}.{name}", error) from None
 
 
 def _config(options: RewardModelConfig) -> ModelConfig:
     return ModelConfig(name=options.name, revision=options.revision, digest=options.digest)
 
 
-def _named(name: str, error: LoraparError) -> LoraparError:
-    return type(error)(re.sub(r"^model\.", f"rl.rewards.{name}.reward_model.", str(error)))
+def _named(setting: str, error: LoraparError) -> LoraparError:
+    return type(error)(re.sub(r"^model\.", f"{setting}.reward_model.", str(error)))
 
 
 def _loaded(folder: Path, setting: str, shown: str, dtype: str) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,23 +36,42 @@ def opened_rewards(config: RlConfig, tools: RewardTools, dtype: str, progress: P
     Raises BadInputError and UnreachableError for a reward that cannot be had.
     """
     with ExitStack() as stack:
-        opener = _Opener(config, tools, dtype, progress, stack)
+        opener = _Opener(config.reward_configs(), tools, dtype, progress, stack)
         yield load_rewards(
             config.rewards, tools.rule, max_completion_length=config.max_completion_length, opener=opener
         )
 
 
+@contextmanager
+def opened_judges(
+    judges: Mapping[str, RewardConfig], tools: RewardTools, dtype: str, progress: Progress
+) -> Iterator[dict[str, Reward]]:
+    """The judges and reward models of `evaluate.judges` by name; closed after the block; raises as `opened_rewards`."""
+    with ExitStack() as stack:
+        opener = _Opener(judges, tools, dtype, progress, stack, "evaluate.judges")
+        yield {name: Reward(name, 1.0, opener(name, options)) for name, options in judges.items()}
+
+
 class _Opener:
-    def __init__(self, config: RlConfig, tools: RewardTools, dtype: str, progress: Progress, stack: ExitStack) -> None:
+    def __init__(
+        self,
+        configs: Mapping[str, RewardConfig],
+        tools: RewardTools,
+        dtype: str,
+        progress: Progress,
+        stack: ExitStack,
+        setting: str = "rl.rewards",
+    ) -> None:
         self._tools, self._dtype, self._progress, self._stack = tools, dtype, progress, stack
-        self._judges = {name: one.judge for name, one in config.reward_configs().items() if one.judge is not None}
+        self._judges = {name: one.judge for name, one in configs.items() if one.judge is not None}
+        self._setting = setting
         self._cache: Any = None
 
     def __call__(self, name: str, options: RewardConfig) -> Any:
         if options.judge is not None:
             from lorapar.training.judge import JudgeReward
 
-            judge = JudgeReward(name, options.judge, self._judge_cache(), self._progress)
+            judge = JudgeReward(name, options.judge, self._judge_cache(), self._progress, setting=self._setting)
             self._stack.callback(judge.close)
             return judge
         if name == PASSES_TESTS:
@@ -61,7 +80,7 @@ class _Opener:
 
         if options.reward_model is None:
             raise AssertionError("a reward without judge or model was to be opened")
-        return ModelReward(name, options.reward_model, self._dtype, self._progress)
+        return ModelReward(name, options.reward_model, self._dtype, self._progress, self._setting)
 
     def _passes_tests(self) -> Any:
         from lorapar.training.passes_tests import PassesTests, sandbox_pool

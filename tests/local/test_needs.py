@@ -234,3 +234,6 @@ def test_a_judge_whose_key_is_missing_ends_a_plan_and_a_run_before_anything_is_t
         with pytest.raises(BadInputError, match=r"^rl\.rewards: judge 'quality': the environment variable JUDGES_KEY"):
             start(config, tmp_path / "out")
     plan(config, tmp_path / "out", until="sft")  # nobody is asked yet
+    measured = load_config(preset="tiny", overrides=[f"evaluate.judges={{quality: {judge}}}"])
+    with pytest.raises(BadInputError, match=r"^evaluate\.judges: judge 'quality': the environment variable JUDGES_KEY"):
+        plan(measured, tmp_path / "out")

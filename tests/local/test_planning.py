@@ -86,6 +86,15 @@ def test_calls_of_a_judge_are_counted_before_it_is_asked(rl: dict[str, Any], sai
     assert judge_calls(RunConfig()) == []
 
 
+def test_calls_of_a_judge_that_measures_are_counted_by_rows_and_models() -> None:
+    judge = "{judge: {endpoint: 'http://127.0.0.1:9/v1', model: m}, systems: [system2]}"
+    overrides = [f"evaluate.judges={{helpful: {judge}}}", "gate.measures=[helpful]"]
+    (line,) = judge_calls(load_config(preset="tiny", overrides=overrides))
+    assert line.startswith("helpful (evaluate): at most 48 calls, one for each held-out row and model")
+    (line,) = judge_calls(load_config(preset="tiny", overrides=[*overrides, "evaluate.limit=2"]))
+    assert "at most 8 calls" in line
+
+
 @pytest.mark.parametrize("kind", [{}, {"quantization": "nf4"}, {"quantization": "nf4", "double_quantization": False}])
 def test_the_term_of_the_weights_is_what_torch_holds(kind, tmp_path) -> None:
     """On a model of 23 million weights, whose biases and norms weigh next to nothing."""

@@ -12,11 +12,12 @@ from safetensors.torch import load_file, save_file
 
 from lorapar.adapter import load_adapter, save_adapter
 from lorapar.basemodel import load_model
-from lorapar.config import GateConfig, ModelConfig
+from lorapar.config import EvaluateConfig, GateConfig, ModelConfig
 from lorapar.errors import BadInputError
 from lorapar.evaluation import Answerer, judge, read_outcomes
 from lorapar.records import Answer, read_records
 from lorapar.store import open_store, seal
+from tests.voting.api_server import MODEL, serving
 
 BASE = ModelConfig(name="builtin:tiny", dtype="float32")
 
@@ -276,3 +277,60 @@ def test_tasks_of_lm_eval_by_name_are_measures_of_the_gate(kit, inputs, tuned, t
     verdict = judge(outcomes, GateConfig(measures=("even",), max_loss=1.0), "base")
     assert verdict.gain.rows == 6
     assert verdict.gain.candidate == even["accuracy"]
+
+
+def test_a_judge_is_a_measure_of_the_gate_and_is_paid_once(kit, inputs, tmp_path) -> None:
+    """It likes answers by their letters, and refuses one answer of the base: that row counts for no model."""
+    refused: list[str] = []
+
+    def habit(api, path, headers, body):
+        text = json.dumps(body.get("messages"))
+        if not refused and "Answer to judge:" in text:
+            refused.append(text)
+        if text in refused:
+            return 200, {"choices": [{"message": {"content": None, "refusal": "I will not"}}]}, {}
+        return None
+
+    with serving(opinion=lambda text: sum(map(ord, text)) % 2, habit=habit) as api:
+        options = {"endpoint": api.address, "model": MODEL, "openai": {"concurrency": 1}}
+        asked = settings(kit, judges={"helpful": {"judge": options, "systems": ["system1"]}})
+        metrics, out = kit.run("evaluate", tmp_path / "run", asked, inputs, cache=tmp_path / "cache")
+        calls = len(api.asked("Answer to judge"))
+        again, _ = kit.run("evaluate", tmp_path / "again", asked, inputs, cache=tmp_path / "cache")
+        assert calls <= 3 * 5 < 2 * calls
+        assert len(api.asked("Answer to judge")) - calls <= 3  # what was refused is asked again, and nothing else
+    _, summary = read(out)
+    helpful = summary["after_rl"]["benchmarks"]["helpful"]
+    assert (helpful["rows"], helpful["metric"]) == (5, "reward,none")
+    assert helpful["score"] == helpful["accuracy"] == metrics["after_rl_helpful_accuracy"]
+    assert again["after_rl_helpful_accuracy"] == metrics["after_rl_helpful_accuracy"]
+    assert any(one["count"] == 1 and one["what"].endswith("not counted in helpful") for one in summary["omissions"])
+    outcomes = read_outcomes(out / "evaluation", "strict")
+    verdict = judge(outcomes, GateConfig(measures=("helpful",), max_loss=1.0), "base")
+    assert verdict.gain.rows == 4
+
+
+def test_a_judge_without_rows_to_read_is_refused_before_models_are_asked(kit, inputs, tmp_path) -> None:
+    (inputs["heldout"] / "system2.jsonl").write_text("")
+    (inputs["heldout"] / "manifest.json").unlink()
+    seal(inputs["heldout"], "tally.heldout")
+    options = {"endpoint": "http://127.0.0.1:9/v1", "model": MODEL}
+    asked = settings(kit, judges={"helpful": {"judge": options, "systems": ["system2"]}})
+    with pytest.raises(
+        BadInputError, match=r"evaluate\.judges: helpful reads held-out rows of system2, and there is no"
+    ):
+        kit.run("evaluate", tmp_path / "run", asked, inputs)
+
+
+@pytest.mark.parametrize(
+    ("judges", "said"),
+    [
+        ({"system1": {"judge": {"endpoint": "http://j:1/v1", "model": "m"}}}, "judges: system1 is another measure's"),
+        ({"good": {}}, "give a judge or a reward_model"),
+        ({"good": {"reward_model": {"name": "m"}}}, "right_from: a reward model's values have no bounds"),
+        ({"good": {"judge": {"endpoint": "http://j:1/v1", "model": "m"}, "systems": []}}, "systems: name"),
+    ],
+)
+def test_judges_that_cannot_be_measures(judges, said) -> None:
+    with pytest.raises(ValueError, match=said):
+        EvaluateConfig(judges=judges)
