@@ -6,6 +6,7 @@ same exit code, as later on, and sees no traceback; so nothing but Python's own 
 
 from __future__ import annotations
 
+import atexit
 import gc
 import signal
 import sys
@@ -16,6 +17,8 @@ def main() -> NoReturn:
     """Entry point of the command."""
     # What is imported stays: looking for garbage in it took a sixth of the start. `lorapar.cli` switches it on again.
     gc.disable()
+    # Nor is there anything to find when it ends: after an import of torch Python would look for a second.
+    atexit.register(gc.freeze)
     try:
         from lorapar.stopping import on_sigterm
 

@@ -33,6 +33,7 @@ FLOORS = {
         "progress",
         "tracking",
         "held_back",
+        "imports",
         "ranks",
         "places",
     ),

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict
 
 from lorapar.config import ModelConfig
 from lorapar.errors import IntegrityError
+from lorapar.imports import MODEL_LIBRARIES, import_at_once
 from lorapar.progress import Progress
 
 if TYPE_CHECKING:
@@ -75,6 +76,7 @@ def verify_package(
     model: ModelConfig, trained: Path, published: Path, questions: Sequence[str], progress: Progress
 ) -> Verification:
     """Compare the trained model with the published folder under plain PEFT; raises IntegrityError where they differ."""
+    import_at_once(*MODEL_LIBRARIES)
     from lorapar.adapter import load_adapter
     from lorapar.adapter.files import load_published
     from lorapar.basemodel import load_model, load_tokenizer

@@ -29,7 +29,7 @@ _COMMENT = re.compile(r"#[^\n]*")
 # What only says how a call is made, or how a person is told, does not decide what a stage makes.
 _WITHOUT_EFFECT = {
     f"{_PACKAGE}.{name}"
-    for name in ("errors", "progress", "stopping", "checkpoint", "stages.contract", "stages.processes")
+    for name in ("errors", "progress", "stopping", "checkpoint", "imports", "stages.contract", "stages.processes")
 } | {_PACKAGE}
 
 

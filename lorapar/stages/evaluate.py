@@ -24,6 +24,7 @@ from lorapar.comparing import AnswerRule, answer_rule
 from lorapar.config import Comparison, EvaluateConfig, ModelConfig, PromptConfig
 from lorapar.errors import BadInputError
 from lorapar.evaluation.benchmarks import Benchmark, load_benchmark, write_problems
+from lorapar.imports import MODEL_LIBRARIES, import_at_once
 from lorapar.progress import say_omissions
 from lorapar.ranks import Ranks, gather_lines
 from lorapar.records import (
@@ -93,6 +94,7 @@ def _process_count(call: StageCall[Settings]) -> int:
 
 
 def _evaluate(call: StageCall[Settings], rule: AnswerRule) -> Metrics:
+    import_at_once(*MODEL_LIBRARIES)
     from lorapar.basemodel import load_tokenizer
     from lorapar.evaluation import Asking, answer_all, plan_batches
     from lorapar.evaluation.engines import open_engine

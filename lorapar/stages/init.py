@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from lorapar.config import AdapterConfig, ModelConfig
+from lorapar.imports import MODEL_LIBRARIES, import_at_once
 from lorapar.records import write_json
 from lorapar.stages.contract import Metrics, StageCall, StageSettings, StageSpec
 
@@ -34,6 +35,7 @@ SPEC = StageSpec(
 
 def run(call: StageCall[Settings]) -> Metrics:
     """Write the adapter and, in summary.json, which base weights it was made for."""
+    import_at_once(*MODEL_LIBRARIES)
     from lorapar.adapter import adapter_mark, base_digest, find_targets, lora_parameters, save_adapter, trainable_slice
     from lorapar.basemodel import load_model
 

@@ -30,6 +30,7 @@ from lorapar.comparing import answer_rule
 from lorapar.config import SYSTEMS, Comparison, ExecuteConfig, PartitionConfig, RlConfig, ScoreConfig, SftConfig
 from lorapar.config.training import Phases
 from lorapar.errors import IntegrityError
+from lorapar.imports import MODEL_LIBRARIES, import_at_once
 from lorapar.records import read_json, write_json
 from lorapar.stages import partition, score, sft
 from lorapar.stages.contract import Metrics, StageCall, StageSpec
@@ -68,11 +69,12 @@ SPEC = StageSpec(
 
 def run(call: StageCall[Settings]) -> Metrics:
     """Write the tuned adapter, its history and summary.json; a call that was stopped goes on from its checkpoint."""
+    if not call.settings.trains:
+        return pass_on(call, "phases has no RL")
+    import_at_once(*MODEL_LIBRARIES, "lorapar.training.trainers")
     from lorapar.training.reward_tools import RewardTools
     from lorapar.training.rl import train_rl
 
-    if not call.settings.trains:
-        return pass_on(call, "phases has no RL")
     if call.settings.trains != ("rl",):
         return _with_sft(call)
     if call.settings.score is not None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from lorapar.config import ModelConfig, PromptConfig, ScoreConfig
 from lorapar.errors import BadInputError
+from lorapar.imports import MODEL_LIBRARIES, import_at_once
 from lorapar.progress import say_omissions
 from lorapar.prompts import FittingRows, collate, fit_rows, rows_of
 from lorapar.ranks import Ranks
@@ -59,6 +60,7 @@ def run(call: StageCall[Settings]) -> Metrics:
     """
     if (processes := parts_count(call, -(-call.settings.score.examples // call.settings.score.batch_size))) > 1:
         return run_in_processes(SPEC.name, call, processes)
+    import_at_once(*MODEL_LIBRARIES)
     from lorapar.adapter import ScoreAccumulator, load_adapter, save_scores
     from lorapar.basemodel import load_model, load_tokenizer
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from lorapar.config import SftConfig
 from lorapar.config.training import Phases
+from lorapar.imports import MODEL_LIBRARIES, import_at_once
 from lorapar.stages.contract import Metrics, StageCall, StageSpec
 from lorapar.stages.processes import process_count, run_in_processes
 from lorapar.stages.tuning import INPUTS, TuningSettings, pass_on, rows_by_system, tuning_job
@@ -42,10 +43,11 @@ SPEC = StageSpec(
 
 def run(call: StageCall[Settings]) -> Metrics:
     """Write the tuned adapter, its history and summary.json; a call that was stopped goes on from its checkpoint."""
-    from lorapar.training.sft import train_sft
-
     if not call.settings.trains:
         return pass_on(call, "phases does not begin with sft")
+    import_at_once(*MODEL_LIBRARIES, "lorapar.training.trainers")
+    from lorapar.training.sft import train_sft
+
     if (processes := process_count(call, call.settings.sft)) > 1:
         return run_in_processes(SPEC.name, call, processes)
     return train_sft(tuning_job(call, SPEC.name), call.settings.sft, **rows_by_system(call))

@@ -8,12 +8,14 @@ from importlib.util import find_spec
 from math import gcd
 
 from lorapar.config import RlConfig, RunConfig, SftConfig
+from lorapar.imports import import_at_once
 
 
 def visible_gpus() -> int:
     """How many GPUs torch sees; none where it is not installed."""
     if find_spec("torch") is None:
         return 0
+    import_at_once("torch")
     import torch
 
     return torch.cuda.device_count() if torch.cuda.is_available() else 0

@@ -30,6 +30,7 @@ from tests.integration.s3_server import S3Server, weed_program
 TASK_ROUNDS = int(os.environ.get("LORAPAR_BENCH_ROUNDS", "5"))
 COMMAND_ROUNDS = 9
 LARGEST_IN_FOLDER = {"tally": 0.5, "gate": 0.5, "report": 0.7, "partition": 0.5}
+LARGEST_WITH_A_MODEL = {"init": 0.6, "score": 0.6, "sft": 0.6, "rl": 0.6}
 LARGEST_IN_BUCKET = {"tally": 0.65, "gate": 0.65, "report": 0.8}
 LARGEST_HELP, LARGEST_WRONG_SETTING = 1.3, 1.5
 NO_OPTION = """
@@ -121,7 +122,7 @@ def compare(builds, runs, environment, stores, scratch, largest):
 
 def test_tasks_with_a_folder_as_store(builds, runs, processes, tmp_path):
     stores = {name: str(run / "store") for name, run in runs.items()}
-    compare(builds, runs, processes, stores, tmp_path / "scratch", LARGEST_IN_FOLDER)
+    compare(builds, runs, processes, stores, tmp_path / "scratch", {**LARGEST_IN_FOLDER, **LARGEST_WITH_A_MODEL})
 
 
 def test_tasks_with_a_bucket_as_store(builds, runs, processes, server, tmp_path, monkeypatch):
