@@ -7,16 +7,18 @@ Only where there is such a thing do files and lineage tell of it; vLLM takes bot
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from lorapar.basemodel import answer_end, brings_template, generation_settings, load_tokenizer
 from lorapar.config import ModelConfig
-from lorapar.records import write_json
+from lorapar.records import read_json, write_json
 
 TEMPLATE_FILE = "chat_template.jinja"
 GENERATION_FILE = "generation_config.json"
+IN_SUMMARY = "asking"
+"""Where a trained adapter's summary.json tells of it."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,19 @@ class Asking:
             generation={**generation_settings(tokenizer), "eos_token_id": list(end.token_ids)},
         )
 
+    @classmethod
+    def of_training(cls, adapter: Path, model: ModelConfig) -> Asking:
+        """As the stage that trained the adapter wrote it down, which spares the libraries; else from the tokenizer."""
+        path = adapter / "summary.json"
+        found = (read_json(path) if path.is_file() else {}).get(IN_SUMMARY, {})
+        if found.get("base") != _base(model):
+            return cls.of(model)
+        return cls(**{key: found[key] for key in ("stop_tokens", "template", "generation")})
+
+    def in_summary(self, model: ModelConfig) -> dict[str, Any]:
+        """What a stage of training writes down, for the model it was asked of."""
+        return {IN_SUMMARY: {"base": _base(model), **asdict(self)}}
+
     def write(self, folder: Path) -> dict[str, Any]:
         """Write the files that a server needs; returns what the lineage tells of them."""
         told: dict[str, Any] = {}
@@ -51,6 +66,12 @@ class Asking:
             (folder / TEMPLATE_FILE).write_text(self.template, encoding="utf-8")
             told["chat_template"] = TEMPLATE_FILE
         return told
+
+
+def _base(model: ModelConfig) -> dict[str, Any]:
+    """What decides how a model is asked."""
+    fields = {"name", "revision", "digest", "chat_template", "chat_template_kwargs"}
+    return model.model_dump(mode="json", include=fields)
 
 
 def stop_token_ids(serving: Mapping[str, Any]) -> list[int]:

@@ -81,7 +81,7 @@ def make_package(publication: Publication, folder: Path) -> Lineage:
     """
     shutil.rmtree(folder, ignore_errors=True)
     config = package_adapter(publication.origins.adapter, folder, publication.model)
-    told = Asking.of(publication.model).write(folder)
+    told = Asking.of_training(publication.origins.adapter, publication.model).write(folder)
     lineage = _lineage(publication, folder, int(config["r"]), told)
     for file, figure in publication.figures.items():
         (folder / file).parent.mkdir(parents=True, exist_ok=True)

@@ -56,6 +56,6 @@ def pass_on(call: StageCall[Any], reason: str) -> Metrics:
     call.progress.say(f"trains nothing: {reason}")
     copy_adapter(source, output)
     found = read_json(source / "summary.json") if (source / "summary.json").is_file() else {}
-    base = {key: found[key] for key in ("base_weights_sha256",) if key in found}
+    base = {key: found[key] for key in ("base_weights_sha256", "asking") if key in found}
     write_json(output / "summary.json", {"steps": 0, "active_elements": 0, "moved_elements": 0, **base})
     return {"steps": 0.0, "active_elements": 0.0}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -21,6 +22,7 @@ from lorapar.registry import (
     Publication,
     Published,
     Registry,
+    asking,
     make_package,
     model_card,
     publish,
@@ -28,6 +30,7 @@ from lorapar.registry import (
     refuse_other_base,
     verify,
 )
+from lorapar.registry.asking import Asking
 from lorapar.store import file_sha256, open_store, read_manifest
 
 
@@ -81,6 +84,28 @@ def test_times_do_not_enter_so_that_equal_runs_give_equal_bytes(publication, tmp
     for path in (tmp_path / "a").iterdir():
         if path.is_file():
             assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes()
+
+
+def test_how_the_model_is_asked_comes_from_training_and_the_tokenizer_is_not_loaded(
+    publication, origins, base, tmp_path, monkeypatch
+) -> None:
+    adapter = tmp_path / "adapter"
+    shutil.copytree(origins.adapter, adapter)
+    known = Asking({"<|im_end|>": 2}, "{{ messages }}", {"eos_token_id": [2]})
+    write_json(adapter / "summary.json", {"steps": 3, **known.in_summary(base)})
+    again = replace(publication, origins=replace(origins, adapter=adapter))
+    with monkeypatch.context() as without:
+        without.setattr(asking, "load_tokenizer", None)
+        lineage = make_package(again, tmp_path / "made")
+    assert lineage.serving["stop_tokens"] == {"<|im_end|>": 2}
+    assert json.loads((tmp_path / "made" / "generation_config.json").read_text()) == {"eos_token_id": [2]}
+    assert (tmp_path / "made" / "chat_template.jinja").read_text() == "{{ messages }}"
+
+    # Told of another model, or of another template, it is not taken.
+    write_json(adapter / "summary.json", known.in_summary(base.model_copy(update={"digest": "e" * 64})))
+    assert "stop_tokens" not in make_package(again, tmp_path / "made").serving
+    write_json(adapter / "summary.json", known.in_summary(base.model_copy(update={"chat_template": "{{ other }}"})))
+    assert "stop_tokens" not in make_package(again, tmp_path / "made").serving
 
 
 def test_what_is_published_is_a_version_named_candidate(publication, registry, tmp_path) -> None:
