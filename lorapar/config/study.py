@@ -16,7 +16,7 @@ from lorapar.errors import BadInputError, nearest
 TEACHERS_COUNT = "teachers.count"
 """The one key that is no setting: how many of the base settings' teachers vote, the first ones."""
 _STUDIES = "studies"
-_OF_THE_STUDY = {
+OF_THE_STUDY = {
     "seed": "seeds names the seeds",
     "name": "cells have names of their own",
     "store": "--store says where cells share stages",
@@ -24,6 +24,7 @@ _OF_THE_STUDY = {
     "gate": "no cell is promoted",
     "if_changed": "it is for runs in Kubeflow",
 }
+"""Sections that no cell may set, and why."""
 
 CellName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._+,=/-]{0,79}$")]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
@@ -94,7 +95,7 @@ class StudyConfig(Section):
     @model_validator(mode="after")
     def _keys_are_of_a_cell(self) -> StudyConfig:
         for key in (*self.settings, *self.grid, *(key for cell in self.cells for key in cell.settings)):
-            reason = _OF_THE_STUDY.get(key.partition(".")[0])
+            reason = OF_THE_STUDY.get(key.partition(".")[0])
             if reason is not None:
                 raise ValueError(f"{key}: a study sets it itself ({reason}); leave it out")
         return self

@@ -29,6 +29,8 @@ from lorapar.store.file_system import locked
 from lorapar.study.cells import Cell
 
 _SETTINGS = "study.yaml"
+SEARCH = "search.yaml"
+"""Of the folder of a search instead."""
 
 
 class CellState(BaseModel):
@@ -106,7 +108,9 @@ class StudyFolder:
     def locked(self) -> Iterator[None]:
         """Make the folder and keep others out; raises BadInputError where it is another's, or one works in it."""
         complaint = f"--out {self.root}: is not empty and is no folder of a study; give another --out or an empty one"
-        refuse_other_content(self.root, complaint, lambda _: (self.root / _SETTINGS).is_file())
+        refuse_other_content(
+            self.root, complaint, lambda _: any((self.root / name).is_file() for name in (_SETTINGS, SEARCH))
+        )
         try:
             self.root.mkdir(parents=True, exist_ok=True)
         except OSError as error:

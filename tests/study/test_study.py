@@ -10,16 +10,20 @@ from collections import Counter
 
 import pytest
 import typer.testing
+import yaml
 
 from lorapar.cli import app
+from lorapar.cli.base import reporter
 from lorapar.config import load_config
 from lorapar.config.study import parse_study
+from lorapar.config.tune import validate_search
 from lorapar.errors import BadInputError
 from lorapar.local.folder import RunFolder
 from lorapar.stages.contract import stage_spec
 from lorapar.stages.graph import GRAPH
 from lorapar.study.cells import cells_of
 from lorapar.study.folder import CellState, StudyFolder
+from lorapar.study.search import Search, _opened, _take_up, _tried
 
 CACHED = {node.name for node in GRAPH if stage_spec(node.stage).cached}
 STUDY = """
@@ -198,3 +202,87 @@ def test_status_and_report_of_what_is_no_study(tmp_path):
             said(command, tmp_path / "nowhere")
         with pytest.raises(BadInputError, match="not the folder of a study"):
             said(command, tmp_path)
+
+
+SEARCH = """
+name: search
+space:
+  partition.theta: {values: [0.9, 0.01]}
+  rl.learning_rate: {low: 1.0e-4, high: 1.0e-2, log: true}
+trials: 2
+looks: [0.5, 1]
+measure: both
+keep_one_of: 2
+confirm_seeds: [1]
+"""
+
+
+def test_a_search_trains_less_than_it_tries_goes_on_and_ends_with_settings(small, cli, tmp_path):
+    pytest.importorskip("optuna")
+
+    def tuned(*arguments):
+        result = cli("tune", *arguments)
+        assert result.returncode == 0, result.stdout + result.stderr
+        return result.stdout
+
+    (tmp_path / "s.yaml").write_text(SEARCH)
+    out = tmp_path / "out"
+    command = (tmp_path / "s.yaml", "--preset", "tiny", "--out", out, "--store", small / "store")
+    told = tuned(*command)
+    first = list(csv.DictReader((out / "trials.csv").open()))
+    assert float(first[0]["rl.learning_rate"]) == load_config(preset="tiny").rl.learning_rate, "as given comes first"
+    assert first[0]["ended"] == "finished"
+    assert "trial 0 look 1, seed 0: finished" in told
+    told = tuned(*command, "--trials", "5")
+    rows = list(csv.DictReader((out / "trials.csv").open()))
+    assert rows[:2] == first, "finished trials are kept"
+    assert "trial 0" not in told
+    assert len(rows) == 5
+    swept = [row for row in rows if float(row["partition.theta"]) < 0.1]
+    assert swept
+    assert all("ruled out by the sweep: SFT would train" in row["ended"] and row["looks"] == "0" for row in swept)
+    trained = [row for row in rows if row not in swept]
+    assert all(row["ended"] == "finished" or "held-out loss" in row["ended"] for row in trained)
+    best = load_config(file=out / "best.yaml")
+    winner = min(
+        (row for row in trained if row["ended"] == "finished"),
+        key=lambda row: (-float(row["right"]), float(row["loss after 100%"])),
+    )
+    assert best.rl.learning_rate == float(winner["rl.learning_rate"])
+    for place, row in enumerate(rows):
+        for look in (1, 2):
+            shown = out / "cells" / f"trial-{place}-look-{look}-seed0" / "run" / "stages" / "rl" / "adapter"
+            assert (shown / "history.jsonl").is_file() == (look <= int(row["looks"]))
+    changed = (out / "confirm" / "report.md").is_file()
+    assert changed == (best.rl.learning_rate != load_config(preset="tiny").rl.learning_rate)
+    other = validate_search({**yaml.safe_load(SEARCH), "keep_one_of": 3}, "s")
+    with pytest.raises(BadInputError, match="another search, or one of other settings, was made here"):
+        Search(other, load_config(preset="tiny"), StudyFolder(out), "store", reporter, print).run()
+
+
+def test_a_trial_that_was_interrupted_is_made_again_with_its_values(tmp_path):
+    optuna = pytest.importorskip("optuna")
+    search = validate_search({"space": {"partition.theta": {"low": 0.5, "high": 1.0}}}, "s")
+    study = _opened(tmp_path / "journal.log", search)
+    _take_up(study, {"partition.theta": 0.9})
+    asked = study.ask().suggest_float("partition.theta", 0.5, 1.0)
+    study = _opened(tmp_path / "journal.log", search)
+    _take_up(study, {"partition.theta": 0.9})
+    assert [trial.state for trial in study.trials] == [optuna.trial.TrialState.FAIL, optuna.trial.TrialState.WAITING]
+    assert _tried(study) == 0
+    assert study.ask().suggest_float("partition.theta", 0.5, 1.0) == asked == 0.9
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({"space": {"partition.theta": {"low": 1, "high": 0.5}}}, "low below high"),
+        ({"space": {"partition.theta": {"low": 0, "high": 1, "log": True}}}, "no logarithm"),
+        ({"space": {"seed": {"values": [1]}}}, "seed: a search sets it itself"),
+        ({"looks": [0.5, 0.1]}, "looks must rise and end with 1"),
+        ({"confirm_seeds": [0]}, "0 is the seed of the search"),
+    ],
+)
+def test_a_search_that_cannot_be_is_told_in_one_line(values, told):
+    with pytest.raises(BadInputError, match=told):
+        validate_search(values, "search.yaml")
