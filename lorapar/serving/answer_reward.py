@@ -88,6 +88,7 @@ def _is_file(name: str) -> bool:
 
 def _own(name: str) -> Reward:
     """A function as `rl.rewards` takes it: (completions, references), with empty references."""
+    from lorapar.training.columns import Columns
     from lorapar.training.own_rewards import OwnReward
 
     if ":" not in name:
@@ -98,7 +99,13 @@ def _own(name: str) -> Reward:
         found = OwnReward.find(name)
     except BadInputError as error:
         raise BadInputError(str(error).replace("rl.rewards:", f"{VARIABLE}:", 1)) from None
-    return lambda question, answer: found([answer], [""])[0]
+
+    def reward(question: str, answer: str) -> float | None:
+        prompt = [{"role": "user", "content": question}]
+        columns = Columns(questions=[question], answers=[""], prompts=[prompt], completion_ids=[()])
+        return found([answer], [""], columns)[0]
+
+    return reward
 
 
 def _judge(file: str, environment: Mapping[str, str]) -> Reward:

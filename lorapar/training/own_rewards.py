@@ -12,7 +12,7 @@ import inspect
 import math
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import cache
@@ -25,9 +25,14 @@ from lorapar.errors import BadInputError
 if TYPE_CHECKING:
     import asyncio
 
+    from lorapar.training.columns import Columns
+
 RewardFunction = Callable[[Sequence[str], Sequence[References]], Sequence[float | None]]
 ALL_REFERENCES = "all_references"
 """A function with a parameter of this name gets every right answer of each completion, as lists of texts."""
+_OF_ROWS = ("prompts", "questions")
+"""Parameters that get what stands in the rows: chat messages, as TRL gives them, and texts."""
+_GIVEN = ("completions", "references", ALL_REFERENCES, *_OF_ROWS)
 _LONGEST_REASON = 300
 
 
@@ -41,7 +46,13 @@ class OwnReward:
 
     name: str
     function: Callable[..., Any]
-    wants_all: bool = False
+    by_name: frozenset[str] = frozenset()
+    """Parameters that are passed by name; `completions` and `references` else come first and second."""
+
+    @property
+    def takes_columns(self) -> bool:
+        """Whether it asks for more of the rows than references."""
+        return not self.by_name.isdisjoint(_OF_ROWS)
 
     @classmethod
     def find(cls, name: str) -> OwnReward:
@@ -61,16 +72,29 @@ class OwnReward:
             raise BadInputError(f"rl.rewards: importing {module_name} fails: {_reason(error)}") from error
         if not callable(function):
             raise BadInputError(f"rl.rewards: {name} is a {type(function).__name__}, not a function")
-        return cls(name, function, _has_parameter(function, ALL_REFERENCES))
+        if isinstance(function, type):
+            raise BadInputError(
+                f"rl.rewards: {name} is a class; name an instance of it, such as one made by `mine = {function_name}()`"
+            )
+        return cls(name, function, _by_name(name, function))
 
-    def __call__(self, completions: Sequence[str], references: Sequence[References]) -> list[float | None]:
+    def __call__(
+        self, completions: Sequence[str], references: Sequence[References], columns: Columns | None = None
+    ) -> list[float | None]:
         """What it says of each completion: a finite number, or None; raises RewardError.
 
-        A row without a short answer gives it an empty text.
+        A row without a short answer gives it an empty text. `columns` are needed where it `takes_columns`.
         """
-        more = {ALL_REFERENCES: [list(all_references(one)) for one in references]} if self.wants_all else {}
-        first = [first_reference(one) if one else "" for one in references]
-        return self.checked(lambda: self.function(list(completions), first, **more), len(completions))
+        given: dict[str, Any] = {
+            "completions": list(completions),
+            "references": [first_reference(one) if one else "" for one in references],
+            ALL_REFERENCES: [list(all_references(one)) for one in references],
+            "prompts": list(columns.prompts) if columns is not None else [],
+            "questions": list(columns.questions) if columns is not None else [],
+        }
+        named = {name: given[name] for name in self.by_name}
+        first = [given[name] for name in _GIVEN[:2] if name not in named] if "completions" not in named else []
+        return self.checked(lambda: self.function(*first, **named), len(completions))
 
     def checked(self, call: Callable[[], Any], count: int) -> list[float | None]:
         """What a call of somebody else's function says of `count` completions; raises RewardError."""
@@ -78,6 +102,7 @@ class OwnReward:
             with _prints_to_stderr():
                 said = _awaited(call())
                 said = list(said) if isinstance(said, Iterator) else said  # a generator runs only now
+                said = said.tolist() if hasattr(said, "tolist") else said  # of NumPy, torch and pandas
         except KeyboardInterrupt:  # Ctrl-C and SIGTERM, which come to this thread wherever it is
             raise
         except BaseException as error:
@@ -86,13 +111,12 @@ class OwnReward:
         return self._checked(said, count)
 
     def _checked(self, said: Any, count: int) -> list[float | None]:
-        values = said.tolist() if hasattr(said, "tolist") else said  # of NumPy, torch and pandas
-        if not isinstance(values, Sequence) or isinstance(values, str | bytes) or len(values) != count:
+        if not isinstance(said, Sequence) or isinstance(said, str | bytes) or len(said) != count:
             raise RewardError(
-                f"rl.rewards: {self.name} must return a list of one number a completion, got {_kind(said, values)} for "
+                f"rl.rewards: {self.name} must return a list of one number a completion, got {_kind(said)} for "
                 f"{count} completions"
             )
-        return [self._number(value) for value in values]
+        return [self._number(value) for value in said]
 
     def _number(self, value: Any) -> float | None:
         if value is None:
@@ -136,7 +160,9 @@ class _Raised(Exception):
 def _awaited(said: Any) -> Any:
     """What an asynchronous function comes to; several of one list run side by side. Anything else is given back."""
     several = isinstance(said, list | tuple) and any(map(inspect.isawaitable, said))
-    if not (several or inspect.isawaitable(said)):
+    if inspect.isasyncgen(said):
+        said = _listed(said)
+    elif not (several or inspect.isawaitable(said)):
         return said
     import asyncio
 
@@ -159,6 +185,10 @@ def _awaited(said: Any) -> Any:
     return found
 
 
+async def _listed(values: AsyncIterator[Any]) -> list[Any]:
+    return [one async for one in values]
+
+
 async def _value_of(one: Any) -> Any:
     return await one if inspect.isawaitable(one) else one
 
@@ -173,11 +203,44 @@ def _loop() -> asyncio.AbstractEventLoop:
     return loop
 
 
-def _has_parameter(function: Callable[..., Any], name: str) -> bool:
+def _by_name(name: str, function: Callable[..., Any]) -> frozenset[str]:
+    """What a function is given by name, so that nothing lands in a parameter that is called otherwise.
+
+    Raises BadInputError where it needs something else, or does not take the two lists.
+    """
     try:
-        return name in inspect.signature(function).parameters
+        parameters = dict(inspect.signature(function).parameters)
     except (TypeError, ValueError):  # built in, without a signature
-        return False
+        return frozenset()
+    free = any(one.kind is one.VAR_KEYWORD for one in parameters.values())
+    rest = any(one.kind is one.VAR_POSITIONAL for one in parameters.values())
+    places = [key for key, one in parameters.items() if one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD)]
+    others = {key for key in (ALL_REFERENCES, *_OF_ROWS) if key in parameters}
+    in_order = not others.intersection(places[:2]) and "completions" not in (*places[1:], *_keyword_only(parameters))
+    if in_order and (len(places) >= 2 or rest):
+        found, filled = others, {*places[:2], *others}
+    elif in_order and places and (free or "references" in parameters):
+        found = {"references", *others}
+        filled = {places[0], *found}
+    else:
+        found = {key for key in _GIVEN if key in parameters}
+        filled = found
+    needed = [key for key, one in parameters.items() if one.default is one.empty and one.kind not in _REST]
+    missing = [key for key in needed if key not in filled]
+    if missing or (not found and len(places) < 2 and not rest):
+        lacks = f"needs {', '.join(missing)}" if missing else "takes no completions and references"
+        raise BadInputError(
+            f"rl.rewards: {name} {lacks}; it is called with completions and references, and by name with "
+            f"{', '.join(_GIVEN[2:-1])} and {_GIVEN[-1]} where it has parameters of these names"
+        )
+    return frozenset(found)
+
+
+_REST = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+
+
+def _keyword_only(parameters: Mapping[str, inspect.Parameter]) -> list[str]:
+    return [key for key, one in parameters.items() if one.kind is one.KEYWORD_ONLY]
 
 
 def _reason(error: BaseException) -> str:
@@ -190,7 +253,7 @@ def _shortened(text: str) -> str:
     return text if len(text) <= _LONGEST_REASON else text[: _LONGEST_REASON - 3] + "..."
 
 
-def _kind(said: object, values: object) -> str:
-    if isinstance(values, Sequence) and not isinstance(values, str | bytes):
-        return f"{len(values)} values"
+def _kind(said: object) -> str:
+    if isinstance(said, Sequence) and not isinstance(said, str | bytes):
+        return f"{len(said)} values"
     return f"a {type(said).__name__}"

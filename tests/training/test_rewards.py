@@ -10,6 +10,7 @@ import pytest
 from lorapar.comparing import answer_rule
 from lorapar.config import RlConfig
 from lorapar.errors import BadInputError
+from lorapar.training.columns import Columns
 from lorapar.training.rewards import REWARDS, load_rewards
 
 PERFECT = "<reasoning>3+4=7</reasoning>\n<answer>7</answer>"
@@ -161,6 +162,40 @@ def one_by_one(completions, references):
 def several(completions, references, all_references):
     return [float(first in right and len(right) > 1) for first, right in zip(references, all_references)]
 
+async def from_a_stream(completions, references):
+    for text in completions:
+        yield float(len(text))
+
+def as_trl_writes_it(prompts, completions, **kwargs):
+    return [float(prompt[-1]["content"] == "3+4?" and len(text)) for prompt, text in zip(prompts, completions)]
+
+def prompts_second(completions, prompts):
+    return [float(prompt[-1]["content"] == "3+4?" and len(text)) for prompt, text in zip(prompts, completions)]
+
+def named_alone(*, references, questions, completions):
+    return [float(len(text)) if (right, asked) == ("7", "3+4?") else 9.0
+            for right, asked, text in zip(references, questions, completions)]
+
+def keywords(completions, **kwargs):
+    return [float(len(text)) if right == "7" else 9.0 for right, text in zip(kwargs["references"], completions)]
+
+def solutions(completions, solution, **kwargs):
+    return [float(len(text)) if right == "7" else 9.0 for right, text in zip(solution, completions)]
+
+def one_column_more(completions, references, difficulty):
+    return [1.0 for _ in completions]
+
+def of_one(completion):
+    return 1.0
+
+class Counted:
+    def __call__(self, completions, references):
+        return [1.0 for _ in completions]
+
+def on_no_device(completions, references):
+    import torch
+    return torch.ones(len(completions), device="meta")
+
 def talks(completions, references):
     print("looking at", len(completions))
     return [1.0 for _ in completions]
@@ -197,6 +232,10 @@ def test_a_reward_of_ones_own_by_import_path(own_module: str) -> None:
         ("interrupted", "interrupted failed: KeyboardInterrupt"),
         ("absent", "no function called absent"),
         ("number", "is a int, not a function"),
+        ("one_column_more", "one_column_more needs difficulty; it is called with completions and references"),
+        ("of_one", "of_one needs completion; it is called with completions and references"),
+        ("Counted", r"Counted is a class; name an instance of it, such as one made by `mine = Counted\(\)`"),
+        ("on_no_device", "on_no_device failed: NotImplementedError"),
     ],
 )
 def test_a_faulty_reward_is_refused_before_training(own_module: str, function: str, complaint: str) -> None:
@@ -228,6 +267,16 @@ def test_what_a_reward_may_return(own_module: str, function: str, values: list[f
     (reward,) = load_rewards({f"{own_module}:{function}": 1.0})
     assert reward(["a", "ab", ""], ["7"] * 3) == values
     assert all(value is None or type(value) is float for value in reward(["a", "ab", ""], ["7"] * 3))
+
+
+@pytest.mark.parametrize(
+    "function",
+    ["as_trl_writes_it", "prompts_second", "named_alone", "keywords", "solutions", "from_a_stream"],
+)
+def test_a_reward_gets_by_name_what_its_parameters_are_called(own_module: str, function: str) -> None:
+    (reward,) = load_rewards({f"{own_module}:{function}": 1.0})
+    texts = ["a", "ab", ""]
+    assert reward(texts, ["7"] * 3, Columns.for_trying(texts, "7")) == [1.0, 2.0, 0.0]
 
 
 def test_a_reward_gets_the_first_of_several_references_or_all_where_it_asks(own_module: str) -> None:
