@@ -13,6 +13,7 @@ import fnmatch
 import hashlib
 import ipaddress
 import os
+import re
 import socket
 import ssl
 import tempfile
@@ -67,16 +68,29 @@ def heed_no_proxy(address: str) -> bool:
     Clusters write both, and httpx, urllib and boto3 each know other forms; the name itself is known to all. Returns
     whether something was added: a client that was made before it has to be made anew.
     """
-    host, added = (urlsplit(address).hostname or "").rstrip("."), False
+    parts = urlsplit(address)
+    host, added = (parts.hostname or "").rstrip("."), False
+    port = parts.port or {"http": 80, "https": 443}.get(parts.scheme)
     for name in ("no_proxy", "NO_PROXY"):
-        entries = [entry.strip().lower() for entry in os.environ.get(name, "").split(",")]
-        if host and host not in entries and any(_holds(entry, host) for entry in entries):
+        entries = os.environ.get(name, "").lower().split(",")
+        if host and host not in map(str.strip, entries) and any(_holds(one, host, port) for one in _single(entries)):
             os.environ[name] += f",{host}" + (f",[{host}]" if ":" in host else "")
             added = True
     return added
 
 
-def _holds(entry: str, host: str) -> bool:
+def _single(entries: list[str]) -> list[str]:
+    """Some write blanks or semicolons between entries, which no program but curl takes apart."""
+    return [part for entry in entries for part in re.split(r"[\s;]+", entry) if part]
+
+
+def _holds(entry: str, host: str, port: int | None) -> bool:
+    if len(entry.split(":")) == 2 and "/" not in entry:  # with a port, as Go reads it
+        entry, _, only = entry.partition(":")
+        if only != str(port):
+            return False
+    if host == entry.lstrip(".") or (entry.startswith(".") and host.endswith(entry)):
+        return True
     if "/" in entry:
         try:
             return ipaddress.ip_address(host) in ipaddress.ip_network(entry, strict=False)
@@ -138,13 +152,12 @@ def _proxy_cause(chain: list[BaseException], address: str, host: str) -> str | N
     said = " ".join(str(one) for one in chain)
     if "407" in said:
         return proxy_refusal(407, address)
-    refused = next((code for code in ("403", "502", "503", "504") if f"failed: {code}" in said), None)
     named = [one for one in chain if "Proxy" in type(one).__name__]
-    refused = refused or next(
-        (text[:3] for one in named if (text := str(one))[:3] in ("403", "502", "503", "504")), None
+    refused = re.search(r"failed: ([45]\d\d)\b", said) or next(
+        (found for one in named if (found := re.match(r"([45]\d\d)\b", str(one)))), None
     )
     if refused:
-        return f"the proxy {proxy} opens no way to {host} ({refused}); ask who runs it, or put {host} into NO_PROXY"
+        return f"the proxy {proxy} opens no way to {host} ({refused[1]}); ask who runs it, or put {host} into NO_PROXY"
     unreached = any(isinstance(one, ConnectionRefusedError | socket.gaierror) for one in chain)
     if named or unreached or any(type(one).__name__ in _UNREACHED for one in chain):
         return f"the proxy {proxy} does not answer; mend {_proxy_variable(address)}, or put {host} into NO_PROXY"

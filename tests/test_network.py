@@ -341,6 +341,9 @@ def test_doctor_names_the_proxy_between_here_and_the_hub(monkeypatch, proxy: str
         (".svc", "llm.team.svc", True),
         ("10.0.0.0/nonsense, ,", "10.1.2.3", False),
         ("llm.company:8443", "llm.company", False),
+        ("llm.company:443", "llm.company", True),
+        ("other.company llm.company", "llm.company", True),
+        ("other.company; .company", "llm.company", True),
     ],
 )
 def test_networks_and_patterns_of_no_proxy_hold_for_who_stands_in_them(entries, host, direct, monkeypatch) -> None:

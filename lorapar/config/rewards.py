@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from lorapar.config.base import Fraction, Positive, Section
-from lorapar.config.voting import EndpointOptions, TeacherConfig, TeacherTemplate
+from lorapar.config.voting import Address, EndpointOptions, TeacherConfig, TeacherTemplate
 from lorapar.errors import nearest
 
 REWARD_NAMES = ("exact_answer", "integer_answer", "strict_format", "soft_format", "tag_count", "passes_tests")
@@ -34,7 +34,7 @@ class RewardModelConfig(Section):
 class JudgeConfig(Section):
     """A judge behind an OpenAI-compatible API: it answers one of two words about each completion."""
 
-    endpoint: str = Field(description="Address of the API, such as http://judge:8000/v1")
+    endpoint: Address = Field(description="Address of the API, such as http://judge:8000/v1")
     model: str = Field(description="The name its endpoint serves")
     revision: str | None = Field(None, description="Any text that changes when its weights do: judgements are then new")
     openai: EndpointOptions | None = Field(None, description="How its endpoint is asked")

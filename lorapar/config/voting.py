@@ -21,6 +21,10 @@ class FewShotRow(Section):
     system: Literal["system1", "system2"] = Field(description="The right label of this row")
 
 
+Address = Annotated[str, AfterValidator(str.strip)]
+"""An http address; a block of YAML and a secret that was made from a file end in a line break."""
+
+
 class TeacherTemplate(Section):
     """How a teacher is asked: every backend renders it identically."""
 
@@ -172,7 +176,7 @@ class TeacherConfig(Section):
     revision: str | None = Field(
         None, description="Hub revision of the teacher; at an endpoint any text that changes when its weights do"
     )
-    endpoint: str | None = Field(
+    endpoint: Address | None = Field(
         None,
         description="Address of an OpenAI-compatible API, such as http://teacher:8000/v1, with the query that every "
         "request needs, if any; needs backend openai",
@@ -220,7 +224,8 @@ def _why_no_address(endpoint: str | None) -> str | None:
     except ValueError:
         usable = False
     if endpoint is None or not usable or any(character.isspace() for character in endpoint):
-        return needed
+        schemeless = endpoint is not None and re.fullmatch(r"[\w.-]+(:\d+)?(/\S*)?", endpoint)
+        return needed + (f"; write http:// or https:// before {endpoint}" if schemeless else "")
     if "@" in parts.netloc:
         return (
             "endpoint must not hold a user or password; name the key's environment variable in openai.api_key_env, or "

@@ -15,6 +15,7 @@ import random
 import re
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 from urllib.parse import urlencode, urljoin, urlsplit
 
@@ -32,7 +33,10 @@ FIRST_WAIT_SECONDS = 0.5
 _BUSY = frozenset({429, 503, 529})
 _REDIRECTS = frozenset({301, 302, 307, 308})
 _MOST_REDIRECTS = 5
+_SHOWN_CHARACTERS = 120
 _ANSWER_PATHS = ("/chat/completions", "/completions")
+_PASTED_PATHS = (*_ANSWER_PATHS, "/models", "/responses", "/chat")
+"""What people copy together with an address."""
 
 
 class RefusedError(UnreachableError):
@@ -61,7 +65,7 @@ class EndpointClient:
     def __init__(self, endpoint: str, options: EndpointOptions, login: Login) -> None:
         parts = urlsplit(endpoint)
         path = parts.path.rstrip("/")
-        for ending in _ANSWER_PATHS:
+        for ending in _PASTED_PATHS:
             path = path.removesuffix(ending)
         self.address = f"{parts.scheme}://{parts.netloc}{path.rstrip('/')}"
         self._query = "&".join(part for part in (parts.query, urlencode(login.query)) if part)
@@ -179,20 +183,25 @@ class EndpointClient:
 
     def _read(self, url: str, response: httpx2.Response, *, choices: bool) -> Any:
         """The JSON of an answer that is one; raises what any other is."""
-        value = body_of(response.text)
-        failure = failure_of(response.status_code, response.headers, response.text, value, time.time())
+        # JSON is UTF-8, with or without a mark in front, whatever a header says (RFC 8259, 8.1).
+        text = response.content.decode("utf-8-sig", errors="replace")
+        value = body_of(text)
+        failure = failure_of(response.status_code, response.headers, text, value, time.time())
         if failure is not None:
             if refused := proxy_refusal(response.status_code, self.address):
                 raise UnreachableError(f"{url}: {refused}")
+            if value is None and self._peer.is_proxy:  # a page of the proxy's own, mostly
+                failure = replace(failure, words=f"{failure.words}{self._peer.proxy()}")
             if not failure.passes:
                 raise RefusedError(f"{url}: {failure.words}", failure)
             self._slow_down(url, failure)
             raise _TryAgainError(failure.words, busy=failure.status in _BUSY)
         if value is None:
-            page = described(response.text)
-            raise _TryAgainError("the answer's body is not JSON" + (f" but {page}" if page.startswith("an ") else ""))
+            raise _TryAgainError(f"the answer's body is not JSON{_instead(text)}{self._peer.proxy()}")
         if choices and not _has_choice(value):
-            raise _TryAgainError(f"an answer that is not shaped as the API says: {described(response.text)[:120]}")
+            raise _TryAgainError(f"an answer that is not shaped as the API says: {described(text)[:_SHOWN_CHARACTERS]}")
+        if choices and _failed_midway(value):
+            raise _TryAgainError("the provider ended the answer with an error (finish_reason error)")
         return value
 
     def _wait_seconds(self, attempt: int) -> float:
@@ -224,6 +233,21 @@ class EndpointClient:
         except TimeoutError:
             return False
         return True
+
+
+def _instead(text: str) -> str:
+    """What a body is that is no JSON, in words that follow that it is none."""
+    if not text.strip():
+        return " but empty"
+    page = described(text)
+    if not page.startswith("an "):
+        return f": {page[:_SHOWN_CHARACTERS]}"
+    return f" but {page}; a login or a gateway answers there instead of the API: mend endpoint, or what lets you in"
+
+
+def _failed_midway(value: Any) -> bool:
+    """Whether an answer says that it is none: OpenRouter so passes on that a provider broke off."""
+    return str(value["choices"][0].get("finish_reason")).lower() == "error"
 
 
 def _has_choice(value: Any) -> bool:

@@ -38,6 +38,12 @@ _ADVICE = {
     403: "it knows who asks and does not allow it: let the key use this model, or take another key or model",
     413: "the row is too long for it: leave the row out of the data or let another teacher vote",
 }
+_WAIT_IN_WORDS = re.compile(
+    r"(?:try again|retry)(?:ing)? (?:in|after) (?=[\d.]+\s?(?:h|m|s))"
+    r"(?:(\d+)\s?h(?:ours?)?)?\s?(?:(\d+)\s?m(?:in(?:utes?)?)?(?![a-z]))?\s?(?:(\d+(?:\.\d+)?)\s?s(?:ec(?:onds?)?)?)?"
+    r"(?:(\d+(?:\.\d+)?)\s?ms)?",
+    re.I,
+)
 _UNKNOWN = 520
 """Stands for a failure inside a 200 that names no code: it is tried again."""
 
@@ -91,6 +97,8 @@ class Failure:
     @property
     def advice(self) -> str:
         """What a person can do about it; empty where the endpoint's own words have to do."""
+        if "through the proxy" in self.words:
+            return "ask who runs it, or put the host into NO_PROXY"
         if self.filtered:
             return "leave the row out of the data, change the provider's filter, or let another teacher vote"
         if self.too_long:
@@ -220,4 +228,13 @@ def _wait_seconds(headers: Mapping[str, str], error: Mapping[str, Any], now: flo
     for detail in details if isinstance(details, list) else ():
         if isinstance(detail, Mapping) and detail.get("retryDelay"):  # Google's RetryInfo
             return retry_after_seconds(str(detail["retryDelay"]), now)
-    return None
+    return _said_seconds(_message(error))
+
+
+def _said_seconds(words: str) -> float | None:
+    """What the words alone say of it: `try again in 1m2.5s` (OpenAI), `retry after 20 seconds` (Azure)."""
+    found = _WAIT_IN_WORDS.search(words)
+    if found is None or not any(found.groups()):
+        return None
+    hours, minutes, seconds, milliseconds = (float(part or 0) for part in found.groups())
+    return hours * 3600 + minutes * 60 + seconds + milliseconds / 1000

@@ -30,14 +30,13 @@ class Login:
         """Names and secret values that the query of every request has besides the address's own."""
         self._key: str | None = None
         if options.api_key_env is not None:
-            self._key = self._from(environment, options.api_key_env, "the key", "api_key_env")
+            self._key = _bare(self._from(environment, options.api_key_env, "the key", "api_key_env"))
         elif self._file is not None:
             self._key = self._read(self._file)
 
     def headers(self) -> dict[str, str]:
         """The headers of a request that is sent now."""
-        # People put the whole header into the variable, too.
-        key = (self._key or "").removeprefix("Bearer ")
+        key = self._key or ""
         return {**self._headers, **({"Authorization": f"Bearer {key}"} if key else {})}
 
     def renewed(self, refused: Mapping[str, str]) -> bool:
@@ -52,7 +51,7 @@ class Login:
         except (OSError, UnicodeDecodeError) as error:
             said = getattr(error, "strerror", None) or "it is not text"
             raise BadInputError(f"openai.api_key_file: {file} cannot be read ({said})") from None
-        return self._checked(key, f"openai.api_key_file: {file}")
+        return _bare(self._checked(key, f"openai.api_key_file: {file}"))
 
     def _from(self, environment: Mapping[str, str], variable: str, what: str, option: str) -> str:
         value = environment.get(variable, "").strip()
@@ -68,3 +67,13 @@ class Login:
             raise BadInputError(f"{where} must hold one line of printable ASCII to be sent; put the value there again")
         remember_secret(value, quote_plus(value))
         return value
+
+
+def _bare(key: str) -> str:
+    """A key without what people copy with it: quotes, which `docker --env-file` keeps, and `Bearer` of the header."""
+    quoted = len(key) > 1 and key[0] == key[-1] and key[0] in "\"'"
+    key = key[1:-1].strip() if quoted else key
+    scheme, _, rest = key.partition(" ")
+    key = rest.strip() if scheme.casefold() == "bearer" else key
+    remember_secret(key, quote_plus(key))
+    return key

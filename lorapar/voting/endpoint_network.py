@@ -31,8 +31,20 @@ def open_http(address: str, options: EndpointOptions) -> httpx2.AsyncClient:
     except (ValueError, ImportError, httpx2.InvalidURL) as error:
         raise BadInputError(
             f"{address}: the proxy that the environment names (HTTP_PROXY, HTTPS_PROXY or ALL_PROXY) cannot be used: "
-            f"{' '.join(str(error).split())}"
+            f"{_why_no_proxy(error)}"
         ) from None
+
+
+def _why_no_proxy(error: Exception) -> str:
+    """The reason, never the library's words about an address: they may hold a piece of its password."""
+    if isinstance(error, ImportError):
+        return "SOCKS needs the package socksio (pip install socksio), or name an http proxy"
+    if isinstance(error, httpx2.InvalidURL):
+        return (
+            "it is no address; write http://USER:PASSWORD@HOST:PORT, with @, :, / and # in user or password as %40, "
+            "%3A, %2F and %23"
+        )
+    return "it must begin with http://, https:// or socks5://"
 
 
 def is_same_host(one: str, other: str) -> bool:

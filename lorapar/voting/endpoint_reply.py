@@ -21,6 +21,8 @@ _OPENED = r"<think(?:ing)?>|<reasoning>|\[THINK\]|◁think▷|<\|channel\|>analy
 _CLOSED = r"</think(?:ing)?>|</reasoning>|\[/THINK\]|◁/think▷|<\|channel\|>final<\|message\|>"
 _EVENT = re.compile(r"^(?:event:[^\n]*\n|:[^\n]*\n|\s)*data:[ ]?([^\r\n]*)", re.MULTILINE)
 """One event of a stream (WHATWG HTML, "Server-sent events")."""
+_LIVES = re.compile(r"\A\s*(?::[^\n]*\n\s*)+")
+"""Comments with which OpenRouter and proxies keep a connection alive, in front of an answer that is no stream, too."""
 _ANSWER_ALONE = re.compile(r"\S+|\{[^{}]*\}")
 
 
@@ -50,7 +52,7 @@ def reply_of(answer: Mapping[str, Any]) -> Reply:
     found = choice.get("message") or choice.get("delta")
     message: Mapping[str, Any] = found if isinstance(found, Mapping) else {"content": found or choice.get("text")}
     said, thought = _parts(message.get("content"))
-    said = said or _called(message.get("tool_calls"))
+    said = said or _called(message)
     thought += "".join(_flat(message.get(field)) for field in _THOUGHT_FIELDS)
     usage = answer.get("usage")
     usage = usage if isinstance(usage, Mapping) else {}
@@ -73,7 +75,7 @@ def body_of(text: str) -> Any:
     A stream of events, which some servers send unasked and some models answer by alone, becomes one answer.
     """
     try:
-        value = json.loads(text)
+        value = json.loads(_LIVES.sub("", text))
     except ValueError:
         return _streamed(text) if _EVENT.match(text) else None
     inner = value[0] if isinstance(value, list) and len(value) == 1 else value
@@ -114,11 +116,13 @@ def _json_or_none(text: str) -> Any:
         return None
 
 
-def _called(calls: Any) -> str:
-    """What a model wrote as the arguments of a call, which some do when they are held to a schema."""
+def _called(message: Mapping[str, Any]) -> str:
+    """What a model wrote as the arguments of a call, or what its server read already, where it is held to a schema."""
+    calls = message.get("tool_calls")
     first = calls[0] if isinstance(calls, list) and calls else None
-    function = first.get("function") if isinstance(first, Mapping) else None
-    return _flat(function.get("arguments")) if isinstance(function, Mapping) else ""
+    function = first.get("function") if isinstance(first, Mapping) else message.get("function_call")
+    found = function.get("arguments") if isinstance(function, Mapping) else message.get("parsed")
+    return json.dumps(found) if isinstance(found, Mapping) else _flat(found)
 
 
 def json_objects(text: str) -> Iterator[Mapping[str, Any]]:
@@ -135,7 +139,9 @@ def json_objects(text: str) -> Iterator[Mapping[str, Any]]:
 
 
 def _parts(content: Any) -> tuple[str, str]:
-    """The text of a content, which may be a list of parts, and what was thought among them."""
+    """The text of a content, which may be a list of parts, or the JSON itself, and what was thought among them."""
+    if isinstance(content, Mapping) and "text" not in content:
+        return json.dumps(content), ""
     if not isinstance(content, list):
         return _flat(content), ""
     said: list[str] = []

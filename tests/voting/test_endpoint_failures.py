@@ -108,6 +108,23 @@ def test_how_long_to_wait_is_in_a_header_or_in_the_error() -> None:
     assert failure(429, [delayed]).wait_seconds == 17.0
 
 
+@pytest.mark.parametrize(
+    ("words", "seconds"),
+    [
+        ("Rate limit reached on tokens per min. Please try again in 2.5s.", 2.5),
+        ("Please try again in 1m30s. Visit our page", 90.0),
+        ("Please try again in 250ms.", 0.25),
+        ("Please retry after 20 seconds.", 20.0),
+        ("Try again in 2h5m0s", 7500.0),
+        ("Try again in a moment", None),
+        ("Please retry after some minutes", None),
+        ("try again in 3 months", None),
+    ],
+)
+def test_how_long_to_wait_may_stand_in_the_words_alone(words, seconds) -> None:
+    assert failure(429, {"error": {"message": words}}).wait_seconds == seconds
+
+
 def test_a_filter_is_told_from_other_refusals() -> None:
     message = "The response was filtered due to the prompt triggering the content management policy."
     filtered = failure(400, {"error": {"code": "content_filter", "message": message}})

@@ -53,7 +53,13 @@ def refusal(address) -> str:
 class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         data = b'{"data": []}'
-        self.send_response(407 if "x-wants-password" in self.path else 200)
+        status = 407 if "x-wants-password" in self.path else 200
+        if "blocked" in self.path:
+            status, data = 403, b"<html><title>Blocked</title></html>"
+        self.send_response(status)
+        if "marked" in self.path:
+            self.send_header("Content-Type", "application/json; charset=utf-16")
+            data = b"\xef\xbb\xbf" + data
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
         self.wfile.write(data)
@@ -132,6 +138,30 @@ def test_a_proxy_that_works_is_used(monkeypatch, server) -> None:
 def test_a_proxy_that_cannot_be_one_is_refused(monkeypatch) -> None:
     monkeypatch.setenv("HTTPS_PROXY", "ftp://proxy:21")
     assert "HTTPS_PROXY" in refusal("https://teacher.invalid/v1")
+
+
+def test_nothing_of_a_password_that_breaks_a_proxys_address_is_shown(monkeypatch) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", "http://me:tulip/daisy@proxy:3128")
+    said = refusal("https://teacher.invalid/v1")
+    assert "%2F" in said
+    assert "tulip" not in said
+    assert "daisy" not in said
+
+
+def test_a_page_that_came_through_a_proxy_is_not_the_endpoints_own(monkeypatch, server) -> None:
+    monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{server.server_port}")
+    said = refusal("http://teacher.invalid/blocked")
+    assert "HTTP 403 an HTML page ('Blocked') through the proxy http://127.0.0.1" in said
+
+
+def test_a_body_is_utf_8_whatever_its_header_says(server) -> None:
+    assert models(f"http://127.0.0.1:{server.server_port}/marked") == {"data": []}
+
+
+@pytest.mark.parametrize("written", ["sk-tulip-1", '"sk-tulip-1"', "'Bearer sk-tulip-1'", "bearer  sk-tulip-1\n"])
+def test_a_key_is_sent_without_what_was_copied_with_it(written) -> None:
+    login = Login("http://teacher", EndpointOptions(api_key_env="KEY"), {"KEY": written})
+    assert login.headers() == {"Authorization": "Bearer sk-tulip-1"}
 
 
 @pytest.fixture

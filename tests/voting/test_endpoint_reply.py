@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from lorapar.voting.endpoint_answers import Choice, JsonEnum
-from lorapar.voting.endpoint_reply import json_objects, reply_of
+from lorapar.voting.endpoint_reply import body_of, json_objects, reply_of
 from lorapar.voting.templates import Prompt
 
 PROMPT = Prompt(({"role": "user", "content": "Kind:"},), None, {"system1": "Fact", "system2": "Maths"})
@@ -37,6 +37,7 @@ def reply(content, ended="stop", usage=None, **message):
             {"type": "thinking", "thinking": [{"type": "text", "text": '{"label": "Fact"}'}]},
             {"type": "text", "text": YES},
         ],
+        {"label": "Maths"},
         "Maths",
         '"Maths."',
         "**Maths**",
@@ -77,6 +78,23 @@ def test_thinking_is_noticed_and_is_no_part_of_the_text(content, message, usage)
     found = reply(content, usage=usage, **message)
     assert (found.thinks, found.text, found.is_cut_off) == (True, YES, False)
     assert not reply(YES).thinks
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"tool_calls": [{"function": {"name": "label", "arguments": YES}}]},
+        {"tool_calls": [{"function": {"name": "label", "arguments": {"label": "Maths"}}}]},
+        {"function_call": {"name": "label", "arguments": YES}},
+        {"parsed": {"label": "Maths"}},
+    ],
+)
+def test_the_label_is_read_where_a_server_puts_what_a_schema_holds(message) -> None:
+    assert JsonEnum().read(reply(None, **message), PROMPT).label == "system2"
+
+
+def test_comments_that_keep_a_connection_alive_stand_before_an_answer() -> None:
+    assert body_of(': PROCESSING\n\n: PROCESSING\n\n{"choices": [1]}') == {"choices": [1]}
 
 
 def test_an_answer_that_was_put_among_the_thoughts_is_read() -> None:

@@ -300,7 +300,9 @@ def test_a_header_without_its_variable_is_one_line_and_a_value_is_shown_nowhere(
     assert "TENANT_KEY must hold one line" in broken
 
 
-@pytest.mark.parametrize("ending", ["/v1/", "/v1/chat/completions", "/v1/chat/completions/?a=b", "/v1/completions"])
+@pytest.mark.parametrize(
+    "ending", ["/v1/", "/v1/chat/completions", "/v1/chat/completions/?a=b", "/v1/completions", "/v1/models"]
+)
 def test_the_address_may_end_as_people_copy_it(ending) -> None:
     with serving() as api:
         assert len(ask(api, endpoint=api.address.removesuffix("/v1") + ending)) == len(ROWS)
