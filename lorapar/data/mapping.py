@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from typing import Any
 
@@ -35,6 +35,10 @@ _PAIRS = (
     ("instructions (Alpaca)", "instruction", "input", "output"),
     ("instructions (Dolly)", "instruction", "context", "response"),
     ("problems with solutions", "problem", None, "solution"),
+    ("questions with responses", "question", None, "response"),
+    ("prompts with responses", "prompt", None, "response"),
+    ("queries with responses", "query", None, "response"),
+    ("inputs with outputs", "input", None, "output"),
 )
 """What rows are called, and their columns for question, context and answer."""
 _USUAL = {
@@ -43,8 +47,8 @@ _USUAL = {
 }
 """Usual names of columns; a name of one part is never offered for the other."""
 _KNOWN = (
-    "known are question and answer, messages, conversations, prompt and completion, instruction and output (or "
-    "response), problem and solution"
+    "known are question and answer (or response), messages, conversations, prompt and completion (or response), "
+    "instruction and output (or response), problem and solution, query and response, input and output"
 )
 
 
@@ -54,6 +58,12 @@ class Mapped:
 
     columns: ColumnMapping
     said: str | None = None
+    renamed: Mapping[str, str] = field(default_factory=dict)
+    """Every column's name as `columns` has it, where those of the source have capitals or spaces around them."""
+
+    def read(self, row: dict[str, Any]) -> dict[str, Any]:
+        """A row by these names."""
+        return {self.renamed[name]: value for name, value in row.items()} if self.renamed else row
 
 
 def mapping_for(config: DataConfig, columns: Collection[str], rows: Sequence[RawRow], where: str) -> Mapped:
@@ -64,12 +74,14 @@ def mapping_for(config: DataConfig, columns: Collection[str], rows: Sequence[Raw
     """
     first = [row for _, row in rows[:RECOGNISED_BY]]
     named = config.columns or (MAPPINGS[config.mapping] if config.mapping is not None else None)
-    mapped = _recognised(columns, first) if named is None else Mapped(named)
+    mapped = _recognised(columns, first) or _by_plain_names(columns, first) if named is None else Mapped(named)
     if mapped is None:
         raise BadInputError(
             f"data.columns: {where} has no columns that say what is asked and answered; it has: {', '.join(columns)}"
-            f"{_pair_meant(columns)}; name the right ones in data.columns ({_KNOWN})"
+            f"{_pair_meant(columns)}; name the right ones in data.columns ({_KNOWN}){_whole_text(columns)}"
         )
+    if mapped.renamed:
+        return mapped
     for part in _PARTS:
         column = getattr(mapped.columns, part)
         if column is None or column in columns or (part in ("question", "answer") and mapped.columns.messages):
@@ -79,6 +91,26 @@ def mapping_for(config: DataConfig, columns: Collection[str], rows: Sequence[Raw
             f"{', '.join(columns)}; name the right one in data.columns"
         )
     return mapped
+
+
+def _by_plain_names(columns: Collection[str], rows: Sequence[dict[str, Any]]) -> Mapped | None:
+    """What names in small letters, without white space around them, are recognised as; None where two would be one."""
+    plain = {column: column.strip().lower() for column in columns}
+    if len(set(plain.values())) < len(plain) or all(name == column for column, name in plain.items()):
+        return None
+    found = _recognised(list(plain.values()), [{plain[name]: value for name, value in row.items()} for row in rows])
+    if found is None:
+        return None
+    used = {value for value in found.columns.model_dump().values() if isinstance(value, str)}
+    written = ", ".join(f"'{column}'" for column, name in plain.items() if name in used and name != column)
+    return replace(found, said=f"{found.said}; capitals and spaces in the names {written} do not count", renamed=plain)
+
+
+def _whole_text(columns: Collection[str]) -> str:
+    """What to do with a column of whole texts, which say not where a question ends."""
+    text = next((column for column in columns if column.strip().lower() == "text"), None)
+    why = "; a whole text does not say where the question ends and the answer begins: split"
+    return "" if text is None else f"{why} '{text}' into two columns, or into messages"
 
 
 def _recognised(columns: Collection[str], rows: Sequence[dict[str, Any]]) -> Mapped | None:
@@ -165,7 +197,7 @@ def _answer_text(row: dict[str, Any], mapping: ColumnMapping) -> str:
 
 def _pair_meant(columns: Collection[str]) -> str:
     """A suffix with the columns that are meant, where exactly one has a usual name of a question and of an answer."""
-    question, answer = ([one for one in columns if one.lower() in names] for names in _USUAL.values())
+    question, answer = ([one for one in columns if one.strip().lower() in names] for names in _USUAL.values())
     if len(question) != 1 or len(answer) != 1:
         return ""
     return f" (did you mean data.columns.question={question[0]} and data.columns.answer={answer[0]}?)"

@@ -17,6 +17,14 @@ RawRow = tuple[str, dict[str, Any]]
 
 PACKED = (".gz", ".bz2", ".xz", ".zst", ".zip", ".7z", ".tar", ".tgz")
 """Endings of files that hold others."""
+_ARROW = "; write Parquet, as datasets.Dataset.from_file(FILE).to_parquet('rows.parquet') does"
+_SHEET = "; save the sheet as CSV in UTF-8"
+_OTHERS = {
+    **dict.fromkeys((".xlsx", ".xls", ".ods", ".numbers"), _SHEET),
+    **dict.fromkeys((".arrow", ".feather", ".ipc"), _ARROW),
+    **dict.fromkeys((".ndjson", ".jsonlines", ".ldjson"), "; it is JSON Lines: name it .jsonl"),
+}
+"""What to do with files of other kinds."""
 Say = Callable[[str], None]
 """Is told how a file is read, where that is not as its ending says."""
 
@@ -34,7 +42,7 @@ def read_rows(path: Path, say: Say = _nobody) -> Iterator[RawRow]:
     ending = path.suffix.lower()
     reader = READERS.get(ending)
     if reader is None:
-        close = "; unpack it first" if ending in PACKED else nearest(ending, list(READERS))
+        close = "; unpack it first" if ending in PACKED else _OTHERS.get(ending) or nearest(ending, list(READERS))
         raise BadInputError(f"data.source: {path}: cannot read '{ending}' files{close}; known: {', '.join(READERS)}")
     if not path.is_file():
         beside = [one.name for one in path.parent.iterdir()] if path.parent.is_dir() else []

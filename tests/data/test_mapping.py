@@ -135,7 +135,9 @@ def test_a_column_called_system_holds_either_a_name_or_a_message(tmp_path):
     ("columns", "row", "message"),
     [
         (None, {"prompt": "q", "chosen_text": "a"}, r"no columns that say what is asked and answered; it has: prompt"),
-        (None, {"query": "q", "response": "a"}, r"did you mean data\.columns\.question=query and .*response\?\)"),
+        (None, {"query": "q", "solution": "a"}, r"did you mean data\.columns\.question=query and .*solution\?\)"),
+        (None, {"Text ": "q"}, r"split 'Text ' into two columns, or into messages"),
+        (None, {"Question": "q", "question ": "r", "answer": "a"}, r"no columns that say what is asked"),
         (None, {"text": "q"}, r"it has: text; name the right ones in data\.columns \(known are question"),
         ({"question": "question"}, {"completion": "a", "prompt": "q"}, r"'question' \(did you mean 'prompt'\?\)"),
         ({"question": "question"}, {"completion": "a", "x": "q"}, r"no column 'question'; it has: completion, x"),
@@ -175,7 +177,7 @@ def test_the_rows_that_the_docs_show_are_read_as_written(tmp_path, line):
 
 
 def test_the_docs_show_a_row_of_every_format():
-    assert len(SHOWN) == 7
+    assert len(SHOWN) == 8
 
 
 @pytest.mark.parametrize("streamed", [False, True])
@@ -209,4 +211,35 @@ def test_a_sample_that_cannot_be_streamed_says_nothing(monkeypatch):
 def test_a_completion_that_shall_not_be_written_is_a_bad_row(tmp_path):
     path = write(tmp_path, ".jsonl", [{"prompt": f"{n}?", "completion": "x", "label": n != 1} for n in range(3)])
     with pytest.raises(BadInputError, match=r"rows\.jsonl:2: 'label' is false, so 'completion' is what shall not be"):
+        load_data(DataConfig(source=str(path), heldout=0), seed=0)
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"Question": "2+3?", "Answer": "5"}, "questions and answers; capitals and spaces in the names 'Question'"),
+        ({" question ": "2+3?", "ANSWER": "5"}, "capitals and spaces in the names ' question ', 'ANSWER' do not count"),
+        ({"Prompt": "2+3?", "Completion": "5"}, "prompts and completions (TRL)"),
+        ({"Instruction": "2+3?", "Input": "", "Output": "5"}, "instructions (Alpaca)"),
+        ({"Problem": "2+3?", "Solution": "5", "ID": "one"}, "problems with solutions"),
+        ({"query": "2+3?", "response": "5"}, "queries with responses: 'query' is the question, 'response' the answer"),
+        ({"question": "2+3?", "response": "5"}, "questions with responses"),
+        ({"prompt": "2+3?", "response": "5"}, "prompts with responses"),
+        ({"input": "2+3?", "output": "5"}, "inputs with outputs"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("delimiter", [",", ";"])
+def test_headers_are_recognised_whatever_their_capitals_and_spaces(tmp_path, row, said, delimiter):
+    path = tmp_path / "rows.csv"
+    with path.open("w", newline="") as file:
+        csv.writer(file, delimiter=delimiter).writerows([row.keys(), row.values()])
+    loaded = load_data(DataConfig(source=str(path), heldout=0), seed=0)
+    assert [(one.question, one.answer) for one in loaded.examples] == [("2+3?", "5")]
+    assert any(said in note for note in loaded.notes), loaded.notes
+    assert loaded.examples[0].id == row.get("ID", loaded.examples[0].id)
+
+
+def test_a_picture_is_refused_under_any_capitals(tmp_path):
+    path = write(tmp_path, ".jsonl", [{"Question": "q", "Answer": "a", "Image": "cat.png"}])
+    with pytest.raises(BadInputError, match="'image' holds an image"):
         load_data(DataConfig(source=str(path), heldout=0), seed=0)

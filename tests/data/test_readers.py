@@ -56,6 +56,9 @@ def test_blank_lines_are_nothing_and_numbers_still_right(tmp_path):
             b'[{"a": 1}, {"a": 2}]',
             r"a\.jsonl:1: a list of rows, and not one row a line; name the file \.json",
         ),
+        ("a.xlsx", b"", r"cannot read '\.xlsx' files; save the sheet as CSV in UTF-8; known"),
+        ("a.arrow", b"", r"cannot read '\.arrow' files; write Parquet, as datasets\.Dataset\.from_file"),
+        ("a.ndjson", b"", r"it is JSON Lines: name it \.jsonl"),
         ("a.jsonl.gz", b"", r"a\.jsonl\.gz: cannot read '\.gz' files; unpack it first; known"),
         (
             "a.jsonl",
