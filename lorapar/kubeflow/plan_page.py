@@ -9,7 +9,7 @@ from lorapar.kubeflow.planned import Lane
 from lorapar.kubeflow.summary import plain
 from lorapar.kubeflow.tasks import task_of
 from lorapar.local.calls import teacher_calls
-from lorapar.local.estimate import stage_memory_bytes
+from lorapar.local.estimate import DEVICES, Device, stage_memory_bytes
 from lorapar.report.formats import count_of
 from lorapar.stages.graph import GRAPH, Node
 from lorapar.training.shares import SHARED_STAGES, processes_said
@@ -25,7 +25,7 @@ def plan_page(
 
     Raises BadInputError for a broken row.
     """
-    memory = stage_memory_bytes(config)
+    memory = {device: stage_memory_bytes(config, device) for device in DEVICES}
     rows = [
         _row(node, config, lanes.get(node.name, ()), memory, accelerators) for node in GRAPH if node.stage != "plan"
     ]
@@ -51,13 +51,13 @@ def _row(
     node: Node,
     config: RunConfig,
     lanes: Sequence[Lane],
-    memory: Mapping[str, int],
+    memory: Mapping[Device, Mapping[str, int]],
     accelerators: Mapping[str, str],
 ) -> str:
-    need = memory.get(node.stage)
-    size = f"{need / 1e9:.1f} GB" if need else ""
     held = sum(int(lane.accelerators) for lane in lanes)
     takes = (str(held) if held else "none") if lanes else accelerators.get(node.name, "")
+    need = memory["cpu" if takes in ("none", "0") else "cuda"].get(node.stage)
+    size = f"{need / 1e9:.1f} GB" if need else ""
     how = "; ".join(filter(None, [_how(node, lanes), *_processes(node, config, takes)]))
     return f"| {node.name} | {task_of(node.name).image} | {size} | {takes} | {how} |"
 

@@ -1,16 +1,22 @@
 """About how much memory each stage will need, from sizes alone: for deciding on a machine, not for the last megabyte.
 
-Counted: weights, adapter, gradients, the masked optimiser's moments, activations and logits of one forward pass, the
-KV cache of rollouts, and 0.5 GB that CUDA's context or the libraries hold. Not counted: fragmentation.
+Counted: weights, adapter with its copies, gradients, the masked optimiser's moments, activations and logits of one
+forward pass, the KV cache of rollouts, and what CUDA's context or the libraries hold. On a CPU also what only the
+resident memory shows: holes in the heap, and the files that a quantised base was read from. Fragmentation on a GPU is
+not counted. tests/benchmarks/bench_memory.py holds the sums against peaks.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from typing import Literal
 
 from lorapar.basemodel.shape import ModelShape, model_shape
 from lorapar.config import ModelConfig, RunConfig
+from lorapar.training.shares import visible_gpus
 
+Device = Literal["cpu", "cuda"]
+DEVICES: tuple[Device, ...] = ("cpu", "cuda")
 _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 # Bytes a decoder layer keeps of each token for backward, by hidden and intermediate size: measured on Llama-2-7B and
 # Qwen2.5-7B layers in bfloat16 with float32 LoRA on QKVGUD (335 and 412 kB). With checkpointing only its input stays.
@@ -18,7 +24,19 @@ _KEPT_BY_HIDDEN, _KEPT_BY_INTERMEDIATE = 48, 13
 _KEPT_CHECKPOINTED_BY_HIDDEN = 4
 # A model's active share at theta 0.9 as the paper and our own runs found it (36 to 43%); all of it at theta 1.
 _ACTIVE_SHARE = 0.45
-_LIBRARIES_BYTES = 500_000_000
+# In float32 without autocast, against the same in bfloat16: the LoRA branches are in float32 in both.
+_WIDER = 1.4
+_CONTEXT_BYTES = {"cuda": 500_000_000, "cpu": 650_000_000}
+"""CUDA's context; Python with torch, transformers, TRL and PEFT."""
+_QUANTIZED_LIBRARY_BYTES = 60_000_000
+_HOLES = 0.4
+"""Of activations and logits, what glibc's heap takes beyond the tensors themselves."""
+# TRL's chunked log-probabilities (trl/kernels/chunked_logprob.py, 1.16): a tile of so many tokens and words; without
+# Triton a tile is folded by torch, whose float32 copies of it were counted in a trace of the allocator.
+_TILE_TOKENS, _TILE_WORDS, _TILE_COPIES = 4096, 32768, 7
+_SCORE_COPIES = 4
+"""Scoring's logits, their float32 copy, the softmax and the gradients, in float32s."""
+_SAMPLING_COPIES = 4
 # Constants of nf4 a weight: one float32 a block of 64, or one byte and a float32 for 256 of these.
 _BLOCK_BYTES = 4 / 64
 _DOUBLE_BLOCK_BYTES = 1 / 64 + 4 / (64 * 256)
@@ -37,14 +55,19 @@ class StageMemory:
     activations: int = 0
     logits: int = 0
     kv_cache: int = 0
-    context: int = _LIBRARIES_BYTES
+    heap: int = 0
+    """On a CPU, what the C library's heap holds beyond the tensors of a pass."""
+    files: int = 0
+    """On a CPU, the mapped files that a quantised base was read from."""
+    context: int = _CONTEXT_BYTES["cuda"]
     """CUDA's context, or what the libraries hold."""
 
     @property
     def total_bytes(self) -> int:
         """All terms, of which rollouts' cache and the learning pass are not there at once."""
-        passing = max(self.activations + self.logits, self.kv_cache)
-        return self.weights + self.adapter + self.gradients + self.moments + passing + self.context
+        passing = max(self.activations + self.logits + self.heap, self.kv_cache)
+        held = self.weights + self.files + self.adapter + self.gradients + self.moments
+        return held + passing + self.context
 
     @property
     def said(self) -> str:
@@ -53,36 +76,62 @@ class StageMemory:
         return ", ".join(f"{name.replace('_', ' ')} {size / 1e9:.2f}" for size, name in terms if size >= 10_000_000)
 
 
-def stage_memory_bytes(config: RunConfig) -> dict[str, int]:
+def device_here() -> Device:
+    """What the stages would run on here."""
+    return "cuda" if visible_gpus() else "cpu"
+
+
+def stage_memory_bytes(config: RunConfig, device: Device | None = None) -> dict[str, int]:
     """Estimated peak memory of each stage that holds a model, in bytes; empty where the model's sizes are unknown."""
-    return {stage: memory.total_bytes for stage, memory in stage_memory(config).items()}
+    return {stage: memory.total_bytes for stage, memory in stage_memory(config, device).items()}
 
 
-def stage_memory(config: RunConfig) -> dict[str, StageMemory]:
-    """The same by its terms."""
+def stage_memory(config: RunConfig, device: Device | None = None) -> dict[str, StageMemory]:
+    """The same by its terms; on the device that is here, where none is named."""
     shape = model_shape(config.model)
     if shape is None:
         return {}
+    device = device or device_here()
     weights, adapter = base_bytes(shape, config.model), _adapter_bytes(shape, config)
     share = 1.0 if config.partition.theta == 1 else _ACTIVE_SHARE
     elements = shape.lora_elements(config.adapter.layout, _trained_rank(config))
-    trained = {"adapter": adapter, "gradients": adapter, "moments": int(8 * share * elements)}
+    # On the CPU, too: the adapter as it was, and the last good one.
+    held = {**_base_terms(shape, config.model, device), "adapter": (3 if device == "cpu" else 1) * adapter}
+    trained = {**held, "gradients": adapter, "moments": int(8 * share * elements)}
+    scored = {**held, "gradients": 4 * elements * config.score.batch_size, "moments": 16 * elements}
+    rl = {**trained, "adapter": trained["adapter"] + adapter}  # TRL copies it
+    context = {"context": held["context"]}
     return {
-        "vote": StageMemory(max(_vote_bytes(config, position) for position in range(len(config.teachers)))),
-        "init": StageMemory(weights, adapter),
-        "score": StageMemory(weights, adapter, 4 * elements, 16 * elements, **_score_pass(shape, config)),
-        "sft": StageMemory(weights, **trained, **_sft_pass(shape, config)),
-        "rl": StageMemory(weights, **trained, **_rl_pass(shape, config)),
-        "publish": StageMemory(_published_bytes(shape, config.model), 2 * adapter),
-        "evaluate": StageMemory(weights, 2 * adapter, kv_cache=_evaluate_bytes(shape, config)),
+        "vote": StageMemory(max(_vote_bytes(config, one) for one in range(len(config.teachers))), **context),
+        "init": StageMemory(**held),
+        "score": _with_heap(StageMemory(**scored, **_score_pass(shape, config)), device),
+        "sft": _with_heap(StageMemory(**trained, **_sft_pass(shape, config, device)), device),
+        "rl": _with_heap(StageMemory(**rl, **_rl_pass(shape, config, device)), device),
+        "publish": StageMemory(2 * weights, 2 * adapter, files=held["files"], **context),
+        "evaluate": StageMemory(**{**held, "adapter": 2 * adapter}, kv_cache=_evaluate_bytes(shape, config)),
     }
+
+
+def _base_terms(shape: ModelShape, model: ModelConfig, device: Device) -> dict[str, int]:
+    """What the base and the libraries hold."""
+    quantized = model.quantization != "none"
+    full = base_bytes(shape, model.model_copy(update={"quantization": "none"}))
+    files = full - _kept_whole(shape) * _BYTES[model.dtype] if quantized and device == "cpu" else 0
+    context = _CONTEXT_BYTES[device] + (_QUANTIZED_LIBRARY_BYTES if quantized and device == "cpu" else 0)
+    return {"weights": base_bytes(shape, model), "files": files, "context": context}
+
+
+def _with_heap(memory: StageMemory, device: Device) -> StageMemory:
+    if device == "cuda":
+        return memory
+    return replace(memory, heap=int(_HOLES * (memory.activations + memory.logits)))
 
 
 def base_bytes(shape: ModelShape, model: ModelConfig) -> int:
     """The base's weights in memory. Quantised ones take their bits and the constants of their blocks."""
     if model.quantization == "none":
         return shape.parameters * _BYTES[model.dtype]
-    kept = shape.hidden * shape.vocab * (1 if shape.tied else 2)
+    kept = _kept_whole(shape)
     if model.quantization == "int8":
         a_weight = 1.0
     else:
@@ -90,9 +139,9 @@ def base_bytes(shape: ModelShape, model: ModelConfig) -> int:
     return int((shape.parameters - kept) * a_weight) + kept * _BYTES[model.dtype]
 
 
-def _published_bytes(shape: ModelShape, model: ModelConfig) -> int:
-    """Two bases at most; of a quantised one the full base is looked at afterwards, where it fits."""
-    return 2 * base_bytes(shape, model)
+def _kept_whole(shape: ModelShape) -> int:
+    """Weights that no quantisation touches: the embedding and the head."""
+    return shape.hidden * shape.vocab * (1 if shape.tied else 2)
 
 
 def _adapter_bytes(shape: ModelShape, config: RunConfig) -> int:
@@ -125,20 +174,30 @@ def _vote_bytes(config: RunConfig, position: int) -> int:
 
 
 def _score_pass(shape: ModelShape, config: RunConfig) -> dict[str, int]:
-    return _pass_bytes(shape, config.model, config.score.batch_size * config.score.max_length, checkpointed=False)
+    tokens = config.score.batch_size * config.score.max_length
+    found = _activations(shape, config.model, tokens, checkpointed=False)
+    return {"activations": found, "logits": tokens * shape.vocab * 4 * _SCORE_COPIES}
 
 
-def _sft_pass(shape: ModelShape, config: RunConfig) -> dict[str, int]:
+def _sft_pass(shape: ModelShape, config: RunConfig, device: Device) -> dict[str, int]:
     tokens = config.sft.batch_size * config.sft.max_length
-    return _pass_bytes(shape, config.model, tokens, checkpointed=config.sft.gradient_checkpointing)
+    found = _activations(shape, config.model, tokens, checkpointed=config.sft.gradient_checkpointing)
+    return {"activations": found, "logits": _logits(shape, config.model, tokens, device)}
 
 
-def _rl_pass(shape: ModelShape, config: RunConfig) -> dict[str, int]:
+def _rl_pass(shape: ModelShape, config: RunConfig, device: Device) -> dict[str, int]:
     rl = config.rl
-    length = rl.max_prompt_length + rl.max_completion_length
-    rollouts = rl.batch_size * rl.gradient_accumulation * length * _kv_bytes(shape, config.model)
-    found = _pass_bytes(shape, config.model, rl.batch_size * length, checkpointed=rl.gradient_checkpointing)
-    return {**found, "kv_cache": rollouts}
+    length, completions = rl.max_prompt_length + rl.max_completion_length, rl.batch_size * rl.gradient_accumulation
+    sampling = completions * shape.vocab * 4 * _SAMPLING_COPIES
+    # Where the model allows it, completions of one prompt learn with one copy of it.
+    prompts = -(-rl.batch_size // rl.num_generations) if rl.share_prompts else rl.batch_size
+    tokens = prompts * rl.max_prompt_length + rl.batch_size * rl.max_completion_length
+    activations = _activations(shape, config.model, tokens, checkpointed=rl.gradient_checkpointing)
+    return {
+        "activations": activations,
+        "logits": _logits(shape, config.model, rl.batch_size * rl.max_completion_length, device),
+        "kv_cache": completions * length * _kv_bytes(shape, config.model) + sampling,
+    }
 
 
 def _evaluate_bytes(shape: ModelShape, config: RunConfig) -> int:
@@ -150,14 +209,23 @@ def _kv_bytes(shape: ModelShape, model: ModelConfig) -> int:
     return 2 * shape.layers * shape.kv_heads * shape.head_dim * _BYTES[model.dtype]
 
 
-def _pass_bytes(shape: ModelShape, model: ModelConfig, tokens: int, *, checkpointed: bool) -> dict[str, int]:
-    """Activations kept for backward, with one dequantised weight, and logits with their gradient in float32."""
+def _activations(shape: ModelShape, model: ModelConfig, tokens: int, *, checkpointed: bool) -> int:
+    """Activations kept for backward, with one dequantised weight; with checkpointing one layer's and all inputs."""
     layer = _KEPT_BY_HIDDEN * shape.hidden + _KEPT_BY_INTERMEDIATE * shape.intermediate
+    layers = shape.layers * layer
     if checkpointed:
-        layer = _KEPT_CHECKPOINTED_BY_HIDDEN * shape.hidden
-    wider = 2 if model.dtype == "float32" and model.autocast == "none" else 1
+        layers = shape.layers * _KEPT_CHECKPOINTED_BY_HIDDEN * shape.hidden + layer
+    wider = _WIDER if model.dtype == "float32" and model.autocast == "none" else 1.0
     dequantised = 0 if model.quantization == "none" else shape.hidden * shape.intermediate * _BYTES[model.dtype]
-    return {"activations": tokens * shape.layers * layer * wider + dequantised, "logits": tokens * shape.vocab * 4 * 2}
+    return int(tokens * layers * wider) + dequantised
+
+
+def _logits(shape: ModelShape, model: ModelConfig, tokens: int, device: Device) -> int:
+    """One tile of TRL's log-probabilities of so many labelled tokens, and what is made of it."""
+    tokens, words = min(tokens, _TILE_TOKENS), min(shape.vocab, _TILE_WORDS)
+    if device == "cuda":  # the kernel works in place; a tile has its full width
+        return tokens * _TILE_WORDS * _BYTES[model.dtype]
+    return tokens * words * (_BYTES[model.dtype] + 4 * _TILE_COPIES)
 
 
 @dataclass(frozen=True)

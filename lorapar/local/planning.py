@@ -92,7 +92,7 @@ def plan_run(config: RunConfig, out: Path, *, until: str | None, fresh: bool) ->
         check_judges(running, plan.config)
         check_context(plan.config)
     targets = adapter_targets(running, plan.config)
-    memory = stage_memory(plan.config)
+    memory, on_card = stage_memory(plan.config), stage_memory(plan.config, "cuda")
     entries = [
         NodePlan(
             one.node,
@@ -107,7 +107,7 @@ def plan_run(config: RunConfig, out: Path, *, until: str | None, fresh: bool) ->
         omitted.append(Text(f"tests       {failing}", style="yellow"))
     seen = look(plan.config)
     where = (*_adapter(plan.config, targets), *_processes(plan.config, {node.stage for node in running}))
-    facts = (*_facts(plan, out, seen), *where, *_memory(memory), *_text_facts(seen), *omitted)
+    facts = (*_facts(plan, out, seen), *where, *_memory(memory, on_card), *_text_facts(seen), *omitted)
     return RunPlan(out, plan.config, entries, list(facts))
 
 
@@ -157,11 +157,11 @@ def _known_of_init(config: RunConfig) -> list[str]:
     return [f"start       adapter.init {init}: {found[init]}; residual is the default"] if init in found else []
 
 
-def _memory(memory: Mapping[str, StageMemory]) -> list[Text]:
-    """The terms of the stages that take most, and the card that holds them."""
+def _memory(memory: Mapping[str, StageMemory], on_card: Mapping[str, StageMemory]) -> list[Text]:
+    """The terms of the stages that take most on what is here, and the card that would hold them."""
     found = [(stage, memory[stage]) for stage in ("score", "sft", "rl") if stage in memory]
     return [
-        Text(f"{'memory, GB' if place == 0 else '':<12}{stage}: {one.said}; {cards_said(one)}")
+        Text(f"{'memory, GB' if place == 0 else '':<12}{stage}: {one.said}; {cards_said(on_card[stage])}")
         for place, (stage, one) in enumerate(found)
     ]
 

@@ -57,7 +57,9 @@ def tracked_summary(folder: RunFolder, config: RunConfig, *, finished: bool) -> 
         if stage in records
     }
     names = ("config.yaml", "report.html", "metrics.json", "lineage.json", "adapter")
-    return Summary(finished, figures, settings, curves, [folder.root / name for name in names])
+    rollouts = folder.artifact("rl", "adapter") / "rollouts.jsonl"
+    kept = rollouts if "rl" in records and rollouts.is_file() else None
+    return Summary(finished, figures, settings, curves, [folder.root / name for name in names], kept)
 
 
 def _copy_adapter(folder: RunFolder) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 _BAD_IN_NAMES = re.compile(r"[^\w\-./: ]", re.ASCII)
@@ -79,3 +81,15 @@ def batches(values: Sequence[Any]) -> Iterator[list[Any]]:
     """As many as a server takes at once."""
     for start in range(0, len(values), _BATCH):
         yield list(values[start : start + _BATCH])
+
+
+def table_of(lines: Path) -> dict[str, Any]:
+    """JSON Lines as the table that MLflow reads: columns and rows; an object in a line has a column for each key."""
+    rows: list[dict[str, Any]] = []
+    for line in lines.read_text(encoding="utf-8").splitlines():
+        flat: dict[str, Any] = {}
+        for name, value in json.loads(line).items():
+            flat |= {f"{name}.{key}": one for key, one in value.items()} if isinstance(value, dict) else {name: value}
+        rows.append(flat)
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    return {"columns": columns, "data": [[row.get(name) for name in columns] for row in rows]}

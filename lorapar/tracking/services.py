@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import os
 import time
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from lorapar.errors import BadInputError
-from lorapar.tracking.names import LONGEST_NAME, batches, cell, cut, steps_of, unique_names
+from lorapar.tracking.names import LONGEST_NAME, batches, cell, cut, steps_of, table_of, unique_names
 
 ANSWER_SECONDS = 10.0
 """How long a run waits for the first answer of a tracker."""
@@ -32,6 +33,8 @@ class Summary:
     """Steps of each stage of training, with `step`; sent where the stage was reused, so no trainer logged them."""
     files: Sequence[Path] = ()
     """Files, and folders with all that is in them, such as the adapter."""
+    rollouts: Path | None = None
+    """Completions of RL that were kept, a JSON object a line."""
 
 
 @dataclass(frozen=True)
@@ -203,9 +206,14 @@ class _MLflow(Tracker):
                 self._client.log_artifacts(self._id, str(file), artifact_path=file.name)
             elif file.is_file():
                 self._client.log_artifact(self._id, str(file))
+        if summary.rollouts is not None:
+            self._client.log_dict(self._id, table_of(summary.rollouts), _ROLLOUTS)
+            # By this tag MLflow's pages show an artifact as a table; its log_table would append to an earlier one's.
+            self._client.set_tag(self._id, "mlflow.loggedArtifacts", json.dumps([{"path": _ROLLOUTS, "type": "table"}]))
         self._client.set_terminated(self._id, "FINISHED" if summary.finished else "FAILED")
 
 
+_ROLLOUTS = "rollouts.json"
 _MLFLOW_ENVIRONMENT = {
     # By default one call may take minutes where a server does not answer.
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "8",
@@ -254,6 +262,8 @@ class _Wandb(Tracker):
                 artifact.add_dir(str(file), name=file.name)
             elif file.is_file():
                 artifact.add_file(str(file), name=file.name)
+        if summary.rollouts is not None:
+            artifact.add_file(str(summary.rollouts), name=summary.rollouts.name)
         self._run.log_artifact(artifact)
         self._run.finish(exit_code=0 if summary.finished else 1)
 

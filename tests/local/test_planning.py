@@ -130,6 +130,32 @@ def test_a_quantised_base_leaves_the_other_terms_as_they_are(tmp_path) -> None:
     )
 
 
+def test_what_only_resident_memory_shows_is_counted_on_a_cpu_alone() -> None:
+    """tests/benchmarks/bench_memory.py holds the sums against peaks."""
+    config = load_config(preset="tiny", overrides=["model.quantization=nf4"])
+    here, card = (stage_memory(config, device)["sft"] for device in ("cpu", "cuda"))
+    assert here.heap > 0
+    assert here.files > 0
+    assert (card.heap, card.files) == (0, 0)
+    assert here.weights == card.weights
+    assert here.total_bytes == here.weights + here.files + here.adapter + here.gradients + here.moments + (
+        here.activations + here.logits + here.heap + here.context
+    )
+
+
+@pytest.mark.parametrize("vocabulary", [8_192, 32_768, 262_144])
+def test_logits_are_held_a_tile_at_a_time(tmp_path, vocabulary: int) -> None:
+    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 1, "num_attention_heads": 2}
+    LlamaConfig(**sizes, vocab_size=vocabulary).save_pretrained(tmp_path)
+    at_once = {}
+    for tokens in (4096, 16384):
+        config = load_config(
+            preset="tiny", overrides=[f"model.name={tmp_path}", "sft.batch_size=1", f"sft.max_length={tokens}"]
+        )
+        at_once[tokens] = stage_memory(config, "cpu")["sft"].logits
+    assert at_once[4096] == at_once[16384] == 4096 * min(vocabulary, 32_768) * (4 + 7 * 4)
+
+
 def test_processes_of_training_are_said_where_they_are_several(tmp_path) -> None:
     overrides = ["processes=2", "sft.batch_size=2", "sft.gradient_accumulation=8"]
     config = load_config(preset="tiny", overrides=overrides)

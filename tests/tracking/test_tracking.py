@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import threading
 import time
@@ -106,6 +107,28 @@ def test_mlflow_loses_no_figure_to_a_bad_name_a_text_or_infinity(run: TrackedRun
     assert whole.data.tags["broken"] == "inf"
     assert whole.data.params["data.path"].endswith("… (whole in config.yaml)")
     assert {file.path for file in store.list_artifacts(whole.info.run_id)} == {"lineage.json", "adapter"}
+
+
+def test_mlflow_shows_the_kept_completions_as_one_table_however_often_they_are_sent(
+    run: TrackedRun, store: Any
+) -> None:
+    lines = [
+        {"step": 1, "completion": "4", "reward": 1.0, "rewards": {"exact_answer": 1.0}},
+        {"step": 2, "completion": "5", "reward": None, "rewards": {"exact_answer": None, "own": 0.5}},
+    ]
+    rollouts = run.folder / "rollouts.jsonl"
+    rollouts.write_text("".join(f"{json.dumps(line)}\n" for line in lines), encoding="utf-8")
+    for _ in range(2):
+        with tracked(["mlflow"], run, pytest.fail, summary(run, rollouts=rollouts)):
+            pass
+    found = runs(store)["run"]
+    path = store.download_artifacts(found.info.run_id, "rollouts.json", str(run.folder))
+    assert json.loads(Path(path).read_text(encoding="utf-8")) == {
+        "columns": ["step", "completion", "reward", "rewards.exact_answer", "rewards.own"],
+        "data": [[1, "4", 1.0, 1.0, None], [2, "5", None, None, 0.5]],
+    }
+    shown = store.load_table(found.info.experiment_id, "rollouts.json")
+    assert shown["step"].tolist() == [1, 2]
 
 
 def test_mlflow_shows_a_run_that_is_started_again_as_one(run: TrackedRun, store: Any) -> None:
