@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
+import tempfile
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from lorapar.cli.adapters import Name, OptionalName, Ref, Where, adapters, check_known, open_registry, say
-from lorapar.cli.base import AsJson, show_document
+from lorapar.cli.base import AsJson, reporter, show_document
 from lorapar.errors import BadInputError
 
 Reason = Annotated[str, typer.Option(help="Why, for the alias's history.")]
@@ -127,6 +129,58 @@ def sign_command(
     registry = open_registry(where)
     version = registry.resolve(ref)
     say(f"{version} is signed by the key {sign_version(registry.store, version, key)}")
+
+
+@adapters.command("compact")
+def compact_command(
+    ref: Ref,
+    where: Where = None,
+    rank: Annotated[int | None, typer.Option(min=1, help="LoRA rank; absent: the one that was trained.")] = None,
+    max_kl: Annotated[
+        float, typer.Option(min=0, help="Publish only where answers differ by no larger mean KL, in nats.")
+    ] = 0.001,
+    model: Annotated[Path | None, typer.Option(help="A local copy of the base model.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what each module would lose.")] = False,
+) -> None:
+    """Pack a version into a smaller LoRA rank, prove it by plain PEFT's logits and publish it as a new version.
+
+    A server pays for the whole rank, and what PiSSA, OLoRA or a run that goes on publishes has more than was trained.
+    No alias is moved; promoting it needs a verdict of its own.
+
+    Examples: `lorapar adapters compact NAME@3 --dry-run`, `lorapar adapters compact NAME@3 --rank 16 --max-kl 0.01`
+    """
+    from lorapar.cli.ask import need_torch
+    from lorapar.registry.compact import pack_version, publish_packed
+    from lorapar.serving.here import read_adapter
+
+    if not math.isfinite(max_kl):
+        raise BadInputError(f"--max-kl: {max_kl} is no bound; give a number of nats such as 0.001")
+    need_torch("adapters compact")
+    registry = open_registry(where)
+    with tempfile.TemporaryDirectory(prefix="lorapar-") as scratch:
+        original = Path(scratch) / "original"
+        source = registry.pull(ref, original)
+        packing = pack_version(source, original, Path(scratch) / "packed", rank, max_kl)
+        for path, error in packing.errors.items():
+            say(f"{path}: {100 * error:.3g}% of the update's norm is lost")
+        say(
+            f"{source}: rank {packing.from_rank} to {packing.rank}; no module loses more than "
+            f"{100 * packing.largest[1]:.3g}%, and none more than 1% from rank {packing.sufficient_rank}"
+        )
+        if dry_run:
+            return
+        with reporter("compact:") as progress:
+            base = read_adapter(str(source), original, model).model
+            done = publish_packed(registry, packing, base, max_kl, progress)
+    if done.verification is None:
+        say(f"{done.version} has this content already")
+        return
+    found = done.verification
+    say(
+        f"{done.version}: mean KL {found.mean_kl:.3g} nats from {source}, largest logit difference "
+        f"{found.max_logit_difference:.3g}, {found.equal_greedy_texts} of {found.prompts} greedy texts equal; no alias "
+        f"names it, and no gate has judged it"
+    )
 
 
 @adapters.command("gc")

@@ -55,7 +55,7 @@ def _opening(lineage: Lineage) -> str:
 A LoRA adapter for `{base}`{f" (revision `{revision}`)" if revision else ""}, tuned with lorapar
 {lineage.code["version"]} the LoRA-PAR way ([arXiv 2507.20999](https://arxiv.org/abs/2507.20999)): one part of its
 elements was trained by SFT on System 1 rows, another by GRPO on System 2 rows. `lineage.json` holds every digest and
-setting.{_parent(lineage)}{rounded}"""
+setting.{_parent(lineage)}{_compacted(lineage)}{rounded}"""
 
 
 def _parent(lineage: Lineage) -> str:
@@ -69,6 +69,17 @@ def _parent(lineage: Lineage) -> str:
         else f"holds it as it was, in rank {parent['rank']} of its own"
     )
     return f"\n\nIt goes on from the adapter `{parent['adapter']}` and {how}; nothing else has to be loaded."
+
+
+def _compacted(lineage: Lineage) -> str:
+    """What it was packed from."""
+    packed, rank = lineage.compacted, lineage.serving["rank"]
+    if packed is None:
+        return ""
+    return (
+        f"\n\nIt is `{packed['version']}`, whose rank was {packed['rank']}, packed into rank {rank}: "
+        f"no module's update differs by more than {100 * packed['largest_relative_error']:.3g}% of its norm."
+    )
 
 
 def _loading(lineage: Lineage) -> str:
@@ -159,6 +170,12 @@ def _checked(lineage: Lineage) -> str:
         else f"every greedy text was the same, token for token, over {GREEDY_TOKENS} tokens"
     )
     held = f"{dtype}, held in {quantized}" if quantized else dtype
+    if (packed := lineage.compacted) is not None:
+        return f"""## How it was verified
+
+Before it became visible it was loaded with plain PEFT on the unmodified base ({held}) and compared with
+`{packed["version"]}`, which had been compared with the trained model: the mean KL divergence of its next tokens was at
+most {packed["max_kl"]:g} nats. Verdicts on that version are not verdicts on this one."""
     return f"""## How it was verified
 
 Before it became visible it was loaded with plain PEFT on the unmodified base ({held}) and compared with the trained

@@ -61,10 +61,13 @@ class Lineage(BaseModel):
     parent: dict[str, Any] | None = None
     """The adapter it goes on from: its name with version or commit, its digest, whether its own elements were trained
     further (`continued`) or it is held frozen, its rank, and the rank that was trained here; None for a fresh one."""
+    compacted: dict[str, Any] | None = None
+    """The version it was packed from into a smaller rank (`adapters compact`): its name, digest and rank, and the
+    largest relative error of a module; None where it was published as it was trained."""
 
     def content(self) -> dict[str, Any]:
-        """What lineage.json holds; that of a fresh adapter says nothing of a parent."""
-        return self.model_dump(mode="json", exclude={"parent"} if self.parent is None else None)
+        """What lineage.json holds: nothing of a parent or a packing where there was none."""
+        return self.model_dump(mode="json", exclude={key for key in ("parent", "compacted") if not getattr(self, key)})
 
 
 def base_facts(model: ModelConfig) -> dict[str, Any]:

@@ -76,6 +76,19 @@ def verify_package(
     model: ModelConfig, trained: Path, published: Path, questions: Sequence[str], progress: Progress
 ) -> Verification:
     """Compare the trained model with the published folder under plain PEFT; raises IntegrityError where they differ."""
+    return _verified(model, trained, published, questions, progress, refuse=True)
+
+
+def compare_packages(
+    model: ModelConfig, first: Path, second: Path, questions: Sequence[str], progress: Progress
+) -> Verification:
+    """As `verify_package`, of two folders that may differ: says by how much, and refuses nothing."""
+    return _verified(model, first, second, questions, progress, refuse=False)
+
+
+def _verified(
+    model: ModelConfig, trained: Path, published: Path, questions: Sequence[str], progress: Progress, *, refuse: bool
+) -> Verification:
     import_at_once(*MODEL_LIBRARIES)
     from lorapar.adapter import load_adapter
     from lorapar.adapter.files import load_published
@@ -95,7 +108,8 @@ def verify_package(
     found = _outputs(load_published(load_model(model, progress), published), prompts, tokenizer)
     progress.advance()
     verification = _compare(model, expected, found, base_logits)
-    _refuse_difference(verification)
+    if refuse:
+        _refuse_difference(verification)
     if model.quantization == "none":
         return verification
     return verification.model_copy(update=_on_full_base(model, published, prompts, tokenizer, expected, progress))

@@ -94,6 +94,7 @@ def _lineage(lineage: Mapping[str, Any]) -> list[Section]:
         ("base", [f"{base['name']} at {base['revision'] or 'no revision'} ({_held(base)})", _digest(base["digest"])]),
         ("data", [str(data["source"]), _digest(data["source_digest"]), f"examples {data['digest']}"]),
         ("goes on", _parent(lineage.get("parent"))),
+        ("packed", _compacted(lineage.get("compacted"))),
         ("votes", [*teachers, *(f"votes {digest}" for digest in lineage["votes"])]),
         ("rows", [rows, f"labels {labels['digest']}"]),
         ("partition", _figures(lineage["partition"])),
@@ -104,6 +105,13 @@ def _lineage(lineage: Mapping[str, Any]) -> list[Section]:
 
 def _held(base: Mapping[str, Any]) -> str:
     return ", ".join(filter(None, (base["dtype"], base.get("quantization"))))
+
+
+def _compacted(packed: Mapping[str, Any] | None) -> list[str]:
+    if not packed:
+        return []
+    lost = f"no module lost more than {100 * packed['largest_relative_error']:.3g}% of its norm"
+    return [f"from {packed['version']}, whose rank was {packed['rank']}; {lost}", _digest(packed["digest"])]
 
 
 def _parent(parent: Mapping[str, Any] | None) -> list[str]:

@@ -1,0 +1,161 @@
+"""A published version packed into a smaller rank, proved against the one it comes from, as a version of its own."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lorapar.config import ModelConfig
+from lorapar.errors import BadInputError, IntegrityError
+from lorapar.progress import Progress
+from lorapar.records import read_json, write_json
+from lorapar.registry.card import model_card
+from lorapar.registry.lineage import LINEAGE_FILE, Lineage
+from lorapar.registry.package import CONFIG_FILE, WEIGHTS_FILE
+from lorapar.registry.publish import CARD_FILE
+from lorapar.registry.registry import Registry
+from lorapar.registry.serving import max_lora_rank
+from lorapar.registry.start import trained_rank
+from lorapar.registry.verify import Verification, compare_packages
+from lorapar.registry.versions import Version, content_manifest, new_claim
+from lorapar.store import file_sha256
+
+if TYPE_CHECKING:
+    from lorapar.adapter.compact import PackedModule
+
+SMALL_ERROR = 0.01
+"""Relative error of a module that a message calls small."""
+_QUESTIONS = (
+    "A train goes 60 km in 45 minutes. How fast is it in km per hour?",
+    "Name the capital of France.",
+    "Write a short sentence about the sea.",
+    "What is 17 plus 25? Think step by step.",
+)
+_PLOT = re.compile(r"!\[(?P<caption>[^\]]*)\]\((?P<file>figures/[^)]+)\)")
+
+
+@dataclass(frozen=True)
+class Packing:
+    """A version in a smaller rank, in a folder; not published yet."""
+
+    source: Version
+    folder: Path
+    original: Path
+    """Folder of the version it comes from."""
+    from_rank: int
+    rank: int
+    errors: dict[str, float]
+    """Relative error in the Frobenius norm, by the path of the module."""
+    sufficient_rank: int
+    """The smallest rank at which no module's error is above `SMALL_ERROR`."""
+
+    @property
+    def largest(self) -> tuple[str, float]:
+        """Path and relative error of the module that loses most."""
+        return max(self.errors.items(), key=lambda pair: pair[1])
+
+
+@dataclass(frozen=True)
+class Compacted:
+    """What became of it."""
+
+    version: Version
+    new: bool
+    """False: the registry had this content already."""
+    verification: Verification | None
+    """Compared with the version it comes from; None where it was there already."""
+
+
+def pack_version(source: Version, original: Path, folder: Path, rank: int | None, max_kl: float) -> Packing:
+    """Make `folder` a PEFT folder of a smaller rank from that of a version, with card and lineage.
+
+    `rank` absent: the one that was trained. Raises BadInputError where that is not smaller than the version's, and
+    for a version without lineage.
+    """
+    from lorapar.adapter.compact import pack, sufficient_rank
+    from lorapar.adapter.earlier import read_earlier
+
+    if not (original / LINEAGE_FILE).is_file():
+        raise BadInputError(f"{source}: has no {LINEAGE_FILE}, so a packed version could not say where it comes from")
+    adapter = read_earlier(original, str(source))
+    if rank is None and (rank := trained_rank(original, adapter.rank)) == adapter.rank:
+        raise BadInputError(
+            f"{source}: its LoRA rank is {rank}, which is what was trained; there is nothing to pack, or give --rank"
+        )
+    packed = pack(adapter, rank)
+    errors = {path: one.relative_error for path, one in packed.items()}
+    shutil.copytree(original, folder, ignore=shutil.ignore_patterns("manifest.json", CARD_FILE))
+    _write_peft(folder, packed, rank, adapter.scale)
+    told = {
+        "version": str(source),
+        "digest": source.digest,
+        "rank": adapter.rank,
+        "largest_relative_error": float(f"{max(errors.values()):.4g}"),
+        "max_kl": max_kl,
+    }
+    _write_lineage(folder, original, rank, told)
+    return Packing(source, folder, original, adapter.rank, rank, errors, sufficient_rank(packed, SMALL_ERROR))
+
+
+def publish_packed(
+    registry: Registry, packing: Packing, model: ModelConfig, max_kl: float, progress: Progress
+) -> Compacted:
+    """Compare a packing with the version it comes from under plain PEFT, and make it a version; no alias is moved.
+
+    A verdict on the source is none on it, so `promote` wants a gate of its own. Raises IntegrityError where the mean
+    KL divergence of its answers is above `max_kl` nats; then nothing is published.
+    """
+    manifest = content_manifest(packing.folder)
+    there = registry.find(packing.source.name, manifest.digest)
+    if there is not None:
+        return Compacted(there, False, None)
+    found = compare_packages(model, packing.original, packing.folder, _QUESTIONS, progress)
+    if not found.mean_kl <= max_kl:  # also NaN
+        path, error = packing.largest
+        raise IntegrityError(
+            f"{packing.source} in rank {packing.rank} does not answer as it does in rank {packing.from_rank}, so it is "
+            f"not published: mean KL {found.mean_kl:g} nats, more than --max-kl {max_kl:g}, and '{path}' loses "
+            f"{100 * error:.3g}% of its norm; every module keeps {100 * (1 - SMALL_ERROR):g}% from "
+            f"--rank {packing.sufficient_rank}"
+        )
+    before = registry.find_claim(packing.source)
+    claim = new_claim(
+        manifest.digest,
+        run=before.run if before else "",
+        images=dict(before.images) if before else None,
+        verification=found.model_dump(mode="json", exclude_none=True),
+    )
+    return Compacted(registry.publish(packing.source.name, packing.folder, claim, manifest), True, found)
+
+
+def _write_peft(folder: Path, packed: Mapping[str, PackedModule], rank: int, scale: float) -> None:
+    from lorapar.adapter.files import write_tensors
+
+    tensors = {}
+    for path, one in packed.items():
+        tensors[f"base_model.model.{path}.lora_A.weight"] = one.a
+        tensors[f"base_model.model.{path}.lora_B.weight"] = one.b
+    write_tensors(folder / WEIGHTS_FILE, tensors, {"format": "pt"})
+    alpha = scale * rank
+    whole = {"lora_alpha": int(alpha) if alpha == int(alpha) else alpha, "use_rslora": False}
+    write_json(folder / CONFIG_FILE, {**read_json(folder / CONFIG_FILE), "r": rank, **whole})
+
+
+def _write_lineage(folder: Path, original: Path, rank: int, told: dict[str, Any]) -> None:
+    before = Lineage.model_validate(read_json(original / LINEAGE_FILE))
+    lineage = before.model_copy(
+        update={
+            "compacted": told,
+            "serving": {**before.serving, "rank": rank, "max_lora_rank": max_lora_rank(rank)},
+            "files": {name: file_sha256(folder / name) for name in (CONFIG_FILE, WEIGHTS_FILE)},
+        }
+    )
+    card = original / CARD_FILE
+    plots = _PLOT.finditer(card.read_text(encoding="utf-8")) if card.is_file() else ()
+    captions = {found["file"]: found["caption"] for found in plots}
+    (folder / CARD_FILE).write_text(model_card(lineage, captions), encoding="utf-8")
+    write_json(folder / LINEAGE_FILE, lineage.content())
