@@ -82,10 +82,12 @@ def pack_version(source: Version, original: Path, folder: Path, rank: int | None
     if not (original / LINEAGE_FILE).is_file():
         raise BadInputError(f"{source}: has no {LINEAGE_FILE}, so a packed version could not say where it comes from")
     adapter = read_earlier(original, str(source))
-    if rank is None and (rank := trained_rank(original, adapter.rank)) == adapter.rank:
-        raise BadInputError(
-            f"{source}: its LoRA rank is {rank}, which is what was trained; there is nothing to pack, or give --rank"
-        )
+    if rank is None:
+        rank = trained_rank(original, adapter.rank)
+        if rank == adapter.rank:
+            raise BadInputError(
+                f"{source}: its LoRA rank is {rank}, which is what was trained; there is nothing to pack, or give --rank"
+            )
     packed = pack(adapter, rank)
     errors = {path: one.relative_error for path, one in packed.items()}
     shutil.copytree(original, folder, ignore=shutil.ignore_patterns("manifest.json", CARD_FILE))
