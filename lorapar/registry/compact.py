@@ -86,7 +86,7 @@ def pack_version(source: Version, original: Path, folder: Path, rank: int | None
         rank = trained_rank(original, adapter.rank)
         if rank == adapter.rank:
             raise BadInputError(
-                f"{source}: its LoRA rank is {rank}, which is what was trained; there is nothing to pack, or give --rank"
+                f"{source}: its LoRA rank is {rank}, which is what was trained; nothing to pack, or give --rank"
             )
     packed = pack(adapter, rank)
     errors = {path: one.relative_error for path, one in packed.items()}
