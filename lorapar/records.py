@@ -81,7 +81,7 @@ class Vote(Record):
     thinking_tokens: int | None = None
     """How many of them it thought before it answered; None where it is not told."""
     uncalibrated: System | None = None
-    """The label before the teacher's leaning was subtracted; None where votes are not calibrated."""
+    """The label before the teacher's bias was subtracted; None where votes are not calibrated."""
     cached: bool | None = None
     """True: the teacher said it in an earlier run and was not asked again."""
 

@@ -259,8 +259,8 @@ class VotingConfig(Section):
     min_teachers: Positive | None = Field(
         None, description="Go on without teachers that fail while so many are left; absent: none may fail"
     )
-    calibrate: bool = Field(False, description="Subtract each teacher's leaning, as measured on probe rows")
-    probe_rows: Positive = Field(128, description="Rows that a teacher's leaning is measured on")
+    calibrate: bool = Field(False, description="Subtract each teacher's bias, as measured on probe rows")
+    probe_rows: Positive = Field(128, description="Rows that a teacher's bias is measured on")
     tie: Literal["system1", "system2", "hold_out"] = Field("system2", description="What a tied row becomes")
     min_agreement: Fraction = Field(0.0, description="Least share of the votes cast a label needs; 0: none")
     below_agreement: Literal["keep", "hold_out"] = Field("keep", description="What rows below min_agreement become")

@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from lorapar.evaluation.accuracy import lenient_match, strict_match
-from lorapar.evaluation.book import AnswerBook, AnsweredBatch
+from lorapar.evaluation.answer_journal import AnsweredBatch, AnswerJournal
 from lorapar.evaluation.gate import Comparison, Guard, Judged, judge
 from lorapar.evaluation.intervals import PairedChange, mcnemar_exact, paired_change, wilson_interval
 from lorapar.evaluation.outcomes import Outcomes, read_outcomes
@@ -36,7 +36,7 @@ def __getattr__(name: str) -> Any:
 
 
 __all__ = [
-    "AnswerBook",
+    "AnswerJournal",
     "AnsweredBatch",
     "Answerer",
     "Asking",

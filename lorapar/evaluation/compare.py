@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from lorapar.evaluation.answer_journal import AnsweredBatch, AnswerJournal
 from lorapar.evaluation.answers import Answerer, Asking, Batch, Generated, plan_batches
-from lorapar.evaluation.book import AnswerBook, AnsweredBatch
 from lorapar.evaluation.cache import RememberedModel
 from lorapar.evaluation.engine import Engine
 from lorapar.progress import Progress
@@ -29,20 +29,20 @@ def answer_all(
     engine: Engine,
     batches: Sequence[Batch],
     asking: Asking,
-    book: AnswerBook,
+    journal: AnswerJournal,
     progress: Progress,
     remembered: Remembered = lambda _: None,
 ) -> None:
-    """Fill the book with every contestant's answers to every batch, leaving out what it holds already.
+    """Fill the journal with every contestant's answers to every batch, leaving out what it holds already.
 
-    Of several processes each asks for batches of its own and has only these in its book.
+    Of several processes each asks for batches of its own and has only these in its journal.
     """
     batches = Ranks.here().share(batches)
     for name, folder in contestants.items():
         known = remembered(folder)
         if known is not None:
-            _recall(name, engine, batches, asking, book, known)
-        missing = _missing(name, engine, batches, asking, book)
+            _recall(name, engine, batches, asking, journal, known)
+        missing = _missing(name, engine, batches, asking, journal)
         if not missing:
             continue
         progress.start(f"asking {name}", total=sum(len(batch.rows) for batch in missing))
@@ -51,7 +51,7 @@ def answer_all(
             answerer = Answerer(name, model, asking)
             for batch in missing:
                 answered = _ask(answerer, batch, engine, asking, known)
-                book.add(answered)
+                journal.add(answered)
                 right += sum(bool(answer.strict) for answer in answered.answers)
                 asked += len(answered.answers)
                 progress.advance(len(answered.answers), f"{right} of {asked} right")
@@ -69,35 +69,39 @@ def _ask(
 
 
 def _recall(
-    name: str, engine: Engine, batches: Sequence[Batch], asking: Asking, book: AnswerBook, known: RememberedModel
+    name: str, engine: Engine, batches: Sequence[Batch], asking: Asking, journal: AnswerJournal, known: RememberedModel
 ) -> None:
-    """Put into the book what the model is known to answer."""
+    """Put into the journal what the model is known to answer."""
     for batch in batches:
-        if all(_holds(book, name, batch, place) for place in range(len(batch.rows))):
+        if all(_holds(journal, name, batch, place) for place in range(len(batch.rows))):
             continue
         found = known.recall(_questions(batch, engine, asking))
         if engine.answers_by_batch and any(one is None for one in found):
             continue
-        places = [place for place, one in enumerate(found) if one is not None and not _holds(book, name, batch, place)]
+        places = [
+            place for place, one in enumerate(found) if one is not None and not _holds(journal, name, batch, place)
+        ]
         if places:
             kept = [found[place] for place in places]
             generated = [Generated(tokens=one["tokens"], loss=one["loss"]) for one in kept]
             answers = asking.judged(name, [batch.rows[place] for place in places], generated)
             seconds = sum(one["seconds"] for one in kept)
-            book.add(AnsweredBatch(model=name, seconds=seconds, answers=tuple(answers), recalled=True))
+            journal.add(AnsweredBatch(model=name, seconds=seconds, answers=tuple(answers), recalled=True))
 
 
-def _missing(name: str, engine: Engine, batches: Sequence[Batch], asking: Asking, book: AnswerBook) -> list[Batch]:
+def _missing(
+    name: str, engine: Engine, batches: Sequence[Batch], asking: Asking, journal: AnswerJournal
+) -> list[Batch]:
     """What is left to ask: whole batches, or in float32 the rows themselves, batched anew."""
     if engine.answers_by_batch:
-        return [batch for batch in batches if not all(_holds(book, name, batch, n) for n in range(len(batch.rows)))]
-    rows = [row for batch in batches for n, row in enumerate(batch.rows) if not _holds(book, name, batch, n)]
+        return [batch for batch in batches if not all(_holds(journal, name, batch, n) for n in range(len(batch.rows)))]
+    rows = [row for batch in batches for n, row in enumerate(batch.rows) if not _holds(journal, name, batch, n)]
     return plan_batches(rows, asking.tokenizer, asking.prompts, asking.settings.batch_size)
 
 
-def _holds(book: AnswerBook, name: str, batch: Batch, place: int) -> bool:
+def _holds(journal: AnswerJournal, name: str, batch: Batch, place: int) -> bool:
     example, system = batch.rows[place]
-    return book.holds(name, system, example.id)
+    return journal.holds(name, system, example.id)
 
 
 def _questions(batch: Batch, engine: Engine, asking: Asking) -> list[object]:

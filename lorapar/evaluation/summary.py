@@ -7,7 +7,7 @@ from itertools import pairwise
 from typing import Any
 
 from lorapar.config import SYSTEMS
-from lorapar.evaluation.book import AnsweredBatch
+from lorapar.evaluation.answer_journal import AnsweredBatch
 from lorapar.evaluation.intervals import paired_change, wilson_interval
 from lorapar.records import Answer, Omission
 

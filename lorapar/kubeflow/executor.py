@@ -26,7 +26,7 @@ from lorapar.kubeflow.executor_output import ExecutorOutput
 from lorapar.kubeflow.ledger import Ledger, TaskSettings
 from lorapar.kubeflow.ports import node_ports
 from lorapar.kubeflow.reporting import keep_plan, run_report, say_outcome, way_of_running
-from lorapar.kubeflow.shown import show_figures, show_node, show_plan
+from lorapar.kubeflow.task_outputs import show_metrics, show_node, show_plan
 from lorapar.kubeflow.tasks import REUSE_VARIABLE, task_named
 from lorapar.local.execute import executed, new_record
 from lorapar.local.folder import StageRecord
@@ -88,7 +88,7 @@ def run_task(name: str, text: str, store: str | None, scratch: Path | None, prog
     for node in nodes:
         with _noted(task, node.stage):
             _run_node(task, node)
-    show_figures(task.out, list(task.records.values()))
+    show_metrics(task.out, list(task.records.values()))
     task.out.write()
     for folder in task.folders.values():
         shutil.rmtree(folder, ignore_errors=True)

@@ -103,9 +103,9 @@ def lanes(config: RunConfig, call: PlanCall, node: str) -> list[Lane]:
         groups = [(list(names), bool(on_gpu))]
     else:
         room = max(1, parallelism - min(1, len(others)))
-        gpu_groups = _dealt(on_gpu, room)
+        gpu_groups = _divided(on_gpu, room)
         groups = [(group, True) for group in gpu_groups]
-        groups += [(group, False) for group in _dealt(others, max(1, parallelism - len(gpu_groups)))]
+        groups += [(group, False) for group in _divided(others, max(1, parallelism - len(gpu_groups)))]
     groups = groups or [([], False)]
     return [_lane(config, node, group, call.vote_accelerators if gpu else "0") for group, gpu in groups]
 
@@ -116,7 +116,7 @@ def _lane(config: RunConfig, node: str, asked: Sequence[str], accelerators: str)
     return Lane(node, settings.model_dump(mode="json"), accelerators)
 
 
-def _dealt(names: Sequence[str], groups: int) -> list[list[str]]:
+def _divided(names: Sequence[str], groups: int) -> list[list[str]]:
     """The names in at most so many groups, in their order, as even as can be."""
     count = min(groups, len(names))
     return [list(names[number::count]) for number in range(count)]

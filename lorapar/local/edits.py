@@ -11,8 +11,8 @@ from lorapar.errors import BadInputError
 from lorapar.local.folder import RunFolder
 from lorapar.records import Example, Label, Vote, read_json, read_records
 from lorapar.store import write_atomically, write_named_file
+from lorapar.voting.assign import LABELS
 from lorapar.voting.collect import EXAMPLES, SUMMARY, VOTES
-from lorapar.voting.deal import LABELS
 from lorapar.voting.edits import EDITED, ID, Edit, edits_csv, parse_edits, table_csv
 
 HELD_OUT: Edit = "hold_out"

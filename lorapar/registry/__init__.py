@@ -17,8 +17,8 @@ from lorapar.registry.verdict import Incumbent, Promotion, PublishedVersion, Ver
 from lorapar.registry.versions import Claim, Version, content_manifest, new_claim
 
 if TYPE_CHECKING:
-    from lorapar.registry.asking import TEMPLATE_FILE, stop_token_ids, stop_words
     from lorapar.registry.card import model_card
+    from lorapar.registry.chat_settings import TEMPLATE_FILE, stop_token_ids, stop_words
     from lorapar.registry.package import package_adapter, plain_config
     from lorapar.registry.publish import (
         Figure,

@@ -8,10 +8,10 @@ from datetime import UTC, datetime
 from pydantic import BaseModel, ConfigDict, Field
 
 from lorapar.errors import StaleError, UnreachableError
+from lorapar.registry.actor import actor
 from lorapar.registry.checked import checked
 from lorapar.registry.layout import alias_key, aliases_prefix
 from lorapar.registry.versions import Version
-from lorapar.registry.who import who
 from lorapar.store import NotFoundError, ObjectStore, require_conditional_writes
 
 _ATTEMPTS = 50
@@ -170,7 +170,7 @@ def move_to(version: Version, reason: str = "", *, rollback: bool = False) -> Mo
         version=version.number,
         digest=version.digest,
         moved_at=datetime.now(UTC).isoformat(timespec="seconds"),
-        by=who(),
+        by=actor(),
         reason=reason,
         rollback=rollback,
     )

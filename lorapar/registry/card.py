@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
-from lorapar.registry.asking import stop_token_ids, stop_words
+from lorapar.registry.chat_settings import stop_token_ids, stop_words
 from lorapar.registry.lineage import Lineage
 from lorapar.registry.package import hub_commit
 from lorapar.registry.verify import GREEDY_TOKENS, MAX_LOGIT_DIFFERENCE

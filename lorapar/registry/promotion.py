@@ -8,12 +8,12 @@ from __future__ import annotations
 from contextlib import suppress
 
 from lorapar.errors import BadInputError, IntegrityError, NotBetterError, StaleError
+from lorapar.registry.actor import actor
 from lorapar.registry.aliases import AliasRecord
 from lorapar.registry.reference import CANDIDATE, PRODUCTION
 from lorapar.registry.registry import Registry
 from lorapar.registry.verdict import Incumbent, Promotion, PublishedVersion, Verdict
 from lorapar.registry.versions import Version
-from lorapar.registry.who import who
 
 
 def incumbent_for(registry: Registry, name: str, candidate: int) -> Incumbent | None:
@@ -110,7 +110,7 @@ def start_canary(registry: Registry, version: Version, percent: float) -> AliasR
     if percent:
         registry.require_whole(version)
     registry.set_alias(version.name, CANDIDATE, version.number, reason=f"canary of {percent:g}%")
-    reason = "" if percent else f"by hand, by {who()}"
+    reason = "" if percent else f"by hand, by {actor()}"
     return registry.set_share(version.name, CANDIDATE, version.number, percent, reason=reason)
 
 

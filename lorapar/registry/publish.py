@@ -13,8 +13,8 @@ from lorapar.errors import BadInputError
 from lorapar.progress import Progress
 from lorapar.records import write_json
 from lorapar.registry import lineage as facts
-from lorapar.registry.asking import Asking
 from lorapar.registry.card import model_card
+from lorapar.registry.chat_settings import ChatSettings
 from lorapar.registry.lineage import LINEAGE_FILE, Lineage
 from lorapar.registry.overview import lineage_of
 from lorapar.registry.package import CONFIG_FILE, WEIGHTS_FILE, package_adapter
@@ -81,7 +81,7 @@ def make_package(publication: Publication, folder: Path) -> Lineage:
     """
     shutil.rmtree(folder, ignore_errors=True)
     config = package_adapter(publication.origins.adapter, folder, publication.model)
-    told = Asking.of_training(publication.origins.adapter, publication.model).write(folder)
+    told = ChatSettings.of_training(publication.origins.adapter, publication.model).write(folder)
     lineage = _lineage(publication, folder, int(config["r"]), told)
     for file, figure in publication.figures.items():
         (folder / file).parent.mkdir(parents=True, exist_ok=True)

@@ -18,9 +18,9 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from lorapar.errors import BadInputError, IntegrityError
+from lorapar.registry.actor import actor
 from lorapar.registry.checked import checked
 from lorapar.registry.layout import adapter_prefix, claim_key, digest_key, manifest_key, number_of, version_prefix
-from lorapar.registry.who import who
 from lorapar.store import (
     MANIFEST,
     FileEntry,
@@ -321,7 +321,7 @@ def new_claim(
     return Claim(
         digest=digest,
         claimed_at=datetime.now(UTC).isoformat(timespec="seconds"),
-        by=who(),
+        by=actor(),
         run=run,
         images=images or {},
         verification=verification or {},

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from lorapar.config import RunConfig, dump_changed
 from lorapar.registry.aliases import AliasRecord
-from lorapar.registry.asking import stop_words
+from lorapar.registry.chat_settings import stop_words
 from lorapar.registry.overview import canary_words, lineage_of, verdict_words
 from lorapar.registry.reference import CANDIDATE, PRODUCTION, parse_reference
 from lorapar.registry.registry import Registry

@@ -12,7 +12,7 @@ from lorapar.basemodel.resolve import Kind, kind_of
 from lorapar.config import ModelConfig, RunConfig
 from lorapar.prompts import prompt_messages
 from lorapar.records import Example
-from lorapar.registry.asking import stop_token_ids
+from lorapar.registry.chat_settings import stop_token_ids
 from lorapar.registry.serving import max_lora_rank
 from lorapar.report.formats import count_of
 from lorapar.report.sources import Facts

@@ -45,7 +45,7 @@ from lorapar.stages.processes import parts_count, run_in_processes
 from lorapar.training.shares import ANSWERS_IN_ONE
 
 if TYPE_CHECKING:
-    from lorapar.evaluation import AnswerBook, Asking
+    from lorapar.evaluation import AnswerJournal, Asking
     from lorapar.evaluation.benchmarks.ask import Asked
     from lorapar.evaluation.cache import RememberedModel
     from lorapar.evaluation.engine import Engine
@@ -107,41 +107,41 @@ def _evaluate(call: StageCall[Settings], rule: AnswerRule) -> Metrics:
     rows = _heldout_rows(call)
     require_rows(settings.evaluate.judges, rows)
     batches = plan_batches(rows, tokenizer, settings.prompts, settings.evaluate.batch_size)
-    book = _book(call)
-    if len(book):
-        call.progress.say(f"going on after {len(book)} batches that were answered before")
+    journal = _book(call)
+    if len(journal):
+        call.progress.say(f"going on after {len(journal)} batches that were answered before")
     contestants = _contestants(call)
     asking = Asking(tokenizer, settings.prompts, settings.evaluate, rule)
     with ExitStack() as stack:
         remembered = _remembered(call, asking, stack)
         adapters = contestants.values()
         engine = stack.enter_context(open_engine(settings.model, settings.evaluate, tokenizer, adapters, call.progress))
-        answer_all(contestants, engine, batches, asking, book, call.progress, remembered)
+        answer_all(contestants, engine, batches, asking, journal, call.progress, remembered)
         asked = _ask_benchmarks(call, contestants, engine, benchmarks, remembered, rule) if benchmarks else []
     undecided = _of_all(rule.undecided())  # nobody gets past this before all have answered
     if not Ranks.here().first:
         return {}
     for path in call.scratch.glob(f"rank-*/{_ANSWERS}"):
-        book.take_in(path)
-    asked += _judged(call, rows, book, tuple(contestants))
-    _say_recalled(call, book, asked, contestants)
+        journal.take_in(path)
+    asked += _judged(call, rows, journal, tuple(contestants))
+    _say_recalled(call, journal, asked, contestants)
     write_problems(call.output("evaluation"), benchmarks)
-    return _write(call, book, asked, tuple(contestants), undecided)
+    return _write(call, journal, asked, tuple(contestants), undecided)
 
 
-def _book(call: StageCall[Settings]) -> AnswerBook:
+def _book(call: StageCall[Settings]) -> AnswerJournal:
     """What is answered already, and where this process adds to it."""
-    from lorapar.evaluation import AnswerBook
+    from lorapar.evaluation import AnswerJournal
 
     ranks = Ranks.here()
     if ranks.first:
         gather_lines(call.scratch)
     ranks.wait()
-    book = AnswerBook(ranks.folder(call.scratch) / _ANSWERS, call.keeper.tick)
+    journal = AnswerJournal(ranks.folder(call.scratch) / _ANSWERS, call.keeper.tick)
     if not ranks.first:
-        book.take_in(call.scratch / _ANSWERS)
+        journal.take_in(call.scratch / _ANSWERS)
     ranks.wait()
-    return book
+    return journal
 
 
 def _of_all(undecided: Omission) -> Omission:
@@ -178,13 +178,15 @@ def _remembered(call: StageCall[Settings], asking: Asking, stack: ExitStack) -> 
     return remembered
 
 
-def _recalled(call_book: AnswerBook, asked: list[Asked], model: str) -> int:
-    rows = sum(len(batch.answers) for batch in call_book.of(model) if batch.recalled)
+def _recalled(journal: AnswerJournal, asked: list[Asked], model: str) -> int:
+    rows = sum(len(batch.answers) for batch in journal.of(model) if batch.recalled)
     return rows + sum(one.recalled for one in asked if one.model == model)
 
 
-def _say_recalled(call: StageCall[Settings], book: AnswerBook, asked: list[Asked], contestants: Iterable[str]) -> None:
-    found = {name: count for name in contestants if (count := _recalled(book, asked, name))}
+def _say_recalled(
+    call: StageCall[Settings], journal: AnswerJournal, asked: list[Asked], contestants: Iterable[str]
+) -> None:
+    found = {name: count for name in contestants if (count := _recalled(journal, asked, name))}
     if found:
         each = ", ".join(f"{name} {count:,}" for name, count in found.items())
         call.progress.say(f"answers known from an earlier run, not asked again: {each}")
@@ -216,7 +218,7 @@ def _ask_benchmarks(
 
 
 def _judged(
-    call: StageCall[Settings], rows: list[tuple[Example, System]], book: AnswerBook, models: tuple[str, ...]
+    call: StageCall[Settings], rows: list[tuple[Example, System]], journal: AnswerJournal, models: tuple[str, ...]
 ) -> list[Asked]:
     """What judges and reward models say about the held-out answers; the models that gave them are freed by now."""
     from lorapar.training.reward_tools import RewardTools
@@ -224,7 +226,7 @@ def _judged(
     settings = call.settings
     if not settings.evaluate.judges:
         return []
-    answers = {name: _in_order(answer for batch in book.of(name) for answer in batch.answers) for name in models}
+    answers = {name: _in_order(answer for batch in journal.of(name) for answer in batch.answers) for name in models}
     tools = RewardTools(cache=call.cache, store=call.store)
     return judge_answers(settings.evaluate, rows, answers, tools, settings.model.dtype, call.progress)
 
@@ -243,12 +245,12 @@ def _heldout_rows(call: StageCall[Settings]) -> list[tuple[Example, System]]:
 
 
 def _write(
-    call: StageCall[Settings], book: AnswerBook, asked: list[Asked], models: tuple[str, ...], undecided: Omission
+    call: StageCall[Settings], journal: AnswerJournal, asked: list[Asked], models: tuple[str, ...], undecided: Omission
 ) -> Metrics:
     from lorapar.evaluation import all_changes, benchmark_figures, flat_metrics, model_figures
 
     confidence = call.settings.evaluate.confidence
-    batches = {name: book.of(name) for name in models}
+    batches = {name: journal.of(name) for name in models}
     answers = {name: _in_order(answer for batch in batches[name] for answer in batch.answers) for name in models}
     omissions = [*_heldout_omissions(call, answers), undecided]
     say_omissions(call.progress, omissions)
@@ -269,7 +271,7 @@ def _write(
     # What people look for first stands first.
     metrics = {name: metrics[name] for name in sorted(metrics, key=lambda name: not name.endswith(_FIRST))}
     seconds = sum(batch.seconds for name in models for batch in batches[name]) + sum(one.seconds for one in asked)
-    return {**metrics, "seconds": seconds, "recalled": float(sum(_recalled(book, asked, name) for name in models))}
+    return {**metrics, "seconds": seconds, "recalled": float(sum(_recalled(journal, asked, name) for name in models))}
 
 
 def _heldout_omissions(call: StageCall[Settings], answers: dict[str, list[Answer]]) -> list[Omission]:

@@ -1,4 +1,4 @@
-"""tally: turn votes into labels, and deal the rows to their systems. Needs no model and no torch."""
+"""tally: turn votes into labels, and assign the rows to their systems. Needs no model and no torch."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from lorapar.errors import BadInputError
 from lorapar.progress import say_omissions
 from lorapar.records import OMISSIONS, Example, Omission, omissions_of, read_json, read_records, write_json
 from lorapar.stages.contract import Metrics, StageCall, StageSettings, StageSpec
+from lorapar.voting.assign import assign, assign_open_votes
 from lorapar.voting.ballots import Ballots
 from lorapar.voting.calibration import PROBE
 from lorapar.voting.collect import EXAMPLES, FAILED, SUMMARY, VOTES, abstained
 from lorapar.voting.count import Count
-from lorapar.voting.deal import deal, deal_open_votes
 from lorapar.voting.edits import load_edits, system_of
-from lorapar.voting.figures import metrics_of, vote_summary
+from lorapar.voting.statistics import metrics_of, vote_summary
 
 
 class Settings(StageSettings):
@@ -49,7 +49,7 @@ class Settings(StageSettings):
 
 SPEC = StageSpec(
     name="tally",
-    summary="turn votes into labels and deal the rows to their systems",
+    summary="turn votes into labels and assign the rows to their systems",
     settings=Settings,
     inputs=("examples",),
     many=("votes",),
@@ -71,10 +71,10 @@ def run(call: StageCall[Settings]) -> Metrics:
     count.check_complete(settings.round)
     if settings.edits is not None and settings.edits.source is not None:
         count.edit(load_edits(settings.edits), settings.edits.source)
-    dealt = deal(count, examples, call.outputs)
+    assigned = assign(count, examples, call.outputs)
     if settings.round == "first":
         _hand_on(count, folders, failed, call.output("undecided"))
-    summary = {**vote_summary(count, dealt, settings.round, _described(folders)), "failed": failed}
+    summary = {**vote_summary(count, assigned, settings.round, _described(folders)), "failed": failed}
     omissions = _omissions(summary, count)
     summary[OMISSIONS] = omissions_of(*omissions)
     say_omissions(call.progress, omissions)
@@ -121,7 +121,7 @@ def _omissions(summary: Mapping[str, Any], count: Count) -> list[Omission]:
 
 def _hand_on(count: Count, folders: tuple[Path, ...], failed: Mapping[str, str], undecided: Path) -> None:
     """Give the next round what it needs besides the open rows: their votes, who failed, and the probe rows."""
-    deal_open_votes(count, [folder / VOTES for folder in folders], undecided)
+    assign_open_votes(count, [folder / VOTES for folder in folders], undecided)
     if failed:
         write_json(undecided / FAILED, dict(failed))
     for folder in folders:

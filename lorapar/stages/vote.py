@@ -19,8 +19,8 @@ from lorapar.voting.cache import VoteCache, teacher_identity
 from lorapar.voting.calibration import PROBE, probe_rows
 from lorapar.voting.collect import EXAMPLES, SUMMARY, VOTES, Collection
 from lorapar.voting.journal import VoteJournal, copy_in_order
-from lorapar.voting.school import School
 from lorapar.voting.teacher import Teacher, teacher_model
+from lorapar.voting.teacher_pool import TeacherPool
 from lorapar.voting.templates import plays_role, target_text, template_digest
 
 
@@ -53,8 +53,8 @@ def run(call: StageCall[Settings]) -> Metrics:
     collection = Collection(call.input("examples"), ballots, settings.round, names)
     probe = _probe(call)
     with ExitStack() as stack:
-        school = School(_opener(call, stack), _cache(call, stack), probe)
-        done = collection.ask(school, journal, call.progress)
+        pool = TeacherPool(_opener(call, stack), _cache(call, stack), probe)
+        done = collection.ask(pool, journal, call.progress)
     if done.resumed:
         call.progress.say(f"{done.resumed} votes of an earlier call were kept")
     tokens = copy_in_order(journal.path, out / VOTES, ballots.teachers, collection.patterns)
@@ -111,7 +111,7 @@ def _cache(call: StageCall[Settings], stack: ExitStack) -> VoteCache | None:
 
 
 def _probe(call: StageCall[Settings]) -> list[Example] | None:
-    """The rows that teachers' leanings are measured on; the second round has those of the first."""
+    """The rows that teachers' biases are measured on; the second round has those of the first."""
     if not call.settings.voting.calibrate:
         return None
     folder = call.input("examples")

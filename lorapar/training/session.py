@@ -42,7 +42,7 @@ from lorapar.errors import BadInputError, LoraparError, StorageError, Terminated
 from lorapar.progress import Progress
 from lorapar.ranks import Ranks
 from lorapar.records import System, read_json, write_json
-from lorapar.registry.asking import Asking
+from lorapar.registry.chat_settings import ChatSettings
 from lorapar.stopping import finishing_steps
 from lorapar.training.checkpoint import (
     Checkpoints,
@@ -196,7 +196,7 @@ def opened(job: TrainingJob, tokenizer: PreTrainedTokenizerBase, method: Method)
 def write_summary(job: TrainingJob, outcome: Outcome, method: Method, extra: Mapping[str, Any]) -> None:
     """Write summary.json: what both stages tell, what one adds, how the model was asked, every setting TRL got."""
     settings = {key: value for key, value in method.arguments.items() if key != "output_dir"}
-    asking = Asking.of(job.model).in_summary(job.model)
+    asking = ChatSettings.of(job.model).in_summary(job.model)
     write_json(job.output / SUMMARY, {**outcome.summary, **extra, **asking, "trl": settings})
 
 

@@ -1,7 +1,7 @@
-"""A teacher's leaning to one label, measured on probe rows and subtracted, so that who always says one thing does not
-decide alone.
+"""A teacher's bias to one label, measured on probe rows and subtracted. Without it a teacher that gives one label to
+nearly every row would decide alone.
 
-The leaning is the mean over the probe rows of log P(System 1's word) - log P(System 2's word). It is right to subtract
+The bias is the mean over the probe rows of log P(System 1's word) - log P(System 2's word). It is right to subtract
 it where both systems are about equally frequent, and hurts where they are not: the rows' own balance goes with it. So
 every vote keeps its label without it, and the tally shows both.
 """
@@ -28,7 +28,7 @@ def probe_rows(examples: Iterable[Example], count: int) -> list[Example]:
     return heapq.nsmallest(count, examples, key=_place)
 
 
-def leaning(votes: Sequence[Vote]) -> float:
+def bias(votes: Sequence[Vote]) -> float:
     """Mean log-odds of System 1 over the votes; raises BadInputError for votes without log-probabilities."""
     votes = [vote for vote in votes if vote.label is not None]
     if not votes:

@@ -16,7 +16,7 @@ from lorapar.progress import Progress, say_omissions
 from lorapar.records import Example, Omission, Vote, read_json, read_records
 from lorapar.voting.ballots import NOT_ASKED, Ballots, is_voted_on
 from lorapar.voting.journal import VoteJournal
-from lorapar.voting.school import School, TeacherFailedError
+from lorapar.voting.teacher_pool import TeacherFailedError, TeacherPool
 
 SEGMENT_ROWS = 8192
 """Rows in memory at once."""
@@ -89,7 +89,7 @@ class Collection:
                 self._note(vote)
         self._excuse(list(self.failed))
 
-    def ask(self, school: School, journal: VoteJournal, progress: Progress) -> Calls:
+    def ask(self, pool: TeacherPool, journal: VoteJournal, progress: Progress) -> Calls:
         """Ask every teacher of the round; all votes of the round are in the journal afterwards.
 
         A teacher that fails is left out where the settings allow it, and said in one line. Raises its error where they
@@ -103,12 +103,12 @@ class Collection:
         with journal:
             for name in self._names:
                 try:
-                    self._ask_one(name, school, journal, progress, done)
+                    self._ask_one(name, pool, journal, progress, done)
                 except TeacherFailedError as failure:
                     self._go_on_without(name, failure.error, progress, done)
         return done
 
-    def _ask_one(self, name: str, school: School, journal: VoteJournal, progress: Progress, done: Calls) -> None:
+    def _ask_one(self, name: str, pool: TeacherPool, journal: VoteJournal, progress: Progress, done: Calls) -> None:
         place = self._ballots.teachers.index(name)
         waiting = self._waiting(place)
         if not waiting:
@@ -116,16 +116,16 @@ class Collection:
         progress.start(f"teacher {name}", waiting)
         # Abstentions go into the journal once the teacher is done: where it fails, the next call asks again.
         silent: list[Vote] = []
-        for segment in self._segments(place, name) if school.remembers else ():
+        for segment in self._segments(place, name) if pool.remembers else ():
             voted = self._voted(segment, place)
-            for vote in school.recall(name, [row for row in segment if row.id not in voted]):
+            for vote in pool.recall(name, [row for row in segment if row.id not in voted]):
                 self._take(vote, journal, progress, done)
         if not self._waiting(place):
             return
         for segment in self._segments(place, name):
             voted = self._voted(segment, place)
             if len(voted) < len(segment):
-                for vote in school.votes(name, segment, voted):
+                for vote in pool.votes(name, segment, voted):
                     if vote.label is None:
                         self._pass_over(vote, silent, progress, done)
                     else:

@@ -58,7 +58,7 @@ class Count:
         self.row_of: dict[str, int] = {}
         self.patterns: list[str] = []
         self.plain_patterns: list[str] | None = None
-        """Patterns before teachers' leanings were subtracted; None where votes are not calibrated."""
+        """Patterns before teachers' biases were subtracted; None where votes are not calibrated."""
         self.gold: list[System | None] = []
         """The known system of each row, where the data names it."""
         self.heldout = bytearray()

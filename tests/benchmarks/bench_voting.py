@@ -19,7 +19,7 @@ from lorapar.store import seal
 from lorapar.voting.ballots import Ballots
 from lorapar.voting.collect import Collection
 from lorapar.voting.journal import VoteJournal
-from lorapar.voting.school import School
+from lorapar.voting.teacher_pool import TeacherPool
 
 ROWS = 20_000
 AGREEMENT = 0.85
@@ -87,7 +87,7 @@ def test_deciding_early_saves_calls_and_changes_no_label(tmp_path) -> None:
         write_records(folder / "votes.jsonl", [vote for vote in votes if vote.example_id in open_ids])
         journal = VoteJournal(folder / "journal.jsonl")
         collection = Collection(folder, ballots, round_name)
-        calls += sum(collection.ask(School(by_name.__getitem__), journal, Silent()).calls.values())
+        calls += sum(collection.ask(TeacherPool(by_name.__getitem__), journal, Silent()).calls.values())
         votes = list(journal.recover())
         found |= collection.patterns
     labels = [ballots.outcome(found[row.id]).system for row in rows]

@@ -10,7 +10,7 @@ import pytest
 from lorapar.basemodel import load_model, load_tokenizer
 from lorapar.config import EvaluateConfig, ModelConfig, PromptConfig
 from lorapar.errors import StorageError, UnreachableError
-from lorapar.evaluation import AnswerBook, Asking, TransformersEngine, TransformersModel, answer_all, plan_batches
+from lorapar.evaluation import AnswerJournal, Asking, TransformersEngine, TransformersModel, answer_all, plan_batches
 from lorapar.evaluation import cache as cache_module
 from lorapar.evaluation.cache import AnswerCache, RememberedModel, model_identity
 from lorapar.progress import Silent
@@ -105,12 +105,12 @@ def ask(asking, tmp_path, monkeypatch):
         generated.clear()
         engine = TransformersEngine(load_model(BASE), asking.tokenizer, autocast=autocast)
         batches = plan_batches(rows, asking.tokenizer, asking.prompts, SETTINGS.batch_size)
-        place = tmp_path / "book.jsonl"
+        place = tmp_path / "journal.jsonl"
         place.unlink(missing_ok=True)
-        book = AnswerBook(place)
+        journal = AnswerJournal(place)
         remembered = RememberedModel(cache, identity(autocast=autocast))
-        answer_all({"base": None}, engine, batches, asking, book, Silent(), lambda _: remembered)
-        return {a.example_id: a for b in book.of("base") for a in b.answers}, sum(generated)
+        answer_all({"base": None}, engine, batches, asking, journal, Silent(), lambda _: remembered)
+        return {a.example_id: a for b in journal.of("base") for a in b.answers}, sum(generated)
 
     return one
 

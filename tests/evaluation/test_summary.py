@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lorapar.evaluation import AnswerBook, AnsweredBatch, all_changes, flat_metrics, model_figures, wilson_interval
+from lorapar.evaluation import AnsweredBatch, AnswerJournal, all_changes, flat_metrics, model_figures, wilson_interval
 from lorapar.records import Answer
 
 
@@ -55,15 +55,15 @@ def test_changes_pair_rows_by_name_whatever_their_order() -> None:
 
 def test_a_book_survives_a_kill_in_the_middle_of_a_line(tmp_path) -> None:
     path = tmp_path / "answers.jsonl"
-    book = AnswerBook(path)
+    book = AnswerJournal(path)
     book.add(batch("base", [True, None]))
     book.add(batch("base", [False], 1))
     whole = path.read_bytes()
     path.write_bytes(whole[:-20])
-    again = AnswerBook(path)
+    again = AnswerJournal(path)
     assert len(again) == 1
     assert again.holds("base", "system1", "0-1")
     assert not again.holds("base", "system1", "1-0")
     again.add(batch("base", [False], 1))
     assert path.read_bytes() == whole
-    assert [len(b.answers) for b in AnswerBook(path).of("base")] == [2, 1]
+    assert [len(b.answers) for b in AnswerJournal(path).of("base")] == [2, 1]

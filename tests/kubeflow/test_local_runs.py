@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from lorapar.kubeflow.shown import FIGURES
+from lorapar.kubeflow.task_outputs import FIGURES
 from lorapar.kubeflow.tasks import task_of
 from lorapar.registry import PRODUCTION, Registry
 from lorapar.store import open_store

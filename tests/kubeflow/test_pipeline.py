@@ -23,7 +23,7 @@ from lorapar.kubeflow.ports import (
     node_ports,
     output_edges,
 )
-from lorapar.kubeflow.shown import FIGURES
+from lorapar.kubeflow.task_outputs import FIGURES
 from lorapar.kubeflow.tasks import TASKS, task_of
 from lorapar.stages.graph import GRAPH, node_names
 from pipelines.compile import PACKAGE, package_text

@@ -30,7 +30,7 @@ from lorapar.registry import (
     refuse_other_base,
     verify,
 )
-from lorapar.registry.asking import Asking
+from lorapar.registry.chat_settings import ChatSettings
 from lorapar.store import file_sha256, open_store, read_manifest
 
 
@@ -91,7 +91,7 @@ def test_how_the_model_is_asked_comes_from_training_and_the_tokenizer_is_not_loa
 ) -> None:
     adapter = tmp_path / "adapter"
     shutil.copytree(origins.adapter, adapter)
-    known = Asking({"<|im_end|>": 2}, "{{ messages }}", {"eos_token_id": [2]})
+    known = ChatSettings({"<|im_end|>": 2}, "{{ messages }}", {"eos_token_id": [2]})
     write_json(adapter / "summary.json", {"steps": 3, **known.in_summary(base)})
     again = replace(publication, origins=replace(origins, adapter=adapter))
     with monkeypatch.context() as without:

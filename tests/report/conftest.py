@@ -23,7 +23,7 @@ from lorapar.adapter import save_scores
 from lorapar.config import RunConfig
 from lorapar.data.taskmix import generate_task_mix
 from lorapar.evaluation.accuracy import lenient_match, strict_match
-from lorapar.evaluation.book import AnsweredBatch
+from lorapar.evaluation.answer_journal import AnsweredBatch
 from lorapar.evaluation.summary import all_changes, model_figures
 from lorapar.records import Answer, Example, Omission, Vote, omissions_of, read_records, write_json, write_records
 from lorapar.report.sources import ReportSources
@@ -172,13 +172,13 @@ class Maker:
         asked = [example for example in examples if is_voted_on(example)]
         first = self.votes("votes-first", asked, names[:quorum])
         settings = self.config.model_dump(mode="json", include={"teachers", "voting"})
-        dealt = self.stage("tally", {**settings, "round": "first"}, {"examples": examples_folder, "votes": first})
-        opened = list(read_records(dealt["undecided"] / "examples.jsonl", Example))
+        assigned = self.stage("tally", {**settings, "round": "first"}, {"examples": examples_folder, "votes": first})
+        opened = list(read_records(assigned["undecided"] / "examples.jsonl", Example))
         rest = self.votes("votes-rest", opened, names[quorum:])
-        dealt = self.stage(
+        assigned = self.stage(
             "tally", {**settings, "round": "rest"}, {"examples": examples_folder, "votes": (first, rest)}
         )
-        return (first, rest), dealt["labels"]
+        return (first, rest), assigned["labels"]
 
     def scores(self, system: str) -> Path:
         """Scores whose logarithm is normal, shared in part between the systems."""

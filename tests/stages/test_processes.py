@@ -29,9 +29,9 @@ KILLS = """
 import os, signal
 
 if os.environ.get("RANK") == "1":
-    from lorapar.evaluation.book import AnswerBook
+    from lorapar.evaluation.answer_journal import AnswerJournal
 
-    add, added = AnswerBook.add, []
+    add, added = AnswerJournal.add, []
 
     def add_twice(self, answered):
         add(self, answered)
@@ -39,7 +39,7 @@ if os.environ.get("RANK") == "1":
         if len(added) == 2:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    AnswerBook.add = add_twice
+    AnswerJournal.add = add_twice
 """
 SCORE = {"model": {"name": "builtin:tiny", "dtype": "float32"}, "prompts": {}, "seed": 3, "system": "system2"}
 EVALUATE = {**SCORE, "evaluate": {"batch_size": 2, "max_new_tokens": 6}}

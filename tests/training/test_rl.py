@@ -17,7 +17,7 @@ from lorapar.adapter import load_adapter
 from lorapar.basemodel import load_model, load_tokenizer
 from lorapar.config import RlConfig
 from lorapar.errors import BadInputError, TrainingError
-from lorapar.registry.asking import Asking
+from lorapar.registry.chat_settings import Asking
 from lorapar.training import rl
 from lorapar.training.arguments import rl_arguments
 from lorapar.training.rewards import load_rewards

@@ -1,4 +1,4 @@
-"""Leanings: measured on the same rows whatever their order, subtracted exactly, and refused where nothing is known."""
+"""Biases: measured on the same rows whatever their order, subtracted exactly, and refused where nothing is known."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from lorapar.errors import BadInputError
 from lorapar.records import Example, Vote
-from lorapar.voting.calibration import calibrated, leaning, probe_rows
+from lorapar.voting.calibration import bias, calibrated, probe_rows
 
 
 def vote(odds: float, example_id: str = "r") -> Vote:
@@ -20,7 +20,7 @@ def vote(odds: float, example_id: str = "r") -> Vote:
 
 def test_a_teacher_that_always_says_one_thing_is_split_at_its_mean() -> None:
     votes = [vote(odds) for odds in (5.0, 4.0, 2.0, 1.0)]
-    lean = leaning(votes)
+    lean = bias(votes)
     assert lean == pytest.approx(3.0)
     after = [calibrated(one, lean) for one in votes]
     assert [one.label for one in after] == ["system1", "system1", "system2", "system2"]
@@ -31,7 +31,7 @@ def test_a_teacher_that_always_says_one_thing_is_split_at_its_mean() -> None:
 
 def test_a_teacher_without_a_leaning_is_left_as_it_was() -> None:
     votes = [vote(2.0), vote(-2.0)]
-    assert leaning(votes) == pytest.approx(0.0)
+    assert bias(votes) == pytest.approx(0.0)
     assert [calibrated(one, 0.0).label for one in votes] == ["system1", "system2"]
 
 
@@ -50,6 +50,6 @@ def test_probe_rows_depend_on_contents_only_and_hardly_change_as_data_grow() -> 
 def test_votes_without_log_probabilities_cannot_be_calibrated() -> None:
     silent = Vote(example_id="r", teacher="behind-api", label="system1", template="d", raw="")
     with pytest.raises(BadInputError, match="teacher 'behind-api': its endpoint gives no log-probabilities"):
-        leaning([silent])
+        bias([silent])
     with pytest.raises(BadInputError, match="there are none"):
-        leaning([])
+        bias([])

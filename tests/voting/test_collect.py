@@ -17,7 +17,7 @@ from lorapar.voting.ballots import Ballots
 from lorapar.voting.cache import VoteCache
 from lorapar.voting.collect import Collection
 from lorapar.voting.journal import VoteJournal
-from lorapar.voting.school import School
+from lorapar.voting.teacher_pool import TeacherPool
 
 
 class Scripted:
@@ -41,7 +41,7 @@ def rules(teachers: int, **voting) -> Ballots:
     return Ballots([TeacherConfig(name=f"t{place}") for place in range(teachers)], VotingConfig(**voting))
 
 
-def school(patterns):
+def scripted_teachers(patterns):
     """Teachers that vote as the patterns say, and the rows they vote on."""
     rows = [Example(id=f"r{number}", question=f"q{number}", answer="a") for number in range(len(patterns))]
     count = len(patterns[0])
@@ -54,7 +54,7 @@ def school(patterns):
 
 def hold(folder, ballots, round_name, teachers):
     collection = Collection(folder, ballots, round_name)
-    done = collection.ask(School(teachers.__getitem__), VoteJournal(folder / "journal.jsonl"), Silent())
+    done = collection.ask(TeacherPool(teachers.__getitem__), VoteJournal(folder / "journal.jsonl"), Silent())
     return collection, done
 
 
@@ -67,7 +67,7 @@ def folder_of(path, rows, votes=None):
 
 
 def test_the_first_round_asks_the_quorum_about_every_row(tmp_path) -> None:
-    rows, teachers = school(["11122", "12121", "22222"])
+    rows, teachers = scripted_teachers(["11122", "12121", "22222"])
     collection, done = hold(folder_of(tmp_path, rows), rules(5), "first", teachers)
     assert [len(teachers[f"t{place}"].asked) for place in range(5)] == [3, 3, 3, 0, 0]
     assert collection.patterns == {"r0": "111--", "r1": "121--", "r2": "222--"}
@@ -77,7 +77,7 @@ def test_the_first_round_asks_the_quorum_about_every_row(tmp_path) -> None:
 
 def test_the_other_teachers_are_asked_one_after_another_until_a_row_is_decided(tmp_path) -> None:
     patterns = ["12111", "12122", "12112"]
-    rows, teachers = school(patterns)
+    rows, teachers = scripted_teachers(patterns)
     first, _ = hold(folder_of(tmp_path / "first", rows), rules(5), "first", teachers)
     assert set(first.patterns.values()) == {"121--"}
     votes = list(VoteJournal(tmp_path / "first" / "journal.jsonl").recover())
@@ -93,13 +93,13 @@ def test_an_empty_round_opens_no_teacher(tmp_path) -> None:
         raise AssertionError(f"{name} was opened")
 
     collection = Collection(folder_of(tmp_path, [], []), rules(3), "rest")
-    done = collection.ask(School(nobody), VoteJournal(tmp_path / "journal.jsonl"), Silent())
+    done = collection.ask(TeacherPool(nobody), VoteJournal(tmp_path / "journal.jsonl"), Silent())
     assert (done.calls, collection.patterns) == ({}, {})
     assert (tmp_path / "journal.jsonl").read_bytes() == b""
 
 
 def test_held_out_rows_with_a_known_system_are_not_asked_about(tmp_path) -> None:
-    rows, teachers = school(["11", "22"])
+    rows, teachers = scripted_teachers(["11", "22"])
     known = Example(id="known", question="q", answer="a", split="heldout", known_system="system1")
     hold(folder_of(tmp_path, [known, *rows]), rules(2), "first", teachers)
     assert teachers["t0"].asked == ["r0", "r1"]
@@ -107,7 +107,7 @@ def test_held_out_rows_with_a_known_system_are_not_asked_about(tmp_path) -> None
 
 def test_after_a_stop_only_what_is_missing_is_asked(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(collect, "SEGMENT_ROWS", 2)
-    rows, teachers = school(["11", "12", "21", "22", "11"])
+    rows, teachers = scripted_teachers(["11", "12", "21", "22", "11"])
     folder = folder_of(tmp_path, rows)
     append = VoteJournal.append
 
@@ -123,7 +123,7 @@ def test_after_a_stop_only_what_is_missing_is_asked(tmp_path, monkeypatch) -> No
     with (folder / "journal.jsonl").open("ab") as file:
         file.write(b'{"example_id": "r2", "teach')
 
-    again = school(["11", "12", "21", "22", "11"])[1]
+    again = scripted_teachers(["11", "12", "21", "22", "11"])[1]
     collection, done = hold(folder, rules(2), "first", again)
 
     assert again["t0"].asked == []
@@ -136,7 +136,7 @@ def test_after_a_stop_only_what_is_missing_is_asked(tmp_path, monkeypatch) -> No
 
 
 def test_votes_on_other_data_are_refused(tmp_path) -> None:
-    rows, teachers = school(["11"])
+    rows, teachers = scripted_teachers(["11"])
     stranger = Vote(example_id="other", teacher="t0", label="system1", template="d", raw="")
     with pytest.raises(BadInputError, match=r"teacher 't0' is on row other, which is not among the rows"):
         hold(folder_of(tmp_path, rows, [stranger]), rules(2), "rest", teachers)
@@ -157,7 +157,7 @@ def test_votes_on_other_data_are_refused(tmp_path) -> None:
 def test_two_rounds_give_the_labels_of_asking_everybody(tmp_path_factory, patterns, voting) -> None:
     root = tmp_path_factory.mktemp("rounds")
     ballots = rules(5, **voting)
-    rows, teachers = school(patterns)
+    rows, teachers = scripted_teachers(patterns)
     first, _ = hold(folder_of(root / "first", rows), ballots, "first", teachers)
     open_rows = [row for row in rows if not ballots.outcome(first.patterns[row.id]).decided]
     votes = [
@@ -207,14 +207,14 @@ def with_a_failing(teachers, name, after):
 
 
 def test_a_failed_teacher_is_named_with_what_is_safe(tmp_path) -> None:
-    rows, teachers = school(["111", "222", "121"])
+    rows, teachers = scripted_teachers(["111", "222", "121"])
     folder = folder_of(tmp_path, rows)
     with pytest.raises(UnreachableError) as caught:
         hold(folder, rules(3), "first", with_a_failing(teachers, "t1", 1))
     assert str(caught.value) == (
         "teacher 't1': row r1 http://a: no answer; 4 votes of this round are safe, the same command asks for the rest"
     )
-    again = school(["111", "222", "121"])[1]
+    again = scripted_teachers(["111", "222", "121"])[1]
     collection, done = hold(folder, rules(3), "first", again)
     assert (again["t0"].asked, again["t1"].asked) == ([], ["r1", "r2"])
     assert done.resumed == 4
@@ -222,12 +222,12 @@ def test_a_failed_teacher_is_named_with_what_is_safe(tmp_path) -> None:
 
 
 def test_the_round_goes_on_without_a_failed_teacher_where_enough_are_left(tmp_path) -> None:
-    rows, teachers = school(["1122", "2211", "1222"])
+    rows, teachers = scripted_teachers(["1122", "2211", "1222"])
     ballots = rules(4, min_teachers=3)
     notes = Notes()
     collection = Collection(folder_of(tmp_path / "first", rows), ballots, "first")
     collection.ask(
-        School(with_a_failing(teachers, "t1", 1).__getitem__), VoteJournal(tmp_path / "journal.jsonl"), notes
+        TeacherPool(with_a_failing(teachers, "t1", 1).__getitem__), VoteJournal(tmp_path / "journal.jsonl"), notes
     )
     assert collection.patterns == {"r0": "112-", "r1": "2x1-", "r2": "1x2-"}
     assert list(collection.failed) == ["t1"]
@@ -252,14 +252,14 @@ def test_what_is_remembered_is_not_asked_and_opens_no_teacher(tmp_path) -> None:
     def cache():
         return VoteCache(tmp_path / "votes.sqlite", [config], lambda teacher: "identity")
 
-    rows, teachers = school(["1", "2", "1", "2"])
+    rows, teachers = scripted_teachers(["1", "2", "1", "2"])
     with cache() as open_cache:
         asked = Collection(folder_of(tmp_path / "one", rows[:3]), rules(1), "first")
-        asked.ask(School(teachers.__getitem__, open_cache), VoteJournal(tmp_path / "one.jsonl"), Silent())
-    grown = school(["1", "2", "1", "2"])[1]
+        asked.ask(TeacherPool(teachers.__getitem__, open_cache), VoteJournal(tmp_path / "one.jsonl"), Silent())
+    grown = scripted_teachers(["1", "2", "1", "2"])[1]
     with cache() as open_cache:
         more = Collection(folder_of(tmp_path / "two", rows), rules(1), "first")
-        done = more.ask(School(grown.__getitem__, open_cache), VoteJournal(tmp_path / "two.jsonl"), Silent())
+        done = more.ask(TeacherPool(grown.__getitem__, open_cache), VoteJournal(tmp_path / "two.jsonl"), Silent())
     assert grown["t0"].asked == ["r3"]
     assert (done.calls, done.cached, done.tokens) == ({"t0": 1}, {"t0": 3}, {"t0": 10})
     assert more.patterns == {"r0": "1", "r1": "2", "r2": "1", "r3": "2"}
@@ -269,13 +269,13 @@ def test_what_is_remembered_is_not_asked_and_opens_no_teacher(tmp_path) -> None:
 
     with cache() as open_cache:
         same = Collection(folder_of(tmp_path / "three", rows), rules(1), "first")
-        done = same.ask(School(nobody, open_cache), VoteJournal(tmp_path / "three.jsonl"), Silent())
+        done = same.ask(TeacherPool(nobody, open_cache), VoteJournal(tmp_path / "three.jsonl"), Silent())
     assert (done.calls, done.cached) == ({}, {"t0": 4})
 
 
 def test_a_stopped_round_with_remembered_votes_goes_on_where_it_was(tmp_path) -> None:
     config = TeacherConfig(name="t0")
-    rows, teachers = school(["1", "2", "1", "2", "1"])
+    rows, teachers = scripted_teachers(["1", "2", "1", "2", "1"])
     with VoteCache(tmp_path / "votes.sqlite", [config], lambda teacher: "identity") as cache:
         for row in rows[:2]:
             vote = next(teachers["t0"].votes([row]))
@@ -285,28 +285,30 @@ def test_a_stopped_round_with_remembered_votes_goes_on_where_it_was(tmp_path) ->
     def ask(teacher):
         with VoteCache(tmp_path / "votes.sqlite", [config], lambda teacher: "identity") as cache:
             collection = Collection(folder, rules(1), "first")
-            return collection.ask(School({"t0": teacher}.__getitem__, cache), VoteJournal(tmp_path / "j"), Silent())
+            return collection.ask(
+                TeacherPool({"t0": teacher}.__getitem__, cache), VoteJournal(tmp_path / "j"), Silent()
+            )
 
     with pytest.raises(UnreachableError):
         ask(Failing("t0", teachers["t0"].opinions, 1))
-    again = school(["1", "2", "1", "2", "1"])[1]["t0"]
+    again = scripted_teachers(["1", "2", "1", "2", "1"])[1]["t0"]
     done = ask(again)
     assert again.asked == ["r3", "r4"]
     assert (done.calls, done.cached, done.resumed) == ({"t0": 3}, {"t0": 2}, 3)
 
 
 def test_calibration_measures_each_teacher_before_its_first_vote(tmp_path) -> None:
-    class Leaning(Scripted):
+    class Biased(Scripted):
         def votes(self, examples, done=frozenset()):
             """System 1 always, by 4, 5, 6 and so on."""
             for vote in super().votes(examples, done):
                 odds = 4.0 + int(vote.example_id[1:])
                 yield vote.model_copy(update={"label": "system1", "log_probs": {"system1": odds, "system2": 0.0}})
 
-    rows, _ = school(["1"] * 4)
-    teacher = Leaning("t0", dict.fromkeys((row.id for row in rows), "1"))
+    rows, _ = scripted_teachers(["1"] * 4)
+    teacher = Biased("t0", dict.fromkeys((row.id for row in rows), "1"))
     collection = Collection(folder_of(tmp_path, rows), rules(1), "first")
-    school_ = School({"t0": teacher}.__getitem__, None, rows)
+    school_ = TeacherPool({"t0": teacher}.__getitem__, None, rows)
     collection.ask(school_, VoteJournal(tmp_path / "journal.jsonl"), Silent())
     assert collection.patterns == {"r0": "2", "r1": "2", "r2": "1", "r3": "1"}
     votes = list(VoteJournal(tmp_path / "journal.jsonl").recover())
@@ -319,18 +321,18 @@ def test_a_store_that_fails_is_not_the_teachers_fault(tmp_path) -> None:
             """Nobody answers."""
             raise UnreachableError("s3://bucket: no answer")
 
-    rows, teachers = school(["11", "22"])
+    rows, teachers = scripted_teachers(["11", "22"])
     config = [TeacherConfig(name=name) for name in teachers]
     notes = Notes()
     with VoteCache(tmp_path / "votes.sqlite", config, lambda teacher: teacher.name, Lost()) as cache:
         collection = Collection(folder_of(tmp_path, rows), rules(2, min_teachers=1), "first")
         with pytest.raises(UnreachableError, match=r"^s3://bucket: no answer$"):
-            collection.ask(School(teachers.__getitem__, cache), VoteJournal(tmp_path / "journal.jsonl"), notes)
+            collection.ask(TeacherPool(teachers.__getitem__, cache), VoteJournal(tmp_path / "journal.jsonl"), notes)
     assert (collection.failed, notes.lines) == ({}, [])
 
 
 def test_a_row_that_a_teacher_will_not_answer_is_decided_by_the_others(tmp_path) -> None:
-    rows, teachers = school(["1x2", "11-", "x11", "xxx"])
+    rows, teachers = scripted_teachers(["1x2", "11-", "x11", "xxx"])
     folder = folder_of(tmp_path / "first", rows)
     first, done = hold(folder, rules(3), "first", teachers)
     assert first.patterns == {"r0": "1x-", "r1": "11-", "r2": "x1-", "r3": "xx-"}
@@ -348,7 +350,7 @@ def test_a_row_that_a_teacher_will_not_answer_is_decided_by_the_others(tmp_path)
 
 @pytest.mark.parametrize("rows_there", [3, 50])
 def test_a_teacher_that_answers_no_row_ends_with_one_line_and_is_asked_again_later(tmp_path, rows_there) -> None:
-    rows, teachers = school(["1x2"] * rows_there)
+    rows, teachers = scripted_teachers(["1x2"] * rows_there)
     with pytest.raises(BadInputError, match=rf"all {min(rows_there, 20)} rows that it was asked about went like this"):
         hold(folder_of(tmp_path, rows), rules(3), "first", teachers)
     assert len(teachers["t1"].asked) == min(rows_there, 20)
@@ -359,9 +361,9 @@ def test_a_teacher_that_answers_no_row_ends_with_one_line_and_is_asked_again_lat
 
 
 def test_an_abstention_is_not_remembered_for_other_runs(tmp_path) -> None:
-    rows, teachers = school(["1", "x"])
+    rows, teachers = scripted_teachers(["1", "x"])
     settings = [TeacherConfig(name="t0")]
     for _ in range(2):
         with VoteCache(tmp_path / "votes.sqlite", settings, lambda teacher: teacher.name) as cache:
-            list(School(teachers.__getitem__, cache).votes("t0", rows))
+            list(TeacherPool(teachers.__getitem__, cache).votes("t0", rows))
             assert [vote.example_id for vote in cache.recall("t0", rows)] == ["r0"]

@@ -22,7 +22,7 @@ IN_SUMMARY = "asking"
 
 
 @dataclass(frozen=True)
-class Asking:
+class ChatSettings:
     """How the base model is asked, as far as it differs from what its own files say."""
 
     stop_tokens: dict[str, int]
@@ -32,7 +32,7 @@ class Asking:
     """The model's generation settings, with every token that ends an answer."""
 
     @classmethod
-    def of(cls, model: ModelConfig) -> Asking:
+    def of(cls, model: ModelConfig) -> ChatSettings:
         """Read from the tokenizer, as training used it."""
         tokenizer = load_tokenizer(model)
         end = answer_end(tokenizer)
@@ -44,7 +44,7 @@ class Asking:
         )
 
     @classmethod
-    def of_training(cls, adapter: Path, model: ModelConfig) -> Asking:
+    def of_training(cls, adapter: Path, model: ModelConfig) -> ChatSettings:
         """As the stage that trained the adapter wrote it down, which spares the libraries; else from the tokenizer."""
         path = adapter / "summary.json"
         found = (read_json(path) if path.is_file() else {}).get(IN_SUMMARY, {})

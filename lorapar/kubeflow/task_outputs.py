@@ -60,7 +60,7 @@ def show_node(out: ExecutorOutput, node: Node, record: StageRecord, ledger: Ledg
         teller(out, record, folder_of)
 
 
-def show_figures(out: ExecutorOutput, records: Sequence[StageRecord]) -> None:
+def show_metrics(out: ExecutorOutput, records: Sequence[StageRecord]) -> None:
     """The figures of a task, as system.Metrics shows them; of those that several of its nodes have, the last one's."""
     names = FIGURES.get(task_of(records[0].node).name, ())
     figures: dict[str, float] = {}

@@ -19,7 +19,7 @@ class AnsweredBatch(Record):
     """Whether they were known from an earlier run."""
 
 
-class AnswerBook:
+class AnswerJournal:
     """A file with one answered batch a line; a line that was cut off by a kill is dropped and answered again."""
 
     def __init__(self, path: Path, on_add: Callable[[], None] = lambda: None) -> None:

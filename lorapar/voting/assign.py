@@ -1,4 +1,4 @@
-"""Deal the rows to where their votes send them: a label each, and the rows themselves by system and split."""
+"""Assign the rows to where their votes send them: a label each, and the rows themselves by system and split."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LABELS = "labels.jsonl"
 
 
 @dataclass
-class Dealt:
+class Assigned:
     """Rows written, by system."""
 
     rows: Counter[str] = field(default_factory=Counter)
@@ -31,14 +31,14 @@ class Dealt:
         return {system: self.rows[f"{split} {system}"] for system in MARKS}
 
 
-def deal(count: Count, examples: Path, folders: Mapping[str, Path]) -> Dealt:
+def assign(count: Count, examples: Path, folders: Mapping[str, Path]) -> Assigned:
     """Write labels.jsonl of all voted rows, and each row to the folder of its outcome, as it stands in `examples`.
 
     `folders` are labels, undecided, system1, system2 (train rows) and heldout. Rows that are held out of both systems
     have a label without a system and go nowhere else. `examples` is the file that `count` has read.
     """
     writer = _Labels(count)
-    dealt = Dealt()
+    assigned = Assigned()
     ids = iter(count.row_of)
     with ExitStack() as stack:
         files = {key: stack.enter_context(path.open("wb")) for key, path in _paths(folders).items()}
@@ -51,8 +51,8 @@ def deal(count: Count, examples: Path, folders: Mapping[str, Path]) -> Dealt:
                 key = writer.place(row)
             if key is not None:
                 files[key].write(line if line.endswith(b"\n") else line + b"\n")
-                dealt.rows[key] += 1
-    return dealt
+                assigned.rows[key] += 1
+    return assigned
 
 
 class _Labels:
@@ -94,7 +94,7 @@ class _Labels:
         return None if system is None else f"{'heldout' if heldout else 'train'} {system}"
 
 
-def deal_open_votes(count: Count, votes: Sequence[Path], undecided: Path) -> None:
+def assign_open_votes(count: Count, votes: Sequence[Path], undecided: Path) -> None:
     """Put the votes already cast on undecided rows beside them: the next round decides with them whom to ask.
 
     `votes` are the files that `count` has read, in that order.

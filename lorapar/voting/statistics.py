@@ -14,43 +14,43 @@ from typing import Any
 
 from lorapar.records import System
 from lorapar.voting.agreement import accuracy, confusion, krippendorff_alpha, pairwise
+from lorapar.voting.assign import Assigned
 from lorapar.voting.ballots import ABSENT, NOT_ASKED, SYSTEM_OF, Ballots
 from lorapar.voting.count import Count
-from lorapar.voting.deal import Dealt
 
 Described = Mapping[str, Mapping[str, Any]]
 """What the vote stage wrote about each teacher."""
 
 
-def vote_summary(count: Count, dealt: Dealt, round_name: str, described: Described) -> dict[str, Any]:
+def vote_summary(count: Count, assigned: Assigned, round_name: str, described: Described) -> dict[str, Any]:
     """Everything labels/summary.json holds; shares and coefficients that are undefined are None."""
     ballots, patterns = count.ballots, count.counted()
     first = tuple(range(ballots.first_round))
     raw, kappa = pairwise(patterns, first)
     return {
         "round": round_name,
-        "teachers": teacher_figures(count, patterns, described),
+        "teachers": teacher_statistics(count, patterns, described),
         "teacher_is_base": any(about.get("teacher_is_base", False) for about in described.values()),
-        "rows": row_figures(ballots, patterns),
+        "rows": row_statistics(ballots, patterns),
         "edited_rows": len(count.edits),
-        "train_rows": dealt.of("train"),
-        "heldout_rows": dealt.of("heldout"),
+        "train_rows": assigned.of("train"),
+        "heldout_rows": assigned.of("heldout"),
         "heldout_rows_known": {system: count.known_heldout[system] for system in SYSTEM_OF.values()},
-        **call_figures(ballots, patterns),
+        **call_statistics(ballots, patterns),
         "tokens": sum(count.tokens.values()),
         "tokens_saved": tokens_saved(count, patterns),
         "agreement": {"teachers": [ballots.teachers[place] for place in first], "raw": raw, "kappa": kappa},
         "krippendorff_alpha": krippendorff_alpha(patterns),
         "first_round_krippendorff_alpha": krippendorff_alpha(_first_round(patterns, len(first))),
-        "gold": gold_figures(ballots, count.patterns, count.gold),
-        "without_calibration": plain_figures(count),
+        "gold": gold_statistics(ballots, count.patterns, count.gold),
+        "without_calibration": plain_statistics(count),
         "patterns": dict(sorted(patterns.items())),
         "most_contested": count.contested(),
         "shown": {system: count.shown(system) for system in SYSTEM_OF.values()},
     }
 
 
-def teacher_figures(count: Count, patterns: Counter[str], described: Described) -> dict[str, dict[str, Any]]:
+def teacher_statistics(count: Count, patterns: Counter[str], described: Described) -> dict[str, dict[str, Any]]:
     """For each teacher: its round, weight, calls, tokens, how often it said what, and how it fared against gold."""
     golds = Counter(zip(count.patterns, count.gold, strict=True))
     figures = {}
@@ -78,7 +78,7 @@ def teacher_figures(count: Count, patterns: Counter[str], described: Described) 
     return figures
 
 
-def row_figures(ballots: Ballots, patterns: Counter[str]) -> dict[str, int]:
+def row_statistics(ballots: Ballots, patterns: Counter[str]) -> dict[str, int]:
     """Voted rows (both splits) by what they came to; the first five add up to `voted`, the others overlap them."""
     figures = dict.fromkeys(("system1", "system2", "held_out", "undecided", "tied", "below_agreement"), 0)
     for pattern, rows in patterns.items():
@@ -90,7 +90,7 @@ def row_figures(ballots: Ballots, patterns: Counter[str]) -> dict[str, int]:
     return {"voted": sum(patterns.values()), **figures, "without_votes": unvoted}
 
 
-def call_figures(ballots: Ballots, patterns: Counter[str]) -> dict[str, Any]:
+def call_statistics(ballots: Ballots, patterns: Counter[str]) -> dict[str, Any]:
     """Votes cast, votes that early decision has saved so far, and the share of rows decided without everybody."""
     calls = saved = early = 0
     for pattern, rows in patterns.items():
@@ -121,7 +121,7 @@ def tokens_saved(count: Count, patterns: Counter[str]) -> int:
     return round(saved)
 
 
-def gold_figures(ballots: Ballots, patterns: Sequence[str], golds: Sequence[System | None]) -> dict[str, Any] | None:
+def gold_statistics(ballots: Ballots, patterns: Sequence[str], golds: Sequence[System | None]) -> dict[str, Any] | None:
     """The vote against the systems the data names; None where it names none. Held-out rows count in no accuracy."""
     outcomes = {pattern: ballots.outcome(pattern) for pattern in set(patterns)}
     table = confusion(
@@ -135,7 +135,7 @@ def gold_figures(ballots: Ballots, patterns: Sequence[str], golds: Sequence[Syst
     return {"rows": rows, "accuracy": accuracy(table), "confusion": table}
 
 
-def plain_figures(count: Count) -> dict[str, Any] | None:
+def plain_statistics(count: Count) -> dict[str, Any] | None:
     """What the vote would have come to without calibration; None where there was none.
 
     Rows that were decided early with calibration may be undecided without it: nobody was asked about them any more.
@@ -148,9 +148,9 @@ def plain_figures(count: Count) -> dict[str, Any] | None:
     changed = sum(
         rows for key, rows in pairs.items() if ends[key][1].decided and ends[key][0].system != ends[key][1].system
     )
-    gold = gold_figures(count.ballots, count.plain_patterns, count.gold)
+    gold = gold_statistics(count.ballots, count.plain_patterns, count.gold)
     return {
-        "rows": row_figures(count.ballots, Counter(count.plain_patterns)),
+        "rows": row_statistics(count.ballots, Counter(count.plain_patterns)),
         "changed_rows": changed,
         "gold_accuracy": gold["accuracy"] if gold else None,
         "system1_share": {

@@ -7,7 +7,7 @@ import os
 import socket
 
 
-def who() -> str:
+def actor() -> str:
     """`user@host`; `LORAPAR_BY` says it better where a service acts for a person."""
     return os.environ.get("LORAPAR_BY") or f"{_user()}@{socket.gethostname()}"
 

@@ -1,4 +1,4 @@
-"""The teachers of a run as one asks them: opened when needed, what they said remembered, their leaning taken off."""
+"""The teachers of a run: opened when first asked, their votes remembered, and their bias subtracted."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from lorapar.errors import BadInputError, LoraparError, UnreachableError
 from lorapar.records import Example, Vote
 from lorapar.voting.cache import VoteCache
-from lorapar.voting.calibration import calibrated, leaning
+from lorapar.voting.calibration import bias, calibrated
 from lorapar.voting.teacher import Teacher
 
 
@@ -20,11 +20,11 @@ class TeacherFailedError(Exception):
         self.error = error
 
 
-class School:
+class TeacherPool:
     """Teachers by name.
 
     `open_teacher` makes one from its name; it is called only where something has to be asked. With `probe` rows each
-    teacher's leaning is measured on them before its first vote, and subtracted from all its votes.
+    teacher's bias is measured on them before its first vote, and subtracted from all its votes.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class School:
         self._probe = probe
         self._name = ""
         self._teacher: Teacher | None = None
-        self._leanings: dict[str, float] = {}
+        self._biases: dict[str, float] = {}
 
     @property
     def remembers(self) -> bool:
@@ -46,7 +46,7 @@ class School:
         return self._cache is not None
 
     def recall(self, name: str, examples: Sequence[Example]) -> Iterator[Vote]:
-        """Votes that are known from earlier, marked as such; raises as `votes` does where a leaning is measured."""
+        """Votes that are known from earlier, marked as such; raises as `votes` does where a bias is measured."""
         if self._cache is None:
             return
         with _teacher_failures():
@@ -76,15 +76,15 @@ class School:
     def _calibrated(self, name: str, vote: Vote) -> Vote:
         if self._probe is None:
             return vote
-        if name not in self._leanings:
-            self._leanings[name] = self._measured(name, self._probe)
-        return calibrated(vote, self._leanings[name])
+        if name not in self._biases:
+            self._biases[name] = self._measured(name, self._probe)
+        return calibrated(vote, self._biases[name])
 
     def _measured(self, name: str, probe: Sequence[Example]) -> float:
         known = list(self._cache.recall(name, probe)) if self._cache is not None else []
         said = {vote.example_id for vote in known}
         asked = [example for example in probe if example.id not in said]
-        return leaning([*known, *(self._asked(name, asked, frozenset()) if asked else ())])
+        return bias([*known, *(self._asked(name, asked, frozenset()) if asked else ())])
 
 
 @contextmanager
