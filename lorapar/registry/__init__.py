@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from lorapar.registry.verify import Verification, verify_package
 
 _FOR_PUBLISHING = {
-    "asking": ("TEMPLATE_FILE", "stop_token_ids", "stop_words"),
+    "chat_settings": ("TEMPLATE_FILE", "stop_token_ids", "stop_words"),
     "card": ("model_card",),
     "package": ("package_adapter", "plain_config"),
     "publish": (

@@ -22,7 +22,7 @@ from lorapar.registry import (
     Publication,
     Published,
     Registry,
-    asking,
+    chat_settings,
     make_package,
     model_card,
     publish,
@@ -95,7 +95,7 @@ def test_how_the_model_is_asked_comes_from_training_and_the_tokenizer_is_not_loa
     write_json(adapter / "summary.json", {"steps": 3, **known.in_summary(base)})
     again = replace(publication, origins=replace(origins, adapter=adapter))
     with monkeypatch.context() as without:
-        without.setattr(asking, "load_tokenizer", None)
+        without.setattr(chat_settings, "load_tokenizer", None)
         lineage = make_package(again, tmp_path / "made")
     assert lineage.serving["stop_tokens"] == {"<|im_end|>": 2}
     assert json.loads((tmp_path / "made" / "generation_config.json").read_text()) == {"eos_token_id": [2]}

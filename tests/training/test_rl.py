@@ -17,7 +17,7 @@ from lorapar.adapter import load_adapter
 from lorapar.basemodel import load_model, load_tokenizer
 from lorapar.config import RlConfig
 from lorapar.errors import BadInputError, TrainingError
-from lorapar.registry.chat_settings import Asking
+from lorapar.registry.chat_settings import ChatSettings
 from lorapar.training import rl
 from lorapar.training.arguments import rl_arguments
 from lorapar.training.rewards import load_rewards
@@ -117,7 +117,7 @@ def test_summary_and_history_tell_what_happened(make_job: Make, kit, rewards) ->
     assert summary["moment_bytes"] < 8 * summary["elements"]
     assert summary["trl"]["steps_per_generation"] == 2
     assert summary["trl"]["adam_beta2"] == 0.99
-    assert summary["asking"] == Asking.of(job.model).in_summary(job.model)["asking"]
+    assert summary["asking"] == ChatSettings.of(job.model).in_summary(job.model)["asking"]
     assert summary["asking"]["generation"]["eos_token_id"], "publish tells servers so, without the tokenizer"
 
 
