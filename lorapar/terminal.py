@@ -61,7 +61,7 @@ class BarProgress:
 
     def say(self, line: str) -> None:
         """A line above the bars."""
-        self._console.print(f"  {redact(line)}", markup=False, highlight=False)
+        self._console.print(f"  {redact(line)}", highlight=False)
 
 
 class LineProgress:
@@ -146,14 +146,14 @@ class SideBySide:
         self.grow(place, text)
         if self._live is None:
             line = f"{self._names[place]}: {self._texts[place]}"
-            self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+            self._console.print(line, highlight=False, soft_wrap=True)
 
     def _drawn(self) -> Table:
-        from rich.markup import escape
         from rich.table import Table
+        from rich.text import Text
 
         table = Table(*self._names, expand=True, header_style="bold")
-        table.add_row(*map(escape, self._texts))
+        table.add_row(*map(Text, self._texts))
         return table
 
 

@@ -163,7 +163,6 @@ def history_command(
 
     Examples: `lorapar adapters history NAME`, `lorapar adapters history NAME --alias production --json`
     """
-    from rich.markup import escape
     from rich.table import Table
 
     from lorapar.cli.fill_documents import history_document
@@ -183,7 +182,7 @@ def history_command(
     for move in found.moves:
         why = ": ".join(part for part in ("rollback" if move.rollback else "", move.reason) if part)
         when = move.moved_at[:16].replace("T", " ")
-        table.add_row(when, escape(move.alias), str(move.version), escape(move.by), escape(why))
+        table.add_row(when, move.alias, str(move.version), move.by, why)
     _show_table(table)
 
 
@@ -248,23 +247,21 @@ def check_known(registry: Registry, name: str) -> str:
 
 
 def _adapter_table(rows: Iterable[AdapterRow]) -> Table:
-    from rich.markup import escape
     from rich.table import Table
 
     table = Table("adapter", "versions", "aliases", box=None, header_style="bold")
     for row in rows:
         named = (_named(alias, record) for alias, record in sorted(row.aliases.items()))
-        table.add_row(row.name, str(row.versions), "damaged" if row.fault else escape(", ".join(named)))
+        table.add_row(row.name, str(row.versions), "damaged" if row.fault else ", ".join(named))
     return table
 
 
 def _version_table(rows: Iterable[VersionRow]) -> Table:
-    from rich.markup import escape
     from rich.table import Table
 
     table = Table("version", "aliases", "verdict", "published", box=None, header_style="bold")
     for found in rows:
-        when, aliases = found.published[:16].replace("T", " "), escape(", ".join(found.aliases))
+        when, aliases = found.published[:16].replace("T", " "), ", ".join(found.aliases)
         table.add_row(str(found.number), aliases, found.verdict, when)
     return table
 
@@ -280,16 +277,15 @@ def _show_table(table: Table) -> None:
     """At a terminal its width is the limit; a program that reads the table gets every line whole."""
     from rich.console import Console
 
-    console = out.console if out.console.is_terminal else Console(width=100_000)
+    console = out.console if out.console.is_terminal else Console(width=100_000, markup=False, emoji=False)
     console.print(table)
 
 
 def _cell(value: object) -> str:
     """A value as text, shortened where it has to fit into a terminal; brackets in it are no markup."""
-    from rich.markup import escape
 
     text = "–" if value is None else str(value)  # noqa: RUF001
-    return escape(text[:37] + "..." if out.console.is_terminal and len(text) > 40 else text)
+    return text[:37] + "..." if out.console.is_terminal and len(text) > 40 else text
 
 
 def say(text: str) -> None:

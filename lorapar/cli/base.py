@@ -87,11 +87,14 @@ class Screen:
 
     @cached_property
     def console(self) -> Console:
-        """For those who draw tables and bars; a log, which no terminal is near, has room for whole lines of tables."""
+        """For those who draw tables and bars; a log, which no terminal is near, has room for whole lines of tables.
+
+        Text stays as it is: brackets and colons in names from outside are no markup of rich.
+        """
         from rich.console import Console
 
         unseen = "COLUMNS" not in os.environ and not any(os.isatty(descriptor) for descriptor in range(3))
-        return Console(stderr=self._stderr, width=_LOG_WIDTH if unseen else None)
+        return Console(stderr=self._stderr, width=_LOG_WIDTH if unseen else None, markup=False, emoji=False)
 
     @property
     def is_terminal(self) -> bool:

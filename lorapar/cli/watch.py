@@ -140,7 +140,6 @@ def sparkline(values: list[float]) -> str:
 
 
 def _completions(live: LiveNode) -> Any:
-    from rich.markup import escape
     from rich.table import Table
 
     table = Table("question", f"completion in step {live.rollouts[0].get('step')}", "reward", header_style="bold")
@@ -148,7 +147,7 @@ def _completions(live: LiveNode) -> Any:
         reward = line.get("reward")
         told = "no say" if reward is None else f"{reward:.3g}"
         texts = (str(line.get("question", ""))[-160:], str(line.get("completion", ""))[:320])
-        table.add_row(*(escape(_harmless(text)) for text in texts), told + (", cut off" if line.get("cut_off") else ""))
+        table.add_row(*(_harmless(text) for text in texts), told + (", cut off" if line.get("cut_off") else ""))
     return table
 
 

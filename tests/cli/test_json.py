@@ -27,7 +27,7 @@ ACT = {
     "chat",
     *("run", "stage", "report", "votes export", "votes import", "models mirror"),
     *("adapters promote", "adapters rollback", "adapters pull", "adapters push", "adapters register", "adapters sign"),
-    *("study run", "study report"),
+    *("study run", "study report", "tune", "adapters compact"),
     *("compile", "submit", "schedule", "schedules delete"),
     *("serve", "export"),  # print a server's command and a manifest: formats of others
     "schema",  # prints JSON anyway
