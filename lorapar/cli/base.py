@@ -33,7 +33,7 @@ _SEEN = ("FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE")
 """Variables by which a person tells rich that a pipe is a terminal."""
 
 PANELS = {
-    "Train": ("doctor", "presets", "schema", "plan", "run", "stage", "votes", "study"),
+    "Train": ("doctor", "presets", "schema", "plan", "run", "stage", "votes", "study", "tune"),
     "Look": ("watch", "report", "partition", "gate", "ask", "chat"),
     "Publish and serve": ("adapters", "serve", "export", "models", "gc"),
     "Kubeflow": ("submit", "runs", "schedule", "schedules", "compile"),
