@@ -58,9 +58,9 @@ def test_rows_of_like_length_share_a_batch(kit, adapter, tmp_path, monkeypatch) 
     ]
     lengths, update = [], ScoreAccumulator.update
 
-    def counted(self, batch):
+    def counted(self, batch, *rows):
         lengths.append(batch["attention_mask"].sum(1).tolist())
-        update(self, batch)
+        update(self, batch, *rows)
 
     monkeypatch.setattr(ScoreAccumulator, "update", counted)
     inputs = {"adapter": adapter, "rows": kit.rows_folder(tmp_path / "rows", longer)}
@@ -130,10 +130,10 @@ def test_a_killed_call_goes_on_where_it_stopped_and_ends_with_the_same_bytes(
     monkeypatch.setattr(Keeper, "due", lambda keeper: True)
     update = ScoreAccumulator.update
 
-    def killed_at_the_third(self, batch):
+    def killed_at_the_third(self, batch, *rows):
         if self.examples == 2:
             raise KeyboardInterrupt
-        update(self, batch)
+        update(self, batch, *rows)
 
     with monkeypatch.context() as patch:
         patch.setattr(ScoreAccumulator, "update", killed_at_the_third)
