@@ -141,13 +141,14 @@ def sparkline(values: list[float]) -> str:
 
 def _completions(live: LiveNode) -> Any:
     from rich.table import Table
+    from rich.text import Text
 
     table = Table("question", f"completion in step {live.rollouts[0].get('step')}", "reward", header_style="bold")
     for line in live.rollouts[:_SHOWN]:
         reward = line.get("reward")
         told = "no say" if reward is None else f"{reward:.3g}"
         texts = (str(line.get("question", ""))[-160:], str(line.get("completion", ""))[:320])
-        table.add_row(*(_harmless(text) for text in texts), told + (", cut off" if line.get("cut_off") else ""))
+        table.add_row(*(Text(_harmless(text)) for text in texts), told + (", cut off" if line.get("cut_off") else ""))
     return table
 
 

@@ -19,7 +19,7 @@ def silent() -> Iterator[None]:
     datasets.disable_progress_bars()
     logger = logging.getLogger("lm_eval")
     level = logger.level
-    drawing = [(module, module.tqdm) for name, module in list(sys.modules.items()) if _draws_bars(name, module)]
+    drawing = [(module, module.tqdm) for name, module in sys.modules.copy().items() if _draws_bars(name, module)]
     logger.setLevel(logging.ERROR)
     for module, bar in drawing:
         module.tqdm = _hidden(bar)  # type: ignore[attr-defined]
