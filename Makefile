@@ -21,6 +21,8 @@ VLLM_STAMP := $(VLLM_VENV)/.installed
 
 # Waiting threads must sleep: spinning ones made an SFT step three times slower on busy cores.
 export OMP_WAIT_POLICY := PASSIVE
+# Images often set it. Each of the hundreds of processes that tests start would compile torch anew: 9 s instead of 4.
+unexport PYTHONDONTWRITEBYTECODE
 # uv does not read pip's variables; the wheels and the index that pip is told of count for uv too.
 comma := ,
 space := $(subst ,, )
