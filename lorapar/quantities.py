@@ -33,8 +33,8 @@ _POINT = r"(?:\.[0-9]+)?"
 _EXPONENT = r"(?:[eE][-+]?[0-9]{1,3}(?![0-9]))?"
 _PLAIN = rf"(?:(?:{_COMMAS})(?![0-9]){_POINT}|[0-9]+{_POINT}|\.[0-9]+){_EXPONENT}"
 _SPACED = rf"[1-9][0-9]{{0,2}}(?:[ {_SPACES}][0-9]{{3}})+(?![0-9])(?:[.,][0-9]+)?"
-_OTHER_POINTS = r"[1-9][0-9]{0,2}(?:\.[0-9]{3})+,[0-9]+|[1-9][0-9]{0,2}(?:\.[0-9]{3}){2,}|0,[0-9]+"
-_OTHER_COMMA = r"[0-9]+,(?:[0-9]{1,2}|[0-9]{4,})"
+_OTHER_POINTS = r"[1-9][0-9]{0,2}(?:\.[0-9]{3})+,[0-9]+|[1-9][0-9]{0,2}(?:\.[0-9]{3}){2,}"
+_OTHER_COMMA = r"0,[0-9]+|[0-9]+,(?:[0-9]{1,2}|[0-9]{4,})"
 _APOSTROPHES = r"[1-9][0-9]{0,2}(?:(?:['\u2019][0-9]{3})+|(?:_[0-9]{3})+)(?:\.[0-9]+)?"
 _FRACTION = r"(?:[0-9]{1,9}\s+)?[0-9]{1,9}\s*/\s*[0-9]{1,9}"
 _DIGITS = rf"{_FRACTION}|{_SPACED}|{_APOSTROPHES}|{_OTHER_POINTS}|{_PLAIN}|{_OTHER_COMMA}"
@@ -83,12 +83,16 @@ _NAMED = re.compile(
 )
 """`x = 5`, `f(x) = 5`, `Total cost: 5`."""
 _BRACKETS = re.compile(r"\((.*)\)|\[(.*)\]|\{(.*)\}", re.DOTALL)
-# Times are read over. Between two numbers a sign is a step of a calculation (7-2), anywhere else it belongs to the
+# A group that begins with a zero is no number of its own, so a plain space before it stands between thousands.
+_ENDS_IN_ZEROS = r"[1-9][0-9]{0,2}(?: [0-9]{3})* 0[0-9]{2}"
+# Times are read over. `3,4` may be two numbers, but not before a currency or per cent. Between two numbers a sign is a step of a calculation (7-2), anywhere else it belongs to the
 # number (=-2).
 _IN_TEXT = re.compile(
     rf"[0-9]+(?::[0-9]+)+|((?:(?<![0-9A-Za-z)]){_SIGN})?[$\u20ac\u00a3]?"
-    rf"(?:(?:[0-9]{{1,9}}\s)?(?<![0-9/])[0-9]{{1,9}}/[0-9]{{1,9}}(?![0-9/])"
-    rf"|[1-9][0-9]{{0,2}}(?:[{_SPACES}][0-9]{{3}})+(?![0-9]){_POINT}|{_PLAIN}))"
+    rf"(?:(?:[0-9]{{1,9}}\s)?(?<![0-9/])[0-9]{{1,9}}\s?/\s?[0-9]{{1,9}}(?![0-9/])"
+    rf"|[1-9][0-9]{{0,2}}(?:[{_SPACES}][0-9]{{3}})+(?![0-9]){_POINT}"
+    rf"|(?<![0-9.,])(?:{_OTHER_POINTS}|[0-9]+,[0-9]{{1,2}}(?=\s?(?:%|{_SYMBOLS}))|{_ENDS_IN_ZEROS})(?![0-9]|[.,][0-9])"
+    rf"|{_APOSTROPHES}(?![0-9])|{_PLAIN}))"
 )
 _CHANGES_THE_NUMBER = """
     hundred thousand million billion trillion k m bn mn mio mrd lakh lac crore dozen score half halves third thirds
@@ -105,9 +109,12 @@ _MAKES_A_DATE_OR_TIME = """
 _NO_UNITS = frozenset(f"{_CHANGES_THE_NUMBER} {_JOINS_A_SECOND} {_MAKES_A_DATE_OR_TIME}".split())
 _SMALL_LETTERS_ONLY = frozenset({"m"})
 """Units in small letters, though the capital one changes the number: 18 m are metres, 18 M millions."""
-_LATEX = (
+_LATEX_FRACTIONS = (
     (re.compile(r"(?<=[0-9])\s*\\[dt]?frac\s*(?:\{([0-9]+)\}|([0-9]))\s*(?:\{([0-9]+)\}|([0-9]))"), r" \1\2/\3\4"),
     (re.compile(r"\\[dt]?frac\s*(?:\{([0-9]+)\}|([0-9]))\s*(?:\{([0-9]+)\}|([0-9]))"), r"\1\2/\3\4"),
+)
+_LATEX = (
+    *_LATEX_FRACTIONS,
     (re.compile(r"\\(?:text|mathrm|textrm|mbox)\{([^{}]*)\}"), r" \1"),
     (re.compile(r"\\!|\{(?=,\})|(?<=,)\}"), ""),
     (re.compile(r"\s*\^\s*\{?\s*\\circ\s*\}?|\\degree"), "\u00b0"),
@@ -177,7 +184,12 @@ def _without_latex(text: str) -> str:
 
 
 def last_number(text: str) -> str | None:
-    """The last number in the text as it is written there (`$1,000`, `-2`, `2 1/2`); None where there is none."""
+    """The last number in the text as it is written there (`$1,000`, `2 1/2`, `1.234,50`); None where there is none.
+
+    A fraction of LaTeX comes as `1/2`. Two numbers may stand side by side: `3,4` and `1990 300` end in 4 and 300.
+    """
+    for pattern, plain in _LATEX_FRACTIONS:
+        text = pattern.sub(plain, text)
     found = [number for number in _IN_TEXT.findall(text) if number]
     return found[-1] if found else None
 

@@ -45,6 +45,17 @@ def test_the_tagged_answer_is_the_last_complete_pair(text: str, answer: str | No
         ("take 1 3/4 cups", "1 3/4"),
         ("the train of 4:45", None),
         ("in 1990 300 people", "300"),
+        ("so it is 1.234,50 in all", "1.234,50"),
+        ("it costs 12,50 \u20ac", "12,50"),
+        ("up by 12,5%", "12,5"),
+        ("1.000.000 people", "1.000.000"),
+        ("about 1\u2019000", "1\u2019000"),
+        ("some 5 000 people", "5 000"),
+        ("12 345 000 in all", "12 345 000"),
+        ("the half, 1 / 2", "1 / 2"),
+        ("that is \\frac{1}{2} of it", "1/2"),
+        ("columns 0,1", "1"),
+        ("10 / 2 = 5", "5"),
     ],
 )
 def test_the_last_number_is_taken_as_written(text: str, number: str | None) -> None:
