@@ -85,8 +85,8 @@ _NAMED = re.compile(
 _BRACKETS = re.compile(r"\((.*)\)|\[(.*)\]|\{(.*)\}", re.DOTALL)
 # A group that begins with a zero is no number of its own, so a plain space before it stands between thousands.
 _ENDS_IN_ZEROS = r"[1-9][0-9]{0,2}(?: [0-9]{3})* 0[0-9]{2}"
-# Times are read over. `3,4` may be two numbers, but not before a currency or per cent. Between two numbers a sign is a step of a calculation (7-2), anywhere else it belongs to the
-# number (=-2).
+# Times are read over. `3,4` may be two numbers, but not before a currency or per cent. Between two numbers a sign is a
+# step of a calculation (7-2), anywhere else it belongs to the number (=-2).
 _IN_TEXT = re.compile(
     rf"[0-9]+(?::[0-9]+)+|((?:(?<![0-9A-Za-z)]){_SIGN})?[$\u20ac\u00a3]?"
     rf"(?:(?:[0-9]{{1,9}}\s)?(?<![0-9/])[0-9]{{1,9}}\s?/\s?[0-9]{{1,9}}(?![0-9/])"

@@ -130,53 +130,50 @@ def _partition_now(call: StageCall[Settings]) -> Path:
             {**{name: getattr(settings, name) for name in ("model", "prompts", "score", "seed")}, "system": system}
         )
         inputs = {"adapter": call.inputs["adapter"], "rows": call.inputs[system]}
-        _made_once(call, score.run, own, inputs, folder)
+        _once(call, score.run, _part(call, own, inputs, {"scores": folder}), folder)
     chosen = partition.Settings.model_validate({"partition": settings.partition, "seed": settings.seed})
     made = place / "partition"
-    _made_once(call, partition.run, chosen, {"scores": tuple(folders.values())}, made)
+    scores = {"scores": tuple(folders.values())}
+    _once(call, partition.run, _part(call, chosen, scores, {"partition": made}), made)
     return made
 
 
-def _made_once(
-    call: StageCall[Settings], run_it: Any, settings: Any, inputs: dict[str, tuple[Path, ...]], folder: Path
-) -> None:
-    """Run another stage into a folder of scratch, unless it has been run."""
-    try:
-        verify(folder)
-    except IntegrityError:
-        shutil.rmtree(folder, ignore_errors=True)
-    else:
-        return
-    work = folder.with_name(f"{folder.name}-work")
-    for path in (folder, work):
-        path.mkdir(parents=True, exist_ok=True)
-    outputs = dict.fromkeys(("scores", "partition"), folder)
-    run_it(StageCall(**{**vars(call), "settings": settings, "inputs": inputs, "outputs": outputs, "scratch": work}))
-    seal(folder, "rl.again")
-    shutil.rmtree(work)
-    call.keeper.keep()
+def _part(
+    call: StageCall[Settings], settings: Any, inputs: dict[str, tuple[Path, ...]], outputs: dict[str, Path]
+) -> StageCall[Any]:
+    """Another stage's call into a folder of scratch, with a scratch folder beside it."""
+    (made,) = outputs.values()
+    changed = {"settings": settings, "inputs": inputs, "outputs": outputs}
+    return StageCall(**{**vars(call), **changed, "scratch": made.with_name(f"{made.name}-work")})
 
 
 def _phase(call: StageCall[Settings], method: str, adapter: Path) -> Path:
     """What a phase makes of an adapter, a folder in scratch; one that has ended is not trained again."""
     place = call.scratch / method
-    made, work = place / "adapter", place / "work"
+    made = place / "adapter"
+    inputs = {**call.inputs, "adapter": (adapter,)}
+    one = replace(call, inputs=inputs, outputs={"adapter": made}, scratch=place / "work")
+    ran = _once(call, run, _of_rl(one), made) if method == "rl" else _once(call, sft.run, _of_sft(one), made)
+    if not ran:
+        call.progress.say(f"the phase {method} has ended before and is kept")
+    return made
+
+
+def _once(call: StageCall[Settings], run_it: Any, part: StageCall[Any], made: Path) -> bool:
+    """Run a stage whose output lies in scratch, unless it has ended there before; whether it ran now."""
     try:
         verify(made)
     except IntegrityError:
         shutil.rmtree(made, ignore_errors=True)
     else:
-        call.progress.say(f"the phase {method} has ended before and is kept")
-        return made
-    for folder in (made, work):
+        return False
+    for folder in (made, part.scratch):
         folder.mkdir(parents=True, exist_ok=True)
-    inputs = {**call.inputs, "adapter": (adapter,)}
-    one = replace(call, inputs=inputs, outputs={"adapter": made}, scratch=work)
-    write_json(made / _METRICS, run(_of_rl(one)) if method == "rl" else sft.run(_of_sft(one)))
-    seal(made, f"phase.{method}")
-    shutil.rmtree(work)
+    write_json(made / _METRICS, run_it(part))
+    seal(made, f"{SPEC.name}.part")
+    shutil.rmtree(part.scratch)
     call.keeper.keep()
-    return made
+    return True
 
 
 def _of_rl(call: StageCall[Settings]) -> StageCall[Settings]:
