@@ -38,7 +38,7 @@ INDEX := $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup demo test lint types unit vllm-env bench gpu-check docs freeze pipeline wheel locks clean
+.PHONY: help setup demo test lint types unit vllm-env bench gpu-check docs site freeze pipeline wheel locks clean
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -149,6 +149,16 @@ docs: $(STAMP) ## write docs/configuration.md, docs/json.md and the settings' JS
 	@$(BIN)/python -m lorapar.config.reference --schema > lorapar.schema.new
 	@mv lorapar.schema.new lorapar/presets/lorapar.schema.json
 	@$(BIN)/python -m helm.describe_values
+
+# Copies keep the repository's layout, so that links between pages work on both; a broken link or a page left out fails.
+SITE_PAGES := README.md CONTRIBUTING.md CHANGELOG.md SECURITY.md images/README.md helm/lorapar/README.md docs examples lorapar/presets
+
+site: $(STAMP) ## the documentation as web pages in build/site, links checked
+	@rm -rf build/site-source && mkdir -p build/site-source
+	@cp -R --parents $(SITE_PAGES) build/site-source
+# With --quiet no warning counts, and --strict lets all through.
+	@NO_MKDOCS_2_WARNING=true $(BIN)/mkdocs build --strict > build/site.log 2>&1 || { grep -v '^INFO' build/site.log >&2; exit 1; }
+	@echo "build/site/index.html"
 
 freeze: $(STAMP) ## accept changed commands, options and settings keys into tests/frozen
 	@$(BIN)/python tests/test_options.py
