@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from lorapar import __version__
+from lorapar.basemodel.allocator import give_back_freed_memory
 from lorapar.checkpoint import Generations, forget, kept
 from lorapar.config import CheckpointConfig
 from lorapar.local.folder import StageRecord
@@ -56,6 +57,7 @@ def execute(record: StageRecord, call: StageCall[Any]) -> StageRecord:
 
     Raises the stage's own LoraparError, StorageError where the disk is full.
     """
+    give_back_freed_memory()
     reset_peak()
     started = time.monotonic()
     with storage_errors(call.scratch):
