@@ -88,8 +88,11 @@ class EarlierAdapter:
                 )
 
 
-def read_earlier(folder: Path, name: str) -> EarlierAdapter:
-    """The factors of a PEFT folder; raises BadInputError where its tensors are more or less than pairs of A and B."""
+def read_earlier(folder: Path, name: str, setting: str = "model.adapter: ") -> EarlierAdapter:
+    """The factors of a PEFT folder; raises BadInputError where its tensors are more or less than pairs of A and B.
+
+    A message begins with `setting`, which is nothing where no setting named the folder.
+    """
     tensors, _ = read_tensors(folder / "adapter_model.safetensors")
     config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
     found: dict[str, dict[str, torch.Tensor]] = {}
@@ -97,18 +100,18 @@ def read_earlier(folder: Path, name: str) -> EarlierAdapter:
         match = _KEY.fullmatch(key)
         if match is None or tensor.dim() != 2:
             raise BadInputError(
-                f"model.adapter: {name} holds '{key}', which is no part of a plain LoRA on linear modules; "
-                "go on from one that holds only pairs of lora_A and lora_B"
+                f"{setting}{name} holds '{key}', which is no part of a plain LoRA on linear modules; "
+                "give one that holds only pairs of lora_A and lora_B"
             )
         found.setdefault(match["path"], {})[match["factor"]] = tensor
     for path, pair in found.items():
         if set(pair) != {"A", "B"} or pair["A"].shape[0] != pair["B"].shape[1]:
-            raise BadInputError(f"model.adapter: {name}: lora_A and lora_B of '{path}' are no pair; save it again")
+            raise BadInputError(f"{setting}{name}: lora_A and lora_B of '{path}' are no pair; save it again")
         broken = next((factor for factor, tensor in pair.items() if not bool(torch.isfinite(tensor).all())), None)
         if broken is not None:
-            raise BadInputError(f"model.adapter: {name}: lora_{broken} of '{path}' is not finite; save it again")
+            raise BadInputError(f"{setting}{name}: lora_{broken} of '{path}' is not finite; save it again")
     if not found:
-        raise BadInputError(f"model.adapter: {name} holds no tensors; go on from an adapter that was trained")
+        raise BadInputError(f"{setting}{name} holds no tensors; give an adapter that was trained")
     factors = {
         path: Factors(pair["A"], pair["B"], _scale(config, path, int(pair["A"].shape[0])))
         for path, pair in sorted(found.items())

@@ -17,6 +17,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 from lorapar.cli import (
     adapters,
     ask,
+    export,
     gate,
     kubeflow,
     look,
@@ -41,6 +42,7 @@ __all__ = [
     "adapters",
     "app",
     "ask",
+    "export",
     "gate",
     "kubeflow",
     "look",

@@ -20,7 +20,7 @@ from lorapar.registry.publish import CARD_FILE
 from lorapar.registry.registry import Registry
 from lorapar.registry.serving import max_lora_rank
 from lorapar.registry.start import trained_rank
-from lorapar.registry.verify import Verification, compare_packages
+from lorapar.registry.verify import QUESTIONS, Verification, compare_packages
 from lorapar.registry.versions import Version, content_manifest, new_claim
 from lorapar.store import file_sha256
 
@@ -29,12 +29,6 @@ if TYPE_CHECKING:
 
 SMALL_ERROR = 0.01
 """Relative error of a module that a message calls small."""
-_QUESTIONS = (
-    "A train goes 60 km in 45 minutes. How fast is it in km per hour?",
-    "Name the capital of France.",
-    "Write a short sentence about the sea.",
-    "What is 17 plus 25? Think step by step.",
-)
 _PLOT = re.compile(r"!\[(?P<caption>[^\]]*)\]\((?P<file>figures/[^)]+)\)")
 
 
@@ -81,7 +75,7 @@ def pack_version(source: Version, original: Path, folder: Path, rank: int | None
 
     if not (original / LINEAGE_FILE).is_file():
         raise BadInputError(f"{source}: has no {LINEAGE_FILE}, so a packed version could not say where it comes from")
-    adapter = read_earlier(original, str(source))
+    adapter = read_earlier(original, str(source), "")
     if rank is None:
         rank = trained_rank(original, adapter.rank)
         if rank == adapter.rank:
@@ -115,7 +109,7 @@ def publish_packed(
     there = registry.find(packing.source.name, manifest.digest)
     if there is not None:
         return Compacted(there, False, None)
-    found = compare_packages(model, packing.original, packing.folder, _QUESTIONS, progress)
+    found = compare_packages(model, packing.original, packing.folder, QUESTIONS, progress)
     if not found.mean_kl <= max_kl:  # also NaN
         path, error = packing.largest
         raise IntegrityError(

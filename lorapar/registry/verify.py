@@ -29,6 +29,13 @@ MAX_LOGIT_DIFFERENCE = 1e-4
 """Largest difference of two float32 logits that counts as equal."""
 GREEDY_TOKENS = 24
 FIXED_PROMPT = "What is two and two?"
+QUESTIONS = (
+    "A train goes 60 km in 45 minutes. How fast is it in km per hour?",
+    "Name the capital of France.",
+    "Write a short sentence about the sea.",
+    "What is 17 plus 25? Think step by step.",
+)
+"""What two models are asked where no rows of a run are at hand."""
 
 
 class Verification(BaseModel):

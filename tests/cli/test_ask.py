@@ -68,7 +68,7 @@ def test_a_file_is_looked_through_before_anything_is_computed(tmp_path, text: st
         (["ask", "x"], "give one question, or --file"),
         (["ask", "x", "Why?", "-o", "out.jsonl"], "--output is for --file"),
         (["ask", "x", "Why?", "--model", "nowhere"], "there is no folder 'nowhere'"),
-        (["export", "x"], "--kserve, --gateway POOL and --merged DIR"),
+        (["export", "x"], "--kserve, --gateway POOL, --merged DIR"),
         (["export", "x", "--merged", "out", "--base", "pvc://a/b"], "--base is for --kserve"),
         (["export", "x", "--kserve", "--model", "here"], "--model is for --merged"),
     ],
