@@ -6,6 +6,7 @@ torch is imported when a function is called.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -27,7 +28,9 @@ class Ranks:
 
     @classmethod
     def here(cls) -> Ranks:
-        """As torch's process group says."""
+        """As torch's process group says; a process that has not imported torch can be in none."""
+        if "torch.distributed" not in sys.modules:
+            return cls()
         import torch.distributed as dist
 
         if not (dist.is_available() and dist.is_initialized()):

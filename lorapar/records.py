@@ -156,6 +156,8 @@ class Omission(Record):
         return self.count * 2 >= self.total > 0
 
 
+HELDOUT_ROWS = "held-out rows"
+"""What evaluates rows that are no benchmark's, where it is counted beside benchmarks."""
 OMISSIONS = "omissions"
 """The key of a stage's summary that lists what it left out or cut."""
 

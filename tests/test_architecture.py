@@ -218,9 +218,18 @@ NOT_IN_A_POD = {"lorapar.local.runner", "lorapar.local.preview", "lorapar.stages
 A_TASK = """
 import json, sys
 import lorapar.cli, lorapar.kubeflow.executor, lorapar.registry
+from lorapar.ranks import Ranks
 from lorapar.stages.contract import stage_module
+Ranks.here()  # asked before libraries of models are imported in one go
 for name in sys.argv[1:]:
     stage_module(name)
+print(json.dumps(sorted(name for name, found in sys.modules.items() if found is not None)))
+"""
+A_PAGE = """
+import json, sys
+import lorapar.report.page
+from lorapar.report.sources import Facts, overlap_of
+overlap_of(Facts())
 print(json.dumps(sorted(name for name, found in sys.modules.items() if found is not None)))
 """
 A_COMMAND = """
@@ -249,6 +258,12 @@ def test_a_task_that_works_for_seconds_imports_little_before_it_works() -> None:
     modules = imported_by(A_TASK, "tally", "gate", "promote", "report", "partition")
     assert packages(modules) <= SETTINGS_PACKAGES
     assert not modules & NOT_IN_A_POD
+
+
+def test_a_page_is_made_without_what_reads_rows_or_loads_models() -> None:
+    modules = imported_by(A_PAGE)
+    assert packages(modules) <= SETTINGS_PACKAGES | {"jinja2", "markupsafe"}
+    assert not modules & {"ctypes", "lorapar.data.load"}
 
 
 @pytest.mark.parametrize("command", ["plan", "submit"])

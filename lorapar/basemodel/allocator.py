@@ -7,7 +7,6 @@ meanwhile, so a stage that begins in a process which has run others gives all of
 
 from __future__ import annotations
 
-import ctypes
 import gc
 from functools import cache
 
@@ -20,6 +19,8 @@ _NEVER_BYTES = 2**31 - 1
 @cache
 def keep_freed_memory() -> bool:
     """Tell glibc to keep freed memory; returns whether it could be told (not on musl or macOS)."""
+    import ctypes
+
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:
         return False
@@ -28,6 +29,8 @@ def keep_freed_memory() -> bool:
 
 def give_back_freed_memory() -> bool:
     """Drop what nothing refers to and return freed pages to the system; whether the C library could do that."""
+    import ctypes
+
     gc.collect()  # trainers and models refer to themselves in circles
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     return trim is not None and bool(trim(0))

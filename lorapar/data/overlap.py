@@ -14,8 +14,6 @@ from dataclasses import dataclass
 from lorapar.records import Example
 
 NGRAM = 13
-HELDOUT_ROWS = "held-out rows"
-"""What evaluates rows that are no benchmark's."""
 _COMMON = 10
 # Chinese and Japanese are written without blanks: each sign counts as a word.
 _SIGNS = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"

@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from lorapar.config import BenchmarkConfig, DataConfig
-from lorapar.data.overlap import HELDOUT_ROWS, Overlap, overlaps, question_text
+from lorapar.data.overlap import Overlap, overlaps, question_text
 from lorapar.errors import BadInputError
 from lorapar.evaluation.benchmarks import benchmark_questions
-from lorapar.records import Example, Omission
+from lorapar.records import HELDOUT_ROWS, Example, Omission
 
 
 @dataclass(frozen=True)

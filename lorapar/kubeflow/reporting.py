@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from lorapar.config import CheckpointConfig
 from lorapar.errors import LoraparError
+from lorapar.imports import import_at_once
 from lorapar.kubeflow.executor_input import ExecutorInput
 from lorapar.kubeflow.executor_output import ExecutorOutput
 from lorapar.kubeflow.ledger import Ledger
@@ -24,7 +25,7 @@ from lorapar.records import json_text, read_json
 from lorapar.redaction import redact
 from lorapar.stages.contract import stage_spec
 from lorapar.stages.graph import GRAPH, Node
-from lorapar.store import fetch_tree
+from lorapar.store import fetch_texts
 
 if TYPE_CHECKING:
     from lorapar.kubeflow.planned import Lane
@@ -194,6 +195,7 @@ def _page_folder(work: Path) -> Path:
 
 def _written(ledger: Ledger, page: Path, work: Path) -> tuple[RunSummary, Mapping[str, Any]]:
     """What the ledger tells of the run, and the page and figures in their folder where they can be made."""
+    import_at_once("lorapar.report.page")
     from lorapar.kubeflow.unchanged import keep_equal
     from lorapar.report.page import write_report
 
@@ -291,15 +293,13 @@ def _sources(ledger: Ledger, found: Found, root: Path) -> ReportSources:
     (report,) = (node for node in GRAPH if node.stage == "report")
     many = {name for name, default in ReportSources.__dataclass_fields__.items() if default.default == ()}
     sources: dict[str, Any] = {}
+    trees = {}
     for name, edges in report.inputs.items():
         digests = [record.outputs[edge.output] for edge in edges for record in found.records.get(edge.node, ())]
-        folders = []
-        for number, digest in enumerate(digests):
-            folder = root / f"{name}-{number}"
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            fetch_tree(ledger.store, ledger.read_manifest(digest), folder)
-            folders.append(folder)
+        folders = [root / f"{name}-{number}" for number in range(len(digests))]
+        trees.update(zip(folders, map(ledger.read_manifest, digests), strict=True))
         sources[name] = tuple(folders) if name in many else (folders[0] if folders else None)
+    fetch_texts(ledger.store, trees)
     return ReportSources(**sources, timings=_timings(found))
 
 

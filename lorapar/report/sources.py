@@ -13,7 +13,18 @@ from pydantic import ValidationError
 
 from lorapar.config import RunConfig
 from lorapar.errors import BadInputError, IntegrityError
-from lorapar.records import OMISSIONS, Answer, Example, Label, Omission, Record, Vote, read_json, read_records
+from lorapar.records import (
+    HELDOUT_ROWS,
+    OMISSIONS,
+    Answer,
+    Example,
+    Label,
+    Omission,
+    Record,
+    Vote,
+    read_json,
+    read_records,
+)
 from lorapar.store import read_manifest
 
 Figures = Mapping[str, Any]
@@ -95,8 +106,6 @@ class SharedQuestions:
 
 def overlap_of(facts: Facts) -> SharedQuestions:
     """What prepare found when it compared training rows with held-out rows and benchmarks."""
-    from lorapar.data.overlap import HELDOUT_ROWS
-
     benchmarks = [one.task for one in facts.config.data.benchmarks] if facts.config else []
     overlap = (facts.data or {}).get("overlap") or {}
     shared = Counter(one["measure"] for one in overlap.get("rows", ()))

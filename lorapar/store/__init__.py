@@ -22,7 +22,7 @@ from lorapar.store.artifact import (
 from lorapar.store.base import Moved, NotFoundError, ObjectInfo, ObjectStore, Transfer
 from lorapar.store.conditional import require_conditional_writes
 from lorapar.store.named import refuse_other_content, write_named_file
-from lorapar.store.tree import fetch_tree, put_tree
+from lorapar.store.tree import fetch_texts, fetch_tree, put_tree
 
 __all__ = [
     "MANIFEST",
@@ -34,6 +34,7 @@ __all__ = [
     "ObjectStore",
     "S3Address",
     "Transfer",
+    "fetch_texts",
     "fetch_tree",
     "file_sha256",
     "is_s3",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +20,7 @@ CONTENT = "cas"
 RENEW_AFTER_SECONDS = 6 * 3600.0
 """Content older than this is made young again where a new tree takes it up: `gc` removes only what is old."""
 _RENEWED_AT_ONCE = 10
+_TENSORS = ".safetensors"
 _MB = 1e6
 
 
@@ -67,6 +68,27 @@ def fetch_tree(store: ObjectStore, manifest: Manifest, folder: Path, progress: P
             ]
             fetch_missing(store, transfers, folder.name, progress)
             (made / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    except NotFoundError as error:
+        raise IntegrityError(f"{error}, though a manifest names it; run the stage that made it again") from None
+
+
+def fetch_texts(store: ObjectStore, trees: Mapping[Path, Manifest]) -> None:
+    """Fetch what can be read of several trees, all but tensors, into new folders: all at once, each file verified.
+
+    Their manifests are those of the whole trees. Raises IntegrityError naming what is missing or not as it was.
+    """
+    transfers = [
+        Transfer(folder / name, content_key(entry.sha256), entry.size_bytes, entry.sha256)
+        for folder, manifest in trees.items()
+        for name, entry in manifest.files.items()
+        if not name.endswith(_TENSORS)
+    ]
+    for folder, manifest in trees.items():
+        with storage_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / MANIFEST).write_text(manifest.model_dump_json(), encoding="utf-8")
+    try:
+        store.download_all(transfers)
     except NotFoundError as error:
         raise IntegrityError(f"{error}, though a manifest names it; run the stage that made it again") from None
 

@@ -5,7 +5,7 @@ import os
 import pytest
 
 from lorapar.errors import IntegrityError
-from lorapar.store import Manifest, fetch_tree, put_tree, read_manifest, verify
+from lorapar.store import Manifest, fetch_texts, fetch_tree, put_tree, read_manifest, seal, verify
 from lorapar.store.tree import RENEW_AFTER_SECONDS
 
 
@@ -138,3 +138,34 @@ def test_progress_is_in_megabytes_and_comes_to_the_total(store, tree):
     put_tree(store, tree, seen)
     assert seen.total == 1
     assert seen.done == seen.total
+
+
+@pytest.fixture
+def adapter(tmp_path):
+    """A sealed folder with tensors and what describes them."""
+    folder = tmp_path / "adapter"
+    folder.mkdir()
+    (folder / "adapter_model.safetensors").write_bytes(bytes(4096))
+    (folder / "summary.json").write_text("{}", encoding="utf-8")
+    seal(folder, "test.adapter")
+    return folder
+
+
+def test_who_reads_only_texts_fetches_no_tensors(store, tree, adapter, tmp_path):
+    counting = Counting(store)
+    trees = {tmp_path / "a": put_tree(store, tree), tmp_path / "b": put_tree(store, adapter)}
+    fetch_texts(counting, trees)
+    assert sorted(counting.moved) == ["empty", "one.bin", "rows.jsonl", "summary.json", "twin.bin"]
+    assert (tmp_path / "a" / "deep" / "twin.bin").read_bytes() == (tree / "one.bin").read_bytes()
+    assert read_manifest(tmp_path / "b") == read_manifest(adapter), "its digest is that of the whole"
+
+
+def test_texts_are_verified_and_missing_ones_named(store, adapter, tmp_path):
+    manifest = put_tree(store, adapter)
+    key = f"cas/{manifest.files['summary.json'].sha256}"
+    store.write(key, b"[]")
+    with pytest.raises(IntegrityError, match="cas"):
+        fetch_texts(store, {tmp_path / "a": manifest})
+    store.delete(key)
+    with pytest.raises(IntegrityError, match="run the stage that made it again"):
+        fetch_texts(store, {tmp_path / "b": manifest})

@@ -7,9 +7,12 @@ import math
 import pytest
 import torch
 
-from lorapar.config import TeacherConfig, TeacherTemplate
+from lorapar.config import ModelConfig, TeacherConfig, TeacherTemplate
 from lorapar.errors import BadInputError
+from lorapar.imports import MODEL_LIBRARIES
+from lorapar.progress import Silent
 from lorapar.records import Example
+from lorapar.voting import backends
 from lorapar.voting.templates import render, template_digest
 from lorapar.voting.transformers_teacher import TransformersTeacher
 
@@ -109,3 +112,15 @@ def test_damaged_weights_are_an_error_that_names_the_teacher(tiny, tokenizer) ->
         broken.get_input_embeddings().weight.fill_(math.nan)
     with pytest.raises(BadInputError, match=r"teacher 't': the log-probabilities of row r\d are not finite"):
         list(teacher(broken, tokenizer).votes(ROWS))
+
+
+def test_what_a_model_needs_is_imported_in_one_go_before_it_is_loaded(monkeypatch):
+    """As by all stages with a model: torch bit by bit, with a search for garbage, takes a second more."""
+    order = []
+    monkeypatch.setattr(backends, "import_at_once", lambda *modules: order.append(modules))
+    monkeypatch.setattr(backends, "load_model", lambda *_: order.append("model"))
+    monkeypatch.setattr(backends, "load_tokenizer", lambda *_: order.append("tokenizer"))
+    opened = backends.Backends(ModelConfig(name="builtin:tiny"), role_play=True, progress=Silent())
+    with pytest.raises(AssertionError, match="taken for loaded"):
+        opened.open(TeacherConfig(name="t"))
+    assert order == [MODEL_LIBRARIES, "model", "tokenizer"]
