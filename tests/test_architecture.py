@@ -214,7 +214,10 @@ COSTLY = {
     *("boto3", "botocore", "httpx2", "huggingface_hub", "jinja2", "kfp", "numpy", "requests", "rich", "scipy"),
     *("peft", "torch", "transformers"),
 }
-NOT_IN_A_POD = {"lorapar.local.runner", "lorapar.local.preview", "lorapar.stages.plan", "lorapar.report.page"}
+NOT_IN_A_POD = {
+    *("lorapar.local.runner", "lorapar.local.preview", "lorapar.stages.plan", "lorapar.report.page"),
+    "lorapar.basemodel",
+}
 A_TASK = """
 import json, sys
 import lorapar.cli, lorapar.kubeflow.executor, lorapar.registry

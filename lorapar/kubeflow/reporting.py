@@ -25,7 +25,7 @@ from lorapar.records import json_text, read_json
 from lorapar.redaction import redact
 from lorapar.stages.contract import stage_spec
 from lorapar.stages.graph import GRAPH, Node
-from lorapar.store import fetch_texts
+from lorapar.store import Manifest, fetch_texts
 
 if TYPE_CHECKING:
     from lorapar.kubeflow.planned import Lane
@@ -293,7 +293,7 @@ def _sources(ledger: Ledger, found: Found, root: Path) -> ReportSources:
     (report,) = (node for node in GRAPH if node.stage == "report")
     many = {name for name, default in ReportSources.__dataclass_fields__.items() if default.default == ()}
     sources: dict[str, Any] = {}
-    trees = {}
+    trees: dict[Path, Manifest] = {}
     for name, edges in report.inputs.items():
         digests = [record.outputs[edge.output] for edge in edges for record in found.records.get(edge.node, ())]
         folders = [root / f"{name}-{number}" for number in range(len(digests))]

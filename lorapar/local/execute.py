@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -10,7 +11,6 @@ from datetime import UTC, datetime
 from typing import Any
 
 from lorapar import __version__
-from lorapar.basemodel.allocator import give_back_freed_memory
 from lorapar.checkpoint import Generations, forget, kept
 from lorapar.config import CheckpointConfig
 from lorapar.local.folder import StageRecord
@@ -57,7 +57,10 @@ def execute(record: StageRecord, call: StageCall[Any]) -> StageRecord:
 
     Raises the stage's own LoraparError, StorageError where the disk is full.
     """
-    give_back_freed_memory()
+    if "torch" in sys.modules:  # else no stage before has held tensors, and a task of seconds need not import the room
+        from lorapar.basemodel.allocator import give_back_freed_memory
+
+        give_back_freed_memory()
     reset_peak()
     started = time.monotonic()
     with storage_errors(call.scratch):

@@ -15,7 +15,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from lorapar.basemodel import resolve_model
 from lorapar.config import ModelConfig, TeacherConfig
 from lorapar.records import Example, Vote, digest_of
 from lorapar.store import ObjectStore
@@ -108,6 +107,8 @@ def _served(config: TeacherConfig) -> dict[str, Any]:
 
 
 def _weights(config: TeacherConfig, base: ModelConfig) -> dict[str, str | None]:
+    from lorapar.basemodel import resolve_model  # tally, which counts votes, knows of no model
+
     model = resolve_model(teacher_model(config, base))
     quantization = config.vllm.quantization if config.vllm else None
     return {"digest": model.digest, "revision": model.revision, "dtype": config.dtype, "quantization": quantization}
