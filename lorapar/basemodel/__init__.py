@@ -15,10 +15,12 @@ from lorapar.basemodel.load import (
 )
 from lorapar.basemodel.number_format import number_format
 from lorapar.basemodel.resolve import resolve_model
+from lorapar.basemodel.stop_strings import StopStrings
 
 __all__ = [
     "NO_TOKEN",
     "AnswerEnd",
+    "StopStrings",
     "answer_end",
     "brings_template",
     "default_device",

@@ -38,6 +38,8 @@ class AnswerEnd:
     """Every token that ends an answer; empty where none does."""
     named_ids: tuple[int, ...]
     """Those of them that the model's own files name, so that every server knows them."""
+    strings: tuple[str, ...]
+    """Texts that end an answer too, of the generation settings' stop_strings: those that no token stands for."""
     leftovers: tuple[str, ...]
     """Texts that may be left at the end of a decoded answer: end tokens that decoders keep, and text before them."""
 
@@ -52,11 +54,19 @@ class AnswerEnd:
         return tuple(one for one in self.token_ids if one not in self.named_ids)
 
     def cut(self, text: str) -> str:
-        """A decoded answer without what the template would write after it; as it is where that has left no text."""
+        """A decoded answer before its first stop string, without what the template would write after it.
+
+        As it is where neither has left any text.
+        """
+        text = self.before_string(text)
         for left in self.leftovers:
             if text.rstrip().endswith(left):
                 text = text.rstrip().removesuffix(left).rstrip()
         return text
+
+    def before_string(self, text: str) -> str:
+        """What stands before the first stop string, as vLLM gives an answer."""
+        return text[: min((place for one in self.strings if (place := text.find(one)) >= 0), default=len(text))]
 
 
 def answer_end(tokenizer: PreTrainedTokenizerBase) -> AnswerEnd:
@@ -77,6 +87,7 @@ def answer_end(tokenizer: PreTrainedTokenizerBase) -> AnswerEnd:
         eos=tokenizer.eos_token,
         token_ids=tuple(sorted(ends)),
         named_ids=tuple(sorted(known)),
+        strings=tuple(_strings_of_no_token(tokenizer)),
         leftovers=tuple(text for one in (*kept, str(before)) if (text := str(one).strip())),
     )
 
@@ -88,21 +99,21 @@ def generation_ends(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     return [_id_of(tokenizer, one) for one in (found if isinstance(found, list) else [found]) if one is not None]
 
 
-def stop_strings(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+def _stop_strings(tokenizer: PreTrainedTokenizerBase) -> list[str]:
     """Texts at which the model's generation settings end an answer, those of one token included."""
     found = generation_settings(tokenizer).get("stop_strings") or []
     return [one for one in ([found] if isinstance(found, str) else found) if isinstance(one, str) and one]
 
 
-def unheard_stop_strings(tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """Those of them that no one token stands for: nothing here stops at them."""
+def _strings_of_no_token(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """Those of them that no one token stands for."""
     known = {str(tokenizer.convert_ids_to_tokens(one)) for one in _stop_string_ids(tokenizer)}
-    return [one for one in stop_strings(tokenizer) if one not in known]
+    return [one for one in _stop_strings(tokenizer) if one not in known]
 
 
 def _stop_string_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Stop strings that are a token of their own, such as `<|eot|>`; a piece of a word would end other words too."""
-    found = [tokenizer.get_vocab().get(one) for one in stop_strings(tokenizer)]
+    found = [tokenizer.get_vocab().get(one) for one in _stop_strings(tokenizer)]
     return [int(one) for one in found if one is not None and _is_more_than_text(tokenizer, int(one))]
 
 

@@ -73,6 +73,11 @@ class Cells:
         return whole[1] if whole else text
 
 
+def as_begun(text: str, cell: Any) -> str:
+    """What was read of a cell, with the white space that it begins with: of a completion, or of code, it is a part."""
+    return cell.rstrip() if isinstance(cell, str) and cell.strip() == text else text
+
+
 def _float_columns(rows: Iterable[RawRow]) -> set[str]:
     """Columns of texts whose every value is a whole number with `.0`, and of which a cell is empty."""
     some: set[str] = set()

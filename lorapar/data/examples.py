@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, get_args
 
 from lorapar.answers import References, distinct
-from lorapar.data.cells import BadRowError, Cells
+from lorapar.data.cells import BadRowError, Cells, as_begun
 from lorapar.data.conversation import MEDIA_COLUMNS, Conversation, messages_in, read_conversation, turns_of_pairs
 from lorapar.data.mapping import Mapped, reference_finder
 from lorapar.data.readers import RawRow
@@ -173,9 +173,11 @@ class _Builder:
     def _texts(self, where: str, row: dict[str, Any]) -> tuple[str, str]:
         question = self._needed(where, row, self._mapping.question, "question")
         context = self.cells.text(where, row, self._mapping.context)
-        return f"{question}\n\n{context}" if context else question, self._needed(
-            where, row, self._mapping.answer, "answer"
-        )
+        answer = self._needed(where, row, self._mapping.answer, "answer")
+        begun = as_begun(answer, row.get(self._mapping.answer))
+        # A completion goes on from its prompt, and code is told by its indentation; any other blank is a slip.
+        is_part = self._mapping.answer == "completion" or re.match(r"[ \t]+\S.*\n", begun)
+        return f"{question}\n\n{context}" if context else question, begun if is_part else answer
 
     def _needed(self, where: str, row: dict[str, Any], column: str, part: str) -> str:
         text = self.cells.text(where, row, column)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from lorapar.basemodel import AnswerEnd, answer_end, embedding_rows, is_plain, moves_system_text
-from lorapar.basemodel.answer_end import shared_length, unheard_stop_strings
+from lorapar.basemodel.answer_end import shared_length
 from lorapar.basemodel.chat_template import writes_the_date
 from lorapar.config import ModelConfig, PromptConfig
 from lorapar.errors import BadInputError
@@ -169,11 +169,11 @@ def template_notes(tokenizer: PreTrainedTokenizerBase, model: ModelConfig, promp
             "26 Jul 2024} fixes it"
         )
     yield from _end_notes(tokenizer, answer_end(tokenizer), model)
-    if unheard := unheard_stop_strings(tokenizer):
+    if strings := answer_end(tokenizer).strings:
         yield (
-            f"warning: the generation settings of {model.name} end an answer at {', '.join(map(repr, unheard))} "
-            "(stop_strings), which is no token of its own, so nothing stops there: neither evaluation nor rollouts; "
-            "give it to a server as `stop`"
+            f"answers of {model.name} end before {' or '.join(map(repr, strings))} too (stop_strings of its generation "
+            "settings), in evaluation, rollouts and benchmarks; a server other than `lorapar serve` has to be told "
+            "(`stop`)"
         )
     rows = embedding_rows(tokenizer)
     if rows is not None and len(tokenizer) > rows:

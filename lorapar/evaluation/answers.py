@@ -9,7 +9,7 @@ from functools import cached_property
 
 from transformers import PreTrainedTokenizerBase
 
-from lorapar.basemodel import answer_end
+from lorapar.basemodel import StopStrings, answer_end
 from lorapar.comparing import EXACT, AnswerRule
 from lorapar.config import EvaluateConfig, PromptConfig
 from lorapar.errors import BadInputError, TrainingError
@@ -112,8 +112,10 @@ def answer_text(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[int]) -> st
 
 
 def is_cut_off(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[int], max_new_tokens: int) -> bool:
-    """Whether an answer is as long as it may be and its last token is none that ends one."""
-    return len(tokens) >= max_new_tokens and tokens[-1] not in answer_end(tokenizer).token_ids
+    """Whether an answer is as long as it may be, its last token is none that ends one and it has no stop string."""
+    if len(tokens) < max_new_tokens or tokens[-1] in answer_end(tokenizer).token_ids:
+        return False
+    return not StopStrings(tokenizer).end(tokens)
 
 
 class Answerer:

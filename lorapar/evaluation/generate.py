@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from transformers import DynamicCache, GenerationConfig
 
-from lorapar.basemodel import NO_TOKEN
+from lorapar.basemodel import NO_TOKEN, StopStrings
 
 
 def batches_by_length(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
@@ -27,6 +27,7 @@ def generate_greedy(
     max_new_tokens: int,
     cache: DynamicCache | None = None,
     streamer: Any = None,
+    strings: StopStrings | None = None,
 ) -> list[list[int]]:
     """The most likely continuation of each prompt, token by token.
 
@@ -38,9 +39,10 @@ def generate_greedy(
         max_new_tokens: longest answer, in tokens.
         cache: an empty one, which is filled with keys and values of prompts (padded on the left) and answers.
         streamer: transformers' `put` and `end`, handed each token as it comes; only for a single prompt.
+        strings: texts that end an answer too.
 
     Returns:
-        New token ids of each row, up to and including its first stop token.
+        New token ids of each row, up to and including its first stop token or the token that completes a stop string.
     """
     longest = max(map(len, prompts))
     device = next(model.parameters()).device
@@ -50,8 +52,11 @@ def generate_greedy(
     filled: dict[str, Any] = {} if cache is None else {"past_key_values": cache}
     if streamer is not None:
         filled["streamer"] = streamer
+    if strings:
+        filled["stopping_criteria"] = strings.criteria(longest)
     output = model.generate(input_ids=input_ids, attention_mask=mask, generation_config=config, **filled)  # type: ignore[operator]
-    return [_until_stop(row, set(stop_ids)) for row in output[:, longest:].tolist()]
+    answers = [_until_stop(row, set(stop_ids)) for row in output[:, longest:].tolist()]
+    return [strings.trim(row) for row in answers] if strings else answers
 
 
 def _greedy_config(stop_ids: Sequence[int], pad_id: int, max_new_tokens: int) -> GenerationConfig:

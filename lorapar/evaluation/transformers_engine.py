@@ -13,7 +13,7 @@ from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from lorapar.adapter.files import load_published
 from lorapar.adapter.scoring import mean_answer_loss
-from lorapar.basemodel import answer_end
+from lorapar.basemodel import StopStrings, answer_end
 from lorapar.errors import BadInputError
 from lorapar.evaluation.engine import Encoded
 from lorapar.evaluation.generate import generate_greedy
@@ -81,7 +81,7 @@ class TransformersModel:
         self._model, self._tokenizer, self._autocast = model, tokenizer, autocast
         self._device = next(model.parameters()).device
         self._pad = int(tokenizer.pad_token_id)
-        self._stops = answer_end(tokenizer).token_ids
+        self._stops, self._strings = answer_end(tokenizer).token_ids, StopStrings(tokenizer)
 
     def generate(
         self,
@@ -100,6 +100,7 @@ class TransformersModel:
                 max_new_tokens=max_new_tokens,
                 cache=cache,
                 streamer=streamer,
+                strings=self._strings,
             )
 
     def adapter_off(self) -> AbstractContextManager[Any]:

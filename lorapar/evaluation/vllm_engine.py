@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lorapar.basemodel import answer_end
+from lorapar.basemodel import StopStrings, answer_end
 from lorapar.config import ModelConfig, VllmOptions
 from lorapar.errors import BadInputError
 from lorapar.evaluation.engine import Encoded
@@ -68,11 +68,13 @@ class VllmModel:
 
     def __init__(self, llm: Any, tokenizer: PreTrainedTokenizerBase, stops: Sequence[int], lora: Any) -> None:
         self._llm, self._tokenizer, self._stops, self._lora = llm, tokenizer, list(stops), lora
+        self._strings = StopStrings(tokenizer)
+        self._ends = {**ends(stops), **self._strings.for_vllm()}
 
     def generate(self, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> list[list[int]]:
         """Greedy continuations."""
-        outputs = self._ask(prompts, temperature=0.0, max_tokens=max_new_tokens, **ends(self._stops))
-        return [list(output.outputs[0].token_ids) for output in outputs]
+        outputs = self._ask(prompts, temperature=0.0, max_tokens=max_new_tokens, **self._ends)
+        return [self._strings.trim(output.outputs[0].token_ids) for output in outputs]
 
     def losses(self, rows: Sequence[Encoded]) -> list[float]:
         """Mean cross-entropy of each row's labelled tokens, in nats, from the log-probabilities of its tokens."""
@@ -107,7 +109,7 @@ class VllmModel:
         questions = [TokensPrompt(prompt_token_ids=list(prompt)) for prompt in prompts]
         try:
             outputs: list[Any] = self._llm.generate(
-                questions, SamplingParams(detokenize=False, **sampling), use_tqdm=False, lora_request=self._lora
+                questions, SamplingParams(**{"detokenize": False, **sampling}), use_tqdm=False, lora_request=self._lora
             )
         except ValueError as error:
             raise BadInputError(f"vLLM refuses a row: {' '.join(str(error).split())[:300]}") from error

@@ -18,7 +18,7 @@ from lorapar.registry.versions import Claim, Version, content_manifest, new_clai
 
 if TYPE_CHECKING:
     from lorapar.registry.card import model_card
-    from lorapar.registry.chat_settings import TEMPLATE_FILE, stop_token_ids, stop_words
+    from lorapar.registry.chat_settings import TEMPLATE_FILE, stop_strings, stop_token_ids, stop_words
     from lorapar.registry.package import package_adapter, plain_config
     from lorapar.registry.publish import (
         Figure,
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from lorapar.registry.verify import Verification, verify_package
 
 _FOR_PUBLISHING = {
-    "chat_settings": ("TEMPLATE_FILE", "stop_token_ids", "stop_words"),
+    "chat_settings": ("TEMPLATE_FILE", "stop_strings", "stop_token_ids", "stop_words"),
     "card": ("model_card",),
     "package": ("package_adapter", "plain_config"),
     "publish": (
@@ -89,6 +89,7 @@ __all__ = [
     "read_published",
     "read_verdict",
     "refuse_other_base",
+    "stop_strings",
     "stop_token_ids",
     "stop_words",
     "verify_package",

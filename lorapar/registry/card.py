@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
-from lorapar.registry.chat_settings import stop_token_ids, stop_words
+from lorapar.registry.chat_settings import stop_strings, stop_token_ids, stop_words
 from lorapar.registry.lineage import Lineage
 from lorapar.registry.package import hub_commit
 from lorapar.registry.verify import GREEDY_TOKENS, MAX_LOGIT_DIFFERENCE
@@ -111,6 +112,12 @@ def _asking(serving: Mapping[str, Any]) -> Iterator[str]:
             f"Its answers end with {stops}, which the base model's own settings do not all name: answers run on unless "
             "a server is told. `lorapar serve` tells it; `vllm serve` takes `--generation-config` with this folder, or "
             f'each request `"stop_token_ids": {ids}`; in transformers give `eos_token_id={ids}` to `generate`.'
+        )
+    if texts := stop_strings(serving):
+        yield (
+            f"They end before the text {' or '.join(f'`{json.dumps(one)}`' for one in texts)} too. `lorapar serve` "
+            f'tells a server; elsewhere each request needs `"stop": {json.dumps(texts)}`; in transformers give '
+            "`stop_strings` and `tokenizer` to `generate`."
         )
     if template := serving.get("chat_template"):
         yield (

@@ -7,7 +7,7 @@ Only where there is such a thing do files and lineage tell of it; vLLM takes bot
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,8 @@ class ChatSettings:
     template: str | None
     generation: dict[str, Any]
     """The model's generation settings, with every token that ends an answer."""
+    stop_strings: list[str] = field(default_factory=list)
+    """Texts of several tokens that end an answer too; vLLM takes them from requests alone."""
 
     @classmethod
     def of(cls, model: ModelConfig) -> ChatSettings:
@@ -41,6 +43,7 @@ class ChatSettings:
             stop_tokens={str(tokenizer.convert_ids_to_tokens(one)): one for one in told},
             template=str(tokenizer.chat_template) if brings_template(tokenizer, model) else None,
             generation={**generation_settings(tokenizer), "eos_token_id": list(end.token_ids)},
+            stop_strings=list(end.strings),
         )
 
     @classmethod
@@ -50,7 +53,10 @@ class ChatSettings:
         found = (read_json(path) if path.is_file() else {}).get(IN_SUMMARY, {})
         if found.get("base") != _base(model):
             return cls.of(model)
-        return cls(**{key: found[key] for key in ("stop_tokens", "template", "generation")})
+        return cls(
+            **{key: found[key] for key in ("stop_tokens", "template", "generation")},
+            stop_strings=found.get("stop_strings", []),
+        )
 
     def in_summary(self, model: ModelConfig) -> dict[str, Any]:
         """What a stage of training writes down, for the model it was asked of."""
@@ -62,6 +68,8 @@ class ChatSettings:
         if self.stop_tokens:
             write_json(folder / GENERATION_FILE, self.generation)
             told["stop_tokens"] = self.stop_tokens
+        if self.stop_strings:
+            told["stop_strings"] = self.stop_strings
         if self.template is not None:
             (folder / TEMPLATE_FILE).write_text(self.template, encoding="utf-8")
             told["chat_template"] = TEMPLATE_FILE
@@ -77,6 +85,11 @@ def _base(model: ModelConfig) -> dict[str, Any]:
 def stop_token_ids(serving: Mapping[str, Any]) -> list[int]:
     """Tokens that requests have to name, from what a lineage says about serving."""
     return sorted(serving.get("stop_tokens", {}).values())
+
+
+def stop_strings(serving: Mapping[str, Any]) -> list[str]:
+    """Texts that requests have to name as `stop`, from what a lineage says about serving."""
+    return [str(one) for one in serving.get("stop_strings", [])]
 
 
 def stop_words(serving: Mapping[str, Any]) -> str:

@@ -164,7 +164,7 @@ def _no_room(full: ModelConfig) -> str | None:
 
 
 def _outputs(model: torch.nn.Module, prompts: Sequence[Sequence[int]], tokenizer: PreTrainedTokenizerBase) -> Outputs:
-    from lorapar.basemodel import answer_end
+    from lorapar.basemodel import StopStrings, answer_end
     from lorapar.evaluation import generate_greedy
 
     greedy = generate_greedy(
@@ -173,6 +173,7 @@ def _outputs(model: torch.nn.Module, prompts: Sequence[Sequence[int]], tokenizer
         stop_ids=answer_end(tokenizer).token_ids,
         pad_id=int(tokenizer.pad_token_id),
         max_new_tokens=GREEDY_TOKENS,
+        strings=StopStrings(tokenizer),
     )
     return Outputs(_logits(model, prompts), greedy)
 

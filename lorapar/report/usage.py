@@ -12,7 +12,7 @@ from lorapar.basemodel.resolve import Kind, kind_of
 from lorapar.config import ModelConfig, RunConfig
 from lorapar.prompts import prompt_messages
 from lorapar.records import Example
-from lorapar.registry.chat_settings import stop_token_ids
+from lorapar.registry.chat_settings import stop_strings, stop_token_ids
 from lorapar.registry.serving import max_lora_rank
 from lorapar.report.formats import count_of
 from lorapar.report.sources import Facts
@@ -103,7 +103,9 @@ def _template_lines(facts: Facts) -> list[str]:
 
 def _generation(config: RunConfig, facts: Facts) -> str:
     ends = stop_token_ids(_serving(facts))
+    texts = stop_strings(_serving(facts))
     named = f", eos_token_id={ends}" if ends else ""
+    named += f", stop_strings={texts}, tokenizer=tokenizer" if texts else ""
     return f"max_new_tokens={config.evaluate.max_new_tokens}, do_sample=False{named}"
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from lorapar.basemodel.cache import cache_root
 from lorapar.errors import BadInputError
-from lorapar.registry import Registry, Version, stop_words
+from lorapar.registry import Registry, Version, stop_strings, stop_words
 from lorapar.registry.overview import lineage_of
 from lorapar.store import write_atomically
 
@@ -48,7 +48,13 @@ def candidate_notes(registry: Registry, served: Version, candidates: Sequence[Ve
 def ending_notes(registry: Registry, versions: Sequence[Version]) -> tuple[str, ...]:
     """What ends the answers of these versions, where the base model's settings do not say it."""
     ends = {version.name: stop_words(lineage_of(registry, version).get("serving", {})) for version in versions}
+    texts = {version.name: stop_strings(lineage_of(registry, version).get("serving", {})) for version in versions}
     return tuple(
+        f"answers of {name} end before {' or '.join(map(repr, found))} too; the middleware adds it to requests as "
+        "`stop`, which vLLM reads from no file"
+        for name, found in texts.items()
+        if found
+    ) + tuple(
         f"answers of {name} end with {words.replace('`', '')}; the middleware adds these stop_token_ids to requests, "
         "because the base model's settings do not name them all"
         for name, words in ends.items()

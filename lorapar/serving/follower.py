@@ -13,7 +13,7 @@ from lorapar.errors import IntegrityError, LoraparError, StaleError
 from lorapar.registry import CANDIDATE, PRODUCTION, AliasRecord, Reference, Registry
 from lorapar.serving import metrics
 from lorapar.serving.guard import CanaryGuard, Outcome
-from lorapar.serving.loader import Loader
+from lorapar.serving.loader import Ends, Loader
 from lorapar.serving.routes import Canary, Routes, Served
 from lorapar.serving.settings import ServingSettings
 from lorapar.serving.verdicts import VerdictWatch
@@ -36,9 +36,9 @@ class AliasFollower:
         self._ended: dict[tuple[str, int], str] = {}
         self._returning: set[asyncio.Task[None]] = set()
 
-    def stop_token_ids(self, name: str) -> frozenset[int]:
-        """Tokens that end this adapter's answers and that vLLM does not know of by itself."""
-        return self._loader.stop_token_ids.get(name, frozenset())
+    def ends(self, name: str) -> Ends:
+        """What ends this adapter's answers and vLLM does not know of by itself."""
+        return self._loader.ends.get(name, Ends())
 
     async def run(self) -> None:
         """Look again and again until cancelled; a bug in one look must not end the others."""

@@ -13,7 +13,7 @@ from typing import Any
 from lorapar.basemodel.resolve import Kind, kind_of
 from lorapar.config import ModelConfig
 from lorapar.errors import BadInputError
-from lorapar.registry import Registry, Version, stop_token_ids
+from lorapar.registry import Registry, Version, stop_strings, stop_token_ids
 from lorapar.registry.layout import version_prefix
 from lorapar.registry.overview import lineage_of
 from lorapar.serving.base_identity import base_of, is_on_hub
@@ -42,8 +42,9 @@ def kserve_manifest(registry: Registry, version: Version, base_uri: str | None =
     lora: dict[str, Any] = {"adapters": [{"name": str(version), "uri": f"{registry.address}/{folder}"}]}
     if rank > _DEFAULT_RANK:  # a field that the first releases with LoRA do not have, so only where it is needed
         lora["maxRank"] = rank
-    stops = stop_token_ids(lineage_of(registry, version).get("serving", {}))
-    told = {"lorapar.io/stop-token-ids": json.dumps(stops)} if stops else {}
+    serving = lineage_of(registry, version).get("serving", {})
+    ends = {"stop-token-ids": stop_token_ids(serving), "stop": stop_strings(serving)}
+    told = {f"lorapar.io/{name}": json.dumps(found) for name, found in ends.items() if found}
     return {
         "apiVersion": "serving.kserve.io/v1alpha1",
         "kind": "LLMInferenceService",

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from lorapar.errors import LoraparError
 from lorapar.records import read_json
-from lorapar.registry import LINEAGE_FILE, stop_token_ids
+from lorapar.registry import LINEAGE_FILE, stop_strings, stop_token_ids
 from lorapar.serving import metrics
 from lorapar.serving.cache import AdapterCache
 from lorapar.serving.engine import Engine
@@ -27,10 +27,22 @@ class _Failure:
     again_at: float
 
 
-def _stop_token_ids(folder: Path) -> frozenset[int]:
-    """What the lineage of a downloaded version says; the same for every version, unless its base or template moves."""
-    path = folder / LINEAGE_FILE
-    return frozenset(stop_token_ids(read_json(path).get("serving", {}))) if path.is_file() else frozenset()
+@dataclass(frozen=True)
+class Ends:
+    """What ends an adapter's answers and vLLM does not know of by itself, because it reads no such file."""
+
+    token_ids: frozenset[int] = frozenset()
+    strings: frozenset[str] = frozenset()
+
+    @classmethod
+    def of(cls, folder: Path) -> Ends:
+        """As the lineage of a downloaded version says; the same for each, unless its base or template moves."""
+        path = folder / LINEAGE_FILE
+        serving = read_json(path).get("serving", {}) if path.is_file() else {}
+        return cls(frozenset(stop_token_ids(serving)), frozenset(stop_strings(serving)))
+
+    def __or__(self, other: Ends) -> Ends:
+        return Ends(self.token_ids | other.token_ids, self.strings | other.strings)
 
 
 class Loader:
@@ -42,8 +54,8 @@ class Loader:
         self._traffic = traffic
         self._retry_seconds = retry_seconds
         self._loaded: set[tuple[str, int]] = set()
-        self.stop_token_ids: dict[str, frozenset[int]] = {}
-        """By adapter, the tokens that end its answers, where the base model's files do not name them all."""
+        self.ends: dict[str, Ends] = {}
+        """By adapter."""
         self._failures: dict[tuple[str, int], _Failure] = {}
 
     async def load(self, name: str, version: int, digest: str) -> bool:
@@ -63,7 +75,7 @@ class Loader:
             return False
         self._failures.pop(which, None)
         self._loaded.add(which)
-        self.stop_token_ids[name] = self.stop_token_ids.get(name, frozenset()) | _stop_token_ids(folder)
+        self.ends[name] = self.ends.get(name, Ends()) | Ends.of(folder)
         logger.info("%s@%d is loaded", name, version)
         await self._count_slots()
         return True

@@ -157,15 +157,21 @@ class AdapterMiddleware:
                         self.reward.see(request, answering.answer, partial(self.follower.judge, served))
 
     def _told(self, scope: Scope, request: dict[str, Any], name: str) -> dict[str, Any]:
-        """The tokens that end an answer, for vLLM, whose own settings do not take them (0.32): each request names them.
+        """What ends an answer, for vLLM, whose own settings do not take it (0.32): each request names it.
 
         A client's own are kept; one that wants no end at all (`ignore_eos`) gets none.
         """
-        ends = self.follower.stop_token_ids(name) if self.follower else frozenset()
-        given = request.get("stop_token_ids") or []
-        if not ends or request.get("ignore_eos") or not scope["path"].rstrip("/").endswith("/completions"):
+        if not self.follower or request.get("ignore_eos") or not scope["path"].rstrip("/").endswith("/completions"):
             return {}
-        return {"stop_token_ids": sorted({*given, *ends})} if isinstance(given, list) else {}
+        ends = self.follower.ends(name)
+        ids, texts = request.get("stop_token_ids") or [], request.get("stop") or []
+        texts = [texts] if isinstance(texts, str) else texts
+        told: dict[str, Any] = {}
+        if ends.token_ids and isinstance(ids, list):
+            told["stop_token_ids"] = sorted({*ids, *ends.token_ids})
+        if ends.strings and isinstance(texts, list):
+            told["stop"] = list(dict.fromkeys([*texts, *sorted(ends.strings)]))
+        return told
 
     async def _refuse(self, send: Send, error: NotServedError) -> None:
         if isinstance(error, NotLoadedError):

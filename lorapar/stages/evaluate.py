@@ -168,11 +168,12 @@ def _remembered(call: StageCall[Settings], asking: Asking, stack: ExitStack) -> 
     # Not in the scratch folder: what lies there is copied to the store, and the store has these answers already.
     folder = call.cache or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lorapar-answers-")))
     cache = stack.enter_context(AnswerCache(folder / "answers.sqlite", call.store, call.progress))
-    settings, stops = call.settings, answer_end(asking.tokenizer).token_ids
+    settings, end = call.settings, answer_end(asking.tokenizer)
     where = str(default_device())
 
     def remembered(adapter: Path | None, **more: Any) -> RememberedModel:
-        more = {"stops": stops, "device": where, **more}
+        strings = {"strings": end.strings} if end.strings else {}
+        more = {"stops": end.token_ids, **strings, "device": where, **more}
         return RememberedModel(cache, model_identity(settings.model, settings.evaluate, adapter, settings.seed, **more))
 
     return remembered

@@ -18,7 +18,7 @@ from datasets import Dataset
 from trl import GRPOConfig
 
 from lorapar.answers import References, all_references
-from lorapar.basemodel import answer_end, load_tokenizer
+from lorapar.basemodel import StopStrings, answer_end, load_tokenizer
 from lorapar.config import RlConfig
 from lorapar.progress import Progress, say_omissions
 from lorapar.prompts import Row, chat_rows, opens_steps
@@ -161,7 +161,7 @@ def grpo_trainer(
         keep_order=config.needs_order,
         say=session.job.progress.say,
     )
-    trainer.end_completions(end.token_ids)
+    trainer.end_completions(end.token_ids, StopStrings(session.tokenizer))
     if Ranks.here().first:
         trainer.kept = KeptRollouts(session.job.scratch / ROLLOUTS, config.keep_rollouts)
     if config.reference == "base" and REFERENCE_ADAPTER in session.model.peft_config:

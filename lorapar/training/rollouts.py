@@ -14,6 +14,7 @@ import torch
 from peft import PeftModel
 from transformers import DynamicCache, PretrainedConfig
 
+from lorapar.basemodel import NO_TOKEN, StopStrings
 from lorapar.training.positions import positions_of
 
 _WORTH = 1 / 8
@@ -21,18 +22,20 @@ _WORTH = 1 / 8
 
 
 @contextmanager
-def shared_prompts(model: PeftModel, group: int) -> Iterator[None]:
+def shared_prompts(model: PeftModel, group: int, strings: StopStrings | None = None) -> Iterator[None]:
     """Within the block `model.generate` reads each prompt once, where rows come in groups of `group` equal prompts.
 
     TRL repeats a prompt for every completion of its group and so computes its keys and values `group` times. Here they
     are computed once and repeated, which gives the same distribution: only the last token of a prompt is read a row.
     Rows that have ended are left out of later passes. Rows that are not in such groups, and models whose state cannot
-    be repeated (found out by trying it once), are generated for as before.
+    be repeated (found out by trying it once), are generated for as before. `strings` end a row too.
     """
     plain = model.generate
 
     def generate(input_ids: torch.Tensor, attention_mask: torch.Tensor, **settings: Any) -> Any:
         """Complete `input_ids` (N, L), left-padded as `attention_mask` (N, L) says."""
+        if strings:
+            settings["stopping_criteria"] = strings.criteria(input_ids.shape[1])
         if not _in_groups(input_ids, group) or not repeats(model, input_ids[::group], attention_mask[::group]):
             return plain(input_ids=input_ids, attention_mask=attention_mask, **settings)
         settings["past_key_values"] = _read(model, input_ids[::group, :-1], attention_mask[::group, :-1], group)
@@ -169,3 +172,23 @@ def _read(model: PeftModel, ids: torch.Tensor, mask: torch.Tensor, group: int) -
     ).past_key_values
     cache.batch_repeat_interleave(group)
     return cache
+
+
+class LastToken(int):
+    """The token that completed a stop string: to TRL, which looks at last tokens alone, one that ends a completion."""
+
+    def __eq__(self, other: object) -> bool:
+        return int(self) == other or other == NO_TOKEN
+
+    __hash__ = int.__hash__
+
+
+def ended_by_text(made: tuple[Any, Any], strings: StopStrings | None) -> tuple[Any, Any]:
+    """Completions and log-probabilities up to the first stop string; the token that completes it is marked."""
+    if not strings:
+        return made
+    completions, log_probs = made
+    cut = [strings.trim(ids) for ids in completions]
+    if log_probs is not None:
+        log_probs = [found[: len(ids)] for found, ids in zip(log_probs, cut, strict=True)]
+    return [[*ids[:-1], LastToken(ids[-1])] if strings.end(ids) else ids for ids in cut], log_probs

@@ -13,7 +13,7 @@ from datasets import Dataset, concatenate_datasets
 from trl import GRPOTrainer, SFTTrainer
 from trl.trainer.utils import RepeatSampler
 
-from lorapar.basemodel import NO_TOKEN
+from lorapar.basemodel import NO_TOKEN, StopStrings
 from lorapar.errors import TrainingError
 from lorapar.ranks import Ranks
 from lorapar.training.checkpoint import (
@@ -30,7 +30,7 @@ from lorapar.training.positions import number_positions
 from lorapar.training.prompt_trees import PromptTrees, groups_together
 from lorapar.training.ranks import FilledSampler
 from lorapar.training.rl_watch import KeptRollouts, rollout_line
-from lorapar.training.rollouts import shared_prompts
+from lorapar.training.rollouts import ended_by_text, shared_prompts
 from lorapar.training.schedule import schedule
 from lorapar.training.vllm_rollouts import VllmRollouts
 from lorapar.training.watch import Watch, check_finite
@@ -236,9 +236,11 @@ class CarefulGRPOTrainer(_Careful, GRPOTrainer):  # type: ignore[misc]
         self.kept: KeptRollouts | None = None
         """Where some completions of every step are kept, with their rewards."""
 
-    def end_completions(self, stops: Sequence[int]) -> None:
-        """The tokens that end a completion; without any, every completion has the full length."""
-        self.eos_token_ids = list(stops) or [NO_TOKEN]
+    def end_completions(self, stops: Sequence[int], strings: StopStrings | None = None) -> None:
+        """The tokens and texts that end a completion; without any, every completion has the full length."""
+        # With texts NO_TOKEN stands among the ends as what `LastToken` equals.
+        self.eos_token_ids = [*stops, *([NO_TOKEN] if strings or not stops else [])]
+        self._strings = strings
         self.generation_config.eos_token_id = self.generation_kwargs["eos_token_id"] = self.eos_token_ids
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
@@ -318,8 +320,9 @@ class CarefulGRPOTrainer(_Careful, GRPOTrainer):  # type: ignore[misc]
     def _generate_single_turn(
         self, prompt_ids: Any, images: Any, multimodal_fields: Any, num_generations: int, *rest: Any, **more: Any
     ) -> Any:
-        with shared_prompts(self.model, num_generations if self._shares else 1):
-            return super()._generate_single_turn(prompt_ids, images, multimodal_fields, num_generations, *rest, **more)
+        with shared_prompts(self.model, num_generations if self._shares else 1, self._strings):
+            made = super()._generate_single_turn(prompt_ids, images, multimodal_fields, num_generations, *rest, **more)
+        return ended_by_text(made, self._strings)
 
     def _prepare_inputs(self, generation_batch: Any) -> Any:
         """As TRL's, which shuffles completions before it splits them: here the groups stay together, to be shared."""
@@ -380,7 +383,9 @@ class VllmGRPOTrainer(CarefulGRPOTrainer):
         self.use_vllm = True
 
     def _generate_single_turn(self, prompt_ids: Any, *rest: Any, **more: Any) -> Any:
-        return self._rollouts.complete(self.model, self.state.global_step, prompt_ids, self.eos_token_ids)
+        step = int(self.state.global_step)
+        made = self._rollouts.complete(self.model, step, prompt_ids, self.eos_token_ids, self._strings)
+        return ended_by_text(made, self._strings)
 
     def _generate_and_score_completions(self, inputs: Any) -> Any:
         """As TRL's; raises TrainingError where the engine's completions are not those of the adapter as it is now."""

@@ -17,7 +17,7 @@ from typing import Any
 from peft import PeftModel
 
 from lorapar.adapter import save_adapter
-from lorapar.basemodel import NO_TOKEN
+from lorapar.basemodel import NO_TOKEN, StopStrings
 from lorapar.config import RlConfig, VllmOptions
 from lorapar.errors import BadInputError
 from lorapar.training.session import TrainingJob
@@ -65,7 +65,12 @@ class VllmRollouts:
         self._folder = job.scratch / "rollouts"
 
     def complete(
-        self, model: PeftModel, step: int, prompts: Sequence[Sequence[int]], stops: Sequence[int]
+        self,
+        model: PeftModel,
+        step: int,
+        prompts: Sequence[Sequence[int]],
+        stops: Sequence[int],
+        strings: StopStrings | None = None,
     ) -> tuple[list[list[int]], list[list[float]]]:
         """One completion of each prompt, by the adapter of `model` at this step.
 
@@ -75,6 +80,7 @@ class VllmRollouts:
                 decides what is sampled.
             prompts: token numbers; groups are equal prompts next to each other.
             stops: tokens that end a completion; the one that ended it is part of it.
+            strings: texts that end one too; what comes behind the token that completes one is left to the caller.
 
         Returns:
             Token numbers of each completion, and the natural log-probability of each of them.
@@ -94,7 +100,7 @@ class VllmRollouts:
                 stop_token_ids=ends,
                 ignore_eos=not ends,  # without any vLLM would stop at the token that the model names
                 seed=random.Random(f"{self._seed} {step} {place}").getrandbits(31),
-                detokenize=False,
+                **(strings.for_vllm() if strings else {"detokenize": False}),
             )
             for place in range(len(prompts))
         ]

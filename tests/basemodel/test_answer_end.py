@@ -5,9 +5,9 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
-from lorapar.basemodel import answer_end, embedding_rows, load_tokenizer, model_folder
-from lorapar.basemodel.answer_end import unheard_stop_strings
+from lorapar.basemodel import StopStrings, answer_end, embedding_rows, load_tokenizer, model_folder
 from lorapar.basemodel.chat_template import PLAIN_TEMPLATE
 from lorapar.config import ModelConfig
 from lorapar.errors import BadInputError
@@ -112,12 +112,34 @@ def test_a_pad_token_without_an_embedding_is_replaced(base):
     assert embedding_rows(tokenizer) == 259
 
 
-def test_stop_strings_of_one_token_end_an_answer_and_the_others_are_known_to_be_unheard(base):
+def test_stop_strings_of_one_token_are_tokens_and_the_others_are_texts(base):
     tokenizer = base()
     settings = Path(tokenizer.name_or_path) / "generation_config.json"
     settings.write_text(json.dumps({"eos_token_id": TEXT, "stop_strings": ["<|im_start|>", "Question:"]}))
     assert answer_end(tokenizer).token_ids == (TEXT, START, TURN)
     assert START in answer_end(tokenizer).unnamed_ids  # a server has to be told
-    assert unheard_stop_strings(tokenizer) == ["Question:"]
+    assert answer_end(tokenizer).strings == ("Question:",)
+    assert answer_end(tokenizer).cut("7\nQuestion: 2? Question:") == "7\n"
     settings.write_text(json.dumps({"stop_strings": "<|im_start|>"}))
     assert START in answer_end(tokenizer).token_ids
+
+
+def test_a_stop_string_is_found_in_the_completion_alone_and_ends_with_the_token_that_completes_it(base):
+    tokenizer = base()
+    settings = Path(tokenizer.name_or_path) / "generation_config.json"
+    settings.write_text(json.dumps({"stop_strings": ["\nQ:", "Frage: é", "<|im_end|>\n"]}))
+    strings = StopStrings(tokenizer)
+    for text, left in {
+        "7\nQ: 2\nQ:": "7\nQ:",
+        "7 Frage: é!": "7 Frage: é",
+        "7 Q: 2": "7 Q: 2",
+        "7<|im_end|>\n\n": "7<|im_end|>\n",
+    }.items():
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        assert tokenizer.decode(strings.trim(ids)) == left
+        assert strings.end(ids) is (left[-1] in "é:\n")
+    prompt, made = ([tokenizer(text)["input_ids"] for text in texts] for texts in (["1\n", "22"], ["Q:", "\nQ:"]))
+    rows = [[0] * (3 - len(one)) + one + two for one, two in zip(prompt, made, strict=True)]
+    ended = [strings.criteria(3)(torch.tensor([row]), None).item() for row in rows]
+    assert ended == [False, True]
+    assert strings.for_vllm() == {"detokenize": True, "skip_special_tokens": False, "stop": list(strings.texts)}

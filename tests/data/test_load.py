@@ -85,6 +85,26 @@ def test_the_usual_columns_need_no_mapping(tmp_path):
     assert (second.reference, second.known_system) == (None, None)
 
 
+@pytest.mark.parametrize(
+    ("columns", "text", "answer"),
+    [
+        (("prompt", "completion"), " blue.\n", " blue."),
+        (("prompt", "completion"), "\n\nBlue.", "\n\nBlue."),
+        (("prompt", "completion"), "  ", None),
+        (("question", "answer"), " blue. ", "blue."),
+        (("question", "answer"), "    x += 1\n    return x\n", "    x += 1\n    return x"),
+        (("instruction", "output"), "\n 42\n", "42"),
+    ],
+)
+def test_white_space_that_an_answer_begins_with_is_kept_where_it_is_a_part_of_it(tmp_path, columns, text, answer):
+    config = data(tmp_path, [dict(zip(columns, ("The sky is", text), strict=True))], heldout=0)
+    if answer is None:
+        with pytest.raises(BadInputError, match=r"rows\.jsonl:1: a row without an answer"):
+            load_examples(config, seed=0)
+    else:
+        assert [one.answer for one in load_examples(config, seed=0)] == [answer]
+
+
 def test_columns_of_ones_own_win(tmp_path):
     columns = ColumnMapping(question="ask", answer="tell", reference_pattern=r"= (\d+)")
     rows = [{"ask": "1+1", "tell": "it = 2"}, {"ask": "hello", "tell": "world"}]

@@ -38,7 +38,7 @@ FORMATS = {
     "prompt-text": (
         {"prompt": "The sky is", "completion": " blue."},
         "prompts and completions (TRL): 'prompt' is the question, 'completion' the answer",
-        ("The sky is", "blue.", None),
+        ("The sky is", " blue.", None),
     ),
     "prompt-messages": (
         {"prompt": WEATHER[:4], "completion": WEATHER[4:]},

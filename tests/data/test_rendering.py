@@ -54,6 +54,14 @@ def learned(template, row):
     return tokenizer.decode(encoded["input_ids"][:start]), tokenizer.decode(encoded["input_ids"][start:])
 
 
+def test_the_white_space_that_a_completion_begins_with_is_learned_or_its_loss_is_said():
+    row = Example(id="goes on", question="The sky is", answer="  blue.")
+    assert learned(chat(), row)[1] == "  blue.<|im_end|>\n"
+    assert notes_of(chat(), row) == []
+    (note,) = notes_of(chat("m.content | trim"), row)
+    assert "which loses '  '" in note
+
+
 def test_rows_that_the_template_keeps_are_no_matter():
     assert notes_of(chat(), PLAIN, THOUGHT) == []
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lorapar.basemodel import load_model
+from lorapar.basemodel import StopStrings, load_model, load_tokenizer
 from lorapar.config import ModelConfig
 from lorapar.evaluation import batches_by_length, generate_greedy
 
@@ -59,6 +62,18 @@ def test_a_model_that_ships_a_repetition_penalty_is_still_greedy(model) -> None:
         assert generate_greedy(model, PROMPTS, stop_ids=[2], pad_id=2, max_new_tokens=12) == expected
     finally:
         model.generation_config.update(**shipped)
+
+
+def test_an_answer_ends_with_the_token_that_completes_a_stop_string(model, tmp_path) -> None:
+    tokenizer = load_tokenizer(BASE)
+    free = generate_greedy(model, PROMPTS, stop_ids=[], pad_id=2, max_new_tokens=12)
+    text = tokenizer.decode(free[1][2:4])
+    shutil.copytree(tokenizer.name_or_path, tmp_path / "model")
+    (tmp_path / "model" / "generation_config.json").write_text(json.dumps({"stop_strings": [text]}))
+    strings = StopStrings(load_tokenizer(BASE.model_copy(update={"name": str(tmp_path / "model")})))
+    stopped = generate_greedy(model, PROMPTS, stop_ids=[], pad_id=2, max_new_tokens=12, strings=strings)
+    assert stopped == [strings.trim(row) for row in free]
+    assert len(stopped[1]) < 12
 
 
 @given(st.lists(st.integers(1, 50), max_size=40), st.integers(1, 9))

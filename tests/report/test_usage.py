@@ -100,10 +100,11 @@ def test_the_proof_tells_of_the_quantised_base_and_of_the_full_one() -> None:
 
 def test_what_ends_an_answer_and_the_template_are_told_where_the_base_does_not_say_them() -> None:
     serving = {"stop_tokens": {"<|im_end|>": 7, "</s>": 2}, "chat_template": "chat_template.jinja"}
+    serving |= {"stop_strings": ["\nQ:"]}
     found = usage(replace(facts(), lineage={"serving": serving}))
     assert found is not None
     ast.parse(found.peft)
-    assert "eos_token_id=[2, 7]" in found.peft
+    assert r"eos_token_id=[2, 7], stop_strings=['\nQ:'], tokenizer=tokenizer" in found.peft
     assert 'tokenizer.chat_template = open("adapter/chat_template.jinja").read()' in found.peft
     words = shlex.split(str(found.vllm))
     assert words[words.index("--generation-config") + 1] == "/absolute/path/to/adapter"

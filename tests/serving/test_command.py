@@ -168,6 +168,8 @@ def test_adapters_of_unlike_templates_need_a_server_each(registry: Registry, tmp
 
 
 def test_kserve_manifest_says_what_requests_have_to_name(registry: Registry, tmp_path: Path) -> None:
-    published_with(registry, tmp_path / "made3", stop_tokens={"<|im_end|>": 7, "</s>": 2})
+    published_with(registry, tmp_path / "made3", stop_tokens={"<|im_end|>": 7, "</s>": 2}, stop_strings=["Q:"])
+    assert any("end before 'Q:' too" in note for note in server_command(registry, ["task"]).notes)
     manifest = kserve_manifest(InS3(registry.store), registry.resolve("task@3"))
     assert manifest["metadata"]["annotations"]["lorapar.io/stop-token-ids"] == "[2, 7]"
+    assert manifest["metadata"]["annotations"]["lorapar.io/stop"] == '["Q:"]'

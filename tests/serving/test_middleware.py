@@ -63,6 +63,24 @@ def test_requests_name_what_ends_an_answer_where_the_base_model_does_not(
     play(scenario, vllm, settings)
 
 
+def test_requests_name_the_texts_that_end_an_answer(
+    vllm: FakeVllm, registry: Registry, settings: ServingSettings, tmp_path: Path
+) -> None:
+    folder = adapter_files(tmp_path / "made3", "weights 3")
+    write_json(folder / "lineage.json", {"serving": {"rank": 8, "stop_strings": ["Question:"]}})
+    registry.publish("task", folder)
+    registry.set_alias("task", "production", 3)
+
+    async def scenario(site: Site) -> None:
+        for more in ({}, {"stop": ["."]}, {"stop": "."}, {"ignore_eos": True}, {"stop": 3}):
+            await site.ask("task", **more)
+        both = [".", "Question:"]
+        assert [body.get("stop") for body in vllm.bodies] == [["Question:"], both, both, None, 3]
+        assert all("stop_token_ids" not in body for body in vllm.bodies)
+
+    play(scenario, vllm, settings)
+
+
 @pytest.mark.parametrize("model", [BASE, "unknown", "unknown@3", "../task", "task@0", "task@-1", "task@", 7, None])
 def test_what_is_no_adapter_passes_as_it_is(model: Any, vllm: FakeVllm, settings: ServingSettings) -> None:
     async def scenario(site: Site) -> None:

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from lorapar.adapter import load_adapter
-from lorapar.basemodel import load_model, load_tokenizer
+from lorapar.basemodel import StopStrings, load_model, load_tokenizer
 from lorapar.config import RlConfig
 from lorapar.errors import BadInputError, TrainingError
 from lorapar.registry.chat_settings import ChatSettings
@@ -373,3 +373,21 @@ def test_completions_run_to_their_limit_where_no_token_ends_them(make_job: Make,
         prompts = [session.tokenizer("3+4=")["input_ids"]] * 4
         completions, _ = trainer._generate_single_turn(prompts, None, {}, 4)
         assert {len(completion) for completion in completions} == {config().max_completion_length}
+
+
+def test_a_stop_string_ends_a_completion_and_counts_as_its_end(make_job: Make, kit, rewards) -> None:
+    with opened_trainer(make_job(), config(), kit.sums(4)) as (session, trainer):
+        strings = StopStrings(session.tokenizer)
+        prompts = [session.tokenizer("3+4=")["input_ids"]] * 4
+        trainer.end_completions(())
+        torch.manual_seed(0)
+        free, _ = trainer._generate_single_turn(prompts, None, {}, 4)
+        strings.texts = (session.tokenizer.decode(free[1][2:4]),)
+        trainer.end_completions((), strings)
+        torch.manual_seed(0)
+        completions, _ = trainer._generate_single_turn(prompts, None, {}, 4)
+        assert completions == [strings.trim(one) for one in free]
+        ended = [one for one in completions if strings.end(one)]
+        assert ended
+        assert all(strings.trim(one) == one and one[-1] in trainer.eos_token_ids for one in ended)
+        assert not any(one[-1] in trainer.eos_token_ids for one in completions if not strings.end(one))

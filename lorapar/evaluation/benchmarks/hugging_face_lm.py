@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from lorapar.basemodel import NO_TOKEN
+from lorapar.basemodel import NO_TOKEN, answer_end
 
 if TYPE_CHECKING:
     import torch
@@ -24,11 +24,17 @@ def model_lm(
     """A model that lm-eval can ask; `stops` are the tokens that end an answer."""
     from lm_eval.models.huggingface import HFLM
 
+    end = answer_end(tokenizer)
+
     class EndingHFLM(HFLM):  # type: ignore[misc]
         """Its base class stops at the tokenizer's end token and at texts, which not every end token has."""
 
-        def _model_generate(self, *args: Any, **kwargs: Any) -> Any:
-            return super()._model_generate(*args, eos_token_id=list(stops) or [NO_TOKEN], **kwargs)
+        def _model_generate(self, context: Any, max_length: int, stop: list[str], **kwargs: Any) -> Any:
+            ends = list(stops) or [NO_TOKEN]
+            return super()._model_generate(context, max_length, [*stop, *end.strings], eos_token_id=ends, **kwargs)
+
+        def tok_decode(self, *args: Any, **kwargs: Any) -> str:
+            return end.before_string(str(super().tok_decode(*args, **kwargs)))
 
     return EndingHFLM(
         pretrained=model,

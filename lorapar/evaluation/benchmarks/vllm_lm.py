@@ -7,6 +7,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from lorapar.basemodel import answer_end
+
 if TYPE_CHECKING:
     from lm_eval.api.model import LM
     from transformers import PreTrainedTokenizerBase
@@ -25,6 +27,7 @@ def adapter_lm(
     """
     from lm_eval.api.model import CacheHook
 
+    strings = answer_end(tokenizer).strings
     with _vllm_has_a_version():
         from lm_eval.models.vllm_causallms import VLLM
 
@@ -50,7 +53,7 @@ def adapter_lm(
         @staticmethod
         def modify_gen_kwargs(*args: Any, **kwargs: Any) -> tuple[dict[str, Any], list[str], int]:
             sampling, until, most = VLLM.modify_gen_kwargs(*args, **kwargs)
-            return {**sampling, "stop_token_ids": list(stops), "ignore_eos": not stops}, until, most
+            return {**sampling, "stop_token_ids": list(stops), "ignore_eos": not stops}, [*until, *strings], most
 
         def _model_generate(self, requests: Any, generate: bool = False, sampling_params: Any = None) -> Any:
             if generate or not one_by_one:
