@@ -191,10 +191,9 @@ def _rendered(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mapping[str
 def _stops(tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
     """Every token that ends an answer, and the texts at which the model's settings end one."""
     from lorapar.basemodel import answer_end
-    from lorapar.basemodel.answer_end import stop_strings
 
-    tokens = [str(tokenizer.convert_ids_to_tokens(one)) for one in answer_end(tokenizer).token_ids]
-    return tuple(dict.fromkeys([*tokens, *stop_strings(tokenizer)]))
+    end = answer_end(tokenizer)
+    return (*(str(tokenizer.convert_ids_to_tokens(one)) for one in end.token_ids), *end.strings)
 
 
 def _literal(text: str) -> str:
