@@ -64,7 +64,7 @@ def delete_command(
     server = server_at(host, namespace)
     found = _find(server, schedule)
     server.disable_schedule(found.recurring_run_id)
-    going = [] if now else server.runs_going_of(found.recurring_run_id)
+    going = [] if now else _going(server, found.recurring_run_id)
     if going:
         ids = ", ".join(str(run.run_id) for run in going)
         raise BadInputError(
@@ -73,6 +73,13 @@ def delete_command(
         )
     server.delete_schedule(found.recurring_run_id, with_runs=now)
     out.print(f"deleted {found.recurring_run_id} ({found.display_name}: {_when(found)})", markup=False, highlight=False)
+
+
+def _going(server: Server, schedule: str) -> list[Any]:
+    """The runs of a schedule that go on; one whose Workflow is gone is shown as running for ever and is none."""
+    from lorapar.kubeflow.submission import told_state
+
+    return [run for run in server.runs_going_of(schedule) if told_state(server, run) != "gone"]
 
 
 def _find(server: Server, schedule: str) -> Any:

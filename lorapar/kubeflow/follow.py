@@ -17,7 +17,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from lorapar.errors import LoraparError, UnreachableError
+from lorapar.errors import BadInputError, LoraparError, UnreachableError
 from lorapar.kubeflow.package import PlannedTask
 from lorapar.kubeflow.workflow import Pod, Workflow, read_workflow
 from lorapar.stages.graph import GRAPH, node_names
@@ -42,6 +42,10 @@ _WHY_TASK = (
     "volume or Secret that is missing"
 )
 _WHY_DRIVER = "no node with room, a quota that is used up, or Kubeflow's own image, which cannot be pulled"
+
+
+class NotInKubeflowError(BadInputError):
+    """What was asked for is not there, or not any more."""
 
 
 @dataclass(frozen=True)
@@ -81,21 +85,31 @@ class Followed:
     """Whether somebody terminated it."""
     gone: bool = False
     """Whether its pods are not there any more although nothing has ended it."""
+    deleted: bool = False
+    """Whether somebody has deleted the run itself: Kubeflow knows of none any more."""
     frozen: bool = False
     _notes: set[str] = field(default_factory=set)
     _signature: Any = None
     _changed: float = field(default_factory=time.monotonic)
     _looked: float = field(default_factory=time.monotonic)
     _missed: int = 0
+    _denied: int = 0
 
     @property
     def ended(self) -> bool:
         """Whether nothing more will come of it."""
-        return self.gone or str(self.found.state) in ENDED
+        return self.gone or self.deleted or str(self.found.state) in ENDED
 
     def ask(self) -> None:
-        """Ask Kubeflow for the run."""
-        self.found = self.server.run(self.run)
+        """Ask Kubeflow for the run. It is deleted once that is said twice: a gateway that starts answers 404 too."""
+        try:
+            self.found, self._denied = self.server.run(self.run), 0
+        except NotInKubeflowError as error:
+            self._denied += 1
+            self.deleted = self.found is not None and self._denied > 1
+            if self.deleted:
+                return
+            raise UnreachableError(str(error)) from None
         self.cancelled = self.cancelled or was_cancelled(self.found)
         details = _details(self.found)
         signature = sorted((str(task.display_name), str(task.state)) for task in details)
@@ -200,7 +214,7 @@ def follow(followed: Followed, console: Console, *, poll_seconds: float | None =
                     raise
                 time.sleep(pause)
                 continue
-            if followed.ended:
+            if followed.ended and not followed.deleted:
                 followed.read_workflow()
             tasks = followed.states()
             if console.is_terminal:

@@ -21,7 +21,7 @@ from typing import Any
 
 from lorapar.errors import BadInputError, UnreachableError
 from lorapar.kubeflow.checks import ENDPOINT_VARIABLE
-from lorapar.kubeflow.follow import GOING
+from lorapar.kubeflow.follow import GOING, NotInKubeflowError
 from lorapar.kubeflow.package import PIPELINE_NAME, Package
 from lorapar.network import network_cause, proxy_address, proxy_refusal, trust_authorities
 
@@ -33,6 +33,8 @@ CONNECT_SECONDS = 10.0
 ANSWER_SECONDS = 120.0
 _PAGE = 100
 _LOG_TAIL_BYTES = 64 * 1024
+_LATER = (408, 425, 429)
+"""What a gateway answers that would answer the same question later."""
 
 
 @dataclass(frozen=True)
@@ -377,6 +379,7 @@ def _refused(address: str, doing: str, error: Any) -> UnreachableError | BadInpu
             f"{address}: {doing}: refused ({error.status} {said}); set {TOKEN_VARIABLE} or {COOKIES_VARIABLE}, "
             "or check --namespace and the rights there"
         )
-    if error.status is not None and 400 <= error.status < 500:
-        return BadInputError(f"{address}: {doing}: Kubeflow says {error.status}: {said}")
+    if error.status is not None and 400 <= error.status < 500 and error.status not in _LATER:
+        kind = NotInKubeflowError if error.status == 404 else BadInputError
+        return kind(f"{address}: {doing}: Kubeflow says {error.status}: {said}")
     return UnreachableError(f"{address}: {doing}: Kubeflow failed ({error.status} {said}); try again later")

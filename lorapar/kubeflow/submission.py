@@ -133,6 +133,8 @@ def wait_for(server: Any, run: str, store: str, tasks: Sequence[PlannedTask], co
     kept.problem = ""
     states = followed.states()
     console.print(stage_table(states))
+    if followed.deleted:
+        return _deleted(run, kept)
     if followed.cancelled or followed.gone:
         return _cancelled(followed, kept, states)
     if followed.found.state != _SUCCEEDED:
@@ -158,7 +160,7 @@ def told_state(server: Any, run: Any) -> str:
         return state.lower()
     if state not in GOING and was_cancelled(run):
         return "cancelled"
-    if state == "RUNNING":
+    if state in ("RUNNING", "CANCELING"):
         text = server.manifest(run.run_id)
         workflow = read_workflow(text, build_package({}, None).tasks()) if text else None
         if workflow is not None and is_gone(server, str(run.run_id), workflow):
@@ -223,8 +225,33 @@ def _pods_of(followed: Followed, nodes: Sequence[str]) -> Iterator[Pod]:
         yield from (pod for pod in pods if name in pod.nodes and pod.state == _SUCCEEDED)
 
 
+def _deleted(run: str, kept: RunStore) -> Ending:
+    """A run that somebody has deleted: its logs went with it, the store has what it came to."""
+    ending = _finished(run, kept)
+    if ending is not None:
+        return ending
+    return Ending(
+        ExitCode.UNKNOWN,
+        f"run {run}: is not in Kubeflow any more: somebody has deleted it, and nothing in {kept.address} says how it "
+        f"came out{f' ({kept.problem})' if kept.problem else ''}; see `lorapar adapters list`; finished tasks are "
+        "reused by the next run",
+    )
+
+
+def _finished(run: str, kept: RunStore) -> Ending | None:
+    """What the report of a run that came to its end has written down of it; None where there is none."""
+    outcome = kept.result(OUTCOME_FILE)[0] or {}
+    return _told(run, outcome) if outcome.get("succeeded") is True and not outcome.get("cancelled") else None
+
+
 def _cancelled(followed: Followed, kept: RunStore, states: Sequence[TaskState]) -> Ending:
-    """Where a run was when somebody ended it; its report did not run, so its summary is written now."""
+    """Where a run was when somebody ended it; its report did not run, so its summary is written now.
+
+    A Workflow that is deleted right after its end leaves its run as running too: that one has a report.
+    """
+    ending = _finished(followed.run, kept)
+    if ending is not None:
+        return ending
     write_cancelled(kept.address, followed.run)
     reached = [task.name for task in states if task.state in ("FAILED", "RUNNING", "CANCELED", "PENDING")]
     where = f" during {', '.join(reached)}" if reached else " before its first task"
@@ -235,7 +262,7 @@ def _cancelled(followed: Followed, kept: RunStore, states: Sequence[TaskState]) 
     )
     return Ending(
         ExitCode.CANCELLED,
-        f"run {followed.run} {how}{where}; finished tasks are reused by the next run",
+        f"run {followed.run} {how}{where}{_promoted_before(followed, kept)}; finished tasks are reused by the next run",
     )
 
 

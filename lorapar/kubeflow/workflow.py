@@ -37,6 +37,8 @@ _EXIT_CODE = re.compile(r"exit code (\d+)")
 _TRY = re.compile(r"\(\d+\)$")
 _STOPPED = ("pod deleted", "node shutdown", "terminated in response to imminent node shutdown", "preempt", "evicted")
 """What Argo says of a pod that was taken away, in lower case (workflow/controller/operator.go, failure messages)."""
+_NOT_MADE = ("forbidden", "quota", "timeout", "timed out", "too many requests", "try again", "conflict")
+"""What Argo 4.0.5 says of a node that waits because Kubernetes does not take its pod yet (IsTransientErr)."""
 TERMINATED = 143
 """The exit code of a process that SIGTERM ended."""
 
@@ -127,8 +129,10 @@ class Workflow:
 
     def pods_at_work(self) -> list[str]:
         """Names of all pods, Kubeflow's drivers too, that have not ended as far as the Workflow says."""
-        open_nodes = [node for node in self._nodes if node.get("phase") in ("Running", "Pending")]
-        return [self._pod_name(node) for node in open_nodes if node.get("type") == _POD]
+        pods = [
+            node for node in self._nodes if node.get("type") == _POD and node.get("phase") in ("Running", "Pending")
+        ]
+        return [self._pod_name(node) for node in pods if not _has_no_pod_yet(node)]
 
     def _with_pods(self, states: dict[str, NodeState]) -> dict[str, NodeState]:
         """Argo calls a task running as soon as it is there; it is pending while all its unfinished pods are."""
@@ -195,6 +199,11 @@ def _node_statuses(status: Mapping[str, Any]) -> dict[str, Any]:
 def _segments(node: Mapping[str, Any]) -> list[str]:
     """`run.root.exit-handler-1.stages.tally-2.executor(0)` is a path; the items of loops and tries are cut off."""
     return re.sub(r"\([^)]*\)", "", str(node.get("name") or "")).split(".")[1:]
+
+
+def _has_no_pod_yet(node: Mapping[str, Any]) -> bool:
+    said = str(node.get("message") or "").lower()
+    return node.get("phase") == "Pending" and any(word in said for word in _NOT_MADE)
 
 
 def _exit_code(node: Mapping[str, Any], message: str) -> int | None:

@@ -94,6 +94,8 @@ class Double:
         """The Workflow of each run: nodes and logs, and whether the manifest is packed."""
         self.gone: set[str] = set()
         """Ids of runs whose Workflow and pods have been deleted."""
+        self.answers_before_404: int | None = None
+        """How often a run is shown before somebody deletes it; none: nobody does."""
         self.hands_out_workflows = True
         self.multi_user = False
         self.pipeline_namespaces: dict[str, str] = {}
@@ -315,6 +317,10 @@ class Double:
 
     def show(self, run: str) -> api.V2beta1Run:
         """The run at its next moment; the last one stays."""
+        if self.answers_before_404 is not None:
+            self.answers_before_404 -= 1
+            if self.answers_before_404 < 0:
+                raise NotThereError(f"run {run}")
         found, frames = self.runs[run], self.frames[run]
         frame = frames[0]
         if run not in self.gone and len(frames) > 1:
@@ -336,7 +342,7 @@ class Double:
 
     def _log(self, run: str, pod: str) -> str:
         given = self.workflows[run][0].logs.get(pod)
-        if given is not None and given.state == "PENDING" and run not in self.gone:
+        if given is not None and given.state == "PENDING" and given.made and run not in self.gone:
             return json.dumps(
                 {"error_message": f'container "main" in pod "{pod}" is waiting to start: PodInitializing'}
             )

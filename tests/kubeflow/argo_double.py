@@ -41,6 +41,8 @@ class Fate:
     """The pod is gone, Argo has kept its log."""
     exit_code: int | None = None
     message: str = ""
+    made: bool = True
+    """Whether there is a pod; a quota keeps Argo from making one, and its node is Pending then."""
     driver: str = "Succeeded"
     """The phase of the driver pod before it."""
 

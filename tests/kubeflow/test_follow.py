@@ -494,6 +494,79 @@ def test_a_run_whose_workflow_is_gone_ends_the_waiting(server: Double, wait: Wai
 
 
 @pytest.mark.usefixtures("no_rights", "quiet")
+def test_a_task_whose_pod_a_quota_does_not_admit_is_not_taken_for_gone(server: Double, wait: Wait) -> None:
+    """Argo 4.0.5, workflow/controller/operator.go, createWorkflowPod: the node is Pending and there is no pod."""
+    said = 'pods "rl" is forbidden: exceeded quota: gpus, requested: nvidia.com/gpu=1'
+    waiting = Frame("RUNNING", until("rl", rl=Fate("PENDING", message=said, made=False)))
+    server.endings = [[*[waiting] * 6, Frame("SUCCEEDED", ALL | {"report": says(better=False)})]]
+    ended, words = wait()
+    assert (ended, "exceeded quota" in words) == (10, True), words
+
+
+@pytest.mark.usefixtures("quiet")
+def test_a_run_whose_workflow_was_deleted_after_its_report_is_told_as_the_report_has_it(
+    server: Double, wait: Wait, kept: Callable[..., None]
+) -> None:
+    """As by somebody who clears up before Kubeflow has heard of the end."""
+    outcome = {"succeeded": True, "cancelled": False, "better": True, "wanted": True, "promoted": True}
+    kept("outcome.json", json.dumps(outcome))
+    server.endings = [Frame("RUNNING", until("report", report=Fate("RUNNING")))]
+    ended, words = wait()
+    assert (ended, "better, promoted" in words) == (0, True), words
+
+
+@pytest.mark.usefixtures("no_rights")
+def test_a_run_that_was_cancelled_after_its_promotion_says_both(server: Double, wait: Wait) -> None:
+    nodes = ALL | {"gate": says(better=True, wanted=True, promoted=True)}
+    server.endings = [Frame("FAILED", nodes | {"report": "FAILED"}, history=("CANCELING",))]
+    ended, words = wait()
+    assert (ended, "its adapter was promoted before that" in words) == (14, True), words
+
+
+DELETED = [
+    ({"succeeded": True, "better": True, "promoted": True}, 0, "better, promoted"),
+    ({"succeeded": True, "better": False}, 10, "not better"),
+    ({"succeeded": False, "better": False}, 13, "somebody has deleted it"),
+    ({}, 13, "somebody has deleted it"),
+]
+
+
+@pytest.mark.parametrize(("outcome", "code", "said"), DELETED)
+def test_a_run_that_somebody_deletes_meanwhile_is_told_by_its_store_or_not_at_all(
+    server: Double, wait: Wait, kept: Callable[..., None], outcome: dict[str, bool], code: int, said: str
+) -> None:
+    kept("outcome.json", json.dumps(outcome))
+    server.endings = [Frame("RUNNING", until("rl", rl=Fate("RUNNING")))]
+    server.answers_before_404 = 1
+    ended, words = wait()
+    assert (ended, said in words) == (code, True), words
+
+
+@pytest.mark.usefixtures("no_rights")
+@pytest.mark.parametrize("status", [404, 408, 429, 503])
+def test_an_answer_that_a_gateway_gives_once_ends_no_waiting(
+    server: Double, wait: Wait, monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
+    asked, real = [], server.show
+
+    def show(run: str) -> Any:
+        asked.append(run)
+        server.refuse = status if len(asked) == 2 else None
+        if server.refuse:
+            raise PermissionError
+        return real(run)
+
+    monkeypatch.setattr(server, "show", show)
+    server.endings = [[Frame("RUNNING", until("rl")), Frame("SUCCEEDED", ALL | {"report": says(better=False)})]]
+
+    def ask_again(seconds: float) -> None:
+        server.refuse = None
+
+    monkeypatch.setattr(follow.time, "sleep", ask_again)
+    assert wait()[0] == 10
+
+
+@pytest.mark.usefixtures("no_rights", "quiet")
 def test_a_long_task_is_not_taken_for_gone(server: Double, wait: Wait) -> None:
     training = Frame("RUNNING", until("rl", rl=Fate("RUNNING", log="step 100")))
     server.endings = [[*[training] * 6, Frame("SUCCEEDED", ALL | {"report": says(better=False)})]]

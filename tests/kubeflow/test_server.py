@@ -251,6 +251,17 @@ def test_a_schedule_is_not_deleted_while_a_run_of_it_is_going(server: Double, ca
     assert (server.recurring, server.killed) == ({}, [])
 
 
+@pytest.mark.parametrize("state", ["RUNNING", "CANCELING"])
+def test_a_schedule_is_deleted_though_kubeflow_shows_a_run_of_it_whose_workflow_is_gone(
+    server: Double, call: Call, nightly: str, state: str
+) -> None:
+    """Such a run is shown as going on for ever, so that nobody could delete the schedule but with --now."""
+    run = server.fire(nightly, Frame(state, GOING.nodes))
+    server.gone.add(run.run_id)
+    assert call("schedules", "delete", "nightly")[0] == 0
+    assert server.recurring == {}
+
+
 def test_a_run_that_starts_between_looking_and_deleting_is_left_alone(
     server: Double, call: Call, nightly: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
