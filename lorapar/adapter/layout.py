@@ -85,12 +85,13 @@ def find_targets(model: torch.nn.Module, layout: str | Sequence[str]) -> Targets
     if not isinstance(layout, str):
         targets = _of_names(model, linear, tuple(layout))
     elif layout == ALL_LINEAR:
-        targets = Targets(_shortest(model, [path for path in linear if not _APART.search(path)]))
+        targets = _of_all(model, linear)
     elif re.fullmatch(f"[{ROLES}]+", layout):
         targets = _of_roles(model, linear, layout)
     else:
         targets = _of_pattern(model, linear, layout)
-    return _that_peft_finds(model, linear, _with_experts(model, targets))
+    targets = _that_peft_takes(model, linear, _with_experts(model, targets))
+    return _that_are_called(model, linear, _that_peft_finds(model, linear, targets))
 
 
 def with_paths(model: torch.nn.Module, modules: Sequence[str], paths: Iterable[str]) -> tuple[str, ...]:
@@ -170,6 +171,17 @@ def _of_roles(model: torch.nn.Module, linear: Sequence[str], layout: str) -> Tar
     return Targets(_shortest(model, chosen), tuple(notes))
 
 
+def _of_all(model: torch.nn.Module, linear: Sequence[str]) -> Targets:
+    """Every linear module of the decoder itself."""
+    chosen = [path for path in linear if not _APART.search(path)]
+    if not chosen:
+        raise BadInputError(
+            f"adapter.layout {ALL_LINEAR}: {type(model).__name__} has no linear module outside of encoders, routers "
+            "and heads; " + _what_to_write(linear)
+        )
+    return Targets(_shortest(model, chosen))
+
+
 def _of_names(model: torch.nn.Module, linear: Sequence[str], names: tuple[str, ...]) -> Targets:
     """The modules whose paths end with the names."""
     if not names:
@@ -219,6 +231,33 @@ def _with_experts(model: torch.nn.Module, targets: Targets) -> Targets:
     return Targets(kept, tuple(notes))
 
 
+def _that_peft_takes(model: torch.nn.Module, linear: Sequence[str], targets: Targets) -> Targets:
+    """The targets without modules that PEFT refuses: `out_proj` of Mamba layers, whose kernels read its weight."""
+    try:
+        from peft.tuners.tuners_utils import _check_lora_target_modules_mamba
+    except ImportError:  # a PEFT before or after this check
+        return targets
+    from peft import LoraConfig
+
+    def refused(path: str) -> bool:
+        try:
+            _check_lora_target_modules_mamba(LoraConfig(), model, path.rsplit(".", 1)[-1])
+        except ValueError:
+            return True
+        return False
+
+    paths = [path for path in linear if _ends(path, targets.modules)]
+    kept = [path for path in paths if not refused(path)]
+    if len(kept) == len(paths):
+        return targets
+    left = ", ".join(dict.fromkeys(path.rsplit(".", 1)[-1] for path in paths if path not in kept))
+    if not kept:
+        raise BadInputError(
+            f"adapter.layout: PEFT takes no LoRA on {left} of {type(model).__name__}; choose other modules"
+        )
+    return Targets(_shortest(model, kept), (*targets.notes, f"{left} carry no LoRA, which PEFT does not take there"))
+
+
 def _that_peft_finds(model: torch.nn.Module, linear: Sequence[str], targets: Targets) -> Targets:
     """The targets without modules whose tensors PEFT looks for under another name when it loads an adapter.
 
@@ -249,6 +288,45 @@ def _that_peft_finds(model: torch.nn.Module, linear: Sequence[str], targets: Tar
     return Targets(_shortest(model, kept), (*targets.notes, note))
 
 
+def _that_are_called(model: torch.nn.Module, linear: Sequence[str], targets: Targets) -> Targets:
+    """The targets without modules that a text does not pass, on which LoRA could learn nothing.
+
+    Such are those of a vision tower, and Mamba's `dt_proj`, whose weight is read past the module.
+    """
+    called = _called(model)
+    paths = [path for path in linear if _ends(path, targets.modules)]
+    kept = [path for path in paths if called is None or path in called or ".experts." in path]
+    if len(kept) == len(paths):
+        return targets
+    parts = [path.split(".") for path in paths if path not in kept]
+    left = ", ".join(dict.fromkeys(".".join(part for part in path if not part.isdigit()) for path in parts))
+    if not kept:
+        raise BadInputError(f"adapter.layout: no text passes through {left} of {type(model).__name__}; choose others")
+    return Targets(
+        _shortest(model, kept), (*targets.notes, f"{left} carry no LoRA, because no text passes through them")
+    )
+
+
+def _called(model: torch.nn.Module) -> set[str] | None:
+    """Paths of the modules that a short text passes; None where the model cannot be run, as many on `meta` cannot."""
+    called: set[str] = set()
+    handles = [
+        module.register_forward_pre_hook(lambda _, __, path=path: called.add(path))
+        for path, module in model.named_modules()
+    ]
+    training, device = model.training, next(model.parameters()).device
+    try:
+        with torch.no_grad():
+            model.eval()(input_ids=torch.ones(1, 4, dtype=torch.long, device=device), use_cache=False)
+    except (RuntimeError, ValueError, TypeError, AttributeError, KeyError, IndexError):
+        return None
+    finally:
+        model.train(training)
+        for handle in handles:
+            handle.remove()
+    return called
+
+
 def _means_experts(model: torch.nn.Module, name: str) -> bool:
     """Whether PEFT turns a target module of this name into a parameter of the routed experts."""
     from peft import LoraConfig
@@ -266,7 +344,9 @@ def _means_experts(model: torch.nn.Module, name: str) -> bool:
 
 
 def _expert_parameters(model: torch.nn.Module) -> Mapping[str, torch.nn.Parameter]:
-    return {name: p for name, p in model.named_parameters() if ".experts." in name and p.dim() == 3}
+    """Parameters that hold many experts in one: three dimensions, or DBRX's two."""
+    linear = {f"{path}.weight" for path in _linear_paths(model)}
+    return {n: p for n, p in model.named_parameters() if ".experts." in n and p.dim() > 1 and n not in linear}
 
 
 def _linear_paths(model: torch.nn.Module) -> list[str]:

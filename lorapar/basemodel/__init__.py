@@ -5,6 +5,7 @@ Importable without torch: `resolve_model` serves the client, the rest imports to
 
 from lorapar.basemodel.answer_end import NO_TOKEN, AnswerEnd, answer_end, embedding_rows, generation_settings
 from lorapar.basemodel.chat_template import brings_template, is_plain, moves_system_text
+from lorapar.basemodel.decoder import try_decoder
 from lorapar.basemodel.load import (
     default_device,
     load_model,
@@ -35,4 +36,5 @@ __all__ = [
     "moves_system_text",
     "number_format",
     "resolve_model",
+    "try_decoder",
 ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from lorapar.basemodel.allocator import keep_freed_memory
 from lorapar.basemodel.answer_end import answer_end, embedding_rows, generation_ends
 from lorapar.basemodel.cache import cached_folder
 from lorapar.basemodel.chat_template import settle_template
+from lorapar.basemodel.decoder import require_decoder
 from lorapar.basemodel.head import make_head_input_contiguous
 from lorapar.basemodel.number_format import require_settled
 from lorapar.basemodel.quantized import compute_alike, is_quantized, load_library, quantization_options
@@ -105,7 +105,7 @@ def load_model(config: ModelConfig, progress: Progress | None = None) -> PreTrai
         model.to(device)
     model.eval()
     make_head_input_contiguous(model)
-    _require_decoder(model, config)
+    require_decoder(model, config)
     return model
 
 
@@ -113,6 +113,7 @@ def load_skeleton(config: ModelConfig) -> PreTrainedModel | None:
     """A resolved model without its weights, on the device `meta`, from config.json alone: to see which modules it has.
 
     None where that cannot say: the model comes with code of its own, or in a form that transformers has no name for.
+    Raises BadInputError where loading the weights would say the same: settings that make no model, an encoder.
     """
     import torch
     from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM
@@ -120,15 +121,11 @@ def load_skeleton(config: ModelConfig) -> PreTrainedModel | None:
     values = config_values(config)
     if values.get("model_type") not in CONFIG_MAPPING or "auto_map" in values:
         return None
-    with TemporaryDirectory() as folder:
+    with TemporaryDirectory() as folder, _readable(config), torch.device("meta"), quiet():
         (Path(folder) / "config.json").write_text(json.dumps(values), encoding="utf-8")
-        try:
-            with torch.device("meta"), quiet():
-                read = AutoConfig.from_pretrained(folder, local_files_only=True)
-                model: PreTrainedModel = AutoModelForCausalLM.from_config(read)
-        except _broken_settings():  # what loading will say better, with the file's name
-            return None
-    _require_decoder(model, config)
+        read = AutoConfig.from_pretrained(folder, local_files_only=True)
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(read)
+    require_decoder(model, config)
     return model
 
 
@@ -136,33 +133,16 @@ def _broken_settings() -> tuple[type[Exception], ...]:
     """What transformers raises for a config.json that fits no model, or for weights that do not fit it."""
     from huggingface_hub.errors import StrictDataclassError
 
-    return OSError, ValueError, KeyError, AttributeError, TypeError, ZeroDivisionError, StrictDataclassError
-
-
-def _require_decoder(model: PreTrainedModel, config: ModelConfig) -> None:
-    """Raise BadInputError for a model that reads what follows a token, or that is half of one with an encoder.
-
-    The former would see the answers it learns. The latter (BART's, Whisper's decoder) count positions from the first
-    column, so that prompts padded to one length would be other prompts to them.
-    """
-    takes = inspect.signature(model.forward).parameters
-    beside_encoder = bool({"encoder_hidden_states", "encoder_outputs"} & set(takes))
-    if beside_encoder and "position_ids" not in takes:
-        what = "the decoder of a model with an encoder"
-    elif beside_encoder and getattr(model.config, "is_decoder", True) is False:
-        what = "an encoder, which reads a text both ways"
-    elif model.config.model_type in _COUNTS_PADDING:
-        what = "a model that compresses padding with a prompt, which then is another prompt to it"
-    else:
-        return
-    raise BadInputError(
-        f"model.name: {config.name} is {what} ({type(model).__name__}), and only decoders by themselves are tuned, by "
-        "prompts padded to one length; name another model, such as one of Llama's, Qwen's or Gemma's"
+    return (
+        OSError,
+        ImportError,
+        ValueError,
+        KeyError,
+        AttributeError,
+        TypeError,
+        ZeroDivisionError,
+        StrictDataclassError,
     )
-
-
-_COUNTS_PADDING = {"deepseek_v4"}
-"""Decoders whose windows begin at the first column, padding or not (seen in transformers 5.23)."""
 
 
 def load_tokenizer(config: ModelConfig, progress: Progress | None = None) -> PreTrainedTokenizerBase:
@@ -243,4 +223,6 @@ def _readable(config: ModelConfig) -> Iterator[None]:
     except _broken_settings() as error:
         kind = "" if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: "
         reason = " ".join(str(error).split()).partition(" Model type should be one of ")[0]
+        if reason.startswith("Unrecognized configuration class"):
+            reason = "transformers has no causal language model of its type; name a decoder that reads text alone"
         raise BadInputError(f"model.name: {config.name} cannot be loaded: {kind}{reason}") from error

@@ -5,10 +5,10 @@ They are copied into the cache once for each version the bucket has had, and rea
 
 from __future__ import annotations
 
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from lorapar.basemodel.cache import cache_root, cached_folder
-from lorapar.data.readers import READERS
+from lorapar.data.readers import READERS, row_ending
 from lorapar.errors import BadInputError
 from lorapar.records import digest_of
 from lorapar.store import NotFoundError, ObjectInfo, ObjectStore, Transfer, open_store
@@ -35,12 +35,12 @@ def _listed(source: str) -> tuple[ObjectStore, list[ObjectInfo]]:
     """The store and the files of rows in it: the one that is named, or all below the prefix that is named."""
     parent, _, name = source.rpartition("/")
     try:
-        if PurePosixPath(name).suffix.lower() in READERS:
+        if row_ending(name):
             store = open_store(parent)
             found = store.known([name])
             return store, [found[name]]
         store = open_store(source)
-        infos = [info for info in store.list() if PurePosixPath(info.key).suffix.lower() in READERS]
+        infos = [info for info in store.list() if row_ending(info.key)]
     except (KeyError, NotFoundError):
         raise BadInputError(f"data.source: there is no object {source}") from None
     if not infos:

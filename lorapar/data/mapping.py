@@ -13,7 +13,8 @@ from lorapar.data.conversation import messages_in
 from lorapar.data.readers import RawRow
 from lorapar.errors import BadInputError, nearest
 
-_GSM8K = r"####\s*(\S.*?)\s*$"
+_GSM8K = r"####\s*(\S.*?)\s*(?:\n|$)"
+_ANSWER_IS = r"(?i)\bthe (?:final )?answer is:?\s*(\S.*?)\.?\s*$"
 BOXED = "boxed"
 _INSTRUCTION = ColumnMapping(question="instruction", context="input", answer="output")
 
@@ -35,20 +36,33 @@ _PAIRS = (
     ("instructions (Alpaca)", "instruction", "input", "output"),
     ("instructions (Dolly)", "instruction", "context", "response"),
     ("problems with solutions", "problem", None, "solution"),
+    ("problems with solutions", "problem", None, "generated_solution"),
+    ("problems with answers", "problem", None, "answer"),
+    ("prompts with answers", "prompt", None, "answer"),
+    ("questions with solutions", "question", None, "solution"),
     ("questions with responses", "question", None, "response"),
     ("prompts with responses", "prompt", None, "response"),
     ("queries with responses", "query", None, "response"),
     ("inputs with outputs", "input", None, "output"),
+    ("inputs with targets (FLAN)", "inputs", None, "targets"),
+    ("turns of a user and an assistant", "user", None, "assistant"),
+    ("turns of a human and an assistant", "human", None, "assistant"),
 )
 """What rows are called, and their columns for question, context and answer."""
+_REFERENCES = ("reference", "reference_answer", "ground_truth", "final_answer", "final answer", "expected_answer")
+"""Usual names of the short answer beside the whole one."""
 _USUAL = {
-    "question": ("question", "prompt", "instruction", "problem", "query", "input"),
-    "answer": ("answer", "completion", "output", "response", "solution", "chosen"),
+    "question": ("question", "prompt", "instruction", "problem", "query", "input", "q"),
+    "answer": ("answer", "completion", "output", "response", "solution", "a"),
+    "reference": _REFERENCES,
 }
 """Usual names of columns; a name of one part is never offered for the other."""
+_ENOUGH = 8
+"""Answers that show how a source writes them."""
+_PAIR = ("question", "answer")
 _KNOWN = (
     "known are question and answer (or response), messages, conversations, prompt and completion (or response), "
-    "instruction and output (or response), problem and solution, query and response, input and output"
+    "instruction and output (or response), problem and solution (or answer), query and response, input and output"
 )
 
 
@@ -78,7 +92,7 @@ def mapping_for(config: DataConfig, columns: Collection[str], rows: Sequence[Raw
     if mapped is None:
         raise BadInputError(
             f"data.columns: {where} has no columns that say what is asked and answered; it has: {', '.join(columns)}"
-            f"{_pair_meant(columns)}; name the right ones in data.columns ({_KNOWN}){_whole_text(columns)}"
+            f"{_pair_meant(columns)}; {_why_not(columns, first)}"
         )
     if mapped.renamed:
         return mapped
@@ -101,9 +115,31 @@ def _by_plain_names(columns: Collection[str], rows: Sequence[dict[str, Any]]) ->
     found = _recognised(list(plain.values()), [{plain[name]: value for name, value in row.items()} for row in rows])
     if found is None:
         return None
+    columns_of = {name: column for column, name in plain.items()}
     used = {value for value in found.columns.model_dump().values() if isinstance(value, str)}
     written = ", ".join(f"'{column}'" for column, name in plain.items() if name in used and name != column)
-    return replace(found, said=f"{found.said}; capitals and spaces in the names {written} do not count", renamed=plain)
+    said = re.sub(r"(data\.columns\.\w+=)(\w+)", lambda of: of[1] + columns_of[of[2]], found.said or "")
+    return replace(found, said=f"{said}; capitals and spaces in the names {written} do not count", renamed=plain)
+
+
+def _why_not(columns: Collection[str], rows: Sequence[dict[str, Any]]) -> str:
+    """What to do with columns that are not recognised: preferences and foreign turns by what they are."""
+    chosen = next((name for name in ("chosen", "preferred_output") if name in columns), None)
+    if chosen is not None:
+        texts = [name for name in columns if all(isinstance(row.get(name), str) for row in rows)]
+        asked = next((name for name in _USUAL["question"] if name in texts), None)
+        how = "write it as messages"
+        if asked is not None and chosen in texts:
+            how = f"set data.columns.question={asked} and data.columns.answer={chosen}"
+        elif asked is None and any(messages_in(row.get(chosen)) for row in rows) and "input" not in columns:
+            how = f"set data.columns.messages={chosen}"
+        return f"these are preferences, which are not trained; to learn what was chosen alone, {how}"
+    for column in _CONVERSATIONS:
+        cells = [row.get(column) for row in rows if isinstance(row.get(column), list) and row[column]]
+        if cells and isinstance(cells[0][0], dict):
+            keys = ", ".join(f"'{key}'" for key in cells[0][0])
+            return f"the turns in '{column}' have {keys}, and known are 'role' with 'content', and 'from' with 'value'"
+    return f"name the right ones in data.columns ({_KNOWN}){_whole_text(columns)}"
 
 
 def _whole_text(columns: Collection[str]) -> str:
@@ -115,16 +151,15 @@ def _whole_text(columns: Collection[str]) -> str:
 
 def _recognised(columns: Collection[str], rows: Sequence[dict[str, Any]]) -> Mapped | None:
     """What the columns are recognised as; None where nothing fits."""
-    if "question" in columns and "answer" in columns:
+    if "question" in columns and "answer" in columns and not _solved(columns, rows):
         mapping = ColumnMapping(**{part: part for part in _OPTIONAL if part in columns})
-        return _with_reference("questions and answers", mapping, "", rows)
+        return _with_reference("questions and answers", _with_short_answer(mapping, columns), "", rows)
     found = _conversation(columns, rows) or _pair(columns)
     if found is None:
         return None
     what, mapping = found
-    mapping = mapping.model_copy(
-        update={part: part for part in ("reference", "tests", "system", "id") if part in columns}
-    )
+    mapping = mapping.model_copy(update={part: part for part in ("tests", "system", "id") if part in columns})
+    mapping = _with_short_answer(mapping, columns)
     return _with_reference(what, _with_system_message(mapping, columns, rows), _told(mapping), rows)
 
 
@@ -144,11 +179,21 @@ def _pair(columns: Collection[str]) -> tuple[str, ColumnMapping] | None:
     for what, question, context, answer in _PAIRS:
         if question in columns and answer in columns:
             below = context if context in columns else None
-            mapping = ColumnMapping(question=question, context=below, answer=answer)
-            if question == "problem" and "answer" in columns:  # the short one, beside the whole solution
-                mapping = mapping.model_copy(update={"reference": "answer"})
-            return what, mapping
+            return what, ColumnMapping(question=question, context=below, answer=answer)
     return None
+
+
+def _solved(columns: Collection[str], rows: Sequence[dict[str, Any]]) -> bool:
+    """Whether a column `solution` holds the whole answers, and `answer` short ones."""
+    solved = [row for row in rows if all(isinstance(row.get(name), str) for name in ("answer", "solution"))]
+    return bool(solved) and 2 * sum(len(row["answer"]) < len(row["solution"]) for row in solved) > len(solved)
+
+
+def _with_short_answer(mapping: ColumnMapping, columns: Collection[str]) -> ColumnMapping:
+    """With the column of the short answer beside the whole one: `answer` beside a solution or a conversation."""
+    names = [*_REFERENCES, *(["answer"] if mapping.messages or mapping.answer.endswith("solution") else [])]
+    found = next((name for name in names if name in columns), None)
+    return mapping if found is None else mapping.model_copy(update={"reference": found})
 
 
 def _with_system_message(
@@ -173,17 +218,35 @@ def _told(mapping: ColumnMapping) -> str:
 def _with_reference(what: str, mapping: ColumnMapping, told: str, rows: Sequence[dict[str, Any]]) -> Mapped:
     """With the way short answers are written in these rows, where most that are looked at write them so."""
     answers = [] if mapping.reference is not None else [text for row in rows if (text := _answer_text(row, mapping))]
-    for pattern, style in ((_GSM8K, "follows ####"), (BOXED, "stands in the last \\boxed{}")):
-        if 2 * sum(map(bool, map(reference_finder(pattern), answers))) > len(answers):
-            mapping = mapping.model_copy(update={"reference_pattern": pattern})
-            what = f"{what} (GSM8K)" if pattern == _GSM8K and not told else what
-            told = "; ".join(filter(None, (told, f"the reference is what {style} in the answer")))
-            break
+    styles = (
+        (_GSM8K, "follows ####"),
+        (BOXED, "stands in the last \\boxed{}"),
+        (_ANSWER_IS, "follows 'the answer is' at the end"),
+    )
+    found = {pattern: sum(map(bool, map(reference_finder(pattern), answers))) for pattern, _ in styles}
+    pattern, style = max(styles, key=lambda one: found[one[0]])
+    if 2 * found[pattern] > len(answers):
+        mapping = mapping.model_copy(update={"reference_pattern": pattern})
+        what = f"{what} (GSM8K)" if pattern == _GSM8K and not told else what
+        told = "; ".join(filter(None, (told, f"the reference is what {style} in the answer")))
+    elif mapping.messages is None and len(answers) >= _ENOUGH and all(map(is_short, answers)):
+        told = "; ".join(filter(None, (told, _TAKE_SHORT.format(mapping))))
     if mapping.reference is not None and mapping.reference != "reference":
-        told += f"; '{mapping.reference}' is the reference"
+        told = "; ".join(filter(None, (told, f"'{mapping.reference}' is the reference")))
     if mapping.system_message is not None:
-        told += f"; '{mapping.system_message}' is the row's system message"
+        told = "; ".join(filter(None, (told, f"'{mapping.system_message}' is the row's system message")))
     return Mapped(mapping, f"recognised as {what}" + (f": {told}" if told else ""))
+
+
+_TAKE_SHORT = (
+    "its answers are short, and are the references, too, with data.columns.question={0.question} "
+    "data.columns.answer={0.answer} data.columns.reference={0.answer}"
+)
+
+
+def is_short(answer: str) -> bool:
+    """Whether an answer is one that could be compared as it stands: a number, or a word or three."""
+    return len(answer.split()) <= 3 and len(answer) <= 40
 
 
 def _answer_text(row: dict[str, Any], mapping: ColumnMapping) -> str:
@@ -197,7 +260,7 @@ def _answer_text(row: dict[str, Any], mapping: ColumnMapping) -> str:
 
 def _pair_meant(columns: Collection[str]) -> str:
     """A suffix with the columns that are meant, where exactly one has a usual name of a question and of an answer."""
-    question, answer = ([one for one in columns if one.strip().lower() in names] for names in _USUAL.values())
+    question, answer = ([one for one in columns if one.strip().lower() in _USUAL[part]] for part in _PAIR)
     if len(question) != 1 or len(answer) != 1:
         return ""
     return f" (did you mean data.columns.question={question[0]} and data.columns.answer={answer[0]}?)"

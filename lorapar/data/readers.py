@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import bz2
 import csv
+import gzip
 import io
 import json
+import lzma
+import zlib
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from lorapar.errors import BadInputError, nearest
@@ -15,8 +19,8 @@ RawRow = tuple[str, dict[str, Any]]
 """Where the row stands (`file:line`, or `file, row N`) and its columns."""
 
 
-PACKED = (".gz", ".bz2", ".xz", ".zst", ".zip", ".7z", ".tar", ".tgz")
-"""Endings of files that hold others."""
+_ARCHIVES = (".zip", ".7z", ".tar", ".tgz", ".rar")
+"""Endings of files that hold several others."""
 _ARROW = "; write Parquet, as datasets.Dataset.from_file(FILE).to_parquet('rows.parquet') does"
 _SHEET = "; save the sheet as CSV in UTF-8"
 _OTHERS = {
@@ -36,13 +40,16 @@ def _nobody(note: str) -> None:
 def read_rows(path: Path, say: Say = _nobody) -> Iterator[RawRow]:
     """Rows of a .jsonl, .json, .csv, .tsv or .parquet file, in order; raises BadInputError naming file and line or row.
 
-    Encodings are told by a file's first bytes and UTF-8 without any; the delimiter of a .csv file by a header without
-    commas that one other delimiter divides.
+    Those that are text may be packed by gzip, bzip2, xz or Zstandard, as `rows.jsonl.gz`. Encodings are told by a
+    file's first bytes and UTF-8 without any; the delimiter of a .csv file by a header without commas that one other
+    delimiter divides.
     """
     ending = path.suffix.lower()
-    reader = READERS.get(ending)
+    reader = READERS.get(row_ending(path.name))
     if reader is None:
-        close = "; unpack it first" if ending in PACKED else _OTHERS.get(ending) or nearest(ending, list(READERS))
+        close = _OTHERS.get(ending) or nearest(ending, list(READERS))
+        if ending in _ARCHIVES or ending in _UNPACK:
+            close = "; unpack it first"
         raise BadInputError(f"data.source: {path}: cannot read '{ending}' files{close}; known: {', '.join(READERS)}")
     if not path.is_file():
         beside = [one.name for one in path.parent.iterdir()] if path.parent.is_dir() else []
@@ -50,12 +57,45 @@ def read_rows(path: Path, say: Say = _nobody) -> Iterator[RawRow]:
     return reader(path, say)
 
 
-def _read_text(path: Path, say: Say) -> str:
-    """The text of a file, a byte-order mark aside."""
+def row_ending(name: str) -> str:
+    """The ending in `READERS` that says what a file's rows are written in, a packing aside; '' where there is none."""
+    first, last = ["", "", *PurePosixPath(name.lower()).suffixes][-2:]
+    if last in _UNPACK:
+        return first if first in READERS and first != ".parquet" else ""
+    return last if last in READERS else ""
+
+
+def is_packed(name: str) -> bool:
+    """Whether a file is one that holds others, or rows packed in a way that is not read."""
+    ending = PurePosixPath(name.lower()).suffix
+    return ending in _ARCHIVES or (ending in _UNPACK and not row_ending(name))
+
+
+def _unpacked(path: Path) -> bytes:
+    """The bytes of a file, or those that are packed in it. Packed and unpacked both are held in memory."""
+    unpack = _UNPACK.get(path.suffix.lower())
     try:
         data = path.read_bytes()
     except OSError as error:
         raise BadInputError(f"data.source: {path} cannot be read: {error.strerror}") from None
+    if unpack is None:
+        return data
+    try:
+        return unpack(data)
+    except (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError) as error:
+        raise BadInputError(f"{path}: cannot be unpacked: {' '.join(str(error).split())}; copy the file anew") from None
+
+
+def _zstd(data: bytes) -> bytes:
+    import pyarrow as pa
+
+    with pa.input_stream(io.BytesIO(data), compression="zstd") as stream:
+        return bytes(stream.read())
+
+
+def _read_text(path: Path, say: Say) -> str:
+    """The text of a file, a byte-order mark aside."""
+    data = _unpacked(path)
     encoding = json.detect_encoding(data)  # by byte-order mark or by where zero bytes stand, as RFC 4627 says
     name = encoding.upper().removesuffix("-SIG")
     try:
@@ -129,7 +169,7 @@ def _parsed(text: str, path: Path, first_line: int) -> Any:
 
 
 def _remedy(path: Path) -> str:
-    if path.suffix.lower() == ".jsonl":
+    if row_ending(path.name) == ".jsonl":
         return "every line must be one whole JSON object; mend this one"
     return "the file must be one list of JSON objects, or one object a line; mend it there"
 
@@ -207,6 +247,12 @@ def _parquet(path: Path, say: Say) -> Iterator[RawRow]:
         raise BadInputError(f"{path}: not a Parquet file: {' '.join(str(error).split())}") from None
 
 
+_UNPACK: dict[str, Callable[[bytes], bytes]] = {
+    ".gz": gzip.decompress,
+    ".bz2": bz2.decompress,
+    ".xz": lzma.decompress,
+    ".zst": _zstd,
+}
 READERS: dict[str, Callable[[Path, Say], Iterator[RawRow]]] = {
     ".jsonl": _jsonl,
     ".json": _json,

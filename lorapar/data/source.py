@@ -13,7 +13,7 @@ from lorapar.config import DataConfig
 from lorapar.config.data import TASK_MIX
 from lorapar.data import taskmix
 from lorapar.data.mapping import check_mapping
-from lorapar.data.readers import PACKED, READERS, RawRow, Say, read_rows
+from lorapar.data.readers import READERS, RawRow, Say, is_packed, read_rows, row_ending
 from lorapar.errors import BadInputError, nearest
 from lorapar.records import digest_of
 from lorapar.store import file_sha256, is_s3, parse_address
@@ -82,7 +82,7 @@ def _say_files(config: DataConfig, names: list[str], say: Say) -> None:
     if kind_of(config) is Kind.BUCKET or not folder.is_dir():
         return
     read = [str(Path(name).relative_to(folder)) for name in names]
-    packed = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.suffix.lower() in PACKED)
+    packed = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if is_packed(path.name))
     if len(read) > 1:
         say(f"{config.source} holds {len(read)} files, and all are read as one: {_some(read)}")
     if packed:
@@ -148,7 +148,7 @@ def _files(config: DataConfig) -> list[tuple[str, Path]]:
             f"data.source: {source} was written by save_to_disk of datasets, which is not read; write Parquet, of "
             "several splits each by itself: datasets.load_from_disk(FOLDER).to_parquet('rows.parquet')"
         )
-    paths = sorted(path for path in source.rglob("*") if path.suffix.lower() in READERS and path.is_file())
+    paths = sorted(path for path in source.rglob("*") if row_ending(path.name) and path.is_file())
     if not paths:
         raise BadInputError(f"data.source: no file in {source} ends in one of {', '.join(READERS)}")
     return [(str(path), path) for path in paths]

@@ -37,10 +37,11 @@ def run(call: StageCall[Settings]) -> Metrics:
     """Write the adapter and, in summary.json, which base weights it was made for."""
     import_at_once(*MODEL_LIBRARIES)
     from lorapar.adapter import adapter_mark, base_digest, find_targets, lora_parameters, save_adapter, trainable_slice
-    from lorapar.basemodel import load_model
+    from lorapar.basemodel import load_model, load_tokenizer, try_decoder
 
     model_config, adapter = call.settings.model, call.settings.adapter
     base = load_model(model_config.alone, call.progress)
+    try_decoder(base, load_tokenizer(model_config.alone), model_config)
     targets = None if model_config.continue_ else find_targets(base, adapter.layout)
     notes = targets.notes if targets is not None else ()
     for note in notes:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from lorapar.config import PromptConfig, RlConfig, SftConfig
+from lorapar.data.mapping import is_short
 from lorapar.errors import BadInputError
 from lorapar.progress import Progress
 from lorapar.prompts import Row, fit_rows, prompt_ids, prompt_messages, rows_of
@@ -99,8 +100,7 @@ def rl_rows(
     if not referenced:
         raise BadInputError(
             f"none of the {len(candidates)} rows for RL has a reference answer, so nothing can be rewarded; "
-            "name the column with data.columns.reference or reference_pattern, or let a judge or a reward model "
-            "reward them (rl.rewards)"
+            f"{_where_references_are(candidates)}, or let a judge or a reward model reward them (rl.rewards)"
         )
     rows = [
         (example, system)
@@ -113,6 +113,12 @@ def rl_rows(
         "prompt_too_long": len(referenced) - len(rows),
     }
     return ChosenRows(rows, left_out=left_out, omissions=_rl_omissions(left_out, len(candidates), len(rows), config))
+
+
+def _where_references_are(rows: Sequence[Row]) -> str:
+    if all(is_short(example.answer) for example, _ in rows):
+        return "their answers are short: name the answers' own column as data.columns.reference, too"
+    return "name the column with data.columns.reference or reference_pattern"
 
 
 def _can_be_rewarded(example: Example, config: RlConfig) -> bool:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from lorapar.adapter import (
     ROLES,
@@ -96,6 +97,7 @@ def test_every_family_is_scored_as_one_example_at_a_time(make_family, family: st
         ("deepseek_v3", "Q", {"q_a_proj", "q_b_proj"}, None),
         ("deepseek_v3", "K", {"kv_a_proj_with_mqa", "kv_b_proj"}, "holds K and V in one matrix"),
         ("glm4_moe", "QKVGUD", {"q_proj", "k_proj", "v_proj"}, "names PEFT reads as the experts'"),
+        ("dbrx", "QKVGUD", {"Wqkv"}, "the routed experts"),
         ("qwen3_next", "QKV", {"in_proj_qkvz", "q_proj", "k_proj", "v_proj"}, None),
     ],
 )
@@ -132,6 +134,31 @@ def test_the_names_found_are_what_peft_adapts_and_nothing_else(make_family) -> N
 def test_a_layout_that_the_model_lacks_is_told_with_what_to_write(make_family, family, layout, message) -> None:
     with pytest.raises(BadInputError, match=message):
         resolve_layout(make_family(family), layout)
+
+
+def test_modules_that_peft_or_no_text_takes_are_left_out_and_told() -> None:
+    """Mamba's kernels read out_proj, and its slow path dt_proj, past the modules; a text passes no vision tower."""
+    small = {"hidden_size": 32, "num_hidden_layers": 1, "vocab_size": 99}
+    mamba = AutoModelForCausalLM.from_config(AutoConfig.for_model("mamba", state_size=4, **small))
+    targets = find_targets(mamba, "all-linear")
+    assert targets.modules == ("in_proj", "x_proj")
+    assert "out_proj carry no LoRA, which PEFT does not take there" in targets.notes
+    assert "backbone.layers.mixer.dt_proj carry no LoRA, because no text passes through them" in targets.notes
+    with pytest.raises(BadInputError, match=r"no text passes through backbone\.layers\.mixer\.dt_proj of Mamba"):
+        find_targets(mamba, ("dt_proj",))
+    with pytest.raises(BadInputError, match="PEFT takes no LoRA on out_proj of Mamba"):
+        find_targets(mamba, ("out_proj",))
+    heads = {"intermediate_size": 32, "num_attention_heads": 2}
+    gemma3 = AutoConfig.for_model(
+        "gemma3",
+        text_config={**small, **heads, "num_key_value_heads": 1, "head_dim": 16},
+        vision_config={**small, **heads, "image_size": 28, "patch_size": 14},
+    )
+    with torch.device("meta"):
+        seeing = AutoModelForCausalLM.from_config(gemma3)
+    targets = find_targets(seeing, ("q_proj",))
+    assert targets.modules == ("language_model.layers.0.self_attn.q_proj",)
+    assert "vision_tower" in targets.notes[0]
 
 
 def test_routers_indexers_and_heads_have_no_role() -> None:

@@ -67,6 +67,38 @@ FORMATS = {
         "the last \\boxed{} in the answer",
         ("Half of one?", r"First \boxed{1}, then \boxed{\frac{1}{2}}.", r"\frac{1}{2}"),
     ),
+    "metamath": (
+        {"type": "MATH_Rephrased", "query": "2 and 2?", "response": "Add them.\nThe answer is: 4"},
+        "queries with responses: 'query' is the question, 'response' the answer; the reference is what follows 'the "
+        "answer is' at the end in the answer",
+        ("2 and 2?", "Add them.\nThe answer is: 4", "4"),
+    ),
+    "metamath-gsm": (
+        {"query": "2 and 3?", "response": "Add them.\n#### 5\nThe answer is: 5"},
+        "queries with responses: 'query' is the question, 'response' the answer; the reference is what follows ####",
+        ("2 and 3?", "Add them.\n#### 5\nThe answer is: 5", "5"),
+    ),
+    "messages-and-answer": (
+        {"problem": "3+3?", "answer": "6", "messages": [*WEATHER[:4], {"role": "assistant", "content": "So, 6."}]},
+        "conversations (chat messages): the last turn of the assistant in 'messages' is the answer, the turns before "
+        "it are context; 'answer' is the reference",
+        ("And tomorrow?", "So, 6.", "6"),
+    ),
+    "solution-and-answer": (
+        {"question": "1+2?", "solution": "One more than two is 3.", "answer": "3"},
+        "questions with solutions: 'question' is the question, 'solution' the answer; 'answer' is the reference",
+        ("1+2?", "One more than two is 3.", "3"),
+    ),
+    "final-answer": (
+        {"question": "1+3?", "answer": "One more than three is 4.", "final_answer": "4"},
+        "questions and answers: 'final_answer' is the reference",
+        ("1+3?", "One more than three is 4.", "4"),
+    ),
+    "short-answers": (
+        {"problem": "1+4?", "answer": "5"},
+        "problems with answers: 'problem' is the question, 'answer' the answer",
+        ("1+4?", "5", None),
+    ),
     "boxed-and-answer": (
         {"problem": "1+1?", "solution": r"So \boxed{2}.", "answer": "2"},
         "problems with solutions: 'problem' is the question, 'solution' the answer; 'answer' is the reference",
@@ -109,6 +141,55 @@ def test_columns_are_recognised_whatever_file_they_are_in(tmp_path, name, ending
         assert example.asked.endswith("User: Rain today?\n\nAssistant: Yes.\n\nUser: And tomorrow?")
     else:
         assert example.asked == example.question
+
+
+def test_the_hint_for_short_answers_has_the_names_of_the_file(tmp_path):
+    path = tmp_path / "rows.csv"
+    text = "Question,Answer\n" + "".join(f"{number} and one?,{number + 1}\n" for number in range(8))
+    path.write_text(text, encoding="utf-8")
+    (note,) = load_data(DataConfig(source=str(path), heldout=0), seed=0).notes
+    said = "its answers are short, and are the references, too, with data.columns.question=Question "
+    assert f"{said}data.columns.answer=Answer data.columns.reference=Answer;" in note
+    columns = ColumnMapping(question="Question", answer="Answer", reference="Answer")
+    made = load_data(DataConfig(source=str(path), heldout=0, columns=columns), seed=0).examples
+    assert sorted(one.reference for one in made) == list("12345678")
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        (
+            {"prompt": "1+1?", "chosen": "2", "rejected": "3"},
+            r"these are preferences, which are not trained; to learn what was chosen alone, set "
+            r"data\.columns\.question=prompt and data\.columns\.answer=chosen",
+        ),
+        (
+            {"chosen": WEATHER, "rejected": WEATHER},
+            r"these are preferences.* alone, set data\.columns\.messages=chosen",
+        ),
+        (
+            {"chosen": "Human: 1+1?\n\nAssistant: 2", "rejected": "…"},
+            r"these are preferences.* alone, write it as messages",
+        ),
+        (
+            {
+                "input": {"messages": WEATHER[:1]},
+                "preferred_output": WEATHER[1:2],
+                "non_preferred_output": WEATHER[1:2],
+            },
+            r"these are preferences.* alone, write it as messages",
+        ),
+        (
+            {"conversation": [{"speaker": "a", "text": "1+1?"}]},
+            r"the turns in 'conversation' have 'speaker', 'text', and known are 'role' with 'content'",
+        ),
+    ],
+)
+def test_rows_of_another_kind_are_told_for_what_they_are(tmp_path, row, said):
+    path = write(tmp_path, ".jsonl", [row])
+    with pytest.raises(BadInputError, match=rf"^data\.columns: .* has no columns that say .*; {said}") as caught:
+        load_data(DataConfig(source=str(path), heldout=0), seed=0)
+    assert "\n" not in str(caught.value)
 
 
 def test_columns_that_the_settings_name_win(tmp_path):

@@ -35,7 +35,10 @@ def by_name(loaded):
 
 def test_without_weights_every_row_of_every_source_is_there(write):
     alpaca = [{"instruction": f"b {number}?", "output": "yes"} for number in range(5)]
-    config = DataConfig(sources=[{"source": write("a", rows("a", 10))}, {"source": write("b", alpaca)}], heldout=3)
+    config = DataConfig(
+        sources=[{"source": write("a", rows("a", 10, answer="It is so, as said."))}, {"source": write("b", alpaca)}],
+        heldout=3,
+    )
     loaded = load_data(config, seed=0)
     assert by_name(loaded) == {"a": 10, "b": 5}
     assert sum(one.split == "heldout" for one in loaded.examples) == 3

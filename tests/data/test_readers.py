@@ -1,6 +1,9 @@
 """Rows of files, and one line with file and line number for every file that is not what its ending says."""
 
+import bz2
+import gzip
 import json
+import lzma
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -42,6 +45,23 @@ def test_every_format_gives_the_same_rows(tmp_path, name, places):
     assert [where for where, _ in found] == [f"{tmp_path}/{place}" for place in places]
 
 
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.csv"])
+@pytest.mark.parametrize("packing", [".gz", ".bz2", ".xz", ".zst", ".GZ"])
+def test_packed_files_give_the_same_rows(tmp_path, name, packing):
+    path = write(tmp_path / name, ROWS)
+    pack = {".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress}.get(packing.lower(), zstd)
+    packed = tmp_path / (name + packing)
+    packed.write_bytes(pack(path.read_bytes()))
+    assert [row for _, row in read_rows(packed)] == [row for _, row in read_rows(path)] == ROWS
+    packed.write_bytes(packed.read_bytes()[:-9])
+    with pytest.raises(BadInputError, match=rf"{packed.name}: cannot be unpacked: .*; copy the file anew"):
+        list(read_rows(packed))
+
+
+def zstd(data):
+    return pa.compress(data, codec="zstd", asbytes=True)
+
+
 def test_blank_lines_are_nothing_and_numbers_still_right(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_text('{"a": 1}\r\n\r\n{"a": 2}\n\n')
@@ -59,7 +79,10 @@ def test_blank_lines_are_nothing_and_numbers_still_right(tmp_path):
         ("a.xlsx", b"", r"cannot read '\.xlsx' files; save the sheet as CSV in UTF-8; known"),
         ("a.arrow", b"", r"cannot read '\.arrow' files; write Parquet, as datasets\.Dataset\.from_file"),
         ("a.ndjson", b"", r"it is JSON Lines: name it \.jsonl"),
-        ("a.jsonl.gz", b"", r"a\.jsonl\.gz: cannot read '\.gz' files; unpack it first; known"),
+        ("a.parquet.gz", b"", r"a\.parquet\.gz: cannot read '\.gz' files; unpack it first; known"),
+        ("a.zip", b"", r"a\.zip: cannot read '\.zip' files; unpack it first; known"),
+        ("a.jsonl.gz", b'{"a": 1}', r"a\.jsonl\.gz: cannot be unpacked: Not a gzipped file .*; copy the file anew"),
+        ("a.csv.zst", b"a,b\n", r"a\.csv\.zst: cannot be unpacked: ZSTD .*; copy the file anew"),
         (
             "a.jsonl",
             b'{"a": 1}\n{"a": \n',

@@ -1,0 +1,58 @@
+"""A loaded model is tried on a few words: one that reads ahead, counts padding or fails is refused in one line."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from lorapar.basemodel import decoder, load_model, load_tokenizer, try_decoder
+from lorapar.config import ModelConfig
+from lorapar.errors import BadInputError
+
+TINY = ModelConfig(name="builtin:tiny", dtype="float32")
+SMALL = {"vocab_size": 600, "hidden_size": 32, "num_hidden_layers": 2, "initializer_range": 0.2, "pad_token_id": 2}
+HEADS = {"num_attention_heads": 2, "intermediate_size": 48}
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return load_tokenizer(TINY)
+
+
+def made(family: str, **more):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **SMALL, **more)).eval()
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_a_decoder_passes(make_family, tokenizer, family):
+    try_decoder(load_model(TINY), tokenizer, TINY)
+    try_decoder(made(family, **HEADS), tokenizer, TINY)
+
+
+@pytest.mark.parametrize(
+    ("family", "more", "what"),
+    [
+        ("bert", HEADS, "a model that reads a text both ways"),
+        (
+            "rwkv",
+            {"attention_hidden_size": 32, "intermediate_size": 48},
+            "a model to which a prompt behind padding is another prompt",
+        ),
+    ],
+)
+def test_what_no_list_knows_is_found_by_trying(tokenizer, monkeypatch, family, more, what):
+    monkeypatch.setattr(decoder, "_UNFIT", {})
+    with pytest.raises(BadInputError, match=rf"^model\.name: builtin:tiny is {what} \(\w+\), and only decoders"):
+        try_decoder(made(family, **more), tokenizer, TINY)
+
+
+def test_a_model_that_does_not_run_is_one_line(tokenizer, monkeypatch):
+    model = made("llama", **HEADS)
+    monkeypatch.setattr(model, "forward", lambda **_: model.config.num_patches)
+    with pytest.raises(
+        BadInputError, match=r"\(LlamaForCausalLM\) does not run with the transformers .* AttributeError"
+    ):
+        try_decoder(model, tokenizer, TINY)
