@@ -135,9 +135,9 @@ def _why_not(columns: Collection[str], rows: Sequence[dict[str, Any]]) -> str:
             how = f"set data.columns.messages={chosen}"
         return f"these are preferences, which are not trained; to learn what was chosen alone, {how}"
     for column in _CONVERSATIONS:
-        cells = [row.get(column) for row in rows if isinstance(row.get(column), list) and row[column]]
-        if cells and isinstance(cells[0][0], dict):
-            keys = ", ".join(f"'{key}'" for key in cells[0][0])
+        turns = [cell[0] for row in rows if isinstance(cell := row.get(column), list) and cell]
+        if turns and isinstance(turns[0], dict):
+            keys = ", ".join(f"'{key}'" for key in turns[0])
             return f"the turns in '{column}' have {keys}, and known are 'role' with 'content', and 'from' with 'value'"
     return f"name the right ones in data.columns ({_KNOWN}){_whole_text(columns)}"
 
