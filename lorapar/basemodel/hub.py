@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 from huggingface_hub import HfApi, constants, hf_hub_download, snapshot_download
 from huggingface_hub.errors import (
@@ -39,6 +40,32 @@ _TEXT_FILES = ["*.json", "*.jinja", "*.model", "*.txt"]
 _FILES = [*_TEXT_FILES, "*.safetensors"]
 
 
+_SILENT_SECONDS = 60.0
+"""How long a hub that has kept this process waiting is taken to be silent still."""
+_WAITED_SECONDS = 0.5
+"""A silence that took no longer may be asked into again at once."""
+_Answer = TypeVar("_Answer")
+_silences: dict[str, tuple[float, Exception]] = {}
+"""By the hub's address, until when (monotonic) it is not asked, and what its silence was."""
+
+
+def _ask(question: Callable[[], _Answer]) -> _Answer:
+    """What the hub answers; a hub that let one question run into its timeout is not waited for with each of the next.
+
+    Raises what the hub's client does, at once where a question of the last minute was waited for in vain.
+    """
+    until, earlier = _silences.get(constants.ENDPOINT, (0.0, None))
+    began = time.monotonic()
+    if earlier is not None and began < until:
+        raise earlier
+    try:
+        return question()
+    except _SILENCE as error:
+        if getattr(error, "response", None) is None and time.monotonic() - began >= _WAITED_SECONDS:
+            _silences[constants.ENDPOINT] = (time.monotonic() + _SILENT_SECONDS, error)
+        raise
+
+
 def commit_of(name: str, revision: str | None, kind: Kind) -> str:
     """The commit that a revision is now, from the hub or, where it does not answer, from the hub's local cache.
 
@@ -49,7 +76,7 @@ def commit_of(name: str, revision: str | None, kind: Kind) -> str:
         if revision is not None and _COMMIT.fullmatch(revision) and _cached(name, revision, kind) is not None:
             return revision
         try:
-            commit = _asked(name, revision, kind)
+            commit = _ask(lambda: _asked(name, revision, kind))
         except (RepositoryNotFoundError, RevisionNotFoundError):
             raise  # an answer, though not the hoped-for one
         except _SILENCE as error:
@@ -125,7 +152,7 @@ def adapter_commit(name: str, revision: str | None) -> str:
     with hub_errors(name, revision, "adapter"):
         validate_repo_id(name)
         try:
-            info = HfApi().model_info(name, revision=revision, timeout=PROBE_SECONDS)
+            info = _ask(lambda: HfApi().model_info(name, revision=revision, timeout=PROBE_SECONDS))
         except (RevisionNotFoundError, RepositoryNotFoundError):
             raise
         except _SILENCE as error:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from functools import cache
 from numbers import Real
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lorapar.answers import References, all_references, first_reference
@@ -63,7 +64,7 @@ class OwnReward:
                 function = getattr(importlib.import_module(module_name), function_name)
         except ImportError as error:
             raise BadInputError(
-                f"rl.rewards: {name} cannot be imported ({error}); install it or set PYTHONPATH"
+                f"rl.rewards: {name} cannot be imported ({error}); {_how_to_import(module_name, function_name)}"
             ) from None
         except AttributeError:
             raise BadInputError(f"rl.rewards: {module_name} has no function called {function_name}") from None
@@ -201,6 +202,14 @@ def _loop() -> asyncio.AbstractEventLoop:
     loop = asyncio.new_event_loop()
     threading.Thread(target=loop.run_forever, name="rewards", daemon=True).start()
     return loop
+
+
+def _how_to_import(module: str, function: str) -> str:
+    """What to do about a module that is not found; one that lies here as a file is named as Python names it."""
+    plain = module.removesuffix(".py")
+    if not Path(f"{plain}.py").is_file():
+        return "install it or set PYTHONPATH"
+    return f"{plain}.py lies in this folder: name it {plain}:{function} and set PYTHONPATH=."
 
 
 def _by_name(name: str, function: Callable[..., Any]) -> frozenset[str]:

@@ -27,7 +27,7 @@ from lorapar.network import network_cause, proxy_refusal
 from lorapar.voting.endpoint_failures import Failure, described, failure_of
 from lorapar.voting.endpoint_login import Login
 from lorapar.voting.endpoint_network import Peer, is_same_host, open_http
-from lorapar.voting.endpoint_reply import body_of
+from lorapar.voting.endpoint_reply import BROKEN_OFF, body_of
 
 FIRST_WAIT_SECONDS = 0.5
 _BUSY = frozenset({429, 503, 529})
@@ -200,6 +200,8 @@ class EndpointClient:
             raise _TryAgainError(f"the answer's body is not JSON{_instead(text)}{self._peer.proxy()}")
         if choices and not _has_choice(value):
             raise _TryAgainError(f"an answer that is not shaped as the API says: {described(text)[:_SHOWN_CHARACTERS]}")
+        if choices and value["choices"][0].get("finish_reason") == BROKEN_OFF:
+            raise _TryAgainError("its stream broke off: it ends without a finish_reason and without [DONE]")
         if choices and _failed_midway(value):
             raise _TryAgainError("the provider ended the answer with an error (finish_reason error)")
         return value

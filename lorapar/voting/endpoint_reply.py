@@ -15,6 +15,8 @@ from typing import Any
 
 _CUT_OFF = frozenset({"length", "max_tokens", "max_output_tokens", "model_length", "model_context_window_exceeded"})
 _FILTERED = frozenset({"content_filter", "safety", "refusal", "prohibited_content", "recitation"})
+BROKEN_OFF = "stream broken off"
+"""The finish_reason given here to a stream that ends without one, without a usage and without `[DONE]`."""
 _THOUGHT_FIELDS = ("reasoning_content", "reasoning", "reasoning_details", "thinking")
 _LONGEST_QUOTED = 1000
 _OPENED = r"<think(?:ing)?>|<reasoning>|\[THINK\]|◁think▷|<\|channel\|>analysis<\|message\|>"
@@ -87,7 +89,8 @@ def body_of(text: str) -> Any:
 
 def _streamed(text: str) -> Any:
     """The whole answer that a stream's chunks make; the first one that says what is wrong instead."""
-    chunks = [found for line in _EVENT.findall(text) if isinstance(found := _json_or_none(line), dict)]
+    lines = _EVENT.findall(text)
+    chunks = [found for line in lines if isinstance(found := _json_or_none(line), dict)]
     whole: dict[str, Any] = {}
     fields: dict[str, str] = {}
     for chunk in chunks:
@@ -105,7 +108,9 @@ def _streamed(text: str) -> Any:
     if not fields:
         return None
     message = {name: said for name, said in fields.items() if said}
-    choice = {"message": {"content": "", **message}, "finish_reason": whole.get("finish_reason")}
+    is_whole = whole.get("usage") or any(line.strip() == "[DONE]" for line in lines)
+    ended = whole.get("finish_reason") or (None if is_whole else BROKEN_OFF)
+    choice = {"message": {"content": "", **message}, "finish_reason": ended}
     return {"choices": [choice], "usage": whole.get("usage")}
 
 

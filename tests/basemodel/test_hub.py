@@ -112,6 +112,22 @@ def test_a_hub_that_fails_or_takes_too_long_is_unreachable(hub_server, monkeypat
         resolve_model(ModelConfig(name=name))
 
 
+def test_a_hub_that_keeps_a_process_waiting_is_asked_once(hub_server, monkeypatch):
+    monkeypatch.setattr(hub, "PROBE_SECONDS", 0.6)
+    asked, plainly = [], hub._asked
+    monkeypatch.setattr(hub, "_asked", lambda *what: asked.append(what) or plainly(*what))
+    for name in ("someone/slow", "someone/model"):
+        with pytest.raises(UnreachableError, match=rf"the hub did not answer for {name} "):
+            resolve_model(ModelConfig(name=name))
+    assert [name for name, *_ in asked] == ["someone/slow"]
+    monkeypatch.setattr(hub, "_SILENT_SECONDS", 0.0)
+    hub._silences.clear()
+    for _ in range(2):
+        with pytest.raises(UnreachableError):
+            resolve_model(ModelConfig(name="someone/slow"))
+    assert len(asked) == 3  # after a while it is asked again
+
+
 def test_without_a_hub_its_local_cache_serves(no_hub):
     made = snapshot(no_hub, "someone/model", WHOLE)
     resolved = resolve_model(ModelConfig(name="someone/model"))

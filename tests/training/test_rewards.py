@@ -243,6 +243,15 @@ def test_a_faulty_reward_is_refused_before_training(own_module: str, function: s
         load_rewards({f"{own_module}:{function}": 1.0})
 
 
+@pytest.mark.parametrize("name", ["lies_here.py:one", "lies_here:one"])
+def test_a_file_of_the_current_folder_is_named_as_python_names_it(tmp_path, monkeypatch, name):
+    (tmp_path / "lies_here.py").write_text("def one(completions, references):\n    return [1.0 for _ in completions]\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [one for one in sys.path if one not in ("", str(tmp_path))])
+    with pytest.raises(BadInputError, match=r"lies_here\.py lies in this folder: name it lies_here:one and set"):
+        load_rewards({name: 1.0})
+
+
 def test_a_module_that_is_not_there_and_a_misspelt_name() -> None:
     with pytest.raises(BadInputError, match="cannot be imported"):
         load_rewards({"no_such_module_here:function": 1.0})

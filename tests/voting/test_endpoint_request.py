@@ -423,6 +423,21 @@ def test_a_model_that_only_streams_is_asked_for_streams_and_one_that_streams_una
     with serving(habit=unasked) as api:
         assert len(ask(api)) == len(ROWS)
 
+    cut = []
+
+    def cut_once(api, path, _, body):
+        if "completions" not in path:
+            return None
+        whole = in_a_stream(api.say(body))
+        if body in cut:
+            return 200, whole.replace("data: [DONE]\n\n", ""), {}
+        cut.append(body)
+        return 200, whole[: whole.rindex('data: {"choices": [{"delta": {}') + len(cut) % 9], {}
+
+    with serving(habit=cut_once) as api:
+        assert len(ask(api)) == len(ROWS)
+    assert len(cut) >= len(ROWS)
+
     def broken(*_):
         return (200, 'data: {"error": {"message": "overloaded", "code": 503}}\n\n', {})
 
