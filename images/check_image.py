@@ -11,7 +11,7 @@ import sys
 from importlib.metadata import PackageNotFoundError, version
 
 NEEDED = {
-    "client": ["lorapar.cli", "boto3", "yaml"],
+    "client": ["lorapar.cli", "boto3", "yaml", "lorapar.ui.server"],
     "trainer": ["torch", "transformers:AutoModelForCausalLM", "trl:SFTTrainer", "trl:GRPOTrainer", "peft:LoraConfig"],
     "vllm": ["torch", "transformers:AutoTokenizer", "vllm:SamplingParams", "lorapar.serving.vllm_plugin:register"],
 }

@@ -41,7 +41,7 @@ FLOORS = {
     3: ("training", "evaluation", "registry", "report"),
     4: ("serving",),
     5: ("stages",),
-    6: ("local", "study", "kubeflow"),
+    6: ("local", "study", "kubeflow", "ui"),
     7: ("__main__", "api", "cli", "doctor", "terminal"),
 }
 FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms}

@@ -34,7 +34,7 @@ _SEEN = ("FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE")
 
 PANELS = {
     "Train": ("doctor", "presets", "schema", "plan", "run", "stage", "votes", "study", "tune"),
-    "Look": ("watch", "report", "partition", "gate", "ask", "chat"),
+    "Look": ("watch", "ui", "report", "partition", "gate", "ask", "chat"),
     "Publish and serve": ("adapters", "serve", "export", "models", "gc"),
     "Kubeflow": ("submit", "runs", "schedule", "schedules", "compile"),
 }
