@@ -1,4 +1,4 @@
-"""`lorapar export`: a published adapter for another server: a manifest, a model or a file."""
+"""`lorapar export`: a published adapter for another server: a manifest, a model, a file, or an OCI artifact."""
 
 from __future__ import annotations
 
@@ -51,13 +51,18 @@ def export_command(  # noqa: PLR0913  -- an argument is an option of the command
     ollama: Annotated[
         Path | None, typer.Option("--ollama", help="As a LoRA with a Modelfile in this folder; needs --base.")
     ] = None,
+    oci: Annotated[
+        str | None,
+        typer.Option(metavar="HOST/REPO[:TAG]", help="Push it to a container registry; without a tag :VERSION."),
+    ] = None,
     model: Annotated[
         Path | None, typer.Option(help="With --merged, --gguf, --ollama: a local copy of the base model.")
     ] = None,
 ) -> None:
-    """Write a version for another server: a manifest, a plain model, a LoRA of llama.cpp or Ollama.
+    """Write a version for another server: a manifest, a plain model, a LoRA of llama.cpp or Ollama, an OCI artifact.
 
-    Examples: `lorapar export NAME@production --kserve > service.yaml`, `lorapar export NAME@3 --gguf adapter.gguf`
+    Examples: `lorapar export NAME@production --kserve > service.yaml`, `lorapar export NAME@3 --gguf adapter.gguf`,
+    `lorapar export NAME@3 --oci registry.example.com/team/adapter`
     """
     given = {
         "--kserve": kserve or None,
@@ -65,11 +70,13 @@ def export_command(  # noqa: PLR0913  -- an argument is an option of the command
         "--merged": merged,
         "--gguf": gguf,
         "--ollama": ollama,
+        "--oci": oci,
     }
     kinds = [name for name, value in given.items() if value is not None]
     if len(kinds) != 1:
         raise BadInputError(
-            "say what as: there are --kserve, --gateway POOL, --merged DIR, --gguf FILE and --ollama DIR, one at a time"
+            "say what as: there are --kserve, --gateway POOL, --merged DIR, --gguf FILE, --ollama DIR and "
+            "--oci HOST/REPO, one at a time"
         )
     _check_options(kinds[0], base, model)
     if merged is not None:
@@ -78,15 +85,18 @@ def export_command(  # noqa: PLR0913  -- an argument is an option of the command
         _export_gguf(ref, where, gguf, base, model)
     elif ollama is not None:
         _export_ollama(ref, where, ollama, str(base), model)
+    elif oci is not None:
+        _export_oci(ref, where, oci)
     else:
         _print_manifest(ref, where, gateway, base)
 
 
 def _check_options(kind: str, base: str | None, model: Path | None) -> None:
-    if base is not None and kind in ("--gateway", "--merged"):
+    if base is not None and kind in ("--gateway", "--merged", "--oci"):
         instead = {
             "--merged": "with --merged name a local copy of the base with --model",
             "--gateway": "the servers behind a gateway have their base model already",
+            "--oci": "what is pushed names its base model in its annotations",
         }
         raise BadInputError(f"--base is for --kserve, --gguf and --ollama; {instead[kind]}")
     if base is None and kind == "--ollama":
@@ -183,3 +193,11 @@ def _export_ollama(ref: str, where: str | None, folder: Path, base: str, model: 
         f"{folder}: LoRA on {written.modules} modules, and a Modelfile with {template} and {len(written.stops)} stop "
         f"texts; make the model with `ollama create NAME -f {folder}/Modelfile`"
     )
+
+
+def _export_oci(ref: str, where: str | None, address: str) -> None:
+    from lorapar.registry.oci import push_oci
+
+    pushed = push_oci(open_registry(where), ref, address)
+    said = "is at" if pushed.new else "is there already, nothing was changed:"
+    say(f"{pushed.version} {said} {pushed.address} ({pushed.digest})")
