@@ -17,6 +17,20 @@ from lorapar.errors import BadInputError
 if TYPE_CHECKING:
     from lorapar.serving.here import LocalAdapter
 
+Base = Annotated[
+    str | None,
+    typer.Option(
+        metavar="URI|FILE|MODEL",
+        help="With --kserve where the base is: pvc://CLAIM/PATH, s3://…, hf://…; with --ollama its name there or "
+        "GGUF file; with --gguf a GGUF file of it, to compare by llama.cpp.",
+    ),
+]
+Gateway = Annotated[
+    str | None,
+    typer.Option(
+        metavar="POOL", help="As an InferenceModelRewrite for this InferencePool: aliases, canary; REF is a NAME."
+    ),
+]
 _WITH_MODEL = ("--merged", "--gguf", "--ollama")
 
 
@@ -29,21 +43,9 @@ def export_command(  # noqa: PLR0913  -- an argument is an option of the command
         ),
     ],
     where: Where = None,
-    base: Annotated[
-        str | None,
-        typer.Option(
-            metavar="URI|FILE|MODEL",
-            help="With --kserve where the base is: pvc://CLAIM/PATH, s3://…, hf://…; with --ollama its name there or "
-            "GGUF file; with --gguf a GGUF file of it, to compare by llama.cpp.",
-        ),
-    ] = None,
+    base: Base = None,
     kserve: Annotated[bool, typer.Option("--kserve", help="As a KServe LLMInferenceService, in YAML.")] = False,
-    gateway: Annotated[
-        str | None,
-        typer.Option(
-            metavar="POOL", help="As an InferenceModelRewrite for this InferencePool: aliases, canary; REF is a NAME."
-        ),
-    ] = None,
+    gateway: Gateway = None,
     merged: Annotated[
         Path | None, typer.Option("--merged", help="As a plain model in this folder: base and adapter in one.")
     ] = None,

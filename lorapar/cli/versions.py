@@ -140,17 +140,22 @@ def compact_command(
         float, typer.Option(min=0, help="Publish only where answers differ by no larger mean KL, in nats.")
     ] = 0.001,
     model: Annotated[Path | None, typer.Option(help="A local copy of the base model.")] = None,
+    run: Annotated[
+        Path | None, typer.Option(help="Folder of the run that made it; absent: the one its claim names.")
+    ] = None,
+    gate: Annotated[bool, typer.Option("--gate/--no-gate", help="Ask both the run's held-out rows first.")] = True,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what each module would lose.")] = False,
 ) -> None:
-    """Pack a version into a smaller LoRA rank, prove it by plain PEFT's logits and publish it as a new version.
+    """Pack a version into a smaller LoRA rank, prove it by logits and the gate, and publish it as a new version.
 
     A server pays for the whole rank, and what PiSSA, OLoRA or a run that goes on publishes has more than was trained.
-    No alias is moved; promoting it needs a verdict of its own.
+    No alias is moved. Exit code 10: the gate's paired test finds it worse, and nothing is published.
 
     Examples: `lorapar adapters compact NAME@3 --dry-run`, `lorapar adapters compact NAME@3 --rank 16 --max-kl 0.01`
     """
     from lorapar.cli.ask import need_torch
-    from lorapar.registry.compact import pack_version, publish_packed
+    from lorapar.local.gate_again import gate_again, require_no_loss, run_of
+    from lorapar.registry.compact import find_packed, pack_version, prove_packed, publish_packed
     from lorapar.serving.here import read_adapter
 
     if not math.isfinite(max_kl):
@@ -169,18 +174,24 @@ def compact_command(
         )
         if dry_run:
             return
+        if (there := find_packed(registry, packing)) is not None:
+            say(f"{there} has this content already")
+            return
+        claim = registry.find_claim(source)
+        made = run_of(source, claim.run if claim else "", run) if gate else None
         with reporter("compact:") as progress:
             base = read_adapter(str(source), original, model).model
-            done = publish_packed(registry, packing, base, max_kl, progress)
-    if done.verification is None:
-        say(f"{done.version} has this content already")
-        return
-    found = done.verification
+            proof = prove_packed(packing, base, max_kl, progress)
+            judged = gate_again(made, original, packing.folder, progress) if made is not None else None
+        if judged is not None:
+            require_no_loss(source, judged)
+        version = publish_packed(registry, packing, proof, judged.model_dump(mode="json") if judged else None)
     say(
-        f"{done.version}: mean KL {found.mean_kl:.3g} nats from {source}, largest logit difference "
-        f"{found.max_logit_difference:.3g}, {found.equal_greedy_texts} of {found.prompts} greedy texts equal; no alias "
-        f"names it, and no gate has judged it"
+        f"{version}: mean KL {proof.mean_kl:.3g} nats from {source}, largest logit difference "
+        f"{proof.max_logit_difference:.3g}, {proof.equal_greedy_texts} of {proof.prompts} greedy texts equal; no alias "
+        "names it"
     )
+    say(f"gate, {version} against {source}: " + ("; ".join(judged.reasons) if judged else "not run (--no-gate)"))
 
 
 @adapters.command("gc")

@@ -53,17 +53,6 @@ class Packing:
         return max(self.errors.items(), key=lambda pair: pair[1])
 
 
-@dataclass(frozen=True)
-class Compacted:
-    """What became of it."""
-
-    version: Version
-    new: bool
-    """False: the registry had this content already."""
-    verification: Verification | None
-    """Compared with the version it comes from; None where it was there already."""
-
-
 def pack_version(source: Version, original: Path, folder: Path, rank: int | None, max_kl: float) -> Packing:
     """Make `folder` a PEFT folder of a smaller rank from that of a version, with card and lineage.
 
@@ -97,18 +86,16 @@ def pack_version(source: Version, original: Path, folder: Path, rank: int | None
     return Packing(source, folder, original, adapter.rank, rank, errors, sufficient_rank(packed, SMALL_ERROR))
 
 
-def publish_packed(
-    registry: Registry, packing: Packing, model: ModelConfig, max_kl: float, progress: Progress
-) -> Compacted:
-    """Compare a packing with the version it comes from under plain PEFT, and make it a version; no alias is moved.
+def find_packed(registry: Registry, packing: Packing) -> Version | None:
+    """The version that has a packing's content already."""
+    return registry.find(packing.source.name, content_manifest(packing.folder).digest)
 
-    A verdict on the source is none on it, so `promote` wants a gate of its own. Raises IntegrityError where the mean
-    KL divergence of its answers is above `max_kl` nats; then nothing is published.
+
+def prove_packed(packing: Packing, model: ModelConfig, max_kl: float, progress: Progress) -> Verification:
+    """Compare a packing with the version it comes from under plain PEFT.
+
+    Raises IntegrityError where the mean KL divergence of its answers is above `max_kl` nats.
     """
-    manifest = content_manifest(packing.folder)
-    there = registry.find(packing.source.name, manifest.digest)
-    if there is not None:
-        return Compacted(there, False, None)
     found = compare_packages(model, packing.original, packing.folder, QUESTIONS, progress)
     if not found.mean_kl <= max_kl:  # also NaN
         path, error = packing.largest
@@ -118,14 +105,25 @@ def publish_packed(
             f"{100 * error:.3g}% of its norm; every module keeps {100 * (1 - SMALL_ERROR):g}% from "
             f"--rank {packing.sufficient_rank}"
         )
+    return found
+
+
+def publish_packed(
+    registry: Registry, packing: Packing, proof: Verification, gate: Mapping[str, Any] | None
+) -> Version:
+    """Make a packing a version, with its proof and what the gate found; no alias is moved.
+
+    A verdict on the source is none on it, so `promote` wants one of its own or a reason.
+    """
+    manifest = content_manifest(packing.folder)
     before = registry.find_claim(packing.source)
     claim = new_claim(
         manifest.digest,
         run=before.run if before else "",
         images=dict(before.images) if before else None,
-        verification=found.model_dump(mode="json", exclude_none=True),
+        verification={**proof.model_dump(mode="json", exclude_none=True), **({"gate": dict(gate)} if gate else {})},
     )
-    return Compacted(registry.publish(packing.source.name, packing.folder, claim, manifest), True, found)
+    return registry.publish(packing.source.name, packing.folder, claim, manifest)
 
 
 def _write_peft(folder: Path, packed: Mapping[str, PackedModule], rank: int, scale: float) -> None:

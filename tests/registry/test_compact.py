@@ -15,7 +15,7 @@ from peft import PeftModel
 from lorapar.adapter import AdapterSettings, attach, save_adapter
 from lorapar.basemodel import load_model
 from lorapar.cli import app
-from lorapar.errors import BadInputError, ExitCode, IntegrityError
+from lorapar.errors import BadInputError, ExitCode, IntegrityError, NotBetterError
 from lorapar.progress import Silent
 from lorapar.registry import Lineage, Proof, Publication, Registry, publish_adapter
 from lorapar.store import open_store, seal
@@ -52,7 +52,9 @@ def registry(packable, tmp_path, monkeypatch) -> Registry:
 
 def compact(*arguments: str) -> str:
     """What the command prints; its errors are raised."""
-    result = typer.testing.CliRunner().invoke(app, ["adapters", "compact", *arguments], catch_exceptions=False)
+    result = typer.testing.CliRunner().invoke(
+        app, ["adapters", "compact", "--no-gate", *arguments], catch_exceptions=False
+    )
     assert result.exit_code == ExitCode.OK, result.output
     return result.output
 
@@ -110,3 +112,56 @@ def why(ref: str) -> str:
 def test_a_bound_that_bounds_nothing_is_refused(registry) -> None:
     with pytest.raises(BadInputError, match="--max-kl"):
         compact("packable@1", "--max-kl", "inf")
+
+
+@pytest.fixture
+def tiny_registry(tiny_run, tmp_path, monkeypatch) -> Registry:
+    """A copy of the tiny run's registry: `tiny@1`, of rank 4, whose run is there."""
+    folder = shutil.copytree(tiny_run.parent / "registry", tmp_path / "trained")
+    monkeypatch.setenv("LORAPAR_REGISTRY", str(folder))
+    return Registry(open_store(folder))
+
+
+def gated(*arguments: str | Path) -> str:
+    options = ["adapters", "compact", "tiny@1", "--rank", "2", "--max-kl", "100", *map(str, arguments)]
+    result = typer.testing.CliRunner().invoke(app, options, catch_exceptions=False)
+    assert result.exit_code == ExitCode.OK, result.output
+    return result.output
+
+
+def test_the_gate_asks_both_the_held_out_rows_of_the_run(tiny_registry, tiny_run, monkeypatch) -> None:
+    said = gated("--run", tiny_run)
+    assert "gate, tiny@2 against tiny@1: system" in said
+    found = tiny_registry.claim(tiny_registry.resolve("tiny@2")).verification["gate"]
+    verdict = json.loads((tiny_run / "stages" / "gate" / "verdict" / "verdict.json").read_text())
+    assert found["gain"]["rows"] == verdict["figures"]["gain"]["rows"]
+    assert found["against"] == "incumbent"
+    # Nothing is judged twice, and nothing of the run has moved.
+    assert "tiny@2 has this content already" in gated()
+
+
+def test_what_the_paired_test_finds_worse_is_not_published(tiny_registry, tiny_run, monkeypatch) -> None:
+    import lorapar.local.gate_again as module
+
+    def worse(folder: Path, rule: str) -> dict:
+        rows = {str(number): True for number in range(20)}
+        models = {"base": rows, "after_sft": rows, "after_rl": dict.fromkeys(rows, False)}
+        return {"system1": models, "system2": models}
+
+    monkeypatch.setattr(module, "read_outcomes", worse)
+    with pytest.raises(
+        NotBetterError, match=r"tiny@1 packed is worse than it was, so it is not published: system2 changed by"
+    ):
+        gated("--run", tiny_run)
+    assert tiny_registry.versions("tiny") == [1]
+
+
+def test_a_run_that_is_not_here_or_another_one_is_told(
+    tiny_registry, registry, tiny_run, monkeypatch, tmp_path
+) -> None:
+    with pytest.raises(BadInputError, match="not the run that published packable@1"):
+        typer.testing.CliRunner().invoke(
+            app, ["adapters", "compact", "packable@1", "--run", str(tiny_run)], catch_exceptions=False
+        )
+    with pytest.raises(BadInputError, match=r"its run \(host:/runs/a\) is not here .*--no-gate"):
+        typer.testing.CliRunner().invoke(app, ["adapters", "compact", "packable@1"], catch_exceptions=False)
