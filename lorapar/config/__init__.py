@@ -24,7 +24,7 @@ from lorapar.config.rewards import JudgeConfig, RewardConfig, RewardModelConfig
 from lorapar.config.run import RunConfig
 from lorapar.config.store import StoreConfig
 from lorapar.config.tags import TagsConfig
-from lorapar.config.training import RlConfig, SftConfig
+from lorapar.config.training import RlConfig, RowFilter, SftConfig
 from lorapar.config.voting import (
     EditsConfig,
     EndpointOptions,
@@ -57,6 +57,7 @@ __all__ = [
     "RewardConfig",
     "RewardModelConfig",
     "RlConfig",
+    "RowFilter",
     "RunConfig",
     "ScoreConfig",
     "SftConfig",

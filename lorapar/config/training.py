@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from lorapar.config.base import Fraction, Positive, Rate, Scheduler, Section
+from lorapar.config.base import Fraction, Positive, Rate, Scheduler, Section, Share
 from lorapar.config.policy import PolicyConfig
 from lorapar.config.rewards import RewardConfig, Rewards, check_rewards, weight_of
 from lorapar.config.voting import VllmOptions
@@ -71,6 +71,37 @@ class SftConfig(Section):
         return self
 
 
+class RowFilter(Section):
+    """Which rows RL learns from, by how often the adapter it begins with solves them."""
+
+    samples: Annotated[int, Field(ge=2, le=64)] = Field(8, description="Completions asked for of each row")
+    low: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
+        0.0, description="Least share of them that solve a row that is kept; one that none solves never is"
+    )
+    high: Share = Field(1.0, description="Greatest share; a row that all of them solve is never kept")
+    reward: str | None = Field(
+        None,
+        description="Reward of rl.rewards that says whether a completion solves its row; by default exact_answer and "
+        "passes_tests, or where there is neither the reward of the greatest weight",
+    )
+    solved_from: Annotated[float, Field(allow_inf_nan=False)] = Field(
+        1.0, description="What that reward says, before weighing, from which on a row counts as solved"
+    )
+
+    @model_validator(mode="after")
+    def _something_lies_between(self) -> RowFilter:
+        if not any(self.keeps(solved / self.samples) for solved in range(self.samples + 1)):
+            raise ValueError(
+                f"low ({self.low:g}) to high ({self.high:g}): none of the shares that {self.samples} samples can give "
+                "lies between; lower low, raise high or raise samples"
+            )
+        return self
+
+    def keeps(self, rate: float) -> bool:
+        """Whether a row that this share of its completions solve is learned from."""
+        return 0.0 < rate < 1.0 and self.low <= rate <= self.high
+
+
 class RlConfig(PolicyConfig):
     """Reinforcement learning by GRPO on System 2 (paper section 4.2)."""
 
@@ -106,6 +137,11 @@ class RlConfig(PolicyConfig):
     temperature: Rate = Field(1.0, description="Sampling temperature of the rollouts")
     top_p: Annotated[float, Field(gt=0.0, le=1.0)] = Field(1.0, description="Nucleus of the rollouts' sampling")
     kl_beta: Annotated[float, Field(ge=0.0)] = Field(0.0, description="Weight of the KL term towards the reference")
+    filter: RowFilter | None = Field(
+        None,
+        description="Ask the adapter that RL begins with about every row first, and learn only from those it neither "
+        "always nor never solves; null learns from all",
+    )
     score_again: bool = Field(
         False,
         description="Score and partition again after SFT: RL then trains what matters in the adapter that SFT left",
@@ -166,9 +202,25 @@ class RlConfig(PolicyConfig):
         """Weight of each reward."""
         return {name: weight_of(value) for name, value in self.rewards.items()}
 
+    @property
+    def solving_rewards(self) -> tuple[str, ...]:
+        """The rewards of which one says, for `filter`, whether a completion solves its row."""
+        if self.filter is not None and self.filter.reward is not None:
+            return (self.filter.reward,)
+        about_answers = tuple(name for name in ("exact_answer", "passes_tests") if name in self.rewards)
+        return about_answers or (max(self.rewards, key=lambda name: self.reward_weights[name]),)
+
     def reward_configs(self) -> dict[str, RewardConfig]:
         """Rewards with more than a weight."""
         return {name: value for name, value in self.rewards.items() if isinstance(value, RewardConfig)}
+
+    @model_validator(mode="after")
+    def _filter_has_its_reward(self) -> RlConfig:
+        named = self.filter.reward if self.filter is not None else None
+        if named is not None and named not in self.rewards:
+            known = ", ".join(self.rewards)
+            raise ValueError(f"filter: reward names '{named}', which is none of rl.rewards ({known})")
+        return self
 
     @model_validator(mode="after")
     def _options_have_their_engine(self) -> RlConfig:

@@ -12,6 +12,9 @@ reward_weights                                     the rewards and their weights
 stalls                                             steps on end that were all cut off, all alike or without entropy
 judged                                             by judge: completions asked about, known, and without a say
 
+With `rl.filter` only rows are learned from that the adapter which came in neither always nor never solves:
+pass_rates.jsonl has `id`, `solved` and `samples` of every row asked about, and `filter` in summary.json the counts.
+
 With `rl.score_again` partition.safetensors is the one that RL trained by, and `scored_again` in summary.json tells
 `rank_correlation` of the scores before and after SFT, and `jaccard` of the sets, by system.
 
@@ -31,7 +34,8 @@ from lorapar.config import SYSTEMS, Comparison, ExecuteConfig, PartitionConfig, 
 from lorapar.config.training import Phases
 from lorapar.errors import IntegrityError
 from lorapar.imports import MODEL_LIBRARIES, import_at_once
-from lorapar.records import read_json, write_json
+from lorapar.progress import say_omissions
+from lorapar.records import OMISSIONS, Omission, omissions_of, read_json, write_json, write_records
 from lorapar.stages import partition, score, sft
 from lorapar.stages.contract import Metrics, StageCall, StageSpec
 from lorapar.stages.processes import process_count, run_in_processes
@@ -39,6 +43,7 @@ from lorapar.stages.tuning import INPUTS, TuningSettings, pass_on, rows_by_syste
 from lorapar.store import seal, verify
 
 _METRICS = "metrics.json"
+_SUMMARY = "summary.json"
 
 
 class Settings(TuningSettings):
@@ -79,6 +84,8 @@ def run(call: StageCall[Settings]) -> Metrics:
         return _with_sft(call)
     if call.settings.score is not None:
         return _scored_again(call)
+    if call.settings.rl.filter is not None:
+        return _filtered(call)
     if (processes := process_count(call, call.settings.rl)) > 1:
         return run_in_processes(SPEC.name, call, processes)
     with answer_rule(call.settings.answers) as rule:
@@ -98,12 +105,12 @@ def _with_sft(call: StageCall[Settings]) -> Metrics:
         add_changes(start, after_rl, after_sft, output)
     else:
         copy_adapter(after_sft, output)
-    for name in ("history.jsonl", "rollouts.jsonl"):
+    for name in ("history.jsonl", "rollouts.jsonl", "pass_rates.jsonl"):
         if (after_rl / name).is_file():
             shutil.copyfile(after_rl / name, output / name)
     shutil.copyfile(after_sft / "history.jsonl", output / "sft_history.jsonl")
-    summaries = [read_json(folder / "summary.json") for folder in (after_rl, after_sft)]
-    write_json(output / "summary.json", {**summaries[0], "sft": summaries[1]})
+    summaries = [read_json(folder / _SUMMARY) for folder in (after_rl, after_sft)]
+    write_json(output / _SUMMARY, {**summaries[0], "sft": summaries[1]})
     of_sft = {f"sft_{key.removeprefix('sft_')}": value for key, value in read_json(after_sft / _METRICS).items()}
     return {**read_json(after_rl / _METRICS), **of_sft}
 
@@ -116,9 +123,48 @@ def _scored_again(call: StageCall[Settings]) -> Metrics:
     output = call.output("adapter")
     shutil.copyfile(fresh / "partition.safetensors", output / "partition.safetensors")
     told = partition.compared(call.input("partition"), fresh)
-    write_json(output / "summary.json", {**read_json(output / "summary.json"), "scored_again": told})
+    write_json(output / _SUMMARY, {**read_json(output / _SUMMARY), "scored_again": told})
     flat = {f"rank_correlation_{system}": value for system, value in told["rank_correlation"].items()}
     return {**metrics, **flat, "jaccard_with_before": told["jaccard"]["system2"]}
+
+
+def _filtered(call: StageCall[Settings]) -> Metrics:
+    """RL on the rows that the adapter neither always nor never solves; asked in one process, then trained as ever."""
+    from lorapar.training.pass_rates import RATES_FILE
+
+    place = call.scratch / "filter"
+    kept = {"kept": place / "kept"}
+    part = StageCall(**{**vars(call), "outputs": kept, "scratch": place / "work"})
+    if not _once(call, _chosen_rows, part, kept["kept"]):
+        call.progress.say("rl.filter has chosen the rows before, and they are kept")
+    told = read_json(kept["kept"] / _SUMMARY)
+    say_omissions(call.progress, [Omission.model_validate(one) for one in told[OMISSIONS]])
+    bare = call.settings.model_copy(update={"rl": call.settings.rl.model_copy(update={"filter": None})})
+    rows: dict[str, tuple[Path, ...]] = {system: (kept["kept"] / system,) for system in SYSTEMS}
+    metrics = run(replace(call, settings=bare, inputs={**call.inputs, **rows}))
+    output = call.output("adapter")
+    shutil.copyfile(kept["kept"] / RATES_FILE, output / RATES_FILE)
+    summary = read_json(output / _SUMMARY)
+    omitted = [*told[OMISSIONS], *summary.get(OMISSIONS, ())]
+    write_json(output / _SUMMARY, {**summary, "filter": told["filter"], OMISSIONS: omitted})
+    return {**metrics, **read_json(kept["kept"] / _METRICS)}
+
+
+def _chosen_rows(call: StageCall[Settings]) -> Metrics:
+    """Rows of each system as RL reads them, without those that rl.filter leaves out; the figures in summary.json."""
+    from lorapar.training.pass_rates import RATES_FILE, filter_rows
+    from lorapar.training.reward_tools import RewardTools
+
+    made, rows = call.output("kept"), rows_by_system(call)
+    with answer_rule(call.settings.answers) as rule:
+        tools = RewardTools(rule, call.cache, call.store, call.settings.execute)
+        kept = filter_rows(tuning_job(call, SPEC.name, output="kept"), call.settings.rl, tools=tools, **rows)
+    for system, examples in rows.items():
+        (made / system).mkdir(exist_ok=True)
+        write_records(made / system / "examples.jsonl", [one for one in examples if one.id not in kept.ids])
+    write_records(made / RATES_FILE, kept.rates)
+    write_json(made / _SUMMARY, {"filter": kept.document(), OMISSIONS: omissions_of(*kept.omissions())})
+    return kept.metrics()
 
 
 def _partition_now(call: StageCall[Settings]) -> Path:

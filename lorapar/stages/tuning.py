@@ -23,7 +23,7 @@ class TuningSettings(StageSettings):
     seed: int
 
 
-def tuning_job(call: StageCall[Any], stage: str) -> TrainingJob:
+def tuning_job(call: StageCall[Any], stage: str, output: str = "adapter") -> TrainingJob:
     """What to work on and where to write, from the settings (a TuningSettings), inputs and outputs of the call."""
     from lorapar.training.session import TrainingJob
 
@@ -33,7 +33,7 @@ def tuning_job(call: StageCall[Any], stage: str) -> TrainingJob:
         seed=call.settings.seed,
         adapter=call.input("adapter"),
         partition=call.input("partition") / "partition.safetensors",
-        output=call.output("adapter"),
+        output=call.output(output),
         scratch=call.scratch,
         progress=call.progress,
         keeper=call.keeper,

@@ -15,11 +15,12 @@ from functools import partial
 from typing import Any
 
 from datasets import Dataset
+from transformers import PreTrainedTokenizerBase
 from trl import GRPOConfig
 
 from lorapar.answers import References, all_references
 from lorapar.basemodel import StopStrings, answer_end, load_tokenizer
-from lorapar.config import RlConfig
+from lorapar.config import PromptConfig, RlConfig
 from lorapar.progress import Progress, say_omissions
 from lorapar.prompts import Row, chat_rows, opens_steps
 from lorapar.ranks import Ranks
@@ -91,11 +92,11 @@ def _train(
     if unseen := unseen_rows(config, len(chosen.rows), prompts_per_step(config) / config.num_iterations):
         job.progress.say(unseen)
     arguments = rl_arguments(config, job.model, rewards, job.seed, job.scratch) | shared_arguments(config)
-    data = _data(job, chosen.rows)
+    data = rl_data(job, chosen.rows)
 
     said = Says(rewards, completions_per_step(config), job.progress)
 
-    with _sampler(job, config) as sampler:
+    with rl_sampler(job, config) as sampler:
 
         def make_trainer(session: Session) -> Any:
             return grpo_trainer(session, config, arguments, rewards, data, sampler)
@@ -130,7 +131,7 @@ def _train(
 
 
 @contextmanager
-def _sampler(job: TrainingJob, config: RlConfig) -> Iterator[Sampler]:
+def rl_sampler(job: TrainingJob, config: RlConfig) -> Iterator[Sampler]:
     """What makes TRL's trainer around whatever samples its completions, which is gone after the block."""
     if config.rollouts == "transformers":
         yield CarefulGRPOTrainer
@@ -152,7 +153,9 @@ def grpo_trainer(
     session.model.generation_config.eos_token_id = list(end.token_ids)  # TRL takes over what the model names
     trainer = (sampler or CarefulGRPOTrainer)(
         model=session.model,
-        reward_funcs=[_for_trl(reward, completion_reader(session, reward)) for reward in rewards],
+        reward_funcs=[
+            for_trl(reward, completion_reader(session.tokenizer, session.job.prompts, reward)) for reward in rewards
+        ],
         args=for_one_device(GRPOConfig(**arguments)),
         train_dataset=data,
         processing_class=session.tokenizer,
@@ -171,7 +174,7 @@ def grpo_trainer(
     return trainer
 
 
-def _data(job: TrainingJob, rows: Sequence[Row]) -> Dataset:
+def rl_data(job: TrainingJob, rows: Sequence[Row]) -> Dataset:
     """What TRL sees: the prompt to complete, and the references that the rewards compare with, as lists of texts."""
     listed = [
         {
@@ -187,16 +190,18 @@ def _data(job: TrainingJob, rows: Sequence[Row]) -> Dataset:
     return Dataset.from_list(listed)
 
 
-def completion_reader(session: Session, reward: Reward) -> Callable[[str], str]:
+def completion_reader(
+    tokenizer: PreTrainedTokenizerBase, prompts: PromptConfig, reward: Reward
+) -> Callable[[str], str]:
     """A completion as a reward reads it: without what ends it, and for the built-in ones in the tags that they know."""
-    end, prompts = answer_end(session.tokenizer), session.job.prompts
+    end = answer_end(tokenizer)
     if reward.name not in (*REWARDS, PASSES_TESTS):
         return end.cut
-    opened = opens_steps(session.tokenizer, prompts)
+    opened = opens_steps(tokenizer, prompts)
     return lambda text: prompts.tags.read(end.cut(text), opened=opened)
 
 
-def _for_trl(reward: Reward, read: Callable[[str], str]) -> Callable[..., list[float | None]]:
+def for_trl(reward: Reward, read: Callable[[str], str]) -> Callable[..., list[float | None]]:
     """A reward as TRL calls it: with chat messages and the columns of the data; None is TRL's word for no say too."""
 
     def rewarded(completions: Sequence[Any], reference: Sequence[Sequence[str]], **columns: Any) -> list[float | None]:

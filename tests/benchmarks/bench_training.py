@@ -85,9 +85,9 @@ def plain_grpo(job: Any, config: Any, rows: list[Any]) -> None:
     model.generation_config.eos_token_id = list(end.token_ids)
     trainer = GRPOTrainer(
         model=model,
-        reward_funcs=[rl._for_trl(reward, end.cut) for reward in rewards],
+        reward_funcs=[rl.for_trl(reward, end.cut) for reward in rewards],
         args=GRPOConfig(**rl_arguments(config, job.model, rewards, job.seed, job.scratch)),
-        train_dataset=rl._data(job, rl_rows([], rows, config, tokenizer, job.prompts).rows),
+        train_dataset=rl.rl_data(job, rl_rows([], rows, config, tokenizer, job.prompts).rows),
         processing_class=tokenizer,
     )
     trainer.train()

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from types import SimpleNamespace
 
 import pytest
 from transformers import AddedToken
@@ -181,11 +180,10 @@ def test_answers_go_on_inside_the_steps_that_a_prompt_has_opened(opened, right):
     tags = TagsConfig(think=("<think>", "</think>"), answer=("<answer>", "</answer>"))
     prompts = PromptConfig(system2="Show steps.", tags=tags)
     assert opens_steps(tokenizer, prompts) is right
-    session = SimpleNamespace(tokenizer=tokenizer, job=SimpleNamespace(prompts=prompts))
     reward = Reward("strict_format", 1.0, strict_format)
-    read = completion_reader(session, reward)
+    read = completion_reader(tokenizer, prompts, reward)
     assert reward([read("3 and 4 are 7</think><answer>7</answer>")], ["7"]) == [float(right)]
-    assert completion_reader(session, Reward("mine:own", 1.0, strict_format))("x</think>") == "x</think>"
+    assert completion_reader(tokenizer, prompts, Reward("mine:own", 1.0, strict_format))("x</think>") == "x</think>"
     asking = Asking(tokenizer, prompts, EvaluateConfig())
     tokens = tokenizer("steps</think><answer>7</answer>", add_special_tokens=False)["input_ids"]
     row = Example(id="r", question="3+4?", answer="7", reference="7")

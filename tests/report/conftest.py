@@ -240,7 +240,10 @@ class Maker:
             steps.append({"step": step, "loss": self.rng.gauss(0, 0.01), "reward": reward, **noisy, **more})
         line = "in 5 steps on end (3 to 7) every completion was cut off at <64> tokens"
         summary = {"active_elements": 18000, "moved_elements": 17950, "steps_without_signal": 2}
-        folder = self.trained("rl", steps, {**summary, "stalls": [{"line": line}]})
+        counts = {"rows": 64, "never": 9, "always": 11, "outside_bounds": 0, "not_judged": 0, "kept": 44}
+        bars = [{"pass_rate": solved / 2, "rows": rows} for solved, rows in enumerate((9, 44, 11))]
+        chosen = {"samples": 2, "low": 0.0, "high": 1.0, "rewards": ["exact_answer"], **counts, "histogram": bars}
+        folder = self.trained("rl", steps, {**summary, "stalls": [{"line": line}], "filter": chosen})
         kept = {"question": "What is <7 + 5>?", "tokens": 9, "cut_off": True, "reward": 1.5}
         rewards = {"exact_answer": 0.5, "my:judge": None}
         lines = [{**kept, "step": n, "completion": f"Of step {n}: <b>", "rewards": rewards} for n in range(1, 41)]

@@ -125,6 +125,11 @@ def test_completions_that_were_kept_and_stalls_are_shown(page: Page) -> None:
     assert "1.5 exact_answer 0.5 my:judge no say" in page.text
 
 
+def test_rows_that_rl_was_kept_from_are_counted(page: Page) -> None:
+    assert "it never solved 9 and always solved 11; RL learned from the other 44." in page.text
+    assert "pass rate 0 0.5 1 rows 9 44 11" in page.text
+
+
 def test_what_data_says_is_shown_and_never_markup(sources: ReportSources, tmp_path: Path) -> None:
     """A question, an answer and a model's text that would break out of a careless page."""
     assert sources.examples is not None

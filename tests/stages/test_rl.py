@@ -143,3 +143,26 @@ def test_scores_again_what_sft_left_and_trains_the_new_partition(kit, inputs: di
     told = json.loads((out / "adapter" / "summary.json").read_text())["scored_again"]
     assert told["rank_correlation"]["system2"] == pytest.approx(1, abs=1e-3), "the start itself was scored again"
     assert told["jaccard"]["system2"] < 1
+
+
+def by_question(completions, references):
+    """The first row is never solved, the second always, the others half of the time."""
+    known = {"2": 0.0, "3": 1.0}
+    return [known.get(reference, float(place % 2)) for place, reference in enumerate(references)]
+
+
+def test_filter_trains_on_rows_that_are_neither_always_nor_never_solved(kit, inputs, tmp_path: Path) -> None:
+    rl = {**FAST, "filter": {"samples": 2}, "rewards": {"tests.stages.test_rl:by_question": 1.0}}
+    settings = {"model": kit.TINY, "prompts": {}, "rl": {**rl, "learning_rate": 1e-2}, "seed": 0}
+    notes = kit.Notes()
+    metrics, out = kit.run("rl", tmp_path / "rl", settings, inputs, notes)
+    assert [metrics[f"filter_{name}"] for name in ("rows", "never", "always", "kept")] == [4, 1, 1, 2]
+    assert metrics["rows"] == 2
+    kept = [json.loads(line) for line in (out / "adapter" / "pass_rates.jsonl").read_text().splitlines()]
+    assert [row["solved"] for row in kept] == [0, 2, 1, 1]
+    summary = json.loads((out / "adapter" / "summary.json").read_text())
+    assert [bar["rows"] for bar in summary["filter"]["histogram"]] == [1, 2, 1]
+    assert sum("rows left out by rl.filter" in one["what"] for one in summary["omissions"]) == 2
+    learned = {json.loads(line)["id"] for line in (out / "adapter" / "rollouts.jsonl").read_text().splitlines()}
+    assert learned <= {row["id"] for row in kept[2:]}
+    assert any(line.startswith("1 of 4 rows left out by rl.filter: none of 2 completions") for line in notes.lines)
