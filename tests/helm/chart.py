@@ -62,6 +62,11 @@ EVERYTHING: dict[str, Any] = {
         "gateway": {"enabled": True, "name": "company", "hostnames": ["lorapar.example.com"]},
         "autoscaling": {"enabled": True},
     },
+    "ui": {
+        "enabled": True,
+        "rootPath": "/lorapar",
+        "clients": [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "gateway"}}}],
+    },
     "monitoring": {
         "serviceMonitor": {"enabled": True},
         "prometheusRule": {"enabled": True},

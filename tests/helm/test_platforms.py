@@ -285,7 +285,7 @@ def test_a_secret_as_a_plain_variable_is_refused(entry: dict[str, str]) -> None:
 def test_servers_listen_on_both_families_and_may_reach_both() -> None:
     manifests = everything()
     servers = of_kind(manifests, "Deployment")
-    assert len(servers) == 3
+    assert len(servers) == 4
     for server in servers:
         assert "--host=::" in pod_spec(server)["containers"][0]["args"]  # type: ignore[index]
     for service in of_kind(manifests, "Service"):
@@ -361,6 +361,7 @@ def test_a_quota_on_everything_can_be_met() -> None:
     values["pipeline"]["upload"] = {"resources": whole}
     values["serving"]["resources"] = whole
     values["teachers"]["defaults"] = {"resources": whole}
+    values["ui"]["resources"] = whole
     for name, spec in pods(render(values=values)):
         for container in containers(spec):
             assert {"cpu", "memory"} <= set(container["resources"]["limits"]), name

@@ -221,6 +221,19 @@ def test_without_clients_only_the_test_pod_reaches_the_server() -> None:
     assert len(rule["from"]) == 1
 
 
+def test_the_page_for_all_runs_has_no_right_and_is_reached_by_its_listed_clients_only() -> None:
+    manifests = rendering("everything")
+    (rule,) = opened(manifests, "ui", "ingress")
+    assert rule == {"from": EVERYTHING["ui"]["clients"], "ports": [{"port": 8000, "protocol": "TCP"}]}
+    assert opened(render(values={"ui": {"enabled": True}}), "ui", "ingress") == []
+    spec = pod_spec(only(manifests, "Deployment", "-ui"))
+    assert spec is not None
+    assert spec["automountServiceAccountToken"] is False
+    bound = [subject["name"] for one in of_kind(manifests, "RoleBinding") for subject in one["subjects"]]
+    assert spec["serviceAccountName"] == "lorapar-ui"
+    assert "lorapar-ui" not in bound
+
+
 def test_teachers_are_reached_by_pipeline_runs() -> None:
     values = {"teachers": {"enabled": True, "models": [{"name": "a", "model": "b/c"}]}}
     (rule,) = opened(render(values=values), "teacher", "ingress")

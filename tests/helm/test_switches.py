@@ -67,6 +67,11 @@ ADDS: list[tuple[str, dict[str, Any], set[str]]] = [
             "NetworkPolicy/lorapar-to-model-hub",
         },
     ),
+    (
+        "page for all runs",
+        {"ui": {"enabled": True}},
+        {"Deployment/lorapar-ui", "Service/lorapar-ui", "ServiceAccount/lorapar-ui", "NetworkPolicy/lorapar-ui"},
+    ),
     ("launcher", {"pipeline": {"launcherConfigMap": {"enabled": True}}}, {"ConfigMap/kfp-launcher"}),
     ("kueue", {"pipeline": {"kueue": {"enabled": True, "clusterQueue": "gpu"}}}, {"LocalQueue/lorapar"}),
     ("dashboard", {"monitoring": {"dashboard": {"enabled": True}}}, {"ConfigMap/lorapar-dashboard"}),

@@ -78,6 +78,10 @@ annotations:
 {{- .Values.serving.serviceAccount.name | default (printf "%s-serving" (include "lorapar.fullname" .)) -}}
 {{- end }}
 
+{{- define "lorapar.uiServiceAccount" -}}
+{{- .Values.ui.serviceAccount | default (printf "%s-ui" (include "lorapar.fullname" .)) -}}
+{{- end }}
+
 {{/* Whose workload identity a pod of no account of its own reaches the store with: the runs', else the servers'; nothing where keys are in a Secret. */}}
 {{- define "lorapar.storeIdentity" -}}
 {{- if not (include "lorapar.objectStoreSecret" .) -}}
