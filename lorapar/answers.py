@@ -32,6 +32,8 @@ _CHOICE = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 _IS_RIGHT = re.compile(r"is\s+(?:the\s+)?(?:correct|right)(?:\s+(?:answer|option|choice|one))?\.?", re.IGNORECASE)
+_LIST = re.compile(r"(?P<open>[(\[{])(?P<inner>[^()\[\]{}]*)[)\]}]")
+_THOUSANDS = re.compile(r"[-+]?[$\u20ac\u00a3]?[1-9][0-9]{0,2}(?:,[0-9]{3})+(?:\.[0-9]+)?")
 _ANOTHER_CHOICE = re.compile(rf"(?<!\w)(?:[(\[]{_LETTER}[)\]]|{_LETTER}[).:](?!\w)|(?-i:[A-Z])(?!\w)\s*$)")
 """A second choice in the text behind the first: `(C)`, `C)`, or a capital letter at the end."""
 
@@ -69,10 +71,14 @@ def same_answer(answer: str, reference: str) -> bool:
     `1,000`, `1 000`, `1000.0` and `$1,000` are one number. A unit may stand on one side only (`18 apples` for `18`),
     and so may a name (`x = 18`); where both have one, they must be the same. For the letter `B`, `(B)`, `B.` and
     `B) blue` are right as well. Words are equal when they differ only in case, white space and closing punctuation.
+    Lists, tuples and sets are compared member by member, in their order.
     Markup, words that lead up to the answer and other characters for the same text never count.
     """
     if words_of(answer) == words_of(reference):
         return True
+    members = _members(reference)
+    if members is not None:
+        return (found := _members(answer)) is not None and _same_members(found, members)
     wanted = quantity_of(reference)
     if wanted is not None:
         said = quantity_of(answer)
@@ -119,6 +125,22 @@ def _same_quantity(said: Quantity, wanted: Quantity) -> bool:
     return not wanted.unit or said.unit == wanted.unit
 
 
+def _members(text: str) -> tuple[str, list[str]] | None:
+    """The brackets of a list, a tuple or a set, and what stands in it; None where a text is none of two members."""
+    match = _LIST.fullmatch(without_lead(text))
+    inner = match["inner"].strip() if match is not None else ""
+    if match is None or _THOUSANDS.fullmatch(inner):
+        return None
+    members = [one.strip() for one in (inner.split(";") if ";" in inner else inner.split(","))]
+    return (match["open"], members) if len(members) > 1 and all(members) else None
+
+
+def _same_members(said: tuple[str, list[str]], wanted: tuple[str, list[str]]) -> bool:
+    """Brackets and order count: `(1, 2)` is no list `[1, 2]`, and no `(2, 1)`."""
+    pairs = zip(said[1], wanted[1], strict=False)
+    return said[0] == wanted[0] and len(said[1]) == len(wanted[1]) and all(same_answer(*pair) for pair in pairs)
+
+
 def _letter_of(text: str, *, alone: bool) -> str | None:
     """The letter of a choice, in lower case; None where the text is none, or names a second one.
 
@@ -130,7 +152,10 @@ def _letter_of(text: str, *, alone: bool) -> str | None:
     behind = match["text"]
     if behind is None or (not alone and _IS_RIGHT.fullmatch(behind)):
         return match["letter"].casefold() if match["close"] != "," else None
-    marked = match["close"][:1] in tuple(")]}>") if alone else bool(match["close"] or match["gap"].strip())
+    in_brackets = behind.startswith("(") and behind.endswith(")")
+    marked = (
+        match["close"][:1] in tuple(")]}>") if alone else bool(match["close"] or match["gap"].strip() or in_brackets)
+    )
     if not marked or _ANOTHER_CHOICE.search(behind):
         return None
     return match["letter"].casefold()

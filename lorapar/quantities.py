@@ -5,7 +5,7 @@ What is read, and why no further:
   single point is always a decimal point: `1.234` is not 1234.
 - decimals: a point; a comma only where it cannot stand between thousands: `3,5`, `0,125` and `1.234,50`, never `1,234`.
 - fractions and mixed numbers: `3/4`, `2 1/2`.
-- powers of ten: `2e3`, `2 \u00d7 10^3`, `2 \\times 10^{3}`.
+- powers of ten: `10^3`, `2e3`, `2 \u00d7 10^3`, `2 \\times 10^{3}`.
 - one unit: a currency before the number, and up to five words or a sign behind it. A word that would change the number
   (`million`, `dozen`, `half`), join a second one (`or`, `to`) or make a date or a time of it is no unit, and times such
   as `3:30` are no numbers.
@@ -88,7 +88,8 @@ _ENDS_IN_ZEROS = r"[1-9][0-9]{0,2}(?: [0-9]{3})* 0[0-9]{2}"
 # Times are read over. `3,4` may be two numbers, but not before a currency or per cent. Between two numbers a sign is a
 # step of a calculation (7-2), anywhere else it belongs to the number (=-2).
 _IN_TEXT = re.compile(
-    rf"[0-9]+(?::[0-9]+)+|((?:(?<![0-9A-Za-z)]){_SIGN})?[$\u20ac\u00a3]?"
+    rf"[0-9]+(?::[0-9]+)+|(?!10\s?\^)[^\W_]+\s?\^\s?\{{?[-+]?[0-9]+\}}?"
+    rf"|((?<![\w.,^])(?:{_PLAIN}\s?(?:[xX\u00d7\u00b7*]|\\times|\\cdot)\s?)?10\s?\^\s?\{{?[-+]?[0-9]{{1,3}}\}}?(?![\w^])|(?:(?<![0-9A-Za-z)]){_SIGN})?[$\u20ac\u00a3]?"
     rf"(?:(?:[0-9]{{1,9}}\s)?(?<![0-9/])[0-9]{{1,9}}\s?/\s?[0-9]{{1,9}}(?![0-9/])"
     rf"|[1-9][0-9]{{0,2}}(?:[{_SPACES}][0-9]{{3}})+(?![0-9]){_POINT}"
     rf"|(?<![0-9.,])(?:{_OTHER_POINTS}|[0-9]+,[0-9]{{1,2}}(?=\s?(?:%|{_SYMBOLS}))|{_ENDS_IN_ZEROS})(?![0-9]|[.,][0-9])"
@@ -125,6 +126,10 @@ _TIMES_TEN = re.compile(
     r"(?<=[0-9])\s*(?:[xX\u00d7\u00b7*]|\\times|\\cdot)\s*10\s*"
     r"(?:\^\s*\{?([-+]?[0-9]{1,3})\}?|([\u207a\u207b\u2070\u00b9\u00b2\u00b3\u2074-\u2079]+))(?![\w^])"
 )
+_POWER_OF_TEN = re.compile(
+    r"\A([-+]?)10\s*(?:\^\s*\{?([-+]?[0-9]{1,3})\}?|([\u207a\u207b\u2070\u00b9\u00b2\u00b3\u2074-\u2079]+))(?![\w^])"
+)
+"""Where a text begins with one."""
 _RAISED = str.maketrans("\u207a\u207b\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079", "+-0123456789")
 
 
@@ -180,7 +185,8 @@ def _without_latex(text: str) -> str:
     """A number in plain writing: LaTeX's fractions, spaces and units, and powers of ten as exponents."""
     for pattern, plain in _LATEX:
         text = pattern.sub(plain, text)
-    return _TIMES_TEN.sub(lambda found: "e" + (found[1] or found[2].translate(_RAISED)), text.strip())
+    text = _TIMES_TEN.sub(lambda found: "e" + (found[1] or found[2].translate(_RAISED)), text.strip())
+    return _POWER_OF_TEN.sub(lambda found: f"{found[1]}1e" + (found[2] or found[3].translate(_RAISED)), text)
 
 
 def last_number(text: str) -> str | None:
@@ -228,6 +234,7 @@ def _is_unit(text: str, gap: str) -> bool:
 def _one_spelling(unit: str) -> str:
     """One text for the ways of writing a unit: small letters, no plural, one name for each currency."""
     plain = " ".join(unit.split()).casefold().rstrip(".") or unit
+    plain = re.sub(r"\^?([23])(?![0-9])", lambda found: "\u00b2\u00b3"[int(found[1]) - 2], plain)
     singular = plain if len(plain) <= len("gas") else plain.removesuffix("s")
     return _ONE_SPELLING.get(plain, _ONE_SPELLING.get(singular, singular))
 

@@ -355,3 +355,34 @@ def test_a_text_that_looks_like_a_number_is_itself_and_never_its_opposite(text: 
         assert not same_answer(str(float(quantity.value) + 1), text)
     number = last_number(text)
     assert number is None or number in text
+
+
+@pytest.mark.parametrize(
+    ("answer", "reference", "same"),
+    [
+        ("[1,2]", "[1, 2]", True),
+        ("(1/2, $3)", "(0.5, 3)", True),
+        ("[2, 1]", "[1, 2]", False),
+        ("(1, 2)", "[1, 2]", False),
+        ("2", "[1, 2]", False),
+        ("[1, 2, 3]", "[1, 2]", False),
+        ("(1,000)", "1000", True),
+        ("10^3", "1000", True),
+        ("-10^{-2}", "-0.01", True),
+        ("3", "10^3", False),
+        ("5 m^2", "5 m\u00b2", True),
+        ("5 m\u00b2", "5 m^3", False),
+        ("B (Paris)", "B", True),
+        ("B (Paris) or (C)", "B", False),
+    ],
+)
+def test_lists_powers_and_letters_with_their_text(answer, reference, same):
+    assert same_answer(answer, reference) is same
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [("so 10^3", "10^3"), ("so 3*10^3 left", "3*10^3"), ("it is 5 m^2", "5"), ("x^2 = 4", "4"), ("it is 2^5", None)],
+)
+def test_an_exponent_is_never_taken_for_the_last_number(text, number):
+    assert last_number(text) == number
