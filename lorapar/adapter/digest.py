@@ -24,10 +24,16 @@ def base_digest(model: torch.nn.Module) -> str:
     }
     digest = hashlib.sha256()
     for name in sorted(entries):
-        tensor = entries[name].detach()
+        tensor = whole(entries[name].detach())
         digest.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
         digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def whole(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor, whose parts other processes may hold: then all of them ask for it, in the same order."""
+    gather = getattr(tensor, "full_tensor", None)  # of a DTensor, whose module takes long to import
+    return tensor if gather is None else gather()
 
 
 def _base_name(key: str) -> str:

@@ -8,10 +8,10 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lorapar.basemodel import bucket, tiny, wheel
-from lorapar.basemodel.allocator import keep_freed_memory
+from lorapar.basemodel.allocator import give_back_large_blocks, keep_freed_memory
 from lorapar.basemodel.answer_end import answer_end, embedding_rows, generation_ends
 from lorapar.basemodel.cache import cached_folder
 from lorapar.basemodel.chat_template import settle_template
@@ -60,9 +60,11 @@ def model_folder(config: ModelConfig, progress: Progress | None = None) -> Path:
     return hub.snapshot(config, say)
 
 
-def load_model(config: ModelConfig, progress: Progress | None = None) -> PreTrainedModel:
+def load_model(config: ModelConfig, progress: Progress | None = None, *, sharded: bool = False) -> PreTrainedModel:
     """The base model in evaluation mode, weights in `config.dtype` (settled, not `auto`), on the GPU if there is one.
 
+    `sharded`: each process of torch's process group reads and holds a part of every weight (FSDP2), and all must then
+    make the same number of passes.
     With `config.quantization` the linear layers hold 8 or 4 bits, each quantised as its weight is read.
     Only safetensors are read, never pickled checkpoints; code that comes with the model runs only if the settings say
     so. Raises BadInputError and UnreachableError as `model_folder` does.
@@ -80,6 +82,7 @@ def load_model(config: ModelConfig, progress: Progress | None = None) -> PreTrai
     if quantized:
         load_library()
     options = quantization_options(config, values) | ({"device_map": {"": device}} if quantized else {})
+    options |= _sharding_options() if sharded else {}
     read = partial(
         AutoModelForCausalLM.from_pretrained,
         folder,
@@ -92,21 +95,35 @@ def load_model(config: ModelConfig, progress: Progress | None = None) -> PreTrai
     with _readable(config), quiet():
         try:
             model = read()
+        except ValueError as error:
+            if not (sharded and "has no `fsdp_plan`" in str(error)):
+                raise
+            raise BadInputError(
+                f"sharding is fsdp2, and transformers has no plan of the layers of {config.name} to shard it by; set "
+                "sharding to none"
+            ) from error
         except (OSError, RuntimeError, SafetensorError) as error:
             if not is_no_mmap(error):
                 raise
             say_no_mmap(folder, error)
             model = read(disable_mmap=True)
     if str(device) == "cpu":
-        keep_freed_memory()
+        give_back_large_blocks() if sharded else keep_freed_memory()
     if quantized:
         compute_alike(model)
-    else:
+    elif not sharded:
         model.to(device)
     model.eval()
     make_head_input_contiguous(model)
     require_decoder(model, config)
     return model
+
+
+def _sharding_options() -> dict[str, Any]:
+    import torch.distributed as dist
+    from transformers.distributed import DistributedConfig
+
+    return {"distributed_config": DistributedConfig(fsdp_size=dist.get_world_size())}
 
 
 def load_skeleton(config: ModelConfig) -> PreTrainedModel | None:

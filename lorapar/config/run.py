@@ -43,6 +43,10 @@ class RunConfig(Section):
         None,
         description="Most processes of score, SFT, RL and evaluate on one machine; null: one for each visible GPU",
     )
+    sharding: Literal["none", "fsdp2"] = Field(
+        "none",
+        description="How several processes of SFT and RL hold the base: none: each all of it; fsdp2: each a part",
+    )
     model: ModelConfig = Field(default_factory=ModelConfig, description="The base model")
     data: DataConfig = Field(default_factory=DataConfig, description="The examples")
     prompts: PromptConfig = Field(default_factory=PromptConfig, description="System messages")
@@ -109,6 +113,23 @@ class RunConfig(Section):
                         f"{key}: '{name}' is not evaluated{nearest(name, known)}; measures are {', '.join(known)}"
                         + _BENCHMARKS_ARE_MEASURES
                     )
+        return self
+
+    @model_validator(mode="after")
+    def _sharded_where_it_can_be(self) -> RunConfig:
+        """What would hold a whole base all the same, or cannot be divided."""
+        if self.sharding == "none":
+            return self
+        if self.model.quantization != "none":
+            raise ValueError(
+                f"sharding is fsdp2, and a base in 8 or 4 bits is not sharded (model.quantization is "
+                f"{self.model.quantization}); set one of the two to none"
+            )
+        if self.rl.rollouts == "vllm":
+            raise ValueError(
+                "sharding is fsdp2, and rl.rollouts is vllm, whose engine holds the whole base in one process; set "
+                "rl.rollouts to transformers"
+            )
         return self
 
     @model_validator(mode="after")

@@ -147,6 +147,7 @@ def _execute(task: Task, record: StageRecord, settings: StageSettings) -> StageR
             progress=told,
             origin=replace(Origin.of_environment(), run=task.ledger.run),
             processes=planned.processes,
+            sharding=planned.sharding,
         )
         with executed(record, call, task.ledger.store, planned.checkpoint) as finished:
             for output in spec.outputs:

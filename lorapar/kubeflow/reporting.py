@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from lorapar.config import CheckpointConfig
 from lorapar.errors import LoraparError
@@ -70,7 +70,8 @@ class WayOfRunning:
     checkpoint: CheckpointConfig
     """How unfinished work is kept."""
     processes: int | None
-    """Most processes that train together."""
+    """Most processes that work together."""
+    sharding: Literal["none", "fsdp2"] = "none"
 
 
 def way_of_running(ledger: Ledger) -> WayOfRunning:
@@ -78,7 +79,8 @@ def way_of_running(ledger: Ledger) -> WayOfRunning:
     kept = ledger.read_result(PLANNED) if ledger.run else None
     # Of the plan only this much: to check all of it would cost every task the reading of every setting.
     config = json.loads(kept)["plan"]["config"] if kept else {}
-    return WayOfRunning(CheckpointConfig.model_validate(config.get("checkpoint", {})), config.get("processes"))
+    checkpoint = CheckpointConfig.model_validate(config.get("checkpoint", {}))
+    return WayOfRunning(checkpoint, config.get("processes"), config.get("sharding", "none"))
 
 
 def find_run(ledger: Ledger) -> Found:

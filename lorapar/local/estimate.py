@@ -9,6 +9,7 @@ not counted. tests/benchmarks/bench_memory.py holds the sums against peaks.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
+from math import ceil
 from typing import Literal
 
 from lorapar.basemodel.shape import ModelShape, model_shape
@@ -250,12 +251,15 @@ _USABLE = 0.92
 """What fragmentation and the driver leave of a card."""
 
 
-def cards_said(memory: StageMemory) -> str:
-    """The smallest card that holds a stage; where none does, what would."""
+def cards_said(memory: StageMemory, *, shards: bool = False) -> str:
+    """The smallest card that holds a stage; where none does, what would. `shards`: several can share its weights."""
     fits = next((card for card in CARDS if memory.total_bytes <= _USABLE * card.vram_bytes), None)
     if fits is not None:
         return f"fits one {fits.name}"
     largest = CARDS[-1]
     if memory.total_bytes - memory.weights >= _USABLE * largest.vram_bytes:
         return "fits no card: lower batch_size or max_length, or switch gradient_checkpointing on"
-    return "fits no card, and weights are not sharded over several: set model.quantization, or take a smaller base"
+    if shards:
+        room = _USABLE * largest.vram_bytes - (memory.total_bytes - memory.weights)
+        return f"fits no card alone: {ceil(memory.weights / room)} {largest.name} hold it with sharding fsdp2"
+    return "fits no card, and its weights are not sharded: set model.quantization, or take a smaller base"

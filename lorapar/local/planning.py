@@ -160,8 +160,9 @@ def _known_of_init(config: RunConfig) -> list[str]:
 def _memory(memory: Mapping[str, StageMemory], on_card: Mapping[str, StageMemory]) -> list[Text]:
     """The terms of the stages that take most on what is here, and the card that would hold them."""
     found = [(stage, memory[stage]) for stage in ("score", "sft", "rl") if stage in memory]
+    cards = {stage: cards_said(on_card[stage], shards=stage in ("sft", "rl")) for stage, _ in found}
     return [
-        Text(f"{'memory, GB' if place == 0 else '':<12}{stage}: {one.said}; {cards_said(on_card[stage])}")
+        Text(f"{'memory, GB' if place == 0 else '':<12}{stage}: {one.said}; {cards[stage]}")
         for place, (stage, one) in enumerate(found)
     ]
 

@@ -273,6 +273,7 @@ def _execute(node: Node, record: StageRecord, run: _Run, progress: Progress) -> 
             origin=replace(Origin.of_environment(), run=str(folder.root.resolve()), tracking=run.tracking),
             cache=folder.cache,
             processes=run.config.processes,
+            sharding=run.config.sharding,
             judged=comes_to("gate", run.last),
             rewarded=comes_to("rl", run.last),
         )

@@ -60,7 +60,7 @@ class StageOptions:
 
     def idle(self, overrides: Iterable[str]) -> list[str]:
         """Settings given on top that the stage does not read, nor what keeps its work: they change nothing."""
-        read = {*self.spec.sections, "store", "checkpoint", "processes"}
+        read = {*self.spec.sections, "store", "checkpoint", "processes", "sharding"}
         keys = [text.partition("=")[0].strip() for text in overrides]
         return [key for key in keys if self.spec.name != "plan" and key.partition(".")[0] not in read]
 
@@ -76,7 +76,8 @@ def run_single(config: RunConfig, options: StageOptions, progress: Progress) -> 
     # Without --scratch the folder goes, but for a failure, whose message may name what it left there.
     scratch = options.scratch or Path(tempfile.mkdtemp(prefix="lorapar-"))
     make_writable_folder(scratch)
-    call = StageCall(settings, options.inputs, options.outputs, scratch, progress, processes=config.processes)
+    how: dict[str, Any] = {"processes": config.processes, "sharding": config.sharding}
+    call = StageCall(settings, options.inputs, options.outputs, scratch, progress, **how)
     store = open_store(config.store.address) if config.store.address else None
     failed = False
     try:

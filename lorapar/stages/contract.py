@@ -11,7 +11,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
@@ -98,6 +98,8 @@ class StageCall(Generic[S]):
     """Where machines share what they remember by content; None: they do not."""
     processes: int | None = None
     """Most processes that train together; None: one for each visible GPU. Decides no output."""
+    sharding: Literal["none", "fsdp2"] = "none"
+    """How several processes that train hold the base. Decides no output, but for rounding."""
     judged: bool = True
     """Whether a gate follows; a run on one machine may end before it. Decides no output, only what is refused early."""
     rewarded: bool = True

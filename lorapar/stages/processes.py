@@ -59,11 +59,13 @@ _ERRORS = {
 def process_count(call: StageCall[Any], config: SftConfig | RlConfig) -> int:
     """In how many processes a call is to train: one a visible GPU, or as set, if a step can be divided among them."""
     from lorapar.ranks import Ranks
-    from lorapar.training.shares import chosen_share, visible_gpus
+    from lorapar.training.shares import NOT_SHARDED, chosen_share, visible_gpus
 
     if Ranks.here().count > 1:
         return 1
     share, why = chosen_share(config, visible_gpus(), call.processes)
+    if call.sharding == "fsdp2" and share.processes == 1:
+        why = why or NOT_SHARDED
     if why is not None:
         call.progress.say(why)
     return share.processes
@@ -105,6 +107,7 @@ def _written(stage: str, call: StageCall[Any]) -> dict[str, Any]:
         # A tracker's threads are here: it gets the whole curve at the end, as that of a stage that was reused.
         "origin": asdict(replace(call.origin, images=dict(call.origin.images), tracking=None)),
         "cache": None if call.cache is None else str(call.cache.absolute()),
+        "sharding": call.sharding,
         "store": None if call.store is None else call.store.address,
         "parent": os.getpid(),
     }
@@ -128,6 +131,7 @@ def _read(control: Path, rank: int) -> tuple[str, StageCall[Any]]:
         keeper=Keeper(checkpoint) if rank else _AskingKeeper(control, checkpoint),
         origin=Origin(**given["origin"]),
         cache=Path(given["cache"]) if given["cache"] else None,
+        sharding=given["sharding"],
         store=open_store(given["store"]) if given["store"] else None,
     )
     return given["stage"], call

@@ -6,6 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from lorapar.config import ModelConfig, PromptConfig
+from lorapar.ranks import Ranks
 from lorapar.records import Example, read_json, read_records, write_json
 from lorapar.stages.contract import Metrics, StageCall, StageSettings
 
@@ -37,6 +38,7 @@ def tuning_job(call: StageCall[Any], stage: str, output: str = "adapter") -> Tra
         scratch=call.scratch,
         progress=call.progress,
         keeper=call.keeper,
+        sharded=call.sharding == "fsdp2" and Ranks.here().count > 1,
         trackers=partial(call.origin.tracking.callbacks, stage) if call.origin.tracking else list,
     )
 

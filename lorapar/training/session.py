@@ -81,6 +81,8 @@ class TrainingJob:
     progress: Progress
     keeper: Keeper = field(default_factory=Keeper)
     """Says when checkpoints are due, and is told of them."""
+    sharded: bool = False
+    """Whether each of several processes holds a part of the base; else each holds all of it."""
     trackers: Callable[[], list[TrainerCallback]] = list
     """Makes callbacks that show the curves elsewhere; they must neither fail nor wait."""
 
@@ -177,7 +179,7 @@ def train(job: TrainingJob, tokenizer: PreTrainedTokenizerBase, method: Method) 
 @contextmanager
 def opened(job: TrainingJob, tokenizer: PreTrainedTokenizerBase, method: Method) -> Iterator[Session]:
     """Load and check everything; within the block gradients and optimiser are masked."""
-    base = load_model(job.model, job.progress)
+    base = load_model(job.model, job.progress, sharded=job.sharded)
     if base.base_model is base and hasattr(base, "model"):
         # Llama4ForCausalLM of transformers 5.23 names a part it does not have; TRL looks for the decoder by this name.
         base.base_model_prefix = "model"

@@ -74,6 +74,9 @@ def chosen_share(config: SftConfig | RlConfig, gpus: int, most: int | None) -> t
     return share, why
 
 
+NOT_SHARDED = (
+    "sharding is fsdp2, but one process trains, which holds the whole base; several need several GPUs or processes"
+)
 ANSWERS_IN_ONE = "evaluate.backend vllm answers in one process; transformers answers in one for each GPU"
 SHARED_STAGES = ("score", "sft", "rl", "evaluate")
 """Stages that several processes do together."""
@@ -91,5 +94,8 @@ def processes_said(config: RunConfig, stage: str, gpus: int) -> list[str]:
             count = min(count, -(-config.score.examples // config.score.batch_size))
         elif config.evaluate.backend == "vllm" and count > 1:
             count, why = 1, ANSWERS_IN_ONE
+    if stage in ("sft", "rl") and config.sharding == "fsdp2":
+        each += ", and a part of the base"
+        why = why or (NOT_SHARDED if count == 1 else None)
     said = [f"{count}, each with {each}"] if count > 1 else []
     return [*said, *([] if why is None else [why])]

@@ -66,3 +66,34 @@ def test_memory_of_the_stage_before_is_given_back():
     if result.returncode == 77:
         pytest.skip("the C library of this machine is not glibc")
     assert int(result.stdout) > 190_000_000
+
+
+GATHER = """
+import sys
+from pathlib import Path
+import torch
+from lorapar.basemodel.allocator import give_back_large_blocks, keep_freed_memory
+
+def resident_bytes():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+if not {"at once": give_back_large_blocks, "keep": keep_freed_memory}[sys.argv[1]]():
+    sys.exit(77)
+before, kept = resident_bytes(), []
+for _ in range(20):  # a layer's weights of 2 and 12 MB are gathered and freed, and what is in use lies between them
+    gathered = [torch.ones(size) for size in (500_000, 3_000_000, 500_000)]
+    kept.append(torch.ones(1000))
+    del gathered
+print(resident_bytes() - before)
+"""
+
+
+def test_gathered_weights_are_gone_once_they_are_freed():
+    """By processes that share the base's weights; a heap that keeps them holds the last layer's, at least."""
+    held = {}
+    for how in ("at once", "keep"):
+        result = subprocess.run([sys.executable, "-c", GATHER, how], capture_output=True, text=True, check=False)
+        if result.returncode == 77:
+            pytest.skip("the C library of this machine is not glibc")
+        held[how] = int(result.stdout)
+    assert held["at once"] < 4_000_000 < 14_000_000 < held["keep"]

@@ -26,6 +26,13 @@ def test_choices_of_nf4_are_refused_beside_others(other, quantization) -> None:
         ModelConfig(quantization=quantization, **other)
 
 
+@pytest.mark.parametrize("section", [{"rl": {"rollouts": "vllm"}}, {"model": {"quantization": "nf4"}}])
+def test_sharding_is_refused_beside_what_holds_a_whole_base(section) -> None:
+    with pytest.raises(ValidationError, match="sharding is fsdp2, and"):
+        RunConfig(sharding="fsdp2", **section)
+    assert RunConfig(sharding="fsdp2").sharding == "fsdp2"
+
+
 @pytest.mark.parametrize("section", [{"rl": {"rollouts": "vllm"}}, {"evaluate": {"backend": "vllm"}}])
 def test_vllm_is_refused_where_it_would_stand_for_the_quantised_base(section) -> None:
     RunConfig.model_validate(section)

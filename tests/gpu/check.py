@@ -148,19 +148,25 @@ class Part:
     overrides: tuple[str, ...]
     needs: str | None = None
     """A package beyond those of training."""
+    gpus: int = 1
+    """How many must be visible."""
 
     @property
     def lacks(self) -> str | None:
         """Why it cannot be measured on this machine; None where it can."""
         if self.needs is not None and find_spec(self.needs) is None:
             return f"{self.needs} is not installed in this environment"
+        if self.gpus > max(1, torch.cuda.device_count()):
+            return f"{self.gpus} GPUs are needed, and fewer are visible"
         return None
 
 
 PARTS = (
-    Part("bfloat16", ()),
-    Part("nf4", ("model.quantization=nf4",), "bitsandbytes"),
-    Part("completions of vLLM", ("rl.rollouts=vllm",), "vllm"),
+    Part("bfloat16", ("processes=1",)),
+    Part("nf4", ("model.quantization=nf4", "processes=1"), "bitsandbytes"),
+    Part("completions of vLLM", ("rl.rollouts=vllm", "processes=1"), "vllm"),
+    Part("two processes", ("processes=2",), gpus=2),
+    Part("two processes with a sharded base", ("processes=2", "sharding=fsdp2"), gpus=2),
 )
 
 
@@ -190,10 +196,13 @@ def page(parts: Mapping[str, Sequence[Figure] | str], device: str, shape: str) -
 def _table(found: Sequence[Figure] | str) -> str:
     if isinstance(found, str):
         return f"Not measured: {found}."
-    rows = "\n".join(
-        f"| {one.stage} | {one.seconds:.1f} | {one.peak_bytes / 2**30:.1f} | {one.note} |" for one in found
-    )
+    rows = "\n".join(f"| {one.stage} | {one.seconds:.1f} | {_size(one.peak_bytes)} | {one.note} |" for one in found)
     return f"| stage | seconds | GPU memory, GiB | figures |\n|---|---|---|---|\n{rows}"
+
+
+def _size(peak_bytes: int) -> str:
+    """Nothing is known of a stage that worked in processes of its own."""
+    return f"{peak_bytes / 2**30:.1f}" if peak_bytes else "not seen"
 
 
 def measure_parts(shape: Mapping[str, int], work: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:

@@ -114,7 +114,9 @@ def test_a_stage_is_told_by_its_terms_and_by_the_card_that_holds_it(tmp_path) ->
     assert one.total_bytes == 14_000_000_000 + 800_000_000 + 4_000_000_000 + one.context
     assert one.said == "weights 14.00, kv cache 4.00, activations 3.00, context 0.50, gradients 0.40, adapter 0.40"
     assert cards_said(one) == "fits one L4, A10, RTX 4090"
-    assert cards_said(replace(one, weights=140_000_000_000)).startswith("fits no card, and weights are not sharded")
+    assert cards_said(replace(one, weights=140_000_000_000)).startswith("fits no card, and its weights are not")
+    said = cards_said(replace(one, weights=140_000_000_000), shards=True)
+    assert said == "fits no card alone: 2 H200 hold it with sharding fsdp2"
     assert cards_said(replace(one, activations=400_000_000_000)).startswith("fits no card: lower batch_size")
 
 
@@ -157,10 +159,10 @@ def test_logits_are_held_a_tile_at_a_time(tmp_path, vocabulary: int) -> None:
 
 
 def test_processes_of_training_are_said_where_they_are_several(tmp_path) -> None:
-    overrides = ["processes=2", "sft.batch_size=2", "sft.gradient_accumulation=8"]
+    overrides = ["processes=2", "sharding=fsdp2", "sft.batch_size=2", "sft.gradient_accumulation=8"]
     config = load_config(preset="tiny", overrides=overrides)
     lines = [str(one) for one in plan_run(config, tmp_path / "run", until="sft", fresh=False).lines]
-    assert "processes   sft: 2, each with batch_size 2, gradient_accumulation 4" in lines
+    assert "processes   sft: 2, each with batch_size 2, gradient_accumulation 4, and a part of the base" in lines
     assert "processes   score: 2, each with a part of the rows" in lines
     assert not [line for line in lines if line.startswith(("processes   rl", "processes   evaluate"))]
     alone = plan_run(load_config(preset="tiny"), tmp_path / "run", until=None, fresh=False).lines

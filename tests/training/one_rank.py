@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -33,9 +34,14 @@ RL = {
     "max_completion_length": 8, "kl_beta": 0.1, "learning_rate": 1e-4, "rewards": {"one_rank:parity": 1.0},
 }  # fmt: skip
 RUNS = ("sft", "rows", "rl")
+SHARDED = ("sft-sharded", "rl-sharded", "rl-sampled")
+SAMPLED = {**RL, "max_steps": 2}
+"""By real rollouts, which end at other lengths in each process while the base is gathered for all."""
 FAULTY = {**RL, "rewards": {"one_rank:faulty": 1.0}}
 ENDED = ("stopped", "failed")
 """Runs of two processes that the second one ends, in its third step."""
+BEGUN_BY = (1, 4)
+"""Numbers of processes that begin a run with which two go on; they come before two on the command line."""
 
 
 def rows(count: int) -> list[Example]:
@@ -76,6 +82,9 @@ def made_up(self: CarefulGRPOTrainer, prompt_ids: list[list[int]], *_: Any, **__
     return completions, None
 
 
+sampled = CarefulGRPOTrainer._generate_single_turn
+
+
 class Stopping(Silent):
     """A Progress in the second process to which SIGTERM comes in its third step."""
 
@@ -102,27 +111,28 @@ def job_of(root: Path, start: Path, run: str, **changes: Any) -> TrainingJob:
     )  # fmt: skip
 
 
-def train(root: Path, start: Path) -> None:
-    """Train three times to the end."""
-    CarefulGRPOTrainer._generate_single_turn = made_up  # type: ignore[method-assign]
-    for run in RUNS:
-        job = job_of(root, start, run)
-        if run == "rl":
-            train_rl(job, RlConfig(**RL), system1=[], system2=rows(20))
+def train(root: Path, start: Path, runs: tuple[str, ...] = RUNS, *, sharded: bool = False) -> None:
+    """Train each time to the end, with the base whole or sharded."""
+    for run in runs:
+        job = job_of(root, start, run, sharded=sharded)
+        CarefulGRPOTrainer._generate_single_turn = sampled if run == "rl-sampled" else made_up  # type: ignore[method-assign]
+        if run.startswith("rl"):
+            settings = SAMPLED if run == "rl-sampled" else RL
+            train_rl(job, RlConfig(**settings), system1=[], system2=rows(20))
         else:
             average = "row" if run == "rows" else "token"
             train_sft(job, SftConfig(**SFT, loss_average=average), system1=rows(21), system2=[])
+    CarefulGRPOTrainer._generate_single_turn = made_up  # type: ignore[method-assign]
 
 
-def end(root: Path, start: Path) -> None:
-    """Two runs that come to no end; each process leaves in ended.txt how it was told."""
+def end(root: Path, start: Path, runs: tuple[str, ...]) -> None:
+    """Runs that come to no end; each process leaves in ended.txt how it was told."""
     signal.signal(signal.SIGTERM, on_sigterm)
-    for run in ENDED:
-        first = Ranks.here().first
-        job = job_of(
-            root, start, run, progress=Silent() if first or run == "failed" else Stopping(),
-            keeper=Keeper(CheckpointConfig(interval_seconds=3600)),
-        )  # fmt: skip
+    ranks = Ranks.here()
+    for run in runs:
+        stops = run == "stopped" and ranks.rank == ranks.count - 1
+        keeper = Keeper(CheckpointConfig(interval_seconds=3600))
+        job = job_of(root, start, run, progress=Stopping() if stops else Silent(), keeper=keeper)
         try:
             if run == "failed":
                 train_rl(job, RlConfig(**FAULTY), system1=[], system2=rows(20))
@@ -130,6 +140,15 @@ def end(root: Path, start: Path) -> None:
                 train_sft(job, SftConfig(**SFT), system1=rows(21), system2=[])
         except (LoraparError, Terminated) as error:
             (job.output / "ended.txt").write_text(f"{type(error).__name__}: {error}")
+
+
+def go_on(root: Path, start: Path, count: int) -> None:
+    """Finish what another number of processes had begun."""
+    job = job_of(root, start, f"from-{count}")
+    if Ranks.here().first:
+        shutil.copytree(root.parent / str(count) / "stopped" / "scratch", job.scratch, dirs_exist_ok=True)
+    Ranks.here().wait()
+    train_sft(job, SftConfig(**SFT), system1=rows(21), system2=[])
 
 
 def one(rank: int, root: Path, start: Path, count: int) -> None:
@@ -143,9 +162,14 @@ def one(rank: int, root: Path, start: Path, count: int) -> None:
     os.environ.update({"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"})
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{root / 'meeting'}", rank=rank, world_size=count)
-    train(root, start)
     if count == 2:
-        end(root, start)
+        train(root, start)
+        train(root, start, SHARDED, sharded=True)
+        for before in BEGUN_BY:
+            go_on(root, start, before)
+    elif count == 4:
+        train(root, start, ("rows", "rl"))
+    end(root, start, ENDED if count == 2 else ("stopped",))
     dist.barrier()
     sys.stderr.flush()
     os._exit(0)

@@ -13,6 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from peft import PeftModel
 
 from lorapar.adapter import AdapterSettings, attach
 from lorapar.adapter.folder import save_adapter
@@ -53,14 +54,19 @@ def several(begun: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What two processes make, in `2/`, and four, in `4/`."""
     root = tmp_path_factory.mktemp("several")
     env = {**os.environ, "PYTHONPATH": str(HERE), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(HERE / "one_rank.py"), str(root), str(begun), "2", "4"]
+    command = [sys.executable, str(HERE / "one_rank.py"), str(root), str(begun), "4", "1", "2"]
     done = subprocess.run(command, capture_output=True, text=True, env=env, check=False)
     assert done.returncode == 0, done.stderr[-4000:]
     return root
 
 
-@pytest.mark.parametrize("count", [2, 4])
-@pytest.mark.parametrize(("run", "system"), [("sft", "system1"), ("rows", "system1"), ("rl", "system2")])
+@pytest.mark.parametrize(
+    ("count", "run", "system"),
+    [
+        *((2, "sft", "system1"), (2, "rows", "system1"), (2, "rl", "system2")),
+        *((4, "rows", "system1"), (4, "rl", "system2")),
+    ],
+)
 def test_several_processes_learn_what_one_learns(
     kit, begun: Path, alone: Path, several: Path, count: int, run: str, system: str
 ) -> None:
@@ -86,6 +92,56 @@ def test_several_processes_learn_what_one_learns(
         others = kit.tensors(made_by / f"rank{rank}")
         assert all(torch.equal(others[name], made[name]) for name in made)
     assert json.loads((ours / "summary.json").read_text())["processes"] == count
+
+
+@pytest.mark.parametrize("before", [1, 4])
+def test_two_processes_go_on_with_what_one_or_four_began(kit, alone: Path, several: Path, before: int) -> None:
+    ended = [path.read_text() for path in (several / str(before)).glob("stopped/rank*/ended.txt")]
+    assert ended == ["Terminated: "] * before
+    made = several / "2" / f"from-{before}" / "rank0"
+    steps, expected = (
+        [json.loads(line)["loss"] for line in (folder / "history.jsonl").read_text().splitlines()]
+        for folder in (made, alone / "sft" / "rank0")
+    )
+    assert steps == pytest.approx(expected, rel=1e-6, abs=1e-6)
+    found = kit.tensors(made)
+    for name, tensor in kit.tensors(alone / "sft" / "rank0").items():
+        torch.testing.assert_close(found[name], tensor, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("run", ["sft", "rl"])
+def test_a_sharded_base_gives_the_adapter_of_a_whole_one(
+    kit, begun: Path, alone: Path, several: Path, run: str
+) -> None:
+    """FSDP2 reduces no gradient of what it does not shard; if nobody did, the processes' adapters would differ."""
+    ours, theirs = several / "2" / f"{run}-sharded" / "rank0", alone / run / "rank0"
+    steps, expected = (
+        [json.loads(line)["loss"] for line in (folder / "history.jsonl").read_text().splitlines()]
+        for folder in (ours, theirs)
+    )
+    assert steps == pytest.approx(expected, rel=1e-6, abs=1e-6)
+    made, wanted = kit.tensors(ours), kit.tensors(theirs)
+    for name, tensor in wanted.items():
+        torch.testing.assert_close(made[name], tensor, rtol=0, atol=1e-6)
+    other = kit.tensors(ours.with_name("rank1"))
+    assert all(torch.equal(other[name], made[name]) for name in made)
+    job = SimpleNamespace(adapter=begun / "adapter", partition=begun / "partition.safetensors", output=ours)
+    moved, active = kit.changed(job, "system1" if run == "sft" else "system2")
+    assert moved.any()
+    assert not moved[~active].any()
+    told = [json.loads((folder / "summary.json").read_text()) for folder in (ours, theirs)]
+    for key in ("base_weights_sha256", "moment_bytes", "active_elements"):
+        assert told[0][key] == told[1][key]
+    PeftModel.from_pretrained(load_model(kit.TINY), ours)
+
+
+def test_a_sharded_base_samples_for_itself(kit, several: Path) -> None:
+    folders = [several / "2" / "rl-sampled" / f"rank{rank}" for rank in (0, 1)]
+    first, second = (kit.tensors(folder) for folder in folders)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    lengths = [json.loads(line)["tokens"] for line in (folders[0] / "rollouts.jsonl").read_text().splitlines()]
+    assert lengths
+    assert max(lengths) <= 8
 
 
 def test_sigterm_to_one_process_ends_all_after_the_same_step(several: Path) -> None:
