@@ -39,6 +39,8 @@ def give_back_large_blocks() -> bool:
     By itself it begins so too, but keeps blocks up to 32 MB once the first such block was freed. Returns whether it
     could be told; `keep_freed_memory` in the same process would undo it.
     """
+    import ctypes
+
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:
         return False

@@ -74,9 +74,7 @@ def chosen_share(config: SftConfig | RlConfig, gpus: int, most: int | None) -> t
     return share, why
 
 
-NOT_SHARDED = (
-    "sharding is fsdp2, but one process trains, which holds the whole base; several need several GPUs or processes"
-)
+NOT_SHARDED = "sharding is fsdp2, but one process trains, and holds the whole base; see processes"
 ANSWERS_IN_ONE = "evaluate.backend vllm answers in one process; transformers answers in one for each GPU"
 SHARED_STAGES = ("score", "sft", "rl", "evaluate")
 """Stages that several processes do together."""

@@ -12,8 +12,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 SPEED = {
     **{"vocab_size": 300, "hidden_size": 512, "intermediate_size": 1408, "num_hidden_layers": 8},
     **{"num_attention_heads": 8, "num_key_value_heads": 8, "max_position_embeddings": 1024},
@@ -100,8 +98,7 @@ def test_two_processes_are_as_fast_as_one_with_two_threads(tmp_path: Path) -> No
     tokens = 4 * 8 * 256
     speed = {processes: tokens / min(taken) for processes, taken in seconds.items()}
     print(f"\ntokens a second: one process {speed[1]:.0f}, two {speed[2]:.0f}, {speed[2] / speed[1]:.2f} of it")
-    if speed[2] < speed[1]:
-        pytest.xfail("two processes were slower: docs/speed.md has the figures")
+    assert speed[2] >= speed[1]
 
 
 def test_a_sharded_base_takes_two_thirds_of_the_memory(tmp_path: Path) -> None:
