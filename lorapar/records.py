@@ -13,7 +13,13 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, model_
 
 from lorapar.errors import BadInputError
 
-System = Literal["system1", "system2"]
+System = str
+"""Name of a system: `system1` and `system2`, or those that the settings name (`systems`)."""
+
+
+def system_title(system: System) -> str:
+    """`System 1` for `system1`; names of other systems as they are."""
+    return {"system1": "System 1", "system2": "System 2"}.get(system, system)
 
 
 class Record(BaseModel):

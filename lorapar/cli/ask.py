@@ -9,14 +9,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from lorapar.cli import complete
 from lorapar.cli.adapters import Where, open_registry
 from lorapar.cli.base import AsJson, app, err, out, show_document
-from lorapar.errors import BadInputError
+from lorapar.errors import BadInputError, nearest
 
 if TYPE_CHECKING:
     from lorapar.cli.documents import AskedDocument
@@ -31,7 +31,7 @@ Adapter = Annotated[
 ]
 Model = Annotated[Path | None, typer.Option(help="A local copy of the base model; else it is had as in training.")]
 AskedAs = Annotated[
-    Literal["system1", "system2"] | None,
+    str | None,
     typer.Option("--system", help="Ask with the system message of this system's rows; absent: as System 1."),
 ]
 MaxTokens = Annotated[int, typer.Option(min=1, help="Longest answer in tokens, as evaluate.max_new_tokens.")]
@@ -65,7 +65,7 @@ def ask_command(  # noqa: PLR0913  -- an argument is an option of the command
     if output is not None and file is None:
         raise BadInputError("--output is for --file; with one question use --json")
     rows = list(_rows(file, system)) if file is not None else [("question", str(question), system)]
-    with _pair(adapter, where, model) as pair:
+    with _pair(adapter, where, model, [one for *_, one in rows]) as pair:
         answers = _answers(pair, rows, max_tokens, base=base)
         if file is not None:
             _write(answers, output, len(rows))
@@ -91,7 +91,7 @@ def chat_command(
 
     Examples: `lorapar chat runs/demo/adapter`, `lorapar chat NAME@candidate --system system2`
     """
-    with _pair(adapter, where, model) as pair:
+    with _pair(adapter, where, model, [system]) as pair:
         out.print(f"base model {pair.adapter.model.name}, adapter {adapter}; /new begins anew, an empty line ends")
         histories: dict[bool, list[Turn]] = {True: [], False: []}
         for text in _typed():
@@ -113,14 +113,25 @@ def _typed() -> Iterator[str]:
 
 
 @contextmanager
-def _pair(name: str, where: str | None, model: Path | None) -> Iterator[Pair]:
-    """Base and adapter in memory; a version of a registry is fetched for as long as that takes."""
+def _pair(name: str, where: str | None, model: Path | None, systems: Sequence[System | None]) -> Iterator[Pair]:
+    """Base and adapter in memory; a version of a registry is fetched for as long as that takes.
+
+    Raises BadInputError for a system that the adapter's run did not have.
+    """
     from lorapar.progress import Silent
     from lorapar.serving.here import open_pair
 
     need_torch("ask and chat")
-    with local_adapter(name, where, model) as found, open_pair(found, Silent()) as pair:
-        yield pair
+    with local_adapter(name, where, model) as found:
+        known = found.prompts.systems
+        for system in systems:
+            if system is not None and system not in known:
+                raise BadInputError(
+                    f"'{system}' is no system of {name}{nearest(system, list(known))}; it was trained for "
+                    f"{', '.join(known)}"
+                )
+        with open_pair(found, Silent()) as pair:
+            yield pair
 
 
 def need_torch(what: str) -> None:
@@ -172,8 +183,8 @@ def _row(place: str, number: int, line: str, system: System | None) -> tuple[str
     if not isinstance(row, dict) or not isinstance(row.get("question"), str) or not row["question"].strip():
         raise BadInputError(f"{place}: has no text under 'question'")
     own = row.get("system", system)
-    if own not in (None, "system1", "system2"):
-        raise BadInputError(f"{place}: system is {own!r}: write system1, system2 or nothing")
+    if own is not None and not isinstance(own, str):
+        raise BadInputError(f"{place}: system is {own!r}: write the name of a system or nothing")
     return str(row.get("id", number)), row["question"], own
 
 

@@ -115,7 +115,7 @@ class AskedDocument(Document):
 
     id: str = Field(description="The row's `id`, else its number; `question` for one that was typed.")
     question: str = Field(description="What was asked.")
-    system: Literal["system1", "system2"] | None = Field(description="The system it was asked as.")
+    system: str | None = Field(description="The system it was asked as.")
     base: SaidDocument | None = Field(description="What the base model says; `null` with `--no-base`.")
     adapter: SaidDocument = Field(description="What base and adapter say.")
 

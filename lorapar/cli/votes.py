@@ -43,7 +43,7 @@ def import_command(
     folder: RunDir,
     file: Annotated[Path, typer.Argument(help="CSV file with the columns example_id and edited.")],
 ) -> None:
-    """Take edited labels (system1, system2, hold_out); the next `lorapar run` re-runs only what depends on them.
+    """Take edited labels (a system's name or hold_out); the next `lorapar run` re-runs only what depends on them.
 
     Example: `lorapar votes import runs/demo runs/demo/votes.csv`
     """
@@ -53,5 +53,5 @@ def import_command(
 
     with storage_errors(folder):
         count = import_edits(RunFolder(folder), file)
-    note = "" if count else " (the column `edited` holds no system1 or system2)"
+    note = "" if count else " (the column `edited` holds no system's name)"
     out.print(f"{count} edited labels kept{note}; run again into {folder} to use them", markup=False, soft_wrap=True)

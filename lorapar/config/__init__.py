@@ -23,6 +23,7 @@ from lorapar.config.report import ReportConfig
 from lorapar.config.rewards import JudgeConfig, RewardConfig, RewardModelConfig
 from lorapar.config.run import RunConfig
 from lorapar.config.store import StoreConfig
+from lorapar.config.systems import SystemConfig
 from lorapar.config.tags import TagsConfig
 from lorapar.config.training import RlConfig, RowFilter, SftConfig
 from lorapar.config.voting import (
@@ -62,6 +63,7 @@ __all__ = [
     "ScoreConfig",
     "SftConfig",
     "StoreConfig",
+    "SystemConfig",
     "TagsConfig",
     "TaskMixConfig",
     "TeacherConfig",

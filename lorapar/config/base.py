@@ -10,6 +10,7 @@ from lorapar.errors import BadInputError
 from lorapar.store.address import check_slashes, parse_address
 
 SYSTEMS: tuple[str, str] = ("system1", "system2")
+"""The systems of a run that names no others."""
 
 
 def _address(text: str) -> str:

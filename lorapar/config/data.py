@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
-from lorapar.config.base import Place, Positive, Rate, Section
+from lorapar.config.base import SYSTEMS, Place, Positive, Rate, Section
 from lorapar.config.evaluation import BenchmarkConfig
 
 TASK_MIX = "task-mix"
@@ -115,6 +115,17 @@ class DataConfig(Section):
     benchmarks: tuple[BenchmarkConfig, ...] = Field(
         (), description="Benchmarks that rows are compared with; filled in by `plan` from evaluate.benchmarks"
     )
+    systems: tuple[str, ...] = Field(
+        SYSTEMS, description="Names that a column with the true system may hold; filled in from `systems`"
+    )
+
+    @model_serializer(mode="wrap")
+    def _as_written(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without the systems where they are the two: so digests stay as they were."""
+        values: dict[str, Any] = handler(self)
+        if self.systems == SYSTEMS:
+            values.pop("systems", None)
+        return values
 
     @model_validator(mode="after")
     def _one_way_of_naming_sources(self) -> DataConfig:

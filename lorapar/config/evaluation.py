@@ -36,9 +36,7 @@ class BenchmarkConfig(Section):
         None,
         description="Ask through the chat template, gsm8k with the system message of System 2; absent: gsm8k only",
     )
-    system: Literal["system1", "system2"] | None = Field(
-        None, description="Whose system message opens a chat of a task by name; absent: none"
-    )
+    system: str | None = Field(None, description="Whose system message opens a chat of a task by name; absent: none")
     data: str | None = Field(
         None,
         description="Rows of a benchmark built in: a .jsonl, .jsonl.gz, .csv or .parquet file or its s3:// address; "
@@ -119,9 +117,7 @@ class MeasureConfig(Section):
 
     judge: JudgeConfig | None = Field(None, description="A judge behind an OpenAI-compatible API, a teacher say")
     reward_model: RewardModelConfig | None = Field(None, description="A model that scores answers")
-    systems: tuple[Literal["system1", "system2"], ...] = Field(
-        ("system1", "system2"), description="Whose held-out rows it reads"
-    )
+    systems: tuple[str, ...] = Field(SYSTEMS, description="Whose held-out rows it reads; by default every system's")
     right_from: Annotated[float, Field(allow_inf_nan=False)] | None = Field(
         None,
         description="The least value that counts as a right answer; absent: 0.5 of a judge; a reward model's values "
@@ -145,7 +141,7 @@ class MeasureConfig(Section):
         if self.reward_model is not None and self.right_from is None:
             raise ValueError("right_from: a reward model's values have no bounds; say from which on an answer is right")
         if not self.systems or len(set(self.systems)) != len(self.systems):
-            raise ValueError("systems: name system1, system2 or both, each once")
+            raise ValueError("systems: name system1, system2 or both, or systems of yours, each once")
         return self
 
 

@@ -14,7 +14,7 @@ from pydantic import (
     model_validator,
 )
 
-from lorapar.config.base import Dtype, Place, Section
+from lorapar.config.base import SYSTEMS, Dtype, Place, Section
 from lorapar.config.tags import TagsConfig
 
 _MADE_BY_ASKING = ("messages", "tools", "documents", "add_generation_prompt", "continue_final_message")
@@ -167,18 +167,41 @@ class PromptConfig(Section):
         description="System message of System 2 rows; the default one names the tags below",
     )
     tags: TagsConfig = Field(default_factory=TagsConfig, description="Tags around steps and result")
+    messages: dict[str, str | None] = Field(
+        {}, description="System message of the rows of each named system; filled in from `systems`"
+    )
 
     def message_for(self, system: str | None) -> str | None:
         """The system message of rows of `system`; rows without a system are asked like System 1."""
+        if system in self.messages:
+            return self.messages[system]
         if system != "system2":
             return self.system1
         default = self.system2 == type(self).model_fields["system2"].default
-        return _STEP_BY_STEP.format(self.tags.example) if default else self.system2
+        return self.step_by_step if default else self.system2
+
+    @property
+    def systems(self) -> tuple[str, ...]:
+        """The systems whose rows are asked."""
+        return tuple(self.messages) or SYSTEMS
+
+    @property
+    def step_by_step(self) -> str:
+        """The message that asks for steps and an answer in the tags."""
+        return _STEP_BY_STEP.format(self.tags.example)
+
+    def answers_in_tags(self, system: str) -> bool:
+        """Whether an answer must stand in tags to be right: those of System 2, and where a message names the tags."""
+        if system not in self.messages:
+            return system != "system1"
+        return self.tags.answer is not None and self.tags.answer[0] in (self.messages[system] or "")
 
     @model_serializer(mode="wrap")
     def _as_written(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without the tags where they are the default ones: so digests stay as they were."""
+        """Without the tags and messages where they are the default ones: so digests stay as they were."""
         values: dict[str, Any] = handler(self)
         if self.tags == TagsConfig():
             values.pop("tags", None)
+        if not self.messages:
+            values.pop("messages", None)
         return values

@@ -122,6 +122,8 @@ def _section_link(path: str, field: Schema) -> str:
 def _takes(field: Schema) -> str:
     if "anyOf" in field:
         return ", or ".join("nothing" if one.get("type") == "null" else _takes(one) for one in field["anyOf"])
+    if "$ref" in field:
+        return "`{...}` as its meaning says"
     if "const" in field:
         return f"`{field['const']}`"
     if "enum" in field:

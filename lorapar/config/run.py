@@ -5,12 +5,18 @@ Each field carries a one-line description with its unit; `docs/configuration.md`
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from lorapar.config.adapter import AdapterConfig, PartitionConfig, ScoreConfig
-from lorapar.config.base import SYSTEMS, Comparison, Name, Positive, Section
+from lorapar.config.base import Comparison, Name, Positive, Section
 from lorapar.config.checkpoint import CheckpointConfig
 from lorapar.config.data import DataConfig
 from lorapar.config.evaluation import EvaluateConfig
@@ -19,11 +25,12 @@ from lorapar.config.model import ModelConfig, PromptConfig
 from lorapar.config.registry import GateConfig, RegistryConfig
 from lorapar.config.report import ReportConfig
 from lorapar.config.store import StoreConfig
-from lorapar.config.training import DEFAULT_PHASES, Phases, RlConfig, SftConfig, known_order
+from lorapar.config.systems import DEFAULT_SYSTEMS, Systems, check_named, filled_in
+from lorapar.config.training import DEFAULT_PHASES, Phases, RlConfig, SftConfig, known_order, methods_of
 from lorapar.config.voting import EditsConfig, TeacherConfig, VotingConfig
 from lorapar.errors import nearest
 
-_BENCHMARKS_ARE_MEASURES = " (the two systems, every task of evaluate.benchmarks and every name of evaluate.judges)"
+_BENCHMARKS_ARE_MEASURES = " (the systems, every task of evaluate.benchmarks and every name of evaluate.judges)"
 
 
 class RunConfig(Section):
@@ -47,6 +54,10 @@ class RunConfig(Section):
         "none",
         description="How several processes of SFT and RL hold the base: none: each all of it; fsdp2: each a part",
     )
+    systems: Systems = Field(
+        DEFAULT_SYSTEMS,
+        description="The systems: the paper's two, or 2 to 9 of your own, which `phases` then name",
+    )
     model: ModelConfig = Field(default_factory=ModelConfig, description="The base model")
     data: DataConfig = Field(default_factory=DataConfig, description="The examples")
     prompts: PromptConfig = Field(default_factory=PromptConfig, description="System messages")
@@ -61,7 +72,7 @@ class RunConfig(Section):
     phases: Annotated[Phases, AfterValidator(known_order)] = Field(
         DEFAULT_PHASES,
         description="Order of training: [sft, rl], [rl, sft], [sft], [rl], or [sft+rl]: both begin at the start and "
-        "their changes are added",
+        "their changes are added; or one after another, each with its system, as in {system: system1, method: sft}",
     )
     sft: SftConfig = Field(default_factory=SftConfig, description="System 1 tuning")
     rl: RlConfig = Field(default_factory=RlConfig, description="System 2 tuning")
@@ -76,7 +87,17 @@ class RunConfig(Section):
     @property
     def methods(self) -> frozenset[str]:
         """`sft`, `rl` or both: how this run trains."""
-        return frozenset(method for phase in self.phases for method in phase.split("+"))
+        return frozenset(method for phase in self.phases for method in methods_of(phase))
+
+    @property
+    def system_names(self) -> tuple[str, ...]:
+        """Names of the systems, in the order of the settings."""
+        return tuple(system.name for system in self.systems)
+
+    @property
+    def shared_fractions(self) -> dict[str, float] | None:
+        """By named system, the share of its shared elements that it trains; None where partition says it of the two."""
+        return None if self.systems == DEFAULT_SYSTEMS else {system.name: system.shared for system in self.systems}
 
     @property
     def rewarded_without_answer(self) -> Literal["none", "tests", "all"]:
@@ -84,6 +105,23 @@ class RunConfig(Section):
         if any(one.brings_its_own for one in self.rl.reward_configs().values()):
             return "all"
         return "tests" if "passes_tests" in self.rl.rewards else "none"
+
+    @model_serializer(mode="wrap")
+    def _as_written(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without the systems where they are the two: so digests stay as they were."""
+        values: dict[str, Any] = handler(self)
+        if self.systems == DEFAULT_SYSTEMS:
+            values.pop("systems", None)
+        return values
+
+    @model_validator(mode="after")
+    def _systems_reach_every_section(self) -> RunConfig:
+        """What the other sections leave open is filled in from the systems, and what they name must be one of them."""
+        if self.systems != DEFAULT_SYSTEMS:
+            for section, value in filled_in(self).items():
+                object.__setattr__(self, section, value)
+        check_named(self)
+        return self
 
     @model_validator(mode="after")
     def _scored_again_after_sft(self) -> RunConfig:
@@ -105,7 +143,7 @@ class RunConfig(Section):
     @model_validator(mode="after")
     def _measures_are_evaluated(self) -> RunConfig:
         """Otherwise the gate finds out when everything is trained and published."""
-        known = [*SYSTEMS, *(benchmark.task for benchmark in self.evaluate.benchmarks), *self.evaluate.judges]
+        known = [*self.system_names, *(benchmark.task for benchmark in self.evaluate.benchmarks), *self.evaluate.judges]
         for key, names in (("gate.measures", self.gate.measures), ("gate.max_loss_of", tuple(self.gate.max_loss_of))):
             for name in names:
                 if name not in known:

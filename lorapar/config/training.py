@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import takewhile
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -15,23 +16,53 @@ SOFT_OVERLONG = "trl.rewards:get_soft_overlong_punishment"
 """The reward that `rl.soft_overlong_tokens` stands for."""
 _OVERLONG_OPTION = "soft_punish_cache"
 
-Phase = Literal["sft", "rl", "sft+rl"]
+
+class PhaseConfig(Section):
+    """One phase of training: a system's elements on its own rows, by one method."""
+
+    system: str = Field(description="Whose elements and rows")
+    method: Literal["sft", "rl"] = Field(description="How: with the settings of the section `sft` or `rl`")
+
+
+Phase = Literal["sft", "rl", "sft+rl"] | PhaseConfig
 Phases = tuple[Phase, ...]
 DEFAULT_PHASES: Phases = ("sft", "rl")
-_ORDERS: tuple[Phases, ...] = (DEFAULT_PHASES, ("rl", "sft"), ("sft",), ("rl",), ("sft+rl",))
+_ORDERS: tuple[tuple[str, ...], ...] = (("sft", "rl"), ("rl", "sft"), ("sft",), ("rl",), ("sft+rl",))
+_OWN_METHOD = {("system1", "sft"): "sft", ("system2", "rl"): "rl"}
 
 
 def known_order(phases: Phases) -> Phases:
-    """The phases as they are; ValueError where no run trains in this order."""
-    if phases not in _ORDERS:
+    """The phases, those that name the two systems with their own methods as the methods alone.
+
+    Raises ValueError where no run trains in this order.
+    """
+    named = [phase for phase in phases if isinstance(phase, PhaseConfig)]
+    if not named and phases in _ORDERS:
+        return phases
+    if not named or len(named) < len(phases):
         known = "; ".join(f"[{', '.join(order)}]" for order in _ORDERS)
-        raise ValueError(f"[{', '.join(phases)}] is no order that a run trains in; choose one of {known}")
-    return phases
+        said = ", ".join(phase_said(phase) for phase in phases)
+        raise ValueError(
+            f"[{said}] is no order that a run trains in; choose one of {known}, or name the system of every phase, as "
+            "in {system: system1, method: sft}"
+        )
+    short: Any = tuple(_OWN_METHOD.get((phase.system, phase.method)) for phase in named)
+    return short if short in _ORDERS else phases
+
+
+def phase_said(phase: Phase) -> str:
+    """A phase as people are told: `sft`, or `sft of recall`."""
+    return f"{phase.method} of {phase.system}" if isinstance(phase, PhaseConfig) else phase
+
+
+def methods_of(phase: Phase) -> tuple[str, ...]:
+    """How a phase trains: by SFT, RL or both."""
+    return (phase.method,) if isinstance(phase, PhaseConfig) else tuple(phase.split("+"))
 
 
 def trained_in(node: str, phases: Phases) -> Phases:
     """What the node `sft` or `rl` of the graph trains: `sft` only what stands before RL, `rl` all that is left."""
-    before: Phases = ("sft",) if phases[0] == "sft" else ()
+    before = tuple(takewhile(lambda phase: methods_of(phase) == ("sft",), phases))
     return before if node == "sft" else phases[len(before) :]
 
 

@@ -10,7 +10,7 @@ from urllib.parse import parse_qsl, urlsplit
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from lorapar.config.base import Dtype, Fraction, Name, Place, Positive, Rate, Section, Share
+from lorapar.config.base import SYSTEMS, Dtype, Fraction, Name, Place, Positive, Rate, Section, Share
 
 
 class FewShotRow(Section):
@@ -18,7 +18,7 @@ class FewShotRow(Section):
 
     question: str = Field(description="Question shown to the teacher")
     answer: str = Field(description="Reference answer shown to the teacher")
-    system: Literal["system1", "system2"] = Field(description="The right label of this row")
+    system: str = Field(description="The right label of this row: a system's name")
 
 
 Address = Annotated[str, AfterValidator(str.strip)]
@@ -42,7 +42,7 @@ class TeacherTemplate(Section):
     row: str = Field(
         "Question: {question}\nAnswer: {answer}\nKind:", description="How one row is shown; the label word follows"
     )
-    label_words: dict[Literal["system1", "system2"], str] = Field(
+    label_words: dict[str, str] = Field(
         {"system1": "System1", "system2": "System2"}, description="The word that stands for each system"
     )
     few_shot: tuple[FewShotRow, ...] = Field((), description="Worked examples shown before the row")
@@ -50,9 +50,14 @@ class TeacherTemplate(Section):
     @model_validator(mode="after")
     def _labels_differ(self) -> TeacherTemplate:
         words = [word.strip() for word in self.label_words.values()]
-        if len(self.label_words) != 2 or len(set(words)) != 2 or "" in words:
-            raise ValueError("label_words needs two different, non-empty words, for system1 and system2")
+        if len(words) < 2 or len(set(words)) != len(words) or "" in words:
+            raise ValueError("label_words needs different, non-empty words, for system1 and system2 or every system")
         return self
+
+    @property
+    def systems(self) -> tuple[str, ...]:
+        """The systems that the label words stand for; the two of the paper in their own order."""
+        return SYSTEMS if set(self.label_words) == set(SYSTEMS) else tuple(self.label_words)
 
     @field_validator("row")
     @classmethod
@@ -261,7 +266,11 @@ class VotingConfig(Section):
     )
     calibrate: bool = Field(False, description="Subtract each teacher's bias, as measured on probe rows")
     probe_rows: Positive = Field(128, description="Rows that a teacher's bias is measured on")
-    tie: Literal["system1", "system2", "hold_out"] = Field("system2", description="What a tied row becomes")
+    tie: str = Field(
+        "system2",
+        description="What a tied row becomes: a system's name, or hold_out. Of named systems: the default is the last, "
+        "and where the one named here is not among the tied ones, the last of these",
+    )
     min_agreement: Fraction = Field(0.0, description="Least share of the votes cast a label needs; 0: none")
     below_agreement: Literal["keep", "hold_out"] = Field("keep", description="What rows below min_agreement become")
 

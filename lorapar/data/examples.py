@@ -5,13 +5,15 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, get_args
+from typing import Any
 
 from lorapar.answers import References, distinct
+from lorapar.config import SYSTEMS
 from lorapar.data.cells import BadRowError, Cells, as_begun
 from lorapar.data.conversation import MEDIA_COLUMNS, Conversation, messages_in, read_conversation, turns_of_pairs
-from lorapar.data.mapping import Mapped, reference_finder
+from lorapar.data.mapping import Mapped, plain_name, reference_finder
 from lorapar.data.readers import RawRow
 from lorapar.data.tests_column import tests_of
 from lorapar.errors import BadInputError, nearest
@@ -23,7 +25,6 @@ _CHOICES = ("choices", "options", "endings")
 _CHOSEN = re.compile(r"\(?(\d{1,2}|[A-Za-z])[).]?")
 _LETTERED = re.compile(r"(?<!\w)[Aa1][).:]")
 """How a question begins to name its choices."""
-_SYSTEMS: tuple[System, ...] = get_args(System)
 
 
 @dataclass(frozen=True)
@@ -40,9 +41,12 @@ class Made:
     """What was made of rows, one line each."""
 
 
-def make_examples(rows: list[RawRow], mapped: Mapped, *, strict: bool) -> Made:
-    """The examples of rows; raises BadInputError for a bad one where `strict`, else leaves it out."""
-    builder = _Builder(mapped, Cells(rows))
+def make_examples(rows: list[RawRow], mapped: Mapped, *, strict: bool, systems: Sequence[System] = SYSTEMS) -> Made:
+    """The examples of rows; raises BadInputError for a bad one where `strict`, else leaves it out.
+
+    `systems` are the names that a column with the true system may hold.
+    """
+    builder = _Builder(mapped, Cells(rows), systems)
     examples: list[Example] = []
     left_out: list[str] = []
     questions: dict[str, str] = {}
@@ -76,8 +80,9 @@ def _claim(taken: dict[str, str], key: str, where: str, complaint: str) -> None:
 class _Builder:
     """Makes the examples of rows."""
 
-    def __init__(self, mapped: Mapped, cells: Cells) -> None:
+    def __init__(self, mapped: Mapped, cells: Cells, systems: Sequence[System]) -> None:
         mapping = mapped.columns
+        self._systems = {plain_name(system): system for system in systems}
         self.cells = cells
         self.seen: Counter[str] = Counter()
         """Rows by what was made of them, in words."""
@@ -201,14 +206,12 @@ class _Builder:
 
     def _system(self, where: str, row: dict[str, Any], column: str | None) -> System | None:
         text = self.cells.text(where, row, column)
-        plain = re.sub(r"[\s_-]", "", text.lower())
-        if not plain:
-            return None
-        for system in _SYSTEMS:
-            if plain == system:
-                return system
-        known = nearest(plain, list(_SYSTEMS))
-        raise BadRowError(f"{where}: '{column}' is '{text}'{known}; use {' or '.join(_SYSTEMS)}")
+        plain = plain_name(text)
+        if not plain or plain in self._systems:
+            return self._systems.get(plain)
+        names = list(self._systems.values())
+        known = nearest(plain, names)
+        raise BadRowError(f"{where}: '{column}' is '{text}'{known}; use {' or '.join(names)}")
 
 
 def _without_commas(reference: str) -> str:

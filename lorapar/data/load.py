@@ -139,7 +139,7 @@ def _made(config: DataConfig, raw: _Raw, *, whole: bool = False) -> LoadedData:
     columns = dict.fromkeys(chain.from_iterable(row for _, row in raw.rows))
     mapped = mapping_for(config, columns, raw.rows, config.source)
     rows = [(where, mapped.read(row)) for where, row in raw.rows] if mapped.renamed else raw.rows
-    made = make_examples(rows, mapped, strict=config.bad_rows == "refuse")
+    made = make_examples(rows, mapped, strict=config.bad_rows == "refuse", systems=config.systems)
     if whole and not made.examples:
         raise BadInputError(f"data.source: {config.source} has no usable row; the first: {made.left_out[0]}")
     if whole and mapped.said is None:

@@ -80,6 +80,11 @@ class Mapped:
         return {self.renamed[name]: value for name, value in row.items()} if self.renamed else row
 
 
+def plain_name(text: str) -> str:
+    """A system's name as people write it, without capitals, spaces, `_` and `-`."""
+    return re.sub(r"[\s_-]", "", text.lower())
+
+
 def mapping_for(config: DataConfig, columns: Collection[str], rows: Sequence[RawRow], where: str) -> Mapped:
     """The mapping the settings name, each of its columns being there, or else the one that fits the columns.
 
@@ -88,7 +93,7 @@ def mapping_for(config: DataConfig, columns: Collection[str], rows: Sequence[Raw
     """
     first = [row for _, row in rows[:RECOGNISED_BY]]
     named = config.columns or (MAPPINGS[config.mapping] if config.mapping is not None else None)
-    mapped = _recognised(columns, first) or _by_plain_names(columns, first) if named is None else Mapped(named)
+    mapped = Mapped(named) if named is not None else _seen(columns, first, config.systems)
     if mapped is None:
         raise BadInputError(
             f"data.columns: {where} has no columns that say what is asked and answered; it has: {', '.join(columns)}"
@@ -107,12 +112,17 @@ def mapping_for(config: DataConfig, columns: Collection[str], rows: Sequence[Raw
     return mapped
 
 
-def _by_plain_names(columns: Collection[str], rows: Sequence[dict[str, Any]]) -> Mapped | None:
+def _seen(columns: Collection[str], rows: Sequence[dict[str, Any]], systems: Sequence[str]) -> Mapped | None:
+    return _recognised(columns, rows, systems) or _by_plain_names(columns, rows, systems)
+
+
+def _by_plain_names(columns: Collection[str], rows: Sequence[dict[str, Any]], systems: Sequence[str]) -> Mapped | None:
     """What names in small letters, without white space around them, are recognised as; None where two would be one."""
     plain = {column: column.strip().lower() for column in columns}
     if len(set(plain.values())) < len(plain) or all(name == column for column, name in plain.items()):
         return None
-    found = _recognised(list(plain.values()), [{plain[name]: value for name, value in row.items()} for row in rows])
+    renamed = [{plain[name]: value for name, value in row.items()} for row in rows]
+    found = _recognised(list(plain.values()), renamed, systems)
     if found is None:
         return None
     columns_of = {name: column for column, name in plain.items()}
@@ -149,7 +159,7 @@ def _whole_text(columns: Collection[str]) -> str:
     return "" if text is None else f"{why} '{text}' into two columns, or into messages"
 
 
-def _recognised(columns: Collection[str], rows: Sequence[dict[str, Any]]) -> Mapped | None:
+def _recognised(columns: Collection[str], rows: Sequence[dict[str, Any]], systems: Sequence[str]) -> Mapped | None:
     """What the columns are recognised as; None where nothing fits."""
     if "question" in columns and "answer" in columns and not _solved(columns, rows):
         mapping = ColumnMapping(**{part: part for part in _OPTIONAL if part in columns})
@@ -160,7 +170,7 @@ def _recognised(columns: Collection[str], rows: Sequence[dict[str, Any]]) -> Map
     what, mapping = found
     mapping = mapping.model_copy(update={part: part for part in ("tests", "system", "id") if part in columns})
     mapping = _with_short_answer(mapping, columns)
-    return _with_reference(what, _with_system_message(mapping, columns, rows), _told(mapping), rows)
+    return _with_reference(what, _with_system_message(mapping, columns, rows, systems), _told(mapping), rows)
 
 
 def _conversation(columns: Collection[str], rows: Sequence[dict[str, Any]]) -> tuple[str, ColumnMapping] | None:
@@ -197,13 +207,13 @@ def _with_short_answer(mapping: ColumnMapping, columns: Collection[str]) -> Colu
 
 
 def _with_system_message(
-    mapping: ColumnMapping, columns: Collection[str], rows: Sequence[dict[str, Any]]
+    mapping: ColumnMapping, columns: Collection[str], rows: Sequence[dict[str, Any]], systems: Sequence[str]
 ) -> ColumnMapping:
-    """A column `system` holds a system message, where it does not hold the names of the two systems."""
+    """A column `system` holds a system message, where it does not hold the names of the systems."""
     if "system_prompt" in columns:
         return mapping.model_copy(update={"system_message": "system_prompt"})
     texts = [value for row in rows if isinstance(value := row.get("system"), str) and value.strip()]
-    if texts and not any(re.fullmatch(r"system[\s_-]*[12]", text.strip().lower()) for text in texts):
+    if texts and not any(plain_name(text) in map(plain_name, systems) for text in texts):
         return mapping.model_copy(update={"system": None, "system_message": "system"})
     return mapping
 

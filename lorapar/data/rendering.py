@@ -11,7 +11,7 @@ from bisect import bisect
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal
 
 from lorapar.basemodel import AnswerEnd, answer_end, embedding_rows, is_plain, moves_system_text
 from lorapar.basemodel.answer_end import shared_length
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _SHOWN_CHARACTERS = 60
-_SYSTEMS: tuple[System, ...] = get_args(System)
 _Kind = Literal["altered", "elsewhere", "open", "control", "past"]
 
 
@@ -51,8 +50,8 @@ class RowCheck:
     def see(self, examples: Iterable[Example]) -> None:
         """Raises BadInputError, naming row and text, where a question or a system message does not reach the model."""
         for example in examples:
-            # The first row as each system; the others as the one that has more to lose.
-            for system in _SYSTEMS if not self._rows else _SYSTEMS[1:]:
+            # The first row as each system; the others as those that have more to lose.
+            for system in self.prompts.systems if not self._rows else self.prompts.systems[1:]:
                 (row,) = chat_rows([(example, system)], self.prompts)
                 text = self._text(row)
                 self._require_asked(row, text)
@@ -156,7 +155,7 @@ def template_notes(tokenizer: PreTrainedTokenizerBase, model: ModelConfig, promp
             f"{model.name} brings no chat template: rows are asked as 'Question: …', 'Answer:', which a server has "
             "to do too; bring another one with model.chat_template"
         )
-    if moves_system_text(tokenizer) and (prompts.system1 or prompts.system2):
+    if moves_system_text(tokenizer) and any(map(prompts.message_for, prompts.systems)):
         yield (
             f"the chat template of {model.name} takes no system message: its text opens the first message of the user, "
             "in training, evaluation and benchmarks alike; ask a server in the same way"

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from lorapar.basemodel import StopStrings, answer_end
 from lorapar.comparing import EXACT, AnswerRule
-from lorapar.config import EvaluateConfig, PromptConfig
+from lorapar.config import SYSTEMS, EvaluateConfig, PromptConfig
 from lorapar.errors import BadInputError, TrainingError
 from lorapar.evaluation.accuracy import lenient_match, strict_match
 from lorapar.evaluation.engine import AskedModel
@@ -95,11 +95,15 @@ class Asking:
             model=model,
             text=text,
             tokens=len(tokens),
-            strict=strict_match(read, example.reference, system, self.rule),
+            strict=strict_match(read, example.reference, self._asked_like(system), self.rule),
             lenient=lenient_match(read, example.reference, self.rule),
             loss=generated.loss,
             cut_off=self._is_cut_off(tokens) or None,
         )
+
+    def _asked_like(self, system: System) -> System:
+        """Which of the two systems' rules an answer is judged by: in tags, or taken whole."""
+        return SYSTEMS[self.prompts.answers_in_tags(system)]
 
     def _is_cut_off(self, tokens: Sequence[int]) -> bool:
         """Whether an answer is as long as it may be and its last token is none that ends one."""

@@ -9,18 +9,18 @@ from typing import Any
 from lorapar.config import SYSTEMS
 from lorapar.evaluation.answer_journal import AnsweredBatch
 from lorapar.evaluation.intervals import paired_change, wilson_interval
-from lorapar.records import Answer, Omission
+from lorapar.records import Answer, Omission, System
 
 Figures = dict[str, Any]
 RULES = {"": "strict", "lenient_": "lenient"}
 """Prefix of a figure's name, and the field of an answer that it counts."""
 
 
-def model_figures(batches: Sequence[AnsweredBatch], confidence: float) -> Figures:
+def model_figures(batches: Sequence[AnsweredBatch], confidence: float, systems: Sequence[System] = SYSTEMS) -> Figures:
     """One model's figures on the held-out rows; accuracies are None where no row of a system has a reference."""
     answers = [answer for batch in batches for answer in batch.answers]
     figures: Figures = {}
-    for system in SYSTEMS:
+    for system in systems:
         own = [answer for answer in answers if answer.system == system]
         losses = [answer.loss for answer in own if answer.loss is not None]
         figures[f"{system}_rows"] = len(own)

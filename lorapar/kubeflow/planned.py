@@ -94,7 +94,8 @@ def lanes(config: RunConfig, call: PlanCall, node: str) -> list[Lane]:
     first, teachers that need an accelerator do not share a task with others. There is always one task, which may have
     nobody to ask: KFP does not finish a loop over nothing.
     """
-    names = Ballots(config.teachers, config.voting).round_teachers(str(node_named(node).parameters["round"]))
+    ballots = Ballots(config.teachers, config.voting, config.system_names)
+    names = ballots.round_teachers(str(node_named(node).parameters["round"]))
     backends = {teacher.name: teacher.backend for teacher in config.teachers}
     on_gpu = [name for name in names if backends[name] == GPU_BACKEND]
     others = [name for name in names if backends[name] != GPU_BACKEND]

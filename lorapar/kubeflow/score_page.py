@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lorapar.config import SYSTEMS
 from lorapar.report.benchmarks import ASKED_MODELS, Benchmark, benchmarks
-from lorapar.report.formats import NOTHING, interval, model_name, percent, system_name
+from lorapar.report.formats import NOTHING, interval, model_name, percent, system_name, systems_in
 from lorapar.report.outcome import Change, changes
 from lorapar.report.sources import Facts
 
@@ -19,9 +18,10 @@ def score_table(figures: Figures) -> str:
     models = [model for model in ASKED_MODELS if figures.get(model)]
     if not models:
         return ""
-    head = "| held-out answers | " + " | ".join(f"{system_name(system)} strict | lenient" for system in SYSTEMS) + " |"
-    rows = [_row(model_name(model), figures[model]) for model in models]
-    return "\n".join([head, "|---" * (1 + 2 * len(SYSTEMS)) + "|", *rows])
+    systems = systems_in(figures)
+    head = "| held-out answers | " + " | ".join(f"{system_name(system)} strict | lenient" for system in systems) + " |"
+    rows = [_row(model_name(model), figures[model], systems) for model in models]
+    return "\n".join([head, "|---" * (1 + 2 * len(systems)) + "|", *rows])
 
 
 def score_page(summary: Figures) -> str:
@@ -34,9 +34,9 @@ def score_page(summary: Figures) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _row(name: str, model: Figures) -> str:
+def _row(name: str, model: Figures, systems: Sequence[str]) -> str:
     cells = [name]
-    for system in SYSTEMS:
+    for system in systems:
         bounds = model.get(f"{system}_interval")
         cells.append(_with(percent(model.get(f"{system}_accuracy")), interval(bounds, 0)))
         cells.append(percent(model.get(f"{system}_lenient_accuracy")))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,9 +13,7 @@ from lorapar.records import Example, Label, Vote, read_json, read_records
 from lorapar.store import write_atomically, write_named_file
 from lorapar.voting.assign import LABELS
 from lorapar.voting.collect import EXAMPLES, SUMMARY, VOTES
-from lorapar.voting.edits import EDITED, ID, Edit, edits_csv, parse_edits, table_csv
-
-HELD_OUT: Edit = "hold_out"
+from lorapar.voting.edits import EDITED, HOLD_OUT, ID, Edit, edits_csv, parse_edits, table_csv
 
 
 @dataclass(frozen=True)
@@ -41,23 +39,23 @@ def export_rows(folder: RunFolder, file: Path, *, every_row: bool) -> Exported:
     Rows that no teacher disagrees about and no rule held out are left out unless `every_row` is set. A file that is
     there is replaced only where nothing that a person typed into it would be lost.
     """
-    labels = list(read_records(_tally(folder) / LABELS, Label))
+    labels, systems = list(read_records(_tally(folder) / LABELS, Label)), _systems(folder)
     shown = [label for label in labels if every_row or is_contested(label)]
     shown.sort(key=lambda label: (label.agreement, label.example_id))
-    kept = {label.example_id: label.system or HELD_OUT for label in labels if label.edited}
+    kept = {label.example_id: label.system or HOLD_OUT for label in labels if label.edited}
     if folder.edits.is_file():
-        kept |= parse_edits(folder.edits.read_bytes(), str(folder.edits))
-    _refuse_to_lose(file, kept)
+        kept |= parse_edits(folder.edits.read_bytes(), str(folder.edits), systems)
+    _refuse_to_lose(file, kept, systems)
     write_named_file(file, table_csv(*_table(folder, shown)))
     return Exported(len(shown), len(labels))
 
 
-def _refuse_to_lose(file: Path, kept: Mapping[str, Edit]) -> None:
+def _refuse_to_lose(file: Path, kept: Mapping[str, Edit], systems: Sequence[str]) -> None:
     """Raise BadInputError where the file holds edits that the run does not have yet, or is no such file at all."""
     if not file.is_file() or file.stat().st_size == 0:
         return
     try:
-        typed = parse_edits(file.read_bytes(), str(file))
+        typed = parse_edits(file.read_bytes(), str(file), systems)
     except BadInputError as error:
         raise BadInputError(f"{error}; it was not replaced, give another --file") from None
     lost = [row for row, edit in typed.items() if kept.get(row) != edit]
@@ -75,7 +73,7 @@ def import_edits(folder: RunFolder, file: Path) -> int:
     line, or the row that this run does not know.
     """
     try:
-        edits = parse_edits(file.read_bytes(), str(file))
+        edits = parse_edits(file.read_bytes(), str(file), _systems(folder))
     except OSError as error:
         raise BadInputError(f"{file}: cannot be read ({error.strerror})") from None
     known = {label.example_id for label in read_records(_tally(folder) / LABELS, Label)}
@@ -94,13 +92,18 @@ def import_edits(folder: RunFolder, file: Path) -> int:
 
 def is_contested(label: Label) -> bool:
     """Whether teachers disagreed about the row, rules held it out, or a person has set it."""
-    return min(label.votes.values()) > 0 or label.system is None or bool(label.edited)
+    return sum(weight > 0 for weight in label.votes.values()) > 1 or label.system is None or bool(label.edited)
 
 
 def _tally(folder: RunFolder) -> Path:
     if folder.record("tally") is None:
         raise BadInputError(f"{folder.root}: no vote has been counted there; run `lorapar run --until tally` first")
     return folder.artifact("tally", "labels")
+
+
+def _systems(folder: RunFolder) -> tuple[str, ...]:
+    """The systems of the run that is in the folder."""
+    return tuple(read_json(_tally(folder) / SUMMARY)["train_rows"])
 
 
 def _table(folder: RunFolder, labels: list[Label]) -> tuple[list[str], Iterator[list[str]]]:
@@ -126,7 +129,7 @@ def _votes(folder: RunFolder, ids: set[str]) -> dict[tuple[str, str], str]:
 
 
 def _line(label: Label, example: Example, teachers: Iterable[str], votes: dict[tuple[str, str], str]) -> list[str]:
-    given = label.system or HELD_OUT
+    given = label.system or HOLD_OUT
     return [
         label.example_id,
         given if label.edited else "",

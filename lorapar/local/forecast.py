@@ -6,21 +6,23 @@ Both need the rows and the model's tokenizer; neither rows of the hub nor weight
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lorapar.basemodel import wheel
 from lorapar.basemodel.resolve import Kind, kind_of
-from lorapar.config import RunConfig
+from lorapar.config import SYSTEMS, RunConfig
+from lorapar.config.systems import slot_of
+from lorapar.config.training import PhaseConfig
 from lorapar.data import LoadedData, load_data
 from lorapar.data.mix import shares, token_counter
 from lorapar.data.source import has_hub
 from lorapar.errors import BadInputError
 from lorapar.evaluation.contamination import contamination
 from lorapar.progress import Progress, Silent
-from lorapar.records import Example, Omission, read_records, sample_rows
+from lorapar.records import Example, Omission, System, read_records, sample_rows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -81,8 +83,12 @@ def say_ahead(config: RunConfig, tally: dict[str, Path], stages: Sequence[str], 
     tokenizer = _tokenizer(config)
     if tokenizer is None:
         return
-    system1, system2 = (list(read_records(tally[name] / "examples.jsonl", Example)) for name in ("system1", "system2"))
-    for stage, one in _training(config, stages, (system1, system2), (system1, system2), tokenizer):
+    names = config.system_names
+    rows = {
+        system: list(read_records(tally[slot] / file, Example))
+        for system, (slot, file) in ((name, slot_of(names, name)) for name in names)
+    }
+    for stage, one in _training(config, stages, lambda phase: rows, tokenizer):
         if one.count:
             progress.say(f"{'WARNING: ' if one.is_much else ''}ahead in {stage}: {one.line}")
 
@@ -90,30 +96,53 @@ def say_ahead(config: RunConfig, tally: dict[str, Path], stages: Sequence[str], 
 def _of_all(
     config: RunConfig, stages: Sequence[str], rows: Sequence[Example], tokenizer: PreTrainedTokenizerBase
 ) -> _Found:
-    """Rows whose system nobody knows yet count for the one that a stage trains on."""
-    first = [row for row in rows if row.known_system != "system2"]
-    second = [row for row in rows if row.known_system != "system1"]
-    known_second = [row for row in rows if row.known_system == "system2"]
-    for_rl = (first, known_second) if config.rl.rows == "all" else ([], second)
-    yield from _training(config, stages, (first, known_second), for_rl, tokenizer)
+    """Rows whose system nobody knows yet count for the one that a phase trains on, or for the first one with `all`."""
+
+    def rows_for(phase: PhaseConfig) -> dict[System, list[Example]]:
+        unknown = config.system_names[0] if _takes_all(config, phase) else phase.system
+        return {
+            name: [row for row in rows if row.known_system == name or (name == unknown and row.known_system is None)]
+            for name in config.system_names
+        }
+
+    yield from _training(config, stages, rows_for, tokenizer)
+
+
+def _takes_all(config: RunConfig, phase: PhaseConfig) -> bool:
+    return (config.sft.rows if phase.method == "sft" else config.rl.rows) == "all"
 
 
 def _training(
     config: RunConfig,
     stages: Sequence[str],
-    for_sft: tuple[list[Example], list[Example]],
-    for_rl: tuple[list[Example], list[Example]],
+    rows_for: Callable[[PhaseConfig], Mapping[System, list[Example]]],
     tokenizer: PreTrainedTokenizerBase,
 ) -> _Found:
     from lorapar.training.rows import drop_unanswered, rl_rows, sft_rows
 
-    if "sft" in stages and "sft" in config.methods and any(for_sft):
-        drawn = sft_rows(*for_sft, config.sft, config.seed, Silent())
+    for phase in _trained(config):
+        rows = rows_for(phase)
+        if phase.method not in stages or not any(rows.values()):
+            continue
+        if phase.method == "rl":
+            if _takes_all(config, phase) or rows[phase.system]:
+                for one in rl_rows(rows, phase.system, config.rl, tokenizer, config.prompts).omissions:
+                    yield "rl", one
+            continue
+        drawn = sft_rows(rows, phase.system, config.sft, config.seed, Silent())
         for one in drop_unanswered(drawn, tokenizer, config.prompts, config.sft).omissions:
             yield "sft", one
-    if "rl" in stages and "rl" in config.methods and any(for_rl):
-        for one in rl_rows(*for_rl, config.rl, tokenizer, config.prompts).omissions:
-            yield "rl", one
+
+
+def _trained(config: RunConfig) -> list[PhaseConfig]:
+    """Every phase with its system; SFT before RL where both are trained, whatever their order."""
+    named = [phase for phase in config.phases if isinstance(phase, PhaseConfig)]
+    own = {"sft": SYSTEMS[0], "rl": SYSTEMS[1]}
+    return named or [
+        PhaseConfig.model_validate({"system": own[method], "method": method})
+        for method in ("sft", "rl")
+        if method in config.methods
+    ]
 
 
 def _tokenizer(config: RunConfig) -> PreTrainedTokenizerBase | None:

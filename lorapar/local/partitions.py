@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
+from lorapar.config import SYSTEMS
+from lorapar.config.systems import slot_of
 from lorapar.errors import BadInputError
 from lorapar.local.folder import RunFolder
 from lorapar.records import read_json
@@ -27,14 +29,19 @@ def swept(folder: Path) -> tuple[list[SweepRow], Path]:
 
     run = RunFolder(folder)
     scores = {}
-    for system in ("system1", "system2"):
-        path = run.artifact(f"score-{system}", "scores") / "scores.safetensors"
+    if run.record("plan") is None:
+        raise BadInputError(f"{folder}: no scores of {SYSTEMS[0]} in it; `lorapar run --until score` makes them")
+    config = read_plan(run.artifact("plan", "plan")).config
+    for system in config.system_names:
+        slot, file = slot_of(config.system_names, system)
+        folder_of = run.artifact(f"score-{slot}", "scores")
+        path = (folder_of if file == "examples.jsonl" else folder_of / system) / "scores.safetensors"
         if not path.is_file():
             raise BadInputError(f"{folder}: no scores of {system} in it; `lorapar run --until score` makes them")
-        verify(path.parent)
+        verify(folder_of)
         scores[system], _ = load_scores(path)
-    partition = read_plan(run.artifact("plan", "plan")).config.partition
-    rows = sweep(scores, THETAS, shared={"system1": partition.alpha, "system2": partition.beta})
+    two = {"system1": config.partition.alpha, "system2": config.partition.beta}
+    rows = sweep(scores, THETAS, shared=config.shared_fractions or two)
     plot = folder / "theta-sweep.svg"
     sweep_plot(rows, plot)
     return rows, plot

@@ -120,7 +120,10 @@ def label_facts(folder: Path) -> dict[str, Any]:
 
 def partition_facts(folder: Path) -> dict[str, Any]:
     """Digest and main figures of the partition."""
-    return {"digest": read_manifest(folder).digest, **_chosen(_summary(folder), _PARTITION_FIGURES)}
+    summary = _summary(folder)
+    named = [f"{one}_{key}_fraction" for one in summary.get("systems", ()) for key in ("active", "trained")]
+    figures = (*_PARTITION_FIGURES, *named, *(["jaccards"] if named else []))
+    return {"digest": read_manifest(folder).digest, **_chosen(summary, figures)}
 
 
 def training_facts(folder: Path, weights: str) -> dict[str, Any]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from lorapar.config import RlConfig, RunConfig, SftConfig
-from lorapar.report.formats import count_of, number, shorten
+from lorapar.config.training import PhaseConfig
+from lorapar.report.formats import count_of, number, shorten, system_name
 from lorapar.report.sources import Facts, overlap_of
 from lorapar.voting.templates import plays_role
 
@@ -31,8 +32,7 @@ def asked_section(facts: Facts) -> dict[str, Any] | None:
         "prompts": [
             (name, shorten(message, 600))
             for name, message in (
-                ("System 1", config.prompts.message_for("system1")),
-                ("System 2", config.prompts.message_for("system2")),
+                (system_name(system), config.prompts.message_for(system)) for system in config.system_names
             )
             if message
         ],
@@ -100,15 +100,29 @@ def _adapter(config: RunConfig) -> str:
 
 def _partition(config: RunConfig) -> str:
     part = config.partition
+    if config.shared_fractions is not None:
+        shares = ", ".join(f"{system} {share:.0%}" for system, share in config.shared_fractions.items())
+        return (
+            f"every element is scored on {config.score.examples} rows of each system; theta {part.theta:g} of the "
+            f"importance is kept; of the shared elements each system's phases may train: {shares}"
+        )
     return (
         f"every element is scored on {config.score.examples} rows of each system; theta {part.theta:g} of the "
         f"importance is kept; of the shared elements SFT may train {part.alpha:.0%} (alpha), RL {part.beta:.0%} (beta)"
     )
 
 
+def _rows_of(config: RunConfig, method: str) -> str:
+    """Whose rows a method trains on."""
+    named = [phase.system for phase in config.phases if isinstance(phase, PhaseConfig) and phase.method == method]
+    if any(isinstance(phase, PhaseConfig) for phase in config.phases):
+        return f"rows of {', then of '.join(map(system_name, named))} only" if named else "no rows"
+    return f"System {1 if method == 'sft' else 2} rows only"
+
+
 def _sft(facts: Facts, config: RunConfig) -> str:
     sft = config.sft
-    rows = "System 1 rows only" if sft.rows == "system1" else "all rows (the authors' variant)"
+    rows = _rows_of(config, "sft") if sft.rows == "system1" else "all rows (the authors' variant)"
     if sft.rows == "system1" and sft.warmup_system2_examples:
         used = len((facts.sft or {}).get("warmup_ids") or []) or sft.warmup_system2_examples
         repeats = f", each {sft.warmup_repeats} times an epoch" if sft.warmup_repeats > 1 else ""
@@ -121,7 +135,7 @@ def _sft(facts: Facts, config: RunConfig) -> str:
 
 def _rl(config: RunConfig) -> str:
     rl = config.rl
-    rows = "System 2 rows only" if rl.rows == "system2" else "all rows (the authors' variant)"
+    rows = _rows_of(config, "rl") if rl.rows == "system2" else "all rows (the authors' variant)"
     prompts = rl.batch_size * rl.gradient_accumulation // rl.num_generations
     kl = (
         f"KL weight {rl.kl_beta:g} towards {'the base model' if rl.reference == 'base' else 'the SFT adapter'}"

@@ -74,13 +74,24 @@ def confusion_matrix(table: Mapping[str, Mapping[str, int]] | None) -> Matrix | 
     """Known system (rows) against the label given (columns), as counts and shares of the row; None without gold."""
     if not table:
         return None
-    given = [*SYSTEMS, *(["held_out"] if any("held_out" in row for row in table.values()) else [])]
-    rows = [system for system in SYSTEMS if system in table]
+    systems = _systems_in(table)
+    given = [*systems, *(["held_out"] if any("held_out" in row for row in table.values()) else [])]
+    rows = [system for system in systems if system in table]
     return Matrix(
         tuple(map(system_name, rows)),
         tuple(system_name(None if label == "held_out" else label) for label in given),
         tuple(_confusion_row(table[gold], given) for gold in rows),
     )
+
+
+def systems_voted(voting: Figures) -> tuple[str, ...]:
+    """The systems that the vote chose between, in their order."""
+    return tuple(voting.get("train_rows") or SYSTEMS)
+
+
+def _systems_in(table: Mapping[str, Mapping[str, int]]) -> tuple[str, ...]:
+    names = {*table, *(given for row in table.values() for given in row if given != "held_out")}
+    return SYSTEMS if names <= set(SYSTEMS) else tuple(sorted(names))
 
 
 def _confusion_row(row: Mapping[str, int], given: Sequence[str]) -> tuple[Cell, ...]:
@@ -108,12 +119,19 @@ def teacher_rows(facts: Facts) -> list[dict[str, Any]]:
                 "tokens": number(about.get("tokens")),
                 "share": share,
                 "share_words": percent(share),
+                "shares": _shares_said(about),
                 "accuracy": percent(about.get("gold_accuracy")),
                 "template": about.get("template") or "",
                 "confusion": confusion_matrix(about.get("gold_confusion")),
             }
         )
     return rows
+
+
+def _shares_said(about: Figures) -> str | None:
+    """Of named systems, how often a teacher said what: `recall 40.0%, arithmetic 60.0%`; None for the two."""
+    shares = about.get("shares")
+    return None if shares is None else ", ".join(f"{system} {percent(share)}" for system, share in shares.items())
 
 
 def vote_facts(voting: Figures) -> list[tuple[str, str, str]]:
@@ -128,7 +146,7 @@ def vote_facts(voting: Figures) -> list[tuple[str, str, str]]:
         ("Rows voted on", number(rows.get("voted")), "training rows, and held-out rows the data does not label"),
         *(
             (f"Labelled {system_name(system)}", number(rows.get(system)), _share(rows.get(system), rows.get("voted")))
-            for system in SYSTEMS
+            for system in systems_voted(voting)
         ),
         (
             "Held out by the rules",
@@ -179,9 +197,15 @@ def calibration_rows(voting: Figures) -> list[tuple[str, str, str]]:
     if not plain:
         return []
     rows, gold = voting.get("rows") or {}, voting.get("gold") or {}
-    kinds = [("Labelled System 1", "system1"), ("Labelled System 2", "system2"), ("Undecided", "undecided")]
+    kinds = [(f"Labelled {system_name(system)}", system) for system in systems_voted(voting)]
+    kinds.append(("Undecided", "undecided"))
     lines = [(name, number(rows.get(key)), number(plain["rows"].get(key))) for name, key in kinds]
     for name, about in (voting.get("teachers") or {}).items():
+        if "shares" in about:
+            without = plain["shares"].get(name) or {}
+            for system, share in about["shares"].items():
+                lines.append((f"{name} said {system}", percent(share), percent(without.get(system))))
+            continue
         share = plain["system1_share"].get(name)
         lines.append((f"{name} said System 1", percent(about.get("system1_share")), percent(share)))
     if gold:

@@ -5,8 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from lorapar.config import SYSTEMS
-from lorapar.report.formats import NOTHING, decimal_seconds, interval, is_number, model_name, p_value, percent
+from lorapar.report.formats import (
+    NOTHING,
+    decimal_seconds,
+    interval,
+    is_number,
+    model_name,
+    p_value,
+    percent,
+    systems_in,
+)
 from lorapar.report.outcome import MODELS, Change, changes
 from lorapar.report.sources import Facts, Figures
 
@@ -53,7 +61,7 @@ def benchmarks(facts: Facts) -> list[Benchmark]:
             notes=_notes(name, by_model),
         )
         for name in names
-        if name not in SYSTEMS
+        if name not in systems_in(evaluation)
     ]
 
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
+
+from lorapar.config import SYSTEMS
 
 NOTHING = "–"  # noqa: RUF001
 """What stands where there is no figure."""
@@ -20,6 +23,13 @@ MODEL_NAMES = {"base": "base", "after_sft": "after SFT", "after_rl": "after RL",
 def system_name(system: str | None) -> str:
     """`System 1` for `system1`; other names as they are."""
     return "held out" if system is None else SYSTEM_NAMES.get(system, system)
+
+
+def systems_in(evaluation: Mapping[str, Any]) -> tuple[str, ...]:
+    """The systems that an evaluation's figures (by model) are about, in their order; the two where there are none."""
+    found = next((one for one in evaluation.values() if isinstance(one, Mapping) and "seconds_per_answer" in one), {})
+    names = [name.removesuffix("_rows") for name in found if name.endswith("_rows")]
+    return SYSTEMS if set(names) <= set(SYSTEMS) else tuple(names)
 
 
 def model_name(model: str) -> str:

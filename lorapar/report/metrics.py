@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from lorapar.config import SYSTEMS
 from lorapar.records import Omission
 from lorapar.report.outcome import MODELS, changes
 from lorapar.report.sources import Facts, overlap_of
@@ -16,6 +17,8 @@ _VOTES = (
     *("calls", "calls_saved", "decided_early_share", "tokens", "tokens_saved", "edited_rows"),
     *("krippendorff_alpha", "first_round_krippendorff_alpha", "agreement", "teacher_is_base", "without_calibration"),
 )
+_SHARES = "shares"
+"""How often a teacher said which of the named systems; of the two `system1_share` tells it."""
 _TEACHER = ("round", "calls", "tokens", "system1_share", "gold_accuracy", "gold_confusion")
 
 
@@ -84,7 +87,8 @@ def _partition(facts: Facts) -> dict[str, Any] | None:
     if facts.partition is None:
         return None
     single = {name: value for name, value in facts.partition.items() if isinstance(value, int | float)}
-    parts = {"system1": "system1", "system2": "system2", "sft": "sft", "rl": "rl"}
+    named = facts.partition.get("systems")
+    parts = {name: name for name in (*SYSTEMS, "sft", "rl")} if named is None else {name: name for name in named}
     return {
         "active_fraction": {name: single.pop(f"{key}_active_fraction", None) for name, key in parts.items()},
         **single,
@@ -103,7 +107,7 @@ def _votes(facts: Facts) -> dict[str, Any] | None:
         "gold_confusion": gold.get("confusion"),
         "failed_teachers": sorted(facts.voting.get("failed") or {}),
         "teachers": {
-            name: {figure: about.get(figure) for figure in _TEACHER}
+            name: {figure: about.get(figure) for figure in (*_TEACHER, *((_SHARES,) if _SHARES in about else ()))}
             for name, about in (facts.voting.get("teachers") or {}).items()
         },
     }

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
-from lorapar.config import SYSTEMS
-from lorapar.report.formats import count_of, interval, is_number, model_name, p_value, percent, points
+from lorapar.report.formats import count_of, interval, is_number, model_name, p_value, percent, points, systems_in
 from lorapar.report.sources import Facts, Figures
 
 MODELS = ("base", "after_sft", "after_rl")
@@ -72,7 +71,7 @@ def scores(facts: Facts) -> list[Score]:
     evaluation = facts.evaluation or {}
     return [
         _score(system, model, evaluation[model])
-        for system in SYSTEMS
+        for system in systems_in(evaluation)
         for model in MODELS
         if model in evaluation and evaluation[model].get(f"{system}_rows")
     ]
@@ -85,7 +84,7 @@ def changes(facts: Facts) -> list[Change]:
     pairs = [*pairwise(MODELS), (MODELS[0], MODELS[-1])]
     return [
         _change(system, before, after, found[system][f"{before}_to_{after}"], confidence)
-        for system in [*SYSTEMS, *(measure for measure in found if measure not in SYSTEMS)]
+        for system in dict.fromkeys([*systems_in(facts.evaluation or {}), *found])
         for before, after in pairs
         if f"{before}_to_{after}" in found.get(system, {})
     ]

@@ -14,8 +14,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, ModuleLoader, StrictUndefined
 
 from lorapar import __version__
-from lorapar.config import SYSTEMS
-from lorapar.config.training import DEFAULT_PHASES
+from lorapar.config.training import DEFAULT_PHASES, Phases, methods_of, phase_said
 from lorapar.records import json_text
 from lorapar.report import formats
 from lorapar.report.asked import asked_section
@@ -27,6 +26,7 @@ from lorapar.report.ballots import (
     failed_notice,
     same_model_notice,
     shown_rows,
+    systems_voted,
     teacher_rows,
     vote_facts,
 )
@@ -160,7 +160,7 @@ def _outcome(facts: Facts) -> Section | None:
             "scores": [score for score in found if score.system == system],
             "changes": [change for change in moved if change.system == system],
         }
-        for system in SYSTEMS
+        for system in formats.systems_in(facts.evaluation or {})
     ]
     level = 100 * (facts.config.evaluate.confidence if facts.config else 0.95)
     return {
@@ -176,8 +176,8 @@ def _told(facts: Facts, moved: Sequence[Change]) -> Section:
     phases = facts.config.phases if facts.config else DEFAULT_PHASES
     if phases == DEFAULT_PHASES:
         return {"summary": summary_sentence(moved), "trade": trade_sentences(moved)}
-    before = "" if phases[0] == "sft" else "“After SFT” is the adapter before training, and "
-    note = f"This run trained in the order [{', '.join(phases)}]. {before}“after RL” is the adapter as published."
+    before = "" if methods_of(phases[0]) == ("sft",) else "“After SFT” is the adapter before training, and "
+    note = f"This run trained in the order [{_said(phases)}]. {before}“after RL” is the adapter as published."
     return {"summary": None, "trade": [note]}
 
 
@@ -194,6 +194,7 @@ def _votes(facts: Facts) -> Section | None:
         return None
     limit = facts.config.report.votes if facts.config else 20
     gold = facts.voting.get("gold") or {}
+    systems = systems_voted(facts.voting)
     return {
         "facts": vote_facts(facts.voting),
         "same_model": same_model_notice(facts),
@@ -203,7 +204,7 @@ def _votes(facts: Facts) -> Section | None:
         "teachers": teacher_rows(facts),
         "agreement": agreement_matrix(facts.voting),
         "confusion": confusion_matrix(gold.get("confusion")),
-        "shown": [(formats.system_name(system), shown_rows(facts, system, limit)) for system in SYSTEMS],
+        "shown": [(formats.system_name(system), shown_rows(facts, system, limit)) for system in systems],
         "contested": contested_rows(facts, limit),
     }
 
@@ -213,12 +214,13 @@ def _elements(facts: Facts) -> Section | None:
         return None
     with_paper = facts.config is not None and facts.config.adapter.layout == "QKVGUD"
     return {
+        "named": "systems" in facts.partition,
         "sentence": region_sentence(facts.partition),
         "rows": region_rows(facts.partition),
         "scatter": scatter_chart(facts.partition),
         "scatter_count": scatter_count(facts.partition),
         "theta": theta_chart(facts.partition, with_paper=with_paper),
-        "theta_sentence": theta_sentence(facts.partition),
+        "theta_sentence": "" if "systems" in facts.partition else theta_sentence(facts.partition),
         "region_curve": region_curve(facts.partition),
         "with_paper": with_paper,
         "maps": heat_maps(facts.partition),
@@ -230,6 +232,7 @@ def _training(facts: Facts) -> Section | None:
     if facts.sft_steps is None and facts.rl_steps is None:
         return None
     return {
+        "phases": phase_rows(facts),
         "sft": None
         if facts.sft_steps is None
         else sft_curves(facts.sft_steps, (facts.sft or {}).get("loss_average", "token")),
@@ -246,14 +249,39 @@ def _training(facts: Facts) -> Section | None:
     }
 
 
+def phase_rows(facts: Facts) -> list[dict[str, str]]:
+    """One line a named phase, of both nodes: whose elements, how, steps, and what came of it."""
+    found = [one for node in (facts.sft, facts.rl) for one in (node or {}).get("phases") or []]
+    return [
+        {
+            "system": formats.system_name(one["system"]),
+            "method": one["method"].upper(),
+            "steps": formats.number(one["steps"]),
+            "active": formats.percent(one["active_fraction"]),
+            "moved": formats.number(one["moved_elements"]),
+            "ends": _ends(one, "loss" if one["method"] == "sft" else "reward"),
+        }
+        for one in found
+    ]
+
+
+def _ends(summary: Mapping[str, Any], key: str) -> str:
+    first, last = (summary.get(f"{key}_{end}") for end in ("first", "last"))
+    return f"{key} {formats.number(first)} to {formats.number(last)}"
+
+
+def _said(phases: Phases) -> str:
+    return ", ".join(map(phase_said, phases))
+
+
 def _no_steps(facts: Facts, method: str) -> str:
     """Why there is no history of a method."""
     phases, name = facts.config.phases if facts.config else DEFAULT_PHASES, method.upper()
     if facts.rl is None or facts.config is None:
         return f"{name} did not finish"
     if method not in facts.config.methods:
-        return f"phases is [{', '.join(phases)}], so there was no {name}"
-    return f"phases is [{', '.join(phases)}]; the steps of SFT are in sft_history.jsonl beside those of RL"
+        return f"phases is [{_said(phases)}], so there was no {name}"
+    return f"phases is [{_said(phases)}]; the steps of SFT are in sft_history.jsonl beside those of RL"
 
 
 def _some_rollouts(kept: Sequence[Mapping[str, Any]]) -> list[tuple[int, list[Mapping[str, Any]]]]:

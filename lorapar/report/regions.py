@@ -45,6 +45,21 @@ REGIONS = (
     Region("shared", "shared", "shared"),
     Region("unused", "inactive", "inactive"),
 )
+_NAMED_COLOURS = ("s1", "s2", "series3", "series4", "series5")
+
+
+def regions_of(partition: Figures) -> tuple[Region, ...]:
+    """The regions of a partition: of named systems what only one selected, what several did, and what none did."""
+    named = partition.get("systems")
+    if named is None:
+        return REGIONS
+    own = [
+        Region(f"{system}_only", f"{system} only", _NAMED_COLOURS[place % len(_NAMED_COLOURS)])
+        for place, system in enumerate(named)
+    ]
+    return (*own, *REGIONS[2:])
+
+
 PAPER_CURVE = ((0.3, 0.0272), (0.6, 0.1207), (0.8, 0.2640), (0.9, 0.4056), (1.0, 1.0))
 """Share of active elements at each theta in the paper's table 3 (LLaMA-2-7B, QKVGUD, GSM8K)."""
 
@@ -62,13 +77,15 @@ def region_rows(partition: Figures) -> list[dict[str, str]]:
             "elements": number(partition.get(f"{region.key}_elements")),
             "share": percent(partition.get(f"{region.key}_fraction")),
         }
-        for region in REGIONS
+        for region in regions_of(partition)
     ]
 
 
 def scatter_chart(partition: Figures) -> Markup | None:
     """Score for System 2 against score for System 1, an even draw of elements, coloured by region."""
     scatter = partition.get("scatter") or {}
+    if "systems" in partition:
+        return None
     columns = [scatter.get(name) or [] for name in ("system1", "system2", "region")]
     drawn = list(zip(*columns, strict=False))
     drawn = drawn[:: max(1, math.ceil(len(drawn) / _MOST_DOTS))]
@@ -115,7 +132,7 @@ def theta_chart(partition: Figures, *, with_paper: bool) -> Markup | None:
         ("s1 dashed", curve.get("system1_active_fraction")),
         ("neutral dotted", curve.get("jaccard")),
     ]
-    if not thetas:
+    if not thetas or "systems" in partition:
         return None
     label = "Share of elements in each system's set, and their Jaccard index, against theta"
     plot = Plot.of(label, (0.0, 1.0), (0.0, 1.0), size=(430, 300))
@@ -135,6 +152,8 @@ def theta_chart(partition: Figures, *, with_paper: bool) -> Markup | None:
 def region_curve(partition: Figures) -> Markup | None:
     """How the elements that are in either set divide into the regions, against theta."""
     curve = partition.get("theta_curve") or {}
+    if "systems" in partition:
+        return None
     columns = [curve.get(f"{region.key}_fraction") or [] for region, _ in _REGION_LINES]
     rows = [(theta, parts) for theta, *parts in zip(curve.get("theta") or [], *columns, strict=False) if sum(parts) > 0]
     if not rows:
@@ -187,7 +206,7 @@ class HeatMap:
 def heat_maps(partition: Figures) -> list[HeatMap]:
     """A map for each region but the inactive one; empty where the partition was not counted by layer."""
     cells = [cell for cell in partition.get("regions") or [] if cell.get("total")]
-    return [_heat_map(region, cells) for region in REGIONS[:3]] if cells else []
+    return [_heat_map(region, cells) for region in regions_of(partition)[:-1]] if cells else []
 
 
 _CELL_HEIGHT = 17
@@ -264,10 +283,22 @@ def theta_sentence(partition: Figures) -> str:
 
 def region_sentence(partition: Figures) -> str:
     """How large the sets are and how much of them is common, in words."""
+    if "systems" in partition:
+        return _named_sentence(partition)
     return (
         f"Of {count_of(int(partition['elements']), 'trainable element')}, System 1's set takes "
         f"{percent(partition.get('system1_active_fraction'))} and System 2's "
         f"{percent(partition.get('system2_active_fraction'))}; the two sets have a Jaccard index of "
         f"{number(partition.get('jaccard'))}. SFT may move {percent(partition.get('sft_active_fraction'))} of all "
         f"elements, RL {percent(partition.get('rl_active_fraction'))}; the rest stay bit for bit as they started."
+    )
+
+
+def _named_sentence(partition: Figures) -> str:
+    sets = ", ".join(f"{one} {percent(partition.get(f'{one}_active_fraction'))}" for one in partition["systems"])
+    moved = ", ".join(f"{one} {percent(partition.get(f'{one}_trained_fraction'))}" for one in partition["systems"])
+    alike = ", ".join(f"{pair} {number(value)}" for pair, value in partition["jaccards"].items())
+    return (
+        f"Of {count_of(int(partition['elements']), 'trainable element')} the systems' sets take: {sets}. Their phases "
+        f"may move: {moved}; the rest stay bit for bit as they started. Jaccard indices of each two sets: {alike}."
     )

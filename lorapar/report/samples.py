@@ -49,7 +49,8 @@ def choose_samples(
 ) -> tuple[list[Sample], list[GroupSize]]:
     """`count` rows in all, half of them of each system (more where the other has too few), and the groups' sizes."""
     rows = _by_row(answers)
-    systems = [system for system in SYSTEMS if any(key[0] == system for key in rows)]
+    named = dict.fromkeys(sorted(key[0] for key in rows))
+    systems = list(SYSTEMS if set(named) == set(SYSTEMS) else named)
     queues = {system: _in_turns(rows, system) for system in systems}
     wanted = _shares({system: len(queue) for system, queue in queues.items()}, count)
     chosen = {system: queue[: wanted[system]] for system, queue in queues.items()}

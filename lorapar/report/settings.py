@@ -67,6 +67,8 @@ def setting_groups(config: RunConfig) -> list[SettingGroup]:
     groups: list[SettingGroup] = []
     for name, field in RunConfig.model_fields.items():
         value, default, about = getattr(config, name), getattr(defaults, name), field.description or ""
+        if name == "systems" and value == default:
+            continue  # not written down either
         if isinstance(value, BaseModel):
             groups.append(SettingGroup(name, about, tuple(_section(name, value, default))))
         elif isinstance(value, tuple) and value and isinstance(value[0], BaseModel):

@@ -11,10 +11,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from lorapar.config import SYSTEMS
 from lorapar.records import read_json
 from lorapar.report.benchmarks import benchmark_lines
-from lorapar.report.formats import interval, model_name, p_value, percent, system_name
+from lorapar.report.formats import interval, model_name, p_value, percent, system_name, systems_in
 from lorapar.report.outcome import MODELS
 from lorapar.report.verdict import verdict_lines
 
@@ -31,13 +30,14 @@ def metrics_table(figures: dict[str, Any]) -> RenderableType:
         return Text("nothing was evaluated, so there are no scores to show", style="dim")
     table = Table(box=SIMPLE_HEAD, header_style="bold", pad_edge=False)
     table.add_column("held-out answers")
-    for system in SYSTEMS:
+    systems = systems_in(figures)
+    for system in systems:
         table.add_column(f"{system_name(system)} strict")
         table.add_column("lenient", justify="right", style="dim")
     for model in models:
-        cells = [cell for system in SYSTEMS for cell in _cells(figures[model], system)]
+        cells = [cell for system in systems for cell in _cells(figures[model], system)]
         table.add_row(model_name(model), *cells)
-    lines = [_line(figures, system) for system in SYSTEMS]
+    lines = [_line(figures, system) for system in systems]
     lines += [*benchmark_lines(figures), *verdict_lines(figures.get("verdict"))]
     return Group(table, *(Text(line) for line in lines if line))
 

@@ -18,10 +18,10 @@ import tempfile
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 from lorapar.comparing import AnswerRule, answer_rule
-from lorapar.config import Comparison, EvaluateConfig, ModelConfig, PromptConfig
+from lorapar.config import SYSTEMS, Comparison, EvaluateConfig, ModelConfig, PromptConfig
 from lorapar.errors import BadInputError
 from lorapar.evaluation.benchmarks import Benchmark, load_benchmark, write_problems
 from lorapar.imports import MODEL_LIBRARIES, import_at_once
@@ -50,7 +50,6 @@ if TYPE_CHECKING:
     from lorapar.evaluation.cache import RememberedModel
     from lorapar.evaluation.engine import Engine
 
-_FIRST = ("system1_accuracy", "system2_accuracy")
 MODELS = ("base", "after_sft", "after_rl")
 _ANSWERS = "answers.jsonl"
 
@@ -63,6 +62,7 @@ class Settings(StageSettings):
     evaluate: EvaluateConfig
     seed: int
     answers: Comparison = "exact"
+    system_names: tuple[System, ...] = SYSTEMS
 
 
 SPEC = StageSpec(
@@ -235,7 +235,7 @@ def _judged(
 def _heldout_rows(call: StageCall[Settings]) -> list[tuple[Example, System]]:
     limit, seed = call.settings.evaluate.limit, call.settings.seed
     rows: list[tuple[Example, System]] = []
-    for system in get_args(System):
+    for system in call.settings.system_names:
         examples = list(read_records(call.input("heldout") / f"{system}.jsonl", Example))
         rows += [(row, system) for row in sample_rows(examples, limit or len(examples), seed)]
     if not rows:
@@ -256,7 +256,8 @@ def _write(
     omissions = [*_heldout_omissions(call, answers), undecided]
     say_omissions(call.progress, omissions)
     omissions += [omission for one in asked for omission in one.omissions]
-    figures = {name: model_figures(batches[name], confidence) for name in models}
+    systems = call.settings.system_names
+    figures = {name: model_figures(batches[name], confidence, systems) for name in models}
     for one in asked:
         answers[one.model] += one.answers
         scores = {**benchmark_figures(one.answers, one.seconds, confidence), **one.about}
@@ -270,7 +271,8 @@ def _write(
     )
     metrics = flat_metrics(figures)
     # What people look for first stands first.
-    metrics = {name: metrics[name] for name in sorted(metrics, key=lambda name: not name.endswith(_FIRST))}
+    first = tuple(f"{system}_accuracy" for system in systems)
+    metrics = {name: metrics[name] for name in sorted(metrics, key=lambda name: not name.endswith(first))}
     seconds = sum(batch.seconds for name in models for batch in batches[name]) + sum(one.seconds for one in asked)
     return {**metrics, "seconds": seconds, "recalled": float(sum(_recalled(journal, asked, name) for name in models))}
 

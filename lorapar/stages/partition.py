@@ -1,4 +1,4 @@
-"""partition: from the scores of both systems, decide which elements each stage of training may touch.
+"""partition: from the scores of all systems, decide which elements each stage of training may touch.
 
 summary.json, where a share is of all trainable elements of the adapter unless it says otherwise:
 
@@ -15,11 +15,13 @@ jaccard                             shared elements over those of either set
 regions                             counts by layer and module: layer, module, total, system1_only, system2_only, shared
 scatter                             about 3,000 elements: their scores for both systems and their region, as columns
 theta_curve                         active fractions, region shares and Jaccard for other values of theta, as columns
+jaccards                            of named systems, instead of `jaccard`, one for each two of them, as `one/other`
 provenance                          base model, adapter and rows the scores were made from
 """
 
 from __future__ import annotations
 
+from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,6 +50,16 @@ class Settings(StageSettings):
 
     partition: PartitionConfig
     seed: int
+    system_names: tuple[str, ...] = SYSTEMS
+    shared_fractions: dict[str, float] | None = None
+    """By named system, the share of its shared elements that it trains; None: alpha and beta say it of the two."""
+
+    @property
+    def fractions(self) -> dict[str, float]:
+        """The share of its shared elements that each system trains."""
+        if self.shared_fractions is None:
+            return dict(zip(SYSTEMS, (self.partition.alpha, self.partition.beta), strict=True))
+        return {system: self.shared_fractions[system] for system in self.system_names}
 
 
 SPEC = StageSpec(
@@ -62,11 +74,11 @@ SPEC = StageSpec(
 def run(call: StageCall[Settings]) -> Metrics:
     """Write partition.safetensors and summary.json; the metrics are the summary's single figures."""
     config = call.settings.partition
-    scores, provenance = _read_scores(call.inputs["scores"])
-    shared = dict(zip(SYSTEMS, (config.alpha, config.beta), strict=True))
+    names, shared = call.settings.system_names, call.settings.fractions
+    scores, provenance = _read_scores(call.inputs["scores"], names)
     partition = _made(call, scores, shared)
     partition.save(call.output("partition") / "partition.safetensors", _flat(provenance))
-    figures = _figures(partition, config)
+    figures = _figures(partition, config) if names == SYSTEMS else _named_figures(partition, config)
     if config.budget is not None:
         figures["theta"] = _reached(scores, partition)
     summary = {
@@ -75,6 +87,7 @@ def run(call: StageCall[Settings]) -> Metrics:
         **({"mask": config.mask} if config.mask != "both" else {}),
         "regions": _regions(partition),
         "scatter": _scatter(scores, partition),
+        **({} if names == SYSTEMS else {"systems": names, "jaccards": _jaccards(partition)}),
         "theta_curve": _theta_curve(scores, shared),
         "provenance": provenance,
     }
@@ -87,15 +100,16 @@ def _made(call: StageCall[Settings], scores: Scores, shared: dict[str, float]) -
     from lorapar.adapter import partition_elements, random_partition_like, unmasked
 
     config = call.settings.partition
-    counts = None if config.budget is None else dict.fromkeys(SYSTEMS, config.budget)
+    names = call.settings.system_names
+    counts = None if config.budget is None else dict.fromkeys(names, config.budget)
     partition = partition_elements(scores, theta=config.theta, shared=shared, counts=counts)
     if config.choose == "random":
         partition = random_partition_like(partition, call.settings.seed)
     elif config.choose != "importance":
-        others, _ = _read_scores(call.inputs["scores"], config.choose)
+        others, _ = _read_scores(call.inputs["scores"], names, config.choose)
         counts = {system: sizes.selected for system, sizes in partition.sizes().items()}
         partition = partition_elements(others, theta=config.theta, shared=shared, counts=counts)
-    stages = dict(zip(("sft", "rl"), SYSTEMS, strict=True))
+    stages = dict(zip(("sft", "rl"), names[:2], strict=True))
     bare = [system for stage, system in stages.items() if config.mask not in ("both", stage)]
     return unmasked(partition, bare) if bare else partition
 
@@ -126,39 +140,42 @@ def _reached(scores: Scores, partition: Partition) -> float:
     return min(shares)
 
 
-def _read_scores(folders: tuple[Path, ...], measure: str = "scores") -> tuple[Scores, dict[str, dict[str, str]]]:
-    """Scores and their provenance by system, in the order of SYSTEMS; both must come from one adapter on one base."""
+def _read_scores(
+    folders: tuple[Path, ...], names: tuple[str, ...], measure: str = "scores"
+) -> tuple[Scores, dict[str, dict[str, str]]]:
+    """Scores and their provenance by system, in the order of the names; all must come from one adapter on one base."""
     from lorapar.adapter import load_scores
 
     found: dict[str, Any] = {}
-    for folder in folders:
+    for folder in [one for given in folders for one in (given, *(given / name for name in names)) if one.is_dir()]:
         path = folder / f"{measure}.safetensors"
         if measure != "scores" and not path.is_file():
             raise BadInputError(f"{path}: partition.choose is {measure}, but score.also did not name it; score again")
         scores, metadata = load_scores(path)
         system = metadata.get("system", "unnamed")
-        if system not in SYSTEMS or system in found:
+        if system not in names or system in found:
             raise BadInputError(
-                f"{folder}: scores of '{system}', but one folder is needed for each of {', '.join(SYSTEMS)}"
+                f"{folder}: scores of '{system}', but one folder is needed for each of {', '.join(names)}"
             )
         found[system] = (scores, metadata)
-    missing = [system for system in SYSTEMS if system not in found]
+    missing = [system for system in names if system not in found]
     if missing:
         raise BadInputError(f"there are no scores of {missing[0]}; run the stage score for it")
-    provenance = {system: found[system][1] for system in SYSTEMS}
+    provenance = {system: found[system][1] for system in names}
     if measure == "scores":
         _check_same_adapter(provenance)
-    return {system: found[system][0] for system in SYSTEMS}, provenance
+    return {system: found[system][0] for system in names}, provenance
 
 
 def _check_same_adapter(provenance: dict[str, dict[str, str]]) -> None:
-    first, second = (provenance[system] for system in SYSTEMS)
-    for key in ("model_digest", "adapter_digest"):
-        if first.get(key) != second.get(key):
-            raise BadInputError(
-                f"the scores of {SYSTEMS[0]} and {SYSTEMS[1]} differ in {key}: they were made with different adapters "
-                "or base models; score both systems again"
-            )
+    first, *others = provenance
+    for other in others:
+        for key in ("model_digest", "adapter_digest"):
+            if provenance[first].get(key) != provenance[other].get(key):
+                raise BadInputError(
+                    f"the scores of {first} and {other} differ in {key}: they were made with different adapters "
+                    "or base models; score both systems again"
+                )
 
 
 def _flat(provenance: dict[str, dict[str, str]]) -> dict[str, str]:
@@ -189,13 +206,37 @@ def _figures(partition: Partition, config: PartitionConfig) -> dict[str, float]:
     }
 
 
+def _named_figures(partition: Partition, config: PartitionConfig) -> dict[str, float]:
+    """The same of named systems: by name, its set, what only it selected, and what its phases train."""
+    sizes = partition.sizes()
+    total = next(iter(sizes.values())).total
+    regions = {f"{system}_only": own.exclusive for system, own in sizes.items()}
+    regions["shared"] = sum(row.shared for row in partition.counts_by_layer_and_module())
+    regions["unused"] = total - sum(regions.values())
+    figures: dict[str, float] = {"theta": config.theta, "elements": total}
+    for system, own in sizes.items():
+        figures |= {
+            f"{system}_elements": own.selected,
+            f"{system}_active_fraction": own.selected / total,
+            f"{system}_trained_fraction": own.active_fraction,
+            f"{system}_only_share_of_set": own.exclusive / own.selected,
+        }
+    figures |= {f"{region}_elements": count for region, count in regions.items()}
+    return figures | {f"{region}_fraction": count / total for region, count in regions.items()}
+
+
+def _jaccards(partition: Partition) -> dict[str, float]:
+    """By each two systems, as `one/other`, how much their sets have in common."""
+    return {f"{one}/{other}": partition.jaccard(one, other) for one, other in combinations(partition.systems, 2)}
+
+
 def _regions(partition: Partition) -> list[dict[str, Any]]:
     return [
         {
             "layer": row.layer,
             "module": row.module,
             "total": row.total,
-            **{f"{system}_only": row.exclusive[system] for system in SYSTEMS},
+            **{f"{system}_only": row.exclusive[system] for system in partition.systems},
             "shared": row.shared,
         }
         for row in partition.counts_by_layer_and_module()
@@ -209,15 +250,20 @@ def _scatter(scores: Scores, partition: Partition) -> dict[str, list[Any]]:
     def flat(tensors: dict[str, torch.Tensor]) -> Any:
         return np.concatenate([tensors[name].numpy().reshape(-1) for name in sorted(tensors)])
 
-    values = {system: flat(scores[system]) for system in SYSTEMS}
-    chosen = {system: flat(partition.selected(system)) for system in SYSTEMS}
-    count = values[SYSTEMS[0]].size
+    systems = partition.systems
+    values = {system: flat(scores[system]) for system in systems}
+    chosen = {system: flat(partition.selected(system)) for system in systems}
+    count = values[systems[0]].size
     drawn = np.sort(np.random.default_rng(0).choice(count, min(count, SCATTER_ELEMENTS), replace=False))
-    region = chosen[SYSTEMS[0]][drawn].astype(int) + 2 * chosen[SYSTEMS[1]][drawn].astype(int)
-    names = ("unused", "system1_only", "system2_only", "shared")
+    takers = sum(chosen[system][drawn].astype(int) for system in systems)
+    only = sum(place * chosen[system][drawn].astype(int) for place, system in enumerate(systems))
+    names = [f"{system}_only" for system in systems]
     return {
-        **{system: [float(f"{value:.5g}") for value in values[system][drawn]] for system in SYSTEMS},
-        "region": [names[number] for number in region],
+        **{system: [float(f"{value:.5g}") for value in values[system][drawn]] for system in systems},
+        "region": [
+            "unused" if not number else "shared" if number > 1 else names[place]
+            for number, place in zip(takers, only, strict=True)
+        ],
     }
 
 
@@ -225,10 +271,12 @@ def _theta_curve(scores: Scores, shared: dict[str, float]) -> dict[str, list[flo
     from lorapar.adapter import sweep
 
     rows = sweep(scores, THETAS, shared=shared)
-    return {
+    curve = {
         "theta": [row.theta for row in rows],
-        **{f"{system}_active_fraction": [row.selected[system] / row.total for row in rows] for system in SYSTEMS},
-        **{f"{system}_only_fraction": [row.exclusive[system] / row.total for row in rows] for system in SYSTEMS},
-        "shared_fraction": [row.shared[SYSTEMS[0]] / row.total for row in rows],
-        "jaccard": [row.jaccard[(SYSTEMS[0], SYSTEMS[1])] for row in rows],
+        **{f"{system}_active_fraction": [row.selected[system] / row.total for row in rows] for system in shared},
+        **{f"{system}_only_fraction": [row.exclusive[system] / row.total for row in rows] for system in shared},
     }
+    if tuple(shared) == SYSTEMS:
+        curve["shared_fraction"] = [row.shared[SYSTEMS[0]] / row.total for row in rows]
+        curve["jaccard"] = [row.jaccard[(SYSTEMS[0], SYSTEMS[1])] for row in rows]
+    return curve

@@ -21,7 +21,7 @@ from lorapar.basemodel.resolve import Kind, kind_of
 from lorapar.basemodel.shape import config_values
 from lorapar.config import BenchmarkConfig, EvaluateConfig, ModelConfig, RlConfig, RunConfig, TeacherConfig
 from lorapar.config.data import TASK_MIX
-from lorapar.config.training import trained_in
+from lorapar.config.training import methods_of, trained_in
 from lorapar.data import resolve_data
 from lorapar.errors import BadInputError, LoraparError, UnreachableError
 from lorapar.evaluation.benchmarks import check_benchmarks, resolve_benchmarks
@@ -106,7 +106,7 @@ def resolve_config(config: RunConfig, sections: tuple[str, ...]) -> RunConfig:
     if "teachers" in sections:
         resolved["teachers"] = tuple(map(_pinned, config.teachers))
     if "edits" in sections:
-        resolved["edits"] = resolve_edits(config.edits)
+        resolved["edits"] = resolve_edits(config.edits, config.system_names)
     if "rl" in sections:
         resolved["rl"] = _with_reward_models(config.rl)
     if "data" in sections or "evaluate" in sections:
@@ -162,7 +162,7 @@ def stage_settings(config: RunConfig, stage: str, parameters: Any) -> StageSetti
         values["model"] = config.model.alone
     if "trains" in spec.sections:
         values["trains"] = trained_in(stage, config.phases)
-        if stage == "rl" and values["trains"] in ((), ("rl",)):
+        if stage == "rl" and not any("sft" in methods_of(phase) for phase in values["trains"]):
             del values["sft"]  # SFT's settings decide nothing here
         if stage == "rl" and not config.rl.score_again:
             del values["score"], values["partition"]

@@ -23,6 +23,7 @@ from lorapar.config import (
     TeacherConfig,
     VotingConfig,
 )
+from lorapar.config.systems import DEFAULT_SYSTEMS, Systems
 from lorapar.config.training import DEFAULT_PHASES, Phases
 from lorapar.errors import BadInputError
 from lorapar.records import Example, read_records, sample_rows, write_json
@@ -53,6 +54,7 @@ class Settings(StageSettings):
     sft: SftConfig
     rl: RlConfig
     phases: Phases = DEFAULT_PHASES
+    systems: Systems = DEFAULT_SYSTEMS
     registry: RegistryConfig
 
 
@@ -119,6 +121,8 @@ def _publication(call: StageCall[Settings]) -> Publication:
 def _settings(settings: Settings) -> dict[str, Any]:
     """What decided what the adapter is; where its registry, or that of the one it goes on from, lies did not."""
     values = settings.model_dump(mode="json", exclude={"registry"})
+    if settings.systems == DEFAULT_SYSTEMS:
+        del values["systems"]  # so lineages stay as they were
     if settings.model.adapter_source is not None:
         values["model"]["adapter_source"]["registry"] = None
     return values

@@ -20,6 +20,8 @@ With `rl.score_again` partition.safetensors is the one that RL trained by, and `
 
 Where `phases` has SFT after RL or both at once, SFT happens here too: summary.json then holds SFT's under `sft`, and
 sft_history.jsonl its steps. What a phase made lies in scratch until all have ended.
+
+Where `phases` names systems, `phases` in summary.json tells of each phase of this node, and the rest of the last RL.
 """
 
 from __future__ import annotations
@@ -31,18 +33,17 @@ from typing import Any
 
 from lorapar.comparing import answer_rule
 from lorapar.config import SYSTEMS, Comparison, ExecuteConfig, PartitionConfig, RlConfig, ScoreConfig, SftConfig
-from lorapar.config.training import Phases
-from lorapar.errors import IntegrityError
+from lorapar.config.systems import slot_of
+from lorapar.config.training import PhaseConfig, Phases
 from lorapar.imports import MODEL_LIBRARIES, import_at_once
 from lorapar.progress import say_omissions
 from lorapar.records import OMISSIONS, Omission, omissions_of, read_json, write_json, write_records
 from lorapar.stages import partition, score, sft
 from lorapar.stages.contract import Metrics, StageCall, StageSpec
+from lorapar.stages.phases import METRICS, Part, run_once, train_in_turn
 from lorapar.stages.processes import process_count, run_in_processes
 from lorapar.stages.tuning import INPUTS, TuningSettings, pass_on, rows_by_system, tuning_job
-from lorapar.store import seal, verify
 
-_METRICS = "metrics.json"
 _SUMMARY = "summary.json"
 
 
@@ -76,6 +77,9 @@ def run(call: StageCall[Settings]) -> Metrics:
     """Write the tuned adapter, its history and summary.json; a call that was stopped goes on from its checkpoint."""
     if not call.settings.trains:
         return pass_on(call, "phases has no RL")
+    named = [phase for phase in call.settings.trains if isinstance(phase, PhaseConfig)]
+    if named:
+        return train_in_turn(call, named, "rl", _named_part)
     import_at_once(*MODEL_LIBRARIES, "lorapar.training.trainers")
     from lorapar.training.reward_tools import RewardTools
     from lorapar.training.rl import train_rl
@@ -90,7 +94,9 @@ def run(call: StageCall[Settings]) -> Metrics:
         return run_in_processes(SPEC.name, call, processes)
     with answer_rule(call.settings.answers) as rule:
         tools = RewardTools(rule, call.cache, call.store, call.settings.execute)
-        return train_rl(tuning_job(call, SPEC.name), call.settings.rl, tools=tools, **rows_by_system(call))
+        system = call.settings.system or SYSTEMS[1]
+        job, rows = tuning_job(call, SPEC.name), rows_by_system(call)
+        return train_rl(job, call.settings.rl, system=system, tools=tools, **rows)
 
 
 def _with_sft(call: StageCall[Settings]) -> Metrics:
@@ -111,8 +117,8 @@ def _with_sft(call: StageCall[Settings]) -> Metrics:
     shutil.copyfile(after_sft / "history.jsonl", output / "sft_history.jsonl")
     summaries = [read_json(folder / _SUMMARY) for folder in (after_rl, after_sft)]
     write_json(output / _SUMMARY, {**summaries[0], "sft": summaries[1]})
-    of_sft = {f"sft_{key.removeprefix('sft_')}": value for key, value in read_json(after_sft / _METRICS).items()}
-    return {**read_json(after_rl / _METRICS), **of_sft}
+    of_sft = {f"sft_{key.removeprefix('sft_')}": value for key, value in read_json(after_sft / METRICS).items()}
+    return {**read_json(after_rl / METRICS), **of_sft}
 
 
 def _scored_again(call: StageCall[Settings]) -> Metrics:
@@ -135,19 +141,19 @@ def _filtered(call: StageCall[Settings]) -> Metrics:
     place = call.scratch / "filter"
     kept = {"kept": place / "kept"}
     part = StageCall(**{**vars(call), "outputs": kept, "scratch": place / "work"})
-    if not _once(call, _chosen_rows, part, kept["kept"]):
+    if not run_once(call, _chosen_rows, part, kept["kept"]):
         call.progress.say("rl.filter has chosen the rows before, and they are kept")
     told = read_json(kept["kept"] / _SUMMARY)
     say_omissions(call.progress, [Omission.model_validate(one) for one in told[OMISSIONS]])
     bare = call.settings.model_copy(update={"rl": call.settings.rl.model_copy(update={"filter": None})})
-    rows: dict[str, tuple[Path, ...]] = {system: (kept["kept"] / system,) for system in SYSTEMS}
+    rows: dict[str, tuple[Path, ...]] = {place: (kept["kept"] / place,) for place in SYSTEMS}
     metrics = run(replace(call, settings=bare, inputs={**call.inputs, **rows}))
     output = call.output("adapter")
     shutil.copyfile(kept["kept"] / RATES_FILE, output / RATES_FILE)
     summary = read_json(output / _SUMMARY)
     omitted = [*told[OMISSIONS], *summary.get(OMISSIONS, ())]
     write_json(output / _SUMMARY, {**summary, "filter": told["filter"], OMISSIONS: omitted})
-    return {**metrics, **read_json(kept["kept"] / _METRICS)}
+    return {**metrics, **read_json(kept["kept"] / METRICS)}
 
 
 def _chosen_rows(call: StageCall[Settings]) -> Metrics:
@@ -158,10 +164,13 @@ def _chosen_rows(call: StageCall[Settings]) -> Metrics:
     made, rows = call.output("kept"), rows_by_system(call)
     with answer_rule(call.settings.answers) as rule:
         tools = RewardTools(rule, call.cache, call.store, call.settings.execute)
-        kept = filter_rows(tuning_job(call, SPEC.name, output="kept"), call.settings.rl, tools=tools, **rows)
-    for system, examples in rows.items():
-        (made / system).mkdir(exist_ok=True)
-        write_records(made / system / "examples.jsonl", [one for one in examples if one.id not in kept.ids])
+        system = call.settings.system or SYSTEMS[1]
+        job = tuning_job(call, SPEC.name, output="kept")
+        kept = filter_rows(job, call.settings.rl, system=system, tools=tools, **rows)
+    for name, examples in rows.items():
+        place, file = slot_of(call.settings.system_names, name)
+        (made / place).mkdir(exist_ok=True)
+        write_records(made / place / file, [one for one in examples if one.id not in kept.ids])
     write_records(made / RATES_FILE, kept.rates)
     write_json(made / _SUMMARY, {"filter": kept.document(), OMISSIONS: omissions_of(*kept.omissions())})
     return kept.metrics()
@@ -176,11 +185,11 @@ def _partition_now(call: StageCall[Settings]) -> Path:
             {**{name: getattr(settings, name) for name in ("model", "prompts", "score", "seed")}, "system": system}
         )
         inputs = {"adapter": call.inputs["adapter"], "rows": call.inputs[system]}
-        _once(call, score.run, _part(call, own, inputs, {"scores": folder}), folder)
+        run_once(call, score.run, _part(call, own, inputs, {"scores": folder}), folder)
     chosen = partition.Settings.model_validate({"partition": settings.partition, "seed": settings.seed})
     made = place / "partition"
     scores = {"scores": tuple(folders.values())}
-    _once(call, partition.run, _part(call, chosen, scores, {"partition": made}), made)
+    run_once(call, partition.run, _part(call, chosen, scores, {"partition": made}), made)
     return made
 
 
@@ -199,27 +208,10 @@ def _phase(call: StageCall[Settings], method: str, adapter: Path) -> Path:
     made = place / "adapter"
     inputs = {**call.inputs, "adapter": (adapter,)}
     one = replace(call, inputs=inputs, outputs={"adapter": made}, scratch=place / "work")
-    ran = _once(call, run, _of_rl(one), made) if method == "rl" else _once(call, sft.run, _of_sft(one), made)
+    ran = run_once(call, run, _of_rl(one), made) if method == "rl" else run_once(call, sft.run, _of_sft(one), made)
     if not ran:
         call.progress.say(f"the phase {method} has ended before and is kept")
     return made
-
-
-def _once(call: StageCall[Settings], run_it: Any, part: StageCall[Any], made: Path) -> bool:
-    """Run a stage whose output lies in scratch, unless it has ended there before; whether it ran now."""
-    try:
-        verify(made)
-    except IntegrityError:
-        shutil.rmtree(made, ignore_errors=True)
-    else:
-        return False
-    for folder in (made, part.scratch):
-        folder.mkdir(parents=True, exist_ok=True)
-    write_json(made / _METRICS, run_it(part))
-    seal(made, f"{SPEC.name}.part")
-    shutil.rmtree(part.scratch)
-    call.keeper.keep()
-    return True
 
 
 def _of_rl(call: StageCall[Settings]) -> StageCall[Settings]:
@@ -228,5 +220,12 @@ def _of_rl(call: StageCall[Settings]) -> StageCall[Settings]:
 
 def _of_sft(call: StageCall[Settings]) -> StageCall[sft.Settings]:
     own = call.settings
-    settings = sft.Settings(model=own.model, prompts=own.prompts, seed=own.seed, sft=own.sft or SftConfig())
+    shared = {key: getattr(own, key) for key in ("model", "prompts", "seed", "system_names", "system")}
+    settings = sft.Settings(sft=own.sft or SftConfig(), **shared)
     return StageCall(**{**vars(call), "settings": settings})
+
+
+def _named_part(call: StageCall[Settings], phase: PhaseConfig) -> Part:
+    """One phase as a call of its own, of this stage or of sft."""
+    one = replace(call, settings=call.settings.model_copy(update={"system": phase.system}))
+    return (run, _of_rl(one)) if phase.method == "rl" else (sft.run, _of_sft(one))

@@ -1,14 +1,20 @@
-"""score: how much one system's loss depends on each LoRA element, from a sample of that system's training rows."""
+"""score: how much one system's loss depends on each LoRA element, from a sample of that system's training rows.
+
+The node `score-system1` scores the first system, `score-system2` the second, as of two; of named systems also all
+others, each into a folder of its own beside the second's files.
+"""
 
 from __future__ import annotations
 
 import re
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lorapar.config import ModelConfig, PromptConfig, ScoreConfig
+from lorapar.config import SYSTEMS, ModelConfig, PromptConfig, ScoreConfig
+from lorapar.config.systems import slot_of, slot_systems
 from lorapar.errors import BadInputError
 from lorapar.imports import MODEL_LIBRARIES, import_at_once
 from lorapar.progress import say_omissions
@@ -42,6 +48,8 @@ class Settings(StageSettings):
     score: ScoreConfig
     seed: int
     system: System
+    """Which of the two places of the graph it scores, or one system by name."""
+    system_names: tuple[System, ...] = SYSTEMS
 
 
 SPEC = StageSpec(
@@ -61,17 +69,47 @@ def run(call: StageCall[Settings]) -> Metrics:
     if (processes := parts_count(call, -(-call.settings.score.examples // call.settings.score.batch_size))) > 1:
         return run_in_processes(SPEC.name, call, processes)
     import_at_once(*MODEL_LIBRARIES)
-    from lorapar.adapter import ScoreAccumulator, load_adapter, save_scores
+    from lorapar.adapter import load_adapter
     from lorapar.basemodel import load_model, load_tokenizer
 
+    tokenizer = load_tokenizer(call.settings.model, call.progress)
+    model = load_adapter(load_model(call.settings.model, call.progress), call.input("adapter"), trainable=True)
+    return _metrics({system: _scored(one, model, tokenizer) for system, one in _parts(call).items()})
+
+
+def _parts(call: StageCall[Settings]) -> dict[System, StageCall[Settings]]:
+    """By system, the call as if it were the only one that this node scores."""
     settings = call.settings
-    tokenizer = load_tokenizer(settings.model, call.progress)
+    if settings.system not in SYSTEMS or settings.system_names == SYSTEMS:
+        return {settings.system: call}
+    first, *others = slot_systems(settings.system_names, settings.system)
+    parts = {first: replace(call, settings=settings.model_copy(update={"system": first}))}
+    for system in others:
+        outputs, scratch = {"scores": call.output("scores") / system}, call.scratch / system
+        for folder in (*outputs.values(), scratch):
+            folder.mkdir(parents=True, exist_ok=True)
+        own = settings.model_copy(update={"system": system})
+        parts[system] = replace(call, settings=own, outputs=outputs, scratch=scratch)
+    return parts
+
+
+def _metrics(found: dict[System, Metrics]) -> Metrics:
+    """Of one system its own; of several the first's, and all with their names."""
+    first = next(iter(found.values()))
+    if len(found) == 1:
+        return first
+    return first | {f"{system}_{key}": value for system, own in found.items() for key, value in own.items()}
+
+
+def _scored(call: StageCall[Settings], model: Any, tokenizer: Any) -> Metrics:
+    from lorapar.adapter import ScoreAccumulator, save_scores
+
+    settings = call.settings
     rows = _chosen(call)
     found = _fitting(tokenizer, rows, settings)
     # Rows of like length together: what is padding in a batch is computed for nothing, and the sums have no order.
     encoded, (left_out, cut) = sorted(found.encoded, key=lambda row: len(row["input_ids"])), found.omissions
     say_omissions(call.progress, found.omissions)
-    model = load_adapter(load_model(settings.model, call.progress), call.input("adapter"), trainable=True)
     accumulator = ScoreAccumulator(model)
     pad = int(tokenizer.pad_token_id)
     seconds = _accumulate(accumulator, encoded, settings.score.batch_size, pad, call)
@@ -94,7 +132,8 @@ def run(call: StageCall[Settings]) -> Metrics:
 
 def _chosen(call: StageCall[Settings]) -> list[Example]:
     wanted, system = call.settings.score.examples, call.settings.system
-    path = call.input("rows") / "examples.jsonl"
+    file = slot_of(call.settings.system_names, system)[1] if system in call.settings.system_names else "examples.jsonl"
+    path = call.input("rows") / file
     rows = sample_rows(list(read_records(path, Example)), wanted, call.settings.seed)
     if not rows:
         raise BadInputError(f"{path}: no row of {system} to score with; change the voting or add data")

@@ -12,14 +12,18 @@ moment_bytes, index_bytes      what the optimiser keeps
 base_weights_sha256            of the base model, the same before and after
 trl, versions, seed            every setting TRL got, and the libraries' versions
 processes                      how many trained together
+phases                         where `phases` names systems, each phase of this node; the rest is of the last one
 """
 
 from __future__ import annotations
 
-from lorapar.config import SftConfig
-from lorapar.config.training import Phases
+from dataclasses import replace
+
+from lorapar.config import SYSTEMS, SftConfig
+from lorapar.config.training import PhaseConfig, Phases
 from lorapar.imports import MODEL_LIBRARIES, import_at_once
 from lorapar.stages.contract import Metrics, StageCall, StageSpec
+from lorapar.stages.phases import Part, train_in_turn
 from lorapar.stages.processes import process_count, run_in_processes
 from lorapar.stages.tuning import INPUTS, TuningSettings, pass_on, rows_by_system, tuning_job
 
@@ -45,9 +49,19 @@ def run(call: StageCall[Settings]) -> Metrics:
     """Write the tuned adapter, its history and summary.json; a call that was stopped goes on from its checkpoint."""
     if not call.settings.trains:
         return pass_on(call, "phases does not begin with sft")
+    named = [phase for phase in call.settings.trains if isinstance(phase, PhaseConfig)]
+    if named:
+        return train_in_turn(call, named, "sft", _part)
     import_at_once(*MODEL_LIBRARIES, "lorapar.training.trainers")
     from lorapar.training.sft import train_sft
 
     if (processes := process_count(call, call.settings.sft)) > 1:
         return run_in_processes(SPEC.name, call, processes)
-    return train_sft(tuning_job(call, SPEC.name), call.settings.sft, **rows_by_system(call))
+    system = call.settings.system or SYSTEMS[0]
+    return train_sft(tuning_job(call, SPEC.name), call.settings.sft, system=system, **rows_by_system(call))
+
+
+def _part(call: StageCall[Settings], phase: PhaseConfig) -> Part:
+    """One phase as a call of its own."""
+    settings = call.settings.model_copy(update={"trains": ("sft",), "system": phase.system})
+    return run, replace(call, settings=settings)

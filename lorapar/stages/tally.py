@@ -20,7 +20,7 @@ from lorapar.voting.calibration import PROBE
 from lorapar.voting.collect import EXAMPLES, FAILED, SUMMARY, VOTES, abstained
 from lorapar.voting.count import Count
 from lorapar.voting.edits import load_edits, system_of
-from lorapar.voting.statistics import metrics_of, vote_summary
+from lorapar.voting.statistics import metrics_of, shares_of, vote_summary
 
 
 class Settings(StageSettings):
@@ -28,6 +28,7 @@ class Settings(StageSettings):
 
     teachers: tuple[TeacherConfig, ...]
     voting: VotingConfig
+    system_names: tuple[str, ...] = SYSTEMS
     edits: EditsConfig | None = None
     gate: GateConfig | None = None
     """Of it only the measures: they decide which held-out rows there must be."""
@@ -62,7 +63,7 @@ def run(call: StageCall[Settings]) -> Metrics:
     """Write labels, rows by system, held-out rows by system, and what is still open with its votes so far."""
     settings, folders = call.settings, call.inputs["votes"]
     examples, votes = call.input("examples") / EXAMPLES, [folder / VOTES for folder in folders]
-    count = Count(Ballots(settings.teachers, settings.voting))
+    count = Count(Ballots(settings.teachers, settings.voting, settings.system_names))
     count.read_examples(examples)
     count.read_votes(votes)
     failed = _failed(folders)
@@ -70,7 +71,7 @@ def run(call: StageCall[Settings]) -> Metrics:
     count.excuse(failed)
     count.check_complete(settings.round)
     if settings.edits is not None and settings.edits.source is not None:
-        count.edit(load_edits(settings.edits), settings.edits.source)
+        count.edit(load_edits(settings.edits, settings.system_names), settings.edits.source)
     assigned = assign(count, examples, call.outputs)
     if settings.round == "first":
         _hand_on(count, folders, failed, call.output("undecided"))
@@ -80,14 +81,14 @@ def run(call: StageCall[Settings]) -> Metrics:
     say_omissions(call.progress, omissions)
     write_json(call.output("labels") / SUMMARY, summary)
     if settings.round == "rest":
-        _check_both_systems(summary)
+        _check_every_system(summary)
         if settings.gate is not None and call.judged:
-            _check_heldout(settings.gate.measures, call.output("heldout"))
+            _check_heldout(settings.gate.measures, call.output("heldout"), settings.system_names)
     return metrics_of(summary)
 
 
 def _omissions(summary: Mapping[str, Any], count: Count) -> list[Omission]:
-    """Rows that go to neither system, by rule or by a person's edit; of the first round nothing is said yet."""
+    """Rows that go to no system, by rule or by a person's edit; of the first round nothing is said yet."""
     if summary["round"] == "first":
         return []
     rows = summary["rows"]
@@ -149,27 +150,29 @@ def _described(folders: tuple[Path, ...]) -> dict[str, Any]:
     return {name: about for folder in folders for name, about in read_json(folder / SUMMARY)["teachers"].items()}
 
 
-def _check_both_systems(summary: Mapping[str, Any]) -> None:
+def _check_every_system(summary: Mapping[str, Any]) -> None:
     rows: dict[str, int] = summary["train_rows"]
     empty = [system for system, number in rows.items() if not number]
     if not empty:
         return
     other = "".join(f"{number} went to {system}, " for system, number in rows.items() if number)
     shares = ", ".join(
-        f"'{name}' said system1 on {teacher['system1_share']:.0%} of its rows"
+        f"'{name}' said {system} on {share:.0%} of its rows"
         for name, teacher in summary["teachers"].items()
-        if teacher["system1_share"] is not None
+        for system, share in shares_of(teacher).items()
+        if share is not None
     )
+    kinds = "both kinds" if len(rows) == len(SYSTEMS) else "every kind"
     raise BadInputError(
         f"the vote gave no training row to {' or '.join(empty)}: {other}{summary['rows']['held_out']} were held out "
         f"({shares or 'there were no votes'}); "
-        "give the run other teachers or another template, or more data of both kinds"
+        f"give the run other teachers or another template, or more data of {kinds}"
     )
 
 
-def _check_heldout(measures: Sequence[str], heldout: Path) -> None:
+def _check_heldout(measures: Sequence[str], heldout: Path, systems: Sequence[str]) -> None:
     """Refuse now what the gate would refuse after all training: a measure without a row that can be judged."""
-    for system in SYSTEMS:
+    for system in systems:
         lack = _lack(system, heldout / f"{system}.jsonl") if system in measures else None
         if lack is not None:
             others = [measure for measure in measures if measure != system]

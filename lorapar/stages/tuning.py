@@ -5,9 +5,10 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from lorapar.config import ModelConfig, PromptConfig
+from lorapar.config import SYSTEMS, ModelConfig, PromptConfig
+from lorapar.config.systems import slot_of
 from lorapar.ranks import Ranks
-from lorapar.records import Example, read_json, read_records, write_json
+from lorapar.records import Example, System, read_json, read_records, write_json
 from lorapar.stages.contract import Metrics, StageCall, StageSettings
 
 if TYPE_CHECKING:
@@ -22,6 +23,9 @@ class TuningSettings(StageSettings):
     model: ModelConfig
     prompts: PromptConfig
     seed: int
+    system_names: tuple[System, ...] = SYSTEMS
+    system: System | None = None
+    """Whose elements and rows; None: System 1's in SFT, System 2's in RL."""
 
 
 def tuning_job(call: StageCall[Any], stage: str, output: str = "adapter") -> TrainingJob:
@@ -45,9 +49,9 @@ def tuning_job(call: StageCall[Any], stage: str, output: str = "adapter") -> Tra
 
 def rows_by_system(call: StageCall[Any]) -> dict[str, list[Example]]:
     """The training rows of each system."""
-    return {
-        system: list(read_records(call.input(system) / "examples.jsonl", Example)) for system in ("system1", "system2")
-    }
+    names = call.settings.system_names
+    places = {system: slot_of(names, system) for system in names}
+    return {system: list(read_records(call.input(slot) / file, Example)) for system, (slot, file) in places.items()}
 
 
 def pass_on(call: StageCall[Any], reason: str) -> Metrics:

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from lorapar.config import ModelConfig, TeacherConfig, VotingConfig
+from lorapar.config import SYSTEMS, ModelConfig, TeacherConfig, VotingConfig
 from lorapar.errors import BadInputError, nearest
 from lorapar.records import Example, read_records, write_json, write_records
 from lorapar.stages.contract import Metrics, StageCall, StageSettings, StageSpec
@@ -30,6 +30,7 @@ class Settings(StageSettings):
     model: ModelConfig
     teachers: tuple[TeacherConfig, ...]
     voting: VotingConfig
+    system_names: tuple[str, ...] = SYSTEMS
     round: Literal["first", "rest"]
     asked: tuple[str, ...] | None = None
     """Only these of the round's teachers, in this call: a pipeline shares a round out; absent: all of them."""
@@ -47,7 +48,7 @@ SPEC = StageSpec(
 def run(call: StageCall[Settings]) -> Metrics:
     """Write votes.jsonl, summary.json (what each teacher of the round is) and, for a calibrated vote, probe.jsonl."""
     settings, out = call.settings, call.output("votes")
-    ballots = Ballots(settings.teachers, settings.voting)
+    ballots = Ballots(settings.teachers, settings.voting, settings.system_names)
     journal = VoteJournal(call.scratch / VOTES, on_flush=call.keeper.tick)
     names = _asked(settings, ballots)
     collection = Collection(call.input("examples"), ballots, settings.round, names)

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lorapar.config import RunConfig, apply_override, dump_changed, parse_settings, validate_settings
+from lorapar.config import SYSTEMS, RunConfig, apply_override, dump_changed, parse_settings, validate_settings
 from lorapar.config.study import TEACHERS_COUNT, StudyConfig, Values
 from lorapar.errors import BadInputError, nearest
 from lorapar.records import digest_of
@@ -125,7 +125,10 @@ def _cell(study: StudyConfig, base: RunConfig, name: str, values: Values, seed: 
     _section(settings, "registry")["address"] = None  # that of the cell's own folder
     _section(settings, "gate")["promote"] = False
     _section(settings, "store")["address"] = store
-    return Cell(name, seed, dict(values), validate_settings(settings, origin))
+    config = validate_settings(settings, origin)
+    if config.system_names != SYSTEMS:
+        raise BadInputError(f"{origin}: a study compares runs of system1 and system2; leave `systems` out of it")
+    return Cell(name, seed, dict(values), config)
 
 
 def _section(settings: dict[str, Any], name: str) -> dict[str, Any]:

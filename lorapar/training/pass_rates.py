@@ -24,7 +24,7 @@ from lorapar.config import EvaluateConfig, RlConfig, RowFilter
 from lorapar.errors import BadInputError
 from lorapar.evaluation.cache import AnswerCache, RememberedModel, model_identity
 from lorapar.prompts import Row
-from lorapar.records import Example, Omission, Record, digest_of
+from lorapar.records import Example, Omission, Record, System, digest_of
 from lorapar.training.arguments import rl_arguments
 from lorapar.training.quiet import quiet_libraries
 from lorapar.training.reward_tools import RewardTools, opened_rewards
@@ -112,22 +112,24 @@ def _histogram(rates: Sequence[float], samples: int) -> list[dict[str, Any]]:
 
 
 def filter_rows(
-    job: TrainingJob, config: RlConfig, *, system1: Sequence[Example], system2: Sequence[Example], tools: RewardTools
+    job: TrainingJob, config: RlConfig, *, system: System = "system2", tools: RewardTools, **rows: Sequence[Example]
 ) -> Kept:
     """Ask the adapter about each row that RL could learn from and say which are left out. Writes no output.
+
+    `rows` are those of every system by its name, `system` is the one that RL tunes.
 
     Raises:
         BadInputError: a reward is faulty, no row can be used, or fewer are left than one step needs.
     """
     asking, chosen = _asking(config), config.filter or RowFilter()
     tokenizer = load_tokenizer(job.model, job.progress)
-    rows = rl_rows(system1, system2, config, tokenizer, job.prompts).rows
+    asked = rl_rows(rows, system, config, tokenizer, job.prompts).rows
     with ExitStack() as stack:
         rewards = stack.enter_context(opened_rewards(asking, tools, job.model.dtype, job.progress))
         judge = _Judge(job, tokenizer, chosen.solved_from, rewards)
-        asker = _Asker(job, tokenizer, asking, rows, rewards, stack)
+        asker = _Asker(job, tokenizer, asking, asked, rewards, stack)
         known = _remembered(job, asking, tools, stack)
-        rates = tuple(_rates(job, asking, rows, asker, judge, known))
+        rates = tuple(_rates(job, asking, asked, asker, judge, known))
     kept = Kept(rates, frozenset(one.id for one in rates if not _is_kept(one, config)), config)
     _require_enough(kept, config)
     return kept

@@ -24,14 +24,14 @@ from lorapar.config import PromptConfig, RlConfig
 from lorapar.progress import Progress, say_omissions
 from lorapar.prompts import Row, chat_rows, opens_steps
 from lorapar.ranks import Ranks
-from lorapar.records import OMISSIONS, Example, Omission, omissions_of
+from lorapar.records import OMISSIONS, Example, Omission, System, omissions_of, system_title
 from lorapar.training.arguments import for_one_device, rl_arguments
 from lorapar.training.columns import Columns
 from lorapar.training.ranks import failing_together, shared_arguments
 from lorapar.training.reward_tools import RewardTools, opened_rewards
 from lorapar.training.rewards import PASSES_TESTS, REWARDS, Reward
 from lorapar.training.rl_watch import ROLLOUTS, KeptRollouts, new_stall, stalls
-from lorapar.training.rows import prompts_per_step, rl_rows, unseen_rows
+from lorapar.training.rows import RowsBySystem, prompts_per_step, rl_rows, unseen_rows
 from lorapar.training.session import Method, Outcome, Session, TrainingJob, train, write_summary
 from lorapar.training.trainers import NO_SAY, CarefulGRPOTrainer, VllmGRPOTrainer
 from lorapar.training.vllm_rollouts import vllm_rollouts
@@ -60,14 +60,14 @@ def train_rl(
     job: TrainingJob,
     config: RlConfig,
     *,
-    system1: Sequence[Example],
-    system2: Sequence[Example],
+    system: System = "system2",
     tools: RewardTools | None = None,
+    **rows: Sequence[Example],
 ) -> Figures:
-    """Tune the adapter by GRPO on System 2 rows that have a reference answer; returns flat, finite metrics.
+    """Tune a system's elements by GRPO on its rows that have a reference answer; returns flat, finite metrics.
 
-    Writes the adapter, history.jsonl and summary.json to `job.output`. System 1 rows are trained on only where
-    `rl.rows` is `all`.
+    Writes the adapter, history.jsonl and summary.json to `job.output`. `rows` are those of every system by its name;
+    those of others are trained on only where `rl.rows` is `all`.
 
     Raises:
         BadInputError: a reward is faulty, no row or too few rows can be used, or the inputs do not fit one another.
@@ -75,19 +75,19 @@ def train_rl(
     """
     tools = tools or RewardTools()
     with opened_rewards(config, tools, job.model.dtype, job.progress) as rewards:
-        return _train(job, config, [*system1], [*system2], rewards, tools)
+        return _train(job, config, system, rows, rewards, tools)
 
 
 def _train(
     job: TrainingJob,
     config: RlConfig,
-    system1: list[Example],
-    system2: list[Example],
+    system: System,
+    rows: RowsBySystem,
     rewards: list[Reward],
     tools: RewardTools,
 ) -> Figures:
     tokenizer = load_tokenizer(job.model, job.progress)
-    chosen = rl_rows(system1, system2, config, tokenizer, job.prompts)
+    chosen = rl_rows(rows, system, config, tokenizer, job.prompts)
     say_omissions(job.progress, chosen.omissions)
     if unseen := unseen_rows(config, len(chosen.rows), prompts_per_step(config) / config.num_iterations):
         job.progress.say(unseen)
@@ -102,8 +102,8 @@ def _train(
             return grpo_trainer(session, config, arguments, rewards, data, sampler)
 
         method = Method(
-            "tuning on System 2",
-            "system2",
+            f"tuning on {system_title(system)}",
+            system,
             config,
             arguments,
             make_trainer,

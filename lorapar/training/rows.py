@@ -1,8 +1,11 @@
-"""Which rows a stage trains on: SFT those of System 1, RL those of System 2, unless the settings say otherwise."""
+"""Which rows a stage trains on: SFT those of System 1, RL those of System 2, unless the settings say otherwise.
+
+A phase that names its system trains on the rows of that one. Rows are given by the names of their systems.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -11,10 +14,12 @@ from lorapar.data.mapping import is_short
 from lorapar.errors import BadInputError
 from lorapar.progress import Progress
 from lorapar.prompts import Row, fit_rows, prompt_ids, prompt_messages, rows_of
-from lorapar.records import OMISSIONS, Example, Omission, omissions_of, sample_rows
+from lorapar.records import OMISSIONS, Example, Omission, System, omissions_of, sample_rows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+RowsBySystem = Mapping[System, Sequence[Example]]
 
 
 @dataclass(frozen=True)
@@ -50,20 +55,19 @@ class ChosenRows:
         }
 
 
-def sft_rows(
-    system1: Sequence[Example], system2: Sequence[Example], config: SftConfig, seed: int, progress: Progress
-) -> ChosenRows:
-    """System 1 rows and the warm-up rows of System 2, or all rows; the warm-up rows are drawn by the seed."""
+def sft_rows(rows: RowsBySystem, system: System, config: SftConfig, seed: int, progress: Progress) -> ChosenRows:
+    """A system's rows and, of System 1, the warm-up rows of System 2, drawn by the seed; or all rows."""
     if config.rows == "all":
-        return ChosenRows([*rows_of(system1, "system1"), *rows_of(system2, "system2")])
-    wanted = config.warmup_system2_examples
-    drawn = sample_rows(system2, wanted, seed)
+        return ChosenRows(_all_rows(rows))
+    own = rows_of(rows.get(system, ()), system)
+    wanted = config.warmup_system2_examples if system == "system1" else 0
+    drawn = sample_rows(rows.get("system2", ()), wanted, seed)
     if len(drawn) < wanted:
         progress.say(
             f"sft.warmup_system2_examples is {wanted}, but there are only {len(drawn)} System 2 rows: all are used"
         )
     warmup = rows_of(drawn, "system2") * config.warmup_repeats
-    return ChosenRows([*rows_of(system1, "system1"), *warmup], [example.id for example in drawn])
+    return ChosenRows([*own, *warmup], [example.id for example in drawn])
 
 
 def drop_unanswered(
@@ -83,36 +87,38 @@ def drop_unanswered(
     return ChosenRows(found.rows, chosen.warmup_ids, counts, found.omissions)
 
 
+def _all_rows(rows: RowsBySystem) -> list[Row]:
+    return [row for system, examples in rows.items() for row in rows_of(examples, system)]
+
+
 def rl_rows(
-    system1: Sequence[Example],
-    system2: Sequence[Example],
-    config: RlConfig,
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: PromptConfig,
+    rows: RowsBySystem, system: System, config: RlConfig, tokenizer: PreTrainedTokenizerBase, prompts: PromptConfig
 ) -> ChosenRows:
-    """System 2 rows (or all) that have a reference answer and a prompt that is not too long.
+    """A system's rows (or all) that have a reference answer and a prompt that is not too long.
 
     Raises:
         BadInputError: none is left, or fewer than one step needs.
     """
-    candidates = [*(rows_of(system1, "system1") if config.rows == "all" else []), *rows_of(system2, "system2")]
+    candidates = _all_rows(rows) if config.rows == "all" else rows_of(rows.get(system, ()), system)
     referenced = [row for row in candidates if _can_be_rewarded(row[0], config)]
     if not referenced:
         raise BadInputError(
             f"none of the {len(candidates)} rows for RL has a reference answer, so nothing can be rewarded; "
             f"{_where_references_are(candidates)}, or let a judge or a reward model reward them (rl.rewards)"
         )
-    rows = [
-        (example, system)
-        for example, system in referenced
-        if len(prompt_ids(tokenizer, prompt_messages(example, system, prompts))) <= config.max_prompt_length
+    fitting = [
+        (example, own)
+        for example, own in referenced
+        if len(prompt_ids(tokenizer, prompt_messages(example, own, prompts))) <= config.max_prompt_length
     ]
-    _check_enough(len(rows), len(referenced), config)
+    _check_enough(len(fitting), len(referenced), config)
     left_out = {
         "no_reference": len(candidates) - len(referenced),
-        "prompt_too_long": len(referenced) - len(rows),
+        "prompt_too_long": len(referenced) - len(fitting),
     }
-    return ChosenRows(rows, left_out=left_out, omissions=_rl_omissions(left_out, len(candidates), len(rows), config))
+    return ChosenRows(
+        fitting, left_out=left_out, omissions=_rl_omissions(left_out, len(candidates), len(fitting), config)
+    )
 
 
 def _where_references_are(rows: Sequence[Row]) -> str:

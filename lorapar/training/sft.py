@@ -12,7 +12,7 @@ from lorapar.basemodel import load_tokenizer
 from lorapar.config import SftConfig
 from lorapar.progress import say_omissions
 from lorapar.prompts import encode_rows
-from lorapar.records import Example
+from lorapar.records import Example, System, system_title
 from lorapar.training.arguments import for_one_device, sft_arguments
 from lorapar.training.ranks import shared_arguments
 from lorapar.training.rows import drop_unanswered, sft_rows, unseen_rows
@@ -21,11 +21,10 @@ from lorapar.training.trainers import CarefulSFTTrainer, RowAverageSFTTrainer
 from lorapar.training.watch import Figures
 
 
-def train_sft(
-    job: TrainingJob, config: SftConfig, *, system1: Sequence[Example], system2: Sequence[Example]
-) -> Figures:
-    """Tune the adapter on System 1 rows (and warm-up rows of System 2, where set); returns flat, finite metrics.
+def train_sft(job: TrainingJob, config: SftConfig, *, system: System = "system1", **rows: Sequence[Example]) -> Figures:
+    """Tune a system's elements on its rows (System 1's also on warm-up rows of System 2, where set).
 
+    `rows` are those of every system by its name. Returns flat, finite metrics.
     Writes the adapter, history.jsonl and summary.json to `job.output`.
 
     Raises:
@@ -33,7 +32,7 @@ def train_sft(
         TrainingError: see `lorapar.training.session.train`.
     """
     tokenizer = load_tokenizer(job.model, job.progress)
-    drawn = sft_rows(system1, system2, config, job.seed, job.progress)
+    drawn = sft_rows(rows, system, config, job.seed, job.progress)
     chosen = drop_unanswered(drawn, tokenizer, job.prompts, config)
     say_omissions(job.progress, chosen.omissions)
     if unseen := unseen_rows(config, len(chosen.rows), config.batch_size * config.gradient_accumulation):
@@ -54,7 +53,9 @@ def train_sft(
             optimizers=(session.optimizer, None),
         )
 
-    method = Method("tuning on System 1", "system1", config, arguments, make_trainer, figures=lambda logs: {})
+    method = Method(
+        f"tuning on {system_title(system)}", system, config, arguments, make_trainer, figures=lambda logs: {}
+    )
     outcome = train(job, tokenizer, method)
     loss = outcome.ends("loss")
     extra = {**loss, **chosen.summary(), "warmup_repeats": config.warmup_repeats, "loss_average": config.loss_average}

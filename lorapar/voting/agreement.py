@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
-from lorapar.voting.ballots import NO_VOTE, SYSTEM_OF
+from lorapar.voting.ballots import NO_VOTE
 
 Matrix = list[list[float | None]]
 
@@ -61,7 +61,7 @@ def pairwise(patterns: Mapping[str, int], places: Sequence[int]) -> tuple[Matrix
         for column, other in enumerate(places):
             pairs: Counter[tuple[str, str]] = Counter()
             for pattern, count in patterns.items():
-                if pattern[one] in SYSTEM_OF and pattern[other] in SYSTEM_OF:
+                if pattern[one] not in NO_VOTE and pattern[other] not in NO_VOTE:
                     pairs[pattern[one], pattern[other]] += count
             rows = sum(pairs.values())
             raw[row][column] = sum(n for (a, b), n in pairs.items() if a == b) / rows if rows else None

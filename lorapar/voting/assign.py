@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
-from lorapar.records import Label
-from lorapar.voting.ballots import MARKS
+from lorapar.config.systems import slot_of
+from lorapar.records import Label, System
 from lorapar.voting.collect import EXAMPLES, VOTES
-from lorapar.voting.count import KNOWN, Count
+from lorapar.voting.count import Count
 from lorapar.voting.edits import Edit, system_of
 
 LABELS = "labels.jsonl"
@@ -23,29 +23,32 @@ LABELS = "labels.jsonl"
 class Assigned:
     """Rows written, by system."""
 
+    systems: tuple[System, ...]
     rows: Counter[str] = field(default_factory=Counter)
     """Keys are `train system1` and so on, and `undecided`."""
 
     def of(self, split: str) -> dict[str, int]:
         """Rows of a split by system."""
-        return {system: self.rows[f"{split} {system}"] for system in MARKS}
+        return {system: self.rows[f"{split} {system}"] for system in self.systems}
 
 
 def assign(count: Count, examples: Path, folders: Mapping[str, Path]) -> Assigned:
     """Write labels.jsonl of all voted rows, and each row to the folder of its outcome, as it stands in `examples`.
 
-    `folders` are labels, undecided, system1, system2 (train rows) and heldout. Rows that are held out of both systems
-    have a label without a system and go nowhere else. `examples` is the file that `count` has read.
+    `folders` are labels, undecided, system1, system2 (train rows, `slot_of` says whose are where) and heldout. Rows
+    that are held out of all systems have a label without a system and go nowhere else. `examples` is the file that
+    `count` has read.
     """
     writer = _Labels(count)
-    assigned = Assigned()
+    systems = count.ballots.systems
+    assigned = Assigned(systems)
     ids = iter(count.row_of)
     with ExitStack() as stack:
-        files = {key: stack.enter_context(path.open("wb")) for key, path in _paths(folders).items()}
+        files = {key: stack.enter_context(path.open("wb")) for key, path in _paths(folders, systems).items()}
         lines = stack.enter_context(examples.open("rb"))
         for line, row in zip(lines, count.rows_of_examples, strict=True):
             if row < 0:
-                key: str | None = f"heldout {KNOWN[-1 - row]}"
+                key: str | None = f"heldout {systems[-1 - row]}"
             else:
                 files["labels"].write(writer.line(row, next(ids)))
                 key = writer.place(row)
@@ -112,9 +115,10 @@ def _lines(paths: Sequence[Path]) -> Iterator[bytes]:
             yield from file
 
 
-def _paths(folders: Mapping[str, Path]) -> dict[str, Path]:
+def _paths(folders: Mapping[str, Path], systems: Sequence[System]) -> dict[str, Path]:
     paths = {"labels": folders["labels"] / LABELS, "undecided": folders["undecided"] / EXAMPLES}
-    for system in MARKS:
-        paths[f"train {system}"] = folders[system] / EXAMPLES
+    for system in systems:
+        slot, file = slot_of(systems, system)
+        paths[f"train {system}"] = folders[slot] / file
         paths[f"heldout {system}"] = folders["heldout"] / f"{system}.jsonl"
     return paths

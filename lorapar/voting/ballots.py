@@ -1,9 +1,9 @@
 """Votes become labels: weighted majority, ties, least agreement, and when no further vote is needed.
 
 The votes on one example are a pattern: a string with one mark a teacher, in the order of the settings: `1` (System 1),
-`2` (System 2), `-` (not asked) or `x` (failed or abstained). There are at most 4 ** teachers of them, so a million rows
-share a few hundred, and every figure is worked out once a pattern. Weights are whole numbers in here: 0.1 + 0.2 ties
-with 0.3.
+`2` (System 2) and so on in the order of the systems, `-` (not asked) or `x` (failed or abstained). There are at most
+(systems + 2) ** teachers of them, so a million rows share a few hundred, and every figure is worked out once a pattern.
+Weights are whole numbers in here: 0.1 + 0.2 ties with 0.3.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from functools import cache
 from math import lcm
 from typing import NoReturn
 
-from lorapar.config import TeacherConfig, VotingConfig
+from lorapar.config import SYSTEMS, TeacherConfig, VotingConfig
 from lorapar.errors import BadInputError
 from lorapar.records import Example, System
 
@@ -24,8 +24,6 @@ NOT_ASKED = "-"
 ABSENT = "x"
 """The teacher failed, or abstained, and will not vote on this row."""
 NO_VOTE = NOT_ASKED + ABSENT
-MARKS: dict[System, str] = {"system1": "1", "system2": "2"}
-SYSTEM_OF: dict[str, System] = {mark: system for system, mark in MARKS.items()}
 
 
 @dataclass(frozen=True)
@@ -38,7 +36,7 @@ class Outcome:
     """No remaining vote can change `system` or `below_agreement`."""
     below_agreement: bool
     tied: bool
-    """Everybody has voted and neither system has more weight."""
+    """Everybody has voted and no system has more weight than every other."""
     agreement: float
     """Share of the cast weight that went to the label; of the heavier side where there is none."""
 
@@ -46,7 +44,13 @@ class Outcome:
 class Ballots:
     """The rules of a vote: who votes with which weight, and what the settings make of it."""
 
-    def __init__(self, teachers: Sequence[TeacherConfig], voting: VotingConfig) -> None:
+    def __init__(
+        self, teachers: Sequence[TeacherConfig], voting: VotingConfig, systems: Sequence[System] = SYSTEMS
+    ) -> None:
+        self.systems = tuple(systems)
+        self.marks = {system: str(number) for number, system in enumerate(self.systems, 1)}
+        """The mark of each system in a pattern."""
+        self.system_of = {mark: system for system, mark in self.marks.items()}
         self.teachers = tuple(teacher.name for teacher in teachers)
         self.first_round = quorum_size(len(teachers), voting.quorum)
         self._voting = voting
@@ -81,9 +85,9 @@ class Ballots:
 
     def _added(self, pattern: str, teacher: str, label: System | None) -> str | None:
         place = self._place.get(teacher)
-        if place is None or pattern[place] in SYSTEM_OF:
+        if place is None or pattern[place] in self.system_of:
             return None
-        mark = ABSENT if label is None else MARKS[label]
+        mark = ABSENT if label is None else self.marks[label]
         return pattern[:place] + mark + pattern[place + 1 :]
 
     def _refuse(self, pattern: str, example_id: str, teacher: str) -> NoReturn:
@@ -107,43 +111,50 @@ class Ballots:
         return "".join(ABSENT if mark == ABSENT else NOT_ASKED for mark in pattern)
 
     def _sides(self, pattern: str) -> dict[str, float]:
-        return {system: weight / self._unit for system, weight in zip(MARKS, self._count(pattern), strict=True)}
+        return {system: weight / self._unit for system, weight in zip(self.systems, self._count(pattern), strict=True)}
 
     def _outcome(self, pattern: str) -> Outcome:
-        """The label as a function of System 1's final weight never turns back: where both extremes (all remaining
-        votes for System 1, all for System 2) come to the same, so does everything between them.
+        """Decided where all extremes come to the same: all remaining votes for one system, for each of the systems.
+
+        The label that wins every extreme has in any other end at least the weight, and every other system at most the
+        weight, that it won with against that system; so all between the extremes comes to the same too.
         """
-        first, second = self._count(pattern)
+        sides = self._count(pattern)
         remaining = sum(weight for weight, mark in zip(self._weights, pattern, strict=True) if mark == NOT_ASKED)
-        if not first + second:
+        cast = sum(sides)
+        if not cast:
             return Outcome(None, decided=not remaining, below_agreement=False, tied=False, agreement=0.0)
-        for_first = self._judge(first + remaining, second)
-        decided = for_first == self._judge(first, second + remaining)
-        system, below = for_first if decided else self._judge(first, second)
-        own = {"system1": first, "system2": second, None: max(first, second)}[system]
+        ends = {self._judge(self._with(sides, place, remaining)) for place in range(len(sides))}
+        system, below = next(iter(ends)) if len(ends) == 1 else self._judge(sides)
+        own = max(sides) if system is None else sides[self.systems.index(system)]
         return Outcome(
             system,
-            decided=decided,
+            decided=len(ends) == 1,
             below_agreement=below,
-            tied=remaining == 0 and first == second,
-            agreement=own / (first + second),
+            tied=remaining == 0 and sides.count(max(sides)) > 1,
+            agreement=own / cast,
         )
 
-    def _judge(self, first: int, second: int) -> tuple[System | None, bool]:
+    @staticmethod
+    def _with(sides: tuple[int, ...], place: int, more: int) -> tuple[int, ...]:
+        return (*sides[:place], sides[place] + more, *sides[place + 1 :])
+
+    def _judge(self, sides: tuple[int, ...]) -> tuple[System | None, bool]:
         """The label of final weights, and whether it has too little agreement."""
-        below = max(first, second) < self._least * (first + second)
+        most = max(sides)
+        below = most < self._least * sum(sides)
         if below and self._voting.below_agreement == "hold_out":
             return None, below
-        if first == second:
-            return (None if self._voting.tie == "hold_out" else self._voting.tie), below
-        return ("system1" if first > second else "system2"), below
+        first = [system for system, weight in zip(self.systems, sides, strict=True) if weight == most]
+        if len(first) == 1 or self._voting.tie in first:
+            return (first[0] if len(first) == 1 else self._voting.tie), below
+        return (None if self._voting.tie == "hold_out" else first[-1]), below
 
-    def _count(self, pattern: str) -> tuple[int, int]:
-        first, second = (
+    def _count(self, pattern: str) -> tuple[int, ...]:
+        return tuple(
             sum(weight for weight, cast in zip(self._weights, pattern, strict=True) if cast == mark)
-            for mark in MARKS.values()
+            for mark in self.marks.values()
         )
-        return first, second
 
 
 def quorum_size(teachers: int, quorum: int | None) -> int:

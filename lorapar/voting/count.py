@@ -19,7 +19,7 @@ from typing_extensions import TypedDict
 
 from lorapar.errors import BadInputError
 from lorapar.records import System, read_parts
-from lorapar.voting.ballots import NOT_ASKED, Ballots
+from lorapar.voting.ballots import NO_VOTE, NOT_ASKED, Ballots
 from lorapar.voting.edits import Edit
 
 SHOWN_ROWS = 20
@@ -47,7 +47,6 @@ class _VoteParts(TypedDict):
 
 _EXAMPLE: TypeAdapter[_ExampleParts] = TypeAdapter(_ExampleParts)
 _VOTE: TypeAdapter[_VoteParts] = TypeAdapter(_VoteParts)
-KNOWN: tuple[System, System] = ("system1", "system2")
 
 
 class Count:
@@ -64,9 +63,9 @@ class Count:
         self.heldout = bytearray()
         """1 where the row is held out for evaluation."""
         self.rows_of_examples = array("q")
-        """The row of each example; -1 and -2 for held-out ones that are known to be System 1 and 2."""
+        """The row of each example; of held-out ones that are known to be of the first system -1, the second -2, ..."""
         self.lean = array("d")
-        """Confidence for System 1 less confidence for System 2, summed over a row's votes."""
+        """Confidence for the first system less confidence for others, summed over a row's votes."""
         self.rows_of_votes = array("q")
         """The row of each vote, in the order the votes were read."""
         self.edits: dict[int, Edit] = {}
@@ -85,7 +84,7 @@ class Count:
             known, heldout = example.get("known_system"), example.get("split", "train") == "heldout"
             if heldout and known is not None:
                 self.known_heldout[known] += 1
-                self.rows_of_examples.append(-1 - KNOWN.index(known))
+                self.rows_of_examples.append(-1 - self.ballots.systems.index(known))
                 continue
             if row_of.setdefault(example["id"], number) != number:
                 raise BadInputError(f"{path}: the id {example['id']} is there twice; ids must differ")
@@ -123,7 +122,7 @@ class Count:
             return
         sure = vote.get("confidence")
         sure = 1.0 if sure is None else sure
-        self.lean[row] += sure if label == "system1" else -sure
+        self.lean[row] += sure if label == self.ballots.systems[0] else -sure
         self.calls[name] += 1
         self.tokens[name] += vote.get("tokens", 0)
 
@@ -187,7 +186,8 @@ class Count:
     def contested(self) -> list[str]:
         """Ids of the rows that teachers disagree most about: least agreement first, then least sure on balance."""
         outcome = self.ballots.outcome
-        split = {pattern: outcome(pattern).agreement for pattern in set(self.patterns) if {"1", "2"} <= set(pattern)}
+        torn = (pattern for pattern in set(self.patterns) if len(set(pattern).difference(NO_VOTE)) > 1)
+        split = {pattern: outcome(pattern).agreement for pattern in torn}
         rows = (row for row, pattern in enumerate(self.patterns) if pattern in split)
         return self._ids(
             heapq.nsmallest(SHOWN_ROWS, rows, key=lambda row: (split[self.patterns[row]], abs(self.lean[row]), row))

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import takewhile
+from itertools import combinations, takewhile
 from typing import TYPE_CHECKING
 
 from lorapar import prompts
 from lorapar.errors import BadInputError
 from lorapar.records import System
-from lorapar.voting.templates import SYSTEM_ORDER, Prompt
+from lorapar.voting.templates import Prompt
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -22,7 +22,7 @@ class Choice:
 
     prompt: tuple[int, ...]
     words: Mapping[System, tuple[int, ...]]
-    """Tokens of each label word; none is empty and none begins with the other."""
+    """Tokens of each label word; none is empty and none begins with another."""
 
     @property
     def length(self) -> int:
@@ -31,10 +31,10 @@ class Choice:
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, rendered: Sequence[Prompt]) -> list[Choice]:
-    """Token ids of each prompt and its two continuations.
+    """Token ids of each prompt and its continuations.
 
     The whole text is tokenised once with each continuation, as in lm-evaluation-harness: a word then has the tokens it
-    has in that place. Where a token would span prompt and word, it counts as the word's, for both words alike.
+    has in that place. Where a token would span prompt and word, it counts as the word's, for all words alike.
     Raises BadInputError where the words cannot be told apart.
     """
     if not rendered:
@@ -44,11 +44,12 @@ def encode(tokenizer: PreTrainedTokenizerBase, rendered: Sequence[Prompt]) -> li
     special = rendered[0].messages is None
     alone = tokenizer(texts, add_special_tokens=special)["input_ids"]
     with_word = {}
-    for system in SYSTEM_ORDER:
+    systems = tuple(rendered[0].continuations)
+    for system in systems:
         whole = [text + prompt.continuations[system] for text, prompt in zip(texts, rendered, strict=True)]
         with_word[system] = tokenizer(whole, add_special_tokens=special)["input_ids"]
     return [
-        _split(prompt, alone[row], {system: with_word[system][row] for system in SYSTEM_ORDER})
+        _split(prompt, alone[row], {system: with_word[system][row] for system in systems})
         for row, prompt in enumerate(rendered)
     ]
 
@@ -63,15 +64,16 @@ def _text(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> str:
 
 
 def _split(prompt: Prompt, alone: list[int], whole: dict[System, list[int]]) -> Choice:
-    first, second = (whole[system] for system in SYSTEM_ORDER)
-    shorter = min(len(first), len(second))
-    if first[:shorter] == second[:shorter]:
-        one, other = (prompt.continuations[system].strip() for system in SYSTEM_ORDER)
-        raise BadInputError(
-            f"label_words: '{one}' and '{other}' cannot be told apart, the tokens of one begin those of the other; "
-            "choose words of which neither begins the other"
-        )
+    for pair in combinations(whole, 2):
+        first, second = (whole[system] for system in pair)
+        shorter = min(len(first), len(second))
+        if first[:shorter] == second[:shorter]:
+            one, other = (prompt.continuations[system].strip() for system in pair)
+            raise BadInputError(
+                f"label_words: '{one}' and '{other}' cannot be told apart, the tokens of one begin those of the other; "
+                "choose words of which neither begins the other"
+            )
     start = len(alone)
-    if first[:start] != alone or second[:start] != alone:  # rare, and slow to count token by token
-        start = common_prefix(alone, first, second)
+    if any(ids[:start] != alone for ids in whole.values()):  # rare, and slow to count token by token
+        start = common_prefix(alone, *whole.values())
     return Choice(tuple(alone[:start]), {system: tuple(ids[start:]) for system, ids in whole.items()})

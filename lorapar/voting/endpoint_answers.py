@@ -17,7 +17,8 @@ from typing import Any, Protocol
 
 from lorapar.records import System
 from lorapar.voting.endpoint_reply import Reply, json_objects
-from lorapar.voting.templates import SYSTEM_ORDER, Prompt
+from lorapar.voting.teacher import label_of
+from lorapar.voting.templates import Prompt
 
 Body = dict[str, Any]
 _AROUND_A_WORD = " \t\r\n\"'`*.:,;()[]"
@@ -150,8 +151,8 @@ class TokenRead:
     may_think = False
 
     def restrict(self, body: Body, prompt: Prompt) -> Body:
-        """One token, of two allowed ones. Log-probabilities are taken before that restriction."""
-        wanted = [self.tokens[system] for system in SYSTEM_ORDER]
+        """One token, of the allowed ones. Log-probabilities are taken before that restriction."""
+        wanted = list(self.tokens.values())
         asked: Body = {"logprobs": True} if prompt.messages is not None else {"logprobs": 1}
         return {
             **body,
@@ -163,11 +164,10 @@ class TokenRead:
         }
 
     def read(self, reply: Reply, prompt: Prompt) -> Answer:
-        """The likelier word, as its two log-probabilities say; System 2 where they are equal."""
+        """The likeliest word, as the log-probabilities say."""
         found = _token_log_probs(reply.choice["logprobs"])
         log_probs = {system: found[f"token_id:{token}"] for system, token in self.tokens.items()}
-        first, second = (log_probs[system] for system in SYSTEM_ORDER)
-        label: System = "system1" if first > second else "system2"
+        label, _ = label_of(log_probs)
         return Answer(label, prompt.continuations[label].strip(), reply.tokens, reply.thinking_tokens, log_probs)
 
 

@@ -11,7 +11,7 @@ from lorapar.records import System
 from lorapar.voting.endpoint_answers import Choice, Constraint, JsonAsked, JsonEnum, TokenRead
 from lorapar.voting.endpoint_client import RefusedError
 from lorapar.voting.endpoint_request import Asker, cause_of
-from lorapar.voting.templates import SYSTEM_ORDER, Prompt
+from lorapar.voting.templates import Prompt
 
 _QUESTION = "Say hello."
 _WORDS: dict[System, str] = {"system1": "zqxamber", "system2": "wvkcobalt"}
@@ -113,11 +113,11 @@ async def _check_refusal(asker: Asker, error: RefusedError, in_chats: bool) -> N
 
 
 async def _token_read(asker: Asker, sample: Prompt) -> TokenRead | None:
-    """The restriction by tokens, where the server says what they are and both words have one; None elsewhere."""
+    """The restriction by tokens, where the server says what they are and each word has one; None elsewhere."""
     try:
-        tokens = {system: await _only_token(asker, sample, system) for system in SYSTEM_ORDER}
+        tokens = {system: await _only_token(asker, sample, system) for system in sample.continuations}
         found = {system: token for system, token in tokens.items() if token is not None}
-        if len(set(found.values())) != len(SYSTEM_ORDER):
+        if len(set(found.values())) != len(sample.continuations):
             return None
         constraint = TokenRead(found)
         await asker.ask(sample, constraint)

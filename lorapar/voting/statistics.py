@@ -12,10 +12,11 @@ from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
+from lorapar.config import SYSTEMS
 from lorapar.records import System
 from lorapar.voting.agreement import accuracy, confusion, krippendorff_alpha, pairwise
 from lorapar.voting.assign import Assigned
-from lorapar.voting.ballots import ABSENT, NOT_ASKED, SYSTEM_OF, Ballots
+from lorapar.voting.ballots import ABSENT, NO_VOTE, NOT_ASKED, Ballots
 from lorapar.voting.count import Count
 
 Described = Mapping[str, Mapping[str, Any]]
@@ -35,7 +36,7 @@ def vote_summary(count: Count, assigned: Assigned, round_name: str, described: D
         "edited_rows": len(count.edits),
         "train_rows": assigned.of("train"),
         "heldout_rows": assigned.of("heldout"),
-        "heldout_rows_known": {system: count.known_heldout[system] for system in SYSTEM_OF.values()},
+        "heldout_rows_known": {system: count.known_heldout[system] for system in ballots.systems},
         **call_statistics(ballots, patterns),
         "tokens": sum(count.tokens.values()),
         "tokens_saved": tokens_saved(count, patterns),
@@ -46,24 +47,23 @@ def vote_summary(count: Count, assigned: Assigned, round_name: str, described: D
         "without_calibration": plain_statistics(count),
         "patterns": dict(sorted(patterns.items())),
         "most_contested": count.contested(),
-        "shown": {system: count.shown(system) for system in SYSTEM_OF.values()},
+        "shown": {system: count.shown(system) for system in ballots.systems},
     }
 
 
 def teacher_statistics(count: Count, patterns: Counter[str], described: Described) -> dict[str, dict[str, Any]]:
     """For each teacher: its round, weight, calls, tokens, how often it said what, and how it fared against gold."""
-    golds = Counter(zip(count.patterns, count.gold, strict=True))
+    golds, system_of = Counter(zip(count.patterns, count.gold, strict=True)), count.ballots.system_of
     figures = {}
     for place, name in enumerate(count.ballots.teachers):
-        said = dict.fromkeys(SYSTEM_OF, 0)
+        said = dict.fromkeys(system_of, 0)
         for pattern, rows in patterns.items():
-            if pattern[place] in SYSTEM_OF:
+            if pattern[place] in system_of:
                 said[pattern[place]] += rows
-        votes = sum(said.values())
         table = confusion(
-            (gold, SYSTEM_OF[pattern[place]], rows)
+            (gold, system_of[pattern[place]], rows)
             for (pattern, gold), rows in golds.items()
-            if gold is not None and pattern[place] in SYSTEM_OF
+            if gold is not None and pattern[place] in system_of
         )
         figures[name] = {
             **described.get(name, {}),
@@ -71,7 +71,7 @@ def teacher_statistics(count: Count, patterns: Counter[str], described: Describe
             "calls": count.calls[name],
             "tokens": count.tokens[name],
             "abstained": count.abstained[name],
-            "system1_share": said["1"] / votes if votes else None,
+            **_shares(said, count.ballots),
             "gold_accuracy": accuracy(table),
             "gold_confusion": table,
         }
@@ -79,8 +79,11 @@ def teacher_statistics(count: Count, patterns: Counter[str], described: Describe
 
 
 def row_statistics(ballots: Ballots, patterns: Counter[str]) -> dict[str, int]:
-    """Voted rows (both splits) by what they came to; the first five add up to `voted`, the others overlap them."""
-    figures = dict.fromkeys(("system1", "system2", "held_out", "undecided", "tied", "below_agreement"), 0)
+    """Voted rows (both splits) by what they came to.
+
+    The systems, `held_out` and `undecided` add up to `voted`; the others overlap them.
+    """
+    figures = dict.fromkeys((*ballots.systems, "held_out", "undecided", "tied", "below_agreement"), 0)
     for pattern, rows in patterns.items():
         outcome = ballots.outcome(pattern)
         figures["undecided" if not outcome.decided else outcome.system or "held_out"] += rows
@@ -95,7 +98,7 @@ def call_statistics(ballots: Ballots, patterns: Counter[str]) -> dict[str, Any]:
     calls = saved = early = 0
     for pattern, rows in patterns.items():
         unasked = pattern.count(NOT_ASKED)
-        calls += rows * sum(mark in SYSTEM_OF for mark in pattern)
+        calls += rows * sum(mark not in NO_VOTE for mark in pattern)
         if unasked and ballots.outcome(pattern).decided:
             saved += rows * unasked
             early += rows
@@ -153,23 +156,39 @@ def plain_statistics(count: Count) -> dict[str, Any] | None:
         "rows": row_statistics(count.ballots, Counter(count.plain_patterns)),
         "changed_rows": changed,
         "gold_accuracy": gold["accuracy"] if gold else None,
-        "system1_share": {
-            name: _share_of_first(count.plain_patterns, place) for place, name in enumerate(count.ballots.teachers)
-        },
+        **_plain_shares(count.plain_patterns, count.ballots),
     }
 
 
-def _share_of_first(patterns: Sequence[str], place: int) -> float | None:
-    said = Counter(pattern[place] for pattern in patterns)
-    votes = said["1"] + said["2"]
-    return said["1"] / votes if votes else None
+def shares_of(teacher: Mapping[str, Any]) -> dict[str, float | None]:
+    """By system, the share of a teacher's votes that said it, from its entry in a summary: of the two, the first's."""
+    return dict(teacher["shares"]) if "shares" in teacher else {SYSTEMS[0]: teacher.get("system1_share")}
+
+
+def _share_key(systems: Sequence[System]) -> str:
+    """What figures call how often a teacher said what: of the two systems the share of the first tells all."""
+    return "system1_share" if tuple(systems) == SYSTEMS else "shares"
+
+
+def _shares(said: Mapping[str, int], ballots: Ballots) -> dict[str, Any]:
+    """How often a teacher said what, from its votes by mark: the share of System 1, or one by named system."""
+    votes = sum(said.get(mark, 0) for mark in ballots.system_of)
+    shares = {system: said.get(mark, 0) / votes if votes else None for mark, system in ballots.system_of.items()}
+    key = _share_key(ballots.systems)
+    return {key: shares if key == "shares" else shares[SYSTEMS[0]]}
+
+
+def _plain_shares(patterns: Sequence[str], ballots: Ballots) -> dict[str, Any]:
+    """The same by teacher."""
+    key = _share_key(ballots.systems)
+    marks = (Counter(pattern[place] for pattern in patterns) for place in range(len(ballots.teachers)))
+    return {key: {name: _shares(said, ballots)[key] for name, said in zip(ballots.teachers, marks, strict=True)}}
 
 
 def metrics_of(summary: Mapping[str, Any]) -> dict[str, float]:
     """The flat figures a run shows; undefined ones are left out."""
     values = {
-        "system1_rows": summary["train_rows"]["system1"],
-        "system2_rows": summary["train_rows"]["system2"],
+        **{f"{system}_rows": rows for system, rows in summary["train_rows"].items()},
         "held_out_rows": summary["rows"]["held_out"],
         "undecided_rows": summary["rows"]["undecided"],
         "decided_early_share": summary["decided_early_share"],
@@ -183,7 +202,7 @@ def metrics_of(summary: Mapping[str, Any]) -> dict[str, float]:
         "vote_accuracy": summary["gold"]["accuracy"] if summary["gold"] else None,
     }
     for name, teacher in summary["teachers"].items():
-        values[f"system1_share_{name}"] = teacher["system1_share"]
+        values |= {f"{system}_share_{name}": share for system, share in shares_of(teacher).items()}
         values[f"accuracy_{name}"] = teacher["gold_accuracy"]
     values |= _pairs(summary["agreement"])
     return {name: float(value) for name, value in values.items() if value is not None}

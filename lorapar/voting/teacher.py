@@ -8,7 +8,6 @@ from typing import Protocol
 
 from lorapar.config import ModelConfig, TeacherConfig
 from lorapar.records import Example, System, Vote
-from lorapar.voting.templates import SYSTEM_ORDER
 
 
 class Teacher(Protocol):
@@ -37,7 +36,6 @@ def teacher_model(config: TeacherConfig, base: ModelConfig) -> ModelConfig:
 
 
 def label_of(log_probs: Mapping[System, float]) -> tuple[System, float]:
-    """The likelier system and its probability among the two (softmax); equal ones count as System 2, with 0.5."""
-    first, second = (log_probs[system] for system in SYSTEM_ORDER)
-    label: System = "system1" if first > second else "system2"
-    return label, 1.0 / (1.0 + math.exp(-abs(first - second)))
+    """The likeliest system and its probability among all (softmax); of equal ones the last counts, System 2 of two."""
+    label: System = max(reversed(list(log_probs)), key=lambda system: log_probs[system])
+    return label, 1.0 / sum(math.exp(value - log_probs[label]) for value in log_probs.values())

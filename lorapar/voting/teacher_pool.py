@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from lorapar.errors import BadInputError, LoraparError, UnreachableError
 from lorapar.records import Example, Vote
 from lorapar.voting.cache import VoteCache
-from lorapar.voting.calibration import bias, calibrated
+from lorapar.voting.calibration import Bias, bias, calibrated
 from lorapar.voting.teacher import Teacher
 
 
@@ -38,7 +38,7 @@ class TeacherPool:
         self._probe = probe
         self._name = ""
         self._teacher: Teacher | None = None
-        self._biases: dict[str, float] = {}
+        self._biases: dict[str, Bias] = {}
 
     @property
     def remembers(self) -> bool:
@@ -80,7 +80,7 @@ class TeacherPool:
             self._biases[name] = self._measured(name, self._probe)
         return calibrated(vote, self._biases[name])
 
-    def _measured(self, name: str, probe: Sequence[Example]) -> float:
+    def _measured(self, name: str, probe: Sequence[Example]) -> Bias:
         known = list(self._cache.recall(name, probe)) if self._cache is not None else []
         said = {vote.example_id for vote in known}
         asked = [example for example in probe if example.id not in said]

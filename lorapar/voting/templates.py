@@ -16,8 +16,6 @@ from lorapar.records import Example, System, digest_of
 
 Message = dict[str, str]
 
-SYSTEM_ORDER: tuple[System, System] = ("system1", "system2")
-
 
 @dataclass(frozen=True)
 class Prompt:
@@ -86,7 +84,7 @@ def _messages(instruction: str, rows: list[tuple[str, str]], asked: str) -> tupl
 
 def _continuations(template: TeacherTemplate, gap: str) -> dict[System, str]:
     words = _words(template)
-    return {system: gap + words[system] for system in SYSTEM_ORDER}
+    return {system: gap + words[system] for system in template.systems}
 
 
 def _words(template: TeacherTemplate) -> dict[str, str]:

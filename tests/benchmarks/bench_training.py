@@ -87,7 +87,7 @@ def plain_grpo(job: Any, config: Any, rows: list[Any]) -> None:
         model=model,
         reward_funcs=[rl.for_trl(reward, end.cut) for reward in rewards],
         args=GRPOConfig(**rl_arguments(config, job.model, rewards, job.seed, job.scratch)),
-        train_dataset=rl.rl_data(job, rl_rows([], rows, config, tokenizer, job.prompts).rows),
+        train_dataset=rl.rl_data(job, rl_rows({"system2": rows}, "system2", config, tokenizer, job.prompts).rows),
         processing_class=tokenizer,
     )
     trainer.train()

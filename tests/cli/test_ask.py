@@ -52,7 +52,7 @@ def test_a_file_of_questions_is_answered_line_by_line_in_its_order(tiny_run, tmp
     [
         ('{"question": "Why?"}\n{"question": ""}\n', r"rows\.jsonl:2: has no text under 'question'"),
         ("Why?\n", r"rows\.jsonl:1: no JSON"),
-        ('{"question": "Why?", "system": "system3"}\n', r"rows\.jsonl:1: system is 'system3'"),
+        ('{"question": "Why?", "system": 3}\n', r"rows\.jsonl:1: system is 3: write the name of a system"),
         ("\n", r"rows\.jsonl: holds no question"),
     ],
 )
@@ -60,6 +60,11 @@ def test_a_file_is_looked_through_before_anything_is_computed(tmp_path, text: st
     (tmp_path / "rows.jsonl").write_text(text)
     with pytest.raises(BadInputError, match=said):
         call("ask", tmp_path / "no-adapter", "--file", tmp_path / "rows.jsonl")
+
+
+def test_a_system_that_the_adapter_does_not_know_is_refused(tiny_run) -> None:
+    with pytest.raises(BadInputError, match=r"'system3' is no system of .*; it was trained for system1, system2"):
+        call("ask", tiny_run / "adapter", "Why?", "--system", "system3")
 
 
 @pytest.mark.parametrize(

@@ -218,7 +218,7 @@ def opened_trainer(job: TrainingJob, settings: RlConfig, rows: list[Any]) -> Ite
     tokenizer = load_tokenizer(job.model)
     functions = load_rewards(settings.rewards)
     arguments = rl_arguments(settings, job.model, functions, job.seed, job.scratch)
-    data = rl.rl_data(job, rl_rows([], rows, settings, tokenizer, job.prompts).rows)
+    data = rl.rl_data(job, rl_rows({"system2": rows}, "system2", settings, tokenizer, job.prompts).rows)
 
     def make_trainer(session: Session) -> Any:
         return grpo_trainer(session, settings, arguments, functions, data)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from itertools import product
 
 import pytest
@@ -143,3 +144,53 @@ def test_only_held_out_rows_with_a_known_system_are_not_voted_on() -> None:
     assert is_voted_on(row)
     assert not is_voted_on(row.model_copy(update={"split": "heldout"}))
     assert is_voted_on(row.model_copy(update={"split": "heldout", "known_system": None}))
+
+
+THREE = ("recall", "sums", "code")
+
+
+def all_ends(weights, sides, remaining):
+    """Every way in which the remaining teachers can still vote, as final weights."""
+    for cast in product(range(len(sides)), repeat=len(remaining)):
+        ends = list(sides)
+        for place, weight in zip(cast, remaining, strict=True):
+            ends[place] += weight
+        yield tuple(ends)
+
+
+@given(
+    pattern=st.lists(st.sampled_from("123-x"), min_size=1, max_size=5),
+    weights=st.lists(st.integers(1, 3), min_size=5, max_size=5),
+    tie=st.sampled_from((*THREE, "hold_out")),
+    least=st.sampled_from((0.0, 0.5, 0.6)),
+    below=st.sampled_from(("keep", "hold_out")),
+)
+def test_several_systems_are_decided_exactly_when_no_vote_can_change_the_label(pattern, weights, tie, least, below):
+    teachers = [TeacherConfig(name=f"t{place}", weight=weights[place]) for place in range(len(pattern))]
+    voting = VotingConfig(tie=tie, min_agreement=least, below_agreement=below)
+    ballots = Ballots(teachers, voting, THREE)
+    marks = dict(zip("123", THREE, strict=True))
+    sides = tuple(sum(w for w, m in zip(weights, pattern, strict=False) if m == mark) for mark in "123")
+    remaining = [w for w, m in zip(weights, pattern, strict=False) if m == "-"]
+    ends = set()
+    for end in all_ends(weights, sides, remaining):
+        first = [marks[str(place + 1)] for place in range(3) if end[place] == max(end)]
+        short = sum(end) > 0 and max(end) < Fraction(str(least)) * sum(end)
+        label = first[0] if len(first) == 1 else tie if tie in first else None if tie == "hold_out" else first[-1]
+        ends.add((None if short and below == "hold_out" else label, short))
+    outcome = ballots.outcome("".join(pattern))
+    if not sum(sides):
+        assert (outcome.decided, outcome.system) == (not remaining, None)
+        return
+    assert outcome.decided == (len(ends) == 1)
+    if outcome.decided:
+        assert {(outcome.system, outcome.below_agreement)} == ends
+    assert ballots.weights("".join(pattern)) == dict(zip(THREE, map(float, sides), strict=True))
+
+
+def test_a_tie_of_several_goes_to_the_named_system_only_where_that_is_among_the_tied():
+    teachers = [TeacherConfig(name=f"t{place}") for place in range(4)]
+    ballots = Ballots(teachers, VotingConfig(tie="recall"), THREE)
+    assert (ballots.outcome("1122").system, ballots.outcome("1122").tied) == ("recall", True)
+    assert ballots.outcome("2233").system == "code", "the last of the tied"
+    assert (ballots.outcome("1233").system, ballots.outcome("1233").tied) == ("code", False)

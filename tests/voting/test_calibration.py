@@ -21,7 +21,7 @@ def vote(odds: float, example_id: str = "r") -> Vote:
 def test_a_teacher_that_always_says_one_thing_is_split_at_its_mean() -> None:
     votes = [vote(odds) for odds in (5.0, 4.0, 2.0, 1.0)]
     lean = bias(votes)
-    assert lean == pytest.approx(3.0)
+    assert lean == {"system1": pytest.approx(3.0), "system2": 0.0}
     after = [calibrated(one, lean) for one in votes]
     assert [one.label for one in after] == ["system1", "system1", "system2", "system2"]
     assert {one.uncalibrated for one in after} == {"system1"}
@@ -31,8 +31,18 @@ def test_a_teacher_that_always_says_one_thing_is_split_at_its_mean() -> None:
 
 def test_a_teacher_without_a_leaning_is_left_as_it_was() -> None:
     votes = [vote(2.0), vote(-2.0)]
-    assert bias(votes) == pytest.approx(0.0)
-    assert [calibrated(one, 0.0).label for one in votes] == ["system1", "system2"]
+    assert bias(votes) == {"system1": pytest.approx(0.0), "system2": 0.0}
+    assert [calibrated(one, bias(votes)).label for one in votes] == ["system1", "system2"]
+
+
+def test_of_several_systems_each_has_a_bias_against_the_last() -> None:
+    said = ({"a": -1.0, "b": -2.0, "c": -4.0}, {"a": -1.0, "b": -3.0, "c": -2.0})
+    votes = [Vote(example_id="r", teacher="t", label="a", log_probs=one, template="d", raw="") for one in said]
+    lean = bias(votes)
+    assert lean == {"a": 2.0, "b": 0.5, "c": 0.0}
+    after = [calibrated(one, lean) for one in votes]
+    assert [one.label for one in after] == ["b", "c"], "odds 3, 2, 0 and 1, -1, 0, less the bias"
+    assert after[0].confidence == pytest.approx(math.exp(1.5) / (math.exp(1.0) + math.exp(1.5) + 1.0))
 
 
 def test_probe_rows_depend_on_contents_only_and_hardly_change_as_data_grow() -> None:

@@ -1,0 +1,116 @@
+"""Systems by name: what the settings take, what they fill in, and what they refuse in one line."""
+
+import pytest
+
+from lorapar.config import RunConfig, validate_settings
+from lorapar.config.systems import slot_of, slot_systems
+from lorapar.config.training import PhaseConfig, trained_in
+from lorapar.errors import BadInputError
+
+THREE = {
+    "systems": [
+        {"name": "recall", "description": "it asks for one fact"},
+        {"name": "sums", "description": "it has something to add up", "steps": True},
+        {"name": "code", "description": "it asks for a program", "word": "program", "message": "Write code."},
+    ],
+    "phases": [
+        {"system": "recall", "method": "sft"},
+        {"system": "code", "method": "sft"},
+        {"system": "sums", "method": "rl"},
+        {"system": "recall", "method": "sft"},
+    ],
+    "data": {"source": "rows.jsonl"},
+}
+
+
+def settings(**values):
+    return validate_settings({**THREE, **values}, "three.yaml")
+
+
+def test_what_other_sections_leave_open_comes_from_the_systems():
+    config = settings()
+    assert config.system_names == ("recall", "sums", "code")
+    assert config.gate.measures == config.data.systems == config.system_names
+    assert config.voting.tie == "code"
+    assert config.prompts.message_for("recall") is None
+    assert "step by step" in config.prompts.message_for("sums")
+    assert config.prompts.message_for("code") == "Write code."
+    assert [config.prompts.answers_in_tags(name) for name in config.system_names] == [False, True, False]
+    template = config.teachers[0].template
+    assert template.label_words == {"recall": "recall", "sums": "sums", "code": "program"}
+    assert "{code} if it asks for a program" in template.instruction
+
+
+def test_settings_that_were_written_down_are_read_again_as_they_were():
+    config = settings(gate={"measures": ["sums"]}, voting={"tie": "recall"})
+    assert (config.gate.measures, config.voting.tie) == (("sums",), "recall")
+    assert validate_settings(config.model_dump(mode="json", by_alias=True), "plan") == config
+
+
+def test_two_systems_are_the_default_and_leave_no_trace():
+    plain = RunConfig()
+    assert plain.system_names == ("system1", "system2")
+    assert "systems" not in plain.model_dump()
+    assert "systems" not in plain.data.model_dump()
+    assert "messages" not in plain.prompts.model_dump()
+    named = [{"system": "system1", "method": "sft"}, {"system": "system2", "method": "rl"}]
+    assert validate_settings({"phases": named}, "x") == plain
+
+
+def test_sft_trains_what_stands_before_the_first_rl():
+    config = settings()
+    before, after = (trained_in(node, config.phases) for node in ("sft", "rl"))
+    assert [phase.system for phase in before] == ["recall", "code"]
+    assert [phase.system for phase in after] == ["sums", "recall"]
+    swapped = validate_settings({"phases": [{"system": "system1", "method": "rl"}]}, "x")
+    assert trained_in("sft", swapped.phases) == ()
+    assert trained_in("rl", swapped.phases) == (PhaseConfig(system="system1", method="rl"),)
+
+
+def test_the_graph_has_one_place_for_the_first_system_and_one_for_the_others():
+    names = ("a", "b", "c", "d")
+    assert [slot_systems(names, place) for place in ("system1", "system2")] == [("a",), ("b", "c", "d")]
+    assert [slot_of(names, name) for name in names] == [
+        ("system1", "examples.jsonl"),
+        ("system2", "examples.jsonl"),
+        ("system2", "c.jsonl"),
+        ("system2", "d.jsonl"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"systems": THREE["systems"][:1]}, "a run has 2 to 9 systems, and 1 are named"),
+        ({"systems": [*THREE["systems"], THREE["systems"][0]]}, "the name 'recall' is used twice"),
+        ({"systems": [{"name": "Recall"}, {"name": "b"}]}, "'Recall' is no system name"),
+        ({"systems": [{"name": "shared"}, {"name": "b"}]}, "'shared' means something else"),
+        ({"systems": [{"name": "recall"}, *THREE["systems"][1:]]}, "recall has no description"),
+        ({"phases": ["sft", "rl"]}, "phases is left out; name each phase's, as in {system: recall, method: sft}"),
+        ({"phases": [{"system": "recal", "method": "sft"}]}, "'recal' is no system (did you mean 'recall'?)"),
+        ({"voting": {"tie": "system1"}}, "voting.tie: 'system1' is no system"),
+        ({"gate": {"measures": ["system2"]}}, "gate.measures: 'system2' is not evaluated"),
+        ({"partition": {"alpha": 0.5}}, "partition.alpha is about system1 and system2"),
+        ({"partition": {"mask": "sft"}}, "partition.mask is about system1 and system2"),
+        ({"prompts": {"system1": "Hi."}}, "use systems[].message"),
+        ({"sft": {"warmup_system2_examples": 4}}, "a phase with method sft before RL"),
+        ({"data": {}}, "data.source is task-mix"),
+        ({"rl": {"score_again": True}}, "phases must be [sft, rl]"),
+        (
+            {"teachers": [{"name": "t", "template": {"label_words": {"recall": "a", "sums": "b"}}}]},
+            "give a word for each",
+        ),
+        ({"evaluate": {"benchmarks": [{"task": "x", "chat": True, "system": "sum"}]}}, "'sum' is no system"),
+    ],
+)
+def test_what_named_systems_exclude_is_refused_in_one_line(values, said):
+    with pytest.raises(BadInputError) as refused:
+        settings(**values)
+    assert said in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_the_two_alone_are_not_described_anew():
+    two = [{"name": "system1", "description": "x"}, {"name": "system2", "description": "y"}]
+    with pytest.raises(BadInputError, match="have settings of their own"):
+        validate_settings({"systems": two}, "x")
