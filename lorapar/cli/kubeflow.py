@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from lorapar.config import RunConfig
     from lorapar.kubeflow.package import Package, PlannedTask
     from lorapar.kubeflow.server import Server, Start
+    from lorapar.study.remote import Cluster
 
 Images = Annotated[
     list[str] | None, typer.Option("--image", help="client=, trainer= or vllm=REFERENCE, best with @sha256:DIGEST.")
@@ -280,6 +281,52 @@ def server_at(host: str | None, namespace: str | None) -> Server:
     return Server(Where(host, namespace))
 
 
+def cluster_of(
+    study: str,
+    host: str | None,
+    namespace: str | None,
+    placement: Path | None,
+    images: list[str] | None,
+    service_account: str | None,
+    *,
+    scores: bool = False,
+) -> Cluster | None:
+    """Where the cells of a study run, its pipeline uploaded; None without --host, which the others need.
+
+    `scores`: copy each run's scores too.
+    """
+    given = {
+        "--namespace": namespace,
+        "--placement": placement,
+        "--image": images,
+        "--service-account": service_account,
+    }
+    if host is None:
+        for option, value in given.items():
+            if value:
+                raise BadInputError(f"{option} needs --host: it says how cells run in Kubeflow")
+        return None
+    from lorapar.kubeflow.checks import check_service_account
+    from lorapar.kubeflow.placement import mounts_of, plugins_of
+    from lorapar.study.remote import READ, SCORES, Cluster
+
+    check_service_account(service_account)
+    build = partial(_package, images, None, placement, no_cache=False, require_digests=False)
+    package = build()
+    server = server_at(host, namespace)
+    if not images:
+        package = _with_uploaded_images(server, build)
+    _warn_of_tags(package)
+    return Cluster(
+        server=partial(server_at, host, namespace),
+        version=_uploaded(server, package),
+        tasks=package.tasks(),
+        start=_start(study, f"lorapar-study-{study}", {}, service_account, None, plugins_of(placement)),
+        mounts=mounts_of(placement),
+        files={**READ, **SCORES} if scores else READ,
+    )
+
+
 def _check_resubmit(resubmit: int | None, *, wait: bool) -> None:
     if resubmit is not None and not wait:
         raise BadInputError("--resubmit needs --wait: without following a run nobody knows that it failed")
@@ -321,7 +368,7 @@ def _start(*given: Any) -> Start:
 def _with_settings_in_the_store(start: Start) -> Start:
     from lorapar.kubeflow.submission import by_address
 
-    parameters, inline = by_address(start.parameters, start.parameters.get("store") or _default_store())
+    parameters, inline = by_address(start.parameters, start.parameters.get("store") or default_store())
     if inline:
         err.say(f"lorapar: {inline}", "yellow")
     return replace(start, parameters=parameters)
@@ -339,7 +386,7 @@ def _start_and_wait(
     """Follow the run, and start it again as often as asked; where nothing was asked, one that was stopped, twice."""
     from lorapar.kubeflow.submission import wait_for
 
-    store = str(start.parameters.get("store") or _default_store())
+    store = str(start.parameters.get("store") or default_store())
     begun = 0
     while True:
         run = _said_start(server, version, start)
@@ -371,7 +418,7 @@ def _with_uploaded_images(server: Server, build: Callable[..., Package]) -> Pack
 def _store_of(run: Any) -> str:
     """The store of a run, where it says one or has the pipeline's own."""
     parameters = (run.runtime_config.parameters if run.runtime_config is not None else None) or {}
-    return str(parameters.get("store") or _default_store())
+    return str(parameters.get("store") or default_store())
 
 
 def _close(run: str, store: str, ending: Any) -> None:
@@ -387,7 +434,7 @@ def _close(run: str, store: str, ending: Any) -> None:
     raise typer.Exit(ending.exit_code)
 
 
-def _default_store() -> str:
+def default_store() -> str:
     from lorapar.kubeflow.parameters import PARAMETERS
 
     return str(next(parameter.default for parameter in PARAMETERS if parameter.name == "store"))

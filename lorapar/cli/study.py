@@ -10,6 +10,7 @@ from typer.core import TyperGroup
 
 from lorapar.cli.base import AsJson, ConfigFile, Overrides, Preset, app, out, reporter, settings_of, show_document
 from lorapar.cli.command import CommandGroup
+from lorapar.cli.kubeflow import Host, Images, Namespace, PlacementFile, ServiceAccount, cluster_of, default_store
 from lorapar.errors import BadInputError
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ StudyOut = Annotated[Path | None, typer.Option("--out", help="Folder of the stud
 
 
 @study.command("run")
-def run_command(
+def run_command(  # noqa: PLR0913  -- an argument is an option of the command
     name: Name,
     preset: Preset = None,
     config: ConfigFile = None,
@@ -51,10 +52,18 @@ def run_command(
     parallel: Parallel = None,
     store: StudyStore = None,
     out_dir: StudyOut = None,
+    host: Host = None,
+    namespace: Namespace = None,
+    placement: PlacementFile = None,
+    images: Images = None,
+    service_account: ServiceAccount = None,
 ) -> None:
     """Run every cell with every seed on top of these settings; the same command goes on and keeps what is finished.
 
-    Examples: `lorapar study run theta-demo`, `lorapar study run mine.yaml --preset demo --seeds 0,1 --parallel 2`
+    With --host cells are runs in Kubeflow, --parallel of them at a time.
+
+    Examples: `lorapar study run theta-demo`, `lorapar study run mine.yaml --preset demo --seeds 0,1 --parallel 2`,
+    `lorapar study run theta --config mine.yaml --store s3://BUCKET/PREFIX --host http://HOST:8888 --parallel 4`
     """
     from lorapar.config.study import load_study, validate_study
     from lorapar.local.needs import check_storage
@@ -68,13 +77,15 @@ def run_command(
         loaded = validate_study({**loaded.model_dump(mode="json"), "seeds": seeds.split(",")}, "--seeds")
     base = settings_of(preset, config, overrides, store)
     folder = StudyFolder(out_dir if out_dir is not None else Path("studies") / loaded.name)
-    address = base.store.address or str(folder.root.absolute() / "store")
+    here = str(folder.root.absolute() / "store") if host is None else default_store()
+    address = base.store.address or here
     cells = cells_of(loaded, base, address)
+    cluster = cluster_of(loaded.name, host, namespace, placement, images, service_account)
     with folder.locked():
         check_storage(cells[0].config)
         folder.write_settings(loaded, base, address)
         try:
-            StudyRun(loaded, cells, folder, reporter, _say, parallel or loaded.parallel).run()
+            StudyRun(loaded, cells, folder, reporter, _say, parallel or loaded.parallel, cluster).run()
         finally:
             report = write_study_report(loaded, cells, folder)
     _say(f"report: {report}")

@@ -8,10 +8,11 @@ from typing import Annotated
 import typer
 
 from lorapar.cli.base import ConfigFile, Overrides, Preset, app, out, reporter, settings_of
+from lorapar.cli.kubeflow import Host, Images, Namespace, PlacementFile, ServiceAccount, cluster_of, default_store
 
 
 @app.command("tune")
-def tune_command(
+def tune_command(  # noqa: PLR0913  -- an argument is an option of the command
     search: Annotated[
         Path | None, typer.Argument(metavar="SEARCH", help="YAML file of a search; default: theta, alpha, beta, rates.")
     ] = None,
@@ -24,8 +25,15 @@ def tune_command(
         typer.Option(help="s3://BUCKET/PREFIX or a folder in which trials share stages; default: OUT/store."),
     ] = None,
     out_dir: Annotated[Path | None, typer.Option("--out", help="Folder of the search; default: studies/NAME.")] = None,
+    host: Host = None,
+    namespace: Namespace = None,
+    placement: PlacementFile = None,
+    images: Images = None,
+    service_account: ServiceAccount = None,
 ) -> None:
     """Search settings by successive halving on top of these settings; the same command goes on and keeps what is done.
+
+    With --host trials are runs in Kubeflow, one after another.
 
     Examples: `lorapar tune --preset demo`, `lorapar tune search.yaml --config mine.yaml --trials 30`
     """
@@ -42,12 +50,13 @@ def tune_command(
         )
     base = settings_of(preset, config, overrides, store)
     folder = StudyFolder(out_dir if out_dir is not None else Path("studies") / loaded.name)
-    address = base.store.address or str(folder.root.absolute() / "store")
+    address = base.store.address or (str(folder.root.absolute() / "store") if host is None else default_store())
+    cluster = cluster_of(loaded.name, host, namespace, placement, images, service_account, scores=True)
 
     def say(line: str) -> None:
         out.print(redact(line), markup=False, highlight=False, soft_wrap=True)
 
-    made = Search(loaded, base, folder, address, reporter, say)
+    made = Search(loaded, base, folder, address, reporter, say, cluster)
     with folder.locked():
         check_storage(base)
         report = made.run()

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from multiprocessing import connection
-from multiprocessing.process import BaseProcess
+from typing import TYPE_CHECKING, Any, Protocol
 
 from lorapar import __version__
 from lorapar.config import dump_changed
@@ -20,6 +20,9 @@ from lorapar.store import write_atomically
 from lorapar.study.cells import Cell
 from lorapar.study.folder import CellState, StudyFolder
 from lorapar.study.worker import Work, start
+
+if TYPE_CHECKING:
+    from lorapar.study.remote import Cluster
 
 Say = Callable[[str], None]
 Reporter = Callable[[str], AbstractContextManager[Progress]]
@@ -33,15 +36,36 @@ class CellsFailedError(LoraparError):
         self.exit_code = exit_code
 
 
+class Worker(Protocol):
+    """What computes a cell: a process of this machine, or a run in Kubeflow that is followed."""
+
+    @property
+    def exitcode(self) -> int | None:
+        """How it ended."""
+
+    @property
+    def sentinel(self) -> Any:
+        """What `multiprocessing.connection.wait` can wait for."""
+
+    def is_alive(self) -> bool:
+        """Whether it goes on."""
+
+    def join(self) -> None:
+        """Wait for its end."""
+
+    def terminate(self) -> None:
+        """Stop it: what is computed so far is kept."""
+
+
 @dataclass
 class _Running:
     cell: Cell
-    process: BaseProcess
+    process: Worker
     began: float
 
 
 class StudyRun:
-    """The cells of one study on this machine."""
+    """The cells of one study, on this machine or as runs in Kubeflow."""
 
     def __init__(
         self,
@@ -51,10 +75,17 @@ class StudyRun:
         reporter: Reporter,
         say: Say,
         parallel: int,
+        cluster: Cluster | None = None,
     ) -> None:
-        """`reporter` must be a function of a module, for it is called in other processes."""
+        """`reporter` must be a function of a module, for it is called in other processes.
+
+        Raises BadInputError where a cell cannot run in the cluster.
+        """
         self._study, self._cells, self._folder = study, list(cells), folder
-        self._reporter, self._say, self._parallel = reporter, say, parallel
+        self._reporter, self._say, self._parallel, self._cluster = reporter, say, parallel, cluster
+        if cluster is not None:
+            for cell in self._cells:
+                cluster.parameters(study, cell)
         self._running: list[_Running] = []
 
     def run(self) -> None:
@@ -88,17 +119,28 @@ class StudyRun:
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(folder / "settings.yaml", dump_changed(cell.config))
         self._folder.write_state(cell, CellState(status="running", digest=cell.digest, version=__version__))
+        self._say(f"{self._place(cell)} {cell.label}: begins, log in {self._folder.log(cell)}")
+        worker = self._here(cell) if self._cluster is None else self._remote(cell, self._cluster)
+        self._running.append(_Running(cell, worker, time.monotonic()))
+
+    def _here(self, cell: Cell) -> Worker:
         threads = max(1, (os.cpu_count() or 1) // self._parallel) if self._parallel > 1 else None
         work = Work(
-            settings=folder / "settings.yaml",
+            settings=self._folder.cell(cell) / "settings.yaml",
             out=self._folder.run(cell).root,
             log=self._folder.log(cell),
             until=self._study.until,
             reporter=self._reporter,
             threads=threads,
         )
-        self._say(f"{self._place(cell)} {cell.label}: begins, log in {work.log}")
-        self._running.append(_Running(cell, start(work), time.monotonic()))
+        return start(work)
+
+    def _remote(self, cell: Cell, cluster: Cluster) -> Worker:
+        from lorapar.study.remote import RemoteCell
+
+        remote = RemoteCell(cluster, self._study, cell, self._folder.run(cell).root, self._folder.log(cell))
+        remote.start()
+        return remote
 
     def _collect(self) -> list[tuple[Cell, CellState]]:
         """Take leave of those that have ended; returns the failed ones."""
@@ -142,7 +184,11 @@ class StudyRun:
     def _stopped(self, stop: KeyboardInterrupt) -> StoppedError:
         running = ", ".join(one.cell.label for one in self._running)
         self._end_all()
-        return stopped(stop, f" during {running}" if running else "")
+        during = f" during {running}" if running else ""
+        if self._cluster is not None:
+            goes_on = "the cells' runs go on in Kubeflow, and the same command follows them"
+            return stopped(stop, during, goes_on)
+        return stopped(stop, during)
 
     def _end_all(self) -> None:
         """SIGTERM to every cell, which saves its step; a second signal to the study ends them at once."""

@@ -25,6 +25,7 @@ from lorapar.config import SYSTEMS, RunConfig, apply_override, dump_changed, par
 from lorapar.config.study import StudyCell, StudyConfig, Values
 from lorapar.config.tune import Dimension, TuneConfig
 from lorapar.errors import BadInputError
+from lorapar.local.folder import RunFolder
 from lorapar.records import read_json
 from lorapar.store import write_atomically
 from lorapar.study.cells import Cell, cells_of
@@ -35,14 +36,18 @@ from lorapar.study.runner import CellsFailedError, Reporter, Say, StudyRun
 if TYPE_CHECKING:
     import optuna
 
+    from lorapar.study.remote import Cluster
+
 _ACCURACY_UNIT = 1000.0
 """A share of right answers weighs so much more than a nat of loss, which decides between equal ones."""
+SCORED = tuple(f"score-{system}" for system in SYSTEMS)
+"""The nodes whose scores the sweep reads."""
 _SWEEPABLE = ("partition.theta", "partition.alpha", "partition.beta")
 
 
 @dataclass(frozen=True)
 class Search:
-    """One search on this machine."""
+    """One search, on this machine or in Kubeflow."""
 
     tune: TuneConfig
     base: RunConfig
@@ -50,6 +55,8 @@ class Search:
     store: str
     reporter: Reporter
     say: Say
+    cluster: Cluster | None = None
+    """Where trials run, if not here."""
 
     def run(self) -> Path:
         """Make the trials that are left, confirm the best, and write what was found; returns the report's path.
@@ -64,6 +71,7 @@ class Search:
             study.sampler = _sampler(self.tune, number)
             self._try(study, study.ask(), scores)
             self._write(study)
+            scores = scores or self._copied_scores()
         report = self._write(study)
         self._confirm(study)
         return report
@@ -92,20 +100,29 @@ class Search:
         return found
 
     def _scores(self) -> Any:
-        """Scores by system, read once; None where trials differ in them, and the sweep can say nothing."""
-        others = [key for key in self.tune.space if key.partition(".")[0] not in ("partition", "sft", "rl", "evaluate")]
-        first = self._cell("scores", {}, until="partition")
-        plan = first.config.partition
-        if others or plan.choose != "importance" or plan.budget is not None or plan.mask != "both":
-            return None
-        self._cells([first], until="partition")
-        from lorapar.adapter import load_scores
+        """Scores by system, read once; None where trials differ in them, and the sweep can say nothing.
 
-        run = self.folder.run(first)
-        return {
-            system: load_scores(run.artifact(f"score-{system}", "scores") / "scores.safetensors")[0]
-            for system in SYSTEMS
-        }
+        In Kubeflow a run goes on to its end, so the first trial is made without them.
+        """
+        if not self._is_sweepable():
+            return None
+        if self.cluster is not None:
+            return self._copied_scores()
+        first = self._cell("scores", {}, until="partition")
+        self._cells([first], until="partition")
+        return _read_scores(self.folder.run(first))
+
+    def _copied_scores(self) -> Any:
+        """Those that an earlier trial has brought from Kubeflow, which are every trial's; None before."""
+        if self.cluster is None or not self._is_sweepable():
+            return None
+        runs = (RunFolder(path) for path in sorted(self.folder.root.glob("cells/*/run")))
+        return next((_read_scores(run) for run in runs if all(map(run.record, SCORED))), None)
+
+    def _is_sweepable(self) -> bool:
+        others = [key for key in self.tune.space if key.partition(".")[0] not in ("partition", "sft", "rl", "evaluate")]
+        plan = self._cell("scores", {}, until="partition").config.partition
+        return not others and plan.choose == "importance" and plan.budget is None and plan.mask == "both"
 
     def _try(self, study: optuna.Study, trial: optuna.Trial, scores: Any) -> None:
         import optuna
@@ -174,7 +191,10 @@ class Search:
 
     def _cells(self, cells: list[Cell], until: Any = "execute") -> None:
         named = [StudyCell(name=cell.name, settings=cell.values) for cell in cells]
-        StudyRun(self._study(named, until), cells, self.folder, self.reporter, self.say, 1).run()
+        self._run(self._study(named, until), cells, self.folder)
+
+    def _run(self, study: StudyConfig, cells: list[Cell], folder: StudyFolder) -> None:
+        StudyRun(study, cells, folder, self.reporter, self.say, 1, self.cluster).run()
 
     def _figures(self, cell: Cell) -> dict[str, float]:
         found = read_json(self.folder.run(cell).artifact("execute", "evaluation") / "summary.json")["after_rl"]
@@ -216,10 +236,17 @@ class Search:
         with folder.locked():
             folder.write_settings(config, self.base, self.store)
             try:
-                StudyRun(config, runs, folder, self.reporter, self.say, 1).run()
+                self._run(config, runs, folder)
             finally:
                 page = write_study_report(config, runs, folder)
         self.say(f"as found against as given, with other seeds: {page}")
+
+
+def _read_scores(run: RunFolder) -> dict[str, Any]:
+    from lorapar.adapter import load_scores
+
+    files = [run.artifact(node, "scores") / "scores.safetensors" for node in SCORED]
+    return {system: load_scores(file)[0] for system, file in zip(SYSTEMS, files, strict=True)}
 
 
 def _with(base: RunConfig, values: Mapping[str, Any]) -> RunConfig:
