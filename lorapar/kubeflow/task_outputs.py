@@ -62,13 +62,27 @@ def show_node(out: ExecutorOutput, node: Node, record: StageRecord, ledger: Ledg
 
 def show_metrics(out: ExecutorOutput, records: Sequence[StageRecord]) -> None:
     """The figures of a task, as system.Metrics shows them; of those that several of its nodes have, the last one's."""
-    names = FIGURES.get(task_of(records[0].node).name, ())
+    names = _of_systems(FIGURES.get(task_of(records[0].node).name, ()), records)
     figures: dict[str, float] = {}
     for record in records:
         figures |= flat_metrics(record.metrics)
     shown = {name: figures[name] for name in names if name in figures}
     out.set_metadata("metrics", shown)
     out.write_file("metrics", json_text(shown))
+
+
+def _of_systems(names: Sequence[str], records: Sequence[StageRecord]) -> tuple[str, ...]:
+    """These metrics for the systems that the records' settings name, all of which have those of the paper's two."""
+    systems = next(
+        (record.settings["system_names"] for record in records if "system_names" in record.settings), SYSTEMS
+    )
+    if tuple(systems) == SYSTEMS:
+        return tuple(names)
+    found: list[str] = []
+    for name in names:
+        place = next((system for system in SYSTEMS if system in name), None)
+        found += [name] if place is None else [name.replace(place, system) for system in systems]
+    return tuple(dict.fromkeys(found))
 
 
 def show_plan(out: ExecutorOutput, plan: Plan, planned: PlannedRun, ledger: Ledger, before: str | None) -> None:

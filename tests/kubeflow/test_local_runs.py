@@ -8,11 +8,14 @@ from typing import Any
 
 import pytest
 
+from lorapar.kubeflow.ledger import Ledger
+from lorapar.kubeflow.reporting import find_run
 from lorapar.kubeflow.task_outputs import FIGURES
 from lorapar.kubeflow.tasks import task_of
 from lorapar.registry import PRODUCTION, Registry
 from lorapar.store import open_store
 from tests.kubeflow.local_runs import LocalRuns, Started
+from tests.local.test_systems import NAMES, write_settings
 
 OVERRIDES = """
 sft.max_steps=8
@@ -110,3 +113,19 @@ def test_a_recurring_run_with_nothing_changed_ends_after_plan(runs) -> None:
     else:
         Registry(open_store(f"{runs.store}/registry")).set_alias("tiny", PRODUCTION, 1)
     assert "publish" in stages(runs.run(**recurring))
+
+
+def test_systems_of_your_own_go_through_the_same_pipeline(runs, tmp_path) -> None:
+    """The graph's second place carries two systems here, whose phases are trained by both training tasks."""
+    config, edits = write_settings(tmp_path)
+    started = runs.run(config=config.read_text(), overrides=f"edits.source={edits}\n")
+    assert stages(started).count("score") == 2
+    last = outcomes(runs.root)[-1]
+    assert (last["missing"], last["errors"]) == ([], {})
+    records = find_run(Ledger(open_store(runs.store), last["run"])).records
+    trained = {node: records[node][0].metrics for node in ("sft", "rl")}
+    assert trained["sft"]["1_recall_sft_steps"] == trained["sft"]["2_naming_sft_steps"] == 1
+    assert trained["rl"]["steps"] == 1
+    shown = sorted(runs.root.glob("outputs/*/evaluate/metrics"), key=lambda path: path.stat().st_mtime)[-1]
+    figures = json.loads(shown.read_text())
+    assert set(figures) == {f"{model}_{name}_accuracy" for model in ("base", "after_rl") for name in NAMES}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from itertools import combinations
+from pathlib import Path
 
 import pytest
 import torch
@@ -66,30 +67,32 @@ def _rows():
         yield "naming", f"What is planet number {number} called?", "Mars", "Mars"
 
 
-@pytest.fixture(scope="module")
-def three(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("three")
+def write_settings(folder: Path) -> tuple[Path, Path]:
+    """Settings with rows of three systems, and what a person says of each row; the paths of both."""
     lines = [
         {"id": f"r{place}", "question": question, "answer": answer, "reference": short, "system": system}
         for place, (system, question, answer, short) in enumerate(_rows())
     ]
     (folder / "rows.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    with (folder / "edits.csv").open("w", newline="") as file:
-        csv.writer(file).writerows([("example_id", "edited"), *((one["id"], one["system"].lower()) for one in lines)])
     text = yaml.safe_dump({**SETTINGS, "data": {**SETTINGS["data"], "source": str(folder / "rows.jsonl")}})
     (folder / "three.yaml").write_text(text)
-    run = RunFolder(folder / "run")
+    run = RunFolder(folder / "prepared")
     first = run_cli("run", "--config", folder / "three.yaml", "--out", run.root, "--until", "prepare")
     assert first.returncode == 0, first.stdout + first.stderr
-    held_out = {
-        one.id
-        for one in read_records(run.artifact("prepare", "examples") / "examples.jsonl", Example)
-        if one.split == "heldout"
-    }
-    kept = [line for line in (folder / "edits.csv").read_text().splitlines() if line.partition(",")[0] not in held_out]
-    (folder / "edits.csv").write_text("\n".join(kept) + "\n")
-    edits = f"edits.source={folder / 'edits.csv'}"
-    done = run_cli("run", "--config", folder / "three.yaml", "--set", edits, "--out", run.root)
+    prepared = read_records(run.artifact("prepare", "examples") / "examples.jsonl", Example)
+    held_out = {one.id for one in prepared if one.split == "heldout"}
+    edits = [(one["id"], one["system"].lower()) for one in lines if one["id"] not in held_out]
+    with (folder / "edits.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("example_id", "edited"), *edits])
+    return folder / "three.yaml", folder / "edits.csv"
+
+
+@pytest.fixture(scope="module")
+def three(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("three")
+    config, edits = write_settings(folder)
+    run = RunFolder(folder / "run")
+    done = run_cli("run", "--config", config, "--set", f"edits.source={edits}", "--out", run.root)
     assert done.returncode == 0, done.stdout + done.stderr
     return run, done.stdout
 
