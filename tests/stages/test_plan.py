@@ -113,7 +113,8 @@ def test_the_stage_says_what_the_data_are_recognised_as(kit, tmp_path) -> None:
     assert [line for line in said.lines if line.startswith("data: ")] == [
         f"data: {path} is read with semicolons between its values, as its header has them and no comma",
         f"data: {path} is recognised as instructions (Alpaca): 'instruction' with 'input' below it is the question, "
-        "'output' the answer",
+        "'output' the answer; its answers are short, and are the references, too, with "
+        "data.columns.question=instruction data.columns.answer=output data.columns.reference=output",
     ]
 
 
