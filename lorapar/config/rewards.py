@@ -60,6 +60,8 @@ class JudgeConfig(Section):
                 raise ValueError(f"instruction must hold {word}, or the judge would not know what to answer")
         if "{answer}" not in self.row:
             raise ValueError("row must hold {answer}, or every completion would look the same to the judge")
+        if len({self.good.strip(), self.bad.strip(), ""}) < 3:
+            raise ValueError("good and bad need two different, non-empty words")
         self.teacher("judge")
         return self
 

@@ -102,7 +102,7 @@ def test_a_judge_that_cannot_be_reached_ends_the_run_in_one_line() -> None:
         ({"instruction": "Judge."}, "instruction must hold {good}"),
         ({"row": "Question: {question}"}, "row must hold {answer}"),
         ({"endpoint": "judge"}, "endpoint"),
-        ({"good": "bad"}, "needs different, non-empty words"),
+        ({"good": "bad"}, "good and bad need two different"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(changes: dict[str, Any], said: str) -> None:
