@@ -245,11 +245,14 @@ def is_gone(server: Sources, run: str, workflow: Workflow) -> bool:
 
 
 def _is_there(server: Sources, run: str, pod: str) -> bool:
-    """Whether a pod can still be asked; only a clear no counts as one."""
+    """Whether a pod can still be asked. Only Kubeflow's word that there is no such pod counts as a no.
+
+    That of a gateway, which does not know the path, says nothing of the pod.
+    """
     try:
         server.log(run, pod)
     except LoraparError as error:
-        return "not found" not in str(error)
+        return f'pods "{pod}" not found' not in str(error)
     return True
 
 

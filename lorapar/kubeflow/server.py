@@ -88,7 +88,7 @@ class Server:
                 ssl_ca_cert=trust_authorities(),
                 proxy=proxy_address(where.host or os.environ.get(ENDPOINT_VARIABLE) or ""),
             )
-        _ask_with_a_limit(self._client._run_api.api_client.rest_client)
+        _ask_with_a_limit(self._client._run_api.api_client.rest_client, self.address)
         self._known_pipeline: str | None = None
         # In a pod of a multi-user Kubeflow it is the pod's own, which kfp has looked up.
         self._namespace = where.namespace or self._client.get_user_namespace() or None
@@ -331,13 +331,24 @@ def _in_words(error: Exception) -> str:
     return "no answer in time" if isinstance(reason, exceptions.TimeoutError) else type(reason).__name__
 
 
-def _ask_with_a_limit(rest: Any) -> None:
-    """Let no request wait for ever: kfp sets no time limit, and a network that drops packets answers nothing."""
+def _ask_with_a_limit(rest: Any, address: str) -> None:
+    """Let no request wait for ever, and take no web page for an answer.
+
+    kfp sets no time limit, and a network that drops packets answers nothing. A login page or Kubeflow's dashboard comes
+    with status 200, and kfp makes an empty list of it.
+    """
     asked = rest.request
 
     def request(*given: Any, **options: Any) -> Any:
         limit = options.pop("_request_timeout", None) or (CONNECT_SECONDS, ANSWER_SECONDS)
-        return asked(*given, **options, _request_timeout=limit)
+        answer = asked(*given, **options, _request_timeout=limit)
+        headers = answer.getheaders() if hasattr(answer, "getheaders") else answer.headers
+        if str(headers.get("Content-Type", "")).startswith("text/html"):
+            raise UnreachableError(
+                f"{address}: answered with a web page, so this is not Kubeflow's API: a login page (set "
+                f"{TOKEN_VARIABLE} or {COOKIES_VARIABLE}) or the dashboard (its API is below /pipeline); check --host"
+            )
+        return answer
 
     rest.request = request
 

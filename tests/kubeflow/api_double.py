@@ -102,6 +102,8 @@ class Double:
         self.prefix = ""
         """What every path must begin with, as by a service of another address."""
         self.refuse: int | None = None
+        self.web_page = ""
+        """What is answered to everything in place of JSON, as by a login page."""
         self.tokens: list[str | None] = []
         double = self
 
@@ -146,10 +148,14 @@ class Double:
             status, value = 409, {"message": f"{error} already exists", "code": 6}
         except (ValueError, TypeError, KeyError) as error:
             status, value = 400, {"message": f"invalid: {error}", "code": 3}
+        if self.web_page:
+            status, value = 200, self.web_page
         text = isinstance(value, str)
         data = value.encode() if text else json.dumps(CODEC.sanitize_for_serialization(value)).encode()
         request.send_response(status)
-        request.send_header("Content-Type", "text/plain" if text else "application/json")
+        request.send_header(
+            "Content-Type", "text/html" if self.web_page else "text/plain" if text else "application/json"
+        )
         request.send_header("Content-Length", str(len(data)))
         request.end_headers()
         # A client may have given up meanwhile.

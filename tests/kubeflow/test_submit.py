@@ -18,7 +18,7 @@ from lorapar.kubeflow.checks import check_server
 from lorapar.kubeflow.parameter_values import run_config
 from lorapar.stages.plan import resolve_config
 from lorapar.store import open_store
-from tests.kubeflow.api_double import Frame
+from tests.kubeflow.api_double import Frame, NotThereError
 from tests.kubeflow.argo_double import Fate
 from tests.kubeflow.conftest import STORE
 
@@ -303,3 +303,32 @@ def test_bad_input_is_answered_before_anything_is_imported_that_takes_time() -> 
     assert len(lines) == len(WRONG), done.stderr
     for (options, said), line in zip(WRONG, lines, strict=True):
         assert said in line, options
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("submit", "--preset", "tiny", "--store", STORE),
+        ("submit", "--preset", "tiny", "--store", STORE, "--image", "client=r.example/c@sha256:" + "0" * 64),
+        ("runs",),
+        ("schedules", "list"),
+    ],
+)
+def test_a_login_page_or_dashboard_in_place_of_the_api_is_told(server, call, command) -> None:
+    """Both come with status 200; kfp makes empty lists and objects without a name of them."""
+    server.web_page = "<!doctype html><title>Log in</title>"
+    code, said = call(*command)
+    assert code == 3
+    assert "answered with a web page, so this is not Kubeflow's API" in said
+    assert "KFP_TOKEN" in said
+
+
+def test_a_run_is_not_gone_because_a_gateway_does_not_know_the_path_of_logs(server, submit, call, monkeypatch) -> None:
+    server.endings = [Frame("RUNNING", {"plan": "SUCCEEDED", "sft": Fate("RUNNING", log="step 1\n")})]
+    submit()
+
+    def refused(run: str, pod: str) -> None:
+        raise NotThereError(pod)
+
+    monkeypatch.setattr(server, "_log", refused)
+    assert "running" in call("runs")[1]
