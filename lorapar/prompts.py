@@ -215,7 +215,8 @@ def opened_tag(prompt: str) -> str | None:
 def opens_steps(tokenizer: PreTrainedTokenizerBase, prompts: PromptConfig) -> bool:
     """Whether the model's chat template ends a prompt with the tag that opens the steps (`prompts.tags.think`)."""
     row = Example(id="probe", question="?", answer="")
-    return render(tokenizer, prompt_messages(row, "system2", prompts)).rstrip().endswith(prompts.tags.think[0])
+    messages = prompt_messages(row, prompts.reasoning_system, prompts)
+    return render(tokenizer, messages).rstrip().endswith(prompts.tags.think[0])
 
 
 def _without_opened_tag(prompt: str, answer: str) -> str:

@@ -71,7 +71,7 @@ def try_decoder(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, conf
             expected = _scores(model, [*prompt, *tokens])[_PROMPT - 1 : -1]
     except torch.OutOfMemoryError:
         raise
-    except (RuntimeError, ValueError, TypeError, AttributeError, IndexError, KeyError, NotImplementedError) as error:
+    except (RuntimeError, ValueError, TypeError, AttributeError, LookupError) as error:
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
         raise BadInputError(
             f"model.name: {config.name} ({type(model).__name__}) does not run with the "

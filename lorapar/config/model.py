@@ -196,6 +196,11 @@ class PromptConfig(Section):
             return system != "system1"
         return self.tags.answer is not None and self.tags.answer[0] in (self.messages[system] or "")
 
+    @property
+    def reasoning_system(self) -> str:
+        """The system whose rows are asked for steps: System 2, or the first of your own; the last where none is."""
+        return next((system for system in self.systems if self.answers_in_tags(system)), self.systems[-1])
+
     @model_serializer(mode="wrap")
     def _as_written(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Without the tags and messages where they are the default ones: so digests stay as they were."""

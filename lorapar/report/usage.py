@@ -118,10 +118,10 @@ def _asking_options(facts: Facts) -> str:
 
 
 def _messages(config: RunConfig, facts: Facts) -> str:
-    """The chat of one System 2 row, as in training: the model learnt to answer below that system message."""
-    asked = Example(id="", question="…", answer="")
-    rows = (row for row in facts.examples.values() if row.split == "heldout" and row.known_system == "system2")
-    messages = prompt_messages(next(rows, asked), "system2", config.prompts)
+    """The chat of one row that asks for steps, as in training: the model learnt to answer below that system message."""
+    asked, system = Example(id="", question="…", answer=""), config.prompts.reasoning_system
+    rows = (row for row in facts.examples.values() if row.split == "heldout" and row.known_system == system)
+    messages = prompt_messages(next(rows, asked), system, config.prompts)
     messages[-1] = {**messages[-1], "content": messages[-1]["content"][:300]}
     return "[\n" + "".join(f"    {json.dumps(one, ensure_ascii=False)},\n" for one in messages) + "]"
 

@@ -30,7 +30,7 @@ from lorapar.training.quiet import quiet_libraries
 from lorapar.training.reward_tools import RewardTools, opened_rewards
 from lorapar.training.rewards import Reward
 from lorapar.training.rl import completion_reader, completions_per_step, for_trl, grpo_trainer, rl_data, rl_sampler
-from lorapar.training.rows import prompts_per_step, rl_rows
+from lorapar.training.rows import WARM_UP, prompts_per_step, rl_rows
 from lorapar.training.session import Method, TrainingJob, opened
 
 RATES_FILE = "pass_rates.jsonl"
@@ -85,7 +85,7 @@ class Kept:
         """What was left out, as it is said."""
         told = self.document()
         of_all = f"of {told['samples']} completions of the adapter"
-        warmed = "warm them up in SFT (sft.warmup_system2_examples), or raise rl.filter.samples"
+        warmed = f"warm them up in SFT ({WARM_UP}), or raise rl.filter.samples"
         bounds = f"their pass rates are not from {told['low']:g} to {told['high']:g}"
         causes = (
             ("never", f"none {of_all} solves them", warmed),
@@ -127,7 +127,7 @@ def filter_rows(
     with ExitStack() as stack:
         rewards = stack.enter_context(opened_rewards(asking, tools, job.model.dtype, job.progress))
         judge = _Judge(job, tokenizer, chosen.solved_from, rewards)
-        asker = _Asker(job, tokenizer, asking, asked, rewards, stack)
+        asker = _Asker(job, tokenizer, asking, system, asked, rewards, stack)
         known = _remembered(job, asking, tools, stack)
         rates = tuple(_rates(job, asking, asked, asker, judge, known))
     kept = Kept(rates, frozenset(one.id for one in rates if not _is_kept(one, config)), config)
@@ -184,11 +184,13 @@ class _Asker:
         job: TrainingJob,
         tokenizer: PreTrainedTokenizerBase,
         asking: RlConfig,
+        system: System,
         rows: Sequence[Row],
         rewards: list[Reward],
         stack: ExitStack,
     ) -> None:
         self._job, self._tokenizer, self._asking = replace(job, scratch=job.scratch / "asking"), tokenizer, asking
+        self._system = system
         self._rows, self._rewards, self._stack = rows, rewards, stack
         self._trainer: Any = None
 
@@ -205,7 +207,7 @@ class _Asker:
         job, asking = self._job, self._asking
         (job.scratch / "trainer").mkdir(parents=True, exist_ok=True)
         arguments = rl_arguments(asking, job.model, self._rewards, job.seed, job.scratch)
-        method = Method("rl.filter", "system2", asking, arguments, lambda session: None, lambda logs: {})
+        method = Method("rl.filter", self._system, asking, arguments, lambda session: None, lambda logs: {})
         self._stack.enter_context(quiet_libraries(job.progress))
         sampler = self._stack.enter_context(rl_sampler(job, asking))
         session = self._stack.enter_context(opened(job, self._tokenizer, method))
@@ -280,6 +282,6 @@ def _require_enough(kept: Kept, config: RlConfig) -> None:
     raise BadInputError(
         f"rl.filter: {left} of {told['rows']} rows for RL is left, and one step needs {needed}: of {told['samples']} "
         f"completions each, {told['never']} rows are never solved, {told['always']} always, and "
-        f"{told['outside_bounds']} are outside low and high; warm SFT up (sft.warmup_system2_examples), raise "
+        f"{told['outside_bounds']} are outside low and high; warm them up in SFT ({WARM_UP}), raise "
         "rl.filter.samples, widen its bounds, or set rl.filter to null"
     )

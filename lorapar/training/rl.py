@@ -31,7 +31,7 @@ from lorapar.training.ranks import failing_together, shared_arguments
 from lorapar.training.reward_tools import RewardTools, opened_rewards
 from lorapar.training.rewards import PASSES_TESTS, REWARDS, Reward
 from lorapar.training.rl_watch import ROLLOUTS, KeptRollouts, new_stall, stalls
-from lorapar.training.rows import RowsBySystem, prompts_per_step, rl_rows, unseen_rows
+from lorapar.training.rows import WARM_UP, RowsBySystem, prompts_per_step, rl_rows, unseen_rows
 from lorapar.training.session import Method, Outcome, Session, TrainingJob, train, write_summary
 from lorapar.training.trainers import NO_SAY, CarefulGRPOTrainer, VllmGRPOTrainer
 from lorapar.training.vllm_rollouts import vllm_rollouts
@@ -315,5 +315,5 @@ def _warn_without_signal(count: int, steps: int, progress: Progress) -> None:
     if count:
         progress.say(
             f"in {count} of {steps} steps all completions of each prompt had the same reward, so nothing was learned "
-            "from them; more sft.warmup_system2_examples or a higher rl.temperature helps"
+            f"from them; a higher rl.temperature helps, or more of a warm-up in SFT ({WARM_UP})"
         )

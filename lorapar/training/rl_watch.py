@@ -19,6 +19,7 @@ from statistics import fmean
 from typing import Any
 
 from lorapar.config import RlConfig
+from lorapar.training.rows import WARM_UP
 from lorapar.training.watch import Figures
 
 ROLLOUTS = "rollouts.jsonl"
@@ -165,13 +166,13 @@ def _words(what: str, sampled: Sequence[Figures], run: Sequence[Figures], config
     if what == "cut off":
         return (
             f"every completion was cut off at {config.max_completion_length:,} tokens, so no answer was ever whole; "
-            "raise rl.max_completion_length, or warm the format up in SFT (sft.warmup_system2_examples)"
+            f"raise rl.max_completion_length, or warm the format up in SFT ({WARM_UP})"
         )
     if what == "rewards alike":
         return (
             "all completions of each prompt earned the same reward, so nothing was learned; look at the completions "
             "(lorapar watch), raise rl.temperature or rl.num_generations, or warm the format up in SFT "
-            "(sft.warmup_system2_examples)"
+            f"({WARM_UP})"
         )
     return (
         f"the entropy was below {_ENTROPY_LEFT:.0%} of where it began ({_first_entropy(sampled):.3g} nats a token, now "

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 RowsBySystem = Mapping[System, Sequence[Example]]
+WARM_UP = "sft.warmup_system2_examples; with systems of your own a phase with SFT before"
+"""How SFT shows a model the form of the answers that RL rewards."""
 
 
 @dataclass(frozen=True)

@@ -127,7 +127,7 @@ def start_llm(model: ModelConfig, options: VllmOptions, progress: Progress, **mo
             disable_log_stats=True,
             **more,
         )
-    except (ValueError, RuntimeError, OSError, NotImplementedError) as error:
+    except (ValueError, RuntimeError, OSError) as error:
         raise BadInputError(f"vLLM cannot start with {model.name}: {_first_line(error)}") from error
 
 

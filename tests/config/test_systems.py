@@ -36,6 +36,8 @@ def test_what_other_sections_leave_open_comes_from_the_systems():
     assert "step by step" in config.prompts.message_for("sums")
     assert config.prompts.message_for("code") == "Write code."
     assert [config.prompts.answers_in_tags(name) for name in config.system_names] == [False, True, False]
+    assert config.prompts.reasoning_system == "sums"
+    assert RunConfig().prompts.reasoning_system == "system2"
     template = config.teachers[0].template
     assert template.label_words == {"recall": "recall", "sums": "sums", "code": "program"}
     assert "{code} if it asks for a program" in template.instruction

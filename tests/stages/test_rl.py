@@ -10,10 +10,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from lorapar.adapter import Partition, trainable_slice
+from lorapar.adapter import Partition, load_scores, partition_elements, trainable_slice
 from lorapar.adapter.files import read_tensors
 from lorapar.config.training import trained_in
 from lorapar.errors import BadInputError
+from lorapar.store import seal
 
 FAST = {
     "batch_size": 4,
@@ -166,3 +167,22 @@ def test_filter_trains_on_rows_that_are_neither_always_nor_never_solved(kit, inp
     learned = {json.loads(line)["id"] for line in (out / "adapter" / "rollouts.jsonl").read_text().splitlines()}
     assert learned <= {row["id"] for row in kept[2:]}
     assert any(line.startswith("1 of 4 rows left out by rl.filter: none of 2 completions") for line in notes.lines)
+
+
+def test_filter_asks_as_a_system_of_your_own_is_trained(kit, inputs, scores, tmp_path: Path) -> None:
+    """The partition knows no other systems than those that the settings name."""
+    names = ("facts", "sums")
+    found = {
+        name: load_scores(folder / "scores.safetensors")[0] for name, folder in zip(names, scores.values(), strict=True)
+    }
+    made = tmp_path / "named"
+    made.mkdir()
+    partition_elements(found, theta=0.9, shared=dict.fromkeys(names, 1.0)).save(made / "partition.safetensors", {})
+    seal(made, "partition.partition")
+    rl = {**FAST, "filter": {"samples": 2}, "rewards": {"tests.stages.test_rl:by_question": 1.0}}
+    named = {"system_names": names, "trains": [{"system": "sums", "method": "rl"}]}
+    settings = {"model": kit.TINY, "prompts": {}, "rl": {**rl, "learning_rate": 1e-2}, "seed": 0, **named}
+    metrics, out = kit.run("rl", tmp_path / "rl", settings, {**inputs, "partition": made})
+    assert metrics["filter_kept"] == 2
+    assert json.loads((out / "adapter" / "summary.json").read_text())["system"] == "sums"
+    assert (out / "adapter" / "pass_rates.jsonl").is_file()

@@ -156,13 +156,13 @@ def _tasks(
 
 
 def _system_text(benchmark: Benchmark, prompts: PromptConfig) -> str | None:
-    """The system message of a chat: of gsm8k that of System 2, of a task by name the one that its settings name."""
+    """The system message of a chat: of gsm8k that of rows with steps, of a task by name the one it names."""
     if not asks_by_chat(benchmark.config):
         return None
     if isinstance(benchmark, NamedTask | NamedGroup):
         system = benchmark.config.system
         return None if system is None else prompts.message_for(system)
-    return prompts.message_for("system2") if benchmark.name == "gsm8k" else None
+    return prompts.message_for(prompts.reasoning_system) if benchmark.name == "gsm8k" else None
 
 
 def _longest(benchmark: Benchmark) -> int:
