@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
@@ -49,3 +49,14 @@ class Section(BaseModel):
     """A group of settings; unknown keys are errors, values do not change once read."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
+
+
+def unless_default(section: Section, values: dict[str, Any], *names: str) -> dict[str, Any]:
+    """A section's written values without those fields that have their default: so digests stay as they were.
+
+    For settings that came after digests were made of the others.
+    """
+    for name in names:
+        if getattr(section, name) == type(section).model_fields[name].get_default(call_default_factory=True):
+            values.pop(name, None)
+    return values

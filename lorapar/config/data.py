@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
-from lorapar.config.base import SYSTEMS, Place, Positive, Rate, Section
+from lorapar.config.base import SYSTEMS, Place, Positive, Rate, Section, unless_default
 from lorapar.config.evaluation import BenchmarkConfig
 
 TASK_MIX = "task-mix"
@@ -121,11 +121,7 @@ class DataConfig(Section):
 
     @model_serializer(mode="wrap")
     def _as_written(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without the systems where they are the two: so digests stay as they were."""
-        values: dict[str, Any] = handler(self)
-        if self.systems == SYSTEMS:
-            values.pop("systems", None)
-        return values
+        return unless_default(self, handler(self), "systems")
 
     @model_validator(mode="after")
     def _one_way_of_naming_sources(self) -> DataConfig:

@@ -14,7 +14,7 @@ from pydantic import (
     model_validator,
 )
 
-from lorapar.config.base import SYSTEMS, Dtype, Place, Section
+from lorapar.config.base import SYSTEMS, Dtype, Place, Section, unless_default
 from lorapar.config.tags import TagsConfig
 
 _MADE_BY_ASKING = ("messages", "tools", "documents", "add_generation_prompt", "continue_final_message")
@@ -118,10 +118,7 @@ class ModelConfig(Section):
     @model_serializer(mode="wrap")
     def _as_written(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """By the names of the settings, and without what is not asked for: so digests stay as they were."""
-        values: dict[str, Any] = handler(self)
-        for key in _QUANTIZED:
-            if values.get(key) == type(self).model_fields[key].default:
-                values.pop(key, None)
+        values = unless_default(self, handler(self), *_QUANTIZED)
         going_on = {"continue" if key == "continue_" else key: values.pop(key, None) for key in _GOING_ON}
         return values | {key: value for key, value in going_on.items() if value}
 
@@ -203,10 +200,4 @@ class PromptConfig(Section):
 
     @model_serializer(mode="wrap")
     def _as_written(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without the tags and messages where they are the default ones: so digests stay as they were."""
-        values: dict[str, Any] = handler(self)
-        if self.tags == TagsConfig():
-            values.pop("tags", None)
-        if not self.messages:
-            values.pop("messages", None)
-        return values
+        return unless_default(self, handler(self), "tags", "messages")

@@ -16,7 +16,7 @@ from pydantic import (
 )
 
 from lorapar.config.adapter import AdapterConfig, PartitionConfig, ScoreConfig
-from lorapar.config.base import Comparison, Name, Positive, Section
+from lorapar.config.base import Comparison, Name, Positive, Section, unless_default
 from lorapar.config.checkpoint import CheckpointConfig
 from lorapar.config.data import DataConfig
 from lorapar.config.evaluation import EvaluateConfig
@@ -108,11 +108,7 @@ class RunConfig(Section):
 
     @model_serializer(mode="wrap")
     def _as_written(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without the systems where they are the two: so digests stay as they were."""
-        values: dict[str, Any] = handler(self)
-        if self.systems == DEFAULT_SYSTEMS:
-            values.pop("systems", None)
-        return values
+        return unless_default(self, handler(self), "systems")
 
     @model_validator(mode="after")
     def _systems_reach_every_section(self) -> RunConfig:
