@@ -46,7 +46,7 @@ def environment() -> Environment:
         made.filters[name] = getattr(formats, name)
     made.filters["system"] = formats.system_name
     made.filters["score"] = score_words
-    made.globals |= {"version": __version__, "systems": SYSTEMS}
+    made.globals["version"] = __version__
     return made
 
 
@@ -101,8 +101,10 @@ def runs_page(runs: Runs, asked: Filter) -> dict[str, Any]:
     picked = asked.picks(everything)
     pages = max(1, math.ceil(len(picked) / ROWS_A_PAGE))
     page = min(asked.page, pages)
+    rows = picked[(page - 1) * ROWS_A_PAGE : page * ROWS_A_PAGE]
     return {
-        "rows": picked[(page - 1) * ROWS_A_PAGE : page * ROWS_A_PAGE],
+        "rows": rows,
+        "systems": systems_of(rows),
         "picked": len(picked),
         "all": len(everything),
         "going_on": sum(row.state == "running" for row in everything),
@@ -113,6 +115,11 @@ def runs_page(runs: Runs, asked: Filter) -> dict[str, Any]:
         "bases": sorted({row.base for row in everything if row.base}),
         "every": FAST_SECONDS if any(row.state == "running" for row in everything) else SLOW_SECONDS,
     }
+
+
+def systems_of(rows: Sequence[RunRow]) -> tuple[str, ...]:
+    """The systems of these runs, a column each; the two where there is no run."""
+    return tuple(dict.fromkeys(system for row in rows for system in row.scores)) or SYSTEMS
 
 
 def run_page(runs: Runs, run: str) -> dict[str, Any] | None:
@@ -163,7 +170,7 @@ def compare_page(runs: Runs, names: Sequence[str]) -> dict[str, Any] | None:
     return {
         "rows": rows,
         "settings": differences(runs.settings(first.id), runs.settings(second.id)),
-        "scores": [(system, first.scores[system], second.scores[system]) for system in SYSTEMS],
+        "scores": [(system, first.scores.get(system), second.scores.get(system)) for system in systems_of(rows)],
         "curves": curves([(row.id, runs.histories(row.id)) for row in rows]),
         "every": 0,
     }

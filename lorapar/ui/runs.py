@@ -14,11 +14,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
-from lorapar.config import SYSTEMS
 from lorapar.errors import BadInputError, LoraparError, StorageError
 from lorapar.local.live import LIVE, Watcher
 from lorapar.redaction import redact
-from lorapar.report.formats import is_number
+from lorapar.report.formats import is_number, systems_in
 from lorapar.store import NotFoundError, ObjectInfo, ObjectStore, is_s3, open_store
 
 SILENT_SECONDS = 3600.0
@@ -350,7 +349,7 @@ def _row(run: str, state: str, note: str, updated: float, figures: Document, set
         state=state,
         base=str(model),
         data=_data_words(settings.get("data") or {}),
-        scores={system: _score(figures, system) for system in SYSTEMS},
+        scores={system: _score(figures, system) for system in systems_in(figures)},
         verdict=_verdict_words(verdict),
         better=verdict.get("better"),
         promoted=bool(verdict.get("promoted")),

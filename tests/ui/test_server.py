@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 from urllib.request import urlopen
 
@@ -30,6 +31,11 @@ HOSTILE = "<script>alert(1)</script>"
 @pytest.fixture
 def site(root: Path, registry: Registry) -> TestClient:
     return TestClient(make_app(FolderRuns(root), registry), raise_server_exceptions=False)
+
+
+def plain(page: str) -> str:
+    """What a reader sees of a page, on one line."""
+    return " ".join(re.sub(r"<[^>]+>", "", page).split())
 
 
 def everything(root: Path) -> dict[str, int]:
@@ -94,6 +100,22 @@ def test_two_runs_side_by_side(site: TestClient, root: Path, folder_run: Make) -
     assert "+25.0" in page
     assert page.count("<polyline") == 4, "a line a run, and the same in the legend"
     assert "RL: reward" not in page
+
+
+def test_systems_of_your_own_have_their_own_columns(site: TestClient, folder_run: Make) -> None:
+    def model(share: float) -> dict[str, Any]:
+        named = ("recall", "arithmetic", "naming")
+        accuracies = {f"{name}_accuracy": share for name in named}
+        return {**accuracies, **{f"{name}_rows": 4 for name in named}, "seconds_per_answer": 0.1}
+
+    named = {"base": model(0.25), "after_sft": model(0.5), "after_rl": model(0.75)}
+    folder_run("named", figures("named", **named))
+    folder_run("plain", figures("plain"))
+    text = plain(site.get("/").text)
+    assert all(name in text for name in ("recall", "arithmetic", "naming", "System 1", "System 2"))
+    assert "25.0% → 75.0%" in text
+    assert "25.0% → 75.0%" in plain(site.get("/runs/named").text)
+    assert "arithmetic" in plain(site.get("/compare?run=named&run=plain").text)
 
 
 @pytest.mark.parametrize("query", ["", "run=one", "run=one&run=one", "run=one&run=two&run=three"])
