@@ -128,7 +128,7 @@ def _by_plain_names(columns: Collection[str], rows: Sequence[dict[str, Any]], sy
     columns_of = {name: column for column, name in plain.items()}
     used = {value for value in found.columns.model_dump().values() if isinstance(value, str)}
     written = ", ".join(f"'{column}'" for column, name in plain.items() if name in used and name != column)
-    said = re.sub(r"(data\.columns\.\w+=)(\w+)", lambda of: of[1] + columns_of[of[2]], found.said or "")
+    said = re.sub(r"(data\.columns\.\w+=)(\w+)", lambda of: of[1] + columns_of.get(of[2], of[2]), found.said or "")
     return replace(found, said=f"{said}; capitals and spaces in the names {written} do not count", renamed=plain)
 
 

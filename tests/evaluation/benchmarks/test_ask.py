@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import re
+import shutil
 
 import pytest
 import torch
@@ -36,8 +38,8 @@ def tokenizer():
 def asked(base, tokenizer, tmp_path):
     """Ask the base one benchmark; `on_add` is called after each response."""
 
-    def one(config, on_add=lambda: None):
-        how = Questioning(tokenizer, PromptConfig(system2="Think."), 4, tmp_path, on_add, Silent())
+    def one(config, on_add=lambda: None, tokenizer=tokenizer, folder=tmp_path):
+        how = Questioning(tokenizer, PromptConfig(system2="Think."), 4, folder, on_add, Silent())
         engine = TransformersEngine(base, tokenizer, autocast=False)
         (found,) = ask_all({"base": None}, engine, [load_rows(config, seed=0)], how)
         return found
@@ -68,6 +70,19 @@ def test_gsm8k_is_asked_as_system_2_with_worked_examples_in_tags(benchmark, aske
         assert answer.strict == bool(strict_match(answer.text, reference, "system2"))
         assert answer.lenient == bool(lenient_match(answer.text, reference))
     assert found.seconds > 0
+
+
+def test_an_answer_ends_before_a_stop_string_of_the_model(benchmark, asked, tokenizer, tmp_path) -> None:
+    config = benchmark("gsm8k", max_new_tokens=12)
+    free = [answer.text for answer in asked(config).answers]
+    text = next(found[0] for one in free if (found := re.findall(r"(?<=..)[A-Za-z ]{2}", one)))
+    shutil.copytree(tokenizer.name_or_path, tmp_path / "model")
+    (tmp_path / "model" / "generation_config.json").write_text(json.dumps({"stop_strings": [text]}))
+    ending = load_tokenizer(BASE.model_copy(update={"name": str(tmp_path / "model")}))
+    (tmp_path / "again").mkdir()
+    ended = [answer.text for answer in asked(config, tokenizer=ending, folder=tmp_path / "again").answers]
+    assert ended == [one.partition(text)[0] for one in free]
+    assert ended != free
 
 
 def test_the_verdicts_of_a_task_follow_the_text(benchmark) -> None:
