@@ -32,14 +32,15 @@ PlacementFile = Annotated[
 RequireDigests = Annotated[bool, typer.Option("--require-digests", help="Refuse images named by a tag.")]
 NoCache = Annotated[bool, typer.Option("--no-cache", help="Run every task again, whatever Kubeflow remembers.")]
 Host = Annotated[str | None, typer.Option(help="Address of Kubeflow Pipelines; default: KF_PIPELINES_ENDPOINT.")]
+StudyHost = Annotated[
+    str | None, typer.Option("--host", help="Address of Kubeflow Pipelines: there instead of on this machine.")
+]
 Namespace = Annotated[str | None, typer.Option(help="Namespace of a multi-user Kubeflow.")]
 Experiment = Annotated[str, typer.Option(help="Experiment that runs are listed under.")]
 ServiceAccount = Annotated[str | None, typer.Option(help="Kubernetes ServiceAccount of the run's pods.")]
 PipelineRoot = Annotated[str | None, typer.Option(help="Where Kubeflow keeps its own artifacts.")]
 Parameters = Annotated[list[str] | None, typer.Option("--param", help="NAME=VALUE of a pipeline parameter.")]
 RunStore = Annotated[str | None, typer.Option("--store", help="s3://BUCKET/PREFIX for data and results of the run.")]
-STOPPED_AGAIN = 2
-"""How often `submit --wait` starts a run again that was stopped from outside, where --resubmit says nothing."""
 _WITHOUT_US = (
     "the run goes on in Kubeflow (`lorapar runs` shows its state); the same command starts another one, with "
     "--if-changed none while it goes on"
@@ -384,7 +385,7 @@ def _start_and_wait(
     server: Server, version: tuple[str, str], start: Start, tasks: Sequence[PlannedTask], *, again: int | None
 ) -> None:
     """Follow the run, and start it again as often as asked; where nothing was asked, one that was stopped, twice."""
-    from lorapar.kubeflow.submission import wait_for
+    from lorapar.kubeflow.submission import STARTED_AGAIN, wait_for
 
     store = str(start.parameters.get("store") or default_store())
     begun = 0
@@ -395,7 +396,7 @@ def _start_and_wait(
             ending = wait_for(server, run, store, tasks, out.console)
         except KeyboardInterrupt as stop:
             raise stopped(stop, f" while following run {run}", _WITHOUT_US) from None
-        allowed = again if again is not None else STOPPED_AGAIN if ending.stopped else 0
+        allowed = again if again is not None else STARTED_AGAIN if ending.stopped else 0
         if ending.exit_code != ExitCode.RUN_FAILED or begun > allowed:
             _close(run, store, ending)
         err.print(f"lorapar: {ending.line}; starting again", markup=False, highlight=False, soft_wrap=True)

@@ -10,7 +10,7 @@ from typer.core import TyperGroup
 
 from lorapar.cli.base import AsJson, ConfigFile, Overrides, Preset, app, out, reporter, settings_of, show_document
 from lorapar.cli.command import CommandGroup
-from lorapar.cli.kubeflow import Host, Images, Namespace, PlacementFile, ServiceAccount, cluster_of, default_store
+from lorapar.cli.kubeflow import Images, Namespace, PlacementFile, ServiceAccount, StudyHost, cluster_of, default_store
 from lorapar.errors import BadInputError
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def run_command(  # noqa: PLR0913  -- an argument is an option of the command
     parallel: Parallel = None,
     store: StudyStore = None,
     out_dir: StudyOut = None,
-    host: Host = None,
+    host: StudyHost = None,
     namespace: Namespace = None,
     placement: PlacementFile = None,
     images: Images = None,

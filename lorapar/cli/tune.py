@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from lorapar.cli.base import ConfigFile, Overrides, Preset, app, out, reporter, settings_of
-from lorapar.cli.kubeflow import Host, Images, Namespace, PlacementFile, ServiceAccount, cluster_of, default_store
+from lorapar.cli.kubeflow import Images, Namespace, PlacementFile, ServiceAccount, StudyHost, cluster_of, default_store
 
 
 @app.command("tune")
@@ -25,7 +25,7 @@ def tune_command(  # noqa: PLR0913  -- an argument is an option of the command
         typer.Option(help="s3://BUCKET/PREFIX or a folder in which trials share stages; default: OUT/store."),
     ] = None,
     out_dir: Annotated[Path | None, typer.Option("--out", help="Folder of the search; default: studies/NAME.")] = None,
-    host: Host = None,
+    host: StudyHost = None,
     namespace: Namespace = None,
     placement: PlacementFile = None,
     images: Images = None,

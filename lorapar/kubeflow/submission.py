@@ -30,6 +30,8 @@ INLINE_CHARACTERS = 400
 """Longer settings travel by their address. Argo's Workflow holds what a run is given nine times."""
 INLINE_LIMIT_BYTES = 40_000
 """Nine times so much beside the 0.66 MB of a run with four vote tasks, and Argo packs the Workflow at 1 MiB."""
+STARTED_AGAIN = 2
+"""How often a run whose tasks were stopped from outside is started again, where nobody says how often."""
 STORE_SECONDS = 20.0
 """How long `submit` tries to put them there."""
 _SUCCEEDED = "SUCCEEDED"

@@ -24,7 +24,7 @@ from lorapar.kubeflow.follow import GOING
 from lorapar.kubeflow.ledger import Ledger
 from lorapar.kubeflow.parameter_values import pipeline_parameters
 from lorapar.kubeflow.reporting import find_run
-from lorapar.kubeflow.submission import Ending, RunStore, by_address, wait_for
+from lorapar.kubeflow.submission import STARTED_AGAIN, Ending, RunStore, by_address, wait_for
 from lorapar.local.folder import RunFolder
 from lorapar.redaction import redact, say_traceback
 from lorapar.store import Transfer, write_atomically
@@ -35,8 +35,6 @@ if TYPE_CHECKING:
     from lorapar.kubeflow.package import PlannedTask
     from lorapar.kubeflow.server import Server, Start
 
-STARTED_AGAIN = 2
-"""How often a cell whose tasks were stopped from outside is started again, as `lorapar submit --wait` does."""
 # A run that is not better than nothing, or of which nobody knows it, has been computed all the same.
 _COMPUTED = (ExitCode.OK, ExitCode.NOT_BETTER, ExitCode.UNKNOWN)
 Files = Mapping[tuple[str, str], tuple[str, ...] | None]

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+import shutil
 from functools import partial
 
 import pytest
 import torch
 
 from lorapar.adapter import AdapterSettings, attach, save_adapter
-from lorapar.basemodel import load_model, load_tokenizer
+from lorapar.basemodel import StopStrings, load_model, load_tokenizer
 from lorapar.config import BenchmarkConfig, EvaluateConfig, ModelConfig, PromptConfig
 from lorapar.evaluation.benchmarks import load_rows
 from lorapar.evaluation.benchmarks.ask import Questioning, ask_all
 from lorapar.evaluation.engines import open_engine
+from lorapar.evaluation.vllm_engine import VllmModel
 from lorapar.progress import Silent
 from lorapar.prompts import encode_rows, prompt_ids, prompt_messages
 from lorapar.records import Example
@@ -72,6 +74,23 @@ def test_answers_and_losses_are_those_of_transformers_in_any_order(engines, cont
         assert losses[1] == pytest.approx(losses[0], abs=2e-4)
         assert seen.setdefault(name, answers[1]) == answers[1]
     assert len({json.dumps(answers) for answers in seen.values()}) == 3
+
+
+def test_an_answer_ends_with_the_token_that_completes_a_stop_string(engines, tokenizer, tmp_path) -> None:
+    """As with transformers, whose whole answers show where that is."""
+    prompts = [prompt_ids(tokenizer, prompt_messages(row, system, PROMPTS)) for row, system in ROWS]
+    transformers, vllm = engines
+    with transformers.asked(None) as model:
+        free = model.generate(prompts, 12)
+    text = tokenizer.decode(free[0][4:6])
+    shutil.copytree(tokenizer.name_or_path, tmp_path / "model")
+    (tmp_path / "model" / "generation_config.json").write_text(json.dumps({"stop_strings": [text]}))
+    ending = load_tokenizer(BASE.model_copy(update={"name": str(tmp_path / "model")}))
+    strings = StopStrings(ending)
+    assert strings.texts == (text,)
+    answers = VllmModel(vllm._llm, ending, vllm._stops, None).generate(prompts, 12)
+    assert answers == [strings.trim(row) for row in free]
+    assert len(answers[0]) < len(free[0])
 
 
 CHECK = "def check(candidate):\n    assert candidate(1) == 1\n"
