@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
+import typer.main
 
 from lorapar.cli import app
 from lorapar.cli.kubeflow import cluster_of
@@ -101,13 +101,14 @@ def kubeflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 
 def called(cluster: Cluster, command: str, file: Path, *more: str) -> tuple[int, str]:
+    """The exit code, and what a failure says. The runs' threads change sys.stdout, so nothing else may take it over."""
     out = file.parent / "out"
     given = [command, str(file), "--preset", "tiny", "--out", str(out), "--store", STORE, *more]
-    result = CliRunner().invoke(app, [*given, "--host", cluster.address])
-    if isinstance(result.exception, LoraparError):
-        return int(result.exception.exit_code), f"{result.output}{result.exception}"
-    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
-    return result.exit_code, result.output
+    try:
+        typer.main.get_command(app).main(args=[*given, "--host", cluster.address], standalone_mode=False)
+    except LoraparError as error:
+        return int(error.exit_code), str(error)
+    return 0, ""
 
 
 def written(folder: Path, text: str) -> Path:
