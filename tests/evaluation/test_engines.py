@@ -8,11 +8,12 @@ import pytest
 from pydantic import ValidationError
 
 from lorapar.basemodel import load_tokenizer
-from lorapar.config import EvaluateConfig, ModelConfig
+from lorapar.config import EvaluateConfig, ModelConfig, VllmOptions
 from lorapar.errors import BadInputError
 from lorapar.evaluation import TransformersEngine
 from lorapar.evaluation.engines import open_engine
 from lorapar.progress import Silent
+from lorapar.voting.vllm_engine import start_llm
 
 BASE = ModelConfig(name="builtin:tiny", dtype="float32")
 
@@ -41,3 +42,10 @@ def test_without_vllm_its_backend_says_so(tokenizer, monkeypatch) -> None:
 def test_options_of_vllm_without_its_backend_are_refused() -> None:
     with pytest.raises(ValidationError, match="vllm: does nothing where backend is transformers"):
         EvaluateConfig.model_validate({"vllm": {"max_model_len": 512}})
+
+
+def test_a_family_whose_adapters_vllm_answers_otherwise_is_refused(tmp_path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "gpt_bigcode"}')
+    model = ModelConfig(name=str(tmp_path), dtype="float32")
+    with pytest.raises(BadInputError, match=r"adapters of gpt_bigcode otherwise than PEFT does; set evaluate\.backend"):
+        start_llm(model, VllmOptions(), Silent(), enable_lora=True)
