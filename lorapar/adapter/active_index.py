@@ -9,28 +9,35 @@ from __future__ import annotations
 
 import torch
 
-_BLOCK = 1 << 15  # int16 holds each offset as it is: the first block, which is all of most tensors, needs no addition
+# int16 holds each offset as it is: the first block, which is all of most tensors, needs no addition.
+BLOCK_ELEMENTS = 1 << 15
 
 
 class ActiveIndex:
-    """The active elements of one tensor, in ascending flat order."""
+    """The active elements of one tensor, in ascending flat order.
+
+    Attributes:
+        offsets: int16 [number of active elements], each within its block.
+        counts: active elements of each block.
+        shape: of the whole tensor.
+    """
 
     def __init__(self, active: torch.Tensor) -> None:
         """From a bool tensor of the whole tensor's shape."""
         flat = torch.nonzero(active.reshape(-1)).squeeze(1)
-        blocks = (active.numel() + _BLOCK - 1) // _BLOCK
-        self._counts = torch.bincount(flat // _BLOCK, minlength=blocks).tolist()
-        self._offsets = (flat % _BLOCK).to(torch.int16)
+        blocks = (active.numel() + BLOCK_ELEMENTS - 1) // BLOCK_ELEMENTS
+        self.counts = torch.bincount(flat // BLOCK_ELEMENTS, minlength=blocks).tolist()
+        self.offsets = (flat % BLOCK_ELEMENTS).to(torch.int16)
         self.shape = tuple(active.shape)
 
     def __len__(self) -> int:
         """Number of active elements."""
-        return self._offsets.numel()
+        return self.offsets.numel()
 
     @property
     def nbytes(self) -> int:
         """Bytes held for as long as this object lives."""
-        return self._offsets.nbytes
+        return self.offsets.nbytes
 
     def flat(self, device: torch.device) -> torch.Tensor:
         """The flat int64 index [number of active elements], made anew; moves what is held to the device."""
@@ -38,12 +45,12 @@ class ActiveIndex:
 
     def write(self, index: torch.Tensor) -> torch.Tensor:
         """Write the flat index into a tensor of that length, int64 or int32, and return it."""
-        if self._offsets.device != index.device:
-            self._offsets = self._offsets.to(index.device)
-        index.copy_(self._offsets)
+        if self.offsets.device != index.device:
+            self.offsets = self.offsets.to(index.device)
+        index.copy_(self.offsets)
         start = 0
-        for block, count in enumerate(self._counts):
+        for block, count in enumerate(self.counts):
             if block:
-                index[start : start + count] += block * _BLOCK
+                index[start : start + count] += block * BLOCK_ELEMENTS
             start += count
         return index

@@ -15,6 +15,7 @@ import torch
 from torch.optim.adamw import adamw
 
 from lorapar.adapter.active_index import ActiveIndex
+from lorapar.adapter.masked_kernel import MaskedKernel, takes
 from lorapar.errors import BadInputError, TrainingError
 
 # PyTorch's fused CPU kernel rounds differently in the scalar tail after its last whole vector. Pieces padded to whole
@@ -64,6 +65,7 @@ class MaskedAdamW(torch.optim.Optimizer):
         self._dtypes: dict[torch.Tensor, torch.dtype] = {p: p.dtype for _, p in named}
         self._is_open = is_open
         self._scratch: dict[tuple[torch.device, torch.dtype], tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = {}
+        self._kernel = MaskedKernel()
         defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
         super().__init__(named, defaults)
 
@@ -87,9 +89,24 @@ class MaskedAdamW(torch.optim.Optimizer):
                 "the masked_training block has ended, so gradients are no longer masked: step inside the block"
             )
         for group in self.param_groups:
-            for bucket in self._buckets(group["params"]):
+            parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
+            if self._by_kernel(parameters):
+                self._step_compiled(parameters, group)
+                continue
+            for bucket in self._buckets(parameters):
                 self._step_bucket(bucket, group)
         return loss
+
+    def _by_kernel(self, parameters: list[torch.Tensor]) -> bool:
+        return all(map(takes, parameters)) and self._kernel.pays(sum(len(self._indices[one]) for one in parameters))
+
+    def _step_compiled(self, parameters: list[torch.Tensor], group: Mapping[str, Any]) -> None:
+        states = self._states(parameters)
+        for parameter in parameters:
+            self._check_dtype(parameter)
+        torch._foreach_add_([state["step"] for state in states], 1)
+        indices = [self._indices[parameter] for parameter in parameters]
+        self._kernel.step(list(zip(parameters, indices, states, strict=True)), group)
 
     def moment_bytes(self) -> int:
         """Bytes of Adam's two moments, as held."""
@@ -145,13 +162,17 @@ class MaskedAdamW(torch.optim.Optimizer):
         step = torch.zeros((), dtype=torch.float32, device=parameter.device)
         return {"step": step, **{key: parameter.new_zeros(size) for key in _MOMENTS}}
 
+    def _states(self, parameters: list[torch.Tensor]) -> list[dict[str, torch.Tensor]]:
+        for parameter in parameters:
+            if not self.state[parameter]:
+                self.state[parameter] = self._fresh_state(parameter)
+        return [self.state[parameter] for parameter in parameters]
+
     def _buckets(self, parameters: list[torch.Tensor]) -> Iterator[list[Piece]]:
-        """The parameters that have a gradient, in runs that share one scratch."""
+        """The parameters in runs that share one scratch."""
         bucket: list[Piece] = []
         held = 0
         for parameter in parameters:
-            if parameter.grad is None:
-                continue
             self._check_dtype(parameter)
             size = _padded(len(self._indices[parameter]))
             if bucket and (held + size > _SCRATCH_ELEMENTS or not _alike(parameter, bucket[0][0])):
@@ -198,10 +219,7 @@ class MaskedAdamW(torch.optim.Optimizer):
         gradients: list[torch.Tensor],
         group: Mapping[str, Any],
     ) -> None:
-        for parameter in parameters:
-            if not self.state[parameter]:
-                self.state[parameter] = self._fresh_state(parameter)
-        states = [self.state[parameter] for parameter in parameters]
+        states = self._states(parameters)
         beta1, beta2 = group["betas"]
         adamw(
             values,
@@ -238,5 +256,5 @@ def _alike(a: torch.Tensor, b: torch.Tensor) -> bool:
 
 
 def _flat(tensor: torch.Tensor | None) -> torch.Tensor:
-    assert tensor is not None  # noqa: S101  -- _buckets() keeps tensors with a gradient only
+    assert tensor is not None  # noqa: S101  -- step() leaves out tensors without a gradient
     return tensor.reshape(-1)

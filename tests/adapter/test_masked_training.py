@@ -9,15 +9,18 @@ import pytest
 import torch
 
 from lorapar.adapter import (
+    MaskedAdamW,
     base_digest,
     check_only_active_moved,
     load_adapter,
     lora_parameters,
+    masked_kernel,
     masked_training,
     save_adapter,
     snapshot,
     trainable_slice,
 )
+from lorapar.adapter.active_index import ActiveIndex
 from lorapar.errors import BadInputError, TrainingError
 
 RANK = 4
@@ -69,6 +72,14 @@ def dense_reference(model, mask, steps):
     return norms
 
 
+@pytest.fixture(params=["torch", "compiled"])
+def step_by(request, monkeypatch):
+    """Steps by PyTorch's operations, or by the compiled loop from the first step on."""
+    if request.param == "compiled":
+        monkeypatch.setattr(masked_kernel, "_PAYS_AFTER_ELEMENTS", 0)
+
+
+@pytest.mark.usefixtures("step_by")
 @pytest.mark.parametrize("fraction", [0.01, 0.4, 1.0])
 @pytest.mark.parametrize("init", ["residual", "paper"])
 def test_active_elements_equal_dense_adamw_bit_for_bit(make_adapter, random_mask, fraction, init):
@@ -84,6 +95,47 @@ def test_active_elements_equal_dense_adamw_bit_for_bit(make_adapter, random_mask
     assert moved.active == sum(int(tensor.sum()) for tensor in mask.values()) == masked.active_elements
     assert moved.moved > 0.99 * moved.active
     assert base_digest(model) == digest
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("beta1", [0.9, 0.3])
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+def test_the_compiled_step_gives_the_bits_of_pytorchs_operations(monkeypatch, threads, beta1, weight_decay):
+    def stepped(pays_after):
+        monkeypatch.setattr(masked_kernel, "_PAYS_AFTER_ELEMENTS", pays_after)
+        generator = torch.Generator().manual_seed(0)
+        shapes = {"one block": (8, 40), "no whole vector": (3, 7), "several blocks": (8, 11008), "never given": (4, 4)}
+        parameters = {
+            name: torch.nn.Parameter(torch.randn(shape, generator=generator)) for name, shape in shapes.items()
+        }
+        indices = {name: ActiveIndex(torch.rand(shape, generator=generator) < 0.4) for name, shape in shapes.items()}
+        optimizer = MaskedAdamW(parameters, indices, lr=1e-2, betas=(beta1, 0.99), weight_decay=weight_decay)
+        for step in range(4):
+            for name in list(shapes)[:3]:
+                gradient = torch.randn(shapes[name][::-1], generator=generator).T  # not contiguous
+                parameters[name].grad = gradient * 10.0 ** (-3 * step)
+            optimizer.step()
+        return parameters, optimizer.state_dict()["state"]
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        (plain, plain_state), (compiled, compiled_state) = stepped(10**9), stepped(0)
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(compiled[name], plain[name]) for name in plain)
+    assert "never given" not in compiled_state
+    for name, state in plain_state.items():
+        assert all(torch.equal(compiled_state[name][key], value) for key, value in state.items())
+
+
+def test_the_step_is_compiled_once_it_pays_and_never_without_numba(monkeypatch):
+    monkeypatch.setattr(masked_kernel, "_PAYS_AFTER_ELEMENTS", 1000)
+    kernel = masked_kernel.MaskedKernel()
+    assert [kernel.pays(400) for _ in range(4)] == [False, False, True, True]
+    monkeypatch.setattr(masked_kernel.importlib.util, "find_spec", lambda name: None)
+    without = masked_kernel.MaskedKernel()
+    assert [without.pays(400) for _ in range(4)] == [False] * 4
 
 
 def test_clipping_sees_active_gradients_only(make_adapter, random_mask):
@@ -161,6 +213,7 @@ def test_an_index_of_a_tensor_of_several_blocks_is_exact():
     assert (len(index), index.nbytes) == (int(active.sum()), 2 * int(active.sum()))
 
 
+@pytest.mark.usefixtures("step_by")
 def test_training_resumes_bit_for_bit_from_the_saved_state(make_adapter, random_mask):
     straight = make_adapter(rank=RANK)
     mask = random_mask(straight, RANK)
