@@ -20,7 +20,7 @@ from lorapar.errors import BadInputError
 from lorapar.evaluation.engine import Encoded
 from lorapar.progress import Progress
 from lorapar.prompts import IGNORED
-from lorapar.voting.vllm_engine import shut_down, slot_rank, start_llm
+from lorapar.voting.vllm_teacher import shut_down, slot_rank, start_llm
 
 if TYPE_CHECKING:
     from lm_eval.api.model import LM

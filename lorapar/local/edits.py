@@ -11,9 +11,8 @@ from lorapar.errors import BadInputError
 from lorapar.local.folder import RunFolder
 from lorapar.records import Example, Label, Vote, read_json, read_records
 from lorapar.store import write_atomically, write_named_file
-from lorapar.voting.assign import LABELS
 from lorapar.voting.collect import EXAMPLES, SUMMARY, VOTES
-from lorapar.voting.edits import EDITED, HOLD_OUT, ID, Edit, edits_csv, parse_edits, table_csv
+from lorapar.voting.tally import EDITED, HOLD_OUT, ID, LABELS, Edit, edits_csv, parse_edits, table_csv
 
 
 @dataclass(frozen=True)

@@ -217,7 +217,7 @@ def check_judges(nodes: Iterable[Node], config: RunConfig) -> None:
 
     Asked with the packages: judges are asked only in RL and in evaluation, when votes are paid for and SFT is trained.
     """
-    from lorapar.voting.endpoint_login import Login
+    from lorapar.voting.endpoint_client import Login
 
     stages = {node.stage for node in nodes} & {*config.methods, "evaluate"}
     rewards = [("rl", "rl.rewards", name, one.judge) for name, one in config.rl.reward_configs().items()]

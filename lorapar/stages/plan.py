@@ -35,7 +35,7 @@ from lorapar.stages.plan_file import Plan
 from lorapar.store import parse_address
 from lorapar.training.reward_model import resolved_reward_model
 from lorapar.training.rewards import load_rewards
-from lorapar.voting.edits import resolve_edits
+from lorapar.voting.tally import resolve_edits
 
 
 class Settings(StageSettings):

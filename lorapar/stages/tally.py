@@ -14,13 +14,11 @@ from lorapar.errors import BadInputError
 from lorapar.progress import say_omissions
 from lorapar.records import OMISSIONS, Example, Omission, omissions_of, read_json, read_records, write_json
 from lorapar.stages.contract import Metrics, StageCall, StageSettings, StageSpec
-from lorapar.voting.assign import assign, assign_open_votes
 from lorapar.voting.ballots import Ballots
-from lorapar.voting.calibration import PROBE
 from lorapar.voting.collect import EXAMPLES, FAILED, SUMMARY, VOTES, abstained
-from lorapar.voting.count import Count
-from lorapar.voting.edits import load_edits, system_of
 from lorapar.voting.statistics import metrics_of, shares_of, vote_summary
+from lorapar.voting.tally import Count, assign, assign_open_votes, load_edits, system_of
+from lorapar.voting.teacher_pool import PROBE
 
 
 class Settings(StageSettings):

@@ -16,11 +16,9 @@ from lorapar.stages.contract import Metrics, StageCall, StageSettings, StageSpec
 from lorapar.voting.backends import Backends, is_base
 from lorapar.voting.ballots import Ballots, is_voted_on
 from lorapar.voting.cache import VoteCache, teacher_identity
-from lorapar.voting.calibration import PROBE, probe_rows
-from lorapar.voting.collect import EXAMPLES, SUMMARY, VOTES, Collection
-from lorapar.voting.journal import VoteJournal, copy_in_order
+from lorapar.voting.collect import EXAMPLES, SUMMARY, VOTES, Collection, VoteJournal, copy_in_order
 from lorapar.voting.teacher import Teacher, teacher_model
-from lorapar.voting.teacher_pool import TeacherPool
+from lorapar.voting.teacher_pool import PROBE, TeacherPool, probe_rows
 from lorapar.voting.templates import plays_role, target_text, template_digest
 
 

@@ -21,7 +21,7 @@ from lorapar.basemodel import NO_TOKEN, StopStrings
 from lorapar.config import RlConfig, VllmOptions
 from lorapar.errors import BadInputError
 from lorapar.training.session import TrainingJob
-from lorapar.voting.vllm_engine import shut_down, slot_rank, start_llm
+from lorapar.voting.vllm_teacher import shut_down, slot_rank, start_llm
 
 _MEMORY_SHARE = 0.3
 """Of the GPU's memory, where the settings give no other: the trainer holds the base model a second time."""

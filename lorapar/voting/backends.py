@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from lorapar.voting.endpoint_teacher import EndpointTeacher
-    from lorapar.voting.vllm_engine import VllmEngine
+    from lorapar.voting.vllm_teacher import VllmEngine
 
 
 class Backends:
@@ -73,8 +73,7 @@ class Backends:
         )
 
     def _open_vllm(self, config: TeacherConfig, model: ModelConfig) -> Teacher:
-        from lorapar.voting.vllm_engine import VllmEngine
-        from lorapar.voting.vllm_teacher import VllmTeacher
+        from lorapar.voting.vllm_teacher import VllmEngine, VllmTeacher
 
         options = config.vllm or VllmOptions()
         if self._is_another(model, options):

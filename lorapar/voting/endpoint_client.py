@@ -6,6 +6,9 @@ request's does not hold the others back, and a body whose JSON is broken is not 
 
 Tried again: 408, 409, 425, 429 and all from 500 on, as status or as code inside a 200; time-outs, connections that
 break, bodies that are no JSON or cannot be decompressed, answers without a choice in them.
+
+Key, other headers and what is secret in a query come from the environment (`Login`). Where nothing comes back, the line
+says who is to blame: the proxy, a redirect or the endpoint.
 """
 
 from __future__ import annotations
@@ -16,18 +19,168 @@ import re
 import time
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode, urljoin, urlsplit
+from urllib.parse import quote_plus, urlencode, urljoin, urlsplit
 
 import httpx2
 
 from lorapar.config import EndpointOptions
 from lorapar.errors import BadInputError, UnreachableError
-from lorapar.network import network_cause, proxy_refusal
+from lorapar.network import heed_no_proxy, network_cause, proxy_refusal, trust_authorities
+from lorapar.redaction import remember_secret
 from lorapar.voting.endpoint_failures import Failure, described, failure_of
-from lorapar.voting.endpoint_login import Login
-from lorapar.voting.endpoint_network import Peer, is_same_host, open_http
 from lorapar.voting.endpoint_reply import BROKEN_OFF, body_of
+
+
+class Login:
+    """What every request carries to be let in; each value is blanked wherever something is said or written.
+
+    Raises BadInputError where a variable or the key's file has nothing in it.
+    """
+
+    def __init__(self, endpoint: str, options: EndpointOptions, environment: Mapping[str, str]) -> None:
+        self._endpoint = endpoint
+        self._file = Path(options.api_key_file) if options.api_key_file is not None else None
+        self._headers = dict(options.headers)
+        for name, variable in options.headers_env.items():
+            self._headers[name] = self._from(environment, variable, f"the header {name}", "headers_env")
+        self.query = {
+            name: self._from(environment, variable, f"{name} in the query", "query_env")
+            for name, variable in options.query_env.items()
+        }
+        """Names and secret values that the query of every request has besides the address's own."""
+        self._key: str | None = None
+        if options.api_key_env is not None:
+            self._key = _bare(self._from(environment, options.api_key_env, "the key", "api_key_env"))
+        elif self._file is not None:
+            self._key = self._read(self._file)
+
+    def headers(self) -> dict[str, str]:
+        """The headers of a request that is sent now."""
+        key = self._key or ""
+        return {**self._headers, **({"Authorization": f"Bearer {key}"} if key else {})}
+
+    def renewed(self, refused: Mapping[str, str]) -> bool:
+        """Whether another key is there than in the headers that were refused: its file is read again."""
+        if self._file is not None:
+            self._key = self._read(self._file)
+        return self.headers() != refused
+
+    def _read(self, file: Path) -> str:
+        try:
+            key = file.read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            said = getattr(error, "strerror", None) or "it is not text"
+            raise BadInputError(f"openai.api_key_file: {file} cannot be read ({said})") from None
+        return _bare(self._checked(key, f"openai.api_key_file: {file}"))
+
+    def _from(self, environment: Mapping[str, str], variable: str, what: str, option: str) -> str:
+        value = environment.get(variable, "").strip()
+        if not value:
+            raise BadInputError(
+                f"the environment variable {variable}, which holds {what} for {self._endpoint}, is not set; set it, or "
+                f"leave openai.{option} out where none is needed"
+            )
+        return self._checked(value, f"the environment variable {variable}")
+
+    def _checked(self, value: str, where: str) -> str:
+        if not value or not value.isascii() or not value.isprintable():
+            raise BadInputError(f"{where} must hold one line of printable ASCII to be sent; put the value there again")
+        remember_secret(value, quote_plus(value))
+        return value
+
+
+def _bare(key: str) -> str:
+    """A key without what people copy with it: quotes, which `docker --env-file` keeps, and `Bearer` of the header."""
+    quoted = len(key) > 1 and key[0] == key[-1] and key[0] in "\"'"
+    key = key[1:-1].strip() if quoted else key
+    scheme, _, rest = key.partition(" ")
+    key = rest.strip() if scheme.casefold() == "bearer" else key
+    remember_secret(key, quote_plus(key))
+    return key
+
+
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+
+
+def open_http(address: str, options: EndpointOptions) -> httpx2.AsyncClient:
+    """A client with as many connections as requests may be on the way.
+
+    Proxies come from HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY, authorities as `lorapar.network` says.
+    Raises BadInputError where one of them cannot be used.
+    """
+    limits = httpx2.Limits(
+        max_connections=options.concurrency, max_keepalive_connections=options.concurrency, keepalive_expiry=30.0
+    )
+    trust_authorities()
+    heed_no_proxy(address)
+    try:
+        return httpx2.AsyncClient(limits=limits, timeout=options.timeout_seconds)
+    except (ValueError, ImportError, httpx2.InvalidURL) as error:
+        raise BadInputError(
+            f"{address}: the proxy that the environment names (HTTP_PROXY, HTTPS_PROXY or ALL_PROXY) cannot be used: "
+            f"{_why_no_proxy(error)}"
+        ) from None
+
+
+def _why_no_proxy(error: Exception) -> str:
+    """The reason, never the library's words about an address: they may hold a piece of its password."""
+    if isinstance(error, ImportError):
+        return "SOCKS needs the package socksio (pip install socksio), or name an http proxy"
+    if isinstance(error, httpx2.InvalidURL):
+        return (
+            "it is no address; write http://USER:PASSWORD@HOST:PORT, with @, :, / and # in user or password as %40, "
+            "%3A, %2F and %23"
+        )
+    return "it must begin with http://, https:// or socks5://"
+
+
+def is_same_host(one: str, other: str) -> bool:
+    """Whether a redirect stays at its host, or goes from http to https there: a key may be sent along."""
+    first, second = urlsplit(one), urlsplit(other)
+    if second.scheme not in _DEFAULT_PORTS or first.hostname != second.hostname:
+        return False
+    try:
+        ports = [part.port or _DEFAULT_PORTS[part.scheme] for part in (first, second)]
+    except ValueError:  # none that a port can be
+        return False
+    upgraded = (first.scheme, second.scheme) == ("http", "https") and ports == [80, 443]
+    return upgraded or (first.scheme == second.scheme and ports[0] == ports[1])
+
+
+class Peer:
+    """Whom connections for an address really go to: with a proxy, that one, and it may be what does not answer."""
+
+    def __init__(self, address: str) -> None:
+        parts = httpx2.URL(address)  # which writes names that are not ASCII as they are looked up
+        self._host = parts.raw_host.decode("ascii")
+        self._ports = {parts.port or _DEFAULT_PORTS[parts.scheme], _DEFAULT_PORTS["https"]}
+        self._seen: tuple[str, int] | None = None
+        self._connected = False
+
+    async def note(self, event: str, about: Mapping[str, Any]) -> None:
+        """What httpx2's extension `trace` calls while a request is on its way."""
+        if event.endswith("connect_tcp.started"):
+            self._seen = (str(about["host"]), int(about["port"]))
+            self._connected = False
+        elif event.endswith("connect_tcp.complete"):
+            self._connected = True
+
+    @property
+    def is_proxy(self) -> bool:
+        """Whether connections do not go straight to the address."""
+        host, port = self._seen or (self._host, 0)
+        return host != self._host or (port not in self._ports and self._seen is not None)
+
+    def proxy(self) -> str:
+        """Names the proxy, in words that follow what went wrong; empty where there is none."""
+        if not self.is_proxy or self._seen is None:
+            return ""
+        host, port = self._seen
+        way = "through" if self._connected else "at"
+        return f" {way} the proxy http://{host}:{port}, which HTTP_PROXY, HTTPS_PROXY and NO_PROXY decide on"
+
 
 FIRST_WAIT_SECONDS = 0.5
 _BUSY = frozenset({429, 503, 529})

@@ -12,11 +12,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from lorapar.config import EndpointOptions, TeacherConfig
 from lorapar.errors import BadInputError, LoraparError
 from lorapar.records import Example, Vote
-from lorapar.voting.endpoint_answers import Answer, Constraint
-from lorapar.voting.endpoint_client import EndpointClient, RefusedError
-from lorapar.voting.endpoint_login import Login
-from lorapar.voting.endpoint_probe import probe
-from lorapar.voting.endpoint_request import Asker, NoVoteError
+from lorapar.voting.endpoint_client import EndpointClient, Login, RefusedError
+from lorapar.voting.endpoint_reply import Answer, Constraint
+from lorapar.voting.endpoint_request import Asker, NoVoteError, probe
 from lorapar.voting.teacher import label_of
 from lorapar.voting.templates import Prompt, render, template_digest
 

@@ -1,23 +1,89 @@
 """What the backends share that read a model's probabilities on this machine: prompts as tokens in, votes out.
 
-Each encodes prompts with the teacher's own tokenizer through this class, so all of them put the same tokens to a model.
+Prompt and label words are split where the label words begin. Each backend encodes with the teacher's own tokenizer
+through `Reader`, so all of them put the same tokens to a model.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations, takewhile
 from typing import TYPE_CHECKING
 
+from lorapar import prompts
 from lorapar.config import TeacherConfig
 from lorapar.errors import BadInputError
 from lorapar.records import Example, System, Vote
-from lorapar.voting.encoding import Choice, encode
 from lorapar.voting.teacher import label_of
-from lorapar.voting.templates import render, template_digest
+from lorapar.voting.templates import Prompt, render, template_digest
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One prompt with the words that may follow it, as token ids."""
+
+    prompt: tuple[int, ...]
+    words: Mapping[System, tuple[int, ...]]
+    """Tokens of each label word; none is empty and none begins with another."""
+
+    @property
+    def length(self) -> int:
+        """Tokens of the prompt and the longest word."""
+        return len(self.prompt) + max(len(word) for word in self.words.values())
+
+
+def encode(tokenizer: PreTrainedTokenizerBase, rendered: Sequence[Prompt]) -> list[Choice]:
+    """Token ids of each prompt and its continuations.
+
+    The whole text is tokenised once with each continuation, as in lm-evaluation-harness: a word then has the tokens it
+    has in that place. Where a token would span prompt and word, it counts as the word's, for all words alike.
+    Raises BadInputError where the words cannot be told apart.
+    """
+    if not rendered:
+        return []
+    texts = [_text(tokenizer, prompt) for prompt in rendered]
+    # A chat template writes special tokens itself.
+    special = rendered[0].messages is None
+    alone = tokenizer(texts, add_special_tokens=special)["input_ids"]
+    with_word = {}
+    systems = tuple(rendered[0].continuations)
+    for system in systems:
+        whole = [text + prompt.continuations[system] for text, prompt in zip(texts, rendered, strict=True)]
+        with_word[system] = tokenizer(whole, add_special_tokens=special)["input_ids"]
+    return [
+        _split(prompt, alone[row], {system: with_word[system][row] for system in systems})
+        for row, prompt in enumerate(rendered)
+    ]
+
+
+def common_prefix(*rows: Sequence[int]) -> int:
+    """Number of leading tokens that all rows share."""
+    return sum(1 for _ in takewhile(lambda tokens: len(set(tokens)) == 1, zip(*rows, strict=False)))
+
+
+def _text(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> str:
+    return prompt.text if prompt.text is not None else prompts.render(tokenizer, prompt.messages or ())
+
+
+def _split(prompt: Prompt, alone: list[int], whole: dict[System, list[int]]) -> Choice:
+    for pair in combinations(whole, 2):
+        first, second = (whole[system] for system in pair)
+        shorter = min(len(first), len(second))
+        if first[:shorter] == second[:shorter]:
+            one, other = (prompt.continuations[system].strip() for system in pair)
+            raise BadInputError(
+                f"label_words: '{one}' and '{other}' cannot be told apart, the tokens of one begin those of the other; "
+                "choose words of which neither begins the other"
+            )
+    start = len(alone)
+    if any(ids[:start] != alone for ids in whole.values()):  # rare, and slow to count token by token
+        start = common_prefix(alone, *whole.values())
+    return Choice(tuple(alone[:start]), {system: tuple(ids[start:]) for system, ids in whole.items()})
 
 
 class Reader:

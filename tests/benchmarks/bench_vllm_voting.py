@@ -33,8 +33,8 @@ from lorapar.basemodel import load_tokenizer
 from lorapar.config import ModelConfig, TeacherConfig, TeacherTemplate, VllmOptions
 from lorapar.progress import Silent
 from lorapar.records import Example
-from lorapar.voting.encoding import encode
 from lorapar.voting.endpoint_teacher import EndpointTeacher
+from lorapar.voting.reader import encode
 from lorapar.voting.templates import render
 from tests.integration.vllm.server import NAME, Server
 
@@ -70,8 +70,7 @@ def rate(count: int, work) -> float:
 def test_voting_keeps_up_with_bare_generate(base: ModelConfig, count: int) -> None:
     from vllm import SamplingParams
 
-    from lorapar.voting.vllm_engine import VllmEngine
-    from lorapar.voting.vllm_teacher import VllmTeacher
+    from lorapar.voting.vllm_teacher import VllmEngine, VllmTeacher
 
     engine, tokenizer = VllmEngine(base, VllmOptions(max_model_len=2048), Silent()), load_tokenizer(base)
     config = TeacherConfig(name="t", backend="vllm", dtype=base.dtype, template=TEMPLATE)

@@ -17,8 +17,7 @@ from lorapar.progress import Silent
 from lorapar.records import Example, Vote, write_json, write_records
 from lorapar.store import seal
 from lorapar.voting.ballots import Ballots
-from lorapar.voting.collect import Collection
-from lorapar.voting.journal import VoteJournal
+from lorapar.voting.collect import Collection, VoteJournal
 from lorapar.voting.teacher_pool import TeacherPool
 
 ROWS = 20_000

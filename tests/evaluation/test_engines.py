@@ -13,7 +13,7 @@ from lorapar.errors import BadInputError
 from lorapar.evaluation import TransformersEngine
 from lorapar.evaluation.engines import open_engine
 from lorapar.progress import Silent
-from lorapar.voting.vllm_engine import start_llm
+from lorapar.voting.vllm_teacher import start_llm
 
 BASE = ModelConfig(name="builtin:tiny", dtype="float32")
 

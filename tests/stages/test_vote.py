@@ -13,7 +13,7 @@ from lorapar.config import TeacherConfig
 from lorapar.errors import BadInputError
 from lorapar.records import Example, Vote, read_json, read_records, write_records
 from lorapar.store import seal
-from lorapar.voting.journal import FLUSH_VOTES, VoteJournal
+from lorapar.voting.collect import FLUSH_VOTES, VoteJournal
 from tests.voting.api_server import MODEL, serving
 
 ROWS = [Example(id=f"r{number}", question="Why " * number + "?", answer="So.") for number in range(6)]

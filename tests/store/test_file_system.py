@@ -17,7 +17,7 @@ from lorapar.registry import Registry
 from lorapar.store import file_system, open_store, replace_folder, storage_errors, write_atomically
 from lorapar.store.file_system import copy_files, lacking, locked, replace_path
 from lorapar.voting.cache import VoteCache
-from lorapar.voting.journal import VoteJournal
+from lorapar.voting.collect import VoteJournal
 
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.EACCES)
 

@@ -15,8 +15,7 @@ from lorapar.records import Example, Vote, write_json, write_records
 from lorapar.voting import collect
 from lorapar.voting.ballots import Ballots
 from lorapar.voting.cache import VoteCache
-from lorapar.voting.collect import Collection
-from lorapar.voting.journal import VoteJournal
+from lorapar.voting.collect import Collection, VoteJournal
 from lorapar.voting.teacher_pool import TeacherPool
 
 

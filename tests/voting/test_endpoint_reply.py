@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lorapar.voting.endpoint_answers import Choice, JsonEnum
-from lorapar.voting.endpoint_reply import body_of, json_objects, reply_of
+from lorapar.voting.endpoint_reply import Choice, JsonEnum, body_of, json_objects, reply_of
 from lorapar.voting.templates import Prompt
 
 PROMPT = Prompt(({"role": "user", "content": "Kind:"},), None, {"system1": "Fact", "system2": "Maths"})

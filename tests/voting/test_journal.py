@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from lorapar.records import Vote, read_records
-from lorapar.voting.journal import VoteJournal, copy_in_order
+from lorapar.voting.collect import VoteJournal, copy_in_order
 
 
 def vote(number: int) -> Vote:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lorapar.voting.encoding import Choice
-from lorapar.voting.likelihood import ChoiceScorer
+from lorapar.voting.reader import Choice
+from lorapar.voting.transformers_teacher import ChoiceScorer
 
 
 def ids(tokenizer, text):

@@ -10,12 +10,10 @@ import pytest
 from lorapar.basemodel import load_tokenizer
 from lorapar.config import EndpointOptions, TeacherConfig
 from lorapar.errors import BadInputError, UnreachableError
-from lorapar.voting.encoding import encode
-from lorapar.voting.endpoint_answers import JsonEnum, request_of
-from lorapar.voting.endpoint_client import EndpointClient
-from lorapar.voting.endpoint_login import Login
-from lorapar.voting.endpoint_reply import reply_of
+from lorapar.voting.endpoint_client import EndpointClient, Login
+from lorapar.voting.endpoint_reply import JsonEnum, reply_of, request_of
 from lorapar.voting.endpoint_teacher import EndpointTeacher
+from lorapar.voting.reader import encode
 from lorapar.voting.templates import render
 from tests.integration.vllm.server import NAME
 

@@ -8,7 +8,7 @@ import pytest
 
 from lorapar.config import EditsConfig
 from lorapar.errors import BadInputError
-from lorapar.voting.edits import edits_csv, load_edits, parse_edits, resolve_edits, system_of
+from lorapar.voting.tally import edits_csv, load_edits, parse_edits, resolve_edits, system_of
 
 GOOD = '\ufeffedited,example_id,question\r\nsystem1,r2,"a, b"\r\n,r3,q\r\n hold_out ,r1,"two\r\nlines"\r\n'
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lorapar.voting.agreement import accuracy, cohen_kappa, confusion, krippendorff_alpha, pairwise
+from lorapar.voting.statistics import accuracy, cohen_kappa, confusion, krippendorff_alpha, pairwise
 
 
 def table(both_yes, yes_no, no_yes, both_no):

@@ -13,9 +13,7 @@ import pytest
 
 from lorapar.config import EndpointOptions
 from lorapar.errors import BadInputError, UnreachableError
-from lorapar.voting.endpoint_client import EndpointClient
-from lorapar.voting.endpoint_login import Login
-from lorapar.voting.endpoint_network import is_same_host
+from lorapar.voting.endpoint_client import EndpointClient, Login, is_same_host
 
 OPTIONS = EndpointOptions(attempts=2, timeout_seconds=5.0, max_wait_seconds=0.01)
 VARIABLES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")

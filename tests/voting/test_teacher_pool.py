@@ -9,7 +9,7 @@ import pytest
 
 from lorapar.errors import BadInputError
 from lorapar.records import Example, Vote
-from lorapar.voting.calibration import bias, calibrated, probe_rows
+from lorapar.voting.teacher_pool import bias, calibrated, probe_rows
 
 
 def vote(odds: float, example_id: str = "r") -> Vote:
