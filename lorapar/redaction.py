@@ -18,7 +18,7 @@ BLANK = "[redacted]"
 _SHORTEST = 8
 """Values below this length are not blanked: they would be found inside ordinary words."""
 _SECRET_NAME = re.compile(r"(SECRET|PASSWORD|PASSWD|TOKEN|API_KEY|ACCESS_KEY|ACCESS_KEY_ID|PRIVATE_KEY)$")
-_SHAPES = (
+CREDENTIAL_SHAPES = (
     # Query of a presigned address, version 4 and 2.
     (
         re.compile(r"(?i)\b(X-Amz-(?:Signature|Credential|Security-Token)|AWSAccessKeyId|Signature)=[^&\s\"'<>]+"),
@@ -44,7 +44,7 @@ def redact(text: str) -> str:
     """The text without credentials."""
     for secret in sorted(_known_secrets(), key=len, reverse=True):
         text = text.replace(secret, BLANK)
-    for shape, kept in _SHAPES:
+    for shape, kept in CREDENTIAL_SHAPES:
         text = shape.sub(kept + BLANK, text)
     return text
 

@@ -17,6 +17,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 from lorapar.cli import (
     adapters,
     ask,
+    capture,
     export,
     gate,
     kubeflow,
@@ -43,6 +44,7 @@ __all__ = [
     "adapters",
     "app",
     "ask",
+    "capture",
     "export",
     "gate",
     "kubeflow",

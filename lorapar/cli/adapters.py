@@ -89,7 +89,7 @@ def list_command(name: OptionalName = None, where: Where = None, as_json: AsJson
 
         show_document(adapters_document(registry, rows, versions))
     else:
-        _show_table(_adapter_table(rows) if versions is None else _version_table(versions))
+        show_table(_adapter_table(rows) if versions is None else _version_table(versions))
     faults = [one.fault for one in (rows if versions is None else versions) if one.fault]
     if faults:
         more = f" (and {len(faults) - 1} more: `lorapar adapters verify {name or 'NAME'}`)" if len(faults) > 1 else ""
@@ -142,7 +142,7 @@ def diff_command(
     for found in differences:
         table.add_row(found.key, _cell(found.left), _cell(found.right))
     if table.row_count:
-        _show_table(table)
+        show_table(table)
     else:
         say("the lineages are equal")
     say(
@@ -183,7 +183,7 @@ def history_command(
         why = ": ".join(part for part in ("rollback" if move.rollback else "", move.reason) if part)
         when = move.moved_at[:16].replace("T", " ")
         table.add_row(when, move.alias, str(move.version), move.by, why)
-    _show_table(table)
+    show_table(table)
 
 
 @adapters.command("why")
@@ -273,7 +273,7 @@ def _named(alias: str, record: AliasRecord) -> str:
     return f"{alias} {record.version}" + (f" ({canary})" if canary else "")
 
 
-def _show_table(table: Table) -> None:
+def show_table(table: Table) -> None:
     """At a terminal its width is the limit; a program that reads the table gets every line whole."""
     from rich.console import Console
 

@@ -35,7 +35,7 @@ _SEEN = ("FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE")
 PANELS = {
     "Train": ("doctor", "presets", "schema", "plan", "run", "stage", "votes", "study", "tune"),
     "Look": ("watch", "ui", "report", "partition", "gate", "ask", "chat"),
-    "Publish and serve": ("adapters", "serve", "export", "models", "gc"),
+    "Publish and serve": ("adapters", "serve", "capture", "export", "models", "gc"),
     "Kubeflow": ("submit", "runs", "schedule", "schedules", "compile"),
 }
 """The commands as `lorapar --help` shows them, in the order a person meets them."""

@@ -8,13 +8,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import Field, JsonValue
 
-
-class Document(BaseModel):
-    """A JSON object of which every key is there, `null` where it does not apply."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
+from lorapar.cli.document import Document
+from lorapar.cli.documents_capture import CaptureContents, Captures, DeletedDocument, PrunedDocument
 
 
 class PresetDocument(Document):
@@ -397,6 +394,10 @@ DOCUMENTS: dict[str, type[Document]] = {
     "adapters history": HistoryDocument,
     "adapters verify": VerifyDocument,
     "adapters gc": AdapterGcDocument,
+    "capture list": Captures,
+    "capture show": CaptureContents,
+    "capture delete": DeletedDocument,
+    "capture prune": PrunedDocument,
     "gc": GarbageDocument,
     "runs": Runs,
     "schedules list": Schedules,

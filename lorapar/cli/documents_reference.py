@@ -6,7 +6,8 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from lorapar.cli.documents import DOCUMENTS, Document
+from lorapar.cli.document import Document
+from lorapar.cli.documents import DOCUMENTS
 from lorapar.errors import BadInputError, nearest
 
 

@@ -29,6 +29,9 @@ def serve_command(
     other_base: Annotated[
         bool, typer.Option("--other-base", help="Serve over another base than the adapters were trained on.")
     ] = False,
+    capture: Annotated[
+        str, typer.Option(help="Keep a share of requests and answers: a YAML file, or '{name: NAME, share: 0.1}'.")
+    ] = "",
     run: Annotated[bool, typer.Option("--run/--print", help="Become the server, or print its command.")] = False,
     vllm: Annotated[str, typer.Option(help="Further arguments of vLLM, such as '--port 8001'.")] = "",
 ) -> None:
@@ -40,7 +43,9 @@ def serve_command(
 
     if run and model is not None and not model.is_dir():
         raise BadInputError(f"--model: there is no folder '{model}' on this machine, and the server would start here")
-    command = server_command(open_registry(where), names, model=model, extra=shlex.split(vllm), other_base=other_base)
+    command = server_command(
+        open_registry(where), names, model=model, extra=shlex.split(vllm), other_base=other_base, capture=capture
+    )
     for note in command.notes:
         err.print(note, markup=False, highlight=False, soft_wrap=True)
     if not run:

@@ -211,14 +211,14 @@ class TeacherConfig(Section):
         return self
 
     def _check_endpoint(self) -> None:
-        wrong = _why_no_address(self.endpoint)
+        wrong = why_no_address(self.endpoint)
         if wrong is not None:
             raise ValueError(f"teacher '{self.name}': {wrong}")
         if self.model is None:
             raise ValueError(f"teacher '{self.name}': backend openai needs model, the name its endpoint serves")
 
 
-def _why_no_address(endpoint: str | None) -> str | None:
+def why_no_address(endpoint: str | None) -> str | None:
     """What is wrong with the address of an endpoint; None: nothing."""
     needed = (
         "backend openai needs endpoint, the http address of an OpenAI-compatible API, such as http://teacher:8000/v1"

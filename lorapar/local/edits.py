@@ -12,7 +12,7 @@ from lorapar.local.folder import RunFolder
 from lorapar.records import Example, Label, Vote, read_json, read_records
 from lorapar.store import write_atomically, write_named_file
 from lorapar.voting.collect import EXAMPLES, SUMMARY, VOTES
-from lorapar.voting.tally import EDITED, HOLD_OUT, ID, LABELS, Edit, edits_csv, parse_edits, table_csv
+from lorapar.voting.tally import EDITED, HOLD_OUT, ID, LABELS, Edit, edits_csv, parse_edits, spreadsheet_text, table_csv
 
 
 @dataclass(frozen=True)
@@ -135,11 +135,6 @@ def _line(label: Label, example: Example, teachers: Iterable[str], votes: dict[t
         given,
         f"{label.agreement:.3f}",
         *(votes.get((label.example_id, name), "") for name in teachers),
-        _shown(example.asked),
-        _shown(example.answer),
+        spreadsheet_text(example.asked),
+        spreadsheet_text(example.answer),
     ]
-
-
-def _shown(text: str) -> str:
-    """Text that a spreadsheet does not take for a formula."""
-    return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text

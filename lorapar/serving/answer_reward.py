@@ -7,7 +7,6 @@ the sample are not judged.
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import os
 import random
@@ -20,6 +19,7 @@ from lorapar.config.mistakes import validated
 from lorapar.config.rewards import JudgeConfig
 from lorapar.errors import BadInputError, LoraparError
 from lorapar.progress import Silent
+from lorapar.serving.assembled import answer_of, question_of
 from lorapar.serving.settings import PREFIX, ServingSettings
 
 logger = logging.getLogger(f"vllm.{__name__}")
@@ -122,40 +122,3 @@ def _judge(file: str, environment: Mapping[str, str]) -> Reward:
         return judge([answer], [""], columns)[0]
 
     return reward
-
-
-def question_of(request: Mapping[str, Any]) -> str:
-    """The last thing a person said in a chat request, or the prompt of a completion; empty where there is no text."""
-    messages = request.get("messages")
-    if isinstance(messages, list):
-        said = (one for one in reversed(messages) if isinstance(one, dict) and one.get("role") == "user")
-        return _text(next(said, {}).get("content"))
-    return _text(request.get("prompt"))
-
-
-def _text(content: Any) -> str:
-    if isinstance(content, list):
-        parts = (one.get("text", "") if isinstance(one, dict) else one for one in content)
-        return "".join(part for part in parts if isinstance(part, str))
-    return content if isinstance(content, str) else ""
-
-
-def answer_of(body: bytes) -> str | None:
-    """The text of the first choice in an answer, streamed or whole; None where it holds none."""
-    text = body.decode("utf-8", errors="replace")
-    streamed = [line[5:].strip() for line in text.splitlines() if line.startswith("data:")]
-    parts = [_choice(part) for part in (streamed or [text]) if part != "[DONE]"]
-    known = [part for part in parts if part is not None]
-    return "".join(known) if known else None
-
-
-def _choice(text: str) -> str | None:
-    try:
-        choices = json.loads(text)["choices"]
-        first = next(one for one in choices if one.get("index", 0) == 0)
-    except (ValueError, KeyError, TypeError, AttributeError, StopIteration):
-        return None
-    for holder in (first.get("delta"), first.get("message"), {"content": first.get("text")}):
-        if isinstance(holder, dict) and isinstance(holder.get("content"), str):
-            return str(holder["content"])
-    return None

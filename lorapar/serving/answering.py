@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from lorapar.serving import metrics
-from lorapar.serving.asgi import Message, Receive, Send, header
+from lorapar.serving.asgi import Headers, Message, Receive, Send, header, without
 from lorapar.serving.guard import Outcome
 from lorapar.serving.routes import Served
 
@@ -18,9 +18,11 @@ _CLIENT_LEFT = 499
 class Answering:
     """One request and its answer."""
 
-    def __init__(self, served: Served, receive: Receive, send: Send, *, kept_bytes: int = 0) -> None:
-        """`kept_bytes`: longest answer that is kept for a look at it; 0: none is."""
-        self._served = served
+    def __init__(
+        self, served: Served, receive: Receive, send: Send, *, kept_bytes: int = 0, headers: Headers = ()
+    ) -> None:
+        """`kept_bytes`: longest answer that is kept for a look at it; 0: none is. `headers`: more of them."""
+        self._served, self._headers = served, headers
         self._kept, self._kept_bytes = bytearray(), kept_bytes
         self._receive, self._send = receive, send
         self._began = time.perf_counter()
@@ -41,9 +43,11 @@ class Answering:
         """What the server sends, with the version in its header."""
         if message["type"] == "http.response.start":
             self._status, self._begun = message["status"], True
+            ours = [name.decode("latin-1") for name, _ in self._headers]
+            headers = [*without(message.get("headers", ()), *ours), *self._headers]
             if self._status != 404:  # vLLM has no such version, so none answered
-                headers = [*message.get("headers", ()), header(ADAPTER_HEADER, self._served.model)]
-                message = {**message, "headers": headers}
+                headers.append(header(ADAPTER_HEADER, self._served.model))
+            message = {**message, "headers": headers}
         elif message["type"] == "http.response.body":
             if self._first_byte is None and message.get("body"):
                 self._first_byte = time.perf_counter()

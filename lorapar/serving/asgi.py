@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from typing import Any
 
 Scope = MutableMapping[str, Any]
@@ -11,7 +11,7 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
-Headers = list[tuple[bytes, bytes]]
+Headers = Sequence[tuple[bytes, bytes]]
 
 
 def header(name: str, value: str) -> tuple[bytes, bytes]:
@@ -25,7 +25,7 @@ def header_value(scope: Scope, name: str) -> str | None:
     return next((value.decode("latin-1") for key, value in scope["headers"] if key.lower() == wanted), None)
 
 
-def without(headers: Headers, *names: str) -> Headers:
+def without(headers: Headers, *names: str) -> list[tuple[bytes, bytes]]:
     """The headers but those named."""
     gone = {name.encode("latin-1") for name in names}
     return [(key, value) for key, value in headers if key.lower() not in gone]
@@ -59,7 +59,7 @@ def replayed(body: bytes, receive: Receive) -> Receive:
 
 async def answer_error(send: Send, status: int, message: str, headers: Headers | None = None) -> None:
     """An error in the form of OpenAI's API, as vLLM writes it."""
-    kinds = {403: "PermissionDeniedError", 404: "NotFoundError", 503: "ServiceUnavailableError"}
+    kinds = {400: "BadRequestError", 403: "PermissionDeniedError", 404: "NotFoundError", 503: "ServiceUnavailableError"}
     body = {"error": {"message": message, "type": kinds.get(status, "Error"), "param": "model", "code": status}}
     await answer_json(send, status, body, headers)
 
@@ -68,5 +68,5 @@ async def answer_json(send: Send, status: int, value: Any, headers: Headers | No
     """A whole JSON answer."""
     body = json.dumps(value).encode()
     own = [header("content-type", "application/json"), header("content-length", str(len(body)))]
-    await send({"type": "http.response.start", "status": status, "headers": own + (headers or [])})
+    await send({"type": "http.response.start", "status": status, "headers": [*own, *(headers or ())]})
     await send({"type": "http.response.body", "body": body})

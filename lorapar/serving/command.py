@@ -9,13 +9,14 @@ from pathlib import Path
 
 from lorapar.basemodel import model_folder
 from lorapar.basemodel.resolve import Kind, kind_of
+from lorapar.capture.rules import Rules, regex_is_there
 from lorapar.config import ModelConfig
 from lorapar.errors import BadInputError, IntegrityError
 from lorapar.registry import CANDIDATE, Reference, Registry, Version, max_lora_rank
 from lorapar.registry.package import CONFIG_FILE
 from lorapar.serving.asking import candidate_notes, ending_notes, template_arguments
 from lorapar.serving.base_identity import ANY, base_of, is_on_hub, require_same, said
-from lorapar.serving.settings import ServingSettings
+from lorapar.serving.settings import ServingSettings, capture_config, compact_text
 from lorapar.store import NotFoundError
 
 MIDDLEWARE = "lorapar.serving.middleware.AdapterMiddleware"
@@ -64,6 +65,7 @@ def server_command(
     model: Path | None = None,
     extra: Sequence[str] = (),
     other_base: bool = False,
+    capture: str = "",
 ) -> ServerCommand:
     """The server for some adapters of one base model.
 
@@ -72,12 +74,14 @@ def server_command(
         model: a local copy of the base model, where the server should not fetch it.
         extra: further arguments of vLLM; they come last, and so win over those worked out here.
         other_base: serve over a base whose identity is another, or cannot be told.
+        capture: what is kept of requests and answers, as text or file; empty: as the environment says.
 
     Raises BadInputError for a name that is no alias of the registry, adapters of different base models, and ranks that
     vLLM does not serve; IntegrityError where the base is not the one that a version was trained on.
     """
     _refuse_versions(names)
-    settings = ServingSettings(registry=registry.address, adapters=",".join(names))
+    settings = ServingSettings(registry=registry.address, adapters=",".join(names), capture=capture)
+    settings = settings.model_copy(update={"capture": _capture(settings)})
     versions = [registry.resolve(str(reference)) for reference in settings.references]
     waiting, notes = _candidates(registry, settings.names)
     _refuse_replaced(extra)
@@ -105,6 +109,16 @@ def server_command(
             *ending_notes(registry, versions),
         ),
     )
+
+
+def _capture(settings: ServingSettings) -> str:
+    """What is kept, in one line; its rules are compiled where the package for that is."""
+    if not settings.capture:
+        return ""
+    config = capture_config(settings, "--capture")
+    if regex_is_there():
+        Rules.of(config)
+    return compact_text(config)
 
 
 def _refuse_replaced(extra: Sequence[str]) -> None:

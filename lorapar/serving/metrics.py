@@ -36,3 +36,11 @@ CANARY_REWARD = Gauge(
     "Mean reward of a sample of answers while a canary runs and LORAPAR_SERVING_CANARY_REWARD is set.",
     ["adapter", "side"],
 )
+CAPTURED = Counter(
+    "lorapar_serving_captured",
+    "Requests of the captured share by what became of them: kept once written; all others are not kept.",
+    ["capture", "outcome"],
+)
+CAPTURE_REDACTIONS = Counter(
+    "lorapar_serving_capture_redactions", "What rules of redaction found in captured requests.", ["capture", "rule"]
+)

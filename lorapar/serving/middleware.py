@@ -27,6 +27,7 @@ from lorapar.serving.asgi import (
     Scope,
     Send,
     answer_error,
+    answer_json,
     header,
     header_value,
     replayed,
@@ -35,11 +36,12 @@ from lorapar.serving.asgi import (
 )
 from lorapar.serving.base_identity import ServedBase
 from lorapar.serving.cache import AdapterCache
+from lorapar.serving.capturing import FEEDBACK, REQUEST_ID_HEADER, Capturing
 from lorapar.serving.engine import MODELS, Engine, is_admin
 from lorapar.serving.follower import AliasFollower
 from lorapar.serving.listing import with_aliases
 from lorapar.serving.loader import Loader
-from lorapar.serving.routes import NotLoadedError, NotServedError, Routes
+from lorapar.serving.routes import NotLoadedError, NotServedError, Routes, Served
 from lorapar.serving.settings import ServingSettings, settings_from
 from lorapar.serving.traffic import Traffic
 from lorapar.store import open_store
@@ -59,6 +61,7 @@ class AdapterMiddleware:
         self.engine = Engine(app)
         self.traffic = Traffic()
         self.reward = AnswerReward.of(self.settings)
+        self.capture = Capturing.of(self.settings)
         self.follower: AliasFollower | None = None
         self._task: asyncio.Task[None] | None = None
 
@@ -80,6 +83,8 @@ class AdapterMiddleware:
     async def _live(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def started(message: Message) -> None:
             if message["type"] == "lifespan.startup.complete":
+                if self.capture:
+                    self.capture.writer.start()
                 await self._begin(self.settings.startup_seconds)
             await send(message)
 
@@ -88,6 +93,8 @@ class AdapterMiddleware:
         finally:
             if self._task:
                 self._task.cancel()
+            if self.capture:
+                await asyncio.to_thread(self.capture.writer.close)
 
     async def _begin(self, wait_seconds: float) -> None:
         """Start following; wait for the first adapters, but not for a registry that does not answer."""
@@ -110,7 +117,8 @@ class AdapterMiddleware:
             return
         await self._begin(0)
         if scope["method"] == "POST" and _is_json(scope) and self._may_ask(scope):
-            await self._post(scope, receive, send)
+            remark = self.capture is not None and path.rstrip("/").endswith(FEEDBACK)
+            await (self._remark(receive, send) if remark else self._post(scope, receive, send))
         elif scope["method"] == "GET" and path.rstrip("/").endswith(MODELS):
             await self.app(scope, receive, with_aliases(self.routes, send))
         else:
@@ -142,19 +150,41 @@ class AdapterMiddleware:
         told = self._told(scope, request, served.name)
         if served.model != asked or told:
             body = json.dumps({**request, **told, "model": served.model}).encode()
-        headers = [*without(scope["headers"], "content-length", _OTHER_MODEL_HEADER)]
-        headers.append(header("content-length", str(len(body))))
-        sampled = served.judged and self.reward is not None and self.reward.takes()
-        answering = Answering(served, receive, send, kept_bytes=LONGEST_ANSWER_BYTES if sampled else 0)
+        taken = self.capture.take(scope, served, len(body)) if self.capture else None
+        named = [header(REQUEST_ID_HEADER, taken.request_id)] if taken else []
+        replaced = ["content-length", _OTHER_MODEL_HEADER, *([REQUEST_ID_HEADER] if taken else [])]
+        headers = [*without(scope["headers"], *replaced), header("content-length", str(len(body))), *named]
+        judged = served.judged and self.reward is not None and self.reward.takes()
+        kept_bytes = max(LONGEST_ANSWER_BYTES if judged else 0, taken.kept_bytes if taken else 0)
+        answering = Answering(served, receive, send, kept_bytes=kept_bytes, headers=named)
         with self.traffic.through(served.model):
             try:
                 await self.app({**scope, "headers": headers}, replayed(body, answering.receive), answering.send)
             finally:
-                outcome = answering.finish()
-                if served.judged and self.follower and outcome:
-                    self.follower.judge(served, outcome)
-                    if self.reward and answering.answer:
-                        self.reward.see(request, answering.answer, partial(self.follower.judge, served))
+                self._look(answering, served, request, judged=judged)
+                if self.capture and taken:
+                    self.capture.see(taken, served, scope, request, answering.answer)
+
+    def _look(self, answering: Answering, served: Served, request: dict[str, Any], *, judged: bool) -> None:
+        """What a canary's guard makes of an answer that has ended."""
+        outcome = answering.finish()
+        if not served.judged or not self.follower or not outcome:
+            return
+        self.follower.judge(served, outcome)
+        answer = answering.answer
+        if judged and self.reward and answer and len(answer) <= LONGEST_ANSWER_BYTES:
+            self.reward.see(request, answer, partial(self.follower.judge, served))
+
+    async def _remark(self, receive: Receive, send: Send) -> None:
+        """What a person says of an answer, by the request's id."""
+        body = await whole_body(receive)
+        if body is None or self.capture is None:
+            return
+        wrong = self.capture.remark(_object(body))
+        if wrong is not None:
+            await answer_error(send, 400, wrong)
+        else:
+            await answer_json(send, 202, {"object": "feedback"})
 
     def _told(self, scope: Scope, request: dict[str, Any], name: str) -> dict[str, Any]:
         """What ends an answer, for vLLM, whose own settings do not take it (0.32): each request names it.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Mapping
@@ -12,11 +13,15 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lorapar.basemodel.cache import cache_root
+from lorapar.config.capture import CaptureConfig
+from lorapar.config.load import parse_settings, read_text
+from lorapar.config.mistakes import validated
 from lorapar.errors import BadInputError, nearest
 from lorapar.registry import Reference, parse_reference
 
 REGISTRY = "LORAPAR_REGISTRY"
 PREFIX = "LORAPAR_SERVING_"
+CAPTURE = PREFIX + "CAPTURE"
 # Kubernetes tells pods of a Service named lorapar-serving by variables that begin the same.
 _SERVICE_LINK = re.compile(PREFIX + r"(SERVICE_(HOST|PORT\w*)|PORT(_\d+_\w+)?)")
 
@@ -54,6 +59,9 @@ class ServingSettings(BaseModel):
     """Share of the answers of both sides that it sees."""
     canary_reward_decrease: float = Field(0.05, ge=0)
     """A canary ends where its mean reward is below production's by more than this and by more than chance."""
+    capture: str = ""
+    """What is kept of requests and answers: YAML or JSON of `lorapar.config.capture.CaptureConfig`, or a file with it;
+    empty: nothing is."""
 
     @cached_property
     def references(self) -> tuple[Reference, ...]:
@@ -103,3 +111,30 @@ def _alias(text: str) -> Reference:
             f"{PREFIX}ADAPTERS: {text} is a version; name an alias to follow (a client may ask for versions anyway)"
         )
     return reference
+
+
+def read_capture(given: str, origin: str) -> CaptureConfig:
+    """The settings in a YAML or JSON text, or in the file that is named; raises BadInputError for what is wrong."""
+    text = given.strip()
+    if text.endswith((".yaml", ".yml", ".json")) and "\n" not in text and not text.startswith("{"):
+        origin = f"{origin}: {text}"
+        text = read_text(Path(text), origin)
+    return validated(CaptureConfig, parse_settings(text, origin), origin)
+
+
+def capture_config(settings: ServingSettings, origin: str = CAPTURE) -> CaptureConfig:
+    """The settings of the server's capture, adapters compared with those that it serves; raises BadInputError."""
+    config = read_capture(settings.capture, origin)
+    served = sorted(settings.names)
+    for one in config.adapters:
+        name = one.partition("@")[0]
+        if name not in served:
+            raise BadInputError(
+                f"{origin}: adapters: {name} is not served here{nearest(name, served)}; there is {', '.join(served)}"
+            )
+    return config
+
+
+def compact_text(config: CaptureConfig) -> str:
+    """The settings that are not at their defaults, in one line of JSON, for a variable."""
+    return json.dumps(config.model_dump(mode="json", exclude_defaults=True), separators=(",", ":"), ensure_ascii=False)

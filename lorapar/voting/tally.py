@@ -381,6 +381,11 @@ def table_csv(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return text.getvalue()
 
 
+def spreadsheet_text(text: str) -> str:
+    """Text that a spreadsheet does not take for a formula."""
+    return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
+
+
 def _edits(reader: csv.DictReader[str], source: str, known: Sequence[Edit]) -> dict[str, Edit]:
     found: dict[str, Edit] = {}
     for row in reader:

@@ -29,6 +29,7 @@ ACT = {
     *("adapters promote", "adapters rollback", "adapters pull", "adapters push", "adapters register", "adapters sign"),
     *("study run", "study report", "tune", "adapters compact"),
     *("compile", "submit", "schedule", "schedules delete"),
+    "capture export",
     "ui",  # serves pages to a browser
     *("serve", "export"),  # print a server's command and a manifest: formats of others
     "schema",  # prints JSON anyway

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from lorapar.config.capture import CaptureConfig
+from lorapar.serving.settings import read_capture
 from tests.helm.chart import (
     CHART,
     EVERYTHING,
@@ -242,6 +244,19 @@ def test_serving_settings_reach_the_server() -> None:
     assert variables["LORAPAR_SERVING_BASE_MODEL"] == "Qwen/Q"
     assert variables["LORAPAR_SERVING_POLL_SECONDS"] == "2.5"
     assert variables["LORAPAR_SERVING_CANARY_REQUESTS"] == "7"
+
+
+def test_a_server_keeps_requests_only_where_asked_and_is_told_by_what_rules() -> None:
+    _, container = server_of(serving(), "-serving")
+    assert "LORAPAR_SERVING_CAPTURE" not in environment(container)
+    asked = {"enabled": True, "name": "support", "share": 0.25, "rules": {"case": r"C-\d{4}<\w+>"}, "retentionDays": 7}
+    values = serving(capture=asked, ingress={"enabled": True, "host": "models.example.org"})
+    _, container = server_of(values, "-serving")
+    told = environment(container)["LORAPAR_SERVING_CAPTURE"]
+    expected = CaptureConfig(name="support", share=0.25, rules=asked["rules"], retention_days=7)
+    assert read_capture(told, "") == expected
+    (rule,) = only(render(values=values), "Ingress", "lorapar-serving")["spec"]["rules"]
+    assert "/v1/feedback" in {path["path"] for path in rule["http"]["paths"]}
 
 
 @pytest.mark.parametrize("model", ["s3://models/qwen", "builtin:tiny"])

@@ -136,6 +136,7 @@ def test_helm_refuses_it_by_name(values: dict[str, Any], named: str) -> None:
     ("values", "named"),
     [
         ({"serving": {"enabled": True}}, "serving.model"),
+        ({"serving": {"enabled": True, "model": "a/b", "capture": {"enabled": True}}}, "serving.capture.name"),
         ({"teachers": {"enabled": True}}, "teachers.models"),
         ({"pipeline": {"kueue": {"enabled": True}}}, "pipeline.kueue.clusterQueue"),
         (

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import html
+import re
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -104,6 +106,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def done(self, request: Request) -> None:
         operation, key, objects = request.operation, request.key, self.server.state.objects
+        if operation == "POST delete":
+            for found in re.findall(r"<Key>(.*?)</Key>", request.body.decode()):
+                objects.pop(html.unescape(found), None)
+            return self.answer(200, b"<DeleteResult/>")
         if operation == "GET list-type" or not key:
             return self.answer(200, _listing(objects, request.query.get("prefix", [""])[0]))
         if operation == "POST uploads":

@@ -143,6 +143,9 @@ serviceAccountName: {{ include "lorapar.servingServiceAccount" . }}
 {{- if and .Values.pipeline.enabled .Values.pipeline.kueue.enabled (not .Values.pipeline.kueue.clusterQueue) -}}
 {{- fail "pipeline.kueue.clusterQueue: name the ClusterQueue when pipeline.kueue.enabled is true" -}}
 {{- end -}}
+{{- if and .Values.serving.enabled .Values.serving.capture.enabled (not .Values.serving.capture.name) -}}
+{{- fail "serving.capture.name: name the capture when serving.capture.enabled is true" -}}
+{{- end -}}
 {{- if and .Values.serving.ingress.enabled (not .Values.serving.ingress.host) -}}
 {{- fail "serving.ingress.host: name the host when serving.ingress.enabled is true" -}}
 {{- end -}}

@@ -1,0 +1,211 @@
+"""Where what was captured lies in a store, and what is done with it there: written, read, deleted, pruned.
+
+    capture/<name>/capture.json                               the settings it is kept by
+    capture/<name>/date=<day>/part-<time>-<random>.parquet    requests with their answers, by the day of the request
+    capture/<name>/feedback/date=<day>/part-….parquet         what persons said of answers
+    capture/<name>/deleted/<digest>.json                      a request that was deleted, by the digest of its id
+
+A part never changes but by a deletion, which writes it anew without the request; what was deleted stays left out of
+whatever is read later, also where a copy of an old part comes back.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+
+from lorapar.capture.records import CapturedRequest, Feedback, Row, from_parquet, request_digest, to_parquet
+from lorapar.config.capture import CaptureConfig
+from lorapar.config.mistakes import validated
+from lorapar.errors import BadInputError, IntegrityError, StaleError, nearest
+from lorapar.store import NotFoundError, ObjectInfo, ObjectStore
+
+ROOT = "capture"
+_SETTINGS = "capture.json"
+_PART = re.compile(r"(?:feedback/)?date=(\d{4}-\d\d-\d\d)/part-(\d{8}T\d{6}\.\d{6}Z)-[0-9a-f]{8}\.parquet")
+_READ_AT_ONCE = 8
+_ATTEMPTS = 5
+
+
+@dataclass(frozen=True)
+class Part:
+    """One file of rows."""
+
+    info: ObjectInfo
+    day: date
+    written: str
+    """When, as in its name: equal in length, so that texts are in the order of time."""
+    of_feedback: bool
+
+
+@dataclass(frozen=True)
+class Deleted:
+    """What a deletion took out."""
+
+    requests: int
+    feedback: int
+    parts: int
+    """Files that were written anew or removed."""
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """What was older than it may be."""
+
+    days: tuple[date, ...]
+    parts: int
+    size_bytes: int
+
+
+class Capture:
+    """One capture of a store."""
+
+    def __init__(self, store: ObjectStore, name: str) -> None:
+        self.store, self.name = store, name
+        self._prefix = f"{ROOT}/{name}/"
+
+    @property
+    def where(self) -> str:
+        """Its address."""
+        return f"{self.store.address}/{self._prefix.rstrip('/')}"
+
+    def describe(self, config: CaptureConfig) -> None:
+        """Write down by which settings it is kept, for those who read and prune it."""
+        text = config.model_dump_json(indent=2, exclude={"address"})
+        self.store.write(self._prefix + _SETTINGS, text.encode() + b"\n")
+
+    def settings(self) -> CaptureConfig | None:
+        """The settings that the server wrote down last; None where it has written none. Raises IntegrityError."""
+        try:
+            data = self.store.read(self._prefix + _SETTINGS)
+        except NotFoundError:
+            return None
+        try:
+            return validated(CaptureConfig, json.loads(data), f"{self.where}/{_SETTINGS}")
+        except (ValueError, BadInputError) as error:
+            raise IntegrityError(f"{self.where}/{_SETTINGS}: cannot be read ({error}); restart the server") from None
+
+    def write(self, rows: Sequence[Row], now: datetime) -> None:
+        """Write rows of one kind, one part for each day."""
+        written = now.astimezone(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
+        for day in sorted({row.day for row in rows}):
+            of_day = [row for row in rows if row.day == day]
+            below = "feedback/" if isinstance(of_day[0], Feedback) else ""
+            name = f"{below}date={day}/part-{written}-{secrets.token_hex(4)}.parquet"
+            self.store.write(self._prefix + name, to_parquet(of_day))
+
+    def parts(self) -> list[Part]:
+        """Every part, in the order of their keys; files of other names are none of ours."""
+        found = []
+        for info in self.store.list(self._prefix):
+            name = info.key.removeprefix(self._prefix)
+            if match := _PART.fullmatch(name):
+                try:
+                    day = date.fromisoformat(match[1])
+                except ValueError:
+                    continue
+                found.append(Part(info, day, match[2], name.startswith("feedback/")))
+        return found
+
+    def requests(self, parts: Iterable[Part]) -> list[CapturedRequest]:
+        """The requests of parts, those that were deleted left out; raises IntegrityError for a damaged part."""
+        return self._rows([part for part in parts if not part.of_feedback], CapturedRequest)
+
+    def feedback(self, parts: Iterable[Part]) -> list[Feedback]:
+        """What persons said, as `requests`."""
+        return self._rows([part for part in parts if part.of_feedback], Feedback)
+
+    def deleted(self) -> frozenset[str]:
+        """Digests of the requests that were deleted."""
+        prefix = f"{self._prefix}deleted/"
+        return frozenset(info.key.removeprefix(prefix).removesuffix(".json") for info in self.store.list(prefix))
+
+    def delete(self, request_id: str, now: datetime) -> Deleted:
+        """Take a request out of every part, with what was said of it; whatever comes later of it is left out too.
+
+        Raises StaleError where somebody else keeps writing the same part.
+        """
+        digest = request_digest(request_id)
+        tombstone = json.dumps({"deleted_at": now.astimezone(UTC).isoformat(timespec="seconds")}).encode()
+        self.store.write(f"{self._prefix}deleted/{digest}.json", tombstone)
+        counts = {False: 0, True: 0}
+        parts = 0
+        with ThreadPoolExecutor(_READ_AT_ONCE) as pool:
+            for part, gone in pool.map(lambda part: (part, self._without(part, {digest})), self.parts()):
+                counts[part.of_feedback] += gone
+                parts += bool(gone)
+        return Deleted(counts[False], counts[True], parts)
+
+    def prune(self, retention_days: int, now: datetime) -> Pruned:
+        """Remove every part of a day older than that, and what has come of deleted requests since."""
+        first = now.astimezone(UTC).date() - timedelta(days=retention_days - 1)
+        parts = self.parts()
+        old = [part for part in parts if part.day < first]
+        self.store.delete_all([part.info.key for part in old])
+        self._sweep([part for part in parts if part.day >= first])
+        size = sum(part.info.size_bytes for part in old)
+        return Pruned(tuple(sorted({part.day for part in old})), len(old), size)
+
+    def _sweep(self, parts: Iterable[Part]) -> None:
+        """Take deleted requests out of parts that were written while or after they were deleted."""
+        deleted = self.deleted()
+        if deleted:
+            for part in parts:
+                self._without(part, deleted)
+
+    def _rows(self, parts: Sequence[Part], kind: type[Row]) -> list[Row]:
+        deleted = self.deleted()
+        with ThreadPoolExecutor(_READ_AT_ONCE) as pool:
+            read = pool.map(lambda part: self._read(part, kind), parts)
+            return [row for rows in read for row in rows if request_digest(row.request_id) not in deleted]
+
+    def _read(self, part: Part, kind: type[Row]) -> list[Row]:
+        """The rows of a part; none where it was pruned since it was listed."""
+        try:
+            data = self.store.read(part.info.key)
+        except NotFoundError:
+            return []
+        return from_parquet(data, kind, f"{self.store.address}/{part.info.key}")
+
+    def _without(self, part: Part, digests: Iterable[str]) -> int:
+        """Write a part anew without some requests; how many rows that were."""
+        gone, key = frozenset(digests), part.info.key
+        for _ in range(_ATTEMPTS):
+            try:
+                data, version = self.store.read_versioned(key)
+            except NotFoundError:
+                return 0
+            where = f"{self.store.address}/{key}"
+            rows: list[Any] = from_parquet(data, Feedback if part.of_feedback else CapturedRequest, where)
+            kept = [row for row in rows if request_digest(row.request_id) not in gone]
+            if len(kept) == len(rows):
+                return 0
+            if not kept:
+                self.store.delete(key)
+                return len(rows)
+            if self.store.write_if_unchanged(key, to_parquet(kept), version):
+                return len(rows) - len(kept)
+        raise StaleError(f"{self.store.address}/{key}: was written by somebody else all the time; try again")
+
+
+def captures(store: ObjectStore) -> list[str]:
+    """Names of the captures in a store."""
+    keys = (info.key.split("/") for info in store.list(f"{ROOT}/"))
+    return sorted({parts[1] for parts in keys if len(parts) > 2})
+
+
+def known_capture(store: ObjectStore, name: str, setting: str = "") -> Capture:
+    """The capture of that name; raises BadInputError with the nearest one for a name that is not there."""
+    known = captures(store)
+    if name not in known:
+        raise BadInputError(
+            f"{setting}{name}: no such capture in {store.address}{nearest(name, known)}; it has: "
+            f"{', '.join(known) or 'none'}"
+        )
+    return Capture(store, name)

@@ -1,0 +1,105 @@
+"""Texts out of requests and answers of OpenAI's API: what was asked, and what was answered, streamed or whole."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Assembled:
+    """The first choice of an answer."""
+
+    text: str
+    finish_reason: str | None
+    """Why it ended, as the server says: `stop`, `length`; None where it does not say."""
+
+
+def assembled(body: bytes) -> Assembled | None:
+    """The first choice of an answer, streamed or whole; None where it holds no text or calls a tool."""
+    text = body.decode("utf-8", errors="replace")
+    # Not splitlines: JSON strings may hold other line separators, such as U+2028.
+    streamed = [line[5:].strip() for line in text.split("\n") if line.startswith("data:")]
+    parts, ended = [], None
+    for part in streamed or [text]:
+        choice = _first_choice(part) if part != "[DONE]" else None
+        if choice is None:
+            continue
+        if any(_holder(choice, name).get("tool_calls") for name in ("delta", "message")):
+            return None
+        parts.append(_said(choice))
+        ended = choice.get("finish_reason") or ended
+    known = [part for part in parts if part is not None]
+    return Assembled("".join(known), str(ended) if ended else None) if known else None
+
+
+def answer_of(body: bytes) -> str | None:
+    """The text of the first choice in an answer, streamed or whole; None where it holds none."""
+    found = assembled(body)
+    return None if found is None else found.text
+
+
+def question_of(request: Mapping[str, Any]) -> str:
+    """The last thing a person said in a chat request, or the prompt of a completion; empty where there is no text."""
+    messages = request.get("messages")
+    if isinstance(messages, list):
+        said = (one for one in reversed(messages) if isinstance(one, dict) and one.get("role") == "user")
+        return _text(next(said, {}).get("content"))
+    return _text(request.get("prompt"))
+
+
+def texts_of(request: Mapping[str, Any], endpoint: str) -> list[tuple[str, str]] | None:
+    """(role, text) of each message, or the prompt as the user's; None where something in it is no text."""
+    if endpoint == "completion":
+        prompt = request.get("prompt")
+        return [("user", prompt)] if isinstance(prompt, str) and prompt.strip() else None
+    messages = request.get("messages")
+    if not isinstance(messages, list) or not messages:
+        return None
+    found = []
+    for one in messages:
+        if not isinstance(one, dict) or not isinstance(one.get("role"), str) or one.get("tool_calls"):
+            return None
+        text = _whole_text(one.get("content"))
+        if text is None:
+            return None
+        found.append((one["role"], text))
+    return found
+
+
+def _whole_text(content: Any) -> str | None:
+    """The text of a content; None where a part of it is a picture or a sound."""
+    if isinstance(content, list):
+        parts = [one.get("text") if isinstance(one, dict) else one for one in content]
+        texts = [part for part in parts if isinstance(part, str)]
+        return "".join(texts) if len(texts) == len(parts) else None
+    return content if isinstance(content, str) else None
+
+
+def _text(content: Any) -> str:
+    if isinstance(content, list):
+        parts = (one.get("text", "") if isinstance(one, dict) else one for one in content)
+        return "".join(part for part in parts if isinstance(part, str))
+    return content if isinstance(content, str) else ""
+
+
+def _first_choice(text: str) -> Mapping[str, Any] | None:
+    try:
+        found = next(one for one in json.loads(text)["choices"] if one.get("index", 0) == 0)
+    except (ValueError, KeyError, TypeError, AttributeError, StopIteration, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _holder(choice: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    found = choice.get(name)
+    return found if isinstance(found, dict) else {}
+
+
+def _said(choice: Mapping[str, Any]) -> str | None:
+    for holder in (_holder(choice, "delta"), _holder(choice, "message"), {"content": choice.get("text")}):
+        if isinstance(holder.get("content"), str):
+            return str(holder["content"])
+    return None

@@ -1,0 +1,145 @@
+"""The thread that writes: bounded, late, never in the way, and true to retention and deletions."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable
+
+import pytest
+
+from lorapar.capture import Capture, CaptureWriter
+from lorapar.capture.records import CapturedRequest
+from lorapar.config.capture import CaptureConfig
+from lorapar.errors import UnreachableError
+
+from .conftest import NOW, asked
+
+
+def writer(
+    capture: Capture, counts: Counter[str], make: Callable[[str], CapturedRequest | None] = asked, **settings: object
+) -> CaptureWriter[str]:
+    config = CaptureConfig(name="support", **settings)  # type: ignore[arg-type]
+    return CaptureWriter(capture, config, make, lambda outcome, number: counts.update({outcome: number}), lambda: NOW)
+
+
+def test_what_is_offered_is_in_the_store_once_the_server_has_ended(capture):
+    counts = Counter()
+    made = writer(capture, counts)
+    made.start()
+    assert made.offer("one-00000001", 10)
+    assert made.offer("two-00000002", 10)
+    made.close()
+    assert [row.request_id for row in capture.requests(capture.parts())] == ["one-00000001", "two-00000002"]
+    assert counts == {"kept": 2}
+    assert capture.settings() is not None
+
+
+def test_it_is_written_after_a_while_without_an_end(capture):
+    written = threading.Event()
+    made = CaptureWriter(
+        capture,
+        CaptureConfig(name="support", flush_seconds=0.05),
+        asked,
+        lambda outcome, number: written.set() if outcome == "kept" else None,
+    )
+    made.start()
+    made.offer("one-00000001", 10)
+    assert written.wait(60)
+    made.close()
+
+
+def test_what_finds_no_room_is_dropped_and_counted(capture, monkeypatch):
+    monkeypatch.setattr("lorapar.capture.writer.MOST_WAITING", 2)
+    counts = Counter()
+    made = writer(capture, counts)  # not started, so that nothing is taken out
+    assert [made.offer(f"one-0000000{number}", 10) for number in range(3)] == [True, True, False]
+    monkeypatch.setattr("lorapar.capture.writer.MOST_WAITING", 100)
+    assert not made.offer("big-00000001", 1 << 40)
+    assert counts == {"queue_full": 2}
+
+
+def test_store_that_does_not_answer_stops_nothing_and_gets_the_rows_later(capture, monkeypatch):
+    counts, tried, answers = Counter(), threading.Event(), threading.Event()
+    write = capture.store.write
+
+    def refusing(key: str, data: bytes) -> None:
+        tried.set()
+        if not answers.is_set():
+            raise UnreachableError("the bucket does not answer")
+        write(key, data)
+
+    monkeypatch.setattr(capture.store, "write", refusing)
+    made = writer(capture, counts, flush_seconds=0.02)
+    made.start()
+    made.offer("one-00000001", 10)
+    assert tried.wait(60)
+    answers.set()
+    made.close()
+    assert counts["write_failures"] >= 1
+    assert counts["kept"] == 1
+
+
+def test_rows_that_wait_too_long_for_a_store_are_lost_and_counted(capture, monkeypatch):
+    def refusing(key: str, data: bytes) -> None:
+        raise UnreachableError("the bucket does not answer")
+
+    monkeypatch.setattr(capture.store, "write", refusing)
+    monkeypatch.setattr("lorapar.capture.writer.MOST_KEPT", 1)
+    counts = Counter()
+    made = writer(capture, counts)
+    made.start()
+    for number in range(3):
+        made.offer(f"one-0000000{number}", 10)
+    made.close()
+    assert counts["lost"] == 3
+    assert counts["kept"] == 0
+
+
+def test_one_request_that_cannot_be_made_into_a_row_does_not_end_the_others(capture, caplog):
+    def make(request_id: str) -> CapturedRequest:
+        if request_id == "bad-00000001":
+            raise ValueError("the question was: my secret")
+        return asked(request_id)
+
+    counts = Counter()
+    made = writer(capture, counts, make)
+    made.start()
+    made.offer("bad-00000001", 10)
+    made.offer("one-00000001", 10)
+    made.close()
+    assert counts == {"failed": 1, "kept": 1}
+    assert "my secret" not in caplog.text
+
+
+def test_request_that_was_deleted_while_it_waited_is_not_written(capture):
+    capture.delete("one-00000001", NOW)
+    counts = Counter()
+    made = writer(capture, counts)
+    made.start()
+    made.offer("one-00000001", 10)
+    made.close()
+    assert capture.parts() == []
+    assert counts == {}
+
+
+def test_server_keeps_retention_by_itself(capture):
+    capture.write([asked("old-00000001", day=1), asked("new-00000001")], NOW)
+    made = writer(capture, Counter(), retention_days=5)
+    made.start()
+    made.close()
+    assert [part.day.day for part in capture.parts()] == [20]
+
+
+@pytest.mark.parametrize("outcome", ["prune_failures"])
+def test_retention_that_the_store_refuses_is_counted(capture, monkeypatch, outcome):
+    def refuse(keys: object) -> None:
+        raise UnreachableError("may not delete")
+
+    capture.write([asked("old-00000001", day=1)], NOW)
+    monkeypatch.setattr(capture.store, "delete_all", refuse)
+    counts = Counter()
+    made = writer(capture, counts, retention_days=5)
+    made.start()
+    made.close()
+    assert counts[outcome] == 1

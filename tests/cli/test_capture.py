@@ -1,0 +1,115 @@
+"""`lorapar capture` on a store with requests of two days: listed, shown, exported, deleted, pruned."""
+
+from __future__ import annotations
+
+import csv
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import typer.testing
+
+from lorapar.capture import Capture, request_digest
+from lorapar.capture.records import Feedback
+from lorapar.cli import app
+from lorapar.config.capture import CaptureConfig
+from lorapar.errors import BadInputError
+from lorapar.records import write_json
+from lorapar.registry import Registry
+from lorapar.store import open_store
+from tests.capture.conftest import NOW, asked
+from tests.serving.conftest import adapter_files
+
+
+@pytest.fixture
+def capture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Capture:
+    """In a registry whose version 2 was trained on one of the requests."""
+    monkeypatch.setenv("LORAPAR_REGISTRY", str(tmp_path / "registry"))
+    registry = Registry(open_store(tmp_path / "registry"))
+    for number in (1, 2):
+        folder = adapter_files(tmp_path / f"made{number}", f"weights {number}")
+        rows = {"support": {"requests": f"{request_digest('two-00000002')} 0123456789abcdef"}} if number == 2 else None
+        write_json(folder / "lineage.json", {"data": {"captures": rows}})
+        registry.publish("task", folder)
+    made = Capture(registry.store, "support")
+    made.describe(CaptureConfig(name="support", retention_days=3))
+    formula = asked("one-00000001", "=1+1", redacted=2, redacted_by={"email": 2})
+    made.write([formula, asked("two-00000002"), asked("old-00000003", day=1)], NOW)
+    made.write([Feedback(request_id="two-00000002", captured_at=NOW, good=True)], NOW)
+    return made
+
+
+def said(*arguments: str | Path) -> str:
+    result = typer.testing.CliRunner().invoke(app, ["capture", *map(str, arguments)], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def document(command: str, *arguments: str) -> Any:
+    """What is printed with --json, held against the schema of the command."""
+    text = said(command, *arguments, "--json")
+    schema = typer.testing.CliRunner().invoke(app, ["schema", "capture", command], catch_exceptions=False).stdout
+    jsonschema.Draft202012Validator(json.loads(schema)).validate(json.loads(text))
+    return json.loads(text)
+
+
+def test_list_and_show(capture: Capture) -> None:
+    (one,) = document("list")["captures"]
+    assert (one["name"], one["first_day"], one["last_day"], one["files"]) == ("support", "2026-11-01", "2026-11-20", 3)
+    assert "2026-11-20" in said("list", "--store", capture.store.address)
+    found = document("show", "support")
+    assert (found["requests"], found["praised"], found["redactions"]) == (3, 1, {"email": 2})
+    assert found["adapters"] == {"task@1": 3}
+    assert found["settings"]["retention_days"] == 3
+    assert "support: 3 requests, kept 3 days" in said("show", "support")
+
+
+def test_all_that_is_kept_of_one_request_can_be_told_to_whoever_asks(capture: Capture) -> None:
+    found = json.loads(said("show", "support", "--request-id", "two-00000002"))
+    assert [row["answer"] for row in found["requests"]] == ["5"]
+    assert [one["good"] for one in found["feedback"]] == [True]
+    with pytest.raises(BadInputError, match="nobody-00001: nothing is kept of it"):
+        said("show", "support", "--request-id", "nobody-00001")
+
+
+def test_sheet_has_requests_without_praise_and_no_formula(capture: Capture, tmp_path: Path) -> None:
+    file = tmp_path / "sheet.csv"
+    assert said("export", "support", "--file", file).startswith("2 requests of support: ")
+    rows = list(csv.DictReader(file.open(encoding="utf-8")))
+    assert {row["request_id"]: row["asked"] for row in rows}["one-00000001"] == "user: =1+1"
+    assert all(row["answer"] == row["reference"] == "" for row in rows)
+    with pytest.raises(BadInputError, match="is there already"):
+        said("export", "support", "--file", file)
+    said("export", "support", "--file", tmp_path / "since.csv", "--since", "2026-11-02", "--all")
+    assert len(list(csv.DictReader((tmp_path / "since.csv").open(encoding="utf-8")))) == 2
+    with pytest.raises(BadInputError, match="--since: 'yesterday' is no day"):
+        said("export", "support", "--file", tmp_path / "no.csv", "--since", "yesterday")
+
+
+def test_deletion_says_which_versions_were_trained_on_a_request(capture: Capture) -> None:
+    one, two = document("delete", "support", "--request-id", "one-00000001", "--request-id", "two-00000002")["deleted"]
+    assert (one["requests"], one["feedback"], one["trained"]) == (1, 0, [])
+    assert (two["requests"], two["feedback"], two["trained"]) == (1, 1, ["task@2"])
+    assert document("show", "support")["requests"] == 1
+    line = said("delete", "support", "--request-id", "two-00000002")
+    assert "two-00000002: 0 requests and 0 remarks deleted" in line
+    assert "task@2 was trained on it" in line
+
+
+def test_deletion_needs_no_registry(capture: Capture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("LORAPAR_REGISTRY")
+    monkeypatch.chdir(tmp_path)
+    gone = document("delete", "support", "--store", capture.store.address, "--request-id", "two-00000002")
+    assert (gone["deleted"][0]["requests"], gone["deleted"][0]["trained"]) == (1, None)
+
+
+def test_prune_goes_by_the_server_s_settings_or_by_the_option(capture: Capture) -> None:
+    capture.write([asked("now-00000004", captured_at=datetime.now(UTC))], datetime.now(UTC))
+    gone = document("prune", "support", "--retention-days", "100000")
+    assert gone["days"] == []
+    gone = document("prune", "support")
+    assert (gone["retention_days"], gone["files"]) == (3, 3)
+    assert [row.request_id for row in capture.requests(capture.parts())] == ["now-00000004"]
