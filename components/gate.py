@@ -9,6 +9,7 @@ from components.task import task
 def gate(
     settings: str,
     store: str,
+    run: str,
     evaluation_digest: str,
     version_digest: str,
     summary: Output[Markdown],

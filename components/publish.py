@@ -9,6 +9,7 @@ from components.task import task
 def publish(
     settings: str,
     store: str,
+    run: str,
     adapter_digest: str,
     examples_digest: str,
     labels_digest: str,

@@ -13,6 +13,11 @@
 # Prints the relative difference of the gradient of x in x + layer(x) before and after, and ends with 1 where that has changed. On a CPU
 #   without avx512_bf16 the repacking does not happen; the script then says so and ends with 0.
 set -euo pipefail
+case ${1:-} in
+"") ;;
+-h | --help) sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"; exit 0 ;;
+*) echo "bitsandbytes-evaluation-then-gradient.sh: takes no arguments, not '$1'; --help says more" >&2; exit 2 ;;
+esac
 if ! grep -q avx512_bf16 /proc/cpuinfo; then
   echo "this CPU has no avx512_bf16: nothing to see here"
   exit 0

@@ -9,6 +9,11 @@
 #
 # Prints what each text comes to, and ends with 1 where that has changed.
 set -euo pipefail
+case ${1:-} in
+"") ;;
+-h | --help) sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"; exit 0 ;;
+*) echo "latex2sympy-products.sh: takes no arguments, not '$1'; --help says more" >&2; exit 2 ;;
+esac
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 python3 -m venv "$folder/venv"

@@ -10,6 +10,11 @@
 #
 # Prints what each setting comes to, and ends with 1 where that has changed.
 set -euo pipefail
+case ${1:-} in
+"") ;;
+-h | --help) sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"; exit 0 ;;
+*) echo "trl-granite-moe-sft.sh: takes no arguments, not '$1'; --help says more" >&2; exit 2 ;;
+esac
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 python3 -m venv "$folder/venv"

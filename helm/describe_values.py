@@ -12,6 +12,7 @@ Run it by `make docs`; tests/helm/test_values.py fails while its outputs are sta
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
 import sys
@@ -304,6 +305,7 @@ def readme_text(current: str, values: list[Value]) -> str:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     values = read_values((CHART / "values.yaml").read_text(encoding="utf-8"))
     readme = CHART / "README.md"
     (CHART / "values.schema.json").write_text(schema_text(values), encoding="utf-8")

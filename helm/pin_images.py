@@ -8,8 +8,8 @@ the files in the repository keep their tags.
 
 from __future__ import annotations
 
+import argparse
 import re
-import sys
 from pathlib import Path
 
 CHART = Path(__file__).parent / "lorapar"
@@ -34,7 +34,11 @@ def pinned(text: str, image: str, address: str, digest: str) -> str:
 
 
 def main() -> None:
-    address, folder = sys.argv[1].rstrip("/"), Path(sys.argv[2])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("address")
+    parser.add_argument("folder", type=Path)
+    given = parser.parse_args()
+    address, folder = given.address.rstrip("/"), given.folder
     values = CHART / "values.yaml"
     text = values.read_text(encoding="utf-8")
     for image in IMAGES:

@@ -9,6 +9,14 @@
 # Each image ends with an import of what it is for; where that fails, the build fails and says what to set.
 # The CUDA variants are built by the release workflow: the same files with --build-arg LOCK=image-trainer-cuda or image-vllm.
 set -euo pipefail
+
+for name in ${*:-}; do
+  case $name in
+  -h | --help) sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"; exit 0 ;;
+  client | trainer | vllm) ;;
+  *) echo "images/build.sh: '$name' is no image: client, trainer or vllm; --help says more" >&2; exit 2 ;;
+  esac
+done
 cd "$(dirname "$0")/.."
 
 REGISTRY=${REGISTRY:-lorapar}

@@ -6,6 +6,7 @@ line that says what to set.
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import sys
 from importlib.metadata import PackageNotFoundError, version
@@ -48,7 +49,9 @@ def stages_of(image: str) -> list[str]:
 
 
 def main() -> int:
-    image = sys.argv[1]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("image", choices=NEEDED)
+    image = parser.parse_args().image
     stages: list[str] = []
     for name in NEEDED[image]:
         try:

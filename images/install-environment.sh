@@ -6,6 +6,10 @@
 # TORCH_INDEX        address of an extra index with a build of torch for this machine's accelerator
 # TORCH_LIBRARIES    yes: install what this build of torch names as its requirements, beyond the lock
 set -eu
+case ${1:-} in
+-h | --help) sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"; exit 0 ;;
+"" | -*) echo "install-environment: takes the file of a lock, not '${1:-}'; --help says more" >&2; exit 2 ;;
+esac
 lock=$1
 if [ -f /run/secrets/ca ]; then
   export SSL_CERT_FILE=/run/secrets/ca PIP_CERT=/run/secrets/ca

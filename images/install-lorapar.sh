@@ -1,6 +1,11 @@
 #!/bin/sh
 # install-lorapar: put the one wheel of /dist into /opt/lorapar and write the bill of materials. Runs in the build stage.
 set -eu
+case ${1:-} in
+"") ;;
+-h | --help) sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"; exit 0 ;;
+*) echo "install-lorapar: takes no arguments, not '$1'; --help says more" >&2; exit 2 ;;
+esac
 if [ -f /run/secrets/ca ]; then
   export SSL_CERT_FILE=/run/secrets/ca PIP_CERT=/run/secrets/ca
 fi

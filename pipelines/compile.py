@@ -1,5 +1,6 @@
 """`python -m pipelines.compile`: write the package that the wheel ships, lorapar/kubeflow/pipeline.yaml."""
 
+import argparse
 import json
 import tempfile
 from pathlib import Path
@@ -112,4 +113,5 @@ def _with_names_of_outputs(spec: dict[str, Any]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     PACKAGE.write_text(package_text(), encoding="utf-8")

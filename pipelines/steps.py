@@ -24,8 +24,12 @@ class Steps:
         self._pool = gpu_pool
 
     def add(self, component: Any, name: str, *, gpu: bool = False) -> None:
-        """A task with its own settings and what the graph says it takes."""
-        self._add(component, name, settings=self.tasks["plan"].outputs["settings"])
+        """A task with its own settings and what the graph says it takes.
+
+        One that is never cached is told its run too: what it leaves must not be taken for that of an equal run.
+        """
+        run = {} if task_named(name).cached else {"run": dsl.PIPELINE_JOB_ID_PLACEHOLDER}
+        self._add(component, name, settings=self.tasks["plan"].outputs["settings"], **run)
         if gpu:
             on_gpu(self.tasks[name], self._pool)
 

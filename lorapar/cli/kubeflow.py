@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -75,8 +75,10 @@ def compile_command(
         check_namespace(namespace)
         if not manifest:
             raise BadInputError("--namespace is written into Kubernetes resources only; give --manifest too")
-    package = _package(images, registry, placement, require_digests=require_digests, no_cache=no_cache)
-    _warn_of_tags(package)
+    from lorapar.cli.packages import Wanted, warn_of_tags
+
+    package = Wanted(images or (), registry, placement, require_digests, no_cache).package()
+    warn_of_tags(package)
     text = package.manifest_text(namespace) if manifest else package.text()
     if output is None:
         typer.echo(text, nl=False)
@@ -123,6 +125,7 @@ def submit_command(  # noqa: PLR0913  -- an argument is an option of the command
     """
     _check_resubmit(resubmit, wait=wait)
     settings = settings_of(preset, config, overrides)
+    from lorapar.cli.packages import Wanted
     from lorapar.kubeflow.checks import check_server, check_service_account, plugins_input
     from lorapar.kubeflow.parameter_values import pipeline_parameters
     from lorapar.kubeflow.placement import mounts_of, plugins_of
@@ -131,13 +134,10 @@ def submit_command(  # noqa: PLR0913  -- an argument is an option of the command
     check_service_account(service_account)
     values = pipeline_parameters(settings, parameters or [], store or settings.store.address, mounts_of(placement))
     given = plugins_input(plugins or [], plugins_of(placement))
-    named = bool(images or registry)
-    build = partial(_package, images, registry, placement, no_cache=no_cache)
-    package = build(require_digests=require_digests and named)
+    wanted = Wanted(images or (), registry, placement, require_digests, no_cache)
+    wanted.check()
     server = server_at(host, namespace)
-    if not named:
-        package = _with_uploaded_images(server, partial(build, require_digests=require_digests))
-    _warn_of_tags(package)
+    package = wanted.package_for(server, "run")
     mark = _mark(package, values, settings) if if_changed else ""
     start = _start(f"{name or settings.name}{mark}", experiment, values, service_account, pipeline_root, given)
     if if_changed and _goes_on(server, start):
@@ -216,6 +216,7 @@ def schedule_command(  # noqa: PLR0913  -- an argument is an option of the comma
 
     Example: `lorapar schedule '0 0 3 * * *' --config mine.yaml --store s3://BUCKET/PREFIX`
     """
+    from lorapar.cli.packages import Wanted
     from lorapar.kubeflow.checks import check_server, check_service_account, plugins_input
     from lorapar.kubeflow.cron import check_cron
     from lorapar.kubeflow.parameter_values import pipeline_parameters
@@ -227,50 +228,17 @@ def schedule_command(  # noqa: PLR0913  -- an argument is an option of the comma
     settings = settings_of(preset, config, overrides)
     values = pipeline_parameters(settings, parameters or [], store or settings.store.address, mounts_of(placement))
     given = plugins_input(plugins or [], plugins_of(placement))
-    named = bool(images or registry)
-    build = partial(_package, images, registry, placement, no_cache=False)
-    package = build(require_digests=require_digests and named)
+    wanted = Wanted(images or (), registry, placement, require_digests)
+    wanted.check()
     from lorapar.kubeflow.server import Start
 
     server = server_at(host, namespace)
-    if not named:
-        package = _with_uploaded_images(server, partial(build, require_digests=require_digests))
-    _warn_of_tags(package)
-    pipeline, version, _ = server.upload(package)
+    pipeline, version, _ = server.upload(wanted.package_for(server, "schedule"))
     start = _with_settings_in_the_store(
         Start(name or settings.name, experiment, values, service_account, plugins=given)
     )
     recurring = server.schedule(pipeline, version, start, cron, max_concurrency)
     out.print(f"recurring run {recurring}: {cron}", markup=False, highlight=False)
-
-
-def _package(
-    images: list[str] | None,
-    registry: str | None,
-    placement: Path | None,
-    *,
-    require_digests: bool,
-    no_cache: bool,
-    found: Mapping[str, str] | None = None,
-) -> Package:
-    """`found` are images by the shipped reference; absent: those that are named."""
-    from lorapar.kubeflow.images import references
-    from lorapar.kubeflow.package import build_package
-    from lorapar.kubeflow.placement import read_placement
-
-    placed = read_placement(placement) if placement is not None else None
-    return build_package(
-        found or references(registry, images or []), placed, require_digests=require_digests, cached=not no_cache
-    )
-
-
-def _warn_of_tags(package: Package) -> None:
-    if package.unpinned:
-        err.say(
-            f"lorapar: {', '.join(package.unpinned)}: named by a tag, which can be moved under Kubeflow's cache; pin "
-            "with --image NAME=...@sha256:DIGEST",
-            "yellow",
-        )
 
 
 def server_at(host: str | None, namespace: str | None) -> Server:
@@ -307,17 +275,16 @@ def cluster_of(
             if value:
                 raise BadInputError(f"{option} needs --host: it says how cells run in Kubeflow")
         return None
+    from lorapar.cli.packages import Wanted
     from lorapar.kubeflow.checks import check_service_account
     from lorapar.kubeflow.placement import mounts_of, plugins_of
     from lorapar.study.remote import READ, SCORES, Cluster
 
     check_service_account(service_account)
-    build = partial(_package, images, None, placement, no_cache=False, require_digests=False)
-    package = build()
+    wanted = Wanted(images or (), None, placement)
+    wanted.check()
     server = server_at(host, namespace)
-    if not images:
-        package = _with_uploaded_images(server, build)
-    _warn_of_tags(package)
+    package = wanted.package_for(server, "study")
     return Cluster(
         server=partial(server_at, host, namespace),
         version=_uploaded(server, package),
@@ -400,20 +367,6 @@ def _start_and_wait(
         if ending.exit_code != ExitCode.RUN_FAILED or begun > allowed:
             _close(run, store, ending)
         err.print(f"lorapar: {ending.line}; starting again", markup=False, highlight=False, soft_wrap=True)
-
-
-def _with_uploaded_images(server: Server, build: Callable[..., Package]) -> Package:
-    """The package with the images of the newest uploaded version of this lorapar that names any; else the shipped."""
-    from lorapar import __version__
-    from lorapar.kubeflow.package import images_of
-
-    for version, uploaded in server.packages(f"{__version__}-"):
-        found = images_of(uploaded)
-        if found:
-            said = ", ".join(sorted(set(found.values())))
-            out.print(f"images as in version {version}: {said}", markup=False, highlight=False, soft_wrap=True)
-            return build(found=found)
-    return build()
 
 
 def _store_of(run: Any) -> str:

@@ -38,7 +38,8 @@ from lorapar.stages.graph import GRAPH, Node
 from lorapar.store import fetch_tree, open_store, put_tree
 
 RUN_VARIABLE = "LORAPAR_RUN"
-"""The run's id, by the downward API: as a parameter it would be in KFP's cache key and nothing would be reused."""
+"""The run's id, by the downward API: as a parameter it would be in KFP's cache key and nothing would be reused. Tasks
+that are never cached get it as a parameter all the same."""
 SCRATCH_VARIABLE = "LORAPAR_SCRATCH"
 
 

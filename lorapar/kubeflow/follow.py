@@ -25,6 +25,10 @@ from lorapar.stages.graph import GRAPH, node_names
 POLL_SECONDS = 5.0
 PATIENCE_SECONDS = 600.0
 """A server that does not answer for so long while a run is followed is given up; the run itself goes on."""
+SILENT_SECONDS = 30.0
+"""How often is said meanwhile that it does not."""
+IDLE_SECONDS = 3600.0
+"""After so long without a pod a Workflow is taken for deleted between two of them."""
 QUIET_SECONDS = 120.0
 """How often is looked up what the task details do not show, and after how long a pod should have started."""
 FROZEN_SECONDS = 30.0
@@ -35,7 +39,8 @@ ENDED = ("SUCCEEDED", "FAILED", "CANCELED", "SKIPPED")
 CANCELLED = ("CANCELING", "CANCELED")
 _OPEN = ("RUNNING", "PENDING")
 _DONE = ("SUCCEEDED", "CACHED", "SKIPPED")
-_COLOURS = {"SUCCEEDED": "green", "FAILED": "red", "RUNNING": "yellow", "CANCELED": "red", "CACHED": "green"}
+_COLOURS = {"SUCCEEDED": "green", "FAILED": "red", "RUNNING": "yellow", "CANCELLED": "red", "CACHED": "green"}
+_COLOURS |= {"GONE": "red", "STOPPED": "red"}
 
 _WHY_TASK = (
     "no node with room or with that accelerator, a queue that does not admit it, an image that cannot be pulled, or a "
@@ -57,7 +62,14 @@ class TaskState:
     seconds: float | None = None
 
 
-class Sources(Protocol):
+class Logs(Protocol):
+    """What can be asked for the logs of a run."""
+
+    def log(self, run: str, pod: str) -> str:
+        """The end of a pod's log; raises UnreachableError where there is none."""
+
+
+class Sources(Logs, Protocol):
     """What a followed run can be asked of."""
 
     def run(self, run: str) -> Any:
@@ -65,9 +77,6 @@ class Sources(Protocol):
 
     def manifest(self, run: str) -> str | None:
         """Argo's Workflow as JSON, where it can be had."""
-
-    def log(self, run: str, pod: str) -> str:
-        """The end of a pod's log; raises UnreachableError where there is none."""
 
 
 @dataclass
@@ -200,18 +209,22 @@ def follow(followed: Followed, console: Console, *, poll_seconds: float | None =
     Raises UnreachableError for long ones.
     """
     pause = POLL_SECONDS if poll_seconds is None else poll_seconds
-    heard = time.monotonic()
+    heard = told = time.monotonic()
     shown: dict[str, str] = {}
     with Live(console=console, auto_refresh=False, transient=True) as live:
         while True:
             try:
                 followed.ask()
-                heard = time.monotonic()
+                heard = told = time.monotonic()
                 for note in followed.look_deeper():
                     console.print(note, markup=False, highlight=False, soft_wrap=True)
-            except UnreachableError:
-                if time.monotonic() - heard > PATIENCE_SECONDS:
+            except UnreachableError as error:
+                now = time.monotonic()
+                if now - heard > PATIENCE_SECONDS:
                     raise
+                if now - told >= SILENT_SECONDS:
+                    told = now
+                    console.print(_silence(error, now - heard), markup=False, highlight=False, soft_wrap=True)
                 time.sleep(pause)
                 continue
             if followed.ended and not followed.deleted:
@@ -226,6 +239,11 @@ def follow(followed: Followed, console: Console, *, poll_seconds: float | None =
             time.sleep(pause)
 
 
+def _silence(error: Exception, seconds: float) -> str:
+    minutes = PATIENCE_SECONDS / 60
+    return f"{error}; so for {seconds:.0f} s now; it is asked again until {minutes:.0f} min are over"
+
+
 def was_cancelled(run: Any) -> bool:
     """Whether Kubeflow says that somebody terminated the run. Its last state is FAILED, its history tells.
 
@@ -235,16 +253,19 @@ def was_cancelled(run: Any) -> bool:
     return any(state in CANCELLED for state in (str(run.state), *history))
 
 
-def is_gone(server: Sources, run: str, workflow: Workflow) -> bool:
-    """Whether pods that are at work as far as the Workflow says are not there, none of them.
+def is_gone(server: Logs, run: str, workflow: Workflow) -> bool:
+    """Whether pods that are at work as far as the Workflow says are not there, none of them, or none has come for long.
 
     Kubeflow's database is not told of a Workflow that is deleted: the run stays what it was for ever.
     """
     pods = workflow.pods_at_work()
-    return bool(pods) and not any(_is_there(server, run, pod) for pod in pods)
+    if not pods:
+        idle = workflow.idle_seconds()
+        return idle is not None and idle > IDLE_SECONDS
+    return not any(_is_there(server, run, pod) for pod in pods)
 
 
-def _is_there(server: Sources, run: str, pod: str) -> bool:
+def _is_there(server: Logs, run: str, pod: str) -> bool:
     """Whether a pod can still be asked. Only Kubeflow's word that there is no such pod counts as a no.
 
     That of a gateway, which does not know the path, says nothing of the pod.
@@ -284,6 +305,28 @@ def merged_states(
     return [
         replace(task, state=records[task.name]) if task.name in records and task.state not in _DONE else task
         for task in _with_conditions(found, tasks)
+    ]
+
+
+def last_states(followed: Followed, states: Iterable[TaskState], promote: str) -> list[TaskState]:
+    """The states of an ended run, of which no task goes on any more, whatever was heard of it last.
+
+    `promote` is what the run's outcome says of that node, which shares its task with another one.
+    """
+    if followed.cancelled:
+        word = "CANCELLED"
+    elif followed.gone or followed.deleted:
+        word = "GONE"
+    else:
+        word = "" if str(followed.found.state) == "SUCCEEDED" else "STOPPED"
+    known = [replace(one, state=promote) if one.name == "promote" and promote else one for one in states]
+    return [
+        replace(one, state=word, seconds=None)
+        if one.state in _OPEN
+        else replace(one, state="CANCELLED")
+        if one.state in CANCELLED
+        else one
+        for one in known
     ]
 
 

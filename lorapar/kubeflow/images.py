@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from lorapar import __version__
 from lorapar.errors import BadInputError, nearest
@@ -32,14 +33,20 @@ def is_pinned(reference: str) -> bool:
     return _DIGEST.search(reference) is not None
 
 
-def references(registry: str | None, given: list[str]) -> dict[str, str]:
+def references(registry: str | None, given: Sequence[str]) -> dict[str, str]:
     """What to put in for each default reference, from `--registry` and `--image NAME=REFERENCE`."""
-    prefix = registry.rstrip("/") if registry else REPOSITORY
-    if not _REFERENCE.fullmatch(f"{prefix}/image:tag") or "//" in prefix:
+    return {default_reference(image): default_reference(image) for image in IMAGES} | named(registry, given)
+
+
+def named(registry: str | None, given: Sequence[str]) -> dict[str, str]:
+    """As `references`, but only those images that the options name; raises BadInputError for what is no image."""
+    if registry and (not _REFERENCE.fullmatch(f"{registry.rstrip('/')}/image:tag") or "//" in registry):
         raise BadInputError(
             f"--registry {registry}: write it as HOST[:PORT]/PATH, without https://, such as registry.example/lorapar"
         )
-    found = {default_reference(image): f"{prefix}/{image}:{__version__}" for image in IMAGES}
+    found = {}
+    if registry:
+        found = {default_reference(image): f"{registry.rstrip('/')}/{image}:{__version__}" for image in IMAGES}
     for text in given:
         name, equals, reference = text.partition("=")
         if name not in IMAGES:

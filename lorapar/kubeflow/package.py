@@ -20,6 +20,9 @@ from lorapar.kubeflow.tasks import REUSE_VARIABLE, task_named
 from lorapar.stages.graph import node_names
 
 PIPELINE_NAME = "lorapar"
+OWN_PIPELINE = "lorapar-own"
+"""Where versions go that are for one run: with single images of somebody's own, or without the cache. Neither the
+runs of others nor Kubeflow's form, which offers the newest version of a pipeline, take anything of them."""
 MANIFEST_VERSION = "pipelines.kubeflow.org/v2beta1"
 RETRIED_FOR_SECONDS = 30 * 24 * 3600
 """How long after its first start a task may be tried again. Argo makes what is left of it the deadline of the next
@@ -46,9 +49,13 @@ class PlannedTask:
 class Package:
     """The two documents of a pipeline package."""
 
-    def __init__(self, spec: dict[str, Any], platform: dict[str, Any]) -> None:
+    def __init__(self, spec: dict[str, Any], platform: dict[str, Any], pipeline_name: str = PIPELINE_NAME) -> None:
         self.spec = spec
         self.platform = platform
+        self.pipeline_name = pipeline_name
+        """The pipeline in Kubeflow that it becomes a version of."""
+        self.is_to_be_newest = False
+        """Whether a version that is there already is uploaded again, because a newer one has other images."""
 
     @property
     def images(self) -> list[str]:
@@ -108,7 +115,12 @@ class Package:
 
 
 def build_package(
-    images: Mapping[str, str], placement: Placement | None, *, require_digests: bool = False, cached: bool = True
+    images: Mapping[str, str],
+    placement: Placement | None,
+    *,
+    require_digests: bool = False,
+    cached: bool = True,
+    pipeline_name: str = PIPELINE_NAME,
 ) -> Package:
     """The shipped package with images and placement put in; raises BadInputError for tags where digests are wanted."""
     spec, platform = copy.deepcopy(_shipped())
@@ -121,7 +133,7 @@ def build_package(
     tell_accelerators(spec)
     if not cached:
         _switch_caching_off(spec)
-    package = Package(spec, platform)
+    package = Package(spec, platform, pipeline_name)
     if require_digests and package.unpinned:
         raise BadInputError(
             f"--require-digests: {', '.join(package.unpinned)} is not pinned; give --image NAME=...@sha256:DIGEST"
@@ -133,6 +145,7 @@ def build_package(
 def images_of(uploaded: Any) -> dict[str, str]:
     """The images that an uploaded package has in place of the shipped ones, by the reference they replace.
 
+    Empty where any of them is a shipped tag: such a package was made for something else than for everybody.
     `uploaded` is what Kubeflow's API gives of a version: with a platform document its spec lies one level deeper.
     """
     value = uploaded if isinstance(uploaded, dict) else {}
@@ -142,8 +155,9 @@ def images_of(uploaded: Any) -> dict[str, str]:
     for label, executor in _shipped()[0]["deploymentSpec"]["executors"].items():
         shipped = str(executor["container"]["image"])
         image = ((there.get(label) or {}).get("container") or {}).get("image")
-        if image and image != shipped:
-            found[shipped] = str(image)
+        if not image or image == shipped:
+            return {}
+        found[shipped] = str(image)
     return found
 
 

@@ -103,12 +103,12 @@ def find_run(ledger: Ledger) -> Found:
         looked = _look(ledger, node, settings, records, own_records)
         if looked is None:
             continue
-        # Without the downward API nothing says which run a task was of, but a clock does well.
-        own_work = any(own or record.finished >= records["plan"][0].finished for record, own in looked)
-        if own_work or stage_spec(node.stage).cached:
-            records[node.name] = [record for record, _ in looked]
-        # What is never cached and has run before only, has not run in this run: the record is an earlier run's.
-        if own_work:
+        # What is never cached ran in this very run or not at all: the record may be that of an equal run.
+        if not stage_spec(node.stage).cached and not all(own for _, own in looked):
+            continue
+        records[node.name] = [record for record, _ in looked]
+        # Without the downward API nothing says which run a cached task was of; for a figure a clock does well.
+        if any(own or record.finished >= records["plan"][0].finished for record, own in looked):
             fresh.add(node.name)
     return Found(plan, records, frozenset(fresh), unchanged, str(value.get("equal_key", "")))
 

@@ -15,6 +15,7 @@ import os
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -22,7 +23,8 @@ from typing import Any
 from lorapar.errors import BadInputError, UnreachableError
 from lorapar.kubeflow.checks import ENDPOINT_VARIABLE
 from lorapar.kubeflow.follow import GOING, NotInKubeflowError
-from lorapar.kubeflow.package import PIPELINE_NAME, Package
+from lorapar.kubeflow.package import OWN_PIPELINE, PIPELINE_NAME, Package
+from lorapar.kubeflow.waiting import Waiting
 from lorapar.network import network_cause, proxy_address, proxy_refusal, trust_authorities
 
 TOKEN_VARIABLE = "KFP_TOKEN"  # noqa: S105 -- a name, not a token
@@ -66,12 +68,13 @@ class Server:
             import kfp
         except ModuleNotFoundError:
             raise BadInputError("kfp is not installed here: pip install 'lorapar[pipelines]'") from None
-        self.address = where.host or os.environ.get(ENDPOINT_VARIABLE) or "the cluster this runs in"
+        self.address = address = where.host or os.environ.get(ENDPOINT_VARIABLE) or "the cluster this runs in"
 
         class Client(kfp.Client):  # type: ignore[misc]  # kfp has no types
             def get_kfp_healthz(self, sleep_duration: int = 0) -> Any:
                 """Ask once: kfp asks for 25 seconds and says nothing of why."""
-                return self._healthz_api.healthz_service_get_healthz(_request_timeout=(CONNECT_SECONDS, ANSWER_SECONDS))
+                _ask_with_a_limit(self._healthz_api.api_client.rest_client, address)
+                return self._healthz_api.healthz_service_get_healthz()
 
             def set_user_namespace(self, namespace: str) -> None:
                 """Keep it for this process: kfp writes it into the home folder, which a pod may not have."""
@@ -89,27 +92,27 @@ class Server:
                 proxy=proxy_address(where.host or os.environ.get(ENDPOINT_VARIABLE) or ""),
             )
         _ask_with_a_limit(self._client._run_api.api_client.rest_client, self.address)
-        self._known_pipeline: str | None = None
+        self._known_pipelines: set[str] | None = None
         # In a pod of a multi-user Kubeflow it is the pod's own, which kfp has looked up.
         self._namespace = where.namespace or self._client.get_user_namespace() or None
 
     def upload(self, package: Package) -> tuple[str, str, bool]:
         """Ids of the pipeline and of this version of it, and whether it had to be uploaded."""
         with self._errors("looking for the pipeline"):
-            pipeline = self._pipeline()
+            pipeline = self._pipeline(package.pipeline_name)
         with TemporaryDirectory() as folder, self._errors("uploading the pipeline"):
             path = Path(folder) / "pipeline.yaml"
             path.write_text(package.text(), encoding="utf-8")
             if pipeline is None:
                 pipeline = self._client.upload_pipeline(
-                    str(path), pipeline_name=PIPELINE_NAME, namespace=self._namespace
+                    str(path), pipeline_name=package.pipeline_name, namespace=self._namespace
                 ).pipeline_id
-            found = self._version(pipeline, package.version_name)
-            if found is not None:
+            found, name = self._version(pipeline, package.version_name), package.version_name
+            if found is not None and not package.is_to_be_newest:
                 return pipeline, found, False
-            version = self._client.upload_pipeline_version(
-                str(path), pipeline_version_name=package.version_name, pipeline_id=pipeline
-            )
+            if found is not None:
+                name += f"-{datetime.now(UTC):%Y%m%d%H%M%S}"
+            version = self._client.upload_pipeline_version(str(path), pipeline_version_name=name, pipeline_id=pipeline)
         return pipeline, version.pipeline_version_id, True
 
     def start(self, pipeline: str, version: str, start: Start) -> str:
@@ -135,8 +138,8 @@ class Server:
     def schedules(self) -> list[Any]:
         """The recurring runs of our pipeline, the newest first (V2beta1RecurringRun)."""
         with self._errors("listing recurring runs"):
-            pipeline = self._pipeline()
-            return [one for one in self._recurring_runs() if pipeline is not None and _pipeline_of(one) == pipeline]
+            ours = self._pipelines()
+            return [one for one in self._recurring_runs() if _pipeline_of(one) in ours]
 
     def disable_schedule(self, schedule: str) -> None:
         """Let a recurring run start nothing more; runs it has started go on."""
@@ -154,10 +157,10 @@ class Server:
 
     def is_ours(self, run: Any) -> bool:
         """Whether a run is one of our pipeline."""
-        if self._known_pipeline is None:
+        if self._known_pipelines is None:
             with self._errors("looking for the pipeline"):
-                self._known_pipeline = self._pipeline()
-        return self._known_pipeline is not None and _pipeline_of(run) == self._known_pipeline
+                self._known_pipelines = self._pipelines()
+        return _pipeline_of(run) in self._known_pipelines
 
     def runs_going_of(self, schedule: str) -> list[Any]:
         """The runs that a recurring run has started and that have not ended."""
@@ -194,11 +197,14 @@ class Server:
         """
         names = {"run_id": run, "pod": pod}
         doing = f"reading the log of {pod}"
-        with self._errors(doing):
-            text = _tail(self._get("/apis/v1alpha1/runs/{run_id}/nodes/{pod}/log", names, whole=False))
-        problem = _problem(text)
-        if problem is None:
-            return text
+        try:
+            with self._errors(doing):
+                text = _tail(self._get("/apis/v1alpha1/runs/{run_id}/nodes/{pod}/log", names, whole=False))
+            problem = _problem(text)
+            if problem is None:
+                return text
+        except (BadInputError, UnreachableError) as error:  # later releases answer with a status of their own
+            problem = str(error)
         archived = "/apis/v2beta1/runs/{run_id}/nodes/{pod}/artifacts/main-logs:read"
         try:
             with self._errors(doing):
@@ -210,7 +216,7 @@ class Server:
     def packages(self, prefix: str) -> Iterator[tuple[str, Any]]:
         """Versions of the pipeline whose names begin so, the newest first: the name, and what was uploaded."""
         with self._errors("listing versions of the pipeline"):
-            pipeline = self._pipeline()
+            pipeline = self._pipeline(PIPELINE_NAME)
             found = (
                 self._client.list_pipeline_versions(pipeline, page_size=_PAGE, sort_by="created_at desc")
                 if pipeline is not None
@@ -236,9 +242,14 @@ class Server:
             )
         return list(found.runs or [])[:limit]
 
-    def _pipeline(self) -> str | None:
-        """The id of our pipeline in the namespace; kfp's own get_pipeline_id looks where nobody has a namespace."""
-        predicates = {"predicates": [{"operation": "EQUALS", "key": "display_name", "stringValue": PIPELINE_NAME}]}
+    def _pipelines(self) -> set[str]:
+        """Ids of the pipelines that we have made in the namespace."""
+        found = [self._pipeline(name) for name in (PIPELINE_NAME, OWN_PIPELINE)]
+        return {one for one in found if one is not None}
+
+    def _pipeline(self, name: str) -> str | None:
+        """The id of a pipeline in the namespace; kfp's own get_pipeline_id looks where nobody has a namespace."""
+        predicates = {"predicates": [{"operation": "EQUALS", "key": "display_name", "stringValue": name}]}
         found = self._client.list_pipelines(
             page_size=_PAGE, namespace=self._namespace, filter=json.dumps(predicates)
         ).pipelines
@@ -332,16 +343,20 @@ def _in_words(error: Exception) -> str:
 
 
 def _ask_with_a_limit(rest: Any, address: str) -> None:
-    """Let no request wait for ever, and take no web page for an answer.
+    """Let no request wait for ever or without a word, and take no web page for an answer.
 
     kfp sets no time limit, and a network that drops packets answers nothing. A login page or Kubeflow's dashboard comes
     with status 200, and kfp makes an empty list of it.
     """
+    if "request" in vars(rest):
+        return
     asked = rest.request
+    rest.pool_manager.connection_pool_kw["retries"] = _tries()
 
     def request(*given: Any, **options: Any) -> Any:
         limit = options.pop("_request_timeout", None) or (CONNECT_SECONDS, ANSWER_SECONDS)
-        answer = asked(*given, **options, _request_timeout=limit)
+        with Waiting(address, ANSWER_SECONDS):
+            answer = asked(*given, **options, _request_timeout=limit)
         headers = answer.getheaders() if hasattr(answer, "getheaders") else answer.headers
         if str(headers.get("Content-Type", "")).startswith("text/html"):
             raise UnreachableError(
@@ -351,6 +366,19 @@ def _ask_with_a_limit(rest: Any, address: str) -> None:
         return answer
 
     rest.request = request
+
+
+def _tries() -> Any:
+    """urllib3's three further tries, but none after a server has had its whole time: that would be 8 minutes."""
+    import urllib3
+
+    class Tries(urllib3.Retry):
+        def increment(self, *given: Any, **more: Any) -> Any:
+            if isinstance(more.get("error"), urllib3.exceptions.ReadTimeoutError):
+                raise more["error"]
+            return super().increment(*given, **more)
+
+    return Tries(3)
 
 
 def _tail(answer: Any) -> str:
@@ -379,7 +407,8 @@ def _pipeline_of(recurring: Any) -> str | None:
 def _refused(address: str, doing: str, error: Any) -> UnreachableError | BadInputError:
     """401 and 403 are about credentials, other 4xx about what was asked, the rest about the server."""
     try:
-        said = str(json.loads(error.body or "{}").get("message", ""))[:300]
+        body = json.loads(error.body or "{}")
+        said = str(body.get("message") or body.get("error_message") or "")[:300]
     except (json.JSONDecodeError, AttributeError):
         said = ""
     said = " ".join(said.split()) or str(error.reason)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,11 +16,12 @@ from rich.console import Console
 
 from lorapar.config import RunConfig
 from lorapar.errors import ExitCode, LoraparError
-from lorapar.kubeflow.follow import GOING, Followed, TaskState, follow, is_gone, stage_table, was_cancelled
+from lorapar.kubeflow.follow import GOING, Followed, TaskState, follow, is_gone, last_states, stage_table, was_cancelled
 from lorapar.kubeflow.ledger import Ledger
 from lorapar.kubeflow.package import PlannedTask, build_package
 from lorapar.kubeflow.reporting import OUTCOME_FILE, close_cancelled, node_outcomes, recorded_outcome
 from lorapar.kubeflow.summary import said_outcome
+from lorapar.kubeflow.waiting import Waiting
 from lorapar.kubeflow.workflow import Pod, read_workflow
 from lorapar.records import digest_of
 from lorapar.redaction import redact
@@ -55,9 +57,11 @@ class RunStore:
         if self.problem:
             return None
         try:
-            return question(Ledger(open_store(self.address), self.run))
+            with Waiting(self.address):
+                return question(Ledger(open_store(self.address), self.run))
         except (LoraparError, OSError) as error:
-            self.problem = redact(str(error))
+            # Which of the run's files was asked for first says nothing to a person.
+            self.problem = re.sub(rf"/runs/{re.escape(self.run)}/[^\s:]*", "", redact(str(error)))
             return None
 
     def result(self, name: str) -> tuple[dict[str, Any] | None, str]:
@@ -80,6 +84,8 @@ class Ending:
     line: str
     stopped: bool = False
     """Whether its tasks were stopped from outside rather than failed: started again, the run goes on."""
+    promote: str = ""
+    """What is known of the node `promote`, which Kubeflow does not show: SUCCEEDED or SKIPPED."""
 
 
 def fingerprint(version: str, values: Mapping[str, Any], config: RunConfig) -> str:
@@ -134,9 +140,14 @@ def wait_for(server: Any, run: str, store: str, tasks: Sequence[PlannedTask], co
     # What did not answer half-way may do so now.
     kept.problem = ""
     states = followed.states()
-    console.print(stage_table(states))
+    ending = _ending(followed, kept, states)
+    console.print(stage_table(last_states(followed, states, ending.promote)))
+    return ending
+
+
+def _ending(followed: Followed, kept: RunStore, states: Sequence[TaskState]) -> Ending:
     if followed.deleted:
-        return _deleted(run, kept)
+        return _deleted(followed.run, kept)
     if followed.cancelled or followed.gone:
         return _cancelled(followed, kept, states)
     if followed.found.state != _SUCCEEDED:
@@ -162,7 +173,7 @@ def told_state(server: Any, run: Any) -> str:
         return state.lower()
     if state not in GOING and was_cancelled(run):
         return "cancelled"
-    if state in ("RUNNING", "CANCELING"):
+    if state in GOING:
         text = server.manifest(run.run_id)
         workflow = read_workflow(text, build_package({}, None).tasks()) if text else None
         if workflow is not None and is_gone(server, str(run.run_id), workflow):
@@ -194,16 +205,16 @@ def _told(run: str, outcome: Mapping[str, Any]) -> Ending | None:
     if outcome.get("unchanged"):
         return Ending(ExitCode.OK, f"run {run}: nothing changed since run {outcome['unchanged']}, which succeeded")
     if promoted is True:
-        return Ending(ExitCode.OK, f"run {run}: better, promoted")
+        return Ending(ExitCode.OK, f"run {run}: better, promoted", promote=_SUCCEEDED)
     if better is False:
-        return Ending(ExitCode.NOT_BETTER, f"run {run}: trained and published, but not better than what serves today")
+        line = f"run {run}: trained and published, but not better than what serves today"
+        return Ending(ExitCode.NOT_BETTER, line, promote="SKIPPED")
     if better is not True or (promoted is None and wanted is not False):
         return None
     if wanted is True:
-        return Ending(
-            ExitCode.OK, f"run {run}: better, but not promoted: a person has taken this version out of production"
-        )
-    return Ending(ExitCode.OK, f"run {run}: better, but promotion is switched off")
+        line = f"run {run}: better, but not promoted: a person has taken this version out of production"
+        return Ending(ExitCode.OK, line, promote=_SUCCEEDED)
+    return Ending(ExitCode.OK, f"run {run}: better, but promotion is switched off", promote="SKIPPED")
 
 
 def _logged(followed: Followed) -> tuple[dict[str, Any], str]:
@@ -262,10 +273,9 @@ def _cancelled(followed: Followed, kept: RunStore, states: Sequence[TaskState]) 
         if followed.gone and not followed.cancelled
         else "was cancelled in Kubeflow"
     )
-    return Ending(
-        ExitCode.CANCELLED,
-        f"run {followed.run} {how}{where}{_promoted_before(followed, kept)}; finished tasks are reused by the next run",
-    )
+    before = _promoted_before(followed, kept)
+    line = f"run {followed.run} {how}{where}{before}; finished tasks are reused by the next run"
+    return Ending(ExitCode.CANCELLED, line, promote=_SUCCEEDED if before else "")
 
 
 def _failure(followed: Followed, kept: RunStore, states: Sequence[TaskState]) -> Ending:
@@ -282,12 +292,9 @@ def _failure(followed: Followed, kept: RunStore, states: Sequence[TaskState]) ->
     if stopped:
         names = ", ".join(_names(followed, pod) for pod in pods)
         words = f"{names} was stopped from outside, not by an error of its own (a pod deleted, a node taken): {words}"
-    return Ending(
-        ExitCode.RUN_FAILED,
-        f"run {run} {str(followed.found.state).lower()}: {words}{_promoted_before(followed, kept)}; "
-        "finished tasks are reused by the next run",
-        stopped,
-    )
+    before = _promoted_before(followed, kept)
+    line = f"run {run} {str(followed.found.state).lower()}: {words}{before}; finished tasks are reused by the next run"
+    return Ending(ExitCode.RUN_FAILED, line, stopped, _SUCCEEDED if before else "")
 
 
 def _promoted_before(followed: Followed, kept: RunStore) -> str:
@@ -326,6 +333,11 @@ def _reason(followed: Followed, pod: Pod) -> str:
     except LoraparError:
         lines = []
     meant = [line.partition(_MARK)[2] for line in lines if _MARK in line]
-    line = meant[-1] if meant else lines[-1] if lines else ""
-    told = [redact(line)[:_LONGEST_LINE]] if line else []
-    return " ".join([*told, f"({pod.message})"] if pod.message else told) or "failed without a word"
+    line = redact(meant[-1] if meant else lines[-1] if lines else "")[:_LONGEST_LINE]
+    message = _plain(pod.message)
+    return f"{line} ({message})" if line and message else line or message or "failed without a word"
+
+
+def _plain(message: str) -> str:
+    """Argo's words without brackets in them: `main: Error (exit code 3)` is `exit code 3`."""
+    return re.sub(r"\s*\((exit code \d+)\)", r", \1", re.sub(r"^(\w+: )?Error (?=\()", "", message)).removeprefix(", ")

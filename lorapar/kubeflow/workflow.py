@@ -31,6 +31,8 @@ _STATES = {
     "Failed": "FAILED",
     "Error": "FAILED",
 }
+_ENDED = ("Succeeded", "Failed", "Error")
+"""Phases of a Workflow that is over; Kubeflow hears of it a little later."""
 _DUE = ("FAILED", "RUNNING", "PENDING", "SUCCEEDED", "SKIPPED")
 """What speaks for all where tasks of one node differ, the first of them that is among their states."""
 _EXIT_CODE = re.compile(r"exit code (\d+)")
@@ -82,6 +84,7 @@ class Workflow:
         self._tasks = {task.key: task for task in tasks}
         status = value.get("status") or {}
         self.compressed = bool(status.get("compressedNodes"))
+        self._phase = str(status.get("phase") or "")
         self._nodes: list[Mapping[str, Any]] = list(_node_statuses(status).values())
 
     @property
@@ -133,6 +136,18 @@ class Workflow:
             node for node in self._nodes if node.get("type") == _POD and node.get("phase") in ("Running", "Pending")
         ]
         return [self._pod_name(node) for node in pods if not _has_no_pod_yet(node)]
+
+    def idle_seconds(self) -> float | None:
+        """How long nothing has happened between two pods; None where some are at work or due, or it has ended.
+
+        Argo looks at a Workflow that is there every few seconds, so the next pod follows soon.
+        """
+        pods = [node for node in self._nodes if node.get("type") == _POD]
+        open_phases = ("Running", "Pending")
+        if not pods or self._phase in _ENDED or any(node.get("phase") in open_phases for node in pods):
+            return None
+        last = max((time for node in pods for time in _times(node)), default=None)
+        return (datetime.now(UTC) - last).total_seconds() if last is not None else None
 
     def _with_pods(self, states: dict[str, NodeState]) -> dict[str, NodeState]:
         """Argo calls a task running as soon as it is there; it is pending while all its unfinished pods are."""

@@ -1,7 +1,8 @@
 """Run the pipeline once with the preset tiny and write down what each task was started with.
 
 `python recorded_run.py FOLDER`: the store is FOLDER/store, and FOLDER/tasks.json holds the ExecutorInput of each task
-by its stage. PYTHONPATH decides which build of lorapar runs, so nothing here may be newer than the earliest of them.
+by its stage, and that of the first vote. PYTHONPATH decides which build of lorapar runs, so nothing here may be newer
+than the earliest of them.
 """
 
 from __future__ import annotations
@@ -26,13 +27,15 @@ data.task_mix={system1_train: 24, system1_heldout: 16, system2_train: 8, system2
 
 
 class RecordedRuns(LocalRuns):
-    """Keeps the last input of each stage."""
+    """Keeps the last input of each stage, and the first of `vote`, which is a round by itself in every build."""
 
     inputs: dict[str, str]
 
     def _start(self, command: list[str]) -> Any:
         stage, given = command[2], command[4]
         self.inputs[stage] = given
+        if stage == "vote":
+            self.inputs.setdefault("vote-first", given)
         # An earlier build reads the store's address only here.
         run_task(stage, given, self.store, self.root / "scratch", Silent())
         return Status.SUCCESS

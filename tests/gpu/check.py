@@ -10,6 +10,7 @@ a tiny shape on the CPU in tests/gpu/test_check.py; at 7B shape it has not been 
 
 from __future__ import annotations
 
+import argparse
 import datetime
 import sys
 import tempfile
@@ -224,4 +225,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     sys.exit(main())

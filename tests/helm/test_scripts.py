@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import runpy
 import signal
 import socket
 import subprocess
@@ -200,6 +201,24 @@ def test_the_bucket_job_gives_up_with_what_to_look_at() -> None:
     assert done.returncode == 1
     assert "no answer in" in done.stderr.splitlines()[-1]
     assert "objectStore.endpoint" in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize("script", sorted(path.name for path in (CHART / "files").glob("*.py")))
+def test_a_script_that_is_asked_for_help_says_how_it_is_called_and_does_nothing(
+    script: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if script == "waiting.py":
+        pytest.skip("what the others share")
+    monkeypatch.setattr(sys, "path", [str(CHART / "files"), *sys.path])
+    for words, code in ((["--help"], 0), (["http://127.0.0.1:9", "--no-such-option"], 2), ([], 2)):
+        monkeypatch.setattr(sys, "argv", [script, *words])
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(str(CHART / "files" / script), run_name="__main__")
+        said = capsys.readouterr()
+        assert ended.value.code == code
+        assert (f"python {script} " in said.out) is (code == 0)
+        assert said.err.count("\n") == (0 if code == 0 else 1)
+        assert ("--no-such-option" in said.err) is (len(words) == 2)
 
 
 def test_logs_of_checks_are_there_when_helm_reads_them() -> None:

@@ -25,7 +25,8 @@ from lorapar import __version__
 from lorapar.cli import app
 from tests.helm.chart import CHART, EVERYTHING, PROFILES, containers, environment, only, pod_spec, pods, render
 from tests.helm.test_scripts import silent
-from tests.kubeflow.api_double import Double
+from tests.kubeflow.api_double import Double, Frame
+from tests.kubeflow.argo_double import Fate
 
 RECURRING = EVERYTHING["pipeline"]["recurring"]
 
@@ -154,6 +155,17 @@ def test_a_changed_package_is_a_new_version_of_the_same_pipeline(kubeflow: Doubl
     assert "uploaded" in upload(kubeflow, tmp_path).stdout
     assert len(kubeflow.pipelines) == 1
     assert len([v for v in kubeflow.versions.values() if str(v.display_name).startswith(f"{__version__}-")]) == 2
+
+
+def test_after_a_rollback_the_release_s_images_are_the_newest_again(kubeflow: Double, tmp_path: Path) -> None:
+    """Who submits without naming images gets those of the newest version."""
+    for registry, said in [("one.example", "uploaded"), ("two.example", "uploaded"), ("one.example", "uploaded")]:
+        compiled({"images": {"registry": registry}}, tmp_path)
+        assert said in upload(kubeflow, tmp_path).stdout
+    assert "is there already" in upload(kubeflow, tmp_path).stdout
+    *_, newest = kubeflow.versions.values()
+    assert "one.example" in json.dumps(newest.pipeline_spec)
+    assert re.fullmatch(rf"{re.escape(__version__)}-\w{{12}}-\d{{14}}", newest.display_name)
 
 
 def test_submit_finds_the_version_that_the_job_uploaded(kubeflow: Double, tmp_path: Path) -> None:
@@ -289,6 +301,29 @@ def test_a_run_that_goes_on_is_not_killed_and_its_schedule_goes_at_the_next_upgr
     assert kubeflow.killed == []
 
 
+@pytest.mark.parametrize("state", ["RUNNING", "CANCELING", "PENDING"])
+@pytest.mark.parametrize(
+    ("left", "deleted"),
+    [("nothing", True), ("a pod", False), ("no word of its workflow", False)],
+)
+def test_a_schedule_whose_run_has_lost_its_workflow_is_removed(
+    state: str, left: str, deleted: bool, kubeflow: Double, tmp_path: Path
+) -> None:
+    """Kubeflow shows such a run as running for ever, so no later upgrade would find it ended."""
+    compiled(with_runs(NIGHTLY), tmp_path)
+    upload(kubeflow, tmp_path)
+    (nightly,) = kubeflow.recurring
+    run = kubeflow.fire(nightly, Frame(state, {"plan": "SUCCEEDED", "init": Fate("RUNNING", log="layer 1")}))
+    if left == "nothing":
+        kubeflow.gone.add(run.run_id)
+    kubeflow.hands_out_workflows = left != "no word of its workflow"
+    compiled({}, tmp_path)
+    done = upload(kubeflow, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (kubeflow.recurring == {}) is deleted, done.stdout
+    assert kubeflow.killed == [], "it is deleted so that a run which has begun since goes on"
+
+
 def test_plugins_of_the_placement_reach_the_recurring_runs(kubeflow: Double, tmp_path: Path) -> None:
     values = with_runs(NIGHTLY)
     values["pipeline"]["placement"] = {"plugins": {"mlflow": {"experiment_name": "nlp"}}}
@@ -329,7 +364,7 @@ def test_the_job_has_the_rights_that_a_multi_user_kubeflow_asks_for() -> None:
     rules = only(render(values=EVERYTHING), "Role", "-upload")["rules"]
     verbs = {resource: set(rule["verbs"]) for rule in rules for resource in rule["resources"]}
     assert {"create", "list", "disable", "delete"} <= verbs["jobs"]
-    assert verbs["runs"] == {"list"}
+    assert verbs["runs"] == {"get", "list", "readLog"}, "the last by releases that ask for it"
 
 
 # --- a Kubeflow that does not answer ---------------------------------------------------------------------------------

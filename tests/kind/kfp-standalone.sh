@@ -4,6 +4,7 @@
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 usage "kfp-standalone.sh [MANIFESTS]: install Kubeflow Pipelines $KFP_VERSION; MANIFESTS is a local copy of its
 manifests/kustomize where the cluster's machine does not reach GitHub" "$@"
+case ${1:-} in -*) wrong "kfp-standalone.sh takes a folder, not '$1'" ;; esac
 [ $# -le 1 ] || wrong "kfp-standalone.sh takes at most one argument, not '$*'"
 need kubectl
 reach

@@ -4,6 +4,7 @@
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 usage "load-images.sh kind | push REGISTRY: load lorapar/client, lorapar/trainer and lorapar/vllm (built by images/build.sh)
 into the kind cluster \$CLUSTER, or tag and push them as REGISTRY/lorapar/NAME" "$@"
+case ${*: -1} in -*) wrong "load-images.sh has no option '${*: -1}'" ;; esac
 case ${1:-} in
 kind) [ $# = 1 ] || wrong "load-images.sh kind takes nothing more, not '${*:2}'" ;;
 push) [ $# = 2 ] || wrong "load-images.sh push takes one registry" ;;

@@ -4,6 +4,7 @@
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 usage "serve-check.sh [MODEL]: wait until the server has MODEL (default tiny@candidate), then ask it for a completion" "$@"
 [ $# -le 1 ] || wrong "serve-check.sh takes at most one model, not '$*'"
+case ${1:-} in -*) wrong "serve-check.sh takes a model, not '$1'" ;; esac
 need kubectl python3
 reach
 

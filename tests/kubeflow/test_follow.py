@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from time import monotonic
 from types import SimpleNamespace
@@ -210,6 +212,50 @@ def test_a_promotion_that_shares_its_task_is_shown_where_the_store_has_its_recor
     assert "promote        succeeded" in wait()[1]
 
 
+@pytest.mark.parametrize(
+    ("outcome", "shown"),
+    [
+        ({"better": True, "promoted": True}, "succeeded"),
+        ({"better": True, "promoted": False, "wanted": True}, "succeeded"),
+        ({"better": True, "promoted": False, "wanted": False}, "skipped"),
+        ({"better": False}, "skipped"),
+        ({}, "-"),
+    ],
+)
+@pytest.mark.usefixtures("no_rights")
+def test_the_table_and_the_line_below_it_say_the_same_of_the_promotion(
+    server: Double, wait: Wait, outcome: dict[str, bool], shown: str
+) -> None:
+    server.endings = [Frame("SUCCEEDED", ALL | {"report": says(**outcome)})]
+    assert re.search(rf"^ *promote +{shown} *$", wait()[1], re.MULTILINE)
+
+
+OPEN = until("rl", rl=Fate("RUNNING"), init=Fate("PENDING"))
+
+
+@pytest.mark.parametrize(
+    ("frame", "shown"),
+    [
+        (Frame("FAILED", OPEN, history=("CANCELING",)), "cancelled"),
+        (Frame("CANCELED", OPEN), "cancelled"),
+        (Frame("FAILED", OPEN), "stopped"),
+        (Frame("SUCCEEDED", OPEN), "-"),
+    ],
+)
+@pytest.mark.usefixtures("no_rights")
+def test_nothing_is_shown_as_running_in_a_run_that_has_ended(
+    server: Double, wait: Wait, frame: Frame, shown: str
+) -> None:
+    """Kubeflow's details stay what they were where Argo has ended the pods, or packed the statuses."""
+    server.endings = [frame]
+    words = wait()[1]
+    table = words[words.rindex("stage ") :]
+    assert "running" not in table
+    assert "pending" not in table
+    assert re.search(rf"^ *rl +{shown}", table, re.MULTILINE), table
+    assert re.search(rf"^ *init +{shown}", table, re.MULTILINE), table
+
+
 def test_keys_of_the_package_name_each_node_of_the_graph_once() -> None:
     """Whatever the compiler calls a task, it stands for the same nodes everywhere in the package."""
     tasks = build_package({}, None).tasks()
@@ -225,14 +271,17 @@ def test_the_reason_of_a_failure_comes_from_the_log_where_the_store_cannot_be_re
     server.endings = [Frame("FAILED", FAILED_SFT)]
     ended, words = wait()
     assert ended == 12
-    assert "sft: the loss is NaN at step 3 (Error (exit code 4))" in words
+    assert "sft: the loss is NaN at step 3 (exit code 4)" in words
     assert len(server.runs) == 1, "a stage that failed is not started again by itself"
 
 
 @pytest.mark.parametrize(
     ("fate", "said"),
     [
-        (Fate("FAILED", exit_code=137, message="OOMKilled (exit code 137)"), "OOMKilled (exit code 137)"),
+        (Fate("FAILED", exit_code=137, message="OOMKilled (exit code 137)"), "rl: OOMKilled, exit code 137;"),
+        (Fate("FAILED", exit_code=3), "rl: exit code 3;"),
+        (Fate("FAILED", message="main: Error (exit code 3)", exit_code=3, log="killed\n"), "rl: killed (exit code 3);"),
+        (Fate("FAILED", message="Pod was rejected: no room"), "rl: Pod was rejected: no room;"),
         (Fate("FAILED", exit_code=1, log="Traceback\nKeyError: 'x'\n"), "KeyError: 'x'"),
         (Fate("FAILED", exit_code=3, log="lorapar: s3://b: InternalError\n", archived=True), "s3://b: InternalError"),
         (Fate("FAILED", exit_code=2, log="lorapar: https://me:hunter2@host refused\n"), "https://"),
@@ -256,7 +305,7 @@ def test_a_driver_that_fails_says_why_too(server: Double, wait: Wait) -> None:
     server.endings = [Frame("FAILED", until("sft", sft=fate))]
     ended, words = wait()
     assert (ended, len(server.runs)) == (12, 1)
-    assert "Kubeflow's driver of sft: FATAL: cannot resolve the input settings (Error (exit code 1))" in words
+    assert "Kubeflow's driver of sft: FATAL: cannot resolve the input settings (exit code 1)" in words
 
 
 @pytest.mark.usefixtures("no_rights")
@@ -491,6 +540,52 @@ def test_a_run_whose_workflow_is_gone_ends_the_waiting(server: Double, wait: Wai
     assert ended == 14
     assert "is gone: its workflow was deleted" in words
     assert "during rl" in words
+    assert re.search(r"^ *rl +gone", words[words.rindex("stage ") :], re.MULTILINE)
+
+
+@pytest.mark.usefixtures("no_rights", "quiet")
+@pytest.mark.parametrize(
+    ("minutes", "phase", "code"), [(59, "Running", 10), (61, "Running", 14), (61, "Succeeded", 10)]
+)
+def test_a_workflow_that_was_deleted_between_two_pods_is_gone_too(
+    server: Double, wait: Wait, monkeypatch: pytest.MonkeyPatch, minutes: int, phase: str, code: int
+) -> None:
+    """No pod is at work, so none can be asked for; Argo makes the next one within seconds of the last one's end."""
+    real = server._workflow
+
+    def older(run: str) -> Any:
+        found = real(run)
+        manifest = json.loads(found["pipeline_runtime"]["workflow_manifest"])
+        manifest["status"]["phase"] = phase
+        for node in manifest["status"]["nodes"].values():
+            ended = f"{datetime.now(UTC) - timedelta(minutes=minutes):%Y-%m-%dT%H:%M:%SZ}"
+            node |= {"startedAt": ended, "finishedAt": ended}
+        found["pipeline_runtime"]["workflow_manifest"] = json.dumps(manifest)
+        return found
+
+    monkeypatch.setattr(server, "_workflow", older)
+    between = Frame("RUNNING", until("rl"))
+    server.endings = [[*[between] * 6, Frame("SUCCEEDED", ALL | {"report": says(better=False)})]]
+    assert wait()[0] == code
+
+
+@pytest.mark.usefixtures("no_rights")
+def test_a_server_that_does_not_answer_for_long_while_a_run_is_followed_is_told(
+    server: Double, wait: Wait, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passed = [0.0]
+
+    def sleep(seconds: float) -> None:
+        passed[0] += 25.0
+        server.refuse = 503 if 25.0 <= passed[0] < 200.0 else None
+
+    monkeypatch.setattr(follow, "time", SimpleNamespace(monotonic=lambda: monotonic() + passed[0], sleep=sleep))
+    server.endings = [[Frame("RUNNING", until("rl")), Frame("SUCCEEDED", ALL | {"report": says(better=False)})]]
+    ended, words = wait()
+    assert ended == 10, words
+    said = [line for line in words.splitlines() if "Kubeflow failed (503" in line]
+    assert 3 <= len(said) <= 5, words
+    assert "so for 50 s now; it is asked again until 10 min are over" in said[0]
 
 
 @pytest.mark.usefixtures("no_rights", "quiet")

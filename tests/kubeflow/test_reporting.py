@@ -9,12 +9,14 @@ import threading
 import pytest
 
 from lorapar.config import load_config
-from lorapar.errors import BadInputError, UnreachableError
+from lorapar.errors import BadInputError, IntegrityError, UnreachableError
 from lorapar.kubeflow import executor
 from lorapar.kubeflow.ledger import Ledger
+from lorapar.kubeflow.package import build_package
 from lorapar.kubeflow.parameters import PARAMETERS
 from lorapar.kubeflow.reporting import close_cancelled, keep_plan, recorded_outcome, say_outcome
 from lorapar.kubeflow.summary import RunSummary, said_outcome, summary_text
+from lorapar.kubeflow.tasks import TASKS
 from lorapar.kubeflow.webhook import post_summary
 from lorapar.local.execute import new_record
 from lorapar.local.folder import StageRecord
@@ -180,6 +182,34 @@ def test_what_is_never_cached_has_to_run_in_this_run(cluster, plan, capsys, node
     leave(cluster, plan, "run-2", BETTER, before=node)
     outcome = outcome_of(cluster, "run-2", "RUNNING", capsys)
     assert (outcome["succeeded"], node in outcome["missing"]) == (False, True)
+
+
+@pytest.mark.parametrize("node", ["publish", "gate", "promote"])
+def test_the_record_of_an_equal_run_at_the_same_time_is_not_taken_for_one_s_own(cluster, plan, capsys, node) -> None:
+    """The other one ends later than this one was planned, so that no clock tells them apart."""
+    leave(cluster, plan, "run-1", BETTER, at="2026-11-28T10:00:00+00:00", before=node)
+    leave(cluster, plan, "run-2", BETTER, at="2026-11-28T10:05:00+00:00")
+    outcome = outcome_of(cluster, "run-1", "RUNNING", capsys)
+    assert (outcome["succeeded"], outcome["promoted"], outcome["missing"][0]) == (False, False, node)
+    assert outcome["better"] is (True if node == "promote" else None)
+    told = recorded_outcome(Ledger(cluster.store, "run-1"))
+    assert told == ({"better": True, "wanted": True} if node == "promote" else {})
+
+
+def test_tasks_that_are_never_cached_know_their_run_without_the_downward_api(cluster, monkeypatch) -> None:
+    """Of a cached one it would be in Kubeflow's cache key."""
+    spec = build_package({}, None).spec
+    told = {}
+    for component in [spec["root"], *spec["components"].values()]:
+        for name, task in component.get("dag", {}).get("tasks", {}).items():
+            if "executorLabel" in spec["components"][task["componentRef"]["name"]]:
+                told[name] = task.get("inputs", {}).get("parameters", {}).get("run")
+    run = {"runtimeValue": {"constant": "{{$.pipeline_job_uuid}}"}}
+    assert told == {task.name: None if task.cached else run for task in TASKS}
+    monkeypatch.delenv("LORAPAR_RUN", raising=False)
+    with pytest.raises(IntegrityError):
+        cluster.run("gate", {"settings": "0" * 64, "store": cluster.address, "run": "run-7"})
+    assert set(Ledger(cluster.store, "run-7").errors()) == {"gate"}
 
 
 @pytest.mark.parametrize("state", STATES)

@@ -8,16 +8,22 @@ from __future__ import annotations
 import socket
 import threading
 from pathlib import Path
+from typing import Any
 
 import kubernetes
 import pytest
+from typer.testing import CliRunner
 
 from lorapar import __version__
+from lorapar.cli import app
+from lorapar.cli.kubeflow import cluster_of
 from lorapar.errors import BadInputError, UnreachableError
+from lorapar.kubeflow import waiting
 from lorapar.kubeflow.checks import plugins_input
 from lorapar.kubeflow.controller import WANTED, retry_policy
 from lorapar.kubeflow.package import build_package
 from lorapar.kubeflow.server import Server, Where
+from lorapar.kubeflow.submission import RunStore
 from tests.kubeflow.api_double import Double, Frame
 from tests.kubeflow.argo_double import Fate
 from tests.kubeflow.conftest import STORE, Call
@@ -102,11 +108,76 @@ def test_why_kubeflow_did_not_answer_is_said_in_words(host: str, said: str) -> N
 def test_a_server_that_accepts_and_never_answers_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """As behind a network that drops packets: kfp itself would wait for ever."""
     monkeypatch.setattr("lorapar.kubeflow.server.ANSWER_SECONDS", 0.1)
-    with (
-        socket.create_server(("127.0.0.1", 0)) as silent,
-        pytest.raises(UnreachableError, match=r"Kubeflow did not answer \(no answer in time\)"),
-    ):
-        Server(Where(f"http://127.0.0.1:{silent.getsockname()[1]}"))
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(0.3)
+        with pytest.raises(UnreachableError, match=r"Kubeflow did not answer \(no answer in time\)"):
+            Server(Where(f"http://127.0.0.1:{silent.getsockname()[1]}"))
+        silent.accept()[0].close()
+        with pytest.raises(TimeoutError):  # urllib3 would ask three times more: eight minutes without a word
+            silent.accept()
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server has half a second for an answer, and it is said after 50 ms that there is none."""
+    monkeypatch.setattr("lorapar.kubeflow.server.ANSWER_SECONDS", 0.5)
+    monkeypatch.setattr("lorapar.kubeflow.waiting.FIRST_SECONDS", 0.05)
+    monkeypatch.setattr("lorapar.kubeflow.waiting.EVERY_SECONDS", 0.1)
+
+
+TINY = ("--preset", "tiny", "--store", STORE)
+
+
+@pytest.mark.usefixtures("impatient", "server")
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("submit", *TINY),
+        ("submit", *TINY, "--wait", "--if-changed"),
+        ("runs",),
+        ("schedule", "@daily", *TINY),
+        ("schedules", "list"),
+        ("schedules", "delete", "nightly"),
+        ("doctor",),
+    ],
+    ids=" ".join,
+)
+def test_every_command_says_that_kubeflow_has_not_answered_yet(command: tuple[str, ...], tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        result = CliRunner().invoke(app, [*command, "--host", address])
+    lines = result.stderr.splitlines()
+    assert lines[0] == f"lorapar: {address}: no answer for 0 s; given up after 0 s", result.output
+    assert len(lines) > 1, "it goes on saying so"
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_study_in_kubeflow_says_it_too(server: Double, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        with pytest.raises(UnreachableError):
+            cluster_of("mine", address, None, None, None, None)
+    assert f"lorapar: {address}: no answer for" in capsys.readouterr().err
+
+
+def test_a_server_that_answers_in_time_is_not_spoken_of(submit: Call) -> None:
+    assert max(waiting.FIRST_SECONDS, waiting.EVERY_SECONDS) <= 30
+    assert "no answer" not in submit()[1]
+
+
+def test_a_store_that_does_not_answer_is_said_too(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.setattr("lorapar.kubeflow.waiting.FIRST_SECONDS", 0.01)
+    said = threading.Event()
+
+    def hangs(address: str) -> None:
+        said.wait(0.2)
+        raise UnreachableError(f"{address}/runs/r-1/plan.json: refused")
+
+    monkeypatch.setattr("lorapar.kubeflow.submission.open_store", hangs)
+    kept = RunStore(STORE, "r-1")
+    assert kept.ask(lambda ledger: 1) is None
+    assert f"lorapar: {STORE}: no answer for 0 s\n" in capsys.readouterr().err
+    assert kept.problem == f"{STORE}: refused", "a person has never seen plan.json"
 
 
 def test_a_server_that_falls_silent_later_is_given_up_too(server: Double, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,19 +210,90 @@ def test_who_names_no_image_gets_those_of_the_newest_uploaded_version(server: Do
     assert code == 0
     assert images(server) == {one.partition("=")[2] for one in PINNED}
     assert f"images as in version {__version__}-" in said
+    assert f"trainer=registry.example/trainer{DIGEST}" in said
     assert "named by a tag" not in said
     assert len(server.versions) == 2, "the same package, so the same version"
 
 
+def test_one_image_that_somebody_names_is_for_that_run_only(server: Double, call: Call, submit: Call) -> None:
+    """The others are those that everybody gets, and nobody else gets it, in Kubeflow's form neither."""
+    submit(*(f"--image={one}" for one in PINNED))
+    mine = f"trainer=mine/trainer{DIGEST}"
+    code, said = submit("--image", mine)
+    assert (code, images(server)) == (0, {one.partition("=")[2] for one in (*PINNED[::2], mine)})
+    assert f"images as named, for this run only: {mine}; the others as in version {__version__}-" in said
+    everybodys, own = server.pipelines.values()
+    assert (everybodys.display_name, own.display_name) == ("lorapar", "lorapar-own")
+    assert [one.pipeline_id for one in server.versions.values()].count(everybodys.pipeline_id) == 2
+    submit("--image", mine, "--no-cache")
+    submit()
+    assert images(server) == {one.partition("=")[2] for one in PINNED}
+    submit("--image", PINNED[0])
+    assert len(server.pipelines) == 2, "the image that everybody gets makes nothing of one's own"
+    *_, run = server.runs.values()
+    assert run.pipeline_version_reference.pipeline_id == everybodys.pipeline_id
+
+
+def test_who_goes_back_to_earlier_images_goes_back_for_everybody(server: Double, submit: Call) -> None:
+    for registry in ("first/images", "second/images", "first/images", "first/images"):
+        submit("--registry", registry)
+    names = [one.display_name for one in server.versions.values()]
+    assert len(names) == 4, "the pipeline's own first one, and one for each change"
+    assert names[3].startswith(f"{names[1]}-2")
+    submit()
+    assert images(server) == {f"first/images/{name}:{__version__}" for name in ("client", "trainer", "vllm")}
+    assert len(server.versions) == 4
+
+
+def test_one_image_before_anybody_has_uploaded_any_stands_beside_the_shipped_ones(
+    server: Double, call: Call, submit: Call
+) -> None:
+    code, said = submit("--image", f"trainer=mine/trainer{DIGEST}")
+    assert (code, f"; the others as shipped: client=lorapar/client:{__version__}, vllm=" in said) == (0, True), said
+    code, said = submit()
+    assert f"images as shipped: client=lorapar/client:{__version__}, trainer=lorapar/trainer:" in said
+    assert images(server) == {f"lorapar/{name}:{__version__}" for name in ("client", "trainer", "vllm")}
+
+
+def test_runs_and_schedules_with_an_image_of_ones_own_are_ours_all_the_same(server: Double, call: Call) -> None:
+    image = ("--image", f"vllm=mine/vllm{DIGEST}")
+    code, said = call("schedule", "@daily", "--preset", "tiny", "--store", STORE, "--name", "nightly", *image)
+    assert (code, "for this schedule only: vllm=mine/vllm" in said) == (0, True), said
+    (schedule,) = server.recurring
+    assert "nightly" in call("schedules", "list")[1]
+    server.fire(schedule, Frame("FAILED", {}, history=("CANCELING",)))
+    assert "cancelled" in call("runs")[1]
+    assert call("schedules", "delete", "nightly")[0] == 0
+
+
+def test_a_run_without_the_cache_leaves_what_others_get_as_it_was(server: Double, submit: Call) -> None:
+    given = [f"--image={one}" for one in PINNED]
+    assert "for this run only" in submit(*given, "--no-cache")[1]
+    assert [one.display_name for one in server.pipelines.values()] == ["lorapar-own"]
+    assert "images as shipped" in submit()[1]
+
+
+def test_a_mix_with_a_shipped_tag_that_an_earlier_build_uploaded_is_not_taken(server: Double, submit: Call) -> None:
+    submit(*(f"--image={one}" for one in PINNED))
+    submit("--image", f"trainer=mine/trainer{DIGEST}")
+    for version in server.versions.values():
+        version.pipeline_id = "pipeline-0"
+    for executor in server.versions["version-3"].pipeline_spec["pipeline_spec"]["deploymentSpec"]["executors"].values():
+        image = executor["container"]["image"]
+        executor["container"]["image"] = f"lorapar/vllm:{__version__}" if "vllm" in image else image
+    submit()
+    assert images(server) == {one.partition("=")[2] for one in PINNED}
+
+
 def test_a_version_with_the_shipped_tags_or_of_another_lorapar_names_no_images(server: Double, submit: Call) -> None:
-    submit("--image", f"trainer=old/trainer{DIGEST}")
+    submit("--registry", "old/images")
     for version in server.versions.values():
         version.display_name = version.display_name.replace(__version__, "0.0.9")
     code, said = submit()
     assert code == 0
     assert images(server) == {f"lorapar/{name}:{__version__}" for name in ("client", "trainer", "vllm")}
     assert "images as in" not in said
-    submit("--image", f"trainer=new/trainer{DIGEST}")
+    submit("--registry", "new/images")
     submit("--registry", "mirror.example/lorapar")
     assert images(server) == {f"mirror.example/lorapar/{name}:{__version__}" for name in ("client", "trainer", "vllm")}
 

@@ -9,7 +9,7 @@ import sys
 import urllib.error
 import urllib.request
 
-from waiting import Waiting
+from waiting import Waiting, arguments
 
 LOOK_AT = (
     "look at the log of the serving Deployment, and whether the NetworkPolicies let this pod through (a model on a CPU "
@@ -33,7 +33,8 @@ def complete(address: str, model: str) -> tuple[str, str]:
 
 
 def main() -> int:
-    address, model = sys.argv[1].rstrip("/"), sys.argv[2]
+    address, model = arguments(__doc__, 2)
+    address = address.rstrip("/")
     try:
         with Waiting(f"{address}: {model}", LOOK_AT):
             text, version = complete(address, model)

@@ -10,7 +10,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 
-from waiting import Waiting, in_words
+from waiting import Waiting, arguments, in_words
 
 LOOK_AT = (
     "look whether pipeline.kfp.endpoint is right, whether its Service has pods that are ready, and whether the "
@@ -45,7 +45,7 @@ def check(endpoint: str, pipeline: str, namespace: str) -> str:
 
 
 def main() -> int:
-    endpoint, pipeline, namespace = (*sys.argv[1:], "", "")[:3]
+    endpoint, pipeline, namespace = (*arguments(__doc__, 1, 3), "", "")[:3]
     with Waiting(endpoint, LOOK_AT):
         try:
             print(f"{endpoint}: {check(endpoint.rstrip('/'), pipeline, namespace)}")

@@ -10,7 +10,7 @@ import uuid
 import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
-from waiting import Waiting, in_words, s3_endpoint
+from waiting import Waiting, arguments, in_words, s3_endpoint
 
 # Two attempts end before the pod's deadline, even where packets are dropped.
 QUICK = Config(connect_timeout=10, read_timeout=30, retries={"total_max_attempts": 2, "mode": "standard"})
@@ -47,7 +47,7 @@ def check(bucket: str, prefix: str) -> str:
 
 
 def main() -> int:
-    address = sys.argv[1]
+    (address,) = arguments(__doc__, 1)
     bucket, _, prefix = address.removeprefix("s3://").partition("/")
     with Waiting(address, LOOK_AT):
         try:

@@ -8,7 +8,7 @@ import os
 import sys
 from pathlib import Path
 
-from waiting import Waiting
+from waiting import Waiting, arguments
 
 from lorapar.basemodel import model_folder
 from lorapar.config import ModelConfig
@@ -18,7 +18,8 @@ LOOK_AT = "look whether the object store is reached from here (objectStore.endpo
 
 
 def main() -> int:
-    name, link = sys.argv[1], Path(sys.argv[2])
+    name, path = arguments(__doc__, 2)
+    link = Path(path)
     try:
         with Waiting(name, LOOK_AT, "not here"):
             folder = model_folder(ModelConfig(name=name))

@@ -9,7 +9,7 @@ import time
 import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
-from waiting import Waiting, in_words, limit_seconds, s3_endpoint
+from waiting import Waiting, arguments, in_words, limit_seconds, s3_endpoint
 
 PAUSE_SECONDS = 3
 # A hanging attempt ends soon and the next one begins.
@@ -39,7 +39,7 @@ def make_bucket(bucket: str) -> str:
 
 
 def main() -> int:
-    bucket = sys.argv[1]
+    (bucket,) = arguments(__doc__, 1)
     limit = limit_seconds(300)
     with Waiting(f"bucket {bucket}", LOOK_AT) as waiting:
         while True:

@@ -3,18 +3,21 @@
     python upload_pipeline.py ENDPOINT PACKAGE VERSION [RECURRING]
 
 VERSION is the package's version of lorapar; the version in Kubeflow is called VERSION-DIGEST, as `lorapar submit`
-calls it, so that neither uploads what the other has. RECURRING is a JSON file: `owner` (marks what this release made),
-`service_account`, `parameters`, `plugins` where plugins of Kubeflow are to get input, and `runs` with `name`, `cron`,
-`config`. What it lists is made, what it lists no longer is switched off and deleted, what is unchanged is left alone;
-recurring runs of others are never touched.
+calls it, so that neither uploads what the other has. Where a newer version has other images, it is uploaded once more,
+with the time in its name, so that it is the newest again.
+
+RECURRING is a JSON file: `owner` (marks what this release made), `service_account`, `parameters`, `plugins` where
+plugins of Kubeflow are to get input, and `runs` with `name`, `cron`, `config`. What it lists is made, what it lists no
+longer is switched off and deleted, what is unchanged is left alone; recurring runs of others are never touched.
 
 Deleting a recurring run deletes the Workflows that it started, the one that is going on too. So while a run of it is
-going on it is switched off only; the next upgrade deletes it.
+going on it is switched off only; the next upgrade deletes it. A run whose Workflow is gone, which Kubeflow goes on
+calling running, is none.
 
 A Kubeflow that does not answer is waited for, LORAPAR_WAIT_SECONDS long (480), with a line every 30 s; then the exit
 code is 3.
 
-Speaks Kubeflow's REST API (v2beta1) itself: the image has no kfp, whose pins exclude those of the stages. NAMESPACE and
+Speaks Kubeflow's REST API itself: the image has no kfp, whose pins exclude those of the stages. NAMESPACE and
 the file KF_PIPELINES_SA_TOKEN_PATH, where set, are those of a multi-user Kubeflow.
 """
 
@@ -28,8 +31,11 @@ import urllib.parse
 import urllib.request
 import uuid
 from collections.abc import Iterator
+from datetime import UTC, datetime
 
-from waiting import Waiting, in_words, limit_seconds
+from waiting import Waiting, arguments, in_words, limit_seconds
+
+from lorapar.errors import UnreachableError
 
 PIPELINE = "lorapar"
 EXPERIMENT = "lorapar"
@@ -37,6 +43,7 @@ JSON = "application/json"
 # Of a server that answers, with an error of its own.
 ATTEMPTS = 10
 PAUSE_SECONDS = 6
+LOG_BYTES = 64 * 1024
 # Statuses of a proxy that has no server behind it: as good as no answer.
 ABSENT = (502, 503, 504)
 ENDED = ("SUCCEEDED", "SKIPPED", "FAILED", "CANCELED")
@@ -55,7 +62,8 @@ class Kubeflow:
     """The calls of the API that are needed here."""
 
     def __init__(self, endpoint: str, namespace: str, waiting: Waiting) -> None:
-        self.base = f"{endpoint.rstrip('/')}/apis/v2beta1"
+        self.root = endpoint.rstrip("/")
+        self.base = f"{self.root}/apis/v2beta1"
         self.namespace = namespace
         self.waiting = waiting
         self.limit_seconds = limit_seconds(480)
@@ -82,15 +90,27 @@ class Kubeflow:
         time.sleep(PAUSE_SECONDS)
 
     def call(self, method: str, path: str, query: dict | None = None, body: bytes = b"", kind: str = JSON) -> dict:
-        """One call; a server that fails is asked again for a minute, one that does not answer for as long as may be."""
+        """One call of v2beta1; what comes back as JSON."""
         given = {key: value for key, value in (query or {}).items() if value}
         address = f"{self.base}{path}?{urllib.parse.urlencode(given)}"
-        left = ATTEMPTS
+        return json.loads(self.ask(method, address, body, kind) or b"{}")
+
+    def ask(
+        self,
+        method: str,
+        address: str,
+        body: bytes = b"",
+        kind: str = JSON,
+        attempts: int = ATTEMPTS,
+        most_bytes: int = -1,
+    ) -> bytes:
+        """A server that fails is asked again for a minute, one that does not answer for as long as may be."""
+        left, path = attempts, address.removeprefix(self.root).partition("?")[0]
         while True:
             try:
                 with urllib.request.urlopen(self.request(method, address, body, kind), timeout=60) as answer:
                     self.waiting.answered()
-                    return json.loads(answer.read() or b"{}")
+                    return answer.read(most_bytes)
             except urllib.error.HTTPError as error:
                 if error.code in ABSENT:
                     self.no_answer(error)
@@ -112,6 +132,29 @@ class Kubeflow:
             with open(token, encoding="utf-8") as file:
                 request.add_header("Authorization", f"Bearer {file.read().strip()}")
         return request
+
+    def manifest(self, run: str) -> str:
+        """Argo's Workflow of a run, as JSON; empty where this Kubeflow does not hand it out."""
+        try:
+            found = json.loads(self.ask("GET", f"{self.root}/apis/v1beta1/runs/{run}", attempts=1) or b"{}")
+        except ValueError:
+            return ""
+        return (found.get("pipeline_runtime") or {}).get("workflow_manifest") or ""
+
+    def log(self, run: str, pod: str) -> str:
+        """The beginning of a pod's log; raises UnreachableError with Kubeflow's words where it has none."""
+        try:
+            address = f"{self.root}/apis/v1alpha1/runs/{run}/nodes/{pod}/log"
+            said = self.ask("GET", address, attempts=1, most_bytes=LOG_BYTES).decode(errors="replace")
+        except ValueError as error:
+            raise UnreachableError(str(error)) from None
+        try:
+            problem = json.loads(said).get("error_message")
+        except (ValueError, AttributeError):
+            problem = None
+        if problem:
+            raise UnreachableError(problem)
+        return said
 
     def find(self, path: str, field: str, name: str) -> dict | None:
         """The one entry of a list with that display name."""
@@ -140,10 +183,27 @@ def uploaded(kubeflow: Kubeflow, package: bytes, version: str) -> tuple[str, str
     versions = f"/pipelines/{pipeline['pipeline_id']}/versions"
     found = kubeflow.find(versions, "pipeline_versions", name)
     if found is not None:
-        return pipeline["pipeline_id"], found["pipeline_version_id"], False
+        if not is_behind(kubeflow, versions, package, version):
+            return pipeline["pipeline_id"], found["pipeline_version_id"], False
+        name += f"-{datetime.now(UTC):%Y%m%d%H%M%S}"
     query = {"name": name, "display_name": name, "pipelineid": pipeline["pipeline_id"]}
     made = kubeflow.upload("/pipelines/upload_version", query, package)
     return pipeline["pipeline_id"], made["pipeline_version_id"], True
+
+
+def is_behind(kubeflow: Kubeflow, versions: str, package: bytes, version: str) -> bool:
+    """Whether a newer version has other images, as after `helm rollback`: who names none would get those."""
+    import yaml
+
+    from lorapar.kubeflow.package import images_of
+
+    ours = images_of(next(yaml.load_all(package, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))))
+    listed = kubeflow.call("GET", versions, {"sort_by": "created_at desc", "page_size": 100})
+    for one in listed.get("pipeline_versions") or []:
+        images = images_of(one.get("pipeline_spec")) if one["display_name"].startswith(f"{version}-") else {}
+        if images:
+            return bool(ours) and images != ours
+    return False
 
 
 def experiment_of(kubeflow: Kubeflow) -> str:
@@ -175,9 +235,19 @@ def going_on(kubeflow: Kubeflow, recurring: dict) -> str:
     made = [{"operation": "EQUALS", "key": "recurring_run_id", "stringValue": recurring["recurring_run_id"]}]
     query = {"sort_by": "created_at desc", "filter": json.dumps({"predicates": made})}
     for run in pages(kubeflow, "/runs", "runs", query):
-        if run.get("state") not in ENDED:
+        if run.get("state") not in ENDED and not is_over(kubeflow, run["run_id"]):
             return run.get("display_name") or run["run_id"]
     return ""
+
+
+def is_over(kubeflow: Kubeflow, run: str) -> bool:
+    """Whether a run that Kubeflow calls running has lost its Workflow, by its pods; False where nothing says it."""
+    from lorapar.kubeflow.follow import is_gone
+    from lorapar.kubeflow.workflow import read_workflow
+
+    text = kubeflow.manifest(run)
+    workflow = read_workflow(text, ()) if text else None
+    return workflow is not None and is_gone(kubeflow, run, workflow)
 
 
 def remove(kubeflow: Kubeflow, recurring: dict) -> None:
@@ -189,7 +259,8 @@ def remove(kubeflow: Kubeflow, recurring: dict) -> None:
     if run:
         print(f"recurring run {name}: switched off; its run {run!r} goes on, the next upgrade deletes it")
     else:
-        kubeflow.call("DELETE", path)
+        # From 2.16 on this leaves a run alone that has begun since.
+        kubeflow.call("DELETE", path, {"propagation_policy": "ORPHAN"})
         print(f"recurring run {name}: deleted")
 
 
@@ -231,7 +302,7 @@ def keep_in_step(kubeflow: Kubeflow, settings: dict, pipeline: str, version: str
 
 
 def main() -> int:
-    endpoint, path, version = sys.argv[1:4]
+    endpoint, path, version, *settings = arguments(__doc__, 3, 4)
     with open(path, "rb") as file:
         package = file.read()
     with Waiting(endpoint, LOOK_AT) as waiting:
@@ -240,8 +311,8 @@ def main() -> int:
             kubeflow.await_it()
             pipeline, made, new = uploaded(kubeflow, package, version)
             print(f"pipeline {PIPELINE}: version {made} {'uploaded' if new else 'is there already'}", flush=True)
-            if len(sys.argv) > 4:
-                with open(sys.argv[4], encoding="utf-8") as file:
+            for listed in settings:
+                with open(listed, encoding="utf-8") as file:
                     keep_in_step(kubeflow, json.load(file), pipeline, made)
         except ValueError as error:
             print(f"{endpoint}: {error}", file=sys.stderr)

@@ -27,6 +27,21 @@ FIRST_SECONDS = 5.0
 EVERY_SECONDS = 30.0
 
 
+def arguments(text: str, required: int, most: int | None = None) -> list[str]:
+    """The words of the command line; --help prints `text`, and what does not fit is refused in one line."""
+    given = sys.argv[1:]
+    if {"-h", "--help"} & set(given):
+        print(text.strip())
+        sys.exit(0)
+    name = os.path.basename(sys.argv[0])
+    option = next((word for word in given if word.startswith("-")), None)
+    if option or not required <= len(given) <= (most or required):
+        said = f"no option is called {option}" if option else f"{len(given)} arguments do not fit"
+        print(f"{name}: {said}; --help says what there is", file=sys.stderr)
+        sys.exit(2)
+    return given
+
+
 def limit_seconds(default: float) -> float:
     """How long to wait before giving up: what the pod's variable says, so that the end comes before its deadline."""
     return float(os.environ.get("LORAPAR_WAIT_SECONDS") or default)

@@ -1,6 +1,11 @@
 #!/usr/bin/env bash
 # A docker daemon and the images, where they are not there yet. Debian; as root. Nothing is pulled from a registry.
 set -euo pipefail
+case ${1:-} in
+"") ;;
+-h | --help) sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"; exit 0 ;;
+*) echo "prepare.sh: takes no arguments, not '$1'; --help says more" >&2; exit 2 ;;
+esac
 cd "$(dirname "$0")/../../.."
 
 if ! command -v dockerd >/dev/null || ! command -v debootstrap >/dev/null; then

@@ -1,0 +1,41 @@
+"""Say on standard error who has not answered yet, and for how long, while a command waits.
+
+A server that accepts connections and never answers, or a network that drops packets, would be minutes of nothing.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from contextlib import suppress
+from types import TracebackType
+
+FIRST_SECONDS = 10.0
+EVERY_SECONDS = 30.0
+
+
+class Waiting:
+    """`with Waiting(WHOM):` around whatever may hang: a line after 10 s, then one every 30 s."""
+
+    def __init__(self, whom: str, at_most_seconds: float | None = None) -> None:
+        self._whom = whom
+        self._limit = f"; given up after {at_most_seconds:.0f} s" if at_most_seconds is not None else ""
+
+    def __enter__(self) -> None:
+        self._began, self._over = time.monotonic(), threading.Event()
+        threading.Thread(target=self._speak, args=(self._began, self._over), daemon=True).start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._over.set()
+
+    def _speak(self, began: float, over: threading.Event) -> None:
+        pause = FIRST_SECONDS
+        while not over.wait(pause):
+            pause = EVERY_SECONDS
+            seconds = time.monotonic() - began
+            with suppress(OSError, ValueError):  # nobody may read it any more
+                sys.stderr.write(f"lorapar: {self._whom}: no answer for {seconds:.0f} s{self._limit}\n")
+                sys.stderr.flush()
