@@ -98,9 +98,14 @@ def _say(given: Mapping[str, str], images: Mapping[str, str], version: str, only
     """One line: every image, and where it comes from."""
     own = _listed(images, [name for name in images if name in given])
     others = _listed(images, [name for name in images if name not in given])
-    said = [f"as named{only}: {own}"] if own else []
-    said += [f"as in version {version}: {others}" if version else f"as shipped: {others}"] if others else []
-    out.print(f"images {'; the others '.join(said)}", markup=False, highlight=False, soft_wrap=True)
+    rest = f"as in version {version}: {others}" if version else f"as shipped: {others}"
+    if not own:
+        line = f"images {rest}"
+    elif others:
+        line = f"images as named{only}: {own}; the others {rest}"
+    else:
+        line = f"images as named{only}: {own}"
+    out.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def _listed(images: Mapping[str, str], names: Sequence[str]) -> str:
