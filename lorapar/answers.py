@@ -19,7 +19,7 @@ from collections.abc import Iterable
 from fractions import Fraction
 
 from lorapar.plain_text import plain_characters, without_lead, without_markup, words_of
-from lorapar.quantities import Quantity, last_number, quantity_of
+from lorapar.quantities import Quantity, last_number, quantity_of, said_number, units_differ
 
 References = str | tuple[str, ...]
 """The short exact answer, or several of which any is right."""
@@ -36,6 +36,22 @@ _LIST = re.compile(r"(?P<open>[(\[{])(?P<inner>[^()\[\]{}]*)[)\]}]")
 _THOUSANDS = re.compile(r"[-+]?[$\u20ac\u00a3]?[1-9][0-9]{0,2}(?:,[0-9]{3})+(?:\.[0-9]+)?")
 _ANOTHER_CHOICE = re.compile(rf"(?<!\w)(?:[(\[]{_LETTER}[)\]]|{_LETTER}[).:](?!\w)|(?-i:[A-Z])(?!\w)\s*$)")
 """A second choice in the text behind the first: `(C)`, `C)`, or a capital letter at the end."""
+_LATEX_LETTER = re.compile(
+    r"\$?\\(?:text|textbf|textrm|mathrm|mathbf|boldsymbol)\{\s*\(?([A-Za-z])\)?[.:]?\s*\}\$?(?:\\[ ,;]|\\q?quad|~|\s)*"
+)
+_SAID_CHOICE = re.compile(
+    r"(?<![\w'\u2019.+-])[(\[]?(?P<letter>(?<=[(\[])[A-Za-z](?=[)\]])|[A-Z](?![\w'\u2019+-]|\.\w)(?!(?<=[AI])\*{0,2}\s+[a-z]))"
+    r"(?P<bracket>\*{0,2}[)\].:]?)"
+)
+_LED_CHOICE = re.compile(
+    r"\b(?:answer|option|choice)(?:\s+(?:is|should\s+be|must\s+be))?\s*[:=]?\s*\*{0,2}(?P<bracket>[(\[]?)\*{0,2}"
+    r"(?P<letter>[A-Za-z])(?![\w'\u2019])(?!(?<=[aAI])\s+[a-z])",
+    re.IGNORECASE,
+)
+_DENIED = re.compile(r"\b(?:not|isn't|never|except|neither|nor)\s+[(\[]?\Z", re.IGNORECASE)
+_REFUTED = re.compile(r"[)\].:*]*\s*(?:is\s|are\s)?(?:wrong|incorrect|not|no|false|isn't)\b", re.IGNORECASE)
+_JOINED_BEFORE = re.compile(r"(?<![\w'])[A-Z][)\]]?\s*(?:,|/|&|\bor\b|\band\b)\s*[(\[]?\Z")
+_JOINED_BEHIND = re.compile(r"[)\]]?\s*(?:/|&|\bor\b|\band\b)\s*[(\[]?[A-Z](?![\w'])")
 
 
 def extract_tagged(text: str) -> str | None:
@@ -90,8 +106,9 @@ def same_answer(answer: str, reference: str) -> bool:
 def is_found_in(text: str, references: References) -> bool:
     """Whether a text has one of the right answers in it, by laxer rules.
 
-    For a number it is the last number in the text; for words, that they stand in the text as whole words; and whatever
-    `is_answer` says of the whole text, or of an answer in tags that ends it.
+    For a number it is the last number in the text (`lorapar.quantities.said_number`), for a letter `last_choice`; for
+    words, that they stand in the text as whole words; and whatever `is_answer` says of the whole text, or of an answer
+    in tags that ends it.
     """
     said = extract_tagged(text)
     ends_with_it = said is not None and text.rstrip().endswith("</answer>")
@@ -107,12 +124,48 @@ def _has(text: str, reference: str) -> bool:
     text = plain_characters(text)
     wanted = quantity_of(reference)
     if wanted is not None and wanted.name_is_sure:
-        number = last_number(text)
-        return number is not None and same_answer(number, reference)
+        return _has_quantity(text, wanted)
     letter = _letter_of(reference, alone=True)
+    if letter is not None and letter.isascii():
+        return last_choice(text) == letter
     shown = letter if letter is not None else without_lead(reference).removesuffix(".")
     words = r"\s+".join(re.escape(word) for word in shown.split())
     return bool(words) and re.search(rf"(?<!\w){words}(?!\w)", text, re.IGNORECASE) is not None
+
+
+def _has_quantity(text: str, wanted: Quantity) -> bool:
+    """Whether the last number of a text is the one that is wanted; two units that are known must be the same."""
+    whole = quantity_of(text)
+    number = said_number(text) if whole is None else None
+    said = whole if number is None else quantity_of(number) or quantity_of(last_number(number) or "")
+    return said is not None and said.value == wanted.value and not units_differ(said.unit, wanted.unit)
+
+
+def last_choice(text: str) -> str | None:
+    """The letter of the choice that a text ends up with, in small letters; None where it names none, or two at once.
+
+    It is what follows `the answer is`; else a letter that the text begins with, as in `B) blue`; else the last letter
+    in brackets or capital by itself. `A` and `I` before a word in small letters are words, and what `not` stands
+    before is not chosen.
+    """
+    text = _dressed_letters(text)
+    led = list(_LED_CHOICE.finditer(text))
+    said = _SAID_CHOICE.finditer(text)
+    found = led or [
+        one for one in said if not (_DENIED.search(text[: one.start()]) or _REFUTED.match(text[one.end() :]))
+    ]
+    if not found:
+        return None
+    begins = not led and not text[: found[0].start()].strip(" *")
+    chosen = found[0] if begins and found[0]["bracket"] else found[-1]
+    if _JOINED_BEFORE.search(text[: chosen.start("letter")]) or _JOINED_BEHIND.match(text[chosen.end("letter") :]):
+        return None
+    return chosen["letter"].casefold()
+
+
+def _dressed_letters(text: str) -> str:
+    """`\\textbf{(B)}\\ 5` as `(B) 5`."""
+    return _LATEX_LETTER.sub(r"(\1) ", text)
 
 
 def _same_quantity(said: Quantity, wanted: Quantity) -> bool:
@@ -146,6 +199,7 @@ def _letter_of(text: str, *, alone: bool) -> str | None:
 
     `alone`: text behind the letter needs a bracket before it, so that `E. coli` is no choice.
     """
+    text = _dressed_letters(text)
     match = _CHOICE.fullmatch(without_lead(text)) or _CHOICE.fullmatch(without_markup(text))
     if match is None or not match["letter"].isalpha():
         return None

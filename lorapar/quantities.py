@@ -5,10 +5,12 @@ What is read, and why no further:
   single point is always a decimal point: `1.234` is not 1234.
 - decimals: a point; a comma only where it cannot stand between thousands: `3,5`, `0,125` and `1.234,50`, never `1,234`.
 - fractions and mixed numbers: `3/4`, `2 1/2`.
-- powers of ten: `10^3`, `2e3`, `2 \u00d7 10^3`, `2 \\times 10^{3}`.
+- powers: `10^3`, `2e3`, `2 \u00d7 10^3`, `2 \\times 10^{3}`, `2^5`, `2\u2075`.
+- signs, also in words: `-5`, `minus 5`, `negative 5`.
 - one unit: a currency before the number, and up to five words or a sign behind it. A word that would change the number
-  (`million`, `dozen`, `half`), join a second one (`or`, `to`) or make a date or a time of it is no unit, and times such
-  as `3:30` are no numbers.
+  (`million`, `dozen`, `half`), join a second one (`or`, `to`) or make a date or a time of it is no unit, a letter of
+  algebra (`5x`, `5\u03c0`) neither, and times such as `3:30` are no numbers. `sq m`, `square metres` and `m^2` are one
+  unit.
 - a name before it: `x = 5`, `Total: 5`, and brackets around it: `(5)`.
 """
 
@@ -25,6 +27,7 @@ from lorapar.plain_text import without_lead
 _LONGEST = 120
 """Characters of a text that may still be one number with its unit."""
 _SIGN = r"[-+\u2212]"
+_SIGN_OR_WORD = rf"{_SIGN}|(?:(?i:minus|negative)\s)"
 _SPACES = "\u00a0\u2007\u2009\u202f"
 """Spaces that are put between thousands and between nothing else: no-break, figure, thin, narrow no-break."""
 _COMMAS = r"[1-9][0-9]{0,2}(?:,[0-9]{3})+|[1-9][0-9]?(?:,[0-9]{2})+,[0-9]{3}"
@@ -37,12 +40,14 @@ _OTHER_POINTS = r"[1-9][0-9]{0,2}(?:\.[0-9]{3})+,[0-9]+|[1-9][0-9]{0,2}(?:\.[0-9
 _OTHER_COMMA = r"0,[0-9]+|[0-9]+,(?:[0-9]{1,2}|[0-9]{4,})"
 _APOSTROPHES = r"[1-9][0-9]{0,2}(?:(?:['\u2019][0-9]{3})+|(?:_[0-9]{3})+)(?:\.[0-9]+)?"
 _FRACTION = r"(?:[0-9]{1,9}\s+)?[0-9]{1,9}\s*/\s*[0-9]{1,9}"
-_DIGITS = rf"{_FRACTION}|{_SPACED}|{_APOSTROPHES}|{_OTHER_POINTS}|{_PLAIN}|{_OTHER_COMMA}"
+_POWER = r"[0-9]{1,9}(?:\.[0-9]{1,6})?\s?\^\s?(?:[-+]?[0-9]{1,3}|\{[-+]?[0-9]{1,3}\})(?![\w^!])"
+_DIGITS = rf"{_POWER}|{_FRACTION}|{_SPACED}|{_APOSTROPHES}|{_OTHER_POINTS}|{_PLAIN}|{_OTHER_COMMA}"
 
 _ONE_SPELLING = {
     spelling: unit
     for unit, spellings in {
         "dollar": "$ us$ usd",
+        "cent": "\u00a2",
         "euro": "\u20ac eur",
         "pound": "\u00a3 gbp",
         "yen": "\u00a5 jpy",
@@ -53,7 +58,7 @@ _ONE_SPELLING = {
         "rouble": "\u20bd rub ruble",
         "percent": "% pct",
         "degree": "\u00b0 deg",
-        "metre": "meter",
+        "metre": "m meter",
         "kilometre": "km kilometer",
         "centimetre": "cm centimeter",
         "millimetre": "mm millimeter",
@@ -64,18 +69,37 @@ _ONE_SPELLING = {
         "hour": "h hr",
         "minute": "min",
         "second": "sec s",
+        "inch": "in inche",
+        "foot": "ft feet",
+        "yard": "yd",
+        "mile": "mi",
+        "ounce": "oz",
         "km/h": "kph kmh",
     }.items()
     for spelling in (unit, *spellings.split())
-} | {"per cent": "percent"}
+} | {
+    "per cent": "percent",
+    "us dollar": "dollar",
+    "pound sterling": "pound",
+    "british pound": "pound",
+    "swiss franc": "franc",
+    "indian rupee": "rupee",
+    "japanese yen": "yen",
+    **dict.fromkeys(("\u00b0c", "\u00b0 c", "degree celsius", "degrees celsius", "celsius"), "celsius"),
+    **dict.fromkeys(("\u00b0f", "\u00b0 f", "degree fahrenheit", "degrees fahrenheit", "fahrenheit"), "fahrenheit"),
+}
 """Ways of writing one unit, in small letters and the singular."""
-_SYMBOLS = r"[$\u00a3\u00a5\u20a0-\u20c0]"
+_SQUARE_OR_CUBIC = re.compile(
+    r"(?:(?P<square>square|sq\.?)|cubic|cu\.?)\s+(?P<behind>.+)"
+    r"|(?P<before>.+?)(?:(?P<squared>\s+squared|\u00b2)|\s+cubed|\u00b3)"
+)
+_SYMBOLS = r"[$\u00a2\u00a3\u00a5\u20a0-\u20c0]"
 _CODES = "USD|EUR|GBP|JPY|INR|CHF|CNY|RMB|KRW|RUB|CAD|AUD|NZD|SGD|HKD|BRL|MXN|SEK|NOK|DKK|PLN|TRY|ZAR"
 _BEFORE = rf"[A-Z]{{1,3}}\$|{_SYMBOLS}|(?:{_CODES}|Rs\.?|RS\.?|SFr\.?|Fr\.)(?![A-Za-z])"
 _UNIT_WORD = r"[^\W\d_](?:[^\W\d_]|['\u2019./\u00b7\u00b2\u00b3-])*(?:\^?[23](?![0-9]))?"
 _AFTER = rf"[A-Z]{{1,3}}\$|{_SYMBOLS}|%|\u00b0\s?[CF]?(?![^\W\d_])|{_UNIT_WORD}(?:\s+{_UNIT_WORD}){{0,4}}"
 _ONE = re.compile(
-    rf"(?P<sign>{_SIGN}?)\s*(?:(?P<before>{_BEFORE})\s*(?P<inner_sign>{_SIGN}?))?(?P<digits>{_DIGITS})"
+    rf"(?P<sign>(?:{_SIGN_OR_WORD})?)\s*(?:(?P<before>{_BEFORE})\s*(?P<inner_sign>{_SIGN}?))?(?P<digits>{_DIGITS})"
     rf"(?:(?P<gap>\s*-?)(?P<after>{_AFTER}))?\s*\.?"
 )
 _NAMED = re.compile(
@@ -88,8 +112,8 @@ _ENDS_IN_ZEROS = r"[1-9][0-9]{0,2}(?: [0-9]{3})* 0[0-9]{2}"
 # Times are read over. `3,4` may be two numbers, but not before a currency or per cent. Between two numbers a sign is a
 # step of a calculation (7-2), anywhere else it belongs to the number (=-2).
 _IN_TEXT = re.compile(
-    rf"[0-9]+(?::[0-9]+)+|(?!10\s?\^)[^\W_]+\s?\^\s?\{{?[-+]?[0-9]+\}}?"
-    rf"|((?<![\w.,^])(?:{_PLAIN}\s?(?:[xX\u00d7\u00b7*]|\\times|\\cdot)\s?)?10\s?\^\s?\{{?[-+]?[0-9]{{1,3}}\}}?(?![\w^])|(?:(?<![0-9A-Za-z)]){_SIGN})?[$\u20ac\u00a3]?"
+    rf"[0-9]+(?::[0-9]+)+|(?![0-9.]+\s?\^)[^\W_]+\s?\^\s?\{{?[-+]?[0-9]+\}}?"
+    rf"|((?:(?<![\w)]){_SIGN}|(?<![\w.,^]))(?:{_POWER}|(?:{_PLAIN}\s?(?:[xX\u00d7\u00b7*]|\\times|\\cdot)\s?)?10\s?\^\s?\{{?[-+]?[0-9]{{1,3}}\}}?(?![\w^]))|(?:(?<![0-9A-Za-z)]){_SIGN})?[$\u20ac\u00a3]?"
     rf"(?:(?:[0-9]{{1,9}}\s)?(?<![0-9/])[0-9]{{1,9}}\s?/\s?[0-9]{{1,9}}(?![0-9/])"
     rf"|[1-9][0-9]{{0,2}}(?:[{_SPACES}][0-9]{{3}})+(?![0-9]){_POINT}"
     rf"|(?<![0-9.,])(?:{_OTHER_POINTS}|[0-9]+,[0-9]{{1,2}}(?=\s?(?:%|{_SYMBOLS}))|{_ENDS_IN_ZEROS})(?![0-9]|[.,][0-9])"
@@ -98,6 +122,7 @@ _IN_TEXT = re.compile(
 _CHANGES_THE_NUMBER = """
     hundred thousand million billion trillion k m bn mn mio mrd lakh lac crore dozen score half halves third thirds
     quarter quarters fourth fourths fifth fifths tenth tenths hundredth hundredths st nd rd th negative below minus
+    \u4e07 \u842c \u4ebf \u5104 \u5146 \u5343 \u767e \u5341 \u534a
 """
 _JOINS_A_SECOND = """
     and or to plus times not no nor but vs versus than point by of two three four five six seven eight nine ten eleven
@@ -107,21 +132,32 @@ _MAKES_A_DATE_OR_TIME = """
     am pm a.m p.m o'clock bc ad bce ce january february march april june july august september october november
     december jan feb mar apr jun jul aug sep sept oct nov dec
 """
+_JOINING = frozenset(_JOINS_A_SECOND.split())
+"""Behind a number in a sentence they begin something new: `18 of them`."""
 _NO_UNITS = frozenset(f"{_CHANGES_THE_NUMBER} {_JOINS_A_SECOND} {_MAKES_A_DATE_OR_TIME}".split())
 _SMALL_LETTERS_ONLY = frozenset({"m"})
 """Units in small letters, though the capital one changes the number: 18 m are metres, 18 M millions."""
+_ALGEBRA = re.compile(
+    r"(?![ghlmpstACFHJLNTVW]$)[A-Za-z\u0370-\u03a8\u03b1-\u03ff]|[abxyz\u03c0]{2,3}|squared|cubed|factorial"
+)
+"""Letters behind a number that are no unit: 5x, 5i, 5\u03c0, 5xy."""
+_DECADE = re.compile(r"[12][0-9]{2}0")
+"""`1990s` are no seconds."""
 _LATEX_FRACTIONS = (
     (re.compile(r"(?<=[0-9])\s*\\[dt]?frac\s*(?:\{([0-9]+)\}|([0-9]))\s*(?:\{([0-9]+)\}|([0-9]))"), r" \1\2/\3\4"),
     (re.compile(r"\\[dt]?frac\s*(?:\{([0-9]+)\}|([0-9]))\s*(?:\{([0-9]+)\}|([0-9]))"), r"\1\2/\3\4"),
 )
 _LATEX = (
+    (re.compile(r"(?<![0-9])(?<![0-9]\s)\\[dt]?frac\s*\{\s*-\s*([0-9]+)\}\s*\{([0-9]+)\}"), r"-\1/\2"),
     *_LATEX_FRACTIONS,
     (re.compile(r"\\(?:text|mathrm|textrm|mbox)\{([^{}]*)\}"), r" \1"),
+    (re.compile(r"(?<=[A-Za-z])\s*\^\s*\{([23])\}"), r"^\1"),
     (re.compile(r"\\!|\{(?=,\})|(?<=,)\}"), ""),
     (re.compile(r"\s*\^\s*\{?\s*\\circ\s*\}?|\\degree"), "\u00b0"),
-    (re.compile(r"\\[,;: ]|(?<=[0-9])~"), " "),
+    (re.compile(r"\\[,;: ]|(?<=[0-9])~(?![0-9](?![0-9]{2}))"), " "),
 )
 """How LaTeX writes fractions, units, thousands, degrees and spaces."""
+_ESCAPED_BRACES = ((re.compile(r"\\([{}])"), r"\1"),)
 _TIMES_TEN = re.compile(
     r"(?<=[0-9])\s*(?:[xX\u00d7\u00b7*]|\\times|\\cdot)\s*10\s*"
     r"(?:\^\s*\{?([-+]?[0-9]{1,3})\}?|([\u207a\u207b\u2070\u00b9\u00b2\u00b3\u2074-\u2079]+))(?![\w^])"
@@ -130,7 +166,44 @@ _POWER_OF_TEN = re.compile(
     r"\A([-+]?)10\s*(?:\^\s*\{?([-+]?[0-9]{1,3})\}?|([\u207a\u207b\u2070\u00b9\u00b2\u00b3\u2074-\u2079]+))(?![\w^])"
 )
 """Where a text begins with one."""
+_RAISED_DIGITS = re.compile(r"(?<=[0-9])[\u207a\u207b\u2070\u00b9\u00b2\u00b3\u2074-\u2079]+")
 _RAISED = str.maketrans("\u207a\u207b\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079", "+-0123456789")
+
+_WINDOW = 80
+"""Characters before a number that are looked at for what it is a part of."""
+_MONTHS = "january|february|march|april|may|june|july|august|september|october|november|december"
+_MEASURES = (
+    r"feet|foot|ft|h|hrs?|hours?|min|minutes?|lbs?|pounds?|stone|\u00b0|deg|degrees?"
+    r"|m|km|kg|weeks?|days?|years?|dollars?|euros?"
+)
+_END_OF_NUMBER = rf"[0-9]\s?[%\u00b0)\]]?\s?(?:{_UNIT_WORD}\s?)?"
+_PART_BEFORE = re.compile(
+    rf"(?:{_END_OF_NUMBER}(?:\.{{2,3}}|\u2026|-|~|\bto\b|\bthrough\b|\bor\b)"  # 3-5, 3 apples or 5
+    r"|[0-9]\)?\s?(?:\b(?:and|of|out\sof|in|point|times|plus|minus|by|vs\.?|versus)(?<=[\w.])"
+    r"|[+*/\u00f7\u00d7\u00b7x]|\\(?:times|cdot|div)\b)"  # 5 of 6, 5 x 6
+    r"|\u00b1|\+/?-|\\[pm]{2}\b|\u2260|!=|\\(?:ne|neq|le|leq|ge|geq|lt|gt)\b|[\u2264\u2265]|(?:(?:\A|\s)[<>]|[^\W_][<>])=?"
+    r"|\b(?:not|at\s(?:least|most)|up\sto|twice|double|triple|half|(?:log|ln|sin|cos|tan)(?:_\{?\w+\}?)?"
+    r"|(?:more|less|fewer|greater|larger|smaller|higher|lower)\sthan"
+    r"|(?:root|square|cube|half|third|quarter|factorial|logarithm)\sof)"
+    rf"|[0-9]\s?(?:{_MEASURES})(?:\sand)?|[0-9]['\u2032]|\b(?:{_MONTHS})"  # 5 ft 6 in
+    r"|\}\s?\{|\\(?:sqrt|overline|bar)\s?(?:\[[^\]]*\])?\{?"
+    r"|[^\W\d_]\w*\s?=\s?[-+.0-9]+\s?(?:,|;|\band\b|\bor\b)\s?[^\W\d_]\w*\s?=)\s*\Z",  # x = 5, y = 6
+    re.IGNORECASE,
+)
+"""What a number is a part of, by what stands before it."""
+_GLUED_BEFORE = re.compile(
+    rf"(?:[0-9][-/.]\(?|[\u221a_]|[\w)]\*\*|[0-9)]\(|\b[a-z]\(|[^\W\d_]-|(?<![^\W\d_])(?!(?:{_CODES}|Rs|SFr|Fr)\Z)[^\W\d_]+)\Z"
+)
+"""The same where nothing is between: `2024-01-05`, `0.(3)`, `H2O`, `GPT-4`, `2(5)`."""
+_PART_BEHIND = re.compile(
+    r"\s?(?:\u00b1|\+/?-|\\pm\b|\u2030)|[-+]\s*(?:\Z|[.,;)\]])|\s?(?:\\(?:pi|sqrt|theta|cdot|times|div)\b|\u221a)"
+    r"|\s?\^(?!\s?\{?\s?\\circ)|/[a-z](?!\w)"
+    r"|\s(?:or\s(?:more|less|fewer|greater|higher|lower|above|below|over|under)|and\s(?:up|above|over|below)"
+    r"|squared|cubed|factorial)\b"
+)
+"""`5 +/- 1`, `5+`, `5\\pi`, `5 or more`."""
+_NEGATIVE = re.compile(r"(?<![0-9] )\b(?:minus|negative)\s\Z", re.IGNORECASE)
+_LISTED = re.compile(r"[(\[{]([^()\[\]{}]*)[)\]}]")
 
 
 @dataclass(frozen=True)
@@ -173,6 +246,8 @@ def _bare_quantity(text: str) -> Quantity | None:
     units = [one for one in (match["before"], match["after"]) if one]
     if match["after"] and not _is_unit(match["after"], match["gap"]):
         return None
+    if match["after"] == "s" and not match["gap"] and _DECADE.fullmatch(match["digits"]):
+        return None
     value = _value(match["digits"])
     if value is None:
         return None
@@ -186,7 +261,8 @@ def _without_latex(text: str) -> str:
     for pattern, plain in _LATEX:
         text = pattern.sub(plain, text)
     text = _TIMES_TEN.sub(lambda found: "e" + (found[1] or found[2].translate(_RAISED)), text.strip())
-    return _POWER_OF_TEN.sub(lambda found: f"{found[1]}1e" + (found[2] or found[3].translate(_RAISED)), text)
+    text = _POWER_OF_TEN.sub(lambda found: f"{found[1]}1e" + (found[2] or found[3].translate(_RAISED)), text)
+    return _RAISED_DIGITS.sub(lambda found: "^" + found[0].translate(_RAISED), text)
 
 
 def last_number(text: str) -> str | None:
@@ -200,8 +276,57 @@ def last_number(text: str) -> str | None:
     return found[-1] if found else None
 
 
+def said_number(text: str) -> str | None:
+    """The last number in the text with its unit, as it is written there; None where it is a part of something else.
+
+    Such as a range (`3-5`), a list (`[1, 2]`), a choice (`5 or 6`), a calculation that nobody has finished (`5 x 6`), a
+    comparison (`at least 5`), a date, two units (`5 ft 6 in`), or a word that changes it (`5 million`, `5th`).
+    """
+    for pattern, plain in (*_LATEX, *_ESCAPED_BRACES):
+        text = pattern.sub(plain, text)
+    text = _RAISED_DIGITS.sub(lambda found: "^" + found[0].translate(_RAISED), text)
+    match = next((one for one in reversed(list(_IN_TEXT.finditer(text))) if one[1]), None)
+    if match is None or _in_a_list(text, match):
+        return None
+    number = match[1]
+    before, behind = text[max(0, match.start(1) - _WINDOW) : match.start(1)], text[match.end(1) :]
+    if negative := _NEGATIVE.search(before):
+        number, before = f"-{number}", before[: negative.start()]
+    if _is_a_part(number, before, behind):
+        return None
+    unit = re.match(rf"\s?-?({_AFTER})", behind)
+    first = unit[1].split()[0] if unit else ""
+    if unit is None or first.casefold() in _JOINING or (first in ("a", "I") and first != unit[1]):
+        return number
+    changes = not _is_unit(first, "gap") or (first == "s" and not unit[0][0].isspace() and _DECADE.fullmatch(number))
+    return None if changes else f"{number} {unit[1]}"
+
+
+def _is_a_part(number: str, before: str, behind: str) -> bool:
+    """Whether what stands around a number makes it a part of something else."""
+    glued = number[0].isalnum() and _GLUED_BEFORE.search(before)
+    exclaimed = behind.strip() == "!" and not before.strip()
+    goes_on = "." in number and behind.startswith(("...", "\u2026"))
+    overlined = bool(behind) and unicodedata.category(behind[0]) == "Mn"
+    around = _PART_BEFORE.search(before) or _PART_BEHIND.match(behind)
+    return bool(glued or around or exclaimed or goes_on or overlined)
+
+
+def _in_a_list(text: str, number: re.Match[str]) -> bool:
+    """Whether a number is a member of `[1, 2]` or `(1; 2)`, or the last of `1, 2` at the end of a text."""
+    for found in _LISTED.finditer(text):
+        members = re.split(r"[;,]", found[1])
+        if found.start() < number.start(1) < found.end() and len(members) > 1 and not re.fullmatch(_COMMAS, found[1]):
+            return all(_bare_quantity(member.strip()) is not None for member in members)
+    joined = re.search(r"(?:\A|[\s>])[0-9.]+[;,]\s?\Z", text[: number.start(1)][-_WINDOW:])
+    return joined is not None and not text[number.end(1) :].removesuffix("</answer>").strip(" .!\n")
+
+
 def _value(digits: str) -> Fraction | None:
     """The value of digits; None for a fraction of nothing."""
+    if "^" in digits:
+        base, exponent = (Fraction(part.strip(" {}")) for part in digits.split("^"))
+        return base ** int(exponent) if base or exponent > 0 else None
     if "/" in digits:
         top, bottom = (part.strip() for part in digits.split("/"))
         *whole, part = top.split()
@@ -219,9 +344,11 @@ def _value(digits: str) -> Fraction | None:
 
 def _is_unit(text: str, gap: str) -> bool:
     """Whether what stands behind a number leaves the number as it is."""
+    if _ALGEBRA.fullmatch(text.strip(".")):
+        return False
     for word in text.split():
         if not (word[0].isalpha() or unicodedata.category(word[0]) in ("Sc", "Po", "So")):
-            return False  # 5\u00b2 has no unit
+            return False
         plain = word.strip(".").casefold()
         if plain in _NO_UNITS and not (plain in _SMALL_LETTERS_ONLY and word[0].islower()):
             return False
@@ -235,12 +362,26 @@ def _one_spelling(unit: str) -> str:
     """One text for the ways of writing a unit: small letters, no plural, one name for each currency."""
     plain = " ".join(unit.split()).casefold().rstrip(".") or unit
     plain = re.sub(r"\^?([23])(?![0-9])", lambda found: "\u00b2\u00b3"[int(found[1]) - 2], plain)
+    raised = ""
+    if power := _SQUARE_OR_CUBIC.fullmatch(plain):
+        plain = power["behind"] or power["before"]
+        raised = "\u00b2" if power["square"] or power["squared"] else "\u00b3"
     singular = plain if len(plain) <= len("gas") else plain.removesuffix("s")
-    return _ONE_SPELLING.get(plain, _ONE_SPELLING.get(singular, singular))
+    return _ONE_SPELLING.get(plain, _ONE_SPELLING.get(singular, singular)) + raised
 
 
 def _is_sure(unit: str) -> bool:
-    if _one_spelling(unit) in _ONE_SPELLING.values() or not unit[0].isalpha():
+    if _is_known(_one_spelling(unit)) or not unit[0].isalpha():
         return True
     words = unit.split()
     return len(words) == 1 + (len(words) > 1) and unit == unit.lower()
+
+
+def _is_known(unit: str) -> bool:
+    """Whether a unit in its one spelling is one of those that are known, or a square or cube of one."""
+    return unit.rstrip("\u00b2\u00b3") in _ONE_SPELLING.values()
+
+
+def units_differ(said: str, wanted: str) -> bool:
+    """Whether two units in their one spelling are known, and not the same."""
+    return said != wanted and _is_known(said) and _is_known(wanted)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lorapar.answers import as_number, extract_tagged, is_answer, is_found_in, same_answer
+from lorapar.answers import as_number, extract_tagged, is_answer, is_found_in, last_choice, same_answer
 from lorapar.quantities import last_number, quantity_of
 
 
@@ -382,7 +382,164 @@ def test_lists_powers_and_letters_with_their_text(answer, reference, same):
 
 @pytest.mark.parametrize(
     ("text", "number"),
-    [("so 10^3", "10^3"), ("so 3*10^3 left", "3*10^3"), ("it is 5 m^2", "5"), ("x^2 = 4", "4"), ("it is 2^5", None)],
+    [("so 10^3", "10^3"), ("so 3*10^3 left", "3*10^3"), ("it is 5 m^2", "5"), ("x^2 = 4", "4"), ("it is -2^5", "-2^5")],
 )
 def test_an_exponent_is_never_taken_for_the_last_number(text, number):
     assert last_number(text) == number
+
+
+@pytest.mark.parametrize(
+    ("answer", "reference"),
+    [
+        *((answer, "81") for answer in ("3^4", "3^{4}", "3\u2074", "9\u00b2", "9^2 apples")),
+        *((answer, "0.125") for answer in ("2^-3", "2^{-3}", "0.5^3")),
+        *(
+            (answer, "7 m^2")
+            for answer in ("7 square meters", "7 sq. m", "7 m\u00b2", "7 metres squared", "7\\ \\text{m}^{2}", "7")
+        ),
+        *((answer, "7 cubic centimetres") for answer in ("7 cm^3", "7 cu cm", "7\\,\\mathrm{cm}^3")),
+        *((answer, "$40") for answer in ("40 US dollars", "40 USD", "US$40")),
+        *((answer, "40 cents") for answer in ("40\u00a2", "40 cent")),
+        *((answer, "-8") for answer in ("minus 8", "negative 8", "Minus 8 degrees", "\u22128", "-2^3")),
+        ("\\dfrac{-3}{4}", "-0.75"),
+        ("20 degrees Celsius", "20 \u00b0C"),
+        ("\\textbf{(D)}\\ 40", "D"),
+        ("\\mathrm{(D)}", "D"),
+    ],
+)
+def test_powers_squares_and_signs_in_words(answer: str, reference: str) -> None:
+    assert same_answer(answer, reference)
+    assert is_found_in(f"so it is {answer}", reference)
+
+
+@pytest.mark.parametrize(
+    ("answer", "reference"),
+    [
+        *(
+            (answer, "7")
+            for answer in ("7x", "7i", "7\u03c0", "7xy", "7 squared", "7\u4e07", "7^0", "minus 7", "negative 7")
+        ),
+        ("7 m^2", "7 m"),
+        ("7 square meters", "7 cubic meters"),
+        ("20 \u00b0F", "20 \u00b0C"),
+        ("1980s", "1980"),
+        ("40\u00a2", "$40"),
+        ("3^4", "34"),
+        ("0^-1", "0"),
+        ("\\textbf{(D)}\\ 40", "C"),
+    ],
+)
+def test_letters_of_algebra_and_other_dimensions_are_wrong(answer: str, reference: str) -> None:
+    assert not same_answer(answer, reference)
+    assert not is_found_in(answer, reference)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(
+            "[4, 9]",
+            "(4; 9)",
+            "\\{4, 9\\}",
+            "x \\in [4, 9]",
+            "4, 9",
+            "4 and 9",
+            "4 or 9",
+            "4 pears or 9 plums",
+            "x = 4 or x = 9",
+        ),
+        *("4-9", "4 \u2013 9", "4 to 9", "between 4 and 9", "$4-$9", "a = 4, b = 9"),
+        *("4 \u00b1 9", "\u00b19", "4 +/- 9", "\\pm 9", "9 \\pm 4", "9+"),
+        *("at least 9", "\\geq 9", "9 or more", "not 9", "no more than 9", "x>9"),
+        *(
+            "9th",
+            "9 million",
+            "9k",
+            "9-million",
+            "9 dozen",
+            "9\\pi",
+            "\\sqrt{9}",
+            "\u221a9",
+            "log_2 9",
+            "twice 9",
+            "x_9",
+            "9i",
+        ),
+        *("4 x 9", "4*9", "4 + 9", "4 \\times 9", "4(9)", "4\u00f79", "4 of 9", "4 in 9", "4 out of 9", "4 vs 9"),
+        *(
+            "2024-05-09",
+            "1.2.9",
+            "May 9",
+            "9 May",
+            "9 pm",
+            "4 ft 9 in",
+            "4 hours 9 minutes",
+            "4'9",
+            "H9",
+            "GPT-9",
+            "0.\\overline{9}",
+        ),
+        *("0.9...", "x**9", "\\frac{a}{9}", "9/x"),
+    ],
+)
+def test_a_number_that_is_a_part_of_something_else_is_not_the_answer(text: str) -> None:
+    for said in (text, f"so the answer is {text}", f"<answer>{text}</answer>"):
+        assert not is_found_in(said, "0.9" if text.startswith("0.9") else "9"), said
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(
+            "it is 9, and that is all",
+            "9 of them are left",
+            "the total: **9**",
+            "3 * 3 = $<<3*3=9>>9 a day",
+            "1. 4\n2. 9",
+        ),
+        *(
+            "after 4 days, 9 pears are left",
+            "in 2019, 9 people came",
+            "=> 9",
+            "<b>9</b>",
+            "a = 4, b = 5, so a+b = 9",
+            "about 9",
+        ),
+        *(
+            "it is 9!",
+            "20 - 11 = 9",
+            "50% of 18 is 9.",
+            "\\[ 3 \\times 3 = 9 \\]",
+            "f(3) = 9",
+            "9 (rounded)",
+            "Step 2: 9",
+            "9 m",
+        ),
+    ],
+)
+def test_the_last_number_of_a_sentence_is(text: str) -> None:
+    assert is_found_in(text, "9")
+
+
+@pytest.mark.parametrize(
+    ("text", "letter"),
+    [
+        ("It is a dog.", None),
+        ("I like them both", None),
+        ("D, because A is a verb", "d"),
+        ("The answer is b. (A) is red", "b"),
+        ("The correct option is **(C) 5**", "c"),
+        ("(A) is wrong. (B)", "b"),
+        ("C, not D", "c"),
+        ("Not D", None),
+        ("B or C", None),
+        ("Answer: A/B", None),
+        ("both B and C", None),
+        ("vitamin B12", None),
+        ("So it must be C", "c"),
+        ("Answer: A", "a"),
+    ],
+)
+def test_the_choice_that_a_longer_text_ends_up_with(text: str, letter: str | None) -> None:
+    assert last_choice(text) == letter
+    assert [one for one in "ABCD" if is_found_in(text, one)] == ([] if letter is None else [letter.upper()])

@@ -4,8 +4,9 @@ Strict: what the answer says must be a reference, by the rule that the setting `
 What the answer says is the text between the last complete `<answer>` tags. A System 2 answer without tags is wrong; a
 System 1 answer without tags is taken whole, so that one word too many makes it wrong.
 
-Lenient: for a number, the last number in the text; for words, that they stand in the text as whole words. A text that
-lists every possible word therefore passes: read the lenient score beside the strict one.
+Lenient: for a number, the last number in the text, where it is no part of something else such as a range; for the
+letter of a choice, the one that the text ends up with; for words, that they stand in the text as whole words. A text
+that lists every possible word therefore passes: read the lenient score beside the strict one.
 
 Of several references any is right.
 """

@@ -10,8 +10,9 @@ import pytest
 from lorapar.comparing import answer_rule
 from lorapar.config import RlConfig
 from lorapar.errors import BadInputError
+from lorapar.evaluation.accuracy import lenient_match, strict_match
 from lorapar.training.columns import Columns
-from lorapar.training.rewards import REWARDS, load_rewards
+from lorapar.training.rewards import REWARDS, exact_answer, integer_answer, load_rewards
 
 PERFECT = "<reasoning>3+4=7</reasoning>\n<answer>7</answer>"
 
@@ -310,3 +311,25 @@ def test_an_integer_may_have_a_unit(answer: str, whole: float) -> None:
 def test_a_generator_is_a_list_as_well(own_module: str) -> None:
     (reward,) = load_rewards({f"{own_module}:one_by_one": 1.0})
     assert reward(["a", "bcd"], ["x", "y"]) == [1.0, 3.0]
+
+
+@pytest.mark.parametrize(
+    ("answer", "right", "whole"),
+    [
+        *(
+            (answer, 1.0, 1.0)
+            for answer in ("2^6", "64 square meters", "64 m\u00b2", "$64$", "\\boxed{64}", "\u202f64\u202fkg")
+        ),
+        *((answer, 0.0, 1.0) for answer in ("8^3", "1\u2019064", "1,00,064", "minus 64", "640")),
+        *(
+            (answer, 0.0, 0.0)
+            for answer in ("[63, 64]", "60-64", "64 \u00b1 1", "64x", "64th", "64 million", "128/3", "\u00bd")
+        ),
+    ],
+)
+def test_rewards_and_accuracy_read_an_answer_alike(answer: str, right: float, whole: float) -> None:
+    text = f"<reasoning>8 * 8</reasoning><answer>{answer}</answer>"
+    assert exact_answer([text], ["64"]) == [right]
+    assert integer_answer([text], ["64"]) == [whole]
+    assert strict_match(text, "64", "system2") is bool(right)
+    assert lenient_match(text, "64") is bool(right)
