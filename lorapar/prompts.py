@@ -190,19 +190,29 @@ def training_text(tokenizer: PreTrainedTokenizerBase, row: Mapping[str, Any], en
     rendered = str(_apply_template(tokenizer, row["prompt"] + row["completion"], tokenize=False))
     rendered += end.learned.removeprefix(end.written)
     if rendered.startswith(prompt) and rendered.endswith(answer + end.learned):
-        return TrainingText(prompt, rendered[len(prompt) :], rendered)
-    before = _blanks_before_answers(tokenizer, row, prompt)
+        learned = rendered[len(prompt) :]
+        between = learned.removesuffix(answer + end.learned)
+        if _without_opened_tag(prompt, answer) == answer and not _has_tag_of(answer, between):
+            return TrainingText(prompt, learned, rendered)
+    before = _before_answers(tokenizer, row, prompt)
+    if _has_tag_of(answer, before):
+        before = before[: len(before) - len(before.lstrip())]
     return TrainingText(prompt, before + _without_opened_tag(prompt, answer) + end.learned, rendered)
 
 
-def _blanks_before_answers(tokenizer: PreTrainedTokenizerBase, row: Mapping[str, Any], prompt: str) -> str:
-    """White space that the template writes between prompt and answer; more than that belongs to another answer."""
+def _before_answers(tokenizer: PreTrainedTokenizerBase, row: Mapping[str, Any], prompt: str) -> str:
+    """What the template writes between prompt and answers, such as a blank, a channel or an empty thought."""
     sample = [*row["prompt"], {"role": "assistant", "content": PROBE_ANSWER}]
     head = str(_apply_template(tokenizer, sample, tokenize=False)).rpartition(PROBE_ANSWER)[0]
-    between = head.removeprefix(prompt)
-    return between if head.startswith(prompt) and between.isspace() else ""
+    return head.removeprefix(prompt) if head.startswith(prompt) else ""
 
 
+def _has_tag_of(answer: str, between: str) -> bool:
+    """Whether an answer brings itself what a template writes before answers: an empty thought before a real one."""
+    return any(f"<{tag}>" in answer or f"</{tag}>" in answer for tag in _TAG.findall(between))
+
+
+_TAG = re.compile(r"<(\w+)>")
 _OPENED_TAG = re.compile(r"<(\w+)>\s*$")
 
 

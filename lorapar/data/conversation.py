@@ -1,6 +1,7 @@
 """Conversations in one cell: TRL's and OpenAI's messages (role and content), ShareGPT's turns (from and value).
 
 The last turn of the assistant is the answer, the turn of the user before it the question, and the rest is context.
+White space at the beginning and end of a message is a part of it.
 `trl.data_utils` reads the same forms; it imports torch, which `plan` does without.
 """
 
@@ -98,7 +99,7 @@ def read_conversation(where: str, columns: Mapping[str, Messages], seen: Counter
         raise BadRowError(f"{where}: a row without a question ('{column}' has no turn of the user before the answer)")
     *history, asked, answer = joined
     seen.update(noted)
-    return Conversation(system or None, tuple(history), asked.content, answer.content)
+    return Conversation(system if system and system.strip() else None, tuple(history), asked.content, answer.content)
 
 
 def _rows_of(cell: dict[str, Any]) -> list[dict[str, Any]] | None:
@@ -127,8 +128,8 @@ def _turn(place: str, message: dict[str, Any], noted: set[str]) -> tuple[_Role, 
     thought = next((key for key in _THOUGHTS if message.get(key)), None)
     if thought is not None:
         noted.add(f"have thoughts in '{thought}', which are left out; write them into the content to have them learned")
-    text = _text(f"{place}.{text_key}", message.get(text_key)).strip()
-    if not text and said != "system":
+    text = _text(f"{place}.{text_key}", message.get(text_key))
+    if not text.strip() and said != "system":
         raise BadRowError(f"{place}.{text_key}' is empty")
     return _ROLES[said], text
 

@@ -201,7 +201,7 @@ class _Builder:
         """What the column says, or else what the pattern finds in the answer; several are a tuple."""
         found = distinct(map(_without_commas, self.cells.texts(where, row, self._mapping.reference)))
         if not found and self._find is not None:
-            found = distinct([_without_commas(self._find(answer))])
+            found = distinct([_without_commas(self._find(answer.strip()))])
         return found if len(found) > 1 else next(iter(found), None)
 
     def _system(self, where: str, row: dict[str, Any], column: str | None) -> System | None:

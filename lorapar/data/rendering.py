@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _SHOWN_CHARACTERS = 60
-_Kind = Literal["altered", "elsewhere", "open", "control", "past"]
+_Kind = Literal["altered", "elsewhere", "open", "control", "past", "trimmed"]
 
 
 @dataclass
@@ -58,6 +58,7 @@ class RowCheck:
                 self._require_embedded(example, system)
             self._rows += 1
             self._note_answer(row, text)
+            self._note_trimmed(row, text)
             self._note_past(row, text)
             self._note_controls(row)
 
@@ -71,6 +72,8 @@ class RowCheck:
             "are learned behind the very prompt they are asked with",
             "open": f"warning: the prompt of {name} opens a tag that the answer does not close, in {{}}; close it "
             "in the answers, or switch thinking off with model.chat_template_kwargs",
+            "trimmed": f"the chat template of {name} trims or rewraps the white space of questions or system messages "
+            "in {}; the model is asked without it, in training and evaluation alike",
             "past": f"the chat template of {name} changes or leaves out an earlier answer in {{}}; it is context as it "
             "is written then, and sft.train_on=all does not learn it",
             "control": f"warning: control tokens of {name} stand as text in {{}}; the model reads the token itself, so "
@@ -129,6 +132,15 @@ class RowCheck:
             self._note("altered", f"the first is row {row['id']}, which loses {lost}")
         else:
             self._note("elsewhere", f"the first is row {row['id']}: {_quoted(text.prompt[-_SHOWN_CHARACTERS:])}")
+
+    def _note_trimmed(self, row: dict[str, Any], text: TrainingText) -> None:
+        asked = (message["content"] for message in row["prompt"] if message["role"] != "assistant")
+        lost = next((one for one in asked if one not in text.prompt), None)
+        if lost is not None:
+            blank = lost[: len(lost) - len(lost.lstrip())] or lost[len(lost.rstrip()) :]
+            self._note(
+                "trimmed", f"the first is row {row['id']}" + (f", which loses {_quoted(blank)}" if blank else "")
+            )
 
     def _note_past(self, row: dict[str, Any], text: TrainingText) -> None:
         spans = earlier_answers(self.tokenizer, row["prompt"], text.prompt, self._end)

@@ -156,5 +156,16 @@ def test_every_turn_is_somewhere_and_the_last_two_are_question_and_answer(tmp_pa
     (one,) = loaded(tmp_path_factory.getbasetemp(), {"messages": [*opening, *turns]}).examples
     read = [turn.model_dump() for turn in one.history or ()]
     read += [{"role": "user", "content": one.question}, {"role": "assistant", "content": one.answer}]
-    assert read == [{**turn, "content": turn["content"].strip()} for turn in turns]
-    assert one.system_message == (system.strip() if system else None)
+    assert read == turns  # white space is a part of a message
+    assert one.system_message == system
+
+
+def test_white_space_of_messages_is_kept_and_does_not_make_another_question_or_reference(tmp_path):
+    said = {"role": "assistant", "content": "  2*3=6\n#### 6\n"}
+    rows = [{"messages": [{"role": "user", "content": f"{blank}2 pens at 3?\n"}, said]} for blank in ("", " ")]
+    with pytest.raises(BadInputError, match="question"):
+        loaded(tmp_path, *rows)
+    (one,) = loaded(tmp_path, rows[1]).examples
+    assert (one.question, one.answer, one.reference) == (" 2 pens at 3?\n", "  2*3=6\n#### 6\n", "6")
+    with pytest.raises(BadInputError, match=r"'messages\[0\]\.content' is empty"):
+        loaded(tmp_path, {"messages": [{"role": "user", "content": " \n"}, said]})
