@@ -54,7 +54,7 @@ from lorapar.training.checkpoint import (
 from lorapar.training.own_rewards import RewardError
 from lorapar.training.quiet import quiet_libraries
 from lorapar.training.shares import visible_gpus
-from lorapar.training.watch import Figures, LastGood, Watch
+from lorapar.training.watch import Figures, LastGood, Watch, check_answers
 
 HISTORY = "history.jsonl"
 SUMMARY = "summary.json"
@@ -237,6 +237,9 @@ def _run(session: Session, method: Method) -> float:
             restore_optimizer(session.optimizer, found)
         else:
             trainer.train(resume_from_checkpoint=None if found is None else str(found))
+        if not (stop.requested or saving.stopped):
+            ids = list(session.tokenizer("1 2 3", add_special_tokens=False)["input_ids"])
+            check_answers(session.model, ids, trainer.where(len(watch.steps)))
     if stop.requested or saving.stopped:
         raise Terminated
     return watch.seconds

@@ -60,13 +60,13 @@ class _Careful:
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         """One forward and backward pass; raises TrainingError, before the optimiser steps, where it is not finite."""
         loss: torch.Tensor = super().training_step(*args, **kwargs)  # type: ignore[misc]
-        rate = self.args.learning_rate  # type: ignore[attr-defined]
-        where = (
-            f"step {self.state.global_step + 1}; lower {self.section}.learning_rate (now {rate:g}), or hold the "  # type: ignore[attr-defined]
-            "weights in model.dtype float32"
-        )
-        check_finite(loss, self.model, where)  # type: ignore[attr-defined]
+        check_finite(loss, self.model, self.where(self.state.global_step + 1))  # type: ignore[attr-defined]
         return loss
+
+    def where(self, step: int) -> str:
+        """A step by its number, and what to do where something is not finite in it."""
+        rate = self.args.learning_rate  # type: ignore[attr-defined]
+        return f"step {step}; lower {self.section}.learning_rate (now {rate:g}), or set model.dtype to float32"
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
         """The schedule the settings name, without a step whose learning rate is 0."""

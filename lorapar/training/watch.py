@@ -131,6 +131,17 @@ def _line(step: Figures) -> str:
     return json.dumps(step, allow_nan=False) + "\n"
 
 
+def check_answers(model: PeftModel, token_ids: list[int], where: str) -> None:
+    """Raise TrainingError unless the model still answers with finite numbers: the last step has no loss after it.
+
+    Reads the one short text of `token_ids`.
+    """
+    with torch.no_grad():
+        logits = model(input_ids=torch.tensor([token_ids], device=model.device)).logits
+    if not bool(torch.isfinite(logits).all()):
+        raise TrainingError(f"the model's answers are no numbers any more after {where}")
+
+
 def check_finite(loss: torch.Tensor, model: PeftModel, where: str) -> None:
     """Raise TrainingError unless the loss and the adapter's gradients so far are finite."""
     value = float(loss)

@@ -302,6 +302,16 @@ def test_a_model_that_becomes_nan_stops_with_the_last_good_adapter(make_job: Mak
     assert all(torch.equal(tensor, before[name]) for name, tensor in saved.items())
 
 
+def test_a_last_step_that_breaks_the_model_is_told_and_its_adapter_not_kept(make_job: Make, kit, rewards) -> None:
+    job = make_job()
+    with pytest.raises(TrainingError, match=r"no numbers any more after step 1; lower rl\.learning_rate") as caught:
+        train_rl(job, config(learning_rate=1e38, max_steps=1), system1=[], system2=kit.sums(8))
+    assert f"is in {job.scratch / 'last_good'}" in str(caught.value)
+    before, saved = kit.tensors(job.adapter), kit.tensors(job.scratch / "last_good")
+    assert all(torch.equal(tensor, before[name]) for name, tensor in saved.items())
+    assert not (job.output / "adapter_config.json").exists()
+
+
 def test_a_reward_that_breaks_while_training_is_named(make_job: Make, kit, rewards) -> None:
     job = make_job()
     told = r"chance_rewards:breaks must return finite numbers.*\(at step 3\); the state after step 2 is kept"
