@@ -92,7 +92,34 @@ DEFINITIONS: dict[str, Schema] = {
     "stringMap": STRINGS,
     "affinity": closed({kind: {"type": "object"} for kind in ("nodeAffinity", "podAffinity", "podAntiAffinity")}),
     "tolerations": {"type": "array", "items": closed(TOLERATION)},
-    "spread": {"type": "array", "items": {"type": "object"}},
+    "spread": {
+        "type": "array",
+        "items": {"type": "object", "required": ["maxSkew", "topologyKey", "whenUnsatisfiable"]},
+    },
+    # A name and one source; which sources there are is the API server's business.
+    "volumes": {
+        "type": "array",
+        "items": {
+            "type": "object",
+            "required": ["name"],
+            "properties": {"name": {"$ref": "#/definitions/name"}},
+            "minProperties": 2,
+            "maxProperties": 2,
+        },
+    },
+    "volumeMounts": {
+        "type": "array",
+        "items": closed(
+            {
+                "name": {"$ref": "#/definitions/name"},
+                "mountPath": {"type": "string", "pattern": "^/[^:]+$"},
+                **dict.fromkeys(("subPath", "subPathExpr", "mountPropagation", "recursiveReadOnly"), STRING),
+                "readOnly": {"type": "boolean"},
+            },
+            "name",
+            "mountPath",
+        ),
+    },
     "resourceList": {"type": "object", "additionalProperties": {"$ref": "#/definitions/quantity"}},
     "resources": closed({kind: {"$ref": "#/definitions/resourceList"} for kind in ("requests", "limits")}),
     "env": {

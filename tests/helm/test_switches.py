@@ -18,6 +18,7 @@ from tests.helm.chart import (
     kinds,
     of_kind,
     only,
+    pod_labels,
     pod_spec,
     pods,
     render,
@@ -194,6 +195,93 @@ def test_gpu_pool_settings_reach_the_pod() -> None:
     for key in ("nodeSelector", "tolerations", "affinity", "priorityClassName", "runtimeClassName"):
         assert spec[key] == pool[key]
     assert {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": "8Gi"}} in spec["volumes"]
+
+
+def volumes_of(kind: str) -> dict[str, Any]:
+    """Values that give a part a volume of this name, and where it is mounted."""
+    return {
+        "extraVolumes": [{"name": kind, "emptyDir": {}}],
+        "extraVolumeMounts": [{"name": kind, "mountPath": f"/{kind}", "readOnly": True}],
+    }
+
+
+@pytest.fixture(scope="module")
+def with_extras() -> list[dict[str, Any]]:
+    """Every pod of the chart, with volumes, spread, priorities, labels and annotations for all and for some."""
+    zone = {"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "ScheduleAnyway"}
+    host = {**zone, "topologyKey": "host", "labelSelector": {"matchLabels": {"app": "all"}}}
+    own = {"podLabels": {"team": "answers"}, "podAnnotations": {"note": "own"}}
+    values = {
+        **volumes_of("shared"),
+        "topologySpreadConstraints": [zone],
+        "priorityClassName": "high",
+        "podLabels": {"team": "all", "all": "yes"},
+        "jobs": {**volumes_of("briefly"), "priorityClassName": "low"},
+        "ui": {"enabled": True},
+        "pipeline": {"enabled": True, "upload": {"enabled": True}},
+        "objectStore": {"development": {"enabled": True}},
+        "serving": {**SERVING["serving"], **own, **volumes_of("served"), "model": "builtin:tiny"},
+        "teachers": {
+            "enabled": True,
+            "defaults": {**volumes_of("taught"), **own},
+            "models": [
+                TEACHER,
+                {**TEACHER, "name": "two", "priorityClassName": "mid", "topologySpreadConstraints": [host]},
+            ],
+        },
+    }
+    return render(None, values)
+
+
+def test_volumes_of_the_release_and_of_a_part_reach_each_of_its_containers(with_extras) -> None:
+    own = {"serving": ["served"], "teacher": ["taught"], "ui": [], "object-store": []}
+    found = set()
+    for manifest in with_extras:
+        spec = pod_spec(manifest)
+        if spec is None:
+            continue
+        part = pod_labels(manifest)["app.kubernetes.io/component"]
+        found.add(part)
+        names = ["shared", *own.get(part, ["briefly"])]
+        assert [one["name"] for one in spec["volumes"] if "emptyDir" in one and one["name"] not in CHARTS_OWN] == names
+        for container in containers(spec):
+            mounted = {one["name"]: one for one in container["volumeMounts"]}
+            assert set(names) <= set(mounted)
+            assert mounted["shared"] == {"name": "shared", "mountPath": "/shared", "readOnly": True}
+    assert {"serving", "teacher", "ui", "object-store", "upload", "test-store"} <= found
+
+
+CHARTS_OWN = ("cache", "tmp", "shm", "scratch", "data")
+
+
+def test_pods_are_spread_by_component_and_have_the_nearest_priority(with_extras) -> None:
+    spread, priorities = {}, {}
+    for manifest in with_extras:
+        spec = pod_spec(manifest)
+        if spec is None:
+            continue
+        labels = pod_labels(manifest)
+        name = labels.get("lorapar/teacher", labels["app.kubernetes.io/component"])
+        priorities[name] = spec["priorityClassName"]
+        (constraint,) = spec["topologySpreadConstraints"]
+        spread[name] = constraint["topologyKey"]
+        chosen = constraint["labelSelector"]["matchLabels"]
+        assert chosen == {"app": "all"} if name == "two" else chosen.items() <= labels.items()
+    assert {name: spread[name] for name in ("serving", "one", "two")} == {
+        "serving": "zone",
+        "one": "zone",
+        "two": "host",
+    }
+    wanted = {"serving": "high", "one": "high", "two": "mid", "ui": "high", "upload": "low"}
+    assert wanted.items() <= priorities.items()
+
+
+def test_labels_and_annotations_of_a_server_win_over_those_of_the_release(with_extras) -> None:
+    for name in ("-serving", "-teacher-one"):
+        metadata = only(with_extras, "Deployment", name)["spec"]["template"]["metadata"]
+        assert metadata["labels"].items() >= {"team": "answers", "all": "yes"}.items()
+        assert metadata["annotations"]["note"] == "own"
+    assert pod_labels(only(with_extras, "Deployment", "-ui"))["team"] == "all"
 
 
 def test_a_cpu_server_asks_for_no_accelerator() -> None:

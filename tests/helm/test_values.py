@@ -109,6 +109,9 @@ def test_a_wrong_type_is_refused_everywhere(path: tuple[str, ...]) -> None:
     assert errors_of(nested(path, ["neither text nor number"]))
 
 
+NOTES = {"name": "notes", "configMap": {"name": "notes"}}
+
+
 @pytest.mark.parametrize(
     ("values", "named"),
     [
@@ -123,6 +126,10 @@ def test_a_wrong_type_is_refused_everywhere(path: tuple[str, ...]) -> None:
         ({"serving": {"canary": None}}, "canary is required"),
         ({"extraEnv": [{"name": "A", "valueFrom": {"fieldRef": {"fieldPath": "x"}}}]}, "fieldRef"),
         ({"podSecurityContext": {"runAsUser": 0}}, "podSecurityContext.runAsUser"),
+        ({"extraVolumes": [{"name": "notes"}]}, "extraVolumes.0"),
+        ({"extraVolumeMounts": [{"name": "notes", "mountPath": "notes"}]}, "extraVolumeMounts.0.mountPath"),
+        ({"extraVolumeMounts": [{"name": "notes", "mountPath": "/a", "readonly": True}]}, "readonly"),
+        ({"topologySpreadConstraints": [{"topologyKey": "zone"}]}, "maxSkew is required"),
     ],
 )
 def test_helm_refuses_it_by_name(values: dict[str, Any], named: str) -> None:
@@ -158,6 +165,37 @@ def test_helm_refuses_it_by_name(values: dict[str, Any], named: str) -> None:
         (
             {"serving": {"enabled": True, "model": "a", "autoscaling": {"enabled": True, "minReplicas": 9}}},
             "serving.autoscaling.minReplicas",
+        ),
+        (
+            {"extraVolumes": [{"name": "tmp", "emptyDir": {}}]},
+            'extraVolumes: "tmp" is the name of a volume of the chart',
+        ),
+        ({"extraVolumes": [NOTES], "jobs": {"extraVolumes": [NOTES]}}, "jobs.extraVolumes: two volumes of a pod"),
+        ({"extraVolumes": [NOTES, NOTES]}, 'extraVolumes: two volumes of a pod are named "notes"'),
+        (
+            {"extraVolumeMounts": [{"name": "notes", "mountPath": "/notes"}]},
+            'extraVolumeMounts: no volume is named "notes"',
+        ),
+        (
+            {"extraVolumes": [NOTES], "extraVolumeMounts": [{"name": "notes", "mountPath": "/cache/"}]},
+            "extraVolumeMounts: the chart mounts something at /cache",
+        ),
+        (
+            {
+                "extraVolumes": [NOTES],
+                "extraVolumeMounts": [{"name": "notes", "mountPath": "/notes"}],
+                "serving": {"extraVolumeMounts": [{"name": "notes", "mountPath": "/notes"}]},
+            },
+            "serving.extraVolumeMounts: two mounts of a container are at /notes",
+        ),
+        (
+            {
+                "teachers": {
+                    "enabled": True,
+                    "models": [{"name": "a", "model": "b", "extraVolumeMounts": [{"name": "x", "mountPath": "/x"}]}],
+                }
+            },
+            "teachers.models[a].extraVolumeMounts",
         ),
     ],
 )

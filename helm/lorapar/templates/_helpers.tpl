@@ -155,6 +155,9 @@ serviceAccountName: {{ include "lorapar.servingServiceAccount" . }}
 {{- if and .Values.serving.autoscaling.enabled (gt (int .Values.serving.autoscaling.minReplicas) (int .Values.serving.autoscaling.maxReplicas)) -}}
 {{- fail "serving.autoscaling.minReplicas: must not exceed serving.autoscaling.maxReplicas" -}}
 {{- end -}}
+{{- include "lorapar.checkExtra" (dict "root" . "where" "") -}}
+{{- include "lorapar.checkExtra" (dict "root" . "settings" .Values.jobs "where" "jobs.") -}}
+{{- include "lorapar.checkExtra" (dict "root" . "settings" .Values.serving "where" "serving.") -}}
 {{- end }}
 
 {{/* Port of an http(s) address. */}}

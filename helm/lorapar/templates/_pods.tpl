@@ -164,16 +164,19 @@ securityContext:
   value: /tmp
 {{- end }}
 
+{{/* (dict "root" $ "settings" SETTINGS) */}}
 {{- define "lorapar.jobMounts" -}}
 - name: tmp
   mountPath: /tmp
-{{- include "lorapar.caMount" . }}
+{{- include "lorapar.caMount" .root }}
+{{- include "lorapar.extraMounts" . }}
 {{- end }}
 
 {{- define "lorapar.jobVolumes" -}}
 - name: tmp
   emptyDir: {}
-{{- include "lorapar.caVolume" . }}
+{{- include "lorapar.caVolume" .root }}
+{{- include "lorapar.extraVolumes" . }}
 {{- end }}
 
 {{/* The development server's keys change with its name: what has read them from the Secret starts anew. */}}
@@ -235,7 +238,8 @@ without a cluster; who may use this release's name and namespace for guessing is
 {{- end }}
 {{- end }}
 
-{{/* Volumes of a vLLM server: (dict "root" $ "settings" SETTINGS "claim" NAME). */}}
+{{/* Volumes of a vLLM server: (dict "root" $ "settings" SETTINGS "claim" NAME); of its container that brings the model they
+are others. */}}
 {{- define "lorapar.modelMounts" -}}
 - name: cache
   mountPath: /cache
@@ -248,6 +252,7 @@ without a cluster; who may use this release's name and namespace for guessing is
   mountPath: {{ .root.Values.baseModels.mountPath }}
   readOnly: true
 {{- end }}
+{{- include "lorapar.extraMounts" . }}
 {{- end }}
 
 {{- define "lorapar.modelVolumes" -}}
@@ -274,6 +279,7 @@ without a cluster; who may use this release's name and namespace for guessing is
     claimName: {{ .root.Values.baseModels.existingClaim }}
     readOnly: true
 {{- end }}
+{{- include "lorapar.extraVolumes" . }}
 {{- end }}
 
 {{/* A claim for a server's cache: (dict "root" $ "settings" SETTINGS "claim" NAME "component" COMPONENT). */}}
@@ -305,7 +311,8 @@ spec:
 {{- toYaml $resources -}}
 {{- end }}
 
-{{/* Where a pod runs: (dict "root" $ "settings" SETTINGS); what a server does not say holds for all pods. */}}
+{{/* Where a pod runs: (dict "root" $ "component" NAME "settings" SETTINGS "labels" MAP); what a server does not say holds
+for all pods. A spread that names no pods is one of this component's, by what selects them. */}}
 {{- define "lorapar.placement" -}}
 {{- $own := .settings | default dict -}}
 {{- with $own.nodeSelector | default .root.Values.nodeSelector }}
@@ -318,6 +325,15 @@ affinity:
 {{- end }}
 {{- with $own.tolerations | default .root.Values.tolerations }}
 tolerations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- $spread := list -}}
+{{- range $own.topologySpreadConstraints | default .root.Values.topologySpreadConstraints -}}
+{{- $labels := merge (fromYaml (include "lorapar.selectorLabels" $)) ($.labels | default dict) -}}
+{{- $spread = append $spread (merge (deepCopy .) (ternary dict (dict "labelSelector" (dict "matchLabels" $labels)) (hasKey . "labelSelector"))) -}}
+{{- end }}
+{{- with $spread }}
+topologySpreadConstraints:
   {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- with $own.priorityClassName | default .root.Values.priorityClassName }}
@@ -377,7 +393,7 @@ livenessProbe:
 {{- ternary "/cache/base-model" . (eq "yes" (include "lorapar.modelIsFetched" .)) -}}
 {{- end }}
 
-{{/* The container that brings it: (dict "root" $ "model" … "resources" … "env" LIST). */}}
+{{/* The container that brings it: (dict "root" $ "model" … "settings" SETTINGS). */}}
 {{- define "lorapar.modelInit" -}}
 {{- if include "lorapar.modelIsFetched" .model }}
 initContainers:
@@ -388,9 +404,9 @@ initContainers:
       {{- include "lorapar.containerSecurityContext" .root | nindent 6 }}
     command: [python, /scripts/fetch_model.py, {{ .model | quote }}, /cache/base-model]
     env:
-      {{- include "lorapar.env" (dict "root" .root "own" (printf "%s\n%s" (include "lorapar.modelEnv" .root) (include "lorapar.objectStoreEnv" .root)) "last" .env) | nindent 6 }}
+      {{- include "lorapar.env" (dict "root" .root "own" (printf "%s\n%s" (include "lorapar.modelEnv" .root) (include "lorapar.objectStoreEnv" .root)) "last" .settings.extraEnv) | nindent 6 }}
     resources:
-      {{- toYaml .resources | nindent 6 }}
+      {{- toYaml .settings.resources | nindent 6 }}
     volumeMounts:
       - name: cache
         mountPath: /cache
@@ -400,6 +416,7 @@ initContainers:
         mountPath: /scripts
         readOnly: true
       {{- include "lorapar.caMount" .root | nindent 6 }}
+      {{- include "lorapar.extraMounts" . | nindent 6 }}
 {{- end }}
 {{- end }}
 

@@ -1,6 +1,6 @@
 {{- define "lorapar.bucketPod" -}}
 {{- include "lorapar.podDefaults" . }}
-{{- include "lorapar.placement" (dict "root" .) }}
+{{- include "lorapar.placement" (dict "root" . "component" "bucket" "settings" .Values.jobs) }}
 {{- include "lorapar.storeIdentity" . | nindent 0 }}
 restartPolicy: OnFailure
 containers:
@@ -18,10 +18,10 @@ containers:
       - name: scripts
         mountPath: /scripts
         readOnly: true
-      {{- include "lorapar.jobMounts" . | nindent 6 }}
+      {{- include "lorapar.jobMounts" (dict "root" . "settings" .Values.jobs) | nindent 6 }}
 volumes:
   - name: scripts
     configMap:
       name: {{ include "lorapar.fullname" . }}-scripts
-  {{- include "lorapar.jobVolumes" . | nindent 2 }}
+  {{- include "lorapar.jobVolumes" (dict "root" . "settings" .Values.jobs) | nindent 2 }}
 {{- end }}

@@ -10,7 +10,7 @@ metadata:
   {{- include "lorapar.podMetadata" (dict "root" .root "component" (printf "test-%s" .check) "job" true "annotations" $hook) | nindent 2 }}
 spec:
   {{- include "lorapar.podDefaults" .root | nindent 2 }}
-  {{- include "lorapar.placement" (dict "root" .root) | nindent 2 }}
+  {{- include "lorapar.placement" (dict "root" .root "component" (printf "test-%s" .check) "settings" .root.Values.jobs) | nindent 2 }}
   {{- if and (eq .check "kubeflow") .root.Values.pipeline.upload.enabled }}
   serviceAccountName: {{ include "lorapar.fullname" .root }}-upload
   {{- else if eq .check "store" }}
@@ -33,7 +33,7 @@ spec:
         - name: scripts
           mountPath: /scripts
           readOnly: true
-        {{- include "lorapar.jobMounts" .root | nindent 8 }}
+        {{- include "lorapar.jobMounts" (dict "root" .root "settings" .root.Values.jobs) | nindent 8 }}
         {{- if eq .check "kubeflow" }}
         {{- include "lorapar.kubeflowTokenMount" .root | nindent 8 }}
         {{- end }}
@@ -41,7 +41,7 @@ spec:
     - name: scripts
       configMap:
         name: {{ include "lorapar.fullname" .root }}-scripts
-    {{- include "lorapar.jobVolumes" .root | nindent 4 }}
+    {{- include "lorapar.jobVolumes" (dict "root" .root "settings" .root.Values.jobs) | nindent 4 }}
     {{- if eq .check "kubeflow" }}
     {{- include "lorapar.kubeflowTokenVolume" .root | nindent 4 }}
     {{- end }}
