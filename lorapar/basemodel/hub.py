@@ -60,7 +60,7 @@ def _ask(question: Callable[[], _Answer]) -> _Answer:
         raise earlier
     try:
         return question()
-    except _SILENCE as error:
+    except (LocalEntryNotFoundError, *_SILENCE) as error:
         if getattr(error, "response", None) is None and time.monotonic() - began >= _WAITED_SECONDS:
             _silences[constants.ENDPOINT] = (time.monotonic() + _SILENT_SECONDS, error)
         raise
@@ -124,7 +124,7 @@ def snapshot(config: ModelConfig, progress: Progress) -> Path:
     progress.say(f"downloading {config.name} from the hub")
     patterns = [*_FILES, "*.py"] if config.trust_remote_code else _FILES
     with hub_errors(config.name, config.revision, "model"):
-        return Path(snapshot_download(config.name, revision=config.revision, allow_patterns=patterns))
+        return _downloaded(config.name, config.revision, patterns)
 
 
 def cached_snapshot(config: ModelConfig) -> Path | None:
@@ -144,7 +144,7 @@ def text_snapshot(config: ModelConfig) -> Path:
     if folder is not None:
         return folder
     with hub_errors(config.name, config.revision, "model"):
-        return Path(snapshot_download(config.name, revision=config.revision, allow_patterns=patterns))
+        return _downloaded(config.name, config.revision, patterns)
 
 
 def adapter_commit(name: str, revision: str | None) -> str:
@@ -172,7 +172,11 @@ def adapter_commit(name: str, revision: str | None) -> str:
 def adapter_snapshot(name: str, commit: str, files: Sequence[str]) -> Path:
     """A folder with these files of an adapter's commit, downloaded where the hub's local cache lacks it."""
     with hub_errors(name, commit, "adapter"):
-        return Path(snapshot_download(name, revision=commit, allow_patterns=list(files)))
+        return _downloaded(name, commit, list(files))
+
+
+def _downloaded(name: str, revision: str | None, patterns: list[str]) -> Path:
+    return Path(_ask(lambda: snapshot_download(name, revision=revision, allow_patterns=patterns)))
 
 
 # The HTTP library's own base error comes by way of huggingface_hub, which changed that library between versions.
@@ -241,4 +245,4 @@ def _is_whole(folder: Path) -> bool:
 def config_file(config: ModelConfig) -> Path:
     """The config.json of a commit, downloaded alone: a client asks for sizes without the weights."""
     with hub_errors(config.name, config.revision, "model"):
-        return Path(hf_hub_download(config.name, "config.json", revision=config.revision))
+        return Path(_ask(lambda: hf_hub_download(config.name, "config.json", revision=config.revision)))

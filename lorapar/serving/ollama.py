@@ -88,7 +88,7 @@ def write_ollama(adapter: LocalAdapter, folder: Path, base: str, progress: Progr
     source = checked_base(base)
     family_of(adapter)
     tokenizer = load_tokenizer(adapter.model, progress)
-    form, stops = chat_form(tokenizer), _stops(tokenizer)
+    form, stops = chat_form(tokenizer), stop_texts(tokenizer)
     scratch = folder.with_name(f".{folder.name}.writing")
     scratch.mkdir(parents=True, exist_ok=True)
     try:
@@ -188,7 +188,7 @@ def _rendered(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mapping[str
     return text.removeprefix(str(begin)) if adds else text
 
 
-def _stops(tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
+def stop_texts(tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
     """Every token that ends an answer, and the texts at which the model's settings end one."""
     from lorapar.basemodel import answer_end
 

@@ -10,6 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from huggingface_hub import constants
+from huggingface_hub.errors import LocalEntryNotFoundError
 
 from lorapar.basemodel import hub, resolve_model, wheel
 from lorapar.config import ModelConfig
@@ -126,6 +127,23 @@ def test_a_hub_that_keeps_a_process_waiting_is_asked_once(hub_server, monkeypatc
         with pytest.raises(UnreachableError):
             resolve_model(ModelConfig(name="someone/slow"))
     assert len(asked) == 3  # after a while it is asked again
+
+
+def test_downloads_from_a_silent_hub_are_waited_for_once(no_hub, monkeypatch):
+    asked = []
+
+    def waits(name, *, local_files_only=False, **_):
+        if not local_files_only:
+            asked.append(name)
+        raise LocalEntryNotFoundError("no connection")
+
+    monkeypatch.setattr(hub, "_silences", {})
+    monkeypatch.setattr(hub, "_WAITED_SECONDS", 0.0)
+    monkeypatch.setattr(hub, "snapshot_download", waits)
+    for name in ("someone/model", "someone/other"):
+        with pytest.raises(UnreachableError, match=rf"the hub did not answer for {name} "):
+            hub.snapshot(ModelConfig(name=name, revision=COMMIT), Silent())
+    assert asked == ["someone/model"]
 
 
 def test_without_a_hub_its_local_cache_serves(no_hub):

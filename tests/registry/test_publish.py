@@ -11,7 +11,7 @@ import yaml
 from huggingface_hub import ModelCard
 from peft import PeftModel
 
-from lorapar.basemodel import load_model, load_tokenizer
+from lorapar.basemodel import load_model, load_tokenizer, model_folder
 from lorapar.errors import BadInputError, IntegrityError
 from lorapar.progress import Silent
 from lorapar.records import write_json
@@ -183,6 +183,21 @@ def test_publishing_again_names_a_damaged_claim_and_puts_a_damaged_manifest_back
     registry.store.delete("adapters/my-adapter/1/claim.json")
     assert published(publication, registry, tmp_path).version == first.version
     assert registry.claim(first.version).run == "host:/runs/a"
+
+
+def test_stop_strings_of_several_tokens_stand_in_lineage_and_card(publication, base, tmp_path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(model_folder(base, Silent()), folder)
+    settings = {"eos_token_id": 2, "stop_strings": ["\nQuestion:", "END"]}
+    (folder / "generation_config.json").write_text(json.dumps(settings))
+    moved = replace(publication, model=base.model_copy(update={"name": str(folder)}))
+    lineage = make_package(moved, tmp_path / "made")
+    assert lineage.serving["stop_strings"] == settings["stop_strings"]
+    card = (tmp_path / "made" / "README.md").read_text()
+    assert '"stop": ["\\nQuestion:", "END"]' in card
+    assert "They end before the text" in card
+    without = {key: value for key, value in lineage.serving.items() if key != "stop_strings"}
+    assert "They end before" not in model_card(lineage.model_copy(update={"serving": without}))
 
 
 def test_what_servers_cannot_know_of_the_base_is_beside_the_adapter(publication, base, tmp_path) -> None:

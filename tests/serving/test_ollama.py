@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
 import typer.testing
 
-from lorapar.basemodel import load_tokenizer
+from lorapar.basemodel import load_tokenizer, model_folder
 from lorapar.cli import app
 from lorapar.config import ModelConfig
 from lorapar.errors import BadInputError, ExitCode
 from lorapar.progress import Silent
-from lorapar.serving.ollama import chat_form, checked_base, modelfile
+from lorapar.serving.ollama import chat_form, checked_base, modelfile, stop_texts
 
 INSTRUCTIONS = {"FROM", "PARAMETER", "TEMPLATE", "SYSTEM", "ADAPTER", "LICENSE", "MESSAGE"}
 QWEN = (
@@ -136,6 +137,16 @@ def test_the_command_makes_a_folder_for_ollama(tiny_run, tmp_path) -> None:
         call("export", tiny_run / "adapter", "--ollama", tmp_path / "model", "--base", "llama3.2:1b")
     file = tmp_path / "model" / "adapter.gguf"
     assert checked_base(str(file)) == str(file)
+
+
+def test_stop_strings_of_several_tokens_stand_in_the_modelfile(tmp_path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(model_folder(ModelConfig(name="builtin:tiny"), Silent()), folder)
+    strings = ["\nQuestion:", "END OF ANSWER", '"Q"\n']
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": 2, "stop_strings": strings}))
+    stops = stop_texts(load_tokenizer(ModelConfig(name=str(folder)), Silent()))
+    assert stops == ("<|im_end|>", *strings)
+    assert parse(modelfile("x", None, stops, None))[2:] == [("stop", one) for one in stops]
 
 
 @pytest.mark.parametrize("base", ["a b", "x\nSYSTEM y", "../x", "nowhere.gguf", '"', ""])
