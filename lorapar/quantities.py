@@ -62,13 +62,13 @@ _ONE_SPELLING = {
         "kilometre": "km kilometer",
         "centimetre": "cm centimeter",
         "millimetre": "mm millimeter",
-        "kilogram": "kg kilo",
+        "kilogram": "kg kgs kilo",
         "gram": "g",
         "litre": "l liter",
         "millilitre": "ml milliliter",
-        "hour": "h hr",
-        "minute": "min",
-        "second": "sec s",
+        "hour": "h hr hrs",
+        "minute": "min mins",
+        "second": "sec s secs",
         "inch": "in inche",
         "foot": "ft feet",
         "yard": "yd",
@@ -120,7 +120,7 @@ _IN_TEXT = re.compile(
     rf"|{_APOSTROPHES}(?![0-9])|{_PLAIN}))"
 )
 _CHANGES_THE_NUMBER = """
-    hundred thousand million billion trillion k m bn mn mio mrd lakh lac crore dozen score half halves third thirds
+    ish hundred thousand million billion trillion k m bn mn mio mrd lakh lac crore dozen score half halves third thirds
     quarter quarters fourth fourths fifth fifths tenth tenths hundredth hundredths st nd rd th negative below minus
     \u4e07 \u842c \u4ebf \u5104 \u5146 \u5343 \u767e \u5341 \u534a
 """

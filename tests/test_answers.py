@@ -403,6 +403,7 @@ def test_an_exponent_is_never_taken_for_the_last_number(text, number):
         *((answer, "-8") for answer in ("minus 8", "negative 8", "Minus 8 degrees", "\u22128", "-2^3")),
         ("\\dfrac{-3}{4}", "-0.75"),
         ("20 degrees Celsius", "20 \u00b0C"),
+        ("20 hrs", "20 hours"),
         ("\\textbf{(D)}\\ 40", "D"),
         ("\\mathrm{(D)}", "D"),
     ],
