@@ -150,6 +150,8 @@ def storage_errors(where: Path) -> Iterator[None]:
         yield
     except Exception as error:
         if full := _means_full(error):
+            if _lacks_inodes(where):
+                full = "its file system has room, but takes no more files (df -i)"
             raise StorageError(f"{where}: {full}; free some room and run again, it continues") from error
         if isinstance(error, OSError) and error.errno in _FORBIDDEN:
             raise StorageError(f"{error.filename or where}: cannot be written ({error.strerror})") from error
@@ -191,3 +193,18 @@ def _means_full(error: Exception) -> str:
     number = error.errno if isinstance(error, OSError) else None
     found = (text for code, text in _FULL.items() if number == code or os.strerror(code) in str(error))
     return next(found, "")
+
+
+_FEW_FILES = 20
+"""What is written at once may have been removed again by the time the file system is asked."""
+
+
+def _lacks_inodes(where: Path) -> bool:
+    """Whether the file system of a path, or of what is there above it, has room for bytes and none for files."""
+    while not where.exists() and where != where.parent:
+        where = where.parent
+    try:
+        found = os.statvfs(where)
+    except OSError:
+        return False
+    return bool(found.f_files) and found.f_favail < _FEW_FILES and found.f_bavail * found.f_frsize > 1 << 20

@@ -2,6 +2,7 @@
 
 import errno
 import os
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -89,6 +90,16 @@ def test_a_full_disk_is_one_line_with_its_exit_code(tmp_path, number):
     with pytest.raises(StorageError, match="the disk is full") as caught, storage_errors(tmp_path):
         raise OSError(number, "no space")
     assert caught.value.exit_code == ExitCode.STORAGE
+
+
+def test_a_disk_without_free_inodes_is_told_from_a_full_one(tmp_path, monkeypatch):
+    free = SimpleNamespace(f_files=1000, f_favail=0, f_bavail=1 << 20, f_frsize=4096)
+    monkeypatch.setattr(os, "statvfs", lambda path: free)
+    with pytest.raises(StorageError, match="has room, but takes no more files"), storage_errors(tmp_path / "a" / "b"):
+        raise OSError(errno.ENOSPC, "no space")
+    free.f_bavail = 0
+    with pytest.raises(StorageError, match="the disk is full"), storage_errors(tmp_path):
+        raise OSError(errno.ENOSPC, "no space")
 
 
 def test_other_system_errors_stay_what_they_are(tmp_path):
