@@ -129,7 +129,8 @@ def make_writable_folder(path: Path) -> None:
     """As `make_folder`; also raises StorageError where the folder is there and this user may not write into it."""
     make_folder(path)
     if not os.access(path, os.W_OK | os.X_OK):
-        raise StorageError(f"{path}: cannot be written ({os.strerror(errno.EACCES)}); choose another folder")
+        number = errno.EROFS if os.statvfs(path).f_flag & os.ST_RDONLY else errno.EACCES
+        raise StorageError(f"{path}: cannot be written ({os.strerror(number)}); choose another folder")
 
 
 def replace_folder(made: Path, final: Path) -> None:
