@@ -306,6 +306,10 @@ def test_a_thought_that_the_template_drops_is_learned_and_the_turn_end_with_it(m
     model = kit.TINY.model_copy(update={"chat_template": template})
     thought = kit.words(1)[0].model_copy(update={"answer": "<think>it ends so</think>tool"})
     train_sft(make_job(model=model), config(max_steps=1), system1=[thought, *kit.words(4)[1:]], system2=[])
-    (row,) = [row for row in seen["train_dataset"] if row["id"] == "w0"]
-    learned = [token for token, label in zip(row["input_ids"], row["labels"], strict=True) if label != -100]
-    assert seen["processing_class"].decode(learned) == "<think>it ends so</think>tool<|im_end|>\n"
+    learned = {}
+    for row in seen["train_dataset"]:
+        kept = [token for token, label in zip(row["input_ids"], row["labels"], strict=True) if label != -100]
+        learned[row["id"]] = seen["processing_class"].decode(kept)
+    # The template has no generation prompt, so every row learns the word that opens an answer.
+    assert learned["w0"] == "assistant:<think>it ends so</think>tool<|im_end|>\n"
+    assert learned["w1"] == f"assistant:{kit.words(2)[1].answer}<|im_end|>\n"
