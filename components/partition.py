@@ -13,6 +13,7 @@ def partition(
     scores_system2_digest: str,
     metrics: Output[Metrics],
     partition_digest: OutputPath(str),
+    sft_digest: OutputPath(str),
 ) -> ContainerSpec:
     """Decide which elements SFT and RL may train."""
     return task("partition")

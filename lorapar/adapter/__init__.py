@@ -17,15 +17,31 @@ from lorapar.adapter.attach import attach, attach_again
 from lorapar.adapter.digest import base_digest
 from lorapar.adapter.earlier import EarlierAdapter, read_earlier
 from lorapar.adapter.folder import add_changes, copy_adapter, load_adapter, save_adapter
+from lorapar.adapter.kinds import is_prompt, kind_of, take_off
 from lorapar.adapter.layout import LAYOUTS, ROLES, Targets, find_targets, resolve_layout
 from lorapar.adapter.masked_training import MaskedTraining, masked_training
-from lorapar.adapter.names import layer_and_module, lora_parameters, trainable_slice
+from lorapar.adapter.names import adapter_parameters, layer_and_module, lora_parameters, trainable_slice
 from lorapar.adapter.optimiser import MaskedAdamW
 from lorapar.adapter.partition import Partition, RegionCount, SystemSizes
-from lorapar.adapter.partitioning import partition_elements, random_partition_like, unmasked
+from lorapar.adapter.partitioning import (
+    combined,
+    only,
+    partition_elements,
+    random_partition_like,
+    unmasked,
+    whole_partition,
+)
 from lorapar.adapter.scores import load_scores, save_scores
 from lorapar.adapter.scoring import ScoreAccumulator, score_elements
-from lorapar.adapter.settings import INITS, AdapterMark, AdapterSettings, adapter_mark, assert_trainable, trainable_rank
+from lorapar.adapter.settings import (
+    INITS,
+    WHOLE_KINDS,
+    AdapterMark,
+    AdapterSettings,
+    adapter_mark,
+    assert_trainable,
+    trainable_rank,
+)
 from lorapar.adapter.sweep import SweepRow, sweep
 from lorapar.adapter.verify import Moved, check_only_active_moved, snapshot
 
@@ -33,6 +49,7 @@ __all__ = [
     "INITS",
     "LAYOUTS",
     "ROLES",
+    "WHOLE_KINDS",
     "AdapterMark",
     "AdapterSettings",
     "EarlierAdapter",
@@ -46,19 +63,24 @@ __all__ = [
     "SystemSizes",
     "Targets",
     "adapter_mark",
+    "adapter_parameters",
     "add_changes",
     "assert_trainable",
     "attach",
     "attach_again",
     "base_digest",
     "check_only_active_moved",
+    "combined",
     "copy_adapter",
     "find_targets",
+    "is_prompt",
+    "kind_of",
     "layer_and_module",
     "load_adapter",
     "load_scores",
     "lora_parameters",
     "masked_training",
+    "only",
     "partition_elements",
     "random_partition_like",
     "read_earlier",
@@ -68,7 +90,9 @@ __all__ = [
     "score_elements",
     "snapshot",
     "sweep",
+    "take_off",
     "trainable_rank",
     "trainable_slice",
     "unmasked",
+    "whole_partition",
 ]

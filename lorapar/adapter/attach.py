@@ -13,15 +13,16 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from lorapar.adapter import kinds
 from lorapar.adapter.earlier import EarlierAdapter
 from lorapar.adapter.initialise import hold_unchanged, start_factors
 from lorapar.adapter.layout import resolve_layout, takes_transposed, with_paths
 from lorapar.adapter.names import DEFAULT_ADAPTER
-from lorapar.adapter.settings import AdapterMark, AdapterSettings, set_mark
+from lorapar.adapter.settings import WHOLE_KINDS, AdapterMark, AdapterSettings, set_mark
 from lorapar.errors import BadInputError
 
 if TYPE_CHECKING:
-    from peft import LoraConfig, PeftModel
+    from peft import LoraConfig, PeftConfig, PeftModel
 
 
 def attach(
@@ -37,7 +38,8 @@ def attach(
     earlier one adapts carry new elements, too.
 
     Returns:
-        A PEFT model whose configuration is plain LoRA without init marks, and whose mark says the trainable rank.
+        A PEFT model whose configuration is plain LoRA without init marks (or of one of `WHOLE_KINDS`), and whose mark
+        says the trainable rank.
 
     Raises:
         BadInputError: the model lacks a module of the layout, already carries an adapter, or (PiSSA, OLoRA) has a
@@ -45,16 +47,30 @@ def attach(
         IntegrityError: the earlier adapter was made for another base model.
     """
     refuse_second_adapter(base_model)
+    if settings.kind in WHOLE_KINDS:
+        return _attach_whole(base_model, settings, seed=seed, earlier=earlier)
     modules, rank, alpha = resolve_layout(base_model, settings.layout), settings.held_rank, settings.held_alpha
     if earlier is not None:
         earlier.require_fit(base_model)
         modules = with_paths(base_model, modules, earlier.factors)
         rank += earlier.rank
-        alpha = settings.alpha * rank / settings.rank
+        alpha = settings.plain_alpha * rank / settings.rank
     config = _plain_config(base_model, modules, rank=rank, alpha=alpha, dropout=settings.dropout)
     model = wrap(base_model, config, base_model_name=settings.base_model_name)
     _write_start(model, settings, seed, earlier)
     set_mark(model, AdapterMark(rank=settings.rank, init=settings.init))
+    return model
+
+
+def _attach_whole(
+    base_model: torch.nn.Module, settings: AdapterSettings, *, seed: int, earlier: EarlierAdapter | None
+) -> PeftModel:
+    """The same of a kind that is trained as a whole, as PEFT starts it."""
+    if earlier is not None:
+        raise BadInputError(f"adapter.kind {settings.kind} cannot go on from {earlier.name}; use kind lora")
+    model = wrap(base_model, kinds.config_of(base_model, settings), base_model_name=settings.base_model_name, seed=seed)
+    kinds.start(model)
+    set_mark(model, AdapterMark(rank=settings.rank if settings.kind == "dora" else 1, init="peft", kind=settings.kind))
     return model
 
 
@@ -100,14 +116,18 @@ def _plain_config(
     )
 
 
-def wrap(base_model: torch.nn.Module, config: LoraConfig, *, base_model_name: str | None) -> PeftModel:
-    """A PEFT model around the base; the global random state is left as it was.
+def wrap(
+    base_model: torch.nn.Module, config: PeftConfig, *, base_model_name: str | None, seed: int | None = None
+) -> PeftModel:
+    """A PEFT model around the base, begun with a seed where one is given; the global random state is left as it was.
 
     PEFT names the base after the loaded model; `base_model_name`, where given, overrides it.
     """
     from peft import get_peft_model
 
     with torch.random.fork_rng():
+        if seed is not None:
+            torch.manual_seed(seed)
         model = get_peft_model(base_model, config)
     if base_model_name is not None:
         model.peft_config[DEFAULT_ADAPTER].base_model_name_or_path = base_model_name
@@ -115,12 +135,12 @@ def wrap(base_model: torch.nn.Module, config: LoraConfig, *, base_model_name: st
 
 
 def refuse_second_adapter(base_model: torch.nn.Module) -> None:
-    """Raise BadInputError where the model already carries LoRA layers: scores and masks assume one adapter."""
-    from peft.tuners.lora import LoraLayer
+    """Raise BadInputError where the model already carries adapted layers: scores and masks assume one adapter."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
 
-    if any(isinstance(module, LoraLayer) for module in base_model.modules()):
+    if any(isinstance(module, BaseTunerLayer) for module in base_model.modules()):
         raise BadInputError(
-            "this model already carries a LoRA adapter: load the base model anew, "
+            "this model already carries an adapter: load the base model anew, "
             "or take it out with model.unload(), before attaching another"
         )
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+from typing import Any
 
 import torch
 
-from lorapar.adapter.names import LORA_KEY, canonical_name
+from lorapar.adapter.kinds import is_prompt
+from lorapar.adapter.names import ADAPTER_KEY, canonical_name
 
 _PEFT_PREFIX = "base_model.model."
 
@@ -14,13 +16,16 @@ _PEFT_PREFIX = "base_model.model."
 def base_digest(model: torch.nn.Module) -> str:
     """SHA-256 (64 hex digits) over the names, dtypes, shapes and bytes of all base parameters and saved buffers.
 
-    LoRA tensors are left out and names are as in the bare model, so the digest is the same before and after an
+    The adapter's tensors are left out and names are as in the bare model, so the digest is the same before and after an
     adapter is attached or trained. Quantised weights count with their quantisation state.
     """
+    held: Any = model
+    if is_prompt(model):  # prompts lie beside the base, not in it
+        held = held.get_base_model()
     entries = {
         _base_name(key): tensor
-        for key, tensor in model.state_dict().items()
-        if isinstance(tensor, torch.Tensor) and not LORA_KEY.search(key)
+        for key, tensor in held.state_dict().items()
+        if isinstance(tensor, torch.Tensor) and not ADAPTER_KEY.search(key)
     }
     digest = hashlib.sha256()
     for name in sorted(entries):

@@ -91,6 +91,8 @@ def load_published(base: PreTrainedModel, folder: Path) -> PeftModel:
     """
     from peft import PeftConfig, PeftModel, set_peft_model_state_dict
 
+    from lorapar.adapter.kinds import number_prompts
+
     try:
         with safe_open(folder / _PUBLISHED, framework="pt"):
             pass
@@ -99,5 +101,8 @@ def load_published(base: PreTrainedModel, folder: Path) -> PeftModel:
             say_no_mmap(folder, error)
             model = PeftModel(base, PeftConfig.from_pretrained(str(folder)))
             set_peft_model_state_dict(model, _read_whole(folder / _PUBLISHED)[0])
+            number_prompts(model)
             return model
-    return PeftModel.from_pretrained(base, str(folder))
+    model = PeftModel.from_pretrained(base, str(folder))
+    number_prompts(model)
+    return model

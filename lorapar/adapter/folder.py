@@ -1,8 +1,8 @@
 """An adapter on disk: an ordinary PEFT folder plus `lorapar_adapter.json`.
 
-adapter_config.json         plain LoRA, no init marks: any PEFT or serving engine loads it
-adapter_model.safetensors   the LoRA matrices
-lorapar_adapter.json        trainable rank and init; needed to score or to train on, not to use the adapter
+adapter_config.json         plain LoRA, no init marks: any PEFT or serving engine loads it; other kinds: any PEFT
+adapter_model.safetensors   the LoRA matrices, or what another kind has
+lorapar_adapter.json        trainable rank, init and kind; needed to score or to train on, not to use the adapter
 """
 
 from __future__ import annotations
@@ -17,12 +17,13 @@ import torch
 
 from lorapar.adapter.attach import refuse_second_adapter, wrap
 from lorapar.adapter.files import read_tensors, write_tensors
-from lorapar.adapter.names import DEFAULT_ADAPTER, lora_parameters
+from lorapar.adapter.kinds import kind_of, number_prompts
+from lorapar.adapter.names import DEFAULT_ADAPTER, adapter_parameters
 from lorapar.adapter.settings import AdapterMark, adapter_mark, set_mark
 from lorapar.errors import BadInputError, StorageError
 
 if TYPE_CHECKING:
-    from peft import LoraConfig, PeftModel
+    from peft import PeftConfig, PeftModel
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
@@ -38,10 +39,11 @@ def save_adapter(model: PeftModel, folder: str | Path, *, adapter_name: str = DE
     """
     folder = Path(folder)
     mark = adapter_mark(model)
-    tensors = {name: p.detach() for name, p in lora_parameters(model, adapter_name).items()}
+    tensors = {name: p.detach() for name, p in adapter_parameters(model, adapter_name).items()}
     write_tensors(folder / WEIGHTS_FILE, tensors, {"format": "pt"})
     _write_json(folder / CONFIG_FILE, _published_config(model, adapter_name))
-    _write_json(folder / MARK_FILE, {"format": 1, "rank": mark.rank, "init": mark.init})
+    told = {"format": 1, "rank": mark.rank, "init": mark.init}
+    _write_json(folder / MARK_FILE, told if mark.kind == "lora" else {**told, "kind": mark.kind})
 
 
 def load_adapter(base_model: torch.nn.Module, folder: str | Path, *, trainable: bool) -> PeftModel:
@@ -54,8 +56,8 @@ def load_adapter(base_model: torch.nn.Module, folder: str | Path, *, trainable: 
         trainable: False freezes every tensor, and training such a model is refused (`assert_trainable`).
 
     Raises:
-        BadInputError: the folder is no PEFT LoRA folder, its tensors do not fit the base model, or the model already
-            carries an adapter.
+        BadInputError: the folder is no PEFT folder of a known kind, its tensors do not fit the base model, or the model
+            already carries an adapter.
     """
     folder = Path(folder)
     refuse_second_adapter(base_model)
@@ -64,6 +66,7 @@ def load_adapter(base_model: torch.nn.Module, folder: str | Path, *, trainable: 
     tensors, _ = read_tensors(folder / WEIGHTS_FILE)
     model = _wrap_named_by_folder(base_model, config, folder)
     _copy_in(model, tensors, folder)
+    number_prompts(model)
     set_mark(model, _read_mark(folder, config, trainable=trainable))
     return model
 
@@ -92,7 +95,7 @@ def add_changes(start: Path, one: Path, other: Path, target: Path) -> None:
     write_tensors(target / WEIGHTS_FILE, joined, {"format": "pt"})
 
 
-def _wrap_named_by_folder(base_model: torch.nn.Module, config: LoraConfig, folder: Path) -> PeftModel:
+def _wrap_named_by_folder(base_model: torch.nn.Module, config: PeftConfig, folder: Path) -> PeftModel:
     name, config.base_model_name_or_path = config.base_model_name_or_path, None
     try:
         return wrap(base_model, config, base_model_name=name)
@@ -103,7 +106,7 @@ def _wrap_named_by_folder(base_model: torch.nn.Module, config: LoraConfig, folde
 @torch.no_grad()
 def _copy_in(model: PeftModel, tensors: dict[str, torch.Tensor], folder: Path) -> None:
     # PEFT's loader only warns about absent tensors and leaves them random; here they are an error.
-    parameters = lora_parameters(model)
+    parameters = adapter_parameters(model)
     differing = sorted(set(parameters) ^ set(tensors))
     if differing:
         where = "the model lacks" if differing[0] in tensors else "the file lacks"
@@ -120,7 +123,7 @@ def _copy_in(model: PeftModel, tensors: dict[str, torch.Tensor], folder: Path) -
         parameter.data = tensors[name].to(parameter.device)
 
 
-def _read_config(folder: Path) -> LoraConfig:
+def _read_config(folder: Path) -> PeftConfig:
     from peft import LoraConfig, PeftConfig
 
     if not (folder / CONFIG_FILE).is_file():
@@ -129,20 +132,23 @@ def _read_config(folder: Path) -> LoraConfig:
         config = PeftConfig.from_pretrained(str(folder))
     except (ValueError, TypeError, KeyError) as error:
         raise BadInputError(f"cannot read {folder / CONFIG_FILE}: {error}") from error
-    if not isinstance(config, LoraConfig):
-        raise BadInputError(f"the adapter in {folder} is of type {config.peft_type}, not LoRA")
-    # PEFT would start from the named init and edit the base weights, only to have A and B replaced.
-    config.init_lora_weights = True
+    try:
+        kind_of(config)
+    except BadInputError as error:
+        raise BadInputError(f"{folder}: {error}") from None
+    if isinstance(config, LoraConfig):
+        # PEFT would start from the named init and edit the base weights, only to have A and B replaced.
+        config.init_lora_weights = True
     return config
 
 
-def _read_mark(folder: Path, config: LoraConfig, *, trainable: bool) -> AdapterMark:
-    path = folder / MARK_FILE
+def _read_mark(folder: Path, config: PeftConfig, *, trainable: bool) -> AdapterMark:
+    path, kind = folder / MARK_FILE, kind_of(config)
     if not path.is_file():
-        return AdapterMark(rank=config.r, init="unknown", trainable=trainable)
+        return AdapterMark(rank=getattr(config, "r", 1), init="unknown", kind=kind, trainable=trainable)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        return AdapterMark(rank=int(content["rank"]), init=str(content["init"]), trainable=trainable)
+        return AdapterMark(int(content["rank"]), str(content["init"]), kind=kind, trainable=trainable)
     except (ValueError, KeyError, TypeError) as error:
         raise BadInputError(f"cannot read {path}: {error!r}; save the adapter again") from error
 

@@ -95,8 +95,8 @@ def _peft_factors(
     mark = settings.init
     if mark == "pissa" and settings.pissa_iterations:
         mark = f"pissa_niter_{settings.pissa_iterations}"  # type: ignore[assignment]
-    config = LoraConfig(r=settings.rank, lora_alpha=settings.alpha, init_lora_weights=mark)
+    config = LoraConfig(r=settings.rank, lora_alpha=settings.plain_alpha, init_lora_weights=mark)
     with torch.random.fork_rng():
         torch.manual_seed(int(torch.randint(2**31, (), generator=generator)))
-        layer = PeftLinear(scratch, "default", config, r=settings.rank, lora_alpha=settings.alpha)
+        layer = PeftLinear(scratch, "default", config, r=settings.rank, lora_alpha=settings.plain_alpha)
     return layer.lora_A["default"].weight.detach().float(), layer.lora_B["default"].weight.detach().float()

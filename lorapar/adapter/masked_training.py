@@ -13,7 +13,7 @@ from functools import partial
 import torch
 
 from lorapar.adapter.active_index import ActiveIndex
-from lorapar.adapter.names import DEFAULT_ADAPTER, lora_parameters, trainable_slice
+from lorapar.adapter.names import DEFAULT_ADAPTER, adapter_parameters, trainable_slice
 from lorapar.adapter.optimiser import MaskedAdamW
 from lorapar.adapter.settings import assert_trainable, trainable_rank
 from lorapar.errors import BadInputError, TrainingError
@@ -151,7 +151,7 @@ def masked_training(
         TrainingError: the mask is empty, or the adapter was not loaded to be trained: the run would train nothing.
         BadInputError: the mask lacks a tensor, names an unknown one, or has a wrong shape or dtype.
     """
-    parameters = lora_parameters(model, adapter_name)
+    parameters = adapter_parameters(model, adapter_name)
     assert_trainable(model, adapter_name)
     indices = _indices(parameters, mask, trainable_rank(model, rank))
     training = MaskedTraining(parameters, indices)

@@ -20,7 +20,10 @@ import torch
 from lorapar.errors import BadInputError
 
 DEFAULT_ADAPTER = "default"
-LORA_KEY = re.compile(r"\.lora_(?:A|B|embedding_A|embedding_B|magnitude_vector)\b")
+ADAPTER_KEY = re.compile(r"\.lora_(?:A|B|embedding_A|embedding_B|magnitude_vector)\b|\.ia3_l\b")
+"""What belongs to an adapter inside the model's modules. Prompts lie beside the model."""
+MAGNITUDE, SCALES, PROMPT = ".lora_magnitude_vector", ".ia3_l", "prompt_embeddings"
+"""How the names of tensors without a rank end, which are trained whole: of DoRA, IA3, prompt and prefix tuning."""
 # What data parallelism, FSDP and torch.compile put into a parameter's name.
 _WRAPPERS = re.compile(r"(^module\.|_fsdp_wrapped_module\.|_orig_mod\.)")
 _LAYER = re.compile(r"\.(\d+)\.")
@@ -29,7 +32,27 @@ _LAYER = re.compile(r"\.(\d+)\.")
 def canonical_name(name: str, adapter_name: str = DEFAULT_ADAPTER) -> str:
     """A parameter's or module's name as PEFT saves it: without the adapter's name and without wrappers' prefixes."""
     bare = _WRAPPERS.sub("", name)
-    return re.sub(rf"(\.lora_[AB])\.{re.escape(adapter_name)}(?=\.|$)", r"\1", bare)
+    name = re.escape(adapter_name)
+    if re.fullmatch(rf"prompt_encoder\.{name}\.embedding\.weight", bare):
+        return PROMPT
+    bare = re.sub(rf"(\.lora_magnitude_vector)\.{name}\.weight$", r"\1", bare)
+    return re.sub(rf"(\.lora_[AB]|\.ia3_l)\.{name}(?=\.|$)", r"\1", bare)
+
+
+def adapter_parameters(model: torch.nn.Module, adapter_name: str = DEFAULT_ADAPTER) -> dict[str, torch.nn.Parameter]:
+    """Every tensor of one adapter of any kind, keyed as in the PEFT state dict, in sorted order of the keys.
+
+    Those of LoRA are what `lora_parameters` gives; DoRA has magnitudes [out] besides, IA3 scales [out, 1] or [1, in],
+    and prompt and prefix tuning one tensor [virtual tokens, width].
+
+    Raises:
+        BadInputError: the model carries no adapter of that name.
+    """
+    one = re.escape(adapter_name)
+    marker = re.compile(
+        rf"\.lora_(?:[AB]|magnitude_vector)\.{one}\.weight$|\.ia3_l\.{one}$|(?:^|\.)prompt_encoder\.{one}\.embedding\.weight$"
+    )
+    return _named(model, marker, adapter_name)
 
 
 def lora_parameters(model: torch.nn.Module, adapter_name: str = DEFAULT_ADAPTER) -> dict[str, torch.nn.Parameter]:
@@ -41,21 +64,26 @@ def lora_parameters(model: torch.nn.Module, adapter_name: str = DEFAULT_ADAPTER)
     Raises:
         BadInputError: the model carries no adapter of that name.
     """
-    marker = re.compile(rf"\.lora_[AB]\.{re.escape(adapter_name)}\.weight$")
+    return _named(model, re.compile(rf"\.lora_[AB]\.{re.escape(adapter_name)}\.weight$"), adapter_name)
+
+
+def _named(model: torch.nn.Module, marker: re.Pattern[str], adapter_name: str) -> dict[str, torch.nn.Parameter]:
     found = {canonical_name(name, adapter_name): p for name, p in model.named_parameters() if marker.search(name)}
     if not found:
         raise BadInputError(
-            f"the model carries no LoRA adapter named '{adapter_name}': attach() or load_adapter() one first"
+            f"the model carries no adapter named '{adapter_name}': attach() or load_adapter() one first"
         )
     return dict(sorted(found.items()))
 
 
 def trainable_slice(name: str, tensor: torch.Tensor, rank: int) -> torch.Tensor:
-    """The trainable part of a LoRA tensor, as a view: the first `rank` rows of A, the first `rank` columns of B.
+    """The trainable part of a tensor, as a view: the first `rank` rows of A or columns of B; of other kinds all of it.
 
     Raises:
-        BadInputError: the name is neither a `lora_A` nor a `lora_B` tensor, or it has fewer than `rank` rows (columns).
+        BadInputError: the name is no adapter's tensor, or it has fewer than `rank` rows (columns).
     """
+    if name.endswith((MAGNITUDE, SCALES)) or name == PROMPT:
+        return tensor
     axis = _rank_axis(name)
     if not 1 <= rank <= tensor.shape[axis]:
         raise BadInputError(
@@ -74,15 +102,19 @@ def _rank_axis(name: str) -> int:
 
 
 def layer_and_module(name: str) -> tuple[int | None, str]:
-    """Layer number and module name of a LoRA tensor: (0, 'q_proj'); the number is None outside numbered layers."""
-    module_path = name.rsplit(".lora_", 1)[0]
+    """Layer number and module name of a tensor: (0, 'q_proj'); the number is None outside numbered layers."""
+    module_path = _module_path(name)
     number = _LAYER.search(module_path)
     return (int(number.group(1)) if number else None), module_path.rsplit(".", 1)[-1]
 
 
+def _module_path(name: str) -> str:
+    return name.rsplit(".lora_", 1)[0].removesuffix(SCALES)
+
+
 def module_labels(names: Iterable[str]) -> dict[str, str]:
-    """What to call the module of each LoRA tensor: its name, or `block.name` where a layer has two of that name."""
-    paths = {name: name.rsplit(".lora_", 1)[0] for name in names}
+    """What to call the module of each tensor: its name, or `block.name` where a layer has two of that name."""
+    paths = {name: _module_path(name) for name in names}
     places: dict[tuple[int | None, str], set[str]] = {}
     for name, path in paths.items():
         places.setdefault(layer_and_module(name), set()).add(path)

@@ -77,13 +77,50 @@ def random_partition_like(partition: Partition, seed: int) -> Partition:
     return Partition(partition.theta, dict(partition.shared), dict(partition.shapes), selected, active)
 
 
+def whole_partition(shapes: Mapping[str, Sequence[int]], systems: Sequence[str]) -> Partition:
+    """Every element is in every system's set, and each trains all: of adapters that are not divided.
+
+    `shapes` are those of the adapter's tensors, by name.
+    """
+    sizes = {name: tuple(shape) for name, shape in sorted(shapes.items())}
+    shared = dict.fromkeys(systems, 1.0)
+    selected = {system: _all_of(sizes) for system in systems}
+    return Partition(1.0, shared, sizes, selected, dict(selected))
+
+
+def combined(partitions: Mapping[str, Partition]) -> Partition:
+    """By system, the set and what it trains, from a partition of the same adapter for each system."""
+    first = next(iter(partitions.values()))
+    return replace(
+        first,
+        selected_bits={system: own.selected_bits[system] for system, own in partitions.items()},
+        active_bits={system: own.active_bits[system] for system, own in partitions.items()},
+    )
+
+
+def only(partition: Partition, systems: Sequence[str]) -> Partition:
+    """What these systems train and nothing of the others, so that it is the same whatever those train.
+
+    Their sets are what they train: of which elements are shared nothing is left.
+    """
+    active = {system: partition.active_bits[system] for system in systems}
+    return replace(
+        partition,
+        shared={system: partition.shared[system] for system in systems},
+        selected_bits=active,
+        active_bits=dict(active),
+    )
+
+
+def _all_of(shapes: Mapping[str, Sequence[int]]) -> dict[str, Packed]:
+    """Arrays of its own for each system: safetensors saves none twice."""
+    return {name: pack(np.ones(math.prod(shape), dtype=np.bool_)) for name, shape in shapes.items()}
+
+
 def unmasked(partition: Partition, systems: Iterable[str]) -> Partition:
     """The same sets, but these systems train every element: what training is without the mask."""
-
-    def whole() -> dict[str, Packed]:  # arrays of its own for each system: safetensors saves none twice
-        return {name: pack(np.ones(math.prod(shape), dtype=np.bool_)) for name, shape in partition.shapes.items()}
-
-    return replace(partition, active_bits={**partition.active_bits, **{system: whole() for system in systems}})
+    bare = {system: _all_of(partition.shapes) for system in systems}
+    return replace(partition, active_bits={**partition.active_bits, **bare})
 
 
 def check_theta(theta: float) -> None:

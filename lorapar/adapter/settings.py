@@ -8,11 +8,14 @@ from typing import Any, Literal, get_args
 
 import torch
 
-from lorapar.adapter.names import DEFAULT_ADAPTER, lora_parameters
+from lorapar.adapter.names import DEFAULT_ADAPTER, adapter_parameters
 from lorapar.errors import BadInputError, TrainingError, nearest
 
 Init = Literal["residual", "paper", "pissa", "olora"]
 INITS: tuple[str, ...] = get_args(Init)
+Kind = Literal["lora", "rslora", "dora", "prompt", "prefix", "ia3"]
+WHOLE_KINDS = ("dora", "prompt", "prefix", "ia3")
+"""Kinds without the element partition: every parameter is trained."""
 _MARK_ATTRIBUTE = "_lorapar_mark"
 
 
@@ -23,7 +26,7 @@ class AdapterSettings:
     rank: int = 8
     """Trainable LoRA rank r. PEFT holds 2r unless `init` is 'paper'."""
     alpha: float = 64
-    """LoRA alpha; the adapter's output is scaled by alpha / rank."""
+    """LoRA alpha; the adapter's output is scaled by alpha / rank, of rslora by alpha / sqrt(rank)."""
     dropout: float = 0.05
     """Dropout probability on the adapter's input while training."""
     layout: str | tuple[str, ...] = "QKVGUD"
@@ -32,6 +35,10 @@ class AdapterSettings:
     """'residual', 'paper', 'pissa' or 'olora'."""
     pissa_iterations: int = 0
     """For 'pissa': 0 takes the exact SVD; n > 0 takes PEFT's fast randomised one with n subspace iterations."""
+    kind: Kind = "lora"
+    """'lora', 'rslora', or one of `WHOLE_KINDS`, which `lorapar.adapter.kinds` attaches."""
+    virtual_tokens: int = 20
+    """Of prompt and prefix tuning."""
     base_model_name: str | None = None
     """What adapter_config.json calls the base model; None keeps the name the model was loaded under."""
 
@@ -61,9 +68,14 @@ class AdapterSettings:
         return 2 * self.rank if self.has_frozen_half else self.rank
 
     @property
+    def plain_alpha(self) -> float:
+        """The alpha with which a plain LoRA has the scale of this one: rslora is no more than that."""
+        return self.alpha * math.sqrt(self.rank) if self.kind == "rslora" else self.alpha
+
+    @property
     def held_alpha(self) -> float:
-        """LoRA alpha as PEFT sees it; held_alpha / held_rank equals alpha / rank."""
-        return 2 * self.alpha if self.has_frozen_half else self.alpha
+        """LoRA alpha as PEFT sees it; held_alpha / held_rank equals plain_alpha / rank."""
+        return 2 * self.plain_alpha if self.has_frozen_half else self.plain_alpha
 
 
 @dataclass(frozen=True)
@@ -74,6 +86,8 @@ class AdapterMark:
     """Trainable rank r: the first r rows of every A and columns of every B."""
     init: str
     """How the adapter was initialised."""
+    kind: str = "lora"
+    """'lora', or one of `WHOLE_KINDS`; a rank means nothing to those but DoRA."""
     trainable: bool = True
     """Whether it was attached or loaded in order to be trained."""
 
@@ -114,11 +128,11 @@ def assert_trainable(model: torch.nn.Module, adapter_name: str = DEFAULT_ADAPTER
     An adapter loaded for inference has no gradients: training it changes nothing and its loss curve looks healthy.
 
     Raises:
-        TrainingError: the adapter was loaded with trainable=False, a LoRA tensor has no gradient, or a parameter
+        TrainingError: the adapter was loaded with trainable=False, a tensor of it has no gradient, or a parameter
             outside the adapter has one; the message names the first such tensor.
         BadInputError: the model carries no adapter of that name.
     """
-    parameters = lora_parameters(model, adapter_name)
+    parameters = adapter_parameters(model, adapter_name)
     mark = model.__dict__.get(_MARK_ATTRIBUTE)
     if isinstance(mark, AdapterMark) and not mark.trainable:
         raise TrainingError(

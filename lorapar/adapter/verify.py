@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from lorapar.adapter.masked_training import check_mask
-from lorapar.adapter.names import DEFAULT_ADAPTER, lora_parameters, trainable_slice
+from lorapar.adapter.names import DEFAULT_ADAPTER, adapter_parameters, trainable_slice
 from lorapar.errors import TrainingError
 
 _BIT_TYPES = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -26,7 +26,7 @@ class Moved:
 
 def snapshot(model: torch.nn.Module, adapter_name: str = DEFAULT_ADAPTER) -> dict[str, torch.Tensor]:
     """A CPU copy of an adapter's tensors, keyed like the PEFT state dict."""
-    return {name: p.detach().to("cpu", copy=True) for name, p in lora_parameters(model, adapter_name).items()}
+    return {name: p.detach().to("cpu", copy=True) for name, p in adapter_parameters(model, adapter_name).items()}
 
 
 def check_only_active_moved(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
-from lorapar.config.base import Fraction, Positive, Rate, Section
+from lorapar.config.base import Fraction, Positive, Rate, Section, unless_default
 from lorapar.errors import nearest
 
 ROLES = "QKVOGUD"
@@ -41,9 +42,39 @@ def _layout(value: str | tuple[str, ...]) -> str | tuple[str, ...]:
 Layout = Annotated[str | tuple[str, ...], AfterValidator(_layout)]
 
 
+Kind = Literal["lora", "rslora", "dora", "prompt", "prefix", "ia3"]
+PARTITIONED_KINDS: tuple[Kind, ...] = ("lora", "rslora")
+"""Kinds whose elements are scored and dealt out; of the others SFT and RL train every parameter."""
+_PEFT_TYPES = {"LORA": "lora", "IA3": "ia3", "PROMPT_TUNING": "prompt", "PREFIX_TUNING": "prefix"}
+_READ_BY = {
+    "rank": ("lora", "rslora", "dora"),
+    "alpha": ("lora", "rslora", "dora"),
+    "dropout": ("lora", "rslora", "dora"),
+    "layout": ("lora", "rslora", "dora"),
+    "init": PARTITIONED_KINDS,
+    "virtual_tokens": ("prompt", "prefix"),
+}
+"""The kinds that a setting of the section does something for."""
+
+
+def kind_of_peft(values: Mapping[str, Any]) -> str:
+    """The kind of adapter that the values of an adapter_config.json are of, rslora as lora; else `other`."""
+    return "dora" if values.get("use_dora") else _PEFT_TYPES.get(str(values.get("peft_type", "LORA")), "other")
+
+
+def not_served(kind: str) -> str | None:
+    """Why vLLM serves no adapter of a kind, as the end of a sentence about it; None where it does."""
+    return None if kind == "lora" else f"is of the kind {kind}, and vLLM serves plain LoRA only"
+
+
 class AdapterConfig(Section):
     """The LoRA adapter; defaults follow the paper, but for the start."""
 
+    kind: Kind = Field(
+        "lora",
+        description="LoRA; rslora: scaled by alpha / sqrt(rank); or a baseline without the element partition, all of "
+        "which is trained: dora, prompt (tuning), prefix (tuning), ia3",
+    )
     rank: Positive = Field(8, description="Rank r of the trainable LoRA factors")
     alpha: Rate = Field(64.0, description="lora_alpha; the update is scaled by alpha / rank")
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(0.05, description="LoRA dropout while training")
@@ -53,6 +84,25 @@ class AdapterConfig(Section):
         "expression for whole module paths",
     )
     init: Literal["residual", "paper", "pissa", "olora"] = Field("residual", description="How A and B start")
+    virtual_tokens: Positive = Field(20, description="Tokens that kind prompt or prefix puts before every text")
+
+    @property
+    def is_partitioned(self) -> bool:
+        """Whether its elements are scored and dealt out to the systems."""
+        return self.kind in PARTITIONED_KINDS
+
+    @model_serializer(mode="wrap")
+    def _as_written(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return unless_default(self, handler(self), "kind", "virtual_tokens")
+
+    @model_validator(mode="after")
+    def _settings_are_of_the_kind(self) -> AdapterConfig:
+        for name, kinds in _READ_BY.items():
+            if self.kind not in kinds and getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(
+                    f"{name}: does nothing where kind is {self.kind} (only {', '.join(kinds)}); leave it out"
+                )
+        return self
 
 
 Measure = Literal["gradient", "magnitude"]
@@ -70,6 +120,9 @@ class ScoreConfig(Section):
     )
 
 
+Choice = Literal["importance", "random", "gradient", "magnitude"]
+
+
 class PartitionConfig(Section):
     """Which elements each system may train (paper section 3.3)."""
 
@@ -82,10 +135,10 @@ class PartitionConfig(Section):
     budget_bytes: Annotated[int, Field(ge=BYTES_AN_ELEMENT)] | None = Field(
         None, description="The same by the bytes that the optimiser keeps of them in each stage: 10 an element"
     )
-    choose: Literal["importance", "random", "gradient", "magnitude"] = Field(
+    choose: Choice | dict[Literal["sft", "rl"], Choice] = Field(
         "importance",
         description="By importance; or as a control as many elements in each region drawn at random with `seed`, or as "
-        "many in each set by gradient or magnitude (with score.also)",
+        "many in each set by gradient or magnitude (with score.also); for each method as {sft: importance, rl: random}",
     )
     mask: Literal["both", "sft", "rl", "none"] = Field(
         "both", description="Which stage trains its own elements only; one that is not masked trains all of the adapter"
@@ -96,6 +149,12 @@ class PartitionConfig(Section):
         if self.budget_elements is not None and self.budget_bytes is not None:
             raise ValueError("budget_elements and budget_bytes: give one of the two")
         return self
+
+    @property
+    def choices(self) -> dict[str, Choice]:
+        """How elements are chosen, by method; by importance of one that is not named."""
+        named: dict[str, Choice] = {"sft": "importance", "rl": "importance"}
+        return named | (dict(self.choose) if isinstance(self.choose, dict) else dict.fromkeys(named, self.choose))
 
     @property
     def budget(self) -> int | None:

@@ -51,7 +51,7 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
 
-def unless_default(section: Section, values: dict[str, Any], *names: str) -> dict[str, Any]:
+def unless_default(section: BaseModel, values: dict[str, Any], *names: str) -> dict[str, Any]:
     """A section's written values without those fields that have their default: so digests stay as they were.
 
     For settings that came after digests were made of the others.

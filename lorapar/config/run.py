@@ -5,6 +5,7 @@ Each field carries a one-line description with its unit; `docs/configuration.md`
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -15,7 +16,7 @@ from pydantic import (
     model_validator,
 )
 
-from lorapar.config.adapter import AdapterConfig, PartitionConfig, ScoreConfig
+from lorapar.config.adapter import PARTITIONED_KINDS, AdapterConfig, Choice, PartitionConfig, ScoreConfig
 from lorapar.config.base import Comparison, Name, Positive, Section, unless_default
 from lorapar.config.checkpoint import CheckpointConfig
 from lorapar.config.data import DataConfig
@@ -26,9 +27,53 @@ from lorapar.config.registry import GateConfig, RegistryConfig
 from lorapar.config.report import ReportConfig
 from lorapar.config.store import StoreConfig
 from lorapar.config.systems import DEFAULT_SYSTEMS, Systems, check_named, filled_in
-from lorapar.config.training import DEFAULT_PHASES, Phases, RlConfig, SftConfig, known_order, methods_of
+from lorapar.config.training import (
+    DEFAULT_PHASES,
+    Phases,
+    RlConfig,
+    SftConfig,
+    known_order,
+    methods_of,
+    systems_trained,
+    trained_in,
+)
 from lorapar.config.voting import EditsConfig, TeacherConfig, VotingConfig
 from lorapar.errors import nearest
+
+_UNDIVIDED = "is trained as a whole, without the element partition; leave it out"
+_NOT_PLAIN = "is not the plain LoRA that vLLM takes; set it to transformers"
+
+
+def _methods(phases: Phases, system: str) -> set[str]:
+    return {method for own, method in systems_trained(phases) if own == system}
+
+
+def _unfit_for_whole(config: RunConfig) -> Iterator[tuple[str, Any, tuple[Any, ...], str]]:
+    """Settings that a kind without the element partition does not take: key, value, allowed values, and why."""
+    partition = config.partition
+    yield "partition.theta", partition.theta, (PartitionConfig.model_fields["theta"].default, 1.0), _UNDIVIDED
+    for name in ("alpha", "beta", "budget_elements", "budget_bytes", "choose", "mask"):
+        yield (
+            f"partition.{name}",
+            getattr(partition, name),
+            (PartitionConfig.model_fields[name].default,),
+            _UNDIVIDED,
+        )
+    yield "score.also", config.score.also, ((),), _UNDIVIDED
+    yield "rl.score_again", config.rl.score_again, (False,), _UNDIVIDED
+    yield "model.adapter", config.model.adapter, (None,), "goes on from no other adapter; leave it out"
+    yield "sharding", config.sharding, ("none",), "is not sharded; set sharding to none"
+    yield "rl.rollouts", config.rl.rollouts, ("transformers",), _NOT_PLAIN
+    if config.adapter.kind == "prefix":
+        for name in ("sft", "rl"):
+            checkpointing = getattr(config, name).gradient_checkpointing
+            yield (
+                f"{name}.gradient_checkpointing",
+                checkpointing,
+                (False,),
+                "cannot recompute its cache; set it to false",
+            )
+
 
 _BENCHMARKS_ARE_MEASURES = " (the systems, every task of evaluate.benchmarks and every name of evaluate.judges)"
 
@@ -100,6 +145,19 @@ class RunConfig(Section):
         return None if self.systems == DEFAULT_SYSTEMS else {system.name: system.shared for system in self.systems}
 
     @property
+    def choices(self) -> dict[str, Choice] | None:
+        """By system, how its elements are chosen; None where that is the same for all."""
+        if isinstance(self.partition.choose, str):
+            return None
+        trained = {system: self.partition.choices[method] for system, method in systems_trained(self.phases)}
+        return {system: trained.get(system, "importance") for system in self.system_names}
+
+    @property
+    def sft_systems(self) -> tuple[str, ...]:
+        """The systems whose elements the node `sft` trains: its inputs hold nothing of the others."""
+        return tuple(dict.fromkeys(system for system, _ in systems_trained(trained_in("sft", self.phases))))
+
+    @property
     def rewarded_without_answer(self) -> Literal["none", "tests", "all"]:
         """Rows without a short answer that RL rewards: all by a judge or reward model, those with tests by these."""
         if any(one.brings_its_own for one in self.rl.reward_configs().values()):
@@ -129,11 +187,29 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _choice_is_scored(self) -> RunConfig:
-        choice = self.partition.choose
-        if choice in ("gradient", "magnitude") and choice not in self.score.also:
+        choices = self.partition.choices
+        for choice in choices.values():
+            if choice in ("gradient", "magnitude") and choice not in self.score.also:
+                raise ValueError(
+                    f"partition.choose is {choice}, which scoring keeps only where score.also names it; add it"
+                )
+        twice = [system for system in self.system_names if len(_methods(self.phases, system)) > 1]
+        if twice and choices["sft"] != choices["rl"]:
             raise ValueError(
-                f"partition.choose is {choice}, which scoring keeps only where score.also names it; add it"
+                f"partition.choose: both SFT and RL train {twice[0]}, so its elements can be chosen in one way only; "
+                "give one word for both"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _kind_of_adapter_fits(self) -> RunConfig:
+        """Settings that mean nothing, or that nothing can do, where an adapter is no LoRA in plain words."""
+        kind = self.adapter.kind
+        if kind in PARTITIONED_KINDS:
+            return self
+        for key, value, allowed, why in _unfit_for_whole(self):
+            if value not in allowed:
+                raise ValueError(f"{key} is {value}, and adapter.kind {kind} {why}")
         return self
 
     @model_validator(mode="after")

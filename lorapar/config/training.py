@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from lorapar.config.base import Fraction, Positive, Rate, Scheduler, Section, Share
+from lorapar.config.base import SYSTEMS, Fraction, Positive, Rate, Scheduler, Section, Share
 from lorapar.config.policy import PolicyConfig
 from lorapar.config.rewards import RewardConfig, Rewards, check_rewards, weight_of
 from lorapar.config.voting import VllmOptions
@@ -64,6 +64,16 @@ def trained_in(node: str, phases: Phases) -> Phases:
     """What the node `sft` or `rl` of the graph trains: `sft` only what stands before RL, `rl` all that is left."""
     before = tuple(takewhile(lambda phase: methods_of(phase) == ("sft",), phases))
     return before if node == "sft" else phases[len(before) :]
+
+
+def systems_trained(phases: Phases) -> tuple[tuple[str, str], ...]:
+    """The systems that phases train, each with its method, in their order."""
+    own = {"sft": SYSTEMS[0], "rl": SYSTEMS[1]}
+    return tuple(
+        (phase.system if isinstance(phase, PhaseConfig) else own[method], method)
+        for phase in phases
+        for method in methods_of(phase)
+    )
 
 
 class SftConfig(Section):

@@ -14,6 +14,7 @@ import torch
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
+from lorapar.adapter import is_prompt
 from lorapar.adapter.scoring import mean_answer_loss
 from lorapar.evaluation.engine import Encoded
 from lorapar.prompts import IGNORED
@@ -22,8 +23,11 @@ from lorapar.prompts import IGNORED
 def read_prompts_cache(model: torch.nn.Module) -> DynamicCache | None:
     """An empty cache that still has the prompts' states after generation; None where a model of this kind loses them.
 
-    Windows and linear attention do; some models cannot be told the positions of what follows.
+    Windows and linear attention do; some models cannot be told the positions of what follows. With prompt or prefix
+    tuning it holds more than the prompts.
     """
+    if is_prompt(model):
+        return None
     base: Any = getattr(model, "get_base_model", lambda: model)()
     try:
         cache = DynamicCache(config=base.config)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
+from lorapar.adapter import take_off
 from lorapar.adapter.files import load_published
 from lorapar.adapter.scoring import mean_answer_loss
 from lorapar.basemodel import StopStrings, answer_end
@@ -41,7 +42,7 @@ def with_adapter(base: PreTrainedModel, folder: Path | None) -> Iterator[torch.n
     try:
         yield adapted
     finally:
-        adapted.unload()
+        take_off(adapted)
 
 
 def check_adapter_folder(folder: Path) -> None:
@@ -134,7 +135,8 @@ class TransformersModel:
             fields = {name: tensor.to(self._device) for name, tensor in batch.items()}
             labels = fields.pop("labels")[:, 1:]
             with self._autocast_on():
-                logits = self._model(**fields, use_cache=False).logits[:, :-1]
+                logits = self._model(**fields, use_cache=False).logits  # (N, L), behind those of a soft prompt
+                logits = logits[:, -labels.shape[1] - 1 : -1]
                 found += mean_answer_loss(logits, labels, labels != IGNORED).tolist()
         return found
 

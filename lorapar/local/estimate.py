@@ -95,7 +95,7 @@ def stage_memory(config: RunConfig, device: Device | None = None) -> dict[str, S
     device = device or device_here()
     weights, adapter = base_bytes(shape, config.model), _adapter_bytes(shape, config)
     share = 1.0 if config.partition.theta == 1 else _ACTIVE_SHARE
-    elements = shape.lora_elements(config.adapter.layout, _trained_rank(config))
+    elements = _elements(shape, config, _trained_rank(config))
     # On the CPU, too: the adapter as it was, and the last good one.
     held = {**_base_terms(shape, config.model, device), "adapter": (3 if device == "cpu" else 1) * adapter}
     trained = {**held, "gradients": adapter, "moments": int(8 * share * elements)}
@@ -146,13 +146,29 @@ def _kept_whole(shape: ModelShape) -> int:
 
 
 def _adapter_bytes(shape: ModelShape, config: RunConfig) -> int:
-    return 4 * shape.lora_elements(config.adapter.layout, held_rank(config))
+    return 4 * _elements(shape, config, held_rank(config))
+
+
+def _elements(shape: ModelShape, config: RunConfig, rank: int) -> int:
+    """Elements of an adapter, of a LoRA of this rank; the few of other kinds by their own sizes."""
+    kind, tokens = config.adapter.kind, config.adapter.virtual_tokens
+    if kind == "prompt":
+        return tokens * shape.hidden
+    keys = shape.projections["K"][1]
+    if kind == "prefix":
+        return tokens * shape.layers * 2 * keys
+    return (
+        shape.layers * (2 * keys + shape.intermediate)
+        if kind == "ia3"
+        else shape.lora_elements(config.adapter.layout, rank)
+    )
 
 
 def held_rank(config: RunConfig) -> int:
     """LoRA rank of the adapter that a run makes, as PEFT and vLLM see it."""
     earlier = (config.model.adapter_source.rank or 0) if config.model.adapter_source else 0
-    new = (1 if config.adapter.init == "paper" else 2) * config.adapter.rank
+    single = config.adapter.init == "paper" or config.adapter.kind == "dora"
+    new = (1 if single else 2) * config.adapter.rank
     return earlier if config.model.continue_ else earlier + new
 
 

@@ -106,7 +106,9 @@ def adapter_targets(nodes: Iterable[Node], config: RunConfig) -> Targets | None:
     if skeleton is None:
         return None
     _require_earlier_fits(config.model, skeleton)
-    return find_targets(skeleton, config.adapter.layout)
+    if config.adapter.kind in ("prompt", "prefix"):
+        return None
+    return find_targets(skeleton, "KVD" if config.adapter.kind == "ia3" else config.adapter.layout)
 
 
 _fitting: set[tuple[str | None, str | None]] = set()

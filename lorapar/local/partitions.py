@@ -36,6 +36,9 @@ def swept(folder: Path) -> tuple[list[SweepRow], Path]:
         slot, file = slot_of(config.system_names, system)
         folder_of = run.artifact(f"score-{slot}", "scores")
         path = (folder_of if file == "examples.jsonl" else folder_of / system) / "scores.safetensors"
+        if not config.adapter.is_partitioned:
+            kind = config.adapter.kind
+            raise BadInputError(f"{folder}: adapter.kind is {kind}, which is trained whole, so theta decides nothing")
         if not path.is_file():
             raise BadInputError(f"{folder}: no scores of {system} in it; `lorapar run --until score` makes them")
         verify(folder_of)

@@ -138,12 +138,26 @@ def _adapter(config: RunConfig, targets: Targets | None) -> list[Text]:
     """Where the adapter will sit; what the layout leaves out or takes beside what it names, a line each."""
     if config.model.continue_:
         return [Text(line) for line in _start(config)]
+    if config.adapter.kind in ("prompt", "prefix"):
+        tokens = config.adapter.virtual_tokens
+        return [
+            Text(f"adapter     {config.adapter.kind} tuning, {tokens} virtual tokens"),
+            _undivided(config.adapter.kind),
+        ]
     if targets is None:
         return [Text(line) for line in [*_known_of_init(config), *_start(config)]]
-    layout = config.adapter.layout
+    layout, kind = config.adapter.layout, config.adapter.kind
+    if kind == "ia3":
+        return [Text(f"adapter     ia3: {', '.join(targets.modules)}"), _undivided(kind)]
     named = f"{layout}: " if isinstance(layout, str) else ""
     lines = [f"adapter     {named}{', '.join(targets.modules)}", *(f"            {note}" for note in targets.notes)]
+    if kind == "dora":
+        return [*map(Text, lines), _undivided(kind)]
     return [Text(line) for line in [*lines, *_known_of_init(config), *_start(config)]]
+
+
+def _undivided(kind: str) -> Text:
+    return Text(f"            {kind} is trained as a whole, without scores; PEFT loads it, vLLM does not serve it")
 
 
 def _known_of_init(config: RunConfig) -> list[str]:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
+from lorapar.config.adapter import not_served
 from lorapar.registry.chat_settings import stop_strings, stop_token_ids, stop_words
 from lorapar.registry.lineage import Lineage
 from lorapar.registry.package import hub_commit
@@ -85,10 +86,15 @@ def _compacted(lineage: Lineage) -> str:
 
 def _loading(lineage: Lineage) -> str:
     rank, served = lineage.serving["rank"], lineage.serving["max_lora_rank"]
+    refused = not_served(lineage.serving.get("kind", "lora"))
     serving = (
-        f"Its LoRA rank is {rank}, so vLLM needs `--enable-lora --max-lora-rank {served}`."
-        if served
-        else f"Its LoRA rank is {rank}, which is more than vLLM serves."
+        f"It {refused}; PEFT loads it."
+        if refused
+        else (
+            f"Its LoRA rank is {rank}, so vLLM needs `--enable-lora --max-lora-rank {served}`."
+            if served
+            else f"Its LoRA rank is {rank}, which is more than vLLM serves."
+        )
     )
     asking = "".join(f"\n\n{line}" for line in _asking(lineage.serving))
     return f"""## How to load it

@@ -172,7 +172,7 @@ def version_lines(facts: VersionFacts) -> str:
         "published": f"{facts.published} by {facts.by}",
     }
     if facts.base is not None:
-        served = f"vLLM needs --max-lora-rank {facts.max_lora_rank}" if facts.max_lora_rank else "more than vLLM serves"
+        served = f"vLLM needs --max-lora-rank {facts.max_lora_rank}" if facts.max_lora_rank else "not served by vLLM"
         lines["base"] = f"{facts.base} at {facts.base_revision or 'no revision'}"
         lines["rank"] = f"{facts.rank}, {served}"
     files = [f"  {size:>12,} bytes  {name}" for name, size in facts.files.items()]

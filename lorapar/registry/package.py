@@ -1,5 +1,7 @@
 """The published folder: a plain LoRA that PEFT and serving engines load on the unmodified base model.
 
+DoRA, IA3, prompt and prefix tuning are published too, for PEFT; no engine serves them.
+
 An adapter in training already holds its start as the negated second half of one LoRA (rank 2r), so publishing copies
 its weights byte for byte and only says in the configuration what a stranger needs to know.
 """
@@ -12,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from lorapar.config import ModelConfig
+from lorapar.config.adapter import kind_of_peft
 from lorapar.errors import BadInputError
 from lorapar.records import read_json, write_json
 
@@ -19,13 +22,13 @@ CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 # What makes a LoRA more than a plain one; serving engines refuse or ignore it.
-_NOT_PLAIN = ("use_dora", "lora_bias", "modules_to_save", "rank_pattern", "alpha_pattern", "target_parameters")
+_NOT_PLAIN = ("lora_bias", "modules_to_save", "rank_pattern", "alpha_pattern", "target_parameters")
 
 
 def package_adapter(trained: Path, folder: Path, model: ModelConfig) -> dict[str, Any]:
     """Write the PEFT files of a trained adapter into `folder`; returns the configuration it wrote.
 
-    Raises BadInputError where the trained folder is no adapter, or one that is not a plain LoRA.
+    Raises BadInputError where the trained folder is no adapter, or one of a kind that no run makes.
     """
     for name in (CONFIG_FILE, WEIGHTS_FILE):
         if not (trained / name).is_file():
@@ -40,15 +43,16 @@ def package_adapter(trained: Path, folder: Path, model: ModelConfig) -> dict[str
 def plain_config(trained: dict[str, Any], model: ModelConfig) -> dict[str, Any]:
     """adapter_config.json for use: the base by its public name, no init mark, nothing left to train."""
     special = [key for key in _NOT_PLAIN if trained.get(key)]
-    if trained.get("peft_type") != "LORA" or special or trained.get("bias", "none") != "none":
+    if kind_of_peft(trained) == "other" or special or trained.get("bias", "none") != "none":
         raise BadInputError(
-            f"{CONFIG_FILE}: only a plain LoRA can be published, this one has {', '.join(special) or 'another type'}"
+            f"{CONFIG_FILE}: only a plain LoRA can be published, or DoRA, IA3, prompt and prefix tuning; this one has "
+            f"{', '.join(special) or 'another type'}"
         )
     return {
         **trained,
         "base_model_name_or_path": model.name,
         "revision": hub_commit(model.revision),
-        "init_lora_weights": True,
+        **({"init_lora_weights": True} if trained["peft_type"] == "LORA" else {}),
         "inference_mode": True,
     }
 

@@ -20,7 +20,7 @@ from lorapar.registry.overview import lineage_of
 from lorapar.registry.package import CONFIG_FILE, WEIGHTS_FILE, package_adapter
 from lorapar.registry.reference import CANDIDATE
 from lorapar.registry.registry import Registry
-from lorapar.registry.serving import max_lora_rank
+from lorapar.registry.serving import serving_facts
 from lorapar.registry.start import trained_rank
 from lorapar.registry.verify import verify_package
 from lorapar.registry.versions import Version, content_manifest, new_claim
@@ -82,7 +82,7 @@ def make_package(publication: Publication, folder: Path) -> Lineage:
     shutil.rmtree(folder, ignore_errors=True)
     config = package_adapter(publication.origins.adapter, folder, publication.model)
     told = ChatSettings.of_training(publication.origins.adapter, publication.model).write(folder)
-    lineage = _lineage(publication, folder, int(config["r"]), told)
+    lineage = _lineage(publication, folder, serving_facts(config), told)
     for file, figure in publication.figures.items():
         (folder / file).parent.mkdir(parents=True, exist_ok=True)
         (folder / file).write_text(figure.svg, encoding="utf-8")
@@ -151,7 +151,7 @@ def refuse_other_base(registry: Registry, version: Version, model: ModelConfig) 
         )
 
 
-def _lineage(publication: Publication, package: Path, rank: int, told: Mapping[str, Any]) -> Lineage:
+def _lineage(publication: Publication, package: Path, serving: Mapping[str, Any], told: Mapping[str, Any]) -> Lineage:
     origins = publication.origins
     return Lineage(
         name=publication.name,
@@ -164,7 +164,7 @@ def _lineage(publication: Publication, package: Path, rank: int, told: Mapping[s
         training=facts.training_facts(origins.adapter, WEIGHTS_FILE),
         settings=dict(publication.settings),
         code=dict(publication.code),
-        serving={"rank": rank, "max_lora_rank": max_lora_rank(rank), **told},
+        serving={**serving, **told},
         files={name: file_sha256(package / name) for name in (CONFIG_FILE, WEIGHTS_FILE)},
-        parent=facts.parent_facts(publication.model, trained_rank(origins.adapter, rank)),
+        parent=facts.parent_facts(publication.model, trained_rank(origins.adapter, serving["rank"] or 1)),
     )

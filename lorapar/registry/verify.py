@@ -183,7 +183,10 @@ def _logits(model: torch.nn.Module, prompts: Sequence[Sequence[int]]) -> list[to
 
     device = next(model.parameters()).device
     with torch.inference_mode():
-        return [model(torch.tensor([prompt], device=device)).logits[0].float().cpu() for prompt in prompts]
+        # The prompt's own positions: prompt tuning has others before them.
+        return [
+            model(torch.tensor([prompt], device=device)).logits[0, -len(prompt) :].float().cpu() for prompt in prompts
+        ]
 
 
 def _compare(model: ModelConfig, expected: Outputs, found: Outputs, base_logits: list[torch.Tensor]) -> Verification:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from lorapar.config import RlConfig, RunConfig, SftConfig
+from lorapar.config import AdapterConfig, RlConfig, RunConfig, SftConfig
 from lorapar.config.training import PhaseConfig
 from lorapar.report.formats import count_of, number, shorten, system_name
 from lorapar.report.sources import Facts, overlap_of
@@ -89,7 +89,10 @@ def _voters(config: RunConfig) -> str:
 def _adapter(config: RunConfig) -> str:
     adapter = config.adapter
     layout = adapter.layout if isinstance(adapter.layout, str) else ", ".join(adapter.layout)
-    fresh = f"LoRA of rank {adapter.rank}, alpha {adapter.alpha:g}, on {layout}, start: {adapter.init}"
+    if not adapter.is_partitioned:
+        return _whole(adapter, layout)
+    name = "rsLoRA" if adapter.kind == "rslora" else "LoRA"
+    fresh = f"{name} of rank {adapter.rank}, alpha {adapter.alpha:g}, on {layout}, start: {adapter.init}"
     if config.model.adapter is None:
         return fresh
     if config.model.continue_:
@@ -98,8 +101,21 @@ def _adapter(config: RunConfig) -> str:
     return f"{fresh}; beside {config.model.adapter_said}, which is held frozen" + (f" (rank {rank})" if rank else "")
 
 
+def _whole(adapter: AdapterConfig, layout: str) -> str:
+    """A kind of adapter that is trained as a whole."""
+    if adapter.kind == "dora":
+        return f"DoRA of rank {adapter.rank}, alpha {adapter.alpha:g}, on {layout}"
+    return (
+        "IA3 on keys, values and the MLP's last projection"
+        if adapter.kind == "ia3"
+        else (f"{adapter.kind} tuning with {adapter.virtual_tokens} virtual tokens")
+    )
+
+
 def _partition(config: RunConfig) -> str:
     part = config.partition
+    if not config.adapter.is_partitioned:
+        return "none: every phase trains the whole adapter"
     if config.shared_fractions is not None:
         shares = ", ".join(f"{system} {share:.0%}" for system, share in config.shared_fractions.items())
         return (

@@ -210,7 +210,7 @@ def _votes(facts: Facts) -> Section | None:
 
 
 def _elements(facts: Facts) -> Section | None:
-    if facts.partition is None:
+    if facts.partition is None or facts.partition.get("whole"):
         return None
     with_paper = facts.config is not None and facts.config.adapter.layout == "QKVGUD"
     return {

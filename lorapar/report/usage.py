@@ -13,7 +13,7 @@ from lorapar.config import ModelConfig, RunConfig
 from lorapar.prompts import prompt_messages
 from lorapar.records import Example
 from lorapar.registry.chat_settings import stop_strings, stop_token_ids
-from lorapar.registry.serving import max_lora_rank
+from lorapar.registry.serving import serving_facts
 from lorapar.report.formats import count_of
 from lorapar.report.sources import Facts
 
@@ -25,9 +25,11 @@ class Usage:
     peft: str
     vllm: str | None
     """None where the adapter's rank is above what vLLM serves, or the base is a model vLLM cannot fetch."""
-    rank: int
-    """LoRA rank of the published folder."""
+    rank: int | None
+    """LoRA rank of the published folder; None where it has none."""
     trained_rank: int
+    whole: bool
+    """Whether it is of a kind that vLLM does not serve."""
     notes: tuple[str, ...]
     proof: str | None
     """How the published folder was compared with the trained model."""
@@ -37,14 +39,15 @@ def usage(facts: Facts) -> Usage | None:
     """Snippets for the published adapter; None where there is none."""
     if facts.adapter is None or facts.config is None:
         return None
-    config, rank = facts.config, int(facts.adapter["r"])
-    kind = kind_of(config.model)
-    served = max_lora_rank(rank) if kind is not Kind.BUILTIN else None
+    config, serving = facts.config, serving_facts(facts.adapter)
+    kind, rank = kind_of(config.model), serving["rank"]
+    served = serving["max_lora_rank"] if kind is not Kind.BUILTIN else None
     return Usage(
         peft=_peft_snippet(config, kind, facts),
         vllm=None if served is None else _vllm_command(config, kind, served) + _asking_options(facts),
         rank=rank,
         trained_rank=config.adapter.rank,
+        whole=not config.adapter.is_partitioned,
         notes=tuple(_notes(config.model, kind)),
         proof=_proof(facts),
     )

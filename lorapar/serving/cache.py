@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from lorapar.config.adapter import kind_of_peft, not_served
 from lorapar.errors import BadInputError, IntegrityError
 from lorapar.records import read_json
 from lorapar.registry import Registry, Version
@@ -79,7 +80,10 @@ class AdapterCache:
         return version.digest
 
     def _check_base(self, name: str, number: int, folder: Path) -> None:
-        made_for = read_json(folder / "adapter_config.json").get("base_model_name_or_path")
+        config = read_json(folder / "adapter_config.json")
+        if (refused := not_served(kind_of_peft(config))) is not None:
+            raise BadInputError(f"{name}@{number} {refused}; load it with PEFT")
+        made_for = config.get("base_model_name_or_path")
         if self.base.name and made_for != self.base.name:
             raise BadInputError(
                 f"{name}@{number} was made for the base model '{made_for}', this server has '{self.base.name}'; "

@@ -11,6 +11,7 @@ from lorapar.basemodel import model_folder
 from lorapar.basemodel.resolve import Kind, kind_of
 from lorapar.capture.rules import Rules, regex_is_there
 from lorapar.config import ModelConfig
+from lorapar.config.adapter import kind_of_peft, not_served
 from lorapar.errors import BadInputError, IntegrityError
 from lorapar.registry import CANDIDATE, Reference, Registry, Version, max_lora_rank
 from lorapar.registry.package import CONFIG_FILE
@@ -171,7 +172,10 @@ def _candidates(registry: Registry, names: Iterable[str]) -> tuple[list[Version]
 
 def served_rank(registry: Registry, version: Version) -> int:
     """The least --max-lora-rank that serves a version; raises BadInputError where vLLM has none."""
-    rank = int(registry.read_json_file(version, CONFIG_FILE)["r"])
+    config = registry.read_json_file(version, CONFIG_FILE)
+    if (refused := not_served(kind_of_peft(config))) is not None:
+        raise BadInputError(f"{version} {refused}; load it with PEFT, or ask it with `lorapar ask`")
+    rank = int(config["r"])
     served = max_lora_rank(rank)
     if served is None:
         raise BadInputError(f"{version}: its rank {rank} is higher than vLLM serves")

@@ -115,6 +115,9 @@ class StageCall(Generic[S]):
         return self.outputs[name]
 
 
+WHOLE_FILE = "whole.json"
+"""In the output `scores` of an adapter that is not divided: the shapes of its tensors, in place of scores."""
+
 STAGE_NAMES = (
     "plan",
     "prepare",

@@ -50,7 +50,7 @@ GRAPH: tuple[Node, ...] = (
         "sft",
         "sft",
         adapter="init.adapter",
-        partition="partition.partition",
+        partition="partition.sft",
         system1="tally.system1",
         system2="tally.system2",
     ),

@@ -36,20 +36,27 @@ SPEC = StageSpec(
 def run(call: StageCall[Settings]) -> Metrics:
     """Write the adapter and, in summary.json, which base weights it was made for."""
     import_at_once(*MODEL_LIBRARIES)
-    from lorapar.adapter import adapter_mark, base_digest, find_targets, lora_parameters, save_adapter, trainable_slice
+    from lorapar.adapter import (
+        adapter_mark,
+        adapter_parameters,
+        base_digest,
+        find_targets,
+        save_adapter,
+        trainable_slice,
+    )
     from lorapar.basemodel import load_model, load_tokenizer, try_decoder
 
     model_config, adapter = call.settings.model, call.settings.adapter
     base = load_model(model_config.alone, call.progress)
     try_decoder(base, load_tokenizer(model_config.alone), model_config)
-    targets = None if model_config.continue_ else find_targets(base, adapter.layout)
+    targets = find_targets(base, adapter.layout) if _has_layout(call.settings) else None
     notes = targets.notes if targets is not None else ()
     for note in notes:
         call.progress.say(note)
     model, parent = _attached(call, base)
     save_adapter(model, call.output("adapter"))
     mark, held = adapter_mark(model), model.peft_config["default"]
-    tensors = lora_parameters(model)
+    tensors = adapter_parameters(model)
     elements = sum(trainable_slice(name, tensor, mark.rank).numel() for name, tensor in tensors.items())
     summary = {
         "model": model_config.name,
@@ -58,17 +65,26 @@ def run(call: StageCall[Settings]) -> Metrics:
         "base_weights_sha256": base_digest(model),
         "init": mark.init,
         "layout": adapter.layout,
-        "modules": list(targets.modules) if targets and not parent else sorted(held.target_modules or ()),
+        "modules": list(targets.modules)
+        if targets and not parent
+        else sorted(getattr(held, "target_modules", None) or ()),
         "layout_notes": list(notes),
+        **({} if adapter.kind == "lora" else {"kind": adapter.kind}),
         "rank": mark.rank,
-        "held_rank": held.r,
+        "held_rank": getattr(held, "r", None),
         "elements": elements,
         "tensors": len(tensors),
         "seed": call.settings.seed,
         **parent,
     }
     write_json(call.output("adapter") / "summary.json", summary)
-    return {"elements": elements, "rank": mark.rank, "held_rank": held.r}
+    ranks = {"rank": mark.rank, "held_rank": held.r} if hasattr(held, "r") else {}
+    return {"elements": elements, **ranks}
+
+
+def _has_layout(settings: Settings) -> bool:
+    """Whether the adapter sits where its layout says: not one that goes on, and none beside the modules."""
+    return not settings.model.continue_ and settings.adapter.kind in ("lora", "rslora", "dora")
 
 
 def _attached(call: StageCall[Settings], base: PreTrainedModel) -> tuple[PeftModel, dict[str, Any]]:
@@ -83,6 +99,8 @@ def _attached(call: StageCall[Settings], base: PreTrainedModel) -> tuple[PeftMod
         dropout=adapter.dropout,
         layout=adapter.layout,
         init=adapter.init,
+        kind=adapter.kind,
+        virtual_tokens=adapter.virtual_tokens,
         base_model_name=model.name,
     )
     if model.adapter is None:

@@ -15,8 +15,13 @@ jaccard                             shared elements over those of either set
 regions                             counts by layer and module: layer, module, total, system1_only, system2_only, shared
 scatter                             about 3,000 elements: their scores for both systems and their region, as columns
 theta_curve                         active fractions, region shares and Jaccard for other values of theta, as columns
+whole                               true where the adapter is of a kind that is not divided: every set is all of it,
+                                    and there is neither scatter nor theta_curve
 jaccards                            of named systems, instead of `jaccard`, one for each two of them, as `one/other`
 provenance                          base model, adapter and rows the scores were made from
+
+The output `sft` holds partition.safetensors of the systems that the node `sft` trains, and nothing of the others: so
+runs that agree on these share their SFT, whatever RL trains.
 """
 
 from __future__ import annotations
@@ -25,10 +30,14 @@ from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import SerializerFunctionWrapHandler, model_serializer
+
 from lorapar.config import SYSTEMS, PartitionConfig
+from lorapar.config.adapter import Choice
+from lorapar.config.base import unless_default
 from lorapar.errors import BadInputError
 from lorapar.records import read_json, write_json
-from lorapar.stages.contract import Metrics, StageCall, StageSettings, StageSpec
+from lorapar.stages.contract import WHOLE_FILE, Metrics, StageCall, StageSettings, StageSpec
 
 if TYPE_CHECKING:
     import torch
@@ -38,6 +47,7 @@ if TYPE_CHECKING:
     Scores = dict[str, dict[str, torch.Tensor]]
 
 SCATTER_ELEMENTS = 3000
+_FILE = "partition.safetensors"
 THETAS = (
     *(0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75),
     *(0.8, 0.85, 0.875, 0.9, 0.925, 0.95, 0.97, 0.98, 0.99, 0.995, 1.0),
@@ -53,6 +63,24 @@ class Settings(StageSettings):
     system_names: tuple[str, ...] = SYSTEMS
     shared_fractions: dict[str, float] | None = None
     """By named system, the share of its shared elements that it trains; None: alpha and beta say it of the two."""
+    choices: dict[str, Choice] | None = None
+    """By system, how its elements are chosen; None: `partition.choose` says it of all."""
+    sft_systems: tuple[str, ...] = SYSTEMS[:1]
+    """The systems that the node `sft` trains."""
+
+    @model_serializer(mode="wrap")
+    def _as_written(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return unless_default(self, handler(self), "choices", "sft_systems")
+
+    @property
+    def chosen(self) -> dict[str, Choice]:
+        """How each system's elements are chosen."""
+        by_method = self.partition.choices
+        if self.choices is not None:
+            return self.choices
+        if by_method["sft"] == by_method["rl"]:
+            return dict.fromkeys(self.system_names, by_method["sft"])
+        return dict(zip(SYSTEMS, (by_method["sft"], by_method["rl"]), strict=True))
 
     @property
     def fractions(self) -> dict[str, float]:
@@ -67,7 +95,7 @@ SPEC = StageSpec(
     summary="decide which elements SFT and RL may train",
     settings=Settings,
     many=("scores",),
-    outputs=("partition",),
+    outputs=("partition", "sft"),
 )
 
 
@@ -75,15 +103,18 @@ def run(call: StageCall[Settings]) -> Metrics:
     """Write partition.safetensors and summary.json; the metrics are the summary's single figures."""
     config = call.settings.partition
     names, shared = call.settings.system_names, call.settings.fractions
+    if (shapes := _whole(call.inputs["scores"])) is not None:
+        return _undivided(call, shapes)
     scores, provenance = _read_scores(call.inputs["scores"], names)
     partition = _made(call, scores, shared)
-    partition.save(call.output("partition") / "partition.safetensors", _flat(provenance))
+    partition.save(call.output("partition") / _FILE, _flat(provenance))
+    _keep_for_sft(call, partition)
     figures = _figures(partition, config) if names == SYSTEMS else _named_figures(partition, config)
     if config.budget is not None:
         figures["theta"] = _reached(scores, partition)
     summary = {
         **figures,
-        "choose": config.choose,
+        "choose": config.choose if isinstance(config.choose, str) else call.settings.chosen,
         **({"mask": config.mask} if config.mask != "both" else {}),
         "regions": _regions(partition),
         "scatter": _scatter(scores, partition),
@@ -95,23 +126,62 @@ def run(call: StageCall[Settings]) -> Metrics:
     return {name: float(value) for name, value in figures.items()}
 
 
+def _keep_for_sft(call: StageCall[Settings], partition: Partition) -> None:
+    """What SFT trains, and nothing that only RL reads; a call that wants no such output gets none."""
+    from lorapar.adapter import only
+
+    if "sft" in call.outputs:
+        only(partition, call.settings.sft_systems).save(call.output("sft") / _FILE, {})
+
+
+def _whole(folders: tuple[Path, ...]) -> dict[str, list[int]] | None:
+    """Shapes of the tensors of an adapter that is not divided; None where there are scores."""
+    path = folders[0] / WHOLE_FILE
+    return read_json(path)["shapes"] if path.is_file() else None
+
+
+def _undivided(call: StageCall[Settings], shapes: dict[str, list[int]]) -> Metrics:
+    """The partition of an adapter that every phase trains as a whole."""
+    from lorapar.adapter import whole_partition
+
+    names, config = call.settings.system_names, call.settings.partition.model_copy(update={"theta": 1.0})
+    partition = whole_partition(shapes, names)
+    partition.save(call.output("partition") / _FILE, {})
+    _keep_for_sft(call, partition)
+    figures = _figures(partition, config) if names == SYSTEMS else _named_figures(partition, config)
+    named = {} if names == SYSTEMS else {"systems": names, "jaccards": _jaccards(partition)}
+    summary = {**figures, "whole": True, "regions": _regions(partition), **named}
+    write_json(call.output("partition") / "summary.json", summary)
+    return {name: float(value) for name, value in figures.items()}
+
+
 def _made(call: StageCall[Settings], scores: Scores, shared: dict[str, float]) -> Partition:
     """The sets by importance, as many elements chosen in another way, and without the mask where a stage has none."""
-    from lorapar.adapter import partition_elements, random_partition_like, unmasked
+    from lorapar.adapter import combined, partition_elements, unmasked
 
     config = call.settings.partition
     names = call.settings.system_names
     counts = None if config.budget is None else dict.fromkeys(names, config.budget)
-    partition = partition_elements(scores, theta=config.theta, shared=shared, counts=counts)
-    if config.choose == "random":
-        partition = random_partition_like(partition, call.settings.seed)
-    elif config.choose != "importance":
-        others, _ = _read_scores(call.inputs["scores"], names, config.choose)
-        counts = {system: sizes.selected for system, sizes in partition.sizes().items()}
-        partition = partition_elements(others, theta=config.theta, shared=shared, counts=counts)
+    best = partition_elements(scores, theta=config.theta, shared=shared, counts=counts)
+    chosen = call.settings.chosen
+    made = {choice: _chosen(call, best, choice, shared) for choice in dict.fromkeys(chosen.values())}
+    partition = combined({system: made[chosen[system]] for system in names})
     stages = dict(zip(("sft", "rl"), names[:2], strict=True))
     bare = [system for stage, system in stages.items() if config.mask not in ("both", stage)]
     return unmasked(partition, bare) if bare else partition
+
+
+def _chosen(call: StageCall[Settings], best: Partition, choice: Choice, shared: dict[str, float]) -> Partition:
+    """As many elements as by importance (`best`), chosen in this way."""
+    from lorapar.adapter import partition_elements, random_partition_like
+
+    if choice == "importance":
+        return best
+    if choice == "random":
+        return random_partition_like(best, call.settings.seed)
+    others, _ = _read_scores(call.inputs["scores"], call.settings.system_names, choice)
+    counts = {system: sizes.selected for system, sizes in best.sizes().items()}
+    return partition_elements(others, theta=call.settings.partition.theta, shared=shared, counts=counts)
 
 
 def compared(before: Path, after: Path) -> dict[str, dict[str, float]]:
@@ -120,7 +190,7 @@ def compared(before: Path, after: Path) -> dict[str, dict[str, float]]:
     from lorapar.evaluation.intervals import rank_correlation
 
     scatter = [read_json(folder / "summary.json")["scatter"] for folder in (before, after)]
-    first, second = (Partition.load(folder / "partition.safetensors") for folder in (before, after))
+    first, second = (Partition.load(folder / _FILE) for folder in (before, after))
     jaccard = {}
     for system in SYSTEMS:
         one, other = first.selected(system), second.selected(system)

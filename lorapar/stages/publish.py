@@ -96,7 +96,9 @@ def run(call: StageCall[Settings]) -> Metrics:
     )
     write_json(call.output("version") / VERSION_FILE, version.model_dump(mode="json"))
     call.progress.say(f"published as {version.reference}")
-    return {"version": float(version.version), "rank": float(published.lineage.serving["rank"]), **_measured(version)}
+    rank = published.lineage.serving["rank"]
+    ranked = {} if rank is None else {"rank": float(rank)}
+    return {"version": float(version.version), **ranked, **_measured(version)}
 
 
 def _publication(call: StageCall[Settings]) -> Publication:

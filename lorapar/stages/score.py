@@ -2,6 +2,8 @@
 
 The node `score-system1` scores the first system, `score-system2` the second, as of two; of named systems also all
 others, each into a folder of its own beside the second's files.
+
+Kinds of adapters that are trained as a whole have no scores: `whole.json` then holds the shapes of their tensors.
 """
 
 from __future__ import annotations
@@ -26,11 +28,12 @@ from lorapar.records import (
     System,
     digest_of,
     omissions_of,
+    read_json,
     read_records,
     sample_rows,
     write_json,
 )
-from lorapar.stages.contract import Metrics, StageCall, StageSettings, StageSpec
+from lorapar.stages.contract import WHOLE_FILE, Metrics, StageCall, StageSettings, StageSpec
 from lorapar.stages.processes import parts_count, run_in_processes
 from lorapar.store import read_manifest
 
@@ -66,6 +69,11 @@ def run(call: StageCall[Settings]) -> Metrics:
 
     A killed call goes on from the partial sums in scratch.
     """
+    if (shapes := _whole_shapes(call.input("adapter"))) is not None:
+        call.progress.say("nothing is scored: an adapter of this kind is trained as a whole")
+        write_json(call.output("scores") / WHOLE_FILE, {"shapes": shapes})
+        write_json(call.output("scores") / "summary.json", {"rows": 0, OMISSIONS: []})
+        return {"rows": 0.0}
     if (processes := parts_count(call, -(-call.settings.score.examples // call.settings.score.batch_size))) > 1:
         return run_in_processes(SPEC.name, call, processes)
     import_at_once(*MODEL_LIBRARIES)
@@ -75,6 +83,18 @@ def run(call: StageCall[Settings]) -> Metrics:
     tokenizer = load_tokenizer(call.settings.model, call.progress)
     model = load_adapter(load_model(call.settings.model, call.progress), call.input("adapter"), trainable=True)
     return _metrics({system: _scored(one, model, tokenizer) for system, one in _parts(call).items()})
+
+
+def _whole_shapes(adapter: Path) -> dict[str, list[int]] | None:
+    """Shape of every tensor of an adapter without the element partition, by name; None for any other."""
+    from lorapar.adapter import WHOLE_KINDS
+    from lorapar.adapter.files import read_tensors
+
+    mark = adapter / "lorapar_adapter.json"
+    if not mark.is_file() or read_json(mark).get("kind") not in WHOLE_KINDS:
+        return None
+    tensors, _ = read_tensors(adapter / "adapter_model.safetensors")
+    return {name: list(tensors[name].shape) for name in sorted(tensors)}
 
 
 def _parts(call: StageCall[Settings]) -> dict[System, StageCall[Settings]]:

@@ -29,7 +29,7 @@ import numpy as np
 import torch
 from transformers import TrainerCallback, TrainerState
 
-from lorapar.adapter import MaskedAdamW, MaskedTraining, lora_parameters
+from lorapar.adapter import MaskedAdamW, MaskedTraining, adapter_parameters
 from lorapar.adapter.files import read_tensors, write_tensors
 from lorapar.checkpoint import Keeper
 from lorapar.errors import IntegrityError
@@ -100,7 +100,7 @@ class Checkpoints:
         ranks.wait()
 
     def _write(self, folder: Path, trainer: Any, watch: Watch, states: RandomStates) -> None:
-        write_tensors(folder / _ADAPTER, self._masked.gather(lora_parameters(trainer.model)), {})
+        write_tensors(folder / _ADAPTER, self._masked.gather(adapter_parameters(trainer.model)), {})
         write_tensors(folder / _LAST_GOOD, self._masked.gather(watch.last_good.tensors), {})
         optimizer = trainer.optimizer.state_dict()
         write_tensors(folder / _OPTIMIZER, _flat(optimizer["state"]), {})

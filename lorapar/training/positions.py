@@ -11,12 +11,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-import torch
-
-
-def positions_of(attention_mask: torch.Tensor) -> torch.Tensor:
-    """(N, L) positions by a mask (N, L) that is 0 in padding: 0 for a row's first token; padding has any."""
-    return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
+from lorapar.adapter.kinds import positions_of
 
 
 def number_positions(model: Any) -> None:
@@ -33,7 +28,9 @@ def number_positions(model: Any) -> None:
     def numbered(*args: Any, **settings: Any) -> Any:
         mask = settings.get("attention_mask")
         if settings.get("fused_lm_head") and mask is not None and mask.ndim == 2:
-            settings.setdefault("position_ids", positions_of(mask))
+            embedded = settings.get("inputs_embeds")
+            read = settings["input_ids"] if embedded is None else embedded  # a prefix lies in the cache, not in here
+            settings.setdefault("position_ids", positions_of(mask)[:, -read.shape[1] :])
         return forward(*args, **settings)
 
     model.forward = numbered

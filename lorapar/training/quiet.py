@@ -18,6 +18,8 @@ LIBRARIES = ("transformers", "trl", "peft", "accelerate", "datasets")
 _FOR_DEVELOPERS = (FutureWarning, DeprecationWarning, PendingDeprecationWarning)
 # Each of these we say ourselves, counted, and not with a whole completion every time.
 _SAID_OTHERWISE = ("All reward functions returned None",)
+# PEFT compares the name `ref` that TRL gives its copy with the word "prefix"; the copy is never saved.
+_SAYS_NOTHING = ("should not be contained in the prefix",)
 
 
 @contextmanager
@@ -59,7 +61,8 @@ class _Forwarder(logging.Handler):
         line: str | None = None,
     ) -> None:
         """Say a Python warning; stands in for `warnings.showwarning`."""
-        self._say(category.__name__, str(message))
+        if not any(said in str(message) for said in _SAYS_NOTHING):
+            self._say(category.__name__, str(message))
 
     def _say(self, source: str, text: str) -> None:
         line = f"{source}: {' '.join(text.split())}"

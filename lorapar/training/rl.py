@@ -18,6 +18,7 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 from trl import GRPOConfig
 
+from lorapar.adapter import adapter_parameters, is_prompt
 from lorapar.answers import References, all_references
 from lorapar.basemodel import StopStrings, answer_end, load_tokenizer
 from lorapar.config import PromptConfig, RlConfig
@@ -160,11 +161,12 @@ def grpo_trainer(
         train_dataset=data,
         processing_class=session.tokenizer,
         optimizers=(session.optimizer, None),
-        share_prompts=config.share_prompts,
+        share_prompts=config.share_prompts and not is_prompt(session.model),
         keep_order=config.needs_order,
         say=session.job.progress.say,
     )
     trainer.end_completions(end.token_ids, StopStrings(session.tokenizer))
+    _copy_reference(session.model)
     if Ranks.here().first:
         trainer.kept = KeptRollouts(session.job.scratch / ROLLOUTS, config.keep_rollouts)
     if config.reference == "base" and REFERENCE_ADAPTER in session.model.peft_config:
@@ -172,6 +174,15 @@ def grpo_trainer(
         # and with the adapters switched off where there is none.
         session.model.delete_adapter(REFERENCE_ADAPTER)
     return trainer
+
+
+def _copy_reference(model: Any) -> None:
+    """Give the reference what TRL 1.16 does not copy, because their names end with the adapter's: scales of IA3."""
+    if REFERENCE_ADAPTER not in model.peft_config:
+        return
+    reference = adapter_parameters(model, REFERENCE_ADAPTER)
+    for name, parameter in adapter_parameters(model).items():
+        reference[name].data.copy_(parameter.data)
 
 
 def rl_data(job: TrainingJob, rows: Sequence[Row]) -> Dataset:

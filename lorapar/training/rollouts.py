@@ -14,8 +14,8 @@ import torch
 from peft import PeftModel
 from transformers import DynamicCache, PretrainedConfig
 
+from lorapar.adapter.kinds import positions_of
 from lorapar.basemodel import NO_TOKEN, StopStrings
-from lorapar.training.positions import positions_of
 
 _WORTH = 1 / 8
 """Share of the rows that must have ended for the others to be copied out of the cache."""

@@ -26,10 +26,10 @@ from lorapar.adapter import (
     MaskedTraining,
     Moved,
     Partition,
+    adapter_parameters,
     base_digest,
     check_only_active_moved,
     load_adapter,
-    lora_parameters,
     masked_training,
     save_adapter,
     snapshot,
@@ -305,7 +305,7 @@ def _summary(session: Session, method: Method, moved: Moved) -> dict[str, Any]:
 
 
 def _check_finite_adapter(model: PeftModel, folder: Path) -> None:
-    for name, parameter in lora_parameters(model).items():
+    for name, parameter in adapter_parameters(model).items():
         if not bool(torch.isfinite(parameter).all()):
             raise TrainingError(f"the adapter in {folder} is not finite in '{name}', so no loss can be; make it again")
 

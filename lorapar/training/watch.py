@@ -13,7 +13,7 @@ import torch
 from peft import PeftModel
 from transformers import TrainerCallback
 
-from lorapar.adapter import lora_parameters, save_adapter, snapshot
+from lorapar.adapter import adapter_parameters, save_adapter, snapshot
 from lorapar.errors import TrainingError
 from lorapar.progress import Progress
 
@@ -26,7 +26,7 @@ class LastGood:
     def __init__(self, model: PeftModel) -> None:
         """Of a model that has not been trained yet."""
         self._model = model
-        self._parameters = lora_parameters(model)
+        self._parameters = adapter_parameters(model)
         self._tensors = snapshot(model)
         self.steps: int | None = None
         """Optimiser steps that had been made when the copy was taken; None before the first good loss."""
@@ -147,6 +147,8 @@ def check_finite(loss: torch.Tensor, model: PeftModel, where: str) -> None:
     value = float(loss)
     if not math.isfinite(value):
         raise TrainingError(f"the loss became {value} in {where}")
-    norm = float(torch.nn.utils.get_total_norm(p.grad for p in lora_parameters(model).values() if p.grad is not None))
+    norm = float(
+        torch.nn.utils.get_total_norm(p.grad for p in adapter_parameters(model).values() if p.grad is not None)
+    )
     if not math.isfinite(norm):
         raise TrainingError(f"the norm of the gradient became {norm} in {where}")

@@ -47,7 +47,7 @@ def test_a_second_adapter_such_as_trls_ref_is_left_out(make_adapter):
 
 
 def test_a_model_without_adapter_is_refused(make_base):
-    with pytest.raises(BadInputError, match="no LoRA adapter named 'default'"):
+    with pytest.raises(BadInputError, match="no adapter named 'default'"):
         lora_parameters(make_base())
 
 
@@ -207,7 +207,7 @@ def test_pissa_of_an_unreadable_quantised_weight_says_what_to_use_instead(make_b
 
 
 def test_a_model_that_carries_an_adapter_is_refused(make_adapter):
-    with pytest.raises(BadInputError, match="already carries a LoRA adapter"):
+    with pytest.raises(BadInputError, match="already carries an adapter"):
         attach(make_adapter(), AdapterSettings(), seed=0)
 
 

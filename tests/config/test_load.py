@@ -44,6 +44,48 @@ def test_the_defaults_are_the_papers():
     assert (config.rl.learning_rate, config.rl.num_generations, config.rl.max_grad_norm) == (5e-6, 8, 0.1)
 
 
+def test_a_setting_that_came_later_is_not_written_where_it_is_not_used():
+    """So digests of runs that do not use it stay as they were."""
+    assert {"kind", "virtual_tokens"}.isdisjoint(RunConfig().adapter.model_dump())
+    assert load_config(overrides=["adapter.kind=prompt"]).adapter.model_dump()["kind"] == "prompt"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        (["adapter.kind=ia3", "adapter.rank=4"], "rank: does nothing where kind is ia3 (only lora, rslora, dora)"),
+        (["adapter.kind=dora", "adapter.init=pissa"], "init: does nothing where kind is dora (only lora, rslora)"),
+        (["adapter.virtual_tokens=8"], "virtual_tokens: does nothing where kind is lora (only prompt, prefix)"),
+        (["adapter.kind=dora", "partition.theta=0.5"], "partition.theta is 0.5, and adapter.kind dora is trained as a"),
+        (
+            ["adapter.kind=ia3", "partition.mask=sft"],
+            "partition.mask is sft, and adapter.kind ia3 is trained as a whole",
+        ),
+        (["adapter.kind=prompt", "rl.score_again=true"], "rl.score_again is True, and adapter.kind prompt is trained"),
+        (["adapter.kind=dora", "rl.rollouts=vllm"], "rl.rollouts is vllm, and adapter.kind dora is not the plain LoRA"),
+        (["adapter.kind=prefix", "sft.gradient_checkpointing=true"], "kind prefix cannot recompute its cache"),
+        (["adapter.kind=ia3", "model.adapter=./mine"], "model.adapter is ./mine, and adapter.kind ia3 goes on from no"),
+        (["adapter.kind=p-tuning"], "adapter.kind"),
+        (
+            ["partition.choose={rl: gradient}"],
+            "partition.choose is gradient, which scoring keeps only where score.also",
+        ),
+        (
+            ["partition.choose={rl: random}", "phases=[{system: system2, method: sft}, {system: system2, method: rl}]"],
+            "partition.choose: both SFT and RL train system2",
+        ),
+    ],
+)
+def test_what_a_kind_of_adapter_or_a_choice_cannot_take_is_told_in_one_line(overrides, told):
+    with pytest.raises(BadInputError, match=re.escape(told)) as failed:
+        load_config(overrides=overrides)
+    assert "\n" not in str(failed.value)
+
+
+def test_a_kind_that_is_not_divided_may_say_that_theta_is_1():
+    assert load_config(overrides=["adapter.kind=dora", "partition.theta=1.0"]).partition.theta == 1
+
+
 def test_written_settings_read_back_equal(tmp_path):
     config = load_config(preset="tiny", overrides=["rl.kl_beta=0.02"])
     file = tmp_path / "config.yaml"

@@ -49,3 +49,16 @@ def test_a_family_whose_adapters_vllm_answers_otherwise_is_refused(tmp_path) -> 
     model = ModelConfig(name=str(tmp_path), dtype="float32")
     with pytest.raises(BadInputError, match=r"adapters of gpt_bigcode otherwise than PEFT does; set evaluate\.backend"):
         start_llm(model, VllmOptions(), Silent(), enable_lora=True)
+
+
+def test_transformers_answers_where_vllm_cannot_take_an_adapter(tokenizer, tmp_path) -> None:
+    (tmp_path / "adapter_config.json").write_text('{"peft_type": "PREFIX_TUNING"}')
+    said: list[str] = []
+    progress = Silent()
+    progress.say = said.append
+    with open_engine(BASE, EvaluateConfig(backend="vllm"), tokenizer, [None, tmp_path], progress) as engine:
+        assert isinstance(engine, TransformersEngine)
+    assert said == [
+        "evaluate.backend is vllm, and an adapter is of the kind prefix, and vLLM serves plain LoRA only; "
+        "transformers answers instead"
+    ]

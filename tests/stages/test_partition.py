@@ -50,6 +50,56 @@ def test_random_elements_are_as_many_in_each_region_and_others_with_another_seed
     assert not torch.equal(elements(zero), elements(best))
 
 
+def chosen_of(partition, system):
+    return torch.cat([mask.flatten() for mask in partition.mask(system).values()])
+
+
+def test_sft_and_rl_may_choose_in_different_ways_and_sft_is_then_as_without(kit, scores, tmp_path) -> None:
+    ways = {"best": "importance", "random": "random", "mixed": {"rl": "random"}, "other": {"sft": "magnitude"}}
+    found = {
+        name: made(kit, scores.values(), tmp_path / name, choose=choose, alpha=0.5) for name, choose in ways.items()
+    }
+    parts = {name: one[1] for name, one in found.items()}
+    assert torch.equal(chosen_of(parts["mixed"], "system1"), chosen_of(parts["best"], "system1"))
+    assert torch.equal(chosen_of(parts["mixed"], "system2"), chosen_of(parts["random"], "system2"))
+    assert torch.equal(chosen_of(parts["other"], "system2"), chosen_of(parts["best"], "system2"))
+    assert not torch.equal(chosen_of(parts["other"], "system1"), chosen_of(parts["best"], "system1"))
+    assert {one.sizes()["system2"].active for one in parts.values()} == {parts["best"].sizes()["system2"].active}
+    assert found["mixed"][2]["choose"] == {"system1": "importance", "system2": "random"}
+    kept = {name: (tmp_path / name / "sft" / "partition.safetensors").read_bytes() for name in ways}
+    assert kept["best"] == kept["mixed"], "so their SFT is one"
+    assert kept["best"] != kept["random"]
+    assert Partition.load(tmp_path / "best" / "sft" / "partition.safetensors").systems == ("system1",)
+
+
+def test_what_sft_reads_does_not_depend_on_what_rl_may_train(kit, scores, tmp_path) -> None:
+    kept = []
+    for beta in (0.0, 1.0):
+        made(kit, scores.values(), tmp_path / str(beta), beta=beta)
+        kept.append((tmp_path / str(beta) / "sft" / "partition.safetensors").read_bytes())
+    assert kept[0] == kept[1]
+
+
+def test_an_adapter_that_is_not_divided_has_no_scores_and_every_set_is_all_of_it(kit, tmp_path) -> None:
+    settings = {"model": kit.TINY, "adapter": {"kind": "ia3"}, "seed": 0}
+    _, out = kit.run("init", tmp_path / "init", settings)
+    scored = []
+    for system in SYSTEMS:
+        given = {"adapter": out / "adapter", "rows": kit.rows_folder(tmp_path / f"rows-{system}", kit.words(1))}
+        settings = {"model": kit.TINY, "prompts": {}, "score": {}, "seed": 0, "system": system}
+        scored.append(kit.run("score", tmp_path / system, settings, given)[1] / "scores")
+    _, partition, summary = made(kit, scored, tmp_path / "partition")
+    tensors, _ = read_tensors(out / "adapter" / "adapter_model.safetensors")
+    assert summary["whole"]
+    assert summary["theta"] == summary["jaccard"] == summary["rl_active_fraction"] == 1
+    assert summary["elements"] == sum(tensor.numel() for tensor in tensors.values())
+    assert {name: tuple(mask.shape) for name, mask in partition.mask("system2").items()} == {
+        name: tuple(tensor.shape) for name, tensor in tensors.items()
+    }
+    assert all(bool(mask.all()) for mask in partition.mask("system1").values())
+    assert {row["module"] for row in summary["regions"]} == {"k_proj", "v_proj", "down_proj"}
+
+
 def test_the_figures_add_up(kit, scores, tmp_path) -> None:
     metrics, partition, summary = made(kit, scores.values(), tmp_path, alpha=0.0, beta=0.5)
     sizes = partition.sizes()

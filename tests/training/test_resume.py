@@ -14,7 +14,15 @@ from typing import Any
 import pytest
 import torch
 
-from lorapar.adapter import Partition, base_digest
+from lorapar.adapter import (
+    AdapterSettings,
+    Partition,
+    adapter_parameters,
+    attach,
+    base_digest,
+    save_adapter,
+    whole_partition,
+)
 from lorapar.adapter.files import read_tensors
 from lorapar.basemodel import load_model
 from lorapar.checkpoint import Keeper
@@ -133,6 +141,28 @@ def test_on_a_quantised_base_too_and_nothing_but_active_elements_moves(
         assert old[key].dtype == new[key].dtype == torch.float32  # TRL would have rounded them to bfloat16
         assert torch.equal(old[key][frozen], new[key][frozen])
     killed = train(make_job("killed", model=model, keeper=Keeper(EVERY_STEP)), kill_in_step=step)
+    assert made(train(again(killed))) == whole
+
+
+@pytest.mark.parametrize(("kind", "method"), [("dora", "sft"), ("prompt", "rl"), ("prefix", "sft"), ("ia3", "rl")])
+def test_of_a_kind_that_is_not_divided_every_parameter_is_trained_and_a_kill_changes_nothing(
+    make_job: Make, kit, tmp_path, kind, method
+) -> None:
+    settings = AdapterSettings(kind=kind, rank=2, alpha=8, virtual_tokens=3)
+    model = attach(load_model(kit.TINY), settings, seed=0)
+    save_adapter(model, tmp_path / "adapter")
+    shapes = {name: tuple(tensor.shape) for name, tensor in adapter_parameters(model).items()}
+    whole_partition(shapes, ("system1", "system2")).save(tmp_path / "partition.safetensors", {})
+    own = {"adapter": tmp_path / "adapter", "partition": tmp_path / "partition.safetensors"}
+    train = Trained(method, kit, max_steps=2)
+    job = train(make_job("whole", **own))
+    whole = made(job)
+    told = json.loads(whole["summary.json"])
+    assert told["active_fraction"] == 1
+    assert told["base_weights_sha256"] == base_digest(load_model(kit.TINY))
+    distances = [json.loads(line).get("kl") for line in whole["history.jsonl"].splitlines()]
+    assert method == "sft" or (distances[0] == 0 < distances[-1])  # the reference is the adapter as RL began
+    killed = train(make_job("killed", keeper=Keeper(EVERY_STEP), **own), kill_in_step=2)
     assert made(train(again(killed))) == whole
 
 
