@@ -29,6 +29,7 @@ from lorapar.config.store import StoreConfig
 from lorapar.config.systems import DEFAULT_SYSTEMS, Systems, check_named, filled_in
 from lorapar.config.training import (
     DEFAULT_PHASES,
+    PhaseConfig,
     Phases,
     RlConfig,
     SftConfig,
@@ -41,6 +42,7 @@ from lorapar.config.voting import EditsConfig, TeacherConfig, VotingConfig
 from lorapar.errors import nearest
 
 _UNDIVIDED = "is trained as a whole, without the element partition; leave it out"
+_NO_CHECKPOINTING = "cannot recompute its cache; set it to false"
 _NOT_PLAIN = "is not the plain LoRA that vLLM takes; set it to transformers"
 
 
@@ -65,14 +67,10 @@ def _unfit_for_whole(config: RunConfig) -> Iterator[tuple[str, Any, tuple[Any, .
     yield "sharding", config.sharding, ("none",), "is not sharded; set sharding to none"
     yield "rl.rollouts", config.rl.rollouts, ("transformers",), _NOT_PLAIN
     if config.adapter.kind == "prefix":
-        for name in ("sft", "rl"):
-            checkpointing = getattr(config, name).gradient_checkpointing
-            yield (
-                f"{name}.gradient_checkpointing",
-                checkpointing,
-                (False,),
-                "cannot recompute its cache; set it to false",
-            )
+        for one in config.sft_sections():
+            yield "sft.gradient_checkpointing", one.gradient_checkpointing, (False,), _NO_CHECKPOINTING
+        for two in config.rl_sections():
+            yield "rl.gradient_checkpointing", two.gradient_checkpointing, (False,), _NO_CHECKPOINTING
 
 
 _BENCHMARKS_ARE_MEASURES = " (the systems, every task of evaluate.benchmarks and every name of evaluate.judges)"
@@ -117,7 +115,8 @@ class RunConfig(Section):
     phases: Annotated[Phases, AfterValidator(known_order)] = Field(
         DEFAULT_PHASES,
         description="Order of training: [sft, rl], [rl, sft], [sft], [rl], or [sft+rl]: both begin at the start and "
-        "their changes are added; or one after another, each with its system, as in {system: system1, method: sft}",
+        "their changes are added; or one after another, each with its system, as in {system: system1, method: sft}; "
+        "`settings` of a phase stand in for those of its section",
     )
     sft: SftConfig = Field(default_factory=SftConfig, description="System 1 tuning")
     rl: RlConfig = Field(default_factory=RlConfig, description="System 2 tuning")
@@ -175,6 +174,27 @@ class RunConfig(Section):
             for section, value in filled_in(self).items():
                 object.__setattr__(self, section, value)
         check_named(self)
+        return self
+
+    def sft_sections(self) -> tuple[SftConfig, ...]:
+        """The section `sft` as each phase has it; the section itself where no phase has settings of its own."""
+        return tuple(phase.of(self.sft) for phase in self._named("sft")) or (self.sft,)
+
+    def rl_sections(self) -> tuple[RlConfig, ...]:
+        """The section `rl` as each phase has it; the section itself where no phase has settings of its own."""
+        return tuple(phase.of(self.rl) for phase in self._named("rl")) or (self.rl,)
+
+    def _named(self, method: str) -> Iterator[PhaseConfig]:
+        return (phase for phase in self.phases if isinstance(phase, PhaseConfig) and phase.method == method)
+
+    @model_validator(mode="after")
+    def _phases_have_settings_of_their_section(self) -> RunConfig:
+        for place, phase in enumerate(self.phases):
+            try:
+                if isinstance(phase, PhaseConfig):
+                    _ = phase.of(self.sft) if phase.method == "sft" else phase.of(self.rl)
+            except ValueError as error:
+                raise ValueError(f"phases[{place}].settings: {error}") from None
         return self
 
     @model_validator(mode="after")

@@ -3,18 +3,37 @@
 from __future__ import annotations
 
 from itertools import takewhile
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import (
+    Field,
+    JsonValue,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
-from lorapar.config.base import SYSTEMS, Fraction, Positive, Rate, Scheduler, Section, Share
+from lorapar.config.base import SYSTEMS, Fraction, Positive, Rate, Scheduler, Section, Share, unless_default
+from lorapar.config.mistakes import validated
 from lorapar.config.policy import PolicyConfig
 from lorapar.config.rewards import RewardConfig, Rewards, check_rewards, weight_of
 from lorapar.config.voting import VllmOptions
+from lorapar.errors import BadInputError
 
 SOFT_OVERLONG = "trl.rewards:get_soft_overlong_punishment"
 """The reward that `rl.soft_overlong_tokens` stands for."""
 _OVERLONG_OPTION = "soft_punish_cache"
+
+
+_OF_EVERY_PHASE = frozenset(
+    (
+        *("rewards", "soft_overlong_tokens", "rollouts", "vllm", "score_again"),
+        *("warmup_system2_examples", "warmup_repeats"),
+    )
+)
+"""Settings that are looked up or tried once for the run, or that are about the two systems."""
+S = TypeVar("S", bound=Section)
 
 
 class PhaseConfig(Section):
@@ -22,6 +41,25 @@ class PhaseConfig(Section):
 
     system: str = Field(description="Whose elements and rows")
     method: Literal["sft", "rl"] = Field(description="How: with the settings of the section `sft` or `rl`")
+    settings: dict[str, JsonValue] = Field(
+        {}, description="Settings of that section that are others in this phase, such as {learning_rate: 1.0e-4}"
+    )
+
+    @model_serializer(mode="wrap")
+    def _as_written(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return unless_default(self, handler(self), "settings")
+
+    def of(self, section: S) -> S:
+        """The section `sft` or `rl` as this phase has it; raises ValueError, in one line, where that cannot be."""
+        if not self.settings:
+            return section
+        common = [key for key in self.settings if key in _OF_EVERY_PHASE]
+        if common:
+            raise ValueError(f"{common[0]}: is one for all phases; set it in the section {self.method}")
+        try:
+            return validated(type(section), {**section.model_dump(mode="json"), **self.settings}, "")
+        except BadInputError as error:
+            raise ValueError(str(error).removeprefix(": ").removeprefix("settings: ")) from None
 
 
 Phase = Literal["sft", "rl", "sft+rl"] | PhaseConfig
@@ -46,13 +84,18 @@ def known_order(phases: Phases) -> Phases:
             f"[{said}] is no order that a run trains in; choose one of {known}, or name the system of every phase, as "
             "in {system: system1, method: sft}"
         )
+    if any(phase.settings for phase in named):
+        return phases
     short: Any = tuple(_OWN_METHOD.get((phase.system, phase.method)) for phase in named)
     return short if short in _ORDERS else phases
 
 
 def phase_said(phase: Phase) -> str:
-    """A phase as people are told: `sft`, or `sft of recall`."""
-    return f"{phase.method} of {phase.system}" if isinstance(phase, PhaseConfig) else phase
+    """A phase as people are told: `sft`, `sft of recall`, or `sft of recall with max_steps 20`."""
+    if not isinstance(phase, PhaseConfig):
+        return phase
+    own = ", ".join(f"{key} {value}" for key, value in phase.settings.items())
+    return f"{phase.method} of {phase.system}" + (f" with {own}" if own else "")
 
 
 def methods_of(phase: Phase) -> tuple[str, ...]:

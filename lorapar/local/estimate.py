@@ -13,7 +13,7 @@ from math import ceil
 from typing import Literal
 
 from lorapar.basemodel.shape import ModelShape, model_shape
-from lorapar.config import ModelConfig, RunConfig
+from lorapar.config import ModelConfig, RlConfig, RunConfig, SftConfig
 from lorapar.training.shares import visible_gpus
 
 Device = Literal["cpu", "cuda"]
@@ -197,23 +197,36 @@ def _score_pass(shape: ModelShape, config: RunConfig) -> dict[str, int]:
 
 
 def _sft_pass(shape: ModelShape, config: RunConfig, device: Device) -> dict[str, int]:
-    tokens = config.sft.batch_size * config.sft.max_length
-    found = _activations(shape, config.model, tokens, checkpointed=config.sft.gradient_checkpointing)
-    return {"activations": found, "logits": _logits(shape, config.model, tokens, device)}
+    """Of the phase that takes most."""
+    return max((_one_sft(shape, config.model, one, device) for one in config.sft_sections()), key=_sum)
+
+
+def _sum(terms: dict[str, int]) -> int:
+    return sum(terms.values())
+
+
+def _one_sft(shape: ModelShape, model: ModelConfig, sft: SftConfig, device: Device) -> dict[str, int]:
+    tokens = sft.batch_size * sft.max_length
+    found = _activations(shape, model, tokens, checkpointed=sft.gradient_checkpointing)
+    return {"activations": found, "logits": _logits(shape, model, tokens, device)}
 
 
 def _rl_pass(shape: ModelShape, config: RunConfig, device: Device) -> dict[str, int]:
-    rl = config.rl
+    """Of the phase that takes most."""
+    return max((_one_rl(shape, config.model, one, device) for one in config.rl_sections()), key=_sum)
+
+
+def _one_rl(shape: ModelShape, model: ModelConfig, rl: RlConfig, device: Device) -> dict[str, int]:
     length, completions = rl.max_prompt_length + rl.max_completion_length, rl.batch_size * rl.gradient_accumulation
     sampling = completions * shape.vocab * 4 * _SAMPLING_COPIES
     # Where the model allows it, completions of one prompt learn with one copy of it.
     prompts = -(-rl.batch_size // rl.num_generations) if rl.share_prompts else rl.batch_size
     tokens = prompts * rl.max_prompt_length + rl.batch_size * rl.max_completion_length
-    activations = _activations(shape, config.model, tokens, checkpointed=rl.gradient_checkpointing)
+    activations = _activations(shape, model, tokens, checkpointed=rl.gradient_checkpointing)
     return {
         "activations": activations,
-        "logits": _logits(shape, config.model, rl.batch_size * rl.max_completion_length, device),
-        "kv_cache": completions * length * _kv_bytes(shape, config.model) + sampling,
+        "logits": _logits(shape, model, rl.batch_size * rl.max_completion_length, device),
+        "kv_cache": completions * length * _kv_bytes(shape, model) + sampling,
     }
 
 

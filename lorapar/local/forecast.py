@@ -109,7 +109,7 @@ def _of_all(
 
 
 def _takes_all(config: RunConfig, phase: PhaseConfig) -> bool:
-    return (config.sft.rows if phase.method == "sft" else config.rl.rows) == "all"
+    return (phase.of(config.sft).rows if phase.method == "sft" else phase.of(config.rl).rows) == "all"
 
 
 def _training(
@@ -126,11 +126,12 @@ def _training(
             continue
         if phase.method == "rl":
             if _takes_all(config, phase) or rows[phase.system]:
-                for one in rl_rows(rows, phase.system, config.rl, tokenizer, config.prompts).omissions:
+                for one in rl_rows(rows, phase.system, phase.of(config.rl), tokenizer, config.prompts).omissions:
                     yield "rl", one
             continue
-        drawn = sft_rows(rows, phase.system, config.sft, config.seed, Silent())
-        for one in drop_unanswered(drawn, tokenizer, config.prompts, config.sft).omissions:
+        section = phase.of(config.sft)
+        drawn = sft_rows(rows, phase.system, section, config.seed, Silent())
+        for one in drop_unanswered(drawn, tokenizer, config.prompts, section).omissions:
             yield "sft", one
 
 

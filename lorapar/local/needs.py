@@ -136,9 +136,10 @@ def check_context(config: RunConfig) -> None:
     positions = context_length(config.model)
     asked = {
         "score.max_length": config.score.max_length,
-        "sft.max_length": config.sft.max_length,
-        "rl.max_prompt_length + rl.max_completion_length": config.rl.max_prompt_length
-        + config.rl.max_completion_length,
+        "sft.max_length": max(one.max_length for one in config.sft_sections()),
+        "rl.max_prompt_length + rl.max_completion_length": max(
+            one.max_prompt_length + one.max_completion_length for one in config.rl_sections()
+        ),
     }
     for key, tokens in asked.items():
         if positions is not None and tokens > positions:

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lorapar.config import RunConfig
+from lorapar.config.training import PhaseConfig, phase_said
 from lorapar.local.calls import judge_calls, teacher_calls
 from lorapar.local.edits import with_edits
 from lorapar.local.estimate import StageMemory, cards_said, held_rank, stage_memory
@@ -106,9 +107,16 @@ def plan_run(config: RunConfig, out: Path, *, until: str | None, fresh: bool) ->
     if (failing := own_answers(running, plan.config)) is not None:
         omitted.append(Text(f"tests       {failing}", style="yellow"))
     seen = look(plan.config)
-    where = (*_adapter(plan.config, targets), *_processes(plan.config, {node.stage for node in running}))
+    stages = {node.stage for node in running}
+    where = (*_adapter(plan.config, targets), *_phases(plan.config), *_processes(plan.config, stages))
     facts = (*_facts(plan, out, seen), *where, *_memory(memory, on_card), *_text_facts(seen), *omitted)
     return RunPlan(out, plan.config, entries, list(facts))
+
+
+def _phases(config: RunConfig) -> list[Text]:
+    """Phases with settings of their own, a line each."""
+    own = [phase for phase in config.phases if isinstance(phase, PhaseConfig) and phase.settings]
+    return [Text(f"{'phases' if place == 0 else '':<12}{phase_said(phase)}") for place, phase in enumerate(own)]
 
 
 def _up_to(planned: list[PlannedNode], last: str) -> list[PlannedNode]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from lorapar.config import AdapterConfig, RlConfig, RunConfig, SftConfig
-from lorapar.config.training import PhaseConfig
+from lorapar.config.training import PhaseConfig, phase_said
 from lorapar.report.formats import count_of, number, shorten, system_name
 from lorapar.report.sources import Facts, overlap_of
 from lorapar.voting.templates import plays_role
@@ -136,6 +136,13 @@ def _rows_of(config: RunConfig, method: str) -> str:
     return f"System {1 if method == 'sft' else 2} rows only"
 
 
+def _own_settings(config: RunConfig, method: str) -> str:
+    """What phases by a method have set for themselves, as the end of a sentence."""
+    named = [phase for phase in config.phases if isinstance(phase, PhaseConfig)]
+    own = [phase_said(phase) for phase in named if phase.method == method and phase.settings]
+    return f"; but {', '.join(own)}" if own else ""
+
+
 def _sft(facts: Facts, config: RunConfig) -> str:
     sft = config.sft
     rows = _rows_of(config, "sft") if sft.rows == "system1" else "all rows (the authors' variant)"
@@ -146,7 +153,8 @@ def _sft(facts: Facts, config: RunConfig) -> str:
     batch = sft.batch_size * sft.gradient_accumulation
     if sft.train_on == "all" and any(row.history for row in facts.examples.values()):
         rows += ", every answer of a conversation"
-    return f"{rows}; {_length(sft)} of {count_of(batch, 'row')}, learning rate {sft.learning_rate:g}"
+    told = f"{rows}; {_length(sft)} of {count_of(batch, 'row')}, learning rate {sft.learning_rate:g}"
+    return told + _own_settings(config, "sft")
 
 
 def _rl(config: RunConfig) -> str:
@@ -160,7 +168,7 @@ def _rl(config: RunConfig) -> str:
     )
     return (
         f"GRPO on {rows}; {_length(rl)} of {count_of(prompts, 'prompt')} with {rl.num_generations} completions each, "
-        f"learning rate {rl.learning_rate:g}, {kl}"
+        f"learning rate {rl.learning_rate:g}, {kl}{_own_settings(config, 'rl')}"
     )
 
 

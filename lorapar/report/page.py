@@ -256,6 +256,7 @@ def phase_rows(facts: Facts) -> list[dict[str, str]]:
         {
             "system": formats.system_name(one["system"]),
             "method": one["method"].upper(),
+            "own": ", ".join(f"{key} {value}" for key, value in (one.get("settings") or {}).items()),
             "steps": formats.number(one["steps"]),
             "active": formats.percent(one["active_fraction"]),
             "moved": formats.number(one["moved_elements"]),

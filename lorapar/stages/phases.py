@@ -64,10 +64,11 @@ def train_in_turn(
         if not run_once(call, run_it, part, adapter):
             call.progress.say(f"the phase {phase_said(phase)} has ended before and is kept")
         folders.append(adapter)
-        told.append({"method": phase.method, **read_json(adapter / "summary.json")})
+        own = {"settings": phase.settings} if phase.settings else {}
+        told.append({"method": phase.method, **own, **read_json(adapter / "summary.json")})
         if len(phases) > 1:
-            own = read_json(adapter / METRICS).items()
-            metrics |= {f"{place + 1}_{phase.system}_{phase.method}_{key}": value for key, value in own}
+            found = read_json(adapter / METRICS).items()
+            metrics |= {f"{place + 1}_{phase.system}_{phase.method}_{key}": value for key, value in found}
     output = call.output("adapter")
     copy_adapter(adapter, output)
     for name in _KEPT:

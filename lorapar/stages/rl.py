@@ -227,5 +227,7 @@ def _of_sft(call: StageCall[Settings]) -> StageCall[sft.Settings]:
 
 def _named_part(call: StageCall[Settings], phase: PhaseConfig) -> Part:
     """One phase as a call of its own, of this stage or of sft."""
-    one = replace(call, settings=call.settings.model_copy(update={"system": phase.system}))
+    section = getattr(call.settings, phase.method) or SftConfig()
+    own = {"system": phase.system, phase.method: phase.of(section)}
+    one = replace(call, settings=call.settings.model_copy(update=own))
     return (run, _of_rl(one)) if phase.method == "rl" else (sft.run, _of_sft(one))

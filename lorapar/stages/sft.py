@@ -63,5 +63,6 @@ def run(call: StageCall[Settings]) -> Metrics:
 
 def _part(call: StageCall[Settings], phase: PhaseConfig) -> Part:
     """One phase as a call of its own."""
-    settings = call.settings.model_copy(update={"trains": ("sft",), "system": phase.system})
+    own = {"trains": ("sft",), "system": phase.system, "sft": phase.of(call.settings.sft)}
+    settings = call.settings.model_copy(update=own)
     return run, replace(call, settings=settings)

@@ -4,8 +4,9 @@ import pytest
 
 from lorapar.config import RunConfig, validate_settings
 from lorapar.config.systems import slot_of, slot_systems
-from lorapar.config.training import PhaseConfig, trained_in
+from lorapar.config.training import PhaseConfig, phase_said, trained_in
 from lorapar.errors import BadInputError
+from lorapar.stages.plan import node_settings
 
 THREE = {
     "systems": [
@@ -116,3 +117,44 @@ def test_the_two_alone_are_not_described_anew():
     two = [{"name": "system1", "description": "x"}, {"name": "system2", "description": "y"}]
     with pytest.raises(BadInputError, match="have settings of their own"):
         validate_settings({"systems": two}, "x")
+
+
+def phases_with(**settings_of_rl):
+    phases = [dict(phase) for phase in THREE["phases"]]
+    place = next(place for place, phase in enumerate(phases) if phase["method"] == "rl")
+    phases[place] |= {"settings": settings_of_rl}
+    return phases, place
+
+
+def test_a_phase_may_have_settings_of_its_own_and_nodes_without_it_stay_as_they_were():
+    phases, place = phases_with(learning_rate=1e-4, max_steps=7)
+    plain, own = settings(), settings(phases=phases)
+    assert own.phases[place].of(own.rl) == own.rl.model_copy(update={"learning_rate": 1e-4, "max_steps": 7})
+    assert own.phases[0].of(own.sft) is own.sft
+    changed = {name for name, values in node_settings(own).items() if values != node_settings(plain)[name]}
+    assert changed == {"rl", "publish"}
+    assert "settings" not in plain.phases[0].model_dump()
+    assert validate_settings(own.model_dump(mode="json", by_alias=True), "x") == own
+
+
+def test_the_papers_phases_with_settings_are_named_and_keep_them():
+    values = [{"system": "system1", "method": "sft"}, {"system": "system2", "method": "rl", "settings": {"epochs": 2}}]
+    config = validate_settings({"phases": values}, "x")
+    assert [phase_said(phase) for phase in config.phases] == ["sft of system1", "rl of system2 with epochs 2"]
+
+
+@pytest.mark.parametrize(
+    ("own", "said"),
+    [
+        ({"learning_rat": 1}, "settings: learning_rat: no such key (did you mean 'learning_rate'?)"),
+        ({"epochs": 0}, "settings: epochs: must be"),
+        ({"num_generations": 3}, "settings: batch_size * gradient_accumulation (8 * 4) must be a multiple"),
+        ({"rewards": {"exact_answer": 1.0}}, "settings: rewards: is one for all phases; set it in the section rl"),
+    ],
+)
+def test_wrong_settings_of_a_phase_are_told_with_its_place(own, said):
+    phases, place = phases_with(**own)
+    with pytest.raises(BadInputError) as refused:
+        settings(phases=phases)
+    assert f"phases[{place}].{said}" in str(refused.value)
+    assert "\n" not in str(refused.value)

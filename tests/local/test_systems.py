@@ -33,7 +33,7 @@ SETTINGS = {
     ],
     "phases": [
         {"system": "recall", "method": "sft"},
-        {"system": "naming", "method": "sft"},
+        {"system": "naming", "method": "sft", "settings": {"max_steps": 2, "learning_rate": 5e-4}},
         {"system": "sums", "method": "rl"},
     ],
     "data": {"heldout": 9},
@@ -152,10 +152,20 @@ def test_each_phase_moves_only_elements_of_its_system(three):
     told = read_json(run.artifact("sft", "adapter") / "summary.json")["phases"]
     assert [(one["system"], one["method"], one["steps"]) for one in told] == [
         ("recall", "sft", 1),
-        ("naming", "sft", 1),
+        ("naming", "sft", 2),
     ]
     metrics = run.record("sft").metrics
-    assert metrics["1_recall_sft_steps"] == metrics["2_naming_sft_steps"] == 1.0
+    assert (metrics["1_recall_sft_steps"], metrics["2_naming_sft_steps"]) == (1.0, 2.0)
+
+
+def test_a_phase_has_settings_of_its_own(three):
+    run, _ = three
+    told = read_json(run.artifact("sft", "adapter") / "summary.json")["phases"]
+    assert [one["trl"]["learning_rate"] for one in told] == [1e-3, 5e-4]
+    assert [one.get("settings") for one in told] == [None, {"max_steps": 2, "learning_rate": 5e-4}]
+    page = (run.root / "report.html").read_text(encoding="utf-8")
+    assert "SFT with learning_rate 0.0005, max_steps 2" in page
+    assert "but sft of naming with learning_rate 0.0005, max_steps 2" in page
 
 
 def test_evaluation_gate_and_report_name_the_systems(three):
@@ -166,7 +176,7 @@ def test_evaluation_gate_and_report_name_the_systems(three):
     assert {one["measure"] for one in verdict["figures"]["comparisons"]} == set(NAMES)
     page = (run.root / "report.html").read_text(encoding="utf-8")
     assert all(f"{name} only" in page for name in NAMES)
-    assert "sft of recall, sft of naming, rl of sums" in page
+    assert "sft of recall, sft of naming with learning_rate 0.0005, max_steps 2, rl of sums" in page
     assert "naming" in said
     lineage = read_json(run.root / "lineage.json")
     assert [one["name"] for one in lineage["settings"]["systems"]] == list(NAMES)
