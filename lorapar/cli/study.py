@@ -67,7 +67,7 @@ def run_command(  # noqa: PLR0913  -- an argument is an option of the command
     """
     from lorapar.config.study import load_study, validate_study
     from lorapar.local.needs import check_storage
-    from lorapar.study.cells import cells_of
+    from lorapar.study.cells import cells_of, fitted
     from lorapar.study.folder import StudyFolder
     from lorapar.study.report import write_study_report
     from lorapar.study.runner import StudyRun
@@ -76,6 +76,7 @@ def run_command(  # noqa: PLR0913  -- an argument is an option of the command
     if seeds is not None:
         loaded = validate_study({**loaded.model_dump(mode="json"), "seeds": seeds.split(",")}, "--seeds")
     base = settings_of(preset, config, overrides, store)
+    loaded = fitted(loaded, base)
     folder = StudyFolder(out_dir if out_dir is not None else Path("studies") / loaded.name)
     here = str(folder.root.absolute() / "store") if host is None else default_store()
     address = base.store.address or here

@@ -11,6 +11,7 @@ from typing import Any
 
 from lorapar.config import SYSTEMS, RunConfig, apply_override, dump_changed, parse_settings, validate_settings
 from lorapar.config.study import TEACHERS_COUNT, StudyConfig, Values
+from lorapar.config.training import PhaseConfig
 from lorapar.errors import BadInputError, nearest
 from lorapar.records import digest_of
 
@@ -40,6 +41,37 @@ class Cell:
     def digest(self) -> str:
         """Digest of all its settings; where cells share stages decides nothing."""
         return digest_of(self.config.model_dump(mode="json", exclude={"store"}))
+
+
+def fitted(study: StudyConfig, base: RunConfig) -> StudyConfig:
+    """The study as it is for base settings with systems of their own; for the paper's two it is the study itself.
+
+    An order of methods, such as [rl, sft], becomes the phases of the base settings in that order: all by the first
+    method, then all by the next. Cells with an order that named phases do not have are left out, and the report says
+    so. The paper's figures are of its two systems.
+    """
+    if base.system_names == SYSTEMS:
+        return study
+    kept, left_out = [], []
+    for cell in study.cells:
+        phases = _in_order(base, cell.settings.get("phases"))
+        if phases is None:
+            left_out.append(f"The cell “{cell.name}”: phases of named systems have no such order.")
+        else:
+            own = {**cell.settings, "phases": phases} if "phases" in cell.settings else cell.settings
+            kept.append(cell.model_copy(update={"settings": own}))
+    paper = ["The paper's figures: they are of its two systems."] if study.paper else []
+    told = tuple(dict.fromkeys([*study.missing, *left_out, *paper]))
+    return study.model_copy(update={"cells": tuple(kept), "paper": None, "missing": told})
+
+
+def _in_order(base: RunConfig, order: Any) -> Any:
+    """Phases in an order of methods, as they are written; None where there is none, the value where it is no order."""
+    if not isinstance(order, list) or not all(isinstance(one, str) for one in order):
+        return order if order is not None else ()
+    named = [phase for phase in base.phases if isinstance(phase, PhaseConfig)]
+    found = [[phase.model_dump(mode="json") for phase in named if phase.method == method] for method in order]
+    return [phase for phases in found for phase in phases] if all(found) else None
 
 
 def cells_of(study: StudyConfig, base: RunConfig, store: str) -> list[Cell]:
@@ -126,8 +158,8 @@ def _cell(study: StudyConfig, base: RunConfig, name: str, values: Values, seed: 
     _section(settings, "gate")["promote"] = False
     _section(settings, "store")["address"] = store
     config = validate_settings(settings, origin)
-    if config.system_names != SYSTEMS:
-        raise BadInputError(f"{origin}: a study compares runs of system1 and system2; leave `systems` out of it")
+    if config.system_names != base.system_names:
+        raise BadInputError(f"{origin}: cells have the systems of the base settings; leave `systems` out of them")
     return Cell(name, seed, dict(values), config)
 
 

@@ -12,7 +12,6 @@ from itertools import combinations
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from lorapar.config import SYSTEMS
 from lorapar.config.study import StudyConfig
 from lorapar.evaluation.intervals import rank_correlation
 from lorapar.study.cells import reference_of
@@ -42,7 +41,7 @@ def correlations(study: StudyConfig, by_cell: Mapping[str, Sequence[Result]]) ->
     found = []
     reference = {result.cell.seed: result for result in by_cell.get(reference_of(study), ())}
     for name, own in by_cell.items():
-        for system in SYSTEMS:
+        for system in own[0].cell.config.system_names:
             others = [(one, reference[one.cell.seed]) for one in own if one.cell.seed in reference]
             pairs = {
                 OTHER_SEEDS: _alike(combinations(own, 2), system),
@@ -62,5 +61,5 @@ def _alike(pairs: Iterator[tuple[Any, ...]], system: str) -> list[float]:
     return [
         rank_correlation(first.scores[system], second.scores[system])
         for first, second in pairs
-        if first.elements == second.elements
+        if first.elements == second.elements and system in first.scores and system in second.scores
     ]

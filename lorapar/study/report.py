@@ -300,14 +300,29 @@ def _region_rows(regions: Sequence[Figure]) -> Rows:
         by_cell.setdefault(one.cell, {})[one.measure] = one
 
     def said(one: Figure) -> str:
-        mean = f"{one.mean:.3f}" if one.measure == "jaccard" else percent(one.mean, 2)
+        index = one.measure.startswith("jaccard")
+        mean = f"{one.mean:.3f}" if index else percent(one.mean, 2)
         if one.interval is None:
             return mean
         half = (one.interval[1] - one.interval[0]) / 2
-        return f"{mean} ± {half:.3f}" if one.measure == "jaccard" else f"{mean} ± {100 * half:.2f}"
+        return f"{mean} ± {half:.3f}" if index else f"{mean} ± {100 * half:.2f}"
 
-    rows = [(name, *(said(own[region]) for region in _SHOWN_REGIONS)) for name, own in by_cell.items()]
-    return Rows(("cell", *_SHOWN_REGIONS.values()), rows, tuple(range(1, len(_SHOWN_REGIONS) + 1)))
+    shown = list(dict.fromkeys(one.measure for one in regions))
+    rows = [
+        (name, *(said(own[region]) if region in own else NOTHING for region in shown)) for name, own in by_cell.items()
+    ]
+    return Rows(("cell", *map(_region_title, shown)), rows, tuple(range(1, len(shown) + 1)))
+
+
+def _region_title(measure: str) -> str:
+    """What a figure of a partition is called; of named systems by what its name is made of."""
+    if measure in _SHOWN_REGIONS:
+        return _SHOWN_REGIONS[measure]
+    if measure.startswith("jaccard "):
+        return f"Jaccard of {measure.removeprefix('jaccard ').replace('/', ' and ')}"
+    if measure.endswith("_trained_fraction"):
+        return f"phases of {measure.removesuffix('_trained_fraction')} train"
+    return f"{measure.removesuffix('_only_share_of_set')} only, of its set"
 
 
 def _cost_rows(results: Sequence[Result]) -> Rows:

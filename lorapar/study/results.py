@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal
 
-from lorapar.config import SYSTEMS
 from lorapar.config.study import StudyConfig
+from lorapar.config.training import methods_of
 from lorapar.evaluation.intervals import wilson_interval
 from lorapar.evaluation.outcomes import read_outcomes
 from lorapar.local.folder import RunFolder, StageRecord
@@ -108,7 +109,7 @@ def read_result(cell: Cell, folder: RunFolder) -> Result:
     records = folder.records()
     rows: dict[tuple[str, str], Rows] = {}
     if "execute" in records:
-        said = _texts(folder.artifact("tally", "heldout"))
+        said = _texts(folder.artifact("tally", "heldout"), cell.config.system_names)
         for measure, models in read_outcomes(folder.artifact("execute", "evaluation"), "strict").items():
             for model in MODELS:
                 if model in models:
@@ -116,8 +117,9 @@ def read_result(cell: Cell, folder: RunFolder) -> Result:
                         said.get((measure, row), row): right for row, right in models[model].items()
                     }
     partition = read_json(folder.artifact("partition", "partition") / "summary.json")
-    regions = {name: float(partition[name]) for name in REGIONS}
-    scores = {system: partition["scatter"][system] for system in SYSTEMS}
+    regions = _regions(partition)
+    drawn = partition.get("scatter") or {}
+    scores = {system: drawn[system] for system in cell.config.system_names if system in drawn}
     adapter = cell.config.adapter
     elements = (partition["elements"], adapter.rank, adapter.layout)
     return Result(cell, rows, regions, scores, elements, _again(folder, records), _cost(folder, records), records)
@@ -128,10 +130,20 @@ def _again(folder: RunFolder, records: dict[str, StageRecord]) -> dict[str, floa
     return dict((found.get("scored_again") or {}).get("rank_correlation") or {})
 
 
-def _texts(heldout: Path) -> dict[tuple[str, str], str]:
+def _regions(partition: Mapping[str, Any]) -> dict[str, float]:
+    """The figures of a partition that a study shows; of named systems by their names."""
+    if (named := partition.get("systems")) is None:
+        return {name: float(partition[name]) for name in REGIONS}
+    keys = [*(f"{one}_only_share_of_set" for one in named), "shared_fraction"]
+    trained = [f"{one}_trained_fraction" for one in named]
+    alike = {f"jaccard {pair}": float(value) for pair, value in partition["jaccards"].items()}
+    return {**{key: float(partition[key]) for key in (*keys, *trained)}, **alike}
+
+
+def _texts(heldout: Path, systems: Sequence[str]) -> dict[tuple[str, str], str]:
     """By system and name of a held-out row, the digest of what it says: names repeat over seeds, with other rows."""
     found: dict[tuple[str, str], str] = {}
-    for system in SYSTEMS:
+    for system in systems:
         times: Counter[str] = Counter()
         for row in read_records(heldout / f"{system}.jsonl", Example):
             said = digest_of([row.asked, row.answer])
@@ -144,12 +156,26 @@ def _cost(folder: RunFolder, records: dict[str, StageRecord]) -> Cost:
     sft, rl = (records[name].metrics if name in records else {} for name in ("sft", "rl"))
     return Cost(
         seconds=sum(record.seconds for record in records.values()),
-        sft_steps=_whole(sft.get("steps")),
-        rl_steps=_whole(rl.get("steps")),
+        sft_steps=_steps("sft", (sft, rl)),
+        rl_steps=_steps("rl", (rl, sft)),
         rl_tokens=_sampled(folder.artifact("rl", "adapter")) if "rl" in records else None,
         sft_active=_whole(sft.get("active_elements")),
         rl_active=_whole(rl.get("active_elements")),
     )
+
+
+def _steps(method: str, nodes: Sequence[Mapping[str, float]]) -> int | None:
+    """Steps by a method: of all its named phases in both nodes, else what the method's own node, the first one, says.
+
+    A node of a single phase tells it without the phase's place.
+    """
+    each = [
+        value for metrics in nodes for key, value in metrics.items() if re.fullmatch(rf"\d+_\w+_{method}_steps", key)
+    ]
+    single = not any(re.match(r"\d+_", key) for key in nodes[0])
+    own = [nodes[0]["steps"]] if single and "steps" in nodes[0] else []
+    apart = [metrics["sft_steps"] for metrics in nodes[1:] if method == "sft" and "sft_steps" in metrics]
+    return _whole(sum([*each, *own, *apart])) if each or own or apart else None
 
 
 def _whole(value: float | None) -> int | None:
@@ -158,7 +184,10 @@ def _whole(value: float | None) -> int | None:
 
 def _sampled(adapter: Path) -> int | None:
     """Completions times their mean length: every step samples as many."""
-    completions = read_json(adapter / "summary.json").get("completions")
+    summary = read_json(adapter / "summary.json")
+    if sum(phase["method"] == "rl" for phase in summary.get("phases", ())) > 1:
+        return None  # the history is that of the last one
+    completions = summary.get("completions")
     lines = (adapter / "history.jsonl").read_text(encoding="utf-8").splitlines()
     lengths = [step["completion_length"] for step in map(json.loads, lines) if "completion_length" in step]
     return round(completions * fmean(lengths)) if completions and lengths else None
@@ -199,7 +228,7 @@ def region_figures(study: StudyConfig, results: Sequence[Result]) -> list[Figure
     """The means of what partitions come to."""
     found = []
     for name, own in by_cell(study, results):
-        for region in REGIONS:
+        for region in own[0].regions:
             shares = [result.regions[region] for result in own]
             interval = seed_interval(shares, study.confidence)
             found.append(Figure(name, "", region, fmean(shares), interval, len(shares), 0))
@@ -327,7 +356,7 @@ def varies_phases(study: StudyConfig) -> bool:
 def _readings(results: Sequence[Result]) -> list[tuple[str, str]]:
     """Models and measures that were evaluated, measures first; after SFT only where training begins with it."""
     keys = dict.fromkeys(key for result in results for key, rows in result.rows.items() if rows)
-    if any(result.cell.config.phases[0] != "sft" for result in results):
+    if any(methods_of(result.cell.config.phases[0]) != ("sft",) for result in results):
         keys = {key: None for key in keys if key[0] != "after_sft"}
     measures = list(dict.fromkeys(measure for _, measure in keys))
     return sorted(keys, key=lambda key: (measures.index(key[1]), MODELS.index(key[0])))

@@ -63,6 +63,8 @@ class Search:
 
         The folder is locked by the caller. Raises StoppedError where it is stopped: the same call goes on.
         """
+        if self.base.system_names != SYSTEMS:
+            raise BadInputError("lorapar tune searches settings of system1 and system2; leave `systems` out of them")
         self._keep_settings()
         study = _opened(self.folder.root / "journal.log", self.tune)
         _take_up(study, self._given())

@@ -12,13 +12,19 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from lorapar import __version__
 from lorapar.adapter import Partition, load_scores
+from lorapar.config import load_config
+from lorapar.config.study import parse_study
 from lorapar.evaluation import read_outcomes
 from lorapar.local.edits import export_rows, import_edits
 from lorapar.local.folder import RunFolder
 from lorapar.local.partitions import swept
 from lorapar.records import Example, read_json, read_records
 from lorapar.store import verify
+from lorapar.study.cells import cells_of, fitted
+from lorapar.study.folder import CellState, StudyFolder
+from lorapar.study.report import write_study_report
 from tests.conftest import run_cli
 
 NAMES = ("recall", "sums", "naming")
@@ -57,6 +63,17 @@ SETTINGS = {
     },
     "evaluate": {"batch_size": 9, "max_new_tokens": 4},
 }
+
+
+STUDY = """
+name: s
+title: Which order?
+seeds: [0]
+cells:
+- {name: given, settings: {phases: [sft, rl]}}
+- {name: turned, settings: {phases: [rl, sft]}}
+- {name: both at once, settings: {phases: [sft+rl]}}
+"""
 
 
 def _rows():
@@ -192,3 +209,28 @@ def test_labels_are_edited_by_name_and_whole_outputs_are_kept(three, tmp_path):
     file.write_text("example_id,edited\nr0,system1\n")
     with pytest.raises(Exception, match="edited is 'system1'; write recall, sums, naming, hold_out"):
         import_edits(run, file)
+
+
+def test_a_study_reports_runs_of_named_systems_by_system(three, tmp_path):
+    """A cell whose run this is, beside one that has not begun."""
+    run, _ = three
+    base = load_config(file=run.root.parent / "three.yaml")
+    study = fitted(parse_study(STUDY, "s"), base)
+    assert study.missing == ("The cell “both at once”: phases of named systems have no such order.",)
+    first, second = cells_of(study, base, "/store")
+    assert [one.system for one in second.config.phases] == ["sums", "recall", "naming"]
+    folder = StudyFolder(tmp_path)
+    folder.cell(first).mkdir(parents=True)
+    folder.run(first).root.symlink_to(run.root)
+    folder.write_state(first, CellState(status="finished", digest=first.digest, version=__version__))
+    write_study_report(study, [first, second], folder)
+    figures = list(csv.DictReader((tmp_path / "figures.csv").open()))
+    asked = {(row["model"], row["measure"]) for row in figures if row["model"]}
+    assert asked == {(model, name) for model in ("base", "after_sft", "after_rl") for name in NAMES}
+    regions = {row["measure"] for row in figures if not row["model"]}
+    assert {"recall_only_share_of_set", "naming_trained_fraction", "jaccard recall/sums"} <= regions
+    (cost,) = csv.DictReader((tmp_path / "cells.csv").open())
+    assert (cost["sft_steps"], cost["rl_steps"]) == ("3", "1"), "of all phases"
+    page = (tmp_path / "report.md").read_text()
+    assert "phases of naming train | Jaccard of recall and sums" in page
+    assert "| given | naming | at the end |" in page

@@ -7,7 +7,7 @@ from lorapar.config.study import parse_study
 from lorapar.local.folder import StageRecord
 from lorapar.study.cells import cells_of
 from lorapar.study.correlation import correlations
-from lorapar.study.results import Cost, Result, comparisons, figures
+from lorapar.study.results import Cost, Result, _steps, comparisons, figures
 
 STUDY = "name: s\ntitle: t\nseeds: [0, 1]\ngrid: {partition.theta: [0.9, 0.5, 0.1]}\n"
 NO_COST = Cost(1.0, None, None, None, None, None)
@@ -107,3 +107,17 @@ def test_a_mean_has_an_interval_over_seeds_and_the_paper_beside_it():
     assert (second.paper, second.interval) == (None, pytest.approx((0.5, 0.5)))
     (alone,) = figures(study, made[:1])
     assert alone.interval == pytest.approx((0.352, 0.648), abs=1e-3), "of one seed it is over rows"
+
+
+@pytest.mark.parametrize(
+    ("sft", "rl", "steps"),
+    [
+        ({"steps": 3}, {"steps": 2}, (3, 2)),
+        ({"steps": 0}, {"steps": 2, "sft_steps": 3}, (3, 2)),
+        ({"steps": 2, "1_a_sft_steps": 1, "2_b_sft_steps": 2}, {"steps": 4}, (3, 4)),
+        ({"steps": 2}, {"steps": 4, "1_b_rl_steps": 4, "2_a_sft_steps": 5}, (7, 4)),
+        ({"steps": 1}, {}, (1, None)),
+    ],
+)
+def test_steps_are_those_of_every_phase_by_a_method(sft, rl, steps):
+    assert (_steps("sft", (sft, rl)), _steps("rl", (rl, sft))) == steps
