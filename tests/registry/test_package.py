@@ -11,6 +11,7 @@ from peft import LoraConfig, PeftConfig
 from lorapar.config import ModelConfig
 from lorapar.errors import BadInputError
 from lorapar.registry import package_adapter, plain_config
+from lorapar.registry.serving import serving_facts
 
 
 def test_the_folder_is_plain_peft_and_the_weights_are_copied(trained, tmp_path) -> None:
@@ -39,7 +40,8 @@ def test_a_revision_that_is_no_commit_is_left_out(trained, revision) -> None:
 @pytest.mark.parametrize(
     ("special", "named"),
     [
-        ({"use_dora": True}, "use_dora"),
+        ({"rank_pattern": {"q_proj": 4}}, "rank_pattern"),
+        ({"peft_type": "LOHA"}, "another type"),
         ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
         ({"bias": "all"}, "type"),
     ],
@@ -48,6 +50,19 @@ def test_what_no_server_takes_is_refused(trained, special, named) -> None:
     config = json.loads((trained / "adapter_config.json").read_text())
     with pytest.raises(BadInputError, match=named):
         plain_config({**config, **special}, ModelConfig())
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({"peft_type": "LORA", "r": 12}, {"rank": 12, "max_lora_rank": 16}),
+        ({"peft_type": "LORA", "r": 8, "use_dora": True}, {"kind": "dora", "rank": 8, "max_lora_rank": None}),
+        ({"peft_type": "PREFIX_TUNING"}, {"kind": "prefix", "rank": None, "max_lora_rank": None}),
+    ],
+)
+def test_other_kinds_are_published_for_peft_and_the_lineage_says_that_vllm_does_not_serve_them(values, told) -> None:
+    assert plain_config(values, ModelConfig())["inference_mode"]
+    assert serving_facts(values) == told
 
 
 def test_a_folder_without_weights_is_no_adapter(trained, tmp_path) -> None:
