@@ -174,6 +174,6 @@ def version_lines(facts: VersionFacts) -> str:
     if facts.base is not None:
         served = f"vLLM needs --max-lora-rank {facts.max_lora_rank}" if facts.max_lora_rank else "not served by vLLM"
         lines["base"] = f"{facts.base} at {facts.base_revision or 'no revision'}"
-        lines["rank"] = f"{facts.rank}, {served}"
+        lines["rank"] = f"{'none' if facts.rank is None else facts.rank}, {served}"
     files = [f"  {size:>12,} bytes  {name}" for name, size in facts.files.items()]
     return "\n".join([*(f"{key:<11}{value}" for key, value in lines.items()), *files])

@@ -18,9 +18,11 @@ from pydantic import ValidationError
 from lorapar.basemodel.number_format import number_format
 from lorapar.basemodel.resolve import Kind, kind_of
 from lorapar.config import ModelConfig, PromptConfig
+from lorapar.config.adapter import kind_of_peft
 from lorapar.errors import BadInputError, IntegrityError
 from lorapar.progress import Progress
-from lorapar.records import Example, System, Turn, write_json
+from lorapar.records import Example, System, Turn, read_json, write_json
+from lorapar.registry.package import CONFIG_FILE
 from lorapar.registry.start import Start, start_in
 from lorapar.serving.base_identity import require_same
 from lorapar.store import replace_folder
@@ -168,6 +170,12 @@ def _merge_into(adapter: LocalAdapter, folder: Path, progress: Progress) -> floa
     from lorapar.evaluation.transformers_engine import with_adapter
     from lorapar.registry.verify import MAX_LOGIT_DIFFERENCE
 
+    kind = kind_of_peft(read_json(adapter.folder / CONFIG_FILE))
+    if kind in ("prompt", "prefix"):
+        raise BadInputError(
+            f"{adapter.folder} is of the kind {kind}, which changes no weight of the base and so cannot be merged; "
+            "load it with PEFT"
+        )
     tokenizer = load_tokenizer(adapter.model, progress)
     progress.start("merging", total=2)
     with with_adapter(load_model(adapter.model, progress), adapter.folder) as adapted:

@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 
 from lorapar.errors import BadInputError, IntegrityError
+from lorapar.records import write_json
 from lorapar.registry import Registry
 from lorapar.registry.signature import TRUSTED_KEYS, sign_version
-from lorapar.serving import AdapterCache
+from lorapar.serving import AdapterCache, server_command
 from lorapar.serving.base_identity import ServedBase
 
-from .conftest import BASE
+from .conftest import BASE, adapter_files
 
 
 @pytest.fixture
@@ -86,3 +87,16 @@ def test_pruning_keeps_what_is_used_and_the_latest_others(cache: AdapterCache) -
     assert cache.prune("task", frozenset(), spare=1) == [1]
     assert cache.prune("task", frozenset({2}), spare=0) == []
     assert cache.prune("task", frozenset(), spare=0) == [2]
+
+
+@pytest.mark.parametrize("config", [{"peft_type": "PROMPT_TUNING"}, {"peft_type": "LORA", "r": 8, "use_dora": True}])
+def test_what_vllm_does_not_serve_is_told_in_one_line(registry: Registry, tmp_path: Path, config) -> None:
+    folder = adapter_files(tmp_path / "made3", "weights 3")
+    write_json(folder / "adapter_config.json", {**config, "base_model_name_or_path": BASE})
+    registry.publish("task", folder)
+    registry.set_alias("task", "production", 3)
+    told = r"task@3 is of the kind (prompt|dora), and vLLM serves plain LoRA only"
+    with pytest.raises(BadInputError, match=told):
+        AdapterCache(registry, tmp_path / "cache", ServedBase(BASE)).fetch("task", 3)
+    with pytest.raises(BadInputError, match=told):
+        server_command(registry, ["task"])

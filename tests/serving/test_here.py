@@ -122,3 +122,12 @@ def test_another_base_and_a_folder_that_is_none_are_refused(loud, tmp_path, make
     (loud / "lineage.json").write_text(json.dumps(lineage))
     with pytest.raises(BadInputError, match="written by another version of lorapar"):
         read_adapter("loud", loud)
+
+
+def test_virtual_tokens_cannot_be_merged_and_the_line_says_so(tiny_run, tmp_path) -> None:
+    folder = Path(shutil.copytree(tiny_run / "adapter", tmp_path / "prompt"))
+    config = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps({**config, "peft_type": "PROMPT_TUNING"}))
+    with pytest.raises(BadInputError, match="is of the kind prompt, which changes no weight of the base"):
+        merge(read_adapter("prompt", folder), tmp_path / "merged", Silent())
+    assert not (tmp_path / "merged").exists()
