@@ -188,6 +188,8 @@ def _sampled(adapter: Path) -> int | None:
     if sum(phase["method"] == "rl" for phase in summary.get("phases", ())) > 1:
         return None  # the history is that of the last one
     completions = summary.get("completions")
+    if not (adapter / "history.jsonl").is_file():
+        return None  # this node has trained nothing
     lines = (adapter / "history.jsonl").read_text(encoding="utf-8").splitlines()
     lengths = [step["completion_length"] for step in map(json.loads, lines) if "completion_length" in step]
     return round(completions * fmean(lengths)) if completions and lengths else None

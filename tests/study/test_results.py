@@ -5,9 +5,10 @@ import pytest
 from lorapar.config import load_config
 from lorapar.config.study import parse_study
 from lorapar.local.folder import StageRecord
+from lorapar.records import write_json
 from lorapar.study.cells import cells_of
 from lorapar.study.correlation import correlations
-from lorapar.study.results import Cost, Result, _steps, comparisons, figures
+from lorapar.study.results import Cost, Result, _sampled, _steps, comparisons, figures
 
 STUDY = "name: s\ntitle: t\nseeds: [0, 1]\ngrid: {partition.theta: [0.9, 0.5, 0.1]}\n"
 NO_COST = Cost(1.0, None, None, None, None, None)
@@ -121,3 +122,13 @@ def test_a_mean_has_an_interval_over_seeds_and_the_paper_beside_it():
 )
 def test_steps_are_those_of_every_phase_by_a_method(sft, rl, steps):
     assert (_steps("sft", (sft, rl)), _steps("rl", (rl, sft))) == steps
+
+
+def test_tokens_are_counted_where_rl_has_trained(tmp_path):
+    write_json(tmp_path / "summary.json", {"steps": 0})
+    assert _sampled(tmp_path) is None, "no history: the adapter was passed on"
+    (tmp_path / "history.jsonl").write_text('{"completion_length": 7.0}\n{"completion_length": 9.0}\n')
+    write_json(tmp_path / "summary.json", {"completions": 16})
+    assert _sampled(tmp_path) == 128
+    write_json(tmp_path / "summary.json", {"completions": 16, "phases": [{"method": "rl"}, {"method": "rl"}]})
+    assert _sampled(tmp_path) is None, "the history is that of the last phase"
