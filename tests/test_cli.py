@@ -165,6 +165,16 @@ def test_rewards_that_cannot_be_imported_and_nothing_held_out_are_refused_at_onc
         assert message in result.stderr
 
 
+@pytest.mark.parametrize("option", ["--out", "--set=data.source"])
+def test_a_name_that_no_file_system_takes_is_one_line(cli, tmp_path, option):
+    name = str(tmp_path / ("r" * 256))
+    result = cli("plan", "--preset", "tiny", *([f"{option}={name}"] if "=" in option else [option, name]))
+    assert result.returncode == ExitCode.STORAGE
+    (line,) = result.stderr.strip().splitlines()
+    assert line.startswith(f"lorapar: {tmp_path}/rrr")
+    assert "takes no name of that length" in line
+
+
 @pytest.mark.parametrize(
     ("sent", "code"), [(signal.SIGINT, ExitCode.INTERRUPTED), (signal.SIGTERM, ExitCode.TERMINATED)]
 )

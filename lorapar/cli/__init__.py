@@ -82,9 +82,19 @@ def main() -> NoReturn:
     except Exception as bug:
         if is_usage_problem(bug):
             _say_usage(bug)
+        _say_refused(bug)
         say_traceback(type(bug), bug, bug.__traceback__)
         sys.exit(ExitCode.BUG)
     sys.exit(code or ExitCode.OK)
+
+
+def _say_refused(error: Exception) -> None:
+    """End with one line where the system refused something, wherever that was; a bug comes back from here."""
+    from lorapar.store.artifact import refused_by_system
+
+    if (told := refused_by_system(error)) is not None:
+        err.say(f"lorapar: {redact(str(told))}", "red")
+        sys.exit(told.exit_code)
 
 
 def _say_usage(problem: UsageProblem) -> NoReturn:

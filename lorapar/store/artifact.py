@@ -150,10 +150,6 @@ def storage_errors(where: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if full := _means_full(error):
-            if _lacks_inodes(where):
-                full = "its file system has room, but takes no more files (df -i)"
-            raise StorageError(f"{where}: {full}; free some room and run again, it continues") from error
         if isinstance(error, OSError) and error.errno in _FORBIDDEN:
             raise StorageError(f"{error.filename or where}: cannot be written ({error.strerror})") from error
         if isinstance(error, OSError) and error.errno in (*UNSUPPORTED, errno.ESTALE):
@@ -161,11 +157,36 @@ def storage_errors(where: Path) -> Iterator[None]:
                 f"{error.filename or where}: its file system cannot do what is needed ({error.strerror}); choose a "
                 "folder on another one"
             ) from error
-        if isinstance(error, OSError) and error.errno in _OF_THE_SYSTEM:
-            cause = f"{error.strerror}: {_OF_THE_SYSTEM[error.errno]}"
-            raise StorageError(f"{error.filename2 or error.filename or where}: {cause}") from error
+        if told := refused_by_system(error, where):
+            raise told from error
         raise
 
+
+def refused_by_system(error: Exception, where: Path | None = None) -> StorageError | None:
+    """The line for what the system refuses and is nobody's bug: a full disk, a name that is too long; else None.
+
+    `where` is what was to be written, where the error alone does not say it.
+    """
+    named = (error.filename2 or error.filename) if isinstance(error, OSError) else None
+    if full := _means_full(error):
+        place = where or Path(os.fsdecode(named) if isinstance(named, str | bytes) else ".")
+        if _lacks_inodes(place):
+            full = "its file system has room, but takes no more files (df -i)"
+        return StorageError(f"{place}: {full}; free some room and run again, it continues")
+    if not isinstance(error, OSError):
+        return None
+    if error.errno in _OF_THE_SYSTEM:
+        cause = f"{error.strerror}: {_OF_THE_SYSTEM[error.errno]}"
+    elif error.errno in (errno.EACCES, errno.EROFS) and named:
+        cause = f"cannot be read or written ({error.strerror})"
+    else:
+        return None
+    shown = str(named or where or "")
+    shown = shown if len(shown) <= _SHOWN_CHARACTERS else f"{shown[:_SHOWN_CHARACTERS]}…"
+    return StorageError(f"{shown}: {cause}" if shown else cause)
+
+
+_SHOWN_CHARACTERS = 120
 
 _OF_THE_SYSTEM = {
     errno.EIO: "the disk or mount failed; look at the system's log, then run again, it continues",

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 from types import SimpleNamespace
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from lorapar.errors import ExitCode, IntegrityError, StorageError
 from lorapar.store import read_manifest, replace_folder, seal, storage_errors, verify
+from lorapar.store.artifact import refused_by_system
 
 
 @pytest.fixture
@@ -122,6 +124,25 @@ def test_what_the_system_refuses_is_one_line(tmp_path, code, said):
     with pytest.raises(StorageError, match=said) as caught, storage_errors(tmp_path):
         raise OSError(code, os.strerror(code), str(tmp_path / "file"))
     assert caught.value.exit_code == ExitCode.STORAGE
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (
+            OSError(errno.ENAMETOOLONG, "too long", "r" * 256),
+            f"{'r' * 120}…: too long: its file system takes no name of",
+        ),
+        (OSError(errno.ENOSPC, "no space", "out/x"), "out/x: the disk is full"),
+        (PermissionError(errno.EACCES, "denied", "rows.jsonl"), r"rows.jsonl: cannot be read or written \(denied\)"),
+        (PermissionError(errno.EACCES, "a system call"), None),
+        (FileNotFoundError(errno.ENOENT, "gone", "a"), None),
+        (ValueError("anything"), None),
+    ],
+)
+def test_what_the_system_refuses_is_told_from_a_bug(error, said):
+    told = refused_by_system(error)
+    assert (told is None) if said is None else re.match(said, str(told))
 
 
 def test_quota_in_the_words_of_another_language_is_one(tmp_path):
