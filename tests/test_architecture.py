@@ -301,6 +301,7 @@ MODULE_OF = {
     "huggingface-hub": "huggingface_hub",
     "typing-extensions": "typing_extensions",
     "mlflow-skinny": "mlflow",
+    "kubeflow-trainer-api": "kubeflow_trainer_api",
 }
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXTRAS = tuple(PROJECT["optional-dependencies"])
@@ -309,7 +310,6 @@ COMES_WITH = {
     "botocore": "boto3",
     "kfp_server_api": "kfp",
     "urllib3": "kfp",
-    "kubernetes": "kfp",
     "s3transfer": "boto3",
     "latex2sympy2_extended": "math-verify",
     "sympy": "math-verify",

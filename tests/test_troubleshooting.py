@@ -21,6 +21,7 @@ FOREIGN = (
     "Additional property",  # helm, of one it does not know
     "is not allowed",
     "pipeline lorapar already exists",  # Kubeflow
+    "specified clusterTrainingRuntime must be created before the TrainJob is created",  # Kubeflow Trainer
     "'Sign in'",  # a web page
 )
 """What others print; the page says what it means here."""

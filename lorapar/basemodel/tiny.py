@@ -38,7 +38,10 @@ def tiny_digest() -> str:
 def write_tiny(folder: Path) -> None:
     """Write model and tokenizer; equal on every machine and under every version of the libraries."""
     with quiet():
-        _model().save_pretrained(folder)
+        model = _model()
+        # Among several processes transformers 5.23 writes nothing in any but the first, which may be elsewhere.
+        model.should_save_on_this_rank = lambda is_main_process: True
+        model.save_pretrained(folder)
         _tokenizer().save_pretrained(folder)
 
 

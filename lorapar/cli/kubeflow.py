@@ -135,7 +135,7 @@ def submit_command(  # noqa: PLR0913  -- an argument is an option of the command
     values = pipeline_parameters(settings, parameters or [], store or settings.store.address, mounts_of(placement))
     given = plugins_input(plugins or [], plugins_of(placement))
     wanted = Wanted(images or (), registry, placement, require_digests, no_cache)
-    wanted.check()
+    wanted.check(values)
     server = server_at(host, namespace)
     package = wanted.package_for(server, "run")
     mark = _mark(package, values, settings) if if_changed else ""
@@ -229,7 +229,7 @@ def schedule_command(  # noqa: PLR0913  -- an argument is an option of the comma
     values = pipeline_parameters(settings, parameters or [], store or settings.store.address, mounts_of(placement))
     given = plugins_input(plugins or [], plugins_of(placement))
     wanted = Wanted(images or (), registry, placement, require_digests)
-    wanted.check()
+    wanted.check(values)
     from lorapar.kubeflow.server import Start
 
     server = server_at(host, namespace)

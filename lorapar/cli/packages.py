@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lorapar.cli.base import err, out
 from lorapar.errors import BadInputError
@@ -30,8 +30,17 @@ class Wanted:
         """The package by itself: images that are not named are the shipped ones."""
         return self._built(references(self.registry, self.images), apart=False)
 
-    def check(self) -> None:
-        """Refuse what is wrong before anything is asked or sent; raises BadInputError."""
+    def check(self, values: Mapping[str, Any] | None = None) -> None:
+        """Refuse what is wrong before anything is asked or sent; raises BadInputError.
+
+        `values`: the parameters of the run, where there is one; several nodes have to be able to train it.
+        """
+        if values is not None and self.placement is not None:
+            from lorapar.kubeflow.checks import check_nodes
+            from lorapar.kubeflow.parameter_values import run_config
+
+            asked = self._built(references(None, ()), apart=False, loose=True).asked
+            check_nodes(run_config(values), asked, values.get("store"))
         given = named(self.registry, self.images)
         loose = [image for image in given.values() if not is_pinned(image)]
         if self.require_digests and loose:
@@ -58,7 +67,7 @@ class Wanted:
         warn_of_tags(package)
         return package
 
-    def _built(self, images: Mapping[str, str], *, apart: bool) -> Package:
+    def _built(self, images: Mapping[str, str], *, apart: bool, loose: bool = False) -> Package:
         from lorapar.kubeflow.package import OWN_PIPELINE, PIPELINE_NAME, build_package
         from lorapar.kubeflow.placement import read_placement
 
@@ -66,7 +75,7 @@ class Wanted:
         return build_package(
             images,
             placed,
-            require_digests=self.require_digests,
+            require_digests=self.require_digests and not loose,
             cached=not self.no_cache,
             pipeline_name=OWN_PIPELINE if apart else PIPELINE_NAME,
         )

@@ -28,6 +28,8 @@ from lorapar.kubeflow.ports import node_ports
 from lorapar.kubeflow.reporting import keep_plan, run_report, say_outcome, way_of_running
 from lorapar.kubeflow.task_outputs import show_metrics, show_node, show_plan
 from lorapar.kubeflow.tasks import REUSE_VARIABLE, task_named
+from lorapar.kubeflow.train_nodes import is_node, nodes_wanted, train_on_nodes, work_as_node
+from lorapar.kubeflow.trainjob import holds_accelerators
 from lorapar.local.execute import executed, new_record
 from lorapar.local.folder import StageRecord
 from lorapar.local.live import live_in_store
@@ -35,6 +37,7 @@ from lorapar.progress import Progress
 from lorapar.redaction import redact
 from lorapar.stages.contract import Origin, StageCall, StageSettings, stage_spec
 from lorapar.stages.graph import GRAPH, Node
+from lorapar.stages.nodes import Crew
 from lorapar.store import fetch_tree, open_store, put_tree
 
 RUN_VARIABLE = "LORAPAR_RUN"
@@ -53,6 +56,8 @@ class Task:
     ledger: Ledger
     scratch: Path
     progress: Progress
+    command: tuple[str, ...] = ()
+    """What this task was started with, for nodes that are to do the same."""
     settings: TaskSettings = field(default_factory=dict)
     records: dict[str, StageRecord] = field(default_factory=dict)
     folders: dict[str, Path] = field(default_factory=dict)
@@ -83,7 +88,12 @@ def run_task(name: str, text: str, store: str | None, scratch: Path | None, prog
     if name == "report":
         run_report(given, lambda: Ledger(open_store(address), run), root / "report")
         return
-    task = Task(name, given, ExecutorOutput(given), Ledger(open_store(address), run), root, progress)
+    command = ("lorapar", "stage", name, "--executor-input", text, *(("--store", store) if store else ()))
+    task = Task(name, given, ExecutorOutput(given), Ledger(open_store(address), run), root, progress, command)
+    if is_node():
+        (node,) = _nodes(task)
+        work_as_node(task.ledger, root / "nodes", lambda crew: _execute(task, *_begun(task, node), crew))
+        return
     with _noted(task, name):
         nodes = _nodes(task)
     for node in nodes:
@@ -119,12 +129,13 @@ def _run_node(task: Task, node: Node) -> None:
         return
     if node.stage != "plan" and node.name not in task.settings:
         return
-    settings = _settings(task, node)
-    record = new_record(node.name, node.stage, settings.model_dump(mode="json"), _digests(task, node))
+    record, settings = _begun(task, node)
     reusable = stage_spec(node.stage).cached and os.environ.get(REUSE_VARIABLE) != "off"
     finished = task.ledger.find_finished(record) if reusable else None
     if finished is not None:
         task.progress.say(f"{node.name}: taken from the store, where an earlier run has put it")
+    elif (wanted := nodes_wanted(record)) is not None:
+        finished = train_on_nodes(task.ledger, record, wanted, task.command, task.progress)
     else:
         finished = _execute(task, record, settings)
     task.records[node.name] = finished
@@ -134,7 +145,13 @@ def _run_node(task: Task, node: Node) -> None:
         _hand_on(task, finished)
 
 
-def _execute(task: Task, record: StageRecord, settings: StageSettings) -> StageRecord:
+def _begun(task: Task, node: Node) -> tuple[StageRecord, StageSettings]:
+    """The record of a node that has not run yet, and its settings."""
+    settings = _settings(task, node)
+    return new_record(node.name, node.stage, settings.model_dump(mode="json"), _digests(task, node)), settings
+
+
+def _execute(task: Task, record: StageRecord, settings: StageSettings, crew: Crew | None = None) -> StageRecord:
     spec, work = stage_spec(record.stage), task.scratch / f"{record.node}-{record.key[:16]}"
     shutil.rmtree(work / "outputs", ignore_errors=True)
     planned = way_of_running(task.ledger)
@@ -149,6 +166,7 @@ def _execute(task: Task, record: StageRecord, settings: StageSettings) -> StageR
             origin=replace(Origin.of_environment(), run=task.ledger.run),
             processes=planned.processes,
             sharding=planned.sharding,
+            crew=crew,
         )
         with executed(record, call, task.ledger.store, planned.checkpoint) as finished:
             for output in spec.outputs:
@@ -166,7 +184,9 @@ def _settings(task: Task, node: Node) -> StageSettings:
         from lorapar.kubeflow.planned import plan_call
 
         call = plan_call(task.given)
-        planned: StageSettings = spec.settings(config=call.config, accelerators=bool(call.accelerators))
+        planned: StageSettings = spec.settings(
+            config=call.config, accelerators=any(map(holds_accelerators, call.accelerators.values()))
+        )
         return planned
     try:
         settings: StageSettings = spec.settings.model_validate(task.settings[node.name])

@@ -17,6 +17,7 @@ from lorapar.errors import BadInputError
 from lorapar.kubeflow.images import is_pinned
 from lorapar.kubeflow.placement import Placement, place
 from lorapar.kubeflow.tasks import REUSE_VARIABLE, task_named
+from lorapar.kubeflow.trainjob import NODES_VARIABLE, SeveralNodes
 from lorapar.stages.graph import node_names
 
 PIPELINE_NAME = "lorapar"
@@ -66,6 +67,11 @@ class Package:
     def unpinned(self) -> list[str]:
         """Images named by a tag, which can be moved: KFP's cache would not notice."""
         return [image for image in self.images if not is_pinned(image)]
+
+    @property
+    def asked(self) -> dict[str, str]:
+        """What each task takes, as `plan` is told; those that take nothing are left out."""
+        return _asked(self.spec)
 
     def tasks(self) -> tuple[PlannedTask, ...]:
         """The tasks that run nodes of the graph, in the order they run."""
@@ -171,6 +177,12 @@ def _tell_images(package: Package) -> None:
         executor["container"].setdefault("env", []).append({"name": "LORAPAR_IMAGES", "value": said})
 
 
+def _on_nodes(container: dict[str, Any]) -> str:
+    """What several nodes take of which the task starts a TrainJob; empty where it starts none."""
+    text = next((one["value"] for one in container.get("env", []) if one["name"] == NODES_VARIABLE), None)
+    return SeveralNodes.model_validate_json(text).said() if text else ""
+
+
 def _accelerators(container: dict[str, Any]) -> str:
     asked = container.get("resources", {}).get("accelerator")
     if not asked:
@@ -190,14 +202,19 @@ def _switch_caching_off(spec: dict[str, Any]) -> None:
 
 def tell_accelerators(spec: dict[str, Any]) -> None:
     """What each task takes, for the page of `plan` and number formats; what vote tasks take it works out itself."""
-    asked = {}
-    for name, _, label in _container_tasks(spec):
-        said = _accelerators(spec["deploymentSpec"]["executors"][label]["container"])
-        if said and not said.startswith("?"):
-            asked[name] = said
     for name, task, _ in _container_tasks(spec):
         if name == "plan":
-            task["inputs"]["parameters"]["accelerators"] = {"runtimeValue": {"constant": asked}}
+            task["inputs"]["parameters"]["accelerators"] = {"runtimeValue": {"constant": _asked(spec)}}
+
+
+def _asked(spec: dict[str, Any]) -> dict[str, str]:
+    asked = {}
+    for name, _, label in _container_tasks(spec):
+        container = spec["deploymentSpec"]["executors"][label]["container"]
+        said = _on_nodes(container) or _accelerators(container)
+        if said and not said.startswith("?"):
+            asked[name] = said
+    return asked
 
 
 def _keep_retrying(spec: dict[str, Any], platform: dict[str, Any]) -> None:

@@ -18,6 +18,7 @@ from lorapar.config.load import parse_settings, read_text
 from lorapar.config.mistakes import validated
 from lorapar.errors import BadInputError, nearest
 from lorapar.kubeflow.tasks import host_of, tasks_of_stage
+from lorapar.kubeflow.trainjob import ATTEMPT_VARIABLE, NODES_VARIABLE, RUNTIME, SeveralNodes
 from lorapar.network import OWN_VARIABLE, S3_VARIABLE, SHARED_VARIABLES
 from lorapar.redaction import redact
 from lorapar.stages.contract import STAGE_NAMES
@@ -27,7 +28,10 @@ MODELS = "/models"
 AUTHORITIES = "/etc/lorapar/ca"
 """Where the ConfigMap with a company's authorities is mounted, in the chart's pods too."""
 OTHERS = "others"
-_PIPELINES_OWN = ("LORAPAR_RUN", "LORAPAR_IMAGES", *(OWN_VARIABLE, S3_VARIABLE, *SHARED_VARIABLES))
+ON_NODES = ("sft", "rl")
+"""Stages that several nodes can do together."""
+_NAMED_BY_TASKS = ("LORAPAR_RUN", "LORAPAR_IMAGES", NODES_VARIABLE, ATTEMPT_VARIABLE)
+_PIPELINES_OWN = (*_NAMED_BY_TASKS, *(OWN_VARIABLE, S3_VARIABLE, *SHARED_VARIABLES))
 _SECRET = re.compile(r"(SECRET|PASSWORD|PASSWD|TOKEN|API_KEY|ACCESS_KEY|PRIVATE_KEY)$")
 _DIRECT = (
     "localhost,127.0.0.1,::1,$(KUBERNETES_SERVICE_HOST),kubernetes.default.svc,metadata-grpc-service,ml-pipeline,"
@@ -35,6 +39,8 @@ _DIRECT = (
 )
 """What Kubeflow's launcher in each task asks and no proxy reaches; Kubernetes puts its own address in."""
 
+_FOLLOWER = {"CpuRequest": "1", "CpuLimit": "1", "MemoryRequest": "2Gi", "MemoryLimit": "2Gi"}
+"""What a pod takes that only follows a TrainJob."""
 MLFLOW = ("experiment_name", "experiment_id", "disabled")
 """What Kubeflow's own plugin `mlflow` takes (2.17.0, backend/src/apiserver/plugins/mlflow/config.go)."""
 
@@ -46,6 +52,8 @@ LabelKey = Annotated[
     str, StringConstraints(pattern=r"^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$")
 ]
 LabelValue = Annotated[str, StringConstraints(pattern=r"^([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?$")]
+Runtime = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$")]
+Image = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-zA-Z0-9._/:-]*(@sha256:[0-9a-f]{64})?$")]
 Label = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$")]
 
 
@@ -128,6 +136,10 @@ class Group(Section):
     memory: Quantity | None = Field(None, description="Memory requested, and the limit")
     shared_memory: Quantity | None = Field(None, description="Limit of /dev/shm, which counts as memory")
     models: ModelVolume | None = Field(None, description="Where base models are kept")
+    nodes: Positive | None = Field(None, description="Nodes that sft or rl trains on, by a TrainJob; 1: in its own pod")
+    processes: Positive | None = Field(None, description="Processes on each of several nodes; one an accelerator")
+    runtime: Runtime | None = Field(None, description=f"ClusterTrainingRuntime of several nodes; {RUNTIME}")
+    image: Image | None = Field(None, description="Image of several nodes; the task's own")
     timeout_seconds: Positive | None = Field(None, description="A task that runs longer is stopped")
     retries: Annotated[int, Field(ge=0)] | None = Field(None, description="How often a failed task is tried again")
     env: Environment = Field({}, description="Variables, beside those of all tasks and before them")
@@ -135,6 +147,19 @@ class Group(Section):
     annotations: dict[LabelKey, str] = Field({}, description="Annotations of the pods, beside those of all tasks")
 
     _plain = field_validator("env")(lambda env: checked_environment(env))
+
+    @model_validator(mode="after")
+    def _nodes_alone(self) -> Self:
+        """What is said of several nodes, said where there are several."""
+        if (self.nodes or 1) == 1:
+            for name in ("processes", "runtime", "image"):
+                if getattr(self, name) is not None:
+                    raise ValueError(f"{name} is of several nodes: give nodes too, 2 or more")
+        elif self.count and self.processes is not None and self.processes > self.count:
+            raise ValueError(
+                f"{self.processes} processes need as many accelerators on each node, and count is {self.count}"
+            )
+        return self
 
 
 class Placement(Section):
@@ -171,7 +196,7 @@ def checked_environment(env: Environment) -> Environment:
     """The variables, if none is the pipeline's own and no secret stands among them; raises ValueError."""
     for name, value in env.items():
         if name in _PIPELINES_OWN:
-            how = "name authorities by ca_bundle" if name not in _PIPELINES_OWN[:2] else "leave it out"
+            how = "name authorities by ca_bundle" if name not in _NAMED_BY_TASKS else "leave it out"
             raise ValueError(f"{name} is set by the pipeline itself; {how}")
         if isinstance(value, str) and value and (_SECRET.search(name.upper()) or redact(value) != value):
             raise ValueError(
@@ -217,6 +242,10 @@ def read_placement(path: Path) -> Placement:
             raise BadInputError(
                 f"--placement: {path}: groups.{name}: it runs in the task of `{host}`; place that: groups.{host}"
             )
+        if (placement.groups[name].nodes or 1) > 1 and name not in ON_NODES:
+            raise BadInputError(
+                f"--placement: {path}: groups.{name}.nodes: only {' and '.join(ON_NODES)} train on several"
+            )
     return placement
 
 
@@ -227,6 +256,8 @@ def place(spec: dict[str, Any], platform: dict[str, Any], placement: Placement) 
         stage = str(executor["container"]["command"][-1])
         group = placement.group(stage)
         _place_container(executor["container"], stage, group)
+        if (group.nodes or 1) > 1:
+            _place_on_nodes(executor["container"], placement, group)
         _place_pod(kubernetes.setdefault(label, {}), group)
         _place_volumes(executor["container"], kubernetes[label], group)
         _share(kubernetes[label], placement)
@@ -253,6 +284,28 @@ def _place_container(container: dict[str, Any], stage: str, group: Group) -> Non
         resources["accelerator"] = accelerator
     if not resources:
         del container["resources"]
+
+
+def _place_on_nodes(container: dict[str, Any], placement: Placement, group: Group) -> None:
+    """The task's pod starts and follows a TrainJob, whose nodes hold what it would have held itself."""
+    resources = container.pop("resources", {})
+    held = resources.get("accelerator", {})
+    count = int(held.get("resourceCount", 0)) if group.count is not None else (group.processes or 1) if held else 0
+    wanted = SeveralNodes(
+        nodes=group.nodes or 1,
+        processes=group.processes or count or 1,
+        runtime=group.runtime or RUNTIME,
+        image=group.image,
+        accelerator=held.get("resourceType", "nvidia.com/gpu"),
+        count=count,
+        cpu=group.cpu,
+        memory=group.memory,
+        timeout_seconds=group.timeout_seconds,
+        annotations={**placement.annotations, **group.annotations},
+    )
+    if group.cpu is not None or group.memory is not None:  # a quota on limits wants some of every pod
+        container["resources"] = {f"resource{what}": value for what, value in _FOLLOWER.items()}
+    _set_variable(container, NODES_VARIABLE, wanted.model_dump_json(exclude_defaults=True))
 
 
 def _place_pod(pod: dict[str, Any], group: Group) -> None:

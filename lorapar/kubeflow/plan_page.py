@@ -8,11 +8,12 @@ from lorapar.config import RunConfig
 from lorapar.kubeflow.planned import Lane
 from lorapar.kubeflow.summary import plain
 from lorapar.kubeflow.tasks import task_of
+from lorapar.kubeflow.trainjob import holds_accelerators, nodes_in
 from lorapar.local.calls import teacher_calls
 from lorapar.local.estimate import DEVICES, Device, stage_memory_bytes
 from lorapar.report.formats import count_of
 from lorapar.stages.graph import GRAPH, Node
-from lorapar.training.shares import SHARED_STAGES, processes_said
+from lorapar.training.shares import SHARED_STAGES, nodes_said, processes_said
 
 Lanes = Mapping[str, Sequence[Lane]]
 
@@ -56,7 +57,7 @@ def _row(
 ) -> str:
     held = sum(int(lane.accelerators) for lane in lanes)
     takes = (str(held) if held else "none") if lanes else accelerators.get(node.name, "")
-    need = memory["cpu" if takes in ("none", "0") else "cuda"].get(node.stage)
+    need = memory["cpu" if takes in ("none", "0") or not holds_accelerators(takes) else "cuda"].get(node.stage)
     size = f"{need / 1e9:.1f} GB" if need else ""
     how = "; ".join(filter(None, [_how(node, lanes), *_processes(node, config, takes)]))
     return f"| {node.name} | {task_of(node.name).image} | {size} | {takes} | {how} |"
@@ -64,6 +65,8 @@ def _row(
 
 def _processes(node: Node, config: RunConfig, takes: str) -> list[str]:
     """In how many processes a node is done on its accelerators."""
+    if (nodes := nodes_in(takes)) is not None:
+        return [f"by a TrainJob: {line}" for line in nodes_said(config, node.stage, *nodes)]
     held = takes.partition(" ")[0]
     if node.stage not in SHARED_STAGES or not held.isdigit():
         return []

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from lorapar.config import RunConfig
+from lorapar.kubeflow.checks import check_nodes
 from lorapar.kubeflow.executor_input import ExecutorInput
 from lorapar.kubeflow.ledger import TaskSettings
 from lorapar.kubeflow.parameter_values import gpu_pool_of, parallelism_of, run_config
@@ -63,12 +64,14 @@ class PlannedRun:
 def plan_call(given: ExecutorInput) -> PlanCall:
     """Read the parameters; raises BadInputError that begins with the name of the one that is wrong."""
     values = given.inputs.parameter_values
+    config, accelerators = run_config(values), values.get("accelerators") or {}
+    check_nodes(config, accelerators, given.text("store", ""))
     return PlanCall(
-        config=run_config(values),
+        config=config,
         gpu_pool=gpu_pool_of(values.get("gpu_pool") or {}),
         parallelism=parallelism_of(values.get("parallelism", 4)),
         vote_accelerators=given.text("vote_accelerators", "1"),
-        accelerators=values.get("accelerators") or {},
+        accelerators=accelerators,
     )
 
 

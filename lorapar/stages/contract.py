@@ -11,7 +11,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
@@ -20,6 +20,9 @@ from lorapar.errors import BadInputError, nearest
 from lorapar.progress import Progress, Silent
 from lorapar.store import ObjectStore
 from lorapar.tracking import Tracking
+
+if TYPE_CHECKING:
+    from lorapar.stages.nodes import Crew
 
 Metrics = dict[str, float]
 
@@ -100,6 +103,8 @@ class StageCall(Generic[S]):
     """Most processes that train together; None: one for each visible GPU. Decides no output."""
     sharding: Literal["none", "fsdp2"] = "none"
     """How several processes that train hold the base. Decides no output, but for rounding."""
+    crew: Crew | None = None
+    """The other machines that train with this one; None: there are none. Decides no output, but for rounding."""
     judged: bool = True
     """Whether a gate follows; a run on one machine may end before it. Decides no output, only what is refused early."""
     rewarded: bool = True

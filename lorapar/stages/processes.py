@@ -31,39 +31,37 @@ from typing import Any, NoReturn
 
 from lorapar.checkpoint import Keeper
 from lorapar.config import CheckpointConfig, RlConfig, SftConfig
-from lorapar.errors import (
-    BadInputError,
-    ExitCode,
-    IntegrityError,
-    LoraparError,
-    StorageError,
-    Terminated,
-    TrainingError,
-    UnreachableError,
-)
+from lorapar.errors import BadInputError, ExitCode, LoraparError, StorageError, Terminated
 from lorapar.progress import Progress, Silent
 from lorapar.records import read_json, write_json
 from lorapar.stages.contract import Metrics, Origin, StageCall, run_stage, stage_spec
+from lorapar.stages.nodes import IsOver, Meeting, Told, meeting_store
+from lorapar.stages.process_endings import Failed, concluded, outcomes
 from lorapar.stopping import StopRequest, finishing_steps, on_sigterm
 from lorapar.store import open_store, write_atomically
 
 _POLL_SECONDS = 0.05
-_SAME_MOMENT_SECONDS = 5
-"""Within this time processes end because of one another; what the launcher itself kills ends 30 seconds later."""
+_ASK_SECONDS = 1.0
+"""How often other machines are asked whether they have failed."""
+_VAIN_SECONDS = 15.0
+"""What processes have to see for themselves that those of another machine are gone, and to say what went wrong."""
 _WORK = dict.fromkeys(("sft", "rl"), "train together; each takes its part of every step")
-_ERRORS = {
-    kind.exit_code: kind for kind in (BadInputError, UnreachableError, TrainingError, StorageError, IntegrityError)
-}
 
 
 def process_count(call: StageCall[Any], config: SftConfig | RlConfig) -> int:
     """In how many processes a call is to train: one a visible GPU, or as set, if a step can be divided among them."""
     from lorapar.ranks import Ranks
-    from lorapar.training.shares import NOT_SHARDED, chosen_share, visible_gpus
+    from lorapar.training.shares import NOT_SHARDED, chosen_share, share_on_nodes, visible_gpus
 
     if Ranks.here().count > 1:
         return 1
-    share, why = chosen_share(config, visible_gpus(), call.processes)
+    if call.crew is not None:
+        nodes = call.crew.nodes
+        if 0 < (visible := visible_gpus()) < nodes.processes:
+            raise BadInputError(f"{nodes.processes} processes on each node, and this one has {visible} GPUs; see count")
+        share, why = share_on_nodes(config, nodes.count, nodes.processes, call.processes)
+    else:
+        share, why = chosen_share(config, visible_gpus(), call.processes)
     if call.sharding == "fsdp2" and share.processes == 1:
         why = why or NOT_SHARDED
     if why is not None:
@@ -87,18 +85,44 @@ def run_in_processes(stage: str, call: StageCall[Any], count: int) -> Metrics:
     Raises the LoraparError of the process that has one, Terminated once all have saved after a SIGTERM, TrainingError
     where one was killed.
     """
-    call.progress.say(f"{count} processes {_WORK.get(stage, 'share the rows')}")
+    crew = call.crew if stage in _WORK else None
+    nodes = "" if crew is None else f" on {crew.nodes.count} nodes"
+    call.progress.say(f"{count} processes{nodes} {_WORK.get(stage, 'share the rows')}")
     with tempfile.TemporaryDirectory(prefix="lorapar-") as folder, finishing_steps() as stop:
         control = Path(folder)
-        write_json(control / "call.json", _written(stage, call))
-        with _listening(control, call, stop):
-            failures = _launched(control, count)
-        return _concluded(control, failures, stop)
+        written = _written(stage, call, count)
+        write_json(control / "call.json", written)
+        meeting = None if crew is None else crew.hand_out(call, written)
+        with _listening(control, stop, call.progress, call.keeper, None if crew is None else crew.is_over) as listener:
+            failures = listener.of_own(_launched(control, count, meeting))
+        found, lost = outcomes(control), 0
+        if crew is not None:
+            if failures or listener.cut_off:
+                crew.tell_failed()
+            answers = crew.answers()
+            lost = crew.nodes.count - 1 - len(answers)
+            for told in answers.values():
+                found |= {int(rank): one for rank, one in told["found"].items()}
+                failures |= {int(rank): Failed(*one) for rank, one in told["failures"].items()}
+        return concluded(found, failures, stop, lost)
 
 
-def _written(stage: str, call: StageCall[Any]) -> dict[str, Any]:
+def join(told: Told, meeting: Meeting, is_over: IsOver) -> Told:
+    """Start this machine's processes of a call that the first machine has handed out; how they ended."""
+    with tempfile.TemporaryDirectory(prefix="lorapar-") as folder, finishing_steps() as stop:
+        control = Path(folder)
+        write_json(control / "call.json", told)
+        with _listening(control, stop, Silent(), Keeper(), is_over) as listener:  # the first one tells, and keeps
+            failures = listener.of_own(_launched(control, told["count"], meeting))
+        ended = {rank: (one.exitcode, one.timestamp) for rank, one in failures.items()}
+        return {"found": outcomes(control), "failures": ended}
+
+
+def _written(stage: str, call: StageCall[Any], count: int) -> dict[str, Any]:
     return {
         "stage": stage,
+        "count": count,
+        "meeting": uuid.uuid4().hex,
         "settings": call.settings.model_dump(mode="json"),
         "inputs": {name: [str(path.absolute()) for path in paths] for name, paths in call.inputs.items()},
         "outputs": {name: str(path.absolute()) for name, path in call.outputs.items()},
@@ -140,27 +164,33 @@ def _read(control: Path, rank: int) -> tuple[str, StageCall[Any]]:
 # What the process that was asked does.
 
 
-def _launched(control: Path, count: int) -> Mapping[int, Any]:
-    """Start the processes and wait for all; by rank torch's ProcessFailure of those that failed."""
+def _launched(control: Path, count: int, meeting: Meeting | None) -> Mapping[int, Any]:
+    """Start this machine's processes of `count` and wait for all; by rank torch's ProcessFailure of those that failed.
+
+    The machines of a meeting have as many each, and the first machine's are the first.
+    """
     import torch
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+    own = count
+    where: dict[str, Any] = {"rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0", "local_addr": "127.0.0.1"}
+    where |= {"min_nodes": 1, "max_nodes": 1, "run_id": uuid.uuid4().hex}
+    if meeting is not None:
+        nodes = meeting.nodes
+        own = count // nodes.count
+        where = {"rdzv_backend": "static", "rdzv_endpoint": f"{nodes.address}:{nodes.port}", "run_id": meeting.run}
+        where |= {"min_nodes": nodes.count, "max_nodes": nodes.count, "rdzv_configs": {"rank": nodes.rank}}
     config = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
-        nproc_per_node=count,
-        run_id=uuid.uuid4().hex,
-        rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0",
-        local_addr="127.0.0.1",
+        **where,
+        nproc_per_node=own,
         max_restarts=0,
         logs_specs=DefaultLogsSpecs(log_dir=str(control / "logs")),
         signals_to_handle="SIGINT",  # SIGTERM is passed on, so that a process that finishes a step has the time for it
         virtual_local_rank=torch.cuda.is_available(),  # each process sees its own GPU, and no other
     )
-    with _surroundings(count):
+    with _surroundings(own):
         try:
             # -P and PYTHONPATH: what can be imported here can be imported there, and nothing else.
             elastic_launch(config, sys.executable)("-P", "-m", __name__, str(control))
@@ -199,9 +229,14 @@ def _surroundings(count: int) -> Iterator[None]:
 
 
 @contextmanager
-def _listening(control: Path, call: StageCall[Any], stop: StopRequest) -> Iterator[None]:
-    """While the block lasts, show what the first process tells, keep its checkpoints, and pass SIGTERM on."""
-    listener, done = _Listener(control, call, stop), threading.Event()
+def _listening(
+    control: Path, stop: StopRequest, progress: Progress, keeper: Keeper, is_over: IsOver | None = None
+) -> Iterator[_Listener]:
+    """While the block lasts, show what the first process tells, keep its checkpoints, and pass SIGTERM on.
+
+    Once processes of another machine have failed (`is_over`), those here are ended, if they do not end themselves.
+    """
+    listener, done = _Listener(control, stop, progress, keeper, is_over), threading.Event()
 
     def listen() -> None:
         while not done.wait(_POLL_SECONDS):
@@ -210,7 +245,7 @@ def _listening(control: Path, call: StageCall[Any], stop: StopRequest) -> Iterat
     thread = threading.Thread(target=listen, name="processes", daemon=True)
     thread.start()
     try:
-        yield
+        yield listener
     finally:
         done.set()
         thread.join()
@@ -220,12 +255,23 @@ def _listening(control: Path, call: StageCall[Any], stop: StopRequest) -> Iterat
 class _Listener:
     """Reads what the processes write."""
 
-    def __init__(self, control: Path, call: StageCall[Any], stop: StopRequest) -> None:
-        self._control, self._progress, self._keeper, self._stop = control, call.progress, call.keeper, stop
+    def __init__(
+        self, control: Path, stop: StopRequest, progress: Progress, keeper: Keeper, is_over: IsOver | None
+    ) -> None:
+        self._control, self._progress, self._keeper, self._stop = control, progress, keeper, stop
         self._place, self._signalled = 0, set[Path]()
+        self._is_over, self._asked, self._over_since = is_over, time.monotonic(), 0.0
+        self.cut_off = False
+        """Whether the processes here were killed because they waited for those of another machine."""
+
+    def of_own(self, failures: Mapping[int, Any]) -> dict[int, Any]:
+        """The failures that are not of this listener's making."""
+        return {rank: one for rank, one in failures.items() if not (self.cut_off and one.exitcode == -signal.SIGKILL)}
 
     def look(self) -> None:
         """What is new since the last look."""
+        if self._is_over is not None and time.monotonic() > self._asked + _ASK_SECONDS and not self.cut_off:
+            self._end_in_vain(self._is_over)
         if self._stop.requested:
             for path in set(self._control.glob("pid-*")) - self._signalled:
                 self._signalled.add(path)
@@ -235,6 +281,17 @@ class _Listener:
             (self._control / "due").touch()
         for line in self._new_lines():
             self._handle(json.loads(line))
+
+    def _end_in_vain(self, is_over: IsOver) -> None:
+        """Kill processes that still wait some time after those of another machine have failed."""
+        self._asked = time.monotonic()
+        if not self._over_since:
+            self._over_since = self._asked if is_over() else 0.0
+        elif self._asked > self._over_since + _VAIN_SECONDS:
+            self.cut_off = True
+            for path in self._control.glob("pid-*"):
+                with suppress(ProcessLookupError):
+                    os.kill(int(path.read_text()), signal.SIGKILL)
 
     def _new_lines(self) -> list[bytes]:
         told = self._control / "told.jsonl"
@@ -262,44 +319,6 @@ class _Listener:
                     problem = str(error) or type(error).__name__
                 (self._control / "due").unlink(missing_ok=True)
                 write_atomically(self._control / f"kept-{told['number']}", problem)
-
-
-def _concluded(control: Path, failures: Mapping[int, Any], stop: StopRequest) -> Metrics:
-    """The metrics, or the error of the process that has one; others failed because that one was gone."""
-    found = {rank: read_json(path) for path in control.glob("outcome-*.json") for rank in [_rank_of(path)]}
-    if not failures and found[0]["exit_code"] == ExitCode.OK:
-        metrics: Metrics = found[0]["metrics"]
-        return metrics
-    known = [one for one in found.values() if one["exit_code"] in _ERRORS and not one["of_another"]]
-    if known:
-        first = min(known, key=lambda one: one["time"])
-        raise _ERRORS[first["exit_code"]](first["message"])
-    if stop.requested:
-        raise Terminated
-    first_time = min((one.timestamp for one in failures.values()), default=0)
-    for rank, failure in sorted(failures.items()):
-        if failure.exitcode < 0 and failure.timestamp <= first_time + _SAME_MOMENT_SECONDS:
-            raise _killed(rank, failure.exitcode)
-    if any(one["exit_code"] == ExitCode.TERMINATED for one in found.values()):
-        raise Terminated
-    text = next((one["message"] for one in found.values() if one["exit_code"] == ExitCode.BUG), "it left no message")
-    raise RuntimeError(f"one of several processes failed (exit codes {_codes(failures)}): {text}")
-
-
-def _rank_of(path: Path) -> int:
-    return int(path.stem.rpartition("-")[2])
-
-
-def _codes(failures: Mapping[int, Any]) -> str:
-    return ", ".join(f"{rank}: {failure.exitcode}" for rank, failure in sorted(failures.items()))
-
-
-def _killed(rank: int, exit_code: int) -> TrainingError:
-    name = signal.Signals(-exit_code).name
-    return TrainingError(
-        f"process {rank} was killed ({name}), and the others ended with it; where nobody did that, memory ran out: "
-        "lower the batch_size or the setting processes. The same command goes on from where it was"
-    )
 
 
 # What each of the processes does.
@@ -383,7 +402,12 @@ def _work(control: Path, rank: int) -> Metrics:
     import torch
     import torch.distributed as dist
 
-    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    backend = "nccl" if torch.cuda.is_available() else "gloo"
+    if os.environ["LOCAL_WORLD_SIZE"] == os.environ["WORLD_SIZE"]:
+        dist.init_process_group(backend)
+    else:
+        store = meeting_store(read_json(control / "call.json")["meeting"])
+        dist.init_process_group(backend, store=store, rank=rank, world_size=int(os.environ["WORLD_SIZE"]))
     stage, call = _read(control, rank)
     metrics = run_stage(stage, call)
     dist.barrier()

@@ -80,10 +80,6 @@ def run(call: StageCall[Settings]) -> Metrics:
     named = [phase for phase in call.settings.trains if isinstance(phase, PhaseConfig)]
     if named:
         return train_in_turn(call, named, "rl", _named_part)
-    import_at_once(*MODEL_LIBRARIES, "lorapar.training.trainers")
-    from lorapar.training.reward_tools import RewardTools
-    from lorapar.training.rl import train_rl
-
     if call.settings.trains != ("rl",):
         return _with_sft(call)
     if call.settings.score is not None:
@@ -92,6 +88,10 @@ def run(call: StageCall[Settings]) -> Metrics:
         return _filtered(call)
     if (processes := process_count(call, call.settings.rl)) > 1:
         return run_in_processes(SPEC.name, call, processes)
+    import_at_once(*MODEL_LIBRARIES, "lorapar.training.trainers")
+    from lorapar.training.reward_tools import RewardTools
+    from lorapar.training.rl import train_rl
+
     with answer_rule(call.settings.answers) as rule:
         tools = RewardTools(rule, call.cache, call.store, call.settings.execute)
         system = call.settings.system or SYSTEMS[1]

@@ -52,11 +52,11 @@ def run(call: StageCall[Settings]) -> Metrics:
     named = [phase for phase in call.settings.trains if isinstance(phase, PhaseConfig)]
     if named:
         return train_in_turn(call, named, "sft", _part)
+    if (processes := process_count(call, call.settings.sft)) > 1:
+        return run_in_processes(SPEC.name, call, processes)
     import_at_once(*MODEL_LIBRARIES, "lorapar.training.trainers")
     from lorapar.training.sft import train_sft
 
-    if (processes := process_count(call, call.settings.sft)) > 1:
-        return run_in_processes(SPEC.name, call, processes)
     system = call.settings.system or SYSTEMS[0]
     return train_sft(tuning_job(call, SPEC.name), call.settings.sft, system=system, **rows_by_system(call))
 

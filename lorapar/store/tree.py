@@ -29,12 +29,16 @@ def content_key(sha256: str) -> str:
     return f"{CONTENT}/{sha256}"
 
 
-def put_tree(store: ObjectStore, folder: Path, progress: Progress | None = None) -> Manifest:
+def put_tree(
+    store: ObjectStore, folder: Path, progress: Progress | None = None, manifest: Manifest | None = None
+) -> Manifest:
     """Upload what the store does not hold yet of a sealed folder; returns its manifest, which the caller hands on.
+
+    With `manifest`, as `describe` makes one, the folder need not be sealed.
 
     Raises IntegrityError where a file is not what the manifest names, and what the store raises.
     """
-    manifest = read_manifest(folder)
+    manifest = manifest or read_manifest(folder)
     by_key = {content_key(entry.sha256): folder / name for name, entry in manifest.files.items()}
     sizes = {content_key(entry.sha256): entry.size_bytes for entry in manifest.files.values()}
     there = {key: info for key, info in store.known(list(by_key)).items() if info.size_bytes == sizes[key]}

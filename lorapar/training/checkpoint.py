@@ -90,12 +90,13 @@ class Checkpoints:
         if ranks.first:
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
-        ranks.wait()
-        if not ranks.first:
-            write_tensors(folder / f"rng-{ranks.rank}.safetensors", states.torch, {})
-            write_json(folder / f"random-{ranks.rank}.json", {"python": states.python, "numpy": states.numpy})
-        ranks.wait()
+        # Told to the first one, which writes all: the others may be on machines with disks of their own.
+        told = ranks.texts(states.to_text() if ranks.count > 1 else "")
         if ranks.first:
+            for rank, text in enumerate(told[1:], start=1):
+                other = RandomStates.from_text(text)
+                write_tensors(folder / f"rng-{rank}.safetensors", other.torch, {})
+                write_json(folder / f"random-{rank}.json", {"python": other.python, "numpy": other.numpy})
             self._write(folder, trainer, watch, states)
         ranks.wait()
 
@@ -223,6 +224,20 @@ class RandomStates:
     def now(cls) -> RandomStates:
         """As they are."""
         return cls(random.getstate(), _numpy_state(), _torch_states())
+
+    def to_text(self) -> str:
+        """As JSON, for another process."""
+        tensors = {name: bytes(state.tolist()).hex() for name, state in self.torch.items()}
+        return json.dumps({"python": self.python, "numpy": self.numpy, "torch": tensors})
+
+    @classmethod
+    def from_text(cls, text: str) -> RandomStates:
+        """What `to_text` of another process has written."""
+        told = json.loads(text)
+        tensors = {
+            name: torch.tensor(list(bytes.fromhex(state)), dtype=torch.uint8) for name, state in told["torch"].items()
+        }
+        return cls(told["python"], told["numpy"], tensors)
 
 
 def _torch_states() -> dict[str, torch.Tensor]:

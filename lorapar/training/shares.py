@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from math import gcd
 
 from lorapar.config import RlConfig, RunConfig, SftConfig
+from lorapar.errors import BadInputError
 from lorapar.imports import import_at_once
 
 
@@ -72,6 +73,44 @@ def chosen_share(config: SftConfig | RlConfig, gpus: int, most: int | None) -> t
         f"make gradient_accumulation a multiple of {wanted}"
     )
     return share, why
+
+
+def share_on_nodes(config: SftConfig | RlConfig, nodes: int, each: int, most: int | None) -> tuple[Share, str | None]:
+    """The same number of processes on each of several machines, `each` at most and `most` in all; and why fewer.
+
+    Raises BadInputError where a step cannot be divided among them.
+    """
+    section = "rl" if isinstance(config, RlConfig) else "sft"
+    if isinstance(config, RlConfig) and config.rollouts == "vllm":
+        raise BadInputError(f"rl.rollouts vllm samples in one process, and {nodes} nodes train: set it to transformers")
+    if most is not None and most < nodes:
+        raise BadInputError(f"processes: {most} in all are fewer than one on each of {nodes} nodes; raise it")
+    wanted = min(each, most // nodes) if most else each
+    for count in range(wanted, 0, -1):
+        if share := share_of(config, nodes * count):
+            if count == wanted:
+                return share, None
+            why = f"{_step(config)} cannot be divided evenly among {nodes} times {wanted} processes"
+            return share, f"{count} of {wanted} processes train on each node: {why}"
+    raise BadInputError(
+        f"{section}: {_step(config)} cannot be divided evenly among {nodes} nodes; make gradient_accumulation a "
+        f"multiple of {nodes}"
+    )
+
+
+def nodes_said(config: RunConfig, stage: str, nodes: int, each: int) -> list[str]:
+    """What each process of sft or rl does on several machines, and why there are fewer; raises BadInputError."""
+    share, why = share_on_nodes(config.sft if stage == "sft" else config.rl, nodes, each, config.processes)
+    part = f"batch_size {share.batch_size}, gradient_accumulation {share.gradient_accumulation}"
+    base = ", and a part of the base" if config.sharding == "fsdp2" else ""
+    said = f"{share.processes} processes, {share.processes // nodes} on each of {nodes} nodes, each with {part}{base}"
+    return [said, *([] if why is None else [why])]
+
+
+def _step(config: SftConfig | RlConfig) -> str:
+    """What an optimiser step is made of."""
+    groups = f", in whole groups of {config.num_generations}," if isinstance(config, RlConfig) else ""
+    return f"batch_size {config.batch_size} times gradient_accumulation {config.gradient_accumulation}{groups}"
 
 
 NOT_SHARDED = "sharding is fsdp2, but one process trains, and holds the whole base; see processes"

@@ -89,6 +89,18 @@ class _Careful:
         """What a method keeps between steps beside optimiser and schedule, in JSON's words."""
         return {}
 
+    def _run_epoch(self, *, epoch: int, train_dataloader: Any, **given: Any) -> None:
+        """As transformers', whose 5.23 does not tell the sampler its epoch where several processes go on inside one: it
+        lies too deep in accelerate's wrappers then.
+        """
+        batches: Any = getattr(train_dataloader, "batch_sampler", None)
+        while hasattr(batches, "batch_sampler"):
+            batches = batches.batch_sampler
+        sampler: Any = getattr(batches, "sampler", None)
+        if hasattr(sampler, "set_epoch"):
+            sampler.set_epoch(epoch)
+        super()._run_epoch(epoch=epoch, train_dataloader=train_dataloader, **given)  # type: ignore[misc]
+
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """In place of pickles and model cards; transformers calls it after a step where a callback asked for it."""
         self._checkpoints.save(self, self._watch)

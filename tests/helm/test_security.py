@@ -313,6 +313,14 @@ def test_runs_may_do_what_kubeflow_s_executor_does_and_no_more() -> None:
             assert rule["resourceNames"], "named ones only"
 
 
+def test_runs_that_train_on_several_nodes_may_start_train_jobs_and_no_more() -> None:
+    given = {"pipeline": {"trainJobs": {"enabled": True}}}
+    rules = only(render(values=given), "Role", "-train-jobs")["rules"]
+    granted = {(resource, verb) for rule in rules for resource in rule["resources"] for verb in rule["verbs"]}
+    jobs = {("trainjobs", verb) for verb in ("create", "get", "delete")}
+    assert granted == jobs | {("pods", "get"), ("pods", "list"), ("pods/log", "get")}
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_no_rights_beyond_the_namespace_and_no_wildcards(name: str) -> None:
     manifests = rendering(name)

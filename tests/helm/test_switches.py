@@ -56,6 +56,11 @@ ADDS: list[tuple[str, dict[str, Any], set[str]]] = [
         },
     ),
     (
+        "training on several nodes",
+        {"pipeline": {"trainJobs": {"enabled": True}, "placement": {"groups": {"rl": {"nodes": 2}}}}},
+        {"Role/lorapar-runner-train-jobs", "RoleBinding/lorapar-runner-train-jobs"},
+    ),
+    (
         "multi-user Kubeflow",
         {"pipeline": {"kfp": {"multiUser": True}}},
         {"Role/lorapar-upload", "RoleBinding/lorapar-upload"},

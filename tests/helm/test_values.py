@@ -146,6 +146,7 @@ def test_helm_refuses_it_by_name(values: dict[str, Any], named: str) -> None:
         ({"serving": {"enabled": True, "model": "a/b", "capture": {"enabled": True}}}, "serving.capture.name"),
         ({"teachers": {"enabled": True}}, "teachers.models"),
         ({"pipeline": {"kueue": {"enabled": True}}}, "pipeline.kueue.clusterQueue"),
+        ({"pipeline": {"placement": {"groups": {"rl": {"nodes": 2}}}}}, "only with pipeline.trainJobs.enabled"),
         (
             {"objectStore": {"endpoint": "http://s3:9000", "development": {"enabled": True}}},
             "objectStore.endpoint",

@@ -1,5 +1,6 @@
 """A placement file ends up in the package as KFP's own functions would have put it there."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from lorapar.cli import app
 from lorapar.errors import BadInputError
 from lorapar.kubeflow.package import build_package
 from lorapar.kubeflow.placement import read_placement
+from lorapar.kubeflow.trainjob import holds_accelerators, nodes_in
 
 FILE = """
 image_pull_secrets: [regcred]
@@ -163,6 +165,13 @@ def test_tasks_and_loops(placed) -> None:
         ("groups: {rl: {env: {LORAPAR_RUN: x}}}", "LORAPAR_RUN is set by the pipeline itself"),
         ("env: {SSL_CERT_FILE: /x}", "SSL_CERT_FILE is set by the pipeline itself; name authorities by ca_bundle"),
         ("env: {9LIVES: x}", "env.9LIVES"),
+        ("groups: {score: {nodes: 2}}", "groups.score.nodes: only sft and rl train on several"),
+        ("groups: {others: {nodes: 2}}", "groups.others.nodes: only sft and rl"),
+        ("groups: {rl: {processes: 2}}", "processes is of several nodes: give nodes too"),
+        ("groups: {rl: {nodes: 1, runtime: x}}", "runtime is of several nodes"),
+        ("groups: {rl: {nodes: 2, count: 2, processes: 4}}", "4 processes need as many accelerators on each node"),
+        ("groups: {rl: {nodes: 2, runtime: 'a b'}}", "groups.rl.runtime"),
+        ("groups: {rl: {env: {LORAPAR_NODES: x}}}", "LORAPAR_NODES is set by the pipeline itself"),
         ("labels: {team: 'two words'}", "labels.team"),
         ("groups: [", "not YAML"),
     ],
@@ -283,6 +292,36 @@ def test_a_read_only_root_leaves_the_launcher_its_outputs() -> None:
         mounts = {one["mountPath"]: one["volumeName"] for one in pod(shipped, label)["emptyDirMounts"]}
         assert {"/tmp", "/scratch"} <= set(mounts)  # noqa: S108
         assert len(set(mounts.values())) == len(mounts)
+
+
+SEVERAL = """
+annotations: {example.com/cost: "17"}
+groups:
+  rl: {nodes: 2, processes: 4, memory: 64Gi, timeout_seconds: 60, runtime: torch-own}
+  sft: {nodes: 3, count: 0, processes: 2, image: "registry.example/trainer:1"}
+"""
+
+
+def test_a_task_of_several_nodes_holds_nothing_itself_and_knows_what_they_want(tmp_path) -> None:
+    path = tmp_path / "placement.yaml"
+    path.write_text(SEVERAL, encoding="utf-8")
+    package, shipped = build_package({}, read_placement(path)), build_package({}, None)
+    wanted = {label: json.loads(variables(package, label)["LORAPAR_NODES"]) for label in ("exec-rl", "exec-sft")}
+    assert wanted["exec-rl"] == {
+        "nodes": 2, "processes": 4, "runtime": "torch-own", "count": 4, "memory": "64Gi", "timeout_seconds": 60,
+        "annotations": {"example.com/cost": "17"},
+    }  # fmt: skip
+    assert wanted["exec-sft"]["image"] == "registry.example/trainer:1"
+    assert "count" not in wanted["exec-sft"]
+    assert "accelerator" not in container(package, "exec-rl")["resources"]
+    assert container(package, "exec-rl")["resources"]["resourceMemoryLimit"] == "2Gi"
+    assert "resources" not in container(package, "exec-sft")
+    assert package.asked["rl"] == "2 nodes x 4 processes, 4 nvidia.com/gpu each"
+    assert package.asked["sft"] == "3 nodes x 2 processes"
+    assert (nodes_in(package.asked["rl"]), nodes_in(package.asked["evaluate"])) == ((2, 4), None)
+    assert [holds_accelerators(package.asked[name]) for name in ("rl", "sft", "evaluate")] == [True, False, True]
+    path.write_text("groups: {rl: {nodes: 1}}", encoding="utf-8")
+    assert build_package({}, read_placement(path)).text() == shipped.text()
 
 
 def test_a_missing_file_is_one_line(tmp_path) -> None:

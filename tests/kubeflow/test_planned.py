@@ -11,9 +11,10 @@ from unittest.mock import ANY
 import pytest
 import torch
 
-from lorapar.config import load_config
+from lorapar.config import SftConfig, load_config
 from lorapar.data import resolve_data
 from lorapar.errors import BadInputError
+from lorapar.kubeflow.checks import check_nodes
 from lorapar.kubeflow.package import build_package
 from lorapar.kubeflow.parameter_values import run_config
 from lorapar.kubeflow.parameters import PARAMETERS
@@ -22,6 +23,7 @@ from lorapar.kubeflow.plan_page import plan_page
 from lorapar.kubeflow.planned import Lane, PlanCall, lanes
 from lorapar.kubeflow.tasks import TASKS
 from lorapar.stages.graph import GRAPH
+from lorapar.training.shares import share_on_nodes
 
 OTHERWISE = {"plan", "vote-first", "report"}
 """Tasks that are told their settings in another way, or have none."""
@@ -140,6 +142,45 @@ def test_the_page_of_plan_says_how_many_processes_the_accelerators_make() -> Non
     assert rows["| score-system1"].endswith("| 2 nvidia.com/gpu | processes: 2, each with a part of the rows |")
     assert rows["| evaluate"].endswith("processes: 3, each with a part of the rows |")
     assert "processes" not in rows["| rl"]
+
+
+def test_the_page_of_plan_says_what_each_process_of_several_nodes_does() -> None:
+    held = {"sft": "2 nodes x 2 processes, 2 nvidia.com/gpu each"}
+    tuned = ["sft.batch_size=4", "sft.gradient_accumulation=4"]
+    told = plan_page(load_config(preset="tiny", overrides=tuned), {}, held)
+    (row,) = [line for line in told.splitlines() if line.startswith("| sft ")]
+    assert "by a TrainJob: 4 processes, 2 on each of 2 nodes, each with batch_size 4, gradient_accumulation 1" in row
+
+
+@pytest.mark.parametrize(
+    ("overrides", "asked", "store", "said"),
+    [
+        ([], {"sft": "2 nodes x 1 processes"}, "/data/lorapar", "/data/lorapar is a folder, and sft trains on 2 nodes"),
+        (
+            ["sft.batch_size=3", "sft.gradient_accumulation=1"],
+            {"sft": "2 nodes x 1 processes"},
+            "s3://bucket",
+            "sft: batch_size 3 times gradient_accumulation 1 cannot be divided evenly among 2 nodes; make gradient_acc",
+        ),
+        (["processes=1"], {"rl": "2 nodes x 4 processes"}, None, "processes: 1 in all are fewer than one on each"),
+        (["rl.rollouts=vllm"], {"rl": "2 nodes x 1 processes"}, None, "rl.rollouts vllm samples in one process"),
+        ([], {"rl": "1 nvidia.com/gpu"}, "/data/lorapar", None),
+    ],
+)
+def test_what_several_nodes_cannot_train_is_refused_beforehand(overrides, asked, store, said) -> None:
+    config = load_config(preset="tiny", overrides=overrides)
+    if said is None:
+        check_nodes(config, asked, store)
+        return
+    with pytest.raises(BadInputError, match=said):
+        check_nodes(config, asked, store)
+
+
+def test_fewer_processes_train_on_each_node_where_a_step_has_fewer_parts() -> None:
+    share, why = share_on_nodes(SftConfig(batch_size=1, gradient_accumulation=4), nodes=2, each=4, most=None)
+    assert (share.processes, share.gradient_accumulation) == (4, 1)
+    assert why.startswith("2 of 4 processes train on each node: batch_size 1 times gradient_accumulation 4")
+    assert share_on_nodes(SftConfig(batch_size=1, gradient_accumulation=16), 2, 4, most=5)[0].processes == 4
 
 
 def test_rows_that_cannot_be_read_here_are_not_counted(tmp_path, monkeypatch) -> None:

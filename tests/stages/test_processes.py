@@ -17,9 +17,12 @@ import torch
 from lorapar.adapter import load_scores
 from lorapar.checkpoint import Keeper
 from lorapar.config import CheckpointConfig, RlConfig, SftConfig
-from lorapar.errors import ExitCode, StorageError, TrainingError
+from lorapar.errors import BadInputError, ExitCode, StorageError, TrainingError
+from lorapar.progress import Silent
 from lorapar.stages import processes, score
 from lorapar.stages.contract import Origin, StageCall
+from lorapar.stages.nodes import VARIABLES, Nodes
+from lorapar.stages.process_endings import LostNodesError, concluded, outcomes
 from lorapar.stopping import StopRequest
 from lorapar.store import seal
 from lorapar.tracking import Tracking
@@ -174,9 +177,8 @@ def test_a_process_that_is_killed_ends_all_and_the_next_run_goes_on_with_one(
 def test_sigterm_is_passed_on_once_to_every_process(tmp_path: Path) -> None:
     waits = "import signal, sys; signal.signal(15, lambda *_: sys.exit(9)); print(flush=True); signal.pause()"
     started = [subprocess.Popen([sys.executable, "-c", waits], stdout=subprocess.PIPE) for _ in range(2)]
-    call: StageCall[Any] = StageCall(settings=None, inputs={}, outputs={}, scratch=tmp_path)
     stop = StopRequest()
-    listener = processes._Listener(tmp_path, call, stop)
+    listener = processes._Listener(tmp_path, stop, Silent(), Keeper(), None)
     for rank, process in enumerate(started):
         assert process.stdout is not None
         process.stdout.readline()
@@ -205,19 +207,58 @@ def test_the_error_is_that_of_the_process_that_has_one(tmp_path: Path) -> None:
     lost = {"exit_code": ExitCode.BUG, "message": "RuntimeError: connection closed", "time": 0.0}
     control = _control(tmp_path, {0: lost, 1: {"exit_code": ExitCode.STORAGE, "message": "the disk is full"}})
     with pytest.raises(StorageError, match=r"^the disk is full$"):
-        processes._concluded(control, {0: failed(1), 1: failed(5)}, StopRequest())
+        concluded(outcomes(control), {0: failed(1), 1: failed(5)}, StopRequest())
 
 
 def test_a_failure_counts_more_than_being_asked_to_stop(tmp_path: Path) -> None:
     control = _control(tmp_path, {0: {"exit_code": ExitCode.TRAINING_FAILED, "message": "NaN"}, 1: {"exit_code": 143}})
     with pytest.raises(TrainingError, match="NaN"):
-        processes._concluded(control, {0: failed(4), 1: failed(143)}, StopRequest(requested=True))
+        concluded(outcomes(control), {0: failed(4), 1: failed(143)}, StopRequest(requested=True))
 
 
 def test_what_the_launcher_killed_itself_is_not_the_reason(tmp_path: Path) -> None:
     control = _control(tmp_path, {0: {"exit_code": ExitCode.BUG, "message": "KeyError: 'seen'"}})
     with pytest.raises(RuntimeError, match="KeyError: 'seen'"):
-        processes._concluded(control, {0: failed(1, 100), 1: failed(-9, 130)}, StopRequest())
+        concluded(outcomes(control), {0: failed(1, 100), 1: failed(-9, 130)}, StopRequest())
+
+
+def test_a_machine_that_is_gone_is_the_reason_unless_somebody_has_a_better_one(tmp_path: Path) -> None:
+    lost = {"exit_code": ExitCode.BUG, "message": "RuntimeError: connection closed", "time": 0.0}
+    with pytest.raises(LostNodesError, match="1 of the other nodes said nothing more"):
+        concluded({0: lost}, {0: failed(1)}, StopRequest(), lost_nodes=1)
+    full = {"exit_code": ExitCode.STORAGE, "message": "the disk is full", "time": 0.0, "of_another": False}
+    with pytest.raises(StorageError, match="the disk is full"):
+        concluded({0: lost, 2: full}, {0: failed(1), 2: failed(5)}, StopRequest(), lost_nodes=1)
+
+
+def test_processes_that_wait_for_those_of_another_machine_in_vain_are_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processes, "_ASK_SECONDS", 0)
+    monkeypatch.setattr(processes, "_VAIN_SECONDS", 0)
+    over: list[bool] = []
+    with subprocess.Popen(["sleep", "600"]) as waiting:
+        (tmp_path / "pid-3").write_text(str(waiting.pid))
+        with processes._listening(tmp_path, StopRequest(), Silent(), Keeper(), lambda: bool(over)) as listener:
+            assert waiting.poll() is None
+            over.append(True)
+            assert waiting.wait(60) == -9
+    assert listener.cut_off
+    assert listener.of_own({3: failed(-9), 4: failed(1)}) == {4: failed(1)}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("PET_NNODES", ""), ("PET_NODE_RANK", "2"), ("PET_NPROC_PER_NODE", "auto")]
+)
+def test_what_the_runtime_of_the_job_does_not_say_is_named(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    for variable, said in zip(VARIABLES, ("2", "4", "1", "job-node-0-0.job", "29500"), strict=True):
+        monkeypatch.setenv(variable, said)
+    assert Nodes.of_environment() == Nodes(rank=1, count=2, processes=4, address="job-node-0-0.job", port=29500)
+    monkeypatch.setenv(name, value)
+    with pytest.raises(BadInputError, match=name):
+        Nodes.of_environment()
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from accelerate import skip_first_batches
+from accelerate.data_loader import BatchSamplerShard, DataLoaderShard
 from peft import PeftModel
+from torch.utils.data import BatchSampler
 
 from lorapar.adapter import AdapterSettings, attach
 from lorapar.adapter.folder import save_adapter
@@ -22,6 +25,7 @@ from lorapar.config import RlConfig, SftConfig
 from lorapar.training.ranks import FilledSampler
 from lorapar.training.rl import train_rl
 from lorapar.training.shares import best_share, share_of
+from lorapar.training.trainers import CarefulSFTTrainer
 
 HERE = Path(__file__).parent
 
@@ -184,6 +188,22 @@ def test_no_group_of_completions_is_torn() -> None:
     rl = RlConfig(batch_size=8, gradient_accumulation=4, num_generations=8)
     assert [count for count in range(1, 9) if share_of(rl, count)] == [1, 2, 4]
     assert best_share(RlConfig(batch_size=4, gradient_accumulation=4, num_generations=8), 4).processes == 2
+
+
+def test_several_processes_that_go_on_inside_an_epoch_read_its_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """transformers 5.23 winds the data forward by a wrapper in which accelerate does not find the sampler any more."""
+    seen: list[list[int]] = []
+    wound = lambda self, epoch, train_dataloader: seen.append(  # noqa: E731
+        [row for batch in skip_first_batches(train_dataloader, 1).batch_sampler for row in batch]
+    )
+    monkeypatch.setattr("transformers.Trainer._run_epoch", wound)
+    rows, sampler = list(range(8)), FilledSampler(rows=8, multiple=4, seed=0)
+    batches = BatchSamplerShard(BatchSampler(sampler, 2, drop_last=False), num_processes=2, process_index=1)
+    loader = DataLoaderShard(rows, batch_sampler=batches)
+    trainer = CarefulSFTTrainer.__new__(CarefulSFTTrainer)
+    trainer._run_epoch(epoch=1, train_dataloader=loader)
+    sampler.set_epoch(1)
+    assert seen == [list(sampler)[6:]]
 
 
 def test_every_row_is_dealt_once_an_epoch_and_fillers_come_last() -> None:

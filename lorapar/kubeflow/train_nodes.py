@@ -1,0 +1,368 @@
+"""Training on several nodes: the task starts a TrainJob, or finds the one it had started, and ends as that does.
+
+runs/<run>/nodes/<attempt>/<rank>.json    how a node ended; of the first one with the record of what was made
+
+The nodes run the task's own command, told apart from it by their environment. The first one does all that the task
+would do alone; the others wait for what it hands out (`lorapar.stages.nodes`).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import threading
+import time
+import traceback
+import uuid
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NoReturn
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from lorapar.errors import (
+    BadInputError,
+    ExitCode,
+    LoraparError,
+    StoppedError,
+    Terminated,
+    TrainingError,
+    UnreachableError,
+)
+from lorapar.kubeflow.job_pods import JobPod, ended_by_signal, why_not_started
+from lorapar.kubeflow.ledger import Ledger
+from lorapar.kubeflow.trainer_api import AlreadyThereError, TrainerApi
+from lorapar.kubeflow.trainjob import (
+    ATTEMPT_ANNOTATION,
+    ATTEMPT_VARIABLE,
+    KEY_ANNOTATION,
+    NODES_VARIABLE,
+    JobName,
+    SeveralNodes,
+    train_job,
+)
+from lorapar.local.folder import StageRecord
+from lorapar.progress import Progress
+from lorapar.redaction import redact
+from lorapar.stages.nodes import Crew, FirstNodeGoneError, Nodes, serve
+from lorapar.store import NotFoundError
+
+POLL_SECONDS = 3.0
+PATIENCE_SECONDS = 120.0
+"""How long pods may take to start before it is said what they wait for; as `submit --wait` has it."""
+END_SECONDS = 120.0
+"""What the other nodes have to end by themselves, and to keep their work, once one has failed."""
+STOP_SECONDS = 25.0
+"""The same where the task itself is told to stop: it is killed after 30 seconds."""
+GONE_SECONDS = 300.0
+"""How long a job that is being deleted may take."""
+SILENCE_SECONDS = 600.0
+"""How long Kubernetes may not answer while a job is followed."""
+_ATTEMPT = re.compile(r"lorapar-(sft|rl)-[0-9a-f]{12}-[0-9a-f]{8}")
+_POD_VARIABLES = ("KFP_POD_NAME", "HOSTNAME")
+
+
+class NodeOutcome(BaseModel):
+    """How a node ended."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
+
+    exit_code: int = ExitCode.OK
+    message: str = ""
+    of_another: bool = False
+    """Whether it ended only because another one did."""
+    record: StageRecord | None = None
+    """Of what was made; the first node has it."""
+
+
+class Outcomes:
+    """What the nodes of one job leave in the store."""
+
+    def __init__(self, ledger: Ledger, attempt: str) -> None:
+        if not _ATTEMPT.fullmatch(attempt):
+            raise BadInputError(f"'{attempt}' is no name that a task gave a TrainJob; delete the job and start again")
+        self._store, self._prefix = ledger.store, f"runs/{ledger.run}/nodes/{attempt}"
+
+    def read(self, rank: int) -> NodeOutcome | None:
+        """How a node ended; None where it has not."""
+        try:
+            return NodeOutcome.model_validate_json(self._store.read(f"{self._prefix}/{rank}.json"))
+        except (NotFoundError, ValidationError):
+            return None
+
+    def write(self, rank: int, outcome: NodeOutcome) -> None:
+        """Keep how this node ended."""
+        self._store.write(f"{self._prefix}/{rank}.json", outcome.model_dump_json().encode())
+
+
+# What the task does.
+
+
+def nodes_wanted(record: StageRecord) -> SeveralNodes | None:
+    """What the package tells this task of several nodes; None where it says nothing, or there is nothing to train."""
+    text = os.environ.get(NODES_VARIABLE, "")
+    if not text or not record.settings.get("trains"):
+        return None
+    try:
+        return SeveralNodes.model_validate_json(text)
+    except ValidationError as error:
+        raise BadInputError(f"{NODES_VARIABLE}: {error.errors()[0]['msg']}; compile the pipeline again") from None
+
+
+def train_on_nodes(
+    ledger: Ledger, record: StageRecord, wanted: SeveralNodes, command: Sequence[str], progress: Progress
+) -> StageRecord:
+    """Train in a TrainJob that runs `command` on each node; the record that its first node has completed.
+
+    Raises the LoraparError of the node that has one, Terminated where the task or the nodes were told to stop.
+    """
+    if not ledger.run:
+        raise BadInputError("several nodes: LORAPAR_RUN names no run; compile the pipeline again")
+    job = _Job(TrainerApi(), ledger, JobName(ledger.run, record.node, record.key), wanted, progress)
+    try:
+        job.start(command)
+        job.follow()
+        return job.conclude()
+    except KeyboardInterrupt:
+        progress.say(f"told to stop: the TrainJob {job.name} is deleted, and its nodes keep what they have done")
+        job.end(STOP_SECONDS)
+        raise
+    except Exception:
+        job.end(0)
+        raise
+
+
+class _Job:
+    """The TrainJob of a task."""
+
+    def __init__(
+        self, api: TrainerApi, ledger: Ledger, name: JobName, wanted: SeveralNodes, progress: Progress
+    ) -> None:
+        self.name = name.text
+        self._api, self._ledger, self._of, self._wanted, self._progress = api, ledger, name, wanted, progress
+        self._log = _FirstLog(api)
+        self._attempt, self._pods = "", list[JobPod]()
+        self._waiting_since, self._told = time.monotonic(), ""
+        self._mine = False
+
+    def start(self, command: Sequence[str]) -> None:
+        """Start the job, unless an earlier try of the task has."""
+        while not self._found():
+            attempt = f"{self.name}-{uuid.uuid4().hex[:8]}"
+            pod = self._api.pod(next(filter(None, map(os.environ.get, _POD_VARIABLES)), ""))
+            with suppress(AlreadyThereError):
+                self._api.create(train_job(pod, self._wanted, self._of, attempt, command))
+                self._attempt, self._mine = attempt, True
+                self._progress.say(
+                    f"TrainJob {self.name}: {self._wanted.said()}, by the runtime {self._wanted.runtime}; "
+                    f"kubectl -n {self._api.namespace} get trainjob {self.name}"
+                )
+                return
+
+    def _found(self) -> bool:
+        """Whether there is a job to go on with; one that has failed is removed first."""
+        found = self._api.job(self.name)
+        if found is None:
+            return False
+        metadata = found["metadata"]
+        marks = metadata.get("annotations") or {}
+        if marks.get(KEY_ANNOTATION) != self._of.key:
+            raise BadInputError(f"the TrainJob {self.name} is there and not this task's; delete it and start again")
+        if metadata.get("deletionTimestamp") or _condition(found, "Failed"):
+            self._progress.say(f"the TrainJob {self.name} of an earlier try has ended; waiting until it is gone")
+            self._remove(GONE_SECONDS)
+            return False
+        self._attempt, self._mine = str(marks.get(ATTEMPT_ANNOTATION)), True
+        Outcomes(self._ledger, self._attempt)
+        self._progress.say(f"the TrainJob {self.name} of an earlier try is there; following it")
+        return True
+
+    def follow(self) -> None:
+        """Return once the job has ended, or one of its nodes has failed and the others have ended or had their time."""
+        answered, failed_at = time.monotonic(), None
+        while True:
+            try:
+                job, self._pods = self._look()
+                answered = time.monotonic()
+            except UnreachableError:
+                if time.monotonic() - answered > SILENCE_SECONDS:
+                    raise
+                time.sleep(POLL_SECONDS)
+                continue
+            self._log.attend(self._pods)
+            if job is None:
+                raise StoppedError(f"the TrainJob {self.name} was deleted; the next run goes on", terminated=True)
+            if _condition(job, "Complete") or _condition(job, "Failed"):
+                break
+            if any(pod.failed for pod in self._pods):
+                failed_at = failed_at or time.monotonic()
+                if all(pod.ended for pod in self._pods) or time.monotonic() - failed_at > END_SECONDS:
+                    break
+            else:
+                self._tell_waiting(job)
+            time.sleep(POLL_SECONDS)
+        self._log.finish()
+
+    def conclude(self) -> StageRecord:
+        """The record that the first node has completed; raises what ended the job."""
+        outcomes = Outcomes(self._ledger, self._attempt)
+        found = {rank: one for rank in range(self._wanted.nodes) if (one := outcomes.read(rank)) is not None}
+        record = found[0].record if 0 in found else None
+        if record is not None:
+            if record.key != self._of.key:
+                raise BadInputError(
+                    f"the nodes made something else than the task wants: both images must hold the same lorapar "
+                    f"(the nodes': {record.version})"
+                )
+            return record
+        raise _failure(self.name, self._api.namespace, found, self._pods)
+
+    def end(self, seconds: float) -> None:
+        """Delete the job, if it is this task's; return once it is gone, or after some time."""
+        if self._mine:
+            with suppress(LoraparError):
+                self._remove(seconds)
+            self._log.finish()
+
+    def _remove(self, seconds: float) -> None:
+        until = time.monotonic() + seconds
+        self._api.delete(self.name)
+        while time.monotonic() < until and self._api.job(self.name) is not None:
+            time.sleep(POLL_SECONDS)
+
+    def _look(self) -> tuple[dict[str, Any] | None, list[JobPod]]:
+        return self._api.job(self.name), [JobPod.of(one) for one in self._api.pods(self.name)]
+
+    def _tell_waiting(self, job: dict[str, Any]) -> None:
+        """After two minutes, and again where it has changed, what pods wait for."""
+        now = time.monotonic()
+        if sum(pod.started for pod in self._pods) >= self._wanted.nodes:
+            self._waiting_since = now
+            return
+        if now - self._waiting_since < PATIENCE_SECONDS:
+            return
+        why = why_not_started(job, self._pods, self._wanted, self._api.namespace)
+        if why != self._told:
+            self._told = why
+            self._progress.say(why)
+
+
+class _FirstLog:
+    """Shows the log of the first node's pod as it comes, and of the pod that takes its place."""
+
+    def __init__(self, api: TrainerApi) -> None:
+        self._api, self._pod, self._last = api, "", ""
+        self._thread: threading.Thread | None = None
+
+    def attend(self, pods: Sequence[JobPod]) -> None:
+        """Begin to read where there is something to read, or go on where the connection broke."""
+        pod = next((one for one in pods if one.rank == 0 and one.started), None)
+        if pod is None or (self._thread is not None and self._thread.is_alive()):
+            return
+        if pod.name == self._pod and pod.ended and self._thread is not None:
+            return
+        self._pod = pod.name
+        self._thread = threading.Thread(target=self._read, args=(pod.name,), name="log", daemon=True)
+        self._thread.start()
+
+    def finish(self) -> None:
+        """Wait for what is still to come of a container that has ended."""
+        if self._thread is not None:
+            self._thread.join(10)
+
+    def _read(self, pod: str) -> None:
+        with suppress(LoraparError):
+            for moment, line in self._api.log(pod):
+                if moment > self._last:
+                    self._last = moment
+                    _show(line)
+
+
+def _show(line: str) -> None:
+    with suppress(OSError, ValueError):  # Kubeflow's launcher, which reads it, may be gone first
+        sys.stdout.write(f"{redact(line)}\n")
+        sys.stdout.flush()
+
+
+def _condition(job: dict[str, Any], kind: str) -> dict[str, Any] | None:
+    """A condition of a job that is true."""
+    conditions = (job.get("status") or {}).get("conditions") or []
+    return next((one for one in conditions if one["type"] == kind and one["status"] == "True"), None)
+
+
+def _failure(name: str, namespace: str, found: dict[int, NodeOutcome], pods: Sequence[JobPod]) -> BaseException:
+    """What ended a job: the error of a node that has one, a pod that was killed, a stop from outside."""
+    from lorapar.stages.process_endings import ERRORS
+
+    own = [one for _, one in sorted(found.items()) if not one.of_another]
+    for one in own:
+        if one.exit_code in ERRORS:
+            return ERRORS[ExitCode(one.exit_code)](one.message)
+    killed = next((pod for pod in pods if ended_by_signal(pod) and pod.rank not in found), None)
+    if killed is not None:
+        return TrainingError(
+            f"node {killed.rank} of the TrainJob {name} was killed ({killed.reason or 'no reason given'}, exit code "
+            f"{killed.exit_code}), and the others ended with it; where nobody did that, memory ran out: lower the "
+            "batch_size or raise `memory` in the placement file. The next run goes on from the last checkpoint"
+        )
+    bug = next((one.message for one in own if one.message), "")
+    if not bug and any(one.exit_code == ExitCode.TERMINATED for one in found.values()):
+        return Terminated()
+    lines = [f"node {pod.rank}: exit code {pod.exit_code} {pod.reason}".rstrip() for pod in pods if pod.failed]
+    said = bug or "; ".join(lines) or "no node left a word"
+    return RuntimeError(f"the TrainJob {name} failed ({said}); kubectl -n {namespace} describe trainjob {name}")
+
+
+# What a node does.
+
+
+def is_node() -> bool:
+    """Whether this process is a node of a TrainJob that a task has started."""
+    return bool(os.environ.get(ATTEMPT_VARIABLE))
+
+
+def work_as_node(ledger: Ledger, folder: Path, work: Callable[[Crew], StageRecord]) -> None:
+    """Do this node's part: the first does `work`, the others what it hands out; how it ends is left in the store.
+
+    A container that is started again after it had failed ends at once, as it had: the task deletes the job.
+    """
+    outcomes, nodes = Outcomes(ledger, os.environ[ATTEMPT_VARIABLE]), Nodes.of_environment()
+    before = outcomes.read(nodes.rank)
+    if before is not None and before.exit_code != ExitCode.TERMINATED:
+        _leave(before.exit_code)
+    try:
+        outcome = _worked(nodes, folder, work)
+    except LoraparError as error:
+        outcomes.write(nodes.rank, _of_error(error))
+        raise
+    except KeyboardInterrupt:
+        outcomes.write(nodes.rank, NodeOutcome(exit_code=ExitCode.TERMINATED))
+        raise
+    except Exception:
+        outcomes.write(nodes.rank, NodeOutcome(exit_code=ExitCode.BUG, message=redact(traceback.format_exc())))
+        raise
+    outcomes.write(nodes.rank, outcome)
+    if outcome.exit_code:
+        _leave(outcome.exit_code)
+
+
+def _worked(nodes: Nodes, folder: Path, work: Callable[[Crew], StageRecord]) -> NodeOutcome:
+    from lorapar.stages.processes import join
+
+    if nodes.rank:
+        return NodeOutcome(exit_code=serve(nodes, folder, join), of_another=True)
+    with Crew.assembled(nodes) as crew:
+        return NodeOutcome(record=work(crew))
+
+
+def _of_error(error: LoraparError) -> NodeOutcome:
+    from lorapar.stages.process_endings import LostNodesError
+
+    of_another = isinstance(error, FirstNodeGoneError | LostNodesError)
+    return NodeOutcome(exit_code=error.exit_code, message=redact(str(error)), of_another=of_another)
+
+
+def _leave(code: int) -> NoReturn:
+    raise SystemExit(code)

@@ -1,0 +1,161 @@
+"""Kubernetes' API as a task asks it: its own pod, the TrainJob it starts, and that job's pods and logs.
+
+The kubernetes client and the types of Kubeflow Trainer's own package do the work. (The kubeflow SDK 0.5.0 names image
+and command, but no owner of the job, no variable from a Secret, and no number of processes.)
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from lorapar.errors import BadInputError, UnreachableError
+from lorapar.kubeflow.trainjob import CONTAINER, GROUP, KIND, PLURAL, VERSION
+from lorapar.redaction import redact
+
+_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+_PODS_OF = "jobset.sigs.k8s.io/jobset-name"
+"""The label of a job's pods (constants.go of the kubeflow SDK)."""
+_SECONDS = (10, 60)
+"""To connect, and for an answer."""
+_LATER = (408, 429)
+
+
+class AlreadyThereError(Exception):
+    """There is an object of this name."""
+
+
+class TrainerApi:
+    """The calls, each in one line of error: BadInputError where Kubernetes refuses, UnreachableError where it fails."""
+
+    def __init__(self) -> None:
+        """Find the cluster: the one this pod is in, whose API no proxy reaches, else that of the kubectl context."""
+        try:
+            from kubernetes import client, config
+        except ModuleNotFoundError:
+            raise BadInputError("several nodes need the kubernetes client: pip install 'lorapar[trainjob]'") from None
+        settings, file = client.Configuration(), os.environ.get("KUBECONFIG")  # the client reads it at its import only
+        try:
+            if _NAMESPACE.is_file():
+                config.load_incluster_config(settings)
+                settings.proxy, self.namespace = None, _NAMESPACE.read_text().strip()
+            else:
+                config.load_kube_config(file, client_configuration=settings)
+                context = config.list_kube_config_contexts(file)[1]["context"]
+                self.namespace = str(context.get("namespace") or "default")
+        except (config.ConfigException, OSError) as error:
+            raise BadInputError(f"several nodes: this is no pod of a cluster, and kubectl has none ({error})") from None
+        caller = client.ApiClient(settings)
+        self._custom, self._core = client.CustomObjectsApi(caller), client.CoreV1Api(caller)
+        self._place = (GROUP, VERSION, self.namespace, PLURAL)
+
+    def pod(self, name: str) -> dict[str, Any]:
+        """A pod, as Kubernetes gives it."""
+        with _errors(f"looking at the pod {name}"):
+            answer = self._core.read_namespaced_pod(
+                name, self.namespace, _preload_content=False, _request_timeout=_SECONDS
+            )
+            return dict(json.loads(answer.data))
+
+    def create(self, job: Mapping[str, Any]) -> None:
+        """Start a TrainJob; raises AlreadyThereError where there is one of its name."""
+        from kubeflow_trainer_api.models.trainer_v1alpha1_train_job import TrainerV1alpha1TrainJob
+        from kubernetes.client import ApiException
+
+        try:
+            typed = TrainerV1alpha1TrainJob.from_dict(dict(job))
+        except ValidationError as error:
+            problem = error.errors()[0]
+            raise BadInputError(f"the TrainJob: {'.'.join(map(str, problem['loc']))}: {problem['msg']}") from None
+        with _errors(f"starting the TrainJob {job['metadata']['name']}"):
+            try:
+                self._custom.create_namespaced_custom_object(*self._place, typed.to_dict(), _request_timeout=_SECONDS)
+            except ApiException as error:
+                if error.status == 409:
+                    raise AlreadyThereError from None
+                raise
+
+    def job(self, name: str) -> dict[str, Any] | None:
+        """A TrainJob; None where there is none of this name."""
+        from kubernetes.client import ApiException
+
+        with _errors(f"looking at the TrainJob {name}"):
+            try:
+                found = self._custom.get_namespaced_custom_object(*self._place, name, _request_timeout=_SECONDS)
+            except ApiException as error:
+                if error.status == 404:
+                    return None
+                raise
+            return dict(found)
+
+    def delete(self, name: str) -> None:
+        """End a TrainJob: its pods get SIGTERM, and it is there until the last of them has gone."""
+        from kubernetes.client import ApiException
+
+        with _errors(f"deleting the TrainJob {name}"):
+            try:
+                self._custom.delete_namespaced_custom_object(
+                    *self._place, name, propagation_policy="Foreground", _request_timeout=_SECONDS
+                )
+            except ApiException as error:
+                if error.status != 404:
+                    raise
+
+    def pods(self, job: str) -> list[dict[str, Any]]:
+        """The pods of a job."""
+        with _errors(f"listing the pods of {job}"):
+            answer = self._core.list_namespaced_pod(
+                self.namespace,
+                label_selector=f"{_PODS_OF}={job}",
+                _preload_content=False,
+                _request_timeout=_SECONDS,
+            )
+            return list(json.loads(answer.data)["items"])
+
+    def log(self, pod: str) -> Iterator[tuple[str, str]]:
+        """The lines of a pod's log as they come, each with the moment it was written; ends with the container."""
+        with _errors(f"reading the log of {pod}"):
+            answer = self._core.read_namespaced_pod_log(
+                pod, self.namespace, container=CONTAINER, follow=True, timestamps=True, _preload_content=False
+            )
+            left = b""
+            for part in answer.stream(amt=None):
+                *lines, left = (left + part).split(b"\n")
+                for line in lines:
+                    moment, _, text = line.decode(errors="replace").partition(" ")
+                    yield moment, text
+
+
+@contextmanager
+def _errors(doing: str) -> Iterator[None]:
+    from kubernetes.client import ApiException
+    from urllib3.exceptions import HTTPError
+
+    try:
+        yield
+    except ApiException as error:
+        said = _said(error)
+        if error.status in _LATER or error.status >= 500:
+            raise UnreachableError(f"{doing}: Kubernetes says {error.status}: {said}") from None
+        if error.status == 403 and "cannot" in said:  # an admission webhook that denies says 403 too
+            said += "; give the ServiceAccount of the runs the right (the chart's pipeline.trainJobs.enabled does)"
+        if error.status == 404 and KIND in doing:
+            said += "; Kubeflow Trainer 2 must be installed in the cluster"
+        raise BadInputError(f"{doing}: Kubernetes refuses ({error.status}): {said}") from None
+    except (HTTPError, OSError) as error:
+        raise UnreachableError(f"{doing}: Kubernetes does not answer: {redact(str(error))}") from None
+
+
+def _said(error: Any) -> str:
+    """Kubernetes' own words."""
+    try:
+        said = str(json.loads(error.body)["message"])
+    except (ValueError, KeyError, TypeError):
+        said = str(error.reason)
+    return redact(" ".join(said.split()))
