@@ -332,3 +332,12 @@ def test_a_run_is_not_gone_because_a_gateway_does_not_know_the_path_of_logs(serv
 
     monkeypatch.setattr(server, "_log", refused)
     assert "running" in call("runs")[1]
+
+
+def test_what_several_nodes_cannot_train_is_refused_before_anything_is_sent(server, submit, tmp_path) -> None:
+    path = tmp_path / "placement.yaml"
+    path.write_text("groups: {sft: {nodes: 5}}", encoding="utf-8")
+    code, said = submit("--placement", str(path))
+    assert code == 2
+    assert "cannot be divided evenly among 5 nodes; make gradient_accumulation a multiple of 5" in said
+    assert not server.runs
