@@ -43,7 +43,7 @@ class Cost:
     rl_tokens: int | None
     """Tokens that were sampled in RL."""
     sft_active: int | None
-    """Elements that SFT trained."""
+    """Elements that SFT trained; of several phases the most that one did."""
     rl_active: int | None
 
 
@@ -156,26 +156,26 @@ def _cost(folder: RunFolder, records: dict[str, StageRecord]) -> Cost:
     sft, rl = (records[name].metrics if name in records else {} for name in ("sft", "rl"))
     return Cost(
         seconds=sum(record.seconds for record in records.values()),
-        sft_steps=_steps("sft", (sft, rl)),
-        rl_steps=_steps("rl", (rl, sft)),
+        sft_steps=_whole(sum(found)) if (found := _each("sft", "steps", (sft, rl))) else None,
+        rl_steps=_whole(sum(found)) if (found := _each("rl", "steps", (rl, sft))) else None,
         rl_tokens=_sampled(folder.artifact("rl", "adapter")) if "rl" in records else None,
-        sft_active=_whole(sft.get("active_elements")),
-        rl_active=_whole(rl.get("active_elements")),
+        sft_active=_whole(max(_each("sft", "active_elements", (sft, rl)), default=None)),
+        rl_active=_whole(max(_each("rl", "active_elements", (rl, sft)), default=None)),
     )
 
 
-def _steps(method: str, nodes: Sequence[Mapping[str, float]]) -> int | None:
-    """Steps by a method: of all its named phases in both nodes, else what the method's own node, the first one, says.
+def _each(method: str, key: str, nodes: Sequence[Mapping[str, float]]) -> list[float]:
+    """A figure of all named phases by a method in both nodes, else what the method's own node, the first one, says.
 
     A node of a single phase tells it without the phase's place.
     """
-    each = [
-        value for metrics in nodes for key, value in metrics.items() if re.fullmatch(rf"\d+_\w+_{method}_steps", key)
+    found = [
+        value for metrics in nodes for name, value in metrics.items() if re.fullmatch(rf"\d+_\w+_{method}_{key}", name)
     ]
-    single = not any(re.match(r"\d+_", key) for key in nodes[0])
-    own = [nodes[0]["steps"]] if single and "steps" in nodes[0] else []
-    apart = [metrics["sft_steps"] for metrics in nodes[1:] if method == "sft" and "sft_steps" in metrics]
-    return _whole(sum([*each, *own, *apart])) if each or own or apart else None
+    if key in nodes[0] and not any(re.match(r"\d+_", name) for name in nodes[0]):
+        found.append(nodes[0][key])
+    apart = f"sft_{key}"  # of an SFT after RL, or at once with it
+    return found + [metrics[apart] for metrics in nodes[1:] if method == "sft" and apart in metrics]
 
 
 def _whole(value: float | None) -> int | None:

@@ -8,7 +8,7 @@ from lorapar.local.folder import StageRecord
 from lorapar.records import write_json
 from lorapar.study.cells import cells_of
 from lorapar.study.correlation import correlations
-from lorapar.study.results import Cost, Result, _sampled, _steps, comparisons, figures
+from lorapar.study.results import Cost, Result, _each, _sampled, comparisons, figures
 
 STUDY = "name: s\ntitle: t\nseeds: [0, 1]\ngrid: {partition.theta: [0.9, 0.5, 0.1]}\n"
 NO_COST = Cost(1.0, None, None, None, None, None)
@@ -121,7 +121,8 @@ def test_a_mean_has_an_interval_over_seeds_and_the_paper_beside_it():
     ],
 )
 def test_steps_are_those_of_every_phase_by_a_method(sft, rl, steps):
-    assert (_steps("sft", (sft, rl)), _steps("rl", (rl, sft))) == steps
+    found = _each("sft", "steps", (sft, rl)), _each("rl", "steps", (rl, sft))
+    assert tuple(sum(each) if each else None for each in found) == steps
 
 
 def test_tokens_are_counted_where_rl_has_trained(tmp_path):
