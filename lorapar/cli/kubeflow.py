@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lorapar.cli.base import AsJson, ConfigFile, Overrides, Preset, app, err, out, settings_of, show_document
-from lorapar.errors import BadInputError, ExitCode, stopped
+from lorapar.errors import BadInputError, ExitCode, UnreachableError, stopped
 
 if TYPE_CHECKING:
     from lorapar.config import RunConfig
@@ -363,6 +363,8 @@ def _start_and_wait(
             ending = wait_for(server, run, store, tasks, out.console)
         except KeyboardInterrupt as stop:
             raise stopped(stop, f" while following run {run}", _WITHOUT_US) from None
+        except UnreachableError as error:
+            raise UnreachableError(f"{error}; run {run} is not followed any more: {_WITHOUT_US}") from None
         allowed = again if again is not None else STARTED_AGAIN if ending.stopped else 0
         if ending.exit_code != ExitCode.RUN_FAILED or begun > allowed:
             _close(run, store, ending)

@@ -33,14 +33,17 @@ QUIET_SECONDS = 120.0
 """How often is looked up what the task details do not show, and after how long a pod should have started."""
 FROZEN_SECONDS = 30.0
 """As often, once it is known that they stand still."""
-GOING = ("PENDING", "RUNNING", "CANCELING", "PAUSED", "RUNTIME_STATE_UNSPECIFIED", "")
+UNSPECIFIED = "RUNTIME_STATE_UNSPECIFIED"
+GOING = ("PENDING", "RUNNING", "CANCELING", "PAUSED", UNSPECIFIED, "")
 """States of a run that has not ended."""
 ENDED = ("SUCCEEDED", "FAILED", "CANCELED", "SKIPPED")
 CANCELLED = ("CANCELING", "CANCELED")
 _OPEN = ("RUNNING", "PENDING")
+_UNENDED = (*_OPEN, "CANCELING", "PAUSED")
+"""What of a task is no word on its end once its run has ended."""
 _DONE = ("SUCCEEDED", "CACHED", "SKIPPED")
 _COLOURS = {"SUCCEEDED": "green", "FAILED": "red", "RUNNING": "yellow", "CANCELLED": "red", "CACHED": "green"}
-_COLOURS |= {"GONE": "red", "STOPPED": "red"}
+_COLOURS |= {"GONE": "red", "STOPPED": "red", "CANCELED": "red"}
 
 _WHY_TASK = (
     "no node with room or with that accelerator, a queue that does not admit it, an image that cannot be pulled, or a "
@@ -288,9 +291,15 @@ def task_states(run: Any, tasks: Sequence[PlannedTask]) -> list[TaskState]:
     for detail in _details(run):
         for name in nodes.get(str(detail.display_name or ""), ()):
             before = found.get(name)
-            if before is None or before.state in _DONE:
-                found[name] = TaskState(name, str(detail.state or "PENDING"), _seconds(detail))
+            if before is None or before.state in (*_DONE, ""):
+                found[name] = TaskState(name, _state(detail), _seconds(detail))
     return _with_conditions([found.get(name, TaskState(name, "")) for name in node_names()], tasks)
+
+
+def _state(detail: Any) -> str:
+    """The state of a task; empty where Kubeflow has no word for Argo's, as for a task left out after a failure."""
+    state = str(detail.state or "PENDING")
+    return "" if state == UNSPECIFIED else state
 
 
 def merged_states(
@@ -320,14 +329,12 @@ def last_states(followed: Followed, states: Iterable[TaskState], promote: str) -
     else:
         word = "" if str(followed.found.state) == "SUCCEEDED" else "STOPPED"
     known = [replace(one, state=promote) if one.name == "promote" and promote else one for one in states]
-    return [
-        replace(one, state=word, seconds=None)
-        if one.state in _OPEN
-        else replace(one, state="CANCELLED")
-        if one.state in CANCELLED
-        else one
-        for one in known
-    ]
+    return [replace(one, state=word, seconds=None) if one.state in _UNENDED else one for one in known]
+
+
+def word_for(state: str) -> str:
+    """A state of a task or run as people write it."""
+    return state.lower().replace("canceling", "cancelling").replace("canceled", "cancelled")
 
 
 def stage_table(tasks: Iterable[TaskState]) -> Table:
@@ -335,7 +342,7 @@ def stage_table(tasks: Iterable[TaskState]) -> Table:
     table = Table("stage", "", "time", box=None, header_style="bold")
     for task in tasks:
         seconds = f"{task.seconds:.0f} s" if task.seconds is not None else ""
-        table.add_row(task.name, Text(task.state.lower() or "-", style=_COLOURS.get(task.state, "")), seconds)
+        table.add_row(task.name, Text(word_for(task.state) or "-", style=_COLOURS.get(task.state, "")), seconds)
     return table
 
 
@@ -375,7 +382,7 @@ def _say_changes(console: Console, tasks: Iterable[TaskState], shown: dict[str, 
         if task.state and shown.get(task.name) != task.state:
             shown[task.name] = task.state
             seconds = f" after {task.seconds:.0f} s" if task.seconds is not None and task.state in ENDED else ""
-            console.print(f"{task.name}: {task.state.lower()}{seconds}", markup=False, highlight=False)
+            console.print(f"{task.name}: {word_for(task.state)}{seconds}", markup=False, highlight=False)
 
 
 def _seconds(task: Any) -> float | None:

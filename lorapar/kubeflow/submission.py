@@ -16,7 +16,18 @@ from rich.console import Console
 
 from lorapar.config import RunConfig
 from lorapar.errors import ExitCode, LoraparError
-from lorapar.kubeflow.follow import GOING, Followed, TaskState, follow, is_gone, last_states, stage_table, was_cancelled
+from lorapar.kubeflow.follow import (
+    GOING,
+    UNSPECIFIED,
+    Followed,
+    TaskState,
+    follow,
+    is_gone,
+    last_states,
+    stage_table,
+    was_cancelled,
+    word_for,
+)
 from lorapar.kubeflow.ledger import Ledger
 from lorapar.kubeflow.package import PlannedTask, build_package
 from lorapar.kubeflow.reporting import OUTCOME_FILE, close_cancelled, node_outcomes, recorded_outcome
@@ -178,7 +189,7 @@ def told_state(server: Any, run: Any) -> str:
         workflow = read_workflow(text, build_package({}, None).tasks()) if text else None
         if workflow is not None and is_gone(server, str(run.run_id), workflow):
             return "gone"
-    return state.lower()
+    return "pending" if state in ("", UNSPECIFIED) else word_for(state)
 
 
 def _success(followed: Followed, kept: RunStore) -> Ending:

@@ -37,8 +37,9 @@ _DUE = ("FAILED", "RUNNING", "PENDING", "SUCCEEDED", "SKIPPED")
 """What speaks for all where tasks of one node differ, the first of them that is among their states."""
 _EXIT_CODE = re.compile(r"exit code (\d+)")
 _TRY = re.compile(r"\(\d+\)$")
-_STOPPED = ("pod deleted", "node shutdown", "terminated in response to imminent node shutdown", "preempt", "evicted")
-"""What Argo says of a pod that was taken away, in lower case (workflow/controller/operator.go, failure messages)."""
+_STOPPED = ("pod deleted", "node shutdown", "preempt", "evicted", "the node was low on resource")
+"""What Argo says of a pod that was taken away, in lower case (workflow/controller/operator.go, inferFailedReason), with
+Kubernetes' own words (pkg/kubelet/eviction/helpers.go). One that goes beyond limits of its own is not among them."""
 _NOT_MADE = ("forbidden", "quota", "timeout", "timed out", "too many requests", "try again", "conflict")
 """What Argo 4.0.5 says of a node that waits because Kubernetes does not take its pod yet (IsTransientErr)."""
 TERMINATED = 143

@@ -15,6 +15,7 @@ from time import monotonic
 from types import SimpleNamespace
 from typing import Any
 
+import kfp_server_api as api
 import pytest
 from rich.console import Console
 
@@ -230,6 +231,40 @@ def test_the_table_and_the_line_below_it_say_the_same_of_the_promotion(
     assert re.search(rf"^ *promote +{shown} *$", wait()[1], re.MULTILINE)
 
 
+STATES = sorted(api.V2beta1RuntimeState.allowable_values)
+WORDS = {
+    "succeeded",
+    "failed",
+    "running",
+    "pending",
+    "skipped",
+    "cached",
+    "cancelled",
+    "stopped",
+    "gone",
+    "paused",
+    "-",
+}
+WORDS |= {"cancelling"}
+
+
+@pytest.mark.parametrize("state", STATES)
+@pytest.mark.parametrize("run", ["RUNNING", "SUCCEEDED", "FAILED"])
+def test_each_state_of_a_task_is_a_word_for_people(state: str, run: str) -> None:
+    """Kubeflow calls a task that Argo has left out RUNTIME_STATE_UNSPECIFIED (2.17.0, api_converter.go)."""
+    detail = api.V2beta1PipelineTaskDetail(display_name="sft", state=state)
+    found = SimpleNamespace(state=run, run_details=SimpleNamespace(task_details=[detail]))
+    followed = follow.Followed(None, "run-0", build_package({}, None).tasks(), dict, found=found)  # type: ignore[arg-type]
+    states = {one.name: one.state for one in followed.states()}
+    if run != "RUNNING":
+        states = {one.name: one.state for one in follow.last_states(followed, followed.states(), "")}
+        assert states["sft"].lower() not in ("running", "pending", "canceling", "paused")
+    table, said = follow.stage_table(followed.states()), io.StringIO()
+    Console(file=said).print(table)
+    shown = next(line.split() for line in said.getvalue().splitlines() if line.split()[:1] == ["sft"])
+    assert shown[1] in WORDS, shown
+
+
 OPEN = until("rl", rl=Fate("RUNNING"), init=Fate("PENDING"))
 
 
@@ -366,6 +401,7 @@ STOPPED = [
     Fate("FAILED", exit_code=143),
     Fate("FAILED", message="pod deleted during operation"),
     Fate("FAILED", message="Pod was terminated in response to imminent node shutdown."),
+    Fate("FAILED", exit_code=137, message="The node was low on resource: memory. Threshold quantity: 100Mi."),
 ]
 
 
@@ -388,6 +424,16 @@ def test_a_stopped_task_is_told_apart_and_its_run_started_again_twice(
     count = len(server.runs)
     assert submit("--wait", "--resubmit", "0")[0] == 12
     assert len(server.runs) == count + 1
+
+
+@pytest.mark.parametrize(
+    "message",
+    ["OOMKilled (exit code 137)", 'Usage of EmptyDir volume "scratch" exceeds the limit "1Gi".', "Error (exit code 1)"],
+)
+@pytest.mark.usefixtures("no_rights")
+def test_a_pod_beyond_its_own_limits_has_failed_by_itself(server: Double, submit: Call, message: str) -> None:
+    server.endings = [Frame("FAILED", until("rl", rl=Fate("FAILED", message=message)))]
+    assert (submit("--wait")[0], len(server.runs)) == (12, 1)
 
 
 @pytest.mark.usefixtures("no_rights")

@@ -147,6 +147,27 @@ def test_runs_lists_the_newest_first(server, call, submit) -> None:
     assert [(run["name"], run["state"]) for run in listed["runs"]] == [("two", "failed"), ("one", "succeeded")]
 
 
+@pytest.mark.parametrize(
+    ("state", "word"),
+    [("RUNTIME_STATE_UNSPECIFIED", "pending"), ("CANCELING", "cancelling"), ("CANCELED", "cancelled")],
+)
+def test_states_of_runs_are_words_for_people(server, call, submit, state, word) -> None:
+    server.endings = [Frame(state, {"plan": "SUCCEEDED"})]
+    submit()
+    assert [run["state"] for run in json.loads(call("runs", "--json")[1])["runs"]] == [word]
+
+
+def test_a_server_that_stays_away_while_a_run_is_followed_leaves_the_run_to_itself(server, submit, monkeypatch) -> None:
+    monkeypatch.setattr(follow, "PATIENCE_SECONDS", 0.0)
+
+    def gone(run: str) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(server, "show", gone)
+    code, said = submit("--wait")
+    assert (code, "run run-0 is not followed any more: the run goes on in Kubeflow" in said) == (3, True), said
+
+
 def test_schedule_makes_a_recurring_run(server, call, submit) -> None:
     code, said = call("schedule", "0 0 3 * * *", "--preset", "tiny", "--store", STORE)
     assert code == 0, said
