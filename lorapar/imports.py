@@ -10,7 +10,9 @@ import gc
 import importlib
 import sys
 
-MODEL_LIBRARIES = ("transformers.modeling_utils", "transformers.generation", "peft")
+BASE_LIBRARIES = ("transformers.modeling_utils", "transformers.generation")
+"""What whoever loads a model by itself imports, whatever model that is."""
+MODEL_LIBRARIES = (*BASE_LIBRARIES, "peft")
 """What whoever loads the base model with an adapter imports, whatever model that is."""
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from lorapar.basemodel import load_model, load_tokenizer, resolve_model
 from lorapar.config import ModelConfig, TeacherConfig, VllmOptions
-from lorapar.imports import MODEL_LIBRARIES, import_at_once
+from lorapar.imports import BASE_LIBRARIES, import_at_once
 from lorapar.progress import Progress
 from lorapar.voting.teacher import Teacher, teacher_model
 from lorapar.voting.templates import target_text
@@ -59,7 +59,7 @@ class Backends:
         self.close()
 
     def _open_transformers(self, config: TeacherConfig, model: ModelConfig) -> Teacher:
-        import_at_once(*MODEL_LIBRARIES)
+        import_at_once(*BASE_LIBRARIES)
         from lorapar.voting.transformers_teacher import TransformersTeacher
 
         if self._is_another(model, None):

@@ -9,7 +9,7 @@ import torch
 
 from lorapar.config import ModelConfig, TeacherConfig, TeacherTemplate
 from lorapar.errors import BadInputError
-from lorapar.imports import MODEL_LIBRARIES
+from lorapar.imports import BASE_LIBRARIES
 from lorapar.progress import Silent
 from lorapar.records import Example
 from lorapar.voting import backends
@@ -123,4 +123,5 @@ def test_what_a_model_needs_is_imported_in_one_go_before_it_is_loaded(monkeypatc
     opened = backends.Backends(ModelConfig(name="builtin:tiny"), role_play=True, progress=Silent())
     with pytest.raises(AssertionError, match="taken for loaded"):
         opened.open(TeacherConfig(name="t"))
-    assert order == [MODEL_LIBRARIES, "model", "tokenizer"]
+    assert order == [BASE_LIBRARIES, "model", "tokenizer"]
+    assert "peft" not in BASE_LIBRARIES, "half a second, which no teacher needs"
