@@ -141,7 +141,7 @@ bench-vllm: $(VLLM_STAMP) ## votes through vLLM against vLLM alone, in the proce
 gpu-check: $(STAMP) ## scoring, one SFT and one RL step at 7B shape on a GPU; writes docs/gpu.md
 	@$(BIN)/python tests/gpu/check.py
 
-docs: $(STAMP) ## write docs/configuration.md, docs/json.md and the settings' JSON Schema anew from their models, and the chart's schema and table from its values
+docs: $(STAMP) ## write docs/configuration.md, docs/json.md, docs/files.md and the settings' JSON Schema anew from their models, and the chart's schema and table from its values
 	@$(BIN)/python -m lorapar.config.reference > docs/configuration.md.new
 	@mv docs/configuration.md.new docs/configuration.md
 	@$(BIN)/python -m lorapar.cli.documents_reference > docs/json.md.new
@@ -149,6 +149,7 @@ docs: $(STAMP) ## write docs/configuration.md, docs/json.md and the settings' JS
 	@$(BIN)/python -m lorapar.config.reference --schema > lorapar.schema.new
 	@mv lorapar.schema.new lorapar/presets/lorapar.schema.json
 	@$(BIN)/python -m helm.describe_values
+	@$(BIN)/python -m docs.describe_files
 
 # Copies keep the repository's layout, so that links between pages work on both; a broken link or a page left out fails.
 SITE_PAGES := README.md CONTRIBUTING.md CHANGELOG.md SECURITY.md images/README.md helm/lorapar/README.md docs examples lorapar/presets

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import typer.main
 
+from docs.describe_files import PAGE, page_text
 from lorapar.cli import app
 from lorapar.cli.documents_reference import documents_text
 from lorapar.config import load_config
@@ -32,6 +33,10 @@ def text_of(page: Path) -> str:
 
 def ids(pages: list[Path]) -> list[str]:
     return [page.relative_to(ROOT).as_posix() for page in pages]
+
+
+def test_the_list_of_files_is_what_their_docstrings_say() -> None:
+    assert text_of(PAGE) == page_text(), "run `make docs` and commit docs/files.md"
 
 
 def test_settings_page_is_what_the_models_say() -> None:

@@ -1,4 +1,4 @@
-"""What an address is good for, found out by doing there what runs do: `lorapar doctor --store`."""
+"""What an address is good for, found out by doing there what runs do: `lorapar doctor --store ADDRESS`."""
 
 from __future__ import annotations
 
