@@ -144,6 +144,10 @@ def _size(values: dict[str, Any], name: str, otherwise: int | None = None) -> in
     return found
 
 
+VLLM_ANSWERS_OTHERWISE = {"gpt_bigcode"}
+"""Types with LoRA on which vLLM 0.32 answers otherwise than PEFT, without a word (tried with tiny random models)."""
+
+
 def config_values(config: ModelConfig) -> dict[str, Any]:
     """What the config.json of a resolved model says; no weights are downloaded for it."""
     kind = kind_of(config)

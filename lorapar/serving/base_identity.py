@@ -17,8 +17,9 @@ from typing import Any, BinaryIO, Literal
 
 from lorapar.basemodel.load import model_folder
 from lorapar.basemodel.resolve import Kind, kind_of, resolve_model
+from lorapar.basemodel.shape import VLLM_ANSWERS_OTHERWISE
 from lorapar.config import ModelConfig
-from lorapar.errors import IntegrityError, LoraparError
+from lorapar.errors import BadInputError, IntegrityError, LoraparError
 from lorapar.records import digest_of, read_json
 from lorapar.registry import LINEAGE_FILE, Registry, Version
 from lorapar.registry.package import CONFIG_FILE, hub_commit
@@ -217,6 +218,19 @@ def require_same(version: object, base: ModelConfig, folder: Path) -> str:
     return compared.is_there if compared.found == "unknown" else ""
 
 
+def refuse_unequal_answers(folder: Path) -> None:
+    """Raise BadInputError for a base whose adapters vLLM answers with otherwise than PEFT does."""
+    try:
+        kind = read_json(folder / "config.json").get("model_type")
+    except LoraparError:
+        return  # vLLM itself says what is wrong with the folder
+    if kind in VLLM_ANSWERS_OTHERWISE:
+        raise BadInputError(
+            f"'{folder}': vLLM answers with adapters of {kind} otherwise than PEFT does; serve a merged model instead "
+            "(lorapar export NAME@ALIAS --merged DIR)"
+        )
+
+
 class ServedBase:
     """What a running server knows of its base model: its name, and its identity as far as that can be had."""
 
@@ -230,7 +244,13 @@ class ServedBase:
         self._compared: dict[str, Compared] = {}
 
     def refuse_other(self, version: str, folder: Path) -> None:
-        """Raise IntegrityError where the lineage of a downloaded version names another identity than the server's."""
+        """Refuse a downloaded version.
+
+        Raises IntegrityError where its lineage names another identity than the server's, and BadInputError as
+        `refuse_unequal_answers`.
+        """
+        if self._model is not None:
+            refuse_unequal_answers(self._model)
         base = _lineage_base(folder)
         if base is None or base.digest is None or self._digest == ANY:
             return

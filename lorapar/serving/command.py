@@ -16,7 +16,7 @@ from lorapar.errors import BadInputError, IntegrityError
 from lorapar.registry import CANDIDATE, Reference, Registry, Version, max_lora_rank
 from lorapar.registry.package import CONFIG_FILE
 from lorapar.serving.asking import candidate_notes, ending_notes, template_arguments
-from lorapar.serving.base_identity import ANY, base_of, is_on_hub, require_same, said
+from lorapar.serving.base_identity import ANY, base_of, is_on_hub, refuse_unequal_answers, require_same, said
 from lorapar.serving.settings import ServingSettings, capture_config, compact_text
 from lorapar.store import NotFoundError
 
@@ -197,6 +197,8 @@ def _base(registry: Registry, versions: Sequence[Version], model: Path | None, *
     if model is None and kind_of(base) is Kind.HUB:
         raise BadInputError(f"{which}: its base model '{base.name}' was a folder; name where it is now: --model FOLDER")
     folder = model or _own_folder(which, base, compared=compared)
+    if folder.is_dir():
+        refuse_unequal_answers(folder)
     notes: tuple[str, ...] = ()
     if compared and (model is not None or kind_of(base) is Kind.LOCAL):
         if folder.is_dir():

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar, get_args
 
 from lorapar.basemodel.load import model_folder
 from lorapar.basemodel.number_format import require_settled
-from lorapar.basemodel.shape import config_values
+from lorapar.basemodel.shape import VLLM_ANSWERS_OTHERWISE, config_values
 from lorapar.config import ModelConfig, TeacherConfig, VllmOptions
 from lorapar.errors import BadInputError
 from lorapar.progress import Progress
@@ -116,10 +116,6 @@ def shut_down(llm: Any) -> None:
         torch.cuda.empty_cache()
 
 
-_ANSWERS_OTHERWISE = {"gpt_bigcode"}
-"""Types with LoRA on which vLLM 0.32 answers otherwise than PEFT, without a word (tried with tiny random models)."""
-
-
 def start_llm(model: ModelConfig, options: VllmOptions, progress: Progress, **more: Any) -> Any:
     """A vLLM engine with this model; `more` are settings of the engine besides. Raises BadInputError."""
     require_settled(model)
@@ -150,7 +146,7 @@ def start_llm(model: ModelConfig, options: VllmOptions, progress: Progress, **mo
 
 def _require_equal_answers(model: ModelConfig) -> None:
     kind = config_values(model).get("model_type")
-    if kind in _ANSWERS_OTHERWISE:
+    if kind in VLLM_ANSWERS_OTHERWISE:
         raise BadInputError(
             f"{model.name}: vLLM answers with adapters of {kind} otherwise than PEFT does; set evaluate.backend and "
             "rl.rollouts to transformers"

@@ -15,6 +15,7 @@ from lorapar.records import write_json
 from lorapar.registry import Registry
 from lorapar.registry.versions import Version
 from lorapar.serving import kserve_manifest, server_command
+from lorapar.serving.base_identity import ServedBase
 from lorapar.serving.settings import settings_from
 
 from .conftest import BASE, adapter_files
@@ -53,6 +54,15 @@ def test_local_copy_of_the_base_keeps_its_public_name(registry: Registry, tmp_pa
     told = options(command.arguments)
     assert (told["--model"], told["--served-model-name"]) == (str(tmp_path / "copy"), BASE)
     assert settings_from(command.environment).base_model == BASE
+
+
+def test_a_family_whose_adapters_vllm_answers_otherwise_is_refused(registry: Registry, tmp_path: Path) -> None:
+    (tmp_path / "copy").mkdir()
+    write_json(tmp_path / "copy" / "config.json", {"model_type": "gpt_bigcode"})
+    with pytest.raises(BadInputError, match=r"adapters of gpt_bigcode otherwise than PEFT does.*--merged"):
+        server_command(registry, ["task"], model=tmp_path / "copy")
+    with pytest.raises(BadInputError, match="adapters of gpt_bigcode"):
+        ServedBase(model=str(tmp_path / "copy")).refuse_other("task@1", tmp_path / "version")
 
 
 def test_what_the_caller_adds_comes_last(registry: Registry) -> None:
