@@ -7,9 +7,12 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from lorapar.config.base import SYSTEMS, Place, Positive, Rate, Section, unless_default
+from lorapar.config.capture import CaptureSource
 from lorapar.config.evaluation import BenchmarkConfig
 
 TASK_MIX = "task-mix"
+CAPTURE = "capture:"
+"""How a source begins that is what a server kept of its requests; its name follows."""
 
 
 class ColumnMapping(Section):
@@ -47,7 +50,9 @@ class TaskMixConfig(Section):
 class SourceConfig(Section):
     """One of several sources."""
 
-    source: Place = Field(description="A file, folder, s3:// address or `hub:OWNER/NAME`, as data.source")
+    source: Place = Field(
+        description="A file, folder, s3:// address, `hub:OWNER/NAME` or `capture:NAME`, as data.source"
+    )
     weight: Rate | None = Field(
         None, description="Share of the rows against the other sources' weights; absent everywhere: all rows"
     )
@@ -86,7 +91,8 @@ class DataConfig(Section):
 
     source: Place = Field(
         TASK_MIX,
-        description="`task-mix`, a .jsonl/.json/.csv/.tsv/.parquet file or folder (s3:// too), or `hub:OWNER/NAME`",
+        description="`task-mix`, a .jsonl/.json/.csv/.tsv/.parquet file or folder (s3:// too), `hub:OWNER/NAME`, or "
+        "`capture:NAME`, what a server kept of its requests",
     )
     sources: tuple[SourceConfig, ...] = Field((), description="Several sources, instead of `source`")
     revision: str | None = Field(None, description="Hub revision of the data set")
@@ -111,6 +117,9 @@ class DataConfig(Section):
         description="Rows held out: a share below 1, a number from 1 on; a run refuses 0",
     )
     task_mix: TaskMixConfig = Field(default_factory=TaskMixConfig, description="Sizes, where the source is task-mix")
+    capture: CaptureSource = Field(
+        default_factory=CaptureSource, description="How a source `capture:NAME`, what a server kept, becomes rows"
+    )
     digest: str | None = Field(None, description="sha256 of what the source holds; filled in by `plan`")
     benchmarks: tuple[BenchmarkConfig, ...] = Field(
         (), description="Benchmarks that rows are compared with; filled in by `plan` from evaluate.benchmarks"
@@ -121,7 +130,13 @@ class DataConfig(Section):
 
     @model_serializer(mode="wrap")
     def _as_written(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return unless_default(self, handler(self), "systems")
+        return unless_default(self, handler(self), "systems", "capture")
+
+    @model_validator(mode="after")
+    def _capture_is_read(self) -> DataConfig:
+        if self.capture != CaptureSource() and not self.has_capture:
+            raise ValueError(f"capture: does nothing without a source {CAPTURE}NAME; leave it out, or name one")
+        return self
 
     @model_validator(mode="after")
     def _one_way_of_naming_sources(self) -> DataConfig:
@@ -154,6 +169,11 @@ class DataConfig(Section):
             self.model_copy(update={"sources": (), **{name: getattr(one, name) for name in _OF_A_SOURCE}})
             for one in self.sources
         )
+
+    @property
+    def has_capture(self) -> bool:
+        """Whether a source is what a server kept of its requests."""
+        return any(name.startswith(CAPTURE) for name in (self.source, *(one.source for one in self.sources)))
 
     @property
     def named(self) -> str:

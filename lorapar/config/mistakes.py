@@ -143,6 +143,8 @@ def _complaint(place: _Place, problem: Mapping[str, Any], root: Model) -> str:
         return "is missing"
     if problem["type"] == "literal_error":
         return f"must be {problem['ctx']['expected']}"
+    if problem["type"].startswith("date_"):
+        return "must be a day such as 2026-11-30"
     if problem["type"] == "invalid-json-value":
         return "must be a value that JSON has; put a date into quotes"
     kind = _KINDS.get(problem["type"])

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from itertools import chain, islice
+from typing import TYPE_CHECKING, Any
 
 from lorapar.config import ColumnMapping, DataConfig
+from lorapar.config.data import CAPTURE
 from lorapar.data.examples import make_examples, same_text
-from lorapar.data.mapping import RECOGNISED_BY, mapping_for
+from lorapar.data.mapping import RECOGNISED_BY, Mapped, mapping_for
 from lorapar.data.mix import CountTokens, SourceCounts, drawn, of_length, repeats, shares, without_repeats
 from lorapar.data.readers import RawRow
 from lorapar.data.source import Kind, kind_of, source_rows
 from lorapar.data.taskmix import generate_task_mix
 from lorapar.errors import BadInputError
 from lorapar.records import Example, Omission
+
+if TYPE_CHECKING:
+    from lorapar.data.captured import AskTeacher, Conversation
 
 _FIELD_OF = {"system": "known_system"}
 
@@ -38,6 +44,8 @@ class LoadedData:
     """Rows left out because another source asks the same, and for their length."""
     sources: tuple[SourceCounts, ...] = ()
     """What each of several sources gave; empty for one."""
+    captures: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """By capture, its days, counts and digests of its requests, for the lineage."""
 
 
 def load_examples(config: DataConfig, seed: int) -> list[Example]:
@@ -45,20 +53,25 @@ def load_examples(config: DataConfig, seed: int) -> list[Example]:
     return load_data(config, seed).examples
 
 
-def load_data(config: DataConfig, seed: int, count_tokens: CountTokens | None = None) -> LoadedData:
+def load_data(
+    config: DataConfig, seed: int, count_tokens: CountTokens | None = None, ask: AskTeacher | None = None
+) -> LoadedData:
     """Read, check, filter, mix and split the sources; equal settings, sources and seed give equal examples.
 
     The task mix comes with its own split. Other rows are ranked by a digest of seed and question, and the first ones
     are held out: the choice does not depend on the order of the rows, and no question is on both sides.
 
-    `count_tokens` is for `data.length`; without it, limits in tokens are left to a caller that has a tokenizer. Raises
+    `count_tokens` is for `data.length`; without it, limits in tokens are left to a caller that has a tokenizer. `ask`
+    gets a teacher's answers for rows of a capture that have none; without it these rows are left out. Raises
     BadInputError naming file, line and field, UnreachableError where the hub does not answer.
     """
     if _is_task_mix(config):
         return LoadedData(_task_mix(config, seed))
-    read = [_made(part, _raw(part), whole=True) for part in config.parts]
+    read = [_made(part, _raw(part, ask=ask or _nobody_answers), whole=True) for part in config.parts]
     own = without_repeats([one.examples for one in read])
-    kept, omissions = [], [repeats([one.examples for one in read], own)]
+    omissions = [omission for one in read for omission in one.omissions]
+    omissions.append(repeats([one.examples for one in read], own))
+    kept = []
     for part, examples in zip(config.parts, own, strict=True):
         what = f"rows of {part.source} left out" if config.sources else "rows left out"
         rest, by_length = of_length(examples, config.length, count_tokens, what)
@@ -85,6 +98,7 @@ def load_data(config: DataConfig, seed: int, count_tokens: CountTokens | None = 
         [*(note for one in read for note in one.notes), *mixing],
         tuple(omissions),
         tuple(counts) if config.sources else (),
+        {name: facts for one in read for name, facts in one.captures.items()},
     )
 
 
@@ -104,7 +118,8 @@ def load_sample(config: DataConfig, seed: int) -> LoadedData:
 def _sample(config: DataConfig) -> LoadedData:
     few = config.model_copy(update={"limit": min(config.limit or RECOGNISED_BY, RECOGNISED_BY)})
     if kind_of(config) is not Kind.HUB:
-        return _made(few, _raw(few))
+        found = _made(few, _raw(few))
+        return replace(found, notes=[*found.notes, *(one.line for one in found.omissions)])
     if config.mapping is not None or config.columns is not None:
         return LoadedData([])
     try:
@@ -122,10 +137,14 @@ class _Raw:
     rows: list[RawRow]
     more: bool
     notes: list[str]
+    omissions: tuple[Omission, ...] = ()
+    captures: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
-def _raw(config: DataConfig, *, streamed: bool = False) -> _Raw:
+def _raw(config: DataConfig, *, streamed: bool = False, ask: AskTeacher | None = None) -> _Raw:
     """The rows of a source that is not the task mix, as they are."""
+    if kind_of(config) is Kind.CAPTURE:
+        return _captured(config, ask)
     notes: list[str] = []
     source = iter(source_rows(config, notes.append, streamed=streamed))
     rows = list(islice(source, config.limit))
@@ -134,18 +153,43 @@ def _raw(config: DataConfig, *, streamed: bool = False) -> _Raw:
     return _Raw(rows, config.limit is not None and next(source, None) is not None, notes)
 
 
+def _nobody_answers(asked: Mapping[str, Conversation]) -> Mapping[str, str]:
+    return {}
+
+
+def _captured(config: DataConfig, ask: AskTeacher | None) -> _Raw:
+    from lorapar.data.captured import captured_rows
+
+    found = captured_rows(config, ask)
+    rows, name = found.rows[: config.limit], config.source.removeprefix(CAPTURE)
+    return _Raw(rows, len(rows) < len(found.rows), found.notes, tuple(found.omissions), {name: found.facts})
+
+
+def _mapped(config: DataConfig, raw: _Raw) -> Mapped:
+    """What the columns of a source mean; those of a capture are known."""
+    if kind_of(config) is Kind.CAPTURE:
+        pattern = config.columns.reference_pattern if config.columns is not None else None
+        return Mapped(ColumnMapping(messages="messages", reference="reference", id="id", reference_pattern=pattern))
+    columns = dict.fromkeys(chain.from_iterable(row for _, row in raw.rows))
+    return mapping_for(config, columns, raw.rows, config.source)
+
+
 def _made(config: DataConfig, raw: _Raw, *, whole: bool = False) -> LoadedData:
     """Examples of rows, not yet split; of the `whole` source more is asked than of its first rows."""
-    columns = dict.fromkeys(chain.from_iterable(row for _, row in raw.rows))
-    mapped = mapping_for(config, columns, raw.rows, config.source)
+    mapped = _mapped(config, raw)
     rows = [(where, mapped.read(row)) for where, row in raw.rows] if mapped.renamed else raw.rows
-    made = make_examples(rows, mapped, strict=config.bad_rows == "refuse", systems=config.systems)
+    # Nobody can mend what users wrote, so that a bad row of theirs ends no run.
+    strict = config.bad_rows == "refuse" and kind_of(config) is not Kind.CAPTURE
+    made = make_examples(rows, mapped, strict=strict, systems=config.systems)
     if whole and not made.examples:
         raise BadInputError(f"data.source: {config.source} has no usable row; the first: {made.left_out[0]}")
     if whole and mapped.said is None:
         _require_a_reference(made.examples, mapped.columns, config.source)
     said = [f"{config.source} is {mapped.said}"] if mapped.said else []
-    return LoadedData(made.examples, made.left_out, raw.more, made.blank_texts, [*raw.notes, *said, *made.notes])
+    notes = [*raw.notes, *said, *made.notes]
+    return LoadedData(
+        made.examples, made.left_out, raw.more, made.blank_texts, notes, raw.omissions, captures=raw.captures
+    )
 
 
 def _is_task_mix(config: DataConfig) -> bool:

@@ -1,7 +1,8 @@
-"""What a data source is, its rows and its identity: the task mix, files here or in a bucket, a data set of the hub."""
+"""What a data source is, its rows and its identity: the task mix, files, a data set of the hub, what a server kept."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import suppress
 from enum import Enum
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lorapar.config import DataConfig
-from lorapar.config.data import TASK_MIX
+from lorapar.config.data import CAPTURE, TASK_MIX
 from lorapar.data import taskmix
 from lorapar.data.mapping import check_mapping
 from lorapar.data.readers import READERS, RawRow, Say, is_packed, read_rows, row_ending
@@ -28,6 +29,7 @@ class Kind(Enum):
     FILE = "file"
     BUCKET = "bucket"
     HUB = "hub"
+    CAPTURE = "capture"
 
 
 def kind_of(config: DataConfig) -> Kind:
@@ -44,6 +46,9 @@ def kind_of(config: DataConfig) -> Kind:
         return Kind.TASK_MIX
     if source.startswith(_HUB):
         return Kind.HUB
+    if source.startswith(CAPTURE):
+        _check_capture(config)
+        return Kind.CAPTURE
     if is_s3(source):
         parse_address(source)
         _refuse(config, "revision", "subset")
@@ -54,14 +59,29 @@ def kind_of(config: DataConfig) -> Kind:
     if "://" in source:
         raise BadInputError(f"data.source: {source} is an address that cannot be read; {_KNOWN}")
     if not Path(source).suffix:
-        raise BadInputError(f"data.source: '{source}' is no source{nearest(source, [TASK_MIX, _HUB])}; {_KNOWN}")
+        raise BadInputError(
+            f"data.source: '{source}' is no source{nearest(source, [TASK_MIX, _HUB, CAPTURE])}; {_KNOWN}"
+        )
     _refuse(config, "revision", "subset")
     return Kind.FILE
 
 
-def has_hub(config: DataConfig) -> bool:
-    """Whether rows come from the hub, so that reading them costs a download."""
-    return Kind.HUB in map(kind_of, config.parts)
+def is_far(config: DataConfig) -> bool:
+    """Whether rows come from the hub or a capture, so that reading them costs a download or a teacher's answers."""
+    return not {Kind.HUB, Kind.CAPTURE}.isdisjoint(map(kind_of, config.parts))
+
+
+def _check_capture(config: DataConfig) -> None:
+    """Raise BadInputError for a name that no capture can have, and for settings that mean nothing for one."""
+    name = config.source.removeprefix(CAPTURE)
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
+        raise BadInputError(f"data.source: '{config.source}' names no capture; write {CAPTURE}NAME")
+    _refuse(config, "revision", "subset", "mapping")
+    given = config.columns.model_dump(exclude_defaults=True) if config.columns is not None else {}
+    if strange := sorted(given.keys() - {"reference_pattern"}):
+        raise BadInputError(
+            f"data.columns.{strange[0]}: does nothing for a capture, whose columns are known; leave it out"
+        )
 
 
 def source_rows(config: DataConfig, say: Say, *, streamed: bool = False) -> Iterator[RawRow]:
@@ -104,7 +124,11 @@ def data_digest(config: DataConfig) -> str:
 
 
 def resolve_data(config: DataConfig) -> DataConfig:
-    """The settings with `digest` filled in and, for hub data sets, `revision` turned into a commit."""
+    """The settings with `digest` filled in, `revision` of hub data sets turned into a commit, and captures' days."""
+    if Kind.CAPTURE in map(kind_of, config.parts):
+        from lorapar.data.captured import with_window
+
+        config = with_window(config)
     found = [_identity(part) for part in config.parts]
     if not config.sources:
         ((revision, digest),) = found
@@ -120,6 +144,10 @@ def _identity(config: DataConfig) -> tuple[str | None, str]:
     if kind is Kind.TASK_MIX:
         generator = file_sha256(Path(taskmix.__file__))
         return None, digest_of({"generator": generator, "sizes": config.task_mix.model_dump()})
+    if kind is Kind.CAPTURE:
+        from lorapar.data.captured import capture_digest
+
+        return None, capture_digest(config)
     if kind is not Kind.HUB:
         files = _files(config)
         for name, path in files:
@@ -163,21 +191,16 @@ def _file_rows(name: str, path: Path, say: Say) -> Iterator[RawRow]:
         raise BadInputError(str(error).replace(str(path), name)) from None
 
 
-_KNOWN = f"known: {TASK_MIX}, a file or s3:// object ending in {', '.join(READERS)}, or {_HUB}OWNER/NAME"
-
-
-_SORT = {True: "a bucket", False: "a local file"}
+_KNOWN = f"known: {TASK_MIX}, a file or s3:// object ending in {', '.join(READERS)}, {_HUB}OWNER/NAME, or {CAPTURE}NAME"
 
 
 def _refuse(config: DataConfig, *fields: str) -> None:
     """A setting that would do nothing is a mistake to hear about."""
     for field in fields:
         if getattr(config, field) is not None:
-            what = (
-                "the task mix (its sizes are data.task_mix)"
-                if config.source == TASK_MIX
-                else _SORT[is_s3(config.source)]
-            )
+            what = "a bucket" if is_s3(config.source) else "a local file"
+            what = "the task mix (its sizes are data.task_mix)" if config.source == TASK_MIX else what
+            what = "a capture" if config.source.startswith(CAPTURE) else what
             raise BadInputError(f"data.{field}: does nothing for {what}; leave it out")
 
 

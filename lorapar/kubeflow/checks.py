@@ -12,7 +12,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from lorapar.config import RunConfig
-from lorapar.config.data import TASK_MIX
+from lorapar.config.data import CAPTURE, TASK_MIX
 from lorapar.errors import BadInputError
 from lorapar.kubeflow.placement import MODELS, checked_plugins
 from lorapar.kubeflow.trainjob import nodes_in
@@ -137,10 +137,10 @@ def check_reach(config: RunConfig, store: str | None, mounts: Sequence[str] = ()
                 f"store.{setting}: every pod needs it, and takes it from the Secret `lorapar-credentials`; put "
                 f"{variable}={in_variable(value)} there, and leave it out here"
             )
-    if store is not None:
-        _require_bucket("store", store)
-    if config.registry.address is not None:
-        _require_bucket("registry.address", config.registry.address)
+    addresses = {"registry.address": config.registry.address, "data.capture.address": config.data.capture.address}
+    for setting, address in {"store": store, **addresses}.items():
+        if address is not None:
+            _require_bucket(setting, address)
     for setting, source in _rows(config).items():
         if _is_file(source) and not _is_below(source, mounts):
             raise BadInputError(
@@ -178,6 +178,7 @@ def _rows(config: RunConfig) -> dict[str, str]:
     keys = [f"data.sources[{place}].source" for place in range(len(config.data.sources))] or ["data.source"]
     found: dict[str, str | None] = dict(zip(keys, (part.source for part in config.data.parts), strict=True))
     found["edits.source"] = config.edits.source
+    found["data.capture.file"] = config.data.capture.file
     for benchmark in config.evaluate.benchmarks:
         found[f"evaluate.benchmarks[{benchmark.task}].data"] = benchmark.data
         found[f"evaluate.benchmarks[{benchmark.task}].few_shot_data"] = benchmark.few_shot_data
@@ -207,7 +208,7 @@ def _require_bucket(setting: str, address: str) -> None:
 
 def _is_file(source: str) -> bool:
     """Whether rows come from a file or folder: one that is here, or a path that can be nothing else."""
-    if "://" in source or source.startswith("hub:") or source == TASK_MIX:
+    if "://" in source or source.startswith(("hub:", CAPTURE)) or source == TASK_MIX:
         return False
     return source.startswith(_FOLDER_STARTS) or Path(source).suffix != "" or Path(source).exists()
 

@@ -6,7 +6,7 @@ from math import ceil
 
 from lorapar.config import DataConfig, RunConfig
 from lorapar.data import load_examples
-from lorapar.data.source import has_hub
+from lorapar.data.source import is_far
 from lorapar.voting import quorum_size
 from lorapar.voting.ballots import is_voted_on
 
@@ -64,7 +64,7 @@ def _reward_calls(config: RunConfig) -> list[str]:
 
 
 def _heldout_rows(data: DataConfig, seed: int) -> int | None:
-    if has_hub(data):
+    if is_far(data):
         return None
     try:
         return sum(example.split == "heldout" for example in load_examples(data, seed))
@@ -74,7 +74,7 @@ def _heldout_rows(data: DataConfig, seed: int) -> int | None:
 
 def _rows_voted_on(data: DataConfig, seed: int) -> int | None:
     """None where the rows are not to be read here: the client image has no pyarrow for Parquet."""
-    if has_hub(data):
+    if is_far(data):
         return None
     try:
         return sum(is_voted_on(example) for example in load_examples(data, seed))

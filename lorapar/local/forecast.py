@@ -18,7 +18,7 @@ from lorapar.config.systems import slot_of
 from lorapar.config.training import PhaseConfig
 from lorapar.data import LoadedData, load_data
 from lorapar.data.mix import shares, token_counter
-from lorapar.data.source import has_hub
+from lorapar.data.source import is_far
 from lorapar.errors import BadInputError
 from lorapar.evaluation.contamination import contamination
 from lorapar.progress import Progress, Silent
@@ -37,7 +37,7 @@ def planned_omissions(config: RunConfig, stages: Sequence[str]) -> list[str]:
 
     Nothing where rows or tokenizer are not here. Raises BadInputError where a stage is sure to have too few rows.
     """
-    if has_hub(config.data) or not any(stage in ("sft", "rl") for stage in stages):
+    if is_far(config.data) or not any(stage in ("sft", "rl") for stage in stages):
         return []
     tokenizer = _tokenizer(config)
     if tokenizer is None:

@@ -21,7 +21,7 @@ from lorapar.basemodel.quantized import is_installed as quantizer_is_installed
 from lorapar.basemodel.shape import config_values, context_length
 from lorapar.config import EndpointOptions, ModelConfig, RunConfig
 from lorapar.data import load_examples
-from lorapar.data.source import has_hub
+from lorapar.data.source import is_far
 from lorapar.errors import BadInputError, StorageError
 from lorapar.registry.signature import check_keys
 from lorapar.stages.graph import GRAPH, Node
@@ -166,7 +166,7 @@ def require_sandbox(nodes: Iterable[Node], config: RunConfig) -> None:
 
 def _require_tests(config: RunConfig) -> None:
     """Rows that lie here are read for it; a hub's are not fetched."""
-    if has_hub(config.data):
+    if is_far(config.data):
         return
     try:
         examples = load_examples(config.data, config.seed)
@@ -188,7 +188,7 @@ def own_answers(nodes: Iterable[Node], config: RunConfig) -> str | None:
     Asked after `require_sandbox`, in which the answers run.
     """
     asked = "passes_tests" in config.rl.rewards and "rl" in {node.stage for node in nodes} & config.methods
-    if not asked or find_spec("torch") is None or has_hub(config.data):
+    if not asked or find_spec("torch") is None or is_far(config.data):
         return None
     from lorapar.training.passes_tests import failing_themselves, sandbox_pool
 

@@ -92,13 +92,18 @@ def parent_facts(model: ModelConfig, trained_rank: int) -> dict[str, Any] | None
 
 
 def data_facts(folder: Path) -> dict[str, Any]:
-    """Digest of the examples; source and row counts as the prepare stage wrote them down."""
+    """Digest of the examples; source and row counts as the prepare stage wrote them down.
+
+    Where rows came of a capture, its days, and a digest of each request: `lorapar capture delete` looks for them.
+    """
     summary = _summary(folder)
+    captures = {"captures": summary["captures"]} if summary.get("captures") else {}
     return {
         "digest": read_manifest(folder).digest,
         "source": summary.get("source"),
         "source_digest": summary.get("digest"),
         "splits": summary.get("splits"),
+        **captures,
     }
 
 

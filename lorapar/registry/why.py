@@ -92,7 +92,7 @@ def _lineage(lineage: Mapping[str, Any]) -> list[Section]:
     teachers = [f"{name}: {about.get('model', '?')}" for name, about in lineage["teachers"].items()]
     return [
         ("base", [f"{base['name']} at {base['revision'] or 'no revision'} ({_held(base)})", _digest(base["digest"])]),
-        ("data", [str(data["source"]), _digest(data["source_digest"]), f"examples {data['digest']}"]),
+        ("data", [str(data["source"]), *_captures(data), _digest(data["source_digest"]), f"examples {data['digest']}"]),
         ("goes on", _parent(lineage.get("parent"))),
         ("packed", _compacted(lineage.get("compacted"))),
         ("votes", [*teachers, *(f"votes {digest}" for digest in lineage["votes"])]),
@@ -100,6 +100,14 @@ def _lineage(lineage: Mapping[str, Any]) -> list[Section]:
         ("partition", _figures(lineage["partition"])),
         ("training", _figures(lineage["training"])),
         ("serving", [*_figures(lineage["serving"]), *_ends(lineage["serving"])]),
+    ]
+
+
+def _captures(data: Mapping[str, Any]) -> list[str]:
+    """Of each capture, the days and how many of its requests became rows."""
+    return [
+        f"capture {name}: {one['rows']:,} rows of {one['read']:,} requests, {one['since']} to {one['until']}"
+        for name, one in sorted((data.get("captures") or {}).items())
     ]
 
 

@@ -19,7 +19,7 @@ from lorapar.basemodel.number_format import number_format, open_in_model, open_i
 from lorapar.basemodel.quantized import require_known_form
 from lorapar.basemodel.resolve import Kind, kind_of
 from lorapar.basemodel.shape import config_values
-from lorapar.config import BenchmarkConfig, EvaluateConfig, ModelConfig, RlConfig, RunConfig, TeacherConfig
+from lorapar.config import BenchmarkConfig, DataConfig, EvaluateConfig, ModelConfig, RlConfig, RunConfig, TeacherConfig
 from lorapar.config.data import TASK_MIX
 from lorapar.config.training import methods_of, trained_in
 from lorapar.data import resolve_data
@@ -113,8 +113,16 @@ def resolve_config(config: RunConfig, sections: tuple[str, ...]) -> RunConfig:
         resolved["evaluate"] = _with_judging_models(resolve_benchmarks(config.evaluate, config.seed))
     if "data" in sections:
         compared = tuple(map(_rows_only, resolved["evaluate"].benchmarks))
-        resolved["data"] = resolve_data(config.data).model_copy(update={"benchmarks": compared})
+        resolved["data"] = resolve_data(_with_store(config)).model_copy(update={"benchmarks": compared})
     return config.model_copy(update=resolved)
+
+
+def _with_store(config: RunConfig) -> DataConfig:
+    """The data's settings, a capture's store being the registry's where they name none, as for the server."""
+    if config.data.capture.address is not None or not config.data.has_capture:
+        return config.data
+    capture = config.data.capture.model_copy(update={"address": config.registry.address})
+    return config.data.model_copy(update={"capture": capture})
 
 
 _OF_ASKING = ("max_new_tokens", "chat", "system", "metric")

@@ -22,6 +22,7 @@ from lorapar.stages.contract import Metrics, StageCall, StageSettings, StageSpec
 from lorapar.stages.model_text import row_check
 
 if TYPE_CHECKING:
+    from lorapar.data.captured import AskTeacher
     from lorapar.data.rendering import RowCheck
 
 _SHOWN = 20
@@ -54,7 +55,7 @@ def run(call: StageCall[Settings]) -> Metrics:
     if data.digest not in (None, digest):
         raise IntegrityError(f"data.source: {data.named} has changed since the run was planned; run it again")
     check = row_check(call.settings.model, call.settings.prompts, call.progress)
-    loaded = load_data(data, call.settings.seed, _token_counter(data, check))
+    loaded = load_data(data, call.settings.seed, _token_counter(data, check), _teacher(call))
     if data.named == TASK_MIX:
         loaded = _in_tags(loaded, call.settings.prompts)
     found = contamination(loaded.examples, data, data.benchmarks, call.settings.seed, call.progress.say)
@@ -65,6 +66,8 @@ def run(call: StageCall[Settings]) -> Metrics:
     folder = call.output("examples")
     write_records(folder / "examples.jsonl", loaded.examples)
     summary = {"source": data.named, "digest": digest, **_summary(loaded), OMISSIONS: omissions_of(*omissions)}
+    if loaded.captures:
+        summary["captures"] = loaded.captures
     if data.sources:
         summary["sources"] = [one.summary() for one in loaded.sources]
     if found.overlap:  # where nothing is found, another benchmark leaves the output as it was, and what reads it too
@@ -73,6 +76,15 @@ def run(call: StageCall[Settings]) -> Metrics:
     rows = {f"rows_{name}": float(summary["splits"][name]["rows"]) for name in ("train", "heldout")}
     left_out = len(loaded.left_out) + sum(one.count for one in loaded.omissions)
     return {**rows, "rows_left_out": float(left_out), "rows_overlapping": float(len(found.overlap))}
+
+
+def _teacher(call: StageCall[Settings]) -> AskTeacher | None:
+    """What writes the answers that requests of a capture lack; None where no teacher is to."""
+    if call.settings.data.capture.teacher is None:
+        return None
+    from lorapar.data.teacher_answers import TeacherAnswers
+
+    return TeacherAnswers(call.settings.data.capture, call.scratch, call.progress, call.keeper.tick)
 
 
 def _in_tags(loaded: LoadedData, prompts: PromptConfig) -> LoadedData:

@@ -113,7 +113,7 @@ class EndpointTeacher:
                 ready.put_nowait(self._record(example, answer))
             except LoraparError as error:
                 named = self._named(error, example)
-                if _is_about_the_row(error):
+                if is_about_the_row(error):
                     ready.put_nowait(self._abstention(example, str(named)))
                     continue
                 self._client.give_up()
@@ -163,7 +163,7 @@ class EndpointTeacher:
         return kind(f"{self._whose}:{row} {error}{advice}")
 
 
-def _is_about_the_row(error: LoraparError) -> bool:
+def is_about_the_row(error: LoraparError) -> bool:
     """Whether other rows may well be answered."""
     if isinstance(error, RefusedError):
         return error.failure.filtered or error.failure.too_long

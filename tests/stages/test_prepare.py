@@ -4,12 +4,19 @@ import json
 
 import pytest
 
+from lorapar.capture import Capture, request_digest
+from lorapar.capture.records import Feedback
 from lorapar.config import DataConfig, RunConfig
 from lorapar.data import data_digest, load_examples
 from lorapar.errors import BadInputError, IntegrityError
-from lorapar.records import Example, read_json, read_records
-from lorapar.stages.plan import stage_settings
-from lorapar.store import file_sha256
+from lorapar.records import Example, read_json, read_records, write_json
+from lorapar.registry import Registry
+from lorapar.registry.captured import trained_on
+from lorapar.registry.lineage import data_facts
+from lorapar.stages.plan import resolve_config, stage_settings
+from lorapar.store import file_sha256, open_store
+from tests.capture.conftest import NOW, asked
+from tests.serving.conftest import adapter_files
 
 SIZES = {"system1_train": 6, "system1_heldout": 3, "system2_train": 5, "system2_heldout": 2}
 READER = {"model": {"name": "builtin:tiny"}, "prompts": {}}
@@ -228,3 +235,31 @@ def test_several_sources_are_summed_up(kit, tmp_path):
     summary = read_json(out / "examples" / "summary.json")
     assert summary["source"] == f"{single['source']}, {other}"
     assert [(one["rows"], one["repeated"], one["kept"]) for one in summary["sources"]] == [(10, 0, 10), (2, 1, 1)]
+
+
+def test_rows_of_a_capture_are_named_in_the_lineage_by_digests(kit, tmp_path):
+    """Their ids too are digests, so that no request's id is in a run's artifacts, and a deletion finds its versions."""
+    capture = Capture(open_store(tmp_path / "registry"), "support")
+    for number, word in enumerate(("shoes", "parcels", "jackets")):
+        capture.write([asked(f"request-{number}", f"What do your {word} cost?", f"{number} euros")], NOW)
+        capture.write([Feedback(request_id=f"request-{number}", captured_at=NOW, good=number != 1)], NOW)
+    values = {"data": {"source": "capture:support", "heldout": 1}, "registry": {"address": str(tmp_path / "registry")}}
+    data = resolve_config(RunConfig.model_validate(values), ("data",)).data
+    notes = kit.Notes()
+    settings = {**READER, "data": data, "seed": 1}
+    metrics, out = kit.run("prepare", tmp_path / "out", settings, progress=notes, rewarded=False)
+    assert (metrics["rows_train"], metrics["rows_heldout"], metrics["rows_left_out"]) == (1.0, 1.0, 1.0)
+    assert any(line.startswith("1 of 3 captured requests left out: no person has praised") for line in notes.lines)
+    facts = data_facts(out / "examples")
+    digests = {request_digest("request-0"), request_digest("request-2")}
+    assert set(facts["captures"]["support"]["requests"].split()) == digests
+    assert {row.id for row in read_records(out / "examples" / "examples.jsonl", Example)} == digests
+    assert "request-0" not in (out / "examples" / "examples.jsonl").read_text(encoding="utf-8")
+    registry = Registry(open_store(tmp_path / "registry"))
+    folder = adapter_files(tmp_path / "made", "weights")
+    write_json(folder / "lineage.json", {"data": facts})
+    registry.publish("task", folder)
+    assert trained_on(registry, "support", {request_digest("request-0"): "a", request_digest("request-1"): "b"}) == {
+        "a": ["task@1"],
+        "b": [],
+    }
