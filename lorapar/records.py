@@ -50,7 +50,7 @@ class Example(Record):
     """Python source that the code of an answer has to pass; None where there are no tests."""
     known_system: System | None = None
     """The true system where the data names it: used to judge teachers, never to label training rows."""
-    split: Literal["train", "heldout"] = "train"
+    split: Literal["train", "heldout", "development"] = "train"
     system_message: str | None = None
     """The row's own system message, where it brings one."""
     history: tuple[Turn, ...] | None = None
@@ -163,6 +163,7 @@ class Omission(Record):
 
 
 HELDOUT_ROWS = "held-out rows"
+DEVELOPMENT_ROWS = "development rows"
 """What evaluates rows that are no benchmark's, where it is counted beside benchmarks."""
 OMISSIONS = "omissions"
 """The key of a stage's summary that lists what it left out or cut."""

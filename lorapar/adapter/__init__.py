@@ -43,7 +43,7 @@ from lorapar.adapter.settings import (
     trainable_rank,
 )
 from lorapar.adapter.sweep import SweepRow, sweep
-from lorapar.adapter.verify import Moved, check_only_active_moved, snapshot
+from lorapar.adapter.verify import Moved, check_frozen, check_only_active_moved, snapshot
 
 __all__ = [
     "INITS",
@@ -69,6 +69,7 @@ __all__ = [
     "attach",
     "attach_again",
     "base_digest",
+    "check_frozen",
     "check_only_active_moved",
     "combined",
     "copy_adapter",

@@ -48,6 +48,22 @@ def check_only_active_moved(
             element moved.
         BadInputError: the mask does not fit the tensors.
     """
+    found = check_frozen(before, after, mask, rank)
+    if found.moved == 0:
+        raise TrainingError(
+            f"none of the {found.active} active elements moved: the learning rate is zero, every gradient is zero "
+            "(in RL: every reward of each group is the same), or another adapter was trained"
+        )
+    return found
+
+
+def check_frozen(
+    before: Mapping[str, torch.Tensor],
+    after: Mapping[str, torch.Tensor],
+    mask: Mapping[str, torch.Tensor],
+    rank: int,
+) -> Moved:
+    """As `check_only_active_moved`, of a run that is under way: nothing need have moved yet."""
     check_mask(before, mask, rank)
     active = moved = 0
     for name, old in before.items():
@@ -62,11 +78,6 @@ def check_only_active_moved(
             )
         active += int(allowed.sum())
         moved += int(changed.sum())
-    if moved == 0:
-        raise TrainingError(
-            f"none of the {active} active elements moved: the learning rate is zero, every gradient is zero "
-            "(in RL: every reward of each group is the same), or another adapter was trained"
-        )
     return Moved(active=active, moved=moved)
 
 

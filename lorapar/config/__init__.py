@@ -18,7 +18,7 @@ from lorapar.config.load import (
     validate_settings,
 )
 from lorapar.config.model import ModelConfig, PromptConfig
-from lorapar.config.registry import GateConfig, RegistryConfig
+from lorapar.config.registry import GateConfig, PublishConfig, RegistryConfig
 from lorapar.config.report import ReportConfig
 from lorapar.config.rewards import JudgeConfig, RewardConfig, RewardModelConfig
 from lorapar.config.run import RunConfig
@@ -53,6 +53,7 @@ __all__ = [
     "ModelConfig",
     "PartitionConfig",
     "PromptConfig",
+    "PublishConfig",
     "RegistryConfig",
     "ReportConfig",
     "RewardConfig",

@@ -116,6 +116,11 @@ class DataConfig(Section):
         0.1,
         description="Rows held out: a share below 1, a number from 1 on; a run refuses 0",
     )
+    development: Annotated[float, Field(ge=0.0)] = Field(
+        0.0,
+        description="Rows set apart from training and from those held out, which publish.pick: best is judged by: a "
+        "share below 1, a number from 1 on",
+    )
     task_mix: TaskMixConfig = Field(default_factory=TaskMixConfig, description="Sizes, where the source is task-mix")
     capture: CaptureSource = Field(
         default_factory=CaptureSource, description="How a source `capture:NAME`, what a server kept, becomes rows"
@@ -130,7 +135,7 @@ class DataConfig(Section):
 
     @model_serializer(mode="wrap")
     def _as_written(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return unless_default(self, handler(self), "systems", "capture")
+        return unless_default(self, handler(self), "systems", "development", "capture")
 
     @model_validator(mode="after")
     def _capture_is_read(self) -> DataConfig:

@@ -1,4 +1,4 @@
-"""Where adapters are published, and what a better one must show: the sections `registry` and `gate`."""
+"""Which adapter is published where, and what a better one must show: the sections `publish`, `registry`, `gate`."""
 
 from __future__ import annotations
 
@@ -15,6 +15,29 @@ class RegistryConfig(Section):
     address: Address | None = Field(
         None, description="s3://BUCKET/PREFIX or a folder; absent: the folder `registry` beside the run folder"
     )
+
+
+class PublishConfig(Section):
+    """Which adapter of a run is published: the one that training ended with, or the best by a development split."""
+
+    pick: Literal["last", "best"] = Field(
+        "last",
+        description="last: the adapter that training ended with; best: an earlier one where that answers more rows of "
+        "data.development right, by a paired test",
+    )
+    candidates: Annotated[int, Field(ge=2, le=20)] = Field(
+        4, description="Adapters that pick: best compares and keeps: the last one, and earlier ones at even distances"
+    )
+    confidence: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(
+        0.95, description="Level at which pick: best calls an earlier adapter better, for all its tests together"
+    )
+
+    @model_validator(mode="after")
+    def _compares_only_the_best(self) -> PublishConfig:
+        for name in ("candidates", "confidence"):
+            if self.pick == "last" and getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"{name}: does nothing where pick is last; leave it out or set pick to best")
+        return self
 
 
 class GateConfig(Section):

@@ -23,7 +23,7 @@ from lorapar.config.data import DataConfig
 from lorapar.config.evaluation import EvaluateConfig
 from lorapar.config.execution import ExecuteConfig
 from lorapar.config.model import ModelConfig, PromptConfig
-from lorapar.config.registry import GateConfig, RegistryConfig
+from lorapar.config.registry import GateConfig, PublishConfig, RegistryConfig
 from lorapar.config.report import ReportConfig
 from lorapar.config.store import StoreConfig
 from lorapar.config.systems import DEFAULT_SYSTEMS, Systems, check_named, filled_in
@@ -125,6 +125,7 @@ class RunConfig(Section):
     store: StoreConfig = Field(default_factory=StoreConfig, description="Storage that runs share")
     checkpoint: CheckpointConfig = Field(default_factory=CheckpointConfig, description="Unfinished work that is kept")
     registry: RegistryConfig = Field(default_factory=RegistryConfig, description="Where adapters are published")
+    publish: PublishConfig = Field(default_factory=PublishConfig, description="Which adapter is published")
     gate: GateConfig = Field(default_factory=GateConfig, description="What a better adapter must show")
     report: ReportConfig = Field(default_factory=ReportConfig, description="The report")
 
@@ -165,7 +166,7 @@ class RunConfig(Section):
 
     @model_serializer(mode="wrap")
     def _as_written(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return unless_default(self, handler(self), "systems")
+        return unless_default(self, handler(self), "systems", "publish")
 
     @model_validator(mode="after")
     def _systems_reach_every_section(self) -> RunConfig:
@@ -202,6 +203,21 @@ class RunConfig(Section):
         if self.rl.score_again and self.phases != DEFAULT_PHASES:
             raise ValueError(
                 "rl.score_again scores between SFT and RL, so phases must be [sft, rl]; leave one of them out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _best_can_be_told(self) -> RunConfig:
+        if self.publish.pick == "last":
+            return self
+        if not self.data.development:
+            raise ValueError(
+                "publish.pick is best, and no rows are set apart to judge by; set data.development (200: so many rows)"
+            )
+        if self.phases == ("sft+rl",):
+            raise ValueError(
+                "publish.pick is best, and phases is [sft+rl], which adds the changes of two runs of training, so the "
+                "published adapter is of no one step; set pick to last, or phases to another order"
             )
         return self
 

@@ -59,7 +59,8 @@ def load_data(
     """Read, check, filter, mix and split the sources; equal settings, sources and seed give equal examples.
 
     The task mix comes with its own split. Other rows are ranked by a digest of seed and question, and the first ones
-    are held out: the choice does not depend on the order of the rows, and no question is on both sides.
+    are held out, the next ones are development rows: the choice does not depend on the order of the rows, and no
+    question is on two sides. Of the task mix, development rows are drawn from those to train on.
 
     `count_tokens` is for `data.length`; without it, limits in tokens are left to a caller that has a tokenizer. `ask`
     gets a teacher's answers for rows of a capture that have none; without it these rows are left out. Raises
@@ -91,7 +92,7 @@ def load_data(
     ]
     mixing = [*_limits_reached(config, read), *shares(counts)] if config.sources else []
     return LoadedData(
-        _split(list(chain.from_iterable(mixed)), config.heldout, seed),
+        _split(list(chain.from_iterable(mixed)), config, seed),
         [line for one in read for line in one.left_out],
         any(one.more for one in read),
         dict(sum((Counter(one.blank_texts) for one in read), Counter())),
@@ -201,7 +202,23 @@ def _task_mix(config: DataConfig, seed: int) -> list[Example]:
         rows = generate_task_mix(**config.task_mix.model_dump(), seed=seed)
     except ValueError as error:
         raise BadInputError(f"data.task_mix: {error}") from None
-    return [Example.model_validate({_FIELD_OF.get(key, key): value for key, value in row.items()}) for row in rows]
+    examples = [Example.model_validate({_FIELD_OF.get(key, key): value for key, value in row.items()}) for row in rows]
+    return _with_development(examples, config, seed) if config.development else examples
+
+
+def _with_development(examples: list[Example], config: DataConfig, seed: int) -> list[Example]:
+    """Some of the mix's training rows as development rows: all stories of a sum together, so none is known by heart."""
+    training = [example for example in examples if example.split == "train"]
+    wanted = _rows_of("data.development", config.development, len(training))
+    told: dict[str, list[str]] = {}
+    for example in training:
+        same = example.answer if example.known_system == "system2" else example.question
+        told.setdefault(same, []).append(example.id)
+    chosen: set[str] = set()
+    for same in sorted(told, key=lambda one: hashlib.sha256(f"{seed}:development:{one}".encode()).digest()):
+        if len(chosen) + len(told[same]) <= wanted:
+            chosen.update(told[same])
+    return [one.model_copy(update={"split": "development"}) if one.id in chosen else one for one in examples]
 
 
 def _limits_reached(config: DataConfig, read: list[LoadedData]) -> list[str]:
@@ -222,19 +239,25 @@ def _require_a_reference(examples: list[Example], mapping: ColumnMapping, source
         )
 
 
-def _split(examples: list[Example], heldout: float, seed: int) -> list[Example]:
-    count = _heldout_rows(heldout, len(examples))
+def _split(examples: list[Example], config: DataConfig, seed: int) -> list[Example]:
+    heldout = _rows_of("data.heldout", config.heldout, len(examples))
+    development = _rows_of("data.development", config.development, len(examples), heldout)
     ranked = sorted(examples, key=lambda one: hashlib.sha256(f"{seed}:{same_text(one.asked)}".encode()).digest())
-    chosen = {example.id for example in ranked[:count]}
-    return [
-        example.model_copy(update={"split": "heldout" if example.id in chosen else "train"}) for example in examples
-    ]
+    split_of = {example.id: "heldout" for example in ranked[:heldout]}
+    split_of |= {example.id: "development" for example in ranked[heldout : heldout + development]}
+    return [example.model_copy(update={"split": split_of.get(example.id, "train")}) for example in examples]
 
 
-def _heldout_rows(heldout: float, rows: int) -> int:
-    if heldout >= 1 and heldout != int(heldout):
-        raise BadInputError(f"data.heldout: {heldout} is neither a share below 1 nor a whole number of rows")
-    count = int(heldout) if heldout >= 1 else max(round(heldout * rows), 1 if heldout else 0)
-    if count >= rows:
-        raise BadInputError(f"data.heldout: holding out {count} of {rows} rows leaves none to train on; hold out fewer")
+def _rows_of(setting: str, size: float, rows: int, taken: int = 0) -> int:
+    """Rows that a share or a number of rows comes to; BadInputError where none would be left to train on."""
+    if size >= 1 and size != int(size):
+        raise BadInputError(f"{setting}: {size} is neither a share below 1 nor a whole number of rows")
+    count = int(size) if size >= 1 else max(round(size * rows), 1 if size else 0)
+    if taken + count >= rows:
+        beside = f" beside {taken} that are held out" if taken else ""
+        does = "holding out" if setting == "data.heldout" else "setting apart"
+        raise BadInputError(
+            f"{setting}: {does} {count} of {rows} rows{beside} leaves none to train on; "
+            f"{'hold out' if setting == 'data.heldout' else 'set apart'} fewer"
+        )
     return count

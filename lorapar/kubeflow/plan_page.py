@@ -9,7 +9,7 @@ from lorapar.kubeflow.planned import Lane
 from lorapar.kubeflow.summary import plain
 from lorapar.kubeflow.tasks import task_of
 from lorapar.kubeflow.trainjob import holds_accelerators, nodes_in
-from lorapar.local.calls import teacher_calls
+from lorapar.local.calls import filter_calls, pick_calls, teacher_calls
 from lorapar.local.estimate import DEVICES, Device, stage_memory_bytes
 from lorapar.report.formats import count_of
 from lorapar.stages.graph import GRAPH, Node
@@ -37,11 +37,13 @@ def plan_page(
 
 def _facts(config: RunConfig, number_format: str | None) -> str:
     revision = f" at {plain(config.model.revision)}" if config.model.revision else ""
+    asked = [*filter_calls(config), *pick_calls(config)]
     facts = {
         "model": f"{plain(config.model.name)}{revision} ({config.model.dtype})",
         **({} if number_format is None else {"number format": number_format}),
         "data": f"{plain(config.data.named)} ({str(config.data.digest)[:12]})",
         "teachers": teacher_calls(config),
+        **({"adapters": "; ".join(plain(one) for one in asked)} if asked else {}),
         "registry": plain(config.registry.address or "registry below the store"),
         "promotion": "where the gate finds it better" if config.gate.promote else "off",
     }

@@ -1,12 +1,14 @@
-"""How often teachers will be asked, in words, before any is."""
+"""How often teachers, judges and the run's own adapters will be asked, in words, before any is."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import ceil
 
-from lorapar.config import DataConfig, RunConfig
+from lorapar.config import RunConfig
 from lorapar.data import load_examples
 from lorapar.data.source import is_far
+from lorapar.records import Example
 from lorapar.voting import quorum_size
 from lorapar.voting.ballots import is_voted_on
 
@@ -19,7 +21,7 @@ def teacher_calls(config: RunConfig) -> str:
     teachers = len(config.teachers)
     first = quorum_size(teachers, config.voting.quorum)
     who = f"{first} read every row" + (f", {teachers - first} more only undecided rows" if teachers > first else "")
-    rows = _rows_voted_on(config.data, config.seed)
+    rows = _rows_voted_on(config)
     if rows is None:
         return who
     most = f" to {teachers * rows:,}" if teachers > first else ""
@@ -31,9 +33,52 @@ def judge_calls(config: RunConfig) -> list[str]:
     return [*_reward_calls(config), *_measure_calls(config)]
 
 
+def filter_calls(config: RunConfig) -> list[str]:
+    """How many completions `rl.filter` will ask for at most; nothing where it is off."""
+    if config.rl.filter is None or "rl" not in config.methods:
+        return []
+    samples = config.rl.filter.samples
+    rows = _count(config, lambda one: one.split == "train" and _is_rewarded(one, config))
+    each = f"{samples} completions of every row that RL could learn from"
+    kept = "; what was asked before is remembered"
+    if rows is None:
+        return [f"rl.filter: {each}{kept}"]
+    unsure = "" if config.rl.rows == "all" else ", were all rows its own (the vote decides)"
+    return [f"rl.filter: {each}: at most {samples * rows:,} of {rows:,} rows{unsure}{kept}"]
+
+
+def pick_calls(config: RunConfig) -> list[str]:
+    """How many answers `publish.pick: best` asks for, and how far its rows reach; nothing where the last is taken."""
+    publish = config.publish
+    if publish.pick == "last":
+        return [_UNREAD] if config.data.development else []
+    from lorapar.evaluation.pick import rows_needed
+
+    rows = _count(config, lambda one: one.split == "development" and one.reference is not None)
+    count, needed = publish.candidates, rows_needed(publish.candidates - 1, publish.confidence)
+    if rows is None:
+        return [f"publish.pick best: {count} adapters are asked every development row"]
+    asked = f"publish.pick best: {count * rows:,} answers: {count} adapters, {rows:,} development rows each"
+    if rows < needed:
+        return [f"WARNING: {asked}; no earlier adapter can be better by so few, {needed} rows are the least"]
+    points = 100 * needed / rows
+    found = f"an earlier adapter is better from {points:.3g} points on at the least ({needed} rows won, none lost)"
+    return [f"{'WARNING: ' if points > _FEW_POINTS else ''}{asked}; {found}" + _MORE * (points > _FEW_POINTS)]
+
+
+_FEW_POINTS = 10
+_MORE = "; raise data.development to see smaller gains"
+_UNREAD = "data.development: these rows are set apart, and nothing reads them while publish.pick is last"
+
+
+def _is_rewarded(example: Example, config: RunConfig) -> bool:
+    without = config.rewarded_without_answer
+    return example.reference is not None or without == "all" or (without == "tests" and bool(example.tests))
+
+
 def _measure_calls(config: RunConfig) -> list[str]:
     judges = [(name, one) for name, one in config.evaluate.judges.items() if one.judge is not None]
-    rows = _heldout_rows(config.data, config.seed) if judges else None
+    rows = _heldout_rows(config) if judges else None
     lines = []
     for name, measure in judges:
         if config.evaluate.limit is not None:
@@ -53,7 +98,7 @@ def _reward_calls(config: RunConfig) -> list[str]:
         return []
     rl = config.rl
     each = rl.batch_size * rl.gradient_accumulation
-    rows = _rows_voted_on(config.data, config.seed) if rl.max_steps is None else None
+    rows = _rows_voted_on(config) if rl.max_steps is None else None
     if rl.max_steps is not None:
         most = f"at most {ceil(rl.max_steps / rl.num_iterations) * each:,} calls"
     elif rows is not None:
@@ -63,20 +108,19 @@ def _reward_calls(config: RunConfig) -> list[str]:
     return [f"{name}: {most}, one a completion; equal completions are asked about once" for name in judges]
 
 
-def _heldout_rows(data: DataConfig, seed: int) -> int | None:
-    if is_far(data):
-        return None
-    try:
-        return sum(example.split == "heldout" for example in load_examples(data, seed))
-    except ModuleNotFoundError:
-        return None
+def _heldout_rows(config: RunConfig) -> int | None:
+    return _count(config, lambda one: one.split == "heldout")
 
 
-def _rows_voted_on(data: DataConfig, seed: int) -> int | None:
+def _rows_voted_on(config: RunConfig) -> int | None:
+    return _count(config, is_voted_on)
+
+
+def _count(config: RunConfig, counts: Callable[[Example], bool]) -> int | None:
     """None where the rows are not to be read here: the client image has no pyarrow for Parquet."""
-    if is_far(data):
+    if is_far(config.data):
         return None
     try:
-        return sum(is_voted_on(example) for example in load_examples(data, seed))
+        return sum(map(counts, load_examples(config.data, config.seed)))
     except ModuleNotFoundError:
         return None

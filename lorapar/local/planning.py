@@ -13,7 +13,7 @@ from rich.text import Text
 
 from lorapar.config import RunConfig
 from lorapar.config.training import PhaseConfig, phase_said
-from lorapar.local.calls import judge_calls, teacher_calls
+from lorapar.local.calls import filter_calls, judge_calls, pick_calls, teacher_calls
 from lorapar.local.edits import with_edits
 from lorapar.local.estimate import StageMemory, cards_said, held_rank, stage_memory
 from lorapar.local.folder import RunFolder
@@ -227,6 +227,7 @@ def _facts(plan: Plan, out: Path, seen: Look) -> list[Text]:
         *(Text(f"            {note}") for note in seen.notes),
         Text(f"teachers    {calls}"),
         *(Text(f"judge       {line}") for line in judge_calls(config)),
+        *(Text(f"asks        {line}") for line in (*filter_calls(config), *pick_calls(config))),
         *(Text(f"benchmark   {note}") for note in plan.benchmark_notes),
         *_lacking(config, out),
     ]

@@ -150,6 +150,11 @@ tokenizer = AutoTokenizer.from_pretrained({pinned})"""
 def _figures(lineage: Lineage) -> str:
     rows: dict[str, Any] = {f"rows of {name}": count for name, count in lineage.labels["rows"].items()}
     rows["teachers"] = ", ".join(lineage.teachers) or "unknown"
+    if (pick := lineage.picked) is not None:
+        rows["step it was taken after"] = (
+            f"{pick['step']} of {pick['steps']}, picked of {len(pick['candidates'])} adapters by "
+            f"{pick['development_rows']} development rows"
+        )
     rows |= _named(lineage.partition, _PARTITION) | _named(lineage.training, _TRAINING)
     lines = [f"| {name} | {_shown(value)} |" for name, value in rows.items()]
     return "\n".join(["## Figures", "", "| | |", "|---|---|", *lines])

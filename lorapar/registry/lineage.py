@@ -65,9 +65,14 @@ class Lineage(BaseModel):
     """The version it was packed from into a smaller rank (`adapters compact`): its name, digest and rank, and the
     largest relative error of a module; None where it was published as it was trained."""
 
+    picked: dict[str, Any] | None = None
+    """The step whose adapter this is, of how many, and the figures of every adapter on the development rows
+    (`publish.pick: best`); None where the last one is published untried."""
+
     def content(self) -> dict[str, Any]:
-        """What lineage.json holds: nothing of a parent or a packing where there was none."""
-        return self.model_dump(mode="json", exclude={key for key in ("parent", "compacted") if not getattr(self, key)})
+        """What lineage.json holds: nothing of a parent, a packing or a pick where there was none."""
+        absent = {key for key in ("parent", "compacted", "picked") if not getattr(self, key)}
+        return self.model_dump(mode="json", exclude=absent)
 
 
 def base_facts(model: ModelConfig) -> dict[str, Any]:

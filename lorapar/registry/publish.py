@@ -62,6 +62,8 @@ class Publication:
     """Version and digests of the code, for the lineage."""
     figures: Mapping[str, Figure] = field(default_factory=dict)
     """Pictures by file name, such as `figures/reward.svg`."""
+    picked: Mapping[str, Any] | None = None
+    """What the adapter was picked of, for the lineage; None: it is the one that training ended with."""
 
 
 @dataclass(frozen=True)
@@ -166,5 +168,6 @@ def _lineage(publication: Publication, package: Path, serving: Mapping[str, Any]
         code=dict(publication.code),
         serving={**serving, **told},
         files={name: file_sha256(package / name) for name in (CONFIG_FILE, WEIGHTS_FILE)},
+        picked=None if publication.picked is None else dict(publication.picked),
         parent=facts.parent_facts(publication.model, trained_rank(origins.adapter, serving["rank"] or 1)),
     )

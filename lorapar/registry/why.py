@@ -99,6 +99,7 @@ def _lineage(lineage: Mapping[str, Any]) -> list[Section]:
         ("rows", [rows, f"labels {labels['digest']}"]),
         ("partition", _figures(lineage["partition"])),
         ("training", _figures(lineage["training"])),
+        ("picked", _picked(lineage.get("picked"))),
         ("serving", [*_figures(lineage["serving"]), *_ends(lineage["serving"])]),
     ]
 
@@ -120,6 +121,18 @@ def _compacted(packed: Mapping[str, Any] | None) -> list[str]:
         return []
     lost = f"no module lost more than {100 * packed['largest_relative_error']:.3g}% of its norm"
     return [f"from {packed['version']}, whose rank was {packed['rank']}; {lost}", _digest(packed["digest"])]
+
+
+def _picked(pick: Mapping[str, Any] | None) -> list[str]:
+    """One line an adapter that was compared."""
+    if not pick:
+        return []
+    told = []
+    for one in pick["candidates"]:
+        against = f", against the last {one['wins']} won, {one['losses']} lost, p {one['p_value']:.2g}"
+        told.append(f"step {one['step']}: {one['right']} right{against if 'wins' in one else ''}")
+    rows = f"by {pick['development_rows']} development rows; better below p {pick['p_below']:.2g}"
+    return [f"step {pick['step']} of {pick['steps']}, {rows}", *told]
 
 
 def _parent(parent: Mapping[str, Any] | None) -> list[str]:

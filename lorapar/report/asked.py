@@ -60,8 +60,10 @@ def _data(facts: Facts, config: RunConfig) -> str:
     if not facts.examples:
         return source
     train = [row for row in facts.examples.values() if row.split == "train"]
-    heldout = len(facts.examples) - len(train)
+    development = sum(row.split == "development" for row in facts.examples.values())
+    heldout = len(facts.examples) - len(train) - development
     said = f"{source}: {count_of(len(train), 'row')} to train on, {number(heldout)} held out for the scores below"
+    said += f", {number(development)} to pick an adapter by" if development else ""
     return said + _overlap(facts)
 
 

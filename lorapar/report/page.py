@@ -243,6 +243,7 @@ def _training(facts: Facts) -> Section | None:
         "rl_ends": ends(facts.rl_steps or (), "reward"),
         "rl_steps": len(facts.rl_steps or ()),
         "rl_summary": facts.rl or {},
+        "picked": (facts.lineage or {}).get("picked"),
         "rollouts": _some_rollouts(facts.rollouts or ()),
         "config": facts.config,
         "absent": {method: _no_steps(facts, method) for method in ("sft", "rl")},

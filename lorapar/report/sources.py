@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from lorapar.config import RunConfig
 from lorapar.errors import BadInputError, IntegrityError
 from lorapar.records import (
+    DEVELOPMENT_ROWS,
     HELDOUT_ROWS,
     OMISSIONS,
     Answer,
@@ -109,7 +110,8 @@ def overlap_of(facts: Facts) -> SharedQuestions:
     benchmarks = [one.task for one in facts.config.data.benchmarks] if facts.config else []
     overlap = (facts.data or {}).get("overlap") or {}
     shared = Counter(one["measure"] for one in overlap.get("rows", ()))
-    counts = {measure: shared[measure] for measure in (HELDOUT_ROWS, *benchmarks)}
+    development = [DEVELOPMENT_ROWS] if facts.config is not None and facts.config.data.development else []
+    counts = {measure: shared[measure] for measure in (HELDOUT_ROWS, *development, *benchmarks)}
     return SharedQuestions(counts, overlap.get("left_out", True))
 
 

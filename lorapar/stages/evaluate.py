@@ -113,7 +113,7 @@ def _evaluate(call: StageCall[Settings], rule: AnswerRule) -> Metrics:
     contestants = _contestants(call)
     asking = Asking(tokenizer, settings.prompts, settings.evaluate, rule)
     with ExitStack() as stack:
-        remembered = _remembered(call, asking, stack)
+        remembered = remembered_answers(call, asking, settings.evaluate, stack)
         adapters = contestants.values()
         engine = stack.enter_context(open_engine(settings.model, settings.evaluate, tokenizer, adapters, call.progress))
         answer_all(contestants, engine, batches, asking, journal, call.progress, remembered)
@@ -158,7 +158,9 @@ def _contestants(call: StageCall[Settings]) -> dict[str, Path | None]:
     return {**found, "incumbent": incumbent} if incumbent.is_dir() else found
 
 
-def _remembered(call: StageCall[Settings], asking: Asking, stack: ExitStack) -> Callable[..., RememberedModel | None]:
+def remembered_answers(
+    call: StageCall[Any], asking: Asking, evaluate: EvaluateConfig, stack: ExitStack
+) -> Callable[..., RememberedModel | None]:
     """By a model's adapter, what it has answered in earlier runs; None where there is nothing to remember it in."""
     from lorapar.basemodel import answer_end, default_device
     from lorapar.evaluation.cache import AnswerCache, RememberedModel, model_identity
@@ -174,7 +176,7 @@ def _remembered(call: StageCall[Settings], asking: Asking, stack: ExitStack) -> 
     def remembered(adapter: Path | None, **more: Any) -> RememberedModel:
         strings = {"strings": end.strings} if end.strings else {}
         more = {"stops": end.token_ids, **strings, "device": where, **more}
-        return RememberedModel(cache, model_identity(settings.model, settings.evaluate, adapter, settings.seed, **more))
+        return RememberedModel(cache, model_identity(settings.model, evaluate, adapter, settings.seed, **more))
 
     return remembered
 

@@ -16,6 +16,7 @@ from lorapar.errors import IntegrityError
 from lorapar.records import read_json, write_json
 from lorapar.stages.contract import Metrics, StageCall
 from lorapar.store import seal, verify
+from lorapar.training.candidates import copy_candidates
 
 METRICS = "metrics.json"
 _KEPT = ("history.jsonl", "rollouts.jsonl", "pass_rates.jsonl")
@@ -58,7 +59,12 @@ def train_in_turn(
     folders: list[Path] = []
     for place, phase in enumerate(phases):
         folder = call.scratch / f"{place + 1}-{phase.system}-{phase.method}"
-        changed = {"inputs": {**call.inputs, "adapter": (adapter,)}, "outputs": {"adapter": folder / "adapter"}}
+        changed: dict[str, Any] = {
+            "inputs": {**call.inputs, "adapter": (adapter,)},
+            "outputs": {"adapter": folder / "adapter"},
+        }
+        if place + 1 < len(phases):  # candidates are of the last phase
+            changed["settings"] = call.settings.model_copy(update={"candidates": 0})
         run_it, part = part_of(StageCall(**{**vars(call), **changed, "scratch": folder / "work"}), phase)
         adapter = folder / "adapter"
         if not run_once(call, run_it, part, adapter):
@@ -71,6 +77,7 @@ def train_in_turn(
             metrics |= {f"{place + 1}_{phase.system}_{phase.method}_{key}": value for key, value in found}
     output = call.output("adapter")
     copy_adapter(adapter, output)
+    copy_candidates(adapter, output)
     for name in _KEPT:
         if (folders[shown] / name).is_file():
             shutil.copyfile(folders[shown] / name, output / name)

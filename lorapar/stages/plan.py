@@ -174,8 +174,28 @@ def stage_settings(config: RunConfig, stage: str, parameters: Any) -> StageSetti
             del values["sft"]  # SFT's settings decide nothing here
         if stage == "rl" and not config.rl.score_again:
             del values["score"], values["partition"]
+    values |= _of_a_pick(config, stage)
+    if stage == "publish" and config.publish.pick == "last":
+        del values["publish"], values["evaluate"], values["answers"]  # nothing is asked
     settings: StageSettings = spec.settings.model_validate({**values, **parameters})
     return settings
+
+
+_UNASKED = ("limit", "benchmarks", "judges", "confidence")
+
+
+def _of_a_pick(config: RunConfig, stage: str) -> dict[str, Any]:
+    """What `publish.pick: best` asks of the node that trains last, and how publish asks the development rows."""
+    if config.publish.pick == "last":
+        return {}
+    trains_last = "rl" if trained_in("rl", config.phases) else "sft"
+    if stage == trains_last:
+        return {"candidates": config.publish.candidates}
+    if stage == "publish":
+        default = EvaluateConfig()
+        asked = {name: getattr(default, name) for name in _UNASKED}
+        return {"evaluate": config.evaluate.model_copy(update=asked)}
+    return {}
 
 
 def _resolve(model: ModelConfig) -> ModelConfig:

@@ -49,7 +49,7 @@ SPEC = StageSpec(
 
 
 def run(call: StageCall[Settings]) -> Metrics:
-    """Write examples.jsonl (both splits) and summary.json."""
+    """Write examples.jsonl (every split) and summary.json."""
     data = call.settings.data
     digest = data_digest(data)
     if data.digest not in (None, digest):
@@ -73,7 +73,7 @@ def run(call: StageCall[Settings]) -> Metrics:
     if found.overlap:  # where nothing is found, another benchmark leaves the output as it was, and what reads it too
         summary["overlap"] = {"rows": [asdict(one) for one in found.overlap], "left_out": data.decontaminate}
     write_json(folder / "summary.json", summary)
-    rows = {f"rows_{name}": float(summary["splits"][name]["rows"]) for name in ("train", "heldout")}
+    rows = {f"rows_{name}": float(summary["splits"][name]["rows"]) for name in summary["splits"]}
     left_out = len(loaded.left_out) + sum(one.count for one in loaded.omissions)
     return {**rows, "rows_left_out": float(left_out), "rows_overlapping": float(len(found.overlap))}
 
@@ -161,8 +161,10 @@ def _tell(call: StageCall[Settings], loaded: LoadedData, omissions: list[Omissio
 
 def _summary(loaded: LoadedData) -> dict[str, Any]:
     splits = {}
-    for name in ("train", "heldout"):
+    for name in ("train", "heldout", "development"):
         rows = [example for example in loaded.examples if example.split == name]
+        if name == "development" and not rows:
+            continue  # so summaries of runs without them are as they were
         systems = Counter(example.known_system for example in rows if example.known_system)
         splits[name] = {
             "rows": len(rows),

@@ -1,21 +1,28 @@
 """publish: the trained adapter as a plain PEFT folder for the unmodified base model, proved, a version in a registry.
 
 The folder has the same bytes whenever it is made from the same inputs, so publishing again returns the version that
-is there. It also looks up what the new version has to beat: the incumbent, which is fetched and verified. Never
-reused: registries change.
+is there. With `publish.pick: best` it first asks the run's candidates the development rows, and picks one
+(`lorapar.stages.picking`). It also looks up what the new version has to beat: the incumbent, which is fetched and
+verified. Never reused: registries change.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from pydantic import SerializerFunctionWrapHandler, model_serializer
 
 from lorapar import __version__
 from lorapar.config import (
     AdapterConfig,
+    Comparison,
     DataConfig,
+    EvaluateConfig,
     ModelConfig,
     PartitionConfig,
     PromptConfig,
+    PublishConfig,
     RegistryConfig,
     RlConfig,
     ScoreConfig,
@@ -29,12 +36,15 @@ from lorapar.errors import BadInputError
 from lorapar.records import Example, read_records, sample_rows, write_json
 from lorapar.stages.code import code_digest
 from lorapar.stages.contract import Metrics, StageCall, StageSettings, StageSpec
+from lorapar.stages.picking import picked
 
 if TYPE_CHECKING:
+    from lorapar.evaluation.pick import Pick
     from lorapar.registry import Figure, Publication, PublishedVersion, Registry
 
 QUESTIONS = 4
 """Held-out questions that the published adapter is compared with the trained one on."""
+_OF_A_PICK = ("publish", "evaluate", "answers")
 _STAGES = ("prepare", "vote", "tally", "init", "score", "partition", "sft", "rl")
 
 
@@ -56,6 +66,17 @@ class Settings(StageSettings):
     phases: Phases = DEFAULT_PHASES
     systems: Systems = DEFAULT_SYSTEMS
     registry: RegistryConfig
+    publish: PublishConfig | None = None
+    """Where an adapter is picked among several; None: the last one is published, and the two below are None too."""
+    evaluate: EvaluateConfig | None = None
+    """How the development rows are asked."""
+    answers: Comparison | None = None
+
+    @model_serializer(mode="wrap")
+    def _as_written(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Where nothing is picked, digests and lineages are as they were before there was a choice."""
+        values: dict[str, Any] = handler(self)
+        return {key: value for key, value in values.items() if value is not None or key not in _OF_A_PICK}
 
 
 SPEC = StageSpec(
@@ -81,8 +102,11 @@ def run(call: StageCall[Settings]) -> Metrics:
         raise BadInputError("registry.address is not set; give s3://BUCKET/PREFIX or a folder")
     registry = Registry(open_store(settings.registry.address))
     shown_in = call.origin.tracking.ids if call.origin.tracking else {}
+    adapter, pick = call.input("adapter"), None
+    if settings.publish is not None:
+        adapter, pick = picked(call, settings.publish)
     proof = Proof(_questions(call), call.progress, call.origin.run, call.origin.images, shown_in)
-    published = publish_adapter(_publication(call), registry, call.scratch, proof)
+    published = publish_adapter(_publication(call, adapter, pick), registry, call.scratch, proof)
     copy_files(call.scratch / "package", call.output("adapter"))
     incumbent = incumbent_for(registry, settings.name, published.version.number)
     _fetch_incumbent(call, registry, incumbent.version if incumbent else None)
@@ -96,19 +120,20 @@ def run(call: StageCall[Settings]) -> Metrics:
     )
     write_json(call.output("version") / VERSION_FILE, version.model_dump(mode="json"))
     call.progress.say(f"published as {version.reference}")
+    told = {} if pick is None else {"picked_step": float(pick.step), "candidates": float(len(pick.tried))}
     rank = published.lineage.serving["rank"]
     ranked = {} if rank is None else {"rank": float(rank)}
-    return {"version": float(version.version), **ranked, **_measured(version)}
+    return {"version": float(version.version), **ranked, **_measured(version), **told}
 
 
-def _publication(call: StageCall[Settings]) -> Publication:
+def _publication(call: StageCall[Settings], adapter: Path, pick: Pick | None) -> Publication:
     from lorapar.registry import Origins, Publication
 
     return Publication(
         name=call.settings.name,
         model=call.settings.model,
         origins=Origins(
-            adapter=call.input("adapter"),
+            adapter=adapter,
             examples=call.input("examples"),
             votes=call.inputs["votes"],
             labels=call.input("labels"),
@@ -117,6 +142,7 @@ def _publication(call: StageCall[Settings]) -> Publication:
         settings=_settings(call.settings),
         code={"version": __version__, "stages": {name: code_digest(f"lorapar.stages.{name}") for name in _STAGES}},
         figures=_figures(call),
+        picked=None if pick is None else pick.document(),
     )
 
 

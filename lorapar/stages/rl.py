@@ -43,6 +43,7 @@ from lorapar.stages.contract import Metrics, StageCall, StageSpec
 from lorapar.stages.phases import METRICS, Part, run_once, train_in_turn
 from lorapar.stages.processes import process_count, run_in_processes
 from lorapar.stages.tuning import INPUTS, TuningSettings, pass_on, rows_by_system, tuning_job
+from lorapar.training.candidates import copy_candidates
 
 _SUMMARY = "summary.json"
 
@@ -104,13 +105,15 @@ def _with_sft(call: StageCall[Settings]) -> Metrics:
     from lorapar.adapter import add_changes, copy_adapter
 
     start, output = call.input("adapter"), call.output("adapter")
-    after_rl = _phase(call, "rl", start)
+    kept = call.settings.model_copy(update={"candidates": 0})  # candidates are of the last phase
+    after_rl = _phase(replace(call, settings=kept), "rl", start)
     together = call.settings.trains == ("sft+rl",)
     after_sft = _phase(call, "sft", start if together else after_rl)
     if together:
         add_changes(start, after_rl, after_sft, output)
     else:
         copy_adapter(after_sft, output)
+        copy_candidates(after_sft, output)
     for name in ("history.jsonl", "rollouts.jsonl", "pass_rates.jsonl"):
         if (after_rl / name).is_file():
             shutil.copyfile(after_rl / name, output / name)
@@ -220,7 +223,7 @@ def _of_rl(call: StageCall[Settings]) -> StageCall[Settings]:
 
 def _of_sft(call: StageCall[Settings]) -> StageCall[sft.Settings]:
     own = call.settings
-    shared = {key: getattr(own, key) for key in ("model", "prompts", "seed", "system_names", "system")}
+    shared = {key: getattr(own, key) for key in ("model", "prompts", "seed", "system_names", "system", "candidates")}
     settings = sft.Settings(sft=own.sft or SftConfig(), **shared)
     return StageCall(**{**vars(call), "settings": settings})
 

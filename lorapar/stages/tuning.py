@@ -5,11 +5,14 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from pydantic import SerializerFunctionWrapHandler, model_serializer
+
 from lorapar.config import SYSTEMS, ModelConfig, PromptConfig
 from lorapar.config.systems import slot_of
 from lorapar.ranks import Ranks
 from lorapar.records import Example, System, read_json, read_records, write_json
 from lorapar.stages.contract import Metrics, StageCall, StageSettings
+from lorapar.training.candidates import copy_candidates
 
 if TYPE_CHECKING:
     from lorapar.training.session import TrainingJob
@@ -26,6 +29,14 @@ class TuningSettings(StageSettings):
     system_names: tuple[System, ...] = SYSTEMS
     system: System | None = None
     """Whose elements and rows; None: System 1's in SFT, System 2's in RL."""
+    candidates: int = 0
+    """Adapters of this node's last phase that are kept for `publish.pick: best`, the last one among them; 0: none."""
+
+    @model_serializer(mode="wrap")
+    def _as_written(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A node that keeps none has the digest that it had before there were candidates."""
+        values: dict[str, Any] = handler(self)
+        return values if self.candidates else {key: value for key, value in values.items() if key != "candidates"}
 
 
 def tuning_job(call: StageCall[Any], stage: str, output: str = "adapter") -> TrainingJob:
@@ -43,6 +54,7 @@ def tuning_job(call: StageCall[Any], stage: str, output: str = "adapter") -> Tra
         progress=call.progress,
         keeper=call.keeper,
         sharded=call.sharding == "fsdp2" and Ranks.here().count > 1,
+        candidates=call.settings.candidates,
         trackers=partial(call.origin.tracking.callbacks, stage) if call.origin.tracking else list,
     )
 
@@ -61,6 +73,7 @@ def pass_on(call: StageCall[Any], reason: str) -> Metrics:
     source, output = call.input("adapter"), call.output("adapter")
     call.progress.say(f"trains nothing: {reason}")
     copy_adapter(source, output)
+    copy_candidates(source, output)
     found = read_json(source / "summary.json") if (source / "summary.json").is_file() else {}
     base = {key: found[key] for key in ("base_weights_sha256", "asking") if key in found}
     write_json(output / "summary.json", {"steps": 0, "active_elements": 0, "moved_elements": 0, **base})

@@ -27,9 +27,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from peft import PeftModel
 from transformers import TrainerCallback, TrainerState
 
-from lorapar.adapter import MaskedAdamW, MaskedTraining, adapter_parameters
+from lorapar.adapter import MaskedAdamW, MaskedTraining, adapter_parameters, save_adapter
 from lorapar.adapter.files import read_tensors, write_tensors
 from lorapar.checkpoint import Keeper
 from lorapar.errors import IntegrityError
@@ -38,6 +39,7 @@ from lorapar.ranks import Ranks
 from lorapar.records import read_json, write_json
 from lorapar.stopping import StopRequest
 from lorapar.store import MANIFEST, seal, verify
+from lorapar.training.candidates import candidate_folder, candidate_steps
 from lorapar.training.watch import Watch
 
 PREFIX = "checkpoint-"
@@ -163,6 +165,24 @@ class SaveWhenDue(TrainerCallback):  # type: ignore[misc]
             control.should_training_stop = True
         if self.stopped or due:
             control.should_save = True
+        return control
+
+
+class KeepCandidates(TrainerCallback):  # type: ignore[misc]
+    """Keeps the adapter after some of the steps; told of a step before `SaveWhenDue`, whose checkpoint then has it."""
+
+    def __init__(self, model: PeftModel, scratch: Path, count: int) -> None:
+        """Of `count` adapters at even distances all but the last one, which is the run's own result."""
+        self._model = model
+        self._scratch = scratch
+        self._count = count
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
+        """All processes hold the same adapter, and the first one writes it."""
+        if Ranks.here().first and state.global_step in candidate_steps(state.max_steps, self._count):
+            folder = candidate_folder(self._scratch, state.global_step)
+            folder.mkdir(parents=True, exist_ok=True)
+            save_adapter(self._model, folder)
         return control
 
 

@@ -28,6 +28,7 @@ from lorapar.adapter import (
     Partition,
     adapter_parameters,
     base_digest,
+    check_frozen,
     check_only_active_moved,
     load_adapter,
     masked_training,
@@ -35,6 +36,8 @@ from lorapar.adapter import (
     snapshot,
     trainable_rank,
 )
+from lorapar.adapter.files import read_tensors
+from lorapar.adapter.folder import WEIGHTS_FILE
 from lorapar.basemodel import load_model
 from lorapar.checkpoint import Keeper
 from lorapar.config import ModelConfig, PromptConfig, RlConfig, SftConfig
@@ -44,8 +47,10 @@ from lorapar.ranks import Ranks
 from lorapar.records import System, read_json, write_json
 from lorapar.registry.chat_settings import ChatSettings
 from lorapar.stopping import finishing_steps
+from lorapar.training.candidates import CANDIDATES, candidates_in, copy_candidates
 from lorapar.training.checkpoint import (
     Checkpoints,
+    KeepCandidates,
     SaveWhenDue,
     is_complete,
     restore_optimizer,
@@ -83,6 +88,8 @@ class TrainingJob:
     """Says when checkpoints are due, and is told of them."""
     sharded: bool = False
     """Whether each of several processes holds a part of the base; else each holds all of it."""
+    candidates: int = 0
+    """Adapters of the run, its last one among them, that are kept beside the last one; 0: none."""
     trackers: Callable[[], list[TrainerCallback]] = list
     """Makes callbacks that show the curves elsewhere; they must neither fail nor wait."""
 
@@ -105,7 +112,10 @@ class Session:
 
     def check(self) -> Moved:
         """After training: raises TrainingError where the base or a frozen element changed, or nothing moved."""
-        moved = check_only_active_moved(self.before, snapshot(self.model), self.mask, trainable_rank(self.model))
+        rank = trainable_rank(self.model)
+        for folder in candidates_in(self.job.scratch).values():
+            check_frozen(self.before, read_tensors(folder / WEIGHTS_FILE)[0], self.mask, rank)
+        moved = check_only_active_moved(self.before, snapshot(self.model), self.mask, rank)
         if base_digest(self.model) != self.base_sha256:
             raise TrainingError("the base model's weights changed during training, which must never happen: report it")
         return moved
@@ -173,6 +183,10 @@ def train(job: TrainingJob, tokenizer: PreTrainedTokenizerBase, method: Method) 
     save_adapter(session.model, job.output)
     if Ranks.here().first:
         shutil.copyfile(job.scratch / HISTORY, job.output / HISTORY)
+        if job.candidates:
+            (job.scratch / CANDIDATES).mkdir(exist_ok=True)  # none in a run of one step
+            copy_candidates(job.scratch, job.output)
+            write_json(job.output / CANDIDATES / SUMMARY, {"steps": len(session.watch.steps), "system": method.system})
     return Outcome(session.watch.steps, seconds, _summary(session, method, moved))
 
 
@@ -230,6 +244,8 @@ def _run(session: Session, method: Method) -> float:
         checkpoints.restore_watch(watch, found)
         job.progress.say(f"going on after step {step_of(found)}")
     with finishing_steps() as stop, _rescued(watch.last_good, job):
+        if job.candidates:
+            trainer.add_callback(KeepCandidates(session.model, job.scratch, job.candidates))
         saving = SaveWhenDue(job.keeper, stop, method.steps_together)
         trainer.add_callback(saving)
         if found is not None and is_complete(found):

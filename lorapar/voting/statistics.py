@@ -111,6 +111,7 @@ def vote_summary(count: Count, assigned: Assigned, round_name: str, described: D
         "edited_rows": len(count.edits),
         "train_rows": assigned.of("train"),
         "heldout_rows": assigned.of("heldout"),
+        **({"development_rows": rows} if any((rows := assigned.of("development")).values()) else {}),
         "heldout_rows_known": {system: count.known_heldout[system] for system in ballots.systems},
         **call_statistics(ballots, patterns),
         "tokens": sum(count.tokens.values()),
@@ -154,7 +155,7 @@ def teacher_statistics(count: Count, patterns: Counter[str], described: Describe
 
 
 def row_statistics(ballots: Ballots, patterns: Counter[str]) -> dict[str, int]:
-    """Voted rows (both splits) by what they came to.
+    """Voted rows (of every split) by what they came to.
 
     The systems, `held_out` and `undecided` add up to `voted`; the others overlap them.
     """

@@ -38,12 +38,16 @@ SHOWN_ROWS = 20
 """Rows of each label, and contested rows, that a summary names."""
 
 
+Split = Literal["train", "heldout", "development"]
+SPLITS: tuple[Split, ...] = ("train", "heldout", "development")
+
+
 class _ExampleParts(TypedDict):
     """What is counted of an example."""
 
     id: str
     known_system: NotRequired[System | None]
-    split: NotRequired[Literal["train", "heldout"]]
+    split: NotRequired[Split]
 
 
 class _VoteParts(TypedDict):
@@ -72,10 +76,10 @@ class Count:
         """Patterns before teachers' biases were subtracted; None where votes are not calibrated."""
         self.gold: list[System | None] = []
         """The known system of each row, where the data names it."""
-        self.heldout = bytearray()
-        """1 where the row is held out for evaluation."""
+        self.splits = bytearray()
+        """The split of each row, by its place in `SPLITS`."""
         self.rows_of_examples = array("q")
-        """The row of each example; of held-out ones that are known to be of the first system -1, the second -2, ..."""
+        """The row of each example; negative for one nobody is asked about, whose split and system `unasked` tells."""
         self.lean = array("d")
         """Confidence for the first system less confidence for others, summed over a row's votes."""
         self.rows_of_votes = array("q")
@@ -93,19 +97,25 @@ class Count:
         """Number the rows; raises BadInputError for an id that is there twice."""
         nobody, row_of, number = self.ballots.nobody, self.row_of, 0
         for example in read_parts(path, _EXAMPLE, "Example"):
-            known, heldout = example.get("known_system"), example.get("split", "train") == "heldout"
-            if heldout and known is not None:
-                self.known_heldout[known] += 1
-                self.rows_of_examples.append(-1 - self.ballots.systems.index(known))
+            known, split = example.get("known_system"), example.get("split", "train")
+            if split != "train" and known is not None:
+                self.known_heldout[known] += split == "heldout"
+                place = SPLITS.index(split) * len(self.ballots.systems) + self.ballots.systems.index(known)
+                self.rows_of_examples.append(-1 - place)
                 continue
             if row_of.setdefault(example["id"], number) != number:
                 raise BadInputError(f"{path}: the id {example['id']} is there twice; ids must differ")
             self.rows_of_examples.append(number)
             self.gold.append(known)
-            self.heldout.append(heldout)
+            self.splits.append(SPLITS.index(split))
             number += 1
         self.patterns = [nobody] * number
         self.lean = array("d", bytes(8 * number))
+
+    def unasked(self, row: int) -> tuple[Split, System]:
+        """Split and known system of an example that nobody is asked about, from its number in `rows_of_examples`."""
+        split, system = divmod(-1 - row, len(self.ballots.systems))
+        return SPLITS[split], self.ballots.systems[system]
 
     def read_votes(self, paths: Iterable[Path]) -> None:
         """Add all votes; raises BadInputError for unknown rows and teachers and for second votes."""
@@ -231,8 +241,8 @@ def assign(count: Count, examples: Path, folders: Mapping[str, Path]) -> Assigne
     """Write labels.jsonl of all voted rows, and each row to the folder of its outcome, as it stands in `examples`.
 
     `folders` are labels, undecided, system1, system2 (train rows, `slot_of` says whose are where) and heldout. Rows
-    that are held out of all systems have a label without a system and go nowhere else. `examples` is the file that
-    `count` has read.
+    that are held out of all systems have a label without a system and go nowhere else, and development rows are counted
+    alone: publish finds them by their labels. `examples` is the file that `count` has read.
     """
     writer = _Labels(count)
     systems = count.ballots.systems
@@ -243,12 +253,13 @@ def assign(count: Count, examples: Path, folders: Mapping[str, Path]) -> Assigne
         lines = stack.enter_context(examples.open("rb"))
         for line, row in zip(lines, count.rows_of_examples, strict=True):
             if row < 0:
-                key: str | None = f"heldout {systems[-1 - row]}"
+                key: str | None = " ".join(count.unasked(row))
             else:
                 files["labels"].write(writer.line(row, next(ids)))
                 key = writer.place(row)
             if key is not None:
-                files[key].write(line if line.endswith(b"\n") else line + b"\n")
+                if key in files:
+                    files[key].write(line if line.endswith(b"\n") else line + b"\n")
                 assigned.rows[key] += 1
     return assigned
 
@@ -268,7 +279,7 @@ class _Labels:
 
     def place(self, row: int) -> str | None:
         """Where the row itself goes, as a key of `_paths`; None: nowhere."""
-        return self._key(self._count.patterns[row], self._count.edits.get(row), bool(self._count.heldout[row]))
+        return self._key(self._count.patterns[row], self._count.edits.get(row), SPLITS[self._count.splits[row]])
 
     def _text(self, pattern: str, edit: Edit | None) -> str:
         outcome = self._count.ballots.outcome(pattern)
@@ -284,12 +295,12 @@ class _Labels:
         text = label.model_dump_json(exclude={"edited"} if edit is None else None)
         return text.removeprefix('{"example_id":""') + "\n"
 
-    def _place(self, pattern: str, edit: Edit | None, heldout: bool) -> str | None:
+    def _place(self, pattern: str, edit: Edit | None, split: Split) -> str | None:
         outcome = self._count.ballots.outcome(pattern)
         if edit is None and not outcome.decided:
             return "undecided"
         system = outcome.system if edit is None else system_of(edit)
-        return None if system is None else f"{'heldout' if heldout else 'train'} {system}"
+        return None if system is None else f"{split} {system}"
 
 
 def assign_open_votes(count: Count, votes: Sequence[Path], undecided: Path) -> None:

@@ -414,3 +414,27 @@ def test_where_values_of_several_kinds_are_taken_the_complaint_is_of_the_kind_gi
     with pytest.raises(BadInputError) as caught:
         load_config(overrides=[override])
     assert str(caught.value).removeprefix("the defaults: ") in (said, f"{said} (got 'high')")
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"publish": {"pick": "best"}}, "no rows are set apart to judge by; set data.development"),
+        ({"publish": {"candidates": 5}}, "candidates: does nothing where pick is last"),
+        (
+            {"publish": {"pick": "best"}, "data": {"development": 50}, "phases": ["sft+rl"]},
+            r"phases is \[sft\+rl\], which adds the changes of two runs",
+        ),
+    ],
+)
+def test_a_pick_that_could_not_be_made_is_refused(settings, said) -> None:
+    with pytest.raises(ValueError, match=said):
+        RunConfig.model_validate(settings)
+
+
+def test_a_run_that_publishes_its_last_adapter_writes_its_settings_as_before() -> None:
+    written = RunConfig().model_dump(mode="json")
+    assert "publish" not in written
+    assert "development" not in written["data"]
+    best = RunConfig.model_validate({"publish": {"pick": "best"}, "data": {"development": 50}})
+    assert RunConfig.model_validate(best.model_dump(mode="json")) == best

@@ -11,7 +11,7 @@ from lorapar.basemodel import hub, load_model
 from lorapar.basemodel.shape import model_shape
 from lorapar.config import ModelConfig, RunConfig, load_config
 from lorapar.errors import BadInputError
-from lorapar.local.calls import judge_calls
+from lorapar.local.calls import filter_calls, judge_calls, pick_calls
 from lorapar.local.estimate import StageMemory, base_bytes, cards_said, stage_memory, stage_memory_bytes
 from lorapar.local.planning import plan_run
 from lorapar.local.runner import comes_to
@@ -93,6 +93,37 @@ def test_calls_of_a_judge_that_measures_are_counted_by_rows_and_models() -> None
     assert line.startswith("helpful (evaluate): at most 48 calls, one for each held-out row and model")
     (line,) = judge_calls(load_config(preset="tiny", overrides=[*overrides, "evaluate.limit=2"]))
     assert "at most 8 calls" in line
+
+
+def test_completions_of_the_filter_are_counted_before_they_are_asked() -> None:
+    assert filter_calls(RunConfig()) == []
+    (line,) = filter_calls(RunConfig(rl={"filter": {"samples": 4}}))
+    assert line.startswith("rl.filter: 4 completions of every row that RL could learn from: at most 1,024 of 256 rows")
+    assert "(the vote decides)" in line
+    (line,) = filter_calls(RunConfig(rl={"filter": {}}, data={"source": "hub:openai/gsm8k"}))
+    assert line.startswith("rl.filter: 8 completions of every row that RL could learn from; "), (
+        "rows of a hub are unread"
+    )
+    assert filter_calls(RunConfig(rl={"filter": {}}, phases=["sft"])) == []
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        (6, "WARNING: publish.pick best: 24 answers: 4 adapters, 6 development rows each; no earlier adapter can be "),
+        (56, "WARNING: publish.pick best: 224 answers: 4 adapters, 56 development rows each; an earlier adapter is "),
+        (120, "publish.pick best: 480 answers: 4 adapters, 120 development rows each; an earlier adapter is better "),
+    ],
+)
+def test_answers_of_a_pick_are_counted_and_few_rows_are_said(rows: int, said: str) -> None:
+    config = RunConfig(publish={"pick": "best"}, data={"development": rows})
+    (line,) = pick_calls(config)
+    assert line.startswith(said)
+    assert ("7 rows are the least" in line) == (rows == 6)
+    assert (f"from {700 / rows:.3g} points on" in line) == (rows > 6)
+    (line,) = pick_calls(RunConfig(data={"development": rows}))
+    assert "nothing reads them while publish.pick is last" in line
+    assert pick_calls(RunConfig()) == []
 
 
 @pytest.mark.parametrize("kind", [{}, {"quantization": "nf4"}, {"quantization": "nf4", "double_quantization": False}])

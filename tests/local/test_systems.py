@@ -25,6 +25,7 @@ from lorapar.store import verify
 from lorapar.study.cells import cells_of, fitted
 from lorapar.study.folder import CellState, StudyFolder
 from lorapar.study.report import write_study_report
+from lorapar.training.candidates import candidates_in
 from tests.conftest import run_cli
 
 NAMES = ("recall", "sums", "naming")
@@ -42,7 +43,8 @@ SETTINGS = {
         {"system": "naming", "method": "sft", "settings": {"max_steps": 2, "learning_rate": 5e-4}},
         {"system": "sums", "method": "rl"},
     ],
-    "data": {"heldout": 9},
+    "data": {"heldout": 9, "development": 5},
+    "publish": {"pick": "best", "candidates": 2},
     "teachers": [
         {
             "name": "one",
@@ -58,7 +60,7 @@ SETTINGS = {
     "score": {"examples": 3, "max_length": 256},
     "sft": {"max_steps": 1, "learning_rate": 1e-3, "batch_size": 4, "gradient_accumulation": 1, "max_length": 256},
     "rl": {
-        **{"max_steps": 1, "learning_rate": 1e-3, "batch_size": 4, "gradient_accumulation": 1, "num_generations": 4},
+        **{"max_steps": 2, "learning_rate": 1e-3, "batch_size": 4, "gradient_accumulation": 1, "num_generations": 4},
         **{"max_prompt_length": 256, "max_completion_length": 6, "kl_beta": 0.05},
     },
     "evaluate": {"batch_size": 9, "max_new_tokens": 4},
@@ -97,8 +99,8 @@ def write_settings(folder: Path) -> tuple[Path, Path]:
     first = run_cli("run", "--config", folder / "three.yaml", "--out", run.root, "--until", "prepare")
     assert first.returncode == 0, first.stdout + first.stderr
     prepared = read_records(run.artifact("prepare", "examples") / "examples.jsonl", Example)
-    held_out = {one.id for one in prepared if one.split == "heldout"}
-    edits = [(one["id"], one["system"].lower()) for one in lines if one["id"] not in held_out]
+    voted = {one.id for one in prepared if one.split == "train"}
+    edits = [(one["id"], one["system"].lower()) for one in lines if one["id"] in voted]
     with (folder / "edits.csv").open("w", newline="") as file:
         csv.writer(file).writerows([("example_id", "edited"), *edits])
     return folder / "three.yaml", folder / "edits.csv"
@@ -112,6 +114,22 @@ def three(tmp_path_factory):
     done = run_cli("run", "--config", config, "--set", f"edits.source={edits}", "--out", run.root)
     assert done.returncode == 0, done.stdout + done.stderr
     return run, done.stdout
+
+
+def test_the_last_phase_keeps_candidates_of_which_one_is_picked(three):
+    run, said = three
+    kept = candidates_in(run.artifact("rl", "adapter"))
+    assert list(kept) == [1], "of two steps of RL; SFT's phases keep none"
+    assert not list((run.root / "stages" / "sft").rglob("candidates"))
+    pick = read_json(run.root / "lineage.json")["picked"]
+    assert (pick["step"], pick["steps"], pick["development_rows"]) == (2, 2, 5)
+    assert [one["step"] for one in pick["candidates"]] == [1, 2]
+    rows = list(read_records(run.artifact("prepare", "examples") / "examples.jsonl", Example))
+    apart = {row.id for row in rows if row.split == "development"}
+    assert len(apart) == 5
+    for place in (run.root / "stages" / "tally").rglob("*.jsonl"):
+        assert place.name == "labels.jsonl" or not apart & {row.id for row in read_records(place, Example)}
+    assert "publish.pick: 5 development rows can show no adapter to be better, 6 are the least" in said
 
 
 def test_every_row_is_dealt_to_the_place_of_its_system(three):
@@ -204,7 +222,7 @@ def test_labels_are_edited_by_name_and_whole_outputs_are_kept(three, tmp_path):
     run, _ = three
     verify(run.artifact("score-system2", "scores"))
     file = tmp_path / "votes.csv"
-    assert export_rows(run, file, every_row=True).rows == 18
+    assert export_rows(run, file, every_row=True).rows == 13
     assert "recall" in file.read_text()
     file.write_text("example_id,edited\nr0,system1\n")
     with pytest.raises(Exception, match="edited is 'system1'; write recall, sums, naming, hold_out"):

@@ -125,6 +125,12 @@ def test_completions_that_were_kept_and_stalls_are_shown(page: Page) -> None:
     assert "1.5 exact_answer 0.5 my:judge no say" in page.text
 
 
+def test_the_step_that_was_picked_stands_with_every_adapter_that_was_asked(page: Page) -> None:
+    assert "The one after step 20 of 40: better than the last one by the test." in page.text
+    assert "Each answered the same 64 development rows" in page.text
+    assert "20 (published) 41 12 2 p = 0.013 yes" in page.text
+
+
 def test_rows_that_rl_was_kept_from_are_counted(page: Page) -> None:
     assert "it never solved 9 and always solved 11; RL learned from the other 44." in page.text
     assert "pass rate 0 0.5 1 rows 9 44 11" in page.text

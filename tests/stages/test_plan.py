@@ -136,3 +136,19 @@ def test_prepare_is_told_which_rows_benchmarks_ask_and_not_how(tmp_path) -> None
     assert plans[0].config.data.benchmarks[0].digest
     assert [key(plan, "prepare") == key(plans[0], "prepare") for plan in plans] == [True, True, False]
     assert key(plans[1], "evaluate") != key(plans[0], "evaluate")
+
+
+@pytest.mark.parametrize(
+    ("phases", "node"), [("[sft, rl]", "rl"), ("[rl, sft]", "rl"), ("[sft]", "sft"), ("[rl]", "rl")]
+)
+def test_the_node_that_trains_last_keeps_the_candidates_of_a_pick(phases: str, node: str) -> None:
+    overrides = [f"phases={phases}", "data.development=4"]
+    best = ["publish.pick=best", "publish.candidates=5", "evaluate.limit=3"]
+    last, picked = (make_plan(load_config(preset="tiny", overrides=[*overrides, *more])) for more in ([], best))
+    changed = {name for name in last.sections if key(last, name) != key(picked, name)}
+    assert changed == {node, "publish", "evaluate"}, "evaluate for its limit alone"
+    assert picked.sections[node]["candidates"] == 5
+    told = picked.sections["publish"]
+    assert (told["publish"]["candidates"], told["evaluate"]["limit"], told["answers"]) == (5, None, "exact")
+    assert not {"publish", "evaluate", "answers", "candidates"} & {*last.sections["publish"]}
+    assert "candidates" not in last.sections[node]

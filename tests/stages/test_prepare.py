@@ -202,6 +202,51 @@ def test_rows_that_held_out_rows_ask_are_left_out_of_training(kit, tmp_path):
     assert found == {True, False}, "some seeds put both on one side"
 
 
+def test_development_rows_are_apart_from_what_is_trained_on_and_what_is_evaluated(kit, tmp_path, benchmark):
+    path = tmp_path / "rows.jsonl"
+    other = "An orchard has forty trees with ninety apples each, and half of them fall before the harvest, how many?"
+    asked = [LEAKED, other, f"Again: {other}", *(f"{n}+{n}?" for n in range(20))]
+    path.write_text("".join(json.dumps({"question": one, "answer": "1", "reference": "1"}) + "\n" for one in asked))
+    found = set()
+    for seed in range(12):
+        data = {"source": str(path), "heldout": 4, "benchmarks": [benchmark]}
+        splits = {}
+        for development in (0, 8):
+            settings = {**READER, "data": {**data, "development": development}, "seed": seed}
+            metrics, out = kit.run("prepare", tmp_path / f"{seed}-{development}", settings)
+            rows = list(read_records(out / "examples" / "examples.jsonl", Example))
+            splits[development] = {row.question: row.split for row in rows}
+        assert LEAKED not in splits[8] or splits[8][LEAKED] == "heldout", "a benchmark asks it"
+        held = {
+            development: {q for q, split in one.items() if split == "heldout"} for development, one in splits.items()
+        }
+        assert held[0] == held[8], "the rows held out are the same ones"
+        told = {split for question, split in splits[8].items() if other in question}
+        assert len(told) == 1, "never on two sides"
+        assert metrics["rows_development"] == list(splits[8].values()).count("development") >= 6
+        found |= told
+    assert found == {"train", "heldout", "development"}
+
+
+def test_development_rows_of_the_task_mix_share_no_sum_with_training_rows(kit, tmp_path):
+    plain, apart = (
+        read_records(
+            kit.run("prepare", tmp_path / str(size), {**READER, "data": {"development": size}, "seed": 3})[1]
+            / "examples" / "examples.jsonl",
+            Example,
+        )
+        for size in (0, 60)
+    )  # fmt: skip
+    plain, apart = ({row.id: row for row in rows} for rows in (plain, apart))
+    assert {id: row.model_copy(update={"split": plain[id].split}) for id, row in apart.items()} == plain
+    chosen = [row for row in apart.values() if row.split == "development"]
+    assert 55 <= len(chosen) <= 60
+    assert {row.known_system for row in chosen} == {"system1", "system2"}
+    assert all(plain[row.id].split == "train" for row in chosen)
+    trained = {row.answer for row in apart.values() if row.split == "train" and row.known_system == "system2"}
+    assert not trained & {row.answer for row in chosen if row.known_system == "system2"}
+
+
 def test_a_run_that_would_train_on_nothing_else_ends(kit, tmp_path, benchmark):
     path = tmp_path / "rows.jsonl"
     rows = [{"question": LEAKED, "answer": "189", "reference": "1"}, {"question": "Other?", "answer": "1"}]

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
+import torch
 from peft import PeftModel
 
+from lorapar.adapter.files import read_tensors, write_tensors
 from lorapar.basemodel import load_model
 from lorapar.config import ModelConfig, RunConfig, load_config
 from lorapar.errors import BadInputError
+from lorapar.evaluation import AnsweredBatch
 from lorapar.records import Example, Label, write_records
 from lorapar.registry import Registry
 from lorapar.store import open_store, seal
+from lorapar.training.candidates import candidate_folder
+
+WEIGHTS = "adapter_model.safetensors"
 
 
 @pytest.fixture
@@ -98,6 +105,94 @@ def test_what_production_names_is_fetched_to_be_beaten(kit, inputs, settings, re
     registry.move_alias("mine", "production", 2, expected=1)
     _, again = kit.run("publish", tmp_path / "again", {**settings, "seed": 6}, inputs)
     assert (again / "incumbent" / "manifest.json").read_bytes() == (other / "incumbent" / "manifest.json").read_bytes()
+
+
+@pytest.fixture
+def best(kit, inputs, settings, tmp_path):
+    """Inputs and settings of a run with two candidates beside its last adapter, each of other weights."""
+    trained = tmp_path / "trained"
+    shutil.copytree(inputs["adapter"], trained)
+    (trained / "manifest.json").unlink()
+    for step, sign in ((2, 1.0), (4, -1.0)):
+        folder = candidate_folder(trained, step)
+        shutil.copytree(inputs["adapter"], folder, ignore=shutil.ignore_patterns("manifest.json", "summary.json"))
+        tensors, about = read_tensors(folder / WEIGHTS)
+        noise = torch.Generator().manual_seed(step)
+        write_tensors(
+            folder / WEIGHTS, {n: t + sign * torch.randn(t.shape, generator=noise) for n, t in tensors.items()}, about
+        )
+    (trained / "candidates" / "summary.json").write_text('{"steps": 6, "system": "system2"}')
+    seal(trained, "rl.adapter")
+    asked = {"max_new_tokens": 6, "batch_size": 16}
+    settings = {**settings, "publish": {"pick": "best", "candidates": 3}, "evaluate": asked, "answers": "text"}
+    settings["data"] = {**settings["data"], "development": 12}
+    return {**inputs, "adapter": trained}, settings
+
+
+def development(kit, tmp_path, inputs, references):
+    """The inputs with development rows of these references."""
+    rows = [row.model_copy(update={"split": "development", "known_system": "system1"}) for row in kit.words(12)]
+    rows = [row.model_copy(update={"reference": references.get(row.id, "no such answer")}) for row in rows]
+    return {**inputs, "examples": kit.rows_folder(tmp_path, [*kit.words(6, "heldout"), *rows])}
+
+
+def test_an_earlier_adapter_is_published_where_it_is_better_by_the_test(kit, best, registry, tmp_path) -> None:
+    inputs, settings = best
+    last, candidate = inputs["adapter"], candidate_folder(inputs["adapter"], 4)
+    notes = kit.Notes()
+    metrics, out = kit.run(
+        "publish", tmp_path / "one", settings, development(kit, tmp_path / "rows", inputs, {}), notes
+    )
+    assert (metrics["picked_step"], metrics["candidates"]) == (6, 3), "nobody is right, so the last one stays"
+    assert (out / "adapter" / WEIGHTS).read_bytes() == (last / WEIGHTS).read_bytes()
+    answered = [
+        AnsweredBatch.model_validate_json(line)
+        for line in (out / "scratch" / "picking" / "answers.jsonl").read_text().splitlines()
+    ]
+    said = {one.example_id: one.text for batch in answered if batch.model.endswith("step 4") for one in batch.answers}
+    others = {one.text for batch in answered if not batch.model.endswith("step 4") for one in batch.answers}
+    assert len(said) == 12
+    assert not others & set(said.values())
+
+    def run(right: int):
+        references = dict(list(said.items())[:right])
+        asked = development(kit, tmp_path / f"rows-{right}", inputs, references)
+        return kit.run("publish", tmp_path / f"right-{right}", settings, asked)
+
+    metrics, _ = run(6)
+    assert metrics["picked_step"] == 6, "2 / 2 ** 6 = 0.031 is not below 0.05 / 2, of two comparisons"
+    metrics, out = run(7)
+    assert metrics["picked_step"] == 4, "2 / 2 ** 7 = 0.016 is"
+    assert metrics["max_logit_difference"] <= 1e-4
+    assert (out / "adapter" / WEIGHTS).read_bytes() == (candidate / WEIGHTS).read_bytes()
+    lineage = json.loads((out / "adapter" / "lineage.json").read_text())
+    told = lineage["picked"]
+    assert (told["step"], told["steps"], told["development_rows"], told["p_below"]) == (4, 6, 12, pytest.approx(0.025))
+    assert [(one["step"], one["right"]) for one in told["candidates"]] == [(2, 0), (4, 7), (6, 0)]
+    again = RunConfig.model_validate(lineage["settings"])
+    assert (again.publish.candidates, again.data.development, again.answers) == (3, 12, "text")
+
+
+def test_what_was_answered_before_a_kill_is_not_asked_again(kit, best, tmp_path) -> None:
+    inputs, settings = best
+    asked = development(kit, tmp_path / "rows", inputs, {})
+    _, out = kit.run("publish", tmp_path / "out", settings, asked)
+    journal = out / "scratch" / "picking" / "answers.jsonl"
+    whole = journal.read_text()
+    journal.write_text(whole[: len(whole) // 2])  # cut off within a batch
+    lineage = (out / "adapter" / "lineage.json").read_bytes()
+    _, out = kit.run("publish", out, settings, asked)
+    assert len(journal.read_text().splitlines()) == len(whole.splitlines())
+    assert (out / "adapter" / "lineage.json").read_bytes() == lineage
+
+
+def test_what_cannot_be_picked_is_refused(kit, best, tmp_path) -> None:
+    inputs, settings = best
+    with pytest.raises(BadInputError, match="none of the 0 development rows"):
+        kit.run("publish", tmp_path / "out", settings, inputs)
+    plain = {**inputs, "adapter": kit.rows_folder(tmp_path / "plain", [])}
+    with pytest.raises(BadInputError, match="holds no candidates"):
+        kit.run("publish", tmp_path / "out2", settings, plain)
 
 
 def test_without_a_registry_it_says_so(kit, inputs, settings, tmp_path) -> None:

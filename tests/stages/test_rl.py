@@ -15,6 +15,7 @@ from lorapar.adapter.files import read_tensors
 from lorapar.config.training import trained_in
 from lorapar.errors import BadInputError
 from lorapar.store import seal
+from lorapar.training.candidates import candidates_in
 
 FAST = {
     "batch_size": 4,
@@ -61,14 +62,16 @@ def test_a_faulty_reward_is_refused_before_anything_is_loaded(kit, inputs: dict[
 def ordered(kit, inputs: dict[str, Path], tmp_path: Path):
     """The adapter that both nodes of training come to, for an order of phases; and its folder of RL."""
     base = {"model": kit.TINY, "prompts": {}, "seed": 0}
-    sft = {"max_steps": 1, "gradient_accumulation": 2, "learning_rate": 1e-2}
+    sft = {"max_steps": 2, "gradient_accumulation": 1, "learning_rate": 1e-2}
     rl = {**FAST, "kl_beta": 0.1, "rewards": {"tests.stages.test_rl:longer": 1.0}, "learning_rate": 1e-2}
 
     def train(*phases: str):
         out = tmp_path / "-".join(phases)
         first = {**base, "sft": sft, "trains": trained_in("sft", phases)}
-        _, tuned = kit.run("sft", out / "sft", first, inputs)
         last = {**base, "rl": rl, "sft": sft, "trains": trained_in("rl", phases)}
+        # As `plan` has it: the node that trains last keeps candidates.
+        (last if last["trains"] else first)["candidates"] = 0 if phases == ("sft+rl",) else 2
+        _, tuned = kit.run("sft", out / "sft", first, inputs)
         notes = kit.Notes()
         metrics, made = kit.run("rl", out / "rl", last, {**inputs, "adapter": tuned / "adapter"}, notes)
         return SimpleNamespace(tensors=read(made / "adapter"), folder=made / "adapter", metrics=metrics, notes=notes)
@@ -113,9 +116,14 @@ def test_every_order_moves_only_what_its_phases_may(ordered, adapter: Path, part
         assert torch.equal(now[second == start[name]], first[second == start[name]])
         assert torch.equal(now[first == start[name]], second[first == start[name]])
         assert torch.allclose(now - start[name], (first - start[name]) + (second - start[name]), atol=1e-6)
-    assert len((turned.folder / "sft_history.jsonl").read_text().splitlines()) == 1
+    assert len((turned.folder / "sft_history.jsonl").read_text().splitlines()) == 2
     assert json.loads((turned.folder / "summary.json").read_text())["sft"]["system"] == "system1"
-    assert (turned.metrics["steps"], turned.metrics["sft_steps"]) == (2, 1)
+    assert (turned.metrics["steps"], turned.metrics["sft_steps"]) == (2, 2)
+    for run, begun, mask in ((only_sft, start, one), (only_rl, start, two), (turned, only_rl.tensors, one)):
+        ((step, kept),) = candidates_in(run.folder).items()
+        assert step == 1, "of two steps of the last phase, whichever node made them"
+        assert moved(begun, read(kept), mask) == (True, False)
+    assert candidates_in(together.folder) == {}
 
 
 def test_a_phase_that_has_ended_is_kept_when_the_next_one_fails(kit, inputs, tmp_path: Path, monkeypatch) -> None:

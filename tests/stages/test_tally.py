@@ -87,6 +87,19 @@ def test_rows_go_where_their_votes_send_them(kit, tmp_path) -> None:
     assert summary(out)["heldout_rows_known"] == {"system1": 1, "system2": 1}
 
 
+def test_development_rows_are_voted_on_like_others_and_go_to_no_system(kit, tmp_path) -> None:
+    rows = [
+        *(example("r1"), example("r2"), example("e1", "heldout", "system1")),
+        *(example("d1", "development"), example("d2", "development", "system2"), example("e2", "heldout", "system2")),
+    ]
+    out = tally(kit, tmp_path, rows, {"r1": "11-", "r2": "22-", "d1": "22-"})[1]
+    assert [ids(out / slot) for slot in ("system1", "system2")] == [["r1"], ["r2"]]
+    assert [ids(out / "heldout", f"{system}.jsonl") for system in ("system1", "system2")] == [["e1"], ["e2"]]
+    assert labels(out)["d1"].system == "system2"
+    assert summary(out)["development_rows"] == {"system1": 0, "system2": 2}
+    assert summary(out)["heldout_rows_known"] == {"system1": 1, "system2": 1}
+
+
 def test_the_first_round_leaves_rows_open_with_their_votes(kit, tmp_path) -> None:
     rows = [example("r1"), example("r2"), example("r3")]
     metrics, out = tally(kit, tmp_path, rows, {"r1": "11-", "r2": "12-", "r3": "11-"}, "first")

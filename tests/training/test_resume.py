@@ -20,6 +20,7 @@ from lorapar.adapter import (
     adapter_parameters,
     attach,
     base_digest,
+    check_frozen,
     save_adapter,
     whole_partition,
 )
@@ -29,6 +30,7 @@ from lorapar.checkpoint import Keeper
 from lorapar.config import CheckpointConfig, RlConfig, SftConfig
 from lorapar.errors import Terminated, TrainingError
 from lorapar.stopping import on_sigterm
+from lorapar.training.candidates import candidate_steps, candidates_in
 from lorapar.training.own_rewards import RewardError
 from lorapar.training.rl import train_rl
 from lorapar.training.session import TrainingJob
@@ -96,7 +98,8 @@ def _reward(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def made(job: TrainingJob) -> dict[str, bytes]:
     """What the stage made, by file name."""
     names = [*NAMES, *(["rollouts.jsonl"] if (job.output / "rollouts.jsonl").exists() else [])]
-    return {name: (job.output / name).read_bytes() for name in names}
+    candidates = sorted(str(path.relative_to(job.output)) for path in job.output.glob("candidates/*/*.safetensors"))
+    return {name: (job.output / name).read_bytes() for name in (*names, *candidates)}
 
 
 def again(job: TrainingJob, **changes: Any) -> TrainingJob:
@@ -112,14 +115,35 @@ def again(job: TrainingJob, **changes: Any) -> TrainingJob:
 )
 def test_killed_within_a_step_it_ends_with_the_same_bytes(make_job: Make, kit, method, changes, steps) -> None:
     train = Trained(method, kit, **changes)
-    whole = made(train(make_job("whole", keeper=Keeper(EVERY_STEP))))
+    whole = made(job := train(make_job("whole", keeper=Keeper(EVERY_STEP), candidates=3)))
     assert len(whole["history.jsonl"].splitlines()) == 6 if not changes else 5
+    assert_candidates(job, whole, "system1" if method == "sft" else "system2")
     for step in steps:
-        job = train(make_job(f"killed{step}", keeper=Keeper(EVERY_STEP)), kill_in_step=step)
+        job = train(make_job(f"killed{step}", keeper=Keeper(EVERY_STEP), candidates=3), kill_in_step=step)
         job = train(again(job))
         assert f"going on after step {step - 1}" in job.progress.lines
         assert job.progress.total == len(job.progress.notes) == len(whole["history.jsonl"].splitlines()) - step + 1
         assert made(job) == whole
+
+
+def assert_candidates(job: TrainingJob, whole: dict[str, bytes], system: str) -> None:
+    """Adapters after a third and two thirds of the steps: each another one, with every frozen element as it was."""
+    steps = len(whole["history.jsonl"].splitlines())
+    kept = candidates_in(job.output)
+    assert tuple(kept) == candidate_steps(steps, 3) == (2, 4 if steps == 6 else 3)
+    assert json.loads((job.output / "candidates" / "summary.json").read_text()) == {"steps": steps, "system": system}
+    weights = [folder / "adapter_model.safetensors" for folder in (*kept.values(), job.output)]
+    assert len({path.read_bytes() for path in weights}) == 3
+    mask = Partition.load(job.partition).mask(system)
+    before = read_tensors(job.adapter / "adapter_model.safetensors")[0]
+    for path in weights:
+        assert check_frozen(before, read_tensors(path)[0], mask, rank=2).moved > 0
+
+
+def test_candidates_are_as_many_as_there_are_steps() -> None:
+    assert candidate_steps(1, 4) == ()
+    assert candidate_steps(3, 20) == (1, 2)
+    assert candidate_steps(200, 4) == (50, 100, 150)
 
 
 @pytest.mark.parametrize(("method", "quantization", "step"), [("sft", "nf4", 3), ("rl", "nf4", 2), ("sft", "int8", 2)])
