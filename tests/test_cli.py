@@ -122,7 +122,7 @@ def test_a_stage_runs_alone_with_local_folders(cli, tiny_run, tmp_path):
         "stage", "partition", "--preset", "tiny", "--set", "partition.theta=0.5",
         "--input", f"scores={tiny_run}/stages/score-system1/scores",
         "--input", f"scores={tiny_run}/stages/score-system2/scores",
-        "--output", f"partition={tmp_path}/partition", "--output", f"sft={tmp_path}/sft",
+        "--output", f"partition={tmp_path}/partition",
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     assert (tmp_path / "partition" / "partition.safetensors").is_file()

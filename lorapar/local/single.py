@@ -49,7 +49,7 @@ class StageOptions:
                 raise BadInputError(f"--input {key}: given {len(values)} times, but {name} takes one")
         _check_names(name, "--input", many, (*spec.inputs, *spec.many))
         made = _once("--output", _pairs("--output", outputs))
-        _check_names(name, "--output", made, spec.outputs)
+        _check_names(name, "--output", made, spec.outputs, spec.may_lack)
         return cls(
             spec,
             {key: tuple(Path(value) for value in values) for key, values in many.items()},
@@ -127,16 +127,19 @@ def _once(option: str, given: Mapping[str, list[str]]) -> dict[str, str]:
     return {name: values[0] for name, values in given.items()}
 
 
-def _check_names(stage: str, option: str, given: Iterable[str], known: tuple[str, ...]) -> None:
+def _check_names(
+    stage: str, option: str, given: Iterable[str], known: tuple[str, ...], may_lack: tuple[str, ...] = ()
+) -> None:
     for name in given:
         if name not in known:
             raise BadInputError(
                 f"{option} {name}: {stage} has no such one{nearest(name, list(known))}; it has: "
                 f"{', '.join(known) or 'none'}"
             )
-    missing = [name for name in known if name not in given]
+    needed = [name for name in known if name not in may_lack]
+    missing = [name for name in needed if name not in given]
     if missing:
-        raise BadInputError(f"{option} {missing[0]}=FOLDER is missing; {stage} needs: {', '.join(known)}")
+        raise BadInputError(f"{option} {missing[0]}=FOLDER is missing; {stage} needs: {', '.join(needed)}")
 
 
 def _known_parameters(spec: StageSpec[Any], given: Mapping[str, str]) -> dict[str, Any]:

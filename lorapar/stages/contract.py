@@ -72,6 +72,8 @@ class StageSpec(Generic[S]):
     inputs: tuple[str, ...] = ()
     many: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
+    may_lack: tuple[str, ...] = ()
+    """Those of `outputs` that a call may do without: who runs the stage alone and does not want them."""
     image: str = "trainer"
     cached: bool = True
 

@@ -96,6 +96,7 @@ SPEC = StageSpec(
     settings=Settings,
     many=("scores",),
     outputs=("partition", "sft"),
+    may_lack=("sft",),
 )
 
 
