@@ -248,7 +248,7 @@ def test_a_study_reports_runs_of_named_systems_by_system(three, tmp_path):
     regions = {row["measure"] for row in figures if not row["model"]}
     assert {"recall_only_share_of_set", "naming_trained_fraction", "jaccard recall/sums"} <= regions
     (cost,) = csv.DictReader((tmp_path / "cells.csv").open())
-    assert (cost["sft_steps"], cost["rl_steps"]) == ("3", "1"), "of all phases"
+    assert (cost["sft_steps"], cost["rl_steps"]) == ("3", "2"), "of all phases"
     page = (tmp_path / "report.md").read_text()
     assert "phases of naming train | Jaccard of recall and sums" in page
     assert "| given | naming | at the end |" in page
