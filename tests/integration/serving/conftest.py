@@ -5,6 +5,7 @@ Starting it takes most of the time, so the tests share it, and they run in the o
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from lorapar.capture import Capture
 from lorapar.registry import Registry
 from lorapar.serving import server_command
 from lorapar.store import open_store
@@ -31,6 +33,8 @@ class Site:
     registry: Registry
     made: dict[str, Path]
     """By version, as NAME@VERSION."""
+    kept: Capture
+    """What the server keeps of its traffic: all of it."""
 
     def wait_until(self, what: Callable[[], bool], seconds: float = 20.0) -> None:
         deadline = time.monotonic() + seconds
@@ -66,10 +70,12 @@ def site(s3_server: S3Server, tmp_path_factory: pytest.TempPathFactory) -> Itera
         registry.set_alias("other", "production", 1)
         # A slot for each alias and one more: less than `lorapar serve` gives two adapters, and enough.
         slots = ("--max-loras", "4")
-        vllm = VllmServer(server_command(registry, ["task", "task@candidate", "other"], extra=slots), root)
+        kept = json.dumps({"name": "kept", "share": 1.0, "address": str(root / "store"), "flush_seconds": 0.5})
+        command = server_command(registry, ["task", "task@candidate", "other"], extra=slots, capture=kept)
+        vllm = VllmServer(command, root)
         ours = {"LORAPAR_SERVING_CACHE": str(root / "cache"), "LORAPAR_SERVING_POLL_SECONDS": str(POLL_SECONDS)}
         try:
             vllm.start({**s3_server.environment("reader"), **ours})
-            yield Site(vllm, registry, made)
+            yield Site(vllm, registry, made, Capture(open_store(str(root / "store")), "kept"))
         finally:
             vllm.stop()

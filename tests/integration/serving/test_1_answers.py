@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+
+from lorapar.capture.records import CapturedRequest
 
 from .adapters import BASE, plain_answer
 from .conftest import Site
@@ -111,3 +114,24 @@ def test_listing_and_metrics_name_aliases_and_versions(site: Site) -> None:
 def test_loading_is_closed_to_callers_outside(site: Site, path: str, tmp_path: Path) -> None:
     body = {"lora_name": "task@1", "lora_path": str(tmp_path), "name": "task@1", "src": str(tmp_path)}
     assert site.vllm.post(path, body).status == 403
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_request_is_kept_redacted_with_its_answer(site: Site, stream: bool) -> None:
+    reply = site.vllm.complete("task", "Write to kim@example.org, please", stream=stream)
+    asked = reply.headers["x-request-id"]
+
+    def row() -> CapturedRequest | None:
+        return next((one for one in site.kept.requests(site.kept.parts()) if one.request_id == asked), None)
+
+    site.wait_until(lambda: row() is not None)
+    kept = row()
+    assert kept is not None
+    assert [message.content for message in kept.messages] == ["Write to [email], please"]
+    assert (kept.version, kept.redacted) == (1, 1)
+    if not stream:
+        assert kept.answer == reply.json["choices"][0]["text"]
+    whole = site.vllm.complete("task", "Write to kim@example.org, please")
+    assert kept.answer == whole.json["choices"][0]["text"]
+    assert site.kept.delete(asked, datetime.now(UTC)).requests == 1
+    assert row() is None
