@@ -127,7 +127,7 @@ def test_a_request_is_kept_redacted_with_its_answer(site: Site, stream: bool) ->
     site.wait_until(lambda: row() is not None)
     kept = row()
     assert kept is not None
-    assert [message.content for message in kept.messages] == ["Write to [email], please"]
+    assert [message.content for message in kept.messages] == ["Write to [EMAIL], please"]
     assert (kept.version, kept.redacted) == (1, 1)
     if not stream:
         assert kept.answer == reply.json["choices"][0]["text"]
