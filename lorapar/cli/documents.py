@@ -28,6 +28,16 @@ class Presets(Document):
     presets: list[PresetDocument] = Field(description="Every preset; with `--show` only that one.")
 
 
+class PlannedTime(Document):
+    """How long a node will take, by earlier runs of the same shape."""
+
+    seconds: float = Field(description="Median of those runs.")
+    runs: int = Field(description="How many of them are recorded.")
+    scaled: bool = Field(description="Whether they had another number of steps or rows, and the time is scaled.")
+    device: str = Field(description="What they ran on.")
+    processes: int = Field(description="Processes that shared the node.")
+
+
 class PlanNode(Document):
     """A node of the graph."""
 
@@ -36,6 +46,7 @@ class PlanNode(Document):
     state: Literal["run", "reuse"] = Field(description="Whether it would run.")
     why: str = Field(description="What has changed, or why nothing has.")
     memory_bytes: int | None = Field(description="Estimated peak memory; `null` where none is estimated.")
+    expected: PlannedTime | None = Field(description="How long it will take; `null` where no such run is recorded.")
 
 
 class PlanDocument(Document):

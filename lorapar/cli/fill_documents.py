@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from lorapar.cli.documents import (
     HistoryDocument,
     MoveDocument,
     PlanDocument,
+    PlannedTime,
     PlanNode,
     RunDocument,
     SaidDocument,
@@ -63,6 +65,7 @@ def plan_document(planned: RunPlan) -> PlanDocument:
             state="reuse" if one.reused else "run",
             why=one.why,
             memory_bytes=one.memory_bytes,
+            expected=PlannedTime(**asdict(one.expected)) if one.expected else None,
         )
         for one in planned.nodes
     ]

@@ -60,7 +60,8 @@ def plan_command(
     fresh: Fresh = False,
     as_json: AsJson = False,
 ) -> None:
-    """Say what `run` would do: stages that run or are reused (no store is looked into), memory, teacher calls.
+    """Say what `run` would do: stages that run or are reused (no store is looked into), memory, teacher calls, and
+    hours by earlier runs of the same shape, of which the store is asked.
 
     Examples: `lorapar plan --preset demo`, `lorapar plan --config mine.yaml --set rl.max_steps=40`
     """

@@ -15,6 +15,7 @@ from lorapar.checkpoint import Generations, forget, kept
 from lorapar.config import CheckpointConfig
 from lorapar.local.folder import StageRecord
 from lorapar.local.memory import peak_bytes, reset_peak
+from lorapar.local.timing import keep_timing
 from lorapar.progress import Progress
 from lorapar.stages.code import code_digest, own_code_digest
 from lorapar.stages.contract import StageCall, run_stage
@@ -38,8 +39,12 @@ def executed(
     The block puts the outputs where they belong. Only then is the unfinished work in the store removed.
     """
     with kept(store, _unfinished(record), call.scratch, checkpoint, call.progress) as keeper:
-        yield execute(record, replace(call, keeper=keeper, store=store))
+        anew = all(path.name.startswith(".") for path in call.scratch.iterdir())
+        finished = execute(record, replace(call, keeper=keeper, store=store))
+        yield finished
     keeper.forget()
+    if store is not None and anew and call.crew is None:  # on several nodes each knows of its own only
+        keep_timing(store, finished, call)
 
 
 def forget_unfinished(store: ObjectStore, record: StageRecord, progress: Progress) -> None:

@@ -16,6 +16,7 @@ from lorapar.config.training import PhaseConfig, phase_said
 from lorapar.local.calls import filter_calls, judge_calls, pick_calls, teacher_calls
 from lorapar.local.edits import with_edits
 from lorapar.local.estimate import StageMemory, cards_said, held_rank, stage_memory
+from lorapar.local.expectation import expectations, hours_said
 from lorapar.local.folder import RunFolder
 from lorapar.local.forecast import planned_omissions
 from lorapar.local.needs import (
@@ -29,7 +30,9 @@ from lorapar.local.needs import (
 )
 from lorapar.local.preview import PlannedNode, preview
 from lorapar.local.runner import last_node, with_registry
+from lorapar.local.timing import Expected
 from lorapar.registry import VLLM_RANKS, max_lora_rank, start
+from lorapar.report.formats import duration
 from lorapar.stages.contract import stage_spec
 from lorapar.stages.graph import Node
 from lorapar.stages.model_text import Look, look
@@ -65,14 +68,21 @@ class NodePlan:
     why: str
     memory_bytes: int | None
     """Estimated peak; None where none is estimated."""
+    expected: Expected | None = None
+    """How long it will take, by runs of the same shape; None where none is recorded."""
 
 
 def plan_table(planned: RunPlan) -> Group:
-    """A row a node: runs or reused, why, and about how much memory; below it model, data and teacher calls."""
-    table = Table("node", "", "why", "memory, about", box=None, header_style="bold")
+    """A row a node: runs or reused, why, about how much memory and, where runs like it are recorded, time.
+
+    Below it model, data and teacher calls.
+    """
+    timed = ["time, about"] if any(one.expected for one in planned.nodes) else []
+    table = Table("node", "", "why", "memory, about", *timed, box=None, header_style="bold")
     for one in planned.nodes:
-        need = one.memory_bytes
-        table.add_row(one.node.name, _state(one.reused), one.why, f"{need / 1e9:.1f} GB" if need else "")
+        need, time = one.memory_bytes, duration(one.expected.seconds) if one.expected else ""
+        size = f"{need / 1e9:.1f} GB" if need else ""
+        table.add_row(one.node.name, _state(one.reused), one.why, size, *([time] if timed else []))
     return Group(table, Text(), *planned.lines)
 
 
@@ -93,6 +103,7 @@ def plan_run(config: RunConfig, out: Path, *, until: str | None, fresh: bool) ->
         check_judges(running, plan.config)
         check_context(plan.config)
     targets = adapter_targets(running, plan.config)
+    hours, unasked = expectations(plan, running)
     memory, on_card = stage_memory(plan.config), stage_memory(plan.config, "cuda")
     entries = [
         NodePlan(
@@ -100,6 +111,7 @@ def plan_run(config: RunConfig, out: Path, *, until: str | None, fresh: bool) ->
             one.reused and not fresh,
             "--fresh" if one.reused and fresh else one.reason,
             memory[one.node.stage].total_bytes if one.node.stage in memory else None,
+            hours.get(one.node.name),
         )
         for one in nodes
     ]
@@ -109,7 +121,9 @@ def plan_run(config: RunConfig, out: Path, *, until: str | None, fresh: bool) ->
     seen = look(plan.config)
     stages = {node.stage for node in running}
     where = (*_adapter(plan.config, targets), *_phases(plan.config), *_processes(plan.config, stages))
-    facts = (*_facts(plan, out, seen), *where, *_memory(memory, on_card), *_text_facts(seen), *omitted)
+    told = [*hours_said(hours, running), *([unasked] if unasked else [])]
+    times = [Text(f"{'time' if place == 0 else '':<12}{line}") for place, line in enumerate(told)]
+    facts = (*_facts(plan, out, seen), *where, *_memory(memory, on_card), *times, *_text_facts(seen), *omitted)
     return RunPlan(out, plan.config, entries, list(facts))
 
 

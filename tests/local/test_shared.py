@@ -134,6 +134,7 @@ def test_unfinished_work_goes_to_the_store_and_from_there_to_another_folder(
     assert RunFolder(tmp_path / "two").record("sft").outputs == digest
     assert list(store.list("checkpoints/")) == []
     assert whole.ran() >= {"sft"}
+    assert len(list(store.list("timings/sft-"))) == 1, "of the whole run, not of the one that went on"
 
 
 def test_a_stage_that_another_run_is_making_is_waited_for_and_taken(tiny, store, tiny_copy, tmp_path):

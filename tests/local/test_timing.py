@@ -1,0 +1,195 @@
+"""Records of how long stages took: of what shape they are, which are kept, and what is told by them."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from lorapar.config import load_config
+from lorapar.local import execute, timing
+from lorapar.local.timing import ROOT, Expected, Rows, Timing, Todo, expected, kept_timings, todo
+from lorapar.progress import Silent
+from lorapar.stages.contract import StageCall
+from lorapar.stages.plan import make_plan
+from lorapar.store import open_store
+
+HERE = ("this machine, 2 cores", 1)
+ROWS = Rows(train=100, heldout=20, voted=120, mean_bytes=200.0)
+
+
+def settings_of(node: str, *overrides: str) -> dict[str, Any]:
+    return make_plan(load_config(preset="tiny", overrides=list(overrides))).sections[node]
+
+
+def planned(node: str, *overrides: str, rows: Rows = ROWS, **options: Any) -> Todo | None:
+    settings = settings_of(node, *overrides)
+    return todo(node.partition("-")[0], settings, rows, **options)
+
+
+def took(seconds: float, work: float = 10.0, place: tuple[str, int] = HERE, **other: Any) -> Timing:
+    return Timing(shape="s", work=work, device=place[0], processes=place[1], seconds=seconds, **other)
+
+
+@pytest.mark.parametrize(
+    ("node", "setting"),
+    [
+        ("sft", "sft.batch_size=2"),
+        ("sft", "sft.max_length=128"),
+        ("sft", "model.dtype=bfloat16"),
+        ("sft", "sft.max_steps=null"),
+        ("rl", "rl.num_generations=2"),
+        ("rl", "rl.max_completion_length=16"),
+        ("evaluate", "evaluate.max_new_tokens=16"),
+        ("score-system1", "score.batch_size=1"),
+        ("vote-first", "voting.role_play=false"),
+        ("init", "adapter.rank=2"),
+        ("publish", "adapter.rank=2"),
+    ],
+)
+def test_what_decides_the_time_is_of_the_shape(node: str, setting: str) -> None:
+    mine, other = planned(node), planned(node, setting)
+    assert mine is not None
+    assert other is not None
+    assert mine.shape != other.shape
+
+
+@pytest.mark.parametrize(
+    ("node", "setting", "work"),
+    [
+        ("sft", "sft.max_steps=30", (3, 30)),
+        ("sft", "sft.learning_rate=0.01", (3, 3)),
+        ("rl", "rl.max_steps=20", (2, 20)),
+        ("rl", "rl.scheduler=constant", (2, 2)),
+        ("evaluate", "evaluate.limit=5", (60, 30)),  # of each of two systems, by three models
+        ("evaluate", "evaluate.confidence=0.9", (60, 60)),
+        ("score-system1", "score.examples=8", (4, 8)),
+        ("init", "seed=5", (1, 1)),
+    ],
+)
+def test_how_much_there_is_to_do_is_not_of_the_shape(node: str, setting: str, work: tuple[float, float]) -> None:
+    mine, other = planned(node), planned(node, setting)
+    assert mine is not None
+    assert other is not None
+    assert mine.shape == other.shape
+    assert (mine.work, other.work) == work
+
+
+def test_without_steps_rows_times_epochs_are_the_work() -> None:
+    one = planned("sft", "sft.max_steps=null", "sft.epochs=2")
+    assert one is not None
+    assert one.work == 200
+    assert planned("sft", "sft.max_steps=null", rows=Rows()) is None, "rows of a hub are not counted"
+
+
+@pytest.mark.parametrize(
+    ("node", "overrides", "rows"),
+    [
+        ("vote-rest", (), ROWS),
+        ("rl", ("rl.filter={samples: 4}",), ROWS),
+        ("rl", ("rl.rewards={tone: {judge: {endpoint: 'http://127.0.0.1:9/v1', model: j}}}",), ROWS),
+        ("publish", ("publish.pick=best", "data.development=0.1"), ROWS),
+        ("score-system1", (), replace(ROWS, train=3)),  # fewer than score.examples
+        ("evaluate", (), Rows()),
+        ("partition", (), ROWS),
+    ],
+)
+def test_what_cannot_be_foretold_is_not_told(node: str, overrides: tuple[str, ...], rows: Rows) -> None:
+    assert planned(node, *overrides, rows=rows) is None
+
+
+def test_sharding_counts_in_training_only() -> None:
+    for node, same in (("sft", False), ("rl", False), ("evaluate", True)):
+        assert (planned(node) == planned(node, sharding="fsdp2")) is same, node
+
+
+def test_the_median_of_equal_runs_is_told_and_others_are_not_scaled() -> None:
+    timings = [took(10.0), took(30.0), took(11.0), took(500.0, work=100.0)]
+    assert expected(Todo("s", 10.0, None), timings, *HERE) == Expected(11.0, 3, False, *HERE)
+
+
+def test_runs_with_other_steps_are_scaled_and_that_is_said() -> None:
+    timings = [took(10.0, work=5.0), took(40.0, work=10.0)]
+    assert expected(Todo("s", 20.0, None), timings, *HERE) == Expected(60.0, 2, True, *HERE)
+
+
+def test_another_machine_is_asked_only_where_this_one_has_no_run() -> None:
+    far = ("NVIDIA H200", 2)
+    timings = [took(1.0, place=far), took(9.0)]
+    assert expected(Todo("s", 10.0, None), timings, *HERE) == Expected(9.0, 1, False, *HERE)
+    assert expected(Todo("s", 10.0, None), timings[:1], *HERE) == Expected(1.0, 1, False, *far)
+
+
+def test_without_a_run_of_this_shape_nothing_is_told() -> None:
+    assert expected(Todo("s", 10.0, None), [], *HERE) is None
+    assert expected(Todo("t", 10.0, None), [took(1.0)], *HERE) is None
+    assert expected(Todo("s", 10.0, 300.0), [took(1.0, row_bytes=200.0)], *HERE) is None, "much longer rows"
+    assert expected(Todo("s", 10.0, 220.0), [took(1.0, row_bytes=200.0)], *HERE) is not None
+
+
+@pytest.mark.parametrize(
+    "foreign", [b"", b"\xff\xfe", b"[]", b'{"shape": "s"}', took(1.0).model_dump_json().replace("1.0", "0.0").encode()]
+)
+def test_a_damaged_or_foreign_record_is_passed_over(tmp_path, foreign: bytes) -> None:
+    store = open_store(tmp_path / "store")
+    store.write(f"{ROOT}/sft-s/1.json", took(7.0).model_dump_json().encode())
+    store.write(f"{ROOT}/sft-s/2.json", foreign)
+    assert kept_timings(store, "sft", "s") == [took(7.0)]
+
+
+class Told(Silent):
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, line: str) -> None:
+        self.lines.append(line)
+
+
+@pytest.fixture
+def init_once(tmp_path, monkeypatch):
+    """Runs `init` by a stand-in for the stage, with a store; returns what was recorded and said."""
+    settings, store = settings_of("init"), open_store(tmp_path / "store")
+    config = load_config(preset="tiny").checkpoint
+
+    def once(*, metrics=None, left: str | None = None, crew=None) -> tuple[list[Timing], list[str]]:
+        scratch, progress = tmp_path / "scratch", Told()
+        scratch.mkdir(exist_ok=True)
+        if left is not None:
+            (scratch / left).write_text("of an earlier call")
+        call: StageCall[Any] = StageCall(
+            settings=None, inputs={}, outputs={}, scratch=scratch, progress=progress, crew=crew
+        )
+        made = {"seconds": 12.5, "metrics": metrics or {}, "finished": "2026-01-02T03:04:05+00:00"}
+        monkeypatch.setattr(execute, "execute", lambda record, _call: record.model_copy(update=made))
+        with execute.executed(execute.new_record("init", "init", settings, {}), call, store, config):
+            pass
+        wanted = todo("init", settings, Rows())
+        assert wanted is not None
+        return kept_timings(store, "init", wanted.shape), progress.lines
+
+    return once
+
+
+def test_a_stage_that_ran_whole_leaves_a_record(init_once) -> None:
+    (one,), said = init_once(left=".hidden")
+    assert (one.seconds, one.work, one.processes, said) == (12.5, 1.0, 1, [])
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"left": "checkpoint-3"},
+        {"metrics": {"recalled": 2.0}},
+        {"metrics": {"failed_teachers": 1.0}},
+        {"crew": object()},
+    ],
+)
+def test_one_that_went_on_or_knew_answers_or_shared_its_work_leaves_none(init_once, how) -> None:
+    assert init_once(**how) == ([], [])
+
+
+def test_a_record_that_cannot_be_made_does_not_fail_the_stage(init_once, monkeypatch) -> None:
+    def broken() -> str:
+        raise RuntimeError("no such device")
+
+    monkeypatch.setattr(timing, "device_name", broken)
+    assert init_once() == ([], ["how long it took is not in the store: no such device"])
