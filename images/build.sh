@@ -10,7 +10,7 @@
 # The CUDA variants are built by the release workflow: the same files with --build-arg LOCK=image-trainer-cuda or image-vllm.
 set -euo pipefail
 
-for name in ${*:-}; do
+for name in "$@"; do
   case $name in
   -h | --help) sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"; exit 0 ;;
   client | trainer | vllm) ;;

@@ -126,7 +126,7 @@ def test_systems_of_your_own_go_through_the_same_pipeline(runs, tmp_path) -> Non
     trained = {node: records[node][0].metrics for node in ("sft", "rl")}
     steps = trained["sft"]["1_recall_sft_steps"], trained["sft"]["2_naming_sft_steps"]
     assert steps == (1, 2), "the second phase has settings of its own"
-    assert trained["rl"]["steps"] == 1
+    assert trained["rl"]["steps"] == 2
     shown = sorted(runs.root.glob("outputs/*/evaluate/metrics"), key=lambda path: path.stat().st_mtime)[-1]
     figures = json.loads(shown.read_text())
     assert set(figures) == {f"{model}_{name}_accuracy" for model in ("base", "after_rl") for name in NAMES}
