@@ -154,7 +154,7 @@ def delete_command(
 def _trained_on(name: str, request_ids: list[str], where: str | None) -> dict[str, list[str]] | None:
     """By request, the versions of the registry that were trained on it; None where no registry is named."""
     from lorapar.capture import request_digest
-    from lorapar.registry.captured import trained_on
+    from lorapar.registry.overview import trained_on
 
     try:
         registry = open_registry(where)

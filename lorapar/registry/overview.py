@@ -1,7 +1,8 @@
-"""What is in a registry, in rows for people: adapters, and the versions of one."""
+"""What is in a registry, in rows for people: adapters, the versions of one, and those trained on a captured request."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -177,3 +178,20 @@ def version_lines(facts: VersionFacts) -> str:
         lines["rank"] = f"{'none' if facts.rank is None else facts.rank}, {served}"
     files = [f"  {size:>12,} bytes  {name}" for name, size in facts.files.items()]
     return "\n".join([*(f"{key:<11}{value}" for key, value in lines.items()), *files])
+
+
+def trained_on(registry: Registry, capture: str, requests: Mapping[str, str]) -> dict[str, list[str]]:
+    """By what `requests` maps a digest to, the versions whose rows came of that request, as NAME@VERSION.
+
+    Raises IntegrityError for a lineage that cannot be read: a version must not be missed.
+    """
+    found: dict[str, list[str]] = {name: [] for name in requests.values()}
+    for name in registry.names():
+        for number in sorted(registry.versions(name)):
+            version = registry.resolve(f"{name}@{number}")
+            captures = lineage_of(registry, version).get("data", {}).get("captures") or {}
+            digests = frozenset(str(captures.get(capture, {}).get("requests", "")).split())
+            for digest, request in requests.items():
+                if digest in digests:
+                    found[request].append(str(version))
+    return found

@@ -139,11 +139,15 @@ def test_plan_is_within_15_percent_of_the_peak(start, tmp_path, case) -> None:
     assert 0.85 <= ratio <= 1.15
 
 
+@pytest.mark.xfail(
+    reason="on a CPU the file that the base is read from stays mapped: docs/quantized.md has the figures",
+    raises=AssertionError,
+    strict=True,
+)
 def test_nf4_takes_half_of_the_weights() -> None:
     """After the runs above."""
     full, planned = _peaks["sft", "325M", "none", "bfloat16"]
     small, _ = _peaks["sft", "325M", "nf4", "bfloat16"]
     bound = full - planned.weights // 2
     print(f"\nnf4 peak {small / 1e9:.2f} GB, bound {bound / 1e9:.2f} GB")
-    if small > bound:
-        pytest.xfail("on a CPU the file that the base is read from stays mapped: docs/quantized.md has the figures")
+    assert small <= bound

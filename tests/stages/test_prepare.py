@@ -11,8 +11,8 @@ from lorapar.data import data_digest, load_examples
 from lorapar.errors import BadInputError, IntegrityError
 from lorapar.records import Example, read_json, read_records, write_json
 from lorapar.registry import Registry
-from lorapar.registry.captured import trained_on
 from lorapar.registry.lineage import data_facts
+from lorapar.registry.overview import trained_on
 from lorapar.stages.plan import resolve_config, stage_settings
 from lorapar.store import file_sha256, open_store
 from tests.capture.conftest import NOW, asked
