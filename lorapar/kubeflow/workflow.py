@@ -141,11 +141,15 @@ class Workflow:
     def idle_seconds(self) -> float | None:
         """How long nothing has happened between two pods; None where some are at work or due, or it has ended.
 
-        Argo looks at a Workflow that is there every few seconds, so the next pod follows soon.
+        Argo looks at a Workflow that is there every few seconds, so the next pod follows soon. None too where it is
+        suspended, or where a task waits to be tried again, both of which may take hours (Argo 4.0.5,
+        workflow/controller/operator.go: `spec.suspend`; processNodeRetries' message "Backoff for ...").
         """
         pods = [node for node in self._nodes if node.get("type") == _POD]
         open_phases = ("Running", "Pending")
         if not pods or self._phase in _ENDED or any(node.get("phase") in open_phases for node in pods):
+            return None
+        if (self._value.get("spec") or {}).get("suspend") or any(map(_waits_for_its_next_try, self._nodes)):
             return None
         last = max((time for node in pods for time in _times(node)), default=None)
         return (datetime.now(UTC) - last).total_seconds() if last is not None else None
@@ -189,6 +193,14 @@ class Workflow:
         name = str(metadata.get("name") or "")
         prefix = name if ".inline" in str(node.get("name")) else f"{name}-{node.get('templateName')}"
         return f"{prefix}-{identity.rpartition('-')[2]}"
+
+
+def _waits_for_its_next_try(node: Mapping[str, Any]) -> bool:
+    return (
+        node.get("type") == "Retry"
+        and node.get("phase") in ("Running", "Pending")
+        and str(node.get("message") or "").startswith("Backoff")
+    )
 
 
 def read_workflow(text: str, tasks: Sequence[PlannedTask]) -> Workflow | None:

@@ -304,7 +304,7 @@ def test_a_run_that_goes_on_is_not_killed_and_its_schedule_goes_at_the_next_upgr
 @pytest.mark.parametrize("state", ["RUNNING", "CANCELING", "PENDING"])
 @pytest.mark.parametrize(
     ("left", "deleted"),
-    [("nothing", True), ("a pod", False), ("no word of its workflow", False)],
+    [("nothing", True), ("nothing, told with status 500", True), ("a pod", False), ("no word of its workflow", False)],
 )
 def test_a_schedule_whose_run_has_lost_its_workflow_is_removed(
     state: str, left: str, deleted: bool, kubeflow: Double, tmp_path: Path
@@ -314,8 +314,9 @@ def test_a_schedule_whose_run_has_lost_its_workflow_is_removed(
     upload(kubeflow, tmp_path)
     (nightly,) = kubeflow.recurring
     run = kubeflow.fire(nightly, Frame(state, {"plan": "SUCCEEDED", "init": Fate("RUNNING", log="layer 1")}))
-    if left == "nothing":
+    if left.startswith("nothing"):
         kubeflow.gone.add(run.run_id)
+    kubeflow.says_500_for_logs = left.endswith("500")
     kubeflow.hands_out_workflows = left != "no word of its workflow"
     compiled({}, tmp_path)
     done = upload(kubeflow, tmp_path)

@@ -59,6 +59,10 @@ class NotThereError(Exception):
     """What is answered with 404."""
 
 
+class NoLogError(Exception):
+    """What is answered with 500."""
+
+
 class _Body:
     def __init__(self, data: str) -> None:
         self.data = data
@@ -97,6 +101,8 @@ class Double:
         self.answers_before_404: int | None = None
         """How often a run is shown before somebody deletes it; none: nobody does."""
         self.hands_out_workflows = True
+        self.says_500_for_logs = False
+        """Whether a log that is not there is answered with an error's status, as after Kubeflow 2.17."""
         self.multi_user = False
         self.pipeline_namespaces: dict[str, str] = {}
         self.prefix = ""
@@ -144,6 +150,8 @@ class Double:
             status, value = self.refuse or 403, {"message": "not allowed", "code": 7}
         except NotThereError as error:
             status, value = 404, {"message": f"{error} not found", "code": 5}
+        except NoLogError as error:
+            status, value = 500, {"error": str(error), "code": 13, "message": str(error), "details": []}
         except FileExistsError as error:
             status, value = 409, {"message": f"{error} already exists", "code": 6}
         except (ValueError, TypeError, KeyError) as error:
@@ -354,6 +362,8 @@ class Double:
             )
         if given is None or given.log is None or given.archived or run in self.gone:
             message = f'Failed to read logs for run {run}: InternalServerError: pods "{pod}" not found'
+            if self.says_500_for_logs:
+                raise NoLogError(message)
             return json.dumps({"error_message": message, "error_details": message})
         return given.log
 

@@ -579,8 +579,10 @@ def test_without_the_workflow_the_store_shows_that_details_stand_still(
 
 
 @pytest.mark.usefixtures("no_rights", "quiet")
-def test_a_run_whose_workflow_is_gone_ends_the_waiting(server: Double, wait: Wait) -> None:
+@pytest.mark.parametrize("says_500", [False, True])
+def test_a_run_whose_workflow_is_gone_ends_the_waiting(server: Double, wait: Wait, says_500: bool) -> None:
     """Kubeflow goes on calling it running: nothing tells its database that the Workflow was deleted."""
+    server.says_500_for_logs = says_500
     server.endings = [Frame("RUNNING", until("rl", rl=Fate("RUNNING")))]
     ended, words = wait()
     assert ended == 14
@@ -591,12 +593,21 @@ def test_a_run_whose_workflow_is_gone_ends_the_waiting(server: Double, wait: Wai
 
 @pytest.mark.usefixtures("no_rights", "quiet")
 @pytest.mark.parametrize(
-    ("minutes", "phase", "code"), [(59, "Running", 10), (61, "Running", 14), (61, "Succeeded", 10)]
+    ("minutes", "phase", "waits", "code"),
+    [
+        (59, "Running", "", 10),
+        (61, "Running", "", 14),
+        (61, "Succeeded", "", 10),
+        (61, "Running", "suspended", 10),
+        (61, "Running", "for the next try", 10),
+    ],
 )
 def test_a_workflow_that_was_deleted_between_two_pods_is_gone_too(
-    server: Double, wait: Wait, monkeypatch: pytest.MonkeyPatch, minutes: int, phase: str, code: int
+    server: Double, wait: Wait, monkeypatch: pytest.MonkeyPatch, minutes: int, phase: str, waits: str, code: int
 ) -> None:
-    """No pod is at work, so none can be asked for; Argo makes the next one within seconds of the last one's end."""
+    """No pod is at work, so none can be asked for; Argo makes the next one within seconds of the last one's end,
+    unless the Workflow is suspended or a task waits to be tried again.
+    """
     real = server._workflow
 
     def older(run: str) -> Any:
@@ -606,6 +617,11 @@ def test_a_workflow_that_was_deleted_between_two_pods_is_gone_too(
         for node in manifest["status"]["nodes"].values():
             ended = f"{datetime.now(UTC) - timedelta(minutes=minutes):%Y-%m-%dT%H:%M:%SZ}"
             node |= {"startedAt": ended, "finishedAt": ended}
+        if waits == "suspended":
+            manifest["spec"]["suspend"] = True
+        elif waits:
+            retried = {"type": "Retry", "phase": "Running", "message": "Backoff for 1 hour 4 minutes"}
+            manifest["status"]["nodes"]["retried"] = {"id": "retried", "name": "retried", **retried}
         found["pipeline_runtime"]["workflow_manifest"] = json.dumps(manifest)
         return found
 

@@ -44,6 +44,7 @@ JSON = "application/json"
 ATTEMPTS = 10
 PAUSE_SECONDS = 6
 LOG_BYTES = 64 * 1024
+ERROR_BYTES = 64 * 1024
 # Statuses of a proxy that has no server behind it: as good as no answer.
 ABSENT = (502, 503, 504)
 ENDED = ("SUCCEEDED", "SKIPPED", "FAILED", "CANCELED")
@@ -117,8 +118,7 @@ class Kubeflow:
                     continue
                 left -= 1
                 if error.code < 500 or not left:
-                    said = error.read(500).decode(errors="replace")
-                    raise ValueError(f"{method} {path}: {error.code} {said}") from None
+                    raise ValueError(f"{method} {path}: {error.code} {words(error.read(ERROR_BYTES))}") from None
                 time.sleep(PAUSE_SECONDS)
             except OSError as error:
                 self.no_answer(error)
@@ -171,6 +171,17 @@ class Kubeflow:
         head = f'--{boundary}\r\nContent-Disposition: form-data; name="uploadfile"; filename="pipeline.yaml"\r\n\r\n'
         form = head.encode() + package + f"\r\n--{boundary}--\r\n".encode()
         return self.call("POST", path, query, form, f"multipart/form-data; boundary={boundary}")
+
+
+def words(said: bytes) -> str:
+    """What an error's body says: the message of Kubeflow's JSON, or the beginning of what a gateway writes."""
+    text = said.decode(errors="replace")
+    try:
+        value = json.loads(text)
+        text = value.get("error_message") or value.get("message") or text
+    except (ValueError, AttributeError):
+        pass
+    return str(text)[:500]
 
 
 def uploaded(kubeflow: Kubeflow, package: bytes, version: str) -> tuple[str, str, bool]:
