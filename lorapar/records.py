@@ -1,8 +1,12 @@
-"""Rows of data that stages hand to each other, and how they are written: JSON Lines, one validated record a line."""
+"""Rows of data that stages hand to each other, and how they are written: JSON Lines, one validated record a line; and
+tables as CSV, for people.
+"""
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import io
 import json
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -289,3 +293,17 @@ def read_json(path: Path) -> Any:
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
         raise BadInputError(f"{path}:{line}: not JSON: its bytes are no UTF-8") from None
+
+
+def table_csv(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """CSV with a heading."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def spreadsheet_text(text: str) -> str:
+    """Text that a spreadsheet does not take for a formula."""
+    return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from lorapar.capture.records import CapturedRequest, Feedback
 from lorapar.errors import BadInputError
-from lorapar.voting.tally import spreadsheet_text, table_csv
+from lorapar.records import spreadsheet_text, table_csv
 
 ID, ANSWER, REFERENCE = "request_id", "answer", "reference"
 _COLUMNS = (ID, ANSWER, REFERENCE, "said", "asked", "given_answer", "adapter", "captured_at")

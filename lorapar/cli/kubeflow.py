@@ -233,7 +233,7 @@ def schedule_command(  # noqa: PLR0913  -- an argument is an option of the comma
     from lorapar.kubeflow.server import Start
 
     server = server_at(host, namespace)
-    pipeline, version, _ = server.upload(wanted.package_for(server, "schedule"))
+    pipeline, version, *_ = server.upload(wanted.package_for(server, "schedule"))
     start = _with_settings_in_the_store(
         Start(name or settings.name, experiment, values, service_account, plugins=given)
     )
@@ -292,6 +292,7 @@ def cluster_of(
         start=_start(study, f"lorapar-study-{study}", {}, service_account, None, plugins_of(placement)),
         mounts=mounts_of(placement),
         files={**READ, **SCORES} if scores else READ,
+        asked=package.asked,
     )
 
 
@@ -302,8 +303,9 @@ def _check_resubmit(resubmit: int | None, *, wait: bool) -> None:
 
 def _uploaded(server: Server, package: Package) -> tuple[str, str]:
     """Ids of the pipeline and of its version, which is uploaded where it is not there; says so."""
-    pipeline, version, uploaded = server.upload(package)
-    out.print(f"pipeline version {package.version_name} {'uploaded' if uploaded else 'is there already'}", markup=False)
+    pipeline, version, name, uploaded = server.upload(package)
+    where = f"pipeline {package.pipeline_name}, version {name}"
+    out.print(f"{where}: {'uploaded' if uploaded else 'is there already'}", markup=False)
     return pipeline, version
 
 

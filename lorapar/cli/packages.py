@@ -35,12 +35,13 @@ class Wanted:
 
         `values`: the parameters of the run, where there is one; several nodes have to be able to train it.
         """
-        if values is not None and self.placement is not None:
-            from lorapar.kubeflow.checks import check_nodes
-            from lorapar.kubeflow.parameter_values import run_config
-
+        if self.placement is not None:
             asked = self._built(references(None, ()), apart=False, loose=True).asked
-            check_nodes(run_config(values), asked, values.get("store"))
+            if values is not None:
+                from lorapar.kubeflow.checks import check_nodes
+                from lorapar.kubeflow.parameter_values import run_config
+
+                check_nodes(run_config(values), asked, values.get("store"))
         given = named(self.registry, self.images)
         loose = [image for image in given.values() if not is_pinned(image)]
         if self.require_digests and loose:

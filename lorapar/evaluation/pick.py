@@ -31,7 +31,7 @@ class Tried:
 
 @dataclass(frozen=True)
 class Pick:
-    """The adapter that was picked, and what of."""
+    """The picked adapter, and the candidates it was compared with."""
 
     step: int
     last: int
@@ -54,7 +54,7 @@ class Pick:
 
     @property
     def said(self) -> str:
-        """In a line, for a person."""
+        """One line for people."""
         last = self.tried[-1]
         if self.step == self.last:
             why = "no earlier one is better by the test" if self.tried[:-1] else "there is no earlier one"

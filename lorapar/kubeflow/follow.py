@@ -244,7 +244,7 @@ def follow(followed: Followed, console: Console, *, poll_seconds: float | None =
 
 def _silence(error: Exception, seconds: float) -> str:
     minutes = PATIENCE_SECONDS / 60
-    return f"{error}; so for {seconds:.0f} s now; it is asked again until {minutes:.0f} min are over"
+    return f"{error}; no answer for {seconds:.0f} s; asking again, for up to {minutes:.0f} min"
 
 
 def was_cancelled(run: Any) -> bool:

@@ -24,7 +24,7 @@ class JobPod:
     started: bool
     """Whether its container runs, or has run."""
     ended: bool
-    """Whether its container has ended, be it that it was started again."""
+    """Whether its container has ended, also where it was started again."""
     exit_code: int | None
     reason: str
     waits_for: str

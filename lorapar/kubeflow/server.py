@@ -96,8 +96,8 @@ class Server:
         # In a pod of a multi-user Kubeflow it is the pod's own, which kfp has looked up.
         self._namespace = where.namespace or self._client.get_user_namespace() or None
 
-    def upload(self, package: Package) -> tuple[str, str, bool]:
-        """Ids of the pipeline and of this version of it, and whether it had to be uploaded."""
+    def upload(self, package: Package) -> tuple[str, str, str, bool]:
+        """Ids of the pipeline and of this version of it, the version's name, and whether it had to be uploaded."""
         with self._errors("looking for the pipeline"):
             pipeline = self._pipeline(package.pipeline_name)
         with TemporaryDirectory() as folder, self._errors("uploading the pipeline"):
@@ -109,11 +109,11 @@ class Server:
                 ).pipeline_id
             found, name = self._version(pipeline, package.version_name), package.version_name
             if found is not None and not package.is_to_be_newest:
-                return pipeline, found, False
+                return pipeline, found, name, False
             if found is not None:
                 name += f"-{datetime.now(UTC):%Y%m%d%H%M%S}"
             version = self._client.upload_pipeline_version(str(path), pipeline_version_name=name, pipeline_id=pipeline)
-        return pipeline, version.pipeline_version_id, True
+        return pipeline, version.pipeline_version_id, name, True
 
     def start(self, pipeline: str, version: str, start: Start) -> str:
         """Start a run; its id."""

@@ -68,7 +68,7 @@ class RunStore:
         if self.problem:
             return None
         try:
-            with Waiting(self.address):
+            with Waiting(self.address, what="still asked after"):
                 return question(Ledger(open_store(self.address), self.run))
         except (LoraparError, OSError) as error:
             # Which of the run's files was asked for first says nothing to a person.

@@ -16,15 +16,20 @@ EVERY_SECONDS = 30.0
 
 
 class Waiting:
-    """`with Waiting(WHOM):` around whatever may hang: a line after 10 s, then one every 30 s."""
+    """`with Waiting(WHOM):` around whatever may hang: a line after 10 s, then one every 30 s.
 
-    def __init__(self, whom: str, at_most_seconds: float | None = None) -> None:
-        self._whom = whom
+    `what` is said of it: a store that is read object by object may be slow and answer all the same.
+    """
+
+    def __init__(self, whom: str, at_most_seconds: float | None = None, what: str = "no answer for") -> None:
+        self._whom, self._what = whom, what
         self._limit = f"; given up after {at_most_seconds:.0f} s" if at_most_seconds is not None else ""
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> Waiting:
         self._began, self._over = time.monotonic(), threading.Event()
-        threading.Thread(target=self._speak, args=(self._began, self._over), daemon=True).start()
+        self.speaker = threading.Thread(target=self._speak, args=(self._began, self._over), daemon=True)
+        self.speaker.start()
+        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -37,5 +42,5 @@ class Waiting:
             pause = EVERY_SECONDS
             seconds = time.monotonic() - began
             with suppress(OSError, ValueError):  # nobody may read it any more
-                sys.stderr.write(f"lorapar: {self._whom}: no answer for {seconds:.0f} s{self._limit}\n")
+                sys.stderr.write(f"lorapar: {self._whom}: {self._what} {seconds:.0f} s{self._limit}\n")
                 sys.stderr.flush()

@@ -9,10 +9,10 @@ from pathlib import Path
 from lorapar.config import RunConfig
 from lorapar.errors import BadInputError
 from lorapar.local.folder import RunFolder
-from lorapar.records import Example, Label, Vote, read_json, read_records
+from lorapar.records import Example, Label, Vote, read_json, read_records, spreadsheet_text, table_csv
 from lorapar.store import write_atomically, write_named_file
 from lorapar.voting.collect import EXAMPLES, SUMMARY, VOTES
-from lorapar.voting.tally import EDITED, HOLD_OUT, ID, LABELS, Edit, edits_csv, parse_edits, spreadsheet_text, table_csv
+from lorapar.voting.tally import EDITED, HOLD_OUT, ID, LABELS, Edit, edits_csv, parse_edits
 
 
 @dataclass(frozen=True)

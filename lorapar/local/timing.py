@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 ROOT = "timings"
 TOLD = ("vote", "init", "score", "sft", "rl", "publish", "evaluate")
-"""Stages whose time is kept; of the second round of votes, whose rows the first decides, none is foretold."""
+"""Stages whose time is kept; of the second round of votes, whose rows the first decides, none is predicted."""
 MODELS = 3
 """Models that an evaluation asks: base, after SFT, after RL; and the incumbent, where there is one."""
 _MOST_READ = 8

@@ -138,7 +138,7 @@ def _scored_again(call: StageCall[Settings]) -> Metrics:
 
 
 def _filtered(call: StageCall[Settings]) -> Metrics:
-    """RL on the rows that the adapter neither always nor never solves; asked in one process, then trained as ever."""
+    """RL on the rows that the adapter neither always nor never solves; they are asked for in one process."""
     from lorapar.training.pass_rates import RATES_FILE
 
     place = call.scratch / "filter"

@@ -20,6 +20,7 @@ from rich.console import Console
 from lorapar.config import SYSTEMS
 from lorapar.config.study import StudyConfig
 from lorapar.errors import BadInputError, ExitCode, LoraparError
+from lorapar.kubeflow.checks import check_nodes
 from lorapar.kubeflow.follow import GOING
 from lorapar.kubeflow.ledger import Ledger
 from lorapar.kubeflow.parameter_values import pipeline_parameters
@@ -67,6 +68,8 @@ class Cluster:
     """Folders that the run's pods have."""
     files: Files = field(default_factory=lambda: READ)
     """What of each run is copied here."""
+    asked: Mapping[str, str] = field(default_factory=dict)
+    """What each task takes of the cluster, as the package tells `plan`."""
 
     def parameters(self, study: StudyConfig, cell: Cell) -> dict[str, Any]:
         """The pipeline's parameters for one cell, checked; raises BadInputError that names what is wrong.
@@ -78,6 +81,7 @@ class Cluster:
                 f"study {study.name}: until: {study.until}: a run in Kubeflow goes on to its end; leave --host out"
             )
         store = str(cell.config.store.address)
+        check_nodes(cell.config, self.asked, store)
         registry = f"{store.rstrip('/')}/studies/{study.name}/{cell.id}/registry"
         return pipeline_parameters(cell.config, [f"registry={registry}", "promote=false"], store, self.mounts)
 

@@ -29,7 +29,7 @@ from typing_extensions import TypedDict
 from lorapar.config import SYSTEMS, EditsConfig
 from lorapar.config.systems import slot_of
 from lorapar.errors import BadInputError
-from lorapar.records import Label, System, read_parts
+from lorapar.records import Label, System, read_parts, table_csv
 from lorapar.store import is_s3, open_store
 from lorapar.voting.ballots import NO_VOTE, NOT_ASKED, Ballots
 from lorapar.voting.collect import EXAMPLES, VOTES
@@ -381,20 +381,6 @@ def parse_edits(data: bytes, source: str, systems: Sequence[System] = SYSTEMS) -
 def edits_csv(edits: Mapping[str, Edit]) -> str:
     """The edits alone, ordered by id: equal edits, equal bytes."""
     return table_csv((ID, EDITED), sorted(edits.items()))
-
-
-def table_csv(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """CSV with a heading."""
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows(rows)
-    return text.getvalue()
-
-
-def spreadsheet_text(text: str) -> str:
-    """Text that a spreadsheet does not take for a formula."""
-    return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
 
 
 def _edits(reader: csv.DictReader[str], source: str, known: Sequence[Edit]) -> dict[str, Edit]:

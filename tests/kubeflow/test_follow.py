@@ -233,6 +233,7 @@ def test_the_table_and_the_line_below_it_say_the_same_of_the_promotion(
 
 STATES = sorted(api.V2beta1RuntimeState.allowable_values)
 WORDS = {
+    "cancelling",
     "succeeded",
     "failed",
     "running",
@@ -245,7 +246,6 @@ WORDS = {
     "paused",
     "-",
 }
-WORDS |= {"cancelling"}
 
 
 @pytest.mark.parametrize("state", STATES)
@@ -647,7 +647,7 @@ def test_a_server_that_does_not_answer_for_long_while_a_run_is_followed_is_told(
     assert ended == 10, words
     said = [line for line in words.splitlines() if "Kubeflow failed (503" in line]
     assert 3 <= len(said) <= 5, words
-    assert "so for 50 s now; it is asked again until 10 min are over" in said[0]
+    assert "no answer for 50 s; asking again, for up to 10 min" in said[0]
 
 
 @pytest.mark.usefixtures("no_rights", "quiet")

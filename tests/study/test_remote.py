@@ -221,6 +221,23 @@ def test_what_no_cluster_can_run_is_told_before_anything_is_started(kubeflow, tm
     assert len(kubeflow.runs) == before
 
 
+def test_nodes_that_cannot_share_a_step_of_the_cells_are_refused_before_anything_is_started(kubeflow, tmp_path) -> None:
+    placement = tmp_path / "placement.yaml"
+    placement.write_text("groups: {rl: {nodes: 7, processes: 1}}\n")
+    before = len(kubeflow.runs)
+    code, said = called(kubeflow, "study", written(tmp_path, STUDY), "--placement", str(placement))
+    assert code == 2
+    assert "cannot be divided evenly among 7 nodes" in said
+    assert len(kubeflow.runs) == before
+
+
+def test_a_placement_is_read_before_a_cluster_is_asked(tmp_path) -> None:
+    placement = tmp_path / "placement.yaml"
+    placement.write_text("groups: {rl: {nodez: 2}}\n")
+    with pytest.raises(BadInputError, match="nodez"):
+        cluster_of("two", "http://127.0.0.1:9", None, placement, None, None)
+
+
 def test_options_of_a_cluster_need_one(tmp_path) -> None:
     with pytest.raises(BadInputError, match="--placement needs --host"):
         cluster_of("two", None, None, tmp_path / "placement.yaml", None, None)
