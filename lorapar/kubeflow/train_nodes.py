@@ -124,7 +124,10 @@ def train_on_nodes(
     try:
         job.start(command)
         job.follow()
-        return job.conclude()
+        record = job.conclude()
+        if not job.is_complete:
+            job.end(0)  # a node hangs on: its accelerators are free for others
+        return record
     except KeyboardInterrupt:
         progress.say(f"told to stop: the TrainJob {job.name} is deleted, and its nodes keep what they have done")
         job.end(STOP_SECONDS)
@@ -146,6 +149,8 @@ class _Job:
         self._attempt, self._pods = "", list[JobPod]()
         self._waiting_since, self._told = time.monotonic(), ""
         self._mine = False
+        self.is_complete = False
+        """Whether all nodes have succeeded, as the job itself says."""
 
     def start(self, command: Sequence[str]) -> None:
         """Start the job, unless an earlier try of the task has."""
@@ -172,7 +177,11 @@ class _Job:
             raise BadInputError(f"the TrainJob {self.name} is there and not this task's; delete it and start again")
         if metadata.get("deletionTimestamp") or _condition(found, "Failed"):
             self._progress.say(f"the TrainJob {self.name} of an earlier try has ended; waiting until it is gone")
-            self._remove(GONE_SECONDS)
+            if not self._remove(GONE_SECONDS):
+                raise UnreachableError(
+                    f"the TrainJob {self.name} of an earlier try is still there {GONE_SECONDS:.0f} s after it was "
+                    f"deleted; see its pods, and kubectl -n {self._api.namespace} describe trainjob {self.name}"
+                )
             return False
         self._attempt, self._mine = str(marks.get(ATTEMPT_ANNOTATION)), True
         Outcomes(self._ledger, self._attempt)
@@ -194,7 +203,8 @@ class _Job:
             self._log.attend(self._pods)
             if job is None:
                 raise StoppedError(f"the TrainJob {self.name} was deleted; the next run goes on", terminated=True)
-            if _condition(job, "Complete") or _condition(job, "Failed"):
+            self.is_complete = _condition(job, "Complete") is not None
+            if self.is_complete or _condition(job, "Failed"):
                 break
             if any(pod.failed for pod in self._pods):
                 failed_at = failed_at or time.monotonic()
@@ -226,11 +236,13 @@ class _Job:
                 self._remove(seconds)
             self._log.finish()
 
-    def _remove(self, seconds: float) -> None:
+    def _remove(self, seconds: float) -> bool:
+        """Delete the job; whether it is gone within the time."""
         until = time.monotonic() + seconds
         self._api.delete(self.name)
-        while time.monotonic() < until and self._api.job(self.name) is not None:
+        while (is_there := self._api.job(self.name) is not None) and time.monotonic() < until:
             time.sleep(POLL_SECONDS)
+        return not is_there
 
     def _look(self) -> tuple[dict[str, Any] | None, list[JobPod]]:
         return self._api.job(self.name), [JobPod.of(one) for one in self._api.pods(self.name)]
@@ -330,7 +342,9 @@ def work_as_node(ledger: Ledger, folder: Path, work: Callable[[Crew], StageRecor
     """
     outcomes, nodes = Outcomes(ledger, os.environ[ATTEMPT_VARIABLE]), Nodes.of_environment()
     before = outcomes.read(nodes.rank)
-    if before is not None and before.exit_code != ExitCode.TERMINATED:
+    # That the first node was gone says nothing of this one: a job that was suspended goes on.
+    first_was_gone = before is not None and before.of_another and before.exit_code == ExitCode.UNREACHABLE
+    if before is not None and before.exit_code != ExitCode.TERMINATED and not first_was_gone:
         _leave(before.exit_code)
     try:
         outcome = _worked(nodes, folder, work)

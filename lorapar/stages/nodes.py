@@ -22,7 +22,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lorapar.errors import BadInputError, ExitCode, LoraparError, UnreachableError
+from lorapar.errors import BadInputError, ExitCode, LoraparError, Terminated, UnreachableError
+from lorapar.stopping import StopRequest
 from lorapar.store import Manifest, ObjectStore, describe, fetch_tree, open_store, put_tree
 
 if TYPE_CHECKING:
@@ -116,8 +117,14 @@ class Board:
             time.sleep(_POLL_SECONDS)
 
     def write(self, key: str, value: Mapping[str, Any]) -> None:
-        """Put a JSON object there."""
-        self._store.set(f"lorapar/{key}", json.dumps(value))
+        """Put a JSON object there; raises FirstNodeGoneError."""
+        with _first_node():
+            self._store.set(f"lorapar/{key}", json.dumps(value))
+
+    def count(self, key: str, more: int = 0) -> int:
+        """A number that begins with 0, after `more` was added to it; raises FirstNodeGoneError."""
+        with _first_node():
+            return int(self._store.add(f"lorapar/{key}", more))
 
     def says_over(self, number: int) -> bool:
         """Whether the first machine's processes of a call have failed, or it is gone."""
@@ -130,16 +137,12 @@ class Board:
         """Say from now on, as long as this process lives, that machine `rank` does."""
 
         def work() -> None:
-            with suppress(RuntimeError):  # the board has gone
+            with suppress(FirstNodeGoneError):
                 while True:
-                    self._store.add(f"lorapar/beats/{rank}", 1)
+                    self.count(f"beats/{rank}", 1)
                     time.sleep(_BEAT_SECONDS)
 
         threading.Thread(target=work, name="heart", daemon=True).start()
-
-    def beats(self, rank: int) -> int:
-        """How often machine `rank` has said so."""
-        return int(self._store.add(f"lorapar/beats/{rank}", 0))
 
     def read(
         self, *keys: str, seconds: float | None = None, alive: Callable[[], bool] = lambda: True
@@ -150,29 +153,38 @@ class Board:
         """
         until = None if seconds is None else time.monotonic() + seconds
         while True:
-            try:
+            with _first_node():
                 for key in keys:
                     if self._store.check([f"lorapar/{key}"]):
                         return key, json.loads(self._store.get(f"lorapar/{key}"))
-            except RuntimeError as error:
-                raise FirstNodeGoneError(f"the first node is gone ({str(error).splitlines()[0]})") from None
             if (until is not None and time.monotonic() > until) or not alive():
                 return None
             time.sleep(_POLL_SECONDS)
 
 
+@contextmanager
+def _first_node() -> Iterator[None]:
+    """Torch's errors of a store that is gone as FirstNodeGoneError."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise FirstNodeGoneError(f"the first node is gone ({str(error).splitlines()[0]})") from None
+
+
 class _Heart:
-    """Whether another machine lives, as its beats say; asked again and again."""
+    """Whether another machine that has come lives, as its beats say; asked again and again."""
 
     def __init__(self, board: Board, rank: int) -> None:
         self.rank = rank
         self._board, self._seen, self._since = board, -1, time.monotonic()
+        self._arrivals = board.count(f"arrivals/{rank}")
 
     def alive(self) -> bool:
-        """False once it has not beaten for LOST_SECONDS."""
-        if (beats := self._board.beats(self.rank)) != self._seen:
+        """False once it has not beaten for LOST_SECONDS, or another pod has come in its place."""
+        if (beats := self._board.count(f"beats/{self.rank}")) != self._seen:
             self._seen, self._since = beats, time.monotonic()
-        return time.monotonic() - self._since < LOST_SECONDS
+        replaced = self._board.count(f"arrivals/{self.rank}") != self._arrivals
+        return not replaced and time.monotonic() - self._since < LOST_SECONDS
 
 
 class Crew:
@@ -202,16 +214,34 @@ class Crew:
         finally:
             crew._end(code)
 
-    def hand_out(self, call: StageCall[Any], written: Mapping[str, Any]) -> Meeting:
-        """Have the others start their processes of a call, `written` as its processes read it, where all meet."""
+    def hand_out(self, call: StageCall[Any], written: Mapping[str, Any], stop: StopRequest) -> Meeting:
+        """Have the others start their processes of a call, `written` as its processes read it, where all meet.
+
+        Raises UnreachableError where one of them does not come, Terminated where `stop` is requested meanwhile.
+        """
         if call.store is None:
             raise BadInputError("several nodes need a store that all of them reach")
-        self._number += 1
+        self._wait_for_all(stop)
+        self._number = self._board.count("calls", 1)
         self._hearts = [_Heart(self._board, rank) for rank in range(1, self.nodes.count)]
         inputs = {name: [_put(call.store, path) for path in paths] for name, paths in call.inputs.items()}
         told = {**written, "inputs": inputs, "scratch": _put(call.store, call.scratch)}
         self._board.write(f"call/{self._number}", told)
         return Meeting(self.nodes, told["meeting"])
+
+    def _wait_for_all(self, stop: StopRequest) -> None:
+        """Until every machine has beaten once: one whose image is still pulled is not gone."""
+        until = time.monotonic() + JOIN_SECONDS
+        for rank in range(1, self.nodes.count):
+            while not self._board.count(f"beats/{rank}"):
+                if stop.requested:
+                    raise Terminated
+                if time.monotonic() > until:
+                    raise UnreachableError(
+                        f"node {rank} of {self.nodes.count} has not come within {JOIN_SECONDS / 60:.0f} min; its pod "
+                        "says why: kubectl get pods"
+                    )
+                time.sleep(_POLL_SECONDS)
 
     def is_over(self) -> bool:
         """Whether another machine's processes of this call have failed, or it is gone: those here may wait in vain."""
@@ -256,7 +286,11 @@ def serve(nodes: Nodes, folder: Path, start: Callable[[Told, Meeting, IsOver], T
 
     Raises FirstNodeGoneError, UnreachableError where the first machine was never there, and what the store raises.
     """
-    board, number = Board(nodes), 0
+    board = Board(nodes)
+    # A pod that comes in the place of another has no part in what was handed out before. Both stand there before the
+    # first beat, for which the first machine waits.
+    number = board.count("calls")
+    board.count(f"arrivals/{nodes.rank}", 1)
     board.beat(nodes.rank)
     while True:
         number += 1

@@ -92,7 +92,7 @@ def run_in_processes(stage: str, call: StageCall[Any], count: int) -> Metrics:
         control = Path(folder)
         written = _written(stage, call, count)
         write_json(control / "call.json", written)
-        meeting = None if crew is None else crew.hand_out(call, written)
+        meeting = None if crew is None else crew.hand_out(call, written, stop)
         with _listening(control, stop, call.progress, call.keeper, None if crew is None else crew.is_over) as listener:
             failures = listener.of_own(_launched(control, count, meeting))
         found, lost = outcomes(control), 0
@@ -285,13 +285,15 @@ class _Listener:
     def _end_in_vain(self, is_over: IsOver) -> None:
         """Kill processes that still wait some time after those of another machine have failed."""
         self._asked = time.monotonic()
-        if not self._over_since:
-            self._over_since = self._asked if is_over() else 0.0
+        if not is_over():
+            self._over_since = 0.0
+        elif not self._over_since:
+            self._over_since = self._asked
         elif self._asked > self._over_since + _VAIN_SECONDS:
-            self.cut_off = True
             for path in self._control.glob("pid-*"):
                 with suppress(ProcessLookupError):
                     os.kill(int(path.read_text()), signal.SIGKILL)
+                    self.cut_off = True
 
     def _new_lines(self) -> list[bytes]:
         told = self._control / "told.jsonl"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -219,12 +220,27 @@ def test_a_job_that_has_failed_is_removed_before_the_next_is_started(
 ) -> None:
     double.restarts, double.run = False, lambda rank: leaves(TOLD, 143)
     name = started(ledger, record, Notes()).name
+    deadline = time.monotonic() + 60
     while "status" not in double.get(name)[1]:
-        pass
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
     double.run = lambda rank: leaves(NodeOutcome(record=record if rank == 0 else None))
     notes = Notes()
     assert trained(ledger, record, notes) == record
     assert "waiting until it is gone" in notes.lines[0]
+
+
+def test_a_job_that_does_not_go_away_is_not_waited_for_for_ever(
+    double: TrainerDouble, ledger: Ledger, record: StageRecord, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where a machine is lost: its pod stays in deletion, and the job with it."""
+    double.run = lambda rank: ["sh", "-c", IDLE]
+    name = started(ledger, record, Notes()).name
+    double.jobs[name]["metadata"]["deletionTimestamp"] = "2026-11-29T00:00:00Z"
+    monkeypatch.setattr(train_nodes.TrainerApi, "delete", lambda *_: None)
+    monkeypatch.setattr(train_nodes, "GONE_SECONDS", 0.05)
+    with pytest.raises(UnreachableError, match=f"the TrainJob {name} of an earlier try is still there 0 s after"):
+        trained(ledger, record)
 
 
 def test_a_job_of_somebody_else_is_left_alone(

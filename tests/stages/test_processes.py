@@ -7,6 +7,8 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,15 +19,16 @@ import torch
 from lorapar.adapter import load_scores
 from lorapar.checkpoint import Keeper
 from lorapar.config import CheckpointConfig, RlConfig, SftConfig
-from lorapar.errors import BadInputError, ExitCode, StorageError, TrainingError
+from lorapar.errors import BadInputError, ExitCode, StorageError, Terminated, TrainingError, UnreachableError
 from lorapar.progress import Silent
-from lorapar.stages import processes, score
+from lorapar.stages import nodes, processes, score
 from lorapar.stages.contract import Origin, StageCall
 from lorapar.stages.nodes import VARIABLES, Nodes
 from lorapar.stages.process_endings import LostNodesError, concluded, outcomes
 from lorapar.stopping import StopRequest
-from lorapar.store import seal
+from lorapar.store import ObjectStore, open_store, seal
 from lorapar.tracking import Tracking
+from tests.integration.s3_server import free_ports
 
 # The second process dies once it has answered twice.
 KILLS = """
@@ -245,6 +248,87 @@ def test_processes_that_wait_for_those_of_another_machine_in_vain_are_ended(
             assert waiting.wait(60) == -9
     assert listener.cut_off
     assert listener.of_own({3: failed(-9), 4: failed(1)}) == {4: failed(1)}
+
+
+@pytest.fixture
+def crew(monkeypatch: pytest.MonkeyPatch) -> nodes.Crew:
+    """The first of two machines."""
+    monkeypatch.setattr(nodes, "LOST_SECONDS", 0.3)
+    monkeypatch.setattr(nodes, "_BEAT_SECONDS", 0.02)
+    monkeypatch.setattr(nodes, "_POLL_SECONDS", 0.01)
+    return nodes.Crew(Nodes(0, 2, 1, "127.0.0.1", *free_ports(1)))
+
+
+def second(crew: nodes.Crew, folder: Path, done: list[str], hangs: threading.Event | None = None) -> threading.Thread:
+    """The other machine, which notes the meetings that it went to; it may hang in the first."""
+
+    def start(told: Any, meeting: nodes.Meeting, is_over: nodes.IsOver) -> nodes.Told:
+        done.append(meeting.run)
+        if hangs:
+            hangs.wait(60)
+        return {"found": {}, "failures": {}}
+
+    other = Nodes(1, 2, 1, crew.nodes.address, crew.nodes.port)
+    thread = threading.Thread(target=nodes.serve, args=(other, folder, start), daemon=True)
+    thread.start()
+    return thread
+
+
+def given(store: ObjectStore, folder: Path, meeting: str) -> tuple[StageCall[Any], dict[str, Any]]:
+    """A call and how it is written for the other machine."""
+    call: StageCall[Any] = StageCall(None, {}, {}, folder / "scratch", store=store)
+    call.scratch.mkdir(exist_ok=True)
+    return call, {"meeting": meeting, "outputs": {}, "store": store.address}
+
+
+def test_a_machine_that_comes_late_is_waited_for_and_not_taken_for_gone(crew: nodes.Crew, tmp_path: Path) -> None:
+    done: list[str] = []
+    late = threading.Timer(3 * nodes.LOST_SECONDS, second, (crew, tmp_path / "second", done))
+    late.start()
+    crew.hand_out(*given(open_store(tmp_path / "store"), tmp_path, "first"), StopRequest())
+    assert not crew.is_over()
+    assert crew.answers() == {1: {"found": {}, "failures": {}}}
+    assert done == ["first"]
+    crew._end(0)
+
+
+def test_a_pod_in_the_place_of_another_takes_part_from_the_next_call_on(crew: nodes.Crew, tmp_path: Path) -> None:
+    """It would wait at a meeting that is over, while its heart beats for the one that is gone."""
+    store, hangs = open_store(tmp_path / "store"), threading.Event()
+    before: list[str] = []
+    after: list[str] = []
+    second(crew, tmp_path / "before", before, hangs)
+    crew.hand_out(*given(store, tmp_path, "first"), StopRequest())
+    while not before:
+        time.sleep(0.01)
+    assert not crew.is_over()
+    second(crew, tmp_path / "after", after)
+    while not crew.is_over():
+        time.sleep(0.01)
+    crew.hand_out(*given(store, tmp_path, "second"), StopRequest())
+    assert crew.answers() == {1: {"found": {}, "failures": {}}}
+    assert after == ["second"]
+    hangs.set()
+    crew._end(0)
+
+
+def test_a_machine_that_never_comes_is_named_and_a_stop_ends_the_waiting(
+    crew: nodes.Crew, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call = given(open_store(tmp_path / "store"), tmp_path, "first")
+    with pytest.raises(Terminated):
+        crew.hand_out(*call, StopRequest(requested=True))
+    monkeypatch.setattr(nodes, "JOIN_SECONDS", 0)
+    with pytest.raises(UnreachableError, match="node 1 of 2 has not come within 0 min"):
+        crew.hand_out(*call, StopRequest())
+
+
+def test_once_the_first_machine_is_gone_whatever_is_told_to_it_says_so(crew: nodes.Crew) -> None:
+    board = nodes.Board(Nodes(1, 2, 1, crew.nodes.address, crew.nodes.port))
+    board.write("call/1", {})
+    del crew._board._store
+    with pytest.raises(nodes.FirstNodeGoneError, match="the first node is gone"):
+        board.count("beats/1", 1)
 
 
 @pytest.mark.parametrize(
