@@ -98,7 +98,11 @@ class MaskedAdamW(torch.optim.Optimizer):
         return loss
 
     def _by_kernel(self, parameters: list[torch.Tensor]) -> bool:
-        return all(map(takes, parameters)) and self._kernel.pays(sum(len(self._indices[one]) for one in parameters))
+        return (
+            bool(parameters)
+            and all(map(takes, parameters))
+            and self._kernel.pays(sum(len(self._indices[one]) for one in parameters))
+        )
 
     def _step_compiled(self, parameters: list[torch.Tensor], group: Mapping[str, Any]) -> None:
         states = self._states(parameters)

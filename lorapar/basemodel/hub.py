@@ -49,10 +49,11 @@ _silences: dict[str, tuple[float, Exception]] = {}
 """By the hub's address, until when (monotonic) it is not asked, and what its silence was."""
 
 
-def _ask(question: Callable[[], _Answer]) -> _Answer:
+def _ask(question: Callable[[], _Answer], *, downloads: bool = False) -> _Answer:
     """What the hub answers; a hub that let one question run into its timeout is not waited for with each of the next.
 
-    Raises what the hub's client does, at once where a question of the last minute was waited for in vain.
+    A download that breaks off says nothing of that: the hub had answered. Raises what the hub's client does, at once
+    where a question of the last minute was waited for in vain.
     """
     until, earlier = _silences.get(constants.ENDPOINT, (0.0, None))
     began = time.monotonic()
@@ -61,7 +62,8 @@ def _ask(question: Callable[[], _Answer]) -> _Answer:
     try:
         return question()
     except (LocalEntryNotFoundError, *_SILENCE) as error:
-        if getattr(error, "response", None) is None and time.monotonic() - began >= _WAITED_SECONDS:
+        broke_off = downloads and not isinstance(error, LocalEntryNotFoundError)
+        if not broke_off and getattr(error, "response", None) is None and time.monotonic() - began >= _WAITED_SECONDS:
             _silences[constants.ENDPOINT] = (time.monotonic() + _SILENT_SECONDS, error)
         raise
 
@@ -176,7 +178,7 @@ def adapter_snapshot(name: str, commit: str, files: Sequence[str]) -> Path:
 
 
 def _downloaded(name: str, revision: str | None, patterns: list[str]) -> Path:
-    return Path(_ask(lambda: snapshot_download(name, revision=revision, allow_patterns=patterns)))
+    return Path(_ask(lambda: snapshot_download(name, revision=revision, allow_patterns=patterns), downloads=True))
 
 
 # The HTTP library's own base error comes by way of huggingface_hub, which changed that library between versions.

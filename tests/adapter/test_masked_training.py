@@ -76,6 +76,7 @@ def dense_reference(model, mask, steps):
 def step_by(request, monkeypatch):
     """Steps by PyTorch's operations, or by the compiled loop from the first step on."""
     if request.param == "compiled":
+        pytest.importorskip("numba")
         monkeypatch.setattr(masked_kernel, "_PAYS_AFTER_ELEMENTS", 0)
 
 
@@ -101,6 +102,8 @@ def test_active_elements_equal_dense_adamw_bit_for_bit(make_adapter, random_mask
 @pytest.mark.parametrize("beta1", [0.9, 0.3])
 @pytest.mark.parametrize("weight_decay", [0.0, 0.1])
 def test_the_compiled_step_gives_the_bits_of_pytorchs_operations(monkeypatch, threads, beta1, weight_decay):
+    pytest.importorskip("numba")
+
     def stepped(pays_after):
         monkeypatch.setattr(masked_kernel, "_PAYS_AFTER_ELEMENTS", pays_after)
         generator = torch.Generator().manual_seed(0)
@@ -115,6 +118,7 @@ def test_the_compiled_step_gives_the_bits_of_pytorchs_operations(monkeypatch, th
                 gradient = torch.randn(shapes[name][::-1], generator=generator).T  # not contiguous
                 parameters[name].grad = gradient * 10.0 ** (-3 * step)
             optimizer.step()
+        assert (optimizer._kernel._step is not None) is (pays_after == 0)
         return parameters, optimizer.state_dict()["state"]
 
     before = torch.get_num_threads()
@@ -127,6 +131,26 @@ def test_the_compiled_step_gives_the_bits_of_pytorchs_operations(monkeypatch, th
     assert "never given" not in compiled_state
     for name, state in plain_state.items():
         assert all(torch.equal(compiled_state[name][key], value) for key, value in state.items())
+
+
+def test_a_step_without_any_gradient_does_nothing_when_compiled_either(monkeypatch):
+    monkeypatch.setattr(masked_kernel, "_PAYS_AFTER_ELEMENTS", 0)
+    parameter = torch.nn.Parameter(torch.ones(16))
+    optimizer = MaskedAdamW({"a": parameter}, {"a": ActiveIndex(torch.ones(16, dtype=torch.bool))}, lr=1.0)
+    parameter.grad = torch.zeros(16)
+    optimizer.step()
+    before = parameter.detach().clone()
+    optimizer.zero_grad()
+    optimizer.step()
+    assert torch.equal(parameter, before)
+
+
+def test_where_torch_rounds_otherwise_its_own_operations_step(monkeypatch):
+    pytest.importorskip("numba")
+    monkeypatch.setattr(masked_kernel, "_PAYS_AFTER_ELEMENTS", 0)
+    assert masked_kernel.MaskedKernel().pays(1)
+    monkeypatch.setattr(masked_kernel, "_compile", lambda: lambda *given: None)
+    assert not masked_kernel.MaskedKernel().pays(1)
 
 
 def test_the_step_is_compiled_once_it_pays_and_never_without_numba(monkeypatch):

@@ -146,6 +146,18 @@ def test_downloads_from_a_silent_hub_are_waited_for_once(no_hub, monkeypatch):
     assert asked == ["someone/model"]
 
 
+def test_a_download_that_breaks_off_is_no_silence_of_the_hub(hub_server, monkeypatch):
+    def breaks_off(name, *, local_files_only=False, **_):
+        raise LocalEntryNotFoundError("not here") if local_files_only else ConnectionError("connection reset")
+
+    monkeypatch.setattr(hub, "_silences", {})
+    monkeypatch.setattr(hub, "_WAITED_SECONDS", 0.0)
+    monkeypatch.setattr(hub, "snapshot_download", breaks_off)
+    with pytest.raises(UnreachableError):
+        hub.snapshot(ModelConfig(name="someone/model", revision=COMMIT), Silent())
+    assert resolve_model(ModelConfig(name="someone/model")).revision == COMMIT
+
+
 def test_without_a_hub_its_local_cache_serves(no_hub):
     made = snapshot(no_hub, "someone/model", WHOLE)
     resolved = resolve_model(ModelConfig(name="someone/model"))
