@@ -26,6 +26,17 @@ from lorapar.voting.teacher_pool import TeacherFailedError, TeacherPool
 
 FLUSH_VOTES = 256
 FLUSH_SECONDS = 2.0
+_CACHED = b',"cached":true}'
+"""How a vote's line ends that an earlier run had asked for: the last field, and no text can hold it unescaped."""
+SEGMENT_ROWS = 8192
+"""Rows in memory at once."""
+_MOST_SILENT = 20
+"""A teacher that has answered none of so many rows, one after another, will answer none."""
+EXAMPLES = "examples.jsonl"
+VOTES = "votes.jsonl"
+SUMMARY = "summary.json"
+FAILED = "failed.json"
+"""Names of the teachers that failed in an earlier round, with the reason; absent where none did."""
 
 
 class VoteJournal:
@@ -107,23 +118,6 @@ def copy_in_order(journal: Path, target: Path, teachers: Sequence[str], rows: It
             source.seek(starts[int(place)])
             made.write(source.readline().replace(_CACHED, b"}"))
     return tokens
-
-
-_CACHED = b',"cached":true}'
-"""How a vote's line ends that an earlier run had asked for: the last field, and no text can hold it unescaped."""
-
-
-SEGMENT_ROWS = 8192
-"""Rows in memory at once."""
-
-_MOST_SILENT = 20
-"""A teacher that has answered none of so many rows, one after another, will answer none."""
-
-EXAMPLES = "examples.jsonl"
-VOTES = "votes.jsonl"
-SUMMARY = "summary.json"
-FAILED = "failed.json"
-"""Names of the teachers that failed in an earlier round, with the reason; absent where none did."""
 
 
 @dataclass

@@ -32,6 +32,16 @@ from lorapar.redaction import remember_secret
 from lorapar.voting.endpoint_failures import Failure, described, failure_of
 from lorapar.voting.endpoint_reply import BROKEN_OFF, body_of
 
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+FIRST_WAIT_SECONDS = 0.5
+_BUSY = frozenset({429, 503, 529})
+_REDIRECTS = frozenset({301, 302, 307, 308})
+_MOST_REDIRECTS = 5
+_SHOWN_CHARACTERS = 120
+_ANSWER_PATHS = ("/chat/completions", "/completions")
+_PASTED_PATHS = (*_ANSWER_PATHS, "/models", "/responses", "/chat")
+"""What people copy together with an address."""
+
 
 class Login:
     """What every request carries to be let in; each value is blanked wherever something is said or written.
@@ -99,9 +109,6 @@ def _bare(key: str) -> str:
     key = rest.strip() if scheme.casefold() == "bearer" else key
     remember_secret(key, quote_plus(key))
     return key
-
-
-_DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 def open_http(address: str, options: EndpointOptions) -> httpx2.AsyncClient:
@@ -180,16 +187,6 @@ class Peer:
         host, port = self._seen
         way = "through" if self._connected else "at"
         return f" {way} the proxy http://{host}:{port}, which HTTP_PROXY, HTTPS_PROXY and NO_PROXY decide on"
-
-
-FIRST_WAIT_SECONDS = 0.5
-_BUSY = frozenset({429, 503, 529})
-_REDIRECTS = frozenset({301, 302, 307, 308})
-_MOST_REDIRECTS = 5
-_SHOWN_CHARACTERS = 120
-_ANSWER_PATHS = ("/chat/completions", "/completions")
-_PASTED_PATHS = (*_ANSWER_PATHS, "/models", "/responses", "/chat")
-"""What people copy together with an address."""
 
 
 class RefusedError(UnreachableError):

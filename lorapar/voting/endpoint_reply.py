@@ -39,6 +39,9 @@ _EVENT = re.compile(r"^(?:event:[^\n]*\n|:[^\n]*\n|\s)*data:[ ]?([^\r\n]*)", re.
 _LIVES = re.compile(r"\A\s*(?::[^\n]*\n\s*)+")
 """Comments with which OpenRouter and proxies keep a connection alive, in front of an answer that is no stream, too."""
 _ANSWER_ALONE = re.compile(r"\S+|\{[^{}]*\}")
+Body = dict[str, Any]
+_AROUND_A_WORD = " \t\r\n\"'`*.:,;()[]"
+"""What models put around a word."""
 
 
 @dataclass(frozen=True)
@@ -211,11 +214,6 @@ def _thinking_tokens(usage: Mapping[str, Any]) -> int | None:
 
 def _whole(value: Any) -> int:
     return int(value) if isinstance(value, int | float) and 0 <= value < 2**53 else 0
-
-
-Body = dict[str, Any]
-_AROUND_A_WORD = " \t\r\n\"'`*.:,;()[]"
-"""What models put around a word."""
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,22 @@ _GUESSES = ((0, True), (0, False), (1, True), (1, False))
 _ABOUT_THE_REQUEST = frozenset({400, 404, 422})
 _NOT_OPTIONAL = frozenset({"model", "messages", "prompt"})
 _SHOWN_CHARACTERS = 200
+_QUESTION = "Say hello."
+_WORDS: dict[System, str] = {"system1": "zqxamber", "system2": "wvkcobalt"}
+_PROBES = (
+    Prompt(({"role": "user", "content": _QUESTION},), None, _WORDS),
+    Prompt(None, _QUESTION, {system: " " + word for system, word in _WORDS.items()}),
+)
+_IN_CHATS: tuple[Constraint, ...] = (Choice(), JsonEnum(), JsonEnum(False), JsonAsked(), JsonAsked(False))
+_IN_TEXTS: tuple[Constraint, ...] = (Choice(), JsonEnum(), JsonEnum(False))
+# Refusals that have nothing to do with the restriction.
+_WHO_ASKS, _NOT_THERE = (401, 402, 403), (404, 405)
+_BLANK = (400, 422)
+"""Statuses of a refusal that may be about any field of the request."""
+_TEMPLATE_FIELDS = ("chat_template_kwargs", "chat_template", "add_generation_prompt", "continue_final_message")
+"""Fields of a body that change how the messages become tokens."""
+_SHOWN_REFUSAL_CHARACTERS = 160
+_SHOWN_NAMES = 8
 
 
 class Asker:
@@ -230,24 +246,6 @@ def _refused_row(address: str, refusal: str) -> NoVoteError:
         f"{address}: it would not answer this row ({' '.join(refusal.split())[:_SHOWN_CHARACTERS]}); leave the row out "
         "of the data, change the provider's filter, or let another teacher vote"
     )
-
-
-_QUESTION = "Say hello."
-_WORDS: dict[System, str] = {"system1": "zqxamber", "system2": "wvkcobalt"}
-_PROBES = (
-    Prompt(({"role": "user", "content": _QUESTION},), None, _WORDS),
-    Prompt(None, _QUESTION, {system: " " + word for system, word in _WORDS.items()}),
-)
-_IN_CHATS: tuple[Constraint, ...] = (Choice(), JsonEnum(), JsonEnum(False), JsonAsked(), JsonAsked(False))
-_IN_TEXTS: tuple[Constraint, ...] = (Choice(), JsonEnum(), JsonEnum(False))
-# Refusals that have nothing to do with the restriction.
-_WHO_ASKS, _NOT_THERE = (401, 402, 403), (404, 405)
-_BLANK = (400, 422)
-"""Statuses of a refusal that may be about any field of the request."""
-_TEMPLATE_FIELDS = ("chat_template_kwargs", "chat_template", "add_generation_prompt", "continue_final_message")
-"""Fields of a body that change how the messages become tokens."""
-_SHOWN_REFUSAL_CHARACTERS = 160
-_SHOWN_NAMES = 8
 
 
 class _RefusedWithoutCauseError(Exception):

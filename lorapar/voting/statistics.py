@@ -22,6 +22,8 @@ from lorapar.voting.ballots import ABSENT, NO_VOTE, NOT_ASKED, Ballots
 from lorapar.voting.tally import Assigned, Count
 
 Matrix = list[list[float | None]]
+Described = Mapping[str, Mapping[str, Any]]
+"""What the vote stage wrote about each teacher."""
 
 
 def cohen_kappa(pairs: Mapping[tuple[str, str], int]) -> float | None:
@@ -92,10 +94,6 @@ def accuracy(table: Mapping[str, Mapping[str, int]]) -> float | None:
     """Share of right labels in a confusion table among those that were given one; None without any."""
     labelled = sum(count for row in table.values() for given, count in row.items() if given != "held_out")
     return sum(row.get(gold, 0) for gold, row in table.items()) / labelled if labelled else None
-
-
-Described = Mapping[str, Mapping[str, Any]]
-"""What the vote stage wrote about each teacher."""
 
 
 def vote_summary(count: Count, assigned: Assigned, round_name: str, described: Described) -> dict[str, Any]:

@@ -40,6 +40,11 @@ SHOWN_ROWS = 20
 
 Split = Literal["train", "heldout", "development"]
 SPLITS: tuple[Split, ...] = ("train", "heldout", "development")
+LABELS = "labels.jsonl"
+Edit = str
+"""The name of a system, or `hold_out`."""
+HOLD_OUT: Edit = "hold_out"
+ID, EDITED = "example_id", "edited"
 
 
 class _ExampleParts(TypedDict):
@@ -221,9 +226,6 @@ class Count:
         return [ids[row] for row in rows]
 
 
-LABELS = "labels.jsonl"
-
-
 @dataclass
 class Assigned:
     """Rows written, by system."""
@@ -328,12 +330,6 @@ def _paths(folders: Mapping[str, Path], systems: Sequence[System]) -> dict[str, 
         paths[f"train {system}"] = folders[slot] / file
         paths[f"heldout {system}"] = folders["heldout"] / f"{system}.jsonl"
     return paths
-
-
-Edit = str
-"""The name of a system, or `hold_out`."""
-HOLD_OUT: Edit = "hold_out"
-ID, EDITED = "example_id", "edited"
 
 
 def system_of(edit: Edit) -> System | None:

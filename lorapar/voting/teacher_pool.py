@@ -20,6 +20,11 @@ from lorapar.records import Example, System, Vote
 from lorapar.voting.cache import VoteCache
 from lorapar.voting.teacher import Teacher, label_of
 
+PROBE = "probe.jsonl"
+"""The probe rows, beside the votes; the second round measures the other teachers on the same."""
+Bias = Mapping[System, float]
+"""By system, the mean log-odds against the last one, whose own is 0."""
+
 
 class TeacherFailedError(Exception):
     """A teacher cannot be had, or has failed; `error` says why."""
@@ -105,19 +110,11 @@ def _teacher_failures() -> Iterator[None]:
         raise TeacherFailedError(error) from error
 
 
-PROBE = "probe.jsonl"
-"""The probe rows, beside the votes; the second round measures the other teachers on the same."""
-
-
 def probe_rows(examples: Iterable[Example], count: int) -> list[Example]:
     """`count` rows chosen by the digests of their contents: the same from the same data in any order, and nearly the
     same once the data have grown.
     """
     return heapq.nsmallest(count, examples, key=_place)
-
-
-Bias = Mapping[System, float]
-"""By system, the mean log-odds against the last one, whose own is 0."""
 
 
 def bias(votes: Sequence[Vote]) -> Bias:

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 SHORTEST_PREFIX = 8
 """A common beginning of fewer tokens is not worth a cache."""
+WINDOW_BATCHES = 32
+"""Batches whose rows are sorted by length together: less padding, and memory that does not grow with the data."""
 
 
 @dataclass
@@ -133,10 +135,6 @@ class ChoiceScorer:
         ids = torch.tensor([self._prefix], device=self.model.device)
         options = {"logits_to_keep": 1} if self._keeps_logits else {}
         return self.model(input_ids=ids, use_cache=True, **options).past_key_values
-
-
-WINDOW_BATCHES = 32
-"""Batches whose rows are sorted by length together: less padding, and memory that does not grow with the data."""
 
 
 class TransformersTeacher:

@@ -37,6 +37,9 @@ WAITING_QUESTIONS = 2048
 
 
 K = TypeVar("K")
+WINDOW_ROWS = 256
+"""Rows that are tokenised together."""
+Tokens = tuple[int, ...]
 
 
 class EngineError(Exception):
@@ -186,12 +189,6 @@ def _read(output: Any, question: NextTokens[Any]) -> dict[int, float]:
 def _first_line(error: Exception) -> str:
     text = " ".join(str(error).split())
     return text[:300] or type(error).__name__
-
-
-WINDOW_ROWS = 256
-"""Rows that are tokenised together."""
-
-Tokens = tuple[int, ...]
 
 
 class VllmTeacher:
