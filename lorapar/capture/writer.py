@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from typing import Any, Generic, TypeVar
 
 from lorapar.capture.parts import Capture
-from lorapar.capture.records import CapturedRequest, Feedback, request_digest
+from lorapar.capture.records import CapturedRequest, Feedback, request_digest, to_parquet
 from lorapar.capture.rules import SlowRuleError
 from lorapar.config.capture import CaptureConfig
 from lorapar.errors import LoraparError
@@ -116,9 +116,7 @@ class CaptureWriter(Generic[Item]):
             row = self._make(item)
         except Exception as error:  # whatever is wrong with one request, the others are kept
             self._count("failed", 1)
-            # Of other errors only the kind: their text may hold what the request said.
-            why = str(error) if isinstance(error, SlowRuleError) else type(error).__name__
-            self._tell(f"a request is not kept: {why}")
+            self._tell(f"a request is not kept: {_safe(error)}")
             return
         if row is not None:
             self._rows.append(row)
@@ -130,9 +128,9 @@ class CaptureWriter(Generic[Item]):
                 self._capture.describe(self._config)
                 self._described = True
             self._write()
-        except (LoraparError, OSError) as error:
+        except Exception as error:  # whatever it is, the thread lives on and tries again
             self._count("write_failures", 1)
-            self._tell(f"nothing is written to {self._capture.where} for now: {error}")
+            self._tell(f"nothing is written to {self._capture.where} for now: {_safe(error)}")
         if (over := len(self._rows) - MOST_KEPT) > 0:
             del self._rows[:over]
             self._count("lost", over)
@@ -146,23 +144,55 @@ class CaptureWriter(Generic[Item]):
             return
         deleted = self._capture.deleted()
         self._rows = [row for row in self._rows if request_digest(row.request_id) not in deleted]
-        for kind, outcome in ((CapturedRequest, "kept"), (Feedback, "feedback")):
-            rows: list[Any] = [row for row in self._rows if isinstance(row, kind)]
-            if rows:
-                self._capture.write(rows, self._now())
-                self._count(outcome, len(rows))
-                self._rows = [row for row in self._rows if not isinstance(row, kind)]
+        # A part at a time, so that a store which fails in between gets no row twice.
+        for kind, day in sorted({(type(row), row.day) for row in self._rows}, key=str):
+            part = [row for row in self._rows if type(row) is kind and row.day == day]
+            written = self._write_part(part)
+            if written:
+                self._count("kept" if kind is CapturedRequest else "feedback", written)
+            taken = {id(row) for row in part}
+            self._rows = [row for row in self._rows if id(row) not in taken]
         self._told.clear()
+
+    def _write_part(self, rows: list[Any]) -> int:
+        """Write rows of one kind and day; how many. A row that no file takes is left out, counted and told."""
+        try:
+            self._capture.write(rows, self._now())
+        except (LoraparError, OSError):
+            raise
+        except Exception as error:
+            sound = [row for row in rows if _fits_a_file(row)]
+            if len(sound) == len(rows):
+                raise
+            if sound:
+                self._capture.write(sound, self._now())
+            self._count("failed", len(rows) - len(sound))
+            self._tell(f"a request is not kept, since it cannot be written: {_safe(error)}")
+            return len(sound)
+        return len(rows)
 
     def _prune(self) -> None:
         self._pruned = time.monotonic()
         try:
             self._capture.prune(self._config.retention_days, self._now())
-        except (LoraparError, OSError) as error:
+        except Exception as error:
             self._count("prune_failures", 1)
-            self._tell(f"retention is not kept at {self._capture.where}: {error}")
+            self._tell(f"retention is not kept at {self._capture.where}: {_safe(error)}")
 
     def _tell(self, message: str) -> None:
         if message not in self._told and len(self._told) < 100:
             self._told.add(message)
             logger.warning("capture: %s", message)
+
+
+def _fits_a_file(row: Any) -> bool:
+    try:
+        to_parquet([row])
+    except Exception:  # whatever it is, this row is the cause
+        return False
+    return True
+
+
+def _safe(error: Exception) -> str:
+    """What may be told of an error; of a foreign one only its kind, since its text may hold what a request said."""
+    return str(error) if isinstance(error, LoraparError | OSError | SlowRuleError) else type(error).__name__

@@ -156,7 +156,7 @@ class Capturing:
         return self._request(item, said, answer.text, answer.finish_reason)
 
     def _feedback(self, item: Remark) -> Feedback:
-        answer, found = self._rules.redact(item.answer or "")
+        answer, found = self._rules.redact(_storable(item.answer or ""))
         self._redacted(found)
         return Feedback(
             request_id=item.request_id,
@@ -169,7 +169,7 @@ class Capturing:
     def _request(self, item: Exchange, said: list[tuple[str, str]], text: str, ended: str | None) -> CapturedRequest:
         user = item.request.get("user") if self.config.keep_user else None
         texts = [*(content for _, content in said), text, *([str(user)] if user else [])]
-        redacted = [self._rules.redact(one) for one in texts]
+        redacted = [self._rules.redact(_storable(one)) for one in texts]
         found: dict[str, int] = {}
         for _, counts in redacted:
             for name, count in counts.items():
@@ -194,6 +194,11 @@ class Capturing:
     def _redacted(self, found: Mapping[str, int]) -> None:
         for name, count in found.items():
             metrics.CAPTURE_REDACTIONS.labels(self.config.name, name).inc(count)
+
+
+def _storable(text: str) -> str:
+    """The text as UTF-8 can hold it: JSON may name half a surrogate pair, which no file takes."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def in_share(request_id: str, share: float) -> bool:

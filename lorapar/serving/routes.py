@@ -99,7 +99,7 @@ class Routes:
 
 def in_share(name: str, key: str, share_percent: float) -> bool:
     """Whether a key belongs to the share: the same on every replica, and a larger share holds every smaller one."""
-    digest = hashlib.sha256(f"{name}\n{key}".encode()).digest()
+    digest = hashlib.sha256(f"{name}\n{key}".encode("utf-8", "surrogatepass")).digest()
     return int.from_bytes(digest[:8]) % _BUCKETS < share_percent * _BUCKETS / 100
 
 

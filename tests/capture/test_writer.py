@@ -143,3 +143,37 @@ def test_retention_that_the_store_refuses_is_counted(capture, monkeypatch, outco
     made.start()
     made.close()
     assert counts[outcome] == 1
+
+
+def test_text_that_no_file_takes_costs_its_row_and_no_other(capture, caplog):
+    counts = Counter()
+    questions = {"bad-00000001": "half a pair: \ud800", "one-00000001": "whole"}
+    made = writer(capture, counts, lambda one: asked(one).model_copy(update={"answer": questions[one]}))
+    made.start()
+    for request_id in questions:
+        made.offer(request_id, 10)
+    made.close()
+    assert [row.answer for row in capture.requests(capture.parts())] == ["whole"]
+    assert counts == {"failed": 1, "kept": 1}
+    assert "half a pair" not in caplog.text
+
+
+@pytest.mark.parametrize("broken", ["write", "list"])
+def test_thread_outlives_an_error_that_nobody_thought_of(capture, monkeypatch, broken):
+    counts, failed = Counter(), threading.Event()
+    works = getattr(capture.store, broken)
+
+    def fail_once(*arguments: object) -> object:
+        if failed.is_set():
+            return works(*arguments)
+        failed.set()
+        raise RuntimeError("a bug of a library")
+
+    monkeypatch.setattr(capture.store, broken, fail_once)
+    made = writer(capture, counts, flush_seconds=0.02)
+    made.start()
+    made.offer("one-00000001", 10)
+    assert failed.wait(60)
+    made.close()
+    assert counts["kept"] == 1
+    assert counts["write_failures"] + counts["prune_failures"] == 1

@@ -243,6 +243,23 @@ def test_feedback_is_kept_by_the_request_s_id(vllm: ChatVllm, settings: ServingS
     ]
 
 
+def test_half_a_surrogate_pair_is_kept_as_a_question_mark(vllm: ChatVllm, settings: ServingSettings) -> None:
+    vllm.said = "it is 5"
+
+    async def scenario(site: Site) -> None:
+        headers = {"content-type": "application/json", "x-request-id": "request-0001"}
+        half = rb'{"model": "task", "user": "\udfff", "messages": [{"role": "user", "content": "a \ud800"}]}'
+        assert (await site.client.post("/v1/chat/completions", content=half, headers=headers)).status_code == 200
+        half = rb'{"request_id": "request-0001", "answer": "b \ud800"}'
+        assert (await site.client.post("/v1/feedback", content=half, headers=headers)).status_code == 202
+        await chat(site, {"x-request-id": "request-0002"})
+
+    rows, said = kept_after(scenario, vllm, settings, keep_user=True)
+    assert [(row.messages[0].content, row.user) for row in rows][0] == ("a ?", "?")
+    assert [row.request_id for row in rows] == ["request-0001", "request-0002"]
+    assert [one.answer for one in said] == ["b ?"]
+
+
 def test_without_capture_nothing_is_added_and_nothing_kept(vllm: ChatVllm, settings: ServingSettings) -> None:
     async def all_of_it() -> None:
         async with started(vllm, settings) as site:
