@@ -11,11 +11,13 @@ import typer
 from lorapar.cli.adapters import Where, open_registry, say, show_table
 from lorapar.cli.base import AsJson, app, err, out, show_document
 from lorapar.cli.command import CommandGroup
-from lorapar.errors import BadInputError
+from lorapar.errors import BadInputError, IntegrityError, LoraparError
 
 if TYPE_CHECKING:
     from lorapar.capture import Capture
-    from lorapar.cli.documents_capture import CaptureSummary
+    from lorapar.capture.parts import Deleted
+    from lorapar.cli.documents_capture import CaptureSummary, DeletedDocument
+    from lorapar.registry.overview import Traces
     from lorapar.store import ObjectStore
 
 capture_app = CommandGroup(help="What servers keep of requests and answers, where asked.", no_args_is_help=True)
@@ -123,12 +125,36 @@ def delete_command(
 
     Example: `lorapar capture delete NAME --request-id 4f1c20…`
     """
+    capture, now = _capture(name, store, where), datetime.now(UTC)
+    gone: dict[str, Deleted] = {}
+    for one in request_id:
+        gone[one] = capture.delete(one, now)
+        if not as_json:
+            remarks = gone[one].feedback
+            say(f"{one}: {gone[one].requests} requests and {remarks} remarks deleted; later ones are left out")
+    fault: LoraparError | None = None
+    traces: Traces | None = None
+    try:  # what is deleted is told whatever the registry is like
+        traces = _traces(name, request_id, where)
+    except LoraparError as error:
+        fault = error
+    if as_json:
+        show_document(_deleted_document(name, gone, traces))
+    elif fault is None:
+        _say_traces(gone, traces)
+    if traces is not None and traces.unreadable:
+        fault = IntegrityError(
+            f"{len(traces.unreadable)} lineages cannot be read, so versions may be missing: "
+            + "; ".join(traces.unreadable)
+        )
+    if fault is not None:
+        raise fault
+
+
+def _deleted_document(name: str, gone: dict[str, Deleted], traces: Traces | None) -> DeletedDocument:
     from lorapar.capture import request_digest
     from lorapar.cli.documents_capture import DeletedDocument, DeletedRequest
 
-    capture, now = _capture(name, store, where), datetime.now(UTC)
-    gone = {one: capture.delete(one, now) for one in request_id}
-    trained = _trained_on(name, request_id, where)
     found = [
         DeletedRequest(
             request_id=one,
@@ -136,23 +162,33 @@ def delete_command(
             requests=taken.requests,
             feedback=taken.feedback,
             files=taken.parts,
-            trained=None if trained is None else trained[one],
+            trained=None if traces is None else traces.versions[one],
         )
         for one, taken in gone.items()
     ]
-    if as_json:
-        show_document(DeletedDocument(capture=name, deleted=found))
-        return
-    for row in found:
-        say(f"{row.request_id}: {row.requests} requests and {row.feedback} remarks deleted; later ones are left out")
-        for version in row.trained or ():
-            say(f"{version} was trained on it (row {row.digest}); retrain without it, and stop serving that version")
-    if trained is None:
+    return DeletedDocument(
+        capture=name,
+        deleted=found,
+        goes_on=traces.goes_on if traces else {},
+        unreadable=traces.unreadable if traces else [],
+    )
+
+
+def _say_traces(gone: dict[str, Deleted], traces: Traces | None) -> None:
+    from lorapar.capture import request_digest
+
+    if traces is None:
         err.say("no registry was looked at for versions that were trained on it; give --registry", "yellow")
+        return
+    for one in gone:
+        for version in traces.versions[one]:
+            parent = traces.goes_on.get(version)
+            what = f"goes on from {parent}, which was trained on it" if parent else "was trained on it"
+            say(f"{version} {what} (row {request_digest(one)}); retrain without it, and stop serving that version")
 
 
-def _trained_on(name: str, request_ids: list[str], where: str | None) -> dict[str, list[str]] | None:
-    """By request, the versions of the registry that were trained on it; None where no registry is named."""
+def _traces(name: str, request_ids: list[str], where: str | None) -> Traces | None:
+    """The versions of the registry that were trained on requests; None where no registry is named."""
     from lorapar.capture import request_digest
     from lorapar.registry.overview import trained_on
 

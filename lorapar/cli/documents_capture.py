@@ -72,7 +72,9 @@ class DeletedRequest(Document):
     requests: int = Field(description="Rows deleted; 0: none was there.")
     feedback: int = Field(description="Remarks deleted.")
     files: int = Field(description="Parquet files that were written anew or removed.")
-    trained: list[str] | None = Field(description="Versions trained on it; `null`: no registry was looked at.")
+    trained: list[str] | None = Field(
+        description="Versions trained on it, or going on from one that was; `null`: no registry was looked at."
+    )
 
 
 class DeletedDocument(Document):
@@ -80,6 +82,10 @@ class DeletedDocument(Document):
 
     capture: str = Field(description="Its name.")
     deleted: list[DeletedRequest] = Field(description="Each request.")
+    goes_on: dict[str, str] = Field(
+        description="By version in `trained` whose own rows are others: the version it goes on from."
+    )
+    unreadable: list[str] = Field(description="Why lineages cannot be read; their versions may be missing above.")
 
 
 class PrunedDocument(Document):

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from lorapar.errors import IntegrityError
+from lorapar.records import digest_of
 from lorapar.registry.aliases import AliasRecord
 from lorapar.registry.lineage import LINEAGE_FILE
 from lorapar.registry.registry import Registry
+from lorapar.registry.start import FILES
 from lorapar.registry.versions import Version
 
 
@@ -180,18 +182,61 @@ def version_lines(facts: VersionFacts) -> str:
     return "\n".join([*(f"{key:<11}{value}" for key, value in lines.items()), *files])
 
 
-def trained_on(registry: Registry, capture: str, requests: Mapping[str, str]) -> dict[str, list[str]]:
-    """By what `requests` maps a digest to, the versions whose rows came of that request, as NAME@VERSION.
+@dataclass(frozen=True)
+class Traces:
+    """What a registry's lineages say of captured requests."""
 
-    Raises IntegrityError for a lineage that cannot be read: a version must not be missed.
-    """
-    found: dict[str, list[str]] = {name: [] for name in requests.values()}
+    versions: dict[str, list[str]]
+    """By request, the versions that were trained on it and those that go on from one of them, as NAME@VERSION."""
+    goes_on: dict[str, str]
+    """By version that was not trained on it but goes on from one that was: that one."""
+    unreadable: list[str]
+    """Why lineages cannot be read, one line each: their versions may be missing in the above."""
+
+
+def trained_on(registry: Registry, capture: str, requests: Mapping[str, str]) -> Traces:
+    """The versions that hold something of requests, which `requests` maps from their digests."""
+    lineages, unreadable = _lineages(registry)
+    by_digest = {version.digest: str(version) for version, _ in lineages}
+    by_digest |= {_copy_digest(registry, version): str(version) for version, _ in lineages}
+    parents: dict[str, str] = {}
+    traces = Traces({request: [] for request in requests.values()}, {}, unreadable)
+    for version, lineage in lineages:
+        captures = (lineage.get("data") or {}).get("captures") or {}
+        digests = frozenset(str(captures.get(capture, {}).get("requests", "")).split())
+        for digest in digests & requests.keys():
+            traces.versions[requests[digest]].append(str(version))
+        if (parent := by_digest.get(str((lineage.get("parent") or {}).get("digest")))) is not None:
+            parents[str(version)] = parent
+    for trained in traces.versions.values():
+        _with_descendants(trained, parents, traces.goes_on)
+    return traces
+
+
+def _copy_digest(registry: Registry, version: Version) -> str:
+    """What a run that goes on from a copy of a version, in a folder, names it by."""
+    files = registry.manifest(version).files
+    return digest_of({name: files[name].sha256 for name in FILES if name in files})
+
+
+def _lineages(registry: Registry) -> tuple[list[tuple[Version, dict[str, Any]]], list[str]]:
+    """Every version's lineage, in the order of names and numbers, and what is damaged."""
+    found, unreadable = [], []
     for name in registry.names():
         for number in sorted(registry.versions(name)):
-            version = registry.resolve(f"{name}@{number}")
-            captures = lineage_of(registry, version).get("data", {}).get("captures") or {}
-            digests = frozenset(str(captures.get(capture, {}).get("requests", "")).split())
-            for digest, request in requests.items():
-                if digest in digests:
-                    found[request].append(str(version))
-    return found
+            try:
+                version = registry.resolve(f"{name}@{number}")
+                found.append((version, lineage_of(registry, version)))
+            except IntegrityError as error:
+                unreadable.append(str(error))
+    return found, unreadable
+
+
+def _with_descendants(trained: list[str], parents: Mapping[str, str], goes_on: dict[str, str]) -> None:
+    """Add to versions all that go on from one of them, however many steps away."""
+    grown = True
+    while grown:
+        new = [one for one, parent in parents.items() if parent in trained and one not in trained]
+        goes_on.update({one: parents[one] for one in new})
+        trained += new
+        grown = bool(new)

@@ -16,9 +16,10 @@ from lorapar.capture import Capture, request_digest
 from lorapar.capture.records import Feedback
 from lorapar.cli import app
 from lorapar.config.capture import CaptureConfig
-from lorapar.errors import BadInputError
+from lorapar.errors import BadInputError, IntegrityError, UnreachableError
 from lorapar.records import write_json
 from lorapar.registry import Registry
+from lorapar.registry.start import _folder_digest
 from lorapar.store import open_store
 from tests.capture.conftest import NOW, asked
 from tests.serving.conftest import adapter_files
@@ -97,6 +98,62 @@ def test_deletion_says_which_versions_were_trained_on_a_request(capture: Capture
     line = said("delete", "support", "--request-id", "two-00000002")
     assert "two-00000002: 0 requests and 0 remarks deleted" in line
     assert "task@2 was trained on it" in line
+
+
+def publish(registry: Registry, folder: Path, name: str, lineage: dict[str, Any]) -> str:
+    """Publish an adapter with that lineage; its digest."""
+    adapter_files(folder, folder.name)
+    write_json(folder / "lineage.json", lineage)
+    return registry.publish(name, folder).digest
+
+
+def test_deletion_finds_what_goes_on_from_a_version_that_was_trained_on_a_request(
+    capture: Capture, tmp_path: Path
+) -> None:
+    registry = Registry(capture.store)
+    digest = registry.resolve("task@2").digest
+    # Of other names, so that a version is looked at before the one it goes on from.
+    second = publish(registry, tmp_path / "second", "later", {"parent": {"digest": digest}})
+    publish(registry, tmp_path / "third", "child", {"parent": {"digest": second}, "data": None})
+    publish(registry, tmp_path / "fourth", "copy", {"parent": {"digest": _folder_digest(tmp_path / "third")}})
+    publish(registry, tmp_path / "other", "other", {"parent": {"digest": registry.resolve("task@1").digest}})
+    found = document("delete", "support", "--request-id", "two-00000002")
+    assert found["deleted"][0]["trained"] == ["task@2", "later@1", "child@1", "copy@1"]
+    assert found["goes_on"] == {"later@1": "task@2", "child@1": "later@1", "copy@1": "child@1"}
+    assert "later@1 goes on from task@2, which was trained on it (row " in said(
+        "delete", "support", "--request-id", "two-00000002"
+    )
+
+
+@pytest.mark.parametrize("options", [(), ("--json",)])
+def test_deletion_is_told_though_a_lineage_cannot_be_read(
+    options: tuple[str, ...], capture: Capture, tmp_path: Path
+) -> None:
+    registry = Registry(capture.store)
+    damaged = Path(capture.store.address) / "adapters" / "task" / "1" / "lineage.json"
+    damaged.write_text("{", encoding="utf-8")
+    arguments = ["capture", "delete", "support", "--request-id", "two-00000002", *options]
+    result = typer.testing.CliRunner().invoke(app, arguments)
+    assert isinstance(result.exception, IntegrityError)
+    assert "1 lineages cannot be read, so versions may be missing: " in str(result.exception)
+    assert "task@2" in result.stdout
+    if options:
+        assert json.loads(result.stdout)["deleted"][0]["requests"] == 1
+    else:
+        assert "1 requests and 1 remarks deleted" in result.stdout
+    assert registry.resolve("task@2").number == 2
+
+
+def test_deletion_is_told_though_the_registry_cannot_be_listed(
+    capture: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: Registry) -> list[str]:
+        raise UnreachableError("the bucket does not answer")
+
+    monkeypatch.setattr(Registry, "names", refuse)
+    result = typer.testing.CliRunner().invoke(app, ["capture", "delete", "support", "--request-id", "two-00000002"])
+    assert isinstance(result.exception, UnreachableError)
+    assert "1 requests and 1 remarks deleted" in result.stdout
 
 
 def test_deletion_needs_no_registry(capture: Capture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -304,7 +304,5 @@ def test_rows_of_a_capture_are_named_in_the_lineage_by_digests(kit, tmp_path):
     folder = adapter_files(tmp_path / "made", "weights")
     write_json(folder / "lineage.json", {"data": facts})
     registry.publish("task", folder)
-    assert trained_on(registry, "support", {request_digest("request-0"): "a", request_digest("request-1"): "b"}) == {
-        "a": ["task@1"],
-        "b": [],
-    }
+    traces = trained_on(registry, "support", {request_digest("request-0"): "a", request_digest("request-1"): "b"})
+    assert traces.versions == {"a": ["task@1"], "b": []}
