@@ -32,8 +32,9 @@ Conversation = tuple[tuple[str, str], ...]
 """(role, text) of each message of a request."""
 AskTeacher = Callable[[Mapping[str, Conversation]], Mapping[str, str]]
 """From requests by id to a teacher's answers; one that it would not give is not among them."""
-_CUT_OFF = "length"
-_ROLES = frozenset({"system", "user", "assistant"})
+_WHOLE = "stop"
+"""How an answer ends that may be learnt; others were cut off."""
+_ROLES = frozenset({"system", "developer", "user", "assistant"})
 _NO_ANSWER = "no person has praised or corrected the answer"
 
 
@@ -62,7 +63,9 @@ class _Asked:
 
     @property
     def conversation(self) -> Conversation:
-        return tuple((one.role, one.content) for one in self.request.messages)
+        """As a row has it: OpenAI's newer word for a system message is `developer`."""
+        roles = ("system" if one.role == "developer" else one.role for one in self.request.messages)
+        return tuple((role, one.content) for role, one in zip(roles, self.request.messages, strict=True))
 
     @property
     def question(self) -> str:
@@ -145,7 +148,7 @@ def _asked(
     said = feedback.get(request.request_id)
     if said is not None and said.answer:
         return _Asked(request, said.answer, None, "person")
-    if said is not None and said.good and request.finish_reason != _CUT_OFF:
+    if said is not None and said.good and request.finish_reason == _WHOLE:
         return _Asked(request, request.answer, None, "praised")
     if wanted.reference == "teacher":
         return _Asked(request, None)

@@ -25,6 +25,13 @@ def header_value(scope: Scope, name: str) -> str | None:
     return next((value.decode("latin-1") for key, value in scope["headers"] if key.lower() == wanted), None)
 
 
+def header_values(scope: Scope, name: str) -> list[str]:
+    """Every value of that name, also those that a proxy joined with commas into one header; without empty ones."""
+    wanted = name.lower().encode("latin-1")
+    lines = [value.decode("latin-1") for key, value in scope["headers"] if key.lower() == wanted]
+    return [value for line in lines for one in line.split(",") if (value := one.strip())]
+
+
 def without(headers: Headers, *names: str) -> list[tuple[bytes, bytes]]:
     """The headers but those named."""
     gone = {name.encode("latin-1") for name in names}

@@ -7,6 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+ROLES = frozenset({"system", "developer", "user", "assistant", "tool"})
+"""Those of OpenAI's API."""
+
 
 @dataclass(frozen=True)
 class Assembled:
@@ -18,13 +21,16 @@ class Assembled:
 
 
 def assembled(body: bytes) -> Assembled | None:
-    """The first choice of an answer, streamed or whole; None where it holds no text or calls a tool."""
+    """The first choice of an answer, streamed or whole; None where it holds no text, calls a tool or holds an error."""
     text = body.decode("utf-8", errors="replace")
     # Not splitlines: JSON strings may hold other line separators, such as U+2028.
     streamed = [line[5:].strip() for line in text.split("\n") if line.startswith("data:")]
     parts, ended = [], None
     for part in streamed or [text]:
-        choice = _first_choice(part) if part != "[DONE]" else None
+        event = _object(part) if part != "[DONE]" else {}
+        if event.get("error"):  # what a server sends where it breaks down in mid-stream, with status 200
+            return None
+        choice = _first_choice(event)
         if choice is None:
             continue
         if any(_holder(choice, name).get("tool_calls") for name in ("delta", "message")):
@@ -51,7 +57,7 @@ def question_of(request: Mapping[str, Any]) -> str:
 
 
 def texts_of(request: Mapping[str, Any], endpoint: str) -> list[tuple[str, str]] | None:
-    """(role, text) of each message, or the prompt as the user's; None where something in it is no text."""
+    """(role, text) of each message, or the prompt as the user's; None where a part of it is no text, or a role none."""
     if endpoint == "completion":
         prompt = request.get("prompt")
         return [("user", prompt)] if isinstance(prompt, str) and prompt.strip() else None
@@ -60,7 +66,10 @@ def texts_of(request: Mapping[str, Any], endpoint: str) -> list[tuple[str, str]]
         return None
     found = []
     for one in messages:
-        if not isinstance(one, dict) or not isinstance(one.get("role"), str) or one.get("tool_calls"):
+        if not isinstance(one, dict) or one.get("tool_calls"):
+            return None
+        # A role is not redacted, so it must be one: a server takes any text for it.
+        if not isinstance(one.get("role"), str) or one["role"] not in ROLES:
             return None
         text = _whole_text(one.get("content"))
         if text is None:
@@ -85,10 +94,18 @@ def _text(content: Any) -> str:
     return content if isinstance(content, str) else ""
 
 
-def _first_choice(text: str) -> Mapping[str, Any] | None:
+def _object(text: str) -> Mapping[str, Any]:
     try:
-        found = next(one for one in json.loads(text)["choices"] if one.get("index", 0) == 0)
-    except (ValueError, KeyError, TypeError, AttributeError, StopIteration, RecursionError):
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _first_choice(event: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    try:
+        found = next(one for one in event["choices"] if one.get("index", 0) == 0)
+    except (KeyError, TypeError, AttributeError, StopIteration):
         return None
     return found if isinstance(found, dict) else None
 

@@ -21,7 +21,7 @@ from lorapar.capture.records import CapturedRequest, Feedback, Message
 from lorapar.config.capture import CaptureConfig
 from lorapar.errors import BadInputError
 from lorapar.serving import metrics
-from lorapar.serving.asgi import Scope, header_value
+from lorapar.serving.asgi import Scope, header_value, header_values
 from lorapar.serving.assembled import assembled, texts_of
 from lorapar.serving.routes import Served
 from lorapar.serving.settings import CAPTURE, ServingSettings, capture_config
@@ -30,12 +30,14 @@ from lorapar.store import open_store
 REQUEST_ID_HEADER = "x-request-id"
 """In the answer to every request of an adapter while capture is on: what a person names who wants it deleted."""
 CONSENT_HEADER = "x-lorapar-capture"
-"""`no` in a request: it is not kept; `yes`: it may be, where the settings ask for consent."""
+"""`no` in a request or in feedback: it is not kept; `yes`: it may be, where the settings ask for consent."""
 FEEDBACK = "/v1/feedback"
 LONGEST_BYTES = 4 << 20
 """Of a request, and of an answer as the server sends it, whose every token may be an event of 300 bytes."""
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{7,127}")
 _YES = frozenset({"yes", "true", "on", "1"})
+_WHOLE = frozenset({"stop", "length"})
+"""How an answer ends that is kept; others were broken off (`abort`, `error`, none at all) or call something."""
 _COMPLETIONS = ("/chat/completions", "/completions")
 
 
@@ -117,8 +119,11 @@ class Capturing:
         exchange = Exchange(taken.request_id, served, kind, request, answer, datetime.now(UTC))
         self.writer.offer(exchange, len(answer) + taken.body_bytes)
 
-    def remark(self, body: Mapping[str, Any]) -> str | None:
-        """Take what a person says of an answer; returns what is wrong with it, in one line."""
+    def remark(self, scope: Scope, body: Mapping[str, Any]) -> str | None:
+        """Take what a person says of an answer; returns what is wrong with it, in one line.
+
+        It is kept by the same share and the same consent as a request: a better answer is a text like any other.
+        """
         request_id, good, answer = body.get("request_id"), body.get("good"), body.get("answer")
         if not isinstance(request_id, str) or not _ID.fullmatch(request_id):
             return f"request_id: must be the {REQUEST_ID_HEADER} of an answer"
@@ -128,9 +133,13 @@ class Capturing:
             return "good: is missing; say true or false, or give a better answer"
         if len(answer or "") > LONGEST_BYTES:
             return "answer: is too long"
-        if in_share(request_id, self.config.share):
+        if not in_share(request_id, self.config.share):
+            return None
+        if self._consents(scope):
             remark = Remark(request_id, good, (answer or "").strip() or None, datetime.now(UTC))
             self.writer.offer(remark, 4 * len(answer or "") + 200)
+        else:
+            self._count("not_consented", 1)
         return None
 
     def _is_of(self, served: Served) -> bool:
@@ -138,9 +147,9 @@ class Capturing:
         return not wanted or served.name in wanted or f"{served.name}@{served.alias}" in wanted
 
     def _consents(self, scope: Scope) -> bool:
-        """Anything but a yes is a no: who sends the header has an opinion."""
-        said = (header_value(scope, CONSENT_HEADER) or "").strip().lower()
-        return said in _YES or (not said and self.config.consent == "opt_out")
+        """Anything but a yes is a no: who sends the header has an opinion. Of several, one that is a no decides."""
+        said = header_values(scope, CONSENT_HEADER)
+        return all(one.lower() in _YES for one in said) if said else self.config.consent == "opt_out"
 
     def _count(self, outcome: str, number: int) -> None:
         metrics.CAPTURED.labels(self.config.name, outcome).inc(number)
@@ -152,6 +161,9 @@ class Capturing:
         said, answer = texts_of(item.request, item.endpoint), assembled(item.answer)
         if said is None or answer is None or not answer.text.strip():
             self._count("not_text", 1)
+            return None
+        if answer.finish_reason not in _WHOLE:
+            self._count("no_answer", 1)
             return None
         return self._request(item, said, answer.text, answer.finish_reason)
 

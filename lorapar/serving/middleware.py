@@ -118,7 +118,7 @@ class AdapterMiddleware:
         await self._begin(0)
         if scope["method"] == "POST" and _is_json(scope) and self._may_ask(scope):
             remark = self.capture is not None and path.rstrip("/").endswith(FEEDBACK)
-            await (self._remark(receive, send) if remark else self._post(scope, receive, send))
+            await (self._remark(scope, receive, send) if remark else self._post(scope, receive, send))
         elif scope["method"] == "GET" and path.rstrip("/").endswith(MODELS):
             await self.app(scope, receive, with_aliases(self.routes, send))
         else:
@@ -175,12 +175,12 @@ class AdapterMiddleware:
         if judged and self.reward and answer and len(answer) <= LONGEST_ANSWER_BYTES:
             self.reward.see(request, answer, partial(self.follower.judge, served))
 
-    async def _remark(self, receive: Receive, send: Send) -> None:
+    async def _remark(self, scope: Scope, receive: Receive, send: Send) -> None:
         """What a person says of an answer, by the request's id."""
         body = await whole_body(receive)
         if body is None or self.capture is None:
             return
-        wrong = self.capture.remark(_object(body))
+        wrong = self.capture.remark(scope, _object(body))
         if wrong is not None:
             await answer_error(send, 400, wrong)
         else:

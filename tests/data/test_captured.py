@@ -74,8 +74,9 @@ def test_without_a_teacher_only_what_a_person_had_a_word_on_becomes_a_row(captur
     assert facts["requests"].split() == sorted(request_digest(f"request-{number}") for number in (0, 1))
 
 
-def test_answer_that_was_cut_off_is_not_learnt_even_where_it_was_praised(capture: Capture) -> None:
-    capture.write([asked("request-9", "Tell me all!", "It is", finish_reason="length")], NOW)
+@pytest.mark.parametrize("ended", ["length", "abort", None])
+def test_answer_that_was_cut_off_is_not_learnt_even_where_it_was_praised(ended: str | None, capture: Capture) -> None:
+    capture.write([asked("request-9", "Tell me all!", "It is", finish_reason=ended)], NOW)
     capture.write([Feedback(request_id="request-9", captured_at=NOW, good=True)], NOW)
     assert "Tell me all!" not in answers(data(capture))
 
@@ -160,6 +161,14 @@ def test_rows_with_much_redacted_and_foreign_roles_are_left_out(tmp_path: Path) 
     assert len(answers(config)) == 1
     with pytest.raises(BadInputError, match=r"no row of capture:support is left: .*more than 1 redactions"):
         load_data(data(capture, max_redactions=1), 0)
+
+
+def test_developer_s_message_is_a_system_message(tmp_path: Path) -> None:
+    capture = Capture(open_store(tmp_path), "support")
+    said = (Message(role="developer", content="Be brief."), Message(role="user", content="Where is my parcel?"))
+    praised(capture, "", messages=said)
+    (row,) = load_data(data(capture), 0).examples
+    assert (row.system_message, row.question) == ("Be brief.", "Where is my parcel?")
 
 
 def test_days_are_chosen_and_what_comes_after_the_plan_changes_nothing(capture: Capture) -> None:

@@ -129,7 +129,11 @@ class FakeVllm:
             return JSONResponse({"error": {"message": "does not exist"}}, 404)
         if body.get("stream"):
             return StreamingResponse(self.parts(model), media_type="text/event-stream")
-        said = {"choices": [{"index": 0, "text": self.texts[model]}]} if model in self.texts else {}
+        said = (
+            {"choices": [{"index": 0, "text": self.texts[model], "finish_reason": "stop"}]}
+            if model in self.texts
+            else {}
+        )
         return JSONResponse({"model": model, **said})
 
     async def parts(self, model: str) -> AsyncIterator[bytes]:

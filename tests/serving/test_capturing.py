@@ -18,7 +18,7 @@ from lorapar.capture.records import CapturedRequest, Feedback
 from lorapar.config.capture import CaptureConfig
 from lorapar.errors import BadInputError, UnreachableError
 from lorapar.registry import Registry
-from lorapar.serving import ServingSettings, server_command
+from lorapar.serving import ServingSettings, metrics, server_command
 from lorapar.serving.assembled import assembled, texts_of
 from lorapar.serving.capturing import Capturing, in_share
 from lorapar.store import open_store
@@ -55,7 +55,12 @@ class ChatVllm(FakeVllm):
     async def events(self, body: dict[str, Any]) -> AsyncIterator[bytes]:
         deltas = [{"role": "assistant", "content": ""}, *({"content": one} for one in self.said), {}]
         choices = [{"index": 0, "delta": one, "finish_reason": None if one else "stop"} for one in deltas]
-        text = "".join(f"data: {json.dumps({'choices': [one]}, ensure_ascii=False)}\n\n" for one in choices)
+        if ended := body.get("ended"):
+            choices[-1]["finish_reason"] = ended if ended != "none" else None
+        events = [{"choices": [one]} for one in choices]
+        if body.get("engine_error"):  # as vLLM sends it, with status 200
+            events[-1:] = [{"error": {"message": "EngineCore died", "code": 500}}]
+        text = "".join(f"data: {json.dumps(one, ensure_ascii=False)}\n\n" for one in events)
         data = text.encode() + b"data: [DONE]\n\n"
         for start in range(0, len(data), 7):  # parts that break events and letters in two
             yield data[start : start + 7]
@@ -88,7 +93,14 @@ def kept_after(
     return found.requests(parts), found.feedback(parts)
 
 
-async def chat(site: Site, headers: dict[str, str] | None = None, model: str = "task", **fields: Any) -> Any:
+def counted(outcome: str) -> float:
+    """How often that has happened to the capture, as in /metrics."""
+    return metrics.CAPTURED.labels("support", outcome)._value.get()
+
+
+async def chat(
+    site: Site, headers: dict[str, str] | list[tuple[str, str]] | None = None, model: str = "task", **fields: Any
+) -> Any:
     body = {"model": model, "messages": [{"role": "user", "content": QUESTION}], **fields}
     return await site.client.post("/v1/chat/completions", json=body, headers=headers)
 
@@ -164,16 +176,25 @@ def test_share_is_decided_by_the_request_s_id(vllm: ChatVllm, settings: ServingS
             ("opt_out", "please not", False),
         ],
         *[("opt_in", None, False), ("opt_in", "yes", True), ("opt_in", "no", False)],
+        # Sent twice, or joined by a proxy: one no is a no.
+        *[("opt_out", ["yes", "no"], False), ("opt_in", ["yes", "YES"], True), ("opt_in", "yes, no", False)],
     ],
 )
-def test_header_decides_where_a_client_has_an_opinion(
-    consent: str, said: str | None, kept: bool, vllm: ChatVllm, settings: ServingSettings
+def test_header_decides_where_a_client_has_an_opinion_of_requests_and_of_feedback(
+    consent: str, said: str | list[str] | None, kept: bool, vllm: ChatVllm, settings: ServingSettings
 ) -> None:
-    async def scenario(site: Site) -> None:
-        await chat(site, {} if said is None else {"x-lorapar-capture": said})
+    values = [said] if isinstance(said, str) else said or []
+    headers = [("x-lorapar-capture", value) for value in values]
 
-    rows, _ = kept_after(scenario, vllm, settings, consent=consent)
-    assert bool(rows) == kept
+    async def scenario(site: Site) -> None:
+        remark = {"request_id": "request-0001", "good": False, "answer": "I am Anna, and it is 5."}
+        assert (await site.client.post("/v1/feedback", json=remark, headers=headers)).status_code == 202
+        await chat(site, headers)
+
+    before = counted("not_consented")
+    rows, remarks = kept_after(scenario, vllm, settings, consent=consent)
+    assert (bool(rows), bool(remarks)) == (kept, kept)
+    assert counted("not_consented") - before == (0 if kept else 2)
 
 
 def test_what_is_no_text_or_has_no_whole_answer_is_not_kept(vllm: ChatVllm, settings: ServingSettings) -> None:
@@ -188,6 +209,27 @@ def test_what_is_no_text_or_has_no_whole_answer_is_not_kept(vllm: ChatVllm, sett
     site_settings = settings.model_copy(update={"startup_seconds": 5.0})
     rows, _ = kept_after(scenario, vllm, site_settings)
     assert rows == []
+
+
+@pytest.mark.parametrize(
+    ("fields", "outcome"),
+    [
+        ({"engine_error": True}, "not_text"),
+        *[({"ended": ended}, "no_answer") for ended in ("abort", "error", "none", "repetition")],
+        *[({"ended": ended}, "kept") for ended in ("stop", "length")],
+    ],
+)
+def test_stream_that_breaks_off_with_a_good_status_is_not_kept(
+    fields: dict[str, Any], outcome: str, vllm: ChatVllm, settings: ServingSettings
+) -> None:
+    async def scenario(site: Site) -> None:
+        answer = await chat(site, stream=True, **fields)
+        assert answer.text.endswith("data: [DONE]\n\n")
+
+    before = counted(outcome)
+    rows, _ = kept_after(scenario, vllm, settings)
+    assert [row.finish_reason for row in rows] == ([fields["ended"]] if outcome == "kept" else [])
+    assert counted(outcome) - before == 1
 
 
 def test_caller_without_the_key_is_not_kept(vllm: ChatVllm, settings: ServingSettings) -> None:
@@ -255,7 +297,7 @@ def test_half_a_surrogate_pair_is_kept_as_a_question_mark(vllm: ChatVllm, settin
         await chat(site, {"x-request-id": "request-0002"})
 
     rows, said = kept_after(scenario, vllm, settings, keep_user=True)
-    assert [(row.messages[0].content, row.user) for row in rows][0] == ("a ?", "?")
+    assert (rows[0].messages[0].content, rows[0].user) == ("a ?", "?")
     assert [row.request_id for row in rows] == ["request-0001", "request-0002"]
     assert [one.answer for one in said] == ["b ?"]
 
@@ -326,7 +368,10 @@ def test_every_line_of_an_answer_in_events_is_read() -> None:
 def test_texts_of_a_request() -> None:
     parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
     assert texts_of({"messages": [{"role": "user", "content": parts}]}, "chat") == [("user", "ab")]
-    for wrong in ({}, {"messages": []}, {"messages": [{"role": "user"}]}, {"messages": ["x"]}):
+    for role in ("system", "developer", "assistant", "tool"):
+        assert texts_of({"messages": [{"role": role, "content": "a"}]}, "chat") == [(role, "a")]
+    named = [{"role": "anna@example.org", "content": "a"}, {"role": "user", "content": "b"}]  # a role is not redacted
+    for wrong in ({}, *({"messages": one} for one in ([], [{"role": "user"}], ["x"], named))):
         assert texts_of(wrong, "chat") is None
     assert texts_of({"prompt": [1, 2]}, "completion") is None
 
