@@ -145,9 +145,11 @@ class PartitionConfig(Section):
     )
 
     @model_validator(mode="after")
-    def _one_budget(self) -> PartitionConfig:
+    def _says_something_once(self) -> PartitionConfig:
         if self.budget_elements is not None and self.budget_bytes is not None:
             raise ValueError("budget_elements and budget_bytes: give one of the two")
+        if self.choose == {}:
+            raise ValueError("choose: {} names no method; leave it out, or write {sft: importance, rl: random}")
         return self
 
     @property

@@ -177,16 +177,29 @@ class RunConfig(Section):
         check_named(self)
         return self
 
+    def trained_by(self, node: Literal["sft", "rl"]) -> tuple[tuple[str, SftConfig | RlConfig], ...]:
+        """What the node `sft` or `rl` of the graph trains: each phase in words, and its section as it has it."""
+        sections: dict[str, SftConfig | RlConfig] = {"sft": self.sft, "rl": self.rl}
+        found: list[tuple[str, SftConfig | RlConfig]] = []
+        for phase in trained_in(node, self.phases):
+            if isinstance(phase, PhaseConfig):
+                found.append((f"{phase.method} of {phase.system}", phase.of(sections[phase.method])))
+            else:
+                found += [(method, sections[method]) for method in methods_of(phase)]
+        return tuple(found)
+
+    def rl_phases(self) -> tuple[tuple[str, RlConfig], ...]:
+        """Every phase of RL in words, with the section `rl` as it has it."""
+        return tuple((phase, one) for phase, one in self.trained_by("rl") if isinstance(one, RlConfig))
+
     def sft_sections(self) -> tuple[SftConfig, ...]:
-        """The section `sft` as each phase has it; the section itself where no phase has settings of its own."""
-        return tuple(phase.of(self.sft) for phase in self._named("sft")) or (self.sft,)
+        """The section `sft` as each phase has it; the section itself where no phase is SFT."""
+        phases = (*self.trained_by("sft"), *self.trained_by("rl"))
+        return tuple(one for _, one in phases if isinstance(one, SftConfig)) or (self.sft,)
 
     def rl_sections(self) -> tuple[RlConfig, ...]:
-        """The section `rl` as each phase has it; the section itself where no phase has settings of its own."""
-        return tuple(phase.of(self.rl) for phase in self._named("rl")) or (self.rl,)
-
-    def _named(self, method: str) -> Iterator[PhaseConfig]:
-        return (phase for phase in self.phases if isinstance(phase, PhaseConfig) and phase.method == method)
+        """The section `rl` as each phase has it; the section itself where no phase is RL."""
+        return tuple(one for _, one in self.rl_phases()) or (self.rl,)
 
     @model_validator(mode="after")
     def _phases_have_settings_of_their_section(self) -> RunConfig:
@@ -224,6 +237,9 @@ class RunConfig(Section):
     @model_validator(mode="after")
     def _choice_is_scored(self) -> RunConfig:
         choices = self.partition.choices
+        for method in self.partition.choose if isinstance(self.partition.choose, dict) else ():
+            if method not in self.methods:
+                raise ValueError(f"partition.choose: names {method}, and no phase trains by it; leave {method} out")
         for choice in choices.values():
             if choice in ("gradient", "magnitude") and choice not in self.score.also:
                 raise ValueError(

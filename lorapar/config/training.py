@@ -14,7 +14,7 @@ from pydantic import (
     model_validator,
 )
 
-from lorapar.config.base import SYSTEMS, Fraction, Positive, Rate, Scheduler, Section, Share, unless_default
+from lorapar.config.base import SYSTEMS, Fraction, Positive, Rate, Scheduler, Section, Share, merged, unless_default
 from lorapar.config.mistakes import validated
 from lorapar.config.policy import PolicyConfig
 from lorapar.config.rewards import RewardConfig, Rewards, check_rewards, weight_of
@@ -42,7 +42,9 @@ class PhaseConfig(Section):
     system: str = Field(description="Whose elements and rows")
     method: Literal["sft", "rl"] = Field(description="How: with the settings of the section `sft` or `rl`")
     settings: dict[str, JsonValue] = Field(
-        {}, description="Settings of that section that are others in this phase, such as {learning_rate: 1.0e-4}"
+        {},
+        description="Settings of that section that are others in this phase, such as {learning_rate: 1.0e-4}; of a "
+        "setting with keys of its own only those named",
     )
 
     @model_serializer(mode="wrap")
@@ -57,7 +59,7 @@ class PhaseConfig(Section):
         if common:
             raise ValueError(f"{common[0]}: is one for all phases; set it in the section {self.method}")
         try:
-            return validated(type(section), {**section.model_dump(mode="json"), **self.settings}, "")
+            return validated(type(section), merged(section.model_dump(mode="json"), self.settings), "")
         except BadInputError as error:
             raise ValueError(str(error).removeprefix(": ").removeprefix("settings: ")) from None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from lorapar.config import RunConfig
+from lorapar.config.idle import without_effect
 from lorapar.kubeflow.planned import Lane
 from lorapar.kubeflow.summary import plain
 from lorapar.kubeflow.tasks import task_of
@@ -44,6 +45,7 @@ def _facts(config: RunConfig, number_format: str | None) -> str:
         "data": f"{plain(config.data.named)} ({str(config.data.digest)[:12]})",
         "teachers": teacher_calls(config),
         **({"adapters": "; ".join(plain(one) for one in asked)} if asked else {}),
+        **({"settings": "; ".join(plain(one) for one in idle)} if (idle := without_effect(config)) else {}),
         "registry": plain(config.registry.address or "registry below the store"),
         "promotion": "where the gate finds it better" if config.gate.promote else "off",
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from math import ceil
 
-from lorapar.config import RunConfig
+from lorapar.config import RlConfig, RunConfig
 from lorapar.data import load_examples
 from lorapar.data.source import is_far
 from lorapar.records import Example
@@ -34,17 +34,23 @@ def judge_calls(config: RunConfig) -> list[str]:
 
 
 def filter_calls(config: RunConfig) -> list[str]:
-    """How many completions `rl.filter` will ask for at most; nothing where it is off."""
-    if config.rl.filter is None or "rl" not in config.methods:
-        return []
-    samples = config.rl.filter.samples
-    rows = _count(config, lambda one: one.split == "train" and _is_rewarded(one, config))
+    """How many completions `rl.filter` will ask for at most, a line each phase of RL that it is on for."""
+    phases = [(phase, section) for phase, section in config.rl_phases() if section.filter is not None]
+    rows = _count(config, lambda one: one.split == "train" and _is_rewarded(one, config)) if phases else None
+    several = len(config.rl_phases()) > 1
+    return [
+        _filtered(f"rl.filter ({phase})" if several else "rl.filter", section, rows) for phase, section in phases
+    ]
+
+
+def _filtered(name: str, section: RlConfig, rows: int | None) -> str:
+    samples = section.filter.samples if section.filter is not None else 0
     each = f"{samples} completions of every row that RL could learn from"
     kept = "; what was asked before is remembered"
     if rows is None:
-        return [f"rl.filter: {each}{kept}"]
-    unsure = "" if config.rl.rows == "all" else ", were all rows its own (the vote decides)"
-    return [f"rl.filter: {each}: at most {samples * rows:,} of {rows:,} rows{unsure}{kept}"]
+        return f"{name}: {each}{kept}"
+    unsure = "" if section.rows == "all" else ", were all rows its own (the vote decides)"
+    return f"{name}: {each}: at most {samples * rows:,} of {rows:,} rows{unsure}{kept}"
 
 
 def pick_calls(config: RunConfig) -> list[str]:
@@ -94,18 +100,24 @@ def _measure_calls(config: RunConfig) -> list[str]:
 
 def _reward_calls(config: RunConfig) -> list[str]:
     judges = [name for name, one in config.rl.reward_configs().items() if one.judge is not None]
-    if not judges:
+    phases = config.rl_phases()
+    if not judges or not phases:
         return []
-    rl = config.rl
-    each = rl.batch_size * rl.gradient_accumulation
-    rows = _rows_voted_on(config) if rl.max_steps is None else None
-    if rl.max_steps is not None:
-        most = f"at most {ceil(rl.max_steps / rl.num_iterations) * each:,} calls"
-    elif rows is not None:
-        most = f"at most {ceil(rl.epochs * rows * rl.num_generations):,} calls, were all rows System 2"
-    else:
-        most = f"{rl.num_generations} calls a row of System 2 and epoch"
+    most = _most_rewarded(config, phases[0][1])
+    if len(phases) > 1:
+        most = "; ".join(f"{phase}: {_most_rewarded(config, rl)}" for phase, rl in phases)
     return [f"{name}: {most}, one a completion; equal completions are asked about once" for name in judges]
+
+
+def _most_rewarded(config: RunConfig, rl: RlConfig) -> str:
+    """How many completions of one phase a judge is asked about at most."""
+    if rl.max_steps is not None:
+        each = rl.batch_size * rl.gradient_accumulation
+        return f"at most {ceil(rl.max_steps / rl.num_iterations) * each:,} calls"
+    rows = _rows_voted_on(config)
+    if rows is None:
+        return f"{rl.num_generations} calls a row of its system and epoch"
+    return f"at most {ceil(rl.epochs * rows * rl.num_generations):,} calls, were all rows its own"
 
 
 def _heldout_rows(config: RunConfig) -> int | None:

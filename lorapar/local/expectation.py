@@ -50,7 +50,8 @@ def _found(plan: Plan, nodes: Iterable[Node], store: ObjectStore) -> dict[str, E
     models = MODELS + _has_incumbent(config)
     found = {}
     for node in nodes:
-        wanted = _todo(node, plan, rows, models) if node.name in plan.sections else None
+        idle = node.stage == "score" and not config.adapter.is_partitioned
+        wanted = _todo(node, plan, rows, models) if node.name in plan.sections and not idle else None
         if wanted is None:
             continue
         timings = kept_timings(store, node.stage, wanted.shape)

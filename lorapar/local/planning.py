@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lorapar.config import RunConfig
+from lorapar.config.idle import without_effect
 from lorapar.config.training import PhaseConfig, phase_said
 from lorapar.local.calls import filter_calls, judge_calls, pick_calls, teacher_calls
 from lorapar.local.edits import with_edits
@@ -128,9 +129,10 @@ def plan_run(config: RunConfig, out: Path, *, until: str | None, fresh: bool) ->
 
 
 def _phases(config: RunConfig) -> list[Text]:
-    """Phases with settings of their own, a line each."""
+    """Phases with settings of their own, and settings that do nothing, a line each."""
     own = [phase for phase in config.phases if isinstance(phase, PhaseConfig) and phase.settings]
-    return [Text(f"{'phases' if place == 0 else '':<12}{phase_said(phase)}") for place, phase in enumerate(own)]
+    said = [Text(f"{'phases' if place == 0 else '':<12}{phase_said(phase)}") for place, phase in enumerate(own)]
+    return [*said, *(Text(f"settings    {note}", style="yellow") for note in without_effect(config))]
 
 
 def _up_to(planned: list[PlannedNode], last: str) -> list[PlannedNode]:

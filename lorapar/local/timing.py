@@ -20,7 +20,9 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from lorapar.config import ModelConfig
+from lorapar.config import SYSTEMS, ModelConfig
+from lorapar.config.base import merged
+from lorapar.config.systems import slot_systems
 from lorapar.records import digest_of
 from lorapar.stages.contract import StageCall
 from lorapar.store import NotFoundError, ObjectStore
@@ -126,8 +128,8 @@ def _shape_and_work(
         asked = {"teachers": teachers, "asked": settings.get("asked"), **quorum}
         return asked, rows.voted if settings["round"] == "first" else None
     if stage == "score":  # of a system with fewer rows than that all are read: how many, the vote decides
-        enough = rows.train is None or rows.train >= own["examples"]
-        return {"system": settings["system"], **shape}, own["examples"] if enough else None
+        wanted = own["examples"] * _scored_systems(settings)
+        return {"system": settings["system"], **shape}, wanted if rows.train is None or rows.train >= wanted else None
     if own.get("judges") or any(isinstance(one, dict) and one.get("judge") for one in own.get("rewards", {}).values()):
         return {}, None  # as of candidates
     if stage in ("sft", "rl"):
@@ -135,13 +137,20 @@ def _shape_and_work(
     return _evaluated(settings, own, shape, rows, models)
 
 
+def _scored_systems(settings: Mapping[str, Any]) -> int:
+    """How many systems a node scores: the graph has one place for all of named systems but the first."""
+    system, names = settings["system"], settings.get("system_names", SYSTEMS)
+    return len(slot_systems(names, system)) if system in SYSTEMS else 1
+
+
 def _trained(
     settings: Mapping[str, Any], own: Mapping[str, Any], shape: dict[str, Any], rows: Rows
 ) -> tuple[dict[str, Any], float | None]:
     """Steps where they are set, else rows times epochs; a node of other than one plain phase tells of its like only."""
-    if own.get("filter"):  # completions may be known from before
-        return {}, None
     trains = list(settings.get("trains", ()))
+    of_phases = [own if isinstance(one, str) else merged(own, one.get("settings", {})) for one in trains]
+    if any(one.get("filter") for one in of_phases):  # completions may be known from before
+        return {}, None
     shape = {**shape, "trains": trains}
     if len(trains) != 1 or not isinstance(trains[0], str):
         whole = {key: settings.get(key) for key in ("sft", "rl", "score")}
@@ -203,8 +212,8 @@ def timing_of(record: StageRecord, call: StageCall[Any]) -> Timing | None:
         return None
     models = MODELS + any((folder / "adapter").is_dir() for folder in call.inputs.get("incumbent", ()))
     found = todo(record.stage, record.settings, _rows_of(record, call), models, call.sharding)
-    if found is None:
-        return None
+    if found is None or (record.stage == "score" and not record.metrics.get("rows")):
+        return None  # an adapter that is trained as a whole is not scored
     return Timing(
         shape=found.shape,
         work=found.work,
@@ -221,10 +230,13 @@ def _rows_of(record: StageRecord, call: StageCall[Any]) -> Rows:
     named = {"vote": ("examples",), "score": ("rows",), "sft": both, "rl": both, "evaluate": ("heldout",)}
     folders = [folder for name in named.get(record.stage, ()) for folder in call.inputs.get(name, ())]
     files = [path for folder in folders for path in sorted(folder.glob("*.jsonl"))]
-    count = sum(map(_lines_of, files))
+    lines = list(map(_lines_of, files))
+    count = sum(lines)
     mean = sum(path.stat().st_size for path in files) / count if count else None
     if record.stage == "evaluate":
         return Rows(heldout=count, mean_bytes=mean)
+    if record.stage == "score":  # a file a system, of each of which as many are scored
+        count = min(lines, default=0) * len(lines)
     return Rows(train=count, voted=int(record.metrics.get("rows", 0)), mean_bytes=mean)
 
 

@@ -21,6 +21,7 @@ from lorapar.basemodel.resolve import Kind, kind_of
 from lorapar.basemodel.shape import config_values
 from lorapar.config import BenchmarkConfig, DataConfig, EvaluateConfig, ModelConfig, RlConfig, RunConfig, TeacherConfig
 from lorapar.config.data import TASK_MIX
+from lorapar.config.idle import without_effect
 from lorapar.config.training import methods_of, trained_in
 from lorapar.data import resolve_data
 from lorapar.errors import BadInputError, LoraparError, UnreachableError
@@ -64,6 +65,8 @@ def run(call: StageCall[Settings]) -> Metrics:
     seen = look(plan.config)
     for note in seen.notes:
         call.progress.say(f"data: {note}")
+    for note in without_effect(plan.config):
+        call.progress.say(f"settings: {note}")
     for note in plan.benchmark_notes:
         call.progress.say(f"evaluate.benchmarks: {note}")
     if seen.check is not None:
@@ -77,7 +80,8 @@ def make_plan(config: RunConfig, accelerators: bool | None = None) -> Plan:
 
     `accelerators`: as in `number_format`.
     """
-    load_rewards(config.rl.rewards, max_completion_length=config.rl.max_completion_length)
+    for length in sorted({one.max_completion_length for one in config.rl_sections()}):
+        load_rewards(config.rl.rewards, max_completion_length=length)
     if config.registry.address is not None:
         parse_address(config.registry.address)
     if config.data.named != TASK_MIX and config.data.heldout == 0:

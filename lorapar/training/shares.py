@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from math import gcd
@@ -99,12 +100,39 @@ def share_on_nodes(config: SftConfig | RlConfig, nodes: int, each: int, most: in
 
 
 def nodes_said(config: RunConfig, stage: str, nodes: int, each: int) -> list[str]:
-    """What each process of sft or rl does on several machines, and why there are fewer; raises BadInputError."""
-    share, why = share_on_nodes(config.sft if stage == "sft" else config.rl, nodes, each, config.processes)
-    part = f"batch_size {share.batch_size}, gradient_accumulation {share.gradient_accumulation}"
-    base = ", and a part of the base" if config.sharding == "fsdp2" else ""
-    said = f"{share.processes} processes, {share.processes // nodes} on each of {nodes} nodes, each with {part}{base}"
-    return [said, *([] if why is None else [why])]
+    """What each process of sft or rl does on several machines, and why there are fewer; by phase where phases differ.
+
+    Nothing of a node that no phase trains in. Raises BadInputError, with the phase where there are several.
+    """
+
+    def said(section: SftConfig | RlConfig) -> list[str]:
+        share, why = share_on_nodes(section, nodes, each, config.processes)
+        part = f"{_part(share)}{_PART_OF_BASE if config.sharding == 'fsdp2' else ''}"
+        here = f"{share.processes // nodes} on each of {nodes} nodes"
+        return [f"{share.processes} processes, {here}, each with {part}", *([] if why is None else [why])]
+
+    return _by_phase(config, stage, said)
+
+
+def _by_phase(config: RunConfig, stage: str, said: Callable[[SftConfig | RlConfig], list[str]]) -> list[str]:
+    """What there is to say of each phase that a node trains, with its name; once, where it is the same of all."""
+    phases = config.trained_by("sft" if stage == "sft" else "rl")
+    found: list[tuple[str, list[str]]] = []
+    for phase, section in phases:
+        try:
+            found.append((phase, said(section)))
+        except BadInputError as error:
+            raise BadInputError(f"{phase}: {error}" if len(phases) > 1 else str(error)) from None
+    if all(lines == found[0][1] for _, lines in found):
+        return found[0][1] if found else []
+    return [f"{phase}: {line}" for phase, lines in found for line in lines]
+
+
+_PART_OF_BASE = ", and a part of the base"
+
+
+def _part(share: Share) -> str:
+    return f"batch_size {share.batch_size}, gradient_accumulation {share.gradient_accumulation}"
 
 
 def _step(config: SftConfig | RlConfig) -> str:
@@ -120,19 +148,26 @@ SHARED_STAGES = ("score", "sft", "rl", "evaluate")
 
 
 def processes_said(config: RunConfig, stage: str, gpus: int) -> list[str]:
-    """In how many processes a stage is done where so many GPUs are visible, if not in one, and why not in more."""
+    """In how many processes a stage is done where so many GPUs are visible, if not in one, and why not in more.
+
+    Of sft and rl by phase, where phases differ.
+    """
+
+    def trained(section: SftConfig | RlConfig) -> list[str]:
+        share, why = chosen_share(section, gpus, config.processes)
+        if config.sharding == "fsdp2" and share.processes == 1:
+            why = why or NOT_SHARDED
+        return _counted(share.processes, f"{_part(share)}{_PART_OF_BASE if config.sharding == 'fsdp2' else ''}", why)
+
     if stage in ("sft", "rl"):
-        share, why = chosen_share(config.sft if stage == "sft" else config.rl, gpus, config.processes)
-        each = f"batch_size {share.batch_size}, gradient_accumulation {share.gradient_accumulation}"
-        count = share.processes
-    else:
-        count, each, why = wanted_processes(gpus, config.processes), "a part of the rows", None
-        if stage == "score":
-            count = min(count, -(-config.score.examples // config.score.batch_size))
-        elif config.evaluate.backend == "vllm" and count > 1:
-            count, why = 1, ANSWERS_IN_ONE
-    if stage in ("sft", "rl") and config.sharding == "fsdp2":
-        each += ", and a part of the base"
-        why = why or (NOT_SHARDED if count == 1 else None)
-    said = [f"{count}, each with {each}"] if count > 1 else []
-    return [*said, *([] if why is None else [why])]
+        return _by_phase(config, stage, trained)
+    count, why = wanted_processes(gpus, config.processes), None
+    if stage == "score":
+        count = min(count, -(-config.score.examples // config.score.batch_size))
+    elif config.evaluate.backend == "vllm" and count > 1:
+        count, why = 1, ANSWERS_IN_ONE
+    return _counted(count, "a part of the rows", why)
+
+
+def _counted(count: int, each: str, why: str | None) -> list[str]:
+    return [*([f"{count}, each with {each}"] if count > 1 else []), *([] if why is None else [why])]

@@ -158,3 +158,39 @@ def test_wrong_settings_of_a_phase_are_told_with_its_place(own, said):
         settings(phases=phases)
     assert f"phases[{place}].{said}" in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+def test_a_phase_changes_only_the_keys_that_it_names_at_every_depth():
+    section = {"filter": {"samples": 6, "low": 0.1, "high": 0.9}}
+    phases, place = phases_with(filter={"low": 0.3})
+    config = settings(phases=phases, rl=section)
+    assert config.phases[place].of(config.rl).filter == config.rl.filter.model_copy(update={"low": 0.3})
+    (named, own), *_ = config.rl_phases()
+    assert (named, own.filter.samples, own.filter.low) == ("rl of sums", 6, 0.3)
+    off, _ = phases_with(filter=None)
+    assert settings(phases=off, rl=section).rl_sections()[0].filter is None
+    on, _ = phases_with(filter={"samples": 4})
+    assert settings(phases=on).rl_sections()[0].filter.samples == 4
+
+
+def test_a_wrong_key_of_a_nested_setting_is_told_with_its_path():
+    phases, place = phases_with(filter={"lo": 0.3})
+    with pytest.raises(BadInputError, match=rf"phases\[{place}\].settings: filter.lo: no such key"):
+        settings(phases=phases, rl={"filter": {}})
+
+
+def test_what_a_node_trains_is_told_phase_by_phase_with_its_own_section():
+    phases = [dict(phase) for phase in THREE["phases"]]
+    phases[1]["settings"] = {"batch_size": 3}
+    phases[3]["settings"] = {"batch_size": 5}
+    config = settings(phases=phases)
+    before = [(said, one.batch_size) for said, one in config.trained_by("sft")]
+    after = [(said, one.batch_size) for said, one in config.trained_by("rl")]
+    assert before == [("sft of recall", 1), ("sft of code", 3)]
+    assert after == [("rl of sums", 8), ("sft of recall", 5)]
+    assert [one.batch_size for one in config.sft_sections()] == [1, 3, 5]
+    together = RunConfig(phases=["sft+rl"])
+    assert together.trained_by("sft") == ()
+    assert together.trained_by("rl") == (("sft", together.sft), ("rl", together.rl))
+    only = RunConfig(phases=["sft"])
+    assert (only.trained_by("rl"), only.rl_phases(), only.rl_sections()) == ((), (), (only.rl,))
