@@ -15,7 +15,7 @@ import threading
 import time
 import traceback
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
@@ -60,6 +60,8 @@ GONE_SECONDS = 300.0
 """How long a job that is being deleted may take."""
 SILENCE_SECONDS = 600.0
 """How long Kubernetes may not answer while a job is followed."""
+DEADLINE_EXCEEDED = "DeadlineExceeded"
+"""The reason that Kubeflow Trainer gives a job that has run longer than its activeDeadlineSeconds."""
 _ATTEMPT = re.compile(r"lorapar-(sft|rl)-[0-9a-f]{12}-[0-9a-f]{8}")
 _POD_VARIABLES = ("KFP_POD_NAME", "HOSTNAME")
 
@@ -148,7 +150,7 @@ class _Job:
         self._log = _FirstLog(api)
         self._attempt, self._pods = "", list[JobPod]()
         self._waiting_since, self._told = time.monotonic(), ""
-        self._mine = False
+        self._mine, self._failed = False, dict[str, Any]()
         self.is_complete = False
         """Whether all nodes have succeeded, as the job itself says."""
 
@@ -204,7 +206,8 @@ class _Job:
             if job is None:
                 raise StoppedError(f"the TrainJob {self.name} was deleted; the next run goes on", terminated=True)
             self.is_complete = _condition(job, "Complete") is not None
-            if self.is_complete or _condition(job, "Failed"):
+            self._failed = _condition(job, "Failed") or {}
+            if self.is_complete or self._failed:
                 break
             if any(pod.failed for pod in self._pods):
                 failed_at = failed_at or time.monotonic()
@@ -227,7 +230,14 @@ class _Job:
                     f"(the nodes': {record.version})"
                 )
             return record
-        raise _failure(self.name, self._api.namespace, found, self._pods)
+        error = _error_of(found)
+        if error is None and self._failed.get("reason") == DEADLINE_EXCEEDED:
+            raise StoppedError(
+                f"the TrainJob {self.name} was ended after {self._wanted.timeout_seconds} s, its timeout_seconds in the "
+                "placement file; its nodes keep what they have done: raise timeout_seconds, and the next run goes on",
+                terminated=True,
+            )
+        raise error or _failure(self.name, self._api.namespace, found, self._pods, self._failed)
 
     def end(self, seconds: float) -> None:
         """Delete the job, if it is this task's; return once it is gone, or after some time."""
@@ -304,14 +314,29 @@ def _condition(job: dict[str, Any], kind: str) -> dict[str, Any] | None:
     return next((one for one in conditions if one["type"] == kind and one["status"] == "True"), None)
 
 
-def _failure(name: str, namespace: str, found: dict[int, NodeOutcome], pods: Sequence[JobPod]) -> BaseException:
-    """What ended a job: the error of a node that has one, a pod that was killed, a stop from outside."""
+def _error_of(found: dict[int, NodeOutcome]) -> LoraparError | None:
+    """The error of the first node that has one which a person can mend."""
     from lorapar.stages.process_endings import ERRORS
 
-    own = [one for _, one in sorted(found.items()) if not one.of_another]
-    for one in own:
+    for one in _own(found):
         if one.exit_code in ERRORS:
             return ERRORS[ExitCode(one.exit_code)](one.message)
+    return None
+
+
+def _own(found: dict[int, NodeOutcome]) -> list[NodeOutcome]:
+    """How the nodes ended that did not end because of another one, in their order."""
+    return [one for _, one in sorted(found.items()) if not one.of_another]
+
+
+def _failure(
+    name: str,
+    namespace: str,
+    found: dict[int, NodeOutcome],
+    pods: Sequence[JobPod],
+    condition: Mapping[str, Any],
+) -> BaseException:
+    """What ended a job whose nodes have no error: a pod that was killed, a stop from outside, Trainer itself."""
     killed = next((pod for pod in pods if ended_by_signal(pod) and pod.rank not in found), None)
     if killed is not None:
         return TrainingError(
@@ -319,11 +344,12 @@ def _failure(name: str, namespace: str, found: dict[int, NodeOutcome], pods: Seq
             f"{killed.exit_code}), and the others ended with it; where nobody did that, memory ran out: lower the "
             "batch_size or raise `memory` in the placement file. The next run goes on from the last checkpoint"
         )
-    bug = next((one.message for one in own if one.message), "")
+    bug = next((one.message for one in _own(found) if one.message), "")
     if not bug and any(one.exit_code == ExitCode.TERMINATED for one in found.values()):
         return Terminated()
     lines = [f"node {pod.rank}: exit code {pod.exit_code} {pod.reason}".rstrip() for pod in pods if pod.failed]
-    said = bug or "; ".join(lines) or "no node left a word"
+    ended = f"{condition.get('reason', '')}: {condition.get('message', '')}" if condition else ""
+    said = bug or "; ".join(lines) or ended or "no node left a word"
     return RuntimeError(f"the TrainJob {name} failed ({said}); kubectl -n {namespace} describe trainjob {name}")
 
 

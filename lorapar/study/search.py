@@ -23,6 +23,7 @@ import yaml
 
 from lorapar.config import SYSTEMS, RunConfig, apply_override, dump_changed, parse_settings, validate_settings
 from lorapar.config.study import StudyCell, StudyConfig, Values
+from lorapar.config.training import PhaseConfig
 from lorapar.config.tune import Dimension, TuneConfig
 from lorapar.errors import BadInputError
 from lorapar.local.folder import RunFolder
@@ -123,8 +124,11 @@ class Search:
 
     def _is_sweepable(self) -> bool:
         others = [key for key in self.tune.space if key.partition(".")[0] not in ("partition", "sft", "rl", "evaluate")]
-        plan = self._cell("scores", {}, until="partition").config.partition
-        return not others and plan.choose == "importance" and plan.budget is None and plan.mask == "both"
+        config = self._cell("scores", {}, until="partition").config
+        plan = config.partition
+        if others or not config.adapter.is_partitioned:
+            return False
+        return plan.choose == "importance" and plan.budget is None and plan.mask == "both"
 
     def _try(self, study: optuna.Study, trial: optuna.Trial, scores: Any) -> None:
         import optuna
@@ -135,7 +139,7 @@ class Search:
             study.tell(trial, state=optuna.trial.TrialState.PRUNED)
             return
         for place, share in enumerate(self.tune.looks):
-            cell = self._cell(f"trial {trial.number} look {place + 1}", {**values, **self._shortened(share)})
+            cell = self._cell(f"trial {trial.number} look {place + 1}", {**values, **self._shortened(share, values)})
             try:
                 self._cells([cell])
             except CellsFailedError as error:
@@ -164,17 +168,18 @@ class Search:
                 return f"ruled out by the sweep: {stage} would train {row.active_fraction(system):.2%} of the elements"
         return None
 
-    def _shortened(self, share: float) -> Values:
-        """So much of the training; before the last look an answer has one token, because only its loss is read."""
+    def _shortened(self, share: float, values: Values) -> Values:
+        """So much of a trial's training; before the last look an answer has one token: only its loss is read."""
         if share == 1.0:
             return {}
+        whole = self._cell("whole", values).config
         short: Values = {"evaluate.max_new_tokens": 1}
-        for name, section in (("sft", self.base.sft), ("rl", self.base.rl)):
-            steps = self.tune.settings.get(f"{name}.max_steps", section.max_steps)
-            if steps is None:
-                short[f"{name}.epochs"] = share * _number(self.tune.settings.get(f"{name}.epochs", section.epochs))
-            else:
-                short[f"{name}.max_steps"] = max(1, round(share * _number(steps)))
+        for name, section in (("sft", whole.sft), ("rl", whole.rl)):
+            length = "epochs" if section.max_steps is None else "max_steps"
+            short[f"{name}.{length}"] = _cut(length, getattr(section, length), share)
+        named = [one for one in whole.phases if isinstance(one, PhaseConfig)]
+        if any({"max_steps", "epochs"} & set(one.settings) for one in named):
+            short["phases"] = [_shorter(one, share) for one in named]
         return short
 
     def _cell(self, name: str, values: Values, until: Any = "execute") -> Cell:
@@ -363,6 +368,19 @@ def _report(tune: TuneConfig, rows: list[dict[str, Any]], best: Any, trials: lis
 
 def _number(value: Any) -> float:
     return float(value)
+
+
+def _shorter(phase: PhaseConfig, share: float) -> dict[str, Any]:
+    """A named phase with so much of the steps or epochs that it has of its own, as it is written."""
+    own = {
+        key: _cut(key, value, share) if key in ("max_steps", "epochs") and value is not None else value
+        for key, value in phase.settings.items()
+    }
+    return {**phase.model_dump(mode="json"), "settings": own}
+
+
+def _cut(length: str, value: Any, share: float) -> int | float:
+    return max(1, round(share * value)) if length == "max_steps" else share * _number(value)
 
 
 def _said(value: Any) -> str:

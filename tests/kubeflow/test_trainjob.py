@@ -15,6 +15,7 @@ from lorapar.errors import (
     BadInputError,
     IntegrityError,
     StoppedError,
+    StorageError,
     Terminated,
     TrainingError,
     UnreachableError,
@@ -33,7 +34,9 @@ from tests.kubeflow.trainer_double import VALIDATOR, TrainerDouble, own_pod
 
 RUN = "run-abc"
 COMMAND = ("lorapar", "stage", "rl", "--executor-input", '{"inputs": "$(HOME)"}')
-TWO = SeveralNodes(nodes=2, processes=4, count=4, memory="64Gi", annotations={"example.com/cost": "17"})
+TWO = SeveralNodes(
+    nodes=2, processes=4, count=4, memory="64Gi", annotations={"example.com/cost": "17"}, timeout_seconds=3600
+)
 IDLE = "trap 'exit 143' TERM; while :; do sleep 0.05; done"
 
 
@@ -95,6 +98,7 @@ def test_a_node_sees_what_the_task_sees_and_nothing_of_argo() -> None:
     pod = own_pod({"HTTPS_PROXY": "http://proxy.example:3128"}, wanted="{}")
     job = train_job(pod, TWO, JobName(RUN, "rl", "k" * 64), "lorapar-rl-0-1", COMMAND)
     assert [one.message for one in VALIDATOR.iter_errors(job)] == []
+    assert job["spec"]["activeDeadlineSeconds"] == 3600
     trainer = job["spec"]["trainer"]
     assert trainer["image"] == pod["spec"]["containers"][1]["image"]
     assert (trainer["command"], trainer["args"]) == (
@@ -196,6 +200,46 @@ def test_the_task_ends_as_the_node_that_has_something_to_say(
     with pytest.raises(kind, match=said):
         trained(ledger, record)
     assert any(line.startswith("DELETE ") for line in double.asked)
+
+
+def in_short_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tests.kubeflow.test_trainjob.TWO", TWO.model_copy(update={"timeout_seconds": 1}))
+
+
+@pytest.mark.parametrize("node", [TOLD, None], ids=["saved in time", "left no word"])
+def test_a_job_that_ran_out_of_its_time_says_which_setting_ended_it(
+    double: TrainerDouble, ledger: Ledger, record: StageRecord, leaves: Leaves, monkeypatch, node
+) -> None:
+    in_short_time(monkeypatch)
+    end = leaves(node, 143)
+    double.run = lambda rank: [*end[:2], f"sh() {{ {end[2]}; }}; trap sh TERM; while :; do sleep 0.05; done", *end[3:]]
+    said = r"lorapar-rl-\w+ was ended after 1 s, its timeout_seconds in the placement file.*the next run goes on"
+    with pytest.raises(StoppedError, match=said) as stopped:
+        trained(ledger, record)
+    assert stopped.value.exit_code == 143
+    assert not double.jobs or all("deletionTimestamp" in one["metadata"] for one in double.jobs.values())
+
+
+def test_an_error_of_a_node_says_more_than_the_time_that_ran_out(
+    double: TrainerDouble, ledger: Ledger, record: StageRecord, leaves: Leaves, monkeypatch
+) -> None:
+    """The other node, which waited for it, ran on until the deadline."""
+    in_short_time(monkeypatch)
+    double.run = lambda rank: ["sh", "-c", IDLE] if rank else leaves(NodeOutcome(exit_code=5, message="disk full"), 0)
+    with pytest.raises(StorageError, match="^disk full$"):
+        trained(ledger, record)
+
+
+def test_a_job_that_trainer_itself_fails_is_told_in_its_words(
+    double: TrainerDouble, ledger: Ledger, record: StageRecord, monkeypatch
+) -> None:
+    double.run = lambda rank: ["sh", "-c", IDLE]
+    job = started(ledger, record, Notes())
+    told = {"type": "Failed", "status": "True", "reason": "ResourcesCreationFailed", "message": "no PodGroup"}
+    double.jobs[job.name]["status"] = {"conditions": [told]}
+    job.follow()
+    with pytest.raises(RuntimeError, match=r"failed \(ResourcesCreationFailed: no PodGroup\); kubectl -n team describe"):
+        job.conclude()
 
 
 def started(ledger: Ledger, record: StageRecord, notes: Notes) -> Any:

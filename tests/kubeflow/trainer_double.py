@@ -152,6 +152,7 @@ class TrainerDouble:
     """What each node runs instead of its own command."""
     jobs: dict[str, dict[str, Any]] = field(default_factory=dict)
     pods: dict[str, list[Pod]] = field(default_factory=dict)
+    made_at: dict[str, float] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
     _lock: threading.RLock = field(default_factory=threading.RLock)
 
@@ -215,7 +216,7 @@ class TrainerDouble:
                 return _refused(403, "Forbidden", f"{_DENIED}spec.trainer.env: must not have reserved envs")
             made = copy.deepcopy(job)
             made["metadata"] |= {"namespace": NAMESPACE, "uid": str(uuid.uuid4()), "creationTimestamp": _now()}
-            self.jobs[name] = made
+            self.jobs[name], self.made_at[name] = made, time.monotonic()
             self.pods[name] = [
                 Pod(f"{name}-node-0-{rank}-{uuid.uuid4().hex[:5]}", rank, made, waits_for=self.waits_for)
                 for rank in range(made["spec"]["trainer"]["numNodes"])
@@ -235,6 +236,9 @@ class TrainerDouble:
                 _condition(job, "Complete", "AllJobsCompleted", "jobset completed successfully")
             elif not self.restarts and any(codes):
                 _condition(job, "Failed", "FailedJobs", "jobset failed due to one or more job failures")
+                self._stop(pods)
+            elif (limit := job["spec"].get("activeDeadlineSeconds")) and time.monotonic() - self.made_at[name] > limit:
+                _condition(job, "Failed", "DeadlineExceeded", "TrainJob exceeded its active deadline")
                 self._stop(pods)
             return 200, job
 
