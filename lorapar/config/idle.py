@@ -44,7 +44,9 @@ def _of_shares(config: RunConfig) -> Iterator[str]:
         if system not in trained:
             yield _said([f"partition.{name}"], f"because no phase trains {system}")
         elif config.partition.mask not in ("both", method):
-            yield _said([f"partition.{name}"], f"because partition.mask {config.partition.mask} lets {method} train all")
+            yield _said(
+                [f"partition.{name}"], f"because partition.mask {config.partition.mask} lets {method} train all"
+            )
 
 
 def _of_phases(config: RunConfig) -> Iterator[str]:
@@ -54,7 +56,9 @@ def _of_phases(config: RunConfig) -> Iterator[str]:
             section: Section = config.sft if phase.method == "sft" else config.rl
             idle = [f"{'.'.join(path)}" for path in _paths(phase.settings) if _repeats(phase, section, path)]
             if idle:
-                yield _said([f"phases[{place}].settings: {', '.join(idle)}"], f"the section {phase.method} says the same")
+                yield _said(
+                    [f"phases[{place}].settings: {', '.join(idle)}"], f"the section {phase.method} says the same"
+                )
 
 
 def _said(names: list[str], why: str) -> str:

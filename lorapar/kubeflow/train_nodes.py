@@ -233,8 +233,8 @@ class _Job:
         error = _error_of(found)
         if error is None and self._failed.get("reason") == DEADLINE_EXCEEDED:
             raise StoppedError(
-                f"the TrainJob {self.name} was ended after {self._wanted.timeout_seconds} s, its timeout_seconds in the "
-                "placement file; its nodes keep what they have done: raise timeout_seconds, and the next run goes on",
+                f"the TrainJob {self.name} was ended after {self._wanted.timeout_seconds} s, its timeout_seconds in "
+                "the placement file; its nodes keep what they have done: raise timeout_seconds, and the next run goes on",
                 terminated=True,
             )
         raise error or _failure(self.name, self._api.namespace, found, self._pods, self._failed)

@@ -38,9 +38,7 @@ def filter_calls(config: RunConfig) -> list[str]:
     phases = [(phase, section) for phase, section in config.rl_phases() if section.filter is not None]
     rows = _count(config, lambda one: one.split == "train" and _is_rewarded(one, config)) if phases else None
     several = len(config.rl_phases()) > 1
-    return [
-        _filtered(f"rl.filter ({phase})" if several else "rl.filter", section, rows) for phase, section in phases
-    ]
+    return [_filtered(f"rl.filter ({phase})" if several else "rl.filter", section, rows) for phase, section in phases]
 
 
 def _filtered(name: str, section: RlConfig, rows: int | None) -> str:

@@ -48,27 +48,56 @@ def fitted(study: StudyConfig, base: RunConfig) -> StudyConfig:
 
     An order of methods, such as [rl, sft], becomes the phases of the base settings in that order: all by the first
     method, then all by the next. Cells with an order that named phases do not have are left out, and the report says
-    so. The paper's figures are of its two systems.
+    so; where the reference is one of them, the first that is left takes its place, and that is said too. The paper's
+    figures are of its two systems. Raises BadInputError where no cell is left.
     """
     if base.system_names == SYSTEMS:
         return study
     kept, left_out = [], []
     for cell in study.cells:
-        phases = _in_order(base, cell.settings.get("phases"))
-        if phases is None:
-            left_out.append(f"The cell “{cell.name}”: phases of named systems have no such order.")
+        own = _with_phases(base, cell.settings)
+        if own is None:
+            left_out.append(cell.name)
         else:
-            own = {**cell.settings, "phases": phases} if "phases" in cell.settings else cell.settings
             kept.append(cell.model_copy(update={"settings": own}))
-    paper = ["The paper's figures: they are of its two systems."] if study.paper else []
-    told = tuple(dict.fromkeys([*study.missing, *left_out, *paper]))
-    return study.model_copy(update={"cells": tuple(kept), "paper": None, "missing": told})
+    if left_out and not kept:
+        raise BadInputError(
+            f"study {study.name}: its cells are orders of methods that the phases of the base settings do not have "
+            f"({'; '.join(left_out)}), so no cell is left; write a study with phases of these systems"
+        )
+    told = [*study.missing, *(f"The cell “{name}”: phases of named systems have no such order." for name in left_out)]
+    reference = study.reference
+    if left_out and len(kept) == 1:
+        told.append(f"Comparisons: “{kept[0].name}” alone is left.")
+        reference = None
+    elif study.compare == "reference" and (was := reference_of(study)) in left_out:
+        reference = kept[0].name
+        told.append(f"The comparisons with “{was}”, which is left out: cells are compared with “{reference}” instead.")
+    if study.paper:
+        told.append("The paper's figures: they are of its two systems.")
+    settings, grid = _with_phases(base, study.settings), study.grid
+    if "phases" in grid:
+        grid = {**grid, "phases": tuple(_in_order(base, order) or order for order in grid["phases"])}
+    return study.model_copy(
+        update={
+            **{"cells": tuple(kept), "paper": None, "missing": tuple(dict.fromkeys(told)), "reference": reference},
+            **{"settings": study.settings if settings is None else settings, "grid": grid},
+        }
+    )
+
+
+def _with_phases(base: RunConfig, settings: Values) -> Values | None:
+    """Settings whose phases, where they are an order of methods, are those of the base in it; None where none are."""
+    if settings.get("phases") is None:  # what is wrong with it, its cell will say
+        return settings
+    phases = _in_order(base, settings["phases"])
+    return None if phases is None else {**settings, "phases": phases}
 
 
 def _in_order(base: RunConfig, order: Any) -> Any:
     """Phases in an order of methods, as they are written; None where there is none, the value where it is no order."""
     if not isinstance(order, list) or not all(isinstance(one, str) for one in order):
-        return order if order is not None else ()
+        return order
     named = [phase for phase in base.phases if isinstance(phase, PhaseConfig)]
     found = [[phase.model_dump(mode="json") for phase in named if phase.method == method] for method in order]
     return [phase for phases in found for phase in phases] if all(found) else None

@@ -226,7 +226,7 @@ def test_an_error_of_a_node_says_more_than_the_time_that_ran_out(
     """The other node, which waited for it, ran on until the deadline."""
     in_short_time(monkeypatch)
     double.run = lambda rank: ["sh", "-c", IDLE] if rank else leaves(NodeOutcome(exit_code=5, message="disk full"), 0)
-    with pytest.raises(StorageError, match="^disk full$"):
+    with pytest.raises(StorageError, match=r"^disk full$"):
         trained(ledger, record)
 
 
@@ -238,7 +238,9 @@ def test_a_job_that_trainer_itself_fails_is_told_in_its_words(
     told = {"type": "Failed", "status": "True", "reason": "ResourcesCreationFailed", "message": "no PodGroup"}
     double.jobs[job.name]["status"] = {"conditions": [told]}
     job.follow()
-    with pytest.raises(RuntimeError, match=r"failed \(ResourcesCreationFailed: no PodGroup\); kubectl -n team describe"):
+    with pytest.raises(
+        RuntimeError, match=r"failed \(ResourcesCreationFailed: no PodGroup\); kubectl -n team describe"
+    ):
         job.conclude()
 
 

@@ -107,6 +107,34 @@ def test_completions_of_the_filter_are_counted_before_they_are_asked() -> None:
     assert filter_calls(RunConfig(rl={"filter": {}}, phases=["sft"])) == []
 
 
+def phases_of_rl(first: dict[str, Any], second: dict[str, Any], **sections: Any) -> RunConfig:
+    """Two phases of RL with settings of their own, and SFT between them."""
+    phases = [
+        {"system": "system2", "method": "rl", "settings": first},
+        {"system": "system1", "method": "sft"},
+        {"system": "system1", "method": "rl", "settings": second},
+    ]
+    return RunConfig(phases=phases, **sections)
+
+
+def test_calls_of_each_phase_go_by_its_own_settings() -> None:
+    config = phases_of_rl({"filter": {"samples": 2}}, {"filter": None}, rl={"filter": {"samples": 4}})
+    (line,) = filter_calls(config)
+    assert line.startswith("rl.filter (rl of system2): 2 completions of every row")
+    assert "at most 512 of 256 rows" in line
+    config = phases_of_rl({}, {"filter": {"samples": 3}, "rows": "all"})
+    (line,) = filter_calls(config)
+    assert line.startswith("rl.filter (rl of system1): 3 completions")
+    assert "the vote decides" not in line
+    judge = {"judge": {"endpoint": "http://judge:8000/v1", "model": "m"}}
+    rl = {"rewards": {"exact_answer": 1.0, "quality": judge}, "max_steps": 5, "batch_size": 4}
+    (line,) = judge_calls(phases_of_rl({"gradient_accumulation": 2}, {"max_steps": 2}, rl=rl))
+    assert line.startswith(
+        "quality: rl of system2: at most 40 calls; rl of system1: at most 32 calls, one a completion"
+    )
+    assert judge_calls(RunConfig(phases=["sft"], rl=rl)) == [], "what nobody asks is not counted"
+
+
 @pytest.mark.parametrize(
     ("rows", "said"),
     [

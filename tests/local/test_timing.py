@@ -85,6 +85,7 @@ def test_without_steps_rows_times_epochs_are_the_work() -> None:
     ("node", "overrides", "rows"),
     [
         ("vote-rest", (), ROWS),
+        ("rl", ("phases=[{system: system2, method: rl, settings: {filter: {samples: 4}}}]",), ROWS),
         ("rl", ("rl.filter={samples: 4}",), ROWS),
         ("rl", ("rl.rewards={tone: {judge: {endpoint: 'http://127.0.0.1:9/v1', model: j}}}",), ROWS),
         ("publish", ("publish.pick=best", "data.development=0.1"), ROWS),
@@ -95,6 +96,46 @@ def test_without_steps_rows_times_epochs_are_the_work() -> None:
 )
 def test_what_cannot_be_foretold_is_not_told(node: str, overrides: tuple[str, ...], rows: Rows) -> None:
     assert planned(node, *overrides, rows=rows) is None
+
+
+def test_a_phase_that_switches_the_filter_off_is_told() -> None:
+    phase = "phases=[{system: system2, method: rl, settings: {filter: null}}]"
+    assert planned("rl", "rl.filter={samples: 4}", phase) is not None
+
+
+def test_the_second_place_of_the_graph_scores_all_named_systems_but_the_first() -> None:
+    """One node reads so many rows of each; a record of two systems foretells three, and too few rows nothing."""
+    two = planned("score-system2")
+    assert two is not None
+    settings = {**settings_of("score-system2"), "system_names": ["recall", "sums", "code"]}
+    three = todo("score", settings, ROWS)
+    assert three is not None
+    assert (two.work, three.work, three.shape) == (4, 8, two.shape)
+    assert todo("score", settings, replace(ROWS, train=7)) is None
+    first = todo("score", {**settings, "system": "system1"}, ROWS)
+    by_name = todo("score", {**settings, "system": "code"}, ROWS)
+    assert first is not None
+    assert by_name is not None
+    assert first.work == by_name.work == 4
+
+
+@pytest.mark.parametrize(
+    ("lines", "metrics", "work"),
+    [
+        ({"examples": 9, "code": 9}, {"rows": 4.0}, 8),
+        ({"examples": 30, "code": 3}, {"rows": 4.0}, None),  # of one fewer were scored than are set
+        ({"examples": 9, "code": 9}, {"rows": 0.0}, None),  # an adapter that is trained as a whole
+    ],
+)
+def test_a_record_of_scores_counts_the_rows_of_each_system(tmp_path, lines, metrics, work) -> None:
+    for name, count in lines.items():
+        (tmp_path / f"{name}.jsonl").write_text("{}\n" * count)
+    settings = {**settings_of("score-system2"), "system_names": ["recall", "sums", "code"]}
+    record = execute.new_record("score-system2", "score", settings, {})
+    record = record.model_copy(update={"seconds": 3.0, "metrics": metrics})
+    call: StageCall[Any] = StageCall(settings=None, inputs={"rows": (tmp_path,)}, outputs={}, scratch=tmp_path)
+    found = timing.timing_of(record, call)
+    assert (found and found.work) == work
 
 
 def test_sharding_counts_in_training_only() -> None:

@@ -1,0 +1,80 @@
+"""The runs of a study over base settings with systems of their own."""
+
+import pytest
+
+from lorapar.config import RunConfig, validate_settings
+from lorapar.config.study import StudyConfig, parse_study
+from lorapar.errors import BadInputError
+from lorapar.study.cells import cells_of, fitted, reference_of
+
+RECALL, SUMS = {"system": "recall", "method": "sft"}, {"system": "sums", "method": "rl"}
+ORDERS = {"SFT then RL": "[sft, rl]", "RL then SFT": "[rl, sft]", "SFT only": "[sft]", "RL only": "[rl]"}
+
+
+def base(*phases: dict[str, str]) -> RunConfig:
+    systems = [{"name": "recall", "description": "a fact"}, {"name": "sums", "description": "steps"}]
+    return validate_settings({"systems": systems, "phases": phases, "data": {"source": "rows.jsonl"}}, "base")
+
+
+def study(*names: str, more: str = "") -> StudyConfig:
+    cells = "\n".join(f"  - {{name: {name}, settings: {{phases: {ORDERS[name]}}}}}" for name in names)
+    return parse_study(f"name: s\ntitle: t\nseeds: [0]\ncells:\n{cells}\n{more}", "s")
+
+
+def test_an_order_of_methods_becomes_the_phases_in_that_order() -> None:
+    found = fitted(study("RL then SFT", "SFT only"), base(RECALL, SUMS))
+    first, second = cells_of(found, base(RECALL, SUMS), "/store")
+    assert [(one.system, one.method) for one in first.config.phases] == [("sums", "rl"), ("recall", "sft")]
+    assert [one.system for one in second.config.phases] == ["recall"]
+    assert found.missing == ()
+
+
+@pytest.mark.parametrize("more", ["reference: SFT then RL", ""], ids=["named", "the first"])
+def test_where_the_reference_has_no_such_order_another_takes_its_place_and_that_is_said(more: str) -> None:
+    also = {"system": "sums", "method": "sft"}
+    given = parse_study(
+        "name: s\ntitle: t\ncells:\n  - {name: SFT then RL, settings: {phases: [sft, rl]}}\n"
+        "  - {name: SFT only, settings: {phases: [sft]}}\n"
+        f"  - {{name: more rows, settings: {{sft.epochs: 2}}}}\n{more}",
+        "s",
+    )
+    found = fitted(given, base(RECALL, also))
+    assert [cell.name for cell in found.cells] == ["SFT only", "more rows"]
+    assert reference_of(found) == "SFT only"
+    assert found.missing == (
+        "The cell “SFT then RL”: phases of named systems have no such order.",
+        "The comparisons with “SFT then RL”, which is left out: cells are compared with “SFT only” instead.",
+    )
+    assert {cell.name for cell in cells_of(found, base(RECALL, also), "/store")} == {"SFT only", "more rows"}
+
+
+def test_a_reference_that_stays_is_the_reference() -> None:
+    found = fitted(study("RL only", "SFT only", more="reference: SFT only"), base(RECALL, SUMS))
+    assert (reference_of(found), found.missing) == ("SFT only", ())
+
+
+def test_one_cell_that_is_left_is_compared_with_none() -> None:
+    found = fitted(study("SFT then RL", "SFT only", more="reference: SFT then RL"), base(RECALL))
+    assert reference_of(found) == "SFT only"
+    assert found.missing[-1] == "Comparisons: “SFT only” alone is left."
+    assert len(cells_of(found, base(RECALL), "/store")) == 1
+
+
+def test_a_study_of_which_no_cell_is_left_is_refused_with_its_cells() -> None:
+    with pytest.raises(BadInputError, match=r"study s: .*\(RL only; RL then SFT\), so no cell is left"):
+        fitted(study("RL only", "RL then SFT"), base(RECALL))
+
+
+def test_orders_in_a_grid_and_of_every_cell_are_phases_too() -> None:
+    own = base(RECALL, SUMS)
+    grid = parse_study("name: s\ntitle: t\nseeds: [0]\ngrid: {phases: [[sft, rl], [rl, sft]]}", "s")
+    orders = [[one.method for one in cell.config.phases] for cell in cells_of(fitted(grid, own), own, "/store")]
+    assert orders == [["sft", "rl"], ["rl", "sft"]]
+    every = parse_study("name: s\ntitle: t\nseeds: [0]\nsettings: {phases: [rl]}\ngrid: {rl.epochs: [1, 2]}", "s")
+    (one, _) = cells_of(fitted(every, own), own, "/store")
+    assert [phase.system for phase in one.config.phases] == ["sums"]
+
+
+def test_a_study_of_the_papers_two_systems_is_left_as_it_is() -> None:
+    given = study("SFT then RL", "RL only")
+    assert fitted(given, RunConfig()) is given
