@@ -234,7 +234,7 @@ class _Job:
         if error is None and self._failed.get("reason") == DEADLINE_EXCEEDED:
             raise StoppedError(
                 f"the TrainJob {self.name} was ended after {self._wanted.timeout_seconds} s, its timeout_seconds in "
-                "the placement file; its nodes keep what they have done: raise timeout_seconds, and the next run goes on",
+                "the placement file; its nodes keep what they have done: raise it, and the next run goes on",
                 terminated=True,
             )
         raise error or _failure(self.name, self._api.namespace, found, self._pods, self._failed)
