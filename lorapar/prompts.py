@@ -89,7 +89,11 @@ def encode_rows(
     of which no answer token remains are left out: the caller tells how many by comparing lengths.
     """
     end = answer_end(tokenizer)
-    encoded = (_encode(tokenizer, row, end, max_length, train_on) for row in chat_rows(rows, prompts))
+    encoded = (
+        _encode(tokenizer, row, end, max_length, _earlier_learned(example) if train_on == "all" else [])
+        for example, system in rows
+        for row in chat_rows([(example, system)], prompts)
+    )
     return [row for row in encoded if any(label != IGNORED for label in row["labels"])]
 
 
@@ -269,16 +273,23 @@ def _span(answer: str, next_question: str, prompt: str, begin: int, end: AnswerE
     return (start if prompt[begin:start].strip() else begin, stop + len(written))
 
 
+def _earlier_learned(example: Example) -> list[bool]:
+    """Of each turn of the assistant before the question, whether its row lets it be learned."""
+    return [turn.learned is None for turn in example.history or () if turn.role == "assistant"]
+
+
 def _encode(
-    tokenizer: PreTrainedTokenizerBase, row: dict[str, Any], end: AnswerEnd, max_length: int, train_on: TrainOn
+    tokenizer: PreTrainedTokenizerBase, row: dict[str, Any], end: AnswerEnd, max_length: int, earlier: Sequence[bool]
 ) -> Encoded:
+    """`earlier`: which turns of the assistant before the question are learned, too."""
     text = training_text(tokenizer, row, end)
     prompt, ids = (_ids(tokenizer, one) for one in (text.prompt, text.prompt + text.learned))
     # A token may span the end of the prompt: like TRL, the answer starts where the two part.
     start = shared_length(prompt, ids)
     labels = [IGNORED] * start + ids[start:]
-    if train_on == "all":
-        for span in earlier_answers(tokenizer, row["prompt"], text.prompt, end):
+    if any(earlier):
+        spans = earlier_answers(tokenizer, row["prompt"], text.prompt, end)
+        for span in (one for one, learned in zip(spans, earlier, strict=True) if learned):
             first, last = (shared_length(_ids(tokenizer, text.prompt[:one]), ids) for one in span or (0, 0))
             labels[first:last] = ids[first:last]
     return {"input_ids": ids[:max_length], "labels": labels[:max_length]}

@@ -37,6 +37,8 @@ class Turn(Record):
 
     role: Literal["user", "assistant"]
     content: str
+    learned: Literal[False] | None = None
+    """False: its row says that this turn of the assistant is never learned (weight 0); it is context."""
 
 
 class Example(Record):

@@ -126,6 +126,9 @@ def test_the_last_answer_is_learned_or_every_one_with_what_ends_it(tokenizer, sy
     assert learned_texts(tokenizer, (TALK, system)) == ["7<|im_end|>\n"]
     every = ["2<|im_end|>\n", "2<|im_end|>\n", "7<|im_end|>\n"]
     assert learned_texts(tokenizer, (TALK, system), train_on="all") == every
+    held = TALK.history[1].model_copy(update={"learned": False})  # its row says weight 0
+    row = TALK.model_copy(update={"history": (TALK.history[0], held, *TALK.history[2:])})
+    assert learned_texts(tokenizer, (row, system), train_on="all") == every[1:]
     assert learned_texts(tokenizer, (FACT, system), train_on="all") == ["plant<|im_end|>\n"]
 
 

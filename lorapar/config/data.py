@@ -57,8 +57,12 @@ class SourceConfig(Section):
         None, description="Share of the rows against the other sources' weights; absent everywhere: all rows"
     )
     revision: str | None = Field(None, description="Hub revision of the data set")
-    subset: str | None = Field(None, description="Hub configuration name of the data set")
-    split: str = Field("train", description="Hub split to read")
+    subset: str | None = Field(
+        None, description="Configuration of the data set: of the hub, or of a folder whose README.md names some"
+    )
+    split: str = Field(
+        "train", description="Split to read, of the hub or of a folder with files by split; `a+b` reads two, `all` all"
+    )
     mapping: str | None = Field(None, description="A ready mapping, as data.mapping")
     columns: ColumnMapping | None = Field(None, description="A mapping of your own, as data.columns")
     limit: Positive | None = Field(None, description="Read at most this many rows of this source")
@@ -96,8 +100,12 @@ class DataConfig(Section):
     )
     sources: tuple[SourceConfig, ...] = Field((), description="Several sources, instead of `source`")
     revision: str | None = Field(None, description="Hub revision of the data set")
-    subset: str | None = Field(None, description="Hub configuration name of the data set")
-    split: str = Field("train", description="Hub split to read")
+    subset: str | None = Field(
+        None, description="Configuration of the data set: of the hub, or of a folder whose README.md names some"
+    )
+    split: str = Field(
+        "train", description="Split to read, of the hub or of a folder with files by split; `a+b` reads two, `all` all"
+    )
     mapping: str | None = Field(None, description="A ready mapping: gsm8k, dolly, openplatypus, codealpaca")
     columns: ColumnMapping | None = Field(
         None, description="A mapping of your own; wins over `mapping`. Without both, columns are recognised"

@@ -56,6 +56,9 @@ class Cells:
             return ""
         if isinstance(value, bool) or not isinstance(value, str | int | float | Decimal):
             hint = "; only the reference may be a list, of texts" if isinstance(value, list | tuple) else ""
+            if isinstance(value, dict) and value:
+                fields = " or ".join(f"{column}.{name}" for name in list(value)[:4])
+                hint = f"; name the field of it that is meant, {fields}, in data.columns"
             raise BadRowError(f"{where}: '{column}' is not text but {type(value).__name__}{hint}")
         if isinstance(value, float | Decimal) and math.isinf(value):
             raise BadRowError(f"{where}: '{column}' is {value}, which is no number that could be compared")

@@ -8,15 +8,16 @@ White space at the beginning and end of a message is a part of it.
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from lorapar.data.cells import BadRowError
 from lorapar.records import Turn
 
-_KEYS = (("role", "content"), ("from", "value"))
+_KEYS = (("role", "content"), ("role", "parts"), ("from", "value"))
 _Role = Literal["system", "user", "assistant"]
 _ROLES: dict[str, _Role] = {
     **dict.fromkeys(("system", "developer"), "system"),
@@ -26,6 +27,7 @@ _ROLES: dict[str, _Role] = {
 _TOOL_ROLES = ("tool", "function", "function_call", "function_response", "observation", "ipython")
 _CALLS = ("tool_calls", "function_call")
 _THOUGHTS = ("thinking", "reasoning_content", "reasoning")
+_TEXT_PARTS = ("text", "input_text", "output_text")
 _MEDIA = ("image", "video", "audio")
 MEDIA_COLUMNS = tuple(name for kind in _MEDIA for name in (kind, f"{kind}s"))
 
@@ -54,6 +56,18 @@ def messages_in(cell: Any) -> Messages | None:
     if not isinstance(cell, list | tuple) or not cell:
         return None
     return list(cell) if all(isinstance(one, dict) and _keys_of(one) is not None for one in cell) else None
+
+
+def system_text(cell: Any) -> str | None:
+    """A system message that comes as text parts (Bedrock) or in a structure (Gemini); None for any other cell."""
+    if isinstance(cell, dict):
+        cell = cell.get("parts", cell.get("content"))
+    if not isinstance(cell, list | tuple) or not cell:
+        return None
+    try:
+        return _text("", cell)
+    except BadRowError:
+        return None
 
 
 def turns_of_pairs(cell: Any) -> Messages | None:
@@ -86,20 +100,30 @@ def read_conversation(where: str, columns: Mapping[str, Messages], seen: Counter
         for place, message in enumerate(messages)
     ]
     column = "', '".join(columns)
-    system = turns.pop(0)[1] if turns and turns[0][0] == "system" else None
-    if any(role == "system" for role, _ in turns):
+    system = turns.pop(0).text if turns and turns[0].role == "system" else None
+    if any(turn.role == "system" for turn in turns):
         raise BadRowError(f"{where}: '{column}' has a system message behind another turn; only the first may be one")
-    last = max((place for place, (role, _) in enumerate(turns) if role == "assistant"), default=None)
-    if last is None:
-        raise BadRowError(f"{where}: a row without an answer ('{column}' has no turn of the assistant)")
-    if last + 1 < len(turns):
-        noted.add("end with a turn of the user, which nobody answers: it is left out")
-    joined = _joined(turns[: last + 1], noted)
+    joined = _joined(turns[: _place_of_answer(where, column, turns, noted) + 1], noted)
     if len(joined) < 2:
         raise BadRowError(f"{where}: a row without a question ('{column}' has no turn of the user before the answer)")
     *history, asked, answer = joined
     seen.update(noted)
     return Conversation(system if system and system.strip() else None, tuple(history), asked.content, answer.content)
+
+
+def _place_of_answer(where: str, column: str, turns: Sequence[_Said], noted: set[str]) -> int:
+    """Where the last turn of the assistant stands that is to be learned."""
+    answers = [place for place, turn in enumerate(turns) if turn.role == "assistant"]
+    if not answers:
+        raise BadRowError(f"{where}: a row without an answer ('{column}' has no turn of the assistant)")
+    if answers[-1] + 1 < len(turns):
+        noted.add("end with a turn of the user, which nobody answers: it is left out")
+    learned = [place for place in answers if turns[place].learned]
+    if not learned:
+        raise BadRowError(f"{where}: every turn of the assistant in '{column}' is not to be learned (weight 0)")
+    if learned != answers:
+        noted.add("have turns of the assistant with weight 0: they are context and not learned, or left out at the end")
+    return learned[-1]
 
 
 def _rows_of(cell: dict[str, Any]) -> list[dict[str, Any]] | None:
@@ -111,10 +135,19 @@ def _rows_of(cell: dict[str, Any]) -> list[dict[str, Any]] | None:
 
 
 def _keys_of(message: dict[str, Any]) -> tuple[str, str] | None:
-    return next((keys for keys in _KEYS if isinstance(message.get(keys[0]), str)), None)
+    fitting = [keys for keys in _KEYS if isinstance(message.get(keys[0]), str)]
+    return next((keys for keys in fitting if keys[1] in message), fitting[0] if fitting else None)
 
 
-def _turn(place: str, message: dict[str, Any], noted: set[str]) -> tuple[_Role, str]:
+class _Said(NamedTuple):
+    """A message as it was said."""
+
+    role: _Role
+    text: str
+    learned: bool = True
+
+
+def _turn(place: str, message: dict[str, Any], noted: set[str]) -> _Said:
     """Role and text of a message; `place` is where it stands, up to a quotation mark that is to be closed."""
     role_key, text_key = _keys_of(message) or _KEYS[0]
     said = str(message[role_key]).strip().lower()
@@ -131,7 +164,16 @@ def _turn(place: str, message: dict[str, Any], noted: set[str]) -> tuple[_Role, 
     text = _text(f"{place}.{text_key}", message.get(text_key))
     if not text.strip() and said != "system":
         raise BadRowError(f"{place}.{text_key}' is empty")
-    return _ROLES[said], text
+    return _Said(_ROLES[said], text, _is_learned(f"{place}.weight'", message.get("weight")))
+
+
+def _is_learned(place: str, weight: Any) -> bool:
+    """Whether a turn with this weight is learned (OpenAI, Mistral: 0 or 1); shares of a turn are not trained."""
+    if weight is None or (isinstance(weight, float) and math.isnan(weight)):
+        return True
+    if isinstance(weight, bool) or weight not in (0, 1):
+        raise BadRowError(f"{place} is {weight!r}; known are 0 (not learned) and 1")
+    return bool(weight)
 
 
 def _text(place: str, content: Any) -> str:
@@ -148,7 +190,7 @@ def _text(place: str, content: Any) -> str:
             texts.append(part)
             continue
         kind = str(part.get("type", "text")) if isinstance(part, dict) else type(part).__name__
-        if not isinstance(part, dict) or kind != "text" or not isinstance(part.get("text"), str):
+        if not isinstance(part, dict) or kind not in _TEXT_PARTS or not isinstance(part.get("text"), str):
             what = next((one for one in _MEDIA if one in kind), None)
             article = "an" if what in ("image", "audio") else "a"
             holds = f"holds {article} {what}" if what else f"is a part of type {kind}"
@@ -157,12 +199,13 @@ def _text(place: str, content: Any) -> str:
     return "".join(texts)
 
 
-def _joined(turns: Sequence[tuple[_Role, str]], noted: set[str]) -> list[Turn]:
+def _joined(turns: Sequence[_Said], noted: set[str]) -> list[Turn]:
     """Turns of one role in a row as one, because most chat templates want roles to take turns."""
     found: list[Turn] = []
-    for role, text in turns:
+    for role, text, learned in turns:
         if found and found[-1].role == role:
             noted.add("have turns of one role in a row, which are joined by a blank line")
-            text = f"{found.pop().content}\n\n{text}"
-        found.append(Turn.model_validate({"role": role, "content": text}))
+            before = found.pop()
+            text, learned = f"{before.content}\n\n{text}", learned and before.learned is None
+        found.append(Turn.model_validate({"role": role, "content": text, "learned": None if learned else False}))
     return found

@@ -12,8 +12,15 @@ from typing import Any
 from lorapar.answers import References, distinct
 from lorapar.config import SYSTEMS
 from lorapar.data.cells import BadRowError, Cells, as_begun
-from lorapar.data.conversation import MEDIA_COLUMNS, Conversation, messages_in, read_conversation, turns_of_pairs
-from lorapar.data.mapping import Mapped, plain_name, reference_finder
+from lorapar.data.conversation import (
+    MEDIA_COLUMNS,
+    Conversation,
+    messages_in,
+    read_conversation,
+    system_text,
+    turns_of_pairs,
+)
+from lorapar.data.mapping import CHOICES, Mapped, plain_name, reference_finder
 from lorapar.data.readers import RawRow
 from lorapar.data.tests_column import tests_of
 from lorapar.errors import BadInputError, nearest
@@ -21,7 +28,6 @@ from lorapar.records import Example, System
 
 _THOUSANDS = re.compile(r"[-+]?\$?\d{1,3}(,\d{3})+(\.\d+)?")
 _HISTORY = "history"
-_CHOICES = ("choices", "options", "endings")
 _CHOSEN = re.compile(r"\(?(\d{1,2}|[A-Za-z])[).]?")
 _LETTERED = re.compile(r"(?<!\w)[Aa1][).:]")
 """How a question begins to name its choices."""
@@ -103,7 +109,7 @@ class _Builder:
             reference=self._reference(where, row, answer),
             tests=tests_of(where, str(mapping.tests), self.cells.texts(where, row, mapping.tests)),
             known_system=self._system(where, row, mapping.system),
-            system_message=text(where, row, mapping.system_message) or (said.system_message if said else None),
+            system_message=self._system_message(where, row) or (said.system_message if said else None),
             history=(said.history or None) if said else None,
         )
         name = text(where, row, mapping.id) or hashlib.sha256(same_text(example.asked).encode()).hexdigest()[:16]
@@ -129,7 +135,7 @@ class _Builder:
 
     def _refuse_numbered_choices(self, where: str, row: dict[str, Any]) -> None:
         """Refuse an answer that is the number or letter of a choice, which the question does not name."""
-        columns = [name for name in _CHOICES if row.get(name)] or [one for one in ("A", "B") if row.get(one)]
+        columns = [name for name in CHOICES if row.get(name)] or [one for one in ("A", "B") if row.get(one)]
         if not columns or self._mapping.messages or self._mapping.context in columns:
             return
         answer = str(row.get(self._mapping.answer)).strip()
@@ -184,8 +190,15 @@ class _Builder:
         is_part = self._mapping.answer == "completion" or re.match(r"[ \t]+\S.*\n", begun)
         return f"{question}\n\n{context}" if context else question, begun if is_part else answer
 
+    def _system_message(self, where: str, row: dict[str, Any]) -> str:
+        cell = row.get(self._mapping.system_message or "")
+        return (system_text(cell) or "").strip() or self.cells.text(where, row, self._mapping.system_message)
+
     def _needed(self, where: str, row: dict[str, Any], column: str, part: str) -> str:
-        text = self.cells.text(where, row, column)
+        if part == "answer" and column == self._mapping.reference:  # several short ones: the first is learned
+            text = next(iter(self.cells.texts(where, row, column)), "")
+        else:
+            text = self.cells.text(where, row, column)
         if not text:
             article = "an" if part == "answer" else "a"
             if not {self._mapping.question, self._mapping.answer} & row.keys() and row:

@@ -178,7 +178,7 @@ def _mapped(config: DataConfig, raw: _Raw) -> Mapped:
 def _made(config: DataConfig, raw: _Raw, *, whole: bool = False) -> LoadedData:
     """Examples of rows, not yet split; of the `whole` source more is asked than of its first rows."""
     mapped = _mapped(config, raw)
-    rows = [(where, mapped.read(row)) for where, row in raw.rows] if mapped.renamed else raw.rows
+    rows = [(where, mapped.read(row)) for where, row in raw.rows]
     # Nobody can mend what users wrote, so that a bad row of theirs ends no run.
     strict = config.bad_rows == "refuse" and kind_of(config) is not Kind.CAPTURE
     made = make_examples(rows, mapped, strict=strict, systems=config.systems)

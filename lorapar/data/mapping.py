@@ -9,7 +9,8 @@ from difflib import get_close_matches
 from typing import Any
 
 from lorapar.config import ColumnMapping, DataConfig
-from lorapar.data.conversation import messages_in
+from lorapar.data.conversation import messages_in, system_text
+from lorapar.data.nested import inner, inner_names, shown_names, with_inner
 from lorapar.data.readers import RawRow
 from lorapar.errors import BadInputError, nearest
 
@@ -30,13 +31,19 @@ RECOGNISED_BY = 32
 """Rows at the beginning of a source that are looked at; `plan` reads no more."""
 _PARTS = ("question", "answer", "context", "reference", "messages", "system_message", "system", "id")
 _OPTIONAL = ("context", "reference", "tests", "system", "id")
-_CONVERSATIONS = ("messages", "conversations", "conversation")
+CHOICES = ("choices", "options", "endings")
+"""Columns that hold the choices of a question."""
+_CONVERSATIONS = ("messages", "conversations", "conversation", "contents")
 _PAIRS = (
     ("prompts and completions (TRL)", "prompt", None, "completion"),
     ("instructions (Alpaca)", "instruction", "input", "output"),
     ("instructions (Dolly)", "instruction", "context", "response"),
     ("problems with solutions", "problem", None, "solution"),
+    ("prompts with solutions", "prompt", None, "solution"),
     ("problems with solutions", "problem", None, "generated_solution"),
+    ("prompts with checked answers (verl)", "prompt", None, "extra_info.answer"),
+    ("tasks with code and tests (MBPP)", "text", None, "code"),
+    ("tasks with code and tests (MBPP)", "prompt", None, "code"),
     ("problems with answers", "problem", None, "answer"),
     ("prompts with answers", "prompt", None, "answer"),
     ("questions with solutions", "question", None, "solution"),
@@ -49,14 +56,22 @@ _PAIRS = (
     ("turns of a human and an assistant", "human", None, "assistant"),
 )
 """What rows are called, and their columns for question, context and answer."""
-_REFERENCES = ("reference", "reference_answer", "ground_truth", "final_answer", "final answer", "expected_answer")
-"""Usual names of the short answer beside the whole one."""
+_REFERENCES = (
+    *("reference", "reference_answer", "ground_truth", "final_answer", "final answer", "expected_answer"),
+    "reward_model.ground_truth",
+)
+"""Usual names of the short answer beside the whole one; verl keeps it in a structure."""
+_SHORT = (*_REFERENCES, "answer.aliases", "answer.value", "answers.text", "answers", "answer")
+"""Where short answers stand that are all there is, one or several: TriviaQA, SQuAD, Natural Questions."""
+_TESTS = ("tests", "test_list")
 _USUAL = {
     "question": ("question", "prompt", "instruction", "problem", "query", "input", "q"),
     "answer": ("answer", "completion", "output", "response", "solution", "a"),
     "reference": _REFERENCES,
 }
 """Usual names of columns; a name of one part is never offered for the other."""
+_LONG = 40
+"""Characters that no name of a column has."""
 _ENOUGH = 8
 """Answers that show how a source writes them."""
 _PAIR = ("question", "answer")
@@ -76,8 +91,9 @@ class Mapped:
     """Every column's name as `columns` has it, where those of the source have capitals or spaces around them."""
 
     def read(self, row: dict[str, Any]) -> dict[str, Any]:
-        """A row by these names."""
-        return {self.renamed[name]: value for name, value in row.items()} if self.renamed else row
+        """A row by these names, with fields inside its cells as columns of their own."""
+        row = {self.renamed.get(name, name): value for name, value in row.items()} if self.renamed else row
+        return with_inner(row, {value for value in self.columns.model_dump().values() if value})
 
 
 def plain_name(text: str) -> str:
@@ -91,23 +107,28 @@ def mapping_for(config: DataConfig, columns: Collection[str], rows: Sequence[Raw
     Of the rows, the first `RECOGNISED_BY` say what the columns hold. Raises BadInputError naming the column and the
     nearest right one.
     """
-    first = [row for _, row in rows[:RECOGNISED_BY]]
+    top = [row for _, row in rows[:RECOGNISED_BY]]
+    nested = inner_names(top)
+    first = [with_inner(row, nested) for row in top]
+    every = [*columns, *nested]
     named = config.columns or (MAPPINGS[config.mapping] if config.mapping is not None else None)
-    mapped = Mapped(named) if named is not None else _seen(columns, first, config.systems)
+    mapped = Mapped(named) if named is not None else _seen(every, first, config.systems)
     if mapped is None:
         raise BadInputError(
-            f"data.columns: {where} has no columns that say what is asked and answered; it has: {', '.join(columns)}"
-            f"{_pair_meant(columns)}; {_why_not(columns, first)}"
+            f"data.columns: {where} has no columns that say what is asked and answered; it has: "
+            f"{shown_names(columns, nested)}{_pair_meant(every)}; {_why_not(every, first)}"
         )
     if mapped.renamed:
         return mapped
     for part in _PARTS:
         column = getattr(mapped.columns, part)
-        if column is None or column in columns or (part in ("question", "answer") and mapped.columns.messages):
+        if column is None or column in every or (part in ("question", "answer") and mapped.columns.messages):
+            continue
+        if any(inner(row, column) is not None for row in top):
             continue
         raise BadInputError(
-            f"data.columns.{part}: {where} has no column '{column}'{column_meant(part, column, columns)}; it has: "
-            f"{', '.join(columns)}; name the right one in data.columns"
+            f"data.columns.{part}: {where} has no column '{column}'{column_meant(part, column, every)}; it has: "
+            f"{shown_names(columns, nested)}; name the right one in data.columns"
         )
     return mapped
 
@@ -118,7 +139,9 @@ def _seen(columns: Collection[str], rows: Sequence[dict[str, Any]], systems: Seq
 
 def _by_plain_names(columns: Collection[str], rows: Sequence[dict[str, Any]], systems: Sequence[str]) -> Mapped | None:
     """What names in small letters, without white space around them, are recognised as; None where two would be one."""
-    plain = {column: column.strip().lower() for column in columns}
+    plain = {
+        column: ".".join([head.strip().lower(), *rest]) for column in columns for head, *rest in [column.split(".")]
+    }
     if len(set(plain.values())) < len(plain) or all(name == column for column, name in plain.items()):
         return None
     renamed = [{plain[name]: value for name, value in row.items()} for row in rows]
@@ -136,19 +159,24 @@ def _why_not(columns: Collection[str], rows: Sequence[dict[str, Any]]) -> str:
     """What to do with columns that are not recognised: preferences and foreign turns by what they are."""
     chosen = next((name for name in ("chosen", "preferred_output") if name in columns), None)
     if chosen is not None:
-        texts = [name for name in columns if all(isinstance(row.get(name), str) for row in rows)]
-        asked = next((name for name in _USUAL["question"] if name in texts), None)
+        read = [name for name in columns if all(isinstance(c := row.get(name), str) or messages_in(c) for row in rows)]
+        asked = next((name for name in (*_USUAL["question"], "input.messages") if name in read), None)
         how = "write it as messages"
-        if asked is not None and chosen in texts:
-            how = f"set data.columns.question={asked} and data.columns.answer={chosen}"
-        elif asked is None and any(messages_in(row.get(chosen)) for row in rows) and "input" not in columns:
+        if any(len(messages_in(row.get(chosen)) or ()) > 1 for row in rows):
             how = f"set data.columns.messages={chosen}"
+        elif asked is not None and chosen in read:
+            how = f"set data.columns.question={asked} and data.columns.answer={chosen}"
         return f"these are preferences, which are not trained; to learn what was chosen alone, {how}"
+    choices = next((name for name in CHOICES if name in columns), None)
+    if choices is not None and "question" in columns:
+        return f"the choices in '{choices}' are not read: write them into the question, and the right one as the answer"
     for column in _CONVERSATIONS:
         turns = [cell[0] for row in rows if isinstance(cell := row.get(column), list) and cell]
         if turns and isinstance(turns[0], dict):
             keys = ", ".join(f"'{key}'" for key in turns[0])
             return f"the turns in '{column}' have {keys}, and known are 'role' with 'content', and 'from' with 'value'"
+    if any(len(column) > _LONG for column in columns):
+        return "its first line is read as the names of columns and looks like a row: put a line with names above it"
     return f"name the right ones in data.columns ({_KNOWN}){_whole_text(columns)}"
 
 
@@ -161,14 +189,15 @@ def _whole_text(columns: Collection[str]) -> str:
 
 def _recognised(columns: Collection[str], rows: Sequence[dict[str, Any]], systems: Sequence[str]) -> Mapped | None:
     """What the columns are recognised as; None where nothing fits."""
-    if "question" in columns and "answer" in columns and not _solved(columns, rows):
+    if "question" in columns and "answer" in columns and not _solved(columns, rows) and _is_whole("answer", rows):
         mapping = ColumnMapping(**{part: part for part in _OPTIONAL if part in columns})
         return _with_reference("questions and answers", _with_short_answer(mapping, columns), "", rows)
-    found = _conversation(columns, rows) or _pair(columns)
+    found = _conversation(columns, rows) or _pair(columns, rows) or _short(columns, rows)
     if found is None:
         return None
     what, mapping = found
-    mapping = mapping.model_copy(update={part: part for part in ("tests", "system", "id") if part in columns})
+    mapping = mapping.model_copy(update={part: part for part in ("system", "id") if part in columns})
+    mapping = mapping.model_copy(update={"tests": next((name for name in _TESTS if name in columns), None)})
     mapping = _with_short_answer(mapping, columns)
     return _with_reference(what, _with_system_message(mapping, columns, rows, systems), _told(mapping), rows)
 
@@ -185,12 +214,39 @@ def _conversation(columns: Collection[str], rows: Sequence[dict[str, Any]]) -> t
     return None
 
 
-def _pair(columns: Collection[str]) -> tuple[str, ColumnMapping] | None:
+def _pair(columns: Collection[str], rows: Sequence[dict[str, Any]]) -> tuple[str, ColumnMapping] | None:
     for what, question, context, answer in _PAIRS:
-        if question in columns and answer in columns:
+        if question in columns and answer in columns and _is_whole(answer, rows):
             below = context if context in columns else None
             return what, ColumnMapping(question=question, context=below, answer=answer)
     return None
+
+
+def _short(columns: Collection[str], rows: Sequence[dict[str, Any]]) -> tuple[str, ColumnMapping] | None:
+    """Questions whose only answers are short ones, one or several: they are learned, and are the references."""
+    question = next((one for one in _USUAL["question"] if one in columns), None)
+    answer = next((one for one in _SHORT if one in columns and _is_short_or_several(one, rows)), None)
+    if question is None or answer is None:
+        return None
+    below = next((one for one in ("context", "passage") if one in columns and _is_whole(one, rows)), None)
+    return "questions with short answers", ColumnMapping(
+        question=question, context=below, answer=answer, reference=answer
+    )
+
+
+def _is_whole(column: str, rows: Sequence[dict[str, Any]]) -> bool:
+    """Whether a column holds texts or messages, as far as it holds anything."""
+    cells = [cell for row in rows if (cell := row.get(column)) is not None]
+    return (
+        not rows or not cells or any(not isinstance(cell, list | tuple | dict) or messages_in(cell) for cell in cells)
+    )
+
+
+def _is_short_or_several(column: str, rows: Sequence[dict[str, Any]]) -> bool:
+    """Whether a column holds texts or numbers, or lists of them."""
+    cells = [cell for row in rows if (cell := row.get(column)) is not None]
+    flat = [one for cell in cells for one in (cell if isinstance(cell, list | tuple) else [cell])]
+    return bool(flat) and all(isinstance(one, str | int | float) for one in flat)
 
 
 def _solved(columns: Collection[str], rows: Sequence[dict[str, Any]]) -> bool:
@@ -212,7 +268,10 @@ def _with_system_message(
     """A column `system` holds a system message, where it does not hold the names of the systems."""
     if "system_prompt" in columns:
         return mapping.model_copy(update={"system_message": "system_prompt"})
-    texts = [value for row in rows if isinstance(value := row.get("system"), str) and value.strip()]
+    if "systemInstruction" in columns and mapping.messages:
+        return mapping.model_copy(update={"system_message": "systemInstruction"})
+    cells = [system_text(row.get("system")) or row.get("system") for row in rows]
+    texts = [cell for cell in cells if isinstance(cell, str) and cell.strip()]
     if texts and not any(plain_name(text) in map(plain_name, systems) for text in texts):
         return mapping.model_copy(update={"system": None, "system_message": "system"})
     return mapping
@@ -222,6 +281,8 @@ def _told(mapping: ColumnMapping) -> str:
     if mapping.messages:
         return f"the last turn of the assistant in '{mapping.messages}' is the answer, the turns before it are context"
     context = f" with '{mapping.context}' below it" if mapping.context else ""
+    if mapping.answer == mapping.reference:  # of `_short`
+        return f"'{mapping.question}'{context} is the question, and '{mapping.answer}' both answer and reference"
     return f"'{mapping.question}'{context} is the question, '{mapping.answer}' the answer"
 
 
@@ -241,7 +302,7 @@ def _with_reference(what: str, mapping: ColumnMapping, told: str, rows: Sequence
         told = "; ".join(filter(None, (told, f"the reference is what {style} in the answer")))
     elif mapping.messages is None and len(answers) >= _ENOUGH and all(map(is_short, answers)):
         told = "; ".join(filter(None, (told, _TAKE_SHORT.format(mapping))))
-    if mapping.reference is not None and mapping.reference != "reference":
+    if mapping.reference not in (None, "reference", None if mapping.messages else mapping.answer):
         told = "; ".join(filter(None, (told, f"'{mapping.reference}' is the reference")))
     if mapping.system_message is not None:
         told = "; ".join(filter(None, (told, f"'{mapping.system_message}' is the row's system message")))
@@ -270,7 +331,9 @@ def _answer_text(row: dict[str, Any], mapping: ColumnMapping) -> str:
 
 def _pair_meant(columns: Collection[str]) -> str:
     """A suffix with the columns that are meant, where exactly one has a usual name of a question and of an answer."""
-    question, answer = ([one for one in columns if one.strip().lower() in _USUAL[part]] for part in _PAIR)
+    structures = {one.rpartition(".")[0] for one in columns}
+    fields = {one: one.rpartition(".")[2].strip().lower() for one in columns if one not in structures}
+    question, answer = ([one for one, name in fields.items() if name in _USUAL[part]] for part in _PAIR)
     if len(question) != 1 or len(answer) != 1:
         return ""
     return f" (did you mean data.columns.question={question[0]} and data.columns.answer={answer[0]}?)"

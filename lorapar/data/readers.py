@@ -8,6 +8,7 @@ import gzip
 import io
 import json
 import lzma
+import re
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
@@ -26,11 +27,21 @@ _SHEET = "; save the sheet as CSV in UTF-8"
 _OTHERS = {
     **dict.fromkeys((".xlsx", ".xls", ".ods", ".numbers"), _SHEET),
     **dict.fromkeys((".arrow", ".feather", ".ipc"), _ARROW),
-    **dict.fromkeys((".ndjson", ".jsonlines", ".ldjson"), "; it is JSON Lines: name it .jsonl"),
+    ".txt": "; a text does not say where a question ends; name it by what it holds",
+    ".yaml": "; write JSON Lines",
+    ".yml": "; write JSON Lines",
+    ".xml": "; write JSON Lines",
+    **dict.fromkeys(
+        (".pkl", ".pickle", ".pt", ".npy", ".npz"), "; such files may run code when they are read: write Parquet"
+    ),
 }
 """What to do with files of other kinds."""
 Say = Callable[[str], None]
 """Is told how a file is read, where that is not as its ending says."""
+
+
+_IN_LIST = "the file must be one list of JSON objects, or one object a line; mend it there"
+_NOT_BLANK = re.compile(r"\S")
 
 
 def _nobody(note: str) -> None:
@@ -38,7 +49,7 @@ def _nobody(note: str) -> None:
 
 
 def read_rows(path: Path, say: Say = _nobody) -> Iterator[RawRow]:
-    """Rows of a .jsonl, .json, .csv, .tsv or .parquet file, in order; raises BadInputError naming file and line or row.
+    """Rows of a file of one of the kinds in `READERS`, in order; raises BadInputError naming file and line or row.
 
     Those that are text may be packed by gzip, bzip2, xz or Zstandard, as `rows.jsonl.gz`. Encodings are told by a
     file's first bytes and UTF-8 without any; the delimiter of a .csv file by a header without commas that one other
@@ -109,17 +120,59 @@ def _read_text(path: Path, say: Say) -> str:
 
 
 def _jsonl(path: Path, say: Say) -> Iterator[RawRow]:
-    yield from _lines(_read_text(path, say), path)
+    """One object a line; or, which is said, one list of them or objects of several lines each."""
+    text = _read_text(path, say)
+    first = next(filter(str.strip, io.StringIO(text, newline="\n")), "")
+    begin = first.lstrip()[:1]
+    if begin == "[" and (values := _listed(text, first, path)) is not None:
+        say(f"{path} is one list of rows, not one row a line")
+        yield from (_object(value, f"{path}, row {number}") for number, value in enumerate(values, 1))
+    elif begin == "{" and not _is_json(first) and (objects := _of_several_lines(text)):
+        say(f"{path} has rows of several lines each")
+        yield from ((f"{path}:{line}", value) for line, value in objects)
+    else:
+        yield from _lines(text, path)
+
+
+def _listed(text: str, first: str, path: Path) -> list[Any] | None:
+    """The rows of a file that is one list of them; None where the first line is a whole list that is none."""
+    if not _is_json(first):
+        return list(_parsed(text, path, 1, _IN_LIST))
+    value = json.loads(first)
+    return value if all(isinstance(one, dict) for one in value) and text.strip() == first.strip() else None
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except (json.JSONDecodeError, RecursionError):
+        return False
+    return True
+
+
+def _of_several_lines(text: str) -> list[tuple[int, dict[str, Any]]]:
+    """Objects that follow each other, each with the line it begins in; empty where something else is between."""
+    found: list[tuple[int, dict[str, Any]]] = []
+    decoder, place, line = json.JSONDecoder(), 0, 1
+    while (begin := _NOT_BLANK.search(text, place)) is not None:
+        line += text.count("\n", place, begin.start())
+        try:
+            value, end = decoder.raw_decode(text, begin.start())
+        except (json.JSONDecodeError, RecursionError):
+            return []
+        if not isinstance(value, dict):
+            return []
+        found.append((line, value))
+        line += text.count("\n", begin.start(), end)
+        place = end
+    return found
 
 
 def _lines(text: str, path: Path) -> Iterator[RawRow]:
     # Not splitlines: JSON strings may hold other line separators, such as U+2028.
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
-            value = _parsed(line, path, number)
-            if number == 1 and isinstance(value, list) and all(isinstance(one, dict) for one in value):
-                raise BadInputError(f"{path}:1: a list of rows, and not one row a line; name the file .json")
-            yield _object(value, f"{path}:{number}")
+            yield _object(_parsed(line, path, number), f"{path}:{number}")
 
 
 def _json(path: Path, say: Say) -> Iterator[RawRow]:
@@ -146,6 +199,11 @@ def _inside_one_object(text: str, path: Path, say: Say) -> list[Any] | None:
     if len(lists) == 1 and "messages" not in lists and not {"role", "from"} & whole[lists[0]][0].keys():
         say(f"{path} is one object: its rows are those of '{lists[0]}'")
         return list(whole[lists[0]])
+    if len(lists) > 1 and len(lists) == len(parts):
+        raise BadInputError(
+            f"{path}: has several lists of rows, {', '.join(map(repr, lists[:6]))}; write those to train on to a file "
+            "of their own"
+        )
     if all(isinstance(part, list) for part in parts) and len({len(part) for part in parts}) == 1 and len(parts) > 1:
         say(f"{path} holds its columns as lists")
         return [dict(zip(whole, cells, strict=True)) for cells in zip(*parts, strict=True)]
@@ -158,20 +216,19 @@ def _inside_one_object(text: str, path: Path, say: Say) -> list[Any] | None:
     return parts
 
 
-def _parsed(text: str, path: Path, first_line: int) -> Any:
+def _parsed(text: str, path: Path, first_line: int, remedy: str = "") -> Any:
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
         line = first_line + error.lineno - 1
-        raise BadInputError(f"{path}:{line}: not JSON: {error.msg} (column {error.colno}); {_remedy(path)}") from None
+        how = remedy or _remedy(path)
+        raise BadInputError(f"{path}:{line}: not JSON: {error.msg} (column {error.colno}); {how}") from None
     except RecursionError:
         raise BadInputError(f"{path}:{first_line}: not a row: nested too deeply") from None
 
 
 def _remedy(path: Path) -> str:
-    if row_ending(path.name) == ".jsonl":
-        return "every line must be one whole JSON object; mend this one"
-    return "the file must be one list of JSON objects, or one object a line; mend it there"
+    return _IN_LIST if row_ending(path.name) == ".json" else "every line must be one whole JSON object; mend this one"
 
 
 def _object(value: Any, where: str) -> RawRow:
@@ -181,12 +238,18 @@ def _object(value: Any, where: str) -> RawRow:
 
 
 csv.field_size_limit(1 << 30)  # a conversation may be longer than the 128 KiB that Python's csv has as its limit
+_SEPARATOR_LINE = re.compile(r"sep=([,;|\t])\r?\n", re.IGNORECASE)
 _DELIMITERS = {";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 
 
 def _csv(path: Path, say: Say) -> Iterator[RawRow]:
     """Comma-separated values with a header, or values separated by what divides a header without commas."""
     text = _read_text(path, say)
+    named = _SEPARATOR_LINE.match(text)
+    if named is not None:  # for Excel
+        say(f"{path} names {_DELIMITERS.get(named[1], 'commas')} as its separator in the first line")
+        yield from _separated(text[named.end() :], named[1], path, first_line=2)
+        return
     delimiter = _delimiter(text)
     if delimiter != ",":
         say(f"{path} is read with {_DELIMITERS[delimiter]} between its values, as its header has them and no comma")
@@ -213,11 +276,11 @@ def _header_fields(text: str, delimiter: str) -> int:
         return 0
 
 
-def _separated(text: str, delimiter: str, path: Path) -> Iterator[RawRow]:
+def _separated(text: str, delimiter: str, path: Path, first_line: int = 1) -> Iterator[RawRow]:
     """Rows under a header; the line of a row is the one it begins in."""
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     header: list[str] = []
-    line = 1
+    line = first_line
     try:
         for fields in reader:
             if fields and not header:
@@ -229,7 +292,7 @@ def _separated(text: str, delimiter: str, path: Path) -> Iterator[RawRow]:
                 )
             elif fields:
                 yield f"{path}:{line}", dict(zip(header, fields, strict=True))
-            line = reader.line_num + 1
+            line = first_line + reader.line_num
     except csv.Error as error:
         raise BadInputError(f"{path}:{line}: not CSV: {error}") from None
 
@@ -254,7 +317,7 @@ _UNPACK: dict[str, Callable[[bytes], bytes]] = {
     ".zst": _zstd,
 }
 READERS: dict[str, Callable[[Path, Say], Iterator[RawRow]]] = {
-    ".jsonl": _jsonl,
+    **dict.fromkeys((".jsonl", ".ndjson", ".jsonlines", ".ldjson"), _jsonl),
     ".json": _json,
     ".csv": _csv,
     ".tsv": _tsv,

@@ -12,7 +12,7 @@ from typing import Any
 
 from lorapar.config import DataConfig
 from lorapar.config.data import CAPTURE, TASK_MIX
-from lorapar.data import taskmix
+from lorapar.data import splits, taskmix
 from lorapar.data.mapping import check_mapping
 from lorapar.data.readers import READERS, RawRow, Say, is_packed, read_rows, row_ending
 from lorapar.errors import BadInputError, nearest
@@ -40,7 +40,7 @@ def kind_of(config: DataConfig) -> Kind:
     source = config.source
     check_mapping(config)
     if source == TASK_MIX:
-        _refuse(config, "revision", "subset", "mapping", "columns", "limit")
+        _refuse(config, "revision", "subset", "split", "mapping", "columns", "limit")
         if any(value is not None for value in config.length.model_dump().values()):
             raise BadInputError("data.length: does nothing for the task mix; leave it out")
         return Kind.TASK_MIX
@@ -51,19 +51,23 @@ def kind_of(config: DataConfig) -> Kind:
         return Kind.CAPTURE
     if is_s3(source):
         parse_address(source)
-        _refuse(config, "revision", "subset")
+        _refuse(config, "revision", "subset", *(["split"] if row_ending(source) else []))
         return Kind.BUCKET
     if Path(source).expanduser().is_dir():
-        _refuse(config, "revision", "subset")
+        readme = splits.read_readme(Path(source).expanduser())
+        _refuse(config, "revision", *([] if splits.has_configurations(readme) else ["subset"]))
         return Kind.FILE
     if "://" in source:
         raise BadInputError(f"data.source: {source} is an address that cannot be read; {_KNOWN}")
     if not Path(source).suffix:
-        raise BadInputError(
-            f"data.source: '{source}' is no source{nearest(source, [TASK_MIX, _HUB, CAPTURE])}; {_KNOWN}"
-        )
-    _refuse(config, "revision", "subset")
+        raise BadInputError(f"data.source: '{source}' is no source{_meant(source)}; {_KNOWN}")
+    _refuse(config, "revision", "subset", "split")
     return Kind.FILE
+
+
+def _meant(source: str) -> str:
+    hub = [f"{_HUB}{source}"] if re.fullmatch(r"[\w.-]+/[\w.-]+", source) else []
+    return f" (did you mean '{hub[0]}'?)" if hub else nearest(source, [TASK_MIX, _HUB, CAPTURE])
 
 
 def is_far(config: DataConfig) -> bool:
@@ -76,7 +80,7 @@ def _check_capture(config: DataConfig) -> None:
     name = config.source.removeprefix(CAPTURE)
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
         raise BadInputError(f"data.source: '{config.source}' names no capture; write {CAPTURE}NAME")
-    _refuse(config, "revision", "subset", "mapping")
+    _refuse(config, "revision", "subset", "split", "mapping")
     given = config.columns.model_dump(exclude_defaults=True) if config.columns is not None else {}
     if strange := sorted(given.keys() - {"reference_pattern"}):
         raise BadInputError(
@@ -91,7 +95,7 @@ def source_rows(config: DataConfig, say: Say, *, streamed: bool = False) -> Iter
     """
     if kind_of(config) is Kind.HUB:
         return _hub_rows(config, streamed=streamed)
-    files = _files(config)
+    files = _files(config, say)
     _say_files(config, [name for name, _ in files], say)
     return chain.from_iterable(_file_rows(name, path, say) for name, path in files)
 
@@ -161,25 +165,49 @@ def _identity(config: DataConfig) -> tuple[str | None, str]:
     return commit, digest_of(what)
 
 
-def _files(config: DataConfig) -> list[tuple[str, Path]]:
+def _files(config: DataConfig, say: Say = lambda note: None) -> list[tuple[str, Path]]:
     """(what it is called, where it lies here) of each file of rows, in the order they are read."""
+    files, readme = _all_files(config)
+    if len(files) == 1 and files[0][0].rstrip("/") == _plain_address(config):
+        return files  # a file that is named itself
+    base = _plain_address(config) + "/"
+    by_name = {name.removeprefix(base): (name, path) for name, path in files}
+    chosen = splits.choose(config.source, list(by_name), config.split, config.subset, readme)
+    if chosen.said is not None:
+        say(chosen.said)
+    return [by_name[name] for name in chosen.names]
+
+
+def _plain_address(config: DataConfig) -> str:
+    """The source as its files' names begin."""
+    source = config.source
+    return source.rstrip("/") if kind_of(config) is Kind.BUCKET else str(Path(source).expanduser())
+
+
+def _all_files(config: DataConfig) -> tuple[list[tuple[str, Path]], str | None]:
+    """All files of rows at the source, as `_files`, and the text of a README.md beside them."""
     if kind_of(config) is Kind.BUCKET:
         from lorapar.data.bucket import bucket_files
 
-        return bucket_files(config.source)
+        return bucket_files(config.source), None
     source = Path(config.source).expanduser()
     if not source.is_dir():
-        return [(str(source), source)]
-    splits, arrow = (source / "dataset_dict.json").is_file(), any(source.glob("*.arrow"))
-    if splits or (arrow and (source / "state.json").is_file()):
+        return [(str(source), source)], None
+    of_splits, arrow = (source / "dataset_dict.json").is_file(), any(source.glob("*.arrow"))
+    if of_splits or (arrow and (source / "state.json").is_file()):
         raise BadInputError(
             f"data.source: {source} was written by save_to_disk of datasets, which is not read; write Parquet, of "
             "several splits each by itself: datasets.load_from_disk(FOLDER).to_parquet('rows.parquet')"
         )
     paths = sorted(path for path in source.rglob("*") if row_ending(path.name) and path.is_file())
+    paths = [path for path in paths if path.name not in _NO_ROWS]
     if not paths:
         raise BadInputError(f"data.source: no file in {source} ends in one of {', '.join(READERS)}")
-    return [(str(path), path) for path in paths]
+    return [(str(path), path) for path in paths], splits.read_readme(source)
+
+
+_NO_ROWS = ("dataset_infos.json", "dataset_info.json")
+"""What `datasets` writes beside rows."""
 
 
 def _file_rows(name: str, path: Path, say: Say) -> Iterator[RawRow]:
@@ -197,7 +225,7 @@ _KNOWN = f"known: {TASK_MIX}, a file or s3:// object ending in {', '.join(READER
 def _refuse(config: DataConfig, *fields: str) -> None:
     """A setting that would do nothing is a mistake to hear about."""
     for field in fields:
-        if getattr(config, field) is not None:
+        if getattr(config, field) not in (None, DataConfig.model_fields[field].default):
             what = "a bucket" if is_s3(config.source) else "a local file"
             what = "the task mix (its sizes are data.task_mix)" if config.source == TASK_MIX else what
             what = "a capture" if config.source.startswith(CAPTURE) else what

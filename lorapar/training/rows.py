@@ -106,7 +106,8 @@ def rl_rows(
     if not referenced:
         raise BadInputError(
             f"none of the {len(candidates)} rows for RL has a reference answer, so nothing can be rewarded; "
-            f"{_where_references_are(candidates)}, or let a judge or a reward model reward them (rl.rewards)"
+            f"{_where_references_are(candidates)}, let a judge or a reward model reward them (rl.rewards), or end "
+            "before RL (--until sft)"
         )
     fitting = [
         (example, own)

@@ -42,6 +42,8 @@ def loaded(tmp_path, *rows, **values):
         ({"messages": [SAID]}, "'messages'", "a row without a question"),
         ({"messages": [ASKED, {"role": "system", "content": "x"}, SAID]}, "'messages'", "a system message behind"),
         ({"messages": [ASKED, {**SAID, "content": " "}]}, "'messages[1].content'", "is empty"),
+        ({"messages": [ASKED, {**SAID, "weight": 0}]}, "'messages'", "every turn of the assistant in"),
+        ({"messages": [ASKED, {**SAID, "weight": 0.5}]}, "'messages[1].weight'", "is 0.5; known are 0 (not learned)"),
         ({"messages": [ASKED, {**SAID, "content": 4}]}, "'messages[1].content'", "is not text but int"),
     ],
 )  # fmt: skip
@@ -81,6 +83,44 @@ def test_what_is_made_of_odd_conversations_is_counted_and_said(tmp_path):
         "1 of 3 rows have thoughts in 'reasoning_content', which are left out; write them into the content to have "
         "them learned",
     ]
+
+
+def test_turns_of_weight_0_are_context_and_never_the_answer(tmp_path):
+    bad, good = ({"role": "assistant", "content": text, "weight": weight} for text, weight in (("Hm?", 0), ("So.", 1)))
+    more = {"role": "user", "content": "More?"}
+    first, last = loaded(
+        tmp_path, {"messages": [ASKED, bad, more, good]}, {"messages": [ASKED, good, more, bad]}
+    ).examples
+    assert (first.question, first.answer, [turn.learned for turn in first.history]) == ("More?", "So.", [None, False])
+    assert (last.question, last.answer, last.history) == ("Why?", "So.", None)
+    (note,) = loaded(tmp_path, {"messages": [ASKED, good, more, bad]}).notes[1:]
+    assert note.startswith("1 of 1 rows have turns of the assistant with weight 0: they are context")
+
+
+GEMINI = {
+    "systemInstruction": {"role": "system", "parts": [{"text": "Be brief."}]},
+    "contents": [{"role": "user", "parts": [{"text": "Why?"}]}, {"role": "model", "parts": [{"text": "Because."}]}],
+}
+BEDROCK = {
+    "system": [{"text": "Be brief."}],
+    "messages": [
+        {"role": "user", "content": [{"text": "Why?"}]},
+        {"role": "assistant", "content": [{"text": "Because."}]},
+    ],
+}
+RESPONSES = {
+    "system_prompt": "Be brief.",
+    "messages": [
+        {"role": "user", "content": [{"type": "input_text", "text": "Why?"}]},
+        {"role": "assistant", "content": [{"type": "output_text", "text": "Because."}]},
+    ],
+}
+
+
+@pytest.mark.parametrize("row", [GEMINI, BEDROCK, RESPONSES], ids=["gemini", "bedrock", "responses"])
+def test_messages_as_other_services_write_them(tmp_path, row):
+    (example,) = loaded(tmp_path, row).examples
+    assert (example.system_message, example.question, example.answer) == ("Be brief.", "Why?", "Because.")
 
 
 def test_pictures_beside_columns_that_are_named_are_said_and_not_read(tmp_path):
@@ -154,7 +194,7 @@ def test_every_turn_is_somewhere_and_the_last_two_are_question_and_answer(tmp_pa
     turns = [{"role": role, "content": text} for pair in pairs for role, text in zip(("user", "assistant"), pair)]  # noqa: B905
     opening = [{"role": "system", "content": system}] if system else []
     (one,) = loaded(tmp_path_factory.getbasetemp(), {"messages": [*opening, *turns]}).examples
-    read = [turn.model_dump() for turn in one.history or ()]
+    read = [turn.model_dump(exclude_none=True) for turn in one.history or ()]
     read += [{"role": "user", "content": one.question}, {"role": "assistant", "content": one.answer}]
     assert read == turns  # white space is a part of a message
     assert one.system_message == system

@@ -99,6 +99,33 @@ FORMATS = {
         "problems with answers: 'problem' is the question, 'answer' the answer",
         ("1+4?", "5", None),
     ),
+    "prompt-and-solution": (
+        {"prompt": WEATHER[:2], "solution": "No.", "ground_truth": "no"},
+        "prompts with solutions: 'prompt' is the question, 'solution' the answer; 'ground_truth' is the reference",
+        ("Rain today?", "No.", "no"),
+    ),
+    "verl": (
+        {
+            "data_source": "openai/gsm8k",
+            "prompt": [{"role": "user", "content": "1+1?"}],
+            "reward_model": {"style": "rule", "ground_truth": "2"},
+            "extra_info": {"split": "train", "index": 3, "answer": "One and one are 2."},
+        },
+        "prompts with checked answers (verl): 'prompt' is the question, 'extra_info.answer' the answer; "
+        "'reward_model.ground_truth' is the reference",
+        ("1+1?", "One and one are 2.", "2"),
+    ),
+    "verl-short": (
+        {"prompt": [{"role": "user", "content": "1+1?"}], "reward_model": {"style": "rule", "ground_truth": "2"}},
+        "questions with short answers: 'prompt' is the question, and 'reward_model.ground_truth' both answer and "
+        "reference",
+        ("1+1?", "2", "2"),
+    ),
+    "mbpp": (
+        {"task_id": 1, "text": "Double a number.", "code": "def f(x): return 2*x", "test_list": ["assert f(1) == 2"]},
+        "tasks with code and tests (MBPP): 'text' is the question, 'code' the answer",
+        ("Double a number.", "def f(x): return 2*x", None),
+    ),
     "boxed-and-answer": (
         {"problem": "1+1?", "solution": r"So \boxed{2}.", "answer": "2"},
         "problems with solutions: 'problem' is the question, 'solution' the answer; 'answer' is the reference",
@@ -121,7 +148,7 @@ def write(folder: Path, ending: str, rows):
             writer = csv.writer(file, delimiter="\t" if ending == ".tsv" else ",")
             writer.writerow(rows[0])
             for row in rows:
-                writer.writerow([json.dumps(one) if isinstance(one, list) else one for one in row.values()])
+                writer.writerow([json.dumps(one) if isinstance(one, list | dict) else one for one in row.values()])
     return path
 
 
@@ -139,6 +166,8 @@ def test_columns_are_recognised_whatever_file_they_are_in(tmp_path, name, ending
         assert example.system_message == "Be brief."
         assert [turn.content for turn in example.history] == ["Rain today?", "Yes."]
         assert example.asked.endswith("User: Rain today?\n\nAssistant: Yes.\n\nUser: And tomorrow?")
+    elif example.question == "Rain today?":
+        assert example.asked == "System: Be brief.\n\nUser: Rain today?"
     else:
         assert example.asked == example.question
 
@@ -153,6 +182,53 @@ def test_the_hint_for_short_answers_has_the_names_of_the_file(tmp_path):
     columns = ColumnMapping(question="Question", answer="Answer", reference="Answer")
     made = load_data(DataConfig(source=str(path), heldout=0, columns=columns), seed=0).examples
     assert sorted(one.reference for one in made) == list("12345678")
+
+
+SHORT_ANSWERS = {
+    "trivia-qa": (
+        {"question": "1+1?", "answer": {"value": "2", "aliases": ["2", "two"]}},
+        "answer.aliases",
+        ("2", "two"),
+    ),
+    "value": ({"question": "1+1?", "answer": {"value": 2}}, "answer.value", "2"),
+    "squad": (
+        {"context": "C", "question": "1+1?", "answers": {"text": ["2"], "answer_start": [1]}},
+        "answers.text",
+        "2",
+    ),
+    "natural-questions": ({"question": "1+1?", "answer": ["2", "two"]}, "answer", ("2", "two")),
+    "ground-truth": ({"prompt": "1+1?", "ground_truth": "2"}, "ground_truth", "2"),
+}
+
+
+@pytest.mark.parametrize("ending", [".jsonl", ".json", ".parquet"])
+@pytest.mark.parametrize("name", SHORT_ANSWERS)
+def test_short_answers_that_are_all_there_is_are_learned_and_are_the_references(tmp_path, name, ending):
+    row, column, reference = SHORT_ANSWERS[name]
+    path = write(tmp_path, ending, [row])
+    loaded = load_data(DataConfig(source=str(path), heldout=0), seed=0)
+    (example,) = loaded.examples
+    below = "\n\nC" if "context" in row else ""
+    assert (example.question, example.answer, example.reference) == (f"1+1?{below}", "2", reference)
+    assert loaded.notes[0].endswith(f"is the question, and '{column}' both answer and reference")
+
+
+def test_settings_name_fields_inside_of_columns_too(tmp_path):
+    rows = [{"task": {"text": "1+1?"}, "out": [{"said": "2"}, {"said": "two"}], "a.b": "x", "a": {"b": "y"}}]
+    path = write(tmp_path, ".jsonl", rows)
+    columns = ColumnMapping(question="task.text", answer="a.b", reference="out.said")
+    (example,) = load_data(DataConfig(source=str(path), heldout=0, columns=columns), seed=0).examples
+    assert (example.question, example.answer, example.reference) == ("1+1?", "x", ("2", "two"))
+    wrong = ColumnMapping(question="task.txt", answer="a.b")
+    with pytest.raises(
+        BadInputError, match=r"no column 'task\.txt' \(did you mean 'task\.text'\?\); it has: task\.text, o"
+    ):
+        load_data(DataConfig(source=str(path), columns=wrong), seed=0)
+    whole = ColumnMapping(question="task", answer="a.b")
+    with pytest.raises(
+        BadInputError, match=r"'task' is not text but dict; name the field .* task\.text, in data\.columns"
+    ):
+        load_data(DataConfig(source=str(path), columns=whole), seed=0)
 
 
 @pytest.mark.parametrize(
@@ -173,11 +249,23 @@ def test_the_hint_for_short_answers_has_the_names_of_the_file(tmp_path):
         ),
         (
             {
-                "input": {"messages": WEATHER[:1]},
-                "preferred_output": WEATHER[1:2],
-                "non_preferred_output": WEATHER[1:2],
+                "input": {"messages": WEATHER[:2]},
+                "preferred_output": WEATHER[2:3],
+                "non_preferred_output": WEATHER[2:3],
             },
-            r"these are preferences.* alone, write it as messages",
+            r"these are preferences.* set data\.columns\.question=input\.messages and .*answer=preferred_output",
+        ),
+        (
+            {"prompt": WEATHER[:2], "chosen": WEATHER[2:3], "rejected": WEATHER[2:3]},
+            r"these are preferences.* set data\.columns\.question=prompt and data\.columns\.answer=chosen",
+        ),
+        (
+            {"question": "1+1?", "choices": {"text": ["1", "2"], "label": ["A", "B"]}, "answerKey": "B"},
+            r"the choices in 'choices' are not read: write them into the question, and the right one as the answer",
+        ),
+        (
+            {"How many pens does Ada have in her old bag?": "She has five of them, and another two at home."},
+            r"its first line is read as the names of columns and looks like a row: put a line with names above it",
         ),
         (
             {"conversation": [{"speaker": "a", "text": "1+1?"}]},
@@ -217,6 +305,7 @@ def test_a_column_called_system_holds_either_a_name_or_a_message(tmp_path):
     [
         (None, {"prompt": "q", "chosen_text": "a"}, r"no columns that say what is asked and answered; it has: prompt"),
         (None, {"query": "q", "solution": "a"}, r"did you mean data\.columns\.question=query and .*solution\?\)"),
+        (None, {"in": {"question": "q"}, "out": {"answer": "a"}}, r"\.question=in\.question and .*=out\.answer\?"),
         (None, {"Text ": "q"}, r"split 'Text ' into two columns, or into messages"),
         (None, {"Question": "q", "question ": "r", "answer": "a"}, r"no columns that say what is asked"),
         (None, {"text": "q"}, r"it has: text; name the right ones in data\.columns \(known are question"),
@@ -258,7 +347,7 @@ def test_the_rows_that_the_docs_show_are_read_as_written(tmp_path, line):
 
 
 def test_the_docs_show_a_row_of_every_format():
-    assert len(SHOWN) == 8
+    assert len(SHOWN) == 11
 
 
 @pytest.mark.parametrize("streamed", [False, True])

@@ -62,6 +62,36 @@ def zstd(data):
     return pa.compress(data, codec="zstd", asbytes=True)
 
 
+@pytest.mark.parametrize("name", ["a.ndjson", "a.jsonlines", "a.ldjson", "a.NDJSON", "a.ndjson.gz"])
+def test_json_lines_have_several_endings(tmp_path, name):
+    data = write(tmp_path / "a.jsonl", ROWS).read_bytes()
+    (tmp_path / name).write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
+    assert [row for _, row in read_rows(tmp_path / name)] == ROWS
+
+
+@pytest.mark.parametrize("indent", [None, 1])
+def test_a_list_of_rows_is_read_in_a_file_of_json_lines_too_and_said(tmp_path, indent):
+    path, said = tmp_path / "a.jsonl", []
+    path.write_text(json.dumps(ROWS, indent=indent), encoding="utf-8")
+    assert list(read_rows(path, said.append)) == [(f"{path}, row 1", ROWS[0]), (f"{path}, row 2", ROWS[1])]
+    assert said == [f"{path} is one list of rows, not one row a line"]
+
+
+def test_rows_of_several_lines_each_stand_where_they_begin(tmp_path):
+    path, said = tmp_path / "a.jsonl", []
+    path.write_text("\n\n".join(json.dumps(row, indent=2) for row in ROWS), encoding="utf-8")
+    assert list(read_rows(path, said.append)) == [(f"{path}:1", ROWS[0]), (f"{path}:6", ROWS[1])]
+    assert said == [f"{path} has rows of several lines each"]
+
+
+@pytest.mark.parametrize(("delimiter", "named"), [(";", "semicolons"), (",", "commas"), ("\t", "tabs")])
+def test_the_line_in_which_excel_names_the_separator_is_no_header(tmp_path, delimiter, named):
+    path, said = tmp_path / "a.csv", []
+    path.write_text(f"sep={delimiter}\r\nquestion{delimiter}answer\r\n1+1?{delimiter}2\r\n", encoding="utf-8-sig")
+    assert list(read_rows(path, said.append)) == [(f"{path}:3", {"question": "1+1?", "answer": "2"})]
+    assert said == [f"{path} names {named} as its separator in the first line"]
+
+
 def test_blank_lines_are_nothing_and_numbers_still_right(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_text('{"a": 1}\r\n\r\n{"a": 2}\n\n')
@@ -71,14 +101,15 @@ def test_blank_lines_are_nothing_and_numbers_still_right(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        (
-            "a.jsonl",
-            b'[{"a": 1}, {"a": 2}]',
-            r"a\.jsonl:1: a list of rows, and not one row a line; name the file \.json",
-        ),
+        ("a.jsonl", b'[{"a": 1}, {"a": 2}]\n{"a": 3}', r"a\.jsonl:1: expected an object with columns, .* got list"),
+        ("a.jsonl", b'[\n{"a": 1},\n{"a"}\n]', r"a\.jsonl:3: not JSON.*; the file must be one list of JSON objects"),
+        ("a.jsonl", b'{\n "a": 1\n}\n{\n "a"\n}', r"a\.jsonl:1: not JSON.*; every line must be one whole JSON object"),
+        ("a.json", b'{"train": [{"a": 1}], "test": [{"a": 2}]}', r"has several lists of rows, 'train', 'test'; write"),
         ("a.xlsx", b"", r"cannot read '\.xlsx' files; save the sheet as CSV in UTF-8; known"),
         ("a.arrow", b"", r"cannot read '\.arrow' files; write Parquet, as datasets\.Dataset\.from_file"),
-        ("a.ndjson", b"", r"it is JSON Lines: name it \.jsonl"),
+        ("a.ndjson", b"a\n", r"a\.ndjson:1: not JSON: .*; every line must be one whole JSON object"),
+        ("a.txt", b"", r"cannot read '\.txt' files; a text does not say where a question ends"),
+        ("a.pkl", b"", r"cannot read '\.pkl' files; such files may run code when they are read: write Parquet"),
         ("a.parquet.gz", b"", r"a\.parquet\.gz: cannot read '\.gz' files; unpack it first; known"),
         ("a.zip", b"", r"a\.zip: cannot read '\.zip' files; unpack it first; known"),
         ("a.jsonl.gz", b'{"a": 1}', r"a\.jsonl\.gz: cannot be unpacked: Not a gzipped file .*; copy the file anew"),

@@ -46,6 +46,8 @@ def test_resolving_changes_nothing_else(tmp_path):
         ({"source": "no/such.jsonl"}, r"there is no file no/such\.jsonl"),
         ({"source": "hub:not a name"}, r"data\.source: 'not a name' is neither .* nor a hub name"),
         ({"limit": 5}, r"data\.limit: does nothing for the task mix \(its sizes are data\.task_mix\); leave it out"),
+        ({"split": "test"}, r"data\.split: does nothing for the task mix"),
+        ({"source": "some/rows"}, r"'some/rows' is no source \(did you mean 'hub:some/rows'\?\)"),
         ({"mapping": "gsm8k"}, r"data\.mapping: does nothing for the task mix"),
     ],
 )
@@ -81,13 +83,13 @@ assert not {{"torch", "datasets", "pyarrow", "pandas"}} & set(sys.modules)
 
 
 def test_a_folder_says_which_of_its_files_are_rows(tmp_path):
-    for name in ("train/a.jsonl", "test/b.jsonl", "train/c.tar.gz", "notes.md"):
+    for name in ("first/a.jsonl", "test/b.jsonl", "first/c.tar.gz", "notes.md"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(f'{{"question": "{name}", "answer": "a"}}\n')
     folder = str(tmp_path)
     notes = load_data(DataConfig(source=folder, heldout=1), seed=0).notes
-    assert f"{folder} holds 2 files, and all are read as one: test/b.jsonl, train/a.jsonl" in notes
-    assert f"{folder} holds packed files, which are not read: train/c.tar.gz" in notes
+    assert f"{folder} holds 2 files, and all are read as one: first/a.jsonl, test/b.jsonl" in notes
+    assert f"{folder} holds packed files, which are not read: first/c.tar.gz" in notes
     alone = load_data(DataConfig(source=str(tmp_path / "test"), heldout=0), seed=0).notes
     assert not [note for note in alone if "holds" in note]
 
