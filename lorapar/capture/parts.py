@@ -14,10 +14,11 @@ from __future__ import annotations
 import json
 import re
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
+from itertools import takewhile
 from typing import Any
 
 from lorapar.capture.records import CapturedRequest, Feedback, Row, from_parquet, request_digest, to_parquet
@@ -28,7 +29,7 @@ from lorapar.store import NotFoundError, ObjectInfo, ObjectStore
 
 ROOT = "capture"
 _SETTINGS = "capture.json"
-_PART = re.compile(r"(?:feedback/)?date=(\d{4}-\d\d-\d\d)/part-(\d{8}T\d{6}\.\d{6}Z)-[0-9a-f]{8}\.parquet")
+_PART = re.compile(r"(?:feedback/)?date=(\d{4}-\d\d-\d\d)/part-(\d{8}T\d{6}\.\d{6}Z)-([0-9a-f]{8})\.parquet")
 _READ_AT_ONCE = 8
 _ATTEMPTS = 5
 
@@ -41,6 +42,8 @@ class Part:
     day: date
     written: str
     """When, as in its name: equal in length, so that texts are in the order of time."""
+    token: str
+    """The random end of its name."""
     of_feedback: bool
 
 
@@ -91,27 +94,31 @@ class Capture:
         except (ValueError, BadInputError) as error:
             raise IntegrityError(f"{self.where}/{_SETTINGS}: cannot be read ({error}); restart the server") from None
 
-    def write(self, rows: Sequence[Row], now: datetime) -> None:
-        """Write rows of one kind, one part for each day."""
+    def write(self, rows: Sequence[Row], now: datetime) -> list[str]:
+        """Write rows of one kind, one part for each day; the parts' keys."""
+        keys: list[str] = []
         written = now.astimezone(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
         for day in sorted({row.day for row in rows}):
             of_day = [row for row in rows if row.day == day]
             below = "feedback/" if isinstance(of_day[0], Feedback) else ""
             name = f"{below}date={day}/part-{written}-{secrets.token_hex(4)}.parquet"
             self.store.write(self._prefix + name, to_parquet(of_day))
+            keys.append(self._prefix + name)
+        return keys
 
     def parts(self) -> list[Part]:
         """Every part, in the order of their keys; files of other names are none of ours."""
-        found = []
-        for info in self.store.list(self._prefix):
-            name = info.key.removeprefix(self._prefix)
-            if match := _PART.fullmatch(name):
+        return [part for below in ("", "feedback/") for part in self._listed(below)]
+
+    def _listed(self, below: str) -> Iterator[Part]:
+        """Parts of one kind, the earliest day first; what is not asked for is not listed."""
+        for info in self.store.list(f"{self._prefix}{below}date="):
+            if match := _PART.fullmatch(info.key.removeprefix(self._prefix)):
                 try:
                     day = date.fromisoformat(match[1])
                 except ValueError:
                     continue
-                found.append(Part(info, day, match[2], name.startswith("feedback/")))
-        return found
+                yield Part(info, day, match[2], match[3], below != "")
 
     def requests(self, parts: Iterable[Part]) -> list[CapturedRequest]:
         """The requests of parts, those that were deleted left out; raises IntegrityError for a damaged part."""
@@ -137,27 +144,27 @@ class Capture:
         counts = {False: 0, True: 0}
         parts = 0
         with ThreadPoolExecutor(_READ_AT_ONCE) as pool:
-            for part, gone in pool.map(lambda part: (part, self._without(part, {digest})), self.parts()):
+            for part, gone in pool.map(lambda part: (part, self.take_out(part.info.key, {digest})), self.parts()):
                 counts[part.of_feedback] += gone
                 parts += bool(gone)
         return Deleted(counts[False], counts[True], parts)
 
     def prune(self, retention_days: int, now: datetime) -> Pruned:
-        """Remove every part of a day older than that, and what has come of deleted requests since."""
-        first = now.astimezone(UTC).date() - timedelta(days=retention_days - 1)
-        parts = self.parts()
-        old = [part for part in parts if part.day < first]
-        self.store.delete_all([part.info.key for part in old])
-        self._sweep([part for part in parts if part.day >= first])
-        size = sum(part.info.size_bytes for part in old)
-        return Pruned(tuple(sorted({part.day for part in old})), len(old), size)
+        """As `expire`, and take out what has come back of deleted requests, for which every part is read."""
+        pruned = self.expire(retention_days, now)
+        if deleted := self.deleted():
+            for part in self.parts():
+                self.take_out(part.info.key, deleted)
+        return pruned
 
-    def _sweep(self, parts: Iterable[Part]) -> None:
-        """Take deleted requests out of parts that were written while or after they were deleted."""
-        deleted = self.deleted()
-        if deleted:
-            for part in parts:
-                self._without(part, deleted)
+    def expire(self, retention_days: int, now: datetime) -> Pruned:
+        """Remove every part of an older day; the names of days decide, and no other day is listed to its end."""
+        first = now.astimezone(UTC).date() - timedelta(days=retention_days - 1)
+        old = [
+            part for below in ("", "feedback/") for part in takewhile(lambda one: one.day < first, self._listed(below))
+        ]
+        self.store.delete_all([part.info.key for part in old])
+        return Pruned(tuple(sorted({part.day for part in old})), len(old), sum(part.info.size_bytes for part in old))
 
     def _rows(self, parts: Sequence[Part], kind: type[Row]) -> list[Row]:
         deleted = self.deleted()
@@ -173,16 +180,16 @@ class Capture:
             return []
         return from_parquet(data, kind, f"{self.store.address}/{part.info.key}")
 
-    def _without(self, part: Part, digests: Iterable[str]) -> int:
-        """Write a part anew without some requests; how many rows that were."""
-        gone, key = frozenset(digests), part.info.key
+    def take_out(self, key: str, digests: Iterable[str]) -> int:
+        """Write a part anew without some requests; how many rows that were. Raises StaleError as `delete`."""
+        gone, kind = frozenset(digests), Feedback if key.startswith(f"{self._prefix}feedback/") else CapturedRequest
         for _ in range(_ATTEMPTS):
             try:
                 data, version = self.store.read_versioned(key)
             except NotFoundError:
                 return 0
             where = f"{self.store.address}/{key}"
-            rows: list[Any] = from_parquet(data, Feedback if part.of_feedback else CapturedRequest, where)
+            rows: list[Any] = from_parquet(data, kind, where)
             kept = [row for row in rows if request_digest(row.request_id) not in gone]
             if len(kept) == len(rows):
                 return 0

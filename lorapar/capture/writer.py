@@ -7,6 +7,7 @@ rows of it (which redacts them), keeps those until the next write, and tries aga
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 import time
 from collections import deque
@@ -23,9 +24,11 @@ from lorapar.errors import LoraparError
 MOST_WAITING = 2_000
 MOST_WAITING_BYTES = 64 << 20
 MOST_KEPT = 20_000
-"""Rows that are kept for a store that does not take them; the oldest are lost first."""
-_FULL_PART = 2_000
-"""Rows that are written at once, without waiting for their time."""
+MOST_KEPT_BYTES = 64 << 20
+"""Rows, and bytes of their texts, that are kept for a store that does not take them; the oldest are lost first."""
+FULL_PART = 2_000
+FULL_PART_BYTES = 16 << 20
+"""Rows, or bytes of their texts, that are written at once, without waiting for their time, and most of one part."""
 _RETENTION_SECONDS = 3600.0
 CLOSING_SECONDS = 15.0
 
@@ -53,7 +56,14 @@ class CaptureWriter(Generic[Item]):
         self._capture, self._config, self._make, self._count, self._now = capture, config, make, count, now
         self._waiting: deque[tuple[Item, int]] = deque()
         self._waiting_bytes = 0
-        self._rows: list[Kept] = []
+        self._rows: deque[tuple[Kept, int]] = deque()
+        """With the bytes that each takes; of the thread alone, as is all below."""
+        self._rows_bytes = 0
+        self._lost = 0
+        """Rows that were lost since the last write."""
+        self._failed = False
+        self._unseen: list[tuple[str, frozenset[str]]] = []
+        """Parts just written, with the digests of their requests, which may have been deleted meanwhile."""
         self._changed = threading.Condition()
         self._closing = False
         self._described = False
@@ -68,7 +78,8 @@ class CaptureWriter(Generic[Item]):
     def offer(self, item: Item, size_bytes: int) -> bool:
         """Take an item, or drop it where too much waits; never blocks for longer than another thread's `popleft`."""
         with self._changed:
-            full = len(self._waiting) >= MOST_WAITING or self._waiting_bytes + size_bytes > MOST_WAITING_BYTES
+            full = self._closing or len(self._waiting) >= MOST_WAITING
+            full = full or self._waiting_bytes + size_bytes > MOST_WAITING_BYTES
             if not full:
                 self._waiting.append((item, size_bytes))
                 self._waiting_bytes += size_bytes
@@ -84,6 +95,11 @@ class CaptureWriter(Generic[Item]):
             self._changed.notify()
         if self._thread.is_alive():
             self._thread.join(seconds)
+        if self._thread.is_alive():
+            rows = len(self._rows) + len(self._waiting)
+            logger.warning(
+                "capture: %d requests are lost: %s did not take them within %g s", rows, self._capture.where, seconds
+            )
 
     def _run(self) -> None:
         due = time.monotonic()  # at once: retention does not wait for a first request
@@ -91,7 +107,7 @@ class CaptureWriter(Generic[Item]):
             item, closing = self._next(due)
             if item is not None:
                 self._take(item)
-            if closing or time.monotonic() >= due or len(self._rows) >= _FULL_PART:
+            if closing or time.monotonic() >= due or self._full():
                 self._flush()
                 due = time.monotonic() + self._config.flush_seconds
             if closing:
@@ -119,7 +135,27 @@ class CaptureWriter(Generic[Item]):
             self._tell(f"a request is not kept: {_safe(error)}")
             return
         if row is not None:
-            self._rows.append(row)
+            self._rows.append((row, size_in_memory(row)))
+            self._rows_bytes += self._rows[-1][1]
+        while len(self._rows) > MOST_KEPT or self._rows_bytes > MOST_KEPT_BYTES:
+            self._lose()
+
+    def _lose(self) -> None:
+        """Let go of the oldest row; told once until the store takes rows again."""
+        _, size_bytes = self._rows.popleft()
+        self._rows_bytes -= size_bytes
+        self._count("lost", 1)
+        if not self._lost:
+            logger.warning(
+                "capture: the oldest requests are lost from now on: more than %d, or %d MiB, wait for %s; the metric "
+                "lorapar_serving_captured_total counts them as lost",
+                *(MOST_KEPT, MOST_KEPT_BYTES >> 20, self._capture.where),
+            )
+        self._lost += 1
+
+    def _full(self) -> bool:
+        """Whether there is enough for a part; where the last try failed, the next one waits for its time."""
+        return not self._failed and (len(self._rows) >= FULL_PART or self._rows_bytes >= FULL_PART_BYTES)
 
     def _flush(self) -> None:
         """Write the rows and see to retention; on failure they stay for the next time."""
@@ -128,36 +164,75 @@ class CaptureWriter(Generic[Item]):
                 self._capture.describe(self._config)
                 self._described = True
             self._write()
+            self._works_again()
         except Exception as error:  # whatever it is, the thread lives on and tries again
+            self._failed = True
             self._count("write_failures", 1)
             self._tell(f"nothing is written to {self._capture.where} for now: {_safe(error)}")
-        if (over := len(self._rows) - MOST_KEPT) > 0:
-            del self._rows[:over]
-            self._count("lost", over)
         if self._closing and self._rows:
             self._count("lost", len(self._rows))
+            logger.warning("capture: %d requests are lost, since the server ends", len(self._rows))
         if self._pruned is None or time.monotonic() - self._pruned >= _RETENTION_SECONDS:
             self._prune()
 
+    def _works_again(self) -> None:
+        if self._failed:
+            logger.warning("capture: %s takes requests again; %d were lost", self._capture.where, self._lost)
+        self._failed, self._lost = False, 0
+        self._told.clear()
+
     def _write(self) -> None:
-        if not self._rows:
-            return
-        deleted = self._capture.deleted()
-        self._rows = [row for row in self._rows if request_digest(row.request_id) not in deleted]
+        if self._rows:
+            deleted = self._capture.deleted()
+            self._keep([row for row, _ in self._rows if request_digest(row.request_id) not in deleted])
         # A part at a time, so that a store which fails in between gets no row twice.
-        for kind, day in sorted({(type(row), row.day) for row in self._rows}, key=str):
-            part = [row for row in self._rows if type(row) is kind and row.day == day]
+        while self._rows:
+            part = self._next_part()
             written = self._write_part(part)
             if written:
-                self._count("kept" if kind is CapturedRequest else "feedback", written)
+                self._count("kept" if isinstance(part[0], CapturedRequest) else "feedback", written)
             taken = {id(row) for row in part}
-            self._rows = [row for row in self._rows if id(row) not in taken]
-        self._told.clear()
+            self._keep([row for row, _ in self._rows if id(row) not in taken])
+        self._look_again()
+
+    def _look_again(self) -> None:
+        """Take out of the parts just written what was deleted meanwhile.
+
+        Whoever deletes a request names it first and then looks for it in the parts that are there: a part that was not
+        there yet is looked into here, or at the next try where the store fails now.
+        """
+        deleted = self._capture.deleted() if self._unseen else frozenset()
+        while self._unseen:
+            key, digests = self._unseen[-1]
+            if digests & deleted:
+                self._capture.take_out(key, digests & deleted)
+            self._unseen.pop()
+
+    def _next_part(self) -> list[Kept]:
+        """The oldest rows of one kind and day, as many as one part takes."""
+        kind, day = type(self._rows[0][0]), self._rows[0][0].day
+        found: list[Kept] = []
+        size_bytes = 0
+        for row, size in self._rows:
+            if type(row) is kind and row.day == day:
+                if found and size_bytes + size > FULL_PART_BYTES:
+                    break
+                found.append(row)
+                size_bytes += size
+            if len(found) == FULL_PART:
+                break
+        return found
+
+    def _keep(self, rows: list[Kept]) -> None:
+        """Of the rows, let those stay."""
+        sizes = {id(row): size for row, size in self._rows}
+        self._rows = deque((row, sizes[id(row)]) for row in rows)
+        self._rows_bytes = sum(size for _, size in self._rows)
 
     def _write_part(self, rows: list[Any]) -> int:
         """Write rows of one kind and day; how many. A row that no file takes is left out, counted and told."""
         try:
-            self._capture.write(rows, self._now())
+            self._put(rows)
         except (LoraparError, OSError):
             raise
         except Exception as error:
@@ -165,16 +240,20 @@ class CaptureWriter(Generic[Item]):
             if len(sound) == len(rows):
                 raise
             if sound:
-                self._capture.write(sound, self._now())
+                self._put(sound)
             self._count("failed", len(rows) - len(sound))
             self._tell(f"a request is not kept, since it cannot be written: {_safe(error)}")
             return len(sound)
         return len(rows)
 
+    def _put(self, rows: list[Any]) -> None:
+        digests = frozenset(request_digest(row.request_id) for row in rows)
+        self._unseen += [(key, digests) for key in self._capture.write(rows, self._now())]
+
     def _prune(self) -> None:
         self._pruned = time.monotonic()
         try:
-            self._capture.prune(self._config.retention_days, self._now())
+            self._capture.expire(self._config.retention_days, self._now())
         except Exception as error:
             self._count("prune_failures", 1)
             self._tell(f"retention is not kept at {self._capture.where}: {_safe(error)}")
@@ -183,6 +262,12 @@ class CaptureWriter(Generic[Item]):
         if message not in self._told and len(self._told) < 100:
             self._told.add(message)
             logger.warning("capture: %s", message)
+
+
+def size_in_memory(row: Kept) -> int:
+    """Bytes that the texts of a row take, and about as many as everything else of it does."""
+    texts = [one.content for one in row.messages] if isinstance(row, CapturedRequest) else []
+    return 2_000 + sum(200 + sys.getsizeof(text) for text in [*texts, row.answer or ""])
 
 
 def _fits_a_file(row: Any) -> bool:

@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import UTC, datetime
 
 import pyarrow.parquet as pq
 import pytest
 
 from lorapar.capture import Capture, captures, known_capture, request_digest
-from lorapar.capture.records import Feedback
+from lorapar.capture.records import CapturedRequest, Feedback, from_parquet
 from lorapar.config.capture import CaptureConfig
 from lorapar.errors import BadInputError, IntegrityError
-from lorapar.store import open_store
+from lorapar.store import ObjectInfo, open_store
 from tests.store.s3_in_memory import S3InMemory
 
 from .conftest import NOW, asked
+
+
+def in_memory(server: S3InMemory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let `s3://` be that server."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", server.endpoint)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "KEYOFTHETESTS001")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret-of-the-tests-1")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
 
 
 @pytest.fixture(params=["folder", "bucket"])
@@ -24,11 +34,7 @@ def capture(request, tmp_path, monkeypatch):
         yield Capture(open_store(tmp_path / "store"), "support")
         return
     with S3InMemory() as server:
-        monkeypatch.setenv("AWS_ENDPOINT_URL", server.endpoint)
-        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "KEYOFTHETESTS001")
-        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret-of-the-tests-1")
-        monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        in_memory(server, monkeypatch)
         yield Capture(open_store("s3://bucket/registry"), "support")
 
 
@@ -60,14 +66,15 @@ def test_deleted_request_goes_from_every_part_and_stays_out(capture):
     capture.write([asked("one-00000001")], NOW)
     assert [row.request_id for row in capture.requests(capture.parts())] == ["two-00000002"]
     capture.prune(30, NOW)
-    assert all("one-00000001" not in capture.store.read(part.info.key).decode("latin-1") for part in capture.parts())
+    stored = [from_parquet(capture.store.read(part.info.key), CapturedRequest, "") for part in capture.parts()]
+    assert [[row.request_id for row in rows] for rows in stored] == [["two-00000002"]]
 
 
 def test_deletion_leaves_what_somebody_else_has_pruned_meanwhile(capture):
     capture.write([asked("one-00000001")], NOW)
     listed = capture.parts()
     capture.store.delete(listed[0].info.key)
-    assert capture._without(listed[0], {request_digest("one-00000001")}) == 0
+    assert capture.take_out(listed[0].info.key, {request_digest("one-00000001")}) == 0
 
 
 def test_days_older_than_retention_go_with_their_feedback(capture):
@@ -76,6 +83,36 @@ def test_days_older_than_retention_go_with_their_feedback(capture):
     gone = capture.prune(10, NOW)  # the 11th to the 20th are ten days
     assert [day.isoformat() for day in gone.days] == ["2026-11-01", "2026-11-10"]
     assert [part.day.day for part in capture.parts()] == [11, 20]
+
+
+def test_retention_costs_two_listings_and_reads_nothing(tmp_path, monkeypatch):
+    """What a server does once an hour, with days to keep, requests that were deleted and, once, a day to remove."""
+    with S3InMemory() as server:
+        in_memory(server, monkeypatch)
+        capture = Capture(open_store("s3://bucket/registry"), "support")
+        for day in (10, 19, 20):
+            capture.write([asked(f"one-000000{number:02d}", day=day) for number in range(3)], NOW)
+        capture.delete("one-00000001", NOW)
+        server.requests.clear()
+        assert capture.expire(30, NOW).parts == 0
+        assert [request.operation for request in server.requests] == ["GET list-type"] * 2
+        server.requests.clear()
+        assert capture.expire(2, NOW).parts == 1
+        assert sorted(request.operation for request in server.requests) == ["GET list-type"] * 2 + ["POST delete"]
+
+
+def test_days_that_are_kept_are_not_listed_to_their_end(capture, monkeypatch):
+    capture.write([asked("one-00000001", day=day) for day in (1, 2, 19, 20)], NOW)
+    listed, every = [], capture.store.list
+
+    def listing(prefix: str = "") -> Iterator[ObjectInfo]:
+        for info in every(prefix):
+            listed.append(info.key)
+            yield info
+
+    monkeypatch.setattr(capture.store, "list", listing)
+    assert capture.expire(10, NOW).parts == 2
+    assert len(listed) == 3  # the first one that stays ends it
 
 
 def test_files_of_other_names_are_left_alone(capture):

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from lorapar.capture import Capture, CaptureWriter
-from lorapar.capture.records import CapturedRequest
+from lorapar.capture.records import CapturedRequest, from_parquet
 from lorapar.config.capture import CaptureConfig
 from lorapar.errors import UnreachableError
 
@@ -94,6 +94,121 @@ def test_rows_that_wait_too_long_for_a_store_are_lost_and_counted(capture, monke
     made.close()
     assert counts["lost"] == 3
     assert counts["kept"] == 0
+
+
+def refusing(capture: Capture, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A store that takes nothing; the keys that were tried."""
+    tried: list[str] = []
+
+    def write(key: str, data: bytes) -> None:
+        tried.append(key)
+        raise UnreachableError("the bucket does not answer")
+
+    monkeypatch.setattr(capture.store, "write", write)
+    return tried
+
+
+@pytest.mark.parametrize("bound", ["MOST_KEPT", "MOST_KEPT_BYTES"])
+def test_what_waits_for_a_store_is_bounded_the_oldest_is_lost_and_one_line_says_so(bound, capture, monkeypatch, caplog):
+    rows = {f"one-000000{number:02d}": "long " * 2_000 if number % 2 else "short" for number in range(40)}
+    monkeypatch.setattr(f"lorapar.capture.writer.{bound}", 5 if bound == "MOST_KEPT" else 50_000)
+    refusing(capture, monkeypatch)
+    counts = Counter()
+    made = writer(capture, counts, lambda one: asked(one, rows[one]))
+    for request_id in rows:
+        made._take(request_id)
+        assert len(made._rows) <= 10
+        assert sum(len(row.messages[0].content) for row, _ in made._rows) <= 50_000
+    assert made._rows[-1][0].request_id == list(rows)[-1]
+    assert counts == {"lost": len(rows) - len(made._rows)}
+    assert caplog.text.count("oldest requests are lost from now on") == 1
+    monkeypatch.undo()
+    made._flush()
+    assert f"takes requests again; {counts['lost']} were lost" not in caplog.text  # nothing had failed before
+    assert counts["kept"] == len(rows) - counts["lost"]
+
+
+def test_store_that_refuses_is_tried_once_a_time_and_not_for_each_request(capture, monkeypatch, caplog):
+    monkeypatch.setattr("lorapar.capture.writer.FULL_PART", 2)
+    tried, counts = refusing(capture, monkeypatch), Counter()
+    made = writer(capture, counts)
+    made.start()
+    for number in range(50):
+        made.offer(f"one-000000{number:02d}", 10)
+    made.close()
+    assert len(tried) <= 3  # at the start, when two were there, and at the end
+    assert counts["lost"] == 50
+    assert "50 requests are lost, since the server ends" in caplog.text
+
+
+def test_store_that_answers_again_is_told_with_what_was_lost(capture, monkeypatch, caplog):
+    monkeypatch.setattr("lorapar.capture.writer.MOST_KEPT", 2)
+    refusing(capture, monkeypatch)
+    counts = Counter()
+    made = writer(capture, counts)
+    made._take("one-00000001")
+    made._flush()
+    for number in (2, 3, 4):
+        made._take(f"one-0000000{number}")
+    monkeypatch.undo()
+    made._flush()
+    assert "takes requests again; 2 were lost" in caplog.text
+    assert [row.request_id for row in capture.requests(capture.parts())] == ["one-00000003", "one-00000004"]
+
+
+def test_many_rows_are_written_in_parts_of_bounded_size(capture, monkeypatch):
+    monkeypatch.setattr("lorapar.capture.writer.FULL_PART", 4)
+    monkeypatch.setattr("lorapar.capture.writer.FULL_PART_BYTES", 30_000)
+    made = writer(capture, Counter(), lambda one: asked(one, "x" * 20_000 if one.startswith("big") else "short"))
+    names = [f"one-0000000{number}" for number in range(6)] + ["big-00000001", "big-00000002"]
+    for request_id in names:
+        made._take(request_id)
+    made._flush()
+    parts = capture.parts()
+    assert sorted(len(capture.requests([part])) for part in parts) == [1, 3, 4]
+    assert {row.request_id for row in capture.requests(parts)} == set(names)
+
+
+@pytest.mark.parametrize("fails_first", [False, True])
+def test_request_that_is_deleted_while_its_part_is_on_the_way_is_taken_out(capture, monkeypatch, fails_first):
+    """The deletion has looked at what is there, and the part comes after that."""
+    write, counts = capture.store.write, Counter()
+    deletes = iter([True])
+
+    def slow(key: str, data: bytes) -> None:
+        if "/date=" in key and next(deletes, False):
+            capture.delete("one-00000001", NOW)
+            if fails_first:
+                monkeypatch.setattr(capture, "take_out", unanswered)
+        write(key, data)
+
+    def unanswered(key: str, digests: object) -> int:
+        monkeypatch.setattr(capture, "take_out", type(capture).take_out.__get__(capture))
+        raise UnreachableError("the bucket does not answer")
+
+    monkeypatch.setattr(capture.store, "write", slow)
+    made = writer(capture, counts)
+    for request_id in ("one-00000001", "two-00000002"):
+        made._take(request_id)
+    made._flush()
+    made._flush()
+    (part,) = capture.parts()
+    stored = from_parquet(capture.store.read(part.info.key), CapturedRequest, "")
+    assert [row.request_id for row in stored] == ["two-00000002"]
+    assert [row.request_id for row in capture.requests([part])] == ["two-00000002"]
+    assert counts["write_failures"] == fails_first
+
+
+def test_two_servers_write_at_once_and_nothing_is_lost_or_doubled(capture):
+    both = [writer(capture, Counter()), writer(capture, Counter())]
+    for made in both:
+        made.start()
+    for number in range(40):
+        both[number % 2].offer(f"one-000000{number:02d}", 10)
+    for made in both:
+        made.close()
+    found = [row.request_id for row in capture.requests(capture.parts())]
+    assert sorted(found) == [f"one-000000{number:02d}" for number in range(40)]
 
 
 def test_one_request_that_cannot_be_made_into_a_row_does_not_end_the_others(capture, caplog):
