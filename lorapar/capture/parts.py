@@ -11,6 +11,7 @@ whatever is read later, also where a copy of an old part comes back.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import secrets
@@ -120,13 +121,16 @@ class Capture:
                     continue
                 yield Part(info, day, match[2], match[3], below != "")
 
-    def requests(self, parts: Iterable[Part]) -> list[CapturedRequest]:
-        """The requests of parts, those that were deleted left out; raises IntegrityError for a damaged part."""
-        return self._rows([part for part in parts if not part.of_feedback], CapturedRequest)
+    def requests(self, parts: Iterable[Part], read: dict[str, str] | None = None) -> list[CapturedRequest]:
+        """The requests of parts, those that were deleted left out; raises IntegrityError for a damaged part.
 
-    def feedback(self, parts: Iterable[Part]) -> list[Feedback]:
+        Into `read` goes the sha256 of each part, by its key.
+        """
+        return self._rows([part for part in parts if not part.of_feedback], CapturedRequest, read)
+
+    def feedback(self, parts: Iterable[Part], read: dict[str, str] | None = None) -> list[Feedback]:
         """What persons said, as `requests`."""
-        return self._rows([part for part in parts if part.of_feedback], Feedback)
+        return self._rows([part for part in parts if part.of_feedback], Feedback, read)
 
     def deleted(self) -> frozenset[str]:
         """Digests of the requests that were deleted."""
@@ -166,19 +170,24 @@ class Capture:
         self.store.delete_all([part.info.key for part in old])
         return Pruned(tuple(sorted({part.day for part in old})), len(old), sum(part.info.size_bytes for part in old))
 
-    def _rows(self, parts: Sequence[Part], kind: type[Row]) -> list[Row]:
-        deleted = self.deleted()
+    def _rows(self, parts: Sequence[Part], kind: type[Row], read: dict[str, str] | None) -> list[Row]:
+        deleted, rows = self.deleted(), list[Row]()
         with ThreadPoolExecutor(_READ_AT_ONCE) as pool:
-            read = pool.map(lambda part: self._read(part, kind), parts)
-            return [row for rows in read for row in rows if request_digest(row.request_id) not in deleted]
+            for part, data in zip(parts, pool.map(self._bytes, parts), strict=True):
+                if data is None:
+                    continue
+                if read is not None:
+                    read[part.info.key] = hashlib.sha256(data).hexdigest()
+                found = from_parquet(data, kind, f"{self.store.address}/{part.info.key}")
+                rows += [row for row in found if request_digest(row.request_id) not in deleted]
+        return rows
 
-    def _read(self, part: Part, kind: type[Row]) -> list[Row]:
-        """The rows of a part; none where it was pruned since it was listed."""
+    def _bytes(self, part: Part) -> bytes | None:
+        """What a part holds; None where it was pruned since it was listed."""
         try:
-            data = self.store.read(part.info.key)
+            return self.store.read(part.info.key)
         except NotFoundError:
-            return []
-        return from_parquet(data, kind, f"{self.store.address}/{part.info.key}")
+            return None
 
     def take_out(self, key: str, digests: Iterable[str]) -> int:
         """Write a part anew without some requests; how many rows that were. Raises StaleError as `delete`."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any, Literal, TypeVar
 
@@ -14,6 +14,8 @@ from lorapar.errors import IntegrityError
 
 _ID_DIGITS = 16
 SCHEMA_VERSION = "1"
+WHOLE = "stop"
+"""How an answer ends that may be learnt; others were cut off."""
 
 
 def request_digest(request_id: str) -> str:
@@ -78,6 +80,26 @@ class Feedback(BaseModel):
 
 
 Row = TypeVar("Row", CapturedRequest, Feedback)
+
+
+def latest_feedback(feedback: Iterable[Feedback]) -> dict[str, Feedback]:
+    """The last word on each request, by its id; of two at one moment always the same one."""
+    ordered = sorted(feedback, key=lambda one: (one.captured_at, str(one.good), one.answer or ""))
+    return {one.request_id: one for one in ordered}
+
+
+def answer_by_feedback(
+    request: CapturedRequest, said: Feedback | None
+) -> tuple[str, Literal["person", "praised"]] | None:
+    """The answer that is learnt by what a person said last, and whose it is: a better one, or the praised one.
+
+    None where nobody had a word on it, where it was only blamed, or where the praised answer was cut off.
+    """
+    if said is not None and said.answer:
+        return said.answer, "person"
+    if said is not None and said.good and request.finish_reason == WHOLE:
+        return request.answer, "praised"
+    return None
 
 
 def _schema(kind: type[Row]) -> Any:

@@ -7,7 +7,7 @@ import io
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from lorapar.capture.records import CapturedRequest, Feedback
+from lorapar.capture.records import CapturedRequest, Feedback, answer_by_feedback
 from lorapar.errors import BadInputError
 from lorapar.records import spreadsheet_text, table_csv
 
@@ -22,6 +22,16 @@ class WrittenAnswer:
     answer: str
     reference: str | None
     """The short exact answer, for rewards; None where the column is empty or not there."""
+
+
+def sheet_rows(
+    requests: Iterable[CapturedRequest], feedback: Mapping[str, Feedback], *, every_row: bool
+) -> list[CapturedRequest]:
+    """Requests that lack an answer to learn, or all; of an id that came twice the newest, as a run takes it."""
+    newest = {one.request_id: one for one in sorted(requests, key=lambda one: one.captured_at)}
+    return [
+        one for one in newest.values() if every_row or answer_by_feedback(one, feedback.get(one.request_id)) is None
+    ]
 
 
 def sheet_csv(requests: Iterable[CapturedRequest], feedback: Mapping[str, Feedback]) -> str:

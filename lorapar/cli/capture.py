@@ -89,13 +89,16 @@ def export_command(
     where: Where = None,
     store: Place = None,
     since: Day = None,
-    every_row: Annotated[bool, typer.Option("--all", help="Also requests whose answer a person has praised.")] = False,
+    every_row: Annotated[
+        bool, typer.Option("--all", help="Also requests that feedback gives an answer to learn.")
+    ] = False,
 ) -> None:
     """Write requests to a sheet with empty columns for answers; `data.capture.file` takes it filled in.
 
     Example: `lorapar capture export NAME --file answers.csv`
     """
-    from lorapar.capture.sheet import sheet_csv
+    from lorapar.capture.records import latest_feedback
+    from lorapar.capture.sheet import sheet_csv, sheet_rows
     from lorapar.store import write_named_file
 
     if file.exists():
@@ -103,12 +106,8 @@ def export_command(
     capture = _capture(name, store, where)
     first = _day("--since", since)
     parts = [part for part in capture.parts() if first is None or part.of_feedback or part.day.isoformat() >= first]
-    said = {one.request_id: one for one in capture.feedback(parts)}
-    rows = [
-        one
-        for one in capture.requests(parts)
-        if every_row or (remark := said.get(one.request_id)) is None or not (remark.good or remark.answer)
-    ]
+    said = latest_feedback(capture.feedback(parts))
+    rows = sheet_rows(capture.requests(parts), said, every_row=every_row)
     write_named_file(file, sheet_csv(rows, said))
     out.print(f"{len(rows)} requests of {name}: {file}", markup=False, soft_wrap=True)
 

@@ -48,7 +48,7 @@ class CaptureContents(Document):
     settings: dict[str, JsonValue] | None = Field(description="By which it is kept; `null`: not written yet.")
     requests: int = Field(description="Requests kept.")
     adapters: dict[str, int] = Field(description="How many each version answered.")
-    praised: int = Field(description="Answers that a person called good.")
+    praised: int = Field(description="Answers that a person called good; as below, the last word on each counts.")
     blamed: int = Field(description="Answers that a person called bad.")
     corrected: int = Field(description="Answers that a person gave a better one for.")
     redactions: dict[str, int] = Field(description="What rules found, by rule.")
@@ -114,8 +114,10 @@ def summary_document(capture: Capture) -> CaptureSummary:
 
 def contents_document(capture: Capture, summary: CaptureSummary) -> CaptureContents:
     """What is in it; reads every file."""
+    from lorapar.capture.records import latest_feedback
+
     parts = capture.parts()
-    rows, remarks = capture.requests(parts), capture.feedback(parts)
+    rows, remarks = capture.requests(parts), latest_feedback(capture.feedback(parts)).values()
     settings = capture.settings()
     by_day: dict[str, list[int]] = {}
     for row in rows:

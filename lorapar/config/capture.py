@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from datetime import date
+from datetime import date, datetime
 from typing import Annotated, Literal, get_args
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
 from lorapar.config.base import Address, Name, Place, Positive, Section, Share
 from lorapar.config.voting import Address as HttpAddress
@@ -15,6 +15,20 @@ BuiltInRule = Literal["secret", "email", "iban", "card", "ip", "phone"]
 BUILT_IN_RULES: tuple[BuiltInRule, ...] = get_args(BuiltInRule)
 """Names of the rules of redaction that need no setting, in the order they are applied."""
 RuleName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
+
+
+def _moment(text: str) -> str:
+    try:
+        written = datetime.strptime(text, "%Y%m%dT%H%M%S.%fZ").strftime("%Y%m%dT%H%M%S.%fZ")
+    except ValueError:
+        written = ""
+    if text != written:
+        raise ValueError("must be a time as in the names of parts, such as 20261130T120000.000000Z")
+    return text
+
+
+Moment = Annotated[str, AfterValidator(_moment)]
+PartToken = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{8}$")]
 _SERVED = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}(@[a-z][a-z0-9._-]*)?$"
 
 
@@ -83,10 +97,10 @@ class CaptureSource(Section):
     last_days: Positive | None = Field(
         None, description="Read this many days, today the last of them, instead of since"
     )
-    reference: Literal["answer_as_is", "teacher", "file"] = Field(
-        "answer_as_is",
-        description="Whose answer a row is trained on where no person has corrected or praised the one given: nobody's "
-        "(the row is left out), a teacher's, or that of `file`",
+    reference: Literal["feedback", "teacher", "file"] = Field(
+        "feedback",
+        description="Where answers come from beside feedback that corrects or praises the one given. feedback: from "
+        "nowhere, other rows are left out; teacher: it writes them; file: a person has, in a sheet",
     )
     teacher: CaptureTeacher | None = Field(None, description="The teacher; needs reference teacher")
     file: Place | None = Field(
@@ -101,7 +115,14 @@ class CaptureSource(Section):
     max_redactions: Annotated[int, Field(ge=0)] | None = Field(
         None, description="Rows in which more was redacted than this are left out; null: none are"
     )
-    snapshot: str | None = Field(None, description="Time of the last part that is read; filled in by `plan`")
+    snapshot: Moment | None = Field(
+        None, description="Time of the last part that is read, as in the parts' names; filled in by `plan`"
+    )
+    recent: tuple[PartToken, ...] | None = Field(
+        None,
+        description="Ends of the names of the parts of the hour before `snapshot`: servers' clocks differ, and others "
+        "may come later; filled in by `plan`",
+    )
 
     @model_validator(mode="after")
     def _options_fit(self) -> CaptureSource:
@@ -114,6 +135,8 @@ class CaptureSource(Section):
                 )
         if self.since is not None and self.until is not None and self.since > self.until:
             raise ValueError(f"since is {self.since} and until {self.until}, so no day could be read")
-        if self.last_days is not None and (self.since or self.until):
-            raise ValueError("last_days does not go with since or until; keep one of them")
+        if self.last_days is not None and (self.since or self.until or self.snapshot):
+            raise ValueError("last_days does not go with since, until or snapshot; keep one of them")
+        if self.recent is not None and self.snapshot is None:
+            raise ValueError("recent: does nothing without snapshot; leave it out")
         return self

@@ -18,7 +18,8 @@ from typing import Any
 
 from lorapar.capture import Capture, known_capture, request_digest
 from lorapar.capture.parts import Part
-from lorapar.capture.records import CapturedRequest, Feedback
+from lorapar.capture.records import CapturedRequest, Feedback, answer_by_feedback, latest_feedback
+from lorapar.capture.sheet import ID as SHEET_ID
 from lorapar.capture.sheet import WrittenAnswer, parse_sheet
 from lorapar.config import DataConfig
 from lorapar.config.capture import CaptureSource
@@ -32,10 +33,12 @@ Conversation = tuple[tuple[str, str], ...]
 """(role, text) of each message of a request."""
 AskTeacher = Callable[[Mapping[str, Conversation]], Mapping[str, str]]
 """From requests by id to a teacher's answers; one that it would not give is not among them."""
-_WHOLE = "stop"
-"""How an answer ends that may be learnt; others were cut off."""
 _ROLES = frozenset({"system", "developer", "user", "assistant"})
 _NO_ANSWER = "no person has praised or corrected the answer"
+_CLOCKS_DIFFER = timedelta(hours=1)
+"""What servers' clocks may differ by, and a write may take: a part of that time before the last one may come later."""
+_MOMENT = "%Y%m%dT%H%M%S.%fZ"
+_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,13 @@ class CapturedRows:
     notes: list[str]
     omissions: list[Omission]
     facts: dict[str, Any]
-    """For the lineage: days, counts, and a digest of each request whose text is in the rows."""
+    """For the lineage: days, counts, a digest of what was read, and one of each request whose text is in the rows."""
+    files: dict[str, str] = field(default_factory=dict)
+    """sha256 of each part that was read, by its key in the store."""
+    unmatched: frozenset[str] | None = None
+    """Ids of the sheet that no request of this capture has; None where there is no sheet."""
+    more: bool = False
+    """Whether there are rows beyond the limit."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +83,7 @@ class _Asked:
 
 
 def with_window(config: DataConfig) -> DataConfig:
-    """The settings with first and last day and the last part filled in, so that what comes later changes nothing."""
+    """The settings with days and parts filled in, so that what comes later changes nothing."""
     wanted = config.capture
     if wanted.snapshot is not None:
         return config
@@ -88,8 +97,15 @@ def with_window(config: DataConfig) -> DataConfig:
             f"data.source: {config.named} holds no requests of the days that data.capture names ({_days_said(wanted)})"
         )
     written = max(part.written for part in found)
-    filled = wanted.model_copy(update={"since": days[0], "until": days[-1], "snapshot": written})
-    return config.model_copy(update={"capture": filled})
+    recent = sorted(part.token for part in found if part.written > _sure(written))
+    pinned = {"since": days[0], "until": days[-1], "snapshot": written, "recent": tuple(recent)}
+    return config.model_copy(update={"capture": wanted.model_copy(update=pinned)})
+
+
+def _sure(snapshot: str) -> str:
+    """Until when the parts are all there, whatever servers' clocks say."""
+    moment = datetime.strptime(snapshot, _MOMENT).replace(tzinfo=UTC)
+    return (moment - _CLOCKS_DIFFER).strftime(_MOMENT)
 
 
 def capture_digest(config: DataConfig) -> str:
@@ -101,18 +117,20 @@ def capture_digest(config: DataConfig) -> str:
 
 
 def captured_rows(config: DataConfig, ask: AskTeacher | None) -> CapturedRows:
-    """The rows of one source `capture:NAME`; without `ask`, those that wait for a teacher's answer are only counted.
+    """The rows of one source `capture:NAME`, at most `data.limit`; nobody is asked for an answer to any other.
 
-    Raises BadInputError where no row is left, IntegrityError for a damaged part.
+    Without `ask`, those that wait for a teacher's answer are only counted. Raises BadInputError where no row is left,
+    IntegrityError for a damaged part.
     """
     wanted, name = config.capture, _name(config)
     capture = _capture(wanted, name)
-    parts = _parts(capture, wanted)
-    requests, feedback = capture.requests(parts), _latest(capture.feedback(parts))
+    parts, files = _parts(capture, wanted), dict[str, str]()
+    requests, feedback = capture.requests(parts, files), latest_feedback(capture.feedback(parts, files))
     sheet = parse_sheet(_sheet_bytes(wanted), str(wanted.file)) if wanted.file is not None else {}
     left_out: Counter[str] = Counter()
     asked = [one for row in requests if (one := _asked(row, feedback, sheet, wanted, left_out)) is not None]
-    kept = _chosen(asked, wanted, left_out)
+    every = _chosen(asked, wanted, left_out)
+    kept = every[: config.limit]
     waiting = {one.request.request_id: one.conversation for one in kept if one.answer is None}
     written = ask(waiting) if ask is not None and waiting else {}
     rows = [(one, one.answer or written.get(one.request.request_id)) for one in kept]
@@ -124,8 +142,28 @@ def captured_rows(config: DataConfig, ask: AskTeacher | None) -> CapturedRows:
         why = "; ".join(one.line for one in omissions) or f"it holds none of {_days_said(wanted)}"
         raise BadInputError(f"data.source: no row of {config.source} is left: {why}")
     counts = Counter(one.whose for one, _ in (whole if ask is not None else rows))
-    notes = [_note(config.source, requests, counts, wanted)]
-    return CapturedRows([_raw(capture, *one) for one in whole], notes, omissions, _facts(whole, wanted, len(requests)))
+    return CapturedRows(
+        rows=[_raw(capture, *one) for one in whole],
+        notes=[_note(config.source, requests, counts, wanted)],
+        omissions=omissions,
+        facts=_facts(whole, wanted, len(requests), files),
+        files=files,
+        unmatched=frozenset(sheet.keys() - {one.request_id for one in requests}) if wanted.file is not None else None,
+        more=len(kept) < len(every),
+    )
+
+
+def unmatched_said(file: str | None, found: Sequence[frozenset[str] | None]) -> list[str]:
+    """A line on answers of the sheet to requests that none of the captures holds."""
+    sheets = [one for one in found if one is not None]
+    strange = sorted(frozenset.intersection(*sheets)) if sheets else []
+    if not strange:
+        return []
+    more = f" and {len(strange) - _SHOWN:,} more" if len(strange) > _SHOWN else ""
+    return [
+        f"{file}: {len(strange):,} answers are not used, since no request that is read has their {SHEET_ID} "
+        f"(mistyped, of other days, or deleted): {', '.join(strange[:_SHOWN])}{more}"
+    ]
 
 
 def _asked(
@@ -145,11 +183,8 @@ def _asked(
         return None
     if (typed := sheet.get(request.request_id)) is not None:
         return _Asked(request, typed.answer, typed.reference, "person")
-    said = feedback.get(request.request_id)
-    if said is not None and said.answer:
-        return _Asked(request, said.answer, None, "person")
-    if said is not None and said.good and request.finish_reason == _WHOLE:
-        return _Asked(request, request.answer, None, "praised")
+    if (learnt := answer_by_feedback(request, feedback.get(request.request_id))) is not None:
+        return _Asked(request, learnt[0], None, learnt[1])
     if wanted.reference == "teacher":
         return _Asked(request, None)
     left_out[_NO_ANSWER + (" and the sheet has none" if wanted.reference == "file" else "")] += 1
@@ -232,23 +267,24 @@ def _note(source: str, requests: Sequence[CapturedRequest], counts: Mapping[str,
     return f"{source}: {len(requests):,} requests of {_days_said(wanted)}, {rows:,} rows: {told or 'none'}"
 
 
-def _facts(rows: Sequence[tuple[_Asked, str]], wanted: CaptureSource, requests: int) -> dict[str, Any]:
+def _facts(
+    rows: Sequence[tuple[_Asked, str]], wanted: CaptureSource, requests: int, files: Mapping[str, str]
+) -> dict[str, Any]:
     digests = {request_digest(one.request.request_id) for one, _ in rows} | {
         same for one, _ in rows for same in one.same
     }
     return {
         "since": str(wanted.since) if wanted.since else None,
         "until": str(wanted.until) if wanted.until else None,
+        "snapshot": wanted.snapshot,
+        "files": len(files),
+        "files_digest": digest_of(files),
         "read": requests,
         "rows": len(rows),
         "answers": dict(sorted(Counter(one.whose for one, _ in rows).items())),
         # One text, so that two lineages differ in one key and not in thousands.
         "requests": " ".join(sorted(digests)),
     }
-
-
-def _latest(feedback: Sequence[Feedback]) -> dict[str, Feedback]:
-    return {one.request_id: one for one in sorted(feedback, key=lambda one: one.captured_at)}
 
 
 def _days_said(wanted: CaptureSource) -> str:
@@ -279,10 +315,16 @@ def _parts(capture: Capture, wanted: CaptureSource) -> list[Part]:
     return [
         part
         for part in capture.parts()
-        if (wanted.snapshot is None or part.written <= wanted.snapshot)
+        if _was_there(part, wanted)
         and (part.of_feedback or wanted.since is None or part.day >= wanted.since)
         and (part.of_feedback or wanted.until is None or part.day <= wanted.until)
     ]
+
+
+def _was_there(part: Part, wanted: CaptureSource) -> bool:
+    if wanted.snapshot is None or wanted.recent is None:
+        return wanted.snapshot is None or part.written <= wanted.snapshot
+    return part.written <= _sure(wanted.snapshot) or part.token in wanted.recent
 
 
 def _sheet_bytes(wanted: CaptureSource) -> bytes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
@@ -46,6 +46,10 @@ class LoadedData:
     """What each of several sources gave; empty for one."""
     captures: dict[str, dict[str, Any]] = field(default_factory=dict)
     """By capture, its days, counts and digests of its requests, for the lineage."""
+    captured_files: dict[str, dict[str, str]] = field(default_factory=dict)
+    """By capture, the sha256 of each file of it that was read."""
+    unmatched: frozenset[str] | None = None
+    """Ids of a sheet with answers that no request of this capture has."""
 
 
 def load_examples(config: DataConfig, seed: int) -> list[Example]:
@@ -96,10 +100,11 @@ def load_data(
         [line for one in read for line in one.left_out],
         any(one.more for one in read),
         dict(sum((Counter(one.blank_texts) for one in read), Counter())),
-        [*(note for one in read for note in one.notes), *mixing],
+        [*(note for one in read for note in one.notes), *_unmatched(config, read), *mixing],
         tuple(omissions),
         tuple(counts) if config.sources else (),
         {name: facts for one in read for name, facts in one.captures.items()},
+        {name: files for one in read for name, files in one.captured_files.items()},
     )
 
 
@@ -113,11 +118,16 @@ def load_sample(config: DataConfig, seed: int) -> LoadedData:
         return LoadedData(_task_mix(config, seed)[:RECOGNISED_BY])
     seen = [_sample(part) for part in config.parts]
     examples = [example for one in seen for example in one.examples]
-    return LoadedData(examples, notes=[note for one in seen for note in one.notes])
+    notes = [note for one in seen for note in one.notes]
+    return LoadedData(examples, notes=[*notes, *_unmatched(config, seen)])
 
 
 def _sample(config: DataConfig) -> LoadedData:
     few = config.model_copy(update={"limit": min(config.limit or RECOGNISED_BY, RECOGNISED_BY)})
+    if kind_of(config) is Kind.CAPTURE:  # what its rows come to is counted with the limit that it has
+        raw = _raw(config)
+        found = _made(few, replace(raw, rows=raw.rows[: few.limit]))
+        return replace(found, notes=[*found.notes, *(one.line for one in found.omissions)])
     if kind_of(config) is not Kind.HUB:
         found = _made(few, _raw(few))
         return replace(found, notes=[*found.notes, *(one.line for one in found.omissions)])
@@ -140,6 +150,8 @@ class _Raw:
     notes: list[str]
     omissions: tuple[Omission, ...] = ()
     captures: dict[str, dict[str, Any]] = field(default_factory=dict)
+    captured_files: dict[str, dict[str, str]] = field(default_factory=dict)
+    unmatched: frozenset[str] | None = None
 
 
 def _raw(config: DataConfig, *, streamed: bool = False, ask: AskTeacher | None = None) -> _Raw:
@@ -161,9 +173,25 @@ def _nobody_answers(asked: Mapping[str, Conversation]) -> Mapping[str, str]:
 def _captured(config: DataConfig, ask: AskTeacher | None) -> _Raw:
     from lorapar.data.captured import captured_rows
 
-    found = captured_rows(config, ask)
-    rows, name = found.rows[: config.limit], config.source.removeprefix(CAPTURE)
-    return _Raw(rows, len(rows) < len(found.rows), found.notes, tuple(found.omissions), {name: found.facts})
+    found, name = captured_rows(config, ask), config.source.removeprefix(CAPTURE)
+    return _Raw(
+        found.rows,
+        found.more,
+        found.notes,
+        tuple(found.omissions),
+        {name: found.facts},
+        {name: found.files},
+        found.unmatched,
+    )
+
+
+def _unmatched(config: DataConfig, read: Sequence[LoadedData]) -> list[str]:
+    """A line where a sheet answers requests that no capture has."""
+    if config.capture.file is None:
+        return []
+    from lorapar.data.captured import unmatched_said
+
+    return unmatched_said(config.capture.file, [one.unmatched for one in read])
 
 
 def _mapped(config: DataConfig, raw: _Raw) -> Mapped:
@@ -189,7 +217,15 @@ def _made(config: DataConfig, raw: _Raw, *, whole: bool = False) -> LoadedData:
     said = [f"{config.source} is {mapped.said}"] if mapped.said else []
     notes = [*raw.notes, *said, *made.notes]
     return LoadedData(
-        made.examples, made.left_out, raw.more, made.blank_texts, notes, raw.omissions, captures=raw.captures
+        made.examples,
+        made.left_out,
+        raw.more,
+        made.blank_texts,
+        notes,
+        raw.omissions,
+        captures=raw.captures,
+        captured_files=raw.captured_files,
+        unmatched=raw.unmatched,
     )
 
 

@@ -78,6 +78,12 @@ def is_far(config: DataConfig) -> bool:
 def _check_capture(config: DataConfig) -> None:
     """Raise BadInputError for a name that no capture can have, and for settings that mean nothing for one."""
     name = config.source.removeprefix(CAPTURE)
+    before, alias, _ = name.partition("@")
+    if alias:
+        raise BadInputError(
+            f"data.source: '{config.source}': a capture has no aliases or versions, only an adapter has; write "
+            f"{CAPTURE}{before} (serving.capture.adapters says whose requests a server keeps)"
+        )
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
         raise BadInputError(f"data.source: '{config.source}' names no capture; write {CAPTURE}NAME")
     _refuse(config, "revision", "subset", "split", "mapping")

@@ -29,6 +29,7 @@ from lorapar.local.needs import (
     require_packages,
     require_sandbox,
 )
+from lorapar.local.pinned import pinned_said, with_pinned
 from lorapar.local.preview import PlannedNode, preview
 from lorapar.local.runner import last_node, with_registry
 from lorapar.local.timing import Expected
@@ -95,7 +96,9 @@ def plan_run(config: RunConfig, out: Path, *, until: str | None, fresh: bool) ->
     last, folder = last_node(until), RunFolder(out)
     folder.require_own()
     ask_storage(config)
-    plan = make_plan(with_edits(with_registry(config, out), folder))
+    config = with_edits(with_registry(config, out), folder)
+    pinned = None if fresh else pinned_said(config, folder)
+    plan = make_plan(config if fresh else with_pinned(config, folder))
     nodes = _up_to(preview(plan, folder), last)
     running = [planned.node for planned in nodes if fresh or not planned.reused]
     if any(stage_spec(node.stage).cached for node in running):
@@ -119,6 +122,8 @@ def plan_run(config: RunConfig, out: Path, *, until: str | None, fresh: bool) ->
     omitted = [*map(Text, planned_omissions(plan.config, [node.stage for node in running]))]
     if (failing := own_answers(running, plan.config)) is not None:
         omitted.append(Text(f"tests       {failing}", style="yellow"))
+    if pinned is not None:
+        omitted.append(Text(f"note        {pinned}"))
     seen = look(plan.config)
     stages = {node.stage for node in running}
     where = (*_adapter(plan.config, targets), *_phases(plan.config), *_processes(plan.config, stages))

@@ -25,6 +25,7 @@ from lorapar.local.needs import (
     require_packages,
     require_sandbox,
 )
+from lorapar.local.pinned import pin, pinned_said, unpin, with_pinned
 from lorapar.local.preview import changes, expected_record
 from lorapar.local.results import results_so_far, tracked_summary, write_results
 from lorapar.local.shared import SharedStages
@@ -77,6 +78,8 @@ def run_local(
         with _tracked(run, reporter) as tracking:
             try:
                 ran = _run_nodes(replace(run, tracking=tracking), reporter)
+                if last == GRAPH[-1].name:
+                    unpin(folder)
             except BaseException:
                 # Ctrl-C included: people look at the report to see how far a run came.
                 results_so_far(folder)
@@ -122,9 +125,12 @@ def _run_nodes(run: _Run, reporter: Reporter) -> set[str]:
     """Names of the nodes that ran, as against those reused."""
     folder = run.folder
     ran: set[str] = set()
-    sections: dict[str, dict[str, Any]] = {"plan": {"config": run.config.model_dump(mode="json")}}
+    config = with_pinned(run.config, folder)
+    sections: dict[str, dict[str, Any]] = {"plan": {"config": config.model_dump(mode="json")}}
     for position, node in enumerate(GRAPH, 1):
         with reporter(f"[{position}/{len(GRAPH)}] {node.name}:") as progress:
+            if node.stage == "plan" and (line := pinned_said(run.config, folder)) is not None:
+                progress.say(line)
             if _run_node(node, sections[node.name], run, progress):
                 ran.add(node.name)
             if node.name == "tally":
@@ -132,6 +138,7 @@ def _run_nodes(run: _Run, reporter: Reporter) -> set[str]:
         if node.stage == "plan":
             resolved = read_plan(folder.artifact("plan", "plan"))
             write_atomically(folder.root / "config.yaml", dump_config(resolved.config))
+            pin(config, resolved.config, folder)
             sections |= node_settings(resolved.config)
         if node.name == run.last:
             break

@@ -17,7 +17,7 @@ from lorapar.config.capture import CaptureConfig
 from lorapar.config.load import parse_settings, read_text
 from lorapar.config.mistakes import validated
 from lorapar.errors import BadInputError, nearest
-from lorapar.registry import Reference, parse_reference
+from lorapar.registry import CANDIDATE, Reference, parse_reference
 
 REGISTRY = "LORAPAR_REGISTRY"
 PREFIX = "LORAPAR_SERVING_"
@@ -125,12 +125,15 @@ def read_capture(given: str, origin: str) -> CaptureConfig:
 def capture_config(settings: ServingSettings, origin: str = CAPTURE) -> CaptureConfig:
     """The settings of the server's capture, adapters compared with those that it serves; raises BadInputError."""
     config = read_capture(settings.capture, origin)
-    served = sorted(settings.names)
+    # The candidate answers a canary's share of the requests for the bare name.
+    aliases = {f"{one.name}@{one.alias}" for one in settings.references} | {
+        f"{one}@{CANDIDATE}" for one in settings.names
+    }
     for one in config.adapters:
-        name = one.partition("@")[0]
-        if name not in served:
+        served = sorted(aliases if "@" in one else settings.names)
+        if one not in served:
             raise BadInputError(
-                f"{origin}: adapters: {name} is not served here{nearest(name, served)}; there is {', '.join(served)}"
+                f"{origin}: adapters: {one} is not served here{nearest(one, served)}; there is {', '.join(served)}"
             )
     return config
 

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 _SHOWN = 20
 """Reasons for leaving rows out that the summary spells out."""
+CAPTURED_FILES = "captured_files.json"
+"""By capture, the sha256 of each file that was read, by its key in the store."""
 
 
 class Settings(StageSettings):
@@ -53,7 +55,8 @@ def run(call: StageCall[Settings]) -> Metrics:
     data = call.settings.data
     digest = data_digest(data)
     if data.digest not in (None, digest):
-        raise IntegrityError(f"data.source: {data.named} has changed since the run was planned; run it again")
+        why = " (a request was deleted there, or a day was; the next try does without it)" if data.has_capture else ""
+        raise IntegrityError(f"data.source: {data.named} has changed since the run was planned{why}; run it again")
     check = row_check(call.settings.model, call.settings.prompts, call.progress)
     loaded = load_data(data, call.settings.seed, _token_counter(data, check), _teacher(call))
     if data.named == TASK_MIX:
@@ -68,6 +71,7 @@ def run(call: StageCall[Settings]) -> Metrics:
     summary = {"source": data.named, "digest": digest, **_summary(loaded), OMISSIONS: omissions_of(*omissions)}
     if loaded.captures:
         summary["captures"] = loaded.captures
+        write_json(folder / CAPTURED_FILES, loaded.captured_files)
     if data.sources:
         summary["sources"] = [one.summary() for one in loaded.sources]
     if found.overlap:  # where nothing is found, another benchmark leaves the output as it was, and what reads it too

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,9 @@ import typer.testing
 from lorapar.capture import Capture, request_digest
 from lorapar.capture.records import Feedback
 from lorapar.cli import app
+from lorapar.config import DataConfig
 from lorapar.config.capture import CaptureConfig
+from lorapar.data import load_data
 from lorapar.errors import BadInputError, IntegrityError, UnreachableError
 from lorapar.records import write_json
 from lorapar.registry import Registry
@@ -88,6 +90,33 @@ def test_sheet_has_requests_without_praise_and_no_formula(capture: Capture, tmp_
     assert len(list(csv.DictReader((tmp_path / "since.csv").open(encoding="utf-8")))) == 2
     with pytest.raises(BadInputError, match="--since: 'yesterday' is no day"):
         said("export", "support", "--file", tmp_path / "no.csv", "--since", "yesterday")
+
+
+def test_show_sheet_and_rows_agree_on_the_last_word_and_on_what_can_be_learnt(capture: Capture, tmp_path: Path) -> None:
+    later = NOW + timedelta(hours=1)
+    # Written in one order and said in the other; a praised answer that was cut off; an id that came twice.
+    capture.write([Feedback(request_id="one-00000001", captured_at=later, good=True)], NOW)
+    capture.write([Feedback(request_id="one-00000001", captured_at=NOW, good=False)], later)
+    cut_off = [
+        asked("cut-00000005", "Go on", finish_reason="length"),
+        asked("twice-000006", "a"),
+        asked("twice-000006", "b", captured_at=later),
+    ]
+    capture.write(cut_off, NOW)
+    capture.write([Feedback(request_id="cut-00000005", captured_at=NOW, good=True)], NOW)
+    found = document("show", "support")
+    assert (found["praised"], found["blamed"]) == (3, 0)
+    file = tmp_path / "sheet.csv"
+    said("export", "support", "--file", file)
+    rows = {row["request_id"]: row for row in csv.DictReader(file.open(encoding="utf-8"))}
+    assert set(rows) == {"old-00000003", "cut-00000005", "twice-000006"}
+    assert rows["twice-000006"]["asked"] == "user: b"
+    assert rows["cut-00000005"]["said"] == "good"
+    config = DataConfig.model_validate(
+        {"source": "capture:support", "capture": {"address": capture.store.address}, "heldout": 0}
+    )
+    learnt = {one.id for one in load_data(config, 0).examples}
+    assert learnt == {request_digest(one) for one in ("one-00000001", "two-00000002")}
 
 
 def test_deletion_says_which_versions_were_trained_on_a_request(capture: Capture) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import threading
 from collections.abc import Iterator
@@ -85,6 +86,35 @@ def test_last_word_counts(capture: Capture) -> None:
     later = NOW + timedelta(hours=1)
     capture.write([Feedback(request_id="request-0", captured_at=later, good=False)], NOW)
     assert list(answers(data(capture))) == [QUESTIONS[1]]
+
+
+def test_last_word_is_the_one_said_last_and_not_the_one_written_last(capture: Capture) -> None:
+    earlier = Feedback(request_id="request-0", captured_at=NOW - timedelta(hours=1), good=False)
+    capture.write([earlier], NOW + timedelta(hours=1))
+    assert answers(data(capture))[QUESTIONS[0]] == "answer 0"
+
+
+def test_answers_of_a_sheet_that_no_request_has_are_told(capture: Capture, tmp_path: Path) -> None:
+    sheet = tmp_path / "sheet.csv"
+    lines = [f"nobody-{number},x" for number in range(7)]
+    sheet.write_text("\n".join(["request_id,answer", "request-2,S", *lines]), encoding="utf-8")
+    other = Capture(capture.store, "other")
+    other.write([asked("nobody-3", "May I ask you something else?")], NOW)
+    why = (
+        "answers are not used, since no request that is read has their request_id (mistyped, of other days, or deleted)"
+    )
+    told = [f"{sheet}: 7 {why}: nobody-0, nobody-1, nobody-2, nobody-3, nobody-4 and 2 more"]
+    config = data(capture, reference="file", file=str(sheet))
+    assert [note for note in load_data(config, 0).notes if "not used" in note] == told
+    assert [note for note in load_sample(config, 0).notes if "not used" in note] == told
+    both = {"sources": [{"source": "capture:support"}, {"source": "capture:other"}], "heldout": 0}
+    wanted = {"address": capture.store.address, "reference": "file", "file": str(sheet)}
+    mixed = resolve_data(DataConfig.model_validate({**both, "capture": wanted}))
+    (line,) = [note for note in load_data(mixed, 0).notes if "not used" in note]
+    assert line == f"{sheet}: 6 {why}: nobody-0, nobody-1, nobody-2, nobody-4, nobody-5 and 1 more"
+    sheet.write_text("request_id,answer\nrequest-2,S", encoding="utf-8")
+    config = data(capture, reference="file", file=str(sheet))
+    assert not any("not used" in note for note in load_data(config, 0).notes)
 
 
 def test_a_person_s_sheet_fills_in_the_rest(capture: Capture, tmp_path: Path) -> None:
@@ -205,6 +235,37 @@ def test_last_days_are_counted_from_today(tmp_path: Path) -> None:
         data(capture, until="2020-01-01")
 
 
+def test_part_of_a_server_whose_clock_is_slow_comes_too_late_for_the_plan(capture: Capture) -> None:
+    config = data(capture)
+    for behind in (timedelta(0), timedelta(seconds=1), timedelta(minutes=50)):
+        capture.write([asked(f"slow-{behind.seconds:07d}", f"And now {behind}?", day=19)], NOW - behind)
+        said = Feedback(request_id=f"slow-{behind.seconds:07d}", captured_at=NOW, good=True)
+        capture.write([said], NOW - behind)
+    assert data_digest(config) == config.digest
+    assert set(answers(config)) == set(QUESTIONS[:2])
+    assert len(answers(data(capture))) == 5
+
+
+def test_files_that_are_read_are_named_with_their_sha256(capture: Capture) -> None:
+    config = data(capture)
+    found = load_data(config, 0)
+    files = {part.info.key: hashlib.sha256(capture.store.read(part.info.key)).hexdigest() for part in capture.parts()}
+    assert found.captured_files == {"support": files}
+    facts = found.captures["support"]
+    assert (facts["files"], facts["snapshot"]) == (4, config.capture.snapshot)
+    capture.write([asked("later-00001", "And now?")], NOW + timedelta(hours=2))
+    assert load_data(config, 0).captures["support"] == facts
+    capture.delete("request-2", NOW)
+    assert load_data(config, 0).captures["support"]["files_digest"] != facts["files_digest"]
+
+
+def test_snapshot_set_by_hand_reads_what_was_there_then(capture: Capture) -> None:
+    capture.write([asked("later-00001", "And now?")], NOW + timedelta(seconds=1))
+    capture.write([Feedback(request_id="later-00001", captured_at=NOW, good=True)], NOW + timedelta(seconds=1))
+    assert set(answers(data(capture, snapshot="20261120T120000.000000Z"))) == set(QUESTIONS[:2])
+    assert "And now?" in answers(data(capture, snapshot="20261120T120001.000000Z"))
+
+
 def test_deleted_request_is_no_row_and_the_planned_run_says_so(capture: Capture) -> None:
     config = data(capture)
     capture.delete("request-0", NOW)
@@ -284,6 +345,19 @@ def test_teacher_answers_only_what_no_person_had_a_word_on(
     assert body["messages"] == [{"role": "system", "content": "Be brief."}, {"role": "user", "content": QUESTIONS[2]}]
 
 
+def test_rows_beyond_the_limit_are_cut_before_the_teacher_is_asked(endpoint: Endpoint, tmp_path: Path) -> None:
+    capture = Capture(open_store(tmp_path / "store"), "support")
+    capture.write([asked(f"request-{number}", text) for number, text in enumerate(QUESTIONS)], NOW)
+    config = taught(capture, endpoint).model_copy(update={"limit": 2})
+    assert load_sample(config, 0).notes[0].endswith("2 rows: 2 for the teacher big to answer")
+    found = load_data(config, 0, ask=TeacherAnswers(config.capture, tmp_path, Silent()))
+    assert (len(found.examples), found.more, len(endpoint.asked)) == (2, True, 2)
+    facts = found.captures["support"]
+    assert (facts["rows"], len(facts["requests"].split())) == (2, 2)
+    config = taught(capture, endpoint).model_copy(update={"limit": 3})
+    assert not load_data(config, 0, ask=TeacherAnswers(config.capture, tmp_path, Silent())).more
+
+
 def test_question_without_a_whole_answer_is_left_out(capture: Capture, endpoint: Endpoint, tmp_path: Path) -> None:
     endpoint.refused = QUESTIONS[2]
     config = taught(capture, endpoint)
@@ -309,6 +383,7 @@ def test_teacher_that_fails_is_asked_only_for_the_rest_next_time(tmp_path: Path,
     ("values", "complaint"),
     [
         ({"source": "capture:a b"}, "names no capture"),
+        ({"source": "capture:support@production"}, "a capture has no aliases or versions.*write capture:support "),
         ({"source": "capture:suport"}, r"data\.source: capture:suport: no such capture in .*did you mean 'support'"),
         ({"source": "capture:support", "mapping": "gsm8k"}, r"data\.mapping: does nothing for a capture"),
         ({"source": "capture:support", "columns": {"question": "q"}}, r"data\.columns\.question: does nothing"),
@@ -323,8 +398,11 @@ def test_what_means_nothing_for_a_capture_is_refused(values: dict[str, Any], com
     ("setting", "complaint"),
     [
         ("data.capture.reference=teacher", "data.capture: teacher: is missing, and reference is teacher"),
-        ("data.capture.file=x.csv", "file: does nothing where reference is answer_as_is"),
+        ("data.capture.file=x.csv", "file: does nothing where reference is feedback"),
         ("data.capture.last_days=0", "data.capture.last_days: must be at least 1"),
+        ("data.capture.snapshot=yesterday", "data.capture.snapshot: must be a time as in the names of parts"),
+        ("data.capture={last_days: 2, snapshot: 20261120T120000.000000Z}", "last_days does not go with .* snapshot"),
+        ("data.capture.recent=[0123abcd]", "recent: does nothing without snapshot"),
         ("data.capture.since=yesterday", "data.capture.since: must be a day such as 2026-11-30"),
     ],
 )

@@ -339,6 +339,14 @@ def test_store_that_does_not_answer_is_not_felt_by_requests(
         ("{name: support, rules: {mine: '('}}", r"serving\.capture\.rules\.mine: '\(' is no regular expression"),
         ("{name: support, rules: {email: 'x'}}", "'email' is the name of a built-in rule"),
         ("{name: support, adapters: [tusk]}", "tusk is not served here.*there is task"),
+        (
+            "{name: support, adapters: [task@prodution]}",
+            r"task@prodution is not .* \(did you mean 'task@production'\?\)",
+        ),
+        (
+            "{name: support, adapters: [task@staging]}",
+            "task@staging is not served.* there is task@candidate, task@prod",
+        ),
         ("missing.yaml", "there is no file missing.yaml"),
         ("{share: 0.5}", "name: is missing"),
     ],
