@@ -25,7 +25,7 @@ THETAS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.925, 0.95, 
 def swept(folder: Path) -> tuple[list[SweepRow], Path]:
     """A row for each of many thetas and the path of their plot; raises BadInputError where nothing has been scored."""
     from lorapar.adapter import load_scores, sweep
-    from lorapar.report.sweep import sweep_plot
+    from lorapar.report.elements import sweep_plot
 
     run = RunFolder(folder)
     scores = {}

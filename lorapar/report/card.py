@@ -6,11 +6,10 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from lorapar.report.curves import rl_curves
-from lorapar.report.regions import scatter_chart, theta_chart
+from lorapar.report.elements import scatter_chart, theta_chart
 from lorapar.report.sources import ReportSources, read_facts
-from lorapar.report.style import style_sheet
-from lorapar.report.svg import tag
+from lorapar.report.svg import style_sheet, tag
+from lorapar.report.training import rl_curves
 
 _BACKGROUND = "svg { background: var(--paper); }"
 

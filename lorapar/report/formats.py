@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lorapar.config import SYSTEMS
+from lorapar.config.training import Phases, phase_said
 
 NOTHING = "–"  # noqa: RUF001
 """What stands where there is no figure."""
@@ -115,3 +116,8 @@ def shorten(text: str, limit: int) -> str:
     """At most `limit` characters, and how many were cut; control characters, which no page may hold, as pictures."""
     cut = text if len(text) <= limit else f"{text[:limit].rstrip()} … ({len(text) - limit:,} more characters)"
     return cut.translate(_CONTROL_PICTURES)
+
+
+def phases_said(phases: Phases) -> str:
+    """The order in which a run trained: `sft, rl`."""
+    return ", ".join(map(phase_said, phases))

@@ -1,18 +1,36 @@
-"""What came out: held-out scores of base, after SFT and after RL, and what of a change is more than noise, in words."""
+"""What came out: held-out scores of base, after SFT and after RL, as words and bars; and the gate's verdict."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal
 
-from lorapar.report.formats import count_of, interval, is_number, model_name, p_value, percent, points, systems_in
+from markupsafe import Markup
+
+from lorapar.config.training import DEFAULT_PHASES, methods_of
+from lorapar.report.formats import (
+    count_of,
+    interval,
+    is_number,
+    model_name,
+    p_value,
+    percent,
+    phases_said,
+    points,
+    system_name,
+    systems_in,
+)
 from lorapar.report.sources import Facts, Figures
+from lorapar.report.svg import Plot, group, line, tag, text, whole_percent
 
 MODELS = ("base", "after_sft", "after_rl")
 Verdict = Literal["up", "down", "within noise", "unchanged"]
 Bounds = tuple[float, float]
+_BAR = 34
+_GAP = 6
+_SHADES = {"base": "shade1", "after_sft": "shade2", "after_rl": "shade3"}
 
 
 @dataclass(frozen=True)
@@ -64,6 +82,40 @@ class Change:
         if self.verdict == "within noise":
             return f"changed by {points(self.difference)} points, which is within noise ({counts})"
         return f"{'rose' if self.verdict == 'up' else 'fell'} by {moved} points ({counts})"
+
+
+def outcome_section(facts: Facts) -> dict[str, Any] | None:
+    """Scores, changes and charts by system, and both in sentences; None where nothing was evaluated."""
+    found, moved = scores(facts), changes(facts)
+    if not found:
+        return None
+    systems = [
+        {
+            "key": system,
+            "title": system_name(system),
+            "chart": outcome_chart(found, system),
+            "rows": score_rows(found, system),
+            "scores": [score for score in found if score.system == system],
+            "changes": [change for change in moved if change.system == system],
+        }
+        for system in systems_in(facts.evaluation or {})
+    ]
+    level = 100 * (facts.config.evaluate.confidence if facts.config else 0.95)
+    return {
+        "systems": systems,
+        **_told(facts, moved),
+        "level": f"{level:g}",
+    }
+
+
+def _told(facts: Facts, moved: Sequence[Change]) -> dict[str, Any]:
+    """What training won and cost, in sentences; in another order than SFT, then RL, what the names of models mean."""
+    phases = facts.config.phases if facts.config else DEFAULT_PHASES
+    if phases == DEFAULT_PHASES:
+        return {"summary": summary_sentence(moved), "trade": trade_sentences(moved)}
+    before = "" if methods_of(phases[0]) == ("sft",) else "“After SFT” is the adapter before training, and "
+    note = f"This run trained in the order [{phases_said(phases)}]. {before}“after RL” is the adapter as published."
+    return {"summary": None, "trade": [note]}
 
 
 def scores(facts: Facts) -> list[Score]:
@@ -189,3 +241,84 @@ def _change(system: str, before: str, after: str, figures: Figures, confidence: 
 
 def _bounds(value: Sequence[float] | None) -> Bounds | None:
     return (float(value[0]), float(value[1])) if value else None
+
+
+def outcome_chart(scores: Sequence[Score], system: str) -> Markup | None:
+    """One system's panel; None where nothing was compared with a reference."""
+    own = [score for score in scores if score.system == system and score.strict is not None]
+    if not own:
+        return None
+    figures = ", ".join(f"{model_name(score.model)} {percent(score.strict)}" for score in own)
+    label = f"Share of right held-out answers of {system_name(system)}: {figures}"
+    plot = Plot.of(label, (0.0, float(len(own))), (0.0, 1.0), size=(390, 280), margins=(28, 8, 30, 48))
+    bars = [_pair(plot, place + 0.5, score) for place, score in enumerate(own)]
+    shares = [0.0, 0.25, 0.5, 0.75, 1.0]
+    names = [
+        text(model_name(score.model), plot.x(place + 0.5), plot.y.start + 19, "category", text_anchor="middle")
+        for place, score in enumerate(own)
+    ]
+    base_line = line((plot.x.start, plot.y.start), (plot.x.end, plot.y.start), "axis")
+    return plot.draw(plot.y_axis("right answers", shares, whole_percent), *bars, base_line, *names)
+
+
+def _pair(plot: Plot, place: float, score: Score) -> Markup:
+    """The strict bar, filled, and the lenient one, outlined, beside it."""
+    centre = plot.x(place)
+    shade = f"{_colour(score.system)} {_SHADES.get(score.model, 'shade3')}"
+    parts = [_bar(plot, centre - _GAP / 2 - _BAR, f"bar {shade}", score.strict, score.strict_interval)]
+    if score.lenient is not None:
+        bar = f"bar-open {_colour(score.system)}"
+        parts.append(_bar(plot, centre + _GAP / 2, bar, score.lenient, score.lenient_interval))
+    return group(parts)
+
+
+def _bar(plot: Plot, left: float, class_: str, share: float | None, bounds: Bounds | None) -> Markup:
+    value = share or 0.0
+    top, middle = plot.y(value), left + _BAR / 2
+    rectangle = tag("rect", x=left, y=top, width=_BAR, height=max(plot.y.start - top, 0.0), class_=class_)
+    label_at = plot.y(bounds[1] if bounds else value) - 6
+    label = text(percent(value, 0), middle, label_at, "bar-value", text_anchor="middle")
+    return group([rectangle, *_whisker(plot, middle, bounds), label])
+
+
+def _whisker(plot: Plot, at: float, bounds: Bounds | None) -> list[Markup]:
+    if bounds is None:
+        return []
+    low, high = plot.y(bounds[0]), plot.y(bounds[1])
+    stem = line((at, low), (at, high), "whisker")
+    return [stem, *(line((at - 5, end), (at + 5, end), "whisker") for end in (low, high))]
+
+
+def _colour(system: str) -> str:
+    return {"system1": "s1", "system2": "s2"}.get(system, "neutral")
+
+
+def verdict_figures(facts: Facts) -> dict[str, Any] | None:
+    """The key `verdict` of metrics.json; None where nothing was judged."""
+    if facts.verdict is None or facts.version is None:
+        return None
+    return {
+        "better": facts.verdict["better"],
+        "reasons": list(facts.verdict["reasons"]),
+        "name": facts.version["name"],
+        "version": facts.version["version"],
+        "incumbent": (facts.verdict["incumbent"] or {}).get("version"),
+        "gain": facts.verdict["figures"]["gain"],
+        "guards": facts.verdict["figures"]["guards"],
+        "promoted": bool(facts.promotion and facts.promotion["promoted"]),
+        "promotion": facts.promotion["reason"] if facts.promotion else None,
+    }
+
+
+def verdict_lines(verdict: Mapping[str, Any] | None) -> list[str]:
+    """The verdict in words, the conclusion first."""
+    if verdict is None:
+        return []
+    against = f"version {verdict['incumbent']}" if verdict["incumbent"] is not None else "the base model"
+    said = "better than" if verdict["better"] else "not better than"
+    lines = [f"Gate: {verdict['name']}@{verdict['version']} is {said} {against}", *verdict["reasons"]]
+    if verdict["promotion"]:
+        lines.append(verdict["promotion"])
+    elif verdict["better"]:
+        lines.append("production was not moved: gate.promote is off, or the run has not come that far")
+    return [lines[0], *(f"  {line}" for line in lines[1:])]

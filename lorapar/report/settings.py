@@ -1,4 +1,4 @@
-"""Every setting of the run, which of them differ from the defaults, and the digests of what it read and made."""
+"""What was asked of the run, in sentences; every setting with its default; and the digests of what it read and made."""
 
 from __future__ import annotations
 
@@ -11,10 +11,181 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from lorapar.config import RunConfig
-from lorapar.report.formats import number, shorten
-from lorapar.report.sources import Facts
+from lorapar.config import AdapterConfig, RlConfig, RunConfig, SftConfig
+from lorapar.config.training import PhaseConfig, phase_said
+from lorapar.report.formats import count_of, number, shorten, system_name
+from lorapar.report.sources import Facts, overlap_of
 from lorapar.store import is_s3
+from lorapar.voting.templates import plays_role
+
+
+def asked_section(facts: Facts) -> dict[str, Any] | None:
+    """The run's task in words; None where not even the plan is there."""
+    config = facts.config
+    if config is None:
+        return None
+    return {
+        "model": config.model.name,
+        "facts": [
+            ("Base model", _model(config)),
+            *_number_format(facts),
+            ("Data", _data(facts, config)),
+            ("Voters", _voters(config)),
+            ("Adapter", _adapter(config)),
+            ("Partition", _partition(config)),
+            ("SFT", _sft(facts, config)),
+            ("RL", _rl(config)),
+            ("Seed", f"{config.seed}, one run: how much another seed would change is not known from this report"),
+        ],
+        "prompts": [
+            (name, shorten(message, 600))
+            for name, message in (
+                (system_name(system), config.prompts.message_for(system)) for system in config.system_names
+            )
+            if message
+        ],
+        "omissions": [(stage, one.line, one.is_much) for stage, one in facts.omissions],
+        "created": (facts.plan or {}).get("created"),
+    }
+
+
+def _model(config: RunConfig) -> str:
+    model = config.model
+    held = f", held in {model.dtype}" + (f" with {model.autocast} autocast" if model.autocast != "none" else "")
+    return (
+        model.name + (f", {model.revision}" if model.revision else "") + held + "; its weights are read, never edited"
+    )
+
+
+def _number_format(facts: Facts) -> list[tuple[str, str]]:
+    """What `auto` came to in this run; nothing where every format was set."""
+    said = (facts.plan or {}).get("number_format")
+    return [("Number format", f"auto: {said}")] if said else []
+
+
+def _data(facts: Facts, config: RunConfig) -> str:
+    source = {"task-mix": "the project's own generated task mix"}.get(config.data.named, config.data.named)
+    if not facts.examples:
+        return source
+    train = [row for row in facts.examples.values() if row.split == "train"]
+    development = sum(row.split == "development" for row in facts.examples.values())
+    heldout = len(facts.examples) - len(train) - development
+    said = f"{source}: {count_of(len(train), 'row')} to train on, {number(heldout)} held out for the scores below"
+    said += f", {number(development)} to pick an adapter by" if development else ""
+    return said + _overlap(facts)
+
+
+def _overlap(facts: Facts) -> str:
+    """What the comparison of training rows with all that is evaluated found."""
+    compared = overlap_of(facts)
+    with_what = " and ".join(compared.counts)
+    found = sum(compared.counts.values())
+    if not found:
+        return f"; no training row shares its question with {with_what}"
+    became = "left out" if compared.left_out else "trained on all the same"
+    return f"; {became}: {count_of(found, 'training row')} with questions that stand in {with_what}"
+
+
+def _voters(config: RunConfig) -> str:
+    names = ", ".join(teacher.name for teacher in config.teachers)
+    playing = sum(plays_role(teacher.template, config.voting.role_play) for teacher in config.teachers)
+    role = {0: "without role-play", len(config.teachers): "in the role of the base model"}.get(
+        playing, f"{playing} of them in the role of the base model"
+    )
+    decide = "decides" if len(config.teachers) == 1 else "vote; a row is asked about until its majority is certain"
+    return f"{count_of(len(config.teachers), 'teacher')} ({names}), {role}, {decide}"
+
+
+def _adapter(config: RunConfig) -> str:
+    adapter = config.adapter
+    layout = adapter.layout if isinstance(adapter.layout, str) else ", ".join(adapter.layout)
+    if not adapter.is_partitioned:
+        return _whole(adapter, layout)
+    name = "rsLoRA" if adapter.kind == "rslora" else "LoRA"
+    fresh = f"{name} of rank {adapter.rank}, alpha {adapter.alpha:g}, on {layout}, start: {adapter.init}"
+    if config.model.adapter is None:
+        return fresh
+    if config.model.continue_:
+        return f"the elements of {config.model.adapter_said}, trained further"
+    rank = config.model.adapter_source.rank if config.model.adapter_source else None
+    return f"{fresh}; beside {config.model.adapter_said}, which is held frozen" + (f" (rank {rank})" if rank else "")
+
+
+def _whole(adapter: AdapterConfig, layout: str) -> str:
+    """A kind of adapter that is trained as a whole."""
+    if adapter.kind == "dora":
+        return f"DoRA of rank {adapter.rank}, alpha {adapter.alpha:g}, on {layout}"
+    return (
+        "IA3 on keys, values and the MLP's last projection"
+        if adapter.kind == "ia3"
+        else (f"{adapter.kind} tuning with {adapter.virtual_tokens} virtual tokens")
+    )
+
+
+def _partition(config: RunConfig) -> str:
+    part = config.partition
+    if not config.adapter.is_partitioned:
+        return "none: every phase trains the whole adapter"
+    if config.shared_fractions is not None:
+        shares = ", ".join(f"{system} {share:.0%}" for system, share in config.shared_fractions.items())
+        return (
+            f"every element is scored on {config.score.examples} rows of each system; theta {part.theta:g} of the "
+            f"importance is kept; of the shared elements each system's phases may train: {shares}"
+        )
+    return (
+        f"every element is scored on {config.score.examples} rows of each system; theta {part.theta:g} of the "
+        f"importance is kept; of the shared elements SFT may train {part.alpha:.0%} (alpha), RL {part.beta:.0%} (beta)"
+    )
+
+
+def _rows_of(config: RunConfig, method: str) -> str:
+    """Whose rows a method trains on."""
+    named = [phase.system for phase in config.phases if isinstance(phase, PhaseConfig) and phase.method == method]
+    if any(isinstance(phase, PhaseConfig) for phase in config.phases):
+        return f"rows of {', then of '.join(map(system_name, named))} only" if named else "no rows"
+    return f"System {1 if method == 'sft' else 2} rows only"
+
+
+def _own_settings(config: RunConfig, method: str) -> str:
+    """What phases by a method have set for themselves, as the end of a sentence."""
+    named = [phase for phase in config.phases if isinstance(phase, PhaseConfig)]
+    own = [phase_said(phase) for phase in named if phase.method == method and phase.settings]
+    return f"; but {', '.join(own)}" if own else ""
+
+
+def _sft(facts: Facts, config: RunConfig) -> str:
+    sft = config.sft
+    rows = _rows_of(config, "sft") if sft.rows == "system1" else "all rows (the authors' variant)"
+    if sft.rows == "system1" and sft.warmup_system2_examples:
+        used = len((facts.sft or {}).get("warmup_ids") or []) or sft.warmup_system2_examples
+        repeats = f", each {sft.warmup_repeats} times an epoch" if sft.warmup_repeats > 1 else ""
+        rows = f"System 1 rows and {count_of(used, 'System 2 row')} as a warm-up for RL{repeats}"
+    batch = sft.batch_size * sft.gradient_accumulation
+    if sft.train_on == "all" and any(row.history for row in facts.examples.values()):
+        rows += ", every answer of a conversation"
+    told = f"{rows}; {_length(sft)} of {count_of(batch, 'row')}, learning rate {sft.learning_rate:g}"
+    return told + _own_settings(config, "sft")
+
+
+def _rl(config: RunConfig) -> str:
+    rl = config.rl
+    rows = _rows_of(config, "rl") if rl.rows == "system2" else "all rows (the authors' variant)"
+    prompts = rl.batch_size * rl.gradient_accumulation // rl.num_generations
+    kl = (
+        f"KL weight {rl.kl_beta:g} towards {'the base model' if rl.reference == 'base' else 'the SFT adapter'}"
+        if rl.kl_beta
+        else "no KL term"
+    )
+    return (
+        f"GRPO on {rows}; {_length(rl)} of {count_of(prompts, 'prompt')} with {rl.num_generations} completions each, "
+        f"learning rate {rl.learning_rate:g}, {kl}{_own_settings(config, 'rl')}"
+    )
+
+
+def _length(section: SftConfig | RlConfig) -> str:
+    if section.max_steps is not None:
+        return count_of(section.max_steps, "step")
+    return f"{section.epochs:g} {'epoch' if section.epochs == 1 else 'epochs'} in steps"
 
 
 @dataclass(frozen=True)
@@ -39,6 +210,14 @@ class SettingGroup:
     name: str
     description: str
     settings: tuple[Setting, ...]
+
+
+def settings_section(facts: Facts) -> dict[str, Any] | None:
+    """Every setting by section, those that were changed, and the documents beside the page."""
+    if facts.config is None:
+        return None
+    groups = setting_groups(with_near_addresses(facts.config, facts.run))
+    return {"groups": groups, "changed": changed_settings(groups), "documents": documents(facts)}
 
 
 def with_near_addresses(config: RunConfig, run: Path | None) -> RunConfig:

@@ -9,8 +9,7 @@ from typing import Any
 from markupsafe import Markup
 
 from lorapar.report.page import environment
-from lorapar.report.style import style_sheet
-from lorapar.report.svg import Plot, group, line, padded, plain, polyline, tag, text, whole_percent
+from lorapar.report.svg import Plot, group, line, padded, plain, polyline, style_sheet, tag, text, whole_percent
 
 _COLOURS = ("series1", "series2", "series3", "series4", "series5", "series6", "series7", "series8")
 _NAME_WIDTH = 7.2

@@ -8,14 +8,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 
 from markupsafe import Markup, escape
 
 Point = tuple[float, float]
 Range = tuple[float, float]
 TickText = Callable[[float], str]
-
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+FOLDER = Path(__file__).parent
 
 
 def tag(name: str, *children: str, **attributes: object) -> Markup:
@@ -201,3 +203,9 @@ def whole_percent(value: float) -> str:
 def _value(value: object) -> str:
     # Adding 0.0 turns the -0.0 that rounding may leave into 0.0.
     return f"{round(value, 1) + 0.0:g}" if isinstance(value, float) else str(escape(value))
+
+
+@cache
+def style_sheet(name: str) -> Markup:
+    """A style sheet as it goes into a <style> element. It is ours, so it is not escaped."""
+    return Markup((FOLDER / name).read_text(encoding="utf-8"))  # noqa: S704

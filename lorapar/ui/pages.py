@@ -19,8 +19,8 @@ from lorapar.redaction import redact
 from lorapar.registry import Registry
 from lorapar.registry.overview import adapter_row, adapter_rows, version_rows
 from lorapar.report import formats
-from lorapar.report.curves import plot_lines, series
 from lorapar.report.svg import Plot, Point, padded
+from lorapar.report.training import plot_lines, series
 from lorapar.tracking import flat
 from lorapar.ui.runs import STATES, Document, RunRow, Runs, Score
 

@@ -25,7 +25,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from lorapar.errors import BadInputError, LoraparError
 from lorapar.redaction import redact
 from lorapar.registry import Registry
-from lorapar.report.style import style_sheet
+from lorapar.report.svg import style_sheet
 from lorapar.ui import pages
 from lorapar.ui.pages import FOLDER, Filter
 from lorapar.ui.runs import Runs

@@ -7,8 +7,15 @@ from xml.etree import ElementTree
 
 import pytest
 
-from lorapar.report.outcome import Change, changes, find_change, scores, summary_sentence, trade_sentences
-from lorapar.report.outcome_chart import outcome_chart
+from lorapar.report.outcome import (
+    Change,
+    changes,
+    find_change,
+    outcome_chart,
+    scores,
+    summary_sentence,
+    trade_sentences,
+)
 from lorapar.report.sources import Facts, ReportSources, read_facts
 
 MINUS = "\u2212"

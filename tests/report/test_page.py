@@ -75,7 +75,7 @@ def page(written: Path) -> Page:
 
 def test_every_section_has_its_heading_and_is_in_the_contents(page: Page) -> None:
     targets = [href for tag, attrs in page.elements if tag == "a" and (href := attrs.get("href"))]
-    for anchor, title in SECTIONS:
+    for anchor, title, _ in SECTIONS:
         assert f"#{anchor}" in targets
         assert title in page.text
     identifiers = list(page.attributes("id"))

@@ -89,7 +89,7 @@ def _import_everything() -> None:
 
     import lorapar.cli
     import lorapar.local.runner
-    import lorapar.report.text
+    import lorapar.report.metrics
     import lorapar.store.s3
     import lorapar.training.rl
     import lorapar.training.sft

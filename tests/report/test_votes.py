@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from lorapar.report.ballots import (
+from lorapar.report.sources import Facts, ReportSources, read_facts
+from lorapar.report.votes import (
     agreement_matrix,
     calibration_rows,
     confusion_matrix,
@@ -15,7 +16,6 @@ from lorapar.report.ballots import (
     teacher_rows,
     vote_facts,
 )
-from lorapar.report.sources import Facts, ReportSources, read_facts
 
 
 @pytest.fixture(scope="module")

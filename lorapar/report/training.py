@@ -1,15 +1,17 @@
-"""Curves over the steps of training: SFT loss, RL reward, its parts, KL and the length of completions."""
+"""How training went: curves over its steps (SFT loss, RL reward and KL), and the time and memory of every stage."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from markupsafe import Markup
 
-from lorapar.report.formats import is_number
-from lorapar.report.sources import Figures
+from lorapar.config.training import DEFAULT_PHASES
+from lorapar.report.formats import duration, is_number, number, percent, phases_said, size, system_name
+from lorapar.report.sources import Facts, Figures
 from lorapar.report.svg import Plot, Point, group, padded, plain, polyline
 
 _MOST_POINTS = 400
@@ -25,6 +27,68 @@ class Curve:
     title: str
     drawing: Markup
     legend: tuple[tuple[str, str], ...] = ()
+
+
+def training_section(facts: Facts) -> dict[str, Any] | None:
+    """Curves, phases and some rollouts; None before a step was taken."""
+    if facts.sft_steps is None and facts.rl_steps is None:
+        return None
+    return {
+        "phases": phase_rows(facts),
+        "sft": None
+        if facts.sft_steps is None
+        else sft_curves(facts.sft_steps, (facts.sft or {}).get("loss_average", "token")),
+        "sft_ends": ends(facts.sft_steps or (), "loss"),
+        "sft_steps": len(facts.sft_steps or ()),
+        "sft_summary": facts.sft or {},
+        "rl": None if facts.rl_steps is None else rl_curves(facts.rl_steps),
+        "rl_ends": ends(facts.rl_steps or (), "reward"),
+        "rl_steps": len(facts.rl_steps or ()),
+        "rl_summary": facts.rl or {},
+        "picked": (facts.lineage or {}).get("picked"),
+        "rollouts": _some_rollouts(facts.rollouts or ()),
+        "config": facts.config,
+        "absent": {method: _no_steps(facts, method) for method in ("sft", "rl")},
+    }
+
+
+def phase_rows(facts: Facts) -> list[dict[str, str]]:
+    """One line a named phase, of both nodes: whose elements, how, steps, and what came of it."""
+    found = [one for node in (facts.sft, facts.rl) for one in (node or {}).get("phases") or []]
+    return [
+        {
+            "system": system_name(one["system"]),
+            "method": one["method"].upper(),
+            "own": ", ".join(f"{key} {value}" for key, value in (one.get("settings") or {}).items()),
+            "steps": number(one["steps"]),
+            "active": percent(one["active_fraction"]),
+            "moved": number(one["moved_elements"]),
+            "ends": _ends(one, "loss" if one["method"] == "sft" else "reward"),
+        }
+        for one in found
+    ]
+
+
+def _ends(summary: Mapping[str, Any], key: str) -> str:
+    first, last = (summary.get(f"{key}_{end}") for end in ("first", "last"))
+    return f"{key} {number(first)} to {number(last)}"
+
+
+def _no_steps(facts: Facts, method: str) -> str:
+    """Why there is no history of a method."""
+    phases, name = facts.config.phases if facts.config else DEFAULT_PHASES, method.upper()
+    if facts.rl is None or facts.config is None:
+        return f"{name} did not finish"
+    if method not in facts.config.methods:
+        return f"phases is [{phases_said(phases)}], so there was no {name}"
+    return f"phases is [{phases_said(phases)}]; the steps of SFT are in sft_history.jsonl beside those of RL"
+
+
+def _some_rollouts(kept: Sequence[Mapping[str, Any]]) -> list[tuple[int, list[Mapping[str, Any]]]]:
+    """Completions of the first, the middle and the last step that has some, by step."""
+    steps = sorted({line["step"] for line in kept})
+    shown = sorted({steps[0], steps[len(steps) // 2], steps[-1]}) if steps else []
+    return [(step, [line for line in kept if line["step"] == step]) for step in shown]
 
 
 def sft_curves(steps: Sequence[Figures], loss_average: str = "token") -> list[Curve]:
@@ -129,3 +193,39 @@ def ends(steps: Sequence[Figures], key: str) -> tuple[str, str] | None:
 def _at_most(points: Sequence[Point]) -> Sequence[Point]:
     step = math.ceil(len(points) / _MOST_POINTS)
     return points if step <= 1 else [*points[::step], points[-1]]
+
+
+def cost_section(facts: Facts) -> dict[str, Any] | None:
+    """Rows of the table and their sums; None before the run has ended."""
+    if not facts.timings:
+        return None
+    longest = max(_number(one, "seconds") for one in facts.timings) or 1.0
+    largest = max(_number(one, "peak_memory_bytes") for one in facts.timings) or 1.0
+    reused = [one for one in facts.timings if one.get("reused")]
+    return {
+        "rows": [_row(one, longest, largest) for one in facts.timings],
+        "total": duration(_total(facts.timings)),
+        "this_run": duration(_total([one for one in facts.timings if not one.get("reused")])),
+        "peak": size(largest),
+        "reused": f"{len(reused)} of them {'was' if len(reused) == 1 else 'were'} reused" if reused else None,
+    }
+
+
+def _row(one: Figures, longest: float, largest: float) -> dict[str, Any]:
+    seconds, memory = _number(one, "seconds"), _number(one, "peak_memory_bytes")
+    return {
+        "node": one.get("node") or one.get("stage"),
+        "reused": bool(one.get("reused")),
+        "time": duration(one.get("seconds")),
+        "time_share": f"{100 * seconds / longest:.1f}",
+        "memory": size(one.get("peak_memory_bytes")),
+        "memory_share": f"{100 * memory / largest:.1f}",
+    }
+
+
+def _total(timings: Sequence[Figures]) -> float:
+    return sum(_number(one, "seconds") for one in timings)
+
+
+def _number(one: Figures, key: str) -> float:
+    return float(one.get(key) or 0.0)

@@ -1,4 +1,4 @@
-"""The regions of the partition: their sizes, the importance scatter, the heat maps and the curve over theta.
+"""Which elements were trained: regions, importance scatter and heat maps; and what other values of theta would give.
 
 Colours follow the paper's figure (System 1 red, System 2 blue, shared purple), in shades that people who see few
 colours can tell apart by brightness.
@@ -9,12 +9,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
 
-from lorapar.report.formats import count_of, number, percent
-from lorapar.report.sources import Figures
+from lorapar.report.formats import count_of, number, percent, system_name
+from lorapar.report.sources import Facts, Figures
 from lorapar.report.svg import (
     Plot,
     Scale,
@@ -24,10 +27,26 @@ from lorapar.report.svg import (
     picture,
     polyline,
     power_of_ten,
+    style_sheet,
     tag,
     text,
     whole_percent,
 )
+from lorapar.store import write_atomically
+
+if TYPE_CHECKING:
+    from lorapar.adapter import SweepRow
+
+_NAMED_COLOURS = ("s1", "s2", "series3", "series4", "series5")
+PAPER_CURVE = ((0.3, 0.0272), (0.6, 0.1207), (0.8, 0.2640), (0.9, 0.4056), (1.0, 1.0))
+"""Share of active elements at each theta in the paper's table 3 (LLaMA-2-7B, QKVGUD, GSM8K)."""
+_MOST_DOTS = 6000
+_DECADES = 8
+"""Scores further below the largest one are drawn at the edge: they would squeeze everything else."""
+_CELL_HEIGHT = 17
+_LEFT, _TOP, _BOTTOM = 74, 4, 34
+_WIDTH = 890
+_LINES = ("s1 dashed", "s2", "series3", "series4", "series5")
 
 
 @dataclass(frozen=True)
@@ -45,7 +64,26 @@ REGIONS = (
     Region("shared", "shared", "shared"),
     Region("unused", "inactive", "inactive"),
 )
-_NAMED_COLOURS = ("s1", "s2", "series3", "series4", "series5")
+
+
+def elements_section(facts: Facts) -> dict[str, Any] | None:
+    """Sizes, drawings and sentences of the partition; None without one."""
+    if facts.partition is None or facts.partition.get("whole"):
+        return None
+    with_paper = facts.config is not None and facts.config.adapter.layout == "QKVGUD"
+    return {
+        "named": "systems" in facts.partition,
+        "sentence": region_sentence(facts.partition),
+        "rows": region_rows(facts.partition),
+        "scatter": scatter_chart(facts.partition),
+        "scatter_count": scatter_count(facts.partition),
+        "theta": theta_chart(facts.partition, with_paper=with_paper),
+        "theta_sentence": "" if "systems" in facts.partition else theta_sentence(facts.partition),
+        "region_curve": region_curve(facts.partition),
+        "with_paper": with_paper,
+        "maps": heat_maps(facts.partition),
+        "figures": facts.partition,
+    }
 
 
 def regions_of(partition: Figures) -> tuple[Region, ...]:
@@ -58,14 +96,6 @@ def regions_of(partition: Figures) -> tuple[Region, ...]:
         for place, system in enumerate(named)
     ]
     return (*own, *REGIONS[2:])
-
-
-PAPER_CURVE = ((0.3, 0.0272), (0.6, 0.1207), (0.8, 0.2640), (0.9, 0.4056), (1.0, 1.0))
-"""Share of active elements at each theta in the paper's table 3 (LLaMA-2-7B, QKVGUD, GSM8K)."""
-
-_MOST_DOTS = 6000
-_DECADES = 8
-"""Scores further below the largest one are drawn at the edge: they would squeeze everything else."""
 
 
 def region_rows(partition: Figures) -> list[dict[str, str]]:
@@ -209,11 +239,6 @@ def heat_maps(partition: Figures) -> list[HeatMap]:
     return [_heat_map(region, cells) for region in regions_of(partition)[:-1]] if cells else []
 
 
-_CELL_HEIGHT = 17
-_LEFT, _TOP, _BOTTOM = 74, 4, 34
-_WIDTH = 890
-
-
 def _heat_map(region: Region, cells: Sequence[Figures]) -> HeatMap:
     modules = _module_order(cells)
     layers = sorted({_layer(cell) for cell in cells})
@@ -302,3 +327,62 @@ def _named_sentence(partition: Figures) -> str:
         f"Of {count_of(int(partition['elements']), 'trainable element')} the systems' sets take: {sets}. Their phases "
         f"may move: {moved}; the rest stay bit for bit as they started. Jaccard indices of each two sets: {alike}."
     )
+
+
+def sweep_rows(rows: Sequence[SweepRow]) -> Table:
+    """One line a theta: for each system its share of all elements and what of it is its own; and the sets' overlap."""
+    systems, pairs = list(rows[0].active), list(rows[0].jaccard)
+    table = Table(box=SIMPLE_HEAD, header_style="bold", pad_edge=False)
+    table.add_column("theta", justify="right")
+    for system in systems:
+        table.add_column(f"{system_name(system)} trains", justify="right")
+        table.add_column("its own", justify="right", style="dim")
+    table.add_column("shared", justify="right")
+    for pair in pairs:
+        table.add_column(
+            "Jaccard" if len(pairs) == 1 else f"Jaccard {' / '.join(map(system_name, pair))}", justify="right"
+        )
+    for row in rows:
+        own = [
+            cell
+            for system in systems
+            for cell in (percent(row.active_fraction(system)), percent(row.exclusive[system] / row.total))
+        ]
+        shared = percent(max(row.shared.values()) / row.total)
+        table.add_row(f"{row.theta:g}", *own, shared, *(f"{row.jaccard[pair]:.3f}" for pair in pairs))
+    return table
+
+
+def sweep_plot(rows: Sequence[SweepRow], path: Path) -> None:
+    """Write the same figures as a picture (SVG, one file without references): what each system trains, and Jaccard."""
+    systems, pairs = list(rows[0].active), list(rows[0].jaccard)
+    names = [f"{system_name(system)} trains" for system in systems] + (["Jaccard index"] if len(pairs) == 1 else [])
+    styles = [*_LINES[: len(systems)], "neutral dotted"]
+    plot = Plot.of("Share of elements against theta", (0.0, 1.0), (0.0, 1.0), size=(560, 380), margins=(44, 16, 46, 56))
+    ordered = sorted(rows, key=lambda row: row.theta)
+    columns = [[(row.theta, row.active_fraction(system)) for row in ordered] for system in systems]
+    if len(pairs) == 1:
+        columns.append([(row.theta, row.jaccard[pairs[0]]) for row in ordered])
+    shares = [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
+    curves = [polyline(plot.points(column), f"curve {style}") for column, style in zip(columns, styles, strict=False)]
+    drawing = picture(
+        plot.width,
+        plot.height,
+        plot.label,
+        tag("style", style_sheet("charts.css")),
+        tag("rect", width=plot.width, height=plot.height, class_="paper"),
+        _legend(names, styles),
+        plot.y_axis("share", shares, whole_percent),
+        *curves,
+        plot.x_axis("theta: share of the total importance kept", shares),
+    )
+    write_atomically(path, drawing + "\n")
+
+
+def _legend(names: Sequence[str], styles: Sequence[str]) -> Markup:
+    parts: list[Markup] = []
+    at = 56.0
+    for name, style in zip(names, styles, strict=False):
+        parts += [polyline([(at, 22), (at + 24, 22)], f"curve {style}"), text(name, at + 30, 26, "tick")]
+        at += 44 + 7.0 * len(name)
+    return tag("g", *parts)

@@ -6,12 +6,14 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, zip_longest
+from typing import Any
 
 from lorapar.answers import all_references
 from lorapar.config import SYSTEMS
 from lorapar.records import Answer, Example
 from lorapar.report.formats import system_name
 from lorapar.report.outcome import MODELS
+from lorapar.report.sources import Facts
 
 RULE = (
     "Held-out rows of each system are sorted into four groups by the strict rule: lost (right in the base or after "
@@ -42,6 +44,15 @@ class GroupSize:
     group: str
     rows: int
     shown: int
+
+
+def answers_section(facts: Facts) -> dict[str, Any] | None:
+    """The chosen answers and the rule that chose them; None where nothing was answered."""
+    if not facts.answers:
+        return None
+    count = facts.config.report.answers if facts.config else 10
+    samples, sizes = choose_samples(facts.answers, facts.examples, count)
+    return {"samples": samples, "sizes": sizes, "rule": RULE}
 
 
 def choose_samples(

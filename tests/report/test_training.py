@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from lorapar.report.curves import ends, moving_mean, rl_curves, series, sft_curves
+from lorapar.report.training import ends, moving_mean, rl_curves, series, sft_curves
 
 STEPS = [{"step": step, "loss": 10.0 - step, "grad_norm": 1.0} for step in range(1, 11)]
 

@@ -43,6 +43,27 @@ class VotedRow:
     """`teacher: System 1 (97%)`."""
 
 
+def votes_section(facts: Facts) -> dict[str, Any] | None:
+    """Teachers, agreement, gold statistics and rows to look at; None before the vote was counted."""
+    if facts.voting is None:
+        return None
+    limit = facts.config.report.votes if facts.config else 20
+    gold = facts.voting.get("gold") or {}
+    systems = systems_voted(facts.voting)
+    return {
+        "facts": vote_facts(facts.voting),
+        "same_model": same_model_notice(facts),
+        "failed": failed_notice(facts.voting),
+        "calibration": calibration_rows(facts.voting),
+        "changed": (facts.voting.get("without_calibration") or {}).get("changed_rows"),
+        "teachers": teacher_rows(facts),
+        "agreement": agreement_matrix(facts.voting),
+        "confusion": confusion_matrix(gold.get("confusion")),
+        "shown": [(system_name(system), shown_rows(facts, system, limit)) for system in systems],
+        "contested": contested_rows(facts, limit),
+    }
+
+
 def agreement_matrix(voting: Figures) -> Matrix | None:
     """Raw agreement of each two teachers of the first round, Cohen's kappa below it; None for a single teacher."""
     figures = voting.get("agreement") or {}
