@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lorapar.kubeflow.score_page import score_table
-from lorapar.report.outcome import MODELS
+from lorapar.report.formats import MODELS
 
 _LONGEST_LINE = 400
 OUTCOME = "lorapar outcome: "

@@ -19,7 +19,7 @@ from lorapar.kubeflow.summary import plain
 from lorapar.kubeflow.tasks import LOOPED_NODE, task_of
 from lorapar.local.folder import StageRecord
 from lorapar.records import digest_of, json_text, read_json
-from lorapar.report.outcome import MODELS
+from lorapar.report.formats import MODELS
 from lorapar.stages.graph import Edge, Node
 from lorapar.store import Manifest
 

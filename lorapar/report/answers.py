@@ -11,8 +11,7 @@ from typing import Any
 from lorapar.answers import all_references
 from lorapar.config import SYSTEMS
 from lorapar.records import Answer, Example
-from lorapar.report.formats import system_name
-from lorapar.report.outcome import MODELS
+from lorapar.report.formats import MODELS, system_name
 from lorapar.report.sources import Facts
 
 RULE = (

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from lorapar.report.formats import (
+    MODELS,
     NOTHING,
     decimal_seconds,
     interval,
@@ -15,7 +16,7 @@ from lorapar.report.formats import (
     percent,
     systems_in,
 )
-from lorapar.report.outcome import MODELS, Change, changes
+from lorapar.report.outcome import Change, changes
 from lorapar.report.sources import Facts, Figures
 
 NAMES = {"gsm8k": "GSM8K", "mmlu": "MMLU", "humaneval": "HumanEval"}

@@ -18,6 +18,8 @@ _CONTROL_PICTURES = {code: chr(0x2400 + code) for code in range(0x20) if chr(cod
 )
 
 SYSTEM_NAMES = {"system1": "System 1", "system2": "System 2"}
+MODELS = ("base", "after_sft", "after_rl")
+"""The models that a run compares, in the order in which they come to be."""
 MODEL_NAMES = {"base": "base", "after_sft": "after SFT", "after_rl": "after RL", "incumbent": "incumbent"}
 
 

@@ -19,8 +19,8 @@ from rich.text import Text
 from lorapar.config import SYSTEMS
 from lorapar.records import Omission, read_json
 from lorapar.report.benchmarks import benchmark_lines
-from lorapar.report.formats import interval, model_name, p_value, percent, system_name, systems_in
-from lorapar.report.outcome import MODELS, changes, verdict_figures, verdict_lines
+from lorapar.report.formats import MODELS, interval, model_name, p_value, percent, system_name, systems_in
+from lorapar.report.outcome import changes, verdict_figures, verdict_lines
 from lorapar.report.sources import Facts, overlap_of
 
 SCHEMA_VERSION = 1

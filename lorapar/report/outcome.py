@@ -11,6 +11,7 @@ from markupsafe import Markup
 
 from lorapar.config.training import DEFAULT_PHASES, methods_of
 from lorapar.report.formats import (
+    MODELS,
     count_of,
     interval,
     is_number,
@@ -25,7 +26,6 @@ from lorapar.report.formats import (
 from lorapar.report.sources import Facts, Figures
 from lorapar.report.svg import Plot, group, line, tag, text, whole_percent
 
-MODELS = ("base", "after_sft", "after_rl")
 Verdict = Literal["up", "down", "within noise", "unchanged"]
 Bounds = tuple[float, float]
 _BAR = 34
