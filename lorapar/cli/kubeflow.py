@@ -382,7 +382,7 @@ def _store_of(run: Any) -> str:
 def _close(run: str, store: str, ending: Any) -> None:
     """The metrics, one line, and the exit code."""
     from lorapar.kubeflow.submission import metrics_of_run
-    from lorapar.report.metrics import metrics_table
+    from lorapar.report.terminal import metrics_table
 
     figures = metrics_of_run(store, run)
     if figures is not None:

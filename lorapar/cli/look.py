@@ -105,7 +105,7 @@ def partition_command(
     Examples: `lorapar partition runs/demo`, `lorapar partition runs/demo --sweep`
     """
     from lorapar.local.partitions import partition_figures, partition_table, swept
-    from lorapar.report.elements import sweep_rows
+    from lorapar.report.terminal import sweep_rows
     from lorapar.store import storage_errors
 
     with storage_errors(folder):

@@ -37,7 +37,7 @@ def run_command(
     """
     settings = settings_of(preset, config, overrides, store)
     from lorapar.local.runner import run_local
-    from lorapar.report.metrics import closing_table, warning_lines
+    from lorapar.report.terminal import closing_table, warning_lines
 
     folder = run_local(settings, out_dir_of(settings, out_dir), reporter, until=until, fresh=fresh)
     metrics = folder.root / "metrics.json"

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lorapar.report.benchmarks import ASKED_MODELS, Benchmark, benchmarks
 from lorapar.report.formats import NOTHING, interval, model_name, percent, system_name, systems_in
-from lorapar.report.outcome import Change, changes
+from lorapar.report.scores import ASKED_MODELS, Benchmark, Change, benchmarks, changes
 from lorapar.report.sources import Facts
 
 Figures = Mapping[str, Any]

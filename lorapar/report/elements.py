@@ -13,8 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
 
 from lorapar.report.formats import count_of, number, percent, system_name
 from lorapar.report.sources import Facts, Figures
@@ -327,30 +325,6 @@ def _named_sentence(partition: Figures) -> str:
         f"Of {count_of(int(partition['elements']), 'trainable element')} the systems' sets take: {sets}. Their phases "
         f"may move: {moved}; the rest stay bit for bit as they started. Jaccard indices of each two sets: {alike}."
     )
-
-
-def sweep_rows(rows: Sequence[SweepRow]) -> Table:
-    """One line a theta: for each system its share of all elements and what of it is its own; and the sets' overlap."""
-    systems, pairs = list(rows[0].active), list(rows[0].jaccard)
-    table = Table(box=SIMPLE_HEAD, header_style="bold", pad_edge=False)
-    table.add_column("theta", justify="right")
-    for system in systems:
-        table.add_column(f"{system_name(system)} trains", justify="right")
-        table.add_column("its own", justify="right", style="dim")
-    table.add_column("shared", justify="right")
-    for pair in pairs:
-        table.add_column(
-            "Jaccard" if len(pairs) == 1 else f"Jaccard {' / '.join(map(system_name, pair))}", justify="right"
-        )
-    for row in rows:
-        own = [
-            cell
-            for system in systems
-            for cell in (percent(row.active_fraction(system)), percent(row.exclusive[system] / row.total))
-        ]
-        shared = percent(max(row.shared.values()) / row.total)
-        table.add_row(f"{row.theta:g}", *own, shared, *(f"{row.jaccard[pair]:.3f}" for pair in pairs))
-    return table
 
 
 def sweep_plot(rows: Sequence[SweepRow], path: Path) -> None:

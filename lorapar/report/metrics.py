@@ -1,26 +1,15 @@
-"""metrics.json: what a run measured, for programs; and the closing table at the terminal, which is made from it.
-
-The keys of metrics.json are stable; a metric that is not there is null.
-"""
+"""metrics.json: what a run measured, for programs. Its keys are stable; a metric that is not there is null."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
-from rich.console import Group, RenderableType
-from rich.table import Table
-from rich.text import Text
-
 from lorapar.config import SYSTEMS
-from lorapar.records import Omission, read_json
-from lorapar.report.benchmarks import benchmark_lines
-from lorapar.report.formats import MODELS, interval, model_name, p_value, percent, system_name, systems_in
-from lorapar.report.outcome import changes, verdict_figures, verdict_lines
+from lorapar.records import Omission
+from lorapar.report.formats import MODELS
+from lorapar.report.scores import changes, verdict_figures
 from lorapar.report.sources import Facts, overlap_of
 
 SCHEMA_VERSION = 1
@@ -122,49 +111,3 @@ def _votes(facts: Facts) -> dict[str, Any] | None:
             for name, about in (facts.voting.get("teachers") or {}).items()
         },
     }
-
-
-def closing_table(metrics: Path) -> RenderableType:
-    """Held-out scores of every model that was evaluated, and one line a system in words."""
-    return metrics_table(read_json(metrics))
-
-
-def metrics_table(figures: dict[str, Any]) -> RenderableType:
-    """The same from the figures themselves."""
-    models = [model for model in MODELS if figures.get(model)]
-    if not models:
-        return Text("nothing was evaluated, so there are no scores to show", style="dim")
-    table = Table(box=SIMPLE_HEAD, header_style="bold", pad_edge=False)
-    table.add_column("held-out answers")
-    systems = systems_in(figures)
-    for system in systems:
-        table.add_column(f"{system_name(system)} strict")
-        table.add_column("lenient", justify="right", style="dim")
-    for model in models:
-        cells = [cell for system in systems for cell in _cells(figures[model], system)]
-        table.add_row(model_name(model), *cells)
-    lines = [_line(figures, system) for system in systems]
-    lines += [*benchmark_lines(figures), *verdict_lines(figures.get("verdict"))]
-    return Group(table, *(Text(line) for line in lines if line))
-
-
-def _cells(model: dict[str, Any], system: str) -> tuple[str, str]:
-    bounds = model.get(f"{system}_interval")
-    strict = percent(model.get(f"{system}_accuracy"))
-    return f"{strict:>6}" + (f"  ({interval(bounds, 0)})" if bounds else ""), percent(
-        model.get(f"{system}_lenient_accuracy")
-    )
-
-
-def _line(figures: dict[str, Any], system: str) -> str | None:
-    """`System 1: up after SFT (p < 0.001), within noise after RL (p = 0.45)`."""
-    changes = figures.get("changes") or {}
-    steps = [(after, changes.get(f"{system}_{before}_to_{after}")) for before, after in pairwise(MODELS)]
-    said = [f"{one['verdict']} {model_name(after)} ({p_value(one['p_value'])})" for after, one in steps if one]
-    return f"{system_name(system)}: {', '.join(said)}" if said else None
-
-
-def warning_lines(metrics: Path) -> list[str]:
-    """What a run left out or cut of which it was half or more, a line each, with the stage."""
-    found = read_json(metrics).get("omissions") or []
-    return [f"{one['stage']}: {one['line']}" for one in found if one["much"]]

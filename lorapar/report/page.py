@@ -17,10 +17,10 @@ from lorapar import __version__
 from lorapar.records import json_text
 from lorapar.report import formats
 from lorapar.report.answers import answers_section
-from lorapar.report.benchmarks import benchmarks
 from lorapar.report.elements import elements_section
 from lorapar.report.metrics import metrics_of
-from lorapar.report.outcome import outcome_section, verdict_figures, verdict_lines
+from lorapar.report.outcome import outcome_section
+from lorapar.report.scores import benchmarks, verdict_figures, verdict_lines
 from lorapar.report.settings import asked_section, digest_rows, settings_section
 from lorapar.report.sources import Facts, ReportSources, read_facts
 from lorapar.report.svg import FOLDER, style_sheet

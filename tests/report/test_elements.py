@@ -20,11 +20,11 @@ from lorapar.report.elements import (
     scatter_chart,
     scatter_count,
     sweep_plot,
-    sweep_rows,
     theta_chart,
     theta_sentence,
 )
 from lorapar.report.sources import Figures, ReportSources, read_facts
+from lorapar.report.terminal import sweep_rows
 
 
 @pytest.fixture(scope="module")

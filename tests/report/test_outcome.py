@@ -7,15 +7,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from lorapar.report.outcome import (
-    Change,
-    changes,
-    find_change,
-    outcome_chart,
-    scores,
-    summary_sentence,
-    trade_sentences,
-)
+from lorapar.report.outcome import outcome_chart, summary_sentence, trade_sentences
+from lorapar.report.scores import Change, scores
 from lorapar.report.sources import Facts, ReportSources, read_facts
 
 MINUS = "\u2212"
@@ -25,22 +18,6 @@ def change(system: str, difference: float, p_value: float, wins: int = 5, losses
     """A change during RL."""
     bounds = (difference - 0.1, difference + 0.1)
     return Change(system, "after_sft", "after_rl", difference, bounds, p_value, wins, losses, 0.95)
-
-
-@pytest.mark.parametrize(
-    ("difference", "p_value", "wins", "losses", "verdict"),
-    [
-        (0.3, 0.0001, 20, 1, "up"),
-        (-0.3, 0.049, 1, 20, "down"),
-        (-0.05, 0.45, 2, 5, "within noise"),
-        (0.3, 0.05, 9, 2, "within noise"),
-        (0.0, 1.0, 0, 0, "unchanged"),
-    ],
-)
-def test_a_verdict_needs_the_paired_test(
-    difference: float, p_value: float, wins: int, losses: int, verdict: str
-) -> None:
-    assert change("system1", difference, p_value, wins, losses).verdict == verdict
 
 
 def test_a_loss_within_noise_is_not_called_none() -> None:
@@ -60,15 +37,6 @@ def test_the_run_in_one_sentence() -> None:
     moved = [change("system1", 0.0, 1.0, 0, 0), change("system2", -0.25, 0.002, 1, 15)]
     assert summary_sentence(moved) == "During RL, System 2 went down by 25.0 points; System 1 changed on no row."
     assert summary_sentence(moved[:1]) is None
-
-
-def test_every_change_of_a_run_is_read(sources: ReportSources) -> None:
-    found = changes(read_facts(sources))
-    assert len(found) == 6
-    whole = find_change(found, "system2", "base", "after_rl")
-    assert whole is not None
-    figures = {(score.system, score.model): score.strict or 0.0 for score in scores(read_facts(sources))}
-    assert whole.difference == pytest.approx(figures["system2", "after_rl"] - figures["system2", "base"])
 
 
 def test_bars_are_as_high_as_the_scores(sources: ReportSources) -> None:

@@ -1,14 +1,16 @@
-"""Benchmarks in the report: intervals, cost, changes, and models that were not asked."""
+"""Scores and benchmarks: intervals, cost, changes and their paired test, and models that were not asked."""
 
 from __future__ import annotations
 
 import dataclasses
 
-from lorapar.report.benchmarks import benchmark_lines, benchmarks
+import pytest
+
 from lorapar.report.formats import NOTHING
 from lorapar.report.metrics import metrics_of
 from lorapar.report.page import render_page
-from lorapar.report.sources import Facts, read_facts
+from lorapar.report.scores import Change, benchmark_lines, benchmarks, changes, find_change, scores
+from lorapar.report.sources import Facts, ReportSources, read_facts
 
 HEADING = "<h3>Benchmarks</h3>"
 CHANGE = {"difference": 0.25, "interval": [0.1, 0.4], "p_value": 0.001, "wins": 40, "losses": 15, "rows": 100}
@@ -106,3 +108,30 @@ def test_a_group_shows_its_groups_and_tasks_with_their_versions_and_errors() -> 
         "after RL acc 0.3 (standard error 0.05)",
         "world, group water: base acc 0.2 (standard error 0.05); after RL acc 0.3 (standard error 0.05)",
     ]
+
+
+@pytest.mark.parametrize(
+    ("difference", "p_value", "wins", "losses", "verdict"),
+    [
+        (0.3, 0.0001, 20, 1, "up"),
+        (-0.3, 0.049, 1, 20, "down"),
+        (-0.05, 0.45, 2, 5, "within noise"),
+        (0.3, 0.05, 9, 2, "within noise"),
+        (0.0, 1.0, 0, 0, "unchanged"),
+    ],
+)
+def test_a_verdict_needs_the_paired_test(
+    difference: float, p_value: float, wins: int, losses: int, verdict: str
+) -> None:
+    bounds = (difference - 0.1, difference + 0.1)
+    change = Change("system1", "after_sft", "after_rl", difference, bounds, p_value, wins, losses, 0.95)
+    assert change.verdict == verdict
+
+
+def test_every_change_of_a_run_is_read(sources: ReportSources) -> None:
+    found = changes(read_facts(sources))
+    assert len(found) == 6
+    whole = find_change(found, "system2", "base", "after_rl")
+    assert whole is not None
+    figures = {(score.system, score.model): score.strict or 0.0 for score in scores(read_facts(sources))}
+    assert whole.difference == pytest.approx(figures["system2", "after_rl"] - figures["system2", "base"])

@@ -1,0 +1,304 @@
+"""Held-out scores, benchmarks and the gate's verdict as data and lines of text, each change with its paired test."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Literal
+
+from lorapar.report.formats import (
+    MODELS,
+    NOTHING,
+    count_of,
+    decimal_seconds,
+    interval,
+    is_number,
+    model_name,
+    p_value,
+    percent,
+    points,
+    systems_in,
+)
+from lorapar.report.sources import Facts, Figures
+
+Verdict = Literal["up", "down", "within noise", "unchanged"]
+Bounds = tuple[float, float]
+NAMES = {"gsm8k": "GSM8K", "mmlu": "MMLU", "humaneval": "HumanEval"}
+ASKED_MODELS = (*MODELS, "incumbent")
+
+
+@dataclass(frozen=True)
+class Score:
+    """One model's held-out figures on one system; accuracies are shares of 1, None where no row has a reference."""
+
+    system: str
+    model: str
+    rows: int
+    strict: float | None
+    strict_interval: Bounds | None
+    lenient: float | None
+    lenient_interval: Bounds | None
+    loss: float | None
+
+
+@dataclass(frozen=True)
+class Change:
+    """What changed on one system or benchmark from one model to another, judged on the same rows."""
+
+    system: str
+    """The system, or the name of the benchmark."""
+    before: str
+    after: str
+    difference: float
+    bounds: Bounds
+    p_value: float
+    wins: int
+    losses: int
+    confidence: float
+
+    @property
+    def verdict(self) -> Verdict:
+        """`up` or `down` where the paired test calls it more than noise at the report's level."""
+        if self.wins == self.losses == 0:
+            return "unchanged"
+        # Rounded, because 1 - 0.95 is a little more than 0.05.
+        if self.p_value >= round(1.0 - self.confidence, 9):
+            return "within noise"
+        return "up" if self.difference > 0 else "down"
+
+    @property
+    def sentence(self) -> str:
+        """The change and how sure it is, such as `rose by 31.2 points (24 rows won, 4 lost, p < 0.001)`."""
+        counts = f"{count_of(self.wins, 'row')} won, {self.losses:,} lost, {p_value(self.p_value)}"
+        moved = points(abs(self.difference)).removeprefix("+")
+        if self.verdict == "unchanged":
+            return "gave the same verdict on every row"
+        if self.verdict == "within noise":
+            return f"changed by {points(self.difference)} points, which is within noise ({counts})"
+        return f"{'rose' if self.verdict == 'up' else 'fell'} by {moved} points ({counts})"
+
+
+def scores(facts: Facts) -> list[Score]:
+    """Every system's score under every model that was evaluated, in that order."""
+    evaluation = facts.evaluation or {}
+    return [
+        _score(system, model, evaluation[model])
+        for system in systems_in(evaluation)
+        for model in MODELS
+        if model in evaluation and evaluation[model].get(f"{system}_rows")
+    ]
+
+
+def changes(facts: Facts) -> list[Change]:
+    """Every paired change that was evaluated: base to SFT, SFT to RL and base to RL, by system, then by benchmark."""
+    found = (facts.evaluation or {}).get("changes", {})
+    confidence = facts.config.evaluate.confidence if facts.config else 0.95
+    pairs = [*pairwise(MODELS), (MODELS[0], MODELS[-1])]
+    return [
+        _change(system, before, after, found[system][f"{before}_to_{after}"], confidence)
+        for system in dict.fromkeys([*systems_in(facts.evaluation or {}), *found])
+        for before, after in pairs
+        if f"{before}_to_{after}" in found.get(system, {})
+    ]
+
+
+def find_change(found: Sequence[Change], system: str, before: str, after: str) -> Change | None:
+    """The change of one system between two models; None where it was not evaluated."""
+    wanted = (system, before, after)
+    return next((change for change in found if (change.system, change.before, change.after) == wanted), None)
+
+
+def _score(system: str, model: str, figures: Figures) -> Score:
+    return Score(
+        system=system,
+        model=model,
+        rows=int(figures.get(f"{system}_rows") or 0),
+        strict=figures.get(f"{system}_accuracy"),
+        strict_interval=_bounds(figures.get(f"{system}_interval")),
+        lenient=figures.get(f"{system}_lenient_accuracy"),
+        lenient_interval=_bounds(figures.get(f"{system}_lenient_interval")),
+        loss=figures.get(f"{system}_loss"),
+    )
+
+
+def _change(system: str, before: str, after: str, figures: Figures, confidence: float) -> Change:
+    low, high = figures["interval"]
+    return Change(
+        system=system,
+        before=before,
+        after=after,
+        difference=float(figures["difference"]),
+        bounds=(float(low), float(high)),
+        p_value=float(figures["p_value"]),
+        wins=int(figures["wins"]),
+        losses=int(figures["losses"]),
+        confidence=confidence,
+    )
+
+
+def _bounds(value: Sequence[float] | None) -> Bounds | None:
+    return (float(value[0]), float(value[1])) if value else None
+
+
+def verdict_figures(facts: Facts) -> dict[str, Any] | None:
+    """The key `verdict` of metrics.json; None where nothing was judged."""
+    if facts.verdict is None or facts.version is None:
+        return None
+    return {
+        "better": facts.verdict["better"],
+        "reasons": list(facts.verdict["reasons"]),
+        "name": facts.version["name"],
+        "version": facts.version["version"],
+        "incumbent": (facts.verdict["incumbent"] or {}).get("version"),
+        "gain": facts.verdict["figures"]["gain"],
+        "guards": facts.verdict["figures"]["guards"],
+        "promoted": bool(facts.promotion and facts.promotion["promoted"]),
+        "promotion": facts.promotion["reason"] if facts.promotion else None,
+    }
+
+
+def verdict_lines(verdict: Mapping[str, Any] | None) -> list[str]:
+    """The verdict in words, the conclusion first."""
+    if verdict is None:
+        return []
+    against = f"version {verdict['incumbent']}" if verdict["incumbent"] is not None else "the base model"
+    said = "better than" if verdict["better"] else "not better than"
+    lines = [f"Gate: {verdict['name']}@{verdict['version']} is {said} {against}", *verdict["reasons"]]
+    if verdict["promotion"]:
+        lines.append(verdict["promotion"])
+    elif verdict["better"]:
+        lines.append("production was not moved: gate.promote is off, or the run has not come that far")
+    return [lines[0], *(f"  {line}" for line in lines[1:])]
+
+
+@dataclass(frozen=True)
+class BenchmarkRow:
+    """One model's line in the table of one benchmark, as text."""
+
+    model: str
+    rows: str
+    strict: str
+    strict_interval: str
+    lenient: str
+    lenient_interval: str
+    seconds: str
+    tokens: str
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """One benchmark with every model's line and the changes from model to model."""
+
+    title: str
+    rows: Sequence[BenchmarkRow]
+    changes: Sequence[Change]
+    notes: Sequence[str] = ()
+    """What lm-eval says of the task: its version, and each model's metrics with their standard errors."""
+
+
+def benchmarks(facts: Facts) -> list[Benchmark]:
+    """Every benchmark that was asked, in the order of the settings."""
+    evaluation = facts.evaluation or {}
+    by_model = {model: (evaluation.get(model) or {}).get("benchmarks", {}) for model in ASKED_MODELS}
+    names = dict.fromkeys(name for figures in by_model.values() for name in figures)
+    moved = changes(facts)
+    return [
+        Benchmark(
+            title=NAMES.get(name, name),
+            rows=[_row(model, figures[name]) for model, figures in by_model.items() if name in figures],
+            changes=[change for change in moved if change.system == name],
+            notes=_notes(name, by_model),
+        )
+        for name in names
+        if name not in systems_in(evaluation)
+    ]
+
+
+def benchmark_lines(metrics: Figures) -> list[str]:
+    """One line a benchmark, from metrics.json: `GSM8K: base 13.3%, after RL 41.9% (after RL against base: up, ...)`."""
+    by_model = {model: (metrics.get(model) or {}).get("benchmarks", {}) for model in ASKED_MODELS}
+    names = dict.fromkeys(name for figures in by_model.values() for name in figures)
+    return [_line(name, by_model, (metrics.get("changes") or {}).get(f"{name}_base_to_after_rl")) for name in names]
+
+
+def _line(name: str, by_model: Mapping[str, Figures], change: Figures | None) -> str:
+    scores = [
+        f"{model_name(model)} {percent(figures[name]['accuracy'])}"
+        for model, figures in by_model.items()
+        if is_number(figures.get(name, {}).get("accuracy"))
+    ]
+    if not scores:  # a task whose metrics are figures of all its rows together
+        scores = [
+            f"{model_name(model)} {figures[name]['metric']} {figures[name]['score']:.4g}"
+            for model, figures in by_model.items()
+            if is_number(figures.get(name, {}).get("score"))
+        ]
+    moved = f" (after RL against base: {change['verdict']}, {p_value(change['p_value'])})" if change else ""
+    return f"{NAMES.get(name, name)}: {', '.join(scores) or 'not scored'}{moved}"
+
+
+def _notes(name: str, by_model: Mapping[str, Figures]) -> list[str]:
+    found = {model: figures[name] for model, figures in by_model.items() if name in figures}
+    version = next((figures["version"] for figures in found.values() if figures.get("version")), None)
+    notes = [f"{NAMES.get(name, name)}: version {version} of the task"] if version else []
+    for model, figures in found.items():
+        scores = figures.get("scores") or {}
+        shown = [_task_score(metric, scores) for metric in scores if "_stderr," not in metric]
+        if shown:
+            notes.append(f"{NAMES.get(name, name)}, {model_name(model)}: {'; '.join(shown)}")
+    return [*notes, *_task_notes(name, found), *_group_notes(name, found)]
+
+
+def _task_notes(name: str, found: Mapping[str, Figures]) -> list[str]:
+    """A line for each task of a group: its rows, its version, and every model's figure with its standard error."""
+    first: Figures = next(iter(found.values()), {})
+    notes = []
+    for task, figures in (first.get("tasks") or {}).items():
+        metric = figures.get("metric")
+        each = [
+            f"{model_name(model)} {_task_score(metric, own['scores'])}"
+            for model, whole in found.items()
+            if metric in ((own := (whole.get("tasks") or {}).get(task, {})).get("scores") or {})
+        ]
+        version = f", version {figures['version']}" if figures.get("version") else ""
+        notes.append(f"{name}, {task} ({figures.get('rows', 0):,} rows{version}): {'; '.join(each) or 'not scored'}")
+    return notes
+
+
+def _group_notes(name: str, found: Mapping[str, Figures]) -> list[str]:
+    """A line for each group within a group."""
+    first: Figures = next(iter(found.values()), {})
+    notes = []
+    for group, scores in (first.get("groups") or {}).items():
+        metric = next((one for one in scores if "_stderr," not in one), "")
+        each = [
+            f"{model_name(model)} {_task_score(metric, own)}"
+            for model, whole in found.items()
+            if metric in (own := (whole.get("groups") or {}).get(group, {}))
+        ]
+        notes.append(f"{name}, group {group}: {'; '.join(each)}")
+    return notes
+
+
+def _task_score(metric: str, scores: Figures) -> str:
+    """`acc 0.25 (standard error 0.12)`; lm-eval writes N/A where there is one row, or no formula."""
+    name, _, filtered = metric.partition(",")
+    value, error = scores[metric], scores.get(f"{name}_stderr,{filtered}")
+    shown = f"{value:.4g}" if is_number(value) else str(value)
+    said = "" if error is None else f" (standard error {f'{error:.2g}' if is_number(error) else error})"
+    return f"{name if filtered in ('', 'none') else metric} {shown}{said}"
+
+
+def _row(model: str, figures: Figures) -> BenchmarkRow:
+    tokens = figures.get("tokens_per_answer")
+    return BenchmarkRow(
+        model=model_name(model),
+        rows=f"{figures.get('rows', 0):,}",
+        strict=percent(figures.get("accuracy")),
+        strict_interval=interval(figures.get("interval")),
+        lenient=percent(figures.get("lenient_accuracy")),
+        lenient_interval=interval(figures.get("lenient_interval")),
+        seconds=decimal_seconds(figures.get("seconds_per_answer")),
+        tokens=f"{tokens:.0f}" if is_number(tokens) else NOTHING,
+    )
