@@ -283,9 +283,7 @@ def _encode(
 ) -> Encoded:
     """`earlier`: which turns of the assistant before the question are learned, too."""
     text = training_text(tokenizer, row, end)
-    prompt, ids = (_ids(tokenizer, one) for one in (text.prompt, text.prompt + text.learned))
-    # A token may span the end of the prompt: like TRL, the answer starts where the two part.
-    start = shared_length(prompt, ids)
+    ids, start = _with_answer(tokenizer, text)
     labels = [IGNORED] * start + ids[start:]
     if any(earlier):
         spans = earlier_answers(tokenizer, row["prompt"], text.prompt, end)
@@ -293,6 +291,25 @@ def _encode(
             first, last = (shared_length(_ids(tokenizer, text.prompt[:one]), ids) for one in span or (0, 0))
             labels[first:last] = ids[first:last]
     return {"input_ids": ids[:max_length], "labels": labels[:max_length]}
+
+
+def _with_answer(tokenizer: PreTrainedTokenizerBase, text: TrainingText) -> tuple[list[int], int]:
+    """The tokens of a row, and how many of them are its prompt.
+
+    Where a token would span the end of the prompt (`assistant: ` and `42`), prompt and answer become tokens each by
+    themselves: the model is asked with the prompt's own. TRL would learn the spanning token, which is never asked for.
+    """
+    whole, prompt = (_ids(tokenizer, one) for one in (text.prompt + text.learned, text.prompt))
+    start = shared_length(prompt, whole)
+    if start == len(prompt):
+        return whole, start
+    read = tokenizer.decode(whole)
+    # Some tokenizers put a blank before a text, so that the answer is also tried behind a line break.
+    behind = _ids(tokenizer, "\n")
+    for answer in (_ids(tokenizer, text.learned), _ids(tokenizer, "\n" + text.learned)[len(behind) :]):
+        if tokenizer.decode(prompt + answer) == read:
+            return prompt + answer, len(prompt)
+    return whole, start
 
 
 def _ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _SHOWN_CHARACTERS = 60
-_Kind = Literal["altered", "elsewhere", "open", "control", "past", "trimmed"]
+_Kind = Literal["altered", "elsewhere", "open", "control", "past", "trimmed", "unreadable"]
 
 
 @dataclass
@@ -61,6 +61,7 @@ class RowCheck:
             self._note_trimmed(row, text)
             self._note_past(row, text)
             self._note_controls(row)
+            self._note_unreadable(row)
 
     def notes(self) -> list[str]:
         """One line for each thing that was noticed."""
@@ -76,6 +77,8 @@ class RowCheck:
             "in {}; the model is asked without it, in training and evaluation alike",
             "past": f"the chat template of {name} changes or leaves out an earlier answer in {{}}; it is context as it "
             "is written then, and sft.train_on=all does not learn it",
+            "unreadable": f"warning: the tokenizer of {name} does not give back answers as they stand, in {{}}; such "
+            "text cannot be learned, and what is compared with it never matches",
             "control": f"warning: control tokens of {name} stand as text in {{}}; the model reads the token itself, so "
             "mend these rows where that is not meant",
         }
@@ -155,6 +158,14 @@ class RowCheck:
                 self._note("control", f"the first is row {row['id']}: '{found}'")
                 return
 
+    def _note_unreadable(self, row: dict[str, Any]) -> None:
+        answer = row["completion"][0]["content"]
+        read = read_back(self.tokenizer, answer)
+        if read.strip() != answer.strip() and not any(one in answer for one in self._controls):
+            place = shared_length(answer.lstrip(), read.lstrip())
+            what = (_quoted(one.lstrip()[max(0, place - 8) :]) for one in (answer, read))
+            self._note("unreadable", f"the first is row {row['id']}: {' comes back as '.join(what)}")
+
     def _note(self, kind: _Kind, words: str) -> None:
         self._counts[kind] += 1
         self._first.setdefault(kind, words)
@@ -194,6 +205,11 @@ def template_notes(tokenizer: PreTrainedTokenizerBase, model: ModelConfig, promp
         )
 
 
+def read_back(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
+    """A text as answers are read: through the tokenizer and back."""
+    return str(tokenizer.decode(tokenizer(text, add_special_tokens=False)["input_ids"], skip_special_tokens=True))
+
+
 def _tag_notes(tokenizer: PreTrainedTokenizerBase, model: ModelConfig, prompts: PromptConfig) -> Iterable[str]:
     """Tags that no decoded answer can have: control tokens are left out of it."""
     for tag in prompts.tags.all:
@@ -204,6 +220,11 @@ def _tag_notes(tokenizer: PreTrainedTokenizerBase, model: ModelConfig, prompts: 
                 f"warning: prompts.tags: '{tag}' has control tokens of {model.name} in it, which decoding leaves out, "
                 "so no answer is seen to have this tag; name what is left of it"
                 + (f" ('{kept.strip()}')" if kept.strip() else ", or other tags")
+            )
+        elif kept.strip() != tag:
+            yield (
+                f"warning: prompts.tags: the tokenizer of {model.name} reads '{tag}' back as '{kept.strip()}', so no "
+                "answer is seen to have this tag; name tags that it keeps"
             )
 
 
