@@ -159,7 +159,7 @@ class ScoreAccumulator:
         return score
 
     def _losses(self, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        device = next(iter(self._values.values())).device
+        device = self._model.get_input_embeddings().weight.device  # type: ignore[operator]
         fields = {key: _field(batch, key).to(device) for key in ("input_ids", "attention_mask", "labels")}
         labels = fields.pop("labels")[:, 1:]
         answered = labels != IGNORED_LABEL
@@ -222,7 +222,8 @@ def _answers_only(model: torch.nn.Module, wanted: torch.Tensor) -> Iterator[None
 
     def pick(_head: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...] | None:
         states, *others = inputs
-        return (states[wanted][None], *others) if states.shape[:2] == wanted.shape else None
+        # Of a base whose layers lie on several GPUs the head sees the states of another one than the tokens are on.
+        return (states[wanted.to(states.device)][None], *others) if states.shape[:2] == wanted.shape else None
 
     # Before the hook that copies the slice of states it is given: what is picked is in one piece already.
     handle = head.register_forward_pre_hook(pick, prepend=True)

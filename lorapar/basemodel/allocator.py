@@ -11,6 +11,7 @@ step, and a heap that keeps them grows to several times the base, in holes betwe
 from __future__ import annotations
 
 import gc
+import sys
 from functools import cache
 
 # Numbers of mallopt(3).
@@ -52,5 +53,8 @@ def give_back_freed_memory() -> bool:
     import ctypes
 
     gc.collect()  # trainers and models refer to themselves in circles
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():  # a stage's own processes, one a GPU, come next
+        torch.cuda.empty_cache()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     return trim is not None and bool(trim(0))

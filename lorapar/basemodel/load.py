@@ -22,6 +22,7 @@ from lorapar.basemodel.quantized import compute_alike, is_quantized, load_librar
 from lorapar.basemodel.quiet import quiet
 from lorapar.basemodel.resolve import Kind, kind_of, local_folder, resolve_model
 from lorapar.basemodel.shape import config_values
+from lorapar.basemodel.spread import is_spread, spreading_options
 from lorapar.config import ModelConfig
 from lorapar.errors import BadInputError
 from lorapar.progress import Progress, Silent
@@ -63,6 +64,7 @@ def model_folder(config: ModelConfig, progress: Progress | None = None) -> Path:
 def load_model(config: ModelConfig, progress: Progress | None = None, *, sharded: bool = False) -> PreTrainedModel:
     """The base model in evaluation mode, weights in `config.dtype` (settled, not `auto`), on the GPU if there is one.
 
+    On several GPUs, layer by layer, where one has not the memory for it and this process sees them.
     `sharded`: each process of torch's process group reads and holds a part of every weight (FSDP2), and all must then
     make the same number of passes.
     With `config.quantization` the linear layers hold 8 or 4 bits, each quantised as its weight is read.
@@ -82,7 +84,8 @@ def load_model(config: ModelConfig, progress: Progress | None = None, *, sharded
     if quantized:
         load_library()
     options = quantization_options(config, values) | ({"device_map": {"": device}} if quantized else {})
-    options |= _sharding_options() if sharded else {}
+    spread = not sharded and is_spread(config)
+    options |= _sharding_options() if sharded else spreading_options() if spread else {}
     read = partial(
         AutoModelForCausalLM.from_pretrained,
         folder,
@@ -111,7 +114,7 @@ def load_model(config: ModelConfig, progress: Progress | None = None, *, sharded
         give_back_large_blocks() if sharded else keep_freed_memory()
     if quantized:
         compute_alike(model)
-    elif not sharded:
+    elif not (sharded or spread):
         model.to(device)
     model.eval()
     make_head_input_contiguous(model)

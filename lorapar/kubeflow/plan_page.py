@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from math import prod
 
 from lorapar.config import RunConfig
 from lorapar.config.idle import without_effect
@@ -11,7 +13,7 @@ from lorapar.kubeflow.summary import plain
 from lorapar.kubeflow.tasks import task_of
 from lorapar.kubeflow.trainjob import holds_accelerators, nodes_in
 from lorapar.local.calls import filter_calls, pick_calls, teacher_calls
-from lorapar.local.estimate import DEVICES, Device, stage_memory_bytes
+from lorapar.local.estimate import stage_memory_bytes
 from lorapar.report.formats import count_of
 from lorapar.stages.graph import GRAPH, Node
 from lorapar.training.shares import SHARED_STAGES, nodes_said, processes_said
@@ -27,7 +29,7 @@ def plan_page(
 
     Raises BadInputError for a broken row.
     """
-    memory = {device: stage_memory_bytes(config, device) for device in DEVICES}
+    memory = cache(lambda takes: _memory_bytes(config, takes))
     rows = [
         _row(node, config, lanes.get(node.name, ()), memory, accelerators) for node in GRAPH if node.stage != "plan"
     ]
@@ -56,15 +58,23 @@ def _row(
     node: Node,
     config: RunConfig,
     lanes: Sequence[Lane],
-    memory: Mapping[Device, Mapping[str, int]],
+    memory: Callable[[str], Mapping[str, int]],
     accelerators: Mapping[str, str],
 ) -> str:
     held = sum(int(lane.accelerators) for lane in lanes)
     takes = (str(held) if held else "none") if lanes else accelerators.get(node.name, "")
-    need = memory["cpu" if takes in ("none", "0") or not holds_accelerators(takes) else "cuda"].get(node.stage)
+    need = memory(takes).get(node.stage)
     size = f"{need / 1e9:.1f} GB" if need else ""
     how = "; ".join(filter(None, [_how(node, lanes), *_processes(node, config, takes)]))
     return f"| {node.name} | {task_of(node.name).image} | {size} | {takes} | {how} |"
+
+
+def _memory_bytes(config: RunConfig, takes: str) -> dict[str, int]:
+    """What a process of each stage needs on what a task takes: on several GPUs its part of a sharded base."""
+    nodes, held = nodes_in(takes), takes.partition(" ")[0]
+    gpus = prod(nodes) if nodes is not None else int(held) if held.isdigit() else 0
+    on_cpu = takes in ("none", "0") or not holds_accelerators(takes)
+    return stage_memory_bytes(config, "cpu" if on_cpu else "cuda", gpus)
 
 
 def _processes(node: Node, config: RunConfig, takes: str) -> list[str]:

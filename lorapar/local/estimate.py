@@ -8,16 +8,16 @@ not counted. tests/benchmarks/bench_memory.py holds the sums against peaks.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields, replace
 from math import ceil
 from typing import Literal
 
 from lorapar.basemodel.shape import ModelShape, model_shape
 from lorapar.config import ModelConfig, RlConfig, RunConfig, SftConfig
-from lorapar.training.shares import visible_gpus
+from lorapar.training.shares import chosen_share, visible_gpus
 
 Device = Literal["cpu", "cuda"]
-DEVICES: tuple[Device, ...] = ("cpu", "cuda")
 _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 # Bytes a decoder layer keeps of each token for backward, by hidden and intermediate size: measured on Llama-2-7B and
 # Qwen2.5-7B layers in bfloat16 with float32 LoRA on QKVGUD (335 and 412 kB). With checkpointing only its input stays.
@@ -35,6 +35,8 @@ _HOLES = 0.4
 # TRL's chunked log-probabilities (trl/kernels/chunked_logprob.py, 1.16): a tile of so many tokens and words; without
 # Triton a tile is folded by torch, whose float32 copies of it were counted in a trace of the allocator.
 _TILE_TOKENS, _TILE_WORDS, _TILE_COPIES = 4096, 32768, 7
+_GATHERED_LAYERS = {"cuda": 3, "cpu": 2}
+"""Of a sharded base what FSDP2 holds whole at once: the layer at work with the buffer it came in, on GPUs the next."""
 _SCORE_COPIES = 4
 """Scoring's logits, their float32 copy, the softmax and the gradients, in float32s."""
 _SAMPLING_COPIES = 4
@@ -48,7 +50,7 @@ class StageMemory:
     """Estimated peak memory of a stage by its terms, in bytes; what a stage does not hold is 0."""
 
     weights: int
-    """Of the base, as it is held: in its number format, or in 8 or 4 bits."""
+    """Of the base, as it is held: in its number format, or in 8 or 4 bits; of a sharded one a process's part."""
     adapter: int = 0
     gradients: int = 0
     moments: int = 0
@@ -62,19 +64,25 @@ class StageMemory:
     """On a CPU, the mapped files that a quantised base was read from."""
     context: int = _CONTEXT_BYTES["cuda"]
     """CUDA's context, or what the libraries hold."""
+    gathered: int = 0
+    """Of a sharded base, what each process holds whole for a while: the layers at work, and the output head."""
+    shards: int = 1
+    """Processes that share the weights; the terms are those of one."""
 
     @property
     def total_bytes(self) -> int:
         """All terms, of which rollouts' cache and the learning pass are not there at once."""
         passing = max(self.activations + self.logits + self.heap, self.kv_cache)
-        held = self.weights + self.files + self.adapter + self.gradients + self.moments
+        held = self.weights + self.gathered + self.files + self.adapter + self.gradients + self.moments
         return held + passing + self.context
 
     @property
     def said(self) -> str:
         """The terms of 10 MB and more, largest first, in GB."""
-        terms = sorted(((getattr(self, one.name), one.name) for one in fields(self)), reverse=True)
-        return ", ".join(f"{name.replace('_', ' ')} {size / 1e9:.2f}" for size, name in terms if size >= 10_000_000)
+        names = (one.name for one in fields(self) if one.name != "shards")
+        terms = sorted(((getattr(self, name), name) for name in names), reverse=True)
+        said = ", ".join(f"{name.replace('_', ' ')} {size / 1e9:.2f}" for size, name in terms if size >= 10_000_000)
+        return said if self.shards == 1 else f"in each of {self.shards} processes {said}"
 
 
 def device_here() -> Device:
@@ -82,17 +90,20 @@ def device_here() -> Device:
     return "cuda" if visible_gpus() else "cpu"
 
 
-def stage_memory_bytes(config: RunConfig, device: Device | None = None) -> dict[str, int]:
+def stage_memory_bytes(config: RunConfig, device: Device | None = None, gpus: int | None = None) -> dict[str, int]:
     """Estimated peak memory of each stage that holds a model, in bytes; empty where the model's sizes are unknown."""
-    return {stage: memory.total_bytes for stage, memory in stage_memory(config, device).items()}
+    return {stage: memory.total_bytes for stage, memory in stage_memory(config, device, gpus).items()}
 
 
-def stage_memory(config: RunConfig, device: Device | None = None) -> dict[str, StageMemory]:
-    """The same by its terms; on the device that is here, where none is named."""
+def stage_memory(config: RunConfig, device: Device | None = None, gpus: int | None = None) -> dict[str, StageMemory]:
+    """The same by its terms, of one process; on the device that is here, where none is named.
+
+    `gpus`: of the stage, which decide how many processes train; None: those that are visible here.
+    """
     shape = model_shape(config.model)
     if shape is None:
         return {}
-    device = device or device_here()
+    device, gpus = device or device_here(), visible_gpus() if gpus is None else gpus
     weights, adapter = base_bytes(shape, config.model), _adapter_bytes(shape, config)
     share = 1.0 if config.partition.theta == 1 else _ACTIVE_SHARE
     elements = _elements(shape, config, _trained_rank(config))
@@ -106,11 +117,43 @@ def stage_memory(config: RunConfig, device: Device | None = None) -> dict[str, S
         "vote": StageMemory(max(_vote_bytes(config, one) for one in range(len(config.teachers))), **context),
         "init": StageMemory(**held),
         "score": _with_heap(StageMemory(**scored, **_score_pass(shape, config)), device),
-        "sft": _with_heap(StageMemory(**trained, **_sft_pass(shape, config, device)), device),
-        "rl": _with_heap(StageMemory(**rl, **_rl_pass(shape, config, device)), device),
+        "sft": _largest(_trainings(shape, config, StageMemory(**trained), device, config.sft_sections(), gpus)),
+        "rl": _largest(_trainings(shape, config, StageMemory(**rl), device, config.rl_sections(), gpus)),
         "publish": StageMemory(2 * weights, 2 * adapter, files=held["files"], **context),
         "evaluate": StageMemory(**{**held, "adapter": 2 * adapter}, kv_cache=_evaluate_bytes(shape, config)),
     }
+
+
+def _largest(phases: Iterable[StageMemory]) -> StageMemory:
+    """The phase that takes most."""
+    return max(phases, key=lambda one: one.total_bytes)
+
+
+def _trainings(
+    shape: ModelShape,
+    config: RunConfig,
+    held: StageMemory,
+    device: Device,
+    sections: Iterable[SftConfig | RlConfig],
+    gpus: int,
+) -> Iterator[StageMemory]:
+    """What one process of each phase holds: its part of a sharded base, of the rest all, and its rows of a step."""
+    for section in sections:
+        share, _ = chosen_share(section, gpus, config.processes)
+        part = {"batch_size": share.batch_size, "gradient_accumulation": share.gradient_accumulation}
+        memory = replace(held, **_pass(shape, config.model, section.model_copy(update=part), device))
+        if config.sharding == "fsdp2" and share.processes > 1:  # freed memory goes back then: basemodel/allocator.py
+            weights, gathered = held.weights // share.processes, gathered_bytes(shape, config.model, device)
+            yield replace(memory, weights=weights, gathered=gathered, shards=share.processes)
+        else:
+            yield _with_heap(memory, device)
+
+
+def gathered_bytes(shape: ModelShape, model: ModelConfig, device: Device) -> int:
+    """Of a sharded base, what a process holds whole at once: some layers, and the head from forward to backward."""
+    head = shape.hidden * shape.vocab
+    layer = (shape.parameters - _kept_whole(shape)) // shape.layers
+    return (head + _GATHERED_LAYERS[device] * layer) * _BYTES[model.dtype]
 
 
 def _base_terms(shape: ModelShape, model: ModelConfig, device: Device) -> dict[str, int]:
@@ -196,24 +239,16 @@ def _score_pass(shape: ModelShape, config: RunConfig) -> dict[str, int]:
     return {"activations": found, "logits": tokens * shape.vocab * 4 * _SCORE_COPIES}
 
 
-def _sft_pass(shape: ModelShape, config: RunConfig, device: Device) -> dict[str, int]:
-    """Of the phase that takes most."""
-    return max((_one_sft(shape, config.model, one, device) for one in config.sft_sections()), key=_sum)
-
-
-def _sum(terms: dict[str, int]) -> int:
-    return sum(terms.values())
+def _pass(shape: ModelShape, model: ModelConfig, section: SftConfig | RlConfig, device: Device) -> dict[str, int]:
+    if isinstance(section, RlConfig):
+        return _one_rl(shape, model, section, device)
+    return _one_sft(shape, model, section, device)
 
 
 def _one_sft(shape: ModelShape, model: ModelConfig, sft: SftConfig, device: Device) -> dict[str, int]:
     tokens = sft.batch_size * sft.max_length
     found = _activations(shape, model, tokens, checkpointed=sft.gradient_checkpointing)
     return {"activations": found, "logits": _logits(shape, model, tokens, device)}
-
-
-def _rl_pass(shape: ModelShape, config: RunConfig, device: Device) -> dict[str, int]:
-    """Of the phase that takes most."""
-    return max((_one_rl(shape, config.model, one, device) for one in config.rl_sections()), key=_sum)
 
 
 def _one_rl(shape: ModelShape, model: ModelConfig, rl: RlConfig, device: Device) -> dict[str, int]:
@@ -280,15 +315,20 @@ _USABLE = 0.92
 """What fragmentation and the driver leave of a card."""
 
 
-def cards_said(memory: StageMemory, *, shards: bool = False) -> str:
-    """The smallest card that holds a stage; where none does, what would. `shards`: several can share its weights."""
+def cards_said(memory: StageMemory, *, shared: Literal["fsdp2", "layers"] | None = None, gathered: int = 0) -> str:
+    """The smallest card that holds a stage, or one of its processes; where none does, what would.
+
+    `shared`: how several cards can hold its weights together; `gathered`: what each then holds of them beside its part.
+    """
     fits = next((card for card in CARDS if memory.total_bytes <= _USABLE * card.vram_bytes), None)
     if fits is not None:
-        return f"fits one {fits.name}"
+        return f"fits one {fits.name}{' each' if memory.shards > 1 else ''}"
     largest = CARDS[-1]
-    if memory.total_bytes - memory.weights >= _USABLE * largest.vram_bytes:
+    beside = memory.total_bytes - memory.weights + (gathered if memory.shards == 1 else 0)
+    if beside >= _USABLE * largest.vram_bytes:
         return "fits no card: lower batch_size or max_length, or switch gradient_checkpointing on"
-    if shards:
-        room = _USABLE * largest.vram_bytes - (memory.total_bytes - memory.weights)
-        return f"fits no card alone: {ceil(memory.weights / room)} {largest.name} hold it with sharding fsdp2"
+    if shared is not None:
+        count = ceil(memory.shards * memory.weights / (_USABLE * largest.vram_bytes - beside))
+        how = "with sharding fsdp2" if shared == "fsdp2" else "in one process, its layers dealt out"
+        return f"fits no card alone: {count} {largest.name} hold it {how}"
     return "fits no card, and its weights are not sharded: set model.quantization, or take a smaller base"

@@ -11,12 +11,13 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from lorapar.basemodel.shape import model_shape
 from lorapar.config import RunConfig
 from lorapar.config.idle import without_effect
 from lorapar.config.training import PhaseConfig, phase_said
 from lorapar.local.calls import filter_calls, judge_calls, pick_calls, teacher_calls
 from lorapar.local.edits import with_edits
-from lorapar.local.estimate import StageMemory, cards_said, held_rank, stage_memory
+from lorapar.local.estimate import StageMemory, cards_said, gathered_bytes, held_rank, stage_memory
 from lorapar.local.expectation import expectations, hours_said
 from lorapar.local.folder import RunFolder
 from lorapar.local.forecast import planned_omissions
@@ -129,7 +130,14 @@ def plan_run(config: RunConfig, out: Path, *, until: str | None, fresh: bool) ->
     where = (*_adapter(plan.config, targets), *_phases(plan.config), *_processes(plan.config, stages))
     told = [*hours_said(hours, running), *([unasked] if unasked else [])]
     times = [Text(f"{'time' if place == 0 else '':<12}{line}") for place, line in enumerate(told)]
-    facts = (*_facts(plan, out, seen), *where, *_memory(memory, on_card), *times, *_text_facts(seen), *omitted)
+    facts = (
+        *_facts(plan, out, seen),
+        *where,
+        *_memory(plan.config, memory, on_card),
+        *times,
+        *_text_facts(seen),
+        *omitted,
+    )
     return RunPlan(out, plan.config, entries, list(facts))
 
 
@@ -200,13 +208,21 @@ def _known_of_init(config: RunConfig) -> list[str]:
     return [f"start       adapter.init {init}: {found[init]}; residual is the default"] if init in found else []
 
 
-def _memory(memory: Mapping[str, StageMemory], on_card: Mapping[str, StageMemory]) -> list[Text]:
+def _memory(config: RunConfig, memory: Mapping[str, StageMemory], on_card: Mapping[str, StageMemory]) -> list[Text]:
     """The terms of the stages that take most on what is here, and the card that would hold them."""
-    found = [(stage, memory[stage]) for stage in ("score", "sft", "rl") if stage in memory]
-    cards = {stage: cards_said(on_card[stage], shards=stage in ("sft", "rl")) for stage, _ in found}
+    found = [stage for stage in ("score", "sft", "rl") if stage in memory]
+    whole = config.model.quantization == "none"  # a quantised base is neither sharded nor dealt out
+    shape = model_shape(config.model)
+    gathered = gathered_bytes(shape, config.model, "cuda") if shape is not None else 0
+    cards = {
+        stage: cards_said(on_card[stage], shared="layers" if whole else None)
+        if stage == "score"
+        else cards_said(on_card[stage], shared="fsdp2" if whole else None, gathered=gathered)
+        for stage in found
+    }
     return [
-        Text(f"{'memory, GB' if place == 0 else '':<12}{stage}: {one.said}; {cards[stage]}")
-        for place, (stage, one) in enumerate(found)
+        Text(f"{'memory, GB' if place == 0 else '':<12}{stage}: {memory[stage].said}; {cards[stage]}")
+        for place, stage in enumerate(found)
     ]
 
 

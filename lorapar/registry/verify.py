@@ -159,7 +159,8 @@ def _no_room(full: ModelConfig) -> str | None:
     if shape is None:
         return None
     needed = shape.parameters * torch.finfo(getattr(torch, full.dtype)).bits // 8
-    free = torch.cuda.mem_get_info()[0] if torch.cuda.is_available() else psutil.virtual_memory().available
+    gpus = range(torch.cuda.device_count() if torch.cuda.is_available() else 0)
+    free = sum(torch.cuda.mem_get_info(place)[0] for place in gpus) if gpus else psutil.virtual_memory().available
     return f"it takes {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB are free" if needed > 0.9 * free else None
 
 

@@ -29,6 +29,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
+from lorapar.basemodel.spread import is_spread
 from lorapar.checkpoint import Keeper
 from lorapar.config import CheckpointConfig, RlConfig, SftConfig
 from lorapar.errors import BadInputError, ExitCode, LoraparError, StorageError, Terminated
@@ -70,13 +71,20 @@ def process_count(call: StageCall[Any], config: SftConfig | RlConfig) -> int:
 
 
 def parts_count(call: StageCall[Any], parts: int) -> int:
-    """In how many processes a stage shares out so many parts of its work: one a visible GPU, or as set."""
+    """In how many processes a stage shares out so many parts of its work: one a visible GPU, or as set.
+
+    One where the base fits no GPU, and its layers lie on all of them.
+    """
     from lorapar.ranks import Ranks
     from lorapar.training.shares import visible_gpus, wanted_processes
 
-    if call.processes == 1 or Ranks.here().count > 1:
+    if Ranks.here().count > 1:
         return 1
-    return max(1, min(parts, wanted_processes(visible_gpus(), call.processes)))
+    gpus = visible_gpus()
+    if gpus > 1 and is_spread(call.settings.model):
+        call.progress.say(f"the base fits no GPU alone: its layers lie on {gpus}, and one process works with all")
+        return 1
+    return max(1, min(parts, wanted_processes(gpus, call.processes)))
 
 
 def run_in_processes(stage: str, call: StageCall[Any], count: int) -> Metrics:

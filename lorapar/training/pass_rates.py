@@ -31,7 +31,7 @@ from lorapar.training.reward_tools import RewardTools, opened_rewards
 from lorapar.training.rewards import Reward
 from lorapar.training.rl import completion_reader, completions_per_step, for_trl, grpo_trainer, rl_data, rl_sampler
 from lorapar.training.rows import WARM_UP, prompts_per_step, rl_rows
-from lorapar.training.session import Method, TrainingJob, opened
+from lorapar.training.session import FILTER, Method, TrainingJob, opened
 
 RATES_FILE = "pass_rates.jsonl"
 _TRL = metadata.version("trl")
@@ -207,7 +207,7 @@ class _Asker:
         job, asking = self._job, self._asking
         (job.scratch / "trainer").mkdir(parents=True, exist_ok=True)
         arguments = rl_arguments(asking, job.model, self._rewards, job.seed, job.scratch)
-        method = Method("rl.filter", self._system, asking, arguments, lambda session: None, lambda logs: {})
+        method = Method(FILTER, self._system, asking, arguments, lambda session: None, lambda logs: {})
         self._stack.enter_context(quiet_libraries(job.progress))
         sampler = self._stack.enter_context(rl_sampler(job, asking))
         session = self._stack.enter_context(opened(job, self._tokenizer, method))
@@ -260,7 +260,7 @@ def _remembered(job: TrainingJob, asking: RlConfig, tools: RewardTools, stack: E
         mode="json", include={"num_generations", "batch_size", "temperature", "top_p", "share_prompts"}
     )
     identity = model_identity(
-        job.model, settings, job.adapter, job.seed, what="rl.filter", sampling=sampling, trl=None if vllm else _TRL
+        job.model, settings, job.adapter, job.seed, what=FILTER, sampling=sampling, trl=None if vllm else _TRL
     )
     folder = tools.cache or job.scratch
     return RememberedModel(

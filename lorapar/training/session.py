@@ -39,6 +39,7 @@ from lorapar.adapter import (
 from lorapar.adapter.files import read_tensors
 from lorapar.adapter.folder import WEIGHTS_FILE
 from lorapar.basemodel import load_model
+from lorapar.basemodel.spread import fits_one
 from lorapar.checkpoint import Keeper
 from lorapar.config import ModelConfig, PromptConfig, RlConfig, SftConfig
 from lorapar.errors import BadInputError, LoraparError, StorageError, Terminated, TrainingError
@@ -64,6 +65,8 @@ from lorapar.training.watch import Figures, LastGood, Watch, check_answers
 HISTORY = "history.jsonl"
 SUMMARY = "summary.json"
 LAST_GOOD = "last_good"
+FILTER = "rl.filter"
+"""The title of what asks before RL instead of training."""
 EDGE = 0.2
 """Share of the steps that figures of the first and last steps are means over."""
 
@@ -193,6 +196,11 @@ def train(job: TrainingJob, tokenizer: PreTrainedTokenizerBase, method: Method) 
 @contextmanager
 def opened(job: TrainingJob, tokenizer: PreTrainedTokenizerBase, method: Method) -> Iterator[Session]:
     """Load and check everything; within the block gradients and optimiser are masked."""
+    if not (job.sharded or fits_one(job.model)):
+        raise BadInputError(
+            f"model.name: {job.model.name} fits no GPU alone, and {method.title} holds a whole base in each process; "
+            + ("leave rl.filter out" if method.title == FILTER else "set sharding to fsdp2, and processes to 2 or more")
+        )
     base = load_model(job.model, job.progress, sharded=job.sharded)
     if base.base_model is base and hasattr(base, "model"):
         # Llama4ForCausalLM of transformers 5.23 names a part it does not have; TRL looks for the decoder by this name.

@@ -29,7 +29,10 @@ CASES = [
     *(("sft", size, quantization, "bfloat16") for size in SHAPES for quantization in ("none", "nf4")),
     *(("sft", size, "none", "float32") for size in SHAPES),
     *(("rl", size, "none", "bfloat16") for size in SHAPES),
+    *(("sft", size, "sharded", dtype) for size in ("130M", "325M") for dtype in ("bfloat16", "float32")),
+    ("rl", "325M", "sharded", "bfloat16"),
 ]
+RANKS = 2
 _MAKE = """
 import sys, json, torch
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -57,11 +60,13 @@ shared = {"system1": 1.0, "system2": 1.0}
 partition_elements(scores, theta=0.9, shared=shared).save(folder / "partition.safetensors", {})
 """
 _TRAIN = """
-import sys, json, torch
+import os, sys, json, torch
+import torch.distributed as dist
 from pathlib import Path
 from lorapar.basemodel import load_tokenizer
 from lorapar.config import load_config
 from lorapar.local.memory import peak_bytes
+from lorapar.ranks import Ranks
 from lorapar.prompts import prompt_ids, prompt_messages
 from lorapar.progress import Silent
 from lorapar.records import Example
@@ -70,11 +75,14 @@ from lorapar.training.rl import train_rl
 from lorapar.training.sft import train_sft
 start, work = Path(sys.argv[1]), Path(sys.argv[2])
 config = load_config(overrides=sys.argv[4:])
-for folder in ("out", "scratch"):
-    (work / folder).mkdir(parents=True)
+if "RANK" in os.environ:
+    dist.init_process_group("gloo")
+rank = Ranks.here().rank
+for folder in (f"out-{rank}", "scratch"):
+    (work / folder).mkdir(parents=True, exist_ok=True)
 job = TrainingJob(model=config.model, prompts=config.prompts, seed=0, adapter=start / "adapter",
-                  partition=start / "partition.safetensors", output=work / "out", scratch=work / "scratch",
-                  progress=Silent())
+                  partition=start / "partition.safetensors", output=work / f"out-{rank}", scratch=work / "scratch",
+                  progress=Silent(), sharded=config.sharding == "fsdp2")
 stage = sys.argv[3]
 # Prompts of exactly rl.max_prompt_length tokens that differ from their first word on: equal ones are learned from once.
 question = lambda n, length: f"{n}? What".ljust(length, "x")
@@ -85,13 +93,16 @@ length = config.rl.max_prompt_length - over
 rows = [Example(id=f"w{n}", question=question(n, length), answer="so " * 400, reference="4") for n in range(8)]
 rows = {"sft": {"system1": rows, "system2": []}, "rl": {"system1": [], "system2": rows}}[stage]
 {"sft": train_sft, "rl": train_rl}[stage](job, getattr(config, stage), **rows)
-print(json.dumps({"peak": peak_bytes()}))
+(work / f"told-{rank}.json").write_text(json.dumps({"peak": peak_bytes()}))
+os._exit(0)
 """
 
 
-def overrides(model: str | Path, quantization: str, dtype: str) -> list[str]:
+def overrides(model: str | Path, held: str, dtype: str) -> list[str]:
+    sharded = held == "sharded"
     return [
-        *(f"model.name={model}", f"model.dtype={dtype}", f"model.quantization={quantization}", "adapter.rank=8"),
+        *(f"model.name={model}", f"model.dtype={dtype}", "adapter.rank=8"),
+        *((f"processes={RANKS}", "sharding=fsdp2") if sharded else (f"model.quantization={held}",)),
         "teachers=[{name: self, dtype: bfloat16}]",
         *("sft.batch_size=4", "sft.max_length=256", "sft.max_steps=2", "sft.gradient_accumulation=1"),
         *("rl.batch_size=8", "rl.num_generations=4", "rl.gradient_accumulation=1", "rl.max_steps=1"),
@@ -99,12 +110,22 @@ def overrides(model: str | Path, quantization: str, dtype: str) -> list[str]:
     ]
 
 
-def child(program: str, *arguments: str | Path) -> str:
-    done = subprocess.run(
-        [sys.executable, "-c", program, *map(str, arguments)], capture_output=True, text=True, timeout=3000, check=False
-    )
+def child(program: str, *arguments: str | Path) -> None:
+    run([sys.executable, "-c", program], *arguments)
+
+
+def run(command: list[str], *arguments: str | Path) -> None:
+    done = subprocess.run([*command, *map(str, arguments)], capture_output=True, text=True, timeout=3000, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
-    return done.stdout
+
+
+def peak_of(work: Path, ranks: int, *arguments: str | Path) -> int:
+    """Of training in so many processes, the largest peak of one."""
+    program = work / "train.py"
+    program.write_text(_TRAIN)
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", f"--log-dir={work}/logs"]
+    run([sys.executable, *(launcher if ranks > 1 else []), str(program)], *arguments)
+    return max(json.loads(path.read_text())["peak"] for path in work.glob("told-*.json"))
 
 
 @pytest.fixture(scope="module")
@@ -128,10 +149,10 @@ _peaks: dict[tuple[str, ...], tuple[int, StageMemory]] = {}
 
 @pytest.mark.parametrize("case", CASES, ids="-".join)
 def test_plan_is_within_15_percent_of_the_peak(start, tmp_path, case) -> None:
-    stage, size, quantization, dtype = case
+    stage, size, held, dtype = case
     model, folder = start(size)
-    given = overrides(model, quantization, dtype)
-    peak = json.loads(child(_TRAIN, folder, tmp_path, stage, *given))["peak"]
+    given = overrides(model, held, dtype)
+    peak = peak_of(tmp_path, RANKS if held == "sharded" else 1, folder, tmp_path, stage, *given)
     planned = stage_memory(load_config(overrides=given), "cpu")[stage]
     _peaks[case] = peak, planned
     ratio = planned.total_bytes / peak

@@ -144,6 +144,20 @@ def test_the_page_of_plan_says_how_many_processes_the_accelerators_make() -> Non
     assert "processes" not in rows["| rl"]
 
 
+def test_the_page_of_plan_counts_a_process_s_part_of_a_sharded_base(tmp_path) -> None:
+    sizes = {"vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32}
+    (tmp_path / "config.json").write_text(json.dumps({**sizes, "num_attention_heads": 32}))
+    tuned = ["sft.batch_size=1", "sft.gradient_accumulation=8", "sharding=fsdp2"]
+    config = load_config(preset="tiny", overrides=[f"model.name={tmp_path}", "model.dtype=bfloat16", *tuned])
+    sizes = []
+    for held in ("1 nvidia.com/gpu", "4 nvidia.com/gpu", "2 nodes x 4 processes, 4 nvidia.com/gpu each"):
+        (row,) = [one for one in plan_page(config, {}, {"sft": held}).splitlines() if one.startswith("| sft ")]
+        sizes.append(float(row.split(" | ")[2].removesuffix(" GB")))
+    one, four, eight = sizes
+    assert one - four == pytest.approx(13.5 * 3 / 4 - 1.5, abs=0.3)  # three quarters, but for what is gathered
+    assert four - eight == pytest.approx(13.5 / 8, abs=0.2)
+
+
 def test_the_page_of_plan_says_what_each_process_of_several_nodes_does() -> None:
     held = {"sft": "2 nodes x 2 processes, 2 nvidia.com/gpu each"}
     tuned = ["sft.batch_size=4", "sft.gradient_accumulation=4"]

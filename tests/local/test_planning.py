@@ -174,8 +174,18 @@ def test_a_stage_is_told_by_its_terms_and_by_the_card_that_holds_it(tmp_path) ->
     assert one.said == "weights 14.00, kv cache 4.00, activations 3.00, context 0.50, gradients 0.40, adapter 0.40"
     assert cards_said(one) == "fits one L4, A10, RTX 4090"
     assert cards_said(replace(one, weights=140_000_000_000)).startswith("fits no card, and its weights are not")
-    said = cards_said(replace(one, weights=140_000_000_000), shards=True)
-    assert said == "fits no card alone: 2 H200 hold it with sharding fsdp2"
+    large = replace(one, weights=140_000_000_000)
+    assert cards_said(large, shared="fsdp2") == "fits no card alone: 2 H200 hold it with sharding fsdp2"
+    assert (
+        cards_said(large, shared="layers") == "fits no card alone: 2 H200 hold it in one process, its layers dealt out"
+    )
+    # What each gathers beside its part counts, too; and a process that has its part already is told by that.
+    assert cards_said(replace(one, weights=260_000_000_000), shared="fsdp2") == (
+        "fits no card alone: 3 H200 hold it with sharding fsdp2"
+    )
+    assert cards_said(large, shared="fsdp2", gathered=60_000_000_000).startswith("fits no card alone: 3 H200")
+    assert cards_said(replace(one, gathered=2_000_000_000, shards=2)) == "fits one L4, A10, RTX 4090 each"
+    assert cards_said(replace(large, shards=2), shared="fsdp2").startswith("fits no card alone: 3 H200")
     assert cards_said(replace(one, activations=400_000_000_000)).startswith("fits no card: lower batch_size")
 
 
@@ -189,6 +199,31 @@ def test_a_quantised_base_leaves_the_other_terms_as_they_are(tmp_path) -> None:
         *(full.adapter, full.gradients),
         *(full.moments, full.logits),
     )
+
+
+def test_a_process_holds_its_part_of_a_sharded_base_and_of_the_rest_all(tmp_path) -> None:
+    """tests/benchmarks/bench_memory.py holds the sums against the peak of a process."""
+    sizes = {"vocab_size": 300, "hidden_size": 512, "intermediate_size": 1408, "num_hidden_layers": 4}
+    LlamaConfig(**sizes, num_attention_heads=8, tie_word_embeddings=False).save_pretrained(tmp_path)
+    given = [f"model.name={tmp_path}", "model.dtype=bfloat16", "sft.batch_size=4", "sft.gradient_accumulation=1"]
+    alone = stage_memory(load_config(preset="tiny", overrides=given), "cuda")["sft"]
+    halves = [
+        stage_memory(load_config(preset="tiny", overrides=[*given, "processes=2", *more]), "cuda")["sft"]
+        for more in ([], ["sharding=fsdp2"])
+    ]
+    whole, sharded = halves
+    assert (alone.shards, whole.shards, sharded.shards) == (1, 1, 2)
+    assert (whole.weights, whole.gathered) == (alone.weights, 0)
+    assert sharded.weights == alone.weights // 2
+    # Three of the four layers, and the head.
+    layer = 2 * (4 * 512 * 512 + 3 * 512 * 1408)
+    assert sharded.gathered == 3 * layer + 2 * 300 * 512
+    for part in halves:  # of a step of four rows each does two
+        assert part.activations == alone.activations // 2
+        assert (part.adapter, part.gradients, part.moments) == (alone.adapter, alone.gradients, alone.moments)
+    assert sharded.said.startswith("in each of 2 processes ")
+    on_four = stage_memory(load_config(preset="tiny", overrides=[*given, "sharding=fsdp2"]), "cuda", gpus=4)["sft"]
+    assert (on_four.shards, on_four.weights) == (4, alone.weights // 4)
 
 
 def test_what_only_resident_memory_shows_is_counted_on_a_cpu_alone() -> None:

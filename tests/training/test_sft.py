@@ -14,6 +14,7 @@ import torch
 from peft import PeftModel
 
 from lorapar.basemodel import load_model
+from lorapar.basemodel.spread import Gpus
 from lorapar.config import SftConfig
 from lorapar.errors import BadInputError, TrainingError
 from lorapar.tracking import Summary, TrackedRun, tracked
@@ -53,6 +54,16 @@ def test_only_active_elements_move_and_all_of_them_do(make_job: Make, kit) -> No
     assert metrics["active_elements"] == active.sum()
     assert 0 < metrics["active_fraction"] < 1
     assert all(math.isfinite(value) for value in metrics.values())
+
+
+def test_a_base_that_fits_no_gpu_is_refused_before_it_is_read(make_job: Make, kit, monkeypatch) -> None:
+    """Each process sees one GPU."""
+    monkeypatch.setattr(Gpus, "here", classmethod(lambda cls: cls((400_000,))))
+    job = make_job()
+    with pytest.raises(BadInputError, match=r"builtin:tiny fits no GPU alone.* set sharding to fsdp2, and processes"):
+        train_sft(job, config(), system1=kit.words(8), system2=[])
+    monkeypatch.setattr(Gpus, "here", classmethod(lambda cls: cls((500_000,))))
+    train_sft(job, config(max_steps=1), system1=kit.words(8), system2=[])
 
 
 @pytest.mark.parametrize("loss_average", ["token", "row"])
