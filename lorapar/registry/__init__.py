@@ -9,17 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 from lorapar.registry.aliases import AliasRecord, Move
 from lorapar.registry.lineage import LINEAGE_FILE, Lineage
+from lorapar.registry.package import VLLM_RANKS, max_lora_rank, package_adapter, plain_config
 from lorapar.registry.promotion import incumbent_for, promote
 from lorapar.registry.reference import CANDIDATE, PRODUCTION, Reference, parse_reference
 from lorapar.registry.registry import Registry
-from lorapar.registry.serving import VLLM_RANKS, max_lora_rank
-from lorapar.registry.verdict import Incumbent, Promotion, PublishedVersion, Verdict, read_published, read_verdict
+from lorapar.registry.verdicts import Incumbent, Promotion, PublishedVersion, Verdict, read_published, read_verdict
 from lorapar.registry.versions import Claim, Version, content_manifest, new_claim
 
 if TYPE_CHECKING:
     from lorapar.registry.card import model_card
     from lorapar.registry.chat_settings import TEMPLATE_FILE, stop_strings, stop_token_ids, stop_words
-    from lorapar.registry.package import package_adapter, plain_config
     from lorapar.registry.publish import (
         Figure,
         Origins,
@@ -35,7 +34,6 @@ if TYPE_CHECKING:
 _FOR_PUBLISHING = {
     "chat_settings": ("TEMPLATE_FILE", "stop_strings", "stop_token_ids", "stop_words"),
     "card": ("model_card",),
-    "package": ("package_adapter", "plain_config"),
     "publish": (
         *("Figure", "Origins", "Proof", "Publication", "Published"),
         *("make_package", "publish_adapter", "refuse_other_base"),

@@ -8,9 +8,7 @@ from datetime import UTC, datetime
 from pydantic import BaseModel, ConfigDict, Field
 
 from lorapar.errors import StaleError, UnreachableError
-from lorapar.registry.actor import actor
-from lorapar.registry.checked import checked
-from lorapar.registry.layout import alias_key, aliases_prefix
+from lorapar.registry.layout import actor, alias_key, aliases_prefix, checked
 from lorapar.registry.versions import Version
 from lorapar.store import NotFoundError, ObjectStore, require_conditional_writes
 

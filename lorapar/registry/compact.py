@@ -15,10 +15,9 @@ from lorapar.progress import Progress
 from lorapar.records import read_json, write_json
 from lorapar.registry.card import model_card
 from lorapar.registry.lineage import LINEAGE_FILE, Lineage
-from lorapar.registry.package import CONFIG_FILE, WEIGHTS_FILE
+from lorapar.registry.package import CONFIG_FILE, WEIGHTS_FILE, max_lora_rank
 from lorapar.registry.publish import CARD_FILE
 from lorapar.registry.registry import Registry
-from lorapar.registry.serving import max_lora_rank
 from lorapar.registry.start import trained_rank
 from lorapar.registry.verify import QUESTIONS, Verification, compare_packages
 from lorapar.registry.versions import Version, content_manifest, new_claim

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ WEIGHTS_FILE = "adapter_model.safetensors"
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 # What makes a LoRA more than a plain one; serving engines refuse or ignore it.
 _NOT_PLAIN = ("lora_bias", "modules_to_save", "rank_pattern", "alpha_pattern", "target_parameters")
+VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+"""Values vLLM takes for --max-lora-rank (vLLM 0.31 to 0.33)."""
 
 
 def package_adapter(trained: Path, folder: Path, model: ModelConfig) -> dict[str, Any]:
@@ -60,3 +63,16 @@ def plain_config(trained: dict[str, Any], model: ModelConfig) -> dict[str, Any]:
 def hub_commit(revision: str | None) -> str | None:
     """The revision if it is a commit; others (a wheel's) mean nothing to those who load the adapter."""
     return revision if revision and _COMMIT.fullmatch(revision) else None
+
+
+def max_lora_rank(rank: int) -> int | None:
+    """The smallest `--max-lora-rank` of vLLM that serves an adapter of this rank; None where none is large enough."""
+    return next((allowed for allowed in VLLM_RANKS if allowed >= rank), None)
+
+
+def serving_facts(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What a lineage says of serving: the rank and vLLM's setting for it, or the kind where it is no plain LoRA."""
+    kind, rank = kind_of_peft(config), config.get("r")
+    if kind != "lora":
+        return {"kind": kind, "rank": rank, "max_lora_rank": None}
+    return {"rank": rank, "max_lora_rank": max_lora_rank(int(config["r"]))}

@@ -8,11 +8,11 @@ from __future__ import annotations
 from contextlib import suppress
 
 from lorapar.errors import BadInputError, IntegrityError, NotBetterError, StaleError
-from lorapar.registry.actor import actor
 from lorapar.registry.aliases import AliasRecord
+from lorapar.registry.layout import actor
 from lorapar.registry.reference import CANDIDATE, PRODUCTION
 from lorapar.registry.registry import Registry
-from lorapar.registry.verdict import Incumbent, Promotion, PublishedVersion, Verdict
+from lorapar.registry.verdicts import Incumbent, Promotion, PublishedVersion, Verdict
 from lorapar.registry.versions import Version
 
 

@@ -17,10 +17,9 @@ from lorapar.registry.card import model_card
 from lorapar.registry.chat_settings import ChatSettings
 from lorapar.registry.lineage import LINEAGE_FILE, Lineage
 from lorapar.registry.overview import lineage_of
-from lorapar.registry.package import CONFIG_FILE, WEIGHTS_FILE, package_adapter
+from lorapar.registry.package import CONFIG_FILE, WEIGHTS_FILE, package_adapter, serving_facts
 from lorapar.registry.reference import CANDIDATE
 from lorapar.registry.registry import Registry
-from lorapar.registry.serving import serving_facts
 from lorapar.registry.start import trained_rank
 from lorapar.registry.verify import verify_package
 from lorapar.registry.versions import Version, content_manifest, new_claim

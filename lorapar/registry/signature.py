@@ -19,8 +19,7 @@ from pydantic import BaseModel, ConfigDict
 
 from lorapar.errors import BadInputError, IntegrityError
 from lorapar.records import json_text
-from lorapar.registry.checked import checked
-from lorapar.registry.layout import signatures_prefix
+from lorapar.registry.layout import checked, signatures_prefix
 from lorapar.registry.versions import Version
 from lorapar.store import ObjectStore
 

@@ -1,24 +1,99 @@
-"""What gates said about a version, beside it: a list that only grows."""
+"""Verdicts: what a gate said about a version and against which incumbent (verdict.json, version.json), and the list of
+them beside each version, which only grows.
+"""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from lorapar.errors import UnreachableError
-from lorapar.records import json_text
-from lorapar.registry.checked import checked
-from lorapar.registry.layout import verdict_key
-from lorapar.registry.verdict import Incumbent
+from lorapar.records import json_text, read_json
+from lorapar.registry.layout import checked, verdict_key
 from lorapar.registry.versions import Version
 from lorapar.store import NotFoundError, ObjectStore
 
+VERSION_FILE = "version.json"
+VERDICT_FILE = "verdict.json"
+PROMOTION_FILE = "promotion.json"
 _ATTEMPTS = 50
 _REMEDY = (
     "bring back an earlier state of this object where the bucket keeps them, or delete it and start the run that made "
     "the version once more: its gate writes the verdict again"
 )
+
+
+class Incumbent(BaseModel):
+    """The version that production named when a candidate was published."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
+
+    version: int
+    digest: str
+
+
+class PublishedVersion(BaseModel):
+    """version.json: which version a run published, and what it has to beat."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
+
+    registry: str
+    """Address."""
+    name: str
+    version: int
+    digest: str
+    incumbent: Incumbent | None
+    """What production named; where that is this very version already, what it named before. None: no version."""
+    verification: dict[str, Any] = Field(default_factory=dict)
+    """What comparing it with the trained model measured."""
+
+    @property
+    def reference(self) -> str:
+        """`NAME@3`."""
+        return f"{self.name}@{self.version}"
+
+
+class Verdict(BaseModel):
+    """verdict.json."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
+
+    schema_version: int = 1
+    better: bool
+    reasons: tuple[str, ...]
+    candidate: Incumbent
+    """Version and digest that were judged."""
+    incumbent: Incumbent | None
+    """What it was judged against; None: the base model."""
+    settings: dict[str, Any]
+    """The section `gate` it was judged by."""
+    figures: dict[str, Any]
+    """Comparisons and guards, as `lorapar.evaluation.gate.Judged` has them."""
+
+
+class Promotion(BaseModel):
+    """promotion.json."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
+
+    promoted: bool
+    reason: str
+    alias: str
+    version: int
+    previous: int | None
+    """Version the alias named before."""
+
+
+def read_published(folder: Path) -> PublishedVersion:
+    """The version.json of an artifact."""
+    return PublishedVersion.model_validate(read_json(folder / VERSION_FILE))
+
+
+def read_verdict(folder: Path) -> Verdict:
+    """The verdict.json of an artifact."""
+    return Verdict.model_validate(read_json(folder / VERDICT_FILE))
 
 
 class _Judged(BaseModel):

@@ -18,9 +18,16 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from lorapar.errors import BadInputError, IntegrityError
-from lorapar.registry.actor import actor
-from lorapar.registry.checked import checked
-from lorapar.registry.layout import adapter_prefix, claim_key, digest_key, manifest_key, number_of, version_prefix
+from lorapar.registry.layout import (
+    actor,
+    adapter_prefix,
+    checked,
+    claim_key,
+    digest_key,
+    manifest_key,
+    number_of,
+    version_prefix,
+)
 from lorapar.store import (
     MANIFEST,
     FileEntry,

@@ -13,7 +13,7 @@ from lorapar.config import ModelConfig, RunConfig
 from lorapar.prompts import prompt_messages
 from lorapar.records import Example
 from lorapar.registry.chat_settings import stop_strings, stop_token_ids
-from lorapar.registry.serving import serving_facts
+from lorapar.registry.package import serving_facts
 from lorapar.report.formats import count_of
 from lorapar.report.sources import Facts
 

@@ -32,7 +32,7 @@ def run(call: StageCall[Settings]) -> Metrics:
     """Write verdict.json; the metric `promote` is 1 where production is to move."""
     from lorapar.evaluation import judge, read_outcomes
     from lorapar.registry import Incumbent, Registry, Verdict, read_published
-    from lorapar.registry.verdict import VERDICT_FILE
+    from lorapar.registry.verdicts import VERDICT_FILE
     from lorapar.store import open_store
 
     settings, published = call.settings.gate, read_published(call.input("version"))

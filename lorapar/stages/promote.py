@@ -29,7 +29,7 @@ SPEC = StageSpec(
 def run(call: StageCall[Settings]) -> Metrics:
     """Write promotion.json."""
     from lorapar.registry import PRODUCTION, Registry, promote, read_published, read_verdict
-    from lorapar.registry.verdict import PROMOTION_FILE
+    from lorapar.registry.verdicts import PROMOTION_FILE
     from lorapar.store import open_store
 
     published, verdict = read_published(call.input("version")), read_verdict(call.input("verdict"))

@@ -93,7 +93,7 @@ SPEC = StageSpec(
 def run(call: StageCall[Settings]) -> Metrics:
     """Publish; write the PEFT folder, version.json, and incumbent.json with the incumbent's folder `adapter/`."""
     from lorapar.registry import Proof, PublishedVersion, Registry, incumbent_for, publish_adapter
-    from lorapar.registry.verdict import VERSION_FILE
+    from lorapar.registry.verdicts import VERSION_FILE
     from lorapar.store import open_store
     from lorapar.store.file_system import copy_files
 

@@ -10,8 +10,8 @@ from peft import LoraConfig, PeftConfig
 
 from lorapar.config import ModelConfig
 from lorapar.errors import BadInputError
-from lorapar.registry import package_adapter, plain_config
-from lorapar.registry.serving import serving_facts
+from lorapar.registry import max_lora_rank, package_adapter, plain_config
+from lorapar.registry.package import serving_facts
 
 
 def test_the_folder_is_plain_peft_and_the_weights_are_copied(trained, tmp_path) -> None:
@@ -69,3 +69,10 @@ def test_a_folder_without_weights_is_no_adapter(trained, tmp_path) -> None:
     (tmp_path / "adapter_config.json").write_bytes((trained / "adapter_config.json").read_bytes())
     with pytest.raises(BadInputError, match=r"has no adapter_model\.safetensors"):
         package_adapter(tmp_path, tmp_path / "made", ModelConfig())
+
+
+@pytest.mark.parametrize(
+    ("rank", "served"), [(1, 1), (2, 8), (8, 8), (16, 16), (17, 32), (200, 256), (300, 320), (512, 512), (513, None)]
+)
+def test_vllm_takes_the_next_rank_it_knows(rank: int, served: int | None) -> None:
+    assert max_lora_rank(rank) == served

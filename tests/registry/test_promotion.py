@@ -7,7 +7,7 @@ import pytest
 from lorapar.errors import BadInputError, IntegrityError, NotBetterError, StaleError
 from lorapar.registry import Registry
 from lorapar.registry.promotion import promote, promote_by_hand, roll_back, start_canary
-from lorapar.registry.verdict import Incumbent, PublishedVersion, Verdict
+from lorapar.registry.verdicts import Incumbent, PublishedVersion, Verdict
 from lorapar.store import open_store
 
 
