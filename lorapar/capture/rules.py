@@ -28,21 +28,29 @@ _SECRETS = (
     r"\b()xox[abeoprs]-[A-Za-z0-9-]{10,}",
     r"\b()AIza[A-Za-z0-9_-]{30,}",
     r"\b()eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*",
-    r"(?i)\b((?:pass(?:word|wd|phrase)|api[_-]?key|access[_-]?key|secret(?:[_-]?key)?|(?:auth|access|refresh)[_-]?token|pwd)"
-    r"[\"']?\s{0,3}[:=]\s{0,3}[\"']?)[^\s\"',;]{4,}",
+)
+_PASSWORDS = (
+    r"(?i)(?<![A-Za-z0-9])((?:pass(?:word|wd|phrase|code)|api[_ -]?key|access[_ -]?key|secret(?:[_ -]?key)?"
+    r"|(?:auth|access|refresh)[_-]?token|pwd|passwort|kennwort|mot[_ ]de[_ ]passe|mdp|contrase(?:ñ|n\u0303|n)a"
+    r"|(?<!palabra )clave|senha|palavra-passe|wachtwoord|lösenord|adgangskode|passord|salasana|hasło|heslo|jelszó"
+    r"|parolă|[şs]ifre|пароль|κωδικός|סיסמה|كلمة (?:ال)?(?:سر|مرور)|پسورد|पासवर्ड|รหัสผ่าน|mật khẩu|kata sandi"
+    r"|密[码碼]|口令|パスワード|暗証番号|비밀번호|암호)"
+    r"[\"']?\s{0,3}[:=\uff1a\uff1d]\s{0,3}[\"']?)[^\s\"',;]{4,}"
 )
 """Keys and tokens by their prefixes, and what stands behind words such as `password:`; what group 1 holds stays."""
 _EMAIL = r"(?<![\w.+%-])[\w.+%-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63}){1,8}"
 _IBAN = r"(?i)(?<![A-Z0-9])[A-Z]{2}[ -]?\d{2}(?:[ -]?[A-Z0-9]){11,30}(?![A-Z0-9])"
 _CARD = r"(?<![\d])\d(?:[ -]?\d){12,18}(?!\d)"
 _IP = (
-    r"(?<![\w.:])(?:\d{1,3}(?:\.\d{1,3}){3}(?![\w:]|\.\d)"
-    r"|(?=[0-9A-Fa-f:.]{0,44}[0-9A-Fa-f])(?:[0-9A-Fa-f]{0,4}:){2,7}(?:\d{1,3}(?:\.\d{1,3}){3}|[0-9A-Fa-f]{1,4})?(?![\w:]))"
+    r"(?<![A-Za-z0-9_.:])(?:\d{1,3}(?:\.\d{1,3}){3}(?![A-Za-z0-9_:]|\.\d)"
+    r"|(?=[0-9A-Fa-f:.]{0,44}[0-9A-Fa-f])(?:[0-9A-Fa-f]{0,4}:){2,7}(?:\d{1,3}(?:\.\d{1,3}){3}|[0-9A-Fa-f]{1,4})?(?![A-Za-z0-9_:]))"
 )
+_NULL = "[0\u0660\u06f0]"
 _PHONE = (
-    r"(?<![\w+])(?:\+\d|\(?\b00?[1-9]|\(?\b\d{3}\)?[ .-]\d{3}[ .-](?=\d{4}(?!\d)))"
+    rf"(?<![A-Za-z0-9_+\d])(?:\+\d|\(?{_NULL}{{1,2}}(?!{_NULL})\d|\(?\d{{3}}\)?[ .-]\d{{3}}[ .-](?=\d{{4}}(?!\d)))"
     r"(?:[ ./()-]{0,2}\d){4,16}"
 )
+"""Not every language puts a blank or other mark between a word and a number, so only Latin letters belong to one."""
 _DAY = re.compile(r"\d\d([./-])\d\d\1\d{4}")
 _IBAN_LENGTHS = {
     country: int(length)
@@ -145,7 +153,9 @@ def _built_in_rules(name: str) -> list[_Rule]:
 
     if name == "secret":
         patterns = [*(shape.pattern for shape, _ in CREDENTIAL_SHAPES), *_SECRETS]
-        return [_Rule(name, regex.compile(pattern), keeps_group=True) for pattern in patterns]
+        # As ASCII, so that a letter of another script beside a key does not hide where it begins and ends.
+        rules = [_Rule(name, regex.compile(pattern, regex.ASCII), keeps_group=True) for pattern in patterns]
+        return [*rules, _Rule(name, regex.compile(_PASSWORDS), keeps_group=True)]
     pattern, meant = _BUILT_IN[name]
     return [_Rule(name, regex.compile(pattern), meant)]
 

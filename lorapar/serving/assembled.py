@@ -79,12 +79,20 @@ def texts_of(request: Mapping[str, Any], endpoint: str) -> list[tuple[str, str]]
 
 
 def _whole_text(content: Any) -> str | None:
-    """The text of a content; None where a part of it is a picture or a sound."""
+    """The text of a content, its parts on lines of their own as vLLM puts them; None where one is no text."""
     if isinstance(content, list):
-        parts = [one.get("text") if isinstance(one, dict) else one for one in content]
-        texts = [part for part in parts if isinstance(part, str)]
-        return "".join(texts) if len(texts) == len(parts) else None
+        parts = [_part(one) for one in content]
+        texts = [part for part in parts if part is not None]
+        return "\n".join(texts) if len(texts) == len(parts) else None
     return content if isinstance(content, str) else None
+
+
+def _part(one: Any) -> str | None:
+    """The text of a part; None for a picture, a sound, or what is beside a text."""
+    if isinstance(one, dict):
+        text = one.get("text") if one.get("type", "text") == "text" else None
+        return text if isinstance(text, str) else None
+    return one if isinstance(one, str) else None
 
 
 def _text(content: Any) -> str:

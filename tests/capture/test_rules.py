@@ -41,6 +41,17 @@ RULES = Rules()
         ("7 4111 1111 1111 1111 12", "7 [CARD] 12"),
         ("AB12 DE89 3704 0044 0532 0130 00", "AB12 [IBAN]"),
         ("123 + 456789 on 2023-10-05 and 05.10.2024", "123 + 456789 on 2023-10-05 and 05.10.2024"),
+        # Languages that put no blank between a word and a number, and their words for a password.
+        ("电话+86 138 1234 5679谢谢", "电话[PHONE]谢谢"),
+        ("地址192.168.0.1です、2001:db8::8a2e:370:7334と", "地址[IP]です、[IP]と"),
+        ("密钥hf_abcdefghijklmnopqrst谢谢 AKIAABCDEFGHIJKLMNOPです", "密钥[SECRET]谢谢 [SECRET]です"),
+        ("卡号4111111111111111谢谢 IBANはDE89370400440532013000です", "卡号[CARD]谢谢 IBANは[IBAN]です"),
+        ("رقم ٠٥٥٥١٢٣٤٥٦٧", "رقم [PHONE]"),
+        ("密码\uff1ahunter22 비밀번호: geheim12", "密码\uff1a[SECRET] 비밀번호: [SECRET]"),
+        ("Mein Passwort: geheim12, mot de passe : abc12345", "Mein Passwort: [SECRET], mot de passe : [SECRET]"),
+        ("ПАРОЛЬ: geheim12 contrasen\u0303a=secreto1", "ПАРОЛЬ: [SECRET] contrasen\u0303a=[SECRET]"),
+        ('DB_PASSWORD=hunter22 {"api key": "abcdef"}', 'DB_PASSWORD=[SECRET] {"api key": "[SECRET]"}'),
+        ("palabra clave: libertad", "palabra clave: libertad"),
         ("3.14159265 and 1,000,000", "3.14159265 and 1,000,000"),
     ],
 )  # fmt: skip

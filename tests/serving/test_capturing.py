@@ -285,6 +285,39 @@ def test_feedback_is_kept_by_the_request_s_id(vllm: ChatVllm, settings: ServingS
     ]
 
 
+def test_every_message_and_part_is_redacted_also_what_a_tool_said(vllm: ChatVllm, settings: ServingSettings) -> None:
+    parts = [{"type": "text", "text": "my card is 4111111111111111"}, {"type": "text", "text": "12 is my favourite"}]
+    said = [
+        {"role": "system", "content": "You help carl@example.org."},
+        {"role": "user", "content": parts, "name": "Anna Berg"},
+        {"role": "tool", "content": '{"mail": "bob@example.org", "пароль": "geheim12"}', "tool_call_id": "call-4711"},
+    ]
+
+    async def scenario(site: Site) -> None:
+        tools = [{"type": "function", "function": {"name": "f", "description": "of dora@example.org"}}]
+        assert (await chat(site, messages=said, tools=tools)).status_code == 200
+
+    (row,) = kept_after(scenario, vllm, settings)[0]
+    assert [one.content for one in row.messages] == [
+        "You help [EMAIL].",
+        "my card is [CARD]\n12 is my favourite",
+        '{"mail": "[EMAIL]", "пароль": "[SECRET]"}',
+    ]
+    stored = row.model_dump_json()
+    assert not any(never in stored for never in ("Anna Berg", "call-4711", "dora@"))
+
+
+@pytest.mark.parametrize("name", ["x-lorapar-capture", "X-LoRAPAR-Capture", "X-LORAPAR-CAPTURE"])
+@pytest.mark.parametrize("value", ["no", "NO", " No ", "nein"])
+def test_opting_out_works_in_any_case_of_letters(
+    name: str, value: str, vllm: ChatVllm, settings: ServingSettings
+) -> None:
+    async def scenario(site: Site) -> None:
+        await chat(site, {name: value})
+
+    assert kept_after(scenario, vllm, settings)[0] == []
+
+
 def test_half_a_surrogate_pair_is_kept_as_a_question_mark(vllm: ChatVllm, settings: ServingSettings) -> None:
     vllm.said = "it is 5"
 
@@ -375,9 +408,13 @@ def test_every_line_of_an_answer_in_events_is_read() -> None:
 
 def test_texts_of_a_request() -> None:
     parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
-    assert texts_of({"messages": [{"role": "user", "content": parts}]}, "chat") == [("user", "ab")]
+    assert texts_of({"messages": [{"role": "user", "content": parts}]}, "chat") == [("user", "a\nb")]
     for role in ("system", "developer", "assistant", "tool"):
         assert texts_of({"messages": [{"role": role, "content": "a"}]}, "chat") == [(role, "a")]
+    pictured = [{"type": "image_url", "image_url": {"url": "data:,x"}, "text": "what is it?"}]
+    called = {"role": "assistant", "content": "one moment", "tool_calls": [{"function": {"arguments": "{}"}}]}
+    for wrong_message in ({"role": "user", "content": pictured}, called, {"role": "assistant", "content": None}):
+        assert texts_of({"messages": [{"role": "user", "content": "a"}, wrong_message]}, "chat") is None
     named = [{"role": "anna@example.org", "content": "a"}, {"role": "user", "content": "b"}]  # a role is not redacted
     for wrong in ({}, *({"messages": one} for one in ([], [{"role": "user"}], ["x"], named))):
         assert texts_of(wrong, "chat") is None
