@@ -19,7 +19,7 @@ from lorapar import __version__
 from lorapar.basemodel.cache import cache_root
 from lorapar.basemodel.number_format import number_format
 from lorapar.errors import ExitCode, LoraparError
-from lorapar.network import network_cause, proxy_for, trust_authorities
+from lorapar.network import heed_proxies, network_cause, trust_authorities
 from lorapar.redaction import redact
 from lorapar.store.file_system import lacking
 
@@ -195,13 +195,11 @@ def _hub() -> Finding:
         return Finding("hub", "HF_HUB_OFFLINE is set", "only cached and local models can be used")
     try:
         trust_authorities()
+        heed_proxies(constants.ENDPOINT)
         HfApi().model_info("HuggingFaceTB/SmolLM2-135M-Instruct", timeout=5)
     except Exception as error:
         # Any failure, of whatever layer, means the same to the person: the hub cannot be used from here.
         said = str(error) if isinstance(error, LoraparError) else network_cause(error, constants.ENDPOINT)
-        if isinstance(error, ImportError | ValueError) and (proxy := proxy_for(constants.ENDPOINT)):
-            # httpx refuses the proxy itself: SOCKS without its package, or a scheme that it does not know.
-            said = f"the proxy {proxy} that the environment names cannot be used: {' '.join(str(error).split())}"
         return Finding(
             "hub",
             f"cannot be reached ({said or type(error).__name__})",

@@ -1,9 +1,9 @@
 """Authorities and proxies, for every client alike: whose certificates are trusted, and which of the two was in the way.
 
-`LORAPAR_CA_BUNDLE` names a PEM file with authorities that are trusted beside the public ones. `SSL_CERT_FILE` and
-`REQUESTS_CA_BUNDLE`, which other programs read too, reach clients that know neither, so that one variable is enough.
-Proxies are those of `HTTP_PROXY`, `HTTPS_PROXY` and `NO_PROXY`, which every client here honours, each form of the last
-one alike.
+`LORAPAR_CA_BUNDLE` names a PEM file, or a folder of them, with authorities that are trusted beside the public ones.
+`SSL_CERT_FILE`, `SSL_CERT_DIR` and `REQUESTS_CA_BUNDLE`, which other programs read too, reach clients that know none of
+them, so that one variable is enough. Proxies are those of `HTTP_PROXY`, `HTTPS_PROXY`, `ALL_PROXY` and `NO_PROXY`,
+which every client here honours, each form of the last one alike.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ import socket
 import ssl
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
@@ -34,10 +36,17 @@ S3_VARIABLE = "AWS_CA_BUNDLE"
 
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 """A port-forward, say: no proxy leads there, though few programs know."""
+_FOLDERS = "SSL_CERT_DIR"
+"""Folders with a colon between them, which OpenSSL reads, and so Python, but neither requests nor boto3."""
 _SYSTEM = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/ca-bundle.pem")
 """Where Debian, Red Hat and SUSE keep what the system trusts."""
+UNUSABLE_PROXY = "the proxy that the environment names (HTTP_PROXY, HTTPS_PROXY or ALL_PROXY) cannot be used"
 _UNREACHED = ("ConnectError", "ConnectTimeout", "NewConnectionError", "ConnectTimeoutError", "EndpointConnectionError")
 """Names of the HTTP libraries' own errors for a connection that never was."""
+
+
+_OTHER_NAME = "doesn't match"
+"""Of urllib3, which compares names itself where a client lets it."""
 
 
 def trust_authorities() -> str | None:
@@ -51,7 +60,10 @@ def trust_authorities() -> str | None:
         _check(name, path)
     own = named.get(OWN_VARIABLE)
     shared = [path for name in SHARED_VARIABLES if (path := named.get(name)) and path != own]
-    asked = tuple(dict.fromkeys(path for path in (own, *shared) if path and Path(path).is_file()))
+    asked = tuple(dict.fromkeys(path for path in (own, *shared, *_folders()) if path))
+    for name, path in named.items():  # most clients take a file alone
+        if Path(path).is_dir():
+            os.environ[name] = _combined((path, *asked))
     if not asked:
         return None
     # Asked again, by another client: what was made for the first one stands in the variables by then.
@@ -62,19 +74,55 @@ def trust_authorities() -> str | None:
     return whole
 
 
-def heed_no_proxy(address: str) -> bool:
-    """Put the host of an address into NO_PROXY where a network (`10.0.0.0/8`) or pattern (`*.internal`) there holds it.
+def _folders() -> list[str]:
+    """Folders of `SSL_CERT_DIR` beside the system's own, which are there or not: OpenSSL does not mind."""
+    systems = {Path(path).parent for path in _SYSTEM}
+    named = os.environ.get(_FOLDERS, "").split(os.pathsep)
+    return [path for path in named if path and Path(path) not in systems and any(_certificates(path))]
 
-    Clusters write both, and httpx, urllib and boto3 each know other forms; the name itself is known to all. Returns
-    whether something was added: a client that was made before it has to be made anew.
+
+def heed_proxies(address: str, *, socks: str | None = "socksio") -> bool:
+    """Let the variables of proxies mean the same to whichever client asks an address next.
+
+    `ALL_PROXY` counts where the proxy of a scheme is not named, which urllib and boto3 do not know. The host is put
+    into NO_PROXY where it is this machine, or where a network (`10.0.0.0/8`) or pattern (`*.internal`) there holds it:
+    clusters write both, and httpx, urllib and boto3 each know other forms; the name itself is known to all. Returns
+    whether something was changed: a client that was made before it has to be made anew.
+
+    `socks` is the module by which the client speaks SOCKS, None where it cannot. Raises BadInputError for a proxy that
+    is no address, or speaks SOCKS to a client that does not.
     """
+    changed = _spread_all_proxy()
+    changed = _heed_no_proxy(address) or changed
+    proxy = _named_proxy(address, everything=socks is not None)
+    if proxy and (why := _why_unusable(proxy, socks)):
+        raise BadInputError(f"{address}: {UNUSABLE_PROXY}: {why}")
+    return changed
+
+
+def _spread_all_proxy() -> bool:
+    known = getproxies()
+    everything = known.get("all", "")
+    if not everything or everything.startswith("socks"):  # which urllib and boto3 do not speak
+        return False
+    missing = [scheme for scheme in ("http", "https") if scheme not in known]
+    for scheme in missing:
+        os.environ[f"{scheme.upper()}_PROXY"] = everything
+    return bool(missing)
+
+
+def _heed_no_proxy(address: str) -> bool:
     parts = urlsplit(address)
     host, added = (parts.hostname or "").rstrip("."), False
     port = parts.port or {"http": 80, "https": 443}.get(parts.scheme)
+    here = host in _LOOPBACK and bool(getproxies())
     for name in ("no_proxy", "NO_PROXY"):
-        entries = os.environ.get(name, "").lower().split(",")
-        if host and host not in map(str.strip, entries) and any(_holds(one, host, port) for one in _single(entries)):
-            os.environ[name] += f",{host}" + (f",[{host}]" if ":" in host else "")
+        given = os.environ.get(name, "")
+        entries = given.lower().split(",")
+        if not host or host in map(str.strip, entries):
+            continue
+        if here or any(_holds(one, host, port) for one in _single(entries)):
+            os.environ[name] = f"{given},{host}".lstrip(",") + (f",[{host}]" if ":" in host else "")
             added = True
     return added
 
@@ -107,7 +155,8 @@ def network_cause(error: BaseException, address: str, variable: str = SHARED_VAR
     chain = list(_chain(error))
     host = urlsplit(address).netloc.rpartition("@")[2] or address
     for one in chain:
-        if isinstance(one, ssl.SSLCertVerificationError) or "certificate verify failed" in str(one).lower():
+        said = str(one).lower()
+        if isinstance(one, ssl.SSLCertVerificationError) or "certificate verify failed" in said or _OTHER_NAME in said:
             return _certificate_cause(one, host, variable)
     if any("WRONG_VERSION_NUMBER" in str(one) for one in chain):
         return f"{host} does not speak TLS on this port; begin the address with http://, or give the port that does"
@@ -127,22 +176,54 @@ def proxy_refusal(status: int, address: str) -> str | None:
 
 def proxy_for(address: str) -> str | None:
     """The proxy that the environment names for an address, without user and password; None where it names none."""
-    proxy = proxy_address(address)
+    proxy = _named_proxy(address)
     if proxy is None:
         return None
-    parts = urlsplit(proxy)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+    scheme, _, rest = proxy.partition("://")
+    # Of the whole text: a password with / or # in it would end what stands between // and / before its own end.
+    return f"{scheme}://{rest.rpartition('@')[2]}"
 
 
 def proxy_address(address: str) -> str | None:
-    """As `proxy_for`, with user and password: for the client itself, never for a line or a log."""
-    heed_no_proxy(address)
+    """As `proxy_for`, with user and password: for the client itself, never for a line or a log.
+
+    Raises as `heed_proxies` does.
+    """
+    heed_proxies(address, socks=None)
+    return _named_proxy(address, everything=False)
+
+
+def _named_proxy(address: str, *, everything: bool = True) -> str | None:
+    """`everything`: whether an ALL_PROXY that speaks SOCKS counts; any other has been spread."""
+    _heed_no_proxy(address)
     parts = urlsplit(address)
     proxies = getproxies()
-    proxy = proxies.get(parts.scheme) or proxies.get("all")
+    proxy = proxies.get(parts.scheme) or (proxies.get("all") if everything else None)
     if not proxy or not parts.hostname or parts.hostname in _LOOPBACK or proxy_bypass(parts.netloc.rpartition("@")[2]):
         return None
     return proxy if "://" in proxy else f"http://{proxy}"
+
+
+def _why_unusable(proxy: str, socks: str | None) -> str | None:
+    """The reason, never a piece of the address: it may be one of the password."""
+    try:
+        parts = urlsplit(proxy)
+        whole = bool(parts.hostname) and parts.port != 0 and "@" not in parts.path + parts.query + parts.fragment
+    except ValueError:  # a port that is none
+        whole = False
+    if not whole:
+        return (
+            "it is no address; write http://USER:PASSWORD@HOST:PORT, with @, :, / and # in user or password as %40, "
+            "%3A, %2F and %23"
+        )
+    if parts.scheme not in ("http", "https") and not parts.scheme.startswith("socks"):
+        return "it must begin with http://, https:// or socks5://"
+    if parts.scheme.startswith("socks") and socks is None:
+        return "this client does not speak SOCKS; name an http proxy, or put the host into NO_PROXY"
+    if parts.scheme.startswith("socks") and not find_spec(socks or ""):
+        package = {"socks": "PySocks"}.get(socks or "", socks)
+        return f"SOCKS needs the package {package} (pip install {package}), or name an http proxy"
+    return None
 
 
 def _proxy_cause(chain: list[BaseException], address: str, host: str) -> str | None:
@@ -170,7 +251,7 @@ def _proxy_variable(address: str) -> str:
 
 def _certificate_cause(error: BaseException, host: str, variable: str) -> str:
     said = str(error)
-    if "mismatch" in said or "is not valid for" in said:
+    if "mismatch" in said or "is not valid for" in said or _OTHER_NAME in said:
         return f"the certificate of {host} is made out to another name; use the name that it holds"
     if "has expired" in said:
         return f"the certificate of {host} has expired; renew it, or set this machine's clock"
@@ -197,13 +278,33 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 
 def _check(name: str, path: str) -> None:
-    if Path(path).is_dir():  # certificates by their hash, which OpenSSL and requests read one by one
+    if Path(path).is_dir():
+        if not any(_certificates(path)):
+            raise BadInputError(f"{name}={path} is a folder without a PEM file of certificates; mend or unset it")
         return
     try:
         _read_authorities(path, os.stat(path).st_mtime_ns)
     except OSError as error:  # ssl.SSLError is one
         said = getattr(error, "strerror", None) or str(error)
         raise BadInputError(f"{name}={path} cannot be read as certificates ({said}); mend or unset it") from None
+
+
+def _texts(path: str) -> Iterator[bytes]:
+    if Path(path).is_dir():
+        yield from _certificates(path)
+    else:
+        yield Path(path).read_bytes().strip()
+
+
+def _certificates(path: str) -> Iterator[bytes]:
+    """What the files of a folder hold, those that are certificates; the links of `openssl rehash` name them again."""
+    with suppress(OSError):
+        for file in sorted(Path(path).iterdir()):
+            with suppress(OSError):
+                text = file.read_bytes()
+                if b"-----BEGIN CERTIFICATE-----" in text or b"-----BEGIN TRUSTED CERTIFICATE-----" in text:
+                    _read_authorities(str(file), file.stat().st_mtime_ns)
+                    yield text.strip()
 
 
 @cache
@@ -230,7 +331,7 @@ def _combined(paths: tuple[str, ...]) -> str:
 
     # Mozilla's list, from certifi or botocore, and this system's own, which a company may have added to.
     public = [path for path in (get_cert_path(True), *_SYSTEM) if Path(path).is_file()]
-    texts = dict.fromkeys(Path(path).read_bytes().strip() for path in (*public, *paths))
+    texts = dict.fromkeys(text for path in (*public, *paths) for text in _texts(path))
     text = b"\n".join(texts) + b"\n"
     try:
         whole = _kept(text)

@@ -10,6 +10,7 @@ import socketserver
 import ssl
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import ClassVar
@@ -30,7 +31,7 @@ def plain_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """No authorities or proxies of the machine that tests run on, and keys that let boto3 ask at all."""
     monkeypatch.setenv("LORAPAR_CACHE", str(tmp_path / "cache"))
     network._combined.cache_clear()
-    for name in (*VARIABLES, *(f"{kind}_PROXY" for kind in ("HTTP", "HTTPS", "ALL", "NO"))):
+    for name in (*VARIABLES, "SSL_CERT_DIR", *(f"{kind}_PROXY" for kind in ("HTTP", "HTTPS", "ALL", "NO"))):
         # Set and then deleted, so that what the code sets is undone as well.
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
@@ -74,18 +75,28 @@ def company(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Pat
     """(address of a server, file of its authority), for a certificate that no public authority has signed."""
     folder = tmp_path_factory.mktemp("company")
     make_certificate(folder)
+    with serving(folder) as address:
+        yield address, folder / "ca.crt"
+
+
+@contextmanager
+def serving(folder: Path, host: str = "127.0.0.1") -> Iterator[str]:
+    """The address of a server that shows the certificate in a folder."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(folder / "ca.crt", folder / "ca.key")
-    server = Quiet(("127.0.0.1", 0), Anything)
+    kind = type("OfItsFamily", (Quiet,), {"address_family": socket.AF_INET6 if ":" in host else socket.AF_INET})
+    server = kind((host, 0), Anything)
     server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"https://127.0.0.1:{server.server_address[1]}", folder / "ca.crt"
-    server.shutdown()
-    server.server_close()
+    try:
+        yield f"https://{f'[{host}]' if ':' in host else host}:{server.server_address[1]}"
+    finally:
+        server.shutdown()
+        server.server_close()
 
 
-def make_certificate(folder: Path) -> None:
-    """A certificate for 127.0.0.1 that is its own authority."""
+def make_certificate(folder: Path, address: str = "127.0.0.1", days: tuple[int, int] = (-1, 1)) -> None:
+    """A certificate for an address that is its own authority, valid between two days counted from now."""
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import ec
@@ -93,10 +104,10 @@ def make_certificate(folder: Path) -> None:
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "company")])
     now = datetime.datetime.now(datetime.UTC)
-    names = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+    names = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(address))])
     builder = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
-    builder = builder.serial_number(1).not_valid_before(now - datetime.timedelta(1)).add_extension(names, False)
-    certificate = builder.not_valid_after(now + datetime.timedelta(1)).sign(key, hashes.SHA256())
+    builder = builder.serial_number(1).not_valid_before(now + datetime.timedelta(days[0])).add_extension(names, False)
+    certificate = builder.not_valid_after(now + datetime.timedelta(days[1])).sign(key, hashes.SHA256())
     (folder / "ca.crt").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
     secret = serialization.NoEncryption()
     pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, secret)
@@ -147,8 +158,30 @@ def ask_store(address: str) -> None:
         client.get_object(Bucket="bucket", Key="key")
 
 
+def ask_mlflow(address: str) -> None:
+    """A tracker never ends a run, so that what is in the way is said and not raised."""
+    from lorapar.tracking import Summary, TrackedRun, tracked
+
+    said: list[str] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", address)
+        with tracked(["mlflow"], TrackedRun("a", "b", Path("unused")), said.append, Summary):
+            pass
+    if any(word in " ".join(said) for word in ("certificate", "proxy", "MaxRetryError", "Max retries")):
+        raise UnreachableError(" ".join(said))
+
+
+def ask_oci(address: str) -> None:
+    from lorapar.registry.oci_client import OciClient, parse_oci_name
+
+    with OciClient(parse_oci_name(f"{address}/a/b")) as client:
+        client.find_manifest("latest")
+
+
 Ask = Callable[[str], None]
 CLIENTS: dict[str, Ask] = {
+    "mlflow": ask_mlflow,
+    "oci": ask_oci,
     "kubeflow": ask_kubeflow,
     "model registry": ask_model_registry,
     "webhook": ask_webhook,
@@ -197,6 +230,60 @@ def test_a_file_that_holds_no_authority_is_refused_by_its_variable(ask: Ask, con
         ask("https://127.0.0.1:9")
 
 
+@every_client
+@pytest.mark.parametrize("variable", [network.OWN_VARIABLE, *network.SHARED_VARIABLES, "SSL_CERT_DIR"])
+def test_a_folder_of_authorities_does_as_well(ask: Ask, variable: str, company, tmp_path, monkeypatch) -> None:
+    """As it is mounted from a ConfigMap of several keys, without the links of `openssl rehash`."""
+    address, authority = company
+    (tmp_path / "README").write_text("no certificate")
+    (tmp_path / "company.pem").write_bytes(authority.read_bytes())
+    monkeypatch.setenv(variable, str(tmp_path))
+    assert_reached(ask, address)
+
+
+def test_a_folder_for_s3_alone_reaches_s3(company, tmp_path, monkeypatch) -> None:
+    address, authority = company
+    (tmp_path / "company.pem").write_bytes(authority.read_bytes())
+    monkeypatch.setenv("AWS_CA_BUNDLE", str(tmp_path))
+    assert_reached(ask_store, address)
+    with pytest.raises(UnreachableError, match="is not trusted"):
+        ask_model_registry(address)
+
+
+def test_a_folder_without_authorities_is_refused_by_its_variable(tmp_path, monkeypatch) -> None:
+    (tmp_path / "README").write_text("no certificate")
+    monkeypatch.setenv(network.OWN_VARIABLE, str(tmp_path))
+    with pytest.raises(BadInputError, match=r"LORAPAR_CA_BUNDLE=.* is a folder without a PEM file of certificates"):
+        network.trust_authorities()
+
+
+@every_client
+@pytest.mark.parametrize(
+    ("made", "said"),
+    [
+        ({"address": "127.0.0.2"}, "is made out to another name"),
+        ({"days": (-3, -1)}, "has expired"),
+        ({"days": (1, 3)}, "is not yet valid"),
+    ],
+    ids=["another name", "expired", "not yet"],
+)
+def test_what_is_wrong_with_a_certificate_is_told(ask: Ask, made, said: str, tmp_path, monkeypatch) -> None:
+    make_certificate(tmp_path, **made)
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.crt"))
+    with serving(tmp_path) as address, pytest.raises(UnreachableError, match=f"the certificate of 127.0.0.1:.* {said}"):
+        ask(address)
+
+
+@every_client
+def test_an_address_of_ipv6_alone_is_asked(ask: Ask, tmp_path, monkeypatch) -> None:
+    make_certificate(tmp_path, "::1")
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.crt"))
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
+    monkeypatch.setenv("NO_PROXY", "fd00::/8,::/64")
+    with serving(tmp_path, "::1") as address:
+        assert_reached(ask, address)
+
+
 class Refusing(socketserver.StreamRequestHandler):
     """A proxy that wants to know who asks."""
 
@@ -231,6 +318,48 @@ def test_a_proxy_that_wants_a_password_is_named(ask: Ask, scheme: str, refusing_
     assert f"the proxy http://{refusing_proxy} asks for a user and password (407)" in said
     assert variable in said
     assert SECRET not in said
+
+
+@every_client
+def test_a_proxy_for_everything_is_asked_by_every_client(ask: Ask, refusing_proxy: str, monkeypatch) -> None:
+    monkeypatch.setenv("ALL_PROXY", f"http://someone:{SECRET}@{refusing_proxy}")
+    with pytest.raises(UnreachableError, match=f"the proxy http://{refusing_proxy} asks for a user and password"):
+        ask("https://server.invalid")
+
+
+@every_client
+@pytest.mark.parametrize(
+    ("proxy", "said"),
+    [
+        (f"http://someone:a/{SECRET}@127.0.0.1:9", "it is no address; write http://USER:PASSWORD@HOST:PORT"),
+        (f"http://someone:a#{SECRET}@127.0.0.1:9", "it is no address"),
+        (f"http://someone:{SECRET}@127.0.0.1:port", "it is no address"),
+        (f"gopher://someone:{SECRET}@127.0.0.1:70", "it must begin with http://, https:// or socks5://"),
+    ],
+)
+def test_a_proxy_that_cannot_be_one_is_told_without_its_password(ask: Ask, proxy: str, said: str, monkeypatch) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", proxy)
+    with pytest.raises(BadInputError) as caught:
+        ask("https://server.invalid")
+    assert said in str(caught.value)
+    assert SECRET not in str(caught.value)
+    assert SECRET not in str(network.proxy_for("https://server.invalid"))
+
+
+@every_client
+def test_a_proxy_that_speaks_socks_is_one_line(ask: Ask, monkeypatch) -> None:
+    monkeypatch.setattr(network, "find_spec", lambda name: None)
+    monkeypatch.setenv("HTTPS_PROXY", "socks5://127.0.0.1:9")
+    with pytest.raises((UnreachableError, BadInputError), match="SOCKS"):
+        ask("https://server.invalid")
+
+
+def test_requests_to_this_machine_pass_every_proxy_by(company, monkeypatch) -> None:
+    address, authority = company
+    monkeypatch.setenv("SSL_CERT_FILE", str(authority))
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
+    for ask in CLIENTS.values():
+        assert_reached(ask, address)
 
 
 @every_client
@@ -313,7 +442,7 @@ def test_a_server_that_is_down_is_nobody_elses_fault() -> None:
     ("proxy", "said"),
     [
         ("http://127.0.0.1:9", "the proxy http://127.0.0.1:9 does not answer"),
-        ("gopher://127.0.0.1:70", "the proxy gopher://127.0.0.1:70 that the environment names cannot be used"),
+        ("gopher://127.0.0.1:70", "cannot be used: it must begin with http://"),
     ],
 )
 def test_doctor_names_the_proxy_between_here_and_the_hub(monkeypatch, proxy: str, said: str) -> None:

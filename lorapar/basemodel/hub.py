@@ -26,7 +26,7 @@ from huggingface_hub.utils import validate_repo_id
 
 from lorapar.config import ModelConfig
 from lorapar.errors import BadInputError, UnreachableError
-from lorapar.network import heed_no_proxy, network_cause, trust_authorities
+from lorapar.network import heed_proxies, network_cause, trust_authorities
 from lorapar.places import cache_folder
 from lorapar.progress import Progress
 from lorapar.store.artifact import write_atomically
@@ -198,7 +198,8 @@ def hub_errors(name: str, revision: str | None, kind: Kind) -> Iterator[None]:
     """What the hub may answer, as one line that names the setting."""
     setting, revision_setting = _SETTINGS[kind]
     trust_authorities()
-    heed_no_proxy(constants.ENDPOINT)
+    if not constants.HF_HUB_OFFLINE:
+        heed_proxies(constants.ENDPOINT)
     try:
         yield
     except HFValidationError:

@@ -8,7 +8,7 @@ import urllib.request
 
 from lorapar.errors import BadInputError, UnreachableError
 from lorapar.kubeflow.summary import RunSummary
-from lorapar.network import heed_no_proxy, network_cause, proxy_refusal, trust_authorities
+from lorapar.network import heed_proxies, network_cause, proxy_refusal, trust_authorities
 
 TIMEOUT_SECONDS = 20.0
 
@@ -20,7 +20,7 @@ def post_summary(address: str, text: str, summary: RunSummary) -> None:
     host = address.split("/")[2].rpartition("@")[2]
     body = json.dumps({"text": text, "outcome": summary.outcome()}, allow_nan=False).encode()
     trust_authorities()
-    heed_no_proxy(address)
+    heed_proxies(address, socks=None)
     request = urllib.request.Request(address, data=body, headers={"Content-Type": "application/json"}, method="POST")  # noqa: S310
     try:
         # Not urlopen, which keeps the proxies and authorities of its first call.

@@ -28,7 +28,7 @@ from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import validate_repo_id
 
 from lorapar.errors import BadInputError, IntegrityError, LoraparError, UnreachableError
-from lorapar.network import heed_no_proxy, network_cause, trust_authorities
+from lorapar.network import heed_proxies, network_cause, trust_authorities
 from lorapar.redaction import remember_secret
 from lorapar.registry.reference import parse_reference
 from lorapar.registry.registry import Registry
@@ -150,7 +150,7 @@ def _same(found: RepoFile, path: Path) -> bool:
 def _hub_errors(repository: str) -> Iterator[None]:
     """What the hub may answer, as one line."""
     trust_authorities()
-    heed_no_proxy(constants.ENDPOINT)
+    heed_proxies(constants.ENDPOINT)
     try:
         yield
     except HfHubHTTPError as error:

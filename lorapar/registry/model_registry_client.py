@@ -18,7 +18,7 @@ import httpx2
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lorapar.errors import BadInputError, LoraparError, UnreachableError
-from lorapar.network import heed_no_proxy, network_cause, proxy_refusal, trust_authorities
+from lorapar.network import heed_proxies, network_cause, proxy_refusal, trust_authorities
 from lorapar.redaction import remember_secret
 
 API_VERSIONS = ("v1", "v1alpha3")
@@ -81,7 +81,7 @@ class ModelRegistryClient:
         token = _token()
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         trust_authorities()
-        heed_no_proxy(self.address)
+        heed_proxies(self.address)
         self._http = httpx2.Client(headers=headers, timeout=TIMEOUT_SECONDS)
         self._root: str | None = None
 

@@ -20,7 +20,7 @@ from urllib.parse import urljoin, urlsplit
 import httpx2
 
 from lorapar.errors import BadInputError, LoraparError, UnreachableError
-from lorapar.network import heed_no_proxy, network_cause, proxy_refusal, trust_authorities
+from lorapar.network import heed_proxies, network_cause, proxy_refusal, trust_authorities
 from lorapar.redaction import remember_secret
 
 MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
@@ -91,7 +91,7 @@ class OciClient:
         self._authorization: str | None = None
         self._scope = f"repository:{name.repository}:pull,push"
         trust_authorities()
-        heed_no_proxy(name.address)
+        heed_proxies(name.address)
         self._http = httpx2.Client(timeout=TIMEOUT_SECONDS, follow_redirects=False)
         self._root = f"{name.address}/v2/{name.repository}"
 

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from lorapar.errors import BadInputError, UnreachableError
-from lorapar.network import heed_no_proxy, trust_authorities
+from lorapar.network import heed_proxies, trust_authorities
 from lorapar.redaction import redact, remember_secret
 from lorapar.store.s3_credentials import RenewedCredentials
 from lorapar.store.s3_errors import credentials_cause, elsewhere
@@ -76,7 +76,7 @@ class Connection:
             # What a person told boto3 itself, by AWS_CA_BUNDLE or in a profile, wins.
             self._verify = authorities if core.get_config_variable("ca_bundle") is None else None
             self.client: Any = self._make(**_options(core))
-            if heed_no_proxy(self.endpoint):  # a client keeps the proxies that it was made with
+            if heed_proxies(self.endpoint, socks=None):  # a client keeps the proxies that it was made with
                 self.client.close()
                 self.client = self._make(**_options(core))
             found = self._session.get_credentials()

@@ -45,7 +45,6 @@ _OF_AN_OBJECT = (
 _OTHER_REGION = ("PermanentRedirect", "301", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException")
 _UNKNOWN = ("NotImplemented", "501")
 _CHECKSUMS = "AWS_REQUEST_CHECKSUM_CALCULATION"
-_WRITES = ("PutObject", "CreateMultipartUpload", "UploadPart", "CompleteMultipartUpload", "CopyObject")
 _NO_ROOM = (
     "; where nothing was ever written to this bucket, its server has no room for another one: Kubeflow's own SeaweedFS "
     "has 8 volumes, and its bucket mlpipeline takes them all; use a prefix of it, such as s3://mlpipeline/lorapar, or "

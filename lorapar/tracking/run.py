@@ -11,6 +11,7 @@ from copy import copy
 from functools import partial
 from typing import Any
 
+from lorapar.network import heed_proxies, network_cause, trust_authorities
 from lorapar.redaction import redact
 from lorapar.tracking.names import of_a_step
 from lorapar.tracking.services import ANSWER_SECONDS, TRACKERS, Summary, TrackedRun, Tracker, require
@@ -56,7 +57,8 @@ def tracked(
 ) -> Iterator[Tracking | None]:
     """Open a run in trackers; at the end of the block they get what `summary(whether it ended well)` says.
 
-    Raises BadInputError where a package or the address of a server is missing. None without trackers.
+    Raises BadInputError where a package or the address of a server is missing, or a proxy cannot be used. None without
+    trackers.
     """
     if not names:
         yield None
@@ -64,6 +66,9 @@ def tracked(
     for name in names:
         require(name)
     workers = [_Worker(name, TRACKERS[name](run), say) for name in names]
+    for address in filter(None, (worker.tracker.address for worker in workers)):
+        trust_authorities()
+        heed_proxies(address, socks="socks")
     for worker in workers:
         worker.open()
     tracking, finished = Tracking(workers), False
@@ -124,13 +129,20 @@ class _Worker:
             try:
                 work()
             except BaseException as error:  # a library of a tracker may exit as well as raise
-                reason = redact(" ".join(str(error).split()))[:200]
-                self._leave(f"failed ({type(error).__name__}{': ' + reason if reason else ''})")
+                self._leave(f"failed ({_reason(error, self.tracker.address)})")
 
     def _leave(self, why: str) -> None:
         if self.alive:
             self.alive = False
             self._say(f"{self.name} {why}; the run goes on without it, and all figures are in its folder")
+
+
+def _reason(error: BaseException, address: str | None) -> str:
+    """A certificate or a proxy by its own name; a library's words begin with the address, and the cause is cut off."""
+    if address and (cause := network_cause(error, address)):
+        return redact(cause)
+    said = redact(" ".join(str(error).split()))[:200]
+    return type(error).__name__ + (f": {said}" if said else "")
 
 
 def _beside(worker: _Worker, stage: str) -> Any:

@@ -77,6 +77,11 @@ class Tracker(ABC):
     def __init__(self, run: TrackedRun) -> None:
         self.run = run
 
+    @property
+    def address(self) -> str | None:
+        """Of its server; None where there is none."""
+        return None
+
     @abstractmethod
     def open(self) -> str:
         """Begin, or go on with, the run; what it goes by there."""
@@ -136,6 +141,10 @@ class _TensorBoard(Tracker):
 
 class _MLflow(Tracker):
     """A run with a child run for each stage of training, since both log under the same names."""
+
+    @property
+    def address(self) -> str | None:
+        return _http_address(os.environ.get("MLFLOW_TRACKING_URI"))
 
     def open(self) -> str:
         for name, value in _MLFLOW_ENVIRONMENT.items():
@@ -225,6 +234,10 @@ _MLFLOW_ENVIRONMENT = {
 class _Wandb(Tracker):
     """One run; curves of both stages carry the stage's name."""
 
+    @property
+    def address(self) -> str | None:
+        return _http_address(os.environ.get("WANDB_BASE_URL") or "https://api.wandb.ai")
+
     prefixed = True
 
     def open(self) -> str:
@@ -266,6 +279,11 @@ class _Wandb(Tracker):
             artifact.add_file(str(summary.rollouts), name=summary.rollouts.name)
         self._run.log_artifact(artifact)
         self._run.finish(exit_code=0 if summary.finished else 1)
+
+
+def _http_address(text: str | None) -> str | None:
+    """A server's address; None for a folder or a database, which MLflow takes too."""
+    return text if text and text.startswith(("http://", "https://")) else None
 
 
 TRACKERS: dict[str, type[Tracker]] = {"tensorboard": _TensorBoard, "mlflow": _MLflow, "wandb": _Wandb}

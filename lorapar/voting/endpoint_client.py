@@ -27,7 +27,7 @@ import httpx2
 
 from lorapar.config import EndpointOptions
 from lorapar.errors import BadInputError, UnreachableError
-from lorapar.network import heed_no_proxy, network_cause, proxy_refusal, trust_authorities
+from lorapar.network import UNUSABLE_PROXY, heed_proxies, network_cause, proxy_refusal, trust_authorities
 from lorapar.redaction import remember_secret
 from lorapar.voting.endpoint_failures import Failure, described, failure_of
 from lorapar.voting.endpoint_reply import BROKEN_OFF, body_of
@@ -121,26 +121,11 @@ def open_http(address: str, options: EndpointOptions) -> httpx2.AsyncClient:
         max_connections=options.concurrency, max_keepalive_connections=options.concurrency, keepalive_expiry=30.0
     )
     trust_authorities()
-    heed_no_proxy(address)
+    heed_proxies(address)
     try:
         return httpx2.AsyncClient(limits=limits, timeout=options.timeout_seconds)
-    except (ValueError, ImportError, httpx2.InvalidURL) as error:
-        raise BadInputError(
-            f"{address}: the proxy that the environment names (HTTP_PROXY, HTTPS_PROXY or ALL_PROXY) cannot be used: "
-            f"{_why_no_proxy(error)}"
-        ) from None
-
-
-def _why_no_proxy(error: Exception) -> str:
-    """The reason, never the library's words about an address: they may hold a piece of its password."""
-    if isinstance(error, ImportError):
-        return "SOCKS needs the package socksio (pip install socksio), or name an http proxy"
-    if isinstance(error, httpx2.InvalidURL):
-        return (
-            "it is no address; write http://USER:PASSWORD@HOST:PORT, with @, :, / and # in user or password as %40, "
-            "%3A, %2F and %23"
-        )
-    return "it must begin with http://, https:// or socks5://"
+    except (ValueError, ImportError, httpx2.InvalidURL):  # never its words: they may hold a piece of a password
+        raise BadInputError(f"{address}: {UNUSABLE_PROXY}: it is no address of a proxy") from None
 
 
 def is_same_host(one: str, other: str) -> bool:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import codeop
 import json
 import re
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -111,10 +113,15 @@ def _humaneval(raw: Mapping[str, Any]) -> Row:
         raise _WrongError(f"prompt defines no function {name}, which entry_point names")
     if not re.search(r"def\s+check\s*\(", row["test"]):
         raise _WrongError("test defines no function check(candidate)")
+    column = "test"
     try:
-        compile(row["test"], "test", "exec")
-    except (SyntaxError, ValueError) as error:
-        raise _WrongError(f"test is no Python: {error}") from None
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a docstring's backslashes
+            compile(row["test"], "test", "exec")
+            column = "prompt"
+            codeop.compile_command(row["prompt"], "prompt", "exec")  # which may end before its function does
+    except (SyntaxError, ValueError, OverflowError) as error:
+        raise _WrongError(f"{column} is no Python: {error}") from None
     return {**row, "entry_point": name}
 
 

@@ -78,6 +78,12 @@ LAW = {"subject": "law", "question": "?", "choices": ["a", "b", "c", "d", "e"], 
         ("humaneval", {**CODE, "entry_point": "g"}, "prompt defines no function g, which entry_point names"),
         ("humaneval", {**CODE, "test": "assert f(1)"}, r"test defines no function check\(candidate\)"),
         ("humaneval", {**CODE, "test": "def check(candidate):"}, "test is no Python: expected an indented block"),
+        ("humaneval", {**CODE, "prompt": 'def f(a, b)\n    """Add."""\n'}, "prompt is no Python: expected ':'"),
+        (
+            "humaneval",
+            {**CODE, "prompt": "def f(a, b):\n  x = 1\n    y = 2\n"},
+            "prompt is no Python: unexpected indent",
+        ),
     ],
 )
 def test_a_bad_row_is_named_in_words_and_by_plan(task, row, complaint, tmp_path) -> None:
