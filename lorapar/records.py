@@ -113,6 +113,8 @@ class Label(Record):
     """False: a remaining teacher's vote could still change the outcome."""
     edited: bool | None = None
     """True: a person has set `system`, whatever the votes say."""
+    given: Literal["data", "random"] | None = None
+    """What gave `system` in place of votes, on which nobody was asked then (`voting.labels`)."""
 
 
 class Answer(Record):

@@ -189,6 +189,13 @@ class DataConfig(Section):
         return any(name.startswith(CAPTURE) for name in (self.source, *(one.source for one in self.sources)))
 
     @property
+    def may_name_systems(self) -> bool:
+        """Whether rows may have a column with their system; unknown counts as yes, where columns are recognised."""
+        if self.named == TASK_MIX:
+            return True
+        return any(part.columns.system is not None if part.columns else part.mapping is None for part in self.parts)
+
+    @property
     def named(self) -> str:
         """The sources as they are shown."""
         return ", ".join(part.source for part in self.parts)

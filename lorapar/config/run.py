@@ -308,6 +308,15 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _data_name_labels(self) -> RunConfig:
+        if self.voting.labels == "data" and not self.data.may_name_systems:
+            raise ValueError(
+                "voting.labels is data, and the data name no systems; name their column in data.columns.system, or set "
+                "voting.labels to votes"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _teachers_fit(self) -> RunConfig:
         names = [teacher.name for teacher in self.teachers]
         twice = sorted({name for name in names if names.count(name) > 1})

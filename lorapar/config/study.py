@@ -54,6 +54,9 @@ class StudyCell(Section):
 
     name: CellName = Field(description="Name in tables")
     settings: Values = Field({}, description="What it sets, by section.key")
+    optional: bool = Field(
+        False, description="Leave it out, and say so in the report, where the base settings do not allow what it sets"
+    )
 
 
 class StudyConfig(Section):

@@ -7,10 +7,18 @@ import re
 from typing import Annotated, Any, Literal
 from urllib.parse import parse_qsl, urlsplit
 
-from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
-from lorapar.config.base import SYSTEMS, Dtype, Fraction, Name, Place, Positive, Rate, Section, Share
+from lorapar.config.base import SYSTEMS, Dtype, Fraction, Name, Place, Positive, Rate, Section, Share, unless_default
 
 
 class FewShotRow(Section):
@@ -256,9 +264,19 @@ _ONCE_DEFAULT = {"dtype": "bfloat16"}
 """Stands in the plans of earlier versions, also where it did nothing."""
 
 
+Labels = Literal["votes", "data", "random"]
+"""Where training rows have their labels from."""
+
+
 class VotingConfig(Section):
     """How votes become labels."""
 
+    labels: Labels = Field(
+        "votes",
+        description="Where training rows have their systems from: votes; data: as the data name them, votes where they "
+        "do not; random: by chance, each as likely. The last two are controls for studies; rows that are evaluated "
+        "have theirs as with votes",
+    )
     role_play: bool = Field(True, description="Tell teachers to act as the target model (paper section 3.1)")
     quorum: Positive | None = Field(None, description="Teachers asked about every row; absent: a bare majority of them")
     min_teachers: Positive | None = Field(
@@ -273,6 +291,10 @@ class VotingConfig(Section):
     )
     min_agreement: Fraction = Field(0.0, description="Least share of the votes cast a label needs; 0: none")
     below_agreement: Literal["keep", "hold_out"] = Field("keep", description="What rows below min_agreement become")
+
+    @model_serializer(mode="wrap")
+    def _as_written(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return unless_default(self, handler(self), "labels")
 
 
 class EditsConfig(Section):

@@ -10,7 +10,7 @@ from lorapar.data import load_examples
 from lorapar.data.source import is_far
 from lorapar.records import Example
 from lorapar.voting import quorum_size
-from lorapar.voting.ballots import is_voted_on
+from lorapar.voting.given import is_voted_on
 
 MODELS = 4
 """Models that an evaluation may ask: base, after SFT, after RL, incumbent."""
@@ -22,10 +22,17 @@ def teacher_calls(config: RunConfig) -> str:
     first = quorum_size(teachers, config.voting.quorum)
     who = f"{first} read every row" + (f", {teachers - first} more only undecided rows" if teachers > first else "")
     rows = _rows_voted_on(config)
+    who += _LABELS.get(config.voting.labels, "")
     if rows is None:
         return who
     most = f" to {teachers * rows:,}" if teachers > first else ""
     return f"{first * rows:,}{most} calls: of {teachers}, {who}"
+
+
+_LABELS = {
+    "data": "; training rows get the systems that the data name (voting.labels), and are voted on only without one",
+    "random": "; training rows get their systems by chance (voting.labels), and are not voted on",
+}
 
 
 def judge_calls(config: RunConfig) -> list[str]:
@@ -123,7 +130,7 @@ def _heldout_rows(config: RunConfig) -> int | None:
 
 
 def _rows_voted_on(config: RunConfig) -> int | None:
-    return _count(config, is_voted_on)
+    return _count(config, lambda one: is_voted_on(one, config.voting.labels))
 
 
 def _count(config: RunConfig, counts: Callable[[Example], bool]) -> int | None:

@@ -29,7 +29,7 @@ from lorapar.report.formats import count_of, duration
 from lorapar.stages.graph import Node
 from lorapar.stages.plan_file import Plan
 from lorapar.store import ObjectStore, is_s3, open_store
-from lorapar.voting.ballots import is_voted_on
+from lorapar.voting.given import is_voted_on
 
 _READS = {"vote": ("train", "heldout", "development"), "sft": ("train",), "rl": ("train",), "evaluate": ("heldout",)}
 _SAMPLE = 1000
@@ -100,17 +100,23 @@ def _rows(config: RunConfig) -> Iterator[Example]:
 
 
 def _todo(node: Node, plan: Plan, rows: list[Example], models: int) -> Todo | None:
-    return todo(node.stage, plan.sections[node.name], _counted(node.stage, rows), models, sharding=plan.config.sharding)
+    return todo(
+        node.stage,
+        plan.sections[node.name],
+        _counted(node.stage, rows, plan.config),
+        models,
+        sharding=plan.config.sharding,
+    )
 
 
-def _counted(stage: str, rows: list[Example]) -> Rows:
+def _counted(stage: str, rows: list[Example], config: RunConfig) -> Rows:
     if not rows:
         return Rows()
     split = {name: sum(row.split == name for row in rows) for name in ("train", "heldout")}
     own = list(islice((row for row in rows if row.split in _READS.get(stage, ())), _SAMPLE))
     sizes = [len(row.model_dump_json(exclude_none=True).encode()) + 1 for row in own]
     mean = sum(sizes) / len(sizes) if sizes else None
-    return Rows(split["train"], split["heldout"], sum(map(is_voted_on, rows)), mean)
+    return Rows(split["train"], split["heldout"], sum(is_voted_on(row, config.voting.labels) for row in rows), mean)
 
 
 def _has_incumbent(config: RunConfig) -> bool:

@@ -49,13 +49,16 @@ def planned_omissions(config: RunConfig, stages: Sequence[str]) -> list[str]:
         return []
     rows = [row for row in kept if row.split == "train"]
     few = sample_rows(rows, MOST_ROWS, config.seed)
+    if by_chance := config.voting.labels == "random":
+        few = [row.model_copy(update={"known_system": None}) for row in few]
     try:
         found = list(_of_all(config, stages, few, tokenizer))
     except BadInputError as error:
         if len(few) == len(rows):
             raise
         return [*lines, f"of {len(few):,} rows that were looked at: {error}"]
-    unsure = " (were all of them its own: the vote decides)" if any(row.known_system is None for row in few) else ""
+    who = "chance" if by_chance else "the vote"
+    unsure = f" (were all of them its own: {who} decides)" if any(row.known_system is None for row in few) else ""
     return [*lines, *(_line(stage, one) + unsure for stage, one in found if one.count)]
 
 

@@ -149,6 +149,8 @@ tokenizer = AutoTokenizer.from_pretrained({pinned})"""
 
 def _figures(lineage: Lineage) -> str:
     rows: dict[str, Any] = {f"rows of {name}": count for name, count in lineage.labels["rows"].items()}
+    for labels, count in lineage.labels.get("given", {}).items():
+        rows["labels without votes"] = f"{count}, {'by chance' if labels == 'random' else 'as the data name them'}"
     rows["teachers"] = ", ".join(lineage.teachers) or "unknown"
     if (pick := lineage.picked) is not None:
         rows["step it was taken after"] = (

@@ -44,7 +44,7 @@ class Lineage(BaseModel):
     votes: tuple[str, ...]
     """Digests of the votes."""
     labels: dict[str, Any]
-    """Digest of the labels, and how many rows each system got."""
+    """Digest of the labels, how many rows each system got, and how many by chance or by the data instead of votes."""
     partition: dict[str, Any]
     """Digest of the partition and its figures."""
     training: dict[str, Any]
@@ -124,8 +124,13 @@ def digests(folders: Sequence[Path]) -> tuple[str, ...]:
 
 def label_facts(folder: Path) -> dict[str, Any]:
     """Digest of the labels, and rows by what they came to."""
-    counts = Counter(label.system or "held_out" for label in read_records(folder / "labels.jsonl", Label))
-    return {"digest": read_manifest(folder).digest, "rows": dict(sorted(counts.items()))}
+    counts: Counter[str] = Counter()
+    given: Counter[str] = Counter()
+    for label in read_records(folder / "labels.jsonl", Label):
+        counts[label.system or "held_out"] += 1
+        given.update([label.given] if label.given else [])
+    other = {"given": dict(given)} if given else {}
+    return {"digest": read_manifest(folder).digest, "rows": dict(sorted(counts.items())), **other}
 
 
 def partition_facts(folder: Path) -> dict[str, Any]:

@@ -93,7 +93,14 @@ def _voters(config: RunConfig) -> str:
         playing, f"{playing} of them in the role of the base model"
     )
     decide = "decides" if len(config.teachers) == 1 else "vote; a row is asked about until its majority is certain"
-    return f"{count_of(len(config.teachers), 'teacher')} ({names}), {role}, {decide}"
+    return f"{count_of(len(config.teachers), 'teacher')} ({names}), {role}, {decide}{_LABELS[config.voting.labels]}"
+
+
+_LABELS = {
+    "votes": "",
+    "data": "; but training rows are of the systems that the data name, and were voted on only without one",
+    "random": "; but training rows were dealt to the systems by chance, each as likely, as a control",
+}
 
 
 def _adapter(config: RunConfig) -> str:

@@ -184,9 +184,21 @@ def vote_facts(voting: Figures) -> list[tuple[str, str, str]]:
             f"{_share(saved, everybody, 'all calls')}: the outcome was decided without them; "
             f"about {number(voting.get('tokens_saved'))} tokens",
         ),
+        *_given(voting.get("given")),
         *([("Set by a person", number(edited), "these labels overrule the vote")] if edited else []),
         *([("Right labels", percent(gold.get("accuracy")), known)] if gold else []),
     ]
+
+
+def _given(given: Figures | None) -> list[tuple[str, str, str]]:
+    """Training rows that were labelled without a vote, and by what."""
+    if not given:
+        return []
+    how = "as the data name them" if given["labels"] == "data" else "by chance, as a control"
+    rows = ", ".join(f"{number(count)} {system_name(system)}" for system, count in given["rows"].items())
+    right = given["gold_accuracy"]
+    told = f"; {percent(right)} of those whose system the data names are right" if right is not None else ""
+    return [("Labelled without votes", rows, f"training rows, {how} (voting.labels){told}")]
 
 
 def same_model_notice(facts: Facts) -> str | None:

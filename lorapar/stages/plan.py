@@ -178,6 +178,8 @@ def stage_settings(config: RunConfig, stage: str, parameters: Any) -> StageSetti
             del values["sft"]  # SFT's settings decide nothing here
         if stage == "rl" and not config.rl.score_again:
             del values["score"], values["partition"]
+    if stage == "tally" and config.voting.labels != "random":
+        del values["seed"]
     values |= _of_a_pick(config, stage)
     if stage == "publish" and config.publish.pick == "last":
         del values["publish"], values["evaluate"], values["answers"]  # nothing is asked

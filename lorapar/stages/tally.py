@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import model_validator
+from pydantic import SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from lorapar.config import SYSTEMS, EditsConfig, GateConfig, TeacherConfig, VotingConfig
+from lorapar.config.base import unless_default
 from lorapar.errors import BadInputError
 from lorapar.progress import say_omissions
 from lorapar.records import OMISSIONS, Example, Omission, omissions_of, read_json, read_records, write_json
@@ -31,6 +32,12 @@ class Settings(StageSettings):
     gate: GateConfig | None = None
     """Of it only the measures: they decide which held-out rows there must be."""
     round: Literal["first", "rest"]
+    seed: int | None = None
+    """Seed of labels by chance; None: none are."""
+
+    @model_serializer(mode="wrap")
+    def _as_written(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return unless_default(self, handler(self), "seed")
 
     @model_validator(mode="before")
     @classmethod
@@ -61,7 +68,7 @@ def run(call: StageCall[Settings]) -> Metrics:
     """Write labels, rows by system, held-out rows by system, and what is still open with its votes so far."""
     settings, folders = call.settings, call.inputs["votes"]
     examples, votes = call.input("examples") / EXAMPLES, [folder / VOTES for folder in folders]
-    count = Count(Ballots(settings.teachers, settings.voting, settings.system_names))
+    count = Count(Ballots(settings.teachers, settings.voting, settings.system_names, seed=settings.seed or 0))
     count.read_examples(examples)
     count.read_votes(votes)
     failed = _failed(folders)
@@ -160,6 +167,11 @@ def _check_every_system(summary: Mapping[str, Any]) -> None:
         for system, share in shares_of(teacher).items()
         if share is not None
     )
+    if "given" in summary:
+        how = "by chance" if summary["given"]["labels"] == "random" else "as the data name them"
+        raise BadInputError(
+            f"no training row is of {' or '.join(empty)}: voting.labels deals them out {how}; give the run more data"
+        )
     kinds = "both kinds" if len(rows) == len(SYSTEMS) else "every kind"
     raise BadInputError(
         f"the vote gave no training row to {' or '.join(empty)}: {other}{summary['rows']['held_out']} were held out "

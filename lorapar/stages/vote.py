@@ -14,9 +14,10 @@ from lorapar.errors import BadInputError, nearest
 from lorapar.records import Example, read_records, write_json, write_records
 from lorapar.stages.contract import Metrics, StageCall, StageSettings, StageSpec
 from lorapar.voting.backends import Backends, is_base
-from lorapar.voting.ballots import Ballots, is_voted_on
+from lorapar.voting.ballots import Ballots
 from lorapar.voting.cache import VoteCache, teacher_identity
 from lorapar.voting.collect import EXAMPLES, SUMMARY, VOTES, Collection, VoteJournal, copy_in_order
+from lorapar.voting.given import is_voted_on
 from lorapar.voting.teacher import Teacher, teacher_model
 from lorapar.voting.teacher_pool import PROBE, TeacherPool, probe_rows
 from lorapar.voting.templates import plays_role, target_text, template_digest
@@ -50,6 +51,7 @@ def run(call: StageCall[Settings]) -> Metrics:
     journal = VoteJournal(call.scratch / VOTES, on_flush=call.keeper.tick)
     names = _asked(settings, ballots)
     collection = Collection(call.input("examples"), ballots, settings.round, names)
+    _check_labels(call)
     probe = _probe(call)
     with ExitStack() as stack:
         pool = TeacherPool(_opener(call, stack), _cache(call, stack), probe)
@@ -73,6 +75,18 @@ def run(call: StageCall[Settings]) -> Metrics:
         "failed_teachers": float(len(collection.failed)),
         "thinking_tokens": float(done.thinking_tokens),
     }
+
+
+def _check_labels(call: StageCall[Settings]) -> None:
+    """Raise BadInputError before anybody is asked where the data shall give labels and give none."""
+    if call.settings.voting.labels != "data" or call.settings.round == "rest":
+        return
+    rows = read_records(call.input("examples") / EXAMPLES, Example)
+    if not any(row.split == "train" and row.known_system for row in rows):
+        raise BadInputError(
+            "voting.labels is data, and no training row names its system; name the column in data.columns.system, or "
+            "set voting.labels to votes"
+        )
 
 
 def _asked(settings: Settings, ballots: Ballots) -> tuple[str, ...]:
@@ -116,7 +130,7 @@ def _probe(call: StageCall[Settings]) -> list[Example] | None:
     folder = call.input("examples")
     if call.settings.round == "rest":
         return list(read_records(folder / PROBE, Example))
-    rows = (row for row in read_records(folder / EXAMPLES, Example) if is_voted_on(row))
+    rows = (row for row in read_records(folder / EXAMPLES, Example) if is_voted_on(row, call.settings.voting.labels))
     return probe_rows(rows, call.settings.voting.probe_rows)
 
 

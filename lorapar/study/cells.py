@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lorapar.config import SYSTEMS, RunConfig, apply_override, dump_changed, parse_settings, validate_settings
-from lorapar.config.study import TEACHERS_COUNT, StudyConfig, Values
+from lorapar.config.study import TEACHERS_COUNT, StudyCell, StudyConfig, Values
 from lorapar.config.training import PhaseConfig
 from lorapar.errors import BadInputError, nearest
 from lorapar.records import digest_of
@@ -44,28 +44,47 @@ class Cell:
 
 
 def fitted(study: StudyConfig, base: RunConfig) -> StudyConfig:
-    """The study as it is for base settings with systems of their own; for the paper's two it is the study itself.
+    """The study as it is for these base settings; the report tells what of it is not, and why.
 
-    An order of methods, such as [rl, sft], becomes the phases of the base settings in that order: all by the first
-    method, then all by the next. Cells with an order that named phases do not have are left out, and the report says
-    so; where the reference is one of them, the first that is left takes its place, and that is said too. The paper's
-    figures are of its two systems. Raises BadInputError where no cell is left.
+    Cells that are optional are left out where the base settings do not allow them. Where these have systems of their
+    own, an order of methods, such as [rl, sft], becomes their phases in that order: all by the first method, then all
+    by the next; cells with an order that named phases do not have are left out, and so are the paper's figures, which
+    are of its two systems. Where the reference is left out, the first cell that is left takes its place. Raises
+    BadInputError where no cell is left.
     """
-    if base.system_names == SYSTEMS:
-        return study
-    kept, left_out = [], []
+    named = base.system_names != SYSTEMS
+    kept: list[StudyCell] = []
+    left_out: dict[str, str] = {}
     for cell in study.cells:
-        own = _with_phases(base, cell.settings)
-        if own is None:
-            left_out.append(cell.name)
-        else:
-            kept.append(cell.model_copy(update={"settings": own}))
+        settings = _with_phases(base, cell.settings) if named else cell.settings
+        if settings is None:
+            left_out[cell.name] = "phases of named systems have no such order"
+            continue
+        own = cell.model_copy(update={"settings": settings})
+        if cell.optional and (why := _why_not(study, base, own)):
+            left_out[cell.name] = why
+            continue
+        kept.append(own)
     if left_out and not kept:
-        raise BadInputError(
-            f"study {study.name}: its cells are orders of methods that the phases of the base settings do not have "
-            f"({'; '.join(left_out)}), so no cell is left; write a study with phases of these systems"
-        )
-    told = [*study.missing, *(f"The cell “{name}”: phases of named systems have no such order." for name in left_out)]
+        why = "; ".join(f"{name}: {reason}" for name, reason in left_out.items())
+        raise BadInputError(f"study {study.name}: no cell fits these settings ({why}); write a study for them")
+    changed = _without(study, kept, left_out)
+    return _for_named(changed, base) if named else changed
+
+
+def _why_not(study: StudyConfig, base: RunConfig, cell: StudyCell) -> str | None:
+    """Why the base settings do not allow a cell; None where they do."""
+    origin = _origin(study, cell.name)
+    try:
+        _cell(study, base, cell.name, cell.settings, study.seeds[0], "store")
+    except BadInputError as error:
+        return str(error).removeprefix(f"{origin}: ").removeprefix("settings: ")
+    return None
+
+
+def _without(study: StudyConfig, kept: list[StudyCell], left_out: Mapping[str, str]) -> StudyConfig:
+    """The study of the cells that are left, with a line for each that is not, and for the reference that takes over."""
+    told = [*study.missing, *(f"The cell “{name}”: {why}." for name, why in left_out.items())]
     reference = study.reference
     if left_out and len(kept) == 1:
         told.append(f"Comparisons: “{kept[0].name}” alone is left.")
@@ -73,17 +92,22 @@ def fitted(study: StudyConfig, base: RunConfig) -> StudyConfig:
     elif study.compare == "reference" and (was := reference_of(study)) in left_out:
         reference = kept[0].name
         told.append(f"The comparisons with “{was}”, which is left out: cells are compared with “{reference}” instead.")
-    if study.paper:
-        told.append("The paper's figures: they are of its two systems.")
+    paper = study.paper
+    if paper is not None:
+        figures = tuple(one for one in paper.figures if one.cell not in left_out)
+        paper = paper.model_copy(update={"figures": figures})
+    changed = {"cells": tuple(kept), "paper": paper, "missing": tuple(dict.fromkeys(told)), "reference": reference}
+    return study.model_copy(update=changed)
+
+
+def _for_named(study: StudyConfig, base: RunConfig) -> StudyConfig:
+    """The study without the paper's figures, orders of methods in its grid and for all cells as phases of the base."""
+    told = (*study.missing, "The paper's figures: they are of its two systems.") if study.paper else study.missing
     settings, grid = _with_phases(base, study.settings), study.grid
     if "phases" in grid:
         grid = {**grid, "phases": tuple(_in_order(base, order) or order for order in grid["phases"])}
-    return study.model_copy(
-        update={
-            **{"cells": tuple(kept), "paper": None, "missing": tuple(dict.fromkeys(told)), "reference": reference},
-            **{"settings": study.settings if settings is None else settings, "grid": grid},
-        }
-    )
+    own = study.settings if settings is None else settings
+    return study.model_copy(update={"paper": None, "missing": told, "settings": own, "grid": grid})
 
 
 def _with_phases(base: RunConfig, settings: Values) -> Values | None:
@@ -173,8 +197,13 @@ def _slug(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9.]+", "-", name).strip("-.")
 
 
+def _origin(study: StudyConfig, name: str) -> str:
+    """What errors call the settings of a cell."""
+    return f"study {study.name}, {name}"
+
+
 def _cell(study: StudyConfig, base: RunConfig, name: str, values: Values, seed: int, store: str) -> Cell:
-    origin = f"study {study.name}, {name}"
+    origin = _origin(study, name)
     settings = parse_settings(dump_changed(base), origin)
     for key, value in {**study.settings, **values}.items():
         if key == TEACHERS_COUNT:

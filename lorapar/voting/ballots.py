@@ -18,7 +18,8 @@ from typing import NoReturn
 
 from lorapar.config import SYSTEMS, TeacherConfig, VotingConfig
 from lorapar.errors import BadInputError
-from lorapar.records import Example, System
+from lorapar.records import System
+from lorapar.voting.given import Given
 
 NOT_ASKED = "-"
 ABSENT = "x"
@@ -45,7 +46,12 @@ class Ballots:
     """The rules of a vote: who votes with which weight, and what the settings make of it."""
 
     def __init__(
-        self, teachers: Sequence[TeacherConfig], voting: VotingConfig, systems: Sequence[System] = SYSTEMS
+        self,
+        teachers: Sequence[TeacherConfig],
+        voting: VotingConfig,
+        systems: Sequence[System] = SYSTEMS,
+        *,
+        seed: int = 0,
     ) -> None:
         self.systems = tuple(systems)
         self.marks = {system: str(number) for number, system in enumerate(self.systems, 1)}
@@ -53,6 +59,8 @@ class Ballots:
         self.system_of = {mark: system for system, mark in self.marks.items()}
         self.teachers = tuple(teacher.name for teacher in teachers)
         self.first_round = quorum_size(len(teachers), voting.quorum)
+        self.given = Given(voting.labels, self.systems, seed)
+        """What labels training rows have in place of votes."""
         self._voting = voting
         self._place = {name: place for place, name in enumerate(self.teachers)}
         exact = [_exact(teacher.weight) for teacher in teachers]
@@ -160,11 +168,6 @@ class Ballots:
 def quorum_size(teachers: int, quorum: int | None) -> int:
     """Number of teachers asked about every row: the setting, or a bare majority (2 of 3, 3 of 5)."""
     return quorum if quorum is not None else teachers // 2 + 1
-
-
-def is_voted_on(example: Example) -> bool:
-    """Whether teachers are asked: about all but held-out rows whose system the data names."""
-    return example.split == "train" or example.known_system is None
 
 
 def _exact(number: float) -> Fraction:

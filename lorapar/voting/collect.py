@@ -21,7 +21,7 @@ from lorapar.errors import BadInputError, LoraparError
 from lorapar.progress import Progress, say_omissions
 from lorapar.records import Example, Omission, Vote, read_json, read_records, recover_lines
 from lorapar.store.file_system import sync
-from lorapar.voting.ballots import NOT_ASKED, Ballots, is_voted_on
+from lorapar.voting.ballots import NOT_ASKED, Ballots
 from lorapar.voting.teacher_pool import TeacherFailedError, TeacherPool
 
 FLUSH_VOTES = 256
@@ -303,4 +303,8 @@ class Collection:
             self._recalled[vote.teacher].add(vote.example_id)
 
     def _voted_on(self) -> Iterator[Example]:
-        return (row for row in read_records(self._examples, Example) if is_voted_on(row))
+        return (
+            row
+            for row in read_records(self._examples, Example)
+            if self._ballots.given.asks(row.split, row.known_system)
+        )

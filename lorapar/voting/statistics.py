@@ -107,6 +107,7 @@ def vote_summary(count: Count, assigned: Assigned, round_name: str, described: D
         "teacher_is_base": any(about.get("teacher_is_base", False) for about in described.values()),
         "rows": row_statistics(ballots, patterns),
         "edited_rows": len(count.edits),
+        **given_statistics(count),
         "train_rows": assigned.of("train"),
         "heldout_rows": assigned.of("heldout"),
         **({"development_rows": rows} if any((rows := assigned.of("development")).values()) else {}),
@@ -122,6 +123,22 @@ def vote_summary(count: Count, assigned: Assigned, round_name: str, described: D
         "patterns": dict(sorted(patterns.items())),
         "most_contested": count.contested(),
         "shown": {system: count.shown(system) for system in ballots.systems},
+    }
+
+
+def given_statistics(count: Count) -> dict[str, Any]:
+    """Training rows that have their labels from elsewhere than votes, by system; nothing where none have."""
+    if not count.given:
+        return {}
+    rows = Counter(count.given.values())
+    by_data = [(gold, system) for row, system in count.given.items() if (gold := count.gold[row]) is not None]
+    right = sum(gold == system for gold, system in by_data)
+    return {
+        "given": {
+            "labels": count.ballots.given.labels,
+            "rows": {system: rows[system] for system in count.ballots.systems},
+            "gold_accuracy": right / len(by_data) if by_data else None,
+        }
     }
 
 
@@ -220,6 +237,7 @@ def plain_statistics(count: Count) -> dict[str, Any] | None:
     if count.plain_patterns is None:
         return None
     outcome = count.ballots.outcome
+    plain_patterns = [pattern for row, pattern in enumerate(count.plain_patterns) if row not in count.given]
     pairs = Counter(zip(count.patterns, count.plain_patterns, strict=True))
     ends = {(own, plain): (outcome(own), outcome(plain)) for own, plain in pairs}
     changed = sum(
@@ -227,7 +245,7 @@ def plain_statistics(count: Count) -> dict[str, Any] | None:
     )
     gold = gold_statistics(count.ballots, count.plain_patterns, count.gold)
     return {
-        "rows": row_statistics(count.ballots, Counter(count.plain_patterns)),
+        "rows": row_statistics(count.ballots, Counter(plain_patterns)),
         "changed_rows": changed,
         "gold_accuracy": gold["accuracy"] if gold else None,
         **_plain_shares(count.plain_patterns, count.ballots),
@@ -271,6 +289,7 @@ def metrics_of(summary: Mapping[str, Any]) -> dict[str, float]:
         "tokens": summary["tokens"],
         "tokens_saved": summary["tokens_saved"],
         "edited_rows": summary["edited_rows"],
+        **({"given_rows": sum(summary["given"]["rows"].values())} if "given" in summary else {}),
         "abstained_votes": sum(teacher["abstained"] for teacher in summary["teachers"].values()),
         "krippendorff_alpha": summary["krippendorff_alpha"],
         "vote_accuracy": summary["gold"]["accuracy"] if summary["gold"] else None,

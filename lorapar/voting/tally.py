@@ -91,6 +91,8 @@ class Count:
         """The row of each vote, in the order the votes were read."""
         self.edits: dict[int, Edit] = {}
         """What a person has set for a row, whatever its votes say."""
+        self.given: dict[int, System] = {}
+        """What training rows are by chance or by the data, in place of votes; nobody is asked about them."""
         self.calls: Counter[str] = Counter()
         self.tokens: Counter[str] = Counter()
         self.abstained: Counter[str] = Counter()
@@ -108,6 +110,9 @@ class Count:
                 place = SPLITS.index(split) * len(self.ballots.systems) + self.ballots.systems.index(known)
                 self.rows_of_examples.append(-1 - place)
                 continue
+            given = self.ballots.given.label(example["id"], split, known)
+            if given is not None:
+                self.given[number] = given
             if row_of.setdefault(example["id"], number) != number:
                 raise BadInputError(f"{path}: the id {example['id']} is there twice; ids must differ")
             self.rows_of_examples.append(number)
@@ -185,7 +190,7 @@ class Count:
         if not any(absent.values()):
             return
         for example_id, row in self.row_of.items():
-            if absent[self.patterns[row]]:
+            if absent[self.patterns[row]] and row not in self.given:
                 raise BadInputError(
                     f"row {example_id}: the votes of {', '.join(absent[self.patterns[row]])} are missing, so it has no "
                     "label; give tally the votes of both rounds, made with these settings"
@@ -199,8 +204,8 @@ class Count:
         return first or ([] if round_name == "first" or self.ballots.outcome(pattern).decided else unasked)
 
     def counted(self) -> Counter[str]:
-        """How many rows have each pattern."""
-        return Counter(self.patterns)
+        """How many rows that are voted on have each pattern."""
+        return Counter(pattern for row, pattern in enumerate(self.patterns) if row not in self.given)
 
     def shown(self, system: System) -> list[str]:
         """Ids of a few rows decided for a system, evenly spread over the data, so that sorted data show all kinds."""
@@ -277,31 +282,35 @@ class _Labels:
     def line(self, row: int, example_id: str) -> bytes:
         """The row's line of labels.jsonl."""
         start = '{"example_id":' + json.dumps(example_id, ensure_ascii=False)
-        return (start + self._after_id(self._count.patterns[row], self._count.edits.get(row))).encode()
+        edit, given = self._count.edits.get(row), self._count.given.get(row)
+        return (start + self._after_id(self._count.patterns[row], edit, given)).encode()
 
     def place(self, row: int) -> str | None:
         """Where the row itself goes, as a key of `_paths`; None: nowhere."""
-        return self._key(self._count.patterns[row], self._count.edits.get(row), SPLITS[self._count.splits[row]])
+        split = SPLITS[self._count.splits[row]]
+        return self._key(self._count.patterns[row], self._count.edits.get(row), self._count.given.get(row), split)
 
-    def _text(self, pattern: str, edit: Edit | None) -> str:
+    def _text(self, pattern: str, edit: Edit | None, given: System | None) -> str:
         outcome = self._count.ballots.outcome(pattern)
         label = Label(
             example_id="",
-            system=outcome.system if edit is None else system_of(edit),
+            system=given or outcome.system if edit is None else system_of(edit),
             votes=self._count.ballots.weights(pattern),
             agreement=outcome.agreement,
             tied=outcome.tied,
-            decided=outcome.decided or edit is not None,
+            decided=outcome.decided or edit is not None or given is not None,
             edited=True if edit is not None else None,
+            given=None if given is None else self._count.ballots.given.labels,
         )
-        text = label.model_dump_json(exclude={"edited"} if edit is None else None)
+        unsaid = {name for name in ("edited", "given") if getattr(label, name) is None}
+        text = label.model_dump_json(exclude=unsaid)
         return text.removeprefix('{"example_id":""') + "\n"
 
-    def _place(self, pattern: str, edit: Edit | None, split: Split) -> str | None:
+    def _place(self, pattern: str, edit: Edit | None, given: System | None, split: Split) -> str | None:
         outcome = self._count.ballots.outcome(pattern)
-        if edit is None and not outcome.decided:
+        if edit is None and given is None and not outcome.decided:
             return "undecided"
-        system = outcome.system if edit is None else system_of(edit)
+        system = given or outcome.system if edit is None else system_of(edit)
         return None if system is None else f"{split} {system}"
 
 

@@ -11,7 +11,7 @@ from lorapar.basemodel import hub, load_model
 from lorapar.basemodel.shape import model_shape
 from lorapar.config import ModelConfig, RunConfig, load_config
 from lorapar.errors import BadInputError
-from lorapar.local.calls import filter_calls, judge_calls, pick_calls
+from lorapar.local.calls import filter_calls, judge_calls, pick_calls, teacher_calls
 from lorapar.local.estimate import StageMemory, base_bytes, cards_said, stage_memory, stage_memory_bytes
 from lorapar.local.planning import plan_run
 from lorapar.local.runner import comes_to
@@ -105,6 +105,18 @@ def test_completions_of_the_filter_are_counted_before_they_are_asked() -> None:
         "rows of a hub are unread"
     )
     assert filter_calls(RunConfig(rl={"filter": {}}, phases=["sft"])) == []
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        ("votes", "256 calls: of 1, 1 read every row"),
+        ("data", "0 calls: of 1, 1 read every row; training rows get the systems that the data name"),
+        ("random", "0 calls: of 1, 1 read every row; training rows get their systems by chance"),
+    ],
+)
+def test_calls_of_teachers_leave_out_rows_that_are_not_voted_on(labels: str, said: str) -> None:
+    assert teacher_calls(RunConfig(voting={"labels": labels})).startswith(said)
 
 
 def phases_of_rl(first: dict[str, Any], second: dict[str, Any], **sections: Any) -> RunConfig:

@@ -113,3 +113,14 @@ def test_teachers_that_failed_are_named_with_the_reason() -> None:
 def test_labels_set_by_a_person_are_counted() -> None:
     assert ("Set by a person", "3", "these labels overrule the vote") in vote_facts({"edited_rows": 3})
     assert not [name for name, *_ in vote_facts({"edited_rows": 0}) if name == "Set by a person"]
+
+
+def test_labels_that_nobody_voted_on_are_told_with_how_many_are_right() -> None:
+    given = {"labels": "random", "rows": {"system1": 14, "system2": 10}, "gold_accuracy": 1 / 3}
+    (told,) = [one for one in vote_facts({"given": given}) if one[0] == "Labelled without votes"]
+    assert told[1] == "14 System 1, 10 System 2"
+    assert told[2].startswith("training rows, by chance, as a control (voting.labels); 33.3% of those")
+    given |= {"labels": "data", "gold_accuracy": None}
+    (told,) = [one for one in vote_facts({"given": given}) if one[0] == "Labelled without votes"]
+    assert told[2] == "training rows, as the data name them (voting.labels)"
+    assert not [name for name, *_ in vote_facts({}) if name == "Labelled without votes"]

@@ -12,7 +12,8 @@ from lorapar.errors import BadInputError
 from lorapar.local.single import StageOptions, run_single
 from lorapar.progress import Silent
 from lorapar.records import digest_of
-from lorapar.stages.plan import make_plan
+from lorapar.stages.contract import StageCall, run_stage
+from lorapar.stages.plan import Settings, make_plan
 from lorapar.stages.plan_file import Plan
 
 OPEN = ["model.dtype=auto", "model.autocast=auto", "teachers=[{name: a}, {name: b, dtype: float16}]"]
@@ -152,3 +153,25 @@ def test_the_node_that_trains_last_keeps_the_candidates_of_a_pick(phases: str, n
     assert (told["publish"]["candidates"], told["evaluate"]["limit"], told["answers"]) == (5, None, "exact")
     assert not {"publish", "evaluate", "answers", "candidates"} & {*last.sections["publish"]}
     assert "candidates" not in last.sections[node]
+
+
+def test_labels_by_chance_go_with_the_seed_and_all_others_do_not() -> None:
+    """Another seed re-runs the tally where it deals the rows out, and nowhere else."""
+    for labels, moves in (("votes", False), ("data", False), ("random", True)):
+        one, other = (make_plan(config(f"voting.labels={labels}", f"seed={seed}")) for seed in (1, 2))
+        assert [key(one, node) != key(other, node) for node in ("tally-first", "tally")] == [moves, moves], labels
+        assert ("seed" in one.sections["tally"]) is moves
+
+
+def test_settings_without_effect_are_said(tmp_path) -> None:
+    lines: list[str] = []
+
+    class Told(Silent):
+        def say(self, line: str) -> None:
+            lines.append(line)
+
+    phases = "phases=[{system: system1, method: sft, settings: {max_steps: 3}}, {system: system2, method: rl}]"
+    (tmp_path / "plan").mkdir()
+    asked = Settings(config=load_config(preset="tiny", overrides=[phases]))
+    run_stage("plan", StageCall(asked, {}, {"plan": tmp_path / "plan"}, tmp_path, progress=Told()))
+    assert "settings: phases[0].settings: max_steps: no effect, the section sft says the same; leave out" in lines

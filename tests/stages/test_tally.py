@@ -100,6 +100,53 @@ def test_development_rows_are_voted_on_like_others_and_go_to_no_system(kit, tmp_
     assert summary(out)["heldout_rows_known"] == {"system1": 1, "system2": 1}
 
 
+def test_labels_of_the_data_stand_for_votes_and_rows_without_one_are_voted_on(kit, tmp_path) -> None:
+    rows = [
+        *(example("r1", known="system2"), example("r2", known="system1"), example("r3")),
+        *(example("e1", "heldout", "system1"), example("e2", "heldout")),
+    ]
+    patterns = {"r3": "22-", "e2": "11-"}
+    metrics, out = tally(kit, tmp_path, rows, patterns, voting={"labels": "data"})
+    assert [ids(out / slot) for slot in ("system1", "system2")] == [["r2"], ["r1", "r3"]]
+    assert [ids(out / "heldout", f"{system}.jsonl") for system in ("system1", "system2")] == [["e1", "e2"], []]
+    assert {row: (one.system, one.given, one.votes["system2"]) for row, one in labels(out).items()} == {
+        "r1": ("system2", "data", 0.0),
+        "r2": ("system1", "data", 0.0),
+        "r3": ("system2", None, 2.0),
+        "e2": ("system1", None, 0.0),
+    }
+    assert metrics["given_rows"] == 2
+    told = summary(out)
+    assert told["given"] == {"labels": "data", "rows": {"system1": 1, "system2": 1}, "gold_accuracy": 1.0}
+    assert (told["rows"]["voted"], told["rows"]["undecided"], told["calls"], told["calls_saved"]) == (2, 0, 4, 2)
+
+
+def test_labels_by_chance_need_no_vote_are_set_once_and_a_persons_edit_overrules_them(kit, tmp_path) -> None:
+    rows = [*(example(f"r{place}", known="system1") for place in range(20)), example("e1", "heldout", "system2")]
+    file = tmp_path / "votes.csv"
+    drawn = {}
+    for round_name in ("first", "rest"):
+        _, out = tally(kit, tmp_path / round_name, rows, {}, round_name, voting={"labels": "random"})
+        drawn[round_name] = {row: one.system for row, one in labels(out).items()}
+        assert {one.given for one in labels(out).values()} == {"random"}
+        assert ids(out / "undecided") == []
+        assert summary(out)["rows"]["undecided"] == summary(out)["rows"]["voted"] == 0
+        right = sum(system == "system1" for system in drawn[round_name].values())
+        assert summary(out)["given"]["gold_accuracy"] == right / 20
+    assert drawn["first"] == drawn["rest"]
+    assert set(drawn["rest"].values()) == {"system1", "system2"}
+    moved = next(row for row, system in drawn["rest"].items() if system == "system1")
+    file.write_text(f"example_id,edited\n{moved},system2\n")
+    _, out = tally(kit, tmp_path / "edited", rows, {}, voting={"labels": "random"}, edits={"source": str(file)})
+    assert moved in ids(out / "system2")
+    assert (labels(out)[moved].system, labels(out)[moved].edited) == ("system2", True)
+
+
+def test_chance_that_leaves_a_system_empty_is_told_as_such(kit, tmp_path) -> None:
+    with pytest.raises(BadInputError, match=r"no training row is of system\d: voting.labels deals them out by chance"):
+        tally(kit, tmp_path, [example("r1")], {}, voting={"labels": "random"})
+
+
 def test_the_first_round_leaves_rows_open_with_their_votes(kit, tmp_path) -> None:
     rows = [example("r1"), example("r2"), example("r3")]
     metrics, out = tally(kit, tmp_path, rows, {"r1": "11-", "r2": "12-", "r3": "11-"}, "first")

@@ -61,6 +61,25 @@ def test_the_first_round_asks_a_bare_majority_about_every_row(kit, tmp_path) -> 
     assert summary["teachers"]["plain"]["template"] == votes[0].template
 
 
+def test_rows_that_have_their_label_without_votes_are_asked_about_by_nobody(kit, tmp_path) -> None:
+    known = [row.model_copy(update={"known_system": "system1"}) for row in ROWS[:2]]
+    heldout = ROWS[5].model_copy(update={"split": "heldout"})
+    inputs = {"examples": kit.rows_folder(tmp_path / "rows", [*known, ROWS[2], heldout])}
+    asked = {}
+    for labels in ("votes", "data", "random"):
+        _, out = kit.run("vote", tmp_path / labels, settings(kit, quorum=1, labels=labels), inputs)
+        asked[labels] = {vote.example_id for vote in votes_of(out)}
+    assert asked == {"votes": {"r0", "r1", "r2", "r5"}, "data": {"r2", "r5"}, "random": {"r5"}}
+
+
+def test_data_that_shall_give_labels_and_give_none_are_refused_before_anybody_is_asked(kit, tmp_path) -> None:
+    heldout = ROWS[5].model_copy(update={"split": "heldout", "known_system": "system1"})
+    inputs = {"examples": kit.rows_folder(tmp_path / "rows", [*ROWS[:2], heldout])}
+    with pytest.raises(BadInputError, match=r"voting.labels is data, and no training row names its system"):
+        kit.run("vote", tmp_path / "out", settings(kit, labels="data"), inputs)
+    assert not (tmp_path / "out" / "votes" / "votes.jsonl").exists()
+
+
 def test_the_summary_tells_who_the_teachers_are(kit, tmp_path) -> None:
     inputs = {"examples": kit.rows_folder(tmp_path / "rows", ROWS[:1])}
     _, out = kit.run("vote", tmp_path / "out", settings(kit, quorum=3), inputs)

@@ -1,9 +1,9 @@
-"""The runs of a study over base settings with systems of their own."""
+"""The runs of a study as base settings allow them: optional cells, and systems of one's own."""
 
 import pytest
 
-from lorapar.config import RunConfig, validate_settings
-from lorapar.config.study import StudyConfig, parse_study
+from lorapar.config import RunConfig, load_config, validate_settings
+from lorapar.config.study import StudyConfig, load_study, parse_study
 from lorapar.errors import BadInputError
 from lorapar.study.cells import cells_of, fitted, reference_of
 
@@ -61,7 +61,10 @@ def test_one_cell_that_is_left_is_compared_with_none() -> None:
 
 
 def test_a_study_of_which_no_cell_is_left_is_refused_with_its_cells() -> None:
-    with pytest.raises(BadInputError, match=r"study s: .*\(RL only; RL then SFT\), so no cell is left"):
+    with pytest.raises(
+        BadInputError,
+        match=r"study s: no cell fits these settings \(RL only: phases of named systems have no such order; RL then",
+    ):
         fitted(study("RL only", "RL then SFT"), base(RECALL))
 
 
@@ -77,4 +80,39 @@ def test_orders_in_a_grid_and_of_every_cell_are_phases_too() -> None:
 
 def test_a_study_of_the_papers_two_systems_is_left_as_it_is() -> None:
     given = study("SFT then RL", "RL only")
-    assert fitted(given, RunConfig()) is given
+    assert fitted(given, RunConfig()) == given
+
+
+@pytest.mark.parametrize(
+    ("preset", "left_out"),
+    [
+        ("tiny", ["5 teachers, role-play"]),
+        ("paper-llama2-7b-gsm8k", ["true labels"]),
+        ("single-gpu-24gb", ["5 teachers, role-play", "true labels"]),
+    ],
+)
+def test_the_study_of_labels_has_the_cells_that_the_base_settings_allow(preset: str, left_out: list[str]) -> None:
+    own, given = load_config(preset=preset), load_study("labels")
+    found = fitted(given, own)
+    names = [cell.name for cell in given.cells]
+    assert [cell.name for cell in found.cells] == [name for name in names if name not in left_out]
+    assert [line.partition(":")[0] for line in found.missing[1:]] == [f"The cell “{name}”" for name in left_out]
+    assert not {figure.cell for figure in found.paper.figures} & set(left_out)
+    cells = {cell.name: cell.config for cell in cells_of(found, own, "/store") if cell.seed == 0}
+    assert cells["random split"].voting.labels == "random"
+    assert [len(config.teachers) for name, config in cells.items() if name.startswith(("3", "5"))] == (
+        [3, 5] if len(own.teachers) == 5 else [3]
+    )
+
+
+def test_an_optional_cell_that_is_the_reference_is_replaced_and_any_other_is_refused() -> None:
+    cells = "  - {name: five, settings: {teachers.count: 5}, optional: true}\n  - {name: one, settings: {}}\n"
+    more = "  - {name: long, settings: {sft.epochs: 2}}\n"
+    given = parse_study(f"name: s\ntitle: t\nreference: five\ncells:\n{cells}{more}", "s")
+    found = fitted(given, load_config(preset="tiny"))
+    assert reference_of(found) == "one"
+    assert found.missing[0].startswith("The cell “five”: teachers.count: must be a whole number from 1 to 3")
+    assert "“five”, which is left out: cells are compared with “one”" in found.missing[1]
+    strict = given.model_copy(update={"cells": tuple(c.model_copy(update={"optional": False}) for c in given.cells)})
+    with pytest.raises(BadInputError, match=r"study s, five: teachers.count: must be a whole number from 1 to 3"):
+        cells_of(fitted(strict, load_config(preset="tiny")), load_config(preset="tiny"), "/store")

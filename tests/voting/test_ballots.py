@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 
 from lorapar.config import TeacherConfig, VotingConfig
 from lorapar.errors import BadInputError
-from lorapar.records import Example
-from lorapar.voting.ballots import Ballots, is_voted_on, quorum_size
+from lorapar.voting.ballots import Ballots, quorum_size
 
 
 def ballots(weights=(1.0, 1.0, 1.0), **voting) -> Ballots:
@@ -137,13 +136,6 @@ def test_who_failed_is_not_waited_for() -> None:
     nobody = rules.outcome("xxx")
     assert (nobody.system, nobody.decided) == (None, True)
     assert ballots().may_fail == 0
-
-
-def test_only_held_out_rows_with_a_known_system_are_not_voted_on() -> None:
-    row = Example(id="1", question="q", answer="a", known_system="system1")
-    assert is_voted_on(row)
-    assert not is_voted_on(row.model_copy(update={"split": "heldout"}))
-    assert is_voted_on(row.model_copy(update={"split": "heldout", "known_system": None}))
 
 
 THREE = ("recall", "sums", "code")
