@@ -17,41 +17,36 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from fractions import Fraction
+from typing import NamedTuple
 
-from lorapar.plain_text import plain_characters, without_lead, without_markup, words_of
-from lorapar.quantities import Quantity, last_number, quantity_of, said_number, units_differ
+from lorapar.plain_text import plain_characters, without_lead, words_of
+from lorapar.quantities import Quantity, last_number, quantity_of, said_number
+from lorapar.reading.choices import last_choice, letter_of
+from lorapar.reading.moments import moment_of
+from lorapar.reading.number_words import ordinal_of
+from lorapar.reading.units import same_unit, units_differ
 
 References = str | tuple[str, ...]
 """The short exact answer, or several of which any is right."""
 
 _ANSWER = re.compile(r"<answer>((?:(?!<answer>).)*?)</answer>", re.DOTALL)
-_LETTER = r"[^\W\d_]"
-_CHOICE = re.compile(
-    r"(?:(?:the\s+)?(?:(?:correct|right|final)\s+)?(?:answer|option|choice)(?:\s+is)?\s*[:=]?\s*)?"
-    rf"(?P<open>[(\[{{<]?)(?P<letter>{_LETTER})(?P<close>[)\]}}>]?[.:,]?)(?:(?P<gap>\s+-\s+|\s+)(?P<text>\S.*))?",
-    re.IGNORECASE | re.DOTALL,
-)
-_IS_RIGHT = re.compile(r"is\s+(?:the\s+)?(?:correct|right)(?:\s+(?:answer|option|choice|one))?\.?", re.IGNORECASE)
-_LIST = re.compile(r"(?P<open>[(\[{])(?P<inner>[^()\[\]{}]*)[)\]}]")
+_LIST = re.compile(r"\\?(?P<open>[(\[{])(?P<inner>[^()\[\]{}]*?)\\?(?P<close>[)\]}])")
+_BETWEEN_MEMBERS = re.compile(r";|,\s|\sand\s|(?<=[0-9]),(?=-?[0-9])")
+_COMMA_OR_AND = re.compile(r"(?:\s*,)?\s+and\s+|\s*,\s+|,(?!\d{3}(?!\d))")
+_LONGEST_LIST = 200
+_RATIO = re.compile(r"[0-9]+(?:\.[0-9]+)?(?:\s?:\s?[0-9]+(?:\.[0-9]+)?)+")
+_NO_NUMBER_BEFORE = r"(?<!\w)(?<![0-9][,;])(?<![0-9][,;]\s)"
+_NO_NUMBER_BEHIND = r"(?!\w)(?![,;]\s?[0-9])"
+_FIRST_LETTERS = {"y": "yes", "n": "no", "t": "true", "f": "false"}
 _THOUSANDS = re.compile(r"[-+]?[$\u20ac\u00a3]?[1-9][0-9]{0,2}(?:,[0-9]{3})+(?:\.[0-9]+)?")
-_ANOTHER_CHOICE = re.compile(rf"(?<!\w)(?:[(\[]{_LETTER}[)\]]|{_LETTER}[).:](?!\w)|(?-i:[A-Z])(?!\w)\s*$)")
-"""A second choice in the text behind the first: `(C)`, `C)`, or a capital letter at the end."""
-_LATEX_LETTER = re.compile(
-    r"\$?\\(?:text|textbf|textrm|mathrm|mathbf|boldsymbol)\{\s*\(?([A-Za-z])\)?[.:]?\s*\}\$?(?:\\[ ,;]|\\q?quad|~|\s)*"
-)
-_SAID_CHOICE = re.compile(
-    r"(?<![\w'\u2019.+-])[(\[]?(?P<letter>(?<=[(\[])[A-Za-z](?=[)\]])|[A-Z](?![\w'\u2019+-]|\.\w)(?!(?<=[AI])\*{0,2}\s+[a-z]))"
-    r"(?P<bracket>\*{0,2}[)\].:]?)"
-)
-_LED_CHOICE = re.compile(
-    r"\b(?:answer|option|choice)(?:\s+(?:is|should\s+be|must\s+be))?\s*[:=]?\s*\*{0,2}(?P<bracket>[(\[]?)\*{0,2}"
-    r"(?P<letter>[A-Za-z])(?![\w'\u2019])(?!(?<=[aAI])\s+[a-z])",
-    re.IGNORECASE,
-)
-_DENIED = re.compile(r"\b(?:not|isn't|never|except|neither|nor)\s+[(\[]?\Z", re.IGNORECASE)
-_REFUTED = re.compile(r"[)\].:*]*\s*(?:is\s|are\s)?(?:wrong|incorrect|not|no|false|isn't)\b", re.IGNORECASE)
-_JOINED_BEFORE = re.compile(r"(?<![\w'])[A-Z][)\]]?\s*(?:,|/|&|\bor\b|\band\b)\s*[(\[]?\Z")
-_JOINED_BEHIND = re.compile(r"[)\]]?\s*(?:/|&|\bor\b|\band\b)\s*[(\[]?[A-Z](?![\w'])")
+
+
+class _Members(NamedTuple):
+    """What stands in a list, and the brackets around it, empty where there are none."""
+
+    opens: str
+    closes: str
+    texts: list[str]
 
 
 def extract_tagged(text: str) -> str | None:
@@ -84,10 +79,11 @@ def is_answer(text: str, references: References) -> bool:
 def same_answer(answer: str, reference: str) -> bool:
     """Whether an answer says what the reference says: the same number, the same letter of a choice, the same words.
 
-    `1,000`, `1 000`, `1000.0` and `$1,000` are one number. A unit may stand on one side only (`18 apples` for `18`),
-    and so may a name (`x = 18`); where both have one, they must be the same. For the letter `B`, `(B)`, `B.` and
-    `B) blue` are right as well. Words are equal when they differ only in case, white space and closing punctuation.
-    Lists, tuples and sets are compared member by member, in their order.
+    `1,000`, `1 000`, `1000.0` and `$1,000` are one number, `twelve` is 12. A unit may stand on one side only (`18
+    apples` for `18`), and so may a name (`x = 18`); where both have one, they must be the same. For the letter `B`,
+    `(B)`, `B.` and `B) blue` are right as well. Words are equal when they differ only in case, white space and closing
+    punctuation. Lists, tuples and intervals are compared member by member, in their order, and sets in any. Times of
+    day, dates, ratios and ordinal numbers are compared as such.
     Markup, words that lead up to the answer and other characters for the same text never count.
     """
     if words_of(answer) == words_of(reference):
@@ -99,8 +95,29 @@ def same_answer(answer: str, reference: str) -> bool:
     if wanted is not None:
         said = quantity_of(answer)
         return said is not None and _same_quantity(said, wanted)
-    letter = _letter_of(reference, alone=True)
-    return letter is not None and _letter_of(answer, alone=False) == letter
+    numbers = _bare_members(reference)
+    if numbers is not None:
+        return (found := _members(answer) or _bare_members(answer)) is not None and _same_members(found, numbers)
+    letter = letter_of(reference, alone=True)
+    if letter is not None:
+        return letter_of(answer, alone=False) == letter
+    return _same_otherwise(*(without_lead(text).removesuffix(".") for text in (answer, reference)))
+
+
+def _same_otherwise(answer: str, reference: str) -> bool:
+    """Whether two texts are one ordinal number, time, date or ratio, or `y` stands for `yes`."""
+    if len(answer) == 1:
+        return _FIRST_LETTERS.get(answer.casefold()) == reference.casefold()
+    wanted: object
+    for read in (ordinal_of, moment_of, _ratio_of):
+        if (wanted := read(reference)) is not None:
+            return read(answer) == wanted
+    return False
+
+
+def _ratio_of(text: str) -> tuple[Fraction, ...] | None:
+    """The parts of `3 : 5`; None where a text is no ratio."""
+    return tuple(map(Fraction, text.split(":"))) if _RATIO.fullmatch(text) else None
 
 
 def is_found_in(text: str, references: References) -> bool:
@@ -123,14 +140,15 @@ def is_found_in(text: str, references: References) -> bool:
 def _has(text: str, reference: str) -> bool:
     text = plain_characters(text)
     wanted = quantity_of(reference)
-    if wanted is not None and wanted.name_is_sure:
-        return _has_quantity(text, wanted)
-    letter = _letter_of(reference, alone=True)
+    found = _has_quantity(text, wanted) if wanted is not None and wanted.name_is_sure else None
+    if found or (found is not None and wanted is not None and not wanted.in_words):
+        return found
+    letter = letter_of(reference, alone=True)
     if letter is not None and letter.isascii():
         return last_choice(text) == letter
     shown = letter if letter is not None else without_lead(reference).removesuffix(".")
     words = r"\s+".join(re.escape(word) for word in shown.split())
-    return bool(words) and re.search(rf"(?<!\w){words}(?!\w)", text, re.IGNORECASE) is not None
+    return bool(words) and re.search(rf"{_NO_NUMBER_BEFORE}{words}{_NO_NUMBER_BEHIND}", text, re.IGNORECASE) is not None
 
 
 def _has_quantity(text: str, wanted: Quantity) -> bool:
@@ -141,33 +159,6 @@ def _has_quantity(text: str, wanted: Quantity) -> bool:
     return said is not None and said.value == wanted.value and not units_differ(said.unit, wanted.unit)
 
 
-def last_choice(text: str) -> str | None:
-    """The letter of the choice that a text ends up with, in small letters; None where it names none, or two at once.
-
-    It is what follows `the answer is`; else a letter that the text begins with, as in `B) blue`; else the last letter
-    in brackets or capital by itself. `A` and `I` before a word in small letters are words, and what `not` stands
-    before is not chosen.
-    """
-    text = _dressed_letters(text)
-    led = list(_LED_CHOICE.finditer(text))
-    said = _SAID_CHOICE.finditer(text)
-    found = led or [
-        one for one in said if not (_DENIED.search(text[: one.start()]) or _REFUTED.match(text[one.end() :]))
-    ]
-    if not found:
-        return None
-    begins = not led and not text[: found[0].start()].strip(" *")
-    chosen = found[0] if begins and found[0]["bracket"] else found[-1]
-    if _JOINED_BEFORE.search(text[: chosen.start("letter")]) or _JOINED_BEHIND.match(text[chosen.end("letter") :]):
-        return None
-    return chosen["letter"].casefold()
-
-
-def _dressed_letters(text: str) -> str:
-    """`\\textbf{(B)}\\ 5` as `(B) 5`."""
-    return _LATEX_LETTER.sub(r"(\1) ", text)
-
-
 def _same_quantity(said: Quantity, wanted: Quantity) -> bool:
     if said.value != wanted.value:
         return False
@@ -175,44 +166,44 @@ def _same_quantity(said: Quantity, wanted: Quantity) -> bool:
         return False  # "y = 5" is not "x = 5", and "13" is not "Apollo: 13"
     if wanted.unit and not said.unit:
         return wanted.unit_is_sure  # "12" is not "12 Monkeys", and not "12 May"
-    return not wanted.unit or said.unit == wanted.unit
+    return not wanted.unit or same_unit(said.unit, wanted.unit)
 
 
-def _members(text: str) -> tuple[str, list[str]] | None:
-    """The brackets of a list, a tuple or a set, and what stands in it; None where a text is none of two members."""
+def _members(text: str) -> _Members | None:
+    """The members of a list, a tuple, a set or an interval; None where a text is none of two members."""
     match = _LIST.fullmatch(without_lead(text))
     inner = match["inner"].strip() if match is not None else ""
     if match is None or _THOUSANDS.fullmatch(inner):
         return None
     members = [one.strip() for one in (inner.split(";") if ";" in inner else inner.split(","))]
-    return (match["open"], members) if len(members) > 1 and all(members) else None
+    return _Members(match["open"], match["close"], members) if len(members) > 1 and all(members) else None
 
 
-def _same_members(said: tuple[str, list[str]], wanted: tuple[str, list[str]]) -> bool:
-    """Brackets and order count: `(1, 2)` is no list `[1, 2]`, and no `(2, 1)`."""
-    pairs = zip(said[1], wanted[1], strict=False)
-    return said[0] == wanted[0] and len(said[1]) == len(wanted[1]) and all(same_answer(*pair) for pair in pairs)
-
-
-def _letter_of(text: str, *, alone: bool) -> str | None:
-    """The letter of a choice, in lower case; None where the text is none, or names a second one.
-
-    `alone`: text behind the letter needs a bracket before it, so that `E. coli` is no choice.
-    """
-    text = _dressed_letters(text)
-    match = _CHOICE.fullmatch(without_lead(text)) or _CHOICE.fullmatch(without_markup(text))
-    if match is None or not match["letter"].isalpha():
+def _bare_members(text: str) -> _Members | None:
+    """The numbers of `1, 2`, `1; 2` or `1 and 2`; None where a text is something else."""
+    text = without_lead(text)
+    if len(text) > _LONGEST_LIST or not (found := _BETWEEN_MEMBERS.search(text)):
         return None
-    behind = match["text"]
-    if behind is None or (not alone and _IS_RIGHT.fullmatch(behind)):
-        return match["letter"].casefold() if match["close"] != "," else None
-    in_brackets = behind.startswith("(") and behind.endswith(")")
-    marked = (
-        match["close"][:1] in tuple(")]}>") if alone else bool(match["close"] or match["gap"].strip() or in_brackets)
-    )
-    if not marked or _ANOTHER_CHOICE.search(behind):
-        return None
-    return match["letter"].casefold()
+    members = text.split(";") if found[0] == ";" else _COMMA_OR_AND.split(text)
+    numbers = [one.strip() for one in members if quantity_of(one) is not None]
+    return _Members("", "", numbers) if len(numbers) == len(members) else None
+
+
+def _same_members(said: _Members, wanted: _Members) -> bool:
+    """Brackets and order count: `(1, 2)` is no list `[1, 2]`, and no `(2, 1)`; only a set has no order."""
+    if len(said.texts) != len(wanted.texts):
+        return False
+    if wanted.opens and (said.opens, said.closes) != (wanted.opens, wanted.closes):
+        return False
+    if wanted.opens != "{":
+        return all(map(same_answer, said.texts, wanted.texts))
+    left = list(said.texts)
+    for one in wanted.texts:
+        found = next((place for place, text in enumerate(left) if same_answer(text, one)), None)
+        if found is None:
+            return False
+        del left[found]
+    return True
 
 
 def distinct(texts: Iterable[str]) -> tuple[str, ...]:

@@ -45,7 +45,7 @@ _LEAD = re.compile(
     r"(?:\#{1,6}\s+"
     r"|(?:so|thus|hence|therefore)?[,\s]*(?:(?:the|my|our)\s+)?(?:(?:correct|right|final)\s+)?"
     r"(?:answer|solution|result)(?:\s+is\s*:?|\s*[:=])\s*"
-    r"|(?:it\s+is|it's)\s+(?=\S+$)"
+    r"|(?:it\s+is|it's|(?:so|thus|hence|therefore),?)\s+(?=\S+$)"
     r"|(?:=+>?|->|\u2192|\u21d2|\u2234)\s*)(?=\S)",
     re.IGNORECASE,
 )

@@ -7,8 +7,9 @@ What is read, and why no further:
 - fractions and mixed numbers: `3/4`, `2 1/2`.
 - powers: `10^3`, `2e3`, `2 \u00d7 10^3`, `2 \\times 10^{3}`, `2^5`, `2\u2075`.
 - signs, also in words: `-5`, `minus 5`, `negative 5`.
+- words: `twelve`, `two thirds`, `2.5 million` (`lorapar.reading.number_words`).
 - one unit: a currency before the number, and up to five words or a sign behind it. A word that would change the number
-  (`million`, `dozen`, `half`), join a second one (`or`, `to`) or make a date or a time of it is no unit, a letter of
+  (`half`, `th`), join a second one (`or`, `to`) or make a date or a time of it is no unit, a letter of
   algebra (`5x`, `5\u03c0`) neither, and times such as `3:30` are no numbers. `sq m`, `square metres` and `m^2` are one
   unit.
 - a name before it: `x = 5`, `Total: 5`, and brackets around it: `(5)`.
@@ -21,8 +22,12 @@ import unicodedata
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from fractions import Fraction
+from functools import lru_cache
 
 from lorapar.plain_text import without_lead
+from lorapar.reading.claims import is_statement, takes_back
+from lorapar.reading.number_words import in_digits
+from lorapar.reading.units import BY_TIME, is_known, one_spelling
 
 _LONGEST = 120
 """Characters of a text that may still be one number with its unit."""
@@ -43,56 +48,6 @@ _FRACTION = r"(?:[0-9]{1,9}\s+)?[0-9]{1,9}\s*/\s*[0-9]{1,9}"
 _POWER = r"[0-9]{1,9}(?:\.[0-9]{1,6})?\s?\^\s?(?:[-+]?[0-9]{1,3}|\{[-+]?[0-9]{1,3}\})(?![\w^!])"
 _DIGITS = rf"{_POWER}|{_FRACTION}|{_SPACED}|{_APOSTROPHES}|{_OTHER_POINTS}|{_PLAIN}|{_OTHER_COMMA}"
 
-_ONE_SPELLING = {
-    spelling: unit
-    for unit, spellings in {
-        "dollar": "$ us$ usd",
-        "cent": "\u00a2",
-        "euro": "\u20ac eur",
-        "pound": "\u00a3 gbp",
-        "yen": "\u00a5 jpy",
-        "rupee": "\u20b9 inr rs",
-        "franc": "chf fr sfr",
-        "yuan": "cny rmb",
-        "won": "\u20a9 krw",
-        "rouble": "\u20bd rub ruble",
-        "percent": "% pct",
-        "degree": "\u00b0 deg",
-        "metre": "m meter",
-        "kilometre": "km kilometer",
-        "centimetre": "cm centimeter",
-        "millimetre": "mm millimeter",
-        "kilogram": "kg kgs kilo",
-        "gram": "g",
-        "litre": "l liter",
-        "millilitre": "ml milliliter",
-        "hour": "h hr hrs",
-        "minute": "min mins",
-        "second": "sec s secs",
-        "inch": "in inche",
-        "foot": "ft feet",
-        "yard": "yd",
-        "mile": "mi",
-        "ounce": "oz",
-        "km/h": "kph kmh",
-    }.items()
-    for spelling in (unit, *spellings.split())
-} | {
-    "per cent": "percent",
-    "us dollar": "dollar",
-    "pound sterling": "pound",
-    "british pound": "pound",
-    "swiss franc": "franc",
-    "indian rupee": "rupee",
-    "japanese yen": "yen",
-    **dict.fromkeys(("\u00b0c", "\u00b0 c", "degree celsius", "degrees celsius", "celsius"), "celsius"),
-    **dict.fromkeys(("\u00b0f", "\u00b0 f", "degree fahrenheit", "degrees fahrenheit", "fahrenheit"), "fahrenheit"),
-}
-"""Ways of writing one unit, in small letters and the singular."""
-_SQUARE_OR_CUBIC = re.compile(
-    r"(?:(?P<square>square|sq\.?)|cubic|cu\.?)\s+(?P<behind>.+)"
-    r"|(?P<before>.+?)(?:(?P<squared>\s+squared|\u00b2)|\s+cubed|\u00b3)"
-)
 _SYMBOLS = r"[$\u00a2\u00a3\u00a5\u20a0-\u20c0]"
 _CODES = "USD|EUR|GBP|JPY|INR|CHF|CNY|RMB|KRW|RUB|CAD|AUD|NZD|SGD|HKD|BRL|MXN|SEK|NOK|DKK|PLN|TRY|ZAR"
 _BEFORE = rf"[A-Z]{{1,3}}\$|{_SYMBOLS}|(?:{_CODES}|Rs\.?|RS\.?|SFr\.?|Fr\.)(?![A-Za-z])"
@@ -100,7 +55,7 @@ _UNIT_WORD = r"[^\W\d_](?:[^\W\d_]|['\u2019./\u00b7\u00b2\u00b3-])*(?:\^?[23](?!
 _AFTER = rf"[A-Z]{{1,3}}\$|{_SYMBOLS}|%|\u00b0\s?[CF]?(?![^\W\d_])|{_UNIT_WORD}(?:\s+{_UNIT_WORD}){{0,4}}"
 _ONE = re.compile(
     rf"(?P<sign>(?:{_SIGN_OR_WORD})?)\s*(?:(?P<before>{_BEFORE})\s*(?P<inner_sign>{_SIGN}?))?(?P<digits>{_DIGITS})"
-    rf"(?:(?P<gap>\s*-?)(?P<after>{_AFTER}))?\s*\.?"
+    rf"(?:(?P<gap>\s*-?)(?P<after>{_AFTER}))?\s*[.,;]?"
 )
 _NAMED = re.compile(
     r"(?P<name>\\?[^\W\d_][\w'(){}\\]{0,24}(?:\s+[^\W\d_]{1,20}){0,3})\s*(?P<mark>[=:])\s*(?P<rest>.+)", re.DOTALL
@@ -112,7 +67,7 @@ _ENDS_IN_ZEROS = r"[1-9][0-9]{0,2}(?: [0-9]{3})* 0[0-9]{2}"
 # Times are read over. `3,4` may be two numbers, but not before a currency or per cent. Between two numbers a sign is a
 # step of a calculation (7-2), anywhere else it belongs to the number (=-2).
 _IN_TEXT = re.compile(
-    rf"[0-9]+(?::[0-9]+)+|(?![0-9.]+\s?\^)[^\W_]+\s?\^\s?\{{?[-+]?[0-9]+\}}?"
+    rf"[0-9]+(?:(?::| : )[0-9]+)+|(?![0-9.]+\s?\^)[^\W_]+\s?\^\s?\{{?[-+]?[0-9]+\}}?"
     rf"|((?:(?<![\w)]){_SIGN}|(?<![\w.,^]))(?:{_POWER}|(?:{_PLAIN}\s?(?:[xX\u00d7\u00b7*]|\\times|\\cdot)\s?)?10\s?\^\s?\{{?[-+]?[0-9]{{1,3}}\}}?(?![\w^]))|(?:(?<![0-9A-Za-z)]){_SIGN})?[$\u20ac\u00a3]?"
     rf"(?:(?:[0-9]{{1,9}}\s)?(?<![0-9/])[0-9]{{1,9}}\s?/\s?[0-9]{{1,9}}(?![0-9/])"
     rf"|[1-9][0-9]{{0,2}}(?:[{_SPACES}][0-9]{{3}})+(?![0-9]){_POINT}"
@@ -157,6 +112,13 @@ _LATEX = (
     (re.compile(r"\\[,;: ]|(?<=[0-9])~(?![0-9](?![0-9]{2}))"), " "),
 )
 """How LaTeX writes fractions, units, thousands, degrees and spaces."""
+_OTHER_WAYS = (
+    (BY_TIME, " per "),
+    (re.compile(r"(?<=[A-Za-z])\s+/\s+(?=[A-Za-z])"), "/"),
+    (re.compile(r"(?<=[0-9])\s?\*\*\s?(?=[-+]?[0-9])"), "^"),
+    (re.compile(r"(?<![^\s$])([0-9]{1,3}) and (?=[0-9]{1,3}/[0-9]{1,3}(?![0-9/]))"), r"\1 "),
+)
+"""Rates, Python's powers, and `1 and 1/2`, where a text is one number."""
 _ESCAPED_BRACES = ((re.compile(r"\\([{}])"), r"\1"),)
 _TIMES_TEN = re.compile(
     r"(?<=[0-9])\s*(?:[xX\u00d7\u00b7*]|\\times|\\cdot)\s*10\s*"
@@ -220,12 +182,17 @@ class Quantity:
     """What it is the value of (`x` of `x = 5`), in small letters and without spaces."""
     name_is_sure: bool = True
     """Whether the name is a mathematical one (`x = 5`), and not a title (`Apollo: 13`)."""
+    in_words: bool = False
+    """Whether the number is written in words, or ends in one (`2 million`)."""
 
 
 def quantity_of(text: str) -> Quantity | None:
     """The value and unit of a text that is one number; None where it is none, or has something else in it."""
-    if len(text) > _LONGEST:
-        return None
+    return None if len(text) > _LONGEST else _known_quantity(text)
+
+
+@lru_cache(maxsize=4096)  # a reference is compared with many answers
+def _known_quantity(text: str) -> Quantity | None:
     text = without_lead(text)
     named = _NAMED.fullmatch(text)
     if named is not None and named["name"].split()[0].casefold() not in _NO_UNITS:
@@ -240,25 +207,35 @@ def _bare_quantity(text: str) -> Quantity | None:
     bracketed = _BRACKETS.fullmatch(text)
     if bracketed is not None:
         text = without_lead(next(part for part in bracketed.groups() if part is not None))
-    match = _ONE.fullmatch(_without_latex(text))
+    text = _without_latex(text)
+    in_words = in_digits(text)
+    match = _ONE.fullmatch(in_words or text)
     if match is None or (match["sign"] and match["inner_sign"]):
         return None
-    units = [one for one in (match["before"], match["after"]) if one]
-    if match["after"] and not _is_unit(match["after"], match["gap"]):
+    after = match["after"]
+    if after and (not _is_unit(after, match["gap"]) or is_statement(after) or takes_back("", "", f" {after}")):
         return None
-    if match["after"] == "s" and not match["gap"] and _DECADE.fullmatch(match["digits"]):
+    if after == "s" and not match["gap"] and _DECADE.fullmatch(match["digits"]):
         return None
     value = _value(match["digits"])
     if value is None:
         return None
     sign = match["sign"] or match["inner_sign"] or "+"
-    shown = dict.fromkeys(_one_spelling(unit) for unit in units)
-    return Quantity(value if sign == "+" else -value, " ".join(shown), all(map(_is_sure, units)))
+    units = [one for one in (match["before"], match["after"]) if one]
+    is_sure = all(map(_is_sure, units)) or is_known(_unit_of(units))
+    return Quantity(value if sign == "+" else -value, _unit_of(units), is_sure, in_words=in_words is not None)
+
+
+def _unit_of(units: list[str]) -> str:
+    """The unit before a number and that behind it as one: `$` and `per hour`, but `$` and `dollars` are the same."""
+    if len(units) > 1 and units[1].casefold().startswith(("per ", "a ", "an ")):
+        return one_spelling(" ".join(units))
+    return " ".join(dict.fromkeys(map(one_spelling, units)))
 
 
 def _without_latex(text: str) -> str:
     """A number in plain writing: LaTeX's fractions, spaces and units, and powers of ten as exponents."""
-    for pattern, plain in _LATEX:
+    for pattern, plain in (*_LATEX, *_OTHER_WAYS):
         text = pattern.sub(plain, text)
     text = _TIMES_TEN.sub(lambda found: "e" + (found[1] or found[2].translate(_RAISED)), text.strip())
     text = _POWER_OF_TEN.sub(lambda found: f"{found[1]}1e" + (found[2] or found[3].translate(_RAISED)), text)
@@ -308,7 +285,7 @@ def _is_a_part(number: str, before: str, behind: str) -> bool:
     exclaimed = behind.strip() == "!" and not before.strip()
     goes_on = "." in number and behind.startswith(("...", "\u2026"))
     overlined = bool(behind) and unicodedata.category(behind[0]) == "Mn"
-    around = _PART_BEFORE.search(before) or _PART_BEHIND.match(behind)
+    around = _PART_BEFORE.search(before) or _PART_BEHIND.match(behind) or takes_back(number, before, behind)
     return bool(glued or around or exclaimed or goes_on or overlined)
 
 
@@ -355,33 +332,11 @@ def _is_unit(text: str, gap: str) -> bool:
         if word == "May" or any(part in _NO_UNITS - _SMALL_LETTERS_ONLY for part in re.split(r"[-/]", plain)):
             return False
     glued = not gap and text[0].isalpha()
-    return not glued or " " in text or len(text) <= len("km/h.") or text.casefold() in _ONE_SPELLING
-
-
-def _one_spelling(unit: str) -> str:
-    """One text for the ways of writing a unit: small letters, no plural, one name for each currency."""
-    plain = " ".join(unit.split()).casefold().rstrip(".") or unit
-    plain = re.sub(r"\^?([23])(?![0-9])", lambda found: "\u00b2\u00b3"[int(found[1]) - 2], plain)
-    raised = ""
-    if power := _SQUARE_OR_CUBIC.fullmatch(plain):
-        plain = power["behind"] or power["before"]
-        raised = "\u00b2" if power["square"] or power["squared"] else "\u00b3"
-    singular = plain if len(plain) <= len("gas") else plain.removesuffix("s")
-    return _ONE_SPELLING.get(plain, _ONE_SPELLING.get(singular, singular)) + raised
+    return not glued or " " in text or len(text) <= len("km/h.") or is_known(one_spelling(text))
 
 
 def _is_sure(unit: str) -> bool:
-    if _is_known(_one_spelling(unit)) or not unit[0].isalpha():
+    if is_known(one_spelling(unit)) or not unit[0].isalpha():
         return True
     words = unit.split()
     return len(words) == 1 + (len(words) > 1) and unit == unit.lower()
-
-
-def _is_known(unit: str) -> bool:
-    """Whether a unit in its one spelling is one of those that are known, or a square or cube of one."""
-    return unit.rstrip("\u00b2\u00b3") in _ONE_SPELLING.values()
-
-
-def units_differ(said: str, wanted: str) -> bool:
-    """Whether two units in their one spelling are known, and not the same."""
-    return said != wanted and _is_known(said) and _is_known(wanted)

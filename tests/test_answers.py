@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from decimal import Decimal
+from functools import cache
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from lorapar.answers import as_number, extract_tagged, is_answer, is_found_in, last_choice, same_answer
+from lorapar.evaluation.accuracy import lenient_match, strict_match
+from lorapar.evaluation.benchmarks.scoring import gsm8k
 from lorapar.quantities import last_number, quantity_of
+from lorapar.training.rewards import exact_answer, integer_answer
 
 
 @pytest.mark.parametrize(
@@ -544,3 +551,59 @@ def test_the_last_number_of_a_sentence_is(text: str) -> None:
 def test_the_choice_that_a_longer_text_ends_up_with(text: str, letter: str | None) -> None:
     assert last_choice(text) == letter
     assert [one for one in "ABCD" if is_found_in(text, one)] == ([] if letter is None else [letter.upper()])
+
+
+@cache
+def answer_rows() -> tuple[tuple[str, str, bool, bool], ...]:
+    """Answers as people write them, marked by hand as a teacher would, before looking at what the code says."""
+    lines = (Path(__file__).parent / "answer_rows.jsonl").read_text(encoding="utf-8").splitlines()
+    return tuple(
+        (answer, group["reference"], group["strict"], group["lenient"])
+        for group in map(json.loads, lines)
+        for answer in group["answers"]
+    )
+
+
+def disagreements(read: Callable[[str, str], bool], *, strict: bool) -> list[str]:
+    """The rows of the table of which a way of reading answers says something else."""
+    return [
+        f"{answer!r} for {reference!r} should be {wanted}"
+        for answer, reference, is_right, is_found in answer_rows()
+        if read(answer, reference) is not (wanted := is_right if strict else is_found)
+    ]
+
+
+def test_the_table_is_marked_as_a_teacher_would() -> None:
+    assert len(answer_rows()) > 800
+    assert disagreements(same_answer, strict=True) == []
+    assert disagreements(is_found_in, strict=False) == []
+
+
+def in_tags(answer: str) -> str:
+    return f"<reasoning>2 + 3</reasoning><answer>{answer}</answer>"
+
+
+def test_rewards_accuracy_and_benchmarks_mark_the_table_alike() -> None:
+    def reward(answer: str, reference: str) -> bool:
+        return exact_answer([in_tags(answer)], [reference]) == [1.0]
+
+    def benchmark(answer: str, reference: str) -> bool:
+        return gsm8k({"answer": f"2 + 3\n#### {reference}"}, [in_tags(answer)])["strict"] == 1.0
+
+    assert disagreements(reward, strict=True) == []
+    assert disagreements(lambda said, wanted: bool(strict_match(in_tags(said), wanted, "system2")), strict=True) == []
+    assert disagreements(lambda said, wanted: bool(strict_match(said, wanted, "system1")), strict=True) == []
+    assert disagreements(benchmark, strict=True) == []
+    assert disagreements(lambda said, wanted: bool(lenient_match(said, wanted)), strict=False) == []
+    assert disagreements(lambda said, wanted: gsm8k({"answer": wanted}, [said])["lenient"] == 1.0, strict=False) == []
+
+
+def test_every_right_answer_for_a_whole_number_is_one_for_the_reward_too() -> None:
+    whole = [(said, wanted) for said, wanted, is_right, _ in answer_rows() if is_right and is_whole(wanted)]
+    assert len(whole) > 200
+    assert [said for said, wanted in whole if integer_answer([in_tags(said)], [wanted]) != [1.0]] == []
+
+
+def is_whole(text: str) -> bool:
+    number = as_number(text)
+    return number is not None and number.denominator == 1

@@ -47,6 +47,7 @@ FLOORS = {
         "answers",
         "comparing",
         "quantities",
+        "reading",
         "plain_text",
     ),
     3: ("training", "evaluation", "registry", "report"),

@@ -19,7 +19,7 @@ from lorapar.quantities import Quantity, quantity_of
 _LONGEST = 400
 """Characters of an expression that is still compared."""
 _SPACES = re.compile(
-    r"(?<!\\)\\[,;:! ]|\\q?quad(?![a-zA-Z])|~|\\hspace\{[^}]*\}|\\(?:displaystyle|limits|left|right)(?![a-zA-Z])"
+    r"(?<!\\)\\[,;:! ]|\\q?quad(?![a-zA-Z])|(?<=\S)~|\\hspace\{[^}]*\}|\\(?:displaystyle|limits|left|right)(?![a-zA-Z])"
 )
 _AROUND = (
     re.compile(r"\$\$(.*)\$\$", re.DOTALL),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from sympy import Integer, Rational, simplify, sqrt
@@ -12,6 +14,10 @@ from lorapar.comparing import EXACT, AnswerRule, answer_rule
 from lorapar.comparing.latex import MathTexts, decided
 from lorapar.comparing.math_workers import MathWorkers
 from lorapar.comparing.rules import MathRule, normalised
+
+
+ROWS = Path(__file__).parents[1] / "answer_rows.jsonl"
+"""Answers as people write them, with the verdict of `exact`; tests/test_answers.py says more."""
 
 
 @pytest.fixture(scope="module")
@@ -194,3 +200,14 @@ def test_exact_is_the_default_and_is_what_it_was() -> None:
         assert rule is EXACT
     assert not EXACT.is_answer(r"\sqrt{4}", "2")
     assert EXACT.undecided().count == 0
+
+
+def test_math_marks_plain_answers_as_exact_does(math: AnswerRule) -> None:
+    groups = [json.loads(line) for line in ROWS.read_text(encoding="utf-8").splitlines()]
+    rows = [(answer, group) for group in groups for answer in group["answers"]]
+    said = math.are_answers([(answer, group["reference"]) for answer, group in rows])
+    assert [
+        f"{answer!r} for {group['reference']!r}"
+        for (answer, group), is_right in zip(rows, said, strict=True)
+        if is_right is not group["strict"]
+    ] == []

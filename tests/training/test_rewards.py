@@ -28,7 +28,7 @@ def total(text: str, reference: str = "7") -> float:
         (PERFECT, 2.0 + 0.5 + 0.5 + 0.5 + 4 * 0.125),
         ("<reasoning>3+4=7</reasoning><answer>7.00</answer>", 4.0),
         ("<reasoning>3+4=8</reasoning><answer>8</answer>", 2.0),  # wrong, everything else right
-        ("<reasoning>3+4=7</reasoning><answer>seven</answer>", 1.5),  # no number
+        ("<reasoning>3+4=7</reasoning><answer>many</answer>", 1.5),  # no number
         (PERFECT + "0123456789", 4.0 - 0.5 - 10 * 0.001),  # no longer strict, ten trailing characters
         ("Well. " + PERFECT, 3.5),  # something before the tags: only the soft format holds
         ("<answer>7</answer>", 2.0 + 0.5 + 2 * 0.125),
@@ -320,11 +320,8 @@ def test_a_generator_is_a_list_as_well(own_module: str) -> None:
             (answer, 1.0, 1.0)
             for answer in ("2^6", "64 square meters", "64 m\u00b2", "$64$", "\\boxed{64}", "\u202f64\u202fkg")
         ),
-        *((answer, 0.0, 1.0) for answer in ("8^3", "1\u2019064", "1,00,064", "minus 64", "640")),
-        *(
-            (answer, 0.0, 0.0)
-            for answer in ("[63, 64]", "60-64", "64 \u00b1 1", "64x", "64th", "64 million", "128/3", "\u00bd")
-        ),
+        *((answer, 0.0, 1.0) for answer in ("8^3", "1\u2019064", "1,00,064", "minus 64", "640", "64 million")),
+        *((answer, 0.0, 0.0) for answer in ("[63, 64]", "60-64", "64 \u00b1 1", "64x", "64th", "128/3", "\u00bd")),
     ],
 )
 def test_rewards_and_accuracy_read_an_answer_alike(answer: str, right: float, whole: float) -> None:

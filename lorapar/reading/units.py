@@ -1,0 +1,129 @@
+"""Units of measure and money: one spelling for each, and whether two of them are the same.
+
+Nothing is converted: 60 minutes are not 1 hour. Units by another (`km/h`, `dollars an hour`) are compared part by part.
+A word that means several units is any of them: `pounds` are pounds of money and of weight, `degrees` those of Celsius
+and of Fahrenheit, `tons` tonnes too.
+"""
+
+from __future__ import annotations
+
+import re
+
+_SPELLINGS = {
+    "dollar": "$ us$ usd buck",
+    "cent": "\u00a2",
+    "euro": "\u20ac eur",
+    "pound sterling": "\u00a3 gbp quid",
+    "pound": "",
+    "yen": "\u00a5 jpy",
+    "rupee": "\u20b9 inr rs",
+    "franc": "chf fr sfr",
+    "yuan": "cny rmb",
+    "won": "\u20a9 krw",
+    "rouble": "\u20bd rub ruble",
+    "percent": "% pct",
+    "degree": "\u00b0 deg",
+    "metre": "m meter",
+    "kilometre": "km kilometer",
+    "centimetre": "cm centimeter",
+    "millimetre": "mm millimeter",
+    "kilogram": "kg kgs kilo kilogramme",
+    "gram": "g gramme",
+    "milligram": "mg",
+    "tonne": "t",
+    "ton": "",
+    "lb": "lbs",
+    "ounce": "oz",
+    "litre": "l liter",
+    "millilitre": "ml milliliter",
+    "gallon": "gal gals",
+    "second": "sec s secs",
+    "minute": "min mins",
+    "hour": "h hr hrs",
+    "day": "",
+    "week": "wk wks",
+    "month": "mo mos",
+    "year": "yr yrs",
+    "inch": "in inche",
+    "foot": "ft feet",
+    "yard": "yd yds",
+    "mile": "mi",
+    "hectare": "ha",
+    "byte": "",
+    "kilobyte": "kb",
+    "megabyte": "mb",
+    "gigabyte": "gb",
+    "terabyte": "tb",
+    "kilobit": "kbit",
+    "megabit": "mbit",
+    "gigabit": "gbit",
+    "kilometre/hour": "kph kmh kmph",
+    "mile/hour": "mph",
+}
+_ONE_SPELLING = {spelling: unit for unit, others in _SPELLINGS.items() for spelling in (unit, *others.split())} | {
+    "per cent": "percent",
+    "us dollar": "dollar",
+    "pounds sterling": "pound sterling",
+    "british pound": "pound sterling",
+    "swiss franc": "franc",
+    "indian rupee": "rupee",
+    "japanese yen": "yen",
+    "metric ton": "tonne",
+    **dict.fromkeys(("\u00b0c", "\u00b0 c", "degree celsius", "degrees celsius", "celsius"), "celsius"),
+    **dict.fromkeys(("\u00b0f", "\u00b0 f", "degree fahrenheit", "degrees fahrenheit", "fahrenheit"), "fahrenheit"),
+}
+"""Ways of writing one unit, in small letters and the singular."""
+_BY_CASE = {"Kb": "kilobit", "Mb": "megabit", "Gb": "gigabit"}
+_KNOWN = frozenset(part for unit in _ONE_SPELLING.values() for part in unit.split("/"))
+_MEANS_SEVERAL = {"pound": ("pound sterling", "lb"), "degree": ("celsius", "fahrenheit"), "ton": ("tonne",)}
+_BY_TIME = "seconds?|sec|s|minutes?|min|hours?|hr|h|days?|weeks?|months?|years?|yr"
+_PER = re.compile(rf"\s*/\s*|(?:^|\s+)per\s+|(?:^|\s+)an?\s+(?=(?:{_BY_TIME}|miles?|piece|person)\b)")
+_SQUARE_OR_CUBIC = re.compile(
+    r"(?:(?P<square>square|sq\.?)|cubic|cu\.?)\s+(?P<behind>.+)"
+    r"|(?P<before>.+?)(?:(?P<squared>\s+squared|\u00b2)|\s+cubed|\u00b3)"
+)
+BY_TIME = re.compile(rf"(?<=[0-9])\s?/\s?(?=(?:{_BY_TIME})\b)", re.IGNORECASE)
+"""The slash of `$9/hour`."""
+
+
+def one_spelling(unit: str) -> str:
+    """One text for the ways of writing a unit: small letters, no plural, one name for each currency."""
+    plain = " ".join(unit.split())
+    if plain in _BY_CASE:
+        return _BY_CASE[plain]
+    plain = plain.casefold().rstrip(".").removesuffix(" old") or unit
+    known = _ONE_SPELLING.get(plain)
+    return known or "/".join(map(_simple, _PER.split(plain)))
+
+
+def _simple(plain: str) -> str:
+    """The one spelling of a unit that is not by another."""
+    plain = re.sub(r"\^?([23])(?![0-9])", lambda found: "\u00b2\u00b3"[int(found[1]) - 2], plain.rstrip("."))
+    raised = ""
+    if power := _SQUARE_OR_CUBIC.fullmatch(plain):
+        plain = power["behind"] or power["before"]
+        raised = "\u00b2" if power["square"] or power["squared"] else "\u00b3"
+    singular = plain if len(plain) <= len("gas") else plain.removesuffix("s")
+    return _ONE_SPELLING.get(plain, _ONE_SPELLING.get(singular, singular)) + raised
+
+
+def is_known(unit: str) -> bool:
+    """Whether a unit in its one spelling is one of those that are known, or a square, a cube or a rate of them."""
+    return all(part.rstrip("\u00b2\u00b3") in _KNOWN for part in unit.split("/"))
+
+
+def same_unit(said: str, wanted: str) -> bool:
+    """Whether two units in their one spelling are, or can be, one."""
+    if said == wanted:
+        return True
+    parts, others = said.split("/"), wanted.split("/")
+    return len(parts) == len(others) and all(map(_can_be_one, parts, others))
+
+
+def _can_be_one(said: str, wanted: str) -> bool:
+    return said == wanted or wanted in _MEANS_SEVERAL.get(said, ()) or said in _MEANS_SEVERAL.get(wanted, ())
+
+
+def units_differ(said: str, wanted: str) -> bool:
+    """Whether two units in their one spelling are known, and not the same."""
+    return is_known(said) and is_known(wanted) and not same_unit(said, wanted)
