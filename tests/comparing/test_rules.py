@@ -15,7 +15,6 @@ from lorapar.comparing.latex import MathTexts, decided
 from lorapar.comparing.math_workers import MathWorkers
 from lorapar.comparing.rules import MathRule, normalised
 
-
 ROWS = Path(__file__).parents[1] / "answer_rows.jsonl"
 """Answers as people write them, with the verdict of `exact`; tests/test_answers.py says more."""
 
