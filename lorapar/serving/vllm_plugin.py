@@ -14,8 +14,10 @@ from typing import Any
 
 from lorapar.errors import BadInputError, LoraparError
 from lorapar.registry import Registry, parse_reference
+from lorapar.serving.answer_reward import AnswerReward
 from lorapar.serving.base_identity import ServedBase
 from lorapar.serving.cache import AdapterCache
+from lorapar.serving.capturing import Capturing
 from lorapar.serving.cpu_lora import mend_cpu_lora
 from lorapar.serving.settings import REGISTRY, ServingSettings, settings_from
 from lorapar.serving.vllm_version import installed_vllm, refuse_unsafe
@@ -64,19 +66,20 @@ def register() -> None:
     mend_cpu_lora()
     if not os.environ.get(REGISTRY):
         return
-    if os.environ.get("VLLM_ALLOW_RUNTIME_LORA_UPDATING", "0").strip().lower() in ("1", "true"):
-        _end_where_unsafe()
+    try:
+        settings = settings_from()
+        if os.environ.get("VLLM_ALLOW_RUNTIME_LORA_UPDATING", "0").strip().lower() in ("1", "true"):  # a server's
+            refuse_unsafe(installed_vllm())
+            # What the middleware will make of them, made once.
+            AnswerReward.of(settings)
+            Capturing.of(settings)
+    except BadInputError as error:
+        # One line, and before anything is served: later uvicorn takes what the middleware raises for an application
+        # without a life of its own, and goes on with a server that answers every request with 500.
+        print(f"lorapar: {error}", file=sys.stderr)
+        raise SystemExit(int(error.exit_code)) from None
     from vllm.lora.resolver import LoRAResolver, LoRAResolverRegistry
 
     LoRAResolver.register(RegistryResolver)
     if "lorapar" not in LoRAResolverRegistry.get_supported_resolvers():
-        LoRAResolverRegistry.register_resolver("lorapar", RegistryResolver(settings_from()))
-
-
-def _end_where_unsafe() -> None:
-    """End the server, with one line, before it could give an answer that is another adapter's."""
-    try:
-        refuse_unsafe(installed_vllm())
-    except BadInputError as error:
-        print(f"lorapar: {error}", file=sys.stderr)
-        raise SystemExit(int(error.exit_code)) from None
+        LoRAResolverRegistry.register_resolver("lorapar", RegistryResolver(settings))

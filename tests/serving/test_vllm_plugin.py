@@ -26,6 +26,37 @@ def test_vllm_finds_the_plugin() -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "value", "complaint"),
+    [
+        ("LORAPAR_SERVING_CAPTURE", "{name: support, shar: 1}", "LORAPAR_SERVING_CAPTURE: shar: no such key"),
+        ("LORAPAR_SERVING_CAPTURE", '{name: support, rules: {a: "("}}', "serving.capture.rules.a: '(' is no regular"),
+        ("LORAPAR_SERVING_CANARY_REWARD", "no_such_module:reward", "no_such_module"),
+        ("LORAPAR_SERVING_POLL_SECONDS", "soon", "LORAPAR_SERVING_POLL_SECONDS"),
+        ("LORAPAR_SERVING_ADAPTERS", "task@1", "LORAPAR_SERVING_ADAPTERS: task@1 is a version"),
+    ],
+)
+def test_wrong_settings_end_the_server_with_a_line_before_it_serves(
+    name: str,
+    value: str,
+    complaint: str,
+    registry: Registry,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("LORAPAR_REGISTRY", registry.address)
+    monkeypatch.setenv("LORAPAR_SERVING_ADAPTERS", "task")
+    monkeypatch.setenv("VLLM_ALLOW_RUNTIME_LORA_UPDATING", "1")
+    monkeypatch.setattr("lorapar.serving.vllm_plugin.installed_vllm", lambda: "0.32.0")
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit) as ended:
+        register()
+    assert ended.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("lorapar: ")
+    assert complaint in line
+
+
+@pytest.mark.parametrize(
     "name",
     ["task", "task@production", "task@candidate", "task@0", "task@01", "task@../1", "../task@1", "/etc@1", "", "@1"],
 )
