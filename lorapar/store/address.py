@@ -12,6 +12,7 @@ _SCHEME = "s3://"
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 _ACCESS_POINT = re.compile(r"(arn:aws[a-z-]*:s3[a-z-]*:[a-z0-9-]*:\d{12}:[a-z/]*accesspoint[:/][a-z0-9.-]+)(?:/|$)")
 """A bucket by the ARN of one of its access points, as boto3 takes it."""
+_ARN = re.compile(r"arn:aws[a-z-]*:s3", re.IGNORECASE)
 _ONE_SLASH = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/(?!/)")
 _KEY_PART = re.compile(r"(?! )[^/\\*?#\"<>|]+(?<! )")
 """What people call their files, blanks within and letters of every language included."""
@@ -56,9 +57,11 @@ def parse_address(address: str | Path) -> S3Address | Path:
 
 
 def check_slashes(text: str) -> None:
-    """Raise BadInputError for nothing at all, and for `s3:/bucket`, which would be a folder called `s3:`."""
+    """Raise BadInputError for nothing at all, and for what is meant for S3 and would be a folder: `s3:/bucket`, an ARN."""
     if not text.strip():
         raise BadInputError("an address is empty; write s3://BUCKET/PREFIX or a local folder, or leave it out")
+    if _ARN.match(text):
+        raise BadInputError(f"{text}: not an address lorapar knows; write s3:// before the ARN of an access point")
     scheme = _ONE_SLASH.match(text)
     if scheme is not None:
         meant = f" (did you mean {_SCHEME}{text[scheme.end() :]}?)" if scheme[1].lower() == "s3" else ""
