@@ -57,7 +57,7 @@ def parse_address(address: str | Path) -> S3Address | Path:
 
 
 def check_slashes(text: str) -> None:
-    """Raise BadInputError for nothing at all, and for what is meant for S3 and would be a folder: `s3:/bucket`, an ARN."""
+    """Raise BadInputError for nothing at all, and for `s3:/bucket` and ARNs, which would be folders of that name."""
     if not text.strip():
         raise BadInputError("an address is empty; write s3://BUCKET/PREFIX or a local folder, or leave it out")
     if _ARN.match(text):

@@ -31,7 +31,9 @@ def test_folder():
     assert parse_address("runs/store") == Path("runs/store")
 
 
-@pytest.mark.parametrize("text", ["s3://", "s3://B", "s3://arn:aws:s3:eu:12:bucket/x", "s3:/runs", "gs://runs", POINT, "arn:aws:s3:::runs"])
+@pytest.mark.parametrize(
+    "text", ["s3://", "s3://B", "s3://arn:aws:s3:eu:12:bucket/x", "s3:/runs", "gs://runs", POINT, "arn:aws:s3:::runs"]
+)
 def test_what_is_no_address_is_said(text):
     with pytest.raises(BadInputError, match=r"lorapar knows|cannot name a bucket"):
         parse_address(text)
