@@ -17,21 +17,11 @@ from lorapar.progress import Silent
 from lorapar.records import Example
 from lorapar.store import open_store
 from lorapar.store.remembered import ContentCache
+from tests.notes import Notes
 
 BASE = ModelConfig(name="builtin:tiny", dtype="float32")
 SETTINGS = EvaluateConfig(max_new_tokens=4, batch_size=2)
 ROWS = [(Example(id=f"r{n}", question="Why? " * (n + 1), answer="so", reference="so"), "system1") for n in range(5)]
-
-
-class Notes(Silent):
-    """Remembers what is said."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def say(self, line: str) -> None:
-        """Remember a line."""
-        self.lines.append(line)
 
 
 def identity(base=BASE, settings=SETTINGS, adapter=None, seed=0, **more) -> str:

@@ -27,10 +27,10 @@ from lorapar.kubeflow.train_nodes import NodeOutcome, train_on_nodes, work_as_no
 from lorapar.kubeflow.trainjob import JobName, SeveralNodes, train_job
 from lorapar.local.execute import new_record
 from lorapar.local.folder import StageRecord
-from lorapar.progress import Silent
 from lorapar.stages.nodes import VARIABLES
 from lorapar.store import open_store
 from tests.kubeflow.trainer_double import VALIDATOR, TrainerDouble, own_pod
+from tests.notes import Notes
 
 RUN = "run-abc"
 COMMAND = ("lorapar", "stage", "rl", "--executor-input", '{"inputs": "$(HOME)"}')
@@ -38,17 +38,6 @@ TWO = SeveralNodes(
     nodes=2, processes=4, count=4, memory="64Gi", annotations={"example.com/cost": "17"}, timeout_seconds=3600
 )
 IDLE = "trap 'exit 143' TERM; while :; do sleep 0.05; done"
-
-
-class Notes(Silent):
-    """A Progress that remembers its lines."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def say(self, line: str) -> None:
-        """Remember the line."""
-        self.lines.append(line)
 
 
 @pytest.fixture

@@ -8,10 +8,10 @@ import pytest
 from lorapar.config import load_config
 from lorapar.local import execute, timing
 from lorapar.local.timing import ROOT, Expected, Rows, Timing, Todo, expected, kept_timings, todo
-from lorapar.progress import Silent
 from lorapar.stages.contract import StageCall
 from lorapar.stages.plan import make_plan
 from lorapar.store import open_store
+from tests.notes import Notes
 
 HERE = ("this machine, 2 cores", 1)
 ROWS = Rows(train=100, heldout=20, voted=120, mean_bytes=200.0)
@@ -177,14 +177,6 @@ def test_a_damaged_or_foreign_record_is_passed_over(tmp_path, foreign: bytes) ->
     assert kept_timings(store, "sft", "s") == [took(7.0)]
 
 
-class Told(Silent):
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def say(self, line: str) -> None:
-        self.lines.append(line)
-
-
 @pytest.fixture
 def init_once(tmp_path, monkeypatch):
     """Runs `init` by a stand-in for the stage, with a store; returns what was recorded and said."""
@@ -192,7 +184,7 @@ def init_once(tmp_path, monkeypatch):
     config = load_config(preset="tiny").checkpoint
 
     def once(*, metrics=None, left: str | None = None, crew=None) -> tuple[list[Timing], list[str]]:
-        scratch, progress = tmp_path / "scratch", Told()
+        scratch, progress = tmp_path / "scratch", Notes()
         scratch.mkdir(exist_ok=True)
         if left is not None:
             (scratch / left).write_text("of an earlier call")

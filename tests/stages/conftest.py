@@ -12,21 +12,11 @@ from lorapar.progress import Silent
 from lorapar.records import Example, write_records
 from lorapar.stages.contract import Metrics, StageCall, run_stage, stage_spec
 from lorapar.store import seal, verify
+from tests.notes import Notes
 
 TINY = {"name": "builtin:tiny", "dtype": "float32"}
 ADAPTER = {"rank": 2, "alpha": 4.0}
 SCORE = {"examples": 4, "also": ["gradient", "magnitude"]}
-
-
-class Notes(Silent):
-    """A Progress that remembers what it was told."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def say(self, line: str) -> None:
-        """Remember a line."""
-        self.lines.append(line)
 
 
 def call_stage(

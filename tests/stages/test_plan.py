@@ -15,6 +15,7 @@ from lorapar.records import digest_of
 from lorapar.stages.contract import StageCall, run_stage
 from lorapar.stages.plan import Settings, make_plan
 from lorapar.stages.plan_file import Plan
+from tests.notes import Notes
 
 OPEN = ["model.dtype=auto", "model.autocast=auto", "teachers=[{name: a}, {name: b, dtype: float16}]"]
 READ_THE_MODEL = ("init", "score-system1", "sft", "rl", "publish", "evaluate")
@@ -164,14 +165,9 @@ def test_labels_by_chance_go_with_the_seed_and_all_others_do_not() -> None:
 
 
 def test_settings_without_effect_are_said(tmp_path) -> None:
-    lines: list[str] = []
-
-    class Told(Silent):
-        def say(self, line: str) -> None:
-            lines.append(line)
-
+    told = Notes()
     phases = "phases=[{system: system1, method: sft, settings: {max_steps: 3}}, {system: system2, method: rl}]"
     (tmp_path / "plan").mkdir()
     asked = Settings(config=load_config(preset="tiny", overrides=[phases]))
-    run_stage("plan", StageCall(asked, {}, {"plan": tmp_path / "plan"}, tmp_path, progress=Told()))
-    assert "settings: phases[0].settings: max_steps: no effect, the section sft says the same; leave out" in lines
+    run_stage("plan", StageCall(asked, {}, {"plan": tmp_path / "plan"}, tmp_path, progress=told))
+    assert "settings: phases[0].settings: max_steps: no effect, the section sft says the same; leave out" in told.lines

@@ -13,7 +13,7 @@ from lorapar.adapter.files import read_tensors, write_tensors
 from lorapar.basemodel import load_model
 from lorapar.config import ModelConfig, RunConfig, load_config
 from lorapar.errors import BadInputError
-from lorapar.evaluation import AnsweredBatch
+from lorapar.evaluation import AnsweredBatch, AnswerJournal
 from lorapar.records import Example, Label, write_records
 from lorapar.registry import Registry
 from lorapar.store import open_store, seal
@@ -173,16 +173,24 @@ def test_an_earlier_adapter_is_published_where_it_is_better_by_the_test(kit, bes
     assert (again.publish.candidates, again.data.development, again.answers) == (3, 12, "text")
 
 
-def test_what_was_answered_before_a_kill_is_not_asked_again(kit, best, tmp_path) -> None:
+def test_what_was_answered_before_a_kill_is_not_asked_again(kit, best, tmp_path, monkeypatch) -> None:
     inputs, settings = best
     asked = development(kit, tmp_path / "rows", inputs, {})
+    written: list[AnsweredBatch] = []
+    keep = AnswerJournal.add
+    monkeypatch.setattr(AnswerJournal, "add", lambda journal, batch: (written.append(batch), keep(journal, batch)))
     _, out = kit.run("publish", tmp_path / "out", settings, asked)
+    assert len(written) == 3, "a batch of each adapter"
     journal = out / "scratch" / "picking" / "answers.jsonl"
     whole = journal.read_text()
-    journal.write_text(whole[: len(whole) // 2])  # cut off within a batch
+    first, second, _ = whole.splitlines(keepends=True)
+    journal.write_text(first + second[: len(second) // 2])  # cut off within the second batch
     lineage = (out / "adapter" / "lineage.json").read_bytes()
+    written.clear()
     _, out = kit.run("publish", out, settings, asked)
-    assert len(journal.read_text().splitlines()) == len(whole.splitlines())
+    kept = AnsweredBatch.model_validate_json(first).model
+    assert len(written) == 2
+    assert kept not in {batch.model for batch in written}, "what was whole is not asked again"
     assert (out / "adapter" / "lineage.json").read_bytes() == lineage
 
 

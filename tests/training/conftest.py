@@ -17,33 +17,12 @@ from lorapar.adapter.files import read_tensors
 from lorapar.adapter.folder import save_adapter
 from lorapar.basemodel import load_model
 from lorapar.config import ModelConfig, PromptConfig
-from lorapar.progress import Silent
 from lorapar.records import Example
 from lorapar.training.session import TrainingJob
+from tests.notes import Notes
 
 TINY = ModelConfig(name="builtin:tiny", dtype="float32")
 RANK = 2
-
-
-class Notes(Silent):
-    """A Progress that remembers, and can press Ctrl-C after some steps."""
-
-    def __init__(self, stop_after_steps: int | None = None) -> None:
-        self.lines: list[str] = []
-        self.notes: list[str] = []
-        self.total: int | None = None
-        self._stop_after_steps = stop_after_steps
-
-    def start(self, title: str, total: int | None = None) -> None:
-        self.total = total
-
-    def advance(self, units: int = 1, note: str = "") -> None:
-        self.notes.append(note)
-        if len(self.notes) == self._stop_after_steps:
-            raise KeyboardInterrupt
-
-    def say(self, line: str) -> None:
-        self.lines.append(line)
 
 
 def words(count: int) -> list[Example]:

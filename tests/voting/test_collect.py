@@ -17,6 +17,7 @@ from lorapar.voting.ballots import Ballots
 from lorapar.voting.cache import VoteCache
 from lorapar.voting.collect import Collection, VoteJournal
 from lorapar.voting.teacher_pool import TeacherPool
+from tests.notes import Notes
 
 
 class Scripted:
@@ -188,17 +189,6 @@ class Failing(Scripted):
                 raise UnreachableError(f"teacher '{self.name}': row {vote.example_id} http://a: no answer")
             self.after -= 1
             yield vote
-
-
-class Notes(Silent):
-    """Remembers what it was told."""
-
-    def __init__(self) -> None:
-        self.lines = []
-
-    def say(self, line) -> None:
-        """Remember a line."""
-        self.lines.append(line)
 
 
 def with_a_failing(teachers, name, after):
