@@ -152,7 +152,7 @@ def _trained(
     if any(one.get("filter") for one in of_phases):  # completions may be known from before
         return {}, None
     shape = {**shape, "trains": trains}
-    if len(trains) != 1 or not isinstance(trains[0], str):
+    if trains not in (["sft"], ["rl"]):  # one plain phase
         whole = {key: settings.get(key) for key in ("sft", "rl", "score")}
         return {**shape, "all": whole, "rows": rows.train}, None if rows.train is None else 1.0
     if own.get("max_steps") is not None:

@@ -112,6 +112,7 @@ def test_the_second_place_of_the_graph_scores_all_named_systems_but_the_first() 
     assert three is not None
     assert (two.work, three.work, three.shape) == (4, 8, two.shape)
     assert todo("score", settings, replace(ROWS, train=7)) is None
+    assert todo("score", settings, replace(ROWS, train=8)) == three
     first = todo("score", {**settings, "system": "system1"}, ROWS)
     by_name = todo("score", {**settings, "system": "code"}, ROWS)
     assert first is not None
@@ -136,6 +137,17 @@ def test_a_record_of_scores_counts_the_rows_of_each_system(tmp_path, lines, metr
     call: StageCall[Any] = StageCall(settings=None, inputs={"rows": (tmp_path,)}, outputs={}, scratch=tmp_path)
     found = timing.timing_of(record, call)
     assert (found and found.work) == work
+
+
+def test_one_phase_with_a_name_and_several_tell_of_their_like_only() -> None:
+    """How the steps of a phase of its own add up with the others', a shape does not know: all settings are in it."""
+    named = "phases=[{system: system2, method: rl, settings: {max_steps: %d}}]"
+    for one, other in ((named % 2, named % 4), ("phases=[rl, sft]", "phases=[sft+rl]")):
+        mine, its = planned("rl", one), planned("rl", other)
+        assert mine is not None
+        assert its is not None
+        assert mine.work == its.work == 1
+        assert mine.shape != its.shape
 
 
 def test_sharding_counts_in_training_only() -> None:

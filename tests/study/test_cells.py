@@ -116,3 +116,24 @@ def test_an_optional_cell_that_is_the_reference_is_replaced_and_any_other_is_ref
     strict = given.model_copy(update={"cells": tuple(c.model_copy(update={"optional": False}) for c in given.cells)})
     with pytest.raises(BadInputError, match=r"study s, five: teachers.count: must be a whole number from 1 to 3"):
         cells_of(fitted(strict, load_config(preset="tiny")), load_config(preset="tiny"), "/store")
+
+
+@pytest.mark.parametrize(
+    ("cells", "said"),
+    [
+        ("{name: a, settings: {sft.epochs: 2}}, {name: b, settings: {sft.epochs: 2}}", "come to the same settings"),
+        ("{name: a b, settings: {sft.epochs: 2}}, {name: a-b, settings: {sft.epochs: 3}}", "would share a folder"),
+    ],
+)
+def test_cells_that_cannot_be_told_apart_are_refused(cells: str, said: str) -> None:
+    given = parse_study(f"name: s\ntitle: t\nseeds: [0]\ncells: [{cells}]", "s")
+    with pytest.raises(BadInputError, match=rf"study s: 'a.*, seed 0' and '.*, seed 0' {said}; keep one of them"):
+        cells_of(given, load_config(preset="tiny"), "/store")
+
+
+def test_phases_that_a_cell_names_itself_are_left_as_they_are() -> None:
+    own = base(RECALL, SUMS)
+    named = "[{system: sums, method: rl}, {system: recall, method: sft}]"
+    given = parse_study(f"name: s\ntitle: t\nseeds: [0]\ncells:\n  - {{name: a, settings: {{phases: {named}}}}}", "s")
+    (cell,) = cells_of(fitted(given, own), own, "/store")
+    assert [one.system for one in cell.config.phases] == ["sums", "recall"]

@@ -133,3 +133,37 @@ def test_tokens_are_counted_where_rl_has_trained(tmp_path):
     assert _sampled(tmp_path) == 128
     write_json(tmp_path / "summary.json", {"completions": 16, "phases": [{"method": "rl"}, {"method": "rl"}]})
     assert _sampled(tmp_path) is None, "the history is that of the last phase"
+
+
+def test_rows_of_a_seed_that_are_not_the_same_are_not_compared():
+    """Where labels decide which rows a system is asked, two cells may have been asked others."""
+    study = parse_study(STUDY, "s")
+    made = results(study, {"theta 0.9": [range(20), range(20)], "theta 0.5": [range(25), range(25)]})
+    strange = next(one for one in made if one.cell.id == "theta-0.5-seed1")
+    strange.rows["after_rl", "system2"]["one more row"] = True
+    (one,) = comparisons(study, made)
+    assert (one.seeds, one.rows) == (1, 40)
+
+
+def evaluated(study, **settings):
+    """Results of all three models, the base with the same rows in every cell."""
+    base = load_config(preset="tiny", overrides=[f"{key}={value}" for key, value in settings.items()])
+    for cell in cells_of(study, base, "/store"):
+        own = len(cell.id) % 3
+        rows = {model: {f"r{n}": n < right for n in range(4)} for model, right in (("base", 1), ("after_rl", own))}
+        rows["after_sft"] = {f"r{n}": n == 3 for n in range(4)}
+        yield Result(cell, {(model, "system2"): of for model, of in rows.items()}, {}, {}, (), {}, NO_COST, {})
+
+
+def test_the_base_is_shown_once_and_every_trained_model_of_every_cell():
+    study = parse_study(STUDY, "s")
+    found = [(one.cell, one.model) for one in figures(study, list(evaluated(study)))]
+    cells = ("theta 0.9", "theta 0.5", "theta 0.1")
+    trained = [(cell, model) for cell in cells for model in ("after_sft", "after_rl")]
+    assert sorted(found) == sorted([("theta 0.9", "base"), *trained])
+
+
+def test_after_sft_is_nothing_where_training_begins_with_rl():
+    study = parse_study(STUDY, "s")
+    models = {one.model for one in figures(study, list(evaluated(study, phases="[rl, sft]")))}
+    assert models == {"base", "after_rl"}

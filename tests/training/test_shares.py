@@ -69,3 +69,18 @@ def test_other_stages_share_out_their_rows() -> None:
     assert processes_said(few, "score", 3) == ["2, each with a part of the rows"]
     (why,) = processes_said(config("sft", "rl", evaluate={"backend": "vllm"}), "evaluate", 2)
     assert why.startswith("evaluate.backend vllm answers in one process")
+
+
+def test_as_many_processes_as_nodes_are_one_on_each_and_fewer_are_refused() -> None:
+    (line,) = nodes_said(config("sft", "rl", processes=2), "sft", 2, 4)
+    assert line.startswith("2 processes, 1 on each of 2 nodes")
+    with pytest.raises(BadInputError, match=r"processes: 1 in all are fewer than one on each of 2 nodes; raise it"):
+        nodes_said(config("sft", "rl", processes=1), "sft", 2, 4)
+
+
+def test_rollouts_of_vllm_come_from_one_process_which_is_said_where_there_could_be_more() -> None:
+    vllm = config("sft", "rl", rl={"rollouts": "vllm"})
+    assert processes_said(vllm, "rl", 1) == []
+    assert processes_said(vllm, "rl", 2) == [
+        "rl.rollouts vllm samples in one process, so one trains; transformers samples in each"
+    ]
