@@ -139,6 +139,32 @@ def test_a_record_of_scores_counts_the_rows_of_each_system(tmp_path, lines, metr
     assert (found and found.work) == work
 
 
+def test_a_model_in_a_folder_goes_by_what_is_in_it_and_one_of_the_hub_by_its_name() -> None:
+    settings = settings_of("sft")
+
+    def shape(**model: Any) -> str:
+        found = todo("sft", {**settings, "model": {"dtype": "float32", **model}}, ROWS)
+        assert found is not None
+        return found.shape
+
+    assert shape(name="/models/a", digest="1") == shape(name="/models/b", digest="1")
+    assert shape(name="/models/a", digest="1") != shape(name="/models/a", digest="2")
+    assert shape(name="owner/a", digest="1") == shape(name="owner/a", digest="2")
+    assert shape(name="owner/a", digest="1") != shape(name="owner/b", digest="1")
+
+
+def test_what_teachers_are_called_does_not_decide_the_time_and_how_they_are_asked_does() -> None:
+    asked = "teachers=[{name: %s, weight: %s, batch_size: %s}]"
+    shapes = [planned("vote-first", asked % one).shape for one in (("a", 1, 4), ("b", 2, 4), ("a", 1, 8))]
+    assert shapes[0] == shapes[1] != shapes[2]
+
+
+def test_only_stages_that_share_their_rows_count_processes(monkeypatch) -> None:
+    monkeypatch.setattr(timing, "visible_gpus", lambda: 4)
+    assert [timing.processes_here(stage, None) for stage in ("init", "sft", "evaluate")] == [1, 4, 4]
+    assert timing.processes_here("sft", 2) == 2
+
+
 def test_one_phase_with_a_name_and_several_tell_of_their_like_only() -> None:
     """How the steps of a phase of its own add up with the others', a shape does not know: all settings are in it."""
     named = "phases=[{system: system2, method: rl, settings: {max_steps: %d}}]"
@@ -177,6 +203,8 @@ def test_without_a_run_of_this_shape_nothing_is_told() -> None:
     assert expected(Todo("t", 10.0, None), [took(1.0)], *HERE) is None
     assert expected(Todo("s", 10.0, 300.0), [took(1.0, row_bytes=200.0)], *HERE) is None, "much longer rows"
     assert expected(Todo("s", 10.0, 220.0), [took(1.0, row_bytes=200.0)], *HERE) is not None
+    assert expected(Todo("s", 10.0, 220.0), [took(1.0)], *HERE) is not None, "of unknown size"
+    assert expected(Todo("s", 10.0, None), [took(1.0, row_bytes=200.0)], *HERE) is not None
 
 
 @pytest.mark.parametrize(

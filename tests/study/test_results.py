@@ -8,7 +8,7 @@ from lorapar.local.folder import StageRecord
 from lorapar.records import write_json
 from lorapar.study.cells import cells_of
 from lorapar.study.correlation import correlations
-from lorapar.study.results import Cost, Result, _each, _sampled, comparisons, figures
+from lorapar.study.results import Cost, Result, _each, _sampled, comparisons, figures, seconds_spent
 
 STUDY = "name: s\ntitle: t\nseeds: [0, 1]\ngrid: {partition.theta: [0.9, 0.5, 0.1]}\n"
 NO_COST = Cost(1.0, None, None, None, None, None)
@@ -167,3 +167,18 @@ def test_after_sft_is_nothing_where_training_begins_with_rl():
     study = parse_study(STUDY, "s")
     models = {one.model for one in figures(study, list(evaluated(study, phases="[rl, sft]")))}
     assert models == {"base", "after_rl"}
+
+
+def test_seconds_of_a_stage_that_cells_share_count_once():
+    """A stage that is never shared, such as the report, counts for every cell."""
+    study = parse_study(STUDY, "s")
+    made = []
+    for cell, key in zip(cells_of(study, load_config(preset="tiny"), "/store"), ("k", "k", "l"), strict=False):
+        about = {"version": "", "settings": {}, "inputs": {}, "code": "", "outputs": {}}
+        records = {
+            stage: StageRecord(node=stage, stage=stage, seconds=seconds, **about)
+            for stage, seconds in (("sft", 10.0), ("report", 1.0))
+        }
+        records["sft"] = records["sft"].model_copy(update={"inputs": {"adapter": [key]}})
+        made.append(Result(cell, {}, {}, {}, (), {}, NO_COST, records))
+    assert seconds_spent(made) == 2 * 10.0 + 3 * 1.0
