@@ -365,6 +365,26 @@ def test_after_two_minutes_it_is_said_what_a_job_waits_for(
     assert any(re.search(said, line) for line in notes.lines), notes.lines
 
 
+def test_a_job_that_has_been_resumed_and_a_pod_that_has_a_place_are_not_told_to_wait() -> None:
+    """Conditions stay with status False, or True, once what they tell of is over."""
+    resumed = {"type": "Suspended", "status": "False", "reason": "Resumed"}
+    job = {"metadata": {"name": "lorapar-rl-1"}, "status": {"conditions": [resumed]}}
+    placed = {"type": "PodScheduled", "status": "True", "message": "an old word"}
+    ready = {"type": "Ready", "status": "False", "message": "containers with unready status"}
+    status = {"phase": "Pending", "conditions": [placed, ready]}
+    pod = JobPod.of({"metadata": {"name": "p", "labels": {}}, "status": status})
+    assert pod.waits_for == ""
+    assert why_not_started(job, [pod], TWO, "team").startswith(
+        "the TrainJob lorapar-rl-1 has not started: p, which asks"
+    )
+
+
+@pytest.mark.parametrize("state", [{"running": {}}, {"terminated": {"exitCode": 0}}])
+def test_a_pod_has_started_while_it_runs_and_once_it_has_ended(state: dict[str, Any]) -> None:
+    status = {"phase": "Running", "containerStatuses": [{"name": "node", "state": state}]}
+    assert JobPod.of({"metadata": {"name": "p", "labels": {}}, "status": status}).started
+
+
 def test_other_things_a_pod_may_wait_for() -> None:
     job = {"metadata": {"name": "lorapar-rl-1"}}
     assert "0 of 2 pods have been made; see kubectl -n team describe trainjob" in why_not_started(job, [], TWO, "team")
