@@ -215,6 +215,12 @@ def held_rank(config: RunConfig) -> int:
     return earlier if config.model.continue_ else earlier + new
 
 
+def trained_elements(config: RunConfig) -> int | None:
+    """Elements of the adapter that importance is known of; None where the model's sizes are unknown."""
+    shape = model_shape(config.model)
+    return None if shape is None else _elements(shape, config, _trained_rank(config))
+
+
 def _trained_rank(config: RunConfig) -> int:
     """At most so much of the rank is trained."""
     return held_rank(config) if config.model.continue_ else config.adapter.rank

@@ -10,6 +10,7 @@ from lorapar.config import RunConfig
 from lorapar.data import load_examples
 from lorapar.data.source import is_far
 from lorapar.errors import LoraparError
+from lorapar.local.estimate import trained_elements
 from lorapar.local.timing import (
     MODELS,
     ROOT,
@@ -19,6 +20,7 @@ from lorapar.local.timing import (
     Todo,
     device_name,
     expected,
+    is_judged,
     kept_timings,
     processes_here,
     todo,
@@ -110,13 +112,16 @@ def _todo(node: Node, plan: Plan, rows: list[Example], models: int) -> Todo | No
 
 
 def _counted(stage: str, rows: list[Example], config: RunConfig) -> Rows:
+    if stage == "partition":
+        return Rows(elements=trained_elements(config))
     if not rows:
         return Rows()
     split = {name: sum(row.split == name for row in rows) for name in ("train", "heldout")}
     own = list(islice((row for row in rows if row.split in _READS.get(stage, ())), _SAMPLE))
     sizes = [len(row.model_dump_json(exclude_none=True).encode()) + 1 for row in own]
     mean = sum(sizes) / len(sizes) if sizes else None
-    return Rows(split["train"], split["heldout"], sum(is_voted_on(row, config.voting.labels) for row in rows), mean)
+    voted, judged = sum(is_voted_on(row, config.voting.labels) for row in rows), sum(map(is_judged, rows))
+    return Rows(split["train"], split["heldout"], voted, judged, mean_bytes=mean)
 
 
 def _has_incumbent(config: RunConfig) -> bool:

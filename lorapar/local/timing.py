@@ -3,8 +3,9 @@
 timings/<stage>-<shape>/<finished>-<key>.json    in a store: seconds of one finished stage, and what they were for
 
 A *shape* is what decides the time of a stage besides how much there is to do: model, number format, batch, lengths,
-group size and the like. *Work* is how much there is: steps, or rows. Only stages that a model takes part in are told,
-and only those that were made whole in one go: what went on from a checkpoint, or knew answers from before, took less.
+group size and the like. *Work* is how much there is: steps, rows, or elements. Only stages that a model or the
+scores of all elements take part in are told, and only those that were made whole in one go: what went on from a
+checkpoint, or knew answers from before, took less.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from lorapar.config import SYSTEMS, ModelConfig
 from lorapar.config.base import merged
 from lorapar.config.systems import slot_systems
-from lorapar.records import digest_of
+from lorapar.records import Example, digest_of, read_records
 from lorapar.stages.contract import StageCall
 from lorapar.store import NotFoundError, ObjectStore
 from lorapar.training.shares import SHARED_STAGES, visible_gpus, wanted_processes
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from lorapar.local.folder import StageRecord
 
 ROOT = "timings"
-TOLD = ("vote", "init", "score", "sft", "rl", "publish", "evaluate")
+TOLD = ("vote", "init", "score", "partition", "sft", "rl", "publish", "evaluate")
 """Stages whose time is kept; of the second round of votes, whose rows the first decides, none is predicted."""
 MODELS = 3
 """Models that an evaluation asks: base, after SFT, after RL; and the incumbent, where there is one."""
@@ -40,8 +41,8 @@ _MOST_READ = 8
 """Timings of one shape that are read, the newest ones."""
 _LIKE_ROWS = 1.25
 """Rows whose mean size differs by more than this factor are of another kind, and take another time each."""
-_NOT_WHOLE = ("recalled", "cached_votes", "failed_teachers")
-"""Metrics that say how much was known before, or was not asked to the end."""
+_NOT_WHOLE = ("recalled", "cached_votes", "failed_teachers", "filter_recalled")
+"""Ends of metrics that say how much was known before, or was not asked to the end."""
 _OF_TEACHER = ("name", "weight", "description")
 _FREE = (
     *("max_steps", "epochs", "examples", "limit", "confidence"),
@@ -73,6 +74,10 @@ class Rows:
     train: int | None = None
     heldout: int | None = None
     voted: int | None = None
+    judged: int | None = None
+    """Development rows with a reference."""
+    elements: int | None = None
+    """No rows: trainable elements of the adapter."""
     mean_bytes: float | None = None
 
 
@@ -120,8 +125,12 @@ def _shape_and_work(
     shape = {key: value for key, value in own.items() if key not in _FREE}
     if stage == "init":
         return {"adapter": settings["adapter"]}, 1.0
-    if stage == "publish":  # answers of candidates may be known from before, and nobody says how many were
-        return {"adapter": settings["adapter"]}, None if settings.get("publish") else 1.0
+    if stage == "publish":
+        picks = {key: settings[key] for key in ("publish", "evaluate") if settings.get(key)}
+        return {"adapter": settings["adapter"], **picks}, rows.judged if picks else 1.0
+    if stage == "partition":
+        systems = len(settings.get("system_names") or SYSTEMS)
+        return {key: value for key, value in settings.items() if key != "seed"}, systems * (rows.elements or 0)
     if stage == "vote":
         teachers = [{k: v for k, v in one.items() if k not in _OF_TEACHER} for one in settings["teachers"]]
         quorum = {key: settings["voting"].get(key) for key in ("quorum", "calibrate", "role_play")}
@@ -149,10 +158,9 @@ def _trained(
     """Steps where they are set, else rows times epochs; a node of other than one plain phase tells of its like only."""
     trains = list(settings.get("trains", ()))
     of_phases = [own if isinstance(one, str) else merged(own, one.get("settings", {})) for one in trains]
-    if any(one.get("filter") for one in of_phases):  # completions may be known from before
-        return {}, None
+    filtered = any(one.get("filter") for one in of_phases)  # then all rows are asked, and some of them learned from
     shape = {**shape, "trains": trains}
-    if trains not in (["sft"], ["rl"]):  # one plain phase
+    if filtered or trains not in (["sft"], ["rl"]):  # one plain phase
         whole = {key: settings.get(key) for key in ("sft", "rl", "score")}
         return {**shape, "all": whole, "rows": rows.train}, None if rows.train is None else 1.0
     if own.get("max_steps") is not None:
@@ -208,7 +216,7 @@ def _folder(stage: str, shape: str) -> str:
 
 def timing_of(record: StageRecord, call: StageCall[Any]) -> Timing | None:
     """What the stage of a finished record took; None for stages that are not told, or that knew answers before."""
-    if record.stage not in TOLD or not record.seconds or any(record.metrics.get(name) for name in _NOT_WHOLE):
+    if record.stage not in TOLD or not record.seconds or _knew_some(record):
         return None
     models = MODELS + any((folder / "adapter").is_dir() for folder in call.inputs.get("incumbent", ()))
     found = todo(record.stage, record.settings, _rows_of(record, call), models, call.sharding)
@@ -224,8 +232,18 @@ def timing_of(record: StageRecord, call: StageCall[Any]) -> Timing | None:
     )
 
 
+def _knew_some(record: StageRecord) -> bool:
+    """Whether part of the work was known from before; of several phases a metric tells with the phase's name."""
+    return any(value for name, value in record.metrics.items() if name.endswith(_NOT_WHOLE))
+
+
 def _rows_of(record: StageRecord, call: StageCall[Any]) -> Rows:
     """The rows that a stage read, counted in its inputs."""
+    if record.stage == "partition":
+        return Rows(elements=int(record.metrics.get("elements", 0)))
+    if record.stage == "publish" and record.settings.get("publish"):
+        examples = read_records(call.input("examples") / "examples.jsonl", Example)
+        return Rows(judged=sum(map(is_judged, examples)))
     both = ("system1", "system2")
     named = {"vote": ("examples",), "score": ("rows",), "sft": both, "rl": both, "evaluate": ("heldout",)}
     folders = [folder for name in named.get(record.stage, ()) for folder in call.inputs.get(name, ())]
@@ -238,6 +256,11 @@ def _rows_of(record: StageRecord, call: StageCall[Any]) -> Rows:
     if record.stage == "score":  # a file a system, of each of which as many are scored
         count = min(lines, default=0) * len(lines)
     return Rows(train=count, voted=int(record.metrics.get("rows", 0)), mean_bytes=mean)
+
+
+def is_judged(row: Example) -> bool:
+    """Whether `publish.pick: best` asks candidates a row, were its system known (the vote may give it none)."""
+    return row.split == "development" and row.reference is not None
 
 
 def _lines_of(path: Path) -> int:

@@ -22,8 +22,8 @@ from lorapar.training.candidates import CANDIDATES, candidates_in
 _FILES = ("adapter_config.json", "adapter_model.safetensors", "lorapar_adapter.json")
 
 
-def picked(call: StageCall[Any], config: PublishConfig) -> tuple[Path, Pick]:
-    """The folder of the adapter to publish, and what it was picked of; what was answered before is not asked again."""
+def picked(call: StageCall[Any], config: PublishConfig) -> tuple[Path, Pick, int]:
+    """The folder of the adapter to publish, what it was picked of, and how many answers were known from before."""
     trained = call.input("adapter")
     if not (trained / CANDIDATES).is_dir():
         raise BadInputError(
@@ -33,7 +33,7 @@ def picked(call: StageCall[Any], config: PublishConfig) -> tuple[Path, Pick]:
     folders = candidates_in(trained)
     last = int(read_json(trained / CANDIDATES / "summary.json")["steps"])
     rows = development_rows(call)
-    verdicts = _verdicts(call, {**folders, last: trained}, rows)
+    verdicts, recalled = _verdicts(call, {**folders, last: trained}, rows)
     pick = pick_adapter(verdicts, config.confidence)
     call.progress.say(f"publish.pick: {pick.said}")
     if folders and pick.rows < (needed := rows_needed(len(folders), config.confidence)):
@@ -41,7 +41,7 @@ def picked(call: StageCall[Any], config: PublishConfig) -> tuple[Path, Pick]:
             f"WARNING: publish.pick: {pick.rows} development rows can show no adapter to be better, {needed} are the "
             "least; raise data.development"
         )
-    return (trained if pick.step == last else _as_trained(call, folders[pick.step])), pick
+    return (trained if pick.step == last else _as_trained(call, folders[pick.step])), pick, recalled
 
 
 def development_rows(call: StageCall[Any]) -> list[tuple[Example, System]]:
@@ -68,8 +68,8 @@ def development_rows(call: StageCall[Any]) -> list[tuple[Example, System]]:
 
 def _verdicts(
     call: StageCall[Any], folders: dict[int, Path], rows: list[tuple[Example, System]]
-) -> dict[int, dict[str, bool]]:
-    """By step and row, whether the adapter's answer is right by the strict rule."""
+) -> tuple[dict[int, dict[str, bool]], int]:
+    """By step and row, whether the adapter's answer is right by the strict rule; and how many answers were recalled."""
     import_at_once(*MODEL_LIBRARIES)
     from lorapar.basemodel import load_tokenizer
     from lorapar.evaluation import AnswerJournal, Asking, answer_all, plan_batches
@@ -89,10 +89,12 @@ def _verdicts(
             open_engine(settings.model, evaluate, tokenizer, contestants.values(), call.progress)
         )
         answer_all(contestants, engine, batches, asking, journal, call.progress, remembered)
-    return {
+    recalled = sum(len(batch.answers) for name in contestants for batch in journal.of(name) if batch.recalled)
+    right = {
         step: {one.example_id: bool(one.strict) for batch in journal.of(name) for one in batch.answers}
         for step, name in zip(folders, contestants, strict=True)
     }
+    return right, recalled
 
 
 def _as_trained(call: StageCall[Any], candidate: Path) -> Path:

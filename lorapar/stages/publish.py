@@ -102,9 +102,9 @@ def run(call: StageCall[Settings]) -> Metrics:
         raise BadInputError("registry.address is not set; give s3://BUCKET/PREFIX or a folder")
     registry = Registry(open_store(settings.registry.address))
     shown_in = call.origin.tracking.ids if call.origin.tracking else {}
-    adapter, pick = call.input("adapter"), None
+    adapter, pick, recalled = call.input("adapter"), None, 0
     if settings.publish is not None:
-        adapter, pick = picked(call, settings.publish)
+        adapter, pick, recalled = picked(call, settings.publish)
     proof = Proof(_questions(call), call.progress, call.origin.run, call.origin.images, shown_in)
     published = publish_adapter(_publication(call, adapter, pick), registry, call.scratch, proof)
     copy_files(call.scratch / "package", call.output("adapter"))
@@ -121,6 +121,7 @@ def run(call: StageCall[Settings]) -> Metrics:
     write_json(call.output("version") / VERSION_FILE, version.model_dump(mode="json"))
     call.progress.say(f"published as {version.reference}")
     told = {} if pick is None else {"picked_step": float(pick.step), "candidates": float(len(pick.tried))}
+    told |= {"recalled": float(recalled)} if recalled else {}
     rank = published.lineage.serving["rank"]
     ranked = {} if rank is None else {"rank": float(rank)}
     return {"version": float(version.version), **ranked, **_measured(version), **told}

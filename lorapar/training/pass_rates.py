@@ -62,6 +62,8 @@ class Kept:
     ids: frozenset[str]
     """Of the rows that are left out."""
     config: RlConfig
+    recalled: int = 0
+    """Rows whose completions were known from before."""
 
     def document(self) -> dict[str, Any]:
         """For summary.json."""
@@ -102,7 +104,8 @@ class Kept:
         told = self.document()
         names = ("rows", "never", "always", "outside_bounds", "not_judged", "kept")
         mean = {} if told["mean_pass_rate"] is None else {"filter_pass_rate": told["mean_pass_rate"]}
-        return {**{f"filter_{name}": float(told[name]) for name in names}, **mean}
+        counts = {f"filter_{name}": float(told[name]) for name in names}
+        return {**counts, "filter_recalled": float(self.recalled), **mean}
 
 
 def _histogram(rates: Sequence[float], samples: int) -> list[dict[str, Any]]:
@@ -130,7 +133,8 @@ def filter_rows(
         asker = _Asker(job, tokenizer, asking, system, asked, rewards, stack)
         known = _remembered(job, asking, tools, stack)
         rates = tuple(_rates(job, asking, asked, asker, judge, known))
-    kept = Kept(rates, frozenset(one.id for one in rates if not _is_kept(one, config)), config)
+    left_out = frozenset(one.id for one in rates if not _is_kept(one, config))
+    kept = Kept(rates, left_out, config, recalled=len(rates) - asker.rows)
     _require_enough(kept, config)
     return kept
 
@@ -193,11 +197,14 @@ class _Asker:
         self._system = system
         self._rows, self._rewards, self._stack = rows, rewards, stack
         self._trainer: Any = None
+        self.rows = 0
+        """That were asked about."""
 
     def complete(self, rows: Sequence[Mapping[str, Any]], seed: int) -> dict[str, Any]:
         """One completion of each row; a group of rows is the same one several times."""
         if self._trainer is None:
             self._trainer = self._opened()
+        self.rows += len({row["id"] for row in rows})
         transformers.set_seed(seed)
         with torch.no_grad(), self._trainer.accelerator.autocast():
             made = self._trainer._generate([row["prompt"] for row in rows])

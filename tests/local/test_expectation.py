@@ -45,7 +45,7 @@ def test_a_recorded_run_is_told_and_what_is_missing_is_named(plan, recorded) -> 
     assert unasked is None
     on, together = hours_said(found, NODES)
     assert on == f"on {device_name()}: sft 20 s (1 run, scaled)"
-    assert together == "together 20 s, without init: no run like it is recorded"
+    assert together == "together 20 s, without init, partition: no run like it is recorded"
 
 
 def test_the_plan_shows_it_as_a_line_and_as_json(plan, recorded, tmp_path) -> None:

@@ -8,6 +8,7 @@ import pytest
 from lorapar.config import load_config
 from lorapar.local import execute, timing
 from lorapar.local.timing import ROOT, Expected, Rows, Timing, Todo, expected, kept_timings, todo
+from lorapar.records import Example, write_records
 from lorapar.stages.contract import StageCall
 from lorapar.stages.plan import make_plan
 from lorapar.store import open_store
@@ -85,10 +86,9 @@ def test_without_steps_rows_times_epochs_are_the_work() -> None:
     ("node", "overrides", "rows"),
     [
         ("vote-rest", (), ROWS),
-        ("rl", ("phases=[{system: system2, method: rl, settings: {filter: {samples: 4}}}]",), ROWS),
-        ("rl", ("rl.filter={samples: 4}",), ROWS),
+        ("rl", ("rl.filter={samples: 4}",), Rows()),
         ("rl", ("rl.rewards={tone: {judge: {endpoint: 'http://127.0.0.1:9/v1', model: j}}}",), ROWS),
-        ("publish", ("publish.pick=best", "data.development=0.1"), ROWS),
+        ("publish", ("publish.pick=best", "data.development=0.1"), ROWS),  # none of its rows has a reference
         ("score-system1", (), replace(ROWS, train=3)),  # fewer than score.examples
         ("evaluate", (), Rows()),
         ("partition", (), ROWS),
@@ -96,6 +96,72 @@ def test_without_steps_rows_times_epochs_are_the_work() -> None:
 )
 def test_what_cannot_be_foretold_is_not_told(node: str, overrides: tuple[str, ...], rows: Rows) -> None:
     assert planned(node, *overrides, rows=rows) is None
+
+
+FILTERED = "phases=[{system: system2, method: rl, settings: {filter: {samples: 4}}}]"
+
+
+@pytest.mark.parametrize("overrides", [("rl.filter={samples: 4}",), (FILTERED,)])
+def test_rl_behind_a_filter_is_told_by_runs_over_as_many_rows(overrides) -> None:
+    """All rows are asked, and some of them learned from: how long both take is in no proportion to either."""
+    mine = planned("rl", *overrides)
+    assert mine is not None
+    assert mine.work == 1
+    for other in (
+        planned("rl", *overrides, rows=replace(ROWS, train=200)),
+        planned("rl", *overrides, "rl.max_steps=20"),
+        planned("rl", *(one.replace("samples: 4", "samples: 8") for one in overrides)),
+    ):
+        assert other is not None
+        assert other.shape != mine.shape
+
+
+def test_what_picks_an_adapter_is_told_by_its_rows_and_candidates() -> None:
+    picks, rows = ("publish.pick=best", "data.development=0.1"), replace(ROWS, judged=12)
+    mine, more = planned("publish", *picks, rows=rows), planned("publish", *picks, rows=replace(rows, judged=24))
+    assert mine is not None
+    assert more is not None
+    assert (mine.work, more.work, mine.shape == more.shape) == (12, 24, True)
+    others = [
+        planned("publish", *picks, more, rows=rows) for more in ("publish.candidates=2", "evaluate.max_new_tokens=16")
+    ]
+    assert mine.shape not in {one.shape for one in others if one is not None} | {planned("publish", rows=rows).shape}
+
+
+def test_a_partition_is_told_by_the_elements_of_all_systems() -> None:
+    two = planned("partition", rows=Rows(elements=1000))
+    other = planned("partition", "partition.theta=0.8", rows=Rows(elements=500))
+    assert two is not None
+    assert other is not None
+    assert (two.work, other.work) == (2000, 1000)
+    assert two.row_bytes is None
+    assert two.shape == planned("partition", "seed=5", rows=Rows(elements=1)).shape
+    assert two.shape != other.shape
+
+
+@pytest.mark.parametrize(
+    ("node", "metrics", "told"),
+    [
+        ("partition", {"elements": 700.0}, 1400),
+        ("rl", {"filter_recalled": 0.0}, 1),
+        ("rl", {"filter_recalled": 3.0}, None),
+        ("rl", {"1_system2_rl_filter_recalled": 3.0}, None),
+        ("publish", {"candidates": 3.0}, 2),
+        ("publish", {"candidates": 3.0, "recalled": 4.0}, None),
+    ],
+)
+def test_a_record_counts_what_was_asked_and_is_none_where_answers_were_known(tmp_path, node, metrics, told) -> None:
+    row = Example(id="a", question="1+1?", answer="2", reference="2", split="development")
+    rows = [row, row.model_copy(update={"id": "b"}), row.model_copy(update={"id": "c", "reference": None})]
+    write_records(tmp_path / "examples.jsonl", [*rows, row.model_copy(update={"id": "d", "split": "train"})])
+    settings = settings_of(node, "rl.filter={samples: 4}", "publish.pick=best", "data.development=0.1")
+    record = execute.new_record(node, node, settings, {})
+    record = record.model_copy(update={"seconds": 3.0, "metrics": metrics})
+    names = {"rl": ("system1", "system2"), "publish": ("examples",)}.get(node, ())
+    inputs = dict.fromkeys(names, (tmp_path,))
+    call: StageCall[Any] = StageCall(settings=None, inputs=inputs, outputs={}, scratch=tmp_path)
+    found = timing.timing_of(record, call)
+    assert (found and found.work) == told
 
 
 def test_a_phase_that_switches_the_filter_off_is_told() -> None:

@@ -99,6 +99,7 @@ def test_asked_once_whatever_is_made_of_it(make_job: Make, kit, asked, tmp_path)
     asked.clear()
     again = choose(make_job(), config(), rows, tmp_path / "cache")
     assert again.rates == first.rates
+    assert (first.metrics()["filter_recalled"], again.metrics()["filter_recalled"]) == (0, 12)
     other = config(low=0.6).model_copy(update={"learning_rate": 1e-3, "num_iterations": 2})
     chosen = choose(make_job(), other, rows, tmp_path / "cache")
     assert chosen.rates == first.rates
@@ -129,6 +130,7 @@ def test_goes_on_after_a_kill_with_the_same_completions(make_job: Make, kit, ask
     asked.clear()
     went_on = choose(job, config(), rows)
     assert len(asked) == 1
+    assert went_on.recalled == 4, "of six, two at a time"
     assert went_on.rates == whole.rates
 
 
