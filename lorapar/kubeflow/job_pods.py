@@ -51,7 +51,7 @@ class JobPod:
         return cls(
             name=str(metadata["name"]),
             rank=int(labels.get(_RANK, -1)),
-            started=bool(state.get("running") or ended) or gone,
+            started=state.get("running") is not None or ended is not None or gone,
             ended=ended is not None or gone,
             exit_code=_exit_code(ended, str(status.get("phase"))),
             reason=str((ended or {}).get("reason") or status.get("reason") or ""),
