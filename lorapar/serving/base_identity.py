@@ -231,6 +231,19 @@ def refuse_unequal_answers(folder: Path) -> None:
         )
 
 
+def refuse_unequal_answers_of_hub(name: str, revision: str | None) -> None:
+    """As `refuse_unequal_answers`, of a hub model whose settings the hub's cache here has; asks nobody else."""
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        found = try_to_load_from_cache(name, "config.json", revision=revision)
+    except HFValidationError:
+        return  # no name of the hub
+    if isinstance(found, str):
+        refuse_unequal_answers(Path(found).parent)
+
+
 class ServedBase:
     """What a running server knows of its base model: its name, and its identity as far as that can be had."""
 
@@ -239,6 +252,7 @@ class ServedBase:
         self.name = name
         self._digest = digest
         self._model = Path(model) if model and Path(model).is_dir() else None
+        self._hub = model if self._model is None else ""
         self._revision = hub_commit(revision)
         self._lock = threading.Lock()
         self._compared: dict[str, Compared] = {}
@@ -251,6 +265,8 @@ class ServedBase:
         """
         if self._model is not None:
             refuse_unequal_answers(self._model)
+        elif self._hub:  # vLLM has downloaded it by now
+            refuse_unequal_answers_of_hub(self._hub, self._revision)
         base = _lineage_base(folder)
         if base is None or base.digest is None or self._digest == ANY:
             return

@@ -16,7 +16,15 @@ from lorapar.errors import BadInputError, IntegrityError
 from lorapar.registry import CANDIDATE, Reference, Registry, Version, max_lora_rank
 from lorapar.registry.package import CONFIG_FILE
 from lorapar.serving.asking import candidate_notes, ending_notes, template_arguments
-from lorapar.serving.base_identity import ANY, base_of, is_on_hub, refuse_unequal_answers, require_same, said
+from lorapar.serving.base_identity import (
+    ANY,
+    base_of,
+    is_on_hub,
+    refuse_unequal_answers,
+    refuse_unequal_answers_of_hub,
+    require_same,
+    said,
+)
 from lorapar.serving.settings import ServingSettings, capture_config, compact_text
 from lorapar.store import NotFoundError
 
@@ -192,6 +200,7 @@ def _base(registry: Registry, versions: Sequence[Version], model: Path | None, *
     which, base = next(iter(made_for.items()))
     digest = (base.digest or "") if compared else ANY
     if model is None and is_on_hub(base):
+        refuse_unequal_answers_of_hub(base.name, base.revision)
         pinned = ("--revision", base.revision) if base.revision else ()
         return _Base(base.name, ("--model", base.name, *pinned), digest, renamed=False)
     if model is None and kind_of(base) is Kind.HUB:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from huggingface_hub import constants
 from typer.testing import CliRunner
 
 from lorapar.cli import app
@@ -63,6 +64,20 @@ def test_a_family_whose_adapters_vllm_answers_otherwise_is_refused(registry: Reg
         server_command(registry, ["task"], model=tmp_path / "copy")
     with pytest.raises(BadInputError, match="adapters of gpt_bigcode"):
         ServedBase(model=str(tmp_path / "copy")).refuse_other("task@1", tmp_path / "version")
+
+
+def test_such_a_family_is_refused_by_its_hub_name_too(
+    registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    server_command(registry, ["task"])  # nothing is known of it yet
+    place = tmp_path / "hub" / f"models--{BASE.replace('/', '--')}"
+    (place / "refs").mkdir(parents=True)
+    (place / "refs" / "main").write_text("a" * 40)
+    (place / "snapshots" / ("a" * 40)).mkdir(parents=True)
+    write_json(place / "snapshots" / ("a" * 40) / "config.json", {"model_type": "gpt_bigcode"})
+    with pytest.raises(BadInputError, match="adapters of gpt_bigcode otherwise than PEFT does"):
+        ServedBase(model=BASE).refuse_other("task@1", tmp_path / "version")
 
 
 def test_what_the_caller_adds_comes_last(registry: Registry) -> None:
