@@ -1,19 +1,32 @@
-"""Imports that take seconds, in one go and without looking for garbage meanwhile.
+"""Imports that take seconds, in one go, without looking for garbage meanwhile and without what no language model needs.
 
 torch, transformers and PEFT make 650,000 objects when they are imported. All of them stay, yet Python's collector
 looks through them again and again: while they come, with the first collections afterwards, and when the process ends.
+
+transformers 5.23.0 imports scipy wherever it is installed, for the losses of object detection alone, and accelerate
+boto3, for a questionnaire about SageMaker: 0.3 s. And it reads the files of all its models twice, 0.25 s each time:
+of the 548 folders that it has read it remembers 128 (utils/import_utils.py, create_import_structure_from_path).
 """
 
 from __future__ import annotations
 
+import functools
 import gc
 import importlib
 import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
+from types import ModuleType
 
 BASE_LIBRARIES = ("transformers.modeling_utils", "transformers.generation")
 """What whoever loads a model by itself imports, whatever model that is."""
 MODEL_LIBRARIES = (*BASE_LIBRARIES, "peft")
 """What whoever loads the base model with an adapter imports, whatever model that is."""
+_UNNEEDED = ("scipy", "boto3")
+"""What BASE_LIBRARIES import where it is there, and do without where it is not."""
+_READER = "transformers.utils.import_utils"
 
 
 def import_at_once(*modules: str) -> None:
@@ -33,8 +46,60 @@ def import_at_once(*modules: str) -> None:
     gc.disable()
     try:
         for name in missing:
-            importlib.import_module(name)
+            if owned and name in BASE_LIBRARIES:
+                with _read_once(), _held_back(*_UNNEEDED):
+                    importlib.import_module(name)
+            else:
+                importlib.import_module(name)
     finally:
         if owned:
             gc.freeze()
         gc.enable()
+
+
+@contextmanager
+def _held_back(*names: str) -> Iterator[None]:
+    """Let nothing that is imported meanwhile find these modules, unless they are there already."""
+    absent = [name for name in names if name not in sys.modules]
+    for name in absent:
+        sys.modules[name] = None  # type: ignore[assignment]  # so Python says that there is none
+    try:
+        yield
+    finally:
+        for name in absent:
+            del sys.modules[name]
+        reader = sys.modules.get(_READER)
+        for name in absent:  # what it remembers is true no more
+            forget = getattr(getattr(reader, f"is_{name}_available", None), "cache_clear", None)
+            if forget is not None:
+                forget()
+
+
+@contextmanager
+def _read_once() -> Iterator[None]:
+    """Let transformers, where it is imported meanwhile, read each folder of its models once."""
+    finder = _ReaderFinder()
+    sys.meta_path.insert(0, finder)
+    try:
+        yield
+    finally:
+        sys.meta_path.remove(finder)
+
+
+class _ReaderFinder(MetaPathFinder):
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        spec = PathFinder.find_spec(fullname, path, target) if fullname == _READER else None
+        if spec is not None and isinstance(spec.loader, SourceFileLoader):
+            spec.loader = _ReaderLoader(fullname, spec.loader.path)
+        return spec
+
+
+class _ReaderLoader(SourceFileLoader):
+    def exec_module(self, module: ModuleType) -> None:
+        super().exec_module(module)
+        name = "create_import_structure_from_path"
+        read = getattr(getattr(module, name, None), "__wrapped__", None)
+        if read is not None:
+            setattr(module, name, functools.cache(read))

@@ -78,6 +78,36 @@ def test_the_libraries_of_a_model_are_of_packages_that_a_stage_may_miss():
     assert {name.partition(".")[0] for name in MODEL_LIBRARIES} <= set(TRAINING_PACKAGES)
 
 
+_MODELS = """
+import collections, gc, importlib.util, sys
+from lorapar.imports import BASE_LIBRARIES, import_at_once
+if sys.argv[1] == "command":
+    gc.freeze()
+read = collections.Counter()
+def audit(event, args):
+    if event == "os.scandir" and str(args[0]).endswith("/transformers/models/llama"):
+        read["llama"] += 1
+sys.addaudithook(audit)
+import_at_once(*BASE_LIBRARIES)
+print(read["llama"], "scipy.optimize" in sys.modules, "boto3" in sys.modules)
+import boto3, scipy.optimize
+from transformers import AutoModelForCausalLM, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers.utils import is_scipy_available
+print(is_scipy_available())
+"""
+
+
+@pytest.mark.parametrize(("whose", "first"), [("command", "1 False False"), ("program", "2 True True")])
+def test_a_process_of_the_command_imports_no_more_than_a_language_model_needs(whose, first):
+    """What is held back meanwhile is there afterwards, for rewards of one's own and for models that bring their code.
+
+    transformers 5.23.0 reads its models twice: `create_import_structure_from_path` remembers 128 folders of 548. Where
+    a later one does not, `program` fails here, and `_ReaderFinder` has no use any more.
+    """
+    ended = subprocess.run([sys.executable, "-c", _MODELS, whose], capture_output=True, text=True, check=False)
+    assert ended.stdout.splitlines() == [first, "True"], ended.stderr
+
+
 def test_the_command_looks_for_no_garbage_when_it_ends(tmp_path):
     script = """
 import atexit, gc
