@@ -3,9 +3,10 @@
 torch, transformers and PEFT make 650,000 objects when they are imported. All of them stay, yet Python's collector
 looks through them again and again: while they come, with the first collections afterwards, and when the process ends.
 
-transformers 5.23.0 imports scipy wherever it is installed, for the losses of object detection alone, and accelerate
-boto3, for a questionnaire about SageMaker: 0.3 s. And it reads the files of all its models twice, 0.25 s each time:
-of the 548 folders that it has read it remembers 128 (utils/import_utils.py, create_import_structure_from_path).
+transformers 5.19 and 5.23 import what is installed: scipy for the losses of object detection alone, scikit-learn for
+assisted generation with a threshold, and accelerate boto3 for a questionnaire about SageMaker. In the image vllm that
+is a second, elsewhere 0.3 s. And they read the files of all models twice, 0.25 s each time: of the 548 folders that they
+have read they remember 128 (utils/import_utils.py, create_import_structure_from_path).
 """
 
 from __future__ import annotations
@@ -15,16 +16,16 @@ import gc
 import importlib
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from types import ModuleType
 
-BASE_LIBRARIES = ("transformers.modeling_utils", "transformers.generation")
+BASE_LIBRARIES = ("transformers.modeling_utils", "transformers.generation.utils")
 """What whoever loads a model by itself imports, whatever model that is."""
 MODEL_LIBRARIES = (*BASE_LIBRARIES, "peft")
 """What whoever loads the base model with an adapter imports, whatever model that is."""
-_UNNEEDED = ("scipy", "boto3")
+_UNNEEDED = ("scipy", "sklearn", "boto3")
 """What BASE_LIBRARIES import where it is there, and do without where it is not."""
 _READER = "transformers.utils.import_utils"
 
@@ -47,14 +48,18 @@ def import_at_once(*modules: str) -> None:
     try:
         for name in missing:
             if owned and name in BASE_LIBRARIES:
-                with _read_once(), _held_back(*_UNNEEDED):
-                    importlib.import_module(name)
-            else:
-                importlib.import_module(name)
+                _import_alone(name)
+            importlib.import_module(name)
     finally:
         if owned:
             gc.freeze()
         gc.enable()
+
+
+def _import_alone(name: str) -> None:
+    """Import a module, where that can be done, without what it does without."""
+    with suppress(ImportError), _read_once(), _held_back(*_UNNEEDED):
+        importlib.import_module(name)
 
 
 @contextmanager

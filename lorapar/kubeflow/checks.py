@@ -15,7 +15,7 @@ from lorapar.config import RunConfig
 from lorapar.config.data import CAPTURE, TASK_MIX
 from lorapar.errors import BadInputError
 from lorapar.kubeflow.placement import MODELS, checked_plugins
-from lorapar.kubeflow.trainjob import nodes_in
+from lorapar.kubeflow.takes import Takes
 from lorapar.store.address import is_s3, parse_address
 from lorapar.store.s3_headers import SETTINGS, in_variable
 
@@ -95,24 +95,23 @@ def check_store(address: str) -> None:
         raise BadInputError(f"store: {error}") from None
 
 
-def check_nodes(config: RunConfig, asked: Mapping[str, str], store: str | None) -> None:
+def check_nodes(config: RunConfig, asked: Mapping[str, Takes], store: str | None) -> None:
     """Refuse to train on several nodes what cannot be divided among them, or where they share no store.
 
     `asked` is what each task takes, as the package tells `plan`; without a `store` it is the pipeline's own. Raises
     BadInputError.
     """
-    for task, said in asked.items():
-        nodes = nodes_in(said)
-        if nodes is None:
+    for task, takes in asked.items():
+        if takes.nodes == 1:
             continue
         if store is not None and not is_s3(store):
             raise BadInputError(
-                f"store: {store} is a folder, and {task} trains on {nodes[0]} nodes, which share none; name "
+                f"store: {store} is a folder, and {task} trains on {takes.nodes} nodes, which share none; name "
                 "s3://BUCKET/PREFIX"
             )
         from lorapar.training.shares import nodes_said
 
-        nodes_said(config, task, *nodes)
+        nodes_said(config, task, takes.nodes, takes.processes)
 
 
 def check_webhook(address: str) -> None:

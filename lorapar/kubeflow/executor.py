@@ -29,7 +29,6 @@ from lorapar.kubeflow.reporting import keep_plan, run_report, say_outcome, way_o
 from lorapar.kubeflow.task_outputs import show_metrics, show_node, show_plan
 from lorapar.kubeflow.tasks import REUSE_VARIABLE, task_named
 from lorapar.kubeflow.train_nodes import is_node, nodes_wanted, train_on_nodes, work_as_node
-from lorapar.kubeflow.trainjob import holds_accelerators
 from lorapar.local.execute import executed, new_record
 from lorapar.local.folder import StageRecord
 from lorapar.local.live import live_in_store
@@ -185,7 +184,7 @@ def _settings(task: Task, node: Node) -> StageSettings:
 
         call = plan_call(task.given)
         planned: StageSettings = spec.settings(
-            config=call.config, accelerators=any(map(holds_accelerators, call.accelerators.values()))
+            config=call.config, accelerators=any(takes.count for takes in call.accelerators.values())
         )
         return planned
     try:

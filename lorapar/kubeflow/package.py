@@ -16,6 +16,7 @@ from lorapar import __version__
 from lorapar.errors import BadInputError
 from lorapar.kubeflow.images import is_pinned
 from lorapar.kubeflow.placement import Placement, place
+from lorapar.kubeflow.takes import Takes
 from lorapar.kubeflow.tasks import REUSE_VARIABLE, task_named
 from lorapar.kubeflow.trainjob import NODES_VARIABLE, SeveralNodes
 from lorapar.stages.graph import node_names
@@ -69,7 +70,7 @@ class Package:
         return [image for image in self.images if not is_pinned(image)]
 
     @property
-    def asked(self) -> dict[str, str]:
+    def asked(self) -> dict[str, Takes]:
         """What each task takes, as `plan` is told; those that take nothing are left out."""
         return _asked(self.spec)
 
@@ -177,18 +178,25 @@ def _tell_images(package: Package) -> None:
         executor["container"].setdefault("env", []).append({"name": "LORAPAR_IMAGES", "value": said})
 
 
-def _on_nodes(container: dict[str, Any]) -> str:
-    """What several nodes take of which the task starts a TrainJob; empty where it starts none."""
+def _on_nodes(container: dict[str, Any]) -> Takes | None:
+    """What several nodes take of which the task starts a TrainJob; None where it starts none."""
     text = next((one["value"] for one in container.get("env", []) if one["name"] == NODES_VARIABLE), None)
-    return SeveralNodes.model_validate_json(text).said() if text else ""
+    return SeveralNodes.model_validate_json(text).takes if text else None
+
+
+def _in_its_pod(container: dict[str, Any]) -> Takes | None:
+    """What a task's own pod takes; None where that is nothing, or `plan` decides it."""
+    asked = container.get("resources", {}).get("accelerator") or {}
+    count = str(asked.get("resourceCount", ""))
+    return Takes(count=int(count), accelerator=asked["resourceType"]) if count.isdigit() and int(count) else None
 
 
 def _accelerators(container: dict[str, Any]) -> str:
     asked = container.get("resources", {}).get("accelerator")
     if not asked:
         return ""
-    count = str(asked.get("resourceCount", ""))
-    return f"{count if count.isdigit() else '?'} {asked.get('resourceType', '')}"
+    takes = _in_its_pod(container)
+    return takes.said() if takes is not None else f"? {asked.get('resourceType', '')}"
 
 
 def _switch_caching_off(spec: dict[str, Any]) -> None:
@@ -204,16 +212,17 @@ def tell_accelerators(spec: dict[str, Any]) -> None:
     """What each task takes, for the page of `plan` and number formats; what vote tasks take it works out itself."""
     for name, task, _ in _container_tasks(spec):
         if name == "plan":
-            task["inputs"]["parameters"]["accelerators"] = {"runtimeValue": {"constant": _asked(spec)}}
+            told = {one: takes.told() for one, takes in _asked(spec).items()}
+            task["inputs"]["parameters"]["accelerators"] = {"runtimeValue": {"constant": told}}
 
 
-def _asked(spec: dict[str, Any]) -> dict[str, str]:
+def _asked(spec: dict[str, Any]) -> dict[str, Takes]:
     asked = {}
     for name, _, label in _container_tasks(spec):
         container = spec["deploymentSpec"]["executors"][label]["container"]
-        said = _on_nodes(container) or _accelerators(container)
-        if said and not said.startswith("?"):
-            asked[name] = said
+        takes = _on_nodes(container) or _in_its_pod(container)
+        if takes is not None:
+            asked[name] = takes
     return asked
 
 

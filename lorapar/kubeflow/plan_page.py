@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
-from math import prod
 
 from lorapar.config import RunConfig
 from lorapar.config.idle import without_effect
 from lorapar.kubeflow.planned import Lane
 from lorapar.kubeflow.summary import plain
+from lorapar.kubeflow.takes import Takes
 from lorapar.kubeflow.tasks import task_of
-from lorapar.kubeflow.trainjob import holds_accelerators, nodes_in
 from lorapar.local.calls import filter_calls, pick_calls, teacher_calls
 from lorapar.local.estimate import stage_memory_bytes
 from lorapar.report.formats import count_of
@@ -22,7 +21,7 @@ Lanes = Mapping[str, Sequence[Lane]]
 
 
 def plan_page(
-    config: RunConfig, lanes: Lanes, accelerators: Mapping[str, str], number_format: str | None = None
+    config: RunConfig, lanes: Lanes, accelerators: Mapping[str, Takes], number_format: str | None = None
 ) -> str:
     """The page, as Markdown; `lanes` are the tasks of each round of votes, `accelerators` what other tasks take,
     `number_format` what `auto` came to.
@@ -58,33 +57,30 @@ def _row(
     node: Node,
     config: RunConfig,
     lanes: Sequence[Lane],
-    memory: Callable[[str], Mapping[str, int]],
-    accelerators: Mapping[str, str],
+    memory: Callable[[Takes], Mapping[str, int]],
+    accelerators: Mapping[str, Takes],
 ) -> str:
-    held = sum(int(lane.accelerators) for lane in lanes)
-    takes = (str(held) if held else "none") if lanes else accelerators.get(node.name, "")
+    takes = Takes(count=sum(int(lane.accelerators) for lane in lanes)) if lanes else accelerators.get(node.name, Takes())
+    said = (str(takes.count or "none")) if lanes else takes.said()
     need = memory(takes).get(node.stage)
     size = f"{need / 1e9:.1f} GB" if need else ""
     how = "; ".join(filter(None, [_how(node, lanes), *_processes(node, config, takes)]))
-    return f"| {node.name} | {task_of(node.name).image} | {size} | {takes} | {how} |"
+    return f"| {node.name} | {task_of(node.name).image} | {size} | {said} | {how} |"
 
 
-def _memory_bytes(config: RunConfig, takes: str) -> dict[str, int]:
+def _memory_bytes(config: RunConfig, takes: Takes) -> dict[str, int]:
     """What a process of each stage needs on what a task takes: on several GPUs its part of a sharded base."""
-    nodes, held = nodes_in(takes), takes.partition(" ")[0]
-    gpus = prod(nodes) if nodes is not None else int(held) if held.isdigit() else 0
-    on_cpu = takes in ("none", "0") or not holds_accelerators(takes)
-    return stage_memory_bytes(config, "cpu" if on_cpu else "cuda", gpus)
+    gpus = takes.nodes * takes.processes if takes.nodes > 1 else takes.count
+    return stage_memory_bytes(config, "cuda" if takes.count else "cpu", gpus)
 
 
-def _processes(node: Node, config: RunConfig, takes: str) -> list[str]:
+def _processes(node: Node, config: RunConfig, takes: Takes) -> list[str]:
     """In how many processes a node is done on its accelerators."""
-    if (nodes := nodes_in(takes)) is not None:
-        return [f"by a TrainJob: {line}" for line in nodes_said(config, node.stage, *nodes)]
-    held = takes.partition(" ")[0]
-    if node.stage not in SHARED_STAGES or not held.isdigit():
+    if takes.nodes > 1:
+        return [f"by a TrainJob: {line}" for line in nodes_said(config, node.stage, takes.nodes, takes.processes)]
+    if node.stage not in SHARED_STAGES or not takes.count:
         return []
-    return [f"processes: {line}" for line in processes_said(config, node.stage, int(held))]
+    return [f"processes: {line}" for line in processes_said(config, node.stage, takes.count)]
 
 
 def _how(node: Node, lanes: Sequence[Lane]) -> str:

@@ -15,6 +15,7 @@ from lorapar.kubeflow.checks import check_nodes
 from lorapar.kubeflow.executor_input import ExecutorInput
 from lorapar.kubeflow.ledger import TaskSettings
 from lorapar.kubeflow.parameter_values import gpu_pool_of, parallelism_of, run_config
+from lorapar.kubeflow.takes import Takes, read_takes
 from lorapar.kubeflow.tasks import LOOPED_NODE, TASKS, node_named, task_named
 from lorapar.stages.plan import stage_settings
 from lorapar.stages.plan_file import Plan
@@ -32,8 +33,8 @@ class PlanCall:
     gpu_pool: dict[str, str]
     parallelism: int
     vote_accelerators: str
-    accelerators: Mapping[str, str] = field(default_factory=dict)
-    """What every other task takes, such as `1 nvidia.com/gpu`, by task; those that take none are left out."""
+    accelerators: Mapping[str, Takes] = field(default_factory=dict)
+    """What every other task takes, by task; those that take none are left out."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class PlannedRun:
     """The vote tasks of each round, by node."""
     settings: dict[str, TaskSettings]
     """The settings of every other task's nodes, by task."""
-    accelerators: Mapping[str, str]
+    accelerators: Mapping[str, Takes]
     """What every other task takes, by task."""
     vote_pool: dict[str, str]
     """Labels of the nodes that vote tasks run on; none where no teacher needs an accelerator."""
@@ -64,7 +65,7 @@ class PlannedRun:
 def plan_call(given: ExecutorInput) -> PlanCall:
     """Read the parameters; raises BadInputError that begins with the name of the one that is wrong."""
     values = given.inputs.parameter_values
-    config, accelerators = run_config(values), values.get("accelerators") or {}
+    config, accelerators = run_config(values), read_takes(values.get("accelerators") or {})
     check_nodes(config, accelerators, given.text("store", ""))
     return PlanCall(
         config=config,

@@ -163,7 +163,7 @@ class _Job:
                 self._api.create(train_job(pod, self._wanted, self._of, attempt, command))
                 self._attempt, self._mine = attempt, True
                 self._progress.say(
-                    f"TrainJob {self.name}: {self._wanted.said()}, by the runtime {self._wanted.runtime}; "
+                    f"TrainJob {self.name}: {self._wanted.takes.said()}, by the runtime {self._wanted.runtime}; "
                     f"kubectl -n {self._api.namespace} get trainjob {self.name}"
                 )
                 return

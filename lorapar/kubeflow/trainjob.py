@@ -14,6 +14,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from lorapar.kubeflow.takes import Takes
+
 GROUP, VERSION, PLURAL, KIND = "trainer.kubeflow.org", "v1alpha1", "trainjobs", "TrainJob"
 NODES_VARIABLE = "LORAPAR_NODES"
 """What the placement file wants, as JSON, in the environment of a task that starts a TrainJob."""
@@ -58,21 +60,10 @@ class SeveralNodes(BaseModel):
     timeout_seconds: int | None = None
     annotations: dict[str, str] = {}
 
-    def said(self) -> str:
-        """For the page of `plan`: `nodes_in` reads it again."""
-        held = f", {self.count} {self.accelerator} each" if self.count else ""
-        return f"{self.nodes} nodes x {self.processes} processes{held}"
-
-
-def nodes_in(said: str) -> tuple[int, int] | None:
-    """How many nodes, and processes on each, `SeveralNodes.said` told of; None where a task has none."""
-    words = said.split()
-    return (int(words[0]), int(words[3])) if words[1:3] == ["nodes", "x"] else None
-
-
-def holds_accelerators(said: str) -> bool:
-    """Whether what a task takes has accelerators in it; nodes may have none."""
-    return nodes_in(said) is None or said.endswith(" each")
+    @property
+    def takes(self) -> Takes:
+        """What the nodes take of the cluster."""
+        return Takes(count=self.count, accelerator=self.accelerator, nodes=self.nodes, processes=self.processes)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ with its own code and words (`lorapar.stages.processes`), and here it is found o
 from __future__ import annotations
 
 import signal
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,7 +27,7 @@ from lorapar.stages.nodes import Told
 from lorapar.stopping import StopRequest
 
 _SAME_MOMENT_SECONDS = 5
-"""Within this time processes end because of one another; what the launcher itself kills ends 30 seconds later."""
+"""Within this time processes of a machine end because of one another; what its launcher kills ends 30 seconds later."""
 ERRORS = {
     kind.exit_code: kind for kind in (BadInputError, UnreachableError, TrainingError, StorageError, IntegrityError)
 }
@@ -44,28 +45,53 @@ class Failed(NamedTuple):
     timestamp: float
 
 
+@dataclass(frozen=True)
+class Machine:
+    """How the processes of one machine ended, by rank; its clock is its own, and compared with no other's."""
+
+    found: Mapping[int, Told]
+    """What each has left."""
+    failures: Mapping[int, Any]
+    """Those that failed."""
+
+    def first_error(self) -> Told | None:
+        """What the process said that had an error of its own, the first of them; None where none had."""
+        known = [one for one in self.found.values() if one["exit_code"] in ERRORS and not one["of_another"]]
+        return min(known, key=lambda one: one["time"], default=None)
+
+    def killed(self) -> tuple[int, Any] | None:
+        """The process that was killed before the others ended because of it; None where none was."""
+        first_time = min((one.timestamp for one in self.failures.values()), default=0)
+        for rank, failure in sorted(self.failures.items()):
+            if failure.exitcode < 0 and failure.timestamp <= first_time + _SAME_MOMENT_SECONDS:
+                return rank, failure
+        return None
+
+
 def outcomes(control: Path) -> dict[int, Told]:
     """What each process of this machine has left, by rank."""
     return {rank: read_json(path) for path in control.glob("outcome-*.json") for rank in [_rank_of(path)]}
 
 
-def concluded(
-    found: Mapping[int, Told], failures: Mapping[int, Any], stop: StopRequest, lost_nodes: int = 0
-) -> Metrics:
-    """The metrics, or the error of the process that has one; others failed because that one was gone."""
+def concluded(machines: Sequence[Machine], stop: StopRequest, lost_nodes: int = 0) -> Metrics:
+    """The metrics, or the error of the process that has one; others failed because that one was gone.
+
+    `machines`: this one first, then those of the other nodes that said how they ended. Where several have an error of
+    their own, the first of these machines counts.
+    """
+    found = {rank: told for machine in machines for rank, told in machine.found.items()}
+    failures = {rank: failure for machine in machines for rank, failure in machine.failures.items()}
     if not failures and not lost_nodes and found.get(0, {}).get("exit_code") == ExitCode.OK:
         metrics: Metrics = found[0]["metrics"]
         return metrics
-    known = [one for one in found.values() if one["exit_code"] in ERRORS and not one["of_another"]]
-    if known:
-        first = min(known, key=lambda one: one["time"])
+    first = next(filter(None, (machine.first_error() for machine in machines)), None)
+    if first is not None:
         raise ERRORS[first["exit_code"]](first["message"])
     if stop.requested:
         raise Terminated
-    first_time = min((one.timestamp for one in failures.values()), default=0)
-    for rank, failure in sorted(failures.items()):
-        if failure.exitcode < 0 and failure.timestamp <= first_time + _SAME_MOMENT_SECONDS:
-            raise _killed(rank, failure.exitcode)
+    killed = next(filter(None, (machine.killed() for machine in machines)), None)
+    if killed is not None:
+        raise _killed(killed[0], killed[1].exitcode)
     if any(one["exit_code"] == ExitCode.TERMINATED for one in found.values()):
         raise Terminated
     if lost_nodes:

@@ -37,7 +37,7 @@ from lorapar.progress import Progress, Silent
 from lorapar.records import read_json, write_json
 from lorapar.stages.contract import Metrics, Origin, StageCall, run_stage, stage_spec
 from lorapar.stages.nodes import IsOver, Meeting, Told, meeting_store
-from lorapar.stages.process_endings import Failed, concluded, outcomes
+from lorapar.stages.process_endings import Failed, Machine, concluded, outcomes
 from lorapar.stopping import StopRequest, finishing_steps, on_sigterm
 from lorapar.store import open_store, write_atomically
 
@@ -103,16 +103,22 @@ def run_in_processes(stage: str, call: StageCall[Any], count: int) -> Metrics:
         meeting = None if crew is None else crew.hand_out(call, written, stop)
         with _listening(control, stop, call.progress, call.keeper, None if crew is None else crew.is_over) as listener:
             failures = listener.of_own(_launched(control, count, meeting))
-        found, lost = outcomes(control), 0
+        machines, lost = [Machine(outcomes(control), failures)], 0
         if crew is not None:
             if failures or listener.cut_off:
                 crew.tell_failed()
             answers = crew.answers()
             lost = crew.nodes.count - 1 - len(answers)
-            for told in answers.values():
-                found |= {int(rank): one for rank, one in told["found"].items()}
-                failures |= {int(rank): Failed(*one) for rank, one in told["failures"].items()}
-        return concluded(found, failures, stop, lost)
+            machines += [_machine(told) for _, told in sorted(answers.items())]
+        return concluded(machines, stop, lost)
+
+
+def _machine(told: Told) -> Machine:
+    """How the processes of another machine ended, as it has said through JSON."""
+    return Machine(
+        {int(rank): one for rank, one in told["found"].items()},
+        {int(rank): Failed(*one) for rank, one in told["failures"].items()},
+    )
 
 
 def join(told: Told, meeting: Meeting, is_over: IsOver) -> Told:

@@ -26,6 +26,7 @@ from lorapar.kubeflow.ledger import Ledger
 from lorapar.kubeflow.parameter_values import pipeline_parameters
 from lorapar.kubeflow.reporting import find_run
 from lorapar.kubeflow.submission import STARTED_AGAIN, Ending, RunStore, by_address, wait_for
+from lorapar.kubeflow.takes import Takes
 from lorapar.local.folder import RunFolder
 from lorapar.redaction import redact, say_traceback
 from lorapar.store import Transfer, write_atomically
@@ -68,7 +69,7 @@ class Cluster:
     """Folders that the run's pods have."""
     files: Files = field(default_factory=lambda: READ)
     """What of each run is copied here."""
-    asked: Mapping[str, str] = field(default_factory=dict)
+    asked: Mapping[str, Takes] = field(default_factory=dict)
     """What each task takes of the cluster, as the package tells `plan`."""
 
     def parameters(self, study: StudyConfig, cell: Cell) -> dict[str, Any]:

@@ -189,7 +189,7 @@ def test_the_shipped_package_tells_plan_what_tasks_take_without_being_compiled_a
     (plan,) = (task for name, task in tasks if name == "plan")
     asked = plan["inputs"]["parameters"]["accelerators"]["runtimeValue"]["constant"]
     on_gpu = ("score-system1", "score-system2", "sft", "rl", "evaluate")
-    assert asked == dict.fromkeys(on_gpu, "1 nvidia.com/gpu")
+    assert asked == {task: {"count": 1} for task in on_gpu}
 
 
 def test_a_task_that_is_tried_again_has_all_its_time(package) -> None:

@@ -16,7 +16,7 @@ from lorapar.cli import app
 from lorapar.errors import BadInputError
 from lorapar.kubeflow.package import build_package
 from lorapar.kubeflow.placement import read_placement
-from lorapar.kubeflow.trainjob import holds_accelerators, nodes_in
+from lorapar.kubeflow.takes import Takes
 
 FILE = """
 image_pull_secrets: [regcred]
@@ -316,10 +316,11 @@ def test_a_task_of_several_nodes_holds_nothing_itself_and_knows_what_they_want(t
     assert "accelerator" not in container(package, "exec-rl")["resources"]
     assert container(package, "exec-rl")["resources"]["resourceMemoryLimit"] == "2Gi"
     assert "resources" not in container(package, "exec-sft")
-    assert package.asked["rl"] == "2 nodes x 4 processes, 4 nvidia.com/gpu each"
-    assert package.asked["sft"] == "3 nodes x 2 processes"
-    assert (nodes_in(package.asked["rl"]), nodes_in(package.asked["evaluate"])) == ((2, 4), None)
-    assert [holds_accelerators(package.asked[name]) for name in ("rl", "sft", "evaluate")] == [True, False, True]
+    assert package.asked["rl"] == Takes(nodes=2, processes=4, count=4)
+    assert package.asked["rl"].said() == "2 nodes x 4 processes, 4 nvidia.com/gpu each"
+    assert package.asked["sft"] == Takes(nodes=3, processes=2)
+    assert package.asked["sft"].said() == "3 nodes x 2 processes"
+    assert package.asked["evaluate"] == Takes(count=1)
     path.write_text("groups: {rl: {nodes: 1}}", encoding="utf-8")
     assert build_package({}, read_placement(path)).text() == shipped.text()
 

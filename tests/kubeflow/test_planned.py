@@ -6,10 +6,12 @@ import hashlib
 import json
 import re
 import sys
+from typing import Any
 from unittest.mock import ANY
 
 import pytest
 import torch
+from google.protobuf import json_format, struct_pb2
 
 from lorapar.config import SftConfig, load_config
 from lorapar.data import resolve_data
@@ -21,6 +23,7 @@ from lorapar.kubeflow.parameters import PARAMETERS
 from lorapar.kubeflow.placement import Placement
 from lorapar.kubeflow.plan_page import plan_page
 from lorapar.kubeflow.planned import Lane, PlanCall, lanes
+from lorapar.kubeflow.takes import Takes, read_takes
 from lorapar.kubeflow.tasks import TASKS
 from lorapar.stages.graph import GRAPH
 from lorapar.training.shares import share_on_nodes
@@ -38,7 +41,7 @@ def planned(cluster, **values):
     return out.parameter_values
 
 
-def accelerators_told(placement: Placement | None) -> dict[str, str]:
+def accelerators_told(placement: Placement | None) -> dict[str, Any]:
     """What a package tells `plan` about the accelerators of the other tasks."""
     spec = build_package({}, placement).spec
     (task,) = (
@@ -136,7 +139,7 @@ def test_the_page_of_plan_counts_the_accelerators_of_a_vote() -> None:
 
 
 def test_the_page_of_plan_says_how_many_processes_the_accelerators_make() -> None:
-    held = {"score-system1": "2 nvidia.com/gpu", "rl": "1 nvidia.com/gpu", "evaluate": "4 nvidia.com/gpu"}
+    held = {"score-system1": Takes(count=2), "rl": Takes(count=1), "evaluate": Takes(count=4)}
     page = plan_page(load_config(preset="tiny", overrides=["processes=3"]), {}, held)
     rows = {line.split(" | ")[0]: line for line in page.splitlines() if line.startswith("| ")}
     assert rows["| score-system1"].endswith("| 2 nvidia.com/gpu | processes: 2, each with a part of the rows |")
@@ -150,7 +153,7 @@ def test_the_page_of_plan_counts_a_process_s_part_of_a_sharded_base(tmp_path) ->
     tuned = ["sft.batch_size=1", "sft.gradient_accumulation=8", "sharding=fsdp2"]
     config = load_config(preset="tiny", overrides=[f"model.name={tmp_path}", "model.dtype=bfloat16", *tuned])
     sizes = []
-    for held in ("1 nvidia.com/gpu", "4 nvidia.com/gpu", "2 nodes x 4 processes, 4 nvidia.com/gpu each"):
+    for held in (Takes(count=1), Takes(count=4), Takes(count=4, nodes=2, processes=4)):
         (row,) = [one for one in plan_page(config, {}, {"sft": held}).splitlines() if one.startswith("| sft ")]
         sizes.append(float(row.split(" | ")[2].removesuffix(" GB")))
     one, four, eight = sizes
@@ -159,26 +162,49 @@ def test_the_page_of_plan_counts_a_process_s_part_of_a_sharded_base(tmp_path) ->
 
 
 def test_the_page_of_plan_says_what_each_process_of_several_nodes_does() -> None:
-    held = {"sft": "2 nodes x 2 processes, 2 nvidia.com/gpu each"}
+    held = {"sft": Takes(nodes=2, processes=2, count=2)}
     tuned = ["sft.batch_size=4", "sft.gradient_accumulation=4"]
     told = plan_page(load_config(preset="tiny", overrides=tuned), {}, held)
     (row,) = [line for line in told.splitlines() if line.startswith("| sft ")]
     assert "by a TrainJob: 4 processes, 2 on each of 2 nodes, each with batch_size 4, gradient_accumulation 1" in row
+    assert "| 2 nodes x 2 processes, 2 nvidia.com/gpu each |" in row
+
+
+@pytest.mark.parametrize(
+    ("told", "said"),
+    [
+        ({"sft": "2 nodes x 2 processes"}, "accelerators: .*; the package and the image of `plan` must be of the same"),
+        ({"sft": {"nodes": 2.5}}, "accelerators: nodes: .*valid integer"),
+        ({"sft": {"gpus": 1}}, "accelerators: gpus: "),
+        ("2 nodes", "accelerators: "),
+    ],
+)
+def test_a_package_of_another_version_is_told_what_is_wrong(told, said) -> None:
+    with pytest.raises(BadInputError, match=said):
+        read_takes(told)
+
+
+def test_numbers_that_became_fractions_on_their_way_are_whole_again() -> None:
+    """Kubeflow keeps a constant as google.protobuf.Value, which knows no integers."""
+    takes = Takes(count=8, accelerator="amd.com/gpu", nodes=2, processes=8)
+    travelled = json_format.MessageToDict(json_format.ParseDict({"rl": takes.told()}, struct_pb2.Struct()))
+    assert isinstance(travelled["rl"]["count"], float)
+    assert read_takes(travelled) == {"rl": takes}
 
 
 @pytest.mark.parametrize(
     ("overrides", "asked", "store", "said"),
     [
-        ([], {"sft": "2 nodes x 1 processes"}, "/data/lorapar", "/data/lorapar is a folder, and sft trains on 2 nodes"),
+        ([], {"sft": Takes(nodes=2)}, "/data/lorapar", "/data/lorapar is a folder, and sft trains on 2 nodes"),
         (
             ["sft.batch_size=3", "sft.gradient_accumulation=1"],
-            {"sft": "2 nodes x 1 processes"},
+            {"sft": Takes(nodes=2)},
             "s3://bucket",
             "sft: batch_size 3 times gradient_accumulation 1 cannot be divided evenly among 2 nodes; make gradient_acc",
         ),
-        (["processes=1"], {"rl": "2 nodes x 4 processes"}, None, "processes: 1 in all are fewer than one on each"),
-        (["rl.rollouts=vllm"], {"rl": "2 nodes x 1 processes"}, None, "rl.rollouts vllm samples in one process"),
-        ([], {"rl": "1 nvidia.com/gpu"}, "/data/lorapar", None),
+        (["processes=1"], {"rl": Takes(nodes=2, processes=4)}, None, "processes: 1 in all are fewer than one on each"),
+        (["rl.rollouts=vllm"], {"rl": Takes(nodes=2)}, None, "rl.rollouts vllm samples in one process"),
+        ([], {"rl": Takes(count=1)}, "/data/lorapar", None),
     ],
 )
 def test_what_several_nodes_cannot_train_is_refused_beforehand(overrides, asked, store, said) -> None:

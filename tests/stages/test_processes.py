@@ -24,7 +24,7 @@ from lorapar.progress import Silent
 from lorapar.stages import nodes, processes, score
 from lorapar.stages.contract import Origin, StageCall
 from lorapar.stages.nodes import VARIABLES, Nodes
-from lorapar.stages.process_endings import LostNodesError, concluded, outcomes
+from lorapar.stages.process_endings import LostNodesError, Machine, concluded, outcomes
 from lorapar.stopping import StopRequest
 from lorapar.store import ObjectStore, open_store, seal
 from lorapar.tracking import Tracking
@@ -210,28 +210,45 @@ def test_the_error_is_that_of_the_process_that_has_one(tmp_path: Path) -> None:
     lost = {"exit_code": ExitCode.BUG, "message": "RuntimeError: connection closed", "time": 0.0}
     control = _control(tmp_path, {0: lost, 1: {"exit_code": ExitCode.STORAGE, "message": "the disk is full"}})
     with pytest.raises(StorageError, match=r"^the disk is full$"):
-        concluded(outcomes(control), {0: failed(1), 1: failed(5)}, StopRequest())
+        concluded([Machine(outcomes(control), {0: failed(1), 1: failed(5)})], StopRequest())
 
 
 def test_a_failure_counts_more_than_being_asked_to_stop(tmp_path: Path) -> None:
     control = _control(tmp_path, {0: {"exit_code": ExitCode.TRAINING_FAILED, "message": "NaN"}, 1: {"exit_code": 143}})
     with pytest.raises(TrainingError, match="NaN"):
-        concluded(outcomes(control), {0: failed(4), 1: failed(143)}, StopRequest(requested=True))
+        concluded([Machine(outcomes(control), {0: failed(4), 1: failed(143)})], StopRequest(requested=True))
 
 
 def test_what_the_launcher_killed_itself_is_not_the_reason(tmp_path: Path) -> None:
     control = _control(tmp_path, {0: {"exit_code": ExitCode.BUG, "message": "KeyError: 'seen'"}})
     with pytest.raises(RuntimeError, match="KeyError: 'seen'"):
-        concluded(outcomes(control), {0: failed(1, 100), 1: failed(-9, 130)}, StopRequest())
+        concluded([Machine(outcomes(control), {0: failed(1, 100), 1: failed(-9, 130)})], StopRequest())
 
 
 def test_a_machine_that_is_gone_is_the_reason_unless_somebody_has_a_better_one(tmp_path: Path) -> None:
     lost = {"exit_code": ExitCode.BUG, "message": "RuntimeError: connection closed", "time": 0.0}
     with pytest.raises(LostNodesError, match="1 of the other nodes said nothing more"):
-        concluded({0: lost}, {0: failed(1)}, StopRequest(), lost_nodes=1)
+        concluded([Machine({0: lost}, {0: failed(1)})], StopRequest(), lost_nodes=1)
     full = {"exit_code": ExitCode.STORAGE, "message": "the disk is full", "time": 0.0, "of_another": False}
     with pytest.raises(StorageError, match="the disk is full"):
-        concluded({0: lost, 2: full}, {0: failed(1), 2: failed(5)}, StopRequest(), lost_nodes=1)
+        concluded([Machine({0: lost}, {0: failed(1)}), Machine({2: full}, {2: failed(5)})], StopRequest(), lost_nodes=1)
+
+
+def test_clocks_of_two_machines_are_not_compared() -> None:
+    """The clock of the second machine is ten minutes behind: its processes seem to have failed long before."""
+    here = {0: {"exit_code": ExitCode.BUG, "message": "RuntimeError: connection closed", "time": 1000.0}}
+    there = {2: {"exit_code": ExitCode.BUG, "message": "RuntimeError: connection closed", "time": 400.0}}
+    with pytest.raises(TrainingError, match=r"^process 1 was killed \(SIGKILL\)"):
+        concluded(
+            [Machine(here, {0: failed(1, 1001), 1: failed(-9, 1000)}), Machine(there, {2: failed(1, 401)})],
+            StopRequest(),
+        )
+    with pytest.raises(TrainingError, match=r"^process 2 was killed \(SIGKILL\)"):
+        concluded([Machine(here, {0: failed(1, 1001)}), Machine({}, {2: failed(-9, 1600)})], StopRequest())
+    full = {"exit_code": ExitCode.STORAGE, "message": "the disk is full", "time": 1000.0, "of_another": False}
+    late = {"exit_code": ExitCode.UNREACHABLE, "message": "no answer", "time": 400.0, "of_another": False}
+    with pytest.raises(StorageError, match="the disk is full"):
+        concluded([Machine({0: full}, {0: failed(5)}), Machine({2: late}, {2: failed(3)})], StopRequest())
 
 
 def test_processes_that_wait_for_those_of_another_machine_in_vain_are_ended(

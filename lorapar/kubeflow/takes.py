@@ -1,0 +1,48 @@
+"""What a task takes of the cluster, as a package tells `plan`: a value that travels as JSON, with words for people."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from lorapar.errors import BadInputError
+
+
+class Takes(BaseModel):
+    """Accelerators of a task's own pod, or of each node where a TrainJob trains on several."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
+
+    count: int = Field(0, ge=0)
+    """Accelerators; of several nodes those of each."""
+    accelerator: str = "nvidia.com/gpu"
+    nodes: int = Field(1, ge=1)
+    processes: int = Field(1, ge=1)
+    """On each of several nodes."""
+
+    def said(self) -> str:
+        """For people: `1 nvidia.com/gpu`, `2 nodes x 4 processes, 4 nvidia.com/gpu each`; empty where it takes none."""
+        held = f"{self.count} {self.accelerator}" if self.count else ""
+        if self.nodes == 1:
+            return held
+        return f"{self.nodes} nodes x {self.processes} processes{f', {held} each' if held else ''}"
+
+    def told(self) -> dict[str, Any]:
+        """As `read_takes` reads it."""
+        return self.model_dump(exclude_defaults=True)
+
+
+def read_takes(told: object) -> dict[str, Takes]:
+    """What tasks take, by task, as the parameter `accelerators` of the task `plan` has it; raises BadInputError."""
+    given = told if isinstance(told, Mapping) else {"": told}
+    try:
+        return {str(task): Takes.model_validate(value) for task, value in given.items()}
+    except ValidationError as error:
+        problem = error.errors()[0]
+        where = ".".join(str(part) for part in problem["loc"]) or "a value"
+        raise BadInputError(
+            f"accelerators: {where}: {problem['msg']}; the package says it: the package and the image of `plan` must "
+            "be of the same version of lorapar"
+        ) from None
