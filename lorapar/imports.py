@@ -5,7 +5,7 @@ looks through them again and again: while they come, with the first collections 
 
 transformers 5.19 and 5.23 import what is installed: scipy for the losses of object detection alone, scikit-learn for
 assisted generation with a threshold, and accelerate boto3 for a questionnaire about SageMaker. In the image vllm that
-is a second, elsewhere 0.3 s. And they read the files of all models twice, 0.25 s each time: of the 548 folders that they
+is a second, elsewhere 0.3 s. And they read the files of all models twice, 0.25 s each time: of the 548 folders they
 have read they remember 128 (utils/import_utils.py, create_import_structure_from_path).
 """
 

@@ -25,6 +25,11 @@ _PODS_OF = "jobset.sigs.k8s.io/jobset-name"
 _SECONDS = (10, 60)
 """To connect, and for an answer."""
 _LATER = (408, 429)
+_PATCHES = "runtimePatches"
+_TOO_OLD = (
+    "the Kubeflow Trainer of this cluster is too old: its TrainJobs have no `runtimePatches`, without which nodes "
+    "would have no volumes, credentials or labels; install Kubeflow Trainer 2.3, or place no `nodes`"
+)
 
 
 class AlreadyThereError(Exception):
@@ -64,7 +69,11 @@ class TrainerApi:
             return dict(json.loads(answer.data))
 
     def create(self, job: Mapping[str, Any]) -> None:
-        """Start a TrainJob; raises AlreadyThereError where there is one of its name."""
+        """Start a TrainJob; raises AlreadyThereError where there is one of its name.
+
+        An older Kubeflow Trainer, whose TrainJobs have no `runtimePatches`, would start nodes without volumes and
+        credentials: Kubernetes refuses fields that it would drop where it is asked to (1.27, fieldValidation).
+        """
         from kubeflow_trainer_api.models.trainer_v1alpha1_train_job import TrainerV1alpha1TrainJob
         from kubernetes.client import ApiException
 
@@ -75,11 +84,18 @@ class TrainerApi:
             raise BadInputError(f"the TrainJob: {'.'.join(map(str, problem['loc']))}: {problem['msg']}") from None
         with _errors(f"starting the TrainJob {job['metadata']['name']}"):
             try:
-                self._custom.create_namespaced_custom_object(*self._place, typed.to_dict(), _request_timeout=_SECONDS)
+                made = self._custom.create_namespaced_custom_object(
+                    *self._place, typed.to_dict(), field_validation="Strict", _request_timeout=_SECONDS
+                )
             except ApiException as error:
                 if error.status == 409:
                     raise AlreadyThereError from None
+                if error.status in (400, 422) and _PATCHES in _said(error) and "unknown field" in _said(error):
+                    raise BadInputError(_TOO_OLD) from None
                 raise
+        if not made["spec"].get(_PATCHES):
+            self.delete(str(job["metadata"]["name"]))
+            raise BadInputError(_TOO_OLD)
 
     def job(self, name: str) -> dict[str, Any] | None:
         """A TrainJob; None where there is none of this name."""

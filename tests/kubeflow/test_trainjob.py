@@ -410,6 +410,8 @@ def test_a_pod_that_was_told_to_go_has_not_failed() -> None:
         ({"may": False}, BadInputError, "cannot create resource.*pipeline.trainJobs.enabled"),
         ({"runtimes": ()}, BadInputError, "clusterTrainingRuntime must be created before"),
         ({"installed": False}, BadInputError, "Kubeflow Trainer 2 must be installed"),
+        ({"drops": ("runtimePatches",)}, BadInputError, "^the Kubeflow Trainer of this cluster is too old: .*2.3"),
+        ({"drops": ("runtimePatches",), "is_strict": False}, BadInputError, "too old: its TrainJobs have no `runtimeP"),
         ({"failing": 99}, UnreachableError, "Kubernetes says 503"),
     ],
 )
@@ -420,6 +422,7 @@ def test_what_kubernetes_refuses_is_one_line(
         setattr(double, name, value)
     with pytest.raises(kind, match=said):
         trained(ledger, record)
+    assert not double.jobs, "nothing is left that holds accelerators"
 
 
 def test_a_control_plane_that_is_away_for_a_moment_ends_nothing(

@@ -146,6 +146,10 @@ class TrainerDouble:
     """Whether the ServiceAccount may start TrainJobs."""
     installed: bool = True
     """Whether the cluster has Kubeflow Trainer."""
+    drops: tuple[str, ...] = ()
+    """Fields of a TrainJob's spec that the definition in the cluster does not have, as `runtimePatches` before 2.2."""
+    is_strict: bool = True
+    """Whether the API server knows fieldValidation (from 1.27 on); another one drops such fields whatever is said."""
     failing: int = 0
     """How many of the next requests the API server does not manage."""
     run: Callable[[int], list[str]] | None = None
@@ -195,10 +199,20 @@ class TrainerDouble:
 
     # What the API does.
 
-    def create(self, job: dict[str, Any]) -> tuple[int, dict[str, Any]]:
-        """A new TrainJob, checked as the API server and Trainer's webhooks check it."""
+    def create(self, job: dict[str, Any], *, validation: str = "Warn") -> tuple[int, dict[str, Any]]:
+        """A new TrainJob, checked as the API server and Trainer's webhooks check it.
+
+        Unknown fields: kubernetes 1.34, apiextensions-apiserver/pkg/apiserver/customresource_handler.go (schemaCoercing
+        decoder) and apiserver/pkg/endpoints/handlers/create.go (transformDecodeError).
+        """
         with self._lock:
             name = job["metadata"]["name"]
+            unknown = [key for key in self.drops if key in job["spec"]]
+            if unknown and validation == "Strict" and self.is_strict:
+                said = f'strict decoding error: unknown field "spec.{unknown[0]}"'
+                kind = 'TrainJob in version "v1alpha1" cannot be handled as a TrainJob'
+                return _refused(400, "BadRequest", f"{kind}: {said}")
+            job["spec"] = {key: value for key, value in job["spec"].items() if key not in unknown}
             if not self.may:
                 who = f'User "system:serviceaccount:{NAMESPACE}:default" cannot create resource "trainjobs"'
                 return _refused(403, "Forbidden", f"trainjobs.trainer.kubeflow.org is forbidden: {who}")
@@ -397,7 +411,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(b"404 page not found\n")
             return None
         if url.path == _JOBS and self.command == "POST":
-            return self.say(*double.create(json.loads(body)))
+            return self.say(*double.create(json.loads(body), validation=query.get("fieldValidation", ["Warn"])[0]))
         if url.path.startswith(f"{_JOBS}/"):
             return self.say(*(double.delete(name) if self.command == "DELETE" else double.get(name)))
         if url.path == _PODS:
