@@ -28,7 +28,7 @@ PATIENCE_SECONDS = 600.0
 SILENT_SECONDS = 30.0
 """How often is said meanwhile that it does not."""
 IDLE_SECONDS = 3600.0
-"""After so long without a pod a Workflow is taken for deleted between two of them."""
+"""After so long without a pod a Workflow is taken for deleted, between two of them or before the first."""
 QUIET_SECONDS = 120.0
 """How often is looked up what the task details do not show, and after how long a pod should have started."""
 FROZEN_SECONDS = 30.0
@@ -191,7 +191,20 @@ class Followed:
             *((pod, f"{self.driven(pod)} ", _WHY_DRIVER) for pod in self.workflow.drivers() if pod.state == "PENDING"),
         ]
         space = self.workflow.namespace
+        if not self.workflow.has_begun:
+            return self._not_begun()
         return [_pending(pod, who, why, space) for pod, who, why in late if pod.seconds >= QUIET_SECONDS]
+
+    def _not_begun(self) -> list[str]:
+        """A Workflow of which Argo has made no pod yet."""
+        if self.workflow is None or time.monotonic() - self._changed < QUIET_SECONDS:
+            return []
+        why = self.workflow.message or (
+            "Argo's controller does not run or is busy, a quota on workflows or a lock, or somebody has deleted it"
+        )
+        where = f"-n {self.workflow.namespace} " if self.workflow.namespace else ""
+        look = f"look at `kubectl {where}describe workflow {self.workflow.name}`"
+        return [f"the run has no pod yet after {QUIET_SECONDS / 60:.0f} min; {look}: {why}"]
 
     def driven(self, pod: Pod) -> str:
         """What a driver is of; a driver takes no accelerator, whatever its task asks for."""

@@ -18,6 +18,7 @@ from lorapar.config import RunConfig
 from lorapar.errors import ExitCode, LoraparError
 from lorapar.kubeflow.follow import (
     GOING,
+    IDLE_SECONDS,
     UNSPECIFIED,
     Followed,
     TaskState,
@@ -279,14 +280,21 @@ def _cancelled(followed: Followed, kept: RunStore, states: Sequence[TaskState]) 
     write_cancelled(kept.address, followed.run)
     reached = [task.name for task in states if task.state in ("FAILED", "RUNNING", "CANCELED", "PENDING")]
     where = f" during {', '.join(reached)}" if reached else " before its first task"
-    how = (
-        "is gone: its workflow was deleted in the cluster, and Kubeflow shows it as running for ever"
-        if followed.gone and not followed.cancelled
-        else "was cancelled in Kubeflow"
-    )
+    how = _how_gone(followed) if followed.gone and not followed.cancelled else "was cancelled in Kubeflow"
     before = _promoted_before(followed, kept)
     line = f"run {followed.run} {how}{where}{before}; finished tasks are reused by the next run"
     return Ending(ExitCode.CANCELLED, line, promote=_SUCCEEDED if before else "")
+
+
+def _how_gone(followed: Followed) -> str:
+    workflow = followed.workflow
+    if workflow is None or workflow.has_begun:
+        return "is gone: its workflow was deleted in the cluster, and Kubeflow shows it as running for ever"
+    look = f"kubectl -n {workflow.namespace} get workflow {workflow.name}"
+    return (
+        f"is taken for gone: it has had no pod for {IDLE_SECONDS / 60:.0f} min, since its workflow was deleted in the "
+        f"cluster or Argo's controller does not run (`{look}` says which)"
+    )
 
 
 def _failure(followed: Followed, kept: RunStore, states: Sequence[TaskState]) -> Ending:

@@ -138,21 +138,40 @@ class Workflow:
         ]
         return [self._pod_name(node) for node in pods if not _has_no_pod_yet(node)]
 
-    def idle_seconds(self) -> float | None:
-        """How long nothing has happened between two pods; None where some are at work or due, or it has ended.
+    @property
+    def name(self) -> str:
+        """What it is called in the cluster."""
+        return str((self._value.get("metadata") or {}).get("name") or "")
 
-        Argo looks at a Workflow that is there every few seconds, so the next pod follows soon. None too where it is
-        suspended, or where a task waits to be tried again, both of which may take hours (Argo 4.0.5,
-        workflow/controller/operator.go: `spec.suspend`; processNodeRetries' message "Backoff for ...").
+    @property
+    def has_begun(self) -> bool:
+        """Whether a pod of it was ever made."""
+        return any(node.get("type") == _POD for node in self._nodes)
+
+    @property
+    def message(self) -> str:
+        """Argo's own word on the whole, such as why it waits for its turn."""
+        return str((self._value.get("status") or {}).get("message") or "")
+
+    def idle_seconds(self) -> float | None:
+        """How long nothing has happened between two pods or before the first; None where some are at work or due.
+
+        Argo looks at a Workflow that is there every few seconds, so the next pod follows soon. None too where it has
+        ended or is suspended, or where something waits that may take hours: a task to be tried again (Argo 4.0.5,
+        workflow/controller/operator.go: `spec.suspend`; processNodeRetries' message "Backoff for ..."), or the whole
+        for its turn or for a lock (phase Pending: controller.go, "Workflow processing has been postponed because too
+        many workflows are already running"; operator.go, operate, "Waiting for ... lock").
         """
         pods = [node for node in self._nodes if node.get("type") == _POD]
         open_phases = ("Running", "Pending")
-        if not pods or self._phase in _ENDED or any(node.get("phase") in open_phases for node in pods):
+        if self._phase in (*_ENDED, "Pending") or any(node.get("phase") in open_phases for node in pods):
             return None
         if (self._value.get("spec") or {}).get("suspend") or any(map(_waits_for_its_next_try, self._nodes)):
             return None
-        last = max((time for node in pods for time in _times(node)), default=None)
-        return (datetime.now(UTC) - last).total_seconds() if last is not None else None
+        # Kubeflow 2.17.0 keeps the object as Kubernetes gave it back (resource_manager.go, CreateRun).
+        made = (self._value.get("metadata") or {}).get("creationTimestamp")
+        moments = [time for node in pods or [{"startedAt": made}] for time in _times(node)]
+        return (datetime.now(UTC) - max(moments)).total_seconds() if moments else None
 
     def _with_pods(self, states: dict[str, NodeState]) -> dict[str, NodeState]:
         """Argo calls a task running as soon as it is there; it is pending while all its unfinished pods are."""

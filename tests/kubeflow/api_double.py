@@ -9,6 +9,9 @@ Kubeflow Pipelines 2.17.0 does in what lorapar relies on (files below backend/sr
 - the Workflow itself is handed out by v1beta1 (server/run_server.go, GetRunV1), a pod's log by v1alpha1, with status
   200 whatever happens (server/run_log_server.go, ReadRunLogV1), an archived log as the artifact `main-logs`
   (server/run_artifact_server.go, ReadArtifact);
+- the Workflow is kept as Kubernetes gave it back when it was made, without a status, until it is first reported
+  (resource/resource_manager.go, CreateRun; the persistence agent reports what Argo has changed:
+  src/agent/persistence/worker/workflow_saver.go), so that one deleted before stays so for ever;
 - a terminated run is CANCELING until Argo has ended it, then FAILED (resource/resource_manager.go, TerminateRun and
   ReportWorkflowResource), with CANCELING in its history where it was reported meanwhile;
 - a recurring run that is deleted takes its Workflows with it unless they are orphaned, and their runs stay as they were
@@ -53,6 +56,8 @@ class Frame:
     """Whether the Workflow has grown beyond 1 MiB by now."""
     deadline: int | None = None
     history: tuple[str, ...] = ()
+    begun: bool = True
+    """Whether Argo has looked at the Workflow: one that it has not has no status at all."""
 
 
 class NotThereError(Exception):
@@ -341,8 +346,8 @@ class Double:
             frames.pop(0)
         spec = self.packages[found.pipeline_version_reference.pipeline_version_id]["spec"]
         drawn = Argo(spec, {name: fate(one) for name, one in frame.nodes.items()})
-        self.workflows[run] = (drawn, drawn.manifest(packed=frame.packed, deadline=frame.deadline))
-        if not frame.packed:
+        self.workflows[run] = (drawn, drawn.manifest(packed=frame.packed, deadline=frame.deadline, begun=frame.begun))
+        if frame.begun and not frame.packed:
             found.run_details = api.V2beta1RunDetails(task_details=drawn.details())
         found.state = frame.state
         found.state_history = [api.V2beta1RuntimeStatus(state=state) for state in (*frame.history, frame.state)]

@@ -145,14 +145,15 @@ class Argo:
         self.nodes[identity] = node
         return node
 
-    def manifest(self, *, packed: bool = False, deadline: int | None = None) -> dict[str, Any]:
+    def manifest(self, *, packed: bool = False, deadline: int | None = None, begun: bool = True) -> dict[str, Any]:
         """The object as Kubeflow stores it."""
-        status: dict[str, Any] = {"phase": "Running"}
+        status: dict[str, Any] = {"phase": "Running"} if begun else {}
         if packed:
             status["compressedNodes"] = base64.b64encode(gzip.compress(json.dumps(self.nodes).encode())).decode()
-        else:
+        elif begun:
             status["nodes"] = self.nodes
-        metadata = {"name": NAME, "namespace": NAMESPACE, "annotations": {}}
+        made = f"{BEGAN:%Y-%m-%dT%H:%M:%SZ}"
+        metadata = {"name": NAME, "namespace": NAMESPACE, "annotations": {}, "creationTimestamp": made}
         spec = {} if deadline is None else {"activeDeadlineSeconds": deadline}
         return {"apiVersion": "argoproj.io/v1alpha1", "metadata": metadata, "spec": spec, "status": status}
 

@@ -631,6 +631,77 @@ def test_a_workflow_that_was_deleted_between_two_pods_is_gone_too(
     assert wait()[0] == code
 
 
+@pytest.fixture
+def made_before(server: Double, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Let Workflows have been made so many minutes ago, with some other changes."""
+
+    def change(minutes: int, **changes: Any) -> None:
+        real = server._workflow
+
+        def older(run: str) -> Any:
+            found = real(run)
+            manifest = json.loads(found["pipeline_runtime"]["workflow_manifest"])
+            moment = f"{datetime.now(UTC) - timedelta(minutes=minutes):%Y-%m-%dT%H:%M:%SZ}"
+            manifest["metadata"]["creationTimestamp"] = moment
+            for where, value in changes.items():
+                manifest[where] |= value
+            found["pipeline_runtime"]["workflow_manifest"] = json.dumps(manifest)
+            return found
+
+        monkeypatch.setattr(server, "_workflow", older)
+
+    return change
+
+
+POSTPONED = "Workflow processing has been postponed because too many workflows are already running"
+
+
+@pytest.mark.usefixtures("no_rights", "quiet")
+@pytest.mark.parametrize(
+    ("minutes", "changes", "code"),
+    [
+        (59, {}, 10),
+        (61, {}, 14),
+        (61, {"status": {"phase": "Running"}}, 14),
+        (61, {"status": {"phase": "Pending", "message": POSTPONED}}, 10),
+        (61, {"spec": {"suspend": True}}, 10),
+    ],
+    ids=["not yet", "never looked at", "looked at", "waits for its turn", "suspended"],
+)
+def test_a_workflow_that_was_deleted_before_its_first_pod_is_gone_too(
+    server: Double, wait: Wait, made_before: Callable[..., None], minutes: int, changes: dict[str, Any], code: int
+) -> None:
+    """Nothing tells Kubeflow's database of it: the object stays there as it was made, without a status (api_double.py).
+
+    Argo makes the first pod within seconds, unless the Workflow is suspended or waits for its turn (Argo 4.0.5,
+    workflow/controller/controller.go). A controller that is down looks the same, which is said too.
+    """
+    made_before(minutes, **changes)
+    before = Frame("PENDING", begun=False)
+    server.endings = [[*[before] * 6, Frame("SUCCEEDED", ALL | {"report": says(better=False)})]]
+    ended, words = wait()
+    assert ended == code, words
+    assert "the run has no pod yet after " in words
+    assert "look at `kubectl -n team describe workflow lorapar-x7k2p`: " in words
+    assert (POSTPONED in words) == ("message" in changes.get("status", {}))
+    if code == 14:
+        assert "is taken for gone: it has had no pod for 60 min" in words
+        assert "`kubectl -n team get workflow lorapar-x7k2p` says which) before its first task" in words
+
+
+@pytest.mark.parametrize(("minutes", "state"), [(59, "pending"), (61, "gone")])
+def test_a_run_that_never_began_is_told_as_gone_in_the_list_and_keeps_no_equal_one_from_starting(
+    server: Double, call: Call, submit: Call, made_before: Callable[..., None], minutes: int, state: str
+) -> None:
+    made_before(minutes)
+    server.endings = [Frame("PENDING", begun=False), Frame("PENDING", begun=False)]
+    submit("--if-changed")
+    server.show("run-0")
+    assert state in call("runs")[1]
+    submit("--if-changed")
+    assert len(server.runs) == (1 if state == "pending" else 2)
+
+
 @pytest.mark.usefixtures("no_rights")
 def test_a_server_that_does_not_answer_for_long_while_a_run_is_followed_is_told(
     server: Double, wait: Wait, monkeypatch: pytest.MonkeyPatch
