@@ -194,7 +194,8 @@ def test_a_failing_helm_shows_what_is_unhealthy(script: Run) -> None:
 def test_install_passes_further_values_on(script: Run, tmp_path: Path) -> None:
     done = script("install-chart.sh", "--set", "serving.replicas=2", tools={"kubectl": WELL_KUBECTL, "helm": NOTING})
     assert done.returncode == 0, done.stderr
-    (call,) = [line for line in calls(tmp_path).splitlines() if line.startswith("helm")]
+    asked, call = (line for line in calls(tmp_path).splitlines() if line.startswith("helm"))
+    assert asked == "helm upgrade --set serving.replicas=2 --help"
     assert call.endswith("--set serving.replicas=2")
     assert f"--values {CHART}/values-kind.yaml" in call
 

@@ -89,6 +89,31 @@ def test_an_option_that_a_script_does_not_know_is_one_line(name: str, tools: Pat
     assert "--no-such-option" in errors
 
 
+@pytest.mark.parametrize("name", HANDING_ON)
+def test_an_option_that_is_handed_on_is_checked_by_whom_it_is_for_before_anything_starts(
+    name: str, tools: Path, tmp_path: Path
+) -> None:
+    """helm and `lorapar` are the real ones; of kubectl and `timeout` nothing is asked."""
+    real = tmp_path / "real"
+    real.mkdir()
+    for command in ("helm", "lorapar"):
+        beside = Path(sys.executable).with_name(command)
+        (real / command).symlink_to(beside if beside.is_file() else str(shutil.which(command)))
+    (real / "tail").symlink_to(str(shutil.which("tail")))
+    notes = tmp_path / "notes"
+    done = subprocess.run(
+        [str(ROOT / name), "--set", "a=1", "--no-such-option"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={"PATH": f"{real}:{tools}", "NOTES": str(notes), "HOME": str(tmp_path)},
+        cwd=tmp_path,
+    )
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1), done.stderr
+    assert "--no-such-option" in done.stderr
+    assert not notes.exists()
+
+
 def test_a_wrong_word_among_right_ones_builds_no_image(tools: Path, tmp_path: Path) -> None:
     code, _, errors = called("images/build.sh", tools, tmp_path / "notes", "client", "trainr")
     assert (code, "'trainr' is no image" in errors) == (2, True)

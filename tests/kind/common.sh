@@ -35,6 +35,13 @@ usage() {
 # wrong TEXT: the arguments are wrong.
 wrong() { say "$1; --help says what there is"; exit 2; }
 
+# handed_on COMMAND...: options that are handed on to a command, which knows them; asked for help it reads them and does
+# nothing. Ends where it does not know one, before anything is started.
+handed_on() {
+  local said
+  said=$("$@" --help 2>&1 >/dev/null) || wrong "$(printf '%s' "$said" | tail -n 1)"
+}
+
 # need TOOL...: every one of them, or end with all names that are missing.
 need() {
   local tool missing=()

@@ -3,8 +3,10 @@
 # shellcheck source=tests/kind/common.sh
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 usage "install-chart.sh [HELM ARGUMENTS]: install or upgrade the release \$RELEASE in \$NAMESPACE (default kubeflow) with
-values-kind.yaml; '--values FILE' or '--set KEY=VALUE' go on top" "$@"
+values-kind.yaml, and wait until all of it is up. Arguments are options of 'helm upgrade', such as '--values FILE' or
+'--set KEY=VALUE', which go on top. \$PATIENCE (1) multiplies every limit of time" "$@"
 need kubectl helm
+[ $# = 0 ] || handed_on helm upgrade "$@"
 reach
 
 helm upgrade --install "$RELEASE" "$CHART" --namespace "$NAMESPACE" --create-namespace --values "$CHART/values-kind.yaml" \

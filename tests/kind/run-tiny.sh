@@ -3,8 +3,11 @@
 # shellcheck source=tests/kind/common.sh
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 usage "run-tiny.sh [SUBMIT ARGUMENTS]: submit the preset tiny to Kubeflow in \$NAMESPACE (default kubeflow) and wait for its
-end, at most 45 minutes; needs 'lorapar' with the extra pipelines" "$@"
+end, at most 45 minutes; needs 'lorapar' with the extra pipelines. Arguments are options of 'lorapar submit', such as
+'--set KEY=VALUE'. \$STORE is where the run writes (the release's own), \$REGISTRY where its images are
+(ghcr.io/lorapar), \$PATIENCE (1) multiplies every limit of time" "$@"
 need kubectl lorapar timeout
+[ $# = 0 ] || handed_on lorapar submit "$@"
 reach
 
 wait_until 600 "the uploaded pipeline" rolled_out deployment/ml-pipeline

@@ -173,7 +173,7 @@ def test_the_page_of_plan_says_what_each_process_of_several_nodes_does() -> None
 @pytest.mark.parametrize(
     ("told", "said"),
     [
-        ({"sft": "2 nodes x 2 processes"}, "accelerators: .*; the package and the image of `plan` must be of the same"),
+        ({"sft": "2 nodes x 2 processes"}, "accelerators: .*: the package and the image of `plan` must be of the same"),
         ({"sft": {"nodes": 2.5}}, "accelerators: nodes: .*valid integer"),
         ({"sft": {"gpus": 1}}, "accelerators: gpus: "),
         ("2 nodes", "accelerators: "),
