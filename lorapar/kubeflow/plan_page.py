@@ -60,7 +60,9 @@ def _row(
     memory: Callable[[Takes], Mapping[str, int]],
     accelerators: Mapping[str, Takes],
 ) -> str:
-    takes = Takes(count=sum(int(lane.accelerators) for lane in lanes)) if lanes else accelerators.get(node.name, Takes())
+    takes = (
+        Takes(count=sum(int(lane.accelerators) for lane in lanes)) if lanes else accelerators.get(node.name, Takes())
+    )
     said = (str(takes.count or "none")) if lanes else takes.said()
     need = memory(takes).get(node.stage)
     size = f"{need / 1e9:.1f} GB" if need else ""
