@@ -12,6 +12,7 @@ import re
 import sys
 import threading
 import traceback
+from contextlib import suppress
 from types import TracebackType
 
 BLANK = "[redacted]"
@@ -68,7 +69,8 @@ def install_redaction() -> None:
 
 def say_traceback(kind: type[BaseException], bug: BaseException | None, trace: TracebackType | None) -> None:
     """Write the traceback of a bug to standard error, as Python itself would, but for credentials."""
-    sys.stderr.write(redact("".join(traceback.format_exception(kind, bug, trace))))
+    with suppress(BrokenPipeError):  # the exit code says that there was one
+        sys.stderr.write(redact("".join(traceback.format_exception(kind, bug, trace))))
 
 
 def _known_secrets() -> set[str]:

@@ -113,7 +113,7 @@ class LineProgress:
             # A closed pipe: whoever read has gone, the work has still to be saved.
             self._nobody_reads = True
             with suppress(OSError):
-                _discard(stream)
+                discard(stream)
 
 
 class SideBySide:
@@ -177,7 +177,7 @@ class Column:
         """Nothing more comes."""
 
 
-def _discard(stream: TextIO) -> None:
+def discard(stream: TextIO) -> None:
     """Let what is still in a stream's buffer go nowhere, or Python would fail on it when the process ends."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     try:

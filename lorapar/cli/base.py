@@ -6,7 +6,7 @@ import gc
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -107,8 +107,19 @@ class Screen:
         self.console.print(*values, **options)
 
     def say(self, line: str, colour: str) -> None:
-        """One line as it is, coloured at a terminal unless NO_COLOR is set; an error waits for no import."""
-        typer.secho(line, fg=colour, err=self._stderr, color=False if os.environ.get("NO_COLOR") else None)
+        """One line as it is, coloured at a terminal unless NO_COLOR is set; an error waits for no import.
+
+        Where nobody reads errors any more, the exit code still says how it ended.
+        """
+        try:
+            typer.secho(line, fg=colour, err=self._stderr, color=False if os.environ.get("NO_COLOR") else None)
+        except BrokenPipeError:
+            if not self._stderr:
+                raise
+            from lorapar.terminal import discard
+
+            with suppress(OSError):
+                discard(sys.stderr)
 
 
 app = CommandGroup(

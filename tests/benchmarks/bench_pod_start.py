@@ -32,8 +32,7 @@ ONLY = os.environ.get("LORAPAR_BENCH_TASKS", "").split()
 COMMAND_ROUNDS = 9
 LARGEST_IN_FOLDER = {"tally": 0.5, "gate": 0.5, "report": 0.7, "partition": 0.5}
 LARGEST_WITH_A_MODEL = {"init": 0.6, "score": 0.6, "sft": 0.6, "rl": 0.6, "publish": 0.6, "evaluate": 0.6}
-# A vote does little but import torch and transformers, before as now.
-LARGEST_WITH_A_MODEL |= {"vote-first": 0.75}
+LARGEST_WITH_A_MODEL |= {"vote-first": 0.6}
 FORGOTTEN = {"vote-first": "votes"}
 """What is removed from the store before a task, so that its model is asked."""
 LARGEST_IN_BUCKET = {"tally": 0.65, "gate": 0.65, "report": 0.8}

@@ -23,8 +23,9 @@ from lorapar.errors import (
 from lorapar.kubeflow import train_nodes
 from lorapar.kubeflow.job_pods import JobPod, why_not_started
 from lorapar.kubeflow.ledger import Ledger
+from lorapar.kubeflow.takes import read_takes
 from lorapar.kubeflow.train_nodes import NodeOutcome, train_on_nodes, work_as_node
-from lorapar.kubeflow.trainjob import JobName, SeveralNodes, nodes_in, train_job
+from lorapar.kubeflow.trainjob import JobName, SeveralNodes, train_job
 from lorapar.local.execute import new_record
 from lorapar.local.folder import StageRecord
 from lorapar.stages.nodes import VARIABLES
@@ -87,10 +88,9 @@ def trained(ledger: Ledger, record: StageRecord, notes: Notes | None = None) -> 
     ("count", "said"), [(4, "2 nodes x 4 processes, 4 nvidia.com/gpu each"), (0, "2 nodes x 4 processes")]
 )
 def test_what_several_nodes_take_is_said_and_read_again(count: int, said: str) -> None:
-    several = TWO.model_copy(update={"count": count})
-    assert several.said() == said
-    assert nodes_in(said) == (2, 4)
-    assert nodes_in("4") is None
+    takes = TWO.model_copy(update={"count": count}).takes
+    assert takes.said() == said
+    assert read_takes({"rl": takes.told()}) == {"rl": takes}
 
 
 def test_a_node_sees_what_the_task_sees_and_nothing_of_argo() -> None:

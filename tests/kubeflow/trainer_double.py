@@ -235,7 +235,8 @@ class TrainerDouble:
                 Pod(f"{name}-node-0-{rank}-{uuid.uuid4().hex[:5]}", rank, made, waits_for=self.waits_for)
                 for rank in range(made["spec"]["trainer"]["numNodes"])
             ]
-            if not self.waits_for and not made["spec"].get("suspend"):
+            # Without patches a node has no volume and no label that its variables name: its container cannot start.
+            if not self.waits_for and not made["spec"].get("suspend") and "runtimePatches" in made["spec"]:
                 self._place(self.pods[name])
             return 201, made
 
@@ -359,6 +360,8 @@ def resolved(
 
 def _template(job: Mapping[str, Any]) -> dict[str, Any]:
     """What a TrainJob puts on top of its runtime's pods."""
+    if "runtimePatches" not in job["spec"]:
+        return {"metadata": {"labels": {}}}
     (patch,) = job["spec"]["runtimePatches"]
     (replicated,) = patch["trainingRuntimeSpec"]["template"]["spec"]["replicatedJobs"]
     return replicated["template"]["spec"]["template"]
