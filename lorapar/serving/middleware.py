@@ -64,6 +64,7 @@ class AdapterMiddleware:
         self.capture = Capturing.of(self.settings)
         self.follower: AliasFollower | None = None
         self._task: asyncio.Task[None] | None = None
+        self._ended = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One connection, or the life of the server."""
@@ -81,20 +82,27 @@ class AdapterMiddleware:
         return self.follower.routes if self.follower else Routes()
 
     async def _live(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def started(message: Message) -> None:
+        async def sent(message: Message) -> None:
             if message["type"] == "lifespan.startup.complete":
                 if self.capture:
                     self.capture.writer.start()
                 await self._begin(self.settings.startup_seconds)
+            elif message["type"].startswith("lifespan.shutdown"):
+                await self._end()  # now: with this message uvicorn ends the process, whatever is still to be done
             await send(message)
 
         try:
-            await self.app(scope, receive, started)
+            await self.app(scope, receive, sent)
         finally:
-            if self._task:
-                self._task.cancel()
-            if self.capture:
-                await asyncio.to_thread(self.capture.writer.close)
+            await self._end()
+
+    async def _end(self) -> None:
+        """Write what is captured, once."""
+        if self._task:
+            self._task.cancel()
+        if self.capture and not self._ended:
+            self._ended = True
+            await asyncio.to_thread(self.capture.writer.close)
 
     async def _begin(self, wait_seconds: float) -> None:
         """Start following; wait for the first adapters, but not for a registry that does not answer."""

@@ -181,7 +181,10 @@ async def started(vllm: FakeVllm, settings: ServingSettings) -> AsyncIterator[Si
             yield site
     finally:
         await inbox.put({"type": "lifespan.shutdown"})
-        await life
+        # As uvicorn: with this message the process ends, whatever the application has still to do.
+        assert (await outbox.get())["type"] == "lifespan.shutdown.complete"
+        life.cancel()
+        await asyncio.gather(life, return_exceptions=True)
 
 
 @pytest.fixture
