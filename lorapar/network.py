@@ -45,10 +45,6 @@ _UNREACHED = ("ConnectError", "ConnectTimeout", "NewConnectionError", "ConnectTi
 """Names of the HTTP libraries' own errors for a connection that never was."""
 
 
-_OTHER_NAME = "doesn't match"
-"""Of urllib3, which compares names itself where a client lets it."""
-
-
 def trust_authorities() -> str | None:
     """Let the authorities that the environment names reach every client of this process and of those it starts.
 
@@ -156,7 +152,7 @@ def network_cause(error: BaseException, address: str, variable: str = SHARED_VAR
     host = urlsplit(address).netloc.rpartition("@")[2] or address
     for one in chain:
         said = str(one).lower()
-        if isinstance(one, ssl.SSLCertVerificationError) or "certificate verify failed" in said or _OTHER_NAME in said:
+        if isinstance(one, ssl.SSLCertVerificationError) or "certificate verify failed" in said or _of_other_name(one):
             return _certificate_cause(one, host, variable)
     if any("WRONG_VERSION_NUMBER" in str(one) for one in chain):
         return f"{host} does not speak TLS on this port; begin the address with http://, or give the port that does"
@@ -251,7 +247,7 @@ def _proxy_variable(address: str) -> str:
 
 def _certificate_cause(error: BaseException, host: str, variable: str) -> str:
     said = str(error)
-    if "mismatch" in said or "is not valid for" in said or _OTHER_NAME in said:
+    if "mismatch" in said or "is not valid for" in said or _of_other_name(error):
         return f"the certificate of {host} is made out to another name; use the name that it holds"
     if "has expired" in said:
         return f"the certificate of {host} has expired; renew it, or set this machine's clock"
@@ -260,6 +256,11 @@ def _certificate_cause(error: BaseException, host: str, variable: str) -> str:
     named = next((name for name in (OWN_VARIABLE, variable) if os.environ.get(name)), None)
     given = f" (the file that {named} names now does not hold it)" if named and not _is_made(os.environ[named]) else ""
     return f"the certificate of {host} is not trusted; name the file of its authority in {variable}{given}"
+
+
+def _of_other_name(error: BaseException) -> bool:
+    """urllib3's own word for it, where a client lets it compare names itself."""
+    return type(error).__name__ == "CertificateError"
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
