@@ -6,9 +6,11 @@ A folder without a manifest is unfinished work and never read; one whose bytes d
 from __future__ import annotations
 
 import errno
+import glob
 import hashlib
 import os
 import shutil
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from lorapar.errors import IntegrityError, StorageError
 from lorapar.records import digest_of
-from lorapar.store.file_system import UNSUPPORTED, replace_path
+from lorapar.store.file_system import UNSUPPORTED, again_if_stale, is_removed, replace_path
 
 MANIFEST = "manifest.json"
 _CHUNK_BYTES = 1 << 20
@@ -78,7 +80,7 @@ def describe(folder: Path, kind: str, belongs: Callable[[str], bool]) -> Manifes
     files = {
         name: FileEntry(size_bytes=path.stat().st_size, sha256=file_sha256(path))
         for name, path in named
-        if belongs(name)
+        if belongs(name) and not is_removed(path.name)
     }
     return Manifest(kind=kind, files=files)
 
@@ -119,7 +121,7 @@ def write_atomically(path: Path, text: str) -> None:
 def make_folder(path: Path) -> None:
     """Make a folder and those above it; raises StorageError naming the one that cannot be made."""
     try:
-        path.mkdir(parents=True, exist_ok=True)
+        again_if_stale(lambda: path.mkdir(parents=True, exist_ok=True))
     except OSError as error:
         where = error.filename or path
         raise StorageError(f"{where}: cannot be made ({error.strerror}); choose another folder") from None
@@ -136,8 +138,12 @@ def make_writable_folder(path: Path) -> None:
 def replace_folder(made: Path, final: Path) -> None:
     """Put a finished folder in its place; what stood there before goes only once the new one is complete."""
     final.parent.mkdir(parents=True, exist_ok=True)
-    old = final.with_name(f".{final.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
+    gone = f".{final.name}.old"
+    for old in (final.with_name(gone), *final.parent.glob(f"{glob.escape(gone)}-{'[0-9a-f]' * 32}")):
+        shutil.rmtree(old, ignore_errors=True)
+    old = final.with_name(gone)
+    if old.exists():  # on NFS it stays for as long as somebody has a file in it open
+        old = final.with_name(f"{gone}-{uuid.uuid4().hex}")
     if final.exists():
         replace_path(final, old)
     replace_path(made, final)

@@ -27,6 +27,8 @@ UNSUPPORTED = frozenset({errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EN
 _MAY_MEAN_UNSUPPORTED = UNSUPPORTED | {errno.EPERM, errno.EACCES, errno.EINVAL, errno.EMLINK}
 _NO_RENAME = _MAY_MEAN_UNSUPPORTED | {errno.EEXIST, errno.ENOTEMPTY, errno.EBUSY}
 _TRY = ".lorapar-try-"
+_REMOVED = (".nfs", ".fuse_hidden")
+"""Names that NFS and FUSE give a file that was removed while somebody had it open; it goes when that one closes it."""
 _Answer = TypeVar("_Answer")
 _within_process: dict[str, threading.Lock] = defaultdict(threading.Lock)
 _said: set[tuple[str, int]] = set()
@@ -107,6 +109,11 @@ def copy_files(source: Path, target: Path, left_out: tuple[str, ...] = ()) -> No
         elif path.name not in left_out:
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, copy)
+
+
+def is_removed(name: str) -> bool:
+    """Whether a file's name (without folders) says that it was removed already, and only waits to be closed."""
+    return name.startswith(_REMOVED)
 
 
 def link_new(made: Path, final: Path) -> bool | None:

@@ -13,7 +13,7 @@ from lorapar.errors import IntegrityError, StorageError
 from lorapar.store.address import check_key
 from lorapar.store.artifact import make_folder, storage_errors
 from lorapar.store.base import LOCAL, Moved, NotFoundError, ObjectInfo, Transfer
-from lorapar.store.file_system import again_if_stale, link_new, locked, make_young, replace_path
+from lorapar.store.file_system import again_if_stale, is_removed, link_new, locked, make_young, replace_path
 
 _HIDDEN = ".lorapar-"
 _LOCK = f"{_HIDDEN}lock"
@@ -138,14 +138,18 @@ class LocalStore:
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
         """Files whose relative path begins with `prefix`; only folders that can hold such are looked into."""
         folder = self.root / prefix.rpartition("/")[0]
-        names = sorted(path.relative_to(self.root).as_posix() for path in folder.rglob("*"))
+        with self._reading(prefix):
+            names = again_if_stale(lambda: sorted(path.relative_to(self.root).as_posix() for path in folder.rglob("*")))
         for key in names:
             path = self.root / key
-            if key.startswith(prefix) and not path.name.startswith(_HIDDEN) and path.is_file():
-                try:
-                    yield _info(key, path)
-                except FileNotFoundError:  # deleted since the folder was read
-                    continue
+            if not key.startswith(prefix) or path.name.startswith(_HIDDEN) or is_removed(path.name):
+                continue
+            try:
+                with self._reading(key):
+                    if again_if_stale(path.is_file):
+                        yield _info(key, path)
+            except NotFoundError:  # deleted since the folder was read
+                continue
 
     def renew(self, key: str) -> None:
         """Set the file's time, or write the file anew."""
@@ -155,7 +159,7 @@ class LocalStore:
 
     def delete(self, key: str) -> None:
         """Remove the file."""
-        if self.root.is_dir():
+        if again_if_stale(self.root.is_dir):
             with storage_errors(self.root), self._locked():
                 self._path(key).unlink(missing_ok=True)
 
@@ -190,7 +194,7 @@ class LocalStore:
         except OSError as error:
             if error.errno not in _UNREADABLE:
                 raise
-            raise StorageError(f"{error.filename or self._path(key)}: cannot be read ({error.strerror})") from error
+            raise StorageError(f"{error.filename or self.root / key}: cannot be read ({error.strerror})") from error
 
     @contextmanager
     def _scratch(self, key: str) -> Iterator[Path]:

@@ -5,6 +5,7 @@ import fcntl
 import mmap
 import os
 import sqlite3
+import subprocess
 import threading
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from lorapar.errors import BadInputError, ExitCode, StorageError
 from lorapar.local.folder import RunFolder
 from lorapar.records import Vote
 from lorapar.registry import Registry
-from lorapar.store import file_system, open_store, replace_folder, storage_errors, write_atomically
+from lorapar.store import file_system, open_store, replace_folder, seal, storage_errors, write_atomically
 from lorapar.store.file_system import copy_files, lacking, locked, replace_path
 from lorapar.voting.cache import VoteCache
 from lorapar.voting.collect import VoteJournal
@@ -296,6 +297,99 @@ def test_doctor_and_plan_say_it(tmp_path, refuse, monkeypatch):
     notes = [finding for finding in doctor.examine() if "lacks locks" in finding.found]
     assert notes
     assert not any(finding.missing for finding in notes)
+
+
+@pytest.fixture
+def silly_renames(tmp_path, monkeypatch):
+    """As NFS does where a removed file is open somewhere: it stays under another name, and so does its folder."""
+    real, numbers = os.unlink, iter(range(10_000))
+
+    def unlink(path, *, dir_fd=None):
+        folder, name = os.path.split(os.fspath(path))
+        if name.startswith(".nfs"):
+            raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), path)
+        if name.startswith("open"):
+            kept = os.path.join(folder, f".nfs{next(numbers):016x}")
+            return os.rename(path, kept, src_dir_fd=dir_fd, dst_dir_fd=dir_fd)
+        return real(path, dir_fd=dir_fd)
+
+    monkeypatch.setattr(os, "unlink", unlink)
+    monkeypatch.setattr(os, "remove", unlink)
+
+
+def test_a_folder_is_replaced_again_and_again_while_somebody_reads_a_file_of_it(tmp_path, silly_renames):
+    for text in ("one", "two", "three", "four"):
+        (tmp_path / "made").mkdir()
+        (tmp_path / "made" / "open.safetensors").write_text(text)
+        replace_folder(tmp_path / "made", tmp_path / "final")
+        assert (tmp_path / "final" / "open.safetensors").read_text() == text
+    assert [path.name for path in tmp_path.iterdir() if not path.name.startswith(".")] == ["final"]
+
+
+@pytest.mark.parametrize("left", [".nfs0000000000000001", ".fuse_hidden0000001200000001"])
+def test_what_was_removed_is_neither_listed_nor_sealed(tmp_path, left):
+    store = open_store(tmp_path)
+    store.write("a/key", b"bytes")
+    (tmp_path / "a" / left).write_bytes(b"removed")
+    assert [info.key for info in store.list()] == ["a/key"]
+    assert list(seal(tmp_path / "a", "kind").files) == ["key"]
+
+
+def test_a_folder_that_is_stale_once_is_asked_again(tmp_path, monkeypatch):
+    store = open_store(tmp_path / "store")
+    store.write("a/key", b"bytes")
+    for name, ask in (
+        ("scandir", lambda: [info.key for info in store.list()]),
+        ("stat", lambda: store.delete("a/key")),
+        ("mkdir", lambda: store.write("b/key", b"bytes")),
+    ):
+        real, asked = getattr(os, name), []
+
+        def once(path, *more, real=real, asked=asked, **options):
+            asked.append(path)
+            if len(asked) == 1:
+                raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(path))
+            return real(path, *more, **options)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, name, once)
+            ask()
+        assert len(asked) > 1
+    assert [info.key for info in store.list()] == ["b/key"]
+
+
+def test_a_folder_that_stays_stale_is_one_line(tmp_path, refuse):
+    store = open_store(tmp_path / "store")
+    store.write("a/key", b"bytes")
+    refuse(os, "scandir", errno.ESTALE)
+    with pytest.raises(StorageError, match="cannot be read"):
+        list(store.list())
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts")
+def test_a_read_only_mount_is_read_and_says_what_cannot_be_written(tmp_path):
+    place = tmp_path / "mount"
+    place.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "none", place], check=False, capture_output=True).returncode:
+        pytest.skip("mounts are not allowed here")
+    try:
+        store = open_store(place / "store")
+        store.write("a/key", b"bytes")
+        subprocess.run(["mount", "-o", "remount,ro", place], check=True)
+        assert store.read("a/key") == b"bytes"
+        assert [info.key for info in store.list()] == ["a/key"]
+        version = store.read_versioned("a/key")[1]
+        for write in (
+            lambda: store.write("a/key", b"other"),
+            lambda: store.write_if_absent("new", b"other"),
+            lambda: store.write_if_unchanged("a/key", b"other", version),
+            lambda: store.delete("a/key"),
+        ):
+            with pytest.raises(StorageError, match="Read-only file system"):
+                write()
+        assert store.read("a/key") == b"bytes"
+    finally:
+        subprocess.run(["umount", place], check=True)
 
 
 def test_lock_waits_for_another_thread(tmp_path, refuse):
