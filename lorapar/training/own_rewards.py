@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from lorapar.answers import References, all_references, first_reference
 from lorapar.errors import BadInputError
+from lorapar.training.unchanged import state_kept
 
 if TYPE_CHECKING:
     import asyncio
@@ -35,6 +36,8 @@ _OF_ROWS = ("prompts", "questions")
 """Parameters that get what stands in the rows: chat messages, as TRL gives them, and texts."""
 _GIVEN = ("completions", "references", ALL_REFERENCES, *_OF_ROWS)
 _LONGEST_REASON = 300
+LARGEST = 1e15
+"""The largest reward, on either side of nought: its square still fits into float32, with which TRL computes."""
 
 
 class RewardError(BadInputError):
@@ -100,10 +103,8 @@ class OwnReward:
     def checked(self, call: Callable[[], Any], count: int) -> list[float | None]:
         """What a call of somebody else's function says of `count` completions; raises RewardError."""
         try:
-            with _prints_to_stderr():
-                said = _awaited(call())
-                said = list(said) if isinstance(said, Iterator) else said  # a generator runs only now
-                said = said.tolist() if hasattr(said, "tolist") else said  # of NumPy, torch and pandas
+            with _prints_to_stderr(), state_kept():
+                said = _listed_values(_awaited(call()))
         except KeyboardInterrupt:  # Ctrl-C and SIGTERM, which come to this thread wherever it is
             raise
         except BaseException as error:
@@ -128,10 +129,25 @@ class OwnReward:
         number = _as_float(value)
         if number is None or not math.isfinite(number):
             raise RewardError(
-                f"rl.rewards: {self.name} must return finite numbers, got {_shortened(repr(value))}; for a completion "
+                f"rl.rewards: {self.name} must return finite numbers, got {_shown(value)}; for a completion "
                 "that it has no say about it returns None"
             )
+        if abs(number) > LARGEST:
+            raise RewardError(
+                f"rl.rewards: {self.name} must return numbers of at most {LARGEST:.0e}, got {_shown(value)}: training "
+                "squares them in float32"
+            )
         return number
+
+
+def _listed_values(said: Any) -> Any:
+    """What a function gave as a plain list, where it is one number after another; anything else is given back."""
+    if getattr(said, "ndim", 1) == 2 and said.shape[1] == 1:  # a column, as the head of a model gives it
+        said = said.reshape(-1)
+    if hasattr(said, "tolist"):  # of NumPy, torch and pandas
+        return said.tolist()
+    is_row = isinstance(said, Sequence) and not isinstance(said, str | bytes)
+    return list(said) if is_row or isinstance(said, Iterator) else said  # a generator runs only now
 
 
 def _as_float(value: Any) -> float | None:
@@ -254,11 +270,22 @@ def _keyword_only(parameters: Mapping[str, inspect.Parameter]) -> list[str]:
 
 def _reason(error: BaseException) -> str:
     """What was raised, in one line."""
-    shown = _shortened(" ".join(str(error).split()))
+    try:
+        shown = _shortened(" ".join(str(error).split()))
+    except Exception:  # of a class that cannot be shown
+        shown = ""
     return f"{type(error).__name__}: {shown}" if shown else type(error).__name__
 
 
+def _shown(value: object) -> str:
+    try:
+        return _shortened(repr(value))
+    except Exception:  # of a class that cannot be shown
+        return f"a {type(value).__name__}"
+
+
 def _shortened(text: str) -> str:
+    text = text.encode("utf-8", "backslashreplace").decode()  # half a surrogate pair fits into no file
     return text if len(text) <= _LONGEST_REASON else text[: _LONGEST_REASON - 3] + "..."
 
 

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from lorapar.comparing import answer_rule
 from lorapar.config import RlConfig
@@ -197,6 +198,45 @@ def on_no_device(completions, references):
     import torch
     return torch.ones(len(completions), device="meta")
 
+def column(completions, references):
+    import torch
+    return torch.tensor([[float(len(text))] for text in completions])
+
+class Shy:
+    def __repr__(self):
+        raise ValueError("not shown")
+
+class ShyError(Exception):
+    def __str__(self):
+        raise ValueError("not shown")
+
+class NoLength(list):
+    def __len__(self):
+        raise RuntimeError("no length")
+
+def shy(completions, references):
+    return [Shy() for _ in completions]
+
+def raises_shy(completions, references):
+    raise ShyError
+
+def without_length(completions, references):
+    return NoLength(1.0 for _ in completions)
+
+def half_a_pair(completions, references):
+    raise ValueError("broken \\udc80 text")
+
+def too_large(completions, references):
+    return [1e300 for _ in completions]
+
+def meddles(completions, references):
+    import os, random, tempfile, torch
+    os.chdir(tempfile.gettempdir())
+    torch.manual_seed(0)
+    torch.set_grad_enabled(False)
+    torch.set_default_dtype(torch.float64)
+    return [1.0 for _ in completions]
+
 def talks(completions, references):
     print("looking at", len(completions))
     return [1.0 for _ in completions]
@@ -237,6 +277,11 @@ def test_a_reward_of_ones_own_by_import_path(own_module: str) -> None:
         ("of_one", "of_one needs completion; it is called with completions and references"),
         ("Counted", r"Counted is a class; name an instance of it, such as one made by `mine = Counted\(\)`"),
         ("on_no_device", "on_no_device failed: NotImplementedError"),
+        ("shy", "finite numbers, got a Shy; for"),
+        ("raises_shy", r"raises_shy failed: ShyError \("),
+        ("without_length", "without_length failed: RuntimeError: no length"),
+        ("half_a_pair", r"half_a_pair failed: ValueError: broken \\udc80 text"),
+        ("too_large", r"numbers of at most 1e\+15, got 1e\+300: training squares them in float32"),
     ],
 )
 def test_a_faulty_reward_is_refused_before_training(own_module: str, function: str, complaint: str) -> None:
@@ -266,6 +311,7 @@ def test_a_module_that_is_not_there_and_a_misspelt_name() -> None:
         ("abstains", [0.5, None, None]),
         ("arrays", [1.0, 2.0, 0.0]),
         ("tensors", [1.0, 2.0, 0.0]),
+        ("column", [1.0, 2.0, 0.0]),
         ("scalars", [1.0, 1.0, 1.0]),
         ("awaited", [1.0, 2.0, 0.0]),
         ("judge", [1.0, 1.0, 1.0]),
@@ -294,6 +340,18 @@ def test_a_reward_gets_the_first_of_several_references_or_all_where_it_asks(own_
     (reward,) = load_rewards({f"{own_module}:several": 1.0})
     assert reward(["", ""], rows) == [1.0, 0.0]
     assert REWARDS["exact_answer"](["<answer>Cicero</answer>"] * 2, rows) == [1.0, 1.0]
+
+
+def test_a_reward_leaves_the_process_as_it_found_it(own_module: str) -> None:
+    folder, number_format = Path.cwd(), torch.get_default_dtype()
+    torch.manual_seed(7)
+    next_numbers = torch.rand(2)
+    torch.manual_seed(7)
+    load_rewards({f"{own_module}:meddles": 1.0})
+    assert Path.cwd() == folder
+    assert torch.is_grad_enabled()
+    assert torch.get_default_dtype() == number_format
+    assert torch.equal(torch.rand(2), next_numbers)
 
 
 def test_what_a_reward_prints_does_not_go_to_standard_output(own_module: str, capsys) -> None:
