@@ -5,7 +5,7 @@ import pytest
 from lorapar.config import load_config
 from lorapar.config.study import load_study, parse_study, study_names, study_text
 from lorapar.errors import BadInputError
-from lorapar.study.cells import cells_of, reference_of
+from lorapar.study.cells import cells_of, fitted, reference_of
 
 GRID = "name: mine\ntitle: Why?\ngrid: {partition.theta: [0.5, 0.9]}\n"
 
@@ -19,7 +19,9 @@ def cells(text, *overrides, preset="tiny"):
 def test_a_study_that_ships_fits_every_size(name, preset):
     study = load_study(name)
     assert study.name == name
-    found = cells_of(study, load_config(preset=preset), "/store")
+    base = load_config(preset=preset)
+    study = fitted(study, base)
+    found = cells_of(study, base, "/store")
     assert len(found) == len({cell.name for cell in found}) * len(study.seeds)
     assert reference_of(study) in {cell.name for cell in found}
 
