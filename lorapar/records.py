@@ -55,7 +55,8 @@ class Example(Record):
     tests: str | None = None
     """Python source that the code of an answer has to pass; None where there are no tests."""
     known_system: System | None = None
-    """The true system where the data names it: used to judge teachers, never to label training rows."""
+    """The true system where the data names it: used to judge teachers; it labels training rows only where
+    `voting.labels` is `data`."""
     split: Literal["train", "heldout", "development"] = "train"
     system_message: str | None = None
     """The row's own system message, where it brings one."""

@@ -34,7 +34,7 @@ from lorapar.local.folder import StageRecord
 from lorapar.local.live import live_in_store
 from lorapar.progress import Progress
 from lorapar.redaction import redact
-from lorapar.stages.contract import Origin, StageCall, StageSettings, stage_spec
+from lorapar.stages.contract import Origin, StageCall, StageSettings, is_cached, stage_spec
 from lorapar.stages.graph import GRAPH, Node
 from lorapar.stages.nodes import Crew
 from lorapar.store import fetch_tree, open_store, put_tree
@@ -129,7 +129,7 @@ def _run_node(task: Task, node: Node) -> None:
     if node.stage != "plan" and node.name not in task.settings:
         return
     record, settings = _begun(task, node)
-    reusable = stage_spec(node.stage).cached and os.environ.get(REUSE_VARIABLE) != "off"
+    reusable = is_cached(node.stage) and os.environ.get(REUSE_VARIABLE) != "off"
     finished = task.ledger.find_finished(record) if reusable else None
     if finished is not None:
         task.progress.say(f"{node.name}: taken from the store, where an earlier run has put it")

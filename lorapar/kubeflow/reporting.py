@@ -23,7 +23,7 @@ from lorapar.kubeflow.summary import RunSummary, flat_scores, outcome_line, summ
 from lorapar.local.folder import StageRecord
 from lorapar.records import json_text, read_json
 from lorapar.redaction import redact
-from lorapar.stages.contract import stage_spec
+from lorapar.stages.contract import is_cached
 from lorapar.stages.graph import GRAPH, Node
 from lorapar.store import Manifest, fetch_texts
 
@@ -104,7 +104,7 @@ def find_run(ledger: Ledger) -> Found:
         if looked is None:
             continue
         # What is never cached ran in this very run or not at all: the record may be that of an equal run.
-        if not stage_spec(node.stage).cached and not all(own for _, own in looked):
+        if not is_cached(node.stage) and not all(own for _, own in looked):
             continue
         records[node.name] = [record for record, _ in looked]
         # Without the downward API nothing says which run a cached task was of; for a figure a clock does well.

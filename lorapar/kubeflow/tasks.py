@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from lorapar.kubeflow.images import IMAGES, default_reference, image_of
-from lorapar.stages.contract import stage_spec
+from lorapar.stages.contract import is_cached
 from lorapar.stages.graph import GRAPH, Node
 
 
@@ -47,7 +47,7 @@ class PipelineTask:
     @property
     def cached(self) -> bool:
         """Whether Kubeflow may take it from its cache: one node that looks at something outside keeps it from that."""
-        return all(stage_spec(node.stage).cached for node in self.nodes)
+        return all(is_cached(node.stage) for node in self.nodes)
 
 
 TASKS: tuple[PipelineTask, ...] = (

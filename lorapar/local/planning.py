@@ -36,7 +36,7 @@ from lorapar.local.runner import last_node, with_registry
 from lorapar.local.timing import Expected
 from lorapar.registry import VLLM_RANKS, max_lora_rank, start
 from lorapar.report.formats import duration
-from lorapar.stages.contract import stage_spec
+from lorapar.stages.contract import is_cached
 from lorapar.stages.graph import Node
 from lorapar.stages.model_text import Look, look
 from lorapar.stages.plan import make_plan
@@ -102,7 +102,7 @@ def plan_run(config: RunConfig, out: Path, *, until: str | None, fresh: bool) ->
     plan = make_plan(config if fresh else with_pinned(config, folder))
     nodes = _up_to(preview(plan, folder), last)
     running = [planned.node for planned in nodes if fresh or not planned.reused]
-    if any(stage_spec(node.stage).cached for node in running):
+    if any(is_cached(node.stage) for node in running):
         require_packages(running, plan.config)
         require_sandbox(running, plan.config)
         check_judges(running, plan.config)

@@ -9,7 +9,7 @@ from typing import Any
 from lorapar.local.execute import new_record
 from lorapar.local.folder import RunFolder, StageRecord
 from lorapar.records import differences
-from lorapar.stages.contract import stage_spec
+from lorapar.stages.contract import is_cached
 from lorapar.stages.graph import GRAPH, Node
 from lorapar.stages.plan_file import Plan
 
@@ -61,7 +61,7 @@ def changes(old: StageRecord, new: StageRecord) -> str:
 
 
 def _state(node: Node, plan: Plan, folder: RunFolder) -> tuple[bool, str]:
-    if not stage_spec(node.stage).cached:
+    if not is_cached(node.stage):
         return False, "always runs"
     old = folder.record(node.name)
     if old is None:
@@ -76,7 +76,7 @@ def _state(node: Node, plan: Plan, folder: RunFolder) -> tuple[bool, str]:
 def _repeats(node: Node, plan: Plan, folder: RunFolder) -> bool:
     """Whether a node that always runs has run on the same inputs: what it makes is most likely what it made."""
     old = folder.record(node.name)
-    if old is None or stage_spec(node.stage).cached or node.stage == "plan":
+    if old is None or is_cached(node.stage) or node.stage == "plan":
         return False
     return old.key == expected_record(node, plan.sections[node.name], folder).key
 

@@ -30,7 +30,7 @@ from lorapar.local.preview import changes, expected_record
 from lorapar.local.results import results_so_far, tracked_summary, write_results
 from lorapar.local.shared import SharedStages
 from lorapar.progress import Progress
-from lorapar.stages.contract import Origin, StageCall, stage_spec
+from lorapar.stages.contract import Origin, StageCall, is_cached, stage_spec
 from lorapar.stages.graph import GRAPH, Node, node_names
 from lorapar.stages.plan import node_settings
 from lorapar.stages.plan_file import read_plan
@@ -177,7 +177,7 @@ def _run_node(node: Node, settings: dict[str, Any], run: _Run, progress: Progres
         return False
     record = expected_record(node, settings, folder)
     old = folder.record(node.name)
-    if old is not None and stage_spec(node.stage).cached:
+    if old is not None and is_cached(node.stage):
         if old.key == record.key:
             damage = folder.damage(old)
             if damage is None:
@@ -194,7 +194,7 @@ def _run_node(node: Node, settings: dict[str, Any], run: _Run, progress: Progres
 
 def _alone(node: Node, record: StageRecord, run: _Run, progress: Progress) -> AbstractContextManager[None]:
     """Of several runs that come to the same stage at once, one makes it and the others take it from the store."""
-    if run.shared is None or not stage_spec(node.stage).cached:
+    if run.shared is None or not is_cached(node.stage):
         return nullcontext()
     return run.shared.alone(record, progress)
 
@@ -202,7 +202,7 @@ def _alone(node: Node, record: StageRecord, run: _Run, progress: Progress) -> Ab
 def _made_here(node: Node, record: StageRecord, run: _Run, progress: Progress) -> bool:
     """Ask for what is needed late, then run the node; returns True."""
     folder = run.folder
-    if stage_spec(node.stage).cached:  # others run in any case, also where all that follows can be reused
+    if is_cached(node.stage):  # others run in any case, also where all that follows can be reused
         ahead = ahead_of(node, run.last)
         # The plan's settings: a model of the hub may lie in a wheel or a mirror, which only they say.
         planned = read_plan(folder.artifact("plan", "plan")).config
@@ -228,7 +228,7 @@ def wanted(node: Node, folder: RunFolder) -> bool:
 
 def _taken(node: Node, record: StageRecord, run: _Run, progress: Progress) -> bool:
     """Take a node's outputs from the store where another run has made them."""
-    if run.shared is None or not stage_spec(node.stage).cached:
+    if run.shared is None or not is_cached(node.stage):
         return False
     made = _made(run.folder, record)
     found = run.shared.take(record, made, progress)
@@ -252,7 +252,7 @@ def _share_all(run: _Run) -> None:
     """Once more what the store did not take at the time, and what was made before there was one; raises this time."""
     if run.shared is not None:
         for record in run.folder.records().values():
-            if stage_spec(record.stage).cached:
+            if is_cached(record.stage):
                 run.shared.keep(record, run.folder.node(record.node))
 
 
@@ -288,7 +288,7 @@ def _execute(node: Node, record: StageRecord, run: _Run, progress: Progress) -> 
         with executed(record, call, store, run.config.checkpoint) as finished:
             folder.write_record(made, finished)
             replace_folder(made, folder.node(node.name))
-            if run.shared is not None and spec.cached:
+            if run.shared is not None and is_cached(node.stage):
                 run.shared.try_keep(finished, folder.node(node.name), progress)
     shutil.rmtree(work, ignore_errors=True)
     progress.say(f"done in {finished.seconds:.1f} s" + _summary(finished.metrics))

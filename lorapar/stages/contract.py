@@ -75,7 +75,6 @@ class StageSpec(Generic[S]):
     may_lack: tuple[str, ...] = ()
     """Those of `outputs` that a call may do without: who runs the stage alone and does not want them."""
     image: str = "trainer"
-    cached: bool = True
 
     @property
     def sections(self) -> tuple[str, ...]:
@@ -142,6 +141,15 @@ STAGE_NAMES = (
     "promote",
     "report",
 )
+
+
+NEVER_CACHED = frozenset({"plan", "publish", "gate", "promote", "report"})
+"""Stages that read or move what no input names, so that they run every time."""
+
+
+def is_cached(stage: str) -> bool:
+    """Whether a stage's result is reused where nothing it reads has changed. Asked without importing the stage."""
+    return stage not in NEVER_CACHED
 
 
 def stage_module(name: str) -> Any:

@@ -24,7 +24,6 @@ SPEC = StageSpec(
     inputs=("evaluation", "version"),
     outputs=("verdict",),
     image="client",
-    cached=False,
 )
 
 

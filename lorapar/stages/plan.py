@@ -53,7 +53,6 @@ SPEC = StageSpec(
     settings=Settings,
     outputs=("plan",),
     image="client",
-    cached=False,
 )
 
 

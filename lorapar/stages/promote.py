@@ -22,7 +22,6 @@ SPEC = StageSpec(
     inputs=("verdict", "version"),
     outputs=("promotion",),
     image="client",
-    cached=False,
 )
 
 

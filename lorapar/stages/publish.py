@@ -86,7 +86,6 @@ SPEC = StageSpec(
     inputs=("adapter", "examples", "labels", "partition"),
     many=("votes",),
     outputs=("adapter", "version", "incumbent"),
-    cached=False,
 )
 
 

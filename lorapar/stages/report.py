@@ -24,7 +24,6 @@ SPEC = StageSpec(
     many=("votes", "scores"),
     outputs=("report",),
     image="client",
-    cached=False,
 )
 
 

@@ -18,7 +18,7 @@ from lorapar.evaluation.intervals import wilson_interval
 from lorapar.evaluation.outcomes import read_outcomes
 from lorapar.local.folder import RunFolder, StageRecord
 from lorapar.records import Example, digest_of, read_json, read_records
-from lorapar.stages.contract import stage_spec
+from lorapar.stages.contract import is_cached
 from lorapar.study.cells import Cell, named_cells, reference_of
 from lorapar.study.statistics import holm, seed_interval, sign_change_p
 
@@ -337,7 +337,7 @@ def seconds_spent(results: Iterable[Result]) -> float:
     own = 0.0
     for result in results:
         for record in result.records.values():
-            if stage_spec(record.stage).cached:
+            if is_cached(record.stage):
                 once[record.key] = record.seconds
             else:
                 own += record.seconds

@@ -21,7 +21,7 @@ from lorapar.kubeflow.webhook import post_summary
 from lorapar.local.execute import new_record
 from lorapar.local.folder import StageRecord
 from lorapar.records import digest_of
-from lorapar.stages.contract import stage_spec
+from lorapar.stages.contract import is_cached, stage_spec
 from lorapar.stages.graph import GRAPH
 from lorapar.stages.plan import make_plan
 from lorapar.stages.plan_file import Plan
@@ -148,7 +148,7 @@ def test_a_run_that_left_every_record_has_succeeded(cluster, plan, capsys, metri
     assert outcome["missing"] == []
 
 
-CACHED = [node.name for node in GRAPH if stage_spec(node.stage).cached]
+CACHED = [node.name for node in GRAPH if is_cached(node.stage)]
 
 
 @pytest.mark.parametrize("state", STATES)

@@ -11,13 +11,13 @@ from lorapar.errors import UnreachableError
 from lorapar.local.folder import RunFolder
 from lorapar.local.runner import run_local
 from lorapar.local.shared import SharedStages
-from lorapar.stages.contract import stage_spec
+from lorapar.stages.contract import is_cached
 from lorapar.stages.graph import GRAPH
 from lorapar.store import open_store
 from lorapar.store.local import LocalStore
 from tests.local.test_run import Spoken
 
-CACHED = {node.name for node in GRAPH if stage_spec(node.stage).cached}
+CACHED = {node.name for node in GRAPH if is_cached(node.stage)}
 
 
 @pytest.fixture

@@ -19,13 +19,13 @@ from lorapar.config.study import parse_study
 from lorapar.config.tune import validate_search
 from lorapar.errors import BadInputError
 from lorapar.local.folder import RunFolder
-from lorapar.stages.contract import stage_spec
+from lorapar.stages.contract import is_cached
 from lorapar.stages.graph import GRAPH
 from lorapar.study.cells import cells_of
 from lorapar.study.folder import CellState, StudyFolder
 from lorapar.study.search import Search, _opened, _take_up, _tried
 
-CACHED = {node.name for node in GRAPH if stage_spec(node.stage).cached}
+CACHED = {node.name for node in GRAPH if is_cached(node.stage)}
 STUDY = """
 name: small
 title: Do theta and RL's learning rate matter?

@@ -18,7 +18,7 @@ import pytest
 
 from lorapar.errors import ExitCode
 from lorapar.local.folder import RunFolder
-from lorapar.stages.contract import stage_spec
+from lorapar.stages.contract import is_cached, stage_spec
 from lorapar.stages.graph import GRAPH
 from tests.integration.resume.warm import Run, WarmCommand
 from tests.integration.s3_server import S3Server
@@ -29,7 +29,7 @@ NODES = [node.name for node in GRAPH]
 SAME = [
     (node.name, output)
     for node in GRAPH
-    if stage_spec(node.stage).cached and node.stage not in ("evaluate", "execute")  # those hold seconds
+    if is_cached(node.stage) and node.stage not in ("evaluate", "execute")  # those hold seconds
     for output in stage_spec(node.stage).outputs
 ]
 """Outputs whose every byte must be the same; those of the others say when they were made, or how long it took."""
