@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -57,6 +58,7 @@ class LocalRuns:
         self.started = []
         with self._in_this_process():
             places = {"pipeline_root": str(self.root / "outputs"), "workspace_root": str(self.root / "workspace")}
+            random.seed()  # kfp.local draws the run's id there, and training has seeded it alike for each run
             local.init(local.DockerRunner(), **places, raise_on_error=False)
             components.load_component_from_text(package.text())(store=self.store, **parameters)
         return self.started
