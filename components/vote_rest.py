@@ -1,4 +1,4 @@
-"""The second round of votes as a Kubeflow component: tally the first, ask about what is open, deal the rows."""
+"""The second round of votes as a Kubeflow component: tally the first, ask about what is open, assign the rows."""
 
 from kfp.dsl import ClassificationMetrics, ContainerSpec, Metrics, Output, OutputPath, container_component
 
@@ -20,5 +20,5 @@ def vote_rest(
     system2_digest: OutputPath(str),
     heldout_digest: OutputPath(str),
 ) -> ContainerSpec:
-    """Tally the first round, ask the remaining teachers what it leaves undecided, tally both and deal the rows."""
+    """Tally the first round, ask the remaining teachers what it leaves undecided, tally both and assign the rows."""
     return task("vote")

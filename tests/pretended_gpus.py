@@ -124,15 +124,15 @@ def _run(func: Any, args: Any, kwargs: Any) -> Any:
 
 @contextmanager
 def gpus(count: int, base: Any) -> Iterator[None]:
-    """Within it `load_model` puts bases like this one on a pretended GPU, or deals their layers out to two."""
+    """Within it `load_model` puts bases like this one on a pretended GPU, or spreads their layers over two."""
     layers, half = len(base.model.layers), len(base.model.layers) // 2
     first = ["model.embed_tokens", "model.rotary_emb", *(f"model.layers.{place}" for place in range(half))]
     second = [*(f"model.layers.{place}" for place in range(half, layers)), "model.norm", "lm_head"]
-    dealt = {**dict.fromkeys(first, "xla:0"), **dict.fromkeys(second, f"xla:{count - 1}")}
+    placed = {**dict.fromkeys(first, "xla:0"), **dict.fromkeys(second, f"xla:{count - 1}")}
     with pytest.MonkeyPatch.context() as patch, _Factories():
         patch.setenv("HF_DEACTIVATE_ASYNC_LOAD", "1")  # other threads know of no pretended device
         patch.setattr("lorapar.basemodel.load.is_spread", lambda config: True)
-        patch.setattr("lorapar.basemodel.load.spreading_options", lambda: {"device_map": dealt})
+        patch.setattr("lorapar.basemodel.load.spreading_options", lambda: {"device_map": placed})
         torch._C._set_only_lift_cpu_tensors(True)
         try:
             yield

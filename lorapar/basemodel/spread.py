@@ -1,6 +1,6 @@
 """A base that fits no single GPU, read with its layers one part a GPU: for all that asks or reads a model, one process.
 
-transformers and accelerate deal the layers out and pass what flows through them from GPU to GPU. Training does not:
+transformers and accelerate place the layers and pass what flows through them from GPU to GPU. Training does not:
 there FSDP2 shares every weight among the processes (`load_model(sharded=True)`).
 """
 
@@ -80,6 +80,6 @@ def spreading_options(gpus: Gpus | None = None) -> dict[str, Any]:
 
 
 def devices_of(model: torch.nn.Module) -> Mapping[str, Any]:
-    """By part of the model, the device that it was dealt to; empty where all of it lies on one."""
-    dealt: Mapping[str, Any] = getattr(model, "hf_device_map", {})
-    return dealt if len(set(dealt.values())) > 1 else {}
+    """By part of the model, the device that it was put on; empty where all of it lies on one."""
+    placed: Mapping[str, Any] = getattr(model, "hf_device_map", {})
+    return placed if len(set(placed.values())) > 1 else {}

@@ -44,7 +44,7 @@ Layout = Annotated[str | tuple[str, ...], AfterValidator(_layout)]
 
 Kind = Literal["lora", "rslora", "dora", "prompt", "prefix", "ia3"]
 PARTITIONED_KINDS: tuple[Kind, ...] = ("lora", "rslora")
-"""Kinds whose elements are scored and dealt out; of the others SFT and RL train every parameter."""
+"""Kinds whose elements are scored and assigned to systems; of the others SFT and RL train every parameter."""
 _PEFT_TYPES = {"LORA": "lora", "IA3": "ia3", "PROMPT_TUNING": "prompt", "PREFIX_TUNING": "prefix"}
 _READ_BY = {
     "rank": ("lora", "rslora", "dora"),
@@ -88,7 +88,7 @@ class AdapterConfig(Section):
 
     @property
     def is_partitioned(self) -> bool:
-        """Whether its elements are scored and dealt out to the systems."""
+        """Whether its elements are scored and assigned to the systems."""
         return self.kind in PARTITIONED_KINDS
 
     @model_serializer(mode="wrap")

@@ -1,4 +1,4 @@
-"""Examples from one source or several: read, filtered, mixed, and dealt to the training or the held-out split."""
+"""Examples from one source or several: read, filtered, mixed, and assigned to the training or the held-out split."""
 
 from __future__ import annotations
 

@@ -335,6 +335,6 @@ def cards_said(memory: StageMemory, *, shared: Literal["fsdp2", "layers"] | None
         return "fits no card: lower batch_size or max_length, or switch gradient_checkpointing on"
     if shared is not None:
         count = ceil(memory.shards * memory.weights / (_USABLE * largest.vram_bytes - beside))
-        how = "with sharding fsdp2" if shared == "fsdp2" else "in one process, its layers dealt out"
+        how = "with sharding fsdp2" if shared == "fsdp2" else "in one process, layer by layer"
         return f"fits no card alone: {count} {largest.name} hold it {how}"
     return "fits no card, and its weights are not sharded: set model.quantization, or take a smaller base"

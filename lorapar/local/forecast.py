@@ -1,5 +1,5 @@
 """What training will leave out or cut of the rows, said before it is paid for: by `plan` from the rows as they are, by
-`run` once the vote has dealt them to their systems.
+`run` once the vote has assigned them to their systems.
 
 Both need the rows and the model's tokenizer; neither rows of the hub nor weights are downloaded for it.
 """

@@ -211,7 +211,7 @@ def _known_of_init(config: RunConfig) -> list[str]:
 def _memory(config: RunConfig, memory: Mapping[str, StageMemory], on_card: Mapping[str, StageMemory]) -> list[Text]:
     """The terms of the stages that take most on what is here, and the card that would hold them."""
     found = [stage for stage in ("score", "sft", "rl") if stage in memory]
-    whole = config.model.quantization == "none"  # a quantised base is neither sharded nor dealt out
+    whole = config.model.quantization == "none"  # a quantised base is neither sharded nor spread
     shape = model_shape(config.model)
     gathered = gathered_bytes(shape, config.model, "cuda") if shape is not None else 0
     cards = {

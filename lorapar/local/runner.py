@@ -147,13 +147,13 @@ def _run_nodes(run: _Run, reporter: Reporter) -> set[str]:
 
 
 def _look_ahead(sections: dict[str, dict[str, Any]], run: _Run, progress: Progress) -> None:
-    """Say what the training that is about to run will leave out of the rows that the vote dealt."""
+    """Say what the training that is about to run will leave out of the rows that the vote assigned."""
     folder = run.folder
-    dealt = folder.record("tally")
+    assigned = folder.record("tally")
     stages = [
         name
         for name in ("sft", "rl")
-        if comes_to(name, run.last) and not _trained_on(folder.record(name), sections[name], dealt)
+        if comes_to(name, run.last) and not _trained_on(folder.record(name), sections[name], assigned)
     ]
     if stages:
         tally = {system: folder.artifact("tally", system) for system in SYSTEMS}
@@ -161,11 +161,11 @@ def _look_ahead(sections: dict[str, dict[str, Any]], run: _Run, progress: Progre
         say_ahead(config, tally, stages, progress)
 
 
-def _trained_on(record: StageRecord | None, settings: dict[str, Any], dealt: StageRecord | None) -> bool:
+def _trained_on(record: StageRecord | None, settings: dict[str, Any], assigned: StageRecord | None) -> bool:
     """Whether a stage of training has finished with these settings and these rows."""
-    if record is None or dealt is None or record.settings != settings:
+    if record is None or assigned is None or record.settings != settings:
         return False
-    return all(record.inputs[system] == [dealt.outputs[system]] for system in SYSTEMS)
+    return all(record.inputs[system] == [assigned.outputs[system]] for system in SYSTEMS)
 
 
 def _run_node(node: Node, settings: dict[str, Any], run: _Run, progress: Progress) -> bool:

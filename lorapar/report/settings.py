@@ -99,7 +99,7 @@ def _voters(config: RunConfig) -> str:
 _LABELS = {
     "votes": "",
     "data": "; but training rows are of the systems that the data name, and were voted on only without one",
-    "random": "; but training rows were dealt to the systems by chance, each as likely, as a control",
+    "random": "; but training rows were assigned to the systems by chance, each as likely, as a control",
 }
 
 

@@ -170,7 +170,7 @@ def _check_every_system(summary: Mapping[str, Any]) -> None:
     if "given" in summary:
         how = "by chance" if summary["given"]["labels"] == "random" else "as the data name them"
         raise BadInputError(
-            f"no training row is of {' or '.join(empty)}: voting.labels deals them out {how}; give the run more data"
+            f"no training row is of {' or '.join(empty)}: voting.labels assigns them {how}; give the run more data"
         )
     kinds = "both kinds" if len(rows) == len(SYSTEMS) else "every kind"
     raise BadInputError(

@@ -1,6 +1,6 @@
 """Labels of training rows that come from elsewhere than votes: from the data, or by chance. Controls of a study.
 
-Only training rows are dealt out so. Held-out and development rows keep the labels that they have with votes, so that
+Only training rows are assigned so. Held-out and development rows keep the labels that they have with votes, so that
 figures and gate compare what they would have compared.
 """
 

@@ -1,4 +1,4 @@
-"""What training would leave out is said by plan, and again once the vote has dealt the rows."""
+"""What training would leave out is said by plan, and again once the vote has assigned the rows."""
 
 from __future__ import annotations
 
@@ -63,10 +63,10 @@ def test_what_the_vote_dealt_is_said_exactly_and_too_few_rows_end_the_run(tmp_pa
     settings = config(tmp_path, rows(6, 3), "sft.max_length=300", "sft.warmup_system2_examples=0")
     examples = load_examples(settings.data, settings.seed)
     tally = {}
-    for system, dealt in (("system1", examples[4:]), ("system2", examples[:4])):
+    for system, assigned in (("system1", examples[4:]), ("system2", examples[:4])):
         tally[system] = tmp_path / system
         tally[system].mkdir()
-        write_records(tally[system] / "examples.jsonl", dealt)
+        write_records(tally[system] / "examples.jsonl", assigned)
     spoken = Spoken()("[6/18] tally:")
     say_ahead(settings, tally, BOTH, spoken)
     assert spoken.lines["tally"] == [

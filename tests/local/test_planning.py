@@ -188,9 +188,7 @@ def test_a_stage_is_told_by_its_terms_and_by_the_card_that_holds_it(tmp_path) ->
     assert cards_said(replace(one, weights=140_000_000_000)).startswith("fits no card, and its weights are not")
     large = replace(one, weights=140_000_000_000)
     assert cards_said(large, shared="fsdp2") == "fits no card alone: 2 H200 hold it with sharding fsdp2"
-    assert (
-        cards_said(large, shared="layers") == "fits no card alone: 2 H200 hold it in one process, its layers dealt out"
-    )
+    assert cards_said(large, shared="layers") == "fits no card alone: 2 H200 hold it in one process, layer by layer"
     # What each gathers beside its part counts, too; and a process that has its part already is told by that.
     assert cards_said(replace(one, weights=260_000_000_000), shared="fsdp2") == (
         "fits no card alone: 3 H200 hold it with sharding fsdp2"

@@ -134,13 +134,13 @@ def test_the_last_phase_keeps_candidates_of_which_one_is_picked(three):
 
 def test_every_row_is_dealt_to_the_place_of_its_system(three):
     run, _ = three
-    dealt = run.root / "stages" / "tally"
+    assigned = run.root / "stages" / "tally"
     summary = read_json(run.artifact("tally", "labels") / "summary.json")
     for name, place in PLACES.items():
-        rows = list(read_records(dealt / place, Example))
+        rows = list(read_records(assigned / place, Example))
         assert {row.known_system for row in rows} == {name}
         assert summary["train_rows"][name] == len(rows)
-        assert all(row.known_system == name for row in read_records(dealt / "heldout" / f"{name}.jsonl", Example))
+        assert all(row.known_system == name for row in read_records(assigned / "heldout" / f"{name}.jsonl", Example))
     assert set(summary["teachers"]["one"]["shares"]) == set(NAMES)
 
 

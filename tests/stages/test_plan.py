@@ -157,7 +157,7 @@ def test_the_node_that_trains_last_keeps_the_candidates_of_a_pick(phases: str, n
 
 
 def test_labels_by_chance_go_with_the_seed_and_all_others_do_not() -> None:
-    """Another seed re-runs the tally where it deals the rows out, and nowhere else."""
+    """Another seed re-runs the tally where it assigns the rows by chance, and nowhere else."""
     for labels, moves in (("votes", False), ("data", False), ("random", True)):
         one, other = (make_plan(config(f"voting.labels={labels}", f"seed={seed}")) for seed in (1, 2))
         assert [key(one, node) != key(other, node) for node in ("tally-first", "tally")] == [moves, moves], labels

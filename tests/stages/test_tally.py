@@ -143,7 +143,7 @@ def test_labels_by_chance_need_no_vote_are_set_once_and_a_persons_edit_overrules
 
 
 def test_chance_that_leaves_a_system_empty_is_told_as_such(kit, tmp_path) -> None:
-    with pytest.raises(BadInputError, match=r"no training row is of system\d: voting.labels deals them out by chance"):
+    with pytest.raises(BadInputError, match=r"no training row is of system\d: voting.labels assigns them by chance"):
         tally(kit, tmp_path, [example("r1")], {}, voting={"labels": "random"})
 
 
