@@ -72,9 +72,13 @@ class StoreKeeper(Keeper):
             self._upload = None
 
     def end(self) -> None:
-        """Copy the last state, as soon as the copy under way is in the store: old copies are left for the next call."""
+        """Copy the last state, as soon as the copy under way is in the store: old copies are left for the next call.
+
+        Nothing is copied of a stage that had not begun: the next call would say that it goes on.
+        """
         self._ending = True
-        self.keep()
+        if _visible(self._scratch):
+            self.keep()
 
     def forget(self) -> None:
         """Remove the copies; one that cannot be removed does no harm, a later run with the same key removes it."""

@@ -209,6 +209,15 @@ def test_whatever_ends_the_stage_early_its_last_state_is_copied(machine):
         assert two.files() == {"state": "just before Ctrl-C"}
 
 
+def test_of_a_stage_that_was_stopped_before_it_began_nothing_is_copied(machine, store):
+    with pytest.raises(KeyboardInterrupt), machine("first").kept():
+        raise KeyboardInterrupt
+    assert list(store.list("")) == []
+    second = machine("second")
+    with second.kept():
+        assert second.progress.lines == [], "it does not say that it goes on"
+
+
 def test_a_full_disk_does_not_hide_what_ended_the_stage(machine, monkeypatch):
     def full(self, *arguments, **options):
         raise OSError(28, "No space left on device")
@@ -217,6 +226,7 @@ def test_a_full_disk_does_not_hide_what_ended_the_stage(machine, monkeypatch):
 
     def failing():
         with one.kept():
+            one.write(state="half done")
             monkeypatch.setattr("pathlib.Path.mkdir", full)
             raise RuntimeError("what ended it")
 
