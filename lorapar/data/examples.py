@@ -12,6 +12,7 @@ from typing import Any
 from lorapar.answers import References, distinct
 from lorapar.config import SYSTEMS
 from lorapar.data.cells import BadRowError, Cells, as_begun
+from lorapar.data.choices import CHOICES
 from lorapar.data.conversation import (
     MEDIA_COLUMNS,
     Conversation,
@@ -20,7 +21,7 @@ from lorapar.data.conversation import (
     system_text,
     turns_of_pairs,
 )
-from lorapar.data.mapping import CHOICES, Mapped, plain_name, reference_finder
+from lorapar.data.mapping import Mapped, plain_name, reference_finder
 from lorapar.data.readers import RawRow
 from lorapar.data.tests_column import tests_of
 from lorapar.errors import BadInputError, nearest
@@ -94,12 +95,15 @@ class _Builder:
         """Rows by what was made of them, in words."""
         self._mapping = mapping
         self._recognised = mapped.said is not None
+        self._made = mapped.made
         self._find = reference_finder(mapping.reference_pattern) if mapping.reference_pattern else None
 
     def example(self, where: str, row: dict[str, Any]) -> Example:
         """The example of a row; raises BadRowError."""
         mapping, text = self._mapping, self.cells.text
         self._look_for_more(where, row)
+        if self._made is not None:
+            row = self._made.read(where, row, self.cells)
         said = self._conversation(where, row)
         question, answer = (said.question, said.answer) if said else self._texts(where, row)
         example = Example(
@@ -128,7 +132,7 @@ class _Builder:
             self.seen[f"have something in '{column}', which is not read"] += 1
         if self._recognised and self._mapping.answer == "completion" and row.get("label") is False:
             raise BadRowError(f"{where}: 'label' is false, so 'completion' is what shall not be written")
-        if self._recognised:
+        if self._recognised and self._made is None:
             self._refuse_numbered_choices(where, row)
         if self._mapping.messages and row.get("tools") not in (None, "", "[]", []) and "tools" not in used:
             self.seen["list 'tools' and call none; the model is not told of them"] += 1

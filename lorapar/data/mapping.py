@@ -9,9 +9,11 @@ from difflib import get_close_matches
 from typing import Any
 
 from lorapar.config import ColumnMapping, DataConfig
+from lorapar.data.choices import CHOICES, ChoiceColumns, Unclear, find_choices
 from lorapar.data.conversation import messages_in, system_text
 from lorapar.data.nested import inner, inner_names, shown_names, with_inner
 from lorapar.data.readers import RawRow
+from lorapar.data.yes_no import YesNoColumns, find_yes_no
 from lorapar.errors import BadInputError, nearest
 
 _GSM8K = r"####\s*(\S.*?)\s*(?:\n|$)"
@@ -31,8 +33,6 @@ RECOGNISED_BY = 32
 """Rows at the beginning of a source that are looked at; `plan` reads no more."""
 _PARTS = ("question", "answer", "context", "reference", "messages", "system_message", "system", "id")
 _OPTIONAL = ("context", "reference", "tests", "system", "id")
-CHOICES = ("choices", "options", "endings")
-"""Columns that hold the choices of a question."""
 _CONVERSATIONS = ("messages", "conversations", "conversation", "contents")
 _PAIRS = (
     ("prompts and completions (TRL)", "prompt", None, "completion"),
@@ -89,11 +89,14 @@ class Mapped:
     said: str | None = None
     renamed: Mapping[str, str] = field(default_factory=dict)
     """Every column's name as `columns` has it, where those of the source have capitals or spaces around them."""
+    made: ChoiceColumns | YesNoColumns | None = None
+    """What makes question and answer of a row that has neither as text."""
 
     def read(self, row: dict[str, Any]) -> dict[str, Any]:
         """A row by these names, with fields inside its cells as columns of their own."""
         row = {self.renamed.get(name, name): value for name, value in row.items()} if self.renamed else row
-        return with_inner(row, {value for value in self.columns.model_dump().values() if value})
+        names = {value for value in self.columns.model_dump().values() if value}
+        return with_inner(row, names | set(self.made.names if self.made is not None else ()))
 
 
 def plain_name(text: str) -> str:
@@ -167,9 +170,15 @@ def _why_not(columns: Collection[str], rows: Sequence[dict[str, Any]]) -> str:
         elif asked is not None and chosen in read:
             how = f"set data.columns.question={asked} and data.columns.answer={chosen}"
         return f"these are preferences, which are not trained; to learn what was chosen alone, {how}"
+    unclear = find_choices(columns, rows)
+    if isinstance(unclear, Unclear):
+        return unclear.said
     choices = next((name for name in CHOICES if name in columns), None)
     if choices is not None and "question" in columns:
-        return f"the choices in '{choices}' are not read: write them into the question, and the right one as the answer"
+        return (
+            f"no column tells which of '{choices}' is right by its letter, place or text: write the letter into a "
+            "column 'answer', or the choices into the question and the right one as the answer"
+        )
     for column in _CONVERSATIONS:
         turns = [cell[0] for row in rows if isinstance(cell := row.get(column), list) and cell]
         if turns and isinstance(turns[0], dict):
@@ -189,6 +198,11 @@ def _whole_text(columns: Collection[str]) -> str:
 
 def _recognised(columns: Collection[str], rows: Sequence[dict[str, Any]], systems: Sequence[str]) -> Mapped | None:
     """What the columns are recognised as; None where nothing fits."""
+    made = None if set(_CONVERSATIONS) & set(columns) else find_choices(columns, rows) or find_yes_no(columns, rows)
+    if isinstance(made, Unclear):
+        return None
+    if made is not None:
+        return _of_made(made, columns, rows, systems)
     if "question" in columns and "answer" in columns and not _solved(columns, rows) and _is_whole("answer", rows):
         mapping = ColumnMapping(**{part: part for part in _OPTIONAL if part in columns})
         return _with_reference("questions and answers", _with_short_answer(mapping, columns), "", rows)
@@ -200,6 +214,18 @@ def _recognised(columns: Collection[str], rows: Sequence[dict[str, Any]], system
     mapping = mapping.model_copy(update={"tests": next((name for name in _TESTS if name in columns), None)})
     mapping = _with_short_answer(mapping, columns)
     return _with_reference(what, _with_system_message(mapping, columns, rows, systems), _told(mapping), rows)
+
+
+def _of_made(
+    made: ChoiceColumns | YesNoColumns, columns: Collection[str], rows: Sequence[dict[str, Any]], systems: Sequence[str]
+) -> Mapped:
+    """The mapping of rows whose question or answer is made of several columns."""
+    own = {part: part for part in ("system", "id") if part in columns}
+    below = made.context if isinstance(made, YesNoColumns) else None
+    mapping = ColumnMapping(question=made.question, context=below, answer=made.answer, reference=made.answer, **own)
+    mapping = _with_system_message(mapping, columns, rows, systems)
+    also = f"; '{mapping.system_message}' is the row's system message" if mapping.system_message else ""
+    return Mapped(mapping, f"recognised as {made.said}{also}", made=made)
 
 
 def _conversation(columns: Collection[str], rows: Sequence[dict[str, Any]]) -> tuple[str, ColumnMapping] | None:

@@ -150,26 +150,6 @@ def test_turns_in_a_column_beside_the_question_are_context(tmp_path, row, histor
     )
 
 
-@pytest.mark.parametrize(
-    ("choices", "answer"),
-    [
-        ({"choices": ["3", "2"]}, 1),
-        ({"options": {"A": "3", "B": "2"}}, "B"),
-        ({"choices": {"text": ["3", "2"], "label": ["A", "B"]}}, "(b)"),
-        ({"A": "3", "B": "2"}, "B"),
-    ],
-)
-def test_an_answer_that_is_the_place_of_a_choice_is_no_answer(tmp_path, choices, answer):
-    """MMLU's and ARC's rows: trained as they stand, a model would learn to say 1."""
-    with pytest.raises(
-        BadInputError, match=r"talk\.jsonl:1: 'answer' is '.*', the place of a choice in '.*; write them"
-    ):
-        loaded(tmp_path, {"question": "1+1?", "answer": answer, **choices})
-    named = loaded(tmp_path, {"question": "1+1?\n(A) 3\n(B) 2", "answer": "B", **choices})
-    assert "which is not read" in named.notes[-1]
-    assert loaded(tmp_path, {"question": "1+1?", "answer": "It is 2.", **choices}).examples[0].answer == "It is 2."
-
-
 def test_content_in_parts_and_columns_of_lists_are_read(tmp_path):
     parts = [{"type": "text", "text": "Why"}, {"type": "text", "text": "?"}]
     (first,) = loaded(tmp_path, {"messages": [{"role": "user", "content": parts}, SAID]}).examples

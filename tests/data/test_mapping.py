@@ -260,10 +260,6 @@ def test_settings_name_fields_inside_of_columns_too(tmp_path):
             r"these are preferences.* set data\.columns\.question=prompt and data\.columns\.answer=chosen",
         ),
         (
-            {"question": "1+1?", "choices": {"text": ["1", "2"], "label": ["A", "B"]}, "answerKey": "B"},
-            r"the choices in 'choices' are not read: write them into the question, and the right one as the answer",
-        ),
-        (
             {"How many pens does Ada have in her old bag?": "She has five of them, and another two at home."},
             r"its first line is read as the names of columns and looks like a row: put a line with names above it",
         ),
