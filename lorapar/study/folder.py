@@ -5,6 +5,7 @@ cells/<cell>/settings.yaml    settings of an ordinary run
 cells/<cell>/run/         its run folder, with a report of its own
 cells/<cell>/log.txt      what that run said
 cells/<cell>/state.json   how it ended
+cells/<cell>/result.json  what tables are made of; with it, its run folder is no longer needed
 store/                    stages that cells share, where no other store is named
 report.html report.md *.csv   what people come for
 """
@@ -64,6 +65,14 @@ class StudyFolder:
         """The run folder of one cell."""
         return RunFolder(self.cell(cell) / "run")
 
+    def result(self, cell: Cell) -> Path:
+        """What tables are made of, once it has finished."""
+        return self.cell(cell) / "result.json"
+
+    def has_run(self, cell: Cell) -> bool:
+        """Whether its run folder is there."""
+        return bool(self.run(cell).records())
+
     def log(self, cell: Cell) -> Path:
         """What its run said."""
         return self.cell(cell) / "log.txt"
@@ -85,7 +94,7 @@ class StudyFolder:
         return (
             state is not None
             and (state.status, state.digest, state.version) == ("finished", cell.digest, version)
-            and self.run(cell).record(last) is not None
+            and (self.result(cell).is_file() or self.run(cell).record(last) is not None)
         )
 
     def reached(self, cell: Cell) -> str:

@@ -20,6 +20,7 @@ from lorapar.store import write_atomically
 from lorapar.study.cells import Cell, named_cells, reference_of
 from lorapar.study.correlation import Correlation, correlations
 from lorapar.study.folder import StudyFolder
+from lorapar.study.kept import result_of
 from lorapar.study.results import (
     Comparison,
     Figure,
@@ -28,7 +29,6 @@ from lorapar.study.results import (
     by_cell,
     comparisons,
     figures,
-    read_result,
     region_figures,
     seconds_spent,
     varies_phases,
@@ -74,7 +74,7 @@ class Rows:
 def write_study_report(study: StudyConfig, cells: Sequence[Cell], folder: StudyFolder) -> Path:
     """Write report.html, report.md and the CSV files from the cells that have finished; returns the page's path."""
     done = [cell for cell in cells if folder.is_finished(cell, __version__, study.until)]
-    results = [read_result(cell, folder.run(cell)) for cell in done]
+    results = [result_of(cell, folder) for cell in done]
     shares, regions, compared = figures(study, results), region_figures(study, results), comparisons(study, results)
     _write_csv(folder.root / "figures.csv", [as_row(one) for one in (*shares, *regions)])
     _write_csv(folder.root / "comparisons.csv", [as_row(one) for one in compared])
@@ -132,6 +132,8 @@ def standings(study: StudyConfig, cells: Sequence[Cell], folder: StudyFolder) ->
             status = "stopped"
         if state is not None and status == "finished" and not folder.is_finished(cell, __version__, study.until):
             status = "settings changed" if state.version == __version__ else "of another version"
+        if status == "finished" and not reached:  # its run folder is gone, its result is kept
+            reached = study.until
         far = nodes.index(reached) + 1 if reached else 0
         seconds, line = (state.seconds or None, state.line) if state else (None, "")
         found.append(Standing(cell, status, reached or "", far, last, seconds, line))

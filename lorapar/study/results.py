@@ -48,6 +48,23 @@ class Cost:
 
 
 @dataclass(frozen=True)
+class Step:
+    """One stage of a finished cell."""
+
+    stage: str
+    key: str
+    """Equal for cells that share it."""
+    seconds: float
+    adapter: str = ""
+    """Digest of the adapter that it made."""
+
+    @classmethod
+    def of(cls, record: StageRecord) -> Step:
+        """What of a record tables need."""
+        return cls(record.stage, record.key, record.seconds, record.outputs.get("adapter", ""))
+
+
+@dataclass(frozen=True)
 class Result:
     """One cell with one seed that has finished."""
 
@@ -62,7 +79,8 @@ class Result:
     again: dict[str, float]
     """By system, the rank correlation of the scores before and after SFT; empty where it did not score again."""
     cost: Cost
-    records: dict[str, StageRecord] = field(repr=False)
+    steps: dict[str, Step] = field(repr=False)
+    """By node."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +140,8 @@ def read_result(cell: Cell, folder: RunFolder) -> Result:
     scores = {system: drawn[system] for system in cell.config.system_names if system in drawn}
     adapter = cell.config.adapter
     elements = (partition["elements"], adapter.rank, adapter.layout)
-    return Result(cell, rows, regions, scores, elements, _again(folder, records), _cost(folder, records), records)
+    steps = {name: Step.of(record) for name, record in records.items()}
+    return Result(cell, rows, regions, scores, elements, _again(folder, records), _cost(folder, records), steps)
 
 
 def _again(folder: RunFolder, records: dict[str, StageRecord]) -> dict[str, float]:
@@ -262,8 +281,7 @@ def comparisons(study: StudyConfig, results: Sequence[Result]) -> list[Compariso
 def _adapters(results: Sequence[Result], model: str) -> tuple[tuple[int, str], ...]:
     """By seed, the digest of what a model of a cell is; empty for the base, which is every cell's."""
     node = {"after_sft": "sft", "after_rl": "rl"}.get(model)
-    made = [(result.cell.seed, result.records[node]) for result in results if node and node in result.records]
-    return tuple((seed, record.outputs["adapter"]) for seed, record in made)
+    return tuple((one.cell.seed, one.steps[node].adapter) for one in results if node and node in one.steps)
 
 
 @dataclass(frozen=True)
@@ -336,11 +354,11 @@ def seconds_spent(results: Iterable[Result]) -> float:
     once: dict[str, float] = {}
     own = 0.0
     for result in results:
-        for record in result.records.values():
-            if is_cached(record.stage):
-                once[record.key] = record.seconds
+        for step in result.steps.values():
+            if is_cached(step.stage):
+                once[step.key] = step.seconds
             else:
-                own += record.seconds
+                own += step.seconds
     return own + sum(once.values())
 
 

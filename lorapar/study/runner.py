@@ -19,6 +19,7 @@ from lorapar.progress import Progress
 from lorapar.store import write_atomically
 from lorapar.study.cells import Cell
 from lorapar.study.folder import CellState, StudyFolder
+from lorapar.study.kept import keep_result
 from lorapar.study.worker import Work, start
 
 if TYPE_CHECKING:
@@ -168,6 +169,8 @@ class StudyRun:
             line=self._last_line(one.cell, code) if status == "failed" else "",
             seconds=round(time.monotonic() - one.began, 1),
         )
+        if status == "finished":
+            keep_result(one.cell, self._folder)
         self._folder.write_state(one.cell, state)
         return state
 

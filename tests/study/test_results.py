@@ -4,11 +4,10 @@ import pytest
 
 from lorapar.config import load_config
 from lorapar.config.study import parse_study
-from lorapar.local.folder import StageRecord
 from lorapar.records import write_json
 from lorapar.study.cells import cells_of
 from lorapar.study.correlation import correlations
-from lorapar.study.results import Cost, Result, _each, _sampled, comparisons, figures, seconds_spent
+from lorapar.study.results import Cost, Result, Step, _each, _sampled, comparisons, figures, seconds_spent
 
 STUDY = "name: s\ntitle: t\nseeds: [0, 1]\ngrid: {partition.theta: [0.9, 0.5, 0.1]}\n"
 NO_COST = Cost(1.0, None, None, None, None, None)
@@ -20,16 +19,13 @@ def results(study, right):
     for cell in cells_of(study, load_config(preset="tiny"), "/store"):
         if cell.name in right:
             rows = {f"seed {cell.seed} row {n}": n in right[cell.name][cell.seed] for n in range(40)}
-            record = StageRecord(
-                node="rl", stage="rl", version="", settings={}, inputs={}, code="", outputs={"adapter": cell.id}
-            )
-            made.append(result(cell, rows, record))
+            made.append(result(cell, rows, Step("rl", cell.id, 1.0, adapter=cell.id)))
     return made
 
 
-def result(cell, rows, record, scores=(), again=None):
+def result(cell, rows, step, scores=(), again=None):
     return Result(
-        cell, {("after_rl", "system2"): rows}, {}, dict(scores), (4, 8, "QKVGUD"), again or {}, NO_COST, {"rl": record}
+        cell, {("after_rl", "system2"): rows}, {}, dict(scores), (4, 8, "QKVGUD"), again or {}, NO_COST, {"rl": step}
     )
 
 
@@ -174,11 +170,6 @@ def test_seconds_of_a_stage_that_cells_share_count_once():
     study = parse_study(STUDY, "s")
     made = []
     for cell, key in zip(cells_of(study, load_config(preset="tiny"), "/store"), ("k", "k", "l"), strict=False):
-        about = {"version": "", "settings": {}, "inputs": {}, "code": "", "outputs": {}}
-        records = {
-            stage: StageRecord(node=stage, stage=stage, seconds=seconds, **about)
-            for stage, seconds in (("sft", 10.0), ("report", 1.0))
-        }
-        records["sft"] = records["sft"].model_copy(update={"inputs": {"adapter": [key]}})
-        made.append(Result(cell, {}, {}, {}, (), {}, NO_COST, records))
+        steps = {"sft": Step("sft", key, 10.0), "report": Step("report", key, 1.0)}
+        made.append(Result(cell, {}, {}, {}, (), {}, NO_COST, steps))
     assert seconds_spent(made) == 2 * 10.0 + 3 * 1.0

@@ -23,6 +23,7 @@ from lorapar.stages.contract import is_cached
 from lorapar.stages.graph import GRAPH
 from lorapar.study.cells import cells_of
 from lorapar.study.folder import CellState, StudyFolder
+from lorapar.study.kept import result_of
 from lorapar.study.search import Search, _opened, _take_up, _tried
 
 CACHED = {node.name for node in GRAPH if is_cached(node.stage)}
@@ -123,6 +124,47 @@ def test_a_second_start_keeps_what_is_finished_and_runs_what_is_not(small, cli, 
     assert result.returncode == 0, result.stdout + result.stderr
     assert "7 of 8 cells have finished before" in result.stdout
     assert "done in" not in "".join(line for line in (lost / "log.txt").read_text().splitlines() if "rl:" in line)
+
+
+def light(folder, out):
+    """The same study with what tables are made of and nothing else: no run folders, no store."""
+    out.mkdir()
+    shutil.copy(folder / "study.yaml", out)
+    for path in folder.glob("cells/*/*.*"):
+        if path.name in ("state.json", "result.json"):
+            (out / "cells" / path.parent.name).mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, out / "cells" / path.parent.name)
+    return out
+
+
+def test_without_its_run_folders_a_study_has_the_same_tables_and_every_cell_counts(small, cli, tmp_path):
+    out = light(small, tmp_path / "out")
+    said("report", out)
+    tables = sorted(path.name for path in small.glob("*.csv"))
+    assert len(tables) >= 3
+    for name in (*tables, "report.md", "report.html"):
+        assert (out / name).read_bytes() == (small / name).read_bytes(), name
+    (tmp_path / "small.yaml").write_text(STUDY)
+    result = cli("study", "run", tmp_path / "small.yaml", "--preset", "tiny", "--out", out)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "8 of 8 cells have finished before" in result.stdout
+    assert not list(out.glob("cells/*/run"))
+    assert said("status", out).count("finished") == 8
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"format": 1, "digest": "another"}'])
+def test_a_broken_result_is_made_again_of_the_run_or_told_where_that_is_gone(small, tmp_path, text):
+    study = parse_study(STUDY, "small.yaml")
+    cell, *_ = cells_of(study, load_config(preset="tiny"), str(small / "store"))
+    out = tmp_path / "out"
+    shutil.copytree(small / "cells" / cell.id, out / "cells" / cell.id)
+    folder = StudyFolder(out)
+    whole = result_of(cell, folder)
+    folder.result(cell).write_text(text)
+    assert result_of(cell, folder) == whole, "of the run folder"
+    shutil.rmtree(folder.run(cell).root)
+    with pytest.raises(BadInputError, match=r"result\.json: .* delete .* to run the cell again"):
+        result_of(cell, folder)
 
 
 def test_a_failed_cell_is_told_and_the_others_go_on(small, cli, tmp_path):
