@@ -182,12 +182,24 @@ class RefusedError(UnreachableError):
         self.failure = failure
 
 
-class _TryAgainError(Exception):
-    """One try has failed in a way that may pass; the message says how."""
+class NoAnswerError(UnreachableError):
+    """Every try has failed; `status` is the code of the last answer, None where none came."""
 
-    def __init__(self, reason: str, *, busy: bool = False) -> None:
+    def __init__(self, message: str, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class _TryAgainError(Exception):
+    """One try has failed in a way that may pass; the message says how, `status` is its code where it has one."""
+
+    def __init__(self, reason: str, status: int | None = None) -> None:
         super().__init__(reason)
-        self.busy = busy
+        self.status = status
+
+    @property
+    def busy(self) -> bool:
+        return self.status in _BUSY
 
 
 class EndpointClient:
@@ -220,12 +232,12 @@ class EndpointClient:
         """The JSON value at a path; raises as `post` does."""
         return await self._request("GET", self.address, path, None)
 
-    async def post(self, path: str, body: Mapping[str, Any]) -> Any:
-        """The JSON answer to a JSON body.
+    async def post(self, path: str, body: Mapping[str, Any], *, attempts: int | None = None) -> Any:
+        """The JSON answer to a JSON body; `attempts` where fewer tries shall do than the settings say.
 
-        Raises RefusedError for an answer that says no, UnreachableError once all tries have failed.
+        Raises RefusedError for an answer that says no, NoAnswerError once all tries have failed.
         """
-        return await self._request("POST", self.address, path, body)
+        return await self._request("POST", self.address, path, body, attempts)
 
     async def post_beside(self, path: str, body: Mapping[str, Any]) -> Any:
         """As `post`, at a path beside `/v1`: where vLLM's server has what is not OpenAI's."""
@@ -255,9 +267,12 @@ class EndpointClient:
         """Close all connections."""
         await self._http.aclose()
 
-    async def _request(self, method: str, base: str, path: str, body: Mapping[str, Any] | None) -> Any:
+    async def _request(
+        self, method: str, base: str, path: str, body: Mapping[str, Any] | None, attempts: int | None = None
+    ) -> Any:
         """A busy endpoint that answers others has not failed: their answers let a request begin its tries anew."""
         shown, counted, waits, answers = base + path, 0, 0, 0
+        most = min(attempts or self._options.attempts, self._options.attempts)
         while True:
             await self._until_allowed(shown)
             try:
@@ -268,9 +283,9 @@ class EndpointClient:
                 waits += 1
                 counted = 1 if failed.busy and self._answers > answers else counted + 1
                 answers = self._answers
-                reason = f"{shown}: {failed}, after {waits} {'try' if waits == 1 else 'tries'}"
-            if counted >= self._options.attempts or await self._gives_up_within(self._wait_seconds(waits)):
-                raise UnreachableError(reason)
+                reason, status = f"{shown}: {failed}, after {waits} {'try' if waits == 1 else 'tries'}", failed.status
+            if counted >= most or await self._gives_up_within(self._wait_seconds(waits)):
+                raise NoAnswerError(reason, status)
 
     async def _try_once(self, method: str, url: str, body: Mapping[str, Any] | None, *, choices: bool) -> Any:
         try:
@@ -278,7 +293,8 @@ class EndpointClient:
             async with asyncio.timeout(self._options.timeout_seconds):
                 response = await self._sent(method, url, body)
         except (TimeoutError, httpx2.TimeoutException):
-            raise _TryAgainError(f"no answer within {self._options.timeout_seconds:g} s{self._peer.proxy()}") from None
+            seconds = f"{self._options.timeout_seconds:g} s (openai.timeout_seconds)"
+            raise _TryAgainError(f"no answer within {seconds}{self._peer.proxy()}") from None
         except httpx2.TransportError as error:
             said, cause = str(error) or type(error).__name__, network_cause(error, self.address)
             if cause is not None and "ssl" in said.lower():  # trying again would not help
@@ -330,7 +346,7 @@ class EndpointClient:
             if not failure.passes:
                 raise RefusedError(f"{url}: {failure.words}", failure)
             self._slow_down(url, failure)
-            raise _TryAgainError(failure.words, busy=failure.status in _BUSY)
+            raise _TryAgainError(failure.words, failure.status)
         if value is None:
             raise _TryAgainError(f"the answer's body is not JSON{_instead(text)}{self._peer.proxy()}")
         if choices and not _has_choice(value):

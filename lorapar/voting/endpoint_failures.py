@@ -18,6 +18,7 @@ SHOWN_CHARACTERS = 300
 TRY_AGAIN = frozenset({408, 409, 425, 429})
 """Statuses after which a request is tried again, beside all from 500 on."""
 NO_CREDIT = 402
+NOT_IMPLEMENTED = 501
 _WRAPPERS = frozenset({200, 400, 500, 502})
 """Statuses that gateways put around an answer with another code inside."""
 _CODES = ("code", "status", "status_code", "http_status", "error_code", "type")
@@ -44,6 +45,14 @@ _WAIT_IN_WORDS = re.compile(
     r"(?:(\d+(?:\.\d+)?)\s?ms)?",
     re.I,
 )
+_NO_SYSTEM = (
+    r"system.?(role|message|prompt|instruction)|(role|message|support)\W.{0,60}\bsystem\b|developer (role|instruction)"
+    r"|roles must alternate"
+)
+_ROOM_IN_CONTEXT = re.compile(
+    r"context length is ([0-9]+)\b.*?\b([0-9]+) (?:in the (?:messages|prompt)|of text input|input tokens)", re.I
+)
+"""The context and the prompt, as vLLM and OpenRouter name them."""
 _UNKNOWN = 520
 """Stands for a failure inside a 200 that names no code: it is tried again."""
 
@@ -70,7 +79,7 @@ class Failure:
     @property
     def passes(self) -> bool:
         """Whether the same request may do well later."""
-        return self.status in TRY_AGAIN or self.status >= 500
+        return self.status in TRY_AGAIN or (self.status >= 500 and self.status != NOT_IMPLEMENTED)
 
     @property
     def filtered(self) -> bool:
@@ -95,6 +104,25 @@ class Failure:
         return bool(re.search(r"at least|greater than|minimum|too small|>=", self.words, re.I))
 
     @property
+    def too_large(self) -> bool:
+        """Whether a number in the request is refused for being too large."""
+        return bool(
+            re.search(r"at most|less than|maxim|too (large|high|big)|exceed|range|<=| > [0-9]", self.words, re.I)
+        )
+
+    def largest_instead_of(self, number: int) -> int:
+        """What may be asked for instead of a number that is too large: as the words say, or half of it."""
+        if found := _ROOM_IN_CONTEXT.search(self.words):
+            return int(found[1]) - int(found[2])
+        named = [int(one) for one in re.findall(r"(?<![\w.])[0-9]{2,9}(?![\w.]*[0-9])", self.words)]
+        return max((one for one in named if number // 4 <= one < number), default=number // 2)
+
+    @property
+    def no_system(self) -> bool:
+        """Whether the request is refused because it has a system message."""
+        return bool(re.search(_NO_SYSTEM, self.words, re.I))
+
+    @property
     def advice(self) -> str:
         """What a person can do about it; empty where the endpoint's own words have to do."""
         if "through the proxy" in self.words:
@@ -103,6 +131,8 @@ class Failure:
             return "leave the row out of the data, change the provider's filter, or let another teacher vote"
         if self.too_long:
             return _ADVICE[413]
+        if self.status == 403 and "an HTML page" in self.words:
+            return "a login page or a firewall answers there instead of the API: mend endpoint, or what lets you in"
         return _ADVICE.get(self.status, "")
 
 
@@ -204,6 +234,8 @@ def _message(error: Mapping[str, Any]) -> str:
     metadata = error.get("metadata")
     raw = metadata.get("raw") if isinstance(metadata, Mapping) else None
     text = said if isinstance(said, str) else json.dumps(said if said is not None else dict(error), ensure_ascii=False)
+    place = ".".join(map(str, error["loc"][1:])) if isinstance(error.get("loc"), list) else ""
+    text = f"{place}: {text}" if place and place not in text else text
     return f"{text}: {raw}" if raw else text if error else ""
 
 

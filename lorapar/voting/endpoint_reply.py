@@ -34,8 +34,9 @@ _THOUGHT_FIELDS = ("reasoning_content", "reasoning", "reasoning_details", "think
 _LONGEST_QUOTED = 1000
 _OPENED = r"<think(?:ing)?>|<reasoning>|\[THINK\]|◁think▷|<\|channel\|>analysis<\|message\|>"
 _CLOSED = r"</think(?:ing)?>|</reasoning>|\[/THINK\]|◁/think▷|<\|channel\|>final<\|message\|>"
-_EVENT = re.compile(r"^(?:event:[^\n]*\n|:[^\n]*\n|\s)*data:[ ]?([^\r\n]*)", re.MULTILINE)
-"""One event of a stream (WHATWG HTML, "Server-sent events")."""
+_EVENTS = re.compile(r"\A\s*(?:(?:event|id|retry)?:[^\n]*\n\s*)*data:")
+_EVENT = re.compile(r"^data:[ ]?([^\r\n]*)", re.MULTILINE)
+"""A stream's beginning, and the data of one of its events (WHATWG HTML, "Server-sent events")."""
 _LIVES = re.compile(r"\A\s*(?::[^\n]*\n\s*)+")
 """Comments with which OpenRouter and proxies keep a connection alive, in front of an answer that is no stream, too."""
 _ANSWER_ALONE = re.compile(r"\S+|\{[^{}]*\}")
@@ -95,8 +96,11 @@ def body_of(text: str) -> Any:
     try:
         value = json.loads(_LIVES.sub("", text))
     except ValueError:
-        return _streamed(text) if _EVENT.match(text) else None
+        return _streamed(text) if _EVENTS.match(text) else None
+    value = _json_or_none(value) if isinstance(value, str) else value  # some put the JSON into a text
     inner = value[0] if isinstance(value, list) and len(value) == 1 else value
+    if isinstance(inner, Mapping) and "choices" not in inner and isinstance(inner.get("body"), str):
+        inner = _json_or_none(inner["body"])  # Lambda functions behind AWS's API Gateway
     for key in ("data", "result", "response"):
         if isinstance(inner, Mapping) and "choices" not in inner and isinstance(inner.get(key), Mapping):
             inner = inner[key]

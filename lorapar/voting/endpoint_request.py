@@ -11,12 +11,12 @@ made-up words that no model would say by itself: an answer that is one of them w
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from lorapar.config import EndpointOptions
 from lorapar.errors import BadInputError, UnreachableError
 from lorapar.records import System
-from lorapar.voting.endpoint_client import EndpointClient, RefusedError
+from lorapar.voting.endpoint_client import EndpointClient, NoAnswerError, RefusedError
 from lorapar.voting.endpoint_failures import Failure
 from lorapar.voting.endpoint_reply import (
     Answer,
@@ -30,7 +30,7 @@ from lorapar.voting.endpoint_reply import (
     reply_of,
     request_of,
 )
-from lorapar.voting.templates import Prompt
+from lorapar.voting.templates import Message, Prompt
 
 ROOMS_TO_THINK = (0, 512, 2048, 8192)
 """Tokens beside the label's that an answer may have, one after another as answers are cut off."""
@@ -55,6 +55,9 @@ _BLANK = (400, 422)
 """Statuses of a refusal that may be about any field of the request."""
 _TEMPLATE_FIELDS = ("chat_template_kwargs", "chat_template", "add_generation_prompt", "continue_final_message")
 """Fields of a body that change how the messages become tokens."""
+_BROKEN = 500
+"""The status of servers that fall over a way of asking that they do not know."""
+_FEW_TRIES = 2
 _SHOWN_REFUSAL_CHARACTERS = 160
 _SHOWN_NAMES = 8
 
@@ -74,7 +77,11 @@ class Asker:
         self._limit = 0
         self._temperature = True
         self._room = 0
+        self._most: int | None = None
         self._stream = False
+        self._system = True
+        self.attempts: int | None = None
+        """Tries of one request, where they shall be fewer than the settings say."""
         self.thinks = False
         """Whether the model was seen to think before it answers."""
 
@@ -83,13 +90,16 @@ class Asker:
 
         Raises RefusedError where the endpoint says no, UnreachableError where there is no answer to be had.
         """
-        asked = 0
+        asked, most = 0, None
         while True:
-            path, body = self.request(prompt, constraint)
+            path, body = self.request(prompt, constraint, most)
             room = self._room
             try:
-                reply = reply_of(await self.client.post(path, body))
+                reply = reply_of(await self.client.post(path, body, attempts=self.attempts))
             except RefusedError as error:
+                if error.failure.too_long and (fitting := self._smaller(error.failure, body)) is not None:
+                    most = fitting  # of this row alone: others may be shorter
+                    continue
                 if self._learned(error.failure, body, room):
                     continue
                 if error.failure.unwritten and (self._has_more_room(room) or asked + 1 < tries):
@@ -149,13 +159,16 @@ class Asker:
         rest = "" if self._temperature else "without temperature, so that a vote need not repeat"
         self.say(f"is asked {' and '.join(filter(None, (limit, rest)))}: it refuses others without a reason")
 
-    def request(self, prompt: Prompt, constraint: Constraint) -> tuple[str, Body]:
-        """Path and body of a question, as far as it is known what this model takes."""
+    def request(self, prompt: Prompt, constraint: Constraint, most: int | None = None) -> tuple[str, Body]:
+        """Path and body of a question, as far as it is known what this model takes; `most` tokens may be answered."""
         path, body = request_of(self.model, prompt)
         body = constraint.restrict(body, prompt)
+        if not self._system:
+            body["messages"] = _without_system(body["messages"])
         tokens, name = body.pop("max_tokens"), _LIMITS[self._limit]
         if constraint.may_think:
             tokens = self._max_tokens or tokens + ROOMS_TO_THINK[self._room]
+            tokens = min(tokens, most or tokens, self._most or tokens)
         if name is not None and not self._has_own_limit:
             body[name] = tokens
         if not self._temperature:
@@ -180,6 +193,11 @@ class Asker:
             self._stream = True
             self.say(f"is asked for streams: it gives no whole answers ({failure.words[:_SHOWN_CHARACTERS]})")
             return True
+        if failure.no_system and failure.status in _ABOUT_THE_REQUEST and _has_system(body):
+            if self._system:
+                self._system = False
+                self.say(f"takes no system message ({failure.words[:_SHOWN_CHARACTERS]}): its text opens the question")
+            return True
         cause = cause_of(failure, body)
         if cause is None or cause in self.extra_body:
             return False
@@ -192,6 +210,11 @@ class Asker:
         if cause in _LIMITS:
             if failure.too_small and self._has_more_room(room):
                 return True
+            if (fewer := self._smaller(failure, body)) is not None:
+                if self._most is None or fewer < self._most:
+                    self._most = fewer
+                    self.say(f"is asked for at most {fewer} tokens: {why}")
+                return True
             if _LIMITS[self._limit] == cause:
                 self._limit += 1
                 name = _LIMITS[self._limit]
@@ -200,12 +223,20 @@ class Asker:
             return True
         return False
 
+    def _smaller(self, failure: Failure, body: Body) -> int | None:
+        """How many tokens to ask for where more than a label's were too many; None where that is not it."""
+        asked = next((body[name] for name in _LIMITS if name in body), 0)
+        if not failure.too_large or self._max_tokens is not None or self._has_own_limit or asked < ROOMS_TO_THINK[1]:
+            return None
+        fewer = failure.largest_instead_of(asked)
+        return fewer if fewer > 0 else None
+
     def _has_more_room(self, room: int) -> bool:
         """Whether a cut-off answer may be asked for again with more tokens than it had."""
         if self._max_tokens is not None or self._has_own_limit or _LIMITS[self._limit] is None:
             return False
         if room == self._room:
-            if room + 1 == len(ROOMS_TO_THINK):
+            if room + 1 == len(ROOMS_TO_THINK) or self._most is not None:
                 return False
             self._room += 1
             self.say(
@@ -237,6 +268,20 @@ def cause_of(failure: Failure, body: Body) -> str | None:
     return min(places, key=lambda key: places[key]) if places else None
 
 
+def _has_system(body: Body) -> bool:
+    return bool(body.get("messages")) and body["messages"][0]["role"] == "system"
+
+
+def _without_system(messages: Sequence[Message]) -> list[Message]:
+    """Messages of which the system's opens the user's first one."""
+    first, *rest = messages
+    if first["role"] != "system":
+        return list(messages)
+    if not rest or rest[0]["role"] != "user":
+        return [{"role": "user", "content": first["content"]}, *rest]
+    return [{"role": "user", "content": f"{first['content']}\n\n{rest[0]['content']}"}, *rest[1:]]
+
+
 class NoVoteError(UnreachableError):
     """The endpoint works, and this one row it does not answer; the others may go on."""
 
@@ -262,6 +307,7 @@ async def probe(asker: Asker, sample: Prompt, *, same_ending: bool) -> Constrain
     while True:
         try:
             found = await _best(asker, sample.messages is not None)
+            asker.attempts = None
             break
         except _RefusedWithoutCauseError as refused:
             guess, first = guess + 1, first or str(refused)
@@ -280,11 +326,18 @@ async def _best(asker: Asker, in_chats: bool) -> Constraint:
     test, ways = (_PROBES[0], _IN_CHATS) if in_chats else (_PROBES[1], _IN_TEXTS)
     reasons: dict[str, str] = {}
     explained, refusal = False, ""
+    broken: NoAnswerError | None = None
     for constraint in ways:
         if constraint == JsonEnum(False) and "ignored" in reasons[JsonEnum().name]:
             continue  # what is ignored with more in it is not honoured with less
         try:
             found = await asker.ask(test, constraint)
+        except NoAnswerError as error:
+            if error.status != _BROKEN:
+                raise
+            broken, asker.attempts = broken or error, _FEW_TRIES  # it may be this way of asking that it falls over
+            reasons[constraint.name] = _one_line(error).removeprefix(asker.client.address)
+            continue
         except RefusedError as error:
             if error.failure.status in _NOT_THERE and await asker.find_version():
                 return await _best(asker, in_chats)
@@ -297,9 +350,13 @@ async def _best(asker: Asker, in_chats: bool) -> Constraint:
             reasons[constraint.name] = refusal.removeprefix(asker.client.address)[:_SHOWN_REFUSAL_CHARACTERS]
             continue
         if found.label is not None:
+            if broken is not None:
+                asker.say(f"is asked by {constraint.name}: it fails otherwise ({_one_line(broken)})")
             return constraint
         explained = True
         reasons[constraint.name] = f"ignored, it answered '{found.raw[:40]}'"
+    if broken is not None and not (explained or refusal):
+        raise broken
     if not explained:
         raise _RefusedWithoutCauseError(refusal)
     said = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
@@ -307,6 +364,10 @@ async def _best(asker: Asker, in_chats: bool) -> Constraint:
         f"{asker.client.address} cannot hold the answers of {asker.model} to the label words ({said}); choose an "
         "endpoint with structured_outputs (vLLM) or JSON-schema response formats, or another backend"
     )
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:_SHOWN_REFUSAL_CHARACTERS]
 
 
 async def _check_refusal(asker: Asker, error: RefusedError, in_chats: bool) -> None:
