@@ -1,13 +1,17 @@
-"""Losses of right answers from the prompts' keys and values that generation has computed anyway.
+"""Keys and values of prompts, computed once: for what all prompts of a batch begin with, and for a row's two questions.
 
 A held-out row is asked twice: for the answer that the model writes, and for the loss of the right one. Both begin with
-the same prompt, which is mostly the longer part.
+the same prompt, which is mostly the longer part; and prompts of one system begin with the same instruction.
+
+Shapes: N rows, H heads, L tokens of the common beginning, D numbers a head.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -18,6 +22,11 @@ from lorapar.adapter import is_prompt
 from lorapar.adapter.scoring import mean_answer_loss
 from lorapar.evaluation.engine import Encoded
 from lorapar.prompts import IGNORED
+
+SHORTEST_BEGINNING = 8
+"""A common beginning of fewer tokens is not worth a forward pass of its own."""
+States = list[tuple[torch.Tensor, torch.Tensor]]
+"""Keys and values of each layer."""
 
 
 def read_prompts_cache(model: torch.nn.Module) -> DynamicCache | None:
@@ -47,12 +56,52 @@ def follow(prompts: Sequence[Sequence[int]], rows: Sequence[Encoded]) -> bool:
     )
 
 
-def kept_rows(cache: DynamicCache, rows: slice, prompts: Sequence[Sequence[int]]) -> DynamicCache:
-    """The states of some rows' prompts, padded on the left, without their last token and whatever followed it."""
+@torch.inference_mode()
+def read_beginning(model: torch.nn.Module, prompts: Sequence[Sequence[int]], cache: DynamicCache) -> None:
+    """Fill an empty cache with the states of what all prompts begin with, where that is worth it: `generate` goes on.
+
+    Each row gets the first columns of its left-padded prompt, so shorter prompts get fewer tokens of the beginning, and
+    generation computes no more columns than the longest prompt needs. What lies in padding is masked.
+    """
+    base: Any = getattr(model, "get_base_model", lambda: model)()
+    lengths = torch.tensor([len(prompt) for prompt in prompts], device=next(model.parameters()).device)
+    alike = takewhile(lambda tokens: len(set(tokens)) == 1, zip(*prompts, strict=False))
+    shared = min(len(list(alike)), int(lengths.min()) - 1)
+    if len(prompts) == 1 or shared < SHORTEST_BEGINNING:
+        return
+    ids = torch.tensor([prompts[0][:shared]], device=lengths.device)
+    keep = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(base.forward).parameters else {}
+    read = DynamicCache()
+    model(input_ids=ids, attention_mask=torch.ones_like(ids), past_key_values=read, use_cache=True, **keep)
+    columns = torch.arange(shared, device=lengths.device)
+    places = (columns - (lengths.max() - lengths)[:, None]).clamp(min=0)  # (N, L)
+    for number, layer in enumerate(read.layers):
+        keys, values = (one[0][:, places].transpose(0, 1) for one in (layer.keys, layer.values))  # (N, H, L, D)
+        cache.update(keys, values, number)
+
+
+@contextmanager
+def remembered(model: torch.nn.Module) -> Iterator[States]:
+    """Within the block the first forward pass with a cache leaves its states in what is yielded: those of prompts."""
+    states: States = []
+
+    def remember(_model: Any, _args: Any, output: Any) -> None:
+        if not states:
+            states.extend((layer.keys, layer.values) for layer in output.past_key_values.layers)
+
+    hook = getattr(model, "get_base_model", lambda: model)().register_forward_hook(remember)
+    try:
+        yield states
+    finally:
+        hook.remove()
+
+
+def kept_rows(states: States, rows: slice, prompts: Sequence[Sequence[int]]) -> DynamicCache:
+    """The states of some rows' prompts, padded on the left, without their last token."""
     read = max(map(len, prompts)) - 1
     kept = DynamicCache()
-    for number, layer in enumerate(cache.layers):
-        kept.update(layer.keys[rows, ..., :read, :], layer.values[rows, ..., :read, :], number)
+    for number, (keys, values) in enumerate(states):
+        kept.update(keys[rows, ..., :read, :], values[rows, ..., :read, :], number)
     return kept
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -15,10 +15,18 @@ from lorapar.adapter import take_off
 from lorapar.adapter.files import load_published
 from lorapar.adapter.scoring import mean_answer_loss
 from lorapar.basemodel import StopStrings, answer_end
+from lorapar.basemodel.ended_rows import EndedRows
 from lorapar.errors import BadInputError
 from lorapar.evaluation.engine import Encoded
 from lorapar.evaluation.generate import generate_greedy
-from lorapar.evaluation.prompt_states import follow, kept_rows, losses_after, read_prompts_cache
+from lorapar.evaluation.prompt_states import (
+    follow,
+    kept_rows,
+    losses_after,
+    read_beginning,
+    read_prompts_cache,
+    remembered,
+)
 from lorapar.prompts import IGNORED, collate
 
 if TYPE_CHECKING:
@@ -80,7 +88,10 @@ class TransformersModel:
 
     def __init__(self, model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, *, autocast: bool = False) -> None:
         self._model, self._tokenizer, self._autocast = model, tokenizer, autocast
-        self._device = next(model.parameters()).device
+        weights = next(model.parameters())
+        self._device = weights.device
+        self._exact = not autocast and weights.dtype == torch.float32
+        """Whether a row may be computed in two parts and with fewer beside it; in narrow formats that turns answers."""
         self._pad = int(tokenizer.pad_token_id)
         self._stops, self._strings = answer_end(tokenizer).token_ids, StopStrings(tokenizer)
 
@@ -115,15 +126,20 @@ class TransformersModel:
         """Continuations, losses and the seconds that the former took; each prompt is read once for both."""
         cache = read_prompts_cache(self._model) if follow(prompts, rows) else None
         started = time.monotonic()
-        written = self.generate(prompts, max_new_tokens, cache)
-        seconds = time.monotonic() - started
         if cache is None:
+            written = self.generate(prompts, max_new_tokens)
+            seconds = time.monotonic() - started
             return written, self.losses(rows), seconds
+        if self._exact:
+            read_beginning(self._model, prompts, cache)
+        with remembered(self._model) as states, self._without_ended_rows():
+            written = self.generate(prompts, max_new_tokens, cache)
+        seconds = time.monotonic() - started
         losses: list[float] = []
         for start in range(0, len(rows), _LOSS_ROWS):
             part = slice(start, start + _LOSS_ROWS)
             with self._autocast_on():
-                losses += losses_after(self._model, prompts[part], rows[part], kept_rows(cache, part, prompts))
+                losses += losses_after(self._model, prompts[part], rows[part], kept_rows(states, part, prompts))
         return written, losses, seconds
 
     @torch.inference_mode()
@@ -139,6 +155,11 @@ class TransformersModel:
                 logits = logits[:, -labels.shape[1] - 1 : -1]
                 found += mean_answer_loss(logits, labels, labels != IGNORED).tolist()
         return found
+
+    def _without_ended_rows(self) -> AbstractContextManager[None]:
+        if not self._exact or not self._stops:
+            return nullcontext()
+        return EndedRows(torch.tensor(self._stops, device=self._device)).left_out(self._model)
 
     def _autocast_on(self) -> torch.autocast:
         return torch.autocast(self._device.type, torch.bfloat16, enabled=self._autocast)

@@ -16,9 +16,7 @@ from transformers import DynamicCache, PretrainedConfig
 
 from lorapar.adapter.kinds import positions_of
 from lorapar.basemodel import NO_TOKEN, StopStrings
-
-_WORTH = 1 / 8
-"""Share of the rows that must have ended for the others to be copied out of the cache."""
+from lorapar.basemodel.ended_rows import EndedRows
 
 
 @contextmanager
@@ -94,61 +92,6 @@ def _as_without(model: PeftModel, ids: torch.Tensor, mask: torch.Tensor) -> bool
     except (AttributeError, LookupError, RuntimeError, TypeError, ValueError):
         return False  # a cache of the model's own that cannot do it: no two say so in the same way
     return bool((found - whole.repeat_interleave(2, 0)).abs().max() <= _CLOSE * whole.std())
-
-
-class EndedRows:
-    """Leaves rows that ended out of a model's forward passes while `generate` goes on with all of them."""
-
-    def __init__(self, stops: torch.Tensor) -> None:
-        """`stops` are the tokens that end a row."""
-        self._stops = stops
-        self._ended = self._kept = torch.empty(0)
-        """(N,) which rows ended; numbers of those that the cache still holds."""
-
-    @contextmanager
-    def left_out(self, model: PeftModel) -> Iterator[None]:
-        """Within the block the model computes no row that ended; `generate` gets zeros for its logits."""
-        base = model.get_base_model()
-        hooks = [base.register_forward_pre_hook(self._select, with_kwargs=True), base.register_forward_hook(self._fill)]
-        try:
-            yield
-        finally:
-            for hook in hooks:
-                hook.remove()
-
-    def _select(self, _model: Any, args: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, Any] | None:
-        tokens = named["input_ids"][:, -1]
-        rows = len(tokens)
-        if not len(self._kept):  # these are the prompts' last tokens
-            self._ended, self._kept = (
-                torch.zeros_like(tokens, dtype=torch.bool),
-                torch.arange(rows, device=tokens.device),
-            )
-            return None
-        self._ended |= torch.isin(tokens, self._stops)
-        going_on = ~self._ended[self._kept]
-        if 0 < going_on.sum() <= len(self._kept) * (1 - _WORTH) and _is_by_row(named, rows):
-            named["past_key_values"].batch_select_indices(going_on.nonzero()[:, 0])
-            self._kept = self._kept[going_on]
-        if len(self._kept) == rows:
-            return None
-        return args, {name: value[self._kept] if _has_rows(value, rows) else value for name, value in named.items()}
-
-    def _fill(self, _model: Any, _args: Any, output: Any) -> Any:
-        logits = output.logits
-        if len(logits) < len(self._ended):
-            output.logits = logits.new_zeros(len(self._ended), *logits.shape[1:]).index_copy_(0, self._kept, logits)
-        return output
-
-
-def _has_rows(value: Any, rows: int) -> bool:
-    return isinstance(value, torch.Tensor) and value.ndim > 0 and len(value) == rows
-
-
-def _is_by_row(named: dict[str, Any], rows: int) -> bool:
-    """Whether every input begins with the rows, or is one for all of them."""
-    tensors = [value for value in named.values() if isinstance(value, torch.Tensor) and value.ndim > 1]
-    return all(len(value) in (1, rows) for value in tensors)
 
 
 def _stops(settings: dict[str, Any]) -> list[int]:

@@ -114,12 +114,22 @@ def test_an_answer_without_any_token_has_no_loss(asking) -> None:
         answerer("base", load_model(BASE), replace(asking, tokenizer=tokenizer)).losses([(empty, "system1")])
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt2", "bloom", "gemma3_text", "qwen3_next", "phi"])
+BEGINNING = list(range(40, 52))
+TAILS = {
+    "nothing alike": [[5, 9, 11], [7, 8, 60, 61, 62, 63, 64], [30]],
+    "one beginning": [[*BEGINNING, *tail] for tail in ([5], [7, 8, 60], [30, 31])],
+    "more padding than beginning": [[*BEGINNING, *tail] for tail in ([5], list(range(60, 80)), [30, 31])],
+    "one is another's beginning": [BEGINNING, [*BEGINNING, 5], [*BEGINNING, 5, 6]],
+    "all the same": [BEGINNING] * 3,
+}
+
+
+@pytest.mark.parametrize("prompts", TAILS.values(), ids=TAILS)
+@pytest.mark.parametrize("family", ["llama", "gpt2", "bloom", "falcon", "gemma3_text", "qwen3_next", "phi"])
 def test_a_prompt_that_is_read_once_gives_the_answers_and_losses_of_one_that_is_read_twice(
-    family, make_family, tokenizer
+    family, prompts, make_family, tokenizer
 ) -> None:
     model = TransformersModel(make_family(family), tokenizer)
-    prompts = [[5, 9, 11], [7, 8, 60, 61, 62, 63, 64], [30]]
     answers = [[3, 4, 5, 2], [9, 2], [12, 13, 14, 15, 16, 2]]
     rows = [
         {"input_ids": prompt + answer, "labels": [-100] * len(prompt) + answer}
@@ -128,6 +138,42 @@ def test_a_prompt_that_is_read_once_gives_the_answers_and_losses_of_one_that_is_
     written, losses, _ = model.answer(prompts, rows, 5)
     assert written == model.generate(prompts, 5)
     assert losses == pytest.approx(model.losses(rows), abs=1e-5)
+
+
+def columns_read(model, prompts, rows, most) -> tuple[list[tuple[int, int]], list[list[int]]]:
+    """Rows and columns of each forward pass that an answer takes, and the answers."""
+    seen: list[tuple[int, int]] = []
+    embed = model._model.get_input_embeddings()
+    hook = embed.register_forward_pre_hook(lambda _embed, args: seen.append(tuple(args[0].shape)))
+    written, _, _ = model.answer(prompts, rows, most)
+    hook.remove()
+    return seen, written
+
+
+def test_what_prompts_begin_with_is_computed_once_and_rows_that_ended_no_more(make_family, tokenizer) -> None:
+    model = TransformersModel(make_family("llama"), tokenizer)
+    prompts = [[*BEGINNING, *tail] for tail in ([5], [7, 8], [30])]
+    rows = [{"input_ids": [*prompt, 3, 2], "labels": [-100] * len(prompt) + [3, 2]} for prompt in prompts]
+    model._stops = ()
+    seen, free = columns_read(model, prompts, rows, 6)
+    assert seen == [(1, 12), (3, 2), *[(3, 1)] * 5, (3, 2)], "the beginning, its tails, tokens, then the losses"
+    ended = next(place for place, token in enumerate(free[1]) if token not in free[0] + free[2])
+    model._stops = (free[1][ended],)
+    seen, stopped = columns_read(model, prompts, rows, 6)
+    assert stopped == [free[0], free[1][: ended + 1], free[2]]
+    assert seen == [(1, 12), (3, 2), *[(3, 1)] * ended, *[(2, 1)] * (5 - ended), (3, 2)]
+
+
+def test_in_a_narrow_format_batches_are_computed_whole(make_family, tokenizer) -> None:
+    """Other shapes round otherwise there, which may turn an answer."""
+    prompts = [[*BEGINNING, 5], [*BEGINNING, 7]]
+    rows = [{"input_ids": [*prompt, 3], "labels": [-100] * len(prompt) + [3]} for prompt in prompts]
+    for model in (
+        TransformersModel(make_family("llama").bfloat16(), tokenizer),
+        TransformersModel(make_family("llama"), tokenizer, autocast=True),
+    ):
+        seen, _ = columns_read(model, prompts, rows, 1)
+        assert seen == [(2, 13), (2, 1)]
 
 
 def test_an_answer_whose_first_token_reaches_into_the_prompt_is_read_as_a_whole(tokenizer) -> None:
