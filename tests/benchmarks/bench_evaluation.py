@@ -1,7 +1,8 @@
 """What an evaluation costs: prompts read once for answers and losses, and models that have answered before.
 
 Run by `make bench`, or by hand: `python -m pytest tests/benchmarks/bench_evaluation.py -s`. The way before is computed
-beside it: prompts are read again for the losses, adapters are held in float32, and nobody is remembered.
+beside it: prompts are read again for the losses, adapters are held in float32, and nobody is remembered. In float32
+beginnings are shared and rows that ended left out too, and more is asked for.
 """
 
 from __future__ import annotations
@@ -117,5 +118,5 @@ def test_an_evaluation_reads_prompts_once_and_a_second_one_asks_neither_base_nor
         f"\n{2 * ROWS_OF_EACH} rows, {base.dtype}, 4 models: before {old:.1f} s, first {first:.1f} s "
         f"({first / old:.2f}), second {second:.1f} s ({second / old:.2f} of before, {second / first:.2f} of the first)"
     )
-    assert first <= 0.85 * old
+    assert first <= (0.75 if base.dtype == "float32" else 0.85) * old
     assert second <= 0.45 * old
