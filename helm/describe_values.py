@@ -34,6 +34,11 @@ Schema = dict[str, Any]
 QUANTITY = r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|P|Ki|Mi|Gi|Ti|Pi)?$"
 NAME = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
 OBJECT = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"
+# A bucket by its name, or by the ARN of an access point, as `lorapar.store.address` takes it.
+ADDRESS = (
+    r"^s3://([a-z0-9][a-z0-9.-]{1,61}[a-z0-9]|"
+    r"arn:aws[a-z-]*:s3[a-z-]*:[a-z0-9-]*:[0-9]{12}:[a-z/]*accesspoint[:/][a-z0-9.-]+)(/[^?#]*)?$"
+)
 
 
 def closed(properties: dict[str, Schema], *required: str) -> Schema:
@@ -164,8 +169,8 @@ DEFINITIONS: dict[str, Schema] = {
     },
     "labelSelectorPeers": {"type": "array", "items": {"type": "object"}},
     "digest": {"type": "string", "pattern": r"^$|^sha256:[0-9a-f]{64}$"},
-    "address": {"type": "string", "pattern": r"^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[^?#]*)?$"},
-    "optionalAddress": {"type": "string", "pattern": r"^$|^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[^?#]*)?$"},
+    "address": {"type": "string", "pattern": ADDRESS},
+    "optionalAddress": {"type": "string", "pattern": f"^$|{ADDRESS}"},
     "url": {"type": "string", "pattern": r"^https?://[^/\s]+"},
     "optionalUrl": {"type": "string", "pattern": r"^$|^https?://[^/\s]+"},
     "seconds": {"type": "integer", "minimum": 1},

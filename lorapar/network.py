@@ -9,6 +9,7 @@ which every client here honours, each form of the last one alike.
 from __future__ import annotations
 
 import atexit
+import base64
 import fnmatch
 import hashlib
 import ipaddress
@@ -22,7 +23,7 @@ from contextlib import suppress
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 from lorapar.errors import BadInputError, StorageError
@@ -77,7 +78,7 @@ def _folders() -> list[str]:
     return [path for path in named if path and Path(path) not in systems and any(_certificates(path))]
 
 
-def heed_proxies(address: str, *, socks: str | None = "socksio") -> bool:
+def heed_proxies(address: str, *, socks: str | None = "socksio", ascii_only: bool = False) -> bool:
     """Let the variables of proxies mean the same to whichever client asks an address next.
 
     `ALL_PROXY` counts where the proxy of a scheme is not named, which urllib and boto3 do not know. The host is put
@@ -85,13 +86,17 @@ def heed_proxies(address: str, *, socks: str | None = "socksio") -> bool:
     clusters write both, and httpx, urllib and boto3 each know other forms; the name itself is known to all. Returns
     whether something was changed: a client that was made before it has to be made anew.
 
-    `socks` is the module by which the client speaks SOCKS, None where it cannot. Raises BadInputError for a proxy that
-    is no address, or speaks SOCKS to a client that does not.
+    `socks` is the module by which the client speaks SOCKS, None where it cannot; `ascii_only` says that it sends no
+    other letters as user and password. Raises BadInputError for a proxy that is no address, or that the client cannot
+    ask.
     """
     changed = _spread_all_proxy()
     changed = _heed_no_proxy(address) or changed
     proxy = _named_proxy(address, everything=socks is not None)
     if proxy and (why := _why_unusable(proxy, socks)):
+        raise BadInputError(f"{address}: {UNUSABLE_PROXY}: {why}")
+    if proxy and ascii_only and not unquote(proxy.rpartition("@")[0]).isascii():
+        why = "user or password have letters beyond ASCII, which this client does not send; give them others"
         raise BadInputError(f"{address}: {UNUSABLE_PROXY}: {why}")
     return changed
 
@@ -129,13 +134,16 @@ def _single(entries: list[str]) -> list[str]:
 
 
 def _holds(entry: str, host: str, port: int | None) -> bool:
+    if entry.startswith("["):  # an IPv6 address in brackets, perhaps with a port
+        inner, _, only = entry[1:].partition("]")
+        entry = inner if only in ("", f":{port}") else ""
     if len(entry.split(":")) == 2 and "/" not in entry:  # with a port, as Go reads it
         entry, _, only = entry.partition(":")
         if only != str(port):
             return False
     if host == entry.lstrip(".") or (entry.startswith(".") and host.endswith(entry)):
         return True
-    if "/" in entry:
+    if "/" in entry or ":" in entry:  # a network, or an IPv6 address in another of its forms
         try:
             return ipaddress.ip_address(host) in ipaddress.ip_network(entry, strict=False)
         except ValueError:
@@ -187,6 +195,15 @@ def proxy_address(address: str) -> str | None:
     """
     heed_proxies(address, socks=None)
     return _named_proxy(address, everything=False)
+
+
+def proxy_login(address: str) -> str | None:
+    """The header `Proxy-Authorization` for a client that makes none of user and password; None where there are none."""
+    parts = urlsplit(_named_proxy(address, everything=False) or "")
+    if parts.username is None:
+        return None
+    pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+    return f"Basic {base64.b64encode(pair.encode()).decode()}"
 
 
 def _named_proxy(address: str, *, everything: bool = True) -> str | None:

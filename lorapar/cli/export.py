@@ -11,7 +11,7 @@ import typer
 
 from lorapar.cli.adapters import Where, open_registry, say
 from lorapar.cli.ask import local_adapter, need_torch
-from lorapar.cli.base import app, out, reporter
+from lorapar.cli.base import app, err, out, reporter
 from lorapar.errors import BadInputError
 
 if TYPE_CHECKING:
@@ -60,6 +60,9 @@ def export_command(  # noqa: PLR0913  -- an argument is an option of the command
     model: Annotated[
         Path | None, typer.Option(help="With --merged, --gguf, --ollama: a local copy of the base model.")
     ] = None,
+    other_base: Annotated[
+        bool, typer.Option("--other-base", help="With --kserve: another base than it was trained on is meant.")
+    ] = False,
 ) -> None:
     """Write a version for another server: a manifest, a plain model, a LoRA of llama.cpp or Ollama, an OCI artifact.
 
@@ -81,6 +84,8 @@ def export_command(  # noqa: PLR0913  -- an argument is an option of the command
             "--oci HOST/REPO, one at a time"
         )
     _check_options(kinds[0], base, model)
+    if other_base and kinds[0] != "--kserve":
+        raise BadInputError("--other-base is for --kserve")
     if merged is not None:
         _export_merged(ref, where, merged, model)
     elif gguf is not None:
@@ -90,7 +95,7 @@ def export_command(  # noqa: PLR0913  -- an argument is an option of the command
     elif oci is not None:
         _export_oci(ref, where, oci)
     else:
-        _print_manifest(ref, where, gateway, base)
+        _print_manifest(ref, where, gateway, base, other_base=other_base)
 
 
 def _check_options(kind: str, base: str | None, model: Path | None) -> None:
@@ -109,16 +114,20 @@ def _check_options(kind: str, base: str | None, model: Path | None) -> None:
         raise BadInputError(f"--model is for {', '.join(_WITH_MODEL)}; with --kserve say --base URI")
 
 
-def _print_manifest(ref: str, where: str | None, gateway: str | None, base: str | None) -> None:
+def _print_manifest(ref: str, where: str | None, gateway: str | None, base: str | None, *, other_base: bool) -> None:
     import yaml
 
     from lorapar.serving import gateway_manifest, kserve_manifest
+    from lorapar.serving.kserve import require_same_base
 
     registry = open_registry(where)
     if gateway is not None:
         manifest = gateway_manifest(registry, ref, gateway)
     else:
-        manifest = kserve_manifest(registry, registry.resolve(ref), base)
+        version = registry.resolve(ref)
+        manifest = kserve_manifest(registry, version, base)
+        if not other_base and (note := require_same_base(registry, version, manifest)):
+            err.print(note, markup=False, highlight=False, soft_wrap=True)
     text = yaml.safe_dump(manifest, sort_keys=False)
     out.print(text, markup=False, highlight=False, soft_wrap=True, end="")
 

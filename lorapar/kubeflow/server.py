@@ -25,7 +25,7 @@ from lorapar.kubeflow.checks import ENDPOINT_VARIABLE
 from lorapar.kubeflow.follow import GOING, NotInKubeflowError
 from lorapar.kubeflow.package import OWN_PIPELINE, PIPELINE_NAME, Package
 from lorapar.kubeflow.waiting import Waiting
-from lorapar.network import network_cause, proxy_address, proxy_refusal, trust_authorities
+from lorapar.network import network_cause, proxy_address, proxy_login, proxy_refusal, trust_authorities
 
 TOKEN_VARIABLE = "KFP_TOKEN"  # noqa: S105 -- a name, not a token
 COOKIES_VARIABLE = "KFP_COOKIES"
@@ -346,10 +346,12 @@ def _ask_with_a_limit(rest: Any, address: str) -> None:
     """Let no request wait for ever or without a word, and take no web page for an answer.
 
     kfp sets no time limit, and a network that drops packets answers nothing. A login page or Kubeflow's dashboard comes
-    with status 200, and kfp makes an empty list of it.
+    with status 200, and kfp makes an empty list of it. Nor does it tell a proxy who asks.
     """
     if "request" in vars(rest):
         return
+    if (proxy := proxy_login(address)) and hasattr(rest.pool_manager, "proxy_headers"):
+        rest.pool_manager.proxy_headers["proxy-authorization"] = proxy  # the pools of all hosts share them
     asked = rest.request
     rest.pool_manager.connection_pool_kw["retries"] = _tries()
 

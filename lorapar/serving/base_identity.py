@@ -3,7 +3,8 @@
 A lineage names its base by a digest. For a folder, and for a bucket that lorapar filled, it is one of the files' names
 and bytes, so a folder anywhere can be compared with it. For a model of the hub it stands for a commit, which a folder
 shows where it is a mirror or lies in the hub's own cache. Where the base itself is on this machine, the same tensors in
-other files are the same base; elsewhere nothing tells them, and a person says `--other-base`.
+other files are the same base, with the same tokenizer and chat template; elsewhere nothing tells them, and a person
+says `--other-base`.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from lorapar.errors import BadInputError, IntegrityError, LoraparError
 from lorapar.records import digest_of, read_json
 from lorapar.registry import LINEAGE_FILE, Registry, Version
 from lorapar.registry.package import CONFIG_FILE, hub_commit
+from lorapar.serving.same_text import TEMPLATE, TOKENIZER, VOCABULARIES, unlike_text
 from lorapar.store import NotFoundError, file_sha256, open_store, read_manifest
 from lorapar.store.copy import find_tree
 
@@ -68,6 +70,8 @@ def compare(base: ModelConfig, folder: Path) -> Compared:
         return Compared("same")  # an adapter made elsewhere: there is nothing to compare with
     try:
         digests = _digests(folder)
+    except IntegrityError as error:  # of a mirror; a run refuses to be trained on such a one
+        return Compared("other", str(error))
     except LoraparError as error:
         return Compared("unknown", str(error))
     if base.digest in digests:
@@ -99,7 +103,7 @@ def _with_bucket(base: ModelConfig, folder: Path, found: str) -> Compared:
         return Compared("unknown", str(error))
     if manifest is None:
         return Compared("unknown", f"{base.name} has no manifest; `lorapar models mirror` writes one")
-    wanted = {name: entry.sha256 for name, entry in manifest.files.items() if _decides(name)}
+    wanted = {name: entry.sha256 for name, entry in manifest.files.items() if _is_weights(name) or name in _TEXT_FILES}
     return Compared("same" if _holds(folder, wanted) else "other", found)
 
 
@@ -123,8 +127,11 @@ def _with_files(base: ModelConfig, folder: Path, found: str) -> Compared:
     own = _here(base)
     if own is None:
         return Compared("unknown", f"{base.name} is not on this machine to compare it with")
-    wanted = {path.name: file_sha256(path) for path in own.glob("*") if path.is_file() and _decides(path.name)}
-    return Compared("same" if _holds(folder, wanted) or same_weights(folder, own) else "other", found)
+    wanted = {path.name: file_sha256(path) for path in own.glob("*") if path.is_file() and _is_weights(path.name)}
+    if not _holds(folder, wanted) and not same_weights(folder, own):
+        return Compared("other", found)
+    unlike = unlike_text(own, folder)
+    return Compared("other", f"{found}; {unlike}") if unlike else Compared("same", found)
 
 
 def same_weights(left: Path, right: Path) -> bool:
@@ -183,7 +190,10 @@ def _header(file: Path) -> tuple[dict[str, Any], int]:
     return header, 8 + size_bytes
 
 
-def _decides(name: str) -> bool:
+_TEXT_FILES = (TOKENIZER, TEMPLATE, *VOCABULARIES)
+
+
+def _is_weights(name: str) -> bool:
     """Whether a file decides what the model computes; a README more or less does not."""
     return name == "config.json" or name.endswith(".safetensors")
 
@@ -244,6 +254,19 @@ def refuse_unequal_answers_of_hub(name: str, revision: str | None) -> None:
         refuse_unequal_answers(Path(found).parent)
 
 
+def cached_folder_of_hub(name: str, revision: str | None = None) -> Path | None:
+    """The folder of a hub model in the hub's cache of this machine, named by its commit; nothing is downloaded."""
+    from huggingface_hub.utils import validate_repo_id
+
+    from lorapar.basemodel.hub import cached_snapshot
+
+    try:
+        validate_repo_id(name)
+    except ValueError:  # HFValidationError is one: a path of another machine, say
+        return None
+    return cached_snapshot(ModelConfig(name=name, revision=revision))
+
+
 class ServedBase:
     """What a running server knows of its base model: its name, and its identity as far as that can be had."""
 
@@ -253,7 +276,7 @@ class ServedBase:
         self._digest = digest
         self._model = Path(model) if model and Path(model).is_dir() else None
         self._hub = model if self._model is None else ""
-        self._revision = hub_commit(revision)
+        self._revision = revision
         self._lock = threading.Lock()
         self._compared: dict[str, Compared] = {}
 
@@ -266,30 +289,40 @@ class ServedBase:
         if self._model is not None:
             refuse_unequal_answers(self._model)
         elif self._hub:  # vLLM has downloaded it by now
-            refuse_unequal_answers_of_hub(self._hub, self._revision)
+            refuse_unequal_answers_of_hub(self._hub, hub_commit(self._revision))
         base = _lineage_base(folder)
         if base is None or base.digest is None or self._digest == ANY:
             return
         if self._digest:
             found = Compared("same" if base.digest == self._digest else "other", f"digest {self._digest}")
         elif self._model is not None:
-            found = self._compare(base)
-        elif self._revision and is_on_hub(base):
-            found = Compared("same" if base.revision == self._revision else "other", f"revision {self._revision}")
+            found = self._compare(base, self._model)
         else:
-            return
+            found = self._compare_with_hub(base)
         if found.found == "other":
             raise IntegrityError(
                 f"{version}: was trained on the base model {said(base)}, and this server has another one "
                 f"({found.is_there}); {REMEDY}, or set LORAPAR_SERVING_BASE_DIGEST={ANY} if it is meant"
             )
 
-    def _compare(self, base: ModelConfig) -> Compared:
+    def _compare_with_hub(self, base: ModelConfig) -> Compared:
+        """With the commit that vLLM was told, or has found behind its branch and downloaded by now."""
+        commit, folder = hub_commit(self._revision), None
+        if self._hub and commit is None:
+            folder = cached_folder_of_hub(self._hub, self._revision)
+            commit = folder.name if folder else None
+        if commit is None:
+            return Compared("unknown")
+        if is_on_hub(base) and base.revision is not None:
+            return Compared("same" if base.revision == commit else "other", f"revision {commit}")
+        return self._compare(base, folder) if folder else Compared("unknown")
+
+    def _compare(self, base: ModelConfig, folder: Path) -> Compared:
         """Every byte of a folder is read once for each base that versions name, mostly one."""
         with self._lock:
             known = f"{base.name}@{base.revision}/{base.digest}"
-            if known not in self._compared and self._model is not None:
-                self._compared[known] = compare(base, self._model)
+            if known not in self._compared:
+                self._compared[known] = compare(base, folder)
             return self._compared[known]
 
 

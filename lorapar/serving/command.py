@@ -19,6 +19,7 @@ from lorapar.serving.asking import candidate_notes, ending_notes, template_argum
 from lorapar.serving.base_identity import (
     ANY,
     base_of,
+    cached_folder_of_hub,
     is_on_hub,
     refuse_unequal_answers,
     refuse_unequal_answers_of_hub,
@@ -199,29 +200,31 @@ def _base(registry: Registry, versions: Sequence[Version], model: Path | None, *
         raise BadInputError(f"these adapters are for different base models ({told}); start one server for each")
     which, base = next(iter(made_for.items()))
     digest = (base.digest or "") if compared else ANY
+    if model is not None and str(model) == base.name and is_on_hub(base) and not model.is_dir():
+        model = None  # the base by its own name, so at the commit that was trained on
     if model is None and is_on_hub(base):
         refuse_unequal_answers_of_hub(base.name, base.revision)
         pinned = ("--revision", base.revision) if base.revision else ()
         return _Base(base.name, ("--model", base.name, *pinned), digest, renamed=False)
     if model is None and kind_of(base) is Kind.HUB:
         raise BadInputError(f"{which}: its base model '{base.name}' was a folder; name where it is now: --model FOLDER")
-    folder = model or _own_folder(which, base, compared=compared)
-    if folder.is_dir():
+    named = model or _own_folder(which, base, compared=compared)
+    folder = named if named.is_dir() else cached_folder_of_hub(str(named))
+    if folder is not None:
         refuse_unequal_answers(folder)
     notes: tuple[str, ...] = ()
     if compared and (model is not None or kind_of(base) is Kind.LOCAL):
-        if folder.is_dir():
+        if folder is not None:
             unknown = require_same(which, base, folder)
-            notes = (
-                (f"'{folder}' could not be compared with the base model {said(base)}: {unknown}",) if unknown else ()
-            )
-        else:  # a path of the server's own machine; without an identity here the server reads the folder itself
+            notes = (f"'{named}' could not be compared with the base model {said(base)}: {unknown}",) if unknown else ()
+        else:  # of the server's own machine or the hub; without an identity here the server looks at it itself
             digest = ""
             notes = (
-                f"'{folder}' is not on this machine: where the server runs it is compared with the base model "
+                f"'{named}' is not on this machine: where the server runs it is compared with the base model "
                 f"{said(base)} before the first adapter is loaded",
             )
-    return _Base(base.name, ("--model", str(folder), "--served-model-name", base.name), digest, notes=notes)
+    pinned = ("--revision", folder.name) if folder is not None and folder != named else ()  # the hub's, as compared
+    return _Base(base.name, ("--model", str(named), *pinned, "--served-model-name", base.name), digest, notes=notes)
 
 
 def _own_folder(which: str, base: ModelConfig, *, compared: bool) -> Path:

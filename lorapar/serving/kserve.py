@@ -12,11 +12,12 @@ from typing import Any
 
 from lorapar.basemodel.resolve import Kind, kind_of
 from lorapar.config import ModelConfig
-from lorapar.errors import BadInputError
+from lorapar.errors import BadInputError, IntegrityError
 from lorapar.registry import Registry, Version, stop_strings, stop_token_ids
 from lorapar.registry.layout import version_prefix
 from lorapar.registry.overview import lineage_of
-from lorapar.serving.base_identity import base_of, is_on_hub
+from lorapar.serving.base_address import compare_address
+from lorapar.serving.base_identity import base_of, is_on_hub, said
 from lorapar.serving.command import served_rank
 from lorapar.store import is_s3
 
@@ -64,6 +65,21 @@ def kserve_manifest(registry: Registry, version: Version, base_uri: str | None =
     }
 
 
+def require_same_base(registry: Registry, version: Version, manifest: dict[str, Any]) -> str:
+    """Raise IntegrityError where KServe would fetch another base; returns why that cannot be told, or ''."""
+    base, uri = base_of(registry, version), str(manifest["spec"]["model"]["uri"])
+    compared = compare_address(base, uri)
+    if compared.found == "other":
+        raise IntegrityError(
+            f"{version}: was trained on the base model {said(base)}, and {uri} holds another one "
+            f"({compared.is_there}); give the address of the one it was trained on as --base, or say --other-base if "
+            "it is meant, such as a quantised copy"
+        )
+    if compared.found == "same":
+        return ""
+    return f"{uri} could not be compared with the base model {said(base)}: {compared.is_there}"
+
+
 def _base_uri(version: Version, base: ModelConfig, given: str | None) -> str:
     """Where KServe's storage initializer fetches the base from."""
     if given is not None:
@@ -73,7 +89,7 @@ def _base_uri(version: Version, base: ModelConfig, given: str | None) -> str:
             )
         return given
     if kind_of(base) is Kind.BUCKET:
-        return base.name
+        return base.name.rstrip("/")
     if is_on_hub(base):
         return f"hf://{base.name}" + (f":{base.revision}" if base.revision else "")
     raise BadInputError(

@@ -50,7 +50,7 @@ def parse_address(address: str | Path) -> S3Address | Path:
     bucket, prefix = (point[1], rest[point.end() :]) if point else (rest.partition("/")[0], rest.partition("/")[2])
     if not point and not _BUCKET.fullmatch(bucket):
         raise BadInputError(f"{text}: '{bucket}' cannot name a bucket: 3 to 63 small letters, digits, - and .")
-    prefix = prefix.strip("/")
+    prefix = prefix.rstrip("/")  # a slash before it would be one of the key's: s3://BUCKET//KEY is another object
     if prefix:
         check_key(prefix)
     return S3Address(bucket, prefix)

@@ -5,14 +5,15 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from lorapar.errors import IntegrityError, UnreachableError
+from lorapar.redaction import redact
 from lorapar.store.address import S3Address, check_key
-from lorapar.store.base import Moved, NotFoundError, ObjectInfo, Transfer, UnansweredError
+from lorapar.store.base import Moved, NotFoundError, ObjectInfo, Transfer, UnansweredError, UnsupportedError
 from lorapar.store.s3_client import connection
 from lorapar.store.s3_errors import CONFLICT, MISSING, TAKEN, code_of, s3_errors
 from lorapar.store.s3_small import Watch, download_small, is_small, read_whole, several, upload_small, version_of
@@ -171,11 +172,16 @@ class S3Store:
         """A thousand in one request; raises UnreachableError naming the first that the server would not remove."""
         for start in range(0, len(keys), _KEYS_A_PAGE):
             some = [{"Key": self._key(key)} for key in keys[start : start + _KEYS_A_PAGE]]
-            with self._errors(""):
-                answer = self._client.delete_objects(Bucket=self.bucket, Delete={"Objects": some, "Quiet": True})
+            try:
+                with self._errors(""):
+                    answer = self._client.delete_objects(Bucket=self.bucket, Delete={"Objects": some, "Quiet": True})
+            except UnsupportedError:  # some gateways know single deletions alone
+                several(self.delete, keys[start : start + _KEYS_A_PAGE])
+                continue
             for error in answer.get("Errors", ()):
+                place = f"s3://{self.bucket}/{error.get('Key', self._root)}"
                 raise UnreachableError(
-                    f"s3://{self.bucket}/{error['Key']}: cannot be deleted: {error.get('Code')} {error.get('Message')}"
+                    redact(f"{place}: cannot be deleted: {error.get('Code')} {error.get('Message') or ''}".rstrip())
                 )
 
     def unfinished(self, older_than: float) -> int:
@@ -189,7 +195,7 @@ class S3Store:
                 self._client.abort_multipart_upload(Bucket=self.bucket, Key=upload["Key"], UploadId=upload["UploadId"])
 
     def _unfinished(self, older_than: float) -> Iterator[dict[str, Any]]:
-        with self._errors(""):
+        with suppress(UnsupportedError), self._errors(""):  # who cannot list them is left to remove them himself
             pages = self._client.get_paginator("list_multipart_uploads").paginate(Bucket=self.bucket, Prefix=self._root)
             for page in pages:
                 for upload in page.get("Uploads", ()):

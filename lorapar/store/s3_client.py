@@ -18,7 +18,7 @@ from lorapar.errors import BadInputError, UnreachableError
 from lorapar.network import heed_proxies, trust_authorities
 from lorapar.redaction import redact, remember_secret
 from lorapar.store.s3_credentials import RenewedCredentials
-from lorapar.store.s3_errors import credentials_cause, elsewhere
+from lorapar.store.s3_errors import UNSIGNED, credentials_cause, elsewhere
 from lorapar.store.s3_headers import add_headers
 
 CONCURRENT_REQUESTS = 10
@@ -31,6 +31,7 @@ _REGIONS = ("AWS_DEFAULT_REGION", "AWS_REGION")
 """boto3 itself reads the first alone; every other client of AWS, and the pods of EKS, know the second too."""
 _NO_REGION = "us-east-1"
 _REDIRECTS = (301, 302, 303, 307, 308)
+_REFUSALS = (400, 401, 403)
 _KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 _FIRST_ATTEMPTS = 2
 _FIRST_SECONDS = 5
@@ -75,11 +76,14 @@ class Connection:
             authorities = trust_authorities()
             # What a person told boto3 itself, by AWS_CA_BUNDLE or in a profile, wins.
             self._verify = authorities if core.get_config_variable("ca_bundle") is None else None
+            found = self._session.get_credentials()
+            self._signed = found is not None
             self.client: Any = self._make(**_options(core))
-            if heed_proxies(self.endpoint, socks=None):  # a client keeps the proxies that it was made with
+            if heed_proxies(
+                self.endpoint, socks=None, ascii_only=True
+            ):  # a client keeps the proxies that it was made with
                 self.client.close()
                 self.client = self._make(**_options(core))
-            found = self._session.get_credentials()
         if found is not None and found.method in _FOUND_HERE:
             self._remember_credentials()
 
@@ -119,9 +123,15 @@ class Connection:
     def _make(self, **options: Any) -> Any:
         from botocore.config import Config
 
+        if not self._signed:  # a public bucket asks for no keys
+            from botocore import UNSIGNED as NO_SIGNATURE
+
+            options["signature_version"] = NO_SIGNATURE
         client = self._session.create_client("s3", config=Config(**options), verify=self._verify)
         self._credentials.watch(client)
         add_headers(client)
+        if not self._signed:
+            client.meta.events.register_first("after-call.s3", _note_unsigned)
         return client
 
     def _remember_credentials(self) -> None:
@@ -130,6 +140,12 @@ class Connection:
         if found is not None:
             frozen = found.get_frozen_credentials()
             remember_secret(frozen.access_key, frozen.secret_key, frozen.token)
+
+
+def _note_unsigned(parsed: dict[str, Any], **_: Any) -> None:
+    """Say in a refusal that nothing was signed: any other cause that the server names follows from it."""
+    if parsed.get("ResponseMetadata", {}).get("HTTPStatusCode") in _REFUSALS:
+        parsed.setdefault("Error", {})[UNSIGNED] = True
 
 
 class _AnyName(list[str]):

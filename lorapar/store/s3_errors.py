@@ -44,6 +44,9 @@ _OF_AN_OBJECT = (
 )
 _OTHER_REGION = ("PermanentRedirect", "301", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException")
 _UNKNOWN = ("NotImplemented", "501")
+_WITHOUT_KEYS = "no credentials were found; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
+UNSIGNED = "lorapar-unsigned"
+"""Stands in an error's answer where the request went out without a signature, since there were no credentials."""
 _CHECKSUMS = "AWS_REQUEST_CHECKSUM_CALCULATION"
 _NO_ROOM = (
     "; where nothing was ever written to this bucket, its server has no room for another one: Kubeflow's own SeaweedFS "
@@ -129,17 +132,22 @@ def explain(error: Exception, where: str, endpoint: str) -> LoraparError:
 
 def _refused(error: Any, where: str, endpoint: str) -> LoraparError:
     """The server answered, with an error."""
-    code, message = code_of(error), _one_line(error.response.get("Error", {}).get("Message", ""))
+    message = _one_line(error.response.get("Error", {}).get("Message", ""))
+    code = _meant(code_of(error), message)
     if code in MISSING and (code == "NoSuchKey" or error.operation_name in _OF_AN_OBJECT):
         return NotFoundError(f"{where}: there is no such object")
     if code == "NoSuchBucket":
-        return UnreachableError(f"{where}: there is no such bucket at {endpoint}; create it or mend the address")
+        cause = f"there is no such bucket at {endpoint}; create it or mend the address"
+        return UnreachableError(redact(f"{where}: {cause}{_said(message, cause)}"))
     if code in _MISMATCH:
         return MismatchError(redact(f"{where}: {_mismatch(code, message, endpoint)}"))
     if code in TAKEN:
         return IntegrityError(f"{where}: was replaced meanwhile; run the same command again")
-    if code in _SKEWED or (code == "AccessDenied" and "expired" in message.lower()):
-        return UnreachableError(f"{where}: this machine's clock is wrong{_skew(error)}; set the time, then try again")
+    if error.response.get("Error", {}).get(UNSIGNED):
+        return DeniedError(redact(f"{where}: {_WITHOUT_KEYS}{_said(message or code, '')}{_unlike_s3(error, endpoint)}"))
+    if code in _SKEWED:
+        cause = f"this machine's clock is wrong{_skew(error)}; set the time, then try again"
+        return UnreachableError(redact(f"{where}: {cause}{_said(message, cause)}"))
     if code in _OTHER_REGION:
         cause = f"the bucket lies in another region{_region(error)}; set AWS_DEFAULT_REGION to it"
         return UnreachableError(redact(f"{where}: {cause}{_said(message, '')}"))
@@ -165,6 +173,14 @@ def _refused(error: Any, where: str, endpoint: str) -> LoraparError:
     text += _said(message, text) + _unlike_s3(error, endpoint)
     kind = UnansweredError if metadata.get("HTTPStatusCode") in _AILING else UnreachableError
     return (UnsupportedError if code in _UNKNOWN else kind)(redact(f"{where}: {text}"))
+
+
+def _meant(code: str, message: str) -> str:
+    """The code, of AWS's own, for what some servers call a denied access: something that has expired."""
+    expired = re.search(r"(request|token|session|credential)\w* (?:has|have|is) expired", message, re.IGNORECASE)
+    if code != "AccessDenied" or expired is None:
+        return code
+    return "RequestExpired" if expired[1].lower() == "request" else "ExpiredToken"
 
 
 class MismatchError(UnreachableError):
@@ -240,7 +256,7 @@ def _unanswered(error: Exception, where: str, endpoint: str) -> LoraparError:
     elif isinstance(error, boto.InvalidRegionError):
         return BadInputError(redact(f"{where}: {_one_line(error)}; mend AWS_DEFAULT_REGION, AWS_REGION or the profile"))
     elif isinstance(error, boto.NoCredentialsError):
-        cause = "no credentials were found; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
+        cause = _WITHOUT_KEYS
     elif isinstance(error, (boto.ChecksumError, boto.FlexibleChecksumError)):
         return IntegrityError(f"{where}: arrived damaged, its checksum is another one; run the same command again")
     elif isinstance(error, (boto.ParamValidationError, boto.UnknownEndpointError)):

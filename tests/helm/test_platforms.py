@@ -418,3 +418,17 @@ def test_what_the_store_asks_for_reaches_the_tasks_too(tmp_path) -> None:
     manifests = render(values={"objectStore": {"extraEnv": asked}})
     for variables, _ in tasks(placement_of(manifests, tmp_path)):
         assert variables["AWS_REQUEST_CHECKSUM_CALCULATION"] == "when_required"
+
+
+POINT = "s3://arn:aws:s3:eu-central-1:123456789012:accesspoint/team"
+
+
+def test_a_store_may_be_an_access_point(tmp_path) -> None:
+    """As everywhere else an address is read; a bucket cannot be made through one."""
+    values = {"objectStore": {"address": f"{POINT}/runs"}, "serving": {"enabled": True, "model": "a/b"}}
+    assert f"{POINT}/runs/registry" in json.dumps(render(values=values))
+    refused = template(values={"objectStore": {"address": POINT, "createBucket": True}})
+    assert refused.code != 0
+    assert "objectStore.createBucket: an access point" in refused.error
+    wrong = template(values={"objectStore": {"address": POINT.replace("accesspoint", "bucket")}})
+    assert "objectStore.address" in wrong.error

@@ -27,6 +27,7 @@ import pytest
 
 from tests.helm.chart import CHART, EVERYTHING, of_kind, only, pod_spec, render
 from tests.integration.s3_server import free_ports, weed_program
+from tests.store.s3_in_memory import Request, S3InMemory
 
 KEYS = {"AWS_ACCESS_KEY_ID": "LORAPARCHART00000001", "AWS_SECRET_ACCESS_KEY": "secret-of-the-chart-tests-00000000001"}
 
@@ -331,3 +332,30 @@ def test_authorities_that_are_not_there_end_a_script_with_one_line(script: str, 
     assert done.returncode == 2
     assert "LORAPAR_CA_BUNDLE=/etc/lorapar/ca/none.crt cannot be read" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("variables", "code"),
+    [({"LORAPAR_S3_ENCRYPTION": "aws:kms", "LORAPAR_S3_EXPECTED_OWNER": "123456789012"}, 0), ({}, 1)],
+)
+def test_store_check_asks_as_runs_do(variables: dict[str, str], code: int) -> None:
+    """A bucket whose policy denies what is not encrypted, and one that is looked up by its owner."""
+
+    def refuse(request: Request) -> tuple[int, str, str] | None:
+        if request.method == "PUT" and request.headers.get("x-amz-server-side-encryption") != "aws:kms":
+            return 403, "AccessDenied", "explicit deny"
+        return None
+
+    with S3InMemory(refuse) as server:
+        done = run("check_store.py", "s3://lorapar/some", **KEYS, AWS_ENDPOINT_URL_S3=server.endpoint, **variables)
+        owners = {request.headers.get("x-amz-expected-bucket-owner") for request in server.requests}
+    assert done.returncode == code, done.stderr
+    assert owners == {variables.get("LORAPAR_S3_EXPECTED_OWNER")}
+
+
+@pytest.mark.parametrize(
+    ("address", "said"), [("s3://lorapar//x", "single slashes"), ("./folder", "no s3:// address"), ("s3://B", "bucket")]
+)
+def test_store_check_of_what_is_no_address_is_one_line(address: str, said: str) -> None:
+    done = run("check_store.py", address, **KEYS)
+    assert (done.returncode, said in done.stderr, done.stderr.count("\n")) == (1, True, 1), done.stderr

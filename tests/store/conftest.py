@@ -2,7 +2,8 @@
 
 import pytest
 
-from lorapar.store import open_store, seal
+from lorapar.store import open_store, s3_headers, seal
+from tests.store.s3_in_memory import S3InMemory
 
 
 @pytest.fixture
@@ -21,3 +22,19 @@ def tree(tmp_path):
     (folder / "empty").touch()
     seal(folder, "test.tree")
     return folder
+
+
+@pytest.fixture
+def server(monkeypatch):
+    """A server, and nothing in the environment but the way to it."""
+    for name in s3_headers.VARIABLES:
+        monkeypatch.setenv(name, "")
+    for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_REQUEST_CHECKSUM_CALCULATION", "AWS_CONFIG_FILE"):
+        monkeypatch.delenv(name, raising=False)
+    with S3InMemory() as made:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", made.endpoint)
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "FIRSTKEY00000001")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret-of-the-tests-1")
+        monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        yield made

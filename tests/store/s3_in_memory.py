@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import html
 import re
+import socket
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -42,13 +43,17 @@ class S3InMemory:
     """The server; `refuse` decides about each request before anything is done."""
 
     refuse: Refusal = lambda request: None
+    done_as: Callable[[Request], bytes | None] = lambda request: None
+    """What a request is answered with instead of being done, with status 200."""
+    host: str = "127.0.0.1"
     requests: list[Request] = field(default_factory=list)
     objects: dict[str, bytes] = field(default_factory=dict)
 
     parts: dict[str, bytes] = field(default_factory=dict)
 
     def __enter__(self) -> S3InMemory:
-        self._server = _Server(("127.0.0.1", 0), _Handler)
+        kind = type("OfItsFamily", (_Server,), {"address_family": socket.AF_INET6}) if ":" in self.host else _Server
+        self._server = kind((self.host, 0), _Handler)
         self._server.state = self
         self._server.daemon_threads = True
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
@@ -61,7 +66,7 @@ class S3InMemory:
     @property
     def endpoint(self) -> str:
         """Address to give to boto3."""
-        return f"http://127.0.0.1:{self._server.server_address[1]}"
+        return f"http://{f'[{self.host}]' if ':' in self.host else self.host}:{self._server.server_address[1]}"
 
     def of(self, operation: str) -> list[Request]:
         """The requests of one kind."""
@@ -102,6 +107,8 @@ class _Handler(BaseHTTPRequestHandler):
             status, code, message = refused
             text = f"<Error><Code>{code}</Code><Message>{message}</Message></Error>"
             return self.answer(status, text.encode(), Content_Type="application/xml")
+        if bucket and (body := state.done_as(request)) is not None:
+            return self.answer(200, body)
         return self.done(request)
 
     def done(self, request: Request) -> None:

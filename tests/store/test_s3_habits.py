@@ -14,26 +14,10 @@ from lorapar.doctor import examine_store
 from lorapar.errors import BadInputError, ExitCode, IntegrityError, UnreachableError
 from lorapar.store import open_store, put_tree, s3_headers
 from lorapar.store.base import DeniedError, ObjectInfo, Transfer
-from tests.store.s3_in_memory import S3InMemory, _Handler
+from tests.store.s3_in_memory import _Handler
 
 FIRST, SECOND = "FIRSTKEY00000001", "SECONDKEY0000002"
 EXPIRED = ("ExpiredToken", "InvalidAccessKeyId", "InvalidClientTokenId", "RequestExpired", "SignatureDoesNotMatch")
-
-
-@pytest.fixture
-def server(monkeypatch):
-    """A server, and nothing in the environment but the way to it."""
-    for name in s3_headers.VARIABLES:
-        monkeypatch.setenv(name, "")
-    for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_REQUEST_CHECKSUM_CALCULATION", "AWS_CONFIG_FILE"):
-        monkeypatch.delenv(name, raising=False)
-    with S3InMemory() as made:
-        monkeypatch.setenv("AWS_ENDPOINT_URL", made.endpoint)
-        monkeypatch.setenv("AWS_ACCESS_KEY_ID", FIRST)
-        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret-of-the-tests-1")
-        monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-        yield made
 
 
 @pytest.fixture

@@ -12,6 +12,10 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 from waiting import Waiting, arguments, in_words, s3_endpoint
 
+from lorapar.errors import BadInputError
+from lorapar.store import S3Address, parse_address
+from lorapar.store.s3_headers import add_headers
+
 # Two attempts end before the pod's deadline, even where packets are dropped.
 QUICK = Config(connect_timeout=10, read_timeout=30, retries={"total_max_attempts": 2, "mode": "standard"})
 LOOK_AT = (
@@ -28,6 +32,7 @@ NO_ROOM = (
 def check(bucket: str, prefix: str) -> str:
     """What was found, in words; raises where the store refused something it must do."""
     client = boto3.client("s3", config=QUICK)
+    add_headers(client)  # what the bucket asks of every request: encryption, who pays
     key = "/".join(part for part in (prefix, "helm-test", uuid.uuid4().hex) if part)
     client.put_object(Bucket=bucket, Key=key, Body=b"lorapar", IfNoneMatch="*")
     try:
@@ -48,10 +53,12 @@ def check(bucket: str, prefix: str) -> str:
 
 def main() -> int:
     (address,) = arguments(__doc__, 1)
-    bucket, _, prefix = address.removeprefix("s3://").partition("/")
     with Waiting(address, LOOK_AT):
         try:
-            print(f"{address}: {check(bucket, prefix.strip('/'))}")
+            where = parse_address(address)
+            if not isinstance(where, S3Address):
+                raise BadInputError("no s3:// address")
+            print(f"{address}: {check(where.bucket, where.prefix)}")
         except ClientError as error:
             first = error.operation_name == "PutObject" and error.response["Error"]["Code"] == "InternalError"
             print(f"{address}: {error}{f' {NO_ROOM}' if first else ''}", file=sys.stderr)
@@ -59,7 +66,7 @@ def main() -> int:
         except BotoCoreError as error:
             print(f"{address}: {in_words(error, s3_endpoint())}; {LOOK_AT}", file=sys.stderr)
             return 1
-        except ValueError as error:
+        except (ValueError, BadInputError) as error:
             print(f"{address}: {error}", file=sys.stderr)
             return 1
     return 0

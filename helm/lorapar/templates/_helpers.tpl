@@ -131,6 +131,9 @@ serviceAccountName: {{ include "lorapar.servingServiceAccount" . }}
 {{- if and $store.caBundle.configMap (or .Values.caBundle.secret (and .Values.caBundle.configMap (or (ne .Values.caBundle.configMap $store.caBundle.configMap) (ne .Values.caBundle.entry $store.caBundle.entry)))) -}}
 {{- fail "objectStore.caBundle: names another ConfigMap or entry than caBundle; both are the same value, give caBundle alone" -}}
 {{- end -}}
+{{- if and $store.createBucket (hasPrefix "s3://arn:" $store.address) -}}
+{{- fail "objectStore.createBucket: an access point (objectStore.address) has its bucket already; set it to false" -}}
+{{- end -}}
 {{- if and $store.development.enabled $store.endpoint -}}
 {{- fail "objectStore.endpoint: leave it empty when objectStore.development.enabled is true, or switch the development server off" -}}
 {{- end -}}

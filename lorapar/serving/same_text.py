@@ -1,0 +1,55 @@
+"""Whether two model folders turn a chat into the same tokens: tokenizer and chat template, however they were saved."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from lorapar.records import read_json
+from lorapar.store import file_sha256
+
+TOKENIZER = "tokenizer.json"
+TEMPLATE = "chat_template.jinja"
+VOCABULARIES = ("tokenizer.model", "spiece.model", "tekken.json", "vocab.json", "merges.txt", "vocab.txt")
+"""What holds the tokens of a model that has no `tokenizer.json`."""
+_OF_A_CALL = ("version", "truncation", "padding")
+
+
+def unlike_text(left: Path, right: Path) -> str:
+    """What the second folder reads or writes otherwise than the first; empty where that is nothing, or not known.
+
+    Raises what reading a damaged file does (OSError, ValueError, LoraparError).
+    """
+    if _unlike_tokenizers(left, right):
+        return "its tokenizer is another one"
+    if _template(left) != _template(right):
+        return "its chat template is another one"
+    return ""
+
+
+def _unlike_tokenizers(left: Path, right: Path) -> bool:
+    sides = [folder / TOKENIZER for folder in (left, right)]
+    if all(side.is_file() for side in sides):
+        return file_sha256(sides[0]) != file_sha256(sides[1]) and _tokenizer(sides[0]) != _tokenizer(sides[1])
+    shared = [name for name in VOCABULARIES if (left / name).is_file() and (right / name).is_file()]
+    return any(file_sha256(left / name) != file_sha256(right / name) for name in shared)
+
+
+def _tokenizer(file: Path) -> dict[str, Any]:
+    """A tokenizer.json without what a call sets, and with merges in the one of the two ways to write them."""
+    found = {key: value for key, value in read_json(file).items() if key not in _OF_A_CALL}
+    model = dict(found.get("model") or {})
+    merges = model.get("merges") or []
+    model["merges"] = [pair if isinstance(pair, str) else " ".join(pair) for pair in merges]
+    return {**found, "model": model}
+
+
+def _template(folder: Path) -> str:
+    """The template that chats are written with; empty where there is none."""
+    if (folder / TEMPLATE).is_file():
+        return (folder / TEMPLATE).read_text(encoding="utf-8").strip()
+    settings = folder / "tokenizer_config.json"
+    given = read_json(settings).get("chat_template") if settings.is_file() else None
+    if isinstance(given, list):  # several by name, of which chats take this one
+        given = next((one.get("template") for one in given if one.get("name") == "default"), None)
+    return str(given or "").strip()
