@@ -31,6 +31,9 @@ Gateway = Annotated[
         metavar="POOL", help="As an InferenceModelRewrite for this InferencePool: aliases, canary; REF is a NAME."
     ),
 ]
+OtherBase = Annotated[
+    bool, typer.Option("--other-base", help="With --kserve: another base than it was trained on is meant.")
+]
 _WITH_MODEL = ("--merged", "--gguf", "--ollama")
 
 
@@ -60,9 +63,7 @@ def export_command(  # noqa: PLR0913  -- an argument is an option of the command
     model: Annotated[
         Path | None, typer.Option(help="With --merged, --gguf, --ollama: a local copy of the base model.")
     ] = None,
-    other_base: Annotated[
-        bool, typer.Option("--other-base", help="With --kserve: another base than it was trained on is meant.")
-    ] = False,
+    other_base: OtherBase = False,
 ) -> None:
     """Write a version for another server: a manifest, a plain model, a LoRA of llama.cpp or Ollama, an OCI artifact.
 
@@ -83,9 +84,7 @@ def export_command(  # noqa: PLR0913  -- an argument is an option of the command
             "say what as: there are --kserve, --gateway POOL, --merged DIR, --gguf FILE, --ollama DIR and "
             "--oci HOST/REPO, one at a time"
         )
-    _check_options(kinds[0], base, model)
-    if other_base and kinds[0] != "--kserve":
-        raise BadInputError("--other-base is for --kserve")
+    _check_options(kinds[0], base, model, other_base=other_base)
     if merged is not None:
         _export_merged(ref, where, merged, model)
     elif gguf is not None:
@@ -98,7 +97,9 @@ def export_command(  # noqa: PLR0913  -- an argument is an option of the command
         _print_manifest(ref, where, gateway, base, other_base=other_base)
 
 
-def _check_options(kind: str, base: str | None, model: Path | None) -> None:
+def _check_options(kind: str, base: str | None, model: Path | None, *, other_base: bool) -> None:
+    if other_base and kind != "--kserve":
+        raise BadInputError("--other-base is for --kserve")
     if base is not None and kind in ("--gateway", "--merged", "--oci"):
         instead = {
             "--merged": "with --merged name a local copy of the base with --model",
