@@ -95,8 +95,8 @@ kind-up: ## a kind cluster with Kubeflow Pipelines, MinIO, this checkout's image
 	@tests/kind/kfp-standalone.sh
 	@tests/kind/install-chart.sh
 
-kind-test: ## a whole run of the tiny preset through Kubeflow there, then an answer from the served adapter
-	@tests/kind/run-tiny.sh
+kind-test: $(STAMP) ## a whole run of the tiny preset through Kubeflow there, then an answer from the served adapter
+	@PATH="$(CURDIR)/$(BIN):$$PATH" tests/kind/run-tiny.sh
 	@tests/kind/serve-check.sh
 
 kind-down: ## remove that cluster

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.helm.chart import CHART, only, render
+from tests.helm.chart import CHART, LOADER, helm, only, render
 from tests.helm.test_scripts import answering
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -204,6 +204,21 @@ def test_the_object_store_comes_alone(script: Run, tmp_path: Path) -> None:
     done = script("minio.sh", tools={"kubectl": WELL_KUBECTL, "helm": NOTING})
     assert done.returncode == 0, done.stderr
     assert "--set pipeline.enabled=false --set serving.enabled=false" in calls(tmp_path)
+
+
+@pytest.mark.parametrize("release", ["lorapar", "dev", "my-lorapar-2"])
+def test_the_scripts_ask_for_what_a_release_of_any_name_has(release: str, script: Run, tmp_path: Path) -> None:
+    rendered = helm("template", release, CHART, "--namespace", "kubeflow", "--values", CHART / "values-kind.yaml")
+    made = {f"{one['kind'].lower()}/{one['metadata']['name']}" for one in yaml.load_all(rendered.out, LOADER) if one}
+    (job,) = (name.removeprefix("job/") for name in made if name.startswith("job/") and "-bucket-" in name)
+    tools = {"kubectl": WELL_KUBECTL.replace("lorapar-bucket-1234abcd", job), "helm": NOTING, "lorapar": RUN}
+    for name in ("minio.sh", "run-tiny.sh", "serve-check.sh"):
+        done = script(name, tools=tools, RELEASE=release, ENDS="0", STAND_IN_PORT="1")
+        assert done.returncode == (4 if name == "serve-check.sh" else 0), f"{name}: {done.stderr}"
+    said = calls(tmp_path).replace("get configmap ", "configmap/").replace("--service-account ", "serviceaccount/")
+    asked = re.findall(r"(?:statefulset|deployment|service|configmap|serviceaccount)/[a-z0-9-]+", said)
+    assert len(set(asked) - {"deployment/ml-pipeline", "service/ml-pipeline"}) == 5
+    assert set(asked) - made == {"deployment/ml-pipeline", "service/ml-pipeline"}
 
 
 def test_images_are_named_as_the_chart_asks_for_them(script: Run, tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """Run the pipeline once with the preset tiny and write down what each task was started with.
 
-`python recorded_run.py FOLDER`: the store is FOLDER/store, and FOLDER/tasks.json holds the ExecutorInput of each task
-by its stage, and that of the first vote. PYTHONPATH decides which build of lorapar runs, so nothing here may be newer
+`python recorded_run.py FOLDER [STORE]`: the store is FOLDER/store unless one is named, and FOLDER/tasks.json holds the
+ExecutorInput of each task by its stage, and that of the first vote. PYTHONPATH decides which build of lorapar runs, so nothing here may be newer
 than the earliest of them.
 """
 
@@ -30,6 +30,12 @@ class RecordedRuns(LocalRuns):
     """Keeps the last input of each stage, and the first of `vote`, which is a round by itself in every build."""
 
     inputs: dict[str, str]
+    elsewhere: str = ""
+    """The address of the store, where it is not below the folder."""
+
+    @property
+    def store(self) -> str:
+        return self.elsewhere or super().store
 
     def _start(self, command: list[str]) -> Any:
         stage, given = command[2], command[4]
@@ -41,12 +47,12 @@ class RecordedRuns(LocalRuns):
         return Status.SUCCESS
 
 
-def tally_by_itself(root: Path, vote: str) -> str:
+def tally_by_itself(address: str, vote: str) -> str:
     """The input of the second tally where it is done by the task of the votes: theirs, and what they came to."""
     from lorapar.kubeflow.ledger import Ledger
     from lorapar.store import open_store
 
-    store = open_store(root / "store")
+    store = open_store(address)
     ledger = Ledger(store)
     records = [json.loads(store.read(found.key)) for found in store.list("records/")]
     (tally,) = (record for record in records if record["node"] == "tally")
@@ -57,15 +63,16 @@ def tally_by_itself(root: Path, vote: str) -> str:
     return json.dumps(given)
 
 
-def main(root: Path) -> None:
+def main(root: Path, store: str = "") -> None:
     """Run, and write the inputs."""
     runs = RecordedRuns(root)
+    runs.elsewhere = store
     runs.inputs = {}
     runs.run(config="preset:tiny", overrides=SETTINGS, adapter_name="tiny", parallelism=2)
     if "tally" not in runs.inputs:
-        runs.inputs["tally"] = tally_by_itself(root, runs.inputs["vote"])
+        runs.inputs["tally"] = tally_by_itself(runs.store, runs.inputs["vote"])
     (root / "tasks.json").write_text(json.dumps(runs.inputs), encoding="utf-8")
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), *sys.argv[2:])

@@ -59,6 +59,12 @@ def test_the_run_that_the_notes_start_has_the_release_s_images_store_and_placeme
     assert ("registry=s3://other/registry" in words) is ("registry" in values.get("objectStore", {}))
 
 
+def test_an_address_of_the_cluster_s_own_comes_with_the_way_to_it_from_elsewhere(notes) -> None:
+    said = notes({"pipeline": {"kfp": {"namespace": "kf", "endpoint": "http://ml-pipeline.kf:8888"}}})
+    assert "kubectl --namespace kf port-forward svc/ml-pipeline 8888" in said
+    assert "port-forward svc/ml-pipeline" not in notes({"pipeline": {"kfp": {"endpoint": "https://kf.example/pipeline"}}})
+
+
 def test_the_placement_is_where_the_notes_fetch_it(notes) -> None:
     (line,) = [line for line in notes({}).splitlines() if "get configmap" in line]
     words = shlex.split(line)

@@ -15,6 +15,9 @@ CHART="$ROOT/helm/lorapar"
 # Kubeflow standalone runs its pods in its own namespace, so the chart goes there too.
 NAMESPACE=${NAMESPACE:-kubeflow}
 RELEASE=${RELEASE:-lorapar}
+# What the chart's resources are called after; as in helm/lorapar/templates/_helpers.tpl.
+# shellcheck disable=SC2034  # used by the scripts that source this file
+case $RELEASE in *lorapar*) FULLNAME=$RELEASE ;; *) FULLNAME=$RELEASE-lorapar ;; esac
 CLUSTER=${CLUSTER:-lorapar}
 # Multiplies every limit: a slow machine or a cluster that pulls images anew may need 3.
 PATIENCE=${PATIENCE:-1}

@@ -11,5 +11,5 @@ reach
 
 helm upgrade --install "$RELEASE" "$CHART" --namespace "$NAMESPACE" --create-namespace --values "$CHART/values-kind.yaml" \
   --set pipeline.enabled=false --set serving.enabled=false "$@" || fail "helm could not install the object store"
-wait_until 300 "the S3 server" rolled_out "statefulset/$RELEASE-object-store"
-wait_until 300 "the bucket" job_done "$RELEASE-bucket-"
+wait_until 300 "the S3 server" rolled_out "statefulset/$FULLNAME-object-store"
+wait_until 300 "the bucket" job_done "$FULLNAME-bucket-"

@@ -15,19 +15,19 @@ forward ml-pipeline 8888
 # What the chart's hook compiled with: the same images and placement make the same version, which is there already.
 placement=
 scratch placement
-k --namespace "$NAMESPACE" get configmap "$RELEASE-upload" --output jsonpath='{.data.placement\.yaml}' >"$placement" ||
-  fail "no ConfigMap $RELEASE-upload in $NAMESPACE; install-chart.sh makes it"
+k --namespace "$NAMESPACE" get configmap "$FULLNAME-upload" --output jsonpath='{.data.placement\.yaml}' >"$placement" ||
+  fail "no ConfigMap $FULLNAME-upload in $NAMESPACE; install-chart.sh makes it"
 # The release's own store, whichever values it was installed with.
-installed=$(k --namespace "$NAMESPACE" get configmap "$RELEASE-upload" --output jsonpath='{.data.recurring\.json}' |
+installed=$(k --namespace "$NAMESPACE" get configmap "$FULLNAME-upload" --output jsonpath='{.data.recurring\.json}' |
   sed -n 's/^ *"store": *"\(.*\)".*/\1/p')
 
 code=0
 timeout $((2700 * PATIENCE)) lorapar submit --preset tiny --store "${STORE:-${installed:-s3://lorapar}}" --wait \
-  --host "http://127.0.0.1:$FORWARDED" --service-account "$RELEASE-runner" \
+  --host "http://127.0.0.1:$FORWARDED" --service-account "$FULLNAME-runner" \
   --registry "${REGISTRY:-ghcr.io/lorapar}" --placement "$placement" "$@" || code=$?
 case $code in
 0) say "the run ended well" ;;
 10) say "the run ended well; a random model was not found better, as is to be expected" ;;
 124) say "TIMED OUT after $((2700 * PATIENCE)) s: the run"; unhealthy; exit 4 ;;
-*) say "the run failed with exit code $code"; unhealthy; exit 1 ;;
+*) say "the run did not end well: exit code $code of docs/exit-codes.md"; unhealthy; exit 1 ;;
 esac

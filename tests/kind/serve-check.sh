@@ -9,8 +9,8 @@ need kubectl python3
 reach
 
 model=${1:-tiny@candidate}
-wait_until 900 "the server" rolled_out "deployment/$RELEASE-serving"
-forward "$RELEASE-serving" 80
+wait_until 900 "the server" rolled_out "deployment/$FULLNAME-serving"
+forward "$FULLNAME-serving" 80
 answer=
 scratch answer
 ask() { python3 "$CHART/files/check_completion.py" "http://127.0.0.1:$FORWARDED" "$model" >"$answer" 2>&1; }
