@@ -36,7 +36,7 @@ TASKS = ("tally", "gate", "report", "partition", "init", "score", "sft", "rl", "
 INSTALLED = "/opt/lorapar/lib/python3*/site-packages/lorapar"
 HARDENED = (
     *("--rm", "--network", "host", "--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges"),
-    *("--user", "10001:10001", "--tmpfs", "/scratch:mode=1777,uid=10001,exec", "--tmpfs", "/tmp:mode=1777"),
+    *("--user", "10001:10001", "--tmpfs", "/scratch:mode=1777,uid=10001,exec", "--tmpfs", "/tmp:mode=1777"),  # noqa: S108
 )
 MEASURED = """
 import resource, subprocess, sys
@@ -71,7 +71,8 @@ def mounted(builds, tmp_path_factory):
     shutil.copytree(builds["before"] / "lorapar", root / "before" / "lorapar")
     (root / "now").mkdir()
     share = ["--rm", "--user", "0", "--volume", f"{root}:/builds", "--entrypoint", "/bin/sh", trainer, "-c"]
-    docker("run", *share, f"cp -a {INSTALLED} /builds/now && python -m compileall -q /builds/before; chmod -R a+rX /builds")
+    copied = f"cp -a {INSTALLED} /builds/now && python -m compileall -q /builds/before"
+    docker("run", *share, f"{copied} && chmod -R a+rX /builds")
     for folder in (root, *root.parents):
         if folder.is_relative_to(tmp_path_factory.getbasetemp()):
             folder.chmod(0o755)

@@ -1,8 +1,8 @@
 """Run the pipeline once with the preset tiny and write down what each task was started with.
 
 `python recorded_run.py FOLDER [STORE]`: the store is FOLDER/store unless one is named, and FOLDER/tasks.json holds the
-ExecutorInput of each task by its stage, and that of the first vote. PYTHONPATH decides which build of lorapar runs, so nothing here may be newer
-than the earliest of them.
+ExecutorInput of each task by its stage, and that of the first vote. PYTHONPATH decides which build of lorapar runs, so
+nothing here may be newer than the earliest of them.
 """
 
 from __future__ import annotations

@@ -62,7 +62,9 @@ def test_the_run_that_the_notes_start_has_the_release_s_images_store_and_placeme
 def test_an_address_of_the_cluster_s_own_comes_with_the_way_to_it_from_elsewhere(notes) -> None:
     said = notes({"pipeline": {"kfp": {"namespace": "kf", "endpoint": "http://ml-pipeline.kf:8888"}}})
     assert "kubectl --namespace kf port-forward svc/ml-pipeline 8888" in said
-    assert "port-forward svc/ml-pipeline" not in notes({"pipeline": {"kfp": {"endpoint": "https://kf.example/pipeline"}}})
+    assert "port-forward svc/ml-pipeline" not in notes(
+        {"pipeline": {"kfp": {"endpoint": "https://kf.example/pipeline"}}}
+    )
 
 
 def test_the_placement_is_where_the_notes_fetch_it(notes) -> None:

@@ -313,8 +313,29 @@ def test_every_task_has_a_component_that_declares_what_it_takes_and_makes() -> N
         assert digests == {name for name in spec.outputs if name.endswith("_digest")}, task.name
 
 
-def test_kubeflow_shows_three_or_four_figures_of_a_task() -> None:
+def test_kubeflow_shows_three_or_four_figures_of_each_stage_of_the_method(package) -> None:
+    visible = {
+        "vote-first",
+        "vote-rest",
+        "score-system1",
+        "score-system2",
+        "partition",
+        "sft",
+        "rl",
+        "evaluate",
+        "gate",
+    }
+    assert set(FIGURES) == visible
     assert {len(names) for names in FIGURES.values()} <= {3, 4}
+    components = package[0]["components"]
+    groups = [package[0]["root"], *components.values()]
+    tasks = [task for group in groups for task in group.get("dag", {}).get("tasks", {}).values()]
+    made = {
+        task["taskInfo"]["name"]: components[task["componentRef"]["name"]].get("outputDefinitions", {})
+        for task in tasks
+    }
+    for name in visible:
+        assert made[name]["artifacts"]["metrics"]["artifactType"]["schemaTitle"] == "system.Metrics", name
     assert FIGURES["evaluate"] == (
         *("base_system1_accuracy", "after_rl_system1_accuracy"),
         *("base_system2_accuracy", "after_rl_system2_accuracy"),

@@ -1,0 +1,57 @@
+"""How long things wait, as the pages say it: other tests make the waits short, and would not notice another number."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from lorapar.kubeflow import follow, server, submission, waiting
+from tests.helm.chart import CHART
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+KUBEFLOW, INSTALL = DOCS / "kubeflow.md", DOCS / "platform" / "install.md"
+
+
+def chart_seconds(name: str) -> float:
+    """A constant of the script that says whom the chart's Jobs wait for."""
+    text = (CHART / "files" / "waiting.py").read_text(encoding="utf-8")
+    return float(re.findall(rf"^{name} = ([0-9.]+)$", text, re.MULTILINE)[0])
+
+
+def words_of(page: Path) -> str:
+    return " ".join(page.read_text(encoding="utf-8").split())
+
+
+@pytest.mark.parametrize(
+    ("page", "said", "seconds"),
+    [
+        (KUBEFLOW, "Every command that asks Kubeflow says after {:.0f} s", waiting.FIRST_SECONDS),
+        (KUBEFLOW, "and then every {:.0f} s, that it has no answer yet", waiting.EVERY_SECONDS),
+        (KUBEFLOW, "which a line tells every {:.0f} s", follow.SILENT_SECONDS),
+        (INSTALL, "The Job says after {:.0f} seconds whom it waits for", chart_seconds("FIRST_SECONDS")),
+        (INSTALL, "whom it waits for, then every {:.0f}", chart_seconds("EVERY_SECONDS")),
+    ],
+)
+def test_seconds_in_the_docs_are_those_of_the_code(page: Path, said: str, seconds: float) -> None:
+    assert said.format(seconds) in words_of(page)
+
+
+@pytest.mark.parametrize(
+    ("said", "seconds"),
+    [
+        ("after two minutes it ends with 3", server.ANSWER_SECONDS / 2),
+        ("Every two minutes `--wait` looks further", follow.QUIET_SECONDS / 2),
+        ("the server may be silent for ten minutes", follow.PATIENCE_SECONDS / 10),
+        ("or none has come for an hour", follow.IDLE_SECONDS / 60),
+    ],
+)
+def test_minutes_in_the_docs_are_those_of_the_code(said: str, seconds: float) -> None:
+    assert said in words_of(KUBEFLOW)
+    assert seconds == 60
+
+
+def test_how_often_a_stopped_run_is_started_again() -> None:
+    assert "its run is started again, twice at most" in words_of(KUBEFLOW)
+    assert submission.STARTED_AGAIN == 2
