@@ -73,7 +73,7 @@ def answer_end(tokenizer: PreTrainedTokenizerBase) -> AnswerEnd:
     """What ends an answer of this model; the tokenizer is one of `load_tokenizer`, whose folder has the settings."""
     written = _written(tokenizer)
     ids = _ids_of_end(tokenizer, written)
-    place = next((n for n, token in enumerate(ids) if _is_more_than_text(tokenizer, token)), None)
+    place = next((n for n, token in enumerate(ids) if is_more_than_text(tokenizer, token)), None)
     turn_end = None if place is None else ids[place]
     rows = embedding_rows(tokenizer)
     named = {tokenizer.eos_token_id, *generation_ends(tokenizer)}
@@ -114,7 +114,7 @@ def _strings_of_no_token(tokenizer: PreTrainedTokenizerBase) -> list[str]:
 def _stop_string_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Stop strings that are a token of their own, such as `<|eot|>`; a piece of a word would end other words too."""
     found = [tokenizer.get_vocab().get(one) for one in _stop_strings(tokenizer)]
-    return [int(one) for one in found if one is not None and _is_more_than_text(tokenizer, int(one))]
+    return [int(one) for one in found if one is not None and is_more_than_text(tokenizer, int(one))]
 
 
 def _id_of(tokenizer: PreTrainedTokenizerBase, named: Any) -> int:
@@ -180,7 +180,7 @@ def _ids_of_end(tokenizer: PreTrainedTokenizerBase, written: str) -> list[int]:
     return whole[shared_length(whole, head) :]
 
 
-def _is_more_than_text(tokenizer: PreTrainedTokenizerBase, token: int) -> bool:
+def is_more_than_text(tokenizer: PreTrainedTokenizerBase, token: int) -> bool:
     """Whether a token stands for itself alone: a line break or a piece of a word may be in the middle of an answer."""
     if token in tokenizer.all_special_ids:
         return True

@@ -7,6 +7,8 @@ a cell is empty.
 
 from __future__ import annotations
 
+import ast
+import json
 import math
 import re
 from collections import Counter
@@ -22,6 +24,10 @@ _BLANK_TEXTS = frozenset({"nan", "<na>", "nat", "#n/a"})
 _DOUBTFUL_TEXTS = frozenset({"null", "none", "n/a", "na", "nil", "#value!", "-", "--", "?", "."})
 """What people write for a missing value, and now and then mean: taken as it stands, and said."""
 _WHOLE = re.compile(r"(-?[0-9]+)\.0")
+_QUOTED = r"""(?:"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')"""
+_WRITTEN_LIST = re.compile(rf"\[\s*{_QUOTED}(?:(?:\s*,\s*|\s+)(?:{_QUOTED}|null|None|nan))*\s*,?\s*\]")
+"""A list of texts as JSON, Python or NumPy writes it, which is how CSV files hold one; one of numbers may be meant."""
+_BARRED = re.compile(r"[^|\\$]*\w[^|\\$]*\|+[^|\\$]*\w[^\\$]*")
 _EXACT_FLOAT = 2**53
 
 
@@ -38,6 +44,10 @@ class Cells:
         """By column, cells with a text that stands for a missing value."""
         self.doubtful: Counter[tuple[str, str]] = Counter()
         """By column and text, cells that may stand for a missing value and are taken for a text."""
+        self.written_lists: Counter[str] = Counter()
+        """By column, cells that hold a list of texts as a text."""
+        self.barred: Counter[str] = Counter()
+        """By column, cells of texts with `|` between them, taken for one text."""
         self._floats = _float_columns(rows)
 
     def text(self, where: str, row: dict[str, Any], column: str | None) -> str:
@@ -50,6 +60,17 @@ class Cells:
         value = row.get(column) if column is not None else None
         values = value if isinstance(value, list | tuple) else [value]
         return [text for one in values if (text := self._text(where, one, str(column)))]
+
+    def references(self, where: str, row: dict[str, Any], column: str | None, *, counted: bool = True) -> list[str]:
+        """As `texts`; a text that is a list of texts counts as those, and as itself, which it may be meant as."""
+        found = self.texts(where, row, column)
+        if column is None or not isinstance(row.get(column), str) or len(found) != 1:
+            return found
+        if _WRITTEN_LIST.fullmatch(found[0]):
+            self.written_lists[column] += counted
+            return [*(text for one in _read_list(found[0]) if (text := self._text(where, one, column))), *found]
+        self.barred[column] += counted and _BARRED.fullmatch(found[0]) is not None
+        return found
 
     def _text(self, where: str, value: Any, column: str) -> str:
         if value is None or (isinstance(value, float | Decimal) and math.isnan(value)):
@@ -74,6 +95,13 @@ class Cells:
             return ""
         whole = _WHOLE.fullmatch(text) if column in self._floats else None
         return whole[1] if whole else text
+
+
+def _read_list(text: str) -> list[str]:
+    try:
+        return [one for one in json.loads(text) if isinstance(one, str)]
+    except ValueError:  # not JSON: each text by itself, because those of NumPy have no comma between them
+        return [str(ast.literal_eval(one)) for one in re.findall(_QUOTED, text)]
 
 
 def as_begun(text: str, cell: Any) -> str:

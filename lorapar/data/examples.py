@@ -75,6 +75,17 @@ def make_examples(rows: list[RawRow], mapped: Mapped, *, strict: bool, systems: 
         "nothing is meant"
         for (column, text), count in builder.cells.doubtful.items()
     ]
+    notes += [
+        f"{count:,} of {len(rows):,} rows have a list written as a text in '{column}': any of its texts is right, "
+        "and the text as it stands"
+        for column, count in builder.cells.written_lists.items()
+    ]
+    notes += [
+        f"{count:,} of {len(rows):,} rows have '|' in '{column}', taken for a part of the text; where any of several "
+        'answers is right, write ["one", "another"]'
+        for column, count in builder.cells.barred.items()
+        if count
+    ]
     return Made(examples, left_out, blank_texts=dict(builder.cells.blank_texts), notes=notes)
 
 
@@ -200,7 +211,7 @@ class _Builder:
 
     def _needed(self, where: str, row: dict[str, Any], column: str, part: str) -> str:
         if part == "answer" and column == self._mapping.reference:  # several short ones: the first is learned
-            text = next(iter(self.cells.texts(where, row, column)), "")
+            text = next(iter(self.cells.references(where, row, column, counted=False)), "")
         else:
             text = self.cells.text(where, row, column)
         if not text:
@@ -216,7 +227,7 @@ class _Builder:
 
     def _reference(self, where: str, row: dict[str, Any], answer: str) -> References | None:
         """What the column says, or else what the pattern finds in the answer; several are a tuple."""
-        found = distinct(map(_without_commas, self.cells.texts(where, row, self._mapping.reference)))
+        found = distinct(map(_without_commas, self.cells.references(where, row, self._mapping.reference)))
         if not found and self._find is not None:
             found = distinct([_without_commas(self._find(answer.strip()))])
         return found if len(found) > 1 else next(iter(found), None)

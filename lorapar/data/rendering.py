@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from lorapar.basemodel import AnswerEnd, answer_end, embedding_rows, is_plain, moves_system_text
-from lorapar.basemodel.answer_end import shared_length
+from lorapar.basemodel.answer_end import is_more_than_text, shared_length
 from lorapar.basemodel.chat_template import writes_the_date
 from lorapar.config import ModelConfig, PromptConfig
 from lorapar.errors import BadInputError
@@ -236,6 +236,12 @@ def answers_end_with(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def _end_notes(tokenizer: PreTrainedTokenizerBase, end: AnswerEnd, model: ModelConfig) -> Iterable[str]:
+    for token in (one for one in end.named_ids if not is_more_than_text(tokenizer, one)):
+        yield (
+            f"warning: the settings of {model.name} name token {token} as an end of answers (eos_token_id), which is "
+            f"the text '{tokenizer.decode([token])}': every answer stops there, at a server too; mend "
+            "generation_config.json or config.json"
+        )
     if not end.token_ids:
         yield (
             f"warning: no token ends an answer of {model.name}: its chat template writes none, and neither its "
@@ -262,7 +268,7 @@ def _squeezed(text: str) -> str:
 def _lost_of_answer(answer: str, text: TrainingText, end: AnswerEnd) -> str:
     """What a template leaves out of an answer, quoted; empty where all of it is there."""
     kept = text.rendered[shared_length(text.rendered, text.prompt) :].removesuffix(end.learned)
-    if answer in kept:
+    if answer in kept or text.rendered.endswith(answer + end.learned):
         return ""
     last = shared_length(answer[::-1], kept[::-1])
     first = shared_length(answer[: len(answer) - last], kept[: len(kept) - last])

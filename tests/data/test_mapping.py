@@ -343,7 +343,7 @@ def test_the_rows_that_the_docs_show_are_read_as_written(tmp_path, line):
 
 
 def test_the_docs_show_a_row_of_every_format():
-    assert len(SHOWN) == 11
+    assert len(SHOWN) == 12
 
 
 @pytest.mark.parametrize("streamed", [False, True])

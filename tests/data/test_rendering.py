@@ -217,3 +217,26 @@ def test_a_template_that_writes_the_day_is_said_and_one_whose_date_is_set_is_not
 def test_a_template_with_a_slip_is_told_by_its_line():
     with pytest.raises(BadInputError, match=r"model\.chat_template is no template that Jinja reads: line 3: "):
         tokenizer_of("{% for m in messages %}\n{{ m.content }}\n{{ m.role }{% endfor %}")
+
+
+def test_a_prompt_that_opens_with_an_empty_thought_loses_nothing_of_an_answer_in_tags():
+    row = PLAIN.model_copy(update={"answer": "<answer>7</answer>"})
+    (note,) = notes_of(chat(opened="<think>\n\n</think>\n\n"), row)
+    assert "begins answers otherwise than its prompt ends, in 1 of 1 rows" in note
+    assert "loses" not in note
+
+
+@pytest.mark.parametrize("file", ["generation_config.json", "config.json"])
+def test_an_end_that_the_settings_name_and_that_is_plain_text_is_said(tmp_path, file):
+    """As where the token's number is another vocabulary's: transformers' default of many families is 2."""
+    folder = shutil.copytree(model_folder(ModelConfig(name="builtin:tiny")), tmp_path / "model")
+    (number,) = load_tokenizer(ModelConfig(name="builtin:tiny"))("#", add_special_tokens=False)["input_ids"]
+    (folder / "generation_config.json").unlink(missing_ok=True)
+    values = json.loads((folder / "config.json").read_text())
+    (folder / file).write_text(json.dumps({**(values if file == "config.json" else {}), "eos_token_id": number}))
+    model = ModelConfig(name=str(folder))
+    notes = list(template_notes(load_tokenizer(model), model, PROMPTS))
+    assert any(
+        f"name token {number} as an end of answers (eos_token_id), which is the text '#'" in one for one in notes
+    )
+    assert not any("which is the text" in one for one in notes_of(chat(), PLAIN))
