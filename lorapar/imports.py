@@ -1,4 +1,4 @@
-"""Imports that take seconds, in one go, without looking for garbage meanwhile and without what no language model needs.
+"""Slow imports in one place, with garbage collection off and without packages that no language model needs.
 
 torch, transformers and PEFT make 650,000 objects when they are imported. All of them stay, yet Python's collector
 looks through them again and again: while they come, with the first collections afterwards, and when the process ends.
@@ -22,9 +22,9 @@ from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from types import ModuleType
 
 BASE_LIBRARIES = ("transformers.modeling_utils", "transformers.generation.utils")
-"""What whoever loads a model by itself imports, whatever model that is."""
+"""Imports of code that loads any model by itself."""
 MODEL_LIBRARIES = (*BASE_LIBRARIES, "peft")
-"""What whoever loads the base model with an adapter imports, whatever model that is."""
+"""Imports of code that loads any base model with an adapter."""
 _UNNEEDED = ("scipy", "sklearn", "boto3")
 """What BASE_LIBRARIES import where it is there, and do without where it is not."""
 _READER = "transformers.utils.import_utils"

@@ -1,4 +1,4 @@
-"""Authorities and proxies, for every client alike: whose certificates are trusted, and which of the two was in the way.
+"""Certificate authorities and proxies, the same for every client: what is trusted, and which one caused a failure.
 
 `LORAPAR_CA_BUNDLE` names a PEM file, or a folder of them, with authorities that are trusted beside the public ones.
 `SSL_CERT_FILE`, `SSL_CERT_DIR` and `REQUESTS_CA_BUNDLE`, which other programs read too, reach clients that know none of
@@ -63,7 +63,7 @@ def trust_authorities() -> str | None:
             os.environ[name] = _combined((path, *asked))
     if not asked:
         return None
-    # Asked again, by another client: what was made for the first one stands in the variables by then.
+    # Asked again, by another client: what was made for the first one is in the variables by then.
     whole = next((path for path in asked if _is_made(path)), None) or _combined(asked)
     for name in (*SHARED_VARIABLES, S3_VARIABLE):
         if (name not in named and name != S3_VARIABLE) or (own is not None and named.get(name) == own):
@@ -84,7 +84,7 @@ def heed_proxies(address: str, *, socks: str | None = "socksio", ascii_only: boo
     `ALL_PROXY` counts where the proxy of a scheme is not named, which urllib and boto3 do not know. The host is put
     into NO_PROXY where it is this machine, or where a network (`10.0.0.0/8`) or pattern (`*.internal`) there holds it:
     clusters write both, and httpx, urllib and boto3 each know other forms; the name itself is known to all. Returns
-    whether something was changed: a client that was made before it has to be made anew.
+    whether something was changed: a client that was made before it has to be made again.
 
     `socks` is the module by which the client speaks SOCKS, None where it cannot; `ascii_only` says that it sends no
     other letters as user and password. Raises BadInputError for a proxy that is no address, or that the client cannot
@@ -159,8 +159,12 @@ def network_cause(error: BaseException, address: str, variable: str = SHARED_VAR
     chain = list(_chain(error))
     host = urlsplit(address).netloc.rpartition("@")[2] or address
     for one in chain:
-        said = str(one).lower()
-        if isinstance(one, ssl.SSLCertVerificationError) or "certificate verify failed" in said or _of_other_name(one):
+        message = str(one).lower()
+        if (
+            isinstance(one, ssl.SSLCertVerificationError)
+            or "certificate verify failed" in message
+            or _of_other_name(one)
+        ):
             return _certificate_cause(one, host, variable)
     if any("WRONG_VERSION_NUMBER" in str(one) for one in chain):
         return f"{host} does not speak TLS on this port; begin the address with http://, or give the port that does"
@@ -243,18 +247,18 @@ def _proxy_cause(chain: list[BaseException], address: str, host: str) -> str | N
     proxy = proxy_for(address)
     if proxy is None:
         return None
-    said = " ".join(str(one) for one in chain)
-    if "407" in said:
+    message = " ".join(str(one) for one in chain)
+    if "407" in message:
         return proxy_refusal(407, address)
     named = [one for one in chain if "Proxy" in type(one).__name__]
-    refused = re.search(r"failed: ([45]\d\d)\b", said) or next(
+    refused = re.search(r"failed: ([45]\d\d)\b", message) or next(
         (found for one in named if (found := re.match(r"([45]\d\d)\b", str(one)))), None
     )
     if refused:
         return f"the proxy {proxy} opens no way to {host} ({refused[1]}); ask who runs it, or put {host} into NO_PROXY"
     unreached = any(isinstance(one, ConnectionRefusedError | socket.gaierror) for one in chain)
     if named or unreached or any(type(one).__name__ in _UNREACHED for one in chain):
-        return f"the proxy {proxy} does not answer; mend {_proxy_variable(address)}, or put {host} into NO_PROXY"
+        return f"the proxy {proxy} does not answer; fix {_proxy_variable(address)}, or put {host} into NO_PROXY"
     return None
 
 
@@ -263,12 +267,12 @@ def _proxy_variable(address: str) -> str:
 
 
 def _certificate_cause(error: BaseException, host: str, variable: str) -> str:
-    said = str(error)
-    if "mismatch" in said or "is not valid for" in said or _of_other_name(error):
+    message = str(error)
+    if "mismatch" in message or "is not valid for" in message or _of_other_name(error):
         return f"the certificate of {host} is made out to another name; use the name that it holds"
-    if "has expired" in said:
+    if "has expired" in message:
         return f"the certificate of {host} has expired; renew it, or set this machine's clock"
-    if "not yet valid" in said:
+    if "not yet valid" in message:
         return f"the certificate of {host} is not yet valid; set this machine's clock"
     named = next((name for name in (OWN_VARIABLE, variable) if os.environ.get(name)), None)
     given = f" (the file that {named} names now does not hold it)" if named and not _is_made(os.environ[named]) else ""
@@ -281,7 +285,7 @@ def _of_other_name(error: BaseException) -> bool:
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """An error and all that stand behind it, in whichever way a library keeps them."""
+    """An error and all that are behind it, in whichever way a library keeps them."""
     pending, seen = [error], set()
     while pending:
         one = pending.pop(0)
@@ -298,13 +302,13 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 def _check(name: str, path: str) -> None:
     if Path(path).is_dir():
         if not any(_certificates(path)):
-            raise BadInputError(f"{name}={path} is a folder without a PEM file of certificates; mend or unset it")
+            raise BadInputError(f"{name}={path} is a folder without a PEM file of certificates; fix or unset it")
         return
     try:
         _read_authorities(path, os.stat(path).st_mtime_ns)
     except OSError as error:  # ssl.SSLError is one
-        said = getattr(error, "strerror", None) or str(error)
-        raise BadInputError(f"{name}={path} cannot be read as certificates ({said}); mend or unset it") from None
+        message = getattr(error, "strerror", None) or str(error)
+        raise BadInputError(f"{name}={path} cannot be read as certificates ({message}); fix or unset it") from None
 
 
 def _texts(path: str) -> Iterator[bytes]:

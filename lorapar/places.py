@@ -1,4 +1,4 @@
-"""Where files are kept that no option names: the cache, and a place for it where the home folder cannot be written.
+"""Where the cache is, and where it goes if the home folder cannot be written.
 
 A container may run as a user that a platform gave out, on a read-only root: its home is `/`, or belongs to another.
 """
@@ -60,7 +60,7 @@ def _home_cache() -> Path | None:
 
 
 def _temporary() -> Path:
-    """A folder that nobody else may write: what lies in it is loaded."""
+    """A folder that nobody else may write: what is in it is loaded."""
     folder = Path(tempfile.gettempdir()) / f"lorapar-cache-{os.getuid()}"
     try:
         folder.mkdir(mode=0o700, exist_ok=True)

@@ -1,4 +1,4 @@
-"""An answer's text without its clothing: one character for the ways of writing it, no markup, no words that lead up.
+"""An answer's text reduced to its content: one character for each way of writing it, no markup, no introductory words.
 
 Characters are folded by their class and never by NFKC over the whole text: that would make `5\u00b2` into `52`. What is
 folded: digits of every script, full-width and mathematical letters, circled letters, vulgar fractions, dashes, quotes,

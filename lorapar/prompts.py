@@ -171,7 +171,7 @@ class TrainingText:
 
     prompt: str
     learned: str
-    """The answer as it stands in the row, with what ends it; before it what the template alone puts there."""
+    """The answer as it is in the row, with what ends it; before it what the template alone puts there."""
     rendered: str
     """What the chat template makes of prompt and answer together."""
 
@@ -242,7 +242,7 @@ def _without_opened_tag(prompt: str, answer: str) -> str:
 def earlier_answers(
     tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], prompt: str, end: AnswerEnd
 ) -> list[tuple[int, int] | None]:
-    """Where each turn of the assistant in `messages` stands in `prompt`, which is what the template makes of them.
+    """Where each turn of the assistant in `messages` is in `prompt`, which is what the template makes of them.
 
     From its first character to the end of what ends it; None for a turn that the template changes or leaves out, such
     as one whose thoughts it drops.
@@ -260,7 +260,7 @@ def earlier_answers(
 
 
 def _span(answer: str, next_question: str, prompt: str, begin: int, end: AnswerEnd) -> tuple[int, int] | None:
-    """Where an answer and what ends it stand in a prompt, from `begin` on; None where it is not before `next_question`.
+    """Where an answer and what ends it are in a prompt, from `begin` on; None where it is not before `next_question`.
 
     White space between `begin` and the answer belongs to it.
     """

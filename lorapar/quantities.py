@@ -176,7 +176,7 @@ class Quantity:
     unit: str = ""
     """In one spelling for each unit; empty where there is none."""
     unit_is_sure: bool = True
-    """Whether what stands behind the number can be nothing else than a unit: it is one that is known, or one or two
+    """Whether what is behind the number can be nothing else than a unit: it is one that is known, or one or two
     words in small letters, and not a title or a name (`12 Monkeys`)."""
     name: str = ""
     """What it is the value of (`x` of `x = 5`), in small letters and without spaces."""
@@ -253,7 +253,7 @@ def last_number(text: str) -> str | None:
     return found[-1] if found else None
 
 
-def said_number(text: str) -> str | None:
+def last_stated_number(text: str) -> str | None:
     """The last number in the text with its unit, as it is written there; None where it is a part of something else.
 
     Such as a range (`3-5`), a list (`[1, 2]`), a choice (`5 or 6`), a calculation that nobody has finished (`5 x 6`), a
@@ -320,7 +320,7 @@ def _value(digits: str) -> Fraction | None:
 
 
 def _is_unit(text: str, gap: str) -> bool:
-    """Whether what stands behind a number leaves the number as it is."""
+    """Whether what is behind a number leaves the number as it is."""
     if _ALGEBRA.fullmatch(text.strip(".")):
         return False
     for word in text.split():

@@ -1,4 +1,4 @@
-"""This process among those that do one stage together: what they agree on, tell each other, and add up.
+"""This process among those that share one stage: the values they agree on, exchange and sum.
 
 A stage makes the same whatever their number, but for rounding. The first process writes; the others compute.
 torch is imported when a function is called.

@@ -82,7 +82,7 @@ class Vote(Record):
     """None: it abstained. It was asked and would not answer this row; `raw` says why."""
     weight: float = 1.0
     confidence: float | None = None
-    """Probability of the label among the label words, from unmasked log-probabilities; None where not to be had."""
+    """Probability of the label among the label words, from unmasked log-probabilities; None where unknown."""
     log_probs: dict[str, float] | None = None
     """Unmasked log-probability of each system's label word."""
     template: str
@@ -250,16 +250,16 @@ def read_parts(path: Path, parts: TypeAdapter[P], kind: str) -> Iterator[P]:
                 raise BadInputError(f"{path}:{number}: not a {kind} row: {error.errors()[0]['msg']}") from None
 
 
-def recover_lines(path: Path, parse: Callable[[bytes], P], *, mend: bool = True) -> Iterator[P]:
+def recover_lines(path: Path, parse: Callable[[bytes], P], *, fix: bool = True) -> Iterator[P]:
     """What a file holds to which a process appended that may have been killed; nothing where there is no such file.
 
     From the first line on that was not written to its end, or that `parse` refuses (ValueError, KeyError), the file is
-    cut off once all has been read, so that what is appended next begins a line; without `mend` it is left as it is.
+    cut off once all has been read, so that what is appended next begins a line; without `fix` it is left as it is.
     """
     if not path.is_file():
         return
     whole_bytes = 0
-    with path.open("rb+" if mend else "rb") as file:
+    with path.open("rb+" if fix else "rb") as file:
         for line in file:
             try:
                 value = parse(line)
@@ -269,7 +269,7 @@ def recover_lines(path: Path, parse: Callable[[bytes], P], *, mend: bool = True)
                 break
             whole_bytes += len(line)
             yield value
-        if mend:
+        if fix:
             file.truncate(whole_bytes)
 
 

@@ -63,11 +63,11 @@ def install_redaction() -> None:
         return line
 
     logging.setLogRecordFactory(record)
-    sys.excepthook = say_traceback
-    threading.excepthook = lambda bug: say_traceback(bug.exc_type, bug.exc_value, bug.exc_traceback)
+    sys.excepthook = print_traceback
+    threading.excepthook = lambda bug: print_traceback(bug.exc_type, bug.exc_value, bug.exc_traceback)
 
 
-def say_traceback(kind: type[BaseException], bug: BaseException | None, trace: TracebackType | None) -> None:
+def print_traceback(kind: type[BaseException], bug: BaseException | None, trace: TracebackType | None) -> None:
     """Write the traceback of a bug to standard error, as Python itself would, but for credentials."""
     with suppress(BrokenPipeError):  # the exit code says that there was one
         sys.stderr.write(redact("".join(traceback.format_exception(kind, bug, trace))))

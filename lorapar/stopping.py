@@ -25,7 +25,7 @@ _listening: list[StopRequest] = []
 
 
 def on_sigterm(_signal: int, _frame: FrameType | None) -> None:
-    """The handler of SIGTERM: tells whoever finishes steps; raises Terminated where nobody does, or the second time."""
+    """SIGTERM: ends after the step under way where the code at work asks for that; else raises Terminated."""
     if not _listening or _listening[-1].requested:
         raise Terminated
     _listening[-1].requested = True

@@ -59,7 +59,7 @@ class BarProgress:
         if self._task is not None:
             self._bars.update(self._task, advance=units, note=note)
 
-    def say(self, line: str) -> None:
+    def log(self, line: str) -> None:
         """A line above the bars."""
         self._console.print(f"  {redact(line)}", highlight=False)
 
@@ -98,7 +98,7 @@ class LineProgress:
             total = f"/{self._total}" if self._total else ""
             self._print(f"{self._title} {self._done}{total}" + (f"  {note}" if note else ""))
 
-    def say(self, line: str) -> None:
+    def log(self, line: str) -> None:
         """One line."""
         self._print(line)
 
@@ -110,7 +110,7 @@ class LineProgress:
             stream.write(f"{self._prefix} {redact(text).translate(_CONTROLS)}\n")
             stream.flush()
         except OSError:
-            # A closed pipe: whoever read has gone, the work has still to be saved.
+            # A closed pipe: the reader has gone, the work still has to be saved.
             self._nobody_reads = True
             with suppress(OSError):
                 discard(stream)

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 from kfp import compiler
 
-from lorapar.kubeflow.package import tell_accelerators
+from lorapar.kubeflow.package import set_accelerators
 from lorapar.kubeflow.parameters import PARAMETERS
 from pipelines.lorapar_pipeline import lorapar
 
@@ -27,7 +27,7 @@ def compiled() -> list[dict[str, Any]]:
     for component in (spec["root"], *spec["components"].values()):
         _name_tasks_as_shown(component)
         _pick_settings(component)
-    tell_accelerators(spec)
+    set_accelerators(spec)
     return [_with_names_of_outputs(spec), platform]
 
 

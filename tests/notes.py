@@ -24,6 +24,6 @@ class Notes(Silent):
         if len(self.notes) == self._stop_after_steps:
             raise KeyboardInterrupt
 
-    def say(self, line: str) -> None:
+    def log(self, line: str) -> None:
         """Remember a line."""
         self.lines.append(line)

@@ -56,13 +56,13 @@ def test_a_wrong_setting_raises_with_the_exit_code_of_the_command(tmp_path) -> N
 
 
 def test_a_run_says_nothing_unless_asked_and_goes_on_where_it_ended(tmp_path, capsys) -> None:
-    config, told = lorapar.load_config(preset="tiny"), io.StringIO()
+    config, message = lorapar.load_config(preset="tiny"), io.StringIO()
     result = lorapar.run(config, out=tmp_path / "run", until="prepare")
     assert capsys.readouterr().out == ""
     assert (result.better, result.adapter) == (None, None)
     assert result.report.is_file()
-    lorapar.run(config, out=tmp_path / "run", until="prepare", progress=told)
-    assert "prepare: reused, nothing it depends on has changed" in told.getvalue()
+    lorapar.run(config, out=tmp_path / "run", until="prepare", progress=message)
+    assert "prepare: reused, nothing it depends on has changed" in message.getvalue()
 
 
 @pytest.fixture

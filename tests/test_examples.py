@@ -40,9 +40,9 @@ def cells(notebook: Path) -> list[str]:
 
 
 def test_the_notebooks_cells_run_in_their_order(tmp_path) -> None:
-    said = ran("\n\n".join(cells(EXAMPLES / "quickstart.ipynb")), tmp_path)
-    assert "better: False" in said
-    assert "NOT_BETTER 10" in said
+    message = ran("\n\n".join(cells(EXAMPLES / "quickstart.ipynb")), tmp_path)
+    assert "better: False" in message
+    assert "NOT_BETTER 10" in message
     registry = Registry(open_store(tmp_path / "runs" / "registry"))
     assert registry.resolve("quickstart").number == 1, "the notebook promotes it"
     check_adapter_folder(tmp_path / "runs" / "pulled")
@@ -58,8 +58,8 @@ def test_the_notebook_is_kept_without_outputs_and_is_a_notebook() -> None:
 def test_the_method_alone_trains_each_systems_elements_and_nothing_else(script: str, tmp_path) -> None:
     model = model_folder(ModelConfig(name=load_config(preset="tiny").model.name))
     options = ["--model", str(model), "--out", "adapter", "--steps", "1", "--completion", "4"]
-    said = ran([str(EXAMPLES / script), *options], tmp_path)
+    message = ran([str(EXAMPLES / script), *options], tmp_path)
     for system in ("system1", "system2"):
-        assert f"{system}: " in said
-    assert said.count("elements moved, and nothing else") == 2
+        assert f"{system}: " in message
+    assert message.count("elements moved, and nothing else") == 2
     check_adapter_folder(tmp_path / "adapter")

@@ -73,7 +73,7 @@ def plain_tokenizer():
     return tokenizer
 
 
-def test_a_template_that_takes_no_system_message_is_told_in_one_line():
+def test_a_template_that_takes_no_system_message_is_reported_in_one_line():
     refusing = load_tokenizer(TINY)
     refusing.chat_template = "{{ raise_exception('System role not supported') }}"
     with pytest.raises(BadInputError, match=r"refuses the roles system, user .*with model\.chat_template"):
@@ -215,7 +215,7 @@ def test_tokens_and_labels_are_those_of_trl(tmp_path, tokenizer, plain_tokenizer
         assert tensor.equal(their_batch[key]), key
 
 
-def test_rows_that_are_left_out_and_rows_that_are_cut_are_told_apart(tokenizer):
+def test_rows_that_are_left_out_and_rows_that_are_cut_are_reported_apart(tokenizer):
     encoded = encode_rows(tokenizer, ROWS, PROMPTS, max_length=1000)
     longest = max(encoded, key=lambda row: len(row["input_ids"]))
     whole = fit_rows(tokenizer, ROWS, PROMPTS, len(longest["input_ids"]), "a.limit")

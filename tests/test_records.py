@@ -5,7 +5,7 @@ import json
 import pytest
 
 from lorapar.errors import BadInputError
-from lorapar.progress import Silent, say_omissions
+from lorapar.progress import Silent, log_omissions
 from lorapar.records import (
     Example,
     Omission,
@@ -70,7 +70,7 @@ def test_what_a_killed_process_appended_is_read_up_to_the_torn_line_and_goes_on_
     assert list(recover_lines(tmp_path / "none.jsonl", json.loads)) == []
 
 
-def test_what_is_left_out_is_said_in_one_line_and_much_of_it_is_much():
+def test_what_is_left_out_is_reported_in_one_line_and_much_of_it_is_much():
     few = Omission(count=3, total=7, what="rows left out", why="they are long", remedy="raise a.limit")
     assert few.line == "3 of 7 rows left out: they are long; raise a.limit"
     assert not few.is_much
@@ -78,8 +78,8 @@ def test_what_is_left_out_is_said_in_one_line_and_much_of_it_is_much():
     assert half.is_much
     none = few.model_copy(update={"count": 0})
     assert omissions_of(few, none) == [few.model_dump()]
-    said = []
+    message = []
     progress = Silent()
-    progress.say = said.append
-    say_omissions(progress, [few, none, half])
-    assert said == [few.line, f"WARNING: {half.line}"]
+    progress.log = message.append
+    log_omissions(progress, [few, none, half])
+    assert message == [few.line, f"WARNING: {half.line}"]

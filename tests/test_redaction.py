@@ -25,7 +25,7 @@ def test_ordinary_variables_and_short_values_stay(monkeypatch):
     assert redact("hello-world abc") == "hello-world abc"
 
 
-def test_what_a_library_found_elsewhere_can_be_told(monkeypatch):
+def test_what_a_library_found_elsewhere_can_be_reported(monkeypatch):
     monkeypatch.setattr(redaction, "_remembered", set())
     remember_secret("from-a-mounted-file", None, "short")
     assert redact("short: from-a-mounted-file") == f"short: {BLANK}"

@@ -84,8 +84,8 @@ def test_help_prints_the_usage_and_starts_nothing(name: str, tools: Path, tmp_pa
 
 @pytest.mark.parametrize("name", [name for name in SCRIPTS if name not in HANDING_ON])
 def test_an_option_that_a_script_does_not_know_is_one_line(name: str, tools: Path, tmp_path: Path) -> None:
-    code, said, errors = called(name, tools, tmp_path / "notes", "--no-such-option")
-    assert (code, said, errors.count("\n")) == (2, "", 1), errors
+    code, message, errors = called(name, tools, tmp_path / "notes", "--no-such-option")
+    assert (code, message, errors.count("\n")) == (2, "", 1), errors
     assert "--no-such-option" in errors
 
 
@@ -129,6 +129,6 @@ def test_a_module_that_writes_files_writes_none_when_asked_for_help(
         with pytest.raises(SystemExit) as ended:
             runpy.run_module(module, run_name="__main__", alter_sys=False)
         assert ended.value.code == code
-    said = capsys.readouterr()
-    assert said.out.startswith("usage: ")
-    assert "unrecognized arguments: --no-such-option" in said.err
+    message = capsys.readouterr()
+    assert message.out.startswith("usage: ")
+    assert "unrecognized arguments: --no-such-option" in message.err

@@ -79,4 +79,4 @@ def test_links_that_lead_nowhere_and_pages_that_no_menu_names_fail_the_build(sit
     forgotten.write_text("# Forgotten\n", "utf-8")
     made = make_site(checkout)
     assert made.returncode != 0
-    assert all(said in made.stderr for said in ("docs/gone.md", "no-such-part", "docs/forgotten.md")), made.stderr
+    assert all(message in made.stderr for message in ("docs/gone.md", "no-such-part", "docs/forgotten.md")), made.stderr

@@ -12,9 +12,9 @@ def test_a_closed_output_pipe_ends_no_stage() -> None:
     reading, writing = os.pipe()
     with os.fdopen(writing, "w", buffering=1) as pipe:
         progress = LineProgress("rl:", pipe)
-        progress.say("step 1")
+        progress.log("step 1")
         os.close(reading)
-        progress.say("saving")
+        progress.log("saving")
         progress.start("the next piece", 3)
-        progress.say("saved")
+        progress.log("saved")
         assert progress._nobody_reads

@@ -144,7 +144,7 @@ def quoted() -> Iterator[str]:
 
 @pytest.mark.parametrize("part", dict.fromkeys(quoted()))
 def test_what_the_page_quotes_is_what_is_printed(part: str) -> None:
-    assert part in FOREIGN or is_said(part), f"nothing prints '{part}'; mend the page, or the source"
+    assert part in FOREIGN or is_said(part), f"nothing prints '{part}'; fix the page, or the source"
 
 
 def test_what_others_print_is_quoted() -> None:

@@ -121,10 +121,10 @@ Retrain = Callable[..., "subprocess.CompletedProcess[str]"]
 def retrain(tmp_path: Path) -> Retrain:
     """Run .ci/retrain with a stand-in for lorapar that ends with a code and says something."""
 
-    def run(code: int, said: str = "a table", *options: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    def run(code: int, message: str = "a table", *options: str, **variables: str) -> subprocess.CompletedProcess[str]:
         tool = tmp_path / "bin" / "lorapar"
         tool.parent.mkdir(exist_ok=True)
-        lines = ["#!/bin/sh", 'printf "%s\\n" "$@" > arguments', f'printf "{said}\\n"', f"exit {code}", ""]
+        lines = ["#!/bin/sh", 'printf "%s\\n" "$@" > arguments', f'printf "{message}\\n"', f"exit {code}", ""]
         tool.write_text("\n".join(lines), encoding="utf-8")
         tool.chmod(0o755)
         environment = {"PATH": f"{tool.parent}:/usr/bin:/bin", **variables}
@@ -135,7 +135,7 @@ def retrain(tmp_path: Path) -> Retrain:
 
 
 @pytest.mark.parametrize(
-    ("code", "said", "ends", "promoted", "title"),
+    ("code", "message", "ends", "promoted", "title"),
     [
         (0, "run 7: better, promoted", 0, "true", "Promoted"),
         (0, "run 7: better, but promotion is switched off", 0, "false", "Better, but promotion is switched off"),
@@ -158,25 +158,25 @@ def retrain(tmp_path: Path) -> Retrain:
     ],
 )
 def test_red_only_for_failure(
-    code: int, said: str, ends: int, promoted: str, title: str, retrain: Retrain, tmp_path: Path
+    code: int, message: str, ends: int, promoted: str, title: str, retrain: Retrain, tmp_path: Path
 ) -> None:
     output, summary = tmp_path / "output", tmp_path / "job-summary"
-    done = retrain(code, said, GITHUB_OUTPUT=str(output), GITHUB_STEP_SUMMARY=str(summary), GITHUB_ACTIONS="true")
+    done = retrain(code, message, GITHUB_OUTPUT=str(output), GITHUB_STEP_SUMMARY=str(summary), GITHUB_ACTIONS="true")
     assert done.returncode == ends
     assert output.read_text(encoding="utf-8") == f"promoted={promoted}\n"
     assert (tmp_path / "retrain.env").read_text(encoding="utf-8") == f"PROMOTED={promoted}\n"
     assert summary.read_text(encoding="utf-8").startswith(f"## {title}\n")
-    assert said in summary.read_text(encoding="utf-8")
+    assert message in summary.read_text(encoding="utf-8")
     assert (f"::notice title=retrain::{title}" in done.stdout) is (ends == 0 and promoted == "false")
 
 
 def test_the_words_that_tell_endings_apart_are_those_of_submit() -> None:
     sources = (ROOT / "lorapar" / "kubeflow" / "submission.py", ROOT / "lorapar" / "cli" / "kubeflow.py")
-    said = "".join(path.read_text(encoding="utf-8") for path in sources)
+    message = "".join(path.read_text(encoding="utf-8") for path in sources)
     words_of_ours = ("promotion is switched off", ", nothing started", "better, promoted", "better, but not promoted: ")
     words_of_ours += ("; its adapter was promoted before that",)
     for words in words_of_ours:
-        assert words in said
+        assert words in message
 
 
 def test_the_workflow_s_command_line_is_one_that_submit_takes() -> None:

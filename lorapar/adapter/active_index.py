@@ -1,4 +1,4 @@
-"""Where a mask's active elements lie in one LoRA tensor, at two bytes an element.
+"""Where a mask's active elements are in one LoRA tensor, at two bytes an element.
 
 A plain index costs 8 bytes (int64) or 4 (int32) per active element, as much as one or half of Adam's two moments, for
 as long as training lasts. Here a tensor is cut into blocks of 32,768 elements and each active element keeps its 16-bit
@@ -36,11 +36,11 @@ class ActiveIndex:
 
     @property
     def nbytes(self) -> int:
-        """Bytes held for as long as this object lives."""
+        """Bytes held as long as this object lives."""
         return self.offsets.nbytes
 
     def flat(self, device: torch.device) -> torch.Tensor:
-        """The flat int64 index [number of active elements], made anew; moves what is held to the device."""
+        """The flat int64 index [number of active elements], made again; moves what is held to the device."""
         return self.write(torch.empty(len(self), dtype=torch.int64, device=device))
 
     def write(self, index: torch.Tensor) -> torch.Tensor:

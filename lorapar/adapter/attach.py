@@ -140,7 +140,7 @@ def refuse_second_adapter(base_model: torch.nn.Module) -> None:
 
     if any(isinstance(module, BaseTunerLayer) for module in base_model.modules()):
         raise BadInputError(
-            "this model already carries an adapter: load the base model anew, "
+            "this model already carries an adapter: load the base model again, "
             "or take it out with model.unload(), before attaching another"
         )
 

@@ -20,7 +20,7 @@ def base_digest(model: torch.nn.Module) -> str:
     adapter is attached or trained. Quantised weights count with their quantisation state.
     """
     held: Any = model
-    if is_prompt(model):  # prompts lie beside the base, not in it
+    if is_prompt(model):  # prompts are beside the base, not in it
         held = held.get_base_model()
     entries = {
         _base_name(key): tensor

@@ -1,4 +1,4 @@
-"""A LoRA that was trained before, as the factors a new one begins with.
+"""An earlier LoRA as the start of a new one: its factors.
 
 Whatever its rank, alpha, rsLoRA and patterns are, it becomes one uniform LoRA: A as it is, B times what its own scale
 is of the new one, both padded with zeros where a module has a smaller rank or none at all. That is exact but for one

@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save_file
 
 from lorapar.errors import BadInputError, StorageError
-from lorapar.store.file_system import is_no_mmap, replace_path, say_no_mmap
+from lorapar.store.file_system import is_no_mmap, replace_path, warn_no_mmap
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -68,7 +68,7 @@ def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
             return tensors, dict(sorted((opened.metadata() or {}).items()))
     except (OSError, SafetensorError, RuntimeError) as error:
         if is_no_mmap(error):
-            say_no_mmap(path.parent, error)
+            warn_no_mmap(path.parent, error)
             return _read_whole(path)
         if isinstance(error, RuntimeError) and not isinstance(error, SafetensorError):
             raise
@@ -98,7 +98,7 @@ def load_published(base: PreTrainedModel, folder: Path) -> PeftModel:
             pass
     except (OSError, SafetensorError, RuntimeError) as error:
         if is_no_mmap(error):
-            say_no_mmap(folder, error)
+            warn_no_mmap(folder, error)
             model = PeftModel(base, PeftConfig.from_pretrained(str(folder)))
             set_peft_model_state_dict(model, _read_whole(folder / _PUBLISHED)[0])
             number_prompts(model)

@@ -42,8 +42,8 @@ def save_adapter(model: PeftModel, folder: str | Path, *, adapter_name: str = DE
     tensors = {name: p.detach() for name, p in adapter_parameters(model, adapter_name).items()}
     write_tensors(folder / WEIGHTS_FILE, tensors, {"format": "pt"})
     _write_json(folder / CONFIG_FILE, _published_config(model, adapter_name))
-    told = {"format": 1, "rank": mark.rank, "init": mark.init}
-    _write_json(folder / MARK_FILE, told if mark.kind == "lora" else {**told, "kind": mark.kind})
+    mark_json = {"format": 1, "rank": mark.rank, "init": mark.init}
+    _write_json(folder / MARK_FILE, mark_json if mark.kind == "lora" else {**mark_json, "kind": mark.kind})
 
 
 def load_adapter(base_model: torch.nn.Module, folder: str | Path, *, trainable: bool) -> PeftModel:

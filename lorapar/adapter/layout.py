@@ -1,7 +1,7 @@
 """Which linear modules of a model carry LoRA.
 
 The paper's layouts (section 4, table 3) name projections by role: Q, K, V of attention, G(ate), U(p), D(own) of the
-MLP; O is attention's output. A role is found by the module's name and by the block it stands in, so that one letter
+MLP; O is attention's output. A role is found by the module's name and by the block it is in, so that one letter
 means the same in every decoder: `query_key_value` of GPT-NeoX holds Q, K and V in one matrix, `c_proj` of GPT-2 is O
 in its attention and D in its MLP. LoRA takes a matrix as a whole; where a layout asks for a part of one, it gets the
 whole, and `Targets.notes` says so.
@@ -56,7 +56,7 @@ _LAYER = re.compile(r"\.\d+\.")
 
 @dataclass(frozen=True)
 class Targets:
-    """What a layout comes to in one model."""
+    """What a layout selects in one model."""
 
     modules: tuple[str, ...]
     """PEFT's `target_modules`: the shortest ends of module paths that name exactly the modules meant."""

@@ -1,4 +1,4 @@
-"""Train one mask's elements: gradient hooks and optimiser as one thing.
+"""Train one mask's elements: gradient hooks and optimiser together.
 
 Inside the block the gradients of inactive elements are zeroed as they accumulate, before any clipping, so that the
 clipping norm counts active elements only; the optimiser made there steps on active elements only.
@@ -37,7 +37,7 @@ class MaskedTraining:
 
     @property
     def index_bytes(self) -> int:
-        """Bytes that the record of active elements takes for as long as training lasts."""
+        """Bytes that the record of active elements takes as long as training lasts."""
         return sum(index.nbytes for index in self._indices.values())
 
     def optimizer(
@@ -135,7 +135,7 @@ def masked_training(
     *,
     adapter_name: str = DEFAULT_ADAPTER,
 ) -> Iterator[MaskedTraining]:
-    """Train only the mask's elements of one adapter, for as long as the block lasts.
+    """Train only the mask's elements of one adapter, as long as the block lasts.
 
         with masked_training(model, partition.mask("system1")) as masked:
             trainer = SFTTrainer(model, optimizers=(masked.optimizer(lr=2e-4), None), ...)

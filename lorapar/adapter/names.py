@@ -21,7 +21,7 @@ from lorapar.errors import BadInputError
 
 DEFAULT_ADAPTER = "default"
 ADAPTER_KEY = re.compile(r"\.lora_(?:A|B|embedding_A|embedding_B|magnitude_vector)\b|\.ia3_l\b")
-"""What belongs to an adapter inside the model's modules. Prompts lie beside the model."""
+"""What belongs to an adapter inside the model's modules. Prompts are beside the model."""
 MAGNITUDE, SCALES, PROMPT = ".lora_magnitude_vector", ".ia3_l", "prompt_embeddings"
 """How the names of tensors without a rank end, which are trained whole: of DoRA, IA3, prompt and prefix tuning."""
 # What data parallelism, FSDP and torch.compile put into a parameter's name.

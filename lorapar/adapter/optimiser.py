@@ -162,7 +162,7 @@ class MaskedAdamW(torch.optim.Optimizer):
 
     def _fresh_state(self, parameter: torch.Tensor) -> dict[str, torch.Tensor]:
         size = _padded(len(self._indices[parameter]))
-        # As in torch's fused AdamW, the step count lies on the parameter's device, where the kernel reads it.
+        # As in torch's fused AdamW, the step count is on the parameter's device, where the kernel reads it.
         step = torch.zeros((), dtype=torch.float32, device=parameter.device)
         return {"step": step, **{key: parameter.new_zeros(size) for key in _MOMENTS}}
 

@@ -47,7 +47,7 @@ class RegionCount:
     layer: int | None
     """Layer number; None outside numbered layers."""
     module: str
-    """Module name, e.g. 'q_proj'; with the block it stands in where a layer has two of that name, 'mlp.c_proj'."""
+    """Module name, e.g. 'q_proj'; with the block it is in where a layer has two of that name, 'mlp.c_proj'."""
     total: int
     """All trainable elements there."""
     exclusive: dict[str, int]

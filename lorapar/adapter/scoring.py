@@ -120,7 +120,7 @@ class ScoreAccumulator:
         return state
 
     def sums(self) -> list[torch.Tensor]:
-        """The sums themselves, where the model is; whoever adds to them counts the examples too."""
+        """The sums themselves, where the model is; the code that adds to them counts the examples too."""
         return [*self._sum.values(), *self._sum_of_squares.values()]
 
     def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
@@ -140,7 +140,7 @@ class ScoreAccumulator:
         given = {key: tuple(tensor.shape) for key, tensor in state.items()}
         if expected != given:
             different = sorted(set(expected.items()) ^ set(given.items()))[0][0]
-            raise BadInputError(f"this scoring state is for another adapter ('{different}' differs): score anew")
+            raise BadInputError(f"this scoring state is for another adapter ('{different}' differs): score again")
         self.examples += int(state["examples"])
         for name, value in self._values.items():
             self._sum[name] += state[f"gradient/{name}"].to(value.device)
@@ -222,7 +222,7 @@ def _answers_only(model: torch.nn.Module, wanted: torch.Tensor) -> Iterator[None
 
     def pick(_head: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...] | None:
         states, *others = inputs
-        # Of a base whose layers lie on several GPUs the head sees the states of another one than the tokens are on.
+        # Of a base whose layers are on several GPUs the head sees the states of another one than the tokens are on.
         return (states[wanted.to(states.device)][None], *others) if states.shape[:2] == wanted.shape else None
 
     # Before the hook that copies the slice of states it is given: what is picked is in one piece already.

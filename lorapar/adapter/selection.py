@@ -30,7 +30,7 @@ class Cut:
     """A prefix of the order: every element above `bits`, and the first `ties` elements equal to it."""
 
     bits: int
-    """The threshold value's float32 bits; -1 lies below every score."""
+    """The threshold value's float32 bits; -1 is below every score."""
     ties: int
     """How many elements of exactly that value belong to the prefix, counted by tensor and flat index."""
 

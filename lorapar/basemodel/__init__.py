@@ -1,9 +1,16 @@
-"""The base model: which weights a name stands for, where they lie on this machine, and loading them. Never edited.
+"""The base model: which weights a name stands for, where they are on this machine, and loading them. Never edited.
 
 Importable without torch: `resolve_model` serves the client, the rest imports torch when called.
 """
 
-from lorapar.basemodel.answer_end import NO_TOKEN, AnswerEnd, answer_end, embedding_rows, generation_settings
+from lorapar.basemodel.answer_end import (
+    NO_TOKEN,
+    AnswerEnd,
+    StopStrings,
+    answer_end,
+    embedding_rows,
+    generation_settings,
+)
 from lorapar.basemodel.chat_template import brings_template, is_plain, moves_system_text
 from lorapar.basemodel.decoder import try_decoder
 from lorapar.basemodel.load import (
@@ -16,7 +23,6 @@ from lorapar.basemodel.load import (
 )
 from lorapar.basemodel.number_format import number_format
 from lorapar.basemodel.resolve import resolve_model
-from lorapar.basemodel.stop_strings import StopStrings
 
 __all__ = [
     "NO_TOKEN",

@@ -1,6 +1,6 @@
-"""Models that lie in a bucket: `model.name: s3://bucket/prefix`, a folder as save_pretrained writes it.
+"""Models in a bucket: reading one (`model.name: s3://bucket/prefix`), and copying one there (`lorapar models mirror`).
 
-`lorapar models mirror` fills such a place; one that another tool has filled works too.
+A model in a bucket is a folder as save_pretrained writes it; one that another tool has put there works too.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from lorapar.basemodel.cache import cache_root, cached_folder
 from lorapar.config import ModelConfig
 from lorapar.errors import BadInputError, IntegrityError
 from lorapar.progress import Progress
-from lorapar.store import NotFoundError, open_store, storage_errors
-from lorapar.store.copy import RemoteTree, copy_down, find_tree
+from lorapar.store import Manifest, NotFoundError, is_s3, open_store, storage_errors
+from lorapar.store.copy import RemoteTree, copy_down, copy_up, find_tree
 from lorapar.store.file_system import locked
 
 _TEXT_ENDINGS = (".json", ".jinja", ".model", ".txt", ".py")
@@ -41,7 +41,7 @@ def bucket_folder(config: ModelConfig, progress: Progress) -> Path:
                     raise IntegrityError(
                         f"model.name: {config.name} has changed since the run was planned; run it again"
                     )
-                progress.say(f"downloading {config.name}")
+                progress.log(f"downloading {config.name}")
                 copy_down(tree, final, progress)
     return final
 
@@ -92,3 +92,39 @@ def _tree(config: ModelConfig) -> RemoteTree:
             f"model.name: {config.name} holds no .safetensors weights (pickled checkpoints are not read)"
         )
     return tree
+
+
+_PICKLED = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
+
+
+def parse_name(text: str) -> ModelConfig:
+    """The model that `NAME` or `NAME@REVISION` stands for; a folder's name may hold an @ itself."""
+    if Path(text).expanduser().is_dir():
+        return ModelConfig(name=text)
+    name, _, revision = text.partition("@")
+    if not name:
+        raise BadInputError(f"'{text}': no name of a model; write NAME or NAME@REVISION")
+    return ModelConfig(name=name, revision=revision or None)
+
+
+def mirror_model(model: ModelConfig, address: str, progress: Progress) -> tuple[ModelConfig, Manifest]:
+    """Copy the model's files, pickled weights aside, to the address; the manifest there says where they came from.
+
+    Returns the model with its revision settled, and the manifest. Raises BadInputError where another model is at the
+    address, and what getting the model raises.
+    """
+    from lorapar.basemodel.load import model_folder
+    from lorapar.basemodel.resolve import resolve_model
+
+    if is_s3(model.name):
+        raise BadInputError(f"{model.name}: is in a bucket already; copy it with a tool for buckets")
+    store = open_store(address)
+    try:
+        resolved = resolve_model(model)
+        folder = model_folder(resolved, progress)
+    except ModuleNotFoundError as error:  # models that are made or converted here; those of the hub need no torch
+        raise BadInputError(
+            f"{model.name}: needs {error.name} to be made here: pip install 'lorapar[train]'"
+        ) from error
+    kind = f"model {resolved.name}" + (f"@{resolved.revision}" if resolved.revision else "")
+    return resolved, copy_up(folder, store, kind, progress, lambda name: not name.endswith(_PICKLED))

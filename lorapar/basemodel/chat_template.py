@@ -1,7 +1,7 @@
 """The chat template a model is asked and trained by: its own, one that the settings bring, or a plain one.
 
 Everything that asks a tokenizer for its template gets the same text: TRL, lm-eval, teachers and vLLM's answers alike.
-So what has to be mended is mended in the template itself, by statements of its own language in front of it.
+So what has to be fixed is fixed in the template itself, by statements of its own language in front of it.
 """
 
 from __future__ import annotations

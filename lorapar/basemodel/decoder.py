@@ -1,4 +1,4 @@
-"""Which models can be tuned: decoders by themselves, to which neither what follows a token nor padding counts.
+"""Which models can be tuned: decoders alone, whose output for a token depends neither on later tokens nor on padding.
 
 `require_decoder` knows by the class and the type, from config.json alone. `try_decoder` asks the loaded model itself:
 it finds what no list has, such as models with code of their own.

@@ -123,7 +123,7 @@ def snapshot(config: ModelConfig, progress: Progress) -> Path:
     folder = _cached(config.name, config.revision, "model")
     if folder is not None:
         return folder
-    progress.say(f"downloading {config.name} from the hub")
+    progress.log(f"downloading {config.name} from the hub")
     patterns = [*_FILES, "*.py"] if config.trust_remote_code else _FILES
     with hub_errors(config.name, config.revision, "model"):
         return _downloaded(config.name, config.revision, patterns)

@@ -1,4 +1,4 @@
-"""Bring a resolved base model onto this machine and load it. torch is imported when a function is called."""
+"""Fetch a resolved base model to this machine and load it. torch is imported when a function is called."""
 
 from __future__ import annotations
 
@@ -11,12 +11,11 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from lorapar.basemodel import bucket, tiny, wheel
-from lorapar.basemodel.allocator import give_back_large_blocks, keep_freed_memory
 from lorapar.basemodel.answer_end import answer_end, embedding_rows, generation_ends
 from lorapar.basemodel.cache import cached_folder
 from lorapar.basemodel.chat_template import settle_template
 from lorapar.basemodel.decoder import require_decoder
-from lorapar.basemodel.head import make_head_input_contiguous
+from lorapar.basemodel.memory import give_back_large_blocks, keep_freed_memory, make_head_input_contiguous
 from lorapar.basemodel.number_format import require_settled
 from lorapar.basemodel.quantized import compute_alike, is_quantized, load_library, quantization_options
 from lorapar.basemodel.quiet import quiet
@@ -26,7 +25,7 @@ from lorapar.basemodel.spread import is_spread, spreading_options
 from lorapar.config import ModelConfig
 from lorapar.errors import BadInputError
 from lorapar.progress import Progress, Silent
-from lorapar.store.file_system import is_no_mmap, say_no_mmap
+from lorapar.store.file_system import is_no_mmap, warn_no_mmap
 
 if TYPE_CHECKING:
     import torch
@@ -48,17 +47,17 @@ def model_folder(config: ModelConfig, progress: Progress | None = None) -> Path:
     if kind_of(config) is Kind.LOCAL:
         return local_folder(config)
     config = resolve_model(config)
-    say = progress or Silent()
+    shown = progress or Silent()
     kind = kind_of(config)
     if kind is Kind.BUILTIN:
         return cached_folder(f"tiny-v{tiny.VERSION}", tiny.write_tiny)
     if kind is Kind.WHEEL:
-        return wheel.wheel_folder(say)
+        return wheel.wheel_folder(shown)
     if kind is Kind.BUCKET:
-        return bucket.bucket_folder(config, say)
+        return bucket.bucket_folder(config, shown)
     from lorapar.basemodel import hub
 
-    return hub.snapshot(config, say)
+    return hub.snapshot(config, shown)
 
 
 def load_model(config: ModelConfig, progress: Progress | None = None, *, sharded: bool = False) -> PreTrainedModel:
@@ -108,7 +107,7 @@ def load_model(config: ModelConfig, progress: Progress | None = None, *, sharded
         except (OSError, RuntimeError, SafetensorError) as error:
             if not is_no_mmap(error):
                 raise
-            say_no_mmap(folder, error)
+            warn_no_mmap(folder, error)
             model = read(disable_mmap=True)
     if str(device) == "cpu":
         give_back_large_blocks() if sharded else keep_freed_memory()
@@ -238,7 +237,7 @@ def _readable(config: ModelConfig) -> Iterator[None]:
             raise
         raise BadInputError(
             f"model.name: {config.name} cannot be loaded: its weights are not of the sizes that its config.json says; "
-            "copy the model anew"
+            "copy the model again"
         ) from error
     except _broken_settings() as error:
         kind = "" if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: "

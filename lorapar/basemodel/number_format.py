@@ -1,4 +1,4 @@
-"""`auto` for number formats: what it stands for where a run's models are computed, asked of torch.
+"""`auto` for number formats: what torch computes natively where a run's models are computed.
 
 bfloat16 where the processor computes it natively, else float32: a CPU that only emulates bfloat16 takes about three
 times as long for it (docs/speed.md). A run settles this once, before anything starts, and everything after that sees
@@ -22,7 +22,7 @@ class NumberFormat:
     """What `auto` stands for, and why."""
 
     dtype: Literal["float32", "bfloat16"]
-    said: str
+    description: str
     """The format and the reason, as people read it."""
 
     def of_model(self, model: ModelConfig) -> ModelConfig:
@@ -67,7 +67,7 @@ def number_format(accelerators: bool | None = None) -> NumberFormat:
 
 
 def require_settled(model: ModelConfig) -> None:
-    """Whoever loads a model comes after the plan: `auto` here is a mistake in the code, not in the settings."""
+    """Models are loaded after the plan: `auto` here is a mistake in the code, not in the settings."""
     if open_in_model(model):
         raise AssertionError(f"{model.name} reached a loader with dtype {model.dtype}, autocast {model.autocast}")
 

@@ -104,7 +104,7 @@ def local_folder(config: ModelConfig) -> Path:
 def _local_digest(config: ModelConfig) -> str:
     """Digest over names and contents of the folder's files, hidden ones (such as .git) aside.
 
-    Raises IntegrityError where a mirror's manifest lies there and names other bytes.
+    Raises IntegrityError where a mirror's manifest is there and names other bytes.
     """
     folder = local_folder(config)
     files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
@@ -123,7 +123,7 @@ def _compare_with_mirror(folder: Path, digests: Mapping[str, str]) -> None:
         if digests.get(name) != entry.sha256:
             what = "its bytes are not those that were mirrored" if name in digests else "was mirrored and is missing"
             raise IntegrityError(
-                f"model.name: {folder / name}: {what}; `lorapar models mirror` again mends it, or delete {MANIFEST} "
+                f"model.name: {folder / name}: {what}; `lorapar models mirror` again fixes it, or delete {MANIFEST} "
                 "there if the change is meant"
             )
 

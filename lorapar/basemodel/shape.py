@@ -108,7 +108,7 @@ def context_length(config: ModelConfig) -> int | None:
 
 
 def _of_decoder(values: dict[str, Any]) -> dict[str, Any]:
-    """The values with those of the decoder on top, where it stands beside a vision encoder."""
+    """The values with those of the decoder on top, where it is beside a vision encoder."""
     return {**values, **(values.get("text_config") or {})}
 
 
@@ -137,7 +137,7 @@ def _shape(values: dict[str, Any]) -> ModelShape:
 
 
 def _size(values: dict[str, Any], name: str, otherwise: int | None = None) -> int:
-    """A size by any of its names; raises KeyError where none is there and nothing stands in for it."""
+    """A size by any of its names; raises KeyError where none is there and nothing is in for it."""
     found = next((values[key] for key in _NAMES[name] if values.get(key) is not None), otherwise)
     if not isinstance(found, int):
         raise KeyError(name)

@@ -1,4 +1,4 @@
-"""A base that fits no single GPU, read with its layers one part a GPU: for all that asks or reads a model, one process.
+"""A base model that fits no single GPU: its layers are spread over the GPUs, and one process works with all of them.
 
 transformers and accelerate place the layers and pass what flows through them from GPU to GPU. Training does not:
 there FSDP2 shares every weight among the processes (`load_model(sharded=True)`).
@@ -52,9 +52,9 @@ def fits_one(config: ModelConfig, gpus: Gpus | None = None) -> bool:
 
 
 def is_spread(config: ModelConfig, gpus: Gpus | None = None) -> bool:
-    """Whether a resolved base has to lie on several GPUs: it takes more than one has, and there are several.
+    """Whether a resolved base has to be on several GPUs: it takes more than one has, and there are several.
 
-    Raises BadInputError where all of them together do not hold it. A quantised base lies on one.
+    Raises BadInputError where all of them together do not hold it. A quantised base is on one.
     """
     memory = (gpus or Gpus.here()).memory
     if len(memory) < 2 or fits_one(config, Gpus(memory)):
@@ -80,6 +80,6 @@ def spreading_options(gpus: Gpus | None = None) -> dict[str, Any]:
 
 
 def devices_of(model: torch.nn.Module) -> Mapping[str, Any]:
-    """By part of the model, the device that it was put on; empty where all of it lies on one."""
+    """By part of the model, the device that it was put on; empty where all of it is on one."""
     placed: Mapping[str, Any] = getattr(model, "hf_device_map", {})
     return placed if len(set(placed.values())) > 1 else {}

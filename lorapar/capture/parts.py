@@ -1,12 +1,13 @@
-"""Where what was captured lies in a store, and what is done with it there: written, read, deleted, pruned.
+"""Where what was captured is in a store, and what is done with it there: written, read, deleted, pruned.
 
     capture/<name>/capture.json                               the settings it is kept by
     capture/<name>/date=<day>/part-<time>-<random>.parquet    requests with their answers, by the day of the request
     capture/<name>/feedback/date=<day>/part-….parquet         what persons said of answers
     capture/<name>/deleted/<digest>.json                      a request that was deleted, by the digest of its id
 
-A part never changes but by a deletion, which writes it anew without the request; what was deleted stays left out of
-whatever is read later, also where a copy of an old part comes back.
+A part never changes but by a deletion, which rewrites it without the request; what was deleted stays left out of
+whatever is read later, also where a copy of an old part comes back. The record of a deletion is removed by retention,
+once every day on which that request can have been captured is older than what is kept.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from lorapar.store import NotFoundError, ObjectInfo, ObjectStore
 
 ROOT = "capture"
 _SETTINGS = "capture.json"
+_DELETED = "deleted/"
 _PART = re.compile(r"(?:feedback/)?date=(\d{4}-\d\d-\d\d)/part-(\d{8}T\d{6}\.\d{6}Z)-([0-9a-f]{8})\.parquet")
 _READ_AT_ONCE = 8
 _ATTEMPTS = 5
@@ -55,7 +57,7 @@ class Deleted:
     requests: int
     feedback: int
     parts: int
-    """Files that were written anew or removed."""
+    """Files that were rewritten or removed."""
 
 
 @dataclass(frozen=True)
@@ -134,7 +136,7 @@ class Capture:
 
     def deleted(self) -> frozenset[str]:
         """Digests of the requests that were deleted."""
-        prefix = f"{self._prefix}deleted/"
+        prefix = f"{self._prefix}{_DELETED}"
         return frozenset(info.key.removeprefix(prefix).removesuffix(".json") for info in self.store.list(prefix))
 
     def delete(self, request_id: str, now: datetime) -> Deleted:
@@ -143,8 +145,8 @@ class Capture:
         Raises StaleError where somebody else keeps writing the same part.
         """
         digest = request_digest(request_id)
-        tombstone = json.dumps({"deleted_at": now.astimezone(UTC).isoformat(timespec="seconds")}).encode()
-        self.store.write(f"{self._prefix}deleted/{digest}.json", tombstone)
+        record = json.dumps({"deleted_at": now.astimezone(UTC).isoformat(timespec="seconds")}).encode()
+        self.store.write(f"{self._prefix}{_DELETED}{digest}.json", record)
         counts = {False: 0, True: 0}
         parts = 0
         with ThreadPoolExecutor(_READ_AT_ONCE) as pool:
@@ -162,13 +164,34 @@ class Capture:
         return pruned
 
     def expire(self, retention_days: int, now: datetime) -> Pruned:
-        """Remove every part of an older day; the names of days decide, and no other day is listed to its end."""
+        """Remove every part of an older day; the names of days decide, and no other day is listed to its end.
+
+        Records of deletions that name nothing any more go too.
+        """
         first = now.astimezone(UTC).date() - timedelta(days=retention_days - 1)
         old = [
             part for below in ("", "feedback/") for part in takewhile(lambda one: one.day < first, self._listed(below))
         ]
         self.store.delete_all([part.info.key for part in old])
+        self.store.delete_all(self._spent_records(first))  # last: until then the days are left out by them
         return Pruned(tuple(sorted({part.day for part in old})), len(old), sum(part.info.size_bytes for part in old))
+
+    def _spent_records(self, first: date) -> list[str]:
+        """Keys of deletions from before the first day that is kept: a request is captured before it is deleted.
+
+        One day more is waited, for servers whose clocks differ. A record is read only where its file is as old.
+        """
+        before = datetime.combine(first - timedelta(days=1), datetime.min.time(), UTC)
+        listed = self.store.list(f"{self._prefix}{_DELETED}")
+        return [
+            info.key for info in listed if info.modified < before.timestamp() and self._deleted_before(info, before)
+        ]
+
+    def _deleted_before(self, info: ObjectInfo, before: datetime) -> bool:
+        try:
+            return datetime.fromisoformat(json.loads(self.store.read(info.key))["deleted_at"]) < before
+        except (NotFoundError, ValueError, KeyError, TypeError):
+            return False  # not a record of ours, or gone already
 
     def _rows(self, parts: Sequence[Part], kind: type[Row], read: dict[str, str] | None) -> list[Row]:
         deleted, rows = self.deleted(), list[Row]()
@@ -190,7 +213,7 @@ class Capture:
             return None
 
     def take_out(self, key: str, digests: Iterable[str]) -> int:
-        """Write a part anew without some requests; how many rows that were. Raises StaleError as `delete`."""
+        """Rewrite a part without some requests; how many rows that were. Raises StaleError as `delete`."""
         gone, kind = frozenset(digests), Feedback if key.startswith(f"{self._prefix}feedback/") else CapturedRequest
         for _ in range(_ATTEMPTS):
             try:

@@ -19,7 +19,7 @@ WHOLE = "stop"
 
 
 def request_digest(request_id: str) -> str:
-    """What stands for a request where its id must not: in tombstones, lineages, and as the id of its row."""
+    """What stands for a request where its id must not: in records of deletions, lineages, and as the id of its row."""
     return hashlib.sha256(f"lorapar capture\n{request_id}".encode()).hexdigest()[:_ID_DIGITS]
 
 
@@ -57,7 +57,7 @@ class CapturedRequest(BaseModel):
 
     @property
     def day(self) -> str:
-        """The day it lies under, in UTC."""
+        """The day it is under, in UTC."""
         return self.captured_at.astimezone(UTC).date().isoformat()
 
 
@@ -75,7 +75,7 @@ class Feedback(BaseModel):
 
     @property
     def day(self) -> str:
-        """The day it lies under, in UTC: its own, not its request's."""
+        """The day it is under, in UTC: its own, not its request's."""
         return self.captured_at.astimezone(UTC).date().isoformat()
 
 
@@ -89,15 +89,15 @@ def latest_feedback(feedback: Iterable[Feedback]) -> dict[str, Feedback]:
 
 
 def answer_by_feedback(
-    request: CapturedRequest, said: Feedback | None
+    request: CapturedRequest, feedback: Feedback | None
 ) -> tuple[str, Literal["person", "praised"]] | None:
     """The answer that is learnt by what a person said last, and whose it is: a better one, or the praised one.
 
     None where nobody had a word on it, where it was only blamed, or where the praised answer was cut off.
     """
-    if said is not None and said.answer:
-        return said.answer, "person"
-    if said is not None and said.good and request.finish_reason == WHOLE:
+    if feedback is not None and feedback.answer:
+        return feedback.answer, "person"
+    if feedback is not None and feedback.good and request.finish_reason == WHOLE:
         return request.answer, "praised"
     return None
 

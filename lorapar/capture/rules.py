@@ -37,7 +37,7 @@ _PASSWORDS = (
     r"|密[码碼]|口令|パスワード|暗証番号|비밀번호|암호)"
     r"[\"']?\s{0,3}[:=\uff1a\uff1d]\s{0,3}[\"']?)[^\s\"',;]{4,}"
 )
-"""Keys and tokens by their prefixes, and what stands behind words such as `password:`; what group 1 holds stays."""
+"""Keys and tokens by their prefixes, and what is behind words such as `password:`; what group 1 holds stays."""
 _EMAIL = r"(?<![\w.+%-])[\w.+%-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63}){1,8}"
 _IBAN = r"(?i)(?<![A-Z0-9])[A-Z]{2}[ -]?\d{2}(?:[ -]?[A-Z0-9]){11,30}(?![A-Z0-9])"
 _CARD = r"(?<![\d])\d(?:[ -]?\d){12,18}(?!\d)"
@@ -138,13 +138,13 @@ def _own_rule(name: str, pattern: str) -> _Rule:
     try:
         compiled = regex.compile(pattern)
     except regex.error as error:
-        raise BadInputError(f"{where}: '{pattern}' is no regular expression: {error}; mend it") from None
+        raise BadInputError(f"{where}: '{pattern}' is no regular expression: {error}; fix it") from None
     try:
         empty = compiled.search("", timeout=LONGEST_SECONDS)
     except TimeoutError:
         raise BadInputError(f"{where}: '{pattern}' does not end; write it simpler") from None
     if empty is not None:
-        raise BadInputError(f"{where}: '{pattern}' finds the empty text, so it would blank everything; mend it")
+        raise BadInputError(f"{where}: '{pattern}' finds the empty text, so it would blank everything; fix it")
     return _Rule(name, compiled)
 
 

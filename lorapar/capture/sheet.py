@@ -1,4 +1,4 @@
-"""The sheet in which a person writes answers: a CSV file with a row a request, by its id."""
+"""The spreadsheet in which a person writes answers: a CSV file with one row for each request, by its id."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ def sheet_csv(requests: Iterable[CapturedRequest], feedback: Mapping[str, Feedba
     return table_csv(_COLUMNS, (_line(one, feedback.get(one.request_id)) for one in requests))
 
 
-def _line(request: CapturedRequest, said: Feedback | None) -> list[str]:
-    words = "" if said is None else {True: "good", False: "bad", None: ""}[said.good]
-    if said is not None and said.answer:
-        words = f"{words}; better: {said.answer}".removeprefix("; ")
+def _line(request: CapturedRequest, feedback: Feedback | None) -> list[str]:
+    words = "" if feedback is None else {True: "good", False: "bad", None: ""}[feedback.good]
+    if feedback is not None and feedback.answer:
+        words = f"{words}; better: {feedback.answer}".removeprefix("; ")
     asked = "\n\n".join(f"{one.role}: {one.content}" for one in request.messages)
     shown = [words, asked, request.answer, f"{request.adapter}@{request.version}", request.captured_at.isoformat()]
     return [request.request_id, "", "", *map(spreadsheet_text, shown)]

@@ -68,7 +68,7 @@ class CaptureWriter(Generic[Item]):
         self._closing = False
         self._described = False
         self._pruned: float | None = None
-        self._told: set[str] = set()
+        self._warned: set[str] = set()
         self._thread = threading.Thread(target=self._run, name="lorapar-capture", daemon=True)
 
     def start(self) -> None:
@@ -132,7 +132,7 @@ class CaptureWriter(Generic[Item]):
             row = self._make(item)
         except Exception as error:  # whatever is wrong with one request, the others are kept
             self._count("failed", 1)
-            self._tell(f"a request is not kept: {_safe(error)}")
+            self._warn_once(f"a request is not kept: {_safe(error)}")
             return
         if row is not None:
             self._rows.append((row, size_in_memory(row)))
@@ -168,7 +168,7 @@ class CaptureWriter(Generic[Item]):
         except Exception as error:  # whatever it is, the thread lives on and tries again
             self._failed = True
             self._count("write_failures", 1)
-            self._tell(f"nothing is written to {self._capture.where} for now: {_safe(error)}")
+            self._warn_once(f"nothing is written to {self._capture.where} for now: {_safe(error)}")
         if self._closing and self._rows:
             self._count("lost", len(self._rows))
             logger.warning("capture: %d requests are lost, since the server ends", len(self._rows))
@@ -179,7 +179,7 @@ class CaptureWriter(Generic[Item]):
         if self._failed:
             logger.warning("capture: %s takes requests again; %d were lost", self._capture.where, self._lost)
         self._failed, self._lost = False, 0
-        self._told.clear()
+        self._warned.clear()
 
     def _write(self) -> None:
         if self._rows:
@@ -198,7 +198,7 @@ class CaptureWriter(Generic[Item]):
     def _look_again(self) -> None:
         """Take out of the parts just written what was deleted meanwhile.
 
-        Whoever deletes a request names it first and then looks for it in the parts that are there: a part that was not
+        A deletion names the request first and then looks for it in the parts that are there: a part that was not
         there yet is looked into here, or at the next try where the store fails now.
         """
         deleted = self._capture.deleted() if self._unseen else frozenset()
@@ -242,7 +242,7 @@ class CaptureWriter(Generic[Item]):
             if sound:
                 self._put(sound)
             self._count("failed", len(rows) - len(sound))
-            self._tell(f"a request is not kept, since it cannot be written: {_safe(error)}")
+            self._warn_once(f"a request is not kept, since it cannot be written: {_safe(error)}")
             return len(sound)
         return len(rows)
 
@@ -256,11 +256,11 @@ class CaptureWriter(Generic[Item]):
             self._capture.expire(self._config.retention_days, self._now())
         except Exception as error:
             self._count("prune_failures", 1)
-            self._tell(f"retention is not kept at {self._capture.where}: {_safe(error)}")
+            self._warn_once(f"retention is not kept at {self._capture.where}: {_safe(error)}")
 
-    def _tell(self, message: str) -> None:
-        if message not in self._told and len(self._told) < 100:
-            self._told.add(message)
+    def _warn_once(self, message: str) -> None:
+        if message not in self._warned and len(self._warned) < 100:
+            self._warned.add(message)
             logger.warning("capture: %s", message)
 
 

@@ -1,7 +1,7 @@
 """Copies of one scratch folder in the store, the newest of which a new machine goes on from.
 
 checkpoints/<stage>-<key>/00000007.json      names, sizes and digests of the seventh copy's files; written last
-checkpoints/<stage>-<key>/files/<sha256>     their bytes; what has not changed between two copies lies there once
+checkpoints/<stage>-<key>/files/<sha256>     their bytes; what has not changed between two copies is there once
 
 A copy without its JSON file is not finished and never read. `key` is the digest of the stage's settings, inputs and
 code, so a pod that is started again finds it, and so does another run with the same settings.

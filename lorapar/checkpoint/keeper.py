@@ -8,7 +8,7 @@ from lorapar.config import CheckpointConfig
 
 
 class Keeper:
-    """Tells a stage when a checkpoint is due. What lies in the scratch folder survives the process, not the machine.
+    """Tells a stage when a checkpoint is due. What is in the scratch folder survives the process, not the machine.
 
     A stage calls `due` often (it costs nothing), brings its scratch folder up to date when it is, and calls `keep`.
     One whose scratch folder is always up to date calls `tick` instead.

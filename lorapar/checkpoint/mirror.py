@@ -1,4 +1,4 @@
-"""A keeper that copies the scratch folder into the store while the stage goes on, and takes it up from there."""
+"""A keeper that copies the scratch folder into the store while the stage goes on, and restores it from there."""
 
 from __future__ import annotations
 
@@ -86,12 +86,12 @@ class StoreKeeper(Keeper):
         forget(self._generations, self._progress)
 
     def restore(self) -> None:
-        """Bring the scratch folder to the newest sound copy, unless what lies there is as new or was made without one.
+        """Bring the scratch folder to the newest sound copy, unless what is there is as new or was made without one.
 
         A copy that is damaged or incomplete is named, and the one before it is taken.
         """
         if (self._scratch / _FETCHING).exists():
-            _clear(self._scratch)  # an earlier call was killed here, and what lies there is a part of a copy
+            _clear(self._scratch)  # an earlier call was killed here, and what is there is a part of a copy
         self._number = local = _number_in(self._scratch)
         numbers = self._generations.numbers()
         self._number = max([local, *numbers])
@@ -100,7 +100,7 @@ class StoreKeeper(Keeper):
             if not (empty or (local and number > local)):
                 return
             if self._fetched(number):
-                self._progress.say(f"going on from checkpoint {number} in {self._generations.address}")
+                self._progress.log(f"going on from checkpoint {number} in {self._generations.address}")
                 return
 
     def _fetched(self, number: int) -> bool:
@@ -109,7 +109,7 @@ class StoreKeeper(Keeper):
             self._generations.fetch(number, made)
         except (IntegrityError, NotFoundError) as error:
             shutil.rmtree(made, ignore_errors=True)
-            self._progress.say(f"checkpoint {number} is not used: {error}")
+            self._progress.log(f"checkpoint {number} is not used: {error}")
             return False
         for path in _visible(self._scratch):
             _remove(path)
@@ -140,7 +140,7 @@ class StoreKeeper(Keeper):
                 self._generations.prune(self.config.keep, hurried=lambda: self._ending)
         except (LoraparError, OSError) as error:
             # What was computed is on this machine's disk; ending the stage because of its copy would lose more.
-            self._progress.say(f"no checkpoint in {self._generations.address}: {error}; the work goes on")
+            self._progress.log(f"no checkpoint in {self._generations.address}: {error}; the work goes on")
         finally:
             shutil.rmtree(snapshot, ignore_errors=True)
 
@@ -150,7 +150,7 @@ def forget(generations: Generations, progress: Progress) -> None:
     try:
         generations.forget()
     except LoraparError as error:
-        progress.say(f"the checkpoints of the finished stage could not be removed: {error}")
+        progress.log(f"the checkpoints of the finished stage could not be removed: {error}")
 
 
 @contextmanager
@@ -179,7 +179,7 @@ def kept(
         try:
             keeper.end()
         except OSError as error:  # a full disk, say: what ended the stage matters more
-            progress.say(f"no last checkpoint: {error}")
+            progress.log(f"no last checkpoint: {error}")
         raise
     finally:
         keeper.settle()
@@ -193,7 +193,7 @@ def _number_in(scratch: Path) -> int:
 
 
 def _manifest(snapshot: Path) -> Manifest:
-    """Names and digests of all files; those of a folder that was sealed are read from its manifest, not taken anew."""
+    """Names and digests of all files; those of a folder that was sealed are read from its manifest, not taken again."""
     files: dict[str, FileEntry] = {}
     for path in snapshot.rglob(MANIFEST):
         folder = path.parent.relative_to(snapshot)

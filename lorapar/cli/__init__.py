@@ -19,25 +19,21 @@ from lorapar.cli import (
     ask,
     capture,
     export,
-    gate,
     kubeflow,
     look,
     run,
     schedules,
     serve,
-    stage,
     storage,
     study,
-    tune,
-    ui,
     versions,
     votes,
     watch,
 )
 from lorapar.cli.base import app, err
-from lorapar.cli.usage import UsageProblem, is_usage_problem, usage_line
+from lorapar.cli.command import UsageProblem, is_usage_problem, usage_line
 from lorapar.errors import ExitCode, LoraparError
-from lorapar.redaction import install_redaction, redact, say_traceback
+from lorapar.redaction import install_redaction, print_traceback, redact
 from lorapar.stopping import on_sigterm
 
 __all__ = [
@@ -46,18 +42,14 @@ __all__ = [
     "ask",
     "capture",
     "export",
-    "gate",
     "kubeflow",
     "look",
     "main",
     "run",
     "schedules",
     "serve",
-    "stage",
     "storage",
     "study",
-    "tune",
-    "ui",
     "versions",
     "votes",
     "watch",
@@ -65,7 +57,7 @@ __all__ = [
 
 
 def main() -> NoReturn:
-    """Entry point: errors a person can mend become one line and their exit code; a bug keeps its traceback."""
+    """Entry point: errors a person can fix become one line and their exit code; a bug keeps its traceback."""
     signal.signal(signal.SIGTERM, on_sigterm)
     install_redaction()
     import lorapar.held_back  # noqa: F401
@@ -77,30 +69,30 @@ def main() -> NoReturn:
         settle_caches()
         code = app(prog_name="lorapar", standalone_mode=False)
     except LoraparError as error:
-        err.say(f"lorapar: {redact(str(error))}", "red")
+        err.print_line(f"lorapar: {redact(str(error))}", "red")
         sys.exit(error.exit_code)
     except Exception as bug:
         if is_usage_problem(bug):
-            _say_usage(bug)
-        _say_refused(bug)
-        say_traceback(type(bug), bug, bug.__traceback__)
+            _print_usage(bug)
+        _print_refused(bug)
+        print_traceback(type(bug), bug, bug.__traceback__)
         sys.exit(ExitCode.BUG)
     sys.exit(code or ExitCode.OK)
 
 
-def _say_refused(error: Exception) -> None:
+def _print_refused(error: Exception) -> None:
     """End with one line where the system refused something, wherever that was; a bug comes back from here."""
     from lorapar.store.artifact import refused_by_system
 
-    if (told := refused_by_system(error)) is not None:
-        err.say(f"lorapar: {redact(str(told))}", "red")
-        sys.exit(told.exit_code)
+    if (refused := refused_by_system(error)) is not None:
+        err.print_line(f"lorapar: {redact(str(refused))}", "red")
+        sys.exit(refused.exit_code)
 
 
-def _say_usage(problem: UsageProblem) -> NoReturn:
+def _print_usage(problem: UsageProblem) -> NoReturn:
     line = usage_line(problem)
     if line is None:
         problem.show()
     else:
-        err.say(f"lorapar: {redact(line)}", "red")
+        err.print_line(f"lorapar: {redact(line)}", "red")
     sys.exit(problem.exit_code)

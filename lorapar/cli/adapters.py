@@ -110,7 +110,7 @@ def show_command(ref: Ref, where: Where = None, as_json: AsJson = False) -> None
 
         show_document(shown_version(facts))
         return
-    say(version_lines(facts))
+    print_text(version_lines(facts))
 
 
 @adapters.command("diff")
@@ -144,8 +144,8 @@ def diff_command(
     if table.row_count:
         show_table(table)
     else:
-        say("the lineages are equal")
-    say(
+        print_text("the lineages are equal")
+    print_text(
         f"weights: {weights.changed:,} of {weights.elements:,} numbers in {weights.tensors} tensors differ, by at most "
         f"{weights.largest:.3g}; the difference is {100 * weights.relative:.3g}% of the weights' norm"
         + (f"; {weights.other_tensors} tensors have no counterpart" if weights.other_tensors else "")
@@ -209,7 +209,7 @@ def why_command(
 
         show_document(why_document(registry, version, parse_reference(ref).alias))
     else:
-        say(why(registry, ref).rstrip())
+        print_text(why(registry, ref).rstrip())
     if save is not None:
         write_named_file(save, reproducing_settings(lineage_of(registry, version)))
 
@@ -230,7 +230,7 @@ def verify_command(
     for found in check(open_registry(where), ref):
         checks.append(found)
         if not as_json:
-            say(f"{found.what}: {found.fault or 'whole'}")
+            print_text(f"{found.what}: {found.fault or 'whole'}")
     if as_json:
         from lorapar.cli.documents import CheckDocument, VerifyDocument
 
@@ -288,6 +288,6 @@ def _cell(value: object) -> str:
     return text[:37] + "..." if out.console.is_terminal and len(text) > 40 else text
 
 
-def say(text: str) -> None:
+def print_text(text: str) -> None:
     """One line or page as it is."""
     out.print(text, markup=False, highlight=False, soft_wrap=True)

@@ -92,7 +92,7 @@ def chat_command(
     Examples: `lorapar chat runs/demo/adapter`, `lorapar chat NAME@candidate --system system2`
     """
     with _pair(adapter, where, model, [system]) as pair:
-        out.print(f"base model {pair.adapter.model.name}, adapter {adapter}; /new begins anew, an empty line ends")
+        out.print(f"base model {pair.adapter.model.name}, adapter {adapter}; /new starts again, an empty line ends")
         histories: dict[bool, list[Turn]] = {True: [], False: []}
         for text in _typed():
             if text == "/new":
@@ -114,7 +114,7 @@ def _typed() -> Iterator[str]:
 
 @contextmanager
 def _pair(name: str, where: str | None, model: Path | None, systems: Sequence[System | None]) -> Iterator[Pair]:
-    """Base and adapter in memory; a version of a registry is fetched for as long as that takes.
+    """Base and adapter in memory; a version of a registry is fetched as long as that takes.
 
     Raises BadInputError for a system that the adapter's run did not have.
     """
@@ -192,7 +192,7 @@ def _answers(
     pair: Pair, rows: Sequence[tuple[str, str, System | None]], limit: int, *, base: bool
 ) -> Iterator[AskedDocument]:
     from lorapar.cli.documents import AskedDocument
-    from lorapar.cli.fill_documents import said_document
+    from lorapar.cli.fill_documents import answer_document
     from lorapar.serving.here import question
 
     for start in range(0, len(rows), _BATCH):
@@ -205,8 +205,8 @@ def _answers(
                 id=name,
                 question=text,
                 system=system,
-                base=None if before is None else said_document(before),
-                adapter=said_document(after),
+                base=None if before is None else answer_document(before),
+                adapter=answer_document(after),
             )
 
 
@@ -222,14 +222,16 @@ def _write(answers: Iterator[AskedDocument], output: Path | None, total: int) ->
         for one in answers:
             opened.write(one.model_dump_json() + "\n")
             opened.flush()
-    err.say(f"{total} answers: {output}", "green")
+    err.print_line(f"{total} answers: {output}", "green")
 
 
 def _show(asked: AskedDocument) -> None:
-    for name, said in (("base", asked.base), ("adapter", asked.adapter)):
-        if said is not None:
+    for name, answer in (("base", asked.base), ("adapter", asked.adapter)):
+        if answer is not None:
             out.print(f"{name}:", style="bold", highlight=False)
-            out.print(said.text + (" [cut off]" if said.cut_off else ""), markup=False, highlight=False, soft_wrap=True)
+            out.print(
+                answer.text + (" [cut off]" if answer.cut_off else ""), markup=False, highlight=False, soft_wrap=True
+            )
 
 
 def _turn(pair: Pair, text: str, histories: dict[bool, list[Turn]], system: System | None, limit: int) -> None:
@@ -242,6 +244,6 @@ def _turn(pair: Pair, text: str, histories: dict[bool, list[Turn]], system: Syst
         for place, base in enumerate((True, False)):
             asked = question(text, history=histories[base])
             column = Column(shown, place, pair.text)
-            (said,) = pair.ask([asked], [system], limit, base=base, streamer=column)
-            shown.finish(place, said.text + (" [cut off]" if said.cut_off else ""))
-            histories[base] += [Message(role="user", content=text), Message(role="assistant", content=said.text)]
+            (answer,) = pair.ask([asked], [system], limit, base=base, streamer=column)
+            shown.finish(place, answer.text + (" [cut off]" if answer.cut_off else ""))
+            histories[base] += [Message(role="user", content=text), Message(role="assistant", content=answer.text)]

@@ -58,7 +58,7 @@ class Commands(TyperGroup):
 
     def make_context(self, *arguments: Any, **extra: Any) -> Any:
         """Read the command line, for which typer imports pydantic."""
-        with _stop_is_told():
+        with _reporting_stop():
             return super().make_context(*arguments, **extra)
 
     def invoke(self, ctx: Any) -> Any:
@@ -66,12 +66,12 @@ class Commands(TyperGroup):
         if not gc.isenabled():
             gc.freeze()
             gc.enable()
-        with _stop_is_told():
+        with _reporting_stop():
             return super().invoke(ctx)
 
 
 @contextmanager
-def _stop_is_told() -> Iterator[None]:
+def _reporting_stop() -> Iterator[None]:
     """Ctrl-C and SIGTERM become StoppedError; typer would end without a word."""
     try:
         yield
@@ -80,14 +80,14 @@ def _stop_is_told() -> Iterator[None]:
 
 
 class Screen:
-    """Standard output or standard error; rich is imported by the first who prints something with it."""
+    """Standard output or standard error; rich is imported when it is first used."""
 
     def __init__(self, *, stderr: bool = False) -> None:
         self._stderr = stderr
 
     @cached_property
     def console(self) -> Console:
-        """For those who draw tables and bars; a log, which no terminal is near, has room for whole lines of tables.
+        """For tables and bars; in a log, without a terminal, lines of tables are not wrapped.
 
         Text stays as it is: brackets and colons in names from outside are no markup of rich.
         """
@@ -106,7 +106,7 @@ class Screen:
         """As rich's console prints."""
         self.console.print(*values, **options)
 
-    def say(self, line: str, colour: str) -> None:
+    def print_line(self, line: str, colour: str) -> None:
         """One line as it is, coloured at a terminal unless NO_COLOR is set; an error waits for no import.
 
         Where nobody reads errors any more, the exit code still says how it ended.

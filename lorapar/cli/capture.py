@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lorapar.cli.adapters import Where, open_registry, say, show_table
+from lorapar.cli.adapters import Where, open_registry, print_text, show_table
 from lorapar.cli.base import AsJson, app, err, out, show_document
 from lorapar.cli.command import CommandGroup
 from lorapar.errors import BadInputError, IntegrityError, LoraparError
@@ -79,7 +79,7 @@ def show_command(
         show_document(found)
     else:
         for line in contents_lines(found):
-            say(line)
+            print_text(line)
 
 
 @capture_app.command("export")
@@ -106,9 +106,9 @@ def export_command(
     capture = _capture(name, store, where)
     first = _day("--since", since)
     parts = [part for part in capture.parts() if first is None or part.of_feedback or part.day.isoformat() >= first]
-    said = latest_feedback(capture.feedback(parts))
-    rows = sheet_rows(capture.requests(parts), said, every_row=every_row)
-    write_named_file(file, sheet_csv(rows, said))
+    feedback = latest_feedback(capture.feedback(parts))
+    rows = sheet_rows(capture.requests(parts), feedback, every_row=every_row)
+    write_named_file(file, sheet_csv(rows, feedback))
     out.print(f"{len(rows)} requests of {name}: {file}", markup=False, soft_wrap=True)
 
 
@@ -130,7 +130,7 @@ def delete_command(
         gone[one] = capture.delete(one, now)
         if not as_json:
             remarks = gone[one].feedback
-            say(f"{one}: {gone[one].requests} requests and {remarks} remarks deleted; later ones are left out")
+            print_text(f"{one}: {gone[one].requests} requests and {remarks} remarks deleted; later ones are left out")
     fault: LoraparError | None = None
     traces: Traces | None = None
     try:  # what is deleted is told whatever the registry is like
@@ -140,7 +140,7 @@ def delete_command(
     if as_json:
         show_document(_deleted_document(name, gone, traces))
     elif fault is None:
-        _say_traces(gone, traces)
+        _print_traces(gone, traces)
     if traces is not None and traces.unreadable:
         fault = IntegrityError(
             f"{len(traces.unreadable)} lineages cannot be read, so versions may be missing: "
@@ -173,17 +173,19 @@ def _deleted_document(name: str, gone: dict[str, Deleted], traces: Traces | None
     )
 
 
-def _say_traces(gone: dict[str, Deleted], traces: Traces | None) -> None:
+def _print_traces(gone: dict[str, Deleted], traces: Traces | None) -> None:
     from lorapar.capture import request_digest
 
     if traces is None:
-        err.say("no registry was looked at for versions that were trained on it; give --registry", "yellow")
+        err.print_line("no registry was looked at for versions that were trained on it; give --registry", "yellow")
         return
     for one in gone:
         for version in traces.versions[one]:
             parent = traces.goes_on.get(version)
             what = f"goes on from {parent}, which was trained on it" if parent else "was trained on it"
-            say(f"{version} {what} (row {request_digest(one)}); retrain without it, and stop serving that version")
+            print_text(
+                f"{version} {what} (row {request_digest(one)}); retrain without it, and stop serving that version"
+            )
 
 
 def _traces(name: str, request_ids: list[str], where: str | None) -> Traces | None:
@@ -233,7 +235,7 @@ def prune_command(
     if as_json:
         show_document(document)
     else:
-        say(f"{name}: {len(gone.days)} days ({gone.parts} files) older than {retention_days} days deleted")
+        print_text(f"{name}: {len(gone.days)} days ({gone.parts} files) older than {retention_days} days deleted")
 
 
 def _store(address: str | None, where: str | None) -> ObjectStore:

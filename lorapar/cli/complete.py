@@ -29,7 +29,7 @@ def stages(incomplete: str) -> list[str]:
 
 def commands_with_json(incomplete: str) -> list[str]:
     """Words of the commands that `lorapar schema` knows."""
-    from lorapar.cli.documents import DOCUMENTS
+    from lorapar.cli.documents_reference import DOCUMENTS
 
     words = dict.fromkeys(word for command in DOCUMENTS for word in command.split())
     return [word for word in words if word.startswith(incomplete)]

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, JsonValue
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
-from lorapar.cli.document import Document
-from lorapar.cli.documents_capture import CaptureContents, Captures, DeletedDocument, PrunedDocument
+
+class Document(BaseModel):
+    """A JSON object of which every key is there, `null` where it does not apply."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
 
 class PresetDocument(Document):
@@ -386,31 +389,3 @@ class WatchDocument(Document):
     state: Literal["waiting", "running", "finished", "failed"] = Field(description="How far it has come.")
     nodes: list[WatchedNode] = Field(description="Every stage's calls, in the order in which they run.")
     now: list[WorkingNode] = Field(description="Those that work or failed; of an ended run the last one that told.")
-
-
-DOCUMENTS: dict[str, type[Document]] = {
-    "presets": Presets,
-    "plan": PlanDocument,
-    "doctor": DoctorDocument,
-    "study status": StudyStatusDocument,
-    "study list": Studies,
-    "watch": WatchDocument,
-    "partition": PartitionDocument,
-    "gate": GateDocument,
-    "ask": AskedDocument,
-    "adapters list": AdaptersDocument,
-    "adapters show": ShownVersion,
-    "adapters diff": DiffDocument,
-    "adapters why": WhyDocument,
-    "adapters history": HistoryDocument,
-    "adapters verify": VerifyDocument,
-    "adapters gc": AdapterGcDocument,
-    "capture list": Captures,
-    "capture show": CaptureContents,
-    "capture delete": DeletedDocument,
-    "capture prune": PrunedDocument,
-    "gc": GarbageDocument,
-    "runs": Runs,
-    "schedules list": Schedules,
-}
-"""The document of each command that has `--json`, in the order of `lorapar --help`."""

@@ -1,4 +1,4 @@
-"""The documents of `lorapar capture`, and how they are made from what lies in a store."""
+"""The documents of `lorapar capture`, and how they are made from what is in a store."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field, JsonValue
 
-from lorapar.cli.document import Document
+from lorapar.cli.documents import Document
 from lorapar.errors import BadInputError
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class DeletedRequest(Document):
     digest: str = Field(description="What stands for it in lineages and as the id of its row.")
     requests: int = Field(description="Rows deleted; 0: none was there.")
     feedback: int = Field(description="Remarks deleted.")
-    files: int = Field(description="Parquet files that were written anew or removed.")
+    files: int = Field(description="Parquet files that were rewritten or removed.")
     trained: list[str] | None = Field(
         description="Versions trained on it, or going on from one that was; `null`: no registry was looked at."
     )

@@ -6,9 +6,36 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from lorapar.cli.document import Document
-from lorapar.cli.documents import DOCUMENTS
+from lorapar.cli import documents, documents_capture
+from lorapar.cli.documents import Document
 from lorapar.errors import BadInputError, nearest
+
+DOCUMENTS: dict[str, type[Document]] = {
+    "presets": documents.Presets,
+    "plan": documents.PlanDocument,
+    "doctor": documents.DoctorDocument,
+    "study status": documents.StudyStatusDocument,
+    "study list": documents.Studies,
+    "watch": documents.WatchDocument,
+    "partition": documents.PartitionDocument,
+    "gate": documents.GateDocument,
+    "ask": documents.AskedDocument,
+    "adapters list": documents.AdaptersDocument,
+    "adapters show": documents.ShownVersion,
+    "adapters diff": documents.DiffDocument,
+    "adapters why": documents.WhyDocument,
+    "adapters history": documents.HistoryDocument,
+    "adapters verify": documents.VerifyDocument,
+    "adapters gc": documents.AdapterGcDocument,
+    "capture list": documents_capture.Captures,
+    "capture show": documents_capture.CaptureContents,
+    "capture delete": documents_capture.DeletedDocument,
+    "capture prune": documents_capture.PrunedDocument,
+    "gc": documents.GarbageDocument,
+    "runs": documents.Runs,
+    "schedules list": documents.Schedules,
+}
+"""The document of each command that has `--json`, in the order of `lorapar --help`."""
 
 
 def document_schema(command: str) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lorapar.cli.adapters import Where, open_registry, say
+from lorapar.cli.adapters import Where, open_registry, print_text
 from lorapar.cli.ask import local_adapter, need_torch
 from lorapar.cli.base import app, err, out, reporter
 from lorapar.errors import BadInputError
@@ -156,7 +156,7 @@ def _export_merged(ref: str, where: str | None, folder: Path, model: Path | None
         with reporter("export:") as progress:
             difference = merge(adapter, folder, progress)
         size = sum(path.stat().st_size for path in folder.iterdir())
-    say(
+    print_text(
         f"{folder}: {size / 1e6:.1f} MB in {adapter.model.dtype}; no logit differs from base with adapter by more than "
         f"{difference:.3g}"
     )
@@ -175,7 +175,7 @@ def _export_gguf(ref: str, where: str | None, file: Path, base: str | None, mode
     with storage_errors(file), local_adapter(ref, where, model) as adapter:
         make_writable_folder(file.parent)
         modules = write_gguf(adapter, file)
-        say(f"{file}: {file.stat().st_size / 1e6:.1f} MB, LoRA on {modules} modules in float32")
+        print_text(f"{file}: {file.stat().st_size / 1e6:.1f} MB, LoRA on {modules} modules in float32")
         if base is None:
             return
         try:
@@ -184,7 +184,7 @@ def _export_gguf(ref: str, where: str | None, file: Path, base: str | None, mode
         except BaseException:
             file.unlink(missing_ok=True)
             raise
-    say(
+    print_text(
         f"after {found.prompts} prompts llama.cpp's next-token distributions differ from those of PEFT by a mean KL of "
         f"{found.mean_kl:.3g} nats, of the base alone by {found.base_mean_kl:.3g}; the adapter itself moves them by "
         f"{found.effect_kl:.3g}"
@@ -201,7 +201,7 @@ def _export_ollama(ref: str, where: str | None, folder: Path, base: str, model: 
     ):
         written = write_ollama(adapter, folder, base, progress)
     template = "the chat template" if written.template else "no template (it is no plain one, so the base's own holds)"
-    say(
+    print_text(
         f"{folder}: LoRA on {written.modules} modules, and a Modelfile with {template} and {len(written.stops)} stop "
         f"texts; make the model with `ollama create NAME -f {folder}/Modelfile`"
     )
@@ -211,5 +211,5 @@ def _export_oci(ref: str, where: str | None, address: str) -> None:
     from lorapar.registry.oci import push_oci
 
     pushed = push_oci(open_registry(where), ref, address)
-    said = "is at" if pushed.new else "is there already, nothing was changed:"
-    say(f"{pushed.version} {said} {pushed.address} ({pushed.digest})")
+    state = "is at" if pushed.new else "is there already, nothing was changed:"
+    print_text(f"{pushed.version} {state} {pushed.address} ({pushed.digest})")

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from lorapar.registry import AliasRecord, Registry, Version
     from lorapar.registry.diff import Difference, WeightDifference
     from lorapar.registry.overview import AdapterRow, VersionFacts, VersionRow
-    from lorapar.serving.here import Said
+    from lorapar.serving.here import Reply
     from lorapar.store.garbage import Garbage
     from lorapar.study.report import Standing
 
@@ -135,9 +135,9 @@ def finding_document(found: Finding) -> FindingDocument:
     return FindingDocument(what=found.what, state=found.state, found=found.found, advice=found.advice)
 
 
-def said_document(said: Said) -> SaidDocument:
+def answer_document(answer: Reply) -> SaidDocument:
     """An answer of one model."""
-    return SaidDocument(text=said.text, tokens=said.tokens, cut_off=said.cut_off)
+    return SaidDocument(text=answer.text, tokens=answer.tokens, cut_off=answer.cut_off)
 
 
 def garbage_document(found: Garbage, removed: int | None) -> GarbageDocument:

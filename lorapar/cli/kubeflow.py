@@ -147,7 +147,7 @@ def submit_command(  # noqa: PLR0913  -- an argument is an option of the command
     if wait:
         _start_and_wait(server, version, start, package.tasks(), again=resubmit)
     else:
-        _said_start(server, version, start)
+        _start_line(server, version, start)
 
 
 @app.command("runs")
@@ -340,11 +340,11 @@ def _with_settings_in_the_store(start: Start) -> Start:
 
     parameters, inline = by_address(start.parameters, start.parameters.get("store") or default_store())
     if inline:
-        err.say(f"lorapar: {inline}", "yellow")
+        err.print_line(f"lorapar: {inline}", "yellow")
     return replace(start, parameters=parameters)
 
 
-def _said_start(server: Server, version: tuple[str, str], start: Start) -> str:
+def _start_line(server: Server, version: tuple[str, str], start: Start) -> str:
     run = server.start(*version, start)
     out.print(f"run {run} started", markup=False, highlight=False)
     return run
@@ -359,7 +359,7 @@ def _start_and_wait(
     store = str(start.parameters.get("store") or default_store())
     begun = 0
     while True:
-        run = _said_start(server, version, start)
+        run = _start_line(server, version, start)
         begun += 1
         try:
             ending = wait_for(server, run, store, tasks, out.console)
@@ -384,9 +384,9 @@ def _close(run: str, store: str, ending: Any) -> None:
     from lorapar.kubeflow.submission import metrics_of_run
     from lorapar.report.terminal import metrics_table
 
-    figures = metrics_of_run(store, run)
-    if figures is not None:
-        out.print(metrics_table(figures))
+    metrics = metrics_of_run(store, run)
+    if metrics is not None:
+        out.print(metrics_table(metrics))
     where = out if ending.exit_code == ExitCode.OK else err
     where.print(ending.line, markup=False, highlight=False, soft_wrap=True)
     raise typer.Exit(ending.exit_code)

@@ -1,4 +1,4 @@
-"""Commands that only look: `lorapar presets`, `report`, `partition` and `doctor`."""
+"""Commands that only read: `lorapar presets`, `report`, `partition` and `doctor`."""
 
 from __future__ import annotations
 
@@ -104,21 +104,21 @@ def partition_command(
 
     Examples: `lorapar partition runs/demo`, `lorapar partition runs/demo --sweep`
     """
-    from lorapar.local.partitions import partition_figures, partition_table, swept
+    from lorapar.local.partitions import partition_metrics, partition_table, swept
     from lorapar.report.terminal import sweep_rows
     from lorapar.store import storage_errors
 
     with storage_errors(folder):
         rows, plot = swept(folder) if sweep else (None, None)
-        figures = partition_figures(folder) if rows is None else None
+        metrics = partition_metrics(folder) if rows is None else None
     if as_json:
         from lorapar.cli.documents import PartitionDocument
         from lorapar.cli.fill_documents import sweep_documents
 
         found = sweep_documents(rows) if rows is not None else None
-        show_document(PartitionDocument(partition=figures, sweep=found, plot=str(plot) if plot else None))
+        show_document(PartitionDocument(partition=metrics, sweep=found, plot=str(plot) if plot else None))
         return
-    out.print(sweep_rows(rows) if rows is not None else partition_table(figures or {}))
+    out.print(sweep_rows(rows) if rows is not None else partition_table(metrics or {}))
     if plot is not None:
         out.print(f"plot: {plot}", markup=False, soft_wrap=True)
 

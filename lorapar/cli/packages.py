@@ -64,7 +64,7 @@ class Wanted:
         package = self._built(images, apart=apart)
         own = whole and all(image != shipped for shipped, image in images.items())
         package.is_to_be_newest = own and not apart and bool(there) and images != there
-        _say(given, images, version, f", for this {what} only" if apart else "")
+        _print_images(given, images, version, f", for this {what} only" if apart else "")
         warn_of_tags(package)
         return package
 
@@ -85,7 +85,7 @@ class Wanted:
 def warn_of_tags(package: Package) -> None:
     """Say which images are named by a tag."""
     if package.unpinned:
-        err.say(
+        err.print_line(
             f"lorapar: {', '.join(package.unpinned)}: named by a tag, which can be moved under Kubeflow's cache; pin "
             "with --image NAME=...@sha256:DIGEST",
             "yellow",
@@ -104,7 +104,7 @@ def _newest(server: Server) -> tuple[str, dict[str, str]]:
     return "", {}
 
 
-def _say(given: Mapping[str, str], images: Mapping[str, str], version: str, only: str) -> None:
+def _print_images(given: Mapping[str, str], images: Mapping[str, str], version: str, only: str) -> None:
     """One line: every image, and where it comes from."""
     own = _listed(images, [name for name in images if name in given])
     others = _listed(images, [name for name in images if name not in given])

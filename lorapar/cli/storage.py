@@ -1,4 +1,4 @@
-"""`lorapar gc` and `lorapar models`: what lies in a store, and base models copied into one."""
+"""`lorapar gc` and `lorapar models`: what is in a store, and base models copied into one."""
 
 from __future__ import annotations
 
@@ -44,16 +44,16 @@ def gc_command(
 
         show_document(garbage_document(found, remove_garbage(store, found, grace_seconds) if delete else None))
         return
-    _say(f"looked into {found.roots} objects that may name content")
-    _say(f"{found.reached} objects are needed, {found.young} are not but are younger than {grace_hours:g} h")
-    _say(
+    _print_line(f"looked into {found.roots} objects that may name content")
+    _print_line(f"{found.reached} objects are needed, {found.young} are not but are younger than {grace_hours:g} h")
+    _print_line(
         f"{len(found.left_over)} are left over ({found.size_bytes / 1e6:.1f} MB), {found.unfinished} uploads unfinished"
     )
     if delete:
         removed = remove_garbage(store, found, grace_seconds)
-        _say(f"removed {removed}")
+        _print_line(f"removed {removed}")
     elif found.left_over or found.unfinished:
-        _say("nothing was changed; --delete removes them")
+        _print_line("nothing was changed; --delete removes them")
 
 
 @models.command("mirror")
@@ -65,15 +65,15 @@ def mirror_command(
 
     Example: `lorapar models mirror HuggingFaceTB/SmolLM2-135M-Instruct s3://BUCKET/PREFIX`
     """
-    from lorapar.basemodel.mirror import mirror_model, parse_name
+    from lorapar.basemodel.bucket import mirror_model, parse_name
 
     with reporter("mirror:") as progress:
         resolved, manifest = mirror_model(parse_name(model), address, progress)
     size = sum(entry.size_bytes for entry in manifest.files.values())
     revision = f"@{resolved.revision}" if resolved.revision else ""
-    _say(f"{resolved.name}{revision}: {len(manifest.files)} files, {size / 1e6:.1f} MB, at {address}")
-    _say(f"use it as: --set model.name={address}")
+    _print_line(f"{resolved.name}{revision}: {len(manifest.files)} files, {size / 1e6:.1f} MB, at {address}")
+    _print_line(f"use it as: --set model.name={address}")
 
 
-def _say(line: str) -> None:
+def _print_line(line: str) -> None:
     out.print(redact(line), markup=False, highlight=False, soft_wrap=True)

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from lorapar.cli.adapters import Name, OptionalName, Ref, Where, adapters, check_known, open_registry, say
+from lorapar.cli.adapters import Name, OptionalName, Ref, Where, adapters, check_known, open_registry, print_text
 from lorapar.cli.base import AsJson, reporter, show_document
 from lorapar.errors import BadInputError
 
@@ -37,9 +37,11 @@ def promote_command(
     version = registry.resolve(ref)
     if canary is not None:
         record = start_canary(registry, version, canary)
-        say(f"{version.name}@candidate names version {record.version}, with {record.share_percent:g}% of the requests")
+        print_text(
+            f"{version.name}@candidate names version {record.version}, with {record.share_percent:g}% of the requests"
+        )
         return
-    say(promote_by_hand(registry, version, override).reason)
+    print_text(promote_by_hand(registry, version, override).reason)
 
 
 @adapters.command("rollback")
@@ -57,7 +59,7 @@ def rollback_command(
     from lorapar.registry.promotion import roll_back
 
     record = roll_back(open_registry(where), name, alias, to, reason)
-    say(f"{name}@{alias} names version {record.version} again")
+    print_text(f"{name}@{alias} names version {record.version} again")
 
 
 @adapters.command("pull")
@@ -71,12 +73,12 @@ def pull_command(
     Example: `lorapar adapters pull NAME@production ./adapter`
     """
     from lorapar.registry.registry import pull_into, require_place
-    from lorapar.serving.base_identity import base_of, said
+    from lorapar.serving.base_identity import base_of, base_text
 
     require_place(folder)
     registry = open_registry(where)
     version = pull_into(registry, ref, folder)
-    say(f"{version} is in {folder}; it fits only the base model {said(base_of(registry, version))}")
+    print_text(f"{version} is in {folder}; it fits only the base model {base_text(base_of(registry, version))}")
 
 
 @adapters.command("push")
@@ -94,7 +96,7 @@ def push_command(
     from lorapar.registry.hub import HubTarget, push_to_hub
 
     pushed = push_to_hub(open_registry(where), ref, HubTarget(to, revision, private))
-    say(f"{pushed.version} is {'at' if pushed.new else 'there already, nothing was changed:'} {pushed.address}")
+    print_text(f"{pushed.version} is {'at' if pushed.new else 'there already, nothing was changed:'} {pushed.address}")
 
 
 @adapters.command("register")
@@ -111,7 +113,7 @@ def register_command(
 
     done = register_version(open_registry(where), ref, registry_url)
     how = "registered" if done.new else "registered already"
-    say(f"{done.version} is {how}: registered model {done.model_id}, model version {done.version_id}")
+    print_text(f"{done.version} is {how}: registered model {done.model_id}, model version {done.version_id}")
 
 
 @adapters.command("sign")
@@ -128,7 +130,7 @@ def sign_command(
 
     registry = open_registry(where)
     version = registry.resolve(ref)
-    say(f"{version} is signed by the key {sign_version(registry.store, version, key)}")
+    print_text(f"{version} is signed by the key {sign_version(registry.store, version, key)}")
 
 
 @adapters.command("compact")
@@ -167,15 +169,15 @@ def compact_command(
         source = registry.pull(ref, original)
         packing = pack_version(source, original, Path(scratch) / "packed", rank, max_kl)
         for path, error in packing.errors.items():
-            say(f"{path}: {100 * error:.3g}% of the update's norm is lost")
-        say(
+            print_text(f"{path}: {100 * error:.3g}% of the update's norm is lost")
+        print_text(
             f"{source}: rank {packing.from_rank} to {packing.rank}; no module loses more than "
             f"{100 * packing.largest[1]:.3g}%, and none more than 1% from rank {packing.sufficient_rank}"
         )
         if dry_run:
             return
         if (there := find_packed(registry, packing)) is not None:
-            say(f"{there} has this content already")
+            print_text(f"{there} has this content already")
             return
         claim = registry.find_claim(source)
         made = run_of(source, claim.run if claim else "", run) if gate else None
@@ -186,12 +188,12 @@ def compact_command(
         if judged is not None:
             require_no_loss(source, judged)
         version = publish_packed(registry, packing, proof, judged.model_dump(mode="json") if judged else None)
-    say(
+    print_text(
         f"{version}: mean KL {proof.mean_kl:.3g} nats from {source}, largest logit difference "
         f"{proof.max_logit_difference:.3g}, {proof.equal_greedy_texts} of {proof.prompts} greedy texts equal; no alias "
         "names it"
     )
-    say(f"gate, {version} against {source}: " + ("; ".join(judged.reasons) if judged else "not run (--no-gate)"))
+    print_text(f"gate, {version} against {source}: " + ("; ".join(judged.reasons) if judged else "not run (--no-gate)"))
 
 
 @adapters.command("gc")
@@ -222,6 +224,6 @@ def gc_command(
         show_document(AdapterGcDocument.model_validate({"versions": [{"version": v, "state": s} for v, s in states]}))
         return
     for one, state in states:
-        say(f"{one}: {'kept, an alias was moved to it' if state == 'kept' else state}")
+        print_text(f"{one}: {'kept, an alias was moved to it' if state == 'kept' else state}")
     if not found:
-        say("nothing to delete")
+        print_text("nothing to delete")

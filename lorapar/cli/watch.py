@@ -1,17 +1,23 @@
-"""`lorapar watch`: a run while it goes on."""
+"""`lorapar watch` and `ui`: one run while it goes on, at the terminal; all runs and adapters, in the browser."""
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from lorapar.cli.adapters import open_registry
 from lorapar.cli.base import AsJson, app, out, show_document
+from lorapar.errors import BadInputError
 
 if TYPE_CHECKING:
     from lorapar.local.live import LiveNode, WatchedRun
+    from lorapar.registry import Registry
+    from lorapar.ui.runs import Runs
 
 _REDRAW_SECONDS = 2.0
 _LINE_SECONDS = 60.0
@@ -48,18 +54,18 @@ def watch_command(
 
 def follow(
     look: Callable[[], WatchedRun],
-    say: Callable[[str], None],
+    print_line: Callable[[str], None],
     wait: Callable[[float], None] = time.sleep,
     now: Callable[[], float] = time.monotonic,
 ) -> None:
     """A line a minute, one when another stage begins, and one at the end."""
-    said_at, said_of = -_LINE_SECONDS, ""
+    printed_at, printed = -_LINE_SECONDS, ""
     while True:
         seen = look()
         of = f"{seen.state} {[one.node for one in seen.now]}"
-        if of != said_of or now() - said_at >= _LINE_SECONDS:
-            say(line_of(seen))
-            said_at, said_of = now(), of
+        if of != printed or now() - printed_at >= _LINE_SECONDS:
+            print_line(line_of(seen))
+            printed_at, printed = now(), of
         if seen.state in ("finished", "failed"):
             return
         wait(_LOOK_SECONDS)
@@ -77,12 +83,15 @@ def _node_line(live: LiveNode) -> str:
         return f"{live.node} failed: {live.error}"
     title = f"{live.node}: {live.title}" if live.title else live.node
     count = f" {live.done:,}/{live.total:,}" if live.total else f" {live.done:,}" if live.done else ""
-    figures = [*_figures(live), *([_left(live.seconds_left)] if live.state == "running" and live.seconds_left else [])]
-    return title + count + "".join(f", {one}" for one in figures)
+    metrics = [
+        *_newest_metrics(live),
+        *([_left(live.seconds_left)] if live.state == "running" and live.seconds_left else []),
+    ]
+    return title + count + "".join(f", {one}" for one in metrics)
 
 
-def _figures(live: LiveNode) -> list[str]:
-    """The newest figures of training; steps that sample nothing leave the reward to the one before."""
+def _newest_metrics(live: LiveNode) -> list[str]:
+    """The newest metrics of training; steps that sample nothing leave the reward to the one before."""
     newest: dict[str, float] = {}
     for step in live.history:
         newest |= step
@@ -146,12 +155,73 @@ def _completions(live: LiveNode) -> Any:
     table = Table("question", f"completion in step {live.rollouts[0].get('step')}", "reward", header_style="bold")
     for line in live.rollouts[:_SHOWN]:
         reward = line.get("reward")
-        told = "no say" if reward is None else f"{reward:.3g}"
+        reward_text = "no say" if reward is None else f"{reward:.3g}"
         texts = (str(line.get("question", ""))[-160:], str(line.get("completion", ""))[:320])
-        table.add_row(*(Text(_harmless(text)) for text in texts), told + (", cut off" if line.get("cut_off") else ""))
+        table.add_row(
+            *(Text(_harmless(text)) for text in texts), reward_text + (", cut off" if line.get("cut_off") else "")
+        )
     return table
 
 
 def _harmless(text: str) -> str:
     """Without what would move the cursor or clear the screen: a model may write anything."""
     return "".join(letter if letter.isprintable() or letter == "\n" else "?" for letter in text)
+
+
+_PACKAGES = ("starlette", "uvicorn")
+
+
+@app.command("ui")
+def ui_command(
+    place: Annotated[
+        str, typer.Argument(metavar="[PLACE]", help="A folder of run folders, or s3://BUCKET/PREFIX of a store.")
+    ] = "runs",
+    registry: Annotated[
+        str | None,
+        typer.Option(help="s3://BUCKET/PREFIX or a folder; default: $LORAPAR_REGISTRY, then `registry` in PLACE."),
+    ] = None,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; the default is for this machine alone.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8765,
+    root_path: Annotated[str, typer.Option(help="Prefix behind a proxy, such as /lorapar.")] = "",
+    allow_host: Annotated[
+        list[str] | None, typer.Option(help="Host name that requests may ask for, besides this machine's; several.")
+    ] = None,
+) -> None:
+    """Serve a page of all runs and adapters, for a browser; it only reads, and has no sign-in.
+
+    Examples: `lorapar ui`, `lorapar ui s3://BUCKET/PREFIX --registry s3://BUCKET/REGISTRY`
+    """
+    try:
+        from lorapar.ui.runs import open_runs
+        from lorapar.ui.server import check_root_path, hosts_of, make_app, serve
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in _PACKAGES:
+            raise
+        raise BadInputError(
+            f"lorapar ui needs {error.name}, which is not installed here: pip install 'lorapar[ui]'"
+        ) from None
+    check_root_path(root_path)
+    runs = open_runs(place)
+    site = make_app(runs, _registry_of(registry, runs, place), root_path, hosts_of(host, allow_host or ()))
+    serve(
+        site,
+        host,
+        port,
+        lambda address: out.print(_started_line(runs, address, root_path), highlight=False, soft_wrap=True),
+    )
+
+
+def _started_line(runs: Runs, address: str, root_path: str) -> str:
+    return f"runs of {runs.address}: {address}{root_path.rstrip('/')}/ (reads only; Ctrl-C ends it)"
+
+
+def _registry_of(given: str | None, runs: Runs, place: str) -> Registry | None:
+    """As the option or the environment names it, else beside the runs; None where no folder is there."""
+    if given or os.environ.get("LORAPAR_REGISTRY"):
+        return open_registry(given)
+    if "://" in place:
+        return open_registry(f"{runs.address}/registry")
+    beside = Path(place) / "registry"
+    return open_registry(str(beside)) if beside.is_dir() else None

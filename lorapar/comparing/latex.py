@@ -1,4 +1,4 @@
-"""Rules of our own for answers in LaTeX: what they decide is not left to math-verify, which reads some of it wrongly.
+"""lorapar's own rules for answers in LaTeX, applied before math-verify, which reads some of it wrongly.
 
 math-verify 0.9 takes 50% for 0.5 and for 50, `2 1/2` for 1 or 3/2, `1e3` for 1e, `3:30` for 3, `5 cm` for `5 m`, `A`
 for `a`, the last number of a sentence for the sentence, and any word for a product of its letters. So LaTeX is written
@@ -67,16 +67,16 @@ class MathTexts:
 
 
 def decided(answer: str, reference: str) -> bool | MathTexts:
-    """Whether two answers are the same, or, where rules of our own cannot say, what math-verify is to be asked."""
+    """Whether two answers are the same, or, where these rules cannot decide, what math-verify is asked."""
     if same_answer(answer, reference):
         return True
-    said, wanted = _sides(_plain(answer), _plain(reference))
-    if same_answer(said, wanted):
+    given, wanted = _sides(_plain(answer), _plain(reference))
+    if same_answer(given, wanted):
         return True
-    found, sought = (None if _is_row(text) else quantity_of(text) for text in (said, wanted))
+    found, sought = (None if _is_row(text) else quantity_of(text) for text in (given, wanted))
     if found is not None and sought is not None:
         return False  # numbers and their units are compared by `exact`, which has just said no
-    left, right = _expression(said, found), _expression(wanted, sought)
+    left, right = _expression(given, found), _expression(wanted, sought)
     if not left or not right or _is_ordered(left) != _is_ordered(right):
         return False
     return MathTexts(left, right)
@@ -92,7 +92,7 @@ def last_formula(text: str) -> str | None:
 
 
 def _braced(text: str, start: int) -> str | None:
-    """What stands in the braces that open at `start`; None where they are never closed."""
+    """What is in the braces that open at `start`; None where they are never closed."""
     depth = 0
     for place in range(start, len(text)):
         depth += {"{": 1, "}": -1}.get(text[place], 0)
@@ -134,10 +134,10 @@ def _with_exponent(found: re.Match[str]) -> str:
 
 def _sides(answer: str, reference: str) -> tuple[str, str]:
     r"""`x = 5` as `5`, and `x \in [0, 1]` as `[0, 1]`, where the other side names no variable."""
-    said, wanted = _ASSIGNED.fullmatch(answer), _ASSIGNED.fullmatch(reference)
-    if said is not None and wanted is None:
-        return said[1].strip(), reference
-    if wanted is not None and said is None:
+    given, wanted = _ASSIGNED.fullmatch(answer), _ASSIGNED.fullmatch(reference)
+    if given is not None and wanted is None:
+        return given[1].strip(), reference
+    if wanted is not None and given is None:
         return answer, wanted[1].strip()
     return answer, reference
 

@@ -25,19 +25,19 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     logging.disable(logging.CRITICAL)
-    said = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    out = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # whatever a library prints is no verdict
     import math_verify
     from latex2sympy2_extended import latex2sympy  # noqa: F401 - imported before time is kept
 
     # No handler: the kernel ends the process, wherever it is.
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
-    print("ready" if math_verify else "", file=said, flush=True)
+    print("ready" if math_verify else "", file=out, flush=True)
     for line in sys.stdin:
         signal.setitimer(signal.ITIMER_PROF, cpu_seconds)
         verdict = compare(*json.loads(line))
         signal.setitimer(signal.ITIMER_PROF, 0.0)
-        print(json.dumps(verdict), file=said, flush=True)
+        print(json.dumps(verdict), file=out, flush=True)
 
 
 def compare(answer: str, reference: str) -> bool | None:
@@ -45,13 +45,13 @@ def compare(answer: str, reference: str) -> bool | None:
     from math_verify import verify
 
     try:
-        gold, said = _parsed(reference), _parsed(answer)
-        if gold is None or said is None:
+        gold, given = _parsed(reference), _parsed(answer)
+        if gold is None or given is None:
             return False
         return bool(
             verify(
                 gold,
-                said,
+                given,
                 float_rounding=_CLOSER_THAN_DIGITS,
                 numeric_precision=_PRECISION_DIGITS,
                 timeout_seconds=None,

@@ -1,4 +1,4 @@
-"""math-verify in processes of its own, with a limit on each comparison: it can keep no time outside a main thread.
+"""math-verify in separate processes, with a time limit on each comparison: outside a main thread it cannot keep one.
 
 A worker reads pairs and writes verdicts, one JSON value a line (`lorapar.comparing.math_worker`). One that takes too
 long or dies is replaced, and the comparison counts as not equal. What decides is CPU time, so that a busy machine gives
@@ -103,13 +103,13 @@ class _Worker:
         try:
             process.stdin.write(line)  # type: ignore[union-attr]
             process.stdin.flush()  # type: ignore[union-attr]
-            said = _line(process, self._wall_seconds)
+            reply = _line(process, self._wall_seconds)
         except OSError:
-            said = None
-        if said is None:
+            reply = None
+        if reply is None:
             self.end()
             return None
-        verdict = json.loads(said)
+        verdict = json.loads(reply)
         return verdict if isinstance(verdict, bool) else None
 
     def end(self) -> None:
@@ -144,16 +144,16 @@ class _Worker:
 
 def _line(process: subprocess.Popen[bytes], seconds: float) -> bytes | None:
     """One line of what a process writes; None where it ends before, or the time is over."""
-    deadline, said = time.monotonic() + seconds, b""
+    deadline, line = time.monotonic() + seconds, b""
     output = process.stdout
     if output is None:
         raise AssertionError("the process has no pipe")
-    while not said.endswith(b"\n"):
+    while not line.endswith(b"\n"):
         left = deadline - time.monotonic()
         if left <= 0 or not select.select([output], [], [], left)[0]:
             return None
         block = os.read(output.fileno(), 1 << 16)
         if not block:
             return None
-        said += block
-    return said
+        line += block
+    return line

@@ -71,20 +71,20 @@ class TextRule:
 
     def is_answer(self, text: str, references: References) -> bool:
         """Whether the normalised texts are equal."""
-        said = normalised(text)
-        return said != "" and any(said == normalised(reference) for reference in all_references(references))
+        given = normalised(text)
+        return given != "" and any(given == normalised(reference) for reference in all_references(references))
 
     def are_answers(self, pairs: Sequence[Pair]) -> list[bool]:
         """Each by itself."""
         return [self.is_answer(*pair) for pair in pairs]
 
     def is_found_in(self, text: str, references: References) -> bool:
-        """Whether a normalised reference stands in the normalised text, as whole words."""
+        """Whether a normalised reference is in the normalised text, as whole words."""
         if self.is_answer(text, references):
             return True
-        said = normalised(text)
+        given = normalised(text)
         wanted = filter(None, map(normalised, all_references(references)))
-        return any(re.search(rf"(?<!\w){re.escape(one)}(?!\w)", said) for one in wanted)
+        return any(re.search(rf"(?<!\w){re.escape(one)}(?!\w)", given) for one in wanted)
 
     def undecided(self) -> Omission:
         """None: every comparison ends."""
@@ -92,7 +92,7 @@ class TextRule:
 
 
 class MathRule:
-    """`exact` first; then rules of our own for LaTeX; what they leave open is asked of math-verify."""
+    """`exact` first; then lorapar's rules for LaTeX; math-verify decides what they leave open."""
 
     name = "math"
 
@@ -104,7 +104,7 @@ class MathRule:
         return self.are_answers([(text, references)])[0]
 
     def are_answers(self, pairs: Sequence[Pair]) -> list[bool]:
-        """What needs math-verify is asked of several workers at once."""
+        """Comparisons that need math-verify are shared by several workers."""
         verdicts = [False] * len(pairs)
         asked: list[tuple[int, MathTexts]] = []
         for place, (text, references) in enumerate(pairs):

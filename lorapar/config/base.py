@@ -33,7 +33,7 @@ def _place(text: str) -> str:
 Address = Annotated[str, AfterValidator(_address)]
 """`s3://BUCKET/PREFIX` or a local folder."""
 Place = Annotated[str, AfterValidator(_place)]
-"""A path, an address, or the name of something elsewhere; whoever reads it says what else it may be."""
+"""A path, an address, or the name of something elsewhere; the code that reads it says what else it may be."""
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Share = Annotated[float, Field(gt=0.0, le=1.0)]
@@ -53,7 +53,7 @@ class Section(BaseModel):
 
 
 def merged(values: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Values with others on top, at every depth: of a mapping only the keys that are named anew change."""
+    """Values with others on top, at every depth: of a mapping only the keys that are named again change."""
     found = dict(values)
     for key, value in over.items():
         both = isinstance(value, Mapping) and isinstance(found.get(key), Mapping)

@@ -131,7 +131,7 @@ class MeasureConfig(Section):
 
     @property
     def as_reward(self) -> RewardConfig:
-        """The same as it stands in `rl.rewards`."""
+        """The same as it is in `rl.rewards`."""
         return RewardConfig(judge=self.judge, reward_model=self.reward_model)
 
     @model_validator(mode="after")

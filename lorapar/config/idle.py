@@ -1,4 +1,4 @@
-"""Settings that are set and decide nothing in this run, in words; those that are surely a mistake are refused."""
+"""Settings without effect in this run: reported in a line, or refused where they are certainly a mistake."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def _of_whole_kinds(config: RunConfig) -> Iterator[str]:
     idle = [f"score.{name}" for name in fields if getattr(config.score, name) != fields[name].default]
     idle += [f"systems[].shared of {one.name}" for one in config.systems if one.shared != 1.0]
     if idle:
-        yield _said(idle, f"with adapter.kind {config.adapter.kind}, all of which is trained, without scores")
+        yield _line(idle, f"with adapter.kind {config.adapter.kind}, all of which is trained, without scores")
 
 
 def _of_shares(config: RunConfig) -> Iterator[str]:
@@ -36,15 +36,15 @@ def _of_shares(config: RunConfig) -> Iterator[str]:
     if config.systems != DEFAULT_SYSTEMS:
         for one in config.systems:
             if one.shared != 1.0 and one.name not in trained:
-                yield _said([f"systems[].shared of {one.name}"], "because no phase trains it")
+                yield _line([f"systems[].shared of {one.name}"], "because no phase trains it")
         return
     for name, system, method in (("alpha", "system1", "sft"), ("beta", "system2", "rl")):
         if getattr(config.partition, name) == 1.0:
             continue
         if system not in trained:
-            yield _said([f"partition.{name}"], f"because no phase trains {system}")
+            yield _line([f"partition.{name}"], f"because no phase trains {system}")
         elif config.partition.mask not in ("both", method):
-            yield _said(
+            yield _line(
                 [f"partition.{name}"], f"because partition.mask {config.partition.mask} lets {method} train all"
             )
 
@@ -56,12 +56,12 @@ def _of_phases(config: RunConfig) -> Iterator[str]:
             section: Section = config.sft if phase.method == "sft" else config.rl
             idle = [f"{'.'.join(path)}" for path in _paths(phase.settings) if _repeats(phase, section, path)]
             if idle:
-                yield _said(
+                yield _line(
                     [f"phases[{place}].settings: {', '.join(idle)}"], f"the section {phase.method} says the same"
                 )
 
 
-def _said(names: list[str], why: str) -> str:
+def _line(names: list[str], why: str) -> str:
     return f"{', '.join(names)}: no effect, {why}; leave out"
 
 

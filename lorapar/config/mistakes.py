@@ -106,7 +106,7 @@ def _kinds(annotation: Any) -> list[Any]:
 
 
 def _inside(kind: Any, part: int | str) -> Any:
-    """What may stand under a key, or at a number, of a section, of names with values, or of a list."""
+    """What may be under a key, or at a number, of a section, of names with values, or of a list."""
     if isinstance(kind, type) and issubclass(kind, BaseModel):
         field = fields_of(kind).get(str(part))
         return field.annotation if field is not None else None

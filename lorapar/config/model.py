@@ -128,7 +128,7 @@ class ModelConfig(Section):
         return self.model_copy(update={key: type(self).model_fields[key].default for key in _QUANTIZED})
 
     @property
-    def quantization_said(self) -> str | None:
+    def quantization_text(self) -> str | None:
         """How the base is held, as people are told; None for one that is not quantised."""
         if self.quantization != "nf4":
             return None if self.quantization == "none" else self.quantization
@@ -141,7 +141,7 @@ class ModelConfig(Section):
         return self.model_copy(update={"adapter": None, "continue_": False, "adapter_source": None})
 
     @property
-    def adapter_said(self) -> str:
+    def adapter_text(self) -> str:
         """The adapter to go on from, as people are told: with the version or commit that `plan` found."""
         found = self.adapter_source or AdapterSource()
         exact = found.version or found.revision
@@ -188,7 +188,7 @@ class PromptConfig(Section):
         return _STEP_BY_STEP.format(self.tags.example)
 
     def answers_in_tags(self, system: str) -> bool:
-        """Whether an answer must stand in tags to be right: those of System 2, and where a message names the tags."""
+        """Whether an answer must be in tags to be right: those of System 2, and where a message names the tags."""
         if system not in self.messages:
             return system != "system1"
         return self.tags.answer is not None and self.tags.answer[0] in (self.messages[system] or "")

@@ -1,4 +1,4 @@
-"""A study: ordinary runs over a grid of settings and seeds, with the figures of the paper that stand beside them."""
+"""A study: ordinary runs over a grid of settings and seeds, with the paper's numbers beside them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ Values = dict[str, JsonValue]
 
 
 class PaperFigure(Section):
-    """One figure of the paper."""
+    """One metric of the paper."""
 
     cell: CellName = Field(description="Cell that it stands beside")
     model: Literal["base", "after_sft", "after_rl"] = Field(description="Model of that cell")

@@ -130,7 +130,7 @@ def filled_in(config: RunConfig) -> dict[str, Any]:
     return {
         "data": config.data.model_copy(update={"systems": names}),
         "prompts": config.prompts.model_copy(update={"messages": _messages(config)}),
-        "teachers": tuple(_told(config, teacher) for teacher in config.teachers),
+        "teachers": tuple(_with_systems(config, teacher) for teacher in config.teachers),
         "voting": voting.model_copy(update={"tie": names[-1]}) if voting.tie in _set_aside(names) else voting,
         "evaluate": config.evaluate.model_copy(update={"judges": judges}) if judges else config.evaluate,
         "gate": gate.model_copy(update={"measures": names}) if gate.measures == SYSTEMS else gate,
@@ -147,7 +147,7 @@ def _messages(config: RunConfig) -> dict[str, str | None]:
     return {system.name: asking if system.steps else system.message for system in config.systems}
 
 
-def _told(config: RunConfig, teacher: TeacherConfig) -> TeacherConfig:
+def _with_systems(config: RunConfig, teacher: TeacherConfig) -> TeacherConfig:
     """The teacher with label words and instructions for the systems, where its template has none of its own."""
     systems, template = config.systems, teacher.template
     update: dict[str, Any] = {}
@@ -188,8 +188,8 @@ def _check_left_alone(config: RunConfig) -> None:
         raise ValueError("data.source is task-mix, whose rows are of system1 and system2; name other data")
     if not all(isinstance(phase, PhaseConfig) for phase in config.phases):
         first = config.system_names[0]
-        said = "is left out" if config.phases == DEFAULT_PHASES else "names no system"
-        raise ValueError(f"phases {said}; name each phase's, as in {{system: {first}, method: sft}}")
+        effect = "is left out" if config.phases == DEFAULT_PHASES else "names no system"
+        raise ValueError(f"phases {effect}; name each phase's, as in {{system: {first}, method: sft}}")
 
 
 def check_named(config: RunConfig) -> None:

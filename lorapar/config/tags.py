@@ -38,7 +38,7 @@ class TagsConfig(Section):
 
     @property
     def all(self) -> tuple[str, ...]:
-        """Every tag, in the order they stand in an answer."""
+        """Every tag, in the order they are in an answer."""
         return (*self.think, *(self.answer or ()))
 
     @property

@@ -80,10 +80,10 @@ def known_order(phases: Phases) -> Phases:
     if not named and phases in _ORDERS:
         return phases
     if not named or len(named) < len(phases):
-        known = "; ".join(f"[{', '.join(order)}]" for order in _ORDERS)
-        said = ", ".join(phase_said(phase) for phase in phases)
+        known = "; ".join(f"[{', '.join(one)}]" for one in _ORDERS)
+        order = ", ".join(phase_text(phase) for phase in phases)
         raise ValueError(
-            f"[{said}] is no order that a run trains in; choose one of {known}, or name the system of every phase, as "
+            f"[{order}] is no order that a run trains in; choose one of {known}, or name the system of every phase, as "
             "in {system: system1, method: sft}"
         )
     if any(phase.settings for phase in named):
@@ -92,7 +92,7 @@ def known_order(phases: Phases) -> Phases:
     return short if short in _ORDERS else phases
 
 
-def phase_said(phase: Phase) -> str:
+def phase_text(phase: Phase) -> str:
     """A phase as people are told: `sft`, `sft of recall`, or `sft of recall with max_steps 20`."""
     if not isinstance(phase, PhaseConfig):
         return phase
@@ -241,7 +241,7 @@ class RlConfig(PolicyConfig):
             "soft_format": 0.5,
             "tag_count": 0.5,
         },
-        description="Weight of each reward, or its options with `weight`; keys of one's own are import paths, "
+        description="Weight of each reward, or its options with `weight`; keys for your own rewards are import paths, "
         "`package.module:function`, TRL's are `trl.rewards:NAME`, and judges and reward models have any name",
     )
     soft_overlong_tokens: Positive | None = Field(

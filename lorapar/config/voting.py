@@ -89,7 +89,7 @@ class VllmOptions(Section):
 
 
 def _variable(name: str) -> str:
-    # Whoever takes this for the place of the secret itself must not read it back in an error.
+    # Somebody may have put the secret itself here: an error must not repeat it.
     if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
         raise PydanticCustomError(
             "unshown", "must be the name of an environment variable (letters, digits and _) that holds the value"

@@ -94,7 +94,7 @@ def with_window(config: DataConfig) -> DataConfig:
     days = sorted(part.day for part in found if not part.of_feedback)
     if not days:
         raise BadInputError(
-            f"data.source: {config.named} holds no requests of the days that data.capture names ({_days_said(wanted)})"
+            f"data.source: {config.named} holds no requests of the days that data.capture names ({_days_text(wanted)})"
         )
     written = max(part.written for part in found)
     recent = sorted(part.token for part in found if part.written > _sure(written))
@@ -139,7 +139,7 @@ def captured_rows(config: DataConfig, ask: AskTeacher | None) -> CapturedRows:
     whole = [(one, answer) for one, answer in rows if answer is not None]
     omissions = _omissions(left_out, len(requests), wanted)
     if not whole and (ask is not None or not waiting):
-        why = "; ".join(one.line for one in omissions) or f"it holds none of {_days_said(wanted)}"
+        why = "; ".join(one.line for one in omissions) or f"it holds none of {_days_text(wanted)}"
         raise BadInputError(f"data.source: no row of {config.source} is left: {why}")
     counts = Counter(one.whose for one, _ in (whole if ask is not None else rows))
     return CapturedRows(
@@ -153,7 +153,7 @@ def captured_rows(config: DataConfig, ask: AskTeacher | None) -> CapturedRows:
     )
 
 
-def unmatched_said(file: str | None, found: Sequence[frozenset[str] | None]) -> list[str]:
+def unmatched_text(file: str | None, found: Sequence[frozenset[str] | None]) -> list[str]:
     """A line on answers of the sheet to requests that none of the captures holds."""
     sheets = [one for one in found if one is not None]
     strange = sorted(frozenset.intersection(*sheets)) if sheets else []
@@ -262,9 +262,9 @@ def _note(source: str, requests: Sequence[CapturedRequest], counts: Mapping[str,
         "praised": "with an answer that a person praised",
         "teacher": f"for the teacher {wanted.teacher.model if wanted.teacher else ''} to answer",
     }
-    told = ", ".join(f"{counts[key]:,} {words}" for key, words in whose.items() if counts.get(key))
+    parts = ", ".join(f"{counts[key]:,} {words}" for key, words in whose.items() if counts.get(key))
     rows = sum(counts.values())
-    return f"{source}: {len(requests):,} requests of {_days_said(wanted)}, {rows:,} rows: {told or 'none'}"
+    return f"{source}: {len(requests):,} requests of {_days_text(wanted)}, {rows:,} rows: {parts or 'none'}"
 
 
 def _facts(
@@ -287,7 +287,7 @@ def _facts(
     }
 
 
-def _days_said(wanted: CaptureSource) -> str:
+def _days_text(wanted: CaptureSource) -> str:
     first, last = wanted.since, wanted.until
     if first and last:
         return f"{first} to {last}" if first != last else str(first)

@@ -111,7 +111,7 @@ def read_conversation(where: str, columns: Mapping[str, Messages], seen: Counter
     return Conversation(system if system and system.strip() else None, tuple(history), asked.content, answer.content)
 
 
-def _place_of_answer(where: str, column: str, turns: Sequence[_Said], noted: set[str]) -> int:
+def _place_of_answer(where: str, column: str, turns: Sequence[_Turn], noted: set[str]) -> int:
     """Where the last turn of the assistant stands that is to be learned."""
     answers = [place for place, turn in enumerate(turns) if turn.role == "assistant"]
     if not answers:
@@ -139,7 +139,7 @@ def _keys_of(message: dict[str, Any]) -> tuple[str, str] | None:
     return next((keys for keys in fitting if keys[1] in message), fitting[0] if fitting else None)
 
 
-class _Said(NamedTuple):
+class _Turn(NamedTuple):
     """A message as it was said."""
 
     role: _Role
@@ -147,24 +147,24 @@ class _Said(NamedTuple):
     learned: bool = True
 
 
-def _turn(place: str, message: dict[str, Any], noted: set[str]) -> _Said:
+def _turn(place: str, message: dict[str, Any], noted: set[str]) -> _Turn:
     """Role and text of a message; `place` is where it stands, up to a quotation mark that is to be closed."""
     role_key, text_key = _keys_of(message) or _KEYS[0]
-    said = str(message[role_key]).strip().lower()
+    role = str(message[role_key]).strip().lower()
     calls = next((key for key in _CALLS if message.get(key)), None)
     if calls is not None:
         raise BadRowError(f"{place}.{calls}' holds a tool call, and only text is trained")
-    if said in _TOOL_ROLES:
-        raise BadRowError(f"{place}.{role_key}' is {said}: a tool's call or reply, and only text is trained")
-    if said not in _ROLES:
-        raise BadRowError(f"{place}.{role_key}' is '{said}'; use system, user or assistant")
+    if role in _TOOL_ROLES:
+        raise BadRowError(f"{place}.{role_key}' is {role}: a tool's call or reply, and only text is trained")
+    if role not in _ROLES:
+        raise BadRowError(f"{place}.{role_key}' is '{role}'; use system, user or assistant")
     thought = next((key for key in _THOUGHTS if message.get(key)), None)
     if thought is not None:
         noted.add(f"have thoughts in '{thought}', which are left out; write them into the content to have them learned")
     text = _text(f"{place}.{text_key}", message.get(text_key))
-    if not text.strip() and said != "system":
+    if not text.strip() and role != "system":
         raise BadRowError(f"{place}.{text_key}' is empty")
-    return _Said(_ROLES[said], text, _is_learned(f"{place}.weight'", message.get("weight")))
+    return _Turn(_ROLES[role], text, _is_learned(f"{place}.weight'", message.get("weight")))
 
 
 def _is_learned(place: str, weight: Any) -> bool:
@@ -199,7 +199,7 @@ def _text(place: str, content: Any) -> str:
     return "".join(texts)
 
 
-def _joined(turns: Sequence[_Said], noted: set[str]) -> list[Turn]:
+def _joined(turns: Sequence[_Turn], noted: set[str]) -> list[Turn]:
     """Turns of one role in a row as one, because most chat templates want roles to take turns."""
     found: list[Turn] = []
     for role, text, learned in turns:

@@ -65,7 +65,7 @@ def make_examples(rows: list[RawRow], mapped: Mapped, *, strict: bool, systems: 
             _claim(names, example.id, where, f"has the same id '{example.id}' as")
         except BadRowError as error:
             if strict:
-                raise BadInputError(f"{error}; mend the row, or set data.bad_rows=leave_out") from None
+                raise BadInputError(f"{error}; fix the row, or set data.bad_rows=leave_out") from None
             left_out.append(str(error))
         else:
             examples.append(example)
@@ -105,7 +105,7 @@ class _Builder:
         self.seen: Counter[str] = Counter()
         """Rows by what was made of them, in words."""
         self._mapping = mapping
-        self._recognised = mapped.said is not None
+        self._recognised = mapped.description is not None
         self._made = mapped.made
         self._find = reference_finder(mapping.reference_pattern) if mapping.reference_pattern else None
 
@@ -115,8 +115,8 @@ class _Builder:
         self._look_for_more(where, row)
         if self._made is not None:
             row = self._made.read(where, row, self.cells)
-        said = self._conversation(where, row)
-        question, answer = (said.question, said.answer) if said else self._texts(where, row)
+        conversation = self._conversation(where, row)
+        question, answer = (conversation.question, conversation.answer) if conversation else self._texts(where, row)
         example = Example(
             id="",
             question=question,
@@ -124,8 +124,8 @@ class _Builder:
             reference=self._reference(where, row, answer),
             tests=tests_of(where, str(mapping.tests), self.cells.texts(where, row, mapping.tests)),
             known_system=self._system(where, row, mapping.system),
-            system_message=self._system_message(where, row) or (said.system_message if said else None),
-            history=(said.history or None) if said else None,
+            system_message=self._system_message(where, row) or (conversation.system_message if conversation else None),
+            history=(conversation.history or None) if conversation else None,
         )
         name = text(where, row, mapping.id) or hashlib.sha256(same_text(example.asked).encode()).hexdigest()[:16]
         return example.model_copy(update={"id": name})
@@ -185,16 +185,16 @@ class _Builder:
                     f"{where}: '{mapping.messages}' holds no messages (role and content, or from and value)"
                 )
             return read_conversation(where, {mapping.messages: messages}, self.seen)
-        asked, said = (messages_in(row.get(column)) for column in (mapping.question, mapping.answer))
+        asked, answered = (messages_in(row.get(column)) for column in (mapping.question, mapping.answer))
         earlier = self._earlier(row)
-        if asked is None and said is None:
+        if asked is None and answered is None:
             if not earlier:
                 return None
             asked = [{"role": "user", "content": self._texts(where, row)[0]}]
         asked = asked or [{"role": "user", "content": self._needed(where, row, mapping.question, "question")}]
         asked = [*earlier, *asked]
-        said = said or [{"role": "assistant", "content": self._needed(where, row, mapping.answer, "answer")}]
-        return read_conversation(where, {mapping.question: asked, mapping.answer: said}, self.seen)
+        answered = answered or [{"role": "assistant", "content": self._needed(where, row, mapping.answer, "answer")}]
+        return read_conversation(where, {mapping.question: asked, mapping.answer: answered}, self.seen)
 
     def _texts(self, where: str, row: dict[str, Any]) -> tuple[str, str]:
         question = self._needed(where, row, self._mapping.question, "question")

@@ -189,9 +189,9 @@ def _unmatched(config: DataConfig, read: Sequence[LoadedData]) -> list[str]:
     """A line where a sheet answers requests that no capture has."""
     if config.capture.file is None:
         return []
-    from lorapar.data.captured import unmatched_said
+    from lorapar.data.captured import unmatched_text
 
-    return unmatched_said(config.capture.file, [one.unmatched for one in read])
+    return unmatched_text(config.capture.file, [one.unmatched for one in read])
 
 
 def _mapped(config: DataConfig, raw: _Raw) -> Mapped:
@@ -207,15 +207,15 @@ def _made(config: DataConfig, raw: _Raw, *, whole: bool = False) -> LoadedData:
     """Examples of rows, not yet split; of the `whole` source more is asked than of its first rows."""
     mapped = _mapped(config, raw)
     rows = [(where, mapped.read(row)) for where, row in raw.rows]
-    # Nobody can mend what users wrote, so that a bad row of theirs ends no run.
+    # Nobody can fix what users wrote, so that a bad row of theirs ends no run.
     strict = config.bad_rows == "refuse" and kind_of(config) is not Kind.CAPTURE
     made = make_examples(rows, mapped, strict=strict, systems=config.systems)
     if whole and not made.examples:
         raise BadInputError(f"data.source: {config.source} has no usable row; the first: {made.left_out[0]}")
-    if whole and mapped.said is None:
+    if whole and mapped.description is None:
         _require_a_reference(made.examples, mapped.columns, config.source)
-    said = [f"{config.source} is {mapped.said}"] if mapped.said else []
-    notes = [*raw.notes, *said, *made.notes]
+    recognised = [f"{config.source} is {mapped.description}"] if mapped.description else []
+    notes = [*raw.notes, *recognised, *made.notes]
     return LoadedData(
         made.examples,
         made.left_out,
@@ -246,14 +246,14 @@ def _with_development(examples: list[Example], config: DataConfig, seed: int) ->
     """Some of the mix's training rows as development rows: all stories of a sum together, so none is known by heart."""
     training = [example for example in examples if example.split == "train"]
     wanted = _rows_of("data.development", config.development, len(training))
-    told: dict[str, list[str]] = {}
+    groups: dict[str, list[str]] = {}
     for example in training:
         same = example.answer if example.known_system == "system2" else example.question
-        told.setdefault(same, []).append(example.id)
+        groups.setdefault(same, []).append(example.id)
     chosen: set[str] = set()
-    for same in sorted(told, key=lambda one: hashlib.sha256(f"{seed}:development:{one}".encode()).digest()):
-        if len(chosen) + len(told[same]) <= wanted:
-            chosen.update(told[same])
+    for same in sorted(groups, key=lambda one: hashlib.sha256(f"{seed}:development:{one}".encode()).digest()):
+        if len(chosen) + len(groups[same]) <= wanted:
+            chosen.update(groups[same])
     return [one.model_copy(update={"split": "development"}) if one.id in chosen else one for one in examples]
 
 
@@ -285,7 +285,7 @@ def _split(examples: list[Example], config: DataConfig, seed: int) -> list[Examp
 
 
 def _rows_of(setting: str, size: float, rows: int, taken: int = 0) -> int:
-    """Rows that a share or a number of rows comes to; BadInputError where none would be left to train on."""
+    """The number of rows for a share or a number; BadInputError where none would be left to train on."""
     if size >= 1 and size != int(size):
         raise BadInputError(f"{setting}: {size} is neither a share below 1 nor a whole number of rows")
     count = int(size) if size >= 1 else max(round(size * rows), 1 if size else 0)

@@ -86,7 +86,7 @@ class Mapped:
     """The mapping of a source, and what it was recognised as where the settings name none."""
 
     columns: ColumnMapping
-    said: str | None = None
+    description: str | None = None
     renamed: Mapping[str, str] = field(default_factory=dict)
     """Every column's name as `columns` has it, where those of the source have capitals or spaces around them."""
     made: ChoiceColumns | YesNoColumns | None = None
@@ -154,8 +154,12 @@ def _by_plain_names(columns: Collection[str], rows: Sequence[dict[str, Any]], sy
     columns_of = {name: column for column, name in plain.items()}
     used = {value for value in found.columns.model_dump().values() if isinstance(value, str)}
     written = ", ".join(f"'{column}'" for column, name in plain.items() if name in used and name != column)
-    said = re.sub(r"(data\.columns\.\w+=)(\w+)", lambda of: of[1] + columns_of.get(of[2], of[2]), found.said or "")
-    return replace(found, said=f"{said}; capitals and spaces in the names {written} do not count", renamed=plain)
+    description = re.sub(
+        r"(data\.columns\.\w+=)(\w+)", lambda of: of[1] + columns_of.get(of[2], of[2]), found.description or ""
+    )
+    return replace(
+        found, description=f"{description}; capitals and spaces in the names {written} do not count", renamed=plain
+    )
 
 
 def _why_not(columns: Collection[str], rows: Sequence[dict[str, Any]]) -> str:
@@ -213,7 +217,7 @@ def _recognised(columns: Collection[str], rows: Sequence[dict[str, Any]], system
     mapping = mapping.model_copy(update={part: part for part in ("system", "id") if part in columns})
     mapping = mapping.model_copy(update={"tests": next((name for name in _TESTS if name in columns), None)})
     mapping = _with_short_answer(mapping, columns)
-    return _with_reference(what, _with_system_message(mapping, columns, rows, systems), _told(mapping), rows)
+    return _with_reference(what, _with_system_message(mapping, columns, rows, systems), _renamed_text(mapping), rows)
 
 
 def _of_made(
@@ -303,7 +307,7 @@ def _with_system_message(
     return mapping
 
 
-def _told(mapping: ColumnMapping) -> str:
+def _renamed_text(mapping: ColumnMapping) -> str:
     if mapping.messages:
         return f"the last turn of the assistant in '{mapping.messages}' is the answer, the turns before it are context"
     context = f" with '{mapping.context}' below it" if mapping.context else ""
@@ -312,7 +316,7 @@ def _told(mapping: ColumnMapping) -> str:
     return f"'{mapping.question}'{context} is the question, '{mapping.answer}' the answer"
 
 
-def _with_reference(what: str, mapping: ColumnMapping, told: str, rows: Sequence[dict[str, Any]]) -> Mapped:
+def _with_reference(what: str, mapping: ColumnMapping, notes: str, rows: Sequence[dict[str, Any]]) -> Mapped:
     """With the way short answers are written in these rows, where most that are looked at write them so."""
     answers = [] if mapping.reference is not None else [text for row in rows if (text := _answer_text(row, mapping))]
     styles = (
@@ -324,15 +328,15 @@ def _with_reference(what: str, mapping: ColumnMapping, told: str, rows: Sequence
     pattern, style = max(styles, key=lambda one: found[one[0]])
     if 2 * found[pattern] > len(answers):
         mapping = mapping.model_copy(update={"reference_pattern": pattern})
-        what = f"{what} (GSM8K)" if pattern == _GSM8K and not told else what
-        told = "; ".join(filter(None, (told, f"the reference is what {style} in the answer")))
+        what = f"{what} (GSM8K)" if pattern == _GSM8K and not notes else what
+        notes = "; ".join(filter(None, (notes, f"the reference is what {style} in the answer")))
     elif mapping.messages is None and len(answers) >= _ENOUGH and all(map(is_short, answers)):
-        told = "; ".join(filter(None, (told, _TAKE_SHORT.format(mapping))))
+        notes = "; ".join(filter(None, (notes, _TAKE_SHORT.format(mapping))))
     if mapping.reference not in (None, "reference", None if mapping.messages else mapping.answer):
-        told = "; ".join(filter(None, (told, f"'{mapping.reference}' is the reference")))
+        notes = "; ".join(filter(None, (notes, f"'{mapping.reference}' is the reference")))
     if mapping.system_message is not None:
-        told = "; ".join(filter(None, (told, f"'{mapping.system_message}' is the row's system message")))
-    return Mapped(mapping, f"recognised as {what}" + (f": {told}" if told else ""))
+        notes = "; ".join(filter(None, (notes, f"'{mapping.system_message}' is the row's system message")))
+    return Mapped(mapping, f"recognised as {what}" + (f": {notes}" if notes else ""))
 
 
 _TAKE_SHORT = (

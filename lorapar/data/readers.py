@@ -36,11 +36,11 @@ _OTHERS = {
     ),
 }
 """What to do with files of other kinds."""
-Say = Callable[[str], None]
+Log = Callable[[str], None]
 """Is told how a file is read, where that is not as its ending says."""
 
 
-_IN_LIST = "the file must be one list of JSON objects, or one object a line; mend it there"
+_IN_LIST = "the file must be one list of JSON objects, or one object a line; fix it there"
 _NOT_BLANK = re.compile(r"\S")
 
 
@@ -48,7 +48,7 @@ def _nobody(note: str) -> None:
     pass
 
 
-def read_rows(path: Path, say: Say = _nobody) -> Iterator[RawRow]:
+def read_rows(path: Path, log: Log = _nobody) -> Iterator[RawRow]:
     """Rows of a file of one of the kinds in `READERS`, in order; raises BadInputError naming file and line or row.
 
     Those that are text may be packed by gzip, bzip2, xz or Zstandard, as `rows.jsonl.gz`. Encodings are told by a
@@ -65,7 +65,7 @@ def read_rows(path: Path, say: Say = _nobody) -> Iterator[RawRow]:
     if not path.is_file():
         beside = [one.name for one in path.parent.iterdir()] if path.parent.is_dir() else []
         raise BadInputError(f"data.source: there is no file {path}{nearest(path.name, beside)}")
-    return reader(path, say)
+    return reader(path, log)
 
 
 def row_ending(name: str) -> str:
@@ -94,7 +94,9 @@ def _unpacked(path: Path) -> bytes:
     try:
         return unpack(data)
     except (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError) as error:
-        raise BadInputError(f"{path}: cannot be unpacked: {' '.join(str(error).split())}; copy the file anew") from None
+        raise BadInputError(
+            f"{path}: cannot be unpacked: {' '.join(str(error).split())}; copy the file again"
+        ) from None
 
 
 def _zstd(data: bytes) -> bytes:
@@ -104,7 +106,7 @@ def _zstd(data: bytes) -> bytes:
         return bytes(stream.read())
 
 
-def _read_text(path: Path, say: Say) -> str:
+def _read_text(path: Path, log: Log) -> str:
     """The text of a file, a byte-order mark aside."""
     data = _unpacked(path)
     encoding = json.detect_encoding(data)  # by byte-order mark or by where zero bytes stand, as RFC 4627 says
@@ -115,20 +117,20 @@ def _read_text(path: Path, say: Say) -> str:
         line = data.count(b"\n", 0, error.start) + 1
         raise BadInputError(f"{path}:{line}: not {name} (byte {data[error.start]:#04x}); save it as UTF-8") from None
     if name != "UTF-8":
-        say(f"{path} is read as {name}, which its first bytes show")
+        log(f"{path} is read as {name}, which its first bytes show")
     return text
 
 
-def _jsonl(path: Path, say: Say) -> Iterator[RawRow]:
+def _jsonl(path: Path, log: Log) -> Iterator[RawRow]:
     """One object a line; or, which is said, one list of them or objects of several lines each."""
-    text = _read_text(path, say)
+    text = _read_text(path, log)
     first = next(filter(str.strip, io.StringIO(text, newline="\n")), "")
     begin = first.lstrip()[:1]
     if begin == "[" and (values := _listed(text, first, path)) is not None:
-        say(f"{path} is one list of rows, not one row a line")
+        log(f"{path} is one list of rows, not one row a line")
         yield from (_object(value, f"{path}, row {number}") for number, value in enumerate(values, 1))
     elif begin == "{" and not _is_json(first) and (objects := _of_several_lines(text)):
-        say(f"{path} has rows of several lines each")
+        log(f"{path} has rows of several lines each")
         yield from ((f"{path}:{line}", value) for line, value in objects)
     else:
         yield from _lines(text, path)
@@ -175,10 +177,10 @@ def _lines(text: str, path: Path) -> Iterator[RawRow]:
             yield _object(_parsed(line, path, number), f"{path}:{number}")
 
 
-def _json(path: Path, say: Say) -> Iterator[RawRow]:
+def _json(path: Path, log: Log) -> Iterator[RawRow]:
     """A .json file: a list of objects, one object a line, or one object that holds the rows."""
-    text = _read_text(path, say)
-    values = _parsed(text, path, 1) if text.lstrip().startswith("[") else _inside_one_object(text, path, say)
+    text = _read_text(path, log)
+    values = _parsed(text, path, 1) if text.lstrip().startswith("[") else _inside_one_object(text, path, log)
     if values is None:
         yield from _lines(text, path)
         return
@@ -186,7 +188,7 @@ def _json(path: Path, say: Say) -> Iterator[RawRow]:
         yield _object(value, f"{path}, row {number}")
 
 
-def _inside_one_object(text: str, path: Path, say: Say) -> list[Any] | None:
+def _inside_one_object(text: str, path: Path, log: Log) -> list[Any] | None:
     """The rows of a file that is one object around them, which is said; None where it is none, or a row itself."""
     try:
         whole = json.loads(text)
@@ -197,7 +199,7 @@ def _inside_one_object(text: str, path: Path, say: Say) -> list[Any] | None:
     parts = list(whole.values())
     lists = [name for name, part in whole.items() if isinstance(part, list) and part and isinstance(part[0], dict)]
     if len(lists) == 1 and "messages" not in lists and not {"role", "from"} & whole[lists[0]][0].keys():
-        say(f"{path} is one object: its rows are those of '{lists[0]}'")
+        log(f"{path} is one object: its rows are those of '{lists[0]}'")
         return list(whole[lists[0]])
     if len(lists) > 1 and len(lists) == len(parts):
         raise BadInputError(
@@ -205,14 +207,14 @@ def _inside_one_object(text: str, path: Path, say: Say) -> list[Any] | None:
             "of their own"
         )
     if all(isinstance(part, list) for part in parts) and len({len(part) for part in parts}) == 1 and len(parts) > 1:
-        say(f"{path} holds its columns as lists")
+        log(f"{path} holds its columns as lists")
         return [dict(zip(whole, cells, strict=True)) for cells in zip(*parts, strict=True)]
     if len(parts) < 2 or not all(isinstance(part, dict) for part in parts):
         return None
     if all(part.keys() == parts[0].keys() and all(key.isdigit() for key in part) for part in parts):
-        say(f"{path} holds its columns by row numbers")
+        log(f"{path} holds its columns by row numbers")
         return [{column: cells[key] for column, cells in whole.items()} for key in parts[0]]
-    say(f"{path} is one object: its rows are the values of its {len(parts):,} names")
+    log(f"{path} is one object: its rows are the values of its {len(parts):,} names")
     return parts
 
 
@@ -228,7 +230,7 @@ def _parsed(text: str, path: Path, first_line: int, remedy: str = "") -> Any:
 
 
 def _remedy(path: Path) -> str:
-    return _IN_LIST if row_ending(path.name) == ".json" else "every line must be one whole JSON object; mend this one"
+    return _IN_LIST if row_ending(path.name) == ".json" else "every line must be one whole JSON object; fix this one"
 
 
 def _object(value: Any, where: str) -> RawRow:
@@ -242,23 +244,23 @@ _SEPARATOR_LINE = re.compile(r"sep=([,;|\t])\r?\n", re.IGNORECASE)
 _DELIMITERS = {";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 
 
-def _csv(path: Path, say: Say) -> Iterator[RawRow]:
+def _csv(path: Path, log: Log) -> Iterator[RawRow]:
     """Comma-separated values with a header, or values separated by what divides a header without commas."""
-    text = _read_text(path, say)
+    text = _read_text(path, log)
     named = _SEPARATOR_LINE.match(text)
     if named is not None:  # for Excel
-        say(f"{path} names {_DELIMITERS.get(named[1], 'commas')} as its separator in the first line")
+        log(f"{path} names {_DELIMITERS.get(named[1], 'commas')} as its separator in the first line")
         yield from _separated(text[named.end() :], named[1], path, first_line=2)
         return
     delimiter = _delimiter(text)
     if delimiter != ",":
-        say(f"{path} is read with {_DELIMITERS[delimiter]} between its values, as its header has them and no comma")
+        log(f"{path} is read with {_DELIMITERS[delimiter]} between its values, as its header has them and no comma")
     yield from _separated(text, delimiter, path)
 
 
-def _tsv(path: Path, say: Say) -> Iterator[RawRow]:
+def _tsv(path: Path, log: Log) -> Iterator[RawRow]:
     """Values separated by tabs, with a header."""
-    yield from _separated(_read_text(path, say), "\t", path)
+    yield from _separated(_read_text(path, log), "\t", path)
 
 
 def _delimiter(text: str) -> str:
@@ -297,7 +299,7 @@ def _separated(text: str, delimiter: str, path: Path, first_line: int = 1) -> It
         raise BadInputError(f"{path}:{line}: not CSV: {error}") from None
 
 
-def _parquet(path: Path, say: Say) -> Iterator[RawRow]:
+def _parquet(path: Path, log: Log) -> Iterator[RawRow]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -316,7 +318,7 @@ _UNPACK: dict[str, Callable[[bytes], bytes]] = {
     ".xz": lzma.decompress,
     ".zst": _zstd,
 }
-READERS: dict[str, Callable[[Path, Say], Iterator[RawRow]]] = {
+READERS: dict[str, Callable[[Path, Log], Iterator[RawRow]]] = {
     **dict.fromkeys((".jsonl", ".ndjson", ".jsonlines", ".ldjson"), _jsonl),
     ".json": _json,
     ".csv": _csv,

@@ -66,7 +66,7 @@ class RowCheck:
     def notes(self) -> list[str]:
         """One line for each thing that was noticed."""
         name = self.model.name
-        said: dict[_Kind, str] = {
+        lines: dict[_Kind, str] = {
             "altered": f"the chat template of {name} changes the answer of {{}}; it is learned, scored and evaluated "
             "whole, as it stands in the row",
             "elsewhere": f"the chat template of {name} begins answers otherwise than its prompt ends, in {{}}; rows "
@@ -80,9 +80,9 @@ class RowCheck:
             "unreadable": f"warning: the tokenizer of {name} does not give back answers as they stand, in {{}}; such "
             "text cannot be learned, and what is compared with it never matches",
             "control": f"warning: control tokens of {name} stand as text in {{}}; the model reads the token itself, so "
-            "mend these rows where that is not meant",
+            "fix these rows where that is not meant",
         }
-        rows = [line.replace("{}", self._found(kind)) for kind, line in said.items() if self._counts[kind]]
+        rows = [line.replace("{}", self._found(kind)) for kind, line in lines.items() if self._counts[kind]]
         return [*rows, *template_notes(self.tokenizer, self.model, self.prompts)]
 
     @property
@@ -239,7 +239,7 @@ def _end_notes(tokenizer: PreTrainedTokenizerBase, end: AnswerEnd, model: ModelC
     for token in (one for one in end.named_ids if not is_more_than_text(tokenizer, one)):
         yield (
             f"warning: the settings of {model.name} name token {token} as an end of answers (eos_token_id), which is "
-            f"the text '{tokenizer.decode([token])}': every answer stops there, at a server too; mend "
+            f"the text '{tokenizer.decode([token])}': every answer stops there, at a server too; fix "
             "generation_config.json or config.json"
         )
     if not end.token_ids:

@@ -14,7 +14,7 @@ from lorapar.config import DataConfig
 from lorapar.config.data import CAPTURE, TASK_MIX
 from lorapar.data import splits, taskmix
 from lorapar.data.mapping import check_mapping
-from lorapar.data.readers import READERS, RawRow, Say, is_packed, read_rows, row_ending
+from lorapar.data.readers import READERS, Log, RawRow, is_packed, read_rows, row_ending
 from lorapar.errors import BadInputError, nearest
 from lorapar.records import digest_of
 from lorapar.store import file_sha256, is_s3, parse_address
@@ -94,19 +94,19 @@ def _check_capture(config: DataConfig) -> None:
         )
 
 
-def source_rows(config: DataConfig, say: Say, *, streamed: bool = False) -> Iterator[RawRow]:
+def source_rows(config: DataConfig, log: Log, *, streamed: bool = False) -> Iterator[RawRow]:
     """Rows of files or a hub data set, with the place each stands at; `say` is told how files are read.
 
     `streamed`: rows of the hub are read as they are asked for, so that the first ones do not cost a whole download.
     """
     if kind_of(config) is Kind.HUB:
         return _hub_rows(config, streamed=streamed)
-    files = _files(config, say)
-    _say_files(config, [name for name, _ in files], say)
-    return chain.from_iterable(_file_rows(name, path, say) for name, path in files)
+    files = _files(config, log)
+    _log_files(config, [name for name, _ in files], log)
+    return chain.from_iterable(_file_rows(name, path, log) for name, path in files)
 
 
-def _say_files(config: DataConfig, names: list[str], say: Say) -> None:
+def _log_files(config: DataConfig, names: list[str], log: Log) -> None:
     """Which files of a folder are read, where it is not the only one that it holds: a test set may lie beside."""
     folder = Path(config.source).expanduser()
     if kind_of(config) is Kind.BUCKET or not folder.is_dir():
@@ -114,9 +114,9 @@ def _say_files(config: DataConfig, names: list[str], say: Say) -> None:
     read = [str(Path(name).relative_to(folder)) for name in names]
     packed = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if is_packed(path.name))
     if len(read) > 1:
-        say(f"{config.source} holds {len(read)} files, and all are read as one: {_some(read)}")
+        log(f"{config.source} holds {len(read)} files, and all are read as one: {_some(read)}")
     if packed:
-        say(f"{config.source} holds packed files, which are not read: {_some(packed)}")
+        log(f"{config.source} holds packed files, which are not read: {_some(packed)}")
 
 
 def _some(names: list[str]) -> str:
@@ -171,7 +171,7 @@ def _identity(config: DataConfig) -> tuple[str | None, str]:
     return commit, digest_of(what)
 
 
-def _files(config: DataConfig, say: Say = lambda note: None) -> list[tuple[str, Path]]:
+def _files(config: DataConfig, log: Log = lambda note: None) -> list[tuple[str, Path]]:
     """(what it is called, where it lies here) of each file of rows, in the order they are read."""
     files, readme = _all_files(config)
     if len(files) == 1 and files[0][0].rstrip("/") == _plain_address(config):
@@ -179,8 +179,8 @@ def _files(config: DataConfig, say: Say = lambda note: None) -> list[tuple[str, 
     base = _plain_address(config) + "/"
     by_name = {name.removeprefix(base): (name, path) for name, path in files}
     chosen = splits.choose(config.source, list(by_name), config.split, config.subset, readme)
-    if chosen.said is not None:
-        say(chosen.said)
+    if chosen.note is not None:
+        log(chosen.note)
     return [by_name[name] for name in chosen.names]
 
 
@@ -216,10 +216,10 @@ _NO_ROWS = ("dataset_infos.json", "dataset_info.json")
 """What `datasets` writes beside rows."""
 
 
-def _file_rows(name: str, path: Path, say: Say) -> Iterator[RawRow]:
+def _file_rows(name: str, path: Path, log: Log) -> Iterator[RawRow]:
     """Rows of a file; what is said of them names the file as the settings do, not its copy in the cache."""
     try:
-        for where, row in read_rows(path, lambda note: say(note.replace(str(path), name))):
+        for where, row in read_rows(path, lambda note: log(note.replace(str(path), name))):
             yield where.replace(str(path), name), row
     except BadInputError as error:
         raise BadInputError(str(error).replace(str(path), name)) from None

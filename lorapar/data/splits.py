@@ -31,7 +31,7 @@ class Chosen:
     """The files that are read, and what is said of the choice (None: all are read)."""
 
     names: list[str]
-    said: str | None = None
+    note: str | None = None
 
 
 def choose(folder: str, names: Sequence[str], split: str, subset: str | None, readme: str | None) -> Chosen:
@@ -61,8 +61,8 @@ def choose(folder: str, names: Sequence[str], split: str, subset: str | None, re
         )
     which = f"the configuration '{config['config_name']}' in {folder}" if config is not None else folder
     rest = [one for one in of if one not in wanted]
-    said = f"of {which} the split '{split}' is read" + (f", and not {', '.join(rest)} (data.split)" if rest else "")
-    return Chosen(chosen, said)
+    note = f"of {which} the split '{split}' is read" + (f", and not {', '.join(rest)} (data.split)" if rest else "")
+    return Chosen(chosen, note)
 
 
 def has_configurations(readme: str | None) -> bool:

@@ -98,7 +98,7 @@ def _story_rows(train: int, heldout: int, rng: random.Random) -> list[Row]:
     """System 2 rows, the training ones first; a sum may be told in several stories of its own split."""
     pools = {steps: _draw(sums := _all_sums(steps), len(sums), rng) for steps in sorted(set(STEPS))}
     kept = {steps: pool[::HELDOUT_SUMS] for steps, pool in pools.items()}
-    rest = {steps: [told for told in pool if told not in kept[steps]] for steps, pool in pools.items()}
+    rest = {steps: [story for story in pool if story not in kept[steps]] for steps, pool in pools.items()}
     return _stories(rest, train, rng) + _stories(kept, heldout, rng)
 
 
@@ -112,13 +112,13 @@ def _stories(pools: dict[int, list[Sum]], count: int, rng: random.Random) -> lis
     return list(rows.values())
 
 
-def _new_story(told: Sum, known: Container[str], rng: random.Random) -> Row:
+def _new_story(story: Sum, known: Container[str], rng: random.Random) -> Row:
     """A story of this sum that is not known yet, or a clear error where none is found."""
     for _ in range(TRIES):
-        row = _story_row(told, rng)
+        row = _story_row(story, rng)
         if row["question"] not in known:
             return row
-    raise ValueError(f"no new story of {told.working()} in {TRIES} tries: ask for fewer System 2 rows")
+    raise ValueError(f"no new story of {story.working()} in {TRIES} tries: ask for fewer System 2 rows")
 
 
 def _all_sums(steps: int) -> list[Sum]:
@@ -135,14 +135,14 @@ def _all_sums(steps: int) -> list[Sum]:
     return [candidate for candidate in longer if candidate.totals()[-1] > 0]
 
 
-def _story_row(told: Sum, rng: random.Random) -> Row:
+def _story_row(story: Sum, rng: random.Random) -> Row:
     """Tell one sum as a story of a random person and random things."""
     person, things = rng.choice(PEOPLE), rng.choice(THINGS)
-    events = [rng.choice(GAINS if change > 0 else LOSSES).format(n=abs(change)) for change in told.changes]
-    result = str(told.totals()[-1])
+    events = [rng.choice(GAINS if change > 0 else LOSSES).format(n=abs(change)) for change in story.changes]
+    result = str(story.totals()[-1])
     return {
-        "question": f"{person} has {told.start} {things}, {', then '.join(events)}. How many {things} now?",
-        "answer": f"<reasoning>{told.working()}</reasoning><answer>{result}</answer>",
+        "question": f"{person} has {story.start} {things}, {', then '.join(events)}. How many {things} now?",
+        "answer": f"<reasoning>{story.working()}</reasoning><answer>{result}</answer>",
         "reference": result,
     }
 

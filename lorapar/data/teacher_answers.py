@@ -38,7 +38,7 @@ class TeacherAnswers:
         known = dict(recover_lines(self._path, _pair))
         rest = {name: asked[name] for name, key in keys.items() if key not in known}
         if known:
-            self._progress.say(f"{len(asked) - len(rest):,} answers of the teacher from an earlier call were kept")
+            self._progress.log(f"{len(asked) - len(rest):,} answers of the teacher from an earlier call were kept")
         if rest:
             known |= self._asked_now(rest, keys)
         found = {name: known.get(key) for name, key in keys.items()}
@@ -47,7 +47,7 @@ class TeacherAnswers:
     def _asked_now(self, rest: Mapping[str, Conversation], keys: Mapping[str, str]) -> dict[str, str | None]:
         if self._wanted.teacher is None:
             return {}
-        teacher = TextTeacher(self._wanted.teacher, self._progress.say, "data.capture.teacher", self._environment)
+        teacher = TextTeacher(self._wanted.teacher, self._progress.log, "data.capture.teacher", self._environment)
         self._progress.start("the teacher answers", len(rest))
         found: dict[str, str | None] = {}
         with self._path.open("ab") as file:

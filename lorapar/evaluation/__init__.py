@@ -7,12 +7,11 @@ Importable without torch: what needs it is imported when it is first asked for.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from lorapar.evaluation.accuracy import lenient_match, strict_match
+from lorapar.evaluation.accuracy import Outcomes, lenient_match, read_outcomes, strict_match
 from lorapar.evaluation.answer_journal import AnsweredBatch, AnswerJournal
 from lorapar.evaluation.gate import Comparison, Guard, Judged, judge
 from lorapar.evaluation.intervals import PairedChange, mcnemar_exact, paired_change, wilson_interval
-from lorapar.evaluation.outcomes import Outcomes, read_outcomes
-from lorapar.evaluation.summary import all_changes, benchmark_figures, flat_metrics, model_figures, score_figures
+from lorapar.evaluation.summary import all_changes, benchmark_metrics, flat_metrics, model_metrics, score_metrics
 
 if TYPE_CHECKING:
     from lorapar.evaluation.answers import Answerer, Asking, Batch, HeldoutRow, plan_batches
@@ -52,17 +51,17 @@ __all__ = [
     "all_changes",
     "answer_all",
     "batches_by_length",
-    "benchmark_figures",
+    "benchmark_metrics",
     "flat_metrics",
     "generate_greedy",
     "judge",
     "lenient_match",
     "mcnemar_exact",
-    "model_figures",
+    "model_metrics",
     "paired_change",
     "plan_batches",
     "read_outcomes",
-    "score_figures",
+    "score_metrics",
     "strict_match",
     "wilson_interval",
     "with_adapter",

@@ -33,7 +33,7 @@ class AnswerJournal:
 
     def take_in(self, path: Path) -> None:
         """What another process has answered, or had by now; it stays where it is."""
-        for batch in recover_lines(path, AnsweredBatch.model_validate_json, mend=False):
+        for batch in recover_lines(path, AnsweredBatch.model_validate_json, fix=False):
             self._keep(batch)
 
     def __len__(self) -> int:

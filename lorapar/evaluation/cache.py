@@ -2,8 +2,9 @@
 
 The key of an answer is the sha256 of all it depends on: the model (weights, adapter, number format, engine and its
 options, tokens that end an answer, longest answer, versions of the libraries that compute it) and what it was asked, in
-tokens. Verdicts are not kept: an answer is judged anew. Answers lie where `lorapar.store.remembered` puts them. Nothing
-that goes wrong there fails an evaluation: what cannot be read is asked again, what cannot be written is not kept.
+tokens. Verdicts are not kept: an answer is judged again. `lorapar.store.remembered` decides where answers are kept.
+Nothing that goes wrong there fails an evaluation: what cannot be read is asked again, what cannot be written is not
+kept.
 """
 
 from __future__ import annotations
@@ -79,23 +80,23 @@ class AnswerCache:
             return None
 
     def _without(self, error: LoraparError) -> None:
-        """Begin a damaged file anew, or go on without the store."""
+        """Begin a damaged file again, or go on without the store."""
         if isinstance(error, StorageError) and is_damage(error):
-            self._progress.say(f"{self._path} was damaged and is begun anew; what it held is asked again")
+            self._progress.log(f"{self._path} was damaged and is started again; what it held is asked again")
             if self._texts is not None:
                 self._texts.close()
             for ending in ("", "-wal", "-shm"):
                 self._path.with_name(self._path.name + ending).unlink(missing_ok=True)
             self._texts = _or_none(self._open)
         elif self._texts is not None and self._store is not None:
-            self._progress.say(f"answers are not shared through the store in this call: {error}")
+            self._progress.log(f"answers are not shared through the store in this call: {error}")
             self._store = None
             self._texts.leave_store()
         else:
             self._give_up(error)
 
     def _give_up(self, error: LoraparError) -> None:
-        self._progress.say(f"answers are not remembered in this call: {error}")
+        self._progress.log(f"answers are not remembered in this call: {error}")
         if self._texts is not None:
             self._texts.close()
         self._texts = None

@@ -92,7 +92,7 @@ def _recall(
 def _missing(
     name: str, engine: Engine, batches: Sequence[Batch], asking: Asking, journal: AnswerJournal
 ) -> list[Batch]:
-    """What is left to ask: whole batches, or in float32 the rows themselves, batched anew."""
+    """What is left to ask: whole batches, or in float32 the rows themselves, batched again."""
     if engine.answers_by_batch:
         return [batch for batch in batches if not all(_holds(journal, name, batch, n) for n in range(len(batch.rows)))]
     rows = [row for batch in batches for n, row in enumerate(batch.rows) if not _holds(journal, name, batch, n)]

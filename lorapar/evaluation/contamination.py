@@ -30,7 +30,7 @@ def contamination(
     data: DataConfig,
     benchmarks: Sequence[BenchmarkConfig],
     seed: int,
-    say: Callable[[str], None],
+    log: Callable[[str], None],
 ) -> Contamination:
     """Compare training rows with held-out rows and with what benchmarks ask, and so development rows.
 
@@ -43,7 +43,7 @@ def contamination(
     for benchmark in benchmarks:
         questions = benchmark_questions(benchmark, seed)
         if questions is None:
-            say(
+            log(
                 f"data.decontaminate: rows are not compared with {benchmark.task}: lm-eval, which has its rows, is not "
                 "installed here"
             )

@@ -9,10 +9,10 @@ from typing import Any
 
 from lorapar.config import ExecuteConfig
 from lorapar.errors import BadInputError
+from lorapar.evaluation.accuracy import ANSWERS
 from lorapar.evaluation.benchmarks import PROBLEMS_FILE, Problem, program_of
-from lorapar.evaluation.outcomes import ANSWERS
 from lorapar.evaluation.sandbox import Limits, SandboxPool
-from lorapar.evaluation.summary import Figures, all_changes, score_figures
+from lorapar.evaluation.summary import Metrics, all_changes, score_metrics
 from lorapar.progress import Progress
 from lorapar.records import Answer, Record, digest_of, read_json, read_records, recover_lines
 
@@ -34,7 +34,7 @@ class Execution(Record):
 
 
 class Ended(Record):
-    """How a program ended, whoever wrote it."""
+    """How a program ended, whichever model wrote it."""
 
     program: str
     status: str
@@ -124,8 +124,8 @@ def scored_summary(
     confidence = summary["confidence"]
     for model, benchmark in dict.fromkeys((one.model, one.benchmark) for one in executions):
         own = [answer for answer in scored if (answer.model, answer.benchmark) == (model, benchmark)]
-        figures: Figures = summary[model]["benchmarks"][benchmark]
-        figures.update(score_figures(own, confidence))
+        metrics: Metrics = summary[model]["benchmarks"][benchmark]
+        metrics.update(score_metrics(own, confidence))
     compared = {name: [answer for answer in scored if answer.model == name] for name in MODELS if name in summary}
     summary["changes"] = all_changes(compared, confidence)
     return scored, summary

@@ -14,8 +14,8 @@ from pydantic import BaseModel, ConfigDict
 
 from lorapar.config import GateConfig
 from lorapar.errors import BadInputError, nearest
+from lorapar.evaluation.accuracy import Outcomes
 from lorapar.evaluation.intervals import paired_change
-from lorapar.evaluation.outcomes import Outcomes
 
 CANDIDATE, INCUMBENT, BASE = "after_rl", "incumbent", "base"
 """Names of the models in an evaluation."""
@@ -54,7 +54,7 @@ class Guard(BaseModel):
 
 
 class Judged(BaseModel):
-    """What the figures say."""
+    """What the metrics say."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 

@@ -49,11 +49,11 @@ class Pick:
             "steps": self.last,
             "development_rows": self.rows,
             "p_below": self.p_below,
-            "candidates": [_told(one) for one in self.tried],
+            "candidates": [_candidate(one) for one in self.tried],
         }
 
     @property
-    def said(self) -> str:
+    def sentence(self) -> str:
         """One line for people."""
         last = self.tried[-1]
         if self.step == self.last:
@@ -98,13 +98,13 @@ def _p_below(comparisons: int, confidence: float) -> float:
     return round((1 - confidence) / max(1, comparisons), 12)
 
 
-def _told(one: Tried) -> dict[str, Any]:
-    told: dict[str, Any] = {"step": one.step, "right": one.right}
+def _candidate(one: Tried) -> dict[str, Any]:
+    candidate: dict[str, Any] = {"step": one.step, "right": one.right}
     if one.change is None:
-        return told
+        return candidate
     change = one.change
     return {
-        **told,
+        **candidate,
         "wins": change.wins,
         "losses": change.losses,
         "difference": change.difference,

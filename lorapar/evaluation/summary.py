@@ -1,4 +1,4 @@
-"""The figures of an evaluation: accuracy with intervals, loss, cost, and what changed from model to model."""
+"""The metrics of an evaluation: accuracy with intervals, loss, cost, and what changed from model to model."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ from lorapar.evaluation.answer_journal import AnsweredBatch
 from lorapar.evaluation.intervals import paired_change, wilson_interval
 from lorapar.records import Answer, Omission, System
 
-Figures = dict[str, Any]
+Metrics = dict[str, Any]
 RULES = {"": "strict", "lenient_": "lenient"}
-"""Prefix of a figure's name, and the field of an answer that it counts."""
+"""Prefix of a metric's name, and the field of an answer that it counts."""
 
 
-def model_figures(batches: Sequence[AnsweredBatch], confidence: float, systems: Sequence[System] = SYSTEMS) -> Figures:
+def model_metrics(batches: Sequence[AnsweredBatch], confidence: float, systems: Sequence[System] = SYSTEMS) -> Metrics:
     """One model's figures on the held-out rows; accuracies are None where no row of a system has a reference."""
     answers = [answer for batch in batches for answer in batch.answers]
-    figures: Figures = {}
+    metrics: Metrics = {}
     for system in systems:
         own = [answer for answer in answers if answer.system == system]
         losses = [answer.loss for answer in own if answer.loss is not None]
-        figures[f"{system}_rows"] = len(own)
-        figures[f"{system}_loss"] = sum(losses) / len(losses) if losses else None
-        figures[f"{system}_cut_off"] = cut_off_share(own)
-        figures |= {f"{system}_{name}": value for name, value in score_figures(own, confidence).items()}
-    return figures | cost_figures(answers, sum(batch.seconds for batch in batches))
+        metrics[f"{system}_rows"] = len(own)
+        metrics[f"{system}_loss"] = sum(losses) / len(losses) if losses else None
+        metrics[f"{system}_cut_off"] = cut_off_share(own)
+        metrics |= {f"{system}_{name}": value for name, value in score_metrics(own, confidence).items()}
+    return metrics | cost_metrics(answers, sum(batch.seconds for batch in batches))
 
 
-def benchmark_figures(answers: Sequence[Answer], seconds: float, confidence: float) -> Figures:
+def benchmark_metrics(answers: Sequence[Answer], seconds: float, confidence: float) -> Metrics:
     """One model's figures on one benchmark; accuracies are None where its answers are code that was not run yet."""
     counts = {"rows": len(answers), "cut_off": cut_off_share(answers)}
-    return {**counts, **score_figures(answers, confidence), **cost_figures(answers, seconds)}
+    return {**counts, **score_metrics(answers, confidence), **cost_metrics(answers, seconds)}
 
 
 def cut_off_share(answers: Sequence[Answer]) -> float | None:
@@ -52,21 +52,21 @@ def cut_answers(answers: Sequence[Answer], model: str, limit: int, setting: str)
     )
 
 
-def score_figures(answers: Sequence[Answer], confidence: float) -> Figures:
+def score_metrics(answers: Sequence[Answer], confidence: float) -> Metrics:
     """Share of right answers by both rules, each with its interval; None where nothing was judged.
 
     For generated code, of which one answer a problem is drawn, the share that passes its tests is pass@1.
     """
-    figures: Figures = {}
+    metrics: Metrics = {}
     for prefix, field in RULES.items():
         judged = _judged(answers, field)
         right = sum(judged.values())
-        figures[f"{prefix}accuracy"] = right / len(judged) if judged else None
-        figures[f"{prefix}interval"] = list(wilson_interval(right, len(judged), confidence)) if judged else None
-    return figures
+        metrics[f"{prefix}accuracy"] = right / len(judged) if judged else None
+        metrics[f"{prefix}interval"] = list(wilson_interval(right, len(judged), confidence)) if judged else None
+    return metrics
 
 
-def cost_figures(answers: Sequence[Answer], seconds: float) -> Figures:
+def cost_metrics(answers: Sequence[Answer], seconds: float) -> Metrics:
     """What an answer took, in time and in tokens."""
     return {
         "seconds_per_answer": seconds / len(answers),
@@ -74,7 +74,7 @@ def cost_figures(answers: Sequence[Answer], seconds: float) -> Figures:
     }
 
 
-def all_changes(answers: Mapping[str, Sequence[Answer]], confidence: float) -> dict[str, dict[str, Figures]]:
+def all_changes(answers: Mapping[str, Sequence[Answer]], confidence: float) -> dict[str, dict[str, Metrics]]:
     """By system or benchmark, the change from each model to the next and from the first to the last, on the same rows.
 
     Each is named `<before>_to_<after>` and holds difference, interval, p_value, wins, losses and rows by the strict
@@ -86,7 +86,7 @@ def all_changes(answers: Mapping[str, Sequence[Answer]], confidence: float) -> d
         pairs.append((names[0], names[-1]))
     # In the order in which the first model was asked, so systems before benchmarks.
     measures = dict.fromkeys(answer.measure for answer in answers[names[0]])
-    found: dict[str, dict[str, Figures]] = {}
+    found: dict[str, dict[str, Metrics]] = {}
     for measure in measures:
         for before, after in pairs:
             change = _change(answers[before], answers[after], measure, confidence)
@@ -95,10 +95,10 @@ def all_changes(answers: Mapping[str, Sequence[Answer]], confidence: float) -> d
     return found
 
 
-def flat_metrics(figures: Mapping[str, Figures]) -> dict[str, float]:
+def flat_metrics(metrics: Mapping[str, Metrics]) -> dict[str, float]:
     """Single numbers by `<model>_<figure>` and `<model>_<benchmark>_<figure>`; what is None or a list is left out."""
     flat: dict[str, float] = {}
-    for model, entries in figures.items():
+    for model, entries in metrics.items():
         for name, value in entries.items():
             if isinstance(value, int | float):
                 flat[f"{model}_{name}"] = float(value)
@@ -106,7 +106,7 @@ def flat_metrics(figures: Mapping[str, Figures]) -> dict[str, float]:
     return flat
 
 
-def _change(before: Sequence[Answer], after: Sequence[Answer], measure: str, confidence: float) -> Figures | None:
+def _change(before: Sequence[Answer], after: Sequence[Answer], measure: str, confidence: float) -> Metrics | None:
     by_rule = {}
     for field in RULES.values():
         old, new = (

@@ -109,9 +109,9 @@ def check_nodes(config: RunConfig, asked: Mapping[str, Takes], store: str | None
                 f"store: {store} is a folder, and {task} trains on {takes.nodes} nodes, which share none; name "
                 "s3://BUCKET/PREFIX"
             )
-        from lorapar.training.shares import nodes_said
+        from lorapar.training.shares import nodes_text
 
-        nodes_said(config, task, takes.nodes, takes.processes)
+        nodes_text(config, task, takes.nodes, takes.processes)
 
 
 def check_webhook(address: str) -> None:

@@ -25,7 +25,7 @@ from lorapar.kubeflow.executor_input import ExecutorInput, read_executor_input
 from lorapar.kubeflow.executor_output import ExecutorOutput
 from lorapar.kubeflow.ledger import Ledger, TaskSettings
 from lorapar.kubeflow.ports import node_ports
-from lorapar.kubeflow.reporting import keep_plan, run_report, say_outcome, way_of_running
+from lorapar.kubeflow.reporting import keep_plan, print_outcome, run_report, way_of_running
 from lorapar.kubeflow.task_outputs import show_metrics, show_node, show_plan
 from lorapar.kubeflow.tasks import REUSE_VARIABLE, task_named
 from lorapar.kubeflow.train_nodes import is_node, nodes_wanted, train_on_nodes, work_as_node
@@ -132,14 +132,14 @@ def _run_node(task: Task, node: Node) -> None:
     reusable = is_cached(node.stage) and os.environ.get(REUSE_VARIABLE) != "off"
     finished = task.ledger.find_finished(record) if reusable else None
     if finished is not None:
-        task.progress.say(f"{node.name}: taken from the store, where an earlier run has put it")
+        task.progress.log(f"{node.name}: taken from the store, where an earlier run has put it")
     elif (wanted := nodes_wanted(record)) is not None:
         finished = train_on_nodes(task.ledger, record, wanted, task.command, task.progress)
     else:
         finished = _execute(task, record, settings)
     task.records[node.name] = finished
     show_node(task.out, node, finished, task.ledger, task.folder)
-    say_outcome(node.stage, finished.metrics)
+    print_outcome(node.stage, finished.metrics)
     if node.stage == "plan":
         _hand_on(task, finished)
 
@@ -155,13 +155,13 @@ def _execute(task: Task, record: StageRecord, settings: StageSettings, crew: Cre
     shutil.rmtree(work / "outputs", ignore_errors=True)
     planned = way_of_running(task.ledger)
     scratch, ledger = _folder(work / "scratch"), task.ledger
-    with live_in_store(ledger.store, ledger.run, record.node, scratch, task.progress) as told:
+    with live_in_store(ledger.store, ledger.run, record.node, scratch, task.progress) as watched:
         call: StageCall[Any] = StageCall(
             settings=settings,
             inputs={name: tuple(map(task.folder, digests)) for name, digests in record.inputs.items()},
             outputs={output: _folder(work / "outputs" / output) for output in spec.outputs},
             scratch=scratch,
-            progress=told,
+            progress=watched,
             origin=replace(Origin.of_environment(), run=task.ledger.run),
             processes=planned.processes,
             sharding=planned.sharding,
@@ -224,7 +224,7 @@ def _hand_on(task: Task, record: StageRecord) -> None:
         others = [node.name for node in task_named("plan").nodes if node.stage != "plan"]
         task.settings = {name: plan.sections[name] for name in others}
     else:
-        task.progress.say(f"nothing changed since run {before}, so the run ends here")
+        task.progress.log(f"nothing changed since run {before}, so the run ends here")
     show_plan(task.out, plan, planned, task.ledger, before)
     keep_plan(task.ledger, record, plan, planned.lanes, before or "")
 

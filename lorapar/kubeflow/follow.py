@@ -135,8 +135,8 @@ class Followed:
             return []
         self._looked = time.monotonic()
         self.read_workflow()
-        said = [*self._freeze(), *self._waiting(), *self._gone()]
-        new = [line for line in said if line not in self._notes]
+        notes = [*self._freeze(), *self._waiting(), *self._gone()]
+        new = [line for line in notes if line not in self._notes]
         self._notes.update(new)
         return new
 
@@ -225,21 +225,21 @@ def follow(followed: Followed, console: Console, *, poll_seconds: float | None =
     Raises UnreachableError for long ones.
     """
     pause = POLL_SECONDS if poll_seconds is None else poll_seconds
-    heard = told = time.monotonic()
+    heard = printed = time.monotonic()
     shown: dict[str, str] = {}
     with Live(console=console, auto_refresh=False, transient=True) as live:
         while True:
             try:
                 followed.ask()
-                heard = told = time.monotonic()
+                heard = printed = time.monotonic()
                 for note in followed.look_deeper():
                     console.print(note, markup=False, highlight=False, soft_wrap=True)
             except UnreachableError as error:
                 now = time.monotonic()
                 if now - heard > PATIENCE_SECONDS:
                     raise
-                if now - told >= SILENT_SECONDS:
-                    told = now
+                if now - printed >= SILENT_SECONDS:
+                    printed = now
                     console.print(_silence(error, now - heard), markup=False, highlight=False, soft_wrap=True)
                 time.sleep(pause)
                 continue
@@ -249,7 +249,7 @@ def follow(followed: Followed, console: Console, *, poll_seconds: float | None =
             if console.is_terminal:
                 live.update(stage_table(tasks), refresh=True)
             else:
-                _say_changes(console, tasks, shown)
+                _print_changes(console, tasks, shown)
             if followed.ended:
                 return
             time.sleep(pause)
@@ -382,15 +382,15 @@ def _asks(tasks: Sequence[PlannedTask], node: str) -> str:
 
 
 def _pending(pod: Pod, who: str, why: str, namespace: str) -> str:
-    told = f": {pod.message}" if pod.message else "; Kubeflow does not say why"
+    cause = f": {pod.message}" if pod.message else "; Kubeflow does not say why"
     where = f"-n {namespace} " if namespace else ""
     return (
-        f"{who}has not started after {QUIET_SECONDS / 60:.0f} min{told}; look at "
+        f"{who}has not started after {QUIET_SECONDS / 60:.0f} min{cause}; look at "
         f"`kubectl {where}describe pod {pod.name}`: {why}"
     )
 
 
-def _say_changes(console: Console, tasks: Iterable[TaskState], shown: dict[str, str]) -> None:
+def _print_changes(console: Console, tasks: Iterable[TaskState], shown: dict[str, str]) -> None:
     for task in tasks:
         if task.state and shown.get(task.name) != task.state:
             shown[task.name] = task.state

@@ -70,7 +70,7 @@ class Ledger:
         except ValidationError as error:
             raise IntegrityError(f"{where}: not a manifest ({error.errors()[0]['msg']})") from None
         if manifest.digest != digest:
-            raise IntegrityError(f"{where}: its content has the digest {manifest.digest}; restore it or run anew")
+            raise IntegrityError(f"{where}: its content has the digest {manifest.digest}; restore it or run again")
         return manifest
 
     def write_settings(self, settings: TaskSettings) -> str:
@@ -88,12 +88,12 @@ class Ledger:
             settings: TaskSettings = json.loads(self.store.read(f"settings/{digest}.json"))
         except NotFoundError:
             raise IntegrityError(
-                f"{where}: what `plan` wrote is not in the store any more; start the run anew"
+                f"{where}: what `plan` wrote is not in the store any more; start the run again"
             ) from None
         except ValueError:
             settings = {}
         if digest_of(settings) != digest:
-            raise IntegrityError(f"{where}: not the settings that `plan` wrote; start the run anew")
+            raise IntegrityError(f"{where}: not the settings that `plan` wrote; start the run again")
         return settings
 
     def write_record(self, record: StageRecord) -> None:

@@ -141,21 +141,23 @@ class _Model:
     def patch(self, task: Mapping[str, Any], component: Mapping[str, Any]) -> dict[str, Any]:
         """The pod-spec patch of a task: backend/src/v2/driver/driver.go, initPodSpecPatch, and k8s.go."""
         container, pod = self.containers[component["executorLabel"]]["container"], {}
-        told = self.pods.get(component["executorLabel"], {})
+        executor = self.pods.get(component["executorLabel"], {})
         command = [*_LAUNCHER, "--executor_input", json.dumps(self._executor_input(task, component), separators=_TIGHT)]
         command += ["--component_spec", json.dumps(component, separators=_TIGHT), "--"]
         main = {"name": "main", "image": container["image"], "command": command}
         main |= {"args": [*container["command"], *container["args"]], "resources": container.get("resources", {})}
-        main["env"] = [*container.get("env", ()), *_variables(told)]
-        main["securityContext"] = told.get("securityContext", {})
+        main["env"] = [*container.get("env", ()), *_variables(executor)]
+        main["securityContext"] = executor.get("securityContext", {})
         volumes: list[tuple[str, dict[str, Any], str]]
-        volumes = [(one["volumeName"], {"emptyDir": {}}, one["mountPath"]) for one in told.get("emptyDirMounts", ())]
-        for one in told.get("secretAsVolume", ()):
+        volumes = [
+            (one["volumeName"], {"emptyDir": {}}, one["mountPath"]) for one in executor.get("emptyDirMounts", ())
+        ]
+        for one in executor.get("secretAsVolume", ()):
             secret = {"secretName": one["secretName"], "optional": True}
             volumes.append((one["secretName"], {"secret": secret}, one["mountPath"]))
         main["volumeMounts"] = [{"name": name, "mountPath": path} for name, _, path in volumes]
         pod["volumes"] = [{"name": name, **source} for name, source, _ in volumes]
-        pod["tolerations"] = told.get("tolerations", [])
+        pod["tolerations"] = executor.get("tolerations", [])
         return {"containers": [main], **pod}
 
     def _executor_input(self, task: Mapping[str, Any], component: Mapping[str, Any]) -> dict[str, Any]:
@@ -196,12 +198,12 @@ class _Model:
         return {"type": kind["artifactType"], "uri": place, "metadata": dict(metadata)}
 
 
-def _variables(told: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    for secret in told.get("secretAsEnv", ()):
+def _variables(executor: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    for secret in executor.get("secretAsEnv", ()):
         for one in secret["keyToEnv"]:
             source = {"name": secret["secretName"], "key": one["secretKey"], "optional": True}
             yield {"name": one["envVar"], "valueFrom": {"secretKeyRef": source}}
-    for one in told.get("fieldPathAsEnv", ()):
+    for one in executor.get("fieldPathAsEnv", ()):
         yield {"name": one["name"], "valueFrom": {"fieldRef": {"fieldPath": one["fieldPath"]}}}
 
 

@@ -137,7 +137,7 @@ def build_package(
     if placement is not None:
         place(spec, platform, placement)
     _keep_retrying(spec, platform)
-    tell_accelerators(spec)
+    set_accelerators(spec)
     if not cached:
         _switch_caching_off(spec)
     package = Package(spec, platform, pipeline_name)
@@ -145,7 +145,7 @@ def build_package(
         raise BadInputError(
             f"--require-digests: {', '.join(package.unpinned)} is not pinned; give --image NAME=...@sha256:DIGEST"
         )
-    _tell_images(package)
+    _set_images(package)
     return package
 
 
@@ -168,14 +168,14 @@ def images_of(uploaded: Any) -> dict[str, str]:
     return found
 
 
-def _tell_images(package: Package) -> None:
+def _set_images(package: Package) -> None:
     """Pinned images go into each task's environment, for records; KFP's cache does not look at it."""
     pinned = [image for image in package.images if is_pinned(image)]
     if not pinned:
         return
-    said = ",".join(f"{image.partition('@')[0].rpartition('/')[2].partition(':')[0]}={image}" for image in pinned)
+    pairs = ",".join(f"{image.partition('@')[0].rpartition('/')[2].partition(':')[0]}={image}" for image in pinned)
     for executor in _executors(package.spec):
-        executor["container"].setdefault("env", []).append({"name": "LORAPAR_IMAGES", "value": said})
+        executor["container"].setdefault("env", []).append({"name": "LORAPAR_IMAGES", "value": pairs})
 
 
 def _on_nodes(container: dict[str, Any]) -> Takes | None:
@@ -196,7 +196,7 @@ def _accelerators(container: dict[str, Any]) -> str:
     if not asked:
         return ""
     takes = _in_its_pod(container)
-    return takes.said() if takes is not None else f"? {asked.get('resourceType', '')}"
+    return takes.text() if takes is not None else f"? {asked.get('resourceType', '')}"
 
 
 def _switch_caching_off(spec: dict[str, Any]) -> None:
@@ -208,12 +208,12 @@ def _switch_caching_off(spec: dict[str, Any]) -> None:
             env.append({"name": REUSE_VARIABLE, "value": "off"})
 
 
-def tell_accelerators(spec: dict[str, Any]) -> None:
+def set_accelerators(spec: dict[str, Any]) -> None:
     """What each task takes, for the page of `plan` and number formats; what vote tasks take it works out itself."""
     for name, task, _ in _container_tasks(spec):
         if name == "plan":
-            told = {one: takes.told() for one, takes in _asked(spec).items()}
-            task["inputs"]["parameters"]["accelerators"] = {"runtimeValue": {"constant": told}}
+            asked_for = {one: takes.dump() for one, takes in _asked(spec).items()}
+            task["inputs"]["parameters"]["accelerators"] = {"runtimeValue": {"constant": asked_for}}
 
 
 def _asked(spec: dict[str, Any]) -> dict[str, Takes]:

@@ -81,8 +81,8 @@ def run_config(values: Mapping[str, Any]) -> RunConfig:
         if parameter.name == "registry" and not (value or config.registry.address):
             value = f"{str(values.get('store') or '.').rstrip('/')}/registry"
         if parameter.key and value:
-            said = _teachers(value) if parameter.name == "teachers" else value
-            config = _with(settings, f"{parameter.key}={said}", parameter.name)
+            plain = _teachers(value) if parameter.name == "teachers" else value
+            config = _with(settings, f"{parameter.key}={plain}", parameter.name)
     # Promotion can be switched off by either and on by neither alone: a form's default must not overrule the settings.
     return config if _promote(values.get("promote", True)) else _with(settings, "gate.promote=false", "promote")
 

@@ -376,9 +376,9 @@ def _place_environment(container: dict[str, Any], pod: dict[str, Any], env: Mapp
 def _trust(container: dict[str, Any], pod: dict[str, Any], bundle: CaBundle) -> None:
     """Mount the authorities, and name them to lorapar and to whatever does not know lorapar's variable."""
     kind, name = ("configMap", bundle.config_map) if bundle.secret is None else ("secret", bundle.secret)
-    told = {f"{kind}NameParameter": {"runtimeValue": {"constant": name}}}
+    name_parameter = {f"{kind}NameParameter": {"runtimeValue": {"constant": name}}}
     pod.setdefault(f"{kind}AsVolume", []).append(
-        {f"{kind}Name": name, "mountPath": AUTHORITIES, "optional": False, **told}
+        {f"{kind}Name": name, "mountPath": AUTHORITIES, "optional": False, **name_parameter}
     )
     for variable in (OWN_VARIABLE, S3_VARIABLE, *SHARED_VARIABLES):
         _set_variable(container, variable, f"{AUTHORITIES}/{bundle.entry}")

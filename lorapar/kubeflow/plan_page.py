@@ -15,7 +15,7 @@ from lorapar.local.calls import filter_calls, pick_calls, teacher_calls
 from lorapar.local.estimate import stage_memory_bytes
 from lorapar.report.formats import count_of
 from lorapar.stages.graph import GRAPH, Node
-from lorapar.training.shares import SHARED_STAGES, nodes_said, processes_said
+from lorapar.training.shares import SHARED_STAGES, nodes_text, processes_text
 
 Lanes = Mapping[str, Sequence[Lane]]
 
@@ -50,7 +50,7 @@ def _facts(config: RunConfig, number_format: str | None) -> str:
         "registry": plain(config.registry.address or "registry below the store"),
         "promotion": "where the gate finds it better" if config.gate.promote else "off",
     }
-    return "\n".join(f"- **{name}**: {said}" for name, said in facts.items())
+    return "\n".join(f"- **{name}**: {text}" for name, text in facts.items())
 
 
 def _row(
@@ -63,11 +63,11 @@ def _row(
     takes = (
         Takes(count=sum(int(lane.accelerators) for lane in lanes)) if lanes else accelerators.get(node.name, Takes())
     )
-    said = (str(takes.count or "none")) if lanes else takes.said()
+    text = (str(takes.count or "none")) if lanes else takes.text()
     need = memory(takes).get(node.stage)
     size = f"{need / 1e9:.1f} GB" if need else ""
     how = "; ".join(filter(None, [_how(node, lanes), *_processes(node, config, takes)]))
-    return f"| {node.name} | {task_of(node.name).image} | {size} | {said} | {how} |"
+    return f"| {node.name} | {task_of(node.name).image} | {size} | {text} | {how} |"
 
 
 def _memory_bytes(config: RunConfig, takes: Takes) -> dict[str, int]:
@@ -79,10 +79,10 @@ def _memory_bytes(config: RunConfig, takes: Takes) -> dict[str, int]:
 def _processes(node: Node, config: RunConfig, takes: Takes) -> list[str]:
     """In how many processes a node is done on its accelerators."""
     if takes.nodes > 1:
-        return [f"by a TrainJob: {line}" for line in nodes_said(config, node.stage, takes.nodes, takes.processes)]
+        return [f"by a TrainJob: {line}" for line in nodes_text(config, node.stage, takes.nodes, takes.processes)]
     if node.stage not in SHARED_STAGES or not takes.count:
         return []
-    return [f"processes: {line}" for line in processes_said(config, node.stage, takes.count)]
+    return [f"processes: {line}" for line in processes_text(config, node.stage, takes.count)]
 
 
 def _how(node: Node, lanes: Sequence[Lane]) -> str:

@@ -127,7 +127,7 @@ def run_report(given: ExecutorInput, ledger_of: Callable[[], Ledger], work: Path
     except (LoraparError, OSError) as error:
         summary, figures, known = _unknown(given, error), {}, False
     if known:
-        _say(outcome_line(summary.outcome()))
+        _print_line(outcome_line(summary.outcome()))
         summary = _kept(ledger, page, summary)
     text = summary_text(summary)
     webhook = given.text("webhook", "")
@@ -138,7 +138,7 @@ def run_report(given: ExecutorInput, ledger_of: Callable[[], Ledger], work: Path
             post_summary(webhook, text, summary)
         except LoraparError as error:
             text = summary_text(replace(summary, problems=(*summary.problems, _line(error))))
-    _tell(given, page, text, figures)
+    _write_outputs(given, page, text, figures)
 
 
 def close_cancelled(ledger: Ledger, work: Path) -> bool:
@@ -155,12 +155,12 @@ def close_cancelled(ledger: Ledger, work: Path) -> bool:
     return True
 
 
-def say_outcome(stage: str, metrics: Mapping[str, float]) -> None:
+def print_outcome(stage: str, metrics: Mapping[str, float]) -> None:
     """The line in the log of `gate` and `promote` that says how the run comes out."""
     if stage == "gate":
-        _say(outcome_line({"better": bool(metrics["better"]), "wanted": bool(metrics["promote"])}))
+        _print_line(outcome_line({"better": bool(metrics["better"]), "wanted": bool(metrics["promote"])}))
     elif stage == "promote":
-        _say(outcome_line({"promoted": bool(metrics["promoted"])}))
+        _print_line(outcome_line({"promoted": bool(metrics["promoted"])}))
 
 
 def recorded_outcome(ledger: Ledger) -> dict[str, Any]:
@@ -253,11 +253,11 @@ def _kept(ledger: Ledger, page: Path, summary: RunSummary) -> RunSummary:
 def _line(error: Exception) -> str:
     """An error as a line, which is also said in the log, where `submit --wait` looks for it."""
     line = redact(str(error))
-    _say(f"lorapar: report: {line}")
+    _print_line(f"lorapar: report: {line}")
     return line
 
 
-def _say(line: str) -> None:
+def _print_line(line: str) -> None:
     # Kubeflow's launcher may be gone before its stage is.
     with suppress(OSError):
         sys.stdout.write(f"{line}\n")
@@ -383,7 +383,7 @@ def _keep(ledger: Ledger, page: Path, text: str, summary: RunSummary) -> None:
     ledger.write_result(OUTCOME_FILE, json_text(summary.outcome()).encode())
 
 
-def _tell(given: ExecutorInput, page: Path, text: str, figures: Mapping[str, Any]) -> None:
+def _write_outputs(given: ExecutorInput, page: Path, text: str, figures: Mapping[str, Any]) -> None:
     out = ExecutorOutput(given)
     if (page / "report.html").is_file():
         out.write_file("page", (page / "report.html").read_text(encoding="utf-8"))

@@ -410,18 +410,18 @@ def _refused(address: str, doing: str, error: Any) -> UnreachableError | BadInpu
     """401 and 403 are about credentials, other 4xx about what was asked, the rest about the server."""
     try:
         body = json.loads(error.body or "{}")
-        said = str(body.get("message") or body.get("error_message") or "")[:300]
+        message = str(body.get("message") or body.get("error_message") or "")[:300]
     except (json.JSONDecodeError, AttributeError):
-        said = ""
-    said = " ".join(said.split()) or str(error.reason)
+        message = ""
+    message = " ".join(message.split()) or str(error.reason)
     if proxy := proxy_refusal(error.status, address):
         return UnreachableError(f"{address}: {doing}: {proxy}")
     if error.status in (401, 403):
         return UnreachableError(
-            f"{address}: {doing}: refused ({error.status} {said}); set {TOKEN_VARIABLE} or {COOKIES_VARIABLE}, "
+            f"{address}: {doing}: refused ({error.status} {message}); set {TOKEN_VARIABLE} or {COOKIES_VARIABLE}, "
             "or check --namespace and the rights there"
         )
     if error.status is not None and 400 <= error.status < 500 and error.status not in _LATER:
         kind = NotInKubeflowError if error.status == 404 else BadInputError
-        return kind(f"{address}: {doing}: Kubeflow says {error.status}: {said}")
-    return UnreachableError(f"{address}: {doing}: Kubeflow failed ({error.status} {said}); try again later")
+        return kind(f"{address}: {doing}: Kubeflow says {error.status}: {message}")
+    return UnreachableError(f"{address}: {doing}: Kubeflow failed ({error.status} {message}); try again later")

@@ -32,7 +32,7 @@ from lorapar.kubeflow.follow import (
 from lorapar.kubeflow.ledger import Ledger
 from lorapar.kubeflow.package import PlannedTask, build_package
 from lorapar.kubeflow.reporting import OUTCOME_FILE, close_cancelled, node_outcomes, recorded_outcome
-from lorapar.kubeflow.summary import said_outcome
+from lorapar.kubeflow.summary import logged_outcome
 from lorapar.kubeflow.waiting import Waiting
 from lorapar.kubeflow.workflow import Pod, read_workflow
 from lorapar.records import digest_of
@@ -196,22 +196,22 @@ def told_state(server: Any, run: Any) -> str:
 def _success(followed: Followed, kept: RunStore) -> Ending:
     """What the run's report says, or the records of the tasks that decide: in the store; else the logs of both."""
     outcome, unread = kept.result(OUTCOME_FILE)
-    ending = _told(followed.run, outcome or {}) or _told(followed.run, kept.ask(recorded_outcome) or {})
+    ending = _ending_of(followed.run, outcome or {}) or _ending_of(followed.run, kept.ask(recorded_outcome) or {})
     if ending is not None:
         return ending
-    said, silent = _logged(followed)
-    ending = _told(followed.run, said)
+    outcome, silent = _logged(followed)
+    ending = _ending_of(followed.run, outcome)
     if ending is not None:
         return ending
     return Ending(
         ExitCode.UNKNOWN,
         f"run {followed.run}: succeeded, but whether its adapter is better or was promoted is not known here: "
-        f"{unread or f'{OUTCOME_FILE} does not say it'}; {silent}; look at the page of the task `report` in Kubeflow "
+        f"{unread or f'{OUTCOME_FILE} does not log it'}; {silent}; look at the page of the task `report` in Kubeflow "
         "or at `lorapar adapters list`",
     )
 
 
-def _told(run: str, outcome: Mapping[str, Any]) -> Ending | None:
+def _ending_of(run: str, outcome: Mapping[str, Any]) -> Ending | None:
     """The ending that an outcome names; None where it names none. What it does not hold is not known, not false."""
     better, promoted, wanted = (outcome.get(name) for name in ("better", "promoted", "wanted"))
     if outcome.get("unchanged"):
@@ -233,14 +233,14 @@ def _logged(followed: Followed) -> tuple[dict[str, Any], str]:
     """What the logs of the deciding tasks say, over Kubeflow's API; and why they say nothing."""
     if followed.workflow is None:
         return {}, "Kubeflow does not hand out the run's workflow, so that no log can be found"
-    said: dict[str, Any] = {}
+    outcome: dict[str, Any] = {}
     silent = "no task of it has a log that says it"
     for pod in _pods_of(followed, _TELLING):
         try:
-            said |= said_outcome(followed.server.log(followed.run, pod.name))
+            outcome |= logged_outcome(followed.server.log(followed.run, pod.name))
         except LoraparError as error:
             silent = str(error)
-    return said, silent
+    return outcome, silent
 
 
 def _pods_of(followed: Followed, nodes: Sequence[str]) -> Iterator[Pod]:
@@ -266,7 +266,7 @@ def _deleted(run: str, kept: RunStore) -> Ending:
 def _finished(run: str, kept: RunStore) -> Ending | None:
     """What the report of a run that came to its end has written down of it; None where there is none."""
     outcome = kept.result(OUTCOME_FILE)[0] or {}
-    return _told(run, outcome) if outcome.get("succeeded") is True and not outcome.get("cancelled") else None
+    return _ending_of(run, outcome) if outcome.get("succeeded") is True and not outcome.get("cancelled") else None
 
 
 def _cancelled(followed: Followed, kept: RunStore, states: Sequence[TaskState]) -> Ending:
@@ -300,10 +300,10 @@ def _how_gone(followed: Followed) -> str:
 def _failure(followed: Followed, kept: RunStore, states: Sequence[TaskState]) -> Ending:
     run, pods = followed.run, _failed_pods(followed)
     stopped = bool(pods) and all(pod.stopped for pod in pods)
-    said = _errors(kept) or {_names(followed, pod): _reason(followed, pod) for pod in pods}
+    errors = _errors(kept) or {_names(followed, pod): _reason(followed, pod) for pod in pods}
     failed = [task.name for task in states if task.state == "FAILED"]
-    if said:
-        words = "; ".join(f"{stage}: {line}" for stage, line in said.items())
+    if errors:
+        words = "; ".join(f"{stage}: {line}" for stage, line in errors.items())
     elif failed:
         words = f"{', '.join(failed)} failed"
     else:
@@ -319,8 +319,8 @@ def _failure(followed: Followed, kept: RunStore, states: Sequence[TaskState]) ->
 def _promoted_before(followed: Followed, kept: RunStore) -> str:
     """What must not be lost sight of in a run that failed after its promotion, as where its report did."""
     in_the_store = (kept.result(OUTCOME_FILE)[0] or {}, kept.ask(recorded_outcome) or {})
-    said = any(one.get("promoted") is True for one in in_the_store)
-    return PROMOTED_BEFORE if said or _logged(followed)[0].get("promoted") is True else ""
+    promoted = any(one.get("promoted") is True for one in in_the_store)
+    return PROMOTED_BEFORE if promoted or _logged(followed)[0].get("promoted") is True else ""
 
 
 def _errors(kept: RunStore) -> dict[str, str]:

@@ -68,17 +68,17 @@ def outcome_line(outcome: Mapping[str, Any]) -> str:
     return OUTCOME + json.dumps(dict(outcome), sort_keys=True)
 
 
-def said_outcome(log: str) -> dict[str, Any]:
+def logged_outcome(log: str) -> dict[str, Any]:
     """What the lines of a log say of the outcome; empty where they say nothing."""
-    said: dict[str, Any] = {}
+    outcome: dict[str, Any] = {}
     for line in log.splitlines():
         if line.startswith(OUTCOME):
             try:
                 value = json.loads(line.removeprefix(OUTCOME))
             except json.JSONDecodeError:
                 continue
-            said |= value if isinstance(value, dict) else {}
-    return said
+            outcome |= value if isinstance(value, dict) else {}
+    return outcome
 
 
 def flat_scores(figures: Mapping[str, Any]) -> dict[str, float]:

@@ -22,21 +22,21 @@ class Takes(BaseModel):
     processes: int = Field(1, ge=1)
     """On each of several nodes."""
 
-    def said(self) -> str:
+    def text(self) -> str:
         """For people: `1 nvidia.com/gpu`, `2 nodes x 4 processes, 4 nvidia.com/gpu each`; empty where it takes none."""
         held = f"{self.count} {self.accelerator}" if self.count else ""
         if self.nodes == 1:
             return held
         return f"{self.nodes} nodes x {self.processes} processes{f', {held} each' if held else ''}"
 
-    def told(self) -> dict[str, Any]:
+    def dump(self) -> dict[str, Any]:
         """As `read_takes` reads it."""
         return self.model_dump(exclude_defaults=True)
 
 
-def read_takes(told: object) -> dict[str, Takes]:
+def read_takes(parameter: object) -> dict[str, Takes]:
     """What tasks take, by task, as the parameter `accelerators` of the task `plan` has it; raises BadInputError."""
-    given = told if isinstance(told, Mapping) else {"": told}
+    given = parameter if isinstance(parameter, Mapping) else {"": parameter}
     try:
         return {str(task): Takes.model_validate(value) for task, value in given.items()}
     except ValidationError as error:

@@ -66,7 +66,7 @@ TASKS: tuple[PipelineTask, ...] = (
     PipelineTask("report"),
 )
 REUSE_VARIABLE = "LORAPAR_REUSE"
-"""`off` where a run is to make everything anew (`--no-cache`): no finished stage is taken from the store then."""
+"""`off` where a run is to make everything again (`--no-cache`): no finished stage is taken from the store then."""
 LOOPED_NODE = "vote-first"
 """Its task is a loop in the pipeline: each item asks some of the round's teachers."""
 

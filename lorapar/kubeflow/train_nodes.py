@@ -131,7 +131,7 @@ def train_on_nodes(
             job.end(0)  # a node hangs on: its accelerators are free for others
         return record
     except KeyboardInterrupt:
-        progress.say(f"told to stop: the TrainJob {job.name} is deleted, and its nodes keep what they have done")
+        progress.log(f"told to stop: the TrainJob {job.name} is deleted, and its nodes keep what they have done")
         job.end(STOP_SECONDS)
         raise
     except Exception:
@@ -149,7 +149,7 @@ class _Job:
         self._api, self._ledger, self._of, self._wanted, self._progress = api, ledger, name, wanted, progress
         self._log = _FirstLog(api)
         self._attempt, self._pods = "", list[JobPod]()
-        self._waiting_since, self._told = time.monotonic(), ""
+        self._waiting_since, self._logged = time.monotonic(), ""
         self._mine, self._failed = False, dict[str, Any]()
         self.is_complete = False
         """Whether all nodes have succeeded, as the job itself says."""
@@ -162,8 +162,8 @@ class _Job:
             with suppress(AlreadyThereError):
                 self._api.create(train_job(pod, self._wanted, self._of, attempt, command))
                 self._attempt, self._mine = attempt, True
-                self._progress.say(
-                    f"TrainJob {self.name}: {self._wanted.takes.said()}, by the runtime {self._wanted.runtime}; "
+                self._progress.log(
+                    f"TrainJob {self.name}: {self._wanted.takes.text()}, by the runtime {self._wanted.runtime}; "
                     f"kubectl -n {self._api.namespace} get trainjob {self.name}"
                 )
                 return
@@ -178,7 +178,7 @@ class _Job:
         if marks.get(KEY_ANNOTATION) != self._of.key:
             raise BadInputError(f"the TrainJob {self.name} is there and not this task's; delete it and start again")
         if metadata.get("deletionTimestamp") or _condition(found, "Failed"):
-            self._progress.say(f"the TrainJob {self.name} of an earlier try has ended; waiting until it is gone")
+            self._progress.log(f"the TrainJob {self.name} of an earlier try has ended; waiting until it is gone")
             if not self._remove(GONE_SECONDS):
                 raise UnreachableError(
                     f"the TrainJob {self.name} of an earlier try is still there {GONE_SECONDS:.0f} s after it was "
@@ -187,7 +187,7 @@ class _Job:
             return False
         self._attempt, self._mine = str(marks.get(ATTEMPT_ANNOTATION)), True
         Outcomes(self._ledger, self._attempt)
-        self._progress.say(f"the TrainJob {self.name} of an earlier try is there; following it")
+        self._progress.log(f"the TrainJob {self.name} of an earlier try is there; following it")
         return True
 
     def follow(self) -> None:
@@ -214,7 +214,7 @@ class _Job:
                 if all(pod.ended for pod in self._pods) or time.monotonic() - failed_at > END_SECONDS:
                     break
             else:
-                self._tell_waiting(job)
+                self._log_waiting(job)
             time.sleep(POLL_SECONDS)
         self._log.finish()
 
@@ -257,7 +257,7 @@ class _Job:
     def _look(self) -> tuple[dict[str, Any] | None, list[JobPod]]:
         return self._api.job(self.name), [JobPod.of(one) for one in self._api.pods(self.name)]
 
-    def _tell_waiting(self, job: dict[str, Any]) -> None:
+    def _log_waiting(self, job: dict[str, Any]) -> None:
         """After two minutes, and again where it has changed, what pods wait for."""
         now = time.monotonic()
         if sum(pod.started for pod in self._pods) >= self._wanted.nodes:
@@ -266,9 +266,9 @@ class _Job:
         if now - self._waiting_since < PATIENCE_SECONDS:
             return
         why = why_not_started(job, self._pods, self._wanted, self._api.namespace)
-        if why != self._told:
-            self._told = why
-            self._progress.say(why)
+        if why != self._logged:
+            self._logged = why
+            self._progress.log(why)
 
 
 class _FirstLog:
@@ -315,7 +315,7 @@ def _condition(job: dict[str, Any], kind: str) -> dict[str, Any] | None:
 
 
 def _error_of(found: dict[int, NodeOutcome]) -> LoraparError | None:
-    """The error of the first node that has one which a person can mend."""
+    """The error of the first node that has one which a person can fix."""
     from lorapar.stages.process_endings import ERRORS
 
     for one in _own(found):
@@ -349,8 +349,8 @@ def _failure(
         return Terminated()
     lines = [f"node {pod.rank}: exit code {pod.exit_code} {pod.reason}".rstrip() for pod in pods if pod.failed]
     ended = f"{condition.get('reason', '')}: {condition.get('message', '')}" if condition else ""
-    said = bug or "; ".join(lines) or ended or "no node left a word"
-    return RuntimeError(f"the TrainJob {name} failed ({said}); kubectl -n {namespace} describe trainjob {name}")
+    message = bug or "; ".join(lines) or ended or "no node left a word"
+    return RuntimeError(f"the TrainJob {name} failed ({message}); kubectl -n {namespace} describe trainjob {name}")
 
 
 # What a node does.

@@ -90,7 +90,7 @@ class TrainerApi:
             except ApiException as error:
                 if error.status == 409:
                     raise AlreadyThereError from None
-                if error.status in (400, 422) and _PATCHES in _said(error) and "unknown field" in _said(error):
+                if error.status in (400, 422) and _PATCHES in _message(error) and "unknown field" in _message(error):
                     raise BadInputError(_TOO_OLD) from None
                 raise
         if not made["spec"].get(_PATCHES):
@@ -156,22 +156,22 @@ def _errors(doing: str) -> Iterator[None]:
     try:
         yield
     except ApiException as error:
-        said = _said(error)
+        message = _message(error)
         if error.status in _LATER or error.status >= 500:
-            raise UnreachableError(f"{doing}: Kubernetes says {error.status}: {said}") from None
-        if error.status == 403 and "cannot" in said:  # an admission webhook that denies says 403 too
-            said += "; give the ServiceAccount of the runs the right (the chart's pipeline.trainJobs.enabled does)"
+            raise UnreachableError(f"{doing}: Kubernetes says {error.status}: {message}") from None
+        if error.status == 403 and "cannot" in message:  # an admission webhook that denies says 403 too
+            message += "; give the ServiceAccount of the runs the right (the chart's pipeline.trainJobs.enabled does)"
         if error.status == 404 and KIND in doing:
-            said += "; Kubeflow Trainer 2 must be installed in the cluster"
-        raise BadInputError(f"{doing}: Kubernetes refuses ({error.status}): {said}") from None
+            message += "; Kubeflow Trainer 2 must be installed in the cluster"
+        raise BadInputError(f"{doing}: Kubernetes refuses ({error.status}): {message}") from None
     except (HTTPError, OSError) as error:
         raise UnreachableError(f"{doing}: Kubernetes does not answer: {redact(str(error))}") from None
 
 
-def _said(error: Any) -> str:
+def _message(error: Any) -> str:
     """Kubernetes' own words."""
     try:
-        said = str(json.loads(error.body)["message"])
+        message = str(json.loads(error.body)["message"])
     except (ValueError, KeyError, TypeError):
-        said = str(error.reason)
-    return redact(" ".join(said.split()))
+        message = str(error.reason)
+    return redact(" ".join(message.split()))

@@ -27,7 +27,7 @@ class Waiting:
 
     def __enter__(self) -> Waiting:
         self._began, self._over = time.monotonic(), threading.Event()
-        self.speaker = threading.Thread(target=self._speak, args=(self._began, self._over), daemon=True)
+        self.speaker = threading.Thread(target=self._print_waiting, args=(self._began, self._over), daemon=True)
         self.speaker.start()
         return self
 
@@ -36,7 +36,7 @@ class Waiting:
     ) -> None:
         self._over.set()
 
-    def _speak(self, began: float, over: threading.Event) -> None:
+    def _print_waiting(self, began: float, over: threading.Event) -> None:
         pause = FIRST_SECONDS
         while not over.wait(pause):
             pause = EVERY_SECONDS

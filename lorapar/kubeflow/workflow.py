@@ -65,8 +65,8 @@ class Pod:
     @property
     def stopped(self) -> bool:
         """Whether it was ended from outside: by SIGTERM, or taken away with its node."""
-        said = self.message.lower()
-        return self.state == "FAILED" and (self.exit_code == TERMINATED or any(word in said for word in _STOPPED))
+        message = self.message.lower()
+        return self.state == "FAILED" and (self.exit_code == TERMINATED or any(word in message for word in _STOPPED))
 
 
 @dataclass(frozen=True)
@@ -249,14 +249,14 @@ def _segments(node: Mapping[str, Any]) -> list[str]:
 
 
 def _has_no_pod_yet(node: Mapping[str, Any]) -> bool:
-    said = str(node.get("message") or "").lower()
-    return node.get("phase") == "Pending" and any(word in said for word in _NOT_MADE)
+    message = str(node.get("message") or "").lower()
+    return node.get("phase") == "Pending" and any(word in message for word in _NOT_MADE)
 
 
 def _exit_code(node: Mapping[str, Any], message: str) -> int | None:
-    said = str((node.get("outputs") or {}).get("exitCode") or "")
+    code = str((node.get("outputs") or {}).get("exitCode") or "")
     match = _EXIT_CODE.search(message)
-    text = said or (match[1] if match else "")
+    text = code or (match[1] if match else "")
     return int(text) if text.isdigit() else None
 
 

@@ -1,4 +1,4 @@
-"""How often teachers, judges and the run's own adapters will be asked, in words, before any is."""
+"""How many requests teachers, judges and the run's own adapters will get, as lines of `plan`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MODELS = 4
 
 
 def teacher_calls(config: RunConfig) -> str:
-    """Rows that lie here are read for it, and so checked; a hub's are not fetched."""
+    """Rows that are here are read for it, and so checked; a hub's are not fetched."""
     teachers = len(config.teachers)
     first = quorum_size(teachers, config.voting.quorum)
     who = f"{first} read every row" + (f", {teachers - first} more only undecided rows" if teachers > first else "")

@@ -1,4 +1,4 @@
-"""A person's last word on labels: contested rows out of a run folder as CSV, edited labels back into it."""
+"""Labels edited by hand: contested rows out of a run folder as CSV, edited labels back into it."""
 
 from __future__ import annotations
 

@@ -77,12 +77,14 @@ class StageMemory:
         return held + passing + self.context
 
     @property
-    def said(self) -> str:
+    def description(self) -> str:
         """The terms of 10 MB and more, largest first, in GB."""
         names = (one.name for one in fields(self) if one.name != "shards")
         terms = sorted(((getattr(self, name), name) for name in names), reverse=True)
-        said = ", ".join(f"{name.replace('_', ' ')} {size / 1e9:.2f}" for size, name in terms if size >= 10_000_000)
-        return said if self.shards == 1 else f"in each of {self.shards} processes {said}"
+        description = ", ".join(
+            f"{name.replace('_', ' ')} {size / 1e9:.2f}" for size, name in terms if size >= 10_000_000
+        )
+        return description if self.shards == 1 else f"in each of {self.shards} processes {description}"
 
 
 def device_here() -> Device:
@@ -321,7 +323,7 @@ _USABLE = 0.92
 """What fragmentation and the driver leave of a card."""
 
 
-def cards_said(memory: StageMemory, *, shared: Literal["fsdp2", "layers"] | None = None, gathered: int = 0) -> str:
+def cards_text(memory: StageMemory, *, shared: Literal["fsdp2", "layers"] | None = None, gathered: int = 0) -> str:
     """The smallest card that holds a stage, or one of its processes; where none does, what would.
 
     `shared`: how several cards can hold its weights together; `gathered`: what each then holds of them beside its part.

@@ -39,11 +39,11 @@ def executed(
     The block puts the outputs where they belong. Only then is the unfinished work in the store removed.
     """
     with kept(store, _unfinished(record), call.scratch, checkpoint, call.progress) as keeper:
-        anew = all(path.name.startswith(".") for path in call.scratch.iterdir())
+        is_new = all(path.name.startswith(".") for path in call.scratch.iterdir())
         finished = execute(record, replace(call, keeper=keeper, store=store))
         yield finished
     keeper.forget()
-    if store is not None and anew and call.crew is None:  # on several nodes each knows of its own only
+    if store is not None and is_new and call.crew is None:  # on several nodes each knows of its own only
         keep_timing(store, finished, call)
 
 
@@ -63,7 +63,7 @@ def execute(record: StageRecord, call: StageCall[Any]) -> StageRecord:
     Raises the stage's own LoraparError, StorageError where the disk is full.
     """
     if "torch" in sys.modules:  # else no stage before has held tensors, and a task of seconds need not import the room
-        from lorapar.basemodel.allocator import give_back_freed_memory
+        from lorapar.basemodel.memory import give_back_freed_memory
 
         give_back_freed_memory()
     reset_peak()

@@ -57,14 +57,14 @@ def _found(plan: Plan, nodes: Iterable[Node], store: ObjectStore) -> dict[str, E
         if wanted is None:
             continue
         timings = kept_timings(store, node.stage, wanted.shape)
-        told = expected(wanted, timings, device_name(), processes_here(node.stage, config.processes))
-        if told is not None:
-            found[node.name] = told
+        estimate = expected(wanted, timings, device_name(), processes_here(node.stage, config.processes))
+        if estimate is not None:
+            found[node.name] = estimate
     return found
 
 
-def hours_said(found: dict[str, Expected], running: Iterable[Node]) -> list[str]:
-    """What stands below the table: what the times come from, their sum, and which stages with a model it lacks."""
+def hours_text(found: dict[str, Expected], running: Iterable[Node]) -> list[str]:
+    """What is below the table: what the times come from, their sum, and which stages with a model it lacks."""
     if not found:
         return []
     lines = []
@@ -93,7 +93,7 @@ def _store_of(config: RunConfig) -> ObjectStore | None:
 
 
 def _rows(config: RunConfig) -> Iterator[Example]:
-    """The run's rows where they lie here; a hub's are not fetched."""
+    """The run's rows where they are here; a hub's are not fetched."""
     if not is_far(config.data):
         try:
             yield from load_examples(config.data, config.seed)

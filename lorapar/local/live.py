@@ -34,7 +34,7 @@ _STEPS = 200
 _TAIL_BYTES = 200_000
 _WARNINGS = 5
 _LOCAL_SECONDS, _STORE_SECONDS = 1.0, 15.0
-"""How often a document is written anew at most."""
+"""How often a document is rewritten at most."""
 State = Literal["waiting", "running", "finished", "failed"]
 Write = Callable[[str], None]
 
@@ -79,7 +79,7 @@ class LiveProgress:
         self._begun = time.monotonic()
         self.live.title, self.live.total, self.live.done, self.live.note = title, total, 0, ""
         self.live.seconds_left = None
-        self.tell()
+        self.write()
 
     def advance(self, units: int = 1, note: str = "") -> None:
         """Some units are done."""
@@ -89,16 +89,16 @@ class LiveProgress:
         if live.total and live.done:
             live.seconds_left = (time.monotonic() - self._begun) / live.done * max(0, live.total - live.done)
         if self._written is None or time.monotonic() - self._written >= self._every:
-            self.tell()
+            self.write()
 
-    def say(self, line: str) -> None:
+    def log(self, line: str) -> None:
         """One line; warnings stay in the document."""
-        self._inner.say(line)
+        self._inner.log(line)
         if line.lower().startswith("warning"):
             self.live.warnings = [*self.live.warnings, redact(line)][-_WARNINGS:]
-            self.tell()
+            self.write()
 
-    def tell(self) -> None:
+    def write(self) -> None:
         """Write the document."""
         self._written = time.monotonic()
         self.live.updated = datetime.now(UTC).isoformat(timespec="seconds")
@@ -116,7 +116,7 @@ def live_in_folder(root: Path, node: str, scratch: Path, inner: Progress) -> Ite
 
 @contextmanager
 def live_in_store(store: ObjectStore, run: str, node: str, scratch: Path, inner: Progress) -> Iterator[Progress]:
-    """A Progress whose document lies in a store; written in the background, so that a slow store holds up no stage."""
+    """A Progress whose document is in a store; written in the background, so that a slow store holds up no stage."""
     if not run:
         yield inner
         return
@@ -130,7 +130,7 @@ def live_in_store(store: ObjectStore, run: str, node: str, scratch: Path, inner:
 
 @contextmanager
 def _live(progress: LiveProgress) -> Iterator[Progress]:
-    progress.tell()
+    progress.write()
     try:
         yield progress
     except BaseException as error:
@@ -141,7 +141,7 @@ def _live(progress: LiveProgress) -> Iterator[Progress]:
         progress.live.state = "finished"
     finally:
         progress.live.seconds_left = None
-        progress.tell()
+        progress.write()
 
 
 def end_live(root: Path) -> None:

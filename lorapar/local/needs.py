@@ -1,4 +1,4 @@
-"""What a run on this machine will need late, asked before anything is trained: its registry, its keys, and packages.
+"""What later stages of a run need on this machine, checked before training: its registry, its keys, and packages.
 
 `lorapar plan` and `lorapar run` ask. The stage `plan` does not: in a cluster it runs in an image that has none of the
 packages, while the images of the stages that need them have.
@@ -127,7 +127,7 @@ def _require_earlier_fits(model: ModelConfig, skeleton: PreTrainedModel) -> None
 
     with TemporaryDirectory() as scratch:
         folder = fetch_start(model, Path(scratch) / "start")
-        read_earlier(folder, model.adapter_said).require_fit(skeleton)
+        read_earlier(folder, model.adapter_text).require_fit(skeleton)
     _fitting.add(key)
 
 
@@ -165,7 +165,7 @@ def require_sandbox(nodes: Iterable[Node], config: RunConfig) -> None:
 
 
 def _require_tests(config: RunConfig) -> None:
-    """Rows that lie here are read for it; a hub's are not fetched."""
+    """Rows that are here are read for it; a hub's are not fetched."""
     if is_far(config.data):
         return
     try:
@@ -203,7 +203,7 @@ def own_answers(nodes: Iterable[Node], config: RunConfig) -> str | None:
         return None
     return (
         f"{len(failing):,} of the first {len(rows):,} rows do not pass their tests by their own answer, such as row "
-        f"'{failing[0].id}' ({failing[0].question[:40]!r}); mend the answer or the tests"
+        f"'{failing[0].id}' ({failing[0].question[:40]!r}); fix the answer or the tests"
     )
 
 

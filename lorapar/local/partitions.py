@@ -50,7 +50,7 @@ def swept(folder: Path) -> tuple[list[SweepRow], Path]:
     return rows, plot
 
 
-def partition_figures(folder: Path) -> dict[str, int | float | str]:
+def partition_metrics(folder: Path) -> dict[str, int | float | str]:
     """Sizes, active fractions and Jaccard of the run's own partition."""
     path = RunFolder(folder).artifact("partition", "partition") / "summary.json"
     if not path.is_file():
@@ -58,9 +58,9 @@ def partition_figures(folder: Path) -> dict[str, int | float | str]:
     return {name: value for name, value in read_json(path).items() if isinstance(value, int | float | str)}
 
 
-def partition_table(figures: Mapping[str, int | float | str]) -> Table:
-    """What `partition_figures` gives, for people."""
+def partition_table(metrics: Mapping[str, int | float | str]) -> Table:
+    """What `partition_metrics` gives, for people."""
     table = Table("figure", "value", box=None, header_style="bold")
-    for name, value in figures.items():
+    for name, value in metrics.items():
         table.add_row(name, f"{value:.4g}" if isinstance(value, float) else str(value))
     return table

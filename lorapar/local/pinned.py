@@ -1,6 +1,6 @@
-"""Captured rows of a run that has not come to its end: the next call reads the same files, whatever has come since.
+"""Captured files of an unfinished run: the next call reads the same ones, whatever was captured since.
 
-`plan` settles days and files of a capture anew at each call, and a server writes some every few minutes. Without this
+`plan` settles days and files of a capture again at each call, and a server writes some every few minutes. Without this
 a run that was killed would begin with other rows, and nothing it had done could be used.
 """
 
@@ -34,7 +34,7 @@ def with_pinned(config: RunConfig, folder: RunFolder) -> RunConfig:
     return config.model_copy(update={"data": config.data.model_copy(update={"capture": found.capture})})
 
 
-def pinned_said(config: RunConfig, folder: RunFolder) -> str | None:
+def pinned_text(config: RunConfig, folder: RunFolder) -> str | None:
     """A line on it, for people; None where `with_pinned` changes nothing."""
     found = with_pinned(config, folder).data.capture
     if found == config.data.capture:

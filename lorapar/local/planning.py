@@ -14,11 +14,11 @@ from rich.text import Text
 from lorapar.basemodel.shape import model_shape
 from lorapar.config import RunConfig
 from lorapar.config.idle import without_effect
-from lorapar.config.training import PhaseConfig, phase_said
+from lorapar.config.training import PhaseConfig, phase_text
 from lorapar.local.calls import filter_calls, judge_calls, pick_calls, teacher_calls
 from lorapar.local.edits import with_edits
-from lorapar.local.estimate import StageMemory, cards_said, gathered_bytes, held_rank, stage_memory
-from lorapar.local.expectation import expectations, hours_said
+from lorapar.local.estimate import StageMemory, cards_text, gathered_bytes, held_rank, stage_memory
+from lorapar.local.expectation import expectations, hours_text
 from lorapar.local.folder import RunFolder
 from lorapar.local.forecast import planned_omissions
 from lorapar.local.needs import (
@@ -30,7 +30,7 @@ from lorapar.local.needs import (
     require_packages,
     require_sandbox,
 )
-from lorapar.local.pinned import pinned_said, with_pinned
+from lorapar.local.pinned import pinned_text, with_pinned
 from lorapar.local.preview import PlannedNode, preview
 from lorapar.local.runner import last_node, with_registry
 from lorapar.local.timing import Expected
@@ -43,7 +43,7 @@ from lorapar.stages.plan import make_plan
 from lorapar.stages.plan_file import Plan
 from lorapar.store import is_s3
 from lorapar.store.file_system import lacking
-from lorapar.training.shares import SHARED_STAGES, processes_said, visible_gpus
+from lorapar.training.shares import SHARED_STAGES, processes_text, visible_gpus
 
 if TYPE_CHECKING:
     from lorapar.adapter import Targets
@@ -98,7 +98,7 @@ def plan_run(config: RunConfig, out: Path, *, until: str | None, fresh: bool) ->
     folder.require_own()
     ask_storage(config)
     config = with_edits(with_registry(config, out), folder)
-    pinned = None if fresh else pinned_said(config, folder)
+    pinned = None if fresh else pinned_text(config, folder)
     plan = make_plan(config if fresh else with_pinned(config, folder))
     nodes = _up_to(preview(plan, folder), last)
     running = [planned.node for planned in nodes if fresh or not planned.reused]
@@ -128,8 +128,8 @@ def plan_run(config: RunConfig, out: Path, *, until: str | None, fresh: bool) ->
     seen = look(plan.config)
     stages = {node.stage for node in running}
     where = (*_adapter(plan.config, targets), *_phases(plan.config), *_processes(plan.config, stages))
-    told = [*hours_said(hours, running), *([unasked] if unasked else [])]
-    times = [Text(f"{'time' if place == 0 else '':<12}{line}") for place, line in enumerate(told)]
+    lines = [*hours_text(hours, running), *([unasked] if unasked else [])]
+    times = [Text(f"{'time' if place == 0 else '':<12}{line}") for place, line in enumerate(lines)]
     facts = (
         *_facts(plan, out, seen),
         *where,
@@ -144,8 +144,8 @@ def plan_run(config: RunConfig, out: Path, *, until: str | None, fresh: bool) ->
 def _phases(config: RunConfig) -> list[Text]:
     """Phases with settings of their own, and settings that do nothing, a line each."""
     own = [phase for phase in config.phases if isinstance(phase, PhaseConfig) and phase.settings]
-    said = [Text(f"{'phases' if place == 0 else '':<12}{phase_said(phase)}") for place, phase in enumerate(own)]
-    return [*said, *(Text(f"settings    {note}", style="yellow") for note in without_effect(config))]
+    lines = [Text(f"{'phases' if place == 0 else '':<12}{phase_text(phase)}") for place, phase in enumerate(own)]
+    return [*lines, *(Text(f"settings    {note}", style="yellow") for note in without_effect(config))]
 
 
 def _up_to(planned: list[PlannedNode], last: str) -> list[PlannedNode]:
@@ -158,7 +158,7 @@ def _state(reused: bool) -> Text:
 
 
 def _held(config: RunConfig) -> str:
-    return ", ".join(filter(None, (config.model.dtype, config.model.quantization_said)))
+    return ", ".join(filter(None, (config.model.dtype, config.model.quantization_text)))
 
 
 def _revision(config: RunConfig) -> str:
@@ -215,13 +215,13 @@ def _memory(config: RunConfig, memory: Mapping[str, StageMemory], on_card: Mappi
     shape = model_shape(config.model)
     gathered = gathered_bytes(shape, config.model, "cuda") if shape is not None else 0
     cards = {
-        stage: cards_said(on_card[stage], shared="layers" if whole else None)
+        stage: cards_text(on_card[stage], shared="layers" if whole else None)
         if stage == "score"
-        else cards_said(on_card[stage], shared="fsdp2" if whole else None, gathered=gathered)
+        else cards_text(on_card[stage], shared="fsdp2" if whole else None, gathered=gathered)
         for stage in found
     }
     return [
-        Text(f"{'memory, GB' if place == 0 else '':<12}{stage}: {memory[stage].said}; {cards[stage]}")
+        Text(f"{'memory, GB' if place == 0 else '':<12}{stage}: {memory[stage].description}; {cards[stage]}")
         for place, stage in enumerate(found)
     ]
 
@@ -229,8 +229,8 @@ def _memory(config: RunConfig, memory: Mapping[str, StageMemory], on_card: Mappi
 def _processes(config: RunConfig, stages: set[str]) -> list[Text]:
     """In how many processes stages are done here, where that is not one, or not all that there could be."""
     shared = [one for one in SHARED_STAGES if one in stages and (one in config.methods or one not in ("sft", "rl"))]
-    said = {stage: processes_said(config, stage, visible_gpus()) for stage in shared}
-    return [Text(f"processes   {stage}: {line}") for stage, lines in said.items() for line in lines]
+    shared_lines = {stage: processes_text(config, stage, visible_gpus()) for stage in shared}
+    return [Text(f"processes   {stage}: {line}") for stage, lines in shared_lines.items() for line in lines]
 
 
 def _start(config: RunConfig) -> list[str]:
@@ -245,12 +245,12 @@ def _start(config: RunConfig) -> list[str]:
     vllm = f"vLLM needs --max-lora-rank {served}" if served else f"vLLM serves no rank above {VLLM_RANKS[-1]}"
     if model.continue_:
         return [
-            f"goes on     with {model.adapter_said} itself: no new elements; its rank ({rank}), alpha and modules "
+            f"goes on     with {model.adapter_text} itself: no new elements; its rank ({rank}), alpha and modules "
             f"stay, whatever adapter.rank, alpha, layout and init say; {vllm}",
             *notes,
         ]
     new, old = rank - (model.adapter_source.rank or 0), model.adapter_source.rank
-    return [f"goes on     from {model.adapter_said}, held frozen: rank {new} + {old} = {rank}; {vllm}", *notes]
+    return [f"goes on     from {model.adapter_text}, held frozen: rank {new} + {old} = {rank}; {vllm}", *notes]
 
 
 def _facts(plan: Plan, out: Path, seen: Look) -> list[Text]:
@@ -273,10 +273,10 @@ def _facts(plan: Plan, out: Path, seen: Look) -> list[Text]:
 def _lacking(config: RunConfig, out: Path) -> list[Text]:
     """What the file systems of the run's folders lack; a run goes on without it."""
     folders = [out, *(Path(one) for one in (config.store.address, config.registry.address) if one and not is_s3(one))]
-    said: dict[str, Path] = {}
+    found: dict[str, Path] = {}
     for folder in folders:
         for what in lacking(folder):
-            said.setdefault(what, folder)
+            found.setdefault(what, folder)
     return [
-        Text(f"note        {folder}: its file system lacks {what}", style="yellow") for what, folder in said.items()
+        Text(f"note        {folder}: its file system lacks {what}", style="yellow") for what, folder in found.items()
     ]

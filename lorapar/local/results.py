@@ -1,4 +1,4 @@
-"""What people come for, put at the top of the run folder: report, metrics, adapter, lineage."""
+"""The results, at the top of the run folder: report, metrics, adapter, lineage."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lorapar.config import RunConfig
 from lorapar.local.folder import RunFolder, StageRecord
 from lorapar.records import read_json
 from lorapar.report.page import write_report
-from lorapar.report.scores import verdict_figures
+from lorapar.report.scores import verdict_metrics
 from lorapar.report.sources import ReportSources, read_facts
 from lorapar.stages.graph import GRAPH, Node
 from lorapar.stages.plan_file import read_plan
@@ -45,10 +45,10 @@ def results_so_far(folder: RunFolder) -> None:
 
 
 def tracked_summary(folder: RunFolder, config: RunConfig, *, finished: bool) -> Summary:
-    """What experiment trackers are sent at the end: every figure of metrics.json, every setting, and the files."""
-    metrics = folder.root / "metrics.json"
-    leaves = flat(read_json(metrics)) if metrics.is_file() else ()
-    figures = {name: float(value) for name, value in leaves if isinstance(value, bool | int | float)}
+    """What experiment trackers are sent at the end: every metric of metrics.json, every setting, and the files."""
+    file = folder.root / "metrics.json"
+    leaves = flat(read_json(file)) if file.is_file() else ()
+    metrics = {name: float(value) for name, value in leaves if isinstance(value, bool | int | float)}
     settings = {name: str(value) for name, value in flat(config.model_dump(mode="json"))}
     records = current_records(folder)
     curves: dict[str, list[dict[str, Any]]] = {
@@ -59,7 +59,7 @@ def tracked_summary(folder: RunFolder, config: RunConfig, *, finished: bool) -> 
     names = ("config.yaml", "report.html", "metrics.json", "lineage.json", "adapter")
     rollouts = folder.artifact("rl", "adapter") / "rollouts.jsonl"
     kept = rollouts if "rl" in records and rollouts.is_file() else None
-    return Summary(finished, figures, settings, curves, [folder.root / name for name in names], kept)
+    return Summary(finished, metrics, settings, curves, [folder.root / name for name in names], kept)
 
 
 def _copy_adapter(folder: RunFolder) -> None:
@@ -69,7 +69,7 @@ def _copy_adapter(folder: RunFolder) -> None:
     shutil.copyfile(scratch / "lineage.json", folder.root / "lineage.json")
     replace_folder(scratch, folder.root / "adapter")
     with suppress(OSError):
-        scratch.parent.rmdir()  # only where no unfinished work lies in it
+        scratch.parent.rmdir()  # only where no unfinished work is in it
 
 
 def write_run_report(folder: RunFolder, ran: set[str] | None = None) -> Path | None:
@@ -84,7 +84,7 @@ def write_run_report(folder: RunFolder, ran: set[str] | None = None) -> Path | N
 def current_verdict(folder: RunFolder) -> dict[str, Any] | None:
     """The verdict of the last plan, as metrics.json has it; None where the run has not come to one."""
     records = current_records(folder)
-    return verdict_figures(read_facts(report_sources(folder, records, None))) if "gate" in records else None
+    return verdict_metrics(read_facts(report_sources(folder, records, None))) if "gate" in records else None
 
 
 def current_records(folder: RunFolder) -> dict[str, StageRecord]:

@@ -14,7 +14,7 @@ from lorapar.errors import BadInputError, nearest, stopped
 from lorapar.local.edits import with_edits
 from lorapar.local.execute import executed, forget_unfinished
 from lorapar.local.folder import RunFolder, StageRecord
-from lorapar.local.forecast import say_ahead
+from lorapar.local.forecast import log_forecast
 from lorapar.local.live import end_live, live_in_folder
 from lorapar.local.needs import (
     adapter_targets,
@@ -25,7 +25,7 @@ from lorapar.local.needs import (
     require_packages,
     require_sandbox,
 )
-from lorapar.local.pinned import pin, pinned_said, unpin, with_pinned
+from lorapar.local.pinned import pin, pinned_text, unpin, with_pinned
 from lorapar.local.preview import changes, expected_record
 from lorapar.local.results import results_so_far, tracked_summary, write_results
 from lorapar.local.shared import SharedStages
@@ -98,16 +98,16 @@ def _tracked(run: _Run, reporter: Reporter) -> Iterator[Tracking | None]:
         yield None
         return
 
-    def say(text: str) -> None:
+    def log(text: str) -> None:
         with reporter("trackers:") as progress:
-            progress.say(text)
+            progress.log(text)
 
     settings = dump_config(config.model_copy(update={"report": type(config.report)()}))
     known = TrackedRun.of(config.name, run.folder.root, settings)
     with tracked(
         config.report.trackers,
         known,
-        say,
+        log,
         lambda finished: tracked_summary(run.folder, config, finished=finished),
     ) as tracking:
         yield tracking
@@ -129,8 +129,8 @@ def _run_nodes(run: _Run, reporter: Reporter) -> set[str]:
     sections: dict[str, dict[str, Any]] = {"plan": {"config": config.model_dump(mode="json")}}
     for position, node in enumerate(GRAPH, 1):
         with reporter(f"[{position}/{len(GRAPH)}] {node.name}:") as progress:
-            if node.stage == "plan" and (line := pinned_said(run.config, folder)) is not None:
-                progress.say(line)
+            if node.stage == "plan" and (line := pinned_text(run.config, folder)) is not None:
+                progress.log(line)
             if _run_node(node, sections[node.name], run, progress):
                 ran.add(node.name)
             if node.name == "tally":
@@ -158,7 +158,7 @@ def _look_ahead(sections: dict[str, dict[str, Any]], run: _Run, progress: Progre
     if stages:
         tally = {system: folder.artifact("tally", system) for system in SYSTEMS}
         config = read_plan(folder.artifact("plan", "plan")).config
-        say_ahead(config, tally, stages, progress)
+        log_forecast(config, tally, stages, progress)
 
 
 def _trained_on(record: StageRecord | None, settings: dict[str, Any], assigned: StageRecord | None) -> bool:
@@ -173,7 +173,7 @@ def _run_node(node: Node, settings: dict[str, Any], run: _Run, progress: Progres
     folder = run.folder
     if not wanted(node, folder):
         shutil.rmtree(folder.node(node.name), ignore_errors=True)  # of an earlier run
-        progress.say(f"not run: {node.when.node if node.when else ''} decided against it")
+        progress.log(f"not run: {node.when.node if node.when else ''} decided against it")
         return False
     record = expected_record(node, settings, folder)
     old = folder.record(node.name)
@@ -183,11 +183,11 @@ def _run_node(node: Node, settings: dict[str, Any], run: _Run, progress: Progres
             if damage is None:
                 if folder.work(record).exists():
                     _forget_unfinished(record, run, progress)
-                progress.say("reused, nothing it depends on has changed")
+                progress.log("reused, nothing it depends on has changed")
                 return False
-            progress.say(f"runs again: {damage}")
+            progress.log(f"runs again: {damage}")
         else:
-            progress.say(f"runs again: {changes(old, record)}")
+            progress.log(f"runs again: {changes(old, record)}")
     with _alone(node, record, run, progress):
         return not _taken(node, record, run, progress) and _made_here(node, record, run, progress)
 
@@ -204,7 +204,7 @@ def _made_here(node: Node, record: StageRecord, run: _Run, progress: Progress) -
     folder = run.folder
     if is_cached(node.stage):  # others run in any case, also where all that follows can be reused
         ahead = ahead_of(node, run.last)
-        # The plan's settings: a model of the hub may lie in a wheel or a mirror, which only they say.
+        # The plan's settings: a model of the hub may be in a wheel or a mirror, which only they say.
         planned = read_plan(folder.artifact("plan", "plan")).config
         require_packages(ahead, planned)
         require_sandbox(ahead, planned)
@@ -237,7 +237,7 @@ def _taken(node: Node, record: StageRecord, run: _Run, progress: Progress) -> bo
     run.folder.write_record(made, found)
     replace_folder(made, run.folder.node(node.name))
     _forget_unfinished(record, run, progress)
-    progress.say(f"taken from {run.shared.store.address}, where nothing it depends on differs")
+    progress.log(f"taken from {run.shared.store.address}, where nothing it depends on differs")
     return True
 
 
@@ -270,13 +270,13 @@ def _execute(node: Node, record: StageRecord, run: _Run, progress: Progress) -> 
     for output in spec.outputs:
         (made / output).mkdir()
     (work / "scratch").mkdir(exist_ok=True)
-    with live_in_folder(folder.root, node.name, work / "scratch", progress) as told:
+    with live_in_folder(folder.root, node.name, work / "scratch", progress) as watched:
         call = StageCall(
             settings=spec.settings.model_validate(record.settings),
             inputs=_verified_inputs(node, folder),
             outputs={output: made / output for output in spec.outputs},
             scratch=work / "scratch",
-            progress=told,
+            progress=watched,
             origin=replace(Origin.of_environment(), run=str(folder.root.resolve()), tracking=run.tracking),
             cache=folder.cache,
             processes=run.config.processes,
@@ -291,11 +291,11 @@ def _execute(node: Node, record: StageRecord, run: _Run, progress: Progress) -> 
             if run.shared is not None and is_cached(node.stage):
                 run.shared.try_keep(finished, folder.node(node.name), progress)
     shutil.rmtree(work, ignore_errors=True)
-    progress.say(f"done in {finished.seconds:.1f} s" + _summary(finished.metrics))
+    progress.log(f"done in {finished.seconds:.1f} s" + _summary(finished.metrics))
 
 
 def comes_to(name: str, last: str) -> bool:
-    """Whether a run that ends with the node `last` comes to another one."""
+    """Whether a run that ends with the node `last` reaches another one."""
     names = [node.name for node in GRAPH]
     return names.index(last) >= names.index(name)
 

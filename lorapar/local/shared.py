@@ -1,4 +1,4 @@
-"""Finished stages in the store: what one machine made, every other with the same settings, inputs and code takes.
+"""Finished stages shared through a store: a machine with equal settings, inputs and code takes what another one made.
 
 finished/<stage>-<key>.json    how the outputs came about, and their manifests; written last
 cas/<sha256>                   their bytes
@@ -30,7 +30,7 @@ _SHOWN_BYTES = 50_000_000
 
 
 class SharedStage(BaseModel):
-    """One finished stage as it stands in the store."""
+    """One finished stage as it is in the store."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
@@ -48,7 +48,7 @@ class SharedStages:
     def alone(self, wanted: StageRecord, progress: Progress) -> Iterator[None]:
         """Where the store is a folder: no other run of this machine makes the same stage while the block lasts.
 
-        Whoever waited finds it finished then. In a bucket two runs that start together may both make it.
+        A run that waited finds it finished then. In a bucket two runs that start together may both make it.
         """
         root = parse_address(self.store.address)
         if not isinstance(root, Path):
@@ -59,7 +59,7 @@ class SharedStages:
             try:
                 stack.enter_context(locked(path, wait=False))
             except BlockingIOError:
-                progress.say("another run is making it; waiting for that one")
+                progress.log("another run is making it; waiting for that one")
                 stack.enter_context(locked(path))
             yield
             # Who waits for it holds the file itself, and finds the stage in the store.
@@ -80,7 +80,7 @@ class SharedStages:
         try:
             self.keep(record, folder, progress)
         except LoraparError as error:
-            progress.say(f"not in the store yet: {error}")
+            progress.log(f"not in the store yet: {error}")
             return False
         return True
 
@@ -96,7 +96,7 @@ class SharedStages:
             for name, manifest in shared.outputs.items():
                 fetch_tree(self.store, manifest, folder / name, progress if _size(manifest) >= _SHOWN_BYTES else None)
         except (IntegrityError, NotFoundError) as error:
-            progress.say(f"not taken from the store: {error}")
+            progress.log(f"not taken from the store: {error}")
             self._remove_damaged(wanted)
             shutil.rmtree(folder, ignore_errors=True)
             return None

@@ -97,9 +97,9 @@ def _settings(config: RunConfig, options: StageOptions, progress: Progress) -> S
     """The stage's sections of the settings, and its parameters; `plan` reads the settings whole."""
     spec = options.spec
     if spec.name != "plan":
-        config, said = with_number_formats(resolve_config(config, spec.sections), spec.sections)
-        if said is not None:
-            progress.say(f"number format {said}")
+        config, description = with_number_formats(resolve_config(config, spec.sections), spec.sections)
+        if description is not None:
+            progress.log(f"number format {description}")
     whole = {"config": config} if spec.name == "plan" else {}
     try:
         return stage_settings(config, spec.name, {**whole, **options.parameters})

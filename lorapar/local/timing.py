@@ -61,7 +61,7 @@ class Timing(BaseModel):
     work: float = Field(gt=0)
     """Steps, or rows; 1 of a stage whose settings alone decide."""
     row_bytes: float | None = Field(None, gt=0)
-    """Mean size of the rows as they lie on disk; None where no rows are read."""
+    """Mean size of the rows as they are on disk; None where no rows are read."""
     device: str
     processes: int = Field(gt=0)
     seconds: float = Field(gt=0)
@@ -207,7 +207,7 @@ def keep_timing(store: ObjectStore, record: StageRecord, call: StageCall[Any]) -
             key = f"{_folder(record.stage, timing.shape)}{when}-{record.key[:16]}.json"
             store.write(key, timing.model_dump_json(indent=2).encode())
     except Exception as error:  # whatever it is, hours of work are not lost for it
-        call.progress.say(f"how long it took is not in the store: {error}")
+        call.progress.log(f"how long it took is not in the store: {error}")
 
 
 def _folder(stage: str, shape: str) -> str:

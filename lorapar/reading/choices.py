@@ -29,7 +29,7 @@ _ANOTHER_CHOICE = re.compile(
 _LATEX_LETTER = re.compile(
     r"\$?\\(?:text|textbf|textrm|mathrm|mathbf|boldsymbol)\{\s*\(?([A-Za-z])\)?[.:]?\s*\}\$?(?:\\[ ,;]|\\q?quad|~|\s)*"
 )
-_SAID = re.compile(
+_STATED = re.compile(
     r"(?<![\w'\u2019.+-])[(\[]?(?P<letter>(?<=[(\[])[A-Za-z](?=[)\]])|[A-Z](?![\w'\u2019+-]|\.\w)"
     r"(?!(?<=I)\*{0,2}\s+[a-z])(?!(?<=A)\*{0,2}\s+(?!(?:is|was|and|or|over|because|since|rather|instead|looks|seems|but|not"
     r"|with)\b)[a-z]))(?P<bracket>\*{0,2}[)\].:]?)"
@@ -144,17 +144,17 @@ def _options(text: str) -> re.Match[str] | None:
 
 
 def _mentioned(text: str) -> re.Match[str] | None:
-    said = list(_kept(text, _SAID))
-    if not said or _is_list(text, said):
+    found = list(_kept(text, _STATED))
+    if not found or _is_list(text, found):
         return None
-    begins = not text[: said[0].start()].strip(" *") and (said[0]["bracket"] or _GOES_ON.match(text, said[0].end()))
-    return said[0] if begins else said[-1]
+    begins = not text[: found[0].start()].strip(" *") and (found[0]["bracket"] or _GOES_ON.match(text, found[0].end()))
+    return found[0] if begins else found[-1]
 
 
-def _is_list(text: str, said: list[re.Match[str]]) -> bool:
+def _is_list(text: str, found: list[re.Match[str]]) -> bool:
     """Whether a text only repeats the choices: `(A) 3 (B) 5`."""
-    letters = "".join(one["letter"].casefold() for one in said)
-    marked = all(text[one.end("letter") : one.end("letter") + 1] in (")", "]", ".", ":") for one in said)
+    letters = "".join(one["letter"].casefold() for one in found)
+    marked = all(text[one.end("letter") : one.end("letter") + 1] in (")", "]", ".", ":") for one in found)
     return marked and len(letters) > 1 and "abcdefghij".startswith(letters)
 
 

@@ -112,18 +112,18 @@ def is_known(unit: str) -> bool:
     return all(part.rstrip("\u00b2\u00b3") in _KNOWN for part in unit.split("/"))
 
 
-def same_unit(said: str, wanted: str) -> bool:
+def same_unit(given: str, wanted: str) -> bool:
     """Whether two units in their one spelling are, or can be, one."""
-    if said == wanted:
+    if given == wanted:
         return True
-    parts, others = said.split("/"), wanted.split("/")
+    parts, others = given.split("/"), wanted.split("/")
     return len(parts) == len(others) and all(map(_can_be_one, parts, others))
 
 
-def _can_be_one(said: str, wanted: str) -> bool:
-    return said == wanted or wanted in _MEANS_SEVERAL.get(said, ()) or said in _MEANS_SEVERAL.get(wanted, ())
+def _can_be_one(given: str, wanted: str) -> bool:
+    return given == wanted or wanted in _MEANS_SEVERAL.get(given, ()) or given in _MEANS_SEVERAL.get(wanted, ())
 
 
-def units_differ(said: str, wanted: str) -> bool:
+def units_differ(given: str, wanted: str) -> bool:
     """Whether two units in their one spelling are known, and not the same."""
-    return is_known(said) and is_known(wanted) and not same_unit(said, wanted)
+    return is_known(given) and is_known(wanted) and not same_unit(given, wanted)

@@ -130,7 +130,7 @@ class Aliases:
     def _swap(
         self, alias: str, to: Version, change: Move, allowed: Callable[[AliasRecord | None], None]
     ) -> AliasRecord:
-        """Read, ask, replace what was read; a swap that another mover's beat is asked anew."""
+        """Read, ask, replace what was read; a swap that another mover's beat is asked again."""
         require_conditional_writes(self._store, "aliases")
         for _ in range(_ATTEMPTS):
             now, token = self._read(to.name, alias)
@@ -163,7 +163,7 @@ class Aliases:
 
 
 def move_to(version: Version, reason: str = "", *, rollback: bool = False) -> Move:
-    """A move to a version, now, by whoever runs this."""
+    """A move to a version, now, by the current user."""
     return Move(
         version=version.number,
         digest=version.digest,

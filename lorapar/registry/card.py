@@ -18,12 +18,12 @@ _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def model_card(lineage: Lineage, figures: Mapping[str, str] = MappingProxyType({})) -> str:
-    """Markdown with the hub's front matter: what this is, how to load it, its figures and plots, how it was verified.
+    """Markdown with the hub's front matter: what this is, how to load it, its metrics and plots, how it was verified.
 
     `figures` are captions by the file name of the picture beside the card.
     """
     sections = (
-        *(_front_matter(lineage), _opening(lineage), _loading(lineage), _figures(lineage)),
+        *(_front_matter(lineage), _opening(lineage), _loading(lineage), _metrics_section(lineage)),
         *(_plots(figures), _checked(lineage)),
     )
     return "\n\n".join(section.strip() for section in sections if section) + "\n"
@@ -147,7 +147,7 @@ base = AutoModelForCausalLM.from_pretrained({pinned})
 tokenizer = AutoTokenizer.from_pretrained({pinned})"""
 
 
-def _figures(lineage: Lineage) -> str:
+def _metrics_section(lineage: Lineage) -> str:
     rows: dict[str, Any] = {f"rows of {name}": count for name, count in lineage.labels["rows"].items()}
     for labels, count in lineage.labels.get("given", {}).items():
         rows["labels without votes"] = f"{count}, {'by chance' if labels == 'random' else 'as the data name them'}"

@@ -1,4 +1,4 @@
-"""What a server has to be told that the base model's own files do not say: its chat template, and what ends an answer.
+"""What a server must be given that the base model's files do not contain: a chat template, and what ends an answer.
 
 Only where there is such a thing do files and lineage tell of it; vLLM takes both files as they are
 (`--chat-template FILE`, `--generation-config FOLDER`).
@@ -38,9 +38,9 @@ class ChatSettings:
         """Read from the tokenizer, as training used it."""
         tokenizer = load_tokenizer(model)
         end = answer_end(tokenizer)
-        told = end.token_ids if end.unnamed_ids else ()
+        unnamed = end.token_ids if end.unnamed_ids else ()
         return cls(
-            stop_tokens={str(tokenizer.convert_ids_to_tokens(one)): one for one in told},
+            stop_tokens={str(tokenizer.convert_ids_to_tokens(one)): one for one in unnamed},
             template=str(tokenizer.chat_template) if brings_template(tokenizer, model) else None,
             generation={**generation_settings(tokenizer), "eos_token_id": list(end.token_ids)},
             stop_strings=list(end.strings),
@@ -59,21 +59,21 @@ class ChatSettings:
         )
 
     def in_summary(self, model: ModelConfig) -> dict[str, Any]:
-        """What a stage of training writes down, for the model it was asked of."""
+        """What a stage of training writes down about its model."""
         return {IN_SUMMARY: {"base": _base(model), **asdict(self)}}
 
     def write(self, folder: Path) -> dict[str, Any]:
         """Write the files that a server needs; returns what the lineage tells of them."""
-        told: dict[str, Any] = {}
+        settings: dict[str, Any] = {}
         if self.stop_tokens:
             write_json(folder / GENERATION_FILE, self.generation)
-            told["stop_tokens"] = self.stop_tokens
+            settings["stop_tokens"] = self.stop_tokens
         if self.stop_strings:
-            told["stop_strings"] = self.stop_strings
+            settings["stop_strings"] = self.stop_strings
         if self.template is not None:
             (folder / TEMPLATE_FILE).write_text(self.template, encoding="utf-8")
-            told["chat_template"] = TEMPLATE_FILE
-        return told
+            settings["chat_template"] = TEMPLATE_FILE
+        return settings
 
 
 def _base(model: ModelConfig) -> dict[str, Any]:

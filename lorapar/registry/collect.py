@@ -1,4 +1,4 @@
-"""Take old versions away: the one thing here that deletes, so it needs a role of its own.
+"""Delete old versions: the only module here that deletes, so that deleting can have its own role.
 
 Kept is what an alias names or a rollback would bring back, the last few, and everything younger than a grace time. A
 version goes in an order that lets nobody see half of it: first its content loses the claim to the number, then the

@@ -74,14 +74,14 @@ def pack_version(source: Version, original: Path, folder: Path, rank: int | None
     errors = {path: one.relative_error for path, one in packed.items()}
     shutil.copytree(original, folder, ignore=shutil.ignore_patterns("manifest.json", CARD_FILE))
     _write_peft(folder, packed, rank, adapter.scale)
-    told = {
+    facts = {
         "version": str(source),
         "digest": source.digest,
         "rank": adapter.rank,
         "largest_relative_error": float(f"{max(errors.values()):.4g}"),
         "max_kl": max_kl,
     }
-    _write_lineage(folder, original, rank, told)
+    _write_lineage(folder, original, rank, facts)
     return Packing(source, folder, original, adapter.rank, rank, errors, sufficient_rank(packed, SMALL_ERROR))
 
 
@@ -138,11 +138,11 @@ def _write_peft(folder: Path, packed: Mapping[str, PackedModule], rank: int, sca
     write_json(folder / CONFIG_FILE, {**read_json(folder / CONFIG_FILE), "r": rank, **whole})
 
 
-def _write_lineage(folder: Path, original: Path, rank: int, told: dict[str, Any]) -> None:
+def _write_lineage(folder: Path, original: Path, rank: int, facts: dict[str, Any]) -> None:
     before = Lineage.model_validate(read_json(original / LINEAGE_FILE))
     lineage = before.model_copy(
         update={
-            "compacted": told,
+            "compacted": facts,
             "serving": {**before.serving, "rank": rank, "max_lora_rank": max_lora_rank(rank)},
             "files": {name: file_sha256(folder / name) for name in (CONFIG_FILE, WEIGHTS_FILE)},
         }

@@ -77,7 +77,7 @@ class Pushed:
 
 
 def push_to_hub(registry: Registry, reference: str, target: HubTarget) -> Pushed:
-    """Pull a version, verified, and make the files of a hub branch its files; others that lie there stay.
+    """Pull a version, verified, and make the files of a hub branch its files; others that are there stay.
 
     Raises what `Registry.pull` raises; BadInputError for names that are none and for a public repository that should
     be private, UnreachableError where the hub is silent or refuses, IntegrityError where not everything arrived.
@@ -179,10 +179,10 @@ def _refused(repository: str, error: HfHubHTTPError) -> LoraparError:
         return UnreachableError(f"{repository}: the hub refused ({status}); {how}")
     if status >= 500 or status in (408, 429):
         return UnreachableError(f"{repository}: the hub is in trouble or too busy ({status}); push again later")
-    said = _one_line(error.server_message or "no reason given")
+    message = _one_line(error.server_message or "no reason given")
     kind = BadInputError if status in (400, 422) else UnreachableError
-    return kind(f"{repository}: the hub refused ({status}): {said}")
+    return kind(f"{repository}: the hub refused ({status}): {message}")
 
 
-def _one_line(said: object) -> str:
-    return " ".join(str(said).split())[:200]
+def _one_line(message: object) -> str:
+    return " ".join(str(message).split())[:200]

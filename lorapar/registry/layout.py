@@ -1,4 +1,4 @@
-"""Where every object of a registry lies in its store, how each is checked when it is read, and who wrote it.
+"""Where every object of a registry is in its store, how each is checked when it is read, and who wrote it.
 
     adapters/<name>/<version>/claim.json              who took the number, when, for which digest, in which run
     adapters/<name>/<version>/adapter_config.json, adapter_model.safetensors, README.md, lineage.json, figures/...
@@ -8,7 +8,7 @@
     adapters/<name>/verdicts/<version>.json           what gates said about a version
     adapters/<name>/signatures/<version>/<key>.json   who vouches for a version
 
-What lies below a version never changes; what changes (aliases, verdicts) lies beside them. Objects are data from
+What is below a version never changes; what changes (aliases, verdicts) is beside them. Objects are data from
 outside: a damaged one is named with its address.
 """
 

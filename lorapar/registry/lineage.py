@@ -1,7 +1,7 @@
 """Where an adapter comes from: everything needed to say why it is as it is, and to make it again.
 
 Holds no times, no address of the run and nothing measured while it was verified, so that the same run made twice, on
-whatever machine, gives the same lineage; those lie in the claim of its version (`lorapar.registry.versions.Claim`).
+whatever machine, gives the same lineage; those are in the claim of its version (`lorapar.registry.versions.Claim`).
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from lorapar.records import Label, read_json, read_records
 from lorapar.store import file_sha256, read_manifest
 
 LINEAGE_FILE = "lineage.json"
-_PARTITION_FIGURES = (
+_PARTITION_METRICS = (
     *("theta", "alpha", "beta", "elements", "jaccard"),
     *("system1_active_fraction", "system2_active_fraction", "sft_active_fraction", "rl_active_fraction"),
 )
-_TRAINING_FIGURES = (
+_TRAINING_METRICS = (
     *("steps", "elements", "active_elements", "moved_elements", "reward_first", "reward_last"),
     *("kl_first", "kl_last", "reference", "reward_weights", "base_weights_sha256", "versions"),
 )
@@ -46,7 +46,7 @@ class Lineage(BaseModel):
     labels: dict[str, Any]
     """Digest of the labels, how many rows each system got, and how many by chance or by the data instead of votes."""
     partition: dict[str, Any]
-    """Digest of the partition and its figures."""
+    """Digest of the partition and its metrics."""
     training: dict[str, Any]
     """Digest of the trained weights and what RL, the last stage of training, tells of itself."""
     settings: dict[str, Any]
@@ -66,7 +66,7 @@ class Lineage(BaseModel):
     largest relative error of a module; None where it was published as it was trained."""
 
     picked: dict[str, Any] | None = None
-    """The step whose adapter this is, of how many, and the figures of every adapter on the development rows
+    """The step whose adapter this is, of how many, and the metrics of every adapter on the development rows
     (`publish.pick: best`); None where the last one is published untried."""
 
     def content(self) -> dict[str, Any]:
@@ -77,8 +77,8 @@ class Lineage(BaseModel):
 
 def base_facts(model: ModelConfig) -> dict[str, Any]:
     """What names the base model, and how it was held where it was quantised."""
-    said = model.quantization_said
-    quantized = {} if said is None else {"quantization": said}
+    text = model.quantization_text
+    quantized = {} if text is None else {"quantization": text}
     return {"name": model.name, "revision": model.revision, "digest": model.digest, "dtype": model.dtype, **quantized}
 
 
@@ -88,7 +88,7 @@ def parent_facts(model: ModelConfig, trained_rank: int) -> dict[str, Any] | None
     if model.adapter is None or source is None:
         return None
     return {
-        "adapter": model.adapter_said,
+        "adapter": model.adapter_text,
         "digest": source.digest,
         "continued": model.continue_,
         "rank": source.rank,
@@ -134,16 +134,16 @@ def label_facts(folder: Path) -> dict[str, Any]:
 
 
 def partition_facts(folder: Path) -> dict[str, Any]:
-    """Digest and main figures of the partition."""
+    """Digest and main metrics of the partition."""
     summary = _summary(folder)
     named = [f"{one}_{key}_fraction" for one in summary.get("systems", ()) for key in ("active", "trained")]
-    figures = (*_PARTITION_FIGURES, *named, *(["jaccards"] if named else []))
-    return {"digest": read_manifest(folder).digest, **_chosen(summary, figures)}
+    names = (*_PARTITION_METRICS, *named, *(["jaccards"] if named else []))
+    return {"digest": read_manifest(folder).digest, **_chosen(summary, names)}
 
 
 def training_facts(folder: Path, weights: str) -> dict[str, Any]:
-    """sha256 of the trained weights, and RL's own figures; times are left out."""
-    return {"weights_sha256": file_sha256(folder / weights), **_chosen(_summary(folder), _TRAINING_FIGURES)}
+    """sha256 of the trained weights, and RL's own metrics; times are left out."""
+    return {"weights_sha256": file_sha256(folder / weights), **_chosen(_summary(folder), _TRAINING_METRICS)}
 
 
 def _summary(folder: Path) -> Mapping[str, Any]:

@@ -176,12 +176,12 @@ class ModelRegistryClient:
             how = f"set {TOKEN}, or {TOKEN_FILE} to a file with a token, that may write to it"
             return UnreachableError(f"{self.address}: Kubeflow Model Registry refused ({status}); {how}")
         try:
-            said = str(response.json()["message"])
+            message = str(response.json()["message"])
         except (ValueError, KeyError, TypeError):
-            said = response.text or "no reason given"
+            message = response.text or "no reason given"
         kind = BadInputError if status in (400, 409, 422) else UnreachableError
-        said = " ".join(said.split())[:200]
-        return kind(f"{self.address}: Kubeflow Model Registry answered {status}: {said}")
+        message = " ".join(message.split())[:200]
+        return kind(f"{self.address}: Kubeflow Model Registry answered {status}: {message}")
 
 
 class _Anything(BaseModel):

@@ -88,7 +88,7 @@ def push_oci(registry: Registry, reference: str, address: str) -> PushedImage:
 
 
 def _write_layer(folder: Path, file: Path) -> None:
-    """A tar of the files, the same bytes whoever makes it and whenever."""
+    """A tar of the files, the same bytes on every machine and at any time."""
     with tarfile.open(file, "w", format=tarfile.USTAR_FORMAT) as tar:
         place = tarfile.TarInfo(FOLDER)
         place.type, place.mode = tarfile.DIRTYPE, 0o755
@@ -136,9 +136,9 @@ def _annotations(registry: Registry, version: Version, folder: Path) -> dict[str
         for key in ("data", "labels", "partition", "training"):
             digest = (lineage.get(key) or {}).get("digest")
             found |= {f"lorapar.io/{key}-digest": str(digest)} if digest else {}
-        for key, told in (("parent", "adapter"), ("compacted", "version")):
+        for key, inner in (("parent", "adapter"), ("compacted", "version")):
             if lineage.get(key):
-                found[f"lorapar.io/{key}"] = f"{lineage[key].get(told)} {lineage[key].get('digest')}"
+                found[f"lorapar.io/{key}"] = f"{lineage[key].get(inner)} {lineage[key].get('digest')}"
     return found
 
 

@@ -111,7 +111,7 @@ class OciClient:
     def has_blob(self, digest: str, size: int) -> bool:
         """Whether a blob is there, in this size."""
         response = self._send("HEAD", f"{self._root}/blobs/{digest}")
-        if response.status_code in (301, 302, 303, 307, 308):  # it lies in the registry's own bucket
+        if response.status_code in (301, 302, 303, 307, 308):  # it is in the registry's own bucket
             return True
         if response.status_code == httpx2.codes.NOT_FOUND:
             return False
@@ -173,16 +173,16 @@ class OciClient:
     def _authorized(self, response: httpx2.Response) -> str:
         """The header that a challenge asks for: the user and password themselves, or a token for them."""
         kind, _, rest = response.headers.get("WWW-Authenticate", "").partition(" ")
-        told = dict(re.findall(r'(\w+)="([^"]*)"', rest))
+        challenge = dict(re.findall(r'(\w+)="([^"]*)"', rest))
         if kind.lower() == "basic":
             if self._user is None:
                 raise self._refused(response)
             return _basic(*self._user)
-        realm = told.get("realm", "")
+        realm = challenge.get("realm", "")
         schemes = ("http", "https") if self.name.plain_http else ("https",)
         if kind.lower() != "bearer" or urlsplit(realm).scheme not in schemes:
             raise self._refused(response)
-        return f"Bearer {self._token(realm, told.get('service', ''))}"
+        return f"Bearer {self._token(realm, challenge.get('service', ''))}"
 
     def _token(self, realm: str, service: str) -> str:
         user, password = self._user or ("", "")
@@ -219,11 +219,11 @@ class OciClient:
             return UnreachableError(f"{self.name}: the registry refused ({status}): {how}; {login}")
         try:
             first = response.json()["errors"][0]
-            said = f"{first.get('code')}: {first.get('message')}"
+            message = f"{first.get('code')}: {first.get('message')}"
         except (ValueError, KeyError, IndexError, TypeError, AttributeError):
-            said = "it does not answer as a registry does"
+            message = "it does not answer as a registry does"
         kind = BadInputError if status in (400, 413) else UnreachableError
-        return kind(f"{self.name}: the registry answered {status}: {' '.join(said.split())[:200]}")
+        return kind(f"{self.name}: the registry answered {status}: {' '.join(message.split())[:200]}")
 
 
 def _basic(user: str, password: str) -> str:

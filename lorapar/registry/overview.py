@@ -68,12 +68,14 @@ def version_rows(registry: Registry, name: str) -> list[VersionRow]:
 
 
 def _version_row(registry: Registry, reference: str, number: int, aliases: dict[str, AliasRecord]) -> VersionRow:
-    names, said = _names_of(number, aliases), _aliases_of(number, aliases)
+    names, alias_texts = _names_of(number, aliases), _aliases_of(number, aliases)
     try:
         version = registry.resolve(reference)
-        return VersionRow(number, names, said, last_verdict(registry, version), registry.claim(version).claimed_at)
+        return VersionRow(
+            number, names, alias_texts, last_verdict(registry, version), registry.claim(version).claimed_at
+        )
     except IntegrityError as error:
-        return VersionRow(number, names, said, "damaged", "", fault=str(error))
+        return VersionRow(number, names, alias_texts, "damaged", "", fault=str(error))
 
 
 def _names_of(number: int, aliases: dict[str, AliasRecord]) -> tuple[str, ...]:
@@ -125,7 +127,7 @@ class VersionFacts:
     digest: str
     names: tuple[str, ...]
     """Aliases that name it."""
-    said: tuple[str, ...]
+    alias_texts: tuple[str, ...]
     """The same with the share of a canary or why it ended."""
     verdict: str
     """The last one in a few words; empty where there is none."""
@@ -153,7 +155,7 @@ def version_facts(registry: Registry, reference: str) -> VersionFacts:
         version=version.number,
         digest=version.digest,
         names=_names_of(version.number, aliases),
-        said=_aliases_of(version.number, aliases),
+        alias_texts=_aliases_of(version.number, aliases),
         verdict=last_verdict(registry, version),
         published=claim.claimed_at,
         by=claim.by,
@@ -170,7 +172,7 @@ def version_lines(facts: VersionFacts) -> str:
     lines = {
         "version": f"{facts.name}@{facts.version}",
         "digest": facts.digest,
-        "aliases": ", ".join(facts.said) or "none",
+        "aliases": ", ".join(facts.alias_texts) or "none",
         "verdict": facts.verdict or "none",
         "published": f"{facts.published} by {facts.by}",
     }

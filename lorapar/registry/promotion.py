@@ -54,7 +54,7 @@ def promote(registry: Registry, published: PublishedVersion, verdict: Verdict) -
 def promote_by_hand(registry: Registry, version: Version, override: str | None) -> Promotion:
     """Move production to a version whose last verdict is better than what production names now.
 
-    A reason in `override` moves it whatever the verdict is, and stands in the alias's history. Raises NotBetterError
+    A reason in `override` moves it whatever the verdict is, and is in the alias's history. Raises NotBetterError
     where there is no such verdict, StaleError where it is about another incumbent than production names,
     IntegrityError where the version is damaged.
     """
@@ -124,14 +124,14 @@ def _promoted(
     if previous == version.number:
         # Its own canary is left where a promotion was killed half-way; one of another version goes on.
         _end_canary(registry, version.name, version.number, only=version.number)
-        said = f"{version.name}@{PRODUCTION} already names version {version.number}; nothing changed"
+        message = f"{version.name}@{PRODUCTION} already names version {version.number}; nothing changed"
     else:
         registry.require_whole(version)
         registry.move_alias(version.name, PRODUCTION, version.number, expected=expected, reason=reason)
         _end_canary(registry, version.name, version.number)
         came_from = f"version {previous}" if previous is not None else "no version"
-        said = f"{version.name}@{PRODUCTION} moved from {came_from} to version {version.number}"
-    return Promotion(promoted=True, reason=said, alias=PRODUCTION, version=version.number, previous=previous)
+        message = f"{version.name}@{PRODUCTION} moved from {came_from} to version {version.number}"
+    return Promotion(promoted=True, reason=message, alias=PRODUCTION, version=version.number, previous=previous)
 
 
 def _end_canary(registry: Registry, name: str, production: int, only: int | None = None) -> None:

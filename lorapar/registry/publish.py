@@ -82,8 +82,8 @@ def make_package(publication: Publication, folder: Path) -> Lineage:
     """
     shutil.rmtree(folder, ignore_errors=True)
     config = package_adapter(publication.origins.adapter, folder, publication.model)
-    told = ChatSettings.of_training(publication.origins.adapter, publication.model).write(folder)
-    lineage = _lineage(publication, folder, serving_facts(config), told)
+    chat = ChatSettings.of_training(publication.origins.adapter, publication.model).write(folder)
+    lineage = _lineage(publication, folder, serving_facts(config), chat)
     for file, figure in publication.figures.items():
         (folder / file).parent.mkdir(parents=True, exist_ok=True)
         (folder / file).write_text(figure.svg, encoding="utf-8")
@@ -98,7 +98,7 @@ class Proof:
     """How a package is proved, and who says so."""
 
     questions: Sequence[str]
-    """Asked of the package and of the trained model."""
+    """Prompts for both the package and the trained model."""
     progress: Progress
     run: str = ""
     images: Mapping[str, str] = field(default_factory=dict)
@@ -116,15 +116,15 @@ def publish_adapter(publication: Publication, registry: Registry, scratch: Path,
     manifest = content_manifest(package)
     put_back = registry.mend_manifest(publication.name, package, manifest)
     if put_back is not None:
-        proof.progress.say(f"{put_back}: its manifest was damaged in the registry and is put back")
+        proof.progress.log(f"{put_back}: its manifest was damaged in the registry and is put back")
     version = registry.find(publication.name, manifest.digest)
     proved = registry.find_claim(version) if version is not None else None
     if version is not None and proved is not None:
         verification = proved.verification
-        proof.progress.say(f"{version} has this content already; it was verified when it came")
-        mended = registry.restore(version, package)
-        if mended:
-            proof.progress.say(f"{version} was damaged in the registry and is whole again: {', '.join(mended)}")
+        proof.progress.log(f"{version} has this content already; it was verified when it came")
+        fixed = registry.restore(version, package)
+        if fixed:
+            proof.progress.log(f"{version} was damaged in the registry and is whole again: {', '.join(fixed)}")
     else:
         trained = publication.origins.adapter
         found = verify_package(publication.model, trained, package, proof.questions, proof.progress)
@@ -152,7 +152,7 @@ def refuse_other_base(registry: Registry, version: Version, model: ModelConfig) 
         )
 
 
-def _lineage(publication: Publication, package: Path, serving: Mapping[str, Any], told: Mapping[str, Any]) -> Lineage:
+def _lineage(publication: Publication, package: Path, serving: Mapping[str, Any], chat: Mapping[str, Any]) -> Lineage:
     origins = publication.origins
     return Lineage(
         name=publication.name,
@@ -165,7 +165,7 @@ def _lineage(publication: Publication, package: Path, serving: Mapping[str, Any]
         training=facts.training_facts(origins.adapter, WEIGHTS_FILE),
         settings=dict(publication.settings),
         code=dict(publication.code),
-        serving={**serving, **told},
+        serving={**serving, **chat},
         files={name: file_sha256(package / name) for name in (CONFIG_FILE, WEIGHTS_FILE)},
         picked=None if publication.picked is None else dict(publication.picked),
         parent=facts.parent_facts(publication.model, trained_rank(origins.adapter, serving["rank"] or 1)),

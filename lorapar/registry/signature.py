@@ -1,4 +1,4 @@
-"""Signatures of versions, Ed25519: whoever may write to the store still cannot make a server load what no key signed.
+"""Signatures of versions, Ed25519: write access to the store is not enough to make a server load a version.
 
 Signed is the statement that a name and a number have a content digest, so a signature does not serve for another
 version or another name. Keys are PEM files, as `openssl genpkey -algorithm ed25519` makes them. They come from
@@ -74,9 +74,9 @@ def require_trusted(store: ObjectStore, version: Version) -> None:
         trusted = _trusted(Path(os.environ[TRUSTED_KEYS]))
         found = signatures(store, version)
         if not any(one.key in trusted and _holds(trusted[one.key], version, one) for one in found):
-            said = f"it has {len(found)} other signature{'s' if len(found) > 1 else ''}" if found else "it has none"
+            others = f"it has {len(found)} other signature{'s' if len(found) > 1 else ''}" if found else "it has none"
             raise IntegrityError(
-                f"{store.address}: {version} is not signed by a key of {os.environ[TRUSTED_KEYS]} ({said}), so it is "
+                f"{store.address}: {version} is not signed by a key of {os.environ[TRUSTED_KEYS]} ({others}), so it is "
                 f"not used; sign it with `lorapar adapters sign {version} --key FILE`, or trust its key"
             )
 

@@ -1,6 +1,6 @@
 """The adapter that a run goes on from (`model.adapter`): which one it is, what it is, and its files.
 
-It lies in the registry, in a folder, in a bucket, or on the hub. `plan` settles which, once for the run; `init` brings
+It is in the registry, in a folder, in a bucket, or on the hub. `plan` settles which, once for the run; `init` brings
 it here.
 """
 
@@ -91,7 +91,7 @@ def resolve_start(model: ModelConfig, registry: str | None) -> ModelConfig:
     found, start = _found(model, registry)
     if model.adapter_source and model.adapter_source.digest not in (None, found.digest):
         raise IntegrityError(
-            f"model.adapter: {model.adapter_said} has another content than these settings name "
+            f"model.adapter: {model.adapter_text} has another content than these settings name "
             f"({found.digest}, not {model.adapter_source.digest}); leave out model.adapter_source to take it as it is"
         )
     _require_plain(model.model_copy(update={"adapter_source": found}), start.config)
@@ -155,9 +155,9 @@ def require_same_weights(model: ModelConfig, folder: Path, digest: str) -> None:
     In another format, or without a lineage, nothing can be compared.
     """
     start = start_in(folder, str(model.adapter))
-    told, base = start.lineage or {}, base_of(start)
-    trained_on = told.get("training", {}).get("base_weights_sha256")
-    if base is not None and trained_on and told["base"].get("dtype") == model.dtype and trained_on != digest:
+    lineage, base = start.lineage or {}, base_of(start)
+    trained_on = lineage.get("training", {}).get("base_weights_sha256")
+    if base is not None and trained_on and lineage["base"].get("dtype") == model.dtype and trained_on != digest:
         raise other_base(model, base)
 
 
@@ -210,7 +210,7 @@ def _tree(address: str) -> RemoteTree:
     try:
         tree = find_tree(open_store(address))
     except NotFoundError:
-        raise BadInputError(f"model.adapter: there is nothing at {address}; mend the address") from None
+        raise BadInputError(f"model.adapter: there is nothing at {address}; fix the address") from None
     for file in (CONFIG_FILE, WEIGHTS_FILE):
         if file not in tree.names:
             raise BadInputError(f"model.adapter: {address} has no {file}, so it is not a PEFT folder; name one")
@@ -238,12 +238,12 @@ def start_in(folder: Path, adapter: str) -> Start:
     try:
         config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
         lineage = folder / LINEAGE_FILE
-        told = json.loads(lineage.read_text(encoding="utf-8")) if lineage.is_file() else None
+        document = json.loads(lineage.read_text(encoding="utf-8")) if lineage.is_file() else None
     except (OSError, ValueError) as error:
         raise BadInputError(
             f"model.adapter: {adapter}: {CONFIG_FILE} or {LINEAGE_FILE} cannot be read: {error}"
         ) from None
-    return Start(config, told)
+    return Start(config, document)
 
 
 def _folder(adapter: str) -> Path:
@@ -293,10 +293,10 @@ def _require_plain(model: ModelConfig, config: Mapping[str, Any]) -> None:
     if config.get("peft_type") != "LORA" or special:
         what = ", ".join(special) or f"the type {config.get('peft_type')}"
         raise BadInputError(
-            f"model.adapter: {model.adapter_said} has {what} in its {CONFIG_FILE}; a run goes on from a plain LoRA only"
+            f"model.adapter: {model.adapter_text} has {what} in its {CONFIG_FILE}; a run goes on from a plain LoRA only"
         )
     if not (isinstance(config.get("r"), int) and isinstance(config.get("lora_alpha"), int | float)):
-        raise BadInputError(f"model.adapter: {model.adapter_said}: its {CONFIG_FILE} lacks r or lora_alpha")
+        raise BadInputError(f"model.adapter: {model.adapter_text}: its {CONFIG_FILE} lacks r or lora_alpha")
 
 
 def _require_base(model: ModelConfig, start: Start) -> None:
@@ -314,10 +314,10 @@ def _require_base(model: ModelConfig, start: Start) -> None:
 
 def base_of(start: Start) -> ModelConfig | None:
     """The base model that a lineage names, with its digest; None where nothing does."""
-    told = (start.lineage or {}).get("base", {})
-    if not told.get("digest"):
+    recorded = (start.lineage or {}).get("base", {})
+    if not recorded.get("digest"):
         return None
-    return ModelConfig(name=told["name"], revision=told.get("revision"), digest=told["digest"])
+    return ModelConfig(name=recorded["name"], revision=recorded.get("revision"), digest=recorded["digest"])
 
 
 def unknown_base(model: ModelConfig, start: Start) -> str | None:
@@ -326,7 +326,7 @@ def unknown_base(model: ModelConfig, start: Start) -> str | None:
     if start.lineage is not None or named in (None, model.name):
         return None
     return (
-        f"{model.adapter_said} says it was made for {named}; whether {model.name} is the same model cannot be told, "
+        f"{model.adapter_text} says it was made for {named}; whether {model.name} is the same model cannot be told, "
         "only that its sizes fit"
     )
 
@@ -335,6 +335,6 @@ def other_base(model: ModelConfig, base: ModelConfig) -> IntegrityError:
     """What refuses an adapter of another base model."""
     at, own = (f" at {one.revision}" if one.revision else "" for one in (base, model))
     return IntegrityError(
-        f"model.adapter: {model.adapter_said} was made for the base model {base.name}{at}, which is not "
+        f"model.adapter: {model.adapter_text} was made for the base model {base.name}{at}, which is not "
         f"{model.name}{own}; give that one as model.name, or go on from another adapter"
     )

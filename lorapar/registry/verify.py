@@ -136,16 +136,16 @@ def _on_full_base(
 
     gc.collect()
     if (reason := _no_room(model.full)) is not None:
-        progress.say(f"the published adapter is not compared on the full base: {reason}")
+        progress.log(f"the published adapter is not compared on the full base: {reason}")
         return {"full_base_left_out": reason}
     full = _outputs(load_published(load_model(model.full, progress), published), prompts, tokenizer)
     found = _compare(model, expected, full, expected.logits)
-    progress.say(
+    progress.log(
         f"on the full base the published adapter differs from the trained model on {model.quantization} by a mean KL "
         f"of {found.mean_kl:g}, {found.equal_greedy_texts} of {found.prompts} greedy texts equal"
     )
-    figures = ("max_logit_difference", "mean_kl", "equal_greedy_texts")
-    return {f"full_base_{name}": getattr(found, name) for name in figures}
+    names = ("max_logit_difference", "mean_kl", "equal_greedy_texts")
+    return {f"full_base_{name}": getattr(found, name) for name in names}
 
 
 def _no_room(full: ModelConfig) -> str | None:
@@ -197,7 +197,7 @@ def _compare(model: ModelConfig, expected: Outputs, found: Outputs, base_logits:
     log_p, log_q = trained.log_softmax(-1), published.log_softmax(-1)
     return Verification(
         dtype=model.dtype,
-        quantization=model.quantization_said,
+        quantization=model.quantization_text,
         prompts=len(expected.logits),
         positions=len(trained),
         max_logit_difference=_rounded((published - trained).abs().max()),

@@ -324,7 +324,7 @@ def new_claim(
     verification: dict[str, Any] | None = None,
     trackers: dict[str, str] | None = None,
 ) -> Claim:
-    """A claim in the name of whoever runs this, now."""
+    """A claim in the name of the current user, now."""
     return Claim(
         digest=digest,
         claimed_at=datetime.now(UTC).isoformat(timespec="seconds"),

@@ -97,10 +97,10 @@ def _lineage(lineage: Mapping[str, Any]) -> list[Section]:
         ("packed", _compacted(lineage.get("compacted"))),
         ("votes", [*teachers, *(f"votes {digest}" for digest in lineage["votes"])]),
         ("rows", [rows, f"labels {labels['digest']}"]),
-        ("partition", _figures(lineage["partition"])),
-        ("training", _figures(lineage["training"])),
+        ("partition", _facts(lineage["partition"])),
+        ("training", _facts(lineage["training"])),
         ("picked", _picked(lineage.get("picked"))),
-        ("serving", [*_figures(lineage["serving"]), *_ends(lineage["serving"])]),
+        ("serving", [*_facts(lineage["serving"]), *_ends(lineage["serving"])]),
     ]
 
 
@@ -127,12 +127,12 @@ def _picked(pick: Mapping[str, Any] | None) -> list[str]:
     """One line an adapter that was compared."""
     if not pick:
         return []
-    told = []
+    lines = []
     for one in pick["candidates"]:
         against = f", against the last {one['wins']} won, {one['losses']} lost, p {one['p_value']:.2g}"
-        told.append(f"step {one['step']}: {one['right']} right{against if 'wins' in one else ''}")
+        lines.append(f"step {one['step']}: {one['right']} right{against if 'wins' in one else ''}")
     rows = f"by {pick['development_rows']} development rows; better below p {pick['p_below']:.2g}"
-    return [f"step {pick['step']} of {pick['steps']}, {rows}", *told]
+    return [f"step {pick['step']} of {pick['steps']}, {rows}", *lines]
 
 
 def _parent(parent: Mapping[str, Any] | None) -> list[str]:
@@ -148,7 +148,7 @@ def _ends(serving: Mapping[str, Any]) -> list[str]:
 
 
 def _proved(claim: Claim) -> Section:
-    return "proof", _figures(claim.verification)
+    return "proof", _facts(claim.verification)
 
 
 def _reproduced(lineage: Mapping[str, Any]) -> str:
@@ -160,7 +160,7 @@ def _reproduced(lineage: Mapping[str, Any]) -> str:
     )
 
 
-def _figures(values: Mapping[str, Any]) -> list[str]:
+def _facts(values: Mapping[str, Any]) -> list[str]:
     single = {key: value for key, value in values.items() if isinstance(value, str | int | float)}
     return [f"{key} {value:.6g}" if isinstance(value, float) else f"{key} {value}" for key, value in single.items()]
 

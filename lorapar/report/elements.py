@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from markupsafe import Markup
 
 from lorapar.report.formats import count_of, number, percent, system_name
-from lorapar.report.sources import Facts, Figures
+from lorapar.report.sources import Facts, Values
 from lorapar.report.svg import (
     Plot,
     Scale,
@@ -84,7 +84,7 @@ def elements_section(facts: Facts) -> dict[str, Any] | None:
     }
 
 
-def regions_of(partition: Figures) -> tuple[Region, ...]:
+def regions_of(partition: Values) -> tuple[Region, ...]:
     """The regions of a partition: of named systems what only one selected, what several did, and what none did."""
     named = partition.get("systems")
     if named is None:
@@ -96,7 +96,7 @@ def regions_of(partition: Figures) -> tuple[Region, ...]:
     return (*own, *REGIONS[2:])
 
 
-def region_rows(partition: Figures) -> list[dict[str, str]]:
+def region_rows(partition: Values) -> list[dict[str, str]]:
     """Size of each region, and what share of all elements that is."""
     return [
         {
@@ -109,7 +109,7 @@ def region_rows(partition: Figures) -> list[dict[str, str]]:
     ]
 
 
-def scatter_chart(partition: Figures) -> Markup | None:
+def scatter_chart(partition: Values) -> Markup | None:
     """Score for System 2 against score for System 1, an even draw of elements, coloured by region."""
     scatter = partition.get("scatter") or {}
     if "systems" in partition:
@@ -145,13 +145,13 @@ def _corners(plot: Plot) -> list[tuple[float, float, str]]:
     return [(right, bottom, "end"), (left, top, "start"), (right, top, "end"), (left, bottom, "start")]
 
 
-def scatter_count(partition: Figures) -> int:
+def scatter_count(partition: Values) -> int:
     """How many elements the scatter shows."""
     count = len((partition.get("scatter") or {}).get("region") or [])
     return math.ceil(count / max(1, math.ceil(count / _MOST_DOTS)))
 
 
-def theta_chart(partition: Figures, *, with_paper: bool) -> Markup | None:
+def theta_chart(partition: Values, *, with_paper: bool) -> Markup | None:
     """Share of elements in each system's set, and the Jaccard index of the two sets, against theta."""
     curve = partition.get("theta_curve") or {}
     thetas = curve.get("theta") or []
@@ -177,7 +177,7 @@ def theta_chart(partition: Figures, *, with_paper: bool) -> Markup | None:
     return plot.draw(*parts, plot.x_axis("theta: share of the total importance kept", shares))
 
 
-def region_curve(partition: Figures) -> Markup | None:
+def region_curve(partition: Values) -> Markup | None:
     """How the elements that are in either set divide into the regions, against theta."""
     curve = partition.get("theta_curve") or {}
     if "systems" in partition:
@@ -231,13 +231,13 @@ class HeatMap:
     highest: str
 
 
-def heat_maps(partition: Figures) -> list[HeatMap]:
+def heat_maps(partition: Values) -> list[HeatMap]:
     """A map for each region but the inactive one; empty where the partition was not counted by layer."""
     cells = [cell for cell in partition.get("regions") or [] if cell.get("total")]
     return [_heat_map(region, cells) for region in regions_of(partition)[:-1]] if cells else []
 
 
-def _heat_map(region: Region, cells: Sequence[Figures]) -> HeatMap:
+def _heat_map(region: Region, cells: Sequence[Values]) -> HeatMap:
     modules = _module_order(cells)
     layers = sorted({_layer(cell) for cell in cells})
     shares = {(_layer(cell), cell["module"]): cell[region.key] / cell["total"] for cell in cells}
@@ -257,7 +257,7 @@ def _heat_map(region: Region, cells: Sequence[Figures]) -> HeatMap:
     return HeatMap(region.title, region.colour, picture(*size, label, *parts), percent(low), percent(high))
 
 
-def _cell(cell: Figures, region: Region, place: tuple[float, float], width: float, shade: Scale) -> Markup:
+def _cell(cell: Values, region: Region, place: tuple[float, float], width: float, shade: Scale) -> Markup:
     count, total = cell[region.key], cell["total"]
     where = "outside the layers" if cell.get("layer") is None else f"layer {cell['layer']}"
     words = f"{where}, {cell['module']}: {percent(count / total)} {region.title} ({count:,} of {total:,})"
@@ -284,7 +284,7 @@ def _layer_axis(layers: Sequence[int], width: float, bottom: float) -> Markup:
     return group(parts)
 
 
-def _layer(cell: Figures) -> int:
+def _layer(cell: Values) -> int:
     return -1 if cell.get("layer") is None else int(cell["layer"])
 
 
@@ -295,7 +295,7 @@ def _module_order(cells: Sequence[Mapping[str, Any]]) -> list[str]:
     return [name for name in usual if name in present] + sorted(present - set(usual))
 
 
-def theta_sentence(partition: Figures) -> str:
+def theta_sentence(partition: Values) -> str:
     """What this run's theta leaves out, in words."""
     left = [percent(1 - partition[f"{system}_active_fraction"], 0) for system in ("system1", "system2")]
     return (
@@ -304,7 +304,7 @@ def theta_sentence(partition: Figures) -> str:
     )
 
 
-def region_sentence(partition: Figures) -> str:
+def region_sentence(partition: Values) -> str:
     """How large the sets are and how much of them is common, in words."""
     if "systems" in partition:
         return _named_sentence(partition)
@@ -317,7 +317,7 @@ def region_sentence(partition: Figures) -> str:
     )
 
 
-def _named_sentence(partition: Figures) -> str:
+def _named_sentence(partition: Values) -> str:
     sets = ", ".join(f"{one} {percent(partition.get(f'{one}_active_fraction'))}" for one in partition["systems"])
     moved = ", ".join(f"{one} {percent(partition.get(f'{one}_trained_fraction'))}" for one in partition["systems"])
     alike = ", ".join(f"{pair} {number(value)}" for pair, value in partition["jaccards"].items())
@@ -328,7 +328,7 @@ def _named_sentence(partition: Figures) -> str:
 
 
 def sweep_plot(rows: Sequence[SweepRow], path: Path) -> None:
-    """Write the same figures as a picture (SVG, one file without references): what each system trains, and Jaccard."""
+    """Write the same metrics as a picture (SVG, one file without references): what each system trains, and Jaccard."""
     systems, pairs = list(rows[0].active), list(rows[0].jaccard)
     names = [f"{system_name(system)} trains" for system in systems] + (["Jaccard index"] if len(pairs) == 1 else [])
     styles = [*_LINES[: len(systems)], "neutral dotted"]

@@ -1,4 +1,4 @@
-"""Figures in words: one way to write a share, a change, a p-value or a time, on the page and in the terminal."""
+"""Numbers as text: one way to write a share, a change, a p-value or a time, on the page and in the terminal."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from lorapar.config import SYSTEMS
-from lorapar.config.training import Phases, phase_said
+from lorapar.config.training import Phases, phase_text
 
 NOTHING = "–"  # noqa: RUF001
-"""What stands where there is no figure."""
+"""What stands where there is no metric."""
 
 # Models write any byte: U+2400 and on are the pictures of U+0000 to U+001F; C1 codes and DEL have none of their own.
 _CONTROL_PICTURES = {code: chr(0x2400 + code) for code in range(0x20) if chr(code) not in "\t\n\r"} | dict.fromkeys(
@@ -19,7 +19,7 @@ _CONTROL_PICTURES = {code: chr(0x2400 + code) for code in range(0x20) if chr(cod
 
 SYSTEM_NAMES = {"system1": "System 1", "system2": "System 2"}
 MODELS = ("base", "after_sft", "after_rl")
-"""The models that a run compares, in the order in which they come to be."""
+"""The models that a run compares, in the order in which they are made."""
 MODEL_NAMES = {"base": "base", "after_sft": "after SFT", "after_rl": "after RL", "incumbent": "incumbent"}
 
 
@@ -120,6 +120,6 @@ def shorten(text: str, limit: int) -> str:
     return cut.translate(_CONTROL_PICTURES)
 
 
-def phases_said(phases: Phases) -> str:
+def phases_text(phases: Phases) -> str:
     """The order in which a run trained: `sft, rl`."""
-    return ", ".join(map(phase_said, phases))
+    return ", ".join(map(phase_text, phases))

@@ -9,7 +9,7 @@ from typing import Any
 from lorapar.config import SYSTEMS
 from lorapar.records import Omission
 from lorapar.report.formats import MODELS
-from lorapar.report.scores import changes, verdict_figures
+from lorapar.report.scores import changes, verdict_metrics
 from lorapar.report.sources import Facts, overlap_of
 
 SCHEMA_VERSION = 1
@@ -25,14 +25,14 @@ _TEACHER = ("round", "calls", "tokens", "system1_share", "gold_accuracy", "gold_
 def metrics_of(facts: Facts) -> dict[str, Any]:
     """Everything in metrics.json; parts of the run that did not happen are null."""
     evaluation = facts.evaluation or {}
-    figures = {
+    document = {
         "schema_version": SCHEMA_VERSION,
         "name": facts.config.name if facts.config else None,
         "seed": facts.config.seed if facts.config else None,
         "model": facts.config.model.name if facts.config else None,
         **{model: evaluation.get(model) for model in (*MODELS, "incumbent")},
         "changes": {f"{c.system}_{c.before}_to_{c.after}": _change(c) for c in changes(facts)} or None,
-        "verdict": verdict_figures(facts),
+        "verdict": verdict_metrics(facts),
         "data": _data(facts),
         "partition": _partition(facts),
         "votes": _votes(facts),
@@ -42,7 +42,7 @@ def metrics_of(facts: Facts) -> dict[str, Any]:
         ],
         "timings": list(facts.timings) if facts.timings else None,
     }
-    finite: dict[str, Any] = without_nan(figures)
+    finite: dict[str, Any] = without_nan(document)
     return finite
 
 

@@ -13,7 +13,7 @@ from lorapar.report.formats import (
     is_number,
     model_name,
     percent,
-    phases_said,
+    phases_text,
     points,
     system_name,
     systems_in,
@@ -46,18 +46,18 @@ def outcome_section(facts: Facts) -> dict[str, Any] | None:
     level = 100 * (facts.config.evaluate.confidence if facts.config else 0.95)
     return {
         "systems": systems,
-        **_told(facts, moved),
+        **_texts(facts, moved),
         "level": f"{level:g}",
     }
 
 
-def _told(facts: Facts, moved: Sequence[Change]) -> dict[str, Any]:
+def _texts(facts: Facts, moved: Sequence[Change]) -> dict[str, Any]:
     """What training won and cost, in sentences; in another order than SFT, then RL, what the names of models mean."""
     phases = facts.config.phases if facts.config else DEFAULT_PHASES
     if phases == DEFAULT_PHASES:
         return {"summary": summary_sentence(moved), "trade": trade_sentences(moved)}
     before = "" if methods_of(phases[0]) == ("sft",) else "“After SFT” is the adapter before training, and "
-    note = f"This run trained in the order [{phases_said(phases)}]. {before}“after RL” is the adapter as published."
+    note = f"This run trained in the order [{phases_text(phases)}]. {before}“after RL” is the adapter as published."
     return {"summary": None, "trade": [note]}
 
 
@@ -129,8 +129,8 @@ def outcome_chart(scores: Sequence[Score], system: str) -> Markup | None:
     own = [score for score in scores if score.system == system and score.strict is not None]
     if not own:
         return None
-    figures = ", ".join(f"{model_name(score.model)} {percent(score.strict)}" for score in own)
-    label = f"Share of right held-out answers of {system_name(system)}: {figures}"
+    shown = ", ".join(f"{model_name(score.model)} {percent(score.strict)}" for score in own)
+    label = f"Share of right held-out answers of {system_name(system)}: {shown}"
     plot = Plot.of(label, (0.0, float(len(own))), (0.0, 1.0), size=(390, 280), margins=(28, 8, 30, 48))
     bars = [_pair(plot, place + 0.5, score) for place, score in enumerate(own)]
     shares = [0.0, 0.25, 0.5, 0.75, 1.0]

@@ -20,7 +20,7 @@ from lorapar.report.answers import answers_section
 from lorapar.report.elements import elements_section
 from lorapar.report.metrics import metrics_of
 from lorapar.report.outcome import outcome_section
-from lorapar.report.scores import benchmarks, verdict_figures, verdict_lines
+from lorapar.report.scores import benchmarks, verdict_lines, verdict_metrics
 from lorapar.report.settings import asked_section, digest_rows, settings_section
 from lorapar.report.sources import Facts, ReportSources, read_facts
 from lorapar.report.svg import FOLDER, style_sheet
@@ -78,7 +78,7 @@ def render_page(facts: Facts) -> str:
         version=(facts.plan or {}).get("version") or __version__,
         written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         reached=_reached(facts),
-        verdict=verdict_lines(verdict_figures(facts)),
+        verdict=verdict_lines(verdict_metrics(facts)),
         benchmarks=benchmarks(facts),
         digests=digest_rows(facts),
         **{section.anchor: section.content(facts) for section in SECTIONS},

@@ -20,7 +20,7 @@ from lorapar.report.formats import (
     points,
     systems_in,
 )
-from lorapar.report.sources import Facts, Figures
+from lorapar.report.sources import Facts, Values
 
 Verdict = Literal["up", "down", "within noise", "unchanged"]
 Bounds = tuple[float, float]
@@ -30,7 +30,7 @@ ASKED_MODELS = (*MODELS, "incumbent")
 
 @dataclass(frozen=True)
 class Score:
-    """One model's held-out figures on one system; accuracies are shares of 1, None where no row has a reference."""
+    """One model's held-out metrics on one system; accuracies are shares of 1, None where no row has a reference."""
 
     system: str
     model: str
@@ -109,30 +109,30 @@ def find_change(found: Sequence[Change], system: str, before: str, after: str) -
     return next((change for change in found if (change.system, change.before, change.after) == wanted), None)
 
 
-def _score(system: str, model: str, figures: Figures) -> Score:
+def _score(system: str, model: str, metrics: Values) -> Score:
     return Score(
         system=system,
         model=model,
-        rows=int(figures.get(f"{system}_rows") or 0),
-        strict=figures.get(f"{system}_accuracy"),
-        strict_interval=_bounds(figures.get(f"{system}_interval")),
-        lenient=figures.get(f"{system}_lenient_accuracy"),
-        lenient_interval=_bounds(figures.get(f"{system}_lenient_interval")),
-        loss=figures.get(f"{system}_loss"),
+        rows=int(metrics.get(f"{system}_rows") or 0),
+        strict=metrics.get(f"{system}_accuracy"),
+        strict_interval=_bounds(metrics.get(f"{system}_interval")),
+        lenient=metrics.get(f"{system}_lenient_accuracy"),
+        lenient_interval=_bounds(metrics.get(f"{system}_lenient_interval")),
+        loss=metrics.get(f"{system}_loss"),
     )
 
 
-def _change(system: str, before: str, after: str, figures: Figures, confidence: float) -> Change:
-    low, high = figures["interval"]
+def _change(system: str, before: str, after: str, metrics: Values, confidence: float) -> Change:
+    low, high = metrics["interval"]
     return Change(
         system=system,
         before=before,
         after=after,
-        difference=float(figures["difference"]),
+        difference=float(metrics["difference"]),
         bounds=(float(low), float(high)),
-        p_value=float(figures["p_value"]),
-        wins=int(figures["wins"]),
-        losses=int(figures["losses"]),
+        p_value=float(metrics["p_value"]),
+        wins=int(metrics["wins"]),
+        losses=int(metrics["losses"]),
         confidence=confidence,
     )
 
@@ -141,7 +141,7 @@ def _bounds(value: Sequence[float] | None) -> Bounds | None:
     return (float(value[0]), float(value[1])) if value else None
 
 
-def verdict_figures(facts: Facts) -> dict[str, Any] | None:
+def verdict_metrics(facts: Facts) -> dict[str, Any] | None:
     """The key `verdict` of metrics.json; None where nothing was judged."""
     if facts.verdict is None or facts.version is None:
         return None
@@ -163,8 +163,8 @@ def verdict_lines(verdict: Mapping[str, Any] | None) -> list[str]:
     if verdict is None:
         return []
     against = f"version {verdict['incumbent']}" if verdict["incumbent"] is not None else "the base model"
-    said = "better than" if verdict["better"] else "not better than"
-    lines = [f"Gate: {verdict['name']}@{verdict['version']} is {said} {against}", *verdict["reasons"]]
+    text = "better than" if verdict["better"] else "not better than"
+    lines = [f"Gate: {verdict['name']}@{verdict['version']} is {text} {against}", *verdict["reasons"]]
     if verdict["promotion"]:
         lines.append(verdict["promotion"])
     elif verdict["better"]:
@@ -201,12 +201,12 @@ def benchmarks(facts: Facts) -> list[Benchmark]:
     """Every benchmark that was asked, in the order of the settings."""
     evaluation = facts.evaluation or {}
     by_model = {model: (evaluation.get(model) or {}).get("benchmarks", {}) for model in ASKED_MODELS}
-    names = dict.fromkeys(name for figures in by_model.values() for name in figures)
+    names = dict.fromkeys(name for metrics in by_model.values() for name in metrics)
     moved = changes(facts)
     return [
         Benchmark(
             title=NAMES.get(name, name),
-            rows=[_row(model, figures[name]) for model, figures in by_model.items() if name in figures],
+            rows=[_row(model, metrics[name]) for model, metrics in by_model.items() if name in metrics],
             changes=[change for change in moved if change.system == name],
             notes=_notes(name, by_model),
         )
@@ -215,60 +215,60 @@ def benchmarks(facts: Facts) -> list[Benchmark]:
     ]
 
 
-def benchmark_lines(metrics: Figures) -> list[str]:
+def benchmark_lines(document: Values) -> list[str]:
     """One line a benchmark, from metrics.json: `GSM8K: base 13.3%, after RL 41.9% (after RL against base: up, ...)`."""
-    by_model = {model: (metrics.get(model) or {}).get("benchmarks", {}) for model in ASKED_MODELS}
-    names = dict.fromkeys(name for figures in by_model.values() for name in figures)
-    return [_line(name, by_model, (metrics.get("changes") or {}).get(f"{name}_base_to_after_rl")) for name in names]
+    by_model = {model: (document.get(model) or {}).get("benchmarks", {}) for model in ASKED_MODELS}
+    names = dict.fromkeys(name for metrics in by_model.values() for name in metrics)
+    return [_line(name, by_model, (document.get("changes") or {}).get(f"{name}_base_to_after_rl")) for name in names]
 
 
-def _line(name: str, by_model: Mapping[str, Figures], change: Figures | None) -> str:
+def _line(name: str, by_model: Mapping[str, Values], change: Values | None) -> str:
     scores = [
-        f"{model_name(model)} {percent(figures[name]['accuracy'])}"
-        for model, figures in by_model.items()
-        if is_number(figures.get(name, {}).get("accuracy"))
+        f"{model_name(model)} {percent(metrics[name]['accuracy'])}"
+        for model, metrics in by_model.items()
+        if is_number(metrics.get(name, {}).get("accuracy"))
     ]
-    if not scores:  # a task whose metrics are figures of all its rows together
+    if not scores:  # a task with metrics of all its rows together
         scores = [
-            f"{model_name(model)} {figures[name]['metric']} {figures[name]['score']:.4g}"
-            for model, figures in by_model.items()
-            if is_number(figures.get(name, {}).get("score"))
+            f"{model_name(model)} {metrics[name]['metric']} {metrics[name]['score']:.4g}"
+            for model, metrics in by_model.items()
+            if is_number(metrics.get(name, {}).get("score"))
         ]
     moved = f" (after RL against base: {change['verdict']}, {p_value(change['p_value'])})" if change else ""
     return f"{NAMES.get(name, name)}: {', '.join(scores) or 'not scored'}{moved}"
 
 
-def _notes(name: str, by_model: Mapping[str, Figures]) -> list[str]:
-    found = {model: figures[name] for model, figures in by_model.items() if name in figures}
-    version = next((figures["version"] for figures in found.values() if figures.get("version")), None)
+def _notes(name: str, by_model: Mapping[str, Values]) -> list[str]:
+    found = {model: metrics[name] for model, metrics in by_model.items() if name in metrics}
+    version = next((metrics["version"] for metrics in found.values() if metrics.get("version")), None)
     notes = [f"{NAMES.get(name, name)}: version {version} of the task"] if version else []
-    for model, figures in found.items():
-        scores = figures.get("scores") or {}
+    for model, metrics in found.items():
+        scores = metrics.get("scores") or {}
         shown = [_task_score(metric, scores) for metric in scores if "_stderr," not in metric]
         if shown:
             notes.append(f"{NAMES.get(name, name)}, {model_name(model)}: {'; '.join(shown)}")
     return [*notes, *_task_notes(name, found), *_group_notes(name, found)]
 
 
-def _task_notes(name: str, found: Mapping[str, Figures]) -> list[str]:
+def _task_notes(name: str, found: Mapping[str, Values]) -> list[str]:
     """A line for each task of a group: its rows, its version, and every model's figure with its standard error."""
-    first: Figures = next(iter(found.values()), {})
+    first: Values = next(iter(found.values()), {})
     notes = []
-    for task, figures in (first.get("tasks") or {}).items():
-        metric = figures.get("metric")
+    for task, metrics in (first.get("tasks") or {}).items():
+        metric = metrics.get("metric")
         each = [
             f"{model_name(model)} {_task_score(metric, own['scores'])}"
             for model, whole in found.items()
             if metric in ((own := (whole.get("tasks") or {}).get(task, {})).get("scores") or {})
         ]
-        version = f", version {figures['version']}" if figures.get("version") else ""
-        notes.append(f"{name}, {task} ({figures.get('rows', 0):,} rows{version}): {'; '.join(each) or 'not scored'}")
+        version = f", version {metrics['version']}" if metrics.get("version") else ""
+        notes.append(f"{name}, {task} ({metrics.get('rows', 0):,} rows{version}): {'; '.join(each) or 'not scored'}")
     return notes
 
 
-def _group_notes(name: str, found: Mapping[str, Figures]) -> list[str]:
+def _group_notes(name: str, found: Mapping[str, Values]) -> list[str]:
     """A line for each group within a group."""
-    first: Figures = next(iter(found.values()), {})
+    first: Values = next(iter(found.values()), {})
     notes = []
     for group, scores in (first.get("groups") or {}).items():
         metric = next((one for one in scores if "_stderr," not in one), "")
@@ -281,24 +281,24 @@ def _group_notes(name: str, found: Mapping[str, Figures]) -> list[str]:
     return notes
 
 
-def _task_score(metric: str, scores: Figures) -> str:
+def _task_score(metric: str, scores: Values) -> str:
     """`acc 0.25 (standard error 0.12)`; lm-eval writes N/A where there is one row, or no formula."""
     name, _, filtered = metric.partition(",")
     value, error = scores[metric], scores.get(f"{name}_stderr,{filtered}")
     shown = f"{value:.4g}" if is_number(value) else str(value)
-    said = "" if error is None else f" (standard error {f'{error:.2g}' if is_number(error) else error})"
-    return f"{name if filtered in ('', 'none') else metric} {shown}{said}"
+    text = "" if error is None else f" (standard error {f'{error:.2g}' if is_number(error) else error})"
+    return f"{name if filtered in ('', 'none') else metric} {shown}{text}"
 
 
-def _row(model: str, figures: Figures) -> BenchmarkRow:
-    tokens = figures.get("tokens_per_answer")
+def _row(model: str, metrics: Values) -> BenchmarkRow:
+    tokens = metrics.get("tokens_per_answer")
     return BenchmarkRow(
         model=model_name(model),
-        rows=f"{figures.get('rows', 0):,}",
-        strict=percent(figures.get("accuracy")),
-        strict_interval=interval(figures.get("interval")),
-        lenient=percent(figures.get("lenient_accuracy")),
-        lenient_interval=interval(figures.get("lenient_interval")),
-        seconds=decimal_seconds(figures.get("seconds_per_answer")),
+        rows=f"{metrics.get('rows', 0):,}",
+        strict=percent(metrics.get("accuracy")),
+        strict_interval=interval(metrics.get("interval")),
+        lenient=percent(metrics.get("lenient_accuracy")),
+        lenient_interval=interval(metrics.get("lenient_interval")),
+        seconds=decimal_seconds(metrics.get("seconds_per_answer")),
         tokens=f"{tokens:.0f}" if is_number(tokens) else NOTHING,
     )

@@ -1,4 +1,4 @@
-"""What was asked of the run, in sentences; every setting with its default; and the digests of what it read and made."""
+"""The run's settings in sentences; every setting with its default; and the digests of what it read and made."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from lorapar.config import AdapterConfig, RlConfig, RunConfig, SftConfig
-from lorapar.config.training import PhaseConfig, phase_said
+from lorapar.config.training import PhaseConfig, phase_text
 from lorapar.report.formats import count_of, number, shorten, system_name
 from lorapar.report.sources import Facts, overlap_of
 from lorapar.store import is_s3
@@ -59,8 +59,8 @@ def _model(config: RunConfig) -> str:
 
 def _number_format(facts: Facts) -> list[tuple[str, str]]:
     """What `auto` came to in this run; nothing where every format was set."""
-    said = (facts.plan or {}).get("number_format")
-    return [("Number format", f"auto: {said}")] if said else []
+    text = (facts.plan or {}).get("number_format")
+    return [("Number format", f"auto: {text}")] if text else []
 
 
 def _data(facts: Facts, config: RunConfig) -> str:
@@ -70,9 +70,9 @@ def _data(facts: Facts, config: RunConfig) -> str:
     train = [row for row in facts.examples.values() if row.split == "train"]
     development = sum(row.split == "development" for row in facts.examples.values())
     heldout = len(facts.examples) - len(train) - development
-    said = f"{source}: {count_of(len(train), 'row')} to train on, {number(heldout)} held out for the scores below"
-    said += f", {number(development)} to pick an adapter by" if development else ""
-    return said + _overlap(facts)
+    text = f"{source}: {count_of(len(train), 'row')} to train on, {number(heldout)} held out for the scores below"
+    text += f", {number(development)} to pick an adapter by" if development else ""
+    return text + _overlap(facts)
 
 
 def _overlap(facts: Facts) -> str:
@@ -113,9 +113,9 @@ def _adapter(config: RunConfig) -> str:
     if config.model.adapter is None:
         return fresh
     if config.model.continue_:
-        return f"the elements of {config.model.adapter_said}, trained further"
+        return f"the elements of {config.model.adapter_text}, trained further"
     rank = config.model.adapter_source.rank if config.model.adapter_source else None
-    return f"{fresh}; beside {config.model.adapter_said}, which is held frozen" + (f" (rank {rank})" if rank else "")
+    return f"{fresh}; beside {config.model.adapter_text}, which is held frozen" + (f" (rank {rank})" if rank else "")
 
 
 def _whole(adapter: AdapterConfig, layout: str) -> str:
@@ -156,7 +156,7 @@ def _rows_of(config: RunConfig, method: str) -> str:
 def _own_settings(config: RunConfig, method: str) -> str:
     """What phases by a method have set for themselves, as the end of a sentence."""
     named = [phase for phase in config.phases if isinstance(phase, PhaseConfig)]
-    own = [phase_said(phase) for phase in named if phase.method == method and phase.settings]
+    own = [phase_text(phase) for phase in named if phase.method == method and phase.settings]
     return f"; but {', '.join(own)}" if own else ""
 
 
@@ -170,8 +170,8 @@ def _sft(facts: Facts, config: RunConfig) -> str:
     batch = sft.batch_size * sft.gradient_accumulation
     if sft.train_on == "all" and any(row.history for row in facts.examples.values()):
         rows += ", every answer of a conversation"
-    told = f"{rows}; {_length(sft)} of {count_of(batch, 'row')}, learning rate {sft.learning_rate:g}"
-    return told + _own_settings(config, "sft")
+    text = f"{rows}; {_length(sft)} of {count_of(batch, 'row')}, learning rate {sft.learning_rate:g}"
+    return text + _own_settings(config, "sft")
 
 
 def _rl(config: RunConfig) -> str:
@@ -247,7 +247,7 @@ def _near(path: Path, run: Path) -> str:
 
 
 def setting_groups(config: RunConfig) -> list[SettingGroup]:
-    """All settings by section; those that stand in no section come first."""
+    """All settings by section; those that are in no section come first."""
     defaults = RunConfig()
     alone: list[Setting] = []
     groups: list[SettingGroup] = []
@@ -265,7 +265,7 @@ def setting_groups(config: RunConfig) -> list[SettingGroup]:
 
 
 def changed_settings(groups: list[SettingGroup]) -> list[Setting]:
-    """The settings that a person or `plan` set; digests, which plan fills in, stand in a table of their own."""
+    """The settings that a person or `plan` set; digests, which plan fills in, are in a table of their own."""
     return [one for group in groups for one in group.settings if one.changed and not one.key.endswith("digest")]
 
 

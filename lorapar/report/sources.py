@@ -28,7 +28,7 @@ from lorapar.records import (
 )
 from lorapar.store import read_manifest
 
-Figures = Mapping[str, Any]
+Values = Mapping[str, Any]
 R = TypeVar("R", bound=Record)
 
 
@@ -50,7 +50,7 @@ class ReportSources:
     verdict: Path | None = None
     promotion: Path | None = None
     """No input of the stage, which must not wait for a promotion that may never come."""
-    timings: Sequence[Figures] | None = None
+    timings: Sequence[Values] | None = None
     """One entry a finished node: node, stage, seconds, peak_memory_bytes, reused. Known once the run has ended."""
     run: Path | None = None
     """The run folder on this machine; None in a pipeline, which has none."""
@@ -60,39 +60,39 @@ class ReportSources:
 class Facts:
     """What the folders hold; None (or empty) where a folder or file is missing."""
 
-    plan: Figures | None = None
+    plan: Values | None = None
     """plan.json: version, created, config, sections."""
     config: RunConfig | None = None
     examples: Mapping[str, Example] = field(default_factory=dict)
     """All rows by id."""
-    data: Figures | None = None
+    data: Values | None = None
     """summary.json of prepare."""
     votes: tuple[Vote, ...] | None = None
     labels: tuple[Label, ...] | None = None
-    voting: Figures | None = None
-    partition: Figures | None = None
-    sft_steps: tuple[Figures, ...] | None = None
-    rl_steps: tuple[Figures, ...] | None = None
-    rollouts: tuple[Figures, ...] | None = None
+    voting: Values | None = None
+    partition: Values | None = None
+    sft_steps: tuple[Values, ...] | None = None
+    rl_steps: tuple[Values, ...] | None = None
+    rollouts: tuple[Values, ...] | None = None
     """rollouts.jsonl of rl: completions that were kept, with their rewards."""
-    sft: Figures | None = None
-    rl: Figures | None = None
-    adapter: Figures | None = None
+    sft: Values | None = None
+    rl: Values | None = None
+    adapter: Values | None = None
     """adapter_config.json of the published adapter."""
-    lineage: Figures | None = None
-    version: Figures | None = None
+    lineage: Values | None = None
+    version: Values | None = None
     """version.json: the version that was published, and its incumbent."""
-    verdict: Figures | None = None
-    promotion: Figures | None = None
+    verdict: Values | None = None
+    promotion: Values | None = None
     answers: tuple[Answer, ...] | None = None
-    evaluation: Figures | None = None
+    evaluation: Values | None = None
     omissions: tuple[tuple[str, Omission], ...] = ()
     """What stages left out or cut, each with the name of its stage, in the order they ran."""
     digests: Mapping[str, str] = field(default_factory=dict)
     """Digest of each artifact that is there, by name."""
-    timings: tuple[Figures, ...] | None = None
+    timings: tuple[Values, ...] | None = None
     run: Path | None = None
-    """The run folder, which the report lies in."""
+    """The run folder, which the report is in."""
 
 
 @dataclass(frozen=True)
@@ -165,7 +165,7 @@ def _omissions(sources: ReportSources) -> Iterator[tuple[str, Omission]]:
                 raise BadInputError(f"{folder}/summary.json: {OMISSIONS} is not as this version writes it") from None
 
 
-def _config(plan: Figures | None, folder: Path | None) -> RunConfig | None:
+def _config(plan: Values | None, folder: Path | None) -> RunConfig | None:
     if plan is None:
         return None
     try:
@@ -198,7 +198,7 @@ def _json(folder: Path | None, name: str) -> dict[str, Any] | None:
     return value
 
 
-def _steps(folder: Path | None, name: str = "history.jsonl") -> tuple[Figures, ...] | None:
+def _steps(folder: Path | None, name: str = "history.jsonl") -> tuple[Values, ...] | None:
     """The training history, or what was kept of its completions: one JSON object a line, in the order of the steps."""
     path = _file(folder, name)
     if path is None:

@@ -22,7 +22,7 @@ class Point:
 
     name: str
     x: float
-    """Where it stands on a numeric axis; 0 where there is none."""
+    """Where it is on a numeric axis; 0 where there is none."""
     mean: float
     interval: tuple[float, float] | None
     paper: float | None = None

@@ -95,7 +95,7 @@ def round_step(step: float) -> float:
 
 
 def padded(values: Iterable[float], *, include: Iterable[float] = (), share: float = 0.06) -> Range:
-    """The range of the values with some air, so that no line lies on the frame; it ends at `include` where that is
+    """The range of the values with some air, so that no line is on the frame; it ends at `include` where that is
     beyond them."""
     known, fixed = list(values), list(include)
     low, high = (min(known), max(known)) if known else (0.0, 1.0)

@@ -33,22 +33,22 @@ def closing_table(metrics: Path) -> RenderableType:
     return metrics_table(read_json(metrics))
 
 
-def metrics_table(figures: dict[str, Any]) -> RenderableType:
-    """The same from the figures themselves."""
-    models = [model for model in MODELS if figures.get(model)]
+def metrics_table(metrics: dict[str, Any]) -> RenderableType:
+    """The same from the metrics themselves."""
+    models = [model for model in MODELS if metrics.get(model)]
     if not models:
         return Text("nothing was evaluated, so there are no scores to show", style="dim")
     table = Table(box=SIMPLE_HEAD, header_style="bold", pad_edge=False)
     table.add_column("held-out answers")
-    systems = systems_in(figures)
+    systems = systems_in(metrics)
     for system in systems:
         table.add_column(f"{system_name(system)} strict")
         table.add_column("lenient", justify="right", style="dim")
     for model in models:
-        cells = [cell for system in systems for cell in _cells(figures[model], system)]
+        cells = [cell for system in systems for cell in _cells(metrics[model], system)]
         table.add_row(model_name(model), *cells)
-    lines = [_line(figures, system) for system in systems]
-    lines += [*benchmark_lines(figures), *verdict_lines(figures.get("verdict"))]
+    lines = [_line(metrics, system) for system in systems]
+    lines += [*benchmark_lines(metrics), *verdict_lines(metrics.get("verdict"))]
     return Group(table, *(Text(line) for line in lines if line))
 
 
@@ -60,12 +60,12 @@ def _cells(model: dict[str, Any], system: str) -> tuple[str, str]:
     )
 
 
-def _line(figures: dict[str, Any], system: str) -> str | None:
+def _line(metrics: dict[str, Any], system: str) -> str | None:
     """`System 1: up after SFT (p < 0.001), within noise after RL (p = 0.45)`."""
-    changes = figures.get("changes") or {}
+    changes = metrics.get("changes") or {}
     steps = [(after, changes.get(f"{system}_{before}_to_{after}")) for before, after in pairwise(MODELS)]
-    said = [f"{one['verdict']} {model_name(after)} ({p_value(one['p_value'])})" for after, one in steps if one]
-    return f"{system_name(system)}: {', '.join(said)}" if said else None
+    texts = [f"{one['verdict']} {model_name(after)} ({p_value(one['p_value'])})" for after, one in steps if one]
+    return f"{system_name(system)}: {', '.join(texts)}" if texts else None
 
 
 def warning_lines(metrics: Path) -> list[str]:

@@ -10,8 +10,8 @@ from typing import Any
 from markupsafe import Markup
 
 from lorapar.config.training import DEFAULT_PHASES
-from lorapar.report.formats import duration, is_number, number, percent, phases_said, size, system_name
-from lorapar.report.sources import Facts, Figures
+from lorapar.report.formats import duration, is_number, number, percent, phases_text, size, system_name
+from lorapar.report.sources import Facts, Values
 from lorapar.report.svg import Plot, Point, group, padded, plain, polyline
 
 _MOST_POINTS = 400
@@ -80,8 +80,8 @@ def _no_steps(facts: Facts, method: str) -> str:
     if facts.rl is None or facts.config is None:
         return f"{name} did not finish"
     if method not in facts.config.methods:
-        return f"phases is [{phases_said(phases)}], so there was no {name}"
-    return f"phases is [{phases_said(phases)}]; the steps of SFT are in sft_history.jsonl beside those of RL"
+        return f"phases is [{phases_text(phases)}], so there was no {name}"
+    return f"phases is [{phases_text(phases)}]; the steps of SFT are in sft_history.jsonl beside those of RL"
 
 
 def _some_rollouts(kept: Sequence[Mapping[str, Any]]) -> list[tuple[int, list[Mapping[str, Any]]]]:
@@ -91,7 +91,7 @@ def _some_rollouts(kept: Sequence[Mapping[str, Any]]) -> list[tuple[int, list[Ma
     return [(step, [line for line in kept if line["step"] == step]) for step in shown]
 
 
-def sft_curves(steps: Sequence[Figures], loss_average: str = "token") -> list[Curve]:
+def sft_curves(steps: Sequence[Values], loss_average: str = "token") -> list[Curve]:
     """The loss of supervised fine-tuning (a mean over tokens or rows), and how large its gradients were."""
     return _present(
         [
@@ -101,7 +101,7 @@ def sft_curves(steps: Sequence[Figures], loss_average: str = "token") -> list[Cu
     )
 
 
-def rl_curves(steps: Sequence[Figures]) -> list[Curve]:
+def rl_curves(steps: Sequence[Values]) -> list[Curve]:
     """Reward, its parts, KL and completion length of reinforcement learning, those that were logged."""
     return _present(
         [
@@ -117,8 +117,8 @@ def _present(curves: Sequence[Curve | None]) -> list[Curve]:
     return [curve for curve in curves if curve is not None]
 
 
-def _single(title: str, key: str, steps: Sequence[Figures], colour: str, unit: str) -> Curve | None:
-    """One figure over the steps: each step thin, their moving mean thick."""
+def _single(title: str, key: str, steps: Sequence[Values], colour: str, unit: str) -> Curve | None:
+    """One metric over the steps: each step thin, their moving mean thick."""
     points = series(steps, key)
     if not points:
         return None
@@ -132,7 +132,7 @@ def _single(title: str, key: str, steps: Sequence[Figures], colour: str, unit: s
     return Curve(title, plot.draw(plot.y_axis(unit), *thin, *lines, _step_axis(plot)), legend)
 
 
-def _reward_parts(steps: Sequence[Figures]) -> Curve | None:
+def _reward_parts(steps: Sequence[Values]) -> Curve | None:
     """Every part of the reward in one drawing, smoothed so that five lines can be told apart."""
     keys = dict.fromkeys(key for step in steps for key in step if key.startswith(_PART))
     lines = [(key.removeprefix(_PART), series(steps, key)) for key in keys]
@@ -163,7 +163,7 @@ def plot_lines(plot: Plot, lines: Sequence[tuple[str, Sequence[Point]]]) -> list
     return [polyline(plot.points(_at_most(points)), class_) for class_, points in lines]
 
 
-def series(steps: Sequence[Figures], key: str) -> list[Point]:
+def series(steps: Sequence[Values], key: str) -> list[Point]:
     """(step, value) where the value was logged and is finite."""
     return [
         (float(step.get("step", place)), float(step[key]))
@@ -181,7 +181,7 @@ def moving_mean(points: Sequence[Point], window: int) -> list[Point]:
     return means
 
 
-def ends(steps: Sequence[Figures], key: str) -> tuple[str, str] | None:
+def ends(steps: Sequence[Values], key: str) -> tuple[str, str] | None:
     """Mean over the first and over the last fifth of the steps, in words; the training stages’ own summaries do so."""
     values = [value for _, value in series(steps, key)]
     if not values:
@@ -211,7 +211,7 @@ def cost_section(facts: Facts) -> dict[str, Any] | None:
     }
 
 
-def _row(one: Figures, longest: float, largest: float) -> dict[str, Any]:
+def _row(one: Values, longest: float, largest: float) -> dict[str, Any]:
     seconds, memory = _number(one, "seconds"), _number(one, "peak_memory_bytes")
     return {
         "node": one.get("node") or one.get("stage"),
@@ -223,9 +223,9 @@ def _row(one: Figures, longest: float, largest: float) -> dict[str, Any]:
     }
 
 
-def _total(timings: Sequence[Figures]) -> float:
+def _total(timings: Sequence[Values]) -> float:
     return sum(_number(one, "seconds") for one in timings)
 
 
-def _number(one: Figures, key: str) -> float:
+def _number(one: Values, key: str) -> float:
     return float(one.get(key) or 0.0)

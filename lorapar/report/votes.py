@@ -1,4 +1,4 @@
-"""The vote, made ready for its section: teachers, their agreement, the gold figures and rows to look at."""
+"""The vote, made ready for its section: teachers, their agreement, how they do on gold labels, and rows to look at."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 from lorapar.config import SYSTEMS
 from lorapar.records import Example, Label, Vote
 from lorapar.report.formats import NOTHING, count_of, number, percent, system_name
-from lorapar.report.sources import Facts, Figures
+from lorapar.report.sources import Facts, Values
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell of a matrix: its words, what stands below them, and how strongly it is tinted (0 to 1)."""
+    """One cell of a matrix: its words, what is below them, and how strongly it is tinted (0 to 1)."""
 
     words: str
     small: str = ""
@@ -64,17 +64,17 @@ def votes_section(facts: Facts) -> dict[str, Any] | None:
     }
 
 
-def agreement_matrix(voting: Figures) -> Matrix | None:
+def agreement_matrix(voting: Values) -> Matrix | None:
     """Raw agreement of each two teachers of the first round, Cohen's kappa below it; None for a single teacher."""
-    figures = voting.get("agreement") or {}
-    names = tuple(figures.get("teachers") or ())
+    agreement = voting.get("agreement") or {}
+    names = tuple(agreement.get("teachers") or ())
     if len(names) < 2:
         return None
     cells = tuple(
         tuple(
             _own_cell()
             if row == column
-            else _agreement_cell(figures["raw"][row][column], figures["kappa"][row][column])
+            else _agreement_cell(agreement["raw"][row][column], agreement["kappa"][row][column])
             for column in range(len(names))
         )
         for row in range(len(names))
@@ -105,7 +105,7 @@ def confusion_matrix(table: Mapping[str, Mapping[str, int]] | None) -> Matrix | 
     )
 
 
-def systems_voted(voting: Figures) -> tuple[str, ...]:
+def systems_voted(voting: Values) -> tuple[str, ...]:
     """The systems that the vote chose between, in their order."""
     return tuple(voting.get("train_rows") or SYSTEMS)
 
@@ -140,7 +140,7 @@ def teacher_rows(facts: Facts) -> list[dict[str, Any]]:
                 "tokens": number(about.get("tokens")),
                 "share": share,
                 "share_words": percent(share),
-                "shares": _shares_said(about),
+                "shares": _shares_text(about),
                 "accuracy": percent(about.get("gold_accuracy")),
                 "template": about.get("template") or "",
                 "confusion": confusion_matrix(about.get("gold_confusion")),
@@ -149,14 +149,14 @@ def teacher_rows(facts: Facts) -> list[dict[str, Any]]:
     return rows
 
 
-def _shares_said(about: Figures) -> str | None:
+def _shares_text(about: Values) -> str | None:
     """Of named systems, how often a teacher said what: `recall 40.0%, arithmetic 60.0%`; None for the two."""
     shares = about.get("shares")
     return None if shares is None else ", ".join(f"{system} {percent(share)}" for system, share in shares.items())
 
 
-def vote_facts(voting: Figures) -> list[tuple[str, str, str]]:
-    """(name, figure, what it means), the single figures of the vote."""
+def vote_facts(voting: Values) -> list[tuple[str, str, str]]:
+    """(name, figure, what it means), the single metrics of the vote."""
     rows = voting.get("rows") or {}
     gold = voting.get("gold") or {}
     alpha, first = voting.get("krippendorff_alpha"), voting.get("first_round_krippendorff_alpha")
@@ -190,15 +190,15 @@ def vote_facts(voting: Figures) -> list[tuple[str, str, str]]:
     ]
 
 
-def _given(given: Figures | None) -> list[tuple[str, str, str]]:
+def _given(given: Values | None) -> list[tuple[str, str, str]]:
     """Training rows that were labelled without a vote, and by what."""
     if not given:
         return []
     how = "as the data name them" if given["labels"] == "data" else "by chance, as a control"
     rows = ", ".join(f"{number(count)} {system_name(system)}" for system, count in given["rows"].items())
     right = given["gold_accuracy"]
-    told = f"; {percent(right)} of those whose system the data names are right" if right is not None else ""
-    return [("Labelled without votes", rows, f"training rows, {how} (voting.labels){told}")]
+    gold_text = f"; {percent(right)} of those whose system the data names are right" if right is not None else ""
+    return [("Labelled without votes", rows, f"training rows, {how} (voting.labels){gold_text}")]
 
 
 def same_model_notice(facts: Facts) -> str | None:
@@ -215,7 +215,7 @@ def same_model_notice(facts: Facts) -> str | None:
     )
 
 
-def failed_notice(voting: Figures) -> str | None:
+def failed_notice(voting: Values) -> str | None:
     """The sentence for teachers that failed; None where none did."""
     failed = voting.get("failed") or {}
     if not failed:
@@ -224,7 +224,7 @@ def failed_notice(voting: Figures) -> str | None:
     return f"The vote went on without {', '.join(failed)} (votes cast before the failure count): {reasons}."
 
 
-def calibration_rows(voting: Figures) -> list[tuple[str, str, str]]:
+def calibration_rows(voting: Values) -> list[tuple[str, str, str]]:
     """(figure, with calibration, without it); empty where votes were not calibrated."""
     plain = voting.get("without_calibration")
     if not plain:

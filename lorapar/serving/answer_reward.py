@@ -39,7 +39,7 @@ class AnswerReward:
         self._reward, self._share = reward, share_percent / 100
         self._working = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._told: set[str] = set()
+        self._warned: set[str] = set()
 
     @classmethod
     def of(cls, settings: ServingSettings, environment: Mapping[str, str] = os.environ) -> AnswerReward | None:
@@ -71,14 +71,14 @@ class AnswerReward:
             try:
                 value = await asyncio.to_thread(self._reward, question, text)
             except LoraparError as error:
-                self._tell(str(error).replace("rl.rewards:", f"{VARIABLE}:", 1))
+                self._warn_once(str(error).replace("rl.rewards:", f"{VARIABLE}:", 1))
                 return
         if value is not None:
             then(value)
 
-    def _tell(self, message: str) -> None:
-        if message not in self._told:
-            self._told.add(message)
+    def _warn_once(self, message: str) -> None:
+        if message not in self._warned:
+            self._warned.add(message)
             logger.warning("an answer is not judged: %s", message)
 
 

@@ -35,7 +35,7 @@ def assembled(body: bytes) -> Assembled | None:
             continue
         if any(_holder(choice, name).get("tool_calls") for name in ("delta", "message")):
             return None
-        parts.append(_said(choice))
+        parts.append(_answer_of(choice))
         ended = choice.get("finish_reason") or ended
     known = [part for part in parts if part is not None]
     return Assembled("".join(known), str(ended) if ended else None) if known else None
@@ -51,8 +51,8 @@ def question_of(request: Mapping[str, Any]) -> str:
     """The last thing a person said in a chat request, or the prompt of a completion; empty where there is no text."""
     messages = request.get("messages")
     if isinstance(messages, list):
-        said = (one for one in reversed(messages) if isinstance(one, dict) and one.get("role") == "user")
-        return _text(next(said, {}).get("content"))
+        asked = (one for one in reversed(messages) if isinstance(one, dict) and one.get("role") == "user")
+        return _text(next(asked, {}).get("content"))
     return _text(request.get("prompt"))
 
 
@@ -123,7 +123,7 @@ def _holder(choice: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _said(choice: Mapping[str, Any]) -> str | None:
+def _answer_of(choice: Mapping[str, Any]) -> str | None:
     for holder in (_holder(choice, "delta"), _holder(choice, "message"), {"content": choice.get("text")}):
         if isinstance(holder.get("content"), str):
             return str(holder["content"])

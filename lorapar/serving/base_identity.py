@@ -58,7 +58,7 @@ def is_on_hub(base: ModelConfig) -> bool:
     return kind_of(base) is Kind.HUB and (base.revision is not None or base.digest is None)
 
 
-def said(base: ModelConfig) -> str:
+def base_text(base: ModelConfig) -> str:
     """A base as messages name it."""
     revision = f"@{base.revision}" if base.revision else ""
     return f"'{base.name}{revision}'" + (f" (digest {base.digest})" if base.digest else "")
@@ -221,9 +221,9 @@ def require_same(version: object, base: ModelConfig, folder: Path) -> str:
     compared = compare(base, folder)
     if compared.found == "other":
         raise IntegrityError(
-            f"{version}: was trained on the base model {said(base)}, and the folder '{folder}' holds another model "
-            f"({compared.is_there}); {REMEDY}, or say --other-base if it is meant, such as a quantised copy or the "
-            "same weights in other files"
+            f"{version}: was trained on the base model {base_text(base)}, and the folder '{folder}' holds another "
+            f"model ({compared.is_there}); {REMEDY}, or say --other-base if it is meant, such as a quantised copy or "
+            "the same weights in other files"
         )
     return compared.is_there if compared.found == "unknown" else ""
 
@@ -301,7 +301,7 @@ class ServedBase:
             found = self._compare_with_hub(base)
         if found.found == "other":
             raise IntegrityError(
-                f"{version}: was trained on the base model {said(base)}, and this server has another one "
+                f"{version}: was trained on the base model {base_text(base)}, and this server has another one "
                 f"({found.is_there}); {REMEDY}, or set LORAPAR_SERVING_BASE_DIGEST={ANY} if it is meant"
             )
 

@@ -148,8 +148,8 @@ class Capturing:
 
     def _consents(self, scope: Scope) -> bool:
         """Anything but a yes is a no: who sends the header has an opinion. Of several, one that is a no decides."""
-        said = header_values(scope, CONSENT_HEADER)
-        return all(one.lower() in _YES for one in said) if said else self.config.consent == "opt_out"
+        consents = header_values(scope, CONSENT_HEADER)
+        return all(one.lower() in _YES for one in consents) if consents else self.config.consent == "opt_out"
 
     def _count(self, outcome: str, number: int) -> None:
         metrics.CAPTURED.labels(self.config.name, outcome).inc(number)
@@ -158,14 +158,14 @@ class Capturing:
         """The thread's work: read, redact; None where there is nothing to keep."""
         if isinstance(item, Remark):
             return self._feedback(item)
-        said, answer = texts_of(item.request, item.endpoint), assembled(item.answer)
-        if said is None or answer is None or not answer.text.strip():
+        messages, answer = texts_of(item.request, item.endpoint), assembled(item.answer)
+        if messages is None or answer is None or not answer.text.strip():
             self._count("not_text", 1)
             return None
         if answer.finish_reason not in _WHOLE:
             self._count("no_answer", 1)
             return None
-        return self._request(item, said, answer.text, answer.finish_reason)
+        return self._request(item, messages, answer.text, answer.finish_reason)
 
     def _feedback(self, item: Remark) -> Feedback:
         answer, found = self._rules.redact(_storable(item.answer or ""))
@@ -178,9 +178,11 @@ class Capturing:
             redacted=sum(found.values()),
         )
 
-    def _request(self, item: Exchange, said: list[tuple[str, str]], text: str, ended: str | None) -> CapturedRequest:
+    def _request(
+        self, item: Exchange, messages: list[tuple[str, str]], text: str, ended: str | None
+    ) -> CapturedRequest:
         user = item.request.get("user") if self.config.keep_user else None
-        texts = [*(content for _, content in said), text, *([str(user)] if user else [])]
+        texts = [*(content for _, content in messages), text, *([str(user)] if user else [])]
         redacted = [self._rules.redact(_storable(one)) for one in texts]
         found: dict[str, int] = {}
         for _, counts in redacted:
@@ -195,10 +197,10 @@ class Capturing:
             version=item.served.version,
             alias=item.served.alias,
             endpoint=item.endpoint,
-            messages=tuple(Message(role=role, content=one) for (role, _), one in zip(said, clean, strict=False)),
-            answer=clean[len(said)],
+            messages=tuple(Message(role=role, content=one) for (role, _), one in zip(messages, clean, strict=False)),
+            answer=clean[len(messages)],
             finish_reason=ended,
-            user=clean[len(said) + 1] if user else None,
+            user=clean[len(messages) + 1] if user else None,
             redacted=sum(found.values()),
             redacted_by=found,
         )

@@ -19,12 +19,12 @@ from lorapar.serving.asking import candidate_notes, ending_notes, template_argum
 from lorapar.serving.base_identity import (
     ANY,
     base_of,
+    base_text,
     cached_folder_of_hub,
     is_on_hub,
     refuse_unequal_answers,
     refuse_unequal_answers_of_hub,
     require_same,
-    said,
 )
 from lorapar.serving.settings import ServingSettings, capture_config, compact_text
 from lorapar.store import NotFoundError
@@ -196,8 +196,8 @@ def _base(registry: Registry, versions: Sequence[Version], model: Path | None, *
     made_for = {str(version): base_of(registry, version) for version in versions}
     identities = {(base.name, base.revision, base.digest) for base in made_for.values()}
     if len({base.name for base in made_for.values()}) > 1 or (compared and len(identities) > 1):
-        told = ", ".join(f"{which} for {said(base)}" for which, base in made_for.items())
-        raise BadInputError(f"these adapters are for different base models ({told}); start one server for each")
+        bases = ", ".join(f"{which} for {base_text(base)}" for which, base in made_for.items())
+        raise BadInputError(f"these adapters are for different base models ({bases}); start one server for each")
     which, base = next(iter(made_for.items()))
     digest = (base.digest or "") if compared else ANY
     if model is not None and str(model) == base.name and is_on_hub(base) and not model.is_dir():
@@ -216,12 +216,16 @@ def _base(registry: Registry, versions: Sequence[Version], model: Path | None, *
     if compared and (model is not None or kind_of(base) is Kind.LOCAL):
         if folder is not None:
             unknown = require_same(which, base, folder)
-            notes = (f"'{named}' could not be compared with the base model {said(base)}: {unknown}",) if unknown else ()
+            notes = (
+                (f"'{named}' could not be compared with the base model {base_text(base)}: {unknown}",)
+                if unknown
+                else ()
+            )
         else:  # of the server's own machine or the hub; without an identity here the server looks at it itself
             digest = ""
             notes = (
                 f"'{named}' is not on this machine: where the server runs it is compared with the base model "
-                f"{said(base)} before the first adapter is loaded",
+                f"{base_text(base)} before the first adapter is loaded",
             )
     pinned = ("--revision", folder.name) if folder is not None and folder != named else ()  # the hub's, as compared
     return _Base(base.name, ("--model", str(named), *pinned, "--served-model-name", base.name), digest, notes=notes)
@@ -231,7 +235,7 @@ def _own_folder(which: str, base: ModelConfig, *, compared: bool) -> Path:
     try:
         return model_folder(base if compared else base.model_copy(update={"digest": None}))
     except IntegrityError as error:
-        raise IntegrityError(f"{which}: was trained on the base model {said(base)}: {error}") from None
+        raise IntegrityError(f"{which}: was trained on the base model {base_text(base)}: {error}") from None
 
 
 def _other_candidates(registry: Registry, base: _Base, waiting: Iterable[Version]) -> Iterable[str]:
@@ -240,4 +244,4 @@ def _other_candidates(registry: Registry, base: _Base, waiting: Iterable[Version
         own = base_of(registry, version)
         differs = own.digest and base.digest not in ("", ANY, own.digest)
         if own.name != base.public or differs:
-            yield f"{version} is a candidate for another base model, {said(own)}: this server will not load it"
+            yield f"{version} is a candidate for another base model, {base_text(own)}: this server will not load it"

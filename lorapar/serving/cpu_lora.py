@@ -1,4 +1,4 @@
-"""Mend vLLM's LoRA on the CPU: requests for the base model got the weights of the last adapter slot.
+"""Fix vLLM's LoRA on the CPU: requests for the base model got the weights of the last adapter slot.
 
 vLLM marks tokens without an adapter with the index -1. Its GPU kernels skip them; the PyTorch operators of the CPU use
 -1 as an index and so take the last slot (vLLM 0.32; proposed fix: vllm-project/vllm pull request 48421). A slot more
@@ -15,11 +15,11 @@ from typing import Any
 
 _OPERATORS = "vllm.lora.ops.torch_ops.lora_ops"
 _USERS = ("vllm.lora.ops.torch_ops", "vllm.lora.punica_wrapper.punica_cpu")
-_MENDED = "_lorapar_mended"
+_FIXED = "_lorapar_mended"
 
 
 def mend_cpu_lora() -> bool:
-    """Make the CPU operators add nothing where a token has no adapter; returns whether they are mended now.
+    """Make the CPU operators add nothing where a token has no adapter; returns whether they are fixed now.
 
     Only the first half of a LoRA (`bgmv_shrink`, x times A) needs it: where its result is zero, so is all after it.
     Safe to call again; False where this vLLM does not have the operators.
@@ -30,11 +30,11 @@ def mend_cpu_lora() -> bool:
         users = [importlib.import_module(name) for name in _USERS]
     except (ImportError, AttributeError):
         return False
-    if not hasattr(shrink, _MENDED):
-        mended = _without_base_tokens(shrink)
+    if not hasattr(shrink, _FIXED):
+        fixed = _without_base_tokens(shrink)
         for module in (operators, *users):
             if getattr(module, "bgmv_shrink", None) is shrink:
-                module.bgmv_shrink = mended  # type: ignore[attr-defined]
+                module.bgmv_shrink = fixed  # type: ignore[attr-defined]
     return True
 
 
@@ -42,9 +42,9 @@ def _without_base_tokens(shrink: Callable[..., None]) -> Callable[..., None]:
     """`bgmv_shrink(x (tokens, d), A (slots, 1, r, d), y (tokens, r), slot of each token, scaling)`, y zero where -1."""
 
     @functools.wraps(shrink)
-    def mended(inputs: Any, weights: Any, output: Any, indices: Any, scaling: float = 1.0) -> None:
+    def fixed(inputs: Any, weights: Any, output: Any, indices: Any, scaling: float = 1.0) -> None:
         shrink(inputs, weights, output, indices, scaling)
         output[: indices.shape[0]][indices < 0] = 0
 
-    setattr(mended, _MENDED, True)
-    return mended
+    setattr(fixed, _FIXED, True)
+    return fixed

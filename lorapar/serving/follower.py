@@ -109,7 +109,7 @@ class AliasFollower:
         which = (name, record.version)
         if record.share_percent == 0:
             self._ended.pop(which, None)
-            self._forget_outcomes(name)  # a canary begun anew is judged by its own requests
+            self._forget_outcomes(name)  # a canary started again is judged by its own requests
             return False
         if which in self._ended:
             await self._write_return(name, record.version)

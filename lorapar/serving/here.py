@@ -75,14 +75,14 @@ def read_adapter(name: str, folder: Path, base: Path | None = None) -> LocalAdap
 def _base(start: Start, settings: dict[str, Any]) -> ModelConfig:
     if start.lineage is None:
         return ModelConfig(name=start.config["base_model_name_or_path"], revision=start.config.get("revision"))
-    told = {key: start.lineage["base"].get(key) for key in ("name", "revision", "digest")}
-    found = ModelConfig.model_validate({**settings.get("model", {}), **told}).alone
+    recorded = {key: start.lineage["base"].get(key) for key in ("name", "revision", "digest")}
+    found = ModelConfig.model_validate({**settings.get("model", {}), **recorded}).alone
     # Whoever publishes an adapter must not decide that code of a model runs here.
     return found.model_copy(update={"trust_remote_code": False})
 
 
 @dataclass(frozen=True)
-class Said:
+class Reply:
     """An answer."""
 
     text: str
@@ -113,7 +113,7 @@ class Pair:
         *,
         base: bool,
         streamer: Any = None,
-    ) -> list[Said]:
+    ) -> list[Reply]:
         """Answers of the base (`base`) or of the adapter to questions, which are computed as one batch.
 
         `streamer` has transformers' `put` and `end`; only for a single question.
@@ -127,7 +127,7 @@ class Pair:
         prompts = [prompt_ids(self.tokenizer, chat) for chat in chats]
         with self._asked.adapter_off() if base else nullcontext():
             written = self._asked.generate(prompts, max_new_tokens, streamer=streamer)
-        return [Said(self.text(one), len(one), is_cut_off(self.tokenizer, one, max_new_tokens)) for one in written]
+        return [Reply(self.text(one), len(one), is_cut_off(self.tokenizer, one, max_new_tokens)) for one in written]
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from lorapar.registry import Registry, Version, stop_strings, stop_token_ids
 from lorapar.registry.layout import version_prefix
 from lorapar.registry.overview import lineage_of
 from lorapar.serving.base_address import compare_address
-from lorapar.serving.base_identity import base_of, is_on_hub, said
+from lorapar.serving.base_identity import base_of, base_text, is_on_hub
 from lorapar.serving.command import served_rank
 from lorapar.store import is_s3
 
@@ -45,13 +45,13 @@ def kserve_manifest(registry: Registry, version: Version, base_uri: str | None =
         lora["maxRank"] = rank
     serving = lineage_of(registry, version).get("serving", {})
     ends = {"stop-token-ids": stop_token_ids(serving), "stop": stop_strings(serving)}
-    told = {f"lorapar.io/{name}": json.dumps(found) for name, found in ends.items() if found}
+    endings = {f"lorapar.io/{name}": json.dumps(found) for name, found in ends.items() if found}
     return {
         "apiVersion": "serving.kserve.io/v1alpha1",
         "kind": "LLMInferenceService",
         "metadata": {
             "name": _object_name(version),
-            "annotations": {"lorapar.io/adapter": str(version), "lorapar.io/digest": version.digest, **told},
+            "annotations": {"lorapar.io/adapter": str(version), "lorapar.io/digest": version.digest, **endings},
         },
         "spec": {
             "model": {
@@ -71,13 +71,13 @@ def require_same_base(registry: Registry, version: Version, manifest: dict[str, 
     compared = compare_address(base, uri)
     if compared.found == "other":
         raise IntegrityError(
-            f"{version}: was trained on the base model {said(base)}, and {uri} holds another one "
+            f"{version}: was trained on the base model {base_text(base)}, and {uri} holds another one "
             f"({compared.is_there}); give the address of the one it was trained on as --base, or say --other-base if "
             "it is meant, such as a quantised copy"
         )
     if compared.found == "same":
         return ""
-    return f"{uri} could not be compared with the base model {said(base)}: {compared.is_there}"
+    return f"{uri} could not be compared with the base model {base_text(base)}: {compared.is_there}"
 
 
 def _base_uri(version: Version, base: ModelConfig, given: str | None) -> str:

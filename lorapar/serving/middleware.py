@@ -155,9 +155,9 @@ class AdapterMiddleware:
         if served is None:
             await self.app(scope, replayed(body, receive), send)
             return
-        told = self._told(scope, request, served.name)
-        if served.model != asked or told:
-            body = json.dumps({**request, **told, "model": served.model}).encode()
+        extra = self._extra_stops(scope, request, served.name)
+        if served.model != asked or extra:
+            body = json.dumps({**request, **extra, "model": served.model}).encode()
         taken = self.capture.take(scope, served, len(body)) if self.capture else None
         named = [header(REQUEST_ID_HEADER, taken.request_id)] if taken else []
         replaced = ["content-length", _OTHER_MODEL_HEADER, *([REQUEST_ID_HEADER] if taken else [])]
@@ -194,7 +194,7 @@ class AdapterMiddleware:
         else:
             await answer_json(send, 202, {"object": "feedback"})
 
-    def _told(self, scope: Scope, request: dict[str, Any], name: str) -> dict[str, Any]:
+    def _extra_stops(self, scope: Scope, request: dict[str, Any], name: str) -> dict[str, Any]:
         """What ends an answer, for vLLM, whose own settings do not take it (0.32): each request names it.
 
         A client's own are kept; one that wants no end at all (`ignore_eos`) gets none.
@@ -204,12 +204,12 @@ class AdapterMiddleware:
         ends = self.follower.ends(name)
         ids, texts = request.get("stop_token_ids") or [], request.get("stop") or []
         texts = [texts] if isinstance(texts, str) else texts
-        told: dict[str, Any] = {}
+        extra: dict[str, Any] = {}
         if ends.token_ids and isinstance(ids, list):
-            told["stop_token_ids"] = sorted({*ids, *ends.token_ids})
+            extra["stop_token_ids"] = sorted({*ids, *ends.token_ids})
         if ends.strings and isinstance(texts, list):
-            told["stop"] = list(dict.fromkeys([*texts, *sorted(ends.strings)]))
-        return told
+            extra["stop"] = list(dict.fromkeys([*texts, *sorted(ends.strings)]))
+        return extra
 
     async def _refuse(self, send: Send, error: NotServedError) -> None:
         if isinstance(error, NotLoadedError):

@@ -172,9 +172,9 @@ def _conversations() -> list[list[dict[str, str]]]:
     """Chats in which a template that does more than to write messages in turn shows it."""
     texts = (" Why? ", "Two\n\nlines.", '<b>x</b> {{ y }} "z"', "<think>a</think> b")
     user = [{"role": "user", "content": text} for text in texts]
-    said = [{"role": "assistant", "content": text} for text in reversed(texts)]
+    answers = [{"role": "assistant", "content": text} for text in reversed(texts)]
     system = {"role": "system", "content": " Be\nbrief. "}
-    turns = [one for pair in zip(user, said, strict=True) for one in pair]
+    turns = [one for pair in zip(user, answers, strict=True) for one in pair]
     ends = (1, 3, 5, 7)
     return [opening + turns[:end] for opening in ([], [system]) for end in ends]
 

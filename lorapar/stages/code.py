@@ -18,7 +18,7 @@ from lorapar import __version__
 
 _PACKAGE = "lorapar"
 _ROOT = Path(lorapar.__file__).parent
-# A statement of its own line, with what stands in its brackets or behind it. Every task works out its stage's digest,
+# A statement of its own line, with what is in its brackets or behind it. Every task works out its stage's digest,
 # and Python's own parser takes a quarter of a second for a hundred files; a test compares the two.
 _IMPORT = re.compile(
     r"^[ \t]*(?:from[ \t]+(?P<module>[\w.]+)[ \t]+import[ \t]+(?:\((?P<bracketed>[^)]*)\)|(?P<named>[^\n(]+))"

@@ -57,7 +57,7 @@ class Origin:
 
     @classmethod
     def of_environment(cls) -> Origin:
-        """What whoever started this process says: LORAPAR_RUN, and LORAPAR_IMAGES as `name=image,name=image`."""
+        """From the environment of this process: LORAPAR_RUN, and LORAPAR_IMAGES as `name=image,name=image`."""
         pairs = (one.partition("=") for one in os.environ.get("LORAPAR_IMAGES", "").split(",") if "=" in one)
         return cls(os.environ.get("LORAPAR_RUN", ""), {name.strip(): image.strip() for name, _, image in pairs})
 

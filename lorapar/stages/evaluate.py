@@ -5,7 +5,7 @@ with, by system, `_rows`, `_loss` (mean over rows, nats), `_cut_off` (share of a
 `_accuracy` and `_interval` (strict rule, Wilson), `_lenient_accuracy` and `_lenient_interval`, and with
 `seconds_per_answer` (generation only, in batches) and `tokens_per_answer`; under `benchmarks` the same by
 benchmark, with the task's `version` and, of tasks by name, `metric`, `score`, `stderr` (a number or "N/A") and all
-`scores`; judges and reward models stand there too, under the name of their measure;
+`scores`; judges and reward models are there too, under the name of their measure;
 `changes` (see `lorapar.evaluation.all_changes`); `confidence`, the level of all intervals; and `omissions`, what could
 not be judged or was cut off. answers.jsonl holds every answer with its verdicts, problems.jsonl what is needed to run
 answers that are code.
@@ -25,7 +25,7 @@ from lorapar.config import SYSTEMS, Comparison, EvaluateConfig, ModelConfig, Pro
 from lorapar.errors import BadInputError
 from lorapar.evaluation.benchmarks import Benchmark, load_benchmark, write_problems
 from lorapar.imports import MODEL_LIBRARIES, import_at_once
-from lorapar.progress import say_omissions
+from lorapar.progress import log_omissions
 from lorapar.ranks import Ranks, gather_lines
 from lorapar.records import (
     OMISSIONS,
@@ -88,7 +88,7 @@ def _process_count(call: StageCall[Settings]) -> int:
     batches = -(-len(_heldout_rows(call)) // evaluate.batch_size)
     count = parts_count(call, sys.maxsize if evaluate.benchmarks else batches)
     if count > 1 and evaluate.backend == "vllm":
-        call.progress.say(ANSWERS_IN_ONE)
+        call.progress.log(ANSWERS_IN_ONE)
         return 1
     return count
 
@@ -97,19 +97,19 @@ def _evaluate(call: StageCall[Settings], rule: AnswerRule) -> Metrics:
     import_at_once(*MODEL_LIBRARIES)
     from lorapar.basemodel import load_tokenizer
     from lorapar.evaluation import Asking, answer_all, plan_batches
-    from lorapar.evaluation.engines import open_engine
+    from lorapar.evaluation.engine import open_engine
 
     settings = call.settings
     benchmarks = [load_benchmark(one, settings.seed) for one in settings.evaluate.benchmarks]
     for remark in (remark for one in benchmarks for remark in one.remarks):
-        call.progress.say(f"evaluate.benchmarks: {remark}")
+        call.progress.log(f"evaluate.benchmarks: {remark}")
     tokenizer = load_tokenizer(settings.model, call.progress)
     rows = _heldout_rows(call)
     require_rows(settings.evaluate.judges, rows)
     batches = plan_batches(rows, tokenizer, settings.prompts, settings.evaluate.batch_size)
     journal = _book(call)
     if len(journal):
-        call.progress.say(f"going on after {len(journal)} batches that were answered before")
+        call.progress.log(f"going on after {len(journal)} batches that were answered before")
     contestants = _contestants(call)
     asking = Asking(tokenizer, settings.prompts, settings.evaluate, rule)
     with ExitStack() as stack:
@@ -124,7 +124,7 @@ def _evaluate(call: StageCall[Settings], rule: AnswerRule) -> Metrics:
     for path in call.scratch.glob(f"rank-*/{_ANSWERS}"):
         journal.take_in(path)
     asked += _judged(call, rows, journal, tuple(contestants))
-    _say_recalled(call, journal, asked, contestants)
+    _log_recalled(call, journal, asked, contestants)
     write_problems(call.output("evaluation"), benchmarks)
     return _write(call, journal, asked, tuple(contestants), undecided)
 
@@ -167,7 +167,7 @@ def remembered_answers(
 
     if call.cache is None and call.store is None:
         return lambda *_, **__: None
-    # Not in the scratch folder: what lies there is copied to the store, and the store has these answers already.
+    # Not in the scratch folder: what is there is copied to the store, and the store has these answers already.
     folder = call.cache or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lorapar-answers-")))
     cache = stack.enter_context(AnswerCache(folder / "answers.sqlite", call.store, call.progress))
     settings, end = call.settings, answer_end(asking.tokenizer)
@@ -186,13 +186,13 @@ def _recalled(journal: AnswerJournal, asked: list[Asked], model: str) -> int:
     return rows + sum(one.recalled for one in asked if one.model == model)
 
 
-def _say_recalled(
+def _log_recalled(
     call: StageCall[Settings], journal: AnswerJournal, asked: list[Asked], contestants: Iterable[str]
 ) -> None:
     found = {name: count for name in contestants if (count := _recalled(journal, asked, name))}
     if found:
         each = ", ".join(f"{name} {count:,}" for name, count in found.items())
-        call.progress.say(f"answers known from an earlier run, not asked again: {each}")
+        call.progress.log(f"answers known from an earlier run, not asked again: {each}")
 
 
 def _ask_benchmarks(
@@ -250,28 +250,28 @@ def _heldout_rows(call: StageCall[Settings]) -> list[tuple[Example, System]]:
 def _write(
     call: StageCall[Settings], journal: AnswerJournal, asked: list[Asked], models: tuple[str, ...], undecided: Omission
 ) -> Metrics:
-    from lorapar.evaluation import all_changes, benchmark_figures, flat_metrics, model_figures
+    from lorapar.evaluation import all_changes, benchmark_metrics, flat_metrics, model_metrics
 
     confidence = call.settings.evaluate.confidence
     batches = {name: journal.of(name) for name in models}
     answers = {name: _in_order(answer for batch in batches[name] for answer in batch.answers) for name in models}
     omissions = [*_heldout_omissions(call, answers), undecided]
-    say_omissions(call.progress, omissions)
+    log_omissions(call.progress, omissions)
     omissions += [omission for one in asked for omission in one.omissions]
     systems = call.settings.system_names
-    figures = {name: model_figures(batches[name], confidence, systems) for name in models}
+    by_model = {name: model_metrics(batches[name], confidence, systems) for name in models}
     for one in asked:
         answers[one.model] += one.answers
-        scores = {**benchmark_figures(one.answers, one.seconds, confidence), **one.about}
-        figures[one.model].setdefault("benchmarks", {})[one.benchmark] = scores
+        scores = {**benchmark_metrics(one.answers, one.seconds, confidence), **one.about}
+        by_model[one.model].setdefault("benchmarks", {})[one.benchmark] = scores
     folder = call.output("evaluation")
     write_records(folder / "answers.jsonl", (answer for name in models for answer in answers[name]))
     changes = all_changes({name: answers[name] for name in MODELS}, confidence)
     write_json(
         folder / "summary.json",
-        {**figures, "changes": changes, "confidence": confidence, OMISSIONS: omissions_of(*omissions)},
+        {**by_model, "changes": changes, "confidence": confidence, OMISSIONS: omissions_of(*omissions)},
     )
-    metrics = flat_metrics(figures)
+    metrics = flat_metrics(by_model)
     # What people look for first stands first.
     first = tuple(f"{system}_accuracy" for system in systems)
     metrics = {name: metrics[name] for name in sorted(metrics, key=lambda name: not name.endswith(first))}

@@ -48,7 +48,7 @@ def _score(call: StageCall[Settings]) -> Metrics:
     journal = ExecutionJournal(call.scratch / "executions.jsonl", call.keeper.tick)
     with SandboxPool(limits_of(settings), settings.sandbox, settings.workers) as pool:
         if pool.gaps:
-            call.progress.say(
+            call.progress.log(
                 f"warning: generated code could {', '.join(pool.gaps)}, because execute.sandbox is best_effort"
             )
         executions = run_all(submissions, pool, journal, call.progress)

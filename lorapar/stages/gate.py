@@ -48,7 +48,7 @@ def run(call: StageCall[Settings]) -> Metrics:
     write_json(call.output("verdict") / VERDICT_FILE, verdict.model_dump(mode="json"))
     registry = Registry(open_store(published.registry))
     registry.add_verdict(registry.resolve(published.reference), verdict.model_dump(mode="json"))
-    call.progress.say(f"{published.reference} is {'better' if judged.better else 'not better'}: {judged.reasons[0]}")
+    call.progress.log(f"{published.reference} is {'better' if judged.better else 'not better'}: {judged.reasons[0]}")
     return {
         "better": float(judged.better),
         "promote": float(judged.better and settings.promote),

@@ -52,7 +52,7 @@ def run(call: StageCall[Settings]) -> Metrics:
     targets = find_targets(base, adapter.layout) if _has_layout(call.settings) else None
     notes = targets.notes if targets is not None else ()
     for note in notes:
-        call.progress.say(note)
+        call.progress.log(note)
     model, parent = _attached(call, base)
     save_adapter(model, call.output("adapter"))
     mark, held = adapter_mark(model), model.peft_config["default"]
@@ -108,15 +108,15 @@ def _attached(call: StageCall[Settings], base: PreTrainedModel) -> tuple[PeftMod
     folder = fetch_start(model, call.scratch / "start")
     require_same_weights(model, folder, base_digest(base))
     if (note := unknown_base(model, start_in(folder, model.adapter))) is not None:
-        call.progress.say(note)
-    earlier = read_earlier(folder, model.adapter_said)
+        call.progress.log(note)
+    earlier = read_earlier(folder, model.adapter_text)
     trained = trained_rank(folder, earlier.rank)
     if model.continue_:
-        call.progress.say(f"trains {model.adapter_said} further: rank {trained} of {earlier.rank}, no new elements")
+        call.progress.log(f"trains {model.adapter_text} further: rank {trained} of {earlier.rank}, no new elements")
         peft = attach_again(
             base, earlier, trained_rank=trained, dropout=adapter.dropout, base_model_name=settings.base_model_name
         )
     else:
-        call.progress.say(f"goes on from {model.adapter_said}, whose rank {earlier.rank} is held frozen beside the new")
+        call.progress.log(f"goes on from {model.adapter_text}, whose rank {earlier.rank} is held frozen beside the new")
         peft = attach(base, settings, seed=call.settings.seed, earlier=earlier)
-    return peft, {"parent": {"adapter": model.adapter_said, "continued": model.continue_, "rank": earlier.rank}}
+    return peft, {"parent": {"adapter": model.adapter_text, "continued": model.continue_, "rank": earlier.rank}}

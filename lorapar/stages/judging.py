@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from lorapar.config import EvaluateConfig, MeasureConfig
 from lorapar.errors import BadInputError
-from lorapar.progress import Progress, say_omissions
+from lorapar.progress import Progress, log_omissions
 from lorapar.records import Answer, Example, Omission, System
 
 if TYPE_CHECKING:
@@ -68,13 +68,13 @@ def _of_judge(
     for model, own in read.items():
         progress.start(f"{judge.name} reads {model}", total=len(own))
         known, began = getattr(judge.function, "recalled", 0), time.monotonic()
-        said = _values(judge, own, examples)
+        verdicts = _values(judge, own, examples)
         seconds[model], recalled[model] = time.monotonic() - began, getattr(judge.function, "recalled", 0) - known
-        values[model] = {one.example_id: value for one, value in zip(own, said, strict=True)}
+        values[model] = {one.example_id: value for one, value in zip(own, verdicts, strict=True)}
         progress.advance(len(own))
     silent = {row for own in values.values() for row, value in own.items() if value is None}
     omissions = _omissions(judge, len(silent), len(examples))
-    say_omissions(progress, omissions)
+    log_omissions(progress, omissions)
     from lorapar.evaluation.benchmarks.ask import Asked
 
     return [

@@ -34,7 +34,7 @@ class Look:
     """What plan sees of the first rows."""
 
     check: RowCheck | None
-    """Has seen them through the chat template; None where the tokenizer is not to be had at once."""
+    """Has seen them through the chat template; None where the tokenizer would have to be downloaded."""
     notes: tuple[str, ...]
     """What the data were recognised as and how they are read, one line each."""
 

@@ -46,7 +46,7 @@ class FirstNodeGoneError(UnreachableError):
     """The first machine has ended without a word to this one, and knows why itself."""
 
 
-Told = dict[str, Any]
+Document = dict[str, Any]
 """How the processes of one machine ended: `found` and `failures`, by rank."""
 IsOver = Callable[[], bool]
 """Whether the processes here wait in vain for those of another machine."""
@@ -126,7 +126,7 @@ class Board:
         with _first_node():
             return int(self._store.add(f"lorapar/{key}", more))
 
-    def says_over(self, number: int) -> bool:
+    def call_is_over(self, number: int) -> bool:
         """Whether the first machine's processes of a call have failed, or it is gone."""
         try:
             return self.read(f"over/{number}", seconds=0) is not None
@@ -225,9 +225,9 @@ class Crew:
         self._number = self._board.count("calls", 1)
         self._hearts = [_Heart(self._board, rank) for rank in range(1, self.nodes.count)]
         inputs = {name: [_put(call.store, path) for path in paths] for name, paths in call.inputs.items()}
-        told = {**written, "inputs": inputs, "scratch": _put(call.store, call.scratch)}
-        self._board.write(f"call/{self._number}", told)
-        return Meeting(self.nodes, told["meeting"])
+        document = {**written, "inputs": inputs, "scratch": _put(call.store, call.scratch)}
+        self._board.write(f"call/{self._number}", document)
+        return Meeting(self.nodes, document["meeting"])
 
     def _wait_for_all(self, stop: StopRequest) -> None:
         """Until every machine has beaten once: one whose image is still pulled is not gone."""
@@ -253,14 +253,14 @@ class Crew:
                 return True
         return False
 
-    def tell_failed(self) -> None:
+    def announce_failure(self) -> None:
         """This machine's processes of the call have failed, so that those of the others wait in vain."""
         self._board.write(f"over/{self._number}", {})
 
-    def answers(self) -> dict[int, Told]:
+    def answers(self) -> dict[int, Document]:
         """By machine how its processes ended; one that is gone says nothing."""
         until = time.monotonic() + ANSWER_SECONDS
-        found: dict[int, Told] = {}
+        found: dict[int, Document] = {}
         for heart in self._hearts:
             left = max(0.0, until - time.monotonic())
             answer = self._board.read(f"answer/{self._number}/{heart.rank}", seconds=left, alive=heart.alive)
@@ -275,7 +275,7 @@ class Crew:
                 return
 
 
-def serve(nodes: Nodes, folder: Path, start: Callable[[Told, Meeting, IsOver], Told]) -> int:
+def serve(nodes: Nodes, folder: Path, start: Callable[[Document, Meeting, IsOver], Document]) -> int:
     """Do what the first machine hands out, until it ends; the exit code it ended with.
 
     Args:
@@ -287,26 +287,33 @@ def serve(nodes: Nodes, folder: Path, start: Callable[[Told, Meeting, IsOver], T
     Raises FirstNodeGoneError, UnreachableError where the first machine was never there, and what the store raises.
     """
     board = Board(nodes)
-    # A pod that comes in the place of another has no part in what was handed out before. Both stand there before the
+    # A pod that comes in the place of another has no part in what was handed out before. Both are there before the
     # first beat, for which the first machine waits.
     number = board.count("calls")
     board.count(f"arrivals/{nodes.rank}", 1)
     board.beat(nodes.rank)
     while True:
         number += 1
-        key, told = board.read(f"call/{number}", "end") or ("end", {})
+        key, document = board.read(f"call/{number}", "end") or ("end", {})
         if key == "end":
             board.write(f"left/{nodes.rank}", {})
-            return int(told.get("exit_code", ExitCode.BUG))
-        store, place = open_store(told["store"]), folder / f"call-{number}"
+            return int(document.get("exit_code", ExitCode.BUG))
+        store, place = open_store(document["store"]), folder / f"call-{number}"
         inputs = {
             name: [_fetch(store, one, place / "inputs" / f"{name}-{at}") for at, one in enumerate(given)]
-            for name, given in told["inputs"].items()
+            for name, given in document["inputs"].items()
         }
-        outputs = {name: str(place / "outputs" / name) for name in told["outputs"]}
-        scratch = _fetch(store, told["scratch"], place / "scratch")
-        own = {**told, "inputs": inputs, "outputs": outputs, "scratch": scratch, "cache": None, "parent": os.getpid()}
-        answer = start(own, Meeting(nodes, told["meeting"]), partial(board.says_over, number))
+        outputs = {name: str(place / "outputs" / name) for name in document["outputs"]}
+        scratch = _fetch(store, document["scratch"], place / "scratch")
+        own = {
+            **document,
+            "inputs": inputs,
+            "outputs": outputs,
+            "scratch": scratch,
+            "cache": None,
+            "parent": os.getpid(),
+        }
+        answer = start(own, Meeting(nodes, document["meeting"]), partial(board.call_is_over, number))
         board.write(f"answer/{number}/{nodes.rank}", answer)
 
 

@@ -110,11 +110,11 @@ def run(call: StageCall[Settings]) -> Metrics:
     partition = _made(call, scores, shared)
     partition.save(call.output("partition") / _FILE, _flat(provenance))
     _keep_for_sft(call, partition)
-    figures = _figures(partition, config) if names == SYSTEMS else _named_figures(partition, config)
+    metrics = _metrics(partition, config) if names == SYSTEMS else _named_metrics(partition, config)
     if config.budget is not None:
-        figures["theta"] = _reached(scores, partition)
+        metrics["theta"] = _reached(scores, partition)
     summary = {
-        **figures,
+        **metrics,
         "choose": config.choose if isinstance(config.choose, str) else call.settings.chosen,
         **({"mask": config.mask} if config.mask != "both" else {}),
         "regions": _regions(partition),
@@ -124,7 +124,7 @@ def run(call: StageCall[Settings]) -> Metrics:
         "provenance": provenance,
     }
     write_json(call.output("partition") / "summary.json", summary)
-    return {name: float(value) for name, value in figures.items()}
+    return {name: float(value) for name, value in metrics.items()}
 
 
 def _keep_for_sft(call: StageCall[Settings], partition: Partition) -> None:
@@ -149,11 +149,11 @@ def _undivided(call: StageCall[Settings], shapes: dict[str, list[int]]) -> Metri
     partition = whole_partition(shapes, names)
     partition.save(call.output("partition") / _FILE, {})
     _keep_for_sft(call, partition)
-    figures = _figures(partition, config) if names == SYSTEMS else _named_figures(partition, config)
+    metrics = _metrics(partition, config) if names == SYSTEMS else _named_metrics(partition, config)
     named = {} if names == SYSTEMS else {"systems": names, "jaccards": _jaccards(partition)}
-    summary = {**figures, "whole": True, "regions": _regions(partition), **named}
+    summary = {**metrics, "whole": True, "regions": _regions(partition), **named}
     write_json(call.output("partition") / "summary.json", summary)
-    return {name: float(value) for name, value in figures.items()}
+    return {name: float(value) for name, value in metrics.items()}
 
 
 def _made(call: StageCall[Settings], scores: Scores, shared: dict[str, float]) -> Partition:
@@ -253,7 +253,7 @@ def _flat(provenance: dict[str, dict[str, str]]) -> dict[str, str]:
     return {f"{system}.{key}": value for system, entries in provenance.items() for key, value in entries.items()}
 
 
-def _figures(partition: Partition, config: PartitionConfig) -> dict[str, float]:
+def _metrics(partition: Partition, config: PartitionConfig) -> dict[str, float]:
     one, two = (partition.sizes()[system] for system in SYSTEMS)
     total = one.total
     regions = {"system1_only": one.exclusive, "system2_only": two.exclusive, "shared": one.shared}
@@ -277,23 +277,23 @@ def _figures(partition: Partition, config: PartitionConfig) -> dict[str, float]:
     }
 
 
-def _named_figures(partition: Partition, config: PartitionConfig) -> dict[str, float]:
+def _named_metrics(partition: Partition, config: PartitionConfig) -> dict[str, float]:
     """The same of named systems: by name, its set, what only it selected, and what its phases train."""
     sizes = partition.sizes()
     total = next(iter(sizes.values())).total
     regions = {f"{system}_only": own.exclusive for system, own in sizes.items()}
     regions["shared"] = sum(row.shared for row in partition.counts_by_layer_and_module())
     regions["unused"] = total - sum(regions.values())
-    figures: dict[str, float] = {"theta": config.theta, "elements": total}
+    metrics: dict[str, float] = {"theta": config.theta, "elements": total}
     for system, own in sizes.items():
-        figures |= {
+        metrics |= {
             f"{system}_elements": own.selected,
             f"{system}_active_fraction": own.selected / total,
             f"{system}_trained_fraction": own.active_fraction,
             f"{system}_only_share_of_set": own.exclusive / own.selected,
         }
-    figures |= {f"{region}_elements": count for region, count in regions.items()}
-    return figures | {f"{region}_fraction": count / total for region, count in regions.items()}
+    metrics |= {f"{region}_elements": count for region, count in regions.items()}
+    return metrics | {f"{region}_fraction": count / total for region, count in regions.items()}
 
 
 def _jaccards(partition: Partition) -> dict[str, float]:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from lorapar.config.training import PhaseConfig, phase_said
+from lorapar.config.training import PhaseConfig, phase_text
 from lorapar.errors import IntegrityError
 from lorapar.records import read_json, write_json
 from lorapar.stages.contract import Metrics, StageCall
@@ -24,7 +24,7 @@ Part = tuple[Callable[[StageCall[Any]], Metrics], StageCall[Any]]
 
 
 def run_once(call: StageCall[Any], run_it: Callable[[Any], Metrics], part: StageCall[Any], made: Path) -> bool:
-    """Run a stage whose output lies in scratch, unless it has ended there before; whether it ran now."""
+    """Run a stage whose output is in scratch, unless it has ended there before; whether it ran now."""
     try:
         verify(made)
     except IntegrityError:
@@ -53,7 +53,7 @@ def train_in_turn(
     """
     from lorapar.adapter import copy_adapter
 
-    adapter, told = call.input("adapter"), []
+    adapter, summaries = call.input("adapter"), []
     metrics: Metrics = {}
     shown = max(place for place, phase in enumerate(phases) if phase.method == method)
     folders: list[Path] = []
@@ -68,10 +68,10 @@ def train_in_turn(
         run_it, part = part_of(StageCall(**{**vars(call), **changed, "scratch": folder / "work"}), phase)
         adapter = folder / "adapter"
         if not run_once(call, run_it, part, adapter):
-            call.progress.say(f"the phase {phase_said(phase)} has ended before and is kept")
+            call.progress.log(f"the phase {phase_text(phase)} has ended before and is kept")
         folders.append(adapter)
         own = {"settings": phase.settings} if phase.settings else {}
-        told.append({"method": phase.method, **own, **read_json(adapter / "summary.json")})
+        summaries.append({"method": phase.method, **own, **read_json(adapter / "summary.json")})
         if len(phases) > 1:
             found = read_json(adapter / METRICS).items()
             metrics |= {f"{place + 1}_{phase.system}_{phase.method}_{key}": value for key, value in found}
@@ -81,5 +81,5 @@ def train_in_turn(
     for name in _KEPT:
         if (folders[shown] / name).is_file():
             shutil.copyfile(folders[shown] / name, output / name)
-    write_json(output / "summary.json", {**read_json(folders[shown] / "summary.json"), "phases": told})
+    write_json(output / "summary.json", {**read_json(folders[shown] / "summary.json"), "phases": summaries})
     return {**read_json(folders[shown] / METRICS), **metrics}

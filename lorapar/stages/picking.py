@@ -35,9 +35,9 @@ def picked(call: StageCall[Any], config: PublishConfig) -> tuple[Path, Pick, int
     rows = development_rows(call)
     verdicts, recalled = _verdicts(call, {**folders, last: trained}, rows)
     pick = pick_adapter(verdicts, config.confidence)
-    call.progress.say(f"publish.pick: {pick.said}")
+    call.progress.log(f"publish.pick: {pick.sentence}")
     if folders and pick.rows < (needed := rows_needed(len(folders), config.confidence)):
-        call.progress.say(
+        call.progress.log(
             f"WARNING: publish.pick: {pick.rows} development rows can show no adapter to be better, {needed} are the "
             "least; raise data.development"
         )
@@ -59,7 +59,7 @@ def development_rows(call: StageCall[Any]) -> list[tuple[Example, System]]:
             "adapters by; raise data.development, or name data.columns.reference"
         )
     if len(judged) < len(found):
-        call.progress.say(
+        call.progress.log(
             f"publish.pick: {len(found) - len(judged)} of {len(found)} development rows are not asked: they have no "
             "reference answer, or the vote gave them no system"
         )
@@ -73,7 +73,7 @@ def _verdicts(
     import_at_once(*MODEL_LIBRARIES)
     from lorapar.basemodel import load_tokenizer
     from lorapar.evaluation import AnswerJournal, Asking, answer_all, plan_batches
-    from lorapar.evaluation.engines import open_engine
+    from lorapar.evaluation.engine import open_engine
 
     settings, evaluate = call.settings, call.settings.evaluate or EvaluateConfig()
     place = call.scratch / "picking"

@@ -60,16 +60,16 @@ def run(call: StageCall[Settings]) -> Metrics:
     """Write plan.json."""
     plan = make_plan(call.settings.config, call.settings.accelerators)
     if plan.number_format is not None:
-        call.progress.say(f"number format {plan.number_format}")
+        call.progress.log(f"number format {plan.number_format}")
     seen = look(plan.config)
     for note in seen.notes:
-        call.progress.say(f"data: {note}")
+        call.progress.log(f"data: {note}")
     for note in without_effect(plan.config):
-        call.progress.say(f"settings: {note}")
+        call.progress.log(f"settings: {note}")
     for note in plan.benchmark_notes:
-        call.progress.say(f"evaluate.benchmarks: {note}")
+        call.progress.log(f"evaluate.benchmarks: {note}")
     if seen.check is not None:
-        call.progress.say(f"answers of {plan.config.model.name} {seen.check.ends}")
+        call.progress.log(f"answers of {plan.config.model.name} {seen.check.ends}")
     write_json(call.output("plan") / "plan.json", plan.model_dump(mode="json"))
     return {"nodes": len(GRAPH)}
 
@@ -87,13 +87,13 @@ def make_plan(config: RunConfig, accelerators: bool | None = None) -> Plan:
         raise BadInputError("data.heldout is 0, so nothing could be evaluated; hold some rows out (0.1: a tenth)")
     benchmarks = check_benchmarks(config.evaluate, config.seed, (*config.gate.measures, *config.gate.max_loss_of))
     sections = tuple(RunConfig.model_fields)
-    resolved, said = with_number_formats(resolve_config(config, sections), sections, accelerators)
+    resolved, description = with_number_formats(resolve_config(config, sections), sections, accelerators)
     return Plan(
         version=__version__,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         config=resolved,
         sections=node_settings(resolved),
-        number_format=said,
+        number_format=description,
         benchmark_notes=tuple(remark for one in benchmarks for remark in one.remarks),
     )
 
@@ -152,7 +152,7 @@ def with_number_formats(
         resolved["model"] = found.of_model(config.model)
     if teachers:
         resolved["teachers"] = tuple(map(found.of_teacher, config.teachers))
-    return config.model_copy(update=resolved), found.said
+    return config.model_copy(update=resolved), found.description
 
 
 def node_settings(config: RunConfig) -> dict[str, dict[str, Any]]:
@@ -204,7 +204,7 @@ def _of_a_pick(config: RunConfig, stage: str) -> dict[str, Any]:
 
 
 def _resolve(model: ModelConfig) -> ModelConfig:
-    """The model with revision and digest; that of a folder or bucket is taken anew, its bytes may have changed."""
+    """The model with revision and digest; that of a folder or bucket is taken again, its bytes may have changed."""
     fresh = model.model_copy(update={"digest": None}) if kind_of(model) in (Kind.LOCAL, Kind.BUCKET) else model
     return resolve_model(fresh)
 
@@ -257,6 +257,8 @@ def _pinned(teacher: TeacherConfig) -> TeacherConfig:
         if teacher.backend == "transformers":
             _require_known_form(model)
     except LoraparError as error:
-        said = re.sub(r"^model\.(name|revision): ", lambda key: _TEACHER_KEYS[key[1]].format(teacher.name), str(error))
-        raise type(error)(said) from None
+        description = re.sub(
+            r"^model\.(name|revision): ", lambda key: _TEACHER_KEYS[key[1]].format(teacher.name), str(error)
+        )
+        raise type(error)(description) from None
     return teacher.model_copy(update={"revision": model.revision, "digest": model.digest})

@@ -16,7 +16,7 @@ from lorapar.data import LoadedData, data_digest, load_data
 from lorapar.data.mix import CountTokens, token_counter
 from lorapar.errors import BadInputError, IntegrityError
 from lorapar.evaluation.contamination import contamination
-from lorapar.progress import say_omissions
+from lorapar.progress import log_omissions
 from lorapar.records import OMISSIONS, Example, Omission, omissions_of, write_json, write_records
 from lorapar.stages.contract import Metrics, StageCall, StageSettings, StageSpec
 from lorapar.stages.model_text import row_check
@@ -61,11 +61,11 @@ def run(call: StageCall[Settings]) -> Metrics:
     loaded = load_data(data, call.settings.seed, _token_counter(data, check), _teacher(call))
     if data.named == TASK_MIX:
         loaded = _in_tags(loaded, call.settings.prompts)
-    found = contamination(loaded.examples, data, data.benchmarks, call.settings.seed, call.progress.say)
+    found = contamination(loaded.examples, data, data.benchmarks, call.settings.seed, call.progress.log)
     loaded = replace(loaded, examples=found.kept)
     _check_text(call, loaded, check)
     omissions = [*loaded.omissions, *found.omissions, *_omissions(loaded, call.settings.rewarded_without_answer)]
-    _tell(call, loaded, omissions)
+    _log_notes(call, loaded, omissions)
     folder = call.output("examples")
     write_records(folder / "examples.jsonl", loaded.examples)
     summary = {"source": data.named, "digest": digest, **_summary(loaded), OMISSIONS: omissions_of(*omissions)}
@@ -111,7 +111,7 @@ def _check_text(call: StageCall[Settings], loaded: LoadedData, check: RowCheck |
     if check is not None:
         check.see(loaded.examples)
         for note in check.notes():
-            call.progress.say(note)
+            call.progress.log(note)
 
 
 def _cannot_be_rewarded(example: Example, without_answer: str) -> bool:
@@ -129,7 +129,7 @@ def _omissions(loaded: LoadedData, without_answer: str) -> list[Omission]:
             total=rows + len(loaded.left_out),
             what="rows left out",
             why=f"data.bad_rows is leave_out, the first: {next(iter(loaded.left_out), '')}",
-            remedy="mend them",
+            remedy="fix them",
         ),
         Omission(
             count=sum(_cannot_be_rewarded(one, without_answer) for one in loaded.examples),
@@ -141,14 +141,14 @@ def _omissions(loaded: LoadedData, without_answer: str) -> list[Omission]:
     ]
 
 
-def _tell(call: StageCall[Settings], loaded: LoadedData, omissions: list[Omission]) -> None:
+def _log_notes(call: StageCall[Settings], loaded: LoadedData, omissions: list[Omission]) -> None:
     """Say what was left out; raises BadInputError where RL follows and no row could be rewarded."""
     for note in loaded.notes:
-        call.progress.say(note)
+        call.progress.log(note)
     if loaded.more and not call.settings.data.sources:
-        call.progress.say(f"data.limit is {call.settings.data.limit:,}: the rows behind them are not read")
+        call.progress.log(f"data.limit is {call.settings.data.limit:,}: the rows behind them are not read")
     for column, count in loaded.blank_texts.items():
-        call.progress.say(f"{count:,} cells of '{column}' hold a text such as nan or <NA> and count as empty")
+        call.progress.log(f"{count:,} cells of '{column}' hold a text such as nan or <NA> and count as empty")
     without = call.settings.rewarded_without_answer
     if all(_cannot_be_rewarded(one, without) for one in loaded.examples if one.split == "train"):
         nothing = (
@@ -157,10 +157,10 @@ def _tell(call: StageCall[Settings], loaded: LoadedData, omissions: list[Omissio
         )
         if call.rewarded:
             raise BadInputError(nothing)
-        say_omissions(call.progress, omissions[:-1])
-        call.progress.say(nothing)
+        log_omissions(call.progress, omissions[:-1])
+        call.progress.log(nothing)
     else:
-        say_omissions(call.progress, omissions)
+        log_omissions(call.progress, omissions)
 
 
 def _summary(loaded: LoadedData) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from lorapar.errors import (
 )
 from lorapar.records import read_json
 from lorapar.stages.contract import Metrics
-from lorapar.stages.nodes import Told
+from lorapar.stages.nodes import Document
 from lorapar.stopping import StopRequest
 
 _SAME_MOMENT_SECONDS = 5
@@ -35,7 +35,7 @@ ERRORS = {
 
 
 class LostNodesError(TrainingError):
-    """Another machine is gone; whoever sees its pod can say why."""
+    """Another machine is gone; its pod shows why."""
 
 
 class Failed(NamedTuple):
@@ -49,12 +49,12 @@ class Failed(NamedTuple):
 class Machine:
     """How the processes of one machine ended, by rank; its clock is its own, and compared with no other's."""
 
-    found: Mapping[int, Told]
+    found: Mapping[int, Document]
     """What each has left."""
     failures: Mapping[int, Any]
     """Those that failed."""
 
-    def first_error(self) -> Told | None:
+    def first_error(self) -> Document | None:
         """What the process said that had an error of its own, the first of them; None where none had."""
         known = [one for one in self.found.values() if one["exit_code"] in ERRORS and not one["of_another"]]
         return min(known, key=lambda one: one["time"], default=None)
@@ -68,7 +68,7 @@ class Machine:
         return None
 
 
-def outcomes(control: Path) -> dict[int, Told]:
+def outcomes(control: Path) -> dict[int, Document]:
     """What each process of this machine has left, by rank."""
     return {rank: read_json(path) for path in control.glob("outcome-*.json") for rank in [_rank_of(path)]}
 
@@ -79,7 +79,7 @@ def concluded(machines: Sequence[Machine], stop: StopRequest, lost_nodes: int = 
     `machines`: this one first, then those of the other nodes that said how they ended. Where several have an error of
     their own, the first of these machines counts.
     """
-    found = {rank: told for machine in machines for rank, told in machine.found.items()}
+    found = {rank: end for machine in machines for rank, end in machine.found.items()}
     failures = {rank: failure for machine in machines for rank, failure in machine.failures.items()}
     if not failures and not lost_nodes and found.get(0, {}).get("exit_code") == ExitCode.OK:
         metrics: Metrics = found[0]["metrics"]

@@ -2,11 +2,11 @@
 
 The process that is asked stays the one that a person or Kubernetes knows: it shows progress, keeps checkpoints, passes
 SIGTERM on and ends with the error of the process that has one. torchrun would turn every exit code into 1, and kill
-after 30 seconds what is still saving. Each process runs the stage anew, with the call read from a file.
+after 30 seconds what is still saving. Each process runs the stage again, with the call read from a file.
 
 CONTROL/call.json           the stage, its settings and its folders
 CONTROL/pid-<rank>          from here on a process takes SIGTERM
-CONTROL/told.jsonl          what the first process says: progress, and when its scratch folder is to be kept
+CONTROL/events.jsonl        what the first process reports: progress, and when its scratch folder is to be kept
 CONTROL/due, kept-<n>       answers: a checkpoint is due; the n-th one is kept, or why it could not be
 CONTROL/outcome-<rank>.json the metrics, or the error
 """
@@ -36,7 +36,7 @@ from lorapar.errors import BadInputError, ExitCode, LoraparError, StorageError, 
 from lorapar.progress import Progress, Silent
 from lorapar.records import read_json, write_json
 from lorapar.stages.contract import Metrics, Origin, StageCall, run_stage, stage_spec
-from lorapar.stages.nodes import IsOver, Meeting, Told, meeting_store
+from lorapar.stages.nodes import Document, IsOver, Meeting, meeting_store
 from lorapar.stages.process_endings import Failed, Machine, concluded, outcomes
 from lorapar.stopping import StopRequest, finishing_steps, on_sigterm
 from lorapar.store import open_store, write_atomically
@@ -66,14 +66,14 @@ def process_count(call: StageCall[Any], config: SftConfig | RlConfig) -> int:
     if call.sharding == "fsdp2" and share.processes == 1:
         why = why or NOT_SHARDED
     if why is not None:
-        call.progress.say(why)
+        call.progress.log(why)
     return share.processes
 
 
 def parts_count(call: StageCall[Any], parts: int) -> int:
     """In how many processes a stage shares out so many parts of its work: one a visible GPU, or as set.
 
-    One where the base fits no GPU, and its layers lie on all of them.
+    One where the base fits no GPU, and its layers are on all of them.
     """
     from lorapar.ranks import Ranks
     from lorapar.training.shares import visible_gpus, wanted_processes
@@ -82,7 +82,7 @@ def parts_count(call: StageCall[Any], parts: int) -> int:
         return 1
     gpus = visible_gpus()
     if gpus > 1 and is_spread(call.settings.model):
-        call.progress.say(f"the base fits no GPU alone: its layers lie on {gpus}, and one process works with all")
+        call.progress.log(f"the base fits no GPU alone: its layers lie on {gpus}, and one process works with all")
         return 1
     return max(1, min(parts, wanted_processes(gpus, call.processes)))
 
@@ -95,7 +95,7 @@ def run_in_processes(stage: str, call: StageCall[Any], count: int) -> Metrics:
     """
     crew = call.crew if stage in _WORK else None
     nodes = "" if crew is None else f" on {crew.nodes.count} nodes"
-    call.progress.say(f"{count} processes{nodes} {_WORK.get(stage, 'share the rows')}")
+    call.progress.log(f"{count} processes{nodes} {_WORK.get(stage, 'share the rows')}")
     with tempfile.TemporaryDirectory(prefix="lorapar-") as folder, finishing_steps() as stop:
         control = Path(folder)
         written = _written(stage, call, count)
@@ -106,28 +106,28 @@ def run_in_processes(stage: str, call: StageCall[Any], count: int) -> Metrics:
         machines, lost = [Machine(outcomes(control), failures)], 0
         if crew is not None:
             if failures or listener.cut_off:
-                crew.tell_failed()
+                crew.announce_failure()
             answers = crew.answers()
             lost = crew.nodes.count - 1 - len(answers)
-            machines += [_machine(told) for _, told in sorted(answers.items())]
+            machines += [_machine(document) for _, document in sorted(answers.items())]
         return concluded(machines, stop, lost)
 
 
-def _machine(told: Told) -> Machine:
+def _machine(document: Document) -> Machine:
     """How the processes of another machine ended, as it has said through JSON."""
     return Machine(
-        {int(rank): one for rank, one in told["found"].items()},
-        {int(rank): Failed(*one) for rank, one in told["failures"].items()},
+        {int(rank): one for rank, one in document["found"].items()},
+        {int(rank): Failed(*one) for rank, one in document["failures"].items()},
     )
 
 
-def join(told: Told, meeting: Meeting, is_over: IsOver) -> Told:
+def join(call: Document, meeting: Meeting, is_over: IsOver) -> Document:
     """Start this machine's processes of a call that the first machine has handed out; how they ended."""
     with tempfile.TemporaryDirectory(prefix="lorapar-") as folder, finishing_steps() as stop:
         control = Path(folder)
-        write_json(control / "call.json", told)
+        write_json(control / "call.json", call)
         with _listening(control, stop, Silent(), Keeper(), is_over) as listener:  # the first one tells, and keeps
-            failures = listener.of_own(_launched(control, told["count"], meeting))
+            failures = listener.of_own(_launched(control, call["count"], meeting))
         ended = {rank: (one.exitcode, one.timestamp) for rank, one in failures.items()}
         return {"found": outcomes(control), "failures": ended}
 
@@ -310,23 +310,23 @@ class _Listener:
                     self.cut_off = True
 
     def _new_lines(self) -> list[bytes]:
-        told = self._control / "told.jsonl"
-        if not told.is_file():
+        events = self._control / "events.jsonl"
+        if not events.is_file():
             return []
-        with told.open("rb") as file:
+        with events.open("rb") as file:
             file.seek(self._place)
             whole = file.read().rpartition(b"\n")[0]
         self._place += len(whole) + 1 if whole else 0
         return whole.splitlines()
 
-    def _handle(self, told: Mapping[str, Any]) -> None:
-        match told["what"]:
+    def _handle(self, event: Mapping[str, Any]) -> None:
+        match event["what"]:
             case "start":
-                self._progress.start(told["title"], told["total"])
+                self._progress.start(event["title"], event["total"])
             case "advance":
-                self._progress.advance(told["units"], told["note"])
-            case "say":
-                self._progress.say(told["line"])
+                self._progress.advance(event["units"], event["note"])
+            case "log":
+                self._progress.log(event["line"])
             case "keep":
                 problem = ""
                 try:
@@ -334,7 +334,7 @@ class _Listener:
                 except (LoraparError, OSError) as error:
                     problem = str(error) or type(error).__name__
                 (self._control / "due").unlink(missing_ok=True)
-                write_atomically(self._control / f"kept-{told['number']}", problem)
+                write_atomically(self._control / f"kept-{event['number']}", problem)
 
 
 # What each of the processes does.
@@ -344,24 +344,24 @@ class _Teller(Progress):
     """A Progress that writes down what it is told, for the process that was asked."""
 
     def __init__(self, control: Path) -> None:
-        self._file = (control / "told.jsonl").open("a", encoding="utf-8")
+        self._file = (control / "events.jsonl").open("a", encoding="utf-8")
 
-    def _tell(self, what: str, **values: Any) -> None:
+    def _send(self, what: str, **values: Any) -> None:
         self._file.write(json.dumps({"what": what, **values}) + "\n")
         self._file.flush()
 
     def start(self, title: str, total: int | None = None) -> None:
-        self._tell("start", title=title, total=total)
+        self._send("start", title=title, total=total)
 
     def advance(self, units: int = 1, note: str = "") -> None:
-        self._tell("advance", units=units, note=note)
+        self._send("advance", units=units, note=note)
 
-    def say(self, line: str) -> None:
-        self._tell("say", line=line)
+    def log(self, line: str) -> None:
+        self._send("log", line=line)
 
     def keep(self, number: int) -> None:
         """The scratch folder is whole, and stays so until the answer."""
-        self._tell("keep", number=number)
+        self._send("keep", number=number)
 
 
 class _AskingKeeper(Keeper):

@@ -12,7 +12,7 @@ from lorapar.stages.contract import Metrics, StageCall, StageSettings, StageSpec
 
 
 class Settings(StageSettings):
-    """None: what to move where stands in the verdict."""
+    """None: what to move where is in the verdict."""
 
 
 SPEC = StageSpec(
@@ -39,5 +39,5 @@ def run(call: StageCall[Settings]) -> Metrics:
     except StaleError as error:
         raise StaleError(f"gate stale: {error}") from None
     write_json(call.output("promotion") / PROMOTION_FILE, promotion.model_dump(mode="json"))
-    call.progress.say(promotion.reason)
+    call.progress.log(promotion.reason)
     return {"promoted": float(promotion.promoted), "version": float(promotion.version)}

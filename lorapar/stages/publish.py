@@ -118,12 +118,12 @@ def run(call: StageCall[Settings]) -> Metrics:
         verification=published.verification,
     )
     write_json(call.output("version") / VERSION_FILE, version.model_dump(mode="json"))
-    call.progress.say(f"published as {version.reference}")
-    told = {} if pick is None else {"picked_step": float(pick.step), "candidates": float(len(pick.tried))}
-    told |= {"recalled": float(recalled)} if recalled else {}
+    call.progress.log(f"published as {version.reference}")
+    pick_metrics = {} if pick is None else {"picked_step": float(pick.step), "candidates": float(len(pick.tried))}
+    pick_metrics |= {"recalled": float(recalled)} if recalled else {}
     rank = published.lineage.serving["rank"]
     ranked = {} if rank is None else {"rank": float(rank)}
-    return {"version": float(version.version), **ranked, **_measured(version), **told}
+    return {"version": float(version.version), **ranked, **_measured(version), **pick_metrics}
 
 
 def _publication(call: StageCall[Settings], adapter: Path, pick: Pick | None) -> Publication:

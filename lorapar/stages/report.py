@@ -1,6 +1,6 @@
 """report: one HTML page and one JSON file about the whole run, for people and programs that were not there.
 
-report.html needs no network and no script; metrics.json holds the same figures (`lorapar.report.metrics`). Timings are
+report.html needs no network and no script; metrics.json holds the same metrics (`lorapar.report.metrics`). Timings are
 not known while the run is still going: the local runner writes both files again at its end.
 """
 

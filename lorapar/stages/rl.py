@@ -2,14 +2,14 @@
 
 summary.json beside the adapter and history.jsonl (one JSON object an optimiser step) tells what that of sft tells, and:
 
-rollouts.jsonl holds some completions of every step (`lorapar.training.rl_watch`).
+rollouts.jsonl holds some completions of every step (`lorapar.training.watch`).
 
 reward_first, reward_last                          mean weighed reward of the first and the last fifth of the steps
 completion_length_first, completion_length_last    the same for tokens a completion
 kl_first, kl_last, reference                       the same for the distance to the reference model, where there is one
 steps_without_signal                               steps in which all completions of each prompt had the same reward
 reward_weights                                     the rewards and their weights
-stalls                                             steps on end that were all cut off, all alike or without entropy
+stalls                                             steps in a row that were all cut off, all alike or without entropy
 judged                                             by judge: completions asked about, known, and without a say
 
 With `rl.filter` only rows are learned from that the adapter which came in neither always nor never solves:
@@ -19,7 +19,7 @@ With `rl.score_again` partition.safetensors is the one that RL trained by, and `
 `rank_correlation` of the scores before and after SFT, and `jaccard` of the sets, by system.
 
 Where `phases` has SFT after RL or both at once, SFT happens here too: summary.json then holds SFT's under `sft`, and
-sft_history.jsonl its steps. What a phase made lies in scratch until all have ended.
+sft_history.jsonl its steps. What a phase made is in scratch until all have ended.
 
 Where `phases` names systems, `phases` in summary.json tells of each phase of this node, and the rest of the last RL.
 """
@@ -36,7 +36,7 @@ from lorapar.config import SYSTEMS, Comparison, ExecuteConfig, PartitionConfig, 
 from lorapar.config.systems import slot_of
 from lorapar.config.training import PhaseConfig, Phases
 from lorapar.imports import MODEL_LIBRARIES, import_at_once
-from lorapar.progress import say_omissions
+from lorapar.progress import log_omissions
 from lorapar.records import OMISSIONS, Omission, omissions_of, read_json, write_json, write_records
 from lorapar.stages import partition, score, sft
 from lorapar.stages.contract import Metrics, StageCall, StageSpec
@@ -131,10 +131,10 @@ def _scored_again(call: StageCall[Settings]) -> Metrics:
     metrics = run(replace(call, settings=bare, inputs={**call.inputs, "partition": (fresh,)}))
     output = call.output("adapter")
     shutil.copyfile(fresh / "partition.safetensors", output / "partition.safetensors")
-    told = partition.compared(call.input("partition"), fresh)
-    write_json(output / _SUMMARY, {**read_json(output / _SUMMARY), "scored_again": told})
-    flat = {f"rank_correlation_{system}": value for system, value in told["rank_correlation"].items()}
-    return {**metrics, **flat, "jaccard_with_before": told["jaccard"]["system2"]}
+    comparison = partition.compared(call.input("partition"), fresh)
+    write_json(output / _SUMMARY, {**read_json(output / _SUMMARY), "scored_again": comparison})
+    flat = {f"rank_correlation_{system}": value for system, value in comparison["rank_correlation"].items()}
+    return {**metrics, **flat, "jaccard_with_before": comparison["jaccard"]["system2"]}
 
 
 def _filtered(call: StageCall[Settings]) -> Metrics:
@@ -145,22 +145,22 @@ def _filtered(call: StageCall[Settings]) -> Metrics:
     kept = {"kept": place / "kept"}
     part = StageCall(**{**vars(call), "outputs": kept, "scratch": place / "work"})
     if not run_once(call, _chosen_rows, part, kept["kept"]):
-        call.progress.say("rl.filter has chosen the rows before, and they are kept")
-    told = read_json(kept["kept"] / _SUMMARY)
-    say_omissions(call.progress, [Omission.model_validate(one) for one in told[OMISSIONS]])
+        call.progress.log("rl.filter has chosen the rows before, and they are kept")
+    chosen = read_json(kept["kept"] / _SUMMARY)
+    log_omissions(call.progress, [Omission.model_validate(one) for one in chosen[OMISSIONS]])
     bare = call.settings.model_copy(update={"rl": call.settings.rl.model_copy(update={"filter": None})})
     rows: dict[str, tuple[Path, ...]] = {place: (kept["kept"] / place,) for place in SYSTEMS}
     metrics = run(replace(call, settings=bare, inputs={**call.inputs, **rows}))
     output = call.output("adapter")
     shutil.copyfile(kept["kept"] / RATES_FILE, output / RATES_FILE)
     summary = read_json(output / _SUMMARY)
-    omitted = [*told[OMISSIONS], *summary.get(OMISSIONS, ())]
-    write_json(output / _SUMMARY, {**summary, "filter": told["filter"], OMISSIONS: omitted})
+    omitted = [*chosen[OMISSIONS], *summary.get(OMISSIONS, ())]
+    write_json(output / _SUMMARY, {**summary, "filter": chosen["filter"], OMISSIONS: omitted})
     return {**metrics, **read_json(kept["kept"] / METRICS)}
 
 
 def _chosen_rows(call: StageCall[Settings]) -> Metrics:
-    """Rows of each system as RL reads them, without those that rl.filter leaves out; the figures in summary.json."""
+    """Rows of each system as RL reads them, without those that rl.filter leaves out; the metrics in summary.json."""
     from lorapar.training.pass_rates import RATES_FILE, filter_rows
     from lorapar.training.reward_tools import RewardTools
 
@@ -213,7 +213,7 @@ def _phase(call: StageCall[Settings], method: str, adapter: Path) -> Path:
     one = replace(call, inputs=inputs, outputs={"adapter": made}, scratch=place / "work")
     ran = run_once(call, run, _of_rl(one), made) if method == "rl" else run_once(call, sft.run, _of_sft(one), made)
     if not ran:
-        call.progress.say(f"the phase {method} has ended before and is kept")
+        call.progress.log(f"the phase {method} has ended before and is kept")
     return made
 
 

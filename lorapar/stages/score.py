@@ -19,7 +19,7 @@ from lorapar.config import SYSTEMS, ModelConfig, PromptConfig, ScoreConfig
 from lorapar.config.systems import slot_of, slot_systems
 from lorapar.errors import BadInputError
 from lorapar.imports import MODEL_LIBRARIES, import_at_once
-from lorapar.progress import say_omissions
+from lorapar.progress import log_omissions
 from lorapar.prompts import FittingRows, collate, fit_rows, rows_of
 from lorapar.ranks import Ranks
 from lorapar.records import (
@@ -70,7 +70,7 @@ def run(call: StageCall[Settings]) -> Metrics:
     A killed call goes on from the partial sums in scratch.
     """
     if (shapes := _whole_shapes(call.input("adapter"))) is not None:
-        call.progress.say("nothing is scored: an adapter of this kind is trained as a whole")
+        call.progress.log("nothing is scored: an adapter of this kind is trained as a whole")
         write_json(call.output("scores") / WHOLE_FILE, {"shapes": shapes})
         write_json(call.output("scores") / "summary.json", {"rows": 0, OMISSIONS: []})
         return {"rows": 0.0}
@@ -129,7 +129,7 @@ def _scored(call: StageCall[Settings], model: Any, tokenizer: Any) -> Metrics:
     found = _fitting(tokenizer, rows, settings)
     # Rows of like length together: what is padding in a batch is computed for nothing, and the sums have no order.
     encoded, (left_out, cut) = sorted(found.encoded, key=lambda row: len(row["input_ids"])), found.omissions
-    say_omissions(call.progress, found.omissions)
+    log_omissions(call.progress, found.omissions)
     accumulator = ScoreAccumulator(model)
     pad = int(tokenizer.pad_token_id)
     seconds = _accumulate(accumulator, encoded, settings.score.batch_size, pad, call)
@@ -158,7 +158,7 @@ def _chosen(call: StageCall[Settings]) -> list[Example]:
     if not rows:
         raise BadInputError(f"{path}: no row of {system} to score with; change the voting or add data")
     if len(rows) < wanted:
-        call.progress.say(f"score.examples is {wanted}, but {system} has only {len(rows)} training rows: all are used")
+        call.progress.log(f"score.examples is {wanted}, but {system} has only {len(rows)} training rows: all are used")
     return rows
 
 
@@ -212,7 +212,7 @@ def _resume(accumulator: ScoreAccumulator, call: StageCall[Settings], ranks: Ran
     done, count = newest_sums(call.scratch) if ranks.first else (0, 0)
     done, count = ranks.from_first(done), ranks.from_first(count)
     if done:
-        call.progress.say(f"going on after {done} rows that were scored before")
+        call.progress.log(f"going on after {done} rows that were scored before")
     mine = [ranks.rank] if count == ranks.count else range(count) if ranks.first else []
     for rank in mine:
         accumulator.add_state_dict(read_tensors(call.scratch / sums_name(done, rank, count))[0])

@@ -12,7 +12,7 @@ from pydantic import SerializerFunctionWrapHandler, model_serializer, model_vali
 from lorapar.config import SYSTEMS, EditsConfig, GateConfig, TeacherConfig, VotingConfig
 from lorapar.config.base import unless_default
 from lorapar.errors import BadInputError
-from lorapar.progress import say_omissions
+from lorapar.progress import log_omissions
 from lorapar.records import OMISSIONS, Example, Omission, omissions_of, read_json, read_records, write_json
 from lorapar.stages.contract import Metrics, StageCall, StageSettings, StageSpec
 from lorapar.voting.ballots import Ballots
@@ -83,7 +83,7 @@ def run(call: StageCall[Settings]) -> Metrics:
     summary = {**vote_summary(count, assigned, settings.round, _described(folders)), "failed": failed}
     omissions = _omissions(summary, count)
     summary[OMISSIONS] = omissions_of(*omissions)
-    say_omissions(call.progress, omissions)
+    log_omissions(call.progress, omissions)
     write_json(call.output("labels") / SUMMARY, summary)
     if settings.round == "rest":
         _check_every_system(summary)

@@ -71,7 +71,7 @@ def pass_on(call: StageCall[Any], reason: str) -> Metrics:
     from lorapar.adapter import copy_adapter
 
     source, output = call.input("adapter"), call.output("adapter")
-    call.progress.say(f"trains nothing: {reason}")
+    call.progress.log(f"trains nothing: {reason}")
     copy_adapter(source, output)
     copy_candidates(source, output)
     found = read_json(source / "summary.json") if (source / "summary.json").is_file() else {}

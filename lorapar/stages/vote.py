@@ -57,7 +57,7 @@ def run(call: StageCall[Settings]) -> Metrics:
         pool = TeacherPool(_opener(call, stack), _cache(call, stack), probe)
         done = collection.ask(pool, journal, call.progress)
     if done.resumed:
-        call.progress.say(f"{done.resumed} votes of an earlier call were kept")
+        call.progress.log(f"{done.resumed} votes of an earlier call were kept")
     tokens = copy_in_order(journal.path, out / VOTES, ballots.teachers, collection.patterns)
     if probe is not None:
         write_records(out / PROBE, probe)
@@ -116,7 +116,7 @@ def _cache(call: StageCall[Settings], stack: ExitStack) -> VoteCache | None:
     """What was voted in earlier runs; None where there is neither a folder nor a store to remember it in."""
     if call.cache is None and call.store is None:
         return None
-    # Not in the scratch folder: what lies there is copied to the store, and the store has these votes already.
+    # Not in the scratch folder: what is there is copied to the store, and the store has these votes already.
     folder = call.cache or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lorapar-votes-")))
     settings = call.settings
     identify = partial(teacher_identity, base=settings.model, role_play=settings.voting.role_play)

@@ -163,8 +163,8 @@ def storage_errors(where: Path) -> Iterator[None]:
                 f"{error.filename or where}: its file system cannot do what is needed ({error.strerror}); choose a "
                 "folder on another one"
             ) from error
-        if told := refused_by_system(error, where):
-            raise told from error
+        if refused := refused_by_system(error, where):
+            raise refused from error
         raise
 
 
@@ -203,7 +203,7 @@ _OF_THE_SYSTEM = {
     errno.ENFILE: "this machine has too many files open",
     errno.ETXTBSY: "another process holds the file; end it and run again, it continues",
     errno.EBUSY: "another process holds it, or it is a mount; end it and run again, it continues",
-    errno.ELOOP: "symbolic links lead in a circle; mend them",
+    errno.ELOOP: "symbolic links lead in a circle; fix them",
 }
 
 

@@ -31,12 +31,12 @@ _REMOVED = (".nfs", ".fuse_hidden")
 """Names that NFS and FUSE give a file that was removed while somebody had it open; it goes when that one closes it."""
 _Answer = TypeVar("_Answer")
 _within_process: dict[str, threading.Lock] = defaultdict(threading.Lock)
-_said: set[tuple[str, int]] = set()
+_warned: set[tuple[str, int]] = set()
 
 _LOCKS = "locks", "two runs or commands in one folder there would not notice each other, so start one at a time"
 _RENAMES = "renaming over a file", "who reads a file at the very moment it is replaced may miss it"
 _LINKS = "hard links", "files are copied or renamed instead"
-_TIMES = "setting a file's time", "files are written anew instead"
+_TIMES = "setting a file's time", "files are rewritten instead"
 _MMAP = "mmap", "weights are read into memory instead"
 _ONE_CASE = "names that differ in capital letters alone", "give adapters and runs names that differ otherwise too"
 
@@ -55,7 +55,7 @@ def locked(path: Path, *, wait: bool = True) -> Iterator[bool]:
         except BlockingIOError:
             raise
         except OSError as error:  # whatever it is: the work matters more than the lock
-            say_once(path.parent, _LOCKS, error)
+            warn_once(path.parent, _LOCKS, error)
             here = _within_process[str(path.absolute())]
         if here is not None and not here.acquire(blocking=wait):
             raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN), str(path))
@@ -85,7 +85,7 @@ def _replace_otherwise(made: Path, final: Path, refused: OSError) -> None:
     except OSError:  # a folder that may not be written, rather than a file system that cannot rename
         raise refused from None
     if not made.is_dir():
-        say_once(final.parent, _RENAMES, refused)
+        warn_once(final.parent, _RENAMES, refused)
     try:
         os.rename(made, final)
     except OSError as error:
@@ -164,8 +164,8 @@ def is_no_mmap(error: BaseException) -> bool:
     """Whether an error, of Python or of a library in another language, says that a file cannot be mapped."""
     if isinstance(error, OSError) and error.errno == errno.ENODEV:
         return True
-    said = str(error).lower()
-    return "mmap" in said or f"os error {errno.ENODEV}" in said
+    message = str(error).lower()
+    return "mmap" in message or f"os error {errno.ENODEV}" in message
 
 
 def has_record_locks(folder: Path) -> bool:
@@ -174,28 +174,28 @@ def has_record_locks(folder: Path) -> bool:
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            say_no_locks(folder, error)
+            warn_no_locks(folder, error)
             return False
     return True
 
 
-def say_no_locks(folder: Path, error: BaseException) -> None:
+def warn_no_locks(folder: Path, error: BaseException) -> None:
     """Say once that nothing keeps two runs out of one folder."""
-    say_once(folder, _LOCKS, error)
+    warn_once(folder, _LOCKS, error)
 
 
-def say_no_mmap(folder: Path, error: BaseException) -> None:
+def warn_no_mmap(folder: Path, error: BaseException) -> None:
     """Say once that weights are read into memory."""
-    say_once(folder, _MMAP, error)
+    warn_once(folder, _MMAP, error)
 
 
-def say_once(folder: Path, what: tuple[str, str], error: BaseException) -> None:
+def warn_once(folder: Path, what: tuple[str, str], error: BaseException) -> None:
     """Tell what a folder's file system lacks, once for a file system in this process."""
     with suppress(OSError):
         key = (what[0], folder.stat().st_dev)
-        if key in _said:
+        if key in _warned:
             return
-        _said.add(key)
+        _warned.add(key)
     logger.warning("lorapar: %s: its file system lacks %s (%s): %s", folder, what[0], _words(error), what[1])
 
 
@@ -222,7 +222,7 @@ def _tried(room: Path) -> Iterator[str]:
         (_LINKS, lambda: os.link(one, room / "link")),
         (_TIMES, lambda: os.utime(one)),
         (_MMAP, lambda: _map(one)),
-        (_ONE_CASE, lambda: _tell_apart(one)),
+        (_ONE_CASE, lambda: _distinguish(one)),
         (_RENAMES, lambda: _rename_over(one, two)),
     ):
         if error := _failure(attempt):
@@ -248,7 +248,7 @@ def _map(path: Path) -> None:
         pass
 
 
-def _tell_apart(path: Path) -> None:
+def _distinguish(path: Path) -> None:
     if path.with_name(path.name.upper()).exists():
         raise FileExistsError(errno.EEXIST, "one name for both")
 

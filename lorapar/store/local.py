@@ -152,7 +152,7 @@ class LocalStore:
                 continue
 
     def renew(self, key: str) -> None:
-        """Set the file's time, or write the file anew."""
+        """Set the file's time, or write the file again."""
         with self._reading(key):
             if not make_young(self._path(key)):
                 self.upload(self._path(key), key)

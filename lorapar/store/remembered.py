@@ -19,7 +19,7 @@ from urllib.parse import quote
 from lorapar.errors import StorageError
 from lorapar.store.artifact import storage_errors
 from lorapar.store.base import ObjectStore
-from lorapar.store.file_system import has_record_locks, say_no_locks
+from lorapar.store.file_system import has_record_locks, warn_no_locks
 
 FLUSH_ENTRIES = 256
 FLUSH_SECONDS = 2.0
@@ -171,7 +171,7 @@ def _opened(path: Path, kind: str) -> sqlite3.Connection:
         except sqlite3.OperationalError as error:
             if not any(word in str(error) for word in _NO_LOCKS):
                 raise
-            say_no_locks(path.parent, error)
+            warn_no_locks(path.parent, error)
     address = f"file:{quote(str(path.absolute()))}?nolock=1"
     return _with_tables(sqlite3.connect(address, timeout=60.0, uri=True), kind, "TRUNCATE")
 

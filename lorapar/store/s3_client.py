@@ -176,12 +176,12 @@ def _settings_errors(where: str) -> Iterator[None]:
     try:
         yield
     except InvalidRetryModeError as error:
-        raise BadInputError(f"{where}: {error}; mend AWS_RETRY_MODE, or retry_mode of the profile") from None
+        raise BadInputError(f"{where}: {error}; fix AWS_RETRY_MODE, or retry_mode of the profile") from None
     except BotoCoreError as error:
         raise UnreachableError(redact(f"{where}: {credentials_cause(error)}")) from None
     except ValueError as error:
         if "endpoint" not in str(error).lower():  # a number that is none; botocore does not say which
-            asked = "mend AWS_MAX_ATTEMPTS, AWS_METADATA_SERVICE_TIMEOUT or the profile"
+            asked = "fix AWS_MAX_ATTEMPTS, AWS_METADATA_SERVICE_TIMEOUT or the profile"
             raise BadInputError(redact(f"{where}: {error}; {asked}")) from None
         raise BadInputError(
             redact(f"{where}: {error}; check AWS_ENDPOINT_URL, which begins with https:// or http://")
@@ -194,7 +194,7 @@ def _check_keys() -> None:
         value = os.environ.get(name, "")
         if value != value.strip():
             raise BadInputError(
-                f"{name} begins or ends with a blank or line break, as `echo` leaves one in a Secret; make it anew "
+                f"{name} begins or ends with a blank or line break, as `echo` leaves one in a Secret; make it again "
                 "without (`printf %s`, or kubectl create secret --from-literal)"
             )
 
@@ -205,7 +205,7 @@ def _region(core: Any, where: str) -> str:
     configured = core.get_scoped_config().get("region")
     name, region = (*named, ("region of the profile", configured or _NO_REGION))[0]
     if not re.fullmatch(r"(?!-)[a-zA-Z0-9-]{1,63}(?<!-)", region):
-        raise BadInputError(f"{where}: '{region}' is no name of a region; mend {name} (such as eu-central-1)")
+        raise BadInputError(f"{where}: '{region}' is no name of a region; fix {name} (such as eu-central-1)")
     return region
 
 

@@ -51,7 +51,7 @@ class RenewedCredentials:
 
     def get_frozen_credentials(self) -> Any:
         """The keys in use now; those that say when they expire are renewed by botocore itself."""
-        with _told_alike():
+        with _same_message():
             return self._found.get_frozen_credentials()
 
     def __getattr__(self, name: str) -> Any:
@@ -97,16 +97,16 @@ class RenewedCredentials:
             return True
 
     def _look_up(self) -> Any:
-        """A new session reads variables and files and asks roles anew."""
+        """A new session reads variables and files and asks roles again."""
         import botocore.session
 
-        with _told_alike():
+        with _same_message():
             session = botocore.session.Session(profile=self._profile)
             return session.get_component("credential_provider").load_credentials()
 
 
 @contextmanager
-def _told_alike() -> Iterator[None]:
+def _same_message() -> Iterator[None]:
     """A program that is not there, or prints no JSON, fails like one that ends with an error."""
     from botocore.exceptions import BotoCoreError, CredentialRetrievalError
 
@@ -115,16 +115,16 @@ def _told_alike() -> Iterator[None]:
     except BotoCoreError:
         raise
     except OSError as error:
-        said = f"{error.filename}: {error.strerror}" if error.filename else error
+        message = f"{error.filename}: {error.strerror}" if error.filename else error
         files = [frame.f_code.co_filename for frame, _ in walk_tb(error.__traceback__)]
         provider = "custom-process" if subprocess.__file__ in files else "a file that variables or the profile name"
-        raise CredentialRetrievalError(provider=provider, error_msg=said) from error
+        raise CredentialRetrievalError(provider=provider, error_msg=message) from error
     except EOFError as error:
-        said = "the profile asks for an MFA code, and nobody is there to give it; put keys of a session into a file"
-        raise CredentialRetrievalError(provider="assume-role", error_msg=said) from error
+        message = "the profile asks for an MFA code, and nobody is there to give it; put keys of a session into a file"
+        raise CredentialRetrievalError(provider="assume-role", error_msg=message) from error
     except (ValueError, KeyError, AttributeError, TypeError) as error:
-        said = "what it printed is not the JSON that is asked for (Version, AccessKeyId, SecretAccessKey)"
-        raise CredentialRetrievalError(provider="custom-process", error_msg=said) from error
+        message = "what it printed is not the JSON that is asked for (Version, AccessKeyId, SecretAccessKey)"
+        raise CredentialRetrievalError(provider="custom-process", error_msg=message) from error
 
 
 def _keys(credentials: Any) -> tuple[str | None, ...]:

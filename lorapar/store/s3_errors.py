@@ -137,7 +137,7 @@ def _refused(error: Any, where: str, endpoint: str) -> LoraparError:
     if code in MISSING and (code == "NoSuchKey" or error.operation_name in _OF_AN_OBJECT):
         return NotFoundError(f"{where}: there is no such object")
     if code == "NoSuchBucket":
-        cause = f"there is no such bucket at {endpoint}; create it or mend the address"
+        cause = f"there is no such bucket at {endpoint}; create it or fix the address"
         return UnreachableError(redact(f"{where}: {cause}{_said(message, cause)}"))
     if code in _MISMATCH:
         return MismatchError(redact(f"{where}: {_mismatch(code, message, endpoint)}"))
@@ -254,7 +254,7 @@ def _unanswered(error: Exception, where: str, endpoint: str) -> LoraparError:
         cause = f"the connection to {endpoint} broke off, also after retries ({type(error).__name__}{_reason(error)})"
         return UnansweredError(redact(f"{where}: {cause}"))
     elif isinstance(error, boto.InvalidRegionError):
-        return BadInputError(redact(f"{where}: {_one_line(error)}; mend AWS_DEFAULT_REGION, AWS_REGION or the profile"))
+        return BadInputError(redact(f"{where}: {_one_line(error)}; fix AWS_DEFAULT_REGION, AWS_REGION or the profile"))
     elif isinstance(error, boto.NoCredentialsError):
         cause = _WITHOUT_KEYS
     elif isinstance(error, (boto.ChecksumError, boto.FlexibleChecksumError)):
@@ -271,7 +271,7 @@ def credentials_cause(error: Exception) -> str:
     from botocore.exceptions import CredentialRetrievalError, ProfileNotFound
 
     if isinstance(error, ProfileNotFound):
-        return f"{_one_line(error)}; mend AWS_PROFILE, or name the file that has it in AWS_CONFIG_FILE"
+        return f"{_one_line(error)}; fix AWS_PROFILE, or name the file that has it in AWS_CONFIG_FILE"
     if "SSO" in type(error).__name__:
         return f"{_one_line(error)}; sign in with `aws sso login`"
     if not isinstance(error, CredentialRetrievalError):

@@ -97,11 +97,13 @@ def upload_small(client: Any, bucket: str, keyed: Iterable[tuple[Transfer, str]]
 
     def upload(pair: tuple[Transfer, str]) -> None:
         transfer, key = pair
-        data, told = transfer.path.read_bytes(), f"{where}/{transfer.key}"
+        data, address = transfer.path.read_bytes(), f"{where}/{transfer.key}"
         if hashlib.sha256(data).hexdigest() != transfer.sha256:
-            raise IntegrityError(f"{told}: what was sent is not what was recorded: {transfer.path} changed meanwhile")
+            raise IntegrityError(
+                f"{address}: what was sent is not what was recorded: {transfer.path} changed meanwhile"
+            )
         options = {"ChecksumSHA256": base64_of(transfer.sha256)} if checked else {}
-        with s3_errors(told, client.meta.endpoint_url):
+        with s3_errors(address, client.meta.endpoint_url):
             client.put_object(Bucket=bucket, Key=key, Body=data, **options)
         watch.finish(transfer)
 
@@ -113,13 +115,13 @@ def download_small(client: Any, bucket: str, keyed: Iterable[tuple[Transfer, str
 
     def download(pair: tuple[Transfer, str]) -> None:
         transfer, key = pair
-        told, wanted = f"{where}/{transfer.key}", transfer.size_bytes
-        with s3_errors(told, client.meta.endpoint_url):
+        address, wanted = f"{where}/{transfer.key}", transfer.size_bytes
+        with s3_errors(address, client.meta.endpoint_url):
             data, found, _ = read_whole(client, {"Bucket": bucket, "Key": key}, wanted)
         if found != wanted:
-            raise IntegrityError(f"{told}: holds {found} bytes, not the {wanted} that were recorded; make it again")
+            raise IntegrityError(f"{address}: holds {found} bytes, not the {wanted} that were recorded; make it again")
         if hashlib.sha256(data).hexdigest() != transfer.sha256:
-            raise IntegrityError(f"{told}: its bytes are not those that were recorded; make them again")
+            raise IntegrityError(f"{address}: its bytes are not those that were recorded; make them again")
         with storage_errors(transfer.path):
             _write(transfer, data)
         watch.finish(transfer)

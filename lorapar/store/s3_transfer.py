@@ -103,7 +103,7 @@ def download_all(client: Any, bucket: str, keyed: Iterable[tuple[Transfer, str]]
 
 
 def copy_onto_itself(client: Any, bucket: str, key: str) -> None:
-    """Let the server write an object anew, in one request up to the 5 GB that S3 allows for that."""
+    """Let the server write an object again, in one request up to the 5 GB that S3 allows for that."""
     from boto3.s3.transfer import TransferConfig, create_transfer_manager
 
     source = {"Bucket": bucket, "Key": key}
@@ -174,10 +174,10 @@ class _VerifiedFile:
     order: its digest is taken at the end.
     """
 
-    def __init__(self, transfer: Transfer, told: str) -> None:
+    def __init__(self, transfer: Transfer, address: str) -> None:
         self.path = transfer.path
         self._transfer = transfer
-        self._told = told
+        self._address = address
         self._digest: Any = hashlib.sha256()
         self._place = 0
         self._in_order = True
@@ -227,7 +227,7 @@ class _VerifiedFile:
         wanted = self._transfer.sha256
         size = self._scratch.stat().st_size
         if size != self._transfer.size_bytes or wanted not in (None, self._sha256(self._scratch)):
-            raise IntegrityError(f"{self._told}: its bytes are not those that were recorded; make them again")
+            raise IntegrityError(f"{self._address}: its bytes are not those that were recorded; make them again")
         replace_path(self._scratch, self.path)
         self._scratch = None
 

@@ -84,30 +84,32 @@ def _why_not(study: StudyConfig, base: RunConfig, cell: StudyCell) -> str | None
 
 def _without(study: StudyConfig, kept: list[StudyCell], left_out: Mapping[str, str]) -> StudyConfig:
     """The study of the cells that are left, with a line for each that is not, and for the reference that takes over."""
-    told = [*study.missing, *(f"The cell “{name}”: {why}." for name, why in left_out.items())]
+    missing = [*study.missing, *(f"The cell “{name}”: {why}." for name, why in left_out.items())]
     reference = study.reference
     if left_out and len(kept) == 1:
-        told.append(f"Comparisons: “{kept[0].name}” alone is left.")
+        missing.append(f"Comparisons: “{kept[0].name}” alone is left.")
         reference = None
     elif study.compare == "reference" and (was := reference_of(study)) in left_out:
         reference = kept[0].name
-        told.append(f"The comparisons with “{was}”, which is left out: cells are compared with “{reference}” instead.")
+        missing.append(
+            f"The comparisons with “{was}”, which is left out: cells are compared with “{reference}” instead."
+        )
     paper = study.paper
     if paper is not None:
         figures = tuple(one for one in paper.figures if one.cell not in left_out)
         paper = paper.model_copy(update={"figures": figures})
-    changed = {"cells": tuple(kept), "paper": paper, "missing": tuple(dict.fromkeys(told)), "reference": reference}
+    changed = {"cells": tuple(kept), "paper": paper, "missing": tuple(dict.fromkeys(missing)), "reference": reference}
     return study.model_copy(update=changed)
 
 
 def _for_named(study: StudyConfig, base: RunConfig) -> StudyConfig:
     """The study without the paper's figures, orders of methods in its grid and for all cells as phases of the base."""
-    told = (*study.missing, "The paper's figures: they are of its two systems.") if study.paper else study.missing
+    missing = (*study.missing, "The paper's figures: they are of its two systems.") if study.paper else study.missing
     settings, grid = _with_phases(base, study.settings), study.grid
     if "phases" in grid:
         grid = {**grid, "phases": tuple(_in_order(base, order) or order for order in grid["phases"])}
     own = study.settings if settings is None else settings
-    return study.model_copy(update={"paper": None, "missing": told, "settings": own, "grid": grid})
+    return study.model_copy(update={"paper": None, "missing": missing, "settings": own, "grid": grid})
 
 
 def _with_phases(base: RunConfig, settings: Values) -> Values | None:
@@ -155,7 +157,7 @@ def named_cells(study: StudyConfig) -> list[tuple[str, Values]]:
     found = []
     for places in itertools.product(*(range(len(values)) for values in study.grid.values())):
         values = {key: study.grid[key][place] for key, place in zip(keys, places, strict=True)}
-        named = [f"{shown[key]} {_said(values[key], place)}" for key, place in zip(keys, places, strict=True)]
+        named = [f"{shown[key]} {_text_of(values[key], place)}" for key, place in zip(keys, places, strict=True)]
         found.append((", ".join(named), values))
     return found
 
@@ -183,7 +185,7 @@ def _short(key: str, keys: list[str]) -> str:
     return key if sum(other.rpartition(".")[2] == last for other in keys) > 1 else last
 
 
-def _said(value: Any, place: int) -> str:
+def _text_of(value: Any, place: int) -> str:
     return (
         f"{value:g}"
         if isinstance(value, float)

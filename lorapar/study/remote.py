@@ -28,7 +28,7 @@ from lorapar.kubeflow.reporting import find_run
 from lorapar.kubeflow.submission import STARTED_AGAIN, Ending, RunStore, by_address, wait_for
 from lorapar.kubeflow.takes import Takes
 from lorapar.local.folder import RunFolder
-from lorapar.redaction import redact, say_traceback
+from lorapar.redaction import print_traceback, redact
 from lorapar.store import Transfer, write_atomically
 from lorapar.store.tree import content_key, fetch_missing
 from lorapar.study.cells import Cell
@@ -129,17 +129,17 @@ class RemoteCell:
         try:
             ending = self._run(console)
             if ending.exit_code not in _COMPUTED:
-                return _said(console, ending.line, ending.exit_code)
+                return _printed(console, ending.line, ending.exit_code)
             console.print(ending.line, markup=False, highlight=False, soft_wrap=True)
             return ExitCode.OK
         except _StoppedFollowingError:
             return ExitCode.TERMINATED
         except LoraparError as error:
-            return _said(console, str(error), error.exit_code)
+            return _printed(console, str(error), error.exit_code)
         except Exception as bug:
             with suppress(OSError):
-                say_traceback(type(bug), bug, bug.__traceback__)
-            return _said(console, f"{type(bug).__name__}: {bug}", ExitCode.BUG)
+                print_traceback(type(bug), bug, bug.__traceback__)
+            return _printed(console, f"{type(bug).__name__}: {bug}", ExitCode.BUG)
 
     def _run(self, console: Console) -> Ending:
         """Follow the run that is remembered, else one that is started now, to its end, and copy what it found."""
@@ -237,6 +237,6 @@ def _copy(ledger: Ledger, digest: str, folder: Path, names: tuple[str, ...] | No
     fetch_missing(ledger.store, transfers, folder.name, None)
 
 
-def _said(console: Console, line: str, code: ExitCode) -> int:
+def _printed(console: Console, line: str, code: ExitCode) -> int:
     console.print(f"lorapar: {redact(line)}", markup=False, highlight=False, soft_wrap=True)
     return code

@@ -29,7 +29,7 @@ from lorapar.study.results import (
     by_cell,
     comparisons,
     figures,
-    region_figures,
+    region_means,
     seconds_spent,
     varies_phases,
 )
@@ -75,7 +75,7 @@ def write_study_report(study: StudyConfig, cells: Sequence[Cell], folder: StudyF
     """Write report.html, report.md and the CSV files from the cells that have finished; returns the page's path."""
     done = [cell for cell in cells if folder.is_finished(cell, __version__, study.until)]
     results = [result_of(cell, folder) for cell in done]
-    shares, regions, compared = figures(study, results), region_figures(study, results), comparisons(study, results)
+    shares, regions, compared = figures(study, results), region_means(study, results), comparisons(study, results)
     _write_csv(folder.root / "figures.csv", [as_row(one) for one in (*shares, *regions)])
     _write_csv(folder.root / "comparisons.csv", [as_row(one) for one in compared])
     alike = correlations(study, dict(by_cell(study, results))) if _looks_at_scores(study, results) else []
@@ -173,7 +173,7 @@ def _sentences(study: StudyConfig, compared: Sequence[Comparison]) -> list[str]:
         return ["The partition alone was made; nothing was trained, so nothing is compared."]
     if not compared:
         return ["There are no two finished cells with a seed in common yet, so nothing can be compared."]
-    said = [
+    text = [
         f"{one.cell} is {one.verdict} than {one.other} on {_measure(one.measure)} {_model(study, one.model)}: "
         f"{points(one.difference)} points ({_corrected(one)}, {count_of(one.seeds, 'seed')})."
         for one in compared
@@ -182,15 +182,15 @@ def _sentences(study: StudyConfig, compared: Sequence[Comparison]) -> list[str]:
     torn = [one for one in compared if one.verdict == "seeds disagree"]
     if torn:
         named = "; ".join(f"{one.cell} on {_measure(one.measure)} {_model(study, one.model)}" for one in torn)
-        said.append(f"Seeds disagree, whatever the rows say, about {named}.")
+        text.append(f"Seeds disagree, whatever the rows say, about {named}.")
     noise = sum(one.verdict in ("noise", "equal") for one in compared)
     if noise == len(compared):
-        said.append(f"No difference is more than noise: {count_of(len(compared), 'comparison')} were made.")
+        text.append(f"No difference is more than noise: {count_of(len(compared), 'comparison')} were made.")
     elif noise:
-        said.append(f"The other {noise} of {len(compared)} comparisons show no difference beyond noise.")
+        text.append(f"The other {noise} of {len(compared)} comparisons show no difference beyond noise.")
     if max(one.seeds for one in compared) == 1:
-        said.append("One seed was run: what is better here may not be so with another.")
-    return said
+        text.append("One seed was run: what is better here may not be so with another.")
+    return text
 
 
 def _sections(
@@ -301,7 +301,7 @@ def _region_rows(regions: Sequence[Figure]) -> Rows:
     for one in regions:
         by_cell.setdefault(one.cell, {})[one.measure] = one
 
-    def said(one: Figure) -> str:
+    def text(one: Figure) -> str:
         index = one.measure.startswith("jaccard")
         mean = f"{one.mean:.3f}" if index else percent(one.mean, 2)
         if one.interval is None:
@@ -311,7 +311,7 @@ def _region_rows(regions: Sequence[Figure]) -> Rows:
 
     shown = list(dict.fromkeys(one.measure for one in regions))
     rows = [
-        (name, *(said(own[region]) if region in own else NOTHING for region in shown)) for name, own in by_cell.items()
+        (name, *(text(own[region]) if region in own else NOTHING for region in shown)) for name, own in by_cell.items()
     ]
     return Rows(("cell", *map(_region_title, shown)), rows, tuple(range(1, len(shown) + 1)))
 

@@ -14,8 +14,8 @@ from typing import Any, Literal
 
 from lorapar.config.study import StudyConfig
 from lorapar.config.training import methods_of
+from lorapar.evaluation.accuracy import read_outcomes
 from lorapar.evaluation.intervals import wilson_interval
-from lorapar.evaluation.outcomes import read_outcomes
 from lorapar.local.folder import RunFolder, StageRecord
 from lorapar.records import Example, digest_of, read_json, read_records
 from lorapar.stages.contract import is_cached
@@ -127,12 +127,12 @@ def read_result(cell: Cell, folder: RunFolder) -> Result:
     records = folder.records()
     rows: dict[tuple[str, str], Rows] = {}
     if "execute" in records:
-        said = _texts(folder.artifact("tally", "heldout"), cell.config.system_names)
+        texts = _texts(folder.artifact("tally", "heldout"), cell.config.system_names)
         for measure, models in read_outcomes(folder.artifact("execute", "evaluation"), "strict").items():
             for model in MODELS:
                 if model in models:
                     rows[model, measure] = {
-                        said.get((measure, row), row): right for row, right in models[model].items()
+                        texts.get((measure, row), row): right for row, right in models[model].items()
                     }
     partition = read_json(folder.artifact("partition", "partition") / "summary.json")
     regions = _regions(partition)
@@ -165,9 +165,9 @@ def _texts(heldout: Path, systems: Sequence[str]) -> dict[tuple[str, str], str]:
     for system in systems:
         times: Counter[str] = Counter()
         for row in read_records(heldout / f"{system}.jsonl", Example):
-            said = digest_of([row.asked, row.answer])
-            times[said] += 1
-            found[system, row.id] = f"{said} {times[said]}"
+            texts = digest_of([row.asked, row.answer])
+            times[texts] += 1
+            found[system, row.id] = f"{texts} {times[texts]}"
     return found
 
 
@@ -245,7 +245,7 @@ def figures(study: StudyConfig, results: Sequence[Result]) -> list[Figure]:
     return found
 
 
-def region_figures(study: StudyConfig, results: Sequence[Result]) -> list[Figure]:
+def region_means(study: StudyConfig, results: Sequence[Result]) -> list[Figure]:
     """The means of what partitions come to."""
     found = []
     for name, own in by_cell(study, results):

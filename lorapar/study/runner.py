@@ -25,7 +25,7 @@ from lorapar.study.worker import Work, start
 if TYPE_CHECKING:
     from lorapar.study.remote import Cluster
 
-Say = Callable[[str], None]
+Log = Callable[[str], None]
 Reporter = Callable[[str], AbstractContextManager[Progress]]
 
 
@@ -74,7 +74,7 @@ class StudyRun:
         cells: Sequence[Cell],
         folder: StudyFolder,
         reporter: Reporter,
-        say: Say,
+        log: Log,
         parallel: int,
         cluster: Cluster | None = None,
     ) -> None:
@@ -83,7 +83,7 @@ class StudyRun:
         Raises BadInputError where a cell cannot run in the cluster.
         """
         self._study, self._cells, self._folder = study, list(cells), folder
-        self._reporter, self._say, self._parallel, self._cluster = reporter, say, parallel, cluster
+        self._reporter, self._log, self._parallel, self._cluster = reporter, log, parallel, cluster
         if cluster is not None:
             for cell in self._cells:
                 cluster.parameters(study, cell)
@@ -96,7 +96,7 @@ class StudyRun:
         """
         waiting = [cell for cell in self._cells if not self._is_kept(cell)]
         if kept := len(self._cells) - len(waiting):
-            self._say(f"{kept} of {len(self._cells)} cells have finished before and are kept")
+            self._log(f"{kept} of {len(self._cells)} cells have finished before and are kept")
         failed: list[tuple[Cell, CellState]] = []
         try:
             while waiting or self._running:
@@ -120,7 +120,7 @@ class StudyRun:
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(folder / "settings.yaml", dump_changed(cell.config))
         self._folder.write_state(cell, CellState(status="running", digest=cell.digest, version=__version__))
-        self._say(f"{self._place(cell)} {cell.label}: begins, log in {self._folder.log(cell)}")
+        self._log(f"{self._place(cell)} {cell.label}: begins, log in {self._folder.log(cell)}")
         worker = self._here(cell) if self._cluster is None else self._remote(cell, self._cluster)
         self._running.append(_Running(cell, worker, time.monotonic()))
 
@@ -151,10 +151,10 @@ class StudyRun:
             self._running.remove(one)
             state = self._ended(one)
             if state.status == "finished":
-                self._say(f"{self._place(one.cell)} {one.cell.label}: finished in {state.seconds:.0f} s")
+                self._log(f"{self._place(one.cell)} {one.cell.label}: finished in {state.seconds:.0f} s")
             else:
                 failed.append((one.cell, state))
-                self._say(f"{self._place(one.cell)} {one.cell.label}: failed ({state.line}); the others go on")
+                self._log(f"{self._place(one.cell)} {one.cell.label}: failed ({state.line}); the others go on")
         return failed
 
     def _ended(self, one: _Running, *, stopped: bool = False) -> CellState:
@@ -179,10 +179,10 @@ class StudyRun:
             return f"ended by the system, {signal.Signals(-code).name}; it may have had too little memory"
         log = self._folder.log(cell)
         lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.is_file() else []
-        said = [line.removeprefix("lorapar: ") for line in lines if line.startswith("lorapar: ")]
-        if code == ExitCode.BUG or not said:
+        errors = [line.removeprefix("lorapar: ") for line in lines if line.startswith("lorapar: ")]
+        if code == ExitCode.BUG or not errors:
             return f"{lines[-1].strip() if lines else 'without a word'}, see {log}"
-        return said[-1]
+        return errors[-1]
 
     def _stopped(self, stop: KeyboardInterrupt) -> StoppedError:
         running = ", ".join(one.cell.label for one in self._running)

@@ -32,7 +32,7 @@ from lorapar.store import write_atomically
 from lorapar.study.cells import Cell, cells_of
 from lorapar.study.folder import StudyFolder
 from lorapar.study.report import Rows, write_study_report
-from lorapar.study.runner import CellsFailedError, Reporter, Say, StudyRun
+from lorapar.study.runner import CellsFailedError, Log, Reporter, StudyRun
 
 if TYPE_CHECKING:
     import optuna
@@ -55,7 +55,7 @@ class Search:
     folder: StudyFolder
     store: str
     reporter: Reporter
-    say: Say
+    log: Log
     cluster: Cluster | None = None
     """Where trials run, if not here."""
 
@@ -201,7 +201,7 @@ class Search:
         self._run(self._study(named, until), cells, self.folder)
 
     def _run(self, study: StudyConfig, cells: list[Cell], folder: StudyFolder) -> None:
-        StudyRun(study, cells, folder, self.reporter, self.say, 1, self.cluster).run()
+        StudyRun(study, cells, folder, self.reporter, self.log, 1, self.cluster).run()
 
     def _figures(self, cell: Cell) -> dict[str, float]:
         found = read_json(self.folder.run(cell).artifact("execute", "evaluation") / "summary.json")["after_rl"]
@@ -246,7 +246,7 @@ class Search:
                 self._run(config, runs, folder)
             finally:
                 page = write_study_report(config, runs, folder)
-        self.say(f"as found against as given, with other seeds: {page}")
+        self.log(f"as found against as given, with other seeds: {page}")
 
 
 def _read_scores(run: RunFolder) -> dict[str, Any]:
@@ -290,7 +290,7 @@ def _sampler(tune: TuneConfig, number: int) -> Any:
 
 
 def _take_up(study: optuna.Study, given: Values | None) -> None:
-    """Begin with the settings as given; trials that a stop interrupted are made again, what is finished taken anew."""
+    """Begin with the settings as given; trials that a stop interrupted are made again, what is finished taken again."""
     import optuna
 
     if not study.trials and given is not None:
@@ -349,21 +349,21 @@ def _row(trial: optuna.trial.FrozenTrial, tune: TuneConfig) -> dict[str, Any]:
 def _report(tune: TuneConfig, rows: list[dict[str, Any]], best: Any, trials: list[Any]) -> str:
     ruled = sum("sweep" in row["ended"] for row in rows)
     short = sum("held-out loss" in row["ended"] for row in rows)
-    told = [
+    paragraphs = [
         f"# {tune.name}",
         f"{len(rows)} trials on {tune.measure}: {sum(row['ended'] == 'finished' for row in rows)} trained to the end, "
         f"{short} ruled out by held-out loss, {ruled} by the sweep before anything was trained.",
     ]
     if best is not None:
-        found = ", ".join(f"{key} {_said(value)}" for key, value in best.params.items())
-        told.append(f"Best: trial {best.number} ({found}). `lorapar run --config best.yaml` trains with it.")
-        told.append(
+        found = ", ".join(f"{key} {_text_of(value)}" for key, value in best.params.items())
+        paragraphs.append(f"Best: trial {best.number} ({found}). `lorapar run --config best.yaml` trains with it.")
+        paragraphs.append(
             "It is the best of several on the same held-out rows, which flatters it. Where it is not what was given "
             "and there are `confirm_seeds`, `confirm/report.md` compares the two on other seeds."
         )
     heads = tuple(rows[0]) if rows else ("trial",)
-    lines = [tuple("–" if value is None else _said(value) for value in row.values()) for row in rows]  # noqa: RUF001
-    return "\n\n".join([*told, Rows(heads, lines, tuple(range(len(heads) - 1))).markdown()]) + "\n"
+    lines = [tuple("–" if value is None else _text_of(value) for value in row.values()) for row in rows]  # noqa: RUF001
+    return "\n\n".join([*paragraphs, Rows(heads, lines, tuple(range(len(heads) - 1))).markdown()]) + "\n"
 
 
 def _number(value: Any) -> float:
@@ -383,5 +383,5 @@ def _cut(length: str, value: Any, share: float) -> int | float:
     return max(1, round(share * value)) if length == "max_steps" else share * _number(value)
 
 
-def _said(value: Any) -> str:
+def _text_of(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -21,7 +21,7 @@ from lorapar.config import load_config
 from lorapar.errors import ExitCode, LoraparError
 from lorapar.local.runner import run_local
 from lorapar.progress import Progress
-from lorapar.redaction import install_redaction, redact, say_traceback
+from lorapar.redaction import install_redaction, print_traceback, redact
 from lorapar.stopping import on_sigterm
 
 _IMPORTED_FIRST = [
@@ -85,7 +85,7 @@ def _exit_code(work: Work) -> int:
     except KeyboardInterrupt:
         return ExitCode.TERMINATED
     except Exception as bug:
-        say_traceback(type(bug), bug, bug.__traceback__)
+        print_traceback(type(bug), bug, bug.__traceback__)
         return ExitCode.BUG
     return ExitCode.OK
 

@@ -19,7 +19,7 @@ from lorapar.tracking.services import ANSWER_SECONDS, TRACKERS, Summary, Tracked
 LAST_SECONDS = 60.0
 """How long a run waits, at its end, for what is left to send."""
 
-Say = Callable[[str], None]
+Log = Callable[[str], None]
 
 
 class Tracking:
@@ -53,7 +53,7 @@ class Tracking:
 
 @contextmanager
 def tracked(
-    names: Sequence[str], run: TrackedRun, say: Say, summary: Callable[[bool], Summary]
+    names: Sequence[str], run: TrackedRun, log: Log, summary: Callable[[bool], Summary]
 ) -> Iterator[Tracking | None]:
     """Open a run in trackers; at the end of the block they get what `summary(whether it ended well)` says.
 
@@ -65,7 +65,7 @@ def tracked(
         return
     for name in names:
         require(name)
-    workers = [_Worker(name, TRACKERS[name](run), say) for name in names]
+    workers = [_Worker(name, TRACKERS[name](run), log) for name in names]
     for address in filter(None, (worker.tracker.address for worker in workers)):
         trust_authorities()
         heed_proxies(address, socks="socks")
@@ -77,19 +77,19 @@ def tracked(
         finished = True
     finally:
         try:
-            told = summary(finished)
+            result = summary(finished)
         except Exception:  # the run's own failure matters more
-            told = Summary(finished)
-        tracking.end(told)
+            result = Summary(finished)
+        tracking.end(result)
 
 
 class _Worker:
     """One tracker's thread; what it is given is done in order, until something fails."""
 
-    def __init__(self, name: str, tracker: Tracker, say: Say) -> None:
+    def __init__(self, name: str, tracker: Tracker, log: Log) -> None:
         self.name, self.tracker, self.id = name, tracker, ""
         self.alive = True
-        self._say = say
+        self._log = log
         self._work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name=f"tracker {name}", daemon=True)
 
@@ -134,15 +134,15 @@ class _Worker:
     def _leave(self, why: str) -> None:
         if self.alive:
             self.alive = False
-            self._say(f"{self.name} {why}; the run goes on without it, and all figures are in its folder")
+            self._log(f"{self.name} {why}; the run goes on without it, and all figures are in its folder")
 
 
 def _reason(error: BaseException, address: str | None) -> str:
     """A certificate or a proxy by its own name; a library's words begin with the address, and the cause is cut off."""
     if address and (cause := network_cause(error, address)):
         return redact(cause)
-    said = redact(" ".join(str(error).split()))[:200]
-    return type(error).__name__ + (f": {said}" if said else "")
+    message = redact(" ".join(str(error).split()))[:200]
+    return type(error).__name__ + (f": {message}" if message else "")
 
 
 def _beside(worker: _Worker, stage: str) -> Any:
@@ -152,7 +152,7 @@ def _beside(worker: _Worker, stage: str) -> Any:
     tracker = worker.tracker
     made: list[Any] = []
 
-    def tell(event: str, args: Any, state: Any, control: Any, **more: Any) -> None:
+    def call_event(event: str, args: Any, state: Any, control: Any, **more: Any) -> None:
         if not made:
             made.append(tracker.callback(stage))
         getattr(made[0], event)(args, state, control, **more)
@@ -160,20 +160,22 @@ def _beside(worker: _Worker, stage: str) -> Any:
     class Beside(TrainerCallback):  # type: ignore[misc]
         def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
             then = copy(state)
-            worker.do(lambda: tell("on_train_begin", args, then, control, model=model))
+            worker.do(lambda: call_event("on_train_begin", args, then, control, model=model))
 
         def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
             finite, others = of_a_step(logs or {})
             prefix = f"{stage}/" if tracker.prefixed else ""
             then = copy(state)
             worker.do(
-                lambda: tell("on_log", args, then, control, logs={prefix + name: one for name, one in finite.items()})
+                lambda: call_event(
+                    "on_log", args, then, control, logs={prefix + name: one for name, one in finite.items()}
+                )
             )
             if others:
                 worker.do(lambda: tracker.note(stage, then.global_step, others))
 
         def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             then = copy(state)
-            worker.do(lambda: tell("on_train_end", args, then, control))
+            worker.do(lambda: call_event("on_train_end", args, then, control))
 
     return Beside()

@@ -27,7 +27,7 @@ class Summary:
     """What is known of a run at its end."""
 
     finished: bool
-    figures: Mapping[str, float] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)
     settings: Mapping[str, str] = field(default_factory=dict)
     curves: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
     """Steps of each stage of training, with `step`; sent where the stage was reused, so no trainer logged them."""
@@ -90,7 +90,7 @@ class Tracker(ABC):
     def callback(self, stage: str) -> Any:
         """transformers' own callback for the curves of a stage."""
 
-    def note(self, stage: str, step: int, figures: Mapping[str, str]) -> None:  # noqa: B027
+    def note(self, stage: str, step: int, metrics: Mapping[str, str]) -> None:  # noqa: B027
         """Figures of a step that are no finite numbers; a tracker without words leaves them out."""
 
     @abstractmethod
@@ -124,13 +124,13 @@ class _TensorBoard(Tracker):
         if (self._folder / stage).exists():
             return
         with self._writer(stage) as writer:
-            for step, figures in steps_of(steps):
-                for name, value in figures.items():
+            for step, metrics in steps_of(steps):
+                for name, value in metrics.items():
                     writer.add_scalar(f"train/{name}", value, step)
 
     def end(self, summary: Summary) -> None:
         with self._writer("summary") as writer:
-            for name, value in summary.figures.items():
+            for name, value in summary.metrics.items():
                 writer.add_scalar(name, value)
             table = "\n".join(f"| `{name}` | {cell(value)} |" for name, value in summary.settings.items())
             writer.add_text("settings", f"| setting | value |\n|---|---|\n{table}")
@@ -189,8 +189,8 @@ class _MLflow(Tracker):
             self._client.log_batch(child, metrics=batch)
         self._client.set_terminated(child)
 
-    def note(self, stage: str, step: int, figures: Mapping[str, str]) -> None:
-        for name, value in figures.items():
+    def note(self, stage: str, step: int, metrics: Mapping[str, str]) -> None:
+        for name, value in metrics.items():
             self._client.set_tag(self._child, f"step {step}: {name}"[:LONGEST_NAME], value)
 
     def end(self, summary: Summary) -> None:
@@ -198,8 +198,8 @@ class _MLflow(Tracker):
 
         known = self._client.get_run(self._id).data.params
         now = int(time.time() * 1000)
-        figures = unique_names(summary.figures)
-        metrics = [Metric(name, value, now, 0) for name, value in figures.items() if math.isfinite(value)]
+        named = unique_names(summary.metrics)
+        metrics = [Metric(name, value, now, 0) for name, value in named.items() if math.isfinite(value)]
         parameters = [
             Param(name, cut(value)) for name, value in unique_names(summary.settings).items() if name not in known
         ]
@@ -207,7 +207,7 @@ class _MLflow(Tracker):
             self._client.log_batch(self._id, metrics=batch)
         for batch in batches(parameters):
             self._client.log_batch(self._id, params=batch)
-        for name, value in figures.items():
+        for name, value in named.items():
             if not math.isfinite(value):
                 self._client.set_tag(self._id, name, str(value))
         for file in summary.files:
@@ -260,14 +260,14 @@ class _Wandb(Tracker):
     def curve(self, stage: str, steps: Sequence[Mapping[str, Any]]) -> None:
         if self._run.resumed:
             return
-        for step, figures in steps_of(steps):
-            named = {f"train/{stage}/{name}": value for name, value in figures.items()}
+        for step, metrics in steps_of(steps):
+            named = {f"train/{stage}/{name}": value for name, value in metrics.items()}
             self._run.log({**named, "train/global_step": step})
 
     def end(self, summary: Summary) -> None:
         import wandb
 
-        self._run.summary.update(dict(summary.figures))
+        self._run.summary.update(dict(summary.metrics))
         self._run.config.update(dict(summary.settings), allow_val_change=True)
         artifact = wandb.Artifact(f"run-{self.run.identity}", type="lorapar-run")
         for file in summary.files:

@@ -1,4 +1,7 @@
-"""Every setting that TRL gets, written out: its defaults differ between trainers and change between versions."""
+"""Every setting that TRL gets, written out: its defaults differ between trainers and change between versions.
+
+With the learning-rate schedules of transformers, changed so that every step learns.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from torch.optim.lr_scheduler import LambdaLR
+from transformers import get_scheduler
 from trl import GRPOConfig, SFTConfig
 
 from lorapar.config import ModelConfig, RlConfig, SftConfig
@@ -35,7 +40,7 @@ def sft_arguments(config: SftConfig, model: ModelConfig, seed: int, scratch: Pat
         "loss_type": "nll",
         "packing": False,
         "padding_free": False,
-        "shuffle_dataset": False,  # the data loader shuffles, every epoch anew
+        "shuffle_dataset": False,  # the data loader shuffles, again in every epoch
         "adam_beta1": 0.9,
         "adam_beta2": 0.999,
     }
@@ -50,7 +55,7 @@ def rl_arguments(
         **config.trl(),
         "vllm_importance_sampling_correction": config.rollouts == "vllm" and config.vllm_importance_sampling_correction,
         "num_generations": config.num_generations,
-        "steps_per_generation": config.gradient_accumulation,  # rollouts are made anew for every optimiser step
+        "steps_per_generation": config.gradient_accumulation,  # rollouts are made again for every optimiser step
         "max_completion_length": config.max_completion_length,
         "temperature": config.temperature,
         "top_p": config.top_p,
@@ -107,3 +112,16 @@ def _common(config: SftConfig | RlConfig, model: ModelConfig, seed: int, scratch
         "push_to_hub": False,
         "disable_tqdm": True,
     }
+
+
+def schedule(optimizer: torch.optim.Optimizer, *, name: str, rising: int, steps: int) -> LambdaLR:
+    """The named schedule over `steps` optimiser steps, the first `rising` of them rising.
+
+    transformers gives the first of the rising steps a learning rate of 0: a whole batch (in RL: all its rollouts)
+    is computed and thrown away, and a run of one step trains nothing. Here step k of the rising ones has the rate
+    k / (rising + 1) of the peak, and the last step of all is above 0 too.
+    """
+    unused = torch.optim.SGD([torch.zeros(1)], lr=1.0)
+    longer = get_scheduler(name, unused, num_warmup_steps=rising + 1, num_training_steps=steps + 1)
+    rate_at = longer.lr_lambdas[0]
+    return LambdaLR(optimizer, lambda step: rate_at(step + 1))

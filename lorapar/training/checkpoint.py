@@ -7,7 +7,7 @@ checkpoint-<step>/rng.safetensors           torch's random states: the CPU's and
 checkpoint-<step>/rng-<rank>.safetensors    those of a further process, and in random-<rank>.json Python's and numpy's
 checkpoint-<step>/state.json                optimiser groups, schedule, random states of Python and numpy, seconds
 checkpoint-<step>/trainer_state.json        transformers' TrainerState: the step, and so the place in the data
-checkpoint-<step>/history.jsonl             figures of the steps so far
+checkpoint-<step>/history.jsonl             metrics of the steps so far
 checkpoint-<step>/manifest.json             sizes and digests, written last
 
 transformers would write the optimiser, the schedule and the random states as pickles, and of the adapter only what PEFT
@@ -54,7 +54,7 @@ class Checkpoints:
     """The checkpoints of one run of training, in its scratch folder."""
 
     def __init__(self, scratch: Path, masked: MaskedTraining, keeper: Keeper, progress: Progress) -> None:
-        """Those that lie in `scratch`; `keeper` says how many stay and is told of new ones."""
+        """Those that are in `scratch`; `keeper` says how many stay and is told of new ones."""
         self._scratch = scratch
         self._masked = masked
         self._keeper = keeper
@@ -74,7 +74,7 @@ class Checkpoints:
                     verify(folder)
                 except IntegrityError as error:
                     what = str(error).removesuffix("; run its stage again")
-                    self._progress.say(f"a checkpoint is not used: {what}")
+                    self._progress.log(f"a checkpoint is not used: {what}")
                 else:
                     return folder
             shutil.rmtree(folder, ignore_errors=True)
@@ -93,9 +93,9 @@ class Checkpoints:
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
         # Told to the first one, which writes all: the others may be on machines with disks of their own.
-        told = ranks.texts(states.to_text() if ranks.count > 1 else "")
+        texts = ranks.texts(states.to_text() if ranks.count > 1 else "")
         if ranks.first:
-            for rank, text in enumerate(told[1:], start=1):
+            for rank, text in enumerate(texts[1:], start=1):
                 other = RandomStates.from_text(text)
                 write_tensors(folder / f"rng-{rank}.safetensors", other.torch, {})
                 write_json(folder / f"random-{rank}.json", {"python": other.python, "numpy": other.numpy})
@@ -253,11 +253,12 @@ class RandomStates:
     @classmethod
     def from_text(cls, text: str) -> RandomStates:
         """What `to_text` of another process has written."""
-        told = json.loads(text)
+        document = json.loads(text)
         tensors = {
-            name: torch.tensor(list(bytes.fromhex(state)), dtype=torch.uint8) for name, state in told["torch"].items()
+            name: torch.tensor(list(bytes.fromhex(state)), dtype=torch.uint8)
+            for name, state in document["torch"].items()
         }
-        return cls(told["python"], told["numpy"], tensors)
+        return cls(document["python"], document["numpy"], tensors)
 
 
 def _torch_states() -> dict[str, torch.Tensor]:

@@ -44,7 +44,7 @@ class JudgeReward:
             target="",
             role_play=False,
             environment=environment,
-            say=progress.say,
+            log=progress.log,
             whose=f"{setting}: judge '{name}'",
         )
         self.calls = self.recalled = self.abstained = 0
@@ -61,7 +61,7 @@ class JudgeReward:
         self.abstained += sum(reward is None for reward in rewards)
         return rewards
 
-    def told(self) -> dict[str, int]:
+    def counts(self) -> dict[str, int]:
         """For summary.json."""
         return {"calls": self.calls, "recalled": self.recalled, "abstained": self.abstained}
 
@@ -77,13 +77,13 @@ class JudgeReward:
     def _votes(self, examples: Sequence[Example]) -> list[Vote]:
         known = list(self._cache.recall(self._name, examples)) if self._cache is not None else []
         self.recalled += len(known)
-        said = {vote.example_id for vote in known}
+        remembered = {vote.example_id for vote in known}
         by_id = {example.id: example for example in examples}
-        for vote in self._teacher.votes(examples, said):
+        for vote in self._teacher.votes(examples, remembered):
             if self._cache is not None and vote.label is not None:  # a filter may be another one tomorrow
                 self._cache.keep(self._name, by_id[vote.example_id], vote)
             known.append(vote)
-        self.calls += len(examples) - len(said)
+        self.calls += len(examples) - len(remembered)
         if self._cache is not None:
             self._cache.flush()
         return known

@@ -1,7 +1,10 @@
-"""A person's own reward function: found by its import path, called, awaited, and its answer checked.
+"""Your own reward function: found by its import path, called, awaited, and its answer checked.
 
 Whatever it does (raise, exit, print, return NumPy or torch numbers, be `async def`) becomes one finite number or None a
 completion, or a `RewardError` of one line.
+
+The working folder, torch's modes and its random numbers are put back after each call. A reward that seeds torch would
+otherwise have every step sample the same completions, and one that switches gradients off would end training.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ import contextlib
 import importlib
 import inspect
 import math
+import os
 import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
@@ -22,7 +26,6 @@ from typing import TYPE_CHECKING, Any
 
 from lorapar.answers import References, all_references, first_reference
 from lorapar.errors import BadInputError
-from lorapar.training.unchanged import state_kept
 
 if TYPE_CHECKING:
     import asyncio
@@ -33,11 +36,11 @@ RewardFunction = Callable[[Sequence[str], Sequence[References]], Sequence[float 
 ALL_REFERENCES = "all_references"
 """A function with a parameter of this name gets every right answer of each completion, as lists of texts."""
 _OF_ROWS = ("prompts", "questions")
-"""Parameters that get what stands in the rows: chat messages, as TRL gives them, and texts."""
+"""Parameters that get what is in the rows: chat messages, as TRL gives them, and texts."""
 _GIVEN = ("completions", "references", ALL_REFERENCES, *_OF_ROWS)
 _LONGEST_REASON = 300
 LARGEST = 1e15
-"""The largest reward, on either side of nought: its square still fits into float32, with which TRL computes."""
+"""The largest reward, on either side of zero: its square still fits into float32, with which TRL computes."""
 
 
 class RewardError(BadInputError):
@@ -72,7 +75,7 @@ class OwnReward:
         except AttributeError:
             raise BadInputError(f"rl.rewards: {module_name} has no function called {function_name}") from None
         except (Exception, SystemExit) as error:
-            # A person's own module: whatever is wrong in it is theirs to mend, and a line is more use than a traceback.
+            # A person's own module: whatever is wrong in it is theirs to fix, and a line is more use than a traceback.
             raise BadInputError(f"rl.rewards: importing {module_name} fails: {_reason(error)}") from error
         if not callable(function):
             raise BadInputError(f"rl.rewards: {name} is a {type(function).__name__}, not a function")
@@ -104,21 +107,21 @@ class OwnReward:
         """What a call of somebody else's function says of `count` completions; raises RewardError."""
         try:
             with _prints_to_stderr(), state_kept():
-                said = _listed_values(_awaited(call()))
+                returned = _listed_values(_awaited(call()))
         except KeyboardInterrupt:  # Ctrl-C and SIGTERM, which come to this thread wherever it is
             raise
         except BaseException as error:
             raised = error.error if isinstance(error, _Raised) else error
             raise RewardError(f"rl.rewards: {self.name} failed: {_reason(raised)}") from raised
-        return self._checked(said, count)
+        return self._checked(returned, count)
 
-    def _checked(self, said: Any, count: int) -> list[float | None]:
-        if not isinstance(said, Sequence) or isinstance(said, str | bytes) or len(said) != count:
+    def _checked(self, returned: Any, count: int) -> list[float | None]:
+        if not isinstance(returned, Sequence) or isinstance(returned, str | bytes) or len(returned) != count:
             raise RewardError(
-                f"rl.rewards: {self.name} must return a list of one number a completion, got {_kind(said)} for "
+                f"rl.rewards: {self.name} must return a list of one number a completion, got {_kind(returned)} for "
                 f"{count} completions"
             )
-        return [self._number(value) for value in said]
+        return [self._number(value) for value in returned]
 
     def _number(self, value: Any) -> float | None:
         if value is None:
@@ -140,14 +143,14 @@ class OwnReward:
         return number
 
 
-def _listed_values(said: Any) -> Any:
-    """What a function gave as a plain list, where it is one number after another; anything else is given back."""
-    if getattr(said, "ndim", 1) == 2 and said.shape[1] == 1:  # a column, as the head of a model gives it
-        said = said.reshape(-1)
-    if hasattr(said, "tolist"):  # of NumPy, torch and pandas
-        return said.tolist()
-    is_row = isinstance(said, Sequence) and not isinstance(said, str | bytes)
-    return list(said) if is_row or isinstance(said, Iterator) else said  # a generator runs only now
+def _listed_values(returned: Any) -> Any:
+    """What a function gave as a plain list, where it is one number after another; anything else is returned."""
+    if getattr(returned, "ndim", 1) == 2 and returned.shape[1] == 1:  # a column, as the head of a model gives it
+        returned = returned.reshape(-1)
+    if hasattr(returned, "tolist"):  # of NumPy, torch and pandas
+        return returned.tolist()
+    is_row = isinstance(returned, Sequence) and not isinstance(returned, str | bytes)
+    return list(returned) if is_row or isinstance(returned, Iterator) else returned  # a generator runs only now
 
 
 def _as_float(value: Any) -> float | None:
@@ -174,18 +177,18 @@ class _Raised(Exception):
         self.error = error
 
 
-def _awaited(said: Any) -> Any:
-    """What an asynchronous function comes to; several of one list run side by side. Anything else is given back."""
-    several = isinstance(said, list | tuple) and any(map(inspect.isawaitable, said))
-    if inspect.isasyncgen(said):
-        said = _listed(said)
-    elif not (several or inspect.isawaitable(said)):
-        return said
+def _awaited(returned: Any) -> Any:
+    """The values of an asynchronous function; several of one list run side by side. Anything else is returned."""
+    several = isinstance(returned, list | tuple) and any(map(inspect.isawaitable, returned))
+    if inspect.isasyncgen(returned):
+        returned = _listed(returned)
+    elif not (several or inspect.isawaitable(returned)):
+        return returned
     import asyncio
 
     async def guarded() -> Any:
         try:
-            found = await asyncio.gather(*map(_value_of, said)) if several else await said
+            found = await asyncio.gather(*map(_value_of, returned)) if several else await returned
             more = isinstance(found, list | tuple) and any(map(inspect.isawaitable, found))
             return list(await asyncio.gather(*map(_value_of, found))) if more else found
         except BaseException as error:
@@ -221,7 +224,7 @@ def _loop() -> asyncio.AbstractEventLoop:
 
 
 def _how_to_import(module: str, function: str) -> str:
-    """What to do about a module that is not found; one that lies here as a file is named as Python names it."""
+    """What to do about a module that is not found; one that is here as a file is named as Python names it."""
     plain = module.removesuffix(".py")
     if not Path(f"{plain}.py").is_file():
         return "install it or set PYTHONPATH"
@@ -289,7 +292,45 @@ def _shortened(text: str) -> str:
     return text if len(text) <= _LONGEST_REASON else text[: _LONGEST_REASON - 3] + "..."
 
 
-def _kind(said: object) -> str:
-    if isinstance(said, Sequence) and not isinstance(said, str | bytes):
-        return f"{len(said)} values"
-    return f"a {type(said).__name__}"
+def _kind(returned: object) -> str:
+    if isinstance(returned, Sequence) and not isinstance(returned, str | bytes):
+        return f"{len(returned)} values"
+    return f"a {type(returned).__name__}"
+
+
+@contextlib.contextmanager
+def state_kept() -> Iterator[None]:
+    """Put back what the block changes of this process; torch's part where torch is loaded before it begins."""
+    with _folder_kept(), _torch_kept():
+        yield
+
+
+@contextlib.contextmanager
+def _folder_kept() -> Iterator[None]:
+    try:
+        folder = os.getcwd()
+    except OSError:  # it was deleted
+        yield
+        return
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            os.chdir(folder)
+
+
+@contextlib.contextmanager
+def _torch_kept() -> Iterator[None]:
+    if "torch" not in sys.modules:
+        yield
+        return
+    import torch
+
+    gradients, number_format = torch.is_grad_enabled(), torch.get_default_dtype()
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() and torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
+    with torch.random.fork_rng(devices=devices):
+        try:
+            yield
+        finally:
+            torch.set_grad_enabled(gradients)
+            torch.set_default_dtype(number_format)

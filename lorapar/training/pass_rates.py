@@ -2,7 +2,7 @@
 
 A group of completions that are all right or all wrong has no advantage, so GRPO learns nothing from it. The rows are
 asked by the very trainer that RL uses: the same prompts, stop tokens, sampling and rewards, with either kind of
-rollouts. Completions are remembered by content, like the answers of an evaluation, and are judged anew every time; so
+rollouts. Completions are remembered by content, like the answers of an evaluation, and are judged again every time; so
 a call that was killed goes on, and other bounds or another learning rate ask nothing again.
 """
 
@@ -85,26 +85,26 @@ class Kept:
 
     def omissions(self) -> tuple[Omission, ...]:
         """What was left out, as it is said."""
-        told = self.document()
-        of_all = f"of {told['samples']} completions of the adapter"
+        document = self.document()
+        of_all = f"of {document['samples']} completions of the adapter"
         warmed = f"warm them up in SFT ({WARM_UP}), or raise rl.filter.samples"
-        bounds = f"their pass rates are not from {told['low']:g} to {told['high']:g}"
+        bounds = f"their pass rates are not from {document['low']:g} to {document['high']:g}"
         causes = (
             ("never", f"none {of_all} solves them", warmed),
             ("always", f"each {of_all} solves them", "RL has nothing to teach there"),
             ("outside_bounds", bounds, "widen rl.filter.low and rl.filter.high"),
         )
-        what, total = "rows left out by rl.filter", told["rows"]
+        what, total = "rows left out by rl.filter", document["rows"]
         return tuple(
-            Omission(count=told[key], total=total, what=what, why=why, remedy=remedy) for key, why, remedy in causes
+            Omission(count=document[key], total=total, what=what, why=why, remedy=remedy) for key, why, remedy in causes
         )
 
     def metrics(self) -> dict[str, float]:
-        """The flat figures of the stage."""
-        told = self.document()
+        """The flat metrics of the stage."""
+        document = self.document()
         names = ("rows", "never", "always", "outside_bounds", "not_judged", "kept")
-        mean = {} if told["mean_pass_rate"] is None else {"filter_pass_rate": told["mean_pass_rate"]}
-        counts = {f"filter_{name}": float(told[name]) for name in names}
+        mean = {} if document["mean_pass_rate"] is None else {"filter_pass_rate": document["mean_pass_rate"]}
+        counts = {f"filter_{name}": float(document[name]) for name in names}
         return {**counts, "filter_recalled": float(self.recalled), **mean}
 
 
@@ -252,10 +252,10 @@ class _Judge:
         """Of each completion whether any reward calls it solved; None where none has a say."""
         columns = {name: [row[name] for row in rows] for name in ("reference", "question", "answer", "tests")}
         prompts = [row["prompt"] for row in rows]
-        said = [
+        given = [
             reward(completions=completions, prompts=prompts, completion_ids=ids, **columns) for reward in self._rewards
         ]
-        each = ([value for value in values if value is not None] for values in zip(*said, strict=True))
+        each = ([value for value in values if value is not None] for values in zip(*given, strict=True))
         return [max(values) >= self._solved_from if values else None for values in each]
 
 
@@ -282,13 +282,13 @@ def _is_kept(one: PassRate, config: RlConfig) -> bool:
 
 
 def _require_enough(kept: Kept, config: RlConfig) -> None:
-    told, needed = kept.document(), prompts_per_step(config)
-    if told["kept"] >= needed:
+    rates, needed = kept.document(), prompts_per_step(config)
+    if rates["kept"] >= needed:
         return
-    left = f"only {told['kept']}" if told["kept"] else "none"
+    left = f"only {rates['kept']}" if rates["kept"] else "none"
     raise BadInputError(
-        f"rl.filter: {left} of {told['rows']} rows for RL is left, and one step needs {needed}: of {told['samples']} "
-        f"completions each, {told['never']} rows are never solved, {told['always']} always, and "
-        f"{told['outside_bounds']} are outside low and high; warm them up in SFT ({WARM_UP}), raise "
+        f"rl.filter: {left} of {rates['rows']} rows for RL is left, and one step needs {needed}: of {rates['samples']} "
+        f"completions each, {rates['never']} rows are never solved, {rates['always']} always, and "
+        f"{rates['outside_bounds']} are outside low and high; warm them up in SFT ({WARM_UP}), raise "
         "rl.filter.samples, widen its bounds, or set rl.filter to null"
     )

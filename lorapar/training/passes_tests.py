@@ -46,9 +46,9 @@ def failing_themselves(rows: Sequence[Example], pool: SandboxPool) -> list[Examp
 
 
 def code_of(completion: str) -> str:
-    """The code in a completion: the last fenced block of what stands in the answer tags, or of all of it; else that."""
-    said = extract_tagged(completion)
-    text = completion if said is None else said
+    """The code in a completion: the last fenced block of what is in the answer tags, or of all of it; else that."""
+    given = extract_tagged(completion)
+    text = completion if given is None else given
     blocks = _FENCED.findall(text)
     return str(blocks[-1]) if blocks else text
 

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from lorapar.training.labelled import IGNORED
+from lorapar.training.forward import IGNORED
 
 _MASKS = {"sdpa": "seen", "eager": "added"}
 """Implementations of attention that take any mask, and what it says: what is seen, or what is added to the scores."""

@@ -17,9 +17,9 @@ LIBRARIES = ("transformers", "trl", "peft", "accelerate", "datasets")
 # Addressed to those who call a library, which for these calls is TRL, and not to those who use it.
 _FOR_DEVELOPERS = (FutureWarning, DeprecationWarning, PendingDeprecationWarning)
 # Each of these we say ourselves, counted, and not with a whole completion every time.
-_SAID_OTHERWISE = ("All reward functions returned None",)
+_REPORTED_ELSEWHERE = ("All reward functions returned None",)
 # PEFT compares the name `ref` that TRL gives its copy with the word "prefix"; the copy is never saved.
-_SAYS_NOTHING = ("should not be contained in the prefix",)
+_UNHELPFUL = ("should not be contained in the prefix",)
 
 
 @contextmanager
@@ -43,13 +43,13 @@ class _Forwarder(logging.Handler):
     def __init__(self, progress: Progress) -> None:
         super().__init__(level=logging.WARNING)
         self._progress = progress
-        self._said: set[str] = set()
+        self._logged: set[str] = set()
 
     def emit(self, record: logging.LogRecord) -> None:
         """Say a record of a library's logger."""
         text = record.getMessage()
-        if not any(said in text for said in _SAID_OTHERWISE):
-            self._say(record.name.partition(".")[0], text)
+        if not any(part in text for part in _REPORTED_ELSEWHERE):
+            self._log_once(record.name.partition(".")[0], text)
 
     def show_warning(
         self,
@@ -60,15 +60,15 @@ class _Forwarder(logging.Handler):
         file: TextIO | None = None,
         line: str | None = None,
     ) -> None:
-        """Say a Python warning; stands in for `warnings.showwarning`."""
-        if not any(said in str(message) for said in _SAYS_NOTHING):
-            self._say(category.__name__, str(message))
+        """Say a Python warning; is in for `warnings.showwarning`."""
+        if not any(part in str(message) for part in _UNHELPFUL):
+            self._log_once(category.__name__, str(message))
 
-    def _say(self, source: str, text: str) -> None:
+    def _log_once(self, source: str, text: str) -> None:
         line = f"{source}: {' '.join(text.split())}"
-        if line not in self._said:
-            self._said.add(line)
-            self._progress.say(line)
+        if line not in self._logged:
+            self._logged.add(line)
+            self._progress.log(line)
 
 
 @contextmanager

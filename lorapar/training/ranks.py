@@ -53,7 +53,7 @@ def shared_arguments(config: SftConfig | RlConfig) -> dict[str, Any]:
 
 
 class FilledSampler(torch.utils.data.Sampler[int]):
-    """All rows in a random order, anew each epoch, and a filler where a step's last rows are too few to be divided.
+    """All rows in a random order, again in each epoch, and a filler where a step's last rows are too few to be divided.
 
     The order is that of accelerate's SeedableRandomSampler, which one process uses.
     """

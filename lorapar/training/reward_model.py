@@ -29,7 +29,7 @@ class ModelReward:
 
         self._name, self._options, self._setting = name, options, setting
         folder = _folder(name, options, progress, setting)
-        progress.say(f"loading the reward model {options.name}")
+        progress.log(f"loading the reward model {options.name}")
         self._model = _loaded(folder, f"{setting}.{name}.reward_model", options.name, options.dtype or dtype)
         self._tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
         self._tokenizer.padding_side = "right"
@@ -84,7 +84,7 @@ class ModelReward:
         lengths = [len(ids) for ids in self._tokenizer(*texts, verbose=False, **more)["input_ids"]]
         cut = sum(length > longest for length in lengths)
         if cut and not self._cut:
-            self._progress.say(
+            self._progress.log(
                 f"warning: {self._setting}: {self._name} reads only the first {longest:,} tokens of a question with "
                 f"its completion ({max(lengths):,} tokens), so the end has no say; raise reward_model.max_length"
             )
@@ -146,8 +146,8 @@ def _loaded(folder: Path, setting: str, shown: str, dtype: str) -> Any:
                 output_loading_info=True,
             )
     except (OSError, ValueError) as error:
-        said = " ".join(str(error).split())[:300]
-        raise BadInputError(f"{setting}: {shown} cannot be loaded ({said}); name another model") from None
+        message = " ".join(str(error).split())[:300]
+        raise BadInputError(f"{setting}: {shown} cannot be loaded ({message}); name another model") from None
     if about["missing_keys"]:
         missing = ", ".join(sorted(about["missing_keys"])[:3])
         raise BadInputError(f"{setting}: {shown} lacks weights ({missing}), which would be random; name another model")

@@ -87,7 +87,7 @@ class _Opener:
 
         pool = self._stack.enter_context(sandbox_pool(self._tools.execute))
         if pool.gaps:
-            self._progress.say(
+            self._progress.log(
                 f"warning: generated code could {', '.join(pool.gaps)}, because execute.sandbox is best_effort"
             )
         return PassesTests(pool)

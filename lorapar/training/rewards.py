@@ -1,13 +1,18 @@
-"""The rewards of RL: the paper's five, TRL's, and a person's own by import path (Huang et al. 2025, section 4.2).
+"""The rewards of RL: the paper's five, TRL's, and your own by import path (Huang et al. 2025, section 4.2).
 
 A reward looks at completions (texts) and references (the short exact answers, one for each completion) and gives one
-number a completion, 1.0 for all that it asks for, or None where it has no say. The settings weigh it: the paper's 2.0
-for the exact answer and 0.5 for each of the four others are the defaults of `rl.rewards`. The four follow W. Brown's
-"grpo_demo.py", with one difference: white space between tags is free, because the paper shows tags and not line breaks.
+number a completion, 1.0 for all that it asks for, or None where it cannot judge one. The settings weigh it: the paper's
+2.0 for the exact answer and 0.5 for each of the four others are the defaults of `rl.rewards`. The four follow
+W. Brown's "grpo_demo.py", with one difference: white space between tags is free, because the paper shows tags and not
+line breaks.
+
+Rewards of TRL (`trl.rewards:accuracy_reward`) get what TRL's trainers give them: completions as chat messages and their
+token ids, the prompts, and `solution`, which is the row's short answer or, where it has none, its whole one.
 """
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,14 +20,13 @@ from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
-from lorapar.answers import References, as_number, extract_tagged
+from lorapar.answers import References, as_number, extract_tagged, first_reference
 from lorapar.comparing import EXACT, AnswerRule
 from lorapar.config import RewardConfig
 from lorapar.config.rewards import TRL_REWARDS
 from lorapar.errors import BadInputError, nearest
 from lorapar.training.columns import Columns
 from lorapar.training.own_rewards import OwnReward, RewardError, RewardFunction
-from lorapar.training.trl_rewards import TrlReward
 
 _TAGS = ("<reasoning>", "</reasoning>", "<answer>", "</answer>")
 _BLOCKS = re.compile(r"<reasoning>.*?</reasoning>\s*<answer>.*?</answer>", re.DOTALL)
@@ -37,10 +41,10 @@ def exact_answer(
 
     No say about a row without a short answer.
     """
-    said = [extract_tagged(text) for text in completions]
-    pairs = [(text, ref) for text, ref in zip(said, references, strict=True) if text is not None]
+    answers = [extract_tagged(text) for text in completions]
+    pairs = [(text, ref) for text, ref in zip(answers, references, strict=True) if text is not None]
     verdicts = iter(rule.are_answers(pairs))
-    right = [float(text is not None and next(verdicts)) for text in said]
+    right = [float(text is not None and next(verdicts)) for text in answers]
     return [value if ref else None for value, ref in zip(right, references, strict=True)]
 
 
@@ -64,7 +68,7 @@ def soft_format(completions: Sequence[str], references: Sequence[References]) ->
 
 
 def tag_count(completions: Sequence[str], references: Sequence[References]) -> list[float]:
-    """0.25 for each of the four tags that stands there exactly once, less 0.002 a character after the closing tag."""
+    """0.25 for each of the four tags that is there exactly once, less 0.002 a character after the closing tag."""
     return [
         sum(text.count(tag) == 1 for tag in _TAGS) / 4 - _TRAILING_PENALTY * _trailing(text) for text in completions
     ]
@@ -175,3 +179,77 @@ def _trailing(text: str) -> int:
     """Characters after the last closing answer tag; 0 where there is none."""
     _, tag, rest = text.rpartition(_TAGS[-1])
     return len(rest) if tag else 0
+
+
+_GIVEN = frozenset({"completions", "completion_ids", "prompts", "solution", "log_extra", "log_metric", "trainer_state"})
+_LENGTHS = frozenset({"max_len", "max_completion_len"})
+"""What functions that make a reward call the longest completion in tokens."""
+
+
+def trl_reward_names() -> list[str]:
+    """What the installed TRL has in `trl.rewards`."""
+    import trl.rewards
+
+    return sorted(name for name in trl.rewards.__all__ if inspect.isroutine(getattr(trl.rewards, name)))
+
+
+@dataclass(frozen=True)
+class TrlReward:
+    """A reward of TRL."""
+
+    reward: OwnReward
+    takes_columns = True
+
+    @classmethod
+    def find(cls, key: str, options: Mapping[str, Any], max_completion_length: int) -> TrlReward:
+        """The reward `trl.rewards:NAME`; a function that makes one is called with the options.
+
+        Raises BadInputError where TRL has no such reward, an option is none of its arguments, or one is missing.
+        """
+        import trl.rewards
+
+        name, known = key.removeprefix(TRL_REWARDS), trl_reward_names()
+        if name not in known:
+            raise BadInputError(
+                f"rl.rewards: trl.rewards has no {name}{nearest(name, known)}; it has {', '.join(known)}"
+            )
+        function = getattr(trl.rewards, name)
+        arguments = inspect.signature(function).parameters
+        free = {one for one, about in arguments.items() if about.kind is not about.VAR_KEYWORD} - _GIVEN
+        if unknown := sorted(set(options) - free):
+            takes = f"its options are {', '.join(sorted(free))}" if free else "it has no options"
+            raise BadInputError(f"rl.rewards.{key}.options: {name} does not take {', '.join(unknown)}; {takes}")
+        if _GIVEN & set(arguments):
+            fixed = dict(options)
+            return cls(OwnReward(key, lambda **given: function(**given, **fixed)))
+        made = {**dict.fromkeys(_LENGTHS & free, max_completion_length), **options}
+        missing = [one for one in sorted(free) if arguments[one].default is inspect.Parameter.empty and one not in made]
+        if missing:
+            raise BadInputError(
+                f"rl.rewards: {name} needs {', '.join(missing)}; write it as {key}: {{weight: 1.0, options: "
+                f"{{{', '.join(f'{one}: …' for one in missing)}}}}}"
+            )
+        return cls(OwnReward(key, _made(key, function, made)))
+
+    def __call__(
+        self, completions: Sequence[str], references: Sequence[References], columns: Columns
+    ) -> list[float | None]:
+        """As `OwnReward`."""
+        solutions = [
+            first_reference(one) if one else answer for one, answer in zip(references, columns.answers, strict=True)
+        ]
+        given = {
+            "prompts": columns.prompts,
+            "completions": [[{"role": "assistant", "content": text}] for text in completions],
+            "completion_ids": columns.completion_ids,
+            "solution": solutions,
+        }
+        return self.reward.checked(lambda: self.reward.function(**given), len(completions))
+
+
+def _made(key: str, function: Callable[..., Any], arguments: Mapping[str, Any]) -> Callable[..., Any]:
+    try:
+        made: Callable[..., Any] = function(**arguments)
+    except (TypeError, ValueError) as error:
+        raise BadInputError(f"rl.rewards.{key}.options: {' '.join(str(error).split())}") from None
+    return made

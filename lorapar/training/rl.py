@@ -22,7 +22,7 @@ from lorapar.adapter import adapter_parameters, is_prompt
 from lorapar.answers import References, all_references
 from lorapar.basemodel import StopStrings, answer_end, load_tokenizer
 from lorapar.config import PromptConfig, RlConfig
-from lorapar.progress import Progress, say_omissions
+from lorapar.progress import Progress, log_omissions
 from lorapar.prompts import Row, chat_rows, opens_steps
 from lorapar.ranks import Ranks
 from lorapar.records import OMISSIONS, Example, Omission, System, omissions_of, system_title
@@ -31,12 +31,11 @@ from lorapar.training.columns import Columns
 from lorapar.training.ranks import failing_together, shared_arguments
 from lorapar.training.reward_tools import RewardTools, opened_rewards
 from lorapar.training.rewards import PASSES_TESTS, REWARDS, Reward
-from lorapar.training.rl_watch import ROLLOUTS, KeptRollouts, new_stall, stalls
 from lorapar.training.rows import WARM_UP, RowsBySystem, prompts_per_step, rl_rows, unseen_rows
 from lorapar.training.session import Method, Outcome, Session, TrainingJob, train, write_summary
 from lorapar.training.trainers import NO_SAY, CarefulGRPOTrainer, VllmGRPOTrainer
 from lorapar.training.vllm_rollouts import vllm_rollouts
-from lorapar.training.watch import Figures
+from lorapar.training.watch import ROLLOUTS, KeptRollouts, Metrics, new_stall, stalls
 
 Sampler = Callable[..., CarefulGRPOTrainer]
 """Makes the trainer, and with it says what samples completions."""
@@ -54,7 +53,7 @@ LOGGED = {
     "rollout_difference": "sampling/sampling_logp_difference/mean",
     "rollout_ratio_least": "sampling/importance_sampling_ratio/min",
 }
-"""What the history calls a figure, and what TRL calls it. Shares are of completions and of groups of completions."""
+"""What the history calls a metric, and what TRL calls it. Shares are of completions and of groups of completions."""
 
 
 def train_rl(
@@ -64,7 +63,7 @@ def train_rl(
     system: System = "system2",
     tools: RewardTools | None = None,
     **rows: Sequence[Example],
-) -> Figures:
+) -> Metrics:
     """Tune a system's elements by GRPO on its rows that have a reference answer; returns flat, finite metrics.
 
     Writes the adapter, history.jsonl and summary.json to `job.output`. `rows` are those of every system by its name;
@@ -86,16 +85,16 @@ def _train(
     rows: RowsBySystem,
     rewards: list[Reward],
     tools: RewardTools,
-) -> Figures:
+) -> Metrics:
     tokenizer = load_tokenizer(job.model, job.progress)
     chosen = rl_rows(rows, system, config, tokenizer, job.prompts)
-    say_omissions(job.progress, chosen.omissions)
+    log_omissions(job.progress, chosen.omissions)
     if unseen := unseen_rows(config, len(chosen.rows), prompts_per_step(config) / config.num_iterations):
-        job.progress.say(unseen)
+        job.progress.log(unseen)
     arguments = rl_arguments(config, job.model, rewards, job.seed, job.scratch) | shared_arguments(config)
     data = rl_data(job, chosen.rows)
 
-    said = Says(rewards, completions_per_step(config), job.progress)
+    watch = RewardWatch(rewards, completions_per_step(config), job.progress)
 
     with rl_sampler(job, config) as sampler:
 
@@ -108,27 +107,27 @@ def _train(
             config,
             arguments,
             make_trainer,
-            lambda logs: said.noted(_figures(logs, rewards)),
-            after_step=lambda steps: _say_stalls(steps, config, job.progress),
+            lambda logs: watch.noted(_flat(logs, rewards)),
+            after_step=lambda steps: _log_stalls(steps, config, job.progress),
             steps_together=config.num_iterations,
         )
         outcome = train(job, tokenizer, method)
-    told = _told(outcome, config)
-    _warn_without_signal(int(told["steps_without_signal"]), len(sampled_in(outcome.steps)), job.progress)
-    extra = {**told, **chosen.summary(), "reference": config.reference if config.kl_beta else None}
-    extra |= said.summary(outcome.steps)
+    metrics = _outcome_metrics(outcome, config)
+    _warn_without_signal(int(metrics["steps_without_signal"]), len(sampled_in(outcome.steps)), job.progress)
+    extra = {**metrics, **chosen.summary(), "reference": config.reference if config.kl_beta else None}
+    extra |= watch.summary(outcome.steps)
     extra["stalls"] = [stall.document() for stall in stalls(outcome.steps, config)]
     if config.keep_rollouts and Ranks.here().first:
         shutil.copyfile(job.scratch / ROLLOUTS, job.output / ROLLOUTS)
-    if judged := {reward.name: reward.function.told() for reward in rewards if hasattr(reward.function, "told")}:
+    if judged := {reward.name: reward.function.counts() for reward in rewards if hasattr(reward.function, "counts")}:
         extra["judged"] = judged
     cut, undecided = _cut_completions(outcome, config), tools.rule.undecided()
     unread = [reward.function.cut() for reward in rewards if hasattr(reward.function, "cut")]
-    say_omissions(job.progress, [cut, undecided, *unread])
+    log_omissions(job.progress, [cut, undecided, *unread])
     extra[OMISSIONS] += omissions_of(cut, undecided, *unread)
     write_summary(job, outcome, method, {**extra, "reward_weights": config.reward_weights})
-    told |= {"completions_cut_for_reward_models": float(sum(one.count for one in unread))} if unread else {}
-    return {**told, **chosen.metrics(), "completions_cut": float(cut.count), **outcome.metrics()}
+    metrics |= {"completions_cut_for_reward_models": float(sum(one.count for one in unread))} if unread else {}
+    return {**metrics, **chosen.metrics(), "completions_cut": float(cut.count), **outcome.metrics()}
 
 
 @contextmanager
@@ -163,7 +162,7 @@ def grpo_trainer(
         optimizers=(session.optimizer, None),
         share_prompts=config.share_prompts and not is_prompt(session.model),
         keep_order=config.needs_order,
-        say=session.job.progress.say,
+        log=session.job.progress.log,
     )
     trainer.end_completions(end.token_ids, StopStrings(session.tokenizer))
     _copy_reference(session.model)
@@ -236,12 +235,12 @@ def completions_per_step(config: RlConfig) -> int:
     return config.batch_size * config.gradient_accumulation
 
 
-def sampled_in(steps: Sequence[Figures]) -> list[Figures]:
+def sampled_in(steps: Sequence[Metrics]) -> list[Metrics]:
     """The steps that completions were sampled for; with `rl.num_iterations` others learn from them once more."""
     return [step for step in steps if "completion_length" in step]
 
 
-class Says:
+class RewardWatch:
     """What rewards have no say about: told for every step, said at the first step that a reward is silent in."""
 
     def __init__(self, rewards: Sequence[Reward], completions: int, progress: Progress) -> None:
@@ -249,35 +248,35 @@ class Says:
         self._completions, self._progress = completions, progress
         self._named: set[str] = set()
 
-    def noted(self, step: Figures) -> Figures:
+    def noted(self, step: Metrics) -> Metrics:
         """The step's figures, as they are."""
         for name in self._names:
             if step.get(f"{NO_SAY}_{name}") == self._completions and name not in self._named:
                 self._named.add(name)
-                self._progress.say(
+                self._progress.log(
                     f"rl.rewards: {name} had no say about any of the {self._completions} completions of a step (it "
                     "returned None for each)"
                 )
         return step
 
-    def summary(self, steps: Sequence[Figures]) -> dict[str, Any]:
+    def summary(self, steps: Sequence[Metrics]) -> dict[str, Any]:
         """Completions by reward that it had no say about, and those about which none had; names who never had one."""
         counts = {name: int(sum(step.get(f"{NO_SAY}_{name}", 0) for step in steps)) for name in self._names}
         total = self._completions * len(sampled_in(steps))
         for name in (name for name, count in counts.items() if total and count == total):
-            self._progress.say(
+            self._progress.log(
                 f"warning: rl.rewards: {name} never had a say: it returned None for all {total:,} completions, so its "
                 "weight changed nothing"
             )
         nobody = int(sum(step.get(NO_SAY, 0) for step in steps))
         if nobody:
-            self._progress.say(
+            self._progress.log(
                 f"no reward had a say about {nobody:,} of {total:,} completions, so nothing was learned from them"
             )
         return {"completions": total, "no_say": {**counts, "every_reward": nobody}}
 
 
-def _figures(logs: Mapping[str, Any], rewards: Sequence[Reward]) -> Figures:
+def _flat(logs: Mapping[str, Any], rewards: Sequence[Reward]) -> Metrics:
     """A step's figures; `kl` is there only where there is a reference. Means of single rewards are before weighing.
 
     What is not finite is left out: the mean of a reward that had no say in the whole step. Counts of completions
@@ -290,8 +289,8 @@ def _figures(logs: Mapping[str, Any], rewards: Sequence[Reward]) -> Figures:
     return {name: value for name, value in {**found, **counts}.items() if math.isfinite(value)}
 
 
-def _told(outcome: Outcome, config: RlConfig) -> Figures:
-    """The figures that both the metrics and summary.json tell."""
+def _outcome_metrics(outcome: Outcome, config: RlConfig) -> Metrics:
+    """The metrics that both the metrics and summary.json tell."""
     return {
         **outcome.ends("reward"),
         **outcome.ends("completion_length"),
@@ -312,19 +311,19 @@ def _cut_completions(outcome: Outcome, config: RlConfig) -> Omission:
     )
 
 
-def _is_without_signal(step: Figures, config: RlConfig) -> bool:
+def _is_without_signal(step: Metrics, config: RlConfig) -> bool:
     """Whether no completion of a step was better than another one of its group, or none was judged."""
     return step.get("same_reward_share") == 1 or step.get(NO_SAY) == completions_per_step(config)
 
 
-def _say_stalls(steps: Sequence[Figures], config: RlConfig, progress: Progress) -> None:
+def _log_stalls(steps: Sequence[Metrics], config: RlConfig, progress: Progress) -> None:
     for stall in new_stall(steps, config):
-        progress.say(f"WARNING: {stall.line}")
+        progress.log(f"WARNING: {stall.line}")
 
 
 def _warn_without_signal(count: int, steps: int, progress: Progress) -> None:
     if count:
-        progress.say(
+        progress.log(
             f"in {count} of {steps} steps all completions of each prompt had the same reward, so nothing was learned "
             f"from them; a higher rl.temperature helps, or more of a warm-up in SFT ({WARM_UP})"
         )

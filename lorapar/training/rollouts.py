@@ -96,8 +96,8 @@ def _as_without(model: PeftModel, ids: torch.Tensor, mask: torch.Tensor) -> bool
 
 def _stops(settings: dict[str, Any]) -> list[int]:
     """The tokens that end a row, as `generate` was told."""
-    told = settings.get("eos_token_id", getattr(settings.get("generation_config"), "eos_token_id", None))
-    return [] if told is None else [told] if isinstance(told, int) else list(told)
+    end_ids = settings.get("eos_token_id", getattr(settings.get("generation_config"), "eos_token_id", None))
+    return [] if end_ids is None else [end_ids] if isinstance(end_ids, int) else list(end_ids)
 
 
 def _in_groups(ids: torch.Tensor, group: int) -> bool:

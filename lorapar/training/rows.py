@@ -65,7 +65,7 @@ def sft_rows(rows: RowsBySystem, system: System, config: SftConfig, seed: int, p
     wanted = config.warmup_system2_examples if system == "system1" else 0
     drawn = sample_rows(rows.get("system2", ()), wanted, seed)
     if len(drawn) < wanted:
-        progress.say(
+        progress.log(
             f"sft.warmup_system2_examples is {wanted}, but there are only {len(drawn)} System 2 rows: all are used"
         )
     warmup = rows_of(drawn, "system2") * config.warmup_repeats

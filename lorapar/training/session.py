@@ -60,7 +60,7 @@ from lorapar.training.checkpoint import (
 from lorapar.training.own_rewards import RewardError
 from lorapar.training.quiet import quiet_libraries
 from lorapar.training.shares import visible_gpus
-from lorapar.training.watch import Figures, LastGood, Watch, check_answers
+from lorapar.training.watch import LastGood, Metrics, Watch, check_answers
 
 HISTORY = "history.jsonl"
 SUMMARY = "summary.json"
@@ -68,7 +68,7 @@ LAST_GOOD = "last_good"
 FILTER = "rl.filter"
 """The title of what asks before RL instead of training."""
 EDGE = 0.2
-"""Share of the steps that figures of the first and last steps are means over."""
+"""Share of the steps that metrics of the first and last steps are means over."""
 
 
 @dataclass(frozen=True)
@@ -137,10 +137,10 @@ class Method:
     """The settings TRL gets."""
     make_trainer: Callable[[Session], Any]
     """Makes TRL's trainer around the session's model and optimiser."""
-    figures: Callable[[Mapping[str, Any]], Figures]
+    metrics: Callable[[Mapping[str, Any]], Metrics]
     """What the history tells of a step, beside what it tells of every stage's, from what the trainer logs."""
-    after_step: Callable[[list[Figures]], None] = lambda steps: None
-    """Shown the figures of all steps so far after each."""
+    after_step: Callable[[list[Metrics]], None] = lambda steps: None
+    """Shown the metrics of all steps so far after each."""
     steps_together: int = 1
     """Optimiser steps that learn from the same completions."""
 
@@ -149,12 +149,12 @@ class Method:
 class Outcome:
     """What came of a run."""
 
-    steps: list[Figures]
+    steps: list[Metrics]
     seconds: float
     summary: dict[str, Any]
     """The part of summary.json that both stages share."""
 
-    def ends(self, key: str) -> Figures:
+    def ends(self, key: str) -> Metrics:
         """A figure at both ends of the run: its means over the first and the last fifth of the steps that have it."""
         values = [step[key] for step in self.steps if key in step]
         if not values:
@@ -162,7 +162,7 @@ class Outcome:
         count = max(1, round(len(values) * EDGE))
         return {f"{key}_first": fmean(values[:count]), f"{key}_last": fmean(values[-count:])}
 
-    def metrics(self) -> Figures:
+    def metrics(self) -> Metrics:
         """The flat, finite figures that both stages report."""
         shared = ("steps", "elements", "active_elements", "active_fraction", "moved_elements")
         seconds = {"seconds": self.seconds, "seconds_per_step": self.seconds / len(self.steps)}
@@ -179,7 +179,7 @@ def train(job: TrainingJob, tokenizer: PreTrainedTokenizerBase, method: Method) 
         Terminated: SIGTERM arrived; the step under way was finished and the state after it saved.
     """
     if (visible := visible_gpus()) > 1:
-        job.progress.say(f"{visible} GPUs are visible; training uses the first of them (see CUDA_VISIBLE_DEVICES)")
+        job.progress.log(f"{visible} GPUs are visible; training uses the first of them (see CUDA_VISIBLE_DEVICES)")
     with quiet_libraries(job.progress), opened(job, tokenizer, method) as session:
         seconds = _run(session, method)
         moved = session.check()
@@ -211,7 +211,7 @@ def opened(job: TrainingJob, tokenizer: PreTrainedTokenizerBase, method: Method)
     _check_same_base(job.adapter, base_sha256)
     mask = Partition.load(job.partition).mask(method.system)
     history = (job.scratch if Ranks.here().first else job.output) / HISTORY
-    watch = Watch(method.title, history, job.progress, LastGood(model), method.figures, method.after_step)
+    watch = Watch(method.title, history, job.progress, LastGood(model), method.metrics, method.after_step)
     with masked_training(model, mask) as masked:
         optimizer = _optimizer(masked, method)
         yield Session(job, tokenizer, model, mask, masked, optimizer, watch, snapshot(model), base_sha256)
@@ -250,7 +250,7 @@ def _run(session: Session, method: Method) -> float:
     trainer.go_on_after(0 if found is None else step_of(found))
     if found is not None:
         checkpoints.restore_watch(watch, found)
-        job.progress.say(f"going on after step {step_of(found)}")
+        job.progress.log(f"going on after step {step_of(found)}")
     with finishing_steps() as stop, _rescued(watch.last_good, job):
         if job.candidates:
             trainer.add_callback(KeepCandidates(session.model, job.scratch, job.candidates))
@@ -284,7 +284,7 @@ def _rescued(last_good: LastGood, job: TrainingJob) -> Iterator[None]:
             f"gradient_checkpointing on; {_save(last_good, job)}"
         ) from error
     except BaseException:
-        job.progress.say(_save(last_good, job))
+        job.progress.log(_save(last_good, job))
         raise
 
 

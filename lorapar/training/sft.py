@@ -10,7 +10,7 @@ from trl import SFTConfig
 
 from lorapar.basemodel import load_tokenizer
 from lorapar.config import SftConfig
-from lorapar.progress import say_omissions
+from lorapar.progress import log_omissions
 from lorapar.prompts import encode_rows
 from lorapar.records import Example, System, system_title
 from lorapar.training.arguments import for_one_device, sft_arguments
@@ -18,10 +18,10 @@ from lorapar.training.ranks import shared_arguments
 from lorapar.training.rows import drop_unanswered, sft_rows, unseen_rows
 from lorapar.training.session import Method, Session, TrainingJob, train, write_summary
 from lorapar.training.trainers import CarefulSFTTrainer, RowAverageSFTTrainer
-from lorapar.training.watch import Figures
+from lorapar.training.watch import Metrics
 
 
-def train_sft(job: TrainingJob, config: SftConfig, *, system: System = "system1", **rows: Sequence[Example]) -> Figures:
+def train_sft(job: TrainingJob, config: SftConfig, *, system: System = "system1", **rows: Sequence[Example]) -> Metrics:
     """Tune a system's elements on its rows (System 1's also on warm-up rows of System 2, where set).
 
     `rows` are those of every system by its name. Returns flat, finite metrics.
@@ -34,9 +34,9 @@ def train_sft(job: TrainingJob, config: SftConfig, *, system: System = "system1"
     tokenizer = load_tokenizer(job.model, job.progress)
     drawn = sft_rows(rows, system, config, job.seed, job.progress)
     chosen = drop_unanswered(drawn, tokenizer, job.prompts, config)
-    say_omissions(job.progress, chosen.omissions)
+    log_omissions(job.progress, chosen.omissions)
     if unseen := unseen_rows(config, len(chosen.rows), config.batch_size * config.gradient_accumulation):
-        job.progress.say(unseen)
+        job.progress.log(unseen)
     # Encoded here and not by TRL, so that what is learned is what is scored and evaluated: the whole answer of a row.
     encoded = encode_rows(tokenizer, chosen.rows, job.prompts, config.max_length, config.train_on)
     ids = [{"id": example.id} for example, _ in chosen.rows]
@@ -54,7 +54,7 @@ def train_sft(job: TrainingJob, config: SftConfig, *, system: System = "system1"
         )
 
     method = Method(
-        f"tuning on {system_title(system)}", system, config, arguments, make_trainer, figures=lambda logs: {}
+        f"tuning on {system_title(system)}", system, config, arguments, make_trainer, metrics=lambda logs: {}
     )
     outcome = train(job, tokenizer, method)
     loss = outcome.ends("loss")

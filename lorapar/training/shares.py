@@ -99,28 +99,28 @@ def share_on_nodes(config: SftConfig | RlConfig, nodes: int, each: int, most: in
     )
 
 
-def nodes_said(config: RunConfig, stage: str, nodes: int, each: int) -> list[str]:
+def nodes_text(config: RunConfig, stage: str, nodes: int, each: int) -> list[str]:
     """What each process of sft or rl does on several machines, and why there are fewer; by phase where phases differ.
 
     Nothing of a node that no phase trains in. Raises BadInputError, with the phase where there are several.
     """
 
-    def said(section: SftConfig | RlConfig) -> list[str]:
+    def described(section: SftConfig | RlConfig) -> list[str]:
         share, why = share_on_nodes(section, nodes, each, config.processes)
         part = f"{_part(share)}{_PART_OF_BASE if config.sharding == 'fsdp2' else ''}"
         here = f"{share.processes // nodes} on each of {nodes} nodes"
         return [f"{share.processes} processes, {here}, each with {part}", *([] if why is None else [why])]
 
-    return _by_phase(config, stage, said)
+    return _by_phase(config, stage, described)
 
 
-def _by_phase(config: RunConfig, stage: str, said: Callable[[SftConfig | RlConfig], list[str]]) -> list[str]:
+def _by_phase(config: RunConfig, stage: str, described: Callable[[SftConfig | RlConfig], list[str]]) -> list[str]:
     """What there is to say of each phase that a node trains, with its name; once, where it is the same of all."""
     phases = config.trained_by("sft" if stage == "sft" else "rl")
     found: list[tuple[str, list[str]]] = []
     for phase, section in phases:
         try:
-            found.append((phase, said(section)))
+            found.append((phase, described(section)))
         except BadInputError as error:
             raise BadInputError(f"{phase}: {error}" if len(phases) > 1 else str(error)) from None
     if all(lines == found[0][1] for _, lines in found):
@@ -147,7 +147,7 @@ SHARED_STAGES = ("score", "sft", "rl", "evaluate")
 """Stages that several processes do together."""
 
 
-def processes_said(config: RunConfig, stage: str, gpus: int) -> list[str]:
+def processes_text(config: RunConfig, stage: str, gpus: int) -> list[str]:
     """In how many processes a stage is done where so many GPUs are visible, if not in one, and why not in more.
 
     Of sft and rl by phase, where phases differ.

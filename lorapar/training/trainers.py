@@ -16,6 +16,7 @@ from trl.trainer.utils import RepeatSampler
 from lorapar.basemodel import NO_TOKEN, StopStrings
 from lorapar.errors import TrainingError
 from lorapar.ranks import Ranks
+from lorapar.training.arguments import schedule
 from lorapar.training.checkpoint import (
     Checkpoints,
     RandomStates,
@@ -24,16 +25,13 @@ from lorapar.training.checkpoint import (
     restore_rng,
     restore_schedule,
 )
-from lorapar.training.labelled import IGNORED, score_labelled_only
+from lorapar.training.forward import IGNORED, number_positions, score_labelled_only
 from lorapar.training.own_rewards import RewardError
-from lorapar.training.positions import number_positions
 from lorapar.training.prompt_trees import PromptTrees, groups_together
 from lorapar.training.ranks import FilledSampler
-from lorapar.training.rl_watch import KeptRollouts, rollout_line
 from lorapar.training.rollouts import ended_by_text, shared_prompts
-from lorapar.training.schedule import schedule
 from lorapar.training.vllm_rollouts import VllmRollouts
-from lorapar.training.watch import Watch, check_finite
+from lorapar.training.watch import KeptRollouts, Watch, check_finite, rollout_line
 
 NO_SAY = "no_say"
 """Of a reward (or, without a name, of all of them), the completions of a step that it had no say about."""
@@ -228,7 +226,7 @@ class CarefulGRPOTrainer(_Careful, GRPOTrainer):  # type: ignore[misc]
         *args: Any,
         share_prompts: bool = True,
         keep_order: bool = False,
-        say: Callable[[str], None] = print,
+        log: Callable[[str], None] = print,
         **kwargs: Any,
     ) -> None:
         """As TRL's; with `share_prompts` a prompt is computed once for its completions, or `say` is told why not.
@@ -240,7 +238,7 @@ class CarefulGRPOTrainer(_Careful, GRPOTrainer):  # type: ignore[misc]
         score_labelled_only(base)
         number_positions(base)
         switch_off_dropout(base)
-        self._shares, self._say, self._keeps_order = share_prompts, say, keep_order
+        self._shares, self._log_line, self._keeps_order = share_prompts, log, keep_order
         self._trees = PromptTrees(base)
         self.learns_from_trees: bool | None = None if share_prompts else False
         """Whether learning reads each prompt once; None until it is known."""
@@ -376,7 +374,7 @@ class CarefulGRPOTrainer(_Careful, GRPOTrainer):  # type: ignore[misc]
             with self.accelerator.autocast():
                 self.learns_from_trees = self._trees.fits(self.model, lambda *rows: plain(*rows)[0])
             if not self.learns_from_trees:
-                self._say(_NO_TREES)
+                self._log_line(_NO_TREES)
         return self.learns_from_trees
 
 

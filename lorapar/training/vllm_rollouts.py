@@ -1,4 +1,4 @@
-"""Rollouts by vLLM: the engine holds the unmodified base model and is handed the adapter anew for every generation.
+"""Rollouts by vLLM: the engine holds the unmodified base model and is handed the adapter again for every generation.
 
 TRL's own way (`use_vllm`) merges the adapter into the base, copies the merged weights and subtracts the adapter again;
 in bfloat16 the base is another one afterwards, and a 4-bit base cannot be merged into at all. An adapter here is plain
@@ -104,7 +104,7 @@ class VllmRollouts:
             )
             for place in range(len(prompts))
         ]
-        # Numbered by the step: completions of an earlier adapter's prompts lie in the prefix cache under its number.
+        # Numbered by the step: completions of an earlier adapter's prompts are in the prefix cache under its number.
         request = LoRARequest(f"step-{step}", step + 1, str(folder))
         questions = [TokensPrompt(prompt_token_ids=list(prompt)) for prompt in prompts]
         outputs = self._llm.generate(questions, asked, use_tqdm=False, lora_request=request)

@@ -127,7 +127,7 @@ def run_page(runs: Runs, run: str) -> dict[str, Any] | None:
     row = runs.row(run)
     if row is None:
         return None
-    figures, watched = runs.figures(run), _watched(runs, run)
+    metrics, watched = runs.metrics(run), _watched(runs, run)
     histories = runs.histories(run)
     for live in watched.now if watched else ():
         if live.history and live.node in ("sft", "rl"):
@@ -135,11 +135,11 @@ def run_page(runs: Runs, run: str) -> dict[str, Any] | None:
     rollouts = next((live.rollouts for live in watched.now if live.rollouts), []) if watched else []
     return {
         "row": row,
-        "reasons": (figures.get("verdict") or {}).get("reasons") or (),
+        "reasons": (metrics.get("verdict") or {}).get("reasons") or (),
         "watched": watched,
         "curves": curves([(row.id, histories)]),
         "rollouts": rollouts[:4],
-        "has_report": bool(figures),
+        "has_report": bool(metrics),
         "every": FAST_SECONDS if row.goes_on else 0,
     }
 
@@ -249,7 +249,7 @@ def adapter_page(registry: Registry | None, name: str) -> dict[str, Any] | None:
 
 
 def change_words(score: Score) -> str:
-    """How far training moved a figure: points of accuracy, or nats of loss."""
+    """How far training moved a metric: points of accuracy, or nats of loss."""
     if score.before is None or score.after is None:
         return ""
     moved = score.after - score.before

@@ -92,7 +92,7 @@ class Runs(Protocol):
     def row(self, run: str) -> RunRow | None:
         """One of them; None where there is none."""
 
-    def figures(self, run: str) -> Document:
+    def metrics(self, run: str) -> Document:
         """metrics.json; empty where the run has none yet."""
 
     def settings(self, run: str) -> Document:
@@ -174,14 +174,14 @@ class FolderRuns:
         folder = self._folder(run)
         if folder is None:
             return None
-        live, figures = self._document(folder / LIVE), self._document(folder / _METRICS)
+        live, metrics = self._document(folder / LIVE), self._document(folder / _METRICS)
         updated = max(_modified(folder / LIVE), _modified(folder / _METRICS), _modified(folder / "config.yaml"))
-        state, note = _state_of_folder(live, figures)
+        state, note = _state_of_folder(live, metrics)
         if state == "running" and time.time() - updated > SILENT_SECONDS:
             state = "silent"
-        return _row(run, state, note, updated, figures, self.settings(run))
+        return _row(run, state, note, updated, metrics, self.settings(run))
 
-    def figures(self, run: str) -> Document:
+    def metrics(self, run: str) -> Document:
         """metrics.json."""
         folder = self._folder(run)
         return self._document(folder / _METRICS) if folder is not None else {}
@@ -200,7 +200,7 @@ class FolderRuns:
         return {name: steps for name, path in files.items() if (steps := _steps(path))}
 
     def report(self, run: str) -> bytes | None:
-        """report.html, which must lie in the run's own folder."""
+        """report.html, which must be in the run's own folder."""
         folder = self._folder(run)
         if folder is None:
             return None
@@ -258,7 +258,7 @@ class StoreRuns:
         objects = self._objects(run)
         return self._row_of(run, objects) if objects else None
 
-    def figures(self, run: str) -> Document:
+    def metrics(self, run: str) -> Document:
         """metrics.json."""
         return self._document(self._objects(run), _METRICS)
 
@@ -303,7 +303,7 @@ class StoreRuns:
         known = any(name in (_OUTCOME, _METRICS, _PLAN) or name.startswith("live/") for name in objects)
         if not known or not _ID.fullmatch(run):
             return None
-        outcome, figures = self._document(objects, _OUTCOME), self._document(objects, _METRICS)
+        outcome, metrics = self._document(objects, _OUTCOME), self._document(objects, _METRICS)
         updated = max(info.modified for info in objects.values())
         state, note = _state_of_outcome(outcome)
         if state == "running":
@@ -312,10 +312,10 @@ class StoreRuns:
             note = ", ".join(str(one.get("node")) for one in live if one.get("state") == "running")
             note = note or "; ".join(f"{one.get('node')} failed: {one.get('error')}" for one in failed)
             state = "silent" if time.time() - updated > SILENT_SECONDS else state
-        return _row(run, state, note, updated, figures, self._document(objects, _PLAN, _config_of))
+        return _row(run, state, note, updated, metrics, self._document(objects, _PLAN, _config_of))
 
 
-def _state_of_folder(live: Document, figures: Document) -> tuple[str, str]:
+def _state_of_folder(live: Document, metrics: Document) -> tuple[str, str]:
     """The state of a run folder, and the stage under way or what failed."""
     node, error = str(live.get("node", "")), str(live.get("error", ""))
     if live.get("state") == "failed":
@@ -323,7 +323,7 @@ def _state_of_folder(live: Document, figures: Document) -> tuple[str, str]:
     if live and not live.get("ended"):
         title = str(live.get("title", ""))
         return "running", f"{node}: {title}" if title else node
-    return ("finished" if live or figures else "silent"), ""
+    return ("finished" if live or metrics else "silent"), ""
 
 
 def _state_of_outcome(outcome: Document) -> tuple[str, str]:
@@ -339,30 +339,30 @@ def _state_of_outcome(outcome: Document) -> tuple[str, str]:
     return "failed", "; ".join(f"{stage}: {line}" for stage, line in errors.items())
 
 
-def _row(run: str, state: str, note: str, updated: float, figures: Document, settings: Document) -> RunRow:
-    verdict = figures.get("verdict") or {}
-    model = figures.get("model") or (settings.get("model") or {}).get("name") or ""
-    timings = [one.get("seconds") for one in figures.get("timings") or ()]
+def _row(run: str, state: str, note: str, updated: float, metrics: Document, settings: Document) -> RunRow:
+    verdict = metrics.get("verdict") or {}
+    model = metrics.get("model") or (settings.get("model") or {}).get("name") or ""
+    timings = [one.get("seconds") for one in metrics.get("timings") or ()]
     return RunRow(
         id=run,
-        name=str(figures.get("name") or settings.get("name") or run),
+        name=str(metrics.get("name") or settings.get("name") or run),
         state=state,
         base=str(model),
         data=_data_words(settings.get("data") or {}),
-        scores={system: _score(figures, system) for system in systems_in(figures)},
+        scores={system: _score(metrics, system) for system in systems_in(metrics)},
         verdict=_verdict_words(verdict),
         better=verdict.get("better"),
         promoted=bool(verdict.get("promoted")),
         seconds=sum(filter(is_number, timings)) if timings else None,
         updated=updated,
         note=note,
-        seed=settings.get("seed", figures.get("seed")),
+        seed=settings.get("seed", metrics.get("seed")),
     )
 
 
-def _score(figures: Document, system: str) -> Score:
-    before = figures.get("base") or {}
-    after = figures.get("after_rl") or figures.get("after_sft") or {}
+def _score(metrics: Document, system: str) -> Score:
+    before = metrics.get("base") or {}
+    after = metrics.get("after_rl") or metrics.get("after_sft") or {}
     key = f"{system}_accuracy"
     is_loss = before.get(key, after.get(key)) is None and bool(before or after)
     key = f"{system}_loss" if is_loss else key
@@ -374,8 +374,8 @@ def _verdict_words(verdict: Document) -> str:
     if not verdict:
         return ""
     against = f"version {verdict['incumbent']}" if verdict.get("incumbent") is not None else "the base"
-    said = f"{'better' if verdict.get('better') else 'not better'} than {against}"
-    return f"{said}, promoted" if verdict.get("promoted") else said
+    text = f"{'better' if verdict.get('better') else 'not better'} than {against}"
+    return f"{text}, promoted" if verdict.get("promoted") else text
 
 
 def _data_words(data: Document) -> str:

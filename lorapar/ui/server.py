@@ -36,7 +36,7 @@ PAGE_POLICY = (
     "form-action 'self'; base-uri 'none'; frame-ancestors 'self'"
 )
 REPORT_POLICY = "sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src data:; frame-ancestors 'self'"
-"""Without allow-same-origin: whatever stands in a report, it is of no origin, runs no script and asks for nothing."""
+"""Without allow-same-origin: whatever is in a report, it is of no origin, runs no script and asks for nothing."""
 _HEADERS = {
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",
@@ -211,16 +211,18 @@ def hosts_of(host: str, allowed: Iterable[str]) -> list[str]:
     return [*LOOPBACK, *named]
 
 
-def serve(app: ASGIApp, host: str, port: int, say: Callable[[str], None]) -> None:
+def serve(app: ASGIApp, host: str, port: int, print_line: Callable[[str], None]) -> None:
     """Answer until the process is told to end. Raises BadInputError where nothing can listen there."""
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         listening = socket.create_server((host, port), family=family, dualstack_ipv6=host == "::")
     except (OSError, OverflowError) as error:
-        said = getattr(error, "strerror", None) or error
-        raise BadInputError(f"--host {host} --port {port}: cannot listen there ({said}); choose another port") from None
+        message = getattr(error, "strerror", None) or error
+        raise BadInputError(
+            f"--host {host} --port {port}: cannot listen there ({message}); choose another port"
+        ) from None
     named = f"[{host}]" if ":" in host else host
-    say(f"http://{named}:{listening.getsockname()[1]}")
+    print_line(f"http://{named}:{listening.getsockname()[1]}")
     config = uvicorn.Config(app, log_level="warning", access_log=False, server_header=False, lifespan="off")
     with suppress(KeyboardInterrupt):  # Ctrl-C and SIGTERM are how it ends; uvicorn has answered what was asked
         uvicorn.Server(config).run(sockets=[listening])

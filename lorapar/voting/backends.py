@@ -63,7 +63,7 @@ class Backends:
         from lorapar.voting.transformers_teacher import TransformersTeacher
 
         if self._is_another(model, None):
-            self._progress.say(f"loading {model.name}")
+            self._progress.log(f"loading {model.name}")
             self._model, self._tokenizer = load_model(model, self._progress), load_tokenizer(model)
             self._key = _key(model, None)
         if self._model is None or self._tokenizer is None:
@@ -77,7 +77,7 @@ class Backends:
 
         options = config.vllm or VllmOptions()
         if self._is_another(model, options):
-            self._progress.say(f"starting vLLM with {model.name}")
+            self._progress.log(f"starting vLLM with {model.name}")
             self._tokenizer = load_tokenizer(model)
             self._engine = VllmEngine(model, options, self._progress)
             self._key = _key(model, options)
@@ -92,7 +92,7 @@ class Backends:
 
         self.close()
         self._endpoint = EndpointTeacher(
-            config, target=target_text(self._base), role_play=self._role_play, say=self._progress.say
+            config, target=target_text(self._base), role_play=self._role_play, log=self._progress.log
         )
         return self._endpoint
 

@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import BinaryIO
 
 from lorapar.errors import BadInputError, LoraparError
-from lorapar.progress import Progress, say_omissions
+from lorapar.progress import Progress, log_omissions
 from lorapar.records import Example, Omission, Vote, read_json, read_records, recover_lines
 from lorapar.store.file_system import sync
 from lorapar.voting.ballots import NOT_ASKED, Ballots
@@ -237,8 +237,8 @@ class Collection:
         for vote in silent:
             journal.append(vote)
             done.count(vote)
-        say_omissions(progress, [abstained(silent[0].teacher, len(silent), waiting)])
-        progress.say(f"the last of them: {silent[-1].raw}")
+        log_omissions(progress, [abstained(silent[0].teacher, len(silent), waiting)])
+        progress.log(f"the last of them: {silent[-1].raw}")
 
     def _refuse_silent(self, silent: Sequence[Vote], done: Calls) -> None:
         """Raise TeacherFailedError for a teacher that has said nothing yet but that it will not answer."""
@@ -255,7 +255,7 @@ class Collection:
         progress.advance()
 
     def _go_on_without(self, name: str, error: LoraparError, progress: Progress, done: Calls) -> None:
-        """Leave a failed teacher out, or raise its error anew with what is safe."""
+        """Leave a failed teacher out, or raise its error again with what is safe."""
         safe = sum(done.calls.values()) + sum(done.cached.values())
         if len(self.failed) >= self._ballots.may_fail:
             raise type(error)(
@@ -263,7 +263,7 @@ class Collection:
             ) from error
         self.failed[name] = str(error)
         self._excuse([name])
-        progress.say(f"{error}; going on without it, as voting.min_teachers allows ({safe} votes so far)")
+        progress.log(f"{error}; going on without it, as voting.min_teachers allows ({safe} votes so far)")
 
     def _excuse(self, names: Sequence[str]) -> None:
         if names:

@@ -225,7 +225,7 @@ class EndpointClient:
         try:
             self._peer = Peer(self.address)
         except httpx2.InvalidURL as error:
-            raise BadInputError(f"{self.address}: no address that can be asked ({error}); mend endpoint") from None
+            raise BadInputError(f"{self.address}: no address that can be asked ({error}); fix endpoint") from None
         self._given_up = asyncio.Event()
 
     async def get(self, path: str) -> Any:
@@ -270,7 +270,7 @@ class EndpointClient:
     async def _request(
         self, method: str, base: str, path: str, body: Mapping[str, Any] | None, attempts: int | None = None
     ) -> Any:
-        """A busy endpoint that answers others has not failed: their answers let a request begin its tries anew."""
+        """A busy endpoint that answers others has not failed: their answers let a request begin its tries again."""
         shown, counted, waits, answers = base + path, 0, 0, 0
         most = min(attempts or self._options.attempts, self._options.attempts)
         while True:
@@ -302,7 +302,7 @@ class EndpointClient:
             failed = cause if self._peer.is_proxy and cause else f"the connection failed{self._peer.proxy()} ({said})"
             raise _TryAgainError(failed) from None
         except httpx2.InvalidURL as error:
-            raise BadInputError(f"{url}: no address that can be asked ({error}); mend endpoint") from None
+            raise BadInputError(f"{url}: no address that can be asked ({error}); fix endpoint") from None
         except httpx2.DecodingError as error:
             raise _TryAgainError(f"the answer's body cannot be decompressed ({error})") from None
         return self._read(url, response, choices=choices)
@@ -330,7 +330,7 @@ class EndpointClient:
                 )
             target = self._moved[url] = found
         failure = Failure(310, "too many redirects")
-        raise RefusedError(f"{url}: it redirects without an end (at last to {target}); mend endpoint", failure)
+        raise RefusedError(f"{url}: it redirects without an end (at last to {target}); fix endpoint", failure)
 
     def _read(self, url: str, response: httpx2.Response, *, choices: bool) -> Any:
         """The JSON of an answer that is one; raises what any other is."""
@@ -395,7 +395,7 @@ def _instead(text: str) -> str:
     page = described(text)
     if not page.startswith("an "):
         return f": {page[:_SHOWN_CHARACTERS]}"
-    return f" but {page}; a login or a gateway answers there instead of the API: mend endpoint, or what lets you in"
+    return f" but {page}; a login or a gateway answers there instead of the API: fix endpoint, or what lets you in"
 
 
 def _failed_midway(value: Any) -> bool:

@@ -132,7 +132,7 @@ class Failure:
         if self.too_long:
             return _ADVICE[413]
         if self.status == 403 and "an HTML page" in self.words:
-            return "a login page or a firewall answers there instead of the API: mend endpoint, or what lets you in"
+            return "a login page or a firewall answers there instead of the API: fix endpoint, or what lets you in"
         return _ADVICE.get(self.status, "")
 
 

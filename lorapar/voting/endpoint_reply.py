@@ -70,12 +70,12 @@ def reply_of(answer: Mapping[str, Any]) -> Reply:
     choice = answer["choices"][0]
     found = choice.get("message") or choice.get("delta")
     message: Mapping[str, Any] = found if isinstance(found, Mapping) else {"content": found or choice.get("text")}
-    said, thought = _parts(message.get("content"))
-    said = said or _called(message)
+    written, thought = _parts(message.get("content"))
+    written = written or _called(message)
     thought += "".join(_flat(message.get(field)) for field in _THOUGHT_FIELDS)
     usage = answer.get("usage")
     usage = usage if isinstance(usage, Mapping) else {}
-    text, unfinished, inside = _without_thinking(said)
+    text, unfinished, inside = _without_thinking(written)
     ended = str(choice.get("finish_reason") or "").lower()
     thinking_tokens = _thinking_tokens(usage)
     thinks = bool(thought.strip()) or inside or bool(thinking_tokens)
@@ -127,7 +127,7 @@ def _streamed(text: str) -> Any:
         whole["usage"] = chunk.get("usage") or whole.get("usage")
     if not fields:
         return None
-    message = {name: said for name, said in fields.items() if said}
+    message = {name: text for name, text in fields.items() if text}
     is_whole = whole.get("usage") or any(line.strip() == "[DONE]" for line in lines)
     ended = whole.get("finish_reason") or (None if is_whole else BROKEN_OFF)
     choice = {"message": {"content": "", **message}, "finish_reason": ended}
@@ -169,12 +169,12 @@ def _parts(content: Any) -> tuple[str, str]:
         return json.dumps(content), ""
     if not isinstance(content, list):
         return _flat(content), ""
-    said: list[str] = []
+    answer: list[str] = []
     thought: list[str] = []
     for part in content:
         kind = str(part.get("type", "text")) if isinstance(part, Mapping) else "text"
-        (thought if "think" in kind or "reason" in kind else said).append(_flat(part))
-    return "".join(said), "".join(thought)
+        (thought if "think" in kind or "reason" in kind else answer).append(_flat(part))
+    return "".join(answer), "".join(thought)
 
 
 def _flat(value: Any) -> str:
@@ -190,8 +190,8 @@ def _flat(value: Any) -> str:
 def _without_thinking(text: str) -> tuple[str, bool, bool]:
     """The text behind the last block of thinking, whether such a block was left open, and whether there was any."""
     *thought, rest = re.split(_CLOSED, text)
-    said, *left_open = re.split(_OPENED, rest, maxsplit=1)
-    return said.strip(), bool(left_open), bool(thought or left_open)
+    answer, *left_open = re.split(_OPENED, rest, maxsplit=1)
+    return answer.strip(), bool(left_open), bool(thought or left_open)
 
 
 def _single_quoted(text: str, place: int) -> tuple[Any, int]:
@@ -391,8 +391,8 @@ def _json_tokens(prompt: Prompt) -> int:
 
 def _read_json(reply: Reply, prompt: Prompt) -> Answer:
     """The label in the text's JSON; None where objects in it differ."""
-    said = [value for found in json_objects(reply.text) for value in _labels_in(found)]
-    labels = {_label_of(one, prompt) for one in said or [reply.text]}
+    labelled = [value for found in json_objects(reply.text) for value in _labels_in(found)]
+    labels = {_label_of(one, prompt) for one in labelled or [reply.text]}
     return Answer(labels.pop() if len(labels) == 1 else None, reply.text, reply.tokens, reply.thinking_tokens)
 
 

@@ -66,14 +66,14 @@ class Asker:
     """Asks one model at one endpoint. `say` is told, in one line each, what is asked otherwise than it would be."""
 
     def __init__(
-        self, client: EndpointClient, model: str, options: EndpointOptions, say: Callable[[str], None]
+        self, client: EndpointClient, model: str, options: EndpointOptions, log: Callable[[str], None]
     ) -> None:
         self.client = client
         self.model = model
         self.extra_body = options.extra_body
         self._max_tokens = options.max_tokens
         self._has_own_limit = any(name in options.extra_body for name in _LIMITS if name is not None)
-        self._tell = say
+        self._log = log
         self._limit = 0
         self._temperature = True
         self._room = 0
@@ -124,9 +124,9 @@ class Asker:
                 return answer
             await self.client.pause(asked)
 
-    def say(self, what: str) -> None:
+    def log(self, what: str) -> None:
         """Tell in one line what was found out about the endpoint."""
-        self._tell(f"{self.client.address} {what}")
+        self._log(f"{self.client.address} {what}")
 
     async def find_version(self) -> bool:
         """Ask below `/v1` from now on, where the address names no version and models are listed there."""
@@ -136,7 +136,7 @@ class Asker:
         if not await self.served():
             self.client.address = before
             return False
-        self._tell(f"{before} has no chat/completions; asking at {self.client.address}")
+        self._log(f"{before} has no chat/completions; asking at {self.client.address}")
         return True
 
     async def served(self) -> list[str]:
@@ -153,11 +153,11 @@ class Asker:
         self._limit, self._temperature = _GUESSES[number]
         return True
 
-    def tell_guess(self) -> None:
+    def log_guess(self) -> None:
         """Say what was guessed, once it was right."""
         limit = f"with {_LIMITS[self._limit]}" if self._limit else ""
         rest = "" if self._temperature else "without temperature, so that a vote need not repeat"
-        self.say(f"is asked {' and '.join(filter(None, (limit, rest)))}: it refuses others without a reason")
+        self.log(f"is asked {' and '.join(filter(None, (limit, rest)))}: it refuses others without a reason")
 
     def request(self, prompt: Prompt, constraint: Constraint, most: int | None = None) -> tuple[str, Body]:
         """Path and body of a question, as far as it is known what this model takes; `most` tokens may be answered."""
@@ -191,12 +191,12 @@ class Asker:
         """Whether the request was refused for something that it can do without, or needs; it is sent so from now on."""
         if not self._stream and "stream" not in body and re.search(r"\bstream", failure.words, re.I):
             self._stream = True
-            self.say(f"is asked for streams: it gives no whole answers ({failure.words[:_SHOWN_CHARACTERS]})")
+            self.log(f"is asked for streams: it gives no whole answers ({failure.words[:_SHOWN_CHARACTERS]})")
             return True
         if failure.no_system and failure.status in _ABOUT_THE_REQUEST and _has_system(body):
             if self._system:
                 self._system = False
-                self.say(f"takes no system message ({failure.words[:_SHOWN_CHARACTERS]}): its text opens the question")
+                self.log(f"takes no system message ({failure.words[:_SHOWN_CHARACTERS]}): its text opens the question")
             return True
         cause = cause_of(failure, body)
         if cause is None or cause in self.extra_body:
@@ -205,7 +205,7 @@ class Asker:
         if cause == "temperature":
             if self._temperature:
                 self._temperature = False
-                self.say(f"is asked without temperature: {why}; a vote need not repeat")
+                self.log(f"is asked without temperature: {why}; a vote need not repeat")
             return True
         if cause in _LIMITS:
             if failure.too_small and self._has_more_room(room):
@@ -213,13 +213,13 @@ class Asker:
             if (fewer := self._smaller(failure, body)) is not None:
                 if self._most is None or fewer < self._most:
                     self._most = fewer
-                    self.say(f"is asked for at most {fewer} tokens: {why}")
+                    self.log(f"is asked for at most {fewer} tokens: {why}")
                 return True
             if _LIMITS[self._limit] == cause:
                 self._limit += 1
                 name = _LIMITS[self._limit]
                 how = f"with {name}" if name is not None else "without a limit to its answers"
-                self.say(f"is asked {how}: {why}")
+                self.log(f"is asked {how}: {why}")
             return True
         return False
 
@@ -239,7 +239,7 @@ class Asker:
             if room + 1 == len(ROOMS_TO_THINK) or self._most is not None:
                 return False
             self._room += 1
-            self.say(
+            self.log(
                 f"cut an answer off; each may have {ROOMS_TO_THINK[self._room]} tokens more, as a model that thinks "
                 "needs (openai.max_tokens sets how many)"
             )
@@ -312,11 +312,11 @@ async def probe(asker: Asker, sample: Prompt, *, same_ending: bool) -> Constrain
         except _RefusedWithoutCauseError as refused:
             guess, first = guess + 1, first or str(refused)
             if not asker.change_guess(guess):
-                raise BadInputError(f"{first}; mend model, endpoint or openai.extra_body") from None
+                raise BadInputError(f"{first}; fix model, endpoint or openai.extra_body") from None
     if guess:
-        asker.tell_guess()
+        asker.log_guess()
     if isinstance(found, JsonAsked):
-        asker.say(f"takes no JSON schema, so each prompt asks for its JSON in words ({found.name})")
+        asker.log(f"takes no JSON schema, so each prompt asks for its JSON in words ({found.name})")
     if same_ending and isinstance(found, Choice) and not asker.thinks:
         return await _token_read(asker, sample) or found
     return found
@@ -351,7 +351,7 @@ async def _best(asker: Asker, in_chats: bool) -> Constraint:
             continue
         if found.label is not None:
             if broken is not None:
-                asker.say(f"is asked by {constraint.name}: it fails otherwise ({_one_line(broken)})")
+                asker.log(f"is asked by {constraint.name}: it fails otherwise ({_one_line(broken)})")
             return constraint
         explained = True
         reasons[constraint.name] = f"ignored, it answered '{found.raw[:40]}'"
@@ -359,9 +359,9 @@ async def _best(asker: Asker, in_chats: bool) -> Constraint:
         raise broken
     if not explained:
         raise _RefusedWithoutCauseError(refusal)
-    said = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
+    failed = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
     raise BadInputError(
-        f"{asker.client.address} cannot hold the answers of {asker.model} to the label words ({said}); choose an "
+        f"{asker.client.address} cannot hold the answers of {asker.model} to the label words ({failed}); choose an "
         "endpoint with structured_outputs (vLLM) or JSON-schema response formats, or another backend"
     )
 
@@ -385,7 +385,7 @@ async def _check_refusal(asker: Asker, error: RefusedError, in_chats: bool) -> N
             f"; it serves {', '.join(served[:_SHOWN_NAMES])}" if served else ", or no API: most addresses end in /v1"
         )
         more = f" and {len(served) - _SHOWN_NAMES} more" if len(served) > _SHOWN_NAMES else ""
-        raise BadInputError(f"{error}: no model '{asker.model}' there{known}{more}; mend model or endpoint") from error
+        raise BadInputError(f"{error}: no model '{asker.model}' there{known}{more}; fix model or endpoint") from error
     if not in_chats:
         raise BadInputError(f"{error}; it may know chats alone: set template.style to chat") from error
 

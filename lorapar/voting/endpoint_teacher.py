@@ -33,7 +33,7 @@ class EndpointTeacher:
         target: str,
         role_play: bool,
         environment: Mapping[str, str] = os.environ,
-        say: Callable[[str], None] = lambda line: None,
+        log: Callable[[str], None] = lambda line: None,
         whose: str | None = None,
     ) -> None:
         self.config = config
@@ -47,7 +47,7 @@ class EndpointTeacher:
             self._client = EndpointClient(str(config.endpoint), self._options, login)
         except LoraparError as error:
             raise self._named(error, None) from error
-        self._asker = Asker(self._client, str(config.model), self._options, lambda line: say(f"{self._whose}: {line}"))
+        self._asker = Asker(self._client, str(config.model), self._options, lambda line: log(f"{self._whose}: {line}"))
         self._loop = asyncio.new_event_loop()
         self._constraint: Constraint | None = None
 
@@ -126,8 +126,8 @@ class EndpointTeacher:
 
     def _record(self, example: Example, answer: Answer) -> Vote:
         if answer.label is None:
-            said = f"answered '{answer.raw[:60]}', which is none of the words" if answer.raw else "gave an empty answer"
-            raise NoVoteError(f"{self._client.address}: {said}, {self._options.attempts} times")
+            what = f"answered '{answer.raw[:60]}', which is none of the words" if answer.raw else "gave an empty answer"
+            raise NoVoteError(f"{self._client.address}: {what}, {self._options.attempts} times")
         sure = label_of(answer.log_probs)[1] if answer.log_probs is not None else None
         return Vote(
             example_id=example.id,

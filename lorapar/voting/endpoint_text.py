@@ -46,7 +46,7 @@ class TextTeacher:
     def __init__(
         self,
         config: CaptureTeacher,
-        say: Callable[[str], None],
+        log: Callable[[str], None],
         whose: str,
         environment: Mapping[str, str] = os.environ,
     ) -> None:
@@ -58,7 +58,7 @@ class TextTeacher:
             client = EndpointClient(config.endpoint, self._options, login)
         except LoraparError as error:
             raise self._named(error) from error
-        self._asker = Asker(client, config.model, self._options, lambda line: say(f"{whose}: {line}"))
+        self._asker = Asker(client, config.model, self._options, lambda line: log(f"{whose}: {line}"))
 
     def answers(self, asked: Mapping[str, Messages]) -> Iterator[tuple[str, str | None]]:
         """(id, answer) as they come; None for one that it refuses, or that stays cut off.
@@ -111,8 +111,8 @@ class TextTeacher:
 
     def _prompt(self, messages: Messages) -> Prompt:
         own = self._config.instruction
-        told = [("system", own), *(one for one in messages if one[0] != "system")] if own is not None else messages
-        return Prompt(tuple({"role": role, "content": text} for role, text in told), None, {})
+        turns = [("system", own), *(one for one in messages if one[0] != "system")] if own is not None else messages
+        return Prompt(tuple({"role": role, "content": text} for role, text in turns), None, {})
 
     def _named(self, error: LoraparError) -> LoraparError:
         refused = isinstance(error, RefusedError)

@@ -147,10 +147,10 @@ def teacher_statistics(count: Count, patterns: Counter[str], described: Describe
     golds, system_of = Counter(zip(count.patterns, count.gold, strict=True)), count.ballots.system_of
     figures = {}
     for place, name in enumerate(count.ballots.teachers):
-        said = dict.fromkeys(system_of, 0)
+        counts = dict.fromkeys(system_of, 0)
         for pattern, rows in patterns.items():
             if pattern[place] in system_of:
-                said[pattern[place]] += rows
+                counts[pattern[place]] += rows
         table = confusion(
             (gold, system_of[pattern[place]], rows)
             for (pattern, gold), rows in golds.items()
@@ -162,7 +162,7 @@ def teacher_statistics(count: Count, patterns: Counter[str], described: Describe
             "calls": count.calls[name],
             "tokens": count.tokens[name],
             "abstained": count.abstained[name],
-            **_shares(said, count.ballots),
+            **_shares(counts, count.ballots),
             "gold_accuracy": accuracy(table),
             "gold_confusion": table,
         }
@@ -262,10 +262,10 @@ def _share_key(systems: Sequence[System]) -> str:
     return "system1_share" if tuple(systems) == SYSTEMS else "shares"
 
 
-def _shares(said: Mapping[str, int], ballots: Ballots) -> dict[str, Any]:
+def _shares(counts: Mapping[str, int], ballots: Ballots) -> dict[str, Any]:
     """How often a teacher said what, from its votes by mark: the share of System 1, or one by named system."""
-    votes = sum(said.get(mark, 0) for mark in ballots.system_of)
-    shares = {system: said.get(mark, 0) / votes if votes else None for mark, system in ballots.system_of.items()}
+    votes = sum(counts.get(mark, 0) for mark in ballots.system_of)
+    shares = {system: counts.get(mark, 0) / votes if votes else None for mark, system in ballots.system_of.items()}
     key = _share_key(ballots.systems)
     return {key: shares if key == "shares" else shares[SYSTEMS[0]]}
 
@@ -274,7 +274,7 @@ def _plain_shares(patterns: Sequence[str], ballots: Ballots) -> dict[str, Any]:
     """The same by teacher."""
     key = _share_key(ballots.systems)
     marks = (Counter(pattern[place] for pattern in patterns) for place in range(len(ballots.teachers)))
-    return {key: {name: _shares(said, ballots)[key] for name, said in zip(ballots.teachers, marks, strict=True)}}
+    return {key: {name: _shares(marked, ballots)[key] for name, marked in zip(ballots.teachers, marks, strict=True)}}
 
 
 def metrics_of(summary: Mapping[str, Any]) -> dict[str, float]:

@@ -75,12 +75,12 @@ class TeacherPool:
 
     def _asked(self, name: str, examples: Sequence[Example], done: Set[str]) -> Iterator[Vote]:
         by_id = {example.id: example for example in examples} if self._cache is not None else {}
-        for vote in self._said(name, examples, done):
+        for vote in self._votes(name, examples, done):
             if self._cache is not None and vote.label is not None:  # a filter may be another one tomorrow
                 self._cache.keep(name, by_id[vote.example_id], vote)
             yield vote
 
-    def _said(self, name: str, examples: Sequence[Example], done: Set[str]) -> Iterator[Vote]:
+    def _votes(self, name: str, examples: Sequence[Example], done: Set[str]) -> Iterator[Vote]:
         # Errors of whoever takes the votes (the disk, the store) are not raised in here, and not the teacher's.
         with _teacher_failures():
             if self._teacher is None or self._name != name:
@@ -96,8 +96,8 @@ class TeacherPool:
 
     def _measured(self, name: str, probe: Sequence[Example]) -> Bias:
         known = list(self._cache.recall(name, probe)) if self._cache is not None else []
-        said = {vote.example_id for vote in known}
-        asked = [example for example in probe if example.id not in said]
+        known_ids = {vote.example_id for vote in known}
+        asked = [example for example in probe if example.id not in known_ids]
         return bias([*known, *(self._asked(name, asked, frozenset()) if asked else ())])
 
 
@@ -127,7 +127,7 @@ def bias(votes: Sequence[Vote]) -> Bias:
 
 
 def calibrated(vote: Vote, lean: Bias) -> Vote:
-    """The vote with `lean` subtracted from its log-odds: label and confidence anew, the old label kept beside it."""
+    """The vote with `lean` subtracted from its log-odds: label and confidence again, the old label kept beside it."""
     if vote.label is None:
         return vote
     label, confidence = label_of({system: odds - lean[system] for system, odds in _log_odds(vote).items()})

@@ -63,14 +63,14 @@ def render(template: TeacherTemplate, example: Example, target: str, role_play: 
 
 def template_digest(template: TeacherTemplate, target: str, role_play: bool) -> str:
     """Digest of all a teacher is told besides the example: two equal digests ask the same question."""
-    told = {
+    content = {
         "opening": opening(template, target, role_play),
         "style": template.style,
         "row": template.row,
         "label_words": dict(template.label_words),
         "few_shot": [row.model_dump(mode="json") for row in template.few_shot],
     }
-    return digest_of(told)
+    return digest_of(content)
 
 
 def _messages(instruction: str, rows: list[tuple[str, str]], asked: str) -> tuple[Message, ...]:

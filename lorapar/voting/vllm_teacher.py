@@ -65,7 +65,7 @@ class VllmEngine:
         from vllm.inputs import tokens_input
 
         self._tokens_input = tokens_input
-        # The engine copies what it is asked with; making it anew for each question would take longer than the copy.
+        # The engine copies what it is asked with; making it again for each question would take longer than the copy.
         self._asking_for = cache(_asking_for)
 
     def log_probs(self, questions: Iterable[NextTokens[K]]) -> Iterator[tuple[K, dict[int, float]]]:

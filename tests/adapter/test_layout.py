@@ -131,12 +131,12 @@ def test_the_names_found_are_what_peft_adapts_and_nothing_else(make_family) -> N
         ("nanochat", "G", r"has no linear module for G"),
     ],
 )
-def test_a_layout_that_the_model_lacks_is_told_with_what_to_write(make_family, family, layout, message) -> None:
+def test_a_layout_that_the_model_lacks_is_reported_with_what_to_write(make_family, family, layout, message) -> None:
     with pytest.raises(BadInputError, match=message):
         resolve_layout(make_family(family), layout)
 
 
-def test_modules_that_peft_or_no_text_takes_are_left_out_and_told() -> None:
+def test_modules_that_peft_or_no_text_takes_are_left_out_and_reported() -> None:
     """Mamba's kernels read out_proj, and its slow path dt_proj, past the modules; a text passes no vision tower."""
     small = {"hidden_size": 32, "num_hidden_layers": 1, "vocab_size": 99}
     mamba = AutoModelForCausalLM.from_config(AutoConfig.for_model("mamba", state_size=4, **small))

@@ -11,7 +11,7 @@ import pytest
 COUNT = """
 import resource, sys
 import torch
-from lorapar.basemodel.allocator import keep_freed_memory
+from lorapar.basemodel.memory import keep_freed_memory
 if sys.argv[1] == "keep" and not keep_freed_memory():
     sys.exit(77)
 for _ in range(10):  # the first lie behind one another until the heap has a block that any of them fits in
@@ -39,7 +39,7 @@ GIVE_BACK = """
 import gc, sys
 from pathlib import Path
 import torch
-from lorapar.basemodel.allocator import give_back_freed_memory, keep_freed_memory
+from lorapar.basemodel.memory import give_back_freed_memory, keep_freed_memory
 
 def resident_bytes():
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
@@ -72,7 +72,7 @@ GATHER = """
 import sys
 from pathlib import Path
 import torch
-from lorapar.basemodel.allocator import give_back_large_blocks, keep_freed_memory
+from lorapar.basemodel.memory import give_back_large_blocks, keep_freed_memory
 
 def resident_bytes():
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096

@@ -42,7 +42,7 @@ def test_a_model_whose_eos_is_its_turn_end_has_one_end():
     assert (end.token_ids, end.unnamed_ids, end.learned) == ((TURN,), (), "<|im_end|>\n")
 
 
-def test_the_turn_end_ends_an_answer_beside_the_eos_and_servers_have_to_be_told(base):
+def test_the_turn_end_ends_an_answer_beside_the_eos_and_servers_have_to_be_given_it(base):
     end = answer_end(base())
     assert (end.turn_end, end.token_ids, end.unnamed_ids) == (TURN, (TEXT, TURN), (TURN,))
 

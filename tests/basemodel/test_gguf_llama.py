@@ -7,7 +7,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
 from lorapar.basemodel import load_model, load_tokenizer
-from lorapar.basemodel.gguf_llama import convert_gguf
+from lorapar.basemodel.wheel import convert_gguf
 from lorapar.config import ModelConfig
 
 LAYERS, HIDDEN, HEADS, KEY_VALUE_HEADS, FEED_FORWARD = 2, 64, 4, 2, 96

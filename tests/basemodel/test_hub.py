@@ -187,7 +187,7 @@ def test_only_the_default_model_falls_back_to_the_wheel(no_hub, revision):
         resolve_model(ModelConfig(revision="v1"))
 
 
-def test_offline_is_said(no_hub, monkeypatch):
+def test_offline_is_reported(no_hub, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(UnreachableError, match="HF_HUB_OFFLINE is set"):
         resolve_model(ModelConfig(name="someone/model"))

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from lorapar.basemodel import model_folder
-from lorapar.basemodel.mirror import mirror_model, parse_name
+from lorapar.basemodel.bucket import mirror_model, parse_name
 from lorapar.basemodel.resolve import resolve_model
 from lorapar.config import ModelConfig
 from lorapar.errors import BadInputError, IntegrityError

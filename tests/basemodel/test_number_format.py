@@ -54,8 +54,11 @@ def test_a_cpu_gets_what_it_computes_natively(cpu, capabilities, dtype) -> None:
     cpu(capabilities)
     found = number_format()
     assert found.dtype == dtype
-    assert found.said in ("bfloat16, which this CPU computes natively", "float32: this CPU only emulates bfloat16")
-    assert found.said.startswith(dtype)
+    assert found.description in (
+        "bfloat16, which this CPU computes natively",
+        "float32: this CPU only emulates bfloat16",
+    )
+    assert found.description.startswith(dtype)
 
 
 @pytest.mark.parametrize(("native", "supported"), [(False, False), (True, True)])
@@ -70,11 +73,11 @@ def test_an_older_torch_is_asked_in_its_own_way(cpu, monkeypatch, native, suppor
 def test_a_gpu_decides_where_there_is_one(cpu, gpu) -> None:
     cpu(NATIVE)
     gpu(native=False)
-    assert number_format().said == "float32: this GPU only emulates bfloat16"
+    assert number_format().description == "float32: this GPU only emulates bfloat16"
     assert number_format(accelerators=False).dtype == "bfloat16", "the machines that compute have none"
     cpu(EMULATING)
     gpu(native=True)
-    assert number_format().said == "bfloat16, which this GPU computes natively"
+    assert number_format().description == "bfloat16, which this GPU computes natively"
 
 
 def test_machines_with_accelerators_are_not_asked(cpu, monkeypatch) -> None:
@@ -83,7 +86,7 @@ def test_machines_with_accelerators_are_not_asked(cpu, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "torch", None)
     assert number_format(accelerators=True).dtype == "bfloat16"
     assert number_format().dtype == number_format(accelerators=False).dtype == "float32"
-    assert number_format().said.startswith("float32: no torch")
+    assert number_format().description.startswith("float32: no torch")
 
 
 def test_only_what_is_auto_is_settled(cpu) -> None:

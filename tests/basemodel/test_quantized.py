@@ -69,7 +69,7 @@ def test_products_are_computed_in_the_format_that_is_set() -> None:
     with torch.no_grad():
         narrow, wide = model(IDS).logits, load_model(NF4)(IDS).logits
     assert 1e-4 < (narrow - wide).abs().max() < 0.3
-    assert NF4.quantization_said == "nf4 with double quantisation, computed in float32"
+    assert NF4.quantization_text == "nf4 with double quantisation, computed in float32"
 
 
 @pytest.mark.parametrize("init", ["pissa", "olora"])

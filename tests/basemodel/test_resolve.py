@@ -89,23 +89,23 @@ def test_a_broken_folder_is_one_line_when_it_is_loaded(local):
 
 
 @pytest.mark.parametrize(
-    ("changed", "said"),
+    ("changed", "message"),
     [
-        ({"intermediate_size": 48}, "its weights are not of the sizes that its config.json says; copy the model anew"),
+        ({"intermediate_size": 48}, "its weights are not of the sizes that its config.json says; copy the model again"),
         ({"num_hidden_layers": "two"}, "num_hidden_layers"),
         ({"num_attention_heads": 0}, "ZeroDivisionError"),
         ({"model_type": "vit"}, "no causal language model of its type"),
     ],
     ids=str,
 )
-def test_a_config_that_fits_no_weights_is_one_line(local, changed, said):
+def test_a_config_that_fits_no_weights_is_one_line(local, changed, message):
     values = json.loads((local / "config.json").read_text())
     (local / "config.json").write_text(json.dumps({**values, **changed}))
-    with pytest.raises(BadInputError, match=rf"^model\.name: .*my-model cannot be loaded: [^\n]*({said})") as caught:
+    with pytest.raises(BadInputError, match=rf"^model\.name: .*my-model cannot be loaded: [^\n]*({message})") as caught:
         load_model(config(local))
     assert len(str(caught.value)) < 600, "no list of all that transformers knows"
     if "intermediate_size" not in changed:  # which only the weights show
-        with pytest.raises(BadInputError, match=said):
+        with pytest.raises(BadInputError, match=message):
             load_skeleton(config(local))
 
 

@@ -156,7 +156,7 @@ def test_plan_is_within_15_percent_of_the_peak(start, tmp_path, case) -> None:
     planned = stage_memory(load_config(overrides=given), "cpu")[stage]
     _peaks[case] = peak, planned
     ratio = planned.total_bytes / peak
-    print(f"\n{'-'.join(case)}: peak {peak / 1e9:.2f} GB, plan {ratio:.2f} of it ({planned.said})")
+    print(f"\n{'-'.join(case)}: peak {peak / 1e9:.2f} GB, plan {ratio:.2f} of it ({planned.description})")
     assert 0.85 <= ratio <= 1.15
 
 

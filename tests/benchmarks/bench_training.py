@@ -180,7 +180,7 @@ def make_start(folder: Path) -> None:
     partition.save(folder / "partition.safetensors", {})
 
 
-def told(what: str, ours: list[dict[str, Any]], theirs: list[dict[str, Any]]) -> None:
+def message(what: str, ours: list[dict[str, Any]], theirs: list[dict[str, Any]]) -> None:
     figures = ", ".join(f"{key} {ratio(ours, theirs, key):.2f}" for key in ("cpu", "wall", "gigabytes"))
     memory = max(run["gigabytes"] for run in ours)
     print(f"\n{what}: {figures} of theirs; ours {min(run['cpu'] for run in ours):.0f} s, {memory:.1f} GB at most")
@@ -190,7 +190,7 @@ def test_a_step_of_grpo_against_plain_trl(folder: Path) -> None:
     ours, theirs = alternating("rl", folder, RL_STEPS, "plain")
     steps = [min(sum(run["passes"]) for run in runs) for runs in (ours, theirs)]
     learning = [min(sum(run["passes"][1::4]) for run in runs) for runs in (ours, theirs)]
-    told(f"{RL_STEPS} steps of GRPO against plain TRL, whole process", ours, theirs)
+    message(f"{RL_STEPS} steps of GRPO against plain TRL, whole process", ours, theirs)
     print(f"steps {steps[0] / steps[1]:.2f}, passes that only learn {learning[0] / learning[1]:.2f}")
     assert steps[0] / steps[1] <= LIMIT_PLAIN
     assert max(run["gigabytes"] for run in ours) <= LIMIT_MEMORY
@@ -200,7 +200,7 @@ def test_a_step_of_grpo_against_plain_trl(folder: Path) -> None:
 @pytest.mark.parametrize(("name", "steps", "limit"), [("rl", RL_STEPS, LIMIT_RL), ("sft", SFT_STEPS, LIMIT_SFT)])
 def test_a_stage_against_an_earlier_build(folder: Path, name: str, steps: int, limit: float) -> None:
     ours, theirs = alternating(name, folder, steps, "against")
-    told(f"stage {name}, {steps} steps, loading included", ours, theirs)
+    message(f"stage {name}, {steps} steps, loading included", ours, theirs)
     print(f"losses {ours[0]['losses']} and {theirs[0]['losses']}")
     assert ratio(ours, theirs, "cpu") <= limit
     assert max(run["gigabytes"] for run in ours) <= LIMIT_MEMORY

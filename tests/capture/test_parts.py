@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pyarrow.parquet as pq
 import pytest
@@ -85,7 +85,7 @@ def test_days_older_than_retention_go_with_their_feedback(capture):
     assert [part.day.day for part in capture.parts()] == [11, 20]
 
 
-def test_retention_costs_two_listings_and_reads_nothing(tmp_path, monkeypatch):
+def test_retention_costs_three_listings_and_reads_no_rows(tmp_path, monkeypatch):
     """What a server does once an hour, with days to keep, requests that were deleted and, once, a day to remove."""
     with S3InMemory() as server:
         in_memory(server, monkeypatch)
@@ -95,10 +95,29 @@ def test_retention_costs_two_listings_and_reads_nothing(tmp_path, monkeypatch):
         capture.delete("one-00000001", NOW)
         server.requests.clear()
         assert capture.expire(30, NOW).parts == 0
-        assert [request.operation for request in server.requests] == ["GET list-type"] * 2
+        assert [request.operation for request in server.requests] == ["GET list-type"] * 3 + ["GET"]
         server.requests.clear()
         assert capture.expire(2, NOW).parts == 1
-        assert sorted(request.operation for request in server.requests) == ["GET list-type"] * 2 + ["POST delete"]
+        operations = sorted(request.operation for request in server.requests)
+        assert operations == ["GET", *["GET list-type"] * 3, "POST delete"], "GET: a record, as old files are in here"
+
+
+def test_record_of_a_deletion_goes_once_nothing_it_names_can_exist(capture):
+    """A request is captured before it is deleted: with 10 days kept its last day goes after 10, and one is waited."""
+    capture.write([asked("one-00000001", day=19), asked("two-00000001", day=20)], NOW)
+    real = datetime.now(UTC)  # files have the real clock's times
+    capture.delete("one-00000001", real)
+    record = f"capture/support/deleted/{request_digest('one-00000001')}.json"
+    for later, kept in ((0, True), (9, True), (10, True), (11, False)):
+        capture.expire(10, real + timedelta(days=later))
+        assert capture.store.exists(record) is kept, later
+    assert capture.parts() == []
+
+
+def test_what_is_no_record_of_a_deletion_is_left_alone(capture):
+    capture.store.write("capture/support/deleted/notes.txt", b"mine")
+    capture.expire(1, datetime.now(UTC) + timedelta(days=400))
+    assert capture.store.exists("capture/support/deleted/notes.txt")
 
 
 def test_days_that_are_kept_are_not_listed_to_their_end(capture, monkeypatch):

@@ -141,7 +141,7 @@ def test_store_that_refuses_is_tried_once_a_time_and_not_for_each_request(captur
     assert "50 requests are lost, since the server ends" in caplog.text
 
 
-def test_store_that_answers_again_is_told_with_what_was_lost(capture, monkeypatch, caplog):
+def test_store_that_answers_again_is_reported_with_what_was_lost(capture, monkeypatch, caplog):
     monkeypatch.setattr("lorapar.capture.writer.MOST_KEPT", 2)
     refusing(capture, monkeypatch)
     counts = Counter()

@@ -19,7 +19,7 @@ class Lines(Silent):
     def __init__(self):
         self.lines = []
 
-    def say(self, line):
+    def log(self, line):
         self.lines.append(line)
 
 

@@ -25,7 +25,7 @@ def registry(tiny_run, tmp_path, monkeypatch) -> Path:
     return folder
 
 
-def said(*arguments: str | Path) -> str:
+def message(*arguments: str | Path) -> str:
     """What the command prints; its errors are raised."""
     result = typer.testing.CliRunner().invoke(app, ["adapters", *map(str, arguments)], catch_exceptions=False)
     assert result.exit_code == ExitCode.OK, result.output
@@ -43,10 +43,10 @@ def second_version(registry: Path, tmp_path: Path) -> None:
 
 
 def test_the_run_has_published_a_candidate_and_why_leads_to_its_settings(registry, tmp_path) -> None:
-    assert "candidate 1" in said("list")
-    assert "not better than the base" in said("list", "tiny")
-    assert "vLLM needs --max-lora-rank" in said("show", "tiny@candidate")
-    page = said("why", "tiny@candidate", "--save", tmp_path / "again.yaml")
+    assert "candidate 1" in message("list")
+    assert "not better than the base" in message("list", "tiny")
+    assert "vLLM needs --max-lora-rank" in message("show", "tiny@candidate")
+    page = message("why", "tiny@candidate", "--save", tmp_path / "again.yaml")
     for title in ("verdict", "made", "base", "data", "votes", "rows", "partition", "training", "proof"):
         assert f"\n{title}" in page
     assert "by the run" in page
@@ -60,34 +60,36 @@ def test_the_run_has_published_a_candidate_and_why_leads_to_its_settings(registr
 def test_promote_canary_rollback_and_diff(registry, tmp_path) -> None:
     second_version(registry, tmp_path)
     with pytest.raises(NotBetterError, match="its gate said not better"):
-        said("promote", "tiny@1")
-    assert said("promote", "tiny@1", "--override", "the first one").startswith("tiny@production moved from no version")
-    assert said("promote", "tiny@1").strip() == "tiny@production already names version 1; nothing changed"
-    assert "10% of the requests" in said("promote", "tiny@2", "--canary", "10")
-    assert "candidate 2 (10% of the requests), production 1" in said("list")
+        message("promote", "tiny@1")
+    assert message("promote", "tiny@1", "--override", "the first one").startswith(
+        "tiny@production moved from no version"
+    )
+    assert message("promote", "tiny@1").strip() == "tiny@production already names version 1; nothing changed"
+    assert "10% of the requests" in message("promote", "tiny@2", "--canary", "10")
+    assert "candidate 2 (10% of the requests), production 1" in message("list")
     with pytest.raises(BadInputError, match="--override is not for --canary"):
-        said("promote", "tiny@2", "--canary", "20", "--override", "a reason nobody would keep")
-    assert "(10% of the requests)" in said("list"), "and nothing was changed"
-    said("promote", "tiny@2", "--override", "try it")
-    assert "version 1 again" in said("rollback", "tiny", "--reason", "bad answers")
-    assert "bad answers" in said("why", "tiny")
-    page = said("diff", "tiny@1", "tiny@2")
+        message("promote", "tiny@2", "--canary", "20", "--override", "a reason nobody would keep")
+    assert "(10% of the requests)" in message("list"), "and nothing was changed"
+    message("promote", "tiny@2", "--override", "try it")
+    assert "version 1 again" in message("rollback", "tiny", "--reason", "bad answers")
+    assert "bad answers" in message("why", "tiny")
+    page = message("diff", "tiny@1", "tiny@2")
     assert "settings.rl.learning_rate" in page
     assert "weights: 0 of" in page
 
 
 def test_pull_verify_and_gc(registry, tmp_path) -> None:
     second_version(registry, tmp_path)
-    said("pull", "tiny@1", tmp_path / "here")
+    message("pull", "tiny@1", tmp_path / "here")
     assert (tmp_path / "here" / "adapter_model.safetensors").is_file()
-    assert said("verify").splitlines() == ["tiny@1: whole", "tiny@2: whole"]
-    assert "tiny@2: would go" in said("gc", "--keep", "0", "--grace-days", "0", "--dry-run")
-    assert said("gc", "--keep", "0").strip() == "nothing to delete"
+    assert message("verify").splitlines() == ["tiny@1: whole", "tiny@2: whole"]
+    assert "tiny@2: would go" in message("gc", "--keep", "0", "--grace-days", "0", "--dry-run")
+    assert message("gc", "--keep", "0").strip() == "nothing to delete"
     (registry / "adapters" / "tiny" / "1" / "adapter_config.json").write_text("{}")
     result = typer.testing.CliRunner().invoke(app, ["adapters", "verify", "tiny@1"])
     assert result.exit_code == ExitCode.INTEGRITY
     assert "not those the manifest names" in result.output
-    assert "tiny@2: deleted" in said("gc", "tiny", "--keep", "0", "--grace-days", "0")
+    assert "tiny@2: deleted" in message("gc", "tiny", "--keep", "0", "--grace-days", "0")
     assert Registry(open_store(registry)).versions("tiny") == [1]
 
 
@@ -95,15 +97,15 @@ def test_where_the_registry_is(registry, tmp_path, monkeypatch) -> None:
     monkeypatch.delenv("LORAPAR_REGISTRY")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(BadInputError, match=r"which registry\?.*--registry"):
-        said("list")
+        message("list")
     settings = tmp_path / "mine.yaml"
     settings.write_text(f"registry: {{address: {registry}}}\n")
-    assert said("list", "--registry", settings) == said("list", "--registry", registry)
+    assert message("list", "--registry", settings) == message("list", "--registry", registry)
     with pytest.raises(BadInputError, match=r"^--registry nowhere\.yaml: there is no such file"):
-        said("list", "--registry", "nowhere.yaml")
+        message("list", "--registry", "nowhere.yaml")
     (tmp_path / "runs").mkdir()
     registry.rename(tmp_path / "runs" / "registry")
-    assert "tiny" in said("list")
+    assert "tiny" in message("list")
 
 
 def test_gate_turns_a_runs_verdict_into_an_exit_code(tiny_run, cli, tmp_path) -> None:

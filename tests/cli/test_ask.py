@@ -26,8 +26,8 @@ def call(*arguments: str | Path, typed: str | None = None) -> str:
 
 
 def test_one_question_to_both_and_to_a_version_of_a_registry(tiny_run, monkeypatch) -> None:
-    said = call("ask", tiny_run / "adapter", "Why?", "--max-tokens", "3")
-    assert said.index("base:") < said.index("adapter:")
+    message = call("ask", tiny_run / "adapter", "Why?", "--max-tokens", "3")
+    assert message.index("base:") < message.index("adapter:")
     monkeypatch.setenv("LORAPAR_REGISTRY", str(tiny_run.parent / "registry"))
     asked = json.loads(call("ask", "tiny@candidate", "Why?", "--max-tokens", "3", "--system", "system2", "--json"))
     jsonschema.validate(asked, AskedDocument.model_json_schema(mode="serialization"))
@@ -48,7 +48,7 @@ def test_a_file_of_questions_is_answered_line_by_line_in_its_order(tiny_run, tmp
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ('{"question": "Why?"}\n{"question": ""}\n', r"rows\.jsonl:2: has no text under 'question'"),
         ("Why?\n", r"rows\.jsonl:1: no JSON"),
@@ -56,9 +56,9 @@ def test_a_file_of_questions_is_answered_line_by_line_in_its_order(tiny_run, tmp
         ("\n", r"rows\.jsonl: holds no question"),
     ],
 )
-def test_a_file_is_looked_through_before_anything_is_computed(tmp_path, text: str, said: str) -> None:
+def test_a_file_is_looked_through_before_anything_is_computed(tmp_path, text: str, message: str) -> None:
     (tmp_path / "rows.jsonl").write_text(text)
-    with pytest.raises(BadInputError, match=said):
+    with pytest.raises(BadInputError, match=message):
         call("ask", tmp_path / "no-adapter", "--file", tmp_path / "rows.jsonl")
 
 
@@ -68,7 +68,7 @@ def test_a_system_that_the_adapter_does_not_know_is_refused(tiny_run) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["ask", "x"], "give one question, or --file"),
         (["ask", "x", "Why?", "-o", "out.jsonl"], "--output is for --file"),
@@ -78,8 +78,8 @@ def test_a_system_that_the_adapter_does_not_know_is_refused(tiny_run) -> None:
         (["export", "x", "--kserve", "--model", "here"], "--model is for --merged"),
     ],
 )
-def test_options_that_do_not_go_together(arguments: list[str], said: str) -> None:
-    with pytest.raises(BadInputError, match=said):
+def test_options_that_do_not_go_together(arguments: list[str], message: str) -> None:
+    with pytest.raises(BadInputError, match=message):
         call(*arguments)
 
 
@@ -94,9 +94,9 @@ def test_a_conversation_is_kept_until_it_begins_anew(tiny_run, monkeypatch) -> N
         return real(self, questions, *more, **options)
 
     monkeypatch.setattr(Pair, "ask", counted)
-    said = call("chat", tiny_run / "adapter", "--max-tokens", "2", typed="Why?\nAnd?\n/new\nWhy?\n\nnot asked\n")
+    message = call("chat", tiny_run / "adapter", "--max-tokens", "2", typed="Why?\nAnd?\n/new\nWhy?\n\nnot asked\n")
     assert asked == [0, 0, 2, 2, 0, 0]
-    assert said.count("base: ") == said.count("adapter: ") == 3
+    assert message.count("base: ") == message.count("adapter: ") == 3
 
 
 def test_columns_grow_side_by_side_at_a_terminal() -> None:
@@ -113,7 +113,7 @@ def test_columns_grow_side_by_side_at_a_terminal() -> None:
 
 
 def test_merged_goes_into_a_new_folder(tiny_run, tmp_path) -> None:
-    said = call("export", tiny_run / "adapter", "--merged", tmp_path / "model")
-    assert "no logit differs" in said
+    message = call("export", tiny_run / "adapter", "--merged", tmp_path / "model")
+    assert "no logit differs" in message
     with pytest.raises(BadInputError, match="is not empty"):
         call("export", tiny_run / "adapter", "--merged", tmp_path / "model")

@@ -45,7 +45,7 @@ def capture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Capture:
     return made
 
 
-def said(*arguments: str | Path) -> str:
+def message(*arguments: str | Path) -> str:
     result = typer.testing.CliRunner().invoke(app, ["capture", *map(str, arguments)], catch_exceptions=False)
     assert result.exit_code == 0, result.output
     return result.stdout
@@ -53,7 +53,7 @@ def said(*arguments: str | Path) -> str:
 
 def document(command: str, *arguments: str) -> Any:
     """What is printed with --json, held against the schema of the command."""
-    text = said(command, *arguments, "--json")
+    text = message(command, *arguments, "--json")
     schema = typer.testing.CliRunner().invoke(app, ["schema", "capture", command], catch_exceptions=False).stdout
     jsonschema.Draft202012Validator(json.loads(schema)).validate(json.loads(text))
     return json.loads(text)
@@ -62,34 +62,34 @@ def document(command: str, *arguments: str) -> Any:
 def test_list_and_show(capture: Capture) -> None:
     (one,) = document("list")["captures"]
     assert (one["name"], one["first_day"], one["last_day"], one["files"]) == ("support", "2026-11-01", "2026-11-20", 3)
-    assert "2026-11-20" in said("list", "--store", capture.store.address)
+    assert "2026-11-20" in message("list", "--store", capture.store.address)
     found = document("show", "support")
     assert (found["requests"], found["praised"], found["redactions"]) == (3, 1, {"email": 2})
     assert found["adapters"] == {"task@1": 3}
     assert found["settings"]["retention_days"] == 3
-    assert "support: 3 requests, kept 3 days" in said("show", "support")
+    assert "support: 3 requests, kept 3 days" in message("show", "support")
 
 
-def test_all_that_is_kept_of_one_request_can_be_told_to_whoever_asks(capture: Capture) -> None:
-    found = json.loads(said("show", "support", "--request-id", "two-00000002"))
+def test_all_that_is_kept_of_one_request_can_be_reported_to_whoever_asks(capture: Capture) -> None:
+    found = json.loads(message("show", "support", "--request-id", "two-00000002"))
     assert [row["answer"] for row in found["requests"]] == ["5"]
     assert [one["good"] for one in found["feedback"]] == [True]
     with pytest.raises(BadInputError, match="nobody-00001: nothing is kept of it"):
-        said("show", "support", "--request-id", "nobody-00001")
+        message("show", "support", "--request-id", "nobody-00001")
 
 
 def test_sheet_has_requests_without_praise_and_no_formula(capture: Capture, tmp_path: Path) -> None:
     file = tmp_path / "sheet.csv"
-    assert said("export", "support", "--file", file).startswith("2 requests of support: ")
+    assert message("export", "support", "--file", file).startswith("2 requests of support: ")
     rows = list(csv.DictReader(file.open(encoding="utf-8")))
     assert {row["request_id"]: row["asked"] for row in rows}["one-00000001"] == "user: =1+1"
     assert all(row["answer"] == row["reference"] == "" for row in rows)
     with pytest.raises(BadInputError, match="is there already"):
-        said("export", "support", "--file", file)
-    said("export", "support", "--file", tmp_path / "since.csv", "--since", "2026-11-02", "--all")
+        message("export", "support", "--file", file)
+    message("export", "support", "--file", tmp_path / "since.csv", "--since", "2026-11-02", "--all")
     assert len(list(csv.DictReader((tmp_path / "since.csv").open(encoding="utf-8")))) == 2
     with pytest.raises(BadInputError, match="--since: 'yesterday' is no day"):
-        said("export", "support", "--file", tmp_path / "no.csv", "--since", "yesterday")
+        message("export", "support", "--file", tmp_path / "no.csv", "--since", "yesterday")
 
 
 def test_show_sheet_and_rows_agree_on_the_last_word_and_on_what_can_be_learnt(capture: Capture, tmp_path: Path) -> None:
@@ -107,7 +107,7 @@ def test_show_sheet_and_rows_agree_on_the_last_word_and_on_what_can_be_learnt(ca
     found = document("show", "support")
     assert (found["praised"], found["blamed"]) == (3, 0)
     file = tmp_path / "sheet.csv"
-    said("export", "support", "--file", file)
+    message("export", "support", "--file", file)
     rows = {row["request_id"]: row for row in csv.DictReader(file.open(encoding="utf-8"))}
     assert set(rows) == {"old-00000003", "cut-00000005", "twice-000006"}
     assert rows["twice-000006"]["asked"] == "user: b"
@@ -124,7 +124,7 @@ def test_deletion_says_which_versions_were_trained_on_a_request(capture: Capture
     assert (one["requests"], one["feedback"], one["trained"]) == (1, 0, [])
     assert (two["requests"], two["feedback"], two["trained"]) == (1, 1, ["task@2"])
     assert document("show", "support")["requests"] == 1
-    line = said("delete", "support", "--request-id", "two-00000002")
+    line = message("delete", "support", "--request-id", "two-00000002")
     assert "two-00000002: 0 requests and 0 remarks deleted" in line
     assert "task@2 was trained on it" in line
 
@@ -149,13 +149,13 @@ def test_deletion_finds_what_goes_on_from_a_version_that_was_trained_on_a_reques
     found = document("delete", "support", "--request-id", "two-00000002")
     assert found["deleted"][0]["trained"] == ["task@2", "later@1", "child@1", "copy@1"]
     assert found["goes_on"] == {"later@1": "task@2", "child@1": "later@1", "copy@1": "child@1"}
-    assert "later@1 goes on from task@2, which was trained on it (row " in said(
+    assert "later@1 goes on from task@2, which was trained on it (row " in message(
         "delete", "support", "--request-id", "two-00000002"
     )
 
 
 @pytest.mark.parametrize("options", [(), ("--json",)])
-def test_deletion_is_told_though_a_lineage_cannot_be_read(
+def test_deletion_is_reported_though_a_lineage_cannot_be_read(
     options: tuple[str, ...], capture: Capture, tmp_path: Path
 ) -> None:
     registry = Registry(capture.store)
@@ -173,7 +173,7 @@ def test_deletion_is_told_though_a_lineage_cannot_be_read(
     assert registry.resolve("task@2").number == 2
 
 
-def test_deletion_is_told_though_the_registry_cannot_be_listed(
+def test_deletion_is_reported_though_the_registry_cannot_be_listed(
     capture: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(self: Registry) -> list[str]:

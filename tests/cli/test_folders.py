@@ -34,7 +34,7 @@ def places(tmp_path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("below", "said"),
+    ("below", "message"),
     [
         ("file", "file: cannot be made (File exists); choose another folder"),
         ("file/store", "file/store: cannot be made (Not a directory); choose another folder"),
@@ -43,14 +43,14 @@ def places(tmp_path) -> Path:
     ],
 )
 @pytest.mark.parametrize("option", ["--store={}", "--set=registry.address={}"])
-def test_a_run_does_not_start_where_its_storage_cannot_be(places, option, below, said) -> None:
+def test_a_run_does_not_start_where_its_storage_cannot_be(places, option, below, message) -> None:
     result = as_a_user("run", "--preset", "tiny", "--out", places / "run", option.format(places / below))
-    assert (result.returncode, result.stderr) == (5, f"lorapar: {places}/{said}\n")
+    assert (result.returncode, result.stderr) == (5, f"lorapar: {places}/{message}\n")
     assert result.stdout == ""
 
 
 @pytest.mark.parametrize(
-    ("below", "code", "said"),
+    ("below", "code", "message"),
     [
         ("file/mine", 5, "file: cannot be made (File exists); choose another folder"),
         ("readonly/mine", 5, "readonly: cannot be written (Permission denied); choose another folder"),
@@ -59,11 +59,11 @@ def test_a_run_does_not_start_where_its_storage_cannot_be(places, option, below,
         ("kept", 2, "kept: holds other things than an adapter, and pull replaces a folder; name a new one"),
     ],
 )
-def test_pull_says_where_it_cannot_write_and_replaces_no_more_than_an_adapter(tiny_run, places, below, code, said):
+def test_pull_says_where_it_cannot_write_and_replaces_no_more_than_an_adapter(tiny_run, places, below, code, message):
     (places / "kept").mkdir()
     (places / "kept" / "thesis.tex").write_text("mine")
     result = as_a_user("adapters", "pull", "tiny@1", places / below, "--registry", tiny_run.parent / "registry")
-    assert (result.returncode, result.stderr) == (code, f"lorapar: {places}/{said}\n")
+    assert (result.returncode, result.stderr) == (code, f"lorapar: {places}/{message}\n")
     assert (places / "file").read_text() == (places / "kept" / "thesis.tex").read_text() == "mine"
 
 
@@ -81,8 +81,8 @@ def test_a_folder_of_something_else_is_no_run_folder(tmp_path, command, held) ->
     mine.parent.mkdir(parents=True)
     mine.write_text("mine")
     result = as_a_user(command, "--preset", "tiny", "--out", tmp_path / "user")
-    said = "is not empty and is no run folder of lorapar; give another --out or an empty one"
-    assert (result.returncode, result.stderr) == (2, f"lorapar: --out {tmp_path}/user: {said}\n")
+    message = "is not empty and is no run folder of lorapar; give another --out or an empty one"
+    assert (result.returncode, result.stderr) == (2, f"lorapar: --out {tmp_path}/user: {message}\n")
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == [mine], "and nothing was written"
     assert mine.read_text() == "mine"
 
@@ -102,19 +102,19 @@ def test_run_folders_are_continued_and_volumes_begun(tiny_run, tmp_path, left) -
 
 def test_the_folder_that_was_given_is_the_one_that_is_named() -> None:
     result = as_a_user("run", "--preset", "tiny", "--out", "/proc/x")
-    said = "--out /proc/x: cannot be made (No such file or directory); choose another folder"
-    assert (result.returncode, result.stderr) == (5, f"lorapar: {said}\n")
+    message = "--out /proc/x: cannot be made (No such file or directory); choose another folder"
+    assert (result.returncode, result.stderr) == (5, f"lorapar: {message}\n")
 
 
 def test_a_file_is_no_run_folder_to_read_a_verdict_from(places) -> None:
     result = as_a_user("gate", places / "file")
-    said = "not a run folder; start one with `lorapar run`"
-    assert (result.returncode, result.stderr) == (2, f"lorapar: {places}/file: {said}\n")
+    message = "not a run folder; start one with `lorapar run`"
+    assert (result.returncode, result.stderr) == (2, f"lorapar: {places}/file: {message}\n")
 
 
 @pytest.mark.parametrize("command", ["compile", "votes", "why"])
 def test_a_file_that_cannot_be_written_is_one_line(tiny_run, places, command) -> None:
-    for below, code, said in [
+    for below, code, message in [
         ("nodir/x", 5, "cannot be written (No such file or directory); name a file in a folder that is there"),
         ("", 2, "is a folder; name a file to write"),
     ]:
@@ -124,7 +124,7 @@ def test_a_file_that_cannot_be_written_is_one_line(tiny_run, places, command) ->
             "why": ["adapters", "why", "tiny@1", "--registry", tiny_run.parent / "registry", "--save", places / below],
         }
         result = as_a_user(*arguments[command])
-        assert (result.returncode, result.stderr.splitlines()[-1]) == (code, f"lorapar: {places / below}: {said}")
+        assert (result.returncode, result.stderr.splitlines()[-1]) == (code, f"lorapar: {places / below}: {message}")
         assert "Traceback" not in result.stderr
 
 
@@ -140,7 +140,7 @@ _S3 = "s3:/b: not an address lorapar knows (did you mean s3://b?); write s3://BU
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["run", "--preset", "tiny", "--out", ""], "--out: is empty"),
         (["run", "--preset", "tiny", "--store", ""], "--store: is empty"),
@@ -159,9 +159,9 @@ _S3 = "s3:/b: not an address lorapar knows (did you mean s3://b?); write s3://BU
         (["models", "mirror", "builtin:tiny", "s3:/b"], _S3),
     ],
 )
-def test_an_empty_or_half_written_address_makes_no_folder(tmp_path, monkeypatch, arguments, said) -> None:
+def test_an_empty_or_half_written_address_makes_no_folder(tmp_path, monkeypatch, arguments, message) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(BadInputError) as caught:
         typer.testing.CliRunner().invoke(app, arguments, catch_exceptions=False)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert not list(tmp_path.iterdir())

@@ -14,7 +14,7 @@ import typer.main
 import typer.testing
 
 from lorapar.cli import app
-from lorapar.cli.documents import DOCUMENTS
+from lorapar.cli.documents_reference import DOCUMENTS
 from lorapar.config import load_config, preset_names
 from lorapar.config.study import load_study
 from lorapar.errors import BadInputError, ExitCode, LoraparError

@@ -16,7 +16,7 @@ from lorapar.comparing.math_workers import MathWorkers
 from lorapar.comparing.rules import MathRule, normalised
 
 ROWS = Path(__file__).parents[1] / "answer_rows.jsonl"
-"""Answers as people write them, with the verdict of `exact`; tests/test_answers.py says more."""
+"""Answers as people write them, with the verdict of `exact`; tests/test_answers_in_texts.py says more."""
 
 
 @pytest.fixture(scope="module")
@@ -156,9 +156,9 @@ def test_a_comparison_without_an_end_counts_as_not_equal_and_the_next_ones_go_on
     with MathWorkers(workers=1, cpu_seconds=1.0) as workers:
         assert workers.equal([HUGE, MathTexts("x+1", "1+x"), HUGE]) == [False, True, False]
         assert (workers.asked, workers.undecided) == (2, 1)
-        said = MathRule(workers).undecided()
-    assert said.line.startswith("1 of 2 comparisons of answers count as not equal: ")
-    assert "9^{9^{9^{9}}}" in said.line
+        message = MathRule(workers).undecided()
+    assert message.line.startswith("1 of 2 comparisons of answers count as not equal: ")
+    assert "9^{9^{9^{9}}}" in message.line
 
 
 def test_a_worker_that_was_killed_or_stopped_is_replaced() -> None:
@@ -204,9 +204,9 @@ def test_exact_is_the_default_and_is_what_it_was() -> None:
 def test_math_marks_plain_answers_as_exact_does(math: AnswerRule) -> None:
     groups = [json.loads(line) for line in ROWS.read_text(encoding="utf-8").splitlines()]
     rows = [(answer, group) for group in groups for answer in group["answers"]]
-    said = math.are_answers([(answer, group["reference"]) for answer, group in rows])
+    message = math.are_answers([(answer, group["reference"]) for answer, group in rows])
     assert [
         f"{answer!r} for {group['reference']!r}"
-        for (answer, group), is_right in zip(rows, said, strict=True)
+        for (answer, group), is_right in zip(rows, message, strict=True)
         if is_right is not group["strict"]
     ] == []

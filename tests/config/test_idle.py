@@ -20,7 +20,7 @@ def read(values: dict[str, Any]) -> RunConfig:
 
 
 @pytest.mark.parametrize(
-    ("values", "said"),
+    ("values", "message"),
     [
         ({"partition": {"choose": {}}}, "partition: choose: {} names no method"),
         (
@@ -34,10 +34,10 @@ def read(values: dict[str, Any]) -> RunConfig:
         ),
     ],
 )
-def test_a_choice_for_nothing_is_refused(values: dict[str, Any], said: str) -> None:
+def test_a_choice_for_nothing_is_refused(values: dict[str, Any], message: str) -> None:
     with pytest.raises(BadInputError) as refused:
         read(values)
-    assert said in str(refused.value)
+    assert message in str(refused.value)
     assert "\n" not in str(refused.value)
 
 
@@ -47,7 +47,7 @@ def test_a_choice_for_a_method_that_trains_is_taken(choose: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "said"),
+    ("values", "message"),
     [
         ({}, None),
         ({"score": {"examples": 7}, "partition": {"alpha": 0.5, "beta": 0.5}}, None),
@@ -76,13 +76,13 @@ def test_a_choice_for_a_method_that_trains_is_taken(choose: Any) -> None:
         ({"partition": {"alpha": 0.5, "mask": "sft"}}, None),
     ],
 )
-def test_what_does_nothing_is_said_once(values: dict[str, Any], said: str | None) -> None:
+def test_what_does_nothing_is_reported_once(values: dict[str, Any], message: str | None) -> None:
     lines = without_effect(read(values))
-    assert len(lines) == (said is not None)
-    assert said is None or lines[0].startswith(said)
+    assert len(lines) == (message is not None)
+    assert message is None or lines[0].startswith(message)
 
 
-def test_a_phase_that_repeats_its_section_is_told_key_by_key() -> None:
+def test_a_phase_that_repeats_its_section_is_reported_key_by_key() -> None:
     phases: list[dict[str, Any]] = [
         {"system": "system1", "method": "sft", "settings": {"learning_rate": 2e-4, "epochs": 3}},
         {"system": "system2", "method": "rl", "settings": {"filter": {"samples": 6, "low": 0.2}, "epochs": 1}},

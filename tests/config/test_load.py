@@ -51,7 +51,7 @@ def test_a_setting_that_came_later_is_not_written_where_it_is_not_used():
 
 
 @pytest.mark.parametrize(
-    ("overrides", "told"),
+    ("overrides", "message"),
     [
         (["adapter.kind=ia3", "adapter.rank=4"], "rank: does nothing where kind is ia3 (only lora, rslora, dora)"),
         (["adapter.kind=dora", "adapter.init=pissa"], "init: does nothing where kind is dora (only lora, rslora)"),
@@ -76,8 +76,8 @@ def test_a_setting_that_came_later_is_not_written_where_it_is_not_used():
         ),
     ],
 )
-def test_what_a_kind_of_adapter_or_a_choice_cannot_take_is_told_in_one_line(overrides, told):
-    with pytest.raises(BadInputError, match=re.escape(told)) as failed:
+def test_what_a_kind_of_adapter_or_a_choice_cannot_take_is_reported_in_one_line(overrides, message):
+    with pytest.raises(BadInputError, match=re.escape(message)) as failed:
         load_config(overrides=overrides)
     assert "\n" not in str(failed.value)
 
@@ -169,7 +169,7 @@ def test_every_preset_says_in_its_first_line_what_it_is_for():
 
 
 @pytest.mark.parametrize(
-    ("teacher", "said"),
+    ("teacher", "message"),
     [
         ({"batch_size": 4, "backend": "vllm"}, "batch_size does nothing with backend vllm, only with transformers"),
         ({"vllm": {"max_model_len": 9}}, "vllm does nothing with backend transformers"),
@@ -188,12 +188,12 @@ def test_every_preset_says_in_its_first_line_what_it_is_for():
     ],
     ids=str,
 )
-def test_an_option_of_another_backend_is_an_error(tmp_path, teacher, said) -> None:
+def test_an_option_of_another_backend_is_an_error(tmp_path, teacher, message) -> None:
     file = tmp_path / "run.yaml"
     file.write_text(yaml.safe_dump({"teachers": [{"name": "t", **teacher}]}), encoding="utf-8")
     with pytest.raises(BadInputError) as caught:
         load_config(file=file)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
 
 
 @pytest.mark.parametrize(("section", "switch"), [("rl", "rollouts"), ("evaluate", "backend")])
@@ -211,15 +211,15 @@ def test_more_teachers_cannot_be_needed_than_there_are() -> None:
 
 
 @pytest.mark.parametrize(
-    ("override", "said"),
+    ("override", "message"),
     [
         ("gate.measures=[system3]", r"gate\.measures: 'system3' is not evaluated .did you mean 'system[12]'"),
         ("gate.max_loss_of={systm1: 0.1}", r"gate\.max_loss_of: 'systm1' is not evaluated .*'system1'"),
         ("gate.measures=[gsm8k]", r"gate\.measures: 'gsm8k' is not evaluated; .*evaluate\.benchmarks"),
     ],
 )
-def test_a_measure_that_nothing_yields_is_refused_before_anything_starts(override, said) -> None:
-    with pytest.raises(BadInputError, match=said):
+def test_a_measure_that_nothing_yields_is_refused_before_anything_starts(override, message) -> None:
+    with pytest.raises(BadInputError, match=message):
         load_config(preset="tiny", overrides=[override])
 
 
@@ -229,11 +229,11 @@ def test_a_benchmark_that_is_asked_is_a_measure() -> None:
 
 
 @pytest.mark.parametrize(
-    ("override", "said"),
+    ("override", "message"),
     [("partition=0.5", "partition: is a section: give its settings"), ("teachers=[]", "teachers: needs at least 1")],
 )
-def test_a_value_of_the_wrong_shape_is_refused_in_plain_words(override, said) -> None:
-    with pytest.raises(BadInputError, match=said):
+def test_a_value_of_the_wrong_shape_is_refused_in_plain_words(override, message) -> None:
+    with pytest.raises(BadInputError, match=message):
         load_config(preset="tiny", overrides=[override])
 
 
@@ -245,7 +245,7 @@ def test_a_key_that_is_there_twice_is_named_with_its_line(tmp_path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"headers": {"X-Api-Key": "abc"}}, "headers: X-Api-Key looks like a secret"),
         ({"headers": {"X Tenant": "a"}}, "'X Tenant' cannot be the name of a header"),
@@ -260,11 +260,11 @@ def test_a_key_that_is_there_twice_is_named_with_its_line(tmp_path) -> None:
     ],
     ids=str,
 )
-def test_what_an_endpoint_cannot_be_sent_is_an_error(options, said) -> None:
+def test_what_an_endpoint_cannot_be_sent_is_an_error(options, message) -> None:
     teacher = {"name": "t", "backend": "openai", "endpoint": "http://a/v1", "model": "m", "openai": options}
     with pytest.raises(BadInputError) as caught:
         load_config(overrides=[f"teachers=[{yaml.safe_dump(teacher, default_flow_style=True, width=999).strip()}]"])
-    assert said in str(caught.value)
+    assert message in str(caught.value)
 
 
 @pytest.mark.parametrize("option", ["api_key_env", "headers_env"])
@@ -282,7 +282,7 @@ def test_a_secret_in_the_place_of_its_variable_is_not_shown(option) -> None:
 
 
 @pytest.mark.parametrize(
-    ("override", "said"),
+    ("override", "message"),
     [
         (
             "teachers=[{name: a, openai: {headerz: {}}}]",
@@ -293,13 +293,13 @@ def test_a_secret_in_the_place_of_its_variable_is_not_shown(option) -> None:
         ("teachers=[]", "teachers: needs at least 1"),
     ],
 )
-def test_one_mistake_is_one_complaint(override, said) -> None:
+def test_one_mistake_is_one_complaint(override, message) -> None:
     with pytest.raises(BadInputError) as caught:
         load_config(overrides=[override])
     complaints = str(caught.value).removeprefix("the defaults: ").split("; ")
-    assert complaints[0] == said
+    assert complaints[0] == message
     assert [one for one in complaints if "at least 1" in one or ".name:" in one or ".task:" in one] == (
-        [said] if override == "teachers=[]" else []
+        [message] if override == "teachers=[]" else []
     )
 
 
@@ -375,23 +375,23 @@ def test_a_mistake_names_its_place_as_people_write_it_wherever_it_is() -> None:
     """At every place of the settings, and above all where values of several kinds are taken (a layout, a reward)."""
     assert {place for place, several in PLACES if several} >= {("adapter", "layout"), ("rl", "rewards", "some")}
     words = {str(part) for place, _ in PLACES for part in place} | {"a", "weight", "1", "7", "settings"}
-    said = 0
+    message = 0
     for place, _ in PLACES:
         for value in WRONG:
             try:
                 validate_settings(nested(place, value), "here")
             except BadInputError as error:
-                line, said = str(error), said + 1
+                line, message = str(error), message + 1
                 assert "\n" not in line
                 for complaint in line.removeprefix("here: ").split("; "):
                     path = re.match(r"([^\s:]+): ", complaint)
                     assert path is None or set(path[1].split(".")) <= words, line
                 assert not re.search(r"Input should|Field required|function-|Value error|\[str", line), line
-    assert said > 1000
+    assert message > 1000
 
 
 @pytest.mark.parametrize(
-    ("override", "said"),
+    ("override", "message"),
     [
         ("rl.rewards.mine=high", "rl.rewards.mine: must be a number or a section, which is written as {key: value}"),
         ("rl.rewards.tag_count={weight: much}", "rl.rewards.tag_count.weight: must be a number (got 'much')"),
@@ -410,14 +410,14 @@ def test_a_mistake_names_its_place_as_people_write_it_wherever_it_is() -> None:
         ),
     ],
 )
-def test_where_values_of_several_kinds_are_taken_the_complaint_is_of_the_kind_given(override, said) -> None:
+def test_where_values_of_several_kinds_are_taken_the_complaint_is_of_the_kind_given(override, message) -> None:
     with pytest.raises(BadInputError) as caught:
         load_config(overrides=[override])
-    assert str(caught.value).removeprefix("the defaults: ") in (said, f"{said} (got 'high')")
+    assert str(caught.value).removeprefix("the defaults: ") in (message, f"{message} (got 'high')")
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "message"),
     [
         ({"publish": {"pick": "best"}}, "no rows are set apart to judge by; set data.development"),
         ({"publish": {"candidates": 5}}, "candidates: does nothing where pick is last"),
@@ -427,8 +427,8 @@ def test_where_values_of_several_kinds_are_taken_the_complaint_is_of_the_kind_gi
         ),
     ],
 )
-def test_a_pick_that_could_not_be_made_is_refused(settings, said) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_a_pick_that_could_not_be_made_is_refused(settings, message) -> None:
+    with pytest.raises(ValueError, match=message):
         RunConfig.model_validate(settings)
 
 

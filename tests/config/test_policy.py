@@ -94,7 +94,7 @@ def test_trl_takes_what_the_settings_take(choice: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("choice", "told"),
+    ("choice", "message"),
     [
         ({"loss_type": "cispo"}, "set epsilon_high"),
         ({"loss_type": "sapo", "epsilon_high": 0.3}, "epsilon_high: does nothing with loss_type sapo"),
@@ -115,8 +115,8 @@ def test_trl_takes_what_the_settings_take(choice: dict[str, Any]) -> None:
     ],
     ids=str,
 )
-def test_what_would_be_without_effect_is_refused(choice: dict[str, Any], told: str) -> None:
-    with pytest.raises(ValidationError, match=told):
+def test_what_would_be_without_effect_is_refused(choice: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
         RlConfig(**choice)
 
 

@@ -43,7 +43,7 @@ def test_a_grid_is_every_combination_with_every_seed():
     assert len(found) == 8
 
 
-def test_keys_that_end_alike_are_told_apart():
+def test_keys_that_end_alike_are_distinguished():
     found = cells("name: m\ntitle: t\ngrid: {sft.learning_rate: [0.001], rl.learning_rate: [2.0e-4]}")
     assert found[0].name == "sft.learning_rate 0.001, rl.learning_rate 0.0002"
 
@@ -97,6 +97,6 @@ def test_an_unknown_study_names_the_nearest():
         load_study("nowhere.yaml")
 
 
-def test_a_value_of_another_kind_is_told_as_in_the_settings_of_a_run() -> None:
+def test_a_value_of_another_kind_is_reported_as_in_the_settings_of_a_run() -> None:
     with pytest.raises(BadInputError, match=r"^mine: seeds: must be a list \(got 3\)$"):
         parse_study("name: mine\ntitle: Which?\nseeds: 3\ncells: [{name: a}, {name: b}]\n", "mine")

@@ -4,7 +4,7 @@ import pytest
 
 from lorapar.config import RunConfig, validate_settings
 from lorapar.config.systems import slot_of, slot_systems
-from lorapar.config.training import PhaseConfig, phase_said, trained_in
+from lorapar.config.training import PhaseConfig, phase_text, trained_in
 from lorapar.errors import BadInputError
 from lorapar.stages.plan import node_settings
 
@@ -82,7 +82,7 @@ def test_the_graph_has_one_place_for_the_first_system_and_one_for_the_others():
 
 
 @pytest.mark.parametrize(
-    ("values", "said"),
+    ("values", "message"),
     [
         ({"systems": THREE["systems"][:1]}, "a run has 2 to 9 systems, and 1 are named"),
         ({"systems": [*THREE["systems"], THREE["systems"][0]]}, "the name 'recall' is used twice"),
@@ -106,10 +106,10 @@ def test_the_graph_has_one_place_for_the_first_system_and_one_for_the_others():
         ({"evaluate": {"benchmarks": [{"task": "x", "chat": True, "system": "sum"}]}}, "'sum' is no system"),
     ],
 )
-def test_what_named_systems_exclude_is_refused_in_one_line(values, said):
+def test_what_named_systems_exclude_is_refused_in_one_line(values, message):
     with pytest.raises(BadInputError) as refused:
         settings(**values)
-    assert said in str(refused.value)
+    assert message in str(refused.value)
     assert "\n" not in str(refused.value)
 
 
@@ -140,11 +140,11 @@ def test_a_phase_may_have_settings_of_its_own_and_nodes_without_it_stay_as_they_
 def test_the_papers_phases_with_settings_are_named_and_keep_them():
     values = [{"system": "system1", "method": "sft"}, {"system": "system2", "method": "rl", "settings": {"epochs": 2}}]
     config = validate_settings({"phases": values}, "x")
-    assert [phase_said(phase) for phase in config.phases] == ["sft of system1", "rl of system2 with epochs 2"]
+    assert [phase_text(phase) for phase in config.phases] == ["sft of system1", "rl of system2 with epochs 2"]
 
 
 @pytest.mark.parametrize(
-    ("own", "said"),
+    ("own", "message"),
     [
         ({"learning_rat": 1}, "settings: learning_rat: no such key (did you mean 'learning_rate'?)"),
         ({"epochs": 0}, "settings: epochs: must be"),
@@ -152,11 +152,11 @@ def test_the_papers_phases_with_settings_are_named_and_keep_them():
         ({"rewards": {"exact_answer": 1.0}}, "settings: rewards: is one for all phases; set it in the section rl"),
     ],
 )
-def test_wrong_settings_of_a_phase_are_told_with_its_place(own, said):
+def test_wrong_settings_of_a_phase_are_reported_with_its_place(own, message):
     phases, place = phases_with(**own)
     with pytest.raises(BadInputError) as refused:
         settings(phases=phases)
-    assert f"phases[{place}].{said}" in str(refused.value)
+    assert f"phases[{place}].{message}" in str(refused.value)
     assert "\n" not in str(refused.value)
 
 
@@ -173,19 +173,19 @@ def test_a_phase_changes_only_the_keys_that_it_names_at_every_depth():
     assert settings(phases=on).rl_sections()[0].filter.samples == 4
 
 
-def test_a_wrong_key_of_a_nested_setting_is_told_with_its_path():
+def test_a_wrong_key_of_a_nested_setting_is_reported_with_its_path():
     phases, place = phases_with(filter={"lo": 0.3})
     with pytest.raises(BadInputError, match=rf"phases\[{place}\].settings: filter.lo: no such key"):
         settings(phases=phases, rl={"filter": {}})
 
 
-def test_what_a_node_trains_is_told_phase_by_phase_with_its_own_section():
+def test_what_a_node_trains_is_reported_phase_by_phase_with_its_own_section():
     phases = [dict(phase) for phase in THREE["phases"]]
     phases[1]["settings"] = {"batch_size": 3}
     phases[3]["settings"] = {"batch_size": 5}
     config = settings(phases=phases)
-    before = [(said, one.batch_size) for said, one in config.trained_by("sft")]
-    after = [(said, one.batch_size) for said, one in config.trained_by("rl")]
+    before = [(message, one.batch_size) for message, one in config.trained_by("sft")]
+    after = [(message, one.batch_size) for message, one in config.trained_by("rl")]
     assert before == [("sft of recall", 1), ("sft of code", 3)]
     assert after == [("rl of sums", 8), ("sft of recall", 5)]
     assert [one.batch_size for one in config.sft_sections()] == [1, 3, 5]

@@ -87,7 +87,7 @@ def test_the_default_message_names_the_tags_and_ones_own_is_kept() -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "said"),
+    ("value", "message"),
     [
         ("prompts.tags.think=[<think>, <think>]", "two tags are the same"),
         ("prompts.tags.think=['', x]", "a tag is a text without white space around it"),
@@ -95,6 +95,6 @@ def test_the_default_message_names_the_tags_and_ones_own_is_kept() -> None:
         ("prompts.tags.reasoning=[a, b]", "prompts.tags.reasoning: no such key"),
     ],
 )
-def test_what_can_be_no_tags_is_named(value, said) -> None:
-    with pytest.raises(BadInputError, match=said):
+def test_what_can_be_no_tags_is_named(value, message) -> None:
+    with pytest.raises(BadInputError, match=message):
         load_config(preset="tiny", overrides=[value])

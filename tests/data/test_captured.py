@@ -37,11 +37,11 @@ def capture(tmp_path: Path) -> Capture:
     made = Capture(open_store(tmp_path / "store"), "support")
     for number, question in enumerate(QUESTIONS):
         made.write([asked(f"request-{number}", question, f"answer {number}", day=18 + number)], NOW)
-    said = [
+    message = [
         Feedback(request_id="request-0", captured_at=NOW, good=True),
         Feedback(request_id="request-1", captured_at=NOW, good=False, answer="On its way."),
     ]
-    made.write(said, NOW)
+    made.write(message, NOW)
     return made
 
 
@@ -94,7 +94,7 @@ def test_last_word_is_the_one_said_last_and_not_the_one_written_last(capture: Ca
     assert answers(data(capture))[QUESTIONS[0]] == "answer 0"
 
 
-def test_answers_of_a_sheet_that_no_request_has_are_told(capture: Capture, tmp_path: Path) -> None:
+def test_answers_of_a_sheet_that_no_request_has_are_reported(capture: Capture, tmp_path: Path) -> None:
     sheet = tmp_path / "sheet.csv"
     lines = [f"nobody-{number},x" for number in range(7)]
     sheet.write_text("\n".join(["request_id,answer", "request-2,S", *lines]), encoding="utf-8")
@@ -103,10 +103,10 @@ def test_answers_of_a_sheet_that_no_request_has_are_told(capture: Capture, tmp_p
     why = (
         "answers are not used, since no request that is read has their request_id (mistyped, of other days, or deleted)"
     )
-    told = [f"{sheet}: 7 {why}: nobody-0, nobody-1, nobody-2, nobody-3, nobody-4 and 2 more"]
+    message = [f"{sheet}: 7 {why}: nobody-0, nobody-1, nobody-2, nobody-3, nobody-4 and 2 more"]
     config = data(capture, reference="file", file=str(sheet))
-    assert [note for note in load_data(config, 0).notes if "not used" in note] == told
-    assert [note for note in load_sample(config, 0).notes if "not used" in note] == told
+    assert [note for note in load_data(config, 0).notes if "not used" in note] == message
+    assert [note for note in load_sample(config, 0).notes if "not used" in note] == message
     both = {"sources": [{"source": "capture:support"}, {"source": "capture:other"}], "heldout": 0}
     wanted = {"address": capture.store.address, "reference": "file", "file": str(sheet)}
     mixed = resolve_data(DataConfig.model_validate({**both, "capture": wanted}))
@@ -136,7 +136,7 @@ def test_a_person_s_sheet_fills_in_the_rest(capture: Capture, tmp_path: Path) ->
         ("request_id,answer\nrequest-1,x\nrequest-1,y\n", "sheet.csv:3: the request request-1 is answered twice"),
     ],
 )
-def test_wrong_sheet_is_told_by_its_line(text: str, complaint: str, capture: Capture, tmp_path: Path) -> None:
+def test_wrong_sheet_is_reported_by_its_line(text: str, complaint: str, capture: Capture, tmp_path: Path) -> None:
     sheet = tmp_path / "sheet.csv"
     sheet.write_text(text, encoding="utf-8")
     with pytest.raises(BadInputError, match=complaint):
@@ -195,8 +195,8 @@ def test_rows_with_much_redacted_and_foreign_roles_are_left_out(tmp_path: Path) 
 
 def test_developer_s_message_is_a_system_message(tmp_path: Path) -> None:
     capture = Capture(open_store(tmp_path), "support")
-    said = (Message(role="developer", content="Be brief."), Message(role="user", content="Where is my parcel?"))
-    praised(capture, "", messages=said)
+    message = (Message(role="developer", content="Be brief."), Message(role="user", content="Where is my parcel?"))
+    praised(capture, "", messages=message)
     (row,) = load_data(data(capture), 0).examples
     assert (row.system_message, row.question) == ("Be brief.", "Where is my parcel?")
 
@@ -239,8 +239,8 @@ def test_part_of_a_server_whose_clock_is_slow_comes_too_late_for_the_plan(captur
     config = data(capture)
     for behind in (timedelta(0), timedelta(seconds=1), timedelta(minutes=50)):
         capture.write([asked(f"slow-{behind.seconds:07d}", f"And now {behind}?", day=19)], NOW - behind)
-        said = Feedback(request_id=f"slow-{behind.seconds:07d}", captured_at=NOW, good=True)
-        capture.write([said], NOW - behind)
+        message = Feedback(request_id=f"slow-{behind.seconds:07d}", captured_at=NOW, good=True)
+        capture.write([message], NOW - behind)
     assert data_digest(config) == config.digest
     assert set(answers(config)) == set(QUESTIONS[:2])
     assert len(answers(data(capture))) == 5
@@ -295,8 +295,8 @@ class Endpoint:
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["content-length"])))
                 endpoint.asked.append(body)
-                status, said = endpoint.answer(body)
-                data = json.dumps(said).encode()
+                status, message = endpoint.answer(body)
+                data = json.dumps(message).encode()
                 self.send_response(status)
                 self.send_header("content-length", str(len(data)))
                 self.end_headers()

@@ -54,17 +54,17 @@ def test_what_cannot_be_trained_on_is_one_line_that_names_row_and_field(tmp_path
         good = {"prompt": [ASKED], "completion": [SAID]}
     with pytest.raises(BadInputError) as caught:
         loaded(tmp_path, good, row)
-    said = str(caught.value)
-    assert "\n" not in said
-    assert field in said
-    assert why in said
-    assert said.startswith(f"{tmp_path}/talk.jsonl:2: ")
-    assert said.endswith("; mend the row, or set data.bad_rows=leave_out")
+    message = str(caught.value)
+    assert "\n" not in message
+    assert field in message
+    assert why in message
+    assert message.startswith(f"{tmp_path}/talk.jsonl:2: ")
+    assert message.endswith("; fix the row, or set data.bad_rows=leave_out")
     kept = loaded(tmp_path, good, row, bad_rows="leave_out")
     assert len(kept.examples) == len(kept.left_out) == 1
 
 
-def test_what_is_made_of_odd_conversations_is_counted_and_said(tmp_path):
+def test_what_is_made_of_odd_conversations_is_counted_and_reported(tmp_path):
     rows = [
         {"messages": [ASKED, SAID, {"role": "user", "content": "And then?"}]},
         {"messages": [{"role": "user", "content": "Look:"}, {"role": "user", "content": "why?"}, SAID]},
@@ -123,7 +123,7 @@ def test_messages_as_other_services_write_them(tmp_path, row):
     assert (example.system_message, example.question, example.answer) == ("Be brief.", "Why?", "Because.")
 
 
-def test_pictures_beside_columns_that_are_named_are_said_and_not_read(tmp_path):
+def test_pictures_beside_columns_that_are_named_are_reported_and_not_read(tmp_path):
     row = {"ask": "What?", "tell": "A cat", "image": "cat.png"}
     found = loaded(tmp_path, row, columns=ColumnMapping(question="ask", answer="tell"))
     assert found.notes == ["1 of 1 rows have something in 'image', which is not read"]
@@ -181,11 +181,11 @@ def test_every_turn_is_somewhere_and_the_last_two_are_question_and_answer(tmp_pa
 
 
 def test_white_space_of_messages_is_kept_and_does_not_make_another_question_or_reference(tmp_path):
-    said = {"role": "assistant", "content": "  2*3=6\n#### 6\n"}
-    rows = [{"messages": [{"role": "user", "content": f"{blank}2 pens at 3?\n"}, said]} for blank in ("", " ")]
+    message = {"role": "assistant", "content": "  2*3=6\n#### 6\n"}
+    rows = [{"messages": [{"role": "user", "content": f"{blank}2 pens at 3?\n"}, message]} for blank in ("", " ")]
     with pytest.raises(BadInputError, match="question"):
         loaded(tmp_path, *rows)
     (one,) = loaded(tmp_path, rows[1]).examples
     assert (one.question, one.answer, one.reference) == (" 2 pens at 3?\n", "  2*3=6\n#### 6\n", "6")
     with pytest.raises(BadInputError, match=r"'messages\[0\]\.content' is empty"):
-        loaded(tmp_path, {"messages": [{"role": "user", "content": " \n"}, said]})
+        loaded(tmp_path, {"messages": [{"role": "user", "content": " \n"}, message]})

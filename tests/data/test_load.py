@@ -255,7 +255,7 @@ def test_rows_beyond_the_limit_are_known(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["null", "None", "N/A", "-", "?"])
-def test_a_cell_that_may_mean_nothing_is_taken_as_it_stands_and_said(text: str, tmp_path) -> None:
+def test_a_cell_that_may_mean_nothing_is_taken_as_it_stands_and_reported(text: str, tmp_path) -> None:
     rows = [
         {"question": f"q{number}?", "answer": text if number == 1 else "a", "reference": "r"} for number in range(3)
     ]

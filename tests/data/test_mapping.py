@@ -155,12 +155,12 @@ def write(folder: Path, ending: str, rows):
 @pytest.mark.parametrize("ending", [".jsonl", ".json", ".csv", ".tsv", ".parquet"])
 @pytest.mark.parametrize("name", FORMATS)
 def test_columns_are_recognised_whatever_file_they_are_in(tmp_path, name, ending):
-    row, said, expected = FORMATS[name]
+    row, message, expected = FORMATS[name]
     path = write(tmp_path, ending, [row])
     loaded = load_data(DataConfig(source=str(path), heldout=0), seed=0)
     (example,) = loaded.examples
     assert (example.question, example.answer, example.reference) == expected
-    assert loaded.notes[0].startswith(f"{path} is recognised as {said}")
+    assert loaded.notes[0].startswith(f"{path} is recognised as {message}")
     assert load_sample(DataConfig(source=str(path)), seed=0).notes == loaded.notes
     if example.question == "And tomorrow?":
         assert example.system_message == "Be brief."
@@ -177,8 +177,8 @@ def test_the_hint_for_short_answers_has_the_names_of_the_file(tmp_path):
     text = "Question,Answer\n" + "".join(f"{number} and one?,{number + 1}\n" for number in range(8))
     path.write_text(text, encoding="utf-8")
     (note,) = load_data(DataConfig(source=str(path), heldout=0), seed=0).notes
-    said = "its answers are short, and are the references, too, with data.columns.question=Question "
-    assert f"{said}data.columns.answer=Answer data.columns.reference=Answer;" in note
+    message = "its answers are short, and are the references, too, with data.columns.question=Question "
+    assert f"{message}data.columns.answer=Answer data.columns.reference=Answer;" in note
     columns = ColumnMapping(question="Question", answer="Answer", reference="Answer")
     made = load_data(DataConfig(source=str(path), heldout=0, columns=columns), seed=0).examples
     assert sorted(one.reference for one in made) == list("12345678")
@@ -232,7 +232,7 @@ def test_settings_name_fields_inside_of_columns_too(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("row", "said"),
+    ("row", "message"),
     [
         (
             {"prompt": "1+1?", "chosen": "2", "rejected": "3"},
@@ -269,9 +269,9 @@ def test_settings_name_fields_inside_of_columns_too(tmp_path):
         ),
     ],
 )
-def test_rows_of_another_kind_are_told_for_what_they_are(tmp_path, row, said):
+def test_rows_of_another_kind_are_reported_for_what_they_are(tmp_path, row, message):
     path = write(tmp_path, ".jsonl", [row])
-    with pytest.raises(BadInputError, match=rf"^data\.columns: .* has no columns that say .*; {said}") as caught:
+    with pytest.raises(BadInputError, match=rf"^data\.columns: .* has no columns that say .*; {message}") as caught:
         load_data(DataConfig(source=str(path), heldout=0), seed=0)
     assert "\n" not in str(caught.value)
 
@@ -352,7 +352,7 @@ def test_data_sets_of_the_hub_are_recognised_alike(monkeypatch, name, streamed):
     """All but the download is real: the library's types make of rows what they make of a hub's."""
     import datasets
 
-    row, said, expected = FORMATS[name]
+    row, message, expected = FORMATS[name]
     table = datasets.Dataset.from_list([row, row | {"images": None}])
     monkeypatch.setattr(source, "_hub_commit", lambda config: "0" * 40)
     monkeypatch.setattr(
@@ -360,7 +360,7 @@ def test_data_sets_of_the_hub_are_recognised_alike(monkeypatch, name, streamed):
     )
     config = DataConfig(source="hub:some/rows", heldout=0, bad_rows="leave_out")
     loaded = load_sample(config, seed=0) if streamed else load_data(config, seed=0)
-    assert loaded.notes[0].startswith(f"hub:some/rows is recognised as {said}")
+    assert loaded.notes[0].startswith(f"hub:some/rows is recognised as {message}")
     (example,) = loaded.examples
     assert (example.question, example.answer, example.reference) == expected
 
@@ -381,7 +381,7 @@ def test_a_completion_that_shall_not_be_written_is_a_bad_row(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("row", "said"),
+    ("row", "message"),
     [
         ({"Question": "2+3?", "Answer": "5"}, "questions and answers; capitals and spaces in the names 'Question'"),
         ({" question ": "2+3?", "ANSWER": "5"}, "capitals and spaces in the names ' question ', 'ANSWER' do not count"),
@@ -395,13 +395,13 @@ def test_a_completion_that_shall_not_be_written_is_a_bad_row(tmp_path):
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("delimiter", [",", ";"])
-def test_headers_are_recognised_whatever_their_capitals_and_spaces(tmp_path, row, said, delimiter):
+def test_headers_are_recognised_whatever_their_capitals_and_spaces(tmp_path, row, message, delimiter):
     path = tmp_path / "rows.csv"
     with path.open("w", newline="") as file:
         csv.writer(file, delimiter=delimiter).writerows([row.keys(), row.values()])
     loaded = load_data(DataConfig(source=str(path), heldout=0), seed=0)
     assert [(one.question, one.answer) for one in loaded.examples] == [("2+3?", "5")]
-    assert any(said in note for note in loaded.notes), loaded.notes
+    assert any(message in note for note in loaded.notes), loaded.notes
     assert loaded.examples[0].id == row.get("ID", loaded.examples[0].id)
 
 

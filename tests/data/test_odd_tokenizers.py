@@ -166,7 +166,7 @@ def test_a_tokenizer_without_any_special_token_says_that_nothing_ends_an_answer(
 
 
 @pytest.mark.parametrize(
-    ("made", "answer", "said"),
+    ("made", "answer", "message"),
     [
         (lambda: sentence_piece(False), "42 \u6f22", "'42 \u6f22' comes back as '42 '"),
         (lambda: byte_level(normalizer=normalizers.Lowercase()), "Ada has", "'Ada has' comes back as 'ada has'"),
@@ -174,19 +174,19 @@ def test_a_tokenizer_without_any_special_token_says_that_nothing_ends_an_answer(
     ],
     ids=["unknown", "small letters", "white space"],
 )
-def test_answers_that_a_tokenizer_does_not_give_back_are_said(tmp_path, made, answer, said):
+def test_answers_that_a_tokenizer_does_not_give_back_are_reported(tmp_path, made, answer, message):
     tokenizer, model = loaded(tmp_path, made(), "chatml", **NAMED)
     check = RowCheck(tokenizer, model, PROMPTS)
     check.see([ROWS[0], ROWS[0].model_copy(update={"id": "odd", "answer": answer})])
     (note,) = [note for note in check.notes() if "does not give back" in note]
     assert "in 1 of 2 rows (the first is row odd: " in note
-    assert said in note
+    assert message in note
     check = RowCheck(tokenizer, model, PROMPTS)
     check.see(ROWS[:1])
     assert not [note for note in check.notes() if "does not give back" in note]
 
 
-def test_tags_that_a_tokenizer_takes_apart_are_said(tmp_path):
+def test_tags_that_a_tokenizer_takes_apart_are_reported(tmp_path):
     tokenizer, model = loaded(tmp_path, word_piece(), "chatml", **NAMED)
     check = RowCheck(tokenizer, model, PROMPTS)
     check.see(ROWS[:1])

@@ -54,7 +54,7 @@ def test_packed_files_give_the_same_rows(tmp_path, name, packing):
     packed.write_bytes(pack(path.read_bytes()))
     assert [row for _, row in read_rows(packed)] == [row for _, row in read_rows(path)] == ROWS
     packed.write_bytes(packed.read_bytes()[:-9])
-    with pytest.raises(BadInputError, match=rf"{packed.name}: cannot be unpacked: .*; copy the file anew"):
+    with pytest.raises(BadInputError, match=rf"{packed.name}: cannot be unpacked: .*; copy the file again"):
         list(read_rows(packed))
 
 
@@ -70,26 +70,26 @@ def test_json_lines_have_several_endings(tmp_path, name):
 
 
 @pytest.mark.parametrize("indent", [None, 1])
-def test_a_list_of_rows_is_read_in_a_file_of_json_lines_too_and_said(tmp_path, indent):
-    path, said = tmp_path / "a.jsonl", []
+def test_a_list_of_rows_is_read_in_a_file_of_json_lines_too_and_reported(tmp_path, indent):
+    path, message = tmp_path / "a.jsonl", []
     path.write_text(json.dumps(ROWS, indent=indent), encoding="utf-8")
-    assert list(read_rows(path, said.append)) == [(f"{path}, row 1", ROWS[0]), (f"{path}, row 2", ROWS[1])]
-    assert said == [f"{path} is one list of rows, not one row a line"]
+    assert list(read_rows(path, message.append)) == [(f"{path}, row 1", ROWS[0]), (f"{path}, row 2", ROWS[1])]
+    assert message == [f"{path} is one list of rows, not one row a line"]
 
 
 def test_rows_of_several_lines_each_stand_where_they_begin(tmp_path):
-    path, said = tmp_path / "a.jsonl", []
+    path, message = tmp_path / "a.jsonl", []
     path.write_text("\n\n".join(json.dumps(row, indent=2) for row in ROWS), encoding="utf-8")
-    assert list(read_rows(path, said.append)) == [(f"{path}:1", ROWS[0]), (f"{path}:6", ROWS[1])]
-    assert said == [f"{path} has rows of several lines each"]
+    assert list(read_rows(path, message.append)) == [(f"{path}:1", ROWS[0]), (f"{path}:6", ROWS[1])]
+    assert message == [f"{path} has rows of several lines each"]
 
 
 @pytest.mark.parametrize(("delimiter", "named"), [(";", "semicolons"), (",", "commas"), ("\t", "tabs")])
 def test_the_line_in_which_excel_names_the_separator_is_no_header(tmp_path, delimiter, named):
-    path, said = tmp_path / "a.csv", []
+    path, message = tmp_path / "a.csv", []
     path.write_text(f"sep={delimiter}\r\nquestion{delimiter}answer\r\n1+1?{delimiter}2\r\n", encoding="utf-8-sig")
-    assert list(read_rows(path, said.append)) == [(f"{path}:3", {"question": "1+1?", "answer": "2"})]
-    assert said == [f"{path} names {named} as its separator in the first line"]
+    assert list(read_rows(path, message.append)) == [(f"{path}:3", {"question": "1+1?", "answer": "2"})]
+    assert message == [f"{path} names {named} as its separator in the first line"]
 
 
 def test_blank_lines_are_nothing_and_numbers_still_right(tmp_path):
@@ -112,19 +112,19 @@ def test_blank_lines_are_nothing_and_numbers_still_right(tmp_path):
         ("a.pkl", b"", r"cannot read '\.pkl' files; such files may run code when they are read: write Parquet"),
         ("a.parquet.gz", b"", r"a\.parquet\.gz: cannot read '\.gz' files; unpack it first; known"),
         ("a.zip", b"", r"a\.zip: cannot read '\.zip' files; unpack it first; known"),
-        ("a.jsonl.gz", b'{"a": 1}', r"a\.jsonl\.gz: cannot be unpacked: Not a gzipped file .*; copy the file anew"),
-        ("a.csv.zst", b"a,b\n", r"a\.csv\.zst: cannot be unpacked: ZSTD .*; copy the file anew"),
+        ("a.jsonl.gz", b'{"a": 1}', r"a\.jsonl\.gz: cannot be unpacked: Not a gzipped file .*; copy the file again"),
+        ("a.csv.zst", b"a,b\n", r"a\.csv\.zst: cannot be unpacked: ZSTD .*; copy the file again"),
         (
             "a.jsonl",
             b'{"a": 1}\n{"a": \n',
-            r"a\.jsonl:2: not JSON: Expecting value \(column 7\); every line must be one whole JSON object; mend",
+            r"a\.jsonl:2: not JSON: Expecting value \(column 7\); every line must be one whole JSON object; fix",
         ),
         ("a.jsonl", b'{"a": 1}\n[1]\n', r"a\.jsonl:2: expected an object with columns, .* got list"),
         ("a.jsonl", b'{"a": 1}\n{"a": "\xe9"}\n', r"a\.jsonl:2: not UTF-8 \(byte 0xe9\); save it as UTF-8"),
         (
             "a.json",
             b'[\n{"a": 1},\n{"a"}\n]',
-            r"a\.json:3: not JSON.*; the file must be one list of JSON objects, or one object a line; mend",
+            r"a\.json:3: not JSON.*; the file must be one list of JSON objects, or one object a line; fix",
         ),
         ("a.json", b'[{"a": 1}, 2]', r"a\.json, row 2: expected an object"),
         ("a.csv", b"a,b\n1,2\n\xff,4\n", r"a\.csv:3: not UTF-8"),
@@ -147,12 +147,12 @@ def test_broken_files_are_one_line(tmp_path, name, content, message):
 
 
 @pytest.mark.parametrize(("delimiter", "named"), [(";", "semicolons"), ("\t", "tabs"), ("|", "vertical bars")])
-def test_another_delimiter_is_found_in_a_header_without_commas_and_said(tmp_path, delimiter, named):
-    path, said = tmp_path / "a.csv", []
+def test_another_delimiter_is_found_in_a_header_without_commas_and_reported(tmp_path, delimiter, named):
+    path, message = tmp_path / "a.csv", []
     path.write_text(f'question{delimiter}answer\n1,5 + 1?{delimiter}"2{delimiter}5"\n', encoding="utf-8")
-    ((_, row),) = read_rows(path, said.append)
+    ((_, row),) = read_rows(path, message.append)
     assert row == {"question": "1,5 + 1?", "answer": f"2{delimiter}5"}
-    assert said == [f"{path} is read with {named} between its values, as its header has them and no comma"]
+    assert message == [f"{path} is read with {named} between its values, as its header has them and no comma"]
     path.write_text(f"question{delimiter}answer\nq\n", encoding="utf-8")
     with pytest.raises(BadInputError, match=rf"a\.csv:2: 1 fields where the header names 2; put values with {named}"):
         list(read_rows(path))
@@ -160,22 +160,22 @@ def test_another_delimiter_is_found_in_a_header_without_commas_and_said(tmp_path
 
 @pytest.mark.parametrize("header", ["question,answer;more", "a;b|c", "question"])
 def test_where_a_delimiter_is_not_sure_it_is_the_comma(tmp_path, header):
-    path, said = tmp_path / "a.csv", []
+    path, message = tmp_path / "a.csv", []
     path.write_text(f"{header}\n{header}\n", encoding="utf-8")
-    ((_, row),) = read_rows(path, said.append)
+    ((_, row),) = read_rows(path, message.append)
     assert list(row) == header.split(",")
-    assert said == []
+    assert message == []
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"])
 @pytest.mark.parametrize("name", ["a.jsonl", "a.csv", "a.tsv"])
-def test_encodings_that_the_first_bytes_show_are_read_and_said(tmp_path, encoding, name):
-    path, said = tmp_path / name, []
+def test_encodings_that_the_first_bytes_show_are_read_and_reported(tmp_path, encoding, name):
+    path, message = tmp_path / name, []
     lines = {"a.jsonl": '{"q": "Où?", "a": "là"}\n', "a.csv": "q,a\nOù?,là\n", "a.tsv": "q\ta\nOù?\tlà\n"}
     path.write_bytes(lines[name].encode(encoding))
-    assert [row for _, row in read_rows(path, said.append)] == [{"q": "Où?", "a": "là"}]
+    assert [row for _, row in read_rows(path, message.append)] == [{"q": "Où?", "a": "là"}]
     utf8 = encoding.startswith("utf-8")
-    assert [line.split(",")[0] for line in said] == ([] if utf8 else [f"{path} is read as {encoding.upper()}"])
+    assert [line.split(",")[0] for line in message] == ([] if utf8 else [f"{path} is read as {encoding.upper()}"])
 
 
 def test_an_encoding_that_could_be_several_is_refused(tmp_path):
@@ -197,7 +197,7 @@ SUMS = [{"question": "1+1?", "answer": "2"}, {"question": "2+2?", "answer": "4"}
 
 
 @pytest.mark.parametrize(
-    ("whole", "said"),
+    ("whole", "message"),
     [
         ({"version": "1.1", "data": SUMS}, "is one object: its rows are those of 'data'"),
         ({"a": SUMS[0], "b": SUMS[1]}, "is one object: its rows are the values of its 2 names"),
@@ -206,13 +206,13 @@ SUMS = [{"question": "1+1?", "answer": "2"}, {"question": "2+2?", "answer": "4"}
     ],
     ids=str,
 )
-def test_an_object_around_the_rows_is_seen_through_and_said(tmp_path, whole, said):
+def test_an_object_around_the_rows_is_seen_through_and_reported(tmp_path, whole, message):
     """As SQuAD, label tools, `Dataset.to_dict` and pandas (`to_json`) write them; indented or not."""
     for indent in (None, 1):
         (tmp_path / "rows.json").write_text(json.dumps(whole, indent=indent))
         heard: list[str] = []
         assert [row for _, row in read_rows(tmp_path / "rows.json", heard.append)] == SUMS
-        assert said in heard[0]
+        assert message in heard[0]
 
 
 def test_a_row_by_itself_is_a_row(tmp_path):

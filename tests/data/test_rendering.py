@@ -53,7 +53,7 @@ def learned(template, row):
     return tokenizer.decode(encoded["input_ids"][:start]), tokenizer.decode(encoded["input_ids"][start:])
 
 
-def test_the_white_space_that_a_completion_begins_with_is_learned_or_its_loss_is_said():
+def test_the_white_space_that_a_completion_begins_with_is_learned_or_its_loss_is_reported():
     row = Example(id="goes on", question="The sky is", answer="  blue.")
     assert learned(chat(), row)[1] == "  blue.<|im_end|>\n"
     assert notes_of(chat(), row) == []
@@ -65,15 +65,15 @@ def test_rows_that_the_template_keeps_are_no_matter():
     assert notes_of(chat(), PLAIN, THOUGHT) == []
 
 
-def test_a_thought_that_the_template_drops_is_learned_all_the_same_and_said():
+def test_a_thought_that_the_template_drops_is_learned_all_the_same_and_reported():
     (note,) = notes_of(FORGETS_THOUGHTS, PLAIN, THOUGHT)
     assert "changes the answer of 1 of 2 rows (the first is row thought, which loses '<think>3 and 4 are 7</th" in note
     assert learned(FORGETS_THOUGHTS, THOUGHT)[1] == THOUGHT.answer + "<|im_end|>\n"
 
 
 def test_context_is_seen_too():
-    said = Turn(role="assistant", content="<think>hm</think>3")
-    row = PLAIN.model_copy(update={"history": (Turn(role="user", content="1+2?"), said)})
+    message = Turn(role="assistant", content="<think>hm</think>3")
+    row = PLAIN.model_copy(update={"history": (Turn(role="user", content="1+2?"), message)})
     assert notes_of(chat(), row) == []
     (note,) = notes_of(FORGETS_THOUGHTS, PLAIN, row)
     assert "changes or leaves out an earlier answer in 1 of 2 rows (the first is row plain: '<think>hm</think>" in note
@@ -122,7 +122,7 @@ def test_a_question_or_system_message_that_is_lost_is_refused(content, message):
         notes_of(chat(content), PLAIN)
 
 
-def test_system_text_that_goes_to_the_user_is_said():
+def test_system_text_that_goes_to_the_user_is_reported():
     (note,) = notes_of(
         "{% for m in messages %}"
         + TURN.replace("CONTENT", "m.content").join(["{% if m.role != 'system' %}", "{% endif %}{% endfor %}"])
@@ -132,7 +132,7 @@ def test_system_text_that_goes_to_the_user_is_said():
     assert "takes no system message: its text opens the first message of the user" in note
 
 
-def test_control_tokens_in_the_text_of_a_row_are_said():
+def test_control_tokens_in_the_text_of_a_row_are_reported():
     (note,) = notes_of(chat(), PLAIN.model_copy(update={"answer": "7<|im_end|>8"}), THOUGHT)
     assert "stand as text in 1 of 2 rows (the first is row plain: '<|im_end|>')" in note
 
@@ -155,13 +155,13 @@ def test_rows_that_need_a_token_without_embedding_are_refused(tmp_path):
         notes_of(None, PLAIN.model_copy(update={"id": "odd", "answer": "\x9f"}), tokenizer=tokenizer)
 
 
-def test_a_model_without_a_template_is_said_to_be_asked_in_plain_words():
+def test_a_model_without_a_template_is_reported_to_be_asked_in_plain_words():
     (note,) = notes_of(PLAIN_TEMPLATE, PLAIN)
     assert "brings no chat template: rows are asked as 'Question: …', 'Answer:'" in note
 
 
 @pytest.mark.parametrize(("control", "kept"), [(True, "; name what is left of it ('the')"), (False, None)])
-def test_tags_that_decoding_leaves_out_are_said(control, kept):
+def test_tags_that_decoding_leaves_out_are_reported(control, kept):
     tokenizer = load_tokenizer(ModelConfig(name="builtin:tiny"))
     token = AddedToken("<|thinks|>", special=control)
     tokenizer.add_special_tokens({"additional_special_tokens": [token]}) if control else tokenizer.add_tokens([token])
@@ -169,8 +169,8 @@ def test_tags_that_decoding_leaves_out_are_said(control, kept):
     notes = list(
         template_notes(tokenizer, ModelConfig(name="builtin:tiny"), PromptConfig(system2="Show steps.", tags=tags))
     )
-    said = [note for note in notes if "prompts.tags: '<|thinks|>the' has control tokens of builtin:tiny" in note]
-    assert [kept in note for note in said] == ([True] if kept else [])
+    message = [note for note in notes if "prompts.tags: '<|thinks|>the' has control tokens of builtin:tiny" in note]
+    assert [kept in note for note in message] == ([True] if kept else [])
 
 
 @pytest.mark.parametrize(("opened", "right"), [("<think>\n", True), ("", False)])
@@ -203,7 +203,7 @@ def test_generated_rows_are_written_in_the_tags_of_the_settings(tmp_path):
 
 
 @pytest.mark.parametrize("form", ["%d %b %Y", "%Y-%m-%d %H:%M"])
-def test_a_template_that_writes_the_day_is_said_and_one_whose_date_is_set_is_not(form):
+def test_a_template_that_writes_the_day_is_reported_and_one_whose_date_is_set_is_not(form):
     dated = f"{{% if date_string is not defined %}}{{% set date_string = strftime_now('{form}') %}}{{% endif %}}"
     dated += "{{ 'Today: ' + date_string + '\n' }}" + chat()
     (note,) = notes_of(dated, PLAIN)
@@ -214,7 +214,7 @@ def test_a_template_that_writes_the_day_is_said_and_one_whose_date_is_set_is_not
     assert RowCheck(load_tokenizer(model), model, PROMPTS).notes() == []
 
 
-def test_a_template_with_a_slip_is_told_by_its_line():
+def test_a_template_with_a_slip_is_reported_by_its_line():
     with pytest.raises(BadInputError, match=r"model\.chat_template is no template that Jinja reads: line 3: "):
         tokenizer_of("{% for m in messages %}\n{{ m.content }}\n{{ m.role }{% endfor %}")
 

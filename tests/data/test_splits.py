@@ -58,10 +58,10 @@ def test_what_is_read_is_what_the_library_of_data_sets_reads(folder, monkeypatch
     assert sorted(found) == sorted(datasets.load_dataset(str(folder), subset, split=split, cache_dir=cache)["answer"])
 
 
-def test_the_choice_is_said_and_is_part_of_the_digest(folder):
+def test_the_choice_is_reported_and_is_part_of_the_digest(folder):
     train, test = (DataConfig(source=str(folder), split=split, heldout=0) for split in ("train", "test"))
-    said = f"of the configuration 'main' in {folder} the split 'train' is read, and not test (data.split)"
-    assert load_data(train, seed=0).notes[0] == said
+    message = f"of the configuration 'main' in {folder} the split 'train' is read, and not test (data.split)"
+    assert load_data(train, seed=0).notes[0] == message
     assert resolve_data(train).digest != resolve_data(test).digest
 
 
@@ -105,10 +105,10 @@ def test_several_configurations_without_a_default_want_a_name(folder):
         (["trainer.jsonl", "contest.jsonl"], "train", ["trainer.jsonl", "contest.jsonl"]),
     ],
 )  # fmt: skip
-def test_splits_are_told_by_names(names, split, expected):
+def test_splits_are_reported_by_names(names, split, expected):
     chosen = choose("rows", names, split, None, None)
     assert chosen.names == expected
-    assert (chosen.said is None) == (len(chosen.names) == len(names) and split == "train")
+    assert (chosen.note is None) == (len(chosen.names) == len(names) and split == "train")
 
 
 @pytest.mark.parametrize("readme", [None, "# no head", "---\n: {\n---\n", "---\nconfigs: 3\n---\n", "---\n- a\n---\n"])

@@ -243,16 +243,16 @@ def test_what_a_template_writes_before_answers_is_there_where_it_trims_the_answe
     assert learned == before + "13 " + plain[len(before + "13") :]
 
 
-def test_blanks_that_a_template_trims_are_said(family):
+def test_blanks_that_a_template_trims_are_reported(family):
     name, notes = family[0], notes_of(family, BLANKS)
     assert ("changes the answer of 1 of 1 rows" in notes) is (name in TRIMS)
     trimmed = "trims or rewraps the white space of questions or system messages in 1 of 1 rows"
     assert (trimmed in notes) is (name in TRIMS and name not in ("GLM45", "MISTRAL3"))
 
 
-def test_thoughts_of_earlier_answers_that_a_template_drops_are_said(family):
-    said = "changes or leaves out an earlier answer in 1 of 1 rows" in notes_of(family, TALK)
-    assert said is (family[0] in FORGETS)
+def test_thoughts_of_earlier_answers_that_a_template_drops_are_reported(family):
+    message = "changes or leaves out an earlier answer in 1 of 1 rows" in notes_of(family, TALK)
+    assert message is (family[0] in FORGETS)
 
 
 def test_texts_that_a_template_takes_for_a_command_are_refused_by_row():

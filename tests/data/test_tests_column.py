@@ -35,7 +35,7 @@ def test_rows_without_tests_have_none(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("tests", "said"),
+    ("tests", "message"),
     [
         ("assert add(", "is no Python"),
         ("add(2, 3)", "asserts nothing"),
@@ -43,8 +43,8 @@ def test_rows_without_tests_have_none(tmp_path: Path) -> None:
         ("def check(candidate):\n    assert candidate(2) == 4", "only defines functions and calls none"),
     ],
 )
-def test_what_tests_nothing_is_refused_with_its_row(tmp_path: Path, tests: str, said: str) -> None:
-    with pytest.raises(BadInputError, match=said) as raised:
+def test_what_tests_nothing_is_refused_with_its_row(tmp_path: Path, tests: str, message: str) -> None:
+    with pytest.raises(BadInputError, match=message) as raised:
         load_examples(source(tmp_path, tests), 0)
     assert "rows.jsonl:1" in str(raised.value)
     assert "\n" not in str(raised.value)

@@ -158,7 +158,7 @@ def test_a_damaged_file_is_begun_anew(ask, tmp_path) -> None:
         first, asked = ask(ROWS[:2], cache)
         assert (asked, ask(ROWS[:2], cache)) == (2, (first, 0))
     assert [line.rpartition("answers.sqlite ")[2] for line in notes.lines] == [
-        "was damaged and is begun anew; what it held is asked again"
+        "was damaged and is started again; what it held is asked again"
     ]
 
 

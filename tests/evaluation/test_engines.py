@@ -11,7 +11,7 @@ from lorapar.basemodel import load_tokenizer
 from lorapar.config import EvaluateConfig, ModelConfig, VllmOptions
 from lorapar.errors import BadInputError
 from lorapar.evaluation import TransformersEngine
-from lorapar.evaluation.engines import open_engine
+from lorapar.evaluation.engine import open_engine
 from lorapar.progress import Silent
 from lorapar.voting.vllm_teacher import start_llm
 
@@ -53,12 +53,12 @@ def test_a_family_whose_adapters_vllm_answers_otherwise_is_refused(tmp_path) -> 
 
 def test_transformers_answers_where_vllm_cannot_take_an_adapter(tokenizer, tmp_path) -> None:
     (tmp_path / "adapter_config.json").write_text('{"peft_type": "PREFIX_TUNING"}')
-    said: list[str] = []
+    message: list[str] = []
     progress = Silent()
-    progress.say = said.append
+    progress.log = message.append
     with open_engine(BASE, EvaluateConfig(backend="vllm"), tokenizer, [None, tmp_path], progress) as engine:
         assert isinstance(engine, TransformersEngine)
-    assert said == [
+    assert message == [
         "evaluate.backend is vllm, and an adapter is of the kind prefix, and vLLM serves plain LoRA only; "
         "transformers answers instead"
     ]

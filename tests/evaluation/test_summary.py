@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lorapar.evaluation import AnsweredBatch, AnswerJournal, all_changes, flat_metrics, model_figures, wilson_interval
+from lorapar.evaluation import AnsweredBatch, AnswerJournal, all_changes, flat_metrics, model_metrics, wilson_interval
 from lorapar.records import Answer
 
 
@@ -21,7 +21,7 @@ def batch(model: str, verdicts: list[bool | None], number: int = 0, system: str 
 
 def test_figures_of_one_model() -> None:
     batches = [batch("base", [True, False, None, True]), batch("base", [None, None], 1, "system2")]
-    figures = model_figures(batches, 0.9)
+    figures = model_metrics(batches, 0.9)
     assert figures["system1_accuracy"] == pytest.approx(2 / 3)
     assert figures["system1_interval"] == list(wilson_interval(2, 3, 0.9))
     assert (figures["system1_rows"], figures["system1_loss"]) == (4, 1.5)
@@ -35,7 +35,7 @@ def test_figures_of_one_model() -> None:
 
 
 def test_a_system_without_rows_has_no_figures() -> None:
-    figures = model_figures([batch("base", [True])], 0.95)
+    figures = model_metrics([batch("base", [True])], 0.95)
     assert (figures["system2_rows"], figures["system2_loss"], figures["system2_accuracy"]) == (0, None, None)
 
 

@@ -125,8 +125,8 @@ def measure(shape: Mapping[str, int], work: Path, overrides: Sequence[str] = ())
             torch.cuda.reset_peak_memory_stats()
         record = run_single(config, options, Silent())
         peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
-        told = ", ".join(f"{key} {record.metrics[key]:.4g}" for key in note.split() if key in record.metrics)
-        figures.append(Figure(name, record.seconds, peak, told))
+        message = ", ".join(f"{key} {record.metrics[key]:.4g}" for key in note.split() if key in record.metrics)
+        figures.append(Figure(name, record.seconds, peak, message))
         return made
 
     adapter = stage("init", "adapter", "elements")

@@ -2,7 +2,7 @@
 
 A difference here means that `helm upgrade` fails for everybody who has the chart installed. There is no command that
 accepts it: either the change is taken back, or the object gets another name, or the way around it (delete and install
-anew, what that costs) goes into docs/platform/operations.md and this file is edited by hand.
+again, what that costs) goes into docs/platform/operations.md and this file is edited by hand.
 """
 
 from __future__ import annotations

@@ -78,14 +78,14 @@ def test_the_placement_is_where_the_notes_fetch_it(notes) -> None:
 
 def test_the_notes_name_the_images_that_a_moved_tag_could_change(notes) -> None:
     digest = "sha256:" + "a" * 64
-    said = notes({"images": {"trainer": {"digest": digest}}})
-    assert "set images.client.digest, images.vllm.digest." in said
+    message = notes({"images": {"trainer": {"digest": digest}}})
+    assert "set images.client.digest, images.vllm.digest." in message
     pinned = {image: {"digest": digest} for image in ("client", "trainer", "vllm")}
     assert "can be moved" not in notes({"images": pinned})
 
 
 def test_the_notes_give_the_one_change_that_makes_argo_retry_a_stopped_pod(notes) -> None:
-    said = notes({})
-    assert "workflow-controller-configmap" in said
-    assert "spec.templateDefaults.retryStrategy.retryPolicy: Always" in said
+    message = notes({})
+    assert "workflow-controller-configmap" in message
+    assert "spec.templateDefaults.retryStrategy.retryPolicy: Always" in message
     assert "retryPolicy" not in notes({"pipeline": {"enabled": False}})

@@ -106,7 +106,7 @@ def test_store_check_passes_and_leaves_nothing_behind(store: dict[str, str]) -> 
 
 
 @pytest.mark.parametrize(
-    ("changed", "said"),
+    ("changed", "message"),
     [
         ({"AWS_SECRET_ACCESS_KEY": "wrong"}, "SignatureDoesNotMatch"),
         ({"AWS_ACCESS_KEY_ID": "NOBODY"}, "InvalidAccessKeyId"),
@@ -114,11 +114,11 @@ def test_store_check_passes_and_leaves_nothing_behind(store: dict[str, str]) -> 
     ],
 )
 def test_store_check_fails_in_one_line_without_the_secret(
-    store: dict[str, str], changed: dict[str, str], said: str
+    store: dict[str, str], changed: dict[str, str], message: str
 ) -> None:
     done = run("check_store.py", "s3://lorapar", **{**store, **changed})
     assert done.returncode == 1
-    assert said in done.stderr
+    assert message in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
     assert KEYS["AWS_SECRET_ACCESS_KEY"] not in done.stderr
 
@@ -165,15 +165,15 @@ def test_a_script_that_waits_says_for_whom_and_what_to_look_at_when_it_is_stoppe
         environment = {"PATH": os.environ["PATH"], **KEYS, **variables}
         waits = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment, cwd=tmp_path)
         assert waits.stderr is not None
-        began, said = time.monotonic(), waits.stderr.readline()
+        began, message = time.monotonic(), waits.stderr.readline()
         waits.send_signal(signal.SIGTERM)
         _, rest = waits.communicate(timeout=60)
     assert time.monotonic() - began < 30
-    assert "still trying" in said
-    assert words[0] in said
+    assert "still trying" in message
+    assert words[0] in message
     assert waits.returncode == 143
     assert look_at in rest.splitlines()[-1]
-    assert KEYS["AWS_SECRET_ACCESS_KEY"] not in said + rest
+    assert KEYS["AWS_SECRET_ACCESS_KEY"] not in message + rest
 
 
 def test_who_waits_longer_says_so_every_half_minute(
@@ -185,14 +185,14 @@ def test_who_waits_longer_says_so_every_half_minute(
     assert waiting.FIRST_SECONDS <= waiting.EVERY_SECONDS <= 30
     monkeypatch.setattr(waiting, "FIRST_SECONDS", 0.01)
     monkeypatch.setattr(waiting, "EVERY_SECONDS", 0.01)
-    said: list[str] = []
+    message: list[str] = []
     with waiting.Waiting("s3://b", "look at the Service") as pod:
         pod.note(OSError("timed out"))
-        while len(said) < 3:
-            said += capsys.readouterr().err.splitlines()
-    assert all(line.startswith("s3://b: no answer for ") for line in said)
-    assert all(line.endswith("; still trying") for line in said)
-    assert "(timed out)" in said[-1]
+        while len(message) < 3:
+            message += capsys.readouterr().err.splitlines()
+    assert all(line.startswith("s3://b: no answer for ") for line in message)
+    assert all(line.endswith("; still trying") for line in message)
+    assert "(timed out)" in message[-1]
     assert pod.given_up().endswith("(timed out); look at the Service")
 
 
@@ -215,11 +215,11 @@ def test_a_script_that_is_asked_for_help_says_how_it_is_called_and_does_nothing(
         monkeypatch.setattr(sys, "argv", [script, *words])
         with pytest.raises(SystemExit) as ended:
             runpy.run_path(str(CHART / "files" / script), run_name="__main__")
-        said = capsys.readouterr()
+        message = capsys.readouterr()
         assert ended.value.code == code
-        assert (f"python {script} " in said.out) is (code == 0)
-        assert said.err.count("\n") == (0 if code == 0 else 1)
-        assert ("--no-such-option" in said.err) is (len(words) == 2)
+        assert (f"python {script} " in message.out) is (code == 0)
+        assert message.err.count("\n") == (0 if code == 0 else 1)
+        assert ("--no-such-option" in message.err) is (len(words) == 2)
 
 
 def test_logs_of_checks_are_there_when_helm_reads_them() -> None:
@@ -319,7 +319,7 @@ def test_a_dead_proxy_is_named_by_every_script(script: str, argument: str) -> No
     variables = {"AWS_ENDPOINT_URL_S3": "https://s3.invalid", "LORAPAR_WAIT_SECONDS": "1", **KEYS}
     done = run(script, argument, HTTPS_PROXY="http://me:word-of-mine@127.0.0.1:9", **variables)
     assert done.returncode == 1
-    assert "the proxy http://127.0.0.1:9 does not answer; mend HTTPS_PROXY" in done.stderr
+    assert "the proxy http://127.0.0.1:9 does not answer; fix HTTPS_PROXY" in done.stderr
     assert "word-of-mine" not in done.stderr
 
 

@@ -121,14 +121,14 @@ def test_every_values_file_compiles_and_these_tasks_ask_for_an_accelerator(profi
         count = executor["container"].get("resources", {}).get("accelerator", {}).get("resourceCount", "0")
         if count.isdigit() and count != "0":
             asked[re.sub(r"-\d+$", "", label.removeprefix("exec-"))] = int(count)
-    told = {
+    message = {
         task["inputs"]["parameters"]["vote_accelerators"]["runtimeValue"]["constant"]
         for component in [spec["root"], *spec["components"].values()]
         for task in component.get("dag", {}).get("tasks", {}).values()
         if "runtimeValue" in task.get("inputs", {}).get("parameters", {}).get("vote_accelerators", {})
     }
     assert asked == ACCELERATORS[profile][0]
-    assert told == {ACCELERATORS[profile][1]}
+    assert message == {ACCELERATORS[profile][1]}
 
 
 def test_no_pod_of_the_chart_on_kind_asks_for_an_accelerator() -> None:
@@ -159,9 +159,9 @@ def test_a_changed_package_is_a_new_version_of_the_same_pipeline(kubeflow: Doubl
 
 def test_after_a_rollback_the_release_s_images_are_the_newest_again(kubeflow: Double, tmp_path: Path) -> None:
     """Who submits without naming images gets those of the newest version."""
-    for registry, said in [("one.example", "uploaded"), ("two.example", "uploaded"), ("one.example", "uploaded")]:
+    for registry, message in [("one.example", "uploaded"), ("two.example", "uploaded"), ("one.example", "uploaded")]:
         compiled({"images": {"registry": registry}}, tmp_path)
-        assert said in upload(kubeflow, tmp_path).stdout
+        assert message in upload(kubeflow, tmp_path).stdout
     assert "is there already" in upload(kubeflow, tmp_path).stdout
     *_, newest = kubeflow.versions.values()
     assert "one.example" in json.dumps(newest.pipeline_spec)
@@ -379,9 +379,9 @@ def test_the_job_says_whom_it_waits_for_and_goes_on_trying(answers: bool, tmp_pa
         variables = {"PATH": os.environ["PATH"], "LORAPAR_WAIT_SECONDS": "120" if answers else "12"}
         job = subprocess.Popen([*command, __version__], stderr=subprocess.PIPE, text=True, env=variables)
         assert job.stderr is not None
-        began, said = time.monotonic(), job.stderr.readline()
+        began, message = time.monotonic(), job.stderr.readline()
         assert time.monotonic() - began < 30
-        assert said.startswith(f"{address}: no answer for ")
+        assert message.startswith(f"{address}: no answer for ")
         if not answers:
             last = job.stderr.read().splitlines()[-1]
             assert job.wait(60) == 3

@@ -19,7 +19,7 @@ RELEASE=${RELEASE:-lorapar}
 # shellcheck disable=SC2034  # used by the scripts that source this file
 case $RELEASE in *lorapar*) FULLNAME=$RELEASE ;; *) FULLNAME=$RELEASE-lorapar ;; esac
 CLUSTER=${CLUSTER:-lorapar}
-# Multiplies every limit: a slow machine or a cluster that pulls images anew may need 3.
+# Multiplies every limit: a slow machine or a cluster that pulls images again may need 3.
 PATIENCE=${PATIENCE:-1}
 
 say() { printf '%s %s\n' "$(date +%H:%M:%S)" "$*" >&2; }

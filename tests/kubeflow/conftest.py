@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -12,17 +13,21 @@ import pytest
 from google.protobuf import json_format
 from kfp.compiler.pipeline_spec_builder import to_protobuf_value
 from kfp.pipeline_spec import pipeline_spec_pb2 as pb
+from rich.console import Console
 from typer.testing import CliRunner
 
 from lorapar.cli import app
-from lorapar.errors import LoraparError
+from lorapar.errors import LoraparError, UnreachableError
 from lorapar.kubeflow import follow, submission
 from lorapar.kubeflow.executor import run_task
 from lorapar.kubeflow.ledger import Ledger
+from lorapar.kubeflow.package import build_package
+from lorapar.kubeflow.server import Server, Start, Where
 from lorapar.network import OWN_VARIABLE, SHARED_VARIABLES
 from lorapar.progress import Silent
 from lorapar.store import open_store, put_tree, seal
 from tests.kubeflow.api_double import Double
+from tests.kubeflow.followed import Wait
 
 STORE = "s3://bucket/lorapar"
 
@@ -98,7 +103,7 @@ def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Double]:
 
 @pytest.fixture
 def call(server: Double) -> Call:
-    """The command line in this process; an error a person can mend becomes its exit code."""
+    """The command line in this process; an error a person can fix becomes its exit code."""
 
     def run(*arguments: str) -> tuple[int, str]:
         result = CliRunner().invoke(app, [*arguments, "--host", server.address])
@@ -114,3 +119,47 @@ def call(server: Double) -> Call:
 def submit(call: Call) -> Call:
     """`lorapar submit` of the preset tiny into the bucket."""
     return lambda *more: call("submit", "--preset", "tiny", "--store", STORE, *more)
+
+
+@pytest.fixture
+def no_rights(server: Double, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that may not read the run's store."""
+
+    def refused(address: str) -> None:
+        raise UnreachableError(f"{address}: refused (403 AccessDenied)")
+
+    monkeypatch.setattr(submission, "open_store", refused)
+
+
+@pytest.fixture
+def kept(tmp_path: Path) -> Callable[..., None]:
+    """Put a result of the run `run-0` into its store."""
+
+    def keep(name: str, text: str) -> None:
+        path = tmp_path / "runs" / "run-0" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+
+    return keep
+
+
+@pytest.fixture
+def wait(server: Double) -> Wait:
+    """Start a run of the shipped package and follow it: the exit code, and all that was said."""
+
+    def waited() -> tuple[int, str]:
+        package, message = build_package({}, None), io.StringIO()
+        server.packages["version"] = {"spec": package.spec}
+        client = Server(Where(server.address))
+        run = client.start("pipeline", "version", Start("tiny", "lorapar", {"store": STORE}))
+        ending = submission.wait_for(client, run, STORE, package.tasks(), Console(file=message, width=160))
+        return int(ending.exit_code), message.getvalue() + ending.line
+
+    return waited
+
+
+@pytest.fixture
+def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two minutes without a change have passed at every question."""
+    monkeypatch.setattr(follow, "QUIET_SECONDS", 0.0)
+    monkeypatch.setattr(follow, "FROZEN_SECONDS", 0.0)

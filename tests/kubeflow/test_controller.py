@@ -76,7 +76,7 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster
     made.server.server_close()
 
 
-def test_a_stock_kubeflow_is_told_what_is_missing(server: Double, cluster: Cluster) -> None:
+def test_a_stock_kubeflow_is_reported_what_is_missing(server: Double, cluster: Cluster) -> None:
     kubeflow, argo = examine_kubeflow(server.address, None)
     assert kubeflow.found == f"{server.address} answers"
     assert argo.found == f"retryPolicy OnError at {cluster.address}"
@@ -89,14 +89,16 @@ def test_a_cluster_that_is_set_up_needs_nothing(server: Double, cluster: Cluster
     assert examine_kubeflow(server.address, None)[1].advice == ""
 
 
-@pytest.mark.parametrize(("status", "said"), [(403, "refused (403"), (404, "refused (404")])
-def test_without_the_right_to_read_it_that_is_said(server: Double, cluster: Cluster, status: int, said: str) -> None:
+@pytest.mark.parametrize(("status", "message"), [(403, "refused (403"), (404, "refused (404")])
+def test_without_the_right_to_read_it_that_is_reported(
+    server: Double, cluster: Cluster, status: int, message: str
+) -> None:
     cluster.status = status
     _, argo = examine_kubeflow(server.address, None)
-    assert (argo.found, said in argo.advice, "s3cret" in argo.advice) == ("unknown", True, False)
+    assert (argo.found, message in argo.advice, "s3cret" in argo.advice) == ("unknown", True, False)
 
 
-def test_without_a_cluster_that_is_said(server: Double, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_cluster_that_is_reported(server: Double, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     name_kubeconfig(monkeypatch, tmp_path / "none")
     assert "no kubectl context here" in examine_kubeflow(server.address, None)[1].advice
 

@@ -22,7 +22,7 @@ def test_what_kubeflow_takes(cron) -> None:
 
 
 @pytest.mark.parametrize(
-    ("cron", "said"),
+    ("cron", "message"),
     [
         ("0 0 25 * * *", "hour '25': expected 0 to 23"),
         ("60 0 0 * * *", "second '60'"),
@@ -36,7 +36,7 @@ def test_what_kubeflow_takes(cron) -> None:
         ("@nightly", "no such word"),
     ],
 )
-def test_what_is_refused_names_the_field(cron, said) -> None:
+def test_what_is_refused_names_the_field(cron, message) -> None:
     with pytest.raises(BadInputError) as error:
         check_cron(cron)
-    assert said in str(error.value)
+    assert message in str(error.value)

@@ -9,9 +9,7 @@ import io
 import json
 import re
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from time import monotonic
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,74 +17,16 @@ import kfp_server_api as api
 import pytest
 from rich.console import Console
 
-from lorapar.errors import UnreachableError
 from lorapar.kubeflow import follow, submission
 from lorapar.kubeflow.ledger import Ledger
 from lorapar.kubeflow.package import build_package
-from lorapar.kubeflow.server import Server, Start, Where
-from lorapar.kubeflow.summary import outcome_line, said_outcome
+from lorapar.kubeflow.summary import logged_outcome, outcome_line
 from lorapar.stages.graph import node_names
 from lorapar.store import open_store
 from tests.kubeflow.api_double import Double, Frame
 from tests.kubeflow.argo_double import Fate
-from tests.kubeflow.conftest import STORE, Call
-
-ALL = {name: "SUCCEEDED" for name in node_names() if name != "promote"}
-DONE = Frame("SUCCEEDED", ALL)
-
-
-def until(last: str, **more: Any) -> dict[str, Any]:
-    """Every node before `last` has succeeded; `more` says what became of others."""
-    names = node_names()
-    return dict.fromkeys(names[: names.index(last)], "SUCCEEDED") | {
-        name.replace("_", "-"): fate for name, fate in more.items()
-    }
-
-
-def says(**outcome: Any) -> Fate:
-    """A task whose log says something of the outcome, among other lines."""
-    return Fate(log=f"I1128 launcher_v2.go:151] started\n{outcome_line(outcome)}\nbye\n")
-
-
-@pytest.fixture
-def no_rights(server: Double, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A machine that may not read the run's store."""
-
-    def refused(address: str) -> None:
-        raise UnreachableError(f"{address}: refused (403 AccessDenied)")
-
-    monkeypatch.setattr(submission, "open_store", refused)
-
-
-@pytest.fixture
-def kept(tmp_path: Path) -> Callable[..., None]:
-    """Put a result of the run `run-0` into its store."""
-
-    def keep(name: str, text: str) -> None:
-        path = tmp_path / "runs" / "run-0" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
-
-    return keep
-
-
-Wait = Callable[[], tuple[int, str]]
-
-
-@pytest.fixture
-def wait(server: Double) -> Wait:
-    """Start a run of the shipped package and follow it: the exit code, and all that was said."""
-
-    def waited() -> tuple[int, str]:
-        package, said = build_package({}, None), io.StringIO()
-        server.packages["version"] = {"spec": package.spec}
-        client = Server(Where(server.address))
-        run = client.start("pipeline", "version", Start("tiny", "lorapar", {"store": STORE}))
-        ending = submission.wait_for(client, run, STORE, package.tasks(), Console(file=said, width=160))
-        return int(ending.exit_code), said.getvalue() + ending.line
-
-    return waited
-
+from tests.kubeflow.conftest import Call
+from tests.kubeflow.followed import ALL, DONE, Wait, says, until
 
 ENDINGS = [
     ({"better": True, "promoted": True, "wanted": True}, 0, "better, promoted"),
@@ -96,26 +36,26 @@ ENDINGS = [
 ]
 
 
-@pytest.mark.parametrize(("outcome", "code", "said"), ENDINGS)
+@pytest.mark.parametrize(("outcome", "code", "message"), ENDINGS)
 def test_the_store_says_how_it_ended_whatever_the_tasks_look_like(
-    server: Double, submit: Call, kept: Callable[..., None], outcome: dict[str, Any], code: int, said: str
+    server: Double, submit: Call, kept: Callable[..., None], outcome: dict[str, Any], code: int, message: str
 ) -> None:
     server.endings = [DONE]
     kept("outcome.json", json.dumps(outcome))
     kept("metrics.json", json.dumps({"base": {"system1_accuracy": 0.25}}))
     ended, words = submit("--wait")
-    assert (ended, said in words, "25.0%" in words) == (code, True, True), words
+    assert (ended, message in words, "25.0%" in words) == (code, True, True), words
 
 
-@pytest.mark.parametrize(("outcome", "code", "said"), ENDINGS)
+@pytest.mark.parametrize(("outcome", "code", "message"), ENDINGS)
 @pytest.mark.parametrize("archived", [False, True])
 @pytest.mark.usefixtures("no_rights")
 def test_without_rights_in_the_store_the_log_of_the_report_says_it(
-    server: Double, wait: Wait, outcome: dict[str, Any], code: int, said: str, archived: bool
+    server: Double, wait: Wait, outcome: dict[str, Any], code: int, message: str, archived: bool
 ) -> None:
     server.endings = [Frame("SUCCEEDED", ALL | {"report": Fate(log=outcome_line(outcome), archived=archived)})]
     ended, words = wait()
-    assert (ended, said in words) == (code, True), words
+    assert (ended, message in words) == (code, True), words
 
 
 DECIDED = [
@@ -183,7 +123,7 @@ def test_a_kubeflow_that_hands_out_no_workflow_leaves_it_unknown(server: Double,
 
 
 @pytest.mark.usefixtures("no_rights")
-def test_a_promoted_run_whose_details_froze_is_told_as_promoted(server: Double, wait: Wait) -> None:
+def test_a_promoted_run_whose_details_froze_is_reported_as_promoted(server: Double, wait: Wait) -> None:
     """As seen: better, promoted, and no `promote` among the task details, which had stopped at a megabyte."""
     full = ALL | {"promote": "SUCCEEDED", "report": says(better=True, promoted=True)}
     server.endings = [[Frame("RUNNING", until("score-system1")), Frame("SUCCEEDED", full, packed=True)]]
@@ -259,9 +199,9 @@ def test_each_state_of_a_task_is_a_word_for_people(state: str, run: str) -> None
     if run != "RUNNING":
         states = {one.name: one.state for one in follow.last_states(followed, followed.states(), "")}
         assert states["sft"].lower() not in ("running", "pending", "canceling", "paused")
-    table, said = follow.stage_table(followed.states()), io.StringIO()
-    Console(file=said).print(table)
-    shown = next(line.split() for line in said.getvalue().splitlines() if line.split()[:1] == ["sft"])
+    table, message = follow.stage_table(followed.states()), io.StringIO()
+    Console(file=message).print(table)
+    shown = next(line.split() for line in message.getvalue().splitlines() if line.split()[:1] == ["sft"])
     assert shown[1] in WORDS, shown
 
 
@@ -311,7 +251,7 @@ def test_the_reason_of_a_failure_comes_from_the_log_where_the_store_cannot_be_re
 
 
 @pytest.mark.parametrize(
-    ("fate", "said"),
+    ("fate", "message"),
     [
         (Fate("FAILED", exit_code=137, message="OOMKilled (exit code 137)"), "rl: OOMKilled, exit code 137;"),
         (Fate("FAILED", exit_code=3), "rl: exit code 3;"),
@@ -324,10 +264,10 @@ def test_the_reason_of_a_failure_comes_from_the_log_where_the_store_cannot_be_re
     ],
 )
 @pytest.mark.usefixtures("no_rights")
-def test_a_failed_task_says_the_most_that_is_left_of_it(server: Double, wait: Wait, fate: Fate, said: str) -> None:
+def test_a_failed_task_says_the_most_that_is_left_of_it(server: Double, wait: Wait, fate: Fate, message: str) -> None:
     server.endings = [Frame("FAILED", until("rl", rl=fate))]
     ended, words = wait()
-    assert (ended, said in words, "hunter2" in words) == (12, True, False), words
+    assert (ended, message in words, "hunter2" in words) == (12, True, False), words
 
 
 DRIVER = "F1128 main.go:79] failed to execute component\nFATAL: cannot resolve the input settings\n"
@@ -410,7 +350,7 @@ STOPPED_DRIVER = Fate("FAILED", driver="Failed", exit_code=143)
 
 @pytest.mark.parametrize(("fate", "who"), [*((one, "rl") for one in STOPPED), (STOPPED_DRIVER, "driver of rl")])
 @pytest.mark.usefixtures("no_rights")
-def test_a_stopped_task_is_told_apart_and_its_run_started_again_twice(
+def test_a_stopped_task_is_reported_apart_and_its_run_started_again_twice(
     server: Double, submit: Call, fate: Fate, who: str
 ) -> None:
     stopped = Frame("FAILED", until("rl", rl=fate))
@@ -455,7 +395,7 @@ CANCELLED = {
 
 
 @pytest.mark.parametrize("frames", list(CANCELLED.values()), ids=list(CANCELLED))
-def test_a_cancelled_run_is_told_as_cancelled_where_it_was_and_gets_its_summary(
+def test_a_cancelled_run_is_reported_as_cancelled_where_it_was_and_gets_its_summary(
     server: Double, wait: Wait, tmp_path: Path, frames: Any
 ) -> None:
     server.endings = [frames]
@@ -480,345 +420,12 @@ def test_the_next_command_that_sees_a_cancelled_run_writes_its_summary(
 
 
 @pytest.mark.usefixtures("no_rights")
-def test_a_cancelled_run_is_told_without_rights_in_the_store(server: Double, submit: Call, call: Call) -> None:
+def test_a_cancelled_run_is_reported_without_rights_in_the_store(server: Double, submit: Call, call: Call) -> None:
     server.endings = [CANCELLED["the workflow says so"]]
     assert submit("--wait")[0] == 14
     assert call("runs")[0] == 0
 
 
-@pytest.fixture
-def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two minutes without a change have passed at every question."""
-    monkeypatch.setattr(follow, "QUIET_SECONDS", 0.0)
-    monkeypatch.setattr(follow, "FROZEN_SECONDS", 0.0)
-
-
-@pytest.mark.usefixtures("no_rights", "quiet")
-def test_a_task_that_does_not_start_is_told_with_what_it_asks_for(server: Double, wait: Wait) -> None:
-    waiting = Frame("RUNNING", until("sft", sft="PENDING"))
-    server.endings = [[waiting, waiting, waiting, Frame("FAILED", until("sft", sft="FAILED"))]]
-    words = wait()[1]
-    assert words.count("sft (asks for 1 nvidia.com/gpu) has not started") == 1, "once"
-    assert "kubectl -n team describe pod lorapar-x7k2p-retry-system-container-impl-" in words
-
-
-@pytest.mark.usefixtures("no_rights")
-def test_a_task_that_does_not_start_is_told_also_while_others_go_on(
-    server: Double, wait: Wait, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Half a minute passes between two questions, and something changes every time."""
-    passed = [0.0]
-
-    def sleep(_seconds: float) -> None:
-        passed[0] += 30.0
-
-    monkeypatch.setattr(follow, "time", SimpleNamespace(monotonic=lambda: monotonic() + passed[0], sleep=sleep))
-    other = [Fate("RUNNING", log="row 1"), "SUCCEEDED"] * 4
-    frames = [Frame("RUNNING", until("init", init=one, score_system2="PENDING")) for one in other]
-    server.endings = [[*frames, Frame("FAILED", until("init"))]]
-    assert wait()[1].count("score-system2 (asks for 1 nvidia.com/gpu) has not started after 2 min") == 1
-
-
-@pytest.mark.usefixtures("no_rights", "quiet")
-def test_argos_own_word_on_a_pending_pod_is_repeated(server: Double, wait: Wait) -> None:
-    fate = Fate("PENDING", message="Unschedulable: 0/3 nodes are available: 3 Insufficient nvidia.com/gpu")
-    waiting = Frame("RUNNING", until("sft", sft=fate))
-    server.endings = [[waiting, waiting, Frame("FAILED", until("sft", sft="FAILED"))]]
-    assert "min: Unschedulable: 0/3 nodes are available: 3 Insufficient" in wait()[1]
-
-
-@pytest.mark.usefixtures("no_rights", "quiet")
-def test_a_driver_that_does_not_start_is_told_too(server: Double, wait: Wait) -> None:
-    """Kubeflow 2.17.0 runs one before each task (backend/src/v2/compiler/argocompiler/container.go)."""
-    fate = Fate("PENDING", driver="Pending", message="Unschedulable: 0/1 nodes are available: 1 Too many pods")
-    waiting = Frame("RUNNING", until("sft", sft=fate))
-    server.endings = [[waiting, waiting, Frame("FAILED", until("sft", sft="FAILED"))]]
-    words = wait()[1]
-    assert words.count("Kubeflow's driver of sft has not started after") == 1
-    assert "1 Too many pods; look at `kubectl -n team describe pod lorapar-x7k2p-system-container-driver-" in words
-    assert "nvidia.com/gpu" not in words.partition("Kubeflow's driver")[2].partition("\n")[0]
-
-
-@pytest.mark.usefixtures("no_rights", "quiet")
-def test_without_the_workflow_it_says_what_to_look_at(server: Double, wait: Wait) -> None:
-    waiting = Frame("RUNNING", until("sft", sft="PENDING"))
-    server.endings = [[waiting, waiting, Frame("FAILED", until("sft", sft="FAILED"))]]
-    server.hands_out_workflows = False
-    words = wait()[1]
-    assert "sft (asks for 1 nvidia.com/gpu) is not done yet" in words
-    assert "kubectl describe pod -l pipeline/runid=run-0" in words
-
-
-@pytest.mark.usefixtures("no_rights", "quiet")
-def test_details_that_stand_still_are_said_once_and_the_rest_followed(server: Double, wait: Wait) -> None:
-    log = Fate("RUNNING", log="step 1")
-    server.endings = [
-        [
-            Frame("RUNNING", until("tally-first", tally_first=log)),
-            *[Frame("RUNNING", until("sft", sft=log), packed=True)] * 3,
-            Frame("SUCCEEDED", ALL | {"report": says(better=False)}, packed=True),
-        ]
-    ]
-    ended, words = wait()
-    assert (ended, words.count("task states stand still")) == (10, 1), words
-    assert "partition: succeeded" in words
-    assert "sft: running" in words
-
-
-@pytest.mark.usefixtures("quiet")
-def test_without_the_workflow_the_store_shows_that_details_stand_still(
-    server: Double, wait: Wait, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    server.hands_out_workflows = False
-    monkeypatch.setattr(submission, "node_outcomes", lambda ledger: {"plan": "SUCCEEDED", "init": "SUCCEEDED"})
-    still = Frame("RUNNING", {"plan": "SUCCEEDED", "init": "RUNNING"})
-    server.endings = [[still, still, still, Frame("FAILED", still.nodes)]]
-    words = wait()[1]
-    assert words.count("the store has results of tasks that it shows as unfinished") == 1
-    assert "init: succeeded" in words
-
-
-@pytest.mark.usefixtures("no_rights", "quiet")
-@pytest.mark.parametrize("says_500", [False, True])
-def test_a_run_whose_workflow_is_gone_ends_the_waiting(server: Double, wait: Wait, says_500: bool) -> None:
-    """Kubeflow goes on calling it running: nothing tells its database that the Workflow was deleted."""
-    server.says_500_for_logs = says_500
-    server.endings = [Frame("RUNNING", until("rl", rl=Fate("RUNNING")))]
-    ended, words = wait()
-    assert ended == 14
-    assert "is gone: its workflow was deleted" in words
-    assert "during rl" in words
-    assert re.search(r"^ *rl +gone", words[words.rindex("stage ") :], re.MULTILINE)
-
-
-@pytest.mark.usefixtures("no_rights", "quiet")
-@pytest.mark.parametrize(
-    ("minutes", "phase", "waits", "code"),
-    [
-        (59, "Running", "", 10),
-        (61, "Running", "", 14),
-        (61, "Succeeded", "", 10),
-        (61, "Running", "suspended", 10),
-        (61, "Running", "for the next try", 10),
-    ],
-)
-def test_a_workflow_that_was_deleted_between_two_pods_is_gone_too(
-    server: Double, wait: Wait, monkeypatch: pytest.MonkeyPatch, minutes: int, phase: str, waits: str, code: int
-) -> None:
-    """No pod is at work, so none can be asked for; Argo makes the next one within seconds of the last one's end,
-    unless the Workflow is suspended or a task waits to be tried again.
-    """
-    real = server._workflow
-
-    def older(run: str) -> Any:
-        found = real(run)
-        manifest = json.loads(found["pipeline_runtime"]["workflow_manifest"])
-        manifest["status"]["phase"] = phase
-        for node in manifest["status"]["nodes"].values():
-            ended = f"{datetime.now(UTC) - timedelta(minutes=minutes):%Y-%m-%dT%H:%M:%SZ}"
-            node |= {"startedAt": ended, "finishedAt": ended}
-        if waits == "suspended":
-            manifest["spec"]["suspend"] = True
-        elif waits:
-            retried = {"type": "Retry", "phase": "Running", "message": "Backoff for 1 hour 4 minutes"}
-            manifest["status"]["nodes"]["retried"] = {"id": "retried", "name": "retried", **retried}
-        found["pipeline_runtime"]["workflow_manifest"] = json.dumps(manifest)
-        return found
-
-    monkeypatch.setattr(server, "_workflow", older)
-    between = Frame("RUNNING", until("rl"))
-    server.endings = [[*[between] * 6, Frame("SUCCEEDED", ALL | {"report": says(better=False)})]]
-    assert wait()[0] == code
-
-
-@pytest.fixture
-def made_before(server: Double, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Let Workflows have been made so many minutes ago, with some other changes."""
-
-    def change(minutes: int, **changes: Any) -> None:
-        real = server._workflow
-
-        def older(run: str) -> Any:
-            found = real(run)
-            manifest = json.loads(found["pipeline_runtime"]["workflow_manifest"])
-            moment = f"{datetime.now(UTC) - timedelta(minutes=minutes):%Y-%m-%dT%H:%M:%SZ}"
-            manifest["metadata"]["creationTimestamp"] = moment
-            for where, value in changes.items():
-                manifest[where] |= value
-            found["pipeline_runtime"]["workflow_manifest"] = json.dumps(manifest)
-            return found
-
-        monkeypatch.setattr(server, "_workflow", older)
-
-    return change
-
-
-POSTPONED = "Workflow processing has been postponed because too many workflows are already running"
-
-
-@pytest.mark.usefixtures("no_rights", "quiet")
-@pytest.mark.parametrize(
-    ("minutes", "changes", "code"),
-    [
-        (59, {}, 10),
-        (61, {}, 14),
-        (61, {"status": {"phase": "Running"}}, 14),
-        (61, {"status": {"phase": "Pending", "message": POSTPONED}}, 10),
-        (61, {"spec": {"suspend": True}}, 10),
-    ],
-    ids=["not yet", "never looked at", "looked at", "waits for its turn", "suspended"],
-)
-def test_a_workflow_that_was_deleted_before_its_first_pod_is_gone_too(
-    server: Double, wait: Wait, made_before: Callable[..., None], minutes: int, changes: dict[str, Any], code: int
-) -> None:
-    """Nothing tells Kubeflow's database of it: the object stays there as it was made, without a status (api_double.py).
-
-    Argo makes the first pod within seconds, unless the Workflow is suspended or waits for its turn (Argo 4.0.5,
-    workflow/controller/controller.go). A controller that is down looks the same, which is said too.
-    """
-    made_before(minutes, **changes)
-    before = Frame("PENDING", begun=False)
-    server.endings = [[*[before] * 6, Frame("SUCCEEDED", ALL | {"report": says(better=False)})]]
-    ended, words = wait()
-    assert ended == code, words
-    assert "the run has no pod yet after " in words
-    assert "look at `kubectl -n team describe workflow lorapar-x7k2p`: " in words
-    assert (POSTPONED in words) == ("message" in changes.get("status", {}))
-    if code == 14:
-        assert "is taken for gone: it has had no pod for 60 min" in words
-        assert "`kubectl -n team get workflow lorapar-x7k2p` says which) before its first task" in words
-
-
-@pytest.mark.parametrize(("minutes", "state"), [(59, "pending"), (61, "gone")])
-def test_a_run_that_never_began_is_told_as_gone_in_the_list_and_keeps_no_equal_one_from_starting(
-    server: Double, call: Call, submit: Call, made_before: Callable[..., None], minutes: int, state: str
-) -> None:
-    made_before(minutes)
-    server.endings = [Frame("PENDING", begun=False), Frame("PENDING", begun=False)]
-    submit("--if-changed")
-    server.show("run-0")
-    assert state in call("runs")[1]
-    submit("--if-changed")
-    assert len(server.runs) == (1 if state == "pending" else 2)
-
-
-@pytest.mark.usefixtures("no_rights")
-def test_a_server_that_does_not_answer_for_long_while_a_run_is_followed_is_told(
-    server: Double, wait: Wait, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    passed = [0.0]
-
-    def sleep(seconds: float) -> None:
-        passed[0] += 25.0
-        server.refuse = 503 if 25.0 <= passed[0] < 200.0 else None
-
-    monkeypatch.setattr(follow, "time", SimpleNamespace(monotonic=lambda: monotonic() + passed[0], sleep=sleep))
-    server.endings = [[Frame("RUNNING", until("rl")), Frame("SUCCEEDED", ALL | {"report": says(better=False)})]]
-    ended, words = wait()
-    assert ended == 10, words
-    said = [line for line in words.splitlines() if "Kubeflow failed (503" in line]
-    assert 3 <= len(said) <= 5, words
-    assert "no answer for 50 s; asking again, for up to 10 min" in said[0]
-
-
-@pytest.mark.usefixtures("no_rights", "quiet")
-def test_a_task_whose_pod_a_quota_does_not_admit_is_not_taken_for_gone(server: Double, wait: Wait) -> None:
-    """Argo 4.0.5, workflow/controller/operator.go, createWorkflowPod: the node is Pending and there is no pod."""
-    said = 'pods "rl" is forbidden: exceeded quota: gpus, requested: nvidia.com/gpu=1'
-    waiting = Frame("RUNNING", until("rl", rl=Fate("PENDING", message=said, made=False)))
-    server.endings = [[*[waiting] * 6, Frame("SUCCEEDED", ALL | {"report": says(better=False)})]]
-    ended, words = wait()
-    assert (ended, "exceeded quota" in words) == (10, True), words
-
-
-@pytest.mark.usefixtures("quiet")
-def test_a_run_whose_workflow_was_deleted_after_its_report_is_told_as_the_report_has_it(
-    server: Double, wait: Wait, kept: Callable[..., None]
-) -> None:
-    """As by somebody who clears up before Kubeflow has heard of the end."""
-    outcome = {"succeeded": True, "cancelled": False, "better": True, "wanted": True, "promoted": True}
-    kept("outcome.json", json.dumps(outcome))
-    server.endings = [Frame("RUNNING", until("report", report=Fate("RUNNING")))]
-    ended, words = wait()
-    assert (ended, "better, promoted" in words) == (0, True), words
-
-
-@pytest.mark.usefixtures("no_rights")
-def test_a_run_that_was_cancelled_after_its_promotion_says_both(server: Double, wait: Wait) -> None:
-    nodes = ALL | {"gate": says(better=True, wanted=True, promoted=True)}
-    server.endings = [Frame("FAILED", nodes | {"report": "FAILED"}, history=("CANCELING",))]
-    ended, words = wait()
-    assert (ended, "its adapter was promoted before that" in words) == (14, True), words
-
-
-DELETED = [
-    ({"succeeded": True, "better": True, "promoted": True}, 0, "better, promoted"),
-    ({"succeeded": True, "better": False}, 10, "not better"),
-    ({"succeeded": False, "better": False}, 13, "somebody has deleted it"),
-    ({}, 13, "somebody has deleted it"),
-]
-
-
-@pytest.mark.parametrize(("outcome", "code", "said"), DELETED)
-def test_a_run_that_somebody_deletes_meanwhile_is_told_by_its_store_or_not_at_all(
-    server: Double, wait: Wait, kept: Callable[..., None], outcome: dict[str, bool], code: int, said: str
-) -> None:
-    kept("outcome.json", json.dumps(outcome))
-    server.endings = [Frame("RUNNING", until("rl", rl=Fate("RUNNING")))]
-    server.answers_before_404 = 1
-    ended, words = wait()
-    assert (ended, said in words) == (code, True), words
-
-
-@pytest.mark.usefixtures("no_rights")
-@pytest.mark.parametrize("status", [404, 408, 429, 503])
-def test_an_answer_that_a_gateway_gives_once_ends_no_waiting(
-    server: Double, wait: Wait, monkeypatch: pytest.MonkeyPatch, status: int
-) -> None:
-    asked, real = [], server.show
-
-    def show(run: str) -> Any:
-        asked.append(run)
-        server.refuse = status if len(asked) == 2 else None
-        if server.refuse:
-            raise PermissionError
-        return real(run)
-
-    monkeypatch.setattr(server, "show", show)
-    server.endings = [[Frame("RUNNING", until("rl")), Frame("SUCCEEDED", ALL | {"report": says(better=False)})]]
-
-    def ask_again(seconds: float) -> None:
-        server.refuse = None
-
-    monkeypatch.setattr(follow.time, "sleep", ask_again)
-    assert wait()[0] == 10
-
-
-@pytest.mark.usefixtures("no_rights", "quiet")
-def test_a_long_task_is_not_taken_for_gone(server: Double, wait: Wait) -> None:
-    training = Frame("RUNNING", until("rl", rl=Fate("RUNNING", log="step 100")))
-    server.endings = [[*[training] * 6, Frame("SUCCEEDED", ALL | {"report": says(better=False)})]]
-    assert wait()[0] == 10
-
-
-@pytest.mark.usefixtures("quiet")
-def test_a_store_that_does_not_answer_is_not_asked_at_every_step(
-    server: Double, wait: Wait, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Without an answer a question takes a minute."""
-    asked = []
-
-    def silent(address: str) -> None:
-        asked.append(address)
-        raise UnreachableError(f"{address}: did not answer")
-
-    monkeypatch.setattr(submission, "open_store", silent)
-    training = Frame("RUNNING", until("rl", rl=Fate("RUNNING", log="step 100")), packed=True)
-    server.endings = [[*[training] * 9, Frame("SUCCEEDED", ALL | {"report": says(better=False)}, packed=True)]]
-    assert wait()[0] == 10
-    assert len(asked) == 2, "once while it goes on, once at its end"
-
-
 def test_an_outcome_is_read_from_the_lines_made_for_it_and_from_no_others() -> None:
     log = f"better: yes\n{outcome_line({'better': True})}\nlorapar outcome: [1]\nlorapar outcome: nonsense\n"
-    assert said_outcome(log) == {"better": True}
+    assert logged_outcome(log) == {"better": True}

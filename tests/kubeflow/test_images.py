@@ -83,7 +83,7 @@ def test_that_step_passes_where_all_is_there_and_names_the_stages() -> None:
 
 
 @pytest.mark.parametrize(
-    ("package", "raised", "said"),
+    ("package", "raised", "message"),
     [
         (
             "torch",
@@ -95,12 +95,12 @@ def test_that_step_passes_where_all_is_there_and_names_the_stages() -> None:
         ("transformers", "ImportError('cannot import name x')", "cannot import transformers:AutoModelForCausalLM: "),
     ],
 )
-def test_a_library_that_is_missing_fails_the_build_with_what_to_set(package, raised, said, tmp_path) -> None:
+def test_a_library_that_is_missing_fails_the_build_with_what_to_set(package, raised, message, tmp_path) -> None:
     (tmp_path / package).mkdir()
     (tmp_path / package / "__init__.py").write_text(f"raise {raised}\n", encoding="utf-8")
     done = checked("trainer", tmp_path)
     assert done.returncode == 1
-    assert said in done.stderr
+    assert message in done.stderr
     assert package in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
 

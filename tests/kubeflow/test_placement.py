@@ -87,9 +87,9 @@ def container(package, label: str) -> dict:
 def test_it_says_what_kfps_own_functions_say(placed, tmp_path) -> None:
     compiler.Compiler().compile(expected, str(tmp_path / "expected.yaml"))
     spec, platform = yaml.safe_load_all((tmp_path / "expected.yaml").read_text(encoding="utf-8"))
-    told = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]["exec-sft"]
+    message = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]["exec-sft"]
     ours = pod(placed, "exec-sft")
-    assert {key: ours[key] for key in told} == told
+    assert {key: ours[key] for key in message} == message
     wanted = spec["deploymentSpec"]["executors"]["exec-sft"]["container"]["resources"]
     got = container(placed, "exec-sft")["resources"]
     # The fields without `resource` in their names are for backends older than those this project runs on.
@@ -151,7 +151,7 @@ def test_tasks_and_loops(placed) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("groups: {sfft: {}}", "did you mean 'sft'"),
         ("groups: {sft: {memory: lots}}", "groups.sft.memory"),
@@ -176,10 +176,10 @@ def test_tasks_and_loops(placed) -> None:
         ("groups: [", "not YAML"),
     ],
 )
-def test_a_wrong_file_names_the_key(tmp_path, text, said) -> None:
+def test_a_wrong_file_names_the_key(tmp_path, text, message) -> None:
     path = tmp_path / "placement.yaml"
     path.write_text(text, encoding="utf-8")
-    with pytest.raises(BadInputError, match=said):
+    with pytest.raises(BadInputError, match=message):
         read_placement(path)
 
 
@@ -233,11 +233,11 @@ def labels_of(package) -> list[str]:
 def test_the_network_is_put_as_kfps_own_functions_put_it(in_a_company, tmp_path) -> None:
     compiler.Compiler().compile(networked, str(tmp_path / "expected.yaml"))
     _, platform = yaml.safe_load_all((tmp_path / "expected.yaml").read_text(encoding="utf-8"))
-    told = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]["exec-sft"]
+    message = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]["exec-sft"]
     ours = pod(in_a_company, "exec-rl")
-    (secret,) = told.pop("secretAsEnv")
+    (secret,) = message.pop("secretAsEnv")
     assert secret in ours["secretAsEnv"]
-    assert {key: ours[key] for key in told} == told
+    assert {key: ours[key] for key in message} == message
     for label in labels_of(in_a_company):
         one = pod(in_a_company, label)
         assert as_read(one, kubernetes_pb.KubernetesExecutorConfig()) == one
@@ -274,7 +274,7 @@ def test_a_proxy_without_exceptions_leaves_kubeflows_own_services_alone(tmp_path
     assert "NO_PROXY" not in variables(package, "exec-rl")
 
 
-def test_a_platform_that_gives_out_users_itself_is_told_none(in_a_company) -> None:
+def test_a_platform_that_gives_out_users_itself_is_reported_none(in_a_company) -> None:
     for label in labels_of(in_a_company):
         assert pod(in_a_company, label)["securityContext"] == {"runAsNonRoot": True}
     for label in labels_of(build_package({}, None)):
@@ -317,9 +317,9 @@ def test_a_task_of_several_nodes_holds_nothing_itself_and_knows_what_they_want(t
     assert container(package, "exec-rl")["resources"]["resourceMemoryLimit"] == "2Gi"
     assert "resources" not in container(package, "exec-sft")
     assert package.asked["rl"] == Takes(nodes=2, processes=4, count=4)
-    assert package.asked["rl"].said() == "2 nodes x 4 processes, 4 nvidia.com/gpu each"
+    assert package.asked["rl"].text() == "2 nodes x 4 processes, 4 nvidia.com/gpu each"
     assert package.asked["sft"] == Takes(nodes=3, processes=2)
-    assert package.asked["sft"].said() == "3 nodes x 2 processes"
+    assert package.asked["sft"].text() == "3 nodes x 2 processes"
     assert package.asked["evaluate"] == Takes(count=1)
     path.write_text("groups: {rl: {nodes: 1}}", encoding="utf-8")
     assert build_package({}, read_placement(path)).text() == shipped.text()
@@ -331,13 +331,13 @@ def test_a_missing_file_is_one_line(tmp_path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [(["--manifest", "--namespace", "Kube Flow"], "--namespace Kube Flow"), (["--namespace", "ml"], "give --manifest")],
 )
-def test_a_namespace_that_none_can_have_or_that_goes_nowhere_is_refused(options, said) -> None:
+def test_a_namespace_that_none_can_have_or_that_goes_nowhere_is_refused(options, message) -> None:
     result = CliRunner().invoke(app, ["compile", *options])
     assert isinstance(result.exception, BadInputError)
-    assert said in str(result.exception)
+    assert message in str(result.exception)
     assert not result.output
 
 
@@ -373,15 +373,15 @@ def test_the_placement_in_the_docs_is_one(tmp_path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("groups: {rl: {count: many}}", r"groups\.rl\.count: must be a whole number"),
         ("groups: {rl: {cuont: 2}}", r"groups\.rl\.cuont: no such key .did you mean 'count'"),
         ("groups: {rl: {count: 1}, rl: {count: 2}}", "the key 'rl' is there twice"),
     ],
 )
-def test_mistakes_are_told_as_in_the_settings_of_a_run(tmp_path: Path, text: str, said: str) -> None:
+def test_mistakes_are_reported_as_in_the_settings_of_a_run(tmp_path: Path, text: str, message: str) -> None:
     file = tmp_path / "placement.yaml"
     file.write_text(text, encoding="utf-8")
-    with pytest.raises(BadInputError, match=f"--placement: .*{said}"):
+    with pytest.raises(BadInputError, match=f"--placement: .*{message}"):
         read_placement(file)

@@ -92,8 +92,8 @@ def test_plan_hands_each_task_its_own_settings(cluster) -> None:
 )
 def test_a_format_goes_by_the_accelerators_of_the_tasks(cluster, monkeypatch, groups, native, dtype) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": native}, raising=False)
-    told = accelerators_told(Placement.model_validate({"groups": groups}))
-    given = planned(cluster, base_model="builtin:tiny", overrides="model.dtype=auto\n", accelerators=told)
+    reported = accelerators_told(Placement.model_validate({"groups": groups}))
+    given = planned(cluster, base_model="builtin:tiny", overrides="model.dtype=auto\n", accelerators=reported)
     assert handed(cluster, given, "sft")["sft"]["model"]["dtype"] == dtype
     assert f"- **number format**: {dtype}" in page(cluster)
 
@@ -113,9 +113,9 @@ def test_long_settings_make_no_longer_parameters(cluster) -> None:
 
 
 def test_the_page_of_plan_says_what_will_run_what_it_needs_and_how_often_is_asked(cluster) -> None:
-    told = accelerators_told(None)
-    assert set(told) == {"score-system1", "score-system2", "sft", "rl", "evaluate"}
-    planned(cluster, adapter_name="mine", promote=False, accelerators=told)
+    reported = accelerators_told(None)
+    assert set(reported) == {"score-system1", "score-system2", "sft", "rl", "evaluate"}
+    planned(cluster, adapter_name="mine", promote=False, accelerators=reported)
     text = page(cluster)
     assert text.startswith("# What will run: `mine`\n")
     rows = dict(re.findall(r"^\| ([a-z0-9-]+) \| (.*) \|$", text, re.M))
@@ -164,14 +164,14 @@ def test_the_page_of_plan_counts_a_process_s_part_of_a_sharded_base(tmp_path) ->
 def test_the_page_of_plan_says_what_each_process_of_several_nodes_does() -> None:
     held = {"sft": Takes(nodes=2, processes=2, count=2)}
     tuned = ["sft.batch_size=4", "sft.gradient_accumulation=4"]
-    told = plan_page(load_config(preset="tiny", overrides=tuned), {}, held)
-    (row,) = [line for line in told.splitlines() if line.startswith("| sft ")]
+    reported = plan_page(load_config(preset="tiny", overrides=tuned), {}, held)
+    (row,) = [line for line in reported.splitlines() if line.startswith("| sft ")]
     assert "by a TrainJob: 4 processes, 2 on each of 2 nodes, each with batch_size 4, gradient_accumulation 1" in row
     assert "| 2 nodes x 2 processes, 2 nvidia.com/gpu each |" in row
 
 
 @pytest.mark.parametrize(
-    ("told", "said"),
+    ("reported", "answer"),
     [
         ({"sft": "2 nodes x 2 processes"}, "accelerators: .*: the package and the image of `plan` must be of the same"),
         ({"sft": {"nodes": 2.5}}, "accelerators: nodes: .*valid integer"),
@@ -179,21 +179,21 @@ def test_the_page_of_plan_says_what_each_process_of_several_nodes_does() -> None
         ("2 nodes", "accelerators: "),
     ],
 )
-def test_a_package_of_another_version_is_told_what_is_wrong(told, said) -> None:
-    with pytest.raises(BadInputError, match=said):
-        read_takes(told)
+def test_a_package_of_another_version_is_reported_what_is_wrong(reported, answer) -> None:
+    with pytest.raises(BadInputError, match=answer):
+        read_takes(reported)
 
 
 def test_numbers_that_became_fractions_on_their_way_are_whole_again() -> None:
     """Kubeflow keeps a constant as google.protobuf.Value, which knows no integers."""
     takes = Takes(count=8, accelerator="amd.com/gpu", nodes=2, processes=8)
-    travelled = json_format.MessageToDict(json_format.ParseDict({"rl": takes.told()}, struct_pb2.Struct()))
+    travelled = json_format.MessageToDict(json_format.ParseDict({"rl": takes.dump()}, struct_pb2.Struct()))
     assert isinstance(travelled["rl"]["count"], float)
     assert read_takes(travelled) == {"rl": takes}
 
 
 @pytest.mark.parametrize(
-    ("overrides", "asked", "store", "said"),
+    ("overrides", "asked", "store", "answer"),
     [
         ([], {"sft": Takes(nodes=2)}, "/data/lorapar", "/data/lorapar is a folder, and sft trains on 2 nodes"),
         (
@@ -207,12 +207,12 @@ def test_numbers_that_became_fractions_on_their_way_are_whole_again() -> None:
         ([], {"rl": Takes(count=1)}, "/data/lorapar", None),
     ],
 )
-def test_what_several_nodes_cannot_train_is_refused_beforehand(overrides, asked, store, said) -> None:
+def test_what_several_nodes_cannot_train_is_refused_beforehand(overrides, asked, store, answer) -> None:
     config = load_config(preset="tiny", overrides=overrides)
-    if said is None:
+    if answer is None:
         check_nodes(config, asked, store)
         return
-    with pytest.raises(BadInputError, match=said):
+    with pytest.raises(BadInputError, match=answer):
         check_nodes(config, asked, store)
 
 

@@ -14,8 +14,8 @@ from lorapar.kubeflow import executor
 from lorapar.kubeflow.ledger import Ledger
 from lorapar.kubeflow.package import build_package
 from lorapar.kubeflow.parameters import PARAMETERS
-from lorapar.kubeflow.reporting import close_cancelled, keep_plan, recorded_outcome, say_outcome
-from lorapar.kubeflow.summary import RunSummary, said_outcome, summary_text
+from lorapar.kubeflow.reporting import close_cancelled, keep_plan, print_outcome, recorded_outcome
+from lorapar.kubeflow.summary import RunSummary, logged_outcome, summary_text
 from lorapar.kubeflow.tasks import TASKS
 from lorapar.kubeflow.webhook import post_summary
 from lorapar.local.execute import new_record
@@ -131,7 +131,7 @@ def outcome_of(cluster, run, state, capsys) -> dict:
     """What `report` puts into the store, after it has said the same in its log."""
     reported(cluster, run, state)
     outcome = json.loads(cluster.store.read(f"runs/{run}/outcome.json"))
-    assert said_outcome(capsys.readouterr().out) == outcome
+    assert logged_outcome(capsys.readouterr().out) == outcome
     return outcome
 
 
@@ -192,20 +192,20 @@ def test_the_record_of_an_equal_run_at_the_same_time_is_not_taken_for_one_s_own(
     outcome = outcome_of(cluster, "run-1", "RUNNING", capsys)
     assert (outcome["succeeded"], outcome["promoted"], outcome["missing"][0]) == (False, False, node)
     assert outcome["better"] is (True if node == "promote" else None)
-    told = recorded_outcome(Ledger(cluster.store, "run-1"))
-    assert told == ({"better": True, "wanted": True} if node == "promote" else {})
+    message = recorded_outcome(Ledger(cluster.store, "run-1"))
+    assert message == ({"better": True, "wanted": True} if node == "promote" else {})
 
 
 def test_tasks_that_are_never_cached_know_their_run_without_the_downward_api(cluster, monkeypatch) -> None:
     """Of a cached one it would be in Kubeflow's cache key."""
     spec = build_package({}, None).spec
-    told = {}
+    message = {}
     for component in [spec["root"], *spec["components"].values()]:
         for name, task in component.get("dag", {}).get("tasks", {}).items():
             if "executorLabel" in spec["components"][task["componentRef"]["name"]]:
-                told[name] = task.get("inputs", {}).get("parameters", {}).get("run")
+                message[name] = task.get("inputs", {}).get("parameters", {}).get("run")
     run = {"runtimeValue": {"constant": "{{$.pipeline_job_uuid}}"}}
-    assert told == {task.name: None if task.cached else run for task in TASKS}
+    assert message == {task.name: None if task.cached else run for task in TASKS}
     monkeypatch.delenv("LORAPAR_RUN", raising=False)
     with pytest.raises(IntegrityError):
         cluster.run("gate", {"settings": "0" * 64, "store": cluster.address, "run": "run-7"})
@@ -238,11 +238,11 @@ RECORDED = [
 ]
 
 
-@pytest.mark.parametrize(("metrics", "before", "said"), RECORDED)
-def test_records_say_how_a_run_came_out_as_far_as_it_went(cluster, plan, metrics, before, said) -> None:
+@pytest.mark.parametrize(("metrics", "before", "message"), RECORDED)
+def test_records_say_how_a_run_came_out_as_far_as_it_went(cluster, plan, metrics, before, message) -> None:
     """The report may have been stopped, or its results refused."""
     leave(cluster, plan, "run-1", metrics, before=before)
-    assert recorded_outcome(Ledger(cluster.store, "run-1")) == said
+    assert recorded_outcome(Ledger(cluster.store, "run-1")) == message
     assert recorded_outcome(Ledger(cluster.store, "run-2")) == {}
 
 
@@ -266,9 +266,9 @@ def test_a_store_that_cannot_be_read_does_not_cost_the_page(cluster, monkeypatch
     assert summary.startswith("# Unknown: run")
     assert "refused to ListObjects: InternalError" in summary
     assert "Kubeflow's own word on the run so far is FAILED" in summary
-    said = capsys.readouterr().out
-    assert "lorapar: report: " in said
-    assert said_outcome(said) == {}, "what is not known is not said"
+    message = capsys.readouterr().out
+    assert "lorapar: report: " in message
+    assert logged_outcome(message) == {}, "what is not known is not said"
 
 
 def test_a_store_that_takes_no_results_costs_neither_page_nor_outcome(cluster, plan, monkeypatch, capsys) -> None:
@@ -281,7 +281,7 @@ def test_a_store_that_takes_no_results_costs_neither_page_nor_outcome(cluster, p
     _, summary = reported(cluster)
     assert summary.startswith("# Not better: run `tiny`")
     assert "refused to PutObject: InternalError" in summary
-    assert said_outcome(capsys.readouterr().out)["better"] is False
+    assert logged_outcome(capsys.readouterr().out)["better"] is False
 
 
 def test_a_webhook_that_does_not_answer_fails_no_run(cluster, plan) -> None:
@@ -293,11 +293,11 @@ def test_a_webhook_that_does_not_answer_fails_no_run(cluster, plan) -> None:
 
 
 def test_gate_and_promote_say_in_their_logs_how_the_run_comes_out(capsys) -> None:
-    say_outcome("gate", {"better": 1.0, "promote": 0.0})
-    assert said_outcome(capsys.readouterr().out) == {"better": True, "wanted": False}
-    say_outcome("promote", {"promoted": 1.0})
-    assert said_outcome(capsys.readouterr().out) == {"promoted": True}
-    say_outcome("sft", {})
+    print_outcome("gate", {"better": 1.0, "promote": 0.0})
+    assert logged_outcome(capsys.readouterr().out) == {"better": True, "wanted": False}
+    print_outcome("promote", {"promoted": 1.0})
+    assert logged_outcome(capsys.readouterr().out) == {"promoted": True}
+    print_outcome("sft", {})
     assert capsys.readouterr().out == ""
 
 

@@ -10,7 +10,7 @@ from google.protobuf import json_format
 from kfp.pipeline_spec import pipeline_spec_pb2 as pb
 
 from lorapar.evaluation.answer_journal import AnsweredBatch
-from lorapar.evaluation.summary import all_changes, model_figures
+from lorapar.evaluation.summary import all_changes, model_metrics
 from lorapar.kubeflow.executor_input import read_executor_input
 from lorapar.kubeflow.executor_output import ExecutorOutput
 from lorapar.kubeflow.ledger import Ledger
@@ -38,7 +38,7 @@ def summary() -> dict[str, Any]:
     """summary.json of an evaluation."""
     by_model = {model: answers(model) for model in RIGHT}
     figures = {
-        model: model_figures([AnsweredBatch(model=model, seconds=1.0, answers=own)], 0.95)
+        model: model_metrics([AnsweredBatch(model=model, seconds=1.0, answers=own)], 0.95)
         for model, own in by_model.items()
     }
     compared = {model: list(own) for model, own in by_model.items() if model != "incumbent"}
@@ -56,7 +56,7 @@ def test_every_model_has_a_row_with_strict_interval_and_lenient(summary) -> None
     assert score_table({}) == ""
 
 
-def test_changes_are_told_as_the_report_tells_them(summary) -> None:
+def test_changes_are_reported_as_the_report_tells_them(summary) -> None:
     text = score_page(summary)
     assert "- System 1, base to after SFT: rose by 90.0 points (9 rows won, 0 lost, p = 0.004)" in text
     assert "- System 1, after SFT to after RL: gave the same verdict on every row" in text

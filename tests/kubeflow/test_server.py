@@ -57,8 +57,8 @@ def test_schedules_of_a_users_namespace_are_found_there(server: Double, call: Ca
     for user in ("alice", "bob"):
         made = call("schedule", "@daily", "--preset", "tiny", "--store", STORE, "--name", user, "--namespace", user)
         assert made[0] == 0, made
-    said = call("schedules", "list", "--namespace", "bob")[1]
-    assert ("bob" in said, "alice" in said) == (True, False)
+    message = call("schedules", "list", "--namespace", "bob")[1]
+    assert ("bob" in message, "alice" in message) == (True, False)
 
 
 @pytest.fixture
@@ -97,11 +97,11 @@ def test_in_a_pod_of_a_multi_user_kubeflow_the_namespace_is_the_pods_own(server:
 
 
 @pytest.mark.parametrize(
-    ("host", "said"),
+    ("host", "message"),
     [("http://127.0.0.1:9", "connection refused"), ("http://nowhere.invalid", "its name is not known here")],
 )
-def test_why_kubeflow_did_not_answer_is_said_in_words(host: str, said: str) -> None:
-    with pytest.raises(UnreachableError, match=rf"Kubeflow did not answer \({said}\); check --host"):
+def test_why_kubeflow_did_not_answer_is_reported_in_words(host: str, message: str) -> None:
+    with pytest.raises(UnreachableError, match=rf"Kubeflow did not answer \({message}\); check --host"):
         Server(Where(host))
 
 
@@ -170,12 +170,12 @@ def test_a_server_that_answers_in_time_is_not_spoken_of(monkeypatch: pytest.Monk
     assert capsys.readouterr().err == ""
 
 
-def test_a_store_that_does_not_answer_is_said_too(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+def test_a_store_that_does_not_answer_is_reported_too(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     monkeypatch.setattr("lorapar.kubeflow.waiting.FIRST_SECONDS", 0.01)
-    said = threading.Event()
+    message = threading.Event()
 
     def hangs(address: str) -> None:
-        said.wait(0.2)
+        message.wait(0.2)
         raise UnreachableError(f"{address}/runs/r-1/plan.json: refused")
 
     monkeypatch.setattr("lorapar.kubeflow.submission.open_store", hangs)
@@ -211,12 +211,12 @@ PINNED = [f"{name}=registry.example/{name}{DIGEST}" for name in ("client", "trai
 def test_who_names_no_image_gets_those_of_the_newest_uploaded_version(server: Double, submit: Call) -> None:
     given = [option for one in PINNED for option in ("--image", one)]
     submit(*given)
-    code, said = submit("--param", "theta=0.8")
+    code, message = submit("--param", "theta=0.8")
     assert code == 0
     assert images(server) == {one.partition("=")[2] for one in PINNED}
-    assert f"images as in version {__version__}-" in said
-    assert f"trainer=registry.example/trainer{DIGEST}" in said
-    assert "named by a tag" not in said
+    assert f"images as in version {__version__}-" in message
+    assert f"trainer=registry.example/trainer{DIGEST}" in message
+    assert "named by a tag" not in message
     assert len(server.versions) == 2, "the same package, so the same version"
 
 
@@ -224,9 +224,9 @@ def test_one_image_that_somebody_names_is_for_that_run_only(server: Double, call
     """The others are those that everybody gets, and nobody else gets it, in Kubeflow's form neither."""
     submit(*(f"--image={one}" for one in PINNED))
     mine = f"trainer=mine/trainer{DIGEST}"
-    code, said = submit("--image", mine)
+    code, message = submit("--image", mine)
     assert (code, images(server)) == (0, {one.partition("=")[2] for one in (*PINNED[::2], mine)})
-    assert f"images as named, for this run only: {mine}; the others as in version {__version__}-" in said
+    assert f"images as named, for this run only: {mine}; the others as in version {__version__}-" in message
     everybodys, own = server.pipelines.values()
     assert (everybodys.display_name, own.display_name) == ("lorapar", "lorapar-own")
     assert [one.pipeline_id for one in server.versions.values()].count(everybodys.pipeline_id) == 2
@@ -253,17 +253,19 @@ def test_who_goes_back_to_earlier_images_goes_back_for_everybody(server: Double,
 def test_one_image_before_anybody_has_uploaded_any_stands_beside_the_shipped_ones(
     server: Double, call: Call, submit: Call
 ) -> None:
-    code, said = submit("--image", f"trainer=mine/trainer{DIGEST}")
-    assert (code, f"; the others as shipped: client=lorapar/client:{__version__}, vllm=" in said) == (0, True), said
-    code, said = submit()
-    assert f"images as shipped: client=lorapar/client:{__version__}, trainer=lorapar/trainer:" in said
+    code, message = submit("--image", f"trainer=mine/trainer{DIGEST}")
+    assert (code, f"; the others as shipped: client=lorapar/client:{__version__}, vllm=" in message) == (0, True), (
+        message
+    )
+    code, message = submit()
+    assert f"images as shipped: client=lorapar/client:{__version__}, trainer=lorapar/trainer:" in message
     assert images(server) == {f"lorapar/{name}:{__version__}" for name in ("client", "trainer", "vllm")}
 
 
 def test_runs_and_schedules_with_an_image_of_ones_own_are_ours_all_the_same(server: Double, call: Call) -> None:
     image = ("--image", f"vllm=mine/vllm{DIGEST}")
-    code, said = call("schedule", "@daily", "--preset", "tiny", "--store", STORE, "--name", "nightly", *image)
-    assert (code, "for this schedule only: vllm=mine/vllm" in said) == (0, True), said
+    code, message = call("schedule", "@daily", "--preset", "tiny", "--store", STORE, "--name", "nightly", *image)
+    assert (code, "for this schedule only: vllm=mine/vllm" in message) == (0, True), message
     (schedule,) = server.recurring
     assert "nightly" in call("schedules", "list")[1]
     server.fire(schedule, Frame("FAILED", {}, history=("CANCELING",)))
@@ -294,25 +296,25 @@ def test_a_version_with_the_shipped_tags_or_of_another_lorapar_names_no_images(s
     submit("--registry", "old/images")
     for version in server.versions.values():
         version.display_name = version.display_name.replace(__version__, "0.0.9")
-    code, said = submit()
+    code, message = submit()
     assert code == 0
     assert images(server) == {f"lorapar/{name}:{__version__}" for name in ("client", "trainer", "vllm")}
-    assert "images as in" not in said
+    assert "images as in" not in message
     submit("--registry", "new/images")
     submit("--registry", "mirror.example/lorapar")
     assert images(server) == {f"mirror.example/lorapar/{name}:{__version__}" for name in ("client", "trainer", "vllm")}
 
 
 def test_pinned_images_of_the_uploaded_version_are_digests_too(server: Double, submit: Call) -> None:
-    code, said = submit("--require-digests")
-    assert (code, "--require-digests: lorapar/client" in said, server.runs) == (2, True, {})
+    code, message = submit("--require-digests")
+    assert (code, "--require-digests: lorapar/client" in message, server.runs) == (2, True, {})
     pinned = [f"--image={name}=r.example/{name}{DIGEST}" for name in ("client", "trainer", "vllm")]
     assert submit("--require-digests", *pinned)[0] == 0
     assert submit("--require-digests")[0] == 0
     assert images(server) == {f"r.example/{name}{DIGEST}" for name in ("client", "trainer", "vllm")}
     submit(*pinned[:2], "--image=vllm=r.example/vllm:1")
-    code, said = submit("--require-digests")
-    assert (code, "--require-digests: r.example/vllm:1 is not pinned" in said) == (2, True), "the newest counts"
+    code, message = submit("--require-digests")
+    assert (code, "--require-digests: r.example/vllm:1 is not pinned" in message) == (2, True), "the newest counts"
 
 
 def test_plugins_reach_runs_and_recurring_runs_and_are_off_by_default(server: Double, call: Call, submit: Call) -> None:
@@ -342,7 +344,7 @@ def test_a_placement_file_may_name_the_plugins_and_the_command_line_wins(
 
 
 @pytest.mark.parametrize(
-    ("plugins", "said"),
+    ("plugins", "message"),
     [
         ("{mlflow: {experiment: x}}", "did you mean 'experiment_"),
         ("{mlflow: {disabled: maybe}}", "mlflow.disabled: expected true or false"),
@@ -351,15 +353,17 @@ def test_a_placement_file_may_name_the_plugins_and_the_command_line_wins(
         ("[mlflow]", "plugins"),
     ],
 )
-def test_wrong_plugins_in_a_placement_file_are_one_line(submit: Call, tmp_path: Path, plugins: str, said: str) -> None:
+def test_wrong_plugins_in_a_placement_file_are_one_line(
+    submit: Call, tmp_path: Path, plugins: str, message: str
+) -> None:
     file = tmp_path / "placement.yaml"
     file.write_text(f"plugins: {plugins}\n")
     code, words = submit("--placement", str(file))
-    assert (code, words.startswith("--placement"), said in words) == (2, True, True), words
+    assert (code, words.startswith("--placement"), message in words) == (2, True, True), words
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("given", "message"),
     [
         (["mlflow"], "write it as PLUGIN.KEY=VALUE"),
         (["mlflow.experiment=x"], "did you mean 'experiment_"),
@@ -367,10 +371,10 @@ def test_wrong_plugins_in_a_placement_file_are_one_line(submit: Call, tmp_path: 
         (["mlflow.experiment_id=1", "mlflow.experiment_id=2"], "is given twice"),
     ],
 )
-def test_a_wrong_plugin_input_is_one_line(given: list[str], said: str) -> None:
+def test_a_wrong_plugin_input_is_one_line(given: list[str], message: str) -> None:
     with pytest.raises(BadInputError, match=r"^--plugins mlflow") as wrong:
         plugins_input(given)
-    assert said in str(wrong.value)
+    assert message in str(wrong.value)
 
 
 # --- schedules and the runs they have started ------------------------------------------------------------------------
@@ -389,8 +393,8 @@ def test_a_schedule_is_not_deleted_while_a_run_of_it_is_going(server: Double, ca
     Kubeflow 2.17.0, backend/src/crd/controller/scheduledworkflow/util/scheduled_workflow.go, OwnerReferences.
     """
     run = server.fire(nightly, GOING)
-    code, said = call("schedules", "delete", "nightly")
-    assert (code, run.run_id in said, "--now" in said) == (2, True, True)
+    code, message = call("schedules", "delete", "nightly")
+    assert (code, run.run_id in message, "--now" in message) == (2, True, True)
     assert server.recurring[nightly].status == "DISABLED", "it starts nothing more"
     assert server.killed == []
     run.state = "SUCCEEDED"
@@ -418,7 +422,7 @@ def test_a_run_that_starts_between_looking_and_deleting_is_left_alone(
     assert server.killed == []
 
 
-def test_now_deletes_the_schedule_and_its_run_which_is_told_as_gone(
+def test_now_deletes_the_schedule_and_its_run_which_is_reported_as_gone(
     server: Double, call: Call, nightly: str, tmp_path: Path
 ) -> None:
     """Kubeflow shows such a run as running for ever."""
@@ -426,8 +430,8 @@ def test_now_deletes_the_schedule_and_its_run_which_is_told_as_gone(
     assert "running" in call("runs")[1]
     assert call("schedules", "delete", "nightly", "--now")[0] == 0
     assert server.killed == ["nightly-1"]
-    said = call("runs")[1]
-    assert ("gone" in said, "running" in said) == (True, False)
+    message = call("runs")[1]
+    assert ("gone" in message, "running" in message) == (True, False)
     assert (tmp_path / "runs" / run.run_id / "summary.md").read_text().startswith("# Cancelled")
 
 
@@ -450,8 +454,8 @@ def test_a_run_that_is_gone_does_not_keep_an_equal_one_from_starting(server: Dou
 def test_runs_of_other_pipelines_are_shown_as_kubeflow_has_them(server: Double, call: Call, nightly: str) -> None:
     run = server.fire(nightly, Frame("FAILED", {}, history=("CANCELING",)))
     run.pipeline_version_reference.pipeline_id = "somebody-elses"
-    said = call("runs")[1]
-    assert ("failed" in said, "summary.md" in said) == (True, False)
+    message = call("runs")[1]
+    assert ("failed" in message, "summary.md" in message) == (True, False)
 
 
 def test_the_change_that_the_docs_ask_for_is_the_one_that_doctor_looks_for() -> None:

@@ -99,10 +99,10 @@ def test_stopped_while_following_it_says_that_the_run_goes_on(server, call, subm
         raise stop
 
     monkeypatch.setattr(follow.time, "sleep", stopping)
-    ended, said = submit("--wait")
+    ended, message = submit("--wait")
     assert ended == code
-    assert "run run-0; the run goes on in Kubeflow" in said
-    assert "run the same command again to continue" not in said
+    assert "run run-0; the run goes on in Kubeflow" in message
+    assert "run the same command again to continue" not in message
 
 
 def test_a_failed_run_is_started_again_as_often_as_asked(server, call, submit) -> None:
@@ -118,9 +118,9 @@ def test_nothing_starts_where_nothing_has_changed(server, call, submit) -> None:
     submit("--if-changed")
     submit("--if-changed")
     assert len(server.runs) == 2, "the first failed, so an equal one starts"
-    code, said = submit("--if-changed")
+    code, message = submit("--if-changed")
     assert (code, len(server.runs)) == (0, 2)
-    assert "unchanged since run run-1" in said
+    assert "unchanged since run run-1" in message
     submit("--if-changed", "--set", "rl.max_steps=3")
     assert len(server.runs) == 3
 
@@ -139,10 +139,10 @@ def test_runs_lists_the_newest_first(server, call, submit) -> None:
     server.endings = [PROMOTED, FAILED]
     submit("--name", "one")
     submit("--name", "two")
-    code, said = call("runs")
+    code, message = call("runs")
     assert code == 0
-    assert said.index("two") < said.index("one")
-    assert "failed" in said
+    assert message.index("two") < message.index("one")
+    assert "failed" in message
     listed = json.loads(call("runs", "--json")[1])
     assert [(run["name"], run["state"]) for run in listed["runs"]] == [("two", "failed"), ("one", "succeeded")]
 
@@ -164,13 +164,13 @@ def test_a_server_that_stays_away_while_a_run_is_followed_leaves_the_run_to_itse
         raise PermissionError
 
     monkeypatch.setattr(server, "show", gone)
-    code, said = submit("--wait")
-    assert (code, "run run-0 is not followed any more: the run goes on in Kubeflow" in said) == (3, True), said
+    code, message = submit("--wait")
+    assert (code, "run run-0 is not followed any more: the run goes on in Kubeflow" in message) == (3, True), message
 
 
 def test_schedule_makes_a_recurring_run(server, call, submit) -> None:
-    code, said = call("schedule", "0 0 3 * * *", "--preset", "tiny", "--store", STORE)
-    assert code == 0, said
+    code, message = call("schedule", "0 0 3 * * *", "--preset", "tiny", "--store", STORE)
+    assert code == 0, message
     (made,) = server.recurring.values()
     assert made.trigger.cron_schedule.cron == "0 0 3 * * *"
     assert made.no_catchup is True
@@ -178,9 +178,9 @@ def test_schedule_makes_a_recurring_run(server, call, submit) -> None:
 
 
 def test_a_time_that_never_comes_is_no_schedule(server, call, submit) -> None:
-    code, said = call("schedule", "0 0 25 * * *", "--preset", "tiny", "--store", STORE)
+    code, message = call("schedule", "0 0 25 * * *", "--preset", "tiny", "--store", STORE)
     assert (code, len(server.recurring)) == (2, 0)
-    assert "hour '25': expected 0 to 23" in said
+    assert "hour '25': expected 0 to 23" in message
 
 
 def test_a_model_below_the_volume_that_pods_mount_is_no_local_one(server, call, submit, tmp_path) -> None:
@@ -203,10 +203,10 @@ def test_schedules_of_the_pipeline_are_listed_over_all_pages(server, call, submi
         schedule(call, name)
     *_, foreign = server.recurring.values()
     foreign.pipeline_version_reference.pipeline_id = "somebody-elses"
-    code, said = call("schedules", "list")
+    code, message = call("schedules", "list")
     assert code == 0
-    assert [line.split()[1] for line in said.splitlines()[1:]] == ["fourth", "third", "second", "first"]
-    assert said.count("0 0 3 * * *") == said.count("enabled") == 4
+    assert [line.split()[1] for line in message.splitlines()[1:]] == ["fourth", "third", "second", "first"]
+    assert message.count("0 0 3 * * *") == message.count("enabled") == 4
     listed = json.loads(call("schedules", "list", "--json")[1])["schedules"]
     assert (listed[0]["name"], listed[0]["when"], listed[0]["state"]) == ("fourth", "0 0 3 * * *", "enabled")
 
@@ -217,10 +217,10 @@ def test_a_schedule_is_deleted_by_id_or_by_name(server, call, submit) -> None:
     assert call("schedules", "delete", "nightly")[0] == 0
     assert [one.display_name for one in server.recurring.values()] == ["weekly", "weekly"]
     kept, gone = server.recurring
-    code, said = call("schedules", "delete", "weekly")
+    code, message = call("schedules", "delete", "weekly")
     assert (code, len(server.recurring)) == (2, 2)
-    assert kept in said
-    assert gone in said
+    assert kept in message
+    assert gone in message
     assert call("schedules", "delete", gone)[0] == 0
     assert list(server.recurring) == [kept]
     assert call("schedules", "delete", "weekli") == (
@@ -238,9 +238,9 @@ def test_the_schedule_of_another_pipeline_is_not_ours_to_delete(server, call, su
 
 
 def test_looking_for_runs_of_an_unknown_experiment_makes_none(server, call, submit) -> None:
-    code, said = call("runs", "--experiment", "typo")
+    code, message = call("runs", "--experiment", "typo")
     assert code == 0
-    assert "no runs in an experiment called 'typo'" in said
+    assert "no runs in an experiment called 'typo'" in message
     assert not server.experiments
 
 
@@ -322,8 +322,8 @@ def test_bad_input_is_answered_before_anything_is_imported_that_takes_time() -> 
     assert [json.loads(line) for line in done.stdout.splitlines()] == [[2, []]] * len(WRONG)
     lines = [line for line in done.stderr.splitlines() if line.startswith("lorapar")]
     assert len(lines) == len(WRONG), done.stderr
-    for (options, said), line in zip(WRONG, lines, strict=True):
-        assert said in line, options
+    for (options, message), line in zip(WRONG, lines, strict=True):
+        assert message in line, options
 
 
 @pytest.mark.parametrize(
@@ -335,13 +335,13 @@ def test_bad_input_is_answered_before_anything_is_imported_that_takes_time() -> 
         ("schedules", "list"),
     ],
 )
-def test_a_login_page_or_dashboard_in_place_of_the_api_is_told(server, call, command) -> None:
+def test_a_login_page_or_dashboard_in_place_of_the_api_is_reported(server, call, command) -> None:
     """Both come with status 200; kfp makes empty lists and objects without a name of them."""
     server.web_page = "<!doctype html><title>Log in</title>"
-    code, said = call(*command)
+    code, message = call(*command)
     assert code == 3
-    assert "answered with a web page, so this is not Kubeflow's API" in said
-    assert "KFP_TOKEN" in said
+    assert "answered with a web page, so this is not Kubeflow's API" in message
+    assert "KFP_TOKEN" in message
 
 
 def test_a_run_is_not_gone_because_a_gateway_does_not_know_the_path_of_logs(server, submit, call, monkeypatch) -> None:
@@ -358,7 +358,7 @@ def test_a_run_is_not_gone_because_a_gateway_does_not_know_the_path_of_logs(serv
 def test_what_several_nodes_cannot_train_is_refused_before_anything_is_sent(server, submit, tmp_path) -> None:
     path = tmp_path / "placement.yaml"
     path.write_text("groups: {sft: {nodes: 5}}", encoding="utf-8")
-    code, said = submit("--placement", str(path))
+    code, message = submit("--placement", str(path))
     assert code == 2
-    assert "cannot be divided evenly among 5 nodes; make gradient_accumulation a multiple of 5" in said
+    assert "cannot be divided evenly among 5 nodes; make gradient_accumulation a multiple of 5" in message
     assert not server.runs

@@ -123,9 +123,9 @@ def test_a_killed_node_ends_all_and_the_next_try_makes_what_one_process_makes(
             run_task("rl", text, None, tmp_path / "scratch", notes)
         assert not kill.exists()
         run_task("rl", text, None, tmp_path / "scratch", notes)
-        told = json.loads((tmp_path / "task" / "executor_output.json").read_text(encoding="utf-8"))
+        message = json.loads((tmp_path / "task" / "executor_output.json").read_text(encoding="utf-8"))
         made = tmp_path / "made"
-        fetch_tree(store, ledger.read_manifest(told["parameterValues"]["rl_adapter_digest"]), made)
+        fetch_tree(store, ledger.read_manifest(message["parameterValues"]["rl_adapter_digest"]), made)
     ours, theirs = (read_tensors(folder / "adapter_model.safetensors")[0] for folder in (made, alone))
     for name, tensor in theirs.items():
         torch.testing.assert_close(ours[name], tensor, rtol=0, atol=1e-6)

@@ -85,12 +85,12 @@ def trained(ledger: Ledger, record: StageRecord, notes: Notes | None = None) -> 
 
 
 @pytest.mark.parametrize(
-    ("count", "said"), [(4, "2 nodes x 4 processes, 4 nvidia.com/gpu each"), (0, "2 nodes x 4 processes")]
+    ("count", "message"), [(4, "2 nodes x 4 processes, 4 nvidia.com/gpu each"), (0, "2 nodes x 4 processes")]
 )
-def test_what_several_nodes_take_is_said_and_read_again(count: int, said: str) -> None:
+def test_what_several_nodes_take_is_reported_and_read_again(count: int, message: str) -> None:
     takes = TWO.model_copy(update={"count": count}).takes
-    assert takes.said() == said
-    assert read_takes({"rl": takes.told()}) == {"rl": takes}
+    assert takes.text() == message
+    assert read_takes({"rl": takes.dump()}) == {"rl": takes}
 
 
 def test_a_node_sees_what_the_task_sees_and_nothing_of_argo() -> None:
@@ -170,7 +170,7 @@ OTHER = NodeOutcome(exit_code=4, message="a reward failed in another process", o
 
 @pytest.mark.parametrize("restarts", [True, False], ids=["torch-distributed", "a runtime that restarts nothing"])
 @pytest.mark.parametrize(
-    ("first", "second", "codes", "kind", "said"),
+    ("first", "second", "codes", "kind", "message"),
     [
         (INPUT, NodeOutcome(exit_code=2, of_another=True), (2, 2), BadInputError, "^rl.rewards: x$"),
         (OTHER, NodeOutcome(exit_code=4, message="loss is NaN"), (4, 4), TrainingError, "^loss is NaN$"),
@@ -192,11 +192,11 @@ def test_the_task_ends_as_the_node_that_has_something_to_say(
     second,
     codes,
     kind,
-    said,
+    message,
 ) -> None:
     double.restarts = restarts
     double.run = lambda rank: leaves((first, second)[rank], codes[rank])
-    with pytest.raises(kind, match=said):
+    with pytest.raises(kind, match=message):
         trained(ledger, record)
     assert any(line.startswith("DELETE ") for line in double.asked)
 
@@ -212,8 +212,8 @@ def test_a_job_that_ran_out_of_its_time_says_which_setting_ended_it(
     in_short_time(monkeypatch)
     end = leaves(node, 143)
     double.run = lambda rank: [*end[:2], f"sh() {{ {end[2]}; }}; trap sh TERM; while :; do sleep 0.05; done", *end[3:]]
-    said = r"lorapar-rl-\w+ was ended after 1 s, its timeout_seconds in the placement file.*the next run goes on"
-    with pytest.raises(StoppedError, match=said) as stopped:
+    message = r"lorapar-rl-\w+ was ended after 1 s, its timeout_seconds in the placement file.*the next run goes on"
+    with pytest.raises(StoppedError, match=message) as stopped:
         trained(ledger, record)
     assert stopped.value.exit_code == 143
     assert not double.jobs or all("deletionTimestamp" in one["metadata"] for one in double.jobs.values())
@@ -229,13 +229,13 @@ def test_an_error_of_a_node_says_more_than_the_time_that_ran_out(
         trained(ledger, record)
 
 
-def test_a_job_that_trainer_itself_fails_is_told_in_its_words(
+def test_a_job_that_trainer_itself_fails_is_reported_in_its_words(
     double: TrainerDouble, ledger: Ledger, record: StageRecord, monkeypatch
 ) -> None:
     double.run = lambda rank: ["sh", "-c", IDLE]
     job = started(ledger, record, Notes())
-    told = {"type": "Failed", "status": "True", "reason": "ResourcesCreationFailed", "message": "no PodGroup"}
-    double.jobs[job.name]["status"] = {"conditions": [told]}
+    message = {"type": "Failed", "status": "True", "reason": "ResourcesCreationFailed", "message": "no PodGroup"}
+    double.jobs[job.name]["status"] = {"conditions": [message]}
     job.follow()
     with pytest.raises(
         RuntimeError, match=r"failed \(ResourcesCreationFailed: no PodGroup\); kubectl -n team describe"
@@ -305,14 +305,16 @@ def test_a_job_of_somebody_else_is_left_alone(
 class StoppedAtOnce(Notes):
     """A Progress in whose first line SIGTERM arrives."""
 
-    def say(self, line: str) -> None:
+    def log(self, line: str) -> None:
         """Remember the line; the first ends the task."""
-        super().say(line)
+        super().log(line)
         if len(self.lines) == 1:
             raise Terminated
 
 
-def test_a_task_that_is_told_to_stop_ends_its_job(double: TrainerDouble, ledger: Ledger, record: StageRecord) -> None:
+def test_a_task_that_is_reported_to_stop_ends_its_job(
+    double: TrainerDouble, ledger: Ledger, record: StageRecord
+) -> None:
     double.run = lambda rank: ["sh", "-c", IDLE]
     notes = StoppedAtOnce()
     with pytest.raises(Terminated):
@@ -336,22 +338,22 @@ def test_a_job_that_a_person_deletes_has_stopped_and_not_failed(
 class Impatient(Notes):
     """A Progress that ends the task once it has been told what the job waits for."""
 
-    def say(self, line: str) -> None:
+    def log(self, line: str) -> None:
         """Remember the line."""
-        super().say(line)
+        super().log(line)
         if "kubectl" in line and len(self.lines) > 1:
             raise Terminated
 
 
 @pytest.mark.parametrize(
-    ("suspended", "said"),
+    ("suspended", "message"),
     [
         (False, "node-0-0-.* asks for 4 nvidia.com/gpu, waits: 0/3 nodes are available: 3 Insufficient .*describe pod"),
         (True, "is suspended: Kueue has not admitted it to the queue team; see kubectl -n team get workloads"),
     ],
 )
-def test_after_two_minutes_it_is_said_what_a_job_waits_for(
-    double: TrainerDouble, ledger: Ledger, record: StageRecord, monkeypatch: pytest.MonkeyPatch, suspended, said
+def test_after_two_minutes_it_is_reported_what_a_job_waits_for(
+    double: TrainerDouble, ledger: Ledger, record: StageRecord, monkeypatch: pytest.MonkeyPatch, suspended, message
 ) -> None:
     assert train_nodes.PATIENCE_SECONDS == 120
     monkeypatch.setattr(train_nodes, "PATIENCE_SECONDS", 0)
@@ -362,10 +364,10 @@ def test_after_two_minutes_it_is_said_what_a_job_waits_for(
     notes = Impatient()
     with pytest.raises(Terminated):
         trained(ledger, record, notes)
-    assert any(re.search(said, line) for line in notes.lines), notes.lines
+    assert any(re.search(message, line) for line in notes.lines), notes.lines
 
 
-def test_a_job_that_has_been_resumed_and_a_pod_that_has_a_place_are_not_told_to_wait() -> None:
+def test_a_job_that_has_been_resumed_and_a_pod_that_has_a_place_are_not_reported_to_wait() -> None:
     """Conditions stay with status False, or True, once what they tell of is over."""
     resumed = {"type": "Suspended", "status": "False", "reason": "Resumed"}
     job = {"metadata": {"name": "lorapar-rl-1"}, "status": {"conditions": [resumed]}}
@@ -394,7 +396,7 @@ def test_other_things_a_pod_may_wait_for() -> None:
     assert "waits: ImagePullBackOff Back-off pulling image" in why_not_started(job, [pod], TWO, "team")
 
 
-def test_a_pod_that_was_told_to_go_has_not_failed() -> None:
+def test_a_pod_that_was_reported_to_go_has_not_failed() -> None:
     """As where Kueue takes the quota back, or a node is drained: its job makes another."""
     status = {"containerStatuses": [{"name": "node", "state": {"terminated": {"exitCode": 143}}}]}
     metadata = {"name": "p", "labels": {"batch.kubernetes.io/job-completion-index": "1"}}
@@ -405,7 +407,7 @@ def test_a_pod_that_was_told_to_go_has_not_failed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "kind", "said"),
+    ("change", "kind", "message"),
     [
         ({"may": False}, BadInputError, "cannot create resource.*pipeline.trainJobs.enabled"),
         ({"runtimes": ()}, BadInputError, "clusterTrainingRuntime must be created before"),
@@ -416,11 +418,11 @@ def test_a_pod_that_was_told_to_go_has_not_failed() -> None:
     ],
 )
 def test_what_kubernetes_refuses_is_one_line(
-    double: TrainerDouble, ledger: Ledger, record: StageRecord, change, kind, said
+    double: TrainerDouble, ledger: Ledger, record: StageRecord, change, kind, message
 ) -> None:
     for name, value in change.items():
         setattr(double, name, value)
-    with pytest.raises(kind, match=said):
+    with pytest.raises(kind, match=message):
         trained(ledger, record)
     assert not double.jobs, "nothing is left that holds accelerators"
 
@@ -448,7 +450,7 @@ def test_a_container_that_is_started_again_ends_as_it_had(
     assert ended.value.code == 2
 
 
-def test_images_of_two_versions_are_told_apart(
+def test_images_of_two_versions_are_reported_apart(
     double: TrainerDouble, ledger: Ledger, record: StageRecord, leaves: Leaves
 ) -> None:
     other = record.model_copy(update={"code": "another"})

@@ -209,9 +209,9 @@ class TrainerDouble:
             name = job["metadata"]["name"]
             unknown = [key for key in self.drops if key in job["spec"]]
             if unknown and validation == "Strict" and self.is_strict:
-                said = f'strict decoding error: unknown field "spec.{unknown[0]}"'
+                answer = f'strict decoding error: unknown field "spec.{unknown[0]}"'
                 kind = 'TrainJob in version "v1alpha1" cannot be handled as a TrainJob'
-                return _refused(400, "BadRequest", f"{kind}: {said}")
+                return _refused(400, "BadRequest", f"{kind}: {answer}")
             job["spec"] = {key: value for key, value in job["spec"].items() if key not in unknown}
             if not self.may:
                 who = f'User "system:serviceaccount:{NAMESPACE}:default" cannot create resource "trainjobs"'
@@ -224,8 +224,8 @@ class TrainerDouble:
             if problems:
                 return _refused(422, "Invalid", f'TrainJob "{name}" is invalid: {"; ".join(problems)}')
             if job["spec"]["runtimeRef"]["name"] not in self.runtimes:
-                said = "specified clusterTrainingRuntime must be created before the TrainJob is created"
-                return _refused(403, "Forbidden", f"{_DENIED}spec.runtimeRef: Invalid value: {said}")
+                answer = "specified clusterTrainingRuntime must be created before the TrainJob is created"
+                return _refused(403, "Forbidden", f"{_DENIED}spec.runtimeRef: Invalid value: {answer}")
             if any(one["name"].startswith("PET_") for one in job["spec"]["trainer"]["env"]):
                 return _refused(403, "Forbidden", f"{_DENIED}spec.trainer.env: must not have reserved envs")
             made = copy.deepcopy(job)
@@ -375,8 +375,8 @@ def _pump(pod: Pod) -> None:
 def _condition(job: dict[str, Any], kind: str, reason: str, message: str) -> None:
     conditions = job.setdefault("status", {}).setdefault("conditions", [])
     if all(one["type"] != kind for one in conditions):
-        told = {"type": kind, "status": "True", "reason": reason, "message": message}
-        conditions.append({**told, "lastTransitionTime": _now()})
+        reported = {"type": kind, "status": "True", "reason": reason, "message": message}
+        conditions.append({**reported, "lastTransitionTime": _now()})
 
 
 def _refused(status: int, reason: str, message: str) -> tuple[int, dict[str, Any]]:
@@ -406,7 +406,7 @@ class _Handler(BaseHTTPRequestHandler):
         name, query = url.path.rpartition("/")[2], parse_qs(url.query)
         if double.failing > 0:
             double.failing -= 1
-            return self.say(*_refused(503, "ServiceUnavailable", "etcdserver: leader changed"))
+            return self.respond(*_refused(503, "ServiceUnavailable", "etcdserver: leader changed"))
         if url.path.startswith(_JOBS) and not double.installed:
             self.send_response(404)
             self.send_header("Content-Length", "19")
@@ -414,18 +414,18 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(b"404 page not found\n")
             return None
         if url.path == _JOBS and self.command == "POST":
-            return self.say(*double.create(json.loads(body), validation=query.get("fieldValidation", ["Warn"])[0]))
+            return self.respond(*double.create(json.loads(body), validation=query.get("fieldValidation", ["Warn"])[0]))
         if url.path.startswith(f"{_JOBS}/"):
-            return self.say(*(double.delete(name) if self.command == "DELETE" else double.get(name)))
+            return self.respond(*(double.delete(name) if self.command == "DELETE" else double.get(name)))
         if url.path == _PODS:
-            return self.say(*double.listed(query["labelSelector"][0]))
+            return self.respond(*double.listed(query["labelSelector"][0]))
         if url.path.startswith(f"{_PODS}/") and name == "log":
             return self.follow(url.path.split("/")[-2])
         if url.path == f"{_PODS}/{OWN_POD}":
-            return self.say(200, double.own_pod)
-        return self.say(*_refused(404, "NotFound", f"{url.path} not found"))
+            return self.respond(200, double.own_pod)
+        return self.respond(*_refused(404, "NotFound", f"{url.path} not found"))
 
-    def say(self, status: int, document: Mapping[str, Any]) -> None:
+    def respond(self, status: int, document: Mapping[str, Any]) -> None:
         data = json.dumps(document).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
@@ -439,13 +439,13 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(200)
         self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
-        told, ended = 0, False
-        while not ended or told < len(pod.lines):
+        reported, ended = 0, False
+        while not ended or reported < len(pod.lines):
             ended = pod.exit_code is not None
-            for moment, line in pod.lines[told:]:
+            for moment, line in pod.lines[reported:]:
                 data = f"{moment} {line}\n".encode()
                 self.wfile.write(f"{len(data):x}\r\n".encode() + data + b"\r\n")
-                told += 1
+                reported += 1
             time.sleep(0.02)
         self.wfile.write(b"0\r\n\r\n")
 

@@ -15,7 +15,7 @@ from lorapar.progress import Silent
 from lorapar.records import Example, Label, read_records
 
 
-class Said(Silent):
+class Recorder(Silent):
     """Remembers what each node said."""
 
     def __init__(self, title, lines) -> None:
@@ -27,7 +27,7 @@ class Said(Silent):
     def __exit__(self, *_error) -> None:
         pass
 
-    def say(self, line) -> None:
+    def log(self, line) -> None:
         """Remember it under the node's name."""
         self.lines.append((self.title.split()[1].rstrip(":"), line))
 
@@ -43,7 +43,7 @@ def voted(tmp_path_factory):
 def run(folder):
     """Run or continue it; the nodes that ran."""
     lines = []
-    run_local(load_config(preset="tiny"), folder.root, lambda title: Said(title, lines), until="tally")
+    run_local(load_config(preset="tiny"), folder.root, lambda title: Recorder(title, lines), until="tally")
     return {node for node, line in lines if line.startswith("done in")} - {"plan"}
 
 
@@ -74,8 +74,8 @@ def test_contested_rows_come_with_their_votes_least_agreement_first(voted, tmp_p
     assert [float(row["agreement"]) for row in rows] == sorted(float(row["agreement"]) for row in rows)
     for row in rows:
         assert row["label"] == given[row["example_id"]].system
-        said = {row[name].split()[0] for name in ("forward", "preposition", "tempo") if row[name]}
-        assert said == {"system1", "system2"}
+        message = {row[name].split()[0] for name in ("forward", "preposition", "tempo") if row[name]}
+        assert message == {"system1", "system2"}
         assert row["edited"] == ""
     assert export_rows(voted, tmp_path / "all.csv", every_row=True).rows == done.voted
 

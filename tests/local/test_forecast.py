@@ -10,7 +10,7 @@ import pytest
 from lorapar.config import RunConfig, load_config
 from lorapar.data import load_examples
 from lorapar.errors import BadInputError
-from lorapar.local.forecast import planned_omissions, say_ahead
+from lorapar.local.forecast import log_forecast, planned_omissions
 from lorapar.records import write_records
 from lorapar.stages.plan import make_plan
 from tests.local.test_run import Spoken
@@ -59,7 +59,7 @@ def test_rows_without_a_reference_end_a_plan_that_comes_to_rl(tmp_path) -> None:
         planned_omissions(config(tmp_path, data), BOTH)
 
 
-def test_what_the_vote_dealt_is_said_exactly_and_too_few_rows_end_the_run(tmp_path) -> None:
+def test_what_the_vote_dealt_is_reported_exactly_and_too_few_rows_end_the_run(tmp_path) -> None:
     settings = config(tmp_path, rows(6, 3), "sft.max_length=300", "sft.warmup_system2_examples=0")
     examples = load_examples(settings.data, settings.seed)
     tally = {}
@@ -68,14 +68,14 @@ def test_what_the_vote_dealt_is_said_exactly_and_too_few_rows_end_the_run(tmp_pa
         tally[system].mkdir()
         write_records(tally[system] / "examples.jsonl", assigned)
     spoken = Spoken()("[6/18] tally:")
-    say_ahead(settings, tally, BOTH, spoken)
+    log_forecast(settings, tally, BOTH, spoken)
     assert spoken.lines["tally"] == [
         "WARNING: ahead in sft: 3 of 5 rows left out: no token of their answer is within 300 tokens; "
         "raise sft.max_length"
     ]
     few = config(tmp_path, rows(6, 3), "rl.batch_size=20", "sft.warmup_system2_examples=0")
     with pytest.raises(BadInputError, match=r"one step of RL needs 5 different prompts .* there are only 4"):
-        say_ahead(few, tally, BOTH, spoken)
+        log_forecast(few, tally, BOTH, spoken)
 
 
 def test_a_plan_says_what_prepare_will_leave_out(tmp_path) -> None:

@@ -53,10 +53,10 @@ def test_a_run_folder_is_read_while_a_stage_works(tmp_path: Path, scratch: Path)
     root.mkdir()
     with live_in_folder(root, "rl", scratch, Silent()) as progress:
         progress.start("tuning on System 2", total=40)
-        progress.say("WARNING: in 5 steps on end (1 to 5) every completion was cut off")
+        progress.log("WARNING: in 5 steps on end (1 to 5) every completion was cut off")
         for _ in range(10):
             progress.advance(1, note="reward 1.5")
-        progress.say("warning: once more")
+        progress.log("warning: once more")
         before = everything(root)
         seen = Watcher(str(root)).look()
         assert everything(root) == before, "looking changes nothing"
@@ -129,7 +129,7 @@ def test_a_store_that_is_away_holds_up_no_stage(tmp_path: Path, scratch: Path) -
     assert progress.live.done == 1
 
 
-def test_what_is_told_is_not_written_for_every_unit(scratch: Path, capsys) -> None:
+def test_what_is_reported_is_not_written_for_every_unit(scratch: Path, capsys) -> None:
     written: list[str] = []
     progress = LiveProgress(LineProgress("[rl]"), "rl", scratch, written.append, every_seconds=3600.0)
     progress.start("answering", total=1000)

@@ -188,7 +188,7 @@ def test_code_that_could_not_be_confined_ends_a_plan_and_a_run_before_anything_i
     plan(config, tmp_path / "run", until="evaluate")
 
 
-def test_rows_whose_own_answers_fail_their_tests_are_told_by_the_plan(tmp_path) -> None:
+def test_rows_whose_own_answers_fail_their_tests_are_reported_by_the_plan(tmp_path) -> None:
     rows = [
         {
             "question": f"Write add{n}, which adds {n}.",
@@ -205,12 +205,12 @@ def test_rows_whose_own_answers_fail_their_tests_are_told_by_the_plan(tmp_path) 
     assert "'Write add3, which adds 3.'" in line
 
 
-def test_a_rank_that_vllm_does_not_serve_is_told_by_the_plan(tmp_path) -> None:
+def test_a_rank_that_vllm_does_not_serve_is_reported_by_the_plan(tmp_path) -> None:
     """With the frozen half that keeps the start unchanged, files hold twice the rank."""
-    for rank, said in ((256, False), (300, True)):
+    for rank, message in ((256, False), (300, True)):
         config = load_config(preset="tiny", overrides=[f"adapter.rank={rank}"])
         text = "".join(map(str, plan_run(config, tmp_path / "run", until=None, fresh=False).lines))
-        assert ("its rank in PEFT's files is 600, and vLLM serves no rank above 512" in text) is said
+        assert ("its rank in PEFT's files is 600, and vLLM serves no rank above 512" in text) is message
 
 
 def test_an_earlier_adapter_of_other_sizes_is_refused_before_votes_are_asked_for(make_family, tmp_path) -> None:

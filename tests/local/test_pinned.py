@@ -32,12 +32,12 @@ def of_both_kinds() -> list[tuple[str, str]]:
 MIX = of_both_kinds()
 
 
-class Said(Silent):
+class Recorder(Silent):
     """Keeps what a stage says."""
 
     lines: list[str]
 
-    def say(self, text: str) -> None:
+    def log(self, text: str) -> None:
         self.lines.append(text)
 
 
@@ -69,11 +69,11 @@ def settings(capture: Capture, *more: str) -> RunConfig:
 
 def prepared(config: RunConfig, out: Path, *, fresh: bool = False) -> tuple[set[str], list[str]]:
     """Ids of the rows that a run comes to, and what it says."""
-    said = Said()
-    said.lines = []
-    run_local(config, out, lambda _: nullcontext(said), until="prepare", fresh=fresh)
+    message = Recorder()
+    message.lines = []
+    run_local(config, out, lambda _: nullcontext(message), until="prepare", fresh=fresh)
     examples = read_records(RunFolder(out).artifact("prepare", "examples") / "examples.jsonl", Example)
-    return {one.id for one in examples}, said.lines
+    return {one.id for one in examples}, message.lines
 
 
 def ids(*numbers: int) -> set[str]:

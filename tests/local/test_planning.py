@@ -12,7 +12,7 @@ from lorapar.basemodel.shape import model_shape
 from lorapar.config import ModelConfig, RunConfig, load_config
 from lorapar.errors import BadInputError
 from lorapar.local.calls import filter_calls, judge_calls, pick_calls, teacher_calls
-from lorapar.local.estimate import StageMemory, base_bytes, cards_said, stage_memory, stage_memory_bytes
+from lorapar.local.estimate import StageMemory, base_bytes, cards_text, stage_memory, stage_memory_bytes
 from lorapar.local.planning import plan_run
 from lorapar.local.runner import comes_to
 
@@ -37,22 +37,22 @@ def test_a_teacher_that_is_no_model_is_named(tmp_path) -> None:
 
 
 @pytest.mark.parametrize("init", ["pissa", "olora", "residual"])
-def test_a_start_that_is_reported_to_collapse_with_rl_is_said(tmp_path, init: str) -> None:
+def test_a_start_that_is_reported_to_collapse_with_rl_is_reported(tmp_path, init: str) -> None:
     config = load_config(preset="tiny", overrides=[f"adapter.init={init}"])
     lines = [str(one) for one in plan_run(config, tmp_path / "run", until=None, fresh=False).lines]
-    said = [line.partition(" ")[2].strip() for line in lines if "2512.23165" in line]
-    assert len(said) == (init != "residual")
-    assert all(line.startswith(f"adapter.init {init}: ") for line in said)
+    message = [line.partition(" ")[2].strip() for line in lines if "2512.23165" in line]
+    assert len(message) == (init != "residual")
+    assert all(line.startswith(f"adapter.init {init}: ") for line in message)
 
 
 @pytest.mark.parametrize(
-    ("native", "said"),
+    ("native", "message"),
     [
         (True, "format      bfloat16, which this CPU computes natively"),
         (False, "format      float32: this CPU only emulates bfloat16"),
     ],
 )
-def test_what_auto_came_to_is_said(tmp_path, monkeypatch, native, said) -> None:
+def test_what_auto_came_to_is_reported(tmp_path, monkeypatch, native, message) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": native}, raising=False)
     lines = [
@@ -61,7 +61,7 @@ def test_what_auto_came_to_is_said(tmp_path, monkeypatch, native, said) -> None:
             load_config(preset="tiny", overrides=["model.dtype=auto"]), tmp_path / "run", until=None, fresh=False
         ).lines
     ]
-    assert said in lines
+    assert message in lines
     fixed = plan_run(load_config(preset="tiny"), tmp_path / "run", until=None, fresh=False).lines
     assert not [line for line in map(str, fixed) if line.startswith("format ")]
 
@@ -72,17 +72,17 @@ def test_only_a_run_that_comes_to_the_gate_asks_for_rows_it_can_judge(last, come
 
 
 @pytest.mark.parametrize(
-    ("rl", "said"),
+    ("rl", "message"),
     [
         ({"max_steps": 5, "batch_size": 4, "gradient_accumulation": 2, "num_generations": 4}, "at most 40 calls"),
         ({"epochs": 2.0, "num_generations": 8}, "at most 4,096 calls"),  # 256 training rows of the task mix
     ],
 )
-def test_calls_of_a_judge_are_counted_before_it_is_asked(rl: dict[str, Any], said: str) -> None:
+def test_calls_of_a_judge_are_counted_before_it_is_asked(rl: dict[str, Any], message: str) -> None:
     judge = {"judge": {"endpoint": "http://judge:8000/v1", "model": "m"}}
     config = RunConfig(rl={**rl, "rewards": {"exact_answer": 1.0, "quality": judge}})
     (line,) = judge_calls(config)
-    assert line.startswith(f"quality: {said}")
+    assert line.startswith(f"quality: {message}")
     assert judge_calls(RunConfig()) == []
 
 
@@ -108,15 +108,15 @@ def test_completions_of_the_filter_are_counted_before_they_are_asked() -> None:
 
 
 @pytest.mark.parametrize(
-    ("labels", "said"),
+    ("labels", "message"),
     [
         ("votes", "256 calls: of 1, 1 read every row"),
         ("data", "0 calls: of 1, 1 read every row; training rows get the systems that the data name"),
         ("random", "0 calls: of 1, 1 read every row; training rows get their systems by chance"),
     ],
 )
-def test_calls_of_teachers_leave_out_rows_that_are_not_voted_on(labels: str, said: str) -> None:
-    assert teacher_calls(RunConfig(voting={"labels": labels})).startswith(said)
+def test_calls_of_teachers_leave_out_rows_that_are_not_voted_on(labels: str, message: str) -> None:
+    assert teacher_calls(RunConfig(voting={"labels": labels})).startswith(message)
 
 
 def phases_of_rl(first: dict[str, Any], second: dict[str, Any], **sections: Any) -> RunConfig:
@@ -148,17 +148,17 @@ def test_calls_of_each_phase_go_by_its_own_settings() -> None:
 
 
 @pytest.mark.parametrize(
-    ("rows", "said"),
+    ("rows", "message"),
     [
         (6, "WARNING: publish.pick best: 24 answers: 4 adapters, 6 development rows each; no earlier adapter can be "),
         (56, "WARNING: publish.pick best: 224 answers: 4 adapters, 56 development rows each; an earlier adapter is "),
         (120, "publish.pick best: 480 answers: 4 adapters, 120 development rows each; an earlier adapter is better "),
     ],
 )
-def test_answers_of_a_pick_are_counted_and_few_rows_are_said(rows: int, said: str) -> None:
+def test_answers_of_a_pick_are_counted_and_few_rows_are_reported(rows: int, message: str) -> None:
     config = RunConfig(publish={"pick": "best"}, data={"development": rows})
     (line,) = pick_calls(config)
-    assert line.startswith(said)
+    assert line.startswith(message)
     assert ("7 rows are the least" in line) == (rows == 6)
     assert (f"from {700 / rows:.3g} points on" in line) == (rows > 6)
     (line,) = pick_calls(RunConfig(data={"development": rows}))
@@ -178,25 +178,27 @@ def test_the_term_of_the_weights_is_what_torch_holds(kind, tmp_path) -> None:
     assert base_bytes(shape, config) == pytest.approx(sum(held.values()), rel=0.02)
 
 
-def test_a_stage_is_told_by_its_terms_and_by_the_card_that_holds_it(tmp_path) -> None:
+def test_a_stage_is_reported_by_its_terms_and_by_the_card_that_holds_it(tmp_path) -> None:
     lines = [str(line) for line in plan_run(load_config(preset="tiny"), tmp_path, until=None, fresh=False).lines]
     assert next(line for line in lines if line.startswith("memory, GB")).endswith("fits one T4")
     one = StageMemory(14_000_000_000, 400_000_000, 400_000_000, activations=3_000_000_000, kv_cache=4_000_000_000)
     assert one.total_bytes == 14_000_000_000 + 800_000_000 + 4_000_000_000 + one.context
-    assert one.said == "weights 14.00, kv cache 4.00, activations 3.00, context 0.50, gradients 0.40, adapter 0.40"
-    assert cards_said(one) == "fits one L4, A10, RTX 4090"
-    assert cards_said(replace(one, weights=140_000_000_000)).startswith("fits no card, and its weights are not")
+    assert (
+        one.description == "weights 14.00, kv cache 4.00, activations 3.00, context 0.50, gradients 0.40, adapter 0.40"
+    )
+    assert cards_text(one) == "fits one L4, A10, RTX 4090"
+    assert cards_text(replace(one, weights=140_000_000_000)).startswith("fits no card, and its weights are not")
     large = replace(one, weights=140_000_000_000)
-    assert cards_said(large, shared="fsdp2") == "fits no card alone: 2 H200 hold it with sharding fsdp2"
-    assert cards_said(large, shared="layers") == "fits no card alone: 2 H200 hold it in one process, layer by layer"
+    assert cards_text(large, shared="fsdp2") == "fits no card alone: 2 H200 hold it with sharding fsdp2"
+    assert cards_text(large, shared="layers") == "fits no card alone: 2 H200 hold it in one process, layer by layer"
     # What each gathers beside its part counts, too; and a process that has its part already is told by that.
-    assert cards_said(replace(one, weights=260_000_000_000), shared="fsdp2") == (
+    assert cards_text(replace(one, weights=260_000_000_000), shared="fsdp2") == (
         "fits no card alone: 3 H200 hold it with sharding fsdp2"
     )
-    assert cards_said(large, shared="fsdp2", gathered=60_000_000_000).startswith("fits no card alone: 3 H200")
-    assert cards_said(replace(one, gathered=2_000_000_000, shards=2)) == "fits one L4, A10, RTX 4090 each"
-    assert cards_said(replace(large, shards=2), shared="fsdp2").startswith("fits no card alone: 3 H200")
-    assert cards_said(replace(one, activations=400_000_000_000)).startswith("fits no card: lower batch_size")
+    assert cards_text(large, shared="fsdp2", gathered=60_000_000_000).startswith("fits no card alone: 3 H200")
+    assert cards_text(replace(one, gathered=2_000_000_000, shards=2)) == "fits one L4, A10, RTX 4090 each"
+    assert cards_text(replace(large, shards=2), shared="fsdp2").startswith("fits no card alone: 3 H200")
+    assert cards_text(replace(one, activations=400_000_000_000)).startswith("fits no card: lower batch_size")
 
 
 def test_a_quantised_base_leaves_the_other_terms_as_they_are(tmp_path) -> None:
@@ -231,7 +233,7 @@ def test_a_process_holds_its_part_of_a_sharded_base_and_of_the_rest_all(tmp_path
     for part in halves:  # of a step of four rows each does two
         assert part.activations == alone.activations // 2
         assert (part.adapter, part.gradients, part.moments) == (alone.adapter, alone.gradients, alone.moments)
-    assert sharded.said.startswith("in each of 2 processes ")
+    assert sharded.description.startswith("in each of 2 processes ")
     on_four = stage_memory(load_config(preset="tiny", overrides=[*given, "sharding=fsdp2"]), "cuda", gpus=4)["sft"]
     assert (on_four.shards, on_four.weights) == (4, alone.weights // 4)
 
@@ -262,7 +264,7 @@ def test_logits_are_held_a_tile_at_a_time(tmp_path, vocabulary: int) -> None:
     assert at_once[4096] == at_once[16384] == 4096 * min(vocabulary, 32_768) * (4 + 7 * 4)
 
 
-def test_processes_of_training_are_said_where_they_are_several(tmp_path) -> None:
+def test_processes_of_training_are_reported_where_they_are_several(tmp_path) -> None:
     overrides = ["processes=2", "sharding=fsdp2", "sft.batch_size=2", "sft.gradient_accumulation=8"]
     config = load_config(preset="tiny", overrides=overrides)
     lines = [str(one) for one in plan_run(config, tmp_path / "run", until="sft", fresh=False).lines]

@@ -64,7 +64,7 @@ def test_damaged_files_are_named(tiny_copy):
 
 
 @pytest.mark.parametrize(
-    ("before", "after", "said"),
+    ("before", "after", "message"),
     [
         ([{"name": "chat", "weight": 1}], [{"name": "chat", "weight": 2}], "teachers[chat].weight 1 -> 2"),
         ([{"name": "chat"}, {"name": "b"}], [{"name": "chat"}], "teachers[b] {'name': 'b'} -> None"),
@@ -82,9 +82,9 @@ def test_damaged_files_are_named(tiny_copy):
         ((1, 2), [1, 2], ""),
     ],
 )
-def test_a_change_within_a_list_or_a_long_text_is_shown_where_it_is(before, after, said):
+def test_a_change_within_a_list_or_a_long_text_is_shown_where_it_is(before, after, message):
     old, new = (
         StageRecord(node="n", stage="tally", version="1", settings={"teachers": value}, inputs={}, code="c")
         for value in (before, after)
     )
-    assert changes(old, new) == said
+    assert changes(old, new) == message

@@ -35,7 +35,7 @@ class Spoken(Silent):
     def __exit__(self, *_):
         return None
 
-    def say(self, line):
+    def log(self, line):
         self.lines.setdefault(self.node, []).append(line)
 
     def ran(self):

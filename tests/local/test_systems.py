@@ -117,7 +117,7 @@ def three(tmp_path_factory):
 
 
 def test_the_last_phase_keeps_candidates_of_which_one_is_picked(three):
-    run, said = three
+    run, message = three
     kept = candidates_in(run.artifact("rl", "adapter"))
     assert list(kept) == [1], "of two steps of RL; SFT's phases keep none"
     assert not list((run.root / "stages" / "sft").rglob("candidates"))
@@ -129,7 +129,7 @@ def test_the_last_phase_keeps_candidates_of_which_one_is_picked(three):
     assert len(apart) == 5
     for place in (run.root / "stages" / "tally").rglob("*.jsonl"):
         assert place.name == "labels.jsonl" or not apart & {row.id for row in read_records(place, Example)}
-    assert "publish.pick: 5 development rows can show no adapter to be better, 6 are the least" in said
+    assert "publish.pick: 5 development rows can show no adapter to be better, 6 are the least" in message
 
 
 def test_every_row_is_dealt_to_the_place_of_its_system(three):
@@ -184,8 +184,8 @@ def test_each_phase_moves_only_elements_of_its_system(three):
 
     assert moved_within(before, middle, ["recall", "naming"]) > 0
     moved_within(middle, after, ["sums"])
-    told = read_json(run.artifact("sft", "adapter") / "summary.json")["phases"]
-    assert [(one["system"], one["method"], one["steps"]) for one in told] == [
+    message = read_json(run.artifact("sft", "adapter") / "summary.json")["phases"]
+    assert [(one["system"], one["method"], one["steps"]) for one in message] == [
         ("recall", "sft", 1),
         ("naming", "sft", 2),
     ]
@@ -195,16 +195,16 @@ def test_each_phase_moves_only_elements_of_its_system(three):
 
 def test_a_phase_has_settings_of_its_own(three):
     run, _ = three
-    told = read_json(run.artifact("sft", "adapter") / "summary.json")["phases"]
-    assert [one["trl"]["learning_rate"] for one in told] == [1e-3, 5e-4]
-    assert [one.get("settings") for one in told] == [None, {"max_steps": 2, "learning_rate": 5e-4}]
+    message = read_json(run.artifact("sft", "adapter") / "summary.json")["phases"]
+    assert [one["trl"]["learning_rate"] for one in message] == [1e-3, 5e-4]
+    assert [one.get("settings") for one in message] == [None, {"max_steps": 2, "learning_rate": 5e-4}]
     page = (run.root / "report.html").read_text(encoding="utf-8")
     assert "SFT with learning_rate 0.0005, max_steps 2" in page
     assert "but sft of naming with learning_rate 0.0005, max_steps 2" in page
 
 
 def test_evaluation_gate_and_report_name_the_systems(three):
-    run, said = three
+    run, message = three
     evaluation = run.artifact("execute", "evaluation")
     assert set(read_outcomes(evaluation, "strict")) == set(NAMES)
     verdict = read_json(run.artifact("gate", "verdict") / "verdict.json")
@@ -212,7 +212,7 @@ def test_evaluation_gate_and_report_name_the_systems(three):
     page = (run.root / "report.html").read_text(encoding="utf-8")
     assert all(f"{name} only" in page for name in NAMES)
     assert "sft of recall, sft of naming with learning_rate 0.0005, max_steps 2, rl of sums" in page
-    assert "naming" in said
+    assert "naming" in message
     lineage = read_json(run.root / "lineage.json")
     assert [one["name"] for one in lineage["settings"]["systems"]] == list(NAMES)
     assert lineage["partition"]["naming_trained_fraction"] > 0

@@ -94,7 +94,7 @@ def test_without_steps_rows_times_epochs_are_the_work() -> None:
         ("partition", (), ROWS),
     ],
 )
-def test_what_cannot_be_foretold_is_not_told(node: str, overrides: tuple[str, ...], rows: Rows) -> None:
+def test_what_cannot_be_foretold_is_not_reported(node: str, overrides: tuple[str, ...], rows: Rows) -> None:
     assert planned(node, *overrides, rows=rows) is None
 
 
@@ -102,7 +102,7 @@ FILTERED = "phases=[{system: system2, method: rl, settings: {filter: {samples: 4
 
 
 @pytest.mark.parametrize("overrides", [("rl.filter={samples: 4}",), (FILTERED,)])
-def test_rl_behind_a_filter_is_told_by_runs_over_as_many_rows(overrides) -> None:
+def test_rl_behind_a_filter_is_reported_by_runs_over_as_many_rows(overrides) -> None:
     """All rows are asked, and some of them learned from: how long both take is in no proportion to either."""
     mine = planned("rl", *overrides)
     assert mine is not None
@@ -116,7 +116,7 @@ def test_rl_behind_a_filter_is_told_by_runs_over_as_many_rows(overrides) -> None
         assert other.shape != mine.shape
 
 
-def test_what_picks_an_adapter_is_told_by_its_rows_and_candidates() -> None:
+def test_what_picks_an_adapter_is_reported_by_its_rows_and_candidates() -> None:
     picks, rows = ("publish.pick=best", "data.development=0.1"), replace(ROWS, judged=12)
     mine, more = planned("publish", *picks, rows=rows), planned("publish", *picks, rows=replace(rows, judged=24))
     assert mine is not None
@@ -128,7 +128,7 @@ def test_what_picks_an_adapter_is_told_by_its_rows_and_candidates() -> None:
     assert mine.shape not in {one.shape for one in others if one is not None} | {planned("publish", rows=rows).shape}
 
 
-def test_a_partition_is_told_by_the_elements_of_all_systems() -> None:
+def test_a_partition_is_reported_by_the_elements_of_all_systems() -> None:
     two = planned("partition", rows=Rows(elements=1000))
     other = planned("partition", "partition.theta=0.8", rows=Rows(elements=500))
     assert two is not None
@@ -140,7 +140,7 @@ def test_a_partition_is_told_by_the_elements_of_all_systems() -> None:
 
 
 @pytest.mark.parametrize(
-    ("node", "metrics", "told"),
+    ("node", "metrics", "message"),
     [
         ("partition", {"elements": 700.0}, 1400),
         ("rl", {"filter_recalled": 0.0}, 1),
@@ -150,7 +150,7 @@ def test_a_partition_is_told_by_the_elements_of_all_systems() -> None:
         ("publish", {"candidates": 3.0, "recalled": 4.0}, None),
     ],
 )
-def test_a_record_counts_what_was_asked_and_is_none_where_answers_were_known(tmp_path, node, metrics, told) -> None:
+def test_a_record_counts_what_was_asked_and_is_none_where_answers_were_known(tmp_path, node, metrics, message) -> None:
     row = Example(id="a", question="1+1?", answer="2", reference="2", split="development")
     rows = [row, row.model_copy(update={"id": "b"}), row.model_copy(update={"id": "c", "reference": None})]
     write_records(tmp_path / "examples.jsonl", [*rows, row.model_copy(update={"id": "d", "split": "train"})])
@@ -161,10 +161,10 @@ def test_a_record_counts_what_was_asked_and_is_none_where_answers_were_known(tmp
     inputs = dict.fromkeys(names, (tmp_path,))
     call: StageCall[Any] = StageCall(settings=None, inputs=inputs, outputs={}, scratch=tmp_path)
     found = timing.timing_of(record, call)
-    assert (found and found.work) == told
+    assert (found and found.work) == message
 
 
-def test_a_phase_that_switches_the_filter_off_is_told() -> None:
+def test_a_phase_that_switches_the_filter_off_is_reported() -> None:
     phase = "phases=[{system: system2, method: rl, settings: {filter: null}}]"
     assert planned("rl", "rl.filter={samples: 4}", phase) is not None
 
@@ -247,12 +247,12 @@ def test_sharding_counts_in_training_only() -> None:
         assert (planned(node) == planned(node, sharding="fsdp2")) is same, node
 
 
-def test_the_median_of_equal_runs_is_told_and_others_are_not_scaled() -> None:
+def test_the_median_of_equal_runs_is_reported_and_others_are_not_scaled() -> None:
     timings = [took(10.0), took(30.0), took(11.0), took(500.0, work=100.0)]
     assert expected(Todo("s", 10.0, None), timings, *HERE) == Expected(11.0, 3, False, *HERE)
 
 
-def test_runs_with_other_steps_are_scaled_and_that_is_said() -> None:
+def test_runs_with_other_steps_are_scaled_and_that_is_reported() -> None:
     timings = [took(10.0, work=5.0), took(40.0, work=10.0)]
     assert expected(Todo("s", 20.0, None), timings, *HERE) == Expected(60.0, 2, True, *HERE)
 
@@ -264,7 +264,7 @@ def test_another_machine_is_asked_only_where_this_one_has_no_run() -> None:
     assert expected(Todo("s", 10.0, None), timings[:1], *HERE) == Expected(1.0, 1, False, *far)
 
 
-def test_without_a_run_of_this_shape_nothing_is_told() -> None:
+def test_without_a_run_of_this_shape_nothing_is_reported() -> None:
     assert expected(Todo("s", 10.0, None), [], *HERE) is None
     assert expected(Todo("t", 10.0, None), [took(1.0)], *HERE) is None
     assert expected(Todo("s", 10.0, 300.0), [took(1.0, row_bytes=200.0)], *HERE) is None, "much longer rows"
@@ -309,8 +309,8 @@ def init_once(tmp_path, monkeypatch):
 
 
 def test_a_stage_that_ran_whole_leaves_a_record(init_once) -> None:
-    (one,), said = init_once(left=".hidden")
-    assert (one.seconds, one.work, one.processes, said) == (12.5, 1.0, 1, [])
+    (one,), message = init_once(left=".hidden")
+    assert (one.seconds, one.work, one.processes, message) == (12.5, 1.0, 1, [])
 
 
 @pytest.mark.parametrize(

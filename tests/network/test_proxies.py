@@ -103,7 +103,7 @@ def test_a_proxy_that_does_not_answer_is_named_and_not_the_server(ask: Ask, monk
     with pytest.raises(UnreachableError) as caught:
         ask("https://server.invalid")
     said = str(caught.value)
-    assert "the proxy http://127.0.0.1:9 does not answer; mend HTTPS_PROXY, or put server.invalid into NO_PROXY" in said
+    assert "the proxy http://127.0.0.1:9 does not answer; fix HTTPS_PROXY, or put server.invalid into NO_PROXY" in said
     assert SECRET not in said
 
 

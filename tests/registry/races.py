@@ -29,17 +29,17 @@ def race(
             command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, **extra}
         )
         started.append((role, process))
-    said: dict[str, list[Any]] = {}
+    message: dict[str, list[Any]] = {}
     for role, process in started:
         output, errors = process.communicate(timeout=120)
         assert process.returncode == 0, f"{role}: {errors}"
-        said.setdefault(role, []).append(json.loads(output))
-    return said
+        message.setdefault(role, []).append(json.loads(output))
+    return message
 
 
-def check_race(registry: Registry, said: Mapping[str, list[Any]], scratch: Path) -> None:
+def check_race(registry: Registry, message: Mapping[str, list[Any]], scratch: Path) -> None:
     """Every content has one version and every version one content; every move that succeeded is in the history."""
-    one, other = said["publish"]
+    one, other = message["publish"]
     shared = set(one) & set(other)
     assert shared
     assert {content: one[content] for content in shared} == {content: other[content] for content in shared}
@@ -53,7 +53,7 @@ def check_race(registry: Registry, said: Mapping[str, list[Any]], scratch: Path)
     went = [
         [before.version if before else None, move.version] for before, move in zip((None, *moves), moves, strict=False)
     ]
-    assert sorted(went, key=str) == sorted((move for mover in said["promote"] for move in mover), key=str)
+    assert sorted(went, key=str) == sorted((move for mover in message["promote"] for move in mover), key=str)
     candidates = [move.version for move in registry.read_alias(NAME, "candidate").moves]
     assert set(candidates) == set(versions.values())
-    assert all(pulled > 0 for pulled in said["read"])
+    assert all(pulled > 0 for pulled in message["read"])

@@ -60,9 +60,9 @@ def compact(*arguments: str) -> str:
 
 
 def test_an_adapter_of_the_trained_rank_is_a_version_that_answers_the_same(registry, base, tmp_path) -> None:
-    said = compact("packable@1")
-    assert "rank 8 to 4" in said
-    assert "packable@2" in said
+    message = compact("packable@1")
+    assert "rank 8 to 4" in message
+    assert "packable@2" in message
     version = registry.resolve("packable@2")
     assert registry.claim(version).verification["max_logit_difference"] <= 1e-4
     registry.pull("packable@2", tmp_path / "pulled")
@@ -97,9 +97,9 @@ def test_one_that_would_answer_otherwise_is_refused_and_says_which_rank_would_do
     assert registry.versions("full") == [1]
 
 
-def test_a_loss_that_is_allowed_is_told_by_module_and_kept_in_the_lineage(registry) -> None:
-    said = compact("full@1", "--rank", "2", "--max-kl", "100")
-    assert "full@2" in said
+def test_a_loss_that_is_allowed_is_reported_by_module_and_kept_in_the_lineage(registry) -> None:
+    message = compact("full@1", "--rank", "2", "--max-kl", "100")
+    assert "full@2" in message
     lineage = registry.read_json_file(registry.resolve("full@2"), "lineage.json")
     assert 0 < lineage["compacted"]["largest_relative_error"] < 1
     assert f"{100 * lineage['compacted']['largest_relative_error']:.3g}% of its norm" in why("full@2")
@@ -130,8 +130,8 @@ def gated(*arguments: str | Path) -> str:
 
 
 def test_the_gate_asks_both_the_held_out_rows_of_the_run(tiny_registry, tiny_run, monkeypatch) -> None:
-    said = gated("--run", tiny_run)
-    assert "gate, tiny@2 against tiny@1: system" in said
+    message = gated("--run", tiny_run)
+    assert "gate, tiny@2 against tiny@1: system" in message
     found = tiny_registry.claim(tiny_registry.resolve("tiny@2")).verification["gate"]
     verdict = json.loads((tiny_run / "stages" / "gate" / "verdict" / "verdict.json").read_text())
     assert found["gain"]["rows"] == verdict["figures"]["gain"]["rows"]
@@ -156,7 +156,7 @@ def test_what_the_paired_test_finds_worse_is_not_published(tiny_registry, tiny_r
     assert tiny_registry.versions("tiny") == [1]
 
 
-def test_a_run_that_is_not_here_or_another_one_is_told(
+def test_a_run_that_is_not_here_or_another_one_is_reported(
     tiny_registry, registry, tiny_run, monkeypatch, tmp_path
 ) -> None:
     with pytest.raises(BadInputError, match="not the run that published packable@1"):

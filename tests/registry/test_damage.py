@@ -91,9 +91,9 @@ def test_a_deleted_claim_is_written_by_the_next_publication_of_the_content(regis
 def test_a_damaged_pointer_says_what_belongs_into_it(registry, tmp_path) -> None:
     digest = content_manifest(tmp_path / "p2").digest
     address = damage(registry, f"digests/{digest}.json", "x")
-    with pytest.raises(IntegrityError, match=r'not a pointer .*write {"version":2} into it') as told:
+    with pytest.raises(IntegrityError, match=r'not a pointer .*write {"version":2} into it') as message:
         registry.publish("maths", tmp_path / "p2")
-    assert address in str(told.value)
+    assert address in str(message.value)
     damage(registry, f"digests/{digest}.json", '{"version":2}')
     assert registry.publish("maths", tmp_path / "p2").number == 2
 

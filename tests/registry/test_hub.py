@@ -181,7 +181,7 @@ def test_a_hub_without_the_protocol_that_the_client_prefers(hub, registry, monke
     assert "GET /api/models/someone/maths-lora/xet-write-token/main" in hub.requests
 
 
-def test_a_bad_request_is_told_in_the_hubs_words(hub, registry) -> None:
+def test_a_bad_request_is_reported_in_the_hubs_words(hub, registry) -> None:
     hub.failing["/api/repos/create"] = 400
     with pytest.raises(BadInputError, match=r"the hub refused \(400\): planted"):
         push("maths@1", "--to", TO)
@@ -190,7 +190,7 @@ def test_a_bad_request_is_told_in_the_hubs_words(hub, registry) -> None:
 def test_the_command_ends_with_one_line_and_never_shows_the_token(hub, registry, tmp_path) -> None:
     """As a person meets it: address and token by the environment, here the token from the file of `hf auth login`."""
 
-    def said(endpoint: str) -> tuple[int, str, str]:
+    def message(endpoint: str) -> tuple[int, str, str]:
         (tmp_path / "token").write_text(TOKEN)
         kept = {key: value for key, value in os.environ.items() if key != "HF_TOKEN"}
         environment = {"HF_ENDPOINT": endpoint, "HF_TOKEN_PATH": f"{tmp_path}/token", "HF_HUB_DISABLE_XET": "1"}
@@ -201,14 +201,14 @@ def test_the_command_ends_with_one_line_and_never_shows_the_token(hub, registry,
         return done.returncode, done.stdout, done.stderr
 
     hub.failing["/api/repos/create"] = 403
-    code, _, line = said(hub.address)
+    code, _, line = message(hub.address)
     assert (code, line.count("\n")) == (ExitCode.UNREACHABLE, 1)
     assert line.startswith(f"lorapar: {TO}: the hub refused (403)")
     hub.failing.clear()
-    code, line, noise = said(hub.address)
+    code, line, noise = message(hub.address)
     assert code == ExitCode.OK, noise
     assert arrived(hub) == published(registry, 1)
     assert TOKEN not in line + noise
-    code, _, line = said("http://127.0.0.1:9")
+    code, _, line = message("http://127.0.0.1:9")
     assert (code, line.count("\n")) == (ExitCode.UNREACHABLE, 1)
     assert line.startswith(f"lorapar: {TO}: the hub did not answer (ConnectError)")

@@ -182,13 +182,13 @@ def test_addresses_that_are_none(registry, address) -> None:
 )
 def test_a_no_is_one_line(registry, server, status, error, message) -> None:
     server.failing["registered_models"] = status
-    with pytest.raises(error, match=message) as said:
+    with pytest.raises(error, match=message) as answer:
         register_version(registry, "maths@1", server.address)
-    assert "\n" not in str(said.value)
+    assert "\n" not in str(answer.value)
 
 
 @pytest.mark.parametrize("answer", [b"<html>a login page</html>", b'{"id": "../../x", "name": "maths"}', b"[]"])
-def test_something_else_that_answers_is_said(registry, server, answer) -> None:
+def test_something_else_that_answers_is_reported(registry, server, answer) -> None:
     server.raw = answer
     with pytest.raises(UnreachableError, match="does not answer as Kubeflow Model Registry does"):
         register_version(registry, "maths@1", server.address)

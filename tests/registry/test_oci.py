@@ -60,8 +60,8 @@ def get(host: str, path: str) -> bytes:
 
 
 def test_what_is_pulled_back_is_the_version_byte_for_byte(adapters, host, tmp_path, tiny_run) -> None:
-    said = export("tiny@1", "--oci", f"oci://{host}/team/tiny")
-    assert f"tiny@1 is at {host}/team/tiny:1 (sha256:" in said
+    answer = export("tiny@1", "--oci", f"oci://{host}/team/tiny")
+    assert f"tiny@1 is at {host}/team/tiny:1 (sha256:" in answer
     manifest = json.loads(get(host, "manifests/1"))
     (layer,) = manifest["layers"]
     body = get(host, f"blobs/{layer['digest']}")
@@ -73,11 +73,11 @@ def test_what_is_pulled_back_is_the_version_byte_for_byte(adapters, host, tmp_pa
     config = json.loads(get(host, f"blobs/{manifest['config']['digest']}"))
     assert config["rootfs"]["diff_ids"] == [layer["digest"]]
     lineage = json.loads(kept["lineage.json"].read_text())
-    told = manifest["annotations"]
-    assert told["lorapar.io/adapter"] == "tiny@1"
-    assert told["lorapar.io/base-digest"] == lineage["base"]["digest"]
-    assert told["lorapar.io/sha256-adapter_model.safetensors"] == lineage["files"]["adapter_model.safetensors"]
-    assert told["lorapar.io/partition-digest"] == lineage["partition"]["digest"]
+    reported = manifest["annotations"]
+    assert reported["lorapar.io/adapter"] == "tiny@1"
+    assert reported["lorapar.io/base-digest"] == lineage["base"]["digest"]
+    assert reported["lorapar.io/sha256-adapter_model.safetensors"] == lineage["files"]["adapter_model.safetensors"]
+    assert reported["lorapar.io/partition-digest"] == lineage["partition"]["digest"]
     # The same version is the same digest, wherever and whenever it is pushed.
     assert "is there already, nothing was changed" in export("tiny@1", "--oci", f"http://{host}/team/tiny:1")
     export("tiny@1", "--oci", f"{host}/team/tiny:production")
@@ -112,23 +112,23 @@ def test_a_credential_helper_is_asked(adapters, tmp_path, monkeypatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("config", "said"),
+    ("config", "answer"),
     [
         ({}, "refused .401.: docker's config.json has no credentials for it; `docker login 127"),
         ({"auths": {"HOST": {"auth": base64.b64encode(b"me:wrong").decode()}}}, "refused .401.: may not write there"),
     ],
 )
-def test_a_registry_that_refuses_says_how_to_log_in(adapters, tmp_path, config: dict, said: str) -> None:
+def test_a_registry_that_refuses_says_how_to_log_in(adapters, tmp_path, config: dict, answer: str) -> None:
     with double(user="me:secret") as server:
         log_in(tmp_path, json.loads(json.dumps(config).replace("HOST", server.host)))
-        with pytest.raises(UnreachableError, match=said) as refused:
+        with pytest.raises(UnreachableError, match=answer) as refused:
             export("tiny@1", "--oci", f"{server.host}/team/tiny")
         assert "wrong" not in str(refused.value)
     with pytest.raises(UnreachableError, match="did not answer"):
         export("tiny@1", "--oci", f"{server.host}/team/tiny")
 
 
-def test_what_does_not_arrive_or_would_replace_an_image_is_told(adapters) -> None:
+def test_what_does_not_arrive_or_would_replace_an_image_is_reported(adapters) -> None:
     with double() as server:
         server.manifests["latest"] = json.dumps({"schemaVersion": 2, "layers": []}).encode()
         with pytest.raises(BadInputError, match="names something that is no adapter"):

@@ -53,16 +53,16 @@ def test_what_no_server_takes_is_refused(trained, special, named) -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "told"),
+    ("values", "message"),
     [
         ({"peft_type": "LORA", "r": 12}, {"rank": 12, "max_lora_rank": 16}),
         ({"peft_type": "LORA", "r": 8, "use_dora": True}, {"kind": "dora", "rank": 8, "max_lora_rank": None}),
         ({"peft_type": "PREFIX_TUNING"}, {"kind": "prefix", "rank": None, "max_lora_rank": None}),
     ],
 )
-def test_other_kinds_are_published_for_peft_and_the_lineage_says_that_vllm_does_not_serve_them(values, told) -> None:
+def test_other_kinds_are_published_for_peft_and_the_lineage_says_that_vllm_does_not_serve_them(values, message) -> None:
     assert plain_config(values, ModelConfig())["inference_mode"]
-    assert serving_facts(values) == told
+    assert serving_facts(values) == message
 
 
 def test_a_folder_without_weights_is_no_adapter(trained, tmp_path) -> None:

@@ -56,7 +56,7 @@ def test_without_such_a_verdict_only_a_reason_moves_it(registry) -> None:
     assert (record.version, record.reason) == (2, "by hand: the old one leaks")
 
 
-def test_a_verdict_that_is_said_again_after_another_one_is_the_last(registry) -> None:
+def test_a_verdict_that_is_reported_again_after_another_one_is_the_last(registry) -> None:
     for better in (False, True, False, False):  # say, the same strict settings again after looser ones
         verdict(registry, 2, better=better, against=1)
     version = registry.resolve("maths@2")

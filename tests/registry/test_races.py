@@ -8,5 +8,5 @@ from tests.registry.races import check_race, race
 
 
 def test_publishers_promoters_and_readers_at_once_lose_nothing(tmp_path) -> None:
-    said = race(str(tmp_path / "registry"), tmp_path / "scratch", rounds=6)
-    check_race(Registry(open_store(tmp_path / "registry")), said, tmp_path / "scratch")
+    message = race(str(tmp_path / "registry"), tmp_path / "scratch", rounds=6)
+    check_race(Registry(open_store(tmp_path / "registry")), message, tmp_path / "scratch")

@@ -125,7 +125,7 @@ def test_a_rollback_goes_back_through_the_promotions(three) -> None:
     assert record.rolled_back(1) is None
     record = three.move_alias("maths", "production", 1, expected=2, rollback=True)
     assert record.before is None
-    record = three.move_alias("maths", "production", 3, expected=1, reason="mended elsewhere")
+    record = three.move_alias("maths", "production", 3, expected=1, reason="fixed elsewhere")
     assert (record.before, record.rolled_back(3)) == (1, None)
     assert record.rolled_back(2) is not None
 

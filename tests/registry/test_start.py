@@ -67,7 +67,7 @@ def test_a_name_says_where_the_adapter_lies(adapter, kind) -> None:
 def test_a_name_of_the_registry_becomes_a_version_with_its_digest(registry, tmp_path, adapter, number) -> None:
     resolved = resolve_start(on_tiny(adapter), registry.address)
     source = resolved.adapter_source
-    assert (source.version, source.rank, resolved.adapter_said) == (number, 8, f"mine@{number}")
+    assert (source.version, source.rank, resolved.adapter_text) == (number, 8, f"mine@{number}")
     assert source.digest == registry.resolve(f"mine@{number}").digest
     registry.set_alias("mine", "production", 2)
     assert resolve_start(resolved, None) == resolved, "what was resolved once stays"
@@ -100,7 +100,7 @@ def test_a_repository_of_the_hub_is_pinned_to_its_commit(package, tmp_path, monk
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr("huggingface_hub._snapshot_download.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     resolved = resolve_start(on_tiny("someone/mine@v2"), None)
-    assert (resolved.adapter_source.revision, resolved.adapter_said) == (commit, f"someone/mine@{commit}")
+    assert (resolved.adapter_source.revision, resolved.adapter_text) == (commit, f"someone/mine@{commit}")
     assert fetch_start(resolved, tmp_path / "unused") == made
 
 
@@ -129,7 +129,7 @@ def test_an_adapter_in_a_bucket_is_pinned_by_its_content(server, package, tmp_pa
     for file in package.iterdir():
         store.write(file.name, file.read_bytes())
     resolved = resolve_start(on_tiny(ADDRESS), None)
-    assert (resolved.adapter_source.rank, resolved.adapter_said) == (8, ADDRESS)
+    assert (resolved.adapter_source.rank, resolved.adapter_text) == (8, ADDRESS)
     fetched = fetch_start(resolved, tmp_path / "start")
     for file in (CONFIG_FILE, WEIGHTS_FILE, LINEAGE_FILE):
         assert (fetched / file).read_bytes() == (package / file).read_bytes()
@@ -139,7 +139,7 @@ def test_an_adapter_in_a_bucket_is_pinned_by_its_content(server, package, tmp_pa
 
 
 def test_what_an_address_lacks_is_named(server) -> None:
-    with pytest.raises(BadInputError, match=rf"^model\.adapter: there is nothing at {ADDRESS}; mend the address"):
+    with pytest.raises(BadInputError, match=rf"^model\.adapter: there is nothing at {ADDRESS}; fix the address"):
         resolve_start(on_tiny(ADDRESS), None)
     open_store(ADDRESS).write(CONFIG_FILE, b"{}")
     with pytest.raises(BadInputError, match=rf"^model\.adapter: {ADDRESS} has no {WEIGHTS_FILE}"):
@@ -163,7 +163,7 @@ def test_a_folder_without_an_adapter_is_no_name(registry, package, tmp_path, mon
 
 
 @pytest.mark.parametrize(
-    ("adapter", "said"),
+    ("adapter", "message"),
     [
         ("mien", "mien@production: not in the registry .* it has no adapter mien .did you mean 'mine'"),
         ("mine@7", "mine@7: not in the registry .* it has versions 1, 2"),
@@ -171,8 +171,8 @@ def test_a_folder_without_an_adapter_is_no_name(registry, package, tmp_path, mon
         ("./nowhere", r"\./nowhere is not a folder; name a folder"),
     ],
 )
-def test_what_is_not_there_is_named(registry, adapter, said) -> None:
-    with pytest.raises(BadInputError, match=rf"^model\.adapter: .*{said}"):
+def test_what_is_not_there_is_named(registry, adapter, message) -> None:
+    with pytest.raises(BadInputError, match=rf"^model\.adapter: .*{message}"):
         resolve_start(on_tiny(adapter), registry.address)
 
 
@@ -182,7 +182,7 @@ def test_a_name_without_a_registry_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "said"),
+    ("values", "message"),
     [
         ({"use_dora": True}, "has use_dora in its adapter_config.json"),
         ({"modules_to_save": ["lm_head"]}, "has modules_to_save"),
@@ -192,10 +192,10 @@ def test_a_name_without_a_registry_is_refused() -> None:
         ({"r": None}, "lacks r or lora_alpha"),
     ],
 )
-def test_what_is_no_plain_lora_is_refused_before_anything_starts(package, tmp_path, values, said) -> None:
+def test_what_is_no_plain_lora_is_refused_before_anything_starts(package, tmp_path, values, message) -> None:
     folder = shutil.copytree(package, tmp_path / "odd")
     edited(folder, "adapter_config.json", **values)
-    with pytest.raises(BadInputError, match=said):
+    with pytest.raises(BadInputError, match=message):
         resolve_start(on_tiny(str(folder)), None)
 
 

@@ -54,7 +54,7 @@ def test_an_adapter_of_a_quantised_base_is_compared_there_and_on_the_full_one(ba
     package_adapter(trained, tmp_path / "made", model)
     found = verify_package(model, trained, tmp_path / "made", QUESTIONS, Silent())
     assert (found.max_logit_difference, found.equal_greedy_texts) == (0.0, 3)
-    assert found.quantization == model.quantization_said
+    assert found.quantization == model.quantization_text
     assert found.full_base_max_logit_difference > 0.01
     assert found.full_base_mean_kl > 1e-6
     # The full base alone, by the same measure: were the two bases one, nothing of this would show.
@@ -69,7 +69,7 @@ def test_a_changed_adapter_is_refused_on_a_quantised_base(base, trained, tmp_pat
         verify_package(model, trained, tmp_path / "made", QUESTIONS, Silent())
 
 
-def test_a_full_base_that_does_not_fit_is_left_out_and_said(base, trained, tmp_path, monkeypatch) -> None:
+def test_a_full_base_that_does_not_fit_is_left_out_and_reported(base, trained, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=100_000))
     model = base.model_copy(update={"quantization": "nf4"})
     package_adapter(trained, tmp_path / "made", model)

@@ -24,7 +24,7 @@ from lorapar.config import RunConfig
 from lorapar.data.taskmix import generate_task_mix
 from lorapar.evaluation.accuracy import lenient_match, strict_match
 from lorapar.evaluation.answer_journal import AnsweredBatch
-from lorapar.evaluation.summary import all_changes, model_figures
+from lorapar.evaluation.summary import all_changes, model_metrics
 from lorapar.records import Answer, Example, Omission, Vote, omissions_of, read_records, write_json, write_records
 from lorapar.report.sources import ReportSources
 from lorapar.stages.contract import StageCall, run_stage, stage_spec
@@ -266,7 +266,7 @@ class Maker:
         answers = {model: [self._answer(example, model) for example in heldout] for model in SKILL}
         confidence = self.config.evaluate.confidence
         figures: dict[str, Any] = {
-            model: model_figures([AnsweredBatch(model=model, seconds=9.0, answers=tuple(own))], confidence)
+            model: model_metrics([AnsweredBatch(model=model, seconds=9.0, answers=tuple(own))], confidence)
             for model, own in answers.items()
         }
         folder = self.folder("evaluation")

@@ -23,12 +23,12 @@ from lorapar.report.elements import (
     theta_chart,
     theta_sentence,
 )
-from lorapar.report.sources import Figures, ReportSources, read_facts
+from lorapar.report.sources import ReportSources, Values, read_facts
 from lorapar.report.terminal import sweep_rows
 
 
 @pytest.fixture(scope="module")
-def partition(sources: ReportSources) -> Figures:
+def partition(sources: ReportSources) -> Values:
     """summary.json of the partition stage."""
     found = read_facts(sources).partition
     assert found is not None
@@ -42,7 +42,7 @@ def dots_of(drawing: str, colour: str) -> list[tuple[float, float]]:
     return [(float(x), float(y)) for x, y in re.findall(r"M([\d.]+) ([\d.]+)h0", path[1])]
 
 
-def test_the_scatter_shows_each_region_as_often_as_it_was_drawn(partition: Figures) -> None:
+def test_the_scatter_shows_each_region_as_often_as_it_was_drawn(partition: Values) -> None:
     drawing = scatter_chart(partition)
     assert drawing is not None
     drawn = partition["scatter"]["region"]
@@ -51,7 +51,7 @@ def test_the_scatter_shows_each_region_as_often_as_it_was_drawn(partition: Figur
     assert scatter_count(partition) == len(drawn)
 
 
-def test_regions_lie_on_their_side_of_the_thresholds(partition: Figures) -> None:
+def test_regions_lie_on_their_side_of_the_thresholds(partition: Values) -> None:
     drawing = scatter_chart(partition)
     assert drawing is not None
     only_one, only_two = dots_of(drawing, "s1"), dots_of(drawing, "s2")
@@ -69,7 +69,7 @@ def test_scores_of_zero_lie_on_the_edge() -> None:
     assert scatter_chart({}) is None
 
 
-def test_heat_maps_have_a_cell_for_each_module_of_each_layer(partition: Figures) -> None:
+def test_heat_maps_have_a_cell_for_each_module_of_each_layer(partition: Values) -> None:
     maps = heat_maps(partition)
     assert [one.title for one in maps] == ["S1 only", "S2 only", "shared"]
     for one, region in zip(maps, REGIONS, strict=False):
@@ -86,7 +86,7 @@ def test_modules_outside_the_layers_have_a_column_of_their_own() -> None:
     assert "outside the layers, odd: 10.0% S1 only (1 of 10)" in first.drawing
 
 
-def test_the_curve_runs_through_the_figures_and_marks_this_run(partition: Figures) -> None:
+def test_the_curve_runs_through_the_figures_and_marks_this_run(partition: Values) -> None:
     drawing = theta_chart(partition, with_paper=False)
     assert drawing is not None
     assert "this run: 0.9" in drawing
@@ -100,7 +100,7 @@ def test_the_curve_runs_through_the_figures_and_marks_this_run(partition: Figure
     assert theta_chart({}, with_paper=True) is None
 
 
-def test_the_region_curve_divides_both_sets(partition: Figures) -> None:
+def test_the_region_curve_divides_both_sets(partition: Values) -> None:
     drawing = region_curve(partition)
     assert drawing is not None
     lines = re.findall(r'<polyline points="([^"]*)" class="curve', drawing)
@@ -111,7 +111,7 @@ def test_the_region_curve_divides_both_sets(partition: Figures) -> None:
     assert region_curve({}) is None
 
 
-def test_sizes_in_words(partition: Figures) -> None:
+def test_sizes_in_words(partition: Values) -> None:
     assert sum(int(row["elements"].replace(",", "")) for row in region_rows(partition)) == partition["elements"]
     assert f"{100 * partition['rl_active_fraction']:.1f}%" in region_sentence(partition)
     assert "The 10% of the importance that theta 0.9 leaves out" in theta_sentence(partition)

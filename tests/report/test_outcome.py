@@ -21,16 +21,16 @@ def change(system: str, difference: float, p_value: float, wins: int = 5, losses
 
 
 def test_a_loss_within_noise_is_not_called_none() -> None:
-    said = " ".join(trade_sentences([change("system2", 0.4, 0.0001, 30, 3), change("system1", -0.06, 0.5)]))
-    assert "System 2 rose by 40.0 points (30 rows won, 3 lost, p < 0.001)" in said
-    assert f"System 1 changed by {MINUS}6.0 points, which is within noise" in said
-    assert f"runs from {MINUS}16.0 to +4.0 points, so a real loss inside it cannot be ruled out" in said
+    message = " ".join(trade_sentences([change("system2", 0.4, 0.0001, 30, 3), change("system1", -0.06, 0.5)]))
+    assert "System 2 rose by 40.0 points (30 rows won, 3 lost, p < 0.001)" in message
+    assert f"System 1 changed by {MINUS}6.0 points, which is within noise" in message
+    assert f"runs from {MINUS}16.0 to +4.0 points, so a real loss inside it cannot be ruled out" in message
 
 
 def test_a_certain_loss_is_called_one() -> None:
-    said = " ".join(trade_sentences([change("system2", 0.01, 0.9), change("system1", -0.2, 0.001, 1, 12)]))
-    assert "System 1 fell by 20.0 points (1 row won, 12 lost, p = 0.001)" in said
-    assert "RL cost System 1 20.0 points and System 2 has nothing certain to show for it" in said
+    message = " ".join(trade_sentences([change("system2", 0.01, 0.9), change("system1", -0.2, 0.001, 1, 12)]))
+    assert "System 1 fell by 20.0 points (1 row won, 12 lost, p = 0.001)" in message
+    assert "RL cost System 1 20.0 points and System 2 has nothing certain to show for it" in message
 
 
 def test_the_run_in_one_sentence() -> None:

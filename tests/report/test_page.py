@@ -157,7 +157,7 @@ def test_what_data_says_is_shown_and_never_markup(sources: ReportSources, tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("missing", "said"),
+    ("missing", "message"),
     [
         (("plan",), "its plan was never written"),
         (("evaluation",), "no held-out answers were scored"),
@@ -168,16 +168,16 @@ def test_what_data_says_is_shown_and_never_markup(sources: ReportSources, tmp_pa
         (("labels", "votes"), "the votes were not counted"),
     ],
 )
-def test_what_is_missing_is_said(
+def test_what_is_missing_is_reported(
     missing: tuple[str, ...],
-    said: str,
+    message: str,
     sources: ReportSources,
     without: Callable[..., ReportSources],
     tmp_path: Path,
 ) -> None:
     write_report(without(sources, *missing), tmp_path)
     page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
-    assert f"This run did not get that far: {said}" in page.text
+    assert f"This run did not get that far: {message}" in page.text
     assert ("evaluation (missing)" in page.text) is ("evaluation" in missing)
 
 

@@ -38,7 +38,7 @@ def test_the_snippet_is_python(model: dict[str, str]) -> None:
 
 
 @pytest.mark.parametrize(("rank", "allowed"), [(1, 1), (2, 8), (16, 16), (24, 32), (512, 512)])
-def test_the_server_is_told_a_rank_it_takes(rank: int, allowed: int) -> None:
+def test_the_server_is_reported_a_rank_it_takes(rank: int, allowed: int) -> None:
     found = usage(facts(rank))
     assert found is not None
     assert found.vllm is not None
@@ -65,7 +65,7 @@ def test_a_hub_commit_is_pinned_and_a_wheel_is_explained() -> None:
     assert "rounded to 4 bits" in wheel.notes[0]
 
 
-def test_the_proof_is_told_where_there_is_one() -> None:
+def test_the_proof_is_reported_where_there_is_one() -> None:
     found = {
         "dtype": "float32",
         "positions": 96,
@@ -75,11 +75,11 @@ def test_the_proof_is_told_where_there_is_one() -> None:
         "prompts": 4,
     }
     whole = Facts(config=facts().config, adapter={"r": 16}, version={"verification": found})
-    told = usage(whole)
-    assert told is not None
-    assert told.proof is not None
-    assert "4 of 4 greedy texts equal" in told.proof
-    assert "full base" not in told.proof
+    message = usage(whole)
+    assert message is not None
+    assert message.proof is not None
+    assert "4 of 4 greedy texts equal" in message.proof
+    assert "full base" not in message.proof
 
 
 def test_the_proof_tells_of_the_quantised_base_and_of_the_full_one() -> None:
@@ -88,17 +88,17 @@ def test_the_proof_tells_of_the_quantised_base_and_of_the_full_one() -> None:
         **{"equal_greedy_texts": 5, "prompts": 5, "quantization": "nf4, computed in bfloat16"},
     }
     on_full = {f"full_base_{key}": value for key, value in {"max_logit_difference": 1.5, "mean_kl": 0.031}.items()}
-    told = usage(replace(facts(), version={"verification": found | on_full | {"full_base_equal_greedy_texts": 2}}))
-    assert told is not None
-    assert "(bfloat16, nf4, computed in bfloat16)" in told.proof
-    assert "On the full base" in told.proof
-    assert "0.031 nats, and 2 equal greedy texts" in told.proof
+    message = usage(replace(facts(), version={"verification": found | on_full | {"full_base_equal_greedy_texts": 2}}))
+    assert message is not None
+    assert "(bfloat16, nf4, computed in bfloat16)" in message.proof
+    assert "On the full base" in message.proof
+    assert "0.031 nats, and 2 equal greedy texts" in message.proof
     small = usage(replace(facts(), version={"verification": found | {"full_base_left_out": "it takes 140 GB"}}))
     assert small is not None
     assert "not compared on the full base: it takes 140 GB" in small.proof
 
 
-def test_what_ends_an_answer_and_the_template_are_told_where_the_base_does_not_say_them() -> None:
+def test_what_ends_an_answer_and_the_template_are_reported_where_the_base_does_not_say_them() -> None:
     serving = {"stop_tokens": {"<|im_end|>": 7, "</s>": 2}, "chat_template": "chat_template.jinja"}
     serving |= {"stop_strings": ["\nQ:"]}
     found = usage(replace(facts(), lineage={"serving": serving}))

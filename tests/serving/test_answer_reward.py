@@ -73,7 +73,7 @@ def test_answers_are_not_looked_at_unless_asked(vllm: FakeVllm, settings: Servin
     assert run_canary(vllm, settings, registry)[0] == 50.0
 
 
-def test_reward_that_fails_ends_no_canary_and_is_told_once(
+def test_reward_that_fails_ends_no_canary_and_is_reported_once(
     vllm: FakeVllm, settings: ServingSettings, registry: Registry, rewards: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     vllm.texts = {"task@1": "Here, please", "task@2": "No"}

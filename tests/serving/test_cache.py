@@ -90,13 +90,13 @@ def test_pruning_keeps_what_is_used_and_the_latest_others(cache: AdapterCache) -
 
 
 @pytest.mark.parametrize("config", [{"peft_type": "PROMPT_TUNING"}, {"peft_type": "LORA", "r": 8, "use_dora": True}])
-def test_what_vllm_does_not_serve_is_told_in_one_line(registry: Registry, tmp_path: Path, config) -> None:
+def test_what_vllm_does_not_serve_is_reported_in_one_line(registry: Registry, tmp_path: Path, config) -> None:
     folder = adapter_files(tmp_path / "made3", "weights 3")
     write_json(folder / "adapter_config.json", {**config, "base_model_name_or_path": BASE})
     registry.publish("task", folder)
     registry.set_alias("task", "production", 3)
-    told = r"task@3 is of the kind (prompt|dora), and vLLM serves plain LoRA only"
-    with pytest.raises(BadInputError, match=told):
+    message = r"task@3 is of the kind (prompt|dora), and vLLM serves plain LoRA only"
+    with pytest.raises(BadInputError, match=message):
         AdapterCache(registry, tmp_path / "cache", ServedBase(BASE)).fetch("task", 3)
-    with pytest.raises(BadInputError, match=told):
+    with pytest.raises(BadInputError, match=message):
         server_command(registry, ["task"])

@@ -31,7 +31,7 @@ QUESTION = "I am anna@example.org, what is 2 plus 3?"
 class ChatVllm(FakeVllm):
     """A server that answers chats, whole and as events, and completions; `said` is its answer."""
 
-    said = "Anna, it is 5. Call +49 30 1234567!"
+    message = "Anna, it is 5. Call +49 30 1234567!"
     heard: list[dict[str, str]]
 
     def routes(self) -> list[Route]:
@@ -167,7 +167,7 @@ def test_share_is_decided_by_the_request_s_id(vllm: ChatVllm, settings: ServingS
 
 
 @pytest.mark.parametrize(
-    ("consent", "said", "kept"),
+    ("consent", "message", "kept"),
     [
         *[
             ("opt_out", None, True),
@@ -181,9 +181,9 @@ def test_share_is_decided_by_the_request_s_id(vllm: ChatVllm, settings: ServingS
     ],
 )
 def test_header_decides_where_a_client_has_an_opinion_of_requests_and_of_feedback(
-    consent: str, said: str | list[str] | None, kept: bool, vllm: ChatVllm, settings: ServingSettings
+    consent: str, message: str | list[str] | None, kept: bool, vllm: ChatVllm, settings: ServingSettings
 ) -> None:
-    values = [said] if isinstance(said, str) else said or []
+    values = [message] if isinstance(message, str) else message or []
     headers = [("x-lorapar-capture", value) for value in values]
 
     async def scenario(site: Site) -> None:
@@ -241,8 +241,8 @@ def test_caller_without_the_key_is_not_kept(vllm: ChatVllm, settings: ServingSet
         assert (await site.client.post("/v1/feedback", json=remark)).status_code != 202
         await chat(site, {"authorization": "Bearer right", "x-request-id": "request-0002"})
 
-    rows, said = kept_after(scenario, vllm, settings)
-    assert ([row.request_id for row in rows], said) == (["request-0002"], [])
+    rows, message = kept_after(scenario, vllm, settings)
+    assert ([row.request_id for row in rows], message) == (["request-0002"], [])
 
 
 @pytest.mark.parametrize(("adapters", "kept"), [(["task"], 3), (["task@candidate"], 1), (["task@production"], 1)])
@@ -279,15 +279,15 @@ def test_feedback_is_kept_by_the_request_s_id(vllm: ChatVllm, settings: ServingS
             assert answer.status_code == 400
             assert answer.json()["error"]["message"].startswith(("request_id: ", "good: "))
 
-    rows, said = kept_after(scenario, vllm, settings)
-    assert [(one.request_id, one.good, one.answer) for one in said] == [
+    rows, message = kept_after(scenario, vllm, settings)
+    assert [(one.request_id, one.good, one.answer) for one in message] == [
         (rows[0].request_id, False, "5, write to [EMAIL]")
     ]
 
 
 def test_every_message_and_part_is_redacted_also_what_a_tool_said(vllm: ChatVllm, settings: ServingSettings) -> None:
     parts = [{"type": "text", "text": "my card is 4111111111111111"}, {"type": "text", "text": "12 is my favourite"}]
-    said = [
+    message = [
         {"role": "system", "content": "You help carl@example.org."},
         {"role": "user", "content": parts, "name": "Anna Berg"},
         {"role": "tool", "content": '{"mail": "bob@example.org", "пароль": "geheim12"}', "tool_call_id": "call-4711"},
@@ -295,7 +295,7 @@ def test_every_message_and_part_is_redacted_also_what_a_tool_said(vllm: ChatVllm
 
     async def scenario(site: Site) -> None:
         tools = [{"type": "function", "function": {"name": "f", "description": "of dora@example.org"}}]
-        assert (await chat(site, messages=said, tools=tools)).status_code == 200
+        assert (await chat(site, messages=message, tools=tools)).status_code == 200
 
     (row,) = kept_after(scenario, vllm, settings)[0]
     assert [one.content for one in row.messages] == [
@@ -329,10 +329,10 @@ def test_half_a_surrogate_pair_is_kept_as_a_question_mark(vllm: ChatVllm, settin
         assert (await site.client.post("/v1/feedback", content=half, headers=headers)).status_code == 202
         await chat(site, {"x-request-id": "request-0002"})
 
-    rows, said = kept_after(scenario, vllm, settings, keep_user=True)
+    rows, message = kept_after(scenario, vllm, settings, keep_user=True)
     assert (rows[0].messages[0].content, rows[0].user) == ("a ?", "?")
     assert [row.request_id for row in rows] == ["request-0001", "request-0002"]
-    assert [one.answer for one in said] == ["b ?"]
+    assert [one.answer for one in message] == ["b ?"]
 
 
 def test_without_capture_nothing_is_added_and_nothing_kept(vllm: ChatVllm, settings: ServingSettings) -> None:

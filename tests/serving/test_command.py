@@ -33,12 +33,12 @@ def options(arguments: tuple[str, ...]) -> dict[str, str]:
 
 def test_command_names_base_rank_slots_and_middleware(registry: Registry) -> None:
     command = server_command(registry, ["task"])
-    told = options(command.arguments)
+    message = options(command.arguments)
     assert command.arguments[:3] == ("python", "-m", "vllm.entrypoints.openai.api_server")
-    assert told["--model"] == BASE
-    assert told["--max-lora-rank"] == "8"
-    assert told["--max-loras"] == "2"  # what production names, and the version that takes its place
-    assert told["--middleware"] == "lorapar.serving.middleware.AdapterMiddleware"
+    assert message["--model"] == BASE
+    assert message["--max-lora-rank"] == "8"
+    assert message["--max-loras"] == "2"  # what production names, and the version that takes its place
+    assert message["--middleware"] == "lorapar.serving.middleware.AdapterMiddleware"
     assert command.environment["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] == "1"
     assert settings_from(command.environment).adapters == "task"
 
@@ -52,8 +52,8 @@ def test_rank_is_that_of_the_highest_alias_or_candidate(registry: Registry, tmp_
 
 def test_local_copy_of_the_base_keeps_its_public_name(registry: Registry, tmp_path: Path) -> None:
     command = server_command(registry, ["task"], model=tmp_path / "copy")
-    told = options(command.arguments)
-    assert (told["--model"], told["--served-model-name"]) == (str(tmp_path / "copy"), BASE)
+    message = options(command.arguments)
+    assert (message["--model"], message["--served-model-name"]) == (str(tmp_path / "copy"), BASE)
     assert settings_from(command.environment).base_model == BASE
 
 
@@ -85,7 +85,7 @@ def test_what_the_caller_adds_comes_last(registry: Registry) -> None:
 
 
 @pytest.mark.parametrize(
-    ("names", "said"),
+    ("names", "message"),
     [
         (["task@2"], "is a version"),
         (["unknown"], "unknown"),
@@ -94,12 +94,12 @@ def test_what_the_caller_adds_comes_last(registry: Registry) -> None:
         (["huge"], "rank 1024 is higher than vLLM serves"),
     ],
 )
-def test_what_cannot_be_served_is_said(registry: Registry, tmp_path: Path, names: list[str], said: str) -> None:
+def test_what_cannot_be_served_is_reported(registry: Registry, tmp_path: Path, names: list[str], message: str) -> None:
     registry.publish("third", adapter_files(tmp_path / "third", "x", base="owner/other"))
     registry.set_alias("third", "production", 1)
     registry.publish("huge", adapter_files(tmp_path / "huge", "y", rank=1024))
     registry.set_alias("huge", "production", 1)
-    with pytest.raises(BadInputError, match=said):
+    with pytest.raises(BadInputError, match=message):
         server_command(registry, names)
 
 
@@ -135,7 +135,7 @@ def test_kserve_manifest_names_base_and_adapter_by_address(registry: Registry) -
     assert model["lora"]["adapters"] == [{"name": "task@2", "uri": "s3://bucket/registry/adapters/task/2"}]
 
 
-def test_kserve_is_told_a_rank_above_what_it_serves_by_itself(registry: Registry, tmp_path: Path) -> None:
+def test_kserve_is_reported_a_rank_above_what_it_serves_by_itself(registry: Registry, tmp_path: Path) -> None:
     registry.publish("task", adapter_files(tmp_path / "made3", "weights 3", rank=20))
     asked = [kserve_manifest(InS3(registry.store), registry.resolve(f"task@{number}")) for number in (2, 3)]
     assert [manifest["spec"]["model"]["lora"].get("maxRank") for manifest in asked] == [None, 32]

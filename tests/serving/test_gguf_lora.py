@@ -122,8 +122,8 @@ def test_the_command_compares_and_keeps_nothing_that_differs(tiny_run, family, t
 
     tiny = AutoModelForCausalLM.from_pretrained(model_folder(ModelConfig(name="builtin:tiny"), Silent()))
     base = write_base(tiny.float(), tokenizer, tmp_path / "base.gguf")
-    said = call("export", tiny_run / "adapter", "--gguf", tmp_path / "out" / "adapter.gguf", "--base", base)
-    assert "mean KL" in said
+    message = call("export", tiny_run / "adapter", "--gguf", tmp_path / "out" / "adapter.gguf", "--base", base)
+    assert "mean KL" in message
     fields = gguf.GGUFReader(tmp_path / "out" / "adapter.gguf").fields
     assert fields["general.type"].contents() == "adapter"
     assert fields["adapter.type"].contents() == "lora"

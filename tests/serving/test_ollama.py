@@ -127,8 +127,8 @@ def test_a_token_that_llama_cpp_writes_first_by_itself_is_left_out(tokenizer) ->
 
 
 def test_the_command_makes_a_folder_for_ollama(tiny_run, tmp_path) -> None:
-    said = call("export", tiny_run / "adapter", "--ollama", tmp_path / "model", "--base", "llama3.2:1b")
-    assert "with the chat template and 1 stop texts" in said
+    message = call("export", tiny_run / "adapter", "--ollama", tmp_path / "model", "--base", "llama3.2:1b")
+    assert "with the chat template and 1 stop texts" in message
     parsed = parse((tmp_path / "model" / "Modelfile").read_text())
     assert parsed[:2] == [("FROM", "llama3.2:1b"), ("ADAPTER", "./adapter.gguf")]
     assert ("stop", "<|im_end|>") in parsed

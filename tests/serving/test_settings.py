@@ -34,7 +34,7 @@ def test_what_kubernetes_tells_of_a_service_of_that_name_does_not_matter() -> No
 
 
 @pytest.mark.parametrize(
-    ("environment", "said"),
+    ("environment", "message"),
     [
         ({}, "LORAPAR_REGISTRY is not set"),
         (
@@ -47,6 +47,6 @@ def test_what_kubernetes_tells_of_a_service_of_that_name_does_not_matter() -> No
         ({**ADDRESS, "LORAPAR_SERVING_ADAPTERS": "../task"}, "is not the name of an adapter"),
     ],
 )
-def test_wrong_environment_is_named(environment: dict[str, str], said: str) -> None:
-    with pytest.raises(BadInputError, match=said):
+def test_wrong_environment_is_named(environment: dict[str, str], message: str) -> None:
+    with pytest.raises(BadInputError, match=message):
         settings_from(environment)

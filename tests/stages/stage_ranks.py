@@ -16,7 +16,7 @@ from lorapar.adapter import load_adapter  # noqa: F401  -- what takes long to re
 from lorapar.basemodel import load_model
 from lorapar.checkpoint import Keeper
 from lorapar.config import CheckpointConfig, ModelConfig
-from lorapar.evaluation import engines, transformers_engine  # noqa: F401
+from lorapar.evaluation import engine, transformers_engine  # noqa: F401
 from lorapar.evaluation.benchmarks import ask, hugging_face_lm, journal, tasks  # noqa: F401
 from lorapar.progress import Silent
 from lorapar.stages.contract import StageCall, run_stage, stage_spec

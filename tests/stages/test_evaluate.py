@@ -120,7 +120,7 @@ def test_the_limit_draws_rows_by_the_seed(kit, inputs, tmp_path) -> None:
     assert len({frozenset(drawn(seed)) for seed in range(1, 4)}) > 1
 
 
-def test_answers_that_had_not_ended_are_marked_counted_and_said(kit, inputs, tmp_path) -> None:
+def test_answers_that_had_not_ended_are_marked_counted_and_reported(kit, inputs, tmp_path) -> None:
     notes = kit.Notes()
     metrics, out = kit.run("evaluate", tmp_path / "out", settings(kit, max_new_tokens=2), inputs, notes)
     answers, summary = read(out)
@@ -132,7 +132,7 @@ def test_answers_that_had_not_ended_are_marked_counted_and_said(kit, inputs, tmp
         share = sum(answer.system == "system2" for answer in cut) / sum(answer.system == "system2" for answer in own)
         assert metrics[f"{model}_system2_cut_off"] == summary[model]["system2_cut_off"] == share
         line = f"{len(cut)} of {len(own)} answers of {model} cut off: they had not ended after 2 tokens, and most count"
-        assert any(line in said for said in notes.lines)
+        assert any(line in message for message in notes.lines)
     unjudged, *cut_off = summary["omissions"]
     assert unjudged["what"] == "held-out rows have no reference answer"
     assert [one["remedy"] for one in cut_off] == ["raise evaluate.max_new_tokens"] * 3
@@ -231,8 +231,8 @@ def changed_adapter(folder, out):
 def test_every_verdict_follows_the_rule_of_the_run(kit, inputs, tmp_path) -> None:
     """The references are what the base says, with words before it that the rule `text` does not pass over."""
     _, out = kit.run("evaluate", tmp_path / "said", settings(kit), inputs)
-    said = {a.example_id: a.text for a in read(out)[0] if a.model == "base" and a.system == "system1"}
-    rows = [row.model_copy(update={"reference": f"Answer: {said[row.id]}"}) for row in kit.words(5, "heldout")]
+    message = {a.example_id: a.text for a in read(out)[0] if a.model == "base" and a.system == "system1"}
+    rows = [row.model_copy(update={"reference": f"Answer: {message[row.id]}"}) for row in kit.words(5, "heldout")]
     asked = {**inputs, "heldout": tmp_path / "heldout-marks"}
     kit.rows_folder(asked["heldout"], rows, "system1.jsonl")
     (asked["heldout"] / "manifest.json").unlink()
@@ -323,7 +323,7 @@ def test_a_judge_without_rows_to_read_is_refused_before_models_are_asked(kit, in
 
 
 @pytest.mark.parametrize(
-    ("judges", "said"),
+    ("judges", "message"),
     [
         ({"system1": {"judge": {"endpoint": "http://j:1/v1", "model": "m"}}}, "judges: system1 is another measure's"),
         ({"good": {}}, "give a judge or a reward_model"),
@@ -331,6 +331,6 @@ def test_a_judge_without_rows_to_read_is_refused_before_models_are_asked(kit, in
         ({"good": {"judge": {"endpoint": "http://j:1/v1", "model": "m"}, "systems": []}}, "systems: name"),
     ],
 )
-def test_judges_that_cannot_be_measures(judges, said) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_judges_that_cannot_be_measures(judges, message) -> None:
+    with pytest.raises(ValueError, match=message):
         EvaluateConfig(judges=judges)

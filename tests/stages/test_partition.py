@@ -222,7 +222,7 @@ def test_a_budget_takes_so_many_of_the_most_important_elements(kit, scores, tmp_
         made(kit, scores.values(), tmp_path / "two", budget_elements=1, budget_bytes=10)
 
 
-def test_a_measure_that_was_not_kept_is_told(kit, scores, tmp_path) -> None:
+def test_a_measure_that_was_not_kept_is_reported(kit, scores, tmp_path) -> None:
     with pytest.raises(BadInputError, match=r"partition.choose is gradient, which scoring keeps only where"):
         load_config(preset="tiny", overrides=["partition.choose=gradient"])
     for system, folder in scores.items():

@@ -94,9 +94,9 @@ def test_the_format_of_an_endpoint_is_left_alone(cpu) -> None:
 
 def test_the_stage_says_it_and_writes_it_down(kit, cpu, tmp_path) -> None:
     cpu(native=False)
-    said = kit.Notes()
-    _, out = kit.run("plan", tmp_path, {"config": config().model_dump(mode="json")}, progress=said)
-    assert "number format float32: this CPU only emulates bfloat16" in said.lines
+    message = kit.Notes()
+    _, out = kit.run("plan", tmp_path, {"config": config().model_dump(mode="json")}, progress=message)
+    assert "number format float32: this CPU only emulates bfloat16" in message.lines
     assert json.loads((out / "plan" / "plan.json").read_text())["number_format"].startswith("float32: ")
 
 
@@ -108,11 +108,11 @@ def test_a_stage_alone_settles_it_too(cpu, tmp_path) -> None:
 
 
 def test_the_stage_says_what_the_data_are_recognised_as(kit, tmp_path) -> None:
-    path, said = tmp_path / "rows.csv", kit.Notes()
+    path, message = tmp_path / "rows.csv", kit.Notes()
     path.write_text("instruction;input;output\n" + "".join(f"Double it.;{n};{2 * n}\n" for n in range(9)))
     chosen = load_config(preset="tiny", overrides=[f"data.source={path}"])
-    kit.run("plan", tmp_path / "out", {"config": chosen.model_dump(mode="json")}, progress=said)
-    assert [line for line in said.lines if line.startswith("data: ")] == [
+    kit.run("plan", tmp_path / "out", {"config": chosen.model_dump(mode="json")}, progress=message)
+    assert [line for line in message.lines if line.startswith("data: ")] == [
         f"data: {path} is read with semicolons between its values, as its header has them and no comma",
         f"data: {path} is recognised as instructions (Alpaca): 'instruction' with 'input' below it is the question, "
         "'output' the answer; its answers are short, and are the references, too, with "
@@ -128,7 +128,7 @@ def test_columns_that_nothing_is_recognised_by_end_plan(kit, tmp_path) -> None:
         kit.run("plan", tmp_path / "out", {"config": chosen.model_dump(mode="json")})
 
 
-def test_prepare_is_told_which_rows_benchmarks_ask_and_not_how(tmp_path) -> None:
+def test_prepare_is_reported_which_rows_benchmarks_ask_and_not_how(tmp_path) -> None:
     rows = tmp_path / "gsm8k.jsonl"
     rows.write_text('{"question": "1+1?", "answer": "#### 2"}\n')
     plans = []
@@ -150,8 +150,8 @@ def test_the_node_that_trains_last_keeps_the_candidates_of_a_pick(phases: str, n
     changed = {name for name in last.sections if key(last, name) != key(picked, name)}
     assert changed == {node, "publish", "evaluate"}, "evaluate for its limit alone"
     assert picked.sections[node]["candidates"] == 5
-    told = picked.sections["publish"]
-    assert (told["publish"]["candidates"], told["evaluate"]["limit"], told["answers"]) == (5, None, "exact")
+    message = picked.sections["publish"]
+    assert (message["publish"]["candidates"], message["evaluate"]["limit"], message["answers"]) == (5, None, "exact")
     assert not {"publish", "evaluate", "answers", "candidates"} & {*last.sections["publish"]}
     assert "candidates" not in last.sections[node]
 
@@ -164,10 +164,12 @@ def test_labels_by_chance_go_with_the_seed_and_all_others_do_not() -> None:
         assert ("seed" in one.sections["tally"]) is moves
 
 
-def test_settings_without_effect_are_said(tmp_path) -> None:
-    told = Notes()
+def test_settings_without_effect_are_reported(tmp_path) -> None:
+    message = Notes()
     phases = "phases=[{system: system1, method: sft, settings: {max_steps: 3}}, {system: system2, method: rl}]"
     (tmp_path / "plan").mkdir()
     asked = Settings(config=load_config(preset="tiny", overrides=[phases]))
-    run_stage("plan", StageCall(asked, {}, {"plan": tmp_path / "plan"}, tmp_path, progress=told))
-    assert "settings: phases[0].settings: max_steps: no effect, the section sft says the same; leave out" in told.lines
+    run_stage("plan", StageCall(asked, {}, {"plan": tmp_path / "plan"}, tmp_path, progress=message))
+    assert (
+        "settings: phases[0].settings: max_steps: no effect, the section sft says the same; leave out" in message.lines
+    )

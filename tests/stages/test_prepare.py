@@ -51,7 +51,7 @@ def file(tmp_path):
     return path
 
 
-def test_rows_left_out_are_counted_and_said(kit, tmp_path, file):
+def test_rows_left_out_are_counted_and_reported(kit, tmp_path, file):
     notes = kit.Notes()
     data = {"source": str(file), "bad_rows": "leave_out", "heldout": 1}
     settings = {**READER, "data": data, "seed": 1}
@@ -61,7 +61,7 @@ def test_rows_left_out_are_counted_and_said(kit, tmp_path, file):
     assert recognised == f"{file} is recognised as questions and answers"
     assert left_out == (
         f"1 of 4 rows left out: data.bad_rows is leave_out, the first: {file}:4: asks the same question as {file}:1; "
-        "mend them"
+        "fix them"
     )
     assert "RL has nothing to reward" in no_reference
     summary = read_json(out / "examples" / "summary.json")
@@ -79,7 +79,7 @@ def test_data_that_changed_since_the_plan_is_refused(kit, tmp_path, file):
         kit.run("prepare", tmp_path / "after", settings)
 
 
-def test_what_the_chat_template_does_to_rows_is_said_and_changes_no_output(kit, tmp_path, file):
+def test_what_the_chat_template_does_to_rows_is_reported_and_changes_no_output(kit, tmp_path, file):
     """Votes on the same rows stay valid whatever model is tuned."""
     data = {"source": str(file), "bad_rows": "leave_out", "heldout": 1}
     template = "{% for m in messages %}{{ m.role + ': ' + (m.content | upper) }}{% endfor %}"
@@ -104,7 +104,7 @@ def test_a_run_that_comes_to_rl_ends_where_nothing_could_be_rewarded(kit, tmp_pa
         kit.run("prepare", tmp_path / "out", {**READER, "data": data, "seed": 1})
 
 
-def test_rows_behind_the_limit_without_a_reference_and_blank_texts_are_said(kit, tmp_path):
+def test_rows_behind_the_limit_without_a_reference_and_blank_texts_are_reported(kit, tmp_path):
     path, notes = tmp_path / "rows.jsonl", kit.Notes()
     rows = [{"question": f"q{n}", "answer": "a", "reference": "nan" if n % 2 else "a"} for n in range(6)]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -120,7 +120,7 @@ def test_rows_behind_the_limit_without_a_reference_and_blank_texts_are_said(kit,
 
 
 @pytest.mark.parametrize(
-    ("rewards", "tests", "said"),
+    ("rewards", "tests", "message"),
     [
         ({"quality": {"judge": {"endpoint": "http://judge:8000/v1", "model": "m"}}}, None, None),
         ({"passes_tests": 1.0}, "assert add(1, 2) == 3", None),
@@ -128,17 +128,17 @@ def test_rows_behind_the_limit_without_a_reference_and_blank_texts_are_said(kit,
         ({"passes_tests": 1.0}, None, "RL has nothing to reward"),
     ],
 )
-def test_rows_without_a_reference_are_enough_for_judges_and_tests(kit, tmp_path, rewards, tests, said):
+def test_rows_without_a_reference_are_enough_for_judges_and_tests(kit, tmp_path, rewards, tests, message):
     path, notes = tmp_path / "rows.jsonl", kit.Notes()
     rows = [{"question": f"q{n}", "answer": "a", "tests": tests} for n in range(6)]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     config = RunConfig(data={"source": str(path), "heldout": 1}, rl={"rewards": rewards}, **READER)
     settings = stage_settings(config, "prepare", {}).model_dump(mode="json")
-    if said is None:
+    if message is None:
         kit.run("prepare", tmp_path / "out", settings, progress=notes)
         assert not [line for line in notes.lines if "reference answer" in line]
     else:
-        with pytest.raises(BadInputError, match=said):
+        with pytest.raises(BadInputError, match=message):
             kit.run("prepare", tmp_path / "out", settings)
 
 
@@ -221,10 +221,10 @@ def test_development_rows_are_apart_from_what_is_trained_on_and_what_is_evaluate
             development: {q for q, split in one.items() if split == "heldout"} for development, one in splits.items()
         }
         assert held[0] == held[8], "the rows held out are the same ones"
-        told = {split for question, split in splits[8].items() if other in question}
-        assert len(told) == 1, "never on two sides"
+        message = {split for question, split in splits[8].items() if other in question}
+        assert len(message) == 1, "never on two sides"
         assert metrics["rows_development"] == list(splits[8].values()).count("development") >= 6
-        found |= told
+        found |= message
     assert found == {"train", "heldout", "development"}
 
 

@@ -111,9 +111,9 @@ def test_scores_are_those_of_one_process(
     found, expected = scores_of(shared / str(count) / "score"), scores_of(out)
     for name, tensor in expected.items():
         torch.testing.assert_close(found[name], tensor, rtol=1e-6, atol=1e-12)
-    told = json.loads((shared / str(count) / "score" / "metrics.json").read_text())
-    assert told["rows"] == metrics["rows"] == 11
-    assert told["total_importance"] == pytest.approx(metrics["total_importance"], rel=1e-6)
+    message = json.loads((shared / str(count) / "score" / "metrics.json").read_text())
+    assert message["rows"] == metrics["rows"] == 11
+    assert message["total_importance"] == pytest.approx(metrics["total_importance"], rel=1e-6)
 
 
 def test_scoring_that_three_processes_began_goes_on_with_one(
@@ -279,7 +279,7 @@ def crew(monkeypatch: pytest.MonkeyPatch) -> nodes.Crew:
 def second(crew: nodes.Crew, folder: Path, done: list[str], hangs: threading.Event | None = None) -> threading.Thread:
     """The other machine, which notes the meetings that it went to; it may hang in the first."""
 
-    def start(told: Any, meeting: nodes.Meeting, is_over: nodes.IsOver) -> nodes.Told:
+    def start(message: Any, meeting: nodes.Meeting, is_over: nodes.IsOver) -> nodes.Document:
         done.append(meeting.run)
         if hangs:
             hangs.wait(60)
@@ -340,7 +340,7 @@ def test_a_machine_that_never_comes_is_named_and_a_stop_ends_the_waiting(
         crew.hand_out(*call, StopRequest())
 
 
-def test_once_the_first_machine_is_gone_whatever_is_told_to_it_says_so(crew: nodes.Crew) -> None:
+def test_once_the_first_machine_is_gone_whatever_is_reported_to_it_says_so(crew: nodes.Crew) -> None:
     board = nodes.Board(Nodes(1, 2, 1, crew.nodes.address, crew.nodes.port))
     board.write("call/1", {})
     del crew._board._store
@@ -354,8 +354,8 @@ def test_once_the_first_machine_is_gone_whatever_is_told_to_it_says_so(crew: nod
 def test_what_the_runtime_of_the_job_does_not_say_is_named(
     monkeypatch: pytest.MonkeyPatch, name: str, value: str
 ) -> None:
-    for variable, said in zip(VARIABLES, ("2", "4", "1", "job-node-0-0.job", "29500"), strict=True):
-        monkeypatch.setenv(variable, said)
+    for variable, message in zip(VARIABLES, ("2", "4", "1", "job-node-0-0.job", "29500"), strict=True):
+        monkeypatch.setenv(variable, message)
     assert Nodes.of_environment() == Nodes(rank=1, count=2, processes=4, address="job-node-0-0.job", port=29500)
     monkeypatch.setenv(name, value)
     with pytest.raises(BadInputError, match=name):

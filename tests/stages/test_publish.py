@@ -149,13 +149,13 @@ def test_an_earlier_adapter_is_published_where_it_is_better_by_the_test(kit, bes
         AnsweredBatch.model_validate_json(line)
         for line in (out / "scratch" / "picking" / "answers.jsonl").read_text().splitlines()
     ]
-    said = {one.example_id: one.text for batch in answered if batch.model.endswith("step 4") for one in batch.answers}
+    answer = {one.example_id: one.text for batch in answered if batch.model.endswith("step 4") for one in batch.answers}
     others = {one.text for batch in answered if not batch.model.endswith("step 4") for one in batch.answers}
-    assert len(said) == 12
-    assert not others & set(said.values())
+    assert len(answer) == 12
+    assert not others & set(answer.values())
 
     def run(right: int):
-        references = dict(list(said.items())[:right])
+        references = dict(list(answer.items())[:right])
         asked = development(kit, tmp_path / f"rows-{right}", inputs, references)
         return kit.run("publish", tmp_path / f"right-{right}", settings, asked)
 
@@ -166,9 +166,14 @@ def test_an_earlier_adapter_is_published_where_it_is_better_by_the_test(kit, bes
     assert metrics["max_logit_difference"] <= 1e-4
     assert (out / "adapter" / WEIGHTS).read_bytes() == (candidate / WEIGHTS).read_bytes()
     lineage = json.loads((out / "adapter" / "lineage.json").read_text())
-    told = lineage["picked"]
-    assert (told["step"], told["steps"], told["development_rows"], told["p_below"]) == (4, 6, 12, pytest.approx(0.025))
-    assert [(one["step"], one["right"]) for one in told["candidates"]] == [(2, 0), (4, 7), (6, 0)]
+    reported = lineage["picked"]
+    assert (reported["step"], reported["steps"], reported["development_rows"], reported["p_below"]) == (
+        4,
+        6,
+        12,
+        pytest.approx(0.025),
+    )
+    assert [(one["step"], one["right"]) for one in reported["candidates"]] == [(2, 0), (4, 7), (6, 0)]
     again = RunConfig.model_validate(lineage["settings"])
     assert (again.publish.candidates, again.data.development, again.answers) == (3, 12, "text")
 

@@ -149,9 +149,9 @@ def test_scores_again_what_sft_left_and_trains_the_new_partition(kit, inputs: di
         > Partition.load(inputs["partition"] / "partition.safetensors").sizes()["system2"].active
     )
     assert moved(read(inputs["adapter"]), read(out / "adapter"), fresh.mask("system2")) == (True, False)
-    told = json.loads((out / "adapter" / "summary.json").read_text())["scored_again"]
-    assert told["rank_correlation"]["system2"] == pytest.approx(1, abs=1e-3), "the start itself was scored again"
-    assert told["jaccard"]["system2"] < 1
+    message = json.loads((out / "adapter" / "summary.json").read_text())["scored_again"]
+    assert message["rank_correlation"]["system2"] == pytest.approx(1, abs=1e-3), "the start itself was scored again"
+    assert message["jaccard"]["system2"] < 1
 
 
 def by_question(completions, references):

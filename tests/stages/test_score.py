@@ -79,7 +79,7 @@ def test_the_seed_draws_the_sample_and_the_order_of_the_file_does_not_matter(kit
     assert samples[0] == samples[1] != samples[2]
 
 
-def test_too_few_rows_are_all_used_and_said_so(kit, adapter, tmp_path) -> None:
+def test_too_few_rows_are_all_used_and_reported_so(kit, adapter, tmp_path) -> None:
     notes = kit.Notes()
     inputs = {"adapter": adapter, "rows": kit.rows_folder(tmp_path / "rows", kit.sums(2))}
     metrics, _ = kit.run("score", tmp_path, settings(kit), inputs, notes)
@@ -101,7 +101,7 @@ def test_rows_whose_answer_is_cut_off_are_left_out(kit, adapter, tmp_path) -> No
         kit.run("score", tmp_path / "short", settings(kit, max_length=10), inputs)
 
 
-def test_rows_that_are_cut_are_counted_and_said(kit, adapter, tmp_path) -> None:
+def test_rows_that_are_cut_are_counted_and_reported(kit, adapter, tmp_path) -> None:
     notes, rows = kit.Notes(), kit.sums(4)
     encoded = encode_rows(load_tokenizer(BASE), rows_of(rows, "system2"), PromptConfig(), 1000)
     longest = max(len(row["input_ids"]) for row in encoded)

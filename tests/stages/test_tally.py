@@ -116,9 +116,14 @@ def test_labels_of_the_data_stand_for_votes_and_rows_without_one_are_voted_on(ki
         "e2": ("system1", None, 0.0),
     }
     assert metrics["given_rows"] == 2
-    told = summary(out)
-    assert told["given"] == {"labels": "data", "rows": {"system1": 1, "system2": 1}, "gold_accuracy": 1.0}
-    assert (told["rows"]["voted"], told["rows"]["undecided"], told["calls"], told["calls_saved"]) == (2, 0, 4, 2)
+    message = summary(out)
+    assert message["given"] == {"labels": "data", "rows": {"system1": 1, "system2": 1}, "gold_accuracy": 1.0}
+    assert (message["rows"]["voted"], message["rows"]["undecided"], message["calls"], message["calls_saved"]) == (
+        2,
+        0,
+        4,
+        2,
+    )
 
 
 def test_labels_by_chance_need_no_vote_are_set_once_and_a_persons_edit_overrules_them(kit, tmp_path) -> None:
@@ -142,7 +147,7 @@ def test_labels_by_chance_need_no_vote_are_set_once_and_a_persons_edit_overrules
     assert (labels(out)[moved].system, labels(out)[moved].edited) == ("system2", True)
 
 
-def test_chance_that_leaves_a_system_empty_is_told_as_such(kit, tmp_path) -> None:
+def test_chance_that_leaves_a_system_empty_is_reported_as_such(kit, tmp_path) -> None:
     with pytest.raises(BadInputError, match=r"no training row is of system\d: voting.labels assigns them by chance"):
         tally(kit, tmp_path, [example("r1")], {}, voting={"labels": "random"})
 

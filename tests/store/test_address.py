@@ -34,6 +34,6 @@ def test_folder():
 @pytest.mark.parametrize(
     "text", ["s3://", "s3://B", "s3://arn:aws:s3:eu:12:bucket/x", "s3:/runs", "gs://runs", POINT, "arn:aws:s3:::runs"]
 )
-def test_what_is_no_address_is_said(text):
+def test_what_is_no_address_is_reported(text):
     with pytest.raises(BadInputError, match=r"lorapar knows|cannot name a bucket"):
         parse_address(text)

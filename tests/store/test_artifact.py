@@ -94,7 +94,7 @@ def test_a_full_disk_is_one_line_with_its_exit_code(tmp_path, number):
     assert caught.value.exit_code == ExitCode.STORAGE
 
 
-def test_a_disk_without_free_inodes_is_told_from_a_full_one(tmp_path, monkeypatch):
+def test_a_disk_without_free_inodes_is_reported_from_a_full_one(tmp_path, monkeypatch):
     free = SimpleNamespace(f_files=1000, f_favail=0, f_bavail=1 << 20, f_frsize=4096)
     monkeypatch.setattr(os, "statvfs", lambda path: free)
     with pytest.raises(StorageError, match="has room, but takes no more files"), storage_errors(tmp_path / "a" / "b"):
@@ -110,7 +110,7 @@ def test_other_system_errors_stay_what_they_are(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("code", "said"),
+    ("code", "answer"),
     [
         (errno.EDQUOT, "the quota of this user or folder is used up"),
         (errno.EIO, "the disk or mount failed"),
@@ -120,14 +120,14 @@ def test_other_system_errors_stay_what_they_are(tmp_path):
         (errno.ETXTBSY, "another process holds the file"),
     ],
 )
-def test_what_the_system_refuses_is_one_line(tmp_path, code, said):
-    with pytest.raises(StorageError, match=said) as caught, storage_errors(tmp_path):
+def test_what_the_system_refuses_is_one_line(tmp_path, code, answer):
+    with pytest.raises(StorageError, match=answer) as caught, storage_errors(tmp_path):
         raise OSError(code, os.strerror(code), str(tmp_path / "file"))
     assert caught.value.exit_code == ExitCode.STORAGE
 
 
 @pytest.mark.parametrize(
-    ("error", "said"),
+    ("error", "answer"),
     [
         (
             OSError(errno.ENAMETOOLONG, "too long", "r" * 256),
@@ -140,9 +140,9 @@ def test_what_the_system_refuses_is_one_line(tmp_path, code, said):
         (ValueError("anything"), None),
     ],
 )
-def test_what_the_system_refuses_is_told_from_a_bug(error, said):
-    told = refused_by_system(error)
-    assert (told is None) if said is None else re.match(said, str(told))
+def test_what_the_system_refuses_is_reported_from_a_bug(error, answer):
+    reported = refused_by_system(error)
+    assert (reported is None) if answer is None else re.match(answer, str(reported))
 
 
 def test_quota_in_the_words_of_another_language_is_one(tmp_path):

@@ -25,7 +25,7 @@ NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.EA
 
 @pytest.fixture(autouse=True)
 def nothing_said(monkeypatch):
-    monkeypatch.setattr(file_system, "_said", set())
+    monkeypatch.setattr(file_system, "_warned", set())
 
 
 @pytest.fixture
@@ -57,9 +57,9 @@ def test_run_folder_without_locks_says_so_once_and_goes_on(tmp_path, refuse, cap
     for _ in range(2):
         with folder.locked():
             (folder.root / "stages").mkdir(exist_ok=True)
-    (said,) = caplog.messages
-    assert said.startswith(f"lorapar: {tmp_path / 'run'}: its file system lacks locks ({os.strerror(number)})")
-    assert "would not notice each other" in said
+    (message,) = caplog.messages
+    assert message.startswith(f"lorapar: {tmp_path / 'run'}: its file system lacks locks ({os.strerror(number)})")
+    assert "would not notice each other" in message
 
 
 def test_second_run_in_one_process_is_refused_even_without_locks(tmp_path, refuse):

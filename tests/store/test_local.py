@@ -136,7 +136,7 @@ def test_name_that_the_file_system_does_not_take_is_one_line(store):
 
 
 def test_file_that_another_machine_replaced_is_opened_again(store, monkeypatch):
-    """NFS: the first question after it answers ESTALE, each time anew."""
+    """NFS: the first question after it answers ESTALE, again each time."""
     store.write("alias", b"1")
     stale = {"read_bytes", "stat"}
 

@@ -20,7 +20,7 @@ def refused(code, message="", headers=None, attempts=0, status=400):
 
 
 @pytest.mark.parametrize(
-    ("error", "kind", "said"),
+    ("error", "kind", "message"),
     [
         (refused("NoSuchKey"), NotFoundError, "there is no such object"),
         (refused("NoSuchBucket"), UnreachableError, f"no such bucket at {ENDPOINT}"),
@@ -49,17 +49,17 @@ def refused(code, message="", headers=None, attempts=0, status=400):
             UnreachableError,
             "no credentials could be had by sso (no login)",
         ),
-        (boto.InvalidRegionError(region_name="eu central"), BadInputError, "mend AWS_DEFAULT_REGION, AWS_REGION"),
+        (boto.InvalidRegionError(region_name="eu central"), BadInputError, "fix AWS_DEFAULT_REGION, AWS_REGION"),
         (boto.ParamValidationError(report="bad\nbucket"), BadInputError, "bad bucket"),
         (RetriesExceededError(refused("SlowDown", status=503)), UnansweredError, "slow down"),
         (RetriesExceededError(ConnectionResetError(104, "reset")), UnansweredError, "broke off"),
     ],
 )
-def test_each_failure_is_one_line_that_names_the_object(error, kind, said):
+def test_each_failure_is_one_line_that_names_the_object(error, kind, message):
     found = explain(error, WHERE, ENDPOINT)
     assert type(found) is kind
     assert str(found).startswith(WHERE)
-    assert said in str(found)
+    assert message in str(found)
     assert "\n" not in str(found)
     assert found.exit_code != ExitCode.BUG
 

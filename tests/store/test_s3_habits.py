@@ -88,7 +88,7 @@ def test_keys_of_a_process_are_asked_for_again(server, keys, tmp_path, monkeypat
 
 
 @pytest.mark.parametrize(
-    ("command", "said"),
+    ("command", "answer"),
     [
         ("false", "it said nothing"),
         ("sh -c 'echo sign in first >&2; exit 3'", "sign in first"),
@@ -97,13 +97,13 @@ def test_keys_of_a_process_are_asked_for_again(server, keys, tmp_path, monkeypat
         ("/nowhere/keys", "/nowhere/keys: No such file or directory"),
     ],
 )
-def test_process_without_keys_is_told_with_its_words(server, keys, tmp_path, monkeypatch, command, said):
+def test_process_without_keys_is_reported_with_its_words(server, keys, tmp_path, monkeypatch, command, answer):
     (tmp_path / "config").write_text(f"[default]\ncredential_process = {command}\n")
     (tmp_path / "keys.ini").write_text("")
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
     with pytest.raises(UnreachableError) as caught:
         open_store("s3://runs/x")
-    assert said in str(caught.value)
+    assert answer in str(caught.value)
     assert "the credential_process of the AWS profile failed" in str(caught.value)
 
 
@@ -124,15 +124,15 @@ def test_region_of_either_variable_signs_and_an_empty_one_is_none(server, monkey
     assert f"/{region}/s3/aws4_request" in signed
 
 
-def test_wrong_region_is_told_with_its_variable(server, monkeypatch, tmp_path):
+def test_wrong_region_is_reported_with_its_variable(server, monkeypatch, tmp_path):
     monkeypatch.delenv("AWS_DEFAULT_REGION")
     monkeypatch.setenv("AWS_REGION", "eu central")
-    with pytest.raises(BadInputError, match=r"'eu central' is no name of a region; mend AWS_REGION"):
+    with pytest.raises(BadInputError, match=r"'eu central' is no name of a region; fix AWS_REGION"):
         open_store("s3://runs/x")
     monkeypatch.delenv("AWS_REGION")
     (tmp_path / "config").write_text("[default]\nregion = eu_central\n")
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
-    with pytest.raises(BadInputError, match=r"'eu_central' is no name of a region; mend region of the profile"):
+    with pytest.raises(BadInputError, match=r"'eu_central' is no name of a region; fix region of the profile"):
         open_store("s3://runs/x")
 
 
@@ -143,7 +143,7 @@ def refuse_checksums(request):
     return None
 
 
-def test_server_that_knows_no_checksums_is_told_from_a_file_that_changed(server, tree):
+def test_server_that_knows_no_checksums_is_reported_from_a_file_that_changed(server, tree):
     server.refuse = refuse_checksums
     for attempt in (lambda store: store.write("a", b"x"), lambda store: put_tree(store, tree)):
         with pytest.raises(UnreachableError, match="AWS_REQUEST_CHECKSUM_CALCULATION=when_required") as caught:
@@ -154,7 +154,7 @@ def test_server_that_knows_no_checksums_is_told_from_a_file_that_changed(server,
 
 
 @pytest.mark.parametrize("size", [5, 2_000_000])
-def test_file_that_changed_while_it_went_up_is_told(server, tmp_path, size):
+def test_file_that_changed_while_it_went_up_is_reported(server, tmp_path, size):
     path = tmp_path / "file"
     path.write_bytes(bytes(size))
     server.refuse = lambda request: (400, "BadDigest", "not equal") if request.method == "PUT" else None
@@ -256,7 +256,7 @@ def test_key_of_a_customer_is_on_every_request_that_takes_one(server, tree, monk
     } == {digest}
 
 
-def test_object_under_a_key_that_is_not_set_is_told(server):
+def test_object_under_a_key_that_is_not_set_is_reported(server):
     server.objects["x/a"] = b"x"
     server.refuse = needs_customer_key
     with pytest.raises(UnreachableError, match=r"LORAPAR_S3_CUSTOMER_KEY") as caught:
@@ -295,7 +295,7 @@ def test_variables_say_who_pays_and_whose_objects_are(server, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "said"),
+    ("name", "value", "answer"),
     [
         (s3_headers.ENCRYPTION, "kms", "LORAPAR_S3_ENCRYPTION=kms: not one of AES256, aws:kms"),
         (s3_headers.REQUESTER_PAYS, "maybe", "LORAPAR_S3_REQUESTER_PAYS=maybe: write true or false"),
@@ -307,9 +307,9 @@ def test_variables_say_who_pays_and_whose_objects_are(server, monkeypatch):
         (s3_headers.CUSTOMER_KEY, "short", "LORAPAR_S3_CUSTOMER_KEY: not 32 bytes in base64"),
     ],
 )
-def test_wrong_variables_are_named(server, monkeypatch, name, value, said):
+def test_wrong_variables_are_named(server, monkeypatch, name, value, answer):
     monkeypatch.setenv(name, value)
-    with pytest.raises(BadInputError, match=said):
+    with pytest.raises(BadInputError, match=answer):
         open_store("s3://runs/x")
 
 
@@ -322,21 +322,21 @@ def test_two_kinds_of_encryption_exclude_each_other(server, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("message", "said"),
+    ("message", "answer"),
     [
         ("denied explicitly in a resource-based policy", "set store.encryption or LORAPAR_S3_ENCRYPTION"),
         ("Access Denied: this bucket is paid for by its requester", "LORAPAR_S3_REQUESTER_PAYS=true"),
         ("Access Denied", r"lack the right to PutObject \(s3:PutObject\)"),
     ],
 )
-def test_refusal_quotes_the_server_and_hints_at_the_header(server, message, said):
+def test_refusal_quotes_the_server_and_hints_at_the_header(server, message, answer):
     server.refuse = lambda request: (403, "AccessDenied", message) if request.method == "PUT" else None
-    with pytest.raises(DeniedError, match=said) as caught:
+    with pytest.raises(DeniedError, match=answer) as caught:
         open_store("s3://runs/x").write("a", b"x")
     assert f"(the server says: {message})" in str(caught.value)
 
 
-def test_key_in_the_servers_words_is_not_told(server):
+def test_key_in_the_servers_words_is_not_reported(server):
     server.refuse = lambda request: (403, "AccessDenied", f"User {FIRST} may not")
     with pytest.raises(DeniedError, match=r"User \[redacted\] may not"):
         open_store("s3://runs/x").write("a", b"x")
@@ -414,20 +414,20 @@ def test_answer_without_last_modified_counts_as_new(server, monkeypatch):
     assert (info.size_bytes, time.time() - info.modified < 100) == (5, True)
 
 
-def test_server_that_sends_elsewhere_is_told(server):
+def test_server_that_sends_elsewhere_is_reported(server):
     server.refuse = lambda request: (301, "PermanentRedirect", "use another address")
     with pytest.raises(UnreachableError, match=r"sends requests elsewhere.*set AWS_ENDPOINT_URL to the address"):
         open_store("s3://runs/x").read("a")
 
 
-def test_address_that_leads_to_https_is_told_with_it(server, monkeypatch):
+def test_address_that_leads_to_https_is_reported_with_it(server, monkeypatch):
     answers_with(monkeypatch, lambda *_: (308, b"", {"Location": "https://s3.example/"}))
     with pytest.raises(UnreachableError, match=r"sends requests elsewhere to https://s3\.example/"):
         open_store("s3://runs/x").read("a")
 
 
 @pytest.mark.parametrize(
-    ("message", "said", "unsaid"),
+    ("message", "answer", "unsaid"),
     [
         (
             "not authorized to perform: kms:GenerateDataKey because no identity-based policy allows it",
@@ -438,15 +438,15 @@ def test_address_that_leads_to_https_is_told_with_it(server, monkeypatch):
         ("Access Denied because object protected by object lock.", "locked until its retention ends", "lack the right"),
     ],
 )
-def test_right_that_the_server_names_is_the_one_told(server, message, said, unsaid):
+def test_right_that_the_server_names_is_the_one_reported(server, message, answer, unsaid):
     server.refuse = lambda request: (403, "AccessDenied", message) if request.method == "PUT" else None
-    with pytest.raises(DeniedError, match=said) as caught:
+    with pytest.raises(DeniedError, match=answer) as caught:
         open_store("s3://runs/x").write("a", b"x")
     assert unsaid not in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"])
-def test_key_with_a_line_break_is_told_before_it_is_used(server, monkeypatch, name):
+def test_key_with_a_line_break_is_reported_before_it_is_used(server, monkeypatch, name):
     monkeypatch.setenv(name, "a-key-that-echo-wrote\n")
     with pytest.raises(BadInputError, match=f"^{name} begins or ends with a blank or line break") as caught:
         open_store("s3://runs/x")
@@ -454,17 +454,17 @@ def test_key_with_a_line_break_is_told_before_it_is_used(server, monkeypatch, na
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "said"),
+    ("name", "value", "answer"),
     [
-        ("AWS_MAX_ATTEMPTS", "many", "mend AWS_MAX_ATTEMPTS"),
-        ("AWS_RETRY_MODE", "often", "mend AWS_RETRY_MODE"),
+        ("AWS_MAX_ATTEMPTS", "many", "fix AWS_MAX_ATTEMPTS"),
+        ("AWS_RETRY_MODE", "often", "fix AWS_RETRY_MODE"),
         ("AWS_ENDPOINT_URL", "s3.example:9000", "check AWS_ENDPOINT_URL"),
         ("AWS_ENDPOINT_URL", "http://::1:9000", "check AWS_ENDPOINT_URL"),
     ],
 )
-def test_variables_of_boto3_that_hold_nonsense_are_named(server, monkeypatch, name, value, said):
+def test_variables_of_boto3_that_hold_nonsense_are_named(server, monkeypatch, name, value, answer):
     monkeypatch.setenv(name, value)
-    with pytest.raises(BadInputError, match=said):
+    with pytest.raises(BadInputError, match=answer):
         open_store("s3://runs/x")
 
 

@@ -77,7 +77,7 @@ def test_other_bytes_of_the_same_size_never_become_a_file(server, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_object_of_another_size_is_told_by_its_size(server, tmp_path):
+def test_an_object_of_another_size_is_reported_by_its_size(server, tmp_path):
     server.objects["x/a"] = b"far too many bytes"
     with pytest.raises(IntegrityError, match=r"s3://runs/x/a: holds 18 bytes, not the 5 that were recorded"):
         open_store("s3://runs/x").download_all([Transfer(tmp_path / "a", "a", 5, sha256(b"bytes"))])

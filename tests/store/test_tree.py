@@ -131,7 +131,7 @@ def test_progress_is_in_megabytes_and_comes_to_the_total(store, tree):
         def advance(self, units=1, note=""):
             self.done += units
 
-        def say(self, line):
+        def log(self, line):
             raise AssertionError(line)
 
     seen = Seen()

@@ -30,7 +30,7 @@ def test_an_order_of_methods_becomes_the_phases_in_that_order() -> None:
 
 
 @pytest.mark.parametrize("more", ["reference: SFT then RL", ""], ids=["named", "the first"])
-def test_where_the_reference_has_no_such_order_another_takes_its_place_and_that_is_said(more: str) -> None:
+def test_where_the_reference_has_no_such_order_another_takes_its_place_and_that_is_reported(more: str) -> None:
     also = {"system": "sums", "method": "sft"}
     given = parse_study(
         "name: s\ntitle: t\ncells:\n  - {name: SFT then RL, settings: {phases: [sft, rl]}}\n"
@@ -119,15 +119,15 @@ def test_an_optional_cell_that_is_the_reference_is_replaced_and_any_other_is_ref
 
 
 @pytest.mark.parametrize(
-    ("cells", "said"),
+    ("cells", "message"),
     [
         ("{name: a, settings: {sft.epochs: 2}}, {name: b, settings: {sft.epochs: 2}}", "come to the same settings"),
         ("{name: a b, settings: {sft.epochs: 2}}, {name: a-b, settings: {sft.epochs: 3}}", "would share a folder"),
     ],
 )
-def test_cells_that_cannot_be_told_apart_are_refused(cells: str, said: str) -> None:
+def test_cells_that_cannot_be_reported_apart_are_refused(cells: str, message: str) -> None:
     given = parse_study(f"name: s\ntitle: t\nseeds: [0]\ncells: [{cells}]", "s")
-    with pytest.raises(BadInputError, match=rf"study s: 'a.*, seed 0' and '.*, seed 0' {said}; keep one of them"):
+    with pytest.raises(BadInputError, match=rf"study s: 'a.*, seed 0' and '.*, seed 0' {message}; keep one of them"):
         cells_of(given, load_config(preset="tiny"), "/store")
 
 

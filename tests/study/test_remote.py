@@ -121,8 +121,8 @@ def test_cells_run_in_kubeflow_and_are_compared_here(kubeflow, tmp_path) -> None
     """A pod that is taken away half-way starts the cell again; a second study asks Kubeflow for no further run."""
     kubeflow.endings = [Frame("FAILED", {"plan": "SUCCEEDED", "sft": Fate("FAILED", exit_code=143)})]
     file = written(tmp_path, STUDY)
-    code, said = called(kubeflow, "study", file)
-    assert code == 0, said
+    code, answer = called(kubeflow, "study", file)
+    assert code == 0, answer
     out = tmp_path / "out"
     text = (out / "report.md").read_text()
     assert "2 of 2 runs finished" in text
@@ -157,8 +157,8 @@ space:
 def test_a_search_in_kubeflow_rules_out_by_the_scores_of_its_first_trial(kubeflow, tmp_path) -> None:
     pytest.importorskip("optuna")
     before = len(kubeflow.runs)
-    code, said = called(kubeflow, "tune", written(tmp_path, SEARCH))
-    assert code == 0, said
+    code, answer = called(kubeflow, "tune", written(tmp_path, SEARCH))
+    assert code == 0, answer
     rows = list(csv.DictReader((tmp_path / "out/trials.csv").open()))
     assert rows[0]["ended"] == "finished"
     swept = [row for row in rows if row["partition.theta"] == "0.01"]
@@ -167,13 +167,13 @@ def test_a_search_in_kubeflow_rules_out_by_the_scores_of_its_first_trial(kubeflo
     assert len(kubeflow.runs) - before <= len(rows) - len(swept)
 
 
-def test_a_failed_cell_is_told_with_the_words_of_its_task(kubeflow, tmp_path) -> None:
+def test_a_failed_cell_is_reported_with_the_words_of_its_task(kubeflow, tmp_path) -> None:
     died = Fate("FAILED", log="lorapar: sft: the loss is not a number at step 2", exit_code=5)
     kubeflow.endings = [Frame("FAILED", {"plan": "SUCCEEDED", "sft": died})] * 2
-    code, said = called(kubeflow, "study", written(tmp_path, STUDY.replace("seeds: [0]", "seeds: [1]")))
+    code, answer = called(kubeflow, "study", written(tmp_path, STUDY.replace("seeds: [0]", "seeds: [1]")))
     assert code == 12
-    assert "2 of 2 cells failed (many, seed 1: run run-" in said
-    assert "the loss is not a number at step 2" in said
+    assert "2 of 2 cells failed (many, seed 1: run run-" in answer
+    assert "the loss is not a number at step 2" in answer
 
 
 def test_a_study_that_is_stopped_follows_the_same_run_later(kubeflow, tmp_path) -> None:
@@ -207,17 +207,19 @@ def test_a_study_that_is_stopped_follows_the_same_run_later(kubeflow, tmp_path) 
 
 
 @pytest.mark.parametrize(
-    ("text", "more", "told"),
+    ("text", "more", "reported"),
     [
         (f"{STUDY}until: partition\n", (), "until: partition: a run in Kubeflow goes on to its end"),
         (STUDY, ("--set", "data.source=rows.jsonl"), "rows.jsonl"),
     ],
 )
-def test_what_no_cluster_can_run_is_told_before_anything_is_started(kubeflow, tmp_path, text, more, told) -> None:
+def test_what_no_cluster_can_run_is_reported_before_anything_is_started(
+    kubeflow, tmp_path, text, more, reported
+) -> None:
     before = len(kubeflow.runs)
-    code, said = called(kubeflow, "study", written(tmp_path, text), *more)
+    code, answer = called(kubeflow, "study", written(tmp_path, text), *more)
     assert code == 2
-    assert told in said
+    assert reported in answer
     assert len(kubeflow.runs) == before
 
 
@@ -225,9 +227,9 @@ def test_nodes_that_cannot_share_a_step_of_the_cells_are_refused_before_anything
     placement = tmp_path / "placement.yaml"
     placement.write_text("groups: {rl: {nodes: 7, processes: 1}}\n")
     before = len(kubeflow.runs)
-    code, said = called(kubeflow, "study", written(tmp_path, STUDY), "--placement", str(placement))
+    code, answer = called(kubeflow, "study", written(tmp_path, STUDY), "--placement", str(placement))
     assert code == 2
-    assert "cannot be divided evenly among 7 nodes" in said
+    assert "cannot be divided evenly among 7 nodes" in answer
     assert len(kubeflow.runs) == before
 
 

@@ -39,8 +39,8 @@ def run(tmp_path: Path) -> TrackedRun:
 
 def summary(run: TrackedRun, **more: Any) -> Callable[[bool], Summary]:
     files = [run.folder / "lineage.json", run.folder / "adapter", run.folder / "missing.json"]
-    figures = {"votes, all": 3.0, "votes_ all": 4.0, "broken": float("inf")}
-    return lambda finished: Summary(finished, figures, {"data.path": LONG, "seed": "0"}, files=files, **more)
+    metrics = {"votes, all": 3.0, "votes_ all": 4.0, "broken": float("inf")}
+    return lambda finished: Summary(finished, metrics, {"data.path": LONG, "seed": "0"}, files=files, **more)
 
 
 def train(shown: Tracking, stage: str, steps: int = 3) -> None:
@@ -174,25 +174,27 @@ def silent_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.mark.usefixtures("silent_server")
 def test_server_that_does_not_answer_holds_up_nothing(run: TrackedRun, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lorapar.tracking.run.ANSWER_SECONDS", 0.2)
-    said: list[str] = []
+    message: list[str] = []
     began = time.monotonic()
-    with tracked(["mlflow", "tensorboard"], run, said.append, summary(run)) as shown:
+    with tracked(["mlflow", "tensorboard"], run, message.append, summary(run)) as shown:
         assert shown is not None
         assert list(shown.ids) == ["tensorboard"]
         train(shown, "sft")
-    assert said == ["mlflow did not answer within 0.2 s; the run goes on without it, and all figures are in its folder"]
+    assert message == [
+        "mlflow did not answer within 0.2 s; the run goes on without it, and all figures are in its folder"
+    ]
     assert "train/loss" in scalars(run.folder / "tensorboard" / "sft")
     assert time.monotonic() - began < 60, "MLflow's own waiting would take minutes"
 
 
-def test_server_that_is_not_there_is_told_once(run: TrackedRun, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_server_that_is_not_there_is_reported_once(run: TrackedRun, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:hushhush@127.0.0.1:9")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    said: list[str] = []
-    with tracked(["mlflow"], run, said.append, summary(run)) as shown:
+    message: list[str] = []
+    with tracked(["mlflow"], run, message.append, summary(run)) as shown:
         assert shown is not None
         train(shown, "sft")
-    (line,) = said
+    (line,) = message
     assert line.startswith("mlflow failed (")
     assert "hushhush" not in line
     assert line.endswith("the run goes on without it, and all figures are in its folder")

@@ -50,7 +50,7 @@ def test_completions_earn_what_the_judge_says_and_equal_ones_are_asked_once() ->
     with serving(opinion=says_good) as api:
         rewards, judge = judged(config(api), ["Blue light scatters.", "Magic.", "", "Magic.", "It is light!"])
         assert rewards == [1.0, 0.0, 0.0, 0.0, 1.0]
-        assert judge.told() == {"calls": 3, "recalled": 0, "abstained": 0}
+        assert judge.counts() == {"calls": 3, "recalled": 0, "abstained": 0}
         shown = [body["messages"][-1]["content"] for body in api.asked("Magic")]
         assert len(shown) == 1
         assert QUESTION in shown[0]
@@ -88,7 +88,7 @@ def test_a_refused_completion_gets_no_say_and_the_others_go_on() -> None:
     with serving(opinion=says_good, habit=refuses) as api:
         rewards, judge = judged(config(api), ["light", "forbidden", "dark"])
         assert rewards == [1.0, None, 0.0]
-        assert judge.told()["abstained"] == 1
+        assert judge.counts()["abstained"] == 1
 
 
 def test_a_judge_that_cannot_be_reached_ends_the_run_in_one_line() -> None:
@@ -97,7 +97,7 @@ def test_a_judge_that_cannot_be_reached_ends_the_run_in_one_line() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"instruction": "Judge."}, "instruction must hold {good}"),
         ({"row": "Question: {question}"}, "row must hold {answer}"),
@@ -105,8 +105,8 @@ def test_a_judge_that_cannot_be_reached_ends_the_run_in_one_line() -> None:
         ({"good": "bad"}, "good and bad need two different"),
     ],
 )
-def test_settings_that_cannot_work_are_refused(changes: dict[str, Any], said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_settings_that_cannot_work_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         JudgeConfig(**{"endpoint": "http://judge:8000/v1", "model": "m", **changes})
 
 

@@ -84,12 +84,12 @@ def test_rows_that_are_always_or_never_solved_are_left_out(make_job: Make, kit, 
     assert rates["s0"] == 0.0
     assert rates["s1"] == 1.0
     assert {"s0", "s1"} <= kept.ids == {name for name, rate in rates.items() if rate in (0.0, 1.0)}
-    told = kept.document()
-    assert sum(bar["rows"] for bar in told["histogram"]) == told["rows"] == 6
-    assert [bar["pass_rate"] for bar in told["histogram"]] == [0.0, 0.25, 0.5, 0.75, 1.0]
-    assert told["never"] + told["always"] + told["kept"] == 6
-    assert told["rewards"] == ["row_rewards:by_row"]
-    assert kept.metrics()["filter_kept"] == told["kept"]
+    message = kept.document()
+    assert sum(bar["rows"] for bar in message["histogram"]) == message["rows"] == 6
+    assert [bar["pass_rate"] for bar in message["histogram"]] == [0.0, 0.25, 0.5, 0.75, 1.0]
+    assert message["never"] + message["always"] + message["kept"] == 6
+    assert message["rewards"] == ["row_rewards:by_row"]
+    assert kept.metrics()["filter_kept"] == message["kept"]
     assert all(len(questions) == 2 * SAMPLES for questions in asked), "as many at once as RL samples for a step"
 
 
@@ -157,7 +157,7 @@ def test_a_row_that_no_reward_judges_is_kept(make_job: Make, kit) -> None:
     assert kept.document()["not_judged"] == 2
 
 
-def test_what_is_left_out_is_said_with_what_helps() -> None:
+def test_what_is_left_out_is_reported_with_what_helps() -> None:
     settings = config(low=0.5)
     rates = [("a", 0), ("b", 4), ("c", 1), ("d", 2)]
     found = tuple(PassRate(id=name, solved=solved, samples=4) for name, solved in rates)

@@ -50,8 +50,8 @@ def columns(tests: list[str]) -> Columns:
 
 def test_one_for_code_that_passes_and_no_say_without_tests(reward: Reward) -> None:
     texts = [RIGHT, f"<answer>{WRONG}</answer>", RIGHT, "no code at all", "", f"```python\n{RIGHT}```"]
-    said = reward(texts, [()] * 6, columns([TESTS, TESTS, "", TESTS, TESTS, TESTS]))
-    assert said == [1.0, 0.0, None, 0.0, 0.0, 1.0]
+    message = reward(texts, [()] * 6, columns([TESTS, TESTS, "", TESTS, TESTS, TESTS]))
+    assert message == [1.0, 0.0, None, 0.0, 0.0, 1.0]
     assert reward.weight == 2.0
 
 

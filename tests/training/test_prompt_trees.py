@@ -10,8 +10,7 @@ import torch
 import yaml
 from trl.trainer.utils import add_fused_lm_head
 
-from lorapar.training.labelled import score_labelled_only
-from lorapar.training.positions import number_positions
+from lorapar.training.forward import number_positions, score_labelled_only
 from lorapar.training.prompt_trees import PromptTrees, groups_together, plant
 
 TABLE = yaml.safe_load((Path(__file__).parents[1] / "families.yaml").read_text(encoding="utf-8"))

@@ -49,7 +49,7 @@ class Killed(BaseException):
 
 
 class Trained:
-    """Trains with one method's settings, killed within a step where wanted; each call loads everything anew."""
+    """Trains with one method's settings, killed within a step where wanted; each call loads everything again."""
 
     def __init__(self, method: str, kit: Any, **changes: Any) -> None:
         self._rows = {"system1": kit.words(10), "system2": kit.sums(6)}
@@ -181,9 +181,9 @@ def test_of_a_kind_that_is_not_divided_every_parameter_is_trained_and_a_kill_cha
     train = Trained(method, kit, max_steps=2)
     job = train(make_job("whole", **own))
     whole = made(job)
-    told = json.loads(whole["summary.json"])
-    assert told["active_fraction"] == 1
-    assert told["base_weights_sha256"] == base_digest(load_model(kit.TINY))
+    message = json.loads(whole["summary.json"])
+    assert message["active_fraction"] == 1
+    assert message["base_weights_sha256"] == base_digest(load_model(kit.TINY))
     distances = [json.loads(line).get("kl") for line in whole["history.jsonl"].splitlines()]
     assert method == "sft" or (distances[0] == 0 < distances[-1])  # the reference is the adapter as RL began
     killed = train(make_job("killed", keeper=Keeper(EVERY_STEP), **own), kill_in_step=2)

@@ -66,17 +66,17 @@ def test_the_reward_is_the_models_output_for_each_completion_alone(tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    ("kind", "changes", "said"),
+    ("kind", "changes", "message"),
     [
         (LlamaForCausalLM, {}, "is no reward model (LlamaForCausalLM"),
         (LlamaForSequenceClassification, {"num_labels": 3}, "3 outputs"),
     ],
 )
-def test_another_kind_of_model_is_refused(tmp_path: Path, kind: Any, changes: dict[str, Any], said: str) -> None:
+def test_another_kind_of_model_is_refused(tmp_path: Path, kind: Any, changes: dict[str, Any], message: str) -> None:
     folder = made(tmp_path, kind, **changes)
     with pytest.raises(BadInputError) as raised:
         ModelReward("helpful", RewardModelConfig(name=str(folder)), "float32", Silent())
-    assert said in str(raised.value)
+    assert message in str(raised.value)
     assert str(raised.value).startswith("rl.rewards.helpful.reward_model: ")
 
 
@@ -98,12 +98,12 @@ class Heard(Silent):
     def __init__(self) -> None:
         self.lines: list[str] = []
 
-    def say(self, line: str) -> None:
+    def log(self, line: str) -> None:
         self.lines.append(line)
 
 
 @pytest.mark.parametrize("chat", [True, False])
-def test_what_is_cut_for_a_reward_model_is_counted_and_said_once(tmp_path: Path, chat: bool) -> None:
+def test_what_is_cut_for_a_reward_model_is_counted_and_reported_once(tmp_path: Path, chat: bool) -> None:
     folder, heard = made(tmp_path, LlamaForSequenceClassification, chat, num_labels=1), Heard()
     options = RewardModelConfig(name=str(folder), batch_size=1, max_length=24)
     reward = ModelReward("helpful", options, "float32", heard)

@@ -174,17 +174,17 @@ def test_one_seed_gives_one_adapter(make_job: Make, kit, rewards) -> None:
 )
 def test_shared_prompts_give_the_adapter_that_whole_rows_give(make_job: Make, kit, rewards, seen, settings) -> None:
     """Five steps from the same completions."""
-    tuned, told, trees = {}, {}, {}
+    tuned, message, trees = {}, {}, {}
     for shared in (True, False):
         job = make_job(f"shared-{shared}")
         # Adam divides a gradient by its size: one that is all rounding moves its element by up to the rate.
         steps = {"max_steps": 5, "learning_rate": 1e-4, "share_prompts": shared}
         train_rl(job, config(**steps, **settings), system1=[], system2=kit.sums(8))
         tuned[shared], trees[shared] = kit.tensors(job.output), seen["trainer"].learns_from_trees
-        told[shared] = [json.loads(line) for line in (job.output / "history.jsonl").read_text().splitlines()]
+        message[shared] = [json.loads(line) for line in (job.output / "history.jsonl").read_text().splitlines()]
     assert trees == {True: True, False: False}
-    assert len(told[True]) == 5
-    for ours, theirs in zip(told[True], told[False], strict=True):
+    assert len(message[True]) == 5
+    for ours, theirs in zip(message[True], message[False], strict=True):
         same = ("reward", "completion_length", "cut_off_share")
         assert [ours.get(name) for name in same] == [theirs.get(name) for name in same], "the same completions"
         # Means over passes of means over tokens: which rows stand together shows a little.
@@ -302,7 +302,7 @@ def test_a_model_that_becomes_nan_stops_with_the_last_good_adapter(make_job: Mak
     assert all(torch.equal(tensor, before[name]) for name, tensor in saved.items())
 
 
-def test_a_last_step_that_breaks_the_model_is_told_and_its_adapter_not_kept(make_job: Make, kit, rewards) -> None:
+def test_a_last_step_that_breaks_the_model_is_reported_and_its_adapter_not_kept(make_job: Make, kit, rewards) -> None:
     job = make_job()
     with pytest.raises(TrainingError, match=r"no numbers any more after step 1; lower rl\.learning_rate") as caught:
         train_rl(job, config(learning_rate=1e38, max_steps=1), system1=[], system2=kit.sums(8))
@@ -314,8 +314,8 @@ def test_a_last_step_that_breaks_the_model_is_told_and_its_adapter_not_kept(make
 
 def test_a_reward_that_breaks_while_training_is_named(make_job: Make, kit, rewards) -> None:
     job = make_job()
-    told = r"chance_rewards:breaks must return finite numbers.*\(at step 3\); the state after step 2 is kept"
-    with pytest.raises(BadInputError, match=told):
+    message = r"chance_rewards:breaks must return finite numbers.*\(at step 3\); the state after step 2 is kept"
+    with pytest.raises(BadInputError, match=message):
         train_rl(job, config(rewards={"chance_rewards:breaks": 1.0}, max_steps=9), system1=[], system2=kit.sums(8))
 
 
@@ -326,7 +326,7 @@ def test_two_visible_gpus_train_on_the_first_and_say_so(make_job: Make, kit, rew
     assert any(line.startswith("2 GPUs are visible; training uses the first") for line in job.progress.lines)
 
 
-def test_equal_rewards_teach_nothing_and_that_is_said(make_job: Make, kit, rewards) -> None:
+def test_equal_rewards_teach_nothing_and_that_is_reported(make_job: Make, kit, rewards) -> None:
     job = make_job()
     same = config(rewards={"chance_rewards:same": 1.0}, max_steps=2)
     metrics = train_rl(job, same, system1=[], system2=kit.sums(8))

@@ -19,8 +19,8 @@ from lorapar.config import RlConfig
 from lorapar.errors import ExitCode, TrainingError
 from lorapar.training import rl
 from lorapar.training.rl import train_rl
-from lorapar.training.rl_watch import STEPS_ON_END, KeptRollouts, new_stall, stalls
 from lorapar.training.session import TrainingJob
+from lorapar.training.watch import STEPS_ON_END, KeptRollouts, new_stall, stalls
 
 Make = Callable[..., TrainingJob]
 FAST = {
@@ -82,7 +82,7 @@ def history(*steps: dict[str, float]) -> list[dict[str, float]]:
 
 
 @pytest.mark.parametrize(
-    ("sign", "told"),
+    ("sign", "reported"),
     [
         ({"cut_off_share": 1.0}, r"every completion was cut off at 8 tokens.*raise rl\.max_completion_length"),
         ({"same_reward_share": 1.0}, r"all completions of each prompt earned the same reward.*raise rl\.temperature"),
@@ -93,14 +93,14 @@ def history(*steps: dict[str, float]) -> list[dict[str, float]]:
     ],
     ids=["cut off", "alike", "entropy"],
 )
-def test_a_sign_is_told_once_when_it_has_lasted(sign: dict[str, float], told: str) -> None:
+def test_a_sign_is_reported_once_when_it_has_lasted(sign: dict[str, float], reported: str) -> None:
     well, lasting = [{}] * STEPS_ON_END, [sign] * (STEPS_ON_END + 2)
     steps = history(*well, *lasting, {}, *lasting[:-3])
-    said = [stall for end in range(1, len(steps) + 1) for stall in new_stall(steps[:end], config())]
-    assert [(stall.first_step, stall.last_step) for stall in said] == [(6, 10)], "not at the fourth, not at the sixth"
+    answer = [stall for end in range(1, len(steps) + 1) for stall in new_stall(steps[:end], config())]
+    assert [(stall.first_step, stall.last_step) for stall in answer] == [(6, 10)], "not at the fourth, not at the sixth"
     assert stalls(steps, config())[0].last_step == 12
-    assert "\n" not in said[0].line
-    assert re.search(told, said[0].line)
+    assert "\n" not in answer[0].line
+    assert re.search(reported, answer[0].line)
 
 
 def test_steps_that_sample_nothing_are_not_counted() -> None:
@@ -109,7 +109,7 @@ def test_steps_that_sample_nothing_are_not_counted() -> None:
     assert stalls(steps, config()) == []
 
 
-def test_completions_that_are_all_cut_off_are_said_loudly_while_it_runs(make_job: Make, kit) -> None:
+def test_completions_that_are_all_cut_off_are_reported_loudly_while_it_runs(make_job: Make, kit) -> None:
     job = make_job()
     settings = config(max_completion_length=1, max_steps=STEPS_ON_END, weight_decay=0.5)
     train_rl(job, settings, system1=[], system2=kit.sums(8))
@@ -159,7 +159,7 @@ def moved(start: Path, kit, tmp_path: Path) -> Callable[[float], Path]:
 
 
 @pytest.mark.parametrize(
-    ("size", "bound", "told"),
+    ("size", "bound", "reported"),
     [
         (0.6, 0.1, r"step 2: the completions are not the adapter's: vLLM gave them other probabilities"),
         (0.05, 10.0, r"step 2: the completions are not the adapter's but the base model's"),
@@ -167,11 +167,11 @@ def moved(start: Path, kit, tmp_path: Path) -> Callable[[float], Path]:
     ids=["far", "near"],
 )
 def test_a_run_ends_where_the_engine_dropped_the_adapter(
-    make_job: Make, kit, moved, monkeypatch, size: float, bound: float, told: str
+    make_job: Make, kit, moved, monkeypatch, size: float, bound: float, reported: str
 ) -> None:
     monkeypatch.setattr(rl, "vllm_rollouts", lambda job, settings: nullcontext(Engine(bound, drops_from_step=1)))
     job = make_job(adapter=moved(size))
-    with pytest.raises(TrainingError, match=told) as caught:
+    with pytest.raises(TrainingError, match=reported) as caught:
         train_rl(job, config(rollouts="vllm", max_steps=3), system1=[], system2=kit.sums(8))
     assert caught.value.exit_code == ExitCode.TRAINING_FAILED
     assert "the last good adapter, after" in str(caught.value)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import get_scheduler
 
-from lorapar.training.schedule import schedule
+from lorapar.training.arguments import schedule
 
 NAMES = ("cosine", "linear", "constant", "constant_with_warmup")
 

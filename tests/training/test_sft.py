@@ -158,7 +158,7 @@ def test_all_rows_is_a_setting(make_job: Make, kit, seen) -> None:
         config(rows="all", warmup_system2_examples=2)
 
 
-def test_too_few_warmup_rows_are_said(make_job: Make, kit) -> None:
+def test_too_few_warmup_rows_are_reported(make_job: Make, kit) -> None:
     job = make_job()
     train_sft(job, config(warmup_system2_examples=5, max_steps=1), system1=kit.words(4), system2=kit.sums(2))
     assert any("only 2 System 2 rows" in line for line in job.progress.lines)

@@ -14,8 +14,7 @@ import trl.rewards
 from lorapar.config import RewardConfig, RlConfig
 from lorapar.errors import BadInputError
 from lorapar.training.columns import Columns
-from lorapar.training.rewards import Reward, load_rewards
-from lorapar.training.trl_rewards import trl_reward_names
+from lorapar.training.rewards import Reward, load_rewards, trl_reward_names
 
 NEEDED = {"get_soft_overlong_punishment": {"soft_punish_cache": 50}}
 TEXTS = [r"<think>so</think> \boxed{7}", "seven seven seven seven", r"\boxed{8}"]
@@ -49,7 +48,7 @@ def test_the_names_are_all_functions_in_the_packages_files() -> None:
 @pytest.mark.parametrize("name", trl_reward_names())
 def test_every_reward_of_trl_can_be_named_and_says_what_trl_says(name: str) -> None:
     seen = columns(TEXTS, ["7"] * 3)
-    said = reward(name, NEEDED.get(name))(TEXTS, ["7"] * 3, seen)
+    message = reward(name, NEEDED.get(name))(TEXTS, ["7"] * 3, seen)
     function = getattr(trl.rewards, name)
     if name.startswith("get_"):
         wanted = {"max_len": 64, "max_completion_len": 64, **NEEDED.get(name, {})}
@@ -59,8 +58,8 @@ def test_every_reward_of_trl_can_be_named_and_says_what_trl_says(name: str) -> N
         solution=["7"] * 3,
         completion_ids=seen.completion_ids,
     )
-    assert said == pytest.approx(direct)
-    assert len(set(said)) > 1, "these completions are not all worth the same"
+    assert message == pytest.approx(direct)
+    assert len(set(message)) > 1, "these completions are not all worth the same"
 
 
 def test_the_solution_is_the_short_answer_or_else_the_whole_one() -> None:
@@ -80,7 +79,7 @@ def test_options_reach_the_reward() -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "options", "said"),
+    ("key", "options", "message"),
     [
         ("trl.rewards:acuracy_reward", {}, "accuracy_reward"),
         ("trl.rewards:get_soft_overlong_punishment", {}, "needs soft_punish_cache"),
@@ -88,7 +87,7 @@ def test_options_reach_the_reward() -> None:
         ("trl.rewards:get_repetition_penalty_reward", {"max_penalty": 1.0}, "max_penalty"),
     ],
 )
-def test_what_trl_does_not_have_is_said_in_one_line(key: str, options: dict[str, Any], said: str) -> None:
-    with pytest.raises(BadInputError, match=re.escape(said)) as raised:
+def test_what_trl_does_not_have_is_reported_in_one_line(key: str, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(BadInputError, match=re.escape(message)) as raised:
         load_rewards({key: RewardConfig(options=options)})
     assert "\n" not in str(raised.value)

@@ -28,11 +28,11 @@ class Browser:
         """Those that it was let ask, and that answered."""
 
     def __enter__(self) -> Browser:
-        told, tell = os.pipe()
+        message, tell = os.pipe()
         heard, say = os.pipe()
 
         def pipes() -> None:  # the browser reads descriptor 3 and writes descriptor 4
-            first, second = os.dup(told), os.dup(say)
+            first, second = os.dup(message), os.dup(say)
             os.dup2(first, 3)
             os.dup2(second, 4)
 
@@ -50,7 +50,7 @@ class Browser:
             stderr=quiet,
             env={**os.environ, "TMPDIR": str(self._profile)},
         )
-        os.close(told)
+        os.close(message)
         os.close(say)
         self._tell, self._hear, self._rest = tell, os.fdopen(heard, "rb", buffering=0), b""
         target = self.call("Target.createTarget", url="about:blank")["targetId"]

@@ -21,7 +21,7 @@ from lorapar.store import open_store
 Make = Callable[..., Path]
 
 
-def figures(name: str, accuracy: float | None = 0.5, **more: Any) -> dict[str, Any]:
+def metrics(name: str, accuracy: float | None = 0.5, **more: Any) -> dict[str, Any]:
     """metrics.json of a run that moved System 2 up; its losses alone where there is no reference."""
 
     def model(better: float) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from lorapar.ui import pages
 from lorapar.ui.runs import FolderRuns
 from lorapar.ui.server import make_app
 from tests.ui.browser import CHROMIUM, Browser
-from tests.ui.conftest import Make, figures, write
+from tests.ui.conftest import Make, metrics, write
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium or Chrome")
 
@@ -46,7 +46,7 @@ def test_news_of_a_run_come_by_themselves_and_choices_stay(
     browser: Browser, address: str, root: Path, folder_run: Make
 ) -> None:
     folder_run("going-on", live=LiveNode(node="sft", title="tuning"))
-    folder_run("other", figures("b"), live=LiveNode(node="report", state="finished", ended=True))
+    folder_run("other", metrics("b"), live=LiveNode(node="report", state="finished", ended=True))
     browser.open(address)
     assert "sft: tuning" in browser.run("document.body.innerText")
     browser.run("document.getElementById('pick-other').click(); document.getElementById('pick-going-on').focus()")
@@ -59,7 +59,7 @@ def test_news_of_a_run_come_by_themselves_and_choices_stay(
 
 def test_two_runs_are_chosen_and_compared_with_keys_alone(browser: Browser, address: str, folder_run: Make) -> None:
     for name in ("one", "two"):
-        folder_run(name, figures(name))
+        folder_run(name, metrics(name))
     browser.open(address)
     for name in ("one", "two"):
         for _ in range(40):
@@ -82,7 +82,7 @@ def test_a_phone_shows_every_page_without_moving_sideways(
     browser: Browser, address: str, folder_run: Make, path: str
 ) -> None:
     for name in ("one", "two"):
-        folder_run(name, figures(name + "-with-a-name-that-is-very-long-and-has-no-blank-in-it"))
+        folder_run(name, metrics(name + "-with-a-name-that-is-very-long-and-has-no-blank-in-it"))
     browser.call("Emulation.setDeviceMetricsOverride", width=360, height=740, deviceScaleFactor=1, mobile=True)
     browser.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "dark"}])
     try:
@@ -97,7 +97,7 @@ def test_a_phone_shows_every_page_without_moving_sideways(
 def test_a_report_is_of_no_origin_and_runs_no_script(
     browser: Browser, address: str, root: Path, folder_run: Make
 ) -> None:
-    folder = folder_run("mine", figures("mine"))
+    folder = folder_run("mine", metrics("mine"))
     hostile = (
         "<!doctype html><title>before</title><script>document.title='ran'</script><img src=/adapters onerror=x><p>text"
     )
@@ -110,7 +110,7 @@ def test_a_report_is_of_no_origin_and_runs_no_script(
 
 
 def test_without_script_the_page_still_works(browser: Browser, address: str, folder_run: Make) -> None:
-    folder_run("mine", figures("mine"))
+    folder_run("mine", metrics("mine"))
     browser.call("Emulation.setScriptExecutionDisabled", value=True)
     try:
         browser.open(f"{address}/?text=mine&state=&base=")

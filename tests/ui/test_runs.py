@@ -12,12 +12,12 @@ from lorapar.errors import BadInputError
 from lorapar.local.live import LiveNode
 from lorapar.ui.runs import FolderRuns, Score, StoreRuns, open_runs
 from tests.store.s3_in_memory import S3InMemory
-from tests.ui.conftest import Make, age, figures, settings, store_run, write
+from tests.ui.conftest import Make, age, metrics, settings, store_run, write
 
 
 def test_a_run_folder_in_one_row(root: Path, folder_run: Make) -> None:
     planned = settings(data={"sources": [{"source": "a.jsonl"}, {"source": "b.jsonl"}]})
-    folder_run("mine", figures("first"), planned, LiveNode(node="report", state="finished", ended=True))
+    folder_run("mine", metrics("first"), planned, LiveNode(node="report", state="finished", ended=True))
     (row,) = open_runs(str(root)).rows()
     assert (row.id, row.name, row.state, row.base, row.data) == (
         "mine",
@@ -31,7 +31,7 @@ def test_a_run_folder_in_one_row(root: Path, folder_run: Make) -> None:
 
 
 def test_without_references_the_losses_are_shown(root: Path, folder_run: Make) -> None:
-    folder_run("mine", figures("first", accuracy=None))
+    folder_run("mine", metrics("first", accuracy=None))
     assert FolderRuns(root).rows()[0].scores["system1"] == Score(2.0, 1.75, is_loss=True)
 
 
@@ -65,7 +65,7 @@ def test_the_state_of_a_run_folder(
     ],
 )
 def test_the_state_of_a_run_in_a_store(tmp_path: Path, outcome: dict[str, Any] | None, state: str, note: str) -> None:
-    folder = store_run(tmp_path, "abc-123", outcome, figures("nightly") if outcome else None)
+    folder = store_run(tmp_path, "abc-123", outcome, metrics("nightly") if outcome else None)
     write(folder / "live" / "rl.json", LiveNode(node="rl").model_dump(mode="json"))
     runs = open_runs(str(tmp_path))
     assert isinstance(runs, StoreRuns)
@@ -75,32 +75,32 @@ def test_the_state_of_a_run_in_a_store(tmp_path: Path, outcome: dict[str, Any] |
 
 
 def test_the_newest_run_comes_first_and_other_folders_are_none(root: Path, folder_run: Make) -> None:
-    age(folder_run("old", figures("a")), 500)
-    folder_run("new", figures("b"))
+    age(folder_run("old", metrics("a")), 500)
+    folder_run("new", metrics("b"))
     (root / "registry" / "adapters").mkdir(parents=True)
     (root / "notes.txt").write_text("mine", encoding="utf-8")
     assert [row.id for row in FolderRuns(root).rows()] == ["new", "old"]
 
 
 def test_cells_of_a_study_are_runs(tmp_path: Path) -> None:
-    write(tmp_path / "cells" / "theta-0.9" / "run" / "metrics.json", figures("cell"))
+    write(tmp_path / "cells" / "theta-0.9" / "run" / "metrics.json", metrics("cell"))
     (tmp_path / "cells" / "theta-0.9" / "run" / "stages").mkdir()
     assert [row.id for row in open_runs(str(tmp_path / "cells")).rows()] == ["theta-0.9"]
 
 
 @pytest.mark.parametrize("name", ["..", ".", "../secret", "a/b", "", "/etc", "a\\b", "nobody"])
 def test_a_name_that_is_no_run_reads_nothing(root: Path, folder_run: Make, name: str) -> None:
-    folder_run("mine", figures("a"))
-    write(root.parent / "secret" / "metrics.json", figures("b"))
+    folder_run("mine", metrics("a"))
+    write(root.parent / "secret" / "metrics.json", metrics("b"))
     for runs in (FolderRuns(root), open_runs(str(root.parent))):
         assert runs.row(name) is None
         assert runs.report(name) is None
-        assert not runs.figures(name)
+        assert not runs.metrics(name)
         assert not runs.histories(name)
 
 
 def test_a_report_that_is_a_link_out_of_its_folder_is_not_served(root: Path, folder_run: Make) -> None:
-    folder = folder_run("mine", figures("a"))
+    folder = folder_run("mine", metrics("a"))
     outside = root.parent / "outside.html"
     outside.write_text("secret", encoding="utf-8")
     (folder / "report.html").unlink()
@@ -109,7 +109,7 @@ def test_a_report_that_is_a_link_out_of_its_folder_is_not_served(root: Path, fol
 
 
 def test_a_damaged_document_leaves_its_run_in_the_list(root: Path, folder_run: Make) -> None:
-    folder = folder_run("mine", figures("a"))
+    folder = folder_run("mine", metrics("a"))
     for text in ('{"half', "[1]", "", "\x00"):
         (folder / "metrics.json").write_text(text, encoding="utf-8")
         assert [row.id for row in FolderRuns(root).rows()] == ["mine"]
@@ -118,7 +118,7 @@ def test_a_damaged_document_leaves_its_run_in_the_list(root: Path, folder_run: M
 def test_500_runs_of_a_folder_are_listed_in_a_second(
     root: Path, folder_run: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = folder_run("run-0", figures("a"), live=LiveNode(node="report", state="finished", ended=True))
+    made = folder_run("run-0", metrics("a"), live=LiveNode(node="report", state="finished", ended=True))
     for number in range(1, 500):
         (root / f"run-{number}").symlink_to(made)
     runs = FolderRuns(root)
@@ -137,7 +137,7 @@ def test_a_store_is_asked_for_what_changed_only(tmp_path: Path, monkeypatch: pyt
     ):
         monkeypatch.setenv(name, value)
     for number in range(30):
-        store_run(tmp_path, f"run-{number}", {"succeeded": True}, figures("a"))
+        store_run(tmp_path, f"run-{number}", {"succeeded": True}, metrics("a"))
     with S3InMemory() as server:
         monkeypatch.setenv("AWS_ENDPOINT_URL_S3", server.endpoint)
         for path in (tmp_path / "runs").rglob("*.json"):

@@ -23,7 +23,7 @@ from lorapar.registry import Registry
 from lorapar.ui import pages
 from lorapar.ui.runs import FolderRuns, open_runs
 from lorapar.ui.server import REPORT_POLICY, check_root_path, hosts_of, make_app
-from tests.ui.conftest import Make, figures, settings, store_run
+from tests.ui.conftest import Make, metrics, settings, store_run
 
 HOSTILE = "<script>alert(1)</script>"
 
@@ -43,7 +43,7 @@ def everything(root: Path) -> dict[str, int]:
 
 
 def test_the_list_shows_figures_and_a_report_is_a_click_away(site: TestClient, root: Path, folder_run: Make) -> None:
-    folder_run("mine", figures("first"), live=LiveNode(node="report", state="finished", ended=True))
+    folder_run("mine", metrics("first"), live=LiveNode(node="report", state="finished", ended=True))
     before = everything(root)
     page = site.get("/").text
     for shown in ("mine", "finished", "50.0%", "75.0%", "better than version 3, promoted", "2 min 05 s", "org/base"):
@@ -71,7 +71,7 @@ def test_the_list_shows_figures_and_a_report_is_a_click_away(site: TestClient, r
     ],
 )
 def test_filters(site: TestClient, folder_run: Make, query: str, shown: set[str]) -> None:
-    folder_run("mine", figures("first"), live=LiveNode(node="report", state="finished", ended=True))
+    folder_run("mine", metrics("first"), live=LiveNode(node="report", state="finished", ended=True))
     planned = settings(model={"name": "org/other"})
     folder_run("broken", None, planned, LiveNode(node="sft", state="failed", error="no room"))
     page = site.get(f"/?{query}").text
@@ -81,7 +81,7 @@ def test_filters(site: TestClient, folder_run: Make, query: str, shown: set[str]
 def test_a_long_list_has_pages(site: TestClient, folder_run: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pages, "ROWS_A_PAGE", 2)
     for number in range(5):
-        folder_run(f"run-{number}", figures("a"))
+        folder_run(f"run-{number}", metrics("a"))
     page = site.get("/?text=run&page=2").text
     assert len(re.findall('<th scope="row">', page)) == 2
     assert 'href="/?text=run&amp;page=3"' in page
@@ -89,8 +89,8 @@ def test_a_long_list_has_pages(site: TestClient, folder_run: Make, monkeypatch: 
 
 
 def test_two_runs_side_by_side(site: TestClient, root: Path, folder_run: Make) -> None:
-    folder_run("one", figures("one"), settings(seed=1, rl={"kl_beta": 0.04}))
-    folder_run("two", figures("two", accuracy=0.25), settings(seed=2, rl={"kl_beta": 0.08}))
+    folder_run("one", metrics("one"), settings(seed=1, rl={"kl_beta": 0.04}))
+    folder_run("two", metrics("two", accuracy=0.25), settings(seed=2, rl={"kl_beta": 0.08}))
     for run in ("one", "two"):
         history = root / run / "stages" / "sft" / "adapter" / "history.jsonl"
         history.parent.mkdir(parents=True)
@@ -109,8 +109,8 @@ def test_systems_of_your_own_have_their_own_columns(site: TestClient, folder_run
         return {**accuracies, **{f"{name}_rows": 4 for name in named}, "seconds_per_answer": 0.1}
 
     named = {"base": model(0.25), "after_sft": model(0.5), "after_rl": model(0.75)}
-    folder_run("named", figures("named", **named))
-    folder_run("plain", figures("plain"))
+    folder_run("named", metrics("named", **named))
+    folder_run("plain", metrics("plain"))
     text = plain(site.get("/").text)
     assert all(name in text for name in ("recall", "arithmetic", "naming", "System 1", "System 2"))
     assert "25.0% → 75.0%" in text
@@ -163,7 +163,7 @@ def test_nothing_can_be_written(site: TestClient, method: str) -> None:
 
 
 def test_every_answer_says_what_a_browser_may_do(site: TestClient, folder_run: Make) -> None:
-    folder_run("mine", figures("a"))
+    folder_run("mine", metrics("a"))
     for path in ("/", "/runs/mine", "/runs/mine/report", "/adapters", "/nowhere", "/static/ui.js", "/healthz"):
         headers = site.get(path).headers
         assert headers["x-content-type-options"] == "nosniff"
@@ -174,7 +174,7 @@ def test_every_answer_says_what_a_browser_may_do(site: TestClient, folder_run: M
 
 
 def test_names_and_errors_are_text(site: TestClient, folder_run: Make) -> None:
-    folder_run("mine", figures(HOSTILE), None, LiveNode(node="rl", state="failed", error=HOSTILE))
+    folder_run("mine", metrics(HOSTILE), None, LiveNode(node="rl", state="failed", error=HOSTILE))
     for path in ("/", "/runs/mine", f"/?text={HOSTILE}", f"/runs/{HOSTILE}"):
         assert HOSTILE not in site.get(path).text
 
@@ -185,9 +185,9 @@ def test_credentials_are_blanked_on_every_page(
     secret = "very&secret'value"
     monkeypatch.setenv("TEACHER_API_KEY", secret)
     planned = settings(data={"source": f"s3://u:p4ssw0rd@host/{secret}.jsonl"})
-    folder = folder_run("mine", figures("a"), planned, LiveNode(node="rl", warnings=[f"warning: {secret}"]))
+    folder = folder_run("mine", metrics("a"), planned, LiveNode(node="rl", warnings=[f"warning: {secret}"]))
     (folder / "report.html").write_text(f"<p>{secret}", encoding="utf-8")
-    folder_run("other", figures("b"))
+    folder_run("other", metrics("b"))
     for path in ("/", "/runs/mine", "/compare?run=mine&run=other", "/runs/mine/report", f"/?text={quote(secret)}"):
         text = site.get(path).text
         assert "secret" not in text, path
@@ -196,7 +196,7 @@ def test_credentials_are_blanked_on_every_page(
 
 
 def test_no_page_loads_anything_from_elsewhere(site: TestClient, folder_run: Make) -> None:
-    folder_run("mine", figures("a"))
+    folder_run("mine", metrics("a"))
     for path in ("/", "/runs/mine", "/adapters", "/static/ui.css", "/static/ui.js"):
         text = site.get(path).text
         assert not re.findall(r"(?:src|href)=\"(?:https?:)?//|url\(|@import", text)
@@ -204,7 +204,7 @@ def test_no_page_loads_anything_from_elsewhere(site: TestClient, folder_run: Mak
 
 @pytest.mark.parametrize("asked", ["/team/runs/mine", "/runs/mine"])
 def test_behind_a_proxy_with_a_prefix(root: Path, folder_run: Make, asked: str) -> None:
-    folder_run("mine", figures("a"))
+    folder_run("mine", metrics("a"))
     page = TestClient(make_app(FolderRuns(root), None, "/team/")).get(asked)
     assert page.status_code == 200
     assert {one.split("/")[1] for one in re.findall(r'(?:href|src)="(/[^"]*)"', page.text)} == {"team"}
@@ -225,7 +225,7 @@ def test_a_page_elsewhere_cannot_read_through_a_name_of_its_own(root: Path, host
 
 
 def test_a_store_that_does_not_answer_is_one_line_on_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    store_run(tmp_path, "a-run", {"succeeded": True}, figures("a"))
+    store_run(tmp_path, "a-run", {"succeeded": True}, metrics("a"))
     runs = open_runs(str(tmp_path))
 
     def refuse(prefix: str = "") -> None:
@@ -237,15 +237,15 @@ def test_a_store_that_does_not_answer_is_one_line_on_the_page(tmp_path: Path, mo
     assert "Bearer [redacted] refused" in answer.text
 
 
-def test_a_bug_is_not_told_to_the_browser(site: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bug_is_not_reported_to_the_browser(site: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pages, "runs_page", lambda *_: 1 / 0)
     answer = site.get("/")
     assert answer.status_code == 500
     assert "ZeroDivision" not in answer.text
 
 
-def test_the_command_serves_until_it_is_told_to_end(root: Path, folder_run: Make) -> None:
-    folder_run("mine", figures("a"))
+def test_the_command_serves_until_it_is_reported_to_end(root: Path, folder_run: Make) -> None:
+    folder_run("mine", metrics("a"))
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     command = [sys.executable, "-m", "lorapar.cli", "ui", str(root), "--port", "0"]
     with subprocess.Popen(
@@ -263,7 +263,7 @@ def test_the_command_serves_until_it_is_told_to_end(root: Path, folder_run: Make
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["nowhere"], "nowhere: there is no such folder"),
         (["gs://bucket"], "gs://bucket: not an address lorapar knows"),
@@ -272,12 +272,12 @@ def test_the_command_serves_until_it_is_told_to_end(root: Path, folder_run: Make
     ],
 )
 def test_bad_input_is_one_line(
-    arguments: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     result = CliRunner().invoke(cli, ["ui", *arguments])
     assert isinstance(result.exception, BadInputError)
-    assert said in str(result.exception)
+    assert message in str(result.exception)
 
 
 def test_without_its_packages_the_command_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

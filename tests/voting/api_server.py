@@ -71,11 +71,11 @@ class Api:
             return 400, {"error": {"message": f"unknown parameter {restrictions[0]}"}}
         if body["model"] != MODEL:
             return 404, {"error": {"message": f"The model `{body['model']}` does not exist."}}
-        text = self.say(body, [name for name in restrictions if name in self.honours])
+        text = self.reply(body, [name for name in restrictions if name in self.honours])
         choice = {"message": {"content": text}} if "messages" in body else {"text": text}
         return 200, {"choices": [choice], "usage": {"total_tokens": 11}}
 
-    def say(self, body: dict[str, Any], honoured: list[str] | None = None) -> str:
+    def reply(self, body: dict[str, Any], honoured: list[str] | None = None) -> str:
         """The text of an answer, held to what is honoured: as far as nothing else is said, to all it knows."""
         honoured = list(self.honours) if honoured is None else honoured
         prompt = body["messages"][-1]["content"] if "messages" in body else body["prompt"]

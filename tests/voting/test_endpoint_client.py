@@ -95,30 +95,30 @@ def nobody() -> int:
 @pytest.mark.parametrize("scheme", ["http", "https"])
 def test_a_proxy_that_does_not_answer_is_named(monkeypatch, nobody, scheme) -> None:
     monkeypatch.setenv(f"{scheme.upper()}_PROXY", f"http://me:password-1@127.0.0.1:{nobody}")
-    said = refusal(f"{scheme}://teacher.invalid/v1")
-    assert f"the proxy http://127.0.0.1:{nobody}" in said
-    assert "password-1" not in said
+    message = refusal(f"{scheme}://teacher.invalid/v1")
+    assert f"the proxy http://127.0.0.1:{nobody}" in message
+    assert "password-1" not in message
 
 
 def test_an_endpoint_that_does_not_answer_is_blamed_itself(nobody) -> None:
-    said = refusal(f"http://127.0.0.1:{nobody}/v1")
-    assert said.startswith(f"http://127.0.0.1:{nobody}/v1/models: the connection failed")
-    assert "proxy" not in said
+    message = refusal(f"http://127.0.0.1:{nobody}/v1")
+    assert message.startswith(f"http://127.0.0.1:{nobody}/v1/models: the connection failed")
+    assert "proxy" not in message
 
 
 def test_a_proxy_that_opens_no_way_is_named_with_its_answer(monkeypatch, server) -> None:
     monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{server.server_port}")
-    said = refusal("https://teacher.invalid/v1")
-    assert f"the proxy http://127.0.0.1:{server.server_port}" in said
-    assert "403" in said
+    message = refusal("https://teacher.invalid/v1")
+    assert f"the proxy http://127.0.0.1:{server.server_port}" in message
+    assert "403" in message
 
 
 def test_a_proxy_that_wants_a_password_is_named(monkeypatch, server) -> None:
     monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{server.server_port}")
-    said = refusal("http://teacher.invalid/x-wants-password")
-    assert "407" in said
-    assert f"the proxy http://127.0.0.1:{server.server_port}" in said
-    assert "password" in said
+    message = refusal("http://teacher.invalid/x-wants-password")
+    assert "407" in message
+    assert f"the proxy http://127.0.0.1:{server.server_port}" in message
+    assert "password" in message
 
 
 @pytest.mark.parametrize("without", ["127.0.0.1", "127.0.0.0/8", "127.0.0.1:{port}", "other.invalid, 127.0.0.1", "*"])
@@ -140,16 +140,16 @@ def test_a_proxy_that_cannot_be_one_is_refused(monkeypatch) -> None:
 
 def test_nothing_of_a_password_that_breaks_a_proxys_address_is_shown(monkeypatch) -> None:
     monkeypatch.setenv("HTTPS_PROXY", "http://me:tulip/daisy@proxy:3128")
-    said = refusal("https://teacher.invalid/v1")
-    assert "%2F" in said
-    assert "tulip" not in said
-    assert "daisy" not in said
+    message = refusal("https://teacher.invalid/v1")
+    assert "%2F" in message
+    assert "tulip" not in message
+    assert "daisy" not in message
 
 
 def test_a_page_that_came_through_a_proxy_is_not_the_endpoints_own(monkeypatch, server) -> None:
     monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{server.server_port}")
-    said = refusal("http://teacher.invalid/blocked")
-    assert "HTTP 403 an HTML page ('Blocked') through the proxy http://127.0.0.1" in said
+    message = refusal("http://teacher.invalid/blocked")
+    assert "HTTP 403 an HTML page ('Blocked') through the proxy http://127.0.0.1" in message
 
 
 def test_a_body_is_utf_8_whatever_its_header_says(server) -> None:
@@ -185,11 +185,11 @@ def private(tmp_path, server):
     return f"https://127.0.0.1:{server.server_port}/v1", file
 
 
-def test_a_private_authority_is_told_with_what_to_set(private) -> None:
-    said = refusal(private[0])
-    assert "not trusted" in said
-    assert "SSL_CERT_FILE" in said
-    assert "tries" not in said  # trying again would not help
+def test_a_private_authority_is_reported_with_what_to_set(private) -> None:
+    message = refusal(private[0])
+    assert "not trusted" in message
+    assert "SSL_CERT_FILE" in message
+    assert "tries" not in message  # trying again would not help
 
 
 @pytest.mark.parametrize("variable", ["SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"])

@@ -55,7 +55,7 @@ def test_a_server_that_falls_over_everything_is_told_by_its_own_words() -> None:
 @pytest.mark.parametrize("head", ["event: message{}id: 1{}", ": ping{}{}retry: 100{}", ""])
 def test_a_stream_is_read_whatever_fields_its_events_have(head, end) -> None:
     def habit(api, body):
-        chunks = [{"choices": [{"delta": {"content": letter}}]} for letter in api.say(body)]
+        chunks = [{"choices": [{"delta": {"content": letter}}]} for letter in api.reply(body)]
         events = [head.replace("{}", end) + f"data: {json.dumps(chunk)}{end}{end}" for chunk in chunks]
         return 200, "".join(events) + f"data: [DONE]{end}{end}", {"Content-Type": "text/event-stream"}
 
@@ -70,7 +70,7 @@ def test_a_stream_is_read_whatever_fields_its_events_have(head, end) -> None:
 )
 def test_an_answer_that_a_gateway_packs_into_a_text_is_read(packed) -> None:
     def habit(api, body):
-        return 200, json.dumps(packed(whole(api.say(body)))), {}
+        return 200, json.dumps(packed(whole(api.reply(body)))), {}
 
     with serving(habit=only_completions(habit)) as api:
         assert all(vote.label for vote in ask(config(api)).values())
@@ -96,7 +96,7 @@ def test_a_model_that_thinks_and_takes_fewer_tokens_than_asked_is_asked_for_fewe
         if tokens < 700:
             choice = {"message": {"content": None, "reasoning_content": "hm"}, "finish_reason": "length"}
             return 200, {"choices": [choice]}, {}
-        return 200, whole(api.say(body)), {}
+        return 200, whole(api.reply(body)), {}
 
     with serving(habit=only_completions(habit)) as api:
         votes = ask(config(api))

@@ -18,7 +18,7 @@ ROWS = [Example(id=f"r{number}", question="why " * number + "?", answer="So.") f
 JSON_ONLY = ("response_format",)
 
 
-def ask(api, said=None, endpoint=None, rows=ROWS, environment=None, **options):
+def ask(api, message=None, endpoint=None, rows=ROWS, environment=None, **options):
     options = {"timeout_seconds": 5.0, "concurrency": 3, "attempts": 3, "max_wait_seconds": 0.05, **options}
     settings = TeacherConfig(
         name="t", backend="openai", endpoint=endpoint or api.address, model=MODEL, template=TEMPLATE, openai=options
@@ -28,7 +28,7 @@ def ask(api, said=None, endpoint=None, rows=ROWS, environment=None, **options):
         target="Tiny",
         role_play=True,
         environment=environment or {},
-        say=said.append if said is not None else lambda line: None,
+        log=message.append if message is not None else lambda line: None,
     )
     try:
         return {vote.example_id: vote for vote in teacher.votes(rows)}
@@ -69,32 +69,32 @@ NEW_NAME = "Unsupported parameter: 'max_tokens' is not supported with this model
 OWN_TEMPERATURE = "Unsupported value: 'temperature' does not support 0 with this model."
 
 
-def test_a_model_that_refuses_parameters_is_asked_without_them_and_it_is_said_once() -> None:
-    said = []
+def test_a_model_that_refuses_parameters_is_asked_without_them_and_it_is_reported_once() -> None:
+    message = []
     habit = refusing(
         structured_outputs="Unrecognized request argument supplied: structured_outputs",
         max_tokens=NEW_NAME,
         temperature=OWN_TEMPERATURE,
     )
     with serving(habit=habit, honours=JSON_ONLY) as api:
-        assert len(ask(api, said)) == len(ROWS)
+        assert len(ask(api, message)) == len(ROWS)
     assert len(rows_of(api)) == len(ROWS)  # the probe found it all out
     for body in rows_of(api):
         assert "max_completion_tokens" in body
         assert not {"max_tokens", "temperature", "structured_outputs"} & set(body)
-    assert len(said) == 2
-    assert "is asked with max_completion_tokens: it refuses max_tokens" in said[0]
-    assert "is asked without temperature" in said[1]
-    assert "a vote need not repeat" in said[1]
+    assert len(message) == 2
+    assert "is asked with max_completion_tokens: it refuses max_tokens" in message[0]
+    assert "is asked without temperature" in message[1]
+    assert "a vote need not repeat" in message[1]
 
 
 def test_a_model_that_knows_no_limit_by_any_name_is_asked_without_one() -> None:
-    said = []
+    message = []
     habit = refusing(max_tokens="extra inputs: max_tokens", max_completion_tokens="extra inputs: max_completion_tokens")
     with serving(habit=habit) as api:
-        assert len(ask(api, said)) == len(ROWS)
+        assert len(ask(api, message)) == len(ROWS)
     assert not any("tokens" in body for body in rows_of(api))
-    assert "without a limit to its answers" in said[-1]
+    assert "without a limit to its answers" in message[-1]
 
 
 def test_refusals_without_a_reason_are_met_by_trying() -> None:
@@ -102,10 +102,10 @@ def test_refusals_without_a_reason_are_met_by_trying() -> None:
         wrong = "temperature" in body or "max_tokens" in body or "structured_outputs" in body
         return (400, {"error": {"message": "Bad Request"}}, {}) if wrong else None
 
-    said = []
+    message = []
     with serving(habit=habit, honours=JSON_ONLY) as api:
-        assert len(ask(api, said)) == len(ROWS)
-    assert said == [
+        assert len(ask(api, message)) == len(ROWS)
+    assert message == [
         f"teacher 't': {api.address} is asked with max_completion_tokens and without temperature, so that a vote need "
         "not repeat: it refuses others without a reason"
     ]
@@ -113,7 +113,7 @@ def test_refusals_without_a_reason_are_met_by_trying() -> None:
 
 def test_refusals_of_all_that_is_tried_end_in_the_endpoints_own_words() -> None:
     with serving(habit=lambda *_: (400, {"error": {"message": "Bad Request"}}, {})) as api:
-        assert "HTTP 400 Bad Request; mend model, endpoint or openai.extra_body" in refusal(api)
+        assert "HTTP 400 Bad Request; fix model, endpoint or openai.extra_body" in refusal(api)
 
 
 def test_a_parameter_that_is_refused_in_the_middle_of_a_round_costs_no_vote() -> None:
@@ -121,10 +121,10 @@ def test_a_parameter_that_is_refused_in_the_middle_of_a_round_costs_no_vote() ->
         late = "Tiny" in json.dumps(body) and len(rows_of(api)) > 3 and "temperature" in body
         return (400, {"error": {"message": OWN_TEMPERATURE, "param": "temperature"}}, {}) if late else None
 
-    said = []
+    message = []
     with serving(habit=habit) as api:
-        assert len(ask(api, said)) == len(ROWS)
-    assert len(said) == 1
+        assert len(ask(api, message)) == len(ROWS)
+    assert len(message) == 1
 
 
 def thinking(needed, **message):
@@ -132,7 +132,7 @@ def thinking(needed, **message):
 
     def habit(api, path, headers, body):
         budget = body.get("max_tokens", needed)
-        text = api.say(body) if budget >= needed else None
+        text = api.reply(body) if budget >= needed else None
         fields = {"content": text, "reasoning_content": "Let me see.", **(message if text is None else {})}
         choice = {"message": fields, "finish_reason": "stop" if text else "length"}
         usage = {"total_tokens": 5, "completion_tokens_details": {"reasoning_tokens": 3}}
@@ -143,14 +143,14 @@ def thinking(needed, **message):
 
 @pytest.mark.parametrize("needed", [300, 2000])
 def test_a_model_that_thinks_first_gets_room_to(needed) -> None:
-    said = []
+    message = []
     with serving(habit=thinking(needed), honours=JSON_ONLY) as api:
-        votes = ask(api, said)
+        votes = ask(api, message)
     assert {(vote.tokens, vote.thinking_tokens) for vote in votes.values()} == {(5, 3)}
     assert len(rows_of(api)) == len(votes) == len(ROWS)
     assert all(body["max_tokens"] >= needed for body in rows_of(api))
-    assert "cut an answer off" in said[-1]
-    assert "openai.max_tokens" in said[-1]
+    assert "cut an answer off" in message[-1]
+    assert "openai.max_tokens" in message[-1]
 
 
 def test_a_thinking_model_that_honours_choices_is_not_read_by_its_first_token() -> None:
@@ -159,7 +159,7 @@ def test_a_thinking_model_that_honours_choices_is_not_read_by_its_first_token() 
     assert "structured_outputs" in rows_of(api)[0]
 
 
-def test_room_that_is_set_is_used_as_it_is_and_its_end_is_said() -> None:
+def test_room_that_is_set_is_used_as_it_is_and_its_end_is_reported() -> None:
     with serving(habit=thinking(900), honours=JSON_ONLY) as api:
         assert len(ask(api, max_tokens=1000)) == len(ROWS)
         assert {body["max_tokens"] for body in api.bodies} == {1000}
@@ -169,7 +169,7 @@ def test_room_that_is_set_is_used_as_it_is_and_its_end_is_said() -> None:
     assert "openai.extra_body may make it think less" in cut
 
 
-def test_thoughts_without_an_end_are_said_to_be_that() -> None:
+def test_thoughts_without_an_end_are_reported_to_be_that() -> None:
     with serving(habit=thinking(10**6), honours=JSON_ONLY) as api:
         assert "while the model was still thinking" in refusal(api)
 
@@ -247,14 +247,14 @@ def obedient(refused):
     ("refused", "form"), [(("json_schema",), {"type": "json_object"}), (("json_schema", "json_object"), None)]
 )
 def test_where_no_schema_is_known_the_prompt_asks_for_the_json(refused, form) -> None:
-    said = []
+    message = []
     with serving(habit=obedient(refused)) as api:
-        votes = ask(api, said)
+        votes = ask(api, message)
     assert {vote.label for vote in votes.values()} == {"system1", "system2"}
     for body in rows_of(api):
         assert body.get("response_format") == form
         assert body["messages"][-1]["content"].endswith('{"label": "fact"} or {"label": "maths"}')
-    assert "takes no JSON schema, so each prompt asks for its JSON in words" in said[0]
+    assert "takes no JSON schema, so each prompt asks for its JSON in words" in message[0]
 
 
 def test_headers_and_the_query_go_with_every_request(monkeypatch) -> None:
@@ -311,27 +311,27 @@ def test_the_address_may_end_as_people_copy_it(ending) -> None:
 
 @pytest.mark.parametrize("prefix", ["/v1", "/openai/v1"])
 def test_an_address_without_a_version_is_asked_below_one(prefix) -> None:
-    said = []
+    message = []
     with serving(prefix=prefix) as api:
         address = api.address.removesuffix("/v1") + prefix.removesuffix("/v1")
-        assert len(ask(api, said, endpoint=address)) == len(ROWS)
-    assert said == [f"teacher 't': {address} has no chat/completions; asking at {address}/v1"]
+        assert len(ask(api, message, endpoint=address)) == len(ROWS)
+    assert message == [f"teacher 't': {address} has no chat/completions; asking at {address}/v1"]
     assert sum("/v1" not in path for path in asked_at(api)) == 1
 
 
 def test_an_address_without_an_api_is_named_as_it_was_given() -> None:
     with serving(prefix="/deployments/judge") as api:
         address = api.address.removesuffix("/v1") + "/deployments/other"
-        said = refusal(api, endpoint=f"{address}?api-version=1")
-    assert f"{address}/chat/completions: HTTP 404" in said
-    assert f"no model '{MODEL}' there, or no API: most addresses end in /v1" in said
+        message = refusal(api, endpoint=f"{address}?api-version=1")
+    assert f"{address}/chat/completions: HTTP 404" in message
+    assert f"no model '{MODEL}' there, or no API: most addresses end in /v1" in message
 
 
 def test_a_redirect_within_a_host_is_followed_once_and_to_another_is_not() -> None:
     def moved(api, path, headers, body):
         if path.startswith("/v1"):
             return 307, "", {"Location": f"/new{path}"}
-        return 200, {"choices": [{"message": {"content": api.say(body)}}]}, {}
+        return 200, {"choices": [{"message": {"content": api.reply(body)}}]}, {}
 
     with serving(habit=moved) as api:
         assert len(ask(api, endpoint=f"{api.address}?a=b")) == len(ROWS)
@@ -408,17 +408,17 @@ def test_a_model_that_only_streams_is_asked_for_streams_and_one_that_streams_una
             return None
         if not body.get("stream"):
             return 400, {"error": {"message": "This model only supports stream mode, please enable stream."}}, {}
-        return 200, in_a_stream(api.say(body), "hm {x}"), {"Content-Type": "text/event-stream"}
+        return 200, in_a_stream(api.reply(body), "hm {x}"), {"Content-Type": "text/event-stream"}
 
-    said = []
+    message = []
     with serving(habit=only_streams) as api:
-        votes = ask(api, said)
+        votes = ask(api, message)
     assert len(votes) == len(ROWS)
     assert {vote.tokens for vote in votes.values()} == {7}
-    assert sum("is asked for streams: it gives no whole answers" in line for line in said) == 1
+    assert sum("is asked for streams: it gives no whole answers" in line for line in message) == 1
 
     def unasked(api, path, _, body):
-        return (200, in_a_stream(api.say(body)), {}) if "completions" in path else None
+        return (200, in_a_stream(api.reply(body)), {}) if "completions" in path else None
 
     with serving(habit=unasked) as api:
         assert len(ask(api)) == len(ROWS)
@@ -428,7 +428,7 @@ def test_a_model_that_only_streams_is_asked_for_streams_and_one_that_streams_una
     def cut_once(api, path, _, body):
         if "completions" not in path:
             return None
-        whole = in_a_stream(api.say(body))
+        whole = in_a_stream(api.reply(body))
         if body in cut:
             return 200, whole.replace("data: [DONE]\n\n", ""), {}
         cut.append(body)
@@ -462,7 +462,7 @@ def test_a_model_that_only_streams_is_asked_for_streams_and_one_that_streams_una
 )
 def test_an_answer_is_found_in_what_gateways_put_around_it(shape) -> None:
     def habit(api, path, _, body):
-        text = api.say(body)
+        text = api.reply(body)
         whole = {"choices": [{"message": {"content": text}}]}
         return (200, shape(whole, text), {}) if "completions" in path else None
 
@@ -483,11 +483,11 @@ def test_an_answer_is_found_in_what_gateways_put_around_it(shape) -> None:
     ],
     ids=str,
 )
-def test_what_does_not_pass_is_said_in_the_endpoints_own_words(status, value, words) -> None:
+def test_what_does_not_pass_is_reported_in_the_endpoints_own_words(status, value, words) -> None:
     with serving(habit=every(1, status, value)) as api:
-        said = refusal(api)
-    assert said.startswith("teacher 't': row r")
-    assert words in said
+        message = refusal(api)
+    assert message.startswith("teacher 't': row r")
+    assert words in message
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ def test_other_columns_and_empty_edits_are_left_out() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("id,edited\n1,system1\n", "f.csv: has no column 'example_id'"),
         ("example_id,label\n1,system1\n", "f.csv: has no column 'edited'"),
@@ -31,10 +31,10 @@ def test_other_columns_and_empty_edits_are_left_out() -> None:
         ("example_id,edited\nr1,system1\nr1,system2\n", "f.csv:3: row r1 is edited twice"),
     ],
 )
-def test_mistakes_are_named(text, said) -> None:
+def test_mistakes_are_named(text, message) -> None:
     with pytest.raises(BadInputError) as caught:
         parse_edits(text.encode(), "f.csv")
-    assert str(caught.value).startswith(said)
+    assert str(caught.value).startswith(message)
 
 
 def test_bytes_that_are_no_text_are_named() -> None:

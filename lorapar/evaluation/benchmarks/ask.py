@@ -23,7 +23,7 @@ from lorapar.evaluation.benchmarks.tasks import build_tasks
 from lorapar.evaluation.cache import RememberedModel
 from lorapar.evaluation.engine import Engine
 from lorapar.evaluation.summary import cut_answers
-from lorapar.progress import Progress, say_omissions
+from lorapar.progress import Progress, log_omissions
 from lorapar.prompts import opens_steps
 from lorapar.ranks import Ranks
 from lorapar.records import Answer, Omission
@@ -137,7 +137,7 @@ def ask(name: str, model: LM, benchmark: Benchmark, how: Questioning, known: Rem
         _cut_prompts(model, benchmark, results["samples"], how),
         cut_answers(answers, f"{name} to {benchmark.name}", _longest(benchmark), setting),
     )
-    say_omissions(how.progress, omissions)
+    log_omissions(how.progress, omissions)
     return Asked(name, benchmark.name, tuple(answers), journal.seconds, journal.recalled, about, omissions)
 
 
@@ -146,7 +146,7 @@ def _tasks(
 ) -> tuple[dict[str, Task], dict[str, Group], dict[str, list[int]] | None]:
     """Tasks that together ask a benchmark, the group they make up, and by task the places of the rows to ask."""
     if isinstance(benchmark, NamedTask | NamedGroup):
-        # Built anew: a task keeps the requests of the model that was asked before.
+        # Built again: a task keeps the requests of the model that was asked before.
         fresh = load_named(benchmark.config, how.seed)
         tasks = {one.name: one.task for one in parts(fresh)}
         groups = {} if isinstance(fresh, NamedTask) else {fresh.name: fresh.group}

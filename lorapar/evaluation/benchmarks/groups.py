@@ -1,6 +1,6 @@
 """Groups and tags of lm-eval: asked task by task, and put together as lm-eval itself does it.
 
-lm-eval's own `Group` makes the figures of a group from those of its tasks, weighed by size or not as the group says.
+lm-eval's own `Group` makes the metrics of a group from those of its tasks, weighed by size or not as the group says.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class NamedGroup:
 
     @property
     def name(self) -> str:
-        """What the benchmark is called in answers and figures."""
+        """What the benchmark is called in answers and metrics."""
         return self.config.task
 
     @property
@@ -52,7 +52,7 @@ class NamedGroup:
 
     @property
     def even(self) -> bool:
-        """Whether its figures weigh every task alike, and not every row."""
+        """Whether its metrics weigh every task alike, and not every row."""
         return any(not one.weight_by_size for one in self.group.aggregate_metric_list or ())
 
     def questions(self) -> Iterator[tuple[str, str]]:
@@ -122,8 +122,8 @@ def _member(config: BenchmarkConfig, one: TaskFile, group: GroupFile, seed: int)
 
 
 def _of_member(config: BenchmarkConfig, name: str, error: LoraparError) -> LoraparError:
-    said = str(error).removeprefix("evaluate.benchmarks: ").removeprefix(f"{name}: ")
-    return type(error)(f"evaluate.benchmarks: {config.task}: {name}: {said}")
+    message = str(error).removeprefix("evaluate.benchmarks: ").removeprefix(f"{name}: ")
+    return type(error)(f"evaluate.benchmarks: {config.task}: {name}: {message}")
 
 
 def _put_together(group: GroupFile) -> list[tuple[str, str | None]]:

@@ -35,25 +35,25 @@ class Journal:
         for digest, response, seconds in recover_lines(path, _entry):
             self._keep(digest, response, seconds)
         self._last = time.monotonic()
-        self._untold: list[tuple[str, Any, float]] = []
-        self._recalled_told = 0
+        self._unsent: list[tuple[str, Any, float]] = []
+        self._recalled_sent = 0
 
     def take_in(self, path: Path) -> None:
         """What another process has kept by now; it stays where it is."""
-        for digest, response, seconds in recover_lines(path, _entry, mend=False):
+        for digest, response, seconds in recover_lines(path, _entry, fix=False):
             self._keep(digest, response, seconds)
 
-    def tell(self) -> str:
-        """What is new here since this was asked last, for the journals of other processes."""
-        told = json.dumps({"recalled": self.recalled - self._recalled_told, "entries": self._untold})
-        self._untold, self._recalled_told = [], self.recalled
-        return told
+    def take_new(self) -> str:
+        """Entries that are new since the last call, for the journals of other processes."""
+        new = json.dumps({"recalled": self.recalled - self._recalled_sent, "entries": self._unsent})
+        self._unsent, self._recalled_sent = [], self.recalled
+        return new
 
-    def hear(self, told: str) -> None:
-        """Take over what `tell` gave in another process."""
-        document = json.loads(told)
+    def merge(self, new: str) -> None:
+        """Take over what `take_new` gave in another process."""
+        document = json.loads(new)
         self.recalled += document["recalled"]
-        self._recalled_told += document["recalled"]
+        self._recalled_sent += document["recalled"]
         for digest, response, seconds in document["entries"]:
             if self._keep(digest, response, seconds):
                 self._on_add()
@@ -93,7 +93,7 @@ class Journal:
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"request": digest, "response": response, "seconds": seconds}) + "\n")
         self._keep(digest, response, seconds)
-        self._untold.append((digest, response, seconds))
+        self._unsent.append((digest, response, seconds))
         self._on_add()
 
     def _keep(self, digest: str, response: Any, seconds: float) -> bool:
@@ -133,9 +133,9 @@ class RememberingLM(CachingLM):  # type: ignore[misc]
             if not any(_is_drawn(one) for one in requests):
                 size = -(-len(requests) // ranks.count)
                 ask(requests[ranks.rank * size : (ranks.rank + 1) * size])
-                for rank, told in enumerate(ranks.texts(self.dbdict.tell())):
+                for rank, new in enumerate(ranks.texts(self.dbdict.take_new())):
                     if rank != ranks.rank:
-                        self.dbdict.hear(told)
+                        self.dbdict.merge(new)
             return ask(requests)  # type: ignore[no-any-return]
 
         return shared

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from lm_eval.api.task import Task
 
 BY_ROW = ("acc", "acc_norm", "acc_bytes", "acc_mutual_info", "exact_match")
-"""lm-eval's own metrics that say of each row whether it is right; the others are figures of all rows together."""
+"""lm-eval's own metrics that say of each row whether it is right; the others are metrics of all rows together."""
 ROLLING = "loglikelihood_rolling"
 _STRUCTURE = ("tag", "group", "task_list", "include")
 _FILES = ("json", "csv", "parquet", "text", "arrow")
@@ -41,7 +41,7 @@ class NamedTask:
     ids: tuple[str, ...]
     """Of every row its name, the same in every evaluation of the same rows."""
     metric: Metric | None
-    """What says of each row whether it is right; None where the task has only figures of all rows together."""
+    """What says of each row whether it is right; None where the task has only metrics of all rows together."""
     digest: str
     """sha256 of everything that is asked."""
     remarks: tuple[str, ...] = ()
@@ -49,7 +49,7 @@ class NamedTask:
 
     @property
     def name(self) -> str:
-        """What the benchmark is called in answers and figures."""
+        """What the benchmark is called in answers and metrics."""
         return self.config.task
 
     @property
@@ -245,7 +245,7 @@ def _imported(value: Any, path: Path | None) -> Any:
 
 
 def _beside(path: Path, files: Any) -> Any:
-    """Paths of data, taken from the folder of the task file where they are relative and lie there."""
+    """Paths of data, taken from the folder of the task file where they are relative and are there."""
     if isinstance(files, dict):
         return {split: _beside(path, one) for split, one in files.items()}
     if isinstance(files, list):

@@ -43,7 +43,7 @@ class BenchmarkRows:
 
     @property
     def name(self) -> str:
-        """What the benchmark is called in answers and figures."""
+        """What the benchmark is called in answers and metrics."""
         return self.config.task
 
     def questions(self) -> Iterator[tuple[str, str]]:
@@ -62,7 +62,7 @@ Benchmark = BenchmarkRows | NamedTask | NamedGroup
 
 
 def resolve_benchmarks(config: EvaluateConfig, seed: int = 0) -> EvaluateConfig:
-    """The settings with every benchmark's `digest` filled in, so that changed rows are evaluated anew.
+    """The settings with every benchmark's `digest` filled in, so that changed rows are evaluated again.
 
     A task by name has none where lm-eval is not installed. Raises BadInputError where rows cannot be read,
     UnreachableError where hub or store does not answer.
@@ -93,8 +93,8 @@ def _judged(benchmark: Benchmark) -> Benchmark:
     if isinstance(benchmark, NamedTask):
         check_judged(benchmark)
     if isinstance(benchmark, NamedGroup):
-        said = check_group_judged(benchmark)
-        return replace(benchmark, remarks=(*benchmark.remarks, *([said] if said else [])))
+        message = check_group_judged(benchmark)
+        return replace(benchmark, remarks=(*benchmark.remarks, *([message] if message else [])))
     return benchmark
 
 
@@ -228,8 +228,8 @@ def _rows_of(config: BenchmarkConfig, address: str | None, split: int) -> Iterat
             for where, row in read_rows(path):
                 yield where.replace(str(path), address), row
         except BadInputError as error:  # which names the settings of the examples, and the copy
-            said = str(error).replace(str(path), address).replace("data.source: ", "")
-            raise BadInputError(f"evaluate.benchmarks: {config.task}: {said}") from None
+            message = str(error).replace(str(path), address).replace("data.source: ", "")
+            raise BadInputError(f"evaluate.benchmarks: {config.task}: {message}") from None
 
 
 def _local_copy(address: str, folder: Path) -> Path:
@@ -279,7 +279,7 @@ def _hub_rows(task: str, split: str) -> Iterator[RawRow]:
     commit = _hub_commit(task)
     bars = datasets.is_progress_bar_enabled()
     datasets.disable_progress_bars()
-    with _told_of(task), hub_errors(name, commit, "dataset"):
+    with _naming(task), hub_errors(name, commit, "dataset"):
         try:
             rows = datasets.load_dataset(name, subset, revision=commit, split=split)
         except (ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
@@ -295,7 +295,7 @@ def _hub_rows(task: str, split: str) -> Iterator[RawRow]:
 def _hub_commit(task: str) -> str:
     from lorapar.basemodel.hub import commit_of
 
-    with _told_of(task):
+    with _naming(task):
         return commit_of(HUB[task][0], None, "dataset")
 
 
@@ -308,16 +308,16 @@ def _check_access(task: str) -> None:
     name = HUB[task][0]
     if cached_dataset(name, _hub_commit(task)):
         return
-    with _told_of(task), hub_errors(name, None, "dataset"):
+    with _naming(task), hub_errors(name, None, "dataset"):
         HfApi().auth_check(name, repo_type="dataset")
 
 
 @contextmanager
-def _told_of(task: str) -> Iterator[None]:
+def _naming(task: str) -> Iterator[None]:
     """What the hub answers, told by the setting that asks, which is none of the examples'."""
     try:
         yield
     except (BadInputError, UnreachableError) as error:
-        said = str(error).removeprefix("data.source: ").removeprefix("data.revision: ")
-        said = said.replace("name a local file instead", "name a file of such rows in data")
-        raise type(error)(f"evaluate.benchmarks: {task}: {said}") from None
+        message = str(error).removeprefix("data.source: ").removeprefix("data.revision: ")
+        message = message.replace("name a local file instead", "name a file of such rows in data")
+        raise type(error)(f"evaluate.benchmarks: {task}: {message}") from None

@@ -1,4 +1,4 @@
-"""What lm-eval says of a task by name, row by row and as a whole, read as answers and figures."""
+"""What lm-eval says of a task by name, row by row and as a whole, read as answers and metrics."""
 
 from __future__ import annotations
 
@@ -73,28 +73,28 @@ def read_sample(model: str, benchmark: NamedTask, sample: Sample, tokenizer: Pre
 
 
 def scores(task: NamedTask, results: Mapping[str, Any]) -> dict[str, Any]:
-    """Version and figures of the whole task; a standard error is the text N/A where there is one row or no formula."""
-    found = _figures(results["results"][task.name])
+    """Version and metrics of the whole task; a standard error is the text N/A where there is one row or no formula."""
+    found = _metrics(results["results"][task.name])
     first = next((name for name in found if "_stderr," not in name), None)
     return _of_metric(task.name, ",".join(task.metric) if task.metric else first, found, results)
 
 
 def group_scores(group: NamedGroup, results: Mapping[str, Any]) -> dict[str, Any]:
-    """The same of a group, with `tasks`: by task its figures, and `rows`; by group within it those that lm-eval makes.
+    """The same of a group, with `tasks`: by task its metrics, and `rows`; by group within it those that lm-eval makes.
 
     A tag, and a group that puts nothing together, has no score.
     """
-    found = _figures(results["results"].get(group.name, {}))
+    found = _metrics(results["results"].get(group.name, {}))
     first = next((name for name in found if "_stderr," not in name), None)
     chosen = ",".join(group.metric) if group.metric else None
     about = _of_metric(group.name, chosen if chosen in found else first, found, results)
-    within = {one.name: _figures(results["results"].get(one.name, {})) for one in group.group.get_all_groups()}
+    within = {one.name: _metrics(results["results"].get(one.name, {})) for one in group.group.get_all_groups()}
     tasks = {one.name: {"rows": len(one.asked), **scores(one, results)} for one in group.tasks}
-    return {**about, "tasks": tasks, "groups": {name: figures for name, figures in within.items() if figures}}
+    return {**about, "tasks": tasks, "groups": {name: metrics for name, metrics in within.items() if metrics}}
 
 
-def _figures(values: Mapping[str, Any]) -> dict[str, float | str]:
-    found = {str(name): _figure(value) for name, value in values.items() if "," in str(name)}
+def _metrics(values: Mapping[str, Any]) -> dict[str, float | str]:
+    found = {str(name): _metric(value) for name, value in values.items() if "," in str(name)}
     return {name: value for name, value in found.items() if value is not None}
 
 
@@ -112,7 +112,7 @@ def _of_metric(
     }
 
 
-def _figure(value: Any) -> float | str | None:
+def _metric(value: Any) -> float | str | None:
     if value == "N/A":
         return "N/A"
     if isinstance(value, bool) or not hasattr(value, "__float__"):

@@ -22,7 +22,7 @@ Names = dict[str, dict[str, list[Path]]]
 
 
 def names_in(folder: Path | None) -> Names:
-    """What there is in a folder, read anew each time; of lm-eval's own (None) once a process.
+    """What there is in a folder, read again each time; of lm-eval's own (None) once a process.
 
     Raises ModuleNotFoundError where lm-eval is not installed.
     """

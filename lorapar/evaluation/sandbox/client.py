@@ -177,7 +177,7 @@ class SandboxPool(_Startable):
             for done in as_completed(places):
                 yield places[done], done.result()
         finally:
-            # What runs now ends with its sandbox; whoever stops in the middle does not wait for the rest.
+            # What runs now ends with its sandbox; stopping in the middle does not wait for the rest.
             pool.shutdown(wait=False, cancel_futures=True)
 
     def _run(self, source: str | CodeUnderTest) -> Outcome:

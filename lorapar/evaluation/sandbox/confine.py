@@ -76,7 +76,7 @@ def confine(limits: Limits, scratch: Path, layers: Layers, processes_now: int) -
 
 
 def set_limits(limits: Limits, processes_now: int) -> None:
-    """Resource limits; the number of processes counts all of one user id, hence those there are already."""
+    """Resource limits; the number of processes counts all of one user id, so those that run already count too."""
     for kind, most in (
         (resource.RLIMIT_CPU, limits.cpu_seconds),
         (resource.RLIMIT_AS, limits.memory_bytes),

@@ -61,7 +61,7 @@ def _with_seccomp() -> None:
 
 
 def _everyone_can_start_python() -> bool:
-    """Whether another user id reaches the interpreter and its library: not where they lie in a home of mode 0700."""
+    """Whether another user id reaches the interpreter and its library: not where they are in a home of mode 0700."""
     for path in (interpreter(), Path(sysconfig.get_path("stdlib"))):
         for place in (path, *path.parents):
             if not place.stat().st_mode & stat.S_IXOTH:

@@ -53,13 +53,13 @@ def main() -> None:
     prctl(_PR_SET_DUMPABLE, 0)
     prctl(_PR_SET_CHILD_SUBREAPER, 1)
     layers = find_layers()
-    _tell({"layers": layers.words()})
+    _print_json({"layers": layers.words()})
     for line in sys.stdin:
         job = json.loads(line)
-        _tell(asdict(run(job["source"], Limits(**job["limits"]), layers, place, job.get("tests"))))
+        _print_json(asdict(run(job["source"], Limits(**job["limits"]), layers, place, job.get("tests"))))
 
 
-def _tell(value: dict[str, Any]) -> None:
+def _print_json(value: dict[str, Any]) -> None:
     sys.stdout.write(json.dumps(value) + "\n")
     sys.stdout.flush()
 
@@ -93,8 +93,8 @@ class Watch:
 
     def __init__(self, scratch: Path, limits: Limits, layers: Layers) -> None:
         self._scratch, self._limits, self._layers = scratch, limits, layers
-        self._word = secrets.token_hex(16).encode()
-        self._output, self._said = bytearray(), bytearray()
+        self._secret = secrets.token_hex(16).encode()
+        self._output, self._signal = bytearray(), bytearray()
 
     def run(self) -> Outcome:
         """Start it, watch it, end it."""
@@ -103,7 +103,7 @@ class Watch:
         child = self._start(inward[0], outward[1], verdict[1])
         for end in (inward[0], outward[1], verdict[1]):
             os.close(end)
-        os.write(inward[1], self._word)
+        os.write(inward[1], self._secret)
         os.close(inward[1])
         try:
             broken = self._watch(child, (outward[0], verdict[0]), started + self._limits.wall_seconds)
@@ -146,7 +146,7 @@ class Watch:
 
     def _watch(self, child: int, ends: tuple[int, int], deadline: float) -> tuple[Status, str] | None:
         """Read until both pipes are closed; says which limit was passed, None where none was."""
-        open_ends = dict(zip(ends, (self._output, self._said), strict=True))
+        open_ends = dict(zip(ends, (self._output, self._signal), strict=True))
         while open_ends:
             left = deadline - time.monotonic()
             if left <= 0:
@@ -160,7 +160,7 @@ class Watch:
                     del open_ends[end]
             if len(self._output) > self._limits.output_bytes:
                 return "too_much_output", f"printed more than {self._limits.output_bytes} bytes"
-            if len(self._said) > len(self._word):
+            if len(self._signal) > len(self._secret):
                 return "died", "wrote to the channel of its verdict"
             if folder_bytes(self._scratch, self._limits.scratch_bytes) > self._limits.scratch_bytes:
                 return "too_much_disk", f"wrote more than {self._limits.scratch_bytes} bytes"
@@ -183,7 +183,7 @@ class Watch:
         code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         if broken is not None:
             return broken
-        if code == 0 and bytes(self._said) == self._word:
+        if code == 0 and bytes(self._signal) == self._secret:
             return "passed", ""
         if code in (-signal.SIGXCPU, -signal.SIGKILL):
             return "timed_out", f"used {self._limits.cpu_seconds} s of CPU time"

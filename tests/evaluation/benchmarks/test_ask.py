@@ -195,8 +195,8 @@ def test_lm_eval_takes_the_task_files_as_they_are() -> None:
 def test_gsm8k_compares_answers_by_the_rule_of_the_run(benchmark) -> None:
     rows = load_rows(benchmark("gsm8k"), seed=0)
     document = {"question": "How much?", "answer": r"So. #### \frac{1}{\sqrt{2}}"}
-    said = [r"<answer>\frac{\sqrt{2}}{2}</answer>"]
+    message = [r"<answer>\frac{\sqrt{2}}{2}</answer>"]
     with answer_rule("math") as rule:
         for tasks, right in ((build_tasks(rows), 0.0), (build_tasks(rows, rule), 1.0)):
             (task,) = tasks.values()
-            assert task.process_results(document, said) == {"strict": right, "lenient": right}
+            assert task.process_results(document, message) == {"strict": right, "lenient": right}

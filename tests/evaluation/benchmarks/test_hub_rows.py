@@ -72,8 +72,8 @@ class _Handler(BaseHTTPRequestHandler):
             tree = [{"type": "file", "path": name, "size": len(data), "oid": "0"} for name, data in files.items()]
             self.answer(200, json.dumps(tree).encode(), Content_Type="application/json")
         else:
-            said = {"id": "openai/gsm8k", "sha": COMMIT, "siblings": [{"rfilename": name} for name in files]}
-            self.answer(200, json.dumps(said).encode(), Content_Type="application/json")
+            message = {"id": "openai/gsm8k", "sha": COMMIT, "siblings": [{"rfilename": name} for name in files]}
+            self.answer(200, json.dumps(message).encode(), Content_Type="application/json")
 
     do_HEAD = do_GET
 
@@ -112,13 +112,13 @@ def test_rows_are_read_before_anything_is_trained_and_then_without_the_hub(hub, 
     assert again.digest == found.digest
 
 
-def test_row_that_cannot_be_asked_is_told_by_its_place(hub) -> None:
+def test_row_that_cannot_be_asked_is_reported_by_its_place(hub) -> None:
     hub.splits = {"test": [*ROWS, {"question": "6?", "answer": "six"}], "train": ROWS}
     with pytest.raises(BadInputError, match=r"^hub:openai/gsm8k \(test\), row 7: answer ends in 'six'"):
         check_benchmarks(asked(), 0)
 
 
-def test_split_that_is_not_there_any_more_is_told(hub) -> None:
+def test_split_that_is_not_there_any_more_is_reported(hub) -> None:
     hub.splits = {"validation": ROWS}
     with pytest.raises(
         BadInputError, match=r"^evaluate.benchmarks: gsm8k: openai/gsm8k \(test\) cannot be read: .*split"
@@ -126,13 +126,13 @@ def test_split_that_is_not_there_any_more_is_told(hub) -> None:
         check_benchmarks(asked(), 0)
 
 
-def test_too_few_worked_examples_are_told(hub) -> None:
+def test_too_few_worked_examples_are_reported(hub) -> None:
     with pytest.raises(BadInputError, match="gsm8k has fewer worked examples than 9: 6 in the hub"):
         check_benchmarks(asked(few_shot=9), 0)
 
 
 @pytest.mark.parametrize("installed", [True, False])
-def test_gated_data_set_is_told_with_and_without_datasets(hub, monkeypatch, installed) -> None:
+def test_gated_data_set_is_reported_with_and_without_datasets(hub, monkeypatch, installed) -> None:
     """Its commits can be asked for by everybody, so that only its files tell; the client image has no datasets."""
     hub.gated = True
     if not installed:

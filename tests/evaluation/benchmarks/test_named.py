@@ -12,7 +12,7 @@ import yaml
 from lorapar.basemodel import load_model, load_tokenizer
 from lorapar.config import BenchmarkConfig, EvaluateConfig, ModelConfig, PromptConfig
 from lorapar.errors import BadInputError, UnreachableError
-from lorapar.evaluation import TransformersEngine, benchmark_figures
+from lorapar.evaluation import TransformersEngine, benchmark_metrics
 from lorapar.evaluation.benchmarks import check_benchmarks, load_benchmark, resolve_benchmarks
 from lorapar.evaluation.benchmarks.ask import Questioning, ask_all
 from lorapar.progress import Silent
@@ -84,10 +84,10 @@ def wrong(folder, task: str, judged=(), **settings) -> str:
     """What `plan` says."""
     with pytest.raises(BadInputError) as refused:
         check_benchmarks(EvaluateConfig(benchmarks=(config(folder, task, **settings),)), 0, judged)
-    said = str(refused.value)
-    assert said.startswith(f"evaluate.benchmarks: {task}: ")
-    assert "\n" not in said
-    return said
+    message = str(refused.value)
+    assert message.startswith(f"evaluate.benchmarks: {task}: ")
+    assert "\n" not in message
+    return message
 
 
 @pytest.fixture(scope="module")
@@ -143,7 +143,7 @@ def test_answers_are_written_within_the_tasks_own_limit_and_one_row_has_no_stand
     assert (answer.strict, found.about["score"]) == (False, 0.0)
     assert found.about["stderr"] == "N/A"
     assert found.about["version"] == "2.5"
-    figures = {**benchmark_figures(found.answers, found.seconds, 0.95), **found.about}
+    figures = {**benchmark_metrics(found.answers, found.seconds, 0.95), **found.about}
     assert json.loads(json.dumps(figures))["stderr"] == "N/A"
 
 
@@ -155,7 +155,7 @@ def test_likelihoods_of_endings_and_whole_texts_are_asked_too(folder, asked, bas
     assert texts.about["metric"] == "word_perplexity,none"
     assert [answer.strict for answer in texts.answers] == [None] * 5
     assert texts.about["score"] > 1
-    assert benchmark_figures(texts.answers, 1.0, 0.95)["accuracy"] is None
+    assert benchmark_metrics(texts.answers, 1.0, 0.95)["accuracy"] is None
 
 
 def test_settings_win_over_the_file_and_a_chat_has_the_system_message_that_is_named(folder, asked, tmp_path) -> None:
@@ -270,7 +270,7 @@ def test_a_tag_stands_for_its_tasks_and_has_no_figure_of_its_own(folder, asked) 
     assert found.about["tasks"]["lakes"]["version"] == "4"
     assert found.about["score"] is None
     assert len(found.answers) == 3
-    assert benchmark_figures(found.answers, 1.0, 0.95)["accuracy"] is not None
+    assert benchmark_metrics(found.answers, 1.0, 0.95)["accuracy"] is not None
 
 
 def test_a_limit_is_shared_out_by_the_rows_of_the_tasks(folder) -> None:
@@ -300,7 +300,7 @@ def test_a_gate_compares_the_rows_of_a_group_that_can_be_judged(folder) -> None:
 
 
 @pytest.mark.parametrize(
-    ("written", "said"),
+    ("written", "message"),
     [
         ("task: [capitals, animal]", "group world names animal, which is no task (did you mean 'animals'?)"),
         ("task: [world]", "group world holds itself"),
@@ -311,10 +311,10 @@ def test_a_gate_compares_the_rows_of_a_group_that_can_be_judged(folder) -> None:
         ("task: [animals]\nprocess_docs: !function own.rows", "world.yaml runs Python code from outside"),
     ],
 )
-def test_what_is_wrong_in_a_group_is_said_before_anything_is_trained(folder, written, said) -> None:
+def test_what_is_wrong_in_a_group_is_reported_before_anything_is_trained(folder, written, message) -> None:
     write_task(folder, "broken", {**TASKS["capitals"], "doc_to_text": "{{city}}?"})
     (folder / "world.yaml").write_text(f"group: world\n{written}\n")
-    assert said in wrong(folder, "world")
+    assert message in wrong(folder, "world")
 
 
 def test_every_task_of_lm_eval_is_found_whatever_the_quotes_around_its_fields() -> None:
@@ -334,20 +334,20 @@ def test_folders_that_hold_no_task(tmp_path, folder) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("doc_to_text: !function own.ask\n", "(own.ask)"),
         ("process_docs: !function own.rows\n", "(own.rows)"),
         ("class: !function own.Task\n", "(own.Task)"),
     ],
 )
-def test_code_from_outside_needs_a_word(folder, text, said) -> None:
+def test_code_from_outside_needs_a_word(folder, text, message) -> None:
     (folder / "own.py").write_text("raise SystemExit('it ran')\n")
     values = {name: value for name, value in TASKS["capitals"].items() if name != text.partition(":")[0]}
     write_task(folder, "coded", values, text=text)
     found = wrong(folder, "coded")
     assert "runs Python code from outside lorapar" in found
-    assert said in found
+    assert message in found
     assert "trust_code: true" in found
 
 
@@ -374,7 +374,7 @@ def test_what_the_model_writes_is_never_run_outside_the_sandbox(folder) -> None:
 
 
 @pytest.mark.parametrize(
-    ("task", "change", "said"),
+    ("task", "change", "message"),
     [
         ("capitals", {"doc_to_text": "{{city}}?"}, "row 1: 'city' is undefined: a template"),
         ("animals", {"doc_to_target": "{{right + 2}}"}, "row 2: its right answer (doc_to_target) is 3, none of its 3"),
@@ -387,9 +387,11 @@ def test_what_the_model_writes_is_never_run_outside_the_sandbox(folder) -> None:
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
-def test_what_is_wrong_in_a_file_or_its_rows_is_said_before_anything_is_trained(folder, task, change, said) -> None:
+def test_what_is_wrong_in_a_file_or_its_rows_is_reported_before_anything_is_trained(
+    folder, task, change, message
+) -> None:
     write_task(folder, task, {**TASKS[task], **change}, task)
-    assert said in wrong(folder, task)
+    assert message in wrong(folder, task)
 
 
 def test_a_file_that_is_no_yaml_names_its_line(folder) -> None:
@@ -423,7 +425,7 @@ def test_more_worked_examples_than_there_are(folder) -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "message"),
     [
         ({"task": "gsm8k", "metric": "acc"}, "metric: does nothing for gsm8k"),
         ({"task": "hellaswag", "data": "x.jsonl"}, "data: only gsm8k, mmlu, humaneval take rows here"),
@@ -434,8 +436,8 @@ def test_more_worked_examples_than_there_are(folder) -> None:
     ],
     ids=str,
 )
-def test_settings_that_do_nothing_are_refused(settings, said) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_settings_that_do_nothing_are_refused(settings, message) -> None:
+    with pytest.raises(ValueError, match=message):
         BenchmarkConfig.model_validate(settings)
 
 

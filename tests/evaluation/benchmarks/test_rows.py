@@ -111,7 +111,7 @@ def test_a_csv_file_has_its_choices_as_json(tmp_path) -> None:
     assert (row["choices"], row["answer"]) == (["a", "b"], 1)
 
 
-def test_rows_that_are_there_twice_and_a_limit_above_all_rows_are_said(benchmark, benchmark_files) -> None:
+def test_rows_that_are_there_twice_and_a_limit_above_all_rows_are_reported(benchmark, benchmark_files) -> None:
     path = Path(benchmark_files["gsm8k"])
     path.write_text(path.read_text() + path.read_text().splitlines()[2] + "\n")
     twice, limit = load_rows(benchmark("gsm8k", limit=50), seed=0).remarks

@@ -68,10 +68,10 @@ def test_a_pool_runs_programs_side_by_side_and_knows_which_is_which(limits) -> N
     source = "import time; a = time.monotonic(); time.sleep(1.5); raise SystemExit(f'{n} {{a}} {{time.monotonic()}}')"
     with SandboxPool(limits, "strict", workers=4) as pool:
         found = dict(pool.outcomes([source.format(n=n) for n in range(4)]))
-    said = {place: outcome.detail.split() for place, outcome in found.items()}
-    assert {place: int(number) for place, (number, _, _) in said.items()} == {n: n for n in range(4)}
+    message = {place: outcome.detail.split() for place, outcome in found.items()}
+    assert {place: int(number) for place, (number, _, _) in message.items()} == {n: n for n in range(4)}
     # One begins before another has ended: the clock is the same for all of them.
-    spans = sorted((float(begun), float(ended)) for _, begun, ended in said.values())
+    spans = sorted((float(begun), float(ended)) for _, begun, ended in message.values())
     assert any(later[0] < earlier[1] for earlier, later in itertools.pairwise(spans))
 
 

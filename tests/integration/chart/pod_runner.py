@@ -61,8 +61,8 @@ class PodRunner:
                 f"{self._volume(mount['name'])}:{mount['mountPath']}{':ro' * mount.get('readOnly', 0)}",
             ]
         image = container["image"].rpartition("/")[2].partition(":")[0]
-        said = [*container["command"], *container.get("args", [])]
-        return [*words, *options, f"lorapar/{image}:{__version__}", *map(self._here, said)]
+        message = [*container["command"], *container.get("args", [])]
+        return [*words, *options, f"lorapar/{image}:{__version__}", *map(self._here, message)]
 
     def run(self, name: str, *options: str) -> subprocess.CompletedProcess[str]:
         """A container to its end."""

@@ -28,7 +28,7 @@ def ask(*options: str, given: str = "") -> str:
 def test_the_recorded_surface_is_that_of_the_installed_vllm() -> None:
     recorded = json.loads((ROOT / "tests" / "helm" / "vllm_surface.json").read_text(encoding="utf-8"))
     found = json.loads(ask())
-    assert found == recorded, "write tests/helm/vllm_surface.json anew with tests/helm/vllm_surface.py"
+    assert found == recorded, "write tests/helm/vllm_surface.json again with tests/helm/vllm_surface.py"
 
 
 def test_the_real_parser_takes_every_rendered_argument_list() -> None:

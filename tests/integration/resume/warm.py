@@ -35,8 +35,8 @@ class WarmCommand:
 
     def start(self, *arguments: str | Path, log: Path, environment: dict[str, str] | None = None) -> Run:
         """Start `lorapar` with these arguments and further variables; all it says is added to the file `log`."""
-        told = {"run": [str(argument) for argument in arguments], "log": str(log), "environment": environment or {}}
-        answer = self._ask(told)
+        message = {"run": [str(argument) for argument in arguments], "log": str(log), "environment": environment or {}}
+        answer = self._ask(message)
         return Run(self, int(answer["pid"]), log)
 
     def wait(self, pid: int) -> int:

@@ -56,7 +56,7 @@ def test_endpoint_that_is_no_address(s3_server, s3_address, monkeypatch):
 def test_no_such_bucket(s3_server, s3_address, operation):
     line = failure("s3://no-such-bucket/prefix", operation)
     assert line.startswith("s3://no-such-bucket/prefix")
-    assert f"there is no such bucket at {s3_server.endpoint}; create it or mend the address" in line
+    assert f"there is no such bucket at {s3_server.endpoint}; create it or fix the address" in line
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
@@ -117,8 +117,8 @@ def test_stranger_may_do_nothing(s3_server, s3_address, monkeypatch, operation):
     assert "access denied: " in failure(s3_address, operation)
 
 
-@pytest.mark.parametrize(("minutes", "said"), [(-90, "behind"), (90, "ahead")])
-def test_clock_that_is_wrong(s3_address, monkeypatch, minutes, said):
+@pytest.mark.parametrize(("minutes", "message"), [(-90, "behind"), (90, "ahead")])
+def test_clock_that_is_wrong(s3_address, monkeypatch, minutes, message):
     real = botocore.auth.get_current_datetime
 
     def shifted(*arguments, **more):
@@ -133,11 +133,11 @@ def test_clock_that_is_wrong(s3_address, monkeypatch, minutes, said):
     monkeypatch.setattr("lorapar.store.s3_errors.datetime", Shifted)
     line = failure(s3_address, "list")
     assert "this machine's clock is wrong" in line
-    assert f"minutes {said}" in line
+    assert f"minutes {message}" in line
 
 
 @pytest.mark.parametrize(
-    ("fault", "said"),
+    ("fault", "message"),
     [
         (answer("400 Bad Request", "ExpiredToken", "The provided token has expired."), "session token has expired"),
         (answer("400 Bad Request", "InvalidToken", "Malformed."), "session token is not accepted"),
@@ -148,12 +148,12 @@ def test_clock_that_is_wrong(s3_address, monkeypatch, minutes, said):
     ],
     ids=lambda value: getattr(value, "code", ""),
 )
-def test_what_other_servers_answer(s3_server, s3_address, monkeypatch, fault, said):
+def test_what_other_servers_answer(s3_server, s3_address, monkeypatch, fault, message):
     with FaultProxy(s3_server.port, lambda: fault) as proxy:
         use_identity(monkeypatch, s3_server.environment(endpoint=proxy.endpoint))
         line = failure(s3_address, "write")
     assert line.startswith(f"{s3_address}/a: ")
-    assert said in line
+    assert message in line
 
 
 def test_slow_down_that_does_not_end(s3_server, s3_address, monkeypatch):

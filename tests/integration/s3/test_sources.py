@@ -6,7 +6,7 @@ import time
 import pytest
 
 from lorapar.basemodel import load_tokenizer, model_folder, resolve_model
-from lorapar.basemodel.mirror import mirror_model
+from lorapar.basemodel.bucket import mirror_model
 from lorapar.basemodel.shape import model_shape
 from lorapar.config import DataConfig, ModelConfig
 from lorapar.data import data_digest, load_data, resolve_data

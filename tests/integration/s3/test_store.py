@@ -190,15 +190,15 @@ def test_conditional_writes_are_tried_once_and_remembered(store):
     store.write(RECORD, known.model_copy(update={"why": "remembered"}).model_dump_json().encode())
     assert conditional_writes(store).why == "remembered"
     store.write(RECORD, known.model_copy(update={"endpoint": "http://elsewhere"}).model_dump_json().encode())
-    assert conditional_writes(store).why == try_conditional_writes(store).why, "another server is tried anew"
+    assert conditional_writes(store).why == try_conditional_writes(store).why, "another server is tried again"
 
 
 def test_doctor_says_what_an_address_can_do(store, cli, s3_server, monkeypatch):
     well = cli("doctor", "--store", store.address)
     assert well.returncode == 0, well.stdout
-    said = " ".join(well.stdout.split())
-    assert "can be read and written" in said
-    assert "of eight writers that raced one won" in said
+    message = " ".join(well.stdout.split())
+    assert "can be read and written" in message
+    assert "of eight writers that raced one won" in message
     ill = cli("doctor", "--store", "s3://no-such-bucket/x")
     assert ill.returncode == 3
     assert "no such bucket" in " ".join(ill.stdout.split())

@@ -74,7 +74,7 @@ print(y[:, 0].tolist())
 
 
 def test_operators_skip_tokens_without_an_adapter_once_mended(site: Site) -> None:
-    """Fails at its first line when vLLM has mended this itself: then `lorapar/serving/cpu_lora.py` may go."""
+    """Fails at its first line when vLLM has fixed this itself: then `lorapar/serving/cpu_lora.py` may go."""
     done = subprocess.run([PYTHON, "-c", OPERATORS], capture_output=True, text=True, check=True, timeout=120)
     assert done.stdout.splitlines()[-3:] == ["[8.0, 8.0, 8.0]", "[8.0, 0.0, 8.0]", "[8.0, 0.0, 8.0]"]
 

@@ -104,7 +104,7 @@ def test_a_json_schema_holds_there_too(kit, server) -> None:
         assert json.loads(answer.raw) == {"label": {"system1": "fact", "system2": "maths"}[answer.label]}
 
 
-def test_a_wrong_model_name_is_said_with_what_is_served(kit, server) -> None:
+def test_a_wrong_model_name_is_reported_with_what_is_served(kit, server) -> None:
     with pytest.raises(BadInputError, match=rf"teacher 't': .*no model 'other' there; it serves {NAME}"):
         ask(server, kit.template("chat", "f", "m"), kit.ROWS[:1], model="other")
 
@@ -123,7 +123,7 @@ def test_a_server_that_dies_in_mid_round_is_one_line_with_row_and_place(kit, ser
         seen += [vote.example_id for vote in votes]
     teacher.close()
     assert 0 < len(seen) < len(kit.ROWS)
-    said = str(caught.value)
-    assert said.startswith("teacher 't': row r")
-    assert f"{server.address}/chat/completions: the connection failed" in said
-    assert "\n" not in said
+    message = str(caught.value)
+    assert message.startswith("teacher 't': row r")
+    assert f"{server.address}/chat/completions: the connection failed" in message
+    assert "\n" not in message

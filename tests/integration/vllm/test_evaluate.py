@@ -14,7 +14,7 @@ from lorapar.basemodel import StopStrings, load_model, load_tokenizer
 from lorapar.config import BenchmarkConfig, EvaluateConfig, ModelConfig, PromptConfig
 from lorapar.evaluation.benchmarks import load_rows
 from lorapar.evaluation.benchmarks.ask import Questioning, ask_all
-from lorapar.evaluation.engines import open_engine
+from lorapar.evaluation.engine import open_engine
 from lorapar.evaluation.vllm_engine import VllmModel
 from lorapar.progress import Silent
 from lorapar.prompts import encode_rows, prompt_ids, prompt_messages
@@ -128,10 +128,10 @@ def test_benchmarks_are_answered_as_with_transformers_and_go_on_from_a_journal(
         assert len(added) == 3 * (6 + 4 + 4 * 6)
         found.append(asked)
     by_transformers, by_vllm = ([answer for one in asked for answer in one.answers] for asked in found)
-    assert [said(answer) for answer in by_vllm] == [said(answer) for answer in by_transformers]
+    assert [message(answer) for answer in by_vllm] == [message(answer) for answer in by_transformers]
     assert len({answer.text for answer in by_vllm if answer.benchmark == "gsm8k"}) > 3
 
 
-def said(answer):
+def message(answer):
     """An answer without half a character at its end: vLLM keeps that back, transformers shows it as broken."""
     return answer.model, answer.example_id, answer.text.rstrip("\ufffd"), answer.strict, answer.lenient

@@ -14,7 +14,7 @@ import yaml
 from lorapar.adapter import AdapterSettings, attach, save_adapter
 from lorapar.basemodel import load_tokenizer
 from lorapar.config import EvaluateConfig, ModelConfig
-from lorapar.evaluation.engines import open_engine
+from lorapar.evaluation.engine import open_engine
 from lorapar.progress import Silent
 from lorapar.prompts import prompt_ids
 
@@ -40,14 +40,16 @@ def test_an_adapter_answers_as_in_peft(make_family, tmp_path, family) -> None:
     tokenizer = load_tokenizer(settings)
     prompts = [prompt_ids(tokenizer, [{"role": "user", "content": text}]) for text in ("3+4?", "Capital of France?")]
     rows = [{"input_ids": [*ids, 60, 70], "labels": [*[-100] * len(ids), 60, 70]} for ids in prompts]
-    said = {}
+    message = {}
     for backend in ("transformers", "vllm"):
         with open_engine(settings, EvaluateConfig(backend=backend), tokenizer, [None, adapter], Silent()) as engine:
             for contestant in (adapter, None):
                 with engine.asked(contestant) as asked:
-                    said[backend, contestant] = (asked.generate(prompts, TOKENS), asked.losses(rows))
+                    message[backend, contestant] = (asked.generate(prompts, TOKENS), asked.losses(rows))
     for contestant in (adapter, None):
-        expected, found = said["transformers", contestant], said["vllm", contestant]
+        expected, found = message["transformers", contestant], message["vllm", contestant]
         assert found[0] == expected[0]
         assert found[1] == pytest.approx(expected[1], abs=1e-3)
-    assert said["vllm", adapter][1] != pytest.approx(said["vllm", None][1], abs=1e-2), "the adapter has to do something"
+    assert message["vllm", adapter][1] != pytest.approx(message["vllm", None][1], abs=1e-2), (
+        "the adapter has to do something"
+    )

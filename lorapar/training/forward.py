@@ -1,12 +1,17 @@
-"""Only positions with a label go through the output head: on a CPU, TRL 1.16 multiplies and sums for all of them.
+"""What training asks of a forward pass: positions counted from a row's first token, logits where there is a label.
 
-On a GPU TRL leaves the others out by itself. SmolLM2's head, 49,152 tokens wide, is a fifth of the model's arithmetic,
-and of a row of the demo's SFT nine positions in ten are the prompt's.
+- `number_positions`: rows are padded on the left. Without positions, models whose positions are absolute (GPT-2,
+  GPTBigCode, XGLM) count from the first column: a padded prompt is then another prompt to them than the one that
+  `generate`, which counts from the row's first token, completes.
+- `score_labelled_only`: only positions with a label go through the output head. On a GPU TRL leaves the others out by
+  itself; on a CPU, TRL 1.16 multiplies and sums for all of them. SmolLM2's head, 49,152 tokens wide, is a fifth of the
+  model's arithmetic, and of a row of the demo's SFT nine positions in ten are the prompt's.
 """
 
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -14,6 +19,31 @@ from typing import Any
 import torch
 from torch.nn.functional import pad
 from trl.trainer.utils import FusedCausalLMOutput
+
+from lorapar.adapter.kinds import positions_of
+
+
+def number_positions(model: Any) -> None:
+    """Let the scoring of tokens (`fused_lm_head`) count positions by the attention mask, as `generate` does.
+
+    TRL 1.16 gives none to its forward passes over prompts padded on the left. Models whose forward pass takes no
+    positions (BLOOM, MPT, linear attention) count by the mask themselves, or by distance.
+    """
+    forward: Callable[..., Any] = model.forward
+    if "position_ids" not in inspect.signature(forward).parameters:
+        return
+
+    @functools.wraps(forward)
+    def numbered(*args: Any, **settings: Any) -> Any:
+        mask = settings.get("attention_mask")
+        if settings.get("fused_lm_head") and mask is not None and mask.ndim == 2:
+            embedded = settings.get("inputs_embeds")
+            read = settings["input_ids"] if embedded is None else embedded  # a prefix is in the cache, not in here
+            settings.setdefault("position_ids", positions_of(mask)[:, -read.shape[1] :])
+        return forward(*args, **settings)
+
+    model.forward = numbered
+
 
 IGNORED = -100
 """The label of a position that is not learned from."""
@@ -67,7 +97,7 @@ def _picked(backbone: torch.nn.Module, mask: torch.Tensor) -> Iterator[None]:
 
 
 def _spread(found: FusedCausalLMOutput, mask: torch.Tensor) -> FusedCausalLMOutput:
-    """The figures of the positions picked (1, n) in their places (N, L), and zeros elsewhere."""
+    """The metrics of the positions picked (1, n) in their places (N, L), and zeros elsewhere."""
     for name in _PER_POSITION:
         values = found.get(name)
         if values is not None:
