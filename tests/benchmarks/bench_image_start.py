@@ -28,6 +28,7 @@ from tests.benchmarks.earlier_build import ROOT, earlier_build
 from tests.integration.conftest import use_identity
 from tests.integration.s3_server import S3Server, weed_program
 
+pytestmark = pytest.mark.timeout(3600)
 ROUNDS = int(os.environ.get("LORAPAR_BENCH_ROUNDS", "3"))
 LARGEST = 0.6
 IMAGES = {"tally": "client", "gate": "client", "report": "client", "vote-first": "vllm", "evaluate": "vllm"}
@@ -93,12 +94,13 @@ def server(tmp_path_factory):
 @pytest.fixture(scope="module")
 def runs(builds, server, tmp_path_factory):
     """A whole run of each build in the bucket: the folder with its tasks' inputs."""
-    folders = {}
+    folders, started = {}, []
     for name, build in builds.items():
         folders[name] = tmp_path_factory.mktemp(f"run-{name}")
         script = [sys.executable, str(Path(__file__).with_name("recorded_run.py")), str(folders[name]), store_of(name)]
         environment = {**os.environ, **server.environment(), "PYTHONPATH": os.pathsep.join([str(build), str(ROOT)])}
-        subprocess.run(script, env=environment, cwd=folders[name], check=True, capture_output=True)
+        started.append(subprocess.Popen(script, env=environment, cwd=folders[name], stdout=subprocess.DEVNULL))
+    assert [process.wait() for process in started] == [0] * len(started)
     return folders
 
 
