@@ -7,8 +7,8 @@ it finds what no list has, such as models with code of their own.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from lorapar.basemodel.quiet import quiet
 from lorapar.config import ModelConfig
@@ -24,6 +24,10 @@ _UNFIT = {
         ("rwkv", "xlstm"), "a model whose state takes in padding, so that a prompt in a batch is another one"
     ),
     **dict.fromkeys(("git", "reformer"), "a model that counts padding among its positions when it generates"),
+    **dict.fromkeys(
+        ("gemma4_assistant", "gemma4_unified_assistant"), "a model that drafts for another one, whose states it reads"
+    ),
+    **dict.fromkeys(("musicgen", "musicgen_melody"), "a model that writes sound and no text"),
     **dict.fromkeys(("xlm", "xlnet", "cpmant"), "a model that reads a text both ways"),
 }
 """Types of which `forward` does not tell it (seen with random weights in transformers 5.23)."""
@@ -36,6 +40,13 @@ _PROMPT, _PADS = 8, 24
 _TEXT = "Two and two is four, and three more is seven."
 
 
+def require_tunable_type(values: Mapping[str, Any], config: ModelConfig) -> None:
+    """Raise BadInputError for a config.json of a type that cannot be tuned, before a model is made of it."""
+    kind = values.get("model_type")
+    if kind in _UNFIT:
+        _refuse(str(kind), config, _UNFIT[str(kind)])
+
+
 def require_decoder(model: PreTrainedModel, config: ModelConfig) -> None:
     """Raise BadInputError for a model that reads what follows a token, that counts padding, or that has an encoder.
 
@@ -44,12 +55,12 @@ def require_decoder(model: PreTrainedModel, config: ModelConfig) -> None:
     """
     takes = inspect.signature(model.forward).parameters
     beside_encoder = bool({"encoder_hidden_states", "encoder_outputs"} & set(takes))
+    name = type(model).__name__
     if beside_encoder and "position_ids" not in takes:
-        _refuse(model, config, "the decoder of a model with an encoder")
+        _refuse(name, config, "the decoder of a model with an encoder")
     if beside_encoder and getattr(model.config, "is_decoder", True) is False:
-        _refuse(model, config, "an encoder, which reads a text both ways")
-    if model.config.model_type in _UNFIT:
-        _refuse(model, config, _UNFIT[model.config.model_type])
+        _refuse(name, config, "an encoder, which reads a text both ways")
+    require_tunable_type({"model_type": model.config.model_type}, config)
 
 
 def try_decoder(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config: ModelConfig) -> None:
@@ -78,9 +89,9 @@ def try_decoder(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, conf
             f"transformers that is installed: {reason}"
         ) from error
     if _distance(ahead[:half], alone[:half]) > _OFF:
-        _refuse(model, config, "a model that reads a text both ways")
+        _refuse(type(model).__name__, config, "a model that reads a text both ways")
     if _distance(padded, expected) > _OFF:
-        _refuse(model, config, "a model to which a prompt behind padding is another prompt")
+        _refuse(type(model).__name__, config, "a model to which a prompt behind padding is another prompt")
 
 
 def _scores(model: PreTrainedModel, ids: Sequence[int]) -> torch.Tensor:
@@ -115,8 +126,8 @@ def _distance(one: torch.Tensor, other: torch.Tensor) -> float:
     return float((one - other).square().mean().sqrt() / other.std())
 
 
-def _refuse(model: PreTrainedModel, config: ModelConfig, what: str) -> None:
+def _refuse(kind: str, config: ModelConfig, what: str) -> None:
     raise BadInputError(
-        f"model.name: {config.name} is {what} ({type(model).__name__}), and only decoders by themselves are tuned, by "
+        f"model.name: {config.name} is {what} ({kind}), and only decoders by themselves are tuned, by "
         "prompts padded to one length; name another model, such as one of Llama's, Qwen's or Gemma's"
     )

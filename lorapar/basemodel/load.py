@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,7 @@ from lorapar.basemodel import bucket, tiny, wheel
 from lorapar.basemodel.answer_end import answer_end, embedding_rows, generation_ends
 from lorapar.basemodel.cache import cached_folder
 from lorapar.basemodel.chat_template import settle_template
-from lorapar.basemodel.decoder import require_decoder
+from lorapar.basemodel.decoder import require_decoder, require_tunable_type
 from lorapar.basemodel.memory import give_back_large_blocks, keep_freed_memory, make_head_input_contiguous
 from lorapar.basemodel.number_format import require_settled
 from lorapar.basemodel.quantized import compute_alike, is_quantized, load_library, quantization_options
@@ -78,6 +78,7 @@ def load_model(config: ModelConfig, progress: Progress | None = None, *, sharded
     folder = model_folder(config, progress)
     with _readable(config):
         values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    require_tunable_type(values, config)
     device = default_device()
     quantized = is_quantized(config, values)
     if quantized:
@@ -92,11 +93,12 @@ def load_model(config: ModelConfig, progress: Progress | None = None, *, sharded
         use_safetensors=True,
         trust_remote_code=config.trust_remote_code,
         local_files_only=True,
+        output_loading_info=True,
         **options,
     )
     with _readable(config), quiet():
         try:
-            model = read()
+            model, about = read()
         except ValueError as error:
             if not (sharded and "has no `fsdp_plan`" in str(error)):
                 raise
@@ -108,7 +110,8 @@ def load_model(config: ModelConfig, progress: Progress | None = None, *, sharded
             if not is_no_mmap(error):
                 raise
             warn_no_mmap(folder, error)
-            model = read(disable_mmap=True)
+            model, about = read(disable_mmap=True)
+    _require_whole(about["missing_keys"], config)
     if str(device) == "cpu":
         give_back_large_blocks() if sharded else keep_freed_memory()
     if quantized:
@@ -119,6 +122,16 @@ def load_model(config: ModelConfig, progress: Progress | None = None, *, sharded
     make_head_input_contiguous(model)
     require_decoder(model, config)
     return model
+
+
+def _require_whole(missing: Collection[str], config: ModelConfig) -> None:
+    """Raise BadInputError where weights of the model stand in none of its files: transformers draws them by chance."""
+    if missing:
+        first = ", ".join(sorted(missing)[:3])
+        raise BadInputError(
+            f"model.name: {config.name} lacks {len(missing):,} of its weights ({first}), which would be random; its "
+            "files are not whole, or hold another kind of model: download it again, or name one that reads text alone"
+        )
 
 
 def _sharding_options() -> dict[str, Any]:
@@ -138,6 +151,7 @@ def load_skeleton(config: ModelConfig) -> PreTrainedModel | None:
     from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM
 
     values = config_values(config)
+    require_tunable_type(values, config)
     if values.get("model_type") not in CONFIG_MAPPING or "auto_map" in values:
         return None
     with TemporaryDirectory() as folder, _readable(config), torch.device("meta"), quiet():

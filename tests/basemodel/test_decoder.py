@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
+from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from lorapar.basemodel import decoder, load_model, load_tokenizer, try_decoder
+from lorapar.basemodel import decoder, load_model, load_skeleton, load_tokenizer, try_decoder
 from lorapar.config import ModelConfig
 from lorapar.errors import BadInputError
 
@@ -47,6 +50,24 @@ def test_what_no_list_knows_is_found_by_trying(tokenizer, monkeypatch, family, m
     monkeypatch.setattr(decoder, "_UNFIT", {})
     with pytest.raises(BadInputError, match=rf"^model\.name: builtin:tiny is {what} \(\w+\), and only decoders"):
         try_decoder(made(family, **more), tokenizer, TINY)
+
+
+@pytest.mark.parametrize(
+    ("kind", "what"),
+    [
+        ("gemma4_assistant", "a model that drafts for another one, whose states it reads"),
+        ("gemma4_unified_assistant", "a model that drafts for another one, whose states it reads"),
+        ("musicgen", "a model that writes sound and no text"),
+        ("musicgen_melody", "a model that writes sound and no text"),
+    ],
+)
+def test_a_type_that_cannot_be_tuned_is_told_before_a_model_is_made_of_it(tmp_path, kind, what):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": kind}))
+    save_file({"none": torch.zeros(1)}, tmp_path / "model.safetensors")
+    config = ModelConfig(name=str(tmp_path), dtype="float32")
+    for load in (load_skeleton, load_model):
+        with pytest.raises(BadInputError, match=rf"^model\.name: .* is {what} \({kind}\), and only decoders"):
+            load(config)
 
 
 def test_a_model_that_does_not_run_is_one_line(tokenizer, monkeypatch):

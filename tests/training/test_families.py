@@ -21,11 +21,12 @@ from lorapar.training.trainers import CarefulGRPOTrainer
 
 # One of each kind of layer: Conv1D, fused and latent attention, two-matrix MLPs, a bias of positions, experts, linear
 # attention, convolutions, a class whose backbone bears another name, names that PEFT takes for others (Laguna), a model
-# that keeps nothing of a prompt (GPT-1), one that scales its embeddings in place and has its MLP in a list (CTRL).
+# that keeps nothing of a prompt (GPT-1), one that scales its embeddings in place and has its MLP in a list (CTRL),
+# attention that chooses blocks or tokens by an indexer, streams beside the residual one (Qwen4-Exp, Dots3).
 FAMILIES = (
     "gpt2", "phi3", "gpt_neox", "falcon", "bloom", "opt", "gptj", "mpt", "mixtral", "granitemoe", "gpt_oss",
     "deepseek_v3", "qwen3_next", "lfm2", "jamba", "llama4_text", "granitemoehybrid", "laguna",
-    "openai-gpt", "ctrl",
+    "openai-gpt", "ctrl", "qwen4_exp_text", "dots3_note_text",
 )  # fmt: skip
 
 
