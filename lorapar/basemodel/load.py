@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -71,7 +71,6 @@ def load_model(config: ModelConfig, progress: Progress | None = None, *, sharded
     so. Raises BadInputError and UnreachableError as `model_folder` does.
     """
     import torch
-    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
     require_settled(config)
@@ -97,21 +96,8 @@ def load_model(config: ModelConfig, progress: Progress | None = None, *, sharded
         **options,
     )
     with _readable(config), quiet():
-        try:
-            model, about = read()
-        except ValueError as error:
-            if not (sharded and "has no `fsdp_plan`" in str(error)):
-                raise
-            raise BadInputError(
-                f"sharding is fsdp2, and transformers has no plan of the layers of {config.name} to shard it by; set "
-                "sharding to none"
-            ) from error
-        except (OSError, RuntimeError, SafetensorError) as error:
-            if not is_no_mmap(error):
-                raise
-            warn_no_mmap(folder, error)
-            model, about = read(disable_mmap=True)
-    _require_whole(about["missing_keys"], config)
+        model, missing = _read(read, folder, config)
+    _require_whole(missing, config)
     if str(device) == "cpu":
         give_back_large_blocks() if sharded else keep_freed_memory()
     if quantized:
@@ -122,6 +108,29 @@ def load_model(config: ModelConfig, progress: Progress | None = None, *, sharded
     make_head_input_contiguous(model)
     require_decoder(model, config)
     return model
+
+
+def _read(
+    read: Callable[..., tuple[PreTrainedModel, Mapping[str, Any]]], folder: Path, config: ModelConfig
+) -> tuple[PreTrainedModel, Collection[str]]:
+    """The model and the names of weights that none of its files has; without mmap where a file system has none."""
+    from safetensors import SafetensorError
+
+    try:
+        model, about = read()
+    except ValueError as error:
+        if "has no `fsdp_plan`" not in str(error):
+            raise
+        raise BadInputError(
+            f"sharding is fsdp2, and transformers has no plan of the layers of {config.name} to shard it by; set "
+            "sharding to none"
+        ) from error
+    except (OSError, RuntimeError, SafetensorError) as error:
+        if not is_no_mmap(error):
+            raise
+        warn_no_mmap(folder, error)
+        model, about = read(disable_mmap=True)
+    return model, about["missing_keys"]
 
 
 def _require_whole(missing: Collection[str], config: ModelConfig) -> None:
