@@ -15,11 +15,12 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lorapar.basemodel.shape import context_length
 from lorapar.comparing import AnswerRule, answer_rule
 from lorapar.config import SYSTEMS, Comparison, EvaluateConfig, ModelConfig, PromptConfig
 from lorapar.errors import BadInputError
@@ -46,6 +47,7 @@ from lorapar.training.shares import ANSWERS_IN_ONE
 
 if TYPE_CHECKING:
     from lorapar.evaluation import AnswerJournal, Asking
+    from lorapar.evaluation.answers import Batch
     from lorapar.evaluation.benchmarks.ask import Asked
     from lorapar.evaluation.cache import RememberedModel
     from lorapar.evaluation.engine import Engine
@@ -119,6 +121,7 @@ def _evaluate(call: StageCall[Settings], rule: AnswerRule) -> Metrics:
         answer_all(contestants, engine, batches, asking, journal, call.progress, remembered)
         asked = _ask_benchmarks(call, contestants, engine, benchmarks, remembered, rule) if benchmarks else []
     undecided = _of_all(rule.undecided())  # nobody gets past this before all have answered
+    beside = [undecided, _beyond_context(call, batches)]
     if not Ranks.here().first:
         return {}
     for path in call.scratch.glob(f"rank-*/{_ANSWERS}"):
@@ -126,7 +129,7 @@ def _evaluate(call: StageCall[Settings], rule: AnswerRule) -> Metrics:
     asked += _judged(call, rows, journal, tuple(contestants))
     _log_recalled(call, journal, asked, contestants)
     write_problems(call.output("evaluation"), benchmarks)
-    return _write(call, journal, asked, tuple(contestants), undecided)
+    return _write(call, journal, asked, tuple(contestants), beside)
 
 
 def _book(call: StageCall[Settings]) -> AnswerJournal:
@@ -248,14 +251,18 @@ def _heldout_rows(call: StageCall[Settings]) -> list[tuple[Example, System]]:
 
 
 def _write(
-    call: StageCall[Settings], journal: AnswerJournal, asked: list[Asked], models: tuple[str, ...], undecided: Omission
+    call: StageCall[Settings],
+    journal: AnswerJournal,
+    asked: list[Asked],
+    models: tuple[str, ...],
+    beside: list[Omission],
 ) -> Metrics:
     from lorapar.evaluation import all_changes, benchmark_metrics, flat_metrics, model_metrics
 
     confidence = call.settings.evaluate.confidence
     batches = {name: journal.of(name) for name in models}
     answers = {name: _in_order(answer for batch in batches[name] for answer in batch.answers) for name in models}
-    omissions = [*_heldout_omissions(call, answers), undecided]
+    omissions = [*_heldout_omissions(call, answers), *beside]
     log_omissions(call.progress, omissions)
     omissions += [omission for one in asked for omission in one.omissions]
     systems = call.settings.system_names
@@ -294,6 +301,21 @@ def _heldout_omissions(call: StageCall[Settings], answers: dict[str, list[Answer
     )
     cut = [cut_answers(answers[model], model, limit, "evaluate.max_new_tokens") for model in answers]
     return [unjudged, *cut]
+
+
+def _beyond_context(call: StageCall[Settings], batches: Sequence[Batch]) -> Omission:
+    """Held-out rows whose prompt leaves no room for the longest answer in what the model reads at once."""
+    evaluate = call.settings.evaluate
+    longest = (evaluate.vllm.max_model_len if evaluate.vllm else None) or context_length(call.settings.model)
+    prompts = [len(prompt) for batch in batches for prompt in batch.prompts]
+    return Omission(
+        count=sum(longest is not None and one + evaluate.max_new_tokens > longest for one in prompts),
+        total=len(prompts),
+        what="held-out rows do not fit into what the model reads at once",
+        why=f"with an answer of evaluate.max_new_tokens they are longer than {longest or 0:,} tokens, and what is "
+        "written beyond them is cut off or means nothing",
+        remedy="lower evaluate.max_new_tokens, or leave long rows out (data.length.max_tokens)",
+    )
 
 
 def _in_order(answers: Iterable[Answer]) -> list[Answer]:

@@ -11,11 +11,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lorapar.adapter import load_adapter, save_adapter
-from lorapar.basemodel import load_model
-from lorapar.config import EvaluateConfig, GateConfig, ModelConfig
+from lorapar.basemodel import load_model, load_tokenizer, model_folder
+from lorapar.config import EvaluateConfig, GateConfig, ModelConfig, PromptConfig
 from lorapar.errors import BadInputError
 from lorapar.evaluation import Answerer, judge, read_outcomes
-from lorapar.records import Answer, read_records
+from lorapar.prompts import prompt_ids, prompt_messages
+from lorapar.records import Answer, Example, read_records
 from lorapar.store import open_store, seal
 from tests.voting.api_server import MODEL, serving
 
@@ -136,6 +137,23 @@ def test_answers_that_had_not_ended_are_marked_counted_and_reported(kit, inputs,
     unjudged, *cut_off = summary["omissions"]
     assert unjudged["what"] == "held-out rows have no reference answer"
     assert [one["remedy"] for one in cut_off] == ["raise evaluate.max_new_tokens"] * 3
+
+
+def test_rows_that_leave_no_room_for_an_answer_are_counted_and_said(kit, inputs, tmp_path) -> None:
+    base = shutil.copytree(model_folder(BASE), tmp_path / "base")
+    config = json.loads((base / "config.json").read_text())
+    rows = list(read_records(inputs["heldout"] / "system1.jsonl", Example))
+    tokenizer = load_tokenizer(BASE)
+    lengths = [len(prompt_ids(tokenizer, prompt_messages(row, "system1", PromptConfig()))) for row in rows]
+    config["max_position_embeddings"] = min(lengths) + 6
+    (base / "config.json").write_text(json.dumps(config))
+    notes = kit.Notes()
+    model = {"name": str(base), "dtype": "float32"}
+    _, out = kit.run("evaluate", tmp_path, {**settings(kit), "model": model}, inputs, notes)
+    (found,) = (one for one in read(out)[1]["omissions"] if "reads at once" in one["what"])
+    assert len(rows) - lengths.count(min(lengths)) <= found["count"] < found["total"] == 9
+    (said,) = (line for line in notes.lines if "held-out rows do not fit" in line)
+    assert "lower evaluate.max_new_tokens" in said
 
 
 def test_without_a_heldout_row_nothing_can_be_evaluated(kit, inputs, tmp_path) -> None:
