@@ -6,8 +6,8 @@ from typing import Any
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
-from lorapar.config.base import Address, Positive, Rate, Section, unless_default
-from lorapar.config.voting import EndpointOptions, VllmOptions, why_no_address
+from lorapar.config.base import Positive, Rate, Section, unless_default
+from lorapar.config.voting import Address, EndpointOptions, VllmOptions, why_no_address
 
 ENGINES = ("vllm", "server")
 """Values of `rl.rollouts` whose completions come with probabilities that are not the trainer's own."""

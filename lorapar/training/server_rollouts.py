@@ -94,7 +94,7 @@ class ServerRollouts:
     def meet(self, longest: int) -> None:
         """Look at what is served and let it load the adapter that training begins with; the first process does it."""
         try:
-            served = _patiently(self._server.look, self._server.options.wait_seconds)
+            served = self._patiently(self._server.look)
             self._base = served.base
             if Ranks.here().first:
                 self._require_room(served, longest)
@@ -129,7 +129,7 @@ class ServerRollouts:
         try:
             with self._together():
                 if ranks.first:
-                    _patiently(lambda: self._server.load(name, folder), self._server.options.wait_seconds)
+                    self._patiently(lambda: self._server.load(name, folder))
             with self._together():
                 found = self._all(bodies, name, folder)
         finally:
@@ -142,7 +142,7 @@ class ServerRollouts:
     def _all(self, bodies: Sequence[dict[str, Any]], name: str, folder: Path) -> list[Completion]:
         """Every completion; what a server that went away has not answered is asked again of the one that comes back."""
         found: dict[int, Completion] = {}
-        patience, forgotten = _Patience(self._server.options.wait_seconds), 0
+        patience, forgotten = self._patience(), 0
         while len(found) < len(bodies):
             so_far = len(found)
             missing = {place: body for place, body in enumerate(bodies) if place not in found}
@@ -152,14 +152,14 @@ class ServerRollouts:
                 raise
             except UnreachableError as error:
                 if len(found) > so_far:
-                    patience, forgotten = _Patience(self._server.options.wait_seconds), 0
+                    patience, forgotten = self._patience(), 0
                 if isinstance(error, RefusedError):
                     forgotten += 1
                     if error.failure.status != GONE or forgotten > _MOST_FORGOTTEN:
                         raise
                 else:
                     patience.wait(error)
-                _patiently(lambda: self._server.load(name, folder), self._server.options.wait_seconds)
+                self._patiently(lambda: self._server.load(name, folder))
         return [found[place] for place in range(len(bodies))]
 
     @contextmanager
@@ -170,6 +170,20 @@ class ServerRollouts:
                 yield
             except UnreachableError as error:
                 raise RolloutsLostError(f"rl.server: {error}") from error
+
+    def _patience(self) -> _Patience:
+        return _Patience(self._server.options.wait_seconds, self._job.progress.say)
+
+    def _patiently(self, work: Callable[[], T]) -> T:
+        """Do something with a server that may be started anew meanwhile; raises what it raises in the end."""
+        patience = self._patience()
+        while True:
+            try:
+                return work()
+            except (RefusedError, NoRolloutsError):
+                raise
+            except UnreachableError as error:
+                patience.wait(error)
 
     def _require_room(self, served: Served, longest: int) -> None:
         if served.longest is not None and served.longest < longest:
@@ -238,26 +252,18 @@ def _base_log_probs(model: PeftModel, prompt: list[int]) -> list[float]:
 class _Patience:
     """How long a server that does not answer is tried again."""
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: float, say: Callable[[str], None]) -> None:
         self._pause, self._end = min(_AGAIN_SECONDS, seconds), time.monotonic() + seconds
+        self._seconds, self._say, self._said = seconds, say, False
 
     def wait(self, error: UnreachableError) -> None:
-        """Return when it may be tried again; raises the error once that was long enough."""
+        """Return when it may be tried again; raises the error once that was long enough. Says so the first time."""
         if time.monotonic() >= self._end:
             raise error
+        if not self._said:
+            self._said = True
+            self._say(f"rl.server: {error}; it is waited for, {self._seconds:g} s at most")
         time.sleep(self._pause)
-
-
-def _patiently(work: Callable[[], T], seconds: float) -> T:
-    """Do something with a server that may be started anew meanwhile; raises what it raises after so many seconds."""
-    patience = _Patience(seconds)
-    while True:
-        try:
-            return work()
-        except (RefusedError, NoRolloutsError):
-            raise
-        except UnreachableError as error:
-            patience.wait(error)
 
 
 def _meaning(error: RefusedError, *, sent: bool) -> str:

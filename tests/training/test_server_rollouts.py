@@ -113,6 +113,7 @@ def test_a_server_that_is_lost_ends_the_step_and_the_next_call_goes_on(kit, make
         train(job, settings(server), kit)
     assert told.value.exit_code == ExitCode.UNREACHABLE
     assert "\n" not in str(told.value)
+    assert any(line.endswith("it is waited for, 0.2 s at most") for line in job.progress.lines)
     served.then, server.gone = None, False
     train(job, settings(server), kit)
     assert "going on after step 2" in job.progress.lines

@@ -99,8 +99,8 @@ def in_process(begun: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 @pytest.fixture(scope="module")
-def sending(in_process: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[real.RolloutServer]:
-    """A server with lorapar's middleware."""
+def sending(tmp_path_factory: pytest.TempPathFactory) -> Iterator[real.RolloutServer]:
+    """A server with lorapar's middleware; the one test with an engine beside it has that first, and ended."""
     server = real.RolloutServer(BASE, tmp_path_factory.mktemp("sending"), sent=True)
     try:
         server.start()
