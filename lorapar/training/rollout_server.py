@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from lorapar.adapter.folder import CONFIG_FILE, WEIGHTS_FILE
 from lorapar.config import ModelConfig, RolloutServer
 from lorapar.errors import UnreachableError
-from lorapar.voting.endpoint_client import EndpointClient, Login, RefusedError
+from lorapar.voting.endpoint_client import EndpointClient, Login, NoAnswerError, RefusedError
 
 SENT_TO = "/lorapar/rollouts"
 """Where lorapar's middleware takes adapters, below /v1."""
@@ -25,6 +25,7 @@ MIDDLEWARE = "lorapar.serving.rollout_adapters.RolloutAdapters"
 ENVIRONMENT = {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1"}
 _OPENED = f"VLLM_ALLOW_RUNTIME_LORA_UPDATING=1 and --middleware {MIDDLEWARE}"
 GONE = 404
+_DOES_NOT_FIT = 500
 T = TypeVar("T")
 # The server takes from a model's generation_config.json what a request does not say; TRL's numbers know none of it.
 _PLAIN = {
@@ -151,8 +152,8 @@ class Server:
         """By vLLM's own endpoint, which says 500 where an adapter does not fit, as if trying again would help."""
         try:
             self._send("POST", "/load_lora_adapter", {"lora_name": name, "lora_path": str(folder)})
-        except UnreachableError as error:
-            if "HTTP 500" in str(error):
+        except NoAnswerError as error:
+            if error.status == _DOES_NOT_FIT:
                 raise NoRolloutsError(str(error)) from None
             raise
 

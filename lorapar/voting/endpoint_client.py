@@ -272,11 +272,14 @@ class EndpointClient:
         await self._http.aclose()
 
     async def _request(
-<<<<<<< HEAD
-        self, method: str, base: str, path: str, body: Mapping[str, Any] | None, attempts: int | None = None
-=======
-        self, method: str, base: str, path: str, body: Mapping[str, Any] | bytes | None, *, plain: bool = False
->>>>>>> bd73f37 (RL's completions from a vLLM server that is sent the adapter; the engine in RL's process sleeps while the adapter learns)
+        self,
+        method: str,
+        base: str,
+        path: str,
+        body: Mapping[str, Any] | bytes | None,
+        attempts: int | None = None,
+        *,
+        plain: bool = False,
     ) -> Any:
         """A busy endpoint that answers others has not failed: their answers let a request begin its tries anew."""
         shown, counted, waits, answers = base + path, 0, 0, 0
@@ -355,13 +358,9 @@ class EndpointClient:
             if not failure.passes:
                 raise RefusedError(f"{url}: {failure.words}", failure)
             self._slow_down(url, failure)
-<<<<<<< HEAD
             raise _TryAgainError(failure.words, failure.status)
-=======
-            raise _TryAgainError(failure.words, busy=failure.status in _BUSY)
         if plain:
             return text
->>>>>>> bd73f37 (RL's completions from a vLLM server that is sent the adapter; the engine in RL's process sleeps while the adapter learns)
         if value is None:
             raise _TryAgainError(f"the answer's body is not JSON{_instead(text)}{self._peer.proxy()}")
         if choices and not _has_choice(value):
