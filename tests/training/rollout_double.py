@@ -37,7 +37,7 @@ class RolloutDouble:
         self.longest = 4096
         self.takes_adapters = self.processed = True
         self._lock = threading.Lock()
-        self._base = load_model(model)
+        self._base = load_model(model).eval()
         handler = type("Handler", (_Handler,), {"double": self})
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self.address = f"http://127.0.0.1:{self._http.server_port}/v1"
@@ -55,7 +55,7 @@ class RolloutDouble:
             (Path(place) / "adapter_config.json").write_bytes(config)
             (Path(place) / "adapter_model.safetensors").write_bytes(weights)
             with self._lock:
-                self.adapters[name] = load_adapter(load_model(self._model), place, trainable=False)
+                self.adapters[name] = load_adapter(load_model(self._model), place, trainable=False).eval()
         self.history.append(f"load {name}")
 
     def forget(self, name: str) -> None:
