@@ -111,6 +111,24 @@ def examine_kubeflow(host: str, namespace: str | None) -> list[Finding]:
     return [answering, Finding("argo's retries", f"retryPolicy {found.policy} at {found.cluster}", advice)]
 
 
+def examine_rollouts(endpoint: str) -> list[Finding]:
+    """Ask a vLLM server whether it can sample RL's completions (`rl.rollouts: server`)."""
+    from pydantic import ValidationError
+
+    from lorapar.config import RolloutServer
+    from lorapar.training.rollout_server import Server, adapters_come_in
+
+    try:
+        server = Server(RolloutServer(endpoint=endpoint, openai={"attempts": 1}))
+        served, way = server.look(), adapters_come_in(server)
+    except ValidationError as error:
+        return [Finding("rollouts", "cannot be asked", error.errors()[0]["msg"], True)]
+    except LoraparError as error:
+        return [Finding("rollouts", "cannot be asked", redact(str(error)), True, error.exit_code)]
+    room = "" if served.longest is None else f", up to {served.longest} tokens"
+    return [Finding("rollouts", f"{endpoint} serves {served.base}{room}; {way.said}", way.advice, not way.open)]
+
+
 def doctor_table(findings: list[Finding]) -> Table:
     """The findings as a table; what is missing is marked and says what to do."""
     table = Table("", "what", "found", "what to do", box=None, header_style="bold")

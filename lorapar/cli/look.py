@@ -129,16 +129,18 @@ def doctor_command(
     to_write: Annotated[bool, typer.Option("--to-write", help="A store that can only be read is not enough.")] = False,
     host: Annotated[str | None, typer.Option(help="Also try this Kubeflow, and how Argo retries there.")] = None,
     namespace: Annotated[str | None, typer.Option(help="Namespace of a multi-user Kubeflow, with --host.")] = None,
+    rollouts: Annotated[str | None, typer.Option(help="Also ask this vLLM server, of rl.rollouts server.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Say what this machine can do and what is missing.
 
     Examples: `lorapar doctor`, `lorapar doctor --store s3://BUCKET/PREFIX --to-write`
     """
-    from lorapar.doctor import doctor_table, examine, examine_kubeflow, examine_store
+    from lorapar.doctor import doctor_table, examine, examine_kubeflow, examine_rollouts, examine_store
 
     findings = examine() + (examine_store(store, to_write=to_write) if store is not None else [])
     findings += examine_kubeflow(host, namespace) if host is not None else []
+    findings += examine_rollouts(rollouts) if rollouts is not None else []
     if as_json:
         from lorapar.cli.documents import DoctorDocument
         from lorapar.cli.fill_documents import finding_document

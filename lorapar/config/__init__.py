@@ -21,6 +21,7 @@ from lorapar.config.model import ModelConfig, PromptConfig
 from lorapar.config.registry import GateConfig, PublishConfig, RegistryConfig
 from lorapar.config.report import ReportConfig
 from lorapar.config.rewards import JudgeConfig, RewardConfig, RewardModelConfig
+from lorapar.config.rollouts import EngineOptions, RolloutServer, ServerOptions
 from lorapar.config.run import RunConfig
 from lorapar.config.store import StoreConfig
 from lorapar.config.systems import SystemConfig
@@ -45,6 +46,7 @@ __all__ = [
     "DataConfig",
     "EditsConfig",
     "EndpointOptions",
+    "EngineOptions",
     "EvaluateConfig",
     "ExecuteConfig",
     "GateConfig",
@@ -59,9 +61,11 @@ __all__ = [
     "RewardConfig",
     "RewardModelConfig",
     "RlConfig",
+    "RolloutServer",
     "RowFilter",
     "RunConfig",
     "ScoreConfig",
+    "ServerOptions",
     "SftConfig",
     "StoreConfig",
     "SystemConfig",

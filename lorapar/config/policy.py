@@ -66,7 +66,8 @@ class PolicyConfig(Section):
     entropy_coef_delta: Rate = Field(0.005, description="How far it moves in a step")
     entropy_target: _NotNegative = Field(0.2, description="Mean entropy of a token in nats; above it there is no bonus")
     vllm_importance_sampling_correction: bool = Field(
-        True, description="With rollouts vllm: weigh completions by the trainer's probability over the engine's"
+        True,
+        description="With rollouts vllm or server: weigh completions by the trainer's probability over the engine's",
     )
     vllm_importance_sampling_mode: Literal["sequence_mask", "sequence_truncate", "token_mask", "token_truncate"] = (
         Field("sequence_mask", description="Ratios of completions or tokens; beyond the bounds left out, or cut")
@@ -145,7 +146,7 @@ class PolicyConfig(Section):
 
     def check_sampler(self, rollouts: str) -> None:
         """Raise ValueError for settings that do nothing with what samples the completions."""
-        if rollouts != "vllm":
+        if rollouts == "transformers":
             names = tuple(name for name in PolicyConfig.model_fields if name.startswith("vllm_"))
             self._refuse(names, f"with rollouts {rollouts}, whose probabilities are the trainer's")
             if self.num_iterations == 1:

@@ -25,6 +25,7 @@ from lorapar.config.execution import ExecuteConfig
 from lorapar.config.model import ModelConfig, PromptConfig
 from lorapar.config.registry import GateConfig, PublishConfig, RegistryConfig
 from lorapar.config.report import ReportConfig
+from lorapar.config.rollouts import ENGINES
 from lorapar.config.store import StoreConfig
 from lorapar.config.systems import DEFAULT_SYSTEMS, Systems, check_named, filled_in
 from lorapar.config.training import (
@@ -300,9 +301,9 @@ class RunConfig(Section):
         if self.model.quantization == "none":
             return self
         for key, value in (("rl.rollouts", self.rl.rollouts), ("evaluate.backend", self.evaluate.backend)):
-            if value == "vllm":
+            if value in ENGINES:
                 raise ValueError(
-                    f"{key} is vllm, which loads the full base and not the {self.model.quantization} one that is "
+                    f"{key} is {value}, which loads the full base and not the {self.model.quantization} one that is "
                     f"trained (model.quantization); set {key} to transformers"
                 )
         return self

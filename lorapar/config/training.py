@@ -18,7 +18,7 @@ from lorapar.config.base import SYSTEMS, Fraction, Positive, Rate, Scheduler, Se
 from lorapar.config.mistakes import validated
 from lorapar.config.policy import PolicyConfig
 from lorapar.config.rewards import RewardConfig, Rewards, check_rewards, weight_of
-from lorapar.config.voting import VllmOptions
+from lorapar.config.rollouts import ENGINES, EngineOptions, RolloutServer
 from lorapar.errors import BadInputError
 
 SOFT_OVERLONG = "trl.rewards:get_soft_overlong_punishment"
@@ -28,7 +28,7 @@ _OVERLONG_OPTION = "soft_punish_cache"
 
 _OF_EVERY_PHASE = frozenset(
     (
-        *("rewards", "soft_overlong_tokens", "rollouts", "vllm", "score_again"),
+        *("rewards", "soft_overlong_tokens", "rollouts", "vllm", "server", "score_again"),
         *("warmup_system2_examples", "warmup_repeats"),
     )
 )
@@ -202,12 +202,15 @@ class RlConfig(PolicyConfig):
     num_generations: Annotated[int, Field(ge=2)] = Field(8, description="Completions of each prompt: the group")
     max_prompt_length: Positive = Field(128, description="Longest prompt in tokens; rows above it are left out")
     max_completion_length: Positive = Field(512, description="Longest completion in tokens")
-    rollouts: Literal["transformers", "vllm"] = Field(
-        "transformers", description="What samples the completions; vllm needs an environment (or the image) with vLLM"
+    rollouts: Literal["transformers", "vllm", "server"] = Field(
+        "transformers",
+        description="What samples the completions; vllm needs an environment (or the image) with vLLM, server a vLLM "
+        "of its own elsewhere",
     )
-    vllm: VllmOptions | None = Field(
+    vllm: EngineOptions | None = Field(
         None, description="Options of that engine, which by default takes 0.3 of the GPU's memory beside the trainer"
     )
+    server: RolloutServer | None = Field(None, description="Where that server is; needs rollouts server")
     max_rollout_difference: Rate | None = Field(
         0.1,
         description="Mean difference of vLLM's log-probabilities from the trainer's, in nats a token, above which RL "
@@ -254,6 +257,10 @@ class RlConfig(PolicyConfig):
     weight_decay: Annotated[float, Field(ge=0.0)] = Field(0.1, description="AdamW decay of the active elements")
     max_grad_norm: Rate = Field(0.1, description="Gradient norm of the active elements is clipped to this")
     gradient_checkpointing: bool = Field(False, description="Recompute activations: less memory, more time")
+
+    @model_serializer(mode="wrap")
+    def _as_written(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return unless_default(self, handler(self), "server")
 
     @model_validator(mode="before")
     @classmethod
@@ -310,10 +317,15 @@ class RlConfig(PolicyConfig):
 
     @model_validator(mode="after")
     def _options_have_their_engine(self) -> RlConfig:
-        if self.vllm is not None and self.rollouts != "vllm":
-            raise ValueError("vllm: does nothing where rollouts is transformers; leave it out or set rollouts to vllm")
+        for name in ENGINES:
+            if getattr(self, name) is not None and self.rollouts != name:
+                raise ValueError(
+                    f"{name}: does nothing where rollouts is {self.rollouts}; leave it out or set rollouts to {name}"
+                )
+        if self.rollouts == "server" and self.server is None:
+            raise ValueError("rollouts is server, so server has to say where it is: server.endpoint")
         self.check_sampler(self.rollouts)
-        if self.rollouts == "vllm":
+        if self.rollouts in ENGINES:
             if not self.vllm_importance_sampling_correction and self.max_rollout_difference is not None:
                 raise ValueError(
                     "max_rollout_difference: without vllm_importance_sampling_correction the trainer's probabilities "

@@ -226,11 +226,9 @@ class TeacherConfig(Section):
             raise ValueError(f"teacher '{self.name}': backend openai needs model, the name its endpoint serves")
 
 
-def why_no_address(endpoint: str | None) -> str | None:
-    """What is wrong with the address of an endpoint; None: nothing."""
-    needed = (
-        "backend openai needs endpoint, the http address of an OpenAI-compatible API, such as http://teacher:8000/v1"
-    )
+def why_no_address(endpoint: str | None, who: str = "backend openai") -> str | None:
+    """What is wrong with the address of an endpoint that `who` needs; None: nothing."""
+    needed = f"{who} needs endpoint, the http address of an OpenAI-compatible API, such as http://teacher:8000/v1"
     try:
         parts = urlsplit(endpoint or "")
         usable = parts.scheme in ("http", "https") and parts.hostname and (parts.port is None or parts.port > 0)

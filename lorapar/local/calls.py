@@ -8,7 +8,9 @@ from math import ceil
 from lorapar.config import RlConfig, RunConfig
 from lorapar.data import load_examples
 from lorapar.data.source import is_far
+from lorapar.local.estimate import held_rank
 from lorapar.records import Example
+from lorapar.registry import max_lora_rank
 from lorapar.voting import quorum_size
 from lorapar.voting.given import is_voted_on
 
@@ -56,6 +58,24 @@ def _filtered(name: str, section: RlConfig, rows: int | None) -> str:
         return f"{name}: {each}{kept}"
     unsure = "" if section.rows == "all" else ", were all rows its own (the vote decides)"
     return f"{name}: {each}: at most {samples * rows:,} of {rows:,} rows{unsure}{kept}"
+
+
+def rollouts_said(config: RunConfig) -> list[str]:
+    """What samples RL's completions, where it is not the trainer itself: its address or its share of a GPU."""
+    rl = config.rl
+    if "rl" not in config.methods or rl.rollouts == "transformers":
+        return []
+    rank = max_lora_rank(held_rank(config))
+    if rl.rollouts == "server" and rl.server is not None:
+        way = "over HTTP" if rl.server.folder is None else f"by the folder {rl.server.folder}"
+        return [
+            f"rl asks {rl.server.endpoint}, a vLLM of its own with the base (its GPU is not counted here, "
+            f"--max-lora-rank {rank or 'none is large enough'}); adapters go to it {way}"
+        ]
+    share = 0.3 if rl.vllm is None else rl.vllm.gpu_memory_utilization
+    asleep = rl.vllm is not None and rl.vllm.sleep is False
+    how = "all the time" if asleep else "while completions are sampled, and sleeps while the adapter learns"
+    return [f"rl: vLLM takes {share:.0%} of each GPU's memory {how}, beside what is counted here"]
 
 
 def pick_calls(config: RunConfig) -> list[str]:

@@ -215,10 +215,10 @@ def _try_sandbox(policy: Literal["strict", "best_effort"]) -> None:
         pass
 
 
-def check_judges(nodes: Iterable[Node], config: RunConfig) -> None:
-    """Raise BadInputError where a judge that will be asked wants a key, or a header, that is not here.
+def check_keys_of_servers(nodes: Iterable[Node], config: RunConfig) -> None:
+    """Raise BadInputError where a judge or the server of rollouts wants a key, or a header, that is not here.
 
-    Asked with the packages: judges are asked only in RL and in evaluation, when votes are paid for and SFT is trained.
+    Asked with the packages: they are asked only in RL and in evaluation, when votes are paid for and SFT is trained.
     """
     from lorapar.voting.endpoint_client import Login
 
@@ -231,6 +231,11 @@ def check_judges(nodes: Iterable[Node], config: RunConfig) -> None:
                 Login(judge.endpoint, judge.openai or EndpointOptions(), os.environ)
             except BadInputError as error:
                 raise BadInputError(f"{setting}: judge '{name}': {error}") from None
+    if config.rl.server is not None and "rl" in stages:
+        try:
+            Login(config.rl.server.endpoint, config.rl.server.openai, os.environ)
+        except BadInputError as error:
+            raise BadInputError(f"rl.server: {error}") from None
 
 
 def ahead_of(node: Node, last: str) -> tuple[Node, ...]:

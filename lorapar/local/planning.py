@@ -15,7 +15,7 @@ from lorapar.basemodel.shape import model_shape
 from lorapar.config import RunConfig
 from lorapar.config.idle import without_effect
 from lorapar.config.training import PhaseConfig, phase_text
-from lorapar.local.calls import filter_calls, judge_calls, pick_calls, teacher_calls
+from lorapar.local.calls import filter_calls, judge_calls, pick_calls, rollouts_said, teacher_calls
 from lorapar.local.edits import with_edits
 from lorapar.local.estimate import StageMemory, cards_text, gathered_bytes, held_rank, stage_memory
 from lorapar.local.expectation import expectations, hours_text
@@ -25,7 +25,7 @@ from lorapar.local.needs import (
     adapter_targets,
     ask_storage,
     check_context,
-    check_judges,
+    check_keys_of_servers,
     own_answers,
     require_packages,
     require_sandbox,
@@ -105,7 +105,7 @@ def plan_run(config: RunConfig, out: Path, *, until: str | None, fresh: bool) ->
     if any(is_cached(node.stage) for node in running):
         require_packages(running, plan.config)
         require_sandbox(running, plan.config)
-        check_judges(running, plan.config)
+        check_keys_of_servers(running, plan.config)
         check_context(plan.config)
     targets = adapter_targets(running, plan.config)
     hours, unasked = expectations(plan, running)
@@ -265,6 +265,7 @@ def _facts(plan: Plan, out: Path, seen: Look) -> list[Text]:
         Text(f"teachers    {calls}"),
         *(Text(f"judge       {line}") for line in judge_calls(config)),
         *(Text(f"asks        {line}") for line in (*filter_calls(config), *pick_calls(config))),
+        *(Text(f"samples     {line}") for line in rollouts_said(config)),
         *(Text(f"benchmark   {note}") for note in plan.benchmark_notes),
         *_lacking(config, out),
     ]

@@ -20,7 +20,7 @@ from lorapar.local.needs import (
     adapter_targets,
     ahead_of,
     check_context,
-    check_judges,
+    check_keys_of_servers,
     check_storage,
     require_packages,
     require_sandbox,
@@ -208,7 +208,7 @@ def _made_here(node: Node, record: StageRecord, run: _Run, progress: Progress) -
         planned = read_plan(folder.artifact("plan", "plan")).config
         require_packages(ahead, planned)
         require_sandbox(ahead, planned)
-        check_judges(ahead, planned)
+        check_keys_of_servers(ahead, planned)
         check_context(planned)
         adapter_targets(ahead, planned)
     try:

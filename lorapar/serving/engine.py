@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
+import secrets
 from collections.abc import MutableMapping
 from typing import Any
 
 from lorapar.errors import UnreachableError
-from lorapar.serving.asgi import App, Message, Scope, header
+from lorapar.serving.asgi import App, Message, Scope, header, header_value
 
 logger = logging.getLogger(f"vllm.{__name__}")
 LOAD, UNLOAD, MODELS = "/v1/load_lora_adapter", "/v1/unload_lora_adapter", "/v1/models"
@@ -54,6 +56,18 @@ class Engine:
         """vLLM's --revision; None where it has none."""
         arguments = getattr(self._state, "args", None)
         return getattr(arguments, "revision", None)
+
+    def argument(self, name: str) -> Any:
+        """An argument of vLLM's command line; None where it does not say."""
+        return getattr(getattr(self._state, "args", None), name, None)
+
+    def lets_in(self, scope: Scope) -> bool:
+        """Whether the caller has a key, where keys are asked for."""
+        scheme, _, given = (header_value(scope, "authorization") or "").partition(" ")
+        keys = self.keys
+        # In any case of letters (RFC 7235), as vLLM takes it.
+        bearer = given if scheme.lower() == "bearer" else ""
+        return not keys or any(secrets.compare_digest(_digest(bearer), _digest(key)) for key in keys)
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -166,3 +180,7 @@ def _message(answer: bytes) -> str:
         return str(found.get("error", {}).get("message") or found)
     except (ValueError, AttributeError):
         return answer.decode(errors="replace")[:200]
+
+
+def _digest(key: str) -> bytes:
+    return hashlib.sha256(key.encode()).digest()

@@ -9,9 +9,7 @@ outside. It never waits for the registry while a request waits: following aliase
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
-import secrets
 import uuid
 from contextlib import suppress
 from functools import partial
@@ -124,21 +122,13 @@ class AdapterMiddleware:
             await answer_error(send, 403, f"{path} is closed: adapters come from the registry, by their aliases")
             return
         await self._begin(0)
-        if scope["method"] == "POST" and _is_json(scope) and self._may_ask(scope):
+        if scope["method"] == "POST" and _is_json(scope) and self.engine.lets_in(scope):
             remark = self.capture is not None and path.rstrip("/").endswith(FEEDBACK)
             await (self._remark(scope, receive, send) if remark else self._post(scope, receive, send))
         elif scope["method"] == "GET" and path.rstrip("/").endswith(MODELS):
             await self.app(scope, receive, with_aliases(self.routes, send))
         else:
             await self.app(scope, receive, send)
-
-    def _may_ask(self, scope: Scope) -> bool:
-        """Whether the caller has a key, where keys are asked for; vLLM itself answers those who have not."""
-        scheme, _, given = (header_value(scope, "authorization") or "").partition(" ")
-        keys = self.engine.keys
-        # In any case of letters (RFC 7235), as vLLM takes it.
-        bearer = given if scheme.lower() == "bearer" else ""
-        return not keys or any(secrets.compare_digest(_digest(bearer), _digest(key)) for key in keys)
 
     async def _post(self, scope: Scope, receive: Receive, send: Send) -> None:
         body = await whole_body(receive)
@@ -217,10 +207,6 @@ class AdapterMiddleware:
             await answer_error(send, 503, str(error), [wait])
         else:
             await answer_error(send, 404, str(error))
-
-
-def _digest(key: str) -> bytes:
-    return hashlib.sha256(key.encode()).digest()
 
 
 def _is_json(scope: Scope) -> bool:

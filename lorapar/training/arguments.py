@@ -14,6 +14,7 @@ from transformers import get_scheduler
 from trl import GRPOConfig, SFTConfig
 
 from lorapar.config import ModelConfig, RlConfig, SftConfig
+from lorapar.config.rollouts import ENGINES
 from lorapar.training.rewards import Reward
 
 Arguments = TypeVar("Arguments", SFTConfig, GRPOConfig)
@@ -53,7 +54,8 @@ def rl_arguments(
     return {
         **_common(config, model, seed, scratch),
         **config.trl(),
-        "vllm_importance_sampling_correction": config.rollouts == "vllm" and config.vllm_importance_sampling_correction,
+        "vllm_importance_sampling_correction": config.rollouts in ENGINES
+        and config.vllm_importance_sampling_correction,
         "num_generations": config.num_generations,
         "steps_per_generation": config.gradient_accumulation,  # rollouts are made again for every optimiser step
         "max_completion_length": config.max_completion_length,

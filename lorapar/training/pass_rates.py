@@ -21,6 +21,7 @@ from transformers import PreTrainedTokenizerBase
 
 from lorapar.basemodel import load_tokenizer
 from lorapar.config import EvaluateConfig, RlConfig, RowFilter
+from lorapar.config.rollouts import ENGINES
 from lorapar.errors import BadInputError
 from lorapar.evaluation.cache import AnswerCache, RememberedModel, model_identity
 from lorapar.prompts import Row
@@ -144,7 +145,7 @@ def _asking(config: RlConfig) -> RlConfig:
     if config.filter is None:
         raise AssertionError("rl.filter is not set")
     samples = config.filter.samples
-    at_once = _VLLM_COMPLETIONS if config.rollouts == "vllm" else completions_per_step(config)
+    at_once = _VLLM_COMPLETIONS if config.rollouts in ENGINES else completions_per_step(config)
     changed = {
         "num_generations": samples,
         "batch_size": samples * max(1, at_once // samples),
@@ -261,8 +262,11 @@ class _Judge:
 
 def _remembered(job: TrainingJob, asking: RlConfig, tools: RewardTools, stack: ExitStack) -> RememberedModel:
     """Completions by all that decides them: model, adapter, prompts in words, sampling and seed; not the rewards."""
-    vllm = asking.rollouts == "vllm"
-    settings = EvaluateConfig(backend=asking.rollouts, vllm=asking.vllm, max_new_tokens=asking.max_completion_length)
+    vllm = asking.rollouts in ENGINES
+    options = None if asking.vllm is None else asking.vllm.model_copy(update={"sleep": None})  # it decides nothing
+    settings = EvaluateConfig(
+        backend="vllm" if vllm else "transformers", vllm=options, max_new_tokens=asking.max_completion_length
+    )
     sampling = asking.model_dump(
         mode="json", include={"num_generations", "batch_size", "temperature", "top_p", "share_prompts"}
     )

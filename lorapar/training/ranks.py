@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from lorapar.config import RlConfig, SftConfig
+from lorapar.errors import LoraparError
 from lorapar.ranks import Ranks
 from lorapar.training.own_rewards import RewardError
 from lorapar.training.shares import best_share
@@ -23,15 +24,15 @@ class OtherRankError(RewardError):
 
 
 @contextmanager
-def failing_together() -> Iterator[None]:
-    """A RewardError in one process is one in all, so that all can save what the next call goes on from."""
-    failure: RewardError | None = None
+def failing_together(what: str = "a reward", kinds: tuple[type[LoraparError], ...] = (RewardError,)) -> Iterator[None]:
+    """An error of these kinds in one process is one in all, so that all can save what the next call goes on from."""
+    failure: LoraparError | None = None
     try:
         yield
-    except RewardError as error:
+    except kinds as error:
         failure = error
     if Ranks.here().any(failure is not None)[0]:
-        raise failure or OtherRankError("a reward failed in another process")
+        raise failure or OtherRankError(f"{what} failed in another process")
 
 
 def shared_arguments(config: SftConfig | RlConfig) -> dict[str, Any]:

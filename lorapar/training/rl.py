@@ -28,12 +28,14 @@ from lorapar.ranks import Ranks
 from lorapar.records import OMISSIONS, Example, Omission, System, omissions_of, system_title
 from lorapar.training.arguments import for_one_device, rl_arguments
 from lorapar.training.columns import Columns
+from lorapar.training.engine_trainer import EngineGRPOTrainer
 from lorapar.training.ranks import failing_together, shared_arguments
 from lorapar.training.reward_tools import RewardTools, opened_rewards
 from lorapar.training.rewards import PASSES_TESTS, REWARDS, Reward
 from lorapar.training.rows import WARM_UP, RowsBySystem, prompts_per_step, rl_rows, unseen_rows
+from lorapar.training.server_rollouts import server_rollouts
 from lorapar.training.session import Method, Outcome, Session, TrainingJob, train, write_summary
-from lorapar.training.trainers import NO_SAY, CarefulGRPOTrainer, VllmGRPOTrainer
+from lorapar.training.trainers import NO_SAY, CarefulGRPOTrainer
 from lorapar.training.vllm_rollouts import vllm_rollouts
 from lorapar.training.watch import ROLLOUTS, KeptRollouts, Metrics, new_stall, stalls
 
@@ -49,7 +51,7 @@ LOGGED = {
     "cut_off_share": "completions/clipped_ratio",
     "same_reward_share": "frac_reward_zero_std",
     "entropy": "entropy",
-    # Only with rollouts by vLLM: how far the engine's log-probabilities of the sampled tokens are from the trainer's.
+    # Only with rollouts by vLLM: how far its log-probabilities of the sampled tokens are from the trainer's.
     "rollout_difference": "sampling/sampling_logp_difference/mean",
     "rollout_ratio_least": "sampling/importance_sampling_ratio/min",
 }
@@ -136,8 +138,9 @@ def rl_sampler(job: TrainingJob, config: RlConfig) -> Iterator[Sampler]:
     if config.rollouts == "transformers":
         yield CarefulGRPOTrainer
         return
-    with vllm_rollouts(job, config) as rollouts:
-        yield partial(VllmGRPOTrainer, rollouts=rollouts)
+    opened = vllm_rollouts if config.rollouts == "vllm" else server_rollouts
+    with opened(job, config) as rollouts:
+        yield partial(EngineGRPOTrainer, rollouts=rollouts)
 
 
 def grpo_trainer(

@@ -57,7 +57,7 @@ from lorapar.training.checkpoint import (
     restore_optimizer,
     step_of,
 )
-from lorapar.training.own_rewards import RewardError
+from lorapar.training.kept import KEPT
 from lorapar.training.quiet import quiet_libraries
 from lorapar.training.shares import visible_gpus
 from lorapar.training.watch import LastGood, Metrics, Watch, check_answers
@@ -274,7 +274,7 @@ def _rescued(last_good: LastGood, job: TrainingJob) -> Iterator[None]:
     """Whatever ends the run early leaves the last good adapter, and says where."""
     try:
         yield
-    except RewardError:  # the adapter is well, and the state before the step is kept
+    except KEPT:  # the adapter is well, and the state before the step is kept
         raise
     except LoraparError as error:
         raise type(error)(f"{error}; {_save(last_good, job)}") from error

@@ -62,7 +62,9 @@ def chosen_share(config: SftConfig | RlConfig, gpus: int, most: int | None) -> t
     """One process a GPU, `most` at most (without a GPU that many), and why there are fewer, where there are."""
     wanted = wanted_processes(gpus, most)
     if wanted > 1 and isinstance(config, RlConfig) and config.rollouts == "vllm":
-        why = "rl.rollouts vllm samples in one process, so one trains; transformers samples in each"
+        why = (
+            "rl.rollouts vllm samples in one process, so one trains; transformers samples in each, and a server for all"
+        )
         return best_share(config, 1), why
     share = best_share(config, wanted)
     if share.processes == wanted:
@@ -83,7 +85,9 @@ def share_on_nodes(config: SftConfig | RlConfig, nodes: int, each: int, most: in
     """
     section = "rl" if isinstance(config, RlConfig) else "sft"
     if isinstance(config, RlConfig) and config.rollouts == "vllm":
-        raise BadInputError(f"rl.rollouts vllm samples in one process, and {nodes} nodes train: set it to transformers")
+        raise BadInputError(
+            f"rl.rollouts vllm samples in one process, and {nodes} nodes train: set it to transformers or server"
+        )
     if most is not None and most < nodes:
         raise BadInputError(f"processes: {most} in all are fewer than one on each of {nodes} nodes; raise it")
     wanted = min(each, most // nodes) if most else each

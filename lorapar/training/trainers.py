@@ -14,7 +14,6 @@ from trl import GRPOTrainer, SFTTrainer
 from trl.trainer.utils import RepeatSampler
 
 from lorapar.basemodel import NO_TOKEN, StopStrings
-from lorapar.errors import TrainingError
 from lorapar.ranks import Ranks
 from lorapar.training.arguments import schedule
 from lorapar.training.checkpoint import (
@@ -26,11 +25,10 @@ from lorapar.training.checkpoint import (
     restore_schedule,
 )
 from lorapar.training.forward import IGNORED, number_positions, score_labelled_only
-from lorapar.training.own_rewards import RewardError
+from lorapar.training.kept import KEPT
 from lorapar.training.prompt_trees import PromptTrees, groups_together
 from lorapar.training.ranks import FilledSampler
 from lorapar.training.rollouts import ended_by_text, shared_prompts
-from lorapar.training.vllm_rollouts import VllmRollouts
 from lorapar.training.watch import KeptRollouts, Watch, check_finite, rollout_line
 
 NO_SAY = "no_say"
@@ -39,14 +37,6 @@ _NO_TREES = (
     "rl.share_prompts: completions learn in rows of their own, because this model scores them differently where they "
     "share their prompt (linear attention, convolutions, or positions without numbers)"
 )
-_NOT_ITS_OWN = (
-    "set rl.rollouts to transformers, or try another version of vLLM (a larger rl.max_rollout_difference only where "
-    "both sides are known to round this much)"
-)
-_NOISE = 1e-3
-"""Differences of log-probabilities that say nothing about whose they are."""
-_NEARER = 0.5
-"""Share of the distance to the adapter below which completions are the base model's."""
 
 
 class _Careful:
@@ -274,11 +264,11 @@ class CarefulGRPOTrainer(_Careful, GRPOTrainer):  # type: ignore[misc]
             self._last_world_entropy = math.inf if found["last_entropy"] is None else found["last_entropy"]
 
     def _generate_and_score_completions(self, inputs: Any) -> Any:
-        """As TRL's; where a reward fails, the state before this step is kept, with which the next call goes on."""
+        """As TRL's; where a reward or a server fails, the state before this step is kept, for the next call."""
         before = RandomStates.now()
         try:
             return super()._generate_and_score_completions(inputs)
-        except RewardError as error:
+        except KEPT as error:
             done = int(self.state.global_step)
             if done:
                 self._checkpoints.save(self, self._watch, before)
@@ -376,67 +366,3 @@ class CarefulGRPOTrainer(_Careful, GRPOTrainer):  # type: ignore[misc]
             if not self.learns_from_trees:
                 self._log_line(_NO_TREES)
         return self.learns_from_trees
-
-
-class VllmGRPOTrainer(CarefulGRPOTrainer):
-    """A GRPOTrainer whose completions come from an engine of vLLM that is handed the adapter.
-
-    vLLM's numbers are not the trainer's to the last bit. TRL weighs every completion by how likely it is to the trainer
-    as against the engine that sampled it, and leaves out those for which that is far from 1.
-    """
-
-    def __init__(self, *args: Any, rollouts: VllmRollouts, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._rollouts = rollouts
-        # After the constructor, which would start an engine of TRL's own; from here on it says only that completions
-        # come with the log-probabilities they were sampled with.
-        self.use_vllm = True
-
-    def _generate_single_turn(self, prompt_ids: Any, *rest: Any, **more: Any) -> Any:
-        step = int(self.state.global_step)
-        made = self._rollouts.complete(self.model, step, prompt_ids, self.eos_token_ids, self._strings)
-        return ended_by_text(made, self._strings)
-
-    def _generate_and_score_completions(self, inputs: Any) -> Any:
-        """As TRL's; raises TrainingError where the engine's completions are not those of the adapter as it is now."""
-        made = super()._generate_and_score_completions(inputs)
-        if self._rollouts.bound is not None:
-            self._check_sampled(made, self._rollouts.bound)
-        return made
-
-    @torch.no_grad()
-    def _check_sampled(self, made: dict[str, Any], bound: float) -> None:
-        """Compare log-probabilities (N, C) of the engine with the trainer's, and with those of the bare base model.
-
-        An engine that dropped the adapter is far from the trainer only once the adapter is far from the base; before,
-        it is told by being nearer to the base than to the adapter.
-        """
-        sampled, mask = made["sampling_per_token_logps"], made["completion_mask"].bool()
-        theirs = _difference(sampled, made["old_per_token_logps"], mask)
-        where = f"step {int(self.state.global_step) + 1}"
-        if theirs > bound:
-            raise TrainingError(
-                f"{where}: the completions are not the adapter's: vLLM gave them other probabilities than the trainer, "
-                f"by {theirs:.3g} nats a token (rl.max_rollout_difference is {bound:g}); {_NOT_ITS_OWN}"
-            )
-        few = slice(0, self.args.per_device_train_batch_size)
-        if theirs < _NOISE or not mask[few].any():
-            return
-        ids = torch.cat([made["prompt_ids"][few], made["completion_ids"][few]], dim=1)
-        seen = torch.cat([made["prompt_mask"][few], made["completion_mask"][few]], dim=1)
-        with self.model.disable_adapter():
-            base = self._get_per_token_logps_and_entropies(self.model, ids, seen, mask.shape[1])[0]
-        bare = _difference(sampled[few], base, mask[few])
-        own = _difference(sampled[few], made["old_per_token_logps"][few], mask[few])
-        if bare < own * _NEARER:
-            raise TrainingError(
-                f"{where}: the completions are not the adapter's but the base model's: vLLM's probabilities differ "
-                f"from the base model's by {bare:.3g} nats a token and from the adapter's by {own:.3g}; {_NOT_ITS_OWN}"
-            )
-
-
-def _difference(sampled: torch.Tensor, scored: torch.Tensor, mask: torch.Tensor) -> float:
-    """Mean difference of log-probabilities (N, C) of the tokens that count; 0 where there is none."""
-    found = (sampled - scored).abs()[mask]
-    found = found[~torch.isnan(found)]  # a token that vLLM has no number for
-    return float(found.mean()) if found.numel() else 0.0

@@ -3,23 +3,27 @@
 TRL's own way (`use_vllm`) merges the adapter into the base, copies the merged weights and subtracts the adapter again;
 in bfloat16 the base is another one afterwards, and a 4-bit base cannot be merged into at all. An adapter here is plain
 LoRA for the unmodified base at any time of its training, so the engine reads it as it reads any other.
+
+On a GPU the engine sleeps while the adapter learns: its weights are kept in the machine's memory, its cache is dropped.
 """
 
 from __future__ import annotations
 
+import gc
 import json
-import random
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
+import torch
 from peft import PeftModel
 
 from lorapar.adapter import save_adapter
-from lorapar.basemodel import NO_TOKEN, StopStrings
-from lorapar.config import RlConfig, VllmOptions
+from lorapar.basemodel import StopStrings
+from lorapar.config import EngineOptions, RlConfig
 from lorapar.errors import BadInputError
+from lorapar.training.sampling import Made, sampling_of
 from lorapar.training.session import TrainingJob
 from lorapar.voting.vllm_teacher import shut_down, slot_rank, start_llm
 
@@ -27,6 +31,8 @@ _MEMORY_SHARE = 0.3
 """Of the GPU's memory, where the settings give no other: the trainer holds the base model a second time."""
 _SLOTS = 1
 """The base itself is never asked."""
+_LEVEL = 1
+"""Of sleep: weights go to the machine's memory and come back; at level 2 they would have to be read anew."""
 
 
 @contextmanager
@@ -36,7 +42,8 @@ def vllm_rollouts(job: TrainingJob, config: RlConfig) -> Iterator[VllmRollouts]:
     slot = slot_rank(rank)
     if slot is None:
         raise BadInputError(f"rl.rollouts: the adapter has rank {rank}, more than vLLM takes; use transformers")
-    options = config.vllm or VllmOptions(gpu_memory_utilization=_MEMORY_SHARE)
+    options = config.vllm or EngineOptions(gpu_memory_utilization=_MEMORY_SHARE)
+    sleeps = is_to_sleep(options)
     longest = options.max_model_len or config.max_prompt_length + config.max_completion_length
     llm = start_llm(
         job.model,
@@ -48,20 +55,49 @@ def vllm_rollouts(job: TrainingJob, config: RlConfig) -> Iterator[VllmRollouts]:
         seed=job.seed,
         # Log-probabilities after the temperature, which is what the trainer's are compared with.
         logprobs_mode="processed_logprobs",
+        **({"enable_sleep_mode": True} if sleeps else {}),
     )
     try:
-        yield VllmRollouts(llm, config, job)
+        if sleeps:
+            llm.sleep(level=_LEVEL)  # until the first generation the trainer's model is loaded in its place
+        yield VllmRollouts(llm, config, job, sleeps=sleeps)
     finally:
         shut_down(llm)
+
+
+def is_to_sleep(options: EngineOptions) -> bool:
+    """Whether the engine sleeps while the adapter learns; raises BadInputError where it is to and cannot."""
+    if options.sleep and not torch.cuda.is_available():
+        raise BadInputError(
+            "rl.vllm.sleep: vLLM's sleep mode gives GPU memory back, and no GPU is visible here; leave it out"
+        )
+    return torch.cuda.is_available() if options.sleep is None else options.sleep
+
+
+@contextmanager
+def awake(llm: Any, *, sleeps: bool) -> Iterator[None]:
+    """Within the block an engine that sleeps is awake; it goes back to sleep whatever happens there."""
+    if not sleeps:
+        yield
+        return
+    gc.collect()
+    torch.cuda.empty_cache()  # what learning has left in torch's own cache is the room that the engine needs
+    llm.wake_up()
+    try:
+        yield
+    except BaseException:
+        with suppress(Exception):  # the engine may be gone; what happened in the block is what counts
+            llm.sleep(level=_LEVEL)
+        raise
+    llm.sleep(level=_LEVEL)
 
 
 class VllmRollouts:
     """Completions of an adapter as it is at a step, with the log-probabilities they were sampled with."""
 
-    def __init__(self, llm: Any, config: RlConfig, job: TrainingJob) -> None:
-        self._llm, self._config, self._seed = llm, config, job.seed
+    def __init__(self, llm: Any, config: RlConfig, job: TrainingJob, *, sleeps: bool = False) -> None:
+        self._llm, self._config, self._seed, self._sleeps = llm, config, job.seed, sleeps
         self.bound = config.max_rollout_difference
-        """Mean difference from the trainer's log-probabilities that is taken for rounding, in nats; None: any."""
         self._folder = job.scratch / "rollouts"
 
     def complete(
@@ -71,43 +107,26 @@ class VllmRollouts:
         prompts: Sequence[Sequence[int]],
         stops: Sequence[int],
         strings: StopStrings | None = None,
-    ) -> tuple[list[list[int]], list[list[float]]]:
-        """One completion of each prompt, by the adapter of `model` at this step.
-
-        Args:
-            model: whose adapter is read.
-            step: optimiser steps made so far; numbers the adapter, and with the job's seed and the place of a prompt
-                decides what is sampled.
-            prompts: token numbers; groups are equal prompts next to each other.
-            stops: tokens that end a completion; the one that ended it is part of it.
-            strings: texts that end one too; what comes behind the token that completes one is left to the caller.
-
-        Returns:
-            Token numbers of each completion, and the natural log-probability of each of them.
-        """
+    ) -> Made:
+        """See `lorapar.training.sampling.Rollouts`."""
         from vllm import SamplingParams, TokensPrompt
         from vllm.lora.request import LoRARequest
 
-        ends = [stop for stop in stops if stop != NO_TOKEN]
         folder = self._folder / str(step)
         save_adapter(model, folder)
         asked = [
             SamplingParams(
-                max_tokens=self._config.max_completion_length,
-                temperature=self._config.temperature,
-                top_p=self._config.top_p,
+                **sampling_of(self._config, stops, strings, self._seed, step, place),
                 logprobs=0,
-                stop_token_ids=ends,
-                ignore_eos=not ends,  # without any vLLM would stop at the token that the model names
-                seed=random.Random(f"{self._seed} {step} {place}").getrandbits(31),
-                **(strings.for_vllm() if strings else {"detokenize": False}),
+                detokenize=bool(strings),
             )
             for place in range(len(prompts))
         ]
         # Numbered by the step: completions of an earlier adapter's prompts are in the prefix cache under its number.
         request = LoRARequest(f"step-{step}", step + 1, str(folder))
         questions = [TokensPrompt(prompt_token_ids=list(prompt)) for prompt in prompts]
-        outputs = self._llm.generate(questions, asked, use_tqdm=False, lora_request=request)
+        with awake(self._llm, sleeps=self._sleeps):
+            outputs = self._llm.generate(questions, asked, use_tqdm=False, lora_request=request)
         shutil.rmtree(folder)
         return [list(output.outputs[0].token_ids) for output in outputs], [_log_probs(output) for output in outputs]
 

@@ -239,6 +239,10 @@ class EndpointClient:
         """
         return await self._request("POST", self.address, path, body, attempts)
 
+    async def send(self, method: str, path: str, body: Mapping[str, Any] | bytes | None) -> str:
+        """The answer's text, of any kind, to a JSON body or to bytes; raises as `post` does."""
+        return str(await self._request(method, self.address, path, body, plain=True))
+
     async def post_beside(self, path: str, body: Mapping[str, Any]) -> Any:
         """As `post`, at a path beside `/v1`: where vLLM's server has what is not OpenAI's."""
         return await self._request("POST", self.address.removesuffix("/v1"), path, body)
@@ -268,7 +272,14 @@ class EndpointClient:
         await self._http.aclose()
 
     async def _request(
-        self, method: str, base: str, path: str, body: Mapping[str, Any] | None, attempts: int | None = None
+        self,
+        method: str,
+        base: str,
+        path: str,
+        body: Mapping[str, Any] | bytes | None,
+        attempts: int | None = None,
+        *,
+        plain: bool = False,
     ) -> Any:
         """A busy endpoint that answers others has not failed: their answers let a request begin its tries again."""
         shown, counted, waits, answers = base + path, 0, 0, 0
@@ -276,7 +287,8 @@ class EndpointClient:
         while True:
             await self._until_allowed(shown)
             try:
-                answer = await self._try_once(method, shown, body, choices=path in _ANSWER_PATHS)
+                response = await self._try_once(method, shown, body)
+                answer = self._read(shown, response, choices=path in _ANSWER_PATHS, plain=plain)
                 self._answers += 1
                 return answer
             except _TryAgainError as failed:
@@ -287,11 +299,11 @@ class EndpointClient:
             if counted >= most or await self._gives_up_within(self._wait_seconds(waits)):
                 raise NoAnswerError(reason, status)
 
-    async def _try_once(self, method: str, url: str, body: Mapping[str, Any] | None, *, choices: bool) -> Any:
+    async def _try_once(self, method: str, url: str, body: Mapping[str, Any] | bytes | None) -> httpx2.Response:
         try:
             # The whole answer counts, not only the time between two bytes of it.
             async with asyncio.timeout(self._options.timeout_seconds):
-                response = await self._sent(method, url, body)
+                return await self._sent(method, url, body)
         except (TimeoutError, httpx2.TimeoutException):
             seconds = f"{self._options.timeout_seconds:g} s (openai.timeout_seconds)"
             raise _TryAgainError(f"no answer within {seconds}{self._peer.proxy()}") from None
@@ -305,16 +317,16 @@ class EndpointClient:
             raise BadInputError(f"{url}: no address that can be asked ({error}); fix endpoint") from None
         except httpx2.DecodingError as error:
             raise _TryAgainError(f"the answer's body cannot be decompressed ({error})") from None
-        return self._read(url, response, choices=choices)
 
-    async def _sent(self, method: str, url: str, body: Mapping[str, Any] | None) -> httpx2.Response:
+    async def _sent(self, method: str, url: str, body: Mapping[str, Any] | bytes | None) -> httpx2.Response:
         """The response, redirects within the same host followed: a POST stays one, and no key goes elsewhere."""
         target = self._moved.get(url, url)
+        held: dict[str, Any] = {"content": body} if isinstance(body, bytes) else {"json": body}
         for _ in range(_MOST_REDIRECTS):
             headers = self._login.headers()
             where = f"{target}?{self._query}" if self._query else target
             response = await self._http.request(
-                method, where, json=body, headers=headers, extensions={"trace": self._peer.note}
+                method, where, **held, headers=headers, extensions={"trace": self._peer.note}
             )
             if response.status_code == 401 and self._login.renewed(headers):
                 continue
@@ -332,8 +344,8 @@ class EndpointClient:
         failure = Failure(310, "too many redirects")
         raise RefusedError(f"{url}: it redirects without an end (at last to {target}); fix endpoint", failure)
 
-    def _read(self, url: str, response: httpx2.Response, *, choices: bool) -> Any:
-        """The JSON of an answer that is one; raises what any other is."""
+    def _read(self, url: str, response: httpx2.Response, *, choices: bool, plain: bool = False) -> Any:
+        """The JSON of an answer that is one, or with `plain` its text; raises what any other is."""
         # JSON is UTF-8, with or without a mark in front, whatever a header says (RFC 8259, 8.1).
         text = response.content.decode("utf-8-sig", errors="replace")
         value = body_of(text)
@@ -347,6 +359,8 @@ class EndpointClient:
                 raise RefusedError(f"{url}: {failure.words}", failure)
             self._slow_down(url, failure)
             raise _TryAgainError(failure.words, failure.status)
+        if plain:
+            return text
         if value is None:
             raise _TryAgainError(f"the answer's body is not JSON{_instead(text)}{self._peer.proxy()}")
         if choices and not _has_choice(value):

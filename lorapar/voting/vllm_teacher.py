@@ -123,7 +123,7 @@ def start_llm(model: ModelConfig, options: VllmOptions, progress: Progress, **mo
     """A vLLM engine with this model; `more` are settings of the engine besides. Raises BadInputError."""
     require_settled(model)
     if more.get("enable_lora"):
-        _require_equal_answers(model)
+        require_equal_answers(model)
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
     _require_vllm()
@@ -147,7 +147,8 @@ def start_llm(model: ModelConfig, options: VllmOptions, progress: Progress, **mo
         raise BadInputError(f"vLLM cannot start with {model.name}: {_first_line(error)}") from error
 
 
-def _require_equal_answers(model: ModelConfig) -> None:
+def require_equal_answers(model: ModelConfig) -> None:
+    """Raise BadInputError for a model whose adapters vLLM answers with otherwise than PEFT does."""
     kind = config_values(model).get("model_type")
     if kind in VLLM_ANSWERS_OTHERWISE:
         raise BadInputError(

@@ -205,6 +205,36 @@ def test_options_of_an_engine_that_is_not_asked_for_are_an_error(section, switch
     assert getattr(config, section).vllm.max_model_len == 512
 
 
+SERVER = ["rl.rollouts=server", "rl.server.endpoint=http://a:8000/v1"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["rl.rollouts=server"], "rollouts is server, so server has to say where it is: server.endpoint"),
+        (SERVER[1:], "server: does nothing where rollouts is transformers; leave it out or set rollouts to server"),
+        ([*SERVER, "rl.vllm.sleep=false"], "vllm: does nothing where rollouts is server"),
+        ([*SERVER, "rl.server.endpoint=a:8000"], "rl.server needs endpoint, the http address"),
+        ([*SERVER, "rl.server.openai.max_tokens=4"], "max_tokens: does nothing here"),
+        ([*SERVER, "rl.server.openai.extra_body={top_k: 3}"], "extra_body: does nothing here"),
+        ([*SERVER, "model.quantization=nf4"], "rl.rollouts is server, which loads the full base"),
+        ([*SERVER, "adapter.kind=dora"], "rl.rollouts is server, and adapter.kind dora is not the plain LoRA"),
+        ([*SERVER, "rl.vllm_importance_sampling_correction=false"], "max_rollout_difference: without"),
+    ],
+)
+def test_a_server_of_rollouts_is_named_where_it_is_asked(overrides, said) -> None:
+    with pytest.raises(BadInputError) as caught:
+        load_config(overrides=overrides)
+    assert said in str(caught.value)
+
+
+def test_settings_of_rollouts_that_are_not_set_are_not_written() -> None:
+    assert "server" not in load_config().rl.model_dump()
+    assert "sleep" not in load_config(overrides=["rl.rollouts=vllm", "rl.vllm={}"]).rl.model_dump()["vllm"]
+    server = load_config(overrides=[*SERVER, "sharding=fsdp2", "rl.temperature=0.5"]).rl
+    assert type(server).model_validate(server.model_dump()) == server
+
+
 def test_more_teachers_cannot_be_needed_than_there_are() -> None:
     with pytest.raises(BadInputError, match=r"voting.min_teachers is 2, but there are only 1 teachers"):
         load_config(overrides=["voting.min_teachers=2"])

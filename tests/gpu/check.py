@@ -1,7 +1,8 @@
 """`make gpu-check`: scoring, one SFT step and one GRPO step at 7B shape on a GPU; dated figures go to docs/gpu.md.
 
-In bfloat16, then on the same base in nf4, then with completions of vLLM. What cannot be measured on the machine is
-named on the page with the reason.
+In bfloat16, then on the same base in nf4, then with completions of vLLM: of an engine that sleeps while the adapter
+learns, of one that does not, and of a server that takes the second half of the GPU. What cannot be measured on the
+machine is named on the page with the reason.
 
 The stages are the real ones, with the default settings, which are the paper's. The weights are random: speed and
 memory do not depend on them, losses and rewards mean nothing. Needs 14 GB of disk for the model. The same code runs at
@@ -12,9 +13,16 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import os
+import signal
+import socket
+import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+import time
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -31,6 +39,7 @@ from lorapar.progress import Silent
 from lorapar.records import Example, write_records
 from lorapar.stages.contract import stage_spec
 from lorapar.store import seal
+from lorapar.training.rollout_server import ENVIRONMENT, server_arguments
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "gpu.md"
 LLAMA_2_7B = {
@@ -151,6 +160,8 @@ class Part:
     """A package beyond those of training."""
     gpus: int = 1
     """How many must be visible."""
+    served: bool = False
+    """Whether a vLLM server samples the completions, which is started for it and ended afterwards."""
 
     @property
     def lacks(self) -> str | None:
@@ -166,6 +177,12 @@ PARTS = (
     Part("bfloat16", ("processes=1",)),
     Part("nf4", ("model.quantization=nf4", "processes=1"), "bitsandbytes"),
     Part("completions of vLLM", ("rl.rollouts=vllm", "processes=1"), "vllm"),
+    Part(
+        "completions of vLLM that stays awake",
+        ("rl.rollouts=vllm", "rl.vllm.sleep=false", "rl.vllm.gpu_memory_utilization=0.3", "processes=1"),
+        "vllm",
+    ),
+    Part("completions of a vLLM server", ("rl.rollouts=server", "processes=1"), "vllm", served=True),
     Part("two processes", ("processes=2",), gpus=2),
     Part("two processes with a sharded base", ("processes=2", "sharding=fsdp2"), gpus=2),
 )
@@ -206,9 +223,63 @@ def _size(peak_bytes: int) -> str:
     return f"{peak_bytes / 2**30:.1f}" if peak_bytes else "not seen"
 
 
+SERVER_SHARE = 0.5
+"""Of the GPU's memory, for the server."""
+_START_SECONDS = 240.0
+
+
+@contextmanager
+def server(model: Path, log: Path) -> Iterator[str]:
+    """A vLLM server as rl.rollouts server needs it, beside the trainer; its address. RuntimeError if none starts."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--port", str(port), "--model", str(model)]
+    command += ["--max-model-len", "1024", "--gpu-memory-utilization", str(SERVER_SHARE)]
+    command += server_arguments(16, sent=True)
+    names = {name: value for name, value in os.environ.items() if name != "VLLM_ENABLE_V1_MULTIPROCESSING"}
+    with log.open("wb") as file:
+        process = subprocess.Popen(
+            command, stdout=file, stderr=file, env={**names, **ENVIRONMENT}, start_new_session=True
+        )
+    address, end = f"http://127.0.0.1:{port}/v1", time.monotonic() + _START_SECONDS
+    try:
+        while not _answers(address):
+            if process.poll() is not None or time.monotonic() > end:
+                raise RuntimeError(f"the server did not start: {log.read_text(errors='replace')[-300:]}")
+            time.sleep(0.5)
+        yield address
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM)
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def _answers(address: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"{address}/models", timeout=5) as answer:  # noqa: S310 -- of this machine
+            return bool(answer.status == 200)
+    except OSError:
+        return False
+
+
+def measure_part(part: Part, shape: Mapping[str, int], work: Path, overrides: Sequence[str] = ()) -> list[Figure]:
+    """The figures of one part; a server that it needs is there for all its stages."""
+    given = (*overrides, *part.overrides)
+    if not part.served:
+        return measure(shape, work, given)
+    if not (work / "model").exists():
+        write_model(shape, work / "model")
+    with server(work / "model", work / "server.log") as address:
+        return measure(shape, work, (*given, f"rl.server.endpoint={address}"))
+
+
 def measure_parts(shape: Mapping[str, int], work: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """By title, the figures of each part, or why it was not measured; one model is written for all."""
-    return {part.title: part.lacks or measure(shape, work, (*overrides, *part.overrides)) for part in PARTS}
+    return {part.title: part.lacks or measure_part(part, shape, work, overrides) for part in PARTS}
 
 
 def main() -> int:

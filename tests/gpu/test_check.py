@@ -34,7 +34,8 @@ def check() -> ModuleType:
 
 def test_measures_every_stage_from_init_to_rl(check: ModuleType, tmp_path: Path) -> None:
     parts = check.measure_parts(TINY, tmp_path, SHORT)
-    assert parts.pop("completions of vLLM") == "vllm is not installed in this environment"
+    for title in [title for title in parts if title.startswith("completions of")]:
+        assert parts.pop(title) == "vllm is not installed in this environment"
     for title in [title for title in parts if title.startswith("two processes")]:
         assert parts.pop(title) == "2 GPUs are needed, and fewer are visible"
     assert list(parts) == ["bfloat16", "nf4"]

@@ -9,6 +9,7 @@ import pytest
 
 from lorapar.config.capture import CaptureConfig
 from lorapar.serving.settings import read_capture
+from lorapar.training.rollout_server import ENVIRONMENT, server_arguments
 from tests.helm.chart import (
     CHART,
     EVERYTHING,
@@ -318,6 +319,17 @@ def test_slow_loading_is_allowed_for_by_the_startup_probe_alone() -> None:
 def test_teacher_setting_becomes_an_argument(setting: dict[str, Any], argument: str) -> None:
     _, container = server_of(teachers(**setting))
     assert argument in container["args"]
+
+
+def test_a_server_of_rollouts_takes_adapters_as_rl_sends_them() -> None:
+    _, voting = server_of(teachers())
+    assert not [argument for argument in voting["args"] if "lora" in argument]
+    _, container = server_of(teachers(rolloutRank=32, extraEnv=[{"name": "A", "value": "b"}]))
+    told = server_arguments(32, sent=True)
+    flags = [one for one in told if one == "--enable-lora"]
+    pairs = [f"{name}={value}" for name, value in zip(told[1::2], told[2::2], strict=True)]
+    assert {*flags, *pairs} <= set(container["args"])
+    assert environment(container).items() >= {**ENVIRONMENT, "A": "b"}.items()
 
 
 def test_a_teacher_s_own_settings_count_before_the_defaults() -> None:

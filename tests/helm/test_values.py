@@ -159,6 +159,10 @@ def test_helm_refuses_it_by_name(values: dict[str, Any], named: str) -> None:
             {"teachers": {"enabled": True, "models": [{"name": "a", "model": "b", "tensorParallelSize": 2}]}},
             "teachers.models[a].tensorParallelSize",
         ),
+        (
+            {"teachers": {"enabled": True, "models": [{"name": "a", "model": "b", "rolloutRank": 8, "replicas": 2}]}},
+            "teachers.models[a].rolloutRank: an adapter is sent to one replica, and there may be 2",
+        ),
         ({"airGapped": True, "serving": {"enabled": True, "model": "Qwen/Qwen2.5-7B"}}, "serving.model"),
         ({"serving": {"enabled": True, "model": "/models/x"}}, "baseModels.existingClaim"),
         ({"serving": {"enabled": True, "model": "a", "ingress": {"enabled": True}}}, "serving.ingress.host"),

@@ -205,6 +205,18 @@ def test_rows_whose_own_answers_fail_their_tests_are_reported_by_the_plan(tmp_pa
     assert "'Write add3, which adds 3.'" in line
 
 
+def test_the_plan_says_where_completions_come_from_and_asks_for_the_key_of_a_server(tmp_path, monkeypatch) -> None:
+    server = ["rl.rollouts=server", "rl.server.endpoint=http://rollouts:8000/v1", "rl.server.openai.api_key_env=R_KEY"]
+    config = load_config(preset="tiny", overrides=server)
+    with pytest.raises(BadInputError, match=r"rl\.server: the environment variable R_KEY"):
+        plan(config, tmp_path / "run")
+    monkeypatch.setenv("R_KEY", "secret-of-the-server")
+    said = "\n".join(str(fact) for fact in plan_run(config, tmp_path / "run", until=None, fresh=False).facts)
+    assert "samples     rl asks http://rollouts:8000/v1, a vLLM of its own" in said
+    assert "--max-lora-rank 8" in said
+    assert "secret-of-the-server" not in said
+
+
 def test_a_rank_that_vllm_does_not_serve_is_reported_by_the_plan(tmp_path) -> None:
     """With the frozen half that keeps the start unchanged, files hold twice the rank."""
     for rank, message in ((256, False), (300, True)):

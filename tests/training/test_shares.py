@@ -78,9 +78,15 @@ def test_as_many_processes_as_nodes_are_one_on_each_and_fewer_are_refused() -> N
         nodes_text(config("sft", "rl", processes=1), "sft", 2, 4)
 
 
+def test_rollouts_of_a_server_are_asked_for_by_every_process() -> None:
+    server = config("sft", "rl", rl={"rollouts": "server", "server": {"endpoint": "http://a/v1"}})
+    assert processes_text(server, "rl", 2) == processes_text(config("sft", "rl"), "rl", 2)
+    assert processes_text(server, "rl", 2)
+
+
 def test_rollouts_of_vllm_come_from_one_process_which_is_reported_where_there_could_be_more() -> None:
     vllm = config("sft", "rl", rl={"rollouts": "vllm"})
     assert processes_text(vllm, "rl", 1) == []
     assert processes_text(vllm, "rl", 2) == [
-        "rl.rollouts vllm samples in one process, so one trains; transformers samples in each"
+        "rl.rollouts vllm samples in one process, so one trains; transformers samples in each, and a server for all"
     ]

@@ -1,0 +1,260 @@
+"""GRPO whose completions come from a server that is sent the adapter, and the sleep of an engine beside the trainer."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from lorapar.adapter import AdapterSettings, attach, copy_adapter
+from lorapar.adapter.folder import save_adapter
+from lorapar.basemodel import load_model
+from lorapar.config import EngineOptions, ModelConfig, RlConfig
+from lorapar.errors import BadInputError, ExitCode, TrainingError
+from lorapar.serving.rollout_adapters import RolloutAdapters
+from lorapar.training import server_rollouts
+from lorapar.training.kept import RolloutsLostError
+from lorapar.training.rl import train_rl
+from lorapar.training.rollout_server import MIDDLEWARE, server_command
+from lorapar.training.session import TrainingJob
+from lorapar.training.vllm_rollouts import awake, is_to_sleep
+from tests.training.rollout_double import BASE, RolloutDouble
+
+HERE = Path(__file__).parent
+STEPS = 3
+EQUAL = 1e-4
+
+
+@pytest.fixture(scope="module")
+def double(kit) -> Iterator[RolloutDouble]:
+    server = RolloutDouble(kit.TINY)
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def server(double: RolloutDouble) -> RolloutDouble:
+    double.adapters, double.history, double.asked = {}, [], []
+    double.forgets_after, double.gone, double.longest = None, False, 4096
+    double.takes_adapters = double.processed = True
+    return double
+
+
+@pytest.fixture(autouse=True)
+def _reward(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "then = None\ndef parity(completions, references):\n    then and then()\n"
+    text += "    return [float(sum(map(ord, text)) % 2) for text in completions]\n"
+    (tmp_path / "served_reward.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "served_reward", raising=False)
+
+
+def settings(server: RolloutDouble, **changes: Any) -> RlConfig:
+    fast = {"batch_size": 4, "gradient_accumulation": 2, "num_generations": 4, "max_steps": STEPS}
+    small = {"max_completion_length": 6, "learning_rate": 1e-2, "rewards": {"served_reward:parity": 1.0}}
+    where = {"endpoint": server.address, "wait_seconds": 0.2, "openai": {"attempts": 1, "max_wait_seconds": 0.1}}
+    return RlConfig(**{**fast, **small, "rollouts": "server", "server": where, **changes})
+
+
+def train(job: TrainingJob, config: RlConfig, kit: Any) -> list[dict[str, Any]]:
+    train_rl(job, config, system1=[], system2=kit.sums(6))
+    return [json.loads(line) for line in (job.output / "history.jsonl").read_text().splitlines()]
+
+
+def test_every_step_is_sampled_from_the_adapter_that_was_sent_then(kit, make_job, server) -> None:
+    job = make_job()
+    steps = train(job, settings(server, temperature=0.7), kit)
+    assert max(step["rollout_difference"] for step in steps) < EQUAL
+    names = [entry.split("-")[-1] for entry in server.history]
+    assert names == ["0", "0", "0", "0", "1", "1", "2", "2"]
+    assert [entry.split()[0] for entry in server.history] == ["load", "unload"] * 4
+    assert server.adapters == {}
+    first = server.asked[1]
+    assert len({body["seed"] for body in server.asked[1:9]}) == 8
+    plain = {"top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}
+    assert first.items() >= {**plain, "temperature": 0.7, "top_p": 1.0, "logprobs": 0, "return_token_ids": True}.items()
+    moved, active = kit.changed(job, "system2")
+    assert moved.any()
+    assert not moved[~active].any()
+    assert f"completions come from {server.address} ({BASE})" in job.progress.lines
+
+
+def test_an_adapter_that_the_server_forgot_is_sent_again_and_nothing_changes(kit, make_job, server) -> None:
+    plain, other = make_job("plain"), make_job("forgotten")
+    train(plain, settings(server), kit)
+    server.asked, server.history, server.forgets_after = [], [], 12
+    train(other, settings(server), kit)
+    assert "restart" in server.history
+    again = server.history.index("restart")
+    assert server.history[again + 1] == server.history[again - 1].replace("unload", "load")
+    first, second = kit.tensors(plain.output), kit.tensors(other.output)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_server_that_is_lost_ends_the_step_and_the_next_call_goes_on(kit, make_job, server) -> None:
+    served = importlib.import_module("served_reward")
+    calls = iter(range(99))
+
+    def lose() -> None:
+        server.gone = next(calls) == 2
+
+    plain, job = make_job("plain"), make_job("lost")
+    train(plain, settings(server), kit)
+    served.then = lose
+    with pytest.raises(RolloutsLostError, match=r"^rl\.server: http.*the state after step 2 is kept") as told:
+        train(job, settings(server), kit)
+    assert told.value.exit_code == ExitCode.UNREACHABLE
+    assert "\n" not in str(told.value)
+    assert any(line.endswith("it is waited for, 0.2 s at most") for line in job.progress.lines)
+    served.then, server.gone = None, False
+    train(job, settings(server), kit)
+    assert "going on after step 2" in job.progress.lines
+    first, second = kit.tensors(plain.output), kit.tensors(job.output)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize(
+    ("given", "changes", "words"),
+    [
+        ({"longest": 100}, {}, "takes 100 tokens, and rl.max_prompt_length with rl.max_completion_length is 134"),
+        ({"takes_adapters": False}, {}, "it cannot be sent adapters over HTTP"),
+        ({"processed": False}, {"temperature": 0.7}, "log-probabilities as they are before rl.temperature"),
+    ],
+)
+def test_a_server_that_does_not_do_is_refused_with_the_command_that_does(
+    kit, make_job, server, given, changes, words
+) -> None:
+    for name, value in given.items():
+        setattr(server, name, value)
+    with pytest.raises(BadInputError, match=f"{words}.*to be started as: VLLM_ALLOW") as told:
+        train(make_job(), settings(server, **changes), kit)
+    assert "\n" not in str(told.value)
+
+
+def test_numbers_before_temperature_do_where_there_is_none(kit, make_job, server) -> None:
+    server.processed = False
+    assert len(train(make_job(), settings(server, max_steps=1), kit)) == 1
+
+
+def test_a_server_of_another_base_is_refused(kit, make_job, server, monkeypatch) -> None:
+    for parameter in server._base.parameters():
+        noise = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(3)) * 0.5
+        monkeypatch.setattr(parameter, "data", parameter.data + noise)
+    with pytest.raises(BadInputError, match=r"serves another model than builtin:tiny: .* nats a token"):
+        train(make_job(), settings(server), kit)
+
+
+def test_a_server_left_with_the_first_adapter_ends_the_run(kit, make_job, server, monkeypatch) -> None:
+    job = make_job()
+
+    def first_one(_: Any, folder: Path) -> None:
+        folder.mkdir()
+        copy_adapter(job.adapter, folder)
+
+    monkeypatch.setattr(server_rollouts, "save_adapter", first_one)
+    with pytest.raises(TrainingError, match="the completions are not the adapter's but the base model's"):
+        train(job, settings(server), kit)
+
+
+@pytest.fixture(scope="module")
+def begun(kit, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("begun")
+    model = attach(load_model(kit.TINY), AdapterSettings(rank=2, alpha=8, dropout=0.0), seed=0)
+    save_adapter(model, folder / "adapter")
+    kit.random_partition(model, shared={"system1": 1.0, "system2": 1.0}).save(folder / "partition.safetensors", {})
+    return folder
+
+
+def test_two_processes_share_a_server_and_sample_what_one_does(
+    kit, begun: Path, server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    env = {**os.environ, "PYTHONPATH": str(HERE), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(HERE / "served_rank.py"), str(tmp_path), str(begun), server.address]
+    done = subprocess.run(command, capture_output=True, text=True, env=env, check=False)
+    assert done.returncode == 0, done.stderr[-4000:]
+    together = [body for body in server.asked if body["model"] != BASE]
+    assert sum(entry.startswith("load") for entry in server.history) == 3 * (1 + 2)  # the first process alone sends
+    server.asked = []
+    monkeypatch.syspath_prepend(HERE)
+    served = importlib.import_module("served_rank")
+    job = served.one_rank.job_of(tmp_path, begun, "alone", progress=kit.Notes())
+    train_rl(job, served.settings(server.address), system1=[], system2=served.rows())
+    alone = [body for body in server.asked if body["model"] != BASE]
+    asked = [sorted((tuple(one["prompt"]), one["seed"]) for one in bodies[:64]) for bodies in (alone, together)]
+    assert asked[0] == asked[1]
+    wanted = kit.tensors(job.output)
+    for run in ("served", "sharded"):
+        for rank in (0, 1):
+            made = kit.tensors(tmp_path / run / f"rank{rank}")
+            for name, tensor in wanted.items():
+                torch.testing.assert_close(made[name], tensor, rtol=0, atol=1e-6)
+    first, second = ((tmp_path / "lost" / f"rank{rank}" / "ended.txt").read_text() for rank in (0, 1))
+    kept = "(at step 2); the state after step 1 is kept and the same command goes on from there"
+    assert second == f"RolloutsLostError: rl.server: no answer {kept}"
+    assert first == f"OtherRankError: the server of the completions failed in another process {kept}"
+
+
+class Recorder:
+    """An engine that writes down what it is told."""
+
+    def __init__(self, fails: str = "") -> None:
+        self.told: list[Any] = []
+        self._fails = fails
+
+    def wake_up(self) -> None:
+        self.told.append("wake")
+
+    def sleep(self, level: int) -> None:
+        self.told.append(("sleep", level))
+        if self._fails == "sleep":
+            raise RuntimeError("gone")
+
+    def generate(self) -> None:
+        self.told.append("generate")
+        if self._fails:
+            raise ValueError("no such adapter")
+
+
+@pytest.mark.parametrize("fails", ["", "generate", "sleep"])
+def test_an_engine_wakes_for_a_generation_and_sleeps_afterwards_whatever_happens(fails: str) -> None:
+    engine, raised = Recorder(fails), None
+    try:
+        with awake(engine, sleeps=True):
+            engine.generate()
+    except ValueError as error:
+        raised = str(error)
+    assert engine.told == ["wake", "generate", ("sleep", 1)]
+    assert raised == ("no such adapter" if fails else None)
+
+
+def test_an_engine_that_does_not_sleep_is_left_alone() -> None:
+    engine = Recorder()
+    with awake(engine, sleeps=False):
+        engine.generate()
+    assert engine.told == ["generate"]
+
+
+def test_sleep_is_on_where_there_is_cuda_and_refused_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert [is_to_sleep(EngineOptions(sleep=one)) for one in (None, False)] == [False, False]
+    with pytest.raises(BadInputError, match=r"rl\.vllm\.sleep: .* no GPU is visible here; leave it out"):
+        is_to_sleep(EngineOptions(sleep=True))
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert [is_to_sleep(EngineOptions(sleep=one)) for one in (None, True, False)] == [True, True, False]
+
+
+def test_the_command_names_what_the_server_needs() -> None:
+    model = ModelConfig(name="own er/base", revision="abc", dtype="bfloat16")
+    command = server_command(model, 16, 640, sent=True)
+    for part in ("--model 'own er/base'", "--revision abc", "--max-lora-rank 16", f"--middleware {MIDDLEWARE}"):
+        assert part in command
+    assert f"{RolloutAdapters.__module__}.{RolloutAdapters.__name__}" == MIDDLEWARE
+    assert "--middleware" not in server_command(model, 16, 640, sent=False)
