@@ -157,8 +157,8 @@ def test_a_block_of_settings_is_planned(here: Path, tmp_path: Path, monkeypatch,
         under.pop("data")
     elif "data" in own:
         under["data"] = {"source": "rows.jsonl"}
-    if "systems" in own:  # what the preset says of teachers, sft and rl is about two
-        del under["teachers"], under["sft"], under["rl"]
+    if "systems" in own:  # what the preset says of teachers and sft is about two
+        del under["teachers"], under["sft"]
     file = tmp_path / "settings.yaml"
     file.write_text(yaml.safe_dump(merged(under, own)), encoding="utf-8")
     said = refusal(load_config(file=file), tmp_path / "run")
