@@ -39,7 +39,7 @@ class RolloutDouble:
         self._lock = threading.Lock()
         self._base = load_model(model).eval()
         handler = type("Handler", (_Handler,), {"double": self})
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        self._http = _Http(("127.0.0.1", 0), handler)
         self.address = f"http://127.0.0.1:{self._http.server_port}/v1"
         threading.Thread(target=self._http.serve_forever, daemon=True).start()
 
@@ -102,6 +102,11 @@ class RolloutDouble:
             own = zip(body["prompt"][1:], numbers_of, strict=True)
             choice["prompt_logprobs"] = [None, *({str(one): {"logprob": float(row[one])}} for one, row in own)]
         return choice
+
+
+class _Http(ThreadingHTTPServer):
+    request_queue_size = 256
+    """All completions of a step come at once."""
 
 
 class _Handler(BaseHTTPRequestHandler):
