@@ -90,8 +90,12 @@ class TransformersModel:
         self._model, self._tokenizer, self._autocast = model, tokenizer, autocast
         weights = next(model.parameters())
         self._device = weights.device
-        self._exact = not autocast and weights.dtype == torch.float32
-        """Whether a row may be computed in two parts and with fewer beside it; in narrow formats that turns answers."""
+        on_one_device = all(parameter.device == weights.device for parameter in model.parameters())
+        self._exact = not autocast and weights.dtype == torch.float32 and on_one_device
+        """Whether a row may be computed in two parts and with fewer beside it; in narrow formats that turns answers.
+
+        The caches of layers on several devices are not rearranged.
+        """
         self._pad = int(tokenizer.pad_token_id)
         self._stops, self._strings = answer_end(tokenizer).token_ids, StopStrings(tokenizer)
 

@@ -27,7 +27,8 @@ def test_the_output_matrix_is_not_copied_for_every_row() -> None:
     assert largest_copy(model) < matrix
     bare = copy.deepcopy(model)
     bare.get_output_embeddings()._forward_pre_hooks.clear()
-    # Where this fails PyTorch or transformers has fixed it, and lorapar/basemodel/memory.py can go.
-    assert largest_copy(bare) == len(IDS) * matrix
+    if torch.cpu._is_avx512_bf16_supported():  # a CPU that emulates bfloat16 multiplies in another way
+        # Where this fails PyTorch or transformers has fixed it, and lorapar/basemodel/memory.py can go.
+        assert largest_copy(bare) == len(IDS) * matrix
     with torch.inference_mode():
         assert torch.equal(model(input_ids=IDS, logits_to_keep=2).logits, model(input_ids=IDS).logits[:, -2:])
