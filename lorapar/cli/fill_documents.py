@@ -198,7 +198,7 @@ def _alias(alias: str, record: AliasRecord) -> AliasDocument:
 
 def shown_version(facts: VersionFacts) -> ShownVersion:
     """One version."""
-    values = {key: value for key, value in vars(facts).items() if key not in ("names", "said")}
+    values = {key: value for key, value in vars(facts).items() if key not in ("names", "alias_texts")}
     return ShownVersion(aliases=list(facts.names), **values)
 
 

@@ -238,24 +238,25 @@ def server(model: Path, log: Path) -> Iterator[str]:
     command += ["--max-model-len", "1024", "--gpu-memory-utilization", str(SERVER_SHARE)]
     command += server_arguments(16, sent=True)
     names = {name: value for name, value in os.environ.items() if name != "VLLM_ENABLE_V1_MULTIPROCESSING"}
-    with log.open("wb") as file:
-        process = subprocess.Popen(
-            command, stdout=file, stderr=file, env={**names, **ENVIRONMENT}, start_new_session=True
-        )
-    address, end = f"http://127.0.0.1:{port}/v1", time.monotonic() + _START_SECONDS
-    try:
-        while not _answers(address):
-            if process.poll() is not None or time.monotonic() > end:
-                raise RuntimeError(f"the server did not start: {log.read_text(errors='replace')[-300:]}")
-            time.sleep(0.5)
-        yield address
-    finally:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGTERM)
+    # A server that is ended leaves its sockets behind: they go with a folder of its own, whose name is short.
+    with log.open("wb") as file, tempfile.TemporaryDirectory(prefix="s-", ignore_cleanup_errors=True) as sockets:
+        env = {**names, **ENVIRONMENT, "TMPDIR": sockets}
+        process = subprocess.Popen(command, stdout=file, stderr=file, env=env, start_new_session=True)
+        address, end = f"http://127.0.0.1:{port}/v1", time.monotonic() + _START_SECONDS
         try:
-            process.wait(20)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
+            while not _answers(address):
+                if process.poll() is not None or time.monotonic() > end:
+                    raise RuntimeError(f"the server did not start: {log.read_text(errors='replace')[-300:]}")
+                time.sleep(0.5)
+            yield address
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGTERM)
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
 
 
 def _answers(address: str) -> bool:

@@ -313,7 +313,7 @@ def test_completion_check_shows_the_server_s_words() -> None:
 
 @pytest.mark.parametrize(
     ("script", "argument"),
-    [("make_bucket.py", "b"), ("check_store.py", "s3://b"), ("check_kfp.py", "https://kf.invalid")],
+    [("make_bucket.py", "b"), ("check_store.py", "s3://bucket"), ("check_kfp.py", "https://kf.invalid")],
 )
 def test_a_dead_proxy_is_named_by_every_script(script: str, argument: str) -> None:
     variables = {"AWS_ENDPOINT_URL_S3": "https://s3.invalid", "LORAPAR_WAIT_SECONDS": "1", **KEYS}
@@ -325,7 +325,7 @@ def test_a_dead_proxy_is_named_by_every_script(script: str, argument: str) -> No
 
 @pytest.mark.parametrize(
     ("script", "argument"),
-    [("make_bucket.py", "b"), ("check_store.py", "s3://b"), ("check_kfp.py", "https://kf.invalid")],
+    [("make_bucket.py", "b"), ("check_store.py", "s3://bucket"), ("check_kfp.py", "https://kf.invalid")],
 )
 def test_authorities_that_are_not_there_end_a_script_with_one_line(script: str, argument: str) -> None:
     done = run(script, argument, LORAPAR_CA_BUNDLE="/etc/lorapar/ca/none.crt", **KEYS)

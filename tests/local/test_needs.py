@@ -211,9 +211,9 @@ def test_the_plan_says_where_completions_come_from_and_asks_for_the_key_of_a_ser
     with pytest.raises(BadInputError, match=r"rl\.server: the environment variable R_KEY"):
         plan(config, tmp_path / "run")
     monkeypatch.setenv("R_KEY", "secret-of-the-server")
-    said = "\n".join(str(fact) for fact in plan_run(config, tmp_path / "run", until=None, fresh=False).facts)
+    said = "\n".join(map(str, plan_run(config, tmp_path / "run", until=None, fresh=False).lines))
     assert "samples     rl asks http://rollouts:8000/v1, a vLLM of its own" in said
-    assert "--max-lora-rank 8" in said
+    assert "--max-lora-rank 16" in said  # both halves of rank 8
     assert "secret-of-the-server" not in said
 
 

@@ -47,13 +47,13 @@ class ChatVllm(FakeVllm):
             return JSONResponse({"error": {"message": "too long"}}, 400)
         if body.get("stream"):
             return StreamingResponse(self.events(body), media_type="text/event-stream")
-        message = {"role": "assistant", "content": self.said, "tool_calls": body.get("called", [])}
+        message = {"role": "assistant", "content": self.message, "tool_calls": body.get("called", [])}
         choice = {"index": 0, "message": message, "finish_reason": "stop"}
         # vLLM writes this header itself with --enable-request-id-headers.
         return JSONResponse({"choices": [choice]}, headers={"x-request-id": "of-the-server"})
 
     async def events(self, body: dict[str, Any]) -> AsyncIterator[bytes]:
-        deltas = [{"role": "assistant", "content": ""}, *({"content": one} for one in self.said), {}]
+        deltas = [{"role": "assistant", "content": ""}, *({"content": one} for one in self.message), {}]
         choices = [{"index": 0, "delta": one, "finish_reason": None if one else "stop"} for one in deltas]
         if ended := body.get("ended"):
             choices[-1]["finish_reason"] = ended if ended != "none" else None
@@ -107,7 +107,7 @@ async def chat(
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_request_and_answer_are_kept_redacted(stream: bool, vllm: ChatVllm, settings: ServingSettings) -> None:
-    vllm.said = "Grüße, Anna: 5\u2028Call +49 30 1234567!"
+    vllm.message = "Grüße, Anna: 5\u2028Call +49 30 1234567!"
     ids = []
 
     async def scenario(site: Site) -> None:
@@ -319,7 +319,7 @@ def test_opting_out_works_in_any_case_of_letters(
 
 
 def test_half_a_surrogate_pair_is_kept_as_a_question_mark(vllm: ChatVllm, settings: ServingSettings) -> None:
-    vllm.said = "it is 5"
+    vllm.message = "it is 5"
 
     async def scenario(site: Site) -> None:
         headers = {"content-type": "application/json", "x-request-id": "request-0001"}
