@@ -213,7 +213,7 @@ def test_the_plan_says_where_completions_come_from_and_asks_for_the_key_of_a_ser
     monkeypatch.setenv("R_KEY", "secret-of-the-server")
     said = "\n".join(map(str, plan_run(config, tmp_path / "run", until=None, fresh=False).lines))
     assert "samples     rl asks http://rollouts:8000/v1, a vLLM of its own" in said
-    assert "--max-lora-rank 16" in said  # both halves of rank 8
+    assert "--max-lora-rank 16" in said  # with the frozen half
     assert "secret-of-the-server" not in said
 
 
