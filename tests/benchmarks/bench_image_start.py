@@ -23,7 +23,7 @@ import pytest
 
 from lorapar.kubeflow.images import default_reference
 from lorapar.store import open_store
-from tests.benchmarks.bench_pod_start import ONLY, by_turns
+from tests.benchmarks.bench_pod_start import over_bounds
 from tests.benchmarks.earlier_build import ROOT, earlier_build
 from tests.integration.conftest import use_identity
 from tests.integration.s3_server import S3Server, weed_program
@@ -139,9 +139,4 @@ def test_tasks_in_their_images(builds, runs, mounted, server, monkeypatch):
 
         return once
 
-    ratios = {}
-    for task in [name for name in TASKS if not ONLY or name in ONLY]:
-        found = by_turns({name: one(name, task) for name in builds}, ROUNDS)
-        ratios[task] = found["now"] / found["before"]
-        print(f"\n{task}: {found['before']:.2f} s before, {found['now']:.2f} s now, {ratios[task]:.2f}")
-    assert {task: ratio for task, ratio in ratios.items() if ratio > LARGEST} == {}
+    assert over_bounds(builds, one, dict.fromkeys(TASKS, LARGEST), ROUNDS) == {}

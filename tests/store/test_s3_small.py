@@ -13,7 +13,6 @@ from lorapar.store.artifact import FileEntry
 from lorapar.store.base import Transfer
 from lorapar.store.s3_small import SMALL_BYTES
 from lorapar.store.tree import content_key
-from tests.store.s3_in_memory import S3InMemory
 
 A_TREE_THERE_AND_BACK = """
 import json, sys
@@ -23,17 +22,6 @@ store = open_store("s3://runs/x")
 fetch_tree(store, put_tree(store, Path(sys.argv[1])), Path(sys.argv[2]))
 print(json.dumps(sorted(sys.modules)))
 """
-
-
-@pytest.fixture
-def server(monkeypatch):
-    with S3InMemory() as made:
-        monkeypatch.setenv("AWS_ENDPOINT_URL", made.endpoint)
-        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "KEYOFTHETESTS001")
-        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret-of-the-tests-1")
-        monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-        yield made
 
 
 @pytest.fixture

@@ -12,13 +12,13 @@ import pytest
 import torch
 import transformers
 
-from lorapar.adapter import AdapterSettings, attach, base_digest, lora_parameters, partition_elements, trainable_slice
-from lorapar.adapter.folder import load_adapter, save_adapter
+from lorapar.adapter import AdapterSettings, attach, base_digest, lora_parameters
+from lorapar.adapter.folder import load_adapter
 from lorapar.basemodel import load_model
-from lorapar.config import ModelConfig, PromptConfig, RlConfig, RolloutServer
+from lorapar.config import ModelConfig, RlConfig, RolloutServer
 from lorapar.doctor import examine_rollouts
 from lorapar.errors import BadInputError, ExitCode
-from lorapar.records import Example, read_json
+from lorapar.records import read_json
 from lorapar.training.kept import RolloutsLostError
 from lorapar.training.rl import train_rl
 from lorapar.training.rollout_server import Server
@@ -26,13 +26,9 @@ from lorapar.training.server_rollouts import server_rollouts
 from lorapar.training.session import TrainingJob
 from lorapar.training.vllm_rollouts import vllm_rollouts
 from tests.integration.vllm import rollout_server as real
+from tests.integration.vllm.jobs import BASE, EQUAL, RANK, ROWS, STEPS, begin, job_of
 from tests.notes import Notes
 
-BASE = ModelConfig(name="builtin:tiny", dtype="float32")
-RANK, STEPS = 2, 3
-EQUAL = 1e-3
-"""Largest difference of log-probabilities by one adapter, nats."""
-ROWS = [Example(id=f"s{n}", question=f"{n}+2?", answer=str(n + 2), reference=str(n + 2)) for n in range(6)]
 REWARD = (
     "calls, then = 0, None\n"
     "def parity(completions, references):\n"
@@ -54,16 +50,7 @@ def begun(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with torch.no_grad():
         for parameter in lora_parameters(model).values():
             parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.1)
-    save_adapter(model, folder / "adapter")
-    scores = {
-        system: {
-            name: torch.rand(trainable_slice(name, tensor, RANK).shape, generator=generator)
-            for name, tensor in lora_parameters(model).items()
-        }
-        for system in ("system1", "system2")
-    }
-    partition = partition_elements(scores, theta=0.7, shared={"system1": 1.0, "system2": 1.0})
-    partition.save(folder / "partition.safetensors", {})
+    begin(folder, model)
     return folder
 
 
@@ -73,26 +60,13 @@ def make_job(begun: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ca
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "parity_reward", raising=False)
 
-    def make(name: str = "run", model: ModelConfig = BASE) -> TrainingJob:
-        folders = [tmp_path / name / part for part in ("out", "scratch")]
-        for folder in folders:
-            folder.mkdir(parents=True, exist_ok=True)
-        return TrainingJob(
-            model=model, prompts=PromptConfig(system2="Think."), seed=0, adapter=begun / "adapter",
-            partition=begun / "partition.safetensors", output=folders[0], scratch=folders[1], progress=Notes(),
-        )  # fmt: skip
-
-    return make
+    return lambda name="run", model=BASE: job_of(begun, tmp_path / name, Notes(), model)
 
 
 @pytest.fixture(scope="module")
 def in_process(begun: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """What the engine in this process samples; it is gone before a server starts."""
-    folders = [tmp_path_factory.mktemp("engine") / part for part in ("out", "scratch")]
-    job = TrainingJob(
-        model=BASE, prompts=PromptConfig(), seed=5, adapter=begun / "adapter",
-        partition=begun / "partition.safetensors", output=folders[0], scratch=folders[1], progress=Notes(),
-    )  # fmt: skip
+    job = job_of(begun, tmp_path_factory.mktemp("engine"), Notes(), seed=5)
     model = load_adapter(load_model(BASE), begun / "adapter", trainable=True)
     with vllm_rollouts(job, RlConfig(rollouts="vllm", **SAMPLED)) as rollouts:
         return rollouts.complete(model, 3, PROMPTS, [2])

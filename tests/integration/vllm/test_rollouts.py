@@ -12,23 +12,18 @@ from typing import Any
 import pytest
 import torch
 
-from lorapar.adapter import AdapterSettings, attach, base_digest, lora_parameters, partition_elements, trainable_slice
+from lorapar.adapter import AdapterSettings, attach, base_digest
 from lorapar.adapter.files import read_tensors
-from lorapar.adapter.folder import save_adapter
 from lorapar.basemodel import load_model
-from lorapar.config import ModelConfig, PromptConfig, RlConfig
+from lorapar.config import RlConfig
 from lorapar.errors import BadInputError, TrainingError
 from lorapar.progress import Silent
-from lorapar.records import Example, read_json
+from lorapar.records import read_json
 from lorapar.training import vllm_rollouts
 from lorapar.training.rl import train_rl
 from lorapar.training.session import TrainingJob
+from tests.integration.vllm.jobs import BASE, EQUAL, RANK, ROWS, STEPS, begin, job_of
 
-BASE = ModelConfig(name="builtin:tiny", dtype="float32")
-RANK, STEPS = 2, 3
-EQUAL = 1e-3
-"""Largest difference of log-probabilities by one adapter, nats."""
-ROWS = [Example(id=f"s{n}", question=f"{n}+2?", answer=str(n + 2), reference=str(n + 2)) for n in range(6)]
 # A random model never earns the paper's rewards.
 REWARD = "def parity(completions, references):\n    return [float(sum(map(ord, text)) % 2) for text in completions]\n"
 
@@ -39,29 +34,8 @@ def make_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str],
     (tmp_path / "parity_reward.py").write_text(REWARD, encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "parity_reward", raising=False)
-    model = attach(load_model(BASE), AdapterSettings(rank=RANK, alpha=8, dropout=0.0), seed=0)
-    save_adapter(model, tmp_path / "adapter")
-    generator = torch.Generator().manual_seed(1)
-    scores = {
-        system: {
-            name: torch.rand(trainable_slice(name, tensor, RANK).shape, generator=generator)
-            for name, tensor in lora_parameters(model).items()
-        }
-        for system in ("system1", "system2")
-    }
-    partition = partition_elements(scores, theta=0.7, shared={"system1": 1.0, "system2": 1.0})
-    partition.save(tmp_path / "partition.safetensors", {})
-
-    def make(name: str) -> TrainingJob:
-        folders = [tmp_path / name / part for part in ("out", "scratch")]
-        for folder in folders:
-            folder.mkdir(parents=True)
-        return TrainingJob(
-            model=BASE, prompts=PromptConfig(system2="Think."), seed=0, adapter=tmp_path / "adapter",
-            partition=tmp_path / "partition.safetensors", output=folders[0], scratch=folders[1], progress=Silent(),
-        )  # fmt: skip
-
-    return make
+    begin(tmp_path, attach(load_model(BASE), AdapterSettings(rank=RANK, alpha=8, dropout=0.0), seed=0))
+    return lambda name: job_of(tmp_path, tmp_path / name, Silent())
 
 
 def settings(**changes: Any) -> RlConfig:
