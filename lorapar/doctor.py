@@ -126,7 +126,7 @@ def examine_rollouts(endpoint: str) -> list[Finding]:
     except LoraparError as error:
         return [Finding("rollouts", "cannot be asked", redact(str(error)), True, error.exit_code)]
     room = "" if served.longest is None else f", up to {served.longest} tokens"
-    return [Finding("rollouts", f"{endpoint} serves {served.base}{room}; {way.said}", way.advice, not way.open)]
+    return [Finding("rollouts", f"{endpoint} serves {served.base}{room}; {way.message}", way.advice, not way.open)]
 
 
 def doctor_table(findings: list[Finding]) -> Table:

@@ -83,7 +83,7 @@ class ChoiceColumns:
         return (self.question, *filter(None, [self.context]), *self.columns, self.answer)
 
     @property
-    def said(self) -> str:
+    def message(self) -> str:
         """What was recognised, for people."""
         where = f"'{self.columns[0]}'" + (f" to '{self.columns[-1]}'" if self.columns[1:] else "")
         context = f" with '{self.context}' below it" if self.context else ""
@@ -128,7 +128,7 @@ class ChoiceColumns:
 class Unclear:
     """Rows with choices of which it cannot be told which one is right."""
 
-    said: str
+    message: str
 
 
 def find_choices(columns: Collection[str], rows: Sequence[Mapping[str, Any]]) -> ChoiceColumns | Unclear | None:
@@ -315,10 +315,10 @@ def _place(cell: Any, choices: Sequence[Choice], kind: Kind, base: int) -> int |
     if kind == "text":
         return plain.index(text) if plain.count(text) == 1 else None
     marks = [one.mark.casefold() for one in choices]
-    said = _SAYS.fullmatch(text)
-    if said is None or (said[2] is not None and said[2] not in plain):
+    named = _SAYS.fullmatch(text)
+    if named is None or (named[2] is not None and named[2] not in plain):
         return None
-    return marks.index(said[1]) if marks.count(said[1]) == 1 else None
+    return marks.index(named[1]) if marks.count(named[1]) == 1 else None
 
 
 def _is_blank(value: Any) -> bool:

@@ -176,7 +176,7 @@ def _why_not(columns: Collection[str], rows: Sequence[dict[str, Any]]) -> str:
         return f"these are preferences, which are not trained; to learn what was chosen alone, {how}"
     unclear = find_choices(columns, rows)
     if isinstance(unclear, Unclear):
-        return unclear.said
+        return unclear.message
     choices = next((name for name in CHOICES if name in columns), None)
     if choices is not None and "question" in columns:
         return (
@@ -229,7 +229,7 @@ def _of_made(
     mapping = ColumnMapping(question=made.question, context=below, answer=made.answer, reference=made.answer, **own)
     mapping = _with_system_message(mapping, columns, rows, systems)
     also = f"; '{mapping.system_message}' is the row's system message" if mapping.system_message else ""
-    return Mapped(mapping, f"recognised as {made.said}{also}", made=made)
+    return Mapped(mapping, f"recognised as {made.message}{also}", made=made)
 
 
 def _conversation(columns: Collection[str], rows: Sequence[dict[str, Any]]) -> tuple[str, ColumnMapping] | None:

@@ -29,7 +29,7 @@ class YesNoColumns:
         return (self.question, *filter(None, [self.context]), self.answer)
 
     @property
-    def said(self) -> str:
+    def message(self) -> str:
         """What was recognised, for people."""
         context = f" with '{self.context}' below it" if self.context else ""
         return (

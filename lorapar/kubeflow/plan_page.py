@@ -11,7 +11,7 @@ from lorapar.kubeflow.planned import Lane
 from lorapar.kubeflow.summary import plain
 from lorapar.kubeflow.takes import Takes
 from lorapar.kubeflow.tasks import task_of
-from lorapar.local.calls import filter_calls, pick_calls, rollouts_said, teacher_calls
+from lorapar.local.calls import filter_calls, pick_calls, rollouts_text, teacher_calls
 from lorapar.local.estimate import stage_memory_bytes
 from lorapar.report.formats import count_of
 from lorapar.stages.graph import GRAPH, Node
@@ -46,7 +46,7 @@ def _facts(config: RunConfig, number_format: str | None) -> str:
         "data": f"{plain(config.data.named)} ({str(config.data.digest)[:12]})",
         "teachers": teacher_calls(config),
         **({"adapters": "; ".join(plain(one) for one in asked)} if asked else {}),
-        **({"completions": "; ".join(plain(one) for one in sampled)} if (sampled := rollouts_said(config)) else {}),
+        **({"completions": "; ".join(plain(one) for one in sampled)} if (sampled := rollouts_text(config)) else {}),
         **({"settings": "; ".join(plain(one) for one in idle)} if (idle := without_effect(config)) else {}),
         "registry": plain(config.registry.address or "registry below the store"),
         "promotion": "where the gate finds it better" if config.gate.promote else "off",

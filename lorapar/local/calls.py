@@ -60,7 +60,7 @@ def _filtered(name: str, section: RlConfig, rows: int | None) -> str:
     return f"{name}: {each}: at most {samples * rows:,} of {rows:,} rows{unsure}{kept}"
 
 
-def rollouts_said(config: RunConfig) -> list[str]:
+def rollouts_text(config: RunConfig) -> list[str]:
     """What samples RL's completions, where it is not the trainer itself: its address or its share of a GPU."""
     rl = config.rl
     if "rl" not in config.methods or rl.rollouts == "transformers":

@@ -15,7 +15,7 @@ from lorapar.basemodel.shape import model_shape
 from lorapar.config import RunConfig
 from lorapar.config.idle import without_effect
 from lorapar.config.training import PhaseConfig, phase_text
-from lorapar.local.calls import filter_calls, judge_calls, pick_calls, rollouts_said, teacher_calls
+from lorapar.local.calls import filter_calls, judge_calls, pick_calls, rollouts_text, teacher_calls
 from lorapar.local.edits import with_edits
 from lorapar.local.estimate import StageMemory, cards_text, gathered_bytes, held_rank, stage_memory
 from lorapar.local.expectation import expectations, hours_text
@@ -265,7 +265,7 @@ def _facts(plan: Plan, out: Path, seen: Look) -> list[Text]:
         Text(f"teachers    {calls}"),
         *(Text(f"judge       {line}") for line in judge_calls(config)),
         *(Text(f"asks        {line}") for line in (*filter_calls(config), *pick_calls(config))),
-        *(Text(f"samples     {line}") for line in rollouts_said(config)),
+        *(Text(f"samples     {line}") for line in rollouts_text(config)),
         *(Text(f"benchmark   {note}") for note in plan.benchmark_notes),
         *_lacking(config, out),
     ]

@@ -138,19 +138,21 @@ def _refused(error: Any, where: str, endpoint: str) -> LoraparError:
         return NotFoundError(f"{where}: there is no such object")
     if code == "NoSuchBucket":
         cause = f"there is no such bucket at {endpoint}; create it or fix the address"
-        return UnreachableError(redact(f"{where}: {cause}{_said(message, cause)}"))
+        return UnreachableError(redact(f"{where}: {cause}{_server_words(message, cause)}"))
     if code in _MISMATCH:
         return MismatchError(redact(f"{where}: {_mismatch(code, message, endpoint)}"))
     if code in TAKEN:
         return IntegrityError(f"{where}: was replaced meanwhile; run the same command again")
     if error.response.get("Error", {}).get(UNSIGNED):
-        return DeniedError(redact(f"{where}: {_WITHOUT_KEYS}{_said(message or code, '')}{_unlike_s3(error, endpoint)}"))
+        return DeniedError(
+            redact(f"{where}: {_WITHOUT_KEYS}{_server_words(message or code, '')}{_unlike_s3(error, endpoint)}")
+        )
     if code in _SKEWED:
         cause = f"this machine's clock is wrong{_skew(error)}; set the time, then try again"
-        return UnreachableError(redact(f"{where}: {cause}{_said(message, cause)}"))
+        return UnreachableError(redact(f"{where}: {cause}{_server_words(message, cause)}"))
     if code in _OTHER_REGION:
         cause = f"the bucket lies in another region{_region(error)}; set AWS_DEFAULT_REGION to it"
-        return UnreachableError(redact(f"{where}: {cause}{_said(message, '')}"))
+        return UnreachableError(redact(f"{where}: {cause}{_server_words(message, '')}"))
     if code in _DENIED:
         return DeniedError(redact(f"{where}: {_denied(error.operation_name, message)}{_unlike_s3(error, endpoint)}"))
     metadata = error.response.get("ResponseMetadata", {})
@@ -170,7 +172,7 @@ def _refused(error: Any, where: str, endpoint: str) -> LoraparError:
         text += f"; the object lies under a key of its owner: set {s3_headers.CUSTOMER_KEY} to it"
     if code == "InternalError" and error.operation_name in _WRITES:
         text = text.rstrip(". ") + _NO_ROOM
-    text += _said(message, text) + _unlike_s3(error, endpoint)
+    text += _server_words(message, text) + _unlike_s3(error, endpoint)
     kind = UnansweredError if metadata.get("HTTPStatusCode") in _AILING else UnreachableError
     return (UnsupportedError if code in _UNKNOWN else kind)(redact(f"{where}: {text}"))
 
@@ -191,7 +193,7 @@ def _mismatch(code: str, message: str, endpoint: str) -> str:
     advice = "something between here and there changes what is sent"
     if os.environ.get(_CHECKSUMS, "").lower() != "when_required":
         advice = f"it may not know checksums in requests: set {_CHECKSUMS}=when_required"
-    return f"{endpoint} took what was sent for something else ({code}); {advice}{_said(message, '')}"
+    return f"{endpoint} took what was sent for something else ({code}); {advice}{_server_words(message, '')}"
 
 
 def _unlike_s3(error: Any, endpoint: str) -> str:
@@ -225,10 +227,10 @@ def _denied(operation: str, message: str) -> str:
         text += f"; or the bucket does not belong to {owner}, which {s3_headers.OWNER} expects"
     if operation in ("GetObject", "HeadObject"):
         text += "; without s3:ListBucket an object that is not there is answered like this too"
-    return f"{text}; docs/storage.md#rights lists rights by role{_said(message, '')}"
+    return f"{text}; docs/storage.md#rights lists rights by role{_server_words(message, '')}"
 
 
-def _said(message: str, text: str) -> str:
+def _server_words(message: str, text: str) -> str:
     """The server's own words, unless they are in the text."""
     return f" (the server says: {message})" if message and message not in text else ""
 
@@ -276,11 +278,11 @@ def credentials_cause(error: Exception) -> str:
         return f"{_one_line(error)}; sign in with `aws sso login`"
     if not isinstance(error, CredentialRetrievalError):
         return _one_line(error)
-    provider, said = (str(error.kwargs.get(key, "")) for key in ("provider", "error_msg"))
+    provider, reason = (str(error.kwargs.get(key, "")) for key in ("provider", "error_msg"))
     if provider != "custom-process":
-        return f"no credentials could be had by {provider} ({_one_line(said) or 'without a reason'})"
+        return f"no credentials could be had by {provider} ({_one_line(reason) or 'without a reason'})"
     return (
-        f"no credentials: the credential_process of the AWS profile failed ({_one_line(said) or 'it said nothing'}); "
+        f"no credentials: the credential_process of the AWS profile failed ({_one_line(reason) or 'it said nothing'}); "
         "run that command by hand"
     )
 

@@ -65,7 +65,7 @@ class Way:
     """By which adapters come into a server, as it says itself."""
 
     open: bool
-    said: str
+    message: str
     advice: str = ""
 
 
@@ -241,9 +241,9 @@ def adapters_come_in(server: Server) -> Way:
     if told is not None:
         if not told.get("enable_lora"):
             return Way(False, "it takes no adapters", "start it with --enable-lora")
-        said = f"it takes adapters over HTTP, of rank up to {told.get('max_lora_rank')}"
+        message = f"it takes adapters over HTTP, of rank up to {told.get('max_lora_rank')}"
         plain = told.get("logprobs_mode") != "processed_logprobs"
-        return Way(True, said, "--logprobs-mode processed_logprobs, unless rl.temperature is 1" if plain else "")
+        return Way(True, message, "--logprobs-mode processed_logprobs, unless rl.temperature is 1" if plain else "")
     if server.loads_paths():
         return Way(True, "it loads adapters from a folder that both see", "name it in rl.server.folder")
     return Way(False, "it can be sent no adapter", f"start it with {_OPENED}, see docs/stages/rl.md")

@@ -101,10 +101,10 @@ class ServerRollouts:
                 self._try(f"{self._run}-0")
         except RefusedError as error:
             raise BadInputError(
-                self._said(f"{error}{_meaning(error, sent=self._server.options.folder is None)}")
+                self._with_command(f"{error}{_meaning(error, sent=self._server.options.folder is None)}")
             ) from None
         except UnreachableError as error:
-            raise UnreachableError(self._said(str(error))) from None
+            raise UnreachableError(self._with_command(str(error))) from None
 
     def complete(
         self,
@@ -188,7 +188,7 @@ class ServerRollouts:
     def _require_room(self, served: Served, longest: int) -> None:
         if served.longest is not None and served.longest < longest:
             raise BadInputError(
-                self._said(
+                self._with_command(
                     f"{self._server.options.endpoint} takes {served.longest} tokens, and rl.max_prompt_length with "
                     f"rl.max_completion_length is {longest}"
                 )
@@ -217,12 +217,12 @@ class ServerRollouts:
         try:
             probe = self._server.probe(self._base, prompt)
         except UnreachableError as error:
-            raise UnreachableError(self._said(str(error))) from None
+            raise UnreachableError(self._with_command(str(error))) from None
         own = _base_log_probs(model, prompt)
         difference = sum(abs(ours - its) for ours, its in zip(own, probe.log_probs, strict=True)) / len(own)
         if self.bound is not None and not difference <= self.bound:
             raise BadInputError(
-                self._said(
+                self._with_command(
                     f"{self._server.options.endpoint} serves another model than {self._job.model.name}: its base "
                     f"model '{self._base}' gives a prompt other probabilities, by {difference:.3g} nats a token "
                     f"(rl.max_rollout_difference is {self.bound:g})"
@@ -230,13 +230,13 @@ class ServerRollouts:
             )
         if not probe.processed and (self._config.temperature, self._config.top_p) != (1.0, 1.0):
             raise BadInputError(
-                self._said(
+                self._with_command(
                     f"{self._server.options.endpoint} tells log-probabilities as they are before rl.temperature and "
                     "rl.top_p"
                 )
             )
 
-    def _said(self, what: str) -> str:
+    def _with_command(self, what: str) -> str:
         return f"rl.server: {what}; it is to be started as: {self._command}"
 
 
@@ -254,14 +254,14 @@ class _Patience:
 
     def __init__(self, seconds: float, say: Callable[[str], None]) -> None:
         self._pause, self._end = min(_AGAIN_SECONDS, seconds), time.monotonic() + seconds
-        self._seconds, self._say, self._said = seconds, say, False
+        self._seconds, self._say, self._named = seconds, say, False
 
     def wait(self, error: UnreachableError) -> None:
         """Return when it may be tried again; raises the error once that was long enough. Says so the first time."""
         if time.monotonic() >= self._end:
             raise error
-        if not self._said:
-            self._said = True
+        if not self._named:
+            self._named = True
             self._say(f"rl.server: {error}; it is waited for, {self._seconds:g} s at most")
         time.sleep(self._pause)
 

@@ -260,10 +260,10 @@ def _wait_seconds(headers: Mapping[str, str], error: Mapping[str, Any], now: flo
     for detail in details if isinstance(details, list) else ():
         if isinstance(detail, Mapping) and detail.get("retryDelay"):  # Google's RetryInfo
             return retry_after_seconds(str(detail["retryDelay"]), now)
-    return _said_seconds(_message(error))
+    return _seconds_in_words(_message(error))
 
 
-def _said_seconds(words: str) -> float | None:
+def _seconds_in_words(words: str) -> float | None:
     """What the words alone say of it: `try again in 1m2.5s` (OpenAI), `retry after 20 seconds` (Azure)."""
     found = _WAIT_IN_WORDS.search(words)
     if found is None or not any(found.groups()):
