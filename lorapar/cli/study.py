@@ -207,7 +207,8 @@ def tune_command(  # noqa: PLR0913  -- an argument is an option of the command
             {**loaded.model_dump(mode="json", exclude_defaults=True), "trials": trials}, "--trials"
         )
     base = settings_of(preset, config, overrides, store)
-    folder = StudyFolder(out_dir if out_dir is not None else Path("studies") / loaded.name)
+    root = out_dir if out_dir is not None else Path("studies") / loaded.name
+    folder = StudyFolder(root, keeps_results=False)
     address = base.store.address or (str(folder.root.absolute() / "store") if host is None else default_store())
     cluster = cluster_of(loaded.name, host, namespace, placement, images, service_account, scores=True)
 

@@ -49,13 +49,16 @@ class CellState(BaseModel):
     """What a failed one ended with."""
     seconds: float = 0.0
     """Wall time of its last start."""
+    until: str = ""
+    """The node it was to run to."""
 
 
 class StudyFolder:
     """Paths and states of one study."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    def __init__(self, root: Path, *, keeps_results: bool = True) -> None:
+        """With `keeps_results` a cell counts by its result alone; a search reads the run folders themselves."""
+        self.root, self.keeps_results = root, keeps_results
 
     def cell(self, cell: Cell) -> Path:
         """The folder of one cell."""
@@ -89,13 +92,13 @@ class StudyFolder:
         write_atomically(self.cell(cell) / "state.json", state.model_dump_json(indent=2) + "\n")
 
     def is_finished(self, cell: Cell, version: str, last: str) -> bool:
-        """Whether it has finished with these settings, by this version of lorapar."""
+        """Whether it has finished with these settings, by this version of lorapar, as far as the node `last`."""
         state = self.state(cell)
-        return (
-            state is not None
-            and (state.status, state.digest, state.version) == ("finished", cell.digest, version)
-            and (self.result(cell).is_file() or self.run(cell).record(last) is not None)
-        )
+        if state is None or (state.status, state.digest, state.version) != ("finished", cell.digest, version):
+            return False
+        nodes = [node.name for node in GRAPH]
+        far = state.until in nodes and nodes.index(state.until) >= nodes.index(last)
+        return (far and self.keeps_results and self.result(cell).is_file()) or self.run(cell).record(last) is not None
 
     def reached(self, cell: Cell) -> str:
         """The last node of its run that has finished; empty before the first."""

@@ -118,6 +118,7 @@ class StudyRun:
     def _start(self, cell: Cell) -> None:
         folder = self._folder.cell(cell)
         folder.mkdir(parents=True, exist_ok=True)
+        self._folder.result(cell).unlink(missing_ok=True)
         write_atomically(folder / "settings.yaml", dump_changed(cell.config))
         self._folder.write_state(cell, CellState(status="running", digest=cell.digest, version=__version__))
         self._log(f"{self._place(cell)} {cell.label}: begins, log in {self._folder.log(cell)}")
@@ -168,11 +169,19 @@ class StudyRun:
             exit_code=code if code >= 0 else None,
             line=self._last_line(one.cell, code) if status == "failed" else "",
             seconds=round(time.monotonic() - one.began, 1),
+            until=self._study.until,
         )
-        if status == "finished":
-            keep_result(one.cell, self._folder)
+        if status == "finished" and self._folder.keeps_results:
+            self._keep_result(one.cell)
         self._folder.write_state(one.cell, state)
         return state
+
+    def _keep_result(self, cell: Cell) -> None:
+        """Its run folder still serves where the file cannot be written, or not be made of what is there."""
+        try:
+            keep_result(cell, self._folder)
+        except (LoraparError, OSError) as error:
+            self._log(f"{cell.label}: its result is not kept apart from its run folder ({error})")
 
     def _last_line(self, cell: Cell, code: int) -> str:
         if code < 0:

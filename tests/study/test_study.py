@@ -24,6 +24,7 @@ from lorapar.stages.graph import GRAPH
 from lorapar.study.cells import cells_of
 from lorapar.study.folder import CellState, StudyFolder
 from lorapar.study.kept import result_of
+from lorapar.study.runner import StudyRun
 from lorapar.study.search import Search, _opened, _take_up, _tried
 
 CACHED = {node.name for node in GRAPH if is_cached(node.stage)}
@@ -165,6 +166,48 @@ def test_a_broken_result_is_made_again_of_the_run_or_told_where_that_is_gone(sma
     shutil.rmtree(folder.run(cell).root)
     with pytest.raises(BadInputError, match=r"result\.json: .* delete .* to run the cell again"):
         result_of(cell, folder)
+
+
+def test_a_result_counts_no_further_than_the_run_that_made_it(small, tmp_path):
+    study = parse_study(STUDY, "small.yaml")
+    cell, *_ = cells_of(study, load_config(preset="tiny"), str(small / "store"))
+    folder = StudyFolder(light(small, tmp_path / "out"))
+    state = folder.state(cell)
+    assert state.until == "execute"
+    assert folder.is_finished(cell, state.version, "partition")
+    folder.write_state(cell, state.model_copy(update={"until": "partition"}))
+    assert folder.is_finished(cell, state.version, "partition")
+    assert not folder.is_finished(cell, state.version, "execute")
+    folder.write_state(cell, state.model_copy(update={"until": ""}))
+    assert not folder.is_finished(cell, state.version, "execute"), "written before results were kept"
+
+
+def test_a_search_keeps_no_results_because_it_reads_the_runs_themselves(small, tmp_path):
+    study = parse_study(STUDY, "small.yaml")
+    cell, *_ = cells_of(study, load_config(preset="tiny"), str(small / "store"))
+    folder = StudyFolder(light(small, tmp_path / "out"), keeps_results=False)
+    assert not folder.is_finished(cell, folder.state(cell).version, "execute")
+
+
+def test_a_result_that_cannot_be_kept_is_one_line_and_the_run_folder_serves(small, tmp_path, monkeypatch):
+    study = parse_study(STUDY, "small.yaml")
+    cell, *_ = cells = cells_of(study, load_config(preset="tiny"), str(small / "store"))
+    out = tmp_path / "out"
+    shutil.copytree(small / "cells" / cell.id, out / "cells" / cell.id)
+    folder, lines = StudyFolder(out), []
+    folder.result(cell).unlink()
+    run = StudyRun(study, cells, folder, reporter, lines.append, 1)
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("lorapar.study.kept.write_atomically", full)
+    run._keep_result(cell)
+    assert lines == [
+        f"{cell.label}: its result is not kept apart from its run folder ([Errno 28] No space left on device)"
+    ]
+    assert folder.is_finished(cell, folder.state(cell).version, "execute")
+    assert result_of(cell, folder).rows
 
 
 def test_a_failed_cell_is_told_and_the_others_go_on(small, cli, tmp_path):
