@@ -4,8 +4,8 @@ httpx2 and not the package `openai`: every install has it already (huggingface-h
 and imported in a seventh of the time, and the package's retries fall short here: its longest Retry-After is fixed, one
 request's does not hold the others back, and a body whose JSON is broken is not asked for again.
 
-Tried again: 408, 409, 425, 429 and all from 500 on, as status or as code inside a 200; time-outs, connections that
-break, bodies that are no JSON or cannot be decompressed, answers without a choice in them.
+Tried again: 408, 409, 425, 429 and all from 500 on but 501, as status or as code inside a 200; time-outs, connections
+that break, bodies that are no JSON or cannot be decompressed, answers without a choice in them.
 
 Key, other headers and what is secret in a query come from the environment (`Login`). Where nothing comes back, the line
 says who is to blame: the proxy, a redirect or the endpoint.
@@ -81,8 +81,8 @@ class Login:
         try:
             key = file.read_text(encoding="utf-8").strip()
         except (OSError, UnicodeDecodeError) as error:
-            said = getattr(error, "strerror", None) or "it is not text"
-            raise BadInputError(f"openai.api_key_file: {file} cannot be read ({said})") from None
+            why = getattr(error, "strerror", None) or "it is not text"
+            raise BadInputError(f"openai.api_key_file: {file} cannot be read ({why})") from None
         return _bare(self._checked(key, f"openai.api_key_file: {file}"))
 
     def _from(self, environment: Mapping[str, str], variable: str, what: str, option: str) -> str:
@@ -308,10 +308,12 @@ class EndpointClient:
             seconds = f"{self._options.timeout_seconds:g} s (openai.timeout_seconds)"
             raise _TryAgainError(f"no answer within {seconds}{self._peer.proxy()}") from None
         except httpx2.TransportError as error:
-            said, cause = str(error) or type(error).__name__, network_cause(error, self.address)
-            if cause is not None and "ssl" in said.lower():  # trying again would not help
+            message, cause = str(error) or type(error).__name__, network_cause(error, self.address)
+            if cause is not None and "ssl" in message.lower():  # trying again would not help
                 raise UnreachableError(f"{url}: {cause}") from None
-            failed = cause if self._peer.is_proxy and cause else f"the connection failed{self._peer.proxy()} ({said})"
+            failed = (
+                cause if self._peer.is_proxy and cause else f"the connection failed{self._peer.proxy()} ({message})"
+            )
             raise _TryAgainError(failed) from None
         except httpx2.InvalidURL as error:
             raise BadInputError(f"{url}: no address that can be asked ({error}); fix endpoint") from None

@@ -16,7 +16,7 @@ from typing import Any
 SHOWN_CHARACTERS = 300
 """How much of what an endpoint says an error shows."""
 TRY_AGAIN = frozenset({408, 409, 425, 429})
-"""Statuses after which a request is tried again, beside all from 500 on."""
+"""Statuses after which a request is tried again, beside all from 500 on but NOT_IMPLEMENTED."""
 NO_CREDIT = 402
 NOT_IMPLEMENTED = 501
 _WRAPPERS = frozenset({200, 400, 500, 502})
@@ -50,9 +50,12 @@ _NO_SYSTEM = (
     r"|roles must alternate"
 )
 _ROOM_IN_CONTEXT = re.compile(
-    r"context length is ([0-9]+)\b.*?\b([0-9]+) (?:in the (?:messages|prompt)|of text input|input tokens)", re.I
+    r"context length is ([0-9]+)\b.*?(at least |upper bound for )?\b([0-9]+) "
+    r"(?:in the (?:messages|prompt)|of text input|input tokens)",
+    re.I,
 )
-"""The context and the prompt, as vLLM and OpenRouter name them."""
+"""The context and the prompt, as vLLM and OpenRouter name them; newer vLLM counts a prompt until it is too long.
+"""
 _UNKNOWN = 520
 """Stands for a failure inside a 200 that names no code: it is tried again."""
 
@@ -111,9 +114,15 @@ class Failure:
         )
 
     def largest_instead_of(self, number: int) -> int:
-        """What may be asked for instead of a number that is too large: as the words say, or half of it."""
+        """Fewer than a number that is too large: as the words say, or half of it; of a prompt that is too long by
+        itself none, or less.
+        """
         if found := _ROOM_IN_CONTEXT.search(self.words):
-            return int(found[1]) - int(found[2])
+            context, prompt = int(found[1]), int(found[3])
+            if found[2]:  # the prompt is longer than that: twice it, or an eighth of the context, is kept for it
+                room = context - max(2 * prompt, context // 8)
+                return room if 0 < room < number else number // 2
+            return context - prompt if context - prompt < number else number // 2
         named = [int(one) for one in re.findall(r"(?<![\w.])[0-9]{2,9}(?![\w.]*[0-9])", self.words)]
         return max((one for one in named if number // 4 <= one < number), default=number // 2)
 
@@ -152,10 +161,10 @@ def failure_of(status: int, headers: Mapping[str, str], text: str, value: Any, n
         counts = NO_CREDIT
     else:
         counts = inside if inside is not None and status in _WRAPPERS else status
-    said = described(_message(found) or (text if value is None else ""))
+    message = described(_message(found) or (text if value is None else ""))
     shown = f"HTTP {status}" + (f" ({counts} inside)" if counts not in (status, _UNKNOWN, NO_CREDIT) else "")
     wait_seconds = _wait_seconds(headers, found, now)
-    return Failure(counts, f"{shown} {said}".strip(), _names(found), _parameter(found), wait_seconds)
+    return Failure(counts, f"{shown} {message}".strip(), _names(found), _parameter(found), wait_seconds)
 
 
 def retry_after_seconds(header: str | None, now: float) -> float | None:
@@ -228,12 +237,13 @@ def _stands_for(text: str) -> int | None:
 
 
 def _message(error: Mapping[str, Any]) -> str:
-    said = next((error[word] for word in _WORDS if error.get(word)), None)
-    if isinstance(said, Mapping) and said.get("message"):
-        said = said["message"]
+    found = next((error[word] for word in _WORDS if error.get(word)), None)
+    if isinstance(found, Mapping) and found.get("message"):
+        found = found["message"]
     metadata = error.get("metadata")
     raw = metadata.get("raw") if isinstance(metadata, Mapping) else None
-    text = said if isinstance(said, str) else json.dumps(said if said is not None else dict(error), ensure_ascii=False)
+    shown = found if found is not None else dict(error)
+    text = shown if isinstance(shown, str) else json.dumps(shown, ensure_ascii=False)
     place = ".".join(map(str, error["loc"][1:])) if isinstance(error.get("loc"), list) else ""
     text = f"{place}: {text}" if place and place not in text else text
     return f"{text}: {raw}" if raw else text if error else ""

@@ -3,33 +3,20 @@
 Some models refuse `max_tokens` (they want `max_completion_tokens`) or any temperature but their own, and some think
 before they answer and need room for that. None of it can be looked up, so it is found out by asking: mostly by the
 probe, and by a row where the endpoint changes its mind. Each thing found out is said once.
-
-Servers also ignore what they do not know, so a restriction that is accepted proves nothing. The probe allows two
-made-up words that no model would say by itself: an answer that is one of them was restricted.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from lorapar.config import EndpointOptions
-from lorapar.errors import BadInputError, UnreachableError
-from lorapar.records import System
-from lorapar.voting.endpoint_client import EndpointClient, NoAnswerError, RefusedError
+from lorapar.errors import UnreachableError
+from lorapar.voting.endpoint_client import EndpointClient, RefusedError
 from lorapar.voting.endpoint_failures import Failure
-from lorapar.voting.endpoint_reply import (
-    Answer,
-    Body,
-    Choice,
-    Constraint,
-    JsonAsked,
-    JsonEnum,
-    Reply,
-    TokenRead,
-    reply_of,
-    request_of,
-)
+from lorapar.voting.endpoint_reply import Answer, Body, Constraint, Reply, reply_of, request_of
+from lorapar.voting.endpoint_room import RoomByLength, characters_of
 from lorapar.voting.templates import Message, Prompt
 
 ROOMS_TO_THINK = (0, 512, 2048, 8192)
@@ -41,29 +28,20 @@ _GUESSES = ((0, True), (0, False), (1, True), (1, False))
 _ABOUT_THE_REQUEST = frozenset({400, 404, 422})
 _NOT_OPTIONAL = frozenset({"model", "messages", "prompt"})
 _SHOWN_CHARACTERS = 200
-_QUESTION = "Say hello."
-_WORDS: dict[System, str] = {"system1": "zqxamber", "system2": "wvkcobalt"}
-_PROBES = (
-    Prompt(({"role": "user", "content": _QUESTION},), None, _WORDS),
-    Prompt(None, _QUESTION, {system: " " + word for system, word in _WORDS.items()}),
-)
-_IN_CHATS: tuple[Constraint, ...] = (Choice(), JsonEnum(), JsonEnum(False), JsonAsked(), JsonAsked(False))
-_IN_TEXTS: tuple[Constraint, ...] = (Choice(), JsonEnum(), JsonEnum(False))
-# Refusals that have nothing to do with the restriction.
-_WHO_ASKS, _NOT_THERE = (401, 402, 403), (404, 405)
-_BLANK = (400, 422)
-"""Statuses of a refusal that may be about any field of the request."""
-_TEMPLATE_FIELDS = ("chat_template_kwargs", "chat_template", "add_generation_prompt", "continue_final_message")
-"""Fields of a body that change how the messages become tokens."""
-_BROKEN = 500
-"""The status of servers that fall over a way of asking that they do not know."""
-_FEW_TRIES = 2
-_SHOWN_REFUSAL_CHARACTERS = 160
-_SHOWN_NAMES = 8
+
+
+@dataclass
+class _Row:
+    """Beside one row's prompt."""
+
+    most: int | None
+    """Tokens that an answer may have; None: as many as beside any other."""
+    is_borrowed: bool = True
+    """It is what other rows left, not what this one was found to leave."""
 
 
 class Asker:
-    """Asks one model at one endpoint. `say` is told, in one line each, what is asked otherwise than it would be."""
+    """Asks one model at one endpoint. `log` takes one line for each thing that is asked otherwise than it would be."""
 
     def __init__(
         self, client: EndpointClient, model: str, options: EndpointOptions, log: Callable[[str], None]
@@ -78,6 +56,7 @@ class Asker:
         self._temperature = True
         self._room = 0
         self._most: int | None = None
+        self._rooms = RoomByLength()
         self._stream = False
         self._system = True
         self.attempts: int | None = None
@@ -90,18 +69,16 @@ class Asker:
 
         Raises RefusedError where the endpoint says no, UnreachableError where there is no answer to be had.
         """
-        asked, most = 0, None
+        asked, row = 0, _Row(self._rooms.beside(characters_of(prompt)))
         while True:
-            path, body = self.request(prompt, constraint, most)
+            path, body = self.request(prompt, constraint, row.most)
             room = self._room
             try:
                 reply = reply_of(await self.client.post(path, body, attempts=self.attempts))
             except RefusedError as error:
-                if error.failure.too_long and (fitting := self._smaller(error.failure, body)) is not None:
-                    most = fitting  # of this row alone: others may be shorter
-                    continue
-                if self._learned(error.failure, body, room):
-                    continue
+                learned = self._fitted(error.failure, prompt, body, row) or self._learned(error.failure, body, room)
+                if learned and self.request(prompt, constraint, row.most) != (path, body):
+                    continue  # and only then: what has not changed would be refused without end
                 if error.failure.unwritten and (self._has_more_room(room) or asked + 1 < tries):
                     asked += 1
                     await self.client.pause(asked)
@@ -115,7 +92,7 @@ class Asker:
                 raise _refused_row(self.client.address, reply.refusal)
             # An empty answer to the probe: some hide that the model was still thinking.
             if constraint.may_think and (reply.is_cut_off or (tries == 1 and not reply.text)):
-                if self._has_more_room(room):
+                if self._may_be_longer(body, row, room):
                     continue
                 if reply.is_cut_off and (reply.thinks or not reply.text):
                     raise UnreachableError(f"{self.client.address}: {self._cut_off(body, reply)}")
@@ -189,50 +166,71 @@ class Asker:
 
     def _learned(self, failure: Failure, body: Body, room: int) -> bool:
         """Whether the request was refused for something that it can do without, or needs; it is sent so from now on."""
-        if not self._stream and "stream" not in body and re.search(r"\bstream", failure.words, re.I):
-            self._stream = True
-            self.log(f"is asked for streams: it gives no whole answers ({failure.words[:_SHOWN_CHARACTERS]})")
+        shown = failure.words[:_SHOWN_CHARACTERS]
+        if "stream" not in body and re.search(r"\bstream", failure.words, re.I):
+            if not self._stream:
+                self._stream = True
+                self.log(f"is asked for streams: it gives no whole answers ({shown})")
             return True
         if failure.no_system and failure.status in _ABOUT_THE_REQUEST and _has_system(body):
             if self._system:
                 self._system = False
-                self.log(f"takes no system message ({failure.words[:_SHOWN_CHARACTERS]}): its text opens the question")
+                self.log(f"takes no system message ({shown}): its text opens the question")
             return True
         cause = cause_of(failure, body)
         if cause is None or cause in self.extra_body:
             return False
+        if cause == "temperature" and self._temperature:
+            self._temperature = False
+            self.log(f"is asked without temperature: it refuses temperature ({shown}); a vote need not repeat")
+        elif cause in _LIMITS:
+            self._learn_limit(cause, failure, body, room)
+        return cause == "temperature" or cause in _LIMITS
+
+    def _learn_limit(self, cause: str, failure: Failure, body: Body, room: int) -> None:
+        """Find other tokens for answers, or another name for their limit, where one was refused."""
         why = f"it refuses {cause} ({failure.words[:_SHOWN_CHARACTERS]})"
-        if cause == "temperature":
-            if self._temperature:
-                self._temperature = False
-                self.log(f"is asked without temperature: {why}; a vote need not repeat")
-            return True
-        if cause in _LIMITS:
-            if failure.too_small and self._has_more_room(room):
-                return True
-            if (fewer := self._smaller(failure, body)) is not None:
-                if self._most is None or fewer < self._most:
-                    self._most = fewer
-                    self.log(f"is asked for at most {fewer} tokens: {why}")
-                return True
-            if _LIMITS[self._limit] == cause:
-                self._limit += 1
-                name = _LIMITS[self._limit]
-                how = f"with {name}" if name is not None else "without a limit to its answers"
-                self.log(f"is asked {how}: {why}")
-            return True
-        return False
+        if failure.too_small and self._has_more_room(room):
+            return
+        if (fewer := self._smaller(failure, body)) is not None:
+            if self._most is None or fewer < self._most:
+                self._most = fewer
+                self.log(f"is asked for at most {fewer} tokens: {why}")
+        elif _LIMITS[self._limit] == cause:
+            self._limit += 1
+            name = _LIMITS[self._limit]
+            how = f"with {name}" if name is not None else "without a limit to its answers"
+            self.log(f"is asked {how}: {why}")
 
     def _smaller(self, failure: Failure, body: Body) -> int | None:
         """How many tokens to ask for where more than a label's were too many; None where that is not it."""
-        asked = next((body[name] for name in _LIMITS if name in body), 0)
+        asked = _tokens_of(body) or 0
         if not failure.too_large or self._max_tokens is not None or self._has_own_limit or asked < ROOMS_TO_THINK[1]:
             return None
         fewer = failure.largest_instead_of(asked)
         return fewer if fewer > 0 else None
 
-    def _has_more_room(self, room: int) -> bool:
+    def _fitted(self, failure: Failure, prompt: Prompt, body: Body, row: _Row) -> bool:
+        """Whether a row was too long with so many tokens and is asked for fewer; rows as long begin with fewer then."""
+        if not failure.too_long or (fitting := self._smaller(failure, body)) is None:
+            return False
+        row.most, row.is_borrowed = fitting, False
+        is_first = self._rooms.is_empty
+        self._rooms.learn(characters_of(prompt), fitting)
+        if is_first:
+            self.log(f"is asked for fewer tokens beside a long prompt: {failure.words[:_SHOWN_CHARACTERS]}")
+        return True
+
+    def _may_be_longer(self, body: Body, row: _Row, room: int) -> bool:
         """Whether a cut-off answer may be asked for again with more tokens than it had."""
+        if row.most is None or _tokens_of(body) != row.most:
+            return self._has_more_room(room)
+        was_borrowed = row.is_borrowed
+        row.most, row.is_borrowed = (None, False) if was_borrowed else (row.most, False)
+        return was_borrowed
+
+    def _has_more_room(self, room: int) -> bool:
+        """Whether answers may have more tokens than at that step; they have from now on."""
         if self._max_tokens is not None or self._has_own_limit or _LIMITS[self._limit] is None:
             return False
         if room == self._room:
@@ -268,6 +266,11 @@ def cause_of(failure: Failure, body: Body) -> str | None:
     return min(places, key=lambda key: places[key]) if places else None
 
 
+def _tokens_of(body: Body) -> int | None:
+    """The limit that a request sets to its answer."""
+    return next((body[name] for name in _LIMITS if name in body), None)
+
+
 def _has_system(body: Body) -> bool:
     return bool(body.get("messages")) and body["messages"][0]["role"] == "system"
 
@@ -291,134 +294,3 @@ def _refused_row(address: str, refusal: str) -> NoVoteError:
         f"{address}: it would not answer this row ({' '.join(refusal.split())[:_SHOWN_CHARACTERS]}); leave the row out "
         "of the data, change the provider's filter, or let another teacher vote"
     )
-
-
-class _RefusedWithoutCauseError(Exception):
-    """Every way of asking was refused, and none of the refusals names what it is about."""
-
-
-async def probe(asker: Asker, sample: Prompt, *, same_ending: bool) -> Constraint:
-    """The best way of holding answers to label words that the endpoint honours, for prompts like `sample`.
-
-    `same_ending`: all prompts end in the same characters, so that a label word has the same tokens after each of them.
-    Raises BadInputError where the endpoint honours none, refuses the key or does not know the model.
-    """
-    guess, first = 0, ""
-    while True:
-        try:
-            found = await _best(asker, sample.messages is not None)
-            asker.attempts = None
-            break
-        except _RefusedWithoutCauseError as refused:
-            guess, first = guess + 1, first or str(refused)
-            if not asker.change_guess(guess):
-                raise BadInputError(f"{first}; fix model, endpoint or openai.extra_body") from None
-    if guess:
-        asker.log_guess()
-    if isinstance(found, JsonAsked):
-        asker.log(f"takes no JSON schema, so each prompt asks for its JSON in words ({found.name})")
-    if same_ending and isinstance(found, Choice) and not asker.thinks:
-        return await _token_read(asker, sample) or found
-    return found
-
-
-async def _best(asker: Asker, in_chats: bool) -> Constraint:
-    test, ways = (_PROBES[0], _IN_CHATS) if in_chats else (_PROBES[1], _IN_TEXTS)
-    reasons: dict[str, str] = {}
-    explained, refusal = False, ""
-    broken: NoAnswerError | None = None
-    for constraint in ways:
-        if constraint == JsonEnum(False) and "ignored" in reasons[JsonEnum().name]:
-            continue  # what is ignored with more in it is not honoured with less
-        try:
-            found = await asker.ask(test, constraint)
-        except NoAnswerError as error:
-            if error.status != _BROKEN:
-                raise
-            broken, asker.attempts = broken or error, _FEW_TRIES  # it may be this way of asking that it falls over
-            reasons[constraint.name] = _one_line(error).removeprefix(asker.client.address)
-            continue
-        except RefusedError as error:
-            if error.failure.status in _NOT_THERE and await asker.find_version():
-                return await _best(asker, in_chats)
-            await _check_refusal(asker, error, in_chats)
-            cause = cause_of(error.failure, asker.request(test, constraint)[1])
-            if cause in asker.extra_body:
-                raise BadInputError(f"{error}; leave {cause} out of openai.extra_body") from error
-            explained = explained or cause is not None or error.failure.status not in _BLANK
-            refusal = str(error)
-            reasons[constraint.name] = refusal.removeprefix(asker.client.address)[:_SHOWN_REFUSAL_CHARACTERS]
-            continue
-        if found.label is not None:
-            if broken is not None:
-                asker.log(f"is asked by {constraint.name}: it fails otherwise ({_one_line(broken)})")
-            return constraint
-        explained = True
-        reasons[constraint.name] = f"ignored, it answered '{found.raw[:40]}'"
-    if broken is not None and not (explained or refusal):
-        raise broken
-    if not explained:
-        raise _RefusedWithoutCauseError(refusal)
-    failed = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
-    raise BadInputError(
-        f"{asker.client.address} cannot hold the answers of {asker.model} to the label words ({failed}); choose an "
-        "endpoint with structured_outputs (vLLM) or JSON-schema response formats, or another backend"
-    )
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:_SHOWN_REFUSAL_CHARACTERS]
-
-
-async def _check_refusal(asker: Asker, error: RefusedError, in_chats: bool) -> None:
-    """Raise BadInputError where the refusal is about the key, the account, the address or the model."""
-    status = error.failure.status
-    if status in _WHO_ASKS:
-        raise BadInputError(f"{error}; {error.failure.advice}") from error
-    if error.failure.filtered or 300 <= status < 400:
-        raise BadInputError(str(error)) from error
-    if status not in _NOT_THERE:
-        return
-    served = await asker.served()
-    if asker.model not in served:
-        known = (
-            f"; it serves {', '.join(served[:_SHOWN_NAMES])}" if served else ", or no API: most addresses end in /v1"
-        )
-        more = f" and {len(served) - _SHOWN_NAMES} more" if len(served) > _SHOWN_NAMES else ""
-        raise BadInputError(f"{error}: no model '{asker.model}' there{known}{more}; fix model or endpoint") from error
-    if not in_chats:
-        raise BadInputError(f"{error}; it may know chats alone: set template.style to chat") from error
-
-
-async def _token_read(asker: Asker, sample: Prompt) -> TokenRead | None:
-    """The restriction by tokens, where the server says what they are and each word has one; None elsewhere."""
-    try:
-        tokens = {system: await _only_token(asker, sample, system) for system in sample.continuations}
-        found = {system: token for system, token in tokens.items() if token is not None}
-        if len(set(found.values())) != len(sample.continuations):
-            return None
-        constraint = TokenRead(found)
-        await asker.ask(sample, constraint)
-    except (UnreachableError, KeyError, IndexError, TypeError, ValueError):
-        return None
-    return constraint
-
-
-async def _only_token(asker: Asker, sample: Prompt, system: System) -> int | None:
-    """The one token that a label word is after the prompt; None where it is several, or changes those before it."""
-    client, model = asker.client, asker.model
-    if sample.messages is not None:
-        template = {key: asker.extra_body[key] for key in _TEMPLATE_FIELDS if key in asker.extra_body}
-        asked = {"model": model, "messages": list(sample.messages), **template}
-        alone = (await client.post_beside("/tokenize", asked))["tokens"]
-        text = (await client.post_beside("/detokenize", {"model": model, "tokens": alone}))["prompt"]
-    else:
-        text = str(sample.text)
-        alone = (await client.post_beside("/tokenize", {"model": model, "prompt": text}))["tokens"]
-    whole = {
-        "model": model,
-        "prompt": text + sample.continuations[system],
-        "add_special_tokens": sample.text is not None,
-    }
-    both = (await client.post_beside("/tokenize", whole))["tokens"]
-    return int(both[-1]) if both[:-1] == alone else None

@@ -13,8 +13,9 @@ from lorapar.config import EndpointOptions, TeacherConfig
 from lorapar.errors import BadInputError, LoraparError
 from lorapar.records import Example, Vote
 from lorapar.voting.endpoint_client import EndpointClient, Login, RefusedError
+from lorapar.voting.endpoint_probe import probe
 from lorapar.voting.endpoint_reply import Answer, Constraint
-from lorapar.voting.endpoint_request import Asker, NoVoteError, probe
+from lorapar.voting.endpoint_request import Asker, NoVoteError
 from lorapar.voting.teacher import label_of
 from lorapar.voting.templates import Prompt, render, template_digest
 

@@ -9,6 +9,9 @@ import pytest
 
 from lorapar.config.capture import CaptureTeacher
 from lorapar.errors import BadInputError, UnreachableError
+from lorapar.voting.endpoint_request import Asker
+from lorapar.voting.endpoint_room import RoomByLength
+from lorapar.voting.endpoint_teacher import EndpointTeacher
 from lorapar.voting.endpoint_text import TextTeacher
 from tests.voting.api_server import MODEL, serving
 from tests.voting.test_endpoint import ROWS, ask, config, refusal
@@ -46,9 +49,28 @@ def test_a_server_that_falls_over_a_way_of_asking_is_asked_in_another(status, re
         assert all(vote.label for vote in ask(config(api, attempts=2)).values())
 
 
-def test_a_server_that_falls_over_everything_is_told_by_its_own_words() -> None:
-    with serving(habit=lambda *_: (500, {"error": {"message": "boom"}}, {})) as api:
-        assert "HTTP 500 boom, after 2 tries" in refusal(config(api, attempts=2))
+@pytest.mark.parametrize(
+    ("status", "kind", "words"),
+    [
+        (500, UnreachableError, "HTTP 500 boom, after 2 tries"),
+        (501, BadInputError, "structured_outputs: /chat/completions: HTTP 501 boom"),
+    ],
+)
+def test_a_server_that_falls_over_everything_is_reported_in_its_own_words(status, kind, words) -> None:
+    with serving(habit=lambda *_: (status, {"error": {"message": "boom"}}, {})) as api:
+        with pytest.raises(kind, match=words):
+            ask(config(api, attempts=2))
+        assert status == 500 or len(api.bodies) == 5  # each way once
+
+
+def test_501_in_the_middle_of_a_round_ends_the_teacher_at_once() -> None:
+    def habit(api, body):
+        return (501, {"error": {"message": "boom"}}, {}) if api.asked("Tiny") else None
+
+    with serving(habit=only_completions(habit)) as api:
+        with pytest.raises(BadInputError, match="row r0: .*HTTP 501 boom"):
+            ask(config(api, concurrency=1))
+        assert len(api.asked("Tiny")) == 1
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
@@ -86,13 +108,22 @@ def test_an_answer_that_a_gateway_packs_into_a_text_is_read(packed) -> None:
         "{asked} in the completion).",
         "Invalid max_tokens value, the valid range of max_tokens is [1, 1024]",
         "max_tokens: {asked} > 1024, which is the maximum allowed number of output tokens",
+        # What vLLM says of a prompt that it counts only until it is too long, or not at all.
+        "This model's maximum context length is 1064 tokens. However, you requested {asked} output tokens and your "
+        "prompt contains at least {beside} input tokens, for a total of at least 1065 tokens.",
+        "This model's maximum context length is 1064 tokens. However, you requested {asked} output tokens and your "
+        "prompt contains 90 characters (more than 0 characters, which is the upper bound for 0 input tokens).",
+        "max_tokens exceeds what is left: this model's maximum context length is 99999 tokens, 40 in the prompt",
     ],
 )
 def test_a_model_that_thinks_and_takes_fewer_tokens_than_asked_is_asked_for_fewer(words) -> None:
     def habit(api, body):
         tokens = body["max_tokens"]
-        if tokens > 1024:
-            return 400, {"error": {"message": words.replace("{asked}", str(tokens)), "param": "max_tokens"}}, {}
+        if len(api.bodies) > 50:
+            return 401, "asked without end", {}
+        if tokens > 1050:
+            filled = words.replace("{asked}", str(tokens)).replace("{beside}", str(max(0, 1065 - tokens)))
+            return 400, {"error": {"message": filled, "param": "max_tokens"}}, {}
         if tokens < 700:
             choice = {"message": {"content": None, "reasoning_content": "hm"}, "finish_reason": "length"}
             return 200, {"choices": [choice]}, {}
@@ -102,6 +133,60 @@ def test_a_model_that_thinks_and_takes_fewer_tokens_than_asked_is_asked_for_fewe
         votes = ask(config(api))
         assert all(vote.label for vote in votes.values()), [vote.raw for vote in votes.values()]
         assert all("max_tokens" in body for body in api.bodies)
+
+
+def sharing_a_context(of, needed, refused):
+    """A habit: prompt and answer share so many tokens, and an answer takes the needed ones; notes what it refuses."""
+
+    def habit(api, body):
+        inside, tokens = len(body["messages"][-1]["content"]) // 4, body["max_tokens"]
+        if inside + tokens > of:
+            refused.append(body)
+            words = (
+                f"maximum context length is {of} tokens and your request has {inside} input tokens ({tokens} > {of})"
+            )
+            return 400, {"error": {"message": f"max_tokens is too large: {words}", "param": "max_tokens"}}, {}
+        if tokens < needed:
+            choice = {"message": {"content": None, "reasoning_content": "hm"}, "finish_reason": "length"}
+            return 200, {"choices": [choice]}, {}
+        return 200, whole(api.reply(body)), {}
+
+    return only_completions(habit)
+
+
+def test_room_that_one_row_left_is_where_longer_rows_begin() -> None:
+    refused, lines = [], []
+    with serving(habit=sharing_a_context(1200, 600, refused)) as api:
+        teacher = EndpointTeacher(config(api, concurrency=1), target="Tiny", role_play=True, log=lines.append)
+        assert all(vote.label for vote in teacher.votes(ROWS))
+        teacher.close()
+        assert len(api.asked("Tiny")) <= len(ROWS) + 2
+    assert len(refused) <= 3
+    assert len([line for line in lines if "fewer tokens beside a long prompt" in line]) == 1
+
+
+def test_a_row_that_needs_more_room_than_others_left_gets_its_own() -> None:
+    with serving(habit=sharing_a_context(1200, 900, [])) as api:
+        votes = ask(config(api, concurrency=1))
+    assert all(vote.label for vote in votes.values()), [vote.raw for vote in votes.values()]
+
+
+def test_what_room_a_prompt_leaves_is_known_from_shorter_ones() -> None:
+    rooms = RoomByLength()
+    assert rooms.beside(10**6) is None
+    rooms.learn(1000, 2000)
+    rooms.learn(2000, 400)
+    rooms.learn(3000, 800)  # no news: a shorter one left less
+    assert [rooms.beside(length) for length in (999, 1000, 1999, 2000, 3000)] == [None, 1500, 1500, 300, 300]
+    rooms.learn(500, 100)
+    assert [rooms.beside(length) for length in (499, 500, 3000)] == [None, 75, 75]
+
+
+def test_a_request_that_a_refusal_has_not_changed_is_not_sent_again(monkeypatch) -> None:
+    with serving(habit=lambda *_: (400, {"error": {"message": "max_tokens"}}, {})) as api:
+        monkeypatch.setattr(Asker, "_learned", lambda *_: len(api.bodies) < 50)
+        refusal(config(api))
+        assert len(api.bodies) < 40
 
 
 def test_a_missing_field_is_named() -> None:
@@ -131,14 +216,14 @@ def test_a_model_that_refuses_the_system_role_gets_its_text_with_the_question(wo
             return 400, {"error": {"message": words, "param": "messages[0].role"}}, {}
         return 200, whole(body["messages"][0]["content"]), {}
 
-    said: list[str] = []
+    lines: list[str] = []
     with serving(habit=only_completions(habit)) as api:
         settings = CaptureTeacher(endpoint=api.address, model=MODEL, openai={"attempts": 2, "concurrency": 1})
-        teacher = TextTeacher(settings, said.append, "teacher")
+        teacher = TextTeacher(settings, lines.append, "teacher")
         asked = {str(number): [("system", "Be brief."), ("user", f"{number}?")] for number in range(3)}
         assert dict(teacher.answers(asked)) == {name: f"Be brief.\n\n{name}?" for name in asked}
         assert len(api.bodies) == 4  # the first one was refused once
-    assert ["takes no system message" in line for line in said] == [True]
+    assert ["takes no system message" in line for line in lines] == [True]
 
 
 def test_a_timeout_names_its_setting_and_a_refusal_of_a_word_about_systems_is_no_refusal_of_the_role() -> None:
