@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import re
 import shlex
+import tokenize
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -132,6 +134,61 @@ def test_settings_shown_in_the_docs_are_valid(page: str, block: str, tmp_path: P
     file = tmp_path / "settings.yaml"
     file.write_text(block, encoding="utf-8")
     assert all(map(kind_of, load_config(file=file).data.parts))
+
+
+MODULE_PATH = re.compile(r"(?<![\w./{}<>-])((?:[\w-]+/)+[\w-]+\.py)\b")
+DOTTED_NAME = re.compile(r"(?<![\w./-])lorapar(?:\.[a-z_]\w*)+")
+OTHER_NAMES = ("lorapar.io", "lorapar.yaml", "lorapar.schema.json", "lorapar.example.com", "lorapar.enabled")
+PACKAGE = ROOT / "lorapar"
+ROOMS = {path.name for path in (PACKAGE, ROOT / "tests", DOCS, ROOT / "pipelines", *PACKAGE.iterdir()) if path.is_dir()}
+
+
+def names_a_module(name: str) -> bool:
+    """Whether a path or a dotted name leads to a module, or to a name that its package's text has."""
+    if "/" in name:
+        return name.split("/")[0] not in ROOMS or any(
+            (base / name).is_file() for base in (ROOT, PACKAGE, ROOT / "tests")
+        )
+    place = ROOT
+    for part in name.split("."):
+        if (place / part).is_dir():
+            place /= part
+            continue
+        module = place / f"{part}.py"
+        return module.is_file() or re.search(rf"\b{part}\b", text_of(place / "__init__.py")) is not None
+    return True
+
+
+def unknown_modules(text: str) -> set[str]:
+    """Modules of lorapar that a text names and that are not there."""
+    found = {*MODULE_PATH.findall(text), *DOTTED_NAME.findall(text)}
+    return {name for name in found if not name.startswith(OTHER_NAMES) and not names_a_module(name)}
+
+
+def prose_of(code: str) -> str:
+    """Comments and docstrings of a module."""
+    tokens = list(tokenize.generate_tokens(io.StringIO(code).readline))
+    begins = (tokenize.ENCODING, tokenize.INDENT, tokenize.DEDENT, tokenize.NEWLINE, tokenize.NL)
+    lone = {0, *(place + 1 for place, token in enumerate(tokens) if token.type in begins)}
+    return "\n".join(
+        token.string
+        for place, token in enumerate(tokens)
+        if token.type == tokenize.COMMENT or (token.type == tokenize.STRING and place in lone)
+    )
+
+
+def test_modules_that_comments_docstrings_and_pages_name_exist() -> None:
+    """CHANGELOG.md aside, which is about earlier states."""
+    code = (path for folder in (PACKAGE, ROOT / "tests", ROOT / "pipelines") for path in folder.rglob("*.py"))
+    gone = {}
+    for path in (*code, *(page for page in PAGES if page.name != "CHANGELOG.md")):
+        text = text_of(path)
+        # Code is taken apart only where there is something to find: that takes long.
+        if (names := unknown_modules(text)) and path.suffix == ".py":
+            names = unknown_modules(prose_of(text))
+        if names:
+            gone[path.relative_to(ROOT).as_posix()] = sorted(names)
+    assert not gone
 
 
 def test_the_docs_show_command_lines_at_all() -> None:

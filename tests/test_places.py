@@ -30,7 +30,7 @@ def test_home_is_taken_as_long_as_it_can_be_written(monkeypatch, tmp_path):
     assert "LORAPAR_CACHE" not in os.environ
 
 
-def test_other_libraries_are_reported_of_the_place_too(homeless, capsys):
+def test_other_libraries_are_given_the_place_too(homeless, capsys):
     settle_caches()
     folder = homeless / f"lorapar-cache-{os.getuid()}"
     assert cache_folder() == folder

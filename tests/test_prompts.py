@@ -215,7 +215,7 @@ def test_tokens_and_labels_are_those_of_trl(tmp_path, tokenizer, plain_tokenizer
         assert tensor.equal(their_batch[key]), key
 
 
-def test_rows_that_are_left_out_and_rows_that_are_cut_are_reported_apart(tokenizer):
+def test_rows_that_are_left_out_and_rows_that_are_cut_are_reported_separately(tokenizer):
     encoded = encode_rows(tokenizer, ROWS, PROMPTS, max_length=1000)
     longest = max(encoded, key=lambda row: len(row["input_ids"]))
     whole = fit_rows(tokenizer, ROWS, PROMPTS, len(longest["input_ids"]), "a.limit")

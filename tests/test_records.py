@@ -78,8 +78,8 @@ def test_what_is_left_out_is_reported_in_one_line_and_much_of_it_is_much():
     assert half.is_much
     none = few.model_copy(update={"count": 0})
     assert omissions_of(few, none) == [few.model_dump()]
-    message = []
+    lines = []
     progress = Silent()
-    progress.log = message.append
+    progress.log = lines.append
     log_omissions(progress, [few, none, half])
-    assert message == [few.line, f"WARNING: {half.line}"]
+    assert lines == [few.line, f"WARNING: {half.line}"]

@@ -137,7 +137,7 @@ def _shape(values: dict[str, Any]) -> ModelShape:
 
 
 def _size(values: dict[str, Any], name: str, otherwise: int | None = None) -> int:
-    """A size by any of its names; raises KeyError where none is there and nothing is in for it."""
+    """A size by any of its names; raises KeyError where none is there and `otherwise` is None."""
     found = next((values[key] for key in _NAMES[name] if values.get(key) is not None), otherwise)
     if not isinstance(found, int):
         raise KeyError(name)

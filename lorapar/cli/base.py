@@ -133,6 +133,14 @@ app = CommandGroup(
 out = Screen()
 err = Screen(stderr=True)
 
+
+def print_redacted(line: str) -> None:
+    """One line on standard output as it is, without secrets."""
+    from lorapar.redaction import redact
+
+    out.print(redact(line), markup=False, highlight=False, soft_wrap=True)
+
+
 Preset = Annotated[
     str | None,
     typer.Option(

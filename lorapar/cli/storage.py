@@ -7,10 +7,9 @@ from typing import Annotated
 
 import typer
 
-from lorapar.cli.base import AsJson, app, out, reporter, show_document
+from lorapar.cli.base import AsJson, app, print_redacted, reporter, show_document
 from lorapar.cli.command import CommandGroup
 from lorapar.errors import BadInputError
-from lorapar.redaction import redact
 
 models = CommandGroup(help="Base models kept in your own storage.", no_args_is_help=True)
 app.add_typer(models, name="models")
@@ -44,16 +43,16 @@ def gc_command(
 
         show_document(garbage_document(found, remove_garbage(store, found, grace_seconds) if delete else None))
         return
-    _print_line(f"looked into {found.roots} objects that may name content")
-    _print_line(f"{found.reached} objects are needed, {found.young} are not but are younger than {grace_hours:g} h")
-    _print_line(
+    print_redacted(f"looked into {found.roots} objects that may name content")
+    print_redacted(f"{found.reached} objects are needed, {found.young} are not but are younger than {grace_hours:g} h")
+    print_redacted(
         f"{len(found.left_over)} are left over ({found.size_bytes / 1e6:.1f} MB), {found.unfinished} uploads unfinished"
     )
     if delete:
         removed = remove_garbage(store, found, grace_seconds)
-        _print_line(f"removed {removed}")
+        print_redacted(f"removed {removed}")
     elif found.left_over or found.unfinished:
-        _print_line("nothing was changed; --delete removes them")
+        print_redacted("nothing was changed; --delete removes them")
 
 
 @models.command("mirror")
@@ -71,9 +70,5 @@ def mirror_command(
         resolved, manifest = mirror_model(parse_name(model), address, progress)
     size = sum(entry.size_bytes for entry in manifest.files.values())
     revision = f"@{resolved.revision}" if resolved.revision else ""
-    _print_line(f"{resolved.name}{revision}: {len(manifest.files)} files, {size / 1e6:.1f} MB, at {address}")
-    _print_line(f"use it as: --set model.name={address}")
-
-
-def _print_line(line: str) -> None:
-    out.print(redact(line), markup=False, highlight=False, soft_wrap=True)
+    print_redacted(f"{resolved.name}{revision}: {len(manifest.files)} files, {size / 1e6:.1f} MB, at {address}")
+    print_redacted(f"use it as: --set model.name={address}")

@@ -8,7 +8,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from lorapar.cli.base import AsJson, ConfigFile, Overrides, Preset, app, out, reporter, settings_of, show_document
+from lorapar.cli.base import (
+    AsJson,
+    ConfigFile,
+    Overrides,
+    Preset,
+    app,
+    out,
+    print_redacted,
+    reporter,
+    settings_of,
+    show_document,
+)
 from lorapar.cli.command import CommandGroup
 from lorapar.cli.kubeflow import Images, Namespace, PlacementFile, ServiceAccount, StudyHost, cluster_of, default_store
 from lorapar.errors import BadInputError
@@ -86,10 +97,10 @@ def run_command(  # noqa: PLR0913  -- an argument is an option of the command
         check_storage(cells[0].config)
         folder.write_settings(loaded, base, address)
         try:
-            StudyRun(loaded, cells, folder, reporter, _print_line, parallel or loaded.parallel, cluster).run()
+            StudyRun(loaded, cells, folder, reporter, print_redacted, parallel or loaded.parallel, cluster).run()
         finally:
             report = write_study_report(loaded, cells, folder)
-    _print_line(f"report: {report}")
+    print_redacted(f"report: {report}")
 
 
 @study.command("status")
@@ -123,7 +134,7 @@ def report_command(where: Where) -> None:
 
     folder = _folder(where)
     loaded, base, address = folder.read_settings()
-    _print_line(f"report: {write_study_report(loaded, cells_of(loaded, base, address), folder)}")
+    print_redacted(f"report: {write_study_report(loaded, cells_of(loaded, base, address), folder)}")
 
 
 @study.command("list")
@@ -163,12 +174,6 @@ def _folder(where: str) -> StudyFolder:
     return StudyFolder(path)
 
 
-def _print_line(line: str) -> None:
-    from lorapar.redaction import redact
-
-    out.print(redact(line), markup=False, highlight=False, soft_wrap=True)
-
-
 @app.command("tune")
 def tune_command(  # noqa: PLR0913  -- an argument is an option of the command
     search: Annotated[
@@ -197,7 +202,6 @@ def tune_command(  # noqa: PLR0913  -- an argument is an option of the command
     """
     from lorapar.config.tune import load_search, validate_search
     from lorapar.local.needs import check_storage
-    from lorapar.redaction import redact
     from lorapar.study.folder import StudyFolder
     from lorapar.study.search import Search
 
@@ -212,11 +216,8 @@ def tune_command(  # noqa: PLR0913  -- an argument is an option of the command
     address = base.store.address or (str(folder.root.absolute() / "store") if host is None else default_store())
     cluster = cluster_of(loaded.name, host, namespace, placement, images, service_account, scores=True)
 
-    def print_line(line: str) -> None:
-        out.print(redact(line), markup=False, highlight=False, soft_wrap=True)
-
-    made = Search(loaded, base, folder, address, reporter, print_line, cluster)
+    made = Search(loaded, base, folder, address, reporter, print_redacted, cluster)
     with folder.locked():
         check_storage(base)
         report = made.run()
-    print_line(f"report: {report}; settings: {folder.root / 'best.yaml'}")
+    print_redacted(f"report: {report}; settings: {folder.root / 'best.yaml'}")

@@ -95,7 +95,7 @@ def _check_capture(config: DataConfig) -> None:
 
 
 def source_rows(config: DataConfig, log: Log, *, streamed: bool = False) -> Iterator[RawRow]:
-    """Rows of files or a hub data set, with the place each stands at; `say` is told how files are read.
+    """Rows of files or a hub data set, with the place of each; `log` gets a line about how files are read.
 
     `streamed`: rows of the hub are read as they are asked for, so that the first ones do not cost a whole download.
     """

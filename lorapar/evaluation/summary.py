@@ -17,7 +17,7 @@ RULES = {"": "strict", "lenient_": "lenient"}
 
 
 def model_metrics(batches: Sequence[AnsweredBatch], confidence: float, systems: Sequence[System] = SYSTEMS) -> Metrics:
-    """One model's figures on the held-out rows; accuracies are None where no row of a system has a reference."""
+    """One model's metrics on the held-out rows; accuracies are None where no row of a system has a reference."""
     answers = [answer for batch in batches for answer in batch.answers]
     metrics: Metrics = {}
     for system in systems:
@@ -31,7 +31,7 @@ def model_metrics(batches: Sequence[AnsweredBatch], confidence: float, systems: 
 
 
 def benchmark_metrics(answers: Sequence[Answer], seconds: float, confidence: float) -> Metrics:
-    """One model's figures on one benchmark; accuracies are None where its answers are code that was not run yet."""
+    """One model's metrics on one benchmark; accuracies are None where its answers are code that was not run yet."""
     counts = {"rows": len(answers), "cut_off": cut_off_share(answers)}
     return {**counts, **score_metrics(answers, confidence), **cost_metrics(answers, seconds)}
 
@@ -96,7 +96,7 @@ def all_changes(answers: Mapping[str, Sequence[Answer]], confidence: float) -> d
 
 
 def flat_metrics(metrics: Mapping[str, Metrics]) -> dict[str, float]:
-    """Single numbers by `<model>_<figure>` and `<model>_<benchmark>_<figure>`; what is None or a list is left out."""
+    """Single numbers by `<model>_<metric>` and `<model>_<benchmark>_<metric>`; what is None or a list is left out."""
     flat: dict[str, float] = {}
     for model, entries in metrics.items():
         for name, value in entries.items():

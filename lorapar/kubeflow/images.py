@@ -34,7 +34,7 @@ def is_pinned(reference: str) -> bool:
 
 
 def references(registry: str | None, given: Sequence[str]) -> dict[str, str]:
-    """What to put in for each default reference, from `--registry` and `--image NAME=REFERENCE`."""
+    """What replaces each default reference, from `--registry` and `--image NAME=REFERENCE`."""
     return {default_reference(image): default_reference(image) for image in IMAGES} | named(registry, given)
 
 

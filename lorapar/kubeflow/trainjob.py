@@ -99,7 +99,7 @@ def train_job(
     labels = metadata.get("labels") or {}
     own = {RUN_LABEL: name.run, NODE_LABEL: name.node}
     env = [one for one in main.get("env") or [] if not one["name"].startswith(_OTHERS_VARIABLES)]
-    # Kubernetes puts variables in for $(NAME) in arguments; these are what they are.
+    # Kubernetes replaces $(NAME) in arguments by variables; these arguments stay as they are.
     literal = [one.replace("$(", "$$(") for one in command]
     return {
         "apiVersion": f"{GROUP}/{VERSION}",

@@ -144,7 +144,7 @@ def _trainings(
         share, _ = chosen_share(section, gpus, config.processes)
         part = {"batch_size": share.batch_size, "gradient_accumulation": share.gradient_accumulation}
         memory = replace(held, **_pass(shape, config.model, section.model_copy(update=part), device))
-        if config.sharding == "fsdp2" and share.processes > 1:  # freed memory goes back then: basemodel/allocator.py
+        if config.sharding == "fsdp2" and share.processes > 1:  # freed memory goes back then: basemodel/memory.py
             weights, gathered = held.weights // share.processes, gathered_bytes(shape, config.model, device)
             yield replace(memory, weights=weights, gathered=gathered, shards=share.processes)
         else:

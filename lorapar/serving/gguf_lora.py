@@ -135,6 +135,9 @@ def _tensors(
 
 
 def _interleaved(b: torch.Tensor, heads: int) -> torch.Tensor:
-    """Rows of q or k in llama.cpp's order; shape (heads * head_dim, rank), kept. See `gguf_llama`, its inverse."""
+    """Rows of q or k in llama.cpp's order; shape (heads * head_dim, rank), kept.
+
+    Inverse of `_unpermuted` in lorapar/basemodel/wheel.py.
+    """
     rows, rank = b.shape
     return b.reshape(heads, 2, rows // heads // 2, rank).swapaxes(1, 2).reshape(rows, rank)

@@ -157,7 +157,7 @@ def named_cells(study: StudyConfig) -> list[tuple[str, Values]]:
     found = []
     for places in itertools.product(*(range(len(values)) for values in study.grid.values())):
         values = {key: study.grid[key][place] for key, place in zip(keys, places, strict=True)}
-        named = [f"{shown[key]} {_text_of(values[key], place)}" for key, place in zip(keys, places, strict=True)]
+        named = [f"{shown[key]} {_value_text(values[key], place)}" for key, place in zip(keys, places, strict=True)]
         found.append((", ".join(named), values))
     return found
 
@@ -185,7 +185,7 @@ def _short(key: str, keys: list[str]) -> str:
     return key if sum(other.rpartition(".")[2] == last for other in keys) > 1 else last
 
 
-def _text_of(value: Any, place: int) -> str:
+def _value_text(value: Any, place: int) -> str:
     return (
         f"{value:g}"
         if isinstance(value, float)

@@ -127,12 +127,12 @@ def read_result(cell: Cell, folder: RunFolder) -> Result:
     records = folder.records()
     rows: dict[tuple[str, str], Rows] = {}
     if "execute" in records:
-        texts = _texts(folder.artifact("tally", "heldout"), cell.config.system_names)
+        digests = _row_digests(folder.artifact("tally", "heldout"), cell.config.system_names)
         for measure, models in read_outcomes(folder.artifact("execute", "evaluation"), "strict").items():
             for model in MODELS:
                 if model in models:
                     rows[model, measure] = {
-                        texts.get((measure, row), row): right for row, right in models[model].items()
+                        digests.get((measure, row), row): right for row, right in models[model].items()
                     }
     partition = read_json(folder.artifact("partition", "partition") / "summary.json")
     regions = _regions(partition)
@@ -159,15 +159,15 @@ def _regions(partition: Mapping[str, Any]) -> dict[str, float]:
     return {**{key: float(partition[key]) for key in (*keys, *trained)}, **alike}
 
 
-def _texts(heldout: Path, systems: Sequence[str]) -> dict[tuple[str, str], str]:
+def _row_digests(heldout: Path, systems: Sequence[str]) -> dict[tuple[str, str], str]:
     """By system and name of a held-out row, the digest of what it says: names repeat over seeds, with other rows."""
     found: dict[tuple[str, str], str] = {}
     for system in systems:
         times: Counter[str] = Counter()
         for row in read_records(heldout / f"{system}.jsonl", Example):
-            texts = digest_of([row.asked, row.answer])
-            times[texts] += 1
-            found[system, row.id] = f"{texts} {times[texts]}"
+            digest = digest_of([row.asked, row.answer])
+            times[digest] += 1
+            found[system, row.id] = f"{digest} {times[digest]}"
     return found
 
 

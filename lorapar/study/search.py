@@ -146,9 +146,9 @@ class Search:
                 trial.set_user_attr("why", f"failed: {str(error).partition('; the same command')[0]}")
                 study.tell(trial, state=optuna.trial.TrialState.FAIL)
                 return
-            figures = self._figures(cell)
-            trial.set_user_attr(f"look {place + 1}", figures)
-            value = _value(figures, final=share == 1.0)
+            metrics = self._metrics(cell)
+            trial.set_user_attr(f"look {place + 1}", metrics)
+            value = _value(metrics, final=share == 1.0)
             trial.report(value, place + 1)
             if share < 1.0 and trial.should_prune():
                 trial.set_user_attr("why", f"ruled out by its held-out loss after {share:.0%} of the training")
@@ -203,7 +203,7 @@ class Search:
     def _run(self, study: StudyConfig, cells: list[Cell], folder: StudyFolder) -> None:
         StudyRun(study, cells, folder, self.reporter, self.log, 1, self.cluster).run()
 
-    def _figures(self, cell: Cell) -> dict[str, float]:
+    def _metrics(self, cell: Cell) -> dict[str, float]:
         found = read_json(self.folder.run(cell).artifact("execute", "evaluation") / "summary.json")["after_rl"]
         systems = [one for one in self.tune.measured if found.get(f"{one}_rows")]
         if not systems:
@@ -324,8 +324,8 @@ def _inside(dimension: Dimension, value: Any) -> bool:
     return isinstance(value, int | float) and low is not None and high is not None and low <= value <= high
 
 
-def _value(figures: Mapping[str, float], *, final: bool) -> float:
-    return (_ACCURACY_UNIT * figures["accuracy"] if final else 0.0) - figures["loss"]
+def _value(metrics: Mapping[str, float], *, final: bool) -> float:
+    return (_ACCURACY_UNIT * metrics["accuracy"] if final else 0.0) - metrics["loss"]
 
 
 def _row(trial: optuna.trial.FrozenTrial, tune: TuneConfig) -> dict[str, Any]:
@@ -355,14 +355,14 @@ def _report(tune: TuneConfig, rows: list[dict[str, Any]], best: Any, trials: lis
         f"{short} ruled out by held-out loss, {ruled} by the sweep before anything was trained.",
     ]
     if best is not None:
-        found = ", ".join(f"{key} {_text_of(value)}" for key, value in best.params.items())
+        found = ", ".join(f"{key} {_rounded_text(value)}" for key, value in best.params.items())
         paragraphs.append(f"Best: trial {best.number} ({found}). `lorapar run --config best.yaml` trains with it.")
         paragraphs.append(
             "It is the best of several on the same held-out rows, which flatters it. Where it is not what was given "
             "and there are `confirm_seeds`, `confirm/report.md` compares the two on other seeds."
         )
     heads = tuple(rows[0]) if rows else ("trial",)
-    lines = [tuple("–" if value is None else _text_of(value) for value in row.values()) for row in rows]  # noqa: RUF001
+    lines = [tuple("–" if value is None else _rounded_text(value) for value in row.values()) for row in rows]  # noqa: RUF001
     return "\n\n".join([*paragraphs, Rows(heads, lines, tuple(range(len(heads) - 1))).markdown()]) + "\n"
 
 
@@ -383,5 +383,5 @@ def _cut(length: str, value: Any, share: float) -> int | float:
     return max(1, round(share * value)) if length == "max_steps" else share * _number(value)
 
 
-def _text_of(value: Any) -> str:
+def _rounded_text(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)

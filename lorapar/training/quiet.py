@@ -60,7 +60,7 @@ class _Forwarder(logging.Handler):
         file: TextIO | None = None,
         line: str | None = None,
     ) -> None:
-        """Say a Python warning; is in for `warnings.showwarning`."""
+        """Log a Python warning; takes the place of `warnings.showwarning`."""
         if not any(part in str(message) for part in _UNHELPFUL):
             self._log_once(category.__name__, str(message))
 

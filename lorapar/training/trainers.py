@@ -219,7 +219,7 @@ class CarefulGRPOTrainer(_Careful, GRPOTrainer):  # type: ignore[misc]
         log: Callable[[str], None] = print,
         **kwargs: Any,
     ) -> None:
-        """As TRL's; with `share_prompts` a prompt is computed once for its completions, or `say` is told why not.
+        """As TRL's; with `share_prompts` a prompt is computed once for its completions, or `log` gets why not.
 
         `keep_order`: the loss depends on which completions stand together in a forward pass, so TRL's order is kept.
         """

@@ -145,7 +145,7 @@ def given_statistics(count: Count) -> dict[str, Any]:
 def teacher_statistics(count: Count, patterns: Counter[str], described: Described) -> dict[str, dict[str, Any]]:
     """For each teacher: its round, weight, calls, tokens, how often it said what, and how it fared against gold."""
     golds, system_of = Counter(zip(count.patterns, count.gold, strict=True)), count.ballots.system_of
-    figures = {}
+    found = {}
     for place, name in enumerate(count.ballots.teachers):
         counts = dict.fromkeys(system_of, 0)
         for pattern, rows in patterns.items():
@@ -156,7 +156,7 @@ def teacher_statistics(count: Count, patterns: Counter[str], described: Describe
             for (pattern, gold), rows in golds.items()
             if gold is not None and pattern[place] in system_of
         )
-        figures[name] = {
+        found[name] = {
             **described.get(name, {}),
             "round": "first" if place < count.ballots.first_round else "rest",
             "calls": count.calls[name],
@@ -166,7 +166,7 @@ def teacher_statistics(count: Count, patterns: Counter[str], described: Describe
             "gold_accuracy": accuracy(table),
             "gold_confusion": table,
         }
-    return figures
+    return found
 
 
 def row_statistics(ballots: Ballots, patterns: Counter[str]) -> dict[str, int]:
@@ -174,14 +174,14 @@ def row_statistics(ballots: Ballots, patterns: Counter[str]) -> dict[str, int]:
 
     The systems, `held_out` and `undecided` add up to `voted`; the others overlap them.
     """
-    figures = dict.fromkeys((*ballots.systems, "held_out", "undecided", "tied", "below_agreement"), 0)
+    counts = dict.fromkeys((*ballots.systems, "held_out", "undecided", "tied", "below_agreement"), 0)
     for pattern, rows in patterns.items():
         outcome = ballots.outcome(pattern)
-        figures["undecided" if not outcome.decided else outcome.system or "held_out"] += rows
-        figures["tied"] += rows * outcome.tied
-        figures["below_agreement"] += rows * (outcome.decided and outcome.below_agreement)
+        counts["undecided" if not outcome.decided else outcome.system or "held_out"] += rows
+        counts["tied"] += rows * outcome.tied
+        counts["below_agreement"] += rows * (outcome.decided and outcome.below_agreement)
     unvoted = sum(rows for pattern, rows in patterns.items() if set(pattern) == {ABSENT})
-    return {"voted": sum(patterns.values()), **figures, "without_votes": unvoted}
+    return {"voted": sum(patterns.values()), **counts, "without_votes": unvoted}
 
 
 def call_statistics(ballots: Ballots, patterns: Counter[str]) -> dict[str, Any]:

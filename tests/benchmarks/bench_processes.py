@@ -93,8 +93,8 @@ def test_two_processes_are_as_fast_as_one_with_two_threads(tmp_path: Path) -> No
     seconds: dict[int, list[float]] = {1: [], 2: []}
     for turn in range(3):
         for processes in seconds:
-            message = trained(start, tmp_path / f"{processes}-{turn}", processes, "whole", *steps)
-            seconds[processes].append(message[0]["seconds"])
+            summaries = trained(start, tmp_path / f"{processes}-{turn}", processes, "whole", *steps)
+            seconds[processes].append(summaries[0]["seconds"])
     tokens = 4 * 8 * 256
     speed = {processes: tokens / min(taken) for processes, taken in seconds.items()}
     print(f"\ntokens a second: one process {speed[1]:.0f}, two {speed[2]:.0f}, {speed[2] / speed[1]:.2f} of it")

@@ -70,7 +70,7 @@ def test_list_and_show(capture: Capture) -> None:
     assert "support: 3 requests, kept 3 days" in message("show", "support")
 
 
-def test_all_that_is_kept_of_one_request_can_be_reported_to_whoever_asks(capture: Capture) -> None:
+def test_all_that_is_kept_of_one_request_can_be_shown_to_whoever_asks(capture: Capture) -> None:
     found = json.loads(message("show", "support", "--request-id", "two-00000002"))
     assert [row["answer"] for row in found["requests"]] == ["5"]
     assert [one["good"] for one in found["feedback"]] == [True]

@@ -37,11 +37,11 @@ def capture(tmp_path: Path) -> Capture:
     made = Capture(open_store(tmp_path / "store"), "support")
     for number, question in enumerate(QUESTIONS):
         made.write([asked(f"request-{number}", question, f"answer {number}", day=18 + number)], NOW)
-    message = [
+    feedback = [
         Feedback(request_id="request-0", captured_at=NOW, good=True),
         Feedback(request_id="request-1", captured_at=NOW, good=False, answer="On its way."),
     ]
-    made.write(message, NOW)
+    made.write(feedback, NOW)
     return made
 
 
@@ -239,8 +239,8 @@ def test_part_of_a_server_whose_clock_is_slow_comes_too_late_for_the_plan(captur
     config = data(capture)
     for behind in (timedelta(0), timedelta(seconds=1), timedelta(minutes=50)):
         capture.write([asked(f"slow-{behind.seconds:07d}", f"And now {behind}?", day=19)], NOW - behind)
-        message = Feedback(request_id=f"slow-{behind.seconds:07d}", captured_at=NOW, good=True)
-        capture.write([message], NOW - behind)
+        feedback = Feedback(request_id=f"slow-{behind.seconds:07d}", captured_at=NOW, good=True)
+        capture.write([feedback], NOW - behind)
     assert data_digest(config) == config.digest
     assert set(answers(config)) == set(QUESTIONS[:2])
     assert len(answers(data(capture))) == 5

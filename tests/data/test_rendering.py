@@ -169,8 +169,8 @@ def test_tags_that_decoding_leaves_out_are_reported(control, kept):
     notes = list(
         template_notes(tokenizer, ModelConfig(name="builtin:tiny"), PromptConfig(system2="Show steps.", tags=tags))
     )
-    message = [note for note in notes if "prompts.tags: '<|thinks|>the' has control tokens of builtin:tiny" in note]
-    assert [kept in note for note in message] == ([True] if kept else [])
+    found = [note for note in notes if "prompts.tags: '<|thinks|>the' has control tokens of builtin:tiny" in note]
+    assert [kept in note for note in found] == ([True] if kept else [])
 
 
 @pytest.mark.parametrize(("opened", "right"), [("<think>\n", True), ("", False)])

@@ -95,7 +95,7 @@ def test_a_folder_says_which_of_its_files_are_rows(tmp_path):
 
 
 @pytest.mark.parametrize("splits", [True, False])
-def test_a_folder_of_save_to_disk_is_reported_how_it_becomes_rows(tmp_path, splits):
+def test_a_folder_of_save_to_disk_is_refused_with_how_it_becomes_rows(tmp_path, splits):
     rows = Dataset.from_list([{"question": "q", "answer": "a"}])
     (DatasetDict(train=rows) if splits else rows).save_to_disk(tmp_path / "saved")
     with pytest.raises(BadInputError, match=r"saved was written by save_to_disk of datasets, .*to_parquet\("):

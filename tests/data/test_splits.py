@@ -105,7 +105,7 @@ def test_several_configurations_without_a_default_want_a_name(folder):
         (["trainer.jsonl", "contest.jsonl"], "train", ["trainer.jsonl", "contest.jsonl"]),
     ],
 )  # fmt: skip
-def test_splits_are_reported_by_names(names, split, expected):
+def test_splits_are_recognised_by_names(names, split, expected):
     chosen = choose("rows", names, split, None, None)
     assert chosen.names == expected
     assert (chosen.note is None) == (len(chosen.names) == len(names) and split == "train")

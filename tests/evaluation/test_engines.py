@@ -53,12 +53,12 @@ def test_a_family_whose_adapters_vllm_answers_otherwise_is_refused(tmp_path) -> 
 
 def test_transformers_answers_where_vllm_cannot_take_an_adapter(tokenizer, tmp_path) -> None:
     (tmp_path / "adapter_config.json").write_text('{"peft_type": "PREFIX_TUNING"}')
-    message: list[str] = []
+    lines: list[str] = []
     progress = Silent()
-    progress.log = message.append
+    progress.log = lines.append
     with open_engine(BASE, EvaluateConfig(backend="vllm"), tokenizer, [None, tmp_path], progress) as engine:
         assert isinstance(engine, TransformersEngine)
-    assert message == [
+    assert lines == [
         "evaluate.backend is vllm, and an adapter is of the kind prefix, and vLLM serves plain LoRA only; "
         "transformers answers instead"
     ]

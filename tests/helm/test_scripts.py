@@ -185,14 +185,14 @@ def test_who_waits_longer_says_so_every_half_minute(
     assert waiting.FIRST_SECONDS <= waiting.EVERY_SECONDS <= 30
     monkeypatch.setattr(waiting, "FIRST_SECONDS", 0.01)
     monkeypatch.setattr(waiting, "EVERY_SECONDS", 0.01)
-    message: list[str] = []
+    lines: list[str] = []
     with waiting.Waiting("s3://b", "look at the Service") as pod:
         pod.note(OSError("timed out"))
-        while len(message) < 3:
-            message += capsys.readouterr().err.splitlines()
-    assert all(line.startswith("s3://b: no answer for ") for line in message)
-    assert all(line.endswith("; still trying") for line in message)
-    assert "(timed out)" in message[-1]
+        while len(lines) < 3:
+            lines += capsys.readouterr().err.splitlines()
+    assert all(line.startswith("s3://b: no answer for ") for line in lines)
+    assert all(line.endswith("; still trying") for line in lines)
+    assert "(timed out)" in lines[-1]
     assert pod.given_up().endswith("(timed out); look at the Service")
 
 

@@ -351,7 +351,7 @@ def test_serving_settings_reach_the_server() -> None:
     assert variables["LORAPAR_SERVING_CANARY_REQUESTS"] == "7"
 
 
-def test_a_server_keeps_requests_only_where_asked_and_is_reported_by_what_rules() -> None:
+def test_a_server_keeps_requests_only_where_asked_and_is_given_the_rules() -> None:
     _, container = server_of(serving(), "-serving")
     assert "LORAPAR_SERVING_CAPTURE" not in environment(container)
     asked = {"enabled": True, "name": "support", "share": 0.25, "rules": {"case": r"C-\d{4}<\w+>"}, "retentionDays": 7}
@@ -416,7 +416,7 @@ def test_a_digest_counts_before_the_tag() -> None:
     assert container["image"] == f"ghcr.io/lorapar/vllm@{digest}"
 
 
-def test_air_gapped_servers_are_reported_not_to_look_for_a_hub() -> None:
+def test_air_gapped_servers_are_told_not_to_look_for_a_hub() -> None:
     for _, spec in pods(render("production")):
         for container in containers(spec):
             variables = environment(container)

@@ -66,7 +66,7 @@ def test_a_failure_that_nobody_reads_has_its_exit_code(recorded: RecordedRuns, t
 
 
 @pytest.mark.parametrize("name", ["sft", "rl"])
-def test_training_that_nobody_reads_saves_when_it_is_reported_to_stop(
+def test_training_that_nobody_reads_saves_when_it_is_told_to_stop(
     recorded: RecordedRuns, name: str, tmp_path: Path
 ) -> None:
     given = json.loads(recorded.inputs[name])

@@ -76,7 +76,7 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster
     made.server.server_close()
 
 
-def test_a_stock_kubeflow_is_reported_what_is_missing(server: Double, cluster: Cluster) -> None:
+def test_a_stock_kubeflow_is_reported_with_what_is_missing(server: Double, cluster: Cluster) -> None:
     kubeflow, argo = examine_kubeflow(server.address, None)
     assert kubeflow.found == f"{server.address} answers"
     assert argo.found == f"retryPolicy OnError at {cluster.address}"

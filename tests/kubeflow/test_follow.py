@@ -350,7 +350,7 @@ STOPPED_DRIVER = Fate("FAILED", driver="Failed", exit_code=143)
 
 @pytest.mark.parametrize(("fate", "who"), [*((one, "rl") for one in STOPPED), (STOPPED_DRIVER, "driver of rl")])
 @pytest.mark.usefixtures("no_rights")
-def test_a_stopped_task_is_reported_apart_and_its_run_started_again_twice(
+def test_a_stopped_task_is_distinguished_and_its_run_started_again_twice(
     server: Double, submit: Call, fate: Fate, who: str
 ) -> None:
     stopped = Frame("FAILED", until("rl", rl=fate))

@@ -243,9 +243,9 @@ def test_a_server_that_does_not_answer_for_long_while_a_run_is_followed_is_repor
     server.endings = [[Frame("RUNNING", until("rl")), Frame("SUCCEEDED", ALL | {"report": says(better=False)})]]
     ended, words = wait()
     assert ended == 10, words
-    message = [line for line in words.splitlines() if "Kubeflow failed (503" in line]
-    assert 3 <= len(message) <= 5, words
-    assert "no answer for 50 s; asking again, for up to 10 min" in message[0]
+    lines = [line for line in words.splitlines() if "Kubeflow failed (503" in line]
+    assert 3 <= len(lines) <= 5, words
+    assert "no answer for 50 s; asking again, for up to 10 min" in lines[0]
 
 
 @pytest.mark.usefixtures("no_rights", "quiet")

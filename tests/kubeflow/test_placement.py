@@ -87,9 +87,9 @@ def container(package, label: str) -> dict:
 def test_it_says_what_kfps_own_functions_say(placed, tmp_path) -> None:
     compiler.Compiler().compile(expected, str(tmp_path / "expected.yaml"))
     spec, platform = yaml.safe_load_all((tmp_path / "expected.yaml").read_text(encoding="utf-8"))
-    message = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]["exec-sft"]
+    theirs = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]["exec-sft"]
     ours = pod(placed, "exec-sft")
-    assert {key: ours[key] for key in message} == message
+    assert {key: ours[key] for key in theirs} == theirs
     wanted = spec["deploymentSpec"]["executors"]["exec-sft"]["container"]["resources"]
     got = container(placed, "exec-sft")["resources"]
     # The fields without `resource` in their names are for backends older than those this project runs on.
@@ -233,11 +233,11 @@ def labels_of(package) -> list[str]:
 def test_the_network_is_put_as_kfps_own_functions_put_it(in_a_company, tmp_path) -> None:
     compiler.Compiler().compile(networked, str(tmp_path / "expected.yaml"))
     _, platform = yaml.safe_load_all((tmp_path / "expected.yaml").read_text(encoding="utf-8"))
-    message = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]["exec-sft"]
+    theirs = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]["exec-sft"]
     ours = pod(in_a_company, "exec-rl")
-    (secret,) = message.pop("secretAsEnv")
+    (secret,) = theirs.pop("secretAsEnv")
     assert secret in ours["secretAsEnv"]
-    assert {key: ours[key] for key in message} == message
+    assert {key: ours[key] for key in theirs} == theirs
     for label in labels_of(in_a_company):
         one = pod(in_a_company, label)
         assert as_read(one, kubernetes_pb.KubernetesExecutorConfig()) == one

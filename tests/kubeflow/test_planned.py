@@ -179,7 +179,7 @@ def test_the_page_of_plan_says_what_each_process_of_several_nodes_does() -> None
         ("2 nodes", "accelerators: "),
     ],
 )
-def test_a_package_of_another_version_is_reported_what_is_wrong(reported, answer) -> None:
+def test_a_package_of_another_version_is_refused_with_what_is_wrong(reported, answer) -> None:
     with pytest.raises(BadInputError, match=answer):
         read_takes(reported)
 

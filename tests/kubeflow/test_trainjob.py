@@ -312,9 +312,7 @@ class StoppedAtOnce(Notes):
             raise Terminated
 
 
-def test_a_task_that_is_reported_to_stop_ends_its_job(
-    double: TrainerDouble, ledger: Ledger, record: StageRecord
-) -> None:
+def test_a_task_that_is_told_to_stop_ends_its_job(double: TrainerDouble, ledger: Ledger, record: StageRecord) -> None:
     double.run = lambda rank: ["sh", "-c", IDLE]
     notes = StoppedAtOnce()
     with pytest.raises(Terminated):

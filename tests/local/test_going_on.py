@@ -22,15 +22,15 @@ def runs(tiny_run, tmp_path_factory, cli):
     """A run beside version 1 of the registry, then one that trains version 2 further, in one run folder."""
     root = tmp_path_factory.mktemp("going-on")
     registry = shutil.copytree(tiny_run.parent / "registry", root / "registry")
-    message = []
+    outputs = []
     for adapter, more in (("tiny@candidate", ()), ("tiny@2", ("--set", "model.continue=true", "--until", "publish"))):
         command = ("run", "--preset", "tiny", "--set", f"model.adapter={adapter}", *more, "--out", root / "run")
         result = cli(*command)
         assert result.returncode == 0, result.stdout + result.stderr
-        message.append(result.stdout)
+        outputs.append(result.stdout)
         if not more:
             shutil.copytree(root / "run", root / "first")
-    return registry / "adapters" / "tiny", root, message
+    return registry / "adapters" / "tiny", root, outputs
 
 
 def tensors(folder) -> dict[str, torch.Tensor]:

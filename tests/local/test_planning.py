@@ -40,9 +40,9 @@ def test_a_teacher_that_is_no_model_is_named(tmp_path) -> None:
 def test_a_start_that_is_reported_to_collapse_with_rl_is_reported(tmp_path, init: str) -> None:
     config = load_config(preset="tiny", overrides=[f"adapter.init={init}"])
     lines = [str(one) for one in plan_run(config, tmp_path / "run", until=None, fresh=False).lines]
-    message = [line.partition(" ")[2].strip() for line in lines if "2512.23165" in line]
-    assert len(message) == (init != "residual")
-    assert all(line.startswith(f"adapter.init {init}: ") for line in message)
+    found = [line.partition(" ")[2].strip() for line in lines if "2512.23165" in line]
+    assert len(found) == (init != "residual")
+    assert all(line.startswith(f"adapter.init {init}: ") for line in found)
 
 
 @pytest.mark.parametrize(
@@ -178,7 +178,7 @@ def test_the_term_of_the_weights_is_what_torch_holds(kind, tmp_path) -> None:
     assert base_bytes(shape, config) == pytest.approx(sum(held.values()), rel=0.02)
 
 
-def test_a_stage_is_reported_by_its_terms_and_by_the_card_that_holds_it(tmp_path) -> None:
+def test_a_stage_is_reported_with_its_terms_and_the_card_that_holds_it(tmp_path) -> None:
     lines = [str(line) for line in plan_run(load_config(preset="tiny"), tmp_path, until=None, fresh=False).lines]
     assert next(line for line in lines if line.startswith("memory, GB")).endswith("fits one T4")
     one = StageMemory(14_000_000_000, 400_000_000, 400_000_000, activations=3_000_000_000, kv_cache=4_000_000_000)

@@ -184,8 +184,8 @@ def test_each_phase_moves_only_elements_of_its_system(three):
 
     assert moved_within(before, middle, ["recall", "naming"]) > 0
     moved_within(middle, after, ["sums"])
-    message = read_json(run.artifact("sft", "adapter") / "summary.json")["phases"]
-    assert [(one["system"], one["method"], one["steps"]) for one in message] == [
+    phases = read_json(run.artifact("sft", "adapter") / "summary.json")["phases"]
+    assert [(one["system"], one["method"], one["steps"]) for one in phases] == [
         ("recall", "sft", 1),
         ("naming", "sft", 2),
     ]
@@ -195,9 +195,9 @@ def test_each_phase_moves_only_elements_of_its_system(three):
 
 def test_a_phase_has_settings_of_its_own(three):
     run, _ = three
-    message = read_json(run.artifact("sft", "adapter") / "summary.json")["phases"]
-    assert [one["trl"]["learning_rate"] for one in message] == [1e-3, 5e-4]
-    assert [one.get("settings") for one in message] == [None, {"max_steps": 2, "learning_rate": 5e-4}]
+    phases = read_json(run.artifact("sft", "adapter") / "summary.json")["phases"]
+    assert [one["trl"]["learning_rate"] for one in phases] == [1e-3, 5e-4]
+    assert [one.get("settings") for one in phases] == [None, {"max_steps": 2, "learning_rate": 5e-4}]
     page = (run.root / "report.html").read_text(encoding="utf-8")
     assert "SFT with learning_rate 0.0005, max_steps 2" in page
     assert "but sft of naming with learning_rate 0.0005, max_steps 2" in page

@@ -102,7 +102,7 @@ FILTERED = "phases=[{system: system2, method: rl, settings: {filter: {samples: 4
 
 
 @pytest.mark.parametrize("overrides", [("rl.filter={samples: 4}",), (FILTERED,)])
-def test_rl_behind_a_filter_is_reported_by_runs_over_as_many_rows(overrides) -> None:
+def test_rl_behind_a_filter_is_timed_by_runs_over_as_many_rows(overrides) -> None:
     """All rows are asked, and some of them learned from: how long both take is in no proportion to either."""
     mine = planned("rl", *overrides)
     assert mine is not None
@@ -116,7 +116,7 @@ def test_rl_behind_a_filter_is_reported_by_runs_over_as_many_rows(overrides) -> 
         assert other.shape != mine.shape
 
 
-def test_what_picks_an_adapter_is_reported_by_its_rows_and_candidates() -> None:
+def test_what_picks_an_adapter_is_timed_by_its_rows_and_candidates() -> None:
     picks, rows = ("publish.pick=best", "data.development=0.1"), replace(ROWS, judged=12)
     mine, more = planned("publish", *picks, rows=rows), planned("publish", *picks, rows=replace(rows, judged=24))
     assert mine is not None
@@ -128,7 +128,7 @@ def test_what_picks_an_adapter_is_reported_by_its_rows_and_candidates() -> None:
     assert mine.shape not in {one.shape for one in others if one is not None} | {planned("publish", rows=rows).shape}
 
 
-def test_a_partition_is_reported_by_the_elements_of_all_systems() -> None:
+def test_a_partition_is_timed_by_the_elements_of_all_systems() -> None:
     two = planned("partition", rows=Rows(elements=1000))
     other = planned("partition", "partition.theta=0.8", rows=Rows(elements=500))
     assert two is not None

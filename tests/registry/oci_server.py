@@ -71,8 +71,8 @@ class _Handler(BaseHTTPRequestHandler):
         place, digest = urlsplit(self.path), f"sha256:{hashlib.sha256(body).hexdigest()}"
         if "/manifests/" in place.path:
             manifest = json.loads(body)
-            message = [manifest["config"], *manifest["layers"]]
-            if not self.server.loses and any(one["digest"] not in self.server.blobs for one in message):
+            blobs = [manifest["config"], *manifest["layers"]]
+            if not self.server.loses and any(one["digest"] not in self.server.blobs for one in blobs):
                 self._answer(404, b'{"errors": [{"code": "MANIFEST_BLOB_UNKNOWN", "message": "blob unknown"}]}')
                 return
             self.server.manifests |= {place.path.rpartition("/")[2]: body, digest: body}

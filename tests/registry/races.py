@@ -37,9 +37,9 @@ def race(
     return message
 
 
-def check_race(registry: Registry, message: Mapping[str, list[Any]], scratch: Path) -> None:
+def check_race(registry: Registry, done: Mapping[str, list[Any]], scratch: Path) -> None:
     """Every content has one version and every version one content; every move that succeeded is in the history."""
-    one, other = message["publish"]
+    one, other = done["publish"]
     shared = set(one) & set(other)
     assert shared
     assert {content: one[content] for content in shared} == {content: other[content] for content in shared}
@@ -53,7 +53,7 @@ def check_race(registry: Registry, message: Mapping[str, list[Any]], scratch: Pa
     went = [
         [before.version if before else None, move.version] for before, move in zip((None, *moves), moves, strict=False)
     ]
-    assert sorted(went, key=str) == sorted((move for mover in message["promote"] for move in mover), key=str)
+    assert sorted(went, key=str) == sorted((move for mover in done["promote"] for move in mover), key=str)
     candidates = [move.version for move in registry.read_alias(NAME, "candidate").moves]
     assert set(candidates) == set(versions.values())
-    assert all(pulled > 0 for pulled in message["read"])
+    assert all(pulled > 0 for pulled in done["read"])

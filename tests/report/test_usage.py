@@ -38,7 +38,7 @@ def test_the_snippet_is_python(model: dict[str, str]) -> None:
 
 
 @pytest.mark.parametrize(("rank", "allowed"), [(1, 1), (2, 8), (16, 16), (24, 32), (512, 512)])
-def test_the_server_is_reported_a_rank_it_takes(rank: int, allowed: int) -> None:
+def test_the_server_is_given_a_rank_it_takes(rank: int, allowed: int) -> None:
     found = usage(facts(rank))
     assert found is not None
     assert found.vllm is not None

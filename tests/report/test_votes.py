@@ -54,7 +54,7 @@ def test_teachers_that_are_the_base_are_named(facts: Facts) -> None:
     assert same_model_notice(Facts(voting={"teachers": {"big": {"teacher_is_base": False}}})) is None
 
 
-def test_teachers_of_the_second_round_are_reported_apart(facts: Facts) -> None:
+def test_teachers_of_the_second_round_are_reported_separately(facts: Facts) -> None:
     rounds = {row["name"]: row["round"] for row in teacher_rows(facts)}
     assert rounds == {"examples-first": "first", "question-first": "first", "terse": "rest"}
 
@@ -117,10 +117,10 @@ def test_labels_set_by_a_person_are_counted() -> None:
 
 def test_labels_that_nobody_voted_on_are_reported_with_how_many_are_right() -> None:
     given = {"labels": "random", "rows": {"system1": 14, "system2": 10}, "gold_accuracy": 1 / 3}
-    (message,) = [one for one in vote_facts({"given": given}) if one[0] == "Labelled without votes"]
-    assert message[1] == "14 System 1, 10 System 2"
-    assert message[2].startswith("training rows, by chance, as a control (voting.labels); 33.3% of those")
+    (fact,) = [one for one in vote_facts({"given": given}) if one[0] == "Labelled without votes"]
+    assert fact[1] == "14 System 1, 10 System 2"
+    assert fact[2].startswith("training rows, by chance, as a control (voting.labels); 33.3% of those")
     given |= {"labels": "data", "gold_accuracy": None}
-    (message,) = [one for one in vote_facts({"given": given}) if one[0] == "Labelled without votes"]
-    assert message[2] == "training rows, as the data name them (voting.labels)"
+    (fact,) = [one for one in vote_facts({"given": given}) if one[0] == "Labelled without votes"]
+    assert fact[2] == "training rows, as the data name them (voting.labels)"
     assert not [name for name, *_ in vote_facts({}) if name == "Labelled without votes"]

@@ -129,12 +129,12 @@ class FakeVllm:
             return JSONResponse({"error": {"message": "does not exist"}}, 404)
         if body.get("stream"):
             return StreamingResponse(self.parts(model), media_type="text/event-stream")
-        message = (
+        completion = (
             {"choices": [{"index": 0, "text": self.texts[model], "finish_reason": "stop"}]}
             if model in self.texts
             else {}
         )
-        return JSONResponse({"model": model, **message})
+        return JSONResponse({"model": model, **completion})
 
     async def parts(self, model: str) -> AsyncIterator[bytes]:
         yield b"data: " + json.dumps({"model": model}).encode() + b"\n\n"

@@ -149,7 +149,7 @@ def test_hub_cache_tells_its_commit(tmp_path: Path, commit: str, found: str) -> 
     assert compare(ModelConfig(name="owner/base", revision=COMMIT, digest="1" * 64), folder).found == found
 
 
-def test_plain_copy_of_a_hub_model_cannot_be_reported(own: Path) -> None:
+def test_plain_copy_of_a_hub_model_cannot_be_recognised(own: Path) -> None:
     assert compare(ModelConfig(name="owner/base", revision=COMMIT, digest="1" * 64), own).found == "unknown"
 
 

@@ -279,15 +279,15 @@ def test_feedback_is_kept_by_the_request_s_id(vllm: ChatVllm, settings: ServingS
             assert answer.status_code == 400
             assert answer.json()["error"]["message"].startswith(("request_id: ", "good: "))
 
-    rows, message = kept_after(scenario, vllm, settings)
-    assert [(one.request_id, one.good, one.answer) for one in message] == [
+    rows, feedback = kept_after(scenario, vllm, settings)
+    assert [(one.request_id, one.good, one.answer) for one in feedback] == [
         (rows[0].request_id, False, "5, write to [EMAIL]")
     ]
 
 
 def test_every_message_and_part_is_redacted_also_what_a_tool_said(vllm: ChatVllm, settings: ServingSettings) -> None:
     parts = [{"type": "text", "text": "my card is 4111111111111111"}, {"type": "text", "text": "12 is my favourite"}]
-    message = [
+    messages = [
         {"role": "system", "content": "You help carl@example.org."},
         {"role": "user", "content": parts, "name": "Anna Berg"},
         {"role": "tool", "content": '{"mail": "bob@example.org", "пароль": "geheim12"}', "tool_call_id": "call-4711"},
@@ -295,7 +295,7 @@ def test_every_message_and_part_is_redacted_also_what_a_tool_said(vllm: ChatVllm
 
     async def scenario(site: Site) -> None:
         tools = [{"type": "function", "function": {"name": "f", "description": "of dora@example.org"}}]
-        assert (await chat(site, messages=message, tools=tools)).status_code == 200
+        assert (await chat(site, messages=messages, tools=tools)).status_code == 200
 
     (row,) = kept_after(scenario, vllm, settings)[0]
     assert [one.content for one in row.messages] == [
@@ -329,10 +329,10 @@ def test_half_a_surrogate_pair_is_kept_as_a_question_mark(vllm: ChatVllm, settin
         assert (await site.client.post("/v1/feedback", content=half, headers=headers)).status_code == 202
         await chat(site, {"x-request-id": "request-0002"})
 
-    rows, message = kept_after(scenario, vllm, settings, keep_user=True)
+    rows, feedback = kept_after(scenario, vllm, settings, keep_user=True)
     assert (rows[0].messages[0].content, rows[0].user) == ("a ?", "?")
     assert [row.request_id for row in rows] == ["request-0001", "request-0002"]
-    assert [one.answer for one in message] == ["b ?"]
+    assert [one.answer for one in feedback] == ["b ?"]
 
 
 def test_without_capture_nothing_is_added_and_nothing_kept(vllm: ChatVllm, settings: ServingSettings) -> None:

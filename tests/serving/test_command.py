@@ -135,7 +135,7 @@ def test_kserve_manifest_names_base_and_adapter_by_address(registry: Registry) -
     assert model["lora"]["adapters"] == [{"name": "task@2", "uri": "s3://bucket/registry/adapters/task/2"}]
 
 
-def test_kserve_is_reported_a_rank_above_what_it_serves_by_itself(registry: Registry, tmp_path: Path) -> None:
+def test_kserve_is_given_a_rank_above_what_it_serves_by_itself(registry: Registry, tmp_path: Path) -> None:
     registry.publish("task", adapter_files(tmp_path / "made3", "weights 3", rank=20))
     asked = [kserve_manifest(InS3(registry.store), registry.resolve(f"task@{number}")) for number in (2, 3)]
     assert [manifest["spec"]["model"]["lora"].get("maxRank") for manifest in asked] == [None, 32]

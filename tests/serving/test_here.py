@@ -49,9 +49,9 @@ def test_base_and_adapter_answer_as_they_did_in_evaluation(tiny_run) -> None:
             chosen = [one for one in answers if one.system == "system1"][:2]
             chosen += [one for one in answers if one.system == "system2"][:2]
             asked = [question(rows[one.example_id].question) for one in chosen]
-            message = pair.ask(asked, [one.system for one in chosen], 8, base=base)  # evaluate.max_new_tokens of tiny
-            assert [(one.text, one.tokens) for one in message] == [(one.text, one.tokens) for one in chosen]
-            assert [one.cut_off or None for one in message] == [one.cut_off for one in chosen]
+            given = pair.ask(asked, [one.system for one in chosen], 8, base=base)  # evaluate.max_new_tokens of tiny
+            assert [(one.text, one.tokens) for one in given] == [(one.text, one.tokens) for one in chosen]
+            assert [one.cut_off or None for one in given] == [one.cut_off for one in chosen]
 
 
 def test_the_adapter_is_on_for_its_own_answers_only(loud) -> None:
@@ -60,7 +60,7 @@ def test_the_adapter_is_on_for_its_own_answers_only(loud) -> None:
     assert ours == again != theirs
 
 
-def test_what_was_reported_before_is_part_of_the_question(loud) -> None:
+def test_what_was_said_before_is_part_of_the_question(loud) -> None:
     turns = [Turn(role="user", content="Why?"), Turn(role="assistant", content="Because.")]
     with open_pair(read_adapter("loud", loud), Silent()) as pair:
         alone, later = (pair.ask([question("And?", history=message)], [None], 8, base=True) for message in ((), turns))

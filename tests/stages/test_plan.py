@@ -108,11 +108,11 @@ def test_a_stage_alone_settles_it_too(cpu, tmp_path) -> None:
 
 
 def test_the_stage_says_what_the_data_are_recognised_as(kit, tmp_path) -> None:
-    path, message = tmp_path / "rows.csv", kit.Notes()
+    path, notes = tmp_path / "rows.csv", kit.Notes()
     path.write_text("instruction;input;output\n" + "".join(f"Double it.;{n};{2 * n}\n" for n in range(9)))
     chosen = load_config(preset="tiny", overrides=[f"data.source={path}"])
-    kit.run("plan", tmp_path / "out", {"config": chosen.model_dump(mode="json")}, progress=message)
-    assert [line for line in message.lines if line.startswith("data: ")] == [
+    kit.run("plan", tmp_path / "out", {"config": chosen.model_dump(mode="json")}, progress=notes)
+    assert [line for line in notes.lines if line.startswith("data: ")] == [
         f"data: {path} is read with semicolons between its values, as its header has them and no comma",
         f"data: {path} is recognised as instructions (Alpaca): 'instruction' with 'input' below it is the question, "
         "'output' the answer; its answers are short, and are the references, too, with "
@@ -128,7 +128,7 @@ def test_columns_that_nothing_is_recognised_by_end_plan(kit, tmp_path) -> None:
         kit.run("plan", tmp_path / "out", {"config": chosen.model_dump(mode="json")})
 
 
-def test_prepare_is_reported_which_rows_benchmarks_ask_and_not_how(tmp_path) -> None:
+def test_prepare_is_told_which_rows_benchmarks_ask_and_not_how(tmp_path) -> None:
     rows = tmp_path / "gsm8k.jsonl"
     rows.write_text('{"question": "1+1?", "answer": "#### 2"}\n')
     plans = []

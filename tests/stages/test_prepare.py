@@ -221,10 +221,10 @@ def test_development_rows_are_apart_from_what_is_trained_on_and_what_is_evaluate
             development: {q for q, split in one.items() if split == "heldout"} for development, one in splits.items()
         }
         assert held[0] == held[8], "the rows held out are the same ones"
-        message = {split for question, split in splits[8].items() if other in question}
-        assert len(message) == 1, "never on two sides"
+        sides = {split for question, split in splits[8].items() if other in question}
+        assert len(sides) == 1, "never on two sides"
         assert metrics["rows_development"] == list(splits[8].values()).count("development") >= 6
-        found |= message
+        found |= sides
     assert found == {"train", "heldout", "development"}
 
 

@@ -340,7 +340,7 @@ def test_a_machine_that_never_comes_is_named_and_a_stop_ends_the_waiting(
         crew.hand_out(*call, StopRequest())
 
 
-def test_once_the_first_machine_is_gone_whatever_is_reported_to_it_says_so(crew: nodes.Crew) -> None:
+def test_once_the_first_machine_is_gone_whatever_is_sent_to_it_says_so(crew: nodes.Crew) -> None:
     board = nodes.Board(Nodes(1, 2, 1, crew.nodes.address, crew.nodes.port))
     board.write("call/1", {})
     del crew._board._store

@@ -94,7 +94,7 @@ def test_a_full_disk_is_one_line_with_its_exit_code(tmp_path, number):
     assert caught.value.exit_code == ExitCode.STORAGE
 
 
-def test_a_disk_without_free_inodes_is_reported_from_a_full_one(tmp_path, monkeypatch):
+def test_a_disk_without_free_inodes_is_distinguished_from_a_full_one(tmp_path, monkeypatch):
     free = SimpleNamespace(f_files=1000, f_favail=0, f_bavail=1 << 20, f_frsize=4096)
     monkeypatch.setattr(os, "statvfs", lambda path: free)
     with pytest.raises(StorageError, match="has room, but takes no more files"), storage_errors(tmp_path / "a" / "b"):
@@ -140,7 +140,7 @@ def test_what_the_system_refuses_is_one_line(tmp_path, code, answer):
         (ValueError("anything"), None),
     ],
 )
-def test_what_the_system_refuses_is_reported_from_a_bug(error, answer):
+def test_what_the_system_refuses_is_distinguished_from_a_bug(error, answer):
     reported = refused_by_system(error)
     assert (reported is None) if answer is None else re.match(answer, str(reported))
 

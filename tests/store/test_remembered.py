@@ -44,7 +44,7 @@ def test_what_is_kept_again_replaces_what_was_there(tmp_path) -> None:
         assert cache.recall("i", KEYS[:1]) == {KEYS[0]: "whole"}
 
 
-def test_damage_is_reported_from_a_full_disk(tmp_path) -> None:
+def test_damage_is_distinguished_from_a_full_disk(tmp_path) -> None:
     (tmp_path / "bad").write_bytes(b"no database at all, but long enough to look at" * 9)
     with pytest.raises(StorageError, match="the cache of answers cannot be used") as damaged:
         ContentCache(tmp_path / "bad", "answers")

@@ -143,7 +143,7 @@ def refuse_checksums(request):
     return None
 
 
-def test_server_that_knows_no_checksums_is_reported_from_a_file_that_changed(server, tree):
+def test_server_that_knows_no_checksums_is_distinguished_from_a_file_that_changed(server, tree):
     server.refuse = refuse_checksums
     for attempt in (lambda store: store.write("a", b"x"), lambda store: put_tree(store, tree)):
         with pytest.raises(UnreachableError, match="AWS_REQUEST_CHECKSUM_CALCULATION=when_required") as caught:

@@ -125,7 +125,7 @@ def test_an_optional_cell_that_is_the_reference_is_replaced_and_any_other_is_ref
         ("{name: a b, settings: {sft.epochs: 2}}, {name: a-b, settings: {sft.epochs: 3}}", "would share a folder"),
     ],
 )
-def test_cells_that_cannot_be_reported_apart_are_refused(cells: str, message: str) -> None:
+def test_cells_that_cannot_be_told_apart_are_refused(cells: str, message: str) -> None:
     given = parse_study(f"name: s\ntitle: t\nseeds: [0]\ncells: [{cells}]", "s")
     with pytest.raises(BadInputError, match=rf"study s: 'a.*, seed 0' and '.*, seed 0' {message}; keep one of them"):
         cells_of(given, load_config(preset="tiny"), "/store")

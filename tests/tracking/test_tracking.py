@@ -174,13 +174,13 @@ def silent_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.mark.usefixtures("silent_server")
 def test_server_that_does_not_answer_holds_up_nothing(run: TrackedRun, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lorapar.tracking.run.ANSWER_SECONDS", 0.2)
-    message: list[str] = []
+    lines: list[str] = []
     began = time.monotonic()
-    with tracked(["mlflow", "tensorboard"], run, message.append, summary(run)) as shown:
+    with tracked(["mlflow", "tensorboard"], run, lines.append, summary(run)) as shown:
         assert shown is not None
         assert list(shown.ids) == ["tensorboard"]
         train(shown, "sft")
-    assert message == [
+    assert lines == [
         "mlflow did not answer within 0.2 s; the run goes on without it, and all figures are in its folder"
     ]
     assert "train/loss" in scalars(run.folder / "tensorboard" / "sft")
@@ -190,11 +190,11 @@ def test_server_that_does_not_answer_holds_up_nothing(run: TrackedRun, monkeypat
 def test_server_that_is_not_there_is_reported_once(run: TrackedRun, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:hushhush@127.0.0.1:9")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    message: list[str] = []
-    with tracked(["mlflow"], run, message.append, summary(run)) as shown:
+    lines: list[str] = []
+    with tracked(["mlflow"], run, lines.append, summary(run)) as shown:
         assert shown is not None
         train(shown, "sft")
-    (line,) = message
+    (line,) = lines
     assert line.startswith("mlflow failed (")
     assert "hushhush" not in line
     assert line.endswith("the run goes on without it, and all figures are in its folder")

@@ -84,12 +84,12 @@ def test_rows_that_are_always_or_never_solved_are_left_out(make_job: Make, kit, 
     assert rates["s0"] == 0.0
     assert rates["s1"] == 1.0
     assert {"s0", "s1"} <= kept.ids == {name for name, rate in rates.items() if rate in (0.0, 1.0)}
-    message = kept.document()
-    assert sum(bar["rows"] for bar in message["histogram"]) == message["rows"] == 6
-    assert [bar["pass_rate"] for bar in message["histogram"]] == [0.0, 0.25, 0.5, 0.75, 1.0]
-    assert message["never"] + message["always"] + message["kept"] == 6
-    assert message["rewards"] == ["row_rewards:by_row"]
-    assert kept.metrics()["filter_kept"] == message["kept"]
+    document = kept.document()
+    assert sum(bar["rows"] for bar in document["histogram"]) == document["rows"] == 6
+    assert [bar["pass_rate"] for bar in document["histogram"]] == [0.0, 0.25, 0.5, 0.75, 1.0]
+    assert document["never"] + document["always"] + document["kept"] == 6
+    assert document["rewards"] == ["row_rewards:by_row"]
+    assert kept.metrics()["filter_kept"] == document["kept"]
     assert all(len(questions) == 2 * SAMPLES for questions in asked), "as many at once as RL samples for a step"
 
 

@@ -133,9 +133,9 @@ def test_a_sharded_base_gives_the_adapter_of_a_whole_one(
     moved, active = kit.changed(job, "system1" if run == "sft" else "system2")
     assert moved.any()
     assert not moved[~active].any()
-    message = [json.loads((folder / "summary.json").read_text()) for folder in (ours, theirs)]
+    summaries = [json.loads((folder / "summary.json").read_text()) for folder in (ours, theirs)]
     for key in ("base_weights_sha256", "moment_bytes", "active_elements"):
-        assert message[0][key] == message[1][key]
+        assert summaries[0][key] == summaries[1][key]
     PeftModel.from_pretrained(load_model(kit.TINY), ours)
 
 

@@ -244,7 +244,7 @@ def test_a_bug_is_not_reported_to_the_browser(site: TestClient, monkeypatch: pyt
     assert "ZeroDivision" not in answer.text
 
 
-def test_the_command_serves_until_it_is_reported_to_end(root: Path, folder_run: Make) -> None:
+def test_the_command_serves_until_it_is_told_to_end(root: Path, folder_run: Make) -> None:
     folder_run("mine", metrics("a"))
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     command = [sys.executable, "-m", "lorapar.cli", "ui", str(root), "--port", "0"]

@@ -42,7 +42,7 @@ def vote(row: Example) -> Vote:
     )
 
 
-def test_what_was_reported_is_found_again_to_the_last_bit_by_content(tmp_path) -> None:
+def test_what_was_voted_is_found_again_to_the_last_bit_by_content(tmp_path) -> None:
     with opened(tmp_path) as cache:
         for row in ROWS[:3]:
             cache.keep("t", row, vote(row))

@@ -125,7 +125,7 @@ def test_how_long_to_wait_may_stand_in_the_words_alone(words, seconds) -> None:
     assert failure(429, {"error": {"message": words}}).wait_seconds == seconds
 
 
-def test_a_filter_is_reported_from_other_refusals() -> None:
+def test_a_filter_is_distinguished_from_other_refusals() -> None:
     message = "The response was filtered due to the prompt triggering the content management policy."
     filtered = failure(400, {"error": {"code": "content_filter", "message": message}})
     assert filtered.filtered

@@ -68,7 +68,7 @@ def test_501_in_the_middle_of_a_round_ends_the_teacher_at_once() -> None:
         return (501, {"error": {"message": "boom"}}, {}) if api.asked("Tiny") else None
 
     with serving(habit=only_completions(habit)) as api:
-        with pytest.raises(BadInputError, match="row r0: .*HTTP 501 boom"):
+        with pytest.raises(BadInputError, match=r"row r0: .*HTTP 501 boom"):
             ask(config(api, concurrency=1))
         assert len(api.asked("Tiny")) == 1
 

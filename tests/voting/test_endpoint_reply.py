@@ -57,7 +57,7 @@ def test_what_is_not_one_of_the_words_is_no_label(content) -> None:
     assert Choice().read(reply(content), PROMPT).label is None
 
 
-def test_words_that_differ_in_case_alone_are_reported_apart() -> None:
+def test_words_that_differ_in_case_alone_are_told_apart() -> None:
     prompt = Prompt(PROMPT.messages, None, {"system1": "a", "system2": "A"})
     assert Choice().read(reply("A"), prompt).label == "system2"
     assert Choice().read(reply('"A"'), prompt).label is None

@@ -18,7 +18,7 @@ ROWS = [Example(id=f"r{number}", question="why " * number + "?", answer="So.") f
 JSON_ONLY = ("response_format",)
 
 
-def ask(api, message=None, endpoint=None, rows=ROWS, environment=None, **options):
+def ask(api, lines=None, endpoint=None, rows=ROWS, environment=None, **options):
     options = {"timeout_seconds": 5.0, "concurrency": 3, "attempts": 3, "max_wait_seconds": 0.05, **options}
     settings = TeacherConfig(
         name="t", backend="openai", endpoint=endpoint or api.address, model=MODEL, template=TEMPLATE, openai=options
@@ -28,7 +28,7 @@ def ask(api, message=None, endpoint=None, rows=ROWS, environment=None, **options
         target="Tiny",
         role_play=True,
         environment=environment or {},
-        log=message.append if message is not None else lambda line: None,
+        log=lines.append if lines is not None else lambda line: None,
     )
     try:
         return {vote.example_id: vote for vote in teacher.votes(rows)}
@@ -70,31 +70,31 @@ OWN_TEMPERATURE = "Unsupported value: 'temperature' does not support 0 with this
 
 
 def test_a_model_that_refuses_parameters_is_asked_without_them_and_it_is_reported_once() -> None:
-    message = []
+    lines = []
     habit = refusing(
         structured_outputs="Unrecognized request argument supplied: structured_outputs",
         max_tokens=NEW_NAME,
         temperature=OWN_TEMPERATURE,
     )
     with serving(habit=habit, honours=JSON_ONLY) as api:
-        assert len(ask(api, message)) == len(ROWS)
+        assert len(ask(api, lines)) == len(ROWS)
     assert len(rows_of(api)) == len(ROWS)  # the probe found it all out
     for body in rows_of(api):
         assert "max_completion_tokens" in body
         assert not {"max_tokens", "temperature", "structured_outputs"} & set(body)
-    assert len(message) == 2
-    assert "is asked with max_completion_tokens: it refuses max_tokens" in message[0]
-    assert "is asked without temperature" in message[1]
-    assert "a vote need not repeat" in message[1]
+    assert len(lines) == 2
+    assert "is asked with max_completion_tokens: it refuses max_tokens" in lines[0]
+    assert "is asked without temperature" in lines[1]
+    assert "a vote need not repeat" in lines[1]
 
 
 def test_a_model_that_knows_no_limit_by_any_name_is_asked_without_one() -> None:
-    message = []
+    lines = []
     habit = refusing(max_tokens="extra inputs: max_tokens", max_completion_tokens="extra inputs: max_completion_tokens")
     with serving(habit=habit) as api:
-        assert len(ask(api, message)) == len(ROWS)
+        assert len(ask(api, lines)) == len(ROWS)
     assert not any("tokens" in body for body in rows_of(api))
-    assert "without a limit to its answers" in message[-1]
+    assert "without a limit to its answers" in lines[-1]
 
 
 def test_refusals_without_a_reason_are_met_by_trying() -> None:
@@ -102,10 +102,10 @@ def test_refusals_without_a_reason_are_met_by_trying() -> None:
         wrong = "temperature" in body or "max_tokens" in body or "structured_outputs" in body
         return (400, {"error": {"message": "Bad Request"}}, {}) if wrong else None
 
-    message = []
+    lines = []
     with serving(habit=habit, honours=JSON_ONLY) as api:
-        assert len(ask(api, message)) == len(ROWS)
-    assert message == [
+        assert len(ask(api, lines)) == len(ROWS)
+    assert lines == [
         f"teacher 't': {api.address} is asked with max_completion_tokens and without temperature, so that a vote need "
         "not repeat: it refuses others without a reason"
     ]
@@ -121,10 +121,10 @@ def test_a_parameter_that_is_refused_in_the_middle_of_a_round_costs_no_vote() ->
         late = "Tiny" in json.dumps(body) and len(rows_of(api)) > 3 and "temperature" in body
         return (400, {"error": {"message": OWN_TEMPERATURE, "param": "temperature"}}, {}) if late else None
 
-    message = []
+    lines = []
     with serving(habit=habit) as api:
-        assert len(ask(api, message)) == len(ROWS)
-    assert len(message) == 1
+        assert len(ask(api, lines)) == len(ROWS)
+    assert len(lines) == 1
 
 
 def thinking(needed, **message):
@@ -143,14 +143,14 @@ def thinking(needed, **message):
 
 @pytest.mark.parametrize("needed", [300, 2000])
 def test_a_model_that_thinks_first_gets_room_to(needed) -> None:
-    message = []
+    lines = []
     with serving(habit=thinking(needed), honours=JSON_ONLY) as api:
-        votes = ask(api, message)
+        votes = ask(api, lines)
     assert {(vote.tokens, vote.thinking_tokens) for vote in votes.values()} == {(5, 3)}
     assert len(rows_of(api)) == len(votes) == len(ROWS)
     assert all(body["max_tokens"] >= needed for body in rows_of(api))
-    assert "cut an answer off" in message[-1]
-    assert "openai.max_tokens" in message[-1]
+    assert "cut an answer off" in lines[-1]
+    assert "openai.max_tokens" in lines[-1]
 
 
 def test_a_thinking_model_that_honours_choices_is_not_read_by_its_first_token() -> None:
@@ -169,7 +169,7 @@ def test_room_that_is_set_is_used_as_it_is_and_its_end_is_reported() -> None:
     assert "openai.extra_body may make it think less" in cut
 
 
-def test_thoughts_without_an_end_are_reported_to_be_that() -> None:
+def test_thoughts_without_an_end_are_reported_as_such() -> None:
     with serving(habit=thinking(10**6), honours=JSON_ONLY) as api:
         assert "while the model was still thinking" in refusal(api)
 
@@ -247,14 +247,14 @@ def obedient(refused):
     ("refused", "form"), [(("json_schema",), {"type": "json_object"}), (("json_schema", "json_object"), None)]
 )
 def test_where_no_schema_is_known_the_prompt_asks_for_the_json(refused, form) -> None:
-    message = []
+    lines = []
     with serving(habit=obedient(refused)) as api:
-        votes = ask(api, message)
+        votes = ask(api, lines)
     assert {vote.label for vote in votes.values()} == {"system1", "system2"}
     for body in rows_of(api):
         assert body.get("response_format") == form
         assert body["messages"][-1]["content"].endswith('{"label": "fact"} or {"label": "maths"}')
-    assert "takes no JSON schema, so each prompt asks for its JSON in words" in message[0]
+    assert "takes no JSON schema, so each prompt asks for its JSON in words" in lines[0]
 
 
 def test_headers_and_the_query_go_with_every_request(monkeypatch) -> None:
@@ -311,11 +311,11 @@ def test_the_address_may_end_as_people_copy_it(ending) -> None:
 
 @pytest.mark.parametrize("prefix", ["/v1", "/openai/v1"])
 def test_an_address_without_a_version_is_asked_below_one(prefix) -> None:
-    message = []
+    lines = []
     with serving(prefix=prefix) as api:
         address = api.address.removesuffix("/v1") + prefix.removesuffix("/v1")
-        assert len(ask(api, message, endpoint=address)) == len(ROWS)
-    assert message == [f"teacher 't': {address} has no chat/completions; asking at {address}/v1"]
+        assert len(ask(api, lines, endpoint=address)) == len(ROWS)
+    assert lines == [f"teacher 't': {address} has no chat/completions; asking at {address}/v1"]
     assert sum("/v1" not in path for path in asked_at(api)) == 1
 
 
@@ -410,12 +410,12 @@ def test_a_model_that_only_streams_is_asked_for_streams_and_one_that_streams_una
             return 400, {"error": {"message": "This model only supports stream mode, please enable stream."}}, {}
         return 200, in_a_stream(api.reply(body), "hm {x}"), {"Content-Type": "text/event-stream"}
 
-    message = []
+    lines = []
     with serving(habit=only_streams) as api:
-        votes = ask(api, message)
+        votes = ask(api, lines)
     assert len(votes) == len(ROWS)
     assert {vote.tokens for vote in votes.values()} == {7}
-    assert sum("is asked for streams: it gives no whole answers" in line for line in message) == 1
+    assert sum("is asked for streams: it gives no whole answers" in line for line in lines) == 1
 
     def unasked(api, path, _, body):
         return (200, in_a_stream(api.reply(body)), {}) if "completions" in path else None

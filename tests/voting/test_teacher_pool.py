@@ -36,8 +36,8 @@ def test_a_teacher_without_a_leaning_is_left_as_it_was() -> None:
 
 
 def test_of_several_systems_each_has_a_bias_against_the_last() -> None:
-    message = ({"a": -1.0, "b": -2.0, "c": -4.0}, {"a": -1.0, "b": -3.0, "c": -2.0})
-    votes = [Vote(example_id="r", teacher="t", label="a", log_probs=one, template="d", raw="") for one in message]
+    log_probs = ({"a": -1.0, "b": -2.0, "c": -4.0}, {"a": -1.0, "b": -3.0, "c": -2.0})
+    votes = [Vote(example_id="r", teacher="t", label="a", log_probs=one, template="d", raw="") for one in log_probs]
     lean = bias(votes)
     assert lean == {"a": 2.0, "b": 0.5, "c": 0.0}
     after = [calibrated(one, lean) for one in votes]

@@ -109,7 +109,7 @@ def test_placeholders_in_the_data_are_not_filled_in() -> None:
     ],
     ids=lambda change: next(iter(change)),
 )
-def test_the_digest_changes_with_everything_a_teacher_is_reported(change) -> None:
+def test_the_digest_changes_with_everything_a_teacher_is_told(change) -> None:
     assert template_digest(PLAIN.model_copy(update=change), "T", True) != template_digest(PLAIN, "T", True)
     assert template_digest(TeacherTemplate.model_validate(PLAIN.model_dump()), "T", True) == template_digest(
         PLAIN, "T", True

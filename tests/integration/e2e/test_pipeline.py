@@ -35,11 +35,11 @@ def test_every_stage_ran_and_the_better_adapter_was_promoted(finished, results) 
 def test_metrics_are_at_their_fixed_place_and_in_kubeflows_own_form(finished, results) -> None:
     metrics = json.loads(results(finished, "metrics.json"))
     assert metrics["base"]["system1_accuracy"] < metrics["after_rl"]["system1_accuracy"]
-    message = [json.loads(path.read_text(encoding="utf-8")) for path in finished.root.rglob("executor_output.json")]
-    assert all("parameterValues" in one for one in message)
+    outputs = [json.loads(path.read_text(encoding="utf-8")) for path in finished.root.rglob("executor_output.json")]
+    assert all("parameterValues" in one for one in outputs)
     shown = [
         artifact["metadata"]
-        for one in message
+        for one in outputs
         for artifact in one["artifacts"].get("metrics", {"artifacts": []})["artifacts"]
     ]
     assert any("after_rl_system1_accuracy" in one for one in shown)

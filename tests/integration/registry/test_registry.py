@@ -105,12 +105,12 @@ def test_a_reader_registers_a_version_with_kubeflow(
     monkeypatch.setenv("LORAPAR_MODEL_REGISTRY_TOKEN", TOKEN)
     with ModelRegistryServer() as server:
         command = ("adapters", "register", "maths@1", "--registry", s3_address, "--registry-url", server.address)
-        message = [cli(*command) for _ in range(2)]
+        ended = [cli(*command) for _ in range(2)]
         monkeypatch.setenv("LORAPAR_MODEL_REGISTRY_TOKEN", "a-token-that-is-wrong")
         refused = cli(*command)
-    assert [one.returncode for one in message] == [ExitCode.OK] * 2, message[0].stderr
-    assert message[0].stdout == "maths@1 is registered: registered model 1, model version 2\n"
-    assert message[1].stdout == "maths@1 is registered already: registered model 1, model version 2\n"
+    assert [one.returncode for one in ended] == [ExitCode.OK] * 2, ended[0].stderr
+    assert ended[0].stdout == "maths@1 is registered: registered model 1, model version 2\n"
+    assert ended[1].stdout == "maths@1 is registered already: registered model 1, model version 2\n"
     ((_, artifact),) = server.artifacts.values()
     assert artifact.uri == f"{s3_address}/adapters/maths/1/"
     assert server.versions["2"].to_dict()["customProperties"]["digest"]["string_value"] == version.digest

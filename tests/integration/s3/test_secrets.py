@@ -36,11 +36,11 @@ def test_whole_run_with_failures(s3_server, s3_bucket, tmp_path, monkeypatch):
     address = f"s3://{s3_bucket}"
     run = ["run", "--preset", "tiny", "--out", tmp_path / "run", "--store", f"{address}/store"]
     run += ["--set", f"model.name={address}/model", "--set", f"registry.address={address}/registry"]
-    message = []
+    texts = []
 
     code, text = lorapar("models", "mirror", "builtin:tiny", f"{address}/model", talkative=True)
     assert code == 0, text
-    message.append(text)
+    texts.append(text)
     for wrong in (
         {"AWS_SECRET_ACCESS_KEY": WRONG_SECRET},
         {"AWS_SESSION_TOKEN": WRONG_TOKEN},
@@ -48,12 +48,12 @@ def test_whole_run_with_failures(s3_server, s3_bucket, tmp_path, monkeypatch):
     ):
         code, text = lorapar(*run, talkative=True, **wrong)
         assert code in (2, 3), text
-        message.append(text)
+        texts.append(text)
     code, text = lorapar(*run)
     assert code == 0, text
-    message.append(text)
+    texts.append(text)
 
-    assert not found_in_text("\n".join(message), SECRETS)
+    assert not found_in_text("\n".join(texts), SECRETS)
     assert not found_in_folder(tmp_path, SECRETS)
     assert not found_in_bucket(s3_server.client(), s3_bucket, SECRETS)
 
