@@ -7,8 +7,6 @@ a cell is empty.
 
 from __future__ import annotations
 
-import ast
-import json
 import math
 import re
 from collections import Counter
@@ -17,6 +15,7 @@ from decimal import Decimal
 from typing import Any
 
 from lorapar.data.readers import RawRow
+from lorapar.data.written import texts_in
 from lorapar.plain_text import plain_characters
 
 _BLANK_TEXTS = frozenset({"nan", "<na>", "nat", "#n/a"})
@@ -24,9 +23,6 @@ _BLANK_TEXTS = frozenset({"nan", "<na>", "nat", "#n/a"})
 _DOUBTFUL_TEXTS = frozenset({"null", "none", "n/a", "na", "nil", "#value!", "-", "--", "?", "."})
 """What people write for a missing value, and now and then mean: taken as it stands, and said."""
 _WHOLE = re.compile(r"(-?[0-9]+)\.0")
-_QUOTED = r"""(?:"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')"""
-_WRITTEN_LIST = re.compile(rf"\[\s*{_QUOTED}(?:(?:\s*,\s*|\s+)(?:{_QUOTED}|null|None|nan))*\s*,?\s*\]")
-"""A list of texts as JSON, Python or NumPy writes it, which is how CSV files hold one; one of numbers may be meant."""
 _BARRED = re.compile(r"[^|\\$]*\w[^|\\$]*\|+[^|\\$]*\w[^\\$]*")
 _EXACT_FLOAT = 2**53
 
@@ -61,21 +57,25 @@ class Cells:
         values = value if isinstance(value, list | tuple) else [value]
         return [text for one in values if (text := self._text(where, one, str(column)))]
 
+    def paragraphs(self, where: str, row: dict[str, Any], column: str | None) -> str:
+        """A column that holds a text or a list of texts, as one text with blank lines between."""
+        return "\n\n".join(self.texts(where, row, column))
+
     def references(self, where: str, row: dict[str, Any], column: str | None, *, counted: bool = True) -> list[str]:
         """As `texts`; a text that is a list of texts counts as those, and as itself, which it may be meant as."""
         found = self.texts(where, row, column)
         if column is None or not isinstance(row.get(column), str) or len(found) != 1:
             return found
-        if _WRITTEN_LIST.fullmatch(found[0]):
+        listed = texts_in(found[0])
+        if listed is not None:
             self.written_lists[column] += counted
-            return [*(text for one in _read_list(found[0]) if (text := self._text(where, one, column))), *found]
+            return [*(text for one in listed if (text := self._text(where, one, column))), *found]
         self.barred[column] += counted and _BARRED.fullmatch(found[0]) is not None
         return found
 
     def _text(self, where: str, value: Any, column: str) -> str:
-        if value is None or (isinstance(value, float | Decimal) and math.isnan(value)):
-            return ""
-        if isinstance(value, bool) or not isinstance(value, str | int | float | Decimal):
+        text = as_text(value)
+        if text is None:
             hint = "; only the reference may be a list, of texts" if isinstance(value, list | tuple) else ""
             if isinstance(value, dict) and value:
                 fields = " or ".join(f"{column}.{name}" for name in list(value)[:4])
@@ -83,25 +83,28 @@ class Cells:
             raise BadRowError(f"{where}: '{column}' is not text but {type(value).__name__}{hint}")
         if isinstance(value, float | Decimal) and math.isinf(value):
             raise BadRowError(f"{where}: '{column}' is {value}, which is no number that could be compared")
-        if isinstance(value, float) and value.is_integer() and abs(value) <= _EXACT_FLOAT:
-            return str(int(value))
-        text = str(value).strip()
-        if not text.isascii() and not plain_characters(text).strip():
-            return ""  # nothing but characters that show nothing, as copied tables hold them
         if text.casefold() in _DOUBTFUL_TEXTS:
             self.doubtful[column, text] += 1
-        if text.casefold() in _BLANK_TEXTS:
+        if isinstance(value, str) and value.strip().casefold() in _BLANK_TEXTS:
             self.blank_texts[column] += 1
-            return ""
         whole = _WHOLE.fullmatch(text) if column in self._floats else None
         return whole[1] if whole else text
 
 
-def _read_list(text: str) -> list[str]:
-    try:
-        return [one for one in json.loads(text) if isinstance(one, str)]
-    except ValueError:  # not JSON: each text by itself, because those of NumPy have no comma between them
-        return [str(ast.literal_eval(one)) for one in re.findall(_QUOTED, text)]
+def as_text(value: Any) -> str | None:
+    """A text or a number as a text, empty where it means nothing; None where it is neither."""
+    if value is None:
+        return ""
+    if isinstance(value, bool) or not isinstance(value, str | int | float | Decimal):
+        return None
+    if isinstance(value, float | Decimal) and math.isnan(value):
+        return ""
+    if isinstance(value, float) and value.is_integer() and abs(value) <= _EXACT_FLOAT:
+        return str(int(value))
+    text = str(value).strip()
+    if not text.isascii() and not plain_characters(text).strip():
+        return ""  # nothing but characters that show nothing, as copied tables hold them
+    return "" if text.casefold() in _BLANK_TEXTS else text
 
 
 def as_begun(text: str, cell: Any) -> str:

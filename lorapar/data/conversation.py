@@ -7,7 +7,6 @@ White space at the beginning and end of a message is a part of it.
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -15,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 from lorapar.data.cells import BadRowError
+from lorapar.data.written import read_written
 from lorapar.records import Turn
 
 _KEYS = (("role", "content"), ("role", "parts"), ("from", "value"))
@@ -45,12 +45,9 @@ class Conversation:
 
 
 def messages_in(cell: Any) -> Messages | None:
-    """The messages of a cell: a list of them, the same as JSON text, or columns of lists; None where it holds none."""
+    """The messages of a cell: a list of them, the same as text, or columns of lists; None where it holds none."""
     if isinstance(cell, str) and cell.lstrip().startswith("["):  # CSV has no lists
-        try:
-            cell = json.loads(cell)
-        except (json.JSONDecodeError, RecursionError):
-            return None
+        cell = read_written(cell)
     if isinstance(cell, dict):
         cell = _rows_of(cell)
     if not isinstance(cell, list | tuple) or not cell:
@@ -71,12 +68,9 @@ def system_text(cell: Any) -> str | None:
 
 
 def turns_of_pairs(cell: Any) -> Messages | None:
-    """The messages of pairs of question and answer, `[["1+1?", "2"]]`, also as JSON text; None where it holds none."""
+    """The messages of pairs of question and answer, `[["1+1?", "2"]]`, also as text; None where it holds none."""
     if isinstance(cell, str):
-        try:
-            cell = json.loads(cell)
-        except (json.JSONDecodeError, RecursionError):
-            return None
+        cell = read_written(cell)
     if not isinstance(cell, list | tuple):
         return None
     pairs = [list(pair) for pair in cell if isinstance(pair, list | tuple)]

@@ -12,7 +12,7 @@ from typing import Any
 from lorapar.answers import References, distinct
 from lorapar.config import SYSTEMS
 from lorapar.data.cells import BadRowError, Cells, as_begun
-from lorapar.data.choices import CHOICES
+from lorapar.data.choice_lists import choice_columns
 from lorapar.data.conversation import (
     MEDIA_COLUMNS,
     Conversation,
@@ -21,8 +21,9 @@ from lorapar.data.conversation import (
     system_text,
     turns_of_pairs,
 )
-from lorapar.data.mapping import Mapped, plain_name, reference_finder
+from lorapar.data.mapping import Mapped, plain_name
 from lorapar.data.readers import RawRow
+from lorapar.data.reference_pattern import reference_finder
 from lorapar.data.tests_column import tests_of
 from lorapar.errors import BadInputError, nearest
 from lorapar.records import Example, System
@@ -150,8 +151,9 @@ class _Builder:
 
     def _refuse_numbered_choices(self, where: str, row: dict[str, Any]) -> None:
         """Refuse an answer that is the number or letter of a choice, which the question does not name."""
-        columns = [name for name in CHOICES if row.get(name)] or [one for one in ("A", "B") if row.get(one)]
-        if not columns or self._mapping.messages or self._mapping.context in columns:
+        used = self._mapping.model_dump().values()
+        columns = choice_columns([name for name, cell in row.items() if cell and name not in used])
+        if columns is None or self._mapping.messages:
             return
         answer = str(row.get(self._mapping.answer)).strip()
         if not _CHOSEN.fullmatch(answer) or _LETTERED.search(str(row.get(self._mapping.question))):
@@ -198,7 +200,7 @@ class _Builder:
 
     def _texts(self, where: str, row: dict[str, Any]) -> tuple[str, str]:
         question = self._needed(where, row, self._mapping.question, "question")
-        context = self.cells.text(where, row, self._mapping.context)
+        context = self.cells.paragraphs(where, row, self._mapping.context)
         answer = self._needed(where, row, self._mapping.answer, "answer")
         begun = as_begun(answer, row.get(self._mapping.answer))
         # A completion goes on from its prompt, and code is told by its indentation; any other blank is a slip.

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from lorapar.config import ColumnMapping, DataConfig
 from lorapar.config.data import CAPTURE
 from lorapar.data.examples import make_examples, same_text
-from lorapar.data.mapping import RECOGNISED_BY, Mapped, mapping_for
+from lorapar.data.mapping import RECOGNISED_BY, Mapped, UnclearChoicesError, mapping_for
 from lorapar.data.mix import CountTokens, SourceCounts, drawn, of_length, repeats, shares, without_repeats
 from lorapar.data.readers import RawRow
 from lorapar.data.source import Kind, kind_of, source_rows
@@ -129,7 +129,7 @@ def _sample(config: DataConfig) -> LoadedData:
         found = _made(few, replace(raw, rows=raw.rows[: few.limit]))
         return replace(found, notes=[*found.notes, *(one.line for one in found.omissions)])
     if kind_of(config) is not Kind.HUB:
-        found = _made(few, _raw(few))
+        found = _sample_of_file(config, few)
         return replace(found, notes=[*found.notes, *(one.line for one in found.omissions)])
     if config.mapping is not None or config.columns is not None:
         return LoadedData([])
@@ -140,7 +140,23 @@ def _sample(config: DataConfig) -> LoadedData:
     except Exception:
         # Not every file that can be downloaded can be streamed, and whatever is wrong, prepare says it.
         return LoadedData([])
-    return _made(few, raw)
+    try:
+        return _made(few, raw)
+    except UnclearChoicesError as error:
+        if not raw.more:
+            raise
+        return LoadedData([], notes=[f"{error}; these are its first rows, and prepare looks at all of them"])
+
+
+def _sample_of_file(config: DataConfig, few: DataConfig) -> LoadedData:
+    """The first rows; where these do not say which choice is right, all rows are looked at for it."""
+    raw = _raw(few)
+    try:
+        return _made(few, raw)
+    except UnclearChoicesError:
+        if not raw.more:
+            raise
+    return _made(few, raw, mapped=_mapped(config, _raw(config)))
 
 
 @dataclass(frozen=True)
@@ -203,9 +219,12 @@ def _mapped(config: DataConfig, raw: _Raw) -> Mapped:
     return mapping_for(config, columns, raw.rows, config.source)
 
 
-def _made(config: DataConfig, raw: _Raw, *, whole: bool = False) -> LoadedData:
-    """Examples of rows, not yet split; of the `whole` source more is asked than of its first rows."""
-    mapped = _mapped(config, raw)
+def _made(config: DataConfig, raw: _Raw, *, whole: bool = False, mapped: Mapped | None = None) -> LoadedData:
+    """Examples of rows, not yet split; of the `whole` source more is asked than of its first rows.
+
+    `mapped` is what the columns mean, where more rows than these were looked at for it.
+    """
+    mapped = mapped or _mapped(config, raw)
     rows = [(where, mapped.read(row)) for where, row in raw.rows]
     # Nobody can fix what users wrote, so that a bad row of theirs ends no run.
     strict = config.bad_rows == "refuse" and kind_of(config) is not Kind.CAPTURE

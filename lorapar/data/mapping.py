@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from typing import Any
 
 from lorapar.config import ColumnMapping, DataConfig
-from lorapar.data.choices import CHOICES, ChoiceColumns, Unclear, find_choices
+from lorapar.data.choice_lists import choice_columns
+from lorapar.data.choices import CONTEXTS, ChoiceColumns, Unclear, find_choices
 from lorapar.data.conversation import messages_in, system_text
 from lorapar.data.nested import inner, inner_names, shown_names, with_inner
 from lorapar.data.readers import RawRow
+from lorapar.data.reference_pattern import ANSWER_IS, BOXED, GSM8K, reference_finder
 from lorapar.data.yes_no import YesNoColumns, find_yes_no
 from lorapar.errors import BadInputError, nearest
 
-_GSM8K = r"####\s*(\S.*?)\s*(?:\n|$)"
-_ANSWER_IS = r"(?i)\bthe (?:final )?answer is:?\s*(\S.*?)\.?\s*$"
-BOXED = "boxed"
 _INSTRUCTION = ColumnMapping(question="instruction", context="input", answer="output")
 
 MAPPINGS: dict[str, ColumnMapping] = {
-    "gsm8k": ColumnMapping(reference_pattern=_GSM8K),
+    "gsm8k": ColumnMapping(reference_pattern=GSM8K),
     "dolly": ColumnMapping(question="instruction", context="context", answer="response"),
     "openplatypus": _INSTRUCTION,
     "codealpaca": _INSTRUCTION,
@@ -32,7 +31,7 @@ MAPPINGS: dict[str, ColumnMapping] = {
 RECOGNISED_BY = 32
 """Rows at the beginning of a source that are looked at; `plan` reads no more."""
 _PARTS = ("question", "answer", "context", "reference", "messages", "system_message", "system", "id")
-_OPTIONAL = ("context", "reference", "tests", "system", "id")
+_OPTIONAL = ("reference", "tests", "system", "id")
 _CONVERSATIONS = ("messages", "conversations", "conversation", "contents")
 _PAIRS = (
     ("prompts and completions (TRL)", "prompt", None, "completion"),
@@ -81,6 +80,10 @@ _KNOWN = (
 )
 
 
+class UnclearChoicesError(BadInputError):
+    """The rows looked at do not say which choice is right; more of them may."""
+
+
 @dataclass(frozen=True)
 class Mapped:
     """The mapping of a source, and what it was recognised as where the settings name none."""
@@ -99,6 +102,27 @@ class Mapped:
         return with_inner(row, names | set(self.made.names if self.made is not None else ()))
 
 
+@dataclass(frozen=True)
+class _Looked:
+    """What a source is recognised by."""
+
+    columns: Collection[str]
+    """Names of columns, and of fields inside their cells."""
+    rows: Sequence[dict[str, Any]]
+    """The first rows."""
+    every: Callable[[], Iterable[dict[str, Any]]]
+    """Gives all rows."""
+    systems: Sequence[str]
+
+    def renamed(self, names: Mapping[str, str]) -> _Looked:
+        """The same with other names."""
+
+        def under(rows: Iterable[dict[str, Any]]) -> Iterable[dict[str, Any]]:
+            return ({names.get(name, name): value for name, value in row.items()} for row in rows)
+
+        return _Looked(list(names.values()), list(under(self.rows)), lambda: under(self.every()), self.systems)
+
+
 def plain_name(text: str) -> str:
     """A system's name as people write it, without capitals, spaces, `_` and `-`."""
     return re.sub(r"[\s_-]", "", text.lower())
@@ -107,15 +131,19 @@ def plain_name(text: str) -> str:
 def mapping_for(config: DataConfig, columns: Collection[str], rows: Sequence[RawRow], where: str) -> Mapped:
     """The mapping the settings name, each of its columns being there, or else the one that fits the columns.
 
-    Of the rows, the first `RECOGNISED_BY` say what the columns hold. Raises BadInputError naming the column and the
-    nearest right one.
+    Of the rows, the first `RECOGNISED_BY` say what the columns hold, and all of them what places of choices are counted
+    from. Raises BadInputError naming the column and the nearest right one, UnclearChoicesError where the rows do not
+    say which choice is right.
     """
     top = [row for _, row in rows[:RECOGNISED_BY]]
     nested = inner_names(top)
     first = [with_inner(row, nested) for row in top]
     every = [*columns, *nested]
     named = config.columns or (MAPPINGS[config.mapping] if config.mapping is not None else None)
-    mapped = Mapped(named) if named is not None else _seen(every, first, config.systems)
+    looked = _Looked(every, first, lambda: (with_inner(row, nested) for _, row in rows), config.systems)
+    mapped = Mapped(named) if named is not None else _recognised(looked) or _by_plain_names(looked)
+    if isinstance(mapped, Unclear):
+        raise UnclearChoicesError(f"data.columns: {where} has questions with choices, and {mapped.message}")
     if mapped is None:
         raise BadInputError(
             f"data.columns: {where} has no columns that say what is asked and answered; it has: "
@@ -136,21 +164,18 @@ def mapping_for(config: DataConfig, columns: Collection[str], rows: Sequence[Raw
     return mapped
 
 
-def _seen(columns: Collection[str], rows: Sequence[dict[str, Any]], systems: Sequence[str]) -> Mapped | None:
-    return _recognised(columns, rows, systems) or _by_plain_names(columns, rows, systems)
-
-
-def _by_plain_names(columns: Collection[str], rows: Sequence[dict[str, Any]], systems: Sequence[str]) -> Mapped | None:
+def _by_plain_names(looked: _Looked) -> Mapped | Unclear | None:
     """What names in small letters, without white space around them, are recognised as; None where two would be one."""
     plain = {
-        column: ".".join([head.strip().lower(), *rest]) for column in columns for head, *rest in [column.split(".")]
+        column: ".".join([head.strip().lower(), *rest])
+        for column in looked.columns
+        for head, *rest in [column.split(".")]
     }
     if len(set(plain.values())) < len(plain) or all(name == column for column, name in plain.items()):
         return None
-    renamed = [{plain[name]: value for name, value in row.items()} for row in rows]
-    found = _recognised(list(plain.values()), renamed, systems)
-    if found is None:
-        return None
+    found = _recognised(looked.renamed(plain))
+    if found is None or isinstance(found, Unclear):
+        return found
     columns_of = {name: column for column, name in plain.items()}
     used = {value for value in found.columns.model_dump().values() if isinstance(value, str)}
     written = ", ".join(f"'{column}'" for column, name in plain.items() if name in used and name != column)
@@ -174,13 +199,11 @@ def _why_not(columns: Collection[str], rows: Sequence[dict[str, Any]]) -> str:
         elif asked is not None and chosen in read:
             how = f"set data.columns.question={asked} and data.columns.answer={chosen}"
         return f"these are preferences, which are not trained; to learn what was chosen alone, {how}"
-    unclear = find_choices(columns, rows)
-    if isinstance(unclear, Unclear):
-        return unclear.message
-    choices = next((name for name in CHOICES if name in columns), None)
+    choices = choice_columns(columns)
     if choices is not None and "question" in columns:
+        places = "', '".join(choices)
         return (
-            f"no column tells which of '{choices}' is right by its letter, place or text: write the letter into a "
+            f"no column tells which of '{places}' is right by its letter, place or text: write the letter into a "
             "column 'answer', or the choices into the question and the right one as the answer"
         )
     for column in _CONVERSATIONS:
@@ -200,16 +223,18 @@ def _whole_text(columns: Collection[str]) -> str:
     return "" if text is None else f"{why} '{text}' into two columns, or into messages"
 
 
-def _recognised(columns: Collection[str], rows: Sequence[dict[str, Any]], systems: Sequence[str]) -> Mapped | None:
+def _recognised(looked: _Looked) -> Mapped | Unclear | None:
     """What the columns are recognised as; None where nothing fits."""
-    made = None if set(_CONVERSATIONS) & set(columns) else find_choices(columns, rows) or find_yes_no(columns, rows)
-    if isinstance(made, Unclear):
-        return None
-    if made is not None:
-        return _of_made(made, columns, rows, systems)
+    columns, rows, systems = looked.columns, looked.rows, looked.systems
+    if not set(_CONVERSATIONS) & set(columns):
+        made = find_choices(columns, rows, looked.every) or find_yes_no(columns, rows)
+        if made is not None:
+            return made if isinstance(made, Unclear) else _of_made(made, columns, rows, systems)
     if "question" in columns and "answer" in columns and not _solved(columns, rows) and _is_whole("answer", rows):
-        mapping = ColumnMapping(**{part: part for part in _OPTIONAL if part in columns})
-        return _with_reference("questions and answers", _with_short_answer(mapping, columns), "", rows)
+        below = _context(columns)
+        mapping = ColumnMapping(context=below, **{part: part for part in _OPTIONAL if part in columns})
+        notes = f"'{below}' is put below the question" if below else ""
+        return _with_reference("questions and answers", _with_short_answer(mapping, columns), notes, rows)
     found = _conversation(columns, rows) or _pair(columns, rows) or _short(columns, rows)
     if found is None:
         return None
@@ -258,10 +283,15 @@ def _short(columns: Collection[str], rows: Sequence[dict[str, Any]]) -> tuple[st
     answer = next((one for one in _SHORT if one in columns and _is_short_or_several(one, rows)), None)
     if question is None or answer is None:
         return None
-    below = next((one for one in ("context", "passage") if one in columns and _is_whole(one, rows)), None)
+    below = _context(columns)
     return "questions with short answers", ColumnMapping(
         question=question, context=below, answer=answer, reference=answer
     )
+
+
+def _context(columns: Collection[str]) -> str | None:
+    """The column with what a question is about."""
+    return next((name for name in CONTEXTS if name in columns), None)
 
 
 def _is_whole(column: str, rows: Sequence[dict[str, Any]]) -> bool:
@@ -320,15 +350,15 @@ def _with_reference(what: str, mapping: ColumnMapping, notes: str, rows: Sequenc
     """With the way short answers are written in these rows, where most that are looked at write them so."""
     answers = [] if mapping.reference is not None else [text for row in rows if (text := _answer_text(row, mapping))]
     styles = (
-        (_GSM8K, "follows ####"),
+        (GSM8K, "follows ####"),
         (BOXED, "stands in the last \\boxed{}"),
-        (_ANSWER_IS, "follows 'the answer is' at the end"),
+        (ANSWER_IS, "follows 'the answer is' at the end"),
     )
     found = {pattern: sum(map(bool, map(reference_finder(pattern), answers))) for pattern, _ in styles}
     pattern, style = max(styles, key=lambda one: found[one[0]])
     if 2 * found[pattern] > len(answers):
         mapping = mapping.model_copy(update={"reference_pattern": pattern})
-        what = f"{what} (GSM8K)" if pattern == _GSM8K and not notes else what
+        what = f"{what} (GSM8K)" if pattern == GSM8K and not notes else what
         notes = "; ".join(filter(None, (notes, f"the reference is what {style} in the answer")))
     elif mapping.messages is None and len(answers) >= _ENOUGH and all(map(is_short, answers)):
         notes = "; ".join(filter(None, (notes, _TAKE_SHORT.format(mapping))))
@@ -395,53 +425,3 @@ def check_mapping(config: DataConfig) -> None:
     pattern = config.columns.reference_pattern if config.columns else None
     if pattern is not None:
         reference_finder(pattern)
-
-
-def reference_finder(pattern: str) -> Callable[[str], str]:
-    """Finds the short answer in an answer: by a regular expression with a group, or in the last `\\boxed{}`.
-
-    The function returns an empty text where there is none. Raises BadInputError for patterns that cannot work.
-    """
-    if pattern == BOXED:
-        return last_boxed
-    try:
-        compiled = re.compile(pattern)
-    except re.error as error:
-        raise BadInputError(f"data.columns.reference_pattern: '{pattern}' is no regular expression: {error}") from None
-    if not compiled.groups:
-        raise BadInputError(
-            f"data.columns.reference_pattern: '{pattern}' has no group; put parentheses around the short answer"
-        )
-
-    def find(answer: str) -> str:
-        match = compiled.search(answer)
-        return (match[1] or "").strip() if match else ""
-
-    return find
-
-
-def last_boxed(text: str) -> str:
-    """What the last whole `\\boxed{...}` (or `\\fbox{...}`) of a text holds, braces inside it included."""
-    found = ""
-    for match in re.finditer(r"\\(?:boxed|fbox)\s*\{", text):
-        end = _closing(text, match.end())
-        if end is not None:
-            found = text[match.end() : end].strip()
-    return found
-
-
-def _closing(text: str, start: int) -> int | None:
-    """Where the brace that was opened before `start` is closed."""
-    depth = 1
-    for place, sign in _braces(text, start):
-        depth += 1 if sign == "{" else -1
-        if not depth:
-            return place
-    return None
-
-
-def _braces(text: str, start: int) -> Iterator[tuple[int, str]]:
-    """Braces from `start` on, but for those that are text (`\\{`)."""
-    for match in re.compile(r"\\.|[{}]", re.DOTALL).finditer(text, start):
-        if len(match[0]) == 1:
-            yield match.start(), match[0]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any
+
+from lorapar.data.written import read_written
 
 _DEPTH = 3
 
@@ -13,7 +14,7 @@ def inner(row: dict[str, Any], name: str) -> Any:
     """What a column holds, or a field inside of one, its names joined by points; None where there is no such thing.
 
     A column whose own name has points wins. Of a list of structures it is the list of what they hold; structures may
-    be JSON text, as CSV has them.
+    be written as text, as CSV has them.
     """
     return row.get(name) if name in row or "." not in name else _within(row, name.split("."))
 
@@ -42,12 +43,9 @@ def shown_names(columns: Collection[str], nested: Sequence[str]) -> str:
 
 
 def structure_of(cell: Any) -> dict[str, Any] | None:
-    """The structure in a cell, or in its JSON text; None where it holds none."""
-    if isinstance(cell, str) and cell.lstrip().startswith("{"):
-        try:
-            cell = json.loads(cell)
-        except (json.JSONDecodeError, RecursionError):
-            return None
+    """The structure in a cell, or in its text; None where it holds none."""
+    if isinstance(cell, str):
+        cell = read_written(cell)
     return cell if isinstance(cell, dict) and cell and all(isinstance(name, str) for name in cell) else None
 
 

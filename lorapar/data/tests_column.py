@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import ast
-import json
 from collections.abc import Sequence
 
 from lorapar.data.cells import BadRowError
+from lorapar.data.written import texts_in
 
 
 def tests_of(where: str, column: str, texts: Sequence[str]) -> str | None:
-    """One source from a text, a list of texts, or a list in JSON (of a CSV file); None where there are no tests.
+    """One source from a text, a list of texts, or such a list as text (of a CSV file); None where there are no tests.
 
     Raises BadRowError where it is no Python, or asserts nothing.
     """
@@ -34,11 +34,5 @@ _DEFINITIONS = (ast.FunctionDef, ast.ClassDef, ast.Import, ast.ImportFrom)
 
 
 def _listed(texts: Sequence[str]) -> list[str]:
-    if len(texts) == 1 and texts[0].lstrip().startswith("["):
-        try:
-            found = json.loads(texts[0])
-        except json.JSONDecodeError:
-            return list(texts)
-        if all(isinstance(one, str) for one in found):
-            return list(found)
-    return list(texts)
+    listed = texts_in(texts[0]) if len(texts) == 1 else None
+    return list(texts) if listed is None else listed

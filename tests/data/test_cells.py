@@ -38,6 +38,8 @@ def loaded(tmp_path, reference, kind="csv"):
         "['Paris'\n 'Lutetia, in Gaul']",
         "[ \"Paris\", 'Lutetia, in Gaul', ]",
         '["Paris", null, "", "Lutetia, in Gaul"]',
+        "array(['Paris', 'Lutetia, in Gaul'],\n      dtype=object)",
+        "[nan, np.str_('Paris') np.str_('Lutetia, in Gaul')]",
     ],
 )
 def test_a_list_that_was_written_as_a_text_is_a_list_of_right_answers(tmp_path, written, kind) -> None:
@@ -50,7 +52,24 @@ def test_a_list_that_was_written_as_a_text_is_a_list_of_right_answers(tmp_path, 
     assert any("1 of 2 rows have a list written as a text in 'reference'" in note for note in notes)
 
 
-@pytest.mark.parametrize("text", ["[1, 2]", "[a, b]", "['a'", "Paris", '["a"] or ["b"]', "$|x|$", "|x| = 3"])
+@pytest.mark.parametrize(
+    ("written", "texts"),
+    [
+        (r'["\usepackage", "\frac{1}{2}"]', (r"\usepackage", r"\frac{1}{2}")),
+        (r"['\usepackage' '\x']", (r"\usepackage", r"\x")),
+        ('["one\nline", "b"]', ("one\nline", "b")),
+        ("['one\nline', 'b']", ("one\nline", "b")),
+        (r"['one\nline', 'it\'s \xe9']", ("one\nline", "it's é")),
+        (r'["one\nline", "\u00e9"]', ("one\nline", "é")),
+    ],
+)
+def test_backslashes_and_line_breaks_in_a_written_list_are_read_as_meant(tmp_path, written, texts) -> None:
+    assert loaded(tmp_path, written)[0] == (*texts, written)
+
+
+@pytest.mark.parametrize(
+    "text", ["[1, 2]", "[a, b]", "['a'", "Paris", '["a"] or ["b"]', "['a''b']", "['a' ... 'z']", "$|x|$", "|x| = 3"]
+)
 def test_other_texts_stay_what_they_are_without_a_word(tmp_path, text) -> None:
     reference, notes = loaded(tmp_path, text)
     assert reference == text

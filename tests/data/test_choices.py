@@ -3,10 +3,11 @@
 import csv
 import json
 
+import numpy as np
 import pytest
 
 from lorapar.config import ColumnMapping, DataConfig
-from lorapar.data import load_data
+from lorapar.data import load_data, load_sample
 from lorapar.errors import BadInputError
 
 ASKED = "Which lives in water?"
@@ -55,10 +56,15 @@ ROWS = {
 }  # fmt: skip
 
 
+PLACES = {"mmlu": "answer", "mmlu in json text": "answer", "hellaswag": "label", "medmcqa": "cop"}
+"""Columns with places; another row has to show that these are counted from 0."""
+
+
 @pytest.mark.parametrize("name", ROWS)
 def test_a_row_with_choices_asks_with_letters_and_learns_one(tmp_path, name):
-    found = load(tmp_path, ROWS[name])
-    (example,) = found.examples
+    other = {key: "On land?" if cell == ASKED else cell for key, cell in ROWS[name].items()}
+    found = load(tmp_path, ROWS[name], *([other | {PLACES[name]: 0}] if name in PLACES else []))
+    example = found.examples[0]
     assert (example.question, example.answer, example.reference) == (WHOLE, "C", "C")
     (said,) = found.notes
     assert "recognised as questions with choices: '" in said
@@ -71,8 +77,9 @@ def test_what_stands_below_a_question_stands_above_its_choices(tmp_path):
     assert example.question == f"{ASKED}\n\nCod swim.\n\n{LISTED}"
 
 
-def test_csv_has_choices_as_json_or_as_python_writes_lists(tmp_path):
-    for cell in (json.dumps(TEXTS), str(TEXTS)):
+def test_csv_has_choices_as_json_or_as_python_and_numpy_print_lists(tmp_path):
+    array = np.array(TEXTS, dtype=object)
+    for cell in (json.dumps(TEXTS), str(TEXTS), str(array), repr(array), str({"text": array, "label": LABELS})):
         path = tmp_path / "rows.csv"
         with path.open("w", encoding="utf-8", newline="") as file:
             csv.writer(file).writerows([["question", "choices", "answer"], [ASKED, cell, "2"], ["On land?", cell, "0"]])
@@ -99,6 +106,68 @@ def test_places_are_counted_from_what_the_rows_show(tmp_path):
     assert found.examples[0].question == "cause 0\n\nIt swam.\n\nA. cat\nB. cod"
 
 
+def counted(*places, first=0):
+    """Rows with places of choices, each another question."""
+    return [{"question": f"{ASKED} {n}", "choices": TEXTS, "answer": place} for n, place in enumerate(places, first)]
+
+
+@pytest.mark.parametrize(("shown", "letters"), [(0, {"B", "A"}), (4, {"A", "D"})])
+def test_all_rows_say_what_places_are_counted_from(tmp_path, shown, letters):
+    """Also where the rows that say it stand behind those that `plan` reads."""
+    found = load(tmp_path, *counted(*[1] * 40, shown))
+    assert {one.answer for one in found.examples} == letters
+    assert f"counted from {int(shown == 4)})" in found.notes[0]
+    sample = load_sample(DataConfig(source=str(tmp_path / "rows.jsonl")), seed=0)
+    assert sample.notes[0] == found.notes[0]
+    assert {one.answer for one in sample.examples} == letters - {"A" if shown == 0 else "D"}
+    limited = DataConfig(source=str(tmp_path / "rows.jsonl"), limit=40)
+    with pytest.raises(BadInputError, match="the rows do not show whether it is counted from 0 or from 1"):
+        load_sample(limited, seed=0)
+
+
+@pytest.mark.parametrize("places", [(1, 2, 3), (2,), (0, 4, 3)])
+def test_places_are_refused_where_no_row_or_as_many_say_each(tmp_path, places):
+    with pytest.raises(
+        BadInputError, match=r"'answer' is the place of the right choice, and the rows do not show whe"
+    ) as caught:
+        load(tmp_path, *counted(*places))
+    assert str(caught.value).endswith("write its letter (A, B, …) there instead")
+    assert "\n" not in str(caught.value)
+
+
+def test_one_row_that_is_wrong_does_not_change_what_places_are_counted_from(tmp_path):
+    found = load(tmp_path, *counted(4, 4, 0, 1), bad_rows="leave_out")
+    assert [one.answer for one in found.examples] == ["D", "D", "A"]
+    assert "the 4 choices are counted from 1, as most rows show" in found.left_out[0]
+
+
+@pytest.mark.parametrize("answer", [2.0, "2.0", " 2 ", "2"])
+def test_a_number_that_became_a_float_is_the_number(tmp_path, answer):
+    assert load(tmp_path, {**ROWS["mmlu"], "answer": answer}, FILLER).examples[0].answer == "C"
+    arc = {**ROWS["arc by numbers"], "answerKey": answer}
+    assert load(tmp_path, arc).examples[0].answer == "B"
+    sums = {"question": "19+1?", "choices": [1.0, 20.0, 2.5], "answer": f"{answer}".replace("2", "20")}
+    (example,) = load(tmp_path, sums).examples
+    assert (example.question, example.answer) == ("19+1?\n\nA. 1\nB. 20\nC. 2.5", "B")
+
+
+@pytest.mark.parametrize("blank", [None, "", " ", "nan", "<NA>", float("nan"), "\u200b"])
+def test_blank_cells_are_no_choices_and_no_answers(tmp_path, blank):
+    four = {"question": ASKED, **dict(zip(LABELS, TEXTS, strict=True)), "E": blank, "answer": "C"}
+    assert load(tmp_path, four).examples[0].question == WHOLE
+    listed = {"question": ASKED, "choices": [*TEXTS, blank], "answer": "C"}
+    assert load(tmp_path, listed).examples[0].question == WHOLE
+    with pytest.raises(BadInputError, match=r"rows\.jsonl:2: a row without choices"):
+        load(tmp_path, listed, {**listed, "choices": ["cat", blank, "cod"]}, {**listed, "question": "On land?"})
+    with pytest.raises(BadInputError, match=r"rows\.jsonl:2: a row without an answer \('answer' is "):
+        load(tmp_path, listed, {**listed, "question": "On land?", "answer": blank})
+
+
+def test_minus_one_is_an_answer_where_it_is_a_choice(tmp_path):
+    row = {"question": "1-2?", "choices": ["1", "-1"], "answer": "-1"}
+    assert load(tmp_path, row).examples[0].answer == "B"
+
+
 def test_what_can_be_read_in_two_ways_is_refused(tmp_path):
     either = {"question": "1 + 1 - 1?", "choices": ["2", "1", "0"], "answer": "0"}
     with pytest.raises(
@@ -113,9 +182,12 @@ def test_what_can_be_read_in_two_ways_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("row", "said"),
     [
-        ({"answer": 4}, r"rows\.jsonl:2: 'answer' is 4, .*the 4 choices are counted from 0, as the first rows"),
+        ({"answer": 4}, r"rows\.jsonl:2: 'answer' is 4, .*the 4 choices are counted from 0, as most rows"),
         ({"answer": -1}, r"rows\.jsonl:2: a row without an answer \('answer' is -1: test sets hide it\)"),
-        ({"choices": ["cod"]}, r"rows\.jsonl:2: a row without choices \('choices' is empty, missing or no list of two"),
+        (
+            {"choices": ["cod"]},
+            r"rows\.jsonl:2: a row without choices \('choices' is empty, missing or no list of two or more texts",
+        ),
         ({"choices": None}, r"rows\.jsonl:2: a row without choices"),
         ({"choices": ["cod", {"a": 1}]}, r"rows\.jsonl:2: a row without choices"),
         ({"choices": ["cod", None, "cat"]}, r"rows\.jsonl:2: a row without choices"),
@@ -123,25 +195,43 @@ def test_what_can_be_read_in_two_ways_is_refused(tmp_path):
     ],
 )
 def test_a_row_that_has_no_right_choice_is_named(tmp_path, row, said):
-    rows = [FILLER, {**ROWS["mmlu"], **row}, {**FILLER, "question": "Which barks?", "answer": 3}]
+    more = [{**FILLER, "question": "Which barks?", "answer": 3}, {**FILLER, "question": "Which purrs?"}]
+    rows = [FILLER, {**ROWS["mmlu"], **row}, *more]
     with pytest.raises(BadInputError, match=said) as caught:
         load(tmp_path, *rows)
     assert "\n" not in str(caught.value)
     left = load(tmp_path, *rows, bad_rows="leave_out")
-    assert [one.answer for one in left.examples] == ["A", "D"]
+    assert [one.answer for one in left.examples] == ["A", "D", "A"]
 
 
 def test_a_question_that_lists_its_choices_is_asked_as_it_stands(tmp_path):
     row = {"question": f"{ASKED}\n(A) cat\n(B) cod", "choices": ["cat", "cod"], "answer": "B"}
     found = load(tmp_path, row)
     assert (found.examples[0].question, found.examples[0].answer) == (row["question"], "B")
-    assert "which is not read" in found.notes[-1]
+    assert "'question' is the question, which lists the choices in 'choices' itself" in found.notes[0]
+    assert found.examples[0].reference == "B"
+    numbers = load(tmp_path, {**row, "question": f"{ASKED}\n1. cat 2. cod"}).examples[0]
+    assert (numbers.question, numbers.answer) == (f"{ASKED}\n1. cat 2. cod", "2")
     mixed = load(tmp_path, row, {**FILLER, "answer": "A"}, {**FILLER, "question": "Which barks?", "answer": "D"})
     assert mixed.examples[0].question == row["question"]
     assert mixed.examples[2].question == f"Which barks?\n\n{LISTED}"
-    # A letter with a point behind it does not list anything.
-    (other,) = load(tmp_path, {**ROWS["mmlu"], "question": "Which gives vitamin A.?"}).examples
-    assert other.question.startswith("Which gives vitamin A.?\n\nA. cat")
+    # A letter with a point behind it does not list anything, and neither do the texts alone.
+    for question in ("Which gives vitamin A.?", "1. A cat, a cow, a cod or a dog?"):
+        other = load(tmp_path, {**ROWS["mmlu by letter"], "question": question}).examples[0]
+        assert other.question == f"{question}\n\n{LISTED}"
+
+
+@pytest.mark.parametrize("column", ["context", "passage", "article", "support"])
+@pytest.mark.parametrize("extra", [{}, {"choices": ["cat", "cod"]}])
+def test_a_question_that_lists_its_choices_keeps_its_context(tmp_path, column, extra):
+    row = {"question": f"{ASKED}\n(A) cat\n(B) cod", column: "Cod swim.", "answer": "B", **extra}
+    assert load(tmp_path, row).examples[0].question == f"{row['question']}\n\nCod swim."
+    if not extra:
+        return
+    mixed = load(tmp_path, row, *({**FILLER, "answer": "A", "question": f"{n}?", column: None} for n in range(3)))
+    assert mixed.examples[0].question == f"{row['question']}\n\nCod swim."
+    told = {**row, "question": f"Cod swim. {row['question']}"}
+    assert load(tmp_path, told).examples[0].question == told["question"]
 
 
 def test_columns_that_the_settings_name_are_taken_as_they_are(tmp_path):
@@ -153,23 +243,29 @@ def test_columns_that_the_settings_name_are_taken_as_they_are(tmp_path):
 
 
 def test_choices_of_which_nothing_says_the_right_one(tmp_path):
-    with pytest.raises(
-        BadInputError, match=r"no column tells which of 'choices' is right by its letter, place or text"
-    ):
-        load(tmp_path, {"question": ASKED, "choices": TEXTS})
+    for choices in ({"choices": TEXTS}, dict(zip(LABELS, TEXTS, strict=True))):
+        where = "', '".join(choices)
+        with pytest.raises(BadInputError, match=f"no column tells which of '{where}' is right by its letter, place or"):
+            load(tmp_path, {"question": ASKED, **choices})
 
 
 @pytest.mark.parametrize("key", ["answer", "label"])
-def test_truth_is_answered_by_yes_and_no(tmp_path, key):
-    boolq = [{"question": f"do cod {n} swim", "passage": "Cod swim.", key: n == 1} for n in (1, 2)]
+@pytest.mark.parametrize("words", [(True, False), ("True", "false"), ("YES", "no"), (True, "False")])
+def test_truth_is_answered_by_yes_and_no(tmp_path, key, words):
+    boolq = [{"question": f"do {n} swim", "passage": "Cod swim.", key: word} for n, word in enumerate(words)]
     found = load(tmp_path, *boolq)
     assert [(one.answer, one.reference) for one in found.examples] == [("yes", "yes"), ("no", "no")]
-    assert found.examples[0].question == "do cod 1 swim\n\nCod swim."
+    assert found.examples[0].question == "do 0 swim\n\nCod swim."
     assert "questions to answer with yes or no: 'question' with 'passage' below it is the question" in found.notes[0]
     with pytest.raises(
-        BadInputError, match=rf"rows\.jsonl:3: '{key}' is 'maybe', and is true or false in the other rows"
+        BadInputError, match=rf"rows\.jsonl:\d+: '{key}' is 'maybe', and is true or false, or yes or no, in the"
     ):
-        load(tmp_path, *boolq, {**boolq[0], "question": "do they fly", key: "maybe"})
+        load(tmp_path, *({**boolq[0], "question": f"do {n} fly"} for n in range(40)), {**boolq[0], key: "maybe"})
+
+
+def test_answers_of_which_some_are_neither_yes_nor_no_are_taken_as_they_stand(tmp_path):
+    rows = [{"question": f"{word}?", "answer": word} for word in ("Yes", "No", "Yes, often.")]
+    assert [one.answer for one in load(tmp_path, *rows).examples] == ["Yes", "No", "Yes, often."]
 
 
 def test_squad_is_asked_with_its_context(tmp_path):
@@ -185,9 +281,12 @@ def test_squad_is_asked_with_its_context(tmp_path):
 
 
 def test_a_place_among_choices_that_cannot_be_read_is_no_answer(tmp_path):
-    row = {"question": ASKED, "choices": [{"picture": "cat.png"}, {"picture": "cod.png"}], "answer": 1}
-    with pytest.raises(BadInputError, match=r"rows\.jsonl:1: 'answer' is '1', the place of a choice in 'choices', and"):
-        load(tmp_path, row)
+    pictures = [{"picture": "cat.png"}, {"picture": "cod.png"}]
+    for choices in ({"choices": pictures}, dict(zip(("option1", "option2"), pictures, strict=True))):
+        where = "', '".join(choices)
+        said = rf"rows\.jsonl:1: 'answer' is '1', the place of a choice in '{where}', and"
+        with pytest.raises(BadInputError, match=said):
+            load(tmp_path, {"question": ASKED, **choices, "answer": 1})
 
 
 def test_a_truth_value_beside_an_answer_says_something_of_the_answer(tmp_path):

@@ -5,6 +5,7 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from lorapar.config import ColumnMapping, DataConfig
 from lorapar.data import load_data, load_sample, source
-from lorapar.data.mapping import last_boxed
+from lorapar.data.reference_pattern import last_boxed
 from lorapar.errors import BadInputError
 
 WEATHER = [
@@ -59,6 +60,16 @@ FORMATS = {
         {"question": "2 pens at 600?", "answer": "2*600=1200\n#### 1,200"},
         "questions and answers (GSM8K): the reference is what follows #### in the answer",
         ("2 pens at 600?", "2*600=1200\n#### 1,200", "1200"),
+    ),
+    "mmlu": (
+        {"question": "1+1?", "subject": "sums", "choices": ["2", "4", "6"], "answer": 0},
+        "questions with choices: 'question' and the choices in 'choices', lettered from A, are the question",
+        ("1+1?\n\nA. 2\nB. 4\nC. 6", "A", "A"),
+    ),
+    "boolq": (
+        {"question": "is 2 even", "answer": True, "passage": "2 is even."},
+        "questions to answer with yes or no: 'question' with 'passage' below it is the question",
+        ("is 2 even\n\n2 is even.", "yes", "yes"),
     ),
     "question-answer": ({"question": "1+1?", "answer": "2"}, "questions and answers", ("1+1?", "2", None)),
     "boxed": (
@@ -134,6 +145,13 @@ FORMATS = {
 }
 
 
+def printed(cell):
+    """A cell as pandas writes it into a CSV file: it prints lists as NumPy's arrays, also those in structures."""
+    if isinstance(cell, dict):
+        return str({key: np.array(one, dtype=object) if isinstance(one, list) else one for key, one in cell.items()})
+    return str(np.array(cell, dtype=object)) if isinstance(cell, list) else cell
+
+
 def write(folder: Path, ending: str, rows):
     """The rows as a file of that kind; CSV holds lists as JSON."""
     path = folder / f"rows{ending}"
@@ -152,10 +170,12 @@ def write(folder: Path, ending: str, rows):
     return path
 
 
-@pytest.mark.parametrize("ending", [".jsonl", ".json", ".csv", ".tsv", ".parquet"])
+@pytest.mark.parametrize("ending", [".jsonl", ".json", ".csv", ".tsv", ".parquet", "printed"])
 @pytest.mark.parametrize("name", FORMATS)
 def test_columns_are_recognised_whatever_file_they_are_in(tmp_path, name, ending):
     row, message, expected = FORMATS[name]
+    if ending == "printed":
+        row, ending = {key: printed(cell) for key, cell in row.items()}, ".csv"
     path = write(tmp_path, ending, [row])
     loaded = load_data(DataConfig(source=str(path), heldout=0), seed=0)
     (example,) = loaded.examples
@@ -330,7 +350,7 @@ def test_the_last_box_is_found_with_the_braces_in_it(inside, before):
 
 
 DOCS = Path(__file__).parents[2] / "docs" / "data.md"
-SHOWN = re.findall(r"^\| `.*\| `(\{.*\})` \|$", DOCS.read_text(encoding="utf-8"), re.MULTILINE)
+SHOWN = re.findall(r"^\|.*\| `(\{\".*\})` \|$", DOCS.read_text(encoding="utf-8"), re.MULTILINE)
 
 
 @pytest.mark.parametrize("line", SHOWN)
@@ -343,7 +363,7 @@ def test_the_rows_that_the_docs_show_are_read_as_written(tmp_path, line):
 
 
 def test_the_docs_show_a_row_of_every_format():
-    assert len(SHOWN) == 12
+    assert len(SHOWN) == 13
 
 
 @pytest.mark.parametrize("streamed", [False, True])

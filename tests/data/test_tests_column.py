@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from lorapar.config import DataConfig, RunConfig
@@ -24,8 +25,8 @@ def source(tmp_path: Path, tests: Any, **columns: Any) -> DataConfig:
     return DataConfig(source=str(file), columns=columns or None)
 
 
-@pytest.mark.parametrize("tests", ["\n".join(ASSERTS), ASSERTS, json.dumps(ASSERTS)])
-def test_a_text_a_list_and_a_list_in_json_are_one(tmp_path: Path, tests: Any) -> None:
+@pytest.mark.parametrize("tests", ["\n".join(ASSERTS), ASSERTS, json.dumps(ASSERTS), str(np.array(ASSERTS))])
+def test_a_text_a_list_and_a_list_written_as_text_are_one(tmp_path: Path, tests: Any) -> None:
     assert {one.tests for one in load_examples(source(tmp_path, tests), 0)} == {"\n".join(ASSERTS)}
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import codeop
-import json
 import re
 import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from lorapar.data.cells import as_text
 from lorapar.data.mapping import column_meant
+from lorapar.data.written import read_written
 from lorapar.errors import BadInputError
 
 Row = dict[str, Any]
@@ -69,11 +70,8 @@ def _mmlu(raw: Mapping[str, Any]) -> Row:
 
 
 def _choices(value: Any) -> list[str]:
-    if isinstance(value, str) and value.lstrip().startswith("["):  # CSV has no lists
-        try:
-            value = json.loads(value)
-        except json.JSONDecodeError:
-            raise _WrongError(f"choices is '{value[:40]}', no list that JSON could read") from None
+    if isinstance(value, str):  # CSV has no lists
+        value = read_written(value) or value
     if not isinstance(value, list | tuple):
         raise _WrongError(f"choices is {_shown(value)}; give a list of texts")
     if not 2 <= len(value) <= len(LETTERS):
@@ -95,13 +93,9 @@ def _place(value: Any, choices: int) -> int:
 
 
 def _number(value: Any) -> int | None:
-    if isinstance(value, bool):
-        return None
-    if isinstance(value, float):
-        return int(value) if value.is_integer() else None
-    return (
-        int(value) if isinstance(value, int) or (isinstance(value, str) and re.fullmatch(r"\s*\d+\s*", value)) else None
-    )
+    text = None if isinstance(value, bool) else as_text(value)
+    match = re.fullmatch(r"(\d{1,9})(?:\.0+)?", text or "")
+    return int(match[1]) if match else None
 
 
 def _humaneval(raw: Mapping[str, Any]) -> Row:

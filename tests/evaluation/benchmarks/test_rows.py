@@ -96,7 +96,7 @@ def test_a_bad_row_is_named_in_words_and_by_plan(task, row, complaint, tmp_path)
         make_plan(load_config(preset="tiny").model_copy(update={"evaluate": EvaluateConfig(benchmarks=(config,))}))
 
 
-@pytest.mark.parametrize("answer", ["c", "C", "(c)", "C.", "2", 2, 2.0])
+@pytest.mark.parametrize("answer", ["c", "C", "(c)", "C.", "2", "2.0", 2, 2.0])
 def test_the_right_choice_by_letter_or_number(answer, tmp_path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text(json.dumps({**LAW, "answer": answer}))
@@ -104,9 +104,10 @@ def test_the_right_choice_by_letter_or_number(answer, tmp_path) -> None:
     assert (row["answer"], len(row["choices"])) == (2, 5)
 
 
-def test_a_csv_file_has_its_choices_as_json(tmp_path) -> None:
+@pytest.mark.parametrize("choices", ['[""a"", ""b""]', "['a' 'b']", "array(['a', 'b'], dtype=object)"])
+def test_a_csv_file_has_its_choices_as_text(choices, tmp_path) -> None:
     path = tmp_path / "rows.csv"
-    path.write_text('subject,question,choices,answer\nlaw,?,"[""a"", ""b""]",b\n')
+    path.write_text(f'subject,question,choices,answer\nlaw,?,"{choices}",b\n')
     (row,) = load_rows(BenchmarkConfig(task="mmlu", data=str(path)), seed=0).rows
     assert (row["choices"], row["answer"]) == (["a", "b"], 1)
 

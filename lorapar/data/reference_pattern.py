@@ -1,0 +1,62 @@
+"""Where the short answer stands in a long one: found by a regular expression, or in the last `\\boxed{}`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+
+from lorapar.errors import BadInputError
+
+GSM8K = r"####\s*(\S.*?)\s*(?:\n|$)"
+ANSWER_IS = r"(?i)\bthe (?:final )?answer is:?\s*(\S.*?)\.?\s*$"
+BOXED = "boxed"
+
+
+def reference_finder(pattern: str) -> Callable[[str], str]:
+    """Finds the short answer in an answer: by a regular expression with a group, or in the last `\\boxed{}`.
+
+    The function returns an empty text where there is none. Raises BadInputError for patterns that cannot work.
+    """
+    if pattern == BOXED:
+        return last_boxed
+    try:
+        compiled = re.compile(pattern)
+    except re.error as error:
+        raise BadInputError(f"data.columns.reference_pattern: '{pattern}' is no regular expression: {error}") from None
+    if not compiled.groups:
+        raise BadInputError(
+            f"data.columns.reference_pattern: '{pattern}' has no group; put parentheses around the short answer"
+        )
+
+    def find(answer: str) -> str:
+        match = compiled.search(answer)
+        return (match[1] or "").strip() if match else ""
+
+    return find
+
+
+def last_boxed(text: str) -> str:
+    """What the last whole `\\boxed{...}` (or `\\fbox{...}`) of a text holds, braces inside it included."""
+    found = ""
+    for match in re.finditer(r"\\(?:boxed|fbox)\s*\{", text):
+        end = _closing(text, match.end())
+        if end is not None:
+            found = text[match.end() : end].strip()
+    return found
+
+
+def _closing(text: str, start: int) -> int | None:
+    """Where the brace that was opened before `start` is closed."""
+    depth = 1
+    for place, sign in _braces(text, start):
+        depth += 1 if sign == "{" else -1
+        if not depth:
+            return place
+    return None
+
+
+def _braces(text: str, start: int) -> Iterator[tuple[int, str]]:
+    """Braces from `start` on, but for those that are text (`\\{`)."""
+    for match in re.compile(r"\\.|[{}]", re.DOTALL).finditer(text, start):
+        if len(match[0]) == 1:
+            yield match.start(), match[0]
