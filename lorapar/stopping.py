@@ -31,6 +31,11 @@ def on_sigterm(_signal: int, _frame: FrameType | None) -> None:
     _listening[-1].requested = True
 
 
+def stop_requested() -> bool:
+    """Whether SIGTERM has come and the code at work ends after its step: what only waits is to end now."""
+    return bool(_listening) and _listening[-1].requested
+
+
 @contextmanager
 def finishing_steps() -> Iterator[StopRequest]:
     """While the block lasts SIGTERM only sets `requested`; who enters it looks at that after every step."""

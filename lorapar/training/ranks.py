@@ -1,4 +1,4 @@
-"""Training in several processes: their shares of a step, a reward that fails in one of them, and the rows of each.
+"""Training in several processes: their shares of a step, what fails in one of them, and the rows of each.
 
 A step has the same rows however many processes share it, so their number is no part of what a stage makes: a run begun
 with some goes on with others.
@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from lorapar.config import RlConfig, SftConfig
-from lorapar.errors import LoraparError
+from lorapar.errors import LoraparError, UnreachableError
 from lorapar.ranks import Ranks
 from lorapar.training.own_rewards import RewardError
 from lorapar.training.shares import best_share
@@ -21,6 +21,18 @@ from lorapar.training.shares import best_share
 
 class OtherRankError(RewardError):
     """Another process failed, and says why."""
+
+
+class RolloutsLostError(UnreachableError):
+    """The server that samples the completions does not answer, or refuses, in the middle of training."""
+
+
+class StoppedWaitingError(RolloutsLostError):
+    """SIGTERM came while a lost server was waited for."""
+
+
+KEPT = (RewardError, RolloutsLostError)
+"""Errors that say nothing against the adapter: the state before the step is kept, and the same command goes on."""
 
 
 @contextmanager

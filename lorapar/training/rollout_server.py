@@ -15,8 +15,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from lorapar.adapter.folder import CONFIG_FILE, WEIGHTS_FILE
+from lorapar.basemodel.load import model_folder
+from lorapar.basemodel.resolve import Kind, kind_of
 from lorapar.config import ModelConfig, RolloutServer
 from lorapar.errors import UnreachableError
+from lorapar.stopping import stop_requested
 from lorapar.voting.endpoint_client import EndpointClient, Login, NoAnswerError, RefusedError
 
 SENT_TO = "/lorapar/rollouts"
@@ -25,6 +28,8 @@ MIDDLEWARE = "lorapar.serving.rollout_adapters.RolloutAdapters"
 ENVIRONMENT = {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1"}
 _OPENED = f"VLLM_ALLOW_RUNTIME_LORA_UPDATING=1 and --middleware {MIDDLEWARE}"
 GONE = 404
+_LOOK_SECONDS = 0.2
+"""Between two looks at whether SIGTERM has come."""
 _DOES_NOT_FIT = 500
 T = TypeVar("T")
 # The server takes from a model's generation_config.json what a request does not say; TRL's numbers know none of it.
@@ -82,14 +87,19 @@ class Probe:
 def server_command(model: ModelConfig, slot: int, longest: int, *, sent: bool) -> str:
     """The server that rl.rollouts server needs, as a person types it in one line.
 
+    A base that vLLM knows no name of (a bucket's, a wheel's, a built-in one) is named by its folder on this machine.
+
     Args:
         slot: greatest rank of an adapter, one that vLLM has.
         longest: tokens of a prompt with its completion.
         sent: whether adapters go over HTTP; else both sides see a folder.
     """
-    revision = ["--revision", model.revision] if model.revision else []
-    dtype = [] if model.dtype == "auto" else ["--dtype", model.dtype]
-    words = ["python", "-m", "vllm.entrypoints.openai.api_server", "--model", model.name, *revision, *dtype]
+    on_hub = kind_of(model) is Kind.HUB
+    words = ["python", "-m", "vllm.entrypoints.openai.api_server"]
+    words += ["--model", model.name if on_hub else str(model_folder(model).absolute())]
+    words += ["--revision", model.revision] if on_hub and model.revision else []
+    words += [] if model.dtype == "auto" else ["--dtype", model.dtype]
+    words += ["--trust-remote-code"] if model.trust_remote_code else []
     words += ["--max-model-len", str(longest), *server_arguments(slot, sent=sent)]
     return " ".join([*(f"{name}={value}" for name, value in ENVIRONMENT.items()), shlex.join(words)])
 
@@ -157,12 +167,12 @@ class Server:
                 raise NoRolloutsError(str(error)) from None
             raise
 
-    def unload(self, name: str) -> None:
-        """Let it forget an adapter."""
+    def unload(self, name: str, attempts: int | None = None) -> None:
+        """Let it forget an adapter; `attempts` where fewer tries shall do than the settings say."""
         if self.options.folder is not None:
-            self._send("POST", "/unload_lora_adapter", {"lora_name": name})
+            self._send("POST", "/unload_lora_adapter", {"lora_name": name}, attempts)
         else:
-            self._send("DELETE", f"{SENT_TO}/{name}", None)
+            self._send("DELETE", f"{SENT_TO}/{name}", None, attempts)
 
     def probe(self, base: str, prompt: list[int]) -> Probe:
         """What the base model itself makes of a prompt of two tokens or more."""
@@ -180,28 +190,32 @@ class Server:
     def complete(
         self, name: str, asked: Mapping[int, Mapping[str, Any]], found: MutableMapping[int, Completion]
     ) -> None:
-        """Completions of an adapter for what is asked, put into `found` as they come, also where others fail."""
+        """Completions of an adapter for what is asked, put into `found` as they come, also where others fail.
+
+        Once one has failed those on the way may end, and no other is asked for. Raises what went wrong first.
+        """
+        failures: list[Exception] = []
 
         async def ask(client: EndpointClient, place: int, body: Mapping[str, Any]) -> None:
             own = {"model": name, **_PLAIN, "logprobs": 0, "return_token_ids": True, **body}
             try:
                 answer = await client.post("/completions", own)
-            except UnreachableError:
+                found[place] = self._read(answer["choices"][0])
+            except Exception as error:
+                failures.append(error)
                 client.give_up()
-                raise
-            found[place] = self._read(answer["choices"][0])
 
         async def ask_all(client: EndpointClient) -> None:
             limit = asyncio.Semaphore(self.options.openai.concurrency)
 
             async def in_turn(place: int, body: Mapping[str, Any]) -> None:
                 async with limit:
-                    await ask(client, place, body)
+                    if not failures:
+                        await ask(client, place, body)
 
-            ended = await asyncio.gather(*(in_turn(*one) for one in asked.items()), return_exceptions=True)
-            for error in ended:
-                if isinstance(error, BaseException):
-                    raise error
+            await asyncio.gather(*(in_turn(*one) for one in asked.items()))
+            if failures:
+                raise failures[0]
 
         self._within(ask_all)
 
@@ -217,19 +231,30 @@ class Server:
             raise NoRolloutsError(f"{self.options.endpoint} tells {len(log_probs)} numbers of {len(tokens)} tokens")
         return Completion(tokens, log_probs)
 
-    def _send(self, method: str, path: str, body: Mapping[str, Any] | bytes | None) -> None:
-        self._within(lambda client: client.send(method, path, body))
+    def _send(
+        self, method: str, path: str, body: Mapping[str, Any] | bytes | None, attempts: int | None = None
+    ) -> None:
+        self._within(lambda client: client.send(method, path, body, attempts=attempts))
 
     def _within(self, work: Callable[[EndpointClient], Awaitable[T]]) -> T:
         async def done() -> T:
             client = EndpointClient(self.options.endpoint, self.options.openai, self._login)
             client.add_version()
+            watch = asyncio.create_task(_give_up_on_sigterm(client))
             try:
                 return await work(client)
             finally:
+                watch.cancel()
                 await client.close()
 
         return asyncio.run(done())
+
+
+async def _give_up_on_sigterm(client: EndpointClient) -> None:
+    """A server that answers is listened to until the step has ended; one that does not is tried no more."""
+    while not stop_requested():
+        await asyncio.sleep(_LOOK_SECONDS)
+    client.give_up()
 
 
 def adapters_come_in(server: Server) -> Way:

@@ -7,7 +7,6 @@ seeds. One that stays away ends the step in all processes, with the state before
 
 from __future__ import annotations
 
-import json
 import secrets
 import shutil
 import time
@@ -24,9 +23,9 @@ from lorapar.basemodel import StopStrings
 from lorapar.config import RlConfig
 from lorapar.errors import BadInputError, LoraparError, UnreachableError
 from lorapar.ranks import Ranks
-from lorapar.registry import max_lora_rank
-from lorapar.training.kept import RolloutsLostError
-from lorapar.training.ranks import failing_together
+from lorapar.registry import lora_slot, rank_in
+from lorapar.stopping import stop_requested
+from lorapar.training.ranks import RolloutsLostError, StoppedWaitingError, failing_together
 from lorapar.training.rollout_server import (
     GONE,
     Completion,
@@ -41,6 +40,8 @@ from lorapar.voting.endpoint_client import RefusedError
 from lorapar.voting.vllm_teacher import require_equal_answers
 
 _AGAIN_SECONDS = 2.0
+_LOOK_SECONDS = 0.2
+"""Between two looks at whether SIGTERM has come."""
 _MOST_FORGOTTEN = 3
 """Times in a row that an adapter may be gone, as it is where several servers are behind one address."""
 _PROBED_TOKENS = 64
@@ -58,7 +59,7 @@ def server_rollouts(job: TrainingJob, config: RlConfig) -> Iterator[ServerRollou
     if config.server is None:
         raise AssertionError("rl.server is not set")
     require_equal_answers(job.model)
-    slot = _slot(job)
+    slot = lora_slot(rank_in(job.adapter), "rl.rollouts")
     longest = config.max_prompt_length + config.max_completion_length
     command = server_command(job.model, slot, longest, sent=config.server.folder is None)
     server = Server(config.server)
@@ -70,14 +71,6 @@ def server_rollouts(job: TrainingJob, config: RlConfig) -> Iterator[ServerRollou
     yield rollouts
 
 
-def _slot(job: TrainingJob) -> int:
-    rank = int(json.loads((job.adapter / "adapter_config.json").read_text(encoding="utf-8"))["r"])
-    slot = max_lora_rank(rank)
-    if slot is None:
-        raise BadInputError(f"rl.rollouts: the adapter has rank {rank}, more than vLLM takes; use transformers")
-    return slot
-
-
 class ServerRollouts:
     """Completions of an adapter as it is at a step, with the log-probabilities they were sampled with."""
 
@@ -87,24 +80,20 @@ class ServerRollouts:
         self._command = command
         self._base = ""
         self._compared = False
+        self._left: list[str] = []
+        """Adapters that the server was too busy to forget."""
         shared = server.options.folder
-        place = job.scratch / "rollouts" if shared is None else Path(shared) / run
+        place = job.scratch / "rollouts" if shared is None else Path(shared).expanduser() / run
         self._folder = place / f"rank-{Ranks.here().rank}"
 
     def meet(self, longest: int) -> None:
         """Look at what is served and let it load the adapter that training begins with; the first process does it."""
-        try:
+        with self._configured():
             served = self._patiently(self._server.look)
             self._base = served.base
             if Ranks.here().first:
                 self._require_room(served, longest)
                 self._try(f"{self._run}-0")
-        except RefusedError as error:
-            raise BadInputError(
-                self._with_command(f"{error}{_meaning(error, sent=self._server.options.folder is None)}")
-            ) from None
-        except UnreachableError as error:
-            raise UnreachableError(self._with_command(str(error))) from None
 
     def complete(
         self,
@@ -129,15 +118,32 @@ class ServerRollouts:
         try:
             with self._together():
                 if ranks.first:
-                    self._patiently(lambda: self._server.load(name, folder))
+                    self._patiently(lambda: self._load(name, folder))
             with self._together():
                 found = self._all(bodies, name, folder)
+        except BaseException:
+            self._forget(name, attempts=1)  # a server that is gone has forgotten it, too
+            raise
         finally:
-            if ranks.first:
-                with suppress(LoraparError):  # a server that is gone has forgotten it, too
-                    self._server.unload(name)
             shutil.rmtree(folder, ignore_errors=True)
+        self._forget(name)
         return [one.tokens for one in found], [one.log_probs for one in found]
+
+    def _load(self, name: str, folder: Path) -> None:
+        """Send an adapter, once those are forgotten that an earlier step has left."""
+        while self._left:
+            with suppress(RefusedError):  # a server that was started anew does not know it
+                self._server.unload(self._left[0])
+            del self._left[0]
+        self._server.load(name, folder)
+
+    def _forget(self, name: str, attempts: int | None = None) -> None:
+        """Nothing of this step fails any more because of it: what does not work now is done before the next one."""
+        if Ranks.here().first:
+            try:
+                self._server.unload(name, attempts)
+            except LoraparError:
+                self._left.append(name)
 
     def _all(self, bodies: Sequence[dict[str, Any]], name: str, folder: Path) -> list[Completion]:
         """Every completion; what a server that went away has not answered is asked again of the one that comes back."""
@@ -159,7 +165,7 @@ class ServerRollouts:
                         raise
                 else:
                     patience.wait(error)
-                self._patiently(lambda: self._server.load(name, folder))
+                self._patiently(lambda: self._load(name, folder), patience)
         return [found[place] for place in range(len(bodies))]
 
     @contextmanager
@@ -168,15 +174,32 @@ class ServerRollouts:
         with failing_together(_WHAT, (RolloutsLostError,)):
             try:
                 yield
+            except RolloutsLostError:
+                raise
             except UnreachableError as error:
                 raise RolloutsLostError(f"rl.server: {error}") from error
+
+    @contextmanager
+    def _configured(self) -> Iterator[None]:
+        """Before training: a server whose answers are of no use is a wrong setting, unlike one that gives none."""
+        try:
+            yield
+        except RolloutsLostError:
+            raise
+        except RefusedError as error:
+            meaning = _meaning(error, sent=self._server.options.folder is None)
+            raise BadInputError(self._with_command(f"{error}{meaning}")) from None
+        except NoRolloutsError as error:
+            raise BadInputError(self._with_command(str(error))) from None
+        except UnreachableError as error:
+            raise UnreachableError(self._with_command(str(error))) from None
 
     def _patience(self) -> _Patience:
         return _Patience(self._server.options.wait_seconds, self._job.progress.log)
 
-    def _patiently(self, work: Callable[[], T]) -> T:
+    def _patiently(self, work: Callable[[], T], patience: _Patience | None = None) -> T:
         """Do something with a server that may be started anew meanwhile; raises what it raises in the end."""
-        patience = self._patience()
+        patience = patience or self._patience()
         while True:
             try:
                 return work()
@@ -200,8 +223,8 @@ class ServerRollouts:
         folder.mkdir(parents=True, exist_ok=True)
         copy_adapter(self._job.adapter, folder)
         try:
-            self._server.load(name, folder)
-            self._server.unload(name)
+            self._patiently(lambda: self._server.load(name, folder))
+            self._patiently(lambda: self._server.unload(name))
         finally:
             shutil.rmtree(folder, ignore_errors=True)
         self._job.progress.log(f"completions come from {self._server.options.endpoint} ({self._base})")
@@ -212,12 +235,10 @@ class ServerRollouts:
         Every process compares: a sharded base is computed by all.
         """
         self._compared = True
-        if len(prompt) < 2:
+        if Ranks.here().any(len(prompt) < 2)[0]:
             return
-        try:
-            probe = self._server.probe(self._base, prompt)
-        except UnreachableError as error:
-            raise UnreachableError(self._with_command(str(error))) from None
+        with failing_together(_WHAT, (LoraparError,)), self._configured():
+            probe = self._patiently(lambda: self._server.probe(self._base, prompt))
         own = _base_log_probs(model, prompt)
         difference = sum(abs(ours - its) for ours, its in zip(own, probe.log_probs, strict=True)) / len(own)
         if self.bound is not None and not difference <= self.bound:
@@ -250,20 +271,28 @@ def _base_log_probs(model: PeftModel, prompt: list[int]) -> list[float]:
 
 
 class _Patience:
-    """How long a server that does not answer is tried again."""
+    """How long a server that does not answer is tried again: from the moment that it was seen to be lost."""
 
-    def __init__(self, seconds: float, say: Callable[[str], None]) -> None:
-        self._pause, self._end = min(_AGAIN_SECONDS, seconds), time.monotonic() + seconds
-        self._seconds, self._say, self._named = seconds, say, False
+    def __init__(self, seconds: float, log: Callable[[str], None]) -> None:
+        self._seconds, self._log = seconds, log
+        self._end: float | None = None
 
     def wait(self, error: UnreachableError) -> None:
-        """Return when it may be tried again; raises the error once that was long enough. Says so the first time."""
-        if time.monotonic() >= self._end:
+        """Return when it may be tried again; raises the error once that was long enough. Logs the first time.
+
+        Raises StoppedWaitingError as soon as SIGTERM has come.
+        """
+        now = time.monotonic()
+        if self._end is None:
+            self._end = now + self._seconds
+            self._log(f"rl.server: {error}; it is waited for, {self._seconds:g} s at most")
+        elif now >= self._end:
             raise error
-        if not self._named:
-            self._named = True
-            self._say(f"rl.server: {error}; it is waited for, {self._seconds:g} s at most")
-        time.sleep(self._pause)
+        again = min(now + _AGAIN_SECONDS, self._end)
+        while not stop_requested() and (left := again - time.monotonic()) > 0:
+            time.sleep(min(left, _LOOK_SECONDS))
+        if stop_requested():
+            raise StoppedWaitingError(f"rl.server: {error}") from error
 
 
 def _meaning(error: RefusedError, *, sent: bool) -> str:

@@ -57,8 +57,8 @@ from lorapar.training.checkpoint import (
     restore_optimizer,
     step_of,
 )
-from lorapar.training.kept import KEPT
 from lorapar.training.quiet import quiet_libraries
+from lorapar.training.ranks import KEPT, StoppedWaitingError
 from lorapar.training.shares import visible_gpus
 from lorapar.training.watch import LastGood, Metrics, Watch, check_answers
 
@@ -274,6 +274,8 @@ def _rescued(last_good: LastGood, job: TrainingJob) -> Iterator[None]:
     """Whatever ends the run early leaves the last good adapter, and says where."""
     try:
         yield
+    except StoppedWaitingError as error:
+        raise Terminated from error
     except KEPT:  # the adapter is well, and the state before the step is kept
         raise
     except LoraparError as error:

@@ -25,9 +25,8 @@ from lorapar.training.checkpoint import (
     restore_schedule,
 )
 from lorapar.training.forward import IGNORED, number_positions, score_labelled_only
-from lorapar.training.kept import KEPT
 from lorapar.training.prompt_trees import PromptTrees, groups_together
-from lorapar.training.ranks import FilledSampler
+from lorapar.training.ranks import KEPT, FilledSampler
 from lorapar.training.rollouts import ended_by_text, shared_prompts
 from lorapar.training.watch import KeptRollouts, Watch, check_finite, rollout_line
 

@@ -10,7 +10,6 @@ On a GPU the engine sleeps while the adapter learns: its weights are kept in the
 from __future__ import annotations
 
 import gc
-import json
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -23,12 +22,11 @@ from lorapar.adapter import save_adapter
 from lorapar.basemodel import StopStrings
 from lorapar.config import EngineOptions, RlConfig
 from lorapar.errors import BadInputError
+from lorapar.registry import lora_slot, rank_in
 from lorapar.training.sampling import Made, sampling_of
 from lorapar.training.session import TrainingJob
-from lorapar.voting.vllm_teacher import shut_down, slot_rank, start_llm
+from lorapar.voting.vllm_teacher import shut_down, start_llm
 
-_MEMORY_SHARE = 0.3
-"""Of the GPU's memory, where the settings give no other: the trainer holds the base model a second time."""
 _SLOTS = 1
 """The base itself is never asked."""
 _LEVEL = 1
@@ -38,11 +36,8 @@ _LEVEL = 1
 @contextmanager
 def vllm_rollouts(job: TrainingJob, config: RlConfig) -> Iterator[VllmRollouts]:
     """An engine for one run of training, stopped after the block. Raises BadInputError where vLLM cannot start."""
-    rank = int(json.loads((job.adapter / "adapter_config.json").read_text(encoding="utf-8"))["r"])
-    slot = slot_rank(rank)
-    if slot is None:
-        raise BadInputError(f"rl.rollouts: the adapter has rank {rank}, more than vLLM takes; use transformers")
-    options = config.vllm or EngineOptions(gpu_memory_utilization=_MEMORY_SHARE)
+    slot = lora_slot(rank_in(job.adapter), "rl.rollouts")
+    options = config.vllm or EngineOptions()
     sleeps = is_to_sleep(options)
     longest = options.max_model_len or config.max_prompt_length + config.max_completion_length
     llm = start_llm(

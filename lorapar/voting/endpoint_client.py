@@ -25,7 +25,7 @@ from urllib.parse import quote_plus, urlencode, urljoin, urlsplit
 
 import httpx2
 
-from lorapar.config import EndpointOptions
+from lorapar.config import ConnectionOptions
 from lorapar.errors import BadInputError, UnreachableError
 from lorapar.network import UNUSABLE_PROXY, heed_proxies, network_cause, proxy_refusal, trust_authorities
 from lorapar.redaction import remember_secret
@@ -49,7 +49,7 @@ class Login:
     Raises BadInputError where a variable or the key's file has nothing in it.
     """
 
-    def __init__(self, endpoint: str, options: EndpointOptions, environment: Mapping[str, str]) -> None:
+    def __init__(self, endpoint: str, options: ConnectionOptions, environment: Mapping[str, str]) -> None:
         self._endpoint = endpoint
         self._file = Path(options.api_key_file) if options.api_key_file is not None else None
         self._headers = dict(options.headers)
@@ -111,7 +111,7 @@ def _bare(key: str) -> str:
     return key
 
 
-def open_http(address: str, options: EndpointOptions) -> httpx2.AsyncClient:
+def open_http(address: str, options: ConnectionOptions) -> httpx2.AsyncClient:
     """A client with as many connections as requests may be on the way.
 
     Proxies come from HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY, authorities as `lorapar.network` says.
@@ -209,7 +209,7 @@ class EndpointClient:
     every request carries.
     """
 
-    def __init__(self, endpoint: str, options: EndpointOptions, login: Login) -> None:
+    def __init__(self, endpoint: str, options: ConnectionOptions, login: Login) -> None:
         parts = urlsplit(endpoint)
         path = parts.path.rstrip("/")
         for ending in _PASTED_PATHS:
@@ -239,9 +239,11 @@ class EndpointClient:
         """
         return await self._request("POST", self.address, path, body, attempts)
 
-    async def send(self, method: str, path: str, body: Mapping[str, Any] | bytes | None) -> str:
+    async def send(
+        self, method: str, path: str, body: Mapping[str, Any] | bytes | None, *, attempts: int | None = None
+    ) -> str:
         """The answer's text, of any kind, to a JSON body or to bytes; raises as `post` does."""
-        return str(await self._request(method, self.address, path, body, plain=True))
+        return str(await self._request(method, self.address, path, body, attempts, plain=True))
 
     async def post_beside(self, path: str, body: Mapping[str, Any]) -> Any:
         """As `post`, at a path beside `/v1`: where vLLM's server has what is not OpenAI's."""
@@ -264,7 +266,7 @@ class EndpointClient:
         return self._given_up.is_set()
 
     def give_up(self) -> None:
-        """The teacher has failed: requests that are on the way may end, but nothing is tried again."""
+        """The endpoint has failed: requests that are on the way may end, but nothing is tried again."""
         self._given_up.set()
 
     async def close(self) -> None:
@@ -382,7 +384,7 @@ class EndpointClient:
         """What one request was told by Retry-After holds for all."""
         while (wait := self._not_before - time.monotonic()) > 0:
             if await self._gives_up_within(wait * random.uniform(1.0, 1.1)):
-                raise UnreachableError(f"{url}: not asked, the teacher has failed meanwhile")
+                raise UnreachableError(f"{url}: not asked, another request has failed meanwhile")
 
     def _slow_down(self, url: str, failure: Failure) -> None:
         seconds = failure.wait_seconds
@@ -396,7 +398,7 @@ class EndpointClient:
         self._not_before = max(self._not_before, time.monotonic() + seconds)
 
     async def _gives_up_within(self, seconds: float) -> bool:
-        """Wait; True as soon as the teacher has failed meanwhile."""
+        """Wait; True as soon as the endpoint has failed meanwhile."""
         try:
             await asyncio.wait_for(self._given_up.wait(), seconds)
         except TimeoutError:

@@ -1,7 +1,7 @@
 """A vLLM server's part in RL, in this process: it samples from a real model with the adapters that it is sent.
 
 What is asked and answered has vLLM's own names; `tests/integration/vllm/test_rollout_server.py` does the same with the
-real one. It also forgets, as a server does that was started anew, goes away, and serves another base.
+real one. It also forgets, as a server does that was started anew, goes away, is busy, and serves another base or none.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import tempfile
 import threading
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,13 @@ class RolloutDouble:
         """Completions after which all adapters are forgotten, once."""
         self.gone = False
         self.longest = 4096
-        self.takes_adapters = self.processed = True
+        self.takes_adapters = self.processed = self.has_base = True
+        self.key = ""
+        """That GET requests must carry."""
+        self.busy: set[str] = set()
+        """Methods that are answered with 503, once each."""
+        self.before: Callable[[dict[str, Any]], None] = lambda body: None
+        """Called with what a completion is asked by; the connection breaks where it raises ConnectionError."""
         self._lock = threading.Lock()
         self._base = load_model(model).eval()
         handler = type("Handler", (_Handler,), {"double": self})
@@ -65,8 +72,8 @@ class RolloutDouble:
 
     def cards(self) -> list[dict[str, Any]]:
         """As /v1/models lists them."""
-        base = {"id": BASE, "parent": None, "max_model_len": self.longest}
-        return [base, *({"id": name, "parent": BASE} for name in self.adapters)]
+        bases = [{"id": BASE, "parent": None, "max_model_len": self.longest}] * self.has_base
+        return [*bases, *({"id": name, "parent": BASE} for name in self.adapters)]
 
     @torch.no_grad()
     def complete(self, body: dict[str, Any]) -> dict[str, Any] | None:
@@ -114,7 +121,9 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:
-        if self.path == "/v1/models":
+        if self.double.key and self.headers["authorization"] != f"Bearer {self.double.key}":
+            self._answer(401, {"error": "Unauthorized"})
+        elif self.path == "/v1/models":
             self._answer(200, {"data": self.double.cards()})
         else:
             self._answer(404, {"detail": "Not Found"})
@@ -122,9 +131,15 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["content-length"]))
         if self.path.startswith(SENT) and self.double.takes_adapters:
-            self.double.take(self.path.removeprefix(SENT), body)
-            self._answer(200, {})
+            if self._is_free():
+                self.double.take(self.path.removeprefix(SENT), body)
+                self._answer(200, {})
         elif self.path == "/v1/completions":
+            try:
+                self.double.before(json.loads(body))
+            except ConnectionError:
+                self.close_connection = True
+                return
             choice = self.double.complete(json.loads(body))
             if choice is None:
                 self._answer(404, {"error": {"message": "The model does not exist.", "code": 404}})
@@ -134,8 +149,16 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(404, {"detail": "Not Found"})
 
     def do_DELETE(self) -> None:
-        self.double.forget(self.path.removeprefix(SENT))
-        self._answer(200, {})
+        if self._is_free():
+            self.double.forget(self.path.removeprefix(SENT))
+            self._answer(200, {})
+
+    def _is_free(self) -> bool:
+        if self.command not in self.double.busy:
+            return True
+        self.double.busy.remove(self.command)
+        self._answer(503, {"detail": "busy"})
+        return False
 
     def _answer(self, status: int, value: Any) -> None:
         if self.double.gone:

@@ -5,10 +5,14 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import shlex
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,15 +21,19 @@ import torch
 from lorapar.adapter import AdapterSettings, attach, copy_adapter
 from lorapar.adapter.folder import save_adapter
 from lorapar.basemodel import load_model
-from lorapar.config import EngineOptions, ModelConfig, RlConfig
-from lorapar.errors import BadInputError, ExitCode, TrainingError, UnreachableError
+from lorapar.config import EngineOptions, ModelConfig, RlConfig, RolloutServer
+from lorapar.doctor import examine_rollouts
+from lorapar.errors import BadInputError, ExitCode, Terminated, TrainingError, UnreachableError
 from lorapar.serving.rollout_adapters import RolloutAdapters
+from lorapar.stopping import finishing_steps, on_sigterm
 from lorapar.training import server_rollouts
-from lorapar.training.kept import RolloutsLostError
+from lorapar.training.ranks import RolloutsLostError
 from lorapar.training.rl import train_rl
-from lorapar.training.rollout_server import MIDDLEWARE, server_command
+from lorapar.training.rollout_server import MIDDLEWARE, Server, server_command
+from lorapar.training.server_rollouts import ServerRollouts
 from lorapar.training.session import TrainingJob
 from lorapar.training.vllm_rollouts import awake, is_to_sleep
+from lorapar.voting.endpoint_client import RefusedError
 from tests.training.rollout_double import BASE, RolloutDouble
 
 HERE = Path(__file__).parent
@@ -44,7 +52,9 @@ def double(kit) -> Iterator[RolloutDouble]:
 def server(double: RolloutDouble) -> RolloutDouble:
     double.adapters, double.history, double.asked = {}, [], []
     double.forgets_after, double.gone, double.longest = None, False, 4096
-    double.takes_adapters = double.processed = True
+    double.takes_adapters = double.processed = double.has_base = True
+    double.key = ""
+    double.busy, double.before = set(), lambda body: None
     return double
 
 
@@ -125,6 +135,7 @@ def test_a_server_that_is_lost_ends_the_step_and_the_next_call_goes_on(kit, make
     [
         ({"longest": 100}, {}, "takes 100 tokens, and rl.max_prompt_length with rl.max_completion_length is 134"),
         ({"takes_adapters": False}, {}, "it cannot be sent adapters over HTTP"),
+        ({"has_base": False}, {}, "serves no base model"),
         ({"processed": False}, {"temperature": 0.7}, "log-probabilities as they are before rl.temperature"),
     ],
 )
@@ -135,6 +146,7 @@ def test_a_server_that_does_not_do_is_refused_with_the_command_that_does(
         setattr(server, name, value)
     with pytest.raises(BadInputError, match=f"{words}.*to be started as: VLLM_ALLOW") as told:
         train(make_job(), settings(server, **changes), kit)
+    assert told.value.exit_code == ExitCode.BAD_INPUT
     assert "\n" not in str(told.value)
 
 
@@ -163,16 +175,92 @@ def test_a_server_left_with_the_first_adapter_ends_the_run(kit, make_job, server
         train(job, settings(server), kit)
 
 
-def test_a_server_that_is_waited_for_is_named_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_is_waited_for_from_when_it_was_lost_and_named_once(monkeypatch: pytest.MonkeyPatch) -> None:
     lines: list[str] = []
-    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    now = 0.0
+
+    def sleep(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+
+    monkeypatch.setattr(server_rollouts, "time", SimpleNamespace(monotonic=lambda: now, sleep=sleep))
     patience = server_rollouts._Patience(60, lines.append)
-    for _ in range(3):
+    now = 1000.0  # completions may take longer than a lost server is waited for
+    for _ in range(30):
         patience.wait(UnreachableError("no answer"))
-    assert lines == ["rl.server: no answer; it is waited for, 60 s at most"]
-    monkeypatch.setattr("time.monotonic", lambda: 1e12)
     with pytest.raises(UnreachableError, match="no answer"):
         patience.wait(UnreachableError("no answer"))
+    assert lines == ["rl.server: no answer; it is waited for, 60 s at most"]
+    assert now == pytest.approx(1060)
+
+
+def test_sigterm_ends_the_wait_for_a_lost_server_at_once_and_keeps_the_state(kit, make_job, server) -> None:
+    served = importlib.import_module("served_reward")
+    calls = iter(range(99))
+
+    def lose() -> None:
+        server.gone = next(calls) == 1
+
+    served.then = lose
+    job, begun = make_job(), []
+
+    def terminate(line: str) -> None:
+        if "it is waited for" in line:
+            begun.append(time.monotonic())
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    job.progress.log = terminate
+    where = {"endpoint": server.address, "openai": {"max_wait_seconds": 0.1}}
+    before = signal.signal(signal.SIGTERM, on_sigterm)
+    try:
+        with pytest.raises(Terminated):
+            train(job, settings(server).model_copy(update={"server": RolloutServer(**where)}), kit)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert time.monotonic() < begun[0] + 60
+    assert (job.scratch / "checkpoint-1").is_dir()
+
+
+def test_after_sigterm_a_request_is_not_tried_again(server) -> None:
+    server.gone = True
+    patient = Server(RolloutServer(endpoint=server.address, openai={"attempts": 9}))
+    begun = time.monotonic()
+    with finishing_steps() as stop:
+        stop.requested = True
+        with pytest.raises(UnreachableError):
+            patient.look()
+    assert time.monotonic() < begun + 5
+
+
+def test_a_busy_server_is_sent_an_adapter_again_and_asked_again_to_forget_it(make_job, server) -> None:
+    job, config = make_job(), settings(server)
+    rollouts = ServerRollouts(Server(config.server), config, job, "lorapar-00000001", "")
+    server.busy = {"POST", "DELETE"}
+    rollouts.meet(10)
+    for step in (1, 2):
+        server.busy = {"DELETE"} if step == 1 else set()
+        rollouts._load(f"lorapar-00000001-{step}", job.adapter)
+        rollouts._forget(f"lorapar-00000001-{step}")
+    events = [f"{entry.split()[0]} {entry.rpartition('-')[2]}" for entry in server.history]
+    assert events == ["load 0", "unload 0", "load 1", "unload 1", "load 2", "unload 2"]
+    assert server.adapters == {}
+
+
+def test_the_first_failure_is_the_one_that_is_told_and_ends_the_asking(server) -> None:
+    begun: list[int] = []
+
+    def fail(body: dict[str, Any]) -> None:
+        (number,) = body["prompt"]
+        begun.append(number)
+        if number == 0:
+            time.sleep(0.3)
+            raise ConnectionError
+
+    server.before = fail
+    asker = Server(RolloutServer(endpoint=server.address, openai={"attempts": 1, "concurrency": 2}))
+    with pytest.raises(RefusedError, match="does not exist"):
+        asker.complete("lorapar-none", {place: {"prompt": [place], "max_tokens": 1} for place in range(6)}, {})
+    assert sorted(begun) == [0, 1]
 
 
 @pytest.fixture(scope="module")
@@ -270,3 +358,20 @@ def test_the_command_names_what_the_server_needs() -> None:
         assert part in command
     assert f"{RolloutAdapters.__module__}.{RolloutAdapters.__name__}" == MIDDLEWARE
     assert "--middleware" not in server_command(model, 16, 640, sent=False)
+
+
+def test_the_command_names_a_base_that_vllm_does_not_know_by_its_folder(kit) -> None:
+    command = server_command(kit.TINY.model_copy(update={"trust_remote_code": True}), 8, 64, sent=True)
+    words = shlex.split(command)
+    assert (Path(words[words.index("--model") + 1]) / "config.json").is_file()
+    assert "--trust-remote-code" in words
+    assert "--revision" not in words
+
+
+def test_doctor_asks_a_server_with_its_key(server, monkeypatch) -> None:
+    monkeypatch.setenv("ROLLOUTS_KEY", "secret-of-the-server")
+    server.key = "secret-of-the-server"
+    (found,) = examine_rollouts(server.address, "ROLLOUTS_KEY")
+    assert f"serves {BASE}" in found.found
+    (found,) = examine_rollouts(server.address)
+    assert (found.state, "401" in found.advice) == ("missing", True)

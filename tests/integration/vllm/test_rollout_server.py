@@ -19,7 +19,7 @@ from lorapar.config import ModelConfig, RlConfig, RolloutServer
 from lorapar.doctor import examine_rollouts
 from lorapar.errors import BadInputError, ExitCode
 from lorapar.records import read_json
-from lorapar.training.kept import RolloutsLostError
+from lorapar.training.ranks import RolloutsLostError
 from lorapar.training.rl import train_rl
 from lorapar.training.rollout_server import Server
 from lorapar.training.server_rollouts import server_rollouts

@@ -7,7 +7,7 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -19,6 +19,7 @@ from lorapar.config import RlConfig
 from lorapar.errors import BadInputError, TrainingError
 from lorapar.progress import Silent
 from lorapar.records import read_json
+from lorapar.registry import VLLM_RANKS
 from lorapar.training import vllm_rollouts
 from lorapar.training.rl import train_rl
 from lorapar.training.session import TrainingJob
@@ -74,6 +75,12 @@ def test_a_seed_decides_what_comes_out(make_job) -> None:
         train_rl(job, settings(), system1=[], system2=ROWS)
     first, second = (read_tensors(job.output / "adapter_model.safetensors")[0] for job in (one, two))
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_slots_are_those_that_vllm_has() -> None:
+    from vllm.config.lora import MaxLoRARanks
+
+    assert get_args(MaxLoRARanks) == VLLM_RANKS
 
 
 def test_options_that_the_engine_refuses_are_one_line(make_job) -> None:
