@@ -111,15 +111,22 @@ def examine_kubeflow(host: str, namespace: str | None) -> list[Finding]:
     return [answering, Finding("argo's retries", f"retryPolicy {found.policy} at {found.cluster}", advice)]
 
 
-def examine_rollouts(endpoint: str) -> list[Finding]:
-    """Ask a vLLM server whether it can sample RL's completions (`rl.rollouts: server`)."""
+_QUICKLY = {"attempts": 1, "timeout_seconds": 20.0}
+"""How a server is asked that answers at once where it answers at all."""
+
+
+def examine_rollouts(endpoint: str, key_env: str | None = None) -> list[Finding]:
+    """Ask a vLLM server whether it can sample RL's completions (`rl.rollouts: server`).
+
+    `key_env`: the environment variable that holds its key.
+    """
     from pydantic import ValidationError
 
     from lorapar.config import RolloutServer
     from lorapar.training.rollout_server import Server, adapters_come_in
 
     try:
-        server = Server(RolloutServer(endpoint=endpoint, openai={"attempts": 1}))
+        server = Server(RolloutServer(endpoint=endpoint, openai={**_QUICKLY, "api_key_env": key_env}))
         served, way = server.look(), adapters_come_in(server)
     except ValidationError as error:
         return [Finding("rollouts", "cannot be asked", error.errors()[0]["msg"], True)]

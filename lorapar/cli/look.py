@@ -130,6 +130,9 @@ def doctor_command(
     host: Annotated[str | None, typer.Option(help="Also try this Kubeflow, and how Argo retries there.")] = None,
     namespace: Annotated[str | None, typer.Option(help="Namespace of a multi-user Kubeflow, with --host.")] = None,
     rollouts: Annotated[str | None, typer.Option(help="Also ask this vLLM server, of rl.rollouts server.")] = None,
+    rollouts_key_env: Annotated[
+        str | None, typer.Option(help="Environment variable that holds that server's key.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Say what this machine can do and what is missing.
@@ -140,7 +143,9 @@ def doctor_command(
 
     findings = examine() + (examine_store(store, to_write=to_write) if store is not None else [])
     findings += examine_kubeflow(host, namespace) if host is not None else []
-    findings += examine_rollouts(rollouts) if rollouts is not None else []
+    if rollouts is None and rollouts_key_env is not None:
+        raise BadInputError("--rollouts-key-env does nothing without --rollouts; name the server too")
+    findings += examine_rollouts(rollouts, rollouts_key_env) if rollouts is not None else []
     if as_json:
         from lorapar.cli.documents import DoctorDocument
         from lorapar.cli.fill_documents import finding_document

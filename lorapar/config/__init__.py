@@ -28,6 +28,7 @@ from lorapar.config.systems import SystemConfig
 from lorapar.config.tags import TagsConfig
 from lorapar.config.training import RlConfig, RowFilter, SftConfig
 from lorapar.config.voting import (
+    ConnectionOptions,
     EditsConfig,
     EndpointOptions,
     TeacherConfig,
@@ -43,6 +44,7 @@ __all__ = [
     "CheckpointConfig",
     "ColumnMapping",
     "Comparison",
+    "ConnectionOptions",
     "DataConfig",
     "EditsConfig",
     "EndpointOptions",

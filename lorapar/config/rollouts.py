@@ -6,8 +6,8 @@ from typing import Any
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
-from lorapar.config.base import Positive, Rate, Section, unless_default
-from lorapar.config.voting import Address, EndpointOptions, VllmOptions, why_no_address
+from lorapar.config.base import Positive, Rate, Section, Share, unless_default
+from lorapar.config.voting import Address, ConnectionOptions, VllmOptions, why_no_address
 
 ENGINES = ("vllm", "server")
 """Values of `rl.rollouts` whose completions come with probabilities that are not the trainer's own."""
@@ -16,6 +16,9 @@ ENGINES = ("vllm", "server")
 class EngineOptions(VllmOptions):
     """How the engine of rl.rollouts vllm is started."""
 
+    gpu_memory_utilization: Share = Field(
+        0.3, description="Share of each GPU's memory that the engine may take, beside the trainer with its base"
+    )
     sleep: bool | None = Field(
         None,
         description="Give the engine's GPU memory back while the adapter learns (vLLM's sleep mode, level 1); null: "
@@ -27,20 +30,11 @@ class EngineOptions(VllmOptions):
         return unless_default(self, handler(self), "sleep")
 
 
-class ServerOptions(EndpointOptions):
+class ServerOptions(ConnectionOptions):
     """How the server of rl.rollouts server is asked."""
 
     concurrency: Positive = Field(256, description="Completions on the way at once, of each training process")
     timeout_seconds: Rate = Field(1800.0, description="How long one completion may take")
-
-    @model_validator(mode="after")
-    def _nothing_for_answers(self) -> ServerOptions:
-        for name in ("extra_body", "max_tokens"):
-            if getattr(self, name) != EndpointOptions.model_fields[name].default:
-                raise ValueError(
-                    f"{name}: does nothing here, where the settings of rl say how is sampled; leave it out"
-                )
-        return self
 
 
 class RolloutServer(Section):
@@ -61,4 +55,9 @@ class RolloutServer(Section):
     def _has_an_address(self) -> RolloutServer:
         if (wrong := why_no_address(self.endpoint, "rl.server")) is not None:
             raise ValueError(wrong)
+        if self.folder is not None and "://" in self.folder:
+            raise ValueError(
+                f"folder: {self.folder} is no folder that the server's vLLM could read; name one that both see, or "
+                "leave it out"
+            )
         return self

@@ -136,6 +136,14 @@ class RunConfig(Section):
         return frozenset(method for phase in self.phases for method in methods_of(phase))
 
     @property
+    def held_rank(self) -> int:
+        """LoRA rank of the adapter that a run makes, as PEFT and vLLM see it; the plan knows it of any start."""
+        earlier = (self.model.adapter_source.rank or 0) if self.model.adapter_source else 0
+        single = self.adapter.init == "paper" or self.adapter.kind == "dora"
+        new = (1 if single else 2) * self.adapter.rank
+        return earlier if self.model.continue_ else earlier + new
+
+    @property
     def system_names(self) -> tuple[str, ...]:
         """Names of the systems, in the order of the settings."""
         return tuple(system.name for system in self.systems)
@@ -291,7 +299,7 @@ class RunConfig(Section):
         if self.rl.rollouts == "vllm":
             raise ValueError(
                 "sharding is fsdp2, and rl.rollouts is vllm, whose engine holds the whole base in one process; set "
-                "rl.rollouts to transformers"
+                "rl.rollouts to transformers or server"
             )
         return self
 

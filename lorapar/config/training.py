@@ -207,9 +207,7 @@ class RlConfig(PolicyConfig):
         description="What samples the completions; vllm needs an environment (or the image) with vLLM, server a vLLM "
         "of its own elsewhere",
     )
-    vllm: EngineOptions | None = Field(
-        None, description="Options of that engine, which by default takes 0.3 of the GPU's memory beside the trainer"
-    )
+    vllm: EngineOptions | None = Field(None, description="Options of that engine")
     server: RolloutServer | None = Field(None, description="Where that server is; needs rollouts server")
     max_rollout_difference: Rate | None = Field(
         0.1,

@@ -106,8 +106,8 @@ _CREDENTIAL = re.compile(
 )
 
 
-class EndpointOptions(Section):
-    """How an endpoint is asked; only where backend is openai."""
+class ConnectionOptions(Section):
+    """How requests get to an endpoint: key, headers and patience."""
 
     api_key_env: _Variable | None = Field(
         None, description="Environment variable that holds the key; absent: no key is sent"
@@ -124,19 +124,13 @@ class EndpointOptions(Section):
     query_env: dict[str, _Variable] = Field(
         {}, description="Secret parts of the address's query, by name, with the environment variable of each value"
     )
-    extra_body: dict[str, Any] = Field(
-        {}, description="Further fields of every request's body; null takes out one that lorapar would send"
-    )
-    max_tokens: Positive | None = Field(
-        None, description="Most tokens of an answer, thinking included; absent: the label's, and more once cut off"
-    )
     concurrency: Positive = Field(64, description="Requests on the way at once")
     timeout_seconds: Rate = Field(120.0, description="How long one request may take")
-    attempts: Positive = Field(6, description="Tries of one request before the teacher counts as failed")
+    attempts: Positive = Field(6, description="Tries of one request before the endpoint counts as failed")
     max_wait_seconds: Rate = Field(60.0, description="Longest wait between two tries, Retry-After included")
 
     @model_validator(mode="after")
-    def _headers_can_be_sent(self) -> EndpointOptions:
+    def _headers_can_be_sent(self) -> ConnectionOptions:
         """Names that HTTP has, values of one line, and no secret in the settings, which go into files and reports."""
         names = [name.lower() for name in (*self.headers, *self.headers_env)]
         for key, given in (("headers", self.headers), ("headers_env", self.headers_env)):
@@ -160,9 +154,24 @@ class EndpointOptions(Section):
         return self
 
     @model_validator(mode="after")
-    def _one_key_and_fields_of_our_own(self) -> EndpointOptions:
+    def _one_key(self) -> ConnectionOptions:
         if self.api_key_env and self.api_key_file:
             raise ValueError("api_key_env and api_key_file exclude each other; give one of them")
+        return self
+
+
+class EndpointOptions(ConnectionOptions):
+    """How an endpoint is asked; only where backend is openai."""
+
+    extra_body: dict[str, Any] = Field(
+        {}, description="Further fields of every request's body; null takes out one that lorapar would send"
+    )
+    max_tokens: Positive | None = Field(
+        None, description="Most tokens of an answer, thinking included; absent: the label's, and more once cut off"
+    )
+
+    @model_validator(mode="after")
+    def _fields_of_our_own(self) -> EndpointOptions:
         try:
             json.dumps(self.extra_body, allow_nan=False)
         except (TypeError, ValueError):

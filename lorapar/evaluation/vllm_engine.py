@@ -6,7 +6,6 @@ the last adapter slot. One slot more than is used keeps it right beside loaded a
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Iterator, Sequence
@@ -20,7 +19,8 @@ from lorapar.errors import BadInputError
 from lorapar.evaluation.engine import Encoded
 from lorapar.progress import Progress
 from lorapar.prompts import IGNORED
-from lorapar.voting.vllm_teacher import shut_down, slot_rank, start_llm
+from lorapar.registry import lora_slot, rank_in
+from lorapar.voting.vllm_teacher import shut_down, start_llm
 
 if TYPE_CHECKING:
     from lm_eval.api.model import LM
@@ -137,16 +137,9 @@ def _mean_loss(row: Encoded, log_probs: Sequence[Any]) -> float:
 
 
 def _slot_rank(adapters: Sequence[Path]) -> int:
-    """The smallest rank, of those vLLM has, that holds every adapter; raises BadInputError where none does."""
+    """The smallest slot that holds every adapter; raises BadInputError where none does."""
     from lorapar.evaluation.transformers_engine import check_adapter_folder
 
-    ranks = []
     for folder in adapters:
         check_adapter_folder(folder)
-        ranks.append(int(json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))["r"]))
-    fitting = slot_rank(max(ranks))
-    if fitting is None:
-        raise BadInputError(
-            f"an adapter has rank {max(ranks)}, more than vLLM takes; evaluate with backend transformers"
-        )
-    return fitting
+    return lora_slot(max(map(rank_in, adapters)), "evaluate.backend")

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from math import ceil
 
-from lorapar.config import RlConfig, RunConfig
+from lorapar.config import EngineOptions, RlConfig, RunConfig
 from lorapar.data import load_examples
 from lorapar.data.source import is_far
-from lorapar.local.estimate import held_rank
 from lorapar.records import Example
 from lorapar.registry import max_lora_rank
 from lorapar.voting import quorum_size
@@ -65,17 +64,18 @@ def rollouts_text(config: RunConfig) -> list[str]:
     rl = config.rl
     if "rl" not in config.methods or rl.rollouts == "transformers":
         return []
-    rank = max_lora_rank(held_rank(config))
+    rank = max_lora_rank(config.held_rank)
     if rl.rollouts == "server" and rl.server is not None:
         way = "over HTTP" if rl.server.folder is None else f"by the folder {rl.server.folder}"
         return [
             f"rl asks {rl.server.endpoint}, a vLLM of its own with the base (its GPU is not counted here, "
-            f"--max-lora-rank {rank or 'none is large enough'}); adapters go to it {way}"
+            f"--max-lora-rank {rank}); adapters go to it {way}"
         ]
-    share = 0.3 if rl.vllm is None else rl.vllm.gpu_memory_utilization
-    asleep = rl.vllm is not None and rl.vllm.sleep is False
-    how = "all the time" if asleep else "while completions are sampled, and sleeps while the adapter learns"
-    return [f"rl: vLLM takes {share:.0%} of each GPU's memory {how}, beside what is counted here"]
+    engine = rl.vllm or EngineOptions()
+    how = "all the time" if engine.sleep is False else "while it samples, and gives it back while the adapter learns"
+    return [
+        f"rl: vLLM takes {engine.gpu_memory_utilization:.0%} of each GPU's memory {how}, beside what is counted here"
+    ]
 
 
 def pick_calls(config: RunConfig) -> list[str]:

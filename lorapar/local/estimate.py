@@ -191,7 +191,7 @@ def _kept_whole(shape: ModelShape) -> int:
 
 
 def _adapter_bytes(shape: ModelShape, config: RunConfig) -> int:
-    return 4 * _elements(shape, config, held_rank(config))
+    return 4 * _elements(shape, config, config.held_rank)
 
 
 def _elements(shape: ModelShape, config: RunConfig, rank: int) -> int:
@@ -209,14 +209,6 @@ def _elements(shape: ModelShape, config: RunConfig, rank: int) -> int:
     )
 
 
-def held_rank(config: RunConfig) -> int:
-    """LoRA rank of the adapter that a run makes, as PEFT and vLLM see it."""
-    earlier = (config.model.adapter_source.rank or 0) if config.model.adapter_source else 0
-    single = config.adapter.init == "paper" or config.adapter.kind == "dora"
-    new = (1 if single else 2) * config.adapter.rank
-    return earlier if config.model.continue_ else earlier + new
-
-
 def trained_elements(config: RunConfig) -> int | None:
     """Elements of the adapter that importance is known of; None where the model's sizes are unknown."""
     shape = model_shape(config.model)
@@ -225,7 +217,7 @@ def trained_elements(config: RunConfig) -> int | None:
 
 def _trained_rank(config: RunConfig) -> int:
     """At most so much of the rank is trained."""
-    return held_rank(config) if config.model.continue_ else config.adapter.rank
+    return config.held_rank if config.model.continue_ else config.adapter.rank
 
 
 def _vote_bytes(config: RunConfig, position: int) -> int:

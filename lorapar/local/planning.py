@@ -17,7 +17,7 @@ from lorapar.config.idle import without_effect
 from lorapar.config.training import PhaseConfig, phase_text
 from lorapar.local.calls import filter_calls, judge_calls, pick_calls, rollouts_text, teacher_calls
 from lorapar.local.edits import with_edits
-from lorapar.local.estimate import StageMemory, cards_text, gathered_bytes, held_rank, stage_memory
+from lorapar.local.estimate import StageMemory, cards_text, gathered_bytes, stage_memory
 from lorapar.local.expectation import expectations, hours_text
 from lorapar.local.folder import RunFolder
 from lorapar.local.forecast import planned_omissions
@@ -235,7 +235,7 @@ def _processes(config: RunConfig, stages: set[str]) -> list[Text]:
 
 def _start(config: RunConfig) -> list[str]:
     """What the adapter goes on from, and the rank that comes of it."""
-    model, rank = config.model, held_rank(config)
+    model, rank = config.model, config.held_rank
     served = max_lora_rank(rank)
     if model.adapter is None or model.adapter_source is None:
         beyond = f"            its rank in PEFT's files is {rank}, and vLLM serves no rank above {VLLM_RANKS[-1]}"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from lorapar.registry.aliases import AliasRecord, Move
 from lorapar.registry.lineage import LINEAGE_FILE, Lineage
-from lorapar.registry.package import VLLM_RANKS, max_lora_rank, package_adapter, plain_config
+from lorapar.registry.package import VLLM_RANKS, lora_slot, max_lora_rank, package_adapter, plain_config, rank_in
 from lorapar.registry.promotion import incumbent_for, promote
 from lorapar.registry.reference import CANDIDATE, PRODUCTION, Reference, parse_reference
 from lorapar.registry.registry import Registry
@@ -75,6 +75,7 @@ __all__ = [
     "Version",
     "content_manifest",
     "incumbent_for",
+    "lora_slot",
     "make_package",
     "max_lora_rank",
     "model_card",
@@ -84,6 +85,7 @@ __all__ = [
     "plain_config",
     "promote",
     "publish_adapter",
+    "rank_in",
     "read_published",
     "read_verdict",
     "refuse_other_base",

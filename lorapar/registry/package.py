@@ -70,6 +70,22 @@ def max_lora_rank(rank: int) -> int | None:
     return next((allowed for allowed in VLLM_RANKS if allowed >= rank), None)
 
 
+def lora_slot(rank: int, setting: str) -> int:
+    """As `max_lora_rank`; raises BadInputError for a rank that no vLLM takes, which `setting` asks it to."""
+    slot = max_lora_rank(rank)
+    if slot is None:
+        raise BadInputError(
+            f"{setting}: the adapter has rank {rank} in PEFT's files, and vLLM takes none above {VLLM_RANKS[-1]}; set "
+            f"{setting} to transformers, or lower adapter.rank"
+        )
+    return slot
+
+
+def rank_in(folder: Path) -> int:
+    """The rank of the adapter in a PEFT folder."""
+    return int(read_json(folder / CONFIG_FILE)["r"])
+
+
 def serving_facts(config: Mapping[str, Any]) -> dict[str, Any]:
     """What a lineage says of serving: the rank and vLLM's setting for it, or the kind where it is no plain LoRA."""
     kind, rank = kind_of_peft(config), config.get("r")

@@ -22,12 +22,13 @@ from lorapar.basemodel.shape import config_values
 from lorapar.config import BenchmarkConfig, DataConfig, EvaluateConfig, ModelConfig, RlConfig, RunConfig, TeacherConfig
 from lorapar.config.data import TASK_MIX
 from lorapar.config.idle import without_effect
+from lorapar.config.rollouts import ENGINES
 from lorapar.config.training import methods_of, trained_in
 from lorapar.data import resolve_data
 from lorapar.errors import BadInputError, LoraparError, UnreachableError
 from lorapar.evaluation.benchmarks import check_benchmarks, resolve_benchmarks
 from lorapar.records import write_json
-from lorapar.registry import start
+from lorapar.registry import lora_slot, start
 from lorapar.serving.base_identity import compare
 from lorapar.stages.contract import Metrics, StageCall, StageSettings, StageSpec, stage_spec
 from lorapar.stages.graph import GRAPH
@@ -88,6 +89,8 @@ def make_plan(config: RunConfig, accelerators: bool | None = None) -> Plan:
     benchmarks = check_benchmarks(config.evaluate, config.seed, (*config.gate.measures, *config.gate.max_loss_of))
     sections = tuple(RunConfig.model_fields)
     resolved, description = with_number_formats(resolve_config(config, sections), sections, accelerators)
+    if resolved.rl.rollouts in ENGINES and "rl" in resolved.methods:
+        lora_slot(resolved.held_rank, "rl.rollouts")
     return Plan(
         version=__version__,
         created=datetime.now(UTC).isoformat(timespec="seconds"),

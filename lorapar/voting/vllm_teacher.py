@@ -17,7 +17,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 from lorapar.basemodel.load import model_folder
 from lorapar.basemodel.number_format import require_settled
@@ -165,14 +165,6 @@ def _require_vllm() -> None:
             f"vLLM is asked for and needs {error.name}, which is not installed here; use an environment (or the image) "
             "with vLLM, or transformers in its place"
         ) from error
-
-
-def slot_rank(rank: int) -> int | None:
-    """The smallest size of a LoRA slot, of those vLLM has, that holds adapters up to a rank; None where none does."""
-    _require_vllm()
-    from vllm.config.lora import MaxLoRARanks
-
-    return min((size for size in get_args(MaxLoRARanks) if size >= rank), default=None)
 
 
 def _asking_for(wanted: tuple[int, ...]) -> Any:

@@ -9,9 +9,10 @@ import pytest
 import yaml
 from pydantic import BaseModel, JsonValue
 
-from lorapar.config import RunConfig, dump_config, load_config, preset_names
+from lorapar.config import EngineOptions, RunConfig, dump_config, load_config, preset_names
 from lorapar.config.load import validate_settings
 from lorapar.errors import BadInputError
+from lorapar.local.calls import rollouts_text
 
 
 def test_set_goes_on_top_of_a_preset():
@@ -215,8 +216,9 @@ SERVER = ["rl.rollouts=server", "rl.server.endpoint=http://a:8000/v1"]
         (SERVER[1:], "server: does nothing where rollouts is transformers; leave it out or set rollouts to server"),
         ([*SERVER, "rl.vllm.sleep=false"], "vllm: does nothing where rollouts is server"),
         ([*SERVER, "rl.server.endpoint=a:8000"], "rl.server needs endpoint, the http address"),
-        ([*SERVER, "rl.server.openai.max_tokens=4"], "max_tokens: does nothing here"),
-        ([*SERVER, "rl.server.openai.extra_body={top_k: 3}"], "extra_body: does nothing here"),
+        ([*SERVER, "rl.server.openai.max_tokens=4"], "rl.server.openai.max_tokens: no such key"),
+        ([*SERVER, "rl.server.openai.extra_body={top_k: 3}"], "rl.server.openai.extra_body: no such key"),
+        ([*SERVER, "rl.server.folder=s3://a/b"], "folder: s3://a/b is no folder that the server's vLLM could read"),
         ([*SERVER, "model.quantization=nf4"], "rl.rollouts is server, which loads the full base"),
         ([*SERVER, "adapter.kind=dora"], "rl.rollouts is server, and adapter.kind dora is not the plain LoRA"),
         ([*SERVER, "rl.vllm_importance_sampling_correction=false"], "max_rollout_difference: without"),
@@ -226,6 +228,13 @@ def test_a_server_of_rollouts_is_named_where_it_is_asked(overrides, said) -> Non
     with pytest.raises(BadInputError) as caught:
         load_config(overrides=overrides)
     assert said in str(caught.value)
+
+
+@pytest.mark.parametrize("given", [[], ["rl.vllm={}"], ["rl.vllm.sleep=false"]])
+def test_an_engine_of_rollouts_takes_the_same_share_however_its_section_is_written(given) -> None:
+    config = load_config(overrides=["rl.rollouts=vllm", *given])
+    assert (config.rl.vllm or EngineOptions()).gpu_memory_utilization == 0.3
+    assert rollouts_text(config)[0].startswith("rl: vLLM takes 30% of each GPU's memory")
 
 
 def test_settings_of_rollouts_that_are_not_set_are_not_written() -> None:

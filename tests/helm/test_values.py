@@ -163,6 +163,16 @@ def test_helm_refuses_it_by_name(values: dict[str, Any], named: str) -> None:
             {"teachers": {"enabled": True, "models": [{"name": "a", "model": "b", "rolloutRank": 8, "replicas": 2}]}},
             "teachers.models[a].rolloutRank: an adapter is sent to one replica, and there may be 2",
         ),
+        (
+            {
+                "teachers": {
+                    "enabled": True,
+                    "models": [{"name": "a", "model": "b", "rolloutRank": 8}],
+                    "defaults": {"scaling": {"enabled": True, "minReplicas": 0, "maxReplicas": 1}},
+                }
+            },
+            "teachers.models[a].rolloutRank: a server that is scaled to zero is woken by voters alone",
+        ),
         ({"airGapped": True, "serving": {"enabled": True, "model": "Qwen/Qwen2.5-7B"}}, "serving.model"),
         ({"serving": {"enabled": True, "model": "/models/x"}}, "baseModels.existingClaim"),
         ({"serving": {"enabled": True, "model": "a", "ingress": {"enabled": True}}}, "serving.ingress.host"),

@@ -225,6 +225,12 @@ def test_a_rank_that_vllm_does_not_serve_is_reported_by_the_plan(tmp_path) -> No
         assert ("its rank in PEFT's files is 600, and vLLM serves no rank above 512" in text) is message
 
 
+def test_a_rank_that_vllm_does_not_take_is_refused_where_it_samples(tmp_path) -> None:
+    server = ["rl.rollouts=server", "rl.server.endpoint=http://rollouts:8000/v1", "adapter.rank=300"]
+    with pytest.raises(BadInputError, match=r"rl\.rollouts: the adapter has rank 600 .* none above 512; set"):
+        plan(load_config(preset="tiny", overrides=server), tmp_path / "run")
+
+
 def test_an_earlier_adapter_of_other_sizes_is_refused_before_votes_are_asked_for(make_family, tmp_path) -> None:
     """One that plain PEFT made on another model, whose base only its own words name."""
     other = get_peft_model(make_family("gpt2"), LoraConfig(r=2, target_modules=["c_attn"], fan_in_fan_out=True))
