@@ -16,7 +16,7 @@ from __future__ import annotations
 from lorapar.adapter.attach import attach, attach_again
 from lorapar.adapter.digest import base_digest
 from lorapar.adapter.earlier import EarlierAdapter, read_earlier
-from lorapar.adapter.folder import add_changes, copy_adapter, load_adapter, save_adapter
+from lorapar.adapter.folder import add_changes, copy_adapter, load_adapter, rank_in, save_adapter
 from lorapar.adapter.kinds import is_prompt, kind_of, take_off
 from lorapar.adapter.layout import LAYOUTS, ROLES, Targets, find_targets, resolve_layout
 from lorapar.adapter.masked_training import MaskedTraining, masked_training
@@ -84,6 +84,7 @@ __all__ = [
     "only",
     "partition_elements",
     "random_partition_like",
+    "rank_in",
     "read_earlier",
     "resolve_layout",
     "save_adapter",

@@ -21,6 +21,7 @@ from lorapar.adapter.kinds import kind_of, number_prompts
 from lorapar.adapter.names import DEFAULT_ADAPTER, adapter_parameters
 from lorapar.adapter.settings import AdapterMark, adapter_mark, set_mark
 from lorapar.errors import BadInputError, StorageError
+from lorapar.records import read_json
 
 if TYPE_CHECKING:
     from peft import PeftConfig, PeftModel
@@ -76,6 +77,11 @@ def copy_adapter(source: Path, target: Path) -> None:
     for name in (CONFIG_FILE, WEIGHTS_FILE, MARK_FILE):
         if (source / name).is_file():
             shutil.copyfile(source / name, target / name)
+
+
+def rank_in(folder: Path) -> int:
+    """The rank of the adapter in a PEFT folder."""
+    return int(read_json(folder / CONFIG_FILE)["r"])
 
 
 def add_changes(start: Path, one: Path, other: Path, target: Path) -> None:

@@ -1,6 +1,6 @@
 """Every setting of a run: one pydantic model with a section a stage, loaded from YAML presets, files and `--set`."""
 
-from lorapar.config.adapter import AdapterConfig, PartitionConfig, ScoreConfig
+from lorapar.config.adapter import AdapterConfig, PartitionConfig, ScoreConfig, lora_slot
 from lorapar.config.base import SYSTEMS, Comparison
 from lorapar.config.checkpoint import CheckpointConfig
 from lorapar.config.data import ColumnMapping, DataConfig, TaskMixConfig
@@ -81,6 +81,7 @@ __all__ = [
     "dump_changed",
     "dump_config",
     "load_config",
+    "lora_slot",
     "parse_settings",
     "preset_names",
     "preset_summary",

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from lorapar.config.base import Fraction, Positive, Rate, Section, unless_default
-from lorapar.errors import nearest
+from lorapar.errors import BadInputError, nearest
 
 ROLES = "QKVOGUD"
 """Query, key, value and output of attention; gate, up and down of the MLP."""
@@ -162,3 +162,23 @@ class PartitionConfig(Section):
     def budget(self) -> int | None:
         """Most elements in a system's set; None where theta decides."""
         return self.budget_elements if self.budget_bytes is None else self.budget_bytes // BYTES_AN_ELEMENT
+
+
+VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+"""Values vLLM takes for --max-lora-rank (vLLM 0.31 to 0.33)."""
+
+
+def max_lora_rank(rank: int) -> int | None:
+    """The smallest `--max-lora-rank` of vLLM that serves an adapter of this rank; None where none is large enough."""
+    return next((allowed for allowed in VLLM_RANKS if allowed >= rank), None)
+
+
+def lora_slot(rank: int, setting: str) -> int:
+    """As `max_lora_rank`; raises BadInputError for a rank that no vLLM takes, which `setting` asks it to."""
+    slot = max_lora_rank(rank)
+    if slot is None:
+        raise BadInputError(
+            f"{setting}: the adapter has rank {rank} in PEFT's files, and vLLM takes none above {VLLM_RANKS[-1]}; set "
+            f"{setting} to transformers, or lower adapter.rank"
+        )
+    return slot

@@ -13,13 +13,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lorapar.adapter import rank_in
 from lorapar.basemodel import StopStrings, answer_end
-from lorapar.config import ModelConfig, VllmOptions
+from lorapar.config import ModelConfig, VllmOptions, lora_slot
 from lorapar.errors import BadInputError
 from lorapar.evaluation.engine import Encoded
 from lorapar.progress import Progress
 from lorapar.prompts import IGNORED
-from lorapar.registry import lora_slot, rank_in
 from lorapar.voting.vllm_teacher import shut_down, start_llm
 
 if TYPE_CHECKING:

@@ -7,9 +7,10 @@ Importable without torch, which only the proof (`verify_package`) needs.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from lorapar.config.adapter import VLLM_RANKS, max_lora_rank
 from lorapar.registry.aliases import AliasRecord, Move
 from lorapar.registry.lineage import LINEAGE_FILE, Lineage
-from lorapar.registry.package import VLLM_RANKS, lora_slot, max_lora_rank, package_adapter, plain_config, rank_in
+from lorapar.registry.package import package_adapter, plain_config
 from lorapar.registry.promotion import incumbent_for, promote
 from lorapar.registry.reference import CANDIDATE, PRODUCTION, Reference, parse_reference
 from lorapar.registry.registry import Registry
@@ -75,7 +76,6 @@ __all__ = [
     "Version",
     "content_manifest",
     "incumbent_for",
-    "lora_slot",
     "make_package",
     "max_lora_rank",
     "model_card",
@@ -85,7 +85,6 @@ __all__ = [
     "plain_config",
     "promote",
     "publish_adapter",
-    "rank_in",
     "read_published",
     "read_verdict",
     "refuse_other_base",

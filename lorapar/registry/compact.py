@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lorapar.config import ModelConfig
+from lorapar.config.adapter import max_lora_rank
 from lorapar.errors import BadInputError, IntegrityError
 from lorapar.progress import Progress
 from lorapar.records import read_json, write_json
 from lorapar.registry.card import model_card
 from lorapar.registry.lineage import LINEAGE_FILE, Lineage
-from lorapar.registry.package import CONFIG_FILE, WEIGHTS_FILE, max_lora_rank
+from lorapar.registry.package import CONFIG_FILE, WEIGHTS_FILE
 from lorapar.registry.publish import CARD_FILE
 from lorapar.registry.registry import Registry
 from lorapar.registry.start import trained_rank

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from lorapar.config import ModelConfig
-from lorapar.config.adapter import kind_of_peft
+from lorapar.config.adapter import kind_of_peft, max_lora_rank
 from lorapar.errors import BadInputError
 from lorapar.records import read_json, write_json
 
@@ -24,8 +24,6 @@ WEIGHTS_FILE = "adapter_model.safetensors"
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 # What makes a LoRA more than a plain one; serving engines refuse or ignore it.
 _NOT_PLAIN = ("lora_bias", "modules_to_save", "rank_pattern", "alpha_pattern", "target_parameters")
-VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
-"""Values vLLM takes for --max-lora-rank (vLLM 0.31 to 0.33)."""
 
 
 def package_adapter(trained: Path, folder: Path, model: ModelConfig) -> dict[str, Any]:
@@ -63,27 +61,6 @@ def plain_config(trained: dict[str, Any], model: ModelConfig) -> dict[str, Any]:
 def hub_commit(revision: str | None) -> str | None:
     """The revision if it is a commit; others (a wheel's) mean nothing to those who load the adapter."""
     return revision if revision and _COMMIT.fullmatch(revision) else None
-
-
-def max_lora_rank(rank: int) -> int | None:
-    """The smallest `--max-lora-rank` of vLLM that serves an adapter of this rank; None where none is large enough."""
-    return next((allowed for allowed in VLLM_RANKS if allowed >= rank), None)
-
-
-def lora_slot(rank: int, setting: str) -> int:
-    """As `max_lora_rank`; raises BadInputError for a rank that no vLLM takes, which `setting` asks it to."""
-    slot = max_lora_rank(rank)
-    if slot is None:
-        raise BadInputError(
-            f"{setting}: the adapter has rank {rank} in PEFT's files, and vLLM takes none above {VLLM_RANKS[-1]}; set "
-            f"{setting} to transformers, or lower adapter.rank"
-        )
-    return slot
-
-
-def rank_in(folder: Path) -> int:
-    """The rank of the adapter in a PEFT folder."""
-    return int(read_json(folder / CONFIG_FILE)["r"])
 
 
 def serving_facts(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -19,7 +19,16 @@ from lorapar.basemodel.number_format import number_format, open_in_model, open_i
 from lorapar.basemodel.quantized import require_known_form
 from lorapar.basemodel.resolve import Kind, kind_of
 from lorapar.basemodel.shape import config_values
-from lorapar.config import BenchmarkConfig, DataConfig, EvaluateConfig, ModelConfig, RlConfig, RunConfig, TeacherConfig
+from lorapar.config import (
+    BenchmarkConfig,
+    DataConfig,
+    EvaluateConfig,
+    ModelConfig,
+    RlConfig,
+    RunConfig,
+    TeacherConfig,
+    lora_slot,
+)
 from lorapar.config.data import TASK_MIX
 from lorapar.config.idle import without_effect
 from lorapar.config.rollouts import ENGINES
@@ -28,7 +37,7 @@ from lorapar.data import resolve_data
 from lorapar.errors import BadInputError, LoraparError, UnreachableError
 from lorapar.evaluation.benchmarks import check_benchmarks, resolve_benchmarks
 from lorapar.records import write_json
-from lorapar.registry import lora_slot, start
+from lorapar.registry import start
 from lorapar.serving.base_identity import compare
 from lorapar.stages.contract import Metrics, StageCall, StageSettings, StageSpec, stage_spec
 from lorapar.stages.graph import GRAPH

@@ -18,12 +18,11 @@ from typing import Any, TypeVar
 import torch
 from peft import PeftModel
 
-from lorapar.adapter import copy_adapter, save_adapter
+from lorapar.adapter import copy_adapter, rank_in, save_adapter
 from lorapar.basemodel import StopStrings
-from lorapar.config import RlConfig
+from lorapar.config import RlConfig, lora_slot
 from lorapar.errors import BadInputError, LoraparError, UnreachableError
 from lorapar.ranks import Ranks
-from lorapar.registry import lora_slot, rank_in
 from lorapar.stopping import stop_requested
 from lorapar.training.ranks import RolloutsLostError, StoppedWaitingError, failing_together
 from lorapar.training.rollout_server import (

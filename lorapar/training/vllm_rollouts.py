@@ -18,11 +18,10 @@ from typing import Any
 import torch
 from peft import PeftModel
 
-from lorapar.adapter import save_adapter
+from lorapar.adapter import rank_in, save_adapter
 from lorapar.basemodel import StopStrings
-from lorapar.config import EngineOptions, RlConfig
+from lorapar.config import EngineOptions, RlConfig, lora_slot
 from lorapar.errors import BadInputError
-from lorapar.registry import lora_slot, rank_in
 from lorapar.training.sampling import Made, sampling_of
 from lorapar.training.session import TrainingJob
 from lorapar.voting.vllm_teacher import shut_down, start_llm
