@@ -53,13 +53,13 @@ class Cells:
 
     def texts(self, where: str, row: dict[str, Any], column: str | None) -> list[str]:
         """A column that holds a text or a list of texts, as a list; empty texts are left out."""
-        value = row.get(column) if column is not None else None
-        values = value if isinstance(value, list | tuple) else [value]
-        return [text for one in values if (text := self._text(where, one, str(column)))]
+        return self._each(where, row.get(column) if column is not None else None, str(column))
 
     def paragraphs(self, where: str, row: dict[str, Any], column: str | None) -> str:
-        """A column that holds a text or a list of texts, as one text with blank lines between."""
-        return "\n\n".join(self.texts(where, row, column))
+        """A column that holds a text or a list of paragraphs, these texts or lists of sentences, as one text."""
+        value = row.get(column) if column is not None else None
+        parts = value if isinstance(value, list | tuple) else [value]
+        return "\n\n".join(filter(None, (" ".join(self._each(where, part, str(column))) for part in parts)))
 
     def references(self, where: str, row: dict[str, Any], column: str | None, *, counted: bool = True) -> list[str]:
         """As `texts`; a text that is a list of texts counts as those, and as itself, which it may be meant as."""
@@ -72,6 +72,10 @@ class Cells:
             return [*(text for one in listed if (text := self._text(where, one, column))), *found]
         self.barred[column] += counted and _BARRED.fullmatch(found[0]) is not None
         return found
+
+    def _each(self, where: str, value: Any, column: str) -> list[str]:
+        values = value if isinstance(value, list | tuple) else [value]
+        return [text for one in values if (text := self._text(where, one, column))]
 
     def _text(self, where: str, value: Any, column: str) -> str:
         text = as_text(value)

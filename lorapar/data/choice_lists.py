@@ -74,6 +74,12 @@ def listed_marks(question: str, choices: Sequence[Choice]) -> str | None:
     return None
 
 
+def with_choices(question: str, context: str, texts: Sequence[str]) -> str:
+    """A question, what it is about, unless it says so itself, and its choices with letters."""
+    listed = "\n".join(f"{mark}. {text}" for mark, text in zip(ascii_uppercase, texts, strict=False))
+    return "\n\n".join(filter(None, [question, "" if context in question else context, listed]))
+
+
 def _mark_of(column: str) -> str:
     match = _OWN_COLUMN.fullmatch(column)
     return match["mark"].upper() if match else column

@@ -14,10 +14,13 @@ from string import ascii_uppercase
 from typing import Any, Literal
 
 from lorapar.data.cells import BadRowError, Cells, as_text
-from lorapar.data.choice_lists import Choice, choice_columns, choices_of, listed_marks
+from lorapar.data.choice_lists import Choice, choice_columns, choices_of, listed_marks, with_choices
 
-CONTEXTS = ("context", "passage", "article", "support", "premise")
-"""Columns with what a question is about."""
+CONTEXTS = (
+    *("context.contexts", "context.sentences", "passages.passage_text"),
+    *("context", "passage", "article", "support", "premise"),
+)
+"""Columns with what a question is about; PubMedQA, HotpotQA and MS MARCO have structures of lists."""
 _QUESTIONS = (
     *("question.stem", "question", "question_stem", "prompt", "query", "problem", "stem", "ctx", "sentence", "goal"),
     *("startphrase", "input", "q"),
@@ -84,13 +87,8 @@ class ChoiceColumns:
         right = self._right(where, row, choices)
         context = cells.paragraphs(where, row, self.context)
         marks = listed_marks(question, choices)
-        listed = (
-            ""
-            if marks
-            else "\n".join(f"{mark}. {one.text}" for mark, one in zip(ascii_uppercase, choices, strict=False))
-        )
-        parts = [question, "" if context in question else context, listed]
-        return {**row, self.question: "\n\n".join(filter(None, parts)), self.answer: (marks or ascii_uppercase)[right]}
+        asked = with_choices(question, context, [] if marks else [one.text for one in choices])
+        return {**row, self.question: asked, self.answer: (marks or ascii_uppercase)[right]}
 
     def _right(self, where: str, row: dict[str, Any], choices: Sequence[Choice]) -> int:
         cell = row.get(self.answer)

@@ -18,6 +18,8 @@ from lorapar.data.written import read_written
 from lorapar.records import Turn
 
 _KEYS = (("role", "content"), ("role", "parts"), ("from", "value"))
+_PAIRS = (("human", "assistant"), ("user", "assistant"), ("question", "answer"), ("prompt", "response"))
+"""Names of what user and assistant say, where one structure holds both."""
 _Role = Literal["system", "user", "assistant"]
 _ROLES: dict[str, _Role] = {
     **dict.fromkeys(("system", "developer"), "system"),
@@ -53,6 +55,23 @@ def messages_in(cell: Any) -> Messages | None:
     if not isinstance(cell, list | tuple) or not cell:
         return None
     return list(cell) if all(isinstance(one, dict) and _keys_of(one) is not None for one in cell) else None
+
+
+def turns_in(cell: Any) -> Messages | None:
+    """The messages of a column of conversations; also of texts that user and assistant say in turn, and of pairs."""
+    found = messages_in(cell)
+    if found is not None:
+        return found
+    if isinstance(cell, str):
+        cell = read_written(cell)
+    if not isinstance(cell, list | tuple) or not cell:
+        return None
+    if all(isinstance(one, dict) for one in cell):
+        keys = next((keys for keys in _PAIRS if all(set(keys) <= set(one) for one in cell)), None)
+        cell = [one[key] for one in cell for key in keys or ()]
+    if len(cell) < 2 or not all(isinstance(one, str) for one in cell):
+        return None
+    return [{"role": ("user", "assistant")[place % 2], "content": one} for place, one in enumerate(cell)]
 
 
 def system_text(cell: Any) -> str | None:

@@ -19,6 +19,7 @@ from lorapar.data.conversation import (
     messages_in,
     read_conversation,
     system_text,
+    turns_in,
     turns_of_pairs,
 )
 from lorapar.data.mapping import Mapped, plain_name
@@ -181,7 +182,7 @@ class _Builder:
         """The conversation of a row, in one column or in those of question and answer; None: both hold texts."""
         mapping = self._mapping
         if mapping.messages is not None:
-            messages = messages_in(row.get(mapping.messages))
+            messages = turns_in(row.get(mapping.messages))
             if messages is None:
                 raise BadRowError(
                     f"{where}: '{mapping.messages}' holds no messages (role and content, or from and value)"

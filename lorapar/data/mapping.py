@@ -5,16 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from difflib import get_close_matches
 from typing import Any
 
 from lorapar.config import ColumnMapping, DataConfig
-from lorapar.data.choice_lists import choice_columns
 from lorapar.data.choices import CONTEXTS, ChoiceColumns, Unclear, find_choices
-from lorapar.data.conversation import messages_in, system_text
+from lorapar.data.column_names import CONVERSATIONS, REFERENCES, USUAL, column_meant, pair_meant, why_not
+from lorapar.data.conversation import messages_in, system_text, turns_in
 from lorapar.data.nested import inner, inner_names, shown_names, with_inner
 from lorapar.data.readers import RawRow
 from lorapar.data.reference_pattern import ANSWER_IS, BOXED, GSM8K, reference_finder
+from lorapar.data.right_and_wrong import RightAndWrong, find_right_and_wrong
 from lorapar.data.yes_no import YesNoColumns, find_yes_no
 from lorapar.errors import BadInputError, nearest
 
@@ -29,10 +29,9 @@ MAPPINGS: dict[str, ColumnMapping] = {
 """Columns of openai/gsm8k, databricks/databricks-dolly-15k, garage-bAInd/Open-Platypus, sahil2801/CodeAlpaca-20k."""
 
 RECOGNISED_BY = 32
-"""Rows at the beginning of a source that are looked at; `plan` reads no more."""
+"""Rows at the beginning of a source that are looked at; `plan` reads more of a file alone, where they leave it open."""
 _PARTS = ("question", "answer", "context", "reference", "messages", "system_message", "system", "id")
 _OPTIONAL = ("reference", "tests", "system", "id")
-_CONVERSATIONS = ("messages", "conversations", "conversation", "contents")
 _PAIRS = (
     ("prompts and completions (TRL)", "prompt", None, "completion"),
     ("instructions (Alpaca)", "instruction", "input", "output"),
@@ -46,38 +45,24 @@ _PAIRS = (
     ("problems with answers", "problem", None, "answer"),
     ("prompts with answers", "prompt", None, "answer"),
     ("questions with solutions", "question", None, "solution"),
+    ("questions with long answers (PubMedQA)", "question", "context.contexts", "long_answer"),
     ("questions with responses", "question", None, "response"),
     ("prompts with responses", "prompt", None, "response"),
     ("queries with responses", "query", None, "response"),
     ("inputs with outputs", "input", None, "output"),
+    ("tasks with definitions (Natural Instructions)", "definition", "inputs", "targets"),
     ("inputs with targets (FLAN)", "inputs", None, "targets"),
     ("turns of a user and an assistant", "user", None, "assistant"),
     ("turns of a human and an assistant", "human", None, "assistant"),
 )
 """What rows are called, and their columns for question, context and answer."""
-_REFERENCES = (
-    *("reference", "reference_answer", "ground_truth", "final_answer", "final answer", "expected_answer"),
-    "reward_model.ground_truth",
-)
-"""Usual names of the short answer beside the whole one; verl keeps it in a structure."""
-_SHORT = (*_REFERENCES, "answer.aliases", "answer.value", "answers.text", "answers", "answer")
+_ASKED = ("question", "query", "problem")
+"""Questions below which a column may say what they are about."""
+_SHORT = (*REFERENCES, "answer.aliases", "answer.value", "answers.text", "answers", "answer")
 """Where short answers stand that are all there is, one or several: TriviaQA, SQuAD, Natural Questions."""
 _TESTS = ("tests", "test_list")
-_USUAL = {
-    "question": ("question", "prompt", "instruction", "problem", "query", "input", "q"),
-    "answer": ("answer", "completion", "output", "response", "solution", "a"),
-    "reference": _REFERENCES,
-}
-"""Usual names of columns; a name of one part is never offered for the other."""
-_LONG = 40
-"""Characters that no name of a column has."""
 _ENOUGH = 8
 """Answers that show how a source writes them."""
-_PAIR = ("question", "answer")
-_KNOWN = (
-    "known are question and answer (or response), messages, conversations, prompt and completion (or response), "
-    "instruction and output (or response), problem and solution (or answer), query and response, input and output"
-)
 
 
 class UnclearChoicesError(BadInputError):
@@ -92,7 +77,7 @@ class Mapped:
     description: str | None = None
     renamed: Mapping[str, str] = field(default_factory=dict)
     """Every column's name as `columns` has it, where those of the source have capitals or spaces around them."""
-    made: ChoiceColumns | YesNoColumns | None = None
+    made: ChoiceColumns | RightAndWrong | YesNoColumns | None = None
     """What makes question and answer of a row that has neither as text."""
 
     def read(self, row: dict[str, Any]) -> dict[str, Any]:
@@ -147,7 +132,7 @@ def mapping_for(config: DataConfig, columns: Collection[str], rows: Sequence[Raw
     if mapped is None:
         raise BadInputError(
             f"data.columns: {where} has no columns that say what is asked and answered; it has: "
-            f"{shown_names(columns, nested)}{_pair_meant(every)}; {_why_not(every, first)}"
+            f"{shown_names(columns, nested)}{pair_meant(every)}; {why_not(every, first)}"
         )
     if mapped.renamed:
         return mapped
@@ -187,47 +172,11 @@ def _by_plain_names(looked: _Looked) -> Mapped | Unclear | None:
     )
 
 
-def _why_not(columns: Collection[str], rows: Sequence[dict[str, Any]]) -> str:
-    """What to do with columns that are not recognised: preferences and foreign turns by what they are."""
-    chosen = next((name for name in ("chosen", "preferred_output") if name in columns), None)
-    if chosen is not None:
-        read = [name for name in columns if all(isinstance(c := row.get(name), str) or messages_in(c) for row in rows)]
-        asked = next((name for name in (*_USUAL["question"], "input.messages") if name in read), None)
-        how = "write it as messages"
-        if any(len(messages_in(row.get(chosen)) or ()) > 1 for row in rows):
-            how = f"set data.columns.messages={chosen}"
-        elif asked is not None and chosen in read:
-            how = f"set data.columns.question={asked} and data.columns.answer={chosen}"
-        return f"these are preferences, which are not trained; to learn what was chosen alone, {how}"
-    choices = choice_columns(columns)
-    if choices is not None and "question" in columns:
-        places = "', '".join(choices)
-        return (
-            f"no column tells which of '{places}' is right by its letter, place or text: write the letter into a "
-            "column 'answer', or the choices into the question and the right one as the answer"
-        )
-    for column in _CONVERSATIONS:
-        turns = [cell[0] for row in rows if isinstance(cell := row.get(column), list) and cell]
-        if turns and isinstance(turns[0], dict):
-            keys = ", ".join(f"'{key}'" for key in turns[0])
-            return f"the turns in '{column}' have {keys}, and known are 'role' with 'content', and 'from' with 'value'"
-    if any(len(column) > _LONG for column in columns):
-        return "its first line is read as the names of columns and looks like a row: put a line with names above it"
-    return f"name the right ones in data.columns ({_KNOWN}){_whole_text(columns)}"
-
-
-def _whole_text(columns: Collection[str]) -> str:
-    """What to do with a column of whole texts, which say not where a question ends."""
-    text = next((column for column in columns if column.strip().lower() == "text"), None)
-    why = "; a whole text does not say where the question ends and the answer begins: split"
-    return "" if text is None else f"{why} '{text}' into two columns, or into messages"
-
-
 def _recognised(looked: _Looked) -> Mapped | Unclear | None:
     """What the columns are recognised as; None where nothing fits."""
     columns, rows, systems = looked.columns, looked.rows, looked.systems
-    if not set(_CONVERSATIONS) & set(columns):
-        made = find_choices(columns, rows, looked.every) or find_yes_no(columns, rows)
+    if not set(CONVERSATIONS) & set(columns):
+        made = find_choices(columns, rows, looked.every) or find_right_and_wrong(columns) or find_yes_no(columns, rows)
         if made is not None:
             return made if isinstance(made, Unclear) else _of_made(made, columns, rows, systems)
     if "question" in columns and "answer" in columns and not _solved(columns, rows) and _is_whole("answer", rows):
@@ -246,7 +195,10 @@ def _recognised(looked: _Looked) -> Mapped | Unclear | None:
 
 
 def _of_made(
-    made: ChoiceColumns | YesNoColumns, columns: Collection[str], rows: Sequence[dict[str, Any]], systems: Sequence[str]
+    made: ChoiceColumns | RightAndWrong | YesNoColumns,
+    columns: Collection[str],
+    rows: Sequence[dict[str, Any]],
+    systems: Sequence[str],
 ) -> Mapped:
     """The mapping of rows whose question or answer is made of several columns."""
     own = {part: part for part in ("system", "id") if part in columns}
@@ -258,28 +210,40 @@ def _of_made(
 
 
 def _conversation(columns: Collection[str], rows: Sequence[dict[str, Any]]) -> tuple[str, ColumnMapping] | None:
-    for column in _CONVERSATIONS:
+    for column in CONVERSATIONS:
         if column not in columns:
             continue
         cells = [row[column] for row in rows if row.get(column)]
-        found = [messages for cell in cells if (messages := messages_in(cell)) is not None]
+        found = [messages for cell in cells if (messages := turns_in(cell)) is not None]
+        if found and not any(_is_answered(messages) for messages in found):
+            answer = next((one for one in _SHORT if one in columns and _is_short_or_several(one, rows)), None)
+            if answer is not None:
+                return "conversations with short answers", ColumnMapping(
+                    question=column, answer=answer, reference=answer
+                )
         if found:
             ours = "role" in found[0][0]
             return "conversations (" + ("chat messages" if ours else "ShareGPT") + ")", ColumnMapping(messages=column)
     return None
 
 
+def _is_answered(messages: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether anyone but the user and the system says something in a conversation."""
+    roles = {str(one.get("role", one.get("from"))).strip().lower() for one in messages}
+    return bool(roles - {"system", "developer", "user", "human"})
+
+
 def _pair(columns: Collection[str], rows: Sequence[dict[str, Any]]) -> tuple[str, ColumnMapping] | None:
     for what, question, context, answer in _PAIRS:
         if question in columns and answer in columns and _is_whole(answer, rows):
-            below = context if context in columns else None
+            below = context if context in columns else _context(columns) if question in _ASKED else None
             return what, ColumnMapping(question=question, context=below, answer=answer)
     return None
 
 
 def _short(columns: Collection[str], rows: Sequence[dict[str, Any]]) -> tuple[str, ColumnMapping] | None:
     """Questions whose only answers are short ones, one or several: they are learned, and are the references."""
-    question = next((one for one in _USUAL["question"] if one in columns), None)
+    question = next((one for one in USUAL["question"] if one in columns), None)
     answer = next((one for one in _SHORT if one in columns and _is_short_or_several(one, rows)), None)
     if question is None or answer is None:
         return None
@@ -317,7 +281,7 @@ def _solved(columns: Collection[str], rows: Sequence[dict[str, Any]]) -> bool:
 
 def _with_short_answer(mapping: ColumnMapping, columns: Collection[str]) -> ColumnMapping:
     """With the column of the short answer beside the whole one: `answer` beside a solution or a conversation."""
-    names = [*_REFERENCES, *(["answer"] if mapping.messages or mapping.answer.endswith("solution") else [])]
+    names = [*REFERENCES, *(["answer"] if mapping.messages or mapping.answer.endswith("solution") else [])]
     found = next((name for name in names if name in columns), None)
     return mapping if found is None else mapping.model_copy(update={"reference": found})
 
@@ -387,31 +351,6 @@ def _answer_text(row: dict[str, Any], mapping: ColumnMapping) -> str:
         last = messages[-1]
         cell = last.get("content", last.get("value"))
     return cell if isinstance(cell, str) else ""
-
-
-def _pair_meant(columns: Collection[str]) -> str:
-    """A suffix with the columns that are meant, where exactly one has a usual name of a question and of an answer."""
-    structures = {one.rpartition(".")[0] for one in columns}
-    fields = {one: one.rpartition(".")[2].strip().lower() for one in columns if one not in structures}
-    question, answer = ([one for one, name in fields.items() if name in _USUAL[part]] for part in _PAIR)
-    if len(question) != 1 or len(answer) != 1:
-        return ""
-    return f" (did you mean data.columns.question={question[0]} and data.columns.answer={answer[0]}?)"
-
-
-def column_meant(part: str, column: str, columns: Collection[str]) -> str:
-    """A suffix with the column that was meant: one spelt nearly so, or the only one that has a usual name of its part.
-
-    Empty where there is none; the usual name of another part is never offered.
-    """
-    others = {name for of, names in _USUAL.items() if of != part for name in names}
-    own = [one for one in columns if one.lower() not in others]
-    lower = {one.lower(): one for one in own}
-    close = get_close_matches(column.lower(), list(lower), n=1, cutoff=0.8)
-    usual = [one for one in own if one.lower() in _USUAL.get(part, (part,))]
-    meant = [lower[one] for one in close] or [one for one in usual if one.lower() == part]
-    meant = meant or (usual if len(usual) == 1 else [])
-    return f" (did you mean '{meant[0]}'?)" if meant else ""
 
 
 def check_mapping(config: DataConfig) -> None:

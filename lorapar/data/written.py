@@ -25,8 +25,8 @@ _TOKEN = re.compile(
 _WORDS = {"None": None, "null": None, "nan": math.nan, "NaN": math.nan}
 _WORDS |= {"True": True, "true": True, "False": False, "false": False}
 _WORDS |= {"np.True_": True, "np.False_": False}
-_WRAPPER = re.compile(r"(?:np\.|numpy\.)?(?:array|str_|bool_|u?int\d+|float\d+)")
-"""What NumPy prints around a value: `array(…, dtype=object)`, `np.str_(…)`."""
+_WRAPPER = re.compile(r"list|(?:np\.|numpy\.)?(?:array|str_|bool_|u?int\d+|float\d+)")
+"""What NumPy prints around a value: `array(…, dtype=object)`, `np.str_(…)`, `list(…)`."""
 _ESCAPE = re.compile(
     r"""\\(?:(?P<sign>[\\'"/])|(?P<short>[nrt])|(?:x(?P<x>[0-9a-fA-F]{2})|u(?P<u>(?![dD][89a-fA-F])[0-9a-fA-F]{4})"""
     r"""|U(?P<U>000[0-9a-fA-F]{5}|0010[0-9a-fA-F]{4})))"""

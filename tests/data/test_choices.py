@@ -249,6 +249,48 @@ def test_choices_of_which_nothing_says_the_right_one(tmp_path):
             load(tmp_path, {"question": ASKED, **choices})
 
 
+RIGHT_AND_WRONG = {
+    "sciq": {
+        "question": ASKED, "distractor3": "cat", "distractor1": "cow", "distractor2": "dog", "correct_answer": "cod",
+    },
+    "gpqa": {
+        "Question": ASKED, "Correct Answer": "cod", "Incorrect Answer 1": "cat", "Incorrect Answer 2": "cow",
+        "Incorrect Answer 3": "dog",
+    },
+    "opentdb": {"question": ASKED, "correct_answer": "cod", "incorrect_answers": ["cow", "dog", "cat", "cod", None]},
+    "truthful-qa": {
+        "question": ASKED, "best_answer": "cod", "correct_answers": ["cod", "a cod"], "incorrect_answers": TEXTS,
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", RIGHT_AND_WRONG)
+def test_a_right_answer_and_wrong_ones_are_asked_as_choices_in_an_order_of_their_own(tmp_path, name):
+    (example,) = load(tmp_path, RIGHT_AND_WRONG[name]).examples
+    assert (example.question, example.answer) == (f"{ASKED}\n\nA. cow\nB. cod\nC. cat\nD. dog", "B")
+    assert example.reference == "B"
+
+
+def test_the_right_answer_among_wrong_ones_has_no_letter_of_its_own(tmp_path):
+    rows = [{**RIGHT_AND_WRONG["sciq"], "question": f"{ASKED} {n}"} for n in range(40)]
+    found = load(tmp_path, *rows).examples
+    assert {one.answer for one in found} == {"A", "B", "C", "D"}
+    assert all(f"\n{one.answer}. cod" in one.question for one in found)
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"correct_answer": "nan"}, r"rows\.jsonl:2: a row without an answer \('correct_answer' is empty or missing\)"),
+        ({"question": ""}, r"rows\.jsonl:2: a row without a question"),
+        ({"incorrect_answers": ["cod"]}, r"rows\.jsonl:2: a row with 0 wrong answers \('incorrect_answers'\); 1 to 25"),
+    ],
+)
+def test_a_row_without_a_right_or_a_wrong_answer_is_named(tmp_path, row, said):
+    with pytest.raises(BadInputError, match=said):
+        load(tmp_path, RIGHT_AND_WRONG["opentdb"], {**RIGHT_AND_WRONG["opentdb"], **row})
+
+
 @pytest.mark.parametrize("key", ["answer", "label"])
 @pytest.mark.parametrize("words", [(True, False), ("True", "false"), ("YES", "no"), (True, "False")])
 def test_truth_is_answered_by_yes_and_no(tmp_path, key, words):

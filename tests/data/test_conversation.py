@@ -21,6 +21,28 @@ def loaded(tmp_path, *rows, **values):
 
 
 @pytest.mark.parametrize(
+    "turns",
+    [
+        ["1+1?", "2", "Why?", "Because."],
+        [{"human": "1+1?", "assistant": "2", "id": 7}, {"human": "Why?", "assistant": "Because."}],
+        [{"question": "1+1?", "answer": "2"}, {"answer": "Because.", "question": "Why?"}],
+    ],
+)
+def test_texts_that_are_said_in_turn_are_a_conversation(tmp_path, turns):
+    """As LIMA and Firefly have them, also as text."""
+    for cell in (turns, json.dumps(turns), str(turns)):
+        (example,) = loaded(tmp_path, {"conversation": cell}).examples
+        assert (example.question, example.answer) == ("Why?", "Because.")
+        assert [(turn.role, turn.content) for turn in example.history] == [("user", "1+1?"), ("assistant", "2")]
+
+
+@pytest.mark.parametrize("turns", [["1+1?"], ["1+1?", 2], [{"human": "1+1?"}], [[]], []])
+def test_what_is_no_conversation_is_refused(tmp_path, turns):
+    with pytest.raises(BadInputError, match=r"no columns that say what is asked and answered"):
+        loaded(tmp_path, {"conversation": turns})
+
+
+@pytest.mark.parametrize(
     ("row", "field", "why"),
     [
         ({"messages": [ASKED, {**SAID, "content": None, "tool_calls": [{"function": {"name": "f"}}]}]},

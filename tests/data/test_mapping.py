@@ -71,6 +71,56 @@ FORMATS = {
         "questions to answer with yes or no: 'question' with 'passage' below it is the question",
         ("is 2 even\n\n2 is even.", "yes", "yes"),
     ),
+    "sciq": (
+        {"question": "What?", "distractor2": "b", "distractor1": "c", "correct_answer": "a", "support": "It is a."},
+        "questions with a right answer and wrong ones: 'question' with 'support' below it is the question",
+        ("What?\n\nIt is a.\n\nA. a\nB. b\nC. c", "A", "A"),
+    ),
+    "tulu-rlvr": (
+        {"messages": [{"role": "user", "content": "1+1?"}], "ground_truth": "2", "dataset": "gsm8k"},
+        "conversations with short answers: 'messages' is the question, and 'ground_truth' both answer and reference",
+        ("1+1?", "2", "2"),
+    ),
+    "lima": (
+        {"conversations": ["1+1?", "2"], "source": "web"},
+        "conversations (chat messages): the last turn of the assistant in 'conversations' is the answer",
+        ("1+1?", "2", None),
+    ),
+    "natural-instructions": (
+        {"id": "t1", "definition": "Sort these.", "inputs": "3 1 2", "targets": "1 2 3"},
+        "tasks with definitions (Natural Instructions): 'definition' with 'inputs' below it is the question",
+        ("Sort these.\n\n3 1 2", "1 2 3", None),
+    ),
+    "pubmed-qa": (
+        {
+            "question": "Does it?",
+            "context": {"contexts": ["It may.", "It did."], "labels": ["A", "B"]},
+            "long_answer": "It does so.",
+            "final_decision": "yes",
+        },
+        "questions with long answers (PubMedQA): 'question' with 'context.contexts' below it is the question, "
+        "'long_answer' the answer; 'final_decision' is the reference",
+        ("Does it?\n\nIt may.\n\nIt did.", "It does so.", "yes"),
+    ),
+    "hotpot-qa": (
+        {
+            "question": "Who?",
+            "answer": "Ada",
+            "context": {"title": ["a", "b"], "sentences": [["One.", " Two."], ["3."]]},
+        },
+        "questions and answers: 'context.sentences' is put below the question",
+        ("Who?\n\nOne. Two.\n\n3.", "Ada", None),
+    ),
+    "ms-marco": (
+        {"query": "Who?", "answers": "Ada", "passages": {"passage_text": ["Ada.", "Bob."], "is_selected": [1, 0]}},
+        "questions with short answers: 'query' with 'passages.passage_text' below it is the question, and 'answers'",
+        ("Who?\n\nAda.\n\nBob.", "Ada", "Ada"),
+    ),
+    "context-and-response": (
+        {"question": "Who?", "context": "Ada came.", "response": "Ada did."},
+        "questions with responses: 'question' with 'context' below it is the question, 'response' the answer",
+        ("Who?\n\nAda came.", "Ada did.", None),
+    ),
     "question-answer": ({"question": "1+1?", "answer": "2"}, "questions and answers", ("1+1?", "2", None)),
     "boxed": (
         {"problem": "Half of one?", "solution": r"First \boxed{1}, then \boxed{\frac{1}{2}}."},
@@ -321,6 +371,7 @@ def test_a_column_called_system_holds_either_a_name_or_a_message(tmp_path):
     [
         (None, {"prompt": "q", "chosen_text": "a"}, r"no columns that say what is asked and answered; it has: prompt"),
         (None, {"query": "q", "solution": "a"}, r"did you mean data\.columns\.question=query and .*solution\?\)"),
+        (None, {"text": "q", "label": "a"}, r"texts with labels: .*context=text, data\.columns\.answer=label and"),
         (None, {"in": {"question": "q"}, "out": {"answer": "a"}}, r"\.question=in\.question and .*=out\.answer\?"),
         (None, {"Text ": "q"}, r"split 'Text ' into two columns, or into messages"),
         (None, {"Question": "q", "question ": "r", "answer": "a"}, r"no columns that say what is asked"),
@@ -363,7 +414,7 @@ def test_the_rows_that_the_docs_show_are_read_as_written(tmp_path, line):
 
 
 def test_the_docs_show_a_row_of_every_format():
-    assert len(SHOWN) == 13
+    assert len(SHOWN) == 17
 
 
 @pytest.mark.parametrize("streamed", [False, True])

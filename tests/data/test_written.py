@@ -29,7 +29,9 @@ def test_what_numpy_prints_is_read_back(texts) -> None:
     array = np.array(texts, dtype=object)
     for printed in (str(array), repr(array), str([np.str_(one) for one in texts])):
         assert read_written(printed) == texts
-    assert read_written(str({"text": array, "more": [array]})) == {"text": texts, "more": [texts]}
+    lists = np.empty(2, dtype=object)
+    lists[:] = [texts, [*texts, "b"]]
+    assert read_written(str({"text": array, "more": lists})) == {"text": texts, "more": [texts, [*texts, "b"]]}
 
 
 def test_numbers_of_numpy_are_numbers() -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from lorapar.data.cells import as_text
-from lorapar.data.mapping import column_meant
+from lorapar.data.column_names import column_meant
 from lorapar.data.written import read_written
 from lorapar.errors import BadInputError
 
