@@ -52,10 +52,10 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
 
-def merged(values: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Values with others on top, at every depth: of a mapping only the keys that are named again change."""
+def merged(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Values with overrides, at every depth: of a mapping only the keys that are named again change."""
     found = dict(values)
-    for key, value in over.items():
+    for key, value in overrides.items():
         both = isinstance(value, Mapping) and isinstance(found.get(key), Mapping)
         found[key] = merged(found[key], value) if both else value
     return found

@@ -33,7 +33,7 @@ Values = dict[str, JsonValue]
 
 
 class PaperFigure(Section):
-    """One metric of the paper."""
+    """One number that the paper gives for a model, beside which ours of a cell stands."""
 
     cell: CellName = Field(description="Cell that it stands beside")
     model: Literal["base", "after_sft", "after_rl"] = Field(description="Model of that cell")

@@ -206,7 +206,7 @@ def _success(followed: Followed, kept: RunStore) -> Ending:
     return Ending(
         ExitCode.UNKNOWN,
         f"run {followed.run}: succeeded, but whether its adapter is better or was promoted is not known here: "
-        f"{unread or f'{OUTCOME_FILE} does not log it'}; {silent}; look at the page of the task `report` in Kubeflow "
+        f"{unread or f'{OUTCOME_FILE} does not say it'}; {silent}; look at the page of the task `report` in Kubeflow "
         "or at `lorapar adapters list`",
     )
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import tempfile
 import threading
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,7 @@ from lorapar.errors import BadInputError, IntegrityError, LoraparError
 from lorapar.records import digest_of, read_json
 from lorapar.registry import LINEAGE_FILE, Registry, Version
 from lorapar.registry.package import CONFIG_FILE, hub_commit
-from lorapar.serving.same_text import TEMPLATE, TOKENIZER, VOCABULARIES, unlike_text
+from lorapar.serving.same_text import TEXT_FILES, read_object, unlike_text
 from lorapar.store import NotFoundError, file_sha256, open_store, read_manifest
 from lorapar.store.copy import find_tree
 
@@ -96,15 +97,25 @@ def _digests(folder: Path) -> tuple[str, ...]:
 
 
 def _with_bucket(base: ModelConfig, folder: Path, found: str) -> Compared:
-    """By the manifest of a mirror; a bucket that another tool filled is known by its listing, which no folder has."""
+    """By the manifest of a mirror, and by what its text files say where their bytes differ.
+
+    A bucket that another tool filled is known by its listing, which no folder has.
+    """
     try:
-        manifest = find_tree(open_store(base.name)).manifest
+        tree = find_tree(open_store(base.name))
+        if tree.manifest is None:
+            return Compared("unknown", f"{base.name} has no manifest; `lorapar models mirror` writes one")
+        files = {name: entry.sha256 for name, entry in tree.manifest.files.items()}
+        if not _holds(folder, {name: sha256 for name, sha256 in files.items() if _is_weights(name)}):
+            return Compared("other", found)
+        text = {name: sha256 for name, sha256 in files.items() if name in TEXT_FILES}
+        if _holds(folder, text) and not any((folder / name).is_file() for name in TEXT_FILES if name not in text):
+            return Compared("same", found)
+        with tempfile.TemporaryDirectory() as place:
+            tree.store.download_all([one for one in tree.transfers(Path(place)) if one.key in text])
+            return _by_text(Path(place), folder, found)
     except LoraparError as error:
         return Compared("unknown", str(error))
-    if manifest is None:
-        return Compared("unknown", f"{base.name} has no manifest; `lorapar models mirror` writes one")
-    wanted = {name: entry.sha256 for name, entry in manifest.files.items() if _is_weights(name) or name in _TEXT_FILES}
-    return Compared("same" if _holds(folder, wanted) else "other", found)
 
 
 def _with_commit(base: ModelConfig, folder: Path) -> Compared | None:
@@ -130,7 +141,15 @@ def _with_files(base: ModelConfig, folder: Path, found: str) -> Compared:
     wanted = {path.name: file_sha256(path) for path in own.glob("*") if path.is_file() and _is_weights(path.name)}
     if not _holds(folder, wanted) and not same_weights(folder, own):
         return Compared("other", found)
-    unlike = unlike_text(own, folder)
+    return _by_text(own, folder, found)
+
+
+def _by_text(own: Path, folder: Path, found: str) -> Compared:
+    """Of the same weights: whether they are asked in the same words."""
+    try:
+        unlike = unlike_text(own, folder)
+    except (OSError, LoraparError) as error:
+        return Compared("unknown", str(error))
     return Compared("other", f"{found}; {unlike}") if unlike else Compared("same", found)
 
 
@@ -141,13 +160,13 @@ def same_weights(left: Path, right: Path) -> bool:
         if _settings(left) != _settings(right) or _headers(sides[0]) != _headers(sides[1]):
             return False
         return _tensors(sides[0]) == _tensors(sides[1])
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, BadInputError):
         return False
 
 
 def _settings(folder: Path) -> dict[str, Any]:
     """config.json without what only says who has written it."""
-    return {key: value for key, value in read_json(folder / "config.json").items() if key not in _WRITTEN_BY}
+    return {key: value for key, value in read_object(folder / "config.json").items() if key not in _WRITTEN_BY}
 
 
 def _headers(files: tuple[Path, ...]) -> dict[str, Any]:
@@ -188,9 +207,6 @@ def _header(file: Path) -> tuple[dict[str, Any], int]:
         header = json.loads(opened.read(size_bytes))
     header.pop("__metadata__", None)
     return header, 8 + size_bytes
-
-
-_TEXT_FILES = (TOKENIZER, TEMPLATE, *VOCABULARIES)
 
 
 def _is_weights(name: str) -> bool:

@@ -15,10 +15,10 @@ from typing import Any
 
 _OPERATORS = "vllm.lora.ops.torch_ops.lora_ops"
 _USERS = ("vllm.lora.ops.torch_ops", "vllm.lora.punica_wrapper.punica_cpu")
-_FIXED = "_lorapar_mended"
+_PATCHED = "_lorapar_patched"
 
 
-def mend_cpu_lora() -> bool:
+def patch_cpu_lora() -> bool:
     """Make the CPU operators add nothing where a token has no adapter; returns whether they are fixed now.
 
     Only the first half of a LoRA (`bgmv_shrink`, x times A) needs it: where its result is zero, so is all after it.
@@ -30,7 +30,7 @@ def mend_cpu_lora() -> bool:
         users = [importlib.import_module(name) for name in _USERS]
     except (ImportError, AttributeError):
         return False
-    if not hasattr(shrink, _FIXED):
+    if not hasattr(shrink, _PATCHED):
         fixed = _without_base_tokens(shrink)
         for module in (operators, *users):
             if getattr(module, "bgmv_shrink", None) is shrink:
@@ -46,5 +46,5 @@ def _without_base_tokens(shrink: Callable[..., None]) -> Callable[..., None]:
         shrink(inputs, weights, output, indices, scaling)
         output[: indices.shape[0]][indices < 0] = 0
 
-    setattr(fixed, _FIXED, True)
+    setattr(fixed, _PATCHED, True)
     return fixed

@@ -36,7 +36,7 @@ MOST_BYTES = 8 * 2**30
 """Of one adapter."""
 MOST_ADAPTERS = 16
 """At once: those of trainings that were killed are forgotten for others, the oldest first."""
-_SAID = ("model", "max_lora_rank", "max_loras", "max_model_len", "logprobs_mode", "enable_lora")
+_SHOWN_ARGUMENTS = ("model", "max_lora_rank", "max_loras", "max_model_len", "logprobs_mode", "enable_lora")
 
 
 class RolloutAdapters:
@@ -67,7 +67,7 @@ class RolloutAdapters:
         if not self.engine.lets_in(scope):
             await answer_error(send, 401, "Unauthorized")
         elif method == "GET" and not name:
-            await answer_json(send, 200, self._told())
+            await answer_json(send, 200, self._description())
         elif method not in ("POST", "DELETE") or not _NAME.fullmatch(name):
             await answer_error(send, 400, f"{method} {scope['path']}: send an adapter as POST lorapar-XXXXXXXX-STEP")
         else:
@@ -112,9 +112,10 @@ class RolloutAdapters:
         await self.engine.unload(name)
         shutil.rmtree(self._held.pop(name), ignore_errors=True)
 
-    def _told(self) -> dict[str, Any]:
-        said = {name: self.engine.argument(name) for name in _SAID}
-        return {"lorapar": __version__, "adapters": list(self._held), **said}
+    def _description(self) -> dict[str, Any]:
+        """What GET tells of the server."""
+        arguments = {name: self.engine.argument(name) for name in _SHOWN_ARGUMENTS}
+        return {"lorapar": __version__, "adapters": list(self._held), **arguments}
 
 
 def _write(folder: Path, config: bytes, weights: bytes) -> None:

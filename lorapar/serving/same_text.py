@@ -5,20 +5,24 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from lorapar.errors import BadInputError
 from lorapar.records import read_json
 from lorapar.store import file_sha256
 
 TOKENIZER = "tokenizer.json"
 TEMPLATE = "chat_template.jinja"
+SETTINGS = "tokenizer_config.json"
 VOCABULARIES = ("tokenizer.model", "spiece.model", "tekken.json", "vocab.json", "merges.txt", "vocab.txt")
 """What holds the tokens of a model that has no `tokenizer.json`."""
+TEXT_FILES = (TOKENIZER, TEMPLATE, SETTINGS, *VOCABULARIES)
+"""All that is read here."""
 _OF_A_CALL = ("version", "truncation", "padding")
 
 
 def unlike_text(left: Path, right: Path) -> str:
     """What the second folder reads or writes otherwise than the first; empty where that is nothing, or not known.
 
-    Raises what reading a damaged file does (OSError, ValueError, LoraparError).
+    Raises what reading a damaged file does (OSError, LoraparError).
     """
     if _unlike_tokenizers(left, right):
         return "its tokenizer is another one"
@@ -37,19 +41,34 @@ def _unlike_tokenizers(left: Path, right: Path) -> bool:
 
 def _tokenizer(file: Path) -> dict[str, Any]:
     """A tokenizer.json without what a call sets, and with merges in the one of the two ways to write them."""
-    found = {key: value for key, value in read_json(file).items() if key not in _OF_A_CALL}
-    model = dict(found.get("model") or {})
-    merges = model.get("merges") or []
-    model["merges"] = [pair if isinstance(pair, str) else " ".join(pair) for pair in merges]
+    found = {key: value for key, value in read_object(file).items() if key not in _OF_A_CALL}
+    try:
+        model = dict(found.get("model") or {})
+        merges = model.get("merges") or []
+        model["merges"] = [pair if isinstance(pair, str) else " ".join(pair) for pair in merges]
+    except (TypeError, ValueError):
+        raise BadInputError(f"{file}: its model is written as no tokenizer writes it") from None
     return {**found, "model": model}
 
 
 def _template(folder: Path) -> str:
     """The template that chats are written with; empty where there is none."""
     if (folder / TEMPLATE).is_file():
-        return (folder / TEMPLATE).read_text(encoding="utf-8").strip()
-    settings = folder / "tokenizer_config.json"
-    given = read_json(settings).get("chat_template") if settings.is_file() else None
+        try:
+            return (folder / TEMPLATE).read_text(encoding="utf-8").strip()
+        except UnicodeDecodeError:
+            raise BadInputError(f"{folder / TEMPLATE}: its bytes are no UTF-8") from None
+    settings = folder / SETTINGS
+    given = read_object(settings).get("chat_template") if settings.is_file() else None
     if isinstance(given, list):  # several by name, of which chats take this one
-        given = next((one.get("template") for one in given if one.get("name") == "default"), None)
+        named = [one for one in given if isinstance(one, dict)]
+        given = next((one.get("template") for one in named if one.get("name") == "default"), None)
     return str(given or "").strip()
+
+
+def read_object(file: Path) -> dict[str, Any]:
+    """The JSON object in a file; raises BadInputError where it holds none."""
+    found = read_json(file)
+    if not isinstance(found, dict):
+        raise BadInputError(f"{file}: it holds no JSON object")
+    return found

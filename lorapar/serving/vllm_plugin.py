@@ -18,7 +18,7 @@ from lorapar.serving.answer_reward import AnswerReward
 from lorapar.serving.base_identity import ServedBase
 from lorapar.serving.cache import AdapterCache
 from lorapar.serving.capturing import Capturing
-from lorapar.serving.cpu_lora import mend_cpu_lora
+from lorapar.serving.cpu_lora import patch_cpu_lora
 from lorapar.serving.settings import REGISTRY, ServingSettings, settings_from
 from lorapar.serving.vllm_version import installed_vllm, refuse_unsafe
 from lorapar.store import open_store
@@ -63,7 +63,7 @@ class RegistryResolver:
 
 def register() -> None:
     """Called by vLLM in each of its processes, some of which only compute; may be called more than once."""
-    mend_cpu_lora()
+    patch_cpu_lora()
     if not os.environ.get(REGISTRY):
         return
     try:

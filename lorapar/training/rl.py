@@ -293,7 +293,7 @@ def _flat(logs: Mapping[str, Any], rewards: Sequence[Reward]) -> Metrics:
 
 
 def _outcome_metrics(outcome: Outcome, config: RlConfig) -> Metrics:
-    """The metrics that both the metrics and summary.json tell."""
+    """What both the stage's metrics and summary.json tell."""
     return {
         **outcome.ends("reward"),
         **outcome.ends("completion_length"),

@@ -82,7 +82,7 @@ class Watch(TrainerCallback):  # type: ignore[misc]
             history: file that gets one JSON object a step, flushed at once.
             progress: told of every step.
             last_good: renewed before every optimiser step.
-            figures: picks the metrics of a step, beside those all runs have, from what the trainer logs.
+            metrics: picks the metrics of a step, beside those all runs have, from what the trainer logs.
             after_step: shown the metrics of all steps so far after each.
         """
         self.steps: list[Metrics] = []

@@ -6,6 +6,7 @@ import importlib.util
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -45,6 +46,21 @@ def test_measures_every_stage_from_init_to_rl(check: ModuleType, tmp_path: Path)
     text = check.page({**parts, "completions of vLLM": "no vllm"}, "a CPU", "a tiny shape")
     assert text.count("\n| ") == 2 * (1 + 6)
     assert text.endswith("## completions of vLLM\n\nNot measured: no vllm.\n")
+
+
+def test_a_part_that_fails_does_not_keep_the_others_from_being_measured(
+    check: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail_first(part: Any, *_: Any) -> list[Any]:
+        if part is check.PARTS[0]:
+            raise RuntimeError("CUDA error:\nno kernel image")
+        return []
+
+    monkeypatch.setattr(check, "measure_part", fail_first)
+    monkeypatch.setattr(check.Part, "lacks", None)
+    parts = check.measure_parts(TINY, tmp_path)
+    assert parts.pop(check.PARTS[0].title) == "it failed (RuntimeError: CUDA error: no kernel image)"
+    assert list(parts.values()) == [[]] * (len(check.PARTS) - 1)
 
 
 def test_the_page_says_that_nothing_was_measured_until_it_was(check: ModuleType) -> None:

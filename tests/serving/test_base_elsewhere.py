@@ -115,6 +115,42 @@ def hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     return at
 
 
+@pytest.mark.parametrize(
+    ("file", "text", "why"),
+    [
+        ("tokenizer.json", b"[1]", "tokenizer.json: it holds no JSON object"),
+        ("tokenizer.json", b'{"model": {"merges": [1]}}', "tokenizer.json: its model is written as no tokenizer"),
+        ("chat_template.jinja", b"\xff", "chat_template.jinja: its bytes are no UTF-8"),
+    ],
+)
+def test_text_that_cannot_be_read_is_unknown(whole: Path, tmp_path: Path, file: str, text: bytes, why: str) -> None:
+    damaged = copy(whole, tmp_path / "damaged")
+    (damaged / file).write_bytes(text)
+    found = compare(ModelConfig(name=str(whole), digest=digest_of_folder(whole)), damaged)
+    assert found.found == "unknown"
+    assert why in found.is_there
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        (lambda folder: change_json(folder / "tokenizer.json", lambda one: one.update(padding={"length": 1})), "same"),
+        (lambda folder: (folder / "tokenizer.json").unlink(), "same"),
+        (lambda folder: change_json(folder / "tokenizer.json", swap_tokens), "other"),
+        (lambda folder: (folder / "chat_template.jinja").write_text("{{ messages[0].content }}"), "other"),
+        (lambda folder: (folder / "config.json").write_text("{}"), "other"),
+    ],
+)
+def test_a_folder_is_compared_with_a_bucket_as_with_a_folder(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Any, found: str
+) -> None:
+    monkeypatch.setattr("lorapar.serving.base_identity.open_store", lambda _: open_store(tmp_path / "bucket"))
+    copy_up(whole, open_store(tmp_path / "bucket"), "model own")
+    folder = copy(whole, tmp_path / "folder")
+    change(folder)
+    assert compare(ModelConfig(name="s3://models/base", digest="1" * 64), folder).found == found
+
+
 @pytest.mark.parametrize("revision", [None, "main"])
 def test_a_server_of_a_branch_refuses_a_version_of_an_earlier_commit(
     publish: Any,  # noqa: F811

@@ -32,7 +32,7 @@ def test_server_that_loads_at_run_time_ends_with_one_line(
     monkeypatch.delenv("VLLM_ALLOW_RUNTIME_LORA_UPDATING", raising=False)
     if loading is not None:
         monkeypatch.setenv("VLLM_ALLOW_RUNTIME_LORA_UPDATING", loading)
-    monkeypatch.setattr(vllm_plugin, "mend_cpu_lora", lambda: True)
+    monkeypatch.setattr(vllm_plugin, "patch_cpu_lora", lambda: True)
     monkeypatch.setattr(vllm_plugin, "installed_vllm", lambda: "0.25.1")
     # Without vLLM here the plugin's next line, which registers the resolver, cannot be imported.
     with pytest.raises(SystemExit if ends else ModuleNotFoundError) as stopped:

@@ -58,14 +58,14 @@ def test_base_and_two_adapters_at_once_equal_peft(site: Site) -> None:
 OPERATORS = """
 import sys
 import torch
-from lorapar.serving.cpu_lora import mend_cpu_lora
+from lorapar.serving.cpu_lora import patch_cpu_lora
 from vllm.lora.ops.torch_ops import lora_ops
 
 x, slots, y = torch.ones(3, 4), torch.ones(2, 1, 5, 4), torch.full((3, 5), 7.0)
 indices = torch.tensor([0, -1, 1])
 lora_ops.bgmv_shrink(x, slots, y, indices, 2.0)
 print(y[:, 0].tolist())
-assert mend_cpu_lora() and mend_cpu_lora()
+assert patch_cpu_lora() and patch_cpu_lora()
 lora_ops.bgmv_shrink(x, slots, y, indices, 2.0)
 print(y[:, 0].tolist())
 lora_ops.sgmv_shrink(x, slots, y, torch.tensor([0, 1, 2]), torch.tensor([1, 1, 1]), indices, 3, 1, 3, 2.0)
