@@ -89,3 +89,11 @@ def test_the_notes_give_the_one_change_that_makes_argo_retry_a_stopped_pod(notes
     assert "workflow-controller-configmap" in message
     assert "spec.templateDefaults.retryStrategy.retryPolicy: Always" in message
     assert "retryPolicy" not in notes({"pipeline": {"enabled": False}})
+
+
+def test_the_servers_that_sample_for_rl_are_told_from_those_that_vote_alone(notes) -> None:
+    servers = [{"name": "voter", "model": "a/b"}, {"name": "both", "model": "a/b", "rolloutRank": 8}]
+    lines = notes({"teachers": {"enabled": True, "models": servers}}).splitlines()
+    (voter, both) = [line for line in lines if "/v1   model " in line]
+    assert voter.endswith("model voter")
+    assert both.endswith("model both, and for rl.rollouts server (rl.server.endpoint)")
