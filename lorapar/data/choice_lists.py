@@ -11,7 +11,7 @@ from typing import Any
 from lorapar.data.cells import as_text
 from lorapar.data.written import read_written
 
-CHOICES = ("choices", "options", "endings", "question.choices")
+CHOICES = ("choices", "options", "endings", "question.choices", "choice")
 """Columns that hold all choices of a question."""
 _LISTS = (("text", "label"), ("text", "key"), ("text", "id"), ("content", "id"), ("content", "label"))
 """Names of a choice's text and of its mark, where choices are structures."""

@@ -18,7 +18,7 @@ from lorapar.data.choice_lists import Choice, choice_columns, choices_of, listed
 
 CONTEXTS = (
     *("context.contexts", "context.sentences", "passages.passage_text"),
-    *("context", "passage", "article", "support", "premise"),
+    *("context", "passage", "article", "support", "premise", "body", "paragraph", "story", "dialogue"),
 )
 """Columns with what a question is about; PubMedQA, HotpotQA and MS MARCO have structures of lists."""
 _QUESTIONS = (
@@ -30,6 +30,10 @@ _RIGHT = (
     *("correct_option", "correct_choice", "correct_answer", "correct_index", "correct", "right", "cop"),
     *("gold", "label", "target", "answer"),
 )
+_ANSWERS = "answers"
+"""Choices of ReClor, and right answers of others; only a place or a letter says that they are choices."""
+_NO_PLACES = ("correct_answer", "target", "answer")
+"""Of `_RIGHT`, those that may be answers themselves."""
 _SAYS = re.compile(
     r"(?:(?:the )?(?:right |correct )?(?:answer|option|choice)[\s_:]*(?:is )?)?\(?([a-z]|\d{1,2})[).:]?(?:\s+(.+))?",
     re.DOTALL,
@@ -121,7 +125,7 @@ def find_choices(
     `every` gives all rows of the source: what places are counted from may show in few of them.
     """
     question = next((name for name in _QUESTIONS if name in columns), None)
-    held = choice_columns(columns)
+    held = choice_columns(columns) or ((_ANSWERS,) if _ANSWERS in columns else None)
     if question is None or held is None or question in held:
         return None
     asked = [row for row in rows if isinstance(row.get(question), str)]
@@ -131,7 +135,7 @@ def find_choices(
     cells = {
         name: [(cell, choices) for row, choices in read if not _is_hidden(cell := row.get(name), choices)]
         for name in _RIGHT
-        if name in columns and name not in held
+        if name in columns and name not in held and not (held == (_ANSWERS,) and name in _NO_PLACES)
     }
     numbered = [name for name, some in cells.items() if any(_number(cell) is not None for cell, _ in some)]
     bases = _bases(numbered, held, every()) if numbered else {}

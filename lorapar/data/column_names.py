@@ -13,9 +13,9 @@ CONVERSATIONS = ("messages", "conversations", "conversation", "contents")
 REFERENCES = (
     *("reference", "reference_answer", "ground_truth", "final_answer", "final answer", "expected_answer"),
     "final_decision",
-    "reward_model.ground_truth",
+    *("reward_model.ground_truth", "verification_info.ground_truth"),
 )
-"""Usual names of the short answer beside the whole one; verl keeps it in a structure."""
+"""Usual names of the short answer beside the whole one; verl and SYNTHETIC-1 keep it in a structure."""
 USUAL = {
     "question": ("question", "prompt", "instruction", "problem", "query", "input", "q"),
     "answer": ("answer", "completion", "output", "response", "solution", "a"),

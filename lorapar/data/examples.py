@@ -143,8 +143,8 @@ class _Builder:
                 article = "a" if kind == "video" else "an"
                 raise BadRowError(f"{where}: '{column}' holds {article} {kind}, and only text is trained")
             self.seen[f"have something in '{column}', which is not read"] += 1
-        if self._recognised and self._mapping.answer == "completion" and row.get("label") is False:
-            raise BadRowError(f"{where}: 'label' is false, so 'completion' is what shall not be written")
+        if self._recognised and self._made is None and row.get("label") is False:
+            raise BadRowError(f"{where}: 'label' is false, so '{self._mapping.answer}' is what shall not be written")
         if self._recognised and self._made is None:
             self._refuse_numbered_choices(where, row)
         if self._mapping.messages and row.get("tools") not in (None, "", "[]", []) and "tools" not in used:

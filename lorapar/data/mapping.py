@@ -29,7 +29,10 @@ MAPPINGS: dict[str, ColumnMapping] = {
 """Columns of openai/gsm8k, databricks/databricks-dolly-15k, garage-bAInd/Open-Platypus, sahil2801/CodeAlpaca-20k."""
 
 RECOGNISED_BY = 32
-"""Rows at the beginning of a source that are looked at; `plan` reads more of a file alone, where they leave it open."""
+"""Rows at the beginning of a source that say what its columns hold.
+
+`plan` reads no more, but for a file of which these do not say which choice is right.
+"""
 _PARTS = ("question", "answer", "context", "reference", "messages", "system_message", "system", "id")
 _OPTIONAL = ("reference", "tests", "system", "id")
 _PAIRS = (
@@ -54,6 +57,7 @@ _PAIRS = (
     ("inputs with targets (FLAN)", "inputs", None, "targets"),
     ("turns of a user and an assistant", "user", None, "assistant"),
     ("turns of a human and an assistant", "human", None, "assistant"),
+    ("contexts with responses", "context", None, "response"),
 )
 """What rows are called, and their columns for question, context and answer."""
 _ASKED = ("question", "query", "problem")
@@ -88,7 +92,7 @@ class Mapped:
 
 
 @dataclass(frozen=True)
-class _Looked:
+class _Evidence:
     """What a source is recognised by."""
 
     columns: Collection[str]
@@ -99,13 +103,13 @@ class _Looked:
     """Gives all rows."""
     systems: Sequence[str]
 
-    def renamed(self, names: Mapping[str, str]) -> _Looked:
+    def renamed(self, names: Mapping[str, str]) -> _Evidence:
         """The same with other names."""
 
         def under(rows: Iterable[dict[str, Any]]) -> Iterable[dict[str, Any]]:
             return ({names.get(name, name): value for name, value in row.items()} for row in rows)
 
-        return _Looked(list(names.values()), list(under(self.rows)), lambda: under(self.every()), self.systems)
+        return _Evidence(list(names.values()), list(under(self.rows)), lambda: under(self.every()), self.systems)
 
 
 def plain_name(text: str) -> str:
@@ -125,10 +129,10 @@ def mapping_for(config: DataConfig, columns: Collection[str], rows: Sequence[Raw
     first = [with_inner(row, nested) for row in top]
     every = [*columns, *nested]
     named = config.columns or (MAPPINGS[config.mapping] if config.mapping is not None else None)
-    looked = _Looked(every, first, lambda: (with_inner(row, nested) for _, row in rows), config.systems)
-    mapped = Mapped(named) if named is not None else _recognised(looked) or _by_plain_names(looked)
+    evidence = _Evidence(every, first, lambda: (with_inner(row, nested) for _, row in rows), config.systems)
+    mapped = Mapped(named) if named is not None else _recognised(evidence) or _by_plain_names(evidence)
     if isinstance(mapped, Unclear):
-        raise UnclearChoicesError(f"data.columns: {where} has questions with choices, and {mapped.message}")
+        raise UnclearChoicesError(f"data.columns: {where} has questions with choices: {mapped.message}")
     if mapped is None:
         raise BadInputError(
             f"data.columns: {where} has no columns that say what is asked and answered; it has: "
@@ -149,16 +153,16 @@ def mapping_for(config: DataConfig, columns: Collection[str], rows: Sequence[Raw
     return mapped
 
 
-def _by_plain_names(looked: _Looked) -> Mapped | Unclear | None:
+def _by_plain_names(evidence: _Evidence) -> Mapped | Unclear | None:
     """What names in small letters, without white space around them, are recognised as; None where two would be one."""
     plain = {
         column: ".".join([head.strip().lower(), *rest])
-        for column in looked.columns
+        for column in evidence.columns
         for head, *rest in [column.split(".")]
     }
     if len(set(plain.values())) < len(plain) or all(name == column for column, name in plain.items()):
         return None
-    found = _recognised(looked.renamed(plain))
+    found = _recognised(evidence.renamed(plain))
     if found is None or isinstance(found, Unclear):
         return found
     columns_of = {name: column for column, name in plain.items()}
@@ -172,11 +176,13 @@ def _by_plain_names(looked: _Looked) -> Mapped | Unclear | None:
     )
 
 
-def _recognised(looked: _Looked) -> Mapped | Unclear | None:
+def _recognised(evidence: _Evidence) -> Mapped | Unclear | None:
     """What the columns are recognised as; None where nothing fits."""
-    columns, rows, systems = looked.columns, looked.rows, looked.systems
+    columns, rows, systems = evidence.columns, evidence.rows, evidence.systems
     if not set(CONVERSATIONS) & set(columns):
-        made = find_choices(columns, rows, looked.every) or find_right_and_wrong(columns) or find_yes_no(columns, rows)
+        made = (
+            find_choices(columns, rows, evidence.every) or find_right_and_wrong(columns) or find_yes_no(columns, rows)
+        )
         if made is not None:
             return made if isinstance(made, Unclear) else _of_made(made, columns, rows, systems)
     if "question" in columns and "answer" in columns and not _solved(columns, rows) and _is_whole("answer", rows):
@@ -216,11 +222,7 @@ def _conversation(columns: Collection[str], rows: Sequence[dict[str, Any]]) -> t
         cells = [row[column] for row in rows if row.get(column)]
         found = [messages for cell in cells if (messages := turns_in(cell)) is not None]
         if found and not any(_is_answered(messages) for messages in found):
-            answer = next((one for one in _SHORT if one in columns and _is_short_or_several(one, rows)), None)
-            if answer is not None:
-                return "conversations with short answers", ColumnMapping(
-                    question=column, answer=answer, reference=answer
-                )
+            return _answered_by_column("conversations", column, None, columns, rows)
         if found:
             ours = "role" in found[0][0]
             return "conversations (" + ("chat messages" if ours else "ShareGPT") + ")", ColumnMapping(messages=column)
@@ -242,15 +244,25 @@ def _pair(columns: Collection[str], rows: Sequence[dict[str, Any]]) -> tuple[str
 
 
 def _short(columns: Collection[str], rows: Sequence[dict[str, Any]]) -> tuple[str, ColumnMapping] | None:
-    """Questions whose only answers are short ones, one or several: they are learned, and are the references."""
     question = next((one for one in USUAL["question"] if one in columns), None)
+    return None if question is None else _answered_by_column("questions", question, _context(columns), columns, rows)
+
+
+def _answered_by_column(
+    what: str, question: str, context: str | None, columns: Collection[str], rows: Sequence[dict[str, Any]]
+) -> tuple[str, ColumnMapping] | None:
+    """Questions whose only answers are short ones, one or several: they are learned, and are the references.
+
+    Whole answers in a column `answer` are learned alone.
+    """
     answer = next((one for one in _SHORT if one in columns and _is_short_or_several(one, rows)), None)
-    if question is None or answer is None:
+    if answer is None:
         return None
-    below = _context(columns)
-    return "questions with short answers", ColumnMapping(
-        question=question, context=below, answer=answer, reference=answer
-    )
+    texts = [cell for row in rows if isinstance(cell := row.get(answer), str)]
+    if answer == "answer" and 2 * sum(map(is_short, texts)) < len(texts):
+        return f"{what} with answers", ColumnMapping(question=question, context=context, answer=answer)
+    mapping = ColumnMapping(question=question, context=context, answer=answer, reference=answer)
+    return f"{what} with short answers", mapping
 
 
 def _context(columns: Collection[str]) -> str | None:

@@ -57,6 +57,7 @@ def test_a_list_that_was_written_as_a_text_is_a_list_of_right_answers(tmp_path, 
     [
         (r'["\usepackage", "\frac{1}{2}"]', (r"\usepackage", r"\frac{1}{2}")),
         (r"['\usepackage' '\x']", (r"\usepackage", r"\x")),
+        (r'["\usepackage", "\theta"]', (r"\usepackage", r"\theta")),
         ('["one\nline", "b"]', ("one\nline", "b")),
         ("['one\nline', 'b']", ("one\nline", "b")),
         (r"['one\nline', 'it\'s \xe9']", ("one\nline", "it's é")),

@@ -52,11 +52,13 @@ ROWS = {
     "cosmos-qa": {
         "question": ASKED, "answer0": "cat", "answer1": "cow", "answer2": "cod", "answer3": "dog", "label": 2,
     },
+    "reclor": {"question": ASKED, "answers": TEXTS, "label": 2},
+    "dream": {"question": ASKED, "choice": TEXTS, "answer": "cod"},
     "a choice that is empty": {"question": ASKED, **dict(zip(LABELS, TEXTS, strict=True)), "E": "", "answer": "C"},
 }  # fmt: skip
 
 
-PLACES = {"mmlu": "answer", "mmlu in json text": "answer", "hellaswag": "label", "medmcqa": "cop"}
+PLACES = {"mmlu": "answer", "mmlu in json text": "answer", "hellaswag": "label", "medmcqa": "cop", "reclor": "label"}
 """Columns with places; another row has to show that these are counted from 0."""
 
 
@@ -221,7 +223,7 @@ def test_a_question_that_lists_its_choices_is_asked_as_it_stands(tmp_path):
         assert other.question == f"{question}\n\n{LISTED}"
 
 
-@pytest.mark.parametrize("column", ["context", "passage", "article", "support"])
+@pytest.mark.parametrize("column", ["context", "support", "dialogue"])
 @pytest.mark.parametrize("extra", [{}, {"choices": ["cat", "cod"]}])
 def test_a_question_that_lists_its_choices_keeps_its_context(tmp_path, column, extra):
     row = {"question": f"{ASKED}\n(A) cat\n(B) cod", column: "Cod swim.", "answer": "B", **extra}
@@ -232,6 +234,12 @@ def test_a_question_that_lists_its_choices_keeps_its_context(tmp_path, column, e
     assert mixed.examples[0].question == f"{row['question']}\n\nCod swim."
     told = {**row, "question": f"Cod swim. {row['question']}"}
     assert load(tmp_path, told).examples[0].question == told["question"]
+
+
+def test_several_right_answers_are_no_choices(tmp_path):
+    row = {"question": ASKED, "answers": ["a", "cod"], "target": "a"}
+    (example,) = load(tmp_path, row).examples
+    assert (example.question, example.answer, example.reference) == (ASKED, "a", ("a", "cod"))
 
 
 def test_columns_that_the_settings_name_are_taken_as_they_are(tmp_path):

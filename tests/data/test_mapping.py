@@ -116,6 +116,31 @@ FORMATS = {
         "questions with short answers: 'query' with 'passages.passage_text' below it is the question, and 'answers'",
         ("Who?\n\nAda.\n\nBob.", "Ada", "Ada"),
     ),
+    "code-feedback": (
+        {"query": "Double it.", "answer": "Write f first, and then call it with 2.", "resource": "web"},
+        "questions with answers: 'query' is the question, 'answer' the answer",
+        ("Double it.", "Write f first, and then call it with 2.", None),
+    ),
+    "instruction-and-answer": (
+        {"instruction": "1+1?", "answer": "2"},
+        "questions with short answers: 'instruction' is the question, and 'answer' both answer and reference",
+        ("1+1?", "2", "2"),
+    ),
+    "counselling": (
+        {"Context": "I am sad.", "Response": "Since when?"},
+        "contexts with responses: 'context' is the question, 'response' the answer",
+        ("I am sad.", "Since when?", None),
+    ),
+    "svamp": (
+        {"ID": "s1", "Body": "Ada has 2 pens.", "Question": "How many?", "Answer": "2"},
+        "questions and answers: 'body' is put below the question",
+        ("How many?\n\nAda has 2 pens.", "2", None),
+    ),
+    "synthetic-1": (
+        {"prompt": "1+1?", "verification_info": {"ground_truth": "2"}, "gold_standard_solution": "Two."},
+        "questions with short answers: 'prompt' is the question, and 'verification_info.ground_truth' both answer and",
+        ("1+1?", "2", "2"),
+    ),
     "context-and-response": (
         {"question": "Who?", "context": "Ada came.", "response": "Ada did."},
         "questions with responses: 'question' with 'context' below it is the question, 'response' the answer",
@@ -445,9 +470,10 @@ def test_a_sample_that_cannot_be_streamed_says_nothing(monkeypatch):
     assert load_sample(DataConfig(source="hub:some/rows"), seed=0).notes == []
 
 
-def test_a_completion_that_shall_not_be_written_is_a_bad_row(tmp_path):
-    path = write(tmp_path, ".jsonl", [{"prompt": f"{n}?", "completion": "x", "label": n != 1} for n in range(3)])
-    with pytest.raises(BadInputError, match=r"rows\.jsonl:2: 'label' is false, so 'completion' is what shall not be"):
+@pytest.mark.parametrize("answer", ["completion", "response"])
+def test_a_completion_that_shall_not_be_written_is_a_bad_row(tmp_path, answer):
+    path = write(tmp_path, ".jsonl", [{"prompt": f"{n}?", answer: "x", "label": n != 1} for n in range(3)])
+    with pytest.raises(BadInputError, match=rf"rows\.jsonl:2: 'label' is false, so '{answer}' is what shall not be"):
         load_data(DataConfig(source=str(path), heldout=0), seed=0)
 
 
