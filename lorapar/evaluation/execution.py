@@ -93,7 +93,9 @@ def read_submissions(evaluation: Path) -> tuple[list[Answer], list[Submission]]:
         if answer.benchmark in code:
             problem = problems.get((answer.benchmark, answer.example_id))
             if problem is None:
-                raise BadInputError(f"{evaluation / PROBLEMS_FILE}: it lacks {answer.example_id}; run evaluate again")
+                raise BadInputError(
+                    f"{evaluation / PROBLEMS_FILE}: it has no problem {answer.example_id}; run evaluate again"
+                )
             submissions.append(Submission(answer, program_of(problem, answer.text)))
     return answers, submissions
 

@@ -67,7 +67,7 @@ class Backends:
             self._model, self._tokenizer = load_model(model, self._progress), load_tokenizer(model)
             self._key = _key(model, None)
         if self._model is None or self._tokenizer is None:
-            raise AssertionError("a model was taken for loaded that is not")
+            raise AssertionError("no model is loaded")
         return TransformersTeacher(
             config, self._model, self._tokenizer, target=target_text(self._base), role_play=self._role_play
         )
@@ -82,7 +82,7 @@ class Backends:
             self._engine = VllmEngine(model, options, self._progress)
             self._key = _key(model, options)
         if self._engine is None or self._tokenizer is None:
-            raise AssertionError("an engine was taken for started that is not")
+            raise AssertionError("no engine is started")
         return VllmTeacher(
             config, self._engine, self._tokenizer, target=target_text(self._base), role_play=self._role_play
         )

@@ -101,7 +101,7 @@ class Ballots:
     def _refuse(self, pattern: str, example_id: str, teacher: str) -> NoReturn:
         if teacher not in self._place:
             raise BadInputError(
-                f"row {example_id}: a vote of '{teacher}', who is none of the teachers "
+                f"row {example_id}: a vote of '{teacher}', which is not one of the teachers "
                 f"({', '.join(self.teachers)}); run the vote stage again with these settings"
             )
         raise BadInputError(f"row {example_id}: teacher '{teacher}' voted twice; give each folder of votes once")

@@ -153,7 +153,7 @@ def abstained(name: str, count: int, total: int) -> Omission:
         total=total,
         what=f"rows without the vote of teacher '{name}'",
         why="its endpoint would not answer them",
-        remedy="the others decide; its line in the log of vote says why",
+        remedy="the other teachers decide on them; the log of vote says why",
     )
 
 

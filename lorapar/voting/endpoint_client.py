@@ -225,7 +225,7 @@ class EndpointClient:
         try:
             self._peer = Peer(self.address)
         except httpx2.InvalidURL as error:
-            raise BadInputError(f"{self.address}: no address that can be asked ({error}); fix endpoint") from None
+            raise BadInputError(f"{self.address}: not a valid address ({error}); fix endpoint") from None
         self._given_up = asyncio.Event()
 
     async def get(self, path: str) -> Any:
@@ -318,7 +318,7 @@ class EndpointClient:
             )
             raise _TryAgainError(failed) from None
         except httpx2.InvalidURL as error:
-            raise BadInputError(f"{url}: no address that can be asked ({error}); fix endpoint") from None
+            raise BadInputError(f"{url}: not a valid address ({error}); fix endpoint") from None
         except httpx2.DecodingError as error:
             raise _TryAgainError(f"the answer's body cannot be decompressed ({error})") from None
 
@@ -346,7 +346,7 @@ class EndpointClient:
                 )
             target = self._moved[url] = found
         failure = Failure(310, "too many redirects")
-        raise RefusedError(f"{url}: it redirects without an end (at last to {target}); fix endpoint", failure)
+        raise RefusedError(f"{url}: it redirects too often (last to {target}); fix endpoint", failure)
 
     def _read(self, url: str, response: httpx2.Response, *, choices: bool, plain: bool = False) -> Any:
         """The JSON of an answer that is one, or with `plain` its text; raises what any other is."""
@@ -368,7 +368,7 @@ class EndpointClient:
         if value is None:
             raise _TryAgainError(f"the answer's body is not JSON{_instead(text)}{self._peer.proxy()}")
         if choices and not _has_choice(value):
-            raise _TryAgainError(f"an answer that is not shaped as the API says: {described(text)[:_SHOWN_CHARACTERS]}")
+            raise _TryAgainError(f"an answer that is not in the API's format: {described(text)[:_SHOWN_CHARACTERS]}")
         if choices and value["choices"][0].get("finish_reason") == BROKEN_OFF:
             raise _TryAgainError("its stream broke off: it ends without a finish_reason and without [DONE]")
         if choices and _failed_midway(value):

@@ -36,8 +36,8 @@ _ADVICE = {
     401: "set the variable that openai.api_key_env names to a key it takes; a gateway may want openai.headers or "
     "openai.headers_env beside it",
     NO_CREDIT: "the account behind the key has no credit or quota left",
-    403: "it knows who asks and does not allow it: let the key use this model, or take another key or model",
-    413: "the row is too long for it: leave the row out of the data or let another teacher vote",
+    403: "the key is known but may not do this: allow it this model, or use another key or model",
+    413: "the row is too long for the model: leave the row out of the data or let another teacher vote",
 }
 _WAIT_IN_WORDS = re.compile(
     r"(?:try again|retry)(?:ing)? (?:in|after) (?=[\d.]+\s?(?:h|m|s))"

@@ -92,7 +92,7 @@ async def _best(asker: Asker, in_chats: bool) -> Constraint:
             continue
         if found.label is not None:
             if broken is not None:
-                asker.log(f"is asked by {constraint.name}: it fails otherwise ({_one_line(broken)})")
+                asker.log(f"is asked by {constraint.name}: other ways fail ({_one_line(broken)})")
             return constraint
         explained = True
         reasons[constraint.name] = f"ignored, it answered '{found.raw[:40]}'"
@@ -102,7 +102,7 @@ async def _best(asker: Asker, in_chats: bool) -> Constraint:
         raise _RefusedWithoutCauseError(refusal)
     failed = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
     raise BadInputError(
-        f"{asker.client.address} cannot hold the answers of {asker.model} to the label words ({failed}); choose an "
+        f"{asker.client.address} cannot restrict the answers of {asker.model} to the label words ({failed}); choose an "
         "endpoint with structured_outputs (vLLM) or JSON-schema response formats, or another backend"
     )
 

@@ -133,8 +133,8 @@ class Asker:
     def log_guess(self) -> None:
         """Say what was guessed, once it was right."""
         limit = f"with {_LIMITS[self._limit]}" if self._limit else ""
-        rest = "" if self._temperature else "without temperature, so that a vote need not repeat"
-        self.log(f"is asked {' and '.join(filter(None, (limit, rest)))}: it refuses others without a reason")
+        rest = "" if self._temperature else "without temperature, so votes may differ between runs"
+        self.log(f"is asked {' and '.join(filter(None, (limit, rest)))}: it refuses other requests without a reason")
 
     def request(self, prompt: Prompt, constraint: Constraint, most: int | None = None) -> tuple[str, Body]:
         """Path and body of a question, as far as it is known what this model takes; `most` tokens may be answered."""
@@ -162,7 +162,7 @@ class Asker:
         try:
             return constraint.read(reply, prompt)
         except (KeyError, IndexError, TypeError, ValueError, AttributeError):
-            raise UnreachableError(f"{self.client.address}: an answer that is not shaped as the API says") from None
+            raise UnreachableError(f"{self.client.address}: an answer that is not in the API's format") from None
 
     def _learned(self, failure: Failure, body: Body, room: int) -> bool:
         """Whether the request was refused for something that it can do without, or needs; it is sent so from now on."""
@@ -175,14 +175,14 @@ class Asker:
         if failure.no_system and failure.status in _ABOUT_THE_REQUEST and _has_system(body):
             if self._system:
                 self._system = False
-                self.log(f"takes no system message ({shown}): its text opens the question")
+                self.log(f"takes no system message ({shown}): its text is put before the question")
             return True
         cause = cause_of(failure, body)
         if cause is None or cause in self.extra_body:
             return False
         if cause == "temperature" and self._temperature:
             self._temperature = False
-            self.log(f"is asked without temperature: it refuses temperature ({shown}); a vote need not repeat")
+            self.log(f"is asked without temperature: it refuses temperature ({shown}); votes may differ between runs")
         elif cause in _LIMITS:
             self._learn_limit(cause, failure, body, room)
         return cause == "temperature" or cause in _LIMITS
@@ -218,7 +218,7 @@ class Asker:
         is_first = self._rooms.is_empty
         self._rooms.learn(characters_of(prompt), fitting)
         if is_first:
-            self.log(f"is asked for fewer tokens beside a long prompt: {failure.words[:_SHOWN_CHARACTERS]}")
+            self.log(f"is asked for fewer answer tokens where a prompt is long: {failure.words[:_SHOWN_CHARACTERS]}")
         return True
 
     def _may_be_longer(self, body: Body, row: _Row, room: int) -> bool:

@@ -127,7 +127,9 @@ class EndpointTeacher:
 
     def _record(self, example: Example, answer: Answer) -> Vote:
         if answer.label is None:
-            what = f"answered '{answer.raw[:60]}', which is none of the words" if answer.raw else "gave an empty answer"
+            what = "gave an empty answer"
+            if answer.raw:
+                what = f"answered '{answer.raw[:60]}', which is none of the label words"
             raise NoVoteError(f"{self._client.address}: {what}, {self._options.attempts} times")
         sure = label_of(answer.log_probs)[1] if answer.log_probs is not None else None
         return Vote(

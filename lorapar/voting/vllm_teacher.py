@@ -162,8 +162,8 @@ def _require_vllm() -> None:
         import vllm  # noqa: F401
     except ModuleNotFoundError as error:
         raise BadInputError(
-            f"vLLM is asked for and needs {error.name}, which is not installed here; use an environment (or the image) "
-            "with vLLM, or transformers in its place"
+            f"the vllm backend needs {error.name}, which is not installed here; use an environment (or the image) "
+            "with vLLM, or the backend transformers"
         ) from error
 
 

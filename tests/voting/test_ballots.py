@@ -121,7 +121,9 @@ def test_a_stranger_and_a_second_vote_are_refused() -> None:
     assert pattern == "-1-"
     with pytest.raises(BadInputError, match="row row-7: teacher 't1' voted twice"):
         rules.add(pattern, "row-7", "t1", "system1")
-    with pytest.raises(BadInputError, match=r"row row-7: a vote of 'x', who is none of the teachers \(t0, t1, t2\)"):
+    with pytest.raises(
+        BadInputError, match=r"row row-7: a vote of 'x', which is not one of the teachers \(t0, t1, t2\)"
+    ):
         rules.add(pattern, "row-7", "x", "system1")
 
 

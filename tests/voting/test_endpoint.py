@@ -91,7 +91,7 @@ def test_vllm_is_held_by_choice_and_others_by_a_json_schema() -> None:
 def test_an_endpoint_that_holds_no_answer_is_refused_with_what_it_did(strict, reason) -> None:
     with serving(honours=(), strict=strict) as api:
         said = refusal(config(api))
-    assert said.startswith(f"teacher 't': {api.address} cannot hold the answers of {MODEL} to the label words")
+    assert said.startswith(f"teacher 't': {api.address} cannot restrict the answers of {MODEL} to the label words")
     assert f"structured_outputs: {reason}" in said or reason in said
     assert "JSON schema: " in said
     assert api.asked("Tiny") == []
@@ -147,7 +147,7 @@ def test_what_passes_is_tried_again_until_it_has_passed(failures) -> None:
         ("reset", "the connection failed"),
         ("garbled", "the answer's body is not JSON: "),
         ("mangled", "the answer's body cannot be decompressed"),
-        ("shapeless", "an answer that is not shaped as the API says"),
+        ("shapeless", "an answer that is not in the API's format"),
         ("400", "HTTP 400 busy"),
     ],
 )

@@ -162,7 +162,7 @@ def test_room_that_one_row_left_is_where_longer_rows_begin() -> None:
         teacher.close()
         assert len(api.asked("Tiny")) <= len(ROWS) + 2
     assert len(refused) <= 3
-    assert len([line for line in lines if "fewer tokens beside a long prompt" in line]) == 1
+    assert len([line for line in lines if "fewer answer tokens where a prompt is long" in line]) == 1
 
 
 def test_a_row_that_needs_more_room_than_others_left_gets_its_own() -> None:

@@ -85,7 +85,7 @@ def test_a_model_that_refuses_parameters_is_asked_without_them_and_it_is_reporte
     assert len(lines) == 2
     assert "is asked with max_completion_tokens: it refuses max_tokens" in lines[0]
     assert "is asked without temperature" in lines[1]
-    assert "a vote need not repeat" in lines[1]
+    assert "votes may differ between runs" in lines[1]
 
 
 def test_a_model_that_knows_no_limit_by_any_name_is_asked_without_one() -> None:
@@ -106,8 +106,8 @@ def test_refusals_without_a_reason_are_met_by_trying() -> None:
     with serving(habit=habit, honours=JSON_ONLY) as api:
         assert len(ask(api, lines)) == len(ROWS)
     assert lines == [
-        f"teacher 't': {api.address} is asked with max_completion_tokens and without temperature, so that a vote need "
-        "not repeat: it refuses others without a reason"
+        f"teacher 't': {api.address} is asked with max_completion_tokens and without temperature, so votes may "
+        "differ between runs: it refuses other requests without a reason"
     ]
 
 
@@ -295,7 +295,7 @@ def test_a_header_without_its_variable_is_one_line_and_a_value_is_shown_nowhere(
     assert "the environment variable TENANT_KEY, which holds the header X-Tenant-Key" in missing
     assert "openai.headers_env" in missing
     assert "HTTP 403 no tenant" in wrong
-    assert "does not allow it" in wrong
+    assert "may not do this" in wrong
     assert "tenant-secret-9" not in redact(wrong)
     assert "TENANT_KEY must hold one line" in broken
 
@@ -341,7 +341,7 @@ def test_a_redirect_within_a_host_is_followed_once_and_to_another_is_not() -> No
     with serving(habit=lambda *_: (308, "", elsewhere)) as api:
         assert "it sends on to http://elsewhere.invalid/v1/chat/completions, another host" in refusal(api)
     with serving(habit=lambda *_: (301, "", {"Location": "/v1/chat/completions"})) as api:
-        assert "redirects without an end" in refusal(api)
+        assert "redirects too often" in refusal(api)
 
 
 def at_first(status, value):
@@ -479,7 +479,7 @@ def test_an_answer_is_found_in_what_gateways_put_around_it(shape) -> None:
         (402, {"error": {"message": "Insufficient Balance"}}, "no credit or quota left"),
         (429, {"error": {"message": "pay", "code": "insufficient_quota"}}, "no credit or quota left"),
         (401, {"error": {"message": "expired"}}, "openai.api_key_env"),
-        (403, {"error": {"message": "not your model"}}, "does not allow it"),
+        (403, {"error": {"message": "not your model"}}, "may not do this"),
     ],
     ids=str,
 )
@@ -496,15 +496,15 @@ def test_what_does_not_pass_is_reported_in_the_endpoints_own_words(status, value
         (
             400,
             {"error": {"message": "This model's maximum context length is 512 tokens"}},
-            "the row is too long for it",
+            "the row is too long for the model",
         ),
-        (413, "Payload Too Large", "the row is too long for it"),
+        (413, "Payload Too Large", "the row is too long for the model"),
         (400, {"error": {"message": "filtered", "code": 400, "type": "content_filter"}}, "leave the row out"),
         (200, {"error": {"message": "flagged", "code": 400}}, "leave the row out"),
         (200, {"choices": [{"message": {"content": None}, "finish_reason": "content_filter"}]}, "leave the row out"),
         (200, {"choices": [{"message": {"content": None, "refusal": "I cannot."}}]}, "(I cannot.); leave the row out"),
         (200, {"choices": [{"message": {"content": ""}}]}, "gave an empty answer"),
-        (200, {"choices": [{"message": {"content": "Both."}}]}, "answered 'Both.', which is none of the words"),
+        (200, {"choices": [{"message": {"content": "Both."}}]}, "answered 'Both.', which is none of the label words"),
     ],
     ids=str,
 )

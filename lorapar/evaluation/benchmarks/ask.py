@@ -184,7 +184,7 @@ def _cut_prompts(
     return Omission(
         count=long,
         total=sum(map(len, samples.values())),
-        what=f"prompts of {benchmark.name} lose their beginning",
+        what=f"prompts of {benchmark.name} are cut at the beginning",
         why=f"with an answer they are longer than the {longest or 0:,} tokens that the model reads",
         remedy="lower few_shot or max_new_tokens",
     )

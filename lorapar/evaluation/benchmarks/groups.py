@@ -104,7 +104,8 @@ def check_group_judged(group: NamedGroup) -> str | None:
     if not group.even:
         return None
     return (
-        f"{group.name}: its own figure weighs every task alike; the gate compares row by row, and weighs every row so"
+        f"{group.name}: its own metric weighs all tasks equally; the gate compares row by row, and weighs all rows "
+        "equally"
     )
 
 
@@ -169,7 +170,10 @@ def _tree(config: BenchmarkConfig, found: GroupFile, tasks: dict[str, NamedTask]
 
     values = {key: value for key, value in found.values.items() if key != "task"}
     if code_in(values):
-        raise wrong(config, f"{found.path}: group {found.name} names code; lm-eval puts figures together by mean only")
+        raise wrong(
+            config,
+            f"{found.path}: group {found.name} names a function to aggregate by; lm-eval aggregates by mean only",
+        )
     try:
         group = Group.from_config({**values, "group": found.name})
     except Exception as error:  # dataclasses of lm-eval raise TypeError and ValueError on what they do not know

@@ -102,7 +102,7 @@ def _humaneval(raw: Mapping[str, Any]) -> Row:
     row = {column: _text(raw, column) for column in COLUMNS["humaneval"]}
     name = row["entry_point"].strip()
     if not name.isidentifier():
-        raise _WrongError(f"entry_point is '{name[:40]}', no name of a function")
+        raise _WrongError(f"entry_point is '{name[:40]}', which is not a function's name")
     if not re.search(rf"def\s+{re.escape(name)}\s*\(", row["prompt"]):
         raise _WrongError(f"prompt defines no function {name}, which entry_point names")
     if not re.search(r"def\s+check\s*\(", row["test"]):
@@ -115,7 +115,7 @@ def _humaneval(raw: Mapping[str, Any]) -> Row:
             column = "prompt"
             codeop.compile_command(row["prompt"], "prompt", "exec")  # which may end before its function does
     except (SyntaxError, ValueError, OverflowError) as error:
-        raise _WrongError(f"{column} is no Python: {error}") from None
+        raise _WrongError(f"{column} is not valid Python: {error}") from None
     return {**row, "entry_point": name}
 
 

@@ -158,7 +158,7 @@ def _built(config: BenchmarkConfig, found: TaskFile) -> Task:
     if getattr(task, "MULTIMODAL", False):
         raise wrong(config, "its rows have images or sound, which this model cannot be asked")
     if str(task.OUTPUT_TYPE) == ROLLING and config.chat:
-        raise wrong(config, "it reads texts as they are, so it cannot be asked by chat; leave chat out")
+        raise wrong(config, "it scores plain texts, so it cannot use a chat template; leave chat out")
     return task
 
 
@@ -307,7 +307,7 @@ def _fault(task: Task, doc: Mapping[str, Any]) -> str | None:
     for one in right if isinstance(right, list) else [right]:
         known = one in choices if isinstance(one, str) else isinstance(one, int) and 0 <= one < len(choices)
         if not known:
-            return f"its right answer (doc_to_target) is {one!r:.60}, none of its {len(choices)} choices"
+            return f"its right answer (doc_to_target) is {one!r:.60}, which is not among its {len(choices)} choices"
     return None
 
 
@@ -317,10 +317,10 @@ def _metric(config: BenchmarkConfig, task: Task) -> Metric | None:
         return next((found for one in metrics if (found := row_metric(task, one)) is not None), None)
     name, comma, chosen = config.metric.partition(",")
     if name not in metrics:
-        raise wrong(config, f"metric '{name}' is none of the task's{nearest(name, metrics)}: {', '.join(metrics)}")
+        raise wrong(config, f"the task has no metric '{name}'{nearest(name, metrics)}; it has: {', '.join(metrics)}")
     if comma and chosen not in filters:
         raise wrong(
-            config, f"metric: '{chosen}' is no filter of the task{nearest(chosen, filters)}: {', '.join(filters)}"
+            config, f"metric: the task has no filter '{chosen}'{nearest(chosen, filters)}; it has: {', '.join(filters)}"
         )
     return row_metric(task, name, chosen if comma else None)
 

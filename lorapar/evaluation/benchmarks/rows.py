@@ -205,7 +205,7 @@ def _named(rows: Iterable[RawRow], config: BenchmarkConfig, address: str | None)
             number += 1
             unique = f"{name}-{number}"
         if name in places:
-            repeated.append(f"{where} is {places[name]} again")
+            repeated.append(f"{where} repeats {places[name]}")
         places.setdefault(name, where)
         named[unique] = {"id": unique, **row}
     if not named:

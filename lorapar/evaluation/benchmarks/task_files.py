@@ -76,7 +76,7 @@ def find_task(config: BenchmarkConfig) -> TaskFile | GroupFile:
     """
     folder = None if config.task_folder is None else Path(config.task_folder).expanduser()
     if folder is not None and not folder.is_dir():
-        what = "is a file; name the folder that it lies in" if folder.exists() else "is no folder"
+        what = "is a file; give the folder that it is in" if folder.exists() else "is no folder"
         raise wrong(config, f"task_folder {folder} {what}")
     places = [names_in(folder)]
     if not places[0].get(config.task):
@@ -145,7 +145,7 @@ class _Search:
             if name in names:
                 return names, folder if number == 0 else None
         known = [one for names in self._places for one in names]
-        raise wrong(self._config, f"group {above[-1]} names {name}, which is no task{nearest(name, known)}")
+        raise wrong(self._config, f"group {above[-1]} names {name}, which is not a task{nearest(name, known)}")
 
     def _group(
         self, name: str, values: dict[str, Any], changed: dict[str, Any], path: Path, above: tuple[str, ...]
@@ -188,9 +188,9 @@ def _read(config: BenchmarkConfig, path: Path, above: tuple[Path, ...]) -> dict[
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark is not None else ""
-        raise wrong(config, f"{path}{line}: {getattr(error, 'problem', None) or 'no YAML'}") from None
+        raise wrong(config, f"{path}{line}: {getattr(error, 'problem', None) or 'not valid YAML'}") from None
     if not isinstance(values, dict):
-        raise wrong(config, f"{path} holds no fields; a task file is a YAML mapping")
+        raise wrong(config, f"{path} is not a YAML mapping, which a task file has to be")
     includes = values.pop("include", [])
     merged: dict[str, Any] = {}
     for one in includes if isinstance(includes, list) else [includes]:

@@ -114,7 +114,7 @@ class Sandbox(_Startable):
             return managed(outcome.detail)
         except ValueError:
             raise BadInputError(
-                f"generated code cannot be run here: a program that only looks round ended with {outcome.status} "
+                f"generated code cannot be run here: a first test program ended with {outcome.status} "
                 f"({outcome.detail}); see docs/sandbox.md"
             ) from None
 
@@ -132,7 +132,7 @@ class Sandbox(_Startable):
         assert self._warden.stderr is not None  # noqa: S101
         line = self._warden.stdout.readline()
         if not line:
-            raise RuntimeError(f"the sandbox's warden is gone: {self._warden.stderr.read().strip()[-500:]}")
+            raise RuntimeError(f"the sandbox's warden process has ended: {self._warden.stderr.read().strip()[-500:]}")
         answer: dict[str, Any] = json.loads(line)
         return answer
 

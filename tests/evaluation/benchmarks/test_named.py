@@ -290,7 +290,7 @@ def test_a_gate_compares_the_rows_of_a_group_that_can_be_judged(folder) -> None:
     (folder / "world.yaml").write_text(f"group: world\ntask: [animals, endings]\n{listed}")
     settings = EvaluateConfig(benchmarks=(config(folder, "world"),))
     (found,) = check_benchmarks(settings, 0, ("world",))
-    assert found.remarks[-1].endswith("the gate compares row by row, and weighs every row so")
+    assert found.remarks[-1].endswith("the gate compares row by row, and weighs all rows equally")
     (resolved,) = resolve_benchmarks(settings).benchmarks
     assert load_benchmark(resolved, 0).digest == resolved.digest
     (folder / "world.yaml").write_text(f"group: world\ntask: [animals, texts]\n{listed}")
@@ -302,7 +302,7 @@ def test_a_gate_compares_the_rows_of_a_group_that_can_be_judged(folder) -> None:
 @pytest.mark.parametrize(
     ("written", "message"),
     [
-        ("task: [capitals, animal]", "group world names animal, which is no task (did you mean 'animals'?)"),
+        ("task: [capitals, animal]", "group world names animal, which is not a task (did you mean 'animals'?)"),
         ("task: [world]", "group world holds itself"),
         ("task: []", "group world names no task; list them under `task:`"),
         ("task: [capitals, [animals]]", "a member of group world is ['animals']; give a task's name"),
@@ -377,7 +377,11 @@ def test_what_the_model_writes_is_never_run_outside_the_sandbox(folder) -> None:
     ("task", "change", "message"),
     [
         ("capitals", {"doc_to_text": "{{city}}?"}, "row 1: 'city' is undefined: a template"),
-        ("animals", {"doc_to_target": "{{right + 2}}"}, "row 2: its right answer (doc_to_target) is 3, none of its 3"),
+        (
+            "animals",
+            {"doc_to_target": "{{right + 2}}"},
+            "row 2: its right answer (doc_to_target) is 3, which is not among its 3",
+        ),
         ("capitals", {"output_type": "poem"}, "invalid output_type 'poem'"),
         ("capitals", {"metric_list": [{"metric": "luck"}]}, "no metric 'luck'"),
         ("capitals", {"metric_list": [{"metric": "exact_mach"}]}, "(did you mean 'exact_match'?)"),
@@ -412,10 +416,8 @@ def test_a_data_set_that_is_not_here_is_named(monkeypatch) -> None:
 
 def test_a_gate_needs_a_metric_that_judges_rows(folder) -> None:
     assert "its metrics (word_perplexity) do not say of each row" in wrong(folder, "texts", judged=("texts",))
-    assert "metric 'acc_nrm' is none of the task's (did you mean 'acc_norm'?)" in wrong(
-        folder, "animals", metric="acc_nrm"
-    )
-    assert "'strict' is no filter of the task: none" in wrong(folder, "animals", metric="acc,strict")
+    assert "the task has no metric 'acc_nrm' (did you mean 'acc_norm'?)" in wrong(folder, "animals", metric="acc_nrm")
+    assert "the task has no filter 'strict'; it has: none" in wrong(folder, "animals", metric="acc,strict")
     assert load_benchmark(config(folder, "animals", metric="acc_norm"), 0).metric == ("acc_norm", "none")
     assert load_benchmark(config(folder, "endings", metric="perplexity"), 0).metric is None
 

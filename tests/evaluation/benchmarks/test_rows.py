@@ -74,15 +74,19 @@ LAW = {"subject": "law", "question": "?", "choices": ["a", "b", "c", "d", "e"], 
         ("mmlu", {**LAW, "answer": "F"}, "answer is 'F'; use a letter A to E or a number 0 to 4"),
         ("mmlu", {**LAW, "answer": 5}, "answer is 5; use a letter A to E or a number 0 to 4"),
         ("mmlu", {**LAW, "answer": None}, "answer is empty"),
-        ("humaneval", {**CODE, "entry_point": "a b"}, "entry_point is 'a b', no name of a function"),
+        ("humaneval", {**CODE, "entry_point": "a b"}, "entry_point is 'a b', which is not a function's name"),
         ("humaneval", {**CODE, "entry_point": "g"}, "prompt defines no function g, which entry_point names"),
         ("humaneval", {**CODE, "test": "assert f(1)"}, r"test defines no function check\(candidate\)"),
-        ("humaneval", {**CODE, "test": "def check(candidate):"}, "test is no Python: expected an indented block"),
-        ("humaneval", {**CODE, "prompt": 'def f(a, b)\n    """Add."""\n'}, "prompt is no Python: expected ':'"),
+        (
+            "humaneval",
+            {**CODE, "test": "def check(candidate):"},
+            "test is not valid Python: expected an indented block",
+        ),
+        ("humaneval", {**CODE, "prompt": 'def f(a, b)\n    """Add."""\n'}, "prompt is not valid Python: expected ':'"),
         (
             "humaneval",
             {**CODE, "prompt": "def f(a, b):\n  x = 1\n    y = 2\n"},
-            "prompt is no Python: unexpected indent",
+            "prompt is not valid Python: unexpected indent",
         ),
     ],
 )
@@ -117,7 +121,7 @@ def test_rows_that_are_there_twice_and_a_limit_above_all_rows_are_reported(bench
     path.write_text(path.read_text() + path.read_text().splitlines()[2] + "\n")
     twice, limit = load_rows(benchmark("gsm8k", limit=50), seed=0).remarks
     assert twice.startswith("gsm8k: 1 of 7 rows repeat an earlier one, and count twice; the first: ")
-    assert "gsm8k.jsonl:7 is " in twice
+    assert "gsm8k.jsonl:7 repeats " in twice
     assert limit == "gsm8k: limit is 50, but there are 7 rows: all are asked"
     with Path(benchmark_files["humaneval"]).open("a") as file:
         file.write(json.dumps({**CODE, "task_id": "HumanEval/1"}) + "\n")
