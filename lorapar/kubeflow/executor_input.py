@@ -85,7 +85,7 @@ class ExecutorInput(_Message):
                 raise BadInputError(f"--executor-input: the parameter '{name}' is missing; compile the pipeline again")
             return default
         if not isinstance(value, str):
-            raise BadInputError(f"--executor-input: the parameter '{name}' is no text but {type(value).__name__}")
+            raise BadInputError(f"--executor-input: the parameter '{name}' is not text but {type(value).__name__}")
         return value
 
     def texts(self, name: str) -> list[str]:
@@ -93,7 +93,7 @@ class ExecutorInput(_Message):
         value = self.inputs.parameter_values.get(name)
         values = value if isinstance(value, list) else [] if value is None else [value]
         if not all(isinstance(one, str) for one in values):
-            raise BadInputError(f"--executor-input: the parameter '{name}' is no list of texts")
+            raise BadInputError(f"--executor-input: the parameter '{name}' is not a list of texts")
         return values
 
 

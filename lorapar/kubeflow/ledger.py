@@ -47,7 +47,7 @@ class Ledger:
 
     def __init__(self, store: ObjectStore, run: str = "") -> None:
         if run and not _RUN.fullmatch(run):
-            raise BadInputError(f"run '{run}': no name of a run; KFP's are letters, digits and dashes")
+            raise BadInputError(f"run '{run}': not the name of a run; KFP's are letters, digits and dashes")
         self.store = store
         self.run = run
 
@@ -58,7 +58,9 @@ class Ledger:
     def read_manifest(self, digest: str) -> Manifest:
         """The manifest with this digest; raises IntegrityError where it is missing or another."""
         if not _DIGEST.fullmatch(digest):
-            raise IntegrityError(f"'{digest}' is no digest of an artifact; the task before this one has not named one")
+            raise IntegrityError(
+                f"'{digest}' is not the digest of an artifact; the task before this one has not named one"
+            )
         where = f"{self.store.address}/manifests/{digest}.json"
         try:
             manifest = Manifest.model_validate_json(self.store.read(f"manifests/{digest}.json"))
@@ -82,7 +84,7 @@ class Ledger:
     def read_settings(self, digest: str) -> TaskSettings:
         """The settings with this digest; raises IntegrityError where they are missing or other ones."""
         if not _DIGEST.fullmatch(digest):
-            raise BadInputError(f"--executor-input: settings: '{digest}' is no digest; compile the pipeline again")
+            raise BadInputError(f"--executor-input: settings: '{digest}' is not a digest; compile the pipeline again")
         where = f"{self.store.address}/settings/{digest}.json"
         try:
             settings: TaskSettings = json.loads(self.store.read(f"settings/{digest}.json"))

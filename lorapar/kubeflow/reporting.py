@@ -226,7 +226,7 @@ def _unknown(given: ExecutorInput, error: Exception) -> RunSummary:
     """
     status = given.inputs.parameter_values.get("status")
     state = str(status.get("state", "")) if isinstance(status, dict) else ""
-    problems = [_line(error)] + ([f"Kubeflow's own word on the run so far is {state}"] if state else [])
+    problems = [_line(error)] + ([f"Kubeflow so far reports the run as {state}"] if state else [])
     return RunSummary(
         run=given.text("run", ""),
         name="",

@@ -234,7 +234,7 @@ def _logged(followed: Followed) -> tuple[dict[str, Any], str]:
     if followed.workflow is None:
         return {}, "Kubeflow does not hand out the run's workflow, so that no log can be found"
     outcome: dict[str, Any] = {}
-    silent = "no task of it has a log that says it"
+    silent = "none of its tasks has a log that says it"
     for pod in _pods_of(followed, _TELLING):
         try:
             outcome |= logged_outcome(followed.server.log(followed.run, pod.name))

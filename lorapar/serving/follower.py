@@ -152,7 +152,7 @@ class AliasFollower:
 
     async def _write_return(self, name: str, version: int) -> None:
         """Take the share back for every replica; a role that may only read leaves it to each of them."""
-        reason = f"canary returned by a replica: {self._ended[name, version]}"
+        reason = f"canary ended by a replica: {self._ended[name, version]}"
         try:
             with suppress(StaleError):  # the alias names another version by now, with a share of its own
                 await asyncio.to_thread(self._registry.set_share, name, CANDIDATE, version, 0.0, reason=reason)

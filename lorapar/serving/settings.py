@@ -94,7 +94,7 @@ def settings_from(environment: Mapping[str, str] | None = None) -> ServingSettin
     known = {PREFIX + name.upper() for name in ServingSettings.model_fields}
     ours = (name for name in given if name.startswith(PREFIX) and not _SERVICE_LINK.fullmatch(name))
     if unknown := sorted(set(ours) - known):
-        raise BadInputError(f"{unknown[0]} is no setting of serving{nearest(unknown[0], sorted(known))}")
+        raise BadInputError(f"{unknown[0]} is not a setting of serving{nearest(unknown[0], sorted(known))}")
     try:
         settings = ServingSettings(registry=given[REGISTRY], **values)
     except ValidationError as error:

@@ -205,7 +205,7 @@ def _region(core: Any, where: str) -> str:
     configured = core.get_scoped_config().get("region")
     name, region = (*named, ("region of the profile", configured or _NO_REGION))[0]
     if not re.fullmatch(r"(?!-)[a-zA-Z0-9-]{1,63}(?<!-)", region):
-        raise BadInputError(f"{where}: '{region}' is no name of a region; fix {name} (such as eu-central-1)")
+        raise BadInputError(f"{where}: '{region}' is not the name of a region; fix {name} (such as eu-central-1)")
     return region
 
 

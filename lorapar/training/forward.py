@@ -97,7 +97,7 @@ def _picked(backbone: torch.nn.Module, mask: torch.Tensor) -> Iterator[None]:
 
 
 def _spread(found: FusedCausalLMOutput, mask: torch.Tensor) -> FusedCausalLMOutput:
-    """The metrics of the positions picked (1, n) in their places (N, L), and zeros elsewhere."""
+    """The values of the picked positions (1, n) in their places (N, L), and zeros elsewhere."""
     for name in _PER_POSITION:
         values = found.get(name)
         if values is not None:

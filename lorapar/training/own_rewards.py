@@ -144,7 +144,7 @@ class OwnReward:
 
 
 def _listed_values(returned: Any) -> Any:
-    """What a function gave as a plain list, where it is one number after another; anything else is returned."""
+    """What a function gave as a plain list, where it is one number after another; anything else stays as it is."""
     if getattr(returned, "ndim", 1) == 2 and returned.shape[1] == 1:  # a column, as the head of a model gives it
         returned = returned.reshape(-1)
     if hasattr(returned, "tolist"):  # of NumPy, torch and pandas
@@ -178,7 +178,7 @@ class _Raised(Exception):
 
 
 def _awaited(returned: Any) -> Any:
-    """The values of an asynchronous function; several of one list run side by side. Anything else is returned."""
+    """The values of an asynchronous function; several of one list run side by side. Anything else stays as it is."""
     several = isinstance(returned, list | tuple) and any(map(inspect.isawaitable, returned))
     if inspect.isasyncgen(returned):
         returned = _listed(returned)

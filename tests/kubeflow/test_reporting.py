@@ -86,7 +86,7 @@ def test_a_task_from_the_cache_is_found_by_another_run(cluster, monkeypatch) -> 
 
 @pytest.mark.parametrize("run", ["../x", "a/b", "-x", "x" * 200])
 def test_a_run_that_is_no_name_never_becomes_a_key(cluster, run) -> None:
-    with pytest.raises(BadInputError, match="no name of a run"):
+    with pytest.raises(BadInputError, match="not the name of a run"):
         Ledger(cluster.store, run)
 
 
@@ -265,7 +265,7 @@ def test_a_store_that_cannot_be_read_does_not_cost_the_page(cluster, monkeypatch
     assert page.startswith("<!doctype html>")
     assert summary.startswith("# Unknown: run")
     assert "refused to ListObjects: InternalError" in summary
-    assert "Kubeflow's own word on the run so far is FAILED" in summary
+    assert "Kubeflow so far reports the run as FAILED" in summary
     message = capsys.readouterr().out
     assert "lorapar: report: " in message
     assert logged_outcome(message) == {}, "what is not known is not said"

@@ -175,9 +175,9 @@ def test_a_canary_and_why_it_ended_are_shown(registry) -> None:
     start_canary(registry, registry.resolve("maths@2"), 10.0)
     for command in ("list", "list maths", "show maths@candidate"):
         assert "10% of the requests" in invoke(registry, *command.split()).output
-    registry.set_share("maths", "candidate", 2, 0.0, reason="canary returned by a replica: 5 of 9 failed")
+    registry.set_share("maths", "candidate", 2, 0.0, reason="canary ended by a replica: 5 of 9 failed")
     for command in ("list", "list maths", "show maths@candidate"):
-        assert "canary returned by a replica: 5 of 9 failed" in invoke(registry, *command.split()).output
+        assert "canary ended by a replica: 5 of 9 failed" in invoke(registry, *command.split()).output
     start_canary(registry, registry.resolve("maths@2"), 0.0)
     assert "canary ended: by hand" in invoke(registry, "show", "maths@2").output
 

@@ -39,7 +39,7 @@ def test_what_kubernetes_tells_of_a_service_of_that_name_does_not_matter() -> No
         ({}, "LORAPAR_REGISTRY is not set"),
         (
             {**ADDRESS, "LORAPAR_SERVING_POLL": "3"},
-            r"LORAPAR_SERVING_POLL is no setting of serving .did you mean 'LORAPAR_SERVING_POLL_SECONDS'",
+            r"LORAPAR_SERVING_POLL is not a setting of serving .did you mean 'LORAPAR_SERVING_POLL_SECONDS'",
         ),
         ({**ADDRESS, "LORAPAR_SERVING_POLL_SECONDS": "often"}, "LORAPAR_SERVING_POLL_SECONDS"),
         ({**ADDRESS, "LORAPAR_SERVING_POLL_SECONDS": "0"}, "LORAPAR_SERVING_POLL_SECONDS"),

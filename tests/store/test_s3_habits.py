@@ -127,12 +127,12 @@ def test_region_of_either_variable_signs_and_an_empty_one_is_none(server, monkey
 def test_wrong_region_is_reported_with_its_variable(server, monkeypatch, tmp_path):
     monkeypatch.delenv("AWS_DEFAULT_REGION")
     monkeypatch.setenv("AWS_REGION", "eu central")
-    with pytest.raises(BadInputError, match=r"'eu central' is no name of a region; fix AWS_REGION"):
+    with pytest.raises(BadInputError, match=r"'eu central' is not the name of a region; fix AWS_REGION"):
         open_store("s3://runs/x")
     monkeypatch.delenv("AWS_REGION")
     (tmp_path / "config").write_text("[default]\nregion = eu_central\n")
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
-    with pytest.raises(BadInputError, match=r"'eu_central' is no name of a region; fix region of the profile"):
+    with pytest.raises(BadInputError, match=r"'eu_central' is not the name of a region; fix region of the profile"):
         open_store("s3://runs/x")
 
 

@@ -129,7 +129,7 @@ def test_every_step_samples_from_the_adapter_as_it_is_then(make_job, sending) ->
     assert read_json(job.output / "summary.json")["base_weights_sha256"] == before
     server = Server(RolloutServer(endpoint=sending.address))
     assert server.look().adapters == ()
-    assert server.told()["adapters"] == []
+    assert server.facts()["adapters"] == []
     assert list((job.scratch / "rollouts" / "rank-0").iterdir()) == []
 
 
