@@ -146,6 +146,19 @@ def test_files_and_functions_stay_short() -> None:
     assert not long, "\n".join(long)
 
 
+def test_docstrings_explain_arguments_that_are_there() -> None:
+    wrong = []
+    for path in SOURCES:
+        text = path.read_text(encoding="utf-8")
+        for node in ast.walk(ast.parse(text)) if "Args:" in text else ():
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                taken = {one.arg for one in ast.walk(node.args) if isinstance(one, ast.arg)}
+                listed = re.search(r"^Args:\n((?: .*\n?)+)", ast.get_docstring(node) or "", re.M)
+                named = re.findall(r"^ {4}(\w+):", listed[1], re.M) if listed else []
+                wrong += [f"{path.relative_to(ROOT)}: {node.name}: {name}" for name in named if name not in taken]
+    assert not wrong, "\n".join(wrong)
+
+
 # Written in two halves so that this file does not find itself.
 FORBIDDEN = {
     r"^\s*(import|from) (pickle|dill|cloudpickle|joblib)\b": "pickles run code when read; use safetensors or JSON",

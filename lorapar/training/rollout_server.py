@@ -129,7 +129,7 @@ class Server:
         adapters = tuple(str(card["id"]) for card in cards if card.get("parent"))
         return Served(str(bases[0]["id"]), adapters, bases[0].get("max_model_len"))
 
-    def told(self) -> dict[str, Any] | None:
+    def facts(self) -> dict[str, Any] | None:
         """What lorapar's middleware says of the server; None where there is none."""
         try:
             found: dict[str, Any] = self._within(lambda client: client.get(SENT_TO))
@@ -262,12 +262,12 @@ def adapters_come_in(server: Server) -> Way:
 
     Raises UnreachableError where it does not answer.
     """
-    told = server.told()
-    if told is not None:
-        if not told.get("enable_lora"):
+    facts = server.facts()
+    if facts is not None:
+        if not facts.get("enable_lora"):
             return Way(False, "it takes no adapters", "start it with --enable-lora")
-        message = f"it takes adapters over HTTP, of rank up to {told.get('max_lora_rank')}"
-        plain = told.get("logprobs_mode") != "processed_logprobs"
+        message = f"it takes adapters over HTTP, of rank up to {facts.get('max_lora_rank')}"
+        plain = facts.get("logprobs_mode") != "processed_logprobs"
         return Way(True, message, "--logprobs-mode processed_logprobs, unless rl.temperature is 1" if plain else "")
     if server.loads_paths():
         return Way(True, "it loads adapters from a folder that both see", "name it in rl.server.folder")

@@ -163,7 +163,7 @@ class Outcome:
         return {f"{key}_first": fmean(values[:count]), f"{key}_last": fmean(values[-count:])}
 
     def metrics(self) -> Metrics:
-        """The flat, finite figures that both stages report."""
+        """The flat, finite metrics that both stages report."""
         shared = ("steps", "elements", "active_elements", "active_fraction", "moved_elements")
         seconds = {"seconds": self.seconds, "seconds_per_step": self.seconds / len(self.steps)}
         return {**{key: float(self.summary[key]) for key in shared}, **seconds}

@@ -29,7 +29,7 @@ QUESTION = "I am anna@example.org, what is 2 plus 3?"
 
 
 class ChatVllm(FakeVllm):
-    """A server that answers chats, whole and as events, and completions; `said` is its answer."""
+    """A server that answers chats, whole and as events, and completions; `message` is its answer."""
 
     message = "Anna, it is 5. Call +49 30 1234567!"
     heard: list[dict[str, str]]
