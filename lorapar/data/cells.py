@@ -99,12 +99,13 @@ def as_text(value: Any) -> str | None:
     """A text or a number as a text, empty where it means nothing; None where it is neither."""
     if value is None:
         return ""
-    if isinstance(value, bool) or not isinstance(value, str | int | float | Decimal):
-        return None
-    if isinstance(value, float | Decimal) and math.isnan(value):
-        return ""
-    if isinstance(value, float) and value.is_integer() and abs(value) <= _EXACT_FLOAT:
-        return str(int(value))
+    if not isinstance(value, str):  # most are
+        if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
+            return None
+        if isinstance(value, float | Decimal) and math.isnan(value):
+            return ""
+        if isinstance(value, float) and value.is_integer() and abs(value) <= _EXACT_FLOAT:
+            return str(int(value))
     text = str(value).strip()
     if not text.isascii() and not plain_characters(text).strip():
         return ""  # nothing but characters that show nothing, as copied tables hold them

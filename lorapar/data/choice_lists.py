@@ -52,15 +52,18 @@ def choice_columns(columns: Collection[str]) -> tuple[str, ...] | None:
 
 def choices_of(row: Mapping[str, Any], columns: Sequence[str]) -> list[Choice] | None:
     """The choices of a row; None where it has fewer than two, or they cannot be read."""
-    found = _within(row.get(columns[0])) if len(columns) == 1 else [(_mark_of(name), row.get(name)) for name in columns]
-    texts = [as_text(text) for _, text in found or ()]
-    while texts and texts[-1] == "":  # questions with four choices among those with five
-        texts.pop()
-    if found is None or not _FEWEST <= len(texts) <= _MOST or not all(texts):
+    found = _marks_and_texts(row, columns)
+    if found is None:
         return None
-    marks = [as_text(mark) or letter for (mark, _), letter in zip(found, ascii_uppercase, strict=False)]
-    plain = _without_letters([text for text in texts if text])
-    return [Choice(mark, text) for mark, text in zip(marks, plain, strict=False)]
+    marks, texts = found
+    named = (as_text(mark) or letter for mark, letter in zip(marks, ascii_uppercase, strict=False))
+    return [Choice(mark, text) for mark, text in zip(named, _without_letters(texts), strict=False)]
+
+
+def choice_count(row: Mapping[str, Any], columns: Sequence[str]) -> int:
+    """How many choices a row has; 0 where `choices_of` has none."""
+    found = _marks_and_texts(row, columns)
+    return 0 if found is None else len(found[1])
 
 
 def listed_marks(question: str, choices: Sequence[Choice]) -> str | None:
@@ -78,6 +81,16 @@ def with_choices(question: str, context: str, texts: Sequence[str]) -> str:
     """A question, what it is about, unless it says so itself, and its choices with letters."""
     listed = "\n".join(f"{mark}. {text}" for mark, text in zip(ascii_uppercase, texts, strict=False))
     return "\n\n".join(filter(None, [question, "" if context in question else context, listed]))
+
+
+def _marks_and_texts(row: Mapping[str, Any], columns: Sequence[str]) -> tuple[list[Any], list[str]] | None:
+    found = _within(row.get(columns[0])) if len(columns) == 1 else [(_mark_of(name), row.get(name)) for name in columns]
+    texts = [as_text(text) for _, text in found or ()]
+    while texts and texts[-1] == "":  # questions with four choices among those with five
+        texts.pop()
+    if found is None or not _FEWEST <= len(texts) <= _MOST or not all(texts):
+        return None
+    return [mark for mark, _ in found], [text for text in texts if text]
 
 
 def _mark_of(column: str) -> str:

@@ -14,7 +14,7 @@ from string import ascii_uppercase
 from typing import Any, Literal
 
 from lorapar.data.cells import BadRowError, Cells, as_text
-from lorapar.data.choice_lists import Choice, choice_columns, choices_of, listed_marks, with_choices
+from lorapar.data.choice_lists import Choice, choice_columns, choice_count, choices_of, listed_marks, with_choices
 
 CONTEXTS = (
     *("context.contexts", "context.sentences", "passages.passage_text"),
@@ -185,10 +185,10 @@ def _bases(names: Collection[str], columns: Sequence[str], rows: Iterable[Mappin
     last: Counter[str] = Counter()
     for row in rows:
         numbers = {name: number for name in names if (number := _number(row.get(name))) is not None}
-        choices = choices_of(row, columns) if numbers else None
-        for name, number in numbers.items() if choices else ():
+        count = choice_count(row, columns) if any(number != 1 for number in numbers.values()) else 0
+        for name, number in numbers.items() if count else ():
             first[name] += number == 0
-            last[name] += number == len(choices or ())
+            last[name] += number == count
     return {name: None if first[name] == last[name] else int(last[name] > first[name]) for name in names}
 
 

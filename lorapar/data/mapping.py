@@ -220,9 +220,12 @@ def _conversation(columns: Collection[str], rows: Sequence[dict[str, Any]]) -> t
         if column not in columns:
             continue
         cells = [row[column] for row in rows if row.get(column)]
-        found = [messages for cell in cells if (messages := turns_in(cell)) is not None]
-        if found and not any(_is_answered(messages) for messages in found):
-            return _answered_by_column("conversations", column, None, columns, rows)
+        read = messages_in if column == "contents" else turns_in  # texts in it are paragraphs
+        found = [messages for cell in cells if (messages := read(cell)) is not None]
+        if found and not any(map(_is_answered, found)):
+            answered = _answered_by_column("conversations", column, None, columns, rows)
+            if answered is not None:
+                return answered
         if found:
             ours = "role" in found[0][0]
             return "conversations (" + ("chat messages" if ours else "ShareGPT") + ")", ColumnMapping(messages=column)

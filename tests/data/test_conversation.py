@@ -36,6 +36,16 @@ def test_texts_that_are_said_in_turn_are_a_conversation(tmp_path, turns):
         assert [(turn.role, turn.content) for turn in example.history] == [("user", "1+1?"), ("assistant", "2")]
 
 
+@pytest.mark.parametrize("also", [{}, {"source": "web"}])
+def test_a_conversation_that_nobody_answers_is_refused_for_that(tmp_path, also):
+    with pytest.raises(
+        BadInputError, match=r"talk\.jsonl:1: a row without an answer \('messages' has no turn of the ass"
+    ):
+        loaded(tmp_path, {"messages": [ASKED], **also})
+    with pytest.raises(BadInputError, match=r"no columns that say what is asked and answered; it has: title, contents"):
+        loaded(tmp_path, {"title": "Cats", "contents": ["One purrs.", "Two sleep."]})
+
+
 @pytest.mark.parametrize("turns", [["1+1?"], ["1+1?", 2], [{"human": "1+1?"}], [[]], []])
 def test_what_is_no_conversation_is_refused(tmp_path, turns):
     with pytest.raises(BadInputError, match=r"no columns that say what is asked and answered"):

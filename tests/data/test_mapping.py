@@ -461,6 +461,27 @@ def test_data_sets_of_the_hub_are_recognised_alike(monkeypatch, name, streamed):
     assert (example.question, example.answer, example.reference) == expected
 
 
+@pytest.mark.parametrize(("last", "letters"), [(0, {"A", "B"}), (2, {"A", "B"}), (1, None)])
+def test_what_the_first_rows_of_the_hub_leave_open_is_said_and_all_rows_decide(monkeypatch, last, letters):
+    import datasets
+
+    rows = [{"question": f"{n}?", "choices": ["an a", "a b"], "answer": last if n == 50 else 1} for n in range(51)]
+    table = datasets.Dataset.from_list(rows)
+    monkeypatch.setattr(source, "_hub_commit", lambda config: "0" * 40)
+    monkeypatch.setattr(
+        source, "_load_dataset", lambda *args, streamed: table.to_iterable_dataset() if streamed else table
+    )
+    config = DataConfig(source="hub:some/rows", heldout=0)
+    (note,) = load_sample(config, seed=0).notes
+    assert "do not show whether it is counted from 0 or from 1" in note
+    assert note.endswith("these are its first rows, and prepare looks at all of them")
+    if letters is None:
+        with pytest.raises(BadInputError, match="the rows do not show whether it is counted from 0 or from 1"):
+            load_data(config, seed=0)
+    else:
+        assert {one.answer for one in load_data(config, seed=0).examples} == letters
+
+
 def test_a_sample_that_cannot_be_streamed_says_nothing(monkeypatch):
     def broken(*args, streamed):
         raise NotImplementedError("this archive cannot be streamed")
