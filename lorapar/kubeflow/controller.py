@@ -71,7 +71,7 @@ def retries(namespace: str) -> Retries:
 
 
 def retry_policy(data: dict[str, Any]) -> str:
-    """The policy that a ConfigMap's data comes to for a task that asks for retries without naming one."""
+    """The policy that a ConfigMap's data means for a task that asks for retries without naming one."""
     try:
         value: Any = yaml.safe_load(data.get("workflowDefaults") or "")
     except yaml.YAMLError:

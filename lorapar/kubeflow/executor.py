@@ -60,7 +60,7 @@ class Task:
     settings: TaskSettings = field(default_factory=dict)
     records: dict[str, StageRecord] = field(default_factory=dict)
     folders: dict[str, Path] = field(default_factory=dict)
-    """Where artifacts lie on this machine, by digest: those it was given, and those it has made."""
+    """Where artifacts are on this machine, by digest: those it was given, and those it has made."""
 
     def folder(self, digest: str) -> Path:
         """An artifact's folder, fetched from the store where it is not here yet."""
@@ -200,7 +200,7 @@ def _settings(task: Task, node: Node) -> StageSettings:
 
 
 def _digests(task: Task, node: Node) -> dict[str, list[str]]:
-    """The digests of each input's artifacts: of what an earlier node of this task made, or as the task was told."""
+    """The digests of each input's artifacts: of what an earlier node of this task made, or as the task was given."""
     found: dict[str, list[str]] = {}
     for port, edge in node_ports(node):
         if edge.node in task.records:

@@ -29,7 +29,7 @@ GROUP_NODES = 3
 """Those of a group: its driver and that one's try, and the group."""
 NODE_BYTES = 400
 """What a node status takes beside that: names, times, resources. Fitted, as is the next: with these the model gives the
-1.5 MB, of them 150 kB of spec, that a tiny run of 19 tasks had which were told whole settings."""
+1.5 MB, of them 150 kB of spec, that a tiny run of 19 tasks had, each of which was given the whole settings."""
 TEMPLATE_BYTES = 78_000
 """The templates that KFP's compiler writes for every pipeline."""
 _ID = "0" * 36

@@ -1,4 +1,4 @@
-"""The compiled pipeline as it is handed to Kubeflow: the shipped one, with images and placement put in."""
+"""The compiled pipeline as it is given to Kubeflow: the shipped one, with images and placement put in."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class Package:
 
     @property
     def asked(self) -> dict[str, Takes]:
-        """What each task takes, as `plan` is told; those that take nothing are left out."""
+        """What each task takes, as `plan` is given it; those that take nothing are left out."""
         return _asked(self.spec)
 
     def tasks(self) -> tuple[PlannedTask, ...]:

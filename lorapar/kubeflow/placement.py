@@ -24,7 +24,7 @@ from lorapar.redaction import redact
 from lorapar.stages.contract import STAGE_NAMES
 
 MODELS = "/models"
-"""Where a task's copy of the base models lies."""
+"""Where a task's copy of the base models is."""
 AUTHORITIES = "/etc/lorapar/ca"
 """Where the ConfigMap with a company's authorities is mounted, in the chart's pods too."""
 OTHERS = "others"
@@ -75,7 +75,7 @@ class Toleration(Section):
 
 
 class FromSecret(Section):
-    """A variable whose value stands in a Secret; the compiled pipeline names it and never holds it."""
+    """A variable whose value is in a Secret; the compiled pipeline names it and never holds it."""
 
     secret: Label = Field(description="Name of the Secret")
     key: Entry = Field(description="Entry of the Secret")

@@ -114,7 +114,7 @@ def find_run(ledger: Ledger) -> Found:
 
 
 def run_report(given: ExecutorInput, ledger_of: Callable[[], Ledger], work: Path) -> None:
-    """Write the page, the figures and the summary: to the run's fixed place in the store, and for Kubeflow's pages.
+    """Write the page, the metrics and the summary: to the run's fixed place in the store, and for Kubeflow's pages.
 
     A store or webhook that does not answer is said there and in the log. It does not end the task: Kubeflow takes no
     page from one that fails, and calls a run failed whose closing task did.
@@ -196,7 +196,7 @@ def _page_folder(work: Path) -> Path:
 
 
 def _written(ledger: Ledger, page: Path, work: Path) -> tuple[RunSummary, Mapping[str, Any]]:
-    """What the ledger tells of the run, and the page and figures in their folder where they can be made."""
+    """What the ledger has of the run, and the page and metrics in their folder where they can be made."""
     import_at_once("lorapar.report.page")
     from lorapar.kubeflow.unchanged import keep_equal
     from lorapar.report.page import write_report
@@ -251,7 +251,7 @@ def _kept(ledger: Ledger, page: Path, summary: RunSummary) -> RunSummary:
 
 
 def _line(error: Exception) -> str:
-    """An error as a line, which is also said in the log, where `submit --wait` looks for it."""
+    """An error as a line, which also goes to the log, where `submit --wait` looks for it."""
     line = redact(str(error))
     _print_line(f"lorapar: report: {line}")
     return line
@@ -289,7 +289,7 @@ def _look(
 
 
 def _sources(ledger: Ledger, found: Found, root: Path) -> ReportSources:
-    """The artifacts the report reads, fetched; those the run did not come to are left out."""
+    """The artifacts the report reads, fetched; those the run did not reach are left out."""
     from lorapar.report.sources import ReportSources
 
     (report,) = (node for node in GRAPH if node.stage == "report")

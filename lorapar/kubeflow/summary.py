@@ -82,7 +82,7 @@ def logged_outcome(log: str) -> dict[str, Any]:
 
 
 def flat_scores(figures: Mapping[str, Any]) -> dict[str, float]:
-    """Held-out figures of every model as flat numbers, as system.Metrics shows them."""
+    """Held-out metrics of every model as flat numbers, as system.Metrics shows them."""
     scores = {}
     for model in MODELS:
         for name, value in (figures.get(model) or {}).items():

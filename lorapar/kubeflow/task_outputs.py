@@ -1,4 +1,4 @@
-"""What a task tells Kubeflow: digests for other tasks; pages, lineage and a few figures for people.
+"""What a task tells Kubeflow: digests for other tasks; pages, lineage and a few metrics for people.
 
 Only what helps somebody who looks at a run goes in; everything else stands in the report and in the store's records.
 """
@@ -61,7 +61,7 @@ def show_node(out: ExecutorOutput, node: Node, record: StageRecord, ledger: Ledg
 
 
 def show_metrics(out: ExecutorOutput, records: Sequence[StageRecord]) -> None:
-    """The figures of a task, as system.Metrics shows them; of those that several of its nodes have, the last one's."""
+    """The metrics of a task, as system.Metrics shows them; of those that several of its nodes have, the last one's."""
     names = _of_systems(FIGURES.get(task_of(records[0].node).name, ()), records)
     figures: dict[str, float] = {}
     for record in records:

@@ -51,7 +51,7 @@ from lorapar.store import NotFoundError
 
 POLL_SECONDS = 3.0
 PATIENCE_SECONDS = 120.0
-"""How long pods may take to start before it is said what they wait for; as `submit --wait` has it."""
+"""How long pods may take to start before a line says what they wait for; as `submit --wait` has it."""
 END_SECONDS = 120.0
 """What the other nodes have to end by themselves, and to keep their work, once one has failed."""
 STOP_SECONDS = 25.0

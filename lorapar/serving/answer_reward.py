@@ -109,7 +109,7 @@ def _own(name: str) -> Reward:
 
 
 def _judge(file: str, environment: Mapping[str, str]) -> Reward:
-    """A judge of `rl.rewards`: the file holds what stands below `judge:` there."""
+    """A judge of `rl.rewards`: the file holds what is below `judge:` there."""
     from lorapar.training.columns import Columns
     from lorapar.training.judge import JudgeReward
 

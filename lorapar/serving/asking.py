@@ -1,4 +1,4 @@
-"""What a server is told about asking the base model: the chat template it was trained with, and what ends an answer."""
+"""What a server needs to ask the base model: the chat template it was trained with, and what ends an answer."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ _HUB = "hf://"
 
 
 def compare_address(base: ModelConfig, uri: str) -> Compared:
-    """Compare what lies at `s3://…` or `hf://NAME:REVISION` with the base that a lineage names.
+    """Compare what is at `s3://…` or `hf://NAME:REVISION` with the base that a lineage names.
 
     Nothing can look into a claim or an image from here; what cannot be told is unknown, and says why.
     """

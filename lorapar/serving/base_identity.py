@@ -1,4 +1,4 @@
-"""Whether a base model is the one that an adapter was trained on, wherever the two lie.
+"""Whether a base model is the one that an adapter was trained on, wherever the two are.
 
 A lineage names its base by a digest. For a folder, and for a bucket that lorapar filled, it is one of the files' names
 and bytes, so a folder anywhere can be compared with it. For a model of the hub it stands for a commit, which a folder
@@ -30,7 +30,7 @@ from lorapar.store import NotFoundError, file_sha256, open_store, read_manifest
 from lorapar.store.copy import find_tree
 
 ANY = "any"
-"""In the place of a digest: the base is not compared, because somebody said so."""
+"""In the place of a digest: the base is not compared, because the settings say so."""
 _WRITTEN_BY = ("transformers_version", "_name_or_path")
 _PART_BYTES = 1 << 24
 REMEDY = "serve the base it was trained on"
@@ -233,7 +233,7 @@ def _here(base: ModelConfig) -> Path | None:
 
 
 def require_same(version: object, base: ModelConfig, folder: Path) -> str:
-    """Raise IntegrityError where a folder is another base than a version's; returns why that cannot be told, or ''."""
+    """Raise IntegrityError where a folder is another base than a version's; returns why that is unknown, or ''."""
     compared = compare(base, folder)
     if compared.found == "other":
         raise IntegrityError(
@@ -284,7 +284,7 @@ def cached_folder_of_hub(name: str, revision: str | None = None) -> Path | None:
 
 
 class ServedBase:
-    """What a running server knows of its base model: its name, and its identity as far as that can be had."""
+    """What a running server knows of its base model: its name, and its identity as far as that is known."""
 
     def __init__(self, name: str = "", digest: str = "", model: str = "", revision: str | None = None) -> None:
         """Of vLLM's `--model` and `--revision`; `digest` is the identity that was compared before, or `ANY`."""

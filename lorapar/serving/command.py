@@ -160,7 +160,7 @@ def _lora_arguments(registry: Registry, settings: ServingSettings, versions: Seq
 
 
 def _candidates(registry: Registry, names: Iterable[str]) -> tuple[list[Version], tuple[str, ...]]:
-    """Candidates that may be served later, and what is to be said about damaged ones that get no requests now.
+    """Candidates that may be served later, and a line about damaged ones that get no requests now.
 
     Raises IntegrityError for a damaged one that has a share of the requests.
     """
@@ -192,7 +192,7 @@ def served_rank(registry: Registry, version: Version) -> int:
 
 
 def _base(registry: Registry, versions: Sequence[Version], model: Path | None, *, compared: bool) -> _Base:
-    """The base model that all the versions were made for, and that lies in `model`; raises as `server_command`."""
+    """The base model that all the versions were made for, and that is in `model`; raises as `server_command`."""
     made_for = {str(version): base_of(registry, version) for version in versions}
     identities = {(base.name, base.revision, base.digest) for base in made_for.values()}
     if len({base.name for base in made_for.values()}) > 1 or (compared and len(identities) > 1):

@@ -33,7 +33,7 @@ class Family:
     architecture: str
     """llama.cpp's name of it."""
     interleaved: bool = False
-    """Whether rows of q and k that rotary embedding pairs lie side by side, while transformers keeps halves apart."""
+    """Whether rows of q and k that rotary embedding pairs are side by side, while transformers keeps halves apart."""
 
 
 FAMILIES: Mapping[str, Family] = {

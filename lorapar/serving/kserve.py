@@ -66,7 +66,7 @@ def kserve_manifest(registry: Registry, version: Version, base_uri: str | None =
 
 
 def require_same_base(registry: Registry, version: Version, manifest: dict[str, Any]) -> str:
-    """Raise IntegrityError where KServe would fetch another base; returns why that cannot be told, or ''."""
+    """Raise IntegrityError where KServe would fetch another base; returns why that is unknown, or ''."""
     base, uri = base_of(registry, version), str(manifest["spec"]["model"]["uri"])
     compared = compare_address(base, uri)
     if compared.found == "other":

@@ -37,11 +37,11 @@ class ChatForm:
     """A chat template that writes every message between two texts of its role."""
 
     around: Mapping[str, tuple[str, str]]
-    """By role: what stands before and after a message."""
+    """By role: the text before and after a message."""
     answer: str
-    """What stands at the end of a prompt, so that an answer comes next."""
+    """The text at the end of a prompt, so that an answer comes next."""
     opening: str
-    """What stands before a conversation that does not begin with a system message."""
+    """The text before a conversation that does not begin with a system message."""
 
     def render(self, messages: Sequence[Mapping[str, str]]) -> str:
         """The text of a prompt, as Ollama makes it of `go_template`."""
@@ -149,7 +149,7 @@ def chat_form(tokenizer: PreTrainedTokenizerBase) -> ChatForm | None:
 
 
 def _guessed(tokenizer: PreTrainedTokenizerBase) -> ChatForm | None:
-    """What stands around each role's messages in a few chats, were the template of this form."""
+    """The text around each role's messages in a few chats, were the template of this form."""
     system, user, assistant = ({"role": role, "content": _MARKS[role]} for role in _ROLES)
     pieces = re.split("|".join(_MARKS.values()), _rendered(tokenizer, [system, user, assistant, user]))
     if len(pieces) != 5:

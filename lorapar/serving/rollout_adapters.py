@@ -113,7 +113,7 @@ class RolloutAdapters:
         shutil.rmtree(self._held.pop(name), ignore_errors=True)
 
     def _description(self) -> dict[str, Any]:
-        """What GET tells of the server."""
+        """What GET answers about the server."""
         arguments = {name: self.engine.argument(name) for name in _SHOWN_ARGUMENTS}
         return {"lorapar": __version__, "adapters": list(self._held), **arguments}
 

@@ -1,4 +1,4 @@
-"""What a server is told through its environment; `lorapar serve` prints it, a chart sets it."""
+"""A server's settings, from its environment; `lorapar serve` prints them, a chart sets them."""
 
 from __future__ import annotations
 

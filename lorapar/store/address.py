@@ -20,7 +20,7 @@ _KEY_PART = re.compile(r"(?! )[^/\\*?#\"<>|]+(?<! )")
 
 @dataclass(frozen=True)
 class S3Address:
-    """A bucket and the prefix below which objects lie; the prefix has no slash at either end."""
+    """A bucket and the prefix of its objects; the prefix has no slash at either end."""
 
     bucket: str
     prefix: str

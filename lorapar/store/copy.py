@@ -24,7 +24,7 @@ from lorapar.store.tree import fetch_missing, filling, moving
 
 @dataclass(frozen=True)
 class RemoteTree:
-    """What lies at an address."""
+    """What is at an address."""
 
     store: ObjectStore
     manifest: Manifest | None
@@ -59,12 +59,12 @@ class RemoteTree:
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file or a folder it lies in begins with a dot."""
+    """Whether a file or a folder it is in begins with a dot."""
     return any(part.startswith(".") for part in name.split("/"))
 
 
 def find_tree(store: ObjectStore) -> RemoteTree:
-    """What lies at the store's address; raises NotFoundError where nothing does."""
+    """What is at the store's address; raises NotFoundError where nothing does."""
     manifest = _manifest_of(store)
     listed = {} if manifest is not None else {info.key: info for info in store.list() if not is_hidden(info.key)}
     if manifest is None and not listed:
@@ -73,7 +73,7 @@ def find_tree(store: ObjectStore) -> RemoteTree:
 
 
 def copy_down(tree: RemoteTree, folder: Path, progress: Progress | None = None) -> None:
-    """Make a folder of the tree, whole or not at all; raises IntegrityError where it changed meanwhile."""
+    """Make a folder of the tree, whole or not at all; raises IntegrityError where it changed while it was read."""
     with filling(folder, tree.digest) as made:
         fetch_missing(tree.store, tree.transfers(made), folder.name, progress)
         if tree.manifest is None and find_tree(tree.store).digest != tree.digest:

@@ -169,7 +169,7 @@ def is_no_mmap(error: BaseException) -> bool:
 
 
 def has_record_locks(folder: Path) -> bool:
-    """Whether files there can be locked by fcntl, as SQLite does; said once where they cannot."""
+    """Whether files there can be locked by fcntl, as SQLite does; logged once where they cannot."""
     with tempfile.NamedTemporaryFile(dir=folder, prefix=_TRY) as file:
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -76,7 +76,7 @@ def find_garbage(store: ObjectStore, grace_seconds: float, more_roots: Sequence[
 
 
 def remove_garbage(store: ObjectStore, garbage: Garbage, grace_seconds: float) -> int:
-    """Remove what was found, manifests first; returns how many objects went. What was taken up meanwhile stays.
+    """Remove what was found, manifests first; returns how many objects went. What came into use since then stays.
 
     Raises BadInputError where nothing at all is reached: that is the wrong address rather than a store full of garbage.
     """

@@ -74,7 +74,7 @@ def _copy_in_parts(store: ObjectStore, key: str) -> str:
 
 
 def _denied(store: ObjectStore, attempt: Callable[[], None]) -> str:
-    """What a missing right is told as; empty where there is none missing."""
+    """How a missing right is reported; empty where there is none missing."""
     try:
         attempt()
     except DeniedError as error:

@@ -225,7 +225,7 @@ class S3Store:
         return ObjectInfo(key, size, modified.timestamp() if modified else time.time(), version)
 
     def _conditional(self, key: str, data: bytes, condition: dict[str, str]) -> bool:
-        """Whether the write went through; a token in the metadata tells our own earlier attempt from a rival's."""
+        """Whether the write went through; a token in the metadata marks our own earlier attempt."""
         from botocore.exceptions import ClientError
 
         token = uuid.uuid4().hex
@@ -314,7 +314,7 @@ def _by_size(transfers: Iterable[Transfer]) -> tuple[list[Transfer], list[Transf
 
 
 def _common_folder(keys: Sequence[str]) -> str:
-    """The folder that all sorted keys lie in, with its slash; empty where there is none."""
+    """The folder that all sorted keys are in, with its slash; empty where there is none."""
     first, last = keys[0], keys[-1]
     same = next((place for place, pair in enumerate(zip(first, last, strict=False)) if pair[0] != pair[1]), len(first))
     return first[: first.rfind("/", 0, same) + 1]

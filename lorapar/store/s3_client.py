@@ -93,7 +93,7 @@ class Connection:
         return str(self.client.meta.endpoint_url)
 
     def first_contact(self) -> None:
-        """Ask once with little patience, so that a wrong endpoint is told in seconds rather than after all retries.
+        """Ask once with little patience, so that a wrong endpoint shows in seconds rather than after all retries.
 
         Whatever the server answers is fine here; the call that follows meets the same answer and explains it. Raises
         what boto3 raises where there is none.
@@ -158,7 +158,7 @@ class _AnyName(list[str]):
 
 @contextmanager
 def _no_search_for_garbage() -> Iterator[None]:
-    """What boto3 imports and builds stays; to look for garbage in it meanwhile takes a tenth of the time."""
+    """What boto3 imports and builds stays; collecting garbage while it does takes a tenth of the time."""
     was = gc.isenabled()
     gc.disable()
     try:

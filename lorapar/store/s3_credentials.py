@@ -26,7 +26,7 @@ STALE = frozenset(
 )
 """Error codes that other keys may answer."""
 _HEAD_STATUSES = ("400", "403")
-"""What stands for a code in the answer to a HEAD request, which has no body."""
+"""What takes the place of a code in the answer to a HEAD request, which has no body."""
 _RENEWALS = 2
 """How often one request is made again with other keys."""
 _GENERATION, _RENEWED = "lorapar_generation", "lorapar_renewals"

@@ -103,8 +103,8 @@ def elsewhere(endpoint: str, location: str) -> str:
 
 
 def _raised_by_libraries() -> tuple[type[Exception], ...]:
-    """The errors of boto3 and what it stands on. Looked up once something was raised; the transfer manager, which most
-    tasks do without, is not imported for it.
+    """The errors of boto3 and what it is built on. Looked up once something was raised; the transfer manager, which
+    most tasks do without, is not imported for it.
     """
     from botocore.exceptions import BotoCoreError, ClientError
 
@@ -205,7 +205,7 @@ def _unlike_s3(error: Any, endpoint: str) -> str:
 
 
 def _denied(operation: str, message: str) -> str:
-    """Which right is missing, in the words of policies; a policy that denies is told from a role that lacks."""
+    """Which right is missing, in the words of policies; a policy that denies is not a role that lacks a right."""
     right = _RIGHTS.get(operation, f"s3:{operation}")
     named = re.search(r"perform:? ([a-z0-9-]+:\w+)", message)
     if named and named[1] not in right:

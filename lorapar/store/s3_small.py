@@ -24,7 +24,7 @@ from lorapar.store.s3_headers import sends_checksums
 from lorapar.store.s3_parts import MB
 
 SMALL_BYTES = MB
-"""So much of ten objects may lie in memory at once."""
+"""So much of ten objects may be in memory at once."""
 _BROKEN_READS = 3
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -92,7 +92,7 @@ def version_of(answer: Mapping[str, Any], client: Any) -> str:
 
 
 def upload_small(client: Any, bucket: str, keyed: Iterable[tuple[Transfer, str]], where: str, watch: Watch) -> None:
-    """Upload each file to its whole key; `where` stands before the key in messages."""
+    """Upload each file to its whole key; messages show `where` before the key."""
     checked = sends_checksums(client)
 
     def upload(pair: tuple[Transfer, str]) -> None:

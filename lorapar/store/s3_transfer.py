@@ -39,7 +39,7 @@ def upload_all(
     *,
     parts_from_bytes: int = WHOLE_BELOW_BYTES,
 ) -> None:
-    """Upload each file to its whole key, in parts from some size on; `where` stands before the key in messages."""
+    """Upload each file to its whole key, in parts from some size on; messages show `where` before the key."""
     with _manager(client, parts_from_bytes, UPLOAD_PART_BYTES) as manager:
         running = []
         for transfer, key in keyed:
@@ -142,7 +142,7 @@ def _check_large(transfer: Transfer) -> None:
 
 
 class _Subscriber(BaseSubscriber):  # type: ignore[misc]
-    """Gives the transfer manager what a listing said already, and passes on what it tells."""
+    """Gives the transfer manager what a listing has shown, and passes on its progress."""
 
     def __init__(self, transfer: Transfer, watch: Watch, arrived: Callable[[Transfer], None]) -> None:
         self._transfer = transfer

@@ -25,7 +25,7 @@ _MB = 1e6
 
 
 def content_key(sha256: str) -> str:
-    """The key under which bytes lie."""
+    """The key under which bytes are stored."""
     return f"{CONTENT}/{sha256}"
 
 
