@@ -161,7 +161,7 @@ class Watch:
             if len(self._output) > self._limits.output_bytes:
                 return "too_much_output", f"printed more than {self._limits.output_bytes} bytes"
             if len(self._signal) > len(self._secret):
-                return "died", "wrote to the pipe that reports its result"
+                return "died", "wrote to the pipe that reports its verdict"
             if folder_bytes(self._scratch, self._limits.scratch_bytes) > self._limits.scratch_bytes:
                 return "too_much_disk", f"wrote more than {self._limits.scratch_bytes} bytes"
         return self._wait_for_end(child, deadline)
