@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.integration.planted import HUB_TOKEN
-from tests.integration.resume.warm import WarmCommand
 from tests.integration.s3_server import S3Server
+from tests.warm import ONE_THREAD, WarmCommand
 
 # A random model never earns the paper's rewards, and what never learns is the same after any accident.
 REWARD = "def parity(completions, references):\n    return [float(sum(map(ord, text)) % 2) for text in completions]\n"
@@ -29,6 +29,7 @@ def command(s3_server: S3Server, tmp_path_factory: pytest.TempPathFactory) -> It
     (folder / "parity_reward.py").write_text(REWARD, encoding="utf-8")
     warm = WarmCommand(
         {
+            **ONE_THREAD,
             **s3_server.environment(),
             "PYTHONPATH": os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")]),
             "HF_TOKEN": HUB_TOKEN,

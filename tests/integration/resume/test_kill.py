@@ -20,8 +20,8 @@ from lorapar.errors import ExitCode
 from lorapar.local.folder import RunFolder
 from lorapar.stages.contract import is_cached, stage_spec
 from lorapar.stages.graph import GRAPH
-from tests.integration.resume.warm import Run, WarmCommand
 from tests.integration.s3_server import S3Server
+from tests.warm import Run, WarmCommand
 
 SEED = int(os.environ.get("LORAPAR_TEST_SEED", str(random.SystemRandom().randrange(10**6))))
 KILLS = int(os.environ.get("LORAPAR_TEST_KILLS", "30"))

@@ -11,8 +11,8 @@ from pathlib import Path
 from lorapar.errors import ExitCode
 from tests.integration.planted import HUB_TOKEN, found_in_bucket, found_in_folder
 from tests.integration.resume.test_kill import Moment, left_over, reach
-from tests.integration.resume.warm import WarmCommand
 from tests.integration.s3_server import KEYS, S3Server
+from tests.warm import WarmCommand
 
 SECRETS = (*KEYS["admin"], HUB_TOKEN)
 
