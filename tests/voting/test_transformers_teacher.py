@@ -121,7 +121,7 @@ def test_what_a_model_needs_is_imported_in_one_go_before_it_is_loaded(monkeypatc
     monkeypatch.setattr(backends, "load_model", lambda *_: order.append("model"))
     monkeypatch.setattr(backends, "load_tokenizer", lambda *_: order.append("tokenizer"))
     opened = backends.Backends(ModelConfig(name="builtin:tiny"), role_play=True, progress=Silent())
-    with pytest.raises(AssertionError, match="taken for loaded"):
+    with pytest.raises(AssertionError, match="no model is loaded"):
         opened.open(TeacherConfig(name="t"))
     assert order == [BASE_LIBRARIES, "model", "tokenizer"]
     assert "peft" not in BASE_LIBRARIES, "half a second, which no teacher needs"
