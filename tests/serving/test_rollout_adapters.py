@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import tempfile
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,12 @@ def play(vllm: FakeVllm, scenario: Callable[[httpx.AsyncClient], Coroutine[Any, 
             await scenario(client)
 
     asyncio.run(all_of_it())
+
+
+@pytest.fixture(autouse=True)
+def _the_tests_own_temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The middleware lives as long as its server, which ends with its process; here none does."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
 
 
 @pytest.fixture
