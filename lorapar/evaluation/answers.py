@@ -98,16 +98,12 @@ class Asking:
             strict=strict_match(read, example.reference, self._asked_like(system), self.rule),
             lenient=lenient_match(read, example.reference, self.rule),
             loss=generated.loss,
-            cut_off=self._is_cut_off(tokens) or None,
+            cut_off=is_cut_off(self.tokenizer, tokens) or None,
         )
 
     def _asked_like(self, system: System) -> System:
         """Which of the two systems' rules an answer is judged by: in tags, or taken whole."""
         return SYSTEMS[self.prompts.answers_in_tags(system)]
-
-    def _is_cut_off(self, tokens: Sequence[int]) -> bool:
-        """Whether an answer is as long as it may be and its last token is none that ends one."""
-        return is_cut_off(self.tokenizer, tokens, self.settings.max_new_tokens)
 
 
 def answer_text(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[int]) -> str:
@@ -115,9 +111,12 @@ def answer_text(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[int]) -> st
     return answer_end(tokenizer).cut(str(tokenizer.decode(tokens, skip_special_tokens=True))).strip()
 
 
-def is_cut_off(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[int], max_new_tokens: int) -> bool:
-    """Whether an answer is as long as it may be, its last token is none that ends one and it has no stop string."""
-    if len(tokens) < max_new_tokens or tokens[-1] in answer_end(tokenizer).token_ids:
+def is_cut_off(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[int]) -> bool:
+    """Whether an answer has no end: its last token is none that ends one, and it has no stop string.
+
+    Whatever cut it off: the most tokens that were asked for, or what the model (in vLLM `max_model_len`) reads at once.
+    """
+    if not tokens or tokens[-1] in answer_end(tokenizer).token_ids:
         return False
     return not StopStrings(tokenizer).end(tokens)
 

@@ -10,11 +10,29 @@ from transformers import DynamicCache, GenerationConfig
 
 from lorapar.basemodel import NO_TOKEN, StopStrings
 
+_POSITION_TABLES = ("wpe", "embed_positions", "positions_embed", "position_embedding", "position_embeddings")
+"""Names of these tables in transformers' models."""
+
 
 def batches_by_length(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
     """Row numbers in batches of rows of like length, the longest first; the same lengths give the same batches."""
     order = sorted(range(len(lengths)), key=lambda row: (-lengths[row], row))
     return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+
+
+def position_table(model: torch.nn.Module) -> int | None:
+    """How many positions a model has a table for, learned (GPT-2, OPT) or fixed (GPT-J); None where it has no table.
+
+    With one token more the table ends: an IndexError on a CPU, and on a GPU an error that ends the process.
+    """
+    lengths = []
+    for name, module in model.named_modules():
+        if isinstance(module, torch.nn.Embedding) and name.rpartition(".")[2] in _POSITION_TABLES:
+            lengths.append(module.num_embeddings - getattr(module, "offset", 0))
+        for table in ("embed_positions", "pos_encoding"):
+            held = getattr(module, table, None)
+            lengths += [len(held)] if isinstance(held, torch.Tensor) else []
+    return min(lengths, default=None)
 
 
 @torch.inference_mode()

@@ -18,7 +18,7 @@ from lorapar.basemodel import StopStrings, answer_end
 from lorapar.basemodel.ended_rows import EndedRows
 from lorapar.errors import BadInputError
 from lorapar.evaluation.engine import Encoded
-from lorapar.evaluation.generate import generate_greedy
+from lorapar.evaluation.generate import generate_greedy, position_table
 from lorapar.evaluation.prompt_states import (
     follow,
     kept_rows,
@@ -97,6 +97,7 @@ class TransformersModel:
         The caches of layers on several devices are not rearranged.
         """
         self._pad = int(tokenizer.pad_token_id)
+        self._positions = position_table(model)
         self._stops, self._strings = answer_end(tokenizer).token_ids, StopStrings(tokenizer)
 
     def generate(
@@ -106,7 +107,14 @@ class TransformersModel:
         cache: DynamicCache | None = None,
         streamer: Any = None,
     ) -> list[list[int]]:
-        """Greedy continuations, as one batch; `cache` and `streamer` as in `generate_greedy`."""
+        """Greedy continuations, as one batch; `cache` and `streamer` as in `generate_greedy`.
+
+        They are shorter than `max_new_tokens` where the model's table of positions ends before.
+        """
+        if self._positions is not None:
+            longest = max(map(len, prompts))
+            self._require_positions(longest + 1)
+            max_new_tokens = min(max_new_tokens, self._positions - longest)
         with self._autocast_on():
             return generate_greedy(
                 self._model,
@@ -128,6 +136,7 @@ class TransformersModel:
         self, prompts: Sequence[Sequence[int]], rows: Sequence[Encoded], max_new_tokens: int
     ) -> tuple[list[list[int]], list[float], float]:
         """Continuations, losses and the seconds that the former took; each prompt is read once for both."""
+        self._require_positions(max((len(row["input_ids"]) for row in rows), default=0))
         cache = read_prompts_cache(self._model) if follow(prompts, rows) else None
         started = time.monotonic()
         if cache is None:
@@ -149,6 +158,7 @@ class TransformersModel:
     @torch.inference_mode()
     def losses(self, rows: Sequence[Encoded]) -> list[float]:
         """Mean cross-entropy of each row's labelled tokens, in nats."""
+        self._require_positions(max((len(row["input_ids"]) for row in rows), default=0))
         found: list[float] = []
         for start in range(0, len(rows), _LOSS_ROWS):
             batch = collate([dict(row) for row in rows[start : start + _LOSS_ROWS]], self._pad)
@@ -159,6 +169,13 @@ class TransformersModel:
                 logits = logits[:, -labels.shape[1] - 1 : -1]
                 found += mean_answer_loss(logits, labels, labels != IGNORED).tolist()
         return found
+
+    def _require_positions(self, tokens: int) -> None:
+        if self._positions is not None and tokens > self._positions:
+            raise BadInputError(
+                f"a row of {tokens} tokens is longer than the model's table of {self._positions} positions; "
+                "leave long rows out (data.length.max_tokens)"
+            )
 
     def _without_ended_rows(self) -> AbstractContextManager[None]:
         if not self._exact or not self._stops:

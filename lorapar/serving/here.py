@@ -127,7 +127,7 @@ class Pair:
         prompts = [prompt_ids(self.tokenizer, chat) for chat in chats]
         with self._asked.adapter_off() if base else nullcontext():
             written = self._asked.generate(prompts, max_new_tokens, streamer=streamer)
-        return [Reply(self.text(one), len(one), is_cut_off(self.tokenizer, one, max_new_tokens)) for one in written]
+        return [Reply(self.text(one), len(one), is_cut_off(self.tokenizer, one)) for one in written]
 
 
 @contextmanager

@@ -13,7 +13,8 @@ from lorapar.basemodel import load_model, load_tokenizer
 from lorapar.config import EvaluateConfig, ModelConfig, PromptConfig
 from lorapar.errors import BadInputError, TrainingError
 from lorapar.evaluation import Answerer, Asking, TransformersEngine, TransformersModel, plan_batches, with_adapter
-from lorapar.prompts import render
+from lorapar.evaluation.answers import is_cut_off
+from lorapar.prompts import IGNORED, render
 from lorapar.records import Example
 
 BASE = ModelConfig(name="builtin:tiny", dtype="float32")
@@ -37,6 +38,34 @@ def asking(tokenizer) -> Asking:
 
 def answerer(name, model, asking) -> Answerer:
     return Answerer(name, TransformersModel(model, asking.tokenizer), asking)
+
+
+def test_an_answer_without_an_end_is_cut_off_however_short_it_is(tokenizer) -> None:
+    """vLLM ends an answer at `max_model_len` before it has as many tokens as were asked for."""
+    whole = tokenizer("tool<|im_end|>")["input_ids"]
+    assert [is_cut_off(tokenizer, tokens) for tokens in (whole, whole[:-1], whole[:1], [])] == [
+        False,
+        True,
+        True,
+        False,
+    ]
+
+
+@pytest.mark.parametrize("family", ["gpt2", "opt", "openai-gpt", "gptj", "ctrl"])
+def test_a_table_of_positions_shortens_answers_and_refuses_rows_beyond_it(make_family, tokenizer, family) -> None:
+    model = TransformersModel(make_family(family), tokenizer)
+    prompt = [5 + place % 200 for place in range(510)]
+    row = {"input_ids": [*prompt, 7, 8, 9], "labels": [IGNORED] * 510 + [7, 8, 9]}
+    assert len(model.generate([prompt], 8)[0]) <= 2
+    assert model.losses([{name: values[:512] for name, values in row.items()}])
+    calls = (
+        lambda: model.losses([row]),
+        lambda: model.generate([row["input_ids"]], 8),
+        lambda: model.answer([prompt], [row], 1),
+    )
+    for beyond in calls:
+        with pytest.raises(BadInputError, match=r"a row of 51[34] tokens is longer than .* 512 positions; leave long"):
+            beyond()
 
 
 def test_the_system_decides_the_system_message_and_length_the_batch(tokenizer) -> None:
