@@ -176,6 +176,11 @@ def proxy_refusal(status: int, address: str) -> str | None:
     proxy = proxy_for(address)
     if status != 407:
         return None
+    if "@" in (_named_proxy(address) or ""):
+        return (
+            f"the proxy {proxy} refuses the user and password of {_proxy_variable(address)} (407); fix them, with "
+            "@, :, / and # in them as %40, %3A, %2F and %23"
+        )
     return (
         f"the proxy {proxy or 'in between'} asks for a user and password (407); give them in "
         f"{_proxy_variable(address)} as http://USER:PASSWORD@HOST:PORT"

@@ -16,19 +16,22 @@ from tests.network.servers import SECRET, asking_proxy
 @pytest.mark.parametrize("scheme", ["https", "http"])
 def test_a_proxy_that_wants_a_password_is_named(ask: Ask, scheme: str, refusing_proxy: str, monkeypatch) -> None:
     variable = f"{scheme.upper()}_PROXY"
-    monkeypatch.setenv(variable, f"http://someone:{SECRET}@{refusing_proxy}")
-    with pytest.raises(UnreachableError) as caught:
-        ask(f"{scheme}://server.invalid")
-    said = str(caught.value)
-    assert f"the proxy http://{refusing_proxy} asks for a user and password (407)" in said
-    assert variable in said
-    assert SECRET not in said
+    lines = {
+        "": f"the proxy http://{refusing_proxy} asks for a user and password (407); give them in {variable}",
+        f"someone:{SECRET}@": f"the proxy http://{refusing_proxy} refuses the user and password of {variable} (407)",
+    }
+    for login, line in lines.items():
+        monkeypatch.setenv(variable, f"http://{login}{refusing_proxy}")
+        with pytest.raises(UnreachableError) as caught:
+            ask(f"{scheme}://server.invalid")
+        assert line in str(caught.value)
+        assert SECRET not in str(caught.value)
 
 
 @every_client
 def test_a_proxy_for_everything_is_asked_by_every_client(ask: Ask, refusing_proxy: str, monkeypatch) -> None:
     monkeypatch.setenv("ALL_PROXY", f"http://someone:{SECRET}@{refusing_proxy}")
-    with pytest.raises(UnreachableError, match=f"the proxy http://{refusing_proxy} asks for a user and password"):
+    with pytest.raises(UnreachableError, match=f"the proxy http://{refusing_proxy} refuses the user and password"):
         ask("https://server.invalid")
 
 
@@ -83,7 +86,7 @@ def test_a_password_with_other_letters_is_sent_or_refused_in_one_line(ask: Ask, 
             with pytest.raises(BadInputError, match="user or password have letters beyond ASCII"):
                 ask(address)
         elif ask is CLIENTS["mlflow"]:
-            with pytest.raises(UnreachableError, match=f"the proxy http://{proxy} asks for a user and password"):
+            with pytest.raises(UnreachableError, match=f"the proxy http://{proxy} refuses the user and password"):
                 ask(address)
         else:
             assert_reached(ask, address)
