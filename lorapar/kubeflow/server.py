@@ -193,7 +193,9 @@ class Server:
         """The end of a pod's log: from the pod, else what Argo has archived of it.
 
         Raises UnreachableError where Kubeflow has neither. (2.17.0, backend/src/apiserver/main.go: the first is served
-        below v1alpha1 only, and answers 200 whatever happens: run_log_server.go, ReadRunLogV1.)
+        below v1alpha1 only, and answers 200 whatever happens: run_log_server.go, ReadRunLogV1. The second goes by the
+        pod's name since 2.17.0; 2.16 knows Argo's node ids alone: backend/src/common/util/workflow.go,
+        FindObjectStoreArtifactKeyOrEmpty.)
         """
         names = {"run_id": run, "pod": pod}
         doing = f"reading the log of {pod}"
