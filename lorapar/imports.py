@@ -5,8 +5,10 @@ looks through them again and again: while they come, with the first collections 
 
 transformers 5.19 and 5.23 import what is installed: scipy for the losses of object detection alone, scikit-learn for
 assisted generation with a threshold, and accelerate boto3 for a questionnaire about SageMaker. In the image vllm that
-is a second, elsewhere 0.3 s. And they read the files of all models twice, 0.25 s each time: of the 548 folders they
-have read they remember 128 (utils/import_utils.py, create_import_structure_from_path).
+is a second, elsewhere 0.3 s. TRL 1.16 imports mlflow to time functions with it, a sixth of what a training stage
+imports; what tracks a run (`lorapar.tracking`) finds it all the same. And transformers reads the files of all models
+twice, 0.25 s each time: of the 548 folders it has read it remembers 128 (utils/import_utils.py,
+create_import_structure_from_path).
 """
 
 from __future__ import annotations
@@ -25,8 +27,10 @@ BASE_LIBRARIES = ("transformers.modeling_utils", "transformers.generation.utils"
 """Imports of code that loads any model by itself."""
 MODEL_LIBRARIES = (*BASE_LIBRARIES, "peft")
 """Imports of code that loads any base model with an adapter."""
-_UNNEEDED = ("scipy", "sklearn", "boto3")
-"""What BASE_LIBRARIES import where it is there, and do without where it is not."""
+TRAINING_LIBRARIES = (*MODEL_LIBRARIES, "trl.extras.profiling")
+"""Imports of code that trains; the rest of TRL comes with it."""
+_UNNEEDED = {**dict.fromkeys(BASE_LIBRARIES, ("scipy", "sklearn", "boto3")), "trl.extras.profiling": ("mlflow",)}
+"""What a module imports where it is there, and does without where it is not."""
 _READER = "transformers.utils.import_utils"
 
 
@@ -47,7 +51,7 @@ def import_at_once(*modules: str) -> None:
     gc.disable()
     try:
         for name in missing:
-            if owned and name in BASE_LIBRARIES:
+            if owned and name in _UNNEEDED:
                 _import_alone(name)
             importlib.import_module(name)
     finally:
@@ -58,7 +62,7 @@ def import_at_once(*modules: str) -> None:
 
 def _import_alone(name: str) -> None:
     """Import a module, where that can be done, without what it does without."""
-    with suppress(ImportError), _read_once(), _held_back(*_UNNEEDED):
+    with suppress(ImportError), _read_once(), _held_back(*_UNNEEDED[name]):
         importlib.import_module(name)
 
 

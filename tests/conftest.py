@@ -54,13 +54,14 @@ _warm: list[WarmCommand] = []
 def run_cli(*arguments: str | Path, timeout_seconds: float = 300) -> subprocess.CompletedProcess[str]:
     """Call the `lorapar` command in a process of its own, as a person would.
 
-    The first run, and whatever comes after it, is a fork of a process that has imported all: four fifths of a tiny run
-    are imports. Where a test sets a variable that is read while something is imported, it is a process from the start.
+    `lorapar run` is a fork of a process that has imported all, because four fifths of a tiny run are imports; every other
+    command is a process from its start, and so is a run for which a test sets a variable that imports read.
     """
-    if not _warm and arguments[:1] == ("run",):
-        _warm.append(WarmCommand({}))
-    if _warm and _warm[0].suits(os.environ):
-        return _warm[0].run(arguments, timeout_seconds)
+    if arguments[:1] == ("run",):
+        if not _warm:
+            _warm.append(WarmCommand({}))
+        if _warm[0].suits(os.environ):
+            return _warm[0].run(arguments, timeout_seconds)
     command = [sys.executable, "-m", "lorapar.cli", *map(str, arguments)]
     return subprocess.run(
         command, capture_output=True, text=True, timeout=timeout_seconds, check=False, stdin=subprocess.DEVNULL

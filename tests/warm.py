@@ -162,7 +162,7 @@ def _serve() -> list[str] | None:
         if "wait" in question:
             answer(code=os.waitstatus_to_exitcode(os.waitpid(question["wait"], 0)[1]))
             continue
-        assert _threads() <= {"python", "jemalloc_bg_thd"}, f"a fork would lose threads: {_threads()}"
+        assert _threads() <= {"jemalloc_bg_thd"}, f"a fork would lose threads: {_threads()}"
         pid = os.fork()
         if pid == 0:
             answers.close()
@@ -177,8 +177,9 @@ def _serve() -> list[str] | None:
 
 
 def _threads() -> set[str]:
-    """Names of this process's threads; the one by which pyarrow's jemalloc gives memory back may be lost."""
-    return {(task / "comm").read_text().strip() for task in Path("/proc/self/task").iterdir()}
+    """Names of this process's other threads; the one by which pyarrow's jemalloc gives memory back may be lost."""
+    tasks = [task for task in Path("/proc/self/task").iterdir() if task.name != str(os.getpid())]
+    return {(task / "comm").read_text().strip() for task in tasks}
 
 
 def _write_into(output: str, errors: str) -> None:

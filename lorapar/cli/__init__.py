@@ -13,9 +13,6 @@ from typing import NoReturn
 
 # Read by OpenMP when torch is imported: idle threads that spin slow training threefold on busy cores.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-# Read by transformers: where mlflow is installed, TRL would import it, a sixth of what a training stage imports.
-# Runs are tracked by `lorapar.tracking`.
-os.environ.setdefault("DISABLE_MLFLOW_INTEGRATION", "TRUE")
 
 from lorapar.cli import (
     adapters,

@@ -35,7 +35,7 @@ from lorapar.comparing import answer_rule
 from lorapar.config import SYSTEMS, Comparison, ExecuteConfig, PartitionConfig, RlConfig, ScoreConfig, SftConfig
 from lorapar.config.systems import slot_of
 from lorapar.config.training import PhaseConfig, Phases
-from lorapar.imports import MODEL_LIBRARIES, import_at_once
+from lorapar.imports import TRAINING_LIBRARIES, import_at_once
 from lorapar.progress import log_omissions
 from lorapar.records import OMISSIONS, Omission, omissions_of, read_json, write_json, write_records
 from lorapar.stages import partition, score, sft
@@ -89,7 +89,7 @@ def run(call: StageCall[Settings]) -> Metrics:
         return _filtered(call)
     if (processes := process_count(call, call.settings.rl)) > 1:
         return run_in_processes(SPEC.name, call, processes)
-    import_at_once(*MODEL_LIBRARIES, "lorapar.training.trainers")
+    import_at_once(*TRAINING_LIBRARIES, "lorapar.training.trainers")
     from lorapar.training.reward_tools import RewardTools
     from lorapar.training.rl import train_rl
 

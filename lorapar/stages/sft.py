@@ -21,7 +21,7 @@ from dataclasses import replace
 
 from lorapar.config import SYSTEMS, SftConfig
 from lorapar.config.training import PhaseConfig, Phases
-from lorapar.imports import MODEL_LIBRARIES, import_at_once
+from lorapar.imports import TRAINING_LIBRARIES, import_at_once
 from lorapar.stages.contract import Metrics, StageCall, StageSpec
 from lorapar.stages.phases import Part, train_in_turn
 from lorapar.stages.processes import process_count, run_in_processes
@@ -54,7 +54,7 @@ def run(call: StageCall[Settings]) -> Metrics:
         return train_in_turn(call, named, "sft", _part)
     if (processes := process_count(call, call.settings.sft)) > 1:
         return run_in_processes(SPEC.name, call, processes)
-    import_at_once(*MODEL_LIBRARIES, "lorapar.training.trainers")
+    import_at_once(*TRAINING_LIBRARIES, "lorapar.training.trainers")
     from lorapar.training.sft import train_sft
 
     system = call.settings.system or SYSTEMS[0]
