@@ -54,8 +54,8 @@ _warm: list[WarmCommand] = []
 def run_cli(*arguments: str | Path, timeout_seconds: float = 300) -> subprocess.CompletedProcess[str]:
     """Call the `lorapar` command in a process of its own, as a person would.
 
-    `lorapar run` is a fork of a process that has imported all, because four fifths of a tiny run are imports; every other
-    command is a process from its start, and so is a run for which a test sets a variable that imports read.
+    `lorapar run` is a fork of a process that has imported all, because four fifths of a tiny run are imports; every
+    other command is a process from its start, and so is a run for which a test sets a variable that imports read.
     """
     if arguments[:1] == ("run",):
         if not _warm:
