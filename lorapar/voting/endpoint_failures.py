@@ -54,8 +54,7 @@ _ROOM_IN_CONTEXT = re.compile(
     r"(?:in the (?:messages|prompt)|of text input|input tokens)",
     re.I,
 )
-"""The context and the prompt, as vLLM and OpenRouter name them; newer vLLM counts a prompt until it is too long.
-"""
+"""The context and the prompt, as vLLM and OpenRouter name them; newer vLLM counts until a prompt is too long."""
 _UNKNOWN = 520
 """Stands for a failure inside a 200 that names no code: it is tried again."""
 
