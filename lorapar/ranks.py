@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     import torch
 
 T = TypeVar("T")
+LONGEST_WAIT = timedelta(hours=24)
+"""For another process, which may wait for a server that is lost, or for a judge; one that dies ends the others."""
 
 
 @dataclass(frozen=True)
@@ -126,4 +129,4 @@ def _cpu_group() -> Any:
     """A group for small numbers: on GPUs those of the gradients would have to wait for the device."""
     import torch.distributed as dist
 
-    return dist.new_group(backend="gloo")
+    return dist.new_group(backend="gloo", timeout=LONGEST_WAIT)

@@ -19,6 +19,11 @@ class EngineOptions(VllmOptions):
     gpu_memory_utilization: Share = Field(
         0.3, description="Share of each GPU's memory that the engine may take, beside the trainer with its base"
     )
+    max_model_len: Positive | None = Field(
+        None,
+        description="Longest prompt with its completion, tokens; absent: rl.max_prompt_length with "
+        "rl.max_completion_length",
+    )
     sleep: bool | None = Field(
         None,
         description="Give the engine's GPU memory back while the adapter learns (vLLM's sleep mode, level 1); null: "
@@ -34,7 +39,9 @@ class ServerOptions(ConnectionOptions):
     """How the server of rl.rollouts server is asked."""
 
     concurrency: Positive = Field(256, description="Completions on the way at once, of each training process")
-    timeout_seconds: Rate = Field(1800.0, description="How long one completion may take")
+    timeout_seconds: Rate = Field(
+        1800.0, description="How long one completion may take; to load, unload or look no more than 60 s of it"
+    )
 
 
 class RolloutServer(Section):

@@ -400,7 +400,7 @@ def main() -> NoReturn:
         outcome["metrics"] = _work(control, rank)
     except LoraparError as error:
         outcome |= {"exit_code": error.exit_code, "message": str(error)}
-        outcome["of_another"] = type(error).__name__ == "OtherRankError"
+        outcome["of_another"] = type(error).__name__ in ("OtherRankError", "OtherRankRefusedError")
     except Terminated:
         outcome["exit_code"] = ExitCode.TERMINATED
     except KeyboardInterrupt:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from lorapar.config import RlConfig, SftConfig
-from lorapar.errors import LoraparError, UnreachableError
+from lorapar.errors import BadInputError, LoraparError, StorageError, UnreachableError
 from lorapar.ranks import Ranks
 from lorapar.training.own_rewards import RewardError
 from lorapar.training.shares import best_share
@@ -21,6 +21,10 @@ from lorapar.training.shares import best_share
 
 class OtherRankError(RewardError):
     """Another process failed, and says why."""
+
+
+class OtherRankRefusedError(BadInputError):
+    """Another process failed in a way that the same command would not go on from, and says why."""
 
 
 class RolloutsLostError(UnreachableError):
@@ -31,19 +35,30 @@ class StoppedWaitingError(RolloutsLostError):
     """SIGTERM came while a lost server was waited for."""
 
 
-KEPT = (RewardError, RolloutsLostError)
+class RolloutsUnsentError(StorageError):
+    """The adapter cannot be written to where the server that samples the completions would get it from."""
+
+
+KEPT = (RewardError, RolloutsLostError, RolloutsUnsentError)
 """Errors that say nothing against the adapter: the state before the step is kept, and the same command goes on."""
 
 
 @contextmanager
 def failing_together(what: str = "a reward", kinds: tuple[type[LoraparError], ...] = (RewardError,)) -> Iterator[None]:
-    """An error of these kinds in one process is one in all, so that all can save what the next call goes on from."""
+    """An error of these kinds in one process is one in all, so that all can save what the next call goes on from.
+
+    Saving takes all of them: where one has an error that is not among KEPT, no process raises one that is.
+    """
     failure: LoraparError | None = None
     try:
         yield
     except kinds as error:
         failure = error
-    if Ranks.here().any(failure is not None)[0]:
+    refuses = failure is not None and not isinstance(failure, KEPT)
+    failed, refused = Ranks.here().any(failure is not None, refuses)
+    if refused and not refuses:
+        raise OtherRankRefusedError(f"{what} failed in another process") from failure
+    if failed:
         raise failure or OtherRankError(f"{what} failed in another process")
 
 

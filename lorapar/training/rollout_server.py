@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shlex
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Callable, Coroutine, Mapping, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -30,6 +30,11 @@ _OPENED = f"VLLM_ALLOW_RUNTIME_LORA_UPDATING=1 and --middleware {MIDDLEWARE}"
 GONE = 404
 _LOOK_SECONDS = 0.2
 """Between two looks at whether SIGTERM has come."""
+_GRACE_SECONDS = 5.0
+"""For requests that are on the way when SIGTERM comes."""
+_CONTROL_SECONDS = 60.0
+"""For one request that has no completion for an answer."""
+_BRIEF_SECONDS = 2.0
 _DOES_NOT_FIT = 500
 T = TypeVar("T")
 # The server takes from a model's generation_config.json what a request does not say; TRL's numbers know none of it.
@@ -122,7 +127,7 @@ class Server:
 
     def look(self) -> Served:
         """Its base model and its adapters."""
-        cards = self._within(lambda client: client.get("/models")).get("data", [])
+        cards = self._within(lambda client: client.get("/models"), _CONTROL_SECONDS).get("data", [])
         bases = [card for card in cards if not card.get("parent")]
         if not bases:
             raise NoRolloutsError(f"{self.options.endpoint} serves no base model")
@@ -132,7 +137,7 @@ class Server:
     def facts(self) -> dict[str, Any] | None:
         """What lorapar's middleware says of the server; None where there is none."""
         try:
-            found: dict[str, Any] = self._within(lambda client: client.get(SENT_TO))
+            found: dict[str, Any] = self._within(lambda client: client.get(SENT_TO), _CONTROL_SECONDS)
         except RefusedError as error:
             if error.failure.status != GONE:
                 raise
@@ -167,12 +172,12 @@ class Server:
                 raise NoRolloutsError(str(error)) from None
             raise
 
-    def unload(self, name: str, attempts: int | None = None) -> None:
-        """Let it forget an adapter; `attempts` where fewer tries shall do than the settings say."""
+    def unload(self, name: str, *, briefly: bool = False) -> None:
+        """Let it forget an adapter; `briefly`: one try of two seconds, for what is about to end."""
         if self.options.folder is not None:
-            self._send("POST", "/unload_lora_adapter", {"lora_name": name}, attempts)
+            self._send("POST", "/unload_lora_adapter", {"lora_name": name}, briefly=briefly)
         else:
-            self._send("DELETE", f"{SENT_TO}/{name}", None, attempts)
+            self._send("DELETE", f"{SENT_TO}/{name}", None, briefly=briefly)
 
     def probe(self, base: str, prompt: list[int]) -> Probe:
         """What the base model itself makes of a prompt of two tokens or more."""
@@ -231,18 +236,25 @@ class Server:
             raise NoRolloutsError(f"{self.options.endpoint} tells {len(log_probs)} numbers of {len(tokens)} tokens")
         return Completion(tokens, log_probs)
 
-    def _send(
-        self, method: str, path: str, body: Mapping[str, Any] | bytes | None, attempts: int | None = None
-    ) -> None:
-        self._within(lambda client: client.send(method, path, body, attempts=attempts))
+    def _send(self, method: str, path: str, body: Mapping[str, Any] | bytes | None, *, briefly: bool = False) -> None:
+        attempts = 1 if briefly else None
+        seconds = _BRIEF_SECONDS if briefly else _CONTROL_SECONDS
+        self._within(lambda client: client.send(method, path, body, attempts=attempts), seconds)
 
-    def _within(self, work: Callable[[EndpointClient], Awaitable[T]]) -> T:
+    def _within(self, work: Callable[[EndpointClient], Coroutine[Any, Any, T]], seconds: float | None = None) -> T:
+        """What `work` makes with a client whose requests take no longer than `seconds` each."""
+
         async def done() -> T:
-            client = EndpointClient(self.options.endpoint, self.options.openai, self._login)
+            client = EndpointClient(self.options.endpoint, self.options.openai, self._login, seconds=seconds)
             client.add_version()
-            watch = asyncio.create_task(_give_up_on_sigterm(client))
+            asked = asyncio.create_task(work(client))
+            watch = asyncio.create_task(_end_on_sigterm(client, asked))
             try:
-                return await work(client)
+                return await asked
+            except asyncio.CancelledError:
+                if not watch.done():
+                    raise
+                raise UnreachableError(f"{client.address}: it had not answered when SIGTERM came") from None
             finally:
                 watch.cancel()
                 await client.close()
@@ -250,11 +262,13 @@ class Server:
         return asyncio.run(done())
 
 
-async def _give_up_on_sigterm(client: EndpointClient) -> None:
-    """A server that answers is listened to until the step has ended; one that does not is tried no more."""
+async def _end_on_sigterm(client: EndpointClient, asked: asyncio.Task[Any]) -> None:
+    """A server that answers soon is still listened to: then the step can end. Nothing is tried again."""
     while not stop_requested():
         await asyncio.sleep(_LOOK_SECONDS)
     client.give_up()
+    await asyncio.wait([asked], timeout=_GRACE_SECONDS)
+    asked.cancel()
 
 
 def adapters_come_in(server: Server) -> Way:

@@ -21,14 +21,15 @@ from peft import PeftModel
 from lorapar.adapter import copy_adapter, rank_in, save_adapter
 from lorapar.basemodel import StopStrings
 from lorapar.config import RlConfig, lora_slot
-from lorapar.errors import BadInputError, LoraparError, UnreachableError
+from lorapar.errors import BadInputError, LoraparError, StorageError, UnreachableError
 from lorapar.ranks import Ranks
 from lorapar.stopping import stop_requested
-from lorapar.training.ranks import RolloutsLostError, StoppedWaitingError, failing_together
+from lorapar.training.ranks import RolloutsLostError, RolloutsUnsentError, StoppedWaitingError, failing_together
 from lorapar.training.rollout_server import (
     GONE,
     Completion,
     NoRolloutsError,
+    Probe,
     Served,
     Server,
     server_command,
@@ -61,13 +62,19 @@ def server_rollouts(job: TrainingJob, config: RlConfig) -> Iterator[ServerRollou
     slot = lora_slot(rank_in(job.adapter), "rl.rollouts")
     longest = config.max_prompt_length + config.max_completion_length
     command = server_command(job.model, slot, longest, sent=config.server.folder is None)
-    server = Server(config.server)
+    with failing_together(_WHAT, (LoraparError,)):
+        server = Server(config.server)
     ranks = Ranks.here()
     run = ranks.from_first(secrets.randbits(31))
     rollouts = ServerRollouts(server, config, job, f"lorapar-{run:08x}", command)
     with failing_together(_WHAT, (LoraparError,)):
         rollouts.meet(longest)
-    yield rollouts
+    try:
+        yield rollouts
+    except Exception:  # not SIGTERM, which leaves seconds
+        rollouts.leave()
+        raise
+    rollouts.leave()
 
 
 class ServerRollouts:
@@ -80,7 +87,7 @@ class ServerRollouts:
         self._base = ""
         self._compared = False
         self._left: list[str] = []
-        """Adapters that the server was too busy to forget."""
+        """Adapters that the server has not forgotten yet."""
         shared = server.options.folder
         place = job.scratch / "rollouts" if shared is None else Path(shared).expanduser() / run
         self._folder = place / f"rank-{Ranks.here().rank}"
@@ -113,20 +120,27 @@ class ServerRollouts:
         ]
         bodies = [{**how, "prompt": list(prompt)} for how, prompt in zip(asked, prompts, strict=True)]
         folder = self._folder / name
-        save_adapter(model, folder)
         try:
             with self._together():
+                save_adapter(model, folder)
                 if ranks.first:
                     self._patiently(lambda: self._load(name, folder))
             with self._together():
                 found = self._all(bodies, name, folder)
         except BaseException:
-            self._forget(name, attempts=1)  # a server that is gone has forgotten it, too
+            self._left += [name] if ranks.first else []  # first the state is kept: this server may not even answer
             raise
         finally:
             shutil.rmtree(folder, ignore_errors=True)
         self._forget(name)
         return [one.tokens for one in found], [one.log_probs for one in found]
+
+    def leave(self) -> None:
+        """Let the server forget what is left, as far as it does so quickly."""
+        with suppress(LoraparError):  # one that is gone has forgotten them, too
+            while self._left:
+                with suppress(RefusedError):
+                    self._server.unload(self._left.pop(), briefly=True)
 
     def _load(self, name: str, folder: Path) -> None:
         """Send an adapter, once those are forgotten that an earlier step has left."""
@@ -136,11 +150,11 @@ class ServerRollouts:
             del self._left[0]
         self._server.load(name, folder)
 
-    def _forget(self, name: str, attempts: int | None = None) -> None:
+    def _forget(self, name: str) -> None:
         """Nothing of this step fails any more because of it: what does not work now is done before the next one."""
         if Ranks.here().first:
             try:
-                self._server.unload(name, attempts)
+                self._server.unload(name, briefly=stop_requested())
             except LoraparError:
                 self._left.append(name)
 
@@ -169,13 +183,15 @@ class ServerRollouts:
 
     @contextmanager
     def _together(self) -> Iterator[None]:
-        """A server that is lost to one process is lost to all, so that all keep the state before this step."""
-        with failing_together(_WHAT, (RolloutsLostError,)):
+        """What goes wrong in one process does in all, so that all keep the state before this step."""
+        with failing_together(_WHAT, (RolloutsLostError, RolloutsUnsentError)):
             try:
                 yield
             except RolloutsLostError:
                 raise
-            except UnreachableError as error:
+            except (StorageError, OSError) as error:
+                raise RolloutsUnsentError(f"rl.server: the adapter cannot be sent: {error}") from error
+            except LoraparError as error:  # of a key whose file is empty for a moment, too
                 raise RolloutsLostError(f"rl.server: {error}") from error
 
     @contextmanager
@@ -192,6 +208,8 @@ class ServerRollouts:
             raise BadInputError(self._with_command(str(error))) from None
         except UnreachableError as error:
             raise UnreachableError(self._with_command(str(error))) from None
+        except OSError as error:
+            raise StorageError(f"rl.server: the adapter cannot be sent: {error}") from error
 
     def _patience(self) -> _Patience:
         return _Patience(self._server.options.wait_seconds, self._job.progress.log)
@@ -239,6 +257,10 @@ class ServerRollouts:
         with failing_together(_WHAT, (LoraparError,)), self._configured():
             probe = self._patiently(lambda: self._server.probe(self._base, prompt))
         own = _base_log_probs(model, prompt)
+        with failing_together(_WHAT, (LoraparError,)):
+            self._require_same(own, probe)
+
+    def _require_same(self, own: list[float], probe: Probe) -> None:
         difference = sum(abs(ours - its) for ours, its in zip(own, probe.log_probs, strict=True)) / len(own)
         if self.bound is not None and not difference <= self.bound:
             raise BadInputError(
@@ -281,7 +303,15 @@ class _Patience:
 
         Raises StoppedWaitingError as soon as SIGTERM has come.
         """
+        if not stop_requested():
+            self._pause(error)
+        if stop_requested():
+            raise StoppedWaitingError(f"rl.server: {error}") from error
+
+    def _pause(self, error: UnreachableError) -> None:
         now = time.monotonic()
+        if self._seconds < _LOOK_SECONDS:
+            raise error
         if self._end is None:
             self._end = now + self._seconds
             self._log(f"rl.server: {error}; it is waited for, {self._seconds:g} s at most")
@@ -290,8 +320,6 @@ class _Patience:
         again = min(now + _AGAIN_SECONDS, self._end)
         while not stop_requested() and (left := again - time.monotonic()) > 0:
             time.sleep(min(left, _LOOK_SECONDS))
-        if stop_requested():
-            raise StoppedWaitingError(f"rl.server: {error}") from error
 
 
 def _meaning(error: RefusedError, *, sent: bool) -> str:

@@ -37,6 +37,8 @@ FIRST_WAIT_SECONDS = 0.5
 _BUSY = frozenset({429, 503, 529})
 _REDIRECTS = frozenset({301, 302, 307, 308})
 _MOST_REDIRECTS = 5
+CONNECT_SECONDS = 30.0
+"""For a connection to be made: an address that has vanished answers nothing at all."""
 _SHOWN_CHARACTERS = 120
 _ANSWER_PATHS = ("/chat/completions", "/completions")
 _PASTED_PATHS = (*_ANSWER_PATHS, "/models", "/responses", "/chat")
@@ -123,7 +125,9 @@ def open_http(address: str, options: ConnectionOptions) -> httpx2.AsyncClient:
     trust_authorities()
     heed_proxies(address)
     try:
-        return httpx2.AsyncClient(limits=limits, timeout=options.timeout_seconds)
+        seconds = options.timeout_seconds
+        timeout = httpx2.Timeout(seconds, connect=min(seconds, CONNECT_SECONDS))
+        return httpx2.AsyncClient(limits=limits, timeout=timeout)
     except (ValueError, ImportError, httpx2.InvalidURL):  # never its words: they may hold a piece of a password
         raise BadInputError(f"{address}: {UNUSABLE_PROXY}: it is no address of a proxy") from None
 
@@ -206,10 +210,12 @@ class EndpointClient:
     """Requests to one endpoint, as `login` says who asks; errors and logs never show its values.
 
     `address` is where the API begins, without what a person may have copied behind it and without its query, which
-    every request carries.
+    every request carries. `seconds`: what one request may take, where that is less than the settings say.
     """
 
-    def __init__(self, endpoint: str, options: ConnectionOptions, login: Login) -> None:
+    def __init__(
+        self, endpoint: str, options: ConnectionOptions, login: Login, *, seconds: float | None = None
+    ) -> None:
         parts = urlsplit(endpoint)
         path = parts.path.rstrip("/")
         for ending in _PASTED_PATHS:
@@ -218,6 +224,7 @@ class EndpointClient:
         self._query = "&".join(part for part in (parts.query, urlencode(login.query)) if part)
         self._login = login
         self._options = options
+        self._seconds = min(seconds or options.timeout_seconds, options.timeout_seconds)
         self._http = open_http(self.address, options)
         self._not_before = 0.0
         self._answers = 0
@@ -304,11 +311,14 @@ class EndpointClient:
     async def _try_once(self, method: str, url: str, body: Mapping[str, Any] | bytes | None) -> httpx2.Response:
         try:
             # The whole answer counts, not only the time between two bytes of it.
-            async with asyncio.timeout(self._options.timeout_seconds):
+            async with asyncio.timeout(self._seconds):
                 return await self._sent(method, url, body)
+        except httpx2.ConnectTimeout:
+            seconds = f"{min(self._options.timeout_seconds, CONNECT_SECONDS):g} s"
+            raise _TryAgainError(f"no connection within {seconds}{self._peer.proxy()}") from None
         except (TimeoutError, httpx2.TimeoutException):
-            seconds = f"{self._options.timeout_seconds:g} s (openai.timeout_seconds)"
-            raise _TryAgainError(f"no answer within {seconds}{self._peer.proxy()}") from None
+            option = " (openai.timeout_seconds)" if self._seconds == self._options.timeout_seconds else ""
+            raise _TryAgainError(f"no answer within {self._seconds:g} s{option}{self._peer.proxy()}") from None
         except httpx2.TransportError as error:
             message, cause = str(error) or type(error).__name__, network_cause(error, self.address)
             if cause is not None and "ssl" in message.lower():  # trying again would not help
