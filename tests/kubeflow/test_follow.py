@@ -254,7 +254,7 @@ def test_keys_of_the_package_name_each_node_of_the_graph_once() -> None:
 
 
 LOG = "step 3\nlorapar: sft: the loss is NaN at step 3\nF1128 main.go:59] failed to execute component: exit status 4\n"
-"""Kubeflow's launcher has the last word (2.17.0, backend/src/v2/cmd/launcher-v2/main.go and component/launcher_v2.go)."""
+"""Kubeflow's launcher has the last word (2.17.0, backend/src/v2: cmd/launcher-v2/main.go, component/launcher_v2.go)."""
 FAILED_SFT = until("sft", sft=Fate("FAILED", exit_code=4, log=LOG))
 
 

@@ -164,7 +164,7 @@ def test_a_run_whose_tasks_all_came_from_the_cache_has_succeeded(cluster, plan, 
 
 
 def test_a_loop_of_which_one_task_failed_is_missing_with_its_reason(cluster, plan, capsys) -> None:
-    """Each item of the loop asks some of the teachers; the record of the one that finished says nothing of the other."""
+    """Each item of the loop asks some of the teachers; the record of one that finished says nothing of the others."""
     leave(cluster, plan, "run-1", BETTER, before="vote-first")
     ledger, kept = Ledger(cluster.store, "run-1"), json.loads(cluster.store.read("runs/run-1/plan.json"))
     teachers = [{**plan.sections["vote-first"], "asked": [name]} for name in ("one", "other")]

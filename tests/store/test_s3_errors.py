@@ -36,8 +36,8 @@ def refused(code, message="", headers=None, attempts=0, status=400, operation="G
             (
                 refused("InternalError", "Try again.", status=500, operation=operation),
                 UnansweredError,
-                f"to {operation}: InternalError Try again; where nothing was ever written to this bucket, its server has "
-                "no room for another one: Kubeflow's own SeaweedFS has 8 volumes",
+                f"to {operation}: InternalError Try again; where nothing was ever written to this bucket, its server "
+                "has no room for another one: Kubeflow's own SeaweedFS has 8 volumes",
             )
             for operation in ("PutObject", "CreateMultipartUpload")
         ),
