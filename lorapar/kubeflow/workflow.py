@@ -50,7 +50,7 @@ of its own is not among them.
 
 Argo 4.0.5, workflow/controller/operator.go: podReconciliation writes "pod deleted", and inferFailedReason repeats the
 kubelet's message and leaves out its reason, such as Evicted. Those messages are in Kubernetes' pkg/kubelet:
-nodeshutdown/nodeshutdown_manager.go, preemption/preemption.go, eviction/helpers.go and eviction_manager.go (Admit)."""
+nodeshutdown, preemption/preemption.go, eviction/helpers.go and eviction_manager.go (Admit)."""
 _NOT_MADE = ("forbidden", "quota", "timeout", "timed out", "too many requests", "try again", "conflict")
 """What Argo 4.0.5 says of a node that waits because Kubernetes does not take its pod yet (IsTransientErr)."""
 TERMINATED = 143

@@ -363,9 +363,9 @@ STOPPED = [
     Fate("FAILED", message="Pod was rejected: The node had condition: [DiskPressure]. "),
     Fate("FAILED", message="Pod was rejected: Pod was rejected as the node is shutting down."),
 ]
-"""Argo 4.0.5, workflow/controller/operator.go, podReconciliation ("pod deleted") and inferFailedReason, which repeats the
-message of the kubelet: Kubernetes' pkg/kubelet, nodeshutdown/nodeshutdown_manager.go, eviction/helpers.go (an evicted pod
-has no such word in its message), preemption/preemption.go, and kubelet.go, rejectPod."""
+"""Argo 4.0.5, workflow/controller/operator.go: podReconciliation ("pod deleted") and inferFailedReason, which repeats
+the message of the kubelet. In Kubernetes' pkg/kubelet: nodeshutdown, eviction/helpers.go (the message of an evicted pod
+does not have that word in it), preemption/preemption.go, and kubelet.go, rejectPod."""
 
 
 STOPPED_DRIVER = Fate("FAILED", driver="Failed", exit_code=143)
