@@ -375,7 +375,7 @@ def seen_runs(server: Server, runs: Iterable[Any]) -> Iterator[tuple[Any, str, s
     """
     from lorapar.kubeflow.submission import told_state, write_cancelled
 
-    silent = set()
+    silent: set[str] = set()
     for run in runs:
         state, store, summary = told_state(server, run), _store_of(run), ""
         if state in ("cancelled", "gone") and store not in silent:
