@@ -16,16 +16,11 @@ OF_THE_REPORT = ("webhook",)
 
 def field(parameter: Parameter) -> inspect.Parameter:
     """A parameter that a person may leave as it is."""
-    return required(parameter).replace(default=parameter.default)
-
-
-def required(parameter: Parameter) -> inspect.Parameter:
-    """A parameter that a nested pipeline is always handed."""
-    return inspect.Parameter(parameter.name, inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=parameter.type)
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    return inspect.Parameter(parameter.name, kind, default=parameter.default, annotation=parameter.type)
 
 
 FORM = [field(parameter) for parameter in PARAMETERS]
-PLANNED = [required(parameter) for parameter in PARAMETERS if parameter.name not in OF_THE_REPORT]
 
 
 def takes(parameters: list[inspect.Parameter]) -> Callable[[Callable[..., None]], Callable[..., None]]:

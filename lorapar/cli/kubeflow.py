@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -162,14 +162,11 @@ def runs_command(
 
     Examples: `lorapar runs --host http://HOST:8888`, `lorapar runs --experiment lorapar --limit 5`
     """
-    from lorapar.kubeflow.submission import told_state, write_cancelled
-
     server, listed, written = server_at(host, namespace), [], []
-    for run in server.runs(experiment, limit):
-        state = told_state(server, run)
+    for run, state, summary in seen_runs(server, server.runs(experiment, limit)):
         listed.append((run, state))
-        if state in ("cancelled", "gone") and write_cancelled(_store_of(run), str(run.run_id)):
-            written.append((state, f"{_store_of(run)}/runs/{run.run_id}/summary.md"))
+        if summary:
+            written.append((state, summary))
     if as_json:
         from lorapar.cli.documents import Runs
         from lorapar.cli.fill_documents import run_document
@@ -186,8 +183,7 @@ def runs_command(
     if table.row_count:
         out.print(table)
         for state, address in written:
-            line = f"summary of the {state} run: {address}"
-            out.print(line, markup=False, highlight=False, soft_wrap=True)
+            show_summary(state, address)
     else:
         out.print("no runs" + (f" in an experiment called '{experiment}'" if experiment else ""), markup=False)
 
@@ -319,10 +315,8 @@ def _mark(package: Package, values: dict[str, Any], settings: RunConfig) -> str:
 
 def _goes_on(server: Server, start: Start) -> bool:
     """Whether an equal run has succeeded or still goes on; says so."""
-    from lorapar.kubeflow.submission import told_state
-
-    for run in server.runs(start.experiment, 20, start.name):
-        state = told_state(server, run) or "pending"
+    for run, state, summary in seen_runs(server, server.runs(start.experiment, 20, start.name)):
+        show_summary(state, summary)
         if state in ("succeeded", "running", "pending"):
             out.print(f"unchanged since run {run.run_id} ({state}), nothing started", markup=False)
             return True
@@ -371,6 +365,30 @@ def _start_and_wait(
         if ending.exit_code != ExitCode.RUN_FAILED or begun > allowed:
             _close(run, store, ending)
         err.print(f"lorapar: {ending.line}; starting again", markup=False, highlight=False, soft_wrap=True)
+
+
+def seen_runs(server: Server, runs: Iterable[Any]) -> Iterator[tuple[Any, str, str]]:
+    """Runs with their states for people, and the address of each summary that was written now.
+
+    A run that somebody ended has none before a command sees it: its report did not run. A store that does not take one
+    is not asked again.
+    """
+    from lorapar.kubeflow.submission import told_state, write_cancelled
+
+    silent: set[str] = set()
+    for run in runs:
+        state, store, summary = told_state(server, run), _store_of(run), ""
+        if state in ("cancelled", "gone") and store not in silent:
+            written = write_cancelled(store, str(run.run_id))
+            summary = f"{store}/runs/{run.run_id}/summary.md" if written else ""
+            silent.update([store] if written is None else [])
+        yield run, state, summary
+
+
+def show_summary(state: str, address: str) -> None:
+    """Say where a summary was written, if one was."""
+    if address:
+        out.print(f"summary of the {state} run: {address}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _store_of(run: Any) -> str:

@@ -8,7 +8,7 @@ import typer
 
 from lorapar.cli.base import AsJson, app, out, show_document
 from lorapar.cli.command import CommandGroup
-from lorapar.cli.kubeflow import Host, Namespace, server_at
+from lorapar.cli.kubeflow import Host, Namespace, seen_runs, server_at, show_summary
 from lorapar.errors import BadInputError, nearest
 
 if TYPE_CHECKING:
@@ -77,9 +77,14 @@ def delete_command(
 
 def _going(server: Server, schedule: str) -> list[Any]:
     """The runs of a schedule that go on; one whose Workflow is gone is shown as running for ever and is none."""
-    from lorapar.kubeflow.submission import told_state
+    from lorapar.kubeflow.follow import GOING
 
-    return [run for run in server.runs_going_of(schedule) if told_state(server, run) != "gone"]
+    going = []
+    for run, state, summary in seen_runs(server, server.runs_of(schedule)):
+        show_summary(state, summary)
+        if str(run.state or "") in GOING and state != "gone":
+            going.append(run)
+    return going
 
 
 def _find(server: Server, schedule: str) -> Any:

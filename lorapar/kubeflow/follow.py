@@ -28,7 +28,10 @@ PATIENCE_SECONDS = 600.0
 SILENT_SECONDS = 30.0
 """How often is said meanwhile that it does not."""
 IDLE_SECONDS = 3600.0
-"""After so long without a pod a Workflow is taken for deleted, between two of them or before the first."""
+"""After so long without a pod a Workflow is taken for deleted, between two of them or before the first.
+
+Kubeflow 2.17.0 does not say that it was (backend/src/agent/persistence/worker/workflow_saver.go, Save: one that is not
+found is reported no more), and a Workflow that is there gets its next pod within seconds."""
 QUIET_SECONDS = 120.0
 """How often is looked up what the task details do not show, and after how long a pod should have started."""
 FROZEN_SECONDS = 30.0

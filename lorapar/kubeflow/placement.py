@@ -335,7 +335,8 @@ def _place_volumes(container: dict[str, Any], pod: dict[str, Any], group: Group)
         return
     volume = {"volumeName": "models", "mountPath": MODELS}
     if group.models.storage_class is None:
-        # Any user may write there. A new volume of a class belongs to root, and KFP gives pods no fsGroup.
+        # Any user may write there. A new volume of a class belongs to root, and KFP gives pods no fsGroup (2.17.0,
+        # backend/src/v2/compiler/argocompiler/argo.go, the Workflow's SecurityContext, and security_context.go).
         pod.setdefault("emptyDirMounts", []).append({**volume, "sizeLimit": group.models.size})
         return
     kind = {"storageClassName": group.models.storage_class, "accessModes": ["ReadWriteOnce"], "size": group.models.size}

@@ -22,7 +22,7 @@ from typing import Any
 
 from lorapar.errors import BadInputError, UnreachableError
 from lorapar.kubeflow.checks import ENDPOINT_VARIABLE
-from lorapar.kubeflow.follow import GOING, NotInKubeflowError
+from lorapar.kubeflow.follow import NotInKubeflowError
 from lorapar.kubeflow.package import OWN_PIPELINE, PIPELINE_NAME, Package
 from lorapar.kubeflow.waiting import Waiting
 from lorapar.network import network_cause, proxy_address, proxy_login, proxy_refusal, trust_authorities
@@ -162,8 +162,8 @@ class Server:
                 self._known_pipelines = self._pipelines()
         return _pipeline_of(run) in self._known_pipelines
 
-    def runs_going_of(self, schedule: str) -> list[Any]:
-        """The runs that a recurring run has started and that have not ended."""
+    def runs_of(self, schedule: str) -> list[Any]:
+        """The newest runs that a recurring run has started."""
         predicates = [{"operation": "EQUALS", "key": "recurring_run_id", "stringValue": schedule}]
         with self._errors(f"listing the runs of the recurring run {schedule}"):
             found = self._client.list_runs(
@@ -172,7 +172,7 @@ class Server:
                 namespace=self._namespace,
                 filter=json.dumps({"predicates": predicates}),
             )
-        return [run for run in found.runs or [] if str(run.state or "") in GOING]
+        return list(found.runs or [])
 
     def run(self, run: str) -> Any:
         """A run with its tasks (V2beta1Run)."""

@@ -172,10 +172,14 @@ def metrics_of_run(store: str, run: str) -> dict[str, Any] | None:
     return RunStore(store, run).result("metrics.json")[0]
 
 
-def write_cancelled(store: str, run: str) -> bool:
-    """Write the summary of a run that somebody ended, where that is still to be done and this machine may."""
+def write_cancelled(store: str, run: str) -> bool | None:
+    """Write the summary of a run that somebody ended, where that is still to be done: whether it was.
+
+    None where the store refused or did not answer.
+    """
     with tempfile.TemporaryDirectory() as work:
-        return bool(RunStore(store, run).ask(lambda ledger: close_cancelled(ledger, Path(work))))
+        written: bool | None = RunStore(store, run).ask(lambda ledger: close_cancelled(ledger, Path(work)))
+    return written
 
 
 def told_state(server: Any, run: Any) -> str:

@@ -42,7 +42,8 @@ FIGURES: Mapping[str, tuple[str, ...]] = {
     "evaluate": tuple(f"{model}_{system}_accuracy" for system in SYSTEMS for model in (MODELS[0], MODELS[-1])),
     "gate": ("better", "difference", "p_value", "promoted"),
 }
-"""The three or four metrics that Kubeflow shows of each task, and its MLflow plugin logs; the report has all."""
+"""The three or four metrics that Kubeflow shows of each task, and its MLflow plugin logs (2.17.0,
+backend/src/v2/common/plugins/mlflow/handler.go, LogBatch of ScalarMetrics); the report has all."""
 
 
 def show_node(out: ExecutorOutput, node: Node, record: StageRecord, ledger: Ledger, folder_of: FolderOf) -> None:

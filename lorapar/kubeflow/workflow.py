@@ -37,9 +37,20 @@ _DUE = ("FAILED", "RUNNING", "PENDING", "SUCCEEDED", "SKIPPED")
 """What speaks for all where tasks of one node differ, the first of them that is among their states."""
 _EXIT_CODE = re.compile(r"exit code (\d+)")
 _TRY = re.compile(r"\(\d+\)$")
-_STOPPED = ("pod deleted", "node shutdown", "preempt", "evicted", "the node was low on resource")
-"""What Argo says of a pod that was taken away, in lower case (workflow/controller/operator.go, inferFailedReason), with
-Kubernetes' own words (pkg/kubelet/eviction/helpers.go). One that goes beyond limits of its own is not among them."""
+_STOPPED = (
+    "pod deleted",
+    "node shutdown",
+    "node is shutting down",
+    "preempted",
+    "the node was low on resource",
+    "the node had condition",
+)
+"""What Argo says of a pod that was taken away, or turned away by its node, in lower case. One that goes beyond limits
+of its own is not among them.
+
+Argo 4.0.5, workflow/controller/operator.go: podReconciliation writes "pod deleted", and inferFailedReason repeats the
+kubelet's message and leaves out its reason, such as Evicted. Those messages are in Kubernetes' pkg/kubelet:
+nodeshutdown, preemption/preemption.go, eviction/helpers.go and eviction_manager.go (Admit)."""
 _NOT_MADE = ("forbidden", "quota", "timeout", "timed out", "too many requests", "try again", "conflict")
 """What Argo 4.0.5 says of a node that waits because Kubernetes does not take its pod yet (IsTransientErr)."""
 TERMINATED = 143

@@ -50,13 +50,20 @@ def submit_words(notes: str) -> list[str]:
 def test_the_run_that_the_notes_start_has_the_release_s_images_store_and_placement(notes, values) -> None:
     words = submit_words(notes(values))
     assert not lorapar_problems(words)
-    upload = only(render(values=values), "Job", "-upload")["spec"]["template"]["spec"]["initContainers"][0]
-    hook_images = [argument.removeprefix("--image=") for argument in upload["args"] if argument.startswith("--image=")]
-    assert [words[place + 1] for place, word in enumerate(words) if word == "--image"] == hook_images
+    assert "--image" not in words, "the uploaded version names them"
     assert words[words.index("--placement") + 1] == "placement.yaml"
     assert words[words.index("--store") + 1] == "s3://lorapar"
     assert ("--namespace" in words) is ("pipeline" in values)
     assert ("registry=s3://other/registry" in words) is ("registry" in values.get("objectStore", {}))
+
+
+def test_without_an_upload_the_notes_name_the_images_that_the_hook_would(notes) -> None:
+    words = submit_words(notes({"pipeline": {"upload": {"enabled": False}}}))
+    assert not lorapar_problems(words)
+    upload = only(render(), "Job", "-upload")["spec"]["template"]["spec"]["initContainers"][0]
+    hook_images = [argument.removeprefix("--image=") for argument in upload["args"] if argument.startswith("--image=")]
+    assert [words[place + 1] for place, word in enumerate(words) if word == "--image"] == hook_images
+    assert len(hook_images) == 3
 
 
 def test_an_address_of_the_cluster_s_own_comes_with_the_way_to_it_from_elsewhere(notes) -> None:

@@ -353,6 +353,19 @@ def test_store_check_asks_as_runs_do(variables: dict[str, str], code: int) -> No
     assert owners == {variables.get("LORAPAR_S3_EXPECTED_OWNER")}
 
 
+def test_store_check_explains_a_server_without_room_for_another_bucket() -> None:
+    """As Kubeflow's own SeaweedFS answers; tests/integration/s3/test_volumes.py has the real one."""
+
+    def refuse(request: Request) -> tuple[int, str, str] | None:
+        return (500, "InternalError", "Please try again.") if request.method == "PUT" else None
+
+    with S3InMemory(refuse) as server:
+        done = run("check_store.py", "s3://fresh/lorapar", **KEYS, AWS_ENDPOINT_URL_S3=server.endpoint)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1), done.stderr
+    for words in ("InternalError", "8 volumes", "s3://mlpipeline/lorapar", "-volume.max=0"):
+        assert words in done.stderr
+
+
 @pytest.mark.parametrize(
     ("address", "said"), [("s3://lorapar//x", "single slashes"), ("./folder", "no s3:// address"), ("s3://B", "bucket")]
 )

@@ -1,6 +1,8 @@
 """What KFP's cache key would hold: parameters of tasks, worked out from plans, with the rules of its driver.
 
-The key is image, command, arguments, values of input parameters, and names (not contents) of artifacts.
+The key is image, command, arguments, values of input parameters, and names (not contents) of artifacts, with names and
+types of outputs and the claims that are mounted (Kubeflow 2.17.0, backend/src/v2/driver/cache.go, getFingerPrint, and
+backend/src/v2/cacheutils/cache.go, GenerateCacheKey).
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ import kfp_server_api as api
 import pytest
 from rich.console import Console
 
+from lorapar.errors import UnreachableError
 from lorapar.kubeflow import follow, submission
 from lorapar.kubeflow.ledger import Ledger
 from lorapar.kubeflow.package import build_package
@@ -24,7 +25,7 @@ from lorapar.kubeflow.summary import logged_outcome, outcome_line
 from lorapar.stages.graph import node_names
 from lorapar.store import open_store
 from tests.kubeflow.api_double import Double, Frame
-from tests.kubeflow.argo_double import Fate
+from tests.kubeflow.argo_double import Argo, Fate, fate
 from tests.kubeflow.conftest import Call
 from tests.kubeflow.followed import ALL, DONE, Wait, says, until
 
@@ -144,6 +145,20 @@ def test_every_node_of_the_graph_is_shown_once_under_its_own_name(server: Double
     assert states == {name: "succeeded" if name in ALL else "-" for name in node_names()}
 
 
+@pytest.mark.parametrize("at", ["prepare", "tally", "sft", "execute"])
+def test_every_node_of_a_task_is_shown_while_the_run_goes_on(at: str) -> None:
+    """Nothing but the details says so then; a task of several nodes has one detail."""
+    package = build_package({}, None)
+    (task,) = [one for one in package.tasks() if at in one.nodes]
+    before = node_names()[: node_names().index(task.nodes[0])]
+    fates = {name: fate("SUCCEEDED") for name in before} | {task.name: fate("RUNNING")}
+    details = Argo(package.spec, fates).details()
+    found = SimpleNamespace(run_details=SimpleNamespace(task_details=details))
+    states = {one.name: one.state for one in follow.task_states(found, package.tasks())}
+    wanted = {**dict.fromkeys(node_names(), ""), **dict.fromkeys(before, "SUCCEEDED")}
+    assert states == wanted | dict.fromkeys(task.nodes, "RUNNING")
+
+
 def test_a_promotion_that_shares_its_task_is_shown_where_the_store_has_its_record(
     server: Double, wait: Wait, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -238,7 +253,9 @@ def test_keys_of_the_package_name_each_node_of_the_graph_once() -> None:
     assert sorted(name for task in tasks for name in task.nodes) == sorted(node_names())
 
 
-FAILED_SFT = until("sft", sft=Fate("FAILED", exit_code=4, log="step 3\nlorapar: sft: the loss is NaN at step 3\n"))
+LOG = "step 3\nlorapar: sft: the loss is NaN at step 3\nF1128 main.go:59] failed to execute component: exit status 4\n"
+"""Kubeflow's launcher has the last word (2.17.0, backend/src/v2: cmd/launcher-v2/main.go, component/launcher_v2.go)."""
+FAILED_SFT = until("sft", sft=Fate("FAILED", exit_code=4, log=LOG))
 
 
 @pytest.mark.usefixtures("no_rights")
@@ -342,7 +359,13 @@ STOPPED = [
     Fate("FAILED", message="pod deleted during operation"),
     Fate("FAILED", message="Pod was terminated in response to imminent node shutdown."),
     Fate("FAILED", exit_code=137, message="The node was low on resource: memory. Threshold quantity: 100Mi."),
+    Fate("FAILED", exit_code=137, message="Preempted in order to admit critical pod"),
+    Fate("FAILED", message="Pod was rejected: The node had condition: [DiskPressure]. "),
+    Fate("FAILED", message="Pod was rejected: Pod was rejected as the node is shutting down."),
 ]
+"""Argo 4.0.5, workflow/controller/operator.go: podReconciliation ("pod deleted") and inferFailedReason, which repeats
+the message of the kubelet. In Kubernetes' pkg/kubelet: nodeshutdown, eviction/helpers.go (the message of an evicted pod
+does not have that word in it), preemption/preemption.go, and kubelet.go, rejectPod."""
 
 
 STOPPED_DRIVER = Fate("FAILED", driver="Failed", exit_code=143)
@@ -417,6 +440,33 @@ def test_the_next_command_that_sees_a_cancelled_run_writes_its_summary(
     assert "/runs/run-0/summary.md" in words
     assert (tmp_path / "runs" / "run-0" / "outcome.json").is_file()
     assert "summary.md" not in call("runs")[1], "once"
+
+
+def test_a_submission_that_looks_for_an_equal_run_writes_the_summary_of_a_cancelled_one(
+    server: Double, submit: Call, tmp_path: Path
+) -> None:
+    server.endings = [CANCELLED["its history says so"]]
+    submit("--if-changed")
+    assert "summary of the cancelled run: s3://bucket/lorapar/runs/run-0/summary.md" in submit("--if-changed")[1]
+    assert len(server.runs) == 2
+    assert (tmp_path / "runs" / "run-0" / "outcome.json").is_file()
+
+
+def test_a_store_that_takes_no_summary_is_not_asked_for_the_next_run(
+    server: Double, submit: Call, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.endings = [CANCELLED["its history says so"]] * 2
+    submit()
+    submit()
+    asked = []
+
+    def refused(address: str) -> None:
+        asked.append(address)
+        raise UnreachableError(f"{address}: refused (403 AccessDenied)")
+
+    monkeypatch.setattr(submission, "open_store", refused)
+    assert call("runs")[1].count("cancelled") == 2
+    assert len(asked) == 1
 
 
 @pytest.mark.usefixtures("no_rights")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gzip
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from lorapar.kubeflow import submission
 from lorapar.kubeflow.overhead import (
     GROUP_PODS,
     LOOP_PODS,
+    NODE_BYTES,
     TASK_PODS,
     longest_path_pods,
     waiting_seconds,
@@ -26,6 +28,8 @@ from lorapar.kubeflow.parameter_values import pipeline_parameters
 from lorapar.kubeflow.submission import INLINE_LIMIT_BYTES, by_address
 from lorapar.kubeflow.tasks import TASKS
 from lorapar.store import ObjectStore, open_store
+from tests.kubeflow.argo_double import Argo, fate
+from tests.kubeflow.followed import ALL
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "kubeflow.md"
 PLATFORM = DOCS.parent / "platform" / "install.md"
@@ -73,7 +77,7 @@ def test_pods_in_a_row_are_counted_by_hand() -> None:
 
 
 def test_the_longest_path_of_the_shipped_package(package) -> None:
-    """What the docs add up: root, exit handler and condition; twelve tasks; what the loop adds to one of them."""
+    """What the docs add up: root, exit handler and condition; eleven tasks; what the loop adds to one of them."""
     pods = longest_path_pods(package[0])
     in_a_row = len(TASKS) - len({"init", "score-system2"})
     assert pods == 3 * GROUP_PODS + in_a_row * TASK_PODS + LOOP_PODS
@@ -141,6 +145,14 @@ def test_the_model_counts_what_a_task_is_given(package) -> None:
     assert after["inputs"] > before["inputs"]
     assert after["spec"] > before["spec"]
     assert after["nodes"] == before["nodes"]
+
+
+def test_constants_of_the_model_are_of_the_size_of_what_they_stand_for(package) -> None:
+    """They were fitted to a run on a cluster (2.17.0), whose spec had 150 kB with 19 tasks; here are 13."""
+    found, nodes = workflow_bytes(*package, 1), Argo(package[0], {name: fate("SUCCEEDED") for name in ALL}).nodes
+    assert 100_000 < found["spec"] < 150_000
+    names_and_times = sum(len(json.dumps(node)) for node in nodes.values()) / len(nodes)
+    assert names_and_times < NODE_BYTES < 2 * names_and_times
 
 
 def test_the_compiled_file_is_no_larger_than_what_the_form_shows(package) -> None:

@@ -14,17 +14,20 @@ from lorapar.kubeflow import executor
 from lorapar.kubeflow.ledger import Ledger
 from lorapar.kubeflow.package import build_package
 from lorapar.kubeflow.parameters import PARAMETERS
-from lorapar.kubeflow.reporting import close_cancelled, keep_plan, print_outcome, recorded_outcome
+from lorapar.kubeflow.planned import Lane
+from lorapar.kubeflow.reporting import close_cancelled, keep_plan, node_outcomes, print_outcome, recorded_outcome
 from lorapar.kubeflow.summary import RunSummary, logged_outcome, summary_text
 from lorapar.kubeflow.tasks import TASKS
 from lorapar.kubeflow.webhook import post_summary
 from lorapar.local.execute import new_record
 from lorapar.local.folder import StageRecord
-from lorapar.records import digest_of
+from lorapar.records import Answer, digest_of, write_json, write_records
+from lorapar.registry import Registry
 from lorapar.stages.contract import is_cached, stage_spec
 from lorapar.stages.graph import GRAPH
 from lorapar.stages.plan import make_plan
 from lorapar.stages.plan_file import Plan
+from lorapar.store import open_store
 
 MIX = "data.task_mix={system1_train: 3, system1_heldout: 2, system2_train: 3, system2_heldout: 2}"
 
@@ -160,6 +163,28 @@ def test_a_run_whose_tasks_all_came_from_the_cache_has_succeeded(cluster, plan, 
     assert (outcome["succeeded"], outcome["promoted"]) == (True, metrics is BETTER)
 
 
+def test_a_loop_of_which_one_task_failed_is_missing_with_its_reason(cluster, plan, capsys) -> None:
+    """Each item of the loop asks some of the teachers; the record of one that finished says nothing of the others."""
+    leave(cluster, plan, "run-1", BETTER, before="vote-first")
+    ledger, kept = Ledger(cluster.store, "run-1"), json.loads(cluster.store.read("runs/run-1/plan.json"))
+    teachers = [{**plan.sections["vote-first"], "asked": [name]} for name in ("one", "other")]
+    record = StageRecord.model_validate(kept["record"])
+    keep_plan(ledger, record, plan, {"vote-first": [Lane("vote-first", one, "0") for one in teachers]})
+    inputs = {"examples": [digest_of(["prepare", "examples"])]}
+    made = {"outputs": {"votes": digest_of(["votes"])}, "finished": record.finished, "seconds": 1.0}
+    for node in range(2):
+        finished = new_record("vote-first", "vote", teachers[node], inputs).model_copy(update=made)
+        ledger.write_record(finished)
+        if node == 0:
+            ledger.write_error("vote", "other: the endpoint refused (401)")
+            outcome = outcome_of(cluster, "run-1", "FAILED", capsys)
+            assert (outcome["succeeded"], "vote-first" in outcome["missing"]) == (False, True)
+            assert outcome["errors"] == {"vote": "other: the endpoint refused (401)"}
+            assert node_outcomes(ledger)["vote-first"] == "FAILED"
+    assert "vote-first" not in outcome_of(cluster, "run-1", "FAILED", capsys)["missing"]
+    assert node_outcomes(ledger)["vote-first"] == "SUCCEEDED"
+
+
 NODES = [node.name for node in GRAPH if node.stage not in ("plan", "report")]
 
 
@@ -290,6 +315,44 @@ def test_a_webhook_that_does_not_answer_fails_no_run(cluster, plan) -> None:
     cluster.run("report", values, ["page", "summary"])
     summary = (cluster.root / f"task-{cluster.count}" / "out" / "summary").read_text(encoding="utf-8")
     assert "webhook: 127.0.0.1:9 did not take the summary" in summary
+
+
+def gate_of(cluster, right: int, promote: bool) -> dict[str, str]:
+    """What the task `gate` is given: a published adapter that is right on so many of 40 rows, beside a base on 5."""
+    registry, folder = Registry(open_store(cluster.root / "registry")), cluster.root / "adapter"
+    folder.mkdir()
+    (folder / "adapter_model.safetensors").write_text("weights")
+    registry.publish("tiny", folder)
+    about = {"registry": registry.address, "name": "tiny", "version": 1, "incumbent": None}
+    about["digest"] = registry.resolve("tiny@1").digest
+    answers = [
+        Answer(example_id=f"{system}{n}", system=system, model=model, text="", tokens=1, loss=1.0, strict=n < count)
+        for model, count in {"base": 5, "after_rl": right}.items()
+        for system in ("system1", "system2")
+        for n in range(40)
+    ]
+    made = {name: cluster.root / name for name in ("version", "evaluation")}
+    for one in made.values():
+        one.mkdir()
+    write_json(made["version"] / "version.json", about)
+    write_records(made["evaluation"] / "answers.jsonl", answers)
+    settings = cluster.settings({"gate": {"gate": {"promote": promote}}, "promote": {}})
+    digests = {f"{name}_digest": cluster.put(one) for name, one in made.items()}
+    return {"settings": settings, "store": cluster.address, "run": "run-1", **digests}
+
+
+@pytest.mark.parametrize(
+    ("right", "promote", "outcome"),
+    [
+        (30, True, {"better": True, "wanted": True, "promoted": True}),
+        (30, False, {"better": True, "wanted": False}),
+        (5, True, {"better": False, "wanted": False}),
+    ],
+)
+def test_the_log_of_the_task_gate_says_how_the_run_comes_out(cluster, capsys, right, promote, outcome) -> None:
+    """`submit --wait` reads it where it has no rights in the store."""
+    cluster.run("gate", gate_of(cluster, right, promote), ["verdict"])
+    assert logged_outcome(capsys.readouterr().out) == outcome
 
 
 def test_gate_and_promote_say_in_their_logs_how_the_run_comes_out(capsys) -> None:

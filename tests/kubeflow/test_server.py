@@ -413,11 +413,25 @@ def test_a_schedule_is_deleted_though_kubeflow_shows_a_run_of_it_whose_workflow_
     assert server.recurring == {}
 
 
+@pytest.mark.parametrize(
+    ("frame", "gone", "word"),
+    [(GOING, True, "gone"), (Frame("FAILED", GOING.nodes, history=("CANCELING",)), False, "cancelled")],
+)
+def test_deleting_a_schedule_writes_the_summary_of_its_run_that_somebody_ended(
+    server: Double, call: Call, nightly: str, tmp_path: Path, frame: Frame, gone: bool, word: str
+) -> None:
+    run = server.fire(nightly, frame)
+    server.gone |= {run.run_id} if gone else set()
+    code, message = call("schedules", "delete", "nightly")
+    assert (code, f"summary of the {word} run: {STORE}/runs/{run.run_id}/summary.md" in message) == (0, True), message
+    assert (tmp_path / "runs" / run.run_id / "summary.md").read_text().startswith("# Cancelled")
+
+
 def test_a_run_that_starts_between_looking_and_deleting_is_left_alone(
     server: Double, call: Call, nightly: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server.fire(nightly, GOING)
-    monkeypatch.setattr(Server, "runs_going_of", lambda self, schedule: [])
+    monkeypatch.setattr(Server, "runs_of", lambda self, schedule: [])
     assert call("schedules", "delete", "nightly")[0] == 0
     assert server.killed == []
 

@@ -168,12 +168,14 @@ def test_a_server_that_stays_away_while_a_run_is_followed_leaves_the_run_to_itse
     assert (code, "run run-0 is not followed any more: the run goes on in Kubeflow" in message) == (3, True), message
 
 
-def test_schedule_makes_a_recurring_run(server, call, submit) -> None:
+def test_schedule_makes_a_recurring_run(server, call, submit, tmp_path) -> None:
     code, message = call("schedule", "0 0 3 * * *", "--preset", "tiny", "--store", STORE)
     assert code == 0, message
     (made,) = server.recurring.values()
     assert made.trigger.cron_schedule.cron == "0 0 3 * * *"
     assert made.no_catchup is True
+    address = made.runtime_config.parameters["config"]
+    assert "name: tiny" in (tmp_path / address.removeprefix(f"{STORE}/")).read_text()
     assert call("schedule", "0 3 * * *", "--preset", "tiny")[0] == 2
 
 

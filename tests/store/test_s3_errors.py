@@ -13,10 +13,10 @@ from lorapar.store.s3_errors import MismatchError, explain
 WHERE, ENDPOINT = "s3://bucket/key", "https://s3.example"
 
 
-def refused(code, message="", headers=None, attempts=0, status=400):
+def refused(code, message="", headers=None, attempts=0, status=400, operation="GetObject"):
     """What boto3 raises for an error answer."""
     metadata = {"HTTPHeaders": headers or {}, "RetryAttempts": attempts, "HTTPStatusCode": status}
-    return ClientError({"Error": {"Code": code, "Message": message}, "ResponseMetadata": metadata}, "GetObject")
+    return ClientError({"Error": {"Code": code, "Message": message}, "ResponseMetadata": metadata}, operation)
 
 
 @pytest.mark.parametrize(
@@ -32,6 +32,15 @@ def refused(code, message="", headers=None, attempts=0, status=400):
         (refused("PermanentRedirect", headers={"x-amz-bucket-region": "eu-west-1"}), UnreachableError, "eu-west-1"),
         (refused("SlowDown", attempts=7, status=503), UnansweredError, "also after 8 attempts"),
         (refused("InternalError", "Try again.", status=500), UnansweredError, "to GetObject: InternalError Try again."),
+        *(
+            (
+                refused("InternalError", "Try again.", status=500, operation=operation),
+                UnansweredError,
+                f"to {operation}: InternalError Try again; where nothing was ever written to this bucket, its server "
+                "has no room for another one: Kubeflow's own SeaweedFS has 8 volumes",
+            )
+            for operation in ("PutObject", "CreateMultipartUpload")
+        ),
         (refused("502", "Bad Gateway", status=502), UnansweredError, "to GetObject: 502 Bad Gateway"),
         (refused("NotImplemented", status=501), UnsupportedError, "does not know what was asked"),
         (boto.SSLError(endpoint_url=ENDPOINT, error="self-signed"), UnreachableError, "AWS_CA_BUNDLE"),
