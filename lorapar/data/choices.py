@@ -161,6 +161,11 @@ def find_choices(
     return Unclear(f"'{unclear}' {readings[unclear]}; write its letter (A, B, …) there instead")
 
 
+def _fitting(cells: Sequence[tuple[Any, Sequence[Choice]]], base: int) -> int:
+    """How many cells are places of choices, counted from this."""
+    return sum(_place(cell, choices, "place", base) is not None for cell, choices in cells)
+
+
 def _correct_beside_answers(columns: Collection[str], rows: Sequence[Mapping[str, Any]]) -> str | None:
     """A column that says which of `answers` is right; none beside columns with wrong answers, or where it judges."""
     if any(_WRONG.match(name) for name in columns):
@@ -186,7 +191,8 @@ def _reading(
     `labelled`: what choices are called stands in the rows and not in the names of columns, so that it wins over places.
     `base` is what places are counted from, where the rows show it.
     """
-    found = {kind: [_place(cell, choices, kind, base or 0) for cell, choices in cells] for kind in _TELLS}
+    first = base if base is not None else max((0, 1), key=lambda one: _fitting(cells, one))
+    found = {kind: [_place(cell, choices, kind, first) for cell, choices in cells] for kind in _TELLS}
     fits = {kind: sum(place is not None for place in places) for kind, places in found.items()}
     best = max(fits.values())
     if 2 * best <= len(cells):
