@@ -14,8 +14,8 @@ from collections.abc import Iterable
 from decimal import Decimal
 from typing import Any
 
-from lorapar.data.readers import RawRow
-from lorapar.data.written import texts_in
+from lorapar.data.readers import RawRow, is_separated
+from lorapar.data.written import read_written, texts_in
 from lorapar.plain_text import plain_characters
 
 _BLANK_TEXTS = frozenset({"nan", "<na>", "nat", "#n/a"})
@@ -55,9 +55,20 @@ class Cells:
         """A column that holds a text or a list of texts, as a list; empty texts are left out."""
         return self._each(where, row.get(column) if column is not None else None, str(column))
 
-    def paragraphs(self, where: str, row: dict[str, Any], column: str | None) -> str:
-        """A column that holds a text or a list of paragraphs, these texts or lists of sentences, as one text."""
+    def listed(self, where: str, row: dict[str, Any], column: str) -> list[str]:
+        """As `texts`, of a column that holds lists: one that is written as a text is read."""
+        value = row.get(column)
+        written = read_written(value) if isinstance(value, str) else None
+        return self._each(where, written if isinstance(written, list) else value, column)
+
+    def paragraphs(self, where: str, row: dict[str, Any], column: str | None, *, written: bool = False) -> str:
+        """A column that holds a text or a list of paragraphs, these texts or lists of sentences, as one text.
+
+        `written`: such a list in a CSV file, which has it as a text, is read.
+        """
         value = row.get(column) if column is not None else None
+        if written and isinstance(value, str) and is_separated(where):
+            value = _paragraphs_in(value) or value
         parts = value if isinstance(value, list | tuple) else [value]
         return "\n\n".join(filter(None, (" ".join(self._each(where, part, str(column))) for part in parts)))
 
@@ -81,18 +92,40 @@ class Cells:
         text = as_text(value)
         if text is None:
             hint = "; only the reference may be a list, of texts" if isinstance(value, list | tuple) else ""
+            if isinstance(value, bool):
+                hint = "; write the word that is meant, as yes or no"
             if isinstance(value, dict) and value:
                 fields = " or ".join(f"{column}.{name}" for name in list(value)[:4])
                 hint = f"; name the field of it that is meant, {fields}, in data.columns"
             raise BadRowError(f"{where}: '{column}' is not text but {type(value).__name__}{hint}")
         if isinstance(value, float | Decimal) and math.isinf(value):
             raise BadRowError(f"{where}: '{column}' is {value}, which is no number that could be compared")
+        check_characters(f"{where}: '{column}'", text)
         if text.casefold() in _DOUBTFUL_TEXTS:
             self.doubtful[column, text] += 1
         if isinstance(value, str) and value.strip().casefold() in _BLANK_TEXTS:
             self.blank_texts[column] += 1
         whole = _WHOLE.fullmatch(text) if column in self._floats else None
         return whole[1] if whole else text
+
+
+def check_characters(place: str, text: str) -> None:
+    """Refuse half a surrogate pair, which JSON can write and no file can hold; `place` is row and field."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        half = ord(text[error.start])
+        raise BadRowError(
+            f"{place} has \\u{half:04x}, half of a character that is written as two; write it whole, or take it out"
+        ) from None
+
+
+def _paragraphs_in(text: str) -> list[Any] | None:
+    """The paragraphs that a text lists: texts, or lists of them; None where it is no such list."""
+    found = read_written(text)
+    parts = found if isinstance(found, list) else []
+    flat = [one for part in parts for one in (part if isinstance(part, list) else [part])]
+    return parts if flat and all(isinstance(one, str) for one in flat) else None
 
 
 def as_text(value: Any) -> str | None:

@@ -20,6 +20,10 @@ _OWN_COLUMN = re.compile(
     re.IGNORECASE,
 )
 _LETTERED = re.compile(r"(?:^|[\s,;])\(?([A-Za-z])\s?[).:]\s*")
+_BEHIND_MARK = r"[\s*]{0,2}[).:\]][\s*`\"'$]{0,8}"
+_BEHIND_TEXT = r"(?!\w|[.,]\d)"
+_BETWEEN = r"(?:[^\w]{0,8}\b(?:or|and)\b)?[^\w]{0,8}"
+"""What stands behind the mark of a choice, behind its text, and between two choices that a question lists."""
 _FEWEST, _MOST = 2, len(ascii_uppercase)
 
 
@@ -70,9 +74,10 @@ def listed_marks(question: str, choices: Sequence[Choice]) -> str | None:
     """The letters or numbers with which a question lists its choices itself; None where it does not."""
     for marks in (ascii_uppercase, digits[1:]):
         listed = [
-            rf"(?<!\w)(?i:{mark})\W{{1,8}}{re.escape(one.text)}" for mark, one in zip(marks, choices, strict=False)
+            rf"(?<!\w)(?i:{mark}){_BEHIND_MARK}{re.escape(one.text)}{_BEHIND_TEXT}"
+            for mark, one in zip(marks, choices, strict=False)
         ]
-        if len(listed) == len(choices) and all(re.search(one, question) for one in listed):
+        if len(listed) == len(choices) and re.search(_BETWEEN.join(listed), question):
             return marks
     return None
 

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from string import ascii_uppercase
 from typing import Any, Literal
 
-from lorapar.data.cells import BadRowError, Cells, as_text
+from lorapar.data.cells import BadRowError, Cells, as_text, check_characters
 from lorapar.data.choice_lists import Choice, choice_columns, choice_count, choices_of, listed_marks, with_choices
+from lorapar.data.written import read_written
 
 CONTEXTS = (
     *("context.contexts", "context.sentences", "passages.passage_text"),
@@ -27,13 +28,18 @@ _QUESTIONS = (
 )
 _RIGHT = (
     *("answerKey", "answerkey", "answer_key", "answer_idx", "answer_index", "answer_letter"),
-    *("correct_option", "correct_choice", "correct_answer", "correct_index", "correct", "right", "cop"),
+    *("correct_option", "correct_choice", "correct_answer", "correct_answer_id", "correct_answer_index"),
+    *("correct_answer_idx", "correct_index", "correct_idx", "correct_id", "correct", "right", "cop"),
     *("gold", "label", "target", "answer"),
 )
 _ANSWERS = "answers"
-"""Choices of ReClor, and right answers of others; only a place or a letter says that they are choices."""
-_NO_PLACES = ("correct_answer", "target", "answer")
+"""Choices of ReClor and QuAIL, and right answers of others; what is correct beside them says that they are choices."""
+_NO_PLACES = ("target", "answer")
 """Of `_RIGHT`, those that may be answers themselves."""
+_CORRECT = re.compile(r"correct(?:[ _]?(?:answers?|options?|choices?|label|letter|key|index|idx|id)(?:[ _].*)?)?")
+_WRONG = re.compile(r"incorrect|wrong|distractor")
+_CLEAR = 10
+"""Rows that show what places are counted from, to one that shows the contrary: that one is a slip."""
 _SAYS = re.compile(
     r"(?:(?:the )?(?:right |correct )?(?:answer|option|choice)[\s_:]*(?:is )?)?\(?([a-z]|\d{1,2})[).:]?(?:\s+(.+))?",
     re.DOTALL,
@@ -82,6 +88,8 @@ class ChoiceColumns:
         question = cells.text(where, row, self.question)
         own = {name: cells.text(where, row, name) for name in self.columns} if self.columns[1:] else row
         choices = choices_of(own, self.columns)
+        for one in choices or ():
+            check_characters(f"{where}: '{self.columns[0]}'", one.text)
         if not question or choices is None:
             lacks = "choices" if question else "a question"
             places = ", ".join(f"'{name}'" for name in (self.columns if question else [self.question]))
@@ -89,7 +97,7 @@ class ChoiceColumns:
                 f"{where}: a row without {lacks} ({places} is empty, missing or no list of two or more texts)"
             )
         right = self._right(where, row, choices)
-        context = cells.paragraphs(where, row, self.context)
+        context = cells.paragraphs(where, row, self.context, written=True)
         marks = listed_marks(question, choices)
         asked = with_choices(question, context, [] if marks else [one.text for one in choices])
         return {**row, self.question: asked, self.answer: (marks or ascii_uppercase)[right]}
@@ -102,7 +110,7 @@ class ChoiceColumns:
         if place is None:
             marks = ", ".join(one.mark for one in choices)
             how = {
-                "letter": f"the choices are {marks}",
+                "letter": f"the choices are {marks}, and a text beside a letter has to be the one of that letter",
                 "text": "no choice, or more than one, has this text",
                 "place": f"the {len(choices)} choices are counted from {self.base}, as most rows show",
             }[self.kind]
@@ -130,8 +138,9 @@ def find_choices(
         return None
     asked = [row for row in rows if isinstance(row.get(question), str)]
     read = [(row, choices) for row in asked if (choices := choices_of(row, held)) is not None]
+    beside = _correct_beside_answers(columns, rows) if held == (_ANSWERS,) else None
     if not rows or 2 * len(read) <= len(rows):
-        return None
+        return _names_none(beside, question)
     cells = {
         name: [(cell, choices) for row, choices in read if not _is_hidden(cell := row.get(name), choices)]
         for name in _RIGHT
@@ -148,8 +157,30 @@ def find_choices(
         return ChoiceColumns(question, context, held, answer, *clear[answer], listed=2 * listed > len(read))
     unclear = next((name for name, reading in readings.items() if isinstance(reading, str)), None)
     if unclear is None:
-        return None
+        return _names_none(beside, question)
     return Unclear(f"'{unclear}' {readings[unclear]}; write its letter (A, B, …) there instead")
+
+
+def _fitting(cells: Sequence[tuple[Any, Sequence[Choice]]], base: int) -> int:
+    """How many cells are places of choices, counted from this."""
+    return sum(_place(cell, choices, "place", base) is not None for cell, choices in cells)
+
+
+def _correct_beside_answers(columns: Collection[str], rows: Sequence[Mapping[str, Any]]) -> str | None:
+    """A column that says which of `answers` is right; none beside columns with wrong answers, or where it judges."""
+    if any(_WRONG.match(name) for name in columns):
+        return None
+    judges = {name for name in columns if any(isinstance(row.get(name), bool) for row in rows)}
+    return next((name for name in columns if _CORRECT.fullmatch(name) and name not in judges), None)
+
+
+def _names_none(beside: str | None, question: str) -> Unclear | None:
+    if beside is None:
+        return None
+    return Unclear(
+        f"'{beside}' beside '{_ANSWERS}' says that these are choices, and names none of them by its letter, text or "
+        f"place; write the letter there, or set data.columns.question={question} data.columns.answer={beside}"
+    )
 
 
 def _reading(
@@ -160,18 +191,21 @@ def _reading(
     `labelled`: what choices are called stands in the rows and not in the names of columns, so that it wins over places.
     `base` is what places are counted from, where the rows show it.
     """
-    found = {kind: [_place(cell, choices, kind, base or 0) for cell, choices in cells] for kind in _TELLS}
+    first = base if base is not None else max((0, 1), key=lambda one: _fitting(cells, one))
+    found = {kind: [_place(cell, choices, kind, first) for cell, choices in cells] for kind in _TELLS}
     fits = {kind: sum(place is not None for place in places) for kind, places in found.items()}
     best = max(fits.values())
     if 2 * best <= len(cells):
         return None
-    kinds = [kind for kind in _TELLS if fits[kind] == best]
-    digits = any(one.mark.isdigit() for _, choices in cells for one in choices)
-    if "place" in kinds and not digits and all(isinstance(cell, int | float) for cell, _ in cells):
-        kinds = ["place"]  # a number beside choices that are texts
-    elif labelled and "letter" in kinds and "place" in kinds:
+    kinds = [kind for kind in _TELLS if _CLEAR * fits[kind] >= (_CLEAR - 1) * best]  # a slip or two decide nothing
+    if labelled and "letter" in kinds and "place" in kinds:
         kinds.remove("place")
-    if any(found[kind] != found[kinds[0]] for kind in kinds[1:]):
+    kinds.sort(key=lambda kind: -fits[kind])
+    if any(
+        None not in pair and pair[0] != pair[1]
+        for kind in kinds[1:]
+        for pair in zip(found[kinds[0]], found[kind], strict=True)
+    ):
         names: dict[Kind, str] = {"letter": "the letter", "text": "the text", "place": "the place"}
         return f"may be {' or '.join(names[kind] for kind in kinds)} of the right choice"
     if kinds[0] == "place" and base is None:
@@ -180,7 +214,7 @@ def _reading(
 
 
 def _bases(names: Collection[str], columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> dict[str, int | None]:
-    """By column, what places are counted from: that of 0 and 1 with which more of the rows name a choice, if any."""
+    """By column, what places are counted from: 0 or 1, whichever the rows show, or nearly all that show any."""
     first: Counter[str] = Counter()
     last: Counter[str] = Counter()
     for row in rows:
@@ -189,11 +223,22 @@ def _bases(names: Collection[str], columns: Sequence[str], rows: Iterable[Mappin
         for name, number in numbers.items() if count else ():
             first[name] += number == 0
             last[name] += number == count
-    return {name: None if first[name] == last[name] else int(last[name] > first[name]) for name in names}
+    return {name: _base(first[name], last[name]) for name in names}
+
+
+def _base(first: int, last: int) -> int | None:
+    clear = max(first, last) >= max(1, _CLEAR * min(first, last))
+    return int(last > first) if clear else None
+
+
+def _only(cell: Any) -> Any:
+    """What a list of one holds (AGIEval has `[0]`), also where it is written as a text; another cell as it is."""
+    listed = read_written(cell) if isinstance(cell, str) else cell
+    return listed[0] if isinstance(listed, list | tuple) and len(listed) == 1 else cell
 
 
 def _number(cell: Any) -> int | None:
-    text = _compared(cell)
+    text = _compared(_only(cell))
     return int(text) if text is not None and re.fullmatch(r"\d{1,2}", text) else None
 
 
@@ -205,25 +250,30 @@ def _compared(cell: Any) -> str | None:
 
 def _is_hidden(cell: Any, choices: Iterable[Choice]) -> bool:
     """Whether a cell names no choice at all: it is empty, or the -1 of test sets."""
-    text = _compared(cell)
+    text = _compared(_only(cell))
     return cell in ([], ()) or text == "" or (text == "-1" and all(one.text != "-1" for one in choices))
 
 
 def _place(cell: Any, choices: Sequence[Choice], kind: Kind, base: int) -> int | None:
     """Which choice a cell means, read as this kind; None where it means none, or several."""
-    if isinstance(cell, list | tuple):
-        cell = cell[0] if len(cell) == 1 else None
-    text = _compared(cell)
-    if not text:
-        return None
+    if kind == "text":
+        return _by_text(cell, choices)
     if kind == "place":
         number = _number(cell)
         return number - base if number is not None and base <= number < len(choices) + base else None
-    plain = [_compared(one.text) for one in choices]
-    if kind == "text":
-        return plain.index(text) if plain.count(text) == 1 else None
+    named = _SAYS.fullmatch(_compared(_only(cell)) or "")
     marks = [_compared(one.mark) for one in choices]
-    named = _SAYS.fullmatch(text)
-    if named is None or (named[2] is not None and named[2] not in plain):
+    if named is None or marks.count(named[1]) != 1:
         return None
-    return marks.index(named[1]) if marks.count(named[1]) == 1 else None
+    place = marks.index(named[1])
+    return place if named[2] in (None, _compared(choices[place].text)) else None
+
+
+def _by_text(cell: Any, choices: Sequence[Choice]) -> int | None:
+    """Which choice has this text: as it stands (Co and CO are two), or else as texts are compared."""
+    for one in (cell, _only(cell)):
+        for shown in (as_text, _compared):
+            text, texts = shown(one), [shown(choice.text) for choice in choices]
+            if text and texts.count(text) == 1:
+                return texts.index(text)
+    return None

@@ -7,7 +7,8 @@ from difflib import get_close_matches
 from typing import Any
 
 from lorapar.data.choice_lists import choice_columns
-from lorapar.data.conversation import messages_in
+from lorapar.data.conversation import MEDIA_COLUMNS, messages_in
+from lorapar.data.nested import structure_of
 
 CONVERSATIONS = ("messages", "conversations", "conversation", "contents")
 REFERENCES = (
@@ -57,6 +58,9 @@ def why_not(columns: Collection[str], rows: Sequence[dict[str, Any]]) -> str:
         if turns and isinstance(turns[0], dict):
             keys = ", ".join(f"'{key}'" for key in turns[0])
             return f"the turns in '{column}' have {keys}, and known are 'role' with 'content', and 'from' with 'value'"
+    judged = _judged(columns, rows)
+    if judged:
+        return judged
     text, label = (next((one for one in names if one in columns), None) for names in _LABELLED)
     if text is not None and label is not None:
         return (
@@ -66,6 +70,40 @@ def why_not(columns: Collection[str], rows: Sequence[dict[str, Any]]) -> str:
     if any(len(column) > _LONG for column in columns):
         return "its first line is read as the names of columns and looks like a row: put a line with names above it"
     return f"name the right ones in data.columns ({_KNOWN}){_whole_text(columns)}"
+
+
+_KNOWN_BESIDE = ("history", "label", "tools", *MEDIA_COLUMNS)
+"""Columns of which something else is said, or that are looked at."""
+_SHOWN = 8
+
+
+def unread(columns: Collection[str], rows: Sequence[dict[str, Any]], used: Collection[str]) -> str:
+    """A suffix with the columns of texts that are not read; empty where all are."""
+    some = [
+        name
+        for name in columns
+        if name not in used
+        and name.strip().lower() not in _KNOWN_BESIDE
+        and any(isinstance(cell := row.get(name), str) and cell.strip() and not structure_of(cell) for row in rows)
+    ]
+    more = f" and {len(some) - _SHOWN} more" if len(some) > _SHOWN else ""
+    return f"; not read: {', '.join(some[:_SHOWN])}{more}" if some else ""
+
+
+def _judged(columns: Collection[str], rows: Sequence[dict[str, Any]]) -> str:
+    """What to do with a truth value that judges an answer of no usual name; empty where there is none."""
+    label = next((name for name in ("label", "target") if any(_is_truth(row.get(name)) for row in rows)), None)
+    question = next((name for name in USUAL["question"] if name in columns), None)
+    if label is None or question is None:
+        return ""
+    return (
+        f"'{label}' is true or false, of an answer or as one: leave out the rows with answers that shall not be "
+        f"written, and set data.columns.question={question} and data.columns.answer"
+    )
+
+
+def _is_truth(cell: Any) -> bool:
+    return isinstance(cell, bool) or str(cell).strip().casefold() in ("true", "false", "yes", "no")
 
 
 def _whole_text(columns: Collection[str]) -> str:

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
-from lorapar.data.cells import BadRowError
+from lorapar.data.cells import BadRowError, check_characters
 from lorapar.data.written import read_written
 from lorapar.records import Turn
 
@@ -55,6 +55,12 @@ def messages_in(cell: Any) -> Messages | None:
     if not isinstance(cell, list | tuple) or not cell:
         return None
     return list(cell) if all(isinstance(one, dict) and _keys_of(one) is not None for one in cell) else None
+
+
+def is_answered(messages: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether the last turn of a conversation is of another than the user and the system."""
+    role = str(messages[-1].get("role", messages[-1].get("from"))).strip().lower()
+    return _ROLES.get(role) not in ("system", "user")
 
 
 def turns_in(cell: Any) -> Messages | None:
@@ -175,6 +181,7 @@ def _turn(place: str, message: dict[str, Any], noted: set[str]) -> _Turn:
     if thought is not None:
         noted.add(f"have thoughts in '{thought}', which are left out; write them into the content to have them learned")
     text = _text(f"{place}.{text_key}", message.get(text_key))
+    check_characters(f"{place}.{text_key}'", text)
     if not text.strip() and role != "system":
         raise BadRowError(f"{place}.{text_key}' is empty")
     return _Turn(_ROLES[role], text, _is_learned(f"{place}.weight'", message.get("weight")))

@@ -16,6 +16,8 @@ from lorapar.data.choice_lists import choice_columns
 from lorapar.data.conversation import (
     MEDIA_COLUMNS,
     Conversation,
+    Messages,
+    is_answered,
     messages_in,
     read_conversation,
     system_text,
@@ -32,6 +34,8 @@ from lorapar.records import Example, System
 _THOUSANDS = re.compile(r"[-+]?\$?\d{1,3}(,\d{3})+(\.\d+)?")
 _HISTORY = "history"
 _CHOSEN = re.compile(r"\(?(\d{1,2}|[A-Za-z])[).]?")
+_LONG = 40
+"""Characters of a context that does not stand in a question by chance."""
 _LETTERED = re.compile(r"(?<!\w)[Aa1][).:]")
 """How a question begins to name its choices."""
 
@@ -143,7 +147,7 @@ class _Builder:
                 article = "a" if kind == "video" else "an"
                 raise BadRowError(f"{where}: '{column}' holds {article} {kind}, and only text is trained")
             self.seen[f"have something in '{column}', which is not read"] += 1
-        if self._recognised and self._made is None and row.get("label") is False:
+        if self._recognised and self._made is None and str(row.get("label")).strip().casefold() == "false":
             raise BadRowError(f"{where}: 'label' is false, so '{self._mapping.answer}' is what shall not be written")
         if self._recognised and self._made is None:
             self._refuse_numbered_choices(where, row)
@@ -187,6 +191,11 @@ class _Builder:
                 raise BadRowError(
                     f"{where}: '{mapping.messages}' holds no messages (role and content, or from and value)"
                 )
+            if not is_answered(messages) and self.cells.texts(where, row, mapping.reference):
+                raise BadRowError(
+                    f"{where}: '{mapping.messages}' ends with a turn of the user, and '{mapping.reference}' may answer "
+                    "that one or the one before; end it with the assistant's answer, or put such rows into another file"
+                )
             return read_conversation(where, {mapping.messages: messages}, self.seen)
         asked, answered = (messages_in(row.get(column)) for column in (mapping.question, mapping.answer))
         earlier = self._earlier(row)
@@ -194,19 +203,52 @@ class _Builder:
             if not earlier:
                 return None
             asked = [{"role": "user", "content": self._texts(where, row)[0]}]
-        asked = asked or [{"role": "user", "content": self._needed(where, row, mapping.question, "question")}]
+        elif asked is None:
+            asked = [{"role": "user", "content": self._asked(where, row)}]
+        else:
+            asked = self._with_context(where, row, asked)
         asked = [*earlier, *asked]
         answered = answered or [{"role": "assistant", "content": self._needed(where, row, mapping.answer, "answer")}]
         return read_conversation(where, {mapping.question: asked, mapping.answer: answered}, self.seen)
 
-    def _texts(self, where: str, row: dict[str, Any]) -> tuple[str, str]:
+    def _with_context(self, where: str, row: dict[str, Any], asked: Messages) -> Messages:
+        """Messages that ask something, with the context below the last one; raises BadRowError for those answered."""
+        if is_answered(asked) and self._mapping.answer == self._mapping.reference:
+            raise BadRowError(
+                f"{where}: '{self._mapping.question}' ends with a turn of the assistant, and '{self._mapping.answer}' "
+                "may answer the same or another question; take that turn out, or put such rows into another file"
+            )
+        context = self._context(where, row)
+        said = [text for one in asked for key in ("content", "value") if isinstance(text := one.get(key), str)]
+        return (
+            asked
+            if not context or any(context in text for text in said)
+            else [*asked, {"role": "user", "content": context}]
+        )
+
+    def _context(self, where: str, row: dict[str, Any]) -> str:
+        """What a question is about; of recognised columns other than `input`, lists that CSV has as texts are read."""
+        written = self._recognised and self._mapping.context != "input"
+        return self.cells.paragraphs(where, row, self._mapping.context, written=written)
+
+    def _asked(self, where: str, row: dict[str, Any]) -> str:
+        """The question with its context below it, unless it has that in itself."""
         question = self._needed(where, row, self._mapping.question, "question")
-        context = self.cells.paragraphs(where, row, self._mapping.context)
+        context = self._context(where, row)
+        if self._recognised and len(context) >= _LONG and context in question:
+            self.seen[
+                f"have what is in '{self._mapping.context}' in '{self._mapping.question}', too: it is asked once"
+            ] += 1
+            return question
+        return f"{question}\n\n{context}" if context else question
+
+    def _texts(self, where: str, row: dict[str, Any]) -> tuple[str, str]:
+        question = self._asked(where, row)
         answer = self._needed(where, row, self._mapping.answer, "answer")
         begun = as_begun(answer, row.get(self._mapping.answer))
         # A completion goes on from its prompt, and code is told by its indentation; any other blank is a slip.
         is_part = self._mapping.answer == "completion" or re.match(r"[ \t]+\S.*\n", begun)
-        return f"{question}\n\n{context}" if context else question, begun if is_part else answer
+        return question, begun if is_part else answer
 
     def _system_message(self, where: str, row: dict[str, Any]) -> str:
         cell = row.get(self._mapping.system_message or "")

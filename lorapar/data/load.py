@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from lorapar.config import ColumnMapping, DataConfig
 from lorapar.config.data import CAPTURE
+from lorapar.data.choices import ChoiceColumns
 from lorapar.data.examples import make_examples, same_text
 from lorapar.data.mapping import RECOGNISED_BY, Mapped, UnclearChoicesError, mapping_for
 from lorapar.data.mix import CountTokens, SourceCounts, drawn, of_length, repeats, shares, without_repeats
@@ -149,13 +150,16 @@ def _sample(config: DataConfig) -> LoadedData:
 
 
 def _sample_of_file(config: DataConfig, few: DataConfig) -> LoadedData:
-    """The first rows; where these do not say which choice is right, all rows are looked at for it."""
+    """The first rows; where places may say which choice is right, all rows are looked at for what they count from."""
     raw = _raw(few)
     try:
-        return _made(few, raw)
+        mapped = _mapped(few, raw)
     except UnclearChoicesError:
         if not raw.more:
             raise
+    else:
+        if not raw.more or not isinstance(mapped.made, ChoiceColumns) or mapped.made.kind == "letter":
+            return _made(few, raw, mapped=mapped)
     return _made(few, raw, mapped=_mapped(config, _raw(config)))
 
 

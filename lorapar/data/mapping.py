@@ -9,12 +9,13 @@ from typing import Any
 
 from lorapar.config import ColumnMapping, DataConfig
 from lorapar.data.choices import CONTEXTS, ChoiceColumns, Unclear, find_choices
-from lorapar.data.column_names import CONVERSATIONS, REFERENCES, USUAL, column_meant, pair_meant, why_not
-from lorapar.data.conversation import messages_in, system_text, turns_in
+from lorapar.data.column_names import CONVERSATIONS, REFERENCES, USUAL, column_meant, pair_meant, unread, why_not
+from lorapar.data.conversation import is_answered, messages_in, system_text, turns_in
 from lorapar.data.nested import inner, inner_names, shown_names, with_inner
-from lorapar.data.readers import RawRow
+from lorapar.data.readers import RawRow, is_separated
 from lorapar.data.reference_pattern import ANSWER_IS, BOXED, GSM8K, reference_finder
 from lorapar.data.right_and_wrong import RightAndWrong, find_right_and_wrong
+from lorapar.data.written import texts_in
 from lorapar.data.yes_no import YesNoColumns, find_yes_no
 from lorapar.errors import BadInputError, nearest
 
@@ -52,6 +53,7 @@ _PAIRS = (
     ("questions with responses", "question", None, "response"),
     ("prompts with responses", "prompt", None, "response"),
     ("queries with responses", "query", None, "response"),
+    ("prompts with outputs", "prompt", "input", "output"),
     ("inputs with outputs", "input", None, "output"),
     ("tasks with definitions (Natural Instructions)", "definition", "inputs", "targets"),
     ("inputs with targets (FLAN)", "inputs", None, "targets"),
@@ -60,8 +62,8 @@ _PAIRS = (
     ("contexts with responses", "context", None, "response"),
 )
 """What rows are called, and their columns for question, context and answer."""
-_ASKED = ("question", "query", "problem")
-"""Questions below which a column may say what they are about."""
+_WITH_INPUT = ("instruction", "prompt")
+"""Questions below which a column `input` stands."""
 _SHORT = (*REFERENCES, "answer.aliases", "answer.value", "answers.text", "answers", "answer")
 """Where short answers stand that are all there is, one or several: TriviaQA, SQuAD, Natural Questions."""
 _TESTS = ("tests", "test_list")
@@ -84,6 +86,13 @@ class Mapped:
     made: ChoiceColumns | RightAndWrong | YesNoColumns | None = None
     """What makes question and answer of a row that has neither as text."""
 
+    @property
+    def used(self) -> set[str]:
+        """The columns that are read, as the source calls them."""
+        names = {value for value in self.columns.model_dump().values() if value}
+        names = {name.split(".")[0] for name in {*names, *(self.made.names if self.made is not None else ())}} | names
+        return names | {name for name, plain in self.renamed.items() if plain in names}
+
     def read(self, row: dict[str, Any]) -> dict[str, Any]:
         """A row by these names, with fields inside its cells as columns of their own."""
         row = {self.renamed.get(name, name): value for name, value in row.items()} if self.renamed else row
@@ -102,6 +111,8 @@ class _Evidence:
     every: Callable[[], Iterable[dict[str, Any]]]
     """Gives all rows."""
     systems: Sequence[str]
+    separated: bool = False
+    """Whether the rows are of CSV files, of which every cell is a text."""
 
     def renamed(self, names: Mapping[str, str]) -> _Evidence:
         """The same with other names."""
@@ -109,7 +120,9 @@ class _Evidence:
         def under(rows: Iterable[dict[str, Any]]) -> Iterable[dict[str, Any]]:
             return ({names.get(name, name): value for name, value in row.items()} for row in rows)
 
-        return _Evidence(list(names.values()), list(under(self.rows)), lambda: under(self.every()), self.systems)
+        return _Evidence(
+            list(names.values()), list(under(self.rows)), lambda: under(self.every()), self.systems, self.separated
+        )
 
 
 def plain_name(text: str) -> str:
@@ -128,8 +141,10 @@ def mapping_for(config: DataConfig, columns: Collection[str], rows: Sequence[Raw
     nested = inner_names(top)
     first = [with_inner(row, nested) for row in top]
     every = [*columns, *nested]
+    separated = all(is_separated(where) for where, _ in rows)
     named = config.columns or (MAPPINGS[config.mapping] if config.mapping is not None else None)
-    evidence = _Evidence(every, first, lambda: (with_inner(row, nested) for _, row in rows), config.systems)
+    seen = [_with_lists(row) for row in first] if separated else first
+    evidence = _Evidence(every, seen, lambda: (with_inner(row, nested) for _, row in rows), config.systems, separated)
     mapped = Mapped(named) if named is not None else _recognised(evidence) or _by_plain_names(evidence)
     if isinstance(mapped, Unclear):
         raise UnclearChoicesError(f"data.columns: {where} has questions with choices: {mapped.message}")
@@ -138,6 +153,8 @@ def mapping_for(config: DataConfig, columns: Collection[str], rows: Sequence[Raw
             f"data.columns: {where} has no columns that say what is asked and answered; it has: "
             f"{shown_names(columns, nested)}{pair_meant(every)}; {why_not(every, first)}"
         )
+    if mapped.description is not None:
+        mapped = replace(mapped, description=f"{mapped.description}{unread(columns, top, mapped.used)}")
     if mapped.renamed:
         return mapped
     for part in _PARTS:
@@ -151,6 +168,12 @@ def mapping_for(config: DataConfig, columns: Collection[str], rows: Sequence[Raw
             f"{shown_names(columns, nested)}; name the right one in data.columns"
         )
     return mapped
+
+
+def _with_lists(row: dict[str, Any]) -> dict[str, Any]:
+    """A row of a CSV file with the lists of texts that its cells are written as."""
+    listed = {name: texts_in(cell) for name, cell in row.items() if isinstance(cell, str)}
+    return row | {name: texts for name, texts in listed.items() if texts is not None}
 
 
 def _by_plain_names(evidence: _Evidence) -> Mapped | Unclear | None:
@@ -181,22 +204,24 @@ def _recognised(evidence: _Evidence) -> Mapped | Unclear | None:
     columns, rows, systems = evidence.columns, evidence.rows, evidence.systems
     if not set(CONVERSATIONS) & set(columns):
         made = (
-            find_choices(columns, rows, evidence.every) or find_right_and_wrong(columns) or find_yes_no(columns, rows)
+            find_choices(columns, rows, evidence.every)
+            or find_right_and_wrong(columns)
+            or find_yes_no(columns, rows, separated=evidence.separated)
         )
         if made is not None:
             return made if isinstance(made, Unclear) else _of_made(made, columns, rows, systems)
-    if "question" in columns and "answer" in columns and not _solved(columns, rows) and _is_whole("answer", rows):
-        below = _context(columns)
+    if "question" in columns and "answer" in columns and not _solved(rows) and _is_whole("answer", rows):
+        below = _below("question", columns)
         mapping = ColumnMapping(context=below, **{part: part for part in _OPTIONAL if part in columns})
         notes = f"'{below}' is put below the question" if below else ""
-        return _with_reference("questions and answers", _with_short_answer(mapping, columns), notes, rows)
+        return _with_reference("questions and answers", _with_short_answer(mapping, columns, rows), notes, rows)
     found = _conversation(columns, rows) or _pair(columns, rows) or _short(columns, rows)
     if found is None:
         return None
     what, mapping = found
     mapping = mapping.model_copy(update={part: part for part in ("system", "id") if part in columns})
     mapping = mapping.model_copy(update={"tests": next((name for name in _TESTS if name in columns), None)})
-    mapping = _with_short_answer(mapping, columns)
+    mapping = _with_short_answer(mapping, columns, rows)
     return _with_reference(what, _with_system_message(mapping, columns, rows, systems), _renamed_text(mapping), rows)
 
 
@@ -222,7 +247,7 @@ def _conversation(columns: Collection[str], rows: Sequence[dict[str, Any]]) -> t
         cells = [row[column] for row in rows if row.get(column)]
         read = messages_in if column == "contents" else turns_in  # texts in it are paragraphs
         found = [messages for cell in cells if (messages := read(cell)) is not None]
-        if found and not any(map(_is_answered, found)):
+        if found and not any(map(is_answered, found)):
             answered = _answered_by_column("conversations", column, None, columns, rows)
             if answered is not None:
                 return answered
@@ -232,23 +257,21 @@ def _conversation(columns: Collection[str], rows: Sequence[dict[str, Any]]) -> t
     return None
 
 
-def _is_answered(messages: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether anyone but the user and the system says something in a conversation."""
-    roles = {str(one.get("role", one.get("from"))).strip().lower() for one in messages}
-    return bool(roles - {"system", "developer", "user", "human"})
-
-
 def _pair(columns: Collection[str], rows: Sequence[dict[str, Any]]) -> tuple[str, ColumnMapping] | None:
     for what, question, context, answer in _PAIRS:
         if question in columns and answer in columns and _is_whole(answer, rows):
-            below = context if context in columns else _context(columns) if question in _ASKED else None
+            below = context if context in columns else _below(question, columns)
             return what, ColumnMapping(question=question, context=below, answer=answer)
     return None
 
 
 def _short(columns: Collection[str], rows: Sequence[dict[str, Any]]) -> tuple[str, ColumnMapping] | None:
     question = next((one for one in USUAL["question"] if one in columns), None)
-    return None if question is None else _answered_by_column("questions", question, _context(columns), columns, rows)
+    return (
+        None
+        if question is None
+        else _answered_by_column("questions", question, _below(question, columns), columns, rows)
+    )
 
 
 def _answered_by_column(
@@ -268,9 +291,10 @@ def _answered_by_column(
     return f"{what} with short answers", mapping
 
 
-def _context(columns: Collection[str]) -> str | None:
+def _below(question: str, columns: Collection[str]) -> str | None:
     """The column with what a question is about."""
-    return next((name for name in CONTEXTS if name in columns), None)
+    names = (*CONTEXTS, *(["input"] if question in _WITH_INPUT else []))
+    return next((name for name in names if name in columns and name != question), None)
 
 
 def _is_whole(column: str, rows: Sequence[dict[str, Any]]) -> bool:
@@ -288,15 +312,28 @@ def _is_short_or_several(column: str, rows: Sequence[dict[str, Any]]) -> bool:
     return bool(flat) and all(isinstance(one, str | int | float) for one in flat)
 
 
-def _solved(columns: Collection[str], rows: Sequence[dict[str, Any]]) -> bool:
+def _solved(rows: Sequence[dict[str, Any]]) -> bool:
     """Whether a column `solution` holds the whole answers, and `answer` short ones."""
-    solved = [row for row in rows if all(isinstance(row.get(name), str) for name in ("answer", "solution"))]
-    return bool(solved) and 2 * sum(len(row["answer"]) < len(row["solution"]) for row in solved) > len(solved)
+    return _is_shorter("solution", rows)
 
 
-def _with_short_answer(mapping: ColumnMapping, columns: Collection[str]) -> ColumnMapping:
-    """With the column of the short answer beside the whole one: `answer` beside a solution or a conversation."""
-    names = [*REFERENCES, *(["answer"] if mapping.messages or mapping.answer.endswith("solution") else [])]
+def _is_shorter(whole: str, rows: Sequence[dict[str, Any]]) -> bool:
+    """Whether most answers in a column `answer` are shorter than those in another."""
+    both = [(row["answer"], row[whole]) for row in rows if row.get(whole) and row.get("answer") is not None]
+    texts = [(one, text) for one, text in both if isinstance(one, str | bool | int | float) and isinstance(text, str)]
+    return bool(texts) and 2 * sum(len(str(one)) < len(text) for one, text in texts) > len(texts)
+
+
+def _with_short_answer(
+    mapping: ColumnMapping, columns: Collection[str], rows: Sequence[dict[str, Any]]
+) -> ColumnMapping:
+    """With the column of the short answer beside the whole one: `answer` beside a solution or a conversation.
+
+    And beside any other answer, where it is the shorter one.
+    """
+    beside = mapping.messages or mapping.answer.endswith("solution")
+    beside = beside or (mapping.answer != "answer" and _is_shorter(mapping.answer, rows))
+    names = [*REFERENCES, *(["answer"] if beside else [])]
     found = next((name for name in names if name in columns), None)
     return mapping if found is None else mapping.model_copy(update={"reference": found})
 

@@ -76,6 +76,11 @@ def row_ending(name: str) -> str:
     return last if last in READERS else ""
 
 
+def is_separated(where: str) -> bool:
+    """Whether a row stands in a CSV or TSV file, of which every cell is a text, whatever was written into it."""
+    return row_ending(where.rpartition(":")[0]) in (".csv", ".tsv")
+
+
 def is_packed(name: str) -> bool:
     """Whether a file is one that holds others, or rows packed in a way that is not read."""
     ending = PurePosixPath(name.lower()).suffix

@@ -49,7 +49,7 @@ class RightAndWrong:
         """The row with the lettered question and the right letter; raises BadRowError."""
         question = cells.text(where, row, self.question)
         right = cells.text(where, row, self.answer)
-        wrong = [text for name in self.wrong for text in cells.texts(where, row, name) if text != right]
+        wrong = [text for name in self.wrong for text in _wrong(where, row, name, cells) if text != right]
         if not question or not right:
             lacks, column = ("an answer", self.answer) if question else ("a question", self.question)
             raise BadRowError(f"{where}: a row without {lacks} ('{column}' is empty or missing)")
@@ -59,8 +59,13 @@ class RightAndWrong:
             raise BadRowError(
                 f"{where}: a row with {len(texts) - 1} wrong answers ('{places}'); 1 to {_MOST - 1} are read"
             )
-        asked = with_choices(question, cells.paragraphs(where, row, self.context), texts)
+        asked = with_choices(question, cells.paragraphs(where, row, self.context, written=True), texts)
         return {**row, self.question: asked, self.answer: ascii_uppercase[texts.index(right)]}
+
+
+def _wrong(where: str, row: dict[str, Any], column: str, cells: Cells) -> list[str]:
+    """The wrong answers of a column; the one with all of them may list them in a text, as CSV does."""
+    return cells.listed(where, row, column) if column.endswith("s") else cells.texts(where, row, column)
 
 
 def find_right_and_wrong(columns: Collection[str]) -> RightAndWrong | None:

@@ -37,6 +37,8 @@ _LISTS = {"[": "]", "(": ")"}
 _STRUCTURES = {"{": "}"}
 """Signs that begin something, with those that end it."""
 _DEEPEST = 20
+_ODD_ESCAPE = re.compile(r"(?<!\\)(?:\\\\)*\\[bf]")
+"""The backspace and the form feed of JSON, which no text has: `"\\frac"` and `"\\beta"` are written by hand."""
 _Token = tuple[str, str, bool]
 """Kind, text, and whether white space stands before it."""
 
@@ -45,15 +47,23 @@ def read_written(text: str) -> list[Any] | dict[str, Any] | None:
     """The list or structure that a text is; None where it is none.
 
     JSON is read as JSON. In other lists one escape that Python does not print (`["\\usepackage", "b"]`) shows that they
-    are written by hand: every backslash is then a character of its own. Line breaks within a text are a part of it.
+    are written by hand: every backslash is then a character of its own. So does a backspace or a form feed in a list of
+    texts that is JSON (`["\\frac{1}{2}"]`). Line breaks within a text are a part of it.
     """
     if not _BEGINS.match(text):
         return None
     try:
         found = json.loads(text, strict=False)
     except (ValueError, RecursionError):
-        tokens = _tokens(text)
-        found = _Printed(tokens).whole() if tokens else None
+        return _printed(text)
+    if isinstance(found, list) and all(isinstance(one, str) for one in found) and _ODD_ESCAPE.search(text):
+        return _printed(text) or found
+    return found if isinstance(found, list | dict) else None
+
+
+def _printed(text: str) -> list[Any] | dict[str, Any] | None:
+    tokens = _tokens(text)
+    found = _Printed(tokens).whole() if tokens else None
     return found if isinstance(found, list | dict) else None
 
 

@@ -1,7 +1,8 @@
-"""Questions whose answer is true or false, or yes or no (BoolQ, StrategyQA): they are answered by yes or no."""
+"""Questions whose answer is true or false, or yes or no (BoolQ, StrategyQA): truth values are answered by yes or no."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,8 +14,11 @@ from lorapar.data.choices import CONTEXTS
 _QUESTIONS = ("question", "prompt", "query", "input")
 _ANSWERS = ("answer", "label", "target")
 _WORDS = {"true": "yes", "yes": "yes", "false": "no", "no": "no"}
-_TEXTS = ("answer", "completion", "response", "output", "solution", "chosen", *CHOICES)
-"""Answers beside which a truth value says something of them: whether they are good, in rows for KTO."""
+_WHOLE = ("completion", "response", "output", "solution", "generated_solution", "long_answer", "chosen", *CHOICES)
+"""Whole answers, beside which a column `answer` is the short one."""
+_BESIDE = (*CONTEXTS, "passages", "id", "idx", "qid", "uid", "question_id", "system", "system_prompt")
+"""Columns beside a label. A text in any other one may be what the label judges, as in rows for KTO."""
+_NAMED = re.compile(r"\b(?:true|false)\b", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -24,6 +28,8 @@ class YesNoColumns:
     question: str
     context: str | None
     answer: str
+    worded: bool = False
+    """Whether the answers are texts, which stay as they are."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -34,13 +40,14 @@ class YesNoColumns:
     def message(self) -> str:
         """What was recognised, for people."""
         context = f" with '{self.context}' below it" if self.context else ""
+        words = "" if self.worded else ", yes for true and no for false,"
         return (
-            f"questions to answer with yes or no: '{self.question}'{context} is the question, and '{self.answer}', yes "
-            "for true and no for false, is both answer and reference"
+            f"questions to answer with yes or no: '{self.question}'{context} is the question, and '{self.answer}'"
+            f"{words} {'' if words else 'as it stands '}is both answer and reference"
         )
 
     def read(self, where: str, row: dict[str, Any], cells: Cells) -> dict[str, Any]:
-        """The row with yes or no as its answer; raises BadRowError."""
+        """The row with yes or no, or its own word for it, as its answer; raises BadRowError."""
         cell = row.get(self.answer)
         if as_text(cell) == "":
             raise BadRowError(f"{where}: a row without an answer ('{self.answer}' is empty or missing)")
@@ -50,17 +57,34 @@ class YesNoColumns:
                 f"{where}: '{self.answer}' is {cell!r:.60}, and is true or false, or yes or no, in the other rows; "
                 "name the columns in data.columns to take all answers as they stand"
             )
-        return {**row, self.answer: word}
+        return row if self.worded and isinstance(cell, str) else {**row, self.answer: word}
 
 
-def find_yes_no(columns: Collection[str], rows: Sequence[Mapping[str, Any]]) -> YesNoColumns | None:
-    """Question and truth value, where most of these rows have one and the rest no other text; None where not."""
+def find_yes_no(
+    columns: Collection[str], rows: Sequence[Mapping[str, Any]], *, separated: bool = False
+) -> YesNoColumns | None:
+    """Question and truth value, where most of these rows have one and the rest no other text; None where not.
+
+    `separated`: the rows are of a CSV file, which has truth values as texts.
+    """
     question = next((name for name in _QUESTIONS if name in columns), None)
     truths = [name for name in _ANSWERS if _is_truth([row.get(name) for row in rows])]
-    if question is None or not truths or (truths[0] != "answer" and set(_TEXTS) & set(columns)):
+    if question is None or not truths or _is_of_another(truths[0], question, rows):
         return None
     context = next((name for name in CONTEXTS if name in columns), None)
-    return YesNoColumns(question, context, truths[0])
+    cells = [row.get(truths[0]) for row in rows]
+    worded = not any(isinstance(cell, bool) for cell in cells)
+    if worded and separated and all(str(cell).strip().casefold() in ("true", "false", "") for cell in cells):
+        worded = any(_NAMED.search(str(row.get(question))) for row in rows)
+    return YesNoColumns(question, context, truths[0], worded)
+
+
+def _is_of_another(truth: str, question: str, rows: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether another column may hold the answers: a whole one beside `answer`, any text beside a label."""
+    texts = {
+        name.split(".")[0] for row in rows for name, cell in row.items() if cell and isinstance(cell, str | list | dict)
+    } - {truth, question}
+    return bool(texts & set(_WHOLE) if truth == "answer" else texts - set(_BESIDE))
 
 
 def _is_truth(cells: Sequence[Any]) -> bool:

@@ -10,6 +10,8 @@ import pytest
 from lorapar.answers import is_answer
 from lorapar.config import ColumnMapping, DataConfig
 from lorapar.data import load_data
+from lorapar.data.written import read_written
+from lorapar.errors import BadInputError
 
 OTHER = {"question": "1+1?", "answer": "It is two.", "reference": "2"}
 
@@ -56,6 +58,8 @@ def test_a_list_that_was_written_as_a_text_is_a_list_of_right_answers(tmp_path, 
     ("written", "texts"),
     [
         (r'["\usepackage", "\frac{1}{2}"]', (r"\usepackage", r"\frac{1}{2}")),
+        (r'["\frac{1}{2}", "\beta"]', (r"\frac{1}{2}", r"\beta")),
+        (r'["a\\b", "\\frac"]', (r"a\b", r"\frac")),
         (r"['\usepackage' '\x']", (r"\usepackage", r"\x")),
         (r'["\usepackage", "\theta"]', (r"\usepackage", r"\theta")),
         ('["one\nline", "b"]', ("one\nline", "b")),
@@ -92,3 +96,42 @@ def test_a_column_that_is_answer_and_reference_is_counted_once(tmp_path) -> None
     found = load_data(DataConfig(source=str(file), heldout=1, columns=columns), 7)
     assert {one.answer for one in found.examples} == {"0 a", "1 a", "2 a"}
     assert any("3 of 3 rows have a list written as a text in 'a'" in note for note in found.notes)
+
+
+def test_a_form_feed_in_messages_is_no_sign_of_a_list_written_by_hand() -> None:
+    assert read_written(r'[{"role": "user", "content": "page 1\fpage 2\nend"}]')[0]["content"] == "page 1\fpage 2\nend"
+
+
+HALF = "\ud83d hi"
+HALVES = [
+    ({"question": HALF, "answer": "It is two."}, "question"),
+    ({"question": "1+1?", "answer": HALF}, "answer"),
+    ({"question": "1+1?", "answer": "2", "reference": ["2", HALF]}, "reference"),
+    ({"question": "1+1?", "correct_answer": "2", "incorrect_answers": ["3", HALF]}, "incorrect_answers"),
+    ({"question": "1+1?", "choices": ["2", HALF], "answer": "A"}, "choices"),
+    ({"messages": [{"role": "user", "content": HALF}, {"role": "assistant", "content": "2"}]}, "messages[0].content"),
+]
+
+
+@pytest.mark.parametrize(("row", "field"), HALVES, ids=[field for _, field in HALVES])
+def test_half_a_character_is_a_bad_row_that_names_the_field(tmp_path, row, field) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text(json.dumps(row) + "\n", encoding="utf-8")
+    with pytest.raises(BadInputError) as caught:
+        load_data(DataConfig(source=str(file), heldout=0), 7)
+    said = (
+        f"{file}:1: '{field}' has \\ud83d, half of a character that is written as two; write it whole, or take it out"
+    )
+    assert str(caught.value).startswith(said)
+
+
+@pytest.mark.parametrize("cell", ["['a', 'b']", "['a' 'b']", '["a", "b"]'])
+def test_answers_that_csv_lists_in_a_text_are_several_right_ones(tmp_path, cell) -> None:
+    file = tmp_path / "rows.csv"
+    with file.open("w", encoding="utf-8", newline="") as out:
+        csv.writer(out).writerows([["question", "answer"], ["Which?", cell]])
+    (example,) = load_data(DataConfig(source=str(file), heldout=0), 7).examples
+    assert (example.answer, example.reference) == ("a", ("a", "b", cell))
+    lines = tmp_path / "rows.jsonl"  # where a text is meant to be one
+    lines.write_text(json.dumps({"question": "What is printed?", "answer": cell}) + "\n", encoding="utf-8")
+    assert load_data(DataConfig(source=str(lines), heldout=0), 7).examples[0].answer == cell

@@ -113,6 +113,14 @@ def counted(*places, first=0):
     return [{"question": f"{ASKED} {n}", "choices": TEXTS, "answer": place} for n, place in enumerate(places, first)]
 
 
+def test_plan_counts_from_what_all_rows_show_too(tmp_path):
+    """Its first rows show one thing here, and all of them another."""
+    found = load(tmp_path, *counted(0, *[1] * 40, *[4] * 10), bad_rows="leave_out")
+    sample = load_sample(DataConfig(source=str(tmp_path / "rows.jsonl"), bad_rows="leave_out"), seed=0)
+    assert "counted from 1)" in found.notes[0]
+    assert sample.notes[0] == found.notes[0]
+
+
 @pytest.mark.parametrize(("shown", "letters"), [(0, {"B", "A"}), (4, {"A", "D"})])
 def test_all_rows_say_what_places_are_counted_from(tmp_path, shown, letters):
     """Also where the rows that say it stand behind those that `plan` reads."""
@@ -127,8 +135,8 @@ def test_all_rows_say_what_places_are_counted_from(tmp_path, shown, letters):
         load_sample(limited, seed=0)
 
 
-@pytest.mark.parametrize("places", [(1, 2, 3), (2,), (0, 4, 3)])
-def test_places_are_refused_where_no_row_or_as_many_say_each(tmp_path, places):
+@pytest.mark.parametrize("places", [(1, 2, 3), (2,), (0, 4, 3), (1, 2, 1, 4, 0, 0), (*[4] * 9, 0)])
+def test_places_are_refused_where_no_row_or_not_nearly_all_say_it(tmp_path, places):
     with pytest.raises(
         BadInputError, match=r"'answer' is the place of the right choice, and the rows do not show whe"
     ) as caught:
@@ -138,8 +146,8 @@ def test_places_are_refused_where_no_row_or_as_many_say_each(tmp_path, places):
 
 
 def test_one_row_that_is_wrong_does_not_change_what_places_are_counted_from(tmp_path):
-    found = load(tmp_path, *counted(4, 4, 0, 1), bad_rows="leave_out")
-    assert [one.answer for one in found.examples] == ["D", "D", "A"]
+    found = load(tmp_path, *counted(*[4] * 10, 0, 1), bad_rows="leave_out")
+    assert [one.answer for one in found.examples] == [*"D" * 10, "A"]
     assert "the 4 choices are counted from 1, as most rows show" in found.left_out[0]
 
 
@@ -179,12 +187,57 @@ def test_what_can_be_read_in_two_ways_is_refused(tmp_path):
     alone = {"sentence": "The _ swims.", "option1": "cat", "option2": "cod", "answer": 1}
     with pytest.raises(BadInputError, match=r"'answer' may be the letter or the place of the right choice"):
         load(tmp_path, alone)
+    numbers = [{"question": f"How many in {n}?", "choices": [3, 4, 5, 6], "answer": 4} for n in range(20)]
+    for rows in (numbers, [*numbers, {**numbers[0], "question": "And here?", "answer": 0}]):
+        with pytest.raises(BadInputError, match=r"'answer' may be the (text or the place|place or the text) of the ri"):
+            load(tmp_path, *rows)
+    in_order = [{"question": f"{n}?", "choices": [0, 1, 2], "answer": n % 3} for n in range(3)]
+    assert [one.answer for one in load(tmp_path, *in_order).examples] == ["A", "B", "C"]
+
+
+def test_a_text_beside_a_letter_is_the_one_of_that_letter(tmp_path):
+    fruit = {"question": "Which?", "choices": ["apple", "banana"]}
+    assert load(tmp_path, {**fruit, "answer": "a banana"}).examples[0].answer == "a banana"
+    assert load(tmp_path, {**fruit, "answer": "b banana"}).examples[0].answer == "B"
+    more = [{**fruit, "question": f"{n}?", "answer": "A. apple"} for n in range(3)]
+    with pytest.raises(
+        BadInputError, match=r"rows\.jsonl:1: 'answer' is 'B\) apple', .* a text beside a letter has to"
+    ):
+        load(tmp_path, {**fruit, "answer": "B) apple"}, *more)
+
+
+def test_the_text_as_it_stands_is_looked_for_first(tmp_path):
+    row = {"question": "Which is an element?", "choices": ["CO", "Co", "co", "C2"], "answer": "Co"}
+    assert load(tmp_path, row).examples[0].answer == "B"
+
+
+@pytest.mark.parametrize("wrap", [lambda place: [place], lambda place: str([place])])
+def test_a_place_in_a_list_of_one_is_the_place(tmp_path, wrap):
+    """As AGIEval has them."""
+    rows = [{"query": f"{n}?", "choices": TEXTS, "gold": wrap(n % 4)} for n in range(5)]
+    assert [one.answer for one in load(tmp_path, *rows).examples] == ["A", "B", "C", "D", "A"]
+
+
+@pytest.mark.parametrize("name", ["correct_answer", "correct_answer_id", "correct_answer_index"])
+@pytest.mark.parametrize("by", ["text", "place"])
+def test_answers_beside_what_is_correct_are_choices(tmp_path, name, by):
+    """As QuAIL has them."""
+    rows = [{"context": "Cod swim.", "question": f"{n}?", "answers": TEXTS, name: n % 4} for n in range(4)]
+    rows = [{**row, name: TEXTS[row[name]]} if by == "text" else row for row in rows]
+    found = load(tmp_path, *rows).examples
+    assert [(one.answer, one.reference) for one in found] == [(letter, letter) for letter in "ABCD"]
+    assert found[3].question == f"3?\n\nCod swim.\n\n{LISTED}"
+    for answers in (TEXTS, "cat, cow"):
+        with pytest.raises(
+            BadInputError, match=rf"'{name}' beside 'answers' says .*set data\.columns\.question=question"
+        ):
+            load(tmp_path, {"question": ASKED, "answers": answers, name: "a carp"})
 
 
 @pytest.mark.parametrize(
     ("row", "said"),
     [
-        ({"answer": 4}, r"rows\.jsonl:2: 'answer' is 4, .*the 4 choices are counted from 0, as most rows"),
+        ({"answer": 5}, r"rows\.jsonl:2: 'answer' is 5, .*the 4 choices are counted from 0, as most rows"),
         ({"answer": -1}, r"rows\.jsonl:2: a row without an answer \('answer' is -1: test sets hide it\)"),
         (
             {"choices": ["cod"]},
@@ -206,6 +259,16 @@ def test_a_row_that_has_no_right_choice_is_named(tmp_path, row, said):
     assert [one.answer for one in left.examples] == ["A", "D", "A"]
 
 
+LISTS_NONE = [
+    ("There are 1 apple and 2 pears. Which are more?", ["apple", "pears"]),
+    ("Line A: 12 cm, line B: 20 cm. How much longer is B in feet?", ["1", "2"]),
+    ("A: 1.5 m, B: 2.5 m. How many?", ["1", "2"]),
+    ("Which of these is a prime: 1, 2, 3?", ["2", "3"]),
+    ("B. cod, A. cat: which?", ["cat", "cod"]),
+]
+"""Questions with the texts of their choices in them that do not list these."""
+
+
 def test_a_question_that_lists_its_choices_is_asked_as_it_stands(tmp_path):
     row = {"question": f"{ASKED}\n(A) cat\n(B) cod", "choices": ["cat", "cod"], "answer": "B"}
     found = load(tmp_path, row)
@@ -217,6 +280,9 @@ def test_a_question_that_lists_its_choices_is_asked_as_it_stands(tmp_path):
     mixed = load(tmp_path, row, {**FILLER, "answer": "A"}, {**FILLER, "question": "Which barks?", "answer": "D"})
     assert mixed.examples[0].question == row["question"]
     assert mixed.examples[2].question == f"Which barks?\n\n{LISTED}"
+    for question, choices in LISTS_NONE:
+        asked = load(tmp_path, {"question": question, "choices": choices, "answer": "A"}).examples[0].question
+        assert asked == f"{question}\n\nA. {choices[0]}\nB. {choices[1]}"
     # A letter with a point behind it does not list anything, and neither do the texts alone.
     for question in ("Which gives vitamin A.?", "1. A cat, a cow, a cod or a dog?"):
         other = load(tmp_path, {**ROWS["mmlu by letter"], "question": question}).examples[0]
@@ -272,6 +338,16 @@ RIGHT_AND_WRONG = {
 }  # fmt: skip
 
 
+@pytest.mark.parametrize("written", [str, json.dumps, lambda texts: str(np.array(texts, dtype=object))])
+def test_wrong_answers_that_csv_lists_in_a_text_are_several(tmp_path, written):
+    path = tmp_path / "rows.csv"
+    with path.open("w", encoding="utf-8", newline="") as file:
+        rows = [["question", "correct_answer", "incorrect_answers"], [ASKED, "cod", written(["cow", "dog", "cat"])]]
+        csv.writer(file).writerows(rows)
+    (example,) = load_data(DataConfig(source=str(path), heldout=0), seed=0).examples
+    assert example.question == f"{ASKED}\n\nA. cow\nB. cod\nC. cat\nD. dog"
+
+
 @pytest.mark.parametrize("name", RIGHT_AND_WRONG)
 def test_a_right_answer_and_wrong_ones_are_asked_as_choices_in_an_order_of_their_own(tmp_path, name):
     (example,) = load(tmp_path, RIGHT_AND_WRONG[name]).examples
@@ -299,25 +375,6 @@ def test_a_row_without_a_right_or_a_wrong_answer_is_named(tmp_path, row, said):
         load(tmp_path, RIGHT_AND_WRONG["opentdb"], {**RIGHT_AND_WRONG["opentdb"], **row})
 
 
-@pytest.mark.parametrize("key", ["answer", "label"])
-@pytest.mark.parametrize("words", [(True, False), ("True", "false"), ("YES", "no"), (True, "False")])
-def test_truth_is_answered_by_yes_and_no(tmp_path, key, words):
-    boolq = [{"question": f"do {n} swim", "passage": "Cod swim.", key: word} for n, word in enumerate(words)]
-    found = load(tmp_path, *boolq)
-    assert [(one.answer, one.reference) for one in found.examples] == [("yes", "yes"), ("no", "no")]
-    assert found.examples[0].question == "do 0 swim\n\nCod swim."
-    assert "questions to answer with yes or no: 'question' with 'passage' below it is the question" in found.notes[0]
-    with pytest.raises(
-        BadInputError, match=rf"rows\.jsonl:\d+: '{key}' is 'maybe', and is true or false, or yes or no, in the"
-    ):
-        load(tmp_path, *({**boolq[0], "question": f"do {n} fly"} for n in range(40)), {**boolq[0], key: "maybe"})
-
-
-def test_answers_of_which_some_are_neither_yes_nor_no_are_taken_as_they_stand(tmp_path):
-    rows = [{"question": f"{word}?", "answer": word} for word in ("Yes", "No", "Yes, often.")]
-    assert [one.answer for one in load(tmp_path, *rows).examples] == ["Yes", "No", "Yes, often."]
-
-
 def test_squad_is_asked_with_its_context(tmp_path):
     row = {
         "context": "Cod swim.",
@@ -337,9 +394,3 @@ def test_a_place_among_choices_that_cannot_be_read_is_no_answer(tmp_path):
         said = rf"rows\.jsonl:1: 'answer' is '1', the place of a choice in '{where}', and"
         with pytest.raises(BadInputError, match=said):
             load(tmp_path, {"question": ASKED, **choices, "answer": 1})
-
-
-def test_a_truth_value_beside_an_answer_says_something_of_the_answer(tmp_path):
-    """Rows for KTO: `label` says whether the completion is a good one."""
-    (example,) = load(tmp_path, {"prompt": ASKED, "completion": "Cod.", "label": True}).examples
-    assert example.answer == "Cod."

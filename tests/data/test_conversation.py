@@ -46,6 +46,23 @@ def test_a_conversation_that_nobody_answers_is_refused_for_that(tmp_path, also):
         loaded(tmp_path, {"title": "Cats", "contents": ["One purrs.", "Two sleep."]})
 
 
+@pytest.mark.parametrize("key", ["role", "from"])
+def test_a_reference_answers_the_turn_of_the_user_at_the_end(tmp_path, key):
+    """Rows for RL with turns before the question."""
+    text = {"role": "content", "from": "value"}[key]
+    said = [("user", "1+1?"), ("assistant", "2"), ("user", "2+2?")]
+    messages = [{key: role, text: words} for role, words in said]
+    (example,) = loaded(tmp_path, {"messages": messages, "ground_truth": "4"}).examples
+    assert (example.question, example.answer, example.reference) == ("2+2?", "4", "4")
+    assert [turn.content for turn in example.history] == ["1+1?", "2"]
+    whole = {"messages": [*messages, {key: "assistant", text: "It is 4."}], "ground_truth": "4"}
+    with pytest.raises(BadInputError, match=r"talk\.jsonl:2: 'messages' ends with a turn of the user, and 'ground_tr"):
+        loaded(tmp_path, whole, {"messages": messages, "ground_truth": "4"})
+    many = [{"messages": [{key: "user", text: f"{n}?"}], "ground_truth": "4"} for n in range(33)]
+    with pytest.raises(BadInputError, match=r"talk\.jsonl:34: 'messages' ends with a turn of the assistant, and 'gro"):
+        loaded(tmp_path, *many, whole)
+
+
 @pytest.mark.parametrize("turns", [["1+1?"], ["1+1?", 2], [{"human": "1+1?"}], [[]], []])
 def test_what_is_no_conversation_is_refused(tmp_path, turns):
     with pytest.raises(BadInputError, match=r"no columns that say what is asked and answered"):
