@@ -9,6 +9,7 @@ from typing import Any
 from lorapar.data.choice_lists import choice_columns
 from lorapar.data.conversation import MEDIA_COLUMNS, messages_in
 from lorapar.data.nested import structure_of
+from lorapar.data.yes_no import truth_word
 
 CONVERSATIONS = ("messages", "conversations", "conversation", "contents")
 REFERENCES = (
@@ -27,6 +28,10 @@ _LABELLED = (("text", "sentence"), ("label", "label_text", "category", "class", 
 """Usual columns of texts that are sorted, and of what they are sorted by."""
 _LONG = 40
 """Characters that no name of a column has."""
+_KNOWN_BESIDE = ("history", "label", "tools", *MEDIA_COLUMNS)
+"""Columns of which something else is said, or that are looked at."""
+_SHOWN = 8
+"""Columns that are not read and still named."""
 _PAIR = ("question", "answer")
 _KNOWN = (
     "known are question and answer (or response), messages, conversations, prompt and completion (or response), "
@@ -72,11 +77,6 @@ def why_not(columns: Collection[str], rows: Sequence[dict[str, Any]]) -> str:
     return f"name the right ones in data.columns ({_KNOWN}){_whole_text(columns)}"
 
 
-_KNOWN_BESIDE = ("history", "label", "tools", *MEDIA_COLUMNS)
-"""Columns of which something else is said, or that are looked at."""
-_SHOWN = 8
-
-
 def unread(columns: Collection[str], rows: Sequence[dict[str, Any]], used: Collection[str]) -> str:
     """A suffix with the columns of texts that are not read; empty where all are."""
     some = [
@@ -92,7 +92,7 @@ def unread(columns: Collection[str], rows: Sequence[dict[str, Any]], used: Colle
 
 def _judged(columns: Collection[str], rows: Sequence[dict[str, Any]]) -> str:
     """What to do with a truth value that judges an answer of no usual name; empty where there is none."""
-    label = next((name for name in ("label", "target") if any(_is_truth(row.get(name)) for row in rows)), None)
+    label = next((name for name in ("label", "target") if any(truth_word(row.get(name)) for row in rows)), None)
     question = next((name for name in USUAL["question"] if name in columns), None)
     if label is None or question is None:
         return ""
@@ -100,10 +100,6 @@ def _judged(columns: Collection[str], rows: Sequence[dict[str, Any]]) -> str:
         f"'{label}' is true or false, of an answer or as one: leave out the rows with answers that shall not be "
         f"written, and set data.columns.question={question} and data.columns.answer"
     )
-
-
-def _is_truth(cell: Any) -> bool:
-    return isinstance(cell, bool) or str(cell).strip().casefold() in ("true", "false", "yes", "no")
 
 
 def _whole_text(columns: Collection[str]) -> str:

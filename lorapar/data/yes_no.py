@@ -51,7 +51,7 @@ class YesNoColumns:
         cell = row.get(self.answer)
         if as_text(cell) == "":
             raise BadRowError(f"{where}: a row without an answer ('{self.answer}' is empty or missing)")
-        word = _word(cell)
+        word = truth_word(cell)
         if word is None:
             raise BadRowError(
                 f"{where}: '{self.answer}' is {cell!r:.60}, and is true or false, or yes or no, in the other rows; "
@@ -88,12 +88,12 @@ def _is_of_another(truth: str, question: str, rows: Sequence[Mapping[str, Any]])
 
 
 def _is_truth(cells: Sequence[Any]) -> bool:
-    words = sum(_word(cell) is not None for cell in cells)
-    other = any(isinstance(cell, str) and as_text(cell) and _word(cell) is None for cell in cells)
+    words = sum(truth_word(cell) is not None for cell in cells)
+    other = any(isinstance(cell, str) and as_text(cell) and truth_word(cell) is None for cell in cells)
     return 2 * words > len(cells) and (not other or 2 * sum(isinstance(cell, bool) for cell in cells) > len(cells))
 
 
-def _word(cell: Any) -> str | None:
+def truth_word(cell: Any) -> str | None:
     """Yes or no; None for any other cell."""
     text = str(cell) if isinstance(cell, bool) else as_text(cell)
     return _WORDS.get(text.casefold()) if text is not None else None
