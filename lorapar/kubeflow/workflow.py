@@ -44,13 +44,14 @@ _STOPPED = (
     "preempted",
     "the node was low on resource",
     "the node had condition",
+    "pod was rejected",
 )
-"""What Argo says of a pod that was taken away, or turned away by its node, in lower case. One that goes beyond limits
-of its own is not among them.
+"""What Argo says of a pod that was taken away, or turned away by its node, in lower case: by a node that has lost its
+GPUs for a while, is full, or was relabelled, too. A pod that goes beyond its own limits is not among them.
 
 Argo 4.0.5, workflow/controller/operator.go: podReconciliation writes "pod deleted", and inferFailedReason repeats the
 kubelet's message and leaves out its reason, such as Evicted. Those messages are in Kubernetes' pkg/kubelet:
-nodeshutdown, preemption/preemption.go, eviction/helpers.go and eviction_manager.go (Admit)."""
+nodeshutdown, preemption/preemption.go, eviction/helpers.go, eviction_manager.go (Admit) and kubelet.go (rejectPod)."""
 _NOT_MADE = ("forbidden", "quota", "timeout", "timed out", "too many requests", "try again", "conflict")
 """What Argo 4.0.5 says of a node that waits because Kubernetes does not take its pod yet (IsTransientErr)."""
 TERMINATED = 143

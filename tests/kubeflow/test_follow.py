@@ -362,10 +362,13 @@ STOPPED = [
     Fate("FAILED", exit_code=137, message="Preempted in order to admit critical pod"),
     Fate("FAILED", message="Pod was rejected: The node had condition: [DiskPressure]. "),
     Fate("FAILED", message="Pod was rejected: Pod was rejected as the node is shutting down."),
+    Fate("FAILED", message="Pod was rejected: Allocate failed due to no healthy devices present, which is unexpected"),
+    Fate("FAILED", message="Pod was rejected: Node didn't have enough resource: cpu, requested: 500, used: 100"),
+    Fate("FAILED", message="Pod was rejected: Predicate NodeAffinity failed"),
 ]
 """Argo 4.0.5, workflow/controller/operator.go: podReconciliation ("pod deleted") and inferFailedReason, which repeats
 the message of the kubelet. In Kubernetes' pkg/kubelet: nodeshutdown, eviction/helpers.go (the message of an evicted pod
-does not have that word in it), preemption/preemption.go, and kubelet.go, rejectPod."""
+does not have that word in it), preemption/preemption.go, lifecycle/predicate.go, and kubelet.go, rejectPod."""
 
 
 STOPPED_DRIVER = Fate("FAILED", driver="Failed", exit_code=143)
