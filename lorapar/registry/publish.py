@@ -73,6 +73,8 @@ class Published:
     lineage: Lineage
     verification: dict[str, Any]
     """As `lorapar.registry.verify.Verification` has it; of the first time, where the content was there already."""
+    recalled: bool = False
+    """Whether the content was there already, so that nothing was proved now."""
 
 
 def make_package(publication: Publication, folder: Path) -> Lineage:
@@ -138,7 +140,7 @@ def publish_adapter(publication: Publication, registry: Registry, scratch: Path,
         )
         version = registry.publish(publication.name, package, claim, manifest)
     registry.set_alias(publication.name, CANDIDATE, version.number, reason="published")
-    return Published(version, lineage, verification)
+    return Published(version, lineage, verification, recalled=proved is not None)
 
 
 def refuse_other_base(registry: Registry, version: Version, model: ModelConfig) -> None:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from itertools import chain, zip_longest
 from typing import Any
 
-from lorapar.answers import all_references
 from lorapar.config import SYSTEMS
 from lorapar.records import Answer, Example
 from lorapar.report.formats import MODELS, system_name
@@ -137,4 +136,6 @@ def _sample(system: str, group: str, answers: Mapping[str, Answer], example: Exa
 
 def _right(example: Example) -> str:
     """What a right answer says: the references, or the whole answer where there is none."""
-    return " or ".join(all_references(example.reference)) if example.reference else example.answer
+    if not example.reference:
+        return example.answer
+    return example.reference if isinstance(example.reference, str) else " or ".join(example.reference)

@@ -36,7 +36,6 @@ from lorapar.errors import BadInputError
 from lorapar.records import Example, read_records, sample_rows, write_json
 from lorapar.stages.code import code_digest
 from lorapar.stages.contract import Metrics, StageCall, StageSettings, StageSpec
-from lorapar.stages.picking import picked
 
 if TYPE_CHECKING:
     from lorapar.evaluation.pick import Pick
@@ -103,6 +102,8 @@ def run(call: StageCall[Settings]) -> Metrics:
     shown_in = call.origin.tracking.ids if call.origin.tracking else {}
     adapter, pick, recalled = call.input("adapter"), None, 0
     if settings.publish is not None:
+        from lorapar.stages.picking import picked
+
         adapter, pick, recalled = picked(call, settings.publish)
     proof = Proof(_questions(call), call.progress, call.origin.run, call.origin.images, shown_in)
     published = publish_adapter(_publication(call, adapter, pick), registry, call.scratch, proof)
@@ -121,6 +122,7 @@ def run(call: StageCall[Settings]) -> Metrics:
     call.progress.log(f"published as {version.reference}")
     pick_metrics = {} if pick is None else {"picked_step": float(pick.step), "candidates": float(len(pick.tried))}
     pick_metrics |= {"recalled": float(recalled)} if recalled else {}
+    pick_metrics |= {"proof_recalled": 1.0} if published.recalled else {}
     rank = published.lineage.serving["rank"]
     ranked = {} if rank is None else {"rank": float(rank)}
     return {"version": float(version.version), **ranked, **_measured(version), **pick_metrics}

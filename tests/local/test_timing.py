@@ -148,6 +148,7 @@ def test_a_partition_is_timed_by_the_elements_of_all_systems() -> None:
         ("rl", {"1_system2_rl_filter_recalled": 3.0}, None),
         ("publish", {"candidates": 3.0}, 2),
         ("publish", {"candidates": 3.0, "recalled": 4.0}, None),
+        ("publish", {"candidates": 3.0, "proof_recalled": 1.0}, None),
     ],
 )
 def test_a_record_counts_what_was_asked_and_is_none_where_answers_were_known(tmp_path, node, metrics, message) -> None:

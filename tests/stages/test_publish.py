@@ -88,9 +88,10 @@ def test_the_lineage_holds_settings_that_a_run_takes(kit, inputs, settings, tmp_
 
 
 def test_what_production_names_is_fetched_to_be_beaten(kit, inputs, settings, registry, tmp_path) -> None:
-    kit.run("publish", tmp_path / "first", settings, inputs)
+    proved, _ = kit.run("publish", tmp_path / "first", settings, inputs)
     registry.move_alias("mine", "production", 1, expected=None)
-    _, same = kit.run("publish", tmp_path / "same", settings, inputs)
+    recalled, same = kit.run("publish", tmp_path / "same", settings, inputs)
+    assert (proved.get("proof_recalled"), recalled.get("proof_recalled")) == (None, 1.0)
     assert json.loads((same / "version" / "version.json").read_text())["incumbent"] is None, (
         "it is in production itself"
     )
