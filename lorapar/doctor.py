@@ -19,6 +19,7 @@ from lorapar import __version__
 from lorapar.basemodel.cache import cache_root
 from lorapar.basemodel.number_format import number_format
 from lorapar.errors import ExitCode, LoraparError
+from lorapar.extras import pip_install
 from lorapar.network import heed_proxies, network_cause, trust_authorities
 from lorapar.redaction import redact
 from lorapar.store.file_system import lacking
@@ -182,7 +183,7 @@ def _package(name: str) -> Finding:
     try:
         return Finding(name, version(name))
     except PackageNotFoundError:
-        return Finding(name, "not installed", "pip install 'lorapar[train]' (needed to run stages here)", True)
+        return Finding(name, "not installed", f"{pip_install('train')} (needed to run stages here)", True)
 
 
 def _accelerator() -> Finding:

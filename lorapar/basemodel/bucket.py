@@ -12,6 +12,7 @@ from typing import Any
 from lorapar.basemodel.cache import cache_root, cached_folder
 from lorapar.config import ModelConfig
 from lorapar.errors import BadInputError, IntegrityError
+from lorapar.extras import pip_install
 from lorapar.progress import Progress
 from lorapar.store import Manifest, NotFoundError, is_s3, open_store, storage_errors
 from lorapar.store.copy import RemoteTree, copy_down, copy_up, find_tree
@@ -123,8 +124,6 @@ def mirror_model(model: ModelConfig, address: str, progress: Progress) -> tuple[
         resolved = resolve_model(model)
         folder = model_folder(resolved, progress)
     except ModuleNotFoundError as error:  # models that are made or converted here; those of the hub need no torch
-        raise BadInputError(
-            f"{model.name}: needs {error.name} to be made here: pip install 'lorapar[train]'"
-        ) from error
+        raise BadInputError(f"{model.name}: needs {error.name} to be made here: {pip_install('train')}") from error
     kind = f"model {resolved.name}" + (f"@{resolved.revision}" if resolved.revision else "")
     return resolved, copy_up(folder, store, kind, progress, lambda name: not name.endswith(_PICKLED))

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from lorapar.config import ModelConfig
 from lorapar.errors import BadInputError
+from lorapar.extras import pip_install
 
 if TYPE_CHECKING:
     import torch
@@ -28,7 +29,6 @@ _ASKING = {
     "transformers.utils.import_utils": ("is_bitsandbytes_available",),
 }
 """Functions of other libraries that look for it once and remember what they found."""
-REMEDY = "pip install 'lorapar[train,quantized]', or set model.quantization to none"
 
 
 _NO_GRADIENT = "whose layers are made for answering: no gradient through them has been tested"
@@ -39,6 +39,11 @@ _REASONS = {
     "fp8": "whose matrix products run on GPUs alone and have no gradient",
     "fbgemm_fp8": "whose matrix products run on GPUs alone and have no gradient",
 }
+
+
+def what_to_do() -> str:
+    """What to do where its package is missing."""
+    return f"{pip_install('train,quantized')}, or set model.quantization to none"
 
 
 def stored_quantization(values: Mapping[str, Any]) -> str | None:
@@ -90,7 +95,7 @@ def quantization_options(config: ModelConfig, values: Mapping[str, Any]) -> dict
     if not is_quantized(config, values):
         return {}
     if not is_installed():
-        raise BadInputError(f"{quantized_by(config)} needs {PACKAGE}, which is not installed here; {REMEDY}")
+        raise BadInputError(f"{quantized_by(config)} needs {PACKAGE}, which is not installed here; {what_to_do()}")
     return {} if config.quantization == "none" else {"quantization_config": _library_config(config)}
 
 

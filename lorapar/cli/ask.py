@@ -17,6 +17,7 @@ from lorapar.cli import complete
 from lorapar.cli.adapters import Where, open_registry
 from lorapar.cli.base import AsJson, app, err, out, show_document
 from lorapar.errors import BadInputError, nearest
+from lorapar.extras import pip_install
 
 if TYPE_CHECKING:
     from lorapar.cli.documents import AskedDocument
@@ -137,7 +138,7 @@ def _pair(name: str, where: str | None, model: Path | None, systems: Sequence[Sy
 def need_torch(what: str) -> None:
     """Raise BadInputError where this is an install without torch."""
     if find_spec("torch") is None or find_spec("peft") is None:
-        raise BadInputError(f"{what} need torch and peft, which are not installed here; pip install 'lorapar[train]'")
+        raise BadInputError(f"{what} need torch and peft, which are not installed here; {pip_install('train')}")
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from lorapar.cli import complete
 from lorapar.cli.adapters import Where, open_registry
 from lorapar.cli.base import app, err, out
 from lorapar.errors import BadInputError
+from lorapar.extras import pip_install
 
 
 @app.command("serve")
@@ -60,7 +61,8 @@ def _need_vllm() -> None:
 
     if find_spec("vllm") is None or find_spec("prometheus_client") is None:
         raise BadInputError(
-            f"{sys.executable} lacks vLLM or the extra `lorapar[serve]`; install them, or run what --print shows"
+            f"{sys.executable} lacks vLLM or what serves adapters with it: pip install vllm and "
+            f"{pip_install('serve')}, or run what --print shows"
         )
     from lorapar.serving.vllm_version import installed_vllm, refuse_unsafe
 

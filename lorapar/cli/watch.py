@@ -13,6 +13,7 @@ import typer
 from lorapar.cli.adapters import open_registry
 from lorapar.cli.base import AsJson, app, out, show_document
 from lorapar.errors import BadInputError
+from lorapar.extras import pip_install
 
 if TYPE_CHECKING:
     from lorapar.local.live import LiveNode, WatchedRun
@@ -200,7 +201,7 @@ def ui_command(
         if (error.name or "").partition(".")[0] not in _PACKAGES:
             raise
         raise BadInputError(
-            f"lorapar ui needs {error.name}, which is not installed here: pip install 'lorapar[ui]'"
+            f"lorapar ui needs {error.name}, which is not installed here: {pip_install('ui')}"
         ) from None
     check_root_path(root_path)
     runs = open_runs(place)

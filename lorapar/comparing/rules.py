@@ -13,6 +13,7 @@ from lorapar.answers import References, all_references, extract_tagged
 from lorapar.comparing.latex import MathTexts, decided, last_formula
 from lorapar.comparing.math_workers import MathWorkers
 from lorapar.errors import BadInputError
+from lorapar.extras import pip_install
 from lorapar.plain_text import plain_characters, without_markup
 from lorapar.records import Omission
 
@@ -152,8 +153,8 @@ def require_math_verify() -> None:
     """Raise BadInputError where the package that `answers: math` needs is not there."""
     if find_spec("math_verify") is None:
         raise BadInputError(
-            "answers: math needs math-verify, which is not installed here; pip install 'lorapar[eval]', or set answers "
-            "to exact"
+            f"answers: math needs math-verify, which is not installed here; {pip_install('train,eval')}, or set "
+            "answers to exact"
         )
 
 

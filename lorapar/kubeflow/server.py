@@ -21,6 +21,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from lorapar.errors import BadInputError, UnreachableError
+from lorapar.extras import pip_install
 from lorapar.kubeflow.checks import ENDPOINT_VARIABLE
 from lorapar.kubeflow.follow import NotInKubeflowError
 from lorapar.kubeflow.package import OWN_PIPELINE, PIPELINE_NAME, Package
@@ -67,7 +68,7 @@ class Server:
         try:
             import kfp
         except ModuleNotFoundError:
-            raise BadInputError("kfp is not installed here: pip install 'lorapar[pipelines]'") from None
+            raise BadInputError(f"kfp is not installed here: {pip_install('pipelines')}") from None
         self.address = address = where.host or os.environ.get(ENDPOINT_VARIABLE) or "the cluster this runs in"
 
         class Client(kfp.Client):  # type: ignore[misc]  # kfp has no types

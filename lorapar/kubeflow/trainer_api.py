@@ -16,6 +16,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from lorapar.errors import BadInputError, UnreachableError
+from lorapar.extras import pip_install
 from lorapar.kubeflow.trainjob import CONTAINER, GROUP, KIND, PLURAL, VERSION
 from lorapar.redaction import redact
 
@@ -44,7 +45,7 @@ class TrainerApi:
         try:
             from kubernetes import client, config
         except ModuleNotFoundError:
-            raise BadInputError("several nodes need the kubernetes client: pip install 'lorapar[trainjob]'") from None
+            raise BadInputError(f"several nodes need the kubernetes client: {pip_install('trainjob')}") from None
         settings, file = client.Configuration(), os.environ.get("KUBECONFIG")  # the client reads it at its import only
         try:
             if _NAMESPACE.is_file():

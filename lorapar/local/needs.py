@@ -16,13 +16,14 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Literal
 
 from lorapar.basemodel.quantized import PACKAGE as QUANTIZER
-from lorapar.basemodel.quantized import REMEDY, is_quantized, quantized_by
 from lorapar.basemodel.quantized import is_installed as quantizer_is_installed
+from lorapar.basemodel.quantized import is_quantized, quantized_by, what_to_do
 from lorapar.basemodel.shape import config_values, context_length
 from lorapar.config import EndpointOptions, ModelConfig, RunConfig
 from lorapar.data import load_examples
 from lorapar.data.source import is_far
 from lorapar.errors import BadInputError, StorageError
+from lorapar.extras import pip_install
 from lorapar.registry.signature import check_keys
 from lorapar.stages.graph import GRAPH, Node
 from lorapar.store import is_s3, make_writable_folder, open_store, parse_address
@@ -250,10 +251,10 @@ _WITH_BASE = ("init", "score", "sft", "rl", "publish", "evaluate")
 def _needs(node: Node, config: RunConfig) -> Iterable[tuple[str, str, str]]:
     """(who needs it, the package, what to do) for each package beyond those of training that a node needs."""
     if node.stage in _WITH_BASE and is_quantized(config.model, config_values(config.model)):
-        yield quantized_by(config.model), QUANTIZER, REMEDY
+        yield quantized_by(config.model), QUANTIZER, what_to_do()
     vllm = "use an environment (or the image) with vLLM, or backend transformers"
     if node.stage in ("rl", "evaluate") and config.answers == "math":
-        yield "answers: math", "math_verify", "pip install 'lorapar[train,eval]', or set answers to exact"
+        yield "answers: math", "math_verify", f"{pip_install('train,eval')}, or set answers to exact"
     if node.stage == "vote":
         for teacher in config.teachers:
             if teacher.backend == "vllm":
@@ -266,5 +267,5 @@ def _needs(node: Node, config: RunConfig) -> Iterable[tuple[str, str, str]]:
             yield "evaluate.backend vllm", "vllm", vllm
         if config.evaluate.benchmarks:
             tasks = ", ".join(benchmark.task for benchmark in config.evaluate.benchmarks)
-            remedy = "pip install 'lorapar[train,eval]', or leave evaluate.benchmarks empty"
+            remedy = f"{pip_install('train,eval')}, or leave evaluate.benchmarks empty"
             yield f"evaluate.benchmarks ({tasks})", "lm_eval", remedy

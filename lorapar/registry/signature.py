@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, cast
 from pydantic import BaseModel, ConfigDict
 
 from lorapar.errors import BadInputError, IntegrityError
+from lorapar.extras import pip_install
 from lorapar.records import json_text
 from lorapar.registry.layout import checked, signatures_prefix
 from lorapar.registry.versions import Version
@@ -140,6 +141,6 @@ def _library() -> tuple[Any, Any]:
         from cryptography.hazmat.primitives.asymmetric import ed25519
     except ModuleNotFoundError:
         raise BadInputError(
-            "signatures need the package cryptography, which is not installed here: pip install 'lorapar[sign]'"
+            f"signatures need the package cryptography, which is not installed here: {pip_install('sign')}"
         ) from None
     return serialization, ed25519

@@ -20,6 +20,7 @@ from lorapar.capture import Capture, CaptureWriter, Rules
 from lorapar.capture.records import CapturedRequest, Feedback, Message
 from lorapar.config.capture import CaptureConfig
 from lorapar.errors import BadInputError
+from lorapar.extras import pip_install
 from lorapar.serving import metrics
 from lorapar.serving.asgi import Scope, header_value, header_values
 from lorapar.serving.assembled import assembled, texts_of
@@ -89,7 +90,7 @@ class Capturing:
         config = capture_config(settings)
         lacking = [name for name in ("pyarrow", "regex") if find_spec(name) is None]
         if lacking:
-            raise BadInputError(f"{CAPTURE}: needs the package {lacking[0]}: pip install 'lorapar[serve]'")
+            raise BadInputError(f"{CAPTURE}: needs the package {lacking[0]}: {pip_install('serve')}")
         return cls(config, Capture(open_store(config.address or settings.registry), config.name))
 
     def take(self, scope: Scope, served: Served, body_bytes: int) -> Taken:

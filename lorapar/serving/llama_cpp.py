@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lorapar.errors import BadInputError, IntegrityError
+from lorapar.extras import pip_install
 from lorapar.progress import Progress
 from lorapar.serving.gguf_lora import MAGIC, family_of
 from lorapar.serving.here import LocalAdapter
@@ -38,8 +39,8 @@ def require_llama_cpp(base: Path) -> None:
     """Raise BadInputError where xllamacpp is not installed, or `base` is no GGUF file."""
     if find_spec("xllamacpp") is None:
         raise BadInputError(
-            "--base with --gguf compares by llama.cpp, and xllamacpp is not installed here; pip install "
-            "'lorapar[llamacpp]', or leave --base out"
+            "--base with --gguf compares by llama.cpp, and xllamacpp is not installed here; "
+            f"{pip_install('llamacpp')}, or leave --base out"
         )
     if not base.is_file():
         raise BadInputError(f"--base {base}: there is no such file; with --gguf it is the base model in GGUF")

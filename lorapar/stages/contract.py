@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict
 
 from lorapar.checkpoint import Keeper
 from lorapar.errors import BadInputError, nearest
+from lorapar.extras import pip_install
 from lorapar.progress import Progress, Silent
 from lorapar.store import ObjectStore
 from lorapar.tracking import Tracking
@@ -177,6 +178,6 @@ def run_stage(name: str, call: StageCall[Any]) -> Metrics:
             raise
         extras = "train,eval" if package in BENCHMARK_PACKAGES else "train"
         raise BadInputError(
-            f"the stage {name} needs {package}, which is not installed here: pip install 'lorapar[{extras}]'"
+            f"the stage {name} needs {package}, which is not installed here: {pip_install(extras)}"
         ) from error
     return metrics

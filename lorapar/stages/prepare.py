@@ -16,6 +16,7 @@ from lorapar.data import LoadedData, data_digest, load_data
 from lorapar.data.mix import CountTokens, token_counter
 from lorapar.errors import BadInputError, IntegrityError
 from lorapar.evaluation.contamination import contamination
+from lorapar.extras import pip_install
 from lorapar.progress import log_omissions
 from lorapar.records import OMISSIONS, Example, Omission, omissions_of, write_json, write_records
 from lorapar.stages.contract import Metrics, StageCall, StageSettings, StageSpec
@@ -102,7 +103,7 @@ def _token_counter(data: DataConfig, check: RowCheck | None) -> CountTokens | No
     if check is not None:
         return token_counter(data.length, check.tokenizer)
     if data.length.in_tokens:
-        raise BadInputError("data.length: limits in tokens need torch and transformers: pip install 'lorapar[train]'")
+        raise BadInputError(f"data.length: limits in tokens need torch and transformers: {pip_install('train')}")
     return None
 
 

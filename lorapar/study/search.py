@@ -26,6 +26,7 @@ from lorapar.config.study import StudyCell, StudyConfig, Values
 from lorapar.config.training import PhaseConfig
 from lorapar.config.tune import Dimension, TuneConfig
 from lorapar.errors import BadInputError
+from lorapar.extras import pip_install
 from lorapar.local.folder import RunFolder
 from lorapar.records import read_json
 from lorapar.store import write_atomically
@@ -269,9 +270,7 @@ def _opened(journal: Path, tune: TuneConfig) -> optuna.Study:
         from optuna.storages import JournalStorage
         from optuna.storages.journal import JournalFileBackend
     except ModuleNotFoundError:
-        raise BadInputError(
-            "lorapar tune needs optuna, which is not installed here: pip install 'lorapar[tune]'"
-        ) from None
+        raise BadInputError(f"lorapar tune needs optuna, which is not installed here: {pip_install('tune')}") from None
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     return optuna.create_study(
         storage=JournalStorage(JournalFileBackend(str(journal))),

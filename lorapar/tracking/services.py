@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from lorapar.errors import BadInputError
+from lorapar.extras import pip_install
 from lorapar.tracking.names import LONGEST_NAME, batches, cell, cut, steps_of, table_of, unique_names
 
 ANSWER_SECONDS = 10.0
@@ -58,9 +59,9 @@ def require(name: str) -> None:
     try:
         import_module(package)
     except ModuleNotFoundError:
-        what = "wandb" if name == "wandb" else "'lorapar[track]'"
+        command = "pip install wandb" if name == "wandb" else pip_install("track")
         raise BadInputError(
-            f"report.trackers: {name} needs the package {package}, which is not here: pip install {what}"
+            f"report.trackers: {name} needs the package {package}, which is not here: {command}"
         ) from None
     if name == "mlflow" and not os.environ.get("MLFLOW_TRACKING_URI"):
         raise BadInputError(

@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 
 from lorapar.cli import app as cli
 from lorapar.errors import BadInputError, UnreachableError
+from lorapar.extras import pip_install
 from lorapar.local.live import LiveNode
 from lorapar.registry import Registry
 from lorapar.ui import pages
@@ -287,4 +288,4 @@ def test_without_its_packages_the_command_says_what_to_install(tmp_path: Path, m
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     result = CliRunner().invoke(cli, ["ui", str(tmp_path)])
     assert isinstance(result.exception, BadInputError)
-    assert "pip install 'lorapar[ui]'" in str(result.exception)
+    assert pip_install("ui") in str(result.exception)
