@@ -1,6 +1,6 @@
-"""What `lorapar submit` and `schedule` refuse before anything is sent: what no pod could read, what no server takes.
+"""Checks of `lorapar submit` and `schedule` before anything is sent: could pods read it, would the server take it?
 
-Nothing is imported here that takes time.
+This module imports nothing that takes long to load.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from lorapar.store.s3_headers import SETTINGS, in_variable
 _DNS_LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 """What Kubernetes allows as the name of a namespace (RFC 1123)."""
 _DNS_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?")
-"""What it allows as most other names, such as a ServiceAccount's."""
+"""What Kubernetes allows as most other names, such as a ServiceAccount's."""
 _LONGEST_NAME = 253
 _FOLDER_STARTS = ("/", ".", "~")
 _PLUGIN = re.compile(r"([a-z][a-z0-9_-]*)\.([a-z][a-z0-9_]*)=(.+)", re.DOTALL)
@@ -31,7 +31,7 @@ ENDPOINT_VARIABLE = "KF_PIPELINES_ENDPOINT"
 
 
 def check_server(host: str | None, namespace: str | None) -> None:
-    """Refuse an address that is none and a namespace that Kubernetes could not have; raises BadInputError."""
+    """Refuse an address that is not one and a namespace that Kubernetes does not allow; raises BadInputError."""
     address = os.environ.get(ENDPOINT_VARIABLE) or None if host is None else host
     if address is not None and not _is_http(address):
         what = ENDPOINT_VARIABLE if host is None else "--host"
@@ -41,7 +41,7 @@ def check_server(host: str | None, namespace: str | None) -> None:
 
 
 def check_namespace(namespace: str) -> None:
-    """Refuse a namespace that Kubernetes could not have; raises BadInputError."""
+    """Refuse a namespace that Kubernetes does not allow; raises BadInputError."""
     if not _DNS_LABEL.fullmatch(namespace):
         raise BadInputError(
             f"--namespace {namespace}: names of namespaces have lower-case letters, digits and '-', at most 63, "
@@ -50,7 +50,7 @@ def check_namespace(namespace: str) -> None:
 
 
 def check_service_account(name: str | None) -> None:
-    """Refuse a name that Kubernetes could not have given; raises BadInputError."""
+    """Refuse a name that Kubernetes does not allow; raises BadInputError."""
     if name is not None and not (len(name) <= _LONGEST_NAME and _DNS_NAME.fullmatch(name)):
         raise BadInputError(
             f"--service-account {name}: names of ServiceAccounts have lower-case letters, digits, '-' and '.', at most "
@@ -61,9 +61,9 @@ def check_service_account(name: str | None) -> None:
 def plugins_input(
     given: Sequence[str], placed: Mapping[str, Mapping[str, str | bool]] | None = None
 ) -> dict[str, dict[str, str | bool]]:
-    """`PLUGIN.KEY=VALUE` texts as Kubeflow takes them, on top of what a placement file says; raises BadInputError.
+    """Add `PLUGIN.KEY=VALUE` texts to the plugins of a placement file; raises BadInputError.
 
-    Of Kubeflow's own plugin `mlflow` the keys are known; those of others are passed on.
+    The keys of Kubeflow's own plugin `mlflow` are checked; those of other plugins are passed on.
     """
     found: dict[str, dict[str, str | bool]] = {}
     for text in given:
@@ -88,7 +88,7 @@ def plugins_input(
 
 
 def check_store(address: str) -> None:
-    """Refuse what is no address of the store; raises BadInputError. What pods cannot reach, `check_reach` refuses."""
+    """Refuse an address that is no store; raises BadInputError. `check_reach` refuses what pods cannot reach."""
     try:
         parse_address(address)
     except BadInputError as error:
@@ -96,10 +96,10 @@ def check_store(address: str) -> None:
 
 
 def check_nodes(config: RunConfig, asked: Mapping[str, Takes], store: str | None) -> None:
-    """Refuse to train on several nodes what cannot be divided among them, or where they share no store.
+    """Refuse several nodes where the training cannot be divided among them or they share no store.
 
-    `asked` is what each task takes, as the package tells `plan`; without a `store` it is the pipeline's own. Raises
-    BadInputError.
+    `asked` is what each task takes, as the package passes it to `plan`; without a `store` it is the pipeline's own.
+    Raises BadInputError.
     """
     for task, takes in asked.items():
         if takes.nodes == 1:
@@ -115,13 +115,13 @@ def check_nodes(config: RunConfig, asked: Mapping[str, Takes], store: str | None
 
 
 def check_webhook(address: str) -> None:
-    """Refuse an address that nothing can be posted to; it is not repeated, since it may hold a token."""
+    """Refuse an address that cannot be posted to. The message does not repeat it, since it may hold a token."""
     if address and not _is_http(address):
         raise BadInputError("webhook: expected an address that begins with https:// or http://")
 
 
 def check_reach(config: RunConfig, store: str | None, mounts: Sequence[str] = ()) -> None:
-    """Refuse what pods could not read or write: they see buckets, the hub and `mounts`, and no folder of this machine.
+    """Refuse what pods cannot read or write: they see buckets, the hub and `mounts`, but no folder of this machine.
 
     Raises BadInputError naming the setting.
     """
@@ -185,7 +185,7 @@ def _rows(config: RunConfig) -> dict[str, str]:
 
 
 def _models(config: RunConfig) -> dict[str, str]:
-    """Names of models, by the setting; what an endpoint serves is none."""
+    """Names of models, by the setting; models behind an endpoint are left out."""
     own = {f"teachers[{one.name}].model": one.model for one in config.teachers if one.model and one.endpoint is None}
     return {"model.name": config.model.name, **own}
 
@@ -206,7 +206,7 @@ def _require_bucket(setting: str, address: str) -> None:
 
 
 def _is_file(source: str) -> bool:
-    """Whether rows come from a file or folder: one that is here, or a path that can be nothing else."""
+    """Whether rows come from a local file or folder: one that exists here, or a text that can only be a path."""
     if "://" in source or source.startswith(("hub:", CAPTURE)) or source == TASK_MIX:
         return False
     return source.startswith(_FOLDER_STARTS) or Path(source).suffix != "" or Path(source).exists()

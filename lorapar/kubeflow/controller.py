@@ -1,8 +1,8 @@
-"""How Argo's controller is set up where Kubeflow runs: what decides whether a task that was stopped is tried again.
+"""How the cluster's Argo controller is set up, which decides whether a stopped task is tried again.
 
 Kubeflow 2.17.0 ships `templateDefaults.retryStrategy: {limit: 2, retryPolicy: OnError}` (manifests/kustomize/
-third-party/argo/base/workflow-controller-configmap-patch.yaml), into which a task's own strategy is merged. KFP's SDK
-has no field for the policy, so that OnError stays: what ends with an exit code, as a stopped pod does with 143, is
+third-party/argo/base/workflow-controller-configmap-patch.yaml), and merges a task's own strategy into it. KFP's SDK has
+no field for the policy, so OnError stays. A task that ends with an exit code, such as the 143 of a stopped pod, is then
 never tried again.
 """
 
@@ -21,7 +21,7 @@ from lorapar.network import network_cause
 CONFIG_MAP = "workflow-controller-configmap"
 WANTED = "Always"
 SHIPPED_WITHOUT = "OnFailure"
-"""What Argo takes where a strategy names no policy."""
+"""Argo's default where a strategy names no policy."""
 TIMEOUT_SECONDS = 5.0
 
 
@@ -71,7 +71,7 @@ def retries(namespace: str) -> Retries:
 
 
 def retry_policy(data: dict[str, Any]) -> str:
-    """The policy that a ConfigMap's data means for a task that asks for retries without naming one."""
+    """The policy that a ConfigMap's data gives a task that asks for retries without naming one."""
     try:
         value: Any = yaml.safe_load(data.get("workflowDefaults") or "")
     except yaml.YAMLError:

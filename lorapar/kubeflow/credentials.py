@@ -1,7 +1,7 @@
-"""What a task takes from a Secret that is mounted as files: its entries, as variables of this process.
+"""A task's credentials: the entries of a Secret that is mounted as files, as variables of this process.
 
-Kubeflow writes every variable that comes from a Secret into the node statuses of a run several times, and Argo packs
-these at 1 MiB; a mounted Secret is named once. A file that the platform renews later is not read again.
+Kubeflow writes every variable that comes from a Secret into a run's node statuses several times, and Argo packs these
+at 1 MiB. A mounted Secret is named once. A file that the platform renews later is not read again.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ import re
 from pathlib import Path
 
 CREDENTIALS_FOLDER = Path("/run/lorapar")
-"""Where the Secret is mounted; nothing is there where the namespace has none."""
+"""Where the Secret is mounted; empty if the namespace has none."""
 _VARIABLE = re.compile(r"[A-Z][A-Z0-9_]*")
 _OWN = "LORAPAR_"
 _OF_THE_STORE = "LORAPAR_S3_"
 _NEVER = ("LD_", "PYTHON", "PATH", "HOME")
-"""What decides which code runs is no credential; nor is what the pipeline sets itself."""
+"""Variables that decide which code runs, or that the pipeline sets itself, are not credentials."""
 
 
 def load_credentials(folder: Path = CREDENTIALS_FOLDER) -> list[str]:
-    """Set a variable for each entry that is named like one and is not set already; returns their names."""
+    """Set a variable for each entry whose name can be one and is not set yet; returns their names."""
     if not folder.is_dir():
         return []
     found = []

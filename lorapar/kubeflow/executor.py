@@ -1,8 +1,8 @@
-"""A task of a pipeline: inputs from the store by digest, its stages themselves, outputs to the store.
+"""Run a task of a pipeline: fetch its inputs from the store by digest, run its stages, write outputs to the store.
 
-A container's command is `lorapar stage NAME --executor-input '{{$}}'`. What passes between tasks are
-digests (parameters); the bytes lie once in the store, by content. A task runs the nodes that its settings name, one
-after the other (`lorapar/kubeflow/tasks.py`).
+A container's command is `lorapar stage NAME --executor-input '{{$}}'`. Tasks pass digests to each other (as
+parameters); the store holds the bytes once, by content. A task runs the nodes that its settings name, one after the
+other (`lorapar/kubeflow/tasks.py`).
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ from lorapar.stages.nodes import Crew
 from lorapar.store import fetch_tree, open_store, put_tree
 
 RUN_VARIABLE = "LORAPAR_RUN"
-"""The run's id, by the downward API: as a parameter it would be in KFP's cache key and nothing would be reused. Tasks
-that are never cached get it as a parameter all the same."""
+"""The run's id, from the downward API. As a parameter it would be part of KFP's cache key, and nothing would be reused.
+Tasks that are never cached still get it as a parameter."""
 SCRATCH_VARIABLE = "LORAPAR_SCRATCH"
 
 
@@ -56,11 +56,11 @@ class Task:
     scratch: Path
     progress: Progress
     command: tuple[str, ...] = ()
-    """What this task was started with, for nodes that are to do the same."""
+    """The input this task was started with; other nodes of a TrainJob start with the same."""
     settings: TaskSettings = field(default_factory=dict)
     records: dict[str, StageRecord] = field(default_factory=dict)
     folders: dict[str, Path] = field(default_factory=dict)
-    """Where artifacts are on this machine, by digest: those it was given, and those it has made."""
+    """Local folders of artifacts by digest: the task's inputs and the outputs made so far."""
 
     def folder(self, digest: str) -> Path:
         """An artifact's folder, fetched from the store where it is not here yet."""
@@ -74,9 +74,9 @@ class Task:
 
 
 def run_task(name: str, text: str, store: str | None, scratch: Path | None, progress: Progress) -> None:
-    """Run a task for Kubeflow, in the store that is named here or in its input.
+    """Run a task for Kubeflow, in the given store or the one that its input names.
 
-    Raises its stage's own LoraparError, whose line the run's report will show.
+    Raises the LoraparError of its stage, whose line the run's report shows.
     """
     stage_spec(name)
     load_credentials()
@@ -106,7 +106,7 @@ def run_task(name: str, text: str, store: str | None, scratch: Path | None, prog
 
 @contextmanager
 def _noted(task: Task, stage: str) -> Iterator[None]:
-    """The line a stage fails with is kept where the report finds it."""
+    """Keep the line that a stage fails with where the report finds it."""
     try:
         yield
     except LoraparError as error:
@@ -115,7 +115,7 @@ def _noted(task: Task, stage: str) -> Iterator[None]:
 
 
 def _nodes(task: Task) -> list[Node]:
-    """The nodes that this task runs, in their order; `plan` finds out itself what comes after it."""
+    """The nodes that this task runs, in their order; `plan` works out itself what follows it."""
     if task.stage == "plan":
         return list(task_named("plan").nodes)
     task.settings = task.ledger.read_settings(task.given.text("settings"))
@@ -123,7 +123,7 @@ def _nodes(task: Task) -> list[Node]:
 
 
 def _run_node(task: Task, node: Node) -> None:
-    """Run one node, unless an earlier one has decided against it or what it would make is in the store already."""
+    """Run one node, unless an earlier node decided against it or its outputs are already in the store."""
     if node.when is not None and not task.records[node.when.node].metrics[node.when.output]:
         return
     if node.stage != "plan" and node.name not in task.settings:
@@ -145,7 +145,7 @@ def _run_node(task: Task, node: Node) -> None:
 
 
 def _begun(task: Task, node: Node) -> tuple[StageRecord, StageSettings]:
-    """The record of a node that has not run yet, and its settings."""
+    """The record and settings of a node that has not run yet."""
     settings = _settings(task, node)
     return new_record(node.name, node.stage, settings.model_dump(mode="json"), _digests(task, node)), settings
 
@@ -169,7 +169,7 @@ def _execute(task: Task, record: StageRecord, settings: StageSettings, crew: Cre
         )
         with executed(record, call, task.ledger.store, planned.checkpoint) as finished:
             for output in spec.outputs:
-                # The manifest last, so that it never names what is not there.
+                # Write the manifest last, so that it never names missing files.
                 task.ledger.write_manifest(put_tree(task.ledger.store, call.output(output)))
                 task.folders[finished.outputs[output]] = call.output(output)
             task.ledger.write_record(finished)
@@ -200,7 +200,7 @@ def _settings(task: Task, node: Node) -> StageSettings:
 
 
 def _digests(task: Task, node: Node) -> dict[str, list[str]]:
-    """The digests of each input's artifacts: of what an earlier node of this task made, or as the task was given."""
+    """The digests of each input's artifacts, made by an earlier node of this task or passed to the task."""
     found: dict[str, list[str]] = {}
     for port, edge in node_ports(node):
         if edge.node in task.records:
@@ -212,7 +212,7 @@ def _digests(task: Task, node: Node) -> dict[str, list[str]]:
 
 
 def _hand_on(task: Task, record: StageRecord) -> None:
-    """The settings of each task by digest, and the plan where the report looks for it."""
+    """Write the settings of each task by digest, and the plan where the report looks for it."""
     from lorapar.kubeflow.planned import plan_call, planned_run
     from lorapar.kubeflow.unchanged import equal_run
     from lorapar.stages.plan_file import read_plan

@@ -1,6 +1,6 @@
-"""What Kubeflow hands a container in place of `{{$}}`: ExecutorInput, protobuf in its JSON form.
+"""ExecutorInput, which Kubeflow passes to a container in place of `{{$}}`: protobuf in its JSON form.
 
-Read here by pydantic, because a stage's image holds no kfp; a test compares with KFP's own types.
+Read by pydantic, because a stage's image has no kfp; a test compares it with KFP's own types.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _MOUNTS = {"gs://": "/gcs/", "minio://": "/minio/", "s3://": "/s3/"}
 
 
 class _Message(BaseModel):
-    """Fields that a later KFP adds are none of our business."""
+    """Ignores fields that a later KFP adds."""
 
     model_config = ConfigDict(
         extra="ignore", frozen=True, alias_generator=to_camel, populate_by_name=True, defer_build=True
@@ -26,7 +26,7 @@ class _Message(BaseModel):
 
 
 class RuntimeArtifact(_Message):
-    """One artifact of KFP: ours is a small manifest at `path`, the bytes it names lie in the store."""
+    """One artifact of KFP: a small manifest at `path`; the bytes that it names are in the store."""
 
     name: str = ""
     uri: str = ""
@@ -35,7 +35,7 @@ class RuntimeArtifact(_Message):
 
     @property
     def path(self) -> Path:
-        """Where the launcher has put an input, or will look for an output."""
+        """Where the launcher puts an input or looks for an output."""
         if self.custom_path:
             return Path(self.custom_path)
         for scheme, mount in _MOUNTS.items():
@@ -51,7 +51,7 @@ class ArtifactList(_Message):
 
 
 class OutputParameter(_Message):
-    """Where KFP would read an output parameter that the executor's output file does not name."""
+    """Where KFP reads an output parameter that the executor's output file does not name."""
 
     output_file: str = ""
 
@@ -64,7 +64,7 @@ class Inputs(_Message):
 
 
 class Outputs(_Message):
-    """What the task must make, and the file that tells KFP about it."""
+    """The outputs the task must make, and the file that describes them to KFP."""
 
     parameters: dict[str, OutputParameter] = {}
     artifacts: dict[str, ArtifactList] = {}
@@ -72,7 +72,7 @@ class Outputs(_Message):
 
 
 class ExecutorInput(_Message):
-    """All that a task is told."""
+    """Everything that Kubeflow passes to a task."""
 
     inputs: Inputs = Inputs()
     outputs: Outputs = Outputs()

@@ -1,4 +1,4 @@
-"""What a container tells Kubeflow when it has finished: ExecutorOutput, in the file that ExecutorInput names.
+"""ExecutorOutput: what a container reports to Kubeflow at its end, in the file that ExecutorInput names.
 
 KFP parses it strictly: one unknown field, NaN or infinity, and every output is lost. So only finite JSON goes in.
 """
@@ -58,7 +58,7 @@ class ExecutorOutput:
         return {"parameterValues": self._parameters, "artifacts": artifacts}
 
     def write(self) -> None:
-        """Write the file; nothing where KFP names none."""
+        """Write the file, if KFP names one."""
         if not self._input.outputs.output_file:
             return
         # Kubeflow forgets an artifact without a file, and then cannot take the task from its cache.
@@ -81,5 +81,5 @@ def finite(value: Any) -> Any:
 
 
 def flat_metrics(metrics: Mapping[str, float]) -> dict[str, float]:
-    """What system.Metrics shows: finite numbers only. One that is not finite is no score and is left out."""
+    """Metrics as system.Metrics shows them: finite numbers only; others are left out."""
     return {name: float(value) for name, value in metrics.items() if math.isfinite(value)}

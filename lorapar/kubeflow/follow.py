@@ -1,7 +1,7 @@
-"""Follow a run to its end: a table of the graph's nodes that moves at a terminal, a line a change elsewhere.
+"""Follow a run to its end: a live table of the graph's nodes in a terminal, one line for each change elsewhere.
 
-States come from the task details of Kubeflow's API. Where those stand still while the run goes on, the Workflow itself
-(lorapar/kubeflow/workflow.py) and the records in the run's store say more.
+States come from the task details of Kubeflow's API. Where those stand still although the run goes on, the Workflow
+itself (lorapar/kubeflow/workflow.py) and the records in the run's store say more.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from lorapar.stages.graph import GRAPH, node_names
 
 POLL_SECONDS = 5.0
 PATIENCE_SECONDS = 600.0
-"""A server that does not answer for so long while a run is followed is given up; the run itself goes on."""
+"""After this time without an answer, following ends; the run itself goes on."""
 SILENT_SECONDS = 30.0
-"""How often is said meanwhile that it does not."""
+"""How often a line meanwhile says that the server does not answer."""
 IDLE_SECONDS = 3600.0
-"""After so long without a pod a Workflow is taken for deleted, between two of them or before the first.
+"""After this time without a pod, between two pods or before the first, a Workflow counts as deleted.
 
-Kubeflow 2.17.0 does not say that it was (backend/src/agent/persistence/worker/workflow_saver.go, Save: one that is not
-found is reported no more), and a Workflow that is there gets its next pod within seconds."""
+Kubeflow 2.17.0 does not report a deletion (backend/src/agent/persistence/worker/workflow_saver.go, Save: a Workflow
+that is not found is no longer reported), and an existing Workflow gets its next pod within seconds."""
 QUIET_SECONDS = 120.0
-"""How often is looked up what the task details do not show, and after how long a pod should have started."""
+"""How often to look up what the task details do not show, and after how long a pod should have started."""
 FROZEN_SECONDS = 30.0
-"""As often, once it is known that they stand still."""
+"""The same once the task details are known to stand still."""
 UNSPECIFIED = "RUNTIME_STATE_UNSPECIFIED"
 GOING = ("PENDING", "RUNNING", "CANCELING", "PAUSED", UNSPECIFIED, "")
 """States of a run that has not ended."""
@@ -43,7 +43,7 @@ ENDED = ("SUCCEEDED", "FAILED", "CANCELED", "SKIPPED")
 CANCELLED = ("CANCELING", "CANCELED")
 _OPEN = ("RUNNING", "PENDING")
 _UNENDED = (*_OPEN, "CANCELING", "PAUSED")
-"""What of a task is no word on its end once its run has ended."""
+"""States of a task that say nothing about its end once its run has ended."""
 _DONE = ("SUCCEEDED", "CACHED", "SKIPPED")
 _COLOURS = {"SUCCEEDED": "green", "FAILED": "red", "RUNNING": "yellow", "CANCELLED": "red", "CACHED": "green"}
 _COLOURS |= {"GONE": "red", "STOPPED": "red", "CANCELED": "red"}
@@ -56,12 +56,12 @@ _WHY_DRIVER = "no node with room, a quota that is used up, or Kubeflow's own ima
 
 
 class NotInKubeflowError(BadInputError):
-    """What was asked for is not there, or not any more."""
+    """Kubeflow does not have what was asked for, or no longer."""
 
 
 @dataclass(frozen=True)
 class TaskState:
-    """One node of the graph; an empty state where nothing has said anything of it."""
+    """One node of the graph; its state is empty where no source knows it."""
 
     name: str
     state: str
@@ -69,14 +69,14 @@ class TaskState:
 
 
 class Logs(Protocol):
-    """What can be asked for the logs of a run."""
+    """Something that returns the logs of a run."""
 
     def log(self, run: str, pod: str) -> str:
         """The end of a pod's log; raises UnreachableError where there is none."""
 
 
 class Sources(Logs, Protocol):
-    """What a followed run can be asked of."""
+    """Where the state of a followed run comes from."""
 
     def run(self, run: str) -> Any:
         """The run with its task details."""
@@ -87,21 +87,21 @@ class Sources(Logs, Protocol):
 
 @dataclass
 class Followed:
-    """A run that is followed, and what has become known of it."""
+    """A run that is followed, and what is known about it so far."""
 
     server: Sources
     run: str
     tasks: Sequence[PlannedTask]
     records: Callable[[], Mapping[str, str]]
-    """States of nodes by what they left in the store; empty where it cannot be read."""
+    """States of nodes from their records in the store; empty where it cannot be read."""
     found: Any = None
     workflow: Workflow | None = None
     cancelled: bool = False
     """Whether somebody terminated it."""
     gone: bool = False
-    """Whether its pods are not there any more although nothing has ended it."""
+    """Whether its pods no longer exist although nothing ended it."""
     deleted: bool = False
-    """Whether somebody has deleted the run itself: Kubeflow knows of none any more."""
+    """Whether somebody deleted the run itself, so that Kubeflow no longer knows it."""
     frozen: bool = False
     _notes: set[str] = field(default_factory=set)
     _signature: Any = None
@@ -112,11 +112,11 @@ class Followed:
 
     @property
     def ended(self) -> bool:
-        """Whether nothing more will come of it."""
+        """Whether the run will not change any more."""
         return self.gone or self.deleted or str(self.found.state) in ENDED
 
     def ask(self) -> None:
-        """Ask Kubeflow for the run. It is deleted once that is said twice: a gateway that starts answers 404 too."""
+        """Ask Kubeflow for the run. Two answers of 404 mean deleted: a gateway that is starting also answers 404."""
         try:
             self.found, self._denied = self.server.run(self.run), 0
         except NotInKubeflowError as error:
@@ -132,7 +132,7 @@ class Followed:
             self._signature, self._changed = signature, time.monotonic()
 
     def look_deeper(self) -> list[str]:
-        """What a person should know that the task details do not show, each said once."""
+        """Lines about what the task details do not show, each once."""
         patience = FROZEN_SECONDS if self.frozen else QUIET_SECONDS
         if self.ended or time.monotonic() - self._looked < patience:
             return []
@@ -150,14 +150,14 @@ class Followed:
         self.cancelled = self.cancelled or (self.workflow is not None and self.workflow.cancelled)
 
     def states(self) -> list[TaskState]:
-        """Every node of the graph once, in its order, with the most that any source says of it."""
+        """Every node of the graph once, in order, with the most that any source knows about it."""
         shown = task_states(self.found, self.tasks)
         if not (self.frozen or self.ended):
             return shown
         return merged_states(shown, self.workflow, self.records(), self.tasks)
 
     def _freeze(self) -> list[str]:
-        """Whether the details stand still: Argo has packed the node statuses, or the store knows of more."""
+        """Note whether the details stand still: Argo has packed the node statuses, or the store knows more."""
         if self.frozen:
             return []
         shown = {task.name: task.state for task in task_states(self.found, self.tasks)}
@@ -174,7 +174,7 @@ class Followed:
         return [f"Kubeflow's task states stand still ({why}); the rest is followed by other means"]
 
     def _waiting(self) -> list[str]:
-        """Tasks whose pods have not started; Kubeflow's API does not say why."""
+        """Lines about tasks whose pods have not started; Kubeflow's API does not say why."""
         if self.workflow is None and time.monotonic() - self._changed < QUIET_SECONDS:
             return []
         if self.workflow is None:
@@ -199,7 +199,7 @@ class Followed:
         return [_pending(pod, who, why, space) for pod, who, why in late if pod.seconds >= QUIET_SECONDS]
 
     def _not_begun(self) -> list[str]:
-        """A Workflow of which Argo has made no pod yet."""
+        """A line about a Workflow for which Argo has made no pod yet."""
         if self.workflow is None or time.monotonic() - self._changed < QUIET_SECONDS:
             return []
         why = self.workflow.message or (
@@ -210,12 +210,12 @@ class Followed:
         return [f"the run has no pod yet after {QUIET_SECONDS / 60:.0f} min; {look}: {why}"]
 
     def driven(self, pod: Pod) -> str:
-        """What a driver is of; a driver takes no accelerator, whatever its task asks for."""
+        """What a driver belongs to; a driver takes no accelerator, whatever its task asks for."""
         task = next((task for task in self.tasks if pod.nodes and pod.nodes[0] in task.nodes), None)
         return f"Kubeflow's driver of {task.name if task is not None else 'a group of tasks'}"
 
     def _gone(self) -> list[str]:
-        """A deleted Workflow leaves its run `running` for ever; its pods are not there, twice in a row."""
+        """Note a deleted Workflow, which leaves its run `running` for ever: its pods are missing twice in a row."""
         there = self.workflow is None or not is_gone(self.server, self.run, self.workflow)
         self._missed = 0 if there else self._missed + 1
         self.gone = self._missed > 1
@@ -223,10 +223,7 @@ class Followed:
 
 
 def follow(followed: Followed, console: Console, *, poll_seconds: float | None = None) -> None:
-    """Watch until the run has ended or is gone. Short silences of the server are waited out.
-
-    Raises UnreachableError for long ones.
-    """
+    """Watch until the run has ended or is gone. Raises UnreachableError where the server does not answer for long."""
     pause = POLL_SECONDS if poll_seconds is None else poll_seconds
     heard = printed = time.monotonic()
     shown: dict[str, str] = {}
@@ -264,7 +261,7 @@ def _silence(error: Exception, seconds: float) -> str:
 
 
 def was_cancelled(run: Any) -> bool:
-    """Whether Kubeflow says that somebody terminated the run. Its last state is FAILED, its history tells.
+    """Whether somebody terminated the run. Its last state is FAILED; only its history shows the difference.
 
     Kubeflow 2.17.0, backend/src/apiserver/resource/resource_manager.go, TerminateRun and ReportWorkflowResource.
     """
@@ -273,9 +270,9 @@ def was_cancelled(run: Any) -> bool:
 
 
 def is_gone(server: Logs, run: str, workflow: Workflow) -> bool:
-    """Whether pods that are at work as far as the Workflow says are not there, none of them, or none has come for long.
+    """Whether none of the pods that run according to the Workflow exists, or no pod has come for long.
 
-    Kubeflow's database is not told of a Workflow that is deleted: the run stays what it was for ever.
+    Kubeflow's database does not learn of a deleted Workflow: the run keeps its state for ever.
     """
     pods = workflow.pods_at_work()
     if not pods:
@@ -285,9 +282,9 @@ def is_gone(server: Logs, run: str, workflow: Workflow) -> bool:
 
 
 def _is_there(server: Logs, run: str, pod: str) -> bool:
-    """Whether a pod can still be asked. Only Kubeflow's word that there is no such pod counts as a no.
+    """Whether a pod still exists. Only Kubeflow's answer that there is no such pod counts as a no.
 
-    That of a gateway, which does not know the path, says nothing of the pod.
+    A gateway that does not know the path says nothing about the pod.
     """
     try:
         server.log(run, pod)
@@ -297,10 +294,10 @@ def _is_there(server: Logs, run: str, pod: str) -> bool:
 
 
 def task_states(run: Any, tasks: Sequence[PlannedTask]) -> list[TaskState]:
-    """Every node of the graph in its order, with what the task details say of it.
+    """Every node of the graph in order, with what the task details say about it.
 
-    Details are called as Argo's tasks are (2.17.0, backend/src/apiserver/server/api_converter.go, toModelTask), which
-    the package tells apart. Of several with one name the least finished speaks for all.
+    Details have the names of Argo's tasks (2.17.0, backend/src/apiserver/server/api_converter.go, toModelTask), which
+    the package distinguishes. Of several with one name, the least finished decides.
     """
     nodes = {task.key: task.nodes for task in tasks}
     found: dict[str, TaskState] = {}
@@ -313,7 +310,7 @@ def task_states(run: Any, tasks: Sequence[PlannedTask]) -> list[TaskState]:
 
 
 def _state(detail: Any) -> str:
-    """The state of a task; empty where Kubeflow has no word for Argo's, as for a task left out after a failure."""
+    """The state of a task; empty where Kubeflow has no name for Argo's state, as for a task omitted after a failure."""
     state = str(detail.state or "PENDING")
     return "" if state == UNSPECIFIED else state
 
@@ -321,7 +318,7 @@ def _state(detail: Any) -> str:
 def merged_states(
     shown: Sequence[TaskState], workflow: Workflow | None, records: Mapping[str, str], tasks: Sequence[PlannedTask]
 ) -> list[TaskState]:
-    """The Workflow knows at least what the details say; what the store has is done, whatever either says."""
+    """Merge what the sources say: the Workflow overrules the details, and what is in the store is done."""
     deeper = workflow.states() if workflow is not None else {}
     found = [
         TaskState(task.name, deeper[task.name].state, deeper[task.name].seconds) if task.name in deeper else task
@@ -334,9 +331,9 @@ def merged_states(
 
 
 def last_states(followed: Followed, states: Iterable[TaskState], promote: str) -> list[TaskState]:
-    """The states of an ended run, of which no task goes on any more, whatever was heard of it last.
+    """The states of an ended run, whose tasks no longer go on, whatever their last reported state.
 
-    `promote` is what the run's outcome says of that node, which shares its task with another one.
+    `promote` is what the run's outcome says about that node, which shares its task with another one.
     """
     if followed.cancelled:
         word = "CANCELLED"
@@ -349,12 +346,12 @@ def last_states(followed: Followed, states: Iterable[TaskState], promote: str) -
 
 
 def word_for(state: str) -> str:
-    """A state of a task or run as people write it."""
+    """The state of a task or run in plain words."""
     return state.lower().replace("canceling", "cancelling").replace("canceled", "cancelled")
 
 
 def stage_table(tasks: Iterable[TaskState]) -> Table:
-    """A row a node: its state and how long it has taken."""
+    """A table with one row for each node: its state and how long it has taken."""
     table = Table("stage", "", "time", box=None, header_style="bold")
     for task in tasks:
         seconds = f"{task.seconds:.0f} s" if task.seconds is not None else ""
@@ -363,7 +360,7 @@ def stage_table(tasks: Iterable[TaskState]) -> Table:
 
 
 def _with_conditions(states: Sequence[TaskState], tasks: Sequence[PlannedTask]) -> list[TaskState]:
-    """A node with a condition that shares its task with others: that the task is done does not say it has run."""
+    """Mark a node with a condition that shares its task: a finished task does not mean that this node ran."""
     shared = {name for task in tasks if len(task.nodes) > 1 for name in task.nodes}
     conditional = {node.name for node in GRAPH if node.when is not None} & shared
     return [
@@ -405,7 +402,7 @@ def _seconds(task: Any) -> float | None:
     if task.start_time is None or task.start_time.year < 2000:
         return None
     end = task.end_time
-    # An unset time arrives as the epoch.
+    # The API returns an unset time as the epoch.
     if end is None or end.year < 2000:
         end = datetime.now(UTC)
     return float(max(0.0, (end - task.start_time).total_seconds()))

@@ -11,7 +11,7 @@ from lorapar.stages.contract import stage_spec
 
 IMAGES = ("client", "trainer", "vllm")
 REPOSITORY = "lorapar"
-"""Images are named REPOSITORY/NAME:VERSION; another registry or a digest is put in when compiling."""
+"""Images are named REPOSITORY/NAME:VERSION; compiling replaces the registry or the tag where asked."""
 # On one machine these run beside training; in a cluster they have an image with vLLM, which trainer's pins exclude.
 _IN_CLUSTERS = {"vote": "vllm", "evaluate": "vllm"}
 _DIGEST = re.compile(r"@sha256:[0-9a-f]{64}$")
@@ -29,17 +29,17 @@ def default_reference(image: str) -> str:
 
 
 def is_pinned(reference: str) -> bool:
-    """Whether a reference names bytes: a tag can be moved, and KFP's cache would not notice."""
+    """Whether a reference names a digest: a tag can move, and KFP's cache would not notice."""
     return _DIGEST.search(reference) is not None
 
 
 def references(registry: str | None, given: Sequence[str]) -> dict[str, str]:
-    """What replaces each default reference, from `--registry` and `--image NAME=REFERENCE`."""
+    """The replacement of each default reference, from `--registry` and `--image NAME=REFERENCE`."""
     return {default_reference(image): default_reference(image) for image in IMAGES} | named(registry, given)
 
 
 def named(registry: str | None, given: Sequence[str]) -> dict[str, str]:
-    """As `references`, but only those images that the options name; raises BadInputError for what is no image."""
+    """Like `references`, but only the images that the options name; raises BadInputError for an unknown image."""
     if registry and (not _REFERENCE.fullmatch(f"{registry.rstrip('/')}/image:tag") or "//" in registry):
         raise BadInputError(
             f"--registry {registry}: write it as HOST[:PORT]/PATH, without https://, such as registry.example/lorapar"

@@ -1,4 +1,4 @@
-"""The pods of a TrainJob as Kubernetes has them: which node, whether it started, what it waits for, how it ended."""
+"""The pods of a TrainJob: which node each is, whether it started, what it waits for, how it ended."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lorapar.kubeflow.trainjob import CONTAINER, SeveralNodes
 _RANK = "batch.kubernetes.io/job-completion-index"
 _QUEUE = "kueue.x-k8s.io/queue-name"
 _SIGNALLED = 128
-"""A shell's exit codes, and Kubernetes', are so much above the number of a signal."""
+"""Shells and Kubernetes add this to a signal's number to get the exit code."""
 
 
 @dataclass(frozen=True)
@@ -24,22 +24,22 @@ class JobPod:
     started: bool
     """Whether its container runs, or has run."""
     ended: bool
-    """Whether its container has ended, also where it was started again."""
+    """Whether its container has ended, even if it was started again."""
     exit_code: int | None
     reason: str
     waits_for: str
     """Why it has not started, in Kubernetes' words."""
     leaving: bool
-    """Whether it was told to go: by the job's suspension, a drained node, a person."""
+    """Whether it was asked to end: by the job's suspension, a drained node or a person."""
 
     @property
     def failed(self) -> bool:
-        """Whether it has ended with an error of its own; one that was told to go has not."""
+        """Whether it ended with an error of its own, which a pod that was asked to end did not."""
         return self.exit_code not in (None, 0) and not self.leaving
 
     @classmethod
     def of(cls, pod: Mapping[str, Any]) -> JobPod:
-        """From what Kubernetes says of it."""
+        """From its object in Kubernetes."""
         metadata, status = pod["metadata"], pod.get("status") or {}
         container: Mapping[str, Any] = next(
             (one for one in status.get("containerStatuses") or [] if one["name"] == CONTAINER), {}
@@ -61,12 +61,12 @@ class JobPod:
 
 
 def ended_by_signal(pod: JobPod) -> bool:
-    """Whether it was killed rather than told to stop: nothing that it did itself ends so."""
+    """Whether it was killed rather than asked to stop; no error of its own ends this way."""
     return pod.exit_code is not None and pod.exit_code == _SIGNALLED + signal.SIGKILL
 
 
 def why_not_started(job: Mapping[str, Any], pods: Sequence[JobPod], wanted: SeveralNodes, namespace: str) -> str:
-    """One line that names what a job's pods wait for, and what to look at."""
+    """One line that names what a job's pods wait for and where to look."""
     metadata = job["metadata"]
     name, conditions = str(metadata["name"]), (job.get("status") or {}).get("conditions") or []
     look = f"kubectl -n {namespace}"

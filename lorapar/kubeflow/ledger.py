@@ -1,4 +1,4 @@
-"""What the tasks of pipelines leave in the store: manifests by digest, and records of how they came about.
+"""What the tasks of pipelines write to the store: manifests by digest, and records of how each was made.
 
 manifests/<digest>.json              the manifest of an artifact, named by its digest
 settings/<digest>.json               the settings of a task's nodes; `plan` writes them and hands on the digest
@@ -9,8 +9,8 @@ runs/<run>/live/<node>.json          what a task is doing, for `lorapar watch`
 runs/<run>/errors/<stage>.txt        the one line with which a stage failed
 runs/<run>/report.html, metrics.json, summary.md    the results, at a fixed place
 
-KFP gives an exit handler no outputs of other tasks, so the report finds what a run has made by walking the graph:
-settings from the plan and digests of inputs make the address of a record, which names the digests of the outputs.
+KFP gives an exit handler no outputs of other tasks, so the report finds a run's outputs by walking the graph. The
+plan's settings and the digests of inputs give the address of a record, which names the digests of the outputs.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 def record_address(stage: str, settings: Mapping[str, Any], inputs: Mapping[str, Sequence[str]]) -> str:
-    """What names a task's record: its settings and the digests of its inputs, whatever code ran it."""
+    """The address of a task's record: from its settings and the digests of its inputs, not from its code."""
     listed = {name: list(digests) for name, digests in inputs.items()}
     return digest_of({"stage": stage, "settings": dict(settings), "inputs": listed})
 
 
 class Ledger:
-    """Reads and writes these objects for one run; without a run only what all runs share."""
+    """Reads and writes these objects for one run; without a run, only those that all runs share."""
 
     def __init__(self, store: ObjectStore, run: str = "") -> None:
         if run and not _RUN.fullmatch(run):
@@ -52,11 +52,11 @@ class Ledger:
         self.run = run
 
     def write_manifest(self, manifest: Manifest) -> None:
-        """Keep a manifest under its digest."""
+        """Write a manifest under its digest."""
         self.store.write(f"manifests/{manifest.digest}.json", manifest.model_dump_json().encode())
 
     def read_manifest(self, digest: str) -> Manifest:
-        """The manifest with this digest; raises IntegrityError where it is missing or another."""
+        """The manifest with this digest; raises IntegrityError where it is missing or has another digest."""
         if not _DIGEST.fullmatch(digest):
             raise IntegrityError(
                 f"'{digest}' is not the digest of an artifact; the task before this one has not named one"
@@ -76,13 +76,13 @@ class Ledger:
         return manifest
 
     def write_settings(self, settings: TaskSettings) -> str:
-        """Keep the settings of a task's nodes; returns their digest, by which the task finds them."""
+        """Write the settings of a task's nodes; returns their digest, by which the task finds them."""
         digest = digest_of(settings)
         self.store.write(f"settings/{digest}.json", json_text(settings).encode())
         return digest
 
     def read_settings(self, digest: str) -> TaskSettings:
-        """The settings with this digest; raises IntegrityError where they are missing or other ones."""
+        """The settings with this digest; raises IntegrityError where they are missing or have another digest."""
         if not _DIGEST.fullmatch(digest):
             raise BadInputError(f"--executor-input: settings: '{digest}' is not a digest; compile the pipeline again")
         where = f"{self.store.address}/settings/{digest}.json"
@@ -99,7 +99,7 @@ class Ledger:
         return settings
 
     def write_record(self, record: StageRecord) -> None:
-        """Keep a finished task's record, for this run and for runs that take the task from the cache."""
+        """Write a finished task's record, for this run and for runs that take the task from the cache."""
         address = record_address(record.stage, record.settings, record.inputs)
         data = record.model_dump_json(indent=2).encode()
         self.store.write(f"records/{address}.json", data)
@@ -113,9 +113,9 @@ class Ledger:
         inputs: Mapping[str, Sequence[str]],
         own: frozenset[str] | None = None,
     ) -> tuple[StageRecord | None, bool]:
-        """The record of a task, and whether it ran in this very run; None where it has not finished anywhere.
+        """The record of a task, and whether it ran in this run; None where it has finished in no run.
 
-        `own` are the keys of `own_records`, for a caller who looks for many.
+        `own` are the keys of `own_records`, for a caller that looks for many.
         """
         address = record_address(stage, settings, inputs)
         key = f"runs/{self.run}/records/{address}.json"
@@ -125,11 +125,11 @@ class Ledger:
         return self._record(f"records/{address}.json"), False
 
     def own_records(self) -> frozenset[str]:
-        """The keys of the records of tasks that have run in this run."""
+        """The keys of the records of tasks that ran in this run."""
         return frozenset(info.key for info in self.store.list(f"runs/{self.run}/records/")) if self.run else frozenset()
 
     def find_finished(self, wanted: StageRecord) -> StageRecord | None:
-        """The record of equal settings, inputs and code, where everything it made is in the store still."""
+        """A record with equal settings, inputs and code whose outputs are all still in the store."""
         found, _ = self.find_record(wanted.stage, wanted.settings, wanted.inputs)
         if found is None or found.key != wanted.key:
             return None
@@ -141,7 +141,7 @@ class Ledger:
         return found.model_copy(update={"node": wanted.node}) if keys <= set(self.store.known(sorted(keys))) else None
 
     def write_error(self, stage: str, line: str) -> None:
-        """Keep the line a stage failed with; what cannot be written must not hide it, so nothing is raised."""
+        """Write the line that a stage failed with. Raises nothing: a write that fails must not hide that line."""
         if self.run:
             try:
                 self.store.write(f"runs/{self.run}/errors/{stage}.txt", redact(line).encode())
@@ -149,7 +149,7 @@ class Ledger:
                 return
 
     def errors(self) -> dict[str, str]:
-        """The lines stages of this run failed with, by stage. A stage that succeeded at a retry is among them."""
+        """The lines that stages of this run failed with, by stage, including stages that succeeded at a retry."""
         prefix = f"runs/{self.run}/errors/"
         listed = sorted(self.store.list(prefix), key=lambda info: info.modified) if self.run else []
         return {
@@ -158,7 +158,7 @@ class Ledger:
         }
 
     def write_result(self, name: str, data: bytes) -> None:
-        """Put a result at its fixed place."""
+        """Write a result to its fixed place."""
         self.store.write(f"runs/{self.run}/{name}", data)
 
     def read_result(self, name: str) -> bytes | None:

@@ -1,6 +1,6 @@
 """What Kubeflow adds to a run of a package: pods one after the other, and bytes in Argo's Workflow.
 
-A model of Kubeflow Pipelines 2.17.0 and Argo 4.0.5, whose sources the functions name; docs/kubeflow.md has it in short.
+A model of Kubeflow Pipelines 2.17.0 and Argo 4.0.5; the functions name their sources, docs/kubeflow.md has a summary.
 """
 
 from __future__ import annotations
@@ -14,22 +14,22 @@ from typing import Any
 TASK_PODS = 2
 """Driver, then executor."""
 GROUP_PODS = 1
-"""The driver of the root, of an exit handler, a condition, a nested pipeline, or an item of a loop."""
+"""One driver: of the root, an exit handler, a condition, a nested pipeline, or an item of a loop."""
 LOOP_PODS = GROUP_PODS + 1
-"""A loop has a driver of its own beside that of each item."""
+"""A loop has its own driver in addition to the one of each item."""
 REQUEUE_SECONDS = 10
-"""Argo's default for DEFAULT_REQUEUE_TIME: it looks at a run at most that often, and starts pods only then."""
+"""Argo's default for DEFAULT_REQUEUE_TIME: it looks at a run at most this often, and starts pods only then."""
 PATCH_NODES = 6
 """Node statuses that hold a task's pod-spec patch; seen in a run's Workflow."""
 INPUT_NODES = 2
-"""Those that hold what a driver is given."""
+"""Node statuses that hold a driver's input."""
 TASK_NODES = 5
-"""Those of a task: driver and its only try, the executor's group, the executor and its only try."""
+"""Node statuses of a task: driver and its only try, the executor's group, the executor and its only try."""
 GROUP_NODES = 3
-"""Those of a group: its driver and that one's try, and the group."""
+"""Node statuses of a group: its driver, the driver's try, and the group."""
 NODE_BYTES = 400
-"""What a node status takes beside that: names, times, resources. Fitted, as is the next: with these the model gives the
-1.5 MB, of them 150 kB of spec, that a tiny run of 19 tasks had, each of which was given the whole settings."""
+"""What else a node status takes: names, times, resources. This value and the next are fitted to a tiny run of 19 tasks,
+each with the whole settings, whose Workflow had 1.5 MB, of them 150 kB of spec."""
 TEMPLATE_BYTES = 78_000
 """The templates that KFP's compiler writes for every pipeline."""
 _ID = "0" * 36
@@ -37,7 +37,7 @@ _DIGEST = "0" * 64
 
 
 def longest_path_pods(spec: Mapping[str, Any]) -> int:
-    """Pods that start one after the other at least; the exit handler's come last.
+    """The least number of pods that start one after the other; the exit handler's come last.
 
     backend/src/v2/compiler/argocompiler/dag.go: `task`, `iteratorTask` and `iterationItemTask`.
     """
@@ -45,18 +45,17 @@ def longest_path_pods(spec: Mapping[str, Any]) -> int:
 
 
 def waiting_seconds(pods: int, requeue_seconds: float = REQUEUE_SECONDS) -> float:
-    """About how long a run takes at least, however short its work: each pod waits for Argo's next look."""
+    """About the shortest time of a run, however short its work: each pod waits for Argo's next look."""
     return pods * requeue_seconds
 
 
 def workflow_bytes(
     spec: Mapping[str, Any], platform: Mapping[str, Any], lanes: int, config: str = ""
 ) -> dict[str, int]:
-    """Bytes of the Workflow at the end of a run in which the loop has `lanes` items, by what they are.
+    """Bytes of the Workflow at the end of a run whose loop has `lanes` items, by what they hold.
 
-    `config` is the parameter of that name: the root's driver is given it, and `plan`.
-
-    Texts inside it are JSON inside JSON, so every quotation mark takes two bytes.
+    `config` is the parameter of that name, which the root's driver and `plan` get. Texts inside it are JSON inside
+    JSON, so every quotation mark takes two bytes.
     """
     model = _Model(spec, platform, lanes, config)
     found = {"patches": 0, "inputs": 0, "nodes": GROUP_NODES * NODE_BYTES}
@@ -127,7 +126,7 @@ class _Model:
         return found
 
     def tasks(self) -> Iterator[tuple[Mapping[str, Any], Mapping[str, Any], int]]:
-        """Every task and group with its component, and how often it is there."""
+        """Every task and group with its component, and how often it occurs."""
         waiting = [(self.spec["root"], 1)]
         while waiting:
             outer, times = waiting.pop()

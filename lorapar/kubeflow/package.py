@@ -1,4 +1,4 @@
-"""The compiled pipeline as it is given to Kubeflow: the shipped one, with images and placement put in."""
+"""The compiled pipeline as it goes to Kubeflow: the shipped one, with images and placement filled in."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from lorapar.stages.graph import node_names
 
 PIPELINE_NAME = "lorapar"
 OWN_PIPELINE = "lorapar-own"
-"""Where versions go that are for one run: with single images of somebody's own, or without the cache. Neither the
-runs of others nor Kubeflow's form, which offers the newest version of a pipeline, take anything of them."""
+"""The pipeline of versions that are for one run: with single images replaced, or without the cache. They do not affect
+other people's runs, nor Kubeflow's form, which offers the newest version of a pipeline."""
 MANIFEST_VERSION = "pipelines.kubeflow.org/v2beta1"
 RETRIED_FOR_SECONDS = 30 * 24 * 3600
-"""How long after its first start a task may be tried again. Argo makes what is left of it the deadline of the next
-attempt, and KFP's backend writes 0 (never again) where the package says nothing."""
+"""How long after its first start a task may be tried again. Argo makes the rest of this time the deadline of the next
+attempt; KFP's backend writes 0 (never again) where the package says nothing."""
 
 
 @dataclass(frozen=True)
@@ -36,15 +36,15 @@ class PlannedTask:
     """A task of the package that runs nodes of the graph."""
 
     key: str
-    """What Argo and the task details of Kubeflow's API call it."""
+    """Its name in Argo and in the task details of Kubeflow's API."""
     nodes: tuple[str, ...]
     image: str
     accelerators: str
-    """Such as `1 nvidia.com/gpu`; empty where it takes none, `?` for the number that `plan` decides."""
+    """Such as `1 nvidia.com/gpu`; empty where it takes none, `?` where `plan` decides the number."""
 
     @property
     def name(self) -> str:
-        """The node that a person looks for among those it runs."""
+        """The node it is named after, among those it runs."""
         return self.key if self.key in self.nodes else self.nodes[0]
 
 
@@ -55,9 +55,9 @@ class Package:
         self.spec = spec
         self.platform = platform
         self.pipeline_name = pipeline_name
-        """The pipeline in Kubeflow that it becomes a version of."""
+        """The pipeline in Kubeflow whose version it becomes."""
         self.is_to_be_newest = False
-        """Whether a version that is there already is uploaded again, because a newer one has other images."""
+        """Whether to upload an existing version again, because a newer one has other images."""
 
     @property
     def images(self) -> list[str]:
@@ -66,12 +66,12 @@ class Package:
 
     @property
     def unpinned(self) -> list[str]:
-        """Images named by a tag, which can be moved: KFP's cache would not notice."""
+        """Images named by a tag, which can move: KFP's cache would not notice."""
         return [image for image in self.images if not is_pinned(image)]
 
     @property
     def asked(self) -> dict[str, Takes]:
-        """What each task takes, as `plan` is given it; those that take nothing are left out."""
+        """What each task takes, as it is passed to `plan`; tasks that take nothing are left out."""
         return _asked(self.spec)
 
     def tasks(self) -> tuple[PlannedTask, ...]:
@@ -129,7 +129,7 @@ def build_package(
     cached: bool = True,
     pipeline_name: str = PIPELINE_NAME,
 ) -> Package:
-    """The shipped package with images and placement put in; raises BadInputError for tags where digests are wanted."""
+    """The shipped package with images and placement; raises BadInputError for a tag where digests are required."""
     spec, platform = copy.deepcopy(_shipped())
     for executor in _executors(spec):
         container = executor["container"]
@@ -152,8 +152,8 @@ def build_package(
 def images_of(uploaded: Any) -> dict[str, str]:
     """The images that an uploaded package has in place of the shipped ones, by the reference they replace.
 
-    Empty where any of them is a shipped tag: such a package was made for something else than for everybody.
-    `uploaded` is what Kubeflow's API gives of a version: with a platform document its spec lies one level deeper.
+    Empty where one of them is still a shipped tag: such a package was not made for everybody. `uploaded` is a version
+    from Kubeflow's API; with a platform document its spec lies one level deeper.
     """
     value = uploaded if isinstance(uploaded, dict) else {}
     spec = value.get("pipeline_spec") or value
@@ -169,7 +169,7 @@ def images_of(uploaded: Any) -> dict[str, str]:
 
 
 def _set_images(package: Package) -> None:
-    """Pinned images go into each task's environment, for records; KFP's cache does not look at it."""
+    """Put pinned images into each task's environment, for records; KFP's cache does not look at it."""
     pinned = [image for image in package.images if is_pinned(image)]
     if not pinned:
         return
@@ -179,13 +179,13 @@ def _set_images(package: Package) -> None:
 
 
 def _on_nodes(container: dict[str, Any]) -> Takes | None:
-    """What several nodes take of which the task starts a TrainJob; None where it starts none."""
+    """What the nodes of the task's TrainJob take; None where it starts none."""
     text = next((one["value"] for one in container.get("env", []) if one["name"] == NODES_VARIABLE), None)
     return SeveralNodes.model_validate_json(text).takes if text else None
 
 
 def _in_its_pod(container: dict[str, Any]) -> Takes | None:
-    """What a task's own pod takes; None where that is nothing, or `plan` decides it."""
+    """What a task's own pod takes; None where it takes nothing or `plan` decides."""
     asked = container.get("resources", {}).get("accelerator") or {}
     count = str(asked.get("resourceCount", ""))
     return Takes(count=int(count), accelerator=asked["resourceType"]) if count.isdigit() and int(count) else None
@@ -200,7 +200,7 @@ def _accelerators(container: dict[str, Any]) -> str:
 
 
 def _switch_caching_off(spec: dict[str, Any]) -> None:
-    """Neither Kubeflow nor the task itself takes what an earlier run has made."""
+    """Keep Kubeflow and the task itself from reusing what an earlier run made."""
     for _, task, executor in _container_tasks(spec):
         task["cachingOptions"] = {}
         env = spec["deploymentSpec"]["executors"][executor]["container"].setdefault("env", [])
@@ -209,7 +209,7 @@ def _switch_caching_off(spec: dict[str, Any]) -> None:
 
 
 def set_accelerators(spec: dict[str, Any]) -> None:
-    """What each task takes, for the page of `plan` and number formats; what vote tasks take it works out itself."""
+    """Pass `plan` what each task takes, for its page and number formats; it works out vote tasks itself."""
     for name, task, _ in _container_tasks(spec):
         if name == "plan":
             asked_for = {one: takes.dump() for one, takes in _asked(spec).items()}
@@ -227,7 +227,7 @@ def _asked(spec: dict[str, Any]) -> dict[str, Takes]:
 
 
 def _keep_retrying(spec: dict[str, Any], platform: dict[str, Any]) -> None:
-    """Leave every attempt of a task its whole time."""
+    """Give every attempt of a task its whole time."""
     pods = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
     for _, task, executor in _container_tasks(spec):
         policy = task.get("retryPolicy")
@@ -237,7 +237,7 @@ def _keep_retrying(spec: dict[str, Any], platform: dict[str, Any]) -> None:
 
 
 def _container_tasks(spec: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any], str]]:
-    """Every task that is a pod of ours: its name, its spec, and the label of its executor."""
+    """Every task that is a lorapar pod: its name, its spec, and the label of its executor."""
     for component in [spec["root"], *spec["components"].values()]:
         for name, task in component.get("dag", {}).get("tasks", {}).items():
             label = spec["components"][task["componentRef"]["name"]].get("executorLabel")

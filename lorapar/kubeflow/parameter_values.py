@@ -1,6 +1,6 @@
-"""The run's settings from the parameters of the pipeline; each wrong value is named by its parameter.
+"""The run's settings from the pipeline's parameters; an error names the parameter with the wrong value.
 
-`plan` reads them in the cluster, `lorapar submit` beforehand: so nothing is imported here that takes time.
+`plan` reads them in the cluster and `lorapar submit` beforehand, so this module imports nothing that takes long.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from lorapar.store.address import is_s3
 def pipeline_parameters(
     config: RunConfig, given: Sequence[str], store: str | None, mounts: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """The values of the pipeline's parameters, checked as `plan` will; raises BadInputError naming what is wrong.
+    """The pipeline's parameters, checked as `plan` checks them; raises BadInputError naming what is wrong.
 
-    `mounts` are folders that the run's pods have and this machine need not have.
+    `mounts` are folders that the run's pods have; this machine need not have them.
     """
     values: dict[str, Any] = {"config": dump_changed(config)}
     if store is not None:
@@ -83,12 +83,12 @@ def run_config(values: Mapping[str, Any]) -> RunConfig:
         if parameter.key and value:
             plain = _teachers(value) if parameter.name == "teachers" else value
             config = _with(settings, f"{parameter.key}={plain}", parameter.name)
-    # Promotion can be switched off by either and on by neither alone: a form's default must not overrule the settings.
+    # Promotion needs both the form and the settings: a form's default must not overrule the settings.
     return config if _promote(values.get("promote", True)) else _with(settings, "gate.promote=false", "promote")
 
 
 def _config_text(config: str) -> tuple[str, str]:
-    """What errors call the settings, and their YAML."""
+    """The name of the settings in errors, and their YAML."""
     if config.startswith("preset:"):
         name = config.removeprefix("preset:").strip()
         try:
@@ -111,7 +111,7 @@ def _config_text(config: str) -> tuple[str, str]:
 
 
 def _with(settings: dict[str, Any], override: str, parameter: str) -> RunConfig:
-    """The settings with one value on top; `settings` keeps it."""
+    """Put one value on top of the settings; changes `settings` too."""
     trial = copy.deepcopy(settings)
     try:
         apply_override(trial, override.strip())

@@ -1,7 +1,7 @@
 """The parameters of the pipeline: what a person may set in Kubeflow's form when starting a run.
 
-Few, grouped, each with a default that is safe. Everything else stands in the run's settings, which are one of them.
-Their names, types and defaults are frozen by a test; `pipelines/form.py` makes them the pipeline's signature.
+They are few, grouped, and each has a safe default. One of them holds the run's settings, which hold everything else. A
+test freezes their names, types and defaults; `pipelines/form.py` makes them the pipeline's signature.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Where and as what tasks run: accelerators, nodes, memory, volumes, environment; a file that `lorapar compile` takes.
+"""The placement file of `lorapar compile`: accelerators, nodes, memory, volumes and environment of tasks.
 
-A group is a stage, or `others` for every stage that has no group of its own. What KFP resolves while a run is going
-(`gpu_pool`, the accelerators of a vote task) stays a parameter; a node selector given here takes its place.
+A group is a stage, or `others` for every stage without its own group. What KFP resolves during a run (`gpu_pool`, the
+accelerators of a vote task) stays a parameter; a node selector given here replaces it.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from lorapar.redaction import redact
 from lorapar.stages.contract import STAGE_NAMES
 
 MODELS = "/models"
-"""Where a task's copy of the base models is."""
+"""Where a task keeps its copy of the base models."""
 AUTHORITIES = "/etc/lorapar/ca"
-"""Where the ConfigMap with a company's authorities is mounted, in the chart's pods too."""
+"""Where the ConfigMap with a company's certificate authorities is mounted, also in the chart's pods."""
 OTHERS = "others"
 ON_NODES = ("sft", "rl")
-"""Stages that several nodes can do together."""
+"""Stages that several nodes can run together."""
 _NAMED_BY_TASKS = ("LORAPAR_RUN", "LORAPAR_IMAGES", NODES_VARIABLE, ATTEMPT_VARIABLE)
 _PIPELINES_OWN = (*_NAMED_BY_TASKS, *(OWN_VARIABLE, S3_VARIABLE, *SHARED_VARIABLES))
 _SECRET = re.compile(r"(SECRET|PASSWORD|PASSWD|TOKEN|API_KEY|ACCESS_KEY|PRIVATE_KEY)$")
@@ -37,10 +37,10 @@ _DIRECT = (
     "localhost,127.0.0.1,::1,$(KUBERNETES_SERVICE_HOST),kubernetes.default.svc,metadata-grpc-service,ml-pipeline,"
     ".svc,.cluster.local,.kubeflow"
 )
-"""What Kubeflow's launcher in each task asks and no proxy reaches; Kubernetes puts its own address in."""
+"""Hosts that Kubeflow's launcher in each task asks without a proxy; Kubernetes fills in its own address."""
 
 _FOLLOWER = {"CpuRequest": "1", "CpuLimit": "1", "MemoryRequest": "2Gi", "MemoryLimit": "2Gi"}
-"""What a pod takes that only follows a TrainJob."""
+"""Resources of a pod that only follows a TrainJob."""
 MLFLOW = ("experiment_name", "experiment_id", "disabled")
 """What Kubeflow's own plugin `mlflow` takes (2.17.0, backend/src/apiserver/plugins/mlflow/config.go)."""
 
@@ -58,7 +58,7 @@ Label = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9]([A-Za-z0-9._-]{0
 
 
 def _name_alone(value: Any) -> Any:
-    """`{name: NAME}`, as Kubernetes writes references, says the same as `NAME`."""
+    """Read `{name: NAME}`, as Kubernetes writes references, like `NAME`."""
     return value["name"] if isinstance(value, dict) and set(value) == {"name"} else value
 
 
@@ -66,7 +66,7 @@ PullSecret = Annotated[Label, BeforeValidator(_name_alone)]
 
 
 class Toleration(Section):
-    """A taint that tasks put up with."""
+    """A taint that tasks tolerate."""
 
     key: str = Field(description="Key of the taint")
     operator: Literal["Exists", "Equal"] = Field("Exists", description="Whether the value counts")
@@ -75,7 +75,7 @@ class Toleration(Section):
 
 
 class FromSecret(Section):
-    """A variable whose value is in a Secret; the compiled pipeline names it and never holds it."""
+    """A variable whose value is in a Secret; the compiled pipeline holds only the name."""
 
     secret: Label = Field(description="Name of the Secret")
     key: Entry = Field(description="Entry of the Secret")
@@ -94,7 +94,7 @@ Environment = dict[Variable, str | FromSecret | FromConfigMap]
 
 
 class CaBundle(Section):
-    """Authorities that tasks trust beside the public ones: the company's own, for S3, hub, teachers and webhook."""
+    """The company's own certificate authorities, which tasks trust in addition to the public ones."""
 
     config_map: Label | None = Field(None, description="ConfigMap with certificates, in the namespace of the runs")
     secret: Label | None = Field(None, description="Secret with them instead, as cert-manager makes one")
@@ -124,7 +124,7 @@ class ModelVolume(Section):
 
 
 class Group(Section):
-    """How the tasks of one stage are placed; what is absent stays as the shipped pipeline has it."""
+    """How the tasks of one stage are placed; absent keys stay as in the shipped pipeline."""
 
     accelerator: str | None = Field(None, description="Resource name, such as nvidia.com/gpu")
     count: Annotated[int, Field(ge=0)] | None = Field(None, description="Accelerators a task holds; 0: none")
@@ -150,7 +150,7 @@ class Group(Section):
 
     @model_validator(mode="after")
     def _nodes_alone(self) -> Self:
-        """What is said of several nodes, said where there are several."""
+        """Refuse settings for several nodes where there is only one."""
         if (self.nodes or 1) == 1:
             for name in ("processes", "runtime", "image"):
                 if getattr(self, name) is not None:
@@ -163,7 +163,7 @@ class Group(Section):
 
 
 class Placement(Section):
-    """All groups, and what every task shares."""
+    """All groups, and settings that every task shares."""
 
     groups: dict[str, Group] = Field({}, description="By stage; `others` for the rest")
     image_pull_secrets: tuple[PullSecret, ...] = Field((), description="Secrets for the images' registry")
@@ -193,7 +193,7 @@ class Placement(Section):
 
 
 def checked_environment(env: Environment) -> Environment:
-    """The variables, if none is the pipeline's own and no secret stands among them; raises ValueError."""
+    """The variables; raises ValueError if the pipeline sets one itself or one looks like a secret."""
     for name, value in env.items():
         if name in _PIPELINES_OWN:
             how = "name authorities by ca_bundle" if name not in _NAMED_BY_TASKS else "leave it out"
@@ -207,7 +207,7 @@ def checked_environment(env: Environment) -> Environment:
 
 
 def checked_plugins(plugins: dict[str, dict[str, str | bool]]) -> dict[str, dict[str, str | bool]]:
-    """The input for plugins, if the plugin whose keys are known takes them; raises ValueError."""
+    """The input for plugins; raises ValueError for keys that a known plugin does not take."""
     for key, value in plugins.get("mlflow", {}).items():
         if key not in MLFLOW:
             raise ValueError(f"mlflow takes {', '.join(MLFLOW)}{nearest(key, list(MLFLOW))}")
@@ -224,7 +224,7 @@ def plugins_of(path: Path | None) -> dict[str, dict[str, str | bool]]:
 
 
 def mounts_of(path: Path | None) -> tuple[str, ...]:
-    """Folders of pods that hold what is not of this machine: where a placement file mounts a claim, that of models."""
+    """Folders that only pods have: where a placement file mounts a claim, the folder of models."""
     groups = read_placement(path).groups.values() if path is not None else ()
     return (MODELS,) if any(group.models is not None and group.models.claim is not None for group in groups) else ()
 
@@ -250,7 +250,7 @@ def read_placement(path: Path) -> Placement:
 
 
 def place(spec: dict[str, Any], platform: dict[str, Any], placement: Placement) -> None:
-    """Put a placement into a package, in place."""
+    """Apply a placement to a package, in place."""
     kubernetes = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
     for label, executor in spec["deploymentSpec"]["executors"].items():
         stage = str(executor["container"]["command"][-1])
@@ -287,7 +287,7 @@ def _place_container(container: dict[str, Any], stage: str, group: Group) -> Non
 
 
 def _place_on_nodes(container: dict[str, Any], placement: Placement, group: Group) -> None:
-    """The task's pod starts and follows a TrainJob, whose nodes hold what it would have held itself."""
+    """Let the task's pod start and follow a TrainJob, whose nodes take the resources of the task."""
     resources = container.pop("resources", {})
     held = resources.get("accelerator", {})
     count = int(held.get("resourceCount", 0)) if group.count is not None else (group.processes or 1) if held else 0
@@ -303,7 +303,7 @@ def _place_on_nodes(container: dict[str, Any], placement: Placement, group: Grou
         timeout_seconds=group.timeout_seconds,
         annotations={**placement.annotations, **group.annotations},
     )
-    if group.cpu is not None or group.memory is not None:  # a quota on limits wants some of every pod
+    if group.cpu is not None or group.memory is not None:  # a quota on limits requires them of every pod
         container["resources"] = {f"resource{what}": value for what, value in _FOLLOWER.items()}
     _set_variable(container, NODES_VARIABLE, wanted.model_dump_json(exclude_defaults=True))
 
@@ -344,7 +344,7 @@ def _place_volumes(container: dict[str, Any], pod: dict[str, Any], group: Group)
 
 
 def _describe_pod(pod: dict[str, Any], placement: Placement, group: Group) -> None:
-    """Labels and annotations; what the pipeline itself sets stays, because others select by it."""
+    """Add labels and annotations; the pipeline's own stay, because others select by them."""
     about = pod.setdefault("podMetadata", {})
     for what, given in (
         ("labels", {**placement.labels, **group.labels}),
@@ -375,7 +375,7 @@ def _place_environment(container: dict[str, Any], pod: dict[str, Any], env: Mapp
 
 
 def _trust(container: dict[str, Any], pod: dict[str, Any], bundle: CaBundle) -> None:
-    """Mount the authorities, and name them to lorapar and to whatever does not know lorapar's variable."""
+    """Mount the authorities, and name them in lorapar's variable and in those of other libraries."""
     kind, name = ("configMap", bundle.config_map) if bundle.secret is None else ("secret", bundle.secret)
     name_parameter = {f"{kind}NameParameter": {"runtimeValue": {"constant": name}}}
     pod.setdefault(f"{kind}AsVolume", []).append(
@@ -386,13 +386,13 @@ def _trust(container: dict[str, Any], pod: dict[str, Any], bundle: CaBundle) -> 
 
 
 def _set_variable(container: dict[str, Any], name: str, value: str) -> None:
-    """One value for one name: Kubernetes takes two, but tools that apply manifests do not."""
+    """Set one value for each name: Kubernetes accepts two, but tools that apply manifests do not."""
     kept = [one for one in container.get("env", []) if one["name"] != name]
     container["env"] = [*kept, {"name": name, "value": value}]
 
 
 def _share(pod: dict[str, Any], placement: Placement) -> None:
-    """What every task has alike."""
+    """Set what every task shares."""
     if placement.image_pull_policy is not None:
         pod["imagePullPolicy"] = placement.image_pull_policy
     if placement.image_pull_secrets:
@@ -414,7 +414,7 @@ def _share(pod: dict[str, Any], placement: Placement) -> None:
 
 
 def _place_tasks(spec: dict[str, Any], placement: Placement) -> None:
-    """Retries, the bound on loops, and what `plan` is told about vote tasks."""
+    """Set retries, the bound on loops, and what `plan` gets about vote tasks."""
     for component in [spec["root"], *spec["components"].values()]:
         for task in component.get("dag", {}).get("tasks", {}).values():
             if "parameterIterator" in task and placement.vote_parallelism is not None:

@@ -1,4 +1,4 @@
-"""What `plan` shows in Kubeflow's pages: the tasks to come, about how much memory each needs, how often is asked."""
+"""The page of `plan` in Kubeflow: the tasks to come, about how much memory each needs, how many questions it asks."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ Lanes = Mapping[str, Sequence[Lane]]
 def plan_page(
     config: RunConfig, lanes: Lanes, accelerators: Mapping[str, Takes], number_format: str | None = None
 ) -> str:
-    """The page, as Markdown; `lanes` are the tasks of each round of votes, `accelerators` what other tasks take,
-    `number_format` what `auto` came to.
+    """The page, as Markdown. `lanes` are the tasks of each round of votes, `accelerators` what other tasks take,
+    `number_format` the format that `auto` chose.
 
     Raises BadInputError for a broken row.
     """
@@ -72,13 +72,13 @@ def _row(
 
 
 def _memory_bytes(config: RunConfig, takes: Takes) -> dict[str, int]:
-    """What a process of each stage needs on what a task takes: on several GPUs its part of a sharded base."""
+    """What a process of each stage needs with its task's accelerators: on several GPUs its part of a sharded base."""
     gpus = takes.nodes * takes.processes if takes.nodes > 1 else takes.count
     return stage_memory_bytes(config, "cuda" if takes.count else "cpu", gpus)
 
 
 def _processes(node: Node, config: RunConfig, takes: Takes) -> list[str]:
-    """In how many processes a node is done on its accelerators."""
+    """In how many processes a node runs on its accelerators."""
     if takes.nodes > 1:
         return [f"by a TrainJob: {line}" for line in nodes_text(config, node.stage, takes.nodes, takes.processes)]
     if node.stage not in SHARED_STAGES or not takes.count:
@@ -87,7 +87,7 @@ def _processes(node: Node, config: RunConfig, takes: Takes) -> list[str]:
 
 
 def _how(node: Node, lanes: Sequence[Lane]) -> str:
-    """What is particular about a node."""
+    """A remark about how a node runs."""
     task = task_of(node.name)
     if node.when is not None:
         return f"only where the gate finds it better, in the task {task.name}"

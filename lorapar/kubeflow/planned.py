@@ -1,8 +1,8 @@
-"""What `plan` does for a pipeline: read its parameters, and say what each task works with.
+"""The work of `plan` in a pipeline: read its parameters, and work out each task's settings.
 
-The settings themselves go into the store, and a task is handed their digest, which is its address and decides whether
-Kubeflow takes the task from its cache. So what travels through Kubeflow's own database is as short for a hundred
-few-shot rows as for none.
+The settings go into the store, and a task gets their digest. The digest is their address there and decides whether
+Kubeflow takes the task from its cache. So Kubeflow's own database holds no more for a hundred few-shot rows than for
+none.
 """
 
 from __future__ import annotations
@@ -34,23 +34,23 @@ class PlanCall:
     parallelism: int
     vote_accelerators: str
     accelerators: Mapping[str, Takes] = field(default_factory=dict)
-    """What every other task takes, by task; those that take none are left out."""
+    """What every other task takes, by task; tasks that take none are left out."""
 
 
 @dataclass(frozen=True)
 class Lane:
-    """What one vote task does: an item of the loop over the first round, or all of the second."""
+    """One vote task: an item of the loop over the first round, or the whole second round."""
 
     node: str
     settings: dict[str, object]
     """Settings of the vote stage, as JSON."""
     accelerators: str
-    """Accelerators the task takes; a text, because that is what KFP's resources are."""
+    """Accelerators the task takes; a text, because KFP's resources are texts."""
 
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """What the tasks of a run work with."""
+    """The settings and resources of a run's tasks."""
 
     lanes: dict[str, list[Lane]]
     """The vote tasks of each round, by node."""
@@ -63,7 +63,7 @@ class PlannedRun:
 
 
 def plan_call(given: ExecutorInput) -> PlanCall:
-    """Read the parameters; raises BadInputError that begins with the name of the one that is wrong."""
+    """Read the parameters; raises BadInputError that begins with the name of the wrong one."""
     values = given.inputs.parameter_values
     config, accelerators = run_config(values), read_takes(values.get("accelerators") or {})
     check_nodes(config, accelerators, given.text("store", ""))
@@ -77,7 +77,7 @@ def plan_call(given: ExecutorInput) -> PlanCall:
 
 
 def planned_run(plan: Plan, call: PlanCall) -> PlannedRun:
-    """What each task works with."""
+    """Work out the settings and resources of each task."""
     rounds = {name: lanes(plan.config, call, name) for name in VOTE_NODES}
     (rest,) = rounds["vote-rest"]
     settings = {
@@ -92,11 +92,11 @@ def planned_run(plan: Plan, call: PlanCall) -> PlannedRun:
 
 
 def lanes(config: RunConfig, call: PlanCall, node: str) -> list[Lane]:
-    """The vote tasks of a round: of the first at most `parallelism`, of the second one.
+    """The vote tasks of a round: at most `parallelism` in the first, one in the second.
 
-    The second round reads only the rows that the first leaves undecided, and is counted in the same task. In the
-    first, teachers that need an accelerator do not share a task with others. There is always one task, which may have
-    nobody to ask: KFP does not finish a loop over nothing.
+    The second round reads only rows that the first leaves undecided, and its task also tallies. In the first round,
+    teachers that need an accelerator share no task with others. There is always one task, even without a teacher to
+    ask: KFP does not finish a loop over nothing.
     """
     ballots = Ballots(config.teachers, config.voting, config.system_names)
     names = ballots.round_teachers(str(node_named(node).parameters["round"]))
@@ -122,6 +122,6 @@ def _lane(config: RunConfig, node: str, asked: Sequence[str], accelerators: str)
 
 
 def _divided(names: Sequence[str], groups: int) -> list[list[str]]:
-    """The names in at most so many groups, in their order, as even as can be."""
+    """The names in at most this many groups, in order and as even as possible."""
     count = min(groups, len(names))
     return [list(names[number::count]) for number in range(count)]

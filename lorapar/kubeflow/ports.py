@@ -1,9 +1,9 @@
-"""How a task's inputs and outputs are called in Kubeflow, worked out from the graph.
+"""The names of a task's inputs and outputs in Kubeflow, derived from the graph.
 
-What passes from task to task are digests, as parameters: an artifact in Kubeflow's cache key is the number of a row in
-its database, so a task that took one from a task that always runs would always run too. Artifacts are outputs only, for
-people who look at a run. A component's inputs and outputs share one space of names, and an input that takes what
-several nodes made needs one name for each of them.
+Tasks pass digests to each other, as parameters. In Kubeflow's cache key an artifact is the number of a row in its
+database, so a task that took an artifact from a task that always runs would always run too. Artifacts are outputs only,
+for people who look at a run. A component's inputs and outputs share one namespace, and an input from several nodes
+needs a name for each of them.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ class Port:
     input: str
     """The input of the stage that it feeds."""
     several: bool
-    """A list, collected from the tasks of a loop."""
+    """Whether it is a list, collected from the tasks of a loop."""
 
     @property
     def digest(self) -> str:
-        """The parameter with the digest of what comes in: a text, or a list of them."""
+        """The parameter with the input's digest: a text, or a list of texts."""
         return f"{self.name}_digests" if self.several else f"{self.name}_digest"
 
 
 def node_ports(node: Node) -> list[tuple[Port, Edge]]:
-    """The ports of one node with the edge that arrives at each."""
+    """The ports of one node, each with its incoming edge."""
     spec = stage_spec(node.stage)
     found = []
     for name in (*spec.inputs, *spec.many):
@@ -42,7 +42,7 @@ def node_ports(node: Node) -> list[tuple[Port, Edge]]:
 
 
 def input_ports(task: PipelineTask) -> dict[str, tuple[Port, Edge]]:
-    """What a task takes from others, by parameter; what one of its nodes hands to the next is not among it."""
+    """What a task takes from other tasks, by parameter; edges between its own nodes are left out."""
     inside = {node.name for node in task.nodes}
     found: dict[str, tuple[Port, Edge]] = {}
     for node in task.nodes:
@@ -53,7 +53,7 @@ def input_ports(task: PipelineTask) -> dict[str, tuple[Port, Edge]]:
 
 
 def output_edges(task: PipelineTask) -> tuple[Edge, ...]:
-    """What other tasks take from this one. The report is not among them: it finds what there is in the store."""
+    """The edges to other tasks, without the report: it finds its inputs in the store."""
     inside = {node.name for node in task.nodes}
     others = [node for node in GRAPH if node.name not in inside and node.stage != "report"]
     taken = {edge for node in others for edges in node.inputs.values() for edge in edges if edge.node in inside}
@@ -68,7 +68,7 @@ def output_port(task: PipelineTask, output: str) -> str:
 
 
 def digest_parameter(edge: Edge) -> str:
-    """The output parameter, of the task that a node runs in, with the digest of an output."""
+    """The output parameter with an output's digest, of the task that runs the node."""
     return f"{output_port(task_of(edge.node), edge.output)}_digest"
 
 

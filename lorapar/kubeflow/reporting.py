@@ -1,6 +1,6 @@
-"""The last task of a pipeline, whatever happened before: report, metrics and a one-page summary of the run.
+"""The last task of a pipeline, which runs whatever happened before: report, metrics and a summary of the run.
 
-KFP hands an exit handler no outputs of other tasks, so what was made is found in the ledger, from the plan on.
+KFP gives an exit handler no outputs of other tasks, so it finds them in the ledger, starting from the plan.
 """
 
 from __future__ import annotations
@@ -43,17 +43,17 @@ class Found:
     plan: Plan | None = None
     records: Mapping[str, Sequence[StageRecord]] = field(default_factory=dict)
     fresh: frozenset[str] = frozenset()
-    """Nodes that really ran in this run, as against those taken from the cache."""
+    """Nodes that ran in this run and were not taken from the cache."""
     unchanged: str = ""
-    """The run that had done the same, where this one ended after its plan."""
+    """The earlier equal run, where this one ended after its plan."""
     equal_key: str = ""
-    """Where the next run will look whether this one has done the same; empty in a run that an earlier build planned."""
+    """Where the next run looks for an equal run; empty in a run that an earlier build planned."""
 
 
 def keep_plan(
     ledger: Ledger, record: StageRecord, plan: Plan, lanes: Mapping[str, Sequence[Lane]], unchanged: str = ""
 ) -> None:
-    """Keep what the report starts from; `lanes` are the vote tasks of each round, `unchanged` is an equal run."""
+    """Write what the report starts from; `lanes` are the vote tasks of each round, `unchanged` is an equal run."""
     from lorapar.kubeflow.unchanged import equal_key
 
     if ledger.run:
@@ -65,19 +65,19 @@ def keep_plan(
 
 @dataclass(frozen=True)
 class WayOfRunning:
-    """Settings that decide nothing a stage makes, and so are no part of its own."""
+    """Settings that do not affect a stage's outputs, and so are not part of its own settings."""
 
     checkpoint: CheckpointConfig
-    """How unfinished work is kept."""
+    """How to keep unfinished work."""
     processes: int | None
-    """Most processes that work together."""
+    """The most processes that work together."""
     sharding: Literal["none", "fsdp2"] = "none"
 
 
 def way_of_running(ledger: Ledger) -> WayOfRunning:
-    """That of this run, by its plan."""
+    """The way of running of this run, from its plan."""
     kept = ledger.read_result(PLANNED) if ledger.run else None
-    # Of the plan only this much: to check all of it would cost every task the reading of every setting.
+    # Read only this part of the plan: checking all of it would make every task read every setting.
     config = json.loads(kept)["plan"]["config"] if kept else {}
     checkpoint = CheckpointConfig.model_validate(config.get("checkpoint", {}))
     return WayOfRunning(checkpoint, config.get("processes"), config.get("sharding", "none"))
@@ -103,11 +103,11 @@ def find_run(ledger: Ledger) -> Found:
         looked = _look(ledger, node, settings, records, own_records)
         if looked is None:
             continue
-        # What is never cached ran in this very run or not at all: the record may be that of an equal run.
+        # A node that is never cached ran in this run or not at all: the record may belong to an equal run.
         if not is_cached(node.stage) and not all(own for _, own in looked):
             continue
         records[node.name] = [record for record, _ in looked]
-        # Without the downward API nothing says which run a cached task was of; for a figure a clock does well.
+        # Without the downward API, the run of a cached task is unknown; for a metric a clock is good enough.
         if any(own or record.finished >= records["plan"][0].finished for record, own in looked):
             fresh.add(node.name)
     return Found(plan, records, frozenset(fresh), unchanged, str(value.get("equal_key", "")))
@@ -116,8 +116,8 @@ def find_run(ledger: Ledger) -> Found:
 def run_report(given: ExecutorInput, ledger_of: Callable[[], Ledger], work: Path) -> None:
     """Write the page, the metrics and the summary: to the run's fixed place in the store, and for Kubeflow's pages.
 
-    A store or webhook that does not answer is said there and in the log. It does not end the task: Kubeflow takes no
-    page from one that fails, and calls a run failed whose closing task did.
+    The summary and the log name a store or webhook that does not answer. The task still succeeds: Kubeflow takes no
+    page from a failed task, and marks a run as failed if its closing task fails.
     """
     page = _page_folder(work)
     try:
@@ -142,9 +142,9 @@ def run_report(given: ExecutorInput, ledger_of: Callable[[], Ledger], work: Path
 
 
 def close_cancelled(ledger: Ledger, work: Path) -> bool:
-    """Write what the report would have written of a run that somebody ended: Kubeflow starts no exit handler then.
+    """Write the report's files for a run that somebody cancelled: Kubeflow starts no exit handler then.
 
-    False where something has been written already. Raises UnreachableError where the store cannot be read or written.
+    False where they exist already. Raises UnreachableError where the store cannot be read or written.
     """
     if ledger.read_result(OUTCOME_FILE) is not None:
         return False
@@ -156,7 +156,7 @@ def close_cancelled(ledger: Ledger, work: Path) -> bool:
 
 
 def print_outcome(stage: str, metrics: Mapping[str, float]) -> None:
-    """The line in the log of `gate` and `promote` that says how the run comes out."""
+    """Print the line in the log of `gate` and `promote` that states the outcome of the run."""
     if stage == "gate":
         _print_line(outcome_line({"better": bool(metrics["better"]), "wanted": bool(metrics["promote"])}))
     elif stage == "promote":
@@ -164,9 +164,9 @@ def print_outcome(stage: str, metrics: Mapping[str, float]) -> None:
 
 
 def recorded_outcome(ledger: Ledger) -> dict[str, Any]:
-    """How a run came out by the records of its gate and promote, where its report has written nothing.
+    """The outcome of a run from the records of its gate and promote, where its report has written nothing.
 
-    What they do not say is left out.
+    Unknown keys are left out.
     """
     found = find_run(ledger)
     outcome = {}
@@ -178,7 +178,7 @@ def recorded_outcome(ledger: Ledger) -> dict[str, Any]:
 
 
 def node_outcomes(ledger: Ledger) -> dict[str, str]:
-    """SUCCEEDED or FAILED for the nodes of which a run has left a record or an error, whatever Kubeflow shows."""
+    """SUCCEEDED or FAILED for the nodes that left a record or an error, whatever Kubeflow shows."""
     found = find_run(ledger)
     outcomes = dict.fromkeys(found.records, "SUCCEEDED")
     for stage in ledger.errors():
@@ -196,7 +196,7 @@ def _page_folder(work: Path) -> Path:
 
 
 def _written(ledger: Ledger, page: Path, work: Path) -> tuple[RunSummary, Mapping[str, Any]]:
-    """What the ledger has of the run, and the page and metrics in their folder where they can be made."""
+    """The run from the ledger, with its page and metrics in their folder where they can be made."""
     import_at_once("lorapar.report.page")
     from lorapar.kubeflow.unchanged import keep_equal
     from lorapar.report.page import write_report
@@ -219,9 +219,9 @@ def _written(ledger: Ledger, page: Path, work: Path) -> tuple[RunSummary, Mappin
 
 
 def _unknown(given: ExecutorInput, error: Exception) -> RunSummary:
-    """Of a run whose store cannot be read. Kubeflow's word is repeated and not believed.
+    """The summary of a run whose store cannot be read. It repeats Kubeflow's state without relying on it.
 
-    It is that of a group of tasks which stays RUNNING where its last task was skipped or taken from the cache
+    That is the state of a group of tasks, which stays RUNNING where its last task was skipped or taken from the cache
     (2.15 to 2.17.0, backend/src/v2/metadata/client.go, UpdateDAGExecutionsState).
     """
     status = given.inputs.parameter_values.get("status")
@@ -242,7 +242,7 @@ def _unknown(given: ExecutorInput, error: Exception) -> RunSummary:
 
 
 def _kept(ledger: Ledger, page: Path, summary: RunSummary) -> RunSummary:
-    """Keep everything in the store; a refusal becomes a problem of the summary."""
+    """Write everything to the store; a refusal becomes a problem in the summary."""
     try:
         _keep(ledger, page, summary_text(summary), summary)
     except (LoraparError, OSError) as error:
@@ -251,14 +251,14 @@ def _kept(ledger: Ledger, page: Path, summary: RunSummary) -> RunSummary:
 
 
 def _line(error: Exception) -> str:
-    """An error as a line, which also goes to the log, where `submit --wait` looks for it."""
+    """An error as one line; also prints it to the log, where `submit --wait` looks for it."""
     line = redact(str(error))
     _print_line(f"lorapar: report: {line}")
     return line
 
 
 def _print_line(line: str) -> None:
-    # Kubeflow's launcher may be gone before its stage is.
+    # Kubeflow's launcher may end before its stage does.
     with suppress(OSError):
         sys.stdout.write(f"{line}\n")
         sys.stdout.flush()
@@ -289,7 +289,7 @@ def _look(
 
 
 def _sources(ledger: Ledger, found: Found, root: Path) -> ReportSources:
-    """The artifacts the report reads, fetched; those the run did not reach are left out."""
+    """Fetch the artifacts that the report reads; those the run did not reach are left out."""
     from lorapar.report.sources import ReportSources
 
     (report,) = (node for node in GRAPH if node.stage == "report")
@@ -306,7 +306,7 @@ def _sources(ledger: Ledger, found: Found, root: Path) -> ReportSources:
 
 
 def _timings(found: Found) -> list[dict[str, Any]]:
-    """Seconds (those of a loop's tasks together) and peak memory of each finished node, in the order they run."""
+    """Seconds (of a loop the sum of its tasks) and peak memory of each finished node, in the order they run."""
     return [
         {
             "node": node.name,
@@ -321,21 +321,21 @@ def _timings(found: Found) -> list[dict[str, Any]]:
 
 
 def _summary(ledger: Ledger, found: Found, figures: Mapping[str, Any]) -> RunSummary:
-    """Judged by what the tasks have left: a record of each one that there should be."""
+    """The summary, judged by the records: each expected task must have left one."""
     finished = {node.name for node in GRAPH if node.name in found.records}
     missing = [node.name for node in GRAPH if node.name not in finished and _expected(node, found)]
     return RunSummary(
         run=ledger.run,
         name=found.plan.config.name if found.plan else "",
         succeeded=not missing,
-        # It may have finished and left the alias alone: a version that a person took out of production stays out.
+        # It may have finished without moving the alias: a version that a person took out of production stays out.
         promoted=_measured(found, "promote", "promoted"),
         wanted=_measured(found, "gate", "promote"),
         unchanged=found.unchanged,
         verdict=_verdict(ledger, found),
         reached=[node.name for node in GRAPH if node.name in finished],
         missing=missing,
-        # A stage that failed once and succeeded at a retry has a record: its error is none any more.
+        # A stage that failed once and succeeded at a retry has a record: its error no longer counts.
         errors={stage: line for stage, line in ledger.errors().items() if not _finished(stage, finished)},
         timings=_timings(found),
         figures=figures,
@@ -363,7 +363,7 @@ def _finished(stage: str, nodes: set[str]) -> bool:
 
 
 def _verdict(ledger: Ledger, found: Found) -> dict[str, Any] | None:
-    """What the gate said; without its reasons where they cannot be read. None where the run did not get there."""
+    """The gate's verdict, without reasons where they cannot be read; None where the run did not reach the gate."""
     gates = found.records.get("gate", ())
     if not gates:
         return None

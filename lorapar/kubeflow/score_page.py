@@ -13,7 +13,7 @@ Figures = Mapping[str, Any]
 
 
 def score_table(figures: Figures) -> str:
-    """A row a model that was asked, strict with its interval and lenient for each system; empty where none was."""
+    """A row for each evaluated model: strict (with interval) and lenient scores by system; empty without a model."""
     models = [model for model in ASKED_MODELS if figures.get(model)]
     if not models:
         return ""

@@ -1,8 +1,8 @@
 """Kubeflow Pipelines' API server, by kfp's own client; the one module that imports kfp.
 
-Where it is and who we are come from kfp's own settings: a host or KF_PIPELINES_ENDPOINT, else the cluster we are in;
-a ServiceAccount's token where KF_PIPELINES_SA_TOKEN_PATH or the usual place has one. A bearer token or cookies, which
-are secrets, come from KFP_TOKEN and KFP_COOKIES and never from the command line.
+Address and identity come from kfp's own settings. The address is a host, KF_PIPELINES_ENDPOINT, or the cluster this
+runs in. The identity is a ServiceAccount's token, if KF_PIPELINES_SA_TOKEN_PATH or the usual place has one. A bearer
+token and cookies are secrets: they come from KFP_TOKEN and KFP_COOKIES, never from the command line.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ from lorapar.network import network_cause, proxy_address, proxy_login, proxy_ref
 TOKEN_VARIABLE = "KFP_TOKEN"  # noqa: S105 -- a name, not a token
 COOKIES_VARIABLE = "KFP_COOKIES"
 INSTALLED_IN = "kubeflow"
-"""The namespace of Kubeflow itself; in a pod of its cluster kfp derives the server's address from it."""
+"""Kubeflow's own namespace; in a pod of its cluster kfp derives the server's address from it."""
 CONNECT_SECONDS = 10.0
 ANSWER_SECONDS = 120.0
 _PAGE = 100
 _LOG_TAIL_BYTES = 64 * 1024
 _LATER = (408, 425, 429)
-"""What a gateway answers that would answer the same question later."""
+"""Statuses with which a gateway answers that may succeed on a later try."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Where:
 
 @dataclass(frozen=True)
 class Start:
-    """What a run is started with."""
+    """What a run starts with."""
 
     name: str
     experiment: str
@@ -58,7 +58,7 @@ class Start:
     service_account: str | None = None
     pipeline_root: str | None = None
     plugins: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """Input for plugins of Kubeflow's server, by their names."""
+    """Input for plugins of Kubeflow's server, by the plugin's name."""
 
 
 class Server:
@@ -73,28 +73,28 @@ class Server:
 
         class Client(kfp.Client):  # type: ignore[misc]  # kfp has no types
             def get_kfp_healthz(self, sleep_duration: int = 0) -> Any:
-                """Ask once: kfp asks for 25 seconds and says nothing of why."""
+                """Ask once: kfp asks for 25 seconds without saying why."""
                 _ask_with_a_limit(self._healthz_api.api_client.rest_client, address)
                 return self._healthz_api.healthz_service_get_healthz()
 
             def set_user_namespace(self, namespace: str) -> None:
-                """Keep it for this process: kfp writes it into the home folder, which a pod may not have."""
+                """Keep it for this process only: kfp writes it into the home folder, which a pod may not have."""
                 self._context_setting["namespace"] = namespace
 
         with self._errors("connecting"):
-            # kfp's `namespace` is that of Kubeflow itself; given a user's, it would look for a server there.
+            # kfp's `namespace` is Kubeflow's own; with a user's namespace, it would look for a server there.
             self._client = Client(
                 host=where.host,
                 namespace=INSTALLED_IN,
                 existing_token=os.environ.get(TOKEN_VARIABLE),
                 cookies=os.environ.get(COOKIES_VARIABLE),
-                # kfp's own HTTP client reads neither the variables of authorities nor those of proxies.
+                # kfp's own HTTP client reads neither the variables of certificate authorities nor those of proxies.
                 ssl_ca_cert=trust_authorities(),
                 proxy=proxy_address(where.host or os.environ.get(ENDPOINT_VARIABLE) or ""),
             )
         _ask_with_a_limit(self._client._run_api.api_client.rest_client, self.address)
         self._known_pipelines: set[str] | None = None
-        # In a pod of a multi-user Kubeflow it is the pod's own, which kfp has looked up.
+        # In a pod of a multi-user Kubeflow, kfp uses the pod's own namespace.
         self._namespace = where.namespace or self._client.get_user_namespace() or None
 
     def upload(self, package: Package) -> tuple[str, str, str, bool]:
@@ -137,18 +137,18 @@ class Server:
         return str(recurring.recurring_run_id)
 
     def schedules(self) -> list[Any]:
-        """The recurring runs of our pipeline, the newest first (V2beta1RecurringRun)."""
+        """The recurring runs of lorapar's pipeline, newest first (V2beta1RecurringRun)."""
         with self._errors("listing recurring runs"):
             ours = self._pipelines()
             return [one for one in self._recurring_runs() if _pipeline_of(one) in ours]
 
     def disable_schedule(self, schedule: str) -> None:
-        """Let a recurring run start nothing more; runs it has started go on."""
+        """Stop a recurring run from starting runs; those that it started go on."""
         with self._errors(f"disabling the recurring run {schedule}"):
             self._client.disable_recurring_run(schedule)
 
     def delete_schedule(self, schedule: str, *, with_runs: bool) -> None:
-        """Delete a recurring run. Kubernetes deletes the Workflows it owns, unless they are to be orphaned.
+        """Delete a recurring run. Kubernetes deletes the Workflows that it owns, unless they are orphaned.
 
         Kubeflow takes `propagation_policy` from 2.16 on; an older one ignores it.
         """
@@ -157,14 +157,14 @@ class Server:
             self._client._recurring_run_api.recurring_run_service_delete_recurring_run(schedule, **policy)
 
     def is_ours(self, run: Any) -> bool:
-        """Whether a run is one of our pipeline."""
+        """Whether a run belongs to lorapar's pipeline."""
         if self._known_pipelines is None:
             with self._errors("looking for the pipeline"):
                 self._known_pipelines = self._pipelines()
         return _pipeline_of(run) in self._known_pipelines
 
     def runs_of(self, schedule: str) -> list[Any]:
-        """The newest runs that a recurring run has started."""
+        """The newest runs that a recurring run started."""
         predicates = [{"operation": "EQUALS", "key": "recurring_run_id", "stringValue": schedule}]
         with self._errors(f"listing the runs of the recurring run {schedule}"):
             found = self._client.list_runs(
@@ -181,7 +181,7 @@ class Server:
             return self._client.get_run(run)
 
     def manifest(self, run: str) -> str | None:
-        """Argo's Workflow of a run as JSON; None where this Kubeflow does not hand it out."""
+        """Argo's Workflow of a run as JSON; None where this Kubeflow does not return it."""
         try:
             with self._errors(f"asking for the workflow of run {run}"):
                 found = self._get("/apis/v1beta1/runs/{run_id}", {"run_id": run})
@@ -191,7 +191,7 @@ class Server:
         return (runtime or {}).get("workflow_manifest") or None
 
     def log(self, run: str, pod: str) -> str:
-        """The end of a pod's log: from the pod, else what Argo has archived of it.
+        """The end of a pod's log, from the pod or from Argo's archive.
 
         Raises UnreachableError where Kubeflow has neither. (2.17.0, backend/src/apiserver/main.go: the first is served
         below v1alpha1 only, and answers 200 whatever happens: run_log_server.go, ReadRunLogV1. The second goes by the
@@ -217,7 +217,7 @@ class Server:
             raise UnreachableError(f"{self.address}: {doing}: {problem}") from None
 
     def packages(self, prefix: str) -> Iterator[tuple[str, Any]]:
-        """Versions of the pipeline whose names begin so, the newest first: the name, and what was uploaded."""
+        """Versions of the pipeline whose names have this prefix, newest first: the name, and what was uploaded."""
         with self._errors("listing versions of the pipeline"):
             pipeline = self._pipeline(PIPELINE_NAME)
             found = (
@@ -230,7 +230,7 @@ class Server:
                 yield str(version.display_name), version.pipeline_spec
 
     def runs(self, experiment: str | None, limit: int, name: str | None = None) -> list[Any]:
-        """The newest runs first; those of one experiment (none, if it is not there) or with one name, where given."""
+        """Runs, newest first; of one experiment (none, if it does not exist) or with one name, where given."""
         predicates = {"predicates": [{"operation": "EQUALS", "key": "display_name", "stringValue": name}]}
         with self._errors("listing runs"):
             known = self._known_experiment(experiment) if experiment else None
@@ -246,12 +246,12 @@ class Server:
         return list(found.runs or [])[:limit]
 
     def _pipelines(self) -> set[str]:
-        """Ids of the pipelines that we have made in the namespace."""
+        """Ids of the pipelines that lorapar made in the namespace."""
         found = [self._pipeline(name) for name in (PIPELINE_NAME, OWN_PIPELINE)]
         return {one for one in found if one is not None}
 
     def _pipeline(self, name: str) -> str | None:
-        """The id of a pipeline in the namespace; kfp's own get_pipeline_id looks where nobody has a namespace."""
+        """The id of a pipeline in the namespace; kfp's own get_pipeline_id finds only shared pipelines."""
         predicates = {"predicates": [{"operation": "EQUALS", "key": "display_name", "stringValue": name}]}
         found = self._client.list_pipelines(
             page_size=_PAGE, namespace=self._namespace, filter=json.dumps(predicates)
@@ -274,7 +274,7 @@ class Server:
         )
 
     def _get(self, path: str, names: Mapping[str, str], *, whole: bool = True) -> Any:
-        """What kfp-server-api has no method for; as JSON, or as the open answer."""
+        """A request for which kfp-server-api has no method; its answer as JSON, or left open to read."""
         return self._client._run_api.api_client.call_api(
             path,
             "GET",
@@ -291,7 +291,7 @@ class Server:
         return str(self._client.create_experiment(name, namespace=self._namespace).experiment_id)
 
     def _known_experiment(self, name: str) -> str | None:
-        """As `_experiment`, but looking at what is there makes nothing new; None where there is none of that name."""
+        """Like `_experiment`, but creates nothing; None where there is no experiment of that name."""
         try:
             return str(self._client.get_experiment(experiment_name=name, namespace=self._namespace).experiment_id)
         except ValueError:
@@ -318,7 +318,7 @@ class Server:
 
     @contextlib.contextmanager
     def _errors(self, doing: str) -> Iterator[None]:
-        """kfp prints links and warns of plans of its own; what fails becomes one line."""
+        """Silence kfp's links and warnings; a failure becomes one line."""
         import urllib3
         from kfp_server_api.exceptions import ApiException
 
@@ -334,7 +334,7 @@ class Server:
 
 
 def _in_words(error: Exception) -> str:
-    """What stood behind a request that had no answer; urllib3 wraps it in the error of the last of its tries."""
+    """The cause of a request without an answer; urllib3 wraps it in the error of its last try."""
     from urllib3 import exceptions
 
     reason = getattr(error, "reason", None) or error
@@ -346,10 +346,10 @@ def _in_words(error: Exception) -> str:
 
 
 def _ask_with_a_limit(rest: Any, address: str) -> None:
-    """Let no request wait for ever or without a word, and take no web page for an answer.
+    """Limit the time of every request, and refuse a web page as an answer.
 
-    kfp sets no time limit, and a network that drops packets answers nothing. A login page or Kubeflow's dashboard comes
-    with status 200, and kfp makes an empty list of it. Nor does it tell a proxy who asks.
+    kfp sets no time limit, and a network that drops packets never answers. A login page or Kubeflow's dashboard comes
+    with status 200, and kfp reads it as an empty list. Nor does kfp send credentials to a proxy.
     """
     if "request" in vars(rest):
         return
@@ -374,7 +374,7 @@ def _ask_with_a_limit(rest: Any, address: str) -> None:
 
 
 def _tries() -> Any:
-    """urllib3's three further tries, but none after a server has had its whole time: that would be 8 minutes."""
+    """urllib3's three further tries, but none after a full time-out: that would take 8 minutes."""
     import urllib3
 
     class Tries(urllib3.Retry):
@@ -396,7 +396,7 @@ def _tail(answer: Any) -> str:
 
 
 def _problem(text: str) -> str | None:
-    """What Kubeflow says in place of a log; None where it is one."""
+    """The error that Kubeflow returns in place of a log; None where the text is a log."""
     try:
         value = json.loads(text)
     except json.JSONDecodeError:
@@ -410,7 +410,7 @@ def _pipeline_of(recurring: Any) -> str | None:
 
 
 def _refused(address: str, doing: str, error: Any) -> UnreachableError | BadInputError:
-    """401 and 403 are about credentials, other 4xx about what was asked, the rest about the server."""
+    """The error for a status: 401 and 403 mean credentials, other 4xx the request, the rest the server."""
     try:
         body = json.loads(error.body or "{}")
         message = str(body.get("message") or body.get("error_message") or "")[:300]

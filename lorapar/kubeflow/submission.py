@@ -1,4 +1,4 @@
-"""What `lorapar submit` does once a run has been started: follow it, and say how it ended, which is never guessed."""
+"""What `lorapar submit` does once a run has started: follow it, and report how it ended, without guessing."""
 
 from __future__ import annotations
 
@@ -41,23 +41,23 @@ from lorapar.stages.graph import GRAPH
 from lorapar.store import open_store
 
 INLINE_CHARACTERS = 400
-"""Longer settings travel by their address. Argo's Workflow holds what a run is given nine times."""
+"""Longer settings are passed by their address. Argo's Workflow holds a run's parameters nine times."""
 INLINE_LIMIT_BYTES = 40_000
-"""Nine times so much beside the 0.66 MB of a run with four vote tasks, and Argo packs the Workflow at 1 MiB."""
+"""Nine times this on top of the 0.66 MB of a run with four vote tasks, and Argo packs the Workflow at 1 MiB."""
 STARTED_AGAIN = 2
-"""How often a run whose tasks were stopped from outside is started again, where nobody says how often."""
+"""How often to start a run again whose tasks were stopped from outside, by default."""
 STORE_SECONDS = 20.0
-"""How long `submit` tries to put them there."""
+"""How long `submit` tries to write them there."""
 _SUCCEEDED = "SUCCEEDED"
 _TELLING = ("report", "promote", "gate")
-"""Nodes whose tasks say in their logs how the run comes out; the report says all of it."""
+"""Nodes whose tasks log parts of the run's outcome; the report has all of it."""
 PROMOTED_BEFORE = "; its adapter was promoted before that"
 _MARK = "lorapar: "
 _LONGEST_LINE = 500
 
 
 class RunStore:
-    """What a run leaves in its store. One that does not answer is not asked at every step: that may take a minute."""
+    """What a run leaves in its store. A store that failed once is not asked at every step: that may take a minute."""
 
     def __init__(self, address: str, run: str) -> None:
         self.address = address
@@ -72,12 +72,12 @@ class RunStore:
             with Waiting(self.address, what="still asked after"):
                 return question(Ledger(open_store(self.address), self.run))
         except (LoraparError, OSError) as error:
-            # Which of the run's files was asked for first says nothing to a person.
+            # The name of the file that was asked for first does not help a person.
             self.problem = re.sub(rf"/runs/{re.escape(self.run)}/[^\s:]*", "", redact(str(error)))
             return None
 
     def result(self, name: str) -> tuple[dict[str, Any] | None, str]:
-        """A JSON object that the run's report wrote down, or why there is none."""
+        """A JSON object that the run's report wrote, or why there is none."""
         data = self.ask(lambda ledger: ledger.read_result(name))
         if data is None:
             return None, self.problem or f"{self.address}: the run has left no {name} there"
@@ -95,22 +95,22 @@ class Ending:
     exit_code: ExitCode
     line: str
     stopped: bool = False
-    """Whether its tasks were stopped from outside rather than failed: started again, the run goes on."""
+    """Whether its tasks were stopped from outside rather than failed: a new run goes on from there."""
     promote: str = ""
-    """What is known of the node `promote`, which Kubeflow does not show: SUCCEEDED or SKIPPED."""
+    """The state of the node `promote`, which Kubeflow does not show: SUCCEEDED or SKIPPED."""
 
 
 def fingerprint(version: str, values: Mapping[str, Any], config: RunConfig) -> str:
-    """Digest of what a run would be made from: the package, every parameter, and model and data as they are now."""
+    """Digest of everything a run depends on: the package, every parameter, and model and data as they are now."""
     resolved = {"model": config.model.digest, "data": config.data.digest}
     return digest_of({"package": version, "parameters": dict(values), "resolved": resolved})
 
 
 def by_address(values: Mapping[str, Any], store: str) -> tuple[dict[str, Any], str]:
-    """The parameters with the settings named by their address in the store, where this machine may write there.
+    """The parameters, with long settings replaced by their address in the store, where this machine may write there.
 
-    Else, and where they are short, as they are: Kubeflow's own API takes no files but pipelines (2.17.0,
-    backend/src/apiserver/main.go). A store that does not answer is not waited for. The text says why long ones stay.
+    Otherwise they stay inline: Kubeflow's own API takes no files but pipelines (2.17.0, backend/src/apiserver/main.go).
+    It does not wait for a store that does not answer. The text says why long settings stay inline.
     """
     text = str(values["config"])
     if len(text) <= INLINE_CHARACTERS:
@@ -132,7 +132,7 @@ def by_address(values: Mapping[str, Any], store: str) -> tuple[dict[str, Any], s
 
 
 def _inline(size_bytes: int, store: str, why: str) -> str:
-    """What becomes of a run whose settings its Workflow has to hold."""
+    """What happens to a run whose Workflow has to hold the settings."""
     then = (
         "Kubeflow's page of the run will stand still and Argo may refuse it"
         if size_bytes > INLINE_LIMIT_BYTES
@@ -145,11 +145,11 @@ def _inline(size_bytes: int, store: str, why: str) -> str:
 
 
 def wait_for(server: Any, run: str, store: str, tasks: Sequence[PlannedTask], console: Console) -> Ending:
-    """Follow a run to its end and say how it ended."""
+    """Follow a run to its end and return how it ended."""
     kept = RunStore(store, run)
     followed = Followed(server, run, tasks, lambda: kept.ask(node_outcomes) or {})
     follow(followed, console)
-    # What did not answer half-way may do so now.
+    # A store that did not answer half-way may answer now.
     kept.problem = ""
     states = followed.states()
     ending = _ending(followed, kept, states)
@@ -173,7 +173,7 @@ def metrics_of_run(store: str, run: str) -> dict[str, Any] | None:
 
 
 def write_cancelled(store: str, run: str) -> bool | None:
-    """Write the summary of a run that somebody ended, where that is still to be done: whether it was.
+    """Write the summary of a cancelled run, unless it exists already; returns whether it was written.
 
     None where the store refused or did not answer.
     """
@@ -183,7 +183,7 @@ def write_cancelled(store: str, run: str) -> bool | None:
 
 
 def told_state(server: Any, run: Any) -> str:
-    """The state of a run of ours for a list: also `cancelled` and `gone`, which Kubeflow calls failed and running."""
+    """The state of a lorapar run for a list: also `cancelled` and `gone`, which Kubeflow calls failed and running."""
     state = str(run.state or "")
     if not server.is_ours(run):
         return state.lower()
@@ -198,7 +198,7 @@ def told_state(server: Any, run: Any) -> str:
 
 
 def _success(followed: Followed, kept: RunStore) -> Ending:
-    """What the run's report says, or the records of the tasks that decide: in the store; else the logs of both."""
+    """The outcome from the run's report or the deciding tasks' records in the store, else from the tasks' logs."""
     outcome, unread = kept.result(OUTCOME_FILE)
     ending = _ending_of(followed.run, outcome or {}) or _ending_of(followed.run, kept.ask(recorded_outcome) or {})
     if ending is not None:
@@ -216,7 +216,7 @@ def _success(followed: Followed, kept: RunStore) -> Ending:
 
 
 def _ending_of(run: str, outcome: Mapping[str, Any]) -> Ending | None:
-    """The ending that an outcome names; None where it names none. What it does not hold is not known, not false."""
+    """The ending that an outcome states, or None. A missing key means unknown, not false."""
     better, promoted, wanted = (outcome.get(name) for name in ("better", "promoted", "wanted"))
     if outcome.get("unchanged"):
         return Ending(ExitCode.OK, f"run {run}: nothing changed since run {outcome['unchanged']}, which succeeded")
@@ -234,7 +234,7 @@ def _ending_of(run: str, outcome: Mapping[str, Any]) -> Ending | None:
 
 
 def _logged(followed: Followed) -> tuple[dict[str, Any], str]:
-    """What the logs of the deciding tasks say, over Kubeflow's API; and why they say nothing."""
+    """What the logs of the deciding tasks say, over Kubeflow's API; or why they say nothing."""
     if followed.workflow is None:
         return {}, "Kubeflow does not hand out the run's workflow, so that no log can be found"
     outcome: dict[str, Any] = {}
@@ -248,14 +248,14 @@ def _logged(followed: Followed) -> tuple[dict[str, Any], str]:
 
 
 def _pods_of(followed: Followed, nodes: Sequence[str]) -> Iterator[Pod]:
-    """Pods of tasks that run one of these nodes, those of the first node last: it knows best."""
+    """Pods of tasks that run one of these nodes. Those of the first node come last: it knows most."""
     pods = followed.workflow.pods() if followed.workflow is not None else []
     for name in reversed(nodes):
         yield from (pod for pod in pods if name in pod.nodes and pod.state == _SUCCEEDED)
 
 
 def _deleted(run: str, kept: RunStore) -> Ending:
-    """A run that somebody has deleted: its logs went with it, the store has what it came to."""
+    """The ending of a deleted run: its logs are deleted too, but the store has its outcome."""
     ending = _finished(run, kept)
     if ending is not None:
         return ending
@@ -268,15 +268,15 @@ def _deleted(run: str, kept: RunStore) -> Ending:
 
 
 def _finished(run: str, kept: RunStore) -> Ending | None:
-    """What the report of a run that came to its end has written down of it; None where there is none."""
+    """The ending that the report of a finished run wrote; None where there is none."""
     outcome = kept.result(OUTCOME_FILE)[0] or {}
     return _ending_of(run, outcome) if outcome.get("succeeded") is True and not outcome.get("cancelled") else None
 
 
 def _cancelled(followed: Followed, kept: RunStore, states: Sequence[TaskState]) -> Ending:
-    """Where a run was when somebody ended it; its report did not run, so its summary is written now.
+    """How far a run had come when somebody cancelled it; its report did not run, so this writes its summary.
 
-    A Workflow that is deleted right after its end leaves its run as running too: that one has a report.
+    A Workflow that is deleted right after its end also leaves its run as running, but has a report.
     """
     ending = _finished(followed.run, kept)
     if ending is not None:
@@ -321,14 +321,14 @@ def _failure(followed: Followed, kept: RunStore, states: Sequence[TaskState]) ->
 
 
 def _promoted_before(followed: Followed, kept: RunStore) -> str:
-    """What must not be lost sight of in a run that failed after its promotion, as where its report did."""
+    """A note that a failed run promoted its adapter before it failed, as when only its report failed."""
     in_the_store = (kept.result(OUTCOME_FILE)[0] or {}, kept.ask(recorded_outcome) or {})
     promoted = any(one.get("promoted") is True for one in in_the_store)
     return PROMOTED_BEFORE if promoted or _logged(followed)[0].get("promoted") is True else ""
 
 
 def _errors(kept: RunStore) -> dict[str, str]:
-    """What stages wrote down as they failed: as the report has it, else as they left it."""
+    """The errors of stages: from the report, or from what the stages left in the store."""
     outcome, _ = kept.result(OUTCOME_FILE)
     if outcome is not None and outcome.get("errors"):
         return dict(outcome["errors"])
@@ -338,7 +338,7 @@ def _errors(kept: RunStore) -> dict[str, str]:
 
 
 def _failed_pods(followed: Followed) -> list[Pod]:
-    """The last try of each task, or of Kubeflow's driver before one, that failed in it."""
+    """The pods that failed: the last try of each task, or of Kubeflow's driver before it."""
     if followed.workflow is None:
         return []
     last = {pod.attempt_of: pod for pod in (*followed.workflow.pods(), *followed.workflow.drivers())}
@@ -350,7 +350,7 @@ def _names(followed: Followed, pod: Pod) -> str:
 
 
 def _reason(followed: Followed, pod: Pod) -> str:
-    """The last line of a failed pod that lorapar meant for people, else the last line, else Argo's words."""
+    """The last line of a failed pod that lorapar wrote for people, else the last line, else Argo's message."""
     try:
         lines = [line.strip() for line in followed.server.log(followed.run, pod.name).splitlines() if line.strip()]
     except LoraparError:
@@ -362,5 +362,5 @@ def _reason(followed: Followed, pod: Pod) -> str:
 
 
 def _plain(message: str) -> str:
-    """Argo's words without brackets in them: `main: Error (exit code 3)` is `exit code 3`."""
+    """Argo's message without brackets: `main: Error (exit code 3)` becomes `exit code 3`."""
     return re.sub(r"\s*\((exit code \d+)\)", r", \1", re.sub(r"^(\w+: )?Error (?=\()", "", message)).removeprefix(", ")

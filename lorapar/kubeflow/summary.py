@@ -1,4 +1,4 @@
-"""One page about a finished run, as Markdown: what came out, what was promoted, what failed, how long it took."""
+"""One page about a finished run, as Markdown: the outcome, what was promoted, what failed, how long it took."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lorapar.report.formats import MODELS
 
 _LONGEST_LINE = 400
 OUTCOME = "lorapar outcome: "
-"""Begins the line of a task's log that says how a run came out, for those who cannot read the store."""
+"""The start of the log line with a run's outcome, for readers without access to the store."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class RunSummary:
     run: str
     name: str
     succeeded: bool | None
-    """None where the store could not be read: nothing else says it for certain."""
+    """None where the store could not be read: no other source is certain."""
     promoted: bool
     verdict: Mapping[str, Any] | None
     reached: Sequence[str]
@@ -35,12 +35,12 @@ class RunSummary:
     """Whether the gate asked for promotion: better, and promotion is on."""
     cancelled: bool = False
     unchanged: str = ""
-    """The equal run that had succeeded, where this one ended after its plan."""
+    """The earlier equal run that succeeded, where this one ended after its plan."""
     problems: Sequence[str] = ()
-    """What kept this page from being whole."""
+    """Why this page is incomplete."""
 
     def outcome(self) -> dict[str, Any]:
-        """What a program wants to know: outcome.json beside the report."""
+        """The outcome for programs: outcome.json next to the report."""
         return {
             "run": self.run,
             "name": self.name,
@@ -64,12 +64,12 @@ def summary_text(summary: RunSummary) -> str:
 
 
 def outcome_line(outcome: Mapping[str, Any]) -> str:
-    """One line for the log of a task; what several tasks of a run say belongs together."""
+    """One line for the log of a task; the lines of a run's tasks add up."""
     return OUTCOME + json.dumps(dict(outcome), sort_keys=True)
 
 
 def logged_outcome(log: str) -> dict[str, Any]:
-    """What the lines of a log say of the outcome; empty where they say nothing."""
+    """The outcome that the lines of a log state; empty where they state none."""
     outcome: dict[str, Any] = {}
     for line in log.splitlines():
         if line.startswith(OUTCOME):
@@ -145,6 +145,6 @@ def _tasks(summary: RunSummary) -> list[str]:
 
 
 def plain(line: str) -> str:
-    """Text from elsewhere in one line without Markdown or HTML of its own."""
+    """Foreign text in one line, with its Markdown and HTML escaped."""
     kept = " ".join(line.split())[:_LONGEST_LINE]
     return "".join(f"\\{letter}" if letter in "\\`*_[]<>|#" else letter for letter in kept)

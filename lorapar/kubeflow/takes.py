@@ -1,4 +1,4 @@
-"""What a task takes of the cluster, as a package tells `plan`: a value that travels as JSON, with words for people."""
+"""The cluster resources of a task, as a package passes them to `plan`: a value with a JSON and a readable form."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ class Takes(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     count: int = Field(0, ge=0)
-    """Accelerators; of several nodes those of each."""
+    """Accelerators of the pod, or of each node."""
     accelerator: str = "nvidia.com/gpu"
     nodes: int = Field(1, ge=1)
     processes: int = Field(1, ge=1)
-    """On each of several nodes."""
+    """Processes on each node."""
 
     def text(self) -> str:
         """For people: `1 nvidia.com/gpu`, `2 nodes x 4 processes, 4 nvidia.com/gpu each`; empty where it takes none."""
@@ -30,12 +30,12 @@ class Takes(BaseModel):
         return f"{self.nodes} nodes x {self.processes} processes{f', {held} each' if held else ''}"
 
     def dump(self) -> dict[str, Any]:
-        """As `read_takes` reads it."""
+        """The JSON form that `read_takes` reads."""
         return self.model_dump(exclude_defaults=True)
 
 
 def read_takes(parameter: object) -> dict[str, Takes]:
-    """What tasks take, by task, as the parameter `accelerators` of the task `plan` has it; raises BadInputError."""
+    """What tasks take, by task, from the parameter `accelerators` of the task `plan`; raises BadInputError."""
     given = parameter if isinstance(parameter, Mapping) else {"": parameter}
     try:
         return {str(task): Takes.model_validate(value) for task, value in given.items()}

@@ -1,6 +1,6 @@
-"""What a task tells Kubeflow: digests for other tasks; pages, lineage and a few metrics for people.
+"""What a task reports to Kubeflow: digests for other tasks; pages, lineage and a few metrics for people.
 
-Only what helps somebody who looks at a run goes in; everything else stands in the report and in the store's records.
+It reports only what helps a person who looks at a run; the report and the store's records have everything else.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from lorapar.stages.plan_file import Plan
 
 FolderOf = Callable[[str], Path]
-"""The folder of an artifact by its digest; fetched where it is not on this machine."""
+"""Returns the folder of an artifact by its digest; fetches it if it is not on this machine."""
 
 _SCORED = ("rows", "seconds_per_row", "total_importance")
 FIGURES: Mapping[str, tuple[str, ...]] = {
@@ -43,7 +43,7 @@ FIGURES: Mapping[str, tuple[str, ...]] = {
     "gate": ("better", "difference", "p_value", "promoted"),
 }
 """The three or four metrics that Kubeflow shows of each task, and its MLflow plugin logs (2.17.0,
-backend/src/v2/common/plugins/mlflow/handler.go, LogBatch of ScalarMetrics); the report has all."""
+backend/src/v2/common/plugins/mlflow/handler.go, LogBatch of ScalarMetrics); the report has all of them."""
 
 
 def show_node(out: ExecutorOutput, node: Node, record: StageRecord, ledger: Ledger, folder_of: FolderOf) -> None:
@@ -62,7 +62,7 @@ def show_node(out: ExecutorOutput, node: Node, record: StageRecord, ledger: Ledg
 
 
 def show_metrics(out: ExecutorOutput, records: Sequence[StageRecord]) -> None:
-    """The metrics of a task, as system.Metrics shows them; of those that several of its nodes have, the last one's."""
+    """The metrics of a task, as system.Metrics shows them; where several of its nodes have one, the last one counts."""
     names = _of_systems(FIGURES.get(task_of(records[0].node).name, ()), records)
     figures: dict[str, float] = {}
     for record in records:
@@ -73,7 +73,7 @@ def show_metrics(out: ExecutorOutput, records: Sequence[StageRecord]) -> None:
 
 
 def _of_systems(names: Sequence[str], records: Sequence[StageRecord]) -> tuple[str, ...]:
-    """These metrics for the systems that the records' settings name, all of which have those of the paper's two."""
+    """These metrics for each system that the records' settings name; at least the paper's two."""
     systems = next(
         (record.settings["system_names"] for record in records if "system_names" in record.settings), SYSTEMS
     )
@@ -87,7 +87,7 @@ def _of_systems(names: Sequence[str], records: Sequence[StageRecord]) -> tuple[s
 
 
 def show_plan(out: ExecutorOutput, plan: Plan, planned: PlannedRun, ledger: Ledger, before: str | None) -> None:
-    """What the other tasks work with, and the page that says what will run; nothing where run `before` is equal."""
+    """The other tasks' settings and the page of what will run; no settings where run `before` is equal."""
     from lorapar.kubeflow.plan_page import plan_page
 
     digests = {name: ledger.write_settings(settings) for name, settings in planned.settings.items()}
@@ -100,7 +100,7 @@ def show_plan(out: ExecutorOutput, plan: Plan, planned: PlannedRun, ledger: Ledg
     (rest,) = planned.lanes["vote-rest"]
     out.set_parameter("vote_rest_accelerators", rest.accelerators)
     out.set_parameter("vote_pool", planned.vote_pool)
-    # The driver of the tasks to come asks for every parameter, whether they run or not.
+    # The driver of later tasks asks for every parameter, whether they run or not.
     out.set_parameter("examples_digest", "")
     out.set_parameter("changed", before is None)
     page = (
@@ -112,7 +112,7 @@ def show_plan(out: ExecutorOutput, plan: Plan, planned: PlannedRun, ledger: Ledg
 
 
 def _lineage(record: StageRecord, manifest: Manifest) -> dict[str, Any]:
-    """What an artifact holds, and the digests by which the store's record says how it came about."""
+    """What an artifact holds, and the digests that lead to its record in the store."""
     return {
         "digest": manifest.digest,
         "kind": manifest.kind,
@@ -124,14 +124,14 @@ def _lineage(record: StageRecord, manifest: Manifest) -> dict[str, Any]:
 
 
 def _tally(out: ExecutorOutput, record: StageRecord, folder_of: FolderOf) -> None:
-    """The vote against the systems the data names, as a confusion matrix; an empty one where the data names none."""
+    """The vote against the systems that the data names, as a confusion matrix; empty where the data names none."""
     summary = read_json(folder_of(record.outputs["labels"]) / "summary.json")
     if summary.get("gold"):
         out.set_metadata("confusion", confusion_matrix(summary["gold"]["confusion"]))
 
 
 def _gate(out: ExecutorOutput, record: StageRecord, folder_of: FolderOf) -> None:
-    """The verdict in words."""
+    """A page with the verdict."""
     verdict = read_json(folder_of(record.outputs["verdict"]) / "verdict.json")
     better = bool(verdict["better"])
     reasons = "\n".join(f"- {plain(str(reason))}" for reason in verdict["reasons"])
@@ -140,7 +140,7 @@ def _gate(out: ExecutorOutput, record: StageRecord, folder_of: FolderOf) -> None
 
 
 def _evaluate(out: ExecutorOutput, record: StageRecord, folder_of: FolderOf) -> None:
-    """The scores as a table, with what of a change is more than noise."""
+    """The scores as a table, and which changes are more than noise."""
     out.write_file("summary", score_page(read_json(folder_of(record.outputs["evaluation"]) / "summary.json")))
 
 

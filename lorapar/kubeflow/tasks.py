@@ -1,7 +1,7 @@
-"""The tasks of the pipeline: each runs one node of the graph, or several that need no pod of their own.
+"""The tasks of the pipeline: each runs one node of the graph, and short nodes before or after it.
 
-A task of Kubeflow is two pods one after the other, and every pod waits for Argo's next look at the run. So bookkeeping
-that takes seconds runs in the task before or after it; each node keeps its own settings, record, metrics and errors.
+A Kubeflow task is two pods one after the other, and every pod waits for Argo's next look at the run. So bookkeeping
+that takes seconds runs in the task before or after it. Each node keeps its own settings, record, metrics and errors.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from lorapar.stages.graph import GRAPH, Node
 
 @dataclass(frozen=True)
 class PipelineTask:
-    """A task of the pipeline. It is named after the node that a person looks for; its bookkeeping goes unnamed."""
+    """A task of the pipeline. Its name is that of its main node, not of its bookkeeping."""
 
     name: str
     before: tuple[str, ...] = ()
@@ -31,12 +31,12 @@ class PipelineTask:
 
     @property
     def stage(self) -> str:
-        """The stage that its command, its label and its placement are named after."""
+        """The stage that names its command, its label and its placement."""
         return node_named(self.name).stage
 
     @property
     def image(self) -> str:
-        """The image that holds what all its nodes need: the client's is part of the trainer's, and of vLLM's."""
+        """The image that all its nodes need: the trainer's and vLLM's both contain the client's."""
         return max((image_of(node.stage) for node in self.nodes), key=IMAGES.index)
 
     @property
@@ -46,7 +46,7 @@ class PipelineTask:
 
     @property
     def cached(self) -> bool:
-        """Whether Kubeflow may take it from its cache: one node that looks at something outside keeps it from that."""
+        """Whether Kubeflow may take it from its cache: not if one of its nodes looks at something outside."""
         return all(is_cached(node.stage) for node in self.nodes)
 
 
@@ -66,7 +66,7 @@ TASKS: tuple[PipelineTask, ...] = (
     PipelineTask("report"),
 )
 REUSE_VARIABLE = "LORAPAR_REUSE"
-"""`off` where a run is to make everything again (`--no-cache`): no finished stage is taken from the store then."""
+"""`off` where a run makes everything again (`--no-cache`) and takes no finished stage from the store."""
 LOOPED_NODE = "vote-first"
 """Its task is a loop in the pipeline: each item asks some of the round's teachers."""
 
@@ -87,10 +87,10 @@ def task_of(node: str) -> PipelineTask:
 
 
 def tasks_of_stage(stage: str) -> tuple[PipelineTask, ...]:
-    """The tasks whose command names a stage: two for `vote` and for `score`, none for one that others run with."""
+    """The tasks whose command names a stage: two for `vote` and `score`, none for a stage in another one's task."""
     return tuple(task for task in TASKS if task.stage == stage)
 
 
 def host_of(stage: str) -> str:
-    """The stage whose task runs another one that has none of its own."""
+    """The stage whose task runs this stage, where it has no task of its own."""
     return next(task.stage for task in TASKS if any(node.stage == stage for node in task.nodes))

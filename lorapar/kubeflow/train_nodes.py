@@ -1,9 +1,9 @@
-"""Training on several nodes: the task starts a TrainJob, or finds the one it had started, and ends as that does.
+"""Training on several nodes: the task starts a TrainJob, or finds the one it started before, and ends like it.
 
 runs/<run>/nodes/<attempt>/<rank>.json    how a node ended; of the first one with the record of what was made
 
-The nodes run the task's own command, told apart from it by their environment. The first one does all that the task
-would do alone; the others wait for what it hands out (`lorapar.stages.nodes`).
+The nodes run the task's own command; their environment marks them as nodes. The first node does everything that the
+task would do alone; the others wait for the work it distributes (`lorapar.stages.nodes`).
 """
 
 from __future__ import annotations
@@ -51,15 +51,15 @@ from lorapar.store import NotFoundError
 
 POLL_SECONDS = 3.0
 PATIENCE_SECONDS = 120.0
-"""How long pods may take to start before a line says what they wait for; as `submit --wait` has it."""
+"""How long pods may take to start before a line says what they wait for; the same as in `submit --wait`."""
 END_SECONDS = 120.0
-"""What the other nodes have to end by themselves, and to keep their work, once one has failed."""
+"""How long the other nodes have to end by themselves and to save their work, once one has failed."""
 STOP_SECONDS = 25.0
-"""The same where the task itself is told to stop: it is killed after 30 seconds."""
+"""The same where the task itself gets SIGTERM: it is killed after 30 seconds."""
 GONE_SECONDS = 300.0
 """How long a job that is being deleted may take."""
 SILENCE_SECONDS = 600.0
-"""How long Kubernetes may not answer while a job is followed."""
+"""How long Kubernetes may be silent while a job is followed."""
 DEADLINE_EXCEEDED = "DeadlineExceeded"
 """The reason that Kubeflow Trainer gives a job that has run longer than its activeDeadlineSeconds."""
 _ATTEMPT = re.compile(r"lorapar-(sft|rl)-[0-9a-f]{12}-[0-9a-f]{8}")
@@ -76,11 +76,11 @@ class NodeOutcome(BaseModel):
     of_another: bool = False
     """Whether it ended only because another one did."""
     record: StageRecord | None = None
-    """Of what was made; the first node has it."""
+    """The record of what was made; only the first node has it."""
 
 
 class Outcomes:
-    """What the nodes of one job leave in the store."""
+    """The outcomes that the nodes of one job leave in the store."""
 
     def __init__(self, ledger: Ledger, attempt: str) -> None:
         if not _ATTEMPT.fullmatch(attempt):
@@ -88,14 +88,14 @@ class Outcomes:
         self._store, self._prefix = ledger.store, f"runs/{ledger.run}/nodes/{attempt}"
 
     def read(self, rank: int) -> NodeOutcome | None:
-        """How a node ended; None where it has not."""
+        """How a node ended; None where it has not ended."""
         try:
             return NodeOutcome.model_validate_json(self._store.read(f"{self._prefix}/{rank}.json"))
         except (NotFoundError, ValidationError):
             return None
 
     def write(self, rank: int, outcome: NodeOutcome) -> None:
-        """Keep how this node ended."""
+        """Write how this node ended."""
         self._store.write(f"{self._prefix}/{rank}.json", outcome.model_dump_json().encode())
 
 
@@ -103,7 +103,7 @@ class Outcomes:
 
 
 def nodes_wanted(record: StageRecord) -> SeveralNodes | None:
-    """What the package tells this task of several nodes; None where it says nothing, or there is nothing to train."""
+    """The nodes that the package asks for; None where it asks for none, or there is nothing to train."""
     text = os.environ.get(NODES_VARIABLE, "")
     if not text or not record.settings.get("trains"):
         return None
@@ -116,9 +116,9 @@ def nodes_wanted(record: StageRecord) -> SeveralNodes | None:
 def train_on_nodes(
     ledger: Ledger, record: StageRecord, wanted: SeveralNodes, command: Sequence[str], progress: Progress
 ) -> StageRecord:
-    """Train in a TrainJob that runs `command` on each node; the record that its first node has completed.
+    """Train in a TrainJob that runs `command` on each node; returns the record that its first node completed.
 
-    Raises the LoraparError of the node that has one, Terminated where the task or the nodes were told to stop.
+    Raises the LoraparError of the node that has one, Terminated where the task or the nodes were asked to stop.
     """
     if not ledger.run:
         raise BadInputError("several nodes: LORAPAR_RUN names no run; compile the pipeline again")
@@ -128,7 +128,7 @@ def train_on_nodes(
         job.follow()
         record = job.conclude()
         if not job.is_complete:
-            job.end(0)  # a node hangs on: its accelerators are free for others
+            job.end(0)  # a node hangs: free its accelerators for others
         return record
     except KeyboardInterrupt:
         progress.log(f"told to stop: the TrainJob {job.name} is deleted, and its nodes keep what they have done")
@@ -152,10 +152,10 @@ class _Job:
         self._waiting_since, self._logged = time.monotonic(), ""
         self._mine, self._failed = False, dict[str, Any]()
         self.is_complete = False
-        """Whether all nodes have succeeded, as the job itself says."""
+        """Whether all nodes have succeeded, according to the job."""
 
     def start(self, command: Sequence[str]) -> None:
-        """Start the job, unless an earlier try of the task has."""
+        """Start the job, unless an earlier try of the task did."""
         while not self._found():
             attempt = f"{self.name}-{uuid.uuid4().hex[:8]}"
             pod = self._api.pod(next(filter(None, map(os.environ.get, _POD_VARIABLES)), ""))
@@ -169,7 +169,7 @@ class _Job:
                 return
 
     def _found(self) -> bool:
-        """Whether there is a job to go on with; one that has failed is removed first."""
+        """Whether there is a job to continue; a failed one is removed first."""
         found = self._api.job(self.name)
         if found is None:
             return False
@@ -191,7 +191,7 @@ class _Job:
         return True
 
     def follow(self) -> None:
-        """Return once the job has ended, or one of its nodes has failed and the others have ended or had their time."""
+        """Return once the job has ended, or one node has failed and the others have ended or used up their time."""
         answered, failed_at = time.monotonic(), None
         while True:
             try:
@@ -219,7 +219,7 @@ class _Job:
         self._log.finish()
 
     def conclude(self) -> StageRecord:
-        """The record that the first node has completed; raises what ended the job."""
+        """The record that the first node completed; raises the error that ended the job."""
         outcomes = Outcomes(self._ledger, self._attempt)
         found = {rank: one for rank in range(self._wanted.nodes) if (one := outcomes.read(rank)) is not None}
         record = found[0].record if 0 in found else None
@@ -240,14 +240,14 @@ class _Job:
         raise error or _failure(self.name, self._api.namespace, found, self._pods, self._failed)
 
     def end(self, seconds: float) -> None:
-        """Delete the job, if it is this task's; return once it is gone, or after some time."""
+        """Delete the job, if it belongs to this task; return once it is gone, or after `seconds`."""
         if self._mine:
             with suppress(LoraparError):
                 self._remove(seconds)
             self._log.finish()
 
     def _remove(self, seconds: float) -> bool:
-        """Delete the job; whether it is gone within the time."""
+        """Delete the job; returns whether it is gone in time."""
         until = time.monotonic() + seconds
         self._api.delete(self.name)
         while (is_there := self._api.job(self.name) is not None) and time.monotonic() < until:
@@ -258,7 +258,7 @@ class _Job:
         return self._api.job(self.name), [JobPod.of(one) for one in self._api.pods(self.name)]
 
     def _log_waiting(self, job: dict[str, Any]) -> None:
-        """After two minutes, and again where it has changed, what pods wait for."""
+        """Log what pods wait for, after two minutes and whenever that changes."""
         now = time.monotonic()
         if sum(pod.started for pod in self._pods) >= self._wanted.nodes:
             self._waiting_since = now
@@ -279,7 +279,7 @@ class _FirstLog:
         self._thread: threading.Thread | None = None
 
     def attend(self, pods: Sequence[JobPod]) -> None:
-        """Begin to read where there is something to read, or go on where the connection broke."""
+        """Begin to read once there is a log, or go on where the connection broke."""
         pod = next((one for one in pods if one.rank == 0 and one.started), None)
         if pod is None or (self._thread is not None and self._thread.is_alive()):
             return
@@ -290,7 +290,7 @@ class _FirstLog:
         self._thread.start()
 
     def finish(self) -> None:
-        """Wait for what is still to come of a container that has ended."""
+        """Wait for the rest of the log of a container that has ended."""
         if self._thread is not None:
             self._thread.join(10)
 
@@ -303,19 +303,19 @@ class _FirstLog:
 
 
 def _show(line: str) -> None:
-    with suppress(OSError, ValueError):  # Kubeflow's launcher, which reads it, may be gone first
+    with suppress(OSError, ValueError):  # Kubeflow's launcher, which reads it, may end first
         sys.stdout.write(f"{redact(line)}\n")
         sys.stdout.flush()
 
 
 def _condition(job: dict[str, Any], kind: str) -> dict[str, Any] | None:
-    """A condition of a job that is true."""
+    """The job's condition of this kind, if it is true."""
     conditions = (job.get("status") or {}).get("conditions") or []
     return next((one for one in conditions if one["type"] == kind and one["status"] == "True"), None)
 
 
 def _error_of(found: dict[int, NodeOutcome]) -> LoraparError | None:
-    """The error of the first node that has one which a person can fix."""
+    """The error of the first node whose error a person can fix."""
     from lorapar.stages.process_endings import ERRORS
 
     for one in _own(found):
@@ -325,7 +325,7 @@ def _error_of(found: dict[int, NodeOutcome]) -> LoraparError | None:
 
 
 def _own(found: dict[int, NodeOutcome]) -> list[NodeOutcome]:
-    """How the nodes ended that did not end because of another one, in their order."""
+    """The outcomes of nodes that did not end because of another one, in order."""
     return [one for _, one in sorted(found.items()) if not one.of_another]
 
 
@@ -336,7 +336,7 @@ def _failure(
     pods: Sequence[JobPod],
     condition: Mapping[str, Any],
 ) -> BaseException:
-    """What ended a job whose nodes have no error: a pod that was killed, a stop from outside, Trainer itself."""
+    """The cause of a failed job whose nodes have no error: a killed pod, a stop from outside, or Trainer itself."""
     killed = next((pod for pod in pods if ended_by_signal(pod) and pod.rank not in found), None)
     if killed is not None:
         return TrainingError(
@@ -357,18 +357,19 @@ def _failure(
 
 
 def is_node() -> bool:
-    """Whether this process is a node of a TrainJob that a task has started."""
+    """Whether this process is a node of a TrainJob that a task started."""
     return bool(os.environ.get(ATTEMPT_VARIABLE))
 
 
 def work_as_node(ledger: Ledger, folder: Path, work: Callable[[Crew], StageRecord]) -> None:
-    """Do this node's part: the first does `work`, the others what it hands out; how it ends is left in the store.
+    """Do this node's part, and write its outcome to the store.
 
-    A container that is started again after it had failed ends at once, as it had: the task deletes the job.
+    The first node does `work`, the others what it distributes. A container that starts again after a failure ends at
+    once with the same error: the task deletes the job.
     """
     outcomes, nodes = Outcomes(ledger, os.environ[ATTEMPT_VARIABLE]), Nodes.of_environment()
     before = outcomes.read(nodes.rank)
-    # That the first node was gone says nothing of this one: a job that was suspended goes on.
+    # A lost first node is no error of this one: a job that was suspended goes on.
     first_was_gone = before is not None and before.of_another and before.exit_code == ExitCode.UNREACHABLE
     if before is not None and before.exit_code != ExitCode.TERMINATED and not first_was_gone:
         _leave(before.exit_code)

@@ -1,6 +1,6 @@
-"""Kubernetes' API as a task asks it: its own pod, the TrainJob it starts, and that job's pods and logs.
+"""A task's requests to Kubernetes' API: its own pod, the TrainJob it starts, and that job's pods and logs.
 
-The kubernetes client and the types of Kubeflow Trainer's own package do the work. (The kubeflow SDK 0.5.0 names image
+The kubernetes client and the types of Kubeflow Trainer's own package do the work. (The kubeflow SDK 0.5.0 sets image
 and command, but no owner of the job, no variable from a Secret, and no number of processes.)
 """
 
@@ -24,7 +24,7 @@ _NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 _PODS_OF = "jobset.sigs.k8s.io/jobset-name"
 """The label of a job's pods (constants.go of the kubeflow SDK)."""
 _SECONDS = (10, 60)
-"""To connect, and for an answer."""
+"""Time-outs for connecting and for an answer."""
 _LATER = (408, 429)
 _PATCHES = "runtimePatches"
 _TOO_OLD = (
@@ -34,19 +34,19 @@ _TOO_OLD = (
 
 
 class AlreadyThereError(Exception):
-    """There is an object of this name."""
+    """An object of this name exists."""
 
 
 class TrainerApi:
-    """The calls, each in one line of error: BadInputError where Kubernetes refuses, UnreachableError where it fails."""
+    """The calls, each with one-line errors: BadInputError where Kubernetes refuses, UnreachableError where it fails."""
 
     def __init__(self) -> None:
-        """Find the cluster: the one this pod is in, whose API no proxy reaches, else that of the kubectl context."""
+        """Find the cluster: the one this pod is in, asked without a proxy, else that of the kubectl context."""
         try:
             from kubernetes import client, config
         except ModuleNotFoundError:
             raise BadInputError(f"several nodes need the kubernetes client: {pip_install('trainjob')}") from None
-        settings, file = client.Configuration(), os.environ.get("KUBECONFIG")  # the client reads it at its import only
+        settings, file = client.Configuration(), os.environ.get("KUBECONFIG")  # the client reads it only at import
         try:
             if _NAMESPACE.is_file():
                 config.load_incluster_config(settings)
@@ -62,7 +62,7 @@ class TrainerApi:
         self._place = (GROUP, VERSION, self.namespace, PLURAL)
 
     def pod(self, name: str) -> dict[str, Any]:
-        """A pod, as Kubernetes gives it."""
+        """A pod, as Kubernetes returns it."""
         with _errors(f"looking at the pod {name}"):
             answer = self._core.read_namespaced_pod(
                 name, self.namespace, _preload_content=False, _request_timeout=_SECONDS
@@ -70,10 +70,10 @@ class TrainerApi:
             return dict(json.loads(answer.data))
 
     def create(self, job: Mapping[str, Any]) -> None:
-        """Start a TrainJob; raises AlreadyThereError where there is one of its name.
+        """Start a TrainJob; raises AlreadyThereError where one of its name exists.
 
         An older Kubeflow Trainer, whose TrainJobs have no `runtimePatches`, would start nodes without volumes and
-        credentials: Kubernetes refuses fields that it would drop where it is asked to (1.27, fieldValidation).
+        credentials. So this asks Kubernetes to refuse fields that it would drop (1.27, fieldValidation).
         """
         from kubeflow_trainer_api.models.trainer_v1alpha1_train_job import TrainerV1alpha1TrainJob
         from kubernetes.client import ApiException
@@ -112,7 +112,7 @@ class TrainerApi:
             return dict(found)
 
     def delete(self, name: str) -> None:
-        """End a TrainJob: its pods get SIGTERM, and it is there until the last of them has gone."""
+        """Delete a TrainJob: its pods get SIGTERM, and it exists until the last of them has gone."""
         from kubernetes.client import ApiException
 
         with _errors(f"deleting the TrainJob {name}"):
@@ -136,7 +136,7 @@ class TrainerApi:
             return list(json.loads(answer.data)["items"])
 
     def log(self, pod: str) -> Iterator[tuple[str, str]]:
-        """The lines of a pod's log as they come, each with the moment it was written; ends with the container."""
+        """The lines of a pod's log as they come, each with its time; ends with the container."""
         with _errors(f"reading the log of {pod}"):
             answer = self._core.read_namespaced_pod_log(
                 pod, self.namespace, container=CONTAINER, follow=True, timestamps=True, _preload_content=False
@@ -160,7 +160,7 @@ def _errors(doing: str) -> Iterator[None]:
         message = _message(error)
         if error.status in _LATER or error.status >= 500:
             raise UnreachableError(f"{doing}: Kubernetes says {error.status}: {message}") from None
-        if error.status == 403 and "cannot" in message:  # an admission webhook that denies says 403 too
+        if error.status == 403 and "cannot" in message:  # an admission webhook also denies with 403
             message += "; give the ServiceAccount of the runs the right (the chart's pipeline.trainJobs.enabled does)"
         if error.status == 404 and KIND in doing:
             message += "; Kubeflow Trainer 2 must be installed in the cluster"

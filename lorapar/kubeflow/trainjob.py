@@ -1,8 +1,8 @@
-"""What a TrainJob of Kubeflow Trainer 2 is made of: what the placement file wants, and the pod of the task that asks.
+"""Builds a TrainJob of Kubeflow Trainer 2 from the placement file and from the pod of the task that starts it.
 
-The nodes are to see what the task sees: its environment, volumes, credentials, authorities, place and user. All of this
-is read from the task's own pod, as it came out after Kubeflow, Argo and the platform had their say; what is Argo's and
-Kubeflow's own stays behind. (2.3.0 of github.com/kubeflow/trainer, pkg/apis/trainer/v1alpha1/trainjob_types.go.)
+The nodes need what the task has: environment, volumes, credentials, certificate authorities, placement and user. All of
+this is read from the task's own pod, after Kubeflow, Argo and the platform have changed it. Argo's and Kubeflow's own
+parts are left out. (2.3.0 of github.com/kubeflow/trainer, pkg/apis/trainer/v1alpha1/trainjob_types.go.)
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from lorapar.kubeflow.takes import Takes
 
 GROUP, VERSION, PLURAL, KIND = "trainer.kubeflow.org", "v1alpha1", "trainjobs", "TrainJob"
 NODES_VARIABLE = "LORAPAR_NODES"
-"""What the placement file wants, as JSON, in the environment of a task that starts a TrainJob."""
+"""What the placement file asks for, as JSON, in the environment of a task that starts a TrainJob."""
 ATTEMPT_VARIABLE = "LORAPAR_ATTEMPT"
-"""In a node of a TrainJob: where in the store it leaves how it ended."""
+"""In a node of a TrainJob: where in the store it writes its outcome."""
 RUN_LABEL, NODE_LABEL = "lorapar/run", "lorapar/node"
 KEY_ANNOTATION, ATTEMPT_ANNOTATION = "lorapar/key", "lorapar/attempt"
 RUNTIME = "torch-distributed"
 """The runtime that Kubeflow Trainer ships for torch."""
 CONTAINER = "node"
-"""The one container of a node that a TrainJob may set, and the replicated job it is in (pkg/constants)."""
+"""The only container of a node that a TrainJob may set, and its replicated job (pkg/constants)."""
 _MAIN = "main"
 """Argo's name for a task's container."""
 _MANAGER = "lorapar"
 _GRACE_SECONDS = 120
-"""What a node that is told to end has for its step and its last checkpoint."""
+"""How long a node that gets SIGTERM has for its step and its last checkpoint."""
 _NOT_CARRIED = ("/var/run/", "/kfp-launcher/", "/gcs/", "/s3/", "/minio/", "/.local/", "/.cache/", "/.config/")
 """Mounts of Argo and of Kubeflow's launcher (2.17.0, argocompiler/container.go), and tokens that Kubernetes adds."""
 _OTHERS_VARIABLES = ("ARGO_", "KFP_", "PET_", "LORAPAR_NODES", "LORAPAR_ATTEMPT")
@@ -41,7 +41,7 @@ _MESH = "sidecar.istio.io/inject"
 
 
 class SeveralNodes(BaseModel):
-    """What a placement file wants of a stage that trains on several nodes."""
+    """What a placement file asks for a stage that trains on several nodes."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
@@ -68,12 +68,12 @@ class SeveralNodes(BaseModel):
 
 @dataclass(frozen=True)
 class JobName:
-    """How a task's job is found again: the same task, tried again, names the same job."""
+    """The name of a task's job: the same task, tried again, has the same name and finds its job."""
 
     run: str
     node: str
     key: str
-    """Digest of all that the node's outputs depend on."""
+    """Digest of everything that the node's outputs depend on."""
 
     @property
     def text(self) -> str:
@@ -85,7 +85,7 @@ class JobName:
 def train_job(
     pod: Mapping[str, Any], wanted: SeveralNodes, name: JobName, attempt: str, command: Sequence[str]
 ) -> dict[str, Any]:
-    """The resource. It goes with the run's Workflow, which owns the task's pod too.
+    """The resource. Its owner is the run's Workflow, which also owns the task's pod.
 
     Args:
         pod: the task's own pod, as Kubernetes gives it.
@@ -99,7 +99,7 @@ def train_job(
     labels = metadata.get("labels") or {}
     own = {RUN_LABEL: name.run, NODE_LABEL: name.node}
     env = [one for one in main.get("env") or [] if not one["name"].startswith(_OTHERS_VARIABLES)]
-    # Kubernetes replaces $(NAME) in arguments by variables; these arguments stay as they are.
+    # Kubernetes replaces $(NAME) in arguments by variables; keep these arguments unchanged.
     literal = [one.replace("$(", "$$(") for one in command]
     return {
         "apiVersion": f"{GROUP}/{VERSION}",
@@ -128,7 +128,7 @@ def train_job(
 
 
 def _owner(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """The task's own owner: a pod that is tried again is another one, and finds the job that the first had started."""
+    """The task's own owner. A retry is a new pod, and finds the job that the first pod started."""
     for one in metadata.get("ownerReferences") or []:
         if one["kind"] == "Workflow":
             return {key: one[key] for key in ("apiVersion", "kind", "name", "uid")}
@@ -144,7 +144,7 @@ def _resources(wanted: SeveralNodes) -> dict[str, Any]:
 def _patch(
     pod: Mapping[str, Any], main: Mapping[str, Any], wanted: SeveralNodes, own: Mapping[str, str]
 ) -> dict[str, Any]:
-    """What a node's pod has of the task's: the fields that a TrainJob may patch in its runtime."""
+    """The parts of the task's pod that a node gets: the fields that a TrainJob may patch in its runtime."""
     spec, metadata = pod["spec"], pod["metadata"]
     mounts = [one for one in main.get("volumeMounts") or [] if not f"{one['mountPath']}/".startswith(_NOT_CARRIED)]
     named = {one["name"] for one in mounts}
@@ -172,5 +172,5 @@ def _patch(
 
 
 def _is_added(toleration: Mapping[str, Any]) -> bool:
-    """Whether Kubernetes gives it to every pod by itself."""
+    """Whether Kubernetes adds it to every pod by itself."""
     return str(toleration.get("key", "")).startswith("node.kubernetes.io/")

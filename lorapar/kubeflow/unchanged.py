@@ -1,7 +1,7 @@
-"""Whether a run would only repeat an earlier one: for recurring runs, most of which find nothing new.
+"""Whether a run would only repeat an earlier one. Most recurring runs find nothing new.
 
-unchanged/<digest>.json    the run that succeeded with these settings, data, model, code and images, and what it left
-                           in production
+unchanged/<digest>.json    the run that succeeded with these settings, data, model, code and images, and the version it
+left in production
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from lorapar.store import NotFoundError, open_store
 
 
 def equal_run(ledger: Ledger, plan: Plan) -> str | None:
-    """The run that has done what this one would do; None where something differs, or `production` has moved since."""
+    """An earlier equal run; None where something differs or `production` has moved since."""
     try:
         kept = json.loads(ledger.store.read(equal_key(plan)))
     except (NotFoundError, ValueError):
@@ -31,9 +31,9 @@ def equal_run(ledger: Ledger, plan: Plan) -> str | None:
 
 
 def keep_equal(ledger: Ledger, key: str, verdict: Mapping[str, Any] | None, promoted: bool) -> None:
-    """Note that a run has succeeded, and which version it left in production: its own, or the one its gate saw.
+    """Note that a run succeeded, and which version it left in production: its own, or the one its gate saw.
 
-    `key`: what `equal_key` gave as the run was planned.
+    `key` is what `equal_key` returned when the run was planned.
     """
     if verdict is None or "incumbent" not in verdict:
         return
@@ -43,7 +43,7 @@ def keep_equal(ledger: Ledger, key: str, verdict: Mapping[str, Any] | None, prom
 
 
 def equal_key(plan: Plan) -> str:
-    """Where a run notes that it has done all of this. The settings of every stage hold digests of model and data."""
+    """The key under which a run notes its success. The settings of every stage hold digests of model and data."""
     code = {stage: code_digest(f"lorapar.stages.{stage}") for stage in STAGE_NAMES}
     own = {node: own_code_digest(settings) for node, settings in plan.sections.items()}
     made_of = {"settings": _sections(plan), "version": __version__, "code": code, "own": own}
@@ -51,8 +51,8 @@ def equal_key(plan: Plan) -> str:
 
 
 def _sections(plan: Plan) -> dict[str, Any]:
-    """The settings of the stages; which version `model.adapter` found is left out where it is this adapter's own
-    production: that moves with every run that is better, and is compared by itself."""
+    """The settings of the stages. The version that `model.adapter` found is left out where it is this adapter's own
+    production: that moves with every better run, and is compared separately."""
     from lorapar.registry import PRODUCTION, parse_reference, start
 
     adapter = plan.config.model.adapter

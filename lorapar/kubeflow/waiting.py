@@ -1,6 +1,6 @@
-"""Say on standard error who has not answered yet, and for how long, while a command waits.
+"""Print on standard error, while a command waits, what has not answered yet and for how long.
 
-A server that accepts connections and never answers, or a network that drops packets, would be minutes of nothing.
+Without it, a server that never answers or a network that drops packets would mean minutes of silence.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ EVERY_SECONDS = 30.0
 
 
 class Waiting:
-    """`with Waiting(WHOM):` around whatever may hang: a line after 10 s, then one every 30 s.
+    """`with Waiting(WHOM):` around a call that may hang: a line after 10 s, then one every 30 s.
 
-    `what` is said of it: a store that is read object by object may be slow and answer all the same.
+    `what` is the line's text: a store that is read object by object may be slow although it answers.
     """
 
     def __init__(self, whom: str, at_most_seconds: float | None = None, what: str = "no answer for") -> None:
@@ -41,6 +41,6 @@ class Waiting:
         while not over.wait(pause):
             pause = EVERY_SECONDS
             seconds = time.monotonic() - began
-            with suppress(OSError, ValueError):  # nobody may read it any more
+            with suppress(OSError, ValueError):  # the reader of standard error may have gone
                 sys.stderr.write(f"lorapar: {self._whom}: {self._what} {seconds:.0f} s{self._limit}\n")
                 sys.stderr.flush()

@@ -1,4 +1,4 @@
-"""Post the closing summary to an address a person gave: `{"text": ..., "outcome": ...}`, which chat services take."""
+"""Post the closing summary to a given address as `{"text": ..., "outcome": ...}`, which chat services accept."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def post_summary(address: str, text: str, summary: RunSummary) -> None:
     heed_proxies(address, socks=None)
     request = urllib.request.Request(address, data=body, headers={"Content-Type": "application/json"}, method="POST")  # noqa: S310
     try:
-        # Not urlopen, which keeps the proxies and authorities of its first call.
+        # Not urlopen, which keeps the proxies and certificate authorities of its first call.
         with urllib.request.build_opener().open(request, timeout=TIMEOUT_SECONDS):
             return
     except (urllib.error.URLError, OSError) as error:

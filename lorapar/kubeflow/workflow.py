@@ -1,9 +1,9 @@
-"""Argo's Workflow of a run, as Kubeflow hands it out: what the task details of its API leave out.
+"""Argo's Workflow of a run, as Kubeflow returns it: what the task details of its API leave out.
 
-Task details have no pod names, no messages and no exit codes, and stand still once the node statuses of a Workflow
-have grown to 1 MiB: from then on Argo keeps them as `compressedNodes` (gzip in base64; Argo 4.0.5, workflow/packer), of
-which Kubeflow 2.17.0 makes no details (backend/src/common/util/workflow.go, NodeStatuses). The object itself is stored
-and handed out whole, by GET /apis/v1beta1/runs/ID (backend/src/apiserver/server/run_server.go, GetRunV1).
+Task details have no pod names, messages or exit codes. They stand still once the node statuses of a Workflow have grown
+to 1 MiB: from then on Argo keeps them as `compressedNodes` (gzip in base64; Argo 4.0.5, workflow/packer), from which
+Kubeflow 2.17.0 makes no details (backend/src/common/util/workflow.go, NodeStatuses). Kubeflow stores and returns the
+object itself whole, by GET /apis/v1beta1/runs/ID (backend/src/apiserver/server/run_server.go, GetRunV1).
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ _STATES = {
     "Error": "FAILED",
 }
 _ENDED = ("Succeeded", "Failed", "Error")
-"""Phases of a Workflow that is over; Kubeflow hears of it a little later."""
+"""Phases of a Workflow that has ended; Kubeflow learns of it a little later."""
 _DUE = ("FAILED", "RUNNING", "PENDING", "SUCCEEDED", "SKIPPED")
-"""What speaks for all where tasks of one node differ, the first of them that is among their states."""
+"""The order of states where tasks of one node differ: the first that occurs is the node's."""
 _EXIT_CODE = re.compile(r"exit code (\d+)")
 _TRY = re.compile(r"\(\d+\)$")
 _STOPPED = (
@@ -46,14 +46,14 @@ _STOPPED = (
     "the node had condition",
     "pod was rejected",
 )
-"""What Argo says of a pod that was taken away, or turned away by its node, in lower case: by a node that has lost its
-GPUs for a while, is full, or was relabelled, too. A pod that goes beyond its own limits is not among them.
+"""Argo's messages, in lower case, about a pod that was removed or that its node rejected: also by a node that has lost
+its GPUs for a while, is full, or was relabelled. A pod that exceeds its own limits is not among them.
 
 Argo 4.0.5, workflow/controller/operator.go: podReconciliation writes "pod deleted", and inferFailedReason repeats the
 kubelet's message and leaves out its reason, such as Evicted. Those messages are in Kubernetes' pkg/kubelet:
 nodeshutdown, preemption/preemption.go, eviction/helpers.go, eviction_manager.go (Admit) and kubelet.go (rejectPod)."""
 _NOT_MADE = ("forbidden", "quota", "timeout", "timed out", "too many requests", "try again", "conflict")
-"""What Argo 4.0.5 says of a node that waits because Kubernetes does not take its pod yet (IsTransientErr)."""
+"""Argo 4.0.5's message about a node that waits because Kubernetes does not take its pod yet (IsTransientErr)."""
 TERMINATED = 143
 """The exit code of a process that SIGTERM ended."""
 
@@ -64,7 +64,7 @@ class Pod:
 
     name: str
     attempt_of: str
-    """What it is a try of: equal for all tries of one task."""
+    """The task it is a try of: equal for all tries of one task."""
     nodes: tuple[str, ...]
     """The nodes of the graph that its task runs; none for a group of tasks."""
     state: str
@@ -76,21 +76,21 @@ class Pod:
 
     @property
     def stopped(self) -> bool:
-        """Whether it was ended from outside: by SIGTERM, or taken away with its node."""
+        """Whether it was ended from outside: by SIGTERM, or removed with its node."""
         message = self.message.lower()
         return self.state == "FAILED" and (self.exit_code == TERMINATED or any(word in message for word in _STOPPED))
 
 
 @dataclass(frozen=True)
 class NodeState:
-    """What the Workflow says of one node of the graph."""
+    """What the Workflow says about one node of the graph."""
 
     state: str
     seconds: float | None
 
 
 class Workflow:
-    """The parts of the object that are of use here."""
+    """The parts of the Workflow that are used here."""
 
     def __init__(self, value: Mapping[str, Any], tasks: Sequence[PlannedTask]) -> None:
         self._value = value
@@ -114,7 +114,7 @@ class Workflow:
         return (self._value.get("spec") or {}).get("activeDeadlineSeconds") == 0
 
     def states(self) -> dict[str, NodeState]:
-        """The state of each node of the graph that has been reached; of a loop that of its least finished task."""
+        """The state of each node of the graph that was reached; of a loop, the state of its least finished task."""
         found: dict[str, NodeState] = {}
         for node in self._nodes:
             segments = _segments(node)
@@ -129,12 +129,12 @@ class Workflow:
         return self._with_pods(found)
 
     def pods(self) -> list[Pod]:
-        """The pods that stages run in, the latest started last; those of Kubeflow's drivers are left out."""
+        """The pods of stages, in order of their start; Kubeflow's drivers are left out."""
         found = [pod for node in sorted(self._nodes, key=_started) if (pod := self._pod(node)) is not None]
         return found
 
     def drivers(self) -> list[Pod]:
-        """Pods of Kubeflow's drivers: those before tasks of ours, and of groups of tasks; the latest started last."""
+        """Pods of Kubeflow's drivers, before lorapar's tasks and of groups of tasks, in order of their start."""
         pods = [node for node in sorted(self._nodes, key=_started) if node.get("type") == _POD]
         segments = [(node, (_segments(node) or [""])[-1]) for node in pods]
         return [
@@ -144,7 +144,7 @@ class Workflow:
         ]
 
     def pods_at_work(self) -> list[str]:
-        """Names of all pods, Kubeflow's drivers too, that have not ended as far as the Workflow says."""
+        """Names of all pods, also of Kubeflow's drivers, that have not ended according to the Workflow."""
         pods = [
             node for node in self._nodes if node.get("type") == _POD and node.get("phase") in ("Running", "Pending")
         ]
@@ -152,24 +152,24 @@ class Workflow:
 
     @property
     def name(self) -> str:
-        """What it is called in the cluster."""
+        """Its name in the cluster."""
         return str((self._value.get("metadata") or {}).get("name") or "")
 
     @property
     def has_begun(self) -> bool:
-        """Whether a pod of it was ever made."""
+        """Whether it ever had a pod."""
         return any(node.get("type") == _POD for node in self._nodes)
 
     @property
     def message(self) -> str:
-        """Argo's own word on the whole, such as why it waits for its turn."""
+        """Argo's message about the whole Workflow, such as why it waits for its turn."""
         return str((self._value.get("status") or {}).get("message") or "")
 
     def idle_seconds(self) -> float | None:
-        """How long nothing has happened between two pods or before the first; None where some are at work or due.
+        """How long it has been idle between two pods or before the first; None where a pod runs or is due.
 
-        Argo looks at a Workflow that is there every few seconds, so the next pod follows soon. None too where it has
-        ended or is suspended, or where something waits that may take hours: a task to be tried again (Argo 4.0.5,
+        Argo looks at a Workflow every few seconds, so the next pod follows soon. Also None where it has ended or is
+        suspended, or where something waits that may take hours: a task to be tried again (Argo 4.0.5,
         workflow/controller/operator.go: `spec.suspend`; processNodeRetries' message "Backoff for ..."), or the whole
         for its turn or for a lock (phase Pending: controller.go, "Workflow processing has been postponed because too
         many workflows are already running"; operator.go, operate, "Waiting for ... lock").
@@ -180,13 +180,13 @@ class Workflow:
             return None
         if (self._value.get("spec") or {}).get("suspend") or any(map(_waits_for_its_next_try, self._nodes)):
             return None
-        # Kubeflow 2.17.0 keeps the object as Kubernetes gave it back (resource_manager.go, CreateRun).
+        # Kubeflow 2.17.0 keeps the object as Kubernetes returned it (resource_manager.go, CreateRun).
         made = (self._value.get("metadata") or {}).get("creationTimestamp")
         moments = [time for node in pods or [{"startedAt": made}] for time in _times(node)]
         return (datetime.now(UTC) - max(moments)).total_seconds() if moments else None
 
     def _with_pods(self, states: dict[str, NodeState]) -> dict[str, NodeState]:
-        """Argo calls a task running as soon as it is there; it is pending while all its unfinished pods are."""
+        """Correct Argo's states: a task that it calls running is pending while all its unfinished pods are."""
         pods = self.pods()
         for name, state in states.items():
             open_pods = [pod.state for pod in pods if name in pod.nodes and pod.state in ("PENDING", "RUNNING")]
@@ -216,7 +216,7 @@ class Workflow:
         )
 
     def _pod_name(self, node: Mapping[str, Any]) -> str:
-        """As Kubeflow derives it (2.17.0, backend/src/common/util/workflow.go, RetrievePodName)."""
+        """The pod's name as Kubeflow derives it (2.17.0, backend/src/common/util/workflow.go, RetrievePodName)."""
         metadata = self._value.get("metadata") or {}
         identity = str(node.get("id") or "")
         if (metadata.get("annotations") or {}).get("workflows.argoproj.io/pod-name-format") == "v1":
@@ -235,7 +235,7 @@ def _waits_for_its_next_try(node: Mapping[str, Any]) -> bool:
 
 
 def read_workflow(text: str, tasks: Sequence[PlannedTask]) -> Workflow | None:
-    """Parse the manifest; None where it is none."""
+    """Parse the manifest; None where the text is not one."""
     try:
         value = json.loads(text)
     except json.JSONDecodeError:
@@ -256,7 +256,7 @@ def _node_statuses(status: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _segments(node: Mapping[str, Any]) -> list[str]:
-    """`run.root.exit-handler-1.stages.tally-2.executor(0)` is a path; the items of loops and tries are cut off."""
+    """`run.root.exit-handler-1.stages.tally-2.executor(0)` is a path; numbers of loop items and tries are removed."""
     return re.sub(r"\([^)]*\)", "", str(node.get("name") or "")).split(".")[1:]
 
 
