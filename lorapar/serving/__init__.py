@@ -1,11 +1,11 @@
-"""Hand adapters from the registry to vLLM: it loads immutable versions, a middleware turns names and aliases into them.
+"""Serve adapters of the registry with vLLM: it loads immutable versions, and a middleware resolves names and aliases.
 
-Two doors into a vLLM server, both in the server's own process:
+Two extensions of a vLLM server, both in the server's process:
 
-- `vllm_plugin` answers `name@version` (vLLM's own way of finding adapters it has not loaded);
-- `middleware` stands before vLLM's routes and decides which version a name or an alias means now.
+- `vllm_plugin` resolves `name@version` (vLLM's way of finding adapters that it has not loaded); - `middleware` runs
+before vLLM's routes and decides which version a name or an alias means now.
 
-Importable without torch, vLLM and prometheus_client, which only the modules that need them import.
+Importable without torch, vLLM and prometheus_client: only modules that need them import them.
 """
 
 from lorapar.serving.cache import AdapterCache

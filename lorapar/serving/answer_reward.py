@@ -1,7 +1,6 @@
-"""Judge a canary by what it answers: a reward or a judge sees a sample of answers of both sides.
+"""Judge a canary by its answers: a reward or a judge sees a sample of answers of both sides.
 
-It works beside the requests and never holds one up: one answer is judged at a time, few may wait, and the others of
-the sample are not judged.
+It never delays a request: it judges one answer at a time, a few may wait, and the rest of the sample is not judged.
 """
 
 from __future__ import annotations
@@ -25,15 +24,15 @@ from lorapar.serving.settings import PREFIX, ServingSettings
 logger = logging.getLogger(f"vllm.{__name__}")
 VARIABLE = PREFIX + "CANARY_REWARD"
 LONGEST_ANSWER_BYTES = 1 << 20
-"""Of an answer as the server sends it; of a longer one nothing is judged."""
+"""The longest answer, as the server sends it, that is judged."""
 _MOST_WAITING = 16
 
 Reward = Callable[[str, str], float | None]
-"""From a question and an answer to a number, or None where it has no say."""
+"""A function from a question and an answer to a number, or to None where it cannot judge."""
 
 
 class AnswerReward:
-    """The reward that the settings name, given to a sample of answers, one at a time."""
+    """The reward that the settings name, computed for a sample of answers, one at a time."""
 
     def __init__(self, reward: Reward, share_percent: float) -> None:
         self._reward, self._share = reward, share_percent / 100
@@ -43,7 +42,7 @@ class AnswerReward:
 
     @classmethod
     def of(cls, settings: ServingSettings, environment: Mapping[str, str] = os.environ) -> AnswerReward | None:
-        """None where no reward is set; raises BadInputError for one that is not there."""
+        """None where no reward is set; raises BadInputError for one that does not exist."""
         if not settings.canary_reward:
             return None
         reward = _judge(settings.canary_reward, environment) if _is_file(settings.canary_reward) else None
@@ -54,7 +53,7 @@ class AnswerReward:
         return len(self._tasks) < _MOST_WAITING and random.random() < self._share
 
     def see(self, request: Mapping[str, Any], answer: bytes, then: Callable[[float], None]) -> None:
-        """Judge an answer later, and tell `then` its reward; nothing where there is no text or no say."""
+        """Judge an answer later and call `then` with its reward; skips answers without a text or a reward."""
         task = asyncio.create_task(self._see(question_of(request), answer, then))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -87,7 +86,7 @@ def _is_file(name: str) -> bool:
 
 
 def _own(name: str) -> Reward:
-    """A function as `rl.rewards` takes it: (completions, references), with empty references."""
+    """A reward function like those of `rl.rewards`: (completions, references), with empty references."""
     from lorapar.training.columns import Columns
     from lorapar.training.own_rewards import OwnReward
 
@@ -109,7 +108,7 @@ def _own(name: str) -> Reward:
 
 
 def _judge(file: str, environment: Mapping[str, str]) -> Reward:
-    """A judge of `rl.rewards`: the file holds what is below `judge:` there."""
+    """A judge like that of `rl.rewards`: the file holds the keys below `judge:` there."""
     from lorapar.training.columns import Columns
     from lorapar.training.judge import JudgeReward
 

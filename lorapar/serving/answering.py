@@ -1,4 +1,4 @@
-"""Watch one answer on its way out: say which version gave it, and see how it ended. Its bytes pass untouched."""
+"""Watch one answer on its way to the client: add its version as a header, see how it ends, keep its bytes."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from lorapar.serving.guard import Outcome
 from lorapar.serving.routes import Served
 
 ADAPTER_HEADER = "x-lorapar-adapter"
-"""In every answer of an adapter: the version that gave it, as NAME@VERSION."""
+"""The header of every answer of an adapter with its version, as NAME@VERSION."""
 _CLIENT_LEFT = 499
-"""Not in the standard, but widely used in logs for a client that went away before it was answered."""
+"""Not in the standard, but common in logs for a client that disconnected before the answer."""
 
 
 class Answering:
@@ -21,13 +21,13 @@ class Answering:
     def __init__(
         self, served: Served, receive: Receive, send: Send, *, kept_bytes: int = 0, headers: Headers = ()
     ) -> None:
-        """`kept_bytes`: longest answer that is kept for a look at it; 0: none is. `headers`: more of them."""
+        """`kept_bytes`: the longest answer to keep for inspection; 0: keep none. `headers`: additional headers."""
         self._served, self._headers = served, headers
         self._kept, self._kept_bytes = bytearray(), kept_bytes
         self._receive, self._send = receive, send
         self._began = time.perf_counter()
         self._first_byte: float | None = None
-        self._status = 500  # what the server answers where the application raises before it begins
+        self._status = 500  # the server's answer where the application raises before it starts one
         self._begun = False
         self._whole = False
         self._client_left = False
@@ -45,7 +45,7 @@ class Answering:
             self._status, self._begun = message["status"], True
             ours = [name.decode("latin-1") for name, _ in self._headers]
             headers = [*without(message.get("headers", ()), *ours), *self._headers]
-            if self._status != 404:  # vLLM has no such version, so none answered
+            if self._status != 404:  # vLLM has no such version, so no version answered
                 headers.append(header(ADAPTER_HEADER, self._served.model))
             message = {**message, "headers": headers}
         elif message["type"] == "http.response.body":
@@ -58,15 +58,15 @@ class Answering:
 
     @property
     def answer(self) -> bytes | None:
-        """The bytes of a whole, good answer; None for any other, and where it was not kept or is too long."""
+        """The bytes of a complete, successful answer; None for others, and where it was not kept or is too long."""
         kept = self._whole and self._status == 200 and 0 < len(self._kept) <= self._kept_bytes
         return bytes(self._kept) if kept else None
 
     def finish(self) -> Outcome | None:
-        """Count the request; what it was like, or None where the client left before the end."""
+        """Count the request; returns its outcome, or None where the client disconnected before the end."""
         served = self._served
         status = _CLIENT_LEFT if self._client_left and not self._begun else self._status
-        # A version that a client made up must not become a label that is kept for ever.
+        # A version that a client invented must not become a permanent label.
         version = str(served.version) if served.alias or status < 400 else ""
         metrics.REQUESTS.labels(served.name, version, served.alias or "", str(status)).inc()
         if self._client_left:

@@ -1,4 +1,4 @@
-"""The little of ASGI that the middleware needs: types, headers, whole bodies, JSON answers."""
+"""The parts of ASGI that the middleware needs: types, headers, whole bodies, JSON answers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Headers = Sequence[tuple[bytes, bytes]]
 
 
 def header(name: str, value: str) -> tuple[bytes, bytes]:
-    """A header as ASGI wants it."""
+    """A header in ASGI's form."""
     return name.lower().encode("latin-1"), value.encode("latin-1")
 
 
@@ -26,20 +26,20 @@ def header_value(scope: Scope, name: str) -> str | None:
 
 
 def header_values(scope: Scope, name: str) -> list[str]:
-    """Every value of that name, also those that a proxy joined with commas into one header; without empty ones."""
+    """Every non-empty value of that header, also where a proxy joined several with commas."""
     wanted = name.lower().encode("latin-1")
     lines = [value.decode("latin-1") for key, value in scope["headers"] if key.lower() == wanted]
     return [value for line in lines for one in line.split(",") if (value := one.strip())]
 
 
 def without(headers: Headers, *names: str) -> list[tuple[bytes, bytes]]:
-    """The headers but those named."""
+    """The headers except those named."""
     gone = {name.encode("latin-1") for name in names}
     return [(key, value) for key, value in headers if key.lower() not in gone]
 
 
 async def whole_body(receive: Receive) -> bytes | None:
-    """The body of a request; None where the client went away before it was sent."""
+    """The body of a request; None where the client disconnected before sending all of it."""
     parts = bytearray()
     while True:
         message = await receive()
@@ -51,7 +51,7 @@ async def whole_body(receive: Receive) -> bytes | None:
 
 
 def replayed(body: bytes, receive: Receive) -> Receive:
-    """A `receive` that gives this body first, then what the connection still says (that the client went away)."""
+    """A `receive` that returns this body first, then further messages of the connection (a disconnect)."""
     given = False
 
     async def again() -> Message:

@@ -1,4 +1,4 @@
-"""What a server needs to ask the base model: the chat template it was trained with, and what ends an answer."""
+"""What a server needs to prompt the model as in training: the chat template, and what ends an answer."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from lorapar.store import write_atomically
 
 
 def template_arguments(registry: Registry, versions: Sequence[Version]) -> tuple[str, ...]:
-    """`--chat-template` with a copy of the template on this machine, where it is not the base model's own.
+    """`--chat-template` with a local copy of the template, where it is not the base model's own.
 
-    Raises BadInputError where the versions have unlike templates: a server has one.
+    Raises BadInputError where the versions have different templates: a server has only one.
     """
     templates = {str(version): _template(registry, version) for version in versions}
     if len(set(templates.values())) > 1:
@@ -38,7 +38,7 @@ def _template(registry: Registry, version: Version) -> bytes:
 
 
 def candidate_notes(registry: Registry, served: Version, candidates: Sequence[Version]) -> tuple[str, ...]:
-    """Candidates that this server would ask by another template than they were trained with."""
+    """Notes about candidates that were trained with another template than the server's."""
     unlike = [one for one in candidates if _template(registry, one) != _template(registry, served)]
     return tuple(
         f"{one} was trained with another chat template than {served}: give it a server of its own" for one in unlike
@@ -46,7 +46,7 @@ def candidate_notes(registry: Registry, served: Version, candidates: Sequence[Ve
 
 
 def ending_notes(registry: Registry, versions: Sequence[Version]) -> tuple[str, ...]:
-    """What ends the answers of these versions, where the base model's settings do not say it."""
+    """Notes about what ends the answers of these versions, where the base model's settings do not say so."""
     ends = {version.name: stop_words(lineage_of(registry, version).get("serving", {})) for version in versions}
     texts = {version.name: stop_strings(lineage_of(registry, version).get("serving", {})) for version in versions}
     return tuple(

@@ -1,4 +1,4 @@
-"""Texts out of requests and answers of OpenAI's API: what was asked, and what was answered, streamed or whole."""
+"""Extract questions and answers from requests and responses of OpenAI's API, streamed or whole."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 ROLES = frozenset({"system", "developer", "user", "assistant", "tool"})
-"""Those of OpenAI's API."""
+"""The roles of OpenAI's API."""
 
 
 @dataclass(frozen=True)
@@ -17,18 +17,18 @@ class Assembled:
 
     text: str
     finish_reason: str | None
-    """Why it ended, as the server says: `stop`, `length`; None where it does not say."""
+    """The server's reason for the end: `stop`, `length`; None where it gives none."""
 
 
 def assembled(body: bytes) -> Assembled | None:
-    """The first choice of an answer, streamed or whole; None where it holds no text, calls a tool or holds an error."""
+    """The first choice of an answer, streamed or whole; None where it has no text, calls a tool or has an error."""
     text = body.decode("utf-8", errors="replace")
     # Not splitlines: JSON strings may hold other line separators, such as U+2028.
     streamed = [line[5:].strip() for line in text.split("\n") if line.startswith("data:")]
     parts, ended = [], None
     for part in streamed or [text]:
         event = _object(part) if part != "[DONE]" else {}
-        if event.get("error"):  # what a server sends where it breaks down in mid-stream, with status 200
+        if event.get("error"):  # what a server sends, with status 200, where it fails in mid-stream
             return None
         choice = _first_choice(event)
         if choice is None:
@@ -48,7 +48,7 @@ def answer_of(body: bytes) -> str | None:
 
 
 def question_of(request: Mapping[str, Any]) -> str:
-    """The last thing a person said in a chat request, or the prompt of a completion; empty where there is no text."""
+    """The last user message of a chat request, or the prompt of a completion; empty where there is no text."""
     messages = request.get("messages")
     if isinstance(messages, list):
         asked = (one for one in reversed(messages) if isinstance(one, dict) and one.get("role") == "user")
@@ -57,7 +57,7 @@ def question_of(request: Mapping[str, Any]) -> str:
 
 
 def texts_of(request: Mapping[str, Any], endpoint: str) -> list[tuple[str, str]] | None:
-    """(role, text) of each message, or the prompt as the user's; None where a part of it is no text, or a role none."""
+    """(role, text) of each message, or the prompt as the user's; None where a part is no text or a role is unknown."""
     if endpoint == "completion":
         prompt = request.get("prompt")
         return [("user", prompt)] if isinstance(prompt, str) and prompt.strip() else None
@@ -68,7 +68,7 @@ def texts_of(request: Mapping[str, Any], endpoint: str) -> list[tuple[str, str]]
     for one in messages:
         if not isinstance(one, dict) or one.get("tool_calls"):
             return None
-        # A role is not redacted, so it must be one: a server takes any text for it.
+        # Roles are not redacted, so only known ones pass: a server accepts any text as a role.
         if not isinstance(one.get("role"), str) or one["role"] not in ROLES:
             return None
         text = _whole_text(one.get("content"))
@@ -79,7 +79,7 @@ def texts_of(request: Mapping[str, Any], endpoint: str) -> list[tuple[str, str]]
 
 
 def _whole_text(content: Any) -> str | None:
-    """The text of a content, its parts on lines of their own as vLLM puts them; None where one is no text."""
+    """The text of a content, each part on its own line as in vLLM; None where a part is no text."""
     if isinstance(content, list):
         parts = [_part(one) for one in content]
         texts = [part for part in parts if part is not None]
@@ -88,7 +88,7 @@ def _whole_text(content: Any) -> str | None:
 
 
 def _part(one: Any) -> str | None:
-    """The text of a part; None for a picture, a sound, or what is beside a text."""
+    """The text of a part; None for an image, a sound, or a part with more than text."""
     if isinstance(one, dict):
         text = one.get("text") if one.get("type", "text") == "text" else None
         return text if isinstance(text, str) else None

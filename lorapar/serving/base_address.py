@@ -1,4 +1,4 @@
-"""Whether the base model that another server fetches from an address is the one that an adapter was trained on."""
+"""Check whether the base model at an address, which another server fetches, is the one an adapter was trained on."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _HUB = "hf://"
 
 
 def compare_address(base: ModelConfig, uri: str) -> Compared:
-    """Compare what is at `s3://…` or `hf://NAME:REVISION` with the base that a lineage names.
+    """Compare the model at `s3://…` or `hf://NAME:REVISION` with the base that a lineage names.
 
-    Nothing can look into a claim or an image from here; what cannot be told is unknown, and says why.
+    A claim or an image cannot be read from here; then the result is unknown, with the reason.
     """
     if base.digest is None:
         return Compared("same")
@@ -44,7 +44,7 @@ def _with_commit(base: ModelConfig, given: str) -> Compared:
 
 
 def _with_tree(base: ModelConfig, tree: RemoteTree) -> Compared:
-    """A mirror by its manifest, a folder that another tool put there by the listing that its digest was made of."""
+    """Compare a mirror by its manifest, and a folder of another tool by the listing that gave its digest."""
     found = f"digest {tree.digest}"
     if tree.digest == base.digest:
         return Compared("same", found)

@@ -1,9 +1,9 @@
-"""Whether a base model is the one that an adapter was trained on, wherever the two are.
+"""Check whether a base model is the one that an adapter was trained on, wherever the two are.
 
-A lineage names its base by a digest. For a folder, and for a bucket that lorapar filled, it is one of the files' names
-and bytes, so a folder anywhere can be compared with it. For a model of the hub it stands for a commit, which a folder
-shows where it is a mirror or lies in the hub's own cache. Where the base itself is on this machine, the same tensors in
-other files are the same base, with the same tokenizer and chat template; elsewhere nothing tells them, and a person
+A lineage names its base by a digest. For a folder, and for a bucket that lorapar filled, it is a digest of the files'
+names and bytes, so it can be compared with any folder. For a model of the hub the digest stands for a commit; a mirror
+or the hub's own cache shows that commit. If the base itself is on this machine, the same tensors in other files count
+as the same base, given the same tokenizer and chat template. Otherwise such a base cannot be recognised, and a person
 says `--other-base`.
 """
 
@@ -30,7 +30,7 @@ from lorapar.store import NotFoundError, file_sha256, open_store, read_manifest
 from lorapar.store.copy import find_tree
 
 ANY = "any"
-"""In the place of a digest: the base is not compared, because the settings say so."""
+"""Given in place of a digest: do not compare the base."""
 _WRITTEN_BY = ("transformers_version", "_name_or_path")
 _PART_BYTES = 1 << 24
 REMEDY = "serve the base it was trained on"
@@ -38,15 +38,15 @@ REMEDY = "serve the base it was trained on"
 
 @dataclass(frozen=True)
 class Compared:
-    """What comparing a folder with a base came to."""
+    """The result of comparing a folder with a base."""
 
     found: Literal["same", "other", "unknown"]
     is_there: str = ""
-    """What identifies the folder, or why nothing does."""
+    """What identifies the folder, or why it has no identity."""
 
 
 def base_of(registry: Registry, version: Version) -> ModelConfig:
-    """The base model a version was made for: by its lineage, or else by its adapter_config.json."""
+    """The base model a version was made for, from its lineage or else its adapter_config.json."""
     try:
         return _base_in(registry.read_json_file(version, LINEAGE_FILE)["base"])
     except NotFoundError:
@@ -55,12 +55,12 @@ def base_of(registry: Registry, version: Version) -> ModelConfig:
 
 
 def is_on_hub(base: ModelConfig) -> bool:
-    """Whether a base is the hub's: one without a commit whose digest is known was a folder when it was trained on."""
+    """Whether a base is from the hub: a base with a digest but no commit was a folder at training time."""
     return kind_of(base) is Kind.HUB and (base.revision is not None or base.digest is None)
 
 
 def base_text(base: ModelConfig) -> str:
-    """A base as messages name it."""
+    """The base's name in messages."""
     revision = f"@{base.revision}" if base.revision else ""
     return f"'{base.name}{revision}'" + (f" (digest {base.digest})" if base.digest else "")
 
@@ -68,10 +68,10 @@ def base_text(base: ModelConfig) -> str:
 def compare(base: ModelConfig, folder: Path) -> Compared:
     """Compare a folder with the base that a lineage names; reads every byte of the folder."""
     if base.digest is None:
-        return Compared("same")  # an adapter made elsewhere: there is nothing to compare with
+        return Compared("same")  # an adapter made elsewhere has nothing to compare with
     try:
         digests = _digests(folder)
-    except IntegrityError as error:  # of a mirror; a run refuses to be trained on such a one
+    except IntegrityError as error:  # of a mirror; a run refuses to train on such a folder
         return Compared("other", str(error))
     except LoraparError as error:
         return Compared("unknown", str(error))
@@ -85,7 +85,7 @@ def compare(base: ModelConfig, folder: Path) -> Compared:
 
 
 def _digests(folder: Path) -> tuple[str, ...]:
-    """Identities of a folder's files: as it is, and without the manifest of a mirror."""
+    """Digests of a folder's files, with and without the manifest of a mirror."""
     whole = str(resolve_model(ModelConfig(name=str(folder.expanduser().absolute()))).digest)
     try:
         manifest = read_manifest(folder)
@@ -97,9 +97,9 @@ def _digests(folder: Path) -> tuple[str, ...]:
 
 
 def _with_bucket(base: ModelConfig, folder: Path, found: str) -> Compared:
-    """By the manifest of a mirror, and by what its text files say where their bytes differ.
+    """Compare by the manifest of a mirror, and by the content of its text files where their bytes differ.
 
-    A bucket that another tool filled is known by its listing, which no folder has.
+    The digest of a bucket that another tool filled comes from its listing, which no folder has.
     """
     try:
         tree = find_tree(open_store(base.name))
@@ -119,7 +119,7 @@ def _with_bucket(base: ModelConfig, folder: Path, found: str) -> Compared:
 
 
 def _with_commit(base: ModelConfig, folder: Path) -> Compared | None:
-    """By what a mirror's manifest or the hub's own cache says of the folder; None where neither does."""
+    """Compare by the commit in a mirror's manifest or the hub's own cache; None where neither names one."""
     wanted, found = f"{base.name}@{base.revision}", ""
     try:
         kind = read_manifest(folder).kind
@@ -134,7 +134,7 @@ def _with_commit(base: ModelConfig, folder: Path) -> Compared | None:
 
 
 def _with_files(base: ModelConfig, folder: Path, found: str) -> Compared:
-    """By the files of the base itself, where this machine has it already."""
+    """Compare with the files of the base itself, if they are on this machine."""
     own = _here(base)
     if own is None:
         return Compared("unknown", f"{base.name} is not on this machine to compare it with")
@@ -145,7 +145,7 @@ def _with_files(base: ModelConfig, folder: Path, found: str) -> Compared:
 
 
 def _by_text(own: Path, folder: Path, found: str) -> Compared:
-    """Of the same weights: whether they are asked in the same words."""
+    """Whether two folders with the same weights also have the same tokenizer and template."""
     try:
         unlike = unlike_text(own, folder)
     except (OSError, LoraparError) as error:
@@ -154,7 +154,7 @@ def _by_text(own: Path, folder: Path, found: str) -> Compared:
 
 
 def same_weights(left: Path, right: Path) -> bool:
-    """Whether two model folders hold the same tensors and settings, in however many files each."""
+    """Whether two model folders hold the same tensors and settings, in any number of files."""
     sides = [tuple(sorted(folder.glob("*.safetensors"))) for folder in (left, right)]
     try:
         if _settings(left) != _settings(right) or _headers(sides[0]) != _headers(sides[1]):
@@ -165,12 +165,12 @@ def same_weights(left: Path, right: Path) -> bool:
 
 
 def _settings(folder: Path) -> dict[str, Any]:
-    """config.json without what only says who has written it."""
+    """config.json without the keys that only name the program that wrote it."""
     return {key: value for key, value in read_object(folder / "config.json").items() if key not in _WRITTEN_BY}
 
 
 def _headers(files: tuple[Path, ...]) -> dict[str, Any]:
-    """(dtype, shape) of each tensor: cheap to read, and mostly enough to tell two models apart."""
+    """(dtype, shape) of each tensor: cheap to read, and mostly enough to distinguish two models."""
     return {name: (one["dtype"], one["shape"]) for file in files for name, one in _header(file)[0].items()}
 
 
@@ -199,7 +199,7 @@ def _sha256(opened: BinaryIO, size_bytes: int) -> str:
 
 
 def _header(file: Path) -> tuple[dict[str, Any], int]:
-    """What a safetensors file says of its tensors, and where their bytes begin (huggingface/safetensors, "Format")."""
+    """The header of a safetensors file, and where the tensors' bytes begin (huggingface/safetensors, "Format")."""
     with file.open("rb") as opened:
         size_bytes = int.from_bytes(opened.read(8), "little")
         if size_bytes > file.stat().st_size:
@@ -210,7 +210,7 @@ def _header(file: Path) -> tuple[dict[str, Any], int]:
 
 
 def _is_weights(name: str) -> bool:
-    """Whether a file decides what the model computes; a README more or less does not."""
+    """Whether a file affects what the model computes; a README does not."""
     return name == "config.json" or name.endswith(".safetensors")
 
 
@@ -219,7 +219,7 @@ def _holds(folder: Path, wanted: dict[str, str]) -> bool:
 
 
 def _here(base: ModelConfig) -> Path | None:
-    """The folder of the base on this machine, as it was trained on; nothing is downloaded."""
+    """The folder of the base on this machine, unchanged since training; downloads nothing."""
     from lorapar.basemodel.hub import cached_snapshot
 
     try:
@@ -233,7 +233,7 @@ def _here(base: ModelConfig) -> Path | None:
 
 
 def require_same(version: object, base: ModelConfig, folder: Path) -> str:
-    """Raise IntegrityError where a folder is another base than a version's; returns why that is unknown, or ''."""
+    """Raise IntegrityError where a folder is not a version's base; returns why that is unknown, or ''."""
     compared = compare(base, folder)
     if compared.found == "other":
         raise IntegrityError(
@@ -245,7 +245,7 @@ def require_same(version: object, base: ModelConfig, folder: Path) -> str:
 
 
 def refuse_unequal_answers(folder: Path) -> None:
-    """Raise BadInputError for a base whose adapters vLLM answers with otherwise than PEFT does."""
+    """Raise BadInputError for a base with whose adapters vLLM gives other answers than PEFT."""
     try:
         kind = read_json(folder / "config.json").get("model_type")
     except LoraparError:
@@ -258,7 +258,7 @@ def refuse_unequal_answers(folder: Path) -> None:
 
 
 def refuse_unequal_answers_of_hub(name: str, revision: str | None) -> None:
-    """As `refuse_unequal_answers`, of a hub model whose settings the hub's cache here has; asks nobody else."""
+    """Like `refuse_unequal_answers`, for a hub model whose settings are in the local cache; downloads nothing."""
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 
@@ -271,7 +271,7 @@ def refuse_unequal_answers_of_hub(name: str, revision: str | None) -> None:
 
 
 def cached_folder_of_hub(name: str, revision: str | None = None) -> Path | None:
-    """The folder of a hub model in the hub's cache of this machine, named by its commit; nothing is downloaded."""
+    """The folder of a hub model in this machine's cache, named by its commit; downloads nothing."""
     from huggingface_hub.utils import validate_repo_id
 
     from lorapar.basemodel.hub import cached_snapshot
@@ -284,10 +284,10 @@ def cached_folder_of_hub(name: str, revision: str | None = None) -> Path | None:
 
 
 class ServedBase:
-    """What a running server knows of its base model: its name, and its identity as far as that is known."""
+    """What a running server knows about its base model: its name, and its identity if known."""
 
     def __init__(self, name: str = "", digest: str = "", model: str = "", revision: str | None = None) -> None:
-        """Of vLLM's `--model` and `--revision`; `digest` is the identity that was compared before, or `ANY`."""
+        """From vLLM's `--model` and `--revision`; `digest` is the identity that was compared before, or `ANY`."""
         self.name = name
         self._digest = digest
         self._model = Path(model) if model and Path(model).is_dir() else None
@@ -297,9 +297,9 @@ class ServedBase:
         self._compared: dict[str, Compared] = {}
 
     def refuse_other(self, version: str, folder: Path) -> None:
-        """Refuse a downloaded version.
+        """Refuse a downloaded version of another base.
 
-        Raises IntegrityError where its lineage names another identity than the server's, and BadInputError as
+        Raises IntegrityError where its lineage names another identity than the server's, and BadInputError like
         `refuse_unequal_answers`.
         """
         if self._model is not None:
@@ -322,7 +322,7 @@ class ServedBase:
             )
 
     def _compare_with_hub(self, base: ModelConfig) -> Compared:
-        """With the commit that vLLM was told, or has found behind its branch and downloaded by now."""
+        """Compare with the commit that vLLM was given, or that it has downloaded for its branch by now."""
         commit, folder = hub_commit(self._revision), None
         if self._hub and commit is None:
             folder = cached_folder_of_hub(self._hub, self._revision)
@@ -334,7 +334,7 @@ class ServedBase:
         return self._compare(base, folder) if folder else Compared("unknown")
 
     def _compare(self, base: ModelConfig, folder: Path) -> Compared:
-        """Every byte of a folder is read once for each base that versions name, mostly one."""
+        """Reads every byte of a folder once for each base that versions name, mostly one."""
         with self._lock:
             known = f"{base.name}@{base.revision}/{base.digest}"
             if known not in self._compared:

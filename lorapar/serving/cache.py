@@ -1,4 +1,4 @@
-"""Versions on this machine's disk: downloaded aside, verified, renamed; never changed afterwards."""
+"""Versions on this machine's disk: downloaded to a scratch folder, verified, renamed, and never changed afterwards."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class AdapterCache:
     """Downloaded versions below one folder, as `<name>/<version>/`; several processes may share it.
 
     vLLM 0.32 does not compare `base_model_name_or_path` with its own model when it loads an adapter (only its file
-    system resolver does), so an adapter of another base would load wherever shapes fit. Name and identity are compared
-    here.
+    system resolver does), so an adapter of another base would load wherever shapes fit. So this class compares name and
+    identity.
     """
 
     def __init__(self, registry: Registry, folder: Path, base: ServedBase | None = None) -> None:
@@ -29,14 +29,15 @@ class AdapterCache:
         self.base = base or ServedBase()
 
     def fetch(self, name: str, number: int, *, digest: str | None = None) -> Path:
-        """The folder of a version, whole and verified.
+        """The folder of a version, complete and verified.
 
         Args:
-            digest: what an alias says the version's digest is; another one is refused.
+            digest: the version's digest according to an alias; another one is refused.
 
-        Raises BadInputError for a version that is not there or made for another base model, IntegrityError for bytes
-        that are not what was published or, where trusted keys are set, a version that none of them has signed, and
-        UnreachableError where the registry does not answer and is needed: for what is not here, and for signatures.
+        Raises BadInputError for a version that does not exist or was made for another base model. Raises IntegrityError
+        for bytes that differ from those published, or, where trusted keys are set, for a version that none of them
+        signed. Raises UnreachableError where the registry does not answer and is needed: for a download or for
+        signatures.
         """
         folder = self.folder / name / str(number)
         with storage_errors(folder):
@@ -45,7 +46,7 @@ class AdapterCache:
                 found = self._verified(folder)
                 if found is None:
                     found = self._pulled(name, number, folder)
-                else:  # perhaps from before keys were asked for, or by a key that is no longer trusted
+                else:  # perhaps from before keys were required, or signed by a key that is no longer trusted
                     require_trusted(self.registry.store, Version(name=name, number=number, digest=found))
         if digest is not None and found != digest:
             raise IntegrityError(
@@ -55,7 +56,7 @@ class AdapterCache:
         return folder
 
     def prune(self, name: str, keep: frozenset[int], spare: int) -> list[int]:
-        """Remove downloaded versions of `name` but those in `keep` and the `spare` latest used; returns what went."""
+        """Remove downloaded versions of `name` except `keep` and the `spare` latest used; returns the removed ones."""
         folders = [path for path in (self.folder / name).glob("*") if path.name.isdigit() and path.is_dir()]
         idle = [path for path in folders if int(path.name) not in keep]
         idle.sort(key=lambda path: path.stat().st_mtime, reverse=True)
@@ -64,7 +65,7 @@ class AdapterCache:
         return sorted(int(path.name) for path in idle[spare:])
 
     def _verified(self, folder: Path) -> str | None:
-        """Digest of a version that is here and as it was; a damaged one is forgotten, to be downloaded again."""
+        """Digest of a downloaded, intact version; removes a damaged one, so that it is downloaded again."""
         if not folder.is_dir():
             return None
         try:
@@ -72,7 +73,7 @@ class AdapterCache:
         except IntegrityError:
             shutil.rmtree(folder, ignore_errors=True)
             return None
-        make_young(folder)  # what `prune` takes for its last use
+        make_young(folder)  # `prune` reads this as its last use
         return digest
 
     def _pulled(self, name: str, number: int, folder: Path) -> str:

@@ -1,8 +1,7 @@
-"""Keep a share of requests and answers, where the settings ask for it; the thread behind makes and writes the rows.
+"""Keep a share of requests and answers, where the settings ask for it; a thread makes and writes the rows.
 
-What a request costs here: a digest of its id, and the bytes of its answer kept until it has ended. Reading and
-redacting them is the thread's work (`lorapar.capture.writer`), and whatever fails there is a line in the log and a
-number in the metrics.
+A request costs a digest of its id here, and its answer's bytes are kept until it has ended. A thread reads and redacts
+them (`lorapar.capture.writer`); its failures appear in the log and in the metrics.
 """
 
 from __future__ import annotations
@@ -29,22 +28,22 @@ from lorapar.serving.settings import CAPTURE, ServingSettings, capture_config
 from lorapar.store import open_store
 
 REQUEST_ID_HEADER = "x-request-id"
-"""In the answer to every request of an adapter while capture is on: what a person names who wants it deleted."""
+"""A header of every adapter's answer while capture is on: the id that a person gives to have the request deleted."""
 CONSENT_HEADER = "x-lorapar-capture"
-"""`no` in a request or in feedback: it is not kept; `yes`: it may be, where the settings ask for consent."""
+"""A header of a request or of feedback. `no`: do not keep it; `yes`: consent, where the settings ask for it."""
 FEEDBACK = "/v1/feedback"
 LONGEST_BYTES = 4 << 20
-"""Of a request, and of an answer as the server sends it, whose every token may be an event of 300 bytes."""
+"""Limits of a request, and of an answer as the server sends it, where each token may be an event of 300 bytes."""
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{7,127}")
 _YES = frozenset({"yes", "true", "on", "1"})
 _WHOLE = frozenset({"stop", "length"})
-"""How an answer ends that is kept; others were broken off (`abort`, `error`, none at all) or call something."""
+"""Ends of answers that are kept; others broke off (`abort`, `error`, none) or call a tool."""
 _COMPLETIONS = ("/chat/completions", "/completions")
 
 
 @dataclass(frozen=True)
 class Exchange:
-    """A request that was answered, as it came and went."""
+    """An answered request, with the bytes of question and answer."""
 
     request_id: str
     served: Served
@@ -56,7 +55,7 @@ class Exchange:
 
 @dataclass(frozen=True)
 class Remark:
-    """What a person said of an answer, as it came."""
+    """Feedback about an answer, as it arrived."""
 
     request_id: str
     good: bool | None
@@ -66,11 +65,11 @@ class Remark:
 
 @dataclass(frozen=True)
 class Taken:
-    """A request while it is answered."""
+    """A request that is being answered."""
 
     request_id: str
     kept_bytes: int
-    """Longest answer that is kept; 0: it does not belong to the share, or is not to be kept."""
+    """The longest answer that is kept; 0: the request is not in the share, or must not be kept."""
     body_bytes: int = 0
 
 
@@ -84,7 +83,7 @@ class Capturing:
 
     @classmethod
     def of(cls, settings: ServingSettings) -> Capturing | None:
-        """None where the settings name none; raises BadInputError for what is wrong with them."""
+        """None where the settings ask for no capture; raises BadInputError for wrong settings."""
         if not settings.capture:
             return None
         config = capture_config(settings)
@@ -94,7 +93,7 @@ class Capturing:
         return cls(config, Capture(open_store(config.address or settings.registry), config.name))
 
     def take(self, scope: Scope, served: Served, body_bytes: int) -> Taken:
-        """Give a request its id, and decide whether it is kept: the same on every replica for the same id."""
+        """Give a request its id, and decide whether to keep it: equally on every replica for the same id."""
         given = header_value(scope, REQUEST_ID_HEADER) or ""
         request_id = given if _ID.fullmatch(given) else uuid.uuid4().hex
         wanted = scope["path"].rstrip("/").endswith(_COMPLETIONS) and self._is_of(served)
@@ -109,7 +108,7 @@ class Capturing:
         return Taken(request_id, LONGEST_BYTES, body_bytes)
 
     def see(self, taken: Taken, served: Served, scope: Scope, request: Mapping[str, Any], answer: bytes | None) -> None:
-        """Hand a request that has ended to the thread; without a whole, good answer nothing is kept of it."""
+        """Pass a request that has ended to the thread; keeps nothing without a complete, successful answer."""
         if not taken.kept_bytes:
             return
         if answer is None:
@@ -121,9 +120,9 @@ class Capturing:
         self.writer.offer(exchange, len(answer) + taken.body_bytes)
 
     def remark(self, scope: Scope, body: Mapping[str, Any]) -> str | None:
-        """Take what a person says of an answer; returns what is wrong with it, in one line.
+        """Take feedback about an answer; returns what is wrong with it, in one line.
 
-        It is kept by the same share and the same consent as a request: a better answer is a text like any other.
+        It follows the same share and consent as a request: a better answer is a text like any other.
         """
         request_id, good, answer = body.get("request_id"), body.get("good"), body.get("answer")
         if not isinstance(request_id, str) or not _ID.fullmatch(request_id):
@@ -148,7 +147,7 @@ class Capturing:
         return not wanted or served.name in wanted or f"{served.name}@{served.alias}" in wanted
 
     def _consents(self, scope: Scope) -> bool:
-        """Anything but a yes is a no: who sends the header has an opinion. Of several, one that is a no decides."""
+        """Whether a request may be kept. Any value except yes means no; of several values, one no decides."""
         consents = header_values(scope, CONSENT_HEADER)
         return all(one.lower() in _YES for one in consents) if consents else self.config.consent == "opt_out"
 
@@ -156,7 +155,7 @@ class Capturing:
         metrics.CAPTURED.labels(self.config.name, outcome).inc(number)
 
     def _row(self, item: Exchange | Remark) -> CapturedRequest | Feedback | None:
-        """The thread's work: read, redact; None where there is nothing to keep."""
+        """The thread's work: read and redact; None where there is nothing to keep."""
         if isinstance(item, Remark):
             return self._feedback(item)
         messages, answer = texts_of(item.request, item.endpoint), assembled(item.answer)
@@ -212,11 +211,11 @@ class Capturing:
 
 
 def _storable(text: str) -> str:
-    """The text as UTF-8 can hold it: JSON may name half a surrogate pair, which no file takes."""
+    """The text as valid UTF-8: JSON may hold half a surrogate pair, which no file takes."""
     return text.encode("utf-8", "replace").decode()
 
 
 def in_share(request_id: str, share: float) -> bool:
-    """Whether a request belongs to the share: the same everywhere, and a larger share holds every smaller one."""
+    """Whether a request is in the share: equally on every replica, and a larger share contains every smaller one."""
     digest = hashlib.sha256(f"capture\n{request_id}".encode()).digest()
     return int.from_bytes(digest[:8]) < share * 2**64

@@ -1,4 +1,4 @@
-"""The exact command that serves adapters of a registry with vLLM, worked out from what their aliases name now."""
+"""The exact command that serves adapters of a registry with vLLM, derived from what their aliases name now."""
 
 from __future__ import annotations
 
@@ -30,21 +30,21 @@ from lorapar.serving.settings import ServingSettings, capture_config, compact_te
 from lorapar.store import NotFoundError
 
 MIDDLEWARE = "lorapar.serving.middleware.AdapterMiddleware"
-# Not `vllm serve`: that one asks for the version of a package named vllm, which the CPU build is not.
+# Not `vllm serve`: it looks up the version of a package named vllm, and the CPU build has another name.
 _PROGRAM = ("python", "-m", "vllm.entrypoints.openai.api_server")
 
 
 @dataclass(frozen=True)
 class ServerCommand:
-    """A vLLM server: what its environment needs besides what is there, and its arguments from `python` on."""
+    """A vLLM server: variables to add to its environment, and its arguments from `python` on."""
 
     environment: dict[str, str]
     arguments: tuple[str, ...]
     notes: tuple[str, ...] = ()
-    """What was left out, and why, and what else a person should know."""
+    """What was left out and why, and other notes for a person."""
 
     def __str__(self) -> str:
-        """As a person types it into a shell: variables first, one option a line."""
+        """The command for a shell: variables first, one option on each line."""
         variables = [f"{name}={shlex.quote(value)}" for name, value in self.environment.items()]
         words = [" ".join(_PROGRAM)]
         for argument in self.arguments[len(_PROGRAM) :]:
@@ -57,12 +57,12 @@ class ServerCommand:
 
 @dataclass(frozen=True)
 class _Base:
-    """A base model as the server's arguments name it, and as the adapters' files do."""
+    """A base model as the server's arguments and the adapters' files name it."""
 
     public: str
     arguments: tuple[str, ...]
     digest: str = ""
-    """Its identity, for the server to compare later versions with."""
+    """Its identity, with which the server compares later versions."""
     notes: tuple[str, ...] = ()
     renamed: bool = True
     """Whether vLLM's --model is not the public name."""
@@ -80,11 +80,11 @@ def server_command(
     """The server for some adapters of one base model.
 
     Args:
-        names: NAME for what `production` names, NAME@ALIAS for another alias.
+        names: NAME for the version that `production` names, NAME@ALIAS for another alias.
         model: a local copy of the base model, where the server should not fetch it.
-        extra: further arguments of vLLM; they come last, and so win over those worked out here.
-        other_base: serve over a base whose identity is another, or cannot be told.
-        capture: what is kept of requests and answers, as text or file; empty: as the environment says.
+        extra: further arguments of vLLM; they come last, and so override those derived here.
+        other_base: serve over a base with another or an unknown identity.
+        capture: the settings of capture, as text or file; empty: from the environment.
 
     Raises BadInputError for a name that is no alias of the registry, adapters of different base models, and ranks that
     vLLM does not serve; IntegrityError where the base is not the one that a version was trained on.
@@ -122,7 +122,7 @@ def server_command(
 
 
 def _capture(settings: ServingSettings) -> str:
-    """What is kept, in one line; its rules are compiled where the package for that is."""
+    """The settings of capture in one line; checks their rules if the package for that is installed."""
     if not settings.capture:
         return ""
     config = capture_config(settings, "--capture")
@@ -132,7 +132,7 @@ def _capture(settings: ServingSettings) -> str:
 
 
 def _refuse_replaced(extra: Sequence[str]) -> None:
-    """The base is compared with what the adapters were trained on, so it is not replaced behind that."""
+    """Refuse options that would replace the base after it was compared with the adapters' base."""
     for argument in extra:
         option = argument.partition("=")[0]
         if option in ("--model", "--revision"):
@@ -153,14 +153,14 @@ def _refuse_versions(names: Sequence[str]) -> None:
 
 
 def _lora_arguments(registry: Registry, settings: ServingSettings, versions: Sequence[Version]) -> tuple[str, ...]:
-    """Room for every alias, and for one version more of each adapter: the next, while the last one still answers."""
+    """Slots for every alias, and one more for each adapter: the next version loads while the last one still answers."""
     ranks = [served_rank(registry, version) for version in versions]
     slots = len(settings.references) + len(settings.names)
     return ("--enable-lora", "--max-lora-rank", str(max(ranks)), "--max-loras", str(slots))
 
 
 def _candidates(registry: Registry, names: Iterable[str]) -> tuple[list[Version], tuple[str, ...]]:
-    """Candidates that may be served later, and a line about damaged ones that get no requests now.
+    """Candidates that may be served later, and notes about damaged ones that get no requests now.
 
     Raises IntegrityError for a damaged one that has a share of the requests.
     """
@@ -180,7 +180,7 @@ def _candidates(registry: Registry, names: Iterable[str]) -> tuple[list[Version]
 
 
 def served_rank(registry: Registry, version: Version) -> int:
-    """The least --max-lora-rank that serves a version; raises BadInputError where vLLM has none."""
+    """The smallest --max-lora-rank that serves a version; raises BadInputError where vLLM has none."""
     config = registry.read_json_file(version, CONFIG_FILE)
     if (refused := not_served(kind_of_peft(config))) is not None:
         raise BadInputError(f"{version} {refused}; load it with PEFT, or ask it with `lorapar ask`")
@@ -192,7 +192,7 @@ def served_rank(registry: Registry, version: Version) -> int:
 
 
 def _base(registry: Registry, versions: Sequence[Version], model: Path | None, *, compared: bool) -> _Base:
-    """The base model that all the versions were made for, and that is in `model`; raises as `server_command`."""
+    """The base model that all the versions were made for and that is in `model`; raises like `server_command`."""
     made_for = {str(version): base_of(registry, version) for version in versions}
     identities = {(base.name, base.revision, base.digest) for base in made_for.values()}
     if len({base.name for base in made_for.values()}) > 1 or (compared and len(identities) > 1):
@@ -201,7 +201,7 @@ def _base(registry: Registry, versions: Sequence[Version], model: Path | None, *
     which, base = next(iter(made_for.items()))
     digest = (base.digest or "") if compared else ANY
     if model is not None and str(model) == base.name and is_on_hub(base) and not model.is_dir():
-        model = None  # the base by its own name, so at the commit that was trained on
+        model = None  # the base by its own name, at the commit it was trained on
     if model is None and is_on_hub(base):
         refuse_unequal_answers_of_hub(base.name, base.revision)
         pinned = ("--revision", base.revision) if base.revision else ()
@@ -221,7 +221,7 @@ def _base(registry: Registry, versions: Sequence[Version], model: Path | None, *
                 if unknown
                 else ()
             )
-        else:  # of the server's own machine or the hub; without an identity here the server looks at it itself
+        else:  # on the server's machine or the hub; without an identity here the server compares it itself
             digest = ""
             notes = (
                 f"'{named}' is not on this machine: where the server runs it is compared with the base model "
@@ -239,7 +239,7 @@ def _own_folder(which: str, base: ModelConfig, *, compared: bool) -> Path:
 
 
 def _other_candidates(registry: Registry, base: _Base, waiting: Iterable[Version]) -> Iterable[str]:
-    """Candidates that the server will not load, since they were trained on another base."""
+    """Notes about candidates that the server will not load, since they were trained on another base."""
     for version in waiting:
         own = base_of(registry, version)
         differs = own.digest and base.digest not in ("", ANY, own.digest)

@@ -1,9 +1,9 @@
 """Fix vLLM's LoRA on the CPU: requests for the base model got the weights of the last adapter slot.
 
 vLLM marks tokens without an adapter with the index -1. Its GPU kernels skip them; the PyTorch operators of the CPU use
--1 as an index and so take the last slot (vLLM 0.32; proposed fix: vllm-project/vllm pull request 48421). A slot more
-than adapters hides that only until the slots have been used up: `/v1/unload_lora_adapter` of vLLM 0.32 forgets the
-name but leaves the weights in their slot.
+-1 as an index and so take the last slot (vLLM 0.32; proposed fix: vllm-project/vllm pull request 48421). One slot more
+than adapters hides this only until all slots have been used: `/v1/unload_lora_adapter` of vLLM 0.32 forgets the name
+but leaves the weights in their slot.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _PATCHED = "_lorapar_patched"
 def patch_cpu_lora() -> bool:
     """Make the CPU operators add nothing where a token has no adapter; returns whether they are fixed now.
 
-    Only the first half of a LoRA (`bgmv_shrink`, x times A) needs it: where its result is zero, so is all after it.
+    Only the first half of a LoRA (`bgmv_shrink`, x times A) needs the fix: where its result is zero, so is the rest.
     Safe to call again; False where this vLLM does not have the operators.
     """
     try:

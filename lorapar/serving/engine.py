@@ -1,4 +1,4 @@
-"""Loading and unloading in vLLM, by its own endpoints, called inside the process and never over the network."""
+"""Load and unload adapters in vLLM by its own endpoints, called inside the process and never over the network."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lorapar.serving.asgi import App, Message, Scope, header, header_value
 
 logger = logging.getLogger(f"vllm.{__name__}")
 LOAD, UNLOAD, MODELS = "/v1/load_lora_adapter", "/v1/unload_lora_adapter", "/v1/models"
-# Those, and the two that the hosting standard of SageMaker adds to a vLLM server for the same purpose.
+# Also the two that SageMaker's hosting standard adds to a vLLM server for the same purpose.
 _ADMIN_ENDINGS = ("/load_lora_adapter", "/unload_lora_adapter", "/adapters")
 
 
@@ -26,18 +26,18 @@ def is_admin(path: str) -> bool:
 
 
 class EngineError(UnreachableError):
-    """vLLM refused to load or unload; the message is its own."""
+    """vLLM refused to load or unload; the message is vLLM's."""
 
 
 class Engine:
-    """The application behind the middleware, spoken to as a client would."""
+    """The application behind the middleware, called like a client calls it."""
 
     def __init__(self, app: App) -> None:
         self._app = app
         self._outer: Any = None
 
     def meet(self, scope: Scope) -> None:
-        """Learn from any request which application this is; its routes look for themselves in every request."""
+        """Take the application from a request: vLLM's routes read it there too."""
         if self._outer is None:
             self._outer = scope.get("app")
 
@@ -47,7 +47,7 @@ class Engine:
 
     @property
     def base_model(self) -> str:
-        """vLLM's --model; empty where it does not say."""
+        """vLLM's --model; empty where it is unknown."""
         arguments = getattr(self._state, "args", None)
         return str(getattr(arguments, "model", "") or "")
 
@@ -58,11 +58,11 @@ class Engine:
         return getattr(arguments, "revision", None)
 
     def argument(self, name: str) -> Any:
-        """An argument of vLLM's command line; None where it does not say."""
+        """An argument of vLLM's command line; None where it is unknown."""
         return getattr(getattr(self._state, "args", None), name, None)
 
     def lets_in(self, scope: Scope) -> bool:
-        """Whether the caller has a key, where keys are asked for."""
+        """Whether the caller has a valid key, or the server needs none."""
         scheme, _, given = (header_value(scope, "authorization") or "").partition(" ")
         keys = self.keys
         # In any case of letters (RFC 7235), as vLLM takes it.
@@ -71,13 +71,13 @@ class Engine:
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """API keys that vLLM asks of its clients; empty where it asks for none."""
+        """API keys that vLLM requires of its clients; empty where it requires none."""
         arguments = getattr(self._state, "args", None)
         given = getattr(arguments, "api_key", None) or [os.environ.get("VLLM_API_KEY")]
         return tuple(key for key in given if key)
 
     async def load(self, model: str, folder: str) -> None:
-        """Load an adapter under an immutable name; one that is loaded already stays. Raises EngineError."""
+        """Load an adapter under an immutable name, unless it is loaded already. Raises EngineError."""
         if model in await self.loaded():
             return
         try:
@@ -87,33 +87,34 @@ class Engine:
                 raise
 
     async def unload(self, model: str) -> None:
-        """Forget an adapter's name, and free its slot: nobody may be answered by it any more."""
+        """Remove an adapter's name and free its slot; no running request may use it."""
         if model in await self.loaded():
             number = self._number(model)
             await self._post(UNLOAD, {"lora_name": model})
             await self._free(model, number)
 
     def _number(self, model: str) -> int | None:
-        """What vLLM calls an adapter inside the engine; None where it does not say."""
+        """An adapter's number inside the engine; None where vLLM does not give it."""
         models = getattr(self._state, "openai_serving_models", None)
         request = getattr(models, "lora_requests", {}).get(model)
         return getattr(request, "lora_int_id", None)
 
     async def _free(self, model: str, number: int | None) -> None:
-        """Take the weights out of the engine too: vLLM 0.32's endpoint forgets the name alone (its issue 54839).
+        """Remove the weights from the engine too: vLLM 0.32's endpoint removes only the name (its issue 54839).
 
-        They would keep their slot until another adapter needs it, and vLLM might then take the slot of one in use.
+        The weights would keep their slot until another adapter needs it, and vLLM might then take the slot of one in
+        use.
         """
         remove = getattr(getattr(self._state, "engine_client", None), "remove_lora", None)
         if number is None or remove is None:
             return
         try:
             await remove(number)
-        except Exception as error:  # the name is gone, and a slot is all that is lost
+        except Exception as error:  # the name is removed, and only a slot is lost
             logger.warning("%s keeps its slot in the engine: %s", model, error)
 
     async def slots_taken(self) -> int | None:
-        """Adapters whose weights the engine holds, named or not; None where it does not say."""
+        """The number of adapters whose weights the engine holds, named or not; None where it does not say."""
         listed = getattr(getattr(self._state, "engine_client", None), "list_loras", None)
         if listed is None:
             return None

@@ -1,4 +1,4 @@
-"""Follow aliases: load what they name, then switch, then unload what they named before."""
+"""Follow aliases: load the versions that they name, then switch, then unload the earlier versions."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ logger = logging.getLogger(f"vllm.{__name__}")
 
 
 class AliasFollower:
-    """Keeps `routes` in step with the registry; while the registry does not answer, they stay as they are."""
+    """Keeps `routes` up to date with the registry; while the registry does not answer, they stay unchanged."""
 
     def __init__(self, settings: ServingSettings, registry: Registry, loader: Loader) -> None:
         self.routes = Routes()
         self.synced = asyncio.Event()
-        """Set once the aliases were looked at, whatever came of it."""
+        """Set after the first look at the aliases, successful or not."""
         self._settings = settings
         self._registry = registry
         self._loader = loader
@@ -37,11 +37,11 @@ class AliasFollower:
         self._returning: set[asyncio.Task[None]] = set()
 
     def ends(self, name: str) -> Ends:
-        """What ends this adapter's answers and vLLM does not know of by itself."""
+        """What ends this adapter's answers and vLLM does not know by itself."""
         return self._loader.ends.get(name, Ends())
 
     async def run(self) -> None:
-        """Look again and again until cancelled; a bug in one look must not end the others."""
+        """Look repeatedly until cancelled; a bug in one look must not end the others."""
         while True:
             try:
                 await self.sync()
@@ -51,7 +51,7 @@ class AliasFollower:
             await asyncio.sleep(self._settings.poll_seconds)
 
     async def sync(self) -> None:
-        """One look at every alias, each adapter by itself."""
+        """Look once at every alias, each adapter separately."""
         await asyncio.gather(*(self._sync_adapter(name) for name in sorted(self._settings.names)))
 
     async def _sync_adapter(self, name: str) -> None:
@@ -77,12 +77,12 @@ class AliasFollower:
         await asyncio.to_thread(self._verdicts.show, records)
 
     def _read(self, references: list[Reference], damaged: list[LoraparError]) -> dict[Reference, AliasRecord]:
-        """What the registry says now; an alias that is not there, or `damaged`, is left out, and so stays as it was."""
+        """The aliases in the registry now; a missing or `damaged` alias is left out, and so keeps its version."""
         found: dict[Reference, AliasRecord] = {}
         for reference in references:
             try:
                 record = self._registry.read_alias(reference.name, reference.alias or PRODUCTION)
-            except IntegrityError as error:  # of this alias alone: a rollback of another one must still get through
+            except IntegrityError as error:  # skips only this alias: a rollback of another one must still take effect
                 damaged.append(error)
                 continue
             if record is not None:
@@ -109,7 +109,7 @@ class AliasFollower:
         which = (name, record.version)
         if record.share_percent == 0:
             self._ended.pop(which, None)
-            self._forget_outcomes(name)  # a canary started again is judged by its own requests
+            self._forget_outcomes(name)  # a restarted canary is judged by its own requests
             return False
         if which in self._ended:
             await self._write_return(name, record.version)
@@ -119,7 +119,7 @@ class AliasFollower:
         return await self._loader.load(name, record.version, record.digest)
 
     def judge(self, served: Served, seen: Outcome | float) -> None:
-        """Count one request for the bare name, or the reward of its answer; ends the canary where its guard breaks."""
+        """Count one request for the bare name, or the reward of its answer; ends the canary if its guard decides so."""
         canary = self.routes.canaries.get(served.name)
         production = self.routes.aliases.get(Reference(served.name, alias=PRODUCTION))
         if canary is None or production is None or served.version not in (canary.version, production):
@@ -151,10 +151,10 @@ class AliasFollower:
         self._guards = {which: guard for which, guard in self._guards.items() if which[0] != name}
 
     async def _write_return(self, name: str, version: int) -> None:
-        """Take the share back for every replica; a role that may only read leaves it to each of them."""
+        """End the canary's share for every replica; with a read-only role each replica ends its own."""
         reason = f"canary ended by a replica: {self._ended[name, version]}"
         try:
-            with suppress(StaleError):  # the alias names another version by now, with a share of its own
+            with suppress(StaleError):  # the alias names another version by now, which has its own share
                 await asyncio.to_thread(self._registry.set_share, name, CANDIDATE, version, 0.0, reason=reason)
         except LoraparError as error:
             logger.warning("%s@%d: its share could not be taken back in the registry: %s", name, version, error)

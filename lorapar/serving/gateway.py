@@ -1,7 +1,7 @@
 """An adapter's aliases and canary for a gateway: an InferenceModelRewrite of the Gateway API Inference Extension.
 
-The gateway then turns names into versions before a request comes to a server, by the schema of `v1alpha2`. Servers
-answer `NAME@VERSION` as they do for any client.
+The gateway then turns names into versions before a request reaches a server, by the schema of `v1alpha2`. Servers
+answer `NAME@VERSION` as for any client.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from lorapar.errors import BadInputError
 from lorapar.registry import CANDIDATE, PRODUCTION, AliasRecord, Registry, parse_reference
 
 _ALL = 1_000_000
-"""The largest weight that the resource takes; the least is 1, so a target without requests is left out."""
+"""The largest weight that the resource takes; the smallest is 1, so a target without requests is left out."""
 _OBJECT_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
 
 
 def gateway_manifest(registry: Registry, name: str, pool: str) -> dict[str, Any]:
     """An InferenceModelRewrite for the InferencePool `pool`: a rule for each alias, and one for the bare name.
 
-    Raises BadInputError for a reference to one version or alias, an adapter without aliases, and a name of a pool that
-    Kubernetes could not have.
+    Raises BadInputError for a reference to one version or alias, an adapter without aliases, and a pool name that
+    Kubernetes does not allow.
     """
     given = parse_reference(name)
     if name != given.name:

@@ -1,8 +1,8 @@
 """A published adapter as a LoRA in GGUF, the format of llama.cpp and of what is built on it.
 
-What llama.cpp's own `convert_lora_to_gguf.py` writes, which is a script of its repository and in no package. llama.cpp
-multiplies the product of a module by `adapter.lora.alpha` / rank of its B, so whatever scales PEFT has, by rsLoRA or by
-patterns, are put into one alpha and, where they differ, into B.
+Writes what llama.cpp's own `convert_lora_to_gguf.py` writes, which is a script in its repository and in no package.
+llama.cpp multiplies the product of a module by `adapter.lora.alpha` / rank of its B. So PEFT's scales, from rsLoRA or
+patterns, go into one alpha and, where they differ, into B.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ MAGIC = b"GGUF"
 
 @dataclass(frozen=True)
 class Family:
-    """How llama.cpp holds the models of one `model_type`."""
+    """How llama.cpp stores models of one `model_type`."""
 
     architecture: str
-    """llama.cpp's name of it."""
+    """llama.cpp's name for it."""
     interleaved: bool = False
-    """Whether rows of q and k that rotary embedding pairs are side by side, while transformers keeps halves apart."""
+    """Whether rows of q and k that rotary embedding pairs are adjacent; transformers keeps them in two halves."""
 
 
 FAMILIES: Mapping[str, Family] = {
@@ -46,26 +46,26 @@ FAMILIES: Mapping[str, Family] = {
     "qwen3": Family("qwen3"),
     "smollm3": Family("smollm3", interleaved=True),
 }
-"""By `model_type`: those whose logits a test compares between PEFT and llama.cpp, and no others."""
+"""Families by `model_type`: only those whose logits a test compares between PEFT and llama.cpp."""
 
 
 def family_of(adapter: LocalAdapter) -> Family:
-    """How llama.cpp holds the adapter's base model; raises BadInputError for a family that no test has compared."""
+    """The family of the adapter's base model; raises BadInputError for a family that no test compares."""
     return _family(adapter, base_config(adapter))
 
 
 def base_config(adapter: LocalAdapter) -> dict[str, Any]:
-    """The base model's config.json; the two models that lorapar brings are Llamas, and theirs need not say so."""
+    """The base model's config.json; lorapar's two built-in models are Llamas, and their files need not say so."""
     values = config_values(adapter.model)
     ours = kind_of(adapter.model) in (Kind.BUILTIN, Kind.WHEEL)
     return {"model_type": "llama", **values} if ours else values
 
 
 def write_gguf(adapter: LocalAdapter, file: Path) -> int:
-    """Write the adapter as a GGUF file in float32, whole or not at all; returns how many modules it holds.
+    """Write the adapter as a GGUF file in float32, as a whole or not at all; returns how many modules it holds.
 
-    Raises BadInputError for a base model of another family than `FAMILIES`, for LoRA on a module that llama.cpp has
-    not, and for a file that is there.
+    Raises BadInputError for a base model of a family outside `FAMILIES`, for LoRA on a module that llama.cpp does not
+    have, and for a file that exists.
     """
     from gguf import GGUFWriter
 

@@ -1,4 +1,4 @@
-"""Judge a canary by what this replica saw against production's: failures, time to the first byte, rewards if asked."""
+"""Judge a canary by this replica's requests, compared with production's: failures, time to first byte, rewards."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from lorapar.serving.settings import ServingSettings
 
 _WINDOW = 500
-"""Latest requests of each side that count."""
+"""How many of the latest requests of each side count."""
 _ONE_SIDED_5_PERCENT = 1.645
-"""Standard errors that a difference has to be away from none."""
+"""How many standard errors a difference must be away from zero."""
 
 
 @dataclass(frozen=True)
@@ -20,27 +20,27 @@ class Outcome:
     """How one request ended."""
 
     failed: bool
-    """The server's fault: a status of 500 or more, or an answer that broke off."""
+    """A fault of the server: a status of 500 or more, or an answer that broke off."""
     seconds: float
     """From the request's arrival to the first byte of the answer's body."""
 
 
 @dataclass
 class Arm:
-    """The latest requests of one side."""
+    """The latest requests of one side, candidate or production."""
 
     outcomes: deque[Outcome] = field(default_factory=lambda: deque(maxlen=_WINDOW))
     rewards: deque[float] = field(default_factory=lambda: deque(maxlen=_WINDOW))
-    """Of the answers that were judged."""
+    """Rewards of the judged answers."""
 
     @property
     def failed_share(self) -> float:
-        """Failed requests among all; 0 where there was none."""
+        """The share of failed requests; 0 without requests."""
         return sum(outcome.failed for outcome in self.outcomes) / len(self.outcomes) if self.outcomes else 0.0
 
     @property
     def median_seconds(self) -> float:
-        """Median of those that did not fail; 0 where there is none."""
+        """The median time of requests that did not fail; 0 without such requests."""
         return statistics.median([outcome.seconds for outcome in self.outcomes if not outcome.failed] or [0.0])
 
 
@@ -52,7 +52,7 @@ class CanaryGuard:
     production: Arm = field(default_factory=Arm)
 
     def verdict(self, settings: ServingSettings) -> str | None:
-        """Why the canary must end, in words; None while nothing speaks against it."""
+        """Why the canary must end, in words; None while it may go on."""
         needed = settings.canary_requests
         if len(self.candidate.outcomes) < needed:
             return None
@@ -69,7 +69,7 @@ class CanaryGuard:
         return None
 
     def _worse_answers(self, settings: ServingSettings) -> str | None:
-        """Both conditions: below by more than the setting, and by more than chance makes of equals 1 time in 20."""
+        """Worse by more than the setting, and by more than equal sides differ by chance 1 time in 20."""
         mine, usual = self.candidate.rewards, self.production.rewards
         if min(len(mine), len(usual)) < max(2, settings.canary_requests):
             return None

@@ -1,7 +1,8 @@
-"""An adapter and its base model on this machine, asked as evaluation asks: by its prompts, template and stop tokens.
+"""Ask an adapter and its base model on this machine as evaluation does: same prompts, template and stop tokens.
 
-An adapter is a PEFT folder, or a version of a registry, which is fetched and verified first. What it was trained with
-is read from its lineage; one without (made elsewhere) is asked by the model's own template and no system message.
+An adapter is a PEFT folder, or a version of a registry, which is fetched and verified first. Its lineage says what it
+was trained with. Without a lineage (an adapter made elsewhere), prompts use the model's own template and no system
+message.
 """
 
 from __future__ import annotations
@@ -35,18 +36,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LocalAdapter:
-    """An adapter whose files are here, and how it is asked."""
+    """An adapter with local files, and how to prompt it."""
 
     name: str
-    """As it was named."""
+    """The name it was given by."""
     folder: Path
     model: ModelConfig
-    """The base model, its number format settled."""
+    """The base model, with its number format decided."""
     prompts: PromptConfig
 
 
 def read_adapter(name: str, folder: Path, base: Path | None = None) -> LocalAdapter:
-    """What a PEFT folder says of its base and of how it was asked; `base` is another place of the same base model.
+    """Read a PEFT folder's base and prompts; `base` is another place of the same base model.
 
     Raises BadInputError for a folder that is no adapter, or whose lineage cannot be read.
     """
@@ -77,7 +78,7 @@ def _base(start: Start, settings: dict[str, Any]) -> ModelConfig:
         return ModelConfig(name=start.config["base_model_name_or_path"], revision=start.config.get("revision"))
     recorded = {key: start.lineage["base"].get(key) for key in ("name", "revision", "digest")}
     found = ModelConfig.model_validate({**settings.get("model", {}), **recorded}).alone
-    # Whoever publishes an adapter must not decide that code of a model runs here.
+    # A published adapter must not decide that a model's code runs here.
     return found.model_copy(update={"trust_remote_code": False})
 
 
@@ -88,19 +89,19 @@ class Reply:
     text: str
     tokens: int
     cut_off: bool
-    """Whether it is as long as it may be and did not end by itself."""
+    """Whether it reached the largest length and did not end by itself."""
 
 
 class Pair:
-    """A base model in memory with an adapter on it, either of which can be asked."""
+    """A base model in memory with an adapter on it; both can be asked."""
 
     def __init__(self, adapter: LocalAdapter, tokenizer: PreTrainedTokenizerBase, asked: TransformersModel) -> None:
-        """Made by `open_pair`."""
+        """Use `open_pair` to make one."""
         self.adapter, self.tokenizer = adapter, tokenizer
         self._asked = asked
 
     def text(self, tokens: Sequence[int]) -> str:
-        """Tokens of an answer, or of its beginning, as they are shown."""
+        """The text to show for an answer's tokens, or for its first tokens."""
         from lorapar.evaluation.answers import answer_text
 
         return answer_text(self.tokenizer, tokens)
@@ -114,7 +115,7 @@ class Pair:
         base: bool,
         streamer: Any = None,
     ) -> list[Reply]:
-        """Answers of the base (`base`) or of the adapter to questions, which are computed as one batch.
+        """Answers of the base (with `base`) or of the adapter to questions, computed as one batch.
 
         `streamer` has transformers' `put` and `end`; only for a single question.
         """
@@ -132,7 +133,7 @@ class Pair:
 
 @contextmanager
 def open_pair(adapter: LocalAdapter, progress: Progress) -> Iterator[Pair]:
-    """Load base and adapter; the base model's files are not touched."""
+    """Load base and adapter; only reads the base model's files."""
     from lorapar.basemodel import load_model, load_tokenizer
     from lorapar.evaluation.transformers_engine import TransformersEngine
 
@@ -144,15 +145,15 @@ def open_pair(adapter: LocalAdapter, progress: Progress) -> Iterator[Pair]:
 
 
 def question(text: str, name: str = "question", history: Sequence[Turn] = ()) -> Example:
-    """A question as evaluation's rows are; what came before it in a conversation is in `history`."""
+    """A question in the form of evaluation's rows; `history` is the conversation before it."""
     return Example(id=name, question=text, answer="", history=tuple(history) or None)
 
 
 def merge(adapter: LocalAdapter, folder: Path, progress: Progress) -> float:
     """Make `folder` one plain model of base and adapter: weights, tokenizer, template and every stop token.
 
-    The base model's files are only read, and the folder is there whole or not at all. Returns the largest difference of
-    a logit between the model as it is read back and base with adapter; raises IntegrityError where that is more than
+    The base model's files are only read, and the folder is written as a whole or not at all. Returns the largest
+    difference of a logit between the model read back and base with adapter; raises IntegrityError if that is more than
     1e-4 in float32.
     """
     scratch = folder.with_name(f".{folder.name}.merging")
@@ -197,7 +198,7 @@ def _merge_into(adapter: LocalAdapter, folder: Path, progress: Progress) -> floa
 
 
 def _logits(model: Any, tokenizer: PreTrainedTokenizerBase) -> Any:
-    """Of one prompt, [tokens, vocabulary] float32 on the CPU."""
+    """The logits of one prompt, [tokens, vocabulary] float32 on the CPU."""
     import torch
 
     from lorapar.prompts import prompt_ids
@@ -209,7 +210,7 @@ def _logits(model: Any, tokenizer: PreTrainedTokenizerBase) -> Any:
 
 
 def _write_text_side(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Tokenizer with the template that was trained with, and generation settings that name every stop token."""
+    """Write the tokenizer with the template used in training, and generation settings with every stop token."""
     from lorapar.basemodel import answer_end, generation_settings
 
     tokenizer.save_pretrained(folder)

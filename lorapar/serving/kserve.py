@@ -1,7 +1,7 @@
-"""One version of an adapter as a manifest for KServe, whose server loads it when it starts and never changes it.
+"""One version of an adapter as a manifest for KServe, whose server loads it at its start and never changes it.
 
-For a cluster that serves with KServe's own vLLM: no aliases, no canary and no header there; a promotion is a new
-manifest. The kind is `LLMInferenceService` (KServe 0.16 and later), whose LoRA adapters may lie in S3.
+For a cluster that serves with KServe's own vLLM, without aliases, canary or version header: a promotion is a new
+manifest. The kind is `LLMInferenceService` (KServe 0.16 and later), whose LoRA adapters may be in S3.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from lorapar.store import is_s3
 
 _URI = re.compile(r"(pvc|s3|hf|oci|gs|https)://[^/\s]+\S*$")
 _DEFAULT_RANK = 16
-"""What vLLM serves where nobody says more."""
+"""vLLM's default of --max-lora-rank."""
 
 
 def kserve_manifest(registry: Registry, version: Version, base_uri: str | None = None) -> dict[str, Any]:
     """An LLMInferenceService with the version as its LoRA adapter, requested as `model: NAME@VERSION`.
 
-    `base_uri` says where KServe finds the base model, where that is not the hub or bucket it was trained from.
+    `base_uri` is where KServe finds the base model, if not at the hub or bucket it was trained from.
 
     Raises BadInputError for a registry that is not in S3, and a base model in a folder without `base_uri`.
     """
@@ -41,7 +41,7 @@ def kserve_manifest(registry: Registry, version: Version, base_uri: str | None =
     folder = version_prefix(version.name, version.number).rstrip("/")
     rank = served_rank(registry, version)
     lora: dict[str, Any] = {"adapters": [{"name": str(version), "uri": f"{registry.address}/{folder}"}]}
-    if rank > _DEFAULT_RANK:  # a field that the first releases with LoRA do not have, so only where it is needed
+    if rank > _DEFAULT_RANK:  # the first releases with LoRA lack this field, so only where it is needed
         lora["maxRank"] = rank
     serving = lineage_of(registry, version).get("serving", {})
     ends = {"stop-token-ids": stop_token_ids(serving), "stop": stop_strings(serving)}
@@ -81,7 +81,7 @@ def require_same_base(registry: Registry, version: Version, manifest: dict[str, 
 
 
 def _base_uri(version: Version, base: ModelConfig, given: str | None) -> str:
-    """Where KServe's storage initializer fetches the base from."""
+    """The address from which KServe's storage initializer fetches the base."""
     if given is not None:
         if not _URI.match(given):
             raise BadInputError(
@@ -99,6 +99,6 @@ def _base_uri(version: Version, base: ModelConfig, given: str | None) -> str:
 
 
 def _object_name(version: Version) -> str:
-    """A name Kubernetes takes: lower case, digits and dashes, at most 63."""
+    """A name that Kubernetes allows: lower-case letters, digits and dashes, at most 63."""
     plain = re.sub(r"[^a-z0-9-]+", "-", version.name.lower()).strip("-")
     return f"{plain[:50].strip('-')}-v{version.number}"

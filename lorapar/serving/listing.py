@@ -1,4 +1,4 @@
-"""/v1/models with the names that clients may use, beside the versions that vLLM knows of."""
+"""/v1/models with the names that clients may use, in addition to the versions that vLLM knows."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lorapar.serving.routes import Routes
 
 
 def with_aliases(routes: Routes, send: Send) -> Send:
-    """A `send` that adds a card for each alias to vLLM's list; anything but a whole list passes as it is."""
+    """A `send` that adds a card for each alias to vLLM's list; everything else passes unchanged."""
     begun: Message = {}
     parts = bytearray()
 
@@ -45,7 +45,7 @@ def _added(body: bytes, routes: Routes) -> bytes:
 
 
 def _cards(routes: Routes, known: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
-    """One card an alias: that of its version, with `root` naming the version."""
+    """One card for each alias: that of its version, with the version as `root`."""
     cards = []
     for reference, version in routes.aliases.items():
         model = f"{reference.name}@{version}"

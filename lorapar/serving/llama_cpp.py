@@ -1,4 +1,4 @@
-"""llama.cpp itself, through the package xllamacpp: whether it answers with a GGUF adapter as plain PEFT does."""
+"""Check with llama.cpp itself (the package xllamacpp) whether it answers with a GGUF adapter like plain PEFT."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ if TYPE_CHECKING:
     import torch
 
 EXACT_KL = 1e-5
-"""Mean KL in nats that rounding alone explains where both sides hold the same numbers."""
+"""Mean KL in nats that rounding alone explains where both sides have the same numbers."""
 
 
 @dataclass(frozen=True)
 class Compared:
-    """How far llama.cpp and PEFT are apart: mean KL divergence of next-token distributions, in nats."""
+    """How far llama.cpp and PEFT differ: mean KL divergence of next-token distributions, in nats."""
 
     prompts: int
     mean_kl: float
     base_mean_kl: float
-    """Of the base alone, without any adapter: what its file's own number format does."""
+    """The same for the base alone, without an adapter: the effect of its file's number format."""
     effect_kl: float
-    """Of base with adapter from the base alone, under PEFT: what the adapter does at all."""
+    """Between base with adapter and the base alone, under PEFT: the adapter's own effect."""
     largest_difference: float
-    """Of one log-probability, with the adapter."""
+    """The largest difference of a log-probability, with the adapter."""
 
 
 def require_llama_cpp(base: Path) -> None:
-    """Raise BadInputError where xllamacpp is not installed, or `base` is no GGUF file."""
+    """Raise BadInputError if xllamacpp is not installed or `base` is no GGUF file."""
     if find_spec("xllamacpp") is None:
         raise BadInputError(
             "--base with --gguf compares by llama.cpp, and xllamacpp is not installed here; "
@@ -50,9 +50,9 @@ def require_llama_cpp(base: Path) -> None:
 
 
 def compare(adapter: LocalAdapter, file: Path, base: Path, progress: Progress) -> Compared:
-    """Ask base and adapter the same under PEFT and under llama.cpp, by token ids: what follows each prompt.
+    """Compare the next-token distributions of base and adapter under PEFT and llama.cpp, with prompts as token ids.
 
-    Raises IntegrityError where the adapter's distributions are further apart than ten times the base's and rounding;
+    Raises IntegrityError where the adapter's distributions differ by more than ten times the base's plus rounding;
     BadInputError where llama.cpp cannot load the two files together.
     """
     import torch
@@ -66,7 +66,7 @@ def compare(adapter: LocalAdapter, file: Path, base: Path, progress: Progress) -
     prompts = [prompt_ids(tokenizer, [{"role": "user", "content": text}]) for text in (FIXED_PROMPT, *QUESTIONS)]
     _require_architecture(adapter, base)
     progress.start("comparing with llama.cpp", total=2)
-    # llama.cpp computes in float32, whatever format the weights have.
+    # llama.cpp computes in float32, whatever the weights' format.
     model = load_model(adapter.model.full.model_copy(update={"dtype": "float32", "autocast": "none"}), progress)
     plain = _next_log_probabilities(model, prompts)
     with with_adapter(model, adapter.folder) as adapted:
@@ -93,11 +93,10 @@ class LlamaCpp:
     """A base model with a LoRA adapter in llama.cpp, in this process."""
 
     def __init__(self, base: Path, adapter: Path, context: int, written: int) -> None:
-        """Load both; keys and values are held in float32, and attention is computed as it is written.
+        """Load both, with keys and values in float32 and without flash attention.
 
-        `written` is a token that is plain text by itself, such as that of "a".
-
-        Raises BadInputError where llama.cpp cannot; it has said why on standard error.
+        `written` is a token that is plain text by itself, such as that of "a". Raises BadInputError where llama.cpp
+        cannot load them; its reason is on standard error.
         """
         import xllamacpp
 
@@ -127,7 +126,7 @@ class LlamaCpp:
                 "max_tokens": 1,
                 "logprobs": size,
                 "n_probs": size,
-                # The probabilities are those of the logits before this, but come only with a token that is text.
+                # The probabilities belong to the logits before this token, but come only with a token that is text.
                 "logit_bias": [[self._written, 1e6]],
                 "temperature": 0.0,
                 "cache_prompt": False,
@@ -164,7 +163,7 @@ def _next_log_probabilities(model: torch.nn.Module, prompts: Sequence[Sequence[i
 
 
 def _mean_kl(expected: torch.Tensor, found: torch.Tensor) -> float:
-    """Tokens that one side lacks, which are padding of the embedding, count for nothing."""
+    """Mean KL; tokens that only one side has, padding of the embedding, do not count."""
     both = found.isfinite()
     terms = (expected.exp() * (expected - found)).where(both, 0.0)
     return max(0.0, float(f"{float(terms.sum(-1).mean()):.4g}"))

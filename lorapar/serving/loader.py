@@ -1,4 +1,4 @@
-"""Bring versions into the engine and out of it again."""
+"""Load versions into the engine and unload them."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ class _Failure:
 
 @dataclass(frozen=True)
 class Ends:
-    """What ends an adapter's answers and vLLM does not know of by itself, because it reads no such file."""
+    """What ends an adapter's answers and vLLM does not know by itself, because it reads no such file."""
 
     token_ids: frozenset[int] = frozenset()
     strings: frozenset[str] = frozenset()
 
     @classmethod
     def of(cls, folder: Path) -> Ends:
-        """As the lineage of a downloaded version says; the same for each, unless its base or template moves."""
+        """From the lineage of a downloaded version; equal for all versions unless base or template changes."""
         path = folder / LINEAGE_FILE
         serving = read_json(path).get("serving", {}) if path.is_file() else {}
         return cls(frozenset(stop_token_ids(serving)), frozenset(stop_strings(serving)))
@@ -46,7 +46,7 @@ class Ends:
 
 
 class Loader:
-    """Loads what aliases lead to, unloads what nothing leads to any more and nobody waits for."""
+    """Loads versions that aliases name, and unloads versions that no alias names and no request uses."""
 
     def __init__(self, cache: AdapterCache, engine: Engine, traffic: Traffic, retry_seconds: float) -> None:
         self._cache = cache
@@ -59,7 +59,7 @@ class Loader:
         self._failures: dict[tuple[str, int], _Failure] = {}
 
     async def load(self, name: str, version: int, digest: str) -> bool:
-        """Make the engine answer to `name@version`; False where that fails, which is tried again later and later."""
+        """Make the engine answer to `name@version`; False where that fails, with retries at growing intervals."""
         which = (name, version)
         if which in self._loaded:
             return True
@@ -81,7 +81,7 @@ class Loader:
         return True
 
     async def release(self, name: str, led: frozenset[int], spare: int) -> None:
-        """Unload the versions of `name` that are not in `led` and answer nobody now; keep `spare` of them on disk."""
+        """Unload the versions of `name` that are not in `led` and answer no request now; keep `spare` on disk."""
         for which in [which for which in self._loaded if which[0] == name and which[1] not in led]:
             model = f"{which[0]}@{which[1]}"
             if not self._traffic.idle(model):
@@ -96,7 +96,7 @@ class Loader:
             await self._count_slots()
         kept = led | {version for loaded, version in self._loaded if loaded == name}
         try:
-            # Also those that clients asked for by their version: the engine may read their files again at any time.
+            # Keep also those that clients requested by version: the engine may read their files again at any time.
             models = [model.rpartition("@") for model in await self._engine.loaded()]
         except LoraparError as error:
             logger.warning("%s: no downloaded version is removed: %s", name, error)

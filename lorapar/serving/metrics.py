@@ -1,4 +1,4 @@
-"""Prometheus metrics of the middleware; vLLM's own /metrics shows them, as they are in the process's registry."""
+"""Prometheus metrics of the middleware; vLLM's own /metrics shows them, because they are in the process's registry."""
 
 from __future__ import annotations
 

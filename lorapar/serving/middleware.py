@@ -1,9 +1,9 @@
-"""The ASGI middleware in a vLLM server: names and aliases in, immutable versions through, the version in a header out.
+"""The ASGI middleware of a vLLM server: turns names and aliases into versions, and names the version in a header.
 
     --middleware lorapar.serving.middleware.AdapterMiddleware
 
-It stands before everything else of the server, so it also keeps the endpoints that change what is loaded from callers
-outside. It never waits for the registry while a request waits: following aliases is a task beside the requests.
+It runs before the rest of the server, so it also closes the endpoints that change what is loaded. A request never waits
+for the registry: aliases are followed in a separate task.
 """
 
 from __future__ import annotations
@@ -45,13 +45,13 @@ from lorapar.serving.traffic import Traffic
 from lorapar.store import open_store
 
 KEY_HEADER = "x-lorapar-key"
-"""Requests with the same value get the same side of a canary; else the field `user` decides, else chance."""
-# SageMaker's way of naming an adapter beside the body: vLLM puts it into the body behind this middleware.
+"""A header whose equal values get the same side of a canary; without it the field `user` decides, else chance."""
+# SageMaker's header that names an adapter: vLLM copies it into the body behind this middleware.
 _OTHER_MODEL_HEADER = "x-amzn-sagemaker-adapter-identifier"
 
 
 class AdapterMiddleware:
-    """What `--middleware` names; vLLM makes one and calls it for everything that arrives."""
+    """The class that `--middleware` names; vLLM makes one instance and calls it for every connection."""
 
     def __init__(self, app: App, settings: ServingSettings | None = None) -> None:
         self.app = app
@@ -86,7 +86,7 @@ class AdapterMiddleware:
                     self.capture.writer.start()
                 await self._begin(self.settings.startup_seconds)
             elif message["type"].startswith("lifespan.shutdown"):
-                await self._end()  # now: with this message uvicorn ends the process, whatever is still to be done
+                await self._end()  # now: at this message uvicorn ends the process, finished or not
             await send(message)
 
         try:
@@ -95,7 +95,7 @@ class AdapterMiddleware:
             await self._end()
 
     async def _end(self) -> None:
-        """Write what is captured, once."""
+        """Write captured rows, once."""
         if self._task:
             self._task.cancel()
         if self.capture and not self._ended:
@@ -103,7 +103,7 @@ class AdapterMiddleware:
             await asyncio.to_thread(self.capture.writer.close)
 
     async def _begin(self, wait_seconds: float) -> None:
-        """Start following; wait for the first adapters, but not for a registry that does not answer."""
+        """Start following aliases; wait for the first adapters, but not for a registry that does not answer."""
         if self.follower is None:
             registry = Registry(open_store(self.settings.registry))
             model = self.engine.base_model
@@ -164,7 +164,7 @@ class AdapterMiddleware:
                     self.capture.see(taken, served, scope, request, answering.answer)
 
     def _look(self, answering: Answering, served: Served, request: dict[str, Any], *, judged: bool) -> None:
-        """What a canary's guard makes of an answer that has ended."""
+        """Pass an answer that has ended to the canary's guard."""
         outcome = answering.finish()
         if not served.judged or not self.follower or not outcome:
             return
@@ -174,7 +174,7 @@ class AdapterMiddleware:
             self.reward.see(request, answer, partial(self.follower.judge, served))
 
     async def _remark(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """What a person says of an answer, by the request's id."""
+        """Feedback about an answer, by the request's id."""
         body = await whole_body(receive)
         if body is None or self.capture is None:
             return
@@ -185,9 +185,9 @@ class AdapterMiddleware:
             await answer_json(send, 202, {"object": "feedback"})
 
     def _extra_stops(self, scope: Scope, request: dict[str, Any], name: str) -> dict[str, Any]:
-        """What ends an answer, for vLLM, whose own settings do not take it (0.32): each request names it.
+        """Add what ends an answer to a request, because vLLM 0.32 has no setting for it.
 
-        A client's own are kept; one that wants no end at all (`ignore_eos`) gets none.
+        Keeps a client's own stops; a request with `ignore_eos` gets none.
         """
         if not self.follower or request.get("ignore_eos") or not scope["path"].rstrip("/").endswith("/completions"):
             return {}
@@ -214,9 +214,9 @@ def _is_json(scope: Scope) -> bool:
 
 
 def _object(body: bytes) -> dict[str, Any]:
-    """A JSON object; empty for anything else, which the server behind refuses in its own words."""
+    """A JSON object; empty for anything else, which the server behind then refuses itself."""
     try:
         found = json.loads(body)
-    except (ValueError, RecursionError):  # the latter from brackets in brackets, a hundred thousand deep
+    except (ValueError, RecursionError):  # the latter from a hundred thousand nested brackets
         return {}
     return found if isinstance(found, dict) else {}

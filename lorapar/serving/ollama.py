@@ -1,9 +1,9 @@
 """A published adapter for Ollama: a Modelfile beside the adapter in GGUF.
 
-Written by the grammar of Ollama's documentation and the rules of its parser: `INSTRUCTION arguments`, a value in double
-or, where it holds such or a line break, triple quotes. A chat template is a program in Jinja, and Ollama's are programs
-in Go's `text/template`; what is translated is a template that writes each message between two texts of its role. That
-it does so is tried on conversations, and any other one is left to the base.
+The syntax follows Ollama's documentation and its parser: `INSTRUCTION arguments`, with values in double quotes, or in
+triple quotes where they hold a double quote or a line break. A chat template is a program in Jinja; Ollama's are
+programs in Go's `text/template`. This module translates templates that write each message between two texts of its
+role, which it checks on conversations. For any other template, the base's own holds.
 """
 
 from __future__ import annotations
@@ -37,20 +37,20 @@ class ChatForm:
     """A chat template that writes every message between two texts of its role."""
 
     around: Mapping[str, tuple[str, str]]
-    """By role: the text before and after a message."""
+    """The text before and after a message, by role."""
     answer: str
-    """The text at the end of a prompt, so that an answer comes next."""
+    """The text at the end of a prompt, after which the answer follows."""
     opening: str
     """The text before a conversation that does not begin with a system message."""
 
     def render(self, messages: Sequence[Mapping[str, str]]) -> str:
-        """The text of a prompt, as Ollama makes it of `go_template`."""
+        """The text of a prompt, as Ollama renders `go_template`."""
         head = "" if messages[0]["role"] == "system" else self.opening
         turns = (self.around[one["role"]][0] + one["content"] + self.around[one["role"]][1] for one in messages)
         return head + "".join(turns) + self.answer
 
     def go_template(self) -> str:
-        """The same in Go's `text/template`, on one line; an answer that is only begun gets nothing after it."""
+        """The same in Go's `text/template`, on one line; an unfinished answer gets no text after it."""
         parts = ["{{ range $i, $_ := .Messages }}{{ $last := eq (len (slice $.Messages $i)) 1 }}"]
         if self.opening:
             parts.append('{{ if and (eq $i 0) (ne .Role "system") }}' + _literal(self.opening) + "{{ end }}")
@@ -71,17 +71,17 @@ class Written:
     """What `write_ollama` made."""
 
     modules: int
-    """That have LoRA."""
+    """The number of modules with LoRA."""
     template: bool
-    """Whether the Modelfile has the chat template; else it is the base's own."""
+    """Whether the Modelfile has the chat template; otherwise the base's own holds."""
     stops: tuple[str, ...]
 
 
 def write_ollama(adapter: LocalAdapter, folder: Path, base: str, progress: Progress) -> Written:
-    """Make `folder` an adapter in GGUF with a Modelfile over `base`, whole or not at all.
+    """Make `folder` an adapter in GGUF with a Modelfile over `base`, as a whole or not at all.
 
-    `base` is what FROM names: a model of Ollama, or a GGUF file on this machine. Raises BadInputError where it is
-    neither, and what `write_gguf` raises.
+    `base` is the value of FROM: a model of Ollama, or a GGUF file on this machine. Raises BadInputError where it is
+    neither, and the errors of `write_gguf`.
     """
     from lorapar.basemodel import load_tokenizer
 
@@ -105,7 +105,7 @@ def write_ollama(adapter: LocalAdapter, folder: Path, base: str, progress: Progr
 
 
 def checked_base(base: str) -> str:
-    """What FROM may name; a file by its whole path, since Ollama reads others from the Modelfile's folder."""
+    """The checked value of FROM; a file by its absolute path, since Ollama reads others from the Modelfile's folder."""
     path = Path(base).expanduser()
     if path.is_file():
         with path.open("rb") as opened:
@@ -126,7 +126,7 @@ def checked_base(base: str) -> str:
 
 
 def modelfile(base: str, form: ChatForm | None, stops: Sequence[str], system: str | None) -> str:
-    """The text of a Modelfile; without a form the template of the base holds."""
+    """The text of a Modelfile; without `form` the template of the base holds."""
     lines = [f"FROM {base}", f"ADAPTER ./{ADAPTER_FILE}"]
     if form is not None:
         lines.append(f"TEMPLATE {_quoted(form.go_template())}")
@@ -136,9 +136,9 @@ def modelfile(base: str, form: ChatForm | None, stops: Sequence[str], system: st
 
 
 def chat_form(tokenizer: PreTrainedTokenizerBase) -> ChatForm | None:
-    """The form of the tokenizer's chat template; None where it is none, as conversations show.
+    """The form of the tokenizer's chat template; None where conversations show that it has another form.
 
-    A token that begins every text is left out: llama.cpp puts it there by itself.
+    A token that begins every text is left out: llama.cpp adds it itself.
     """
     from lorapar.basemodel.chat_template import writes_the_date
 
@@ -149,7 +149,7 @@ def chat_form(tokenizer: PreTrainedTokenizerBase) -> ChatForm | None:
 
 
 def _guessed(tokenizer: PreTrainedTokenizerBase) -> ChatForm | None:
-    """The text around each role's messages in a few chats, were the template of this form."""
+    """The text around each role's messages, guessed from a few chats as if the template had this form."""
     system, user, assistant = ({"role": role, "content": _MARKS[role]} for role in _ROLES)
     pieces = re.split("|".join(_MARKS.values()), _rendered(tokenizer, [system, user, assistant, user]))
     if len(pieces) != 5:
@@ -169,7 +169,7 @@ def _guessed(tokenizer: PreTrainedTokenizerBase) -> ChatForm | None:
 
 
 def _conversations() -> list[list[dict[str, str]]]:
-    """Chats in which a template that does more than to write messages in turn shows it."""
+    """Chats that reveal a template which does more than write messages in turn."""
     texts = (" Why? ", "Two\n\nlines.", '<b>x</b> {{ y }} "z"', "<think>a</think> b")
     user = [{"role": "user", "content": text} for text in texts]
     answers = [{"role": "assistant", "content": text} for text in reversed(texts)]
@@ -197,14 +197,14 @@ def stop_texts(tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
 
 
 def _literal(text: str) -> str:
-    """A text as a string of Go in a template, what is not printable escaped; nothing for none."""
+    """A text as a Go string in a template, with unprintable characters escaped; empty for an empty text."""
     plain = json.dumps(text, ensure_ascii=False)
     shown = "".join(one if one.isprintable() else f"\\U{ord(one):08x}" for one in plain)
     return "{{ " + shown + " }}" if text else ""
 
 
 def _quoted(text: str) -> str:
-    """A value of a Modelfile. Ollama takes quotes off both ends and reads nothing inside as an escape."""
+    """A value of a Modelfile. Ollama removes quotes at both ends and knows no escapes inside."""
     if '"""' in text or text.endswith('"') or any(not (one.isprintable() or one in "\n\t") for one in text):
         raise BadInputError(f"{text[:60]!r} cannot be written in a Modelfile, whose values know no escape")
     return f'"""{text}"""' if '"' in text or "\n" in text else f'"{text}"'

@@ -1,9 +1,9 @@
-"""The ASGI middleware of a vLLM server that samples RL's completions: training sends it the adapter of each step.
+"""The ASGI middleware of a vLLM server that samples completions for RL: training sends it the adapter of each step.
 
     --middleware lorapar.serving.rollout_adapters.RolloutAdapters
 
 POST /v1/lorapar/rollouts/NAME loads an adapter: its adapter_config.json in one line, then adapter_model.safetensors.
-DELETE unloads it, GET /v1/lorapar/rollouts says what the server takes. Whoever may ask for completions may do so;
+DELETE unloads it, GET /v1/lorapar/rollouts describes the server. Everybody who may request completions may do so.
 vLLM's own endpoints, which would load any path of the server's disk, are closed.
 """
 
@@ -33,20 +33,20 @@ from lorapar.serving.engine import Engine, EngineError, is_admin
 _PATH = re.compile(r"/v1/lorapar/rollouts(?:/(?P<name>[^/]*))?/?")
 _NAME = re.compile(r"lorapar-[0-9a-f]{8}-\d{1,9}")
 MOST_BYTES = 8 * 2**30
-"""Of one adapter."""
+"""The size of one adapter."""
 MOST_ADAPTERS = 16
-"""At once: those of trainings that were killed are forgotten for others, the oldest first."""
+"""Adapters at once; for a further one the oldest is removed, such as that of a killed training."""
 _SHOWN_ARGUMENTS = ("model", "max_lora_rank", "max_loras", "max_model_len", "logprobs_mode", "enable_lora")
 
 
 class RolloutAdapters:
-    """What `--middleware` names; vLLM makes one and calls it for everything that arrives."""
+    """The class that `--middleware` names; vLLM makes one instance and calls it for every connection."""
 
     def __init__(self, app: App) -> None:
         self.app = app
         self.engine = Engine(app)
         self._held: dict[str, Path] = {}
-        """Folders of the adapters that are loaded, oldest first."""
+        """Folders of the loaded adapters, oldest first."""
         self._root = tempfile.TemporaryDirectory(prefix="lorapar-rollouts-", ignore_cleanup_errors=True)
         self._turn = asyncio.Lock()
 
@@ -79,7 +79,7 @@ class RolloutAdapters:
                 await answer_json(send, 200, {"adapters": list(self._held)})
 
     async def _take(self, scope: Scope, receive: Receive, name: str) -> None:
-        """Write the files of an adapter and let the engine load them; one that it has stays."""
+        """Write the files of an adapter and let the engine load them, unless it has that adapter already."""
         length = header_value(scope, "content-length") or ""
         if not length.isdigit() or int(length) > MOST_BYTES:
             raise ValueError(f"an adapter is sent with its length, and of at most {MOST_BYTES / 2**30:.0f} GiB")
@@ -113,7 +113,7 @@ class RolloutAdapters:
         shutil.rmtree(self._held.pop(name), ignore_errors=True)
 
     def _description(self) -> dict[str, Any]:
-        """What GET answers about the server."""
+        """GET's answer about the server."""
         arguments = {name: self.engine.argument(name) for name in _SHOWN_ARGUMENTS}
         return {"lorapar": __version__, "adapters": list(self._held), **arguments}
 

@@ -1,4 +1,4 @@
-"""Which version a model's name means now, on this replica."""
+"""Which version a model name means now, on this replica."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ _BUCKETS = 10_000
 
 @dataclass(frozen=True)
 class Served:
-    """What one request is answered by."""
+    """The version that answers one request."""
 
     name: str
     version: int
     alias: str | None = None
-    """The alias that was asked for; `candidate` where a canary took the request; None where a version was."""
+    """The requested alias; `candidate` where a canary took the request; None where a version was requested."""
     judged: bool = False
-    """Whether the request counts for a canary: one for the bare name while a canary runs."""
+    """Whether the request counts for a canary: a request for the bare name while a canary runs."""
 
     @property
     def model(self) -> str:
-        """The only name vLLM sees."""
+        """The name that vLLM gets."""
         return f"{self.name}@{self.version}"
 
 
@@ -38,27 +38,27 @@ class Canary:
 
 
 class NotServedError(BadInputError):
-    """An adapter of ours by an alias that is not followed here; the message names those that are."""
+    """An alias of a served adapter that is not followed here; the message names those that are."""
 
 
 class NotLoadedError(NotServedError):
-    """An alias that is followed, but no version that it named could be loaded yet."""
+    """A followed alias whose versions could not be loaded so far."""
 
 
 @dataclass(frozen=True)
 class Routes:
-    """A snapshot; switching to another version is replacing it whole."""
+    """A snapshot; a switch to another version replaces it as a whole."""
 
     aliases: Mapping[Reference, int] = field(default_factory=dict)
     """Loaded version of each alias that is followed."""
     canaries: Mapping[str, Canary] = field(default_factory=dict)
-    """By adapter; only those whose version is loaded."""
+    """Canaries by adapter; only those whose version is loaded."""
 
     def choose(self, model: str, followed: tuple[Reference, ...], key: str) -> Served | None:
-        """The version that answers a request for `model`; None where it names no adapter of ours.
+        """The version that answers a request for `model`; None where it names no adapter of the registry.
 
         Args:
-            key: whatever requests that should get the same side of a canary have in common.
+            key: a value that requests share which should get the same side of a canary.
 
         Raises NotServedError for an alias that is not followed, NotLoadedError for one without a loaded version.
         """
@@ -90,7 +90,7 @@ class Routes:
         return Served(reference.name, version, reference.alias, judged=True)
 
     def versions(self, name: str) -> frozenset[int]:
-        """Versions of an adapter that something leads to."""
+        """Versions of an adapter that an alias or a canary names."""
         led = {version for reference, version in self.aliases.items() if reference.name == name}
         if name in self.canaries:
             led.add(self.canaries[name].version)
@@ -98,7 +98,7 @@ class Routes:
 
 
 def in_share(name: str, key: str, share_percent: float) -> bool:
-    """Whether a key belongs to the share: the same on every replica, and a larger share holds every smaller one."""
+    """Whether a key is in the share: equally on every replica, and a larger share contains every smaller one."""
     digest = hashlib.sha256(f"{name}\n{key}".encode("utf-8", "surrogatepass")).digest()
     return int.from_bytes(digest[:8]) % _BUCKETS < share_percent * _BUCKETS / 100
 

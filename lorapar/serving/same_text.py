@@ -1,4 +1,4 @@
-"""Whether two model folders turn a chat into the same tokens: tokenizer and chat template, however they were saved."""
+"""Whether two model folders turn a chat into the same tokens, by tokenizer and chat template, however saved."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ TOKENIZER = "tokenizer.json"
 TEMPLATE = "chat_template.jinja"
 SETTINGS = "tokenizer_config.json"
 VOCABULARIES = ("tokenizer.model", "spiece.model", "tekken.json", "vocab.json", "merges.txt", "vocab.txt")
-"""What holds the tokens of a model that has no `tokenizer.json`."""
+"""Files with the tokens of a model without `tokenizer.json`."""
 TEXT_FILES = (TOKENIZER, TEMPLATE, SETTINGS, *VOCABULARIES)
-"""All that is read here."""
+"""All files that this module reads."""
 _OF_A_CALL = ("version", "truncation", "padding")
 
 
 def unlike_text(left: Path, right: Path) -> str:
-    """What the second folder reads or writes otherwise than the first; empty where that is nothing, or not known.
+    """How the second folder differs from the first; empty where nothing differs or it is unknown.
 
-    Raises what reading a damaged file does (OSError, LoraparError).
+    Raises the errors of reading a damaged file (OSError, LoraparError).
     """
     if _unlike_tokenizers(left, right):
         return "its tokenizer is another one"
@@ -40,7 +40,7 @@ def _unlike_tokenizers(left: Path, right: Path) -> bool:
 
 
 def _tokenizer(file: Path) -> dict[str, Any]:
-    """A tokenizer.json without what a call sets, and with merges in the one of the two ways to write them."""
+    """A tokenizer.json without the parts that a call sets, and with merges in one of their two notations."""
     found = {key: value for key, value in read_object(file).items() if key not in _OF_A_CALL}
     try:
         model = dict(found.get("model") or {})
@@ -52,7 +52,7 @@ def _tokenizer(file: Path) -> dict[str, Any]:
 
 
 def _template(folder: Path) -> str:
-    """The template that chats are written with; empty where there is none."""
+    """The chat template; empty where there is none."""
     if (folder / TEMPLATE).is_file():
         try:
             return (folder / TEMPLATE).read_text(encoding="utf-8").strip()
@@ -60,14 +60,14 @@ def _template(folder: Path) -> str:
             raise BadInputError(f"{folder / TEMPLATE}: its bytes are no UTF-8") from None
     settings = folder / SETTINGS
     given = read_object(settings).get("chat_template") if settings.is_file() else None
-    if isinstance(given, list):  # several by name, of which chats take this one
+    if isinstance(given, list):  # several by name; chats use this one
         named = [one for one in given if isinstance(one, dict)]
         given = next((one.get("template") for one in named if one.get("name") == "default"), None)
     return str(given or "").strip()
 
 
 def read_object(file: Path) -> dict[str, Any]:
-    """The JSON object in a file; raises BadInputError where it holds none."""
+    """The JSON object in a file; raises BadInputError where there is none."""
     found = read_json(file)
     if not isinstance(found, dict):
         raise BadInputError(f"{file}: it holds no JSON object")

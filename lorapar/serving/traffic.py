@@ -1,4 +1,4 @@
-"""Requests that a version is answering now: it is unloaded only once there is none."""
+"""Counts of the requests that each version is answering: a version is unloaded only without any."""
 
 from __future__ import annotations
 
@@ -25,5 +25,5 @@ class Traffic:
                 del self._running[model]
 
     def idle(self, model: str) -> bool:
-        """Whether nothing is being answered by it."""
+        """Whether the model has no running request."""
         return not self._running[model]

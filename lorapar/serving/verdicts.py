@@ -1,4 +1,4 @@
-"""Show beside the aliases what the gate said about the versions that they mean."""
+"""Show the gate's verdict on the version of each alias, as a metric."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ logger = logging.getLogger(f"vllm.{__name__}")
 
 
 class VerdictWatch:
-    """Keeps one line in the metrics for each alias whose version has a verdict: 1 better, 0 not better."""
+    """Keeps one metric for each alias whose version has a verdict: 1 better, 0 not better."""
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
         self._shown: dict[Reference, tuple[str, str, str]] = {}
 
     def show(self, records: Mapping[Reference, AliasRecord]) -> None:
-        """Read the latest verdict on each version. A registry that does not answer leaves the lines as they are."""
+        """Read the latest verdict on each version. Where the registry does not answer, the metrics stay."""
         for reference, record in records.items():
             version = Version(name=reference.name, number=record.version, digest=record.digest)
             try:
@@ -42,4 +42,4 @@ def _forget(labels: tuple[str, str, str]) -> None:
     try:
         metrics.GATE_BETTER.remove(*labels)
     except KeyError:
-        return  # it was never shown
+        return  # it had no metric

@@ -1,7 +1,7 @@
 """The plugin that vLLM loads by itself (entry point `vllm.general_plugins`): adapters of the registry by version.
 
-vLLM asks a resolver once for a name it has not loaded, and never again; its prefix cache is keyed by that name. So
-only immutable names are answered: an alias that reached this place would go on answering with its first version.
+vLLM asks a resolver only once for a name that it has not loaded, and its prefix cache is keyed by that name. So the
+resolver answers only immutable names: an alias would keep its first version for ever.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ class RegistryResolver:
         self._caches: dict[str, AdapterCache] = {}
 
     async def resolve_lora(self, base_model_name: str, lora_name: str) -> Any:
-        """vLLM's request for the version, downloaded and verified; None, which it answers with 404, otherwise."""
+        """The version, downloaded and verified, as vLLM's request; None otherwise, which vLLM answers with 404."""
         try:
             reference = parse_reference(lora_name)
         except BadInputError:
-            return None  # any model name that no resolver knows comes here; most of them are no adapter's
+            return None  # every unknown model name comes here; most belong to no adapter
         if reference.version is None or (self._settings.names and reference.name not in self._settings.names):
             return None
         cache = self._cache(base_model_name)
@@ -49,7 +49,7 @@ class RegistryResolver:
             return None
         from vllm.lora.request import LoRARequest
 
-        # vLLM replaces the id by a number of its own; 1 is only a valid one.
+        # vLLM replaces the id by its own number; 1 is only a valid placeholder.
         return LoRARequest(lora_name=lora_name, lora_int_id=1, lora_path=str(folder))
 
     def _cache(self, base_model_name: str) -> AdapterCache:
@@ -62,7 +62,7 @@ class RegistryResolver:
 
 
 def register() -> None:
-    """Called by vLLM in each of its processes, some of which only compute; may be called more than once."""
+    """vLLM calls this in each of its processes, some of which only compute, and possibly more than once."""
     patch_cpu_lora()
     if not os.environ.get(REGISTRY):
         return
@@ -70,12 +70,12 @@ def register() -> None:
         settings = settings_from()
         if os.environ.get("VLLM_ALLOW_RUNTIME_LORA_UPDATING", "0").strip().lower() in ("1", "true"):  # a server's
             refuse_unsafe(installed_vllm())
-            # What the middleware will make of them, made once.
+            # Build once what the middleware builds later.
             AnswerReward.of(settings)
             Capturing.of(settings)
     except BadInputError as error:
-        # One line, and before anything is served: later uvicorn takes what the middleware raises for an application
-        # without a life of its own, and goes on with a server that answers every request with 500.
+        # Fail with one line, before serving: later uvicorn takes an error of the middleware for an application without
+        # lifespan events, and goes on with a server that answers every request with 500.
         print(f"lorapar: {error}", file=sys.stderr)
         raise SystemExit(int(error.exit_code)) from None
     from vllm.lora.resolver import LoRAResolver, LoRAResolverRegistry

@@ -1,8 +1,8 @@
 """Which vLLM may load adapters while it answers: in earlier ones a request could get another adapter's weights.
 
-vLLM remembered which adapter each token of a batch belongs to, and did not look again where loading an adapter gave a
-slot to another one: requests that were being answered went on with the weights of whoever got their slot
-(vllm-project/vllm issue 47724). The fix, pull request 47725, is in 0.26.0 and not in 0.25.1.
+vLLM cached which adapter each token of a batch belongs to, and kept the cache where loading an adapter gave a slot to
+another one: running requests went on with the weights of the slot's new adapter (vllm-project/vllm issue 47724). The
+fix, pull request 47725, is in 0.26.0 and not in 0.25.1.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from lorapar.errors import BadInputError
 
 FIRST_SAFE = "0.26.0"
 _UNNUMBERED = Version("0.2")
-"""vLLM built from a checkout without tags calls itself 0.1.dev and a commit."""
+"""The version of a vLLM built from a checkout without tags: 0.1.dev and a commit."""
 
 
 def installed_vllm() -> str | None:
-    """The version of vLLM in this environment, whatever its package is called; None where there is none."""
+    """The version of vLLM in this environment, under any package name; None where there is none."""
     try:
         return version("vllm")
     except PackageNotFoundError:
@@ -30,7 +30,7 @@ def installed_vllm() -> str | None:
 def refuse_unsafe(found: str | None) -> None:
     """Raise BadInputError for a vLLM that could answer a request with another adapter's weights.
 
-    A build without a release's number is let through: what it holds cannot be told by number.
+    A build without a release number passes: its number does not show what it contains.
     """
     try:
         number = Version(found or "")

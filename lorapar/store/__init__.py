@@ -1,4 +1,4 @@
-"""Where stages keep and find what they make: artifacts on disk, objects in a bucket or a local folder."""
+"""Storage for what stages make: artifacts on disk, objects in a bucket or a local folder."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ __all__ = [
 
 
 def open_store(address: str | Path) -> ObjectStore:
-    """The store at `s3://bucket/prefix` or in a local folder; nothing is contacted yet. Raises BadInputError."""
+    """The store at `s3://bucket/prefix` or in a local folder; contacts nothing yet. Raises BadInputError."""
     where = parse_address(address)
     if isinstance(where, S3Address):
         from lorapar.store.s3 import S3Store

@@ -15,7 +15,7 @@ _ACCESS_POINT = re.compile(r"(arn:aws[a-z-]*:s3[a-z-]*:[a-z0-9-]*:\d{12}:[a-z/]*
 _ARN = re.compile(r"arn:aws[a-z-]*:s3", re.IGNORECASE)
 _ONE_SLASH = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/(?!/)")
 _KEY_PART = re.compile(r"(?! )[^/\\*?#\"<>|]+(?<! )")
-"""What people call their files, blanks within and letters of every language included."""
+"""File names that people use, with blanks inside and letters of every language."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ def is_s3(address: str | Path) -> bool:
 def parse_address(address: str | Path) -> S3Address | Path:
     """An S3Address or a local path.
 
-    Raises BadInputError for nothing at all, another scheme, and a bucket name that cannot be one.
+    Raises BadInputError for an empty text, another scheme, and an impossible bucket name.
     """
     text = str(address)
     if not is_s3(text):
@@ -50,14 +50,14 @@ def parse_address(address: str | Path) -> S3Address | Path:
     bucket, prefix = (point[1], rest[point.end() :]) if point else (rest.partition("/")[0], rest.partition("/")[2])
     if not point and not _BUCKET.fullmatch(bucket):
         raise BadInputError(f"{text}: '{bucket}' cannot name a bucket: 3 to 63 small letters, digits, - and .")
-    prefix = prefix.rstrip("/")  # a slash before it would be one of the key's: s3://BUCKET//KEY is another object
+    prefix = prefix.rstrip("/")  # a slash before it would belong to the key: s3://BUCKET//KEY is another object
     if prefix:
         check_key(prefix)
     return S3Address(bucket, prefix)
 
 
 def check_slashes(text: str) -> None:
-    """Raise BadInputError for nothing at all, and for `s3:/bucket` and ARNs, which would be folders of that name."""
+    """Raise BadInputError for an empty text, and for `s3:/bucket` and ARNs, which would be read as folder names."""
     if not text.strip():
         raise BadInputError("an address is empty; write s3://BUCKET/PREFIX or a local folder, or leave it out")
     if _ARN.match(text):
@@ -69,7 +69,7 @@ def check_slashes(text: str) -> None:
 
 
 def check_key(key: str) -> str:
-    """The key, once every part of it is a plain name: no empty part, no `..`, no control character, no pattern."""
+    """The key, checked: every part is a plain name, without `..`, control characters or patterns."""
     parts = key.split("/")
     if not key.isprintable() or not all(_KEY_PART.fullmatch(part) and part not in (".", "..") for part in parts):
         raise BadInputError(

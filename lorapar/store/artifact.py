@@ -1,6 +1,6 @@
 """Artifacts on disk: a folder with a manifest of sizes and digests, written last and verified by every reader.
 
-A folder without a manifest is unfinished work and never read; one whose bytes differ from its manifest is refused.
+A folder without a manifest is unfinished and never read; a folder whose bytes differ from its manifest is refused.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class FileEntry(BaseModel):
 
 
 class Manifest(BaseModel):
-    """What an artifact holds; its own digest is the artifact's digest."""
+    """The contents of an artifact; the manifest's digest is the artifact's digest."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
@@ -46,7 +46,7 @@ class Manifest(BaseModel):
     @field_validator("files")
     @classmethod
     def _stay_inside(cls, files: dict[str, FileEntry]) -> dict[str, FileEntry]:
-        """A manifest may come from elsewhere: none of its names leads out of the folder it describes."""
+        """Check that no name leads out of the folder, because a manifest may come from elsewhere."""
         for name in files:
             if not name or name.startswith("/") or "\\" in name or ".." in name.split("/"):
                 raise ValueError(f"'{name}' is not the name of a file in the folder")
@@ -54,7 +54,7 @@ class Manifest(BaseModel):
 
     @property
     def digest(self) -> str:
-        """sha256 over kind and contents: equal bytes under equal names, equal digest."""
+        """sha256 over kind and contents: equal bytes under equal names have equal digests."""
         return digest_of(self.model_dump(mode="json"))
 
 
@@ -75,7 +75,7 @@ def seal(folder: Path, kind: str) -> Manifest:
 
 
 def describe(folder: Path, kind: str, belongs: Callable[[str], bool]) -> Manifest:
-    """The manifest of a folder as it is now, of the files whose relative names belong; writes nothing."""
+    """The manifest of a folder's present files whose relative names `belongs` accepts; writes nothing."""
     named = ((path.relative_to(folder).as_posix(), path) for path in sorted(folder.rglob("*")) if path.is_file())
     files = {
         name: FileEntry(size_bytes=path.stat().st_size, sha256=file_sha256(path))
@@ -86,10 +86,10 @@ def describe(folder: Path, kind: str, belongs: Callable[[str], bool]) -> Manifes
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """The manifest of an artifact, not yet compared with its files; raises IntegrityError where there is none."""
+    """The manifest of an artifact, not yet compared with its files; raises IntegrityError if it is missing."""
     path = folder / MANIFEST
     try:
-        return Manifest.model_validate_json(path.read_bytes())  # bytes that are no UTF-8 are a ValidationError too
+        return Manifest.model_validate_json(path.read_bytes())  # bytes that are not UTF-8 also raise ValidationError
     except FileNotFoundError:
         raise IntegrityError(f"{folder}: no {MANIFEST}, so it is missing or unfinished; run its stage again") from None
     except ValidationError as error:
@@ -97,7 +97,7 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def verify(folder: Path) -> Manifest:
-    """The manifest, once every file has the size and sha256 it names; raises IntegrityError naming the file."""
+    """The manifest, after comparing every file's size and sha256; raises IntegrityError naming the file."""
     manifest = read_manifest(folder)
     for name, entry in manifest.files.items():
         path = folder / name
@@ -109,7 +109,7 @@ def verify(folder: Path) -> Manifest:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write a small file so that a reader sees the old or the new one, never half of it."""
+    """Write a small file so that a reader sees the old or the new version, never half of one."""
     scratch = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         scratch.write_text(text, encoding="utf-8")
@@ -119,7 +119,7 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder and those above it; raises StorageError naming the one that cannot be made."""
+    """Make a folder and its parents; raises StorageError naming the one that cannot be made."""
     try:
         again_if_stale(lambda: path.mkdir(parents=True, exist_ok=True))
     except OSError as error:
@@ -128,7 +128,7 @@ def make_folder(path: Path) -> None:
 
 
 def make_writable_folder(path: Path) -> None:
-    """As `make_folder`; also raises StorageError where the folder is there and this user may not write into it."""
+    """Like `make_folder`; also raises StorageError where this user may not write into the folder."""
     make_folder(path)
     if not os.access(path, os.W_OK | os.X_OK):
         number = errno.EROFS if os.statvfs(path).f_flag & os.ST_RDONLY else errno.EACCES
@@ -136,13 +136,13 @@ def make_writable_folder(path: Path) -> None:
 
 
 def replace_folder(made: Path, final: Path) -> None:
-    """Put a finished folder in its place; what stood there before goes only once the new one is complete."""
+    """Move a finished folder to its place; the earlier folder is removed only once the new one is complete."""
     final.parent.mkdir(parents=True, exist_ok=True)
     gone = f".{final.name}.old"
     for old in (final.with_name(gone), *final.parent.glob(f"{glob.escape(gone)}-{'[0-9a-f]' * 32}")):
         shutil.rmtree(old, ignore_errors=True)
     old = final.with_name(gone)
-    if old.exists():  # on NFS it stays for as long as somebody has a file in it open
+    if old.exists():  # on NFS it stays while somebody has a file in it open
         old = final.with_name(f"{gone}-{uuid.uuid4().hex}")
     if final.exists():
         replace_path(final, old)
@@ -152,7 +152,7 @@ def replace_folder(made: Path, final: Path) -> None:
 
 @contextmanager
 def storage_errors(where: Path) -> Iterator[None]:
-    """Turn a full disk or a forbidden folder into one clear StorageError that names the place."""
+    """Turn a full disk or a forbidden folder into a one-line StorageError that names the place."""
     try:
         yield
     except Exception as error:
@@ -169,9 +169,9 @@ def storage_errors(where: Path) -> Iterator[None]:
 
 
 def refused_by_system(error: Exception, where: Path | None = None) -> StorageError | None:
-    """The line for what the system refuses and is nobody's bug: a full disk, a name that is too long; else None.
+    """The message for an error of the system that is no bug, such as a full disk or a long name; else None.
 
-    `where` is what was to be written, where the error alone does not say it.
+    `where` is the path to be written, used where the error does not name one.
     """
     named = (error.filename2 or error.filename) if isinstance(error, OSError) else None
     if full := _means_full(error):
@@ -207,7 +207,7 @@ _OF_THE_SYSTEM = {
 }
 
 
-# Not to be written, or a file where a folder should be.
+# Not writable, or a file where a folder should be.
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
 
 
@@ -215,8 +215,8 @@ _FULL = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the quota of this user
 
 
 def _means_full(error: Exception) -> str:
-    """What is full, or nothing. Libraries written in Rust or C++ (safetensors) report it in the system's words, not as
-    an OSError.
+    """What is full, or nothing. Libraries in Rust or C++ (safetensors) report it as a text of the system, not as an
+    OSError.
     """
     number = error.errno if isinstance(error, OSError) else None
     found = (text for code, text in _FULL.items() if number == code or os.strerror(code) in str(error))
@@ -224,11 +224,11 @@ def _means_full(error: Exception) -> str:
 
 
 _FEW_FILES = 20
-"""What is written at once may have been removed again by the time the file system is asked."""
+"""A file written in one go may be removed again by the time the file system is asked."""
 
 
 def _lacks_inodes(where: Path) -> bool:
-    """Whether the file system of a path, or of what is there above it, has room for bytes and none for files."""
+    """Whether the file system of a path (or its nearest parent) has room for bytes but not for files."""
     while not where.exists() and where != where.parent:
         where = where.parent
     try:

@@ -1,4 +1,4 @@
-"""What every kind of storage can do, whether a bucket or a local folder."""
+"""The interface of every kind of storage, whether a bucket or a local folder."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ class NotFoundError(LoraparError):
 
 
 class UnansweredError(UnreachableError):
-    """The connection failed or broke off, or the server is ill; the same call may work in a while."""
+    """The connection failed or broke off, or the server has a fault; the same call may work later."""
 
 
 class DeniedError(UnreachableError):
-    """The credentials in use may not do what was asked, or a policy of the bucket refuses how it was asked."""
+    """The credentials lack a right, or a policy of the bucket refuses the form of the request."""
 
 
 class UnsupportedError(UnreachableError):
-    """The server does not know what it was asked for."""
+    """The server does not support the request."""
 
 
 @dataclass(frozen=True)
@@ -52,13 +52,13 @@ class Transfer:
     key: str
     size_bytes: int
     sha256: str | None = None
-    """What the bytes must be; a copy that is not is refused with IntegrityError and never becomes visible."""
+    """The digest of the bytes; a copy that differs raises IntegrityError and never becomes visible."""
     version: str | None = None
-    """For downloads: the version of the object that a listing showed; another one is refused."""
+    """For downloads: the version of the object that a listing showed; another version is refused."""
 
 
 Moved = Callable[[int], None]
-"""Told how many bytes moved just now; negative where a retry begins again. Called from several threads."""
+"""Called with the number of bytes just moved; negative where a retry starts over. Called from several threads."""
 
 
 class ObjectStore(Protocol):
@@ -69,7 +69,7 @@ class ObjectStore(Protocol):
 
     @property
     def address(self) -> str:
-        """Where it was opened, as a person would write it."""
+        """The address it was opened with, as a person would write it."""
 
     @property
     def endpoint(self) -> str:
@@ -79,29 +79,29 @@ class ObjectStore(Protocol):
         """The bytes of a small object; raises NotFoundError."""
 
     def read_versioned(self, key: str) -> tuple[bytes, str]:
-        """Its bytes and a token of this very version, for `write_if_unchanged`; raises NotFoundError."""
+        """Its bytes and a token of this version, for `write_if_unchanged`; raises NotFoundError."""
 
     def write(self, key: str, data: bytes) -> None:
-        """Write a small object; a reader sees the old bytes or the new ones, never half of them."""
+        """Write a small object; a reader sees the old or the new bytes, never half of them."""
 
     def write_if_absent(self, key: str, data: bytes) -> bool:
-        """Write unless the key exists; of writers that race exactly one gets True."""
+        """Write unless the key exists; of several writers at once, exactly one gets True."""
 
     def write_if_unchanged(self, key: str, data: bytes, version: str) -> bool:
-        """Replace the version that was read; False where somebody else has replaced or deleted it since."""
+        """Replace the version that was read; False where another writer has replaced or deleted it since."""
 
     def upload(self, path: Path, key: str) -> None:
-        """Copy a local file into the store; it becomes visible whole or not at all."""
+        """Copy a local file into the store; it becomes visible as a whole or not at all."""
 
     def upload_all(self, transfers: Iterable[Transfer], moved: Moved | None = None) -> None:
-        """Copy local files into the store, several at a time with bounded memory, each visible whole or not at all.
+        """Copy local files into the store, several at a time with bounded memory; each is visible only as a whole.
 
-        Where one fails the others are given up, their parts aborted, and the failure is raised: IntegrityError for a
-        file whose bytes are not those its `sha256` names.
+        Where one fails, the others stop, their parts are aborted, and the failure is raised: IntegrityError for a file
+        whose bytes differ from its `sha256`.
         """
 
     def upload_in_parts(self, transfer: Transfer) -> None:
-        """Upload a small file in the way that large ones go up, once and without patience: to try it out."""
+        """Try the upload of large files with a small one, once and without long retries."""
 
     def download(self, key: str, path: Path) -> None:
         """Copy an object to a local file, with bounded memory; raises NotFoundError."""
@@ -109,11 +109,11 @@ class ObjectStore(Protocol):
     def download_all(self, transfers: Iterable[Transfer], moved: Moved | None = None) -> None:
         """Copy objects to local files, several at a time with bounded memory; a file appears only once it is whole.
 
-        Raises NotFoundError, IntegrityError for bytes that are not those asked for, StorageError for a full disk.
+        Raises NotFoundError, IntegrityError for bytes that differ from their digest, StorageError for a full disk.
         """
 
     def known(self, keys: Sequence[str]) -> dict[str, ObjectInfo]:
-        """Those of the keys that exist; takes a listing or single questions, whichever are fewer requests."""
+        """The keys that exist; uses a listing or single requests, whichever needs fewer requests."""
 
     def exists(self, key: str) -> bool:
         """Whether the key exists."""
@@ -122,16 +122,16 @@ class ObjectStore(Protocol):
         """All objects whose key begins with `prefix`, in the order of their keys."""
 
     def renew(self, key: str) -> None:
-        """Make the object as young as if it had been written just now, bytes unchanged; raises NotFoundError."""
+        """Set the object's time to now, with unchanged bytes; raises NotFoundError."""
 
     def delete(self, key: str) -> None:
-        """Remove an object; nothing happens where there is none."""
+        """Remove an object, if it exists."""
 
     def delete_all(self, keys: Sequence[str]) -> None:
         """Remove objects, in as few requests as the storage allows."""
 
     def unfinished(self, older_than: float) -> int:
-        """How many uploads were begun before that time (seconds since the epoch) and neither finished nor aborted."""
+        """How many uploads began before a time (seconds since the epoch) and were neither finished nor aborted."""
 
     def abort_unfinished(self, older_than: float) -> None:
-        """Remove what such uploads have left."""
+        """Remove what unfinished uploads left."""

@@ -1,7 +1,7 @@
-"""Whether a store honours conditional writes: found out by trying, once for an address, and remembered in the store.
+"""Whether a store honours conditional writes: tried once for each address, and remembered in the store.
 
 Some servers answer `200 OK` to a write with If-None-Match or If-Match and ignore the condition. Moving an alias on such
-a server could lose somebody else's move, so it is refused.
+a server could lose another person's move, so it is refused.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ _RIVALS = 8
 
 
 class ConditionalWrites(BaseModel):
-    """What a store did when it was tried."""
+    """The result of trying a store."""
 
     model_config = ConfigDict(extra="ignore", frozen=True, defer_build=True)
 
     endpoint: str
-    """Of the server that was tried: the same bucket name elsewhere is another store."""
+    """The server that was tried: the same bucket name on another server is another store."""
     honoured: bool
     why: str
-    """What was seen, in words."""
+    """The observation, in words."""
     tried: str
-    """When, ISO 8601."""
+    """The time of the trial, ISO 8601."""
 
 
 def conditional_writes(store: ObjectStore) -> ConditionalWrites:
-    """What is remembered of the store's server, or else what trying it now shows (a dozen small writes)."""
+    """The remembered result for the store's server, or else that of a trial now (a dozen small writes)."""
     try:
         known = ConditionalWrites.model_validate_json(store.read(RECORD))
         if known.endpoint == store.endpoint:
@@ -48,9 +48,9 @@ def conditional_writes(store: ObjectStore) -> ConditionalWrites:
 
 
 def require_conditional_writes(store: ObjectStore, purpose: str) -> None:
-    """Refuse what cannot be safe without them; `purpose` says what that is, such as `aliases`. Raises BadInputError."""
+    """Refuse a `purpose`, such as `aliases`, that is unsafe without conditional writes. Raises BadInputError."""
     if store.endpoint == LOCAL:
-        return  # LocalStore keeps the conditions itself
+        return  # LocalStore implements the conditions itself
     found = conditional_writes(store)
     if not found.honoured:
         raise BadInputError(
@@ -60,14 +60,14 @@ def require_conditional_writes(store: ObjectStore, purpose: str) -> None:
 
 
 def try_conditional_writes(store: ObjectStore) -> ConditionalWrites:
-    """Try If-None-Match and If-Match with a scratch object, and a race of eight; the object is removed again."""
+    """Try If-None-Match and If-Match with a scratch object and eight writers at once; then remove the object."""
     key = f".lorapar/try-{uuid.uuid4().hex}"
     try:
         wrong = _first_wrong(store, key)
     except UnsupportedError as error:
         wrong = f"it answers: {error}"
     finally:
-        with suppress(UnreachableError):  # a writer need not have the right to delete; an object of a few bytes stays
+        with suppress(UnreachableError):  # without the right to delete, an object of a few bytes stays
             store.delete(key)
     now = datetime.now(UTC).isoformat(timespec="seconds")
     why = wrong or "each condition was kept, and of eight writers that raced one won"

@@ -1,7 +1,7 @@
-"""Folders as they are: copied to an address and back under their own names, so that other tools can read them too.
+"""Copies of folders at an address and back, under their own names, so that other tools can read them too.
 
 A tree that lorapar wrote has a manifest, written last and only once: readers see all of it or none, and compare every
-byte. A tree without one, put there by another tool, is taken as the versions that its listing shows.
+byte. A tree without a manifest, written by another tool, is read as the versions that its listing shows.
 """
 
 from __future__ import annotations
@@ -24,24 +24,24 @@ from lorapar.store.tree import fetch_missing, filling, moving
 
 @dataclass(frozen=True)
 class RemoteTree:
-    """What is at an address."""
+    """The tree at an address."""
 
     store: ObjectStore
     manifest: Manifest | None
-    """Names, sizes and digests, where the tree was written with them."""
+    """The manifest with names, sizes and digests, if the tree has one."""
     listed: dict[str, ObjectInfo]
-    """What the listing shows, where there is no manifest."""
+    """The listing, where there is no manifest."""
 
     @property
     def names(self) -> list[str]:
-        """Of all files."""
+        """Names of all files."""
         return sorted(self.manifest.files if self.manifest is not None else self.listed)
 
     @cached_property
     def digest(self) -> str:
-        """Changes whenever a byte does. With a manifest it is that of equal files in a local folder.
+        """Changes whenever a byte does. With a manifest it equals the digest of a local folder with the same files.
 
-        Hidden files are left out, as they are of a local folder.
+        Hidden files are left out, as in a local folder.
         """
         shown = [name for name in self.names if not is_hidden(name)]
         if self.manifest is not None:
@@ -49,7 +49,7 @@ class RemoteTree:
         return digest_of({name: [self.listed[name].size_bytes, self.listed[name].version] for name in shown})
 
     def transfers(self, folder: Path) -> list[Transfer]:
-        """What brings the files into a folder."""
+        """The transfers that copy the files into a folder."""
         if self.manifest is not None:
             files = self.manifest.files.items()
             return [Transfer(folder / name, name, entry.size_bytes, entry.sha256) for name, entry in files]
@@ -59,12 +59,12 @@ class RemoteTree:
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file or a folder it is in begins with a dot."""
+    """Whether the name of a file or of a folder around it begins with a dot."""
     return any(part.startswith(".") for part in name.split("/"))
 
 
 def find_tree(store: ObjectStore) -> RemoteTree:
-    """What is at the store's address; raises NotFoundError where nothing does."""
+    """The tree at the store's address; raises NotFoundError where there is none."""
     manifest = _manifest_of(store)
     listed = {} if manifest is not None else {info.key: info for info in store.list() if not is_hidden(info.key)}
     if manifest is None and not listed:
@@ -73,7 +73,7 @@ def find_tree(store: ObjectStore) -> RemoteTree:
 
 
 def copy_down(tree: RemoteTree, folder: Path, progress: Progress | None = None) -> None:
-    """Make a folder of the tree, whole or not at all; raises IntegrityError where it changed while it was read."""
+    """Download the tree into a folder, as a whole or not at all; raises IntegrityError if it changed meanwhile."""
     with filling(folder, tree.digest) as made:
         fetch_missing(tree.store, tree.transfers(made), folder.name, progress)
         if tree.manifest is None and find_tree(tree.store).digest != tree.digest:
@@ -87,10 +87,10 @@ def copy_up(
     progress: Progress | None = None,
     belongs: Callable[[str], bool] = lambda name: True,
 ) -> Manifest:
-    """Copy a folder's files (hidden ones and those that do not belong aside) to the address, then the manifest.
+    """Copy a folder's files to the address, without hidden ones and those that do not belong, then the manifest.
 
-    A second call for the same files does what an interrupted one left to do, and replaces what is damaged. Raises
-    BadInputError where another tree lies at the address: what others may be reading is not replaced.
+    A second call for the same files completes an interrupted one and replaces damaged files. Raises BadInputError where
+    another tree lies at the address, because others may be reading it.
     """
     manifest = describe(folder, kind, lambda name: belongs(name) and not is_hidden(name) and name != MANIFEST)
     found = _manifest_of(store)
@@ -118,7 +118,7 @@ def _upload(folder: Path, store: ObjectStore, manifest: Manifest, progress: Prog
 
 
 def _is_same(path: Path, info: ObjectInfo | None) -> bool:
-    """Whether an object is known to hold a file's bytes; where a server's versions say nothing, it goes up again."""
+    """Whether an object is known to hold a file's bytes; where the server's versions do not show it, upload again."""
     return info is not None and info.size_bytes == path.stat().st_size and info.version == part_etag(path)
 
 

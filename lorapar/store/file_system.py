@@ -1,7 +1,7 @@
-"""What some file systems lack, and how the work goes on without it: locks, hard links, renaming over a file, mmap.
+"""Replacements for what some file systems lack: locks, hard links, renaming over a file, mmap.
 
-NFS, Lustre, FUSE mounts and network drives leave out one or the other. What is missing is said once for a file system,
-on standard error; `lacking` finds out beforehand, for `doctor` and `plan`.
+NFS, Lustre, FUSE mounts and network drives lack some of these. A line on standard error names what is missing, once for
+each file system. `lacking` finds out beforehand, for `doctor` and `plan`.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from typing import Any, BinaryIO, TypeVar
 logger = logging.getLogger(__name__)
 
 UNSUPPORTED = frozenset({errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOLCK, errno.ENODEV, errno.EXDEV})
-"""What a system call answers where a file system has no such operation."""
+"""Errors of system calls whose operation the file system does not have."""
 _MAY_MEAN_UNSUPPORTED = UNSUPPORTED | {errno.EPERM, errno.EACCES, errno.EINVAL, errno.EMLINK}
 _NO_RENAME = _MAY_MEAN_UNSUPPORTED | {errno.EEXIST, errno.ENOTEMPTY, errno.EBUSY}
 _TRY = ".lorapar-try-"
 _REMOVED = (".nfs", ".fuse_hidden")
-"""Names that NFS and FUSE give a file that was removed while somebody had it open; it goes when that one closes it."""
+"""Names that NFS and FUSE give a file that was removed while open; it disappears when it is closed."""
 _Answer = TypeVar("_Answer")
 _within_process: dict[str, threading.Lock] = defaultdict(threading.Lock)
 _warned: set[tuple[str, int]] = set()
@@ -45,8 +45,8 @@ _ONE_CASE = "names that differ in capital letters alone", "give adapters and run
 def locked(path: Path, *, wait: bool = True) -> Iterator[bool]:
     """Hold the lock file `path`, whose folder exists; yields whether other processes are kept out.
 
-    Where the file system has no locks, that is said once and only the threads of this process exclude each other.
-    Raises BlockingIOError where another holds it and `wait` is False.
+    Where the file system has no locks, one line says so, and only the threads of this process exclude each other.
+    Raises BlockingIOError where another process holds it and `wait` is False.
     """
     with path.open("a", encoding="utf-8") as file:
         try:
@@ -54,7 +54,7 @@ def locked(path: Path, *, wait: bool = True) -> Iterator[bool]:
             here = None
         except BlockingIOError:
             raise
-        except OSError as error:  # whatever it is: the work matters more than the lock
+        except OSError as error:  # whatever the error: the work matters more than the lock
             warn_once(path.parent, _LOCKS, error)
             here = _within_process[str(path.absolute())]
         if here is not None and not here.acquire(blocking=wait):
@@ -67,7 +67,7 @@ def locked(path: Path, *, wait: bool = True) -> Iterator[bool]:
 
 
 def replace_path(made: Path, final: Path) -> None:
-    """Give a finished file or folder its name; a file that has the name is replaced, at once where that is possible."""
+    """Give a finished file or folder its name; replaces a file of that name, atomically where possible."""
     try:
         os.replace(made, final)
     except OSError as error:
@@ -82,7 +82,7 @@ def _replace_otherwise(made: Path, final: Path, refused: OSError) -> None:
             shutil.rmtree(final)
         elif final.exists():
             final.unlink()
-    except OSError:  # a folder that may not be written, rather than a file system that cannot rename
+    except OSError:  # a folder without the right to write, rather than a file system that cannot rename
         raise refused from None
     if not made.is_dir():
         warn_once(final.parent, _RENAMES, refused)
@@ -100,7 +100,7 @@ def _replace_otherwise(made: Path, final: Path, refused: OSError) -> None:
 
 
 def copy_files(source: Path, target: Path, left_out: tuple[str, ...] = ()) -> None:
-    """Copy a folder's files, those named in `left_out` aside; their bytes only, since not every place takes modes."""
+    """Copy the bytes of a folder's files except those in `left_out`; not every file system takes modes."""
     target.mkdir(parents=True, exist_ok=True)
     for path in sorted(source.rglob("*")):
         copy = target / path.relative_to(source)
@@ -112,12 +112,12 @@ def copy_files(source: Path, target: Path, left_out: tuple[str, ...] = ()) -> No
 
 
 def is_removed(name: str) -> bool:
-    """Whether a file's name (without folders) says that it was removed already, and only waits to be closed."""
+    """Whether a file's name (without folders) shows that it is removed and only waits to be closed."""
     return name.startswith(_REMOVED)
 
 
 def link_new(made: Path, final: Path) -> bool | None:
-    """Give a finished file a second name unless that is taken: True or False; None where there are no hard links."""
+    """Give a finished file a second name; False if the name is taken, None where there are no hard links."""
     try:
         os.link(made, final)
     except FileExistsError:
@@ -141,7 +141,7 @@ def make_young(path: Path) -> bool:
 
 
 def again_if_stale(ask: Callable[[], _Answer]) -> _Answer:
-    """What a question about a path answers; NFS answers once that a file is stale where another machine replaced it."""
+    """Call `ask`, twice if needed: NFS reports a file as stale once where another machine replaced it."""
     try:
         return ask()
     except OSError as error:
@@ -151,7 +151,7 @@ def again_if_stale(ask: Callable[[], _Answer]) -> _Answer:
 
 
 def sync(file: BinaryIO) -> None:
-    """Force a file's bytes to the disk, where its file system can do that."""
+    """Force a file's bytes to the disk, where the file system can."""
     file.flush()
     try:
         os.fsync(file.fileno())
@@ -180,17 +180,17 @@ def has_record_locks(folder: Path) -> bool:
 
 
 def warn_no_locks(folder: Path, error: BaseException) -> None:
-    """Say once that nothing keeps two runs out of one folder."""
+    """Warn once that nothing keeps two runs out of one folder."""
     warn_once(folder, _LOCKS, error)
 
 
 def warn_no_mmap(folder: Path, error: BaseException) -> None:
-    """Say once that weights are read into memory."""
+    """Warn once that weights are read into memory."""
     warn_once(folder, _MMAP, error)
 
 
 def warn_once(folder: Path, what: tuple[str, str], error: BaseException) -> None:
-    """Tell what a folder's file system lacks, once for a file system in this process."""
+    """Log what a folder's file system lacks, once for each file system in this process."""
     with suppress(OSError):
         key = (what[0], folder.stat().st_dev)
         if key in _warned:
@@ -200,10 +200,10 @@ def warn_once(folder: Path, what: tuple[str, str], error: BaseException) -> None
 
 
 def lacking(folder: Path) -> list[str]:
-    """What the file system of a folder lacks, each with what follows from it, tried in a scratch folder there.
+    """What the file system of a folder lacks, with the consequence of each, tried in a scratch folder there.
 
-    For a folder that is not there yet the nearest one above it is tried. Empty where nothing is lacking, or where
-    this user may not write.
+    For a folder that does not exist yet, its nearest parent is tried. Empty where nothing is lacking or this user may
+    not write.
     """
     while not folder.is_dir() and folder != folder.parent:
         folder = folder.parent

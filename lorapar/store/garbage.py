@@ -1,9 +1,9 @@
-"""What a store holds that nothing needs any more, and removing it: `lorapar gc`.
+"""Find and remove what a store holds that nothing needs any more: `lorapar gc`.
 
 Content lies under its digest: `cas/<sha256>` and `manifests/<digest>.json`. Everything else in the store is a root:
-runs, records, checkpoints, published adapters, mirrored models, whatever somebody put there. Content is reached where
-its digest stands in a root, or in a manifest that is reached itself. Only what is not reached, and has not been written
-or taken up for a grace time, is left over. docs/storage.md says how to let go of runs.
+runs, records, checkpoints, published adapters, mirrored models, other people's files. Content is reached if its digest
+occurs in a root, or in a manifest that is itself reached. Garbage is content that is not reached, and that nothing
+wrote or reused for a grace time. docs/storage.md says how to remove runs.
 """
 
 from __future__ import annotations
@@ -22,36 +22,36 @@ MANIFESTS = "manifests"
 _DIGEST = re.compile(rb"(?<![0-9a-f])[0-9a-f]{64}(?![0-9a-f])")
 _NAMED_BY_DIGEST = re.compile(r"(?:.*/)?[0-9a-f]{64}(?:\.json)?")
 _LARGEST_ROOT_BYTES = 1_000_000
-"""Files that are no JSON are looked into up to this size; larger ones hold tensors or rows, not digests."""
+"""Files that are not JSON are searched up to this size; larger ones hold tensors or rows, not digests."""
 _READERS = 10
 _BATCH = 1000
 
 
 @dataclass(frozen=True)
 class Garbage:
-    """What was found."""
+    """What a search found."""
 
     left_over: tuple[ObjectInfo, ...]
     reached: int
-    """Objects of content that a root needs."""
+    """The number of content objects that a root needs."""
     young: int
-    """Objects of content that nothing needs, but younger than the grace time."""
+    """The number of content objects that nothing needs but that are younger than the grace time."""
     roots: int
-    """Objects that were looked into for digests."""
+    """The number of objects searched for digests."""
     unfinished: int
-    """Uploads begun before the grace time and never finished."""
+    """The number of uploads that began before the grace time and never finished."""
 
     @property
     def size_bytes(self) -> int:
-        """Of everything left over."""
+        """The size of all garbage."""
         return sum(info.size_bytes for info in self.left_over)
 
 
 def find_garbage(store: ObjectStore, grace_seconds: float, more_roots: Sequence[ObjectStore] = ()) -> Garbage:
-    """Look through the store; `more_roots` are places outside it whose files name its content. Changes nothing.
+    """Search the store; `more_roots` are other places whose files name its content. Changes nothing.
 
     Content is listed before the roots are read, so what a run writes meanwhile is reached or too young. Raises
-    BadInputError where one of `more_roots` names nothing at all: a misspelt one would give up what the right one needs.
+    BadInputError where one of `more_roots` names no content: a misspelt root would lose what the right one needs.
     """
     before = time.time() - grace_seconds
     listed = list(store.list())
@@ -76,9 +76,9 @@ def find_garbage(store: ObjectStore, grace_seconds: float, more_roots: Sequence[
 
 
 def remove_garbage(store: ObjectStore, garbage: Garbage, grace_seconds: float) -> int:
-    """Remove what was found, manifests first; returns how many objects went. What came into use since then stays.
+    """Remove what was found and is still unused, manifests first; returns how many objects were removed.
 
-    Raises BadInputError where nothing at all is reached: that is the wrong address rather than a store full of garbage.
+    Raises BadInputError where no content is reached: that means a wrong address rather than a store full of garbage.
     """
     if garbage.left_over and not garbage.reached:
         raise BadInputError(
@@ -108,7 +108,7 @@ def _may_name_digests(info: ObjectInfo) -> bool:
 
 
 def _words(store: ObjectStore, infos: Iterable[ObjectInfo]) -> Iterator[str]:
-    """Everything in the objects that has the form of a digest."""
+    """All words in the objects that have the form of a digest."""
 
     def read(info: ObjectInfo) -> bytes:
         try:

@@ -48,18 +48,18 @@ class LocalStore:
         return data, _version(data)
 
     def write(self, key: str, data: bytes) -> None:
-        """Write beside it, then rename."""
+        """Write a file next to it, then rename that."""
         with self._written(key, data) as scratch, self._locked():
             replace_path(scratch, self._path(key))
 
     def write_if_absent(self, key: str, data: bytes) -> bool:
-        """Hard-link the new file to its name, which fails where the name is taken."""
+        """Hard-link the new file to its name; the link fails if the name is taken."""
         with self._written(key, data) as scratch:
             made = link_new(scratch, self._path(key))
             return self._make_unlinked(scratch, self._path(key)) if made is None else made
 
     def _make_unlinked(self, scratch: Path, path: Path) -> bool:
-        """On a file system without hard links. Without locks too, a reader may see the first part of a new file."""
+        """The same without hard links. If the file system has no locks either, a reader may see part of a new file."""
         with self._locked() as alone:
             if path.exists():
                 return False
@@ -85,18 +85,18 @@ class LocalStore:
         return True
 
     def upload(self, path: Path, key: str) -> None:
-        """Copy beside it, then rename."""
+        """Copy to a file next to it, then rename that."""
         self.upload_all([Transfer(path, key, path.stat().st_size)])
 
     def upload_all(self, transfers: Iterable[Transfer], moved: Moved | None = None) -> None:
-        """One after the other: a disk gains nothing from several at a time."""
+        """Copy one after the other: parallel copies are no faster on a disk."""
         for transfer in transfers:
             with self._scratch(transfer.key) as scratch:
                 _copy(transfer.path, scratch, transfer, moved)
                 replace_path(scratch, self._path(transfer.key))
 
     def upload_in_parts(self, transfer: Transfer) -> None:
-        """A disk knows only one way."""
+        """Upload as usual: a disk has no parts."""
         self.upload_all([transfer])
 
     def download(self, key: str, path: Path) -> None:
@@ -106,7 +106,7 @@ class LocalStore:
         self.download_all([Transfer(path, key, size)])
 
     def download_all(self, transfers: Iterable[Transfer], moved: Moved | None = None) -> None:
-        """One after the other, each to a scratch file that is renamed once it is whole."""
+        """Copy one after the other, each to a scratch file that is renamed once it is complete."""
         for transfer in transfers:
             source = self._path(transfer.key)
             scratch = transfer.path.with_name(f"{_HIDDEN}{uuid.uuid4().hex}")
@@ -132,11 +132,11 @@ class LocalStore:
         return found
 
     def exists(self, key: str) -> bool:
-        """Whether the file is there."""
+        """Whether the file exists."""
         return again_if_stale(self._path(key).is_file)
 
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
-        """Files whose relative path begins with `prefix`; only folders that can hold such are looked into."""
+        """Files whose relative path begins with `prefix`; reads only folders that can hold such files."""
         folder = self.root / prefix.rpartition("/")[0]
         with self._reading(prefix):
             names = again_if_stale(lambda: sorted(path.relative_to(self.root).as_posix() for path in folder.rglob("*")))
@@ -229,7 +229,7 @@ def _info(key: str, path: Path) -> ObjectInfo:
 
 
 def _copy(source: Path, target: Path, transfer: Transfer, moved: Moved | None) -> None:
-    """Copy bytes and compare them with the digest asked for on the way."""
+    """Copy bytes and compare them with the expected digest."""
     digest = hashlib.sha256()
     with source.open("rb") as reader, target.open("xb") as writer:
         while chunk := reader.read(_CHUNK_BYTES):

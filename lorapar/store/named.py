@@ -1,4 +1,4 @@
-"""Places that a person names: folders to fill and files to write; what is in them already is that person's."""
+"""Folders and files that a person names to be written; what they hold already belongs to that person."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from lorapar.errors import BadInputError, StorageError
 from lorapar.store.artifact import storage_errors, write_atomically
 
 _OF_THE_FILE_SYSTEM = {"lost+found"}
-"""What the root of a fresh volume holds."""
+"""Names in the root of a fresh volume."""
 
 
 def refuse_other_content(folder: Path, complaint: str, ours: Callable[[Path], bool] = lambda folder: False) -> None:
-    """Raise BadInputError with the complaint where a folder holds things that `ours` does not know for lorapar's."""
+    """Raise BadInputError with `complaint` where a folder holds names that `ours` does not accept as lorapar's."""
     if folder.is_dir() and any(path.name not in _OF_THE_FILE_SYSTEM for path in folder.iterdir()) and not ours(folder):
         raise BadInputError(complaint)
 
 
 def write_named_file(path: Path, text: str) -> None:
-    """Write a file that an option names, whole or not at all where it is an ordinary one.
+    """Write a file that an option names; an ordinary file is written as a whole or not at all.
 
     Raises BadInputError where the path is a folder, StorageError where it cannot be written.
     """

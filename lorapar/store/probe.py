@@ -1,4 +1,4 @@
-"""What an address is good for, found out by doing there what runs do: `lorapar doctor --store ADDRESS`."""
+"""Try at an address what runs do there: `lorapar doctor --store ADDRESS`."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ class Probe:
     """What was found."""
 
     objects: str
-    """How many, in words."""
+    """The number of objects, in words."""
     unwritable: str = ""
-    """Why nothing can be written; empty where it can."""
+    """Why writing fails; empty where it works."""
     parts: str = ""
-    """Why large files cannot go up in parts."""
+    """Why large files cannot be uploaded in parts."""
     undeletable: str = ""
-    """Why nothing can be removed."""
+    """Why removing fails."""
     conditional: ConditionalWrites | None = None
-    """None where nothing can be written."""
+    """Conditional writes; None where nothing can be written."""
 
 
 def probe(store: ObjectStore) -> Probe:
     """List, upload a file whole and in parts, read it back, try conditional writes, remove what was made.
 
-    Raises what the store raises where it cannot be read, or where writing fails for another reason than a right.
+    Raises the store's error where it cannot be read, or where writing fails for another reason than a missing right.
     """
     count = sum(1 for _ in islice(store.list(), _LISTED + 1))
     objects = f"more than {_LISTED} objects" if count > _LISTED else f"{count} objects"
@@ -60,7 +60,7 @@ def _copy_there_and_back(store: ObjectStore, key: str) -> None:
 
 
 def _copy_in_parts(store: ObjectStore, key: str) -> str:
-    """Why a file cannot go up in parts, as those of 32 MB and more do; empty where it can."""
+    """Why an upload in parts fails, as files of 32 MB and more need it; empty where it works."""
     with tempfile.TemporaryDirectory(prefix="lorapar-") as room:
         sent, back = Path(room) / "sent", Path(room) / "back"
         sent.write_bytes(os.urandom(_TRIED_BYTES))
@@ -74,7 +74,7 @@ def _copy_in_parts(store: ObjectStore, key: str) -> str:
 
 
 def _denied(store: ObjectStore, attempt: Callable[[], None]) -> str:
-    """How a missing right is reported; empty where there is none missing."""
+    """The message about a missing right; empty where none is missing."""
     try:
         attempt()
     except DeniedError as error:

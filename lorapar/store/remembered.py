@@ -1,7 +1,7 @@
-"""What was computed before, by content: texts under sha256 keys in one SQLite file, shared through an object store.
+"""A cache of computed texts by sha256 key, in one SQLite file and shared through an object store.
 
-Where there is a store, new entries also go there, as segments that every other machine reads, so a lost machine costs
-no more than what was not yet sent. A segment is named after the sha256 of its bytes: a damaged one is recognised and
+New entries also go to the store, if there is one, as segments that every other machine reads. So a lost machine loses
+only entries that it had not sent. A segment's name is the sha256 of its bytes, so a damaged segment is recognised and
 removed.
 """
 
@@ -29,13 +29,13 @@ SEND_SECONDS = 30.0
 """and sent to the store this often."""
 _LOOK_UP = 512
 _NO_LOCKS = ("locking protocol", "disk I/O error", "unable to open database file")
-"""What SQLite says on a file system without fcntl locks or shared memory."""
+"""SQLite's errors on a file system without fcntl locks or shared memory."""
 
 
 class ContentCache:
-    """Texts by key, in the file `path`; `kind` names them (`votes`), in messages and in the store.
+    """Texts by key, in the file `path`; `kind` names them (`votes`) in messages and in the store.
 
-    An identity is a digest of what many entries have in common: the store has a folder for each, which is read once.
+    An identity is a digest of what many entries share: the store has a folder for each identity, which is read once.
     Raises StorageError where the file cannot be used, and the store's own errors.
     """
 
@@ -51,7 +51,7 @@ class ContentCache:
             self._file = _opened(path, kind)
 
     def recall(self, identity: str, keys: Sequence[bytes]) -> dict[bytes, str]:
-        """The entries that are known, by key."""
+        """The known entries, by key."""
         self._fetch(identity)
         found: dict[bytes, str] = {}
         for start in range(0, len(keys), _LOOK_UP):
@@ -59,7 +59,7 @@ class ContentCache:
         return found
 
     def keep(self, identity: str, key: bytes, text: str) -> None:
-        """Remember a text, which has no line break; it is safe after the next flush."""
+        """Add a text without line breaks; it is on disk after the next flush."""
         self._unwritten.append((key, text))
         if self._store is not None:
             self._unsent.setdefault(identity, []).append((key, text))
@@ -70,12 +70,12 @@ class ContentCache:
             self._send()
 
     def flush(self) -> None:
-        """Write what is remembered to the local file and to the store."""
+        """Write new entries to the local file and to the store."""
         self._write()
         self._send()
 
     def leave_store(self) -> None:
-        """Go on with the local file alone."""
+        """Stop using the store and go on with the local file."""
         self._store, self._unsent = None, {}
 
     def close(self) -> None:
@@ -102,13 +102,13 @@ class ContentCache:
 
     def _write(self) -> None:
         with self._usable(), self._file:
-            # The new one wins: what is kept again was asked again, because the old one could not be read.
+            # The new entry wins: an entry is added again only because the old one could not be read.
             self._file.executemany(f"INSERT OR REPLACE INTO {self._kind} VALUES (?, ?)", self._unwritten)  # noqa: S608
         self._unwritten = []
         self._written = time.monotonic()
 
     def _send(self) -> None:
-        """One segment an identity, named after its own contents."""
+        """Write one segment for each identity, named after its contents."""
         self._sent = time.monotonic()
         if self._store is None:
             return
@@ -120,7 +120,7 @@ class ContentCache:
         self._unsent = {}
 
     def _fetch(self, identity: str) -> None:
-        """Bring the segments that other machines have sent, once an identity."""
+        """Fetch the segments of other machines, once for each identity."""
         if self._store is None or identity in self._fetched:
             return
         self._fetched.add(identity)
@@ -147,7 +147,7 @@ class ContentCache:
 
     @contextmanager
     def _usable(self) -> Iterator[None]:
-        """What SQLite says about a file it cannot use, as one line."""
+        """Turn SQLite's error about an unusable file into one line."""
         try:
             yield
         except sqlite3.Error as error:
@@ -158,14 +158,14 @@ class ContentCache:
 
 
 def is_damage(error: StorageError) -> bool:
-    """Whether a cache could not be used because its file is no database, or a broken one."""
+    """Whether a cache is unusable because its file is broken or is no database."""
     name = getattr(error.__cause__, "sqlite_errorname", None) or ""
     return name.startswith(("SQLITE_NOTADB", "SQLITE_CORRUPT", "SQLITE_ERROR"))
 
 
 def _opened(path: Path, kind: str) -> sqlite3.Connection:
-    """The file with its tables; without SQLite's own locks and shared memory where the file system has none."""
-    if has_record_locks(path.parent):  # without, SQLite would wait a minute and take its own file for a busy one
+    """Open the file and make its tables; without SQLite's locks and shared memory where the file system has none."""
+    if has_record_locks(path.parent):  # otherwise SQLite would wait a minute and report its own file as busy
         try:
             return _with_tables(sqlite3.connect(path, timeout=60.0), kind, "WAL")
         except sqlite3.OperationalError as error:

@@ -19,12 +19,12 @@ from lorapar.store.s3_errors import CONFLICT, MISSING, TAKEN, code_of, s3_errors
 from lorapar.store.s3_small import Watch, download_small, is_small, read_whole, several, upload_small, version_of
 
 _CONFLICTS = 20
-"""How often a conditional write that collided with another one is tried again; S3 asks for that."""
+"""How often to repeat a conditional write that collided with another one, as S3's documentation asks."""
 _KEYS_A_PAGE = 1000
 _QUESTIONS_A_PAGE = 10
-"""A page of a listing takes about as long as ten single questions, which go out ten at a time."""
+"""A page of a listing takes about as long as ten single requests, which go out ten at a time."""
 _PAUSES_SECONDS = (2.0, 5.0, 15.0, 30.0)
-"""Between attempts to finish a copy whose server went away or is ill, on top of boto3's own retries."""
+"""Pauses between attempts to finish a copy whose server fails, on top of boto3's own retries."""
 _WRITER = "lorapar-writer"
 _CopyAll = Callable[[Any, str, Iterable[tuple[Transfer, str]], str, Watch], None]
 
@@ -65,7 +65,7 @@ class S3Store:
             return data, version
 
     def write(self, key: str, data: bytes) -> None:
-        """One put, which S3 makes visible at once."""
+        """One put, which S3 makes visible as a whole."""
         with self._errors(key):
             self._client.put_object(**self._named(key), Body=data)
 
@@ -82,7 +82,7 @@ class S3Store:
         self.upload_all([Transfer(path, key, path.stat().st_size)])
 
     def upload_all(self, transfers: Iterable[Transfer], moved: Moved | None = None) -> None:
-        """Several at a time; parts of what does not become whole are aborted."""
+        """Several at a time; the parts of incomplete uploads are aborted."""
         small, large = _by_size(transfers)
         if small:
             self._patiently(upload_small, small, moved)
@@ -107,7 +107,7 @@ class S3Store:
         self.download_all([Transfer(path, key, info.size_bytes, version=info.version)])
 
     def download_all(self, transfers: Iterable[Transfer], moved: Moved | None = None) -> None:
-        """Several at a time; of large ones first which versions there are."""
+        """Several at a time; versions of large objects are looked up first."""
         small, large = _by_size(transfers)
         versioned = tuple(self._versioned(large))
         if small:
@@ -118,7 +118,7 @@ class S3Store:
             self._patiently(s3_transfer.download_all, versioned, moved)
 
     def known(self, keys: Sequence[str]) -> dict[str, ObjectInfo]:
-        """From a listing as long as that is the cheaper way; the rest by single questions, ten at a time."""
+        """From a listing while that is cheaper; the rest by single requests, ten at a time."""
         wanted, found = set(keys), {}
         pages = len(wanted) // _QUESTIONS_A_PAGE
         open_keys = sorted(wanted)
@@ -136,7 +136,7 @@ class S3Store:
         return found | {info.key: info for info in answers if info is not None}
 
     def exists(self, key: str) -> bool:
-        """One small question."""
+        """One small request."""
         return self._look(key) is not None
 
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
@@ -157,7 +157,7 @@ class S3Store:
                     yield ObjectInfo(key, entry["Size"], entry["LastModified"].timestamp(), entry["ETag"])
 
     def renew(self, key: str) -> None:
-        """A copy onto itself, which the server does without the bytes travelling."""
+        """Copy the object onto itself, which the server does without moving the bytes over the network."""
         from lorapar.store import s3_transfer
 
         with self._errors(key):
@@ -169,13 +169,13 @@ class S3Store:
             self._client.delete_object(**self._named(key))
 
     def delete_all(self, keys: Sequence[str]) -> None:
-        """A thousand in one request; raises UnreachableError naming the first that the server would not remove."""
+        """A thousand in one request; raises UnreachableError naming the first that the server did not remove."""
         for start in range(0, len(keys), _KEYS_A_PAGE):
             some = [{"Key": self._key(key)} for key in keys[start : start + _KEYS_A_PAGE]]
             try:
                 with self._errors(""):
                     answer = self._client.delete_objects(Bucket=self.bucket, Delete={"Objects": some, "Quiet": True})
-            except UnsupportedError:  # some gateways know single deletions alone
+            except UnsupportedError:  # some gateways support only single deletions
                 several(self.delete, keys[start : start + _KEYS_A_PAGE])
                 continue
             for error in answer.get("Errors", ()):
@@ -195,7 +195,7 @@ class S3Store:
                 self._client.abort_multipart_upload(Bucket=self.bucket, Key=upload["Key"], UploadId=upload["UploadId"])
 
     def _unfinished(self, older_than: float) -> Iterator[dict[str, Any]]:
-        with suppress(UnsupportedError), self._errors(""):  # who cannot list them is left to remove them himself
+        with suppress(UnsupportedError), self._errors(""):  # without the right to list them, they stay
             pages = self._client.get_paginator("list_multipart_uploads").paginate(Bucket=self.bucket, Prefix=self._root)
             for page in pages:
                 for upload in page.get("Uploads", ()):
@@ -203,7 +203,7 @@ class S3Store:
                         yield upload
 
     def _look(self, key: str) -> ObjectInfo | None:
-        """What there is under a key. Not a HEAD request: its answer has no body, so no error could be explained."""
+        """The object under a key. Not by a HEAD request, whose answer has no body to explain an error."""
         from botocore.exceptions import ClientError
 
         with self._errors(key):
@@ -221,11 +221,11 @@ class S3Store:
                 answer["Body"].close()
         version = version_of(answer, self._client)
         size = int((answer.get("ContentRange") or f"/{answer['ContentLength']}").rpartition("/")[2])
-        modified = answer.get("LastModified")  # without one it counts as new, so that nothing takes it for old
+        modified = answer.get("LastModified")  # without a time it counts as new, so that nothing removes it
         return ObjectInfo(key, size, modified.timestamp() if modified else time.time(), version)
 
     def _conditional(self, key: str, data: bytes, condition: dict[str, str]) -> bool:
-        """Whether the write went through; a token in the metadata marks our own earlier attempt."""
+        """Whether the write succeeded; a token in the metadata marks an earlier attempt of this call."""
         from botocore.exceptions import ClientError
 
         token = uuid.uuid4().hex
@@ -243,7 +243,7 @@ class S3Store:
         raise UnreachableError(f"{self.address}/{key}: {_CONFLICTS} attempts to write collided with others; try again")
 
     def _is_ours(self, key: str, token: str) -> bool:
-        """Whether an attempt whose answer was lost had gone through after all."""
+        """Whether an attempt succeeded although its answer was lost."""
         from botocore.exceptions import ClientError
 
         try:
@@ -253,7 +253,7 @@ class S3Store:
         return bool(answer["Metadata"].get(_WRITER) == token)
 
     def _versioned(self, transfers: Iterable[Transfer]) -> Iterator[Transfer]:
-        """The transfers with their versions; raises NotFoundError and IntegrityError before anything is moved."""
+        """The transfers with their versions; raises NotFoundError and IntegrityError before it moves anything."""
         transfers = tuple(transfers)
         found = self.known([transfer.key for transfer in transfers if transfer.version is None])
         for transfer in transfers:
@@ -270,7 +270,7 @@ class S3Store:
             yield transfer
 
     def _patiently(self, copy_all: _CopyAll, transfers: Iterable[Transfer], moved: Moved | None) -> None:
-        """Copy; where the server goes away or is ill half-way, wait for it and go on with what is missing."""
+        """Copy; where the server fails half-way, wait for it and go on with what is missing."""
         left, watch = tuple(transfers), Watch(moved)
         for pause_seconds in (*_PAUSES_SECONDS, None):
             keyed = [(transfer, self._key(transfer.key)) for transfer in left]
@@ -314,7 +314,7 @@ def _by_size(transfers: Iterable[Transfer]) -> tuple[list[Transfer], list[Transf
 
 
 def _common_folder(keys: Sequence[str]) -> str:
-    """The folder that all sorted keys are in, with its slash; empty where there is none."""
+    """The folder that holds all the sorted keys, with its slash; empty where there is none."""
     first, last = keys[0], keys[-1]
     same = next((place for place, pair in enumerate(zip(first, last, strict=False)) if pair[0] != pair[1]), len(first))
     return first[: first.rfind("/", 0, same) + 1]

@@ -1,7 +1,7 @@
-"""The boto3 client of a bucket. Endpoint, region, certificates and credentials are whatever boto3's own chain finds.
+"""The boto3 client of a bucket. boto3's own chain finds endpoint, region, certificates and credentials.
 
-Nothing of that is a setting of lorapar; docs/storage.md lists the variables. What a bucket asks of every request is
-(`lorapar.store.s3_headers`).
+None of these is a setting of lorapar; docs/storage.md lists the variables. What a bucket requires of every request is a
+setting (`lorapar.store.s3_headers`).
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from lorapar.store.s3_headers import add_headers
 CONCURRENT_REQUESTS = 10
 """Requests of one store at a time, boto3's own default."""
 _ATTEMPTS = 8
-"""With boto3's growing pauses about half a minute: a server that restarts is waited for."""
+"""With boto3's growing pauses about half a minute: enough for a server to restart."""
 _FOUND_HERE = ("env", "shared-credentials-file", "config-file")
-"""Ways of finding credentials that contact nobody."""
+"""Ways of finding credentials without the network."""
 _REGIONS = ("AWS_DEFAULT_REGION", "AWS_REGION")
-"""boto3 itself reads the first alone; every other client of AWS, and the pods of EKS, know the second too."""
+"""boto3 reads only the first; every other AWS client, and the pods of EKS, also use the second."""
 _NO_REGION = "us-east-1"
 _REDIRECTS = (301, 302, 303, 307, 308)
 _REFUSALS = (400, 401, 403)
@@ -42,10 +42,10 @@ _kept: dict[frozenset[tuple[str, str]], Connection] = {}
 
 
 def connection(where: str) -> Connection:
-    """The connection that all stores of this process share: a client takes boto3 a seventh of a second to make.
+    """The connection that all stores of this process share: boto3 takes a seventh of a second to make a client.
 
-    Another one where a variable of the environment has changed since, because boto3 reads its settings there. Raises
-    as `Connection` does; `where` is the address to name then.
+    A new one after a variable of the environment has changed, because boto3 reads its settings there. Raises like
+    `Connection`, naming the address `where`.
     """
     variables = frozenset(os.environ.items())
     with _lock:
@@ -57,9 +57,9 @@ def connection(where: str) -> Connection:
 
 
 class Connection:
-    """The client for all calls of the stores that use it, and the session that further ones come from.
+    """The client for all calls of its stores, and the session that makes further clients.
 
-    Raises BadInputError or UnreachableError where the settings cannot work; nothing is contacted yet.
+    Raises BadInputError or UnreachableError where the settings cannot work; contacts nothing yet.
     """
 
     def __init__(self, where: str) -> None:
@@ -74,14 +74,12 @@ class Connection:
             core.set_config_variable("region", _region(core, where))
             self._session = core
             authorities = trust_authorities()
-            # What a person told boto3 itself, by AWS_CA_BUNDLE or in a profile, wins.
+            # boto3's own settings, AWS_CA_BUNDLE or a profile, win.
             self._verify = authorities if core.get_config_variable("ca_bundle") is None else None
             found = self._session.get_credentials()
             self._signed = found is not None
             self.client: Any = self._make(**_options(core))
-            if heed_proxies(
-                self.endpoint, socks=None, ascii_only=True
-            ):  # a client keeps the proxies that it was made with
+            if heed_proxies(self.endpoint, socks=None, ascii_only=True):  # a client keeps the proxies it was made with
                 self.client.close()
                 self.client = self._make(**_options(core))
         if found is not None and found.method in _FOUND_HERE:
@@ -93,16 +91,16 @@ class Connection:
         return str(self.client.meta.endpoint_url)
 
     def first_contact(self) -> None:
-        """Ask once with little patience, so that a wrong endpoint shows in seconds rather than after all retries.
+        """Ask once with few retries, so that a wrong endpoint shows in seconds.
 
-        Whatever the server answers is fine here; the call that follows meets the same answer and explains it. Raises
-        what boto3 raises where there is none.
+        Any answer of the server is fine here; the next call gets the same answer and explains it. Raises boto3's error
+        where there is none.
         """
         from botocore.exceptions import ClientError
 
         try:
             with self.impatient_client() as client:
-                client.list_buckets(MaxBuckets=1)  # names no bucket, so that none can send it elsewhere
+                client.list_buckets(MaxBuckets=1)  # names no bucket, so that none can redirect it
         except ClientError as error:
             answer = error.response.get("ResponseMetadata", {})
             if answer.get("HTTPStatusCode", 0) in _REDIRECTS:
@@ -135,7 +133,7 @@ class Connection:
         return client
 
     def _remember_credentials(self) -> None:
-        """Tell the redaction of keys that are not in the environment, such as those of a mounted file or a role."""
+        """Let redaction know keys that are not in the environment, such as those of a mounted file or a role."""
         found = self._session.get_credentials()
         if found is not None:
             frozen = found.get_frozen_credentials()
@@ -143,22 +141,22 @@ class Connection:
 
 
 def _note_unsigned(parsed: dict[str, Any], **_: Any) -> None:
-    """Say in a refusal that nothing was signed: any other cause that the server names follows from it."""
+    """Note in a refusal that the request had no signature: any other cause that the server names follows from that."""
     if parsed.get("ResponseMetadata", {}).get("HTTPStatusCode") in _REFUSALS:
         parsed.setdefault("Error", {})[UNSIGNED] = True
 
 
 class _AnyName(list[str]):
-    """The services that botocore knows. It would look through the folders of all 400 for every file of one."""
+    """Stands for botocore's list of services. botocore would search the folders of all 400 for every file of one."""
 
     def __contains__(self, name: object) -> bool:
-        """What is not there has no file, which is said then."""
+        """Accept every name; botocore reports a missing file itself."""
         return True
 
 
 @contextmanager
 def _no_search_for_garbage() -> Iterator[None]:
-    """What boto3 imports and builds stays; collecting garbage while it does takes a tenth of the time."""
+    """Switch garbage collection off while boto3 imports and builds objects that stay: it takes a tenth of the time."""
     was = gc.isenabled()
     gc.disable()
     try:
@@ -170,7 +168,7 @@ def _no_search_for_garbage() -> Iterator[None]:
 
 @contextmanager
 def _settings_errors(where: str) -> Iterator[None]:
-    """A profile that is not there, an endpoint that is no address: said before anything is contacted."""
+    """Report a missing profile or an endpoint that is no address, before contacting anything."""
     from botocore.exceptions import BotoCoreError, InvalidRetryModeError
 
     try:
@@ -180,7 +178,7 @@ def _settings_errors(where: str) -> Iterator[None]:
     except BotoCoreError as error:
         raise UnreachableError(redact(f"{where}: {credentials_cause(error)}")) from None
     except ValueError as error:
-        if "endpoint" not in str(error).lower():  # a number that is none; botocore does not say which
+        if "endpoint" not in str(error).lower():  # not a number; botocore does not say which
             asked = "fix AWS_MAX_ATTEMPTS, AWS_METADATA_SERVICE_TIMEOUT or the profile"
             raise BadInputError(redact(f"{where}: {error}; {asked}")) from None
         raise BadInputError(
@@ -189,7 +187,7 @@ def _settings_errors(where: str) -> Iterator[None]:
 
 
 def _check_keys() -> None:
-    """Refuse keys with a line break or blank at an end, which no header takes or no signature fits."""
+    """Refuse keys with a line break or blank at an end: no header takes them, or their signature is wrong."""
     for name in _KEYS:
         value = os.environ.get(name, "")
         if value != value.strip():
@@ -200,7 +198,7 @@ def _check_keys() -> None:
 
 
 def _region(core: Any, where: str) -> str:
-    """The region of the variables or the profile; a variable that is empty counts as not set."""
+    """The region from the variables or the profile; an empty variable counts as unset."""
     named = [(name, os.environ[name]) for name in _REGIONS if os.environ.get(name)]
     configured = core.get_scoped_config().get("region")
     name, region = (*named, ("region of the profile", configured or _NO_REGION))[0]
@@ -210,7 +208,7 @@ def _region(core: Any, where: str) -> str:
 
 
 def _options(core: Any) -> dict[str, Any]:
-    """What differs from boto3's defaults; a person's own variables and profile win."""
+    """Options that differ from boto3's defaults; the user's variables and profile win."""
     options: dict[str, Any] = {
         "max_pool_connections": CONCURRENT_REQUESTS + 2,
         "tcp_keepalive": True,

@@ -1,9 +1,9 @@
-"""Credentials that are looked up again where a server says that those in use have expired or are not known.
+"""Credentials that are looked up again where a server reports those in use as expired or unknown.
 
-boto3 itself renews what comes with a time of expiry (roles, web identities, containers, processes that say one). A
-mounted file that a sidecar replaces says none, and boto3 reads it once a process; a clock that differs or a session
-that was ended makes others stale before their time. On such an answer the whole chain of boto3 is asked once more, and
-the request is signed and made again where it finds other keys.
+boto3 itself renews credentials that have an expiry time (roles, web identities, containers, processes that give one). A
+mounted file that a sidecar replaces has none, and boto3 reads it once in a process. A wrong clock or an ended session
+invalidates others before their time. On such an answer boto3's whole chain is asked again. If it finds other keys, the
+request is signed and sent again.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ STALE = frozenset(
         *("InvalidToken", "InvalidTokenId", "SignatureDoesNotMatch"),
     }
 )
-"""Error codes that other keys may answer."""
+"""Error codes that new keys may cure."""
 _HEAD_STATUSES = ("400", "403")
-"""What takes the place of a code in the answer to a HEAD request, which has no body."""
+"""What stands for a code in the answer to a HEAD request, which has no body."""
 _RENEWALS = 2
-"""How often one request is made again with other keys."""
+"""How often to repeat a request with other keys."""
 _GENERATION, _RENEWED = "lorapar_generation", "lorapar_renewals"
 
 
 class RenewedCredentials:
-    """Stands in a session of botocore for its chain of providers, and for the credentials that the chain found."""
+    """Replaces, in a botocore session, its chain of providers and the credentials that the chain found."""
 
     def __init__(self, profile: str | None = None) -> None:
         self._profile = profile
@@ -43,14 +43,14 @@ class RenewedCredentials:
         self._generation = 0
 
     def load_credentials(self) -> Any:
-        """What signs requests: this object, or None where the chain finds nothing."""
+        """The credentials that sign requests: this object, or None where the chain finds nothing."""
         with self._lock:
             if not self._loaded:
                 self._found, self._loaded = self._look_up(), True
         return None if self._found is None else self
 
     def get_frozen_credentials(self) -> Any:
-        """The keys in use now; those that say when they expire are renewed by botocore itself."""
+        """The keys in use now; botocore itself renews keys with an expiry time."""
         with _same_message():
             return self._found.get_frozen_credentials()
 
@@ -61,7 +61,7 @@ class RenewedCredentials:
         return getattr(self._found, name)
 
     def watch(self, client: Any) -> None:
-        """Let a client's requests be made again with new keys."""
+        """Let a client repeat its requests with new keys."""
         client.meta.events.register_first("before-sign.s3", self._note)
         client.meta.events.register_first("needs-retry.s3", self._again)
 
@@ -69,7 +69,7 @@ class RenewedCredentials:
         request.context[_GENERATION] = self._generation
 
     def _again(self, response: Any, operation: Any, request_dict: dict[str, Any], **_: Any) -> float | None:
-        """0 (seconds to wait) where the request is to be made again, else None: the decision is botocore's."""
+        """0 (seconds to wait) where the request should be repeated, else None: then botocore decides."""
         if response is None or response[0].status_code < 400:
             return None
         code = str(response[1].get("Error", {}).get("Code", ""))
@@ -82,12 +82,12 @@ class RenewedCredentials:
         return 0.0
 
     def _renewed(self, used: int) -> bool:
-        """Whether there are other keys now than those of generation `used`."""
+        """Whether the keys now differ from those of generation `used`."""
         with self._lock:
             if self._generation != used:
                 return True
             found = None
-            with suppress(Exception):  # a file that is being written; the server's own refusal is what is told
+            with suppress(Exception):  # a file that is being written; report the server's refusal instead
                 found = self._look_up()
             if found is None or _keys(found) == _keys(self._found):
                 return False
@@ -107,7 +107,7 @@ class RenewedCredentials:
 
 @contextmanager
 def _same_message() -> Iterator[None]:
-    """A program that is not there, or prints no JSON, fails like one that ends with an error."""
+    """Give a program that is missing or prints no JSON the same error as one that fails."""
     from botocore.exceptions import BotoCoreError, CredentialRetrievalError
 
     try:

@@ -1,4 +1,4 @@
-"""What can go wrong between here and a bucket, as one line that names the object, the cause and the remedy."""
+"""Errors between lorapar and a bucket, each as one line that names the object, the cause and the remedy."""
 
 from __future__ import annotations
 
@@ -46,16 +46,16 @@ _OTHER_REGION = ("PermanentRedirect", "301", "AuthorizationHeaderMalformed", "Il
 _UNKNOWN = ("NotImplemented", "501")
 _WITHOUT_KEYS = "no credentials were found; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
 UNSIGNED = "lorapar-unsigned"
-"""Stands in an error's answer where the request went out without a signature, since there were no credentials."""
+"""Marks an error whose request had no signature because there were no credentials."""
 _CHECKSUMS = "AWS_REQUEST_CHECKSUM_CALCULATION"
 _NO_ROOM = (
     "; where nothing was ever written to this bucket, its server has no room for another one: Kubeflow's own SeaweedFS "
     "has 8 volumes, and its bucket mlpipeline takes them all; use a prefix of it, such as s3://mlpipeline/lorapar, or "
     "start the server with -volume.max=0"
 )
-"""What an InternalError of a write mostly means where Kubeflow's store is used as it is shipped (2.17.0)."""
+"""The usual cause of a write's InternalError in the store that Kubeflow ships (2.17.0)."""
 _AILING = (500, 502, 503, 504)
-"""Statuses of a server that is just starting or overloaded, and of a load balancer that has none behind it."""
+"""Statuses of a server that is starting or overloaded, and of a load balancer without servers."""
 _CAUSES = {
     ("InvalidAccessKeyId", "InvalidClientTokenId", "UnrecognizedClientException"): (
         "wrong key: {endpoint} does not know the access key in use; check AWS_ACCESS_KEY_ID or the profile"
@@ -87,24 +87,24 @@ _CAUSE_OF = {code: text for codes, text in _CAUSES.items() for code in codes}
 
 @contextmanager
 def s3_errors(where: str, endpoint: str) -> Iterator[None]:
-    """Turn what boto3 raises into a LoraparError; `where` is the object (or bucket) that was asked for."""
+    """Turn boto3's errors into a LoraparError; `where` is the requested object or bucket."""
     try:
         yield
-    except RecursionError:  # botocore asks for the bucket's region, is sent elsewhere, asks for the region (1.43)
+    except RecursionError:  # botocore asks for the bucket's region, is redirected, and asks again (1.43)
         raise UnreachableError(redact(f"{where}: {elsewhere(endpoint, '')}")) from None
     except _raised_by_libraries() as error:
         raise explain(error, where, endpoint) from None
 
 
 def elsewhere(endpoint: str, location: str) -> str:
-    """Of a server that sends requests to another address, such as that of its own https."""
+    """The message about a server that redirects requests, such as to its own https."""
     to = f" to {location}" if location else " and does not say where"
     return f"{endpoint} sends requests elsewhere{to}; set AWS_ENDPOINT_URL to the address that answers itself"
 
 
 def _raised_by_libraries() -> tuple[type[Exception], ...]:
-    """The errors of boto3 and what it is built on. Looked up once something was raised; the transfer manager, which
-    most tasks do without, is not imported for it.
+    """The errors of boto3 and its libraries. Looked up only after an error; it does not import the transfer manager,
+    which most tasks do not need.
     """
     from botocore.exceptions import BotoCoreError, ClientError
 
@@ -119,7 +119,7 @@ def code_of(error: Any) -> str:
 
 
 def explain(error: Exception, where: str, endpoint: str) -> LoraparError:
-    """What a person should read; never a credential, whatever the library put into its message."""
+    """The error for a person, without any credential that the library put into its message."""
     from botocore.exceptions import ClientError
 
     inner = getattr(error, "last_exception", None)
@@ -131,7 +131,7 @@ def explain(error: Exception, where: str, endpoint: str) -> LoraparError:
 
 
 def _refused(error: Any, where: str, endpoint: str) -> LoraparError:
-    """The server answered, with an error."""
+    """The error for a server's answer."""
     message = _one_line(error.response.get("Error", {}).get("Message", ""))
     code = _meant(code_of(error), message)
     if code in MISSING and (code == "NoSuchKey" or error.operation_name in _OF_AN_OBJECT):
@@ -178,7 +178,7 @@ def _refused(error: Any, where: str, endpoint: str) -> LoraparError:
 
 
 def _meant(code: str, message: str) -> str:
-    """The code, of AWS's own, for what some servers call a denied access: something that has expired."""
+    """AWS's code where some servers report expired credentials as a denied access."""
     expired = re.search(r"(request|token|session|credential)\w* (?:has|have|is) expired", message, re.IGNORECASE)
     if code != "AccessDenied" or expired is None:
         return code
@@ -186,7 +186,7 @@ def _meant(code: str, message: str) -> str:
 
 
 class MismatchError(UnreachableError):
-    """The server computed another checksum than the one that was sent, or does not know the one that was."""
+    """The server computed another checksum than the one sent, or does not know that kind of checksum."""
 
 
 def _mismatch(code: str, message: str, endpoint: str) -> str:
@@ -197,7 +197,7 @@ def _mismatch(code: str, message: str, endpoint: str) -> str:
 
 
 def _unlike_s3(error: Any, endpoint: str) -> str:
-    """A status in the place of a code: what answered wrote no error of S3's. Answers to HEAD have none anyway."""
+    """A hint where a status stands for a code: the answer is no S3 error. Answers to HEAD never have one."""
     code = code_of(error)
     if not code.isdigit() or error.operation_name.startswith("Head") or int(code) in (*_AILING[1:], 429):
         return ""
@@ -205,7 +205,7 @@ def _unlike_s3(error: Any, endpoint: str) -> str:
 
 
 def _denied(operation: str, message: str) -> str:
-    """Which right is missing, in the words of policies; a policy that denies is not a role that lacks a right."""
+    """The missing right as policies name it; a policy that denies is reported differently from a missing right."""
     right = _RIGHTS.get(operation, f"s3:{operation}")
     named = re.search(r"perform:? ([a-z0-9-]+:\w+)", message)
     if named and named[1] not in right:
@@ -214,7 +214,7 @@ def _denied(operation: str, message: str) -> str:
     if re.search(r"object lock|retention|legal hold", message, re.IGNORECASE):
         text = "access denied: the object is locked until its retention ends, so it is neither replaced nor removed"
     elif not right.startswith(f"s3:{operation}") and named:
-        pass  # a key of KMS, tags: what is lacking is known
+        pass  # a key of KMS, tags: the missing right is known
     elif re.search(r"explicit|polic", message, re.IGNORECASE) and not re.search(r"no [\w-]+ policy allows", message):
         text = f"access denied: a policy refuses {operation} ({right})"
         if operation in _WRITES and not os.environ.get(s3_headers.ENCRYPTION):
@@ -231,21 +231,21 @@ def _denied(operation: str, message: str) -> str:
 
 
 def _server_words(message: str, text: str) -> str:
-    """The server's own words, unless they are in the text."""
+    """The server's own message, unless the text has it already."""
     return f" (the server says: {message})" if message and message not in text else ""
 
 
 def _unanswered(error: Exception, where: str, endpoint: str) -> LoraparError:
-    """There was no answer, or none was asked for because something is missing here."""
+    """The error where there was no answer, or no request because something is missing here."""
     from botocore import exceptions as boto
 
     asked = urlsplit(str(getattr(error, "kwargs", {}).get("endpoint_url") or endpoint))
-    if asked.netloc != urlsplit(endpoint).netloc:  # who gives out credentials
+    if asked.netloc != urlsplit(endpoint).netloc:  # the provider of credentials
         endpoint = f"{asked.scheme}://{asked.netloc}"
     in_the_way = network_cause(error, endpoint, S3_VARIABLE)
     if in_the_way is not None:
         cause = in_the_way
-        if "proxy" in cause:  # which may come back, as a server may
+        if "proxy" in cause:  # which may recover, like a server
             return UnansweredError(redact(f"{where}: {cause}"))
     elif isinstance(error, boto.SSLError):
         cause = f"the certificate of {endpoint} is not trusted; name the authority's file in AWS_CA_BUNDLE"
@@ -263,13 +263,13 @@ def _unanswered(error: Exception, where: str, endpoint: str) -> LoraparError:
         return IntegrityError(f"{where}: arrived damaged, its checksum is another one; run the same command again")
     elif isinstance(error, (boto.ParamValidationError, boto.UnknownEndpointError)):
         return BadInputError(redact(f"{where}: not an address that can be used: {_one_line(error)}"))
-    else:  # profiles, single sign-on, web identities: botocore's own words say which
+    else:  # profiles, single sign-on, web identities: botocore's own message says which
         cause = credentials_cause(error)
     return UnreachableError(redact(f"{where}: {cause}"))
 
 
 def credentials_cause(error: Exception) -> str:
-    """Why there are no credentials, where a program was to print them or a service to give them; else its own words."""
+    """Why a program or service gave no credentials; for other errors, the library's own message."""
     from botocore.exceptions import CredentialRetrievalError, ProfileNotFound
 
     if isinstance(error, ProfileNotFound):
@@ -288,14 +288,14 @@ def credentials_cause(error: Exception) -> str:
 
 
 def _reason(error: Exception) -> str:
-    """The system's own words inside a library's message, such as `Connection refused`."""
+    """The system's message inside a library's message, such as `Connection refused`."""
     text = " ".join(str(part) for part in (error, getattr(error, "kwargs", {}).get("error", ""), error.__cause__ or ""))
     found = re.search(r"\[Errno -?\d+\] ([A-Za-z ]+)", text) or re.search(r"(timed out|Timeout)", text)
     return f" ({found[1].strip()})" if found else ""
 
 
 def _skew(error: Any) -> str:
-    """How far the clocks are apart, by the date in the server's answer."""
+    """How far the clocks differ, by the date in the server's answer."""
     stamp = error.response.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date")
     try:
         apart = (datetime.now(UTC) - parsedate_to_datetime(stamp)).total_seconds()

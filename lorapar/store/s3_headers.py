@@ -1,7 +1,7 @@
-"""What a company's buckets ask of every request: encryption, who pays, whose they are, tags; and MD5 for old servers.
+"""Headers that buckets may require of every request: encryption, payer, owner, tags; and MD5 for old servers.
 
-Each is a setting of `store` and a variable `LORAPAR_S3_...` for commands that read no settings, pods and tasks. They
-hold for every bucket of the process: stores, registries, mirrors, models and data.
+Each is a setting of `store`, and a variable `LORAPAR_S3_...` for pods, tasks and commands without settings. They apply
+to every bucket of the process: stores, registries, mirrors, models and data.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ ENCRYPTION, KMS_KEY, BUCKET_KEY = "LORAPAR_S3_ENCRYPTION", "LORAPAR_S3_KMS_KEY_I
 REQUESTER_PAYS, ACL = "LORAPAR_S3_REQUESTER_PAYS", "LORAPAR_S3_ACL"
 OWNER, STORAGE_CLASS, TAGS = "LORAPAR_S3_EXPECTED_OWNER", "LORAPAR_S3_STORAGE_CLASS", "LORAPAR_S3_TAGS"
 CUSTOMER_KEY = "LORAPAR_S3_CUSTOMER_KEY"
-"""A secret, so never a setting: the key of SSE-C, 32 bytes in base64."""
+"""The key of SSE-C, 32 bytes in base64; a secret, so never a setting."""
 _YES, _NO = ("1", "true", "yes", "on"), ("0", "false", "no", "off", "")
 _CHECKED_BY_MD5 = ("PutObject", "UploadPart", "DeleteObjects")
 _CHUNK_BYTES = 1 << 20
@@ -39,7 +39,7 @@ SETTINGS = {
     "storage_class": STORAGE_CLASS,
     "tags": TAGS,
 }
-"""Settings of `store` and the variables that say the same."""
+"""Settings of `store` and their variables."""
 VARIABLES = (*SETTINGS.values(), CUSTOMER_KEY)
 _CUSTOMER_KEY_BYTES = 32
 _ARCHIVES = ("GLACIER", "DEEP_ARCHIVE")
@@ -47,21 +47,21 @@ _MOST_TAGS, _TAG_KEY_LETTERS, _TAG_VALUE_LETTERS = 10, 128, 256
 
 
 def export_settings(section: Mapping[str, Any]) -> None:
-    """Let the settings of `store` hold for this process and those it starts; what is not set leaves its variable."""
+    """Apply the settings of `store` to this process and its children; a setting that is not set leaves its variable."""
     for setting, name in SETTINGS.items():
         if value := section.get(setting):
             os.environ[name] = in_variable(value)
 
 
 def in_variable(value: Any) -> str:
-    """A setting as its variable says it."""
+    """A setting as the value of its variable."""
     if isinstance(value, Mapping):
         return urlencode(value, quote_via=quote)
     return "true" if value is True else str(value)
 
 
 def parameters() -> dict[str, Any]:
-    """What requests carry, by the names boto3 has for it. Raises BadInputError naming the variable."""
+    """The parameters of requests, by boto3's names. Raises BadInputError naming the variable."""
     encryption = _one_of(ENCRYPTION, get_args(Encryption))
     found = {
         "ServerSideEncryption": encryption,
@@ -82,7 +82,7 @@ def parameters() -> dict[str, Any]:
 
 
 def _that_goes_with(found: Mapping[str, Any]) -> dict[str, Any]:
-    """Parameters of copies, whose source asks for the same, and those that say how to read another one."""
+    """The parameters that follow from others: the algorithm and digest of a key, and those of a copy's source."""
     key, owner, tags = found["SSECustomerKey"], found["ExpectedBucketOwner"], found["Tagging"]
     algorithm, digest = ("AES256", _md5_of(base64.b64decode(key))) if key else (None, None)
     return {
@@ -97,7 +97,7 @@ def _that_goes_with(found: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def add_headers(client: Any) -> None:
-    """Let a client's requests carry them, each where its operation knows it; copies and parts included."""
+    """Add the parameters to a client's requests, copies and parts included, where the operation has them."""
     carried = parameters()
 
     def add(params: dict[str, Any], model: Any, **_: Any) -> None:
@@ -116,7 +116,7 @@ def sends_checksums(client: Any) -> bool:
 
 
 def _check_by_md5(model: Any, params: dict[str, Any], **_: Any) -> None:
-    """Content-MD5, which servers compare since S3 began, in the place of a checksum that this one may not know."""
+    """Send Content-MD5, which every server compares, in place of a checksum that this one may not know."""
     body = params.get("body")
     if model.name not in _CHECKED_BY_MD5 or body is None:
         return
@@ -149,7 +149,7 @@ def _matching(name: str, pattern: str, what: str) -> str | None:
 
 
 def _storage_class() -> str | None:
-    """Servers have names of their own beside those of AWS."""
+    """The storage class; servers may have other names than AWS."""
     value = _matching(STORAGE_CLASS, r"[A-Z][A-Z0-9_-]*", "the name of a storage class, such as STANDARD_IA")
     if value in _ARCHIVES:
         raise BadInputError(f"{STORAGE_CLASS}={value}: what is archived cannot be read at once; GLACIER_IR can")
@@ -157,7 +157,7 @@ def _storage_class() -> str | None:
 
 
 def _tags() -> str | None:
-    """As the header has them: `team=nlp&cost=42`, with what is no letter as %XX."""
+    """Tags as in the header: `team=nlp&cost=42`, with special characters as %XX."""
     text = os.environ.get(TAGS) or None
     if text is None:
         return None
@@ -177,7 +177,7 @@ def _tags() -> str | None:
 
 
 def _customer_key() -> str | None:
-    """As the header has it; the message never does."""
+    """The key as in the header; no message shows it."""
     text = (os.environ.get(CUSTOMER_KEY) or "").strip()
     try:
         key = base64.b64decode(text, validate=True)

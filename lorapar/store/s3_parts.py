@@ -1,4 +1,4 @@
-"""Sizes of the pieces that files go up in, and the ETag that a server gives the result unless it encrypts."""
+"""Sizes of the parts of an upload, and the ETag that a server gives the result unless it encrypts."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 MB = 1 << 20
 WHOLE_BELOW_BYTES = 32 * MB
-"""Up to this size an object goes up in one request, whose sha256 the server itself checks; larger ones in parts."""
+"""Up to this size an object is uploaded in one request, whose sha256 the server checks; larger ones in parts."""
 UPLOAD_PART_BYTES = 16 * MB
 
 

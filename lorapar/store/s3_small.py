@@ -1,7 +1,7 @@
-"""Small objects to and from a bucket: one request each, no transfer manager and no question beforehand.
+"""Copy small objects to and from a bucket with one request each, without the transfer manager.
 
-The manager starts threads for every call and asks for size and version first. A task of a pipeline moves a few dozen
-files of some kilobytes: that took it longer than its work.
+The manager starts threads for every call and asks for size and version first. For the few dozen files of some kilobytes
+that a pipeline's task moves, that took longer than the task's work.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from lorapar.store.s3_headers import sends_checksums
 from lorapar.store.s3_parts import MB
 
 SMALL_BYTES = MB
-"""So much of ten objects may be in memory at once."""
+"""The largest size: ten such objects may be in memory at once."""
 _BROKEN_READS = 3
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -32,26 +32,26 @@ _Result = TypeVar("_Result")
 
 @dataclass
 class Watch:
-    """What is known of a running call."""
+    """The state of a running call."""
 
     moved: Moved | None
     done: set[Transfer] = field(default_factory=set)
     """Transfers that need not be repeated if the call fails."""
 
     def finish(self, transfer: Transfer) -> None:
-        """All of it has moved at once."""
+        """Note that a transfer has moved in one go."""
         if self.moved is not None:
             self.moved(transfer.size_bytes)
         self.done.add(transfer)
 
 
 def is_small(transfer: Transfer) -> bool:
-    """Whether one request does: its digest says what the bytes must be, and they fit into memory."""
+    """Whether one request is enough: the digest is known, and the bytes fit into memory."""
     return transfer.sha256 is not None and transfer.version is None and transfer.size_bytes <= SMALL_BYTES
 
 
 def several(work: Callable[[_Item], _Result], items: Sequence[_Item]) -> list[_Result]:
-    """The result for each, ten at a time; a single one needs no thread. Raises what the first that failed raised."""
+    """The result for each item, ten at a time; one item needs no thread. Raises the first item's error."""
     if len(items) < 2:
         return [work(item) for item in items]
     with ThreadPoolExecutor(CONCURRENT_REQUESTS) as pool:
@@ -59,9 +59,9 @@ def several(work: Callable[[_Item], _Result], items: Sequence[_Item]) -> list[_R
 
 
 def read_whole(client: Any, named: dict[str, str], size_bytes: int | None = None) -> tuple[bytes, int, str]:
-    """An object's bytes, their number and the ETag; tried again where the connection breaks half-way.
+    """An object's bytes, their number and the ETag; retried where the connection breaks half-way.
 
-    Of an object that has not the size asked for nothing is read.
+    Reads nothing of an object that has another size than expected.
     """
     attempts = _BROKEN_READS
     while True:
@@ -81,7 +81,7 @@ def read_whole(client: Any, named: dict[str, str], size_bytes: int | None = None
 
 
 def version_of(answer: Mapping[str, Any], client: Any) -> str:
-    """The ETag of an answer. Raises UnreachableError where there is none: a page to sign in, say, and no object."""
+    """The ETag of an answer. Raises UnreachableError where there is none, as in a sign-in page."""
     if "ETag" not in answer:
         kind = answer.get("ContentType") or "of no kind"
         raise UnreachableError(
@@ -92,7 +92,7 @@ def version_of(answer: Mapping[str, Any], client: Any) -> str:
 
 
 def upload_small(client: Any, bucket: str, keyed: Iterable[tuple[Transfer, str]], where: str, watch: Watch) -> None:
-    """Upload each file to its whole key; messages show `where` before the key."""
+    """Upload each file to its full key; messages show `where` before the key."""
     checked = sends_checksums(client)
 
     def upload(pair: tuple[Transfer, str]) -> None:
@@ -111,7 +111,7 @@ def upload_small(client: Any, bucket: str, keyed: Iterable[tuple[Transfer, str]]
 
 
 def download_small(client: Any, bucket: str, keyed: Iterable[tuple[Transfer, str]], where: str, watch: Watch) -> None:
-    """Download each whole key to its file, which appears once its bytes are those asked for."""
+    """Download each full key to its file, which appears once its bytes match the digest."""
 
     def download(pair: tuple[Transfer, str]) -> None:
         transfer, key = pair
@@ -130,7 +130,7 @@ def download_small(client: Any, bucket: str, keyed: Iterable[tuple[Transfer, str
 
 
 def base64_of(sha256: str | None) -> str:
-    """A digest as S3 wants it in a header."""
+    """A digest in the form of S3's header."""
     return base64.b64encode(bytes.fromhex(sha256 or "")).decode()
 
 
@@ -145,7 +145,7 @@ def _write(transfer: Transfer, data: bytes) -> None:
 
 
 def _broken() -> tuple[type[Exception], ...]:
-    """What a body that ends early raises."""
+    """The errors of a body that ends early."""
     from botocore.exceptions import IncompleteReadError, ReadTimeoutError, ResponseStreamingError
 
     return IncompleteReadError, ReadTimeoutError, ResponseStreamingError

@@ -1,4 +1,4 @@
-"""Files to and from a bucket by boto3's transfer manager: many at a time, bounded memory, each whole or not at all."""
+"""Copy files to and from a bucket by boto3's transfer manager: many at a time, with bounded memory."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _DOWNLOAD_PART_BYTES = 16 * MB
 _COPIED_AT_ONCE_BYTES = 5 * 1000 * MB
 _WRITE_BYTES = MB
 _QUEUED_WRITES = 32
-"""Pieces that may wait for a slow disk; boto3's default of 1000 would let them fill the memory."""
+"""Chunks that may wait for a slow disk; boto3's default of 1000 could fill the memory."""
 
 
 def upload_all(
@@ -39,7 +39,7 @@ def upload_all(
     *,
     parts_from_bytes: int = WHOLE_BELOW_BYTES,
 ) -> None:
-    """Upload each file to its whole key, in parts from some size on; messages show `where` before the key."""
+    """Upload each file to its full key, large ones in parts; messages show `where` before the key."""
     with _manager(client, parts_from_bytes, UPLOAD_PART_BYTES) as manager:
         running = []
         for transfer, key in keyed:
@@ -56,7 +56,7 @@ def upload_all(
 
 @contextmanager
 def _changed_meanwhile(transfer: Transfer, where: str) -> Iterator[None]:
-    """Tell a file that changed while it went up from a server that does not understand what it is sent."""
+    """Distinguish a file that changed during the upload from a server that misreads the request."""
     try:
         yield
     except MismatchError:
@@ -68,9 +68,9 @@ def _changed_meanwhile(transfer: Transfer, where: str) -> Iterator[None]:
 
 
 def download_all(client: Any, bucket: str, keyed: Iterable[tuple[Transfer, str]], where: str, watch: Watch) -> None:
-    """Download each whole key to its file; the digest is taken while the bytes arrive.
+    """Download each full key to its file; the digest is computed while the bytes arrive.
 
-    Each transfer names its `version`: the manager then asks the server for nothing but bytes.
+    Each transfer names its `version`, so the manager asks the server only for bytes.
     """
     part = _DOWNLOAD_PART_BYTES if _can_part(client) else sys.maxsize
     arrived: set[Transfer] = set()
@@ -82,7 +82,7 @@ def download_all(client: Any, bucket: str, keyed: Iterable[tuple[Transfer, str]]
                 with storage_errors(transfer.path):
                     file = files[transfer] = _VerifiedFile(transfer, f"{where}/{transfer.key}")
                 future = None
-                if transfer.size_bytes:  # a range of nothing is an error in S3
+                if transfer.size_bytes:  # an empty range is an error in S3
                     subscribers = [_Subscriber(transfer, watch, arrived.add)]
                     future = manager.download(bucket, key, file, None, subscribers)
                 running.append((future, transfer))
@@ -94,7 +94,7 @@ def download_all(client: Any, bucket: str, keyed: Iterable[tuple[Transfer, str]]
                 del files[transfer]
                 watch.done.add(transfer)
     finally:
-        for transfer, file in files.items():  # only after a failure: keep what had arrived by then
+        for transfer, file in files.items():  # only after a failure: keep what has arrived
             if transfer in arrived:
                 with suppress(IntegrityError, OSError):
                     file.finish()
@@ -103,7 +103,7 @@ def download_all(client: Any, bucket: str, keyed: Iterable[tuple[Transfer, str]]
 
 
 def copy_onto_itself(client: Any, bucket: str, key: str) -> None:
-    """Let the server write an object again, in one request up to the 5 GB that S3 allows for that."""
+    """Let the server copy an object onto itself, in one request up to S3's limit of 5 GB."""
     from boto3.s3.transfer import TransferConfig, create_transfer_manager
 
     source = {"Bucket": bucket, "Key": key}
@@ -127,14 +127,14 @@ def _manager(client: Any, threshold: int, part: int) -> Any:
 def _can_part(client: Any) -> bool:
     """Whether downloads in parts are safe.
 
-    Where checksums are switched off, the manager (s3transfer 0.19) asks for the further parts of an object from within
-    the thread that fetched the first one, and ten such threads wait for each other for ever.
+    Where checksums are switched off, the manager (s3transfer 0.19) requests the further parts of an object inside the
+    thread that fetched the first one, and ten such threads wait for each other for ever.
     """
     return bool(client.meta.config.response_checksum_validation != "when_required")
 
 
 def _check_large(transfer: Transfer) -> None:
-    """The server checks whole objects only; a file that goes up in parts is read once more before."""
+    """Check a large file's digest before the upload: the server checks only whole objects, not parts."""
     if transfer.sha256 is None or transfer.size_bytes < WHOLE_BELOW_BYTES:
         return
     if transfer.path.stat().st_size != transfer.size_bytes or file_sha256(transfer.path) != transfer.sha256:
@@ -142,7 +142,7 @@ def _check_large(transfer: Transfer) -> None:
 
 
 class _Subscriber(BaseSubscriber):  # type: ignore[misc]
-    """Gives the transfer manager what a listing has shown, and passes on its progress."""
+    """Passes size and version from a listing to the transfer manager, and its progress to the caller."""
 
     def __init__(self, transfer: Transfer, watch: Watch, arrived: Callable[[Transfer], None]) -> None:
         self._transfer = transfer
@@ -150,7 +150,7 @@ class _Subscriber(BaseSubscriber):  # type: ignore[misc]
         self._arrived = arrived
 
     def on_queued(self, future: Any, **_: Any) -> None:
-        """Size and version are known, so that nothing needs to be asked."""
+        """Pass on size and version, so that the manager need not ask."""
         future.meta.provide_transfer_size(self._transfer.size_bytes)
         if self._transfer.version is not None:
             future.meta.provide_object_etag(self._transfer.version)
@@ -168,10 +168,10 @@ class _Subscriber(BaseSubscriber):  # type: ignore[misc]
 
 
 class _VerifiedFile:
-    """Where the transfer manager writes a download: a scratch file whose digest grows with it.
+    """The scratch file of a download, with a running digest.
 
-    A whole object arrives in order, from the start again after a broken connection. Parts of a large one arrive in any
-    order: its digest is taken at the end.
+    A whole object arrives in order, and starts over after a broken connection. Parts of a large object arrive in any
+    order: its digest is computed at the end.
     """
 
     def __init__(self, transfer: Transfer, address: str) -> None:
@@ -186,7 +186,7 @@ class _VerifiedFile:
         self._scratch: Path | None = transfer.path.with_name(f".lorapar-{uuid.uuid4().hex}")
 
     def seekable(self) -> bool:
-        """Tells the manager that it may write anywhere."""
+        """Yes: the manager may write anywhere."""
         return True
 
     def tell(self) -> int:
@@ -202,7 +202,7 @@ class _VerifiedFile:
         return place
 
     def write(self, data: bytes) -> int:
-        """Write at the present place; a file that came in order is closed with its last byte: few stay open."""
+        """Write at the current place. Closes a file that arrived in order with its last byte, so few stay open."""
         if self._scratch is None:
             return len(data)  # given up meanwhile
         if self._file is None or self._file.closed:
@@ -217,7 +217,7 @@ class _VerifiedFile:
         return len(data)
 
     def finish(self) -> None:
-        """Give the file its name once its bytes are those asked for; raises IntegrityError."""
+        """Give the file its name once its bytes match the digest; raises IntegrityError."""
         if self._scratch is None:
             return
         if self._file is None:
@@ -235,7 +235,7 @@ class _VerifiedFile:
         return str(self._digest.hexdigest()) if self._in_order else file_sha256(scratch)
 
     def discard(self) -> None:
-        """Remove what is unfinished; nothing happens after `finish`."""
+        """Remove an unfinished file; does nothing after `finish`."""
         scratch, self._scratch = self._scratch, None
         if self._file is not None:
             self._file.close()

@@ -1,4 +1,4 @@
-"""Whole folders in the store: bytes by content under `cas/<sha256>`, named by a small manifest that is written last."""
+"""Whole folders in the store: bytes by content under `cas/<sha256>`, and a small manifest that is written last."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from lorapar.store.file_system import locked
 
 CONTENT = "cas"
 RENEW_AFTER_SECONDS = 6 * 3600.0
-"""Content older than this is made young again where a new tree takes it up: `gc` removes only what is old."""
+"""The time of content older than this is renewed where a new tree uses it: `gc` removes only old content."""
 _RENEWED_AT_ONCE = 10
 _TENSORS = ".safetensors"
 _MB = 1e6
@@ -32,11 +32,10 @@ def content_key(sha256: str) -> str:
 def put_tree(
     store: ObjectStore, folder: Path, progress: Progress | None = None, manifest: Manifest | None = None
 ) -> Manifest:
-    """Upload what the store does not hold yet of a sealed folder; returns its manifest, which the caller hands on.
+    """Upload the files of a sealed folder that the store lacks; returns its manifest.
 
-    With `manifest`, as `describe` makes one, the folder need not be sealed.
-
-    Raises IntegrityError where a file is not what the manifest names, and what the store raises.
+    With `manifest`, as `describe` makes it, the folder need not be sealed. Raises IntegrityError where a file differs
+    from the manifest, and the store's errors.
     """
     manifest = manifest or read_manifest(folder)
     by_key = {content_key(entry.sha256): folder / name for name, entry in manifest.files.items()}
@@ -57,12 +56,10 @@ def put_tree(
 
 
 def fetch_tree(store: ObjectStore, manifest: Manifest, folder: Path, progress: Progress | None = None) -> None:
-    """Make the folder a manifest names: whole and verified, or not at all; what stood there before goes at the end.
+    """Download a manifest's folder, as a whole and verified; an earlier folder there is replaced at the end.
 
-    An interrupted call leaves the files it finished beside the folder, and the next one for the same manifest goes on
-    from them. Of several processes one fetches at a time.
-
-    Raises IntegrityError naming what is missing or not as it was.
+    An interrupted call keeps its finished files next to the folder, and the next call for the same manifest goes on
+    from them. Only one process fetches at a time. Raises IntegrityError naming what is missing or changed.
     """
     try:
         with filling(folder, manifest.digest) as made:
@@ -77,9 +74,9 @@ def fetch_tree(store: ObjectStore, manifest: Manifest, folder: Path, progress: P
 
 
 def fetch_texts(store: ObjectStore, trees: Mapping[Path, Manifest]) -> None:
-    """Fetch what can be read of several trees, all but tensors, into new folders: all at once, each file verified.
+    """Fetch several trees without their tensors into new folders, in parallel, each file verified.
 
-    Their manifests are those of the whole trees. Raises IntegrityError naming what is missing or not as it was.
+    Their manifests are those of the whole trees. Raises IntegrityError naming what is missing or changed.
     """
     transfers = [
         Transfer(folder / name, content_key(entry.sha256), entry.size_bytes, entry.sha256)
@@ -98,7 +95,7 @@ def fetch_texts(store: ObjectStore, trees: Mapping[Path, Manifest]) -> None:
 
 
 def fetch_missing(store: ObjectStore, transfers: list[Transfer], name: str, progress: Progress | None) -> None:
-    """Download what an earlier, interrupted call did not finish."""
+    """Download what an earlier, interrupted call did not."""
     missing = [transfer for transfer in transfers if not _is_there(transfer)]
     with moving(progress, f"downloading {name}", missing) as moved:
         store.download_all(missing, moved)
@@ -106,7 +103,7 @@ def fetch_missing(store: ObjectStore, transfers: list[Transfer], name: str, prog
 
 @contextmanager
 def filling(folder: Path, digest: str) -> Iterator[Path]:
-    """A scratch folder beside `folder`, that of an interrupted call for the same digest; takes its place at the end."""
+    """A scratch folder next to `folder`, kept from an interrupted call for the same digest; replaces it at the end."""
     with storage_errors(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
         with locked(folder.with_name(f".{folder.name}.lock")):
@@ -121,7 +118,7 @@ def filling(folder: Path, digest: str) -> Iterator[Path]:
 
 @contextmanager
 def moving(progress: Progress | None, title: str, transfers: Iterable[Transfer]) -> Iterator[Moved]:
-    """A bar in megabytes, and the function to call as bytes move; silent where nothing is to be moved."""
+    """A bar in megabytes, and the function to call as bytes move; silent where there is nothing to move."""
     total = sum(transfer.size_bytes for transfer in transfers)
     shown = progress if progress is not None and total else Silent()
     shown.start(f"{title} (MB)", max(round(total / _MB), 1))
