@@ -1,6 +1,6 @@
 """Examples from the project's own task mix, from files and from the hub: read, checked and split in one place.
 
-Importable without torch, datasets and pyarrow: they are imported where a source needs them.
+Importable without torch, datasets and pyarrow: a source imports them when it needs them.
 """
 
 from lorapar.data.load import LoadedData, load_data, load_examples, load_sample

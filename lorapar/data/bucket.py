@@ -1,6 +1,6 @@
-"""Rows that lie in a bucket: `data.source: s3://bucket/rows.jsonl`, or a prefix with several such files.
+"""Rows in a bucket: `data.source: s3://bucket/rows.jsonl`, or a prefix with several such files.
 
-They are copied into the cache once for each version the bucket has had, and read from there.
+Each version of the bucket's files is copied into the cache once and read from there.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from lorapar.store import NotFoundError, ObjectInfo, ObjectStore, Transfer, open
 
 
 def bucket_files(source: str) -> list[tuple[str, Path]]:
-    """(address, local copy) of each file of rows at the source, in the order of their names.
+    """(address, local copy) of each file of rows at the source, ordered by name.
 
     Raises BadInputError where there is none, UnreachableError where the bucket cannot be read.
     """
@@ -32,7 +32,7 @@ def bucket_files(source: str) -> list[tuple[str, Path]]:
 
 
 def _listed(source: str) -> tuple[ObjectStore, list[ObjectInfo]]:
-    """The store and the files of rows in it: the one that is named, or all below the prefix that is named."""
+    """The store and its files of rows: the named file, or all files below the named prefix."""
     parent, _, name = source.rpartition("/")
     try:
         if row_ending(name):

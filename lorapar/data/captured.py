@@ -1,8 +1,8 @@
-"""Rows out of what a server kept: which days, whose answers, duplicates out, no question too often.
+"""Rows from captured requests: chosen by day and answer, without duplicates, and few similar ones.
 
-Requests are looked at in one order, so that equal files give equal rows: first those that a person has had a word on,
-then the newest. Each that has an answer, or will get one from the teacher, is kept unless a kept one asks the same or
-as good as the same, or its cluster is full.
+Requests are read in a fixed order, so that equal files give equal rows: first those with feedback from a person, then
+the newest. A request with an answer, or with one to come from the teacher, is kept unless a kept one asks the same or
+nearly the same, or its cluster is full.
 """
 
 from __future__ import annotations
@@ -32,58 +32,58 @@ from lorapar.store import is_s3, open_store
 Conversation = tuple[tuple[str, str], ...]
 """(role, text) of each message of a request."""
 AskTeacher = Callable[[Mapping[str, Conversation]], Mapping[str, str]]
-"""From requests by id to a teacher's answers; one that it would not give is not among them."""
+"""From requests by id to a teacher's answers; refused ones are missing."""
 _ROLES = frozenset({"system", "developer", "user", "assistant"})
 _NO_ANSWER = "no person has praised or corrected the answer"
 _CLOCKS_DIFFER = timedelta(hours=1)
-"""What servers' clocks may differ by, and a write may take: a part of that time before the last one may come later."""
+"""How far servers' clocks may differ and how long a write may take: a part this much before the last may come later."""
 _MOMENT = "%Y%m%dT%H%M%S.%fZ"
 _SHOWN = 5
 
 
 @dataclass(frozen=True)
 class CapturedRows:
-    """What the requests came to."""
+    """The rows from requests, and counts."""
 
     rows: list[RawRow]
     notes: list[str]
     omissions: list[Omission]
     facts: dict[str, Any]
-    """For the lineage: days, counts, a digest of what was read, and one of each request whose text is in the rows."""
+    """For the lineage: days, counts, and digests of the parts and of each request whose text is in the rows."""
     files: dict[str, str] = field(default_factory=dict)
     """sha256 of each part that was read, by its key in the store."""
     unmatched: frozenset[str] | None = None
-    """Ids of the sheet that no request of this capture has; None where there is no sheet."""
+    """Ids of the sheet without a request in this capture; None without a sheet."""
     more: bool = False
-    """Whether there are rows beyond the limit."""
+    """Whether rows exist beyond the limit."""
 
 
 @dataclass(frozen=True)
 class _Asked:
-    """A request, and the answer that a row of it would have."""
+    """A request, and the answer for its row."""
 
     request: CapturedRequest
     answer: str | None
-    """None: a teacher is to write it."""
+    """The answer; None: a teacher writes it."""
     reference: str | None = None
     whose: str = "teacher"
     same: list[str] = field(default_factory=list)
-    """Digests of requests that are word for word the same."""
+    """Digests of requests with exactly the same text."""
 
     @property
     def conversation(self) -> Conversation:
-        """As a row has it: OpenAI's newer word for a system message is `developer`."""
+        """The conversation as in a row: OpenAI's newer role `developer` becomes `system`."""
         roles = ("system" if one.role == "developer" else one.role for one in self.request.messages)
         return tuple((role, one.content) for role, one in zip(roles, self.request.messages, strict=True))
 
     @property
     def question(self) -> str:
-        """What the user said; a system message that every request has would make all of them alike."""
+        """The user's messages; a system message that every request has would make all of them similar."""
         return "\n".join(one.content for one in self.request.messages if one.role == "user")
 
 
 def with_window(config: DataConfig) -> DataConfig:
-    """The settings with days and parts filled in, so that what comes later changes nothing."""
+    """The settings with days and parts filled in, so that later requests change nothing."""
     wanted = config.capture
     if wanted.snapshot is not None:
         return config
@@ -103,13 +103,13 @@ def with_window(config: DataConfig) -> DataConfig:
 
 
 def _sure(snapshot: str) -> str:
-    """Until when the parts are all there, whatever servers' clocks say."""
+    """The time until which all parts exist, whatever the servers' clocks say."""
     moment = datetime.strptime(snapshot, _MOMENT).replace(tzinfo=UTC)
     return (moment - _CLOCKS_DIFFER).strftime(_MOMENT)
 
 
 def capture_digest(config: DataConfig) -> str:
-    """sha256 identity of the parts that one source is read from, and of the sheet with answers."""
+    """sha256 identity of one source's parts, and of the sheet with answers."""
     capture = _capture(config.capture, _name(config))
     parts = [[part.info.key, part.info.version] for part in _parts(capture, config.capture)]
     sheet = _sheet_bytes(config.capture)
@@ -117,9 +117,9 @@ def capture_digest(config: DataConfig) -> str:
 
 
 def captured_rows(config: DataConfig, ask: AskTeacher | None) -> CapturedRows:
-    """The rows of one source `capture:NAME`, at most `data.limit`; nobody is asked for an answer to any other.
+    """The rows of one source `capture:NAME`, at most `data.limit`; only these are passed to `ask` for an answer.
 
-    Without `ask`, those that wait for a teacher's answer are only counted. Raises BadInputError where no row is left,
+    Without `ask`, rows that need a teacher's answer are only counted. Raises BadInputError where no row is left,
     IntegrityError for a damaged part.
     """
     wanted, name = config.capture, _name(config)
@@ -154,7 +154,7 @@ def captured_rows(config: DataConfig, ask: AskTeacher | None) -> CapturedRows:
 
 
 def unmatched_text(file: str | None, found: Sequence[frozenset[str] | None]) -> list[str]:
-    """A line on answers of the sheet to requests that none of the captures holds."""
+    """A line about answers in the sheet to requests that no capture holds."""
     sheets = [one for one in found if one is not None]
     strange = sorted(frozenset.intersection(*sheets)) if sheets else []
     if not strange:
@@ -173,7 +173,7 @@ def _asked(
     wanted: CaptureSource,
     left_out: Counter[str],
 ) -> _Asked | None:
-    """A request with its answer; None where it is left out, which is counted by its reason."""
+    """A request with its answer; None where it is left out, which is counted by reason."""
     roles = [one.role for one in request.messages]
     if not set(roles) <= _ROLES or roles[-1] != "user":
         left_out["its messages are not those of a user and an assistant, the user's last"] += 1
@@ -192,7 +192,7 @@ def _asked(
 
 
 def _chosen(asked: Sequence[_Asked], wanted: CaptureSource, left_out: Counter[str]) -> list[_Asked]:
-    """The requests without duplicates, no cluster above its most."""
+    """The requests without duplicates, and with no cluster above its limit."""
     newest = sorted(asked, key=lambda one: (one.request.captured_at, one.request.request_id), reverse=True)
     ordered = sorted(newest, key=lambda one: one.answer is None)
     texts: dict[str, _Asked] = {}
@@ -282,7 +282,7 @@ def _facts(
         "read": requests,
         "rows": len(rows),
         "answers": dict(sorted(Counter(one.whose for one, _ in rows).items())),
-        # One text, so that two lineages differ in one key and not in thousands.
+        # A single text, so that two lineages differ in one key and not in thousands.
         "requests": " ".join(sorted(digests)),
     }
 
@@ -311,7 +311,7 @@ def _capture(wanted: CaptureSource, name: str) -> Capture:
 
 
 def _parts(capture: Capture, wanted: CaptureSource) -> list[Part]:
-    """Parts that were there when the run was planned: requests of its days, and all that was said of answers."""
+    """Parts that existed when the run was planned: requests of its days, and all feedback."""
     return [
         part
         for part in capture.parts()
@@ -341,7 +341,7 @@ def _sheet_bytes(wanted: CaptureSource) -> bytes:
 
 
 def answer_key(wanted: CaptureSource, conversation: Conversation) -> str:
-    """Digest of all that a teacher's answer depends on."""
+    """Digest of everything that a teacher's answer depends on."""
     teacher = wanted.teacher.model_dump(mode="json", exclude={"openai"}) if wanted.teacher else None
     more = wanted.teacher.openai.extra_body if wanted.teacher and wanted.teacher.openai else {}
     return digest_of({"teacher": teacher, "extra_body": json.dumps(more, sort_keys=True), "asked": conversation})

@@ -1,8 +1,7 @@
-"""Cells of rows as text, and those that mean nothing: null, NaN, pandas' NA, and what becomes of them in a file.
+"""Cells of rows as text, and missing values: null, NaN, pandas' NA, and their forms in files.
 
-A column of whole numbers with a missing value is a column of floats to pandas: `18` comes back as `18.0`. Floats that
-are whole are therefore read without the point, and so is a column of a CSV file in which every number ends in `.0` and
-a cell is empty.
+In pandas, a column of whole numbers with a missing value is a column of floats: `18` becomes `18.0`. So whole floats
+are read without the point, and so is a column of a CSV file in which every number ends in `.0` and a cell is empty.
 """
 
 from __future__ import annotations
@@ -19,35 +18,35 @@ from lorapar.data.written import read_written, texts_in
 from lorapar.plain_text import plain_characters
 
 _BLANK_TEXTS = frozenset({"nan", "<na>", "nat", "#n/a"})
-"""What programs write for a missing value. `None` and `null` are words, and so may be answers."""
+"""What programs write for a missing value. `None` and `null` are not among them: they are words and may be answers."""
 _DOUBTFUL_TEXTS = frozenset({"null", "none", "n/a", "na", "nil", "#value!", "-", "--", "?", "."})
-"""What people write for a missing value, and now and then mean: taken as it stands, and said."""
+"""What people write for a missing value, but sometimes mean as a text: it is read as a text, with a note."""
 _WHOLE = re.compile(r"(-?[0-9]+)\.0")
 _BARRED = re.compile(r"[^|\\$]*\w[^|\\$]*\|+[^|\\$]*\w[^\\$]*")
 _EXACT_FLOAT = 2**53
 
 
 class BadRowError(Exception):
-    """A row that cannot be used; the message says where it stands and why."""
+    """An unusable row; the message says where it is and why."""
 
 
 class Cells:
     """The cells of a source's rows."""
 
     def __init__(self, rows: Iterable[RawRow]) -> None:
-        """Of all rows of the source: what a column holds elsewhere decides how its numbers are read."""
+        """Takes all rows of the source: a column's other cells decide how its numbers are read."""
         self.blank_texts: Counter[str] = Counter()
-        """By column, cells with a text that stands for a missing value."""
+        """The number of cells, by column, with a text for a missing value."""
         self.doubtful: Counter[tuple[str, str]] = Counter()
-        """By column and text, cells that may stand for a missing value and are taken for a text."""
+        """The number of cells, by column and text, that may mean a missing value and are read as a text."""
         self.written_lists: Counter[str] = Counter()
-        """By column, cells that hold a list of texts as a text."""
+        """The number of cells, by column, that hold a list of texts as a text."""
         self.barred: Counter[str] = Counter()
-        """By column, cells of texts with `|` between them, taken for one text."""
+        """The number of cells, by column, with texts separated by `|`, which are read as one text."""
         self._floats = _float_columns(rows)
 
     def text(self, where: str, row: dict[str, Any], column: str | None) -> str:
-        """A column as text without white space around it; empty where it is not mapped or has no value."""
+        """A column's text without surrounding white space; empty where it is not mapped or has no value."""
         value = row.get(column) if column is not None else None
         return self._text(where, value, str(column))
 
@@ -56,15 +55,15 @@ class Cells:
         return self._each(where, row.get(column) if column is not None else None, str(column))
 
     def listed(self, where: str, row: dict[str, Any], column: str) -> list[str]:
-        """As `texts`, of a column that holds lists: one that is written as a text is read."""
+        """Like `texts`, for a column of lists: also reads a list that is written as a text."""
         value = row.get(column)
         written = read_written(value) if isinstance(value, str) else None
         return self._each(where, written if isinstance(written, list) else value, column)
 
     def paragraphs(self, where: str, row: dict[str, Any], column: str | None, *, written: bool = False) -> str:
-        """A column that holds a text or a list of paragraphs, these texts or lists of sentences, as one text.
+        """A column with a text or a list of paragraphs (texts or lists of sentences), as one text.
 
-        `written`: such a list in a CSV file, which has it as a text, is read.
+        `written`: also read such a list from a CSV file, which has it as a text.
         """
         value = row.get(column) if column is not None else None
         if written and isinstance(value, str) and is_separated(where):
@@ -73,7 +72,7 @@ class Cells:
         return "\n\n".join(filter(None, (" ".join(self._each(where, part, str(column))) for part in parts)))
 
     def references(self, where: str, row: dict[str, Any], column: str | None, *, counted: bool = True) -> list[str]:
-        """As `texts`; a text that is a list of texts counts as those, and as itself, which it may be meant as."""
+        """Like `texts`; a text that is a list of texts counts as its texts and as itself, since either may be meant."""
         found = self.texts(where, row, column)
         if column is None or not isinstance(row.get(column), str) or len(found) != 1:
             return found
@@ -110,7 +109,7 @@ class Cells:
 
 
 def check_characters(place: str, text: str) -> None:
-    """Refuse half a surrogate pair, which JSON can write and no file can hold; `place` is row and field."""
+    """Refuse half a surrogate pair, which JSON can express but no file can hold; `place` is row and field."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -121,7 +120,7 @@ def check_characters(place: str, text: str) -> None:
 
 
 def _paragraphs_in(text: str) -> list[Any] | None:
-    """The paragraphs that a text lists: texts, or lists of them; None where it is no such list."""
+    """The paragraphs that a text lists (texts or lists of texts); None where it is no such list."""
     found = read_written(text)
     parts = found if isinstance(found, list) else []
     flat = [one for part in parts for one in (part if isinstance(part, list) else [part])]
@@ -129,7 +128,7 @@ def _paragraphs_in(text: str) -> list[Any] | None:
 
 
 def as_text(value: Any) -> str | None:
-    """A text or a number as a text, empty where it means nothing; None where it is neither."""
+    """A text or a number as a text, empty for a missing value; None for anything else."""
     if value is None:
         return ""
     if not isinstance(value, str):  # most are
@@ -141,17 +140,17 @@ def as_text(value: Any) -> str | None:
             return str(int(value))
     text = str(value).strip()
     if not text.isascii() and not plain_characters(text).strip():
-        return ""  # nothing but characters that show nothing, as copied tables hold them
+        return ""  # only invisible characters, as in copied tables
     return "" if text.casefold() in _BLANK_TEXTS else text
 
 
 def as_begun(text: str, cell: Any) -> str:
-    """What was read of a cell, with the white space that it begins with: of a completion, or of code, it is a part."""
+    """A cell's text with its leading white space, which belongs to completions and code."""
     return cell.rstrip() if isinstance(cell, str) and cell.strip() == text else text
 
 
 def _float_columns(rows: Iterable[RawRow]) -> set[str]:
-    """Columns of texts whose every value is a whole number with `.0`, and of which a cell is empty."""
+    """Columns of texts in which every value is a whole number with `.0` and a cell is empty."""
     some: set[str] = set()
     other: set[str] = set()
     gaps: set[str] = set()

@@ -1,4 +1,4 @@
-"""The choices of a row: in which columns they stand, how a cell lists them, and whether the question does so itself."""
+"""The choices of a row: which columns hold them, how a cell lists them, and whether the question lists them itself."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ _LETTERED = re.compile(r"(?:^|[\s,;])\(?([A-Za-z])\s?[).:]\s*")
 _BEHIND_MARK = r"[\s*]{0,2}[).:\]][\s*`\"'$]{0,8}"
 _BEHIND_TEXT = r"(?!\w|[.,]\d)"
 _BETWEEN = r"(?:[^\w]{0,8}\b(?:or|and)\b)?[^\w]{0,8}"
-"""What stands behind the mark of a choice, behind its text, and between two choices that a question lists."""
+"""Separators after a choice's mark, after its text, and between two choices in a question."""
 _FEWEST, _MOST = 2, len(ascii_uppercase)
 
 
 @dataclass(frozen=True)
 class Choice:
-    """One choice of a question, and what the row calls it."""
+    """One choice of a question, and its mark in the row."""
 
     mark: str
     text: str
@@ -71,7 +71,7 @@ def choice_count(row: Mapping[str, Any], columns: Sequence[str]) -> int:
 
 
 def listed_marks(question: str, choices: Sequence[Choice]) -> str | None:
-    """The letters or numbers with which a question lists its choices itself; None where it does not."""
+    """The letters or numbers of the choices in a question's own list; None where it has no list."""
     for marks in (ascii_uppercase, digits[1:]):
         listed = [
             rf"(?<!\w)(?i:{mark}){_BEHIND_MARK}{re.escape(one.text)}{_BEHIND_TEXT}"
@@ -83,7 +83,7 @@ def listed_marks(question: str, choices: Sequence[Choice]) -> str | None:
 
 
 def with_choices(question: str, context: str, texts: Sequence[str]) -> str:
-    """A question, what it is about, unless it says so itself, and its choices with letters."""
+    """A question with its choices, lettered, and with its context unless it contains that already."""
     listed = "\n".join(f"{mark}. {text}" for mark, text in zip(ascii_uppercase, texts, strict=False))
     return "\n\n".join(filter(None, [question, "" if context in question else context, listed]))
 
@@ -91,7 +91,7 @@ def with_choices(question: str, context: str, texts: Sequence[str]) -> str:
 def _marks_and_texts(row: Mapping[str, Any], columns: Sequence[str]) -> tuple[list[Any], list[str]] | None:
     found = _within(row.get(columns[0])) if len(columns) == 1 else [(_mark_of(name), row.get(name)) for name in columns]
     texts = [as_text(text) for _, text in found or ()]
-    while texts and texts[-1] == "":  # questions with four choices among those with five
+    while texts and texts[-1] == "":  # some questions have four choices where others have five
         texts.pop()
     if found is None or not _FEWEST <= len(texts) <= _MOST or not all(texts):
         return None
@@ -104,7 +104,7 @@ def _mark_of(column: str) -> str:
 
 
 def _within(cell: Any) -> list[tuple[Any, Any]] | None:
-    """(mark, text) of every choice in a cell; no mark where the cell has none."""
+    """(mark, text) of every choice in a cell; the mark is empty where the cell has none."""
     if isinstance(cell, str):
         written = read_written(cell)
         return _in_text(cell) if written is None else _within(written)
@@ -124,7 +124,7 @@ def _within(cell: Any) -> list[tuple[Any, Any]] | None:
 
 
 def _in_text(text: str) -> list[tuple[Any, Any]] | None:
-    """Choices one behind another in a text: `a ) 38 , b ) 27.675`."""
+    """Consecutive choices in a text: `a ) 38 , b ) 27.675`."""
     found, letter = [], "a"
     for match in _LETTERED.finditer(text):
         if match[1].lower() == letter:
@@ -137,7 +137,7 @@ def _in_text(text: str) -> list[tuple[Any, Any]] | None:
 
 
 def _without_letters(texts: list[str]) -> list[str]:
-    """Texts without the letters that stand in all of them: `A) 21`, `(B) 22`."""
+    """Texts without their leading letters, if all have one: `A) 21`, `(B) 22`."""
     own = [
         re.match(rf"\(?{letter}\s?[).:]\s*(?=\S)", one, re.I)
         for letter, one in zip(ascii_uppercase, texts, strict=False)

@@ -1,7 +1,7 @@
-"""Rows with choices, as exams have them: the question is asked with lettered choices, and a letter is the answer.
+"""Rows with multiple-choice questions: the question is asked with lettered choices, and a letter is the answer.
 
-Known are MMLU, ARC, HellaSwag, RACE, MedQA, AQuA and the like: choices in one column (a list, a structure, either as
-text) or each in a column of its own. Which of them is right may be said by its letter, its text or its place.
+Known are MMLU, ARC, HellaSwag, RACE, MedQA, AQuA and the like: choices in one column (a list or structure, possibly as
+text) or each in its own column. The right choice may be given by its letter, its text or its place.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ CONTEXTS = (
     *("context.contexts", "context.sentences", "passages.passage_text"),
     *("context", "passage", "article", "support", "premise", "body", "paragraph", "story", "dialogue"),
 )
-"""Columns with what a question is about; PubMedQA, HotpotQA and MS MARCO have structures of lists."""
+"""Columns with a question's context; in PubMedQA, HotpotQA and MS MARCO they hold structures of lists."""
 _QUESTIONS = (
     *("question.stem", "question", "question_stem", "prompt", "query", "problem", "stem", "ctx", "sentence", "goal"),
     *("startphrase", "input", "q"),
@@ -33,13 +33,13 @@ _RIGHT = (
     *("gold", "label", "target", "answer"),
 )
 _ANSWERS = "answers"
-"""Choices of ReClor and QuAIL, and right answers of others; what is correct beside them says that they are choices."""
+"""Choices of ReClor and QuAIL, and right answers of others; a column of correct places shows that they are choices."""
 _NO_PLACES = ("target", "answer")
-"""Of `_RIGHT`, those that may be answers themselves."""
+"""Columns of `_RIGHT` that may be answers themselves."""
 _CORRECT = re.compile(r"correct(?:[ _]?(?:answers?|options?|choices?|label|letter|key|index|idx|id)(?:[ _].*)?)?")
 _WRONG = re.compile(r"incorrect|wrong|distractor")
 _CLEAR = 10
-"""Rows that show what places are counted from, to one that shows the contrary: that one is a slip."""
+"""How many rows must show the first place for each row that shows the other: that one counts as a mistake."""
 _SAYS = re.compile(
     r"(?:(?:the )?(?:right |correct )?(?:answer|option|choice)[\s_:]*(?:is )?)?\(?([a-z]|\d{1,2})[).:]?(?:\s+(.+))?",
     re.DOTALL,
@@ -52,12 +52,12 @@ _TELLS: dict[Kind, str] = {"letter": "names it", "text": "is its text", "place":
 
 @dataclass(frozen=True)
 class ChoiceColumns:
-    """Where a source's rows have question and choices, and how they say which is right."""
+    """The columns of question and choices in a source's rows, and how they give the right one."""
 
     question: str
     context: str | None
     columns: tuple[str, ...]
-    """The one column with all choices, or those with one each."""
+    """The column with all choices, or the columns with one each."""
     answer: str
     kind: Kind = "letter"
     base: int = 0
@@ -71,7 +71,7 @@ class ChoiceColumns:
 
     @property
     def message(self) -> str:
-        """What was recognised, for people."""
+        """A description of what was recognised, for people."""
         where = f"'{self.columns[0]}'" + (f" to '{self.columns[-1]}'" if self.columns[1:] else "")
         context = f" with '{self.context}' below it" if self.context else ""
         tells = _TELLS[self.kind].format(base=self.base)
@@ -120,7 +120,7 @@ class ChoiceColumns:
 
 @dataclass(frozen=True)
 class Unclear:
-    """Rows with choices of which it cannot be told which one is right."""
+    """Rows with choices whose right one cannot be determined."""
 
     message: str
 
@@ -128,9 +128,9 @@ class Unclear:
 def find_choices(
     columns: Collection[str], rows: Sequence[Mapping[str, Any]], every: Callable[[], Iterable[Mapping[str, Any]]]
 ) -> ChoiceColumns | Unclear | None:
-    """Where most of these rows have choices, and what says which is right; None where they have none.
+    """The columns of choices and of the right one, if most rows have choices; None otherwise.
 
-    `every` gives all rows of the source: what places are counted from may show in few of them.
+    `every` returns all rows of the source: the first place, 0 or 1, may show only in a few of them.
     """
     question = next((name for name in _QUESTIONS if name in columns), None)
     held = choice_columns(columns) or ((_ANSWERS,) if _ANSWERS in columns else None)
@@ -151,7 +151,7 @@ def find_choices(
     readings = {name: _reading(some, len(held) == 1, bases.get(name)) for name, some in cells.items() if some}
     clear = {name: reading for name, reading in readings.items() if isinstance(reading, tuple)}
     if clear:
-        answer = min(clear, key=lambda name: list(_TELLS).index(clear[name][0]))  # a letter is told from any other
+        answer = min(clear, key=lambda name: list(_TELLS).index(clear[name][0]))  # a letter is unambiguous
         context = next((name for name in CONTEXTS if name in columns), None)
         listed = sum(listed_marks(row[question], choices) is not None for row, choices in read)
         return ChoiceColumns(question, context, held, answer, *clear[answer], listed=2 * listed > len(read))
@@ -162,12 +162,12 @@ def find_choices(
 
 
 def _fitting(cells: Sequence[tuple[Any, Sequence[Choice]]], base: int) -> int:
-    """How many cells are places of choices, counted from this."""
+    """How many cells are places of choices, counted from `base`."""
     return sum(_place(cell, choices, "place", base) is not None for cell, choices in cells)
 
 
 def _correct_beside_answers(columns: Collection[str], rows: Sequence[Mapping[str, Any]]) -> str | None:
-    """A column that says which of `answers` is right; none beside columns with wrong answers, or where it judges."""
+    """A column that gives the right one of `answers`; None with columns of wrong answers, or where it judges one."""
     if any(_WRONG.match(name) for name in columns):
         return None
     judges = {name for name in columns if any(isinstance(row.get(name), bool) for row in rows)}
@@ -186,10 +186,10 @@ def _names_none(beside: str | None, question: str) -> Unclear | None:
 def _reading(
     cells: Sequence[tuple[Any, Sequence[Choice]]], labelled: bool, base: int | None
 ) -> tuple[Kind, int] | str | None:
-    """How most of these cells tell the right choice; a text where they can be read in two ways, None where in none.
+    """How most of these cells give the right choice; a text where two readings fit, None where none fits.
 
-    `labelled`: what choices are called stands in the rows and not in the names of columns, so that it wins over places.
-    `base` is what places are counted from, where the rows show it.
+    `labelled`: the marks of choices are in the rows and not in the names of columns, so they win over places. `base` is
+    the number of the first place, where the rows show it.
     """
     first = base if base is not None else max((0, 1), key=lambda one: _fitting(cells, one))
     found = {kind: [_place(cell, choices, kind, first) for cell, choices in cells] for kind in _TELLS}
@@ -197,7 +197,7 @@ def _reading(
     best = max(fits.values())
     if 2 * best <= len(cells):
         return None
-    kinds = [kind for kind in _TELLS if _CLEAR * fits[kind] >= (_CLEAR - 1) * best]  # a slip or two decide nothing
+    kinds = [kind for kind in _TELLS if _CLEAR * fits[kind] >= (_CLEAR - 1) * best]  # a mistake or two do not count
     if labelled and "letter" in kinds and "place" in kinds:
         kinds.remove("place")
     kinds.sort(key=lambda kind: -fits[kind])
@@ -214,7 +214,7 @@ def _reading(
 
 
 def _bases(names: Collection[str], columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> dict[str, int | None]:
-    """By column, what places are counted from: 0 or 1, whichever the rows show, or nearly all that show any."""
+    """The number of the first place by column: 0 or 1, as the rows show, or nearly all that show either."""
     first: Counter[str] = Counter()
     last: Counter[str] = Counter()
     for row in rows:
@@ -232,7 +232,7 @@ def _base(first: int, last: int) -> int | None:
 
 
 def _only(cell: Any) -> Any:
-    """What a list of one holds (AGIEval has `[0]`), also where it is written as a text; another cell as it is."""
+    """The item of a list with one item (AGIEval has `[0]`), also if written as a text; other cells unchanged."""
     listed = read_written(cell) if isinstance(cell, str) else cell
     return listed[0] if isinstance(listed, list | tuple) and len(listed) == 1 else cell
 
@@ -243,19 +243,19 @@ def _number(cell: Any) -> int | None:
 
 
 def _compared(cell: Any) -> str | None:
-    """A cell as texts are compared: no capitals, one space between words, and `2.0` as 2; None where it is no text."""
+    """A cell in the form for comparing texts: lower case, single spaces, and `2.0` as 2; None where it is no text."""
     text = as_text(cell)
     return None if text is None else _WHOLE.sub(r"\1", " ".join(text.split()).casefold())
 
 
 def _is_hidden(cell: Any, choices: Iterable[Choice]) -> bool:
-    """Whether a cell names no choice at all: it is empty, or the -1 of test sets."""
+    """Whether a cell hides the choice: it is empty, or -1 as in test sets."""
     text = _compared(_only(cell))
     return cell in ([], ()) or text == "" or (text == "-1" and all(one.text != "-1" for one in choices))
 
 
 def _place(cell: Any, choices: Sequence[Choice], kind: Kind, base: int) -> int | None:
-    """Which choice a cell means, read as this kind; None where it means none, or several."""
+    """The choice that a cell means, read as this kind; None where it means none or several."""
     if kind == "text":
         return _by_text(cell, choices)
     if kind == "place":
@@ -270,7 +270,7 @@ def _place(cell: Any, choices: Sequence[Choice], kind: Kind, base: int) -> int |
 
 
 def _by_text(cell: Any, choices: Sequence[Choice]) -> int | None:
-    """Which choice has this text: as it stands (Co and CO are two), or else as texts are compared."""
+    """The choice with this text: exactly (Co and CO differ), or else in the form for comparing."""
     for one in (cell, _only(cell)):
         for shown in (as_text, _compared):
             text, texts = shown(one), [shown(choice.text) for choice in choices]

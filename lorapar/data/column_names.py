@@ -1,4 +1,4 @@
-"""Usual names of columns, and the hints that are given by them where columns are not recognised."""
+"""Usual names of columns, and hints from them where columns are not recognised."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ REFERENCES = (
     "final_decision",
     *("reward_model.ground_truth", "verification_info.ground_truth"),
 )
-"""Usual names of the short answer beside the whole one; verl and SYNTHETIC-1 keep it in a structure."""
+"""Usual names of the short answer next to the whole one; verl and SYNTHETIC-1 keep it in a structure."""
 USUAL = {
     "question": ("question", "prompt", "instruction", "problem", "query", "input", "q"),
     "answer": ("answer", "completion", "output", "response", "solution", "a"),
     "reference": REFERENCES,
 }
-"""Usual names of columns; a name of one part is never offered for the other."""
+"""Usual names of columns by part; a name of one part is never suggested for the other."""
 _LABELLED = (("text", "sentence"), ("label", "label_text", "category", "class", "sentiment", "intent"))
-"""Usual columns of texts that are sorted, and of what they are sorted by."""
+"""Usual columns of texts to classify, and of their labels."""
 _LONG = 40
-"""Characters that no name of a column has."""
+"""Characters that do not occur in names of columns."""
 _KNOWN_BESIDE = ("history", "label", "tools", *MEDIA_COLUMNS)
-"""Columns of which something else is said, or that are looked at."""
+"""Columns that another message covers, or that are read."""
 _SHOWN = 8
-"""Columns that are not read and still named."""
+"""Columns that are not read but still named."""
 _PAIR = ("question", "answer")
 _KNOWN = (
     "known are question and answer (or response), messages, conversations, prompt and completion (or response), "
@@ -40,7 +40,7 @@ _KNOWN = (
 
 
 def why_not(columns: Collection[str], rows: Sequence[dict[str, Any]]) -> str:
-    """What to do with columns that are not recognised: preferences and foreign turns by what they are."""
+    """What to do with columns that are not recognised, such as preferences and foreign turns."""
     chosen = next((name for name in ("chosen", "preferred_output") if name in columns), None)
     if chosen is not None:
         read = [name for name in columns if all(isinstance(c := row.get(name), str) or messages_in(c) for row in rows)]
@@ -78,7 +78,7 @@ def why_not(columns: Collection[str], rows: Sequence[dict[str, Any]]) -> str:
 
 
 def unread(columns: Collection[str], rows: Sequence[dict[str, Any]], used: Collection[str]) -> str:
-    """A suffix with the columns of texts that are not read; empty where all are."""
+    """A suffix with the columns of texts that are not read; empty if all are."""
     some = [
         name
         for name in columns
@@ -91,7 +91,7 @@ def unread(columns: Collection[str], rows: Sequence[dict[str, Any]], used: Colle
 
 
 def _judged(columns: Collection[str], rows: Sequence[dict[str, Any]]) -> str:
-    """What to do with a truth value that judges an answer of no usual name; empty where there is none."""
+    """What to do with a truth value that judges an answer with an unusual name; empty where there is none."""
     label = next((name for name in ("label", "target") if any(truth_word(row.get(name)) for row in rows)), None)
     question = next((name for name in USUAL["question"] if name in columns), None)
     if label is None or question is None:
@@ -103,14 +103,14 @@ def _judged(columns: Collection[str], rows: Sequence[dict[str, Any]]) -> str:
 
 
 def _whole_text(columns: Collection[str]) -> str:
-    """What to do with a column of whole texts, which say not where a question ends."""
+    """What to do with a column of whole texts, in which the end of the question is unknown."""
     text = next((column for column in columns if column.strip().lower() == "text"), None)
     why = "; a whole text does not say where the question ends and the answer begins: split"
     return "" if text is None else f"{why} '{text}' into two columns, or into messages"
 
 
 def pair_meant(columns: Collection[str]) -> str:
-    """A suffix with the columns that are meant, where exactly one has a usual name of a question and of an answer."""
+    """A suffix with the probable columns, if exactly one has a usual name of a question and one of an answer."""
     structures = {one.rpartition(".")[0] for one in columns}
     fields = {one: one.rpartition(".")[2].strip().lower() for one in columns if one not in structures}
     question, answer = ([one for one, name in fields.items() if name in USUAL[part]] for part in _PAIR)
@@ -120,9 +120,9 @@ def pair_meant(columns: Collection[str]) -> str:
 
 
 def column_meant(part: str, column: str, columns: Collection[str]) -> str:
-    """A suffix with the column that was meant: one spelt nearly so, or the only one that has a usual name of its part.
+    """A suffix with the probable column: one of similar spelling, or the only one with a usual name of its part.
 
-    Empty where there is none; the usual name of another part is never offered.
+    Empty where there is none; the usual name of another part is never suggested.
     """
     others = {name for of, names in USUAL.items() if of != part for name in names}
     own = [one for one in columns if one.lower() not in others]

@@ -1,8 +1,8 @@
 """Conversations in one cell: TRL's and OpenAI's messages (role and content), ShareGPT's turns (from and value).
 
-The last turn of the assistant is the answer, the turn of the user before it the question, and the rest is context.
-White space at the beginning and end of a message is a part of it.
-`trl.data_utils` reads the same forms; it imports torch, which `plan` does without.
+The last turn of the assistant is the answer, the user's turn before it the question, and the rest is context. White
+space at the beginning and end of a message is part of it. `trl.data_utils` reads the same forms, but imports torch,
+which `plan` does not need.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from lorapar.records import Turn
 
 _KEYS = (("role", "content"), ("role", "parts"), ("from", "value"))
 _PAIRS = (("human", "assistant"), ("user", "assistant"), ("question", "answer"), ("prompt", "response"))
-"""Names of what user and assistant say, where one structure holds both."""
+"""Names of the user's and the assistant's text, where one structure holds both."""
 _Role = Literal["system", "user", "assistant"]
 _ROLES: dict[str, _Role] = {
     **dict.fromkeys(("system", "developer"), "system"),
@@ -47,7 +47,7 @@ class Conversation:
 
 
 def messages_in(cell: Any) -> Messages | None:
-    """The messages of a cell: a list of them, the same as text, or columns of lists; None where it holds none."""
+    """The messages of a cell: a list of them, possibly as text, or columns of lists; None where it holds none."""
     if isinstance(cell, str) and cell.lstrip().startswith("["):  # CSV has no lists
         cell = read_written(cell)
     if isinstance(cell, dict):
@@ -58,13 +58,13 @@ def messages_in(cell: Any) -> Messages | None:
 
 
 def is_answered(messages: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether the last turn of a conversation is of another than the user and the system."""
+    """Whether the last turn of a conversation is neither the user's nor the system's."""
     role = str(messages[-1].get("role", messages[-1].get("from"))).strip().lower()
     return _ROLES.get(role) not in ("system", "user")
 
 
 def turns_in(cell: Any) -> Messages | None:
-    """The messages of a column of conversations; also of texts that user and assistant say in turn, and of pairs."""
+    """The messages of a column of conversations, also of alternating texts of user and assistant, and of pairs."""
     found = messages_in(cell)
     if found is not None:
         return found
@@ -81,7 +81,7 @@ def turns_in(cell: Any) -> Messages | None:
 
 
 def system_text(cell: Any) -> str | None:
-    """A system message that comes as text parts (Bedrock) or in a structure (Gemini); None for any other cell."""
+    """A system message given as text parts (Bedrock) or in a structure (Gemini); None for any other cell."""
     if isinstance(cell, dict):
         cell = cell.get("parts", cell.get("content"))
     if not isinstance(cell, list | tuple) or not cell:
@@ -108,9 +108,9 @@ def turns_of_pairs(cell: Any) -> Messages | None:
 
 
 def read_conversation(where: str, columns: Mapping[str, Messages], seen: Counter[str]) -> Conversation:
-    """What the messages of one or two columns ask and answer; raises BadRowError.
+    """The question and answer in the messages of one or two columns; raises BadRowError.
 
-    `seen` counts conversations by what was made of them, in words.
+    `seen` counts changes to conversations, by a description in words.
     """
     noted: set[str] = set()
     turns = [
@@ -131,7 +131,7 @@ def read_conversation(where: str, columns: Mapping[str, Messages], seen: Counter
 
 
 def _place_of_answer(where: str, column: str, turns: Sequence[_Turn], noted: set[str]) -> int:
-    """Where the last turn of the assistant stands that is to be learned."""
+    """The index of the assistant's last turn that is trained."""
     answers = [place for place, turn in enumerate(turns) if turn.role == "assistant"]
     if not answers:
         raise BadRowError(f"{where}: a row without an answer ('{column}' has no turn of the assistant)")
@@ -146,7 +146,7 @@ def _place_of_answer(where: str, column: str, turns: Sequence[_Turn], noted: set
 
 
 def _rows_of(cell: dict[str, Any]) -> list[dict[str, Any]] | None:
-    """The messages of `{"role": [...], "content": [...]}`, which data sets make of a sequence of structures."""
+    """The messages of `{"role": [...], "content": [...]}`, as `datasets` writes a sequence of structures."""
     lists = {name: value for name, value in cell.items() if isinstance(value, list | tuple)}
     if not lists or len({len(value) for value in lists.values()}) != 1:
         return None
@@ -159,7 +159,7 @@ def _keys_of(message: dict[str, Any]) -> tuple[str, str] | None:
 
 
 class _Turn(NamedTuple):
-    """A message as it was said."""
+    """A message with its role and text."""
 
     role: _Role
     text: str
@@ -167,7 +167,7 @@ class _Turn(NamedTuple):
 
 
 def _turn(place: str, message: dict[str, Any], noted: set[str]) -> _Turn:
-    """Role and text of a message; `place` is where it stands, up to a quotation mark that is to be closed."""
+    """Role and text of a message; `place` is its location with an open quotation mark that the caller closes."""
     role_key, text_key = _keys_of(message) or _KEYS[0]
     role = str(message[role_key]).strip().lower()
     calls = next((key for key in _CALLS if message.get(key)), None)
@@ -188,7 +188,7 @@ def _turn(place: str, message: dict[str, Any], noted: set[str]) -> _Turn:
 
 
 def _is_learned(place: str, weight: Any) -> bool:
-    """Whether a turn with this weight is learned (OpenAI, Mistral: 0 or 1); shares of a turn are not trained."""
+    """Whether a turn with this weight is trained (OpenAI, Mistral: 0 or 1); fractions are refused."""
     if weight is None or (isinstance(weight, float) and math.isnan(weight)):
         return True
     if isinstance(weight, bool) or weight not in (0, 1):
@@ -197,7 +197,7 @@ def _is_learned(place: str, weight: Any) -> bool:
 
 
 def _text(place: str, content: Any) -> str:
-    """The text of a content, which may come in parts."""
+    """The text of a content, which may be given in parts."""
     if content is None:
         return ""
     if isinstance(content, str):
@@ -220,7 +220,7 @@ def _text(place: str, content: Any) -> str:
 
 
 def _joined(turns: Sequence[_Turn], noted: set[str]) -> list[Turn]:
-    """Turns of one role in a row as one, because most chat templates want roles to take turns."""
+    """Join consecutive turns of one role, because most chat templates want alternating roles."""
     found: list[Turn] = []
     for role, text, learned in turns:
         if found and found[-1].role == role:

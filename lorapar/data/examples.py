@@ -1,4 +1,4 @@
-"""From the rows of one source to examples: each row checked and named."""
+"""Make examples from the rows of one source: check and name each row."""
 
 from __future__ import annotations
 
@@ -35,29 +35,29 @@ _THOUSANDS = re.compile(r"[-+]?\$?\d{1,3}(,\d{3})+(\.\d+)?")
 _HISTORY = "history"
 _CHOSEN = re.compile(r"\(?(\d{1,2}|[A-Za-z])[).]?")
 _LONG = 40
-"""Characters of a context that does not stand in a question by chance."""
+"""The length of a context that does not occur in a question by chance."""
 _LETTERED = re.compile(r"(?<!\w)[Aa1][).:]")
-"""How a question begins to name its choices."""
+"""How a question begins the list of its choices."""
 
 
 @dataclass(frozen=True)
 class Made:
-    """What the rows of a source came to."""
+    """The examples of a source, and notes about its rows."""
 
     examples: list[Example]
-    """In the order of the source, ids unique, not yet split."""
+    """The examples in the order of the source, with unique ids, not yet split."""
     left_out: list[str] = field(default_factory=list)
     """Why rows were left out, one line each (only where `data.bad_rows` allows it)."""
     blank_texts: dict[str, int] = field(default_factory=dict)
-    """By column, the cells that hold a text such as `nan` and count as empty."""
+    """The number of cells, by column, with a text such as `nan` that counts as empty."""
     notes: list[str] = field(default_factory=list)
-    """What was made of rows, one line each."""
+    """Lines about how rows were read."""
 
 
 def make_examples(rows: list[RawRow], mapped: Mapped, *, strict: bool, systems: Sequence[System] = SYSTEMS) -> Made:
-    """The examples of rows; raises BadInputError for a bad one where `strict`, else leaves it out.
+    """The examples of rows; raises BadInputError for a bad row with `strict`, otherwise leaves it out.
 
-    `systems` are the names that a column with the true system may hold.
+    `systems` are the allowed names in a column with the true system.
     """
     builder = _Builder(mapped, Cells(rows), systems)
     examples: list[Example] = []
@@ -109,7 +109,7 @@ class _Builder:
         self._systems = {plain_name(system): system for system in systems}
         self.cells = cells
         self.seen: Counter[str] = Counter()
-        """Rows by what was made of them, in words."""
+        """Counts of rows by how they were read, in words."""
         self._mapping = mapping
         self._recognised = mapped.description is not None
         self._made = mapped.made
@@ -137,7 +137,7 @@ class _Builder:
         return example.model_copy(update={"id": name})
 
     def _look_for_more(self, where: str, row: dict[str, Any]) -> None:
-        """Refuse a row whose pictures or sounds would be left out, and count those whose list of tools is."""
+        """Refuse a row with images or sounds, and count rows whose list of tools is ignored."""
         used = self._mapping.model_dump().values()
         for column in MEDIA_COLUMNS:
             if not row.get(column) or column in used:
@@ -155,7 +155,7 @@ class _Builder:
             self.seen["list 'tools' and call none; the model is not told of them"] += 1
 
     def _refuse_numbered_choices(self, where: str, row: dict[str, Any]) -> None:
-        """Refuse an answer that is the number or letter of a choice, which the question does not name."""
+        """Refuse an answer that is the number or letter of a choice, if the question does not list the choices."""
         used = self._mapping.model_dump().values()
         columns = choice_columns([name for name, cell in row.items() if cell and name not in used])
         if columns is None or self._mapping.messages:
@@ -171,7 +171,7 @@ class _Builder:
         )
 
     def _earlier(self, row: dict[str, Any]) -> list[dict[str, Any]]:
-        """Turns in a column `history`, as pairs of question and answer (LLaMA-Factory) or as messages."""
+        """The turns of a column `history`, as pairs of question and answer (LLaMA-Factory) or as messages."""
         cell = row.get(_HISTORY)
         if not cell or not self._recognised or self._mapping.messages:
             return []
@@ -212,7 +212,7 @@ class _Builder:
         return read_conversation(where, {mapping.question: asked, mapping.answer: answered}, self.seen)
 
     def _with_context(self, where: str, row: dict[str, Any], asked: Messages) -> Messages:
-        """Messages that ask something, with the context below the last one; raises BadRowError for those answered."""
+        """Messages that end with a question, with the context below it; raises BadRowError for answered ones."""
         if is_answered(asked) and self._mapping.answer == self._mapping.reference:
             raise BadRowError(
                 f"{where}: '{self._mapping.question}' ends with a turn of the assistant, and '{self._mapping.answer}' "
@@ -227,12 +227,12 @@ class _Builder:
         )
 
     def _context(self, where: str, row: dict[str, Any]) -> str:
-        """What a question is about; of recognised columns other than `input`, lists that CSV has as texts are read."""
+        """The context of a question; for recognised columns except `input`, also reads lists that CSV has as texts."""
         written = self._recognised and self._mapping.context != "input"
         return self.cells.paragraphs(where, row, self._mapping.context, written=written)
 
     def _asked(self, where: str, row: dict[str, Any]) -> str:
-        """The question with its context below it, unless it has that in itself."""
+        """The question with its context below it, unless it contains that already."""
         question = self._needed(where, row, self._mapping.question, "question")
         context = self._context(where, row)
         if self._recognised and len(context) >= _LONG and context in question:
@@ -246,7 +246,7 @@ class _Builder:
         question = self._asked(where, row)
         answer = self._needed(where, row, self._mapping.answer, "answer")
         begun = as_begun(answer, row.get(self._mapping.answer))
-        # A completion goes on from its prompt, and code is told by its indentation; any other blank is a slip.
+        # A completion continues its prompt, and code needs its indentation; any other leading blank is a mistake.
         is_part = self._mapping.answer == "completion" or re.match(r"[ \t]+\S.*\n", begun)
         return question, begun if is_part else answer
 
@@ -255,7 +255,7 @@ class _Builder:
         return (system_text(cell) or "").strip() or self.cells.text(where, row, self._mapping.system_message)
 
     def _needed(self, where: str, row: dict[str, Any], column: str, part: str) -> str:
-        if part == "answer" and column == self._mapping.reference:  # several short ones: the first is learned
+        if part == "answer" and column == self._mapping.reference:  # several short answers: the first is trained
             text = next(iter(self.cells.references(where, row, column, counted=False)), "")
         else:
             text = self.cells.text(where, row, column)
@@ -271,7 +271,7 @@ class _Builder:
         return text
 
     def _reference(self, where: str, row: dict[str, Any], answer: str) -> References | None:
-        """What the column says, or else what the pattern finds in the answer; several are a tuple."""
+        """The reference from the column, or else from the pattern in the answer; several are a tuple."""
         found = distinct(map(_without_commas, self.cells.references(where, row, self._mapping.reference)))
         if not found and self._find is not None:
             found = distinct([_without_commas(self._find(answer.strip()))])
@@ -288,11 +288,11 @@ class _Builder:
 
 
 def _without_commas(reference: str) -> str:
-    """`1,000` as `1000`; anything that is not one number stays as it is."""
+    """`1,000` as `1000`; anything that is not one number stays unchanged."""
     reference = reference.strip()
     return reference.replace(",", "") if _THOUSANDS.fullmatch(reference) else reference
 
 
 def same_text(text: str) -> str:
-    """Texts that differ only in white space are one question."""
+    """The text with single spaces: texts that differ only in white space are one question."""
     return " ".join(text.split())

@@ -29,32 +29,32 @@ _FIELD_OF = {"system": "known_system"}
 
 @dataclass(frozen=True)
 class LoadedData:
-    """What the sources came to."""
+    """The examples of all sources, and notes about them."""
 
     examples: list[Example]
-    """All rows, in the order of the sources, ids unique."""
+    """All rows in the order of the sources, with unique ids."""
     left_out: list[str] = field(default_factory=list)
     """Why rows were left out, one line each (only where `data.bad_rows` allows it)."""
     more: bool = False
     """Whether the source has rows beyond `data.limit`."""
     blank_texts: dict[str, int] = field(default_factory=dict)
-    """By column, the cells that hold a text such as `nan` and count as empty."""
+    """The number of cells, by column, with a text such as `nan` that counts as empty."""
     notes: list[str] = field(default_factory=list)
-    """What the columns were recognised as, how files were read, and what was made of rows, one line each."""
+    """Lines about what the columns were recognised as, and how files and rows were read."""
     omissions: tuple[Omission, ...] = ()
-    """Rows left out because another source asks the same, and for their length."""
+    """Rows left out because another source asks the same, or because of their length."""
     sources: tuple[SourceCounts, ...] = ()
-    """What each of several sources gave; empty for one."""
+    """The rows of each of several sources; empty for one."""
     captures: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """By capture, its days, counts and digests of its requests, for the lineage."""
+    """The days, counts and digests of requests by capture, for the lineage."""
     captured_files: dict[str, dict[str, str]] = field(default_factory=dict)
-    """By capture, the sha256 of each file of it that was read."""
+    """The sha256 of each file that was read, by capture."""
     unmatched: frozenset[str] | None = None
-    """Ids of a sheet with answers that no request of this capture has."""
+    """Ids of a sheet with answers without a request in this capture."""
 
 
 def load_examples(config: DataConfig, seed: int) -> list[Example]:
-    """The examples of `load_data`, limits in tokens aside."""
+    """The examples of `load_data`, without limits in tokens."""
     return load_data(config, seed).examples
 
 
@@ -63,9 +63,9 @@ def load_data(
 ) -> LoadedData:
     """Read, check, filter, mix and split the sources; equal settings, sources and seed give equal examples.
 
-    The task mix comes with its own split. Other rows are ranked by a digest of seed and question, and the first ones
-    are held out, the next ones are development rows: the choice does not depend on the order of the rows, and no
-    question is on two sides. Of the task mix, development rows are drawn from those to train on.
+    The task mix has its own split. Other rows are ranked by a digest of seed and question: the first ones are held out,
+    and the next ones are development rows. So the choice does not depend on the order of the rows, and no question is
+    on two sides. Development rows of the task mix are drawn from its training rows.
 
     `count_tokens` is for `data.length`; without it, limits in tokens are left to a caller that has a tokenizer. `ask`
     gets a teacher's answers for rows of a capture that have none; without it these rows are left out. Raises
@@ -110,10 +110,10 @@ def load_data(
 
 
 def load_sample(config: DataConfig, seed: int) -> LoadedData:
-    """The first rows of every source, none held out: what `plan` looks at.
+    """The first rows of every source, none held out, for `plan`.
 
-    Of the hub, rows are looked at only where the settings leave open what the columns mean, and none where it fails.
-    Raises as `load_data`.
+    Rows of the hub are read only where the settings leave open what the columns mean, and none where the hub fails.
+    Raises like `load_data`.
     """
     if _is_task_mix(config):
         return LoadedData(_task_mix(config, seed)[:RECOGNISED_BY])
@@ -125,7 +125,7 @@ def load_sample(config: DataConfig, seed: int) -> LoadedData:
 
 def _sample(config: DataConfig) -> LoadedData:
     few = config.model_copy(update={"limit": min(config.limit or RECOGNISED_BY, RECOGNISED_BY)})
-    if kind_of(config) is Kind.CAPTURE:  # what its rows come to is counted with the limit that it has
+    if kind_of(config) is Kind.CAPTURE:  # its rows are counted with its own limit
         raw = _raw(config)
         found = _made(few, replace(raw, rows=raw.rows[: few.limit]))
         return replace(found, notes=[*found.notes, *(one.line for one in found.omissions)])
@@ -139,7 +139,7 @@ def _sample(config: DataConfig) -> LoadedData:
     except ModuleNotFoundError:
         raise
     except Exception:
-        # Not every file that can be downloaded can be streamed, and whatever is wrong, prepare says it.
+        # Not every file that can be downloaded can be streamed; prepare reports whatever is wrong.
         return LoadedData([])
     try:
         return _made(few, raw)
@@ -150,7 +150,7 @@ def _sample(config: DataConfig) -> LoadedData:
 
 
 def _sample_of_file(config: DataConfig, few: DataConfig) -> LoadedData:
-    """The first rows; where places may say which choice is right, all rows are looked at for what they count from."""
+    """The first rows; where places may give the right choice, all rows are searched for the first place, 0 or 1."""
     raw = _raw(few)
     try:
         mapped = _mapped(few, raw)
@@ -175,7 +175,7 @@ class _Raw:
 
 
 def _raw(config: DataConfig, *, streamed: bool = False, ask: AskTeacher | None = None) -> _Raw:
-    """The rows of a source that is not the task mix, as they are."""
+    """The raw rows of a source that is not the task mix."""
     if kind_of(config) is Kind.CAPTURE:
         return _captured(config, ask)
     notes: list[str] = []
@@ -206,7 +206,7 @@ def _captured(config: DataConfig, ask: AskTeacher | None) -> _Raw:
 
 
 def _unmatched(config: DataConfig, read: Sequence[LoadedData]) -> list[str]:
-    """A line where a sheet answers requests that no capture has."""
+    """A line about a sheet's answers to requests that no capture has."""
     if config.capture.file is None:
         return []
     from lorapar.data.captured import unmatched_text
@@ -215,7 +215,7 @@ def _unmatched(config: DataConfig, read: Sequence[LoadedData]) -> list[str]:
 
 
 def _mapped(config: DataConfig, raw: _Raw) -> Mapped:
-    """What the columns of a source mean; those of a capture are known."""
+    """What the columns of a source mean; the columns of a capture are known."""
     if kind_of(config) is Kind.CAPTURE:
         pattern = config.columns.reference_pattern if config.columns is not None else None
         return Mapped(ColumnMapping(messages="messages", reference="reference", id="id", reference_pattern=pattern))
@@ -224,13 +224,13 @@ def _mapped(config: DataConfig, raw: _Raw) -> Mapped:
 
 
 def _made(config: DataConfig, raw: _Raw, *, whole: bool = False, mapped: Mapped | None = None) -> LoadedData:
-    """Examples of rows, not yet split; of the `whole` source more is asked than of its first rows.
+    """Examples of rows, not yet split; the `whole` source is checked more strictly than its first rows.
 
-    `mapped` is what the columns mean, where more rows than these were looked at for it.
+    `mapped` is what the columns mean, where that was found from more rows than these.
     """
     mapped = mapped or _mapped(config, raw)
     rows = [(where, mapped.read(row)) for where, row in raw.rows]
-    # Nobody can fix what users wrote, so that a bad row of theirs ends no run.
+    # Nobody can fix what users wrote, so a bad row of theirs ends no run.
     strict = config.bad_rows == "refuse" and kind_of(config) is not Kind.CAPTURE
     made = make_examples(rows, mapped, strict=strict, systems=config.systems)
     if whole and not made.examples:
@@ -266,7 +266,7 @@ def _task_mix(config: DataConfig, seed: int) -> list[Example]:
 
 
 def _with_development(examples: list[Example], config: DataConfig, seed: int) -> list[Example]:
-    """Some of the mix's training rows as development rows: all stories of a sum together, so none is known by heart."""
+    """Some of the mix's training rows as development rows, all stories of a sum together, so none is memorised."""
     training = [example for example in examples if example.split == "train"]
     wanted = _rows_of("data.development", config.development, len(training))
     groups: dict[str, list[str]] = {}
@@ -281,7 +281,7 @@ def _with_development(examples: list[Example], config: DataConfig, seed: int) ->
 
 
 def _limits_reached(config: DataConfig, read: list[LoadedData]) -> list[str]:
-    """Sources that have more rows than their own limit."""
+    """Lines about sources with more rows than their own limit."""
     return [
         f"the limit of {part.source} is {part.limit:,}: the rows behind them are not read"
         for part, one in zip(config.parts, read, strict=True)
@@ -290,7 +290,7 @@ def _limits_reached(config: DataConfig, read: list[LoadedData]) -> list[str]:
 
 
 def _require_a_reference(examples: list[Example], mapping: ColumnMapping, source: str) -> None:
-    """A pattern that never matches is a mistake; one that misses some rows leaves those without a reference."""
+    """Refuse a pattern that matches no row; a pattern may miss some rows, which then have no reference."""
     if mapping.reference_pattern and not any(example.reference for example in examples):
         raise BadInputError(
             f"data.columns.reference_pattern: '{mapping.reference_pattern}' matches no answer of {source}; "
@@ -308,7 +308,7 @@ def _split(examples: list[Example], config: DataConfig, seed: int) -> list[Examp
 
 
 def _rows_of(setting: str, size: float, rows: int, taken: int = 0) -> int:
-    """The number of rows for a share or a number; BadInputError where none would be left to train on."""
+    """The number of rows for a share or a number; raises BadInputError where no row would be left to train on."""
     if size >= 1 and size != int(size):
         raise BadInputError(f"{setting}: {size} is neither a share below 1 nor a whole number of rows")
     count = int(size) if size >= 1 else max(round(size * rows), 1 if size else 0)

@@ -1,4 +1,4 @@
-"""Which column of a data set plays which part: what the settings say, or what the columns are recognised by."""
+"""Which column of a data set plays which part, from the settings or by recognising the columns."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ MAPPINGS: dict[str, ColumnMapping] = {
 """Columns of openai/gsm8k, databricks/databricks-dolly-15k, garage-bAInd/Open-Platypus, sahil2801/CodeAlpaca-20k."""
 
 RECOGNISED_BY = 32
-"""Rows at the beginning of a source that say what its columns hold.
+"""How many first rows of a source show what its columns hold.
 
-`plan` reads no more, but for a file of which these do not say which choice is right.
+`plan` reads no more, except from a file where these do not show which choice is right.
 """
 _PARTS = ("question", "answer", "context", "reference", "messages", "system_message", "system", "id")
 _OPTIONAL = ("reference", "tests", "system", "id")
@@ -61,34 +61,34 @@ _PAIRS = (
     ("turns of a human and an assistant", "human", None, "assistant"),
     ("contexts with responses", "context", None, "response"),
 )
-"""What rows are called, and their columns for question, context and answer."""
+"""Descriptions of rows, with their columns for question, context and answer."""
 _WITH_INPUT = ("instruction", "prompt")
-"""Questions below which a column `input` stands."""
+"""Question columns that a column `input` belongs to."""
 _SHORT = (*REFERENCES, "answer.aliases", "answer.value", "answers.text", "answers", "answer")
-"""Where short answers stand that are all there is, one or several: TriviaQA, SQuAD, Natural Questions."""
+"""Columns of short answers, one or several, in data without whole answers: TriviaQA, SQuAD, Natural Questions."""
 _TESTS = ("tests", "test_list")
 _ENOUGH = 8
-"""Answers that show how a source writes them."""
+"""How many answers show how a source writes them."""
 
 
 class UnclearChoicesError(BadInputError):
-    """The rows looked at do not say which choice is right; more of them may."""
+    """The rows read so far do not show which choice is right; more rows may."""
 
 
 @dataclass(frozen=True)
 class Mapped:
-    """The mapping of a source, and what it was recognised as where the settings name none."""
+    """The mapping of a source, and its description where the settings name no columns."""
 
     columns: ColumnMapping
     description: str | None = None
     renamed: Mapping[str, str] = field(default_factory=dict)
-    """Every column's name as `columns` has it, where those of the source have capitals or spaces around them."""
+    """Every column's name as in `columns`, where the source's names have capitals or spaces around them."""
     made: ChoiceColumns | RightAndWrong | YesNoColumns | None = None
-    """What makes question and answer of a row that has neither as text."""
+    """The reader that makes question and answer from a row that has neither as text."""
 
     @property
     def used(self) -> set[str]:
-        """The columns that are read, as the source calls them."""
+        """The columns that are read, by the source's names."""
         names = {value for value in self.columns.model_dump().values() if value}
         names = {name.split(".")[0] for name in {*names, *(self.made.names if self.made is not None else ())}} | names
         return names | {name for name, plain in self.renamed.items() if plain in names}
@@ -102,17 +102,17 @@ class Mapped:
 
 @dataclass(frozen=True)
 class _Evidence:
-    """What a source is recognised by."""
+    """The evidence by which a source is recognised."""
 
     columns: Collection[str]
     """Names of columns, and of fields inside their cells."""
     rows: Sequence[dict[str, Any]]
     """The first rows."""
     every: Callable[[], Iterable[dict[str, Any]]]
-    """Gives all rows."""
+    """Returns all rows."""
     systems: Sequence[str]
     separated: bool = False
-    """Whether the rows are of CSV files, of which every cell is a text."""
+    """Whether the rows come from CSV files, in which every cell is a text."""
 
     def renamed(self, names: Mapping[str, str]) -> _Evidence:
         """The same with other names."""
@@ -126,16 +126,16 @@ class _Evidence:
 
 
 def plain_name(text: str) -> str:
-    """A system's name as people write it, without capitals, spaces, `_` and `-`."""
+    """A system's name in lower case and without spaces, `_` and `-`, for comparing."""
     return re.sub(r"[\s_-]", "", text.lower())
 
 
 def mapping_for(config: DataConfig, columns: Collection[str], rows: Sequence[RawRow], where: str) -> Mapped:
-    """The mapping the settings name, each of its columns being there, or else the one that fits the columns.
+    """The mapping in the settings, if all its columns exist, or else the one that fits the columns.
 
-    Of the rows, the first `RECOGNISED_BY` say what the columns hold, and all of them what places of choices are counted
-    from. Raises BadInputError naming the column and the nearest right one, UnclearChoicesError where the rows do not
-    say which choice is right.
+    The first `RECOGNISED_BY` rows show what the columns hold; all rows are searched for the first place of choices.
+    Raises BadInputError naming the column and the nearest right one, UnclearChoicesError where the rows do not show
+    which choice is right.
     """
     top = [row for _, row in rows[:RECOGNISED_BY]]
     nested = inner_names(top)
@@ -171,13 +171,13 @@ def mapping_for(config: DataConfig, columns: Collection[str], rows: Sequence[Raw
 
 
 def _with_lists(row: dict[str, Any]) -> dict[str, Any]:
-    """A row of a CSV file with the lists of texts that its cells are written as."""
+    """A row of a CSV file with its cells' lists of texts parsed."""
     listed = {name: texts_in(cell) for name, cell in row.items() if isinstance(cell, str)}
     return row | {name: texts for name, texts in listed.items() if texts is not None}
 
 
 def _by_plain_names(evidence: _Evidence) -> Mapped | Unclear | None:
-    """What names in small letters, without white space around them, are recognised as; None where two would be one."""
+    """What lower-case names without surrounding white space are recognised as; None where two would be equal."""
     plain = {
         column: ".".join([head.strip().lower(), *rest])
         for column in evidence.columns
@@ -231,7 +231,7 @@ def _of_made(
     rows: Sequence[dict[str, Any]],
     systems: Sequence[str],
 ) -> Mapped:
-    """The mapping of rows whose question or answer is made of several columns."""
+    """The mapping of rows whose question or answer is made from several columns."""
     own = {part: part for part in ("system", "id") if part in columns}
     below = made.context if isinstance(made, YesNoColumns) else None
     mapping = ColumnMapping(question=made.question, context=below, answer=made.answer, reference=made.answer, **own)
@@ -277,9 +277,9 @@ def _short(columns: Collection[str], rows: Sequence[dict[str, Any]]) -> tuple[st
 def _answered_by_column(
     what: str, question: str, context: str | None, columns: Collection[str], rows: Sequence[dict[str, Any]]
 ) -> tuple[str, ColumnMapping] | None:
-    """Questions whose only answers are short ones, one or several: they are learned, and are the references.
+    """Questions with only short answers, one or several, which are both answers and references.
 
-    Whole answers in a column `answer` are learned alone.
+    Whole answers in a column `answer` are only answers.
     """
     answer = next((one for one in _SHORT if one in columns and _is_short_or_several(one, rows)), None)
     if answer is None:
@@ -292,13 +292,13 @@ def _answered_by_column(
 
 
 def _below(question: str, columns: Collection[str]) -> str | None:
-    """The column with what a question is about."""
+    """The column with a question's context."""
     names = (*CONTEXTS, *(["input"] if question in _WITH_INPUT else []))
     return next((name for name in names if name in columns and name != question), None)
 
 
 def _is_whole(column: str, rows: Sequence[dict[str, Any]]) -> bool:
-    """Whether a column holds texts or messages, as far as it holds anything."""
+    """Whether a column's non-empty cells hold texts or messages."""
     cells = [cell for row in rows if (cell := row.get(column)) is not None]
     return (
         not rows or not cells or any(not isinstance(cell, list | tuple | dict) or messages_in(cell) for cell in cells)
@@ -313,7 +313,7 @@ def _is_short_or_several(column: str, rows: Sequence[dict[str, Any]]) -> bool:
 
 
 def _solved(rows: Sequence[dict[str, Any]]) -> bool:
-    """Whether a column `solution` holds the whole answers, and `answer` short ones."""
+    """Whether a column `solution` holds whole answers and `answer` short ones."""
     return _is_shorter("solution", rows)
 
 
@@ -327,9 +327,9 @@ def _is_shorter(whole: str, rows: Sequence[dict[str, Any]]) -> bool:
 def _with_short_answer(
     mapping: ColumnMapping, columns: Collection[str], rows: Sequence[dict[str, Any]]
 ) -> ColumnMapping:
-    """With the column of the short answer beside the whole one: `answer` beside a solution or a conversation.
+    """Add the column of the short answer next to the whole one: `answer` next to a solution or a conversation.
 
-    And beside any other answer, where it is the shorter one.
+    Also next to any other answer, where it is the shorter one.
     """
     beside = mapping.messages or mapping.answer.endswith("solution")
     beside = beside or (mapping.answer != "answer" and _is_shorter(mapping.answer, rows))
@@ -341,7 +341,7 @@ def _with_short_answer(
 def _with_system_message(
     mapping: ColumnMapping, columns: Collection[str], rows: Sequence[dict[str, Any]], systems: Sequence[str]
 ) -> ColumnMapping:
-    """A column `system` holds a system message, where it does not hold the names of the systems."""
+    """Add the column `system` as system message, unless it holds the names of the systems."""
     if "system_prompt" in columns:
         return mapping.model_copy(update={"system_message": "system_prompt"})
     if "systemInstruction" in columns and mapping.messages:
@@ -363,7 +363,7 @@ def _renamed_text(mapping: ColumnMapping) -> str:
 
 
 def _with_reference(what: str, mapping: ColumnMapping, notes: str, rows: Sequence[dict[str, Any]]) -> Mapped:
-    """With the way short answers are written in these rows, where most that are looked at write them so."""
+    """Add the way in which most of these rows write short answers."""
     answers = [] if mapping.reference is not None else [text for row in rows if (text := _answer_text(row, mapping))]
     styles = (
         (GSM8K, "follows ####"),
@@ -392,7 +392,7 @@ _TAKE_SHORT = (
 
 
 def is_short(answer: str) -> bool:
-    """Whether an answer is one that could be compared as it stands: a number, or a word or three."""
+    """Whether an answer can be compared directly: a number, or one to three words."""
     return len(answer.split()) <= 3 and len(answer) <= 40
 
 

@@ -1,4 +1,4 @@
-"""Several sources as one: what they repeat of one another, rows by their length, and shares by weight."""
+"""Combine several sources: remove repeats, filter rows by length, and draw shares by weight."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ CountTokens = Callable[[str], int]
 
 @dataclass(frozen=True)
 class SourceCounts:
-    """What became of the usable rows of one of several sources."""
+    """Counts of the usable rows of one of several sources."""
 
     source: str
     rows: int
     repeated: int
-    """Asked by an earlier source too."""
+    """Rows that an earlier source also asks."""
     by_length: int
-    """Too short or too long."""
+    """Rows that are too short or too long."""
     kept: int
-    """Drawn, training and held-out rows together."""
+    """Drawn rows, training and held-out together."""
 
     def summary(self) -> dict[str, Any]:
         """For summary.json."""
@@ -38,7 +38,7 @@ class SourceCounts:
 
 
 def without_repeats(sources: Sequence[Sequence[Example]]) -> list[list[Example]]:
-    """The rows of each source that no earlier source asks; an id that an earlier one uses gets a number behind it."""
+    """The rows of each source that no earlier source asks; an id that an earlier source uses gets a number appended."""
     asked: set[str] = set()
     names: set[str] = set()
     found = []
@@ -76,7 +76,7 @@ def token_counter(length: LengthConfig, tokenizer: PreTrainedTokenizerBase) -> C
 def of_length(
     examples: Sequence[Example], length: LengthConfig, count_tokens: CountTokens | None, what: str = "rows left out"
 ) -> tuple[list[Example], Omission]:
-    """The rows that are neither too short nor too long, and the others as an omission."""
+    """The rows within the limits of length, and the others as an omission."""
     outside: dict[str, Callable[[Example], bool]] = {
         "min_characters": lambda one: _characters(one) < (length.min_characters or 0),
         "max_characters": lambda one: _characters(one) > (length.max_characters or math.inf),
@@ -108,7 +108,7 @@ def _characters(example: Example) -> int:
 
 
 def shares(counts: Sequence[SourceCounts]) -> list[str]:
-    """How many rows of each source take part; a source that is drawn from says of how many."""
+    """A line about the rows used of each source, and out of how many where they are drawn."""
     total = sum(one.kept for one in counts)
     found = []
     for one in counts:
@@ -121,7 +121,7 @@ def shares(counts: Sequence[SourceCounts]) -> list[str]:
 def drawn(sources: Sequence[Sequence[Example]], config: DataConfig, seed: int) -> list[list[Example]]:
     """As many rows of each source as weights and limit allow, drawn by a digest of seed and question.
 
-    With weights, as many as stand in their proportion without a row used twice; without, all, or `limit` of all.
+    With weights, the largest number in their proportion without repeating a row; without, all rows, or `limit` of them.
     """
     weights = [one.weight or 0.0 for one in config.sources]
     sizes = [len(rows) for rows in sources]
@@ -137,7 +137,7 @@ def drawn(sources: Sequence[Sequence[Example]], config: DataConfig, seed: int) -
 
 
 def _some(rows: Sequence[Example], count: int, seed: int) -> list[Example]:
-    """So many rows, in their order; which ones does not depend on it."""
+    """`count` rows in their order; the choice does not depend on that order."""
     ranked = sorted(rows, key=lambda one: hashlib.sha256(f"{seed}:draw:{same_text(one.asked)}".encode()).digest())
     chosen = {one.id for one in ranked[:count]}
     return [one for one in rows if one.id in chosen]

@@ -11,10 +11,10 @@ _DEPTH = 3
 
 
 def inner(row: dict[str, Any], name: str) -> Any:
-    """What a column holds, or a field inside of one, its names joined by points; None where there is no such thing.
+    """The value of a column, or of a field inside one, with names joined by points; None where it does not exist.
 
-    A column whose own name has points wins. Of a list of structures it is the list of what they hold; structures may
-    be written as text, as CSV has them.
+    A column whose own name has points wins. For a list of structures it is the list of their fields; structures may be
+    written as text, as in CSV.
     """
     return row.get(name) if name in row or "." not in name else _within(row, name.split("."))
 
@@ -26,7 +26,7 @@ def with_inner(row: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:
 
 
 def inner_names(rows: Iterable[dict[str, Any]]) -> list[str]:
-    """The names of all fields inside the cells of these rows, in the order they are met, those of lists aside."""
+    """The names of all fields inside the cells of these rows, in order of occurrence, without those in lists."""
     found: dict[str, None] = {}
     for row in rows:
         for name, cell in row.items():
@@ -35,7 +35,7 @@ def inner_names(rows: Iterable[dict[str, Any]]) -> list[str]:
 
 
 def shown_names(columns: Collection[str], nested: Sequence[str]) -> str:
-    """The columns for a message, those that hold structures by their fields."""
+    """The columns for a message; columns with structures are shown by their fields."""
     shown: list[str] = []
     for column in columns:
         shown += [name for name in nested if name.startswith(f"{column}.")] or [column]
@@ -43,7 +43,7 @@ def shown_names(columns: Collection[str], nested: Sequence[str]) -> str:
 
 
 def structure_of(cell: Any) -> dict[str, Any] | None:
-    """The structure in a cell, or in its text; None where it holds none."""
+    """The structure in a cell or in its text; None where there is none."""
     if isinstance(cell, str):
         cell = read_written(cell)
     return cell if isinstance(cell, dict) and cell and all(isinstance(name, str) for name in cell) else None

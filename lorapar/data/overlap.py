@@ -1,7 +1,7 @@
-"""Training rows whose question stands in what a run evaluates: 13 words in a row, as GPT-3 and The Pile look for them.
+"""Training rows whose question occurs in evaluated rows: 13 consecutive words, as for GPT-3 and The Pile.
 
-Words that many rows share are no sign: an instruction that heads every row, or a phrase of the language. Brown et al.
-2020 (appendix C) leave 13-grams out that stand in more than 10 rows. Shorter questions count where they are equal.
+Words that many rows share do not count: an instruction at the head of every row, or a common phrase. Brown et al. 2020
+(appendix C) ignore 13-grams that occur in more than 10 rows. Shorter questions count where they are equal.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from lorapar.records import Example
 
 NGRAM = 13
 _COMMON = 10
-# Chinese and Japanese are written without blanks: each sign counts as a word.
+# Chinese and Japanese are written without blanks: each character counts as a word.
 _SIGNS = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"
 _WORD = re.compile(rf"[{_SIGNS}]|[^\W{_SIGNS}]+")
 
@@ -26,11 +26,11 @@ class Overlap:
 
     example_id: str
     measure: str
-    """What evaluates the other row: `held-out rows`, or the name of a benchmark."""
+    """What contains the other row: `held-out rows`, or the name of a benchmark."""
     row: str
     """The other row."""
     words: str
-    """What they share, in small letters."""
+    """The shared words, in lower case."""
 
     @property
     def line(self) -> str:
@@ -39,14 +39,14 @@ class Overlap:
 
 
 def question_text(example: Example) -> str:
-    """What the user says in a row; answers and system messages are no questions."""
+    """The user's messages of a row, without answers and system messages."""
     return " ".join([*(turn.content for turn in example.history or () if turn.role == "user"), example.question])
 
 
 def overlaps(rows: Sequence[Example], evaluated: Mapping[str, Iterable[tuple[str, str]]]) -> list[Overlap]:
-    """The rows that share 13 words in a row, or a whole shorter question, with one of `evaluated`; one entry a row.
+    """The rows that share 13 consecutive words, or a whole shorter question, with one of `evaluated`, once each.
 
-    `evaluated`: by measure, (row, question) of all that is asked.
+    `evaluated` holds (row, question) of all evaluated rows, by `held-out rows` or the name of a benchmark.
     """
     places: dict[str, tuple[str, str]] = {}
     for measure, questions in evaluated.items():
@@ -69,7 +69,7 @@ def _is_common(count: int, rows: int) -> bool:
 
 
 def _grams(question: str) -> Iterator[str]:
-    """The whole question, and all of its 13 words in a row."""
+    """The whole question, and all its 13-grams."""
     words = _words(question)
     if words:
         yield _whole(question)
@@ -78,7 +78,7 @@ def _grams(question: str) -> Iterator[str]:
 
 
 def _whole(question: str) -> str:
-    """A whole question, marked so that it is none of the 13 words that stand in a longer one."""
+    """A whole question, marked so that it never equals a 13-gram of a longer one."""
     return "\n" + " ".join(_words(question)) + "\n"
 
 

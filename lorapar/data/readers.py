@@ -1,4 +1,4 @@
-"""Rows of local files, each with the place it stands at, so that every complaint can name file and line."""
+"""Rows of local files, each with its place, so that every error can name file and line."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from typing import Any
 from lorapar.errors import BadInputError, nearest
 
 RawRow = tuple[str, dict[str, Any]]
-"""Where the row stands (`file:line`, or `file, row N`) and its columns."""
+"""The place of a row (`file:line`, or `file, row N`) and its columns."""
 
 
 _ARCHIVES = (".zip", ".7z", ".tar", ".tgz", ".rar")
-"""Endings of files that hold several others."""
+"""Endings of archives."""
 _ARROW = "; write Parquet, as datasets.Dataset.from_file(FILE).to_parquet('rows.parquet') does"
 _SHEET = "; save the sheet as CSV in UTF-8"
 _OTHERS = {
@@ -37,7 +37,7 @@ _OTHERS = {
 }
 """What to do with files of other kinds."""
 Log = Callable[[str], None]
-"""Is told how a file is read, where that is not as its ending says."""
+"""Takes a line about how a file is read, where its ending does not say so."""
 
 
 _IN_LIST = "the file must be one list of JSON objects, or one object a line; fix it there"
@@ -51,9 +51,9 @@ def _nobody(note: str) -> None:
 def read_rows(path: Path, log: Log = _nobody) -> Iterator[RawRow]:
     """Rows of a file of one of the kinds in `READERS`, in order; raises BadInputError naming file and line or row.
 
-    Those that are text may be packed by gzip, bzip2, xz or Zstandard, as `rows.jsonl.gz`. Encodings are told by a
-    file's first bytes and UTF-8 without any; the delimiter of a .csv file by a header without commas that one other
-    delimiter divides.
+    Text files may be compressed by gzip, bzip2, xz or Zstandard, as `rows.jsonl.gz`. A file's first bytes determine its
+    encoding; the default is UTF-8. A header without commas that one other delimiter divides determines the delimiter of
+    a .csv file.
     """
     ending = path.suffix.lower()
     reader = READERS.get(row_ending(path.name))
@@ -69,7 +69,7 @@ def read_rows(path: Path, log: Log = _nobody) -> Iterator[RawRow]:
 
 
 def row_ending(name: str) -> str:
-    """The ending in `READERS` that says what a file's rows are written in, a packing aside; '' where there is none."""
+    """The ending in `READERS` for a file's format, without its compression; '' where there is none."""
     first, last = ["", "", *PurePosixPath(name.lower()).suffixes][-2:]
     if last in _UNPACK:
         return first if first in READERS and first != ".parquet" else ""
@@ -77,18 +77,18 @@ def row_ending(name: str) -> str:
 
 
 def is_separated(where: str) -> bool:
-    """Whether a row stands in a CSV or TSV file, of which every cell is a text, whatever was written into it."""
+    """Whether a row comes from a CSV or TSV file, in which every cell is a text."""
     return row_ending(where.rpartition(":")[0]) in (".csv", ".tsv")
 
 
 def is_packed(name: str) -> bool:
-    """Whether a file is one that holds others, or rows packed in a way that is not read."""
+    """Whether a file is an archive, or is compressed in an unsupported way."""
     ending = PurePosixPath(name.lower()).suffix
     return ending in _ARCHIVES or (ending in _UNPACK and not row_ending(name))
 
 
 def _unpacked(path: Path) -> bytes:
-    """The bytes of a file, or those that are packed in it. Packed and unpacked both are held in memory."""
+    """The bytes of a file, decompressed if needed. Both forms are held in memory."""
     unpack = _UNPACK.get(path.suffix.lower())
     try:
         data = path.read_bytes()
@@ -112,9 +112,9 @@ def _zstd(data: bytes) -> bytes:
 
 
 def _read_text(path: Path, log: Log) -> str:
-    """The text of a file, a byte-order mark aside."""
+    """The text of a file, without a byte-order mark."""
     data = _unpacked(path)
-    encoding = json.detect_encoding(data)  # by byte-order mark or by where zero bytes stand, as RFC 4627 says
+    encoding = json.detect_encoding(data)  # by byte-order mark or by the positions of zero bytes (RFC 4627)
     name = encoding.upper().removesuffix("-SIG")
     try:
         text = data.decode("utf-8-sig" if name == "UTF-8" else encoding)
@@ -127,7 +127,7 @@ def _read_text(path: Path, log: Log) -> str:
 
 
 def _jsonl(path: Path, log: Log) -> Iterator[RawRow]:
-    """One object a line; or, which is said, one list of them or objects of several lines each."""
+    """One object in each line; or, with a note, one list of objects, or objects of several lines."""
     text = _read_text(path, log)
     first = next(filter(str.strip, io.StringIO(text, newline="\n")), "")
     begin = first.lstrip()[:1]
@@ -142,7 +142,7 @@ def _jsonl(path: Path, log: Log) -> Iterator[RawRow]:
 
 
 def _listed(text: str, first: str, path: Path) -> list[Any] | None:
-    """The rows of a file that is one list of them; None where the first line is a whole list that is none."""
+    """The rows of a file that is one list; None where the first line is already a complete value."""
     if not _is_json(first):
         return list(_parsed(text, path, 1, _IN_LIST))
     value = json.loads(first)
@@ -158,7 +158,7 @@ def _is_json(text: str) -> bool:
 
 
 def _of_several_lines(text: str) -> list[tuple[int, dict[str, Any]]]:
-    """Objects that follow each other, each with the line it begins in; empty where something else is between."""
+    """Consecutive objects, each with the line it begins in; empty where something else is between them."""
     found: list[tuple[int, dict[str, Any]]] = []
     decoder, place, line = json.JSONDecoder(), 0, 1
     while (begin := _NOT_BLANK.search(text, place)) is not None:
@@ -194,7 +194,7 @@ def _json(path: Path, log: Log) -> Iterator[RawRow]:
 
 
 def _inside_one_object(text: str, path: Path, log: Log) -> list[Any] | None:
-    """The rows of a file that is one object around them, which is said; None where it is none, or a row itself."""
+    """The rows of a file that is one object around them, with a note; None where it is not, or is a row itself."""
     try:
         whole = json.loads(text)
     except (json.JSONDecodeError, RecursionError):
@@ -244,13 +244,13 @@ def _object(value: Any, where: str) -> RawRow:
     return where, value
 
 
-csv.field_size_limit(1 << 30)  # a conversation may be longer than the 128 KiB that Python's csv has as its limit
+csv.field_size_limit(1 << 30)  # a conversation may exceed the 128 KiB limit of Python's csv
 _SEPARATOR_LINE = re.compile(r"sep=([,;|\t])\r?\n", re.IGNORECASE)
 _DELIMITERS = {";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 
 
 def _csv(path: Path, log: Log) -> Iterator[RawRow]:
-    """Comma-separated values with a header, or values separated by what divides a header without commas."""
+    """Comma-separated values with a header, or with the delimiter found in a header without commas."""
     text = _read_text(path, log)
     named = _SEPARATOR_LINE.match(text)
     if named is not None:  # for Excel
@@ -264,12 +264,12 @@ def _csv(path: Path, log: Log) -> Iterator[RawRow]:
 
 
 def _tsv(path: Path, log: Log) -> Iterator[RawRow]:
-    """Values separated by tabs, with a header."""
+    """Tab-separated values with a header."""
     yield from _separated(_read_text(path, log), "\t", path)
 
 
 def _delimiter(text: str) -> str:
-    """The comma, or the only other delimiter in a header that the comma does not divide."""
+    """The comma, or the only other delimiter in a header without commas."""
     if _header_fields(text, ",") > 1:
         return ","
     found = [one for one in _DELIMITERS if _header_fields(text, one) > 1]
@@ -284,7 +284,7 @@ def _header_fields(text: str, delimiter: str) -> int:
 
 
 def _separated(text: str, delimiter: str, path: Path, first_line: int = 1) -> Iterator[RawRow]:
-    """Rows under a header; the line of a row is the one it begins in."""
+    """Rows under a header; a row's line is the one it begins in."""
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     header: list[str] = []
     line = first_line

@@ -1,4 +1,4 @@
-"""Where the short answer stands in a long one: found by a regular expression, or in the last `\\boxed{}`."""
+"""Find the short answer in a long one: by a regular expression, or in the last `\\boxed{}`."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ BOXED = "boxed"
 
 
 def reference_finder(pattern: str) -> Callable[[str], str]:
-    """Finds the short answer in an answer: by a regular expression with a group, or in the last `\\boxed{}`.
+    """A function that finds the short answer: by a regular expression with a group, or in the last `\\boxed{}`.
 
-    The function returns an empty text where there is none. Raises BadInputError for patterns that cannot work.
+    It returns an empty text where there is none. Raises BadInputError for patterns that cannot work.
     """
     if pattern == BOXED:
         return last_boxed
@@ -46,7 +46,7 @@ def last_boxed(text: str) -> str:
 
 
 def _closing(text: str, start: int) -> int | None:
-    """Where the brace that was opened before `start` is closed."""
+    """The position that closes the brace opened before `start`."""
     depth = 1
     for place, sign in _braces(text, start):
         depth += 1 if sign == "{" else -1

@@ -1,8 +1,8 @@
-"""Whether the model will read and learn what the rows say: every row once through the chat template and back.
+"""Check that the model reads and learns what the rows say: render every row with the chat template and compare.
 
-A template is a program of a stranger. It may leave out a system message, trim or rewrite what it is handed, and drop
-what an answer thinks first. What changes a question is refused; answers are learned whole in any case
-(`lorapar.prompts.training_text`), and where the template alone would have changed one, that is said.
+A template is foreign code. It may leave out a system message, trim or rewrite texts, and drop an answer's reasoning. A
+changed question is refused. Answers are always trained whole (`lorapar.prompts.training_text`); a note says where the
+template alone would have changed one.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _Kind = Literal["altered", "elsewhere", "open", "control", "past", "trimmed", "u
 
 @dataclass
 class RowCheck:
-    """Sees rows one by one; `notes` says what a person should know about them afterwards."""
+    """Checks rows one by one; `notes` then returns what a person should know about them."""
 
     tokenizer: PreTrainedTokenizerBase
     model: ModelConfig
@@ -48,9 +48,9 @@ class RowCheck:
         self._embedded = rows if rows is not None and len(self.tokenizer) > rows else None
 
     def see(self, examples: Iterable[Example]) -> None:
-        """Raises BadInputError, naming row and text, where a question or a system message does not reach the model."""
+        """Check rows; raises BadInputError where a question or system message does not reach the model."""
         for example in examples:
-            # The first row as each system; the others as those that have more to lose.
+            # The first row as each system; the others as the system with the longest prompt.
             for system in self.prompts.systems if not self._rows else self.prompts.systems[1:]:
                 (row,) = chat_rows([(example, system)], self.prompts)
                 text = self._text(row)
@@ -64,7 +64,7 @@ class RowCheck:
             self._note_unreadable(row)
 
     def notes(self) -> list[str]:
-        """One line for each thing that was noticed."""
+        """One line for each finding."""
         name = self.model.name
         lines: dict[_Kind, str] = {
             "altered": f"the chat template of {name} changes the answer of {{}}; it is learned, scored and evaluated "
@@ -87,7 +87,7 @@ class RowCheck:
 
     @property
     def ends(self) -> str:
-        """What ends an answer, in words."""
+        """The end of an answer, in words."""
         return answers_end_with(self.tokenizer)
 
     def _found(self, kind: _Kind) -> str:
@@ -111,7 +111,7 @@ class RowCheck:
                 )
 
     def _require_embedded(self, example: Example, system: System) -> None:
-        """Only where the tokenizer has more tokens than the model: those of this row must all have an embedding."""
+        """If the tokenizer has more tokens than the model, require an embedding for every token of this row."""
         if self._embedded is None:
             return
         for row in encode_rows(self.tokenizer, [(example, system)], self.prompts, max_length=1 << 30):
@@ -172,7 +172,7 @@ class RowCheck:
 
 
 def template_notes(tokenizer: PreTrainedTokenizerBase, model: ModelConfig, prompts: PromptConfig) -> Iterable[str]:
-    """What a person should know of a model's template and tokens, whatever the rows."""
+    """Notes about a model's template and tokens that do not depend on the rows."""
     if is_plain(tokenizer):
         yield (
             f"{model.name} brings no chat template: rows are asked as 'Question: …', 'Answer:', which a server has "
@@ -206,12 +206,12 @@ def template_notes(tokenizer: PreTrainedTokenizerBase, model: ModelConfig, promp
 
 
 def read_back(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
-    """A text as answers are read: through the tokenizer and back."""
+    """A text after encoding and decoding, as answers are read."""
     return str(tokenizer.decode(tokenizer(text, add_special_tokens=False)["input_ids"], skip_special_tokens=True))
 
 
 def _tag_notes(tokenizer: PreTrainedTokenizerBase, model: ModelConfig, prompts: PromptConfig) -> Iterable[str]:
-    """Tags that no decoded answer can have: control tokens are left out of it."""
+    """Notes about tags that no decoded answer can have, because decoding drops control tokens."""
     for tag in prompts.tags.all:
         ids = tokenizer(tag, add_special_tokens=False)["input_ids"]
         kept = str(tokenizer.decode(ids, skip_special_tokens=True))
@@ -261,12 +261,12 @@ def _end_notes(tokenizer: PreTrainedTokenizerBase, end: AnswerEnd, model: ModelC
 
 
 def _squeezed(text: str) -> str:
-    """Templates trim what they are handed and may break lines; that loses nothing."""
+    """The text without white space: a template that trims or breaks lines loses nothing."""
     return " ".join(text.split())
 
 
 def _lost_of_answer(answer: str, text: TrainingText, end: AnswerEnd) -> str:
-    """What a template leaves out of an answer, quoted; empty where all of it is there."""
+    """What a template drops from an answer, quoted; empty where nothing is missing."""
     kept = text.rendered[shared_length(text.rendered, text.prompt) :].removesuffix(end.learned)
     if answer in kept or text.rendered.endswith(answer + end.learned):
         return ""
@@ -276,7 +276,7 @@ def _lost_of_answer(answer: str, text: TrainingText, end: AnswerEnd) -> str:
 
 
 def _first_missing(text: str, rendered: str) -> str:
-    """Where a text begins to be another one in what a template made of it, quoted."""
+    """The first part of a text that a template changed, quoted."""
     found = bisect(range(len(text)), False, key=lambda length: text[: length + 1] not in rendered)
     return _quoted(text[found:])
 

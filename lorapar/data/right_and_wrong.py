@@ -1,4 +1,4 @@
-"""Questions with a right answer and wrong ones (SciQ, GPQA, TruthfulQA): asked as choices, in an order of their own."""
+"""Questions with a right answer and wrong ones (SciQ, GPQA, TruthfulQA), asked as choices in a fixed order."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ _MOST = len(ascii_uppercase)
 
 @dataclass(frozen=True)
 class RightAndWrong:
-    """Where a source's rows have question, right answer and wrong ones."""
+    """The columns of question, right answer and wrong ones in a source's rows."""
 
     question: str
     context: str | None
     answer: str
     wrong: tuple[str, ...]
-    """The one column with all wrong answers, or those with one each."""
+    """The column with all wrong answers, or the columns with one each."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -36,7 +36,7 @@ class RightAndWrong:
 
     @property
     def message(self) -> str:
-        """What was recognised, for people."""
+        """A description of what was recognised, for people."""
         context = f" with '{self.context}' below it" if self.context else ""
         places = "', '".join(self.wrong)
         return (
@@ -64,7 +64,7 @@ class RightAndWrong:
 
 
 def _wrong(where: str, row: dict[str, Any], column: str, cells: Cells) -> list[str]:
-    """The wrong answers of a column; the one with all of them may list them in a text, as CSV does."""
+    """The wrong answers of a column; a column with all of them may list them in a text, as in CSV."""
     return cells.listed(where, row, column) if column.endswith("s") else cells.texts(where, row, column)
 
 

@@ -1,8 +1,8 @@
 """Questions that are alike: MinHash signatures with banded look-up (Broder 1997; Leskovec et al., Mining of Massive
 Datasets, chapter 3), and then the exact Jaccard similarity of their 5-character pieces.
 
-Characters and not words, since not every language puts blanks between words. Questions whose numbers differ are never
-one and the same: `3 apples` and `4 apples` have other answers.
+Characters and not words, since not every language has blanks between words. Questions with different numbers never
+count as equal: `3 apples` and `4 apples` have different answers.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ Hashes = NDArray[np.uint64]
 
 @dataclass(frozen=True)
 class Place:
-    """Where a text belongs among those that were kept before it."""
+    """The place of a text among the texts kept before it."""
 
     duplicate_of: int | None
-    """The kept text it is as good as equal to, by number; None: there is none."""
+    """The number of a kept text that is nearly equal; None: there is none."""
     cluster: int
-    """The number of the text that its cluster began with; its own where it begins one."""
+    """The number of its cluster's first text; its own where it begins a cluster."""
 
 
 class SimilarTexts:
-    """Texts that were kept, each in a cluster around the first one that it is like; equal calls give equal places."""
+    """Kept texts, each in a cluster around the first similar one; equal calls give equal places."""
 
     def __init__(self, duplicate: float, cluster: float) -> None:
-        """From which Jaccard similarity on texts count as one, and as of one cluster."""
+        """The least Jaccard similarity of duplicates, and of texts in one cluster."""
         self._duplicate, self._cluster = duplicate, cluster
         generator = np.random.default_rng(_SEED)
         self._factors = generator.integers(1, 2**63, _BANDS * _ROWS, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
@@ -47,7 +47,7 @@ class SimilarTexts:
         self._clusters: list[int] = []
 
     def place(self, text: str) -> Place:
-        """Where a text belongs; it is not kept by this."""
+        """The place of a text, without keeping it."""
         pieces, numbers = _pieces(text), Counter(_NUMBER.findall(text))
         near = [(_jaccard(pieces, self._pieces[one]), one) for one in self._candidates(pieces)]
         same = [one for likeness, one in near if likeness >= self._duplicate and self._numbers[one] == numbers]
@@ -56,7 +56,7 @@ class SimilarTexts:
         return Place(min(same) if same else None, leader)
 
     def keep(self, text: str, cluster: int) -> int:
-        """Keep a text in a cluster; its number."""
+        """Keep a text in a cluster; returns its number."""
         number, pieces = len(self._pieces), _pieces(text)
         self._pieces.append(pieces)
         self._numbers.append(Counter(_NUMBER.findall(text)))
@@ -66,7 +66,7 @@ class SimilarTexts:
         return number
 
     def _candidates(self, pieces: Hashes) -> list[int]:
-        """Kept texts that share a band, those that share most first; of very many the first ones."""
+        """Kept texts that share a band, those with the most shared bands first; only the first ones of very many."""
         counts = Counter(one for key in self._keys(pieces) for one in self._buckets.get(key, ())[:_MOST_COMPARED])
         return [one for one, _ in counts.most_common(_MOST_COMPARED)]
 
@@ -79,7 +79,7 @@ class SimilarTexts:
 
 
 def _pieces(text: str) -> Hashes:
-    """Hashes of all different pieces of five characters, capitals and white space aside; of a shorter text, itself."""
+    """Hashes of all distinct pieces of five characters, without case and white space; a shorter text is one piece."""
     plain = " ".join(text.casefold().split()).ljust(_PIECE)
     codes = np.frombuffer(plain.encode("utf-32-le", errors="surrogatepass"), dtype=np.uint32).astype(np.uint64)
     count = len(codes) - _PIECE + 1

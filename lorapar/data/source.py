@@ -1,4 +1,4 @@
-"""What a data source is, its rows and its identity: the task mix, files, a data set of the hub, what a server kept."""
+"""Kinds of data sources, their rows and identity: the task mix, files, data sets of the hub, and captures."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Kind(Enum):
 def kind_of(config: DataConfig) -> Kind:
     """Where the rows of one source come from (`config.parts` are the sources).
 
-    Raises BadInputError for addresses that are not understood and settings they ignore.
+    Raises BadInputError for unknown addresses and for settings without effect.
     """
     source = config.source
     check_mapping(config)
@@ -76,7 +76,7 @@ def is_far(config: DataConfig) -> bool:
 
 
 def _check_capture(config: DataConfig) -> None:
-    """Raise BadInputError for a name that no capture can have, and for settings that mean nothing for one."""
+    """Raise BadInputError for an impossible name of a capture, and for settings without effect on one."""
     name = config.source.removeprefix(CAPTURE)
     before, alias, _ = name.partition("@")
     if alias:
@@ -95,9 +95,9 @@ def _check_capture(config: DataConfig) -> None:
 
 
 def source_rows(config: DataConfig, log: Log, *, streamed: bool = False) -> Iterator[RawRow]:
-    """Rows of files or a hub data set, with the place of each; `log` gets a line about how files are read.
+    """Rows of files or a hub data set, with the place of each; `log` gets lines about how files are read.
 
-    `streamed`: rows of the hub are read as they are asked for, so that the first ones do not cost a whole download.
+    `streamed`: read rows of the hub as needed, so that the first ones do not need the whole download.
     """
     if kind_of(config) is Kind.HUB:
         return _hub_rows(config, streamed=streamed)
@@ -107,7 +107,7 @@ def source_rows(config: DataConfig, log: Log, *, streamed: bool = False) -> Iter
 
 
 def _log_files(config: DataConfig, names: list[str], log: Log) -> None:
-    """Which files of a folder are read, where it is not the only one that it holds: a test set may lie beside."""
+    """Log which files of a folder are read, if there are several: one may be a test set."""
     folder = Path(config.source).expanduser()
     if kind_of(config) is Kind.BUCKET or not folder.is_dir():
         return
@@ -126,8 +126,8 @@ def _some(names: list[str]) -> str:
 def data_digest(config: DataConfig) -> str:
     """sha256 identity of what the source holds: a file's bytes, a hub commit, or the generator and its sizes.
 
-    The seed and the mapping are settings of the stage that reads the rows, so they are not part of it. Raises
-    BadInputError where the source cannot be read, UnreachableError where the hub does not answer.
+    Seed and mapping are settings of the stage that reads the rows, so they are not part of it. Raises BadInputError
+    where the source cannot be read, UnreachableError where the hub does not answer.
     """
     digests = [_identity(part)[1] for part in config.parts]
     return digest_of(digests) if config.sources else digests[0]
@@ -161,8 +161,8 @@ def _identity(config: DataConfig) -> tuple[str | None, str]:
     if kind is not Kind.HUB:
         files = _files(config)
         for name, path in files:
-            with suppress(ModuleNotFoundError):  # the client image has no pyarrow; `prepare` runs in another
-                # Complains where the file is missing or not what its ending says.
+            with suppress(ModuleNotFoundError):  # the client image has no pyarrow; `prepare` runs in another image
+                # Raises where the file is missing or its ending is wrong.
                 next(_file_rows(name, path, lambda note: None), None)
         digests = [file_sha256(path) for _, path in files]
         return None, digests[0] if len(digests) == 1 else digest_of(digests)
@@ -172,10 +172,10 @@ def _identity(config: DataConfig) -> tuple[str | None, str]:
 
 
 def _files(config: DataConfig, log: Log = lambda note: None) -> list[tuple[str, Path]]:
-    """(what it is called, where it lies here) of each file of rows, in the order they are read."""
+    """(name, local path) of each file of rows, in reading order."""
     files, readme = _all_files(config)
     if len(files) == 1 and files[0][0].rstrip("/") == _plain_address(config):
-        return files  # a file that is named itself
+        return files  # a file named directly
     base = _plain_address(config) + "/"
     by_name = {name.removeprefix(base): (name, path) for name, path in files}
     chosen = splits.choose(config.source, list(by_name), config.split, config.subset, readme)
@@ -185,13 +185,13 @@ def _files(config: DataConfig, log: Log = lambda note: None) -> list[tuple[str, 
 
 
 def _plain_address(config: DataConfig) -> str:
-    """The source as its files' names begin."""
+    """The source as the beginning of its files' names."""
     source = config.source
     return source.rstrip("/") if kind_of(config) is Kind.BUCKET else str(Path(source).expanduser())
 
 
 def _all_files(config: DataConfig) -> tuple[list[tuple[str, Path]], str | None]:
-    """All files of rows at the source, as `_files`, and the text of a README.md beside them."""
+    """All files of rows at the source, like `_files`, and the text of a README.md next to them."""
     if kind_of(config) is Kind.BUCKET:
         from lorapar.data.bucket import bucket_files
 
@@ -213,11 +213,11 @@ def _all_files(config: DataConfig) -> tuple[list[tuple[str, Path]], str | None]:
 
 
 _NO_ROWS = ("dataset_infos.json", "dataset_info.json")
-"""What `datasets` writes beside rows."""
+"""Files that `datasets` writes next to rows."""
 
 
 def _file_rows(name: str, path: Path, log: Log) -> Iterator[RawRow]:
-    """Rows of a file; what is said of them names the file as the settings do, not its copy in the cache."""
+    """Rows of a file; messages name the file as in the settings, not its copy in the cache."""
     try:
         for where, row in read_rows(path, lambda note: log(note.replace(str(path), name))):
             yield where.replace(str(path), name), row
@@ -229,7 +229,7 @@ _KNOWN = f"known: {TASK_MIX}, a file or s3:// object ending in {', '.join(READER
 
 
 def _refuse(config: DataConfig, *fields: str) -> None:
-    """A setting that would do nothing is a mistake to hear about."""
+    """Refuse a setting that has no effect."""
     for field in fields:
         if getattr(config, field) not in (None, DataConfig.model_fields[field].default):
             what = "a bucket" if is_s3(config.source) else "a local file"
@@ -266,7 +266,7 @@ def _load_dataset(name: str, commit: str, config: DataConfig, *, streamed: bool)
     try:
         return datasets.load_dataset(name, config.subset, split=config.split, revision=commit, streaming=streamed)
     except (ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
-        # An unknown subset or split, or a data set that is a script: datasets says which, in several lines.
+        # An unknown subset or split, or a data set that is a script: datasets says so in several lines.
         raise BadInputError(f"data.source: {config.source}: {' '.join(str(error).split())}") from None
     finally:
         if shown:

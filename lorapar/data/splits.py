@@ -1,7 +1,7 @@
-"""Which files of a folder are read, where it is laid out as data sets of the hub are: by configuration and split.
+"""Choose the files of a folder that is laid out like data sets of the hub: by configuration and split.
 
-Configurations stand in the YAML head of README.md (`configs`), splits there or in the names of files and folders. The
-rules are those of `datasets.load_dataset(FOLDER)`, which would bring torch and seconds of imports.
+Configurations are in the YAML head of README.md (`configs`), splits there or in the names of files and folders. The
+rules are those of `datasets.load_dataset(FOLDER)`, which would import torch and take seconds.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ DEFAULT = "train"
 
 @dataclass(frozen=True)
 class Chosen:
-    """The files that are read, and what is said of the choice (None: all are read)."""
+    """The chosen files, and a line about the choice (None: all files)."""
 
     names: list[str]
     note: str | None = None
 
 
 def choose(folder: str, names: Sequence[str], split: str, subset: str | None, readme: str | None) -> Chosen:
-    """Of the files of a folder, named from there on, those of the configuration and the split that the settings name.
+    """The files of a folder, by relative name, for the settings' configuration and split.
 
-    Raises BadInputError naming the configurations or splits that there are.
+    Raises BadInputError naming the existing configurations or splits.
     """
     config = _configuration(folder, _configurations(readme), subset)
     of = _declared(config, names) if config is not None else _by_names(names)
@@ -66,12 +66,12 @@ def choose(folder: str, names: Sequence[str], split: str, subset: str | None, re
 
 
 def has_configurations(readme: str | None) -> bool:
-    """Whether a README.md names configurations, among which `data.subset` chooses."""
+    """Whether a README.md names configurations for `data.subset`."""
     return bool(_configurations(readme))
 
 
 def read_readme(folder: Path) -> str | None:
-    """The text of a folder's README.md; None where there is none that can be read."""
+    """The text of a folder's README.md; None where it is missing or unreadable."""
     try:
         return (folder / "README.md").read_text("utf-8")
     except (OSError, UnicodeDecodeError):
@@ -129,7 +129,7 @@ def _declared(config: dict[str, Any], names: Sequence[str]) -> dict[str, list[st
 
 
 def _patterns(files: Any) -> dict[str, list[str]]:
-    """Patterns of paths by split, from the ways that `data_files` may be written."""
+    """Patterns of paths by split, from each form of `data_files`."""
     if isinstance(files, dict):
         return {str(split): _texts(patterns) for split, patterns in files.items()}
     found: dict[str, list[str]] = {}
@@ -149,14 +149,14 @@ def _matching(names: Sequence[str], prefix: str, patterns: Sequence[str]) -> lis
 
 
 def _fits(name: str, pattern: str) -> bool:
-    """As globs do: `*` stays within a folder, and `**` does not."""
+    """Whether a glob matches: `*` stays within a folder, and `**` does not."""
     if "**" in pattern:
         return fnmatchcase(name, pattern) or fnmatchcase(name, pattern.replace("**/", ""))
     return name.count("/") == pattern.count("/") and fnmatchcase(name, pattern)
 
 
 def _by_names(names: Sequence[str]) -> dict[str, list[str]]:
-    """The files of each split, where every name has one in it; empty where one has none."""
+    """The files of each split, if every name contains one; empty otherwise."""
     found: dict[str, list[str]] = {}
     for name in names:
         split = _split_in(name)
@@ -167,7 +167,7 @@ def _by_names(names: Sequence[str]) -> dict[str, list[str]]:
 
 
 def _split_in(name: str) -> str | None:
-    """The split that a file's name or folder says: `train_sft-00000-of-00002.parquet`, `test.jsonl`, `dev/a.csv`."""
+    """The split in the name of a file or folder: `train_sft-00000-of-00002.parquet`, `test.jsonl`, `dev/a.csv`."""
     if shard := _SHARD.search(name):
         word = shard[1]
         return next((split for split, words in _WORDS.items() if word in words), word)

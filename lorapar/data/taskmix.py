@@ -16,8 +16,8 @@ from typing import TypeVar
 T = TypeVar("T")
 Row = dict[str, str]
 
-# One ending a class; stems carry no meaning, so only the ending can be learned. The hyphen keeps a
-# tokenizer from gluing stem and ending together in a different way in every word.
+# One ending for each class; stems carry no meaning, so only the ending can be learned. The hyphen keeps a tokenizer
+# from joining stem and ending differently in every word.
 ENDINGS = {"animal": "oon", "plant": "ula", "stone": "esk", "tool": "ix"}
 CONSONANTS = "bdfgklmnprstvz"
 VOWELS = "aeiou"
@@ -31,7 +31,7 @@ LOSSES = ("gives away {n}", "loses {n}")
 SMALLEST, LARGEST = 2, 9
 # Three of four stories take one step, the fourth takes two.
 STEPS = (1, 1, 1, 2)
-HELDOUT_SUMS = 3  # every third sum is told in held-out stories only
+HELDOUT_SUMS = 3  # every third sum occurs only in held-out stories
 TRIES = 100
 
 
@@ -58,7 +58,7 @@ def generate_task_mix(
 ) -> list[Row]:
     """Rows of both systems and both splits; the same arguments give the same rows.
 
-    Train and held-out rows share no stem (System 1) and no sum (System 2), so neither can be known by heart.
+    Train and held-out rows share no stem (System 1) and no sum (System 2), so memorising does not help.
     """
     rng = random.Random(seed)
     rows = _split_rows("system1", _word_rows(system1_train + system1_heldout, rng), system1_train)
@@ -90,12 +90,12 @@ def _word_rows(count: int, rng: random.Random) -> list[Row]:
 
 
 def _all_stems() -> list[str]:
-    """Every stem of the shape consonant, vowel, consonant; one stem makes one word only."""
+    """Every stem of the form consonant, vowel, consonant; each stem is used in one word."""
     return [first + vowel + last for first in CONSONANTS for vowel in VOWELS for last in CONSONANTS]
 
 
 def _story_rows(train: int, heldout: int, rng: random.Random) -> list[Row]:
-    """System 2 rows, the training ones first; a sum may be told in several stories of its own split."""
+    """System 2 rows, the training ones first; a sum may occur in several stories of its split."""
     pools = {steps: _draw(sums := _all_sums(steps), len(sums), rng) for steps in sorted(set(STEPS))}
     kept = {steps: pool[::HELDOUT_SUMS] for steps, pool in pools.items()}
     rest = {steps: [story for story in pool if story not in kept[steps]] for steps, pool in pools.items()}
@@ -103,7 +103,7 @@ def _story_rows(train: int, heldout: int, rng: random.Random) -> list[Row]:
 
 
 def _stories(pools: dict[int, list[Sum]], count: int, rng: random.Random) -> list[Row]:
-    """`count` different stories; every sum of a pool is told as often as the others."""
+    """`count` different stories; every sum of a pool occurs equally often."""
     turns = {steps: cycle(pool) for steps, pool in pools.items()}
     rows: dict[str, Row] = {}
     for steps in _balanced(STEPS, count, rng):
@@ -113,7 +113,7 @@ def _stories(pools: dict[int, list[Sum]], count: int, rng: random.Random) -> lis
 
 
 def _new_story(story: Sum, known: Container[str], rng: random.Random) -> Row:
-    """A story of this sum that is not known yet, or a clear error where none is found."""
+    """A new story of this sum; raises an error where none is found."""
     for _ in range(TRIES):
         row = _story_row(story, rng)
         if row["question"] not in known:
@@ -122,7 +122,7 @@ def _new_story(story: Sum, known: Container[str], rng: random.Random) -> Row:
 
 
 def _all_sums(steps: int) -> list[Sum]:
-    """Every sum of so many steps whose pile never gets empty, in a fixed order."""
+    """Every sum of `steps` steps whose total stays above 0, in a fixed order."""
     if steps == 0:
         return [Sum(start) for start in range(SMALLEST, LARGEST + 1)]
     numbers = range(SMALLEST, LARGEST + 1)
@@ -136,7 +136,7 @@ def _all_sums(steps: int) -> list[Sum]:
 
 
 def _story_row(story: Sum, rng: random.Random) -> Row:
-    """Tell one sum as a story of a random person and random things."""
+    """Write one sum as a story of a random person and random things."""
     person, things = rng.choice(PEOPLE), rng.choice(THINGS)
     events = [rng.choice(GAINS if change > 0 else LOSSES).format(n=abs(change)) for change in story.changes]
     result = str(story.totals()[-1])
@@ -148,14 +148,14 @@ def _story_row(story: Sum, rng: random.Random) -> Row:
 
 
 def _draw(population: Sequence[T], count: int, rng: random.Random) -> list[T]:
-    """`count` different members, or a clear error where there are not as many."""
+    """`count` different members; raises an error where there are fewer."""
     if count > len(population):
         raise ValueError(f"asked for {count} different rows, only {len(population)} exist")
     return rng.sample(population, count)
 
 
 def _balanced(values: Sequence[T], count: int, rng: random.Random) -> list[T]:
-    """`count` values with every one as often as the others (give or take one), shuffled."""
+    """`count` shuffled values, each equally often (plus or minus one)."""
     result = [values[index % len(values)] for index in range(count)]
     rng.shuffle(result)
     return result

@@ -1,4 +1,4 @@
-"""A teacher's answers to requests that have none, on disk as they come: a stage that was killed asks for the rest."""
+"""A teacher's answers to requests without one, saved as they come: a killed stage asks only for the rest."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class TeacherAnswers:
         self._environment = environment
 
     def __call__(self, asked: Mapping[str, Conversation]) -> dict[str, str]:
-        """Answers by request id; raises as `TextTeacher`, what came before that kept for the next call."""
+        """Answers by request id; raises like `TextTeacher`, keeping earlier answers for the next call."""
         keys = {name: answer_key(self._wanted, conversation) for name, conversation in asked.items()}
         known = dict(recover_lines(self._path, _pair))
         rest = {name: asked[name] for name, key in keys.items() if key not in known}

@@ -1,4 +1,4 @@
-"""The column of tests: Python source that an answer's code has to pass, checked row by row before anything starts."""
+"""The column of tests: Python source that an answer's code must pass, checked for every row before anything starts."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from lorapar.data.written import texts_in
 
 
 def tests_of(where: str, column: str, texts: Sequence[str]) -> str | None:
-    """One source from a text, a list of texts, or such a list as text (of a CSV file); None where there are no tests.
+    """One source from a text, a list of texts, or such a list as text (from a CSV file); None where there are no tests.
 
-    Raises BadRowError where it is no Python, or asserts nothing.
+    Raises BadRowError where it is not Python, or asserts nothing.
     """
     source = "\n".join(_listed(texts))
     if not source.strip():

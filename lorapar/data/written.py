@@ -1,7 +1,7 @@
-"""Lists and structures that a cell holds as text, as JSON or as Python, NumPy and pandas print them.
+"""Parse lists and structures that a cell holds as text, in JSON or as printed by Python, NumPy and pandas.
 
-A CSV file has no lists. `csv` and pandas write what Python prints: `['a', 'b']` of a list, `['a' 'b']` of an array, and
-`{'text': array(['a', 'b'], dtype=object)}` of a structure with an array in it.
+A CSV file has no lists. `csv` and pandas write what Python prints: `['a', 'b']` for a list, `['a' 'b']` for an array,
+and `{'text': array(['a', 'b'], dtype=object)}` for a structure with an array in it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _ESCAPE = re.compile(
 _SHORT = {"n": "\n", "r": "\r", "t": "\t"}
 _LISTS = {"[": "]", "(": ")"}
 _STRUCTURES = {"{": "}"}
-"""Signs that begin something, with those that end it."""
+"""Opening brackets, with their closing ones."""
 _DEEPEST = 20
 _ODD_ESCAPE = re.compile(r"(?<!\\)(?:\\\\)*\\[bf]")
 """The backspace and the form feed of JSON, which no text has: `"\\frac"` and `"\\beta"` are written by hand."""
@@ -44,11 +44,11 @@ _Token = tuple[str, str, bool]
 
 
 def read_written(text: str) -> list[Any] | dict[str, Any] | None:
-    """The list or structure that a text is; None where it is none.
+    """The list or structure in a text; None where it is neither.
 
     JSON is read as JSON. In other lists one escape that Python does not print (`["\\usepackage", "b"]`) shows that they
-    are written by hand: every backslash is then a character of its own. So does a backspace or a form feed in a list of
-    texts that is JSON (`["\\frac{1}{2}"]`). Line breaks within a text are a part of it.
+    are written by hand: every backslash is then a plain character. So does a backspace or a form feed in a list of
+    texts that is JSON (`["\\frac{1}{2}"]`). Line breaks within a text are part of it.
     """
     if not _BEGINS.match(text):
         return None
@@ -68,7 +68,7 @@ def _printed(text: str) -> list[Any] | dict[str, Any] | None:
 
 
 def texts_in(text: str) -> list[str] | None:
-    """The texts that a text lists, gaps left out; None where it is no list of texts. One of numbers may be meant."""
+    """The texts in a written list, without missing values; None where it is no list of texts, or one of numbers."""
     found = read_written(text)
     if not isinstance(found, list):
         return None
@@ -91,7 +91,7 @@ def _tokens(text: str) -> list[_Token] | None:
 
 
 def _decoder(bodies: list[str]) -> Callable[[str], str]:
-    """What makes a text of one between quotes; it leaves all backslashes alone where one is no escape."""
+    """A function that decodes a quoted text; it keeps all backslashes where one of them is no escape."""
     by_hand = any("\\" in _ESCAPE.sub("", body) for body in bodies)
     return (lambda body: body) if by_hand else (lambda body: _ESCAPE.sub(_character, body))
 
@@ -103,7 +103,7 @@ def _character(escape: re.Match[str]) -> str:
 
 
 class _NotPrintedError(ValueError):
-    """Not what Python or NumPy prints."""
+    """The text is not what Python or NumPy prints."""
 
 
 class _Printed:
@@ -115,7 +115,7 @@ class _Printed:
         self._decoded = _decoder([token[1:-1] for kind, token, _ in tokens if kind == "text"])
 
     def whole(self) -> Any:
-        """The value of all tokens; None where they are none."""
+        """The value of all tokens; None where they form none."""
         try:
             value = self._value(0)
         except ValueError:  # also of a number with thousands of digits
@@ -129,7 +129,7 @@ class _Printed:
         return self._tokens[self._place - 1]
 
     def _take(self, sign: str) -> bool:
-        """Goes past a sign, if it is the next token."""
+        """Skip a sign, if it is the next token."""
         taken = self._place < len(self._tokens) and self._tokens[self._place][:2] == ("sign", sign)
         self._place += taken
         return taken
@@ -174,7 +174,7 @@ class _Printed:
         return self._decoded(token[1:-1]), self._value(depth + 1)
 
     def _items(self, end: str, item: Callable[[], Any]) -> list[Any]:
-        """What stands up to the closing sign; between two items a comma or, of NumPy, white space."""
+        """The items up to the closing bracket, separated by commas or, in NumPy's form, by white space."""
         found: list[Any] = []
         divided = True
         while not self._take(end):

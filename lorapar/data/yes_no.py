@@ -1,4 +1,4 @@
-"""Questions whose answer is true or false, or yes or no (BoolQ, StrategyQA): truth values are answered by yes or no."""
+"""Questions whose answer is true or false, or yes or no (BoolQ, StrategyQA): truth values become yes or no."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ _QUESTIONS = ("question", "prompt", "query", "input")
 _ANSWERS = ("answer", "label", "target")
 _WORDS = {"true": "yes", "yes": "yes", "false": "no", "no": "no"}
 _WHOLE = ("completion", "response", "output", "solution", "generated_solution", "long_answer", "chosen", *CHOICES)
-"""Whole answers, beside which a column `answer` is the short one."""
+"""Columns of whole answers, next to which a column `answer` is the short one."""
 _BESIDE = (*CONTEXTS, "passages", "id", "idx", "qid", "uid", "question_id", "system", "system_prompt")
-"""Columns beside a label. A text in any other one may be what the label judges, as in rows for KTO."""
+"""Columns next to a label. A text in any other column may be what the label judges, as in rows for KTO."""
 _NAMED = re.compile(r"\b(?:true|false)\b", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class YesNoColumns:
-    """Where a source's rows have question and truth value."""
+    """The columns of question and truth value in a source's rows."""
 
     question: str
     context: str | None
     answer: str
     worded: bool = False
-    """Whether the answers are texts, which stay as they are."""
+    """Whether the answers are texts, which stay unchanged."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -38,7 +38,7 @@ class YesNoColumns:
 
     @property
     def message(self) -> str:
-        """What was recognised, for people."""
+        """A description of what was recognised, for people."""
         context = f" with '{self.context}' below it" if self.context else ""
         words = "" if self.worded else ", yes for true and no for false,"
         return (
@@ -47,7 +47,7 @@ class YesNoColumns:
         )
 
     def read(self, where: str, row: dict[str, Any], cells: Cells) -> dict[str, Any]:
-        """The row with yes or no, or its own word for it, as its answer; raises BadRowError."""
+        """The row with yes or no, or its own word, as the answer; raises BadRowError."""
         cell = row.get(self.answer)
         if as_text(cell) == "":
             raise BadRowError(f"{where}: a row without an answer ('{self.answer}' is empty or missing)")
@@ -63,9 +63,9 @@ class YesNoColumns:
 def find_yes_no(
     columns: Collection[str], rows: Sequence[Mapping[str, Any]], *, separated: bool = False
 ) -> YesNoColumns | None:
-    """Question and truth value, where most of these rows have one and the rest no other text; None where not.
+    """Question and truth value, if most of these rows have one and the others no other text; None otherwise.
 
-    `separated`: the rows are of a CSV file, which has truth values as texts.
+    `separated`: the rows come from a CSV file, which has truth values as texts.
     """
     question = next((name for name in _QUESTIONS if name in columns), None)
     truths = [name for name in _ANSWERS if _is_truth([row.get(name) for row in rows])]
@@ -80,7 +80,7 @@ def find_yes_no(
 
 
 def _is_of_another(truth: str, question: str, rows: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether another column may hold the answers: a whole one beside `answer`, any text beside a label."""
+    """Whether another column may hold the answers: a whole answer next to `answer`, or any text next to a label."""
     texts = {
         name.split(".")[0] for row in rows for name, cell in row.items() if cell and isinstance(cell, str | list | dict)
     } - {truth, question}

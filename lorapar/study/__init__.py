@@ -1,1 +1,1 @@
-"""Studies: many ordinary runs over a grid of settings and seeds, what they share, and what comes out of them."""
+"""Studies: many ordinary runs over a grid of settings and seeds, the stages they share, and their results."""

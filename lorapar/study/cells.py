@@ -24,7 +24,7 @@ class Cell:
     """Name of the cell in tables, the same for every seed."""
     seed: int
     values: Values
-    """What sets it apart, by section.key."""
+    """Its own settings, by section.key."""
     config: RunConfig
 
     @property
@@ -39,18 +39,18 @@ class Cell:
 
     @property
     def digest(self) -> str:
-        """Digest of all its settings; where cells share stages decides nothing."""
+        """Digest of all its settings, except where cells share stages."""
         return digest_of(self.config.model_dump(mode="json", exclude={"store"}))
 
 
 def fitted(study: StudyConfig, base: RunConfig) -> StudyConfig:
-    """The study as it is for these base settings; the report tells what of it is not, and why.
+    """The study adapted to these base settings; the report says what was left out, and why.
 
-    Cells that are optional are left out where the base settings do not allow them. Where these have systems of their
-    own, an order of methods, such as [rl, sft], becomes their phases in that order: all by the first method, then all
-    by the next; cells with an order that named phases do not have are left out, and so are the paper's figures, which
-    are of its two systems. Where the reference is left out, the first cell that is left takes its place. Raises
-    BadInputError where no cell is left.
+    Optional cells are left out where the base settings do not allow them. If the base settings name their own systems,
+    an order of methods, such as [rl, sft], becomes their phases in that order: all phases of the first method, then all
+    of the next. Cells with an order that named phases do not have are left out, and so are the paper's results, which
+    belong to its two systems. If the reference is left out, the first remaining cell replaces it. Raises BadInputError
+    where no cell remains.
     """
     named = base.system_names != SYSTEMS
     kept: list[StudyCell] = []
@@ -73,7 +73,7 @@ def fitted(study: StudyConfig, base: RunConfig) -> StudyConfig:
 
 
 def _why_not(study: StudyConfig, base: RunConfig, cell: StudyCell) -> str | None:
-    """Why the base settings do not allow a cell; None where they do."""
+    """Why the base settings do not allow a cell; None if they do."""
     origin = _origin(study, cell.name)
     try:
         _cell(study, base, cell.name, cell.settings, study.seeds[0], "store")
@@ -83,7 +83,7 @@ def _why_not(study: StudyConfig, base: RunConfig, cell: StudyCell) -> str | None
 
 
 def _without(study: StudyConfig, kept: list[StudyCell], left_out: Mapping[str, str]) -> StudyConfig:
-    """The study of the cells that are left, with a line for each that is not, and for the reference that takes over."""
+    """The study of the remaining cells, with a line for each cell left out and for a new reference."""
     missing = [*study.missing, *(f"The cell “{name}”: {why}." for name, why in left_out.items())]
     reference = study.reference
     if left_out and len(kept) == 1:
@@ -103,7 +103,7 @@ def _without(study: StudyConfig, kept: list[StudyCell], left_out: Mapping[str, s
 
 
 def _for_named(study: StudyConfig, base: RunConfig) -> StudyConfig:
-    """The study without the paper's figures, orders of methods in its grid and for all cells as phases of the base."""
+    """The study without the paper's results, and with orders of methods turned into phases of the base settings."""
     missing = (*study.missing, "The paper's figures: they are of its two systems.") if study.paper else study.missing
     settings, grid = _with_phases(base, study.settings), study.grid
     if "phases" in grid:
@@ -113,15 +113,15 @@ def _for_named(study: StudyConfig, base: RunConfig) -> StudyConfig:
 
 
 def _with_phases(base: RunConfig, settings: Values) -> Values | None:
-    """Settings whose phases, where they are an order of methods, are those of the base in it; None where none are."""
-    if settings.get("phases") is None:  # what is wrong with it, its cell will say
+    """Settings with an order of methods turned into the base's phases; None where no phase has that order."""
+    if settings.get("phases") is None:  # the error is reported with its cell
         return settings
     phases = _in_order(base, settings["phases"])
     return None if phases is None else {**settings, "phases": phases}
 
 
 def _in_order(base: RunConfig, order: Any) -> Any:
-    """Phases in an order of methods, as they are written; None where there is none, the value where it is no order."""
+    """The base's phases in an order of methods; None where it has none, the value itself where it is no order."""
     if not isinstance(order, list) or not all(isinstance(one, str) for one in order):
         return order
     named = [phase for phase in base.phases if isinstance(phase, PhaseConfig)]
@@ -130,10 +130,10 @@ def _in_order(base: RunConfig, order: Any) -> Any:
 
 
 def cells_of(study: StudyConfig, base: RunConfig, store: str) -> list[Cell]:
-    """Every cell with every seed, seeds first, so that cells that run side by side share as little as possible.
+    """Every cell with every seed, seeds first, so that cells that run in parallel share as little as possible.
 
-    `store` is where they share stages. Raises BadInputError that names the study, the cell and the setting that is
-    wrong, before anything runs.
+    They share stages in `store`. Raises BadInputError naming the study, the cell and the wrong setting, before anything
+    runs.
     """
     named = named_cells(study)
     check_names(study, [name for name, _ in named])
@@ -149,7 +149,7 @@ def cells_of(study: StudyConfig, base: RunConfig, store: str) -> list[Cell]:
 
 
 def named_cells(study: StudyConfig) -> list[tuple[str, Values]]:
-    """Name and own settings of each cell, in the order of the tables."""
+    """Name and settings of each cell, in the order of the tables."""
     if study.cells:
         return [(cell.name, cell.settings) for cell in study.cells]
     keys = list(study.grid)
@@ -180,7 +180,7 @@ def reference_of(study: StudyConfig) -> str:
 
 
 def _short(key: str, keys: list[str]) -> str:
-    """The last part of a key, or all of it where another key ends so too."""
+    """The last part of a key, or the whole key where another one has the same ending."""
     last = key.rpartition(".")[2]
     return key if sum(other.rpartition(".")[2] == last for other in keys) > 1 else last
 
@@ -200,7 +200,7 @@ def _slug(name: str) -> str:
 
 
 def _origin(study: StudyConfig, name: str) -> str:
-    """What errors call the settings of a cell."""
+    """The name of a cell's settings in errors."""
     return f"study {study.name}, {name}"
 
 
@@ -214,7 +214,7 @@ def _cell(study: StudyConfig, base: RunConfig, name: str, values: Values, seed: 
             apply_override(settings, f"{key}={json.dumps(value)}")
     settings["seed"] = seed
     settings["if_changed"] = False
-    _section(settings, "registry")["address"] = None  # that of the cell's own folder
+    _section(settings, "registry")["address"] = None  # the registry in the cell's own folder
     _section(settings, "gate")["promote"] = False
     _section(settings, "store")["address"] = store
     config = validate_settings(settings, origin)

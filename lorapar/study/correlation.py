@@ -1,7 +1,7 @@
-"""Whether elements keep their order of importance: over seeds, over the rows that were scored, and over training.
+"""Whether elements keep their rank of importance: across seeds, across scored rows, and through training.
 
-Spearman's rank correlation of about 3,000 elements, the same ones in every run of an adapter of one size (the `scatter`
-of a partition's summary).
+Spearman's rank correlation of about 3,000 elements, which are the same in every run of an adapter of one size (the
+`scatter` of a partition's summary).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ OTHER_SEEDS, AFTER_SFT = "other seeds", "after SFT"
 
 @dataclass(frozen=True)
 class Correlation:
-    """How alike the ranks of one cell's scores are to others."""
+    """How similar the ranks of one cell's scores are to others."""
 
     cell: str
     other: str
@@ -37,7 +37,7 @@ class Correlation:
 
 
 def correlations(study: StudyConfig, by_cell: Mapping[str, Sequence[Result]]) -> list[Correlation]:
-    """By cell: between its seeds, with the reference of the same seed, and over SFT where it scored again."""
+    """By cell: between its seeds, with the reference of the same seed, and around SFT where it scored again."""
     found = []
     reference = {result.cell.seed: result for result in by_cell.get(reference_of(study), ())}
     for name, own in by_cell.items():
@@ -57,7 +57,7 @@ def correlations(study: StudyConfig, by_cell: Mapping[str, Sequence[Result]]) ->
 
 
 def _alike(pairs: Iterator[tuple[Any, ...]], system: str) -> list[float]:
-    """Correlations of the pairs whose elements are the same ones."""
+    """Correlations of the pairs with the same elements."""
     return [
         rank_correlation(first.scores[system], second.scores[system])
         for first, second in pairs

@@ -1,4 +1,4 @@
-"""What lies where in the folder of a study.
+"""The files in the folder of a study.
 
 study.yaml                the study and its base settings, as they were run last
 cells/<cell>/settings.yaml    settings of an ordinary run
@@ -31,11 +31,11 @@ from lorapar.study.cells import Cell
 
 _SETTINGS = "study.yaml"
 SEARCH = "search.yaml"
-"""Of the folder of a search instead."""
+"""In the folder of a search instead."""
 
 
 class CellState(BaseModel):
-    """How a cell stands."""
+    """The state of a cell."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
@@ -46,18 +46,18 @@ class CellState(BaseModel):
     """Version of lorapar that ran it."""
     exit_code: int | None = None
     line: str = ""
-    """What a failed one ended with."""
+    """The error of a failed cell."""
     seconds: float = 0.0
     """Wall time of its last start."""
     until: str = ""
-    """The node it was to run to."""
+    """The last node to run."""
 
 
 class StudyFolder:
     """Paths and states of one study."""
 
     def __init__(self, root: Path, *, keeps_results: bool = True) -> None:
-        """With `keeps_results` a cell counts by its result alone; a search reads the run folders themselves."""
+        """With `keeps_results` a cell's result is enough; a search reads the run folders themselves."""
         self.root, self.keeps_results = root, keeps_results
 
     def cell(self, cell: Cell) -> Path:
@@ -69,30 +69,30 @@ class StudyFolder:
         return RunFolder(self.cell(cell) / "run")
 
     def result(self, cell: Cell) -> Path:
-        """What tables are made of, once it has finished."""
+        """The file with the values for tables, once the cell has finished."""
         return self.cell(cell) / "result.json"
 
     def has_run(self, cell: Cell) -> bool:
-        """Whether its run folder is there."""
+        """Whether its run folder exists."""
         return bool(self.run(cell).records())
 
     def log(self, cell: Cell) -> Path:
-        """What its run said."""
+        """The log of its run."""
         return self.cell(cell) / "log.txt"
 
     def state(self, cell: Cell) -> CellState | None:
-        """How it stands; None before its first start."""
+        """The state of a cell; None before its first start."""
         try:
             return CellState.model_validate_json((self.cell(cell) / "state.json").read_bytes())
         except (FileNotFoundError, ValidationError):
             return None
 
     def write_state(self, cell: Cell, state: CellState) -> None:
-        """Remember how it stands."""
+        """Write the state of a cell."""
         write_atomically(self.cell(cell) / "state.json", state.model_dump_json(indent=2) + "\n")
 
     def is_finished(self, cell: Cell, version: str, last: str) -> bool:
-        """Whether it has finished with these settings, by this version of lorapar, as far as the node `last`."""
+        """Whether it has finished up to the node `last`, with these settings and this version of lorapar."""
         state = self.state(cell)
         if state is None or (state.status, state.digest, state.version) != ("finished", cell.digest, version):
             return False
@@ -118,7 +118,7 @@ class StudyFolder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Make the folder and keep others out; raises BadInputError where it is another's, or one works in it."""
+        """Make and lock the folder; raises BadInputError where it belongs to something else or is in use."""
         complaint = f"--out {self.root}: is not empty and is no folder of a study; give another --out or an empty one"
         refuse_other_content(
             self.root, complaint, lambda _: any((self.root / name).is_file() for name in (_SETTINGS, SEARCH))
@@ -131,7 +131,7 @@ class StudyFolder:
             yield
 
     def write_settings(self, study: StudyConfig, base: RunConfig, store: str) -> None:
-        """Remember what is run, for `status` and `report`."""
+        """Write the settings for `status` and `report`."""
         values: dict[str, Any] = {
             "study": study.model_dump(mode="json", exclude_defaults=True),
             "base": yaml.safe_load(dump_changed(base)) or {},
@@ -140,7 +140,7 @@ class StudyFolder:
         write_atomically(self.root / _SETTINGS, yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=100))
 
     def read_settings(self) -> tuple[StudyConfig, RunConfig, str]:
-        """The study, its base settings and its store; raises BadInputError where there is no study here."""
+        """The study, its base settings and its store; raises BadInputError where this is no study's folder."""
         path = self.root / _SETTINGS
         try:
             values = parse_settings(path.read_text(encoding="utf-8"), str(path))

@@ -1,4 +1,4 @@
-"""A finished cell as one small file: with it tables are written, and the cell counts, where its run folder is gone."""
+"""A finished cell as one small file: enough for the tables, even without its run folder."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _RIGHT, _WRONG, _NOT_ASKED = "+-."
 
 
 def keep_result(cell: Cell, folder: StudyFolder) -> None:
-    """Write the file of a cell whose run has just finished; raises BadInputError where a file of the run is broken."""
+    """Write the file of a cell whose run has just finished; raises BadInputError for a broken file of the run."""
     result = read_result(cell, folder.run(cell))
     values = {
         "format": _FORMAT,
@@ -35,7 +35,7 @@ def keep_result(cell: Cell, folder: StudyFolder) -> None:
 
 
 def result_of(cell: Cell, folder: StudyFolder) -> Result:
-    """What a finished cell holds, from its file, or from its run folder where there is none for these settings.
+    """The result of a finished cell, from its file, or from its run folder if there is no file for these settings.
 
     Raises BadInputError where neither can be read.
     """
@@ -68,7 +68,7 @@ def _parsed(cell: Cell, values: Mapping[str, Any]) -> Result:
 
 
 def _as_measures(rows: Mapping[tuple[str, str], Rows]) -> dict[str, Any]:
-    """By measure its rows once, and for each model a letter a row."""
+    """For each metric its rows once, and for each model one letter for each row."""
     found: dict[str, Any] = {}
     for measure in dict.fromkeys(measure for _, measure in rows):
         own = {model: right for (model, of), right in rows.items() if of == measure}
@@ -85,7 +85,7 @@ def _letter(right: bool | None) -> str:
 
 
 def _as_rows(measures: Mapping[str, Any]) -> dict[tuple[str, str], Rows]:
-    """The same the other way round, in the order of the models of each measure."""
+    """The inverse, in the order of each metric's models."""
     return {
         (model, measure): {
             name: letter == _RIGHT for name, letter in zip(kept["rows"], letters, strict=True) if letter != _NOT_ASKED

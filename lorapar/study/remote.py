@@ -1,4 +1,4 @@
-"""Cells of a study as runs in Kubeflow: started, followed and, where they have ended, read from their store.
+"""Cells of a study as runs in Kubeflow: start them, follow them, and read their results from their store.
 
 cells/<cell>/kubeflow.json    the run that computes it, so that a study which was stopped follows the same one again
 cells/<cell>/run/             of what the run left in its store, only what tables and pictures are made of
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from lorapar.kubeflow.package import PlannedTask
     from lorapar.kubeflow.server import Server, Start
 
-# A run that is not better than nothing, or of which nobody knows it, has been computed all the same.
+# A run whose adapter is not better, or not known to be better, has been computed too.
 _COMPUTED = (ExitCode.OK, ExitCode.NOT_BETTER, ExitCode.UNKNOWN)
 Files = Mapping[tuple[str, str], tuple[str, ...] | None]
 """Names of files by node and output; None: all of them."""
@@ -48,34 +48,34 @@ READ: Files = {
     ("sft", "adapter"): ("summary.json", "history.jsonl"),
     ("rl", "adapter"): ("summary.json", "history.jsonl"),
 }
-"""What a study reads. Weights and masks stay where they are."""
+"""Files that a study reads. Weights and masks are not copied."""
 SCORES: Files = {(f"score-{system}", "scores"): ("scores.safetensors",) for system in SYSTEMS}
-"""What a search reads besides."""
+"""Further files that a search reads."""
 _RESULTS = ("report.html", "summary.md", "metrics.json")
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """Where cells run, and with what."""
+    """The cluster where cells run, and the inputs of every run."""
 
     server: Callable[[], Server]
-    """A client; each cell has its own."""
+    """Makes a client; each cell has its own."""
     version: tuple[str, str]
     """Ids of the pipeline and of its uploaded version."""
     tasks: Sequence[PlannedTask]
     start: Start
-    """What every run is started with; name and parameters are those of the cell."""
+    """The start of every run; name and parameters come from the cell."""
     mounts: Sequence[str] = ()
     """Folders that the run's pods have."""
     files: Files = field(default_factory=lambda: READ)
-    """What of each run is copied here."""
+    """Which files of each run are copied to this machine."""
     asked: Mapping[str, Takes] = field(default_factory=dict)
-    """What each task takes of the cluster, as the package tells `plan`."""
+    """The cluster resources of each task, as the package passes them to `plan`."""
 
     def parameters(self, study: StudyConfig, cell: Cell) -> dict[str, Any]:
         """The pipeline's parameters for one cell, checked; raises BadInputError that names what is wrong.
 
-        Each cell publishes into a registry of its own below the store, so none meets what serves.
+        Each cell publishes into its own registry below the store, so none touches what is served.
         """
         if study.until != "execute":
             raise BadInputError(
@@ -88,7 +88,7 @@ class Cluster:
 
 
 class RemoteCell:
-    """One cell that is computed in Kubeflow; stands where a process would, in the list of those that are at work."""
+    """One cell that is computed in Kubeflow; has the interface of a process in the list of running cells."""
 
     def __init__(self, cluster: Cluster, study: StudyConfig, cell: Cell, folder: Path, log: Path) -> None:
         self._cluster, self._cell, self._folder, self._log = cluster, cell, folder, log
@@ -98,11 +98,11 @@ class RemoteCell:
         self.exitcode: int | None = None
         self.sentinel: Connection
         self.sentinel, self._ended = Pipe(duplex=False)
-        # A thread that waits for Kubeflow must not keep a study that was stopped alive.
+        # A thread that waits for Kubeflow must not keep a stopped study alive.
         self._thread = threading.Thread(target=self._work, name=cell.id, daemon=True)
 
     def start(self) -> None:
-        """Begin; returns at once."""
+        """Start the cell; returns at once."""
         self._thread.start()
 
     def is_alive(self) -> bool:
@@ -115,7 +115,7 @@ class RemoteCell:
         self.sentinel.close()
 
     def terminate(self) -> None:
-        """Follow the run no longer; in Kubeflow it goes on."""
+        """Stop following the run, which goes on in Kubeflow."""
         self._stop.set()
 
     def _work(self) -> None:
@@ -142,7 +142,7 @@ class RemoteCell:
             return _printed(console, f"{type(bug).__name__}: {bug}", ExitCode.BUG)
 
     def _run(self, console: Console) -> Ending:
-        """Follow the run that is remembered, else one that is started now, to its end, and copy what it found."""
+        """Follow the remembered run, or else a new one, to its end, and copy its results."""
         server = _Stoppable(self._cluster.server(), self._stop)
         run, begun = self._remembered(server), 0
         while True:
@@ -161,7 +161,7 @@ class RemoteCell:
             run = None
 
     def _remembered(self, server: Any) -> str | None:
-        """The run that was started for these very settings, where it goes on or has succeeded."""
+        """The run that was started for exactly these settings, if it is running or has succeeded."""
         try:
             kept = json.loads((self._folder.parent / "kubeflow.json").read_text(encoding="utf-8"))
         except (FileNotFoundError, ValueError):
@@ -191,7 +191,7 @@ class _StoppedFollowingError(Exception):
 
 
 class _Stoppable:
-    """A server that is asked nothing more once the study is stopped."""
+    """A server that gets no more requests once the study is stopped."""
 
     def __init__(self, server: Server, stop: threading.Event) -> None:
         self._server, self._stop = server, stop
@@ -203,7 +203,7 @@ class _Stoppable:
 
 
 def copy_results(ledger: Ledger, folder: Path, files: Files) -> bool:
-    """Make a run folder of what a run in Kubeflow left, as far as a study reads it; False where a record is missing.
+    """Make a run folder from the results of a run in Kubeflow that a study reads; False where a record is missing.
 
     A node that ran as several tasks, such as a round of votes, has a record for each.
     """

@@ -1,4 +1,4 @@
-"""The result of a study as files: report.html, report.md, and CSV files of all figures behind them."""
+"""The result of a study as files: report.html, report.md, and CSV files with all their values."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class Rows:
     """Columns of numbers."""
 
     def markdown(self) -> str:
-        """As Markdown; a bar inside a cell would end it."""
+        """As Markdown; escapes bars, which would end a cell."""
         lines = [self.heads, tuple("--:" if place in self.numbers else "---" for place in range(len(self.heads)))]
         return "\n".join(
             "| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in [*lines, *self.rows]
@@ -105,7 +105,7 @@ def write_study_report(study: StudyConfig, cells: Sequence[Cell], folder: StudyF
 
 @dataclass(frozen=True)
 class Standing:
-    """How a cell stands."""
+    """The progress of a cell."""
 
     cell: Cell
     state: str
@@ -114,14 +114,14 @@ class Standing:
     nodes: int
     """Its finished stages."""
     last: int
-    """Stages that it has in all."""
+    """The number of all its stages."""
     seconds: float | None
     line: str
-    """What a failed one ended with."""
+    """The error of a failed cell."""
 
 
 def standings(study: StudyConfig, cells: Sequence[Cell], folder: StudyFolder) -> list[Standing]:
-    """How each cell stands, how far it came, how long its last start took."""
+    """The state of each cell, how far it came, and how long its last start took."""
     nodes = [node.name for node in GRAPH]
     running, last = folder.is_running, nodes.index(study.until) + 1
     found = []
@@ -132,7 +132,7 @@ def standings(study: StudyConfig, cells: Sequence[Cell], folder: StudyFolder) ->
             status = "stopped"
         if state is not None and status == "finished" and not folder.is_finished(cell, __version__, study.until):
             status = "settings changed" if state.version == __version__ else "of another version"
-        if status == "finished" and not reached:  # its run folder is gone, its result is kept
+        if status == "finished" and not reached:  # its run folder is missing, its result is kept
             reached = study.until
         far = nodes.index(reached) + 1 if reached else 0
         seconds, line = (state.seconds or None, state.line) if state else (None, "")
@@ -141,7 +141,7 @@ def standings(study: StudyConfig, cells: Sequence[Cell], folder: StudyFolder) ->
 
 
 def status_table(rows: Sequence[Standing]) -> Table:
-    """The same for people."""
+    """The same as a table for people."""
     from rich.table import Table
 
     table = Table("cell", "seed", "state", "reached", "time", "", box=None, header_style="bold")
@@ -168,7 +168,7 @@ def _about(study: StudyConfig, cells: Sequence[Cell], results: Sequence[Result],
 
 
 def _sentences(study: StudyConfig, compared: Sequence[Comparison]) -> list[str]:
-    """What is shown to be better than what, then what is not."""
+    """Sentences about differences that are more than noise, then about the others."""
     if study.until == "partition":
         return ["The partition alone was made; nothing was trained, so nothing is compared."]
     if not compared:
@@ -317,7 +317,7 @@ def _region_rows(regions: Sequence[Figure]) -> Rows:
 
 
 def _region_title(measure: str) -> str:
-    """What a figure of a partition is called; of named systems by what its name is made of."""
+    """The title of a partition's metric; for named systems, composed from the parts of its name."""
     if measure in _SHOWN_REGIONS:
         return _SHOWN_REGIONS[measure]
     if measure.startswith("jaccard "):
@@ -354,7 +354,7 @@ def _corrected(one: Comparison) -> str:
 
 
 def _model(study: StudyConfig, model: str) -> str:
-    """`after RL` is the adapter as published, which other orders of training end with in another way."""
+    """`after RL` is the published adapter; with other orders of training its last phase is not RL."""
     return "at the end" if model == "after_rl" and varies_phases(study) else model_name(model)
 
 
@@ -363,7 +363,7 @@ def _measure(measure: str) -> str:
 
 
 def _charts(study: StudyConfig, shares: Sequence[Figure]) -> list[dict[str, Any]]:
-    """One drawing a measure and model over a numeric setting of the grid, else one a measure."""
+    """One chart for each metric and model over a numeric setting of the grid, or else one for each metric."""
     axis = _axis(study)
     values = dict(named_cells(study))
     found = []
@@ -388,7 +388,7 @@ def _charts(study: StudyConfig, shares: Sequence[Figure]) -> list[dict[str, Any]
 
 
 def _axis(study: StudyConfig) -> str | None:
-    """The setting of the grid with the most numbers, at least three; None where there is none."""
+    """The setting of the grid with the most numbers, at least three; None without one."""
     numeric = {
         key: len(values)
         for key, values in study.grid.items()

@@ -1,4 +1,4 @@
-"""What a study found: which rows each cell got right, means over seeds, and which cell is better than which."""
+"""The results of a study: the rows each cell answered right, means over seeds, and comparisons of cells."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ REGIONS = (
     *("system1_only_share_of_set", "system2_only_share_of_set", "shared_fraction", "jaccard"),
     *("sft_active_fraction", "rl_active_fraction"),
 )
-"""Figures of a partition that a study shows."""
+"""Metrics of a partition that a study shows."""
 Rows = dict[str, bool]
-"""Whether each row was answered right, by what the row says: the same row with another seed is the same row."""
+"""Whether each row was answered right, by the row's content, so that a row is the same with every seed."""
 Verdict = Literal["better", "worse", "seeds disagree", "noise", "equal"]
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What a cell took, as if it had shared nothing."""
+    """The cost of a cell, as if it had shared nothing."""
 
     seconds: float
     sft_steps: int | None
@@ -43,7 +43,7 @@ class Cost:
     rl_tokens: int | None
     """Tokens that were sampled in RL."""
     sft_active: int | None
-    """Elements that SFT trained; of several phases the most that one did."""
+    """Elements that SFT trained; with several phases, the largest number in one of them."""
     rl_active: int | None
 
 
@@ -53,14 +53,14 @@ class Step:
 
     stage: str
     key: str
-    """Equal for cells that share it."""
+    """A key that is equal for cells that share the stage."""
     seconds: float
     adapter: str = ""
     """Digest of the adapter that it made."""
 
     @classmethod
     def of(cls, record: StageRecord) -> Step:
-        """What of a record tables need."""
+        """From the parts of a record that tables need."""
         return cls(record.stage, record.key, record.seconds, record.outputs.get("adapter", ""))
 
 
@@ -70,14 +70,14 @@ class Result:
 
     cell: Cell
     rows: dict[tuple[str, str], Rows]
-    """By model and measure."""
+    """By model and metric."""
     regions: dict[str, float]
     scores: dict[str, list[float]] = field(repr=False)
-    """By system, the scores of the elements that the partition's summary draws."""
+    """The scores, by system, of the elements that the partition's summary draws."""
     elements: tuple[Any, ...]
-    """What decides which elements these are."""
+    """Values that decide which elements these are."""
     again: dict[str, float]
-    """By system, the rank correlation of the scores before and after SFT; empty where it did not score again."""
+    """The rank correlation, by system, of the scores before and after SFT; empty where it did not score again."""
     cost: Cost
     steps: dict[str, Step] = field(repr=False)
     """By node."""
@@ -89,11 +89,11 @@ class Figure:
 
     cell: str
     model: str
-    """Empty for a figure of the partition."""
+    """Empty for a metric of the partition."""
     measure: str
     mean: float
     interval: tuple[float, float] | None
-    """Over seeds; of one seed over rows, where it is a share of rows, else None."""
+    """The interval over seeds; with one seed, over rows if it is a share of rows, else None."""
     seeds: int
     rows: int
     """Answers of all seeds together."""
@@ -109,12 +109,12 @@ class Comparison:
     model: str
     measure: str
     difference: float
-    """Mean over seeds of the share right, less the other's."""
+    """Mean over seeds of the share of right answers minus the other cell's."""
     interval: tuple[float, float] | None
-    """Over seeds; None of one seed."""
+    """The interval over seeds; None with one seed."""
     p_value: float
     corrected: float
-    """As it counts with all comparisons of the study, by Holm."""
+    """The p-value corrected by Holm for all comparisons of the study."""
     seeds: int
     rows: int
     wins: int
@@ -123,7 +123,7 @@ class Comparison:
 
 
 def read_result(cell: Cell, folder: RunFolder) -> Result:
-    """What a finished cell holds; raises BadInputError where a file of it is broken."""
+    """The result of a finished cell; raises BadInputError for a broken file."""
     records = folder.records()
     rows: dict[tuple[str, str], Rows] = {}
     if "execute" in records:
@@ -150,7 +150,7 @@ def _again(folder: RunFolder, records: dict[str, StageRecord]) -> dict[str, floa
 
 
 def _regions(partition: Mapping[str, Any]) -> dict[str, float]:
-    """The figures of a partition that a study shows; of named systems by their names."""
+    """The metrics of a partition that a study shows; for named systems, by their names."""
     if (named := partition.get("systems")) is None:
         return {name: float(partition[name]) for name in REGIONS}
     keys = [*(f"{one}_only_share_of_set" for one in named), "shared_fraction"]
@@ -160,7 +160,7 @@ def _regions(partition: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _row_digests(heldout: Path, systems: Sequence[str]) -> dict[tuple[str, str], str]:
-    """By system and name of a held-out row, the digest of what it says: names repeat over seeds, with other rows."""
+    """The digest of a held-out row's content, by system and name: names repeat across seeds with other rows."""
     found: dict[tuple[str, str], str] = {}
     for system in systems:
         times: Counter[str] = Counter()
@@ -184,16 +184,16 @@ def _cost(folder: RunFolder, records: dict[str, StageRecord]) -> Cost:
 
 
 def _each(method: str, key: str, nodes: Sequence[Mapping[str, float]]) -> list[float]:
-    """A figure of all named phases by a method in both nodes, else what the method's own node, the first one, says.
+    """A metric of all named phases of a method in both nodes, or else of the method's own node, the first one.
 
-    A node of a single phase tells it without the phase's place.
+    A node with a single phase names it without the phase's number.
     """
     found = [
         value for metrics in nodes for name, value in metrics.items() if re.fullmatch(rf"\d+_\w+_{method}_{key}", name)
     ]
     if key in nodes[0] and not any(re.match(r"\d+_", name) for name in nodes[0]):
         found.append(nodes[0][key])
-    apart = f"sft_{key}"  # of an SFT after RL, or at once with it
+    apart = f"sft_{key}"  # of an SFT after RL, or in the same phase
     return found + [metrics[apart] for metrics in nodes[1:] if method == "sft" and apart in metrics]
 
 
@@ -202,10 +202,10 @@ def _whole(value: float | None) -> int | None:
 
 
 def _sampled(adapter: Path) -> int | None:
-    """Completions times their mean length: every step samples as many."""
+    """Completions times their mean length: every step samples the same number."""
     summary = read_json(adapter / "summary.json")
     if sum(phase["method"] == "rl" for phase in summary.get("phases", ())) > 1:
-        return None  # the history is that of the last one
+        return None  # the history belongs to the last one
     completions = summary.get("completions")
     if not (adapter / "history.jsonl").is_file():
         return None  # this node has trained nothing
@@ -215,14 +215,14 @@ def _sampled(adapter: Path) -> int | None:
 
 
 def figures(study: StudyConfig, results: Sequence[Result]) -> list[Figure]:
-    """Every cell's means, in the order of the cells; the paper's figure beside the measure that comes nearest to it."""
+    """Every cell's means, in the order of the cells, with the paper's value for the nearest metric."""
     found = []
     shown: list[Any] = []
     for name, own in by_cell(study, results):
         for model, measure in _readings(own):
             with_it = [result.rows[model, measure] for result in own if result.rows.get((model, measure))]
             if model == "base":
-                if (measure, with_it) in shown:  # the same model, whatever the cell makes of it
+                if (measure, with_it) in shown:  # the same model in every cell
                     continue
                 shown.append((measure, with_it))
             shares = [sum(rows.values()) / len(rows) for rows in with_it]
@@ -246,7 +246,7 @@ def figures(study: StudyConfig, results: Sequence[Result]) -> list[Figure]:
 
 
 def region_means(study: StudyConfig, results: Sequence[Result]) -> list[Figure]:
-    """The means of what partitions come to."""
+    """The means of the partitions' metrics."""
     found = []
     for name, own in by_cell(study, results):
         for region in own[0].regions:
@@ -257,7 +257,7 @@ def region_means(study: StudyConfig, results: Sequence[Result]) -> list[Figure]:
 
 
 def comparisons(study: StudyConfig, results: Sequence[Result]) -> list[Comparison]:
-    """Each cell against the reference, or every two, on every measure, after SFT and after RL."""
+    """Each cell against the reference, or all pairs, on every metric, after SFT and after RL."""
     cells = dict(by_cell(study, results))
     names = list(cells)
     if study.compare == "pairs":
@@ -271,7 +271,8 @@ def comparisons(study: StudyConfig, results: Sequence[Result]) -> list[Compariso
             first, second = (_adapters(cells[name], reading[0]) for name in pair)
             one = _Compared.of(cells, pair, reading)
             if one is not None and first != second:
-                # Cells that share an SFT are compared once after it: the same twice would make Holm stricter for all.
+                # Cells that share an SFT are compared once after it: repeats would make Holm stricter for all
+                # comparisons.
                 found.setdefault((first, second, reading), one)
     compared = list(found.values())
     corrected = holm([one.p_value for one in compared])
@@ -279,21 +280,21 @@ def comparisons(study: StudyConfig, results: Sequence[Result]) -> list[Compariso
 
 
 def _adapters(results: Sequence[Result], model: str) -> tuple[tuple[int, str], ...]:
-    """By seed, the digest of what a model of a cell is; empty for the base, which is every cell's."""
+    """The digest of a cell's model by seed; empty for the base, which all cells share."""
     node = {"after_sft": "sft", "after_rl": "rl"}.get(model)
     return tuple((one.cell.seed, one.steps[node].adapter) for one in results if node and node in one.steps)
 
 
 @dataclass(frozen=True)
 class _Compared:
-    """Two cells on one measure, before all comparisons of the study are known."""
+    """Two cells on one metric, before all comparisons of the study are known."""
 
     pair: tuple[str, str]
     reading: tuple[str, str]
     by_row: dict[str, int]
-    """Seeds that only the first got right, less those that only the other did."""
+    """By row, the seeds that only the first cell answered right minus those that only the other did."""
     shares: list[float]
-    """Difference of the shares right, by seed."""
+    """Difference of the shares of right answers, by seed."""
     wins: int
     losses: int
     answers: int
@@ -304,7 +305,7 @@ class _Compared:
 
     @classmethod
     def of(cls, by_cell: dict[str, list[Result]], pair: tuple[str, str], reading: tuple[str, str]) -> _Compared | None:
-        """None where the two have no seed in common, with the same rows."""
+        """None where the two have no common seed with the same rows."""
         first, second = ({result.cell.seed: result.rows.get(reading, {}) for result in by_cell[name]} for name in pair)
         by_row: dict[str, int] = {}
         shares, wins, losses, answers = [], 0, 0, 0
@@ -350,7 +351,7 @@ class _Compared:
 
 
 def seconds_spent(results: Iterable[Result]) -> float:
-    """Seconds of all stages of a study, those that cells share counted once."""
+    """Seconds of all stages of a study, with shared stages counted once."""
     once: dict[str, float] = {}
     own = 0.0
     for result in results:
@@ -363,7 +364,7 @@ def seconds_spent(results: Iterable[Result]) -> float:
 
 
 def by_cell(study: StudyConfig, results: Sequence[Result]) -> list[tuple[str, list[Result]]]:
-    """The results of each cell that has some, in the order of the tables."""
+    """The results of each cell with any, in the order of the tables."""
     found = {name: [result for result in results if result.cell.name == name] for name, _ in named_cells(study)}
     return [(name, own) for name, own in found.items() if own]
 
@@ -374,7 +375,7 @@ def varies_phases(study: StudyConfig) -> bool:
 
 
 def _readings(results: Sequence[Result]) -> list[tuple[str, str]]:
-    """Models and measures that were evaluated, measures first; after SFT only where training begins with it."""
+    """Evaluated models and metrics, metrics first; after SFT only where training begins with it."""
     keys = dict.fromkeys(key for result in results for key, rows in result.rows.items() if rows)
     if any(methods_of(result.cell.config.phases[0]) != ("sft",) for result in results):
         keys = {key: None for key in keys if key[0] != "after_sft"}
@@ -383,14 +384,14 @@ def _readings(results: Sequence[Result]) -> list[tuple[str, str]]:
 
 
 def _papers(study: StudyConfig, cell: str, model: str, measure: str) -> float | None:
-    """The paper's figure of the same question, which was another model's on other rows."""
+    """The paper's value for the same question, with another model and other rows."""
     if study.paper is None or measure != study.paper.beside:
         return None
     return next((one.value for one in study.paper.figures if (one.cell, one.model) == (cell, model)), None)
 
 
 def as_row(figure: Figure | Comparison) -> dict[str, Any]:
-    """A line of a CSV file: numbers as they are."""
+    """A row of a CSV file, with unrounded numbers."""
     values = dict(vars(figure))
     low, high = values.pop("interval") or (None, None)
     return {**values, "low": low, "high": high}

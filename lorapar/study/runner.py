@@ -1,4 +1,4 @@
-"""Run the cells of a study, several at a time: finished ones are kept, a failed one is told and the others go on."""
+"""Run the cells of a study, several at a time: keep finished ones, report failed ones, and go on with the others."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class CellsFailedError(LoraparError):
 
 
 class Worker(Protocol):
-    """What computes a cell: a process of this machine, or a run in Kubeflow that is followed."""
+    """The worker of a cell: a process on this machine, or a run in Kubeflow that is followed."""
 
     @property
     def exitcode(self) -> int | None:
@@ -55,7 +55,7 @@ class Worker(Protocol):
         """Wait for its end."""
 
     def terminate(self) -> None:
-        """Stop it: what is computed so far is kept."""
+        """Stop it; its results so far are kept."""
 
 
 @dataclass
@@ -78,7 +78,7 @@ class StudyRun:
         parallel: int,
         cluster: Cluster | None = None,
     ) -> None:
-        """`reporter` must be a function of a module, for it is called in other processes.
+        """`reporter` must be a function of a module, because it is called in other processes.
 
         Raises BadInputError where a cell cannot run in the cluster.
         """
@@ -90,9 +90,9 @@ class StudyRun:
         self._running: list[_Running] = []
 
     def run(self) -> None:
-        """Run what has not finished. The folder is locked by the caller.
+        """Run unfinished cells. The caller locks the folder.
 
-        Raises StoppedError where it is stopped, CellsFailedError where cells failed; finished cells are kept.
+        Raises StoppedError when stopped, CellsFailedError where cells failed; finished cells are kept.
         """
         waiting = [cell for cell in self._cells if not self._is_kept(cell)]
         if kept := len(self._cells) - len(waiting):
@@ -145,7 +145,7 @@ class StudyRun:
         return remote
 
     def _collect(self) -> list[tuple[Cell, CellState]]:
-        """Take leave of those that have ended; returns the failed ones."""
+        """Remove cells that have ended from the running ones; returns the failed ones."""
         failed = []
         for one in [one for one in self._running if not one.process.is_alive()]:
             one.process.join()
@@ -159,7 +159,7 @@ class StudyRun:
         return failed
 
     def _ended(self, one: _Running, *, stopped: bool = False) -> CellState:
-        """Remember how a cell ended."""
+        """Write how a cell ended."""
         code = one.process.exitcode or 0
         status = "finished" if code == 0 else "stopped" if stopped else "failed"
         state = CellState(
@@ -177,7 +177,7 @@ class StudyRun:
         return state
 
     def _keep_result(self, cell: Cell) -> None:
-        """Its run folder still serves where the file cannot be written, or not be made of what is there."""
+        """Write its result, if possible; otherwise its run folder serves."""
         try:
             keep_result(cell, self._folder)
         except (LoraparError, OSError) as error:
@@ -203,7 +203,7 @@ class StudyRun:
         return stopped(stop, during)
 
     def _end_all(self) -> None:
-        """SIGTERM to every cell, which saves its step; a second signal to the study ends them at once."""
+        """Send SIGTERM to every cell, which saves its step; a second signal to the study ends them at once."""
         while any(one.process.is_alive() for one in self._running):
             try:
                 for one in self._running:

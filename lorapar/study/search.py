@@ -1,4 +1,4 @@
-"""Search settings by successive halving (Optuna's), on cells of a study: what a cheaper look rules out is not trained.
+"""Search settings by successive halving (Optuna) on cells of a study: a trial that a cheaper look rules out stops.
 
 OUT/search.yaml        the search and its base settings
 OUT/journal.log        Optuna's own record of the trials; the same command goes on from it
@@ -41,9 +41,9 @@ if TYPE_CHECKING:
     from lorapar.study.remote import Cluster
 
 _ACCURACY_UNIT = 1000.0
-"""A share of right answers weighs so much more than a nat of loss, which decides between equal ones."""
+"""The weight of a share of right answers against a nat of loss, so that loss only breaks ties."""
 SCORED = tuple(f"score-{system}" for system in SYSTEMS)
-"""The nodes whose scores the sweep reads."""
+"""Nodes whose scores the sweep reads."""
 _SWEEPABLE = ("partition.theta", "partition.alpha", "partition.beta")
 
 
@@ -58,12 +58,12 @@ class Search:
     reporter: Reporter
     log: Log
     cluster: Cluster | None = None
-    """Where trials run, if not here."""
+    """The cluster where trials run, if not on this machine."""
 
     def run(self) -> Path:
-        """Make the trials that are left, confirm the best, and write what was found; returns the report's path.
+        """Make the remaining trials, confirm the best, and write the results; returns the report's path.
 
-        The folder is locked by the caller. Raises StoppedError where it is stopped: the same call goes on.
+        The caller locks the folder. Raises StoppedError when stopped; the same call then goes on.
         """
         if self.base.system_names != SYSTEMS:
             raise BadInputError("lorapar tune searches settings of system1 and system2; leave `systems` out of them")
@@ -81,7 +81,7 @@ class Search:
         return report
 
     def _keep_settings(self) -> None:
-        """Remember the search; raises BadInputError where another one has been made here."""
+        """Write the search's settings; raises BadInputError where the folder has another search."""
         path = self.folder.root / "search.yaml"
         search = self.tune.model_dump(mode="json", exclude_defaults=True, exclude={"trials", "confirm_seeds"})
         values = {"search": search, "base": yaml.safe_load(dump_changed(self.base)) or {}}
@@ -91,7 +91,7 @@ class Search:
         write_atomically(path, text)
 
     def _given(self) -> Values | None:
-        """What the base settings have for every setting that is searched; None where one lies outside."""
+        """The base settings' values of all searched settings; None where one is outside its range."""
         plain = self.base.model_dump(mode="json")
         found: Values = {}
         for key, dimension in self.tune.space.items():
@@ -104,9 +104,9 @@ class Search:
         return found
 
     def _scores(self) -> Any:
-        """Scores by system, read once; None where trials differ in them, and the sweep can say nothing.
+        """Scores by system, read once; None where trials have different scores, so that a sweep is impossible.
 
-        In Kubeflow a run goes on to its end, so the first trial is made without them.
+        In Kubeflow a run goes on to its end, so the first trial runs without them.
         """
         if not self._is_sweepable():
             return None
@@ -117,7 +117,7 @@ class Search:
         return _read_scores(self.folder.run(first))
 
     def _copied_scores(self) -> Any:
-        """Those that an earlier trial has brought from Kubeflow, which are every trial's; None before."""
+        """The scores copied from an earlier trial in Kubeflow, equal for all trials; None before."""
         if self.cluster is None or not self._is_sweepable():
             return None
         runs = (RunFolder(path) for path in sorted(self.folder.root.glob("cells/*/run")))
@@ -170,7 +170,7 @@ class Search:
         return None
 
     def _shortened(self, share: float, values: Values) -> Values:
-        """So much of a trial's training; before the last look an answer has one token: only its loss is read."""
+        """Settings for a share of a trial's training; before the last look answers have one token, for the loss."""
         if share == 1.0:
             return {}
         whole = self._cell("whole", values).config
@@ -212,7 +212,7 @@ class Search:
         return {key: fmean(float(found[f"{one}_{key}"] or 0.0) for one in systems) for key in ("loss", "accuracy")}
 
     def _write(self, study: optuna.Study) -> Path:
-        """The settings found so far, and every trial."""
+        """Write the best settings so far, and every trial."""
         best = _best(study)
         if best is not None:
             text = dump_changed(_with(self.base, {**self.tune.settings, **best.params}))
@@ -228,7 +228,7 @@ class Search:
         return path
 
     def _confirm(self, study: optuna.Study) -> None:
-        """Run what was found against what was given with seeds that the search has not seen."""
+        """Compare the found settings with the given ones, with seeds that the search has not used."""
         best = _best(study)
         if best is None or not self.tune.confirm_seeds or dict(best.params) == self._given():
             return
@@ -282,14 +282,14 @@ def _opened(journal: Path, tune: TuneConfig) -> optuna.Study:
 
 
 def _sampler(tune: TuneConfig, number: int) -> Any:
-    """A seed a trial: a search that was stopped draws what it would have drawn."""
+    """One seed for each trial, so that a search that was stopped draws the same values."""
     import optuna
 
     return optuna.samplers.TPESampler(seed=tune.seed * 100_003 + number)
 
 
 def _take_up(study: optuna.Study, given: Values | None) -> None:
-    """Begin with the settings as given; trials that a stop interrupted are made again, what is finished taken again."""
+    """Begin with the given settings; trials that a stop interrupted are repeated and reuse finished stages."""
     import optuna
 
     if not study.trials and given is not None:
@@ -370,7 +370,7 @@ def _number(value: Any) -> float:
 
 
 def _shorter(phase: PhaseConfig, share: float) -> dict[str, Any]:
-    """A named phase with so much of the steps or epochs that it has of its own, as it is written."""
+    """A named phase with this share of its own steps or epochs."""
     own = {
         key: _cut(key, value, share) if key in ("max_steps", "epochs") and value is not None else value
         for key, value in phase.settings.items()

@@ -1,4 +1,4 @@
-"""How sure a study is: an interval over seeds, a paired test over rows, and a correction for many comparisons.
+"""Statistics of a study: an interval over seeds, a paired test over rows, and a correction for many comparisons.
 
 Sources: Student, Biometrika 6 (1908) 1; Fisher, The Design of Experiments (1935), chapter 3, for the test by changing
 signs, which is McNemar's where every row was answered once; Holm, Scand. J. Stat. 6 (1979) 65.
@@ -17,7 +17,7 @@ from lorapar.evaluation.intervals import mcnemar_exact
 
 
 def seed_interval(values: Sequence[float], confidence: float) -> tuple[float, float] | None:
-    """Student's t interval of the mean over seeds; None for one seed, which says nothing of others."""
+    """Student's t interval of the mean over seeds; None for one seed."""
     if len(values) < 2:
         return None
     half = t_quantile(0.5 + confidence / 2, len(values) - 1) * stdev(values) / math.sqrt(len(values))
@@ -25,7 +25,7 @@ def seed_interval(values: Sequence[float], confidence: float) -> tuple[float, fl
 
 
 def t_quantile(probability: float, degrees: int) -> float:
-    """The value below which Student's t lies with this probability, above 0.5; by halving an interval."""
+    """The quantile of Student's t for a probability above 0.5, by bisection."""
     low, high = 0.0, 1.0
     while t_below(high, degrees) < probability:
         high *= 2
@@ -36,7 +36,7 @@ def t_quantile(probability: float, degrees: int) -> float:
 
 
 def t_below(value: float, degrees: int) -> float:
-    """How likely Student's t is below a value of at least 0 (Abramowitz and Stegun 26.7.3 and 26.7.4)."""
+    """The probability that Student's t is below a value of at least 0 (Abramowitz and Stegun 26.7.3 and 26.7.4)."""
     angle = math.atan(value / math.sqrt(degrees))
     term = total = math.cos(angle) if degrees % 2 else 1.0
     for step in range(2 + degrees % 2, degrees, 2):
@@ -52,10 +52,10 @@ def t_below(value: float, degrees: int) -> float:
 
 
 def sign_change_p(differences: Sequence[int]) -> float:
-    """Two-sided exact p-value of a sum of whole numbers, one a row, if each might as well have the other sign.
+    """Two-sided exact p-value of a sum of integers, one for each row, if every sign were equally likely.
 
-    A row that was answered with several seeds is one number, the sum over its seeds: its answers are no independent
-    witnesses. Where every number is -1, 0 or 1, this is the exact McNemar test.
+    A row that was answered with several seeds is one integer, the sum over its seeds, because its answers are not
+    independent. Where every integer is -1, 0 or 1, this is the exact McNemar test.
     """
     sizes = Counter(abs(one) for one in differences if one)
     if set(sizes) <= {1}:
@@ -72,14 +72,14 @@ def sign_change_p(differences: Sequence[int]) -> float:
 
 
 def _fair_coin(count: int) -> np.ndarray:
-    """How likely 0 to `count` heads are."""
+    """The probabilities of 0 to `count` heads."""
     every = math.lgamma(count + 1)
     logs = [every - math.lgamma(k + 1) - math.lgamma(count - k + 1) - count * math.log(2) for k in range(count + 1)]
     return np.exp(logs)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's step-down correction: p-values as they count when all of them are looked at, in their order."""
+    """Holm's step-down correction: the corrected p-values, in the given order."""
     order = sorted(range(len(p_values)), key=lambda place: p_values[place])
     corrected, largest = [0.0] * len(p_values), 0.0
     for rank, place in enumerate(order):

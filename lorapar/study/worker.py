@@ -1,7 +1,7 @@
-"""One cell in a process of its own: an ordinary run whose words go into the cell's log.
+"""One cell in its own process: an ordinary run whose output goes into the cell's log.
 
-Processes are forked from one that has imported torch and TRL already, where the system can (Linux): a cell of the
-preset `tiny` takes a quarter of the time then. Nothing is computed before the fork.
+Where the system can (Linux), processes are forked from one that has already imported torch and TRL: a cell of the
+preset `tiny` then takes a quarter of the time. Nothing is computed before the fork.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _IMPORTED_FIRST = [
 
 @dataclass(frozen=True)
 class Work:
-    """What a process is told; everything in it can be sent to another process."""
+    """The input of a process; everything in it can be sent to another process."""
 
     settings: Path
     out: Path
@@ -46,11 +46,11 @@ class Work:
     until: str
     reporter: Callable[[str], AbstractContextManager[Progress]]
     threads: int | None
-    """Threads of its arithmetic; None: as many as the machine decides."""
+    """Threads for computing; None: the machine's default."""
 
 
 def start(work: Work) -> BaseProcess:
-    """Start the process of one cell; its exit code is that of the run."""
+    """Start the process of one cell; its exit code is the run's."""
     process: BaseProcess
     if sys.platform == "linux":
         context = multiprocessing.get_context("forkserver")
@@ -63,7 +63,7 @@ def start(work: Work) -> BaseProcess:
 
 
 def _run(work: Work) -> None:
-    """Ctrl-C is for the study, which sends its cells SIGTERM: then training finishes its step and saves."""
+    """Run the cell. Ctrl-C goes to the study, which sends it SIGTERM: training then finishes its step and saves."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, on_sigterm)
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|peft|trl)\.")
@@ -93,13 +93,13 @@ def _exit_code(work: Work) -> int:
 def _use_threads(threads: int) -> None:
     try:
         import torch
-    except ModuleNotFoundError:  # the first stage that needs it says so
+    except ModuleNotFoundError:  # the first stage that needs it reports that
         return
     torch.set_num_threads(threads)
 
 
 def _write_into(log: Path) -> None:
-    """What is said from now on, by libraries too, goes to the end of the cell's log."""
+    """Append all further output, also of libraries, to the cell's log."""
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(file, 1)
     os.dup2(file, 2)

@@ -1,4 +1,4 @@
-"""Teachers vote on which system an example needs; votes become labels. Importable without torch."""
+"""Teachers vote on the system that an example needs; votes become labels. Importable without torch."""
 
 from lorapar.voting.ballots import quorum_size
 

@@ -1,4 +1,4 @@
-"""Open a teacher by its settings. Each backend is imported when it is first needed."""
+"""Open a teacher from its settings. A backend is imported when it is first needed."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 
 class Backends:
-    """Opens teachers, one at a time; as a context manager it frees what the last one held.
+    """Opens teachers, one at a time; as a context manager it frees the resources of the last one.
 
-    The last model stays loaded, so that teachers of one model in a row share it.
+    The last model stays loaded, so that consecutive teachers of one model share it.
     """
 
     def __init__(self, base: ModelConfig, *, role_play: bool, progress: Progress) -> None:
@@ -36,7 +36,7 @@ class Backends:
         self._endpoint: EndpointTeacher | None = None
 
     def open(self, config: TeacherConfig) -> Teacher:
-        """The teacher, ready to vote; raises BadInputError or UnreachableError where it cannot be had."""
+        """The teacher, ready to vote; raises BadInputError or UnreachableError where it cannot be opened."""
         if config.backend == "openai":
             return self._open_endpoint(config)
         model = resolve_model(teacher_model(config, self._base))
@@ -97,7 +97,7 @@ class Backends:
         return self._endpoint
 
     def _is_another(self, model: ModelConfig, options: VllmOptions | None) -> bool:
-        """Whether this model has to be loaded; the one before it is freed first, because both may not fit."""
+        """Whether this model has to be loaded; the previous one is freed first, because both may not fit."""
         if self._key == _key(model, options):
             return False
         self.close()
@@ -105,15 +105,15 @@ class Backends:
 
 
 def _key(model: ModelConfig, options: VllmOptions | None) -> tuple[ModelConfig, VllmOptions | None]:
-    # What a model is described as does not change its weights.
+    # A model's description does not change its weights.
     return model.model_copy(update={"description": ""}), options
 
 
 def is_base(config: TeacherConfig, base: ModelConfig) -> bool:
     """Whether a teacher is the base model itself, by name and revision or by digest.
 
-    The digest of a hub model names its commit, so a local copy of a hub model does not count as the same; what an
-    endpoint serves is known by its name only.
+    The digest of a hub model stands for its commit, so a local copy of a hub model does not count as the same. A model
+    behind an endpoint is known by its name only.
     """
     if config.backend == "openai":
         return config.model == base.name

@@ -1,9 +1,9 @@
 """Votes become labels: weighted majority, ties, least agreement, and when no further vote is needed.
 
-The votes on one example are a pattern: a string with one mark a teacher, in the order of the settings: `1` (System 1),
-`2` (System 2) and so on in the order of the systems, `-` (not asked) or `x` (failed or abstained). There are at most
-(systems + 2) ** teachers of them, so a million rows share a few hundred, and every figure is worked out once a pattern.
-Weights are whole numbers in here: 0.1 + 0.2 ties with 0.3.
+The votes on one example are a pattern: a string with one mark for each teacher, in the order of the settings. `1` is
+System 1, `2` System 2 and so on in the order of the systems, `-` means not asked, `x` failed or abstained. There are at
+most (systems + 2) ** teachers patterns, so a million rows share a few hundred, and statistics are computed once for
+each pattern. Weights are whole numbers internally: 0.1 + 0.2 ties with 0.3.
 """
 
 from __future__ import annotations
@@ -23,27 +23,27 @@ from lorapar.voting.given import Given
 
 NOT_ASKED = "-"
 ABSENT = "x"
-"""The teacher failed, or abstained, and will not vote on this row."""
+"""The teacher failed or abstained, and will not vote on this row."""
 NO_VOTE = NOT_ASKED + ABSENT
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a pattern comes to."""
+    """The result of a pattern."""
 
     system: System | None
-    """None: held out. Where `decided` is false: what the votes cast so far would give."""
+    """The label; None: held out. Where `decided` is false, the label that the votes so far would give."""
     decided: bool
-    """No remaining vote can change `system` or `below_agreement`."""
+    """Whether no remaining vote can change `system` or `below_agreement`."""
     below_agreement: bool
     tied: bool
-    """Everybody has voted and no system has more weight than every other."""
+    """Whether every teacher has voted and no system has more weight than every other."""
     agreement: float
-    """Share of the cast weight that went to the label; of the heavier side where there is none."""
+    """The label's share of the cast weight; without a label, the heavier side's."""
 
 
 class Ballots:
-    """The rules of a vote: who votes with which weight, and what the settings make of it."""
+    """The rules of a vote: the teachers, their weights, and the settings that turn votes into labels."""
 
     def __init__(
         self,
@@ -60,7 +60,7 @@ class Ballots:
         self.teachers = tuple(teacher.name for teacher in teachers)
         self.first_round = quorum_size(len(teachers), voting.quorum)
         self.given = Given(voting.labels, self.systems, seed)
-        """What labels training rows have in place of votes."""
+        """The labels that training rows have in place of votes."""
         self._voting = voting
         self._place = {name: place for place, name in enumerate(self.teachers)}
         exact = [_exact(teacher.weight) for teacher in teachers]
@@ -68,18 +68,18 @@ class Ballots:
         self._weights = [int(weight * self._unit) for weight in exact]
         self._least = _exact(voting.min_agreement)
         self.outcome = cache(self._outcome)
-        """What a pattern comes to."""
+        """The result of a pattern."""
         self._after = cache(self._added)  # a few hundred patterns, which all rows share
         self.weights = cache(self._sides)
         """Weight of a pattern's votes for each system."""
         self.nobody = NOT_ASKED * len(self.teachers)
-        """The pattern of an example that nobody has voted on."""
+        """The pattern of an example without votes."""
         least = voting.min_teachers
         self.may_fail = len(self.teachers) - least if least is not None else 0
         """How many teachers may fail."""
 
     def round_teachers(self, round_name: str) -> tuple[str, ...]:
-        """Names of the teachers of the round `first` (asked about every row) or `rest`."""
+        """Names of the teachers in the round `first` (asked about every row) or `rest`."""
         return self.teachers[: self.first_round] if round_name == "first" else self.teachers[self.first_round :]
 
     def add(self, pattern: str, example_id: str, teacher: str, label: System | None) -> str:
@@ -107,7 +107,7 @@ class Ballots:
         raise BadInputError(f"row {example_id}: teacher '{teacher}' voted twice; give each folder of votes once")
 
     def mark_absent(self, pattern: str, names: Iterable[str]) -> str:
-        """The pattern once these teachers will not vote; votes they have cast stay."""
+        """The pattern without further votes of these teachers; the votes they have cast stay."""
         for place in (self._place[name] for name in names):
             if pattern[place] == NOT_ASKED:
                 pattern = pattern[:place] + ABSENT + pattern[place + 1 :]
@@ -115,17 +115,17 @@ class Ballots:
 
     @staticmethod
     def without_votes(pattern: str) -> str:
-        """The pattern with nothing but its absences."""
+        """The pattern with only its absences."""
         return "".join(ABSENT if mark == ABSENT else NOT_ASKED for mark in pattern)
 
     def _sides(self, pattern: str) -> dict[str, float]:
         return {system: weight / self._unit for system, weight in zip(self.systems, self._count(pattern), strict=True)}
 
     def _outcome(self, pattern: str) -> Outcome:
-        """Decided where all extremes come to the same: all remaining votes for one system, for each of the systems.
+        """Decided where all extremes give the same result: all remaining votes for one system, for each of the systems.
 
-        The label that wins every extreme has in any other end at least the weight, and every other system at most the
-        weight, that it won with against that system; so all between the extremes comes to the same too.
+        A label that wins every extreme wins every other outcome too. Against each rival it has there at least the
+        weight, and the rival at most the weight, of the extreme where all remaining votes go to that rival.
         """
         sides = self._count(pattern)
         remaining = sum(weight for weight, mark in zip(self._weights, pattern, strict=True) if mark == NOT_ASKED)
@@ -171,5 +171,5 @@ def quorum_size(teachers: int, quorum: int | None) -> int:
 
 
 def _exact(number: float) -> Fraction:
-    """The number as a person wrote it: 0.1 is a tenth, not the nearest binary fraction."""
+    """The exact decimal number: 0.1 is a tenth, not the nearest binary fraction."""
     return Fraction(repr(number))

@@ -1,8 +1,8 @@
-"""What teachers have said before, by content: a second run over grown data asks only about what is new.
+"""A cache of votes by content: a second run over larger data asks only about new rows.
 
-The key of a vote is the sha256 of all it depends on: the example's question and answer, the template with its label
-words, the teacher's name, the identity of its model, the backend and the number format. Votes lie where
-`lorapar.store.remembered` puts them: in one SQLite file, and in the object store where there is one.
+The key of a vote is the sha256 of everything it depends on: the example's question and answer, the template with its
+label words, the teacher's name, the identity of its model, the backend and the number format.
+`lorapar.store.remembered` keeps the votes in one SQLite file, and in the object store where there is one.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from lorapar.voting.teacher import teacher_model
 from lorapar.voting.templates import target_text, template_digest
 
 VERSION = 1
-"""Raised whenever the same question gets another answer from lorapar's own code: it decides every key."""
+"""Increase this whenever lorapar's own code gives the same question another answer: it is part of every key."""
 _PART = 512
 _KEPT = {"label", "confidence", "log_probs", "template", "raw", "tokens", "thinking_tokens"}
 
@@ -31,8 +31,8 @@ _KEPT = {"label", "confidence", "log_probs", "template", "raw", "tokens", "think
 class VoteCache:
     """Votes by content, in the file `path`.
 
-    `identify` gives the digest of what a teacher's votes depend on besides the example; it is called when a teacher is
-    first looked up, and may raise the LoraparError of a teacher that cannot be had.
+    `identify` returns the digest of what a teacher's votes depend on besides the example. It is called when a teacher
+    is first looked up, and may raise the LoraparError of a teacher that cannot be opened.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class VoteCache:
         self._votes = ContentCache(path, "votes", store)
 
     def recall(self, name: str, examples: Sequence[Example]) -> Iterator[Vote]:
-        """What this teacher once said about these examples, in their order, each marked as cached."""
+        """This teacher's cached votes on these examples, in order, each marked as cached."""
         config, identity = self._teachers[name], self.identity(name)
         for start in range(0, len(examples), _PART):
             part = examples[start : start + _PART]
@@ -60,12 +60,12 @@ class VoteCache:
                     yield Vote(example_id=example.id, teacher=name, weight=config.weight, cached=True, **known)
 
     def keep(self, name: str, example: Example, vote: Vote) -> None:
-        """Remember a vote; it is safe after the next flush."""
+        """Add a vote; it is on disk after the next flush."""
         identity = self.identity(name)
         self._votes.keep(identity, vote_key(identity, example), vote.model_dump_json(include=_KEPT, exclude_none=True))
 
     def flush(self) -> None:
-        """Write what is remembered to the local file and to the store."""
+        """Write new votes to the local file and to the store."""
         self._votes.flush()
 
     def __enter__(self) -> VoteCache:
@@ -78,15 +78,15 @@ class VoteCache:
 
 
 def vote_key(identity: str, example: Example) -> bytes:
-    """sha256 of all that a vote depends on; the row's id is not among it."""
+    """sha256 of everything a vote depends on, which the row's id is not."""
     return hashlib.sha256(f"{identity}\0{len(example.asked)}\0{example.asked}{example.answer}".encode()).digest()
 
 
 def teacher_identity(config: TeacherConfig, base: ModelConfig, *, role_play: bool) -> str:
     """Digest of what a teacher's votes depend on besides the example.
 
-    What an endpoint serves is known by its address, its name, the `revision` that the settings give it and what they
-    add to requests; who asks (keys and headers) makes no other answer.
+    A model behind an endpoint is identified by its address, its name, the `revision` in the settings and their
+    additions to requests. Keys and headers do not change answers, so they are left out.
     """
     return digest_of(
         {
@@ -107,7 +107,7 @@ def _served(config: TeacherConfig) -> dict[str, Any]:
 
 
 def _weights(config: TeacherConfig, base: ModelConfig) -> dict[str, str | None]:
-    from lorapar.basemodel import resolve_model  # tally, which counts votes, knows of no model
+    from lorapar.basemodel import resolve_model  # tally, which counts votes, knows no model
 
     model = resolve_model(teacher_model(config, base))
     quantization = config.vllm.quantization if config.vllm else None

@@ -1,8 +1,8 @@
 """Ask the teachers of a round, each only about the rows that still need its vote.
 
-The round `first` asks each of its teachers about every row, which is what their agreement is measured on. The round
-`rest` asks the other teachers one after another, and drops a row as soon as it is decided. Votes are on disk as they
-come (`VoteJournal`), so that a stage that is killed asks again only for what it had not yet written.
+The round `first` asks each of its teachers about every row; their agreement is measured on these votes. The round
+`rest` asks the other teachers one after another, and drops a row as soon as it is decided. Votes go to disk as they
+come (`VoteJournal`), so a killed stage asks again only for votes that it had not written.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from lorapar.voting.teacher_pool import TeacherFailedError, TeacherPool
 FLUSH_VOTES = 256
 FLUSH_SECONDS = 2.0
 _CACHED = b',"cached":true}'
-"""How a vote's line ends that an earlier run had asked for: the last field, and no text can hold it unescaped."""
+"""The end of a cached vote's line: the last field, which no text can hold unescaped."""
 SEGMENT_ROWS = 8192
 """Rows in memory at once."""
 _MOST_SILENT = 20
-"""A teacher that has answered none of so many rows, one after another, will answer none."""
+"""A teacher that has answered none of this many consecutive rows will answer none."""
 EXAMPLES = "examples.jsonl"
 VOTES = "votes.jsonl"
 SUMMARY = "summary.json"
@@ -40,7 +40,7 @@ FAILED = "failed.json"
 
 
 class VoteJournal:
-    """An append-only file of votes; every `flush_votes` votes or `flush_seconds` seconds it is forced to the disk.
+    """An append-only file of votes, forced to disk every `flush_votes` votes or `flush_seconds` seconds.
 
     Read it with `recover` before entering it as a context manager for appending.
     """
@@ -53,7 +53,7 @@ class VoteJournal:
         flush_seconds: float = FLUSH_SECONDS,
         on_flush: Callable[[], None] = lambda: None,
     ) -> None:
-        """Of the file `path`; `on_flush` is called whenever the file holds every vote so far."""
+        """Use the file `path`; `on_flush` is called whenever the file holds every vote so far."""
         self.path = path
         self._flush_votes = flush_votes
         self._flush_seconds = flush_seconds
@@ -63,11 +63,11 @@ class VoteJournal:
         self._flushed = time.monotonic()
 
     def recover(self) -> Iterator[Vote]:
-        """The votes an earlier call left; from the first torn or unreadable line on, the file is cut off."""
+        """The votes of an earlier call; truncates the file at the first incomplete or unreadable line."""
         return recover_lines(self.path, Vote.model_validate_json)
 
     def append(self, vote: Vote) -> None:
-        """Write one vote; it is safe after the next flush."""
+        """Write one vote; it is on disk after the next flush."""
         if self._file is None:
             raise RuntimeError("append outside of the journal's with block")
         self._file.write(vote.model_dump_json(exclude_none=True).encode() + b"\n")
@@ -76,7 +76,7 @@ class VoteJournal:
             self.flush()
 
     def flush(self) -> None:
-        """Force what was appended to the disk."""
+        """Force appended votes to disk."""
         if self._file is not None:
             sync(self._file)
             self._on_flush()
@@ -99,8 +99,8 @@ class VoteJournal:
 def copy_in_order(journal: Path, target: Path, teachers: Sequence[str], rows: Iterable[str]) -> int:
     """Copy a journal's votes ordered by teacher and row, and return the tokens they took.
 
-    The order in which votes came, and which of them an earlier run had asked for, are left out: equal votes, equal
-    bytes. Memory: two whole numbers a vote.
+    The copy does not depend on the order in which votes came or on which were cached: equal votes give equal bytes.
+    Memory: two whole numbers for each vote.
     """
     import numpy as np
 
@@ -122,20 +122,20 @@ def copy_in_order(journal: Path, target: Path, teachers: Sequence[str], rows: It
 
 @dataclass
 class Calls:
-    """What a round cost."""
+    """The votes and tokens of a round."""
 
     calls: dict[str, int] = field(default_factory=dict)
-    """Votes by teacher, as they were asked for."""
+    """Votes by teacher."""
     cached: dict[str, int] = field(default_factory=dict)
-    """Votes by teacher that an earlier run had asked for."""
+    """Votes by teacher from an earlier run's cache."""
     tokens: dict[str, int] = field(default_factory=dict)
     """Tokens read and written by teacher, without cached votes."""
     thinking_tokens: int = 0
-    """How many of them were thought before answers, as far as endpoints count them apart."""
+    """How many of these tokens were reasoning before answers, where endpoints count them separately."""
     abstained: dict[str, int] = field(default_factory=dict)
-    """Rows by teacher that it would not answer."""
+    """Rows by teacher that it refused to answer."""
     resumed: int = 0
-    """Votes among them that an earlier, unfinished call had left."""
+    """Votes from an earlier, unfinished call."""
 
     def count(self, vote: Vote) -> None:
         """Add one vote."""
@@ -147,7 +147,7 @@ class Calls:
 
 
 def abstained(name: str, count: int, total: int) -> Omission:
-    """What is said of the rows that a teacher would not answer."""
+    """The note about rows that a teacher refused to answer."""
     return Omission(
         count=count,
         total=total,
@@ -160,8 +160,8 @@ def abstained(name: str, count: int, total: int) -> Omission:
 class Collection:
     """One round of votes on the rows of a folder.
 
-    The folder holds `examples.jsonl` and, where they are the open rows of an earlier round, that round's `votes.jsonl`.
-    `names` are the teachers to ask where these are not all of the round.
+    The folder holds `examples.jsonl` and, for the open rows of an earlier round, that round's `votes.jsonl`. `names`
+    are the teachers to ask, if not all of the round.
     """
 
     def __init__(self, folder: Path, ballots: Ballots, round_name: str, names: Sequence[str] | None = None) -> None:
@@ -172,7 +172,7 @@ class Collection:
         self._recalled: dict[str, set[str]] = {name: set() for name in self._names}
         self.patterns = {row.id: ballots.nobody for row in self._voted_on()}
         self.failed: dict[str, str] = read_json(folder / FAILED) if (folder / FAILED).exists() else {}
-        """Why each teacher that failed did, earlier rounds included."""
+        """The error of each teacher that failed, earlier rounds included."""
         if (folder / VOTES).exists():
             for vote in read_records(folder / VOTES, Vote):
                 self._note(vote)
@@ -181,8 +181,8 @@ class Collection:
     def ask(self, pool: TeacherPool, journal: VoteJournal, progress: Progress) -> Calls:
         """Ask every teacher of the round; all votes of the round are in the journal afterwards.
 
-        A teacher that fails is left out where the settings allow it, and said in one line. Raises its error where they
-        do not: what had been voted stays in the journal.
+        A teacher that fails is left out where the settings allow it, and one line says so. Otherwise its error is
+        raised; votes so far stay in the journal.
         """
         done = Calls()
         for vote in journal.recover():
@@ -203,7 +203,7 @@ class Collection:
         if not waiting:
             return
         progress.start(f"teacher {name}", waiting)
-        # Abstentions go into the journal once the teacher is done: where it fails, the next call asks again.
+        # Abstentions go into the journal once the teacher is done: if it fails, the next call asks again.
         silent: list[Vote] = []
         for segment in self._segments(place, name) if pool.remembers else ():
             voted = self._voted(segment, place)
@@ -232,7 +232,7 @@ class Collection:
     def _end_silent(
         self, silent: Sequence[Vote], waiting: int, journal: VoteJournal, progress: Progress, done: Calls
     ) -> None:
-        if self._all_rows:  # of the few open rows of a later round, all may well be of the kind that is refused
+        if self._all_rows:  # a later round has few open rows, and all may be of a kind that is refused
             self._refuse_silent(silent, done)
         for vote in silent:
             journal.append(vote)
@@ -241,7 +241,7 @@ class Collection:
         progress.log(f"the last of them: {silent[-1].raw}")
 
     def _refuse_silent(self, silent: Sequence[Vote], done: Calls) -> None:
-        """Raise TeacherFailedError for a teacher that has said nothing yet but that it will not answer."""
+        """Raise TeacherFailedError for a teacher that has only refused so far."""
         name = silent[0].teacher
         if not done.calls.get(name) and not done.cached.get(name):
             raise TeacherFailedError(
@@ -255,7 +255,7 @@ class Collection:
         progress.advance()
 
     def _go_on_without(self, name: str, error: LoraparError, progress: Progress, done: Calls) -> None:
-        """Leave a failed teacher out, or raise its error again with what is safe."""
+        """Leave a failed teacher out, or raise its error again with the number of saved votes."""
         safe = sum(done.calls.values()) + sum(done.cached.values())
         if len(self.failed) >= self._ballots.may_fail:
             raise type(error)(
@@ -273,10 +273,10 @@ class Collection:
         return sum(pattern[place] == NOT_ASKED and self._asks(pattern, place) for pattern in self.patterns.values())
 
     def _segments(self, place: int, name: str) -> Iterator[list[Example]]:
-        """The rows a teacher is asked about, voted on already or not; those of earlier runs are no part of them.
+        """The rows a teacher is asked about, voted on already or not, without cached rows of earlier runs.
 
-        A row's probabilities depend, in their last bits, on the rows it is read with: a call after a stop has to cut
-        the same segments as one that was never stopped.
+        A row's probabilities depend, in their last bits, on the rows in its batch. So a call after a stop must cut the
+        same segments as an uninterrupted one.
         """
         recalled = self._recalled[name]
         rows = (row for row in self._voted_on() if row.id not in recalled and self._asks(self.patterns[row.id], place))
@@ -287,7 +287,7 @@ class Collection:
         return {row.id for row in segment if self.patterns[row.id][place] != NOT_ASKED}
 
     def _asks(self, pattern: str, place: int) -> bool:
-        """Whether a teacher is asked about a row in this round, voted on it already or not."""
+        """Whether a teacher is asked about a row in this round, whether or not it has voted on it already."""
         before = pattern[:place] + NOT_ASKED + pattern[place + 1 :]
         return self._all_rows or not self._ballots.outcome(before).decided
 

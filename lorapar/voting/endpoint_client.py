@@ -1,14 +1,14 @@
-"""Requests to an OpenAI-compatible API that may be busy, slow or broken: many at once, tried again with patience.
+"""Requests to an OpenAI-compatible API that may be busy, slow or broken: many at once, with patient retries.
 
-httpx2 and not the package `openai`: every install has it already (huggingface-hub brings it), it is 0.5 MB against 16
-and imported in a seventh of the time, and the package's retries fall short here: its longest Retry-After is fixed, one
-request's does not hold the others back, and a body whose JSON is broken is not asked for again.
+It uses httpx2 and not the package `openai`: every install has httpx2 already (huggingface-hub needs it), and it has 0.5
+MB against 16 and imports in a seventh of the time. The package's retries are too weak here: its longest Retry-After is
+fixed, one request's Retry-After does not slow down the others, and broken JSON is not retried.
 
-Tried again: 408, 409, 425, 429 and all from 500 on but 501, as status or as code inside a 200; time-outs, connections
-that break, bodies that are no JSON or cannot be decompressed, answers without a choice in them.
+Retried are 408, 409, 425, 429 and everything from 500 on except 501, as a status or as a code inside a 200; also
+time-outs, broken connections, bodies that are not JSON or cannot be decompressed, and answers without a choice.
 
-Key, other headers and what is secret in a query come from the environment (`Login`). Where nothing comes back, the line
-says who is to blame: the proxy, a redirect or the endpoint.
+Key, other headers and secret parts of a query come from the environment (`Login`). Without an answer, the error names
+the cause: the proxy, a redirect or the endpoint.
 """
 
 from __future__ import annotations
@@ -38,17 +38,17 @@ _BUSY = frozenset({429, 503, 529})
 _REDIRECTS = frozenset({301, 302, 307, 308})
 _MOST_REDIRECTS = 5
 CONNECT_SECONDS = 30.0
-"""For a connection to be made: an address that has vanished answers nothing at all."""
+"""The time-out of connecting: an address that no longer exists never answers."""
 _SHOWN_CHARACTERS = 120
 _ANSWER_PATHS = ("/chat/completions", "/completions")
 _PASTED_PATHS = (*_ANSWER_PATHS, "/models", "/responses", "/chat")
-"""What people copy together with an address."""
+"""Path endings that people copy together with an address."""
 
 
 class Login:
-    """What every request carries to be let in; each value is blanked wherever something is said or written.
+    """The credentials of every request; each value is redacted in all messages and files.
 
-    Raises BadInputError where a variable or the key's file has nothing in it.
+    Raises BadInputError where a variable or the key's file is empty.
     """
 
     def __init__(self, endpoint: str, options: ConnectionOptions, environment: Mapping[str, str]) -> None:
@@ -61,7 +61,7 @@ class Login:
             name: self._from(environment, variable, f"{name} in the query", "query_env")
             for name, variable in options.query_env.items()
         }
-        """Names and secret values that the query of every request has besides the address's own."""
+        """Names and secret values added to the query of every request."""
         self._key: str | None = None
         if options.api_key_env is not None:
             self._key = _bare(self._from(environment, options.api_key_env, "the key", "api_key_env"))
@@ -69,12 +69,12 @@ class Login:
             self._key = self._read(self._file)
 
     def headers(self) -> dict[str, str]:
-        """The headers of a request that is sent now."""
+        """The headers of the next request."""
         key = self._key or ""
         return {**self._headers, **({"Authorization": f"Bearer {key}"} if key else {})}
 
     def renewed(self, refused: Mapping[str, str]) -> bool:
-        """Whether another key is there than in the headers that were refused: its file is read again."""
+        """Whether the key differs from the one in the refused headers, after reading its file again."""
         if self._file is not None:
             self._key = self._read(self._file)
         return self.headers() != refused
@@ -104,7 +104,7 @@ class Login:
 
 
 def _bare(key: str) -> str:
-    """A key without what people copy with it: quotes, which `docker --env-file` keeps, and `Bearer` of the header."""
+    """A key without what people copy with it: quotes, which `docker --env-file` keeps, and the header's `Bearer`."""
     quoted = len(key) > 1 and key[0] == key[-1] and key[0] in "\"'"
     key = key[1:-1].strip() if quoted else key
     scheme, _, rest = key.partition(" ")
@@ -114,9 +114,9 @@ def _bare(key: str) -> str:
 
 
 def open_http(address: str, options: ConnectionOptions) -> httpx2.AsyncClient:
-    """A client with as many connections as requests may be on the way.
+    """A client with one connection for each concurrent request.
 
-    Proxies come from HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY, authorities as `lorapar.network` says.
+    Proxies come from HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY, certificate authorities from `lorapar.network`.
     Raises BadInputError where one of them cannot be used.
     """
     limits = httpx2.Limits(
@@ -128,35 +128,35 @@ def open_http(address: str, options: ConnectionOptions) -> httpx2.AsyncClient:
         seconds = options.timeout_seconds
         timeout = httpx2.Timeout(seconds, connect=min(seconds, CONNECT_SECONDS))
         return httpx2.AsyncClient(limits=limits, timeout=timeout)
-    except (ValueError, ImportError, httpx2.InvalidURL):  # never its words: they may hold a piece of a password
+    except (ValueError, ImportError, httpx2.InvalidURL):  # never its own message, which may hold a part of a password
         raise BadInputError(f"{address}: {UNUSABLE_PROXY}: it is no address of a proxy") from None
 
 
 def is_same_host(one: str, other: str) -> bool:
-    """Whether a redirect stays at its host, or goes from http to https there: a key may be sent along."""
+    """Whether a redirect stays on its host, possibly from http to https, so that the key may be sent."""
     first, second = urlsplit(one), urlsplit(other)
     if second.scheme not in _DEFAULT_PORTS or first.hostname != second.hostname:
         return False
     try:
         ports = [part.port or _DEFAULT_PORTS[part.scheme] for part in (first, second)]
-    except ValueError:  # none that a port can be
+    except ValueError:  # not a valid port
         return False
     upgraded = (first.scheme, second.scheme) == ("http", "https") and ports == [80, 443]
     return upgraded or (first.scheme == second.scheme and ports[0] == ports[1])
 
 
 class Peer:
-    """Whom connections for an address really go to: with a proxy, that one, and it may be what does not answer."""
+    """The server that connections for an address go to: with a proxy, the proxy may be what does not answer."""
 
     def __init__(self, address: str) -> None:
-        parts = httpx2.URL(address)  # which writes names that are not ASCII as they are looked up
+        parts = httpx2.URL(address)  # which encodes names that are not ASCII for the look-up
         self._host = parts.raw_host.decode("ascii")
         self._ports = {parts.port or _DEFAULT_PORTS[parts.scheme], _DEFAULT_PORTS["https"]}
         self._seen: tuple[str, int] | None = None
         self._connected = False
 
     async def note(self, event: str, about: Mapping[str, Any]) -> None:
-        """What httpx2's extension `trace` calls while a request is on its way."""
+        """The callback of httpx2's extension `trace` during a request."""
         if event.endswith("connect_tcp.started"):
             self._seen = (str(about["host"]), int(about["port"]))
             self._connected = False
@@ -170,7 +170,7 @@ class Peer:
         return host != self._host or (port not in self._ports and self._seen is not None)
 
     def proxy(self) -> str:
-        """Names the proxy, in words that follow what went wrong; empty where there is none."""
+        """A suffix for an error that names the proxy; empty where there is none."""
         if not self.is_proxy or self._seen is None:
             return ""
         host, port = self._seen
@@ -179,7 +179,7 @@ class Peer:
 
 
 class RefusedError(UnreachableError):
-    """The endpoint answered that it will not do this; asking again would not help."""
+    """The endpoint refused the request; a retry would not help."""
 
     def __init__(self, message: str, failure: Failure) -> None:
         super().__init__(message)
@@ -187,7 +187,7 @@ class RefusedError(UnreachableError):
 
 
 class NoAnswerError(UnreachableError):
-    """Every try has failed; `status` is the code of the last answer, None where none came."""
+    """Every try failed; `status` is the code of the last answer, None where none came."""
 
     def __init__(self, message: str, status: int | None = None) -> None:
         super().__init__(message)
@@ -195,7 +195,7 @@ class NoAnswerError(UnreachableError):
 
 
 class _TryAgainError(Exception):
-    """One try has failed in a way that may pass; the message says how, `status` is its code where it has one."""
+    """One try failed in a way that may pass; the message says how, `status` is its code, if any."""
 
     def __init__(self, reason: str, status: int | None = None) -> None:
         super().__init__(reason)
@@ -207,10 +207,10 @@ class _TryAgainError(Exception):
 
 
 class EndpointClient:
-    """Requests to one endpoint, as `login` says who asks; errors and logs never show its values.
+    """Requests to one endpoint with the credentials of `login`; errors and logs never show its values.
 
-    `address` is where the API begins, without what a person may have copied behind it and without its query, which
-    every request carries. `seconds`: what one request may take, where that is less than the settings say.
+    `address` is the API's base, without path endings that a person copied, and without its query, which every request
+    carries. `seconds` is the time-out of one request, where it is shorter than in the settings.
     """
 
     def __init__(
@@ -236,32 +236,32 @@ class EndpointClient:
         self._given_up = asyncio.Event()
 
     async def get(self, path: str) -> Any:
-        """The JSON value at a path; raises as `post` does."""
+        """The JSON value at a path; raises like `post`."""
         return await self._request("GET", self.address, path, None)
 
     async def post(self, path: str, body: Mapping[str, Any], *, attempts: int | None = None) -> Any:
-        """The JSON answer to a JSON body; `attempts` where fewer tries shall do than the settings say.
+        """The JSON answer to a JSON body; `attempts` is the number of tries, if fewer than in the settings.
 
-        Raises RefusedError for an answer that says no, NoAnswerError once all tries have failed.
+        Raises RefusedError for a refusal, NoAnswerError once all tries have failed.
         """
         return await self._request("POST", self.address, path, body, attempts)
 
     async def send(
         self, method: str, path: str, body: Mapping[str, Any] | bytes | None, *, attempts: int | None = None
     ) -> str:
-        """The answer's text, of any kind, to a JSON body or to bytes; raises as `post` does."""
+        """The answer's text, of any kind, to a JSON body or to bytes; raises like `post`."""
         return str(await self._request(method, self.address, path, body, attempts, plain=True))
 
     async def post_beside(self, path: str, body: Mapping[str, Any]) -> Any:
-        """As `post`, at a path beside `/v1`: where vLLM's server has what is not OpenAI's."""
+        """Like `post`, at a path next to `/v1`: for routes of vLLM's server outside OpenAI's API."""
         return await self._request("POST", self.address.removesuffix("/v1"), path, body)
 
     async def pause(self, tries: int) -> None:
-        """Wait as between two tries of a request, after so many of them."""
+        """Wait as between two tries of a request, after `attempt` tries."""
         await self._gives_up_within(self._wait_seconds(tries))
 
     def add_version(self) -> bool:
-        """Ask below `/v1` from now on; False where the address names a version already."""
+        """Use `/v1` from now on; False where the address names a version already."""
         if re.search(r"/v\d", self.address):
             return False
         self.address += "/v1"
@@ -273,7 +273,7 @@ class EndpointClient:
         return self._given_up.is_set()
 
     def give_up(self) -> None:
-        """The endpoint has failed: requests that are on the way may end, but nothing is tried again."""
+        """The endpoint has failed: running requests may end, but nothing is retried."""
         self._given_up.set()
 
     async def close(self) -> None:
@@ -290,7 +290,7 @@ class EndpointClient:
         *,
         plain: bool = False,
     ) -> Any:
-        """A busy endpoint that answers others has not failed: their answers let a request begin its tries again."""
+        """A busy endpoint that answers other requests has not failed: their answers reset a request's tries."""
         shown, counted, waits, answers = base + path, 0, 0, 0
         most = min(attempts or self._options.attempts, self._options.attempts)
         while True:
@@ -310,7 +310,7 @@ class EndpointClient:
 
     async def _try_once(self, method: str, url: str, body: Mapping[str, Any] | bytes | None) -> httpx2.Response:
         try:
-            # The whole answer counts, not only the time between two bytes of it.
+            # The limit applies to the whole answer, not only to the time between two bytes.
             async with asyncio.timeout(self._seconds):
                 return await self._sent(method, url, body)
         except httpx2.ConnectTimeout:
@@ -321,7 +321,7 @@ class EndpointClient:
             raise _TryAgainError(f"no answer within {self._seconds:g} s{option}{self._peer.proxy()}") from None
         except httpx2.TransportError as error:
             message, cause = str(error) or type(error).__name__, network_cause(error, self.address)
-            if cause is not None and "ssl" in message.lower():  # trying again would not help
+            if cause is not None and "ssl" in message.lower():  # a retry would not help
                 raise UnreachableError(f"{url}: {cause}") from None
             failed = (
                 cause if self._peer.is_proxy and cause else f"the connection failed{self._peer.proxy()} ({message})"
@@ -333,7 +333,7 @@ class EndpointClient:
             raise _TryAgainError(f"the answer's body cannot be decompressed ({error})") from None
 
     async def _sent(self, method: str, url: str, body: Mapping[str, Any] | bytes | None) -> httpx2.Response:
-        """The response, redirects within the same host followed: a POST stays one, and no key goes elsewhere."""
+        """The response, after redirects within the same host: a POST stays a POST, and no key goes elsewhere."""
         target = self._moved.get(url, url)
         held: dict[str, Any] = {"content": body} if isinstance(body, bytes) else {"json": body}
         for _ in range(_MOST_REDIRECTS):
@@ -359,15 +359,15 @@ class EndpointClient:
         raise RefusedError(f"{url}: it redirects too often (last to {target}); fix endpoint", failure)
 
     def _read(self, url: str, response: httpx2.Response, *, choices: bool, plain: bool = False) -> Any:
-        """The JSON of an answer that is one, or with `plain` its text; raises what any other is."""
-        # JSON is UTF-8, with or without a mark in front, whatever a header says (RFC 8259, 8.1).
+        """The JSON of a good answer, or with `plain` its text; raises the error of any other answer."""
+        # JSON is UTF-8, with or without a byte-order mark, whatever a header says (RFC 8259, 8.1).
         text = response.content.decode("utf-8-sig", errors="replace")
         value = body_of(text)
         failure = failure_of(response.status_code, response.headers, text, value, time.time())
         if failure is not None:
             if refused := proxy_refusal(response.status_code, self.address):
                 raise UnreachableError(f"{url}: {refused}")
-            if value is None and self._peer.is_proxy:  # a page of the proxy's own, mostly
+            if value is None and self._peer.is_proxy:  # mostly a page of the proxy itself
                 failure = replace(failure, words=f"{failure.words}{self._peer.proxy()}")
             if not failure.passes:
                 raise RefusedError(f"{url}: {failure.words}", failure)
@@ -386,12 +386,12 @@ class EndpointClient:
         return value
 
     def _wait_seconds(self, attempt: int) -> float:
-        """Twice as long each time, less a random part: requests that failed together do not return together."""
+        """Twice as long each time, less a random part, so that requests that failed together do not return together."""
         longest = min(self._options.max_wait_seconds, FIRST_WAIT_SECONDS * 2.0 ** min(attempt - 1, 32))
         return longest * random.uniform(0.5, 1.0)
 
     async def _until_allowed(self, url: str) -> None:
-        """What one request was told by Retry-After holds for all."""
+        """One request's Retry-After applies to all."""
         while (wait := self._not_before - time.monotonic()) > 0:
             if await self._gives_up_within(wait * random.uniform(1.0, 1.1)):
                 raise UnreachableError(f"{url}: not asked, another request has failed meanwhile")
@@ -408,7 +408,7 @@ class EndpointClient:
         self._not_before = max(self._not_before, time.monotonic() + seconds)
 
     async def _gives_up_within(self, seconds: float) -> bool:
-        """Wait; True as soon as the endpoint has failed meanwhile."""
+        """Wait; returns True as soon as the endpoint has failed meanwhile."""
         try:
             await asyncio.wait_for(self._given_up.wait(), seconds)
         except TimeoutError:
@@ -417,7 +417,7 @@ class EndpointClient:
 
 
 def _instead(text: str) -> str:
-    """What a body is that is no JSON, in words that follow that it is none."""
+    """A suffix for an error that says what a body is that is not JSON."""
     if not text.strip():
         return " but empty"
     page = described(text)
@@ -427,7 +427,7 @@ def _instead(text: str) -> str:
 
 
 def _failed_midway(value: Any) -> bool:
-    """Whether an answer says that it is none: OpenRouter so passes on that a provider broke off."""
+    """Whether an answer reports its own failure, as OpenRouter does where a provider broke off."""
     return str(value["choices"][0].get("finish_reason")).lower() == "error"
 
 

@@ -1,7 +1,7 @@
-"""What an endpoint says went wrong: its status, its words, what they are about and how long it asks to wait.
+"""Parse an endpoint's failure: its status, its message, its subject and the time it asks to wait.
 
-Servers and gateways say so in many shapes: `{"error": {...}}`, a list of such, a text, `detail`, a bare `message`; and
-some pass a failure on inside an HTTP 200, or wrap it in a status of their own. The code inside counts.
+Servers and gateways write failures in many forms: `{"error": {...}}`, a list of these, a text, `detail`, a bare
+`message`. Some pass a failure on inside an HTTP 200, or wrap it in another status. The code inside counts.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 
 SHOWN_CHARACTERS = 300
-"""How much of what an endpoint says an error shows."""
+"""How many characters of an endpoint's message an error shows."""
 TRY_AGAIN = frozenset({408, 409, 425, 429})
-"""Statuses after which a request is tried again, beside all from 500 on but NOT_IMPLEMENTED."""
+"""Statuses after which a request is retried, in addition to all from 500 on except NOT_IMPLEMENTED."""
 NO_CREDIT = 402
 NOT_IMPLEMENTED = 501
 _WRAPPERS = frozenset({200, 400, 500, 502})
@@ -54,25 +54,25 @@ _ROOM_IN_CONTEXT = re.compile(
     r"(?:in the (?:messages|prompt)|of text input|input tokens)",
     re.I,
 )
-"""The context and the prompt, as vLLM and OpenRouter name them; newer vLLM counts until a prompt is too long."""
+"""Lengths of context and prompt in messages of vLLM and OpenRouter; newer vLLM gives a lower bound for a prompt."""
 _UNKNOWN = 520
-"""Stands for a failure inside a 200 that names no code: it is tried again."""
+"""The code of a failure inside a 200 without a code: it is retried."""
 
 
 @dataclass(frozen=True)
 class Failure:
-    """One answer that is none."""
+    """An answer that is a failure."""
 
     status: int
-    """The code it counts as."""
+    """Its code."""
     words: str
-    """What the endpoint says, in one line, beginning with its status."""
+    """The endpoint's message in one line that begins with the status."""
     names: str = ""
-    """The codes and kinds in it that are words, such as `content_filter`."""
+    """Codes and kinds that are words, such as `content_filter`."""
     parameter: str | None = None
-    """The field of the request that it names as the cause."""
+    """The field of the request that it names as its cause."""
     wait_seconds: float | None = None
-    """How long it asks to wait."""
+    """The time it asks to wait."""
 
     @property
     def _text(self) -> str:
@@ -80,24 +80,24 @@ class Failure:
 
     @property
     def passes(self) -> bool:
-        """Whether the same request may do well later."""
+        """Whether the same request may succeed later."""
         return self.status in TRY_AGAIN or (self.status >= 500 and self.status != NOT_IMPLEMENTED)
 
     @property
     def filtered(self) -> bool:
-        """Whether it is the text of the row that is refused."""
+        """Whether the row's text is refused."""
         return bool(re.search(r"content.?(filter|management policy|policy)|ResponsibleAI|flagged", self._text, re.I))
 
     @property
     def too_long(self) -> bool:
-        """Whether it is the length of the row that is refused."""
+        """Whether the row's length is refused."""
         return self.status == 413 or bool(
             re.search(r"context.?(length|window)|too long|too many tokens|input.?tokens", self._text, re.I)
         )
 
     @property
     def unwritten(self) -> bool:
-        """Whether the request was well and the model failed to write the JSON that was asked for, as Groq says it."""
+        """Whether the request was valid and the model failed to write the requested JSON, as Groq reports it."""
         return bool(re.search(r"json_validate_failed|failed to (generate|validate) json", self._text, re.I))
 
     @property
@@ -113,12 +113,12 @@ class Failure:
         )
 
     def largest_instead_of(self, number: int) -> int:
-        """Fewer than a number that is too large: as the words say, or half of it; of a prompt that is too long by
-        itself none, or less.
+        """A smaller number in place of one that is too large: from the message, or half of it. For a prompt that is too
+        long by itself, 0 or less.
         """
         if found := _ROOM_IN_CONTEXT.search(self.words):
             context, prompt = int(found[1]), int(found[3])
-            if found[2]:  # the prompt is longer than that: twice it, or an eighth of the context, is kept for it
+            if found[2]:  # the prompt is longer than that: reserve twice its length, or an eighth of the context
                 room = context - max(2 * prompt, context // 8)
                 return room if 0 < room < number else number // 2
             return context - prompt if context - prompt < number else number // 2
@@ -132,7 +132,7 @@ class Failure:
 
     @property
     def advice(self) -> str:
-        """What a person can do about it; empty where the endpoint's own words have to do."""
+        """What a person can do about it; empty where only the endpoint's message helps."""
         if "through the proxy" in self.words:
             return "ask who runs it, or put the host into NO_PROXY"
         if self.filtered:
@@ -145,9 +145,9 @@ class Failure:
 
 
 def failure_of(status: int, headers: Mapping[str, str], text: str, value: Any, now: float) -> Failure | None:
-    """The failure that an answer is; None for one that goes well as far as its status and its body's form say.
+    """The failure in an answer; None where status and form of the body show none.
 
-    `value` is the body's JSON, None where it is none; `now` is the time that a date in Retry-After is compared with.
+    `value` is the body's JSON, or None; a date in Retry-After is compared with `now`.
     """
     error = _error_in(value, failed=status >= 400)
     if status < 400 and error is None:
@@ -167,8 +167,8 @@ def failure_of(status: int, headers: Mapping[str, str], text: str, value: Any, n
 
 
 def retry_after_seconds(header: str | None, now: float) -> float | None:
-    """What a Retry-After header asks for: seconds or a date (RFC 9110), with a unit or as the time itself, as some
-    write it; None for none that is understood.
+    """The time of a Retry-After header: seconds or a date (RFC 9110), or in other forms, with a unit or as a time of
+    day; None where it cannot be read.
     """
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(ms|s)?\s*", header or "")
     if match:
@@ -181,7 +181,7 @@ def retry_after_seconds(header: str | None, now: float) -> float | None:
 
 
 def described(text: str) -> str:
-    """A body that is no JSON, in one line: of a page its title."""
+    """A body that is not JSON, in one line: the title of a page."""
     if re.match(r"\s*(<!doctype|<html|<head|<body)", text, re.I):
         title = re.search(r"<title[^>]*>(.*?)</title>", text, re.I | re.S)
         return "an HTML page" + (f" ('{' '.join(title[1].split())[:80]}')" if title else "")
@@ -189,7 +189,7 @@ def described(text: str) -> str:
 
 
 def _error_in(value: Any, *, failed: bool) -> Any:
-    """The part of a body that says what is wrong; None where nothing is."""
+    """The part of a body that holds the error; None where there is none."""
     if isinstance(value, list):
         value = value[0] if value else None
     if not isinstance(value, Mapping):
@@ -208,7 +208,7 @@ def _error_in(value: Any, *, failed: bool) -> Any:
 
 
 def _with(value: Mapping[str, Any], short: Any) -> Any:
-    """A short error beside a longer message: `{"error": "rate_limited", "message": "..."}`."""
+    """A short error next to a longer message: `{"error": "rate_limited", "message": "..."}`."""
     longer = next((value[word] for word in _WORDS if isinstance(value.get(word), str)), None)
     return f"{short}: {longer}" if longer and longer != short else short
 
@@ -223,7 +223,7 @@ def _code(error: Mapping[str, Any]) -> int | None:
 
 
 def _named_code(error: Mapping[str, Any]) -> int | None:
-    """What the names in an error (`rate_limit_error`, `RESOURCE_EXHAUSTED`) stand for."""
+    """The code for the names in an error (`rate_limit_error`, `RESOURCE_EXHAUSTED`)."""
     return _stands_for(_names(error))
 
 
@@ -249,8 +249,8 @@ def _message(error: Mapping[str, Any]) -> str:
 
 
 def _parameter(error: Mapping[str, Any]) -> str | None:
-    """The field of the request that is named, without what follows a dot or bracket; for FastAPI's and Mistral's
-    lists of mistakes, the last of the first one's place.
+    """The field of the request that the error names, without what follows a dot or bracket. In FastAPI's and Mistral's
+    lists of errors, it is the last part of the first one's location.
     """
     named = error.get("param")
     if isinstance(named, str) and named:
@@ -273,7 +273,7 @@ def _wait_seconds(headers: Mapping[str, str], error: Mapping[str, Any], now: flo
 
 
 def _seconds_in_words(words: str) -> float | None:
-    """What the words alone say of it: `try again in 1m2.5s` (OpenAI), `retry after 20 seconds` (Azure)."""
+    """The time to wait in a message: `try again in 1m2.5s` (OpenAI), `retry after 20 seconds` (Azure)."""
     found = _WAIT_IN_WORDS.search(words)
     if found is None or not any(found.groups()):
         return None

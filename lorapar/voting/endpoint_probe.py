@@ -1,7 +1,7 @@
-"""Finds out how an endpoint holds answers to label words, by asking in one way after another.
+"""Find out how an endpoint restricts answers to label words, by trying one way after another.
 
-Servers ignore what they do not know, so a restriction that is accepted proves nothing. The probe allows two made-up
-words that no model would say by itself: an answer that is one of them was restricted.
+Servers ignore unknown fields, so an accepted restriction proves nothing. The probe allows two invented words that no
+model would say by itself: an answer that is one of them was restricted.
 """
 
 from __future__ import annotations
@@ -21,28 +21,28 @@ _PROBES = (
 )
 _IN_CHATS: tuple[Constraint, ...] = (Choice(), JsonEnum(), JsonEnum(False), JsonAsked(), JsonAsked(False))
 _IN_TEXTS: tuple[Constraint, ...] = (Choice(), JsonEnum(), JsonEnum(False))
-# Refusals that have nothing to do with the restriction.
+# Refusals that are unrelated to the restriction.
 _WHO_ASKS, _NOT_THERE = (401, 402, 403), (404, 405)
 _BLANK = (400, 422)
 """Statuses of a refusal that may be about any field of the request."""
 _TEMPLATE_FIELDS = ("chat_template_kwargs", "chat_template", "add_generation_prompt", "continue_final_message")
 """Fields of a body that change how the messages become tokens."""
 _BROKEN = 500
-"""The status of servers that fall over a way of asking that they do not know."""
+"""The status of servers that fail at a form of request that they do not know."""
 _FEW_TRIES = 2
 _SHOWN_REFUSAL_CHARACTERS = 160
 _SHOWN_NAMES = 8
 
 
 class _RefusedWithoutCauseError(Exception):
-    """Every way of asking was refused, and none of the refusals names what it is about."""
+    """Every way was refused, and no refusal names its cause."""
 
 
 async def probe(asker: Asker, sample: Prompt, *, same_ending: bool) -> Constraint:
-    """The best way of holding answers to label words that the endpoint honours, for prompts like `sample`.
+    """The best restriction to label words that the endpoint honours, for prompts like `sample`.
 
-    `same_ending`: all prompts end in the same characters, so that a label word has the same tokens after each of them.
-    Raises BadInputError where the endpoint honours none, refuses the key or does not know the model.
+    `same_ending`: all prompts end in the same characters, so a label word has the same tokens after each of them.
+    Raises BadInputError where the endpoint honours no restriction, refuses the key or does not know the model.
     """
     guess, first = 0, ""
     while True:
@@ -70,13 +70,13 @@ async def _best(asker: Asker, in_chats: bool) -> Constraint:
     broken: NoAnswerError | None = None
     for constraint in ways:
         if constraint == JsonEnum(False) and "ignored" in reasons[JsonEnum().name]:
-            continue  # what is ignored with more in it is not honoured with less
+            continue  # a restriction that is ignored with more fields is not honoured with fewer
         try:
             found = await asker.ask(test, constraint)
         except NoAnswerError as error:
             if error.status != _BROKEN:
                 raise
-            broken, asker.attempts = broken or error, _FEW_TRIES  # it may be this way of asking that it falls over
+            broken, asker.attempts = broken or error, _FEW_TRIES  # it may fail only at this form of request
             reasons[constraint.name] = _one_line(error).removeprefix(asker.client.address)
             continue
         except RefusedError as error:
@@ -112,7 +112,7 @@ def _one_line(error: Exception) -> str:
 
 
 async def _check_refusal(asker: Asker, error: RefusedError, in_chats: bool) -> None:
-    """Raise BadInputError where the refusal is about the key, the account, the address or the model."""
+    """Raise BadInputError where the refusal concerns the key, the account, the address or the model."""
     status = error.failure.status
     if status in _WHO_ASKS:
         raise BadInputError(f"{error}; {error.failure.advice}") from error
@@ -132,7 +132,7 @@ async def _check_refusal(asker: Asker, error: RefusedError, in_chats: bool) -> N
 
 
 async def _token_read(asker: Asker, sample: Prompt) -> TokenRead | None:
-    """The restriction by tokens, where the server says what they are and each word has one; None elsewhere."""
+    """The restriction by tokens, where the server tokenizes and each word is one token; None elsewhere."""
     try:
         tokens = {system: await _only_token(asker, sample, system) for system in sample.continuations}
         found = {system: token for system, token in tokens.items() if token is not None}
@@ -146,7 +146,7 @@ async def _token_read(asker: Asker, sample: Prompt) -> TokenRead | None:
 
 
 async def _only_token(asker: Asker, sample: Prompt, system: System) -> int | None:
-    """The one token that a label word is after the prompt; None where it is several, or changes those before it."""
+    """The token of a label word after the prompt; None where it has several, or changes the tokens before it."""
     client, model = asker.client, asker.model
     if sample.messages is not None:
         template = {key: asker.extra_body[key] for key in _TEMPLATE_FIELDS if key in asker.extra_body}

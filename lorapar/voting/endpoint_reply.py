@@ -1,16 +1,15 @@
-"""What an endpoint's answer holds (the text without what the model thought, why it ended, what it cost) and how it is
-held to the label words.
+"""Read an endpoint's answer (its text without the model's reasoning, why it ended, its tokens) and restrict answers to
+label words.
 
-Servers differ in where thinking goes (`reasoning_content`, `reasoning`, parts of the content, `<think>` inside the
-text) and in what stands around the JSON that was asked for (fences, a sentence, single quotes).
+Servers differ in where reasoning goes (`reasoning_content`, `reasoning`, parts of the content, `<think>` inside the
+text) and in what surrounds the requested JSON (fences, a sentence, single quotes).
 
-Ways of asking, best first, of which the probe takes the first that the endpoint is seen to honour:
+The ways to restrict an answer, best first; the probe takes the first that the endpoint honours:
 
-- `TokenRead` (vLLM, label words of one token): only the two tokens may be answered, and their log-probabilities before
-  that mask come along;
-- `Choice` (vLLM): structured_outputs with the words as choices; no log-probabilities before the mask;
-- `JsonEnum` (most providers): a JSON schema whose one field is one of the words;
-- `JsonAsked` (the rest): the prompt itself asks for that JSON, with a response format of any JSON where there is one.
+- `TokenRead` (vLLM, label words of one token): only the label tokens are allowed, and the answer has their
+log-probabilities before that mask; - `Choice` (vLLM): structured_outputs with the words as choices; no
+log-probabilities before the mask; - `JsonEnum` (most providers): a JSON schema whose one field is one of the words; -
+`JsonAsked` (the rest): the prompt asks for that JSON, with the response format for any JSON, if there is one.
 """
 
 from __future__ import annotations
@@ -29,20 +28,20 @@ from lorapar.voting.templates import Prompt
 _CUT_OFF = frozenset({"length", "max_tokens", "max_output_tokens", "model_length", "model_context_window_exceeded"})
 _FILTERED = frozenset({"content_filter", "safety", "refusal", "prohibited_content", "recitation"})
 BROKEN_OFF = "stream broken off"
-"""The finish_reason given here to a stream that ends without one, without a usage and without `[DONE]`."""
+"""lorapar's finish_reason of a stream that ends without one, without a usage and without `[DONE]`."""
 _THOUGHT_FIELDS = ("reasoning_content", "reasoning", "reasoning_details", "thinking")
 _LONGEST_QUOTED = 1000
 _OPENED = r"<think(?:ing)?>|<reasoning>|\[THINK\]|◁think▷|<\|channel\|>analysis<\|message\|>"
 _CLOSED = r"</think(?:ing)?>|</reasoning>|\[/THINK\]|◁/think▷|<\|channel\|>final<\|message\|>"
 _EVENTS = re.compile(r"\A\s*(?:(?:event|id|retry)?:[^\n]*\n\s*)*data:")
 _EVENT = re.compile(r"^data:[ ]?([^\r\n]*)", re.MULTILINE)
-"""A stream's beginning, and the data of one of its events (WHATWG HTML, "Server-sent events")."""
+"""The beginning of a stream, and the data of one event (WHATWG HTML, "Server-sent events")."""
 _LIVES = re.compile(r"\A\s*(?::[^\n]*\n\s*)+")
-"""Comments with which OpenRouter and proxies keep a connection alive, in front of an answer that is no stream, too."""
+"""Comments with which OpenRouter and proxies keep a connection alive, also before an answer that is not a stream."""
 _ANSWER_ALONE = re.compile(r"\S+|\{[^{}]*\}")
 Body = dict[str, Any]
 _AROUND_A_WORD = " \t\r\n\"'`*.:,;()[]"
-"""What models put around a word."""
+"""Characters that models put around a word."""
 
 
 @dataclass(frozen=True)
@@ -50,23 +49,23 @@ class Reply:
     """One answer, chat or completion."""
 
     text: str
-    """Without what was thought before it."""
+    """The text without the reasoning before it."""
     thinks: bool
-    """The model has thought first."""
+    """Whether the model reasoned first."""
     is_cut_off: bool
-    """It ended because no more tokens were allowed."""
+    """Whether it ended because no more tokens were allowed."""
     refusal: str | None
-    """Why the provider or the model would not answer this prompt; None: it would."""
+    """Why the provider or the model refused this prompt; None: it did not."""
     tokens: int
     """Tokens read and written, as the endpoint counts them."""
     thinking_tokens: int | None
     """How many of them were thought, where it counts them apart."""
     choice: Mapping[str, Any]
-    """As it came."""
+    """The raw text."""
 
 
 def reply_of(answer: Mapping[str, Any]) -> Reply:
-    """What is in the first choice of an answer, of which there is one."""
+    """The first, and only, choice of an answer."""
     choice = answer["choices"][0]
     found = choice.get("message") or choice.get("delta")
     message: Mapping[str, Any] = found if isinstance(found, Mapping) else {"content": found or choice.get("text")}
@@ -81,7 +80,7 @@ def reply_of(answer: Mapping[str, Any]) -> Reply:
     thinks = bool(thought.strip()) or inside or bool(thinking_tokens)
     is_cut_off = ended in _CUT_OFF or unfinished
     if not text and not is_cut_off and _ANSWER_ALONE.fullmatch(thought.strip()):
-        # A server that holds the answer to a form, but takes all that is said for thinking, puts it there.
+        # A server that restricts the answer but reads all of it as reasoning puts it there.
         text = thought.strip()
     is_cut_off = is_cut_off or (thinks and not text)
     refusal = _flat(message.get("refusal")) or (ended if ended in _FILTERED else "")
@@ -89,15 +88,15 @@ def reply_of(answer: Mapping[str, Any]) -> Reply:
 
 
 def body_of(text: str) -> Any:
-    """The JSON of a body, taken out of what some put around it; None for none.
+    """The JSON of a body, without what some servers put around it; None where there is none.
 
-    A stream of events, which some servers send unasked and some models answer by alone, becomes one answer.
+    A stream of events, which some servers send unasked and some models only have, becomes one answer.
     """
     try:
         value = json.loads(_LIVES.sub("", text))
     except ValueError:
         return _streamed(text) if _EVENTS.match(text) else None
-    value = _json_or_none(value) if isinstance(value, str) else value  # some put the JSON into a text
+    value = _json_or_none(value) if isinstance(value, str) else value  # some servers put the JSON into a text
     inner = value[0] if isinstance(value, list) and len(value) == 1 else value
     if isinstance(inner, Mapping) and "choices" not in inner and isinstance(inner.get("body"), str):
         inner = _json_or_none(inner["body"])  # Lambda functions behind AWS's API Gateway
@@ -108,7 +107,7 @@ def body_of(text: str) -> Any:
 
 
 def _streamed(text: str) -> Any:
-    """The whole answer that a stream's chunks make; the first one that says what is wrong instead."""
+    """The whole answer from a stream's chunks, or the first chunk with an error."""
     lines = _EVENT.findall(text)
     chunks = [found for line in lines if isinstance(found := _json_or_none(line), dict)]
     whole: dict[str, Any] = {}
@@ -142,7 +141,7 @@ def _json_or_none(text: str) -> Any:
 
 
 def _called(message: Mapping[str, Any]) -> str:
-    """What a model wrote as the arguments of a call, or what its server read already, where it is held to a schema."""
+    """The arguments of a call under a schema, as the model wrote them or as its server parsed them."""
     calls = message.get("tool_calls")
     first = calls[0] if isinstance(calls, list) and calls else None
     function = first.get("function") if isinstance(first, Mapping) else message.get("function_call")
@@ -151,7 +150,7 @@ def _called(message: Mapping[str, Any]) -> str:
 
 
 def json_objects(text: str) -> Iterator[Mapping[str, Any]]:
-    """The outermost JSON objects in a text, in their order, whatever stands around them; single quotes are read too."""
+    """The outermost JSON objects in a text, in order; also with single quotes."""
     decoder, place = json.JSONDecoder(), text.find("{")
     while place >= 0:
         try:
@@ -164,7 +163,7 @@ def json_objects(text: str) -> Iterator[Mapping[str, Any]]:
 
 
 def _parts(content: Any) -> tuple[str, str]:
-    """The text of a content, which may be a list of parts, or the JSON itself, and what was thought among them."""
+    """The text and the reasoning of a content, which may be a list of parts or the JSON itself."""
     if isinstance(content, Mapping) and "text" not in content:
         return json.dumps(content), ""
     if not isinstance(content, list):
@@ -178,7 +177,7 @@ def _parts(content: Any) -> tuple[str, str]:
 
 
 def _flat(value: Any) -> str:
-    """The text in a field: itself, or of the parts of a list, or of a part's own fields."""
+    """The text in a field: directly, in the parts of a list, or in a part's own fields."""
     if isinstance(value, list):
         return "".join(map(_flat, value))
     if isinstance(value, Mapping):
@@ -188,14 +187,14 @@ def _flat(value: Any) -> str:
 
 
 def _without_thinking(text: str) -> tuple[str, bool, bool]:
-    """The text behind the last block of thinking, whether such a block was left open, and whether there was any."""
+    """The text after the last block of reasoning, whether a block was left open, and whether there was any."""
     *thought, rest = re.split(_CLOSED, text)
     answer, *left_open = re.split(_OPENED, rest, maxsplit=1)
     return answer.strip(), bool(left_open), bool(thought or left_open)
 
 
 def _single_quoted(text: str, place: int) -> tuple[Any, int]:
-    """The object that begins here as Python writes it, and where it ends."""
+    """The object in Python's notation that begins here, and where it ends."""
     end = text.find("}", place, place + _LONGEST_QUOTED) + 1
     try:
         return (ast.literal_eval(text[place:end]), end) if end else (None, place)
@@ -222,21 +221,21 @@ def _whole(value: Any) -> int:
 
 @dataclass(frozen=True)
 class Answer:
-    """What an endpoint said about one prompt."""
+    """An endpoint's answer to one prompt."""
 
     label: System | None
-    """None: none of the words."""
+    """The label; None: none of the words."""
     raw: str
     tokens: int
     """Tokens read and written, as the endpoint counts them."""
     thinking_tokens: int | None = None
     """How many of them were thought, where it counts them apart."""
     log_probs: Mapping[System, float] | None = None
-    """Unmasked log-probability of each label word, where it gives them."""
+    """The unmasked log-probability of each label word, where the endpoint gives it."""
 
 
 class Constraint(Protocol):
-    """One way of holding an answer to the label words."""
+    """One way to restrict an answer to the label words."""
 
     @property
     def name(self) -> str:
@@ -244,14 +243,14 @@ class Constraint(Protocol):
 
     @property
     def may_think(self) -> bool:
-        """Whether a model may write something else first, so that more tokens are of use."""
+        """Whether a model may write something else first, so that it needs more tokens."""
 
     def restrict(self, body: Body, prompt: Prompt) -> Body:
-        """The body with the restriction in it, and as `max_tokens` what an answer without thinking takes."""
+        """The body with the restriction, and with `max_tokens` for an answer without reasoning."""
 
     def read(self, reply: Reply, prompt: Prompt) -> Answer:
-        """The answer; raises KeyError, IndexError, TypeError, ValueError or AttributeError where something is
-        missing that the API says is there.
+        """The answer; raises KeyError, IndexError, TypeError, ValueError or AttributeError where a required part of the
+        API's answer is missing.
         """
 
 
@@ -262,7 +261,7 @@ class Choice:
     may_think = True
 
     def restrict(self, body: Body, prompt: Prompt) -> Body:
-        """The words as choices; a token holds at least one byte, so that many tokens are enough."""
+        """The words as choices; a token has at least one byte, so one token for each byte is enough."""
         words = list(prompt.continuations.values())
         return {
             **body,
@@ -280,7 +279,7 @@ class JsonEnum:
     """A JSON schema with one field that is one of the words."""
 
     strict: bool = True
-    """As OpenAI wants it; some know neither `strict` nor `additionalProperties`."""
+    """OpenAI's form; some servers know neither `strict` nor `additionalProperties`."""
     may_think = True
 
     @property
@@ -312,10 +311,10 @@ class JsonEnum:
 
 @dataclass(frozen=True)
 class JsonAsked:
-    """The prompt's last message asks for the JSON. Chat only: a text that is to be continued has no place for it."""
+    """The prompt's last message asks for the JSON. Only for chats: a text to be continued has no place for it."""
 
     any_json: bool = True
-    """With the response format that allows any JSON."""
+    """Whether to use the response format that allows any JSON."""
     may_think = True
 
     @property
@@ -324,7 +323,7 @@ class JsonAsked:
         return "JSON mode" if self.any_json else "asked in words"
 
     def restrict(self, body: Body, prompt: Prompt) -> Body:
-        """Both objects that may be answered, written out behind the question."""
+        """Both allowed objects, written out after the question."""
         first, second = (f'{{"label": "{word}"}}' for word in _words(prompt))
         asked = f"Answer with one JSON object and nothing else: {first} or {second}"
         *before, last = body["messages"]
@@ -339,14 +338,14 @@ class JsonAsked:
 
 @dataclass(frozen=True)
 class TokenRead:
-    """vLLM, label words of one token each: these tokens alone may follow, and their log-probabilities are asked for."""
+    """vLLM with label words of one token: only these tokens may follow, and their log-probabilities are returned."""
 
     tokens: Mapping[System, int]
     name = "allowed_token_ids"
     may_think = False
 
     def restrict(self, body: Body, prompt: Prompt) -> Body:
-        """One token, of the allowed ones. Log-probabilities are taken before that restriction."""
+        """One of the allowed tokens. Log-probabilities are computed before this restriction."""
         wanted = list(self.tokens.values())
         asked: Body = {"logprobs": True} if prompt.messages is not None else {"logprobs": 1}
         return {
@@ -359,7 +358,7 @@ class TokenRead:
         }
 
     def read(self, reply: Reply, prompt: Prompt) -> Answer:
-        """The likeliest word, as the log-probabilities say."""
+        """The likeliest word by log-probability."""
         found = _token_log_probs(reply.choice["logprobs"])
         log_probs = {system: found[f"token_id:{token}"] for system, token in self.tokens.items()}
         label, _ = label_of(log_probs)
@@ -385,7 +384,7 @@ def _words(prompt: Prompt) -> list[str]:
 
 
 def _json_tokens(prompt: Prompt) -> int:
-    """A token holds at least one byte; the rest is the JSON around the word and white space within."""
+    """A token has at least one byte; the rest is for the JSON around the word and white space."""
     return max(len(word.encode()) for word in _words(prompt)) + 32
 
 
@@ -397,7 +396,7 @@ def _read_json(reply: Reply, prompt: Prompt) -> Answer:
 
 
 def _labels_in(found: Mapping[str, Any]) -> list[str]:
-    """The value of `label`, or the only one there is: servers that hold to no schema may name or wrap it otherwise."""
+    """The value of `label`, or the only value: without a schema, models may name or wrap it differently."""
     value = found.get("label", next(iter(found.values())) if len(found) == 1 else None)
     if isinstance(value, Mapping):
         return _labels_in(value)
@@ -405,7 +404,7 @@ def _labels_in(found: Mapping[str, Any]) -> list[str]:
 
 
 def _label_of(text: str, prompt: Prompt) -> System | None:
-    """The label of a text that is one of the words, but for case and what models put around words."""
+    """The label of a text that is one of the words, apart from case and characters around it."""
     for plain in (str.strip, _plain):
         found = [system for system, word in prompt.continuations.items() if plain(word) == plain(text) != ""]
         if len(found) == 1:

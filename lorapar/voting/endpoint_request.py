@@ -1,8 +1,8 @@
-"""One question to an endpoint, written as its model takes it: what a refusal or a cut-off answer teaches is remembered.
+"""A question to an endpoint in the form its model takes, learnt from refusals and cut-off answers.
 
-Some models refuse `max_tokens` (they want `max_completion_tokens`) or any temperature but their own, and some think
-before they answer and need room for that. None of it can be looked up, so it is found out by asking: mostly by the
-probe, and by a row where the endpoint changes its mind. Each thing found out is said once.
+Some models refuse `max_tokens` (they need `max_completion_tokens`) or any temperature but their own, and some reason
+before they answer and need more tokens. No API describes this, so it is found out by asking: mostly by the probe, and
+by a row where the endpoint changes. One line reports each finding.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from lorapar.voting.endpoint_room import RoomByLength, characters_of
 from lorapar.voting.templates import Message, Prompt
 
 ROOMS_TO_THINK = (0, 512, 2048, 8192)
-"""Tokens beside the label's that an answer may have, one after another as answers are cut off."""
+"""Extra tokens for an answer beyond the label's, one step after another as answers are cut off."""
 _LIMITS = ("max_tokens", "max_completion_tokens", None)
-"""What the limit is called, one after another as they are refused; None: no limit is sent."""
+"""Names of the limit, tried one after another as they are refused; None: send no limit."""
 _GUESSES = ((0, True), (0, False), (1, True), (1, False))
-"""What to try where refusals name no cause: the place of the limit's name, and whether temperature is sent."""
+"""Combinations to try where refusals name no cause: the index of the limit's name, and whether to send temperature."""
 _ABOUT_THE_REQUEST = frozenset({400, 404, 422})
 _NOT_OPTIONAL = frozenset({"model", "messages", "prompt"})
 _SHOWN_CHARACTERS = 200
@@ -32,16 +32,16 @@ _SHOWN_CHARACTERS = 200
 
 @dataclass
 class _Row:
-    """Beside one row's prompt."""
+    """Limits for one row's prompt."""
 
     most: int | None
-    """Tokens that an answer may have; None: as many as beside any other."""
+    """The tokens that an answer may have; None: as many as for other rows."""
     is_borrowed: bool = True
-    """It is what other rows left, not what this one was found to leave."""
+    """Whether it is an estimate from other rows rather than learnt from this one."""
 
 
 class Asker:
-    """Asks one model at one endpoint. `log` takes one line for each thing that is asked otherwise than it would be."""
+    """Asks one model at one endpoint. `log` takes one line for each deviation from the usual request."""
 
     def __init__(
         self, client: EndpointClient, model: str, options: EndpointOptions, log: Callable[[str], None]
@@ -60,14 +60,14 @@ class Asker:
         self._stream = False
         self._system = True
         self.attempts: int | None = None
-        """Tries of one request, where they shall be fewer than the settings say."""
+        """Tries of one request, if fewer than in the settings."""
         self.thinks = False
-        """Whether the model was seen to think before it answers."""
+        """Whether the model was seen to reason before it answers."""
 
     async def ask(self, prompt: Prompt, constraint: Constraint, *, tries: int = 1) -> Answer:
         """The answer to a prompt, asked again up to `tries` times where it is none of the words.
 
-        Raises RefusedError where the endpoint says no, UnreachableError where there is no answer to be had.
+        Raises RefusedError where the endpoint refuses, UnreachableError where it does not answer.
         """
         asked, row = 0, _Row(self._rooms.beside(characters_of(prompt)))
         while True:
@@ -78,7 +78,7 @@ class Asker:
             except RefusedError as error:
                 learned = self._fitted(error.failure, prompt, body, row) or self._learned(error.failure, body, room)
                 if learned and self.request(prompt, constraint, row.most) != (path, body):
-                    continue  # and only then: what has not changed would be refused without end
+                    continue  # and only then: an unchanged request would be refused again and again
                 if error.failure.unwritten and (self._has_more_room(room) or asked + 1 < tries):
                     asked += 1
                     await self.client.pause(asked)
@@ -90,7 +90,7 @@ class Asker:
                 return answer
             if reply.refusal is not None:
                 raise _refused_row(self.client.address, reply.refusal)
-            # An empty answer to the probe: some hide that the model was still thinking.
+            # An empty answer to the probe: some servers hide that the model was still reasoning.
             if constraint.may_think and (reply.is_cut_off or (tries == 1 and not reply.text)):
                 if self._may_be_longer(body, row, room):
                     continue
@@ -102,11 +102,11 @@ class Asker:
             await self.client.pause(asked)
 
     def log(self, what: str) -> None:
-        """Tell in one line what was found out about the endpoint."""
+        """Log one line about a finding."""
         self._log(f"{self.client.address} {what}")
 
     async def find_version(self) -> bool:
-        """Ask below `/v1` from now on, where the address names no version and models are listed there."""
+        """Use `/v1` from now on, where the address names no version and models are listed there."""
         before = self.client.address
         if not self.client.add_version():
             return False
@@ -124,20 +124,20 @@ class Asker:
             return []
 
     def change_guess(self, number: int) -> bool:
-        """Ask otherwise after refusals that name no cause; False once there is nothing left to guess."""
+        """Change the request after refusals that name no cause; False once there is nothing left to guess."""
         if number >= len(_GUESSES):
             return False
         self._limit, self._temperature = _GUESSES[number]
         return True
 
     def log_guess(self) -> None:
-        """Say what was guessed, once it was right."""
+        """Log the guess once it was right."""
         limit = f"with {_LIMITS[self._limit]}" if self._limit else ""
         rest = "" if self._temperature else "without temperature, so votes may differ between runs"
         self.log(f"is asked {' and '.join(filter(None, (limit, rest)))}: it refuses other requests without a reason")
 
     def request(self, prompt: Prompt, constraint: Constraint, most: int | None = None) -> tuple[str, Body]:
-        """Path and body of a question, as far as it is known what this model takes; `most` tokens may be answered."""
+        """Path and body of a question, with what is known about this model; the answer may have `most` tokens."""
         path, body = request_of(self.model, prompt)
         body = constraint.restrict(body, prompt)
         if not self._system:
@@ -165,7 +165,7 @@ class Asker:
             raise UnreachableError(f"{self.client.address}: an answer that is not in the API's format") from None
 
     def _learned(self, failure: Failure, body: Body, room: int) -> bool:
-        """Whether the request was refused for something that it can do without, or needs; it is sent so from now on."""
+        """Whether a refusal named something that requests can drop or add; they do so from now on."""
         shown = failure.words[:_SHOWN_CHARACTERS]
         if "stream" not in body and re.search(r"\bstream", failure.words, re.I):
             if not self._stream:
@@ -188,7 +188,7 @@ class Asker:
         return cause == "temperature" or cause in _LIMITS
 
     def _learn_limit(self, cause: str, failure: Failure, body: Body, room: int) -> None:
-        """Find other tokens for answers, or another name for their limit, where one was refused."""
+        """Change the number of tokens or the name of the limit, where one was refused."""
         why = f"it refuses {cause} ({failure.words[:_SHOWN_CHARACTERS]})"
         if failure.too_small and self._has_more_room(room):
             return
@@ -203,7 +203,7 @@ class Asker:
             self.log(f"is asked {how}: {why}")
 
     def _smaller(self, failure: Failure, body: Body) -> int | None:
-        """How many tokens to ask for where more than a label's were too many; None where that is not it."""
+        """A smaller number of tokens where the extra tokens were too many; None where that is not the cause."""
         asked = _tokens_of(body) or 0
         if not failure.too_large or self._max_tokens is not None or self._has_own_limit or asked < ROOMS_TO_THINK[1]:
             return None
@@ -211,7 +211,7 @@ class Asker:
         return fewer if fewer > 0 else None
 
     def _fitted(self, failure: Failure, prompt: Prompt, body: Body, row: _Row) -> bool:
-        """Whether a row was too long with so many tokens and is asked for fewer; rows as long begin with fewer then."""
+        """Whether a row was too long with its tokens and is retried with fewer; rows as long then begin with fewer."""
         if not failure.too_long or (fitting := self._smaller(failure, body)) is None:
             return False
         row.most, row.is_borrowed = fitting, False
@@ -222,7 +222,7 @@ class Asker:
         return True
 
     def _may_be_longer(self, body: Body, row: _Row, room: int) -> bool:
-        """Whether a cut-off answer may be asked for again with more tokens than it had."""
+        """Whether a cut-off answer may be asked for again with more tokens."""
         if row.most is None or _tokens_of(body) != row.most:
             return self._has_more_room(room)
         was_borrowed = row.is_borrowed
@@ -230,7 +230,7 @@ class Asker:
         return was_borrowed
 
     def _has_more_room(self, room: int) -> bool:
-        """Whether answers may have more tokens than at that step; they have from now on."""
+        """Whether answers may have more tokens than at that step; if so, they get them from now on."""
         if self._max_tokens is not None or self._has_own_limit or _LIMITS[self._limit] is None:
             return False
         if room == self._room:
@@ -253,7 +253,7 @@ class Asker:
 
 
 def cause_of(failure: Failure, body: Body) -> str | None:
-    """The field of a request that it was refused for: the one named as such, or mentioned first; None for no such."""
+    """The field that caused a refusal: the one named as the cause, or the one mentioned first; None without one."""
     if failure.status not in _ABOUT_THE_REQUEST:
         return None
     if failure.parameter in body:
@@ -267,7 +267,7 @@ def cause_of(failure: Failure, body: Body) -> str | None:
 
 
 def _tokens_of(body: Body) -> int | None:
-    """The limit that a request sets to its answer."""
+    """The limit of tokens in a request."""
     return next((body[name] for name in _LIMITS if name in body), None)
 
 
@@ -276,7 +276,7 @@ def _has_system(body: Body) -> bool:
 
 
 def _without_system(messages: Sequence[Message]) -> list[Message]:
-    """Messages of which the system's opens the user's first one."""
+    """Messages with the system message's text at the start of the first user message."""
     first, *rest = messages
     if first["role"] != "system":
         return list(messages)
@@ -286,7 +286,7 @@ def _without_system(messages: Sequence[Message]) -> list[Message]:
 
 
 class NoVoteError(UnreachableError):
-    """The endpoint works, and this one row it does not answer; the others may go on."""
+    """The endpoint works but does not answer this row; other rows may go on."""
 
 
 def _refused_row(address: str, refusal: str) -> NoVoteError:

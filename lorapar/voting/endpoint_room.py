@@ -1,7 +1,7 @@
-"""How many tokens an answer may have beside a prompt of some length: learnt from rows that left too little room.
+"""How many tokens an answer may have after a prompt of some length, learnt from rows with too little room.
 
-Prompt and answer share a model's context, so a row leaves less room the longer it is. What fitted beside one row is
-where rows as long or longer begin; a quarter less, so that those that are somewhat longer fit at once, too.
+Prompt and answer share a model's context, so a longer row leaves less room. What fitted after one row, less a quarter
+so that somewhat longer rows fit at once too, is the start for rows as long or longer.
 """
 
 from __future__ import annotations
@@ -10,18 +10,18 @@ from lorapar.voting.templates import Prompt
 
 
 class RoomByLength:
-    """Tokens to begin with, by the characters of a prompt."""
+    """The number of tokens to begin with, by a prompt's characters."""
 
     def __init__(self) -> None:
         self._known: dict[int, int] = {}
 
     @property
     def is_empty(self) -> bool:
-        """Whether no row has left too little room yet."""
+        """Whether every row so far has left enough room."""
         return not self._known
 
     def learn(self, length: int, tokens: int) -> None:
-        """Note how many tokens fit beside a prompt of this length, where more were refused."""
+        """Note how many tokens fit after a prompt of this length, where more were refused."""
         first = max(1, tokens - tokens // 4)
         known = self.beside(length)
         if known is None or first < known:
@@ -29,10 +29,10 @@ class RoomByLength:
             self._known[length] = first
 
     def beside(self, length: int) -> int | None:
-        """With how many tokens to begin; None where no prompt of this length or a shorter one was refused."""
+        """The number of tokens to begin with; None where no prompt of this length or less was refused."""
         return min((most for at, most in self._known.items() if at <= length), default=None)
 
 
 def characters_of(prompt: Prompt) -> int:
-    """How long a prompt is, without what a template of the server's puts around its messages."""
+    """A prompt's length, without what the server's template adds."""
     return len(prompt.text or "") + sum(len(message["content"]) for message in prompt.messages or ())

@@ -1,6 +1,6 @@
 """The `openai` backend: a teacher behind an OpenAI-compatible API, asked about many rows at once.
 
-Prompts are the same as everywhere; the server writes them as tokens. A vote is its answer, held to the label words.
+Prompts are the same as for every backend; the server tokenizes them. A vote is its answer, restricted to label words.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from lorapar.voting.templates import Prompt, render, template_digest
 class EndpointTeacher:
     """One teacher behind an endpoint (a `lorapar.voting.teacher.Teacher`); `close` ends its connections.
 
-    `environment` holds the key under the name that the settings give. Raises BadInputError where it is missing.
-    `whose` begins the lines about it, where it is no teacher that a person knows by that word.
+    `environment` holds the key under the name that the settings give. Raises BadInputError where it is missing. `whose`
+    begins its messages, where "teacher" and a name would not fit.
     """
 
     def __init__(
@@ -53,11 +53,11 @@ class EndpointTeacher:
         self._constraint: Constraint | None = None
 
     def votes(self, examples: Sequence[Example], done: Set[str] = frozenset()) -> Iterator[Vote]:
-        """One vote for each example that is not in `done`, as answers come; `concurrency` requests are on the way.
+        """One vote for each example that is not in `done`, as answers come, with `concurrency` requests at once.
 
-        A row that the provider's filter or the model refuses, that is too long, or whose answers are none of the words,
-        gets a vote without a label. Raises BadInputError where the endpoint says no to more than the row,
-        UnreachableError once a request has failed on every try; the answers that were on the way then come first.
+        A row gets a vote without a label if the provider's filter or the model refuses it, if it is too long, or if its
+        answers are none of the words. Raises BadInputError where the endpoint refuses more than the row,
+        UnreachableError once a request has failed on every try; answers on the way are returned first.
         """
         asked = [example for example in examples if example.id not in done]
         if not asked:
@@ -89,7 +89,7 @@ class EndpointTeacher:
     def _on_the_way(
         self, workers: Sequence[asyncio.Task[None]], ready: asyncio.Queue[Vote | Exception]
     ) -> Iterator[Vote]:
-        """Votes that come although another has failed: they are paid for, and no row is begun any more."""
+        """Votes that arrive after another request has failed: they are paid for, and no new row begins."""
         self._client.give_up()
         self._loop.run_until_complete(asyncio.wait(workers, timeout=self._options.timeout_seconds))
         while not ready.empty():
@@ -98,7 +98,7 @@ class EndpointTeacher:
                 yield vote
 
     async def _probe(self, example: Example) -> Constraint:
-        # After data of any kind a word might have other tokens than after fixed text.
+        # After arbitrary data a word might have other tokens than after fixed text.
         same_ending = not self.config.template.row.rstrip().endswith("}")
         try:
             return await probe(self._asker, self._prompt(example), same_ending=same_ending)
@@ -119,7 +119,7 @@ class EndpointTeacher:
                     continue
                 self._client.give_up()
                 ready.put_nowait(named)
-            except Exception as bug:  # told to whoever waits for a vote, who would wait for ever otherwise
+            except Exception as bug:  # passed to the thread that waits for a vote, which would otherwise wait for ever
                 self._client.give_up()
                 ready.put_nowait(bug)
             if self._client.given_up:
@@ -158,7 +158,7 @@ class EndpointTeacher:
         return render(self.config.template, example, self._target, self._role_play)
 
     def _named(self, error: LoraparError, example: Example | None) -> LoraparError:
-        """The same error with the teacher, and the row it was asked about, in front, and what to do behind."""
+        """The same error, with the teacher and the row before it and what to do after it."""
         row = f" row {example.id}:" if example is not None else ""
         refused = isinstance(error, RefusedError)
         advice = f"; {error.failure.advice}" if isinstance(error, RefusedError) and error.failure.advice else ""
@@ -167,7 +167,7 @@ class EndpointTeacher:
 
 
 def is_about_the_row(error: LoraparError) -> bool:
-    """Whether other rows may well be answered."""
+    """Whether the error concerns only this row."""
     if isinstance(error, RefusedError):
         return error.failure.filtered or error.failure.too_long
     return isinstance(error, NoVoteError)

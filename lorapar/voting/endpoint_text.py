@@ -1,6 +1,6 @@
-"""A model behind an OpenAI-compatible API that writes whole answers, asked about many conversations at once.
+"""A model behind an OpenAI-compatible API that writes free answers, asked about many conversations at once.
 
-The same client, retries and care for refusals as for teachers that vote; the answer is held to nothing.
+It has the same client, retries and handling of refusals as voting teachers, but no restriction of the answer.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from lorapar.voting.endpoint_teacher import is_about_the_row
 from lorapar.voting.templates import Prompt
 
 LONGEST_TOKENS = 1024
-"""Of an answer, unless `openai.max_tokens` says so; one that thinks or is cut off gets more, as a teacher does."""
+"""The tokens of an answer, unless `openai.max_tokens` is set; reasoning or cut-off answers get more."""
 _WHOLE = "whole"
 Messages = Sequence[tuple[str, str]]
 
 
 class _Free:
-    """Any text; only one that was cut off or is empty is no answer."""
+    """Any text that is not empty or cut off."""
 
     name = "any text"
     may_think = True
 
     def restrict(self, body: Body, prompt: Prompt) -> Body:
-        """Room for an answer, and nothing else."""
+        """Only the limit of tokens."""
         return {**body, "max_tokens": LONGEST_TOKENS}
 
     def read(self, reply: Reply, prompt: Prompt) -> Answer:
@@ -50,7 +50,7 @@ class TextTeacher:
         whose: str,
         environment: Mapping[str, str] = os.environ,
     ) -> None:
-        """`whose` begins the lines about it."""
+        """`whose` begins its messages."""
         self._config, self._whose = config, whose
         self._options = config.openai or EndpointOptions()
         try:
@@ -63,8 +63,8 @@ class TextTeacher:
     def answers(self, asked: Mapping[str, Messages]) -> Iterator[tuple[str, str | None]]:
         """(id, answer) as they come; None for one that it refuses, or that stays cut off.
 
-        Raises BadInputError where the endpoint says no to more than one conversation, UnreachableError where it fails;
-        the answers that were there come first.
+        Raises BadInputError where the endpoint refuses more than one conversation, UnreachableError where it fails;
+        answers that have arrived are returned first.
         """
         loop = asyncio.new_event_loop()
         ready: asyncio.Queue[tuple[str, str | None] | Exception] = asyncio.Queue()
@@ -103,7 +103,7 @@ class TextTeacher:
                     continue
                 self._asker.client.give_up()
                 ready.put_nowait(self._named(error))
-            except Exception as bug:  # told to whoever waits for an answer, who would wait for ever otherwise
+            except Exception as bug:  # passed to the waiting thread, which would otherwise wait for ever
                 self._asker.client.give_up()
                 ready.put_nowait(bug)
             if self._asker.client.given_up:

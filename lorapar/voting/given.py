@@ -1,7 +1,7 @@
-"""Labels of training rows that come from elsewhere than votes: from the data, or by chance. Controls of a study.
+"""Labels of training rows that do not come from votes: from the data, or by chance. Controls of a study.
 
-Only training rows are assigned so. Held-out and development rows keep the labels that they have with votes, so that
-figures and gate compare what they would have compared.
+Only training rows are assigned like this. Held-out and development rows keep the labels that votes give them, so
+metrics and gate compare the same rows as with votes.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from lorapar.records import Example, System
 
 
 def is_voted_on(example: Example, labels: Labels = "votes") -> bool:
-    """Whether teachers are asked about a row, where training rows get their labels so."""
+    """Whether teachers vote on a row, where `labels` says how training rows get theirs."""
     return Given(labels).asks(example.split, example.known_system)
 
 
@@ -27,10 +27,10 @@ class Given:
     labels: Labels = "votes"
     systems: Sequence[System] = SYSTEMS
     seed: int = 0
-    """Seed of labels by chance."""
+    """The seed of labels by chance."""
 
     def asks(self, split: str, known: System | None) -> bool:
-        """Whether teachers are asked: about all but rows with a label, and held-out rows whose system is known."""
+        """Whether teachers are asked: not about rows with a label, nor about held-out rows whose system is known."""
         if split != "train":
             return known is None
         return self.labels == "votes" or (self.labels == "data" and known is None)
@@ -38,8 +38,7 @@ class Given:
     def label(self, example_id: str, split: str, known: System | None) -> System | None:
         """The label of a row in place of votes; None where there is none.
 
-        By chance each system is as likely as any other, whatever rows stand beside: a row's label depends on its id
-        and the seed alone.
+        By chance, every system is equally likely, and a row's label depends only on its id and the seed.
         """
         if split != "train" or self.labels == "votes":
             return None

@@ -1,7 +1,7 @@
-"""What the backends share that read a model's probabilities on this machine: prompts as tokens in, votes out.
+"""Shared by the backends that read a model's probabilities on this machine: from examples to tokens, and to votes.
 
 Prompt and label words are split where the label words begin. Each backend encodes with the teacher's own tokenizer
-through `Reader`, so all of them put the same tokens to a model.
+through `Reader`, so all of them give a model the same tokens.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Choice:
 
     prompt: tuple[int, ...]
     words: Mapping[System, tuple[int, ...]]
-    """Tokens of each label word; none is empty and none begins with another."""
+    """Tokens of each label word; none is empty, and none is a prefix of another."""
 
     @property
     def length(self) -> int:
@@ -40,9 +40,9 @@ class Choice:
 def encode(tokenizer: PreTrainedTokenizerBase, rendered: Sequence[Prompt]) -> list[Choice]:
     """Token ids of each prompt and its continuations.
 
-    The whole text is tokenised once with each continuation, as in lm-evaluation-harness: a word then has the tokens it
-    has in that place. Where a token would span prompt and word, it counts as the word's, for all words alike.
-    Raises BadInputError where the words cannot be told apart.
+    The whole text is tokenised once with each continuation, as in lm-evaluation-harness, so a word has its tokens for
+    that place. A token that spans prompt and word counts as the word's, equally for all words. Raises BadInputError
+    where the words cannot be distinguished.
     """
     if not rendered:
         return []
@@ -89,7 +89,7 @@ def _split(prompt: Prompt, alone: list[int], whole: dict[System, list[int]]) -> 
 class Reader:
     """One teacher's prompts and votes; `target` is the role-played model as `templates.target_text` writes it.
 
-    `longest` is how many tokens the model reads, prompt and label word together; None where it does not say.
+    `longest` is how many tokens the model reads, prompt and label word together; None where that is unknown.
     """
 
     def __init__(

@@ -1,12 +1,12 @@
-"""The figures of a vote, as they stand in labels/summary.json, all worked out from counted patterns: shares, calls, and
-how far voters agree with each other and with gold labels (Cohen's kappa, Krippendorff's alpha, confusion).
+"""Statistics of a vote for labels/summary.json, computed from counted patterns: shares, calls and agreement.
 
-Two things to keep in mind when reading them. Pairwise agreement comes from the first round only: the other teachers
-were asked about open rows, where agreement is low by selection. Krippendorff's alpha takes all votes, so with early
-decision it is lower than it would be had everybody been asked (`first_round_krippendorff_alpha` is free of that).
+Agreement is that of voters with each other and with gold labels (Cohen's kappa, Krippendorff's alpha, confusion). Two
+notes on reading it. Pairwise agreement uses only the first round: the other teachers were asked about open rows, where
+agreement is low by selection. Krippendorff's alpha uses all votes, so early decision lowers it compared with asking
+every teacher (`first_round_krippendorff_alpha` avoids this).
 
-Agreement is own code, because the libraries at hand are heavy (scikit-learn) or under another licence (krippendorff is
-GPL); checked against published examples. A unit is one string with one mark a voter.
+The agreement code is lorapar's own, because the available libraries are heavy (scikit-learn) or have another licence
+(krippendorff is GPL). It is checked against published examples. A unit is a string with one mark for each voter.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Described = Mapping[str, Mapping[str, Any]]
 
 
 def cohen_kappa(pairs: Mapping[tuple[str, str], int]) -> float | None:
-    """Cohen's kappa of two raters from counted pairs of marks; None where chance alone would make them agree.
+    """Cohen's kappa of two raters from counted pairs of marks; None where agreement by chance is certain.
 
     Cohen (1960), A coefficient of agreement for nominal scales.
     """
@@ -47,8 +47,8 @@ def cohen_kappa(pairs: Mapping[tuple[str, str], int]) -> float | None:
 def krippendorff_alpha(units: Mapping[str, int], missing: str = NO_VOTE) -> float | None:
     """Krippendorff's alpha for nominal marks with missing ones, from counted units; None where all marks are equal.
 
-    Krippendorff (2011), Computing Krippendorff's Alpha-Reliability, section D. A unit with fewer than two marks counts
-    for nothing.
+    Krippendorff (2011), Computing Krippendorff's Alpha-Reliability, section D. A unit with fewer than two marks does
+    not count.
     """
     totals: Counter[str] = Counter()
     disagreeing = 0.0
@@ -66,7 +66,7 @@ def krippendorff_alpha(units: Mapping[str, int], missing: str = NO_VOTE) -> floa
 
 
 def pairwise(patterns: Mapping[str, int], places: Sequence[int]) -> tuple[Matrix, Matrix]:
-    """Raw agreement and kappa of each two of the teachers at `places`, over the rows both voted on."""
+    """Raw agreement and kappa of each pair of the teachers at `places`, over the rows both voted on."""
     raw: Matrix = [[None] * len(places) for _ in places]
     kappa: Matrix = [[None] * len(places) for _ in places]
     for row, one in enumerate(places):
@@ -91,13 +91,13 @@ def confusion(pairs: Iterable[tuple[str, str, int]]) -> dict[str, dict[str, int]
 
 
 def accuracy(table: Mapping[str, Mapping[str, int]]) -> float | None:
-    """Share of right labels in a confusion table among those that were given one; None without any."""
+    """The share of correct labels in a confusion table among labelled rows; None without any."""
     labelled = sum(count for row in table.values() for given, count in row.items() if given != "held_out")
     return sum(row.get(gold, 0) for gold, row in table.items()) / labelled if labelled else None
 
 
 def vote_summary(count: Count, assigned: Assigned, round_name: str, described: Described) -> dict[str, Any]:
-    """Everything labels/summary.json holds; shares and coefficients that are undefined are None."""
+    """The contents of labels/summary.json; undefined shares and coefficients are None."""
     ballots, patterns = count.ballots, count.counted()
     first = tuple(range(ballots.first_round))
     raw, kappa = pairwise(patterns, first)
@@ -127,7 +127,7 @@ def vote_summary(count: Count, assigned: Assigned, round_name: str, described: D
 
 
 def given_statistics(count: Count) -> dict[str, Any]:
-    """Training rows that have their labels from elsewhere than votes, by system; nothing where none have."""
+    """Training rows whose labels do not come from votes, by system; empty where there are none."""
     if not count.given:
         return {}
     rows = Counter(count.given.values())
@@ -143,7 +143,7 @@ def given_statistics(count: Count) -> dict[str, Any]:
 
 
 def teacher_statistics(count: Count, patterns: Counter[str], described: Described) -> dict[str, dict[str, Any]]:
-    """For each teacher: its round, weight, calls, tokens, how often it said what, and how it fared against gold."""
+    """For each teacher: its round, weight, calls, tokens, shares of its votes, and accuracy against gold labels."""
     golds, system_of = Counter(zip(count.patterns, count.gold, strict=True)), count.ballots.system_of
     found = {}
     for place, name in enumerate(count.ballots.teachers):
@@ -170,7 +170,7 @@ def teacher_statistics(count: Count, patterns: Counter[str], described: Describe
 
 
 def row_statistics(ballots: Ballots, patterns: Counter[str]) -> dict[str, int]:
-    """Voted rows (of every split) by what they came to.
+    """Voted rows (of every split) by result.
 
     The systems, `held_out` and `undecided` add up to `voted`; the others overlap them.
     """
@@ -185,7 +185,7 @@ def row_statistics(ballots: Ballots, patterns: Counter[str]) -> dict[str, int]:
 
 
 def call_statistics(ballots: Ballots, patterns: Counter[str]) -> dict[str, Any]:
-    """Votes cast, votes that early decision has saved so far, and the share of rows decided without everybody."""
+    """Votes cast, votes that early decision has saved so far, and the share of rows decided without all teachers."""
     calls = saved = early = 0
     for pattern, rows in patterns.items():
         unasked = pattern.count(NOT_ASKED)
@@ -198,8 +198,8 @@ def call_statistics(ballots: Ballots, patterns: Counter[str]) -> dict[str, Any]:
 
 
 def tokens_saved(count: Count, patterns: Counter[str]) -> int:
-    """About how many tokens the saved calls would have taken: for each teacher its mean over the votes it has cast, or
-    the mean of all votes where it has cast none.
+    """An estimate of the tokens that saved calls would have taken: for each teacher its mean over the votes it cast, or
+    the mean of all votes where it cast none.
     """
     calls, tokens = sum(count.calls.values()), sum(count.tokens.values())
     saved = 0.0
@@ -216,7 +216,7 @@ def tokens_saved(count: Count, patterns: Counter[str]) -> int:
 
 
 def gold_statistics(ballots: Ballots, patterns: Sequence[str], golds: Sequence[System | None]) -> dict[str, Any] | None:
-    """The vote against the systems the data names; None where it names none. Held-out rows count in no accuracy."""
+    """The vote against the systems that the data name; None where they name none. Accuracy ignores held-out rows."""
     outcomes = {pattern: ballots.outcome(pattern) for pattern in set(patterns)}
     table = confusion(
         (gold, outcomes[pattern].system or "held_out", rows)
@@ -230,9 +230,9 @@ def gold_statistics(ballots: Ballots, patterns: Sequence[str], golds: Sequence[S
 
 
 def plain_statistics(count: Count) -> dict[str, Any] | None:
-    """What the vote would have come to without calibration; None where there was none.
+    """The result of the vote without calibration; None where there was none.
 
-    Rows that were decided early with calibration may be undecided without it: nobody was asked about them any more.
+    Rows that were decided early with calibration may be undecided without it, because no further teacher was asked.
     """
     if count.plain_patterns is None:
         return None
@@ -253,17 +253,17 @@ def plain_statistics(count: Count) -> dict[str, Any] | None:
 
 
 def shares_of(teacher: Mapping[str, Any]) -> dict[str, float | None]:
-    """By system, the share of a teacher's votes that said it, from its entry in a summary: of the two, the first's."""
+    """The share of a teacher's votes by system, from its entry in a summary; with two systems, only the first's."""
     return dict(teacher["shares"]) if "shares" in teacher else {SYSTEMS[0]: teacher.get("system1_share")}
 
 
 def _share_key(systems: Sequence[System]) -> str:
-    """What figures call how often a teacher said what: of the two systems the share of the first tells all."""
+    """The key of a teacher's shares: with two systems, the share of the first says everything."""
     return "system1_share" if tuple(systems) == SYSTEMS else "shares"
 
 
 def _shares(counts: Mapping[str, int], ballots: Ballots) -> dict[str, Any]:
-    """How often a teacher said what, from its votes by mark: the share of System 1, or one by named system."""
+    """A teacher's shares, from its votes by mark: the share of System 1, or one for each named system."""
     votes = sum(counts.get(mark, 0) for mark in ballots.system_of)
     shares = {system: counts.get(mark, 0) / votes if votes else None for mark, system in ballots.system_of.items()}
     key = _share_key(ballots.systems)
@@ -271,14 +271,14 @@ def _shares(counts: Mapping[str, int], ballots: Ballots) -> dict[str, Any]:
 
 
 def _plain_shares(patterns: Sequence[str], ballots: Ballots) -> dict[str, Any]:
-    """The same by teacher."""
+    """The same for each teacher, without calibration."""
     key = _share_key(ballots.systems)
     marks = (Counter(pattern[place] for pattern in patterns) for place in range(len(ballots.teachers)))
     return {key: {name: _shares(marked, ballots)[key] for name, marked in zip(ballots.teachers, marks, strict=True)}}
 
 
 def metrics_of(summary: Mapping[str, Any]) -> dict[str, float]:
-    """The flat figures a run shows; undefined ones are left out."""
+    """The flat metrics that a run shows; undefined ones are left out."""
     values = {
         **{f"{system}_rows": rows for system, rows in summary["train_rows"].items()},
         "held_out_rows": summary["rows"]["held_out"],
@@ -302,7 +302,7 @@ def metrics_of(summary: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _pairs(agreement: Mapping[str, Any]) -> dict[str, float | None]:
-    """Raw agreement and kappa of each two teachers of the first round."""
+    """Raw agreement and kappa of each pair of teachers in the first round."""
     names, found = agreement["teachers"], {}
     for row, column in combinations(range(len(names)), 2):
         pair = f"{names[row]}_{names[column]}"

@@ -1,10 +1,10 @@
-"""Count the votes on every row, and assign the rows to where their votes send them: a label, a system and a split.
+"""Count the votes on every row, and assign each row its label, system and split.
 
 Counting takes one pass over the examples and one over the votes. A row's votes are a pattern (`lorapar.voting.ballots`)
 and rows share pattern strings, so a million rows take about as much memory as their ids.
 
-A person may set labels in a CSV file, a row an example, with the columns `example_id`, `edited` (a system's name,
-hold_out, or empty for no edit) and whatever else helps to decide. Columns may be in any order; others are ignored.
+A person may set labels in a CSV file with one example in each row and the columns `example_id` and `edited` (a system's
+name, hold_out, or empty for no edit). Columns may be in any order; others are ignored.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from lorapar.voting.ballots import NO_VOTE, NOT_ASKED, Ballots
 from lorapar.voting.collect import EXAMPLES, VOTES
 
 SHOWN_ROWS = 20
-"""Rows of each label, and contested rows, that a summary names."""
+"""How many rows of each label, and how many contested rows, a summary names."""
 
 
 Split = Literal["train", "heldout", "development"]
@@ -48,7 +48,7 @@ ID, EDITED = "example_id", "edited"
 
 
 class _ExampleParts(TypedDict):
-    """What is counted of an example."""
+    """The fields of an example that counting needs."""
 
     id: str
     known_system: NotRequired[System | None]
@@ -56,7 +56,7 @@ class _ExampleParts(TypedDict):
 
 
 class _VoteParts(TypedDict):
-    """What is counted of a vote."""
+    """The fields of a vote that counting needs."""
 
     example_id: str
     teacher: str
@@ -84,24 +84,24 @@ class Count:
         self.splits = bytearray()
         """The split of each row, by its place in `SPLITS`."""
         self.rows_of_examples = array("q")
-        """The row of each example; negative for one nobody is asked about, whose split and system `unasked` tells."""
+        """The row of each example; negative for an example without a vote, whose split and system `unasked` returns."""
         self.lean = array("d")
-        """Confidence for the first system less confidence for others, summed over a row's votes."""
+        """Confidence for the first system minus confidence for the others, summed over a row's votes."""
         self.rows_of_votes = array("q")
         """The row of each vote, in the order the votes were read."""
         self.edits: dict[int, Edit] = {}
-        """What a person has set for a row, whatever its votes say."""
+        """The label that a person has set for a row, whatever its votes say."""
         self.given: dict[int, System] = {}
-        """What training rows are by chance or by the data, in place of votes; nobody is asked about them."""
+        """Labels of training rows by chance or from the data, in place of votes; no teacher is asked about them."""
         self.calls: Counter[str] = Counter()
         self.tokens: Counter[str] = Counter()
         self.abstained: Counter[str] = Counter()
-        """Rows that each teacher was asked about and would not answer."""
+        """Rows that each teacher refused to answer."""
         self.known_heldout: Counter[str] = Counter()
-        """Held-out rows that nobody is asked about, by the system the data names."""
+        """Held-out rows without a vote, by the system that the data name."""
 
     def read_examples(self, path: Path) -> None:
-        """Number the rows; raises BadInputError for an id that is there twice."""
+        """Number the rows; raises BadInputError for a repeated id."""
         nobody, row_of, number = self.ballots.nobody, self.row_of, 0
         for example in read_parts(path, _EXAMPLE, "Example"):
             known, split = example.get("known_system"), example.get("split", "train")
@@ -123,7 +123,7 @@ class Count:
         self.lean = array("d", bytes(8 * number))
 
     def unasked(self, row: int) -> tuple[Split, System]:
-        """Split and known system of an example that nobody is asked about, from its number in `rows_of_examples`."""
+        """Split and known system of an example without a vote, from its number in `rows_of_examples`."""
         split, system = divmod(-1 - row, len(self.ballots.systems))
         return SPLITS[split], self.ballots.systems[system]
 
@@ -165,7 +165,7 @@ class Count:
             self.plain_patterns[row] = self.ballots.add(plain, vote["example_id"], vote["teacher"], None)
 
     def excuse(self, names: Collection[str]) -> None:
-        """These teachers failed: the votes that they have not cast will not come."""
+        """Note that these teachers failed: their missing votes will not come."""
         if not names:
             return
         mark = cache(lambda pattern: self.ballots.mark_absent(pattern, names))
@@ -174,7 +174,7 @@ class Count:
             self.plain_patterns = [mark(pattern) for pattern in self.plain_patterns]
 
     def edit(self, edits: Mapping[str, Edit], source: str) -> None:
-        """Take labels that a person has set; raises BadInputError for a row that is not voted on."""
+        """Apply labels that a person has set; raises BadInputError for a row that is not voted on."""
         for example_id, edit in edits.items():
             row = self.row_of.get(example_id)
             if row is None:
@@ -185,7 +185,7 @@ class Count:
             self.edits[row] = edit
 
     def check_complete(self, round_name: str) -> None:
-        """Raise BadInputError where a vote that the round should have brought is missing."""
+        """Raise BadInputError where a vote of the round is missing."""
         absent = {pattern: self._absent(pattern, round_name) for pattern in set(self.patterns)}
         if not any(absent.values()):
             return
@@ -197,7 +197,7 @@ class Count:
                 )
 
     def _absent(self, pattern: str, round_name: str) -> list[str]:
-        """Names of those whose votes the round should have brought."""
+        """Names of the teachers whose votes are missing from the round."""
         names = self.ballots.teachers
         unasked = [name for name, mark in zip(names, pattern, strict=True) if mark == NOT_ASKED]
         first = [name for name in unasked if name in names[: self.ballots.first_round]]
@@ -208,7 +208,7 @@ class Count:
         return Counter(pattern for row, pattern in enumerate(self.patterns) if row not in self.given)
 
     def shown(self, system: System) -> list[str]:
-        """Ids of a few rows decided for a system, evenly spread over the data, so that sorted data show all kinds."""
+        """Ids of a few rows decided for a system, evenly spread over the data, so that sorted data show every kind."""
         outcomes = {pattern: self.ballots.outcome(pattern) for pattern in set(self.patterns)}
         own = {pattern for pattern, outcome in outcomes.items() if outcome.decided and outcome.system == system}
         rows = array("q", (row for row, pattern in enumerate(self.patterns) if pattern in own))
@@ -216,7 +216,7 @@ class Count:
         return self._ids(sorted(chosen))
 
     def contested(self) -> list[str]:
-        """Ids of the rows that teachers disagree most about: least agreement first, then least sure on balance."""
+        """Ids of the rows with the most disagreement: lowest agreement first, then lowest total confidence."""
         outcome = self.ballots.outcome
         torn = (pattern for pattern in set(self.patterns) if len(set(pattern).difference(NO_VOTE)) > 1)
         split = {pattern: outcome(pattern).agreement for pattern in torn}
@@ -245,11 +245,11 @@ class Assigned:
 
 
 def assign(count: Count, examples: Path, folders: Mapping[str, Path]) -> Assigned:
-    """Write labels.jsonl of all voted rows, and each row to the folder of its outcome, as it stands in `examples`.
+    """Write labels.jsonl of all voted rows, and each row of `examples`, unchanged, to the folder of its outcome.
 
-    `folders` are labels, undecided, system1, system2 (train rows, `slot_of` says whose are where) and heldout. Rows
-    that are held out of all systems have a label without a system and go nowhere else, and development rows are counted
-    alone: publish finds them by their labels. `examples` is the file that `count` has read.
+    `folders` are labels, undecided, system1, system2 (train rows; `slot_of` says which system has which slot) and
+    heldout. Rows held out of all systems have a label without a system and are written nowhere else. Development rows
+    are counted separately: publish finds them by their labels. `examples` is the file that `count` has read.
     """
     writer = _Labels(count)
     systems = count.ballots.systems
@@ -272,7 +272,7 @@ def assign(count: Count, examples: Path, folders: Mapping[str, Path]) -> Assigne
 
 
 class _Labels:
-    """The label of each row. All but the id is the same for rows of one pattern, so it is written once a pattern."""
+    """The label of each row. Rows of one pattern differ only in their id; the rest is rendered once."""
 
     def __init__(self, count: Count) -> None:
         self._count = count
@@ -286,7 +286,7 @@ class _Labels:
         return (start + self._after_id(self._count.patterns[row], edit, given)).encode()
 
     def place(self, row: int) -> str | None:
-        """Where the row itself goes, as a key of `_paths`; None: nowhere."""
+        """The row's file, as a key of `_paths`; None: no file."""
         split = SPLITS[self._count.splits[row]]
         return self._key(self._count.patterns[row], self._count.edits.get(row), self._count.given.get(row), split)
 
@@ -315,7 +315,7 @@ class _Labels:
 
 
 def assign_open_votes(count: Count, votes: Sequence[Path], undecided: Path) -> None:
-    """Put the votes already cast on undecided rows beside them: the next round decides with them whom to ask.
+    """Write the votes on undecided rows next to these rows: the next round uses them to decide which teachers to ask.
 
     `votes` are the files that `count` has read, in that order.
     """
@@ -347,7 +347,7 @@ def system_of(edit: Edit) -> System | None:
 
 
 def resolve_edits(config: EditsConfig, systems: Sequence[System] = SYSTEMS) -> EditsConfig:
-    """The settings with the file's digest filled in; raises BadInputError where it is not a file of edits."""
+    """The settings with the file's digest; raises BadInputError where it is not a file of edits."""
     if config.source is None:
         return config
     data = _bytes(config.source)
@@ -356,7 +356,7 @@ def resolve_edits(config: EditsConfig, systems: Sequence[System] = SYSTEMS) -> E
 
 
 def load_edits(config: EditsConfig, systems: Sequence[System] = SYSTEMS) -> dict[str, Edit]:
-    """Edits by example id; none without a source. Raises BadInputError where the file is not what `plan` saw."""
+    """Edits by example id; empty without a source. Raises BadInputError where the file has changed since `plan`."""
     if config.source is None:
         return {}
     data = _bytes(config.source)
@@ -384,7 +384,7 @@ def parse_edits(data: bytes, source: str, systems: Sequence[System] = SYSTEMS) -
 
 
 def edits_csv(edits: Mapping[str, Edit]) -> str:
-    """The edits alone, ordered by id: equal edits, equal bytes."""
+    """Only the edits, ordered by id: equal edits give equal bytes."""
     return table_csv((ID, EDITED), sorted(edits.items()))
 
 

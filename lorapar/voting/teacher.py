@@ -1,4 +1,4 @@
-"""What every backend of a teacher is: something that takes examples and gives votes, one after another."""
+"""The interface of every teacher backend: it takes examples and yields votes."""
 
 from __future__ import annotations
 
@@ -14,13 +14,11 @@ class Teacher(Protocol):
     """One voter, ready to be asked."""
 
     def votes(self, examples: Sequence[Example], done: Set[str] = frozenset()) -> Iterator[Vote]:
-        """One vote for each example, in any order, each as soon as it is known so that it can be put on disk.
+        """One vote for each example, in any order, as soon as it is known, so that it can go to disk.
 
-        A row that the teacher will not answer has a vote without a label.
-
-        No vote is wanted on the rows whose ids are in `done`: an earlier call that was stopped has them. They are among
-        the examples because a row's probabilities depend, in their last bits, on the rows it is read with, and votes
-        after a stop are to be those of a call that was never stopped.
+        A row that the teacher refuses has a vote without a label. Rows whose ids are in `done` need no vote, because an
+        earlier, stopped call has them. They are still among the examples: a row's probabilities depend, in their last
+        bits, on the rows in its batch, and votes after a stop must equal those of an uninterrupted call.
         """
 
 
@@ -36,6 +34,6 @@ def teacher_model(config: TeacherConfig, base: ModelConfig) -> ModelConfig:
 
 
 def label_of(log_probs: Mapping[System, float]) -> tuple[System, float]:
-    """The likeliest system and its probability among all (softmax); of equal ones the last counts, System 2 of two."""
+    """The likeliest system and its probability among all (softmax); at a tie the last one, System 2 of two."""
     label: System = max(reversed(list(log_probs)), key=lambda system: log_probs[system])
     return label, 1.0 / sum(math.exp(value - log_probs[label]) for value in log_probs.values())

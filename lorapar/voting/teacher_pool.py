@@ -1,10 +1,10 @@
-"""The teachers of a run: opened when first asked, their votes remembered, and their bias subtracted.
+"""The teachers of a run: opened when first asked, with their votes cached and their bias subtracted.
 
-A teacher's bias to one label is measured on probe rows; without subtracting it, a teacher that gives one label to
+A teacher's bias towards one label is measured on probe rows; without subtracting it, a teacher that gives one label to
 nearly every row would decide alone. It is the mean over the probe rows of log P(System 1's word) - log P(System 2's
-word); of several systems, one for each against the last. It is right to subtract it where the systems are about equally
-frequent, and hurts where they are not: the rows' own balance goes with it. So every vote keeps its label without it,
-and the tally shows both.
+word); of several systems, one for each against the last. Subtracting it is right where the systems are about equally
+frequent. Where they are not, it hurts, because it also removes the rows' own balance. So every vote also keeps its
+uncalibrated label, and the tally shows both.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from lorapar.voting.cache import VoteCache
 from lorapar.voting.teacher import Teacher, label_of
 
 PROBE = "probe.jsonl"
-"""The probe rows, beside the votes; the second round measures the other teachers on the same."""
+"""The file of probe rows, next to the votes; the second round measures its teachers on the same rows."""
 Bias = Mapping[System, float]
-"""By system, the mean log-odds against the last one, whose own is 0."""
+"""The mean log-odds by system against the last one, whose own is 0."""
 
 
 class TeacherFailedError(Exception):
-    """A teacher cannot be had, or has failed; `error` says why."""
+    """A teacher cannot be opened, or has failed; `error` says why."""
 
     def __init__(self, error: LoraparError) -> None:
         super().__init__(str(error))
@@ -37,8 +37,8 @@ class TeacherFailedError(Exception):
 class TeacherPool:
     """Teachers by name.
 
-    `open_teacher` makes one from its name; it is called only where something has to be asked. With `probe` rows each
-    teacher's bias is measured on them before its first vote, and subtracted from all its votes.
+    `open_teacher` makes a teacher from its name; it is called only where there is something to ask. With `probe` rows,
+    each teacher's bias is measured on them before its first vote, and subtracted from all its votes.
     """
 
     def __init__(
@@ -56,11 +56,11 @@ class TeacherPool:
 
     @property
     def remembers(self) -> bool:
-        """Whether `recall` can give anything."""
+        """Whether there is a cache for `recall`."""
         return self._cache is not None
 
     def recall(self, name: str, examples: Sequence[Example]) -> Iterator[Vote]:
-        """Votes that are known from earlier, marked as such; raises as `votes` does where a bias is measured."""
+        """Cached votes, marked as such; raises like `votes` where a bias is measured."""
         if self._cache is None:
             return
         with _teacher_failures():
@@ -69,19 +69,19 @@ class TeacherPool:
             yield self._calibrated(name, vote)
 
     def votes(self, name: str, examples: Sequence[Example], done: Set[str] = frozenset()) -> Iterator[Vote]:
-        """Ask a teacher, as `Teacher.votes` says; raises TeacherFailedError where it cannot be had or fails."""
+        """Ask a teacher, like `Teacher.votes`; raises TeacherFailedError where it cannot be opened or fails."""
         for vote in self._asked(name, examples, done):
             yield self._calibrated(name, vote)
 
     def _asked(self, name: str, examples: Sequence[Example], done: Set[str]) -> Iterator[Vote]:
         by_id = {example.id: example for example in examples} if self._cache is not None else {}
         for vote in self._votes(name, examples, done):
-            if self._cache is not None and vote.label is not None:  # a filter may be another one tomorrow
+            if self._cache is not None and vote.label is not None:  # a filter may change
                 self._cache.keep(name, by_id[vote.example_id], vote)
             yield vote
 
     def _votes(self, name: str, examples: Sequence[Example], done: Set[str]) -> Iterator[Vote]:
-        # Errors of whoever takes the votes (the disk, the store) are not raised in here, and not the teacher's.
+        # Errors of the caller (the disk, the store) are not raised here and are not the teacher's.
         with _teacher_failures():
             if self._teacher is None or self._name != name:
                 self._teacher, self._name = self._open_teacher(name), name
@@ -103,7 +103,7 @@ class TeacherPool:
 
 @contextmanager
 def _teacher_failures() -> Iterator[None]:
-    """Tell what goes wrong with a teacher from what goes wrong with the disk or the store."""
+    """Distinguish a teacher's errors from those of the disk or the store."""
     try:
         yield
     except (UnreachableError, BadInputError) as error:
@@ -111,7 +111,7 @@ def _teacher_failures() -> Iterator[None]:
 
 
 def probe_rows(examples: Iterable[Example], count: int) -> list[Example]:
-    """`count` rows chosen by the digests of their contents: the same from the same data in any order, and nearly the
+    """`count` rows chosen by the digests of their contents: the same for the same data in any order, and nearly the
     same once the data have grown.
     """
     return heapq.nsmallest(count, examples, key=_place)
@@ -127,7 +127,7 @@ def bias(votes: Sequence[Vote]) -> Bias:
 
 
 def calibrated(vote: Vote, lean: Bias) -> Vote:
-    """The vote with `lean` subtracted from its log-odds: label and confidence again, the old label kept beside it."""
+    """The vote with `lean` subtracted from its log-odds: new label and confidence, and the uncalibrated label."""
     if vote.label is None:
         return vote
     label, confidence = label_of({system: odds - lean[system] for system, odds in _log_odds(vote).items()})

@@ -1,7 +1,7 @@
-"""What a teacher is shown about one example and which words it may answer with: text only, no tokenizer.
+"""A teacher's prompt for an example, and the words it may answer with: text only, no tokenizer.
 
 Every backend renders an example with `render`, so the same settings ask the same question everywhere. The paper's
-role-play (section 3.1) is the `instruction` of a template; its other arm is the `neutral_instruction`.
+role-play (section 3.1) is the `instruction` of a template; its control is the `neutral_instruction`.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ class Prompt:
     messages: tuple[Message, ...] | None
     text: str | None
     continuations: Mapping[System, str]
-    """What follows the prompt where the teacher means that system; begins with a space where the text needs one."""
+    """The continuation that means each system; begins with a space where the text needs one."""
 
 
 def target_text(model: ModelConfig) -> str:
-    """How the target model is introduced to a teacher: its name (folders and owners aside) and its description."""
+    """The target model for a teacher's instruction: its name (without folders and owners) and its description."""
     name = PurePath(model.name).name
     return f"{name} ({model.description})" if model.description else name
 
 
 def plays_role(template: TeacherTemplate, role_play: bool) -> bool:
-    """Whether the teacher is told to act as the target: an instruction may leave {target} out."""
+    """Whether the teacher is asked to act as the target: an instruction may leave {target} out."""
     return role_play and "{target}" in template.instruction
 
 
@@ -62,7 +62,7 @@ def render(template: TeacherTemplate, example: Example, target: str, role_play: 
 
 
 def template_digest(template: TeacherTemplate, target: str, role_play: bool) -> str:
-    """Digest of all a teacher is told besides the example: two equal digests ask the same question."""
+    """Digest of everything in a teacher's prompt besides the example: equal digests ask the same question."""
     content = {
         "opening": opening(template, target, role_play),
         "style": template.style,
@@ -96,10 +96,10 @@ def _row(template: TeacherTemplate, question: str, answer: str) -> str:
 
 
 def _gap(template: TeacherTemplate) -> str:
-    """White space between a row and its label word: it belongs to the word, because tokens begin with it."""
+    """The white space between a row and its label word: it belongs to the word, because tokens begin with it."""
     return template.row[len(template.row.rstrip()) :] or " "
 
 
 def _fill(text: str, values: Mapping[str, str]) -> str:
-    """Put values in place of `{name}`, all at once: unlike str.format, other braces mean nothing here or in values."""
+    """Replace each `{name}` by its value, all at once: unlike in str.format, other braces stay as they are."""
     return re.sub(r"\{(\w+)\}", lambda match: values.get(match[1], match[0]), text)

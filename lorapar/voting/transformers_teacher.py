@@ -1,7 +1,7 @@
-"""The `transformers` backend: a teacher on this machine that is read, not generated from.
+"""The `transformers` backend: a teacher on this machine that scores label words and generates nothing.
 
-A vote is the likelier of the two label words; nothing is sampled and nothing can fall outside the labels. Their
-log-probabilities after prompts are computed in batches, right-padded, with the prompts' common beginning run once.
+A vote is the likelier label word; nothing is sampled, so every answer is a label. The words' log-probabilities are
+computed in right-padded batches, and the prompts' common beginning is computed once.
 
 Shapes: N sequences in a batch, L tokens of the longest one, P tokens of the common beginning, U positions whose logits
 are read, V size of the vocabulary, R label tokens looked up.
@@ -30,14 +30,14 @@ if TYPE_CHECKING:
 
 
 SHORTEST_PREFIX = 8
-"""A common beginning of fewer tokens is not worth a cache."""
+"""The least tokens of a common beginning that is worth a cache."""
 WINDOW_BATCHES = 32
-"""Batches whose rows are sorted by length together: less padding, and memory that does not grow with the data."""
+"""How many batches are sorted by length together: less padding, and memory that does not grow with the data."""
 
 
 @dataclass
 class _Plan:
-    """The sequences of one batch and which of their next-token probabilities make up which label word."""
+    """The sequences of one batch, and which of their next-token probabilities belong to which label word."""
 
     sequences: list[tuple[int, ...]] = field(default_factory=list)
     sequence_of: list[int] = field(default_factory=list)
@@ -48,7 +48,7 @@ class _Plan:
     words: int = 0
 
     def add(self, choice: Choice) -> None:
-        """Plan one choice: a word needs its tokens but the last as input; a sequence serves all words it begins."""
+        """Plan one choice: a word needs its tokens except the last as input; words may share a sequence."""
         own: list[int] = []
         for word in sorted(choice.words.values(), key=len, reverse=True):
             needed = choice.prompt + word[:-1]
@@ -70,8 +70,8 @@ class ChoiceScorer:
     """Log-probabilities of label words under one model.
 
     `prefix` holds tokens that (nearly) all prompts begin with: their keys and values are computed once and copied into
-    each batch. Prompts that begin otherwise are computed whole. In float32 the figures are those of one plain forward
-    pass a row, to rounding; in bfloat16 they vary in the second decimal with the batch, as everywhere.
+    each batch. Prompts with another beginning are computed whole. In float32 the values equal those of a plain forward
+    pass for each row, up to rounding; in bfloat16 they vary in the second decimal with the batch.
     """
 
     def __init__(self, model: PreTrainedModel, prefix: Sequence[int] = ()) -> None:
@@ -160,7 +160,8 @@ class TransformersTeacher:
     def votes(self, examples: Sequence[Example], done: Set[str] = frozenset()) -> Iterator[Vote]:
         """One vote for each example that is not in `done`; within a window of batches the longest come first.
 
-        Raises BadInputError for a row that is longer than the model reads, and where memory or numbers give out.
+        Raises BadInputError for a row that is too long for the model, and where memory is too small or numbers are not
+        finite.
         """
         size = self.config.batch_size
         for start in range(0, len(examples), size * WINDOW_BATCHES):
@@ -186,7 +187,7 @@ class TransformersTeacher:
             yield self._reader.vote(example, choice, log_probs)
 
     def _common_beginning(self) -> tuple[int, ...]:
-        """Tokens that prompts begin with, whatever the example: what prompts of unlike examples share."""
+        """Tokens that all prompts begin with, found from prompts of different examples."""
         unlike = [Example(id="", question=text, answer=text) for text in ("one", "Two", "3", " four", "'", "\n")]
         prompts = [choice.prompt for choice in self._reader.choices(unlike)]
         return prompts[0][: common_prefix(*prompts)]

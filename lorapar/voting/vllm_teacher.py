@@ -1,13 +1,11 @@
-"""The `vllm` backend: a teacher that vLLM runs in this process, read in the same way as the transformers one.
+"""The `vllm` backend: a teacher that vLLM runs in this process, scored in the same way as the transformers one.
 
-A vote is the likelier of the two label words, by the log-probabilities of the words' tokens before any mask; nothing is
-generated, so nothing can fall outside the labels. Words of one token take one question a row. Longer ones take one
-for each place where their tokens still have to be read, and these share the prompt in vLLM's prefix cache.
-
-Questions go through the engine's own queue, which is kept full, and answers come out as they are ready: nothing waits
-for the slowest of a batch, and a stop loses no more than what is on the way. `prompt_logprobs` would compute every
-position of the prompt and could not use the prefix cache; with `structured_outputs` log-probabilities come after the
-mask.
+A vote is the likelier label word, by the log-probabilities of the words' tokens before any mask; nothing is generated,
+so every answer is a label. Words of one token take one question for each row. Longer words take one for each position
+where their tokens have to be read, and these share the prompt in vLLM's prefix cache. Questions go through the engine's
+own queue, which is kept full, and answers come out as they are ready. So nothing waits for the slowest of a batch, and
+a stop loses only the running questions. `prompt_logprobs` would compute every position of the prompt and could not use
+the prefix cache; with `structured_outputs`, log-probabilities come after the mask.
 """
 
 from __future__ import annotations
@@ -33,7 +31,7 @@ if TYPE_CHECKING:
 
 
 WAITING_QUESTIONS = 2048
-"""Questions handed to the engine ahead of their answers: several times what it runs at once."""
+"""Questions queued in the engine: several times what it runs at once."""
 
 
 K = TypeVar("K")
@@ -65,13 +63,13 @@ class VllmEngine:
         from vllm.inputs import tokens_input
 
         self._tokens_input = tokens_input
-        # The engine copies what it is asked with; making it again for each question would take longer than the copy.
+        # The engine copies its parameters; making them again for each question would take longer than the copy.
         self._asking_for = cache(_asking_for)
 
     def log_probs(self, questions: Iterable[NextTokens[K]]) -> Iterator[tuple[K, dict[int, float]]]:
-        """(key, log-probability of each wanted token) for every question, in the order they are answered.
+        """(key, log-probability of each wanted token) for every question, in the order of the answers.
 
-        Log-probabilities are natural, over the whole vocabulary. Raises EngineError where the engine gives up.
+        Log-probabilities are natural, over the whole vocabulary. Raises EngineError where the engine fails.
         """
         waiting = iter(questions)
         asked: dict[str, NextTokens[K]] = {}
@@ -120,7 +118,7 @@ def shut_down(llm: Any) -> None:
 
 
 def start_llm(model: ModelConfig, options: VllmOptions, progress: Progress, **more: Any) -> Any:
-    """A vLLM engine with this model; `more` are settings of the engine besides. Raises BadInputError."""
+    """A vLLM engine with this model; `more` are further settings of the engine. Raises BadInputError."""
     require_settled(model)
     if more.get("enable_lora"):
         require_equal_answers(model)
@@ -148,7 +146,7 @@ def start_llm(model: ModelConfig, options: VllmOptions, progress: Progress, **mo
 
 
 def require_equal_answers(model: ModelConfig) -> None:
-    """Raise BadInputError for a model whose adapters vLLM answers with otherwise than PEFT does."""
+    """Raise BadInputError for a model with whose adapters vLLM gives other answers than PEFT."""
     kind = config_values(model).get("model_type")
     if kind in VLLM_ANSWERS_OTHERWISE:
         raise BadInputError(
@@ -168,7 +166,7 @@ def _require_vllm() -> None:
 
 
 def _asking_for(wanted: tuple[int, ...]) -> Any:
-    """One token, and the log-probabilities of these tokens in its place."""
+    """Sampling parameters for one token with the log-probabilities of these tokens."""
     from vllm import SamplingParams
 
     return SamplingParams(temperature=0.0, max_tokens=1, logprob_token_ids=list(wanted), detokenize=False)
@@ -206,7 +204,8 @@ class VllmTeacher:
     def votes(self, examples: Sequence[Example], done: Set[str] = frozenset()) -> Iterator[Vote]:
         """One vote for each example that is not in `done`, as the engine answers.
 
-        Raises BadInputError for a row that is longer than the model reads, and where engine or numbers give out.
+        Raises BadInputError for a row that is too long for the model, and where the engine fails or numbers are not
+        finite.
         """
         asked = [example for example in examples if example.id not in done]
         sheet = _Sheet()
@@ -227,22 +226,22 @@ class VllmTeacher:
 
 
 class Place(NamedTuple):
-    """Where a row's label words are read."""
+    """A position where a row's label words are read."""
 
     row: int
     after: Tokens
-    """The word tokens that come before."""
+    """The word's tokens before this position."""
 
 
 class _Sheet:
-    """What has been read of the rows on the way."""
+    """The answers so far for running rows."""
 
     def __init__(self) -> None:
         self.choices: dict[int, Choice] = {}
         self._read: dict[int, dict[Tokens, dict[int, float]]] = {}
 
     def fill(self, place: Place, log_probs: dict[int, float]) -> tuple[Choice, dict[System, float]] | None:
-        """Note an answer; once it was the row's last, its choice and its label words' log-probabilities."""
+        """Note an answer; after a row's last one, returns its choice and the label words' log-probabilities."""
         read = self._read.setdefault(place.row, {})
         read[place.after] = log_probs
         if len(read) < len(places(self.choices[place.row])):
@@ -252,7 +251,7 @@ class _Sheet:
 
 
 def places(choice: Choice) -> dict[Tokens, Tokens]:
-    """Where label words have to be read: the word tokens that come before, and the tokens wanted there."""
+    """The positions to read: the word's tokens before each, and the tokens wanted there."""
     wanted: dict[Tokens, dict[int, None]] = {}
     for word in choice.words.values():
         for length, token in enumerate(word):
@@ -261,7 +260,7 @@ def places(choice: Choice) -> dict[Tokens, Tokens]:
 
 
 def word_log_probs(choice: Choice, read: dict[Tokens, dict[int, float]]) -> dict[System, float]:
-    """Log-probability of each whole label word, from those of its tokens."""
+    """The log-probability of each whole label word, from those of its tokens."""
     return {
         system: sum(read[word[:length]][token] for length, token in enumerate(word))
         for system, word in choice.words.items()
