@@ -12,14 +12,14 @@ from botocore.exceptions import BotoCoreError, ClientError
 from waiting import Waiting, arguments, in_words, limit_seconds, s3_endpoint
 
 PAUSE_SECONDS = 3
-# A hanging attempt ends soon and the next one begins.
+# A hanging attempt ends soon, and the next one begins.
 QUICK = Config(connect_timeout=10, read_timeout=10, retries={"total_max_attempts": 1, "mode": "standard"})
 LOOK_AT = (
     "look whether objectStore.endpoint is right, whether its server runs, and whether the NetworkPolicies let this Job "
     "through (networkPolicy.objectStore and objectStorePorts); then run helm upgrade again"
 )
 OURS = ("BucketAlreadyOwnedByYou", "BucketAlreadyExists")
-# The server said no: waiting does not help.
+# The server refused: waiting does not help.
 REFUSED = ("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidBucketName")
 
 

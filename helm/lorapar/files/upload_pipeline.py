@@ -40,12 +40,12 @@ from lorapar.errors import UnreachableError
 PIPELINE = "lorapar"
 EXPERIMENT = "lorapar"
 JSON = "application/json"
-# Of a server that answers, with an error of its own.
+# Statuses of a server that answers with an error of its own.
 ATTEMPTS = 10
 PAUSE_SECONDS = 6
 LOG_BYTES = 64 * 1024
 ERROR_BYTES = 64 * 1024
-# Statuses of a proxy that has no server behind it: as good as no answer.
+# Statuses of a proxy without a server behind it: the same as no answer.
 ABSENT = (502, 503, 504)
 ENDED = ("SUCCEEDED", "SKIPPED", "FAILED", "CANCELED")
 UNREACHABLE = 3
@@ -270,7 +270,7 @@ def remove(kubeflow: Kubeflow, recurring: dict) -> None:
     if run:
         print(f"recurring run {name}: switched off; its run {run!r} goes on, the next upgrade deletes it")
     else:
-        # From 2.16 on this leaves a run alone that has begun since.
+        # From 2.16 on this does not affect a run that has begun since.
         kubeflow.call("DELETE", path, {"propagation_policy": "ORPHAN"})
         print(f"recurring run {name}: deleted")
 
@@ -301,7 +301,7 @@ def keep_in_step(kubeflow: Kubeflow, settings: dict, pipeline: str, version: str
     """Make what is missing first, then remove what is no longer wanted."""
     there = recurring_runs(kubeflow, settings["owner"])
     wanted = desired(settings, pipeline, version, experiment_of(kubeflow)) if settings["runs"] else []
-    # One that was switched off because its run went on does not count as there, were it wanted again.
+    # A recurring run that was disabled because its run went on does not count as existing if it is wanted again.
     active = {run.get("description") for run in there if run.get("status") != "DISABLED"}
     for run in wanted:
         if run["description"] not in active:

@@ -1,4 +1,4 @@
-{{/* Volumes and mounts of the user's: those of the release, then a part's own. */}}
+{{/* The user's volumes and mounts: those of the release, then a part's own. */}}
 
 {{/* (dict "root" $ "settings" SETTINGS) */}}
 {{- define "lorapar.extraVolumes" -}}

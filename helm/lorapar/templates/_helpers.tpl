@@ -82,7 +82,7 @@ annotations:
 {{- .Values.ui.serviceAccount | default (printf "%s-ui" (include "lorapar.fullname" .)) -}}
 {{- end }}
 
-{{/* Whose workload identity a pod of no account of its own reaches the store with: the runs', else the servers'; nothing where keys are in a Secret. */}}
+{{/* The ServiceAccount whose workload identity a pod without its own account uses for the store: the runs', else the servers'; empty where keys are in a Secret. */}}
 {{- define "lorapar.storeIdentity" -}}
 {{- if not (include "lorapar.objectStoreSecret" .) -}}
 {{- if and .Values.pipeline.enabled (or .Values.pipeline.serviceAccount.create .Values.pipeline.serviceAccount.name) -}}
@@ -97,7 +97,7 @@ serviceAccountName: {{ include "lorapar.servingServiceAccount" . }}
 {{- printf "%s-object-store" (include "lorapar.fullname" .) -}}
 {{- end }}
 
-{{/* Secret with the object store's keys, or nothing where workload identity is used. */}}
+{{/* Secret with the object store's keys; empty where workload identity is used. */}}
 {{- define "lorapar.objectStoreSecret" -}}
 {{- if .Values.objectStore.existingSecret -}}
 {{- .Values.objectStore.existingSecret -}}
@@ -122,7 +122,7 @@ serviceAccountName: {{ include "lorapar.servingServiceAccount" . }}
 {{- .Values.objectStore.address | trimPrefix "s3://" | splitList "/" | first -}}
 {{- end }}
 
-{{/* Settings that contradict each other are refused here, each by its name. */}}
+{{/* Refuse settings that contradict each other, by name. */}}
 {{- define "lorapar.check" -}}
 {{- $store := .Values.objectStore -}}
 {{- if and .Values.caBundle.configMap .Values.caBundle.secret -}}
@@ -170,7 +170,7 @@ serviceAccountName: {{ include "lorapar.servingServiceAccount" . }}
 {{- $port | default (ternary "443" "80" (eq $url.scheme "https")) -}}
 {{- end }}
 
-{{/* Ports of the object store, the endpoint's own among them, as a JSON array. */}}
+{{/* Ports of the object store, including the endpoint's own, as a JSON array. */}}
 {{- define "lorapar.objectStorePorts" -}}
 {{- $ports := list -}}
 {{- range .Values.networkPolicy.objectStorePorts -}}{{- $ports = append $ports (int .) -}}{{- end -}}

@@ -1,6 +1,6 @@
 {{/* Parts of pods that every pod of this chart shares. Together they meet the Pod Security profile "restricted". */}}
 
-{{/* The user's number, or nothing where the platform gives it out. */}}
+{{/* The user's number, or nothing where the platform assigns it. */}}
 {{- define "lorapar.user" -}}
 {{- if not .Values.openshift -}}{{- with .Values.podSecurityContext -}}{{- with .runAsUser -}}{{ int64 . }}{{- end -}}{{- end -}}{{- end -}}
 {{- end }}
@@ -48,7 +48,7 @@ container's own, `extraEnv`, and the server's own `extraEnv`. */}}
 {{- toYaml $kept -}}
 {{- end }}
 
-{{/* ConfigMap or Secret, and entry, with the company's authorities, as JSON; `name` is empty where there are none. */}}
+{{/* ConfigMap or Secret, and entry, with the company's certificate authorities, as JSON; `name` is empty without any. */}}
 {{- define "lorapar.ca" -}}
 {{- $own := .Values.caBundle | default dict -}}
 {{- $older := .Values.objectStore.caBundle | default dict -}}
@@ -61,7 +61,7 @@ container's own, `extraEnv`, and the server's own `extraEnv`. */}}
 {{- end -}}
 {{- end }}
 
-{{/* Names of the Secrets that images are pulled with, as JSON: written as `NAME` or `{name: NAME}`. */}}
+{{/* Names of the image pull Secrets as JSON, from `NAME` or `{name: NAME}`. */}}
 {{- define "lorapar.pullSecrets" -}}
 {{- $names := list -}}
 {{- range .Values.images.pullSecrets | default (.Values.global | default dict).imagePullSecrets -}}
@@ -79,7 +79,7 @@ imagePullSecrets:
 {{- end }}
 {{- end }}
 
-{{/* lorapar's own variable adds to the public authorities; the others are what everything else reads. */}}
+{{/* lorapar's own variable adds to the public authorities; all other programs read the other variables. */}}
 {{- define "lorapar.caEnv" -}}
 {{- $ca := fromJson (include "lorapar.ca" .) -}}
 {{- if $ca.name }}
@@ -92,7 +92,7 @@ imagePullSecrets:
 {{- end }}
 {{- end }}
 
-{{/* What every pod's spec begins with. */}}
+{{/* The beginning of every pod's spec. */}}
 {{- define "lorapar.podDefaults" -}}
 automountServiceAccountToken: false
 enableServiceLinks: false
@@ -101,7 +101,7 @@ securityContext:
 {{- include "lorapar.imagePullSecrets" . }}
 {{- end }}
 
-{{/* Where the object store is and how to get in. boto3's own variables; no secret value is ever written out. */}}
+{{/* Address and credentials of the object store as boto3's own variables; secret values are never written out. */}}
 {{- define "lorapar.objectStoreEnv" -}}
 {{- $secret := include "lorapar.objectStoreSecret" . -}}
 {{- if $secret }}
@@ -142,7 +142,7 @@ securityContext:
 {{- if $ca.name }}
 - name: ca
   {{- if eq $ca.kind "secret" }}
-  # The certificates alone: a Secret of cert-manager has a private key beside them.
+  # Only the certificates: a Secret of cert-manager also has a private key.
   secret:
     secretName: {{ $ca.name }}
     items:
@@ -154,7 +154,7 @@ securityContext:
 {{- end }}
 {{- end }}
 
-{{/* Of pods that end by themselves: a folder to write to, which the root is not. */}}
+{{/* For pods that end by themselves: a writable folder, because the root is read-only. */}}
 {{- define "lorapar.jobEnv" -}}
 - name: PYTHONDONTWRITEBYTECODE
   value: "1"
@@ -179,7 +179,7 @@ securityContext:
 {{- include "lorapar.extraVolumes" . }}
 {{- end }}
 
-{{/* The development server's keys change with its name: what has read them from the Secret starts anew. */}}
+{{/* The development server's keys change with its name: pods that have read them from the Secret restart. */}}
 {{- define "lorapar.keysAnnotation" -}}
 {{- if and .Values.objectStore.development.enabled (not .Values.objectStore.existingSecret) }}
 lorapar/object-store-keys: {{ include "lorapar.developmentKey" (list . "AWS_SECRET_ACCESS_KEY") | sha256sum | trunc 16 | quote }}
@@ -193,11 +193,11 @@ without a cluster; who may use this release's name and namespace for guessing is
 {{- printf "%s/%s/%s/%s" $root.Release.Namespace $root.Release.Name (include "lorapar.fullname" $root) (last .) | sha256sum | trunc 32 -}}
 {{- end }}
 
-{{/* The model hub, or the news that there is none. Caches of every library lie on the volume `cache`. */}}
+{{/* The model hub, or that there is none. Caches of every library are on the volume `cache`. */}}
 {{- define "lorapar.modelEnv" -}}
 - name: HOME
   value: /cache
-# Libraries ask for the user's name, and a number that a platform gave out has none.
+# Libraries look up the user's name, and a number assigned by a platform has none.
 - name: USER
   value: lorapar
 - name: LOGNAME
@@ -344,7 +344,7 @@ runtimeClassName: {{ . }}
 {{- end }}
 {{- end }}
 
-{{/* Loading weights takes minutes: the startup probe waits for it, the others need not be patient. */}}
+{{/* Loading weights takes minutes: the startup probe waits for it, so the others can be strict. */}}
 {{- define "lorapar.serverProbes" -}}
 startupProbe:
   httpGet: {path: /health, port: http}
@@ -383,7 +383,7 @@ livenessProbe:
 {{- end -}}
 {{- end }}
 
-{{/* Whether lorapar has to bring the model, because vLLM cannot: a built-in one, or one in the object store. */}}
+{{/* Whether lorapar has to fetch the model, because vLLM cannot: a built-in one, or one in the object store. */}}
 {{- define "lorapar.modelIsFetched" -}}
 {{- if or (hasPrefix "builtin:" .) (hasPrefix "s3://" .) -}}yes{{- end -}}
 {{- end }}
@@ -393,7 +393,7 @@ livenessProbe:
 {{- ternary "/cache/base-model" . (eq "yes" (include "lorapar.modelIsFetched" .)) -}}
 {{- end }}
 
-{{/* The container that brings it: (dict "root" $ "model" … "settings" SETTINGS). */}}
+{{/* The container that fetches it: (dict "root" $ "model" … "settings" SETTINGS). */}}
 {{- define "lorapar.modelInit" -}}
 {{- if include "lorapar.modelIsFetched" .model }}
 initContainers:

@@ -1,4 +1,4 @@
-{{/* The placement file: what the user wrote, with what follows from the chart's other values put in. As YAML. */}}
+{{/* The placement file as YAML: the user's, completed from the chart's other values. */}}
 {{- define "lorapar.placement.pipeline" -}}
 {{- $values := .Values -}}
 {{- $placement := deepCopy ($values.pipeline.placement | default dict) -}}
@@ -43,7 +43,7 @@
 {{- $_ := set $placement "annotations" . -}}
 {{- end -}}
 {{- $groups := $placement.groups | default dict -}}
-{{- /* A group of its own hides `others` from a stage, so what is put in starts from it. */ -}}
+{{- /* A stage's own group hides `others`, so additions start from `others`. */ -}}
 {{- $others := $groups.others | default dict -}}
 {{- $queued := ternary (list "vote" "score" "sft" "rl" "evaluate") list $values.pipeline.kueue.enabled -}}
 {{- $reading := ternary (list "plan" "vote" "init" "score" "sft" "rl" "publish" "evaluate") list (ne "" $values.baseModels.existingClaim) -}}
@@ -63,7 +63,7 @@
 {{- toYaml $placement -}}
 {{- end }}
 
-{{/* What upload_pipeline.py keeps in step, as JSON. */}}
+{{/* The input of upload_pipeline.py, as JSON. */}}
 {{- define "lorapar.recurring" -}}
 {{- $parameters := dict "store" .Values.objectStore.address -}}
 {{- with .Values.objectStore.registry -}}

@@ -5,7 +5,7 @@ kind: Pod
 metadata:
   name: {{ include "lorapar.fullname" .root }}-test-{{ .check }}
   namespace: {{ .root.Release.Namespace }}
-  # Not hook-succeeded: helm reads the logs (--logs) after it has deleted what succeeded, and then ends with 1.
+  # Not hook-succeeded: helm reads the logs (--logs) after deleting pods that succeeded, and then ends with 1.
   {{- $hook := dict "helm.sh/hook" "test" "helm.sh/hook-delete-policy" "before-hook-creation" }}
   {{- include "lorapar.podMetadata" (dict "root" .root "component" (printf "test-%s" .check) "job" true "annotations" $hook) | nindent 2 }}
 spec:
@@ -47,7 +47,7 @@ spec:
     {{- end }}
 {{- end }}
 
-{{/* A multi-user Kubeflow wants a token for its own audience: the kubelet makes one, and the client finds it by this path. */}}
+{{/* A multi-user Kubeflow needs a token for its own audience: the kubelet makes one, and the client finds it at this path. */}}
 {{- define "lorapar.kubeflowEnv" -}}
 {{- if .Values.pipeline.kfp.multiUser }}
 - name: KF_PIPELINES_SA_TOKEN_PATH
