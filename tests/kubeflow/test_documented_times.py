@@ -27,11 +27,11 @@ def words_of(page: Path) -> str:
 @pytest.mark.parametrize(
     ("page", "said", "seconds"),
     [
-        (KUBEFLOW, "Every command that asks Kubeflow says after {:.0f} s", waiting.FIRST_SECONDS),
-        (KUBEFLOW, "and then every {:.0f} s, that it has no answer yet", waiting.EVERY_SECONDS),
-        (KUBEFLOW, "which a line tells every {:.0f} s", follow.SILENT_SECONDS),
-        (INSTALL, "The Job says after {:.0f} seconds whom it waits for", chart_seconds("FIRST_SECONDS")),
-        (INSTALL, "whom it waits for, then every {:.0f}", chart_seconds("EVERY_SECONDS")),
+        (KUBEFLOW, "Every command that asks Kubeflow prints a line after {:.0f} s", waiting.FIRST_SECONDS),
+        (KUBEFLOW, "without an answer, and then every {:.0f} s", waiting.EVERY_SECONDS),
+        (KUBEFLOW, "with a line every {:.0f} s", follow.SILENT_SECONDS),
+        (INSTALL, "After {:.0f} seconds, and then every", chart_seconds("FIRST_SECONDS")),
+        (INSTALL, "and then every {:.0f}, the Job prints what it waits for", chart_seconds("EVERY_SECONDS")),
     ],
 )
 def test_seconds_in_the_docs_are_those_of_the_code(page: Path, said: str, seconds: float) -> None:
@@ -42,9 +42,9 @@ def test_seconds_in_the_docs_are_those_of_the_code(page: Path, said: str, second
     ("said", "seconds"),
     [
         ("after two minutes it ends with 3", server.ANSWER_SECONDS / 2),
-        ("Every two minutes `--wait` looks further", follow.QUIET_SECONDS / 2),
+        ("Every two minutes `--wait` checks more", follow.QUIET_SECONDS / 2),
         ("the server may be silent for ten minutes", follow.PATIENCE_SECONDS / 10),
-        ("or none has come for an hour", follow.IDLE_SECONDS / 60),
+        ("or no pod has come for an hour", follow.IDLE_SECONDS / 60),
     ],
 )
 def test_minutes_in_the_docs_are_those_of_the_code(said: str, seconds: float) -> None:
@@ -53,5 +53,5 @@ def test_minutes_in_the_docs_are_those_of_the_code(said: str, seconds: float) ->
 
 
 def test_how_often_a_stopped_run_is_started_again() -> None:
-    assert "its run is started again, twice at most" in words_of(KUBEFLOW)
+    assert "it starts the run again, at most twice" in words_of(KUBEFLOW)
     assert submission.STARTED_AGAIN == 2
