@@ -30,9 +30,11 @@ References = str | tuple[str, ...]
 """The short exact answer, or several of which any is right."""
 
 _ANSWER = re.compile(r"<answer>((?:(?!<answer>).)*?)</answer>", re.DOTALL)
-_LIST = re.compile(r"\\?(?P<open>[(\[{])(?P<inner>[^()\[\]{}]*?)\\?(?P<close>[)\]}])")
-_BETWEEN_MEMBERS = re.compile(r";|,\s|\sand\s|(?<=[0-9]),(?=-?[0-9])")
+_LIST = re.compile(r"\\?(?P<open>[(\[{])(?P<inner>.*?)\\?(?P<close>[)\]}])", re.DOTALL)
+_MARK = re.compile(r"\s*([,;:()\[\]{}])\s*")
+_BETWEEN_MEMBERS = re.compile(r";|,\s|\sand\s|(?<=[0-9]),(?=-?[0-9]|[^\W\d_]\w*\s*=)|(?<=[A-Z]),(?=[A-Z])")
 _COMMA_OR_AND = re.compile(r"(?:\s*,)?\s+and\s+|\s*,\s+|,(?!\d{3}(?!\d))")
+_AND = re.compile(r"(?:\s*,)?\s+and\s+")
 _LONGEST_LIST = 200
 _RATIO = re.compile(r"[0-9]+(?:\.[0-9]+)?(?:\s?:\s?[0-9]+(?:\.[0-9]+)?)+")
 _NO_NUMBER_BEFORE = r"(?<!\w)(?<![0-9][,;])(?<![0-9][,;]\s)"
@@ -86,8 +88,8 @@ def same_answer(answer: str, reference: str) -> bool:
     day, dates, ratios and ordinal numbers are compared as such.
     Markup, words that lead up to the answer and other characters for the same text never count.
     """
-    if words_of(answer) == words_of(reference):
-        return True
+    if _compact(words_of(answer)) == _compact(words_of(reference)):
+        return _same_case_of_unit(answer, reference)
     members = _members(reference)
     if members is not None:
         return (found := _members(answer)) is not None and _same_members(found, members)
@@ -169,24 +171,67 @@ def _same_quantity(given: Quantity, wanted: Quantity) -> bool:
     return not wanted.unit or same_unit(given.unit, wanted.unit)
 
 
+def _same_case_of_unit(answer: str, reference: str) -> bool:
+    """Whether equal words are one quantity, too: `5 MW` are no `5 mW`."""
+    given, wanted = quantity_of(answer), quantity_of(reference)
+    return given is None or wanted is None or given.unit == wanted.unit
+
+
+def _compact(words: str) -> str:
+    """Words without white space beside marks and brackets; `1, 234` stays what it is, since `1,234` is one number."""
+
+    def closed_up(mark: re.Match[str]) -> str:
+        beside = words[mark.start() - 1 : mark.start()] + words[mark.end() : mark.end() + 1]
+        return mark[0] if beside.isdigit() and len(beside) > 1 else mark[1]
+
+    return _MARK.sub(closed_up, words)
+
+
 def _members(text: str) -> _Members | None:
     """The members of a list, a tuple, a set or an interval; None where a text is none of two members."""
     match = _LIST.fullmatch(without_lead(text))
     inner = match["inner"].strip() if match is not None else ""
     if match is None or _THOUSANDS.fullmatch(inner):
         return None
-    members = [one.strip() for one in (inner.split(";") if ";" in inner else inner.split(","))]
+    members = _split(inner, ";") if ";" in inner else _split(inner, ",")
     return _Members(match["open"], match["close"], members) if len(members) > 1 and all(members) else None
 
 
+def _split(text: str, mark: str) -> list[str]:
+    """The parts between marks that stand in no brackets; none where brackets are not closed."""
+    parts, depth = [""], 0
+    for character in text:
+        depth += (character in "([{") - (character in ")]}")
+        if depth < 0:
+            return []
+        if character == mark and not depth:
+            parts.append("")
+        else:
+            parts[-1] += character
+    return [] if depth else [one.strip() for one in parts]
+
+
 def _bare_members(text: str) -> _Members | None:
-    """The numbers of `1, 2`, `1; 2` or `1 and 2`; None where a text is something else."""
+    """The members of `1, 2`, `1; 2`, `1 and 2`, `(1, 2), (3, 4)` or `A, C`, all of one kind; None of anything else."""
     text = without_lead(text)
-    if len(text) > _LONGEST_LIST or not (found := _BETWEEN_MEMBERS.search(text)):
+    if len(text) > _LONGEST_LIST:
+        return None
+    lists = _split(_AND.sub(",", text), ",") if text.endswith((")", "]", "}")) else []
+    if len(lists) > 1 and all(map(_members, lists)):
+        return _Members("", "", lists)
+    if not (found := _BETWEEN_MEMBERS.search(text)):
         return None
     members = text.split(";") if found[0] == ";" else _COMMA_OR_AND.split(text)
-    numbers = [one.strip() for one in members if quantity_of(one) is not None]
-    return _Members("", "", numbers) if len(numbers) == len(members) else None
+    members = [one.strip() for one in members]
+    for is_one in (quantity_of, _choice_of):
+        if all(is_one(one) is not None for one in members):
+            return _Members("", "", members)
+    return None
+
+
+def _choice_of(text: str) -> str | None:
+    """A capital letter by itself, also in brackets; None of any other text."""
+    return letter_of(text, alone=True) if re.fullmatch(r"[(\[]?[A-Z][)\].]?", text) else None
 
 
 def _same_members(given: _Members, wanted: _Members) -> bool:
@@ -195,6 +240,8 @@ def _same_members(given: _Members, wanted: _Members) -> bool:
         return False
     if wanted.opens and (given.opens, given.closes) != (wanted.opens, wanted.closes):
         return False
+    if wanted.opens and [one[0] in "[{" for one in given.texts] != [one[0] in "[{" for one in wanted.texts]:
+        return False  # [[1], 2] is not [1, 2]
     if wanted.opens != "{":
         return all(map(same_answer, given.texts, wanted.texts))
     left = list(given.texts)

@@ -26,7 +26,7 @@ from functools import lru_cache
 
 from lorapar.plain_text import without_lead
 from lorapar.reading.claims import is_statement, takes_back
-from lorapar.reading.number_words import in_digits
+from lorapar.reading.number_words import NAMES_OF_NUMBERS, in_digits
 from lorapar.reading.units import BY_TIME, is_known, one_spelling
 
 _LONGEST = 120
@@ -75,8 +75,8 @@ _IN_TEXT = re.compile(
     rf"|{_APOSTROPHES}(?![0-9])|{_PLAIN}))"
 )
 _CHANGES_THE_NUMBER = """
-    ish hundred thousand million billion trillion k m bn mn mio mrd lakh lac crore dozen score half halves third thirds
-    quarter quarters fourth fourths fifth fifths tenth tenths hundredth hundredths st nd rd th negative below minus
+    ish tens quadrillion quintillion k m bn mn mil mio mrd lakh lac lakhs crore crores score gross grand fold permille
+    binary octal hexadecimal hex st nd rd th negative below minus
     \u4e07 \u842c \u4ebf \u5104 \u5146 \u5343 \u767e \u5341 \u534a
 """
 _JOINS_A_SECOND = """
@@ -89,11 +89,11 @@ _MAKES_A_DATE_OR_TIME = """
 """
 _JOINING = frozenset(_JOINS_A_SECOND.split())
 """Behind a number in a sentence they begin something new: `18 of them`."""
-_NO_UNITS = frozenset(f"{_CHANGES_THE_NUMBER} {_JOINS_A_SECOND} {_MAKES_A_DATE_OR_TIME}".split())
+_NO_UNITS = NAMES_OF_NUMBERS | frozenset(f"{_CHANGES_THE_NUMBER} {_JOINS_A_SECOND} {_MAKES_A_DATE_OR_TIME}".split())
 _SMALL_LETTERS_ONLY = frozenset({"m"})
 """Units in small letters, though the capital one changes the number: 18 m are metres, 18 M millions."""
 _ALGEBRA = re.compile(
-    r"(?![ghlmpstACFHJLNTVW]$)[A-Za-z\u0370-\u03a8\u03b1-\u03ff]|[abxyz\u03c0]{2,3}|squared|cubed|factorial"
+    r"(?![ghlmpstACFHJLNTVW](?:\^?[23])?$)[A-Za-z\u0370-\u03a8\u03b1-\u03ff](?:\^?[23])?|[abxyz\u03c0]{2,3}|squared|cubed|factorial"
 )
 """Letters behind a number that are no unit: 5x, 5i, 5\u03c0, 5xy."""
 _DECADE = re.compile(r"[12][0-9]{2}0")
@@ -102,7 +102,11 @@ _LATEX_FRACTIONS = (
     (re.compile(r"(?<=[0-9])\s*\\[dt]?frac\s*(?:\{([0-9]+)\}|([0-9]))\s*(?:\{([0-9]+)\}|([0-9]))"), r" \1\2/\3\4"),
     (re.compile(r"\\[dt]?frac\s*(?:\{([0-9]+)\}|([0-9]))\s*(?:\{([0-9]+)\}|([0-9]))"), r"\1\2/\3\4"),
 )
+_FORMULA = re.compile(r"(?<![\\$])\$(?=[^\s$])([^$\n]*?[^\s$\\])\$(?![0-9$])")
+"""`$5$ cm`, by the rule of Markdown that tells it from `$5 and $6`: blanks stand outside, and no digit behind."""
 _LATEX = (
+    (_FORMULA, r"\1"),
+    (re.compile(r"\\f?box(?:ed)?\s*\{([^{}]*)\}"), r"\1"),
     (re.compile(r"(?<![0-9])(?<![0-9]\s)\\[dt]?frac\s*\{\s*-\s*([0-9]+)\}\s*\{([0-9]+)\}"), r"-\1/\2"),
     *_LATEX_FRACTIONS,
     (re.compile(r"\\(?:text|mathrm|textrm|mbox)\{([^{}]*)\}"), r" \1"),
@@ -160,7 +164,7 @@ _GLUED_BEFORE = re.compile(
 _PART_BEHIND = re.compile(
     r"\s?(?:\u00b1|\+/?-|\\pm\b|\u2030)|[-+]\s*(?:\Z|[.,;)\]])|\s?(?:\\(?:pi|sqrt|theta|cdot|times|div)\b|\u221a)"
     r"|\s?\^(?!\s?\{?\s?\\circ)|/[a-z](?!\w)"
-    r"|\s(?:or\s(?:more|less|fewer|greater|higher|lower|above|below|over|under)|and\s(?:up|above|over|below)"
+    r"|\s?(?:\u00b0\s?[CF]?|degrees?(?:\s\w+)?)\sbelow\b|\s(?:or\s(?:more|less|fewer|greater|higher|lower|above|below|over|under)|and\s(?:up|above|over|below)"
     r"|squared|cubed|factorial)\b"
 )
 """`5 +/- 1`, `5+`, `5\\pi`, `5 or more`."""
@@ -323,6 +327,8 @@ def _is_unit(text: str, gap: str) -> bool:
     """Whether what is behind a number leaves the number as it is."""
     if _ALGEBRA.fullmatch(text.strip(".")):
         return False
+    measure, of, _ = text.partition(" of ")
+    text = measure if of and is_known(one_spelling(measure)) else text
     for word in text.split():
         if not (word[0].isalpha() or unicodedata.category(word[0]) in ("Sc", "Po", "So")):
             return False

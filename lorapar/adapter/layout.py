@@ -24,9 +24,9 @@ ALL_LINEAR = "all-linear"
 
 # Names that mean one thing wherever they stand.
 _ANYWHERE = {
-    "q_proj": "Q", "Wq": "Q", "q_lin": "Q", "query_proj": "Q", "q_a_proj": "Q", "q_b_proj": "Q",
-    "k_proj": "K", "Wk": "K", "k_lin": "K", "key_proj": "K",
-    "v_proj": "V", "v_proj_current": "V", "v_proj_delayed": "V", "Wv": "V", "v_lin": "V", "value_proj": "V",
+    "q_proj": "Q", "Wq": "Q", "q_lin": "Q", "q_a_proj": "Q", "q_b_proj": "Q", "q_gate_proj": "Q",
+    "k_proj": "K", "Wk": "K", "k_lin": "K",
+    "v_proj": "V", "v_proj_current": "V", "v_proj_delayed": "V", "Wv": "V", "v_lin": "V",
     "kv_proj": "KV", "kv_a_proj_with_mqa": "KV", "kv_b_proj": "KV",
     "qkv_proj": "QKV", "query_key_value": "QKV", "c_attn": "QKV", "Wqkv": "QKV", "qkv": "QKV",
     "in_proj_qkv": "QKV", "in_proj_qkvz": "QKV",
@@ -38,7 +38,7 @@ _ANYWHERE = {
 }  # fmt: skip
 # Names that mean something else in attention than in an MLP.
 _IN_ATTENTION = {"c_proj": "O", "dense": "O", "out_proj": "O", "Wo": "O", "query": "Q", "key": "K", "value": "V",
-                 "q": "Q", "k": "K", "v": "V"}  # fmt: skip
+                 "query_proj": "Q", "key_proj": "K", "value_proj": "V", "q": "Q", "k": "K", "v": "V"}  # fmt: skip
 _IN_MLP = {"c_proj": "D", "Wo": "D", "gate_proj": "G", "w1": "G", "w3": "U", "w2": "D",
            "input_linear": "GU", "output_linear": "D"}  # fmt: skip
 # An MLP that is a list of layers (CTRL).
@@ -132,6 +132,7 @@ def takes_transposed(model: torch.nn.Module, modules: Iterable[str]) -> bool:
 
 def role_of(path: str) -> str:
     """The letters of `ROLES` that a linear module's weight holds, '' where it is none of a decoder layer's own."""
+    path = path.removesuffix(".linear")  # Moshi holds its matrices in modules of these names
     leaf = path.rsplit(".", 1)[-1]
     block = path.removesuffix(leaf)
     if not _LAYER.search(path) or _APART.search(path):
@@ -145,9 +146,19 @@ def role_of(path: str) -> str:
     return _ANYWHERE.get(leaf, "")
 
 
+def _roles(model: torch.nn.Module, linear: Sequence[str]) -> dict[str, str]:
+    """The letters that each module holds: those of its name, and G where U is twice what D takes in."""
+    roles, modules = {path: role_of(path) for path in linear}, dict(model.named_modules())
+    inputs = {path.rsplit(".", 1)[0]: module_sizes(modules[path])[0] for path, held in roles.items() if held == "D"}
+    for path, held in roles.items():
+        if held == "U" and module_sizes(modules[path])[1] == 2 * inputs.get(path.rsplit(".", 1)[0], 0):
+            roles[path] = "GU"
+    return roles
+
+
 def _of_roles(model: torch.nn.Module, linear: Sequence[str], layout: str) -> Targets:
     """Every module that holds a role of the layout."""
-    roles = {path: role_of(path) for path in linear}
+    roles = _roles(model, linear)
     chosen = [path for path, held in roles.items() if set(held) & set(layout)]
     there = {letter for held in roles.values() for letter in held}
     missing = [letter for letter in layout if letter not in there]

@@ -41,6 +41,7 @@ class PerExampleGradients:
         for path, module in self._model.named_modules():
             if marker.search(path):
                 name = f"{canonical_name(path, self._adapter_name)}.weight"
+                self._handles.append(module.register_forward_pre_hook(_begun))
                 self._handles.append(module.register_forward_hook(self._on_forward(name)))
         embeddings = self._model.get_input_embeddings()  # type: ignore[operator]
         self._handles.append(embeddings.register_forward_hook(self._on_embeddings))
@@ -88,6 +89,14 @@ class PerExampleGradients:
         product = torch.bmm(_wide(gradient).transpose(1, 2), _wide(seen))
         # A layer that runs twice in one forward pass adds up before anything is squared.
         self.gradients[name] = self.gradients[name] + product if name in self.gradients else product
+
+
+def _begun(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...] | None:
+    """Start the graph at a matrix whose input does not come from the embeddings, such as features of other tables."""
+    seen, *others = inputs
+    if seen.requires_grad or not torch.is_grad_enabled():
+        return None
+    return (seen.detach().requires_grad_(True), *others)
 
 
 def _wide(tensor: torch.Tensor) -> torch.Tensor:

@@ -244,10 +244,13 @@ def _settle_end(tokenizer: PreTrainedTokenizerBase) -> None:
 def _settle_pad(tokenizer: PreTrainedTokenizerBase) -> None:
     """A pad token that the model has an embedding for; which one does not matter, masks come from lengths."""
     rows = embedding_rows(tokenizer)
-    if tokenizer.pad_token is not None and (rows is None or tokenizer.pad_token_id < rows):
-        return
+
+    def fits(token: str | None) -> bool:
+        return token is not None and (rows is None or int(tokenizer.convert_tokens_to_ids(token)) < rows)
+
     others = (tokenizer.eos_token, tokenizer.bos_token, tokenizer.unk_token, tokenizer.convert_ids_to_tokens(0))
-    tokenizer.pad_token = next(one for one in others if one is not None)
+    if not fits(tokenizer.pad_token):
+        tokenizer.pad_token = next(filter(fits, others))
 
 
 @contextmanager

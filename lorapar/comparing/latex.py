@@ -79,6 +79,8 @@ def decided(answer: str, reference: str) -> bool | MathTexts:
     left, right = _expression(given, found), _expression(wanted, sought)
     if not left or not right or _is_ordered(left) != _is_ordered(right):
         return False
+    if _is_ordered(left) and _rows_in(left) != _rows_in(right):
+        return False  # [[1], 2] is not [1, 2]
     return MathTexts(left, right)
 
 
@@ -165,6 +167,11 @@ def _is_row(text: str) -> bool:
 def _is_ordered(text: str) -> bool:
     """Whether a text is a pair, a longer row, or an interval: math-verify takes (1,2) for the set of 1 and 2."""
     return text[:1] in ("(", "[") and text[-1:] in (")", "]") and "," in text
+
+
+def _rows_in(text: str) -> int:
+    r"""How many square brackets open in a text, but for those of `\sqrt[3]`."""
+    return text.count("[") - text.count("\\sqrt[")
 
 
 def _number(value: Fraction) -> str:

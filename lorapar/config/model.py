@@ -25,7 +25,7 @@ def _template(text: str) -> str:
     if "{" in text:
         return text
     try:
-        found = Path(text).expanduser().read_text(encoding="utf-8")
+        found = Path(text).expanduser().read_text(encoding="utf-8-sig")  # some editors write a mark first
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "not UTF-8"
         raise ValueError(f"'{text}' is neither a Jinja template nor a file that can be read ({why})") from None

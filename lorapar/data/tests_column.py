@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import builtins
+import symtable
 from collections.abc import Sequence
 
 from lorapar.data.cells import BadRowError
@@ -12,7 +14,7 @@ from lorapar.data.written import texts_in
 def tests_of(where: str, column: str, texts: Sequence[str]) -> str | None:
     """One source from a text, a list of texts, or such a list as text (from a CSV file); None where there are no tests.
 
-    Raises BadRowError where it is not Python, or asserts nothing.
+    Raises BadRowError where it is not Python, or where every answer would pass.
     """
     source = "\n".join(_listed(texts))
     if not source.strip():
@@ -21,16 +23,67 @@ def tests_of(where: str, column: str, texts: Sequence[str]) -> str | None:
         tree = ast.parse(source)
     except (SyntaxError, ValueError) as error:
         raise BadRowError(f"{where}: '{column}' is no Python ({error}); give asserts that call the function") from None
-    if not any(isinstance(node, ast.Assert | ast.Raise) for node in ast.walk(tree)):
-        raise BadRowError(
-            f"{where}: '{column}' asserts nothing, so every answer would pass; give lines such as assert add(2, 3) == 5"
-        )
-    if len(tree.body) == sum(isinstance(node, _DEFINITIONS) for node in tree.body):
-        raise BadRowError(f"{where}: '{column}' only defines functions and calls none; call them at its end")
+    if (fault := _passes_everything(source, tree)) is not None:
+        raise BadRowError(f"{where}: '{column}' {fault}")
     return source
 
 
-_DEFINITIONS = (ast.FunctionDef, ast.ClassDef, ast.Import, ast.ImportFrom)
+def _passes_everything(source: str, tree: ast.Module) -> str | None:
+    """Why every answer would pass, and what to do; None where an answer can fail."""
+    if not _asserts(tree):
+        return "asserts nothing, so every answer would pass; give lines such as assert add(2, 3) == 5"
+    if not _reaches_an_assert(tree):
+        idle = [node.name for node in ast.walk(tree) if isinstance(node, _FUNCTIONS) and _asserts(node)]
+        return (
+            f"asserts in {', '.join(idle[:3])} only and never calls it, so every answer would pass; call it at the end"
+        )
+    if not _asked_names(source):
+        return (
+            "uses no name that the answer would define (built-in and imported functions are not the answer's), so all "
+            "answers would come out alike; call the answer's functions by their names"
+        )
+    return None
+
+
+def _asserts(tree: ast.AST) -> bool:
+    return any(isinstance(node, ast.Assert | ast.Raise) for node in ast.walk(tree))
+
+
+_FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
+_CALLS_BY_TEXT = frozenset({"globals", "locals", "vars", "dir", "getattr", "eval", "exec"})
+"""Built-in functions through which a name in a text can be called."""
+
+
+def _reaches_an_assert(tree: ast.Module) -> bool:
+    """Whether running a source comes to an assert: in itself, or in a function of its own whose name it uses."""
+    defined: dict[str, list[ast.AST]] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, (*_FUNCTIONS, ast.ClassDef)):
+            defined.setdefault(node.name, []).append(node)
+    waiting: list[ast.AST] = [tree]
+    while waiting:
+        for node in ast.iter_child_nodes(waiting.pop()):
+            name = node.id if isinstance(node, ast.Name) else node.attr if isinstance(node, ast.Attribute) else ""
+            if isinstance(node, ast.Assert | ast.Raise) or name in _CALLS_BY_TEXT:
+                return True
+            waiting += defined.pop(name, [])
+            if not isinstance(node, _FUNCTIONS) or node.decorator_list or node.name.startswith("__"):
+                waiting.append(node)
+    return False
+
+
+def _asked_names(source: str) -> set[str]:
+    """Global names that a source reads and never sets, built-in ones aside: those it is given by the answer."""
+    tables, read, own = [symtable.symtable(source, "tests", "exec")], set(), set(dir(builtins))
+    for table in tables:
+        tables += table.get_children()
+        for symbol in table.get_symbols():
+            if table.get_type() == "module" or symbol.is_global():
+                if symbol.is_assigned() or symbol.is_imported() or symbol.is_namespace():
+                    own.add(symbol.get_name())
+                if symbol.is_referenced():
+                    read.add(symbol.get_name())
+    return read - own
 
 
 def _listed(texts: Sequence[str]) -> list[str]:

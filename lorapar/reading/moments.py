@@ -25,12 +25,13 @@ _YEAR = r"(?:,?\s+(?P<year>[0-9]{4}))?"
 _DATES = (
     re.compile(rf"(?:on\s+)?(?:the\s+)?{_DAY}\s+(?:of\s+)?{_MONTH}{_YEAR}", re.IGNORECASE),
     re.compile(rf"(?:on\s+)?{_MONTH}\s+(?:the\s+)?{_DAY}{_YEAR}", re.IGNORECASE),
+    re.compile(rf"(?:in\s+)?{_MONTH},?\s+(?P<year>[0-9]{{4}})", re.IGNORECASE),
     re.compile(r"(?P<year>[0-9]{4})([-/])(?P<number>[0-9]{1,2})\2(?P<day>[0-9]{1,2})"),
 )
 _LONGEST = 40
 
 Moment = tuple[str, int, int, int]
-"""What it is, and its numbers from the largest to the smallest; 0 for a year that nobody names."""
+"""What it is, and its numbers from the largest to the smallest; 0 for a year or a day that nobody names."""
 
 
 def moment_of(text: str) -> Moment | None:
@@ -61,5 +62,5 @@ def _date_of(text: str) -> Moment | None:
             continue
         parts = found.groupdict()
         month = int(parts["number"]) if "number" in parts else _MONTHS.index(parts["month"][:3].casefold()) + 1
-        return ("date", int(parts["year"] or 0), month, int(parts["day"]))
+        return ("date", int(parts["year"] or 0), month, int(parts.get("day") or 0))
     return None

@@ -60,9 +60,15 @@ _BEGIN = re.compile(
 )
 _SCALED = re.compile(
     r"(?P<before>[^\d\s]{0,4}\s?)(?P<digits>[0-9]{1,3}(?:,[0-9]{3})*(?:\.[0-9]+)?|[0-9]+(?:\.[0-9]+)?)[\s-]+"
-    rf"(?P<scale>dozen|{'|'.join(_SCALES)})(?![^\W\d_])(?P<rest>.*)",
+    rf"(?P<scale>{'|'.join(_COUNTS)})s?(?![^\W\d_])(?P<rest>.*)",
     re.IGNORECASE | re.DOTALL,
 )
+_PARTED = re.compile(
+    rf"(?P<sign>-?)(?P<digits>[0-9]{{1,9}})[\s-]+(?P<part>{'|'.join((*_PARTS, *_PLURALS))})(?![^\W\d_])(?P<rest>.*)",
+    re.IGNORECASE | re.DOTALL,
+)
+NAMES_OF_NUMBERS = frozenset({*_PARTS, *_PLURALS, *_ORDINALS, *_COUNTS, *(f"{word}s" for word in _COUNTS)} - {"second"})
+"""Words that make another number of the digits before them: `5 millions`, `5 sixths`, `5 eleventh`."""
 _ORDINAL = re.compile(r"([0-9]{1,9})(?:st|nd|rd|th)", re.IGNORECASE)
 _WORD = re.compile(r"[\s-]*([^\W\d_]+)")
 _ARTICLE = re.compile(r"\s+(?:of\s+)?an?\s+", re.IGNORECASE)
@@ -74,6 +80,13 @@ def in_digits(text: str) -> str | None:
     if scaled is not None:
         value = Fraction(scaled["digits"].replace(",", "")) * _COUNTS[scaled["scale"].casefold()]
         return f"{scaled['before']}{_written(value)}{scaled['rest']}"
+    parted = _PARTED.fullmatch(text)
+    below = (
+        0 if parted is None else (_PARTS if int(parted["digits"]) == 1 else _PLURALS).get(parted["part"].casefold(), 0)
+    )
+    if parted is not None and below:
+        rest = _ARTICLE.sub(" ", parted["rest"], count=1) if _ARTICLE.match(parted["rest"]) else parted["rest"]
+        return f"{parted['sign']}{_written(Fraction(int(parted['digits']), below))}{rest}"
     begin = _BEGIN.fullmatch(text)
     if begin is None:
         return None
@@ -108,8 +121,10 @@ def _read(text: str) -> tuple[Fraction, str] | None:
     """The number that a text begins with and what stands behind it; None where there is none, or it is another kind."""
     reader = _Reader(text)
     value = reader.half() or reader.whole()
-    if value is None or reader.word() in _ORDINALS:
-        return None  # twenty-first
+    word = reader.word()
+    counts_seconds = word == "second" and value is not None and (value < 20 or value % 10 != 0)
+    if value is None or (word in _ORDINALS and not counts_seconds):
+        return None  # twenty-first, but one second
     return value, text[reader.place :]
 
 
@@ -216,8 +231,9 @@ class _Reader:
         return Fraction(count, below)
 
     def _and_a_part(self) -> Fraction:
-        """The half of `one and a half`."""
-        if self.word() != "and" or self.word(ahead=1) not in ("a", "one") or self.word(ahead=2) not in _PARTS:
+        """The half of `one and a half`, the quarters of `one and three quarters`."""
+        count = 1 if self.word(ahead=1) in ("a", "an") else _SMALL.get(self.word(ahead=1), 0)
+        if self.word() != "and" or not count or self.word(ahead=2) not in (_PARTS if count == 1 else _PLURALS):
             return Fraction(0)
         self.skip(2)
-        return self._part(1) or Fraction(0)
+        return self._part(count) or Fraction(0)

@@ -57,6 +57,53 @@ _SPELLINGS = {
     "kilobit": "kbit",
     "megabit": "mbit",
     "gigabit": "gbit",
+    "nanometre": "nm nanometer",
+    "micrometre": "\u03bcm um micrometer micron",
+    "microgram": "\u03bcg mcg",
+    "microlitre": "\u03bcl microliter",
+    "decilitre": "dl deciliter",
+    "centilitre": "cl centiliter",
+    "pint": "pt",
+    "quart": "qt",
+    "fluid ounce": "",
+    "cup": "",
+    "tablespoon": "tbsp",
+    "teaspoon": "tsp",
+    "acre": "ac",
+    "nanosecond": "ns",
+    "microsecond": "\u03bcs",
+    "millisecond": "ms msec",
+    "newton": "n",
+    "joule": "j",
+    "kilojoule": "kj",
+    "watt": "w",
+    "milliwatt": "mw",
+    "kilowatt": "kw",
+    "kilowatt hour": "kwh kilowatt-hour kw\u00b7h",
+    "volt": "v",
+    "millivolt": "mv",
+    "kilovolt": "kv",
+    "amp": "ampere",
+    "milliamp": "ma milliampere",
+    "ohm": "\u03c9",
+    "hertz": "hz",
+    "kilohertz": "khz",
+    "megahertz": "mhz",
+    "gigahertz": "ghz",
+    "pascal": "pa",
+    "hectopascal": "hpa",
+    "kilopascal": "kpa",
+    "megapascal": "mpa",
+    "atmosphere": "atm",
+    "mole": "mol",
+    "calorie": "cal",
+    "kilocalorie": "kcal",
+    "decibel": "db",
+    "radian": "rad",
+    "light year": "ly light-year lightyear",
+    "knot": "kn kts",
+    "canadian dollar": "cad c$ ca$",
+    "australian dollar": "aud a$ au$",
     "kilometre/hour": "kph kmh kmph",
     "mile/hour": "mph",
 }
@@ -65,6 +112,7 @@ _ONE_SPELLING = {spelling: unit for unit, others in _SPELLINGS.items() for spell
     "us dollar": "dollar",
     "pounds sterling": "pound sterling",
     "british pound": "pound sterling",
+    "fl oz": "fluid ounce",
     "swiss franc": "franc",
     "indian rupee": "rupee",
     "japanese yen": "yen",
@@ -73,8 +121,12 @@ _ONE_SPELLING = {spelling: unit for unit, others in _SPELLINGS.items() for spell
     **dict.fromkeys(("\u00b0f", "\u00b0 f", "degree fahrenheit", "degrees fahrenheit", "fahrenheit"), "fahrenheit"),
 }
 """Ways of writing one unit, in small letters and the singular."""
-_BY_CASE = {"Kb": "kilobit", "Mb": "megabit", "Gb": "gigabit"}
-_KNOWN = frozenset(part for unit in _ONE_SPELLING.values() for part in unit.split("/"))
+_BY_CASE = {
+    **{"Kb": "kilobit", "Mb": "megabit", "Gb": "gigabit", "A": "amp", "kN": "kilonewton", "mPa": "millipascal"},
+    **{"Mm": "megametre", "Mg": "megagram", "MW": "megawatt", "MJ": "megajoule", "MV": "megavolt"},
+}
+"""Units that another case would make another one of."""
+_KNOWN = frozenset(part for unit in (*_ONE_SPELLING.values(), *_BY_CASE.values()) for part in unit.split("/"))
 _MEANS_SEVERAL = {"pound": ("pound sterling", "lb"), "degree": ("celsius", "fahrenheit"), "ton": ("tonne",)}
 _BY_TIME = "seconds?|sec|s|minutes?|min|hours?|hr|h|days?|weeks?|months?|years?|yr"
 _PER = re.compile(rf"\s*/\s*|(?:^|\s+)per\s+|(?:^|\s+)an?\s+(?=(?:{_BY_TIME}|miles?|piece|person)\b)")
@@ -86,11 +138,18 @@ BY_TIME = re.compile(rf"(?<=[0-9])\s?/\s?(?=(?:{_BY_TIME})\b)", re.IGNORECASE)
 """The slash of `$9/hour`."""
 
 
+_OF = " of "
+"""Before what is measured: `3 kg of flour` are `3 kg`."""
+
+
 def one_spelling(unit: str) -> str:
     """One text for the ways of writing a unit: small letters, no plural, one name for each currency."""
     plain = " ".join(unit.split())
     if plain in _BY_CASE:
         return _BY_CASE[plain]
+    head, of, what = plain.partition(_OF)
+    if of and is_known(measured := one_spelling(head)):
+        return f"{measured}{of}{what.casefold()}"
     plain = plain.casefold().rstrip(".").removesuffix(" old") or unit
     known = _ONE_SPELLING.get(plain)
     return known or "/".join(map(_simple, _PER.split(plain)))
@@ -109,11 +168,14 @@ def _simple(plain: str) -> str:
 
 def is_known(unit: str) -> bool:
     """Whether a unit in its one spelling is one of those that are known, or a square, a cube or a rate of them."""
-    return all(part.rstrip("\u00b2\u00b3") in _KNOWN for part in unit.split("/"))
+    return all(part.rstrip("\u00b2\u00b3") in _KNOWN for part in unit.partition(_OF)[0].split("/"))
 
 
 def same_unit(given: str, wanted: str) -> bool:
     """Whether two units in their one spelling are, or can be, one."""
+    (given, _, of_what), (wanted, _, of_that) = given.partition(_OF), wanted.partition(_OF)
+    if of_what and of_that and of_what != of_that:
+        return False
     if given == wanted:
         return True
     parts, others = given.split("/"), wanted.split("/")

@@ -135,18 +135,23 @@ def fetch_start(model: ModelConfig, folder: Path) -> Path:
 
 
 def trained_rank(folder: Path, rank: int) -> int:
-    """How many of an adapter's rows and columns were trained when it was made; all of them where nothing says."""
-    for file, keys in ((MARK_FILE, ("rank",)), (LINEAGE_FILE, ("parent", "trained_rank"))):
-        if (folder / file).is_file():
-            found: Any = json.loads((folder / file).read_text(encoding="utf-8"))
-            for key in keys:
-                found = (found or {}).get(key)
-            if isinstance(found, int):
-                return min(found, rank)
-    if (folder / LINEAGE_FILE).is_file():
-        settings = json.loads((folder / LINEAGE_FILE).read_text(encoding="utf-8")).get("settings", {})
-        return min(int(settings.get("adapter", {}).get("rank", rank)), rank)
-    return rank
+    """How many of an adapter's rows and columns were trained when it was made; all of them where nothing says.
+
+    All of one that was packed into a smaller rank, too: its rows are no longer those that were trained.
+    """
+    lineage, mark = (_document(folder / file) for file in (LINEAGE_FILE, MARK_FILE))
+    if lineage.get("compacted"):
+        return rank
+    settings = lineage.get("settings", {})
+    for found in (mark.get("rank"), (lineage.get("parent") or {}).get("trained_rank")):
+        if isinstance(found, int):
+            return min(found, rank)
+    return min(int(settings.get("adapter", {}).get("rank", rank)), rank)
+
+
+def _document(file: Path) -> dict[str, Any]:
+    """A JSON file; empty where there is none."""
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
 
 
 def require_same_weights(model: ModelConfig, folder: Path, digest: str) -> None:

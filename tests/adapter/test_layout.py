@@ -169,8 +169,32 @@ def test_routers_indexers_and_heads_have_no_role() -> None:
         "model.vision_tower.layers.0.self_attn.q_proj",
         "model.decoder.layers.0.encoder_attn.q_proj",
         "model.layers.0.self_attn.gate_proj",
+        "model.layers.0.ple.key_proj",  # Qwen4-Exp: of features of neighbouring tokens
     ):
         assert role_of(path) == "", path
+
+
+@pytest.mark.parametrize(
+    ("path", "role"),
+    [
+        ("model.layers.0.self_attn.q_gate_proj", "Q"),  # A.X K2: the second half of Q, and a gate
+        ("transformer.h.0.self_attn.key_proj", "K"),
+        ("model.layers.0.self_attn.q_proj.linear", "Q"),  # Moshi
+        ("model.layers.1.self_attn.qkv_proj.v_proj_delayed", "V"),
+    ],
+)
+def test_a_role_is_found_by_name_and_block(path: str, role: str) -> None:
+    assert role_of(path) == role
+
+
+def test_a_first_matrix_of_twice_the_width_holds_the_gate_too(make_family) -> None:
+    """As in Moshi, where no name says so."""
+    model = make_family("phi")
+    for layer in model.model.layers:
+        layer.mlp.fc1 = torch.nn.Linear(64, 192)
+    assert find_targets(model, "QKVGUD").notes == ()
+    (note,) = find_targets(model, "UD").notes
+    assert note == "fc1 holds G and U in one matrix, so the layout UD takes it whole"
 
 
 def test_settings_and_method_know_the_same_roles() -> None:

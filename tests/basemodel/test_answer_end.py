@@ -112,6 +112,13 @@ def test_a_pad_token_without_an_embedding_is_replaced(base):
     assert embedding_rows(tokenizer) == 259
 
 
+@pytest.mark.parametrize("pad", [None, "<pad>", "<end>"])
+def test_a_pad_token_is_no_eos_without_an_embedding(base, pad):
+    tokenizer = base(pad_token=pad, eos="<end>")
+    assert tokenizer.eos_token_id >= embedding_rows(tokenizer)
+    assert tokenizer.pad_token_id < embedding_rows(tokenizer)
+
+
 def test_stop_strings_of_one_token_are_tokens_and_the_others_are_texts(base):
     tokenizer = base()
     settings = Path(tokenizer.name_or_path) / "generation_config.json"

@@ -53,9 +53,10 @@ def test_an_option_that_the_template_does_not_read_is_refused():
         tokenizer(SWITCHED, thinkng=True)
 
 
-def test_a_template_is_read_from_its_file_at_once(tmp_path):
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_a_template_is_read_from_its_file_at_once(tmp_path, encoding):
     path = tmp_path / "mine.jinja"
-    path.write_text(FORGETTING)
+    path.write_text(FORGETTING, encoding=encoding)
     assert ModelConfig(chat_template=str(path)).chat_template == FORGETTING
 
 

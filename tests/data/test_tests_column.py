@@ -25,6 +25,9 @@ def source(tmp_path: Path, tests: Any, **columns: Any) -> DataConfig:
     return DataConfig(source=str(file), columns=columns or None)
 
 
+CHECK = "def check(candidate):\n    assert candidate(2, 3) == 5"
+
+
 @pytest.mark.parametrize("tests", ["\n".join(ASSERTS), ASSERTS, json.dumps(ASSERTS), str(np.array(ASSERTS))])
 def test_a_text_a_list_and_a_list_written_as_text_are_one(tmp_path: Path, tests: Any) -> None:
     assert {one.tests for one in load_examples(source(tmp_path, tests), 0)} == {"\n".join(ASSERTS)}
@@ -41,7 +44,13 @@ def test_rows_without_tests_have_none(tmp_path: Path) -> None:
         ("assert add(", "is no Python"),
         ("add(2, 3)", "asserts nothing"),
         ('{"inputs": [1], "outputs": [2]}', "asserts nothing"),
-        ("def check(candidate):\n    assert candidate(2) == 4", "only defines functions and calls none"),
+        (CHECK, "asserts in check only and never calls it"),
+        (f"METADATA = {{'author': 'jt'}}\n\n\n{CHECK}", "asserts in check only and never calls it"),
+        (f'"""Tests of add."""\n{CHECK}\nprint("checked")', "asserts in check only and never calls it"),
+        ("def test_add():\n    assert add(2, 3) == 5\n\nCASES = 2", "asserts in test_add only and never calls it"),
+        ("class TestAdd:\n    def test(self):\n        assert add(2, 3) == 5\n\nTestAdd()", "asserts in test only"),
+        ("def add(a, b):\n    return a + b\n\nassert add(2, 3) == 5", "uses no name that the answer would define"),
+        ("assert sum([2, 3]) == 5", "uses no name that the answer would define"),
     ],
 )
 def test_what_tests_nothing_is_refused_with_its_row(tmp_path: Path, tests: str, message: str) -> None:
@@ -49,6 +58,22 @@ def test_what_tests_nothing_is_refused_with_its_row(tmp_path: Path, tests: str, 
         load_examples(source(tmp_path, tests), 0)
     assert "rows.jsonl:1" in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "tests",
+    [
+        f"{CHECK}\n\ncheck(add)",
+        "def check(add):\n    assert add(2, 3) == 5\n\ncheck(add)",
+        f"def test_add():\n    check(add)\n\n{CHECK}\n\nfor test in [test_add]:\n    test()",
+        "class TestAdd:\n    def test(self):\n        assert add(2, 3) == 5\n\nTestAdd().test()",
+        "def test_add():\n    assert add(2, 3) == 5\n\nfor name in ('test_add',):\n    globals()[name]()",
+        "if add(2, 3) != 5:\n    raise SystemExit",
+        "try:\n    add()\nexcept TypeError:\n    pass\nelse:\n    raise AssertionError",
+    ],
+)
+def test_asserts_that_running_the_tests_comes_to_are_tests(tmp_path: Path, tests: str) -> None:
+    assert {one.tests for one in load_examples(source(tmp_path, tests), 0)} == {tests}
 
 
 def test_passes_tests_without_any_tests_is_found_before_anything_is_trained(tmp_path: Path) -> None:

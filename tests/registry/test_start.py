@@ -90,6 +90,14 @@ def test_a_folder_of_any_peft_user_is_an_adapter(package, tmp_path) -> None:
         fetch_start(resolved, tmp_path / "unused")
 
 
+def test_of_a_packed_adapter_all_was_trained_whatever_the_run_trained(package, tmp_path) -> None:
+    folder = shutil.copytree(package, tmp_path / "packed")
+    edited(folder, LINEAGE_FILE, compacted={"version": "mine@1", "rank": 8})
+    assert trained_rank(folder, 6) == 6
+    edited(folder, LINEAGE_FILE, compacted=None)
+    assert trained_rank(folder, 6) == 4
+
+
 def test_a_repository_of_the_hub_is_pinned_to_its_commit(package, tmp_path, monkeypatch) -> None:
     commit = "0123456789abcdef0123456789abcdef01234567"
     made = tmp_path / "hub" / "models--someone--mine" / "snapshots" / commit

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import random
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ ROLLING = "loglikelihood_rolling"
 _STRUCTURE = ("tag", "group", "task_list", "include")
 _FILES = ("json", "csv", "parquet", "text", "arrow")
 """Builders of datasets that read files."""
+_TEMPLATE = re.compile(r"\{[{%]")
 Metric = tuple[str, str]
 """A metric and the filter that answers pass before it."""
 
@@ -93,6 +95,7 @@ def build_named(config: BenchmarkConfig, found: TaskFile, seed: int) -> NamedTas
     with silent(), template_box(config):
         task = _built(config, found)
         docs = list(task.eval_docs)
+        _check_columns(config, found, task)
         _check_rows(config, task, docs)
         task.set_fewshot_seed(seed)
         digest = _digest(config, found, task, docs)
@@ -275,6 +278,27 @@ def _first_line(error: BaseException) -> str:
     cause = error.__cause__ if type(error).__name__ == "DatasetGenerationError" and error.__cause__ else error
     lines = str(cause).strip().splitlines()
     return f"{type(cause).__name__}: {lines[0][:300]}" if lines else type(cause).__name__
+
+
+def _check_columns(config: BenchmarkConfig, found: TaskFile, task: Task) -> None:
+    """Refuse a column that the rows lack: lm-eval would ask, or expect, its name as the text of every row."""
+    columns = [str(one) for one in getattr(task, "features", None) or ()]
+    if not columns or getattr(task, "prompt", None) is not None:
+        return
+    writes = task.OUTPUT_TYPE == "generate_until"
+    for key in ("doc_to_text", "doc_to_target"):
+        value = getattr(task.config, key)
+        outside = found.folder is not None or key in {**found.changed, **config.overrides}
+        is_text = isinstance(value, str) and value.strip() and not value.isdigit() and not _TEMPLATE.search(value)
+        if not outside or not is_text or value in columns:
+            continue
+        unused = key == "doc_to_target" and task.config.process_results is not None
+        if not unused and (writes or value.isidentifier()):
+            raise wrong(
+                config,
+                f"{found.path}: {key} is '{value[:60]}', neither a column{nearest(value, columns)} nor a template, so "
+                f"it would be the same in every row (columns: {', '.join(columns)})",
+            )
 
 
 def _check_rows(config: BenchmarkConfig, task: Task, docs: Sequence[Mapping[str, Any]]) -> None:

@@ -1,10 +1,10 @@
 """An answer and its tests in two processes, of which only the tests' can say that they passed.
 
 The answer's process runs the answer and then serves calls: the tests' process asks it, over a pipe, for a name, a call
-or an attribute, and gets back plain values (numbers, texts, lists, dicts and the like) or the number of an object that
-stays there. Nothing of the answer is ever imported, unpickled or compared in the tests' process, so it cannot exit,
-print or patch its way to a pass, nor bring an object that equals everything. Names of built-in functions are never
-taken from the answer.
+or an attribute, and gets back plain values (numbers, texts, lists, dicts, dates and the like) or the number of an
+object that stays there. Nothing of the answer is ever imported, unpickled or compared in the tests' process, so it
+cannot exit, print or patch its way to a pass, nor bring an object that equals or contains everything, nor end a loop of
+the tests by an exception. Names of built-in functions are never taken from the answer.
 
 Both programs are text, because each is run by a bare interpreter that can import nothing of lorapar.
 """
@@ -26,7 +26,19 @@ class CodeUnderTest:
 
 
 _VALUES = '''
-import json
+import builtins, json, sys
+sys.set_int_max_str_digits(0)
+MORE = {
+    "range": ("builtins", lambda one: (one.start, one.stop, one.step)),
+    "Fraction": ("fractions", lambda one: (one.numerator, one.denominator)),
+    "Decimal": ("decimal", lambda one: (str(one),)),
+    "deque": ("collections", lambda one: (list(one), one.maxlen)),
+    "date": ("datetime", lambda one: (one.year, one.month, one.day)),
+    "datetime": ("datetime", lambda one: (
+        one.year, one.month, one.day, one.hour, one.minute, one.second, one.microsecond
+    )),
+    "timedelta": ("datetime", lambda one: (one.days, one.seconds, one.microseconds)),
+}
 
 class Values:
     """Plain values as JSON; of anything else, only a number that stands for it."""
@@ -53,6 +65,10 @@ class Values:
         if isinstance(value, dict):
             items = dict.items(value)
             return {"dict": [[self.pack(key), self.pack(inner)] for key, inner in items]}
+        name = type(value).__name__
+        module, parts = MORE.get(name, ("", None))
+        if type(value) is getattr(sys.modules.get(module), name, None) and getattr(value, "tzinfo", None) is None:
+            return {name: [self.pack(one) for one in parts(value)]}
         return {"object": self._hold(value)}
 
     def unpack(self, value):
@@ -67,11 +83,13 @@ class Values:
             return bytes(inner)
         if name == "dict":
             return {self.unpack(key): self.unpack(one) for key, one in inner}
+        if name in MORE:
+            return getattr(__import__(MORE[name][0]), name)(*map(self.unpack, inner))
         return {"list": list, "tuple": tuple, "set": set, "frozenset": frozenset}[name](map(self.unpack, inner))
 '''
 
 ANSWER_PROGRAM = f'''
-import os, sys
+import os
 {_VALUES}
 
 def serve():
@@ -92,7 +110,8 @@ def serve():
         replies.flush()
 
     def failed(error):
-        return json.dumps({{"error": type(error).__name__, "text": str(error)[:300]}})
+        known = next(kind for kind in type(error).__mro__ if getattr(builtins, kind.__name__, None) is kind)
+        return json.dumps({{"error": known.__name__, "text": str(error)[:300]}})
 
     try:
         with open("{ANSWER_FILE}", encoding="utf-8") as file:
@@ -121,8 +140,6 @@ def serve():
                 found = len(arguments[0])
             elif action == "item":
                 found = arguments[0][arguments[1]]
-            elif action == "contains":
-                found = arguments[1] in arguments[0]
             elif action == "text":
                 found = str(arguments[0])
             reply = json.dumps({{"value": values.pack(found)}})
@@ -137,7 +154,7 @@ TESTS_PROGRAM = f'''
 import os
 word = os.read(0, 64)
 os.dup2(os.open("/dev/null", os.O_RDONLY), 0)
-import builtins, symtable
+import symtable
 {_VALUES}
 
 def free_names(source):
@@ -170,6 +187,8 @@ def tests():
         if "error" in reply:
             kind = getattr(builtins, str(reply["error"]), None)
             kind = kind if isinstance(kind, type) and issubclass(kind, Exception) else RuntimeError
+            if issubclass(kind, (StopIteration, StopAsyncIteration)) and action != "next":
+                kind = RuntimeError  # it would end the loop of a test without a word
             try:
                 error = kind(str(reply["text"]))
             except TypeError:
@@ -186,6 +205,15 @@ def tests():
         def __call__(self, *arguments, **named):
             return ask("call", self, list(arguments), named)
 
+        def __setattr__(self, name, value):
+            ask("attribute", self, "__setattr__")(name, value)
+
+        def __setitem__(self, key, value):
+            ask("attribute", self, "__setitem__")(key, value)
+
+        def __delitem__(self, key):
+            ask("attribute", self, "__delitem__")(key)
+
         def __getattr__(self, name):
             if name.startswith("__"):
                 raise AttributeError(name)
@@ -200,6 +228,9 @@ def tests():
                     return
                 yield value
 
+        def __next__(self):
+            return ask("next", self)
+
         def __len__(self):
             return ask("length", self)
 
@@ -207,7 +238,20 @@ def tests():
             return ask("item", self, key)
 
         def __contains__(self, value):
-            return ask("contains", self, value)
+            try:
+                asked = ask("attribute", self, "__contains__")
+            except AttributeError:
+                return any(one == value for one in self)
+            if not asked(value):
+                return False
+            for strange in (os.urandom(8).hex(), -0.5 - int.from_bytes(os.urandom(9), "big")):
+                try:
+                    everything = asked(strange)
+                except Exception:
+                    continue
+                if everything:
+                    raise TypeError("the answer gave an object that says of everything that it is in it")
+            return True
 
         def __str__(self):
             return ask("text", self)

@@ -388,13 +388,18 @@ def test_what_the_model_writes_is_never_run_outside_the_sandbox(folder) -> None:
         ("capitals", {"test_split": "proof"}, "proof"),
         ("capitals", {"dataset_kwargs": {"data_files": {"test": "data/none.jsonl"}}}, "none.jsonl"),
         ("capitals", {"sorcery": 1}, "sorcery"),
+        ("capitals", {"doc_to_text": "contry"}, "doc_to_text is 'contry', neither a column (did you mean 'country'?)"),
+        ("capitals", {"doc_to_text": "Which capital?"}, "nor a template, so it would be the same in every row"),
+        ("capitals", {"doc_to_target": "captial"}, "doc_to_target is 'captial', neither a column (did you mean 'cap"),
+        ("animals", {"doc_to_text": "question"}, "doc_to_text is 'question', neither a column"),
+        ("endings", {"doc_to_target": "capitol"}, "doc_to_target is 'capitol', neither a column"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
 def test_what_is_wrong_in_a_file_or_its_rows_is_reported_before_anything_is_trained(
     folder, task, change, message
 ) -> None:
-    write_task(folder, task, {**TASKS[task], **change}, task)
+    write_task(folder, task, {**TASKS[task], **change}, "animals" if task == "animals" else "capitals")
     assert message in wrong(folder, task)
 
 

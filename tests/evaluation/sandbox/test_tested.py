@@ -47,6 +47,44 @@ PASS = {
         "LIMIT = 3\ndef f(x, *, y=1):\n    return x + y",
         "assert f(LIMIT, y=2) == 5",
     ),
+    "numbers, dates and rows of the standard library": (
+        "from collections import deque\nfrom datetime import date, datetime, timedelta\nfrom decimal import Decimal\n"
+        "from fractions import Fraction\n"
+        "def f(x):\n    return x\n"
+        "def g():\n    return [deque([1], 3), date(2024, 1, 5), datetime(2024, 1, 5, 3, 30),\n"
+        "            timedelta(2, 1), Decimal('1.50'), Fraction(1, 3), range(1, 9, 2)]",
+        "import collections, datetime, decimal, fractions\n"
+        "wanted = [collections.deque([1], 3), datetime.date(2024, 1, 5), datetime.datetime(2024, 1, 5, 3, 30),\n"
+        "          datetime.timedelta(2, 1), decimal.Decimal('1.50'), fractions.Fraction(1, 3), range(1, 9, 2)]\n"
+        "assert g() == wanted and f(wanted) == wanted and list(map(type, g())) == list(map(type, wanted))\n"
+        "assert g()[0].maxlen == 3 and str(g()[4]) == '1.50'",
+    ),
+    "a number of many digits": (
+        "import math\ndef f(n):\n    return math.factorial(n)",
+        "import math\nassert f(3000) == math.factorial(3000)",
+    ),
+    "an exception of its own": (
+        "class Empty(LookupError):\n    pass\ndef f():\n    raise Empty('nothing')",
+        "try:\n    f()\nexcept LookupError as e:\n    assert str(e) == 'nothing'\nelse:\n    raise AssertionError",
+    ),
+    "an iterator, taken step by step": (
+        "def count():\n    n = 0\n    while True:\n        yield n\n        n += 1",
+        "steps = count()\nassert next(steps) == 0 and next(steps) == 1\nassert 7 in steps and next(steps) == 8",
+    ),
+    "an iterator that ends": (
+        "def once():\n    yield 1",
+        "steps = once()\nassert next(steps) == 1\ntry:\n    next(steps)\n    raise AssertionError\n"
+        "except StopIteration:\n    pass",
+    ),
+    "attributes and items that are set": (
+        "class Box:\n    def __init__(self):\n        self.kept = {}\n    def __setitem__(self, key, value):\n"
+        "        self.kept[key] = value\n    def __delitem__(self, key):\n        del self.kept[key]\n"
+        "    def __contains__(self, key):\n        return key in self.kept\n    def size(self):\n"
+        "        return self.width",
+        "box = Box()\nbox['a'] = 1\nbox['b'] = 2\ndel box['a']\nassert box.kept == {'b': 2}\n"
+        "assert 'b' in box and 'a' not in box\n"
+        "box.width = 4\nassert box.size() == 4",
+    ),
     "what it prints does not matter": ("print('x' * 100)\ndef add(a, b):\n    print('hi')\n    return a + b", ADD),
 }
 FAIL = {
@@ -74,6 +112,22 @@ FAIL = {
         "class All(int):\n    def __eq__(self, other):\n        return True\n    __hash__ = int.__hash__\n"
         "def add(a, b):\n    return All(1)",
         ADD,
+    ),
+    "contains everything": (
+        "class All:\n    def __contains__(self, one):\n        return True\ndef f():\n    return All()",
+        "assert 5 in f()",
+    ),
+    "goes through what equals everything": (
+        "class All:\n    def __eq__(self, other):\n        return True\ndef f():\n    yield All()",
+        "assert 5 in f()",
+    ),
+    "ends a loop of the tests": (
+        "def f(x):\n    raise StopIteration",
+        "for got, wanted in zip(map(f, [1, 2]), [2, 4]):\n    assert got == wanted",
+    ),
+    "ends a loop with an exception of its own": (
+        "class Stop(StopIteration):\n    pass\ndef f(x):\n    raise Stop",
+        "assert all(map(lambda x: f(x) == 2 * x, [1, 2]))",
     ),
     "a list that equals everything": (
         "class All(list):\n    def __eq__(self, other):\n        return True\n    def __iter__(self):\n"
