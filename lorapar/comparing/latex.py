@@ -35,6 +35,14 @@ _SHORT_FRACTION = re.compile(
 )
 _WHOLE_FRACTION = re.compile(r"([0-9]\s*)?\\frac\s*\{\s*([0-9]{1,9})\s*\}\s*\{\s*([0-9]{1,9})\s*\}")
 _ROOT = re.compile(r"\\sqrt\s*(\[[^\]]*\])?\s*([0-9a-zA-Z])")
+_ROOT_SIGN = re.compile("\u221a\\s*([0-9]+|[a-zA-Z])")
+_CHARACTERS = {
+    **{"\u03c0": "\\pi ", "\u221a": "\\sqrt", "\u221e": "\\infty ", "\u00b1": "\\pm ", "\u222a": "\\cup "},
+    **{"\u2264": "\\le ", "\u2265": "\\ge ", "\u00d7": "\\times ", "\u00b7": "\\cdot ", "\u2208": "\\in "},
+}
+"""Characters of mathematics as LaTeX has them."""
+_RAISED = re.compile("[\u207b\u2070\u00b9\u00b2\u00b3\u2074-\u2079]+")
+_PLAIN_DIGITS = str.maketrans("\u207b\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079", "-0123456789")
 _TEN = re.compile(
     r"(?:(?<![0-9.])([0-9]+(?:\.[0-9]+)?)\s*(?:\\times|\\cdot|\u00d7|\*)\s*)?"
     r"(?<![0-9.])10\s*\^\s*(?:\{\s*(-?[0-9]{1,3})\s*\}|([0-9]{1,3}))(?![0-9])"
@@ -49,10 +57,12 @@ _OPERATOR = re.compile(r"[0-9^_+*/=<>|!()\[\]-]")
 _CALLED = re.compile(r"\\(sqrt|exp)\s*\(([^()]*)\)")
 _TIMES = re.compile(r"((?<![_^0-9.a-zA-Z\\])[0-9.]+)\s*\(")
 _MATRIX = re.compile(r"\\(?:begin|end)\{[a-z]+\}")
+_MATRIX_OF = re.compile(r"\\begin\{[pb]?matrix\}\s*(.*?)\s*\\end\{[pb]?matrix\}", re.DOTALL)
+"""In round or square brackets, which are the same; in straight lines they are determinants and norms."""
 _WITH_LETTERS = re.compile(r"-?(?:[0-9][0-9./]*|\\frac\{[0-9]+\}\{[0-9]+\})[a-zA-Z]{1,3}")
 """A number with letters right behind it, which may be variables: `2x`."""
 _NEVER = re.compile(
-    r"[%:;?\"'`#&@\u20ac\u00a3\u00a5$\u00b0]|!!|(?<![_^0-9.])[0-9.]+\s+[0-9]|(?<![_^{a-zA-Z])[a-zA-Z]+\s*[0-9]"
+    r"(?<=[0-9])\s*_|[%:;?\"'`#&@\u20ac\u00a3\u00a5$\u00b0]|!!|(?<![_^0-9.])[0-9.]+\s+[0-9]|(?<![_^{a-zA-Z])[a-zA-Z]+\s*[0-9]"
 )
 """What math-verify is never asked about: percent, times, money, degrees, two numbers side by side, `x2`."""
 _MOST_LETTERS_IN_A_ROW = 3
@@ -73,6 +83,9 @@ def decided(answer: str, reference: str) -> bool | MathTexts:
     given, wanted = _sides(_plain(answer), _plain(reference))
     if same_answer(given, wanted):
         return True
+    cells, others = _cells(given), _cells(wanted)
+    if cells is not None and others is not None:
+        return _same_cells(cells, others, MathTexts(given, wanted))
     found, sought = (None if _is_row(text) else quantity_of(text) for text in (given, wanted))
     if found is not None and sought is not None:
         return False  # numbers and their units are compared by `exact`, which has just said no
@@ -82,6 +95,24 @@ def decided(answer: str, reference: str) -> bool | MathTexts:
     if _is_ordered(left) and _rows_in(left) != _rows_in(right):
         return False  # [[1], 2] is not [1, 2]
     return MathTexts(left, right)
+
+
+def _cells(text: str) -> list[list[str]] | None:
+    """The cells of a matrix in round or square brackets, row by row; None of anything else."""
+    found = _MATRIX_OF.fullmatch(text)
+    if found is None:
+        return None
+    return [[cell.strip() for cell in row.split("&")] for row in found[1].removesuffix("\\\\").split("\\\\")]
+
+
+def _same_cells(cells: list[list[str]], others: list[list[str]], whole: MathTexts) -> bool | MathTexts:
+    """As `decided`, of two matrices; where a cell is left open, so is the whole."""
+    if [len(row) for row in cells] != [len(row) for row in others]:
+        return False
+    verdicts = [
+        decided(*pair) for row, other in zip(cells, others, strict=True) for pair in zip(row, other, strict=True)
+    ]
+    return whole if False not in verdicts and not all(one is True for one in verdicts) else False not in verdicts
 
 
 def last_formula(text: str) -> str | None:
@@ -148,7 +179,11 @@ def _expression(text: str, quantity: Quantity | None) -> str | None:
     """A text as LaTeX that math-verify reads as it is meant; None where it is no expression."""
     if quantity is not None and (not quantity.unit or _WITH_LETTERS.fullmatch(text) is None):
         return None if quantity.unit else _number(quantity.value)
-    text = _NAMED.sub(r"\\\1 ", text).replace("**", "^").replace("\u03c0", "\\pi ").replace("\u221a", "\\sqrt")
+    text = _NAMED.sub(r"\\\1 ", text).replace("**", "^")
+    text = _ROOT_SIGN.sub(r"\\sqrt{\1}", text)
+    for character, command in _CHARACTERS.items():
+        text = text.replace(character, command)
+    text = _RAISED.sub(lambda found: "^{" + found[0].translate(_PLAIN_DIGITS) + "}", text)
     text = _CALLED.sub(lambda found: f"\\{found[1]}{{{found[2]}}}", text)
     text = _TIMES.sub(r"\1\\cdot (", text)
     bare = _COMMAND.sub("\u00b7", _MATRIX.sub(" ", text))

@@ -65,6 +65,15 @@ SAME = [
     (r"x \in [0,1)", r"\left[0, 1\right)"),
     (r"\begin{pmatrix}1\\2\end{pmatrix}", r"\begin{pmatrix} 1 \\ 2 \end{pmatrix}"),
     ("x>2", "2<x"),
+    (r"\begin{bmatrix}1&2\\3&4\end{bmatrix}", r"\begin{pmatrix}1 & 2 \\ 3 & 4\end{pmatrix}"),
+    (r"\begin{pmatrix}\frac12&x+1\end{pmatrix}", r"\begin{pmatrix}0.5&1+x\end{pmatrix}"),
+    # characters for commands
+    ("\u221a12", r"2\sqrt{3}"),
+    ("3\u221a2/2", r"\frac{3\sqrt2}{2}"),
+    ("x\u207b\u00b9 + x\u00b2", r"\frac{1}{x} + x^2"),
+    ("(-\u221e, 5)", r"(-\infty,5)"),
+    ("[1,2] \u222a [3,4]", r"[1,2]\cup[3,4]"),
+    ("1 \u00b1 \u221a2", r"1\pm\sqrt2"),
 ]
 DIFFERENT = [
     # what math-verify by itself was seen to take for the same
@@ -96,6 +105,12 @@ DIFFERENT = [
     (r"\frac{1}{0}", r"\frac{2}{0}"),
     (r"\frac{a}{b", r"\frac{a}{b}"),
     ("x^2", "x2"),
+    ("1011_2", "1011"),
+    ("\u221a2", "2"),
+    ("[[x], 2]", "[x, 2]"),
+    (r"\begin{pmatrix}1&3\\2&4\end{pmatrix}", r"\begin{pmatrix}1&2\\3&4\end{pmatrix}"),
+    (r"\begin{pmatrix}1&2\end{pmatrix}", r"\begin{pmatrix}1\\2\end{pmatrix}"),
+    (r"\begin{vmatrix}1&2\\3&4\end{vmatrix}", r"\begin{pmatrix}1&2\\3&4\end{pmatrix}"),
     ("", "5"),
     ("", "x"),
 ]
