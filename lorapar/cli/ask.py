@@ -108,6 +108,8 @@ def _typed() -> Iterator[str]:
             text = input("> " if sys.stdin.isatty() else "").strip()
         except EOFError:
             return
+        except UnicodeDecodeError as error:
+            raise BadInputError(f"chat: the question is not UTF-8 (byte {error.object[error.start]:#04x})") from None
         if not text:
             return
         yield text
@@ -160,20 +162,30 @@ def local_adapter(name: str, where: str | None, model: Path | None) -> Iterator[
 
 def _rows(file: Path, system: System | None) -> Iterator[tuple[str, str, System | None]]:
     """(id, question, system) of each line; every line is looked at before anything is computed."""
-    from lorapar.store import storage_errors
-
-    with storage_errors(file):
-        if str(file) == "-":
-            text = sys.stdin.read()
-        elif file.is_file():
-            text = file.read_text(encoding="utf-8-sig")
-        else:
-            raise BadInputError(f"--file {file}: there is no such file")
-    lines = [(number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+    # Not splitlines: JSON strings may hold other line separators, such as U+2028.
+    lines = [(number, line) for number, line in enumerate(_text_of(file).split("\n"), 1) if line.strip()]
     if not lines:
         raise BadInputError(f"--file {file}: holds no question")
     for number, line in lines:
         yield _row(f"{file}:{number}", number, line, system)
+
+
+def _text_of(file: Path) -> str:
+    """The text of a file or, for `-`, of standard input; raises BadInputError naming the line that is not UTF-8."""
+    from lorapar.store import storage_errors
+
+    with storage_errors(file):
+        if str(file) == "-":
+            data = sys.stdin.buffer.read()
+        elif file.is_file():
+            data = file.read_bytes()
+        else:
+            raise BadInputError(f"--file {file}: there is no such file")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise BadInputError(f"{file}:{line}: not UTF-8 (byte {data[error.start]:#04x}); save it as UTF-8") from None
 
 
 def _row(place: str, number: int, line: str, system: System | None) -> tuple[str, str, System | None]:

@@ -42,7 +42,9 @@ def document_schema(command: str) -> str:
     """JSON Schema (draft 2020-12) of what a command prints with --json; raises BadInputError for one without."""
     if command not in DOCUMENTS:
         known = list(DOCUMENTS)
-        raise BadInputError(f"{command}: this command has no --json{nearest(command, known)}; {', '.join(known)} have")
+        raise BadInputError(
+            f"{command}: this command has no --json{nearest(command, known)}; these have: {', '.join(known)}"
+        )
     head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": f"lorapar {command} --json"}
     schema = DOCUMENTS[command].model_json_schema(mode="serialization")
     return json.dumps({**schema, **head}, indent=1, ensure_ascii=False) + "\n"

@@ -81,8 +81,8 @@ def export_command(  # noqa: PLR0913  -- an argument is an option of the command
     kinds = [name for name, value in given.items() if value is not None]
     if len(kinds) != 1:
         raise BadInputError(
-            "say what as: there are --kserve, --gateway POOL, --merged DIR, --gguf FILE, --ollama DIR and "
-            "--oci HOST/REPO, one at a time"
+            "export writes one format at a time; give one of --kserve, --gateway POOL, --merged DIR, --gguf FILE, "
+            "--ollama DIR and --oci HOST/REPO"
         )
     _check_options(kinds[0], base, model, other_base=other_base)
     if merged is not None:

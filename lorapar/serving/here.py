@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 
     from lorapar.evaluation.transformers_engine import TransformersModel
 
+_SHOWN_CHARACTERS = 60
+"""How much of a question that is too long an error shows."""
+
 
 @dataclass(frozen=True)
 class LocalAdapter:
@@ -95,10 +98,16 @@ class Reply:
 class Pair:
     """A base model in memory with an adapter on it; both can be asked."""
 
-    def __init__(self, adapter: LocalAdapter, tokenizer: PreTrainedTokenizerBase, asked: TransformersModel) -> None:
-        """Use `open_pair` to make one."""
+    def __init__(
+        self,
+        adapter: LocalAdapter,
+        tokenizer: PreTrainedTokenizerBase,
+        asked: TransformersModel,
+        longest: int | None = None,
+    ) -> None:
+        """Use `open_pair` to make one. `longest`: tokens that the model reads at once; None where it does not say."""
         self.adapter, self.tokenizer = adapter, tokenizer
-        self._asked = asked
+        self._asked, self._longest = asked, longest
 
     def text(self, tokens: Sequence[int]) -> str:
         """The text to show for an answer's tokens, or for its first tokens."""
@@ -126,9 +135,19 @@ class Pair:
             prompt_messages(one, system, self.adapter.prompts) for one, system in zip(questions, systems, strict=True)
         ]
         prompts = [prompt_ids(self.tokenizer, chat) for chat in chats]
+        for one, prompt in zip(questions, prompts, strict=True):
+            self._require_fit(one, len(prompt))
         with self._asked.adapter_off() if base else nullcontext():
             written = self._asked.generate(prompts, max_new_tokens, streamer=streamer)
         return [Reply(self.text(one), len(one), is_cut_off(self.tokenizer, one)) for one in written]
+
+    def _require_fit(self, one: Example, tokens: int) -> None:
+        if self._longest is not None and tokens >= self._longest:
+            raise BadInputError(
+                f"the question '{one.question[:_SHOWN_CHARACTERS]}…' has {tokens} tokens with what comes before it, "
+                f"and {self.adapter.model.name} reads at most {self._longest} at once; shorten it, or begin a new "
+                "conversation"
+            )
 
 
 @contextmanager
@@ -139,9 +158,10 @@ def open_pair(adapter: LocalAdapter, progress: Progress) -> Iterator[Pair]:
 
     tokenizer = load_tokenizer(adapter.model, progress)
     base = load_model(adapter.model, progress)
+    longest = getattr(base.config.get_text_config(), "max_position_embeddings", None)
     engine = TransformersEngine(base, tokenizer, autocast=adapter.model.autocast == "bfloat16")
     with engine.asked(adapter.folder) as asked:
-        yield Pair(adapter, tokenizer, asked)
+        yield Pair(adapter, tokenizer, asked, longest)
 
 
 def question(text: str, name: str = "question", history: Sequence[Turn] = ()) -> Example:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import sys
 from pathlib import Path
 
 import jsonschema
@@ -13,8 +14,10 @@ import typer.testing
 from rich.console import Console
 
 from lorapar.cli import app
+from lorapar.cli.ask import _typed
 from lorapar.cli.documents import AskedDocument
 from lorapar.errors import BadInputError, ExitCode
+from lorapar.serving.here import Pair, question, read_adapter
 from lorapar.terminal import Column, SideBySide
 
 
@@ -54,10 +57,15 @@ def test_a_file_of_questions_is_answered_line_by_line_in_its_order(tiny_run, tmp
         ("Why?\n", r"rows\.jsonl:1: no JSON"),
         ('{"question": "Why?", "system": 3}\n', r"rows\.jsonl:1: system is 3: write the name of a system"),
         ("\n", r"rows\.jsonl: holds no question"),
+        (
+            '{"question": "Why?"}\r\n{"question": "caf\u00e9"}\r\n',
+            r"rows\.jsonl:2: not UTF-8 \(byte 0xe9\); save it as",
+        ),
+        ('{"question": "one\u2028two", "system": 3}\n', r"rows\.jsonl:1: system is 3"),
     ],
 )
 def test_a_file_is_looked_through_before_anything_is_computed(tmp_path, text: str, message: str) -> None:
-    (tmp_path / "rows.jsonl").write_text(text)
+    (tmp_path / "rows.jsonl").write_bytes(text.encode("latin-1" if "\u00e9" in text else "utf-8"))
     with pytest.raises(BadInputError, match=message):
         call("ask", tmp_path / "no-adapter", "--file", tmp_path / "rows.jsonl")
 
@@ -85,8 +93,6 @@ def test_options_that_do_not_go_together(arguments: list[str], message: str) -> 
 
 def test_a_conversation_is_kept_until_it_begins_anew(tiny_run, monkeypatch) -> None:
     asked: list[int] = []
-    from lorapar.serving.here import Pair
-
     real = Pair.ask
 
     def counted(self, questions, *more, **options):
@@ -97,6 +103,19 @@ def test_a_conversation_is_kept_until_it_begins_anew(tiny_run, monkeypatch) -> N
     message = call("chat", tiny_run / "adapter", "--max-tokens", "2", typed="Why?\nAnd?\n/new\nWhy?\n\nnot asked\n")
     assert asked == [0, 0, 2, 2, 0, 0]
     assert message.count("base: ") == message.count("adapter: ") == 3
+
+
+def test_what_is_typed_in_another_encoding_is_one_line(monkeypatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"caf\xe9\n"), encoding="utf-8"))
+    with pytest.raises(BadInputError, match=r"chat: the question is not UTF-8 \(byte 0xe9\)"):
+        list(_typed())
+
+
+def test_a_question_longer_than_the_model_reads_is_one_line(tiny_run) -> None:
+    pair = Pair(read_adapter("tiny", tiny_run / "adapter", None), None, None, longest=4096)
+    pair._require_fit(question("Why?"), 4095)
+    with pytest.raises(BadInputError, match=r"'Why.*' has 4096 tokens .* reads at most 4096 at once; shorten it"):
+        pair._require_fit(question("Why? " * 40), 4096)
 
 
 def test_columns_grow_side_by_side_at_a_terminal() -> None:
