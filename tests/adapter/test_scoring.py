@@ -74,6 +74,16 @@ def test_the_squared_batch_gradient_would_be_another_number(make_adapter, exampl
     assert not torch.allclose(fisher, (state[f"gradient/{name}"] / 3) ** 2, rtol=0.1)
 
 
+def test_a_matrix_that_reads_another_table_than_the_embeddings_is_scored_too(make_adapter, examples, batched):
+    """No gradient reaches the embeddings from there."""
+    model = make_adapter(rank=4)
+    beside = model.base_model.model.model.layers[0].self_attn.k_proj
+    beside.register_forward_pre_hook(lambda module, inputs: (inputs[0].detach(),))
+    scores, plain = score_elements(model, batched(examples, 3)), plain_scores(model, examples, 4)
+    assert min(score.max().item() for score in scores.values()) > 0
+    assert largest_error(scores, plain) < 1e-5
+
+
 def test_prompt_and_padding_do_not_count(make_adapter, examples, batched):
     model = make_adapter()
     batch = next(iter(batched(examples[:3], 3)))
