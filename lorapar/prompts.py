@@ -150,6 +150,26 @@ def fit_rows(
     return FittingRows(kept, encoded, (left_out, shortened))
 
 
+def unlearned_turns(tokenizer: PreTrainedTokenizerBase, rows: Iterable[Row], prompts: PromptConfig) -> Omission:
+    """Earlier turns of the assistant that are not learned with `train_on` all: the chat template writes other text."""
+    end = answer_end(tokenizer)
+    wanted = lost = 0
+    for example, system in rows:
+        learned = _earlier_learned(example)
+        if any(learned):
+            messages = prompt_messages(example, system, prompts)
+            spans = earlier_answers(tokenizer, messages, render(tokenizer, messages), end)
+            wanted += sum(learned)
+            lost += sum(one and span is None for one, span in zip(learned, spans, strict=True))
+    return Omission(
+        count=lost,
+        total=wanted,
+        what="earlier answers are not learned",
+        why="the chat template changes them or leaves them out, as one does that drops thoughts",
+        remedy="bring another template with model.chat_template, or set sft.train_on to last",
+    )
+
+
 def collate(rows: Sequence[Encoded], pad_token_id: int) -> dict[str, torch.Tensor]:
     """One right-padded batch: `input_ids`, `attention_mask` and `labels`, int64 of shape (rows, longest row)."""
     import torch
@@ -326,4 +346,10 @@ def _apply_template(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Messa
         raise BadInputError(
             f"the chat template of {tokenizer.name_or_path} refuses the roles {roles} ({error}); "
             "bring one that takes them with model.chat_template"
+        ) from None
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        # A template is a program: what it does with some text may fail in any way of Python's.
+        raise BadInputError(
+            f"the chat template of {tokenizer.name_or_path} fails on this text ({type(error).__name__}: "
+            f"{' '.join(str(error).split())}); bring one that takes it with model.chat_template"
         ) from None

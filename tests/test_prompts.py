@@ -20,6 +20,7 @@ from lorapar.prompts import (
     prompt_messages,
     render,
     rows_of,
+    unlearned_turns,
 )
 from lorapar.records import Example, Turn
 
@@ -151,6 +152,13 @@ def test_a_past_answer_that_the_template_changes_is_not_learned(tokenizer, conte
     prompt = f"{{% if add_generation_prompt %}}{{{{ '<|im_start|>assistant\n{opened}' }}}}{{% endif %}}"
     template = f"{{% for m in messages %}}{MESSAGE.replace('CONTENT', content)}{{% endfor %}}{prompt}"
     assert learned_texts(tokenizer, (row, "system1"), template, train_on="all") == expected
+    asked = load_tokenizer(TINY.model_copy(update={"chat_template": template}))
+    held = row.history[3].model_copy(update={"learned": False})
+    once = row.model_copy(update={"history": (*row.history[:3], held)})
+    for one, earlier in ((row, 2), (once, 1), (FACT, 0)):
+        left = unlearned_turns(asked, [(one, "system1")], PROMPTS)
+        learned = len(learned_texts(tokenizer, (one, "system1"), template, train_on="all")) - 1
+        assert (left.total, left.count) == (earlier, earlier - learned)
 
 
 def test_labels_on_every_answer_are_those_of_trl(tmp_path):

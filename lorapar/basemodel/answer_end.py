@@ -11,6 +11,7 @@ prompt's last line break and a first word, and vLLM does not; so completions are
 from __future__ import annotations
 
 import json
+import re
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,13 +19,16 @@ from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lorapar.basemodel.chat_template import PROBE_QUESTION, probe
+from lorapar.basemodel.chat_template import PROBE_QUESTION, PROBE_SYSTEM, probe
 from lorapar.errors import BadInputError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, StoppingCriteriaList
 
 PROBE_ANSWER = "lorapar-probe-answer"
+_NEXT_QUESTION = "lorapar-probe-next"
+_MARK = re.compile(r"<\|[^<>|\s]+\|>|<(?:start|end)_of_\w+>")
+"""How marks are written that no answer has by chance, such as `<|im_end|>` and `<end_of_turn>`."""
 NO_TOKEN = (1 << 31) - 1
 """Stands for "no token ends an answer": with none at all, `generate` takes the tokens that the model itself names."""
 
@@ -35,8 +39,10 @@ class AnswerEnd:
 
     written: str
     """What the template writes after the last answer of a chat, such as `<|im_end|>` and a line break."""
+    closing: str
+    """What it writes there only where another turn follows, up to the token that ends the first; mostly nothing."""
     turn_end: int | None
-    """The first token of it that is more than text; None where there is none."""
+    """The first token of the two that is more than text; None where there is none."""
     eos: str | None
     """The tokenizer's end token."""
     token_ids: tuple[int, ...]
@@ -44,14 +50,15 @@ class AnswerEnd:
     named_ids: tuple[int, ...]
     """Those of them that the model's own files name, so that every server knows them."""
     strings: tuple[str, ...]
-    """Texts that end an answer too, of the generation settings' stop_strings: those that no token stands for."""
+    """Texts that end an answer too, and that no token stands for: stop_strings of the generation settings, and a mark
+    that the template ends turns with."""
     leftovers: tuple[str, ...]
     """Texts that may be left at the end of a decoded answer: end tokens that decoders keep, and text before them."""
 
     @property
     def learned(self) -> str:
         """What is learned after an answer: what the template writes and, where no token of that ends it, the eos."""
-        return self.written if self.turn_end is not None else self.written + (self.eos or "")
+        return self.written + (self.closing if self.turn_end is not None else self.eos or "")
 
     @property
     def unnamed_ids(self) -> tuple[int, ...]:
@@ -79,20 +86,24 @@ def answer_end(tokenizer: PreTrainedTokenizerBase) -> AnswerEnd:
     written = _written(tokenizer)
     ids = _ids_of_end(tokenizer, written)
     place = next((n for n, token in enumerate(ids) if is_more_than_text(tokenizer, token)), None)
-    turn_end = None if place is None else ids[place]
+    closing, next_turn = ("", None) if place is not None else _between_turns(tokenizer)
+    turn_end = ids[place] if place is not None else next_turn if closing else None
     rows = embedding_rows(tokenizer)
     named = {tokenizer.eos_token_id, *generation_ends(tokenizer)}
     known = {int(one) for one in named if one is not None and (rows is None or one < rows)}
-    ends = known | set(_stop_string_ids(tokenizer)) | ({turn_end} if turn_end is not None else set())
+    others = {one for one in (turn_end, next_turn) if one is not None}
+    ends = known | set(_stop_string_ids(tokenizer)) | others
     before = tokenizer.decode(ids if place is None else ids[:place])
     kept = [tokenizer.decode([one], skip_special_tokens=True) for one in sorted(ends)]
+    mark = _mark(written, ended=bool(ends)) if turn_end is None else []
     return AnswerEnd(
         written=written,
+        closing=closing,
         turn_end=turn_end,
         eos=tokenizer.eos_token,
         token_ids=tuple(sorted(ends)),
         named_ids=tuple(sorted(known)),
-        strings=tuple(_strings_of_no_token(tokenizer)),
+        strings=tuple(dict.fromkeys([*_strings_of_no_token(tokenizer), *mark])),
         leftovers=tuple(text for one in (*kept, str(before)) if (text := str(one).strip())),
     )
 
@@ -170,13 +181,47 @@ def _json(path: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _chat(answer: str) -> list[dict[str, str]]:
-    return [*map(dict, PROBE_QUESTION), {"role": "assistant", "content": answer}]
-
-
 def _written(tokenizer: PreTrainedTokenizerBase) -> str:
-    _, found, after = probe(tokenizer, _chat(PROBE_ANSWER), prompt=False).rpartition(PROBE_ANSWER)
-    return after if found else ""
+    """What follows the last answer of a chat."""
+    return _rendered(tokenizer).rpartition(PROBE_ANSWER)[2]
+
+
+def _rendered(tokenizer: PreTrainedTokenizerBase, *more: dict[str, str]) -> str:
+    """A chat with an answer as text; with a system message where the template takes no chat without one."""
+    chat = [*PROBE_QUESTION, {"role": "assistant", "content": PROBE_ANSWER}, *more]
+    texts = (probe(tokenizer, one, prompt=False) for one in (chat, [PROBE_SYSTEM, *chat]))
+    return next((text for text in texts if PROBE_ANSWER in text), "")
+
+
+def _between_turns(tokenizer: PreTrainedTokenizerBase) -> tuple[str, int | None]:
+    """Of a template that ends its last answer with no token: what ends one that another question follows, and the
+    first token there. That token begins the next turn where the text is empty.
+    """
+    chat = _rendered(tokenizer, {"role": "user", "content": _NEXT_QUESTION})
+    head, _, rest = chat.partition(PROBE_ANSWER)
+    between, found, _ = rest.partition(_NEXT_QUESTION)
+    ids = _ids_of_end(tokenizer, between) if found else []
+    place = next((n for n, token in enumerate(ids) if is_more_than_text(tokenizer, token)), None)
+    if place is None:
+        return "", None
+    before = tokenizer(head.partition(PROBE_QUESTION[0]["content"])[0], add_special_tokens=False)["input_ids"]
+    opening = next((one for one in reversed(before) if is_more_than_text(tokenizer, one)), None)
+    if ids[place] == opening:
+        return "", ids[place]
+    text = str(tokenizer.convert_ids_to_tokens(ids[place]))
+    return between[: between.find(text) + len(text)] if text in between else "", ids[place]
+
+
+def _mark(written: str, *, ended: bool) -> list[str]:
+    """The text that a template ends turns with, where it is written like a token and is none of this tokenizer's.
+
+    Where no token ends an answer, any text is better than none.
+    """
+    text = written.strip()
+    found = _MARK.search(text)
+    if found is not None:
+        return [found[0]]
+    return [text] if not ended and len(text) > 1 else []
 
 
 def _ids_of_end(tokenizer: PreTrainedTokenizerBase, written: str) -> list[int]:

@@ -38,7 +38,8 @@ SYSTEM_INTO_USER = (
 
 _SYSTEM, _QUESTION = "lorapar-probe-system", "lorapar-probe-question"
 PROBE_QUESTION: Sequence[dict[str, str]] = ({"role": "user", "content": _QUESTION},)
-_WITH_SYSTEM = ({"role": "system", "content": _SYSTEM}, *PROBE_QUESTION)
+PROBE_SYSTEM = {"role": "system", "content": _SYSTEM}
+_WITH_SYSTEM = (PROBE_SYSTEM, *PROBE_QUESTION)
 
 
 def settle_template(tokenizer: PreTrainedTokenizerBase, config: ModelConfig) -> None:
@@ -66,6 +67,17 @@ def takes_system(tokenizer: PreTrainedTokenizerBase) -> bool:
 def moves_system_text(tokenizer: PreTrainedTokenizerBase) -> bool:
     """Whether the system text goes into the first message of the user, because the template takes none."""
     return str(tokenizer.chat_template).startswith(SYSTEM_INTO_USER)
+
+
+def own_system_text(tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """What a template writes as system message where a chat has none; None where it writes none there."""
+    before, found, behind = probe(tokenizer, _WITH_SYSTEM).partition(_SYSTEM)
+    shown = probe(tokenizer, PROBE_QUESTION)
+    behind = behind.partition(_QUESTION)[0]
+    head = shown.partition(_QUESTION)[0]
+    if not found or not before.strip() or not head.startswith(before) or not head.endswith(behind):
+        return None
+    return head[len(before) : len(head) - len(behind)].strip() or None
 
 
 def is_plain(tokenizer: PreTrainedTokenizerBase) -> bool:

@@ -31,6 +31,11 @@ def bucket_files(source: str) -> list[tuple[str, Path]]:
     return [(f"{store.address}/{info.key}", folder / info.key) for info in infos]
 
 
+def names_below(source: str) -> list[str]:
+    """Every object below a prefix, by its name there."""
+    return [info.key for info in open_store(source).list()]
+
+
 def _listed(source: str) -> tuple[ObjectStore, list[ObjectInfo]]:
     """The store and its files of rows: the named file, or all files below the named prefix."""
     parent, _, name = source.rpartition("/")

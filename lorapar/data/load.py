@@ -14,7 +14,7 @@ from lorapar.config.data import CAPTURE
 from lorapar.data.choices import ChoiceColumns
 from lorapar.data.examples import make_examples, same_text
 from lorapar.data.mapping import RECOGNISED_BY, Mapped, UnclearChoicesError, mapping_for
-from lorapar.data.mix import CountTokens, SourceCounts, drawn, of_length, repeats, shares, without_repeats
+from lorapar.data.mix import CountTokens, SourceCounts, drawn, not_drawn, of_length, repeats, shares, without_repeats
 from lorapar.data.readers import RawRow
 from lorapar.data.source import Kind, kind_of, source_rows
 from lorapar.data.taskmix import generate_task_mix
@@ -42,7 +42,7 @@ class LoadedData:
     notes: list[str] = field(default_factory=list)
     """Lines about what the columns were recognised as, and how files and rows were read."""
     omissions: tuple[Omission, ...] = ()
-    """Rows left out because another source asks the same, or because of their length."""
+    """Rows left out because another source asks the same, because of their length, or by the weights of the sources."""
     sources: tuple[SourceCounts, ...] = ()
     """The rows of each of several sources; empty for one."""
     captures: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -96,6 +96,7 @@ def load_data(
         for part, rows, asked_once, fitting, some in zip(config.parts, *sizes, strict=True)
     ]
     mixing = [*_limits_reached(config, read), *shares(counts)] if config.sources else []
+    omissions += not_drawn(counts, config) if config.sources else []
     return LoadedData(
         _split(list(chain.from_iterable(mixed)), config, seed),
         [line for one in read for line in one.left_out],

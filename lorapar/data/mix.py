@@ -118,6 +118,29 @@ def shares(counts: Sequence[SourceCounts]) -> list[str]:
     return found
 
 
+def not_drawn(counts: Sequence[SourceCounts], config: DataConfig) -> list[Omission]:
+    """Rows that only the weights leave out: of the other sources, once the rows of one have run out."""
+    left = {one.source: one.rows - one.repeated - one.by_length for one in counts}
+    weights = {one.source: one.weight or 0.0 for one in config.sources}
+    if not any(weights.values()):
+        return []
+    scarce = min(counts, key=lambda one: left[one.source] / weights[one.source]).source
+    total = left[scarce] * sum(weights.values()) / weights[scarce]
+    if config.limit is not None and config.limit < total:
+        return []  # a person wants no more rows than that
+    return [
+        Omission(
+            count=left[one.source] - one.kept,
+            total=left[one.source],
+            what=f"rows of {one.source} are not drawn",
+            why=f"weights are shares of the mix, and the {left[scarce]:,} rows of {scarce} run out first",
+            remedy=f"lower the weight of {scarce} in data.sources, or leave the weights out to take all rows",
+        )
+        for one in counts
+        if one.kept < left[one.source]
+    ]
+
+
 def drawn(sources: Sequence[Sequence[Example]], config: DataConfig, seed: int) -> list[list[Example]]:
     """As many rows of each source as weights and limit allow, drawn by a digest of seed and question.
 

@@ -36,6 +36,8 @@ _OTHERS = {
     ),
 }
 """What to do with files of other kinds."""
+_MAY_HOLD_ANYTHING = (".txt", ".yaml", ".yml", ".xml")
+_ROWS_OF_OTHERS = tuple(ending for ending in _OTHERS if ending not in _MAY_HOLD_ANYTHING)
 Log = Callable[[str], None]
 """Takes a line about how a file is read, where its ending does not say so."""
 
@@ -85,6 +87,11 @@ def is_packed(name: str) -> bool:
     """Whether a file is an archive, or is compressed in an unsupported way."""
     ending = PurePosixPath(name.lower()).suffix
     return ending in _ARCHIVES or (ending in _UNPACK and not row_ending(name))
+
+
+def is_of_another_kind(name: str) -> bool:
+    """Whether a file mostly holds rows, and in a way that is not read: a sheet, an Arrow file, a pickle."""
+    return PurePosixPath(name.lower()).suffix in _ROWS_OF_OTHERS
 
 
 def _unpacked(path: Path) -> bytes:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from lorapar.basemodel import AnswerEnd, answer_end, embedding_rows, is_plain, moves_system_text
 from lorapar.basemodel.answer_end import is_more_than_text, shared_length
-from lorapar.basemodel.chat_template import writes_the_date
+from lorapar.basemodel.chat_template import own_system_text, writes_the_date
 from lorapar.config import ModelConfig, PromptConfig
 from lorapar.errors import BadInputError
 from lorapar.prompts import TrainingText, chat_rows, earlier_answers, encode_rows, opened_tag, training_text
@@ -183,6 +183,11 @@ def template_notes(tokenizer: PreTrainedTokenizerBase, model: ModelConfig, promp
             f"the chat template of {model.name} takes no system message: its text opens the first message of the user, "
             "in training, evaluation and benchmarks alike; ask a server in the same way"
         )
+    if (words := own_system_text(tokenizer)) is not None and not all(map(prompts.message_for, prompts.systems)):
+        yield (
+            f"where a row has no system message, the chat template of {model.name} writes one of its own: "
+            f"{_quoted(words)}; it is part of every such prompt, in training and evaluation alike"
+        )
     yield from _tag_notes(tokenizer, model, prompts)
     if writes_the_date(tokenizer):
         yield (
@@ -193,9 +198,9 @@ def template_notes(tokenizer: PreTrainedTokenizerBase, model: ModelConfig, promp
     yield from _end_notes(tokenizer, answer_end(tokenizer), model)
     if strings := answer_end(tokenizer).strings:
         yield (
-            f"answers of {model.name} end before {' or '.join(map(repr, strings))} too (stop_strings of its generation "
-            "settings), in evaluation, rollouts and benchmarks; a server other than `lorapar serve` has to be told "
-            "(`stop`)"
+            f"answers of {model.name} end before {' or '.join(map(repr, strings))} too (a text of its chat template or "
+            "of stop_strings in its generation settings), in evaluation, rollouts and benchmarks; a server other than "
+            "`lorapar serve` has to be told (`stop`)"
         )
     rows = embedding_rows(tokenizer)
     if rows is not None and len(tokenizer) > rows:
@@ -229,9 +234,9 @@ def _tag_notes(tokenizer: PreTrainedTokenizerBase, model: ModelConfig, prompts: 
 
 
 def answers_end_with(tokenizer: PreTrainedTokenizerBase) -> str:
-    """The tokens that end an answer, in words."""
+    """The tokens, or else the texts, that end an answer, in words."""
     end = answer_end(tokenizer)
-    named = [f"{tokenizer.convert_ids_to_tokens(one)} ({one})" for one in end.token_ids]
+    named = [f"{tokenizer.convert_ids_to_tokens(one)} ({one})" for one in end.token_ids] or list(map(repr, end.strings))
     return "end with " + " or ".join(named) if named else "run to their limit: no token ends them"
 
 
@@ -242,17 +247,22 @@ def _end_notes(tokenizer: PreTrainedTokenizerBase, end: AnswerEnd, model: ModelC
             f"the text '{tokenizer.decode([token])}': every answer stops there, at a server too; fix "
             "generation_config.json or config.json"
         )
-    if not end.token_ids:
+    if not end.token_ids and not end.strings:
         yield (
             f"warning: no token ends an answer of {model.name}: its chat template writes none, and neither its "
             "tokenizer nor its generation settings name one; answers and rollouts run to their limit"
         )
-    elif end.turn_end is None:
+    elif end.turn_end is None and tokenizer.eos_token is not None:
         yield (
             f"the chat template of {model.name} ends an answer with no token of its own, so the end token "
             f"{tokenizer.eos_token} is learned after it"
         )
-    elif end.unnamed_ids:
+    elif end.closing:
+        yield (
+            f"the chat template of {model.name} ends a turn only where another one follows; what it writes there, "
+            f"{_quoted(end.closing)}, is learned after the last answer too"
+        )
+    if end.unnamed_ids:
         named = ", ".join(str(tokenizer.convert_ids_to_tokens(one)) for one in end.unnamed_ids)
         yield (
             f"answers of {model.name} {answers_end_with(tokenizer)}; its generation settings do not name {named}, so "

@@ -14,7 +14,7 @@ from lorapar.config import DataConfig
 from lorapar.config.data import CAPTURE, TASK_MIX
 from lorapar.data import splits, taskmix
 from lorapar.data.mapping import check_mapping
-from lorapar.data.readers import READERS, Log, RawRow, is_packed, read_rows, row_ending
+from lorapar.data.readers import READERS, Log, RawRow, is_of_another_kind, is_packed, read_rows, row_ending
 from lorapar.errors import BadInputError, nearest
 from lorapar.records import digest_of
 from lorapar.store import file_sha256, is_s3, parse_address
@@ -107,16 +107,29 @@ def source_rows(config: DataConfig, log: Log, *, streamed: bool = False) -> Iter
 
 
 def _log_files(config: DataConfig, names: list[str], log: Log) -> None:
-    """Log which files of a folder are read, if there are several: one may be a test set."""
-    folder = Path(config.source).expanduser()
-    if kind_of(config) is Kind.BUCKET or not folder.is_dir():
+    """Log which files of a folder or prefix are read, if there are several, and which others may hold rows."""
+    there = _names_there(config)
+    if there is None:
         return
-    read = [str(Path(name).relative_to(folder)) for name in names]
-    packed = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if is_packed(path.name))
+    base = _plain_address(config) + "/"
+    read = [name.removeprefix(base) for name in names]
     if len(read) > 1:
         log(f"{config.source} holds {len(read)} files, and all are read as one: {_some(read)}")
-    if packed:
-        log(f"{config.source} holds packed files, which are not read: {_some(packed)}")
+    for what, is_one in (("packed files", is_packed), ("files of other kinds", is_of_another_kind)):
+        if unread := sorted(filter(is_one, there)):
+            log(f"{config.source} holds {what}, which are not read: {_some(unread)}")
+
+
+def _names_there(config: DataConfig) -> list[str] | None:
+    """Every file below a folder or prefix, by its name there; None where the source is a file."""
+    if kind_of(config) is Kind.BUCKET:
+        from lorapar.data.bucket import names_below
+
+        return None if row_ending(config.source.rpartition("/")[2]) else names_below(config.source)
+    folder = Path(config.source).expanduser()
+    if not folder.is_dir():
+        return None
+    return [str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()]
 
 
 def _some(names: list[str]) -> str:

@@ -29,6 +29,7 @@ from lorapar.store import (
     storage_errors,
     verify,
 )
+from lorapar.store.base import LOCAL
 
 
 class Registry:
@@ -59,6 +60,7 @@ class Registry:
         Of publishers that race with one content all get the same version; a killed one is finished by the next.
         """
         check_name(name)
+        self._refuse_same_place(name)
         manifest = manifest or content_manifest(folder)
         return self.version_store.publish(name, folder, claim or new_claim(manifest.digest), manifest)
 
@@ -269,6 +271,16 @@ class Registry:
         if known:
             return f"{name}@{alias}: no such alias{nearest(alias, known)}; {name} has: {', '.join(known)}"
         return f"{name}@{alias}: not in the registry {self.address}; {self._no_adapter(name)}"
+
+    def _refuse_same_place(self, name: str) -> None:
+        """Refuse a name that another adapter's folder has too, where a file system knows no capital letters."""
+        names = self.names() if self.store.endpoint == LOCAL else []
+        alike = [one for one in names if one.casefold() == name.casefold()]
+        if alike and name not in alike and (Path(self.address) / ROOT / name).exists():
+            raise BadInputError(
+                f"{self.address}: '{alike[0]}' is there already, and this file system takes '{name}' for the same "
+                "name; choose one that differs otherwise too"
+            )
 
     def _no_adapter(self, name: str) -> str:
         known = self.names()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -31,6 +32,8 @@ from lorapar.store.copy import RemoteTree, copy_down, find_tree
 MARK_FILE = "lorapar_adapter.json"
 FILES = (CONFIG_FILE, WEIGHTS_FILE, LINEAGE_FILE, MARK_FILE)
 """What is read of an adapter; the last two are only there where lorapar made it."""
+_TEMPLATE, _TOKENIZER = "chat_template.jinja", "tokenizer_config.json"
+"""Where a chat template may lie beside an adapter."""
 _PATH_STARTS = (".", "~", "/")
 # What makes a LoRA more than A, B and a scale on linear modules.
 _NOT_PLAIN = (
@@ -123,7 +126,8 @@ def fetch_start(model: ModelConfig, folder: Path) -> Path:
     if kind is Kind.HUB:
         from lorapar.basemodel import hub
 
-        return hub.adapter_snapshot(_hub_name(str(model.adapter))[0], str(source.revision), FILES)
+        files = (*FILES, _TEMPLATE, _TOKENIZER)
+        return hub.adapter_snapshot(_hub_name(str(model.adapter))[0], str(source.revision), files)
     registry, version = _registered(model, source.registry)
     pulled = registry.pull(str(version), folder)
     if pulled.digest != source.digest:
@@ -334,6 +338,37 @@ def unknown_base(model: ModelConfig, start: Start) -> str | None:
         f"{model.adapter_text} says it was made for {named}; whether {model.name} is the same model cannot be told, "
         "only that its sizes fit"
     )
+
+
+def other_template(model: ModelConfig, folder: Path, asked_by: str) -> str | None:
+    """What a person should know where an adapter was trained in the words of another chat template than this run's.
+
+    `folder` has the adapter's files, `asked_by` is the template that this run uses. None where both are the same, or
+    where nothing says which one the adapter's was.
+    """
+    own = template_in(folder)
+    ours = (folder / LINEAGE_FILE).is_file()
+    changed = model.chat_template is not None or bool(model.chat_template_kwargs)
+    if own is not None and own.strip() not in asked_by:
+        whose = "comes with a chat template of its own"
+    elif own is None and ours and changed:
+        whose = "was trained with the base model's own chat template"
+    else:
+        return None
+    return (
+        f"{model.adapter_text} {whose}, and this run asks with another one (model.chat_template): it goes on in other "
+        "words than it has learned"
+    )
+
+
+def template_in(folder: Path) -> str | None:
+    """The chat template beside an adapter; None where there is none, or one of several by name."""
+    with suppress(OSError, ValueError):
+        return (folder / _TEMPLATE).read_text(encoding="utf-8")
+    with suppress(OSError, ValueError, AttributeError):
+        found = json.loads((folder / _TOKENIZER).read_text(encoding="utf-8")).get("chat_template")
+        return found if isinstance(found, str) else None
+    return None
 
 
 def other_base(model: ModelConfig, base: ModelConfig) -> IntegrityError:

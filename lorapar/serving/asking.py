@@ -45,6 +45,17 @@ def candidate_notes(registry: Registry, served: Version, candidates: Sequence[Ve
     )
 
 
+def quantised_notes(registry: Registry, versions: Sequence[Version]) -> tuple[str, ...]:
+    """Versions that were trained on a quantised base, where the server holds it as its files have it."""
+    held = {str(one): lineage_of(registry, one).get("base", {}).get("quantization") for one in versions}
+    return tuple(
+        f"{name} was trained and evaluated on its base held in {how}, and this server holds the base as its files have "
+        "it, so that its answers may differ a little"
+        for name, how in held.items()
+        if how
+    )
+
+
 def ending_notes(registry: Registry, versions: Sequence[Version]) -> tuple[str, ...]:
     """Notes about what ends the answers of these versions, where the base model's settings do not say so."""
     ends = {version.name: stop_words(lineage_of(registry, version).get("serving", {})) for version in versions}

@@ -34,6 +34,9 @@ ANY = "any"
 _WRITTEN_BY = ("transformers_version", "_name_or_path")
 _PART_BYTES = 1 << 24
 REMEDY = "serve the base it was trained on"
+SERVED_REMEDY = (
+    f"{REMEDY}, or say --other-base if it is meant, such as a quantised copy or the same weights in other files"
+)
 
 
 @dataclass(frozen=True)
@@ -232,14 +235,13 @@ def _here(base: ModelConfig) -> Path | None:
         return None
 
 
-def require_same(version: object, base: ModelConfig, folder: Path) -> str:
+def require_same(version: object, base: ModelConfig, folder: Path, remedy: str = SERVED_REMEDY) -> str:
     """Raise IntegrityError where a folder is not a version's base; returns why that is unknown, or ''."""
     compared = compare(base, folder)
     if compared.found == "other":
         raise IntegrityError(
             f"{version}: was trained on the base model {base_text(base)}, and the folder '{folder}' holds another "
-            f"model ({compared.is_there}); {REMEDY}, or say --other-base if it is meant, such as a quantised copy or "
-            "the same weights in other files"
+            f"model ({compared.is_there}); {remedy}"
         )
     return compared.is_there if compared.found == "unknown" else ""
 

@@ -15,7 +15,7 @@ from lorapar.config.adapter import kind_of_peft, not_served
 from lorapar.errors import BadInputError, IntegrityError
 from lorapar.registry import CANDIDATE, Reference, Registry, Version, max_lora_rank
 from lorapar.registry.package import CONFIG_FILE
-from lorapar.serving.asking import candidate_notes, ending_notes, template_arguments
+from lorapar.serving.asking import candidate_notes, ending_notes, quantised_notes, template_arguments
 from lorapar.serving.base_identity import (
     ANY,
     base_of,
@@ -116,6 +116,7 @@ def server_command(
             *base.notes,
             *_other_candidates(registry, base, waiting),
             *candidate_notes(registry, versions[0], waiting),
+            *quantised_notes(registry, versions),
             *ending_notes(registry, versions),
         ),
     )

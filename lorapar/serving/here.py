@@ -1,8 +1,8 @@
 """Ask an adapter and its base model on this machine as evaluation does: same prompts, template and stop tokens.
 
 An adapter is a PEFT folder, or a version of a registry, which is fetched and verified first. Its lineage says what it
-was trained with. Without a lineage (an adapter made elsewhere), prompts use the model's own template and no system
-message.
+was trained with. Without a lineage (an adapter made elsewhere), prompts use the chat template beside it, or else the
+base's own, and no system message.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from lorapar.errors import BadInputError, IntegrityError
 from lorapar.progress import Progress
 from lorapar.records import Example, System, Turn, read_json, write_json
 from lorapar.registry.package import CONFIG_FILE
-from lorapar.registry.start import Start, start_in
-from lorapar.serving.base_identity import require_same
+from lorapar.registry.start import Start, start_in, template_in
+from lorapar.serving.base_identity import is_on_hub, require_same
 from lorapar.store import replace_folder
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def read_adapter(name: str, folder: Path, base: Path | None = None) -> LocalAdap
     start = start_in(folder, name)
     settings: dict[str, Any] = (start.lineage or {}).get("settings", {})
     try:
-        model = _base(start, settings)
+        model = _base(start, settings, folder)
         prompts = PromptConfig.model_validate(settings.get("prompts", {} if start.lineage else {"system2": None}))
     except ValidationError as error:
         first = error.errors()[0]
@@ -69,16 +69,29 @@ def read_adapter(name: str, folder: Path, base: Path | None = None) -> LocalAdap
             f"settings ({where}: {first['msg']})"
         ) from None
     model = number_format().of_model(model)
+    if base is None:
+        _require_there(name, model)
     if base is not None or kind_of(model) is Kind.LOCAL:
-        require_same(name, model, base or Path(model.name))
+        require_same(name, model, base or Path(model.name), "name a folder with the base it was trained on as --model")
     if base is not None:
         model = model.model_copy(update={"name": str(base.absolute()), "revision": None, "digest": None})
     return LocalAdapter(name, folder, model, prompts)
 
 
-def _base(start: Start, settings: dict[str, Any]) -> ModelConfig:
+def _require_there(name: str, model: ModelConfig) -> None:
+    """Raise BadInputError where the base was a folder that is gone: a hub model of its name would be another one."""
+    was_folder = kind_of(model) is Kind.HUB and not is_on_hub(model)
+    if was_folder or (kind_of(model) is Kind.LOCAL and not Path(model.name).expanduser().is_dir()):
+        raise BadInputError(
+            f"{name}: its base model '{model.name}' was a folder, which is not here; name where it is now: "
+            "--model FOLDER"
+        )
+
+
+def _base(start: Start, settings: dict[str, Any], folder: Path) -> ModelConfig:
     if start.lineage is None:
-        return ModelConfig(name=start.config["base_model_name_or_path"], revision=start.config.get("revision"))
+        name, revision = start.config["base_model_name_or_path"], start.config.get("revision")
+        return ModelConfig(name=name, revision=revision, chat_template=template_in(folder))
     recorded = {key: start.lineage["base"].get(key) for key in ("name", "revision", "digest")}
     found = ModelConfig.model_validate({**settings.get("model", {}), **recorded}).alone
     # A published adapter must not decide that a model's code runs here.

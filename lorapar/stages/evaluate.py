@@ -107,6 +107,7 @@ def _evaluate(call: StageCall[Settings], rule: AnswerRule) -> Metrics:
         call.progress.log(f"evaluate.benchmarks: {remark}")
     tokenizer = load_tokenizer(settings.model, call.progress)
     rows = _heldout_rows(call)
+    _log_limit(call, rows)
     require_rows(settings.evaluate.judges, rows)
     batches = plan_batches(rows, tokenizer, settings.prompts, settings.evaluate.batch_size)
     journal = _book(call)
@@ -248,6 +249,18 @@ def _heldout_rows(call: StageCall[Settings]) -> list[tuple[Example, System]]:
             f"{call.input('heldout')}: no held-out row, so nothing can be evaluated; raise data.heldout"
         )
     return rows
+
+
+def _log_limit(call: StageCall[Settings], rows: Sequence[tuple[Example, System]]) -> None:
+    """Say how many held-out rows are asked where the settings want fewer than there are."""
+    limit = call.settings.evaluate.limit
+    for system in call.settings.system_names if limit is not None else ():
+        there = sum(1 for _ in read_records(call.input("heldout") / f"{system}.jsonl", Example))
+        asked = sum(own == system for _, own in rows)
+        if asked < there:
+            call.progress.log(
+                f"evaluate.limit is {limit:,}: {asked:,} of {there:,} held-out rows of {system} are asked"
+            )
 
 
 def _write(

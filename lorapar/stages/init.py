@@ -48,12 +48,13 @@ def run(call: StageCall[Settings]) -> Metrics:
 
     model_config, adapter = call.settings.model, call.settings.adapter
     base = load_model(model_config.alone, call.progress)
-    try_decoder(base, load_tokenizer(model_config.alone), model_config)
+    tokenizer = load_tokenizer(model_config.alone)
+    try_decoder(base, tokenizer, model_config)
     targets = find_targets(base, adapter.layout) if _has_layout(call.settings) else None
     notes = targets.notes if targets is not None else ()
     for note in notes:
         call.progress.log(note)
-    model, parent = _attached(call, base)
+    model, parent = _attached(call, base, str(tokenizer.chat_template))
     save_adapter(model, call.output("adapter"))
     mark, held = adapter_mark(model), model.peft_config["default"]
     tensors = adapter_parameters(model)
@@ -87,10 +88,13 @@ def _has_layout(settings: Settings) -> bool:
     return not settings.model.continue_ and settings.adapter.kind in ("lora", "rslora", "dora")
 
 
-def _attached(call: StageCall[Settings], base: PreTrainedModel) -> tuple[PeftModel, dict[str, Any]]:
-    """The base with the adapter it starts with, and what summary.json says of one that it goes on from."""
+def _attached(call: StageCall[Settings], base: PreTrainedModel, template: str) -> tuple[PeftModel, dict[str, Any]]:
+    """The base with the adapter it starts with, and what summary.json says of one that it goes on from.
+
+    `template` is the chat template that this run asks with.
+    """
     from lorapar.adapter import AdapterSettings, attach, attach_again, base_digest, read_earlier
-    from lorapar.registry.start import fetch_start, require_same_weights, start_in, trained_rank, unknown_base
+    from lorapar.registry import start
 
     model, adapter = call.settings.model, call.settings.adapter
     settings = AdapterSettings(
@@ -105,12 +109,13 @@ def _attached(call: StageCall[Settings], base: PreTrainedModel) -> tuple[PeftMod
     )
     if model.adapter is None:
         return attach(base, settings, seed=call.settings.seed), {}
-    folder = fetch_start(model, call.scratch / "start")
-    require_same_weights(model, folder, base_digest(base))
-    if (note := unknown_base(model, start_in(folder, model.adapter))) is not None:
+    folder = start.fetch_start(model, call.scratch / "start")
+    start.require_same_weights(model, folder, base_digest(base))
+    unknown = start.unknown_base(model, start.start_in(folder, model.adapter))
+    for note in filter(None, (unknown, start.other_template(model, folder, template))):
         call.progress.log(note)
     earlier = read_earlier(folder, model.adapter_text)
-    trained = trained_rank(folder, earlier.rank)
+    trained = start.trained_rank(folder, earlier.rank)
     if model.continue_:
         call.progress.log(f"trains {model.adapter_text} further: rank {trained} of {earlier.rank}, no new elements")
         peft = attach_again(

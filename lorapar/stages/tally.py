@@ -89,6 +89,8 @@ def run(call: StageCall[Settings]) -> Metrics:
         _check_every_system(summary)
         if settings.gate is not None and call.judged:
             _check_heldout(settings.gate.measures, call.output("heldout"), settings.system_names)
+            if few := _too_few_to_tell(settings.gate.measures, call.output("heldout"), settings.system_names):
+                call.progress.log(few)
     return metrics_of(summary)
 
 
@@ -191,6 +193,24 @@ def _check_heldout(measures: Sequence[str], heldout: Path, systems: Sequence[str
                 f"gate.measures names {system}, but {lack}, so the gate could not judge what was trained; "
                 f"raise data.heldout{instead}"
             )
+
+
+_SURE = 0.05
+"""Above this p the gate calls nothing better, by default."""
+
+
+def _too_few_to_tell(measures: Sequence[str], heldout: Path, systems: Sequence[str]) -> str:
+    """What is said of so few held-out rows that even a candidate which wins every one is not better for sure."""
+    if not set(measures) <= set(systems):
+        return ""  # a benchmark's rows count too
+    rows = sum(row.reference is not None for one in measures for row in read_records(heldout / f"{one}.jsonl", Example))
+    best = 2.0 ** (1 - rows)
+    if best < _SURE:
+        return ""
+    return (
+        f"WARNING: only {rows} held-out rows can be judged: even if the candidate wins every one of them, the gate's "
+        f"test says p = {best:.2g}, so nothing would be found better; raise data.heldout"
+    )
 
 
 def _lack(system: str, file: Path) -> str | None:

@@ -46,7 +46,7 @@ def locked(path: Path, *, wait: bool = True) -> Iterator[bool]:
     """Hold the lock file `path`, whose folder exists; yields whether other processes are kept out.
 
     Where the file system has no locks, one line says so, and only the threads of this process exclude each other.
-    Raises BlockingIOError where another process holds it and `wait` is False.
+    Raises BlockingIOError where another process holds it and `wait` is False, and OSError where the disk fails.
     """
     with path.open("a", encoding="utf-8") as file:
         try:
@@ -54,7 +54,9 @@ def locked(path: Path, *, wait: bool = True) -> Iterator[bool]:
             here = None
         except BlockingIOError:
             raise
-        except OSError as error:  # whatever the error: the work matters more than the lock
+        except OSError as error:  # whatever the error, except a failing disk: the work matters more than the lock
+            if error.errno == errno.EIO:
+                raise
             warn_once(path.parent, _LOCKS, error)
             here = _within_process[str(path.absolute())]
         if here is not None and not here.acquire(blocking=wait):
@@ -169,11 +171,16 @@ def is_no_mmap(error: BaseException) -> bool:
 
 
 def has_record_locks(folder: Path) -> bool:
-    """Whether files there can be locked by fcntl, as SQLite does; logged once where they cannot."""
+    """Whether files there can be locked by fcntl, as SQLite does; logged once where they cannot.
+
+    Raises OSError where the disk fails.
+    """
     with tempfile.NamedTemporaryFile(dir=folder, prefix=_TRY) as file:
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
+            if error.errno == errno.EIO:
+                raise
             warn_no_locks(folder, error)
             return False
     return True

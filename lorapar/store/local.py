@@ -14,6 +14,7 @@ from lorapar.store.address import check_key
 from lorapar.store.artifact import make_folder, storage_errors
 from lorapar.store.base import LOCAL, Moved, NotFoundError, ObjectInfo, Transfer
 from lorapar.store.file_system import again_if_stale, is_removed, link_new, locked, make_young, replace_path
+from lorapar.store.late_files import once_visible
 
 _HIDDEN = ".lorapar-"
 _LOCK = f"{_HIDDEN}lock"
@@ -40,7 +41,8 @@ class LocalStore:
     def read(self, key: str) -> bytes:
         """The bytes of a file."""
         with self._reading(key):
-            return again_if_stale(self._path(key).read_bytes)
+            path = self._path(key)
+            return once_visible(path, lambda: again_if_stale(path.read_bytes), pauses=())
 
     def read_versioned(self, key: str) -> tuple[bytes, str]:
         """Its bytes and their sha256."""
@@ -102,7 +104,8 @@ class LocalStore:
     def download(self, key: str, path: Path) -> None:
         """Copy the file."""
         with self._reading(key):
-            size = self._path(key).stat().st_size
+            source = self._path(key)
+            size = once_visible(source, source.stat).st_size
         self.download_all([Transfer(path, key, size)])
 
     def download_all(self, transfers: Iterable[Transfer], moved: Moved | None = None) -> None:
@@ -114,6 +117,7 @@ class LocalStore:
                 transfer.path.parent.mkdir(parents=True, exist_ok=True)
                 try:
                     with self._reading(transfer.key):
+                        once_visible(source, source.stat)
                         if transfer.version not in (None, _info(transfer.key, source).version):
                             raise IntegrityError(f"{self.root}/{transfer.key}: was replaced meanwhile; try again")
                         _copy(source, scratch, transfer, moved)

@@ -47,7 +47,7 @@ def probe(store: ObjectStore) -> Probe:
         return Probe(objects, unwritable=refused)
     parts = _copy_in_parts(store, key)
     found = try_conditional_writes(store)
-    return Probe(objects, parts=parts, undeletable=_denied(store, lambda: store.delete(key)), conditional=found)
+    return Probe(objects, parts=parts, undeletable=_denied(store, lambda: store.delete_all([key])), conditional=found)
 
 
 def _copy_there_and_back(store: ObjectStore, key: str) -> None:

@@ -11,14 +11,15 @@ import hashlib
 import sqlite3
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from urllib.parse import quote
 
 from lorapar.errors import StorageError
+from lorapar.places import VARIABLE
 from lorapar.store.artifact import storage_errors
-from lorapar.store.base import ObjectStore
+from lorapar.store.base import DeniedError, ObjectStore
 from lorapar.store.file_system import has_record_locks, warn_no_locks
 
 FLUSH_ENTRIES = 256
@@ -29,7 +30,9 @@ SEND_SECONDS = 30.0
 """and sent to the store this often."""
 _LOOK_UP = 512
 _NO_LOCKS = ("locking protocol", "disk I/O error", "unable to open database file")
-"""SQLite's errors on a file system without fcntl locks or shared memory."""
+"""SQLite's errors on a file system without fcntl locks or shared memory; the second may also mean a failing disk."""
+_FAILING = ("READ", "SHORT_READ", "WRITE", "FSYNC", "DIR_FSYNC", "TRUNCATE", "FSTAT", "DELETE", "CORRUPTFS", "DATA")
+"""Endings of SQLITE_IOERR_ codes that have nothing to do with locks."""
 
 
 class ContentCache:
@@ -47,8 +50,8 @@ class ContentCache:
         self._fetched: set[str] = set()
         with storage_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-        with self._usable():
-            self._file = _opened(path, kind)
+            with self._usable():
+                self._file = _opened(path, kind)
 
     def recall(self, identity: str, keys: Sequence[bytes]) -> dict[bytes, str]:
         """The known entries, by key."""
@@ -131,7 +134,8 @@ class ContentCache:
                 continue
             data = self._store.read(found.key)
             if found.key.rpartition("/")[2] != f"{hashlib.sha256(data).hexdigest()}.txt":
-                self._store.delete(found.key)  # so that the same contents can be sent again
+                with suppress(DeniedError):  # whoever may only write leaves it
+                    self._store.delete(found.key)  # so that the same contents can be sent again
                 continue
             # Not splitlines: a text may hold characters that end a line for Python.
             lines = (line.partition(" ") for line in data.decode().split("\n") if line)
@@ -152,9 +156,16 @@ class ContentCache:
             yield
         except sqlite3.Error as error:
             raise StorageError(
-                f"{self._path}: the cache of {self._kind} cannot be used ({error}); free some room, or remove the file "
-                f"({self._kind} are then asked again)"
+                f"{self._path}: the cache of {self._kind} cannot be used ({error}); {self._remedy(error)}"
             ) from error
+
+    def _remedy(self, error: sqlite3.Error) -> str:
+        if "disk I/O error" in str(error):
+            return (
+                "the disk or network drive under it fails (the system's log says more); repair it, or name a folder on "
+                f"another one in {VARIABLE}"
+            )
+        return f"free some room, or remove the file ({self._kind} are then asked again)"
 
 
 def is_damage(error: StorageError) -> bool:
@@ -169,9 +180,21 @@ def _opened(path: Path, kind: str) -> sqlite3.Connection:
         try:
             return _with_tables(sqlite3.connect(path, timeout=60.0), kind, "WAL")
         except sqlite3.OperationalError as error:
-            if not any(word in str(error) for word in _NO_LOCKS):
+            if not _may_lack_locks(error):
                 raise
+            opened = _without_locks(path, kind)  # where that fails too, something else is wrong
             warn_no_locks(path.parent, error)
+            return opened
+    return _without_locks(path, kind)
+
+
+def _may_lack_locks(error: sqlite3.OperationalError) -> bool:
+    """Whether an error may come from missing locks or shared memory, rather than from a disk that fails."""
+    name = getattr(error, "sqlite_errorname", None) or ""
+    return any(word in str(error) for word in _NO_LOCKS) and name.removeprefix("SQLITE_IOERR_") not in _FAILING
+
+
+def _without_locks(path: Path, kind: str) -> sqlite3.Connection:
     address = f"file:{quote(str(path.absolute()))}?nolock=1"
     return _with_tables(sqlite3.connect(address, timeout=60.0, uri=True), kind, "TRUNCATE")
 

@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from lorapar.errors import IntegrityError, UnreachableError
-from lorapar.redaction import redact
 from lorapar.store.address import S3Address, check_key
 from lorapar.store.base import Moved, NotFoundError, ObjectInfo, Transfer, UnansweredError, UnsupportedError
 from lorapar.store.s3_client import connection
-from lorapar.store.s3_errors import CONFLICT, MISSING, TAKEN, code_of, s3_errors
+from lorapar.store.s3_errors import CONFLICT, MISSING, TAKEN, code_of, refused_in_batch, s3_errors
 from lorapar.store.s3_small import Watch, download_small, is_small, read_whole, several, upload_small, version_of
 
 _CONFLICTS = 20
@@ -180,9 +179,7 @@ class S3Store:
                 continue
             for error in answer.get("Errors", ()):
                 place = f"s3://{self.bucket}/{error.get('Key', self._root)}"
-                raise UnreachableError(
-                    redact(f"{place}: cannot be deleted: {error.get('Code')} {error.get('Message') or ''}".rstrip())
-                )
+                raise refused_in_batch(place, self.endpoint, error)
 
     def unfinished(self, older_than: float) -> int:
         """Uploads in parts."""

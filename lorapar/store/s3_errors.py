@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -43,7 +43,10 @@ _OF_AN_OBJECT = (
     "AbortMultipartUpload",
 )
 _OTHER_REGION = ("PermanentRedirect", "301", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException")
-_UNKNOWN = ("NotImplemented", "501")
+_ELSEWHERE_YET = ("TemporaryRedirect", "Redirect", "307")
+_HOST_STYLE = re.compile(r"virtual[- ]?host|(second|third).?level.?domain|path.?style", re.IGNORECASE)
+"""How servers say that they want the bucket in the host's name (Alibaba's and Tencent's object stores)."""
+_UNKNOWN = ("NotImplemented", "501", "MissingContentMD5", "MethodNotAllowed", "405")
 _WITHOUT_KEYS = "no credentials were found; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
 UNSIGNED = "lorapar-unsigned"
 """Marks an error whose request had no signature because there were no credentials."""
@@ -130,6 +133,13 @@ def explain(error: Exception, where: str, endpoint: str) -> LoraparError:
     return _unanswered(error, where, endpoint)
 
 
+def refused_in_batch(where: str, endpoint: str, entry: Mapping[str, Any]) -> LoraparError:
+    """What a server says of one object among many that it was to delete, as it would be said of that one alone."""
+    from botocore.exceptions import ClientError
+
+    return explain(ClientError({"Error": dict(entry)}, "DeleteObject"), where, endpoint)
+
+
 def _refused(error: Any, where: str, endpoint: str) -> LoraparError:
     """The error for a server's answer."""
     message = _one_line(error.response.get("Error", {}).get("Message", ""))
@@ -147,12 +157,8 @@ def _refused(error: Any, where: str, endpoint: str) -> LoraparError:
         return DeniedError(
             redact(f"{where}: {_WITHOUT_KEYS}{_server_words(message or code, '')}{_unlike_s3(error, endpoint)}")
         )
-    if code in _SKEWED:
-        cause = f"this machine's clock is wrong{_skew(error)}; set the time, then try again"
+    if cause := _misdirected(error, code, message, endpoint):
         return UnreachableError(redact(f"{where}: {cause}{_server_words(message, cause)}"))
-    if code in _OTHER_REGION:
-        cause = f"the bucket lies in another region{_region(error)}; set AWS_DEFAULT_REGION to it"
-        return UnreachableError(redact(f"{where}: {cause}{_server_words(message, '')}"))
     if code in _DENIED:
         return DeniedError(redact(f"{where}: {_denied(error.operation_name, message)}{_unlike_s3(error, endpoint)}"))
     metadata = error.response.get("ResponseMetadata", {})
@@ -166,10 +172,9 @@ def _refused(error: Any, where: str, endpoint: str) -> LoraparError:
         message=message,
         attempts=f"{attempts} attempts" if attempts > 1 else "one attempt",
     )
-    if re.search(
-        r"form of server.?side encryption|customer.provided key|customer key|sse-?c\b", message, re.IGNORECASE
-    ):
-        text += f"; the object lies under a key of its owner: set {s3_headers.CUSTOMER_KEY} to it"
+    if code.startswith("KMS.") or re.search(r"\bKMS\b", message):
+        text = f"{endpoint} refused to {error.operation_name}: {code} {message}".rstrip(". ")
+    text += _keys(code, message)
     if code == "InternalError" and error.operation_name in _WRITES:
         text = text.rstrip(". ") + _NO_ROOM
     text += _server_words(message, text) + _unlike_s3(error, endpoint)
@@ -177,8 +182,43 @@ def _refused(error: Any, where: str, endpoint: str) -> LoraparError:
     return (UnsupportedError if code in _UNKNOWN else kind)(redact(f"{where}: {text}"))
 
 
+def _misdirected(error: Any, code: str, message: str, endpoint: str) -> str | None:
+    """Why a request that is right went to the wrong place or at the wrong time; None where it did not."""
+    if code in _SKEWED:
+        return f"this machine's clock is wrong{_skew(error)}; set the time, then try again"
+    if code in _OTHER_REGION:
+        return f"the bucket lies in another region{_region(error)}; set AWS_DEFAULT_REGION to it"
+    if code in _ELSEWHERE_YET:
+        return (
+            "the bucket is new and not every server knows it yet, or it lies in another region"
+            f"{_region(error)}; try again in a while, or set AWS_DEFAULT_REGION to its region"
+        )
+    if _HOST_STYLE.search(f"{code} {message}"):
+        return (
+            f"{endpoint} wants the bucket in the host's name: write `s3 =` and below it `addressing_style = virtual` "
+            "into the AWS profile (AWS_CONFIG_FILE names its file)"
+        )
+    return None
+
+
+def _keys(code: str, message: str) -> str:
+    """Which setting is about the key that objects lie under, where a server complains of one."""
+    if re.search(
+        r"form of server.?side encryption|customer.provided key|customer key|sse-?c\b", message, re.IGNORECASE
+    ):
+        return f"; the object lies under a key of its owner: set {s3_headers.CUSTOMER_KEY} to it"
+    if code.startswith("KMS.") or re.search(r"\bKMS\b", message):
+        return (
+            f"; look at store.encryption and store.kms_key_id ({s3_headers.ENCRYPTION}, {s3_headers.KMS_KEY}): "
+            "AES256 needs no service of keys"
+        )
+    return ""
+
+
 def _meant(code: str, message: str) -> str:
-    """AWS's code where some servers report expired credentials as a denied access."""
+    """AWS's code where a server reports expired credentials as denied access, or a missing MD5 as a bad request."""
+    if code in ("InvalidRequest", "InvalidArgument") and re.search(r"content-?md5", message, re.IGNORECASE):
+        return "MissingContentMD5"
     expired = re.search(r"(request|token|session|credential)\w* (?:has|have|is) expired", message, re.IGNORECASE)
     if code != "AccessDenied" or expired is None:
         return code

@@ -13,7 +13,7 @@ from pathlib import Path
 from lorapar.errors import IntegrityError
 from lorapar.progress import Progress, Silent
 from lorapar.store.artifact import MANIFEST, Manifest, file_sha256, read_manifest, replace_folder, storage_errors
-from lorapar.store.base import Moved, NotFoundError, ObjectInfo, ObjectStore, Transfer
+from lorapar.store.base import DeniedError, Moved, NotFoundError, ObjectInfo, ObjectStore, Transfer, UnsupportedError
 from lorapar.store.file_system import locked
 
 CONTENT = "cas"
@@ -41,11 +41,11 @@ def put_tree(
     by_key = {content_key(entry.sha256): folder / name for name, entry in manifest.files.items()}
     sizes = {content_key(entry.sha256): entry.size_bytes for entry in manifest.files.values()}
     there = {key: info for key, info in store.known(list(by_key)).items() if info.size_bytes == sizes[key]}
-    _renew(store, there.values())
+    again = _not_renewed(store, there.values())
     missing = [
         Transfer(path, key, sizes[key], key.removeprefix(f"{CONTENT}/"))
         for key, path in sorted(by_key.items(), key=lambda pair: sizes[pair[0]])
-        if key not in there
+        if key not in there or key in again
     ]
     try:
         with moving(progress, f"uploading {folder.name}", missing) as moved:
@@ -135,11 +135,20 @@ def moving(progress: Progress | None, title: str, transfers: Iterable[Transfer])
     yield moved
 
 
-def _renew(store: ObjectStore, there: Iterable[ObjectInfo]) -> None:
+def _not_renewed(store: ObjectStore, there: Iterable[ObjectInfo]) -> set[str]:
+    """Make old content young; returns what a server would not copy onto itself, which is then sent again."""
     old = time.time() - RENEW_AFTER_SECONDS
     keys = [info.key for info in there if info.modified < old]
+
+    def renewed(key: str) -> bool:
+        try:
+            store.renew(key)
+        except (DeniedError, UnsupportedError):
+            return False
+        return True
+
     with ThreadPoolExecutor(_RENEWED_AT_ONCE) as pool:
-        list(pool.map(store.renew, keys))
+        return {key for key, young in zip(keys, pool.map(renewed, keys), strict=True) if not young}
 
 
 def _is_there(transfer: Transfer) -> bool:

@@ -17,6 +17,8 @@ _NOT_ITS_OWN = (
     "set rl.rollouts to transformers, or try another version of vLLM (a larger rl.max_rollout_difference only where "
     "both sides are known to round this much)"
 )
+UNLEARNED = "sampling/unlearned_share"
+"""What the logs call the share of completions that are too unlike the trainer's to be learned from."""
 _NOISE = 1e-3
 """Differences of log-probabilities that say nothing about whose they are."""
 _NEARER = 0.5
@@ -45,6 +47,10 @@ class EngineGRPOTrainer(CarefulGRPOTrainer):
     def _generate_and_score_completions(self, inputs: Any) -> Any:
         """As TRL's; raises TrainingError where the engine's completions are not those of the adapter as it is now."""
         made = super()._generate_and_score_completions(inputs)
+        if "importance_sampling_ratio" in made:
+            unlearned = unlearned_completions(made["importance_sampling_ratio"], made["completion_mask"].bool())
+            share = self.accelerator.gather(unlearned).float().mean()
+            self._metrics["train"][UNLEARNED].append(float(share))
         if self._rollouts.bound is not None:
             self._check_sampled(made, self._rollouts.bound)
         return made
@@ -85,6 +91,11 @@ class EngineGRPOTrainer(CarefulGRPOTrainer):
     def _end(self, here: bool, why: str) -> None:
         """Raise in every process; the one that has seen it says why."""
         raise TrainingError(why) if here else OtherRankError("the rollouts of another process are not the adapter's")
+
+
+def unlearned_completions(ratio: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Which completions TRL gives no weight at all, (N,), by the ratios that it keeps of them, (N, 1) or (N, C)."""
+    return ((ratio == 0) | ~mask).all(dim=-1) & mask.any(dim=-1)
 
 
 def _difference(sampled: torch.Tensor, scored: torch.Tensor, mask: torch.Tensor) -> float:

@@ -28,11 +28,11 @@ from lorapar.ranks import Ranks
 from lorapar.records import OMISSIONS, Example, Omission, System, omissions_of, system_title
 from lorapar.training.arguments import for_one_device, rl_arguments
 from lorapar.training.columns import Columns
-from lorapar.training.engine_trainer import EngineGRPOTrainer
+from lorapar.training.engine_trainer import UNLEARNED, EngineGRPOTrainer
 from lorapar.training.ranks import failing_together, shared_arguments
 from lorapar.training.reward_tools import RewardTools, opened_rewards
 from lorapar.training.rewards import PASSES_TESTS, REWARDS, Reward
-from lorapar.training.rows import WARM_UP, RowsBySystem, prompts_per_step, rl_rows, unseen_rows
+from lorapar.training.rows import WARM_UP, RowsBySystem, prompts_per_step, rl_rows, with_unseen
 from lorapar.training.server_rollouts import server_rollouts
 from lorapar.training.session import Method, Outcome, Session, TrainingJob, train, write_summary
 from lorapar.training.trainers import NO_SAY, CarefulGRPOTrainer
@@ -54,6 +54,7 @@ LOGGED = {
     # Only with rollouts by vLLM: how far its log-probabilities of the sampled tokens are from the trainer's.
     "rollout_difference": "sampling/sampling_logp_difference/mean",
     "rollout_ratio_least": "sampling/importance_sampling_ratio/min",
+    "unlearned_share": UNLEARNED,
 }
 """What the history calls a metric, and what TRL calls it. Shares are of completions and of groups of completions."""
 
@@ -89,10 +90,9 @@ def _train(
     tools: RewardTools,
 ) -> Metrics:
     tokenizer = load_tokenizer(job.model, job.progress)
-    chosen = rl_rows(rows, system, config, tokenizer, job.prompts)
+    usable = rl_rows(rows, system, config, tokenizer, job.prompts)
+    chosen = with_unseen(usable, config, prompts_per_step(config) / config.num_iterations)
     log_omissions(job.progress, chosen.omissions)
-    if unseen := unseen_rows(config, len(chosen.rows), prompts_per_step(config) / config.num_iterations):
-        job.progress.log(unseen)
     arguments = rl_arguments(config, job.model, rewards, job.seed, job.scratch) | shared_arguments(config)
     data = rl_data(job, chosen.rows)
 
@@ -124,9 +124,11 @@ def _train(
     if judged := {reward.name: reward.function.counts() for reward in rewards if hasattr(reward.function, "counts")}:
         extra["judged"] = judged
     cut, undecided = _cut_completions(outcome, config), tools.rule.undecided()
+    unlearned = _unlearned_completions(outcome, config)
     unread = [reward.function.cut() for reward in rewards if hasattr(reward.function, "cut")]
-    log_omissions(job.progress, [cut, undecided, *unread])
-    extra[OMISSIONS] += omissions_of(cut, undecided, *unread)
+    found = [cut, unlearned, undecided, *unread]
+    log_omissions(job.progress, found)
+    extra[OMISSIONS] += omissions_of(*found)
     write_summary(job, outcome, method, {**extra, "reward_weights": config.reward_weights})
     metrics |= {"completions_cut_for_reward_models": float(sum(one.count for one in unread))} if unread else {}
     return {**metrics, **chosen.metrics(), "completions_cut": float(cut.count), **outcome.metrics()}
@@ -311,6 +313,21 @@ def _cut_completions(outcome: Outcome, config: RlConfig) -> Omission:
         what="completions cut off",
         why=f"they had not ended after {config.max_completion_length:,} tokens",
         remedy="raise rl.max_completion_length, or warm the format up in SFT",
+    )
+
+
+def _unlearned_completions(outcome: Outcome, config: RlConfig) -> Omission:
+    """Completions of vLLM that the trainer itself would hardly have written, in all steps."""
+    each = completions_per_step(config)
+    bounds = (
+        f"{config.vllm_importance_sampling_clip_min or 0:g} to {config.vllm_importance_sampling_clip_max or math.inf:g}"
+    )
+    return Omission(
+        count=round(sum(step.get("unlearned_share", 0.0) for step in outcome.steps) * each),
+        total=len(sampled_in(outcome.steps)) * each,
+        what="completions not learned from",
+        why=f"how likely each is to the trainer, over how likely it was to vLLM, is not from {bounds}",
+        remedy="set rl.vllm_importance_sampling_mode to sequence_truncate or token_truncate, or widen its bounds",
     )
 
 

@@ -5,15 +5,16 @@ A phase that names its system trains on the rows of that one. Rows are given by 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from lorapar.config import PromptConfig, RlConfig, SftConfig
 from lorapar.data.mapping import is_short
 from lorapar.errors import BadInputError
 from lorapar.progress import Progress
-from lorapar.prompts import Row, fit_rows, prompt_ids, prompt_messages, rows_of
+from lorapar.prompts import Row, fit_rows, prompt_ids, prompt_messages, rows_of, unlearned_turns
 from lorapar.records import OMISSIONS, Example, Omission, System, omissions_of, sample_rows
 
 if TYPE_CHECKING:
@@ -86,7 +87,10 @@ def drop_unanswered(
     counts = {"answer_beyond_max_length": left_out.count}
     if cut.count:
         counts["cut"] = cut.count
-    return ChosenRows(found.rows, chosen.warmup_ids, counts, found.omissions)
+    omissions: tuple[Omission, ...] = found.omissions
+    if config.train_on == "all":
+        omissions += (unlearned_turns(tokenizer, found.rows, prompts),)
+    return ChosenRows(found.rows, chosen.warmup_ids, counts, omissions)
 
 
 def _all_rows(rows: RowsBySystem) -> list[Row]:
@@ -169,14 +173,20 @@ def prompts_per_step(config: RlConfig) -> int:
     return config.batch_size * config.gradient_accumulation // config.num_generations
 
 
-def unseen_rows(config: SftConfig | RlConfig, rows: int, rows_per_step: float) -> str | None:
-    """Where the settings end training before it has seen every row once, that in words."""
+def with_unseen(chosen: ChosenRows, config: SftConfig | RlConfig, rows_per_step: float) -> ChosenRows:
+    """The rows, and as an omission those that are not seen once, because the settings end training before."""
+    rows = len(chosen.rows)
     seen = config.epochs * rows if config.max_steps is None else config.max_steps * rows_per_step
-    if seen >= rows:
-        return None
     section = "sft" if isinstance(config, SftConfig) else "rl"
     setting = "epochs" if config.max_steps is None else "max_steps"
-    return f"{section}.{setting} is {getattr(config, setting):g}, so about {seen:,.0f} of {rows:,} rows are seen"
+    unseen = Omission(
+        count=max(math.ceil(rows - seen), 0),
+        total=rows,
+        what="rows are not seen",
+        why=f"{section}.{setting} is {getattr(config, setting):g}",
+        remedy="raise it to train on all of them",
+    )
+    return replace(chosen, omissions=(*chosen.omissions, unseen))
 
 
 def _check_enough(count: int, referenced: int, config: RlConfig) -> None:

@@ -15,7 +15,7 @@ from lorapar.prompts import encode_rows
 from lorapar.records import Example, System, system_title
 from lorapar.training.arguments import for_one_device, sft_arguments
 from lorapar.training.ranks import shared_arguments
-from lorapar.training.rows import drop_unanswered, sft_rows, unseen_rows
+from lorapar.training.rows import drop_unanswered, sft_rows, with_unseen
 from lorapar.training.session import Method, Session, TrainingJob, train, write_summary
 from lorapar.training.trainers import CarefulSFTTrainer, RowAverageSFTTrainer
 from lorapar.training.watch import Metrics
@@ -33,10 +33,9 @@ def train_sft(job: TrainingJob, config: SftConfig, *, system: System = "system1"
     """
     tokenizer = load_tokenizer(job.model, job.progress)
     drawn = sft_rows(rows, system, config, job.seed, job.progress)
-    chosen = drop_unanswered(drawn, tokenizer, job.prompts, config)
+    answered = drop_unanswered(drawn, tokenizer, job.prompts, config)
+    chosen = with_unseen(answered, config, config.batch_size * config.gradient_accumulation)
     log_omissions(job.progress, chosen.omissions)
-    if unseen := unseen_rows(config, len(chosen.rows), config.batch_size * config.gradient_accumulation):
-        job.progress.log(unseen)
     # Encoded here and not by TRL, so that what is learned is what is scored and evaluated: the whole answer of a row.
     encoded = encode_rows(tokenizer, chosen.rows, job.prompts, config.max_length, config.train_on)
     ids = [{"id": example.id} for example, _ in chosen.rows]

@@ -150,3 +150,42 @@ def test_a_stop_string_is_found_in_the_completion_alone_and_ends_with_the_token_
     ended = [strings.criteria(3)(torch.tensor([row]), None).item() for row in rows]
     assert ended == [False, True]
     assert strings.for_vllm() == {"detokenize": True, "skip_special_tokens": False, "stop": list(strings.texts)}
+
+
+OPEN_AT_THE_END = (
+    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content }}"
+    "{% if (loop.last and add_generation_prompt) or not loop.last %}{{ END }}{% endif %}{% endfor %}"
+)
+
+
+@pytest.mark.parametrize("end", [r"'<|im_end|>\n'", r"'\n<|im_end|>'", "'<|im_end|><|endoftext|>'"])
+def test_a_turn_that_is_closed_only_where_another_follows_ends_the_last_answer_too(base, end):
+    found = answer_end(base(template=OPEN_AT_THE_END.replace("END", end)))
+    assert (found.written, found.turn_end, found.token_ids, found.unnamed_ids) == ("", TURN, (TEXT, TURN), (TURN,))
+    assert (
+        found.learned == found.closing == end.strip("'").replace(r"\n", "\n").partition("<|im_end|>")[0] + "<|im_end|>"
+    )
+
+
+def test_where_nothing_closes_a_turn_the_token_that_begins_the_next_one_ends_it_and_is_not_learned(base):
+    found = answer_end(base(template=OPEN_AT_THE_END.replace("END", "''")))
+    assert (found.turn_end, found.token_ids, found.unnamed_ids) == (None, (TEXT, START), (START,))
+    assert found.learned == "<|endoftext|>"
+
+
+def test_a_template_that_takes_no_chat_without_a_system_message_has_its_end_all_the_same(base):
+    demands = "{% if messages[0].role != 'system' %}{{ raise_exception('first a system message') }}{% endif %}"
+    assert answer_end(base(template=demands + TURNS.replace("END", "'<|im_end|>'"))).turn_end == TURN
+
+
+@pytest.mark.parametrize("mark", ["<|eot|>", "<end_of_turn>"])
+def test_a_mark_that_is_no_token_of_the_tokenizer_ends_an_answer_as_text(base, mark):
+    end = answer_end(base(end=f"'{mark}\\n'"))
+    assert (end.turn_end, end.token_ids, end.strings) == (None, (TEXT,), (mark,))
+    assert end.learned == f"{mark}\n<|endoftext|>"
+    assert end.cut(f"4{mark}\nuser: more?") == "4"
+
+
+def test_where_no_token_ends_an_answer_the_text_that_the_template_writes_does(base):
+    end = answer_end(base(eos=None, end=r"'\n### End'", pad_token=None))
+    assert (end.token_ids, end.strings, end.learned) == ((), ("### End",), "\n### End")

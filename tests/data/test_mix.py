@@ -65,6 +65,18 @@ def test_weights_are_shares_of_the_mix_and_no_row_is_used_twice(write):
     }
 
 
+@pytest.mark.parametrize(("limit", "lines"), [(None, 1), (13, 1), (12, 0)])
+def test_rows_that_weights_leave_out_are_counted_and_a_limit_that_a_person_sets_is_not(write, limit, lines):
+    few, many = write("a", rows("a", 12)), write("b", rows("b", 60))
+    named = [{"source": few, "weight": 12}, {"source": many, "weight": 1}]
+    loaded = load_data(DataConfig(sources=named, heldout=4, limit=limit), seed=0)
+    left_out = [one for one in loaded.omissions if "not drawn" in one.what]
+    assert [(one.count, one.total, one.is_much) for one in left_out] == [(59, 60, True)] * lines
+    assert all(f"the 12 rows of {few} run out first; lower the weight of {few}" in one.line for one in left_out)
+    plain = [{"source": few}, {"source": many}]
+    assert not [one for one in load_data(DataConfig(sources=plain, heldout=4, limit=9), seed=0).omissions if one.count]
+
+
 @given(st.lists(st.tuples(st.integers(1, 30), st.floats(0.1, 9)), min_size=2, max_size=4))
 def test_shares_are_kept_whatever_the_sizes(tmp_path_factory, sizes):
     folder = tmp_path_factory.mktemp("mix")

@@ -137,6 +137,43 @@ def test_control_tokens_in_the_text_of_a_row_are_reported():
     assert "stand as text in 1 of 2 rows (the first is row plain: '<|im_end|>')" in note
 
 
+def test_a_system_message_that_the_template_brings_itself_is_reported():
+    own = "{% if messages[0].role != 'system' %}{{ '<|im_start|>system\nBe kind.<|im_end|>\n' }}{% endif %}" + chat()
+    (note,) = notes_of(own, PLAIN)
+    assert (
+        "where a row has no system message, the chat template of builtin:tiny writes one of its own: 'Be kind.'" in note
+    )
+    model = ModelConfig(name="builtin:tiny", chat_template=own)
+    always = PromptConfig(system1="Answer.", system2="Show steps.")
+    assert not list(template_notes(load_tokenizer(model), model, always))
+    head = chat().replace("{% for m", "{{ '<|im_start|>Today.' }}{% for m", 1)
+    assert notes_of(head, PLAIN) == [], "what stands before every chat is no system message"
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        ("(1 // (m.content | length - 4)) | string", "ZeroDivisionError"),
+        ("m.content + 1", "TypeError"),
+        ("m.content.encode('ascii').decode()", "UnicodeEncodeError"),
+    ],
+)
+def test_a_template_that_fails_on_some_text_names_row_and_failure(content, why):
+    row = Example(id="odd", question="3+4é", answer="7")
+    with pytest.raises(BadInputError, match=rf"row odd: the chat template of .* fails on this text \({why}: "):
+        notes_of(chat(content), row)
+
+
+def test_a_turn_that_is_left_open_at_the_end_is_learned_closed_and_reported():
+    opened = TURN.replace("CONTENT", "m.content").replace(
+        "+ '<|im_end|>\n'", "}}{% if not loop.last or add_generation_prompt %}{{ '<|im_end|>\n' }}{% endif %}{{ ''"
+    )
+    template = f"{{% for m in messages %}}{opened}{{% endfor %}}{PROMPT.replace('OPENED', '')}"
+    assert learned(template, PLAIN)[1] == "7<|im_end|>"
+    (note,) = notes_of(template, PLAIN)
+    assert "ends a turn only where another one follows; what it writes there, '<|im_end|>', is learned after" in note
+
+
 def test_a_template_without_an_end_of_its_own_is_followed_by_the_eos():
     template = "{% for m in messages %}{{ m.role + ': ' + m.content + '\n' }}{% endfor %}"
     (note,) = notes_of(template, PLAIN)

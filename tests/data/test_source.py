@@ -83,13 +83,14 @@ assert not {{"torch", "datasets", "pyarrow", "pandas"}} & set(sys.modules)
 
 
 def test_a_folder_says_which_of_its_files_are_rows(tmp_path):
-    for name in ("first/a.jsonl", "test/b.jsonl", "first/c.tar.gz", "notes.md"):
+    for name in ("first/a.jsonl", "test/b.jsonl", "first/c.tar.gz", "notes.md", "LICENSE.txt", "d.xlsx"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(f'{{"question": "{name}", "answer": "a"}}\n')
     folder = str(tmp_path)
     notes = load_data(DataConfig(source=folder, heldout=1), seed=0).notes
     assert f"{folder} holds 2 files, and all are read as one: first/a.jsonl, test/b.jsonl" in notes
     assert f"{folder} holds packed files, which are not read: first/c.tar.gz" in notes
+    assert f"{folder} holds files of other kinds, which are not read: d.xlsx" in notes
     alone = load_data(DataConfig(source=str(tmp_path / "test"), heldout=0), seed=0).notes
     assert not [note for note in alone if "holds" in note]
 

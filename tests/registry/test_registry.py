@@ -92,6 +92,16 @@ def test_a_killed_publisher_is_finished_by_the_next(three, tmp_path, monkeypatch
     assert three.versions("maths") == [1, 2, 3, 4, 5]
 
 
+def test_names_that_are_one_folder_on_this_file_system_are_refused(three, tmp_path) -> None:
+    for number in (1, 2):
+        assert three.publish("Maths", package(tmp_path / f"other{number}", f"other {number}")).number == number
+    # What a file system of one case shows: the other way of writing a name is there, and in no listing.
+    (Path(three.address) / "adapters" / "MATHS").symlink_to("maths")
+    with pytest.raises(BadInputError, match=r"'Maths' is there already, and this file system takes 'MATHS' for the"):
+        three.publish("MATHS", package(tmp_path / "again", "again"))
+    assert three.publish("maths", package(tmp_path / "fine", "fine")).number == 4
+
+
 @pytest.mark.parametrize("nothing", ["maths@9", "maths@candidate", "maths", "nobody", "nobody@1"])
 def test_what_is_not_there_is_refused_by_name(three, nothing) -> None:
     with pytest.raises(BadInputError, match=nothing.partition("@")[0]):

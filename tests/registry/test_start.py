@@ -14,7 +14,15 @@ from lorapar.records import write_json
 from lorapar.registry import Publication, Registry, make_package
 from lorapar.registry.lineage import LINEAGE_FILE
 from lorapar.registry.package import CONFIG_FILE, WEIGHTS_FILE
-from lorapar.registry.start import Kind, fetch_start, kind_of, require_same_weights, resolve_start, trained_rank
+from lorapar.registry.start import (
+    Kind,
+    fetch_start,
+    kind_of,
+    other_template,
+    require_same_weights,
+    resolve_start,
+    trained_rank,
+)
 from lorapar.store import open_store, s3_headers
 from tests.store.s3_in_memory import S3InMemory
 
@@ -225,6 +233,32 @@ def test_weights_tell_apart_what_digests_cannot(package, tmp_path) -> None:
     with pytest.raises(IntegrityError, match="was made for the base model builtin:tiny"):
         require_same_weights(model, folder, "d" * 64)
     require_same_weights(model.model_copy(update={"dtype": "bfloat16"}), folder, "d" * 64)
+
+
+@pytest.mark.parametrize(
+    ("files", "changed", "lineage", "line"),
+    [
+        ({}, {}, True, None),
+        (
+            {"chat_template.jinja": "{{ 'own' }}\n"},
+            {},
+            True,
+            "comes with a chat template of its own, and this run asks",
+        ),
+        ({"chat_template.jinja": "{{ 'asked' }}\n"}, {"chat_template": "{{ 'asked' }}"}, True, None),
+        ({"tokenizer_config.json": '{"chat_template": "{{ 1 }}"}'}, {}, False, "comes with a chat template of its own"),
+        ({"tokenizer_config.json": '{"chat_template": [{"name": "default"}]}'}, {}, False, None),
+        ({"tokenizer_config.json": "[]"}, {}, False, None),
+        ({}, {"chat_template": "{{ 'asked' }}"}, True, "was trained with the base model's own chat template"),
+        ({}, {"chat_template": "{{ 'asked' }}"}, False, None),
+    ],
+)
+def test_an_adapter_of_another_chat_template_is_reported(tmp_path, files, changed, lineage, line) -> None:
+    for name, text in {**files, **({"lineage.json": "{}"} if lineage else {})}.items():
+        (tmp_path / name).write_text(text)
+    found = other_template(on_tiny(str(tmp_path), **changed), tmp_path, "{%- set a = 1 -%}{{ 'asked' }}")
+    assert (found is None) is (line is None)
+    assert (line or "") in (found or "")
 
 
 def test_pinned_content_that_is_another_now_is_refused(registry) -> None:

@@ -120,6 +120,18 @@ def test_adapters_of_two_commits_are_not_served_together(publish: Any) -> None:
         server_command(registry, ["task", "task@old"])
 
 
+def test_version_of_a_quantised_base_is_reported(publish: Any, own: Path, tmp_path: Path) -> None:
+    registry = publish(str(own), digest_of_folder(own))
+    folder = adapter_files(tmp_path / "made", "weights of it", base=str(own))
+    base = {"name": str(own), "revision": None, "digest": digest_of_folder(own), "quantization": "nf4, 4 bits"}
+    write_json(folder / "lineage.json", {"base": base})
+    registry.publish("task", folder)
+    assert server_command(registry, ["task"]).notes == ()
+    registry.set_alias("task", "production", 2)
+    (note,) = server_command(registry, ["task"]).notes
+    assert note.startswith("task@2 was trained and evaluated on its base held in nf4, 4 bits, and this server holds")
+
+
 def test_candidate_for_another_commit_is_named(publish: Any) -> None:
     registry = publish("owner/base", "1" * 64, COMMIT)
     publish("owner/base", "2" * 64, OTHER_COMMIT)

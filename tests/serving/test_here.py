@@ -103,6 +103,13 @@ def test_an_adapter_made_elsewhere_is_asked_without_a_system_message(loud) -> No
     assert (found.model.name, found.prompts.message_for("system2")) == (folder, None)
 
 
+def test_an_adapter_made_elsewhere_is_asked_by_the_chat_template_beside_it(loud) -> None:
+    (loud / "lineage.json").unlink()
+    assert read_adapter("loud", loud).model.chat_template is None
+    (loud / "tokenizer_config.json").write_text(json.dumps({"chat_template": "{{ messages[0].content }}!"}))
+    assert read_adapter("loud", loud).model.chat_template == "{{ messages[0].content }}!"
+
+
 def test_a_lineage_cannot_let_code_of_a_model_run(loud) -> None:
     lineage = json.loads((loud / "lineage.json").read_text())
     lineage["settings"]["model"]["trust_remote_code"] = True
@@ -122,6 +129,21 @@ def test_another_base_and_a_folder_that_is_none_are_refused(loud, tmp_path, make
     (loud / "lineage.json").write_text(json.dumps(lineage))
     with pytest.raises(BadInputError, match="written by another version of lorapar"):
         read_adapter("loud", loud)
+
+
+@pytest.mark.parametrize("name", ["models/base", "./models/base", "base"])
+def test_a_base_that_was_a_folder_and_is_gone_is_asked_for_and_not_looked_for_on_the_hub(
+    loud, tmp_path, monkeypatch, name
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("lorapar.basemodel.hub.snapshot", lambda *_: pytest.fail("the hub is asked"))
+    lineage = json.loads((loud / "lineage.json").read_text())
+    lineage["base"] |= {"name": name, "revision": None, "digest": "a" * 64}
+    (loud / "lineage.json").write_text(json.dumps(lineage))
+    with pytest.raises(BadInputError, match=rf"its base model '{name}' was a folder, .*: --model FOLDER"):
+        read_adapter("loud", loud)
+    with pytest.raises(IntegrityError, match=r"; name a folder with the base it was trained on as --model$"):
+        read_adapter("loud", loud, model_folder(ModelConfig(name="builtin:tiny")))
 
 
 def test_virtual_tokens_cannot_be_merged_and_the_line_says_so(tiny_run, tmp_path) -> None:

@@ -112,12 +112,16 @@ def test_a_killed_call_goes_on_and_gives_the_same_answers(kit, inputs, tmp_path,
 
 
 def test_the_limit_draws_rows_by_the_seed(kit, inputs, tmp_path) -> None:
+    notes = kit.Notes()
+
     def drawn(seed: int) -> set[str]:
         out = tmp_path / str(seed)
-        kit.run("evaluate", out, {**settings(kit, limit=2), "seed": seed}, inputs)
+        kit.run("evaluate", out, {**settings(kit, limit=2), "seed": seed}, inputs, notes)
         return {answer.example_id for answer in read(out)[0]}
 
     assert len(drawn(0)) == 4
+    for system, rows in (("system1", 5), ("system2", 4)):
+        assert f"evaluate.limit is 2: 2 of {rows} held-out rows of {system} are asked" in notes.lines
     assert len({frozenset(drawn(seed)) for seed in range(1, 4)}) > 1
 
 

@@ -414,6 +414,24 @@ def test_held_out_rows_without_a_reference_cannot_be_judged(kit, tmp_path) -> No
         kit.run("tally", tmp_path / "out", settings, inputs)
 
 
+@pytest.mark.parametrize(
+    ("judged", "measures", "line"), [(5, ["system2"], 1), (6, ["system2"], 0), (5, ["system2", "mmlu"], 0)]
+)
+def test_so_few_held_out_rows_that_nothing_can_be_better_are_a_loud_line(kit, tmp_path, judged, measures, line) -> None:
+    held = [example(f"e{n}", "heldout", "system2").model_copy(update={"reference": "1"}) for n in range(judged)]
+    rows = [example("r1"), example("r2"), *held]
+    inputs = {
+        "examples": kit.rows_folder(tmp_path / "rows", rows),
+        "votes": (votes_folder(tmp_path / "votes", {"r1": "11-", "r2": "22-"}),),
+    }
+    settings = {"teachers": TEACHERS, "voting": {}, "round": "rest", "gate": {"measures": measures}}
+    notes = kit.Notes()
+    kit.run("tally", tmp_path / "out", settings, inputs, notes)
+    found = [one for one in notes.lines if one.startswith(f"WARNING: only {judged} held-out rows can be judged")]
+    assert len(found) == line
+    assert all("says p = 0.062, so nothing would be found better; raise data.heldout" in one for one in found)
+
+
 def test_of_the_gate_only_the_measures_count() -> None:
     settings = stage_spec("tally").settings
     given = {"teachers": TEACHERS, "voting": {}, "gate": {"measures": ["system2"], "max_loss": 0.5}}

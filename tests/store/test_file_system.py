@@ -62,6 +62,16 @@ def test_run_folder_without_locks_says_so_once_and_goes_on(tmp_path, refuse, cap
     assert "would not notice each other" in message
 
 
+def test_a_disk_that_fails_is_no_lack_of_locks(tmp_path, refuse, caplog):
+    refuse(fcntl, "flock", errno.EIO)
+    refuse(fcntl, "lockf", errno.EIO)
+    with pytest.raises(StorageError, match="the disk or mount failed"), storage_errors(tmp_path):
+        open_store(tmp_path).write("a", b"x")
+    with pytest.raises(StorageError, match="the disk or mount failed"):
+        VoteCache(tmp_path / "votes.sqlite", [], lambda teacher: "x")
+    assert "lacks locks" not in caplog.text
+
+
 def test_second_run_in_one_process_is_refused_even_without_locks(tmp_path, refuse):
     refuse(fcntl, "flock", errno.ENOLCK)
     folder = RunFolder(tmp_path / "run")

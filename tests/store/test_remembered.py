@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import sqlite3
+
 import pytest
 
 from lorapar.errors import StorageError
 from lorapar.store import open_store
+from lorapar.store.base import DeniedError
 from lorapar.store.remembered import ContentCache, is_damage
 
 KEYS = [bytes([number]) * 32 for number in range(3)]
@@ -50,3 +53,51 @@ def test_damage_is_distinguished_from_a_full_disk(tmp_path) -> None:
         ContentCache(tmp_path / "bad", "answers")
     assert is_damage(damaged.value)
     assert not is_damage(StorageError("no space left"))
+
+
+def io_error(name: str, text: str = "disk I/O error") -> sqlite3.OperationalError:
+    error = sqlite3.OperationalError(text)
+    error.sqlite_errorname = name
+    return error
+
+
+@pytest.mark.parametrize(
+    "name", ["SQLITE_IOERR_READ", "SQLITE_IOERR_WRITE", "SQLITE_IOERR_FSYNC", "SQLITE_IOERR_SHMMAP"]
+)
+def test_a_disk_that_fails_is_no_lack_of_locks(tmp_path, monkeypatch, caplog, name) -> None:
+    def connect(*_, **__):
+        raise io_error(name)
+
+    monkeypatch.setattr(sqlite3, "connect", connect)
+    with pytest.raises(StorageError, match=r"disk I/O error.*the disk or network drive under it fails.*LORAPAR_CACHE"):
+        ContentCache(tmp_path / "one", "answers")
+    assert "lacks locks" not in caplog.text
+
+
+def test_missing_shared_memory_is_told_apart_and_the_work_goes_on(tmp_path, monkeypatch, caplog) -> None:
+    real = sqlite3.connect
+
+    def connect(path, **more):
+        if not more.get("uri"):
+            raise io_error("SQLITE_IOERR_SHMMAP")
+        return real(path, **more)
+
+    monkeypatch.setattr(sqlite3, "connect", connect)
+    filled(tmp_path / "one", None, ["whole"])
+    with ContentCache(tmp_path / "one", "answers") as cache:
+        assert cache.recall("i", KEYS[:1]) == {KEYS[0]: "whole"}
+    assert "lacks locks" in caplog.text
+
+
+def test_a_damaged_segment_that_may_not_be_removed_ends_nothing(tmp_path, monkeypatch) -> None:
+    store = open_store(tmp_path / "store")
+    filled(tmp_path / "one", store, ["a"])
+    (segment,) = (tmp_path / "store" / "answers").rglob("*.txt")
+    segment.write_bytes(b"damaged")
+
+    def denied(key):
+        raise DeniedError(f"{key}: access denied")
+
+    monkeypatch.setattr(store, "delete", denied)
+    with ContentCache(tmp_path / "two", "answers", store) as cache:
+        assert cache.recall("i" * 64, KEYS) == {}

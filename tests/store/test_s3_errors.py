@@ -30,6 +30,29 @@ def refused(code, message="", headers=None, attempts=0, status=400, operation="G
         (refused("AccessDenied", "Request has expired"), UnreachableError, "clock is wrong"),
         (refused("ExpiredToken"), UnreachableError, "has expired"),
         (refused("PermanentRedirect", headers={"x-amz-bucket-region": "eu-west-1"}), UnreachableError, "eu-west-1"),
+        (
+            refused("TemporaryRedirect", "Please re-send", {"x-amz-bucket-region": "eu-west-1"}, status=307),
+            UnreachableError,
+            "is new and not every server knows it yet, or it lies in another region, eu-west-1; try again in a while",
+        ),
+        *(
+            (refused(code, message, status=403), UnreachableError, "below it `addressing_style = virtual` into the AWS")
+            for code, message in (
+                ("SecondLevelDomainForbidden", "Please use virtual hosted style to access."),
+                ("PathStyleDomainForbidden", "The bucket you are attempting to access must be addressed otherwise."),
+                ("InvalidRequest", "Path-style requests are not supported."),
+            )
+        ),
+        (
+            refused("NotImplemented", "Server side encryption specified but KMS is not configured", status=501),
+            UnsupportedError,
+            "but KMS is not configured; look at store.encryption and store.kms_key_id",
+        ),
+        (
+            refused("KMS.NotFoundException", "Invalid keyId 'x'", operation="PutObject"),
+            UnreachableError,
+            "to PutObject: KMS.NotFoundException Invalid keyId 'x'; look at store.encryption and store.kms_key_id",
+        ),
         (refused("SlowDown", attempts=7, status=503), UnansweredError, "also after 8 attempts"),
         (refused("InternalError", "Try again.", status=500), UnansweredError, "to GetObject: InternalError Try again."),
         *(

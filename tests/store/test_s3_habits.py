@@ -9,6 +9,8 @@ from typer.testing import CliRunner
 
 from lorapar.cli import app
 from lorapar.cli.base import settings_of
+from lorapar.config import DataConfig
+from lorapar.data import load_data
 from lorapar.data.bucket import bucket_files
 from lorapar.doctor import examine_store
 from lorapar.errors import BadInputError, ExitCode, IntegrityError, UnreachableError
@@ -369,11 +371,54 @@ def test_doctor_uploads_as_runs_do(server):
 
 def test_doctor_names_what_else_is_missing(server):
     server.refuse = lambda request: (
-        (403, "AccessDenied", "Access Denied") if request.method == "DELETE" or "uploads" in request.query else None
+        (403, "AccessDenied", "Access Denied") if {"delete", "uploads"} & request.query.keys() else None
     )
     notes = {finding.what: finding.advice for finding in examine_store("s3://runs/x")}
     assert "CreateMultipartUpload" in notes["files of 32 MB"]
     assert "s3:DeleteObject" in notes["deleting"]
+
+
+def test_a_right_that_is_missing_for_one_of_many_is_reported_as_for_that_one(server):
+    refused = (
+        b"<DeleteResult><Error><Key>x/b</Key><Code>AccessDenied</Code><Message>no</Message></Error></DeleteResult>"
+    )
+    server.done_as = lambda request: refused if request.operation == "POST delete" else None
+    with pytest.raises(
+        DeniedError, match=r"^s3://runs/x/b: .* lack the right to DeleteObject .*\(the server says: no\)"
+    ):
+        open_store("s3://runs/x").delete_all(["a", "b"])
+    notes = {finding.what: finding.advice for finding in examine_store("s3://runs/x")}
+    assert "s3:DeleteObject" in notes["deleting"]
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "message"),
+    [
+        (400, "MissingContentMD5", "Missing required header for this request: Content-MD5"),
+        (400, "InvalidRequest", "Missing required header for this request: Content-MD5 OR x-amz-checksum-*"),
+        (405, "MethodNotAllowed", "The specified method is not allowed against this resource."),
+        (501, "NotImplemented", "not implemented"),
+    ],
+)
+def test_objects_are_deleted_one_by_one_where_a_server_does_not_take_many(server, status, code, message):
+    server.objects |= {"x/a": b"a", "x/b": b"b", "x/c": b"c"}
+    server.refuse = lambda request: (status, code, message) if request.operation == "POST delete" else None
+    open_store("s3://runs/x").delete_all(["a", "b"])
+    assert server.objects == {"x/c": b"c"}
+    assert not any("delet" in finding.what for finding in examine_store("s3://runs/x"))
+
+
+@pytest.mark.parametrize(("status", "code"), [(501, "NotImplemented"), (403, "AccessDenied")])
+def test_old_content_that_a_server_does_not_copy_is_sent_again(server, tree, status, code):
+    store = open_store("s3://runs/x")
+    files = put_tree(store, tree).files  # all of it is old to this server, which knows one date
+    sent = len(server.of("PUT"))
+    put_tree(store, tree)
+    assert len(server.of("COPY")) == len({one.sha256 for one in files.values()})
+    assert len(server.of("PUT")) == sent
+    server.refuse = lambda request: (status, code, "no") if request.operation == "COPY" else None
+    put_tree(store, tree)
+    assert len(server.of("PUT")) == 2 * sent
 
 
 PAGE = b"<!DOCTYPE html><html><head><title>Sign in</title></head><body>please<br></body></html>"
@@ -510,6 +555,18 @@ def test_files_are_read_by_whatever_name_people_gave_them(server, tmp_path, monk
     for address in (f"s3://runs/team data/{name}", "s3://runs/team data", "s3://runs/team data/"):
         (found,) = bucket_files(address)
         assert (found[0], found[1].read_bytes()) == (f"s3://runs/team data/{name}", b"{}")
+
+
+def test_a_prefix_says_which_of_its_files_are_rows(server, tmp_path, monkeypatch):
+    monkeypatch.setenv("LORAPAR_CACHE", str(tmp_path))
+    row = b'{"question": "%d?", "answer": "a"}\n'
+    server.objects |= {"d/1.jsonl": row % 1, "d/test/2.jsonl": row % 2, "d/3.xlsx": b"x", "d/4.zip": b"x", "d/_OK": b""}
+    notes = load_data(DataConfig(source="s3://runs/d/", heldout=1), seed=0).notes
+    assert "s3://runs/d/ holds 2 files, and all are read as one: 1.jsonl, test/2.jsonl" in notes
+    assert "s3://runs/d/ holds packed files, which are not read: 4.zip" in notes
+    assert "s3://runs/d/ holds files of other kinds, which are not read: 3.xlsx" in notes
+    alone = load_data(DataConfig(source="s3://runs/d/1.jsonl", heldout=0), seed=0).notes
+    assert not [note for note in alone if "holds" in note]
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,7 @@ from lorapar.errors import BadInputError, ExitCode, Terminated, TrainingError, U
 from lorapar.serving.rollout_adapters import RolloutAdapters
 from lorapar.stopping import finishing_steps, on_sigterm
 from lorapar.training import server_rollouts
+from lorapar.training.engine_trainer import unlearned_completions
 from lorapar.training.ranks import RolloutsLostError
 from lorapar.training.rl import train_rl
 from lorapar.training.rollout_server import MIDDLEWARE, Server, server_command
@@ -83,6 +84,7 @@ def test_every_step_is_sampled_from_the_adapter_that_was_sent_then(kit, make_job
     job = make_job()
     steps = train(job, settings(server, temperature=0.7), kit)
     assert max(step["rollout_difference"] for step in steps) < EQUAL
+    assert [step["unlearned_share"] for step in steps] == [0.0] * len(steps)
     names = [entry.split("-")[-1] for entry in server.history]
     assert names == ["0", "0", "0", "0", "1", "1", "2", "2"]
     assert [entry.split()[0] for entry in server.history] == ["load", "unload"] * 4
@@ -95,6 +97,29 @@ def test_every_step_is_sampled_from_the_adapter_that_was_sent_then(kit, make_job
     assert moved.any()
     assert not moved[~active].any()
     assert f"completions come from {server.address} ({BASE})" in job.progress.lines
+
+
+def test_completions_that_are_too_unlike_the_trainers_are_counted_and_said(kit, make_job, server) -> None:
+    job = make_job()
+    (step,) = train(job, settings(server, max_steps=1, vllm_importance_sampling_clip_max=0.5), kit)
+    assert step["unlearned_share"] == 1.0
+    (line,) = (one for one in job.progress.lines if "not learned from" in one)
+    assert line.startswith("WARNING: 8 of 8 completions not learned from: how likely each is to the trainer")
+    assert "is not from 0 to 0.5; set rl.vllm_importance_sampling_mode to sequence_truncate" in line
+    omissions = json.loads((job.output / "summary.json").read_text())["omissions"]
+    assert [(one["count"], one["total"]) for one in omissions if "not learned" in one["what"]] == [(8, 8)]
+
+
+@pytest.mark.parametrize(
+    ("ratio", "expected"),
+    [
+        ([[0.0], [1.2], [0.0]], [True, False, False]),
+        ([[0.0, 0.0, 1.0], [0.0, 2.0, 0.0], [0.0, 0.0, 0.0]], [True, False, False]),
+    ],
+)
+def test_a_completion_is_unlearned_where_none_of_its_own_tokens_has_weight(ratio, expected) -> None:
+    mask = torch.tensor([[1, 1, 0], [1, 1, 1], [0, 0, 0]], dtype=torch.bool)
+    assert unlearned_completions(torch.tensor(ratio), mask).tolist() == expected
 
 
 def test_an_adapter_that_the_server_forgot_is_sent_again_and_nothing_changes(kit, make_job, server) -> None:

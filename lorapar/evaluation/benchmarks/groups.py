@@ -17,6 +17,7 @@ from lorapar.evaluation.benchmarks.named import (
     build_named,
     check_judged,
     drawn,
+    limit_remarks,
     row_metric,
 )
 from lorapar.evaluation.benchmarks.task_files import GroupFile, TaskFile, code_in, find_task, wrong
@@ -88,8 +89,7 @@ def load_named(config: BenchmarkConfig, seed: int) -> NamedTask | NamedGroup:
     rows = sum(len(task.ids) for task in tasks)
     remarks = [f"{config.task}: {len(tasks)} tasks, {rows:,} rows: {', '.join(task.name for task in tasks[:4])}"]
     remarks[0] += ", ..." if len(tasks) > 4 else ""
-    if config.limit is not None and config.limit > rows:
-        remarks.append(f"{config.task}: limit is {config.limit:,}, but there are {rows:,} rows: all are asked")
+    remarks += limit_remarks(config, rows)
     group = _tree(config, found, {task.name: task for task in tasks})
     return NamedGroup(config, tuple(tasks), group, _metric(config, found, tasks), digest, tuple(remarks))
 

@@ -101,11 +101,18 @@ def build_named(config: BenchmarkConfig, found: TaskFile, seed: int) -> NamedTas
         digest = _digest(config, found, task, docs)
     if config.digest is not None and config.digest != digest:
         raise BadInputError(f"evaluate.benchmarks: the rows of {config.task} are not those that plan saw; plan again")
-    remarks = []
-    if config.limit is not None and config.limit > len(docs):
-        remarks.append(f"{config.task}: limit is {config.limit:,}, but there are {len(docs):,} rows: all are asked")
+    remarks = tuple(limit_remarks(config, len(docs)))
     asked = drawn(len(docs), config.limit, seed)
-    return NamedTask(config, task, asked, _ids(docs), _metric(config, task), digest, tuple(remarks))
+    return NamedTask(config, task, asked, _ids(docs), _metric(config, task), digest, remarks)
+
+
+def limit_remarks(config: BenchmarkConfig, rows: int) -> list[str]:
+    """What is said where a benchmark has more rows than the settings want, or fewer."""
+    if config.limit is None or config.limit == rows:
+        return []
+    if config.limit > rows:
+        return [f"{config.task}: limit is {config.limit:,}, but there are {rows:,} rows: all are asked"]
+    return [f"{config.task}: limit is {config.limit:,}, so {config.limit:,} of its {rows:,} rows are asked"]
 
 
 def drawn(rows: int, limit: int | None, seed: int) -> tuple[int, ...]:

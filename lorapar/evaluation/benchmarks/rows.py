@@ -16,7 +16,7 @@ from lorapar.data.readers import RawRow, read_rows
 from lorapar.errors import BadInputError, UnreachableError
 from lorapar.evaluation.benchmarks.groups import NamedGroup, check_group_judged, load_named
 from lorapar.evaluation.benchmarks.kinds import Row, checked_row, name_of
-from lorapar.evaluation.benchmarks.named import NamedTask, check_judged
+from lorapar.evaluation.benchmarks.named import NamedTask, check_judged, limit_remarks
 from lorapar.records import digest_of
 
 HUB = {
@@ -130,8 +130,7 @@ def load_rows(config: BenchmarkConfig, seed: int) -> BenchmarkRows:
         left = [row for row in asked if row["id"] not in taken]
         _check_shots(asked, left, shots, config)
         asked = left
-    if config.limit is not None and config.limit > len(asked):
-        remarks.append(f"{config.task}: limit is {config.limit:,}, but there are {len(asked):,} rows: all are asked")
+    remarks += limit_remarks(config, len(asked))
     if config.limit is not None and config.limit < len(asked):
         asked = random.Random(seed).sample(asked, config.limit)
     in_order = tuple(sorted(asked, key=lambda row: str(row["id"])))

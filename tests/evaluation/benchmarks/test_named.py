@@ -197,6 +197,7 @@ def test_the_chat_template_and_system_message_are_those_of_the_run(folder, token
 def test_the_seed_draws_rows_and_their_names_are_their_contents(folder) -> None:
     drawn = [load_benchmark(config(folder, "capitals", limit=2), seed) for seed in range(4)]
     assert len({one.asked for one in drawn}) > 1
+    assert drawn[0].remarks == ("capitals: limit is 2, so 2 of its 5 rows are asked",)
     assert drawn[0].asked == load_benchmark(config(folder, "capitals", limit=2), 0).asked
     (folder / "data" / "capitals.jsonl").write_text("".join(json.dumps(row) + "\n" for row in CAPITALS[::-1] * 2))
     again = load_benchmark(config(folder, "capitals"), 0)
@@ -281,6 +282,7 @@ def test_a_limit_is_shared_out_by_the_rows_of_the_tasks(folder) -> None:
     assert len(list(drawn.questions())) == 6
     assert "limit is 2, and it has 3 tasks" in wrong(folder, "world", limit=2)
     assert load_benchmark(config(folder, "world", limit=50), 0).remarks[1].endswith("13 rows: all are asked")
+    assert drawn.remarks[1] == "world: limit is 6, so 6 of its 13 rows are asked"
     names = [task.name for task in drawn.tasks]
     assert drawn.remarks[0] == f"world: 3 tasks, 13 rows: {', '.join(names)}"
 

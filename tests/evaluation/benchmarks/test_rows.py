@@ -123,6 +123,10 @@ def test_rows_that_are_there_twice_and_a_limit_above_all_rows_are_reported(bench
     assert twice.startswith("gsm8k: 1 of 7 rows repeat an earlier one, and count twice; the first: ")
     assert "gsm8k.jsonl:7 repeats " in twice
     assert limit == "gsm8k: limit is 50, but there are 7 rows: all are asked"
+    assert (
+        load_rows(benchmark("gsm8k", limit=3), seed=0).remarks[1] == "gsm8k: limit is 3, so 3 of its 7 rows are asked"
+    )
+    assert len(load_rows(benchmark("gsm8k", limit=7), seed=0).remarks) == 1
     with Path(benchmark_files["humaneval"]).open("a") as file:
         file.write(json.dumps({**CODE, "task_id": "HumanEval/1"}) + "\n")
     with pytest.raises(BadInputError, match=r"humaneval\.jsonl:4: task_id is 'HumanEval/1' as in .*humaneval\.jsonl:2"):

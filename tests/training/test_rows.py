@@ -1,0 +1,37 @@
+"""Rows that the settings end training before."""
+
+import pytest
+
+from lorapar.config import RlConfig, SftConfig
+from lorapar.prompts import rows_of
+from lorapar.records import Example
+from lorapar.training.rows import ChosenRows, with_unseen
+
+ROWS = ChosenRows(rows_of([Example(id=str(n), question=f"{n}?", answer="1") for n in range(20)], "system1"))
+
+
+@pytest.mark.parametrize(
+    ("config", "per_step", "line"),
+    [
+        (
+            SftConfig(max_steps=4),
+            4.0,
+            "4 of 20 rows are not seen: sft.max_steps is 4; raise it to train on all of them",
+        ),
+        (SftConfig(max_steps=5), 4.0, None),
+        (SftConfig(max_steps=99), 4.0, None),
+        (SftConfig(epochs=0.25), 4.0, "15 of 20 rows are not seen: sft.epochs is 0.25; raise it"),
+        (SftConfig(epochs=1), 4.0, None),
+        (RlConfig(max_steps=3), 1.5, "16 of 20 rows are not seen: rl.max_steps is 3; raise it"),
+    ],
+)
+def test_rows_that_training_ends_before_are_counted(config, per_step, line):
+    (unseen,) = with_unseen(ROWS, config, per_step).omissions
+    assert bool(unseen.count) is (line is not None)
+    assert unseen.line.startswith(line or "0 of 20")
+    assert unseen.is_much is (unseen.count >= 10)
+
+
+def test_they_stand_in_the_summary_beside_the_others():
+    first = with_unseen(ROWS, SftConfig(max_steps=1), 4.0)
+    assert [one["count"] for one in with_unseen(first, SftConfig(max_steps=4), 4.0).summary()["omissions"]] == [16, 4]
