@@ -157,8 +157,8 @@ def _refused(error: Any, where: str, endpoint: str) -> LoraparError:
         return DeniedError(
             redact(f"{where}: {_WITHOUT_KEYS}{_server_words(message or code, '')}{_unlike_s3(error, endpoint)}")
         )
-    if cause := _misdirected(error, code, message, endpoint):
-        return UnreachableError(redact(f"{where}: {cause}{_server_words(message, cause)}"))
+    if astray := _misdirected(error, code, message, endpoint):
+        return UnreachableError(redact(f"{where}: {astray}{_server_words(message, astray)}"))
     if code in _DENIED:
         return DeniedError(redact(f"{where}: {_denied(error.operation_name, message)}{_unlike_s3(error, endpoint)}"))
     metadata = error.response.get("ResponseMetadata", {})
