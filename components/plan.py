@@ -19,6 +19,7 @@ def plan(
     registry: str,
     promote: bool,
     store: str,
+    webhook: str,
     gpu_pool: dict,
     parallelism: int,
     run: str,

@@ -10,9 +10,6 @@ from typing import Any
 
 from lorapar.kubeflow.parameters import PARAMETERS, Parameter
 
-OF_THE_REPORT = ("webhook",)
-"""What only the closing report reads; `plan` is handed all the others."""
-
 
 def field(parameter: Parameter) -> inspect.Parameter:
     """A parameter that a person may leave as it is."""

@@ -8,7 +8,7 @@ from typing import Any
 from kfp import dsl
 
 from components import plan, report
-from pipelines.form import FORM, OF_THE_REPORT, takes
+from pipelines.form import FORM, takes
 from pipelines.hardening import settled
 from pipelines.steps import stages
 
@@ -20,9 +20,8 @@ from pipelines.steps import stages
 @takes(FORM)
 def lorapar(**form: Any) -> None:
     """All stages, and the report whatever becomes of them."""
-    own = {name: form.pop(name) for name in OF_THE_REPORT}
     run = dsl.PIPELINE_JOB_ID_PLACEHOLDER
-    closing = settled(report(store=form["store"], run=run, **own), cached=False, wait_seconds=5)
+    closing = settled(report(store=form["store"], run=run, webhook=form["webhook"]), cached=False, wait_seconds=5)
     with dsl.ExitHandler(closing, name="run"):
         planned = settled(plan(**form, run=run, vote_accelerators="1", accelerators={}), cached=False, wait_seconds=5)
         with dsl.If(planned.outputs["changed"] == True, name="stages"):  # noqa: E712 -- KFP compiles the comparison

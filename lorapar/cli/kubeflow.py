@@ -405,8 +405,9 @@ def _close(run: str, store: str, ending: Any) -> None:
     metrics = metrics_of_run(store, run)
     if metrics is not None:
         out.print(metrics_table(metrics))
-    where = out if ending.exit_code == ExitCode.OK else err
-    where.print(ending.line, markup=False, highlight=False, soft_wrap=True)
+    where, mark = (out, "") if ending.exit_code == ExitCode.OK else (err, "lorapar: ")
+    where.print(f"{mark}{ending.line}", markup=False, highlight=False, soft_wrap=True)
+    out.print(f"report and summary: {store.rstrip('/')}/runs/{run}/", markup=False, highlight=False, soft_wrap=True)
     raise typer.Exit(ending.exit_code)
 
 

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import yaml
 
 from lorapar.config import RunConfig, apply_override, dump_changed, parse_settings, preset_text, validate_settings
-from lorapar.errors import BadInputError, nearest
+from lorapar.errors import BadInputError, LoraparError, nearest
 from lorapar.kubeflow.checks import check_reach, check_store, check_webhook
 from lorapar.kubeflow.parameters import PARAMETERS
 from lorapar.store.address import is_s3
@@ -57,15 +58,20 @@ def pipeline_parameters(
 def parallelism_of(value: Any) -> int:
     """How many vote tasks run at once; raises BadInputError."""
     if isinstance(value, bool) or not isinstance(value, int | float) or value < 1 or value != int(value):
-        raise BadInputError(f"parallelism: expected a whole number of 1 or more, got {value!r}")
+        raise BadInputError(f"parallelism: expected a whole number of 1 or more, got {_as_typed(value)}")
     return int(value)
 
 
 def gpu_pool_of(value: Any) -> dict[str, str]:
     """Labels of nodes; raises BadInputError."""
     if not isinstance(value, dict) or not all(isinstance(label, str) for label in value.values()):
-        raise BadInputError(f'gpu_pool: expected labels of nodes such as {{"pool": "gpu"}}, got {value!r}')
+        raise BadInputError(f'gpu_pool: expected labels of nodes such as {{"pool": "gpu"}}, got {_as_typed(value)}')
     return {str(key): label for key, label in value.items()}
+
+
+def _as_typed(value: Any) -> str:
+    """A value as a person wrote it: Kubeflow passes every number on as a float."""
+    return re.sub(r"\b(\d+)\.0\b", r"\1", json.dumps(value, ensure_ascii=False, default=str))
 
 
 def run_config(values: Mapping[str, Any]) -> RunConfig:
@@ -103,6 +109,9 @@ def _config_text(config: str) -> tuple[str, str]:
             return f"config: {config}", open_store(folder).read(key).decode("utf-8")
         except UnicodeDecodeError:
             raise BadInputError(f"config: {config} is not UTF-8; save it as UTF-8") from None
+        except LoraparError as error:
+            error.args = (f"config: {error}",)
+            raise
     if ":" not in config:
         raise BadInputError(
             f"config: '{config}' is neither `preset:NAME` nor an s3:// address nor YAML with sections such as `model:`"
@@ -117,7 +126,7 @@ def _with(settings: dict[str, Any], override: str, parameter: str) -> RunConfig:
         apply_override(trial, override.strip())
         config = validate_settings(trial, parameter)
     except BadInputError as error:
-        text = str(error)
+        text = str(error).removeprefix("--set ")
         raise BadInputError(text if text.startswith(f"{parameter}: ") else f"{parameter}: {text}") from None
     settings.clear()
     settings.update(trial)

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from lorapar.config import RunConfig
-from lorapar.kubeflow.checks import check_nodes
+from lorapar.kubeflow.checks import check_nodes, check_webhook
 from lorapar.kubeflow.executor_input import ExecutorInput
 from lorapar.kubeflow.ledger import TaskSettings
 from lorapar.kubeflow.parameter_values import gpu_pool_of, parallelism_of, run_config
@@ -63,8 +63,9 @@ class PlannedRun:
 
 
 def plan_call(given: ExecutorInput) -> PlanCall:
-    """Read the parameters; raises BadInputError that begins with the name of the wrong one."""
+    """Read the parameters; raises BadInputError that names the wrong one, or the setting that it stands for."""
     values = given.inputs.parameter_values
+    check_webhook(given.text("webhook", ""))
     config, accelerators = run_config(values), read_takes(values.get("accelerators") or {})
     check_nodes(config, accelerators, given.text("store", ""))
     return PlanCall(

@@ -31,6 +31,7 @@ from lorapar.network import network_cause, proxy_address, proxy_login, proxy_ref
 TOKEN_VARIABLE = "KFP_TOKEN"  # noqa: S105 -- a name, not a token
 COOKIES_VARIABLE = "KFP_COOKIES"
 INSTALLED_IN = "kubeflow"
+CONNECTING = "connecting"
 """Kubeflow's own namespace; in a pod of its cluster kfp derives the server's address from it."""
 CONNECT_SECONDS = 10.0
 ANSWER_SECONDS = 120.0
@@ -69,7 +70,8 @@ class Server:
             import kfp
         except ModuleNotFoundError:
             raise BadInputError(f"kfp is not installed here: {pip_install('pipelines')}") from None
-        self.address = address = where.host or os.environ.get(ENDPOINT_VARIABLE) or "the cluster this runs in"
+        nowhere = f"the cluster this runs in, as neither --host nor {ENDPOINT_VARIABLE} is set"
+        self.address = address = where.host or os.environ.get(ENDPOINT_VARIABLE) or nowhere
 
         class Client(kfp.Client):  # type: ignore[misc]  # kfp has no types
             def get_kfp_healthz(self, sleep_duration: int = 0) -> Any:
@@ -81,7 +83,7 @@ class Server:
                 """Keep it for this process only: kfp writes it into the home folder, which a pod may not have."""
                 self._context_setting["namespace"] = namespace
 
-        with self._errors("connecting"):
+        with self._errors(CONNECTING):
             # kfp's `namespace` is Kubeflow's own; with a user's namespace, it would look for a server there.
             self._client = Client(
                 host=where.host,
@@ -327,6 +329,11 @@ class Server:
                 warnings.simplefilter("ignore")
                 yield
         except ApiException as error:
+            if error.status == 404 and doing == CONNECTING:
+                raise UnreachableError(
+                    f"{self.address}: answered 404 to the first request, so this is not the API of Kubeflow Pipelines "
+                    "2; check --host (behind Kubeflow's dashboard it ends with /pipeline)"
+                ) from None
             raise _refused(self.address, doing, error) from None
         except (urllib3.exceptions.HTTPError, OSError) as error:
             cause = network_cause(error, self.address) or f"Kubeflow did not answer ({_in_words(error)}); check --host"

@@ -53,6 +53,8 @@ _TELLING = ("report", "promote", "gate")
 """Nodes whose tasks log parts of the run's outcome; the report has all of it."""
 PROMOTED_BEFORE = "; its adapter was promoted before that"
 _MARK = "lorapar: "
+_SILENT = "failed without a word"
+_REUSED = "finished tasks are reused by the next run"
 _LONGEST_LINE = 500
 
 
@@ -286,7 +288,7 @@ def _cancelled(followed: Followed, kept: RunStore, states: Sequence[TaskState]) 
     where = f" during {', '.join(reached)}" if reached else " before its first task"
     how = _how_gone(followed) if followed.gone and not followed.cancelled else "was cancelled in Kubeflow"
     before = _promoted_before(followed, kept)
-    line = f"run {followed.run} {how}{where}{before}; finished tasks are reused by the next run"
+    line = f"run {followed.run} {how}{where}{before}; {_REUSED}"
     return Ending(ExitCode.CANCELLED, line, promote=_SUCCEEDED if before else "")
 
 
@@ -316,8 +318,17 @@ def _failure(followed: Followed, kept: RunStore, states: Sequence[TaskState]) ->
         names = ", ".join(_names(followed, pod) for pod in pods)
         words = f"{names} was stopped from outside, not by an error of its own (a pod deleted, a node taken): {words}"
     before = _promoted_before(followed, kept)
-    line = f"run {run} {str(followed.found.state).lower()}: {words}{before}; finished tasks are reused by the next run"
+    line = f"run {run} {str(followed.found.state).lower()}: {words}{before}{_next_step(words, pods)}; {_REUSED}"
     return Ending(ExitCode.RUN_FAILED, line, stopped, _SUCCEEDED if before else "")
+
+
+def _next_step(words: str, pods: Sequence[Pod]) -> str:
+    """What to do about a failure that no stage could say anything about."""
+    if "OOMKilled" in words:
+        return "; give the task more `memory` in the placement file, or make its batches smaller"
+    if _SILENT in words:
+        return "; its events may say why: " + ", ".join(f"`kubectl describe pod {pod.name}`" for pod in pods)
+    return ""
 
 
 def _promoted_before(followed: Followed, kept: RunStore) -> str:
@@ -358,7 +369,7 @@ def _reason(followed: Followed, pod: Pod) -> str:
     meant = [line.partition(_MARK)[2] for line in lines if _MARK in line]
     line = redact(meant[-1] if meant else lines[-1] if lines else "")[:_LONGEST_LINE]
     message = _plain(pod.message)
-    return f"{line} ({message})" if line and message else line or message or "failed without a word"
+    return f"{line} ({message})" if line and message else line or message or _SILENT
 
 
 def _plain(message: str) -> str:

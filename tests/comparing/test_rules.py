@@ -180,7 +180,7 @@ def test_a_worker_that_was_killed_or_stopped_is_replaced() -> None:
     import os
     import signal
 
-    with MathWorkers(workers=1, wall_seconds=1.0) as workers:
+    with MathWorkers(workers=1, wall_seconds=5.0) as workers:
         assert workers.equal([MathTexts("x+1", "1+x")]) == [True]
         (worker,) = workers._all
         first = worker._process

@@ -104,3 +104,10 @@ def test_the_servers_that_sample_for_rl_are_told_from_those_that_vote_alone(note
     (voter, both) = [line for line in lines if "/v1   model " in line]
     assert voter.endswith("model voter")
     assert both.endswith("model both, and for rl.rollouts server (rl.server.endpoint)")
+
+
+def test_the_notes_warn_of_a_namespace_where_a_standalone_kubeflow_starts_no_pods(notes) -> None:
+    assert "starts the pods of runs in kubeflow, where this release's" in notes({})
+    for kfp in ({"namespace": NAMESPACE}, {"multiUser": True}):
+        assert "WRONG NAMESPACE" not in notes({"pipeline": {"kfp": kfp}})
+    assert "WRONG NAMESPACE" not in notes({"pipeline": {"enabled": False}})

@@ -270,14 +270,14 @@ def test_the_reason_of_a_failure_comes_from_the_log_where_the_store_cannot_be_re
 @pytest.mark.parametrize(
     ("fate", "message"),
     [
-        (Fate("FAILED", exit_code=137, message="OOMKilled (exit code 137)"), "rl: OOMKilled, exit code 137;"),
+        (Fate("FAILED", exit_code=137, message="OOMKilled (exit code 137)"), "rl: OOMKilled, exit code 137; give"),
         (Fate("FAILED", exit_code=3), "rl: exit code 3;"),
         (Fate("FAILED", message="main: Error (exit code 3)", exit_code=3, log="killed\n"), "rl: killed (exit code 3);"),
         (Fate("FAILED", message="Pod was rejected: no room"), "rl: Pod was rejected: no room;"),
         (Fate("FAILED", exit_code=1, log="Traceback\nKeyError: 'x'\n"), "KeyError: 'x'"),
         (Fate("FAILED", exit_code=3, log="lorapar: s3://b: InternalError\n", archived=True), "s3://b: InternalError"),
         (Fate("FAILED", exit_code=2, log="lorapar: https://me:hunter2@host refused\n"), "https://"),
-        (Fate("FAILED"), "failed without a word"),
+        (Fate("FAILED"), "failed without a word; its events may say why: `kubectl describe pod "),
     ],
 )
 @pytest.mark.usefixtures("no_rights")

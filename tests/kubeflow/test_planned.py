@@ -247,6 +247,8 @@ WRONG = [
     ({"teachers": "[{name: a, weigth: 2}]"}, "teachers: .*weigth.*weight"),
     ({"teachers": "{a: 1}"}, "teachers: expected names"),
     ({"overrides": "rl.learning_rat=1"}, "overrides: .*learning_rate"),
+    ({"overrides": "rl.max_steps"}, "^overrides: rl.max_steps: write it as"),
+    ({"config": "s3://no_bucket/mine.yaml"}, "^config: .*no_bucket"),
     ({"config": "preset:tinny"}, "config: .*'tiny'"),
     ({"config": "nonsense"}, "config: 'nonsense' is neither"),
     ({"config": "model: [1"}, "config.*not YAML"),
@@ -261,7 +263,13 @@ def test_a_wrong_value_names_its_parameter(values, message) -> None:
 
 @pytest.mark.parametrize(
     ("values", "message"),
-    [({"parallelism": 0}, "parallelism: "), ({"gpu_pool": {"pool": 3}}, "gpu_pool: "), ({"promote": "yes"}, "promote")],
+    [
+        ({"parallelism": 0}, "parallelism: "),
+        ({"parallelism": 0.0}, "parallelism: .*, got 0$"),  # as Kubeflow passes a number on
+        ({"gpu_pool": {"pool": 3.0}}, 'gpu_pool: .*, got {"pool": 3}$'),
+        ({"promote": "yes"}, "promote"),
+        ({"webhook": "hooks.example/x"}, "^webhook: expected an address"),
+    ],
 )
 def test_wrong_values_of_plan_itself(cluster, values, message) -> None:
     with pytest.raises(BadInputError, match=message):

@@ -105,6 +105,19 @@ def test_why_kubeflow_did_not_answer_is_reported_in_words(host: str, message: st
         Server(Where(host))
 
 
+def test_an_address_whose_api_is_elsewhere_is_no_kubeflow(server: Double) -> None:
+    server.prefix = "/pipeline"
+    with pytest.raises(UnreachableError, match=r"is not the API of Kubeflow Pipelines 2; check --host .*/pipeline"):
+        Server(Where(server.address))
+
+
+def test_who_names_no_address_outside_a_cluster_is_reminded_of_both_ways(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("KF_PIPELINES_ENDPOINT", raising=False)
+    monkeypatch.setenv("KUBECONFIG", "/nowhere")
+    with pytest.raises(UnreachableError, match="neither --host nor KF_PIPELINES_ENDPOINT is set"):
+        Server(Where())
+
+
 def test_a_server_that_accepts_and_never_answers_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """As behind a network that drops packets: kfp itself would wait for ever."""
     monkeypatch.setattr("lorapar.kubeflow.server.ANSWER_SECONDS", 0.1)
