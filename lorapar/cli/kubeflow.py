@@ -229,12 +229,23 @@ def schedule_command(  # noqa: PLR0913  -- an argument is an option of the comma
     from lorapar.kubeflow.server import Start
 
     server = server_at(host, namespace)
+    _refuse_second(server, name or settings.name)
     pipeline, version, *_ = server.upload(wanted.package_for(server, "schedule"))
     start = _with_settings_in_the_store(
         Start(name or settings.name, experiment, values, service_account, plugins=given)
     )
     recurring = server.schedule(pipeline, version, start, cron, max_concurrency)
     out.print(f"recurring run {recurring}: {cron}", markup=False, highlight=False)
+
+
+def _refuse_second(server: Server, name: str) -> None:
+    """Kubeflow takes two recurring runs of one name, which would train twice."""
+    there = [str(one.recurring_run_id) for one in server.schedules() if str(one.display_name) == name]
+    if there:
+        raise BadInputError(
+            f"--name {name}: there is a recurring run of this name, {', '.join(there)}; `lorapar schedules delete` "
+            "removes it, or give another name"
+        )
 
 
 def server_at(host: str | None, namespace: str | None) -> Server:

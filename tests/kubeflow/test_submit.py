@@ -177,6 +177,9 @@ def test_schedule_makes_a_recurring_run(server, call, submit, tmp_path) -> None:
     address = made.runtime_config.parameters["config"]
     assert "name: tiny" in (tmp_path / address.removeprefix(f"{STORE}/")).read_text()
     assert call("schedule", "0 3 * * *", "--preset", "tiny")[0] == 2
+    code, message = call("schedule", "0 0 4 * * *", "--preset", "tiny", "--store", STORE)
+    assert (code, len(server.recurring)) == (2, 1), "two of one name would train twice"
+    assert "there is a recurring run of this name, " in message
 
 
 def test_a_time_that_never_comes_is_no_schedule(server, call, submit) -> None:
@@ -214,8 +217,9 @@ def test_schedules_of_the_pipeline_are_listed_over_all_pages(server, call, submi
 
 
 def test_a_schedule_is_deleted_by_id_or_by_name(server, call, submit) -> None:
-    for name in ("nightly", "weekly", "weekly"):
+    for name in ("nightly", "weekly", "monthly"):
         schedule(call, name)
+    list(server.recurring.values())[-1].display_name = "weekly"  # as Kubeflow's page lets people name it
     assert call("schedules", "delete", "nightly")[0] == 0
     assert [one.display_name for one in server.recurring.values()] == ["weekly", "weekly"]
     kept, gone = server.recurring
