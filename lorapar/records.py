@@ -159,6 +159,8 @@ class Omission(Record):
     why: str
     remedy: str
     """What a person does about it; names the setting."""
+    meant: bool = False
+    """Whether a setting asks for just this, so that it is no warning however much it is."""
 
     @property
     def line(self) -> str:
@@ -168,7 +170,7 @@ class Omission(Record):
     @property
     def is_much(self) -> bool:
         """Whether it is half or more, which no reader may miss."""
-        return self.count * 2 >= self.total > 0
+        return not self.meant and self.count * 2 >= self.total > 0
 
 
 HELDOUT_ROWS = "held-out rows"

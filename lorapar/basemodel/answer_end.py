@@ -88,6 +88,7 @@ def answer_end(tokenizer: PreTrainedTokenizerBase) -> AnswerEnd:
     place = next((n for n, token in enumerate(ids) if is_more_than_text(tokenizer, token)), None)
     closing, next_turn = ("", None) if place is not None else _between_turns(tokenizer)
     turn_end = ids[place] if place is not None else next_turn if closing else None
+    closing = closing.removeprefix(written)
     rows = embedding_rows(tokenizer)
     named = {tokenizer.eos_token_id, *generation_ends(tokenizer)}
     known = {int(one) for one in named if one is not None and (rows is None or one < rows)}
@@ -129,7 +130,9 @@ def _strings_of_no_token(tokenizer: PreTrainedTokenizerBase) -> list[str]:
 
 def _stop_string_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Stop strings that are a token of their own, such as `<|eot|>`; a piece of a word would end other words too."""
-    found = [tokenizer.get_vocab().get(one) for one in _stop_strings(tokenizer)]
+    strings = _stop_strings(tokenizer)
+    vocabulary = tokenizer.get_vocab() if strings else {}
+    found = [vocabulary.get(one) for one in strings]
     return [int(one) for one in found if one is not None and is_more_than_text(tokenizer, int(one))]
 
 
@@ -205,8 +208,8 @@ def _between_turns(tokenizer: PreTrainedTokenizerBase) -> tuple[str, int | None]
     if place is None:
         return "", None
     before = tokenizer(head.partition(PROBE_QUESTION[0]["content"])[0], add_special_tokens=False)["input_ids"]
-    opening = next((one for one in reversed(before) if is_more_than_text(tokenizer, one)), None)
-    if ids[place] == opening:
+    opens = [one for one in before if is_more_than_text(tokenizer, one) and one != tokenizer.bos_token_id]
+    if ids[place] in {tokenizer.bos_token_id, *opens[:1], *opens[-1:]}:  # headers begin with one and end with another
         return "", ids[place]
     text = str(tokenizer.convert_ids_to_tokens(ids[place]))
     return between[: between.find(text) + len(text)] if text in between else "", ids[place]

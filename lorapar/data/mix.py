@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from lorapar.config import DataConfig
-from lorapar.config.data import LengthConfig
+from lorapar.config.data import LengthConfig, SourceConfig
 from lorapar.data.examples import same_text
 from lorapar.records import Example, Omission
 
@@ -120,25 +120,31 @@ def shares(counts: Sequence[SourceCounts]) -> list[str]:
 
 def not_drawn(counts: Sequence[SourceCounts], config: DataConfig) -> list[Omission]:
     """Rows that only the weights leave out: of the other sources, once the rows of one have run out."""
-    left = {one.source: one.rows - one.repeated - one.by_length for one in counts}
-    weights = {one.source: one.weight or 0.0 for one in config.sources}
-    if not any(weights.values()):
+    left = [one.rows - one.repeated - one.by_length for one in counts]
+    weights = [one.weight or 0.0 for one in config.sources]
+    if not any(weights):
         return []
-    scarce = min(counts, key=lambda one: left[one.source] / weights[one.source]).source
-    total = left[scarce] * sum(weights.values()) / weights[scarce]
+    scarce = min(range(len(left)), key=lambda place: left[place] / weights[place])
+    total = left[scarce] * sum(weights) / weights[scarce]
     if config.limit is not None and config.limit < total:
         return []  # a person wants no more rows than that
+    names = [_part_name(one) for one in config.sources]
     return [
         Omission(
-            count=left[one.source] - one.kept,
-            total=left[one.source],
-            what=f"rows of {one.source} are not drawn",
-            why=f"weights are shares of the mix, and the {left[scarce]:,} rows of {scarce} run out first",
-            remedy=f"lower the weight of {scarce} in data.sources, or leave the weights out to take all rows",
+            count=had - one.kept,
+            total=had,
+            what=f"rows of {name} are not drawn",
+            why=f"weights are shares of the mix, and the {left[scarce]:,} rows of {names[scarce]} run out first",
+            remedy=f"lower the weight of {names[scarce]} in data.sources, or leave the weights out to take all rows",
         )
-        for one in counts
-        if one.kept < left[one.source]
+        for one, had, name in zip(counts, left, names, strict=True)
+        if one.kept < had
     ]
+
+
+def _part_name(source: SourceConfig) -> str:
+    """What tells a source from another one of the same address."""
+    return " ".join(filter(None, (source.source, source.subset, source.split if source.split != "train" else None)))
 
 
 def drawn(sources: Sequence[Sequence[Example]], config: DataConfig, seed: int) -> list[list[Example]]:

@@ -362,13 +362,16 @@ def other_template(model: ModelConfig, folder: Path, asked_by: str) -> str | Non
 
 
 def template_in(folder: Path) -> str | None:
-    """The chat template beside an adapter; None where there is none, or one of several by name."""
-    with suppress(OSError, ValueError):
-        return (folder / _TEMPLATE).read_text(encoding="utf-8")
+    """The chat template beside an adapter; None where there is none, or one of several by name.
+
+    A text without a brace is no template, and settings would take it for a file of this machine.
+    """
+    found: Any = None
     with suppress(OSError, ValueError, AttributeError):
         found = json.loads((folder / _TOKENIZER).read_text(encoding="utf-8")).get("chat_template")
-        return found if isinstance(found, str) else None
-    return None
+    with suppress(OSError, ValueError):
+        found = (folder / _TEMPLATE).read_text(encoding="utf-8")
+    return found if isinstance(found, str) and "{" in found else None
 
 
 def other_base(model: ModelConfig, base: ModelConfig) -> IntegrityError:

@@ -93,7 +93,10 @@ def _base(start: Start, settings: dict[str, Any], folder: Path) -> ModelConfig:
         name, revision = start.config["base_model_name_or_path"], start.config.get("revision")
         return ModelConfig(name=name, revision=revision, chat_template=template_in(folder))
     recorded = {key: start.lineage["base"].get(key) for key in ("name", "revision", "digest")}
-    found = ModelConfig.model_validate({**settings.get("model", {}), **recorded}).alone
+    values = {**settings.get("model", {}), **recorded}
+    if "{" not in str(values.get("chat_template") or ""):  # lorapar records the text; this names a file of this machine
+        values["chat_template"] = None
+    found = ModelConfig.model_validate(values).alone
     # A published adapter must not decide that a model's code runs here.
     return found.model_copy(update={"trust_remote_code": False})
 

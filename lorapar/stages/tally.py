@@ -209,7 +209,8 @@ def _too_few_to_tell(measures: Sequence[str], heldout: Path, systems: Sequence[s
         return ""
     return (
         f"WARNING: only {rows} held-out rows can be judged: even if the candidate wins every one of them, the gate's "
-        f"test says p = {best:.2g}, so nothing would be found better; raise data.heldout"
+        f"test says p = {best:.2g}, so nothing would be found better at gate.confidence {1 - _SURE:g}, its default; "
+        "raise data.heldout (of the task mix: data.task_mix)"
     )
 
 

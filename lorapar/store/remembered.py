@@ -17,7 +17,6 @@ from types import TracebackType
 from urllib.parse import quote
 
 from lorapar.errors import StorageError
-from lorapar.places import VARIABLE
 from lorapar.store.artifact import storage_errors
 from lorapar.store.base import DeniedError, ObjectStore
 from lorapar.store.file_system import has_record_locks, warn_no_locks
@@ -161,9 +160,10 @@ class ContentCache:
 
     def _remedy(self, error: sqlite3.Error) -> str:
         if "disk I/O error" in str(error):
+            # SQLite has no word of its own for a quota that is used up.
             return (
-                "the disk or network drive under it fails (the system's log says more); repair it, or name a folder on "
-                f"another one in {VARIABLE}"
+                "your quota there is used up, or the disk or network drive fails (the system's log says more); free "
+                "some room or repair it, or use a folder on another one"
             )
         return f"free some room, or remove the file ({self._kind} are then asked again)"
 

@@ -185,6 +185,7 @@ def with_unseen(chosen: ChosenRows, config: SftConfig | RlConfig, rows_per_step:
         what="rows are not seen",
         why=f"{section}.{setting} is {getattr(config, setting):g}",
         remedy="raise it to train on all of them",
+        meant=config.max_steps is not None,
     )
     return replace(chosen, omissions=(*chosen.omissions, unseen))
 

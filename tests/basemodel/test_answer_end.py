@@ -167,6 +167,18 @@ def test_a_turn_that_is_closed_only_where_another_follows_ends_the_last_answer_t
     )
 
 
+def test_what_is_written_after_every_answer_stands_once_before_what_closes_a_turn(base):
+    template = OPEN_AT_THE_END.replace("m.content }}", r"m.content + '\n' }}").replace("END", "'<|im_end|>'")
+    found = answer_end(base(template=template))
+    assert (found.written, found.closing, found.learned) == ("\n", "<|im_end|>", "\n<|im_end|>")
+
+
+def test_a_header_that_begins_with_one_token_and_ends_with_another_closes_nothing(base):
+    template = OPEN_AT_THE_END.replace("m.role + '\\n'", "m.role + '<|im_end|>'").replace("END", "''")
+    found = answer_end(base(template=template))
+    assert (found.turn_end, found.token_ids, found.learned) == (None, (TEXT, START), "<|endoftext|>")
+
+
 def test_where_nothing_closes_a_turn_the_token_that_begins_the_next_one_ends_it_and_is_not_learned(base):
     found = answer_end(base(template=OPEN_AT_THE_END.replace("END", "''")))
     assert (found.turn_end, found.token_ids, found.unnamed_ids) == (None, (TEXT, START), (START,))

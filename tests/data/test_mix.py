@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from lorapar.config import DataConfig
 from lorapar.data import data_digest, load_data, load_sample, resolve_data
+from lorapar.data.mix import SourceCounts, not_drawn
 from lorapar.errors import BadInputError
 
 
@@ -75,6 +76,14 @@ def test_rows_that_weights_leave_out_are_counted_and_a_limit_that_a_person_sets_
     assert all(f"the 12 rows of {few} run out first; lower the weight of {few}" in one.line for one in left_out)
     plain = [{"source": few}, {"source": many}]
     assert not [one for one in load_data(DataConfig(sources=plain, heldout=4, limit=9), seed=0).omissions if one.count]
+
+
+def test_two_parts_of_one_source_are_told_apart():
+    parts = [{"source": "hub:cais/mmlu", "subset": subset, "weight": 1} for subset in ("algebra", "law")]
+    counts = [SourceCounts("hub:cais/mmlu", rows=count, repeated=0, by_length=0, kept=10) for count in (90, 10)]
+    (left_out,) = not_drawn(counts, DataConfig(sources=parts))
+    assert left_out.line.startswith("80 of 90 rows of hub:cais/mmlu algebra are not drawn")
+    assert "the 10 rows of hub:cais/mmlu law run out first" in left_out.line
 
 
 @given(st.lists(st.tuples(st.integers(1, 30), st.floats(0.1, 9)), min_size=2, max_size=4))

@@ -110,6 +110,24 @@ def test_an_adapter_made_elsewhere_is_asked_by_the_chat_template_beside_it(loud)
     assert read_adapter("loud", loud).model.chat_template == "{{ messages[0].content }}!"
 
 
+@pytest.mark.parametrize("where", ["chat_template.jinja", "tokenizer_config.json", "lineage.json"])
+@pytest.mark.parametrize("text", ["{here}", "", "no template"])
+def test_an_adapter_from_elsewhere_cannot_name_a_file_of_this_machine_as_its_template(
+    loud, tmp_path, where, text
+) -> None:
+    """Settings take a text without braces for a path, and read it: a published `export --merged` would hold it."""
+    (tmp_path / "secret").write_text('{"auths": "mine"}')
+    text = text.replace("{here}", str(tmp_path / "secret"))
+    if where == "lineage.json":
+        lineage = json.loads((loud / where).read_text())
+        lineage["settings"]["model"]["chat_template"] = text
+        (loud / where).write_text(json.dumps(lineage))
+    else:
+        (loud / "lineage.json").unlink()
+        (loud / where).write_text(text if where.endswith("jinja") else json.dumps({"chat_template": text}))
+    assert read_adapter("loud", loud).model.chat_template is None
+
+
 def test_a_lineage_cannot_let_code_of_a_model_run(loud) -> None:
     lineage = json.loads((loud / "lineage.json").read_text())
     lineage["settings"]["model"]["trust_remote_code"] = True

@@ -429,7 +429,7 @@ def test_so_few_held_out_rows_that_nothing_can_be_better_are_a_loud_line(kit, tm
     kit.run("tally", tmp_path / "out", settings, inputs, notes)
     found = [one for one in notes.lines if one.startswith(f"WARNING: only {judged} held-out rows can be judged")]
     assert len(found) == line
-    assert all("says p = 0.062, so nothing would be found better; raise data.heldout" in one for one in found)
+    assert all("says p = 0.062, so nothing would be found better at gate.confidence 0.95" in one for one in found)
 
 
 def test_of_the_gate_only_the_measures_count() -> None:
