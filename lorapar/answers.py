@@ -31,6 +31,8 @@ References = str | tuple[str, ...]
 
 _ANSWER = re.compile(r"<answer>((?:(?!<answer>).)*?)</answer>", re.DOTALL)
 _LIST = re.compile(r"\\?(?P<open>[(\[{])(?P<inner>.*?)\\?(?P<close>[)\]}])", re.DOTALL)
+_BLANKS = re.compile(r"\s{3,}")
+"""What a policy that has collapsed writes by the thousand, and several rules would look through again and again."""
 _MARK = re.compile(r"\s*([,;:()\[\]{}])\s*")
 _BETWEEN_MEMBERS = re.compile(r";|,\s|\sand\s|(?<=[0-9]),(?=-?[0-9]|[^\W\d_]\w*\s*=)|(?<=[A-Z]),(?=[A-Z])")
 _COMMA_OR_AND = re.compile(r"(?:\s*,)?\s+and\s+|\s*,\s+|,(?!\d{3}(?!\d))")
@@ -129,6 +131,7 @@ def is_found_in(text: str, references: References) -> bool:
     `last_choice`; for words, that they are in the text as whole words; and whatever `is_answer` says of the whole text,
     or of an answer in tags that ends it.
     """
+    text = _BLANKS.sub(lambda found: "\n" if "\n" in found[0] else " ", text)
     given = extract_tagged(text)
     ends_with_it = given is not None and text.rstrip().endswith("</answer>")
     return any(

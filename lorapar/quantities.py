@@ -26,7 +26,7 @@ from functools import lru_cache
 
 from lorapar.plain_text import without_lead
 from lorapar.reading.claims import is_statement, takes_back
-from lorapar.reading.number_words import NAMES_OF_NUMBERS, in_digits
+from lorapar.reading.number_words import NAMES_OF_NUMBERS, ORDINALS, in_digits
 from lorapar.reading.units import BY_TIME, is_known, one_spelling
 
 _LONGEST = 120
@@ -67,7 +67,7 @@ _ENDS_IN_ZEROS = r"[1-9][0-9]{0,2}(?: [0-9]{3})* 0[0-9]{2}"
 # Times are read over. `3,4` may be two numbers, but not before a currency or per cent. Between two numbers a sign is a
 # step of a calculation (7-2), anywhere else it belongs to the number (=-2).
 _IN_TEXT = re.compile(
-    rf"[0-9]+(?:(?::| : )[0-9]+)+|(?![0-9.]+\s?\^)[^\W_]+\s?\^\s?\{{?[-+]?[0-9]+\}}?"
+    rf"[0-9]+(?:(?::| : )[0-9]+)+|(?<![^\W_])(?![0-9.]+\s?\^)[^\W_]+\s?\^\s?\{{?[-+]?[0-9]+\}}?"
     rf"|((?:(?<![\w)]){_SIGN}|(?<![\w.,^]))(?:{_POWER}|(?:{_PLAIN}\s?(?:[xX\u00d7\u00b7*]|\\times|\\cdot)\s?)?10\s?\^\s?\{{?[-+]?[0-9]{{1,3}}\}}?(?![\w^]))|(?:(?<![0-9A-Za-z)]){_SIGN})?[$\u20ac\u00a3]?"
     rf"(?:(?:[0-9]{{1,9}}\s)?(?<![0-9/])[0-9]{{1,9}}\s?/\s?[0-9]{{1,9}}(?![0-9/])"
     rf"|[1-9][0-9]{{0,2}}(?:[{_SPACES}][0-9]{{3}})+(?![0-9]){_POINT}"
@@ -89,7 +89,13 @@ _MAKES_A_DATE_OR_TIME = """
 """
 _JOINING = frozenset(_JOINS_A_SECOND.split())
 """Behind a number in a sentence they begin something new: `18 of them`."""
-_NO_UNITS = NAMES_OF_NUMBERS | frozenset(f"{_CHANGES_THE_NUMBER} {_JOINS_A_SECOND} {_MAKES_A_DATE_OR_TIME}".split())
+_ALONE = ORDINALS | frozenset(["grand", "gross", "fold", "binary", "octal", "hexadecimal", "hex"])
+"""They change a number only where nothing else is behind it: `5 grand`, but `5 grand pianos`, `12 seventh graders`."""
+_NO_UNITS = (
+    NAMES_OF_NUMBERS | frozenset(f"{_CHANGES_THE_NUMBER} {_JOINS_A_SECOND} {_MAKES_A_DATE_OR_TIME}".split())
+) - _ALONE
+_NAMES_NOTHING = frozenset(f"{_JOINS_A_SECOND} {_MAKES_A_DATE_OR_TIME} negative below minus".split())
+"""Words that begin no name of a quantity before its number."""
 _SMALL_LETTERS_ONLY = frozenset({"m"})
 """Units in small letters, though the capital one changes the number: 18 m are metres, 18 M millions."""
 _ALGEBRA = re.compile(
@@ -104,9 +110,19 @@ _LATEX_FRACTIONS = (
 )
 _FORMULA = re.compile(r"(?<![\\$])\$(?=[^\s$])([^$\n]*?[^\s$\\])\$(?![0-9$])")
 """`$5$ cm`, by the rule of Markdown that tells it from `$5 and $6`: blanks stand outside, and no digit behind."""
+
+
+def _apart(found: re.Match[str]) -> str:
+    """What markup holds, with a blank where it would run into its neighbours: `\u662f$5$`, `\\boxed{3}\\boxed{4}`."""
+    before = found.string[found.start() - 1 : found.start()]
+    behind = found.string[found.end() : found.end() + 1]
+    ahead = " " if before.isalnum() or before == "}" else ""
+    return f"{ahead}{found[1]}{' ' if behind.isalnum() or behind == chr(92) else ''}"
+
+
 _LATEX = (
-    (_FORMULA, r"\1"),
-    (re.compile(r"\\f?box(?:ed)?\s*\{([^{}]*)\}"), r"\1"),
+    (_FORMULA, _apart),
+    (re.compile(r"\\f?box(?:ed)?\s*\{([^{}]*)\}"), _apart),
     (re.compile(r"(?<![0-9])(?<![0-9]\s)\\[dt]?frac\s*\{\s*-\s*([0-9]+)\}\s*\{([0-9]+)\}"), r"-\1/\2"),
     *_LATEX_FRACTIONS,
     (re.compile(r"\\(?:text|mathrm|textrm|mbox)\{([^{}]*)\}"), r" \1"),
@@ -199,7 +215,7 @@ def quantity_of(text: str) -> Quantity | None:
 def _known_quantity(text: str) -> Quantity | None:
     text = without_lead(text)
     named = _NAMED.fullmatch(text)
-    if named is not None and named["name"].split()[0].casefold() not in _NO_UNITS:
+    if named is not None and named["name"].split()[0].casefold() not in _NAMES_NOTHING:
         found = _bare_quantity(without_lead(named["rest"]))
         name = "".join(named["name"].split()).casefold()
         return found and replace(found, name=name, name_is_sure=named["mark"] == "=")
@@ -279,7 +295,9 @@ def last_stated_number(text: str) -> str | None:
     first = unit[1].split()[0] if unit else ""
     if unit is None or first.casefold() in _JOINING or (first in ("a", "I") and first != unit[1]):
         return number
-    changes = not _is_unit(first, "gap") or (first == "s" and not unit[0][0].isspace() and _DECADE.fullmatch(number))
+    measure = unit[1] if first.strip(".").casefold() in _ALONE else first
+    is_decade = first == "s" and not unit[0][0].isspace() and _DECADE.fullmatch(number)
+    changes = not _is_unit(measure, "gap") or is_decade
     return None if changes else f"{number} {unit[1]}"
 
 
@@ -328,6 +346,8 @@ def _is_unit(text: str, gap: str) -> bool:
     if _ALGEBRA.fullmatch(text.strip(".")):
         return False
     measure, of, _ = text.partition(" of ")
+    if measure.strip(".").casefold() in _ALONE:
+        return False
     text = measure if of and is_known(one_spelling(measure)) else text
     for word in text.split():
         if not (word[0].isalpha() or unicodedata.category(word[0]) in ("Sc", "Po", "So")):

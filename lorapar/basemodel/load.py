@@ -246,7 +246,8 @@ def _settle_pad(tokenizer: PreTrainedTokenizerBase) -> None:
     rows = embedding_rows(tokenizer)
 
     def fits(token: str | None) -> bool:
-        return token is not None and (rows is None or int(tokenizer.convert_tokens_to_ids(token)) < rows)
+        known = None if token is None else tokenizer.convert_tokens_to_ids(token)
+        return isinstance(known, int) and (rows is None or known < rows)
 
     others = (tokenizer.eos_token, tokenizer.bos_token, tokenizer.unk_token, tokenizer.convert_ids_to_tokens(0))
     if not fits(tokenizer.pad_token):

@@ -35,7 +35,7 @@ _SHORT_FRACTION = re.compile(
 )
 _WHOLE_FRACTION = re.compile(r"([0-9]\s*)?\\frac\s*\{\s*([0-9]{1,9})\s*\}\s*\{\s*([0-9]{1,9})\s*\}")
 _ROOT = re.compile(r"\\sqrt\s*(\[[^\]]*\])?\s*([0-9a-zA-Z])")
-_ROOT_SIGN = re.compile("\u221a\\s*([0-9]+|[a-zA-Z])")
+_ROOT_SIGN = re.compile("\u221a\\s*([0-9]+(?:\\.[0-9]+)?|[a-zA-Z])")
 _CHARACTERS = {
     **{"\u03c0": "\\pi ", "\u221a": "\\sqrt", "\u221e": "\\infty ", "\u00b1": "\\pm ", "\u222a": "\\cup "},
     **{"\u2264": "\\le ", "\u2265": "\\ge ", "\u00d7": "\\times ", "\u00b7": "\\cdot ", "\u2208": "\\in "},
@@ -62,7 +62,7 @@ _MATRIX_OF = re.compile(r"\\begin\{[pb]?matrix\}\s*(.*?)\s*\\end\{[pb]?matrix\}"
 _WITH_LETTERS = re.compile(r"-?(?:[0-9][0-9./]*|\\frac\{[0-9]+\}\{[0-9]+\})[a-zA-Z]{1,3}")
 """A number with letters right behind it, which may be variables: `2x`."""
 _NEVER = re.compile(
-    r"(?<=[0-9])\s*_|[%:;?\"'`#&@\u20ac\u00a3\u00a5$\u00b0]|!!|(?<![_^0-9.])[0-9.]+\s+[0-9]|(?<![_^{a-zA-Z])[a-zA-Z]+\s*[0-9]"
+    r"(?<![\^_0-9])[0-9]+\s*_|[%:;?\"'`#&@\u20ac\u00a3\u00a5$\u00b0]|!!|(?<![_^0-9.])[0-9.]+\s+[0-9]|(?<![_^{a-zA-Z])[a-zA-Z]+\s*[0-9]"
 )
 """What math-verify is never asked about: percent, times, money, degrees, two numbers side by side, `x2`."""
 _MOST_LETTERS_IN_A_ROW = 3
@@ -85,14 +85,16 @@ def decided(answer: str, reference: str) -> bool | MathTexts:
         return True
     cells, others = _cells(given), _cells(wanted)
     if cells is not None and others is not None:
-        return _same_cells(cells, others, MathTexts(given, wanted))
+        whole = MathTexts(_in_latex(given), _in_latex(wanted))
+        fits = max(len(whole.answer), len(whole.reference)) <= _LONGEST
+        return _same_cells(cells, others, whole if fits else False)
     found, sought = (None if _is_row(text) else quantity_of(text) for text in (given, wanted))
     if found is not None and sought is not None:
         return False  # numbers and their units are compared by `exact`, which has just said no
     left, right = _expression(given, found), _expression(wanted, sought)
     if not left or not right or _is_ordered(left) != _is_ordered(right):
         return False
-    if _is_ordered(left) and _rows_in(left) != _rows_in(right):
+    if _is_ordered(left) and _rows_in(left) != _rows_in(right) and "\\cup" not in left + right:
         return False  # [[1], 2] is not [1, 2]
     return MathTexts(left, right)
 
@@ -105,7 +107,7 @@ def _cells(text: str) -> list[list[str]] | None:
     return [[cell.strip() for cell in row.split("&")] for row in found[1].removesuffix("\\\\").split("\\\\")]
 
 
-def _same_cells(cells: list[list[str]], others: list[list[str]], whole: MathTexts) -> bool | MathTexts:
+def _same_cells(cells: list[list[str]], others: list[list[str]], whole: bool | MathTexts) -> bool | MathTexts:
     """As `decided`, of two matrices; where a cell is left open, so is the whole."""
     if [len(row) for row in cells] != [len(row) for row in others]:
         return False
@@ -179,19 +181,24 @@ def _expression(text: str, quantity: Quantity | None) -> str | None:
     """A text as LaTeX that math-verify reads as it is meant; None where it is no expression."""
     if quantity is not None and (not quantity.unit or _WITH_LETTERS.fullmatch(text) is None):
         return None if quantity.unit else _number(quantity.value)
-    text = _NAMED.sub(r"\\\1 ", text).replace("**", "^")
-    text = _ROOT_SIGN.sub(r"\\sqrt{\1}", text)
-    for character, command in _CHARACTERS.items():
-        text = text.replace(character, command)
-    text = _RAISED.sub(lambda found: "^{" + found[0].translate(_PLAIN_DIGITS) + "}", text)
-    text = _CALLED.sub(lambda found: f"\\{found[1]}{{{found[2]}}}", text)
-    text = _TIMES.sub(r"\1\\cdot (", text)
+    text = _in_latex(text)
     bare = _COMMAND.sub("\u00b7", _MATRIX.sub(" ", text))
     if not text or len(text) > _LONGEST or _NEVER.search(bare):
         return None
     is_formula = "\\" in text or _OPERATOR.search(bare) is not None
     longest = max(map(len, _LETTERS.findall(bare)), default=0)
     return text if longest <= (_MOST_LETTERS_IN_A_ROW if is_formula else 1) else None
+
+
+def _in_latex(text: str) -> str:
+    """A text with characters and names of mathematics as LaTeX writes them."""
+    text = _NAMED.sub(r"\\\1 ", text).replace("**", "^")
+    text = _ROOT_SIGN.sub(r"\\sqrt{\1}", text)
+    for character, command in _CHARACTERS.items():
+        text = text.replace(character, command)
+    text = _RAISED.sub(lambda found: "^{" + found[0].translate(_PLAIN_DIGITS) + "}", text)
+    text = _CALLED.sub(lambda found: f"\\{found[1]}{{{found[2]}}}", text)
+    return _TIMES.sub(r"\1\\cdot (", text)
 
 
 def _is_row(text: str) -> bool:

@@ -67,8 +67,9 @@ _PARTED = re.compile(
     rf"(?P<sign>-?)(?P<digits>[0-9]{{1,9}})[\s-]+(?P<part>{'|'.join((*_PARTS, *_PLURALS))})(?![^\W\d_])(?P<rest>.*)",
     re.IGNORECASE | re.DOTALL,
 )
-NAMES_OF_NUMBERS = frozenset({*_PARTS, *_PLURALS, *_ORDINALS, *_COUNTS, *(f"{word}s" for word in _COUNTS)} - {"second"})
-"""Words that make another number of the digits before them: `5 millions`, `5 sixths`, `5 eleventh`."""
+NAMES_OF_NUMBERS = frozenset({*_PARTS, *_PLURALS, *_COUNTS, *(f"{word}s" for word in _COUNTS)})
+"""Words that make another number of the digits before them: `5 millions`, `5 sixths`."""
+ORDINALS = frozenset(_ORDINALS) - {"second"}
 _ORDINAL = re.compile(r"([0-9]{1,9})(?:st|nd|rd|th)", re.IGNORECASE)
 _WORD = re.compile(r"[\s-]*([^\W\d_]+)")
 _ARTICLE = re.compile(r"\s+(?:of\s+)?an?\s+", re.IGNORECASE)

@@ -123,13 +123,14 @@ _ONE_SPELLING = {spelling: unit for unit, others in _SPELLINGS.items() for spell
 """Ways of writing one unit, in small letters and the singular."""
 _BY_CASE = {
     **{"Kb": "kilobit", "Mb": "megabit", "Gb": "gigabit", "A": "amp", "kN": "kilonewton", "mPa": "millipascal"},
-    **{"Mm": "megametre", "Mg": "megagram", "MW": "megawatt", "MJ": "megajoule", "MV": "megavolt"},
+    **dict.fromkeys(("KN", "Kn"), "kilonewton"),
+    **{"MW": "megawatt", "Mw": "megawatt", "MJ": "megajoule", "MV": "megavolt"},
 }
 """Units that another case would make another one of."""
 _KNOWN = frozenset(part for unit in (*_ONE_SPELLING.values(), *_BY_CASE.values()) for part in unit.split("/"))
 _MEANS_SEVERAL = {"pound": ("pound sterling", "lb"), "degree": ("celsius", "fahrenheit"), "ton": ("tonne",)}
 _BY_TIME = "seconds?|sec|s|minutes?|min|hours?|hr|h|days?|weeks?|months?|years?|yr"
-_PER = re.compile(rf"\s*/\s*|(?:^|\s+)per\s+|(?:^|\s+)an?\s+(?=(?:{_BY_TIME}|miles?|piece|person)\b)")
+_PER = re.compile(rf"\s*/\s*|(?:^|\s+)per\s+|(?:^|\s+)an?\s+(?=(?:{_BY_TIME}|miles?|piece|person)\b)", re.IGNORECASE)
 _SQUARE_OR_CUBIC = re.compile(
     r"(?:(?P<square>square|sq\.?)|cubic|cu\.?)\s+(?P<behind>.+)"
     r"|(?P<before>.+?)(?:(?P<squared>\s+squared|\u00b2)|\s+cubed|\u00b3)"
@@ -144,19 +145,23 @@ _OF = " of "
 
 def one_spelling(unit: str) -> str:
     """One text for the ways of writing a unit: small letters, no plural, one name for each currency."""
-    plain = " ".join(unit.split())
+    plain = " ".join(unit.split()).rstrip(".") or unit
     if plain in _BY_CASE:
         return _BY_CASE[plain]
     head, of, what = plain.partition(_OF)
     if of and is_known(measured := one_spelling(head)):
         return f"{measured}{of}{what.casefold()}"
-    plain = plain.casefold().rstrip(".").removesuffix(" old") or unit
+    cased, plain = plain, plain.casefold().removesuffix(" old") or unit
+    cased = cased if cased.casefold() == plain else plain
     known = _ONE_SPELLING.get(plain)
-    return known or "/".join(map(_simple, _PER.split(plain)))
+    return known or "/".join(map(_simple, _PER.split(cased)))
 
 
 def _simple(plain: str) -> str:
     """The one spelling of a unit that is not by another."""
+    if plain in _BY_CASE:
+        return _BY_CASE[plain]
+    plain = plain.casefold()
     plain = re.sub(r"\^?([23])(?![0-9])", lambda found: "\u00b2\u00b3"[int(found[1]) - 2], plain.rstrip("."))
     raised = ""
     if power := _SQUARE_OR_CUBIC.fullmatch(plain):
@@ -188,4 +193,6 @@ def _can_be_one(given: str, wanted: str) -> bool:
 
 def units_differ(given: str, wanted: str) -> bool:
     """Whether two units in their one spelling are known, and not the same."""
-    return is_known(given) and is_known(wanted) and not same_unit(given, wanted)
+    (given, _, what), (wanted, _, that) = given.partition(_OF), wanted.partition(_OF)
+    others = bool(what and that) and not {*what.split()} & {*that.split()}
+    return is_known(given) and is_known(wanted) and (others or not same_unit(given, wanted))

@@ -74,6 +74,10 @@ SAME = [
     ("(-\u221e, 5)", r"(-\infty,5)"),
     ("[1,2] \u222a [3,4]", r"[1,2]\cup[3,4]"),
     ("1 \u00b1 \u221a2", r"1\pm\sqrt2"),
+    ("\u221a12.25", "3.5"),
+    ("\\begin{pmatrix}\u221a(2)x\\\\1\\end{pmatrix}", r"\begin{pmatrix}x\sqrt{2}\\1\end{pmatrix}"),
+    (r"[1,2]\cup[2,4]", "[1,4]"),
+    (r"\int^1_0 x dx", r"\int_0^1 x dx"),
 ]
 DIFFERENT = [
     # what math-verify by itself was seen to take for the same
@@ -111,6 +115,7 @@ DIFFERENT = [
     (r"\begin{pmatrix}1&3\\2&4\end{pmatrix}", r"\begin{pmatrix}1&2\\3&4\end{pmatrix}"),
     (r"\begin{pmatrix}1&2\end{pmatrix}", r"\begin{pmatrix}1\\2\end{pmatrix}"),
     (r"\begin{vmatrix}1&2\\3&4\end{vmatrix}", r"\begin{pmatrix}1&2\\3&4\end{pmatrix}"),
+    ("[1,2]\u222a[5,6]", "[1,6]"),
     ("", "5"),
     ("", "x"),
 ]

@@ -43,6 +43,9 @@ def test_rows_without_tests_have_none(tmp_path: Path) -> None:
     [
         ("assert add(", "is no Python"),
         ("add(2, 3)", "asserts nothing"),
+        ('assert (add(2, 3) == 5, "wrong")', "asserts nothing"),
+        ("def check(a, a):\n    assert add(1, a) == 2\n\ncheck(1, 2)", "is no Python"),
+        ("global add\nassert add(2, 3) == 5\ndef f():\n    add = 1\n    global add", "is no Python"),
         ('{"inputs": [1], "outputs": [2]}', "asserts nothing"),
         (CHECK, "asserts in check only and never calls it"),
         (f"METADATA = {{'author': 'jt'}}\n\n\n{CHECK}", "asserts in check only and never calls it"),
@@ -69,6 +72,8 @@ def test_what_tests_nothing_is_refused_with_its_row(tmp_path: Path, tests: str, 
         "class TestAdd:\n    def test(self):\n        assert add(2, 3) == 5\n\nTestAdd().test()",
         "def test_add():\n    assert add(2, 3) == 5\n\nfor name in ('test_add',):\n    globals()[name]()",
         "if add(2, 3) != 5:\n    raise SystemExit",
+        "import unittest\n\nunittest.TestCase().assertEqual(add(2, 3), 5)",
+        "from numpy.testing import assert_allclose\n\nassert_allclose(add(2, 3), 5)",
         "try:\n    add()\nexcept TypeError:\n    pass\nelse:\n    raise AssertionError",
     ],
 )
