@@ -54,6 +54,15 @@ def test_exit_codes_page_lists_exactly_the_codes() -> None:
     assert [(int(code), name) for code, name in rows] == [(code.value, code.name) for code in ExitCode]
 
 
+@pytest.mark.parametrize("page", PAGES, ids=ids(PAGES))
+def test_rows_of_a_table_have_as_many_cells_as_its_head(page: Path) -> None:
+    """A bar in a cell has a backslash, in code too; otherwise the rest of the row is not shown."""
+    text = re.sub(r"^```.*?^```$", "", text_of(page), flags=re.MULTILINE | re.DOTALL)
+    for table in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
+        head, *rows = (re.split(r"(?<!\\)\|", row) for row in table.splitlines())
+        assert not [row for row in rows if len(row) != len(head)]
+
+
 @pytest.mark.parametrize("stage", STAGE_NAMES)
 def test_stage_has_a_page_that_names_its_settings_inputs_and_outputs(stage: str) -> None:
     text, spec = text_of(DOCS / "stages" / f"{stage}.md"), stage_spec(stage)

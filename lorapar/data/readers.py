@@ -94,6 +94,11 @@ def is_of_another_kind(name: str) -> bool:
     return PurePosixPath(name.lower()).suffix in _ROWS_OF_OTHERS
 
 
+def is_unread(name: str) -> bool:
+    """Whether a file next to rows deserves a line, because it may hold rows that are not read."""
+    return is_packed(name) or is_of_another_kind(name)
+
+
 def _unpacked(path: Path) -> bytes:
     """The bytes of a file, decompressed if needed. Both forms are held in memory."""
     unpack = _UNPACK.get(path.suffix.lower())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from enum import Enum
 from itertools import chain
@@ -14,7 +14,16 @@ from lorapar.config import DataConfig
 from lorapar.config.data import CAPTURE, TASK_MIX
 from lorapar.data import splits, taskmix
 from lorapar.data.mapping import check_mapping
-from lorapar.data.readers import READERS, Log, RawRow, is_of_another_kind, is_packed, read_rows, row_ending
+from lorapar.data.readers import (
+    READERS,
+    Log,
+    RawRow,
+    is_of_another_kind,
+    is_packed,
+    is_unread,
+    read_rows,
+    row_ending,
+)
 from lorapar.errors import BadInputError, nearest
 from lorapar.records import digest_of
 from lorapar.store import file_sha256, is_s3, parse_address
@@ -101,38 +110,19 @@ def source_rows(config: DataConfig, log: Log, *, streamed: bool = False) -> Iter
     """
     if kind_of(config) is Kind.HUB:
         return _hub_rows(config, streamed=streamed)
-    files = _files(config, log)
-    _log_files(config, [name for name, _ in files], log)
-    return chain.from_iterable(_file_rows(name, path, log) for name, path in files)
+    return chain.from_iterable(_file_rows(name, path, log) for name, path in _files(config, log))
 
 
-def _log_files(config: DataConfig, names: list[str], log: Log) -> None:
+def _log_files(config: DataConfig, read: Sequence[str], unread: Sequence[str], log: Log) -> None:
     """Log which files of a folder or prefix are read, if there are several, and which others may hold rows."""
-    there = _names_there(config)
-    if there is None:
-        return
-    base = _plain_address(config) + "/"
-    read = [name.removeprefix(base) for name in names]
     if len(read) > 1:
         log(f"{config.source} holds {len(read)} files, and all are read as one: {_some(read)}")
     for what, is_one in (("packed files", is_packed), ("files of other kinds", is_of_another_kind)):
-        if unread := sorted(filter(is_one, there)):
-            log(f"{config.source} holds {what}, which are not read: {_some(unread)}")
+        if others := sorted(filter(is_one, unread)):
+            log(f"{config.source} holds {what}, which are not read: {_some(others)}")
 
 
-def _names_there(config: DataConfig) -> list[str] | None:
-    """Every file below a folder or prefix, by its name there; None where the source is a file."""
-    if kind_of(config) is Kind.BUCKET:
-        from lorapar.data.bucket import names_below
-
-        return None if row_ending(config.source.rpartition("/")[2]) else names_below(config.source)
-    folder = Path(config.source).expanduser()
-    if not folder.is_dir():
-        return None
-    return [str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()]
-
-
-def _some(names: list[str]) -> str:
+def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:6]) + (" and others" if len(names) > 6 else "")
 
 
@@ -185,8 +175,8 @@ def _identity(config: DataConfig) -> tuple[str | None, str]:
 
 
 def _files(config: DataConfig, log: Log = lambda note: None) -> list[tuple[str, Path]]:
-    """(name, local path) of each file of rows, in reading order."""
-    files, readme = _all_files(config)
+    """(name, local path) of each file of rows, in reading order; `log` gets a line about others at the source."""
+    files, unread, readme = _all_files(config)
     if len(files) == 1 and files[0][0].rstrip("/") == _plain_address(config):
         return files  # a file named directly
     base = _plain_address(config) + "/"
@@ -194,6 +184,7 @@ def _files(config: DataConfig, log: Log = lambda note: None) -> list[tuple[str, 
     chosen = splits.choose(config.source, list(by_name), config.split, config.subset, readme)
     if chosen.note is not None:
         log(chosen.note)
+    _log_files(config, chosen.names, unread, log)
     return [by_name[name] for name in chosen.names]
 
 
@@ -203,26 +194,27 @@ def _plain_address(config: DataConfig) -> str:
     return source.rstrip("/") if kind_of(config) is Kind.BUCKET else str(Path(source).expanduser())
 
 
-def _all_files(config: DataConfig) -> tuple[list[tuple[str, Path]], str | None]:
-    """All files of rows at the source, like `_files`, and the text of a README.md next to them."""
+def _all_files(config: DataConfig) -> tuple[list[tuple[str, Path]], list[str], str | None]:
+    """All files of rows at the source, like `_files`; names of those `is_unread`; the text of a README.md there."""
     if kind_of(config) is Kind.BUCKET:
         from lorapar.data.bucket import bucket_files
 
-        return bucket_files(config.source), None
+        return *bucket_files(config.source), None
     source = Path(config.source).expanduser()
     if not source.is_dir():
-        return [(str(source), source)], None
+        return [(str(source), source)], [], None
     of_splits, arrow = (source / "dataset_dict.json").is_file(), any(source.glob("*.arrow"))
     if of_splits or (arrow and (source / "state.json").is_file()):
         raise BadInputError(
             f"data.source: {source} was written by save_to_disk of datasets, which is not read; write Parquet, of "
             "several splits each by itself: datasets.load_from_disk(FOLDER).to_parquet('rows.parquet')"
         )
-    paths = sorted(path for path in source.rglob("*") if row_ending(path.name) and path.is_file())
-    paths = [path for path in paths if path.name not in _NO_ROWS]
+    there = [one for one in source.rglob("*") if (row_ending(one.name) or is_unread(one.name)) and one.is_file()]
+    paths = sorted(path for path in there if row_ending(path.name) and path.name not in _NO_ROWS)
     if not paths:
         raise BadInputError(f"data.source: no file in {source} ends in one of {', '.join(READERS)}")
-    return [(str(path), path) for path in paths], splits.read_readme(source)
+    unread = [str(path.relative_to(source)) for path in there if is_unread(path.name)]
+    return [(str(path), path) for path in paths], unread, splits.read_readme(source)
 
 
 _NO_ROWS = ("dataset_infos.json", "dataset_info.json")

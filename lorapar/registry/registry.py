@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 from contextlib import suppress
 from functools import partial
@@ -274,11 +275,17 @@ class Registry:
 
     def _refuse_same_place(self, name: str) -> None:
         """Refuse a name that another adapter's folder has too, where a file system knows no capital letters."""
-        names = self.names() if self.store.endpoint == LOCAL else []
-        alike = [one for one in names if one.casefold() == name.casefold()]
-        if alike and name not in alike and (Path(self.address) / ROOT / name).exists():
+        root = Path(self.address) / ROOT
+        if self.store.endpoint != LOCAL:
+            return
+        with storage_errors(root):
+            if not (root / name).exists():
+                return
+            there = os.listdir(root)
+        alike = next((one for one in there if one.casefold() == name.casefold()), None)
+        if alike is not None and name not in there:
             raise BadInputError(
-                f"{self.address}: '{alike[0]}' is there already, and this file system takes '{name}' for the same "
+                f"{self.address}: '{alike}' is there already, and this file system takes '{name}' for the same "
                 "name; choose one that differs otherwise too"
             )
 

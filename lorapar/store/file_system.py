@@ -55,7 +55,7 @@ def locked(path: Path, *, wait: bool = True) -> Iterator[bool]:
         except BlockingIOError:
             raise
         except OSError as error:  # whatever the error, except a failing disk: the work matters more than the lock
-            if error.errno == errno.EIO:
+            if _disk_fails(path.parent, error):
                 raise
             warn_once(path.parent, _LOCKS, error)
             here = _within_process[str(path.absolute())]
@@ -179,11 +179,27 @@ def has_record_locks(folder: Path) -> bool:
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            if error.errno == errno.EIO:
+            if _disk_fails(folder, error):
                 raise
             warn_no_locks(folder, error)
             return False
     return True
+
+
+def _disk_fails(folder: Path, error: OSError) -> bool:
+    """Whether an error of a lock is one of the disk: network clients say EIO, too, where their server has no locks.
+
+    A failing disk does not take a byte either.
+    """
+    if error.errno != errno.EIO:
+        return False
+    try:
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=_TRY) as file:
+            file.write(b"x")
+            sync(file)
+    except OSError:
+        return True
+    return False
 
 
 def warn_no_locks(folder: Path, error: BaseException) -> None:

@@ -1,5 +1,7 @@
-"""Files that another machine has written and that show up here a little later: NFS and its like remember what was not
-there. Opening the folder makes them ask their server again (close-to-open consistency).
+"""Files that another machine has written and that show up here a little later.
+
+NFS and its like remember what was not there. Opening the folder makes them ask their server again (close-to-open
+consistency).
 """
 
 from __future__ import annotations
@@ -16,6 +18,8 @@ _SHARED = (
     *("smb3", "smbfs", "virtiofs", "wekafs"),
 )
 """Types of file systems that several machines may write to, as Linux calls them; those of FUSE may be shared, too."""
+_OF_ONE_DISK = "fuseblk"
+"""FUSE on a disk of this machine, such as NTFS."""
 _MOUNTS = Path("/proc/self/mountinfo")
 PAUSES_SECONDS = (0.1, 0.4, 1.5, 3.0)
 """Between looks at a file that must be there."""
@@ -55,7 +59,7 @@ def is_shared(folder: Path) -> bool:
         if "-" in fields and place.is_relative_to(_unescaped(fields[4]))
     ]
     kind = max(kinds)[2] if kinds else ""
-    return kind in _SHARED or (kind.startswith("fuse") and "overlay" not in kind)
+    return kind in _SHARED or (kind.startswith("fuse") and kind != _OF_ONE_DISK and "overlay" not in kind)
 
 
 def _unescaped(place: str) -> str:

@@ -163,8 +163,8 @@ class S3Store:
             s3_transfer.copy_onto_itself(self._client, self.bucket, self._key(key))
 
     def delete(self, key: str) -> None:
-        """Remove the object."""
-        with self._errors(key):
+        """Remove the object. Some servers say that it was missing, which is as good."""
+        with suppress(NotFoundError), self._errors(key):
             self._client.delete_object(**self._named(key))
 
     def delete_all(self, keys: Sequence[str]) -> None:
@@ -178,6 +178,8 @@ class S3Store:
                 several(self.delete, keys[start : start + _KEYS_A_PAGE])
                 continue
             for error in answer.get("Errors", ()):
+                if error.get("Code") in MISSING:
+                    continue
                 place = f"s3://{self.bucket}/{error.get('Key', self._root)}"
                 raise refused_in_batch(place, self.endpoint, error)
 

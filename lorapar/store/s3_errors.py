@@ -45,8 +45,14 @@ _OF_AN_OBJECT = (
 _OTHER_REGION = ("PermanentRedirect", "301", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException")
 _ELSEWHERE_YET = ("TemporaryRedirect", "Redirect", "307")
 _HOST_STYLE = re.compile(r"virtual[- ]?host|(second|third).?level.?domain|path.?style", re.IGNORECASE)
-"""How servers say that they want the bucket in the host's name (Alibaba's and Tencent's object stores)."""
-_UNKNOWN = ("NotImplemented", "501", "MissingContentMD5", "MethodNotAllowed", "405")
+"""How servers say that they want the bucket in the host's name (Alibaba's and Tencent's object stores).
+
+Not where access is denied: such messages name users and buckets, which may be called anything.
+"""
+_UNKNOWN = ("NotImplemented", "501")
+_NOT_ALLOWED = ("MethodNotAllowed", "405")
+_NO_MD5 = ("MissingContentMD5",)
+_UNSUPPORTED = (*_UNKNOWN, *_NOT_ALLOWED, *_NO_MD5)
 _WITHOUT_KEYS = "no credentials were found; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
 UNSIGNED = "lorapar-unsigned"
 """Marks an error whose request had no signature because there were no credentials."""
@@ -82,6 +88,14 @@ _CAUSES = {
     _UNKNOWN: (
         "{endpoint} does not know what was asked ({message}); for an old server set "
         "AWS_REQUEST_CHECKSUM_CALCULATION=when_required"
+    ),
+    _NOT_ALLOWED: (
+        "{endpoint} does not allow {operation} ({code}); AWS_ENDPOINT_URL must be the address of the server's S3 API, "
+        "not of its console or of a website"
+    ),
+    _NO_MD5: (
+        "{endpoint} wants Content-MD5 with {operation} ({message}); "
+        "AWS_REQUEST_CHECKSUM_CALCULATION=when_required sends it in place of newer checksums"
     ),
     ("RequestTimeout", "IncompleteBody"): "{endpoint} did not get the whole request, also after {attempts}; try again",
 }
@@ -179,7 +193,7 @@ def _refused(error: Any, where: str, endpoint: str) -> LoraparError:
         text = text.rstrip(". ") + _NO_ROOM
     text += _server_words(message, text) + _unlike_s3(error, endpoint)
     kind = UnansweredError if metadata.get("HTTPStatusCode") in _AILING else UnreachableError
-    return (UnsupportedError if code in _UNKNOWN else kind)(redact(f"{where}: {text}"))
+    return (UnsupportedError if code in _UNSUPPORTED else kind)(redact(f"{where}: {text}"))
 
 
 def _misdirected(error: Any, code: str, message: str, endpoint: str) -> str | None:
@@ -193,7 +207,7 @@ def _misdirected(error: Any, code: str, message: str, endpoint: str) -> str | No
             "the bucket is new and not every server knows it yet, or it lies in another region"
             f"{_region(error)}; try again in a while, or set AWS_DEFAULT_REGION to its region"
         )
-    if _HOST_STYLE.search(f"{code} {message}"):
+    if code not in _DENIED and _HOST_STYLE.search(f"{code} {message}"):
         return (
             f"{endpoint} wants the bucket in the host's name: write `s3 =` and below it `addressing_style = virtual` "
             "into the AWS profile (AWS_CONFIG_FILE names its file)"

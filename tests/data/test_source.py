@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from datasets import Dataset, DatasetDict
@@ -82,15 +83,17 @@ assert not {{"torch", "datasets", "pyarrow", "pandas"}} & set(sys.modules)
     assert done.returncode == 0, done.stderr
 
 
-def test_a_folder_says_which_of_its_files_are_rows(tmp_path):
+def test_a_folder_says_which_of_its_files_are_rows(tmp_path, monkeypatch):
     for name in ("first/a.jsonl", "test/b.jsonl", "first/c.tar.gz", "notes.md", "LICENSE.txt", "d.xlsx"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(f'{{"question": "{name}", "answer": "a"}}\n')
-    folder = str(tmp_path)
+    folder, asked, real = str(tmp_path), [], Path.is_file
+    monkeypatch.setattr(Path, "is_file", lambda path: asked.append(path.name) or real(path))
     notes = load_data(DataConfig(source=folder, heldout=1), seed=0).notes
     assert f"{folder} holds 2 files, and all are read as one: first/a.jsonl, test/b.jsonl" in notes
     assert f"{folder} holds packed files, which are not read: first/c.tar.gz" in notes
     assert f"{folder} holds files of other kinds, which are not read: d.xlsx" in notes
+    assert "LICENSE.txt" not in asked, "a network drive is asked about no file that is neither"
     alone = load_data(DataConfig(source=str(tmp_path / "test"), heldout=0), seed=0).notes
     assert not [note for note in alone if "holds" in note]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -92,11 +93,14 @@ def test_a_killed_publisher_is_finished_by_the_next(three, tmp_path, monkeypatch
     assert three.versions("maths") == [1, 2, 3, 4, 5]
 
 
-def test_names_that_are_one_folder_on_this_file_system_are_refused(three, tmp_path) -> None:
+def test_names_that_are_one_folder_on_this_file_system_are_refused(three, tmp_path, monkeypatch) -> None:
     for number in (1, 2):
         assert three.publish("Maths", package(tmp_path / f"other{number}", f"other {number}")).number == number
     # What a file system of one case shows: the other way of writing a name is there, and in no listing.
-    (Path(three.address) / "adapters" / "MATHS").symlink_to("maths")
+    (Path(three.address) / "adapters" / "MATHS").symlink_to("Maths")
+    real = os.listdir
+    monkeypatch.setattr(os, "listdir", lambda place: sorted(set(real(place)) - {"MATHS"}))
+    monkeypatch.setattr(three, "names", lambda: pytest.fail("it lists every file of the registry"))
     with pytest.raises(BadInputError, match=r"'Maths' is there already, and this file system takes 'MATHS' for the"):
         three.publish("MATHS", package(tmp_path / "again", "again"))
     assert three.publish("maths", package(tmp_path / "fine", "fine")).number == 4

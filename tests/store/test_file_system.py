@@ -20,7 +20,7 @@ from lorapar.store.file_system import copy_files, lacking, locked, replace_path
 from lorapar.voting.cache import VoteCache
 from lorapar.voting.collect import VoteJournal
 
-NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.EACCES)
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.EACCES, errno.EIO)
 
 
 @pytest.fixture(autouse=True)
@@ -65,6 +65,9 @@ def test_run_folder_without_locks_says_so_once_and_goes_on(tmp_path, refuse, cap
 def test_a_disk_that_fails_is_no_lack_of_locks(tmp_path, refuse, caplog):
     refuse(fcntl, "flock", errno.EIO)
     refuse(fcntl, "lockf", errno.EIO)
+    refuse(os, "fsync", errno.EIO)
+    with pytest.raises(OSError, match="Input/output"), locked(tmp_path / "lock"):
+        pass
     with pytest.raises(StorageError, match="the disk or mount failed"), storage_errors(tmp_path):
         open_store(tmp_path).write("a", b"x")
     with pytest.raises(StorageError, match="the disk or mount failed"):
@@ -191,8 +194,9 @@ def test_votes_are_kept_where_nothing_can_be_forced_to_the_disk(tmp_path, refuse
     assert [vote.example_id for vote in VoteJournal(tmp_path / "votes.jsonl").recover()] == ["a"]
 
 
-def test_cache_of_votes_works_without_record_locks(tmp_path, refuse, monkeypatch, caplog):
-    refuse(fcntl, "lockf", errno.ENOLCK)
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EIO])
+def test_cache_of_votes_works_without_record_locks(tmp_path, refuse, monkeypatch, caplog, number):
+    refuse(fcntl, "lockf", number)
     real, used = sqlite3.connect, []
 
     def connect(path, **more):

@@ -17,6 +17,7 @@ MOUNTS = """\
 32 30 8:2 / /mnt/runs/local rw - xfs /dev/sdb rw
 33 22 0:42 / /mnt/covered rw - cifs //nas/x rw
 34 22 8:3 / /mnt/covered rw - ext4 /dev/sdc rw
+35 22 8:4 / /mnt/ntfs rw - fuseblk /dev/sdd1 rw
 broken line
 """
 
@@ -31,6 +32,7 @@ broken line
         ("/mnt/runs/local/a", False),
         ("/mnt/two words/a", True),
         ("/mnt/covered/a", False),
+        ("/mnt/ntfs/a", False),
     ],
 )
 def test_the_deepest_and_last_mount_says_whether_others_write_there(tmp_path, monkeypatch, folder, shared):

@@ -27,6 +27,11 @@ def refused(code, message="", headers=None, attempts=0, status=400, operation="G
         (refused("PreconditionFailed"), IntegrityError, "was replaced meanwhile"),
         (refused("BadDigest"), MismatchError, "may not know checksums in requests"),
         (refused("AccessDenied"), DeniedError, "lack the right to GetObject"),
+        (
+            refused("AccessDenied", "User: arn:aws:iam::1:user/my-path-style-x is not authorized", status=403),
+            DeniedError,
+            "lack the right to GetObject",
+        ),
         (refused("AccessDenied", "Request has expired"), UnreachableError, "clock is wrong"),
         (refused("ExpiredToken"), UnreachableError, "has expired"),
         (refused("PermanentRedirect", headers={"x-amz-bucket-region": "eu-west-1"}), UnreachableError, "eu-west-1"),
@@ -65,6 +70,17 @@ def refused(code, message="", headers=None, attempts=0, status=400, operation="G
             for operation in ("PutObject", "CreateMultipartUpload")
         ),
         (refused("502", "Bad Gateway", status=502), UnansweredError, "to GetObject: 502 Bad Gateway"),
+        (
+            refused("MethodNotAllowed", "Not allowed.", status=405, operation="PutObject"),
+            UnsupportedError,
+            f"{ENDPOINT} does not allow PutObject (MethodNotAllowed); AWS_ENDPOINT_URL must be the address of the "
+            "server's S3 API, not of its console or of a website (the server says: Not allowed.)",
+        ),
+        (
+            refused("InvalidRequest", "Content-MD5 is missing", operation="PutObject"),
+            UnsupportedError,
+            f"{ENDPOINT} wants Content-MD5 with PutObject (Content-MD5 is missing); AWS_REQUEST_CHECKSUM_CALCULATION",
+        ),
         (refused("NotImplemented", status=501), UnsupportedError, "does not know what was asked"),
         (boto.SSLError(endpoint_url=ENDPOINT, error="self-signed"), UnreachableError, "AWS_CA_BUNDLE"),
         (boto.ReadTimeoutError(endpoint_url=ENDPOINT), UnansweredError, "broke off, also after retries (ReadTimeout"),

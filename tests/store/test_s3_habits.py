@@ -553,7 +553,7 @@ def test_files_are_read_by_whatever_name_people_gave_them(server, tmp_path, monk
         "team data 2/x.jsonl": b"",
     }
     for address in (f"s3://runs/team data/{name}", "s3://runs/team data", "s3://runs/team data/"):
-        (found,) = bucket_files(address)
+        (found,), _ = bucket_files(address)
         assert (found[0], found[1].read_bytes()) == (f"s3://runs/team data/{name}", b"{}")
 
 
@@ -565,6 +565,7 @@ def test_a_prefix_says_which_of_its_files_are_rows(server, tmp_path, monkeypatch
     assert "s3://runs/d/ holds 2 files, and all are read as one: 1.jsonl, test/2.jsonl" in notes
     assert "s3://runs/d/ holds packed files, which are not read: 4.zip" in notes
     assert "s3://runs/d/ holds files of other kinds, which are not read: 3.xlsx" in notes
+    assert len(server.of("GET list-type")) == 1, "a prefix of a million objects is a thousand requests"
     alone = load_data(DataConfig(source="s3://runs/d/1.jsonl", heldout=0), seed=0).notes
     assert not [note for note in alone if "holds" in note]
 

@@ -81,8 +81,22 @@ def test_what_bulk_deletion_leaves_is_told_without_a_key_of_it(server):
         if request.operation == "POST delete"
         else None
     )
-    with pytest.raises(UnreachableError, match=r"s3://runs/x/: cannot be deleted: AccessDenied$"):
+    with pytest.raises(UnreachableError, match=r"^s3://runs/x/: access denied: .* the right to DeleteObject"):
         open_store("s3://runs/x").delete_all(["a"])
+
+
+@pytest.mark.parametrize("code", ["NoSuchKey", "NotFound", "404"])
+def test_what_is_gone_already_is_deleted(server, code):
+    """S3 says nothing of it; some servers name it among the errors, or answer a single deletion with 404."""
+    answer = f"<DeleteResult><Error><Key>x/a</Key><Code>{code}</Code></Error></DeleteResult>".encode()
+    server.done_as = lambda request: answer if request.operation == "POST delete" else None
+    server.refuse = lambda request: (404, "NoSuchKey", "gone") if request.method == "DELETE" else None
+    store = open_store("s3://runs/x")
+    store.delete_all(["a"])
+    store.delete("a")
+    answer = answer.replace(f"<Code>{code}".encode(), b"<Code>NoSuchBucket")
+    with pytest.raises(UnreachableError, match="no such bucket"):
+        store.delete_all(["a"])
 
 
 @pytest.mark.parametrize("address", ["s3://runs//x", "s3://runs//", "s3://runs/a//b"])
