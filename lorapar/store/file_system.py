@@ -18,7 +18,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import IO, Any, TypeVar
 
 logger = logging.getLogger(__name__)
 
@@ -152,7 +152,7 @@ def again_if_stale(ask: Callable[[], _Answer]) -> _Answer:
     return ask()
 
 
-def sync(file: BinaryIO) -> None:
+def sync(file: IO[bytes]) -> None:
     """Force a file's bytes to the disk, where the file system can."""
     file.flush()
     try:
@@ -196,7 +196,7 @@ def _disk_fails(folder: Path, error: OSError) -> bool:
     try:
         with tempfile.NamedTemporaryFile(dir=folder, prefix=_TRY) as file:
             file.write(b"x")
-            sync(file)
+            sync(file.file)
     except OSError:
         return True
     return False

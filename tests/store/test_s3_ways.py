@@ -85,7 +85,7 @@ def test_what_bulk_deletion_leaves_is_told_without_a_key_of_it(server):
         open_store("s3://runs/x").delete_all(["a"])
 
 
-@pytest.mark.parametrize("code", ["NoSuchKey", "NotFound", "404"])
+@pytest.mark.parametrize("code", ["NoSuchKey", "404"])
 def test_what_is_gone_already_is_deleted(server, code):
     """S3 says nothing of it; some servers name it among the errors, or answer a single deletion with 404."""
     answer = f"<DeleteResult><Error><Key>x/a</Key><Code>{code}</Code></Error></DeleteResult>".encode()
