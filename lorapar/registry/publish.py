@@ -73,7 +73,7 @@ class Published:
     lineage: Lineage
     verification: dict[str, Any]
     """As `lorapar.registry.verify.Verification` has it; of the first time, where the content was there already."""
-    recalled: bool = False
+    recalled: bool = field(default=False, compare=False)
     """Whether the content was there already, so that nothing was proved now."""
 
 

@@ -250,7 +250,7 @@ def test_looking_for_runs_of_an_unknown_experiment_makes_none(server, call, subm
     assert not server.experiments
 
 
-@pytest.mark.parametrize(("status", "code"), [(401, 3), (403, 3), (500, 3), (404, 2)])
+@pytest.mark.parametrize(("status", "code"), [(401, 3), (403, 3), (500, 3), (409, 2)])
 def test_a_server_that_refuses_is_one_line(server, call, submit, status, code) -> None:
     server.refuse = status
     result = submit()

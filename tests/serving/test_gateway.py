@@ -86,4 +86,4 @@ def test_export_prints_it_and_takes_one_form_at_a_time(registry: Registry) -> No
     shown = CliRunner().invoke(app, ["export", "task", "--gateway", "pool", *where])
     assert yaml.safe_load(shown.output) == gateway_manifest(registry, "task", "pool")
     both = CliRunner().invoke(app, ["export", "task", "--gateway", "pool", "--kserve", *where])
-    assert "one at a time" in str(both.exception)
+    assert "one format at a time" in str(both.exception)
