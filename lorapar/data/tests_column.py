@@ -37,7 +37,7 @@ def _passes_everything(source: str, tree: ast.Module) -> str | None:
         return (
             f"asserts in {', '.join(idle[:3])} only and never calls it, so every answer would pass; call it at the end"
         )
-    if not _asked_names(source):
+    if not free_names(source) - set(dir(builtins)):
         return (
             "uses no name that the answer would define (built-in and imported functions are not the answer's), so all "
             "answers would come out alike; call the answer's functions by their names"
@@ -85,9 +85,12 @@ def _reaches_an_assert(tree: ast.Module) -> bool:
     return False
 
 
-def _asked_names(source: str) -> set[str]:
-    """Global names that a source reads and never sets, built-in ones aside: those it is given by the answer."""
-    tables, read, own = [symtable.symtable(source, "tests", "exec")], set(), set(dir(builtins))
+def free_names(source: str) -> set[str]:
+    """Global names that a source reads and never sets: built-in ones, and those it is given by the answer.
+
+    `lorapar.evaluation.sandbox.tested` also hands the text of this function to the program that runs the tests.
+    """
+    tables, read, own = [symtable.symtable(source, "tests", "exec")], set(), set()
     for table in tables:
         tables += table.get_children()
         for symbol in table.get_symbols():

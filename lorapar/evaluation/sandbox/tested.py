@@ -3,15 +3,19 @@
 The answer's process runs the answer and then serves calls: the tests' process asks it, over a pipe, for a name, a call
 or an attribute, and gets back plain values (numbers, texts, lists, dicts, dates and the like) or the number of an
 object that stays there. Nothing of the answer is ever imported, unpickled or compared in the tests' process, so it
-cannot exit, print or patch its way to a pass, nor bring an object that equals or contains everything, nor end a loop of
-the tests by an exception. Names of built-in functions are never taken from the answer.
+cannot exit, print or patch its way to a pass, nor bring an object that equals everything, nor end a loop of the tests
+by an exception. An object that claims to contain everything is asked for two random values, which finds plain ones and
+not every one. Names of built-in functions are never taken from the answer.
 
 Both programs are text, because each is run by a bare interpreter that can import nothing of lorapar.
 """
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
+
+from lorapar.data.tests_column import free_names
 
 ANSWER_FILE, TESTS_FILE = "answer.py", "tests.py"
 
@@ -157,19 +161,7 @@ os.dup2(os.open("/dev/null", os.O_RDONLY), 0)
 import symtable
 {_VALUES}
 
-def free_names(source):
-    """Global names that the tests read and never set."""
-    tables, read, own = [symtable.symtable(source, "{TESTS_FILE}", "exec")], set(), set()
-    for table in tables:
-        tables += table.get_children()
-        for symbol in table.get_symbols():
-            if table.get_type() == "module" or symbol.is_global():
-                if symbol.is_assigned() or symbol.is_imported() or symbol.is_namespace():
-                    own.add(symbol.get_name())
-                if symbol.is_referenced():
-                    read.add(symbol.get_name())
-    return read - own
-
+{inspect.getsource(free_names)}
 def tests():
     calls, replies = os.fdopen(4, "w", encoding="utf-8"), os.fdopen(5, encoding="utf-8", errors="replace")
 
