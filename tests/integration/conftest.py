@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 from collections.abc import Iterator
 
 import pytest
+from botocore.exceptions import BotoCoreError, ClientError
 
 from tests.integration.s3_server import S3Server, weed_program
 
@@ -27,11 +29,13 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
 
 
 @pytest.fixture
-def s3_bucket(s3_server: S3Server) -> str:
-    """The name of an empty bucket that only this test uses."""
+def s3_bucket(s3_server: S3Server) -> Iterator[str]:
+    """The name of an empty bucket that only this test uses; it is gone afterwards, and its room with it."""
     name = f"test-{os.getpid()}-{next(_numbers)}"
     s3_server.client().create_bucket(Bucket=name)
-    return name
+    yield name
+    with contextlib.suppress(BotoCoreError, ClientError):  # a test may have deleted it, or stopped the server
+        s3_server.client().delete_bucket(Bucket=name)
 
 
 @pytest.fixture

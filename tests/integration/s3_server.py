@@ -155,10 +155,12 @@ class S3Server:
             "-s3.port.lance=0",
             f"-s3.localSocket={self.folder / 's3.sock'}",
             f"-filer.localSocket={self.folder / 'filer.sock'}",
-            # A bucket takes six volumes or more of this size: at 100, 25 GB of free disk were room for 40 buckets.
+            # A bucket takes seven volumes and a session makes hundreds of buckets. Counted (`-volume.max=0`) from the
+            # free disk, a disk that fills while images are built had no room for the last ones.
             "-master.volumeSizeLimitMB=25",
             "-master.telemetry=false",
-            "-volume.max=0",
+            "-volume.max=10000",
+            "-volume.minFreeSpace=200MiB",
             "-volume.preStopSeconds=0",
             "-master.electionTimeout=1s",
             *ports,
