@@ -50,7 +50,7 @@ def advice(error: BaseException) -> str:
 
 def stages_of(image: str) -> list[str]:
     """Modules of the stages that the pipeline runs in this image."""
-    from lorapar.kubeflow.images import image_of
+    from lorapar.kubeflow.tasks import image_of
     from lorapar.stages.contract import STAGE_NAMES, stage_module
 
     return [stage_module(stage).__name__ for stage in STAGE_NAMES if image_of(stage) == image]

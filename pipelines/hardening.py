@@ -2,7 +2,7 @@
 
 from kfp import dsl, kubernetes
 
-from lorapar.kubeflow.credentials import CREDENTIALS_FOLDER
+from lorapar.kubeflow.executor import CREDENTIALS_FOLDER
 from lorapar.kubeflow.package import RETRIED_FOR_SECONDS
 
 USER = 10001

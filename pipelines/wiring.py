@@ -5,8 +5,7 @@ from typing import Any
 
 from kfp import dsl
 
-from lorapar.kubeflow.ports import digest_parameter, input_ports
-from lorapar.kubeflow.tasks import task_named, task_of
+from lorapar.kubeflow.tasks import digest_parameter, input_ports, task_named, task_of
 
 Tasks = Mapping[str, dsl.PipelineTask]
 

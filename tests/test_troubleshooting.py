@@ -158,7 +158,7 @@ def test_words_that_nothing_prints_are_found_out(wrong: str) -> None:
     assert not is_said(wrong)
 
 
-PIPELINE = ("server", "ledger", "executor", "executor_input", "submission", "controller", "webhook")
+PIPELINE = ("server", "ledger", "executor", "executor_io", "submission", "controller", "summary")
 ERRORS = ("UnreachableError", "BadInputError", "IntegrityError", "Ending")
 SUCCESSES = ("better", "nothing changed since run", "trained and published")
 

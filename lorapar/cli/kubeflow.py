@@ -127,7 +127,7 @@ def submit_command(  # noqa: PLR0913  -- an argument is an option of the command
     settings = settings_of(preset, config, overrides)
     from lorapar.cli.packages import Wanted
     from lorapar.kubeflow.checks import check_server, check_service_account, plugins_input
-    from lorapar.kubeflow.parameter_values import pipeline_parameters
+    from lorapar.kubeflow.parameters import pipeline_parameters
     from lorapar.kubeflow.placement import mounts_of, plugins_of
 
     check_server(host, namespace)
@@ -213,9 +213,8 @@ def schedule_command(  # noqa: PLR0913  -- an argument is an option of the comma
     Example: `lorapar schedule '0 0 3 * * *' --config mine.yaml --store s3://BUCKET/PREFIX`
     """
     from lorapar.cli.packages import Wanted
-    from lorapar.kubeflow.checks import check_server, check_service_account, plugins_input
-    from lorapar.kubeflow.cron import check_cron
-    from lorapar.kubeflow.parameter_values import pipeline_parameters
+    from lorapar.kubeflow.checks import check_cron, check_server, check_service_account, plugins_input
+    from lorapar.kubeflow.parameters import pipeline_parameters
     from lorapar.kubeflow.placement import mounts_of, plugins_of
 
     check_cron(cron)

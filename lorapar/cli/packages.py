@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from lorapar.cli.base import err, out
 from lorapar.errors import BadInputError
-from lorapar.kubeflow.images import IMAGES, default_reference, is_pinned, named, references
+from lorapar.kubeflow.tasks import IMAGES, default_reference, is_pinned, named, references
 
 if TYPE_CHECKING:
     from lorapar.kubeflow.package import Package
@@ -39,7 +39,7 @@ class Wanted:
             asked = self._built(references(None, ()), apart=False, loose=True).asked
             if values is not None:
                 from lorapar.kubeflow.checks import check_nodes
-                from lorapar.kubeflow.parameter_values import run_config
+                from lorapar.kubeflow.parameters import run_config
 
                 check_nodes(run_config(values), asked, values.get("store"))
         given = named(self.registry, self.images)

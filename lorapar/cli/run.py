@@ -137,7 +137,7 @@ def gate_command(folder: Annotated[Path, typer.Argument(help="A run folder.")], 
     """
     from lorapar.local.folder import RunFolder
     from lorapar.local.results import current_verdict
-    from lorapar.report.scores import verdict_lines
+    from lorapar.report.metrics import verdict_lines
     from lorapar.store import storage_errors
 
     if not (folder / "stages").is_dir():

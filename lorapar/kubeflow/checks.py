@@ -1,6 +1,7 @@
-"""Checks of `lorapar submit` and `schedule` before anything is sent: could pods read it, would the server take it?
+"""Checks of `lorapar submit` and `schedule` before anything is sent: settings, server, and the cron expression.
 
-This module imports nothing that takes long to load.
+Could pods read what the settings name, would the server take it? A cron expression is checked as Kubeflow's scheduled
+workflows read it (robfig/cron, seconds first). This module imports nothing that takes long to load.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from lorapar.config import RunConfig
 from lorapar.config.data import CAPTURE, TASK_MIX
 from lorapar.errors import BadInputError
 from lorapar.kubeflow.placement import MODELS, checked_plugins
-from lorapar.kubeflow.takes import Takes
+from lorapar.kubeflow.tasks import Takes
 from lorapar.store.address import is_s3, parse_address
 from lorapar.store.s3_headers import SETTINGS, in_variable
 
@@ -28,6 +29,19 @@ _FOLDER_STARTS = ("/", ".", "~")
 _PLUGIN = re.compile(r"([a-z][a-z0-9_-]*)\.([a-z][a-z0-9_]*)=(.+)", re.DOTALL)
 ENDPOINT_VARIABLE = "KF_PIPELINES_ENDPOINT"
 """Where kfp looks for the server's address when no `--host` is given."""
+_MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
+_DAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")
+_CRON_FIELDS = (
+    ("second", 0, 59, ()),
+    ("minute", 0, 59, ()),
+    ("hour", 0, 23, ()),
+    ("day of month", 1, 31, ()),
+    ("month", 1, 12, _MONTHS),
+    ("day of week", 0, 6, _DAYS),
+)
+_CRON_WORDS = ("@yearly", "@annually", "@monthly", "@weekly", "@daily", "@midnight", "@hourly")
+_CRON_PART = re.compile(r"(?P<low>\*|\?|\w+)(-(?P<high>\w+))?(/(?P<step>\d+))?")
+_CRON_EVERY = re.compile(r"@every ([0-9]+(\.[0-9]+)?(h|m|s|ms))+")
 
 
 def check_server(host: str | None, namespace: str | None) -> None:
@@ -214,3 +228,38 @@ def _is_file(source: str) -> bool:
 
 def _is_below(path: str, mounts: Sequence[str]) -> bool:
     return ".." not in Path(path).parts and any(path.startswith(f"{mount}/") for mount in mounts)
+
+
+def check_cron(cron: str) -> None:
+    """Raise BadInputError naming the field that is wrong; six fields, or a word such as `@daily`."""
+    if cron in _CRON_WORDS or _CRON_EVERY.fullmatch(cron):
+        return
+    if cron.startswith("@"):
+        raise BadInputError(f"CRON '{cron}': no such word; known: {', '.join(_CRON_WORDS)}, and '@every 12h'")
+    fields = cron.split()
+    if len(fields) != len(_CRON_FIELDS):
+        raise BadInputError(f"CRON '{cron}': expected six fields, the first of them seconds, such as '0 0 3 * * *'")
+    for text, (name, low, high, words) in zip(fields, _CRON_FIELDS, strict=True):
+        if not all(_fits(part, low, high, words) for part in text.split(",")):
+            named = f" or {words[0]} to {words[-1]}" if words else ""
+            raise BadInputError(
+                f"CRON '{cron}': {name} '{text}': expected {low} to {high}{named}, `*`, a range `{low}-{high}`, a step "
+                "`*/5`, or several with commas; the fields are second, minute, hour, day of month, month, day of week"
+            )
+
+
+def _fits(part: str, low: int, high: int, words: tuple[str, ...]) -> bool:
+    found = _CRON_PART.fullmatch(part)
+    if found is None or found["step"] == "0" or (found["low"] in "*?" and found["high"]):
+        return False
+    if found["low"] in "*?":
+        return True
+    first = _number(found["low"], low, words)
+    last = first if found["high"] is None else _number(found["high"], low, words)
+    return first is not None and last is not None and low <= first <= last <= high
+
+
+def _number(text: str, low: int, words: tuple[str, ...]) -> int | None:
+    if text.lower() in words:
+        return words.index(text.lower()) + low
+    return int(text) if text.isascii() and text.isdigit() else None

@@ -3,11 +3,16 @@
 A container's command is `lorapar stage NAME --executor-input '{{$}}'`. Tasks pass digests to each other (as
 parameters); the store holds the bytes once, by content. A task runs the nodes that its settings name, one after the
 other (`lorapar/kubeflow/tasks.py`).
+
+Credentials are the entries of a Secret that is mounted as files, set as variables of this process. Kubeflow writes
+every variable that comes from a Secret into a run's node statuses several times, and Argo packs these at 1 MiB. A
+mounted Secret is named once. A file that the platform renews later is not read again.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -20,14 +25,11 @@ from pydantic import ValidationError
 
 from lorapar import __version__
 from lorapar.errors import BadInputError, LoraparError
-from lorapar.kubeflow.credentials import load_credentials
-from lorapar.kubeflow.executor_input import ExecutorInput, read_executor_input
-from lorapar.kubeflow.executor_output import ExecutorOutput
+from lorapar.kubeflow.executor_io import ExecutorInput, ExecutorOutput, read_executor_input
 from lorapar.kubeflow.ledger import Ledger, TaskSettings
-from lorapar.kubeflow.ports import node_ports
 from lorapar.kubeflow.reporting import keep_plan, print_outcome, run_report, way_of_running
 from lorapar.kubeflow.task_outputs import show_metrics, show_node, show_plan
-from lorapar.kubeflow.tasks import REUSE_VARIABLE, task_named
+from lorapar.kubeflow.tasks import REUSE_VARIABLE, node_ports, task_named
 from lorapar.kubeflow.train_nodes import is_node, nodes_wanted, train_on_nodes, work_as_node
 from lorapar.local.execute import executed, new_record
 from lorapar.local.folder import StageRecord
@@ -43,6 +45,13 @@ RUN_VARIABLE = "LORAPAR_RUN"
 """The run's id, from the downward API. As a parameter it would be part of KFP's cache key, and nothing would be reused.
 Tasks that are never cached still get it as a parameter."""
 SCRATCH_VARIABLE = "LORAPAR_SCRATCH"
+CREDENTIALS_FOLDER = Path("/run/lorapar")
+"""Where the Secret is mounted; empty if the namespace has none."""
+_VARIABLE = re.compile(r"[A-Z][A-Z0-9_]*")
+_OWN = "LORAPAR_"
+_OF_THE_STORE = "LORAPAR_S3_"
+_NEVER = ("LD_", "PYTHON", "PATH", "HOME")
+"""Variables that decide which code runs, or that the pipeline sets itself, are not credentials."""
 
 
 @dataclass
@@ -213,8 +222,8 @@ def _digests(task: Task, node: Node) -> dict[str, list[str]]:
 
 def _hand_on(task: Task, record: StageRecord) -> None:
     """Write the settings of each task by digest, and the plan where the report looks for it."""
+    from lorapar.kubeflow.ledger import equal_run
     from lorapar.kubeflow.planned import plan_call, planned_run
-    from lorapar.kubeflow.unchanged import equal_run
     from lorapar.stages.plan_file import read_plan
 
     plan, call = read_plan(task.folder(record.outputs["plan"])), plan_call(task.given)
@@ -232,3 +241,20 @@ def _hand_on(task: Task, record: StageRecord) -> None:
 def _folder(path: Path) -> Path:
     path.mkdir(parents=True, exist_ok=True)
     return path
+
+
+def load_credentials(folder: Path = CREDENTIALS_FOLDER) -> list[str]:
+    """Set a variable for each entry whose name can be one and is not set yet; returns their names."""
+    if not folder.is_dir():
+        return []
+    found = []
+    for path in sorted(folder.iterdir()):
+        name = path.name
+        own = name.startswith(_OWN) and not name.startswith(_OF_THE_STORE)
+        if not _VARIABLE.fullmatch(name) or name.startswith(_NEVER) or own or name in os.environ:
+            continue
+        text = path.read_text(encoding="utf-8").strip()
+        if text:
+            os.environ[name] = text
+            found.append(name)
+    return found

@@ -14,10 +14,8 @@ import yaml
 
 from lorapar import __version__
 from lorapar.errors import BadInputError
-from lorapar.kubeflow.images import is_pinned
 from lorapar.kubeflow.placement import Placement, place
-from lorapar.kubeflow.takes import Takes
-from lorapar.kubeflow.tasks import REUSE_VARIABLE, task_named
+from lorapar.kubeflow.tasks import REUSE_VARIABLE, Takes, is_pinned, task_named
 from lorapar.kubeflow.trainjob import NODES_VARIABLE, SeveralNodes
 from lorapar.stages.graph import node_names
 

@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from lorapar.config import CheckpointConfig
 from lorapar.errors import LoraparError
 from lorapar.imports import import_at_once
-from lorapar.kubeflow.executor_input import ExecutorInput
-from lorapar.kubeflow.executor_output import ExecutorOutput
+from lorapar.kubeflow.executor_io import ExecutorInput, ExecutorOutput
 from lorapar.kubeflow.ledger import Ledger
 from lorapar.kubeflow.summary import RunSummary, flat_scores, outcome_line, summary_text
 from lorapar.local.folder import StageRecord
@@ -54,7 +53,7 @@ def keep_plan(
     ledger: Ledger, record: StageRecord, plan: Plan, lanes: Mapping[str, Sequence[Lane]], unchanged: str = ""
 ) -> None:
     """Write what the report starts from; `lanes` are the vote tasks of each round, `unchanged` is an equal run."""
-    from lorapar.kubeflow.unchanged import equal_key
+    from lorapar.kubeflow.ledger import equal_key
 
     if ledger.run:
         settings = {name: [lane.settings for lane in some] for name, some in lanes.items()}
@@ -132,7 +131,7 @@ def run_report(given: ExecutorInput, ledger_of: Callable[[], Ledger], work: Path
     text = summary_text(summary)
     webhook = given.text("webhook", "")
     if webhook:
-        from lorapar.kubeflow.webhook import post_summary
+        from lorapar.kubeflow.summary import post_summary
 
         try:
             post_summary(webhook, text, summary)
@@ -198,7 +197,7 @@ def _page_folder(work: Path) -> Path:
 def _written(ledger: Ledger, page: Path, work: Path) -> tuple[RunSummary, Mapping[str, Any]]:
     """The run from the ledger, with its page and metrics in their folder where they can be made."""
     import_at_once("lorapar.report.page")
-    from lorapar.kubeflow.unchanged import keep_equal
+    from lorapar.kubeflow.ledger import keep_equal
     from lorapar.report.page import write_report
 
     found = find_run(ledger)

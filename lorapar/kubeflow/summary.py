@@ -1,18 +1,29 @@
-"""One page about a finished run, as Markdown: the outcome, what was promoted, what failed, how long it took."""
+"""Pages in Markdown: a finished run's summary, also posted to a webhook, and the held-out scores of `evaluate`.
+
+The summary is the outcome, what was promoted, what failed, and how long it took. A webhook gets it as
+`{"text": ..., "outcome": ...}`, which chat services accept.
+"""
 
 from __future__ import annotations
 
 import json
+import urllib.error
+import urllib.request
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from lorapar.kubeflow.score_page import score_table
-from lorapar.report.formats import MODELS
+from lorapar.errors import BadInputError, UnreachableError
+from lorapar.network import heed_proxies, network_cause, proxy_refusal, trust_authorities
+from lorapar.report.formats import MODELS, NOTHING, interval, model_name, percent, system_name, systems_in
+from lorapar.report.metrics import ASKED_MODELS, Benchmark, Change, benchmarks, changes
+from lorapar.report.sources import Facts
 
 _LONGEST_LINE = 400
 OUTCOME = "lorapar outcome: "
 """The start of the log line with a run's outcome, for readers without access to the store."""
+Figures = Mapping[str, Any]
+_WEBHOOK_SECONDS = 20.0
 
 
 @dataclass(frozen=True)
@@ -148,3 +159,73 @@ def plain(line: str) -> str:
     """Foreign text in one line, with its Markdown and HTML escaped."""
     kept = " ".join(line.split())[:_LONGEST_LINE]
     return "".join(f"\\{letter}" if letter in "\\`*_[]<>|#" else letter for letter in kept)
+
+
+def score_table(figures: Figures) -> str:
+    """A row for each evaluated model: strict (with interval) and lenient scores by system; empty without a model."""
+    models = [model for model in ASKED_MODELS if figures.get(model)]
+    if not models:
+        return ""
+    systems = systems_in(figures)
+    head = "| held-out answers | " + " | ".join(f"{system_name(system)} strict | lenient" for system in systems) + " |"
+    rows = [_row(model_name(model), figures[model], systems) for model in models]
+    return "\n".join([head, "|---" * (1 + 2 * len(systems)) + "|", *rows])
+
+
+def score_page(summary: Figures) -> str:
+    """The page, from the summary.json of an evaluation."""
+    facts = Facts(evaluation=summary)
+    parts = ["# Held-out scores", score_table(summary), *map(_benchmark, benchmarks(facts))]
+    moved = [f"- {_who(change)}: {change.sentence}" for change in changes(facts)]
+    if moved:
+        parts.append("## Changes\n\n" + "\n".join(moved))
+    return "\n\n".join(parts) + "\n"
+
+
+def _row(name: str, model: Figures, systems: Sequence[str]) -> str:
+    cells = [name]
+    for system in systems:
+        bounds = model.get(f"{system}_interval")
+        cells.append(_with(percent(model.get(f"{system}_accuracy")), interval(bounds, 0)))
+        cells.append(percent(model.get(f"{system}_lenient_accuracy")))
+    return "| " + " | ".join(cells) + " |"
+
+
+def _benchmark(benchmark: Benchmark) -> str:
+    """Answers that are code have no figure yet: `execute` runs them."""
+    rows = [
+        f"| {row.model} | {row.rows} | {_with(row.strict, row.strict_interval)} | {row.lenient} |"
+        for row in benchmark.rows
+    ]
+    table = [f"## {benchmark.title}\n", "| model | rows | strict | lenient |", "|---|---|---|---|", *rows]
+    return "\n".join([*table, *(f"\n{note}" for note in benchmark.notes)])
+
+
+def _with(score: str, bounds: str) -> str:
+    return score if bounds == NOTHING else f"{score} ({bounds})"
+
+
+def _who(change: Change) -> str:
+    return f"{system_name(change.system)}, {model_name(change.before)} to {model_name(change.after)}"
+
+
+def post_summary(address: str, text: str, summary: RunSummary) -> None:
+    """Post once; raises UnreachableError naming the host only, because such addresses often hold a token."""
+    if not address.startswith(("https://", "http://")):
+        raise BadInputError("webhook: expected an address that begins with https:// or http://")
+    host = address.split("/")[2].rpartition("@")[2]
+    body = json.dumps({"text": text, "outcome": summary.outcome()}, allow_nan=False).encode()
+    trust_authorities()
+    heed_proxies(address, socks=None)
+    request = urllib.request.Request(address, data=body, headers={"Content-Type": "application/json"}, method="POST")  # noqa: S310
+    try:
+        # Not urlopen, which keeps the proxies and certificate authorities of its first call.
+        with urllib.request.build_opener().open(request, timeout=_WEBHOOK_SECONDS):
+            return
+    except (urllib.error.URLError, OSError) as error:
+        refused = proxy_refusal(error.code, address) if isinstance(error, urllib.error.HTTPError) else None
+        cause = refused or network_cause(error, address)
+        reason = cause if cause is not None else getattr(error, "reason", error)
+        raise UnreachableError(
+            f"webhook: {host} did not take the summary: {reason}; the report is in the store"
+        ) from None

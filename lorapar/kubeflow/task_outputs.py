@@ -11,12 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lorapar.config import SYSTEMS
-from lorapar.kubeflow.executor_output import ExecutorOutput, flat_metrics
+from lorapar.kubeflow.executor_io import ExecutorOutput, flat_metrics
 from lorapar.kubeflow.ledger import Ledger
-from lorapar.kubeflow.ports import digest_parameter, output_port
-from lorapar.kubeflow.score_page import score_page
-from lorapar.kubeflow.summary import plain
-from lorapar.kubeflow.tasks import LOOPED_NODE, task_of
+from lorapar.kubeflow.summary import plain, score_page
+from lorapar.kubeflow.tasks import LOOPED_NODE, digest_parameter, output_port, task_of
 from lorapar.local.folder import StageRecord
 from lorapar.records import digest_of, json_text, read_json
 from lorapar.report.formats import MODELS
@@ -88,7 +86,7 @@ def _of_systems(names: Sequence[str], records: Sequence[StageRecord]) -> tuple[s
 
 def show_plan(out: ExecutorOutput, plan: Plan, planned: PlannedRun, ledger: Ledger, before: str | None) -> None:
     """The other tasks' settings and the page of what will run; no settings where run `before` is equal."""
-    from lorapar.kubeflow.plan_page import plan_page
+    from lorapar.kubeflow.planned import plan_page
 
     digests = {name: ledger.write_settings(settings) for name, settings in planned.settings.items()}
     out.set_parameter("settings", json.dumps(digests))

@@ -31,9 +31,8 @@ from lorapar.errors import (
     TrainingError,
     UnreachableError,
 )
-from lorapar.kubeflow.job_pods import JobPod, ended_by_signal, why_not_started
 from lorapar.kubeflow.ledger import Ledger
-from lorapar.kubeflow.trainer_api import AlreadyThereError, TrainerApi
+from lorapar.kubeflow.trainer_api import AlreadyThereError, JobPod, TrainerApi, ended_by_signal, why_not_started
 from lorapar.kubeflow.trainjob import (
     ATTEMPT_ANNOTATION,
     ATTEMPT_VARIABLE,

@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from lorapar.kubeflow.takes import Takes
+from lorapar.kubeflow.tasks import Takes
 
 GROUP, VERSION, PLURAL, KIND = "trainer.kubeflow.org", "v1alpha1", "trainjobs", "TrainJob"
 NODES_VARIABLE = "LORAPAR_NODES"

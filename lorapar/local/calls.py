@@ -11,7 +11,7 @@ from lorapar.data.source import is_far
 from lorapar.records import Example
 from lorapar.registry import max_lora_rank
 from lorapar.voting import quorum_size
-from lorapar.voting.given import is_voted_on
+from lorapar.voting.ballots import is_voted_on
 
 MODELS = 4
 """Models that an evaluation may ask: base, after SFT, after RL, incumbent."""

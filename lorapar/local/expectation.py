@@ -31,7 +31,7 @@ from lorapar.report.formats import count_of, duration
 from lorapar.stages.graph import Node
 from lorapar.stages.plan_file import Plan
 from lorapar.store import ObjectStore, is_s3, open_store
-from lorapar.voting.given import is_voted_on
+from lorapar.voting.ballots import is_voted_on
 
 _READS = {"vote": ("train", "heldout", "development"), "sft": ("train",), "rl": ("train",), "evaluate": ("heldout",)}
 _SAMPLE = 1000

@@ -11,8 +11,8 @@ from typing import Any
 from lorapar.config import RunConfig
 from lorapar.local.folder import RunFolder, StageRecord
 from lorapar.records import read_json
+from lorapar.report.metrics import verdict_metrics
 from lorapar.report.page import write_report
-from lorapar.report.scores import verdict_metrics
 from lorapar.report.sources import ReportSources, read_facts
 from lorapar.stages.graph import GRAPH, Node
 from lorapar.stages.plan_file import read_plan

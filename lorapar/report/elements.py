@@ -1,7 +1,8 @@
 """Which elements were trained: regions, importance scatter and heat maps; and what other values of theta would give.
 
 Colours follow the paper's figure (System 1 red, System 2 blue, shared purple), in shades that people who see few
-colours can tell apart by brightness.
+colours can tell apart by brightness. An adapter's model card has some of the same drawings, each as an SVG file that
+needs nothing beside it.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from markupsafe import Markup
 
 from lorapar.report.formats import count_of, number, percent, system_name
-from lorapar.report.sources import Facts, Values
+from lorapar.report.sources import Facts, ReportSources, Values, read_facts
 from lorapar.report.svg import (
     Plot,
     Scale,
@@ -30,6 +31,7 @@ from lorapar.report.svg import (
     text,
     whole_percent,
 )
+from lorapar.report.training import rl_curves
 from lorapar.store import write_atomically
 
 if TYPE_CHECKING:
@@ -43,6 +45,7 @@ _DECADES = 8
 """Scores further below the largest one are drawn at the edge: they would squeeze everything else."""
 _CELL_HEIGHT = 17
 _LEFT, _TOP, _BOTTOM = 74, 4, 34
+_BACKGROUND = "svg { background: var(--paper); }"
 _WIDTH = 890
 _LINES = ("s1 dashed", "s2", "series3", "series4", "series5")
 
@@ -360,3 +363,29 @@ def _legend(names: Sequence[str], styles: Sequence[str]) -> Markup:
         parts += [polyline([(at, 22), (at + 24, 22)], f"curve {style}"), text(name, at + 30, 26, "tick")]
         at += 44 + 7.0 * len(name)
     return tag("g", *parts)
+
+
+def card_plots(rl: Path, partition: Path) -> dict[str, tuple[str, str]]:
+    """By name, caption and SVG: what RL's reward did, and which elements each system trains; what there is of them.
+
+    Equal artifacts give equal bytes.
+    """
+    facts = read_facts(ReportSources(rl=rl, partition=partition))
+    summary = facts.partition or {}
+    reward = next((curve for curve in rl_curves(facts.rl_steps or ()) if curve.title == "Reward"), None)
+    drawn = {
+        "reward": ("Mean reward over the steps of RL", reward.drawing if reward is not None else None),
+        "importance": (
+            "Importance of LoRA elements for each system, coloured by who trains them",
+            scatter_chart(summary),
+        ),
+        "theta": ("Share of elements in each system's set against theta", theta_chart(summary, with_paper=False)),
+    }
+    return {name: (caption, _alone(svg)) for name, (caption, svg) in drawn.items() if svg is not None}
+
+
+def _alone(drawing: Markup) -> str:
+    """A drawing with its style sheet inside."""
+    opening, rest = drawing.split(">", 1)
+    style = tag("style", style_sheet("charts.css"), Markup(_BACKGROUND))  # noqa: S704
+    return f"{opening}>{style}{rest}\n"

@@ -16,7 +16,7 @@ from lorapar.config.training import PhaseConfig, phase_text
 from lorapar.report.formats import count_of, number, shorten, system_name
 from lorapar.report.sources import Facts, overlap_of
 from lorapar.store import is_s3
-from lorapar.voting.templates import plays_role
+from lorapar.voting.teacher import plays_role
 
 
 def asked_section(facts: Facts) -> dict[str, Any] | None:

@@ -22,7 +22,7 @@ from lorapar.report.formats import (
     system_name,
     systems_in,
 )
-from lorapar.report.scores import benchmark_lines, verdict_lines
+from lorapar.report.metrics import benchmark_lines, verdict_lines
 
 if TYPE_CHECKING:
     from lorapar.adapter import SweepRow

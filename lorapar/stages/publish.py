@@ -161,7 +161,7 @@ def _settings(settings: Settings) -> dict[str, Any]:
 def _figures(call: StageCall[Settings]) -> dict[str, Figure]:
     """Plots for the model card, from the history of RL and the partition's summary."""
     from lorapar.registry import Figure
-    from lorapar.report.card import card_plots
+    from lorapar.report.elements import card_plots
 
     plots = card_plots(rl=call.input("adapter"), partition=call.input("partition"))
     return {f"figures/{name}.svg": Figure(caption, svg) for name, (caption, svg) in plots.items()}

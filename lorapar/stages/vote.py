@@ -14,13 +14,10 @@ from lorapar.errors import BadInputError, nearest
 from lorapar.records import Example, read_records, write_json, write_records
 from lorapar.stages.contract import Metrics, StageCall, StageSettings, StageSpec
 from lorapar.voting.backends import Backends, is_base
-from lorapar.voting.ballots import Ballots
-from lorapar.voting.cache import VoteCache, teacher_identity
+from lorapar.voting.ballots import Ballots, is_voted_on
 from lorapar.voting.collect import EXAMPLES, SUMMARY, VOTES, Collection, VoteJournal, copy_in_order
-from lorapar.voting.given import is_voted_on
-from lorapar.voting.teacher import Teacher, teacher_model
-from lorapar.voting.teacher_pool import PROBE, TeacherPool, probe_rows
-from lorapar.voting.templates import plays_role, target_text, template_digest
+from lorapar.voting.teacher import Teacher, plays_role, target_text, teacher_model, template_digest
+from lorapar.voting.teacher_pool import PROBE, TeacherPool, VoteCache, probe_rows, teacher_identity
 
 
 class Settings(StageSettings):

@@ -23,10 +23,10 @@ from lorapar.errors import BadInputError, ExitCode, LoraparError
 from lorapar.kubeflow.checks import check_nodes
 from lorapar.kubeflow.follow import GOING
 from lorapar.kubeflow.ledger import Ledger
-from lorapar.kubeflow.parameter_values import pipeline_parameters
+from lorapar.kubeflow.parameters import pipeline_parameters
 from lorapar.kubeflow.reporting import find_run
 from lorapar.kubeflow.submission import STARTED_AGAIN, Ending, RunStore, by_address, wait_for
-from lorapar.kubeflow.takes import Takes
+from lorapar.kubeflow.tasks import Takes
 from lorapar.local.folder import RunFolder
 from lorapar.redaction import print_traceback, redact
 from lorapar.store import Transfer, write_atomically

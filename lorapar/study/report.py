@@ -14,7 +14,7 @@ from lorapar import __version__
 from lorapar.config.study import StudyConfig
 from lorapar.report.formats import NOTHING, count_of, duration, interval, model_name, percent, points, system_name
 from lorapar.report.formats import p_value as p_text
-from lorapar.report.study import Point, Series, dot_chart, key_of, line_chart, render_study
+from lorapar.report.page import Point, Series, dot_chart, key_of, line_chart, render_study
 from lorapar.stages.graph import GRAPH
 from lorapar.store import write_atomically
 from lorapar.study.cells import Cell, named_cells, reference_of

@@ -16,8 +16,8 @@ from lorapar.progress import Progress
 from lorapar.records import Example, Vote, digest_of
 from lorapar.store import ObjectStore
 from lorapar.training.columns import Columns
-from lorapar.voting.cache import VoteCache, teacher_identity
 from lorapar.voting.endpoint_teacher import EndpointTeacher
+from lorapar.voting.teacher_pool import VoteCache, teacher_identity
 
 
 class JudgeReward:

@@ -9,8 +9,7 @@ from lorapar.basemodel import load_model, load_tokenizer, resolve_model
 from lorapar.config import ModelConfig, TeacherConfig, VllmOptions
 from lorapar.imports import BASE_LIBRARIES, import_at_once
 from lorapar.progress import Progress
-from lorapar.voting.teacher import Teacher, teacher_model
-from lorapar.voting.templates import target_text
+from lorapar.voting.teacher import Teacher, target_text, teacher_model
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

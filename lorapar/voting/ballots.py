@@ -4,6 +4,9 @@ The votes on one example are a pattern: a string with one mark for each teacher,
 System 1, `2` System 2 and so on in the order of the systems, `-` means not asked, `x` failed or abstained. There are at
 most (systems + 2) ** teachers patterns, so a million rows share a few hundred, and statistics are computed once for
 each pattern. Weights are whole numbers internally: 0.1 + 0.2 ties with 0.3.
+
+As controls of a study, training rows may have labels from the data or by chance instead. Held-out and development rows
+keep the labels that votes give them, so metrics and gate compare the same rows as with votes.
 """
 
 from __future__ import annotations
@@ -13,13 +16,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache
+from hashlib import blake2b
 from math import lcm
 from typing import NoReturn
 
 from lorapar.config import SYSTEMS, TeacherConfig, VotingConfig
+from lorapar.config.voting import Labels
 from lorapar.errors import BadInputError
-from lorapar.records import System
-from lorapar.voting.given import Given
+from lorapar.records import Example, System
 
 NOT_ASKED = "-"
 ABSENT = "x"
@@ -173,3 +177,36 @@ def quorum_size(teachers: int, quorum: int | None) -> int:
 def _exact(number: float) -> Fraction:
     """The exact decimal number: 0.1 is a tenth, not the nearest binary fraction."""
     return Fraction(repr(number))
+
+
+def is_voted_on(example: Example, labels: Labels = "votes") -> bool:
+    """Whether teachers vote on a row, where `labels` says how training rows get theirs."""
+    return Given(labels).asks(example.split, example.known_system)
+
+
+@dataclass(frozen=True)
+class Given:
+    """What `voting.labels` gives."""
+
+    labels: Labels = "votes"
+    systems: Sequence[System] = SYSTEMS
+    seed: int = 0
+    """The seed of labels by chance."""
+
+    def asks(self, split: str, known: System | None) -> bool:
+        """Whether teachers are asked: not about rows with a label, nor about held-out rows whose system is known."""
+        if split != "train":
+            return known is None
+        return self.labels == "votes" or (self.labels == "data" and known is None)
+
+    def label(self, example_id: str, split: str, known: System | None) -> System | None:
+        """The label of a row in place of votes; None where there is none.
+
+        By chance, every system is equally likely, and a row's label depends only on its id and the seed.
+        """
+        if split != "train" or self.labels == "votes":
+            return None
+        if self.labels == "data":
+            return known
+        drawn = int.from_bytes(blake2b(f"{self.seed}\0{example_id}".encode(), digest_size=8).digest())
+        return self.systems[drawn % len(self.systems)]

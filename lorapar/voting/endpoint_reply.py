@@ -22,8 +22,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from lorapar.records import System
-from lorapar.voting.teacher import label_of
-from lorapar.voting.templates import Prompt
+from lorapar.voting.teacher import Prompt, label_of
 
 _CUT_OFF = frozenset({"length", "max_tokens", "max_output_tokens", "model_length", "model_context_window_exceeded"})
 _FILTERED = frozenset({"content_filter", "safety", "refusal", "prohibited_content", "recitation"})

@@ -16,7 +16,7 @@ from lorapar.voting.endpoint_client import EndpointClient, Login, RefusedError
 from lorapar.voting.endpoint_reply import Answer, Body, Reply
 from lorapar.voting.endpoint_request import Asker
 from lorapar.voting.endpoint_teacher import is_about_the_row
-from lorapar.voting.templates import Prompt
+from lorapar.voting.teacher import Prompt
 
 LONGEST_TOKENS = 1024
 """The tokens of an answer, unless `openai.max_tokens` is set; reasoning or cut-off answers get more."""

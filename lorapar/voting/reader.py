@@ -16,8 +16,7 @@ from lorapar import prompts
 from lorapar.config import TeacherConfig
 from lorapar.errors import BadInputError
 from lorapar.records import Example, System, Vote
-from lorapar.voting.teacher import label_of
-from lorapar.voting.templates import Prompt, render, template_digest
+from lorapar.voting.teacher import Prompt, label_of, render, template_digest
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -25,7 +25,7 @@ from statistics import median
 
 import pytest
 
-from lorapar.kubeflow.images import default_reference
+from lorapar.kubeflow.tasks import default_reference
 from lorapar.store import open_store
 from tests.benchmarks.bench_pod_start import over_bounds
 from tests.benchmarks.earlier_build import ROOT, earlier_build

@@ -35,7 +35,7 @@ from lorapar.progress import Silent
 from lorapar.records import Example
 from lorapar.voting.endpoint_teacher import EndpointTeacher
 from lorapar.voting.reader import encode
-from lorapar.voting.templates import render
+from lorapar.voting.teacher import render
 from tests.integration.vllm.server import NAME, Server
 
 TINY = ModelConfig(name="builtin:tiny", dtype="float32")

@@ -170,9 +170,9 @@ def test_after_a_rollback_the_release_s_images_are_the_newest_again(kubeflow: Do
 
 def test_submit_finds_the_version_that_the_job_uploaded(kubeflow: Double, tmp_path: Path) -> None:
     """Both name it by the same digest, so neither uploads what the other has."""
-    from lorapar.kubeflow.images import references
     from lorapar.kubeflow.package import build_package
     from lorapar.kubeflow.placement import read_placement
+    from lorapar.kubeflow.tasks import references
 
     compiled({}, tmp_path)
     upload(kubeflow, tmp_path)
@@ -208,7 +208,7 @@ def kubeflow_run(name: str, description: str) -> Any:
 
 
 def test_a_recurring_run_carries_store_account_and_settings_that_are_valid(kubeflow: Double, tmp_path: Path) -> None:
-    from lorapar.kubeflow.parameter_values import run_config
+    from lorapar.kubeflow.parameters import run_config
 
     compiled(EVERYTHING, tmp_path)
     assert upload(kubeflow, tmp_path).returncode == 0

@@ -13,10 +13,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lorapar.kubeflow.parameter_values import run_config
+from lorapar.kubeflow.parameters import run_config
 from lorapar.kubeflow.planned import PlanCall, planned_run
-from lorapar.kubeflow.ports import input_ports
-from lorapar.kubeflow.tasks import TASKS, task_of
+from lorapar.kubeflow.tasks import TASKS, input_ports, task_of
 from lorapar.stages.plan import make_plan
 from lorapar.store import seal
 from pipelines.compile import PACKAGE

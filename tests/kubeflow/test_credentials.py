@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lorapar.kubeflow.credentials import load_credentials
+from lorapar.kubeflow.executor import load_credentials
 
 
 @pytest.fixture

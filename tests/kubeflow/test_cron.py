@@ -3,7 +3,7 @@
 import pytest
 
 from lorapar.errors import BadInputError
-from lorapar.kubeflow.cron import check_cron
+from lorapar.kubeflow.checks import check_cron
 
 
 @pytest.mark.parametrize(

@@ -17,8 +17,7 @@ from kfp.pipeline_spec import pipeline_spec_pb2 as pb
 from lorapar.config import load_config
 from lorapar.data import load_data
 from lorapar.errors import BadInputError, IntegrityError
-from lorapar.kubeflow.executor_input import read_executor_input
-from lorapar.kubeflow.executor_output import ExecutorOutput, flat_metrics
+from lorapar.kubeflow.executor_io import ExecutorOutput, flat_metrics, read_executor_input
 from lorapar.local.live import Watcher
 from lorapar.records import Example, Vote, write_json, write_records
 from lorapar.stages.plan import node_settings

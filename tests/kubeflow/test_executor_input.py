@@ -9,7 +9,7 @@ from kfp.compiler.pipeline_spec_builder import to_protobuf_value
 from kfp.pipeline_spec import pipeline_spec_pb2 as pb
 
 from lorapar.errors import BadInputError
-from lorapar.kubeflow.executor_input import RuntimeArtifact, read_executor_input
+from lorapar.kubeflow.executor_io import RuntimeArtifact, read_executor_input
 
 VALUES = {"text": "ä", "number": 2.0, "yes": True, "list": ["a", "b"], "struct": {"pool": "gpu"}, "empty": []}
 

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from lorapar.cli import app
 from lorapar.errors import BadInputError
-from lorapar.kubeflow.images import IMAGES, image_of, is_pinned, references
+from lorapar.kubeflow.tasks import IMAGES, image_of, is_pinned, references
 from lorapar.stages.contract import STAGE_NAMES
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -24,7 +24,7 @@ from lorapar.kubeflow.overhead import (
     workflow_bytes,
 )
 from lorapar.kubeflow.package import build_package
-from lorapar.kubeflow.parameter_values import pipeline_parameters
+from lorapar.kubeflow.parameters import pipeline_parameters
 from lorapar.kubeflow.submission import INLINE_LIMIT_BYTES, by_address
 from lorapar.kubeflow.tasks import TASKS
 from lorapar.store import ObjectStore, open_store

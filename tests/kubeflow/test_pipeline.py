@@ -12,19 +12,20 @@ from google.protobuf import json_format
 from kfp.kubernetes import kubernetes_executor_config_pb2 as kubernetes_pb
 from kfp.pipeline_spec import pipeline_spec_pb2 as pb
 
-from lorapar.kubeflow.credentials import CREDENTIALS_FOLDER
-from lorapar.kubeflow.images import default_reference
+from lorapar.kubeflow.executor import CREDENTIALS_FOLDER
 from lorapar.kubeflow.package import build_package
 from lorapar.kubeflow.parameters import PARAMETERS
 from lorapar.kubeflow.placement import Group, Placement
-from lorapar.kubeflow.ports import (
+from lorapar.kubeflow.task_outputs import FIGURES
+from lorapar.kubeflow.tasks import (
+    TASKS,
+    default_reference,
     digest_parameter,
     input_ports,
     node_ports,
     output_edges,
+    task_of,
 )
-from lorapar.kubeflow.task_outputs import FIGURES
-from lorapar.kubeflow.tasks import TASKS, task_of
 from lorapar.stages.graph import GRAPH, node_names
 from pipelines.compile import PACKAGE, package_text
 

@@ -16,7 +16,7 @@ from lorapar.cli import app
 from lorapar.errors import BadInputError
 from lorapar.kubeflow.package import build_package
 from lorapar.kubeflow.placement import read_placement
-from lorapar.kubeflow.takes import Takes
+from lorapar.kubeflow.tasks import Takes
 
 FILE = """
 image_pull_secrets: [regcred]

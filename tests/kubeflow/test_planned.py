@@ -18,13 +18,10 @@ from lorapar.data import resolve_data
 from lorapar.errors import BadInputError
 from lorapar.kubeflow.checks import check_nodes
 from lorapar.kubeflow.package import build_package
-from lorapar.kubeflow.parameter_values import run_config
-from lorapar.kubeflow.parameters import PARAMETERS
+from lorapar.kubeflow.parameters import PARAMETERS, run_config
 from lorapar.kubeflow.placement import Placement
-from lorapar.kubeflow.plan_page import plan_page
-from lorapar.kubeflow.planned import Lane, PlanCall, lanes
-from lorapar.kubeflow.takes import Takes, read_takes
-from lorapar.kubeflow.tasks import TASKS
+from lorapar.kubeflow.planned import Lane, PlanCall, lanes, plan_page
+from lorapar.kubeflow.tasks import TASKS, Takes, read_takes
 from lorapar.stages.graph import GRAPH
 from lorapar.training.shares import share_on_nodes
 

@@ -16,9 +16,8 @@ from lorapar.kubeflow.package import build_package
 from lorapar.kubeflow.parameters import PARAMETERS
 from lorapar.kubeflow.planned import Lane
 from lorapar.kubeflow.reporting import close_cancelled, keep_plan, node_outcomes, print_outcome, recorded_outcome
-from lorapar.kubeflow.summary import RunSummary, logged_outcome, summary_text
+from lorapar.kubeflow.summary import RunSummary, logged_outcome, post_summary, summary_text
 from lorapar.kubeflow.tasks import TASKS
-from lorapar.kubeflow.webhook import post_summary
 from lorapar.local.execute import new_record
 from lorapar.local.folder import StageRecord
 from lorapar.records import Answer, digest_of, write_json, write_records

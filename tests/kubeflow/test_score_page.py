@@ -11,10 +11,9 @@ from kfp.pipeline_spec import pipeline_spec_pb2 as pb
 
 from lorapar.evaluation.answer_journal import AnsweredBatch
 from lorapar.evaluation.summary import all_changes, model_metrics
-from lorapar.kubeflow.executor_input import read_executor_input
-from lorapar.kubeflow.executor_output import ExecutorOutput
+from lorapar.kubeflow.executor_io import ExecutorOutput, read_executor_input
 from lorapar.kubeflow.ledger import Ledger
-from lorapar.kubeflow.score_page import score_page, score_table
+from lorapar.kubeflow.summary import score_page, score_table
 from lorapar.kubeflow.task_outputs import show_node
 from lorapar.kubeflow.tasks import node_named
 from lorapar.local.folder import StageRecord

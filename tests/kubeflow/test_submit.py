@@ -15,7 +15,7 @@ from lorapar.config import load_config
 from lorapar.errors import BadInputError, Terminated, UnreachableError
 from lorapar.kubeflow import follow, submission
 from lorapar.kubeflow.checks import check_server
-from lorapar.kubeflow.parameter_values import run_config
+from lorapar.kubeflow.parameters import run_config
 from lorapar.stages.plan import resolve_config
 from lorapar.store import open_store
 from tests.kubeflow.api_double import Frame, NotThereError

@@ -21,10 +21,10 @@ from lorapar.errors import (
     UnreachableError,
 )
 from lorapar.kubeflow import train_nodes
-from lorapar.kubeflow.job_pods import JobPod, why_not_started
 from lorapar.kubeflow.ledger import Ledger
-from lorapar.kubeflow.takes import read_takes
+from lorapar.kubeflow.tasks import read_takes
 from lorapar.kubeflow.train_nodes import NodeOutcome, train_on_nodes, work_as_node
+from lorapar.kubeflow.trainer_api import JobPod, why_not_started
 from lorapar.kubeflow.trainjob import JobName, SeveralNodes, train_job
 from lorapar.local.execute import new_record
 from lorapar.local.folder import StageRecord

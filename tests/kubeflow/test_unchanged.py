@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from lorapar.config import RunConfig
-from lorapar.kubeflow.ledger import Ledger
-from lorapar.kubeflow.unchanged import equal_key, equal_run, keep_equal
+from lorapar.kubeflow.ledger import Ledger, equal_key, equal_run, keep_equal
 from lorapar.stages.plan import node_settings
 from lorapar.stages.plan_file import Plan
 from lorapar.store import open_store
@@ -27,7 +26,7 @@ def test_what_counts_as_changed(tmp_path, monkeypatch, adapter, equal) -> None:
     before = plan_from(tmp_path / "registry", adapter, 1)
     verdict = {"incumbent": {"version": 1}, "candidate": {"version": 2}}
     keep_equal(ledger, equal_key(before), verdict, promoted=True)
-    monkeypatch.setattr("lorapar.kubeflow.unchanged._production", lambda plan: 2)
+    monkeypatch.setattr("lorapar.kubeflow.ledger._production", lambda plan: 2)
     assert equal_run(ledger, plan_from(tmp_path / "registry", adapter, 2)) == equal
-    monkeypatch.setattr("lorapar.kubeflow.unchanged._production", lambda plan: 1)
+    monkeypatch.setattr("lorapar.kubeflow.ledger._production", lambda plan: 1)
     assert equal_run(ledger, plan_from(tmp_path / "registry", adapter, 2)) is None, "somebody moved production"

@@ -25,8 +25,7 @@ def ask_model_registry(address: str) -> None:
 
 
 def ask_webhook(address: str) -> None:
-    from lorapar.kubeflow.summary import RunSummary
-    from lorapar.kubeflow.webhook import post_summary
+    from lorapar.kubeflow.summary import RunSummary, post_summary
 
     post_summary(address + "/hook", "# page", RunSummary("r", "n", True, True, None, [], [], {}, []))
 

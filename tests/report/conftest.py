@@ -30,7 +30,7 @@ from lorapar.report.sources import ReportSources
 from lorapar.stages.contract import StageCall, run_stage, stage_spec
 from lorapar.stages.plan import node_settings
 from lorapar.store import seal
-from lorapar.voting.given import is_voted_on
+from lorapar.voting.ballots import is_voted_on
 
 MODULES = {"self_attn": ("q_proj", "k_proj", "v_proj"), "mlp": ("gate_proj", "up_proj", "down_proj")}
 # How often each model answers each system right: made up, with a loss of System 1 during RL.

@@ -7,7 +7,7 @@ from itertools import product
 import pytest
 
 from lorapar.records import Answer, Example, System
-from lorapar.report.answers import choose_samples, group_of
+from lorapar.report.outcome import choose_samples, group_of
 
 MODELS = ("base", "after_sft", "after_rl")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from xml.etree import ElementTree
 
-from lorapar.report.card import card_plots
+from lorapar.report.elements import card_plots
 from lorapar.report.sources import ReportSources
 
 

@@ -7,8 +7,8 @@ from xml.etree import ElementTree
 
 import pytest
 
+from lorapar.report.metrics import Change, scores
 from lorapar.report.outcome import outcome_chart, summary_sentence, trade_sentences
-from lorapar.report.scores import Change, scores
 from lorapar.report.sources import Facts, ReportSources, read_facts
 
 MINUS = "\u2212"

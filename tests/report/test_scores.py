@@ -7,9 +7,8 @@ import dataclasses
 import pytest
 
 from lorapar.report.formats import NOTHING
-from lorapar.report.metrics import metrics_of
+from lorapar.report.metrics import Change, benchmark_lines, benchmarks, changes, find_change, metrics_of, scores
 from lorapar.report.page import render_page
-from lorapar.report.scores import Change, benchmark_lines, benchmarks, changes, find_change, scores
 from lorapar.report.sources import Facts, ReportSources, read_facts
 
 HEADING = "<h3>Benchmarks</h3>"

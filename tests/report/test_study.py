@@ -2,7 +2,7 @@
 
 import xml.etree.ElementTree as ET
 
-from lorapar.report.study import Point, Series, dot_chart, key_of, line_chart
+from lorapar.report.page import Point, Series, dot_chart, key_of, line_chart
 
 SVG = "{http://www.w3.org/2000/svg}"
 OURS = Series(

@@ -17,8 +17,8 @@ from lorapar.records import Vote
 from lorapar.registry import Registry
 from lorapar.store import file_system, open_store, replace_folder, seal, storage_errors, write_atomically
 from lorapar.store.file_system import copy_files, lacking, locked, replace_path
-from lorapar.voting.cache import VoteCache
 from lorapar.voting.collect import VoteJournal
+from lorapar.voting.teacher_pool import VoteCache
 
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.EACCES, errno.EIO)
 

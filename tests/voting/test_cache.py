@@ -12,7 +12,7 @@ from lorapar.config import ModelConfig, TeacherConfig, TeacherTemplate
 from lorapar.errors import StorageError
 from lorapar.records import Example, Vote
 from lorapar.store import open_store, remembered
-from lorapar.voting.cache import VoteCache, teacher_identity, vote_key
+from lorapar.voting.teacher_pool import VoteCache, teacher_identity, vote_key
 
 BASE = ModelConfig(name="builtin:tiny", dtype="float32")
 TEACHER = TeacherConfig(name="t", dtype="float32", weight=2.0)

@@ -14,9 +14,8 @@ from lorapar.progress import Silent
 from lorapar.records import Example, Vote, write_json, write_records
 from lorapar.voting import collect
 from lorapar.voting.ballots import Ballots
-from lorapar.voting.cache import VoteCache
 from lorapar.voting.collect import Collection, VoteJournal
-from lorapar.voting.teacher_pool import TeacherPool
+from lorapar.voting.teacher_pool import TeacherPool, VoteCache
 from tests.notes import Notes
 
 

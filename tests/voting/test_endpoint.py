@@ -12,7 +12,7 @@ from lorapar.errors import BadInputError, UnreachableError
 from lorapar.records import Example
 from lorapar.voting.endpoint_failures import retry_after_seconds
 from lorapar.voting.endpoint_teacher import EndpointTeacher
-from lorapar.voting.templates import render, template_digest
+from lorapar.voting.teacher import render, template_digest
 from tests.voting.api_server import MODEL, serving
 
 WORDS = {"system1": "fact", "system2": "maths"}

@@ -9,8 +9,7 @@ import pytest
 
 from lorapar.config.capture import CaptureTeacher
 from lorapar.errors import BadInputError, UnreachableError
-from lorapar.voting.endpoint_request import Asker
-from lorapar.voting.endpoint_room import RoomByLength
+from lorapar.voting.endpoint_request import Asker, RoomByLength
 from lorapar.voting.endpoint_teacher import EndpointTeacher
 from lorapar.voting.endpoint_text import TextTeacher
 from tests.voting.api_server import MODEL, serving

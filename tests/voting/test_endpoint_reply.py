@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from lorapar.voting.endpoint_reply import Choice, JsonEnum, body_of, json_objects, reply_of
-from lorapar.voting.templates import Prompt
+from lorapar.voting.teacher import Prompt
 
 PROMPT = Prompt(({"role": "user", "content": "Kind:"},), None, {"system1": "Fact", "system2": "Maths"})
 YES = '{"label": "Maths"}'

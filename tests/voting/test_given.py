@@ -8,7 +8,7 @@ from lorapar.config import validate_settings
 from lorapar.config.voting import VotingConfig
 from lorapar.errors import BadInputError
 from lorapar.records import Example
-from lorapar.voting.given import Given, is_voted_on
+from lorapar.voting.ballots import Given, is_voted_on
 
 ALL = [(split, known) for split in ("train", "heldout", "development") for known in (None, "system1")]
 

@@ -10,7 +10,7 @@ from lorapar.config import TeacherTemplate
 from lorapar.errors import BadInputError
 from lorapar.records import Example
 from lorapar.voting.reader import encode
-from lorapar.voting.templates import Prompt, render
+from lorapar.voting.teacher import Prompt, render
 
 ASKED = Example(id="1", question="2+2?", answer="4")
 

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from lorapar.config import ModelConfig, TeacherTemplate
 from lorapar.records import Example, Turn
-from lorapar.voting.templates import plays_role, render, target_text, template_digest
+from lorapar.voting.teacher import plays_role, render, target_text, template_digest
 
 FEW_SHOT = (
     {"question": "Capital of France?", "answer": "Paris", "system": "system1"},

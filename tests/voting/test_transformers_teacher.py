@@ -13,7 +13,7 @@ from lorapar.imports import BASE_LIBRARIES
 from lorapar.progress import Silent
 from lorapar.records import Example
 from lorapar.voting import backends
-from lorapar.voting.templates import render, template_digest
+from lorapar.voting.teacher import render, template_digest
 from lorapar.voting.transformers_teacher import TransformersTeacher
 
 FEW_SHOT = [

@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from lorapar.kubeflow.images import IMAGES, default_reference
 from lorapar.kubeflow.package import build_package
 from lorapar.kubeflow.placement import Placement
+from lorapar.kubeflow.tasks import IMAGES, default_reference
 from tests.integration.conftest import use_identity
 from tests.integration.s3_server import S3Server
 

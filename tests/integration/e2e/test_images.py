@@ -7,7 +7,7 @@ import json
 import pytest
 
 from lorapar import __version__
-from lorapar.kubeflow.images import IMAGES, default_reference, image_of
+from lorapar.kubeflow.tasks import IMAGES, default_reference, image_of
 from lorapar.stages.contract import STAGE_NAMES
 
 SCRATCH = ("--tmpfs", "/scratch:mode=1777,exec")

@@ -14,7 +14,7 @@ from lorapar.voting.endpoint_client import EndpointClient, Login
 from lorapar.voting.endpoint_reply import JsonEnum, reply_of, request_of
 from lorapar.voting.endpoint_teacher import EndpointTeacher
 from lorapar.voting.reader import encode
-from lorapar.voting.templates import render
+from lorapar.voting.teacher import render
 from tests.integration.vllm.server import NAME
 
 TARGET = "builtin:tiny (a tiny model)"
