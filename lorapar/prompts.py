@@ -89,15 +89,8 @@ def encode_rows(
     of which no answer token remains are left out: the caller tells how many by comparing lengths.
     """
     end = answer_end(tokenizer)
-    encoded = (
-        _encode(tokenizer, row, end, max_length, _earlier_learned(example) if train_on == "all" else [])
-        for example, system in rows
-        for row in chat_rows([(example, system)], prompts)
-    )
-    return [row for row in encoded if any(label != IGNORED for label in row["labels"])]
-
-
-_ANY_LENGTH = 1 << 30
+    encoded = (_encode(tokenizer, row, prompts, end, train_on)[0] for row in rows)
+    return [within for one in encoded if (within := _within(one, max_length)) is not None]
 
 
 @dataclass(frozen=True)
@@ -107,8 +100,8 @@ class FittingRows:
     rows: list[Row]
     encoded: list[Encoded]
     """Token ids and labels of each, as `encode_rows` gives them."""
-    omissions: tuple[Omission, Omission]
-    """Rows that are left out, and rows whose end is cut off."""
+    omissions: tuple[Omission, ...]
+    """Rows that are left out, rows whose end is cut off and, with `train_on` all, earlier answers not learned."""
 
 
 def fit_rows(
@@ -120,47 +113,49 @@ def fit_rows(
     train_on: TrainOn = "last",
 ) -> FittingRows:
     """As `encode_rows`, with what it leaves out and cuts; `setting` names the limit."""
+    end = answer_end(tokenizer)
     kept: list[Row] = []
     encoded: list[Encoded] = []
-    cut = 0
-    whole = encode_rows(tokenizer, rows, prompts, _ANY_LENGTH, train_on)
-    if len(whole) < len(rows):  # a row without an answer at all; which one, they say one by one
-        nothing: Encoded = {"input_ids": [], "labels": []}
-        whole = [next(iter(encode_rows(tokenizer, [row], prompts, _ANY_LENGTH, train_on)), nothing) for row in rows]
-    for row, one in zip(rows, whole, strict=True):
-        within = {name: ids[:max_length] for name, ids in one.items()}
-        if any(label != IGNORED for label in within["labels"]):
+    cut = wanted = lost = 0
+    for row in rows:
+        one, unlearned = _encode(tokenizer, row, prompts, end, train_on)
+        within = _within(one, max_length)
+        if within is not None:
             kept.append(row)
             encoded.append(within)
             cut += len(one["input_ids"]) > max_length
+            wanted += sum(_earlier_learned(row[0]))
+            lost += unlearned
+    omissions = _cut_off(len(rows), len(kept), cut, max_length, setting)
+    return FittingRows(kept, encoded, omissions if train_on == "last" else (*omissions, _unlearned(lost, wanted)))
+
+
+def _within(row: Encoded, max_length: int) -> Encoded | None:
+    """A row without what is beyond `max_length` tokens; None where no answer token remains."""
+    within = {name: ids[:max_length] for name, ids in row.items()}
+    return within if any(label != IGNORED for label in within["labels"]) else None
+
+
+def _cut_off(rows: int, kept: int, cut: int, max_length: int, setting: str) -> tuple[Omission, Omission]:
     left_out = Omission(
-        count=len(rows) - len(kept),
-        total=len(rows),
+        count=rows - kept,
+        total=rows,
         what="rows left out",
         why=f"no token of their answer is within {max_length:,} tokens",
         remedy=f"raise {setting}",
     )
     shortened = Omission(
         count=cut,
-        total=len(rows),
+        total=rows,
         what="rows cut",
         why=f"they are longer than {max_length:,} tokens, so the end of their answer is not seen",
         remedy=f"raise {setting}",
     )
-    return FittingRows(kept, encoded, (left_out, shortened))
+    return left_out, shortened
 
 
-def unlearned_turns(tokenizer: PreTrainedTokenizerBase, rows: Iterable[Row], prompts: PromptConfig) -> Omission:
+def _unlearned(lost: int, wanted: int) -> Omission:
     """Earlier turns of the assistant that are not learned with `train_on` all: the chat template writes other text."""
-    end = answer_end(tokenizer)
-    wanted = lost = 0
-    for example, system in rows:
-        learned = _earlier_learned(example)
-        if any(learned):
-            messages = prompt_messages(example, system, prompts)
-            spans = earlier_answers(tokenizer, messages, render(tokenizer, messages), end)
-            wanted += sum(learned)
-            lost += sum(one and span is None for one, span in zip(learned, spans, strict=True))
     return Omission(
         count=lost,
         total=wanted,
@@ -299,18 +294,22 @@ def _earlier_learned(example: Example) -> list[bool]:
 
 
 def _encode(
-    tokenizer: PreTrainedTokenizerBase, row: dict[str, Any], end: AnswerEnd, max_length: int, earlier: Sequence[bool]
-) -> Encoded:
-    """`earlier`: which turns of the assistant before the question are learned, too."""
-    text = training_text(tokenizer, row, end)
+    tokenizer: PreTrainedTokenizerBase, row: Row, prompts: PromptConfig, end: AnswerEnd, train_on: TrainOn
+) -> tuple[Encoded, int]:
+    """A whole row, and how many earlier turns of the assistant are to be learned and cannot be."""
+    (chat,) = chat_rows([row], prompts)
+    text = training_text(tokenizer, chat, end)
     ids, start = _with_answer(tokenizer, text)
     labels = [IGNORED] * start + ids[start:]
-    if any(earlier):
-        spans = earlier_answers(tokenizer, row["prompt"], text.prompt, end)
-        for span in (one for one, learned in zip(spans, earlier, strict=True) if learned):
-            first, last = (shared_length(_ids(tokenizer, text.prompt[:one]), ids) for one in span or (0, 0))
-            labels[first:last] = ids[first:last]
-    return {"input_ids": ids[:max_length], "labels": labels[:max_length]}
+    earlier = _earlier_learned(row[0]) if train_on == "all" else []
+    if not any(earlier):
+        return {"input_ids": ids, "labels": labels}, 0
+    spans = earlier_answers(tokenizer, chat["prompt"], text.prompt, end)
+    wanted = [span for span, learned in zip(spans, earlier, strict=True) if learned]
+    for span in filter(None, wanted):
+        first, last = (shared_length(_ids(tokenizer, text.prompt[:one]), ids) for one in span)
+        labels[first:last] = ids[first:last]
+    return {"input_ids": ids, "labels": labels}, wanted.count(None)
 
 
 def _with_answer(tokenizer: PreTrainedTokenizerBase, text: TrainingText) -> tuple[list[int], int]:

@@ -20,7 +20,6 @@ from lorapar.prompts import (
     prompt_messages,
     render,
     rows_of,
-    unlearned_turns,
 )
 from lorapar.records import Example, Turn
 
@@ -156,7 +155,9 @@ def test_a_past_answer_that_the_template_changes_is_not_learned(tokenizer, conte
     held = row.history[3].model_copy(update={"learned": False})
     once = row.model_copy(update={"history": (*row.history[:3], held)})
     for one, earlier in ((row, 2), (once, 1), (FACT, 0)):
-        left = unlearned_turns(asked, [(one, "system1")], PROMPTS)
+        found = fit_rows(asked, [(one, "system1")], PROMPTS, 1000, "a.limit", "all")
+        assert found.encoded == encode_rows(asked, [(one, "system1")], PROMPTS, 1000, "all")
+        *_, left = found.omissions
         learned = len(learned_texts(tokenizer, (one, "system1"), template, train_on="all")) - 1
         assert (left.total, left.count) == (earlier, earlier - learned)
 

@@ -14,7 +14,7 @@ from lorapar.config import PromptConfig, RlConfig, SftConfig
 from lorapar.data.mapping import is_short
 from lorapar.errors import BadInputError
 from lorapar.progress import Progress
-from lorapar.prompts import Row, fit_rows, prompt_ids, prompt_messages, rows_of, unlearned_turns
+from lorapar.prompts import Encoded, Row, fit_rows, prompt_ids, prompt_messages, rows_of
 from lorapar.records import OMISSIONS, Example, Omission, System, omissions_of, sample_rows
 
 if TYPE_CHECKING:
@@ -36,6 +36,8 @@ class ChosenRows:
     """Why rows were left out, and how many for each reason."""
     omissions: tuple[Omission, ...] = ()
     """The same, and rows that were cut, as it is said."""
+    encoded: list[Encoded] = field(default_factory=list, repr=False)
+    """Of SFT: token ids and labels of each row."""
 
     def summary(self) -> dict[str, Any]:
         """For summary.json; a row that appears several times in an epoch counts as often."""
@@ -76,21 +78,22 @@ def sft_rows(rows: RowsBySystem, system: System, config: SftConfig, seed: int, p
 def drop_unanswered(
     chosen: ChosenRows, tokenizer: PreTrainedTokenizerBase, prompts: PromptConfig, config: SftConfig
 ) -> ChosenRows:
-    """Leave out rows of which `max_length` tokens hold no answer token; raises BadInputError where none is left."""
+    """Encode the rows, without those of which `max_length` tokens hold no answer token.
+
+    Raises:
+        BadInputError: none is left.
+    """
     max_length = config.max_length
     found = fit_rows(tokenizer, chosen.rows, prompts, max_length, "sft.max_length", config.train_on)
     if not found.rows:
         raise BadInputError(
             f"sft.max_length is {max_length}, which cuts off the whole answer of all {len(chosen.rows)} rows; raise it"
         )
-    left_out, cut = found.omissions
+    left_out, cut = found.omissions[:2]
     counts = {"answer_beyond_max_length": left_out.count}
     if cut.count:
         counts["cut"] = cut.count
-    omissions: tuple[Omission, ...] = found.omissions
-    if config.train_on == "all":
-        omissions += (unlearned_turns(tokenizer, found.rows, prompts),)
-    return ChosenRows(found.rows, chosen.warmup_ids, counts, omissions)
+    return ChosenRows(found.rows, chosen.warmup_ids, counts, found.omissions, found.encoded)
 
 
 def _all_rows(rows: RowsBySystem) -> list[Row]:

@@ -11,7 +11,6 @@ from trl import SFTConfig
 from lorapar.basemodel import load_tokenizer
 from lorapar.config import SftConfig
 from lorapar.progress import log_omissions
-from lorapar.prompts import encode_rows
 from lorapar.records import Example, System, system_title
 from lorapar.training.arguments import for_one_device, sft_arguments
 from lorapar.training.ranks import shared_arguments
@@ -37,9 +36,8 @@ def train_sft(job: TrainingJob, config: SftConfig, *, system: System = "system1"
     chosen = with_unseen(answered, config, config.batch_size * config.gradient_accumulation)
     log_omissions(job.progress, chosen.omissions)
     # Encoded here and not by TRL, so that what is learned is what is scored and evaluated: the whole answer of a row.
-    encoded = encode_rows(tokenizer, chosen.rows, job.prompts, config.max_length, config.train_on)
     ids = [{"id": example.id} for example, _ in chosen.rows]
-    data = Dataset.from_list([{**one, **row} for one, row in zip(ids, encoded, strict=True)])
+    data = Dataset.from_list([{**one, **row} for one, row in zip(ids, chosen.encoded, strict=True)])
     arguments = sft_arguments(config, job.model, job.seed, job.scratch) | shared_arguments(config)
 
     def make_trainer(session: Session) -> Any:

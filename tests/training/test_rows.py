@@ -2,10 +2,11 @@
 
 import pytest
 
-from lorapar.config import RlConfig, SftConfig
-from lorapar.prompts import rows_of
-from lorapar.records import Example
-from lorapar.training.rows import ChosenRows, with_unseen
+from lorapar.basemodel import load_tokenizer
+from lorapar.config import ModelConfig, PromptConfig, RlConfig, SftConfig
+from lorapar.prompts import encode_rows, rows_of
+from lorapar.records import Example, Turn
+from lorapar.training.rows import ChosenRows, drop_unanswered, with_unseen
 
 ROWS = ChosenRows(rows_of([Example(id=str(n), question=f"{n}?", answer="1") for n in range(20)], "system1"))
 
@@ -35,3 +36,22 @@ def test_rows_that_training_ends_before_are_counted(config, per_step, line):
 def test_they_stand_in_the_summary_beside_the_others():
     first = with_unseen(ROWS, SftConfig(max_steps=1), 4.0)
     assert [one["count"] for one in with_unseen(first, SftConfig(max_steps=4), 4.0).summary()["omissions"]] == [16, 4]
+
+
+@pytest.mark.parametrize("train_on", ["last", "all"])
+def test_rows_are_rendered_once_to_choose_and_to_learn_them(monkeypatch, train_on):
+    tokenizer, prompts = load_tokenizer(ModelConfig(name="builtin:tiny")), PromptConfig()
+    rendered, render = [], tokenizer.apply_chat_template
+
+    def counted(messages, **options):
+        rendered.append((str(messages), str(options)))
+        return render(messages, **options)
+
+    talk = (Turn(role="user", content="1+1?"), Turn(role="assistant", content="2"))
+    rows = [(row.model_copy(update={"history": talk}), system) for row, system in ROWS.rows]
+    expected = encode_rows(tokenizer, rows, prompts, 1000, train_on)
+    monkeypatch.setattr(tokenizer, "apply_chat_template", counted)
+    chosen = drop_unanswered(ChosenRows(rows), tokenizer, prompts, SftConfig(max_length=1000, train_on=train_on))
+    assert chosen.encoded == expected
+    wholes = [one for one in rendered if "'assistant', 'content': '1'" in one[0]]
+    assert len(wholes) == len(set(wholes)) == len(rows)
