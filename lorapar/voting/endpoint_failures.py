@@ -21,8 +21,20 @@ NO_CREDIT = 402
 NOT_IMPLEMENTED = 501
 _WRAPPERS = frozenset({200, 400, 500, 502})
 """Statuses that gateways put around an answer with another code inside."""
-_CODES = ("code", "status", "status_code", "http_status", "error_code", "type")
-_WORDS = ("message", "msg", "error_msg", "status_msg", "error_description", "detail", "title")
+_SAID_WHEN_BUSY = frozenset({403, 498, 499})
+"""Statuses with which some servers say that a rate or their capacity is used up, and others something else."""
+_CODES = ("code", "status", "status_code", "statusCode", "http_status", "error_code", "errorCode", "errorcode", "type")
+_WORDS = (
+    "message",
+    "msg",
+    "error_msg",
+    "status_msg",
+    "errorMessage",
+    "error_description",
+    "faultstring",
+    "detail",
+    "title",
+)
 _NAMED = (
     (r"insufficient.?(quota|balance|credit)|billing|payment", NO_CREDIT),
     (r"rate.?limit|throttl|resource.?exhausted|too.?many|overload|capacity|busy|concurren", 429),
@@ -47,7 +59,7 @@ _WAIT_IN_WORDS = re.compile(
 )
 _NO_SYSTEM = (
     r"system.?(role|message|prompt|instruction)|(role|message|support)\W.{0,60}\bsystem\b|developer (role|instruction)"
-    r"|roles must alternate"
+    r"|roles must alternate|\buser\b\W+(?:and|or)\W+assistant\b"
 )
 _ROOM_IN_CONTEXT = re.compile(
     r"context length is ([0-9]+)\b.*?(at least |upper bound for )?\b([0-9]+) "
@@ -156,6 +168,8 @@ def failure_of(status: int, headers: Mapping[str, str], text: str, value: Any, n
     inside = _code(found)
     if status < 400:
         counts = inside or _stands_for(_message(found)) or _UNKNOWN
+    elif status in _SAID_WHEN_BUSY and _stands_for(f"{_names(found)} {_message(found)}") == 429:
+        counts = 429
     elif status == 429 and _named_code(found) == NO_CREDIT:
         counts = NO_CREDIT
     else:
@@ -196,21 +210,45 @@ def _error_in(value: Any, *, failed: bool) -> Any:
         return value if failed else None
     choices = value.get("choices")
     if isinstance(choices, list) and choices:
-        return (choices[0].get("error") if isinstance(choices[0], Mapping) else None) or value.get("error") or None
-    for key in ("error", "errors", "detail", "base_resp"):
+        return _error_of_choice(choices[0]) or value.get("error") or None
+    for key in ("error", "errors", "detail", "base_resp", "fault"):
         inner = value.get(key)
         inner = inner[0] if isinstance(inner, list) and inner else inner
         if inner and (failed or key != "base_resp" or choices is None):
-            return {**value, **inner} if isinstance(inner, Mapping) else {**value, "message": _with(value, inner)}
+            return _merged(value, key, inner)
     says_so = value.get("object") == "error" or value.get("success") is False or value.get("type") == "error"
-    speaks = any(word in value for word in _WORDS) and not any(key in value for key in ("data", "tokens", "prompt"))
+    holds = any(value.get(key) is not None for key in ("data", "tokens", "prompt"))
+    speaks = any(word in value for word in _WORDS) and not holds
     return value if failed or says_so or speaks else None
+
+
+def _error_of_choice(choice: Any) -> Any:
+    if not isinstance(choice, Mapping):
+        return None
+    message = choice.get("message")
+    return choice.get("error") or (message.get("error") if isinstance(message, Mapping) else None)
+
+
+def _merged(value: Mapping[str, Any], key: str, inner: Any) -> Mapping[str, Any]:
+    """A body and the error in it, the words of both together."""
+    if inner is True:
+        return value
+    if not isinstance(inner, Mapping):
+        return {**value, "message": _with(value, inner)}
+    if isinstance(nested := inner.get("detail"), Mapping):  # Apigee
+        inner = {**inner, **nested}
+    if key == "errors" and not any(word in inner for word in _WORDS):  # a list of complaints for each field
+        fields = "; ".join(
+            f"{name}: {' '.join(map(str, said)) if isinstance(said, list) else said}" for name, said in inner.items()
+        )
+        return {**value, "message": f"{_with(value, '')}: {fields}".removeprefix(": ")}
+    return {**value, **inner}
 
 
 def _with(value: Mapping[str, Any], short: Any) -> Any:
     """A short error next to a longer message: `{"error": "rate_limited", "message": "..."}`."""
     longer = next((value[word] for word in _WORDS if isinstance(value.get(word), str)), None)
-    return f"{short}: {longer}" if longer and longer != short else short
+    return f"{short}: {longer}".removeprefix(": ") if longer and longer != short else short
 
 
 def _code(error: Mapping[str, Any]) -> int | None:

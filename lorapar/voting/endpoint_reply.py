@@ -24,14 +24,30 @@ from typing import Any, Protocol
 from lorapar.records import System
 from lorapar.voting.teacher import Prompt, label_of
 
-_CUT_OFF = frozenset({"length", "max_tokens", "max_output_tokens", "model_length", "model_context_window_exceeded"})
-_FILTERED = frozenset({"content_filter", "safety", "refusal", "prohibited_content", "recitation"})
+_CUT_OFF = re.compile(r"length|max_(?:new_|output_|completion_)?tokens?|max_output|token_limit|context_window")
+_FILTERED = re.compile(r"filter|safety|refusal|prohibited|recitation|blocklist|sensitive|guardrail|spii")
+"""In the reason why an answer ended, in small letters."""
 BROKEN_OFF = "stream broken off"
 """lorapar's finish_reason of a stream that ends without one, without a usage and without `[DONE]`."""
-_THOUGHT_FIELDS = ("reasoning_content", "reasoning", "reasoning_details", "thinking")
+_THOUGHT_FIELDS = (
+    *("reasoning_content", "reasoning", "reasoning_details", "reasoning_text", "thinking", "thinking_content"),
+    *("thinking_blocks", "thoughts", "thought"),
+)
 _LONGEST_QUOTED = 1000
-_OPENED = r"<think(?:ing)?>|<reasoning>|\[THINK\]|◁think▷|<\|channel\|>analysis<\|message\|>"
-_CLOSED = r"</think(?:ing)?>|</reasoning>|\[/THINK\]|◁/think▷|<\|channel\|>final<\|message\|>"
+_TAG = r"(?:(?:seed:)?think(?:ing)?|thinking_process|thoughts?|reasoning)"
+_OPENED = re.compile(
+    rf"<{_TAG}>|\[(?:BEGIN )?THINK(?:ING)?\]|◁think▷|<\|channel\|>analysis<\|message\|>"
+    r"|<\|(?:begin_of_thought|start_thinking)\|>|<unused94>",
+    re.I,
+)
+_CLOSED = re.compile(
+    rf"</{_TAG}>|\[(?:/|END )THINK(?:ING)?\]|◁/think▷|<\|channel\|>final<\|message\|>"
+    r"|<\|(?:end_of_thought|end_thinking)\|>|<unused95>|assistantfinal",  # the last where a server drops control tokens
+    re.I,
+)
+_MARK = r"(?:<\|[\w ]+\|>|</s>|<eos>|<end_of_turn>)"
+_MARKS = re.compile(rf"\A(?:{_MARK}\s*)+|(?:\s*{_MARK})+\Z")
+"""Control tokens at the ends of an answer, which some servers leave there."""
 _EVENTS = re.compile(r"\A\s*(?:(?:event|id|retry)?:[^\n]*\n\s*)*data:")
 _EVENT = re.compile(r"^data:[ ]?([^\r\n]*)", re.MULTILINE)
 """The beginning of a stream, and the data of one event (WHATWG HTML, "Server-sent events")."""
@@ -39,8 +55,10 @@ _LIVES = re.compile(r"\A\s*(?::[^\n]*\n\s*)+")
 """Comments with which OpenRouter and proxies keep a connection alive, also before an answer that is not a stream."""
 _ANSWER_ALONE = re.compile(r"\S+|\{[^{}]*\}")
 Body = dict[str, Any]
-_AROUND_A_WORD = " \t\r\n\"'`*.:,;()[]"
+_AROUND_A_WORD = " \t\r\n\"'`*.:,;()[]{}\u201c\u201d\u2018\u2019\u300c\u300d"
 """Characters that models put around a word."""
+_NAMED = re.compile(r"\A\W*(?:the )?(?:label|answer)(?: is)?\W+|\s*</(?:label|answer)>\W*\Z", re.I)
+"""Words or tags that models put around it."""
 
 
 @dataclass(frozen=True)
@@ -74,15 +92,15 @@ def reply_of(answer: Mapping[str, Any]) -> Reply:
     usage = answer.get("usage")
     usage = usage if isinstance(usage, Mapping) else {}
     text, unfinished, inside = _without_thinking(written)
-    ended = str(choice.get("finish_reason") or "").lower()
+    ended = str(choice.get("finish_reason") or choice.get("native_finish_reason") or "").lower()
     thinking_tokens = _thinking_tokens(usage)
     thinks = bool(thought.strip()) or inside or bool(thinking_tokens)
-    is_cut_off = ended in _CUT_OFF or unfinished
+    is_cut_off = bool(_CUT_OFF.search(ended)) or unfinished
     if not text and not is_cut_off and _ANSWER_ALONE.fullmatch(thought.strip()):
         # A server that restricts the answer but reads all of it as reasoning puts it there.
         text = thought.strip()
     is_cut_off = is_cut_off or (thinks and not text)
-    refusal = _flat(message.get("refusal")) or (ended if ended in _FILTERED else "")
+    refusal = _flat(message.get("refusal")) or (ended if _FILTERED.search(ended) else "")
     return Reply(text, thinks, is_cut_off, refusal or None, _tokens(usage), thinking_tokens, choice)
 
 
@@ -102,7 +120,7 @@ def body_of(text: str) -> Any:
     for key in ("data", "result", "response"):
         if isinstance(inner, Mapping) and "choices" not in inner and isinstance(inner.get(key), Mapping):
             inner = inner[key]
-    return inner if isinstance(inner, Mapping) and inner.get("choices") else value
+    return inner if isinstance(inner, Mapping) and (inner.get("choices") or inner.get("error")) else value
 
 
 def _streamed(text: str) -> Any:
@@ -112,8 +130,8 @@ def _streamed(text: str) -> Any:
     whole: dict[str, Any] = {}
     fields: dict[str, str] = {}
     for chunk in chunks:
-        if chunk.get("error") or not chunk.get("choices", True):
-            if chunk.get("error"):
+        if chunk.get("error") or not chunk.get("choices", True) or _only_speaks(chunk):
+            if chunk.get("error") or _only_speaks(chunk):
                 return chunk
             whole.update(usage=chunk.get("usage"))
             continue
@@ -130,6 +148,11 @@ def _streamed(text: str) -> Any:
     ended = whole.get("finish_reason") or (None if is_whole else BROKEN_OFF)
     choice = {"message": {"content": "", **message}, "finish_reason": ended}
     return {"choices": [choice], "usage": whole.get("usage")}
+
+
+def _only_speaks(chunk: Mapping[str, Any]) -> bool:
+    """Whether an event has a message of the server in place of a part of the answer."""
+    return "choices" not in chunk and any(isinstance(chunk.get(key), str) for key in ("message", "msg", "detail"))
 
 
 def _json_or_none(text: str) -> Any:
@@ -171,7 +194,8 @@ def _parts(content: Any) -> tuple[str, str]:
     thought: list[str] = []
     for part in content:
         kind = str(part.get("type", "text")) if isinstance(part, Mapping) else "text"
-        (thought if "think" in kind or "reason" in kind else answer).append(_flat(part))
+        is_thought = "think" in kind or "reason" in kind or (isinstance(part, Mapping) and part.get("thought") is True)
+        (thought if is_thought else answer).append(_flat(part))
     return "".join(answer), "".join(thought)
 
 
@@ -187,9 +211,9 @@ def _flat(value: Any) -> str:
 
 def _without_thinking(text: str) -> tuple[str, bool, bool]:
     """The text after the last block of reasoning, whether a block was left open, and whether there was any."""
-    *thought, rest = re.split(_CLOSED, text)
-    answer, *left_open = re.split(_OPENED, rest, maxsplit=1)
-    return answer.strip(), bool(left_open), bool(thought or left_open)
+    *thought, rest = _CLOSED.split(text)
+    answer, *left_open = _OPENED.split(rest, maxsplit=1)
+    return _MARKS.sub("", answer.strip()).strip(), bool(left_open), bool(thought or left_open)
 
 
 def _single_quoted(text: str, place: int) -> tuple[Any, int]:
@@ -390,13 +414,18 @@ def _json_tokens(prompt: Prompt) -> int:
 def _read_json(reply: Reply, prompt: Prompt) -> Answer:
     """The label in the text's JSON; None where objects in it differ."""
     labelled = [value for found in json_objects(reply.text) for value in _labels_in(found)]
-    labels = {_label_of(one, prompt) for one in labelled or [reply.text]}
+    bare = _label_of(reply.text, prompt)
+    if bare is None and not reply.is_cut_off:
+        bare = _label_of(_NAMED.sub("", reply.text), prompt)
+    labels = {_label_of(one, prompt) for one in labelled} or {bare}
     return Answer(labels.pop() if len(labels) == 1 else None, reply.text, reply.tokens, reply.thinking_tokens)
 
 
 def _labels_in(found: Mapping[str, Any]) -> list[str]:
     """The value of `label`, or the only value: without a schema, models may name or wrap it differently."""
     value = found.get("label", next(iter(found.values())) if len(found) == 1 else None)
+    if isinstance(value, list) and len(value) == 1:
+        value = value[0]
     if isinstance(value, Mapping):
         return _labels_in(value)
     return [value] if isinstance(value, str) else []

@@ -189,7 +189,7 @@ class Asker:
     def _learn_limit(self, cause: str, failure: Failure, body: Body, room: int) -> None:
         """Change the number of tokens or the name of the limit, where one was refused."""
         why = f"it refuses {cause} ({failure.words[:_SHOWN_CHARACTERS]})"
-        if failure.too_small and self._has_more_room(room):
+        if failure.too_small and self._has_more_room(room, why):
             return
         if (fewer := self._smaller(failure, body)) is not None:
             if self._most is None or fewer < self._most:
@@ -228,18 +228,20 @@ class Asker:
         row.most, row.is_borrowed = (None, False) if was_borrowed else (row.most, False)
         return was_borrowed
 
-    def _has_more_room(self, room: int) -> bool:
-        """Whether answers may have more tokens than at that step; if so, they get them from now on."""
+    def _has_more_room(self, room: int, why: str | None = None) -> bool:
+        """Whether answers may have more tokens than at that step; if so, they get them from now on.
+
+        `why`: what was refused, where no answer was cut off.
+        """
         if self._max_tokens is not None or self._has_own_limit or _LIMITS[self._limit] is None:
             return False
         if room == self._room:
             if room + 1 == len(ROOMS_TO_THINK) or self._most is not None:
                 return False
             self._room += 1
-            self.log(
-                f"cut an answer off; each may have {ROOMS_TO_THINK[self._room]} tokens more, as a model that thinks "
-                "needs (openai.max_tokens sets how many)"
-            )
+            more = f"each may have {ROOMS_TO_THINK[self._room]} tokens more"
+            cut = f"cut an answer off; {more}, as a model that thinks needs (openai.max_tokens sets how many)"
+            self.log(cut if why is None else f"wants longer answers, so {more}: {why}")
         return True
 
     def _cut_off(self, body: Body, reply: Reply) -> str:
@@ -257,12 +259,14 @@ def cause_of(failure: Failure, body: Body) -> str | None:
         return None
     if failure.parameter in body:
         return failure.parameter
-    places = {
-        key: found.start()
-        for key in body
-        if key not in _NOT_OPTIONAL and (found := re.search(rf"(?<!\w){re.escape(key)}(?!\w)", failure.words))
-    }
+    places = {key: found.start() for key in body if key not in _NOT_OPTIONAL and (found := _mentioned(key, failure))}
     return min(places, key=lambda key: places[key]) if places else None
+
+
+def _mentioned(key: str, failure: Failure) -> re.Match[str] | None:
+    """Where a refusal mentions a field, also as `maxTokens` or `Max tokens`."""
+    name = "[_ -]?".join(map(re.escape, key.split("_")))
+    return re.search(rf"(?<!\w){name}(?!\w)", failure.words, re.I)
 
 
 def _tokens_of(body: Body) -> int | None:

@@ -207,6 +207,7 @@ def test_a_page_of_a_firewall_is_told_from_a_right_that_a_key_lacks() -> None:
         "Unsupported value: 'messages[0].role' does not support 'system' with this model.",
         "Developer instruction is not enabled for models/gemma-3-27b-it",
         "Conversation roles must alternate user/assistant/user/assistant/...",
+        "Only user and assistant roles are supported!",
     ],
 )
 def test_a_model_that_refuses_the_system_role_gets_its_text_with_the_question(words) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from lorapar.voting.endpoint_failures import failure_of
 from lorapar.voting.endpoint_reply import Choice, JsonEnum, body_of, json_objects, reply_of
 from lorapar.voting.teacher import Prompt
 
@@ -40,6 +41,18 @@ def reply(content, ended="stop", usage=None, **message):
         "Maths",
         '"Maths."',
         "**Maths**",
+        "Label: Maths",
+        "The label is **Maths**.",
+        "<answer>Maths</answer>",
+        "{label: Maths}",
+        '{"label": ["Maths"]}',
+        f'<Thought>{{"label": "Fact"}}</Thought>{YES}',
+        f'<seed:think>{{"label": "Fact"}}</seed:think>{YES}',
+        f'[BEGIN THINKING]{{"label": "Fact"}}[END THINKING]{YES}',
+        f'analysis{{"label": "Fact"}}? No.assistantfinal{YES}',
+        "<|START_THINKING|>Fact?<|END_THINKING|><|START_RESPONSE|>Maths<|END_RESPONSE|>",
+        "Maths<|im_end|>",
+        [{"text": '{"label": "Fact"}', "thought": True}, {"text": YES}],
     ],
     ids=str,
 )
@@ -49,7 +62,17 @@ def test_the_label_is_read_whatever_stands_around_it(content) -> None:
 
 @pytest.mark.parametrize(
     "content",
-    ['{"label": "Fact"} or {"label": "Maths"}', '{"label": 2}', "Maths or Fact", "{label}", "{" * 5000, "", None],
+    [
+        '{"label": "Fact"} or {"label": "Maths"}',
+        '{"label": 2}',
+        '{"label": ["Fact", "Maths"]}',
+        "Maths or Fact",
+        "The label is not Maths",
+        "{label}",
+        "{" * 5000,
+        "",
+        None,
+    ],
     ids=lambda value: str(value)[:20],
 )
 def test_what_is_not_one_of_the_words_is_no_label(content) -> None:
@@ -68,6 +91,8 @@ def test_words_that_differ_in_case_alone_are_told_apart() -> None:
     [
         (YES, {"reasoning_content": "Let me see."}, None),
         (YES, {"reasoning": "Let me see."}, None),
+        (YES, {"thoughts": "Let me see."}, None),
+        (YES, {"thinking_blocks": [{"type": "thinking", "thinking": "Let me see."}]}, None),
         (YES, {"reasoning_details": [{"type": "reasoning.text", "text": "Let me see."}]}, None),
         (f"<think>Hm.</think>{YES}", {}, None),
         (YES, {}, {"completion_tokens_details": {"reasoning_tokens": 64}}),
@@ -96,6 +121,19 @@ def test_comments_that_keep_a_connection_alive_stand_before_an_answer() -> None:
     assert body_of(': PROCESSING\n\n: PROCESSING\n\n{"choices": [1]}') == {"choices": [1]}
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        'event: error\ndata: {"code": 429, "message": "slowly"}\n\n',
+        '{"statusCode": 429, "body": "{\\"error\\": {\\"code\\": 429, \\"message\\": \\"slowly\\"}}"}',
+        '{"data": {"error": {"code": 429, "message": "slowly"}}}',
+    ],
+)
+def test_an_error_in_a_stream_or_a_wrapper_is_no_answer(text) -> None:
+    failure = failure_of(200, {}, text, body_of(text), 0.0)
+    assert (failure.status, failure.words) == (429, "HTTP 200 (429 inside) slowly")
+
+
 def test_an_answer_that_was_put_among_the_thoughts_is_read() -> None:
     assert JsonEnum().read(reply(None, reasoning_content=YES), PROMPT).label == "system2"
     assert reply(None, reasoning_content="I wonder whether " + YES).text == ""
@@ -103,10 +141,20 @@ def test_an_answer_that_was_put_among_the_thoughts_is_read() -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "ended"), [(None, "length"), ("", "MAX_TOKENS"), ("<think>Let me", "stop"), ('{"la', "length")]
+    ("content", "ended"),
+    [
+        (None, "length"),
+        ("", "MAX_TOKENS"),
+        ("", "max_new_tokens"),
+        ("<think>Let me", "stop"),
+        ('{"la', "length"),
+        ('{"label": "Maths', "length"),
+    ],
 )
 def test_an_answer_that_was_cut_off_is_known(content, ended) -> None:
-    assert reply(content, ended).is_cut_off
+    found = reply(content, ended)
+    assert found.is_cut_off
+    assert JsonEnum().read(found, PROMPT).label is None
 
 
 def test_thoughts_without_an_answer_are_one_that_was_cut_off() -> None:

@@ -9,6 +9,8 @@ import pytest
 
 from lorapar.config import TeacherConfig
 from lorapar.errors import BadInputError
+from lorapar.voting.endpoint_failures import Failure
+from lorapar.voting.endpoint_request import cause_of
 from lorapar.voting.endpoint_teacher import EndpointTeacher
 from tests.voting.api_server import MODEL, serving
 from tests.voting.asking import ROWS, TEMPLATE, ask, refusal, rows_of
@@ -49,6 +51,22 @@ def test_a_model_that_refuses_parameters_is_asked_without_them_and_it_is_reporte
     assert "is asked with max_completion_tokens: it refuses max_tokens" in lines[0]
     assert "is asked without temperature" in lines[1]
     assert "votes may differ between runs" in lines[1]
+
+
+@pytest.mark.parametrize(
+    ("words", "field"),
+    [
+        ("Temperature is not supported here", "temperature"),
+        ('Unknown name "maxTokens"', "max_tokens"),
+        ("Max tokens is gone, use max completion tokens", "max_tokens"),
+        ("thinking takes neither temperature nor max_tokens", "temperature"),
+        ("not a word about a field", None),
+    ],
+)
+def test_a_refused_field_is_known_however_it_is_spelt(words, field) -> None:
+    body = {"model": "m", "messages": [], "max_tokens": 42, "temperature": 0}
+    assert cause_of(Failure(400, words), body) == field
+    assert cause_of(Failure(429, words), body) is None
 
 
 def test_a_model_that_knows_no_limit_by_any_name_is_asked_without_one() -> None:
